@@ -1,0 +1,74 @@
+# The verbs of this project; `make help` lists them. PYTHON=python3.13 VENV=.venv-3.13 tries another Python beside.
+
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+
+BIN := $(VENV)/bin
+RUN_STAMP := $(VENV)/.installed-to-run
+DEVELOP_STAMP := $(VENV)/.installed-to-develop
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock
+INSTALL_LOG := $(VENV)/install.log
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test check bench clean
+
+# Says what is missing, or makes the virtual environment where there is none that works.
+define make_environment
+	@version=$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2> /dev/null) || { \
+		echo "fedmq needs Python 3.11 or newer, but '$(PYTHON)' does not run:" \
+			"install it (Debian: apt-get install python3 python3-venv) or say where it is: make PYTHON=..." >&2; exit 1; }; \
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "fedmq needs Python 3.11 or newer, but '$(PYTHON)' is Python $$version:" \
+			"install a newer one and say where it is: make PYTHON=..." >&2; exit 1; }; \
+	$(BIN)/python -c 'import pip' 2> /dev/null && exit 0; \
+	$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null || { \
+		echo "fedmq needs Python's venv module, but '$(PYTHON)' comes without it:" \
+			"install it (Debian: apt-get install python3-venv)" >&2; exit 1; }; \
+	[ ! -e $(VENV)/pyvenv.cfg ] || rm -rf $(VENV); \
+	$(PYTHON) -m venv $(VENV)
+endef
+
+help:  ## list the verbs
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 14
+
+demo: $(RUN_STAMP)  ## train split XOR over two trainers on this machine (ARGS="--task parity4 --trainers 4")
+	@$(BIN)/fedmq demo $(ARGS)
+	@echo "Next: 'make demo ARGS=\"--task parity4 --trainers 4\"' trains another task, '$(BIN)/fedmq --help' shows all."
+
+test: $(DEVELOP_STAMP)  ## run every test (ARGS="tests/unit -k broker" for some)
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(DEVELOP_STAMP)  ## lint, formatting, types and the import rules
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(DEVELOP_STAMP)  ## run the benchmarks, one after the other
+	@set -e; found=; for script in tests/benchmarks/[a-z]*.py; do \
+		[ -e "$$script" ] || continue; \
+		[ "$$script" != tests/benchmarks/conftest.py ] || continue; \
+		found=yes; echo "== $$script"; \
+		OPENBLAS_NUM_THREADS=1 $(BIN)/python "$$script"; \
+	done; \
+	[ -n "$$found" ] || { echo "make bench: there is no script in tests/benchmarks/" >&2; exit 1; }
+
+clean:  ## remove the virtual environment and everything that tools have left
+	@[ ! -e $(VENV)/pyvenv.cfg ] || rm -rf $(VENV)
+	@rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A stamp is as new as the last install: the next `make demo` starts at once.
+$(RUN_STAMP): setup.cfg pyproject.toml requirements.lock
+	$(make_environment)
+	@echo "installing fedmq into $(VENV) ..."
+	@$(INSTALL) --editable . > $(INSTALL_LOG) 2>&1 || { cat $(INSTALL_LOG) >&2; exit 1; }
+	@touch $@
+
+$(DEVELOP_STAMP): setup.cfg pyproject.toml requirements.lock
+	$(make_environment)
+	@echo "installing fedmq and the tools to develop it into $(VENV) ..."
+	@$(INSTALL) --editable '.[dev]' > $(INSTALL_LOG) 2>&1 || { cat $(INSTALL_LOG) >&2; exit 1; }
+	@touch $(RUN_STAMP) $@

@@ -1,0 +1,201 @@
+"""The command `fedmq aggregator`."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fedmq.errors import BadConfiguration, StoreError
+from fedmq.options import edge_options, one_thread_for_arrays, option, service_options
+
+if TYPE_CHECKING:
+    from aggregator.report import Report
+    from aggregator.service import Aggregator
+    from aggregator.store import Store
+    from fedmq.tasks import Task
+
+
+@click.command()
+@option("--task", "task_name", metavar="NAME|FILE.py", help="What to train: xor, parity4, linear or a file.")
+@option("--strategy", metavar="NAME", help="How to learn: evolution, fedavg, fedsgd. [default: evolution]")
+@option("--rounds", type=click.IntRange(1), metavar="N", help="The most rounds. [default: the task's]")
+@option(
+    "--min-trainers",
+    type=click.IntRange(1),
+    metavar="N",
+    help="A round opens when so many trainers are present. [default: the task's]",
+)
+@option(
+    "--quorum",
+    type=click.FloatRange(0, 1),
+    default=0.5,
+    help="Share of a round's trainers without whose results it never closes; at least one.",
+)
+@option(
+    "--deadline-s",
+    type=click.FloatRange(min=0, min_open=True),
+    default=10.0,
+    help="Seconds after which a round closes without the stragglers.",
+)
+@option("--seed", type=click.IntRange(0, 2**53), metavar="S", help="Of every random draw. [default: drawn, and told]")
+@option("--out", type=click.Path(path_type=Path), metavar="DIR", help="The run's folder. [default: runs/<run>]")
+@option("--quiet", is_flag=True, help="Print nothing but errors.")
+@option("--json", "as_json", is_flag=True, help="Print the report as JSON at the end, and nothing else.")
+@edge_options
+@service_options
+def aggregator(
+    task_name: str | None,
+    strategy: str | None,
+    rounds: int | None,
+    min_trainers: int | None,
+    quorum: float,
+    deadline_s: float,
+    seed: int | None,
+    out: Path | None,
+    quiet: bool,
+    as_json: bool,
+    broker: str,
+    connect_timeout: float | None,
+) -> None:
+    """Run one training to its end, or continue the one in --out.
+
+    Publishes rounds, collects results and keeps what it accepted; it can be killed at any moment, and the same
+    command with the same --out goes on where it was. Exit code 0 when the target is reached, 1 when not.
+
+    \b
+    Examples:
+      fedmq aggregator --task xor
+      fedmq aggregator --task parity4 --min-trainers 4 --out runs/parity
+      fedmq aggregator --out runs/parity         (continue it)
+    """
+    one_thread_for_arrays()
+    from aggregator.progress import open_progress
+    from aggregator.report import EVENTS, STORE, EventLog
+    from aggregator.service import Aggregator, Limits
+    from aggregator.store import Store
+    from aggregator.strategies import find_strategy
+    from fedmq.clock import SystemClock
+    from fedmq.loop import serve
+    from fedmq.sockets import AggregatorSockets
+
+    run = None if out is not None else _new_name(task_name)
+    folder = out if out is not None else Path("runs") / str(run)
+    _make(folder)
+    store = Store(folder / STORE)
+    task = _open_run(store, folder, run, task_name, strategy, seed)
+    description = store.description
+    assert description is not None
+    clock = SystemClock()
+    limits = Limits(
+        rounds_max=rounds or task.rounds,
+        min_trainers=min_trainers or task.trainers,
+        quorum=quorum,
+        deadline_s=deadline_s,
+        connect_timeout_s=connect_timeout,
+    )
+    log, progress = EventLog(folder / EVENTS, clock.wall), open_progress(task, quiet=quiet or as_json)
+
+    def watch(event: Any) -> None:
+        log(event)
+        progress(event)
+
+    link = AggregatorSockets(broker, description.run)
+    try:
+        service = Aggregator(link, store, find_strategy(description.strategy), limits, clock=clock, watch=watch)
+        serve(service, link, clock)
+    finally:
+        progress.close()
+        log.close()
+        link.close()
+    _end(service, folder, store, quiet=quiet, as_json=as_json)
+
+
+def _new_name(task_name: str | None) -> str:
+    stem = Path(task_name or "run").stem
+    return f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadConfiguration(f"--out {folder}: cannot be made ({error.strerror}); choose another") from error
+
+
+def _open_run(
+    store: Store, folder: Path, run: str | None, task_name: str | None, strategy: str | None, seed: int | None
+) -> Task:
+    """Begin a run in an empty store, or check that the one in it is the one that is asked for."""
+    from aggregator.store import Description
+    from aggregator.strategies import find_strategy
+    from fedmq.tasks import find_task
+
+    known = store.description
+    if known is None:
+        if task_name is None:
+            raise BadConfiguration(f"expected --task for a new run; {folder} holds none to continue")
+        name = strategy or "evolution"
+        find_strategy(name)
+        task = find_task(task_name)
+        chosen = secrets.randbelow(2**31) if seed is None else seed
+        store.begin(Description(run or _new_name(task_name), task, name, chosen, time.time()))
+        return task
+    wanted = None if task_name is None else find_task(task_name)
+    for option_name, came, there in (
+        ("--task", wanted and wanted.name, known.task.name),
+        ("--strategy", strategy, known.strategy),
+        ("--seed", seed, known.seed),
+    ):
+        if came is not None and came != there:
+            raise StoreError(
+                f"{folder} holds a run with {option_name} {there}, got {came}; continue it without {option_name}, "
+                "or choose another --out"
+            )
+    return known.task
+
+
+def _end(service: Aggregator, folder: Path, store: Store, *, quiet: bool, as_json: bool) -> None:
+    """Write the report, say what came out, and exit."""
+    import msgspec
+
+    from aggregator.report import make_report, write_report
+    from aggregator.steps import Phase
+
+    rounds = service.rounds
+    if rounds.phase is not Phase.FINISHED:
+        store.close()
+        if not quiet:
+            click.echo(f"stopped before round {rounds.round}; continue with: fedmq aggregator --out {folder}", err=True)
+        raise SystemExit(1)
+    report, model = make_report(
+        service.description,
+        service.replayed.closes,
+        rounds.standing,
+        rounds.roster.trainers,
+        solved=rounds.solved,
+        rejections=rounds.rejections,
+        bytes_up=service.bytes_up,
+        bytes_down=service.bytes_down,
+        ended=time.time(),
+    )
+    store.close()
+    write_report(folder, report, model, service.replayed.closes)
+    if as_json:
+        click.echo(msgspec.json.encode(report).decode())
+    elif not quiet:
+        _say(report, folder)
+    raise SystemExit(0 if report.solved else 1)
+
+
+def _say(report: Report, folder: Path) -> None:
+    verdict = "solved" if report.solved else "not solved"
+    value = "nothing scored" if report.value is None else f"{report.metric} {report.value:.6g}"
+    click.echo(
+        f"{verdict} in {report.rounds} rounds, {report.train_s:.3f} s of training: {value}\n"
+        f"model    {folder / str(report.model)}  (sha256 {str(report.model_sha256)[:16]}…)\n"
+        f"report   {folder / 'report.json'}"
+    )

@@ -1,0 +1,161 @@
+"""What a run leaves in its folder: `report.json`, `model.npz`, `history.csv` and `events.jsonl`.
+
+Knows the figures, not how they came about. Files appear whole or not at all.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import os
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+
+from aggregator.roster import Trainer
+from aggregator.store import Close, Description
+from aggregator.strategies import Standing
+from fedmq import events
+from fedmq.errors import BadConfiguration
+from fedmq.models import TrainedModel
+
+REPORT, MODEL, HISTORY, EVENTS, STORE = "report.json", "model.npz", "history.csv", "events.jsonl", "store.sqlite3"
+
+
+class TrainerReport(msgspec.Struct, frozen=True):
+    """One trainer's part in a run."""
+
+    name: str
+    samples: int
+    results: int
+    late: int
+    rejected: int
+    resent: int
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """`report.json`. Times in seconds, traffic in bytes as the aggregator saw it in its last life."""
+
+    run: str
+    task: str
+    strategy: str
+    seed: int
+    solved: bool
+    rounds: int
+    metric: str
+    value: float | None
+    train_s: float  # first publication to last close
+    wall_s: float  # since the run was begun
+    round_s_median: float | None
+    trainers: list[TrainerReport]
+    rejections: dict[str, int]
+    bytes_up: int
+    bytes_down: int
+    model: str | None  # file name in this folder
+    model_sha256: str | None  # of that file
+
+
+def make_report(
+    description: Description,
+    closes: list[Close],
+    standing: Standing | None,
+    trainers: list[Trainer],
+    *,
+    solved: bool,
+    rejections: dict[str, int],
+    bytes_up: int,
+    bytes_down: int,
+    ended: float,
+) -> tuple[Report, TrainedModel | None]:
+    """The report of a run and its model (None when nothing has been scored). `ended` is in seconds since 1970."""
+    task = description.task
+    model = None if standing is None else TrainedModel(task.model, standing.genes, task.name)
+    report = Report(
+        run=description.run,
+        task=task.name,
+        strategy=description.strategy,
+        seed=description.seed,
+        solved=solved,
+        rounds=len(closes),
+        metric=task.metric,
+        value=None if standing is None else task.value(standing.loss, standing.correct, standing.rows),
+        train_s=closes[-1].closed - closes[0].closed + closes[0].round_s if closes else 0.0,
+        wall_s=ended - description.started,
+        round_s_median=statistics.median(close.round_s for close in closes) if closes else None,
+        trainers=[
+            TrainerReport(one.name, one.samples, one.results, one.late, one.rejected, one.resent)
+            for one in sorted(trainers, key=lambda one: one.name)
+        ],
+        rejections=rejections,
+        bytes_up=bytes_up,
+        bytes_down=bytes_down,
+        model=None if model is None else MODEL,
+        model_sha256=None if model is None else hashlib.sha256(model.to_bytes()).hexdigest(),
+    )
+    return report, model
+
+
+def write_report(folder: Path, report: Report, model: TrainedModel | None, closes: list[Close]) -> None:
+    """Write the files of a finished run; the report last, so that who sees it sees the others."""
+    if model is not None:
+        _write(folder / MODEL, model.to_bytes())
+    _write(folder / HISTORY, _history(closes).encode())
+    _write(folder / REPORT, msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
+
+
+def read_report(folder: Path) -> Report | None:
+    """The report in `folder`, or None when the run is not finished.
+
+    Raises:
+        BadConfiguration: the file is not a report.
+    """
+    path = folder / REPORT
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Report)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.MsgspecError) as error:
+        raise BadConfiguration(f"{path}: expected the report of a run, got {error}") from error
+
+
+def _write(path: Path, content: bytes) -> None:
+    partial = path.with_suffix(path.suffix + ".partial")
+    with partial.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def _history(closes: list[Close]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    figures = [field.name for field in msgspec.structs.fields(events.Best)]
+    writer.writerow(["round", "why", "results", "members", "round_s", "closed", *figures])
+    for close in closes:
+        best = [""] * len(figures) if close.best is None else msgspec.structs.astuple(close.best)
+        writer.writerow([close.round, close.why, close.results, len(close.members), close.round_s, close.closed, *best])
+    return text.getvalue()
+
+
+class EventLog:
+    """`events.jsonl`: one event a line, with the time (seconds since 1970) as `at`."""
+
+    def __init__(self, path: Path, wall: Callable[[], float]) -> None:
+        self._file: BinaryIO = path.open("ab")
+        self._wall = wall
+
+    def __call__(self, event: events.AnyEvent) -> None:
+        """Append `event`."""
+        fields = {"at": self._wall(), **msgspec.to_builtins(event)}
+        self._file.write(msgspec.json.encode(fields) + b"\n")
+        if not isinstance(event, events.ResultAccepted | events.RoundPublished):
+            self._file.flush()
+
+    def close(self) -> None:
+        """Write what is buffered and let go of the file."""
+        self._file.close()

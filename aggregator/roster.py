@@ -1,0 +1,122 @@
+"""The roster: who takes part in a run, who is here now, and who still counts.
+
+Knows nothing of rounds' contents or of the network. A trainer is *present* while its inbox is subscribed at the
+broker. It is a *member*, and its rows count, from its first result until it said goodbye or was away for `forget_s`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass
+class Trainer:
+    """One line of the roster."""
+
+    name: str
+    index: int  # its bit in the beacon's bitmap, for this epoch
+    samples: int
+    met_at: float
+    present: bool = True
+    gone: bool = False  # said goodbye
+    away_since: float = 0.0  # when it was last seen leaving; only while not present
+    results: int = 0
+    late: int = 0
+    rejected: int = 0
+    resent: int = 0
+
+
+class Roster:
+    """All trainers that this epoch of the aggregator has met, in the order in which it met them."""
+
+    def __init__(self, forget_s: float) -> None:
+        self._forget_s = forget_s
+        self._trainers: dict[str, Trainer] = {}
+        self._unconfirmed: set[str] = set()
+        self._grace_until: float | None = None
+
+    def __getitem__(self, name: str) -> Trainer:
+        return self._trainers[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._trainers
+
+    def __len__(self) -> int:
+        return len(self._trainers)
+
+    @property
+    def trainers(self) -> list[Trainer]:
+        """All of them, in roster order."""
+        return list(self._trainers.values())
+
+    @property
+    def present(self) -> list[str]:
+        """The names of those who are here."""
+        return [trainer.name for trainer in self._trainers.values() if trainer.present]
+
+    @property
+    def grace_until(self) -> float | None:
+        """Until when nobody counts as gone after the broker came back; None: no such grace runs."""
+        return self._grace_until
+
+    def meet(self, name: str, samples: int, now: float) -> bool:
+        """`name` offered itself with so many rows; True when it was not present before."""
+        trainer = self._trainers.get(name)
+        new = trainer is None or not trainer.present
+        if trainer is None:
+            trainer = self._trainers[name] = Trainer(name, len(self._trainers), samples, now)
+        trainer.samples, trainer.present, trainer.gone = samples, True, False
+        self._unconfirmed.discard(name)
+        return new
+
+    def leave(self, name: str, now: float, *, for_good: bool = False) -> bool:
+        """`name` is away; True when it was present before."""
+        trainer = self._trainers.get(name)
+        if trainer is None:
+            return False
+        was, trainer.present = trainer.present, False
+        trainer.gone = trainer.gone or for_good
+        if was:
+            trainer.away_since = now
+        return was
+
+    def doubt(self, now: float, grace_s: float) -> None:
+        """The broker restarted: everybody has `grace_s` to be seen again."""
+        self._unconfirmed = set(self.present)
+        self._grace_until = now + grace_s
+
+    def settle(self, now: float) -> list[str]:
+        """The names of those who were not seen again in the grace that has ended now; they are away."""
+        if self._grace_until is None or now < self._grace_until:
+            return []
+        self._grace_until = None
+        lost = sorted(name for name in self._unconfirmed if self.leave(name, now))
+        self._unconfirmed = set()
+        return lost
+
+    def confirm(self, name: str) -> None:
+        """`name` was seen at the broker."""
+        self._unconfirmed.discard(name)
+
+    def members(self, now: float) -> list[str]:
+        """Those whose rows count now, sorted: they have sent a result and are not gone for good."""
+        return sorted(
+            trainer.name
+            for trainer in self._trainers.values()
+            if trainer.results
+            and not trainer.gone
+            and (trainer.present or now - trainer.away_since < self._forget_s)
+        )
+
+    def unheard(self, now: float) -> list[str]:
+        """Those who are present, have not sent any result yet, and may still be about to."""
+        return [
+            trainer.name
+            for trainer in self._trainers.values()
+            if trainer.present and not trainer.results and now - trainer.met_at < self._forget_s
+        ]
+
+    def restore(self, name: str, samples: int, results: int, now: float) -> None:
+        """A trainer that an earlier epoch has met: away, but its rows count until it is forgotten."""
+        index = len(self._trainers)
+        self._trainers[name] = Trainer(name, index, samples, now, present=False, away_since=now, results=results)

@@ -1,0 +1,374 @@
+"""The rounds of a run, as a state machine without sockets, files or clocks: events and `now` in, effects out.
+
+Knows nothing of how results are learnt from (that is the strategy's) or of how anything is stored or sent.
+
+    SELECTION   waits until `min_trainers` are present                  -> opens the round: COLLECTING
+    COLLECTING  takes each (round, trainer) once, in any order;         -> CLOSING when everybody invited who is still
+                late results up to `staleness` rounds count here           present has answered, or at the deadline,
+                                                                           and in both cases a quorum has answered
+    CLOSING     the strategy makes the next round of what came          -> SELECTION, or FINISHED when the target is
+                (within one step: nobody sees it from outside)             reached or the rounds are used up
+    FINISHED    answers everybody that the run is over
+
+`step` gives effects in the order that is part of the contract: **save before send**. An acknowledgement may leave only
+after the result is on disk, a round only after the close of the one before it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from aggregator.roster import Roster
+from aggregator.steps import (
+    BrokerDown,
+    BrokerUp,
+    Effects,
+    Event,
+    Heard,
+    KeepClose,
+    KeepResult,
+    Malformed,
+    Outgoing,
+    Phase,
+    Settings,
+)
+from aggregator.strategies import Plan, Standing, Strategy, Update
+from fedmq import events, topics
+from fedmq.errors import Rejected
+from fedmq.messages import (
+    Accepted,
+    Beacon,
+    Finished,
+    Goodbye,
+    Hello,
+    Message,
+    Presence,
+    Refused,
+    Result,
+    Round,
+    Welcome,
+)
+from fedmq.tasks import Task
+from fedmq.wire import Array, Packet
+
+REJECTIONS_TOLD_MAX = 100  # events about rejections in one epoch; all are counted
+
+
+class Rounds:
+    """One run's rounds, in one epoch.
+
+    `state` is the strategy's, `round` the number of the round to open next; `accepted` holds the (round, trainer)
+    pairs that the store knows and that are recent enough to come again; `counted` says how many of them the close of
+    `round` will use.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        task: Task,
+        strategy: Strategy[Any],
+        state: Any,
+        roster: Roster,
+        *,
+        round: int = 1,
+        accepted: Iterable[tuple[int, str]] = (),
+        counted: int = 0,
+    ) -> None:
+        self.settings, self.task, self.roster, self.round = settings, task, roster, round
+        self.phase = Phase.SELECTION
+        self.solved = False
+        self.rejections: dict[str, int] = {}
+        self._strategy, self._state = strategy, state
+        self._plan: Plan | None = None
+        self._accepted = set(accepted)
+        self._answered = {trainer for number, trainer in self._accepted if number == round}
+        self._counted = counted
+        self._invited: set[str] = set()
+        self._quorum = 1
+        self._opened_at = 0.0
+        self._deadline: float | None = None
+        self._broker_up = False
+        self._beacon_at = 0.0
+        self._waiting_told: tuple[int, int] | None = None
+        self._effects = Effects()
+        if (standing := self.standing) is not None and round > 1:
+            self._finish_if_over(standing, 0.0)
+
+    @property
+    def standing(self) -> Standing | None:
+        """The candidate that would be deployed now, or None."""
+        return self._strategy.standing(self._state)
+
+    @property
+    def wake_at(self) -> float | None:
+        """When the next `Tick` is due, at the latest."""
+        if self.phase is Phase.FINISHED or not self._broker_up:
+            return None
+        times = (self._beacon_at, self._deadline, self.roster.grace_until)
+        return min(time for time in times if time is not None)
+
+    def step(self, event: Event, now: float) -> Effects:
+        """Take one event; what follows from it."""
+        self._effects = Effects()
+        if isinstance(event, Heard):
+            self._heard(event.packet, now)
+        elif isinstance(event, Malformed):
+            self._reject("", event.rejected)
+        elif isinstance(event, BrokerUp):
+            self._on_broker(now)
+        elif isinstance(event, BrokerDown):
+            self._broker_up = False
+        for name in self.roster.settle(now):
+            self._tell(events.TrainerLeft(trainer=name, goodbye=False))
+        self._advance(now)
+        if self._broker_up and now >= self._beacon_at and self.phase is not Phase.FINISHED:
+            self._send(topics.beacon_of(self.settings.run), self._beacon())
+            self._beacon_at = now + self.settings.beacon_s
+        return self._effects
+
+    # --- what comes ---------------------------------------------------------------------------------------------
+
+    def _heard(self, packet: Packet, now: float) -> None:
+        message = packet.message
+        if isinstance(message, Presence):
+            self._presence(message, now)
+            return
+        if not isinstance(message, Hello | Result | Goodbye):
+            self._reject("", Rejected("header", f"{type(message).__name__} is not for an aggregator"))
+            return
+        try:
+            self._check_run(message)
+            if isinstance(message, Hello):
+                self._hello(message, now)
+            elif isinstance(message, Result):
+                self._result(message, packet, now)
+            elif self.roster.leave(message.trainer, now, for_good=True):
+                self._tell(events.TrainerLeft(trainer=message.trainer, goodbye=True))
+        except Rejected as rejected:
+            self._reject(message.trainer, rejected)
+            if isinstance(message, Result):
+                self._refuse(message, rejected)
+
+    def _check_run(self, message: Hello | Result | Goodbye) -> None:
+        if message.run != self.settings.run:
+            raise Rejected("run", f"expected {self.settings.run}, got {message.run}")
+        if message.epoch > self.settings.epoch:
+            raise Rejected("epoch", f"expected at most {self.settings.epoch}, got {message.epoch}")
+
+    def _on_broker(self, now: float) -> None:
+        if self._broker_up or len(self.roster):
+            self.roster.doubt(now, self.settings.grace_s)
+        self._broker_up = True
+        self._beacon_at = now
+        if self.phase is Phase.COLLECTING:
+            self._send_round(topics.round_of(self.settings.run))
+        elif self.phase is Phase.FINISHED:
+            self._send_finished(topics.round_of(self.settings.run))
+
+    def _presence(self, message: Presence, now: float) -> None:
+        name = message.trainer
+        if not message.present:
+            if self.roster.leave(name, now):
+                self._tell(events.TrainerLeft(trainer=name, goodbye=False))
+        elif name in self.roster:
+            self._meet(name, self.roster[name].samples, now)
+        else:
+            self._send(topics.inbox_of(name), self._beacon())
+
+    def _hello(self, message: Hello, now: float) -> None:
+        self._meet(message.trainer, message.samples, now)
+        inbox = topics.inbox_of(message.trainer)
+        if self.phase is Phase.FINISHED:
+            self._send_finished(inbox)
+            return
+        self._welcome(message.trainer)
+        if self.phase is Phase.COLLECTING and message.round < self.round:
+            self._send_round(inbox)
+
+    def _result(self, message: Result, packet: Packet, now: float) -> None:
+        name, key = message.trainer, (message.round, message.trainer)
+        if name not in self.roster:
+            self._meet(name, message.samples, now)
+            self._welcome(name)
+        if key in self._accepted:
+            self.roster[name].resent += 1
+            self._acknowledge(message)
+            return
+        staleness = self.round - message.round
+        if self.phase is Phase.FINISHED or not 0 <= staleness <= self.settings.staleness or message.round < 1:
+            detail = f"round {message.round} is not one of the last {self.settings.staleness + 1} up to {self.round}"
+            raise Rejected("round", detail)
+        update = Update(name, message.round, staleness, message.samples, packet.arrays)
+        self._state = self._strategy.tell(self._state, update)
+        self._accepted.add(key)
+        self._counted += 1
+        if not staleness:
+            self._answered.add(name)
+        trainer = self.roster[name]
+        trainer.samples = message.samples
+        trainer.results += 1
+        trainer.late += staleness > 0
+        trainer.resent += message.attempt > 1
+        self._effects.saves.append(KeepResult(message.round, name, self.round, packet.frames))
+        self._tell(
+            events.ResultAccepted(round=message.round, trainer=name, staleness=staleness, train_s=message.train_s)
+        )
+        self._acknowledge(message)
+
+    # --- how a round goes on ------------------------------------------------------------------------------------
+
+    def _advance(self, now: float) -> None:
+        """Open or close as far as it goes."""
+        if self.phase is Phase.SELECTION and self._broker_up:
+            present = len(self.roster.present)
+            if present >= self.settings.min_trainers:
+                self._open(now)
+            elif self._waiting_told != (present, self.settings.min_trainers):
+                self._waiting_told = (present, self.settings.min_trainers)
+                self._tell(events.Waiting(present=present, needed=self.settings.min_trainers))
+        if self.phase is Phase.COLLECTING and (why := self._closes(now)):
+            self.phase = Phase.CLOSING
+            self._close(why, now)
+            if self.phase is Phase.SELECTION:
+                self._advance(now)
+
+    def _open(self, now: float) -> None:
+        self.phase = Phase.COLLECTING
+        self._plan = self._strategy.ask(self._state)
+        self._invited = set(self.roster.present)
+        self._quorum = max(1, math.ceil(self.settings.quorum * len(self._invited)))
+        self._opened_at = now
+        self._deadline = now + self.settings.deadline_s
+        self._waiting_told = None
+        self._send_round(topics.round_of(self.settings.run))
+        self._beacon_at = now + self.settings.beacon_s
+        self._tell(events.RoundPublished(round=self.round, invited=len(self._invited)))
+
+    def _closes(self, now: float) -> str | None:
+        """Why the open round closes now, or None."""
+        if len(self._answered) < self._quorum:
+            if self._deadline is not None and now >= self._deadline:
+                self._deadline = None  # from now on the quorum alone decides
+            return None
+        if not any(name in self.roster and self.roster[name].present for name in self._invited - self._answered):
+            return "complete"
+        return "deadline" if self._deadline is None or now >= self._deadline else None
+
+    def _close(self, why: str, now: float) -> None:
+        members = tuple(self.roster.members(now))
+        self._state = self._strategy.close(self._state, members)
+        standing = self.standing
+        round_s = now - self._opened_at
+        self._effects.saves.append(KeepClose(self.round, why, members, self._counted, round_s, standing))
+        self._tell(
+            events.RoundClosed(
+                round=self.round,
+                why=why,
+                results=self._counted,
+                round_s=round_s,
+                present=len(self.roster.present),
+                best=None if standing is None else self.best(standing),
+            )
+        )
+        self.round += 1
+        self._answered, self._counted, self._deadline, self._plan = set(), 0, None, None
+        oldest = self.round - self.settings.staleness - 1
+        self._accepted = {key for key in self._accepted if key[0] >= oldest}
+        self.phase = Phase.SELECTION
+        self._finish_if_over(standing, now)
+
+    def _finish_if_over(self, standing: Standing | None, now: float) -> None:
+        """The target counts only when every row of every member, and of everybody present, has been looked at."""
+        self.solved = (
+            standing is not None
+            and standing.coverage >= 1.0
+            and not self.roster.unheard(now)
+            and self.task.reached(standing.loss, standing.correct, standing.rows)
+        )
+        if not self.solved and self.round <= self.settings.rounds_max:
+            return
+        self.phase = Phase.FINISHED
+        value = None if standing is None else self.task.value(standing.loss, standing.correct, standing.rows)
+        self._tell(events.RunFinished(solved=self.solved, rounds=self.round - 1, value=value))
+        self._send_finished(topics.round_of(self.settings.run))
+
+    def best(self, standing: Standing) -> events.Best:
+        """The figures of `standing` that people look at."""
+        return events.Best(
+            value=self.task.value(standing.loss, standing.correct, standing.rows),
+            coverage=standing.coverage,
+            fitness=standing.fitness_best,
+            fitness_mean=standing.fitness_mean,
+            fitness_worst=standing.fitness_worst,
+            diversity=standing.diversity,
+        )
+
+    # --- what leaves --------------------------------------------------------------------------------------------
+
+    def _send(self, topic: str, message: Message, arrays: dict[str, Array] | None = None) -> None:
+        self._effects.sends.append(Outgoing(topic, message, arrays))
+
+    def _tell(self, event: events.AnyEvent) -> None:
+        self._effects.events.append(event)
+
+    def _meet(self, name: str, samples: int, now: float) -> None:
+        if self.roster.meet(name, samples, now):
+            self._tell(events.TrainerJoined(trainer=name, samples=samples))
+
+    def _welcome(self, name: str) -> None:
+        index = self.roster[name].index
+        run, epoch = self.settings.run, self.settings.epoch
+        self._send(topics.inbox_of(name), Welcome(run=run, epoch=epoch, trainer=name, index=index))
+
+    def _send_round(self, topic: str) -> None:
+        assert self._plan is not None
+        settings = self.settings
+        message = Round(
+            run=settings.run,
+            epoch=settings.epoch,
+            round=self.round,
+            seed=settings.seed,
+            deadline_s=settings.deadline_s,
+            task=self.task,
+            work=self._plan.work,
+        )
+        self._send(topic, message, dict(self._plan.arrays))
+
+    def _send_finished(self, topic: str) -> None:
+        run, epoch = self.settings.run, self.settings.epoch
+        self._send(topic, Finished(run=run, epoch=epoch, rounds=self.round - 1, solved=self.solved))
+
+    def _beacon(self) -> Beacon:
+        bitmap = bytearray(-(-len(self.roster) // 8))
+        for name in self._answered:
+            index = self.roster[name].index
+            bitmap[index // 8] |= 1 << index % 8
+        number = self.round if self.phase is Phase.COLLECTING else 0
+        return Beacon(run=self.settings.run, epoch=self.settings.epoch, round=number, acknowledged=bytes(bitmap))
+
+    def _acknowledge(self, message: Result) -> None:
+        run, epoch, name = self.settings.run, self.settings.epoch, message.trainer
+        accepted = Accepted(run=run, epoch=epoch, trainer=name, round=message.round)
+        self._send(topics.inbox_of(name), accepted)
+
+    def _reject(self, trainer: str, rejected: Rejected) -> None:
+        self.rejections[rejected.reason] = self.rejections.get(rejected.reason, 0) + 1
+        if trainer in self.roster:
+            self.roster[trainer].rejected += 1
+        if sum(self.rejections.values()) <= REJECTIONS_TOLD_MAX:
+            self._tell(events.ResultRejected(trainer=trainer, reason=rejected.reason, detail=rejected.detail))
+
+    def _refuse(self, message: Result, rejected: Rejected) -> None:
+        self._send(
+            topics.inbox_of(message.trainer),
+            Refused(
+                run=self.settings.run,
+                epoch=self.settings.epoch,
+                trainer=message.trainer,
+                round=message.round,
+                reason=rejected.reason,
+                detail=rejected.detail[:200],
+            ),
+        )

@@ -1,0 +1,141 @@
+"""The commands `fedmq runs ls` and `fedmq runs show`: what the folders of runs hold.
+
+Reads files and stores; knows nothing of live runs' networks.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fedmq.errors import BadConfiguration
+from fedmq.options import one_thread_for_arrays, option
+
+if TYPE_CHECKING:
+    from aggregator.report import Report
+    from aggregator.store import Close
+
+ROUNDS_SHOWN = 10
+
+
+@click.group()
+def runs() -> None:
+    """List finished and unfinished runs, and show one.
+
+    \b
+    Examples:
+      fedmq runs ls
+      fedmq runs show runs/xor-20260101-120000-ab12
+      fedmq runs ls --json
+    """
+    one_thread_for_arrays()
+
+
+@runs.command()
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False), default=Path("runs"))
+@option("--json", "as_json", is_flag=True, help="One JSON array.")
+def ls(folder: Path, as_json: bool) -> None:
+    """List the runs in FOLDER (runs, when not given), the newest first."""
+    import msgspec
+
+    found = sorted(_summaries(folder), key=lambda one: -one["started"])
+    if as_json:
+        click.echo(msgspec.json.encode(found).decode())
+        return
+    if not found:
+        click.echo(f"no runs in {folder}; make one with: fedmq demo")
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for column in ("folder", "task", "strategy", "state", "rounds", "value", "seed"):
+        table.add_column(column, justify="right" if column in ("rounds", "value", "seed") else "left", no_wrap=True)
+    for one in found:
+        value = "" if one["value"] is None else f"{one['value']:.6g}"
+        table.add_row(
+            one["folder"], one["task"], one["strategy"], one["state"], str(one["rounds"]), value, str(one["seed"])
+        )
+    Console(width=None if click.get_text_stream("stdout").isatty() else 200).print(table)
+
+
+@runs.command()
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@option("--json", "as_json", is_flag=True, help="The report as JSON.")
+def show(folder: Path, as_json: bool) -> None:
+    """Show the run in FOLDER: how it went, who took part, its last rounds."""
+    import msgspec
+
+    from aggregator.report import read_report
+
+    report = read_report(folder)
+    summary, closes = _summary(folder)
+    if as_json:
+        click.echo(msgspec.json.encode(summary if report is None else report).decode())
+        return
+    for key in ("run", "task", "strategy", "seed", "state", "rounds"):
+        click.echo(f"{key:<10} {summary[key]}")
+    if report is None:
+        click.echo(f"continue   fedmq aggregator --out {folder}")
+    else:
+        _show_report(report, folder)
+    _show_closes(closes[-ROUNDS_SHOWN:])
+
+
+def _show_report(report: Report, folder: Path) -> None:
+    value = "nothing scored" if report.value is None else f"{report.value:.6g}"
+    click.echo(f"{report.metric:<10} {value}")
+    click.echo(f"training   {report.train_s:.3f} s (whole run {report.wall_s:.3f} s)")
+    click.echo(f"traffic    {report.bytes_down} bytes down, {report.bytes_up} bytes up")
+    if report.model is not None:
+        click.echo(f"model      {folder / report.model}  sha256 {report.model_sha256}")
+    for one in report.trainers:
+        click.echo(
+            f"trainer    {one.name}: {one.samples} rows, {one.results} results, {one.late} late, "
+            f"{one.rejected} rejected, {one.resent} sent again"
+        )
+
+
+def _show_closes(closes: list[Close]) -> None:
+    for close in closes:
+        best = "" if close.best is None else f"  fitness best {close.best.fitness:.4f} mean {close.best.fitness_mean:.4f}"
+        click.echo(f"round {close.round:>4}  {close.results} results  {close.round_s * 1000:.1f} ms  {close.why}{best}")
+
+
+def _summaries(folder: Path) -> list[dict[str, Any]]:
+    from aggregator.report import STORE
+
+    if not folder.is_dir():
+        return []
+    return [_summary(path.parent)[0] for path in sorted(folder.glob(f"*/{STORE}"))]
+
+
+def _summary(folder: Path) -> tuple[dict[str, Any], list[Close]]:
+    """What `ls` says of one run, and its closed rounds."""
+    from aggregator.report import STORE, read_report
+    from aggregator.store import Store
+
+    if not (folder / STORE).exists():
+        raise BadConfiguration(f"{folder}: expected the folder of a run, found no {STORE}; fedmq runs ls lists them")
+    store = Store(folder / STORE)
+    description, closes = store.description, list(store.closes())
+    store.close()
+    if description is None:
+        raise BadConfiguration(f"{folder}: the run was never begun; give the folder to fedmq aggregator --out")
+    report = read_report(folder)
+    best = closes[-1].best if closes else None
+    state = "unfinished" if report is None else "solved" if report.solved else "not solved"
+    summary = {
+        "folder": str(folder),
+        "run": description.run,
+        "task": description.task.name,
+        "strategy": description.strategy,
+        "state": state,
+        "rounds": len(closes),
+        "value": None if best is None else best.value,
+        "seed": description.seed,
+        "started": description.started,
+    }
+    return summary, closes

@@ -1,0 +1,165 @@
+"""The aggregator's loop: receive, decode, step, save, send. It decides nothing; `rounds` does.
+
+Opens a run in a store (a new one, or one to be continued under a higher epoch) and steps it until it is finished.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from aggregator.replay import Replayed, replay
+from aggregator.roster import Roster
+from aggregator.rounds import Rounds
+from aggregator.steps import BrokerDown, BrokerUp, Effects, Event, Heard, KeepResult, Malformed, Phase, Settings, Tick
+from aggregator.store import Close, Description, Store, StoredResult
+from aggregator.strategies import Strategy
+from fedmq import events
+from fedmq.clock import Clock
+from fedmq.errors import Rejected, Unreachable
+from fedmq.network import Delivered, Link, LinkUp, News
+from fedmq.wire import decode, encode
+
+log = logging.getLogger(__name__)
+
+Watch = Callable[[events.AnyEvent], None]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a person chooses about a run's pace; see `steps.Settings` for the meanings."""
+
+    rounds_max: int
+    min_trainers: int
+    quorum: float = 0.5
+    deadline_s: float = 10.0
+    staleness: int = 2
+    connect_timeout_s: float | None = None  # None: wait for the broker for ever
+
+
+class Aggregator:
+    """One life of a run's aggregator, on a link and a store; `step` takes what has come."""
+
+    def __init__(
+        self, link: Link, store: Store, strategy: Strategy[Any], limits: Limits, *, clock: Clock, watch: Watch
+    ) -> None:
+        description = store.description
+        assert description is not None, "the store must have been begun"
+        self.description: Description = description
+        self.replayed: Replayed = replay(store, description.task, strategy, description.seed)
+        self.rounds = _rounds(store, description, strategy, limits, self.replayed, clock.now())
+        self.stopping = False
+        self.bytes_up = self.bytes_down = 0
+        self._link, self._store, self._clock, self._watch = link, store, clock, watch
+        timeout_s = limits.connect_timeout_s
+        self._connect_by = None if timeout_s is None else clock.now() + timeout_s
+        watch(
+            events.RunStarted(
+                run=description.run,
+                epoch=self.rounds.settings.epoch,
+                round=self.rounds.round,
+                task=description.task.name,
+                strategy=description.strategy,
+                seed=description.seed,
+            )
+        )
+
+    @property
+    def done(self) -> bool:
+        """See `loop.Service`."""
+        return self.stopping or self.rounds.phase is Phase.FINISHED
+
+    @property
+    def wake_at(self) -> float | None:
+        """See `loop.Service`."""
+        return self.rounds.wake_at if self._connect_by is None else self._connect_by
+
+    def stop(self) -> None:
+        """See `loop.Service`: nothing is in flight between two steps, and the run can be continued."""
+        self.stopping = True
+
+    def step(self) -> None:
+        """See `loop.Service`."""
+        effects = Effects()
+        for news in self._link.receive():
+            self._take(self._event(news), effects)
+        self._take(Tick(), effects)
+        self._perform(effects)
+        if self._connect_by is not None and self._clock.now() >= self._connect_by:
+            raise Unreachable("the broker did not answer in time; is it running, and is --broker right?")
+
+    def _event(self, news: News) -> Event:
+        if isinstance(news, LinkUp):
+            self._connect_by = None
+            return BrokerUp()
+        if not isinstance(news, Delivered):
+            log.warning("the broker is gone; the run goes on when it is back")
+            return BrokerDown()
+        self.bytes_up += sum(map(len, news.frames))
+        try:
+            return Heard(decode(news.frames))
+        except Rejected as rejected:
+            return Malformed(rejected)
+
+    def _take(self, event: Event, effects: Effects) -> None:
+        more = self.rounds.step(event, self._clock.now())
+        effects.saves += more.saves
+        effects.sends += more.sends
+        effects.events += more.events
+
+    def _perform(self, effects: Effects) -> None:
+        """Save, commit, then send: whoever is told that a result is accepted may forget it."""
+        for save in effects.saves:
+            if isinstance(save, KeepResult):
+                self._store.keep_result(StoredResult(*save))
+                continue
+            standing = save.standing
+            close = Close(
+                round=save.round,
+                why=save.why,
+                members=save.members,
+                results=save.results,
+                round_s=save.round_s,
+                closed=self._clock.wall(),
+                best=None if standing is None else self.rounds.best(standing),
+            )
+            self._store.keep_close(close)
+            self.replayed.closes.append(close)
+        self._store.commit()
+        for outgoing in effects.sends:
+            frames = encode(*outgoing)
+            self.bytes_down += sum(map(len, frames))
+            self._link.send(frames)
+        for event in effects.events:
+            self._watch(event)
+
+
+def _rounds(
+    store: Store, description: Description, strategy: Strategy[Any], limits: Limits, replayed: Replayed, now: float
+) -> Rounds:
+    settings = Settings(
+        run=description.run,
+        seed=description.seed,
+        epoch=store.next_epoch(),
+        rounds_max=limits.rounds_max,
+        min_trainers=limits.min_trainers,
+        quorum=limits.quorum,
+        deadline_s=limits.deadline_s,
+        staleness=limits.staleness,
+    )
+    roster = Roster(settings.forget_s)
+    for name, (samples, results) in sorted(replayed.trainers.items()):
+        roster.restore(name, samples, results, now)
+    accepted = store.keys_since(replayed.round - settings.staleness - 1)
+    return Rounds(
+        settings,
+        description.task,
+        strategy,
+        replayed.state,
+        roster,
+        round=replayed.round,
+        accepted=accepted,
+        counted=replayed.open_results,
+    )

@@ -1,0 +1,106 @@
+"""What goes into a step of the rounds, and what comes out: settings, phases, events and effects, all values.
+
+Knows nothing of the rules; those are in `rounds`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import NamedTuple
+
+from aggregator.strategies import Standing
+from fedmq import events
+from fedmq.errors import Rejected
+from fedmq.messages import Message
+from fedmq.wire import Array, Frames, Packet
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is chosen once for a run, and the epoch of this life of its aggregator."""
+
+    run: str
+    seed: int
+    epoch: int
+    rounds_max: int
+    min_trainers: int  # a round opens when so many are present
+    quorum: float = 0.5  # share of the invited without whose results no round closes; at least one
+    deadline_s: float = 10.0  # a round may close without the stragglers after this; many times a usual round
+    staleness: int = 2  # a result may be so many rounds late; 0: only the open round's
+    beacon_s: float = 0.25
+    grace_s: float = 3.0  # after a broker's restart; must be longer than an edge's longest reconnect interval
+    forget_s: float = 30.0  # an absent trainer's rows count for so long
+
+
+class Phase(Enum):
+    """Where a run is."""
+
+    SELECTION = "selection"
+    COLLECTING = "collecting"
+    CLOSING = "closing"
+    FINISHED = "finished"
+
+
+class Heard(NamedTuple):
+    """A message came."""
+
+    packet: Packet
+
+
+class Malformed(NamedTuple):
+    """Frames came that are no message."""
+
+    rejected: Rejected
+
+
+class BrokerUp(NamedTuple):
+    """The broker takes publications from now on; it may be a new one that knows nothing."""
+
+
+class BrokerDown(NamedTuple):
+    """Nothing reaches anybody for now."""
+
+
+class Tick(NamedTuple):
+    """Time has passed."""
+
+
+Event = Heard | Malformed | BrokerUp | BrokerDown | Tick
+
+
+class KeepResult(NamedTuple):
+    """Save an accepted result, as it came; it is used at the close of round `counted_in`."""
+
+    round: int
+    trainer: str
+    counted_in: int
+    frames: Frames
+
+
+class KeepClose(NamedTuple):
+    """Save that a round is closed, and with which members: with the results, all that a replay needs."""
+
+    round: int
+    why: str
+    members: tuple[str, ...]
+    results: int
+    round_s: float
+    standing: Standing | None
+
+
+class Outgoing(NamedTuple):
+    """Send a message."""
+
+    topic: str
+    message: Message
+    arrays: dict[str, Array] | None = None
+
+
+@dataclass
+class Effects:
+    """What a step asks for. All `saves` must be on disk before the first of `sends` leaves."""
+
+    saves: list[KeepResult | KeepClose] = field(default_factory=list)
+    sends: list[Outgoing] = field(default_factory=list)
+    events: list[events.AnyEvent] = field(default_factory=list)

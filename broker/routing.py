@@ -1,0 +1,123 @@
+"""The broker's rules, as a state machine without sockets: what goes where, who is present, the newest round of a run.
+
+Knows topics and counts subscriptions; it opens no header and no array.
+
+    Published round/<run>     keep it, publish it; hand it to nobody twice
+    Published other           publish it
+    Pushed up/<run>           deliver it as up/<run>/<sender>
+    Subscribed to/<trainer>   admit it; the first one is presence; hand over the newest round of each run
+    Unsubscribed to/<trainer> the last one is absence: an old connection may close after the new one opened
+    Subscribed other prefix   admit it, if it is one of ours
+    Listening presence/       tell who is present
+
+The broker may lose anything at any moment: nothing here is needed for a run to be right, only for it to be quick.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from fedmq import topics
+from fedmq.messages import NAME_PATTERN, Presence
+from fedmq.network import Frames, Listening, Published, Pushed, Subscribed, Traffic
+from fedmq.wire import encode
+
+RUNS_KEPT_MAX = 64
+INBOXES_MAX = 100_000
+PUBLISHABLE = (topics.ROUNDS, topics.BEACONS, topics.EVENTS, topics.INBOX)
+_NAME = re.compile(NAME_PATTERN)
+
+
+class Admit(NamedTuple):
+    """Give the subscriber of this event the topic."""
+
+    topic: str
+
+
+class Publish(NamedTuple):
+    """Send down."""
+
+    frames: Frames
+
+
+class Deliver(NamedTuple):
+    """Send up."""
+
+    frames: Frames
+
+
+Effect = Admit | Publish | Deliver
+
+
+class Routing:
+    """What the broker knows: connections per inbox, and the newest round of each run (the oldest run goes first)."""
+
+    def __init__(self) -> None:
+        self.inboxes: dict[str, int] = {}
+        self.newest: OrderedDict[str, Frames] = OrderedDict()
+        self.dropped = 0  # messages with a topic that nobody may use
+
+    def step(self, traffic: Traffic) -> Iterator[Effect]:
+        """The effects of one event, in order."""
+        if isinstance(traffic, Published):
+            return self._published(traffic.frames)
+        if isinstance(traffic, Pushed):
+            return self._pushed(traffic)
+        if isinstance(traffic, Listening):
+            return self._listening(traffic.topic)
+        return self._subscribed(traffic.topic) if isinstance(traffic, Subscribed) else self._unsubscribed(traffic.topic)
+
+    def _published(self, frames: Frames) -> Iterator[Effect]:
+        topic = frames[0].decode(errors="replace")
+        if not topic.startswith(PUBLISHABLE):
+            self.dropped += 1
+            return
+        if topic.startswith(topics.ROUNDS):
+            self.newest[topic] = frames
+            self.newest.move_to_end(topic)
+            if len(self.newest) > RUNS_KEPT_MAX:
+                self.newest.popitem(last=False)
+        yield Publish(frames)
+
+    def _pushed(self, pushed: Pushed) -> Iterator[Effect]:
+        topic = pushed.frames[0].decode(errors="replace")
+        if not topic.startswith(topics.UP) or "/" in topic.removeprefix(topics.UP):
+            self.dropped += 1
+            return
+        yield Deliver([f"{topic}/{pushed.sender}".encode(), *pushed.frames[1:]])
+
+    def _subscribed(self, topic: str) -> Iterator[Effect]:
+        if not topic.startswith(topics.INBOX):
+            if topic.startswith((topics.ROUNDS, topics.BEACONS, topics.EVENTS)):
+                yield Admit(topic)
+            return
+        trainer = topic.removeprefix(topics.INBOX)
+        if not _NAME.match(trainer) or len(self.inboxes) >= INBOXES_MAX:
+            return
+        yield Admit(topic)
+        self.inboxes[trainer] = self.inboxes.get(trainer, 0) + 1
+        for frames in self.newest.values():
+            yield Publish([topic.encode(), *frames[1:]])
+        if self.inboxes[trainer] == 1:
+            yield self._presence(trainer, True)
+
+    def _unsubscribed(self, topic: str) -> Iterator[Effect]:
+        trainer = topic.removeprefix(topics.INBOX)
+        if not topic.startswith(topics.INBOX) or trainer not in self.inboxes:
+            return
+        self.inboxes[trainer] -= 1
+        if not self.inboxes[trainer]:
+            del self.inboxes[trainer]
+            yield self._presence(trainer, False)
+
+    def _listening(self, topic: str) -> Iterator[Effect]:
+        if topic == topics.PRESENCE:
+            for trainer in self.inboxes:
+                yield self._presence(trainer, True)
+
+    @staticmethod
+    def _presence(trainer: str, present: bool) -> Deliver:
+        return Deliver(encode(topics.presence_of(trainer), Presence(trainer=trainer, present=present)))

@@ -1,0 +1,116 @@
+"""The command `fedmq demo`: a broker, an aggregator and trainers as processes on this machine, and what they learnt."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import subprocess
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from deploy.processes import Processes, free_port
+from fedmq.errors import BadConfiguration
+from fedmq.options import one_thread_for_arrays, option, service_options
+
+if TYPE_CHECKING:
+    from fedmq.tasks import Task
+
+ROWS_SHOWN_MAX = 16
+TRAINER_NAMES = ("alice", "bob", "carol", "dave", "erin", "frank", "grace", "heidi")
+
+
+@click.command()
+@option("--task", "task_name", default="xor", metavar="NAME|FILE.py", help="xor, parity4, linear or a file.")
+@option("--trainers", type=click.IntRange(1, 200), metavar="N", help="How many share the rows. [default: the task's]")
+@option("--rounds", type=click.IntRange(1), metavar="N", help="The most rounds. [default: the task's]")
+@option("--seed", type=click.IntRange(0, 2**53), metavar="S", help="Of every random draw. [default: drawn, and told]")
+@option("--strategy", default="evolution", metavar="NAME", help="evolution, fedavg or fedsgd.")
+@option("--out", type=click.Path(path_type=Path), metavar="DIR", help="The run's folder. [default: runs/<run>]")
+@option("--quiet", is_flag=True, help="Print nothing but errors.")
+@service_options
+def demo(
+    task_name: str,
+    trainers: int | None,
+    rounds: int | None,
+    seed: int | None,
+    strategy: str,
+    out: Path | None,
+    quiet: bool,
+) -> None:
+    """Train a model that no single trainer could, across processes, in a second.
+
+    Starts a broker, an aggregator and the trainers as separate processes on 127.0.0.1; each trainer holds its part of
+    the rows. Exit code 0 when the target is reached, 1 when not.
+
+    \b
+    Examples:
+      fedmq demo
+      fedmq demo --task parity4 --trainers 4
+      fedmq demo --task linear --seed 7 --out runs/linear
+    """
+    one_thread_for_arrays()
+    from fedmq.tasks import find_task
+
+    task = find_task(task_name)
+    count = trainers or task.trainers
+    folder = out or Path("runs") / f"{task.name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    if (folder / "report.json").exists():
+        raise BadConfiguration(f"--out {folder}: expected a new folder, this one holds a finished run; choose another")
+    arguments = ["--task", task_name, "--strategy", strategy, "--min-trainers", str(count), "--out", str(folder)]
+    for flag, value in (("--rounds", rounds), ("--seed", seed)):
+        arguments += [] if value is None else [flag, str(value)]
+    arguments += ["--quiet"] if quiet else []
+    code = _run(arguments, task_name, count)
+    if not quiet and (folder / "model.npz").exists():
+        _show(task, task_name, folder)
+    raise SystemExit(code)
+
+
+def _run(arguments: list[str], task_name: str, count: int) -> int:
+    """Start everything, wait for the aggregator; its exit code."""
+    port = free_port()
+    broker = f"tcp://127.0.0.1:{port}"
+    with Processes() as processes:
+        processes.start("broker", "broker", "--port", str(port))
+        aggregator = processes.start("aggregator", "aggregator", *arguments, "--broker", broker, quiet=False)
+        for part in range(1, count + 1):
+            name = TRAINER_NAMES[part - 1] if count <= len(TRAINER_NAMES) else f"trainer-{part}"
+            data = f"{task_name}:{part}/{count}"
+            processes.start(name, "trainer", "--name", name, "--data", data, "--broker", broker)
+        try:
+            return _wait(processes, aggregator)
+        except KeyboardInterrupt:
+            return 130
+
+
+def _wait(processes: Processes, aggregator: subprocess.Popen[bytes]) -> int:
+    while True:
+        try:
+            return int(aggregator.wait(0.2))
+        except subprocess.TimeoutExpired:
+            dead = [name for name in processes.dead() if name != "aggregator"]
+        if dead:
+            code = processes.running[dead[0]].returncode
+            click.echo(f"fedmq demo: {', '.join(dead)} ended with exit code {code}; see above", err=True)
+            return code if code > 0 else 1
+
+
+def _show(task: Task, task_name: str, folder: Path) -> None:
+    """The rows of a small task with the model's predictions, and what to do next."""
+    from fedmq.models import load_model
+    from fedmq.tasks import task_rows
+
+    rows = task.fit(task_rows(task_name, 1, 1))
+    predictions = load_model(folder / "model.npz").predict(rows.inputs)
+    if len(predictions) <= ROWS_SHOWN_MAX:
+        for inputs, target, prediction in zip(rows.inputs, rows.targets, predictions, strict=True):
+            text = " ".join(f"{value:g}" for value in inputs)
+            mark = "" if task.metric != "accuracy" else "  right" if prediction == target else "  wrong"
+            click.echo(f"  {text} -> {prediction:.6g}   (expected {target:g}){mark}")
+    report = json.loads((folder / "report.json").read_text())
+    names = ", ".join(one["name"] for one in report["trainers"])
+    click.echo(f"No trainer saw another's rows: {names} exchanged rounds and results with the aggregator, no more.")
+    click.echo(f"Next: fedmq runs show {folder}")

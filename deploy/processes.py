@@ -1,0 +1,86 @@
+"""The services as child processes of this one, on this machine's loopback address.
+
+Knows how to start and end them, nothing of what they do.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from types import TracebackType
+from typing import Self
+
+PORTS = 4
+STOP_S = 6.0  # after SIGTERM; a service needs at most 5
+
+
+def free_port() -> int:
+    """The first of four consecutive loopback ports that nobody uses now."""
+    while True:
+        with socket.socket() as first:
+            first.bind(("127.0.0.1", 0))
+            port: int = first.getsockname()[1]
+            if port + PORTS <= 65536 and all(_is_free(port + offset) for offset in range(1, PORTS)):
+                return port
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+class Processes:
+    """Services that live as long as a `with` block; what is left at its end is stopped, and killed if it must be."""
+
+    def __init__(self) -> None:
+        self.running: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, name: str, *arguments: str, quiet: bool = True) -> subprocess.Popen[bytes]:
+        """Start `fedmq ARGUMENTS` under `name`; its output goes nowhere when `quiet`, its errors to ours."""
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "fedmq", *arguments],
+            stdout=subprocess.DEVNULL if quiet else None,
+            stdin=subprocess.DEVNULL,
+            env=environment,
+        )
+        self.running[name] = process
+        return process
+
+    def dead(self) -> list[str]:
+        """The names of those that have ended."""
+        return [name for name, process in self.running.items() if process.poll() is not None]
+
+    def stop(self) -> None:
+        """SIGTERM to all, the first one (the broker) last, and SIGKILL to what is still there after a while."""
+        first, *others = self.running.values() or [None]
+        for group in (others, [first]):
+            _end([process for process in group if process is not None and process.poll() is None])
+        self.running.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+def _end(processes: list[subprocess.Popen[bytes]]) -> None:
+    for process in processes:
+        process.terminate()
+    stop_by = time.monotonic() + STOP_S
+    for process in processes:
+        try:
+            process.wait(max(0.0, stop_by - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

@@ -1,0 +1,55 @@
+"""fedmq: federated learning over a message queue.
+
+    Models     MLP, Linear, TrainedModel, load_model
+    Tasks      Task, Search, Rows, find_task
+    Errors     FedmqError and its leaves, in `fedmq.errors`
+    Testing    the in-memory network and the virtual clock, in `fedmq.testing`
+
+Importing this package loads nothing else: each name is fetched when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fedmq.errors import FedmqError
+    from fedmq.models import MLP, Linear, TrainedModel, load_model
+    from fedmq.tasks import Rows, Search, Task, find_task
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "MLP",
+    "FedmqError",
+    "Linear",
+    "Rows",
+    "Search",
+    "Task",
+    "TrainedModel",
+    "find_task",
+    "load_model",
+]
+
+_HOMES = {
+    "FedmqError": "fedmq.errors",
+    "Linear": "fedmq.models",
+    "MLP": "fedmq.models",
+    "Rows": "fedmq.tasks",
+    "Search": "fedmq.tasks",
+    "Task": "fedmq.tasks",
+    "TrainedModel": "fedmq.models",
+    "find_task": "fedmq.tasks",
+    "load_model": "fedmq.models",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'fedmq' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,90 @@
+"""The command `fedmq`: finds a subcommand's module when it is called, and turns errors into one line and an exit code.
+
+Knows nothing of what the subcommands do; importing it loads no numpy, zmq or pygad.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from typing import NoReturn
+
+import click
+
+from fedmq import __version__
+from fedmq.errors import FedmqError
+
+# name: (module, one line for the overview), in the order of the overview
+COMMANDS = {
+    "demo": ("deploy.demo", "Train split XOR across processes on this machine."),
+    "broker": ("broker.cli", "Run the broker between an aggregator and its trainers."),
+    "aggregator": ("aggregator.cli", "Run one training to its end, or continue it."),
+    "trainer": ("trainer.cli", "Train on this machine's rows, for whoever publishes rounds."),
+    "runs": ("aggregator.runs", "List finished and unfinished runs, and show one."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """See `click.Group`."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """See `click.Group`."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _ = COMMANDS[cmd_name]
+        command = getattr(import_module(module), cmd_name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """See `click.Group`; from the table, so that `--help` imports nothing."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="fedmq")
+def fedmq() -> None:
+    """Federated learning over a message queue.
+
+    A broker stands between an aggregator that publishes rounds and trainers that keep their rows to themselves.
+
+    \b
+    See it work, in one terminal:
+      fedmq demo
+    By hand, in four:
+      fedmq broker
+      fedmq aggregator --task xor
+      fedmq trainer --name alice --data xor:1/2
+      fedmq trainer --name bob --data xor:2/2
+    """
+
+
+def main() -> NoReturn:
+    """Run the command line. Errors are one line on stderr; a traceback only with --debug."""
+    debug = "--debug" in sys.argv or bool(os.environ.get("FEDMQ_DEBUG"))
+    try:
+        code = fedmq.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        code = 130
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except FedmqError as error:
+        if debug:
+            raise
+        click.echo(f"fedmq: {error}", err=True)
+        code = error.exit_code
+    except Exception as error:
+        if debug:
+            raise
+        line = " ".join(str(error).split())
+        click.echo(f"fedmq: unexpected {type(error).__name__}: {line}; --debug shows where", err=True)
+        code = 1
+    sys.stdout.flush()
+    sys.exit(code)

@@ -1,0 +1,70 @@
+"""The loop that each service runs on: wait for the network or the next deadline, let the service take one step.
+
+It decides nothing. SIGTERM and SIGINT ask the service to stop; a second one ends it at once.
+"""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType
+from typing import Protocol
+
+from fedmq.clock import Clock
+
+
+class Service(Protocol):
+    """Anything that moves in steps: receive, decide, save, send."""
+
+    @property
+    def done(self) -> bool:
+        """Whether there is nothing left to do."""
+        ...
+
+    @property
+    def wake_at(self) -> float | None:
+        """When to step at the latest, on the clock's `now`; None: only when something comes."""
+        ...
+
+    def step(self) -> None:
+        """Take what came and do what follows from it; never waits."""
+        ...
+
+    def stop(self) -> None:
+        """Begin to end, in an orderly way."""
+        ...
+
+
+class Waiting(Protocol):
+    """The end of a link that a loop sleeps on."""
+
+    def wait(self, timeout_s: float | None) -> None:
+        """Until something comes, `wake` is called, or the time is over."""
+        ...
+
+    def wake(self) -> None:
+        """End a `wait`."""
+        ...
+
+
+def serve(service: Service, link: Waiting, clock: Clock) -> None:
+    """Run `service` until it is done."""
+
+    asked = False
+
+    def on_signal(_signal: int, _frame: FrameType | None) -> None:
+        nonlocal asked
+        asked = True  # the service may be in the middle of a step: it is told between two
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_DFL)
+        link.wake()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, on_signal)
+    service.step()
+    while not service.done:
+        wake_at = service.wake_at
+        link.wait(None if wake_at is None else wake_at - clock.now())
+        if asked:
+            asked = False
+            service.stop()
+        service.step()

@@ -1,0 +1,184 @@
+"""The messages of fedmq: a closed set of frozen headers, one struct per message.
+
+Knows nothing of sockets, frames on the wire or what anybody does with a message: `wire` encodes and decodes, the
+state machines decide. Every header carries the protocol version `v`, and its kind as the msgpack tag `t`.
+
+Who says what to whom (docs/protocol.md has it field by field):
+
+    aggregator -> everybody   Round, Beacon, Finished        topics round/<run>, beacon/<run>
+    aggregator -> one trainer Welcome, Accepted, Refused     topic to/<trainer>
+    trainer -> aggregator     Hello, Result, Goodbye         topic up/<run>
+    broker -> aggregators     Presence                       topic presence/<trainer>
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from fedmq.errors import RejectReason
+from fedmq.tasks import Task
+
+PROTOCOL_VERSION = 1
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+
+Name = Annotated[str, Meta(pattern=NAME_PATTERN, max_length=64)]  # of a run or a trainer: fits in a topic and a path
+Count = Annotated[int, Meta(ge=0, le=2**53)]
+Positive = Annotated[int, Meta(ge=1, le=2**53)]
+Text = Annotated[str, Meta(max_length=200)]
+
+
+class ArrayInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Describes one array frame: C order, little-endian, at most two dimensions."""
+
+    name: Annotated[str, Meta(max_length=32)]
+    dtype: Annotated[str, Meta(max_length=8)]
+    shape: Annotated[tuple[Count, ...], Meta(max_length=8)]
+    nbytes: Count
+    sha256: Annotated[bytes, Meta(min_length=32, max_length=32)]
+
+
+class EvolutionLearner(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="evolution"):
+    """Local training by a genetic algorithm around the model that was received."""
+
+    generations: int = 20
+    population: int = 20
+    spread: float = 0.5  # standard deviation of the first population around the received model
+    mutation: tuple[float, float] = (-1.5, 0.3)  # log10 of the smallest and largest mutation scale
+
+
+class GradientLearner(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="gradient"):
+    """Local training by plain gradient descent on the summed loss; for linear models."""
+
+    steps: int = 1
+    learning_rate: float = 0.1
+
+
+class Evolve(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="evolve"):
+    """Work of the strategy `evolution`: score the pool on your rows, evolve offspring from it, send the best back.
+
+    Arrays down: `ids` (pool,) int64, `pool` (pool, genes) float64. Arrays up: `losses` (pool,) float64, the summed
+    loss of each candidate on the trainer's rows; `correct` (pool,) int64; `elites` (proposals or fewer, genes) float64.
+    """
+
+    elites: int  # the first so many rows of the pool are its elites
+    generations: int = 5  # of the local evolution; 0: score only
+    population: int = 20  # of the local evolution: half pool elites, half the trainer's own best of the pool
+    proposals: int = 3  # elites to send back at the most
+    mutation: tuple[float, float] = (-1.5, 0.3)  # log10 of the smallest and largest mutation scale
+
+
+class Train(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="train"):
+    """Work of the averaging strategies: train the model on your rows and send it back.
+
+    Arrays down: `model` (genes,) float64. Arrays up: `model` (genes,) float64, the trained one; `losses` (1,) float64
+    and `correct` (1,) int64 of the model that was received, on the trainer's rows.
+    """
+
+    learner: EvolutionLearner | GradientLearner
+
+
+Work = Evolve | Train
+
+
+class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="t"):
+    """What every message has: the protocol version and the arrays that follow the header."""
+
+    v: Annotated[int, Meta(ge=PROTOCOL_VERSION, le=PROTOCOL_VERSION)] = PROTOCOL_VERSION
+    arrays: tuple[ArrayInfo, ...] = ()
+
+
+class RunHeader(Header, frozen=True, kw_only=True):
+    """What every message of a run has. A higher epoch is a later life of the aggregator and wins."""
+
+    run: Name
+    epoch: Count
+
+
+class Round(RunHeader, frozen=True, kw_only=True, tag="round"):
+    """One publication: the work of a round, complete in itself, so that who joins now can start at once."""
+
+    round: Positive
+    seed: Count
+    deadline_s: Annotated[float, Meta(gt=0)]  # seconds after which the round may close without you
+    task: Task
+    work: Work
+
+
+class Beacon(RunHeader, frozen=True, kw_only=True, tag="beacon"):
+    """The repeated small truth about a run: the open round, and whose result of it is on disk.
+
+    `acknowledged` is a bitmap over roster indices (bit i of byte i // 8). Round 0 means: none is open yet.
+    """
+
+    round: Count
+    acknowledged: Annotated[bytes, Meta(max_length=2048)] = b""
+
+
+class Finished(RunHeader, frozen=True, kw_only=True, tag="finished"):
+    """The run is over; nothing that was not acknowledged will be used."""
+
+    rounds: Count
+    solved: bool
+
+
+class Welcome(RunHeader, frozen=True, kw_only=True, tag="welcome"):
+    """Answer to Hello: you are on the roster of this epoch, at `index` of the beacon's bitmap."""
+
+    trainer: Name
+    index: Count
+
+
+class Accepted(RunHeader, frozen=True, kw_only=True, tag="accepted"):
+    """Your result of this round is on disk: forget it."""
+
+    trainer: Name
+    round: Count
+
+
+class Refused(RunHeader, frozen=True, kw_only=True, tag="refused"):
+    """Your result of this round will never be used: forget it. Says why."""
+
+    trainer: Name
+    round: Count
+    reason: RejectReason
+    detail: Text
+
+
+class Hello(RunHeader, frozen=True, kw_only=True, tag="hello"):
+    """A trainer offers itself to a run. `round` is the newest round that it holds (0: none): send me a newer one."""
+
+    trainer: Name
+    samples: Positive
+    round: Count
+    version: Text
+
+
+class Result(RunHeader, frozen=True, kw_only=True, tag="result"):
+    """What a trainer found in one round; sent again until it is accepted or refused."""
+
+    trainer: Name
+    round: Count
+    samples: Positive
+    attempt: Positive  # 1 the first time
+    train_s: Annotated[float, Meta(ge=0)]  # seconds of local work
+
+
+class Goodbye(RunHeader, frozen=True, kw_only=True, tag="goodbye"):
+    """A trainer leaves for good and is not to be waited for."""
+
+    trainer: Name
+
+
+class Presence(Header, frozen=True, kw_only=True, tag="presence"):
+    """The broker's word that a trainer's inbox appeared or disappeared."""
+
+    trainer: Name
+    present: bool
+
+
+Message = Round | Beacon | Finished | Welcome | Accepted | Refused | Hello | Result | Goodbye | Presence
+FromAggregator = Round | Beacon | Finished | Welcome | Accepted | Refused
+FromTrainer = Hello | Result | Goodbye

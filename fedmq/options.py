@@ -1,0 +1,107 @@
+"""The options that several commands share, and where their values come from.
+
+Command line over environment (`FEDMQ_<OPTION>`) over file (`--config FILE.toml`) over default.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from fedmq.errors import BadConfiguration
+from fedmq.messages import NAME_PATTERN
+from fedmq.sockets import DEFAULT_ADDRESS
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def option(*names: str, **settings: Any) -> Callable[[Command], Command]:
+    """A click option that also listens to `FEDMQ_<ITS LONG NAME>` and shows its default."""
+    long_name = next(name for name in names if name.startswith("--")).split("/")[0]
+    variable = "FEDMQ_" + long_name.removeprefix("--").replace("-", "_").upper()
+    settings.setdefault("show_default", settings.get("default") is not None and not settings.get("is_flag"))
+    return click.option(*names, envvar=variable, show_envvar=False, **settings)
+
+
+def _read_config(ctx: click.Context, _param: click.Parameter, path: Path | None) -> None:
+    if path is None:
+        return
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadConfiguration(f"{path}: cannot be read ({error})") from error
+    except tomllib.TOMLDecodeError as error:
+        raise BadConfiguration(f"{path}: expected TOML, got {error}") from error
+    known = {param.name for param in ctx.command.params if isinstance(param, click.Option)}
+    for key, value in values.items():
+        if key not in known or key == "config":
+            raise BadConfiguration(
+                f"{path}: unknown setting {key!r}; known are {', '.join(sorted(str(name) for name in known))}"
+            )
+        if isinstance(value, dict | list):
+            raise BadConfiguration(f"{path}: {key}: expected one value, got a {type(value).__name__}")
+    ctx.default_map = {**(ctx.default_map or {}), **values}
+
+
+def _set_up_log(_ctx: click.Context, _param: click.Parameter, level: str) -> None:
+    logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)
+
+
+def service_options(command: Command) -> Command:
+    """--config, --log-level and --debug."""
+    for decorate in (
+        click.option("--debug", is_flag=True, expose_value=False, help="Show a traceback when something fails."),
+        option(
+            "--log-level",
+            type=click.Choice(["debug", "info", "warning", "error"]),
+            default="warning",
+            callback=_set_up_log,
+            expose_value=False,
+            help="What to log on stderr.",
+        ),
+        option(
+            "--config",
+            type=click.Path(path_type=Path, dir_okay=False),
+            callback=_read_config,
+            is_eager=True,
+            expose_value=False,
+            help="TOML file with the long names of options as keys (min_trainers = 2).",
+        ),
+    ):
+        command = decorate(command)
+    return command
+
+
+def edge_options(command: Command) -> Command:
+    """--broker and --connect-timeout."""
+    for decorate in (
+        option(
+            "--connect-timeout",
+            type=click.FloatRange(min=0, min_open=True),
+            metavar="SECONDS",
+            help="Give up (exit code 69) when the broker has not answered by then. [default: keep trying]",
+        ),
+        option("--broker", default=DEFAULT_ADDRESS, metavar="ADDRESS", help="Where the broker is."),
+    ):
+        command = decorate(command)
+    return command
+
+
+def check_name(_ctx: click.Context, _param: click.Parameter, name: str | None) -> str | None:
+    """A name of a run or trainer, or a usage error."""
+    if name is not None and not re.match(NAME_PATTERN, name):
+        raise click.BadParameter(f"expected letters, digits and . _ - (at most 64), got {name!r}")
+    return name
+
+
+def one_thread_for_arrays() -> None:
+    """Keep numpy's library from starting a thread a core: its matrices are small here. Call before importing numpy."""
+    for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(variable, "1")

@@ -1,0 +1,40 @@
+"""Topics: the names that messages travel under. The kind goes first, because a subscription is a prefix.
+
+Trainers subscribe to `round/`, `beacon/` and their own inbox `to/<trainer>`; observers to `event/`; an aggregator to
+`up/<run>/` and `presence/`. A trainer pushes to `up/<run>`, and the broker appends the sender that it has
+authenticated (nothing as long as there are no keys).
+"""
+
+from __future__ import annotations
+
+ROUNDS = "round/"
+BEACONS = "beacon/"
+EVENTS = "event/"
+INBOX = "to/"
+UP = "up/"
+PRESENCE = "presence/"
+
+
+def round_of(run: str) -> str:
+    """Where the rounds of `run` are published; the broker keeps the newest."""
+    return ROUNDS + run
+
+
+def beacon_of(run: str) -> str:
+    """Where the beacons of `run` are published."""
+    return BEACONS + run
+
+
+def inbox_of(trainer: str) -> str:
+    """The private inbox of `trainer`; having it subscribed is what presence means."""
+    return INBOX + trainer
+
+
+def up_to(run: str) -> str:
+    """Where a trainer pushes what is for the aggregator of `run`."""
+    return UP + run
+
+
+def presence_of(trainer: str) -> str:
+    """Where the broker says that `trainer` came or went."""
+    return PRESENCE + trainer

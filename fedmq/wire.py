@@ -1,0 +1,134 @@
+"""The wire format: messages to frames and back; the one decoder, with every limit before any allocation.
+
+Knows nothing of sockets or of what a message is for. A message is a list of frames:
+
+    topic | header | signature | array 0 | array 1 | ...
+
+The header is msgpack (a closed set of structs, `messages`), at most 4 KiB. The signature frame is reserved: empty as
+long as there are no keys. Arrays are raw little-endian bytes in C order that the header describes, each with its
+SHA-256. Past `decode` nothing is half valid. Nothing that comes from the network is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+
+from fedmq.errors import ProtocolError, Rejected
+from fedmq.messages import ArrayInfo, Message
+
+HEAD_FRAMES = 3  # topic, header, signature
+ARRAYS_MAX = 8
+FRAMES_MAX = HEAD_FRAMES + ARRAYS_MAX
+TOPIC_BYTES_MAX = 200
+HEADER_BYTES_MAX = 4096
+SIGNATURE_BYTES_MAX = 64  # Ed25519, RFC 8032
+FRAME_BYTES_MAX = 64 << 20
+DIMENSIONS_MAX = 2
+DTYPES = frozenset({"<f8", "<f4", "<i8"})
+
+Array = np.ndarray
+Frames = Sequence[bytes]
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
+
+
+class Packet(NamedTuple):
+    """A decoded message: `topic` as it came, `message` one of the closed set, `arrays` by name (read-only).
+
+    `frames` are the bytes that were checked: what is kept, or one day verified, is never a re-serialisation.
+    """
+
+    topic: str
+    message: Message
+    arrays: Mapping[str, Array]
+    frames: Frames
+
+
+def encode(topic: str, message: Message, arrays: Mapping[str, Array] | None = None) -> list[bytes]:
+    """Frames of one message.
+
+    Raises:
+        ProtocolError: an array or a header that the other side's decoder would refuse.
+    """
+    blobs: list[bytes] = []
+    if arrays:
+        infos = []
+        for name, array in arrays.items():
+            info, blob = _describe(name, array)
+            infos.append(info)
+            blobs.append(blob)
+        message = msgspec.structs.replace(message, arrays=tuple(infos))
+    header = _encoder.encode(message)
+    if len(header) > HEADER_BYTES_MAX or len(blobs) > ARRAYS_MAX:
+        raise ProtocolError(
+            f"a {type(message).__name__} needs {len(header)} bytes of header and {len(blobs)} arrays: "
+            f"at most {HEADER_BYTES_MAX} and {ARRAYS_MAX} can be sent"
+        )
+    return [topic.encode(), header, b"", *blobs]
+
+
+def decode(frames: Frames) -> Packet:
+    """The message in `frames`.
+
+    Raises:
+        Rejected: with the reason `frames`, `header-size`, `header`, `dtype`, `shape`, `nbytes`, `sha256` or
+            `not-finite`. Nothing larger than the frames themselves is allocated before they are checked.
+    """
+    if not HEAD_FRAMES <= len(frames) <= FRAMES_MAX:
+        raise Rejected("frames", f"expected {HEAD_FRAMES} to {FRAMES_MAX} frames, got {len(frames)}")
+    topic, header, signature = frames[:HEAD_FRAMES]
+    if len(topic) > TOPIC_BYTES_MAX or len(signature) > SIGNATURE_BYTES_MAX:
+        raise Rejected("frames", "the topic or the signature frame is too long")
+    if len(header) > HEADER_BYTES_MAX:
+        raise Rejected("header-size", f"expected at most {HEADER_BYTES_MAX} bytes of header, got {len(header)}")
+    try:
+        message = _decoder.decode(header)
+        name = topic.decode()
+    except Exception as error:
+        # msgspec passes on whatever a struct's own checks raise, beside its DecodeError: all of it is the sender's.
+        raise Rejected("header", _one_line(error)) from error
+    if len(message.arrays) != len(frames) - HEAD_FRAMES:
+        raise Rejected("frames", f"the header describes {len(message.arrays)} arrays, {len(frames) - 3} came")
+    arrays = {info.name: _array(info, blob) for info, blob in zip(message.arrays, frames[HEAD_FRAMES:], strict=True)}
+    if len(arrays) != len(message.arrays):
+        raise Rejected("header", "two arrays have one name")
+    return Packet(name, message, arrays, frames)
+
+
+def _describe(name: str, array: Array) -> tuple[ArrayInfo, bytes]:
+    dtype = array.dtype.newbyteorder("<").str
+    if dtype not in DTYPES or array.ndim > DIMENSIONS_MAX or array.nbytes > FRAME_BYTES_MAX:
+        raise ProtocolError(f"array {name}: {array.dtype} {array.shape} cannot be sent")
+    blob = np.ascontiguousarray(array, dtype=dtype).tobytes()
+    return ArrayInfo(name, dtype, array.shape, len(blob), hashlib.sha256(blob).digest()), blob
+
+
+def _array(info: ArrayInfo, blob: bytes) -> Array:
+    """The array that `info` describes, a read-only view on `blob`."""
+    if info.dtype not in DTYPES:
+        raise Rejected("dtype", f"array {info.name}: expected one of {sorted(DTYPES)}, got {info.dtype!r}")
+    if len(info.shape) > DIMENSIONS_MAX:
+        raise Rejected("shape", f"array {info.name}: expected at most 2 dimensions, got {len(info.shape)}")
+    size = 1
+    for length in info.shape:
+        size *= length
+    if size * int(info.dtype[2]) != info.nbytes or info.nbytes != len(blob) or info.nbytes > FRAME_BYTES_MAX:
+        raise Rejected(
+            "nbytes", f"array {info.name}: shape {info.shape} of {info.dtype}, {info.nbytes} claimed, {len(blob)} came"
+        )
+    if hashlib.sha256(blob).digest() != info.sha256:
+        raise Rejected("sha256", f"array {info.name}: the bytes are not those that the header describes")
+    array = np.frombuffer(blob, dtype=info.dtype).reshape(info.shape)
+    if info.dtype[1] == "f" and not np.isfinite(array).all():
+        raise Rejected("not-finite", f"array {info.name} holds NaN or infinity")
+    return array
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

@@ -1,0 +1,192 @@
+"""Benchmark: one PyGAD generation in fedmq's adapter, beside stock `pygad.gann` and the bare matrix products.
+
+Run it: `python tests/benchmarks/pygad_generation.py [--json]`. The three are measured in turns within one process, so
+that a busy machine slows all of them; what counts is the ratio of the medians. Ends with 1 if a target is missed.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy: the products are too small to share out
+
+import argparse
+import json
+import logging
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+import pygad
+import pygad.gann
+import pygad.nn
+
+from fedmq.models import MLP
+from fedmq.tasks import Rows, Task
+from trainer.evolution import evolve
+
+POPULATION = 50
+SILENT = logging.getLogger("benchmark")
+
+
+class Case(NamedTuple):
+    """A network and rows to evolve it on, and how many times stock PyGAD's speed is asked for."""
+
+    name: str
+    task: Task
+    rows: Rows
+    target: float
+    turns: int
+    generations: int  # of one measurement with the adapter; stock runs two
+
+
+class Outcome(NamedTuple):
+    """Milliseconds per generation, the medians over all turns."""
+
+    name: str
+    stock_ms: float
+    fedmq_ms: float
+    products_ms: float
+    target: float
+
+    @property
+    def ratio(self) -> float:
+        """How many generations fedmq makes while stock makes one."""
+        return self.stock_ms / self.fedmq_ms
+
+
+def cases() -> list[Case]:
+    """XOR, and a network of the size that the 8 x 8 digits need."""
+    generator = np.random.default_rng(0)
+    xor = Rows(np.array([[0.0, 0], [0, 1], [1, 0], [1, 1]]), np.array([0, 1, 1, 0]))
+    digits = Rows(generator.random((300, 64)), generator.integers(0, 10, 300))
+    return [
+        Case("xor 2-4-2, 4 rows", _task((2, 4, 2)), xor, target=15.0, turns=15, generations=20),
+        Case("digits 64-32-10, 300 rows", _task((64, 32, 10)), digits, target=50.0, turns=5, generations=10),
+    ]
+
+
+def _task(sizes: tuple[int, ...]) -> Task:
+    """Without biases, which stock PyGAD does not know."""
+    return Task(
+        name="benchmark", model=MLP(sizes, bias=False), loss="cross-entropy", metric="accuracy", target=1.0, trainers=1
+    )
+
+
+def stock(case: Case) -> Callable[[], int]:
+    """Two generations as PyGAD's documentation has it: `pygad.nn.predict` for each solution, weights set after each."""
+    sizes = case.task.model.sizes  # type: ignore[union-attr]
+    networks = pygad.gann.GANN(
+        num_solutions=POPULATION,
+        num_neurons_input=sizes[0],
+        num_neurons_hidden_layers=list(sizes[1:-1]),
+        num_neurons_output=sizes[-1],
+        hidden_activations=["relu"] * (len(sizes) - 2),
+        output_activation="None",
+    )
+
+    def fitness(_: pygad.GA, __: Any, index: int) -> float:
+        predictions = pygad.nn.predict(networks.population_networks[index], case.rows.inputs)
+        return float(np.mean(np.asarray(predictions) == case.rows.targets))
+
+    def after_generation(search: pygad.GA) -> None:
+        matrices = pygad.gann.population_as_matrices(networks.population_networks, search.population)
+        networks.update_population_trained_weights(matrices)
+
+    def run() -> int:
+        search = pygad.GA(
+            num_generations=2,
+            num_parents_mating=POPULATION // 5,
+            initial_population=pygad.gann.population_as_vectors(networks.population_networks),
+            fitness_func=fitness,
+            on_generation=after_generation,
+            mutation_percent_genes=10,
+            suppress_warnings=True,
+            logger=SILENT,
+        )
+        search.run()
+        return 2
+
+    return run
+
+
+def adapter(case: Case) -> Callable[[], int]:
+    """The same with fedmq's adapter, its construction included."""
+    generator = np.random.default_rng(1)
+    population = generator.uniform(-0.1, 0.1, (POPULATION, case.task.model.genes))
+
+    def run() -> int:
+        evolve(
+            population,
+            lambda candidates: -case.task.score(candidates, case.rows).losses,
+            case.generations,
+            generator,
+            elites=POPULATION // 10,
+            parents=POPULATION // 4,
+            mutation=(-1.5, 0.3),
+            cancelled=lambda: False,
+        )
+        return case.generations
+
+    return run
+
+
+def products(case: Case) -> Callable[[], int]:
+    """Only the matrix products that a generation cannot do without."""
+    generator = np.random.default_rng(2)
+    sizes = case.task.model.sizes  # type: ignore[union-attr]
+    first = generator.random((sizes[0], POPULATION * sizes[1]))
+    later = [generator.random((POPULATION, above, below)) for above, below in pairwise(sizes[1:])]
+    hidden = generator.random((POPULATION, len(case.rows.inputs), sizes[1]))
+
+    def run() -> int:
+        for _ in range(case.generations):
+            case.rows.inputs @ first
+            values = hidden
+            for weights in later:
+                values = values @ weights
+        return case.generations
+
+    return run
+
+
+def measure(case: Case) -> Outcome:
+    """The three in turns."""
+    runs = [stock(case), adapter(case), products(case)]
+    times: list[list[float]] = [[], [], []]
+    for turn in range(case.turns + 1):
+        for run, found in zip(runs, times, strict=True):
+            start = time.perf_counter()
+            generations = run()
+            if turn:  # the first turn warms up
+                found.append(1e3 * (time.perf_counter() - start) / generations)
+    stock_ms, fedmq_ms, products_ms = (statistics.median(found) for found in times)
+    return Outcome(case.name, stock_ms, fedmq_ms, products_ms, case.target)
+
+
+def main() -> int:
+    """Measures, prints, and says whether the targets were reached."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    asked = parser.parse_args()
+    outcomes = [measure(case) for case in cases()]
+    if asked.json:
+        print(json.dumps([{**outcome._asdict(), "ratio": outcome.ratio} for outcome in outcomes]))
+    else:
+        print(
+            f"{'one generation of 50':28}{'stock ms':>10}{'fedmq ms':>10}{'products ms':>13}{'ratio':>9}{'target':>9}"
+        )
+        for one in outcomes:
+            print(
+                f"{one.name:28}{one.stock_ms:10.2f}{one.fedmq_ms:10.3f}{one.products_ms:13.3f}"
+                f"{one.ratio:8.0f}x{one.target:8.0f}x"
+            )
+    return 0 if all(outcome.ratio >= outcome.target for outcome in outcomes) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,152 @@
+"""The systemd units that ship with fedmq, as systemd itself reads them.
+
+Knows nothing of a running systemd: `systemd-analyze` reads files, here and in a container alike.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+
+import click
+import pytest
+
+from fedmq.cli import fedmq
+
+UNITS = Path(__file__).parents[2] / "deploy" / "systemd"
+SERVICES = sorted(path.name for path in UNITS.glob("*.service"))
+EVERY_UNIT = [*SERVICES, "fedmq.target"]
+EXECUTABLE = "/opt/fedmq/bin/fedmq"
+# The units of systemd that ours lean on; stand-ins, so that what else is on this machine cannot change the verdict.
+STAND_INS = ["basic.target", "multi-user.target", "network-online.target", "shutdown.target", "sysinit.target"]
+EXPOSURE_TENTHS_MAX = 20  # of systemd's own scale, 0 (sealed) to 100 (a plain root service)
+
+
+@pytest.fixture
+def analyze() -> str:
+    """The path of systemd-analyze: without it a test is skipped, but never on CI."""
+    found = shutil.which("systemd-analyze")
+    if found is None:
+        line = "systemd-analyze is needed to check the units, but is not on PATH: install Debian's package systemd"
+        if os.environ.get("CI") == "true":
+            pytest.fail(line, pytrace=False)
+        pytest.skip(line)
+    return found
+
+
+@pytest.fixture
+def unit_folder(tmp_path: Path) -> Path:
+    """A copy of the units whose executable exists, beside stand-ins for the system's own units."""
+    for name in EVERY_UNIT:
+        text = (UNITS / name).read_text()
+        (tmp_path / name).write_text(text.replace(EXECUTABLE, "/bin/true"))
+    for name in STAND_INS:
+        (tmp_path / name).write_text("[Unit]\nDescription=stand-in\n")
+    return tmp_path
+
+
+def verify(analyze: str, folder: Path, unit: str) -> tuple[int, str]:
+    """The exit code and the complaints of systemd; unknown keys are only complaints, with exit code 0."""
+    done = subprocess.run(
+        [analyze, "verify", "--man=no", f"./{unit}"],
+        cwd=folder,
+        env={**os.environ, "SYSTEMD_UNIT_PATH": str(folder), "LC_ALL": "C"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    return done.returncode, done.stderr
+
+
+def commands_of(unit: str) -> list[list[str]]:
+    """The words of each ExecStart of `unit`."""
+    lines = re.findall(r"^ExecStart=(.*)$", (UNITS / unit).read_text(), flags=re.MULTILINE)
+    return [shlex.split(line) for line in lines]
+
+
+def subcommand(name: str) -> click.Command:
+    """The command `fedmq NAME`."""
+    found = fedmq.get_command(click.Context(fedmq), name)
+    assert found is not None, f"fedmq has no command {name!r}"
+    return found
+
+
+@pytest.mark.parametrize("unit", EVERY_UNIT)
+def test_systemd_has_nothing_to_say_about_a_unit(analyze: str, unit_folder: Path, unit: str) -> None:
+    assert verify(analyze, unit_folder, unit) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [("RestartSec=", "RestartSecs="), ("MemoryMax=512M", "MemoryMax=plenty"), ("[Install]", "[Instal]")],
+)
+def test_a_misspelt_line_is_noticed(analyze: str, unit_folder: Path, right: str, wrong: str) -> None:
+    unit = unit_folder / "fedmq-broker.service"
+    text = unit.read_text()
+    assert right in text
+    unit.write_text(text.replace(right, wrong))
+    _, complaints = verify(analyze, unit_folder, unit.name)
+    assert "fedmq-broker.service:" in complaints
+
+
+def test_a_missing_executable_is_noticed(analyze: str, unit_folder: Path) -> None:
+    unit = unit_folder / "fedmq-broker.service"
+    unit.write_text(unit.read_text().replace("/bin/true", str(unit_folder / "nowhere")))
+    assert verify(analyze, unit_folder, unit.name) != (0, "")
+
+
+@pytest.mark.parametrize("unit", SERVICES)
+def test_a_service_is_barely_exposed(analyze: str, unit_folder: Path, unit: str) -> None:
+    done = subprocess.run(
+        [analyze, "security", "--no-pager", "--offline=true", f"--threshold={EXPOSURE_TENTHS_MAX}", f"./{unit}"],
+        cwd=unit_folder,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert done.returncode == 0, f"{done.stderr}{done.stdout}"
+
+
+@pytest.mark.parametrize("unit", SERVICES)
+def test_a_service_is_allowed_what_libzmq_aborts_without(unit: str) -> None:
+    lines = (UNITS / unit).read_text().splitlines()
+    families = next(line for line in lines if line.startswith("RestrictAddressFamilies="))
+    assert "AF_NETLINK" in families.split()
+    filters = [line for line in lines if line.startswith("SystemCallFilter=")]
+    assert filters[-1] == "SystemCallFilter=sched_setscheduler"
+
+
+def test_the_instances_of_the_template_do_not_share_a_user() -> None:
+    assert "User=fedmq-trainer-%i" in (UNITS / "fedmq-trainer@.service").read_text().splitlines()
+
+
+@pytest.mark.parametrize(
+    ("unit", "example"),
+    [
+        ("fedmq-broker.service", "broker.toml"),
+        ("fedmq-aggregator.service", "aggregator.toml"),
+        ("fedmq-trainer@.service", "trainer.toml"),
+    ],
+)
+def test_a_service_starts_a_command_that_takes_its_options_and_the_example_configuration(
+    unit: str, example: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging, "basicConfig", lambda **_: None)  # the log of the tests is not the command's
+    [(executable, name, *words)] = commands_of(unit)
+    assert executable == EXECUTABLE
+    known = {"%i": "north", "${STATE_DIRECTORY}": str(tmp_path)}
+    words = [str(UNITS / example) if word.endswith(".toml") else known.get(word, word) for word in words]
+    settings = tomllib.loads((UNITS / example).read_text())
+    with subcommand(name).make_context(name, words) as context:  # parses and converts, runs nothing
+        assert set(settings) <= set(context.params)
+        assert {key: str(context.params[key]) for key in settings} == {key: str(settings[key]) for key in settings}

@@ -1,0 +1,257 @@
+"""Rows of a trainer: each form of SPEC, and one clear line for whatever can be wrong with it.
+
+Knows nothing of models or rounds.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+import trainer.data
+from fedmq.errors import BadConfiguration, BadData
+from fedmq.tasks import Rows, task_rows
+from trainer.data import load_rows
+
+TABLE = np.array([[1.0, 2.0, 0.0], [3.0, 4.5, 1.0]])
+
+
+def same(rows: Rows, inputs: Any, targets: Any) -> bool:
+    return bool(rows.inputs.tolist() == inputs and rows.targets.tolist() == targets)
+
+
+def refusal_of(spec: str | Path) -> str:
+    with pytest.raises(BadData) as refusal:
+        load_rows(str(spec))
+    assert "\n" not in str(refusal.value)
+    return str(refusal.value)
+
+
+@pytest.fixture
+def csv_file(tmp_path: Path) -> Callable[[str | bytes], Path]:
+    def write(text: str | bytes) -> Path:
+        path = tmp_path / "rows.csv"
+        path.write_bytes(text.encode() if isinstance(text, str) else text)
+        return path
+
+    return write
+
+
+def test_parts_of_built_in_tasks_are_named_by_number() -> None:
+    assert same(load_rows("xor:1/2"), [[0, 1], [0, 0]], [1, 0])
+    assert same(load_rows("xor:2/2"), [[1, 0], [1, 1]], [1, 0])
+    assert same(load_rows("parity4:3/4"), task_rows("parity4", 3, 4).inputs.tolist(), [1, 0, 0, 1])
+
+
+def test_bob_and_alice_have_the_two_halves_of_the_linear_task() -> None:
+    assert same(load_rows("linear:bob"), [[1, 1], [0, 1]], [2, 0])
+    assert same(load_rows("linear:alice"), [[1, 0], [0, 0]], [1, 0])
+
+
+def test_a_part_out_of_range_is_refused() -> None:
+    assert refusal_of("xor:3/2") == "xor:3/2: expected a part from 1 to 2, got 3"
+    assert "expected a part from 1 to 2, got 0" in refusal_of("xor:0/2")
+
+
+@pytest.mark.parametrize("spec", ["", "xor", "xor:1", "nand:1/2", "rows.txt", "linear:carol", "a b:c", "task.py"])
+def test_an_unknown_spec_is_answered_with_the_known_forms(spec: str) -> None:
+    message = refusal_of(spec)
+    assert "xor:1/2" in message
+    assert repr(spec) in message
+
+
+def test_a_python_file_gives_a_part(tmp_path: Path) -> None:
+    path = tmp_path / "one.py"
+    path.write_text(
+        "from fedmq.models import Linear\n"
+        "from fedmq.tasks import Task\n"
+        "task = Task(name='one', model=Linear(1), loss='squared-error', metric='loss', target=0.1)\n"
+        "def rows(part, parts):\n"
+        "    return [[part]], [parts]\n"
+    )
+    assert same(load_rows(f"{path}:2/3"), [[2]], [3])
+    with pytest.raises(BadConfiguration, match="no such file"):
+        load_rows("nowhere.py:1/2")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1,2,0\n3,4.5,1\n",
+        "a,b,target\n1,2,0\n3,4.5,1",
+        "\ufeffa,b,target\r\n1,2,0\r\n\r\n3,4.5,1\r\n",
+        '"a","b, c",t\n 1 ,"2",0\n3,45e-1,1\n',
+    ],
+)
+def test_a_csv_file_may_name_its_columns_and_ends_in_the_target(csv_file: Any, text: str) -> None:
+    rows = load_rows(str(csv_file(text)))
+    assert same(rows, [[1, 2], [3, 4.5]], [0, 1])
+    assert rows.targets.dtype == np.float64
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("1,2,0\n1,abc,0\n", "rows.csv, line 2, column 2: expected a finite number, got 'abc'"),
+        ("a,b,t\n1,2,0\n1,nan,0\n", "line 3, column 2 (b): expected a finite number, got 'nan'"),
+        ("1,2,0\n1,,0\n", "line 2, column 2: expected a finite number, got ''"),
+        ("1,2,0\n1,2,inf\n", "line 2, column 3: expected a finite number, got 'inf'"),
+        ("1,x,0\n1,2,0\n", "line 1, column 2 (x): expected a finite number"),
+        ("1,2,0\n\n1,2\n", "line 3: expected 3 columns as in the first line, got 2"),
+        ("1,2,0\n1,2,0,4\n", "line 2: expected 3 columns as in the first line, got 4"),
+        ("", "expected at least one row, got zero rows"),
+        ("a,b,t\n", "expected at least one row, got zero rows"),
+        ("1\n2\n", "expected inputs and, last, a target, got 1 columns"),
+        (b"1,2\n\xff,3\n", "expected comma-separated numbers in UTF-8"),
+        ('1,"' + "2" * 200_000, "expected comma-separated numbers in UTF-8"),
+    ],
+)
+def test_a_bad_csv_file_is_refused_with_line_and_column(csv_file: Any, text: str | bytes, words: str) -> None:
+    message = refusal_of(csv_file(text))
+    assert "rows.csv" in message
+    assert words in message
+
+
+def test_npz_and_npy_files_are_read_whatever_their_numeric_dtype(tmp_path: Path) -> None:
+    np.savez(tmp_path / "rows.npz", inputs=TABLE[:, :2].astype(np.float32), targets=np.array([0, 1], dtype=np.int8))
+    np.save(tmp_path / "rows.npy", np.asfortranarray(TABLE.astype(">f8")))
+    np.savez_compressed(tmp_path / "small.npz", inputs=TABLE[:, :2], targets=TABLE[:, 2] == 1)
+    for name in ("rows.npz", "rows.npy", "small.npz"):
+        rows = load_rows(str(tmp_path / name))
+        assert same(rows, [[1, 2], [3, 4.5]], [0, 1])
+        assert rows.inputs.dtype == rows.targets.dtype == np.float64
+
+
+def test_a_bad_npz_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "rows.npz"
+    np.savez(path, inputs=TABLE, labels=[0, 1])
+    assert "expected an array `targets`, got inputs, labels" in refusal_of(path)
+    np.savez(path, inputs=TABLE, targets=[0])
+    assert "got (2, 3) and (1,)" in refusal_of(path)
+    np.savez(path, inputs=[[1.0, np.nan]], targets=[0])
+    assert "rows.npz: expected finite numbers, got NaN or infinity in row 1, column 2" in refusal_of(path)
+    np.savez(path, inputs=np.zeros((0, 2)), targets=np.zeros(0))
+    assert "expected at least one row" in refusal_of(path)
+    np.savez(path, inputs=[["a"]], targets=[0])
+    assert "expected an array of numbers, got dtype <U1" in refusal_of(path)
+    whole = path.read_bytes()
+    for damaged in (b"", b"text", whole[:-30], whole[:60] + b"\0" * 40 + whole[100:]):
+        path.write_bytes(damaged)
+        assert "rows.npz: expected .npz, got a damaged or foreign file" in refusal_of(path)
+
+
+def test_a_bad_npy_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "rows.npy"
+    np.save(path, np.zeros(3))
+    assert "expected two dimensions, rows and columns, got shape (3,)" in refusal_of(path)
+    np.save(path, np.zeros((3, 1)))
+    assert "expected inputs and, last, a target, got 1 columns" in refusal_of(path)
+    np.save(path, np.zeros((0, 3)))
+    assert "expected at least one row, got zero rows" in refusal_of(path)
+    path.write_bytes(path.read_bytes()[:40])
+    assert "rows.npy: expected .npy, got a damaged or foreign file" in refusal_of(path)
+
+
+def test_nothing_is_unpickled(tmp_path: Path) -> None:
+    objects = np.array([[{}, 1]], dtype=object)
+    np.save(tmp_path / "rows.npy", objects, allow_pickle=True)
+    np.savez(tmp_path / "rows.npz", inputs=objects, targets=[0])
+    for name in ("rows.npy", "rows.npz"):
+        assert "expected an array of numbers, got dtype object" in refusal_of(tmp_path / name)
+
+
+def test_a_size_that_is_only_claimed_takes_no_memory(tmp_path: Path) -> None:
+    path = tmp_path / "rows.npy"
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f8", "fortran_order": False, "shape": (10**12, 3)})
+    assert "expected at most 10000000 numbers, got 3000000000000" in refusal_of(path)
+
+
+def test_too_many_numbers_are_refused(tmp_path: Path, csv_file: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.savez(tmp_path / "rows.npz", inputs=TABLE[:, :2], targets=TABLE[:, 2])
+    csv_file("1,2,0\n3,4.5,1\n")
+    monkeypatch.setattr(trainer.data, "VALUES_MAX", 5)
+    for spec in (tmp_path / "rows.npz", tmp_path / "rows.csv"):
+        assert "expected at most 5 numbers, got 6" in refusal_of(spec)
+    monkeypatch.setattr(trainer.data, "VALUES_MAX", 11)
+    assert "expected at most 11 numbers, got 12" in refusal_of(tmp_path)
+
+
+def test_a_folder_is_its_files_in_the_order_of_their_names(tmp_path: Path) -> None:
+    np.save(tmp_path / "b.npy", TABLE)
+    (tmp_path / "a.CSV").write_text("5,6,1\n")
+    (tmp_path / "notes.txt").write_text("not rows")
+    (tmp_path / ".hidden.csv").write_text("not rows")
+    assert same(load_rows(str(tmp_path)), [[5, 6], [1, 2], [3, 4.5]], [1, 0, 1])
+
+
+def test_a_folder_of_unlike_files_or_none_is_refused(tmp_path: Path) -> None:
+    assert "expected .csv, .npz, .npy, .parquet files in the folder, got none" in refusal_of(tmp_path)
+    (tmp_path / "a.csv").write_text("5,1\n")
+    np.save(tmp_path / "b.npy", TABLE)
+    assert "b.npy: expected 1 input columns as in a.csv, got 2" in refusal_of(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.npz", "rows.npy", "rows.parquet"])
+def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
+    assert refusal_of(tmp_path / name).startswith(f"{tmp_path / name}: expected a file with rows, got no such file")
+
+
+def test_parquet_without_pyarrow_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "rows.parquet").write_bytes(b"PAR1")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    assert 'pip install "fedmq[parquet]"' in refusal_of(tmp_path / "rows.parquet")
+
+
+def test_parquet_files_are_read_and_refused_by_column(tmp_path: Path) -> None:
+    arrow: Any = pytest.importorskip("pyarrow")
+    parquet: Any = importlib.import_module("pyarrow.parquet")
+    path = tmp_path / "rows.parquet"
+    parquet.write_table(arrow.table({"a": [1, 3], "b": [2, 4.5], "t": [False, True]}), path)
+    assert same(load_rows(str(path)), [[1, 2], [3, 4.5]], [0, 1])
+    parquet.write_table(arrow.table({"a": [1, None], "t": [0, 1]}), path)
+    assert "got NaN or infinity in row 2, column 1" in refusal_of(path)
+    parquet.write_table(arrow.table({"a": ["x", "y"], "t": [0, 1]}), path)
+    assert "rows.parquet, column a: expected numbers, got string" in refusal_of(path)
+    path.write_bytes(b"PAR1 and no more than that")
+    assert "expected .parquet, got a damaged or foreign file" in refusal_of(path)
+
+
+@pytest.fixture
+def module(monkeypatch: pytest.MonkeyPatch) -> Any:
+    made = ModuleType("clinic_rows")
+    monkeypatch.setitem(sys.modules, "clinic_rows", made)
+    return made
+
+
+def test_a_function_of_a_module_gives_rows(module: Any) -> None:
+    module.load = lambda: (TABLE[:, :2], [0, 1])
+    assert same(load_rows("clinic_rows:load"), [[1, 2], [3, 4.5]], [0, 1])
+
+
+def test_a_module_in_the_current_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "ward_rows.py").write_text("def load():\n    return [[1]], [2]\n")
+    monkeypatch.chdir(tmp_path)
+    path_before = list(sys.path)
+    assert same(load_rows("ward_rows:load"), [[1]], [2])
+    assert sys.path == path_before
+    monkeypatch.delitem(sys.modules, "ward_rows")
+
+
+def test_a_function_that_fails_or_gives_something_else_is_refused(module: Any) -> None:
+    assert "clinic_rows:load: expected a function, got NoneType" in refusal_of("clinic_rows:load")
+    module.load = lambda: 1 / 0
+    assert "expected (inputs, targets), got ZeroDivisionError" in refusal_of("clinic_rows:load")
+    module.load = lambda: "ab"
+    assert "expected a pair (inputs, targets), got str" in refusal_of("clinic_rows:load")
+    module.load = lambda: ([["a"]], [1])
+    assert "clinic_rows:load: inputs: expected an array of numbers" in refusal_of("clinic_rows:load")
+    assert "expected a module to import, got ModuleNotFoundError" in refusal_of("no_such_module:load")

@@ -1,0 +1,221 @@
+"""The PyGAD adapter: a local search that is seeded, quiet and can be cancelled; models as pygad.nn networks."""
+
+from __future__ import annotations
+
+import logging
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import pygad.nn
+import pytest
+
+from fedmq.errors import BadConfiguration, WorkCancelled
+from fedmq.models import MLP, Linear, TrainedModel
+from trainer.evolution import as_pygad_network, evolve
+
+Floats = npt.NDArray[np.float64]
+
+
+def fitness(population: Floats) -> Floats:
+    """Best at all ones."""
+    values: Floats = -np.square(population - 1.0).sum(axis=1)
+    return values
+
+
+def start(size: int = 20, genes: int = 6) -> Floats:
+    return np.random.default_rng(3).uniform(-2, 2, (size, genes))
+
+
+def search(population: Floats, generations: int = 5, seed: int = 1, elites: int = 2) -> tuple[Floats, Floats]:
+    return evolve(
+        population,
+        fitness,
+        generations,
+        np.random.default_rng(seed),
+        elites=elites,
+        parents=5,
+        mutation=(-1.5, 0.3),
+        cancelled=lambda: False,
+    )
+
+
+def test_evolution_finds_better_candidates() -> None:
+    population = start()
+    evolved, scores = search(population, generations=60)
+    assert scores.max() > fitness(population).max() / 10
+    assert evolved.shape == population.shape
+
+
+@pytest.mark.parametrize("elites", [0, 1, 7])
+def test_the_fitness_returned_is_that_of_the_population_returned(elites: int) -> None:
+    evolved, scores = search(start(), elites=elites)
+    np.testing.assert_array_equal(scores, fitness(evolved))
+
+
+def test_elites_survive_unchanged() -> None:
+    population = start()
+    best = population[np.argsort(-fitness(population))[:2]]
+    evolved, _ = search(population, generations=1)
+    np.testing.assert_array_equal(evolved[:2], best)
+
+
+def test_the_same_seed_gives_the_same_search() -> None:
+    np.testing.assert_array_equal(search(start(), seed=5)[0], search(start(), seed=5)[0])
+    assert (search(start(), seed=5)[0] != search(start(), seed=6)[0]).any()
+
+
+def test_the_population_that_was_given_stays_as_it_was() -> None:
+    population = start()
+    before = population.copy()
+    search(population)
+    np.testing.assert_array_equal(population, before)
+
+
+def test_a_fitness_that_is_known_is_not_computed_again() -> None:
+    sizes: list[int] = []
+
+    def counted(population: Floats) -> Floats:
+        sizes.append(len(population))
+        return fitness(population)
+
+    population = start()
+    evolve(
+        population,
+        counted,
+        3,
+        np.random.default_rng(1),
+        elites=2,
+        parents=5,
+        mutation=(-1.5, 0.3),
+        cancelled=lambda: False,
+        known=fitness(population),
+    )
+    assert sizes == [18, 18, 18]  # not the start, and never the elites
+
+
+def test_float32_genes_stay_float32() -> None:
+    evolved, _ = evolve(
+        start().astype(np.float32),
+        lambda population: fitness(population.astype(np.float64)),
+        2,
+        np.random.default_rng(1),
+        elites=2,
+        parents=5,
+        mutation=(-1.5, 0.3),
+        cancelled=lambda: False,
+    )
+    assert evolved.dtype == np.float32
+
+
+def test_no_generations_leave_the_population_alone() -> None:
+    population = start()
+    evolved, scores = search(population, generations=0)
+    np.testing.assert_array_equal(evolved, population)
+    np.testing.assert_array_equal(scores, fitness(population))
+
+
+def test_a_search_is_cancelled_between_two_generations() -> None:
+    asked = iter([False, False, False, True])
+    with pytest.raises(WorkCancelled, match="newer round"):
+        evolve(
+            start(),
+            fitness,
+            50,
+            np.random.default_rng(1),
+            elites=2,
+            parents=5,
+            mutation=(-1.5, 0.3),
+            cancelled=lambda: next(asked),
+        )
+    assert next(asked, None) is None
+
+
+def test_pygad_prints_and_logs_nothing(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG), pytest.raises(WorkCancelled):
+        evolve(
+            start(),
+            fitness,
+            5,
+            np.random.default_rng(1),
+            elites=2,
+            parents=5,
+            mutation=(-1.5, 0.3),
+            cancelled=lambda: True,
+        )
+    assert capfd.readouterr() == ("", "")
+    assert not caplog.records
+
+
+def test_what_the_fitness_raises_comes_out_as_it_is() -> None:
+    def broken(_: Floats) -> Floats:
+        raise ZeroDivisionError("in the fitness")
+
+    with pytest.raises(ZeroDivisionError, match="in the fitness"):
+        evolve(
+            start(),
+            broken,
+            1,
+            np.random.default_rng(1),
+            elites=2,
+            parents=5,
+            mutation=(-1.5, 0.3),
+            cancelled=lambda: False,
+        )
+
+
+@pytest.mark.parametrize(("size", "elites", "parents"), [(1, 0, 1), (4, 4, 2), (4, 1, 5), (4, 1, 0), (4, -1, 2)])
+def test_sizes_that_cannot_be_are_one_clear_line(size: int, elites: int, parents: int) -> None:
+    with pytest.raises(BadConfiguration, match=r"^expected at least 2 candidates .* got"):
+        evolve(
+            start(size),
+            fitness,
+            1,
+            np.random.default_rng(1),
+            elites=elites,
+            parents=parents,
+            mutation=(-1.5, 0.3),
+            cancelled=lambda: False,
+        )
+
+
+def trained(model: MLP | Linear, seed: int) -> TrainedModel:
+    return TrainedModel(model, np.random.default_rng(seed).normal(0, 1, model.genes), "test")
+
+
+def inputs_for(model: MLP | Linear, seed: int, *, ones: bool) -> Floats:
+    inputs = np.random.default_rng(100 + seed).normal(0, 2, (40, model.inputs))
+    return np.column_stack([inputs, np.ones(len(inputs))]) if ones else inputs
+
+
+@pytest.mark.parametrize("hidden", ["relu", "sigmoid"])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("sizes", [(2, 4, 2), (5, 8, 6, 3), (3, 2)])
+def test_pygad_predicts_the_same_class_for_every_row(
+    hidden: Literal["relu", "sigmoid"], bias: bool, sizes: tuple[int, ...]
+) -> None:
+    model = MLP(sizes, hidden=hidden, bias=bias)
+    for seed in range(5):
+        network = as_pygad_network(trained(model, seed))
+        theirs = pygad.nn.predict(network, inputs_for(model, seed, ones=bias))
+        ours = trained(model, seed).predict(inputs_for(model, seed, ones=False))
+        np.testing.assert_array_equal(np.array(theirs), ours, err_msg=f"seed {seed}")
+
+
+@pytest.mark.parametrize("model", [Linear(3), Linear(3, 2), MLP((3, 6, 1), output="identity")])
+def test_pygad_predicts_the_same_values(model: MLP | Linear) -> None:
+    network = as_pygad_network(trained(model, 1))
+    theirs = pygad.nn.predict(network, inputs_for(model, 1, ones=True), problem_type="regression")
+    ours = np.asarray(trained(model, 1).predict(inputs_for(model, 1, ones=False))).reshape(40, -1)
+    np.testing.assert_allclose(np.array(theirs), ours, rtol=1e-12, atol=1e-12)
+
+
+def test_a_tanh_network_cannot_be_expressed_in_pygad() -> None:
+    with pytest.raises(BadConfiguration, match=r"^expected hidden relu or sigmoid.*got tanh"):
+        as_pygad_network(trained(MLP((4, 8, 2), hidden="tanh"), 1))
+
+
+def test_making_a_pygad_network_leaves_the_global_generator_alone() -> None:
+    before = np.random.get_state()[1].copy()  # type: ignore[index]  # noqa: NPY002
+    as_pygad_network(trained(MLP((2, 4, 2)), 1))
+    np.testing.assert_array_equal(np.random.get_state()[1], before)  # type: ignore[index]  # noqa: NPY002

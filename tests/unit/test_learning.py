@@ -1,0 +1,162 @@
+"""The local work of a round, for each kind of work, and what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from fedmq.errors import BadConfiguration, Rejected, WorkCancelled
+from fedmq.messages import EvolutionLearner, Evolve, GradientLearner, Train
+from fedmq.tasks import find_task, task_rows
+from trainer.learning import learn
+
+Floats = npt.NDArray[np.float64]
+XOR, XOR_ROWS = find_task("xor"), task_rows("xor", 1, 2)
+LINEAR, BOB, ALICE = find_task("linear"), task_rows("linear", 1, 2), task_rows("linear", 2, 2)
+
+
+def never() -> bool:
+    return False
+
+
+def pool(size: int = 100, seed: int = 1) -> dict[str, npt.NDArray[Any]]:
+    genes = np.random.default_rng(seed).uniform(-2, 2, (size, XOR.model.genes))
+    return {"ids": np.arange(size), "pool": genes}
+
+
+def evolved(work: Evolve, arrays: dict[str, npt.NDArray[Any]], seed: int = 1) -> dict[str, npt.NDArray[Any]]:
+    return learn(XOR, work, arrays, XOR_ROWS, np.random.default_rng(seed), never)
+
+
+def test_the_whole_pool_is_scored_on_the_own_rows() -> None:
+    arrays = pool()
+    found = evolved(Evolve(elites=10), arrays)
+    expected = XOR.score(arrays["pool"], XOR_ROWS)
+    np.testing.assert_array_equal(found["losses"], expected.losses)
+    np.testing.assert_array_equal(found["correct"], expected.correct)
+
+
+def test_the_elites_are_new_and_best_first() -> None:
+    arrays = pool()
+    found = evolved(Evolve(elites=10, proposals=3), arrays)
+    assert found["elites"].shape == (3, XOR.model.genes)
+    assert not {elite.tobytes() for elite in found["elites"]} & {one.tobytes() for one in arrays["pool"]}
+    losses = XOR.score(found["elites"], XOR_ROWS).losses
+    assert (np.diff(losses) >= 0).all()
+
+
+def test_the_arrays_have_the_dtypes_of_the_protocol() -> None:
+    found = evolved(Evolve(elites=0), pool())
+    assert {name: array.dtype for name, array in found.items()} == {
+        "losses": np.dtype(np.float64),
+        "correct": np.dtype(np.int64),
+        "elites": np.dtype(np.float64),
+    }
+
+
+@pytest.mark.parametrize("work", [Evolve(elites=10, generations=0), Evolve(elites=10, proposals=0)])
+def test_without_generations_or_proposals_it_only_scores(work: Evolve) -> None:
+    assert evolved(work, pool())["elites"].shape == (0, XOR.model.genes)
+
+
+def test_a_pool_of_one_is_scored() -> None:
+    assert evolved(Evolve(elites=1), pool(1))["losses"].shape == (1,)
+
+
+def test_the_same_generator_finds_the_same() -> None:
+    first, second = evolved(Evolve(elites=10), pool(), seed=4), evolved(Evolve(elites=10), pool(), seed=4)
+    np.testing.assert_array_equal(first["elites"], second["elites"])
+
+
+def test_a_newer_round_cancels_the_work() -> None:
+    with pytest.raises(WorkCancelled):
+        learn(XOR, Evolve(elites=10), pool(), XOR_ROWS, np.random.default_rng(1), lambda: True)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"pool": np.zeros((100, 21))}, "shape"),
+        ({"pool": np.zeros((100, 22), np.float32)}, "dtype"),
+        ({"pool": np.full((100, 22), np.nan)}, "not-finite"),
+        ({"pool": np.zeros((0, 22))}, "values"),
+        ({"ids": np.arange(99)}, "shape"),
+        ({"more": np.zeros(1)}, "arrays"),
+    ],
+)
+def test_arrays_that_do_not_fit_the_task_are_refused(change: dict[str, npt.NDArray[Any]], reason: str) -> None:
+    with pytest.raises(Rejected) as refused:
+        evolved(Evolve(elites=10), {**pool(), **change})
+    assert refused.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        Evolve(elites=101),
+        Evolve(elites=-1),
+        Evolve(elites=1, population=1),
+        Evolve(elites=1, generations=10**9),
+        Evolve(elites=1, proposals=-1),
+        Evolve(elites=1, mutation=(0.0, np.inf)),
+        Evolve(elites=1, mutation=(np.nan, 0.0)),
+    ],
+)
+def test_work_that_cannot_be_is_refused(work: Evolve) -> None:
+    with pytest.raises(Rejected) as refused:
+        evolved(work, pool())
+    assert refused.value.reason == "values"
+
+
+def descended(steps: int, rows: Any, model: Floats | None = None) -> dict[str, npt.NDArray[Any]]:
+    arrays = {"model": np.zeros(3) if model is None else model}
+    return learn(LINEAR, Train(GradientLearner(steps, 0.1)), arrays, rows, np.random.default_rng(1), never)
+
+
+def test_ten_steps_of_bob_and_of_alice_give_the_tutorials_numbers() -> None:
+    bob = descended(10, BOB)["model"]
+    alice = descended(10, ALICE)["model"]
+    np.testing.assert_allclose(bob, [1.3099636736, 0.1937459200, 0.1937459200], atol=1e-9)
+    np.testing.assert_allclose(alice, [0.6729645056, 0.0, 0.2017469440], atol=1e-9)
+    np.testing.assert_allclose((bob + alice) / 2, [0.9914640896, 0.0968729600, 0.1977464320], atol=1e-9)
+
+
+def test_the_model_that_came_is_scored_before_it_is_trained() -> None:
+    found = descended(1, BOB)
+    assert found["losses"].tolist() == [4.0]
+    assert found["correct"].tolist() == [1]
+    assert found["correct"].dtype == np.int64
+
+
+def test_a_learning_rate_that_diverges_is_one_clear_line() -> None:
+    with pytest.raises(BadConfiguration, match="learning rate"):
+        learn(
+            LINEAR,
+            Train(GradientLearner(steps=5000, learning_rate=5.0)),
+            {"model": np.zeros(3)},
+            BOB,
+            np.random.default_rng(1),
+            never,
+        )
+
+
+def test_the_gradient_learner_wants_a_linear_model() -> None:
+    with pytest.raises(BadConfiguration, match=r"^expected a linear model .* got MLP"):
+        learn(XOR, Train(GradientLearner()), {"model": np.zeros(22)}, XOR_ROWS, np.random.default_rng(1), never)
+
+
+def test_the_evolution_learner_improves_the_model() -> None:
+    model = np.random.default_rng(2).normal(0, 0.5, 22)
+    work = Train(EvolutionLearner())
+    found = learn(XOR, work, {"model": model}, XOR_ROWS, np.random.default_rng(1), never)
+    assert found["model"].shape == (22,)
+    assert XOR.score(found["model"][None], XOR_ROWS).losses[0] < found["losses"][0]
+
+
+def test_a_model_of_another_size_is_refused() -> None:
+    with pytest.raises(Rejected) as refused:
+        descended(1, BOB, model=np.zeros(4))
+    assert refused.value.reason == "shape"

@@ -1,0 +1,66 @@
+"""The command `fedmq trainer`."""
+
+from __future__ import annotations
+
+import socket
+
+import click
+
+from fedmq.options import check_name, edge_options, one_thread_for_arrays, option, service_options
+
+
+@click.command()
+@option(
+    "--name",
+    default=lambda: socket.gethostname().split(".")[0],
+    show_default="the host's name",
+    callback=check_name,
+    help="Who this is; each trainer has its own name, and keeps it when it comes back.",
+)
+@option(
+    "--data",
+    required=True,
+    metavar="SPEC",
+    help="The rows: xor:1/2, parity4:3/4, linear:bob, a file (.csv .npz .npy .parquet), a folder, module:function.",
+)
+@edge_options
+@service_options
+def trainer(name: str, data: str, broker: str, connect_timeout: float | None) -> None:
+    """Train on this machine's rows until it is stopped.
+
+    Takes part in every run that is published at the broker and fits its rows. The rows never leave; scores and
+    candidate models do. It can be killed and started again at any moment.
+
+    \b
+    Examples:
+      fedmq trainer --name alice --data xor:1/2
+      fedmq trainer --name clinic-7 --data rows.csv --broker tcp://127.0.0.1:5550
+    """
+    one_thread_for_arrays()
+    from fedmq import __version__
+    from fedmq.clock import SystemClock
+    from fedmq.loop import serve
+    from fedmq.sockets import TrainerSockets
+    from fedmq.streams import stream
+    from trainer.data import load_rows
+    from trainer.answer import on_rows
+    from trainer.service import Trainer
+    from trainer.session import Session
+    from trainer.worker import ThreadWorker
+
+    rows = load_rows(data)
+    link = TrainerSockets(broker, name)
+    clock = SystemClock()
+    session = Session(name, len(rows.inputs), __version__, stream(0, "jitter", name))
+    service = Trainer(
+        link,
+        session,
+        ThreadWorker(on_rows(rows, name), link.wake, clock),
+        clock=clock,
+        connect_timeout_s=connect_timeout,
+    )
+    click.echo(f"trainer {name}: {len(rows.inputs)} rows, broker {broker}")
+    try:
+        serve(service, link, clock)
+    finally:
+        link.close()

@@ -1,0 +1,214 @@
+"""The local work of one round: what the aggregator asked for, done on the trainer's own rows.
+
+Knows nothing of sockets, of time or of how rounds come and go. The rows stay here: what leaves are scores and genes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fedmq.errors import BadConfiguration, Rejected, WorkCancelled
+from fedmq.messages import EvolutionLearner, Evolve, GradientLearner, Train, Work
+from fedmq.models import Floats, Linear
+from fedmq.tasks import CANDIDATES_MAX, GENERATIONS_MAX, MUTATION_EXPONENT_MAX, Rows, Task
+from trainer.evolution import evolve
+
+Arrays = dict[str, npt.NDArray[Any]]
+ELITES_SHARE = 10  # one in so many of a local population survives each generation unchanged
+PARENTS_SHARE = 4  # one in so many breeds the others
+STEPS_MAX = 1_000_000
+
+
+def learn(
+    task: Task,
+    work: Work,
+    arrays: Mapping[str, npt.NDArray[Any]],
+    rows: Rows,
+    generator: np.random.Generator,
+    cancelled: Callable[[], bool],
+) -> Arrays:
+    """The arrays that answer the round, as `fedmq.messages` describes them for this kind of work.
+
+    `rows` are the trainer's own, ready for `task.score`; `cancelled` is asked now and then.
+
+    Raises:
+        Rejected: the arrays or the numbers that came with the round do not fit the task.
+        BadConfiguration: the model cannot be trained in the way that the round asks for.
+        WorkCancelled: `cancelled()` became true.
+    """
+    if isinstance(work, Evolve):
+        return _evolve_pool(task, work, arrays, rows, generator, cancelled)
+    return _train_model(task, work, arrays, rows, generator, cancelled)
+
+
+def _evolve_pool(
+    task: Task,
+    work: Evolve,
+    arrays: Mapping[str, npt.NDArray[Any]],
+    rows: Rows,
+    generator: np.random.Generator,
+    cancelled: Callable[[], bool],
+) -> Arrays:
+    """Scores the pool, then evolves offspring from it and picks the best that the pool does not hold."""
+    pool = _checked_pool(task, work, arrays)
+    losses, correct = task.score(pool, rows)
+    start = _starting_rows(work, losses)
+    proposals = np.empty((0, task.model.genes))
+    if work.generations and work.proposals and len(start) > 1:
+        population, fitness = _search(
+            task, pool[start], rows, work.generations, work.mutation, generator, cancelled, known=-losses[start]
+        )
+        proposals = _newcomers(population, fitness, pool[start], work.proposals)
+    return {"losses": losses, "correct": correct, "elites": proposals}
+
+
+def _starting_rows(work: Evolve, losses: Floats) -> npt.NDArray[np.intp]:
+    """Rows of the pool from which the local search starts: half are its elites, half the trainer's own best.
+
+    The elites are what everybody agrees on, the own best what these rows call for.
+    """
+    elites = np.arange(min(work.elites, work.population // 2))
+    order = np.argsort(losses, kind="stable")
+    own = order[order >= len(elites)][: work.population - len(elites)]
+    return np.concatenate([elites, own])
+
+
+def _newcomers(population: Floats, fitness: Floats, start: Floats, most: int) -> Floats:
+    """The best of the population, best first, without those that it started from: `(most or fewer, genes)`."""
+    known = {candidate.tobytes() for candidate in start}
+    best_first = population[np.argsort(-fitness, kind="stable")]
+    new = [candidate for candidate in best_first[: most + len(known)] if candidate.tobytes() not in known]
+    return np.array(new[:most], dtype=np.float64).reshape(-1, population.shape[1])
+
+
+def _train_model(
+    task: Task,
+    work: Train,
+    arrays: Mapping[str, npt.NDArray[Any]],
+    rows: Rows,
+    generator: np.random.Generator,
+    cancelled: Callable[[], bool],
+) -> Arrays:
+    """Scores the model as it came, then trains it."""
+    model = _checked(arrays, {"model": ((task.model.genes,), np.dtype(np.float64))})["model"]
+    losses, correct = task.score(model[None], rows)
+    if isinstance(work.learner, GradientLearner):
+        trained = _descend(task, work.learner, model, rows, cancelled)
+    else:
+        trained = _evolve_model(task, work.learner, model, rows, generator, cancelled)
+    return {"model": trained, "losses": losses, "correct": correct}
+
+
+def _evolve_model(
+    task: Task,
+    learner: EvolutionLearner,
+    model: Floats,
+    rows: Rows,
+    generator: np.random.Generator,
+    cancelled: Callable[[], bool],
+) -> Floats:
+    """The best candidate of a population that starts as a Gaussian cloud around the model, the model among it."""
+    _check_number("population", learner.population, 2, CANDIDATES_MAX)
+    _check_number("generations", learner.generations, 0, GENERATIONS_MAX)
+    _check_mutation(learner.mutation)
+    cloud = generator.normal(0.0, learner.spread, (learner.population, len(model)))
+    cloud[0] = 0.0
+    population, fitness = _search(
+        task, model + cloud, rows, learner.generations, learner.mutation, generator, cancelled, known=None
+    )
+    best: Floats = population[np.argmax(fitness)].copy()
+    return best
+
+
+def _descend(task: Task, learner: GradientLearner, model: Floats, rows: Rows, cancelled: Callable[[], bool]) -> Floats:
+    """The linear model after plain gradient descent on the summed squared error over all rows.
+
+    The loss is sum((x w + b - y)^2), its gradient 2 X' (X w + b - y), with a column of ones in X for the bias.
+    """
+    if not isinstance(task.model, Linear):
+        raise BadConfiguration(
+            f"expected a linear model for the gradient learner, got {type(task.model).__name__} of task {task.name}: "
+            "use the strategy fedavg or evolution"
+        )
+    _check_number("steps", learner.steps, 0, STEPS_MAX)
+    inputs = np.column_stack([rows.inputs, np.ones(len(rows.inputs))])
+    trained = model.copy()
+    with np.errstate(over="ignore", invalid="ignore"):
+        for _ in range(learner.steps):
+            if cancelled():
+                raise WorkCancelled("gradient descent was cancelled: a newer round makes it needless")
+            trained -= learner.learning_rate * 2.0 * (inputs.T @ (inputs @ trained - rows.targets))
+    if not np.isfinite(trained).all():
+        raise BadConfiguration(
+            f"expected gradient descent to converge on task {task.name}, got infinite weights: "
+            f"lower the learning rate, now {learner.learning_rate:g}"
+        )
+    return trained
+
+
+def _search(
+    task: Task,
+    population: Floats,
+    rows: Rows,
+    generations: int,
+    mutation: tuple[float, float],
+    generator: np.random.Generator,
+    cancelled: Callable[[], bool],
+    known: Floats | None,
+) -> tuple[Floats, Floats]:
+    """A local evolution on these rows; fitness is the negative summed loss."""
+    return evolve(
+        population,
+        lambda candidates: -task.score(candidates, rows).losses,
+        generations,
+        generator,
+        elites=max(1, len(population) // ELITES_SHARE),
+        parents=max(2, len(population) // PARENTS_SHARE),
+        mutation=mutation,
+        cancelled=cancelled,
+        known=known,
+    )
+
+
+def _checked_pool(task: Task, work: Evolve, arrays: Mapping[str, npt.NDArray[Any]]) -> Floats:
+    _check_number("population", work.population, 2, CANDIDATES_MAX)
+    _check_number("generations", work.generations, 0, GENERATIONS_MAX)
+    _check_number("proposals", work.proposals, 0, CANDIDATES_MAX)
+    size = len(arrays["pool"]) if "pool" in arrays else 0
+    _check_number("pool", size, 1, CANDIDATES_MAX)
+    _check_number("elites", work.elites, 0, size)
+    _check_mutation(work.mutation)
+    float64, int64 = np.dtype(np.float64), np.dtype(np.int64)
+    return _checked(arrays, {"ids": ((size,), int64), "pool": ((size, task.model.genes), float64)})["pool"]
+
+
+def _checked(
+    arrays: Mapping[str, npt.NDArray[Any]], expected: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]
+) -> Mapping[str, npt.NDArray[Any]]:
+    """The arrays, if they are just those expected, with these shapes and dtypes, and finite."""
+    if set(arrays) != set(expected):
+        raise Rejected("arrays", f"expected {sorted(expected)} with the round, got {sorted(arrays)}")
+    for name, (shape, dtype) in expected.items():
+        array = arrays[name]
+        if array.dtype != dtype:
+            raise Rejected("dtype", f"expected {name} of {dtype}, got {array.dtype}")
+        if array.shape != shape:
+            raise Rejected("shape", f"expected {name} of shape {shape}, got {array.shape}")
+        if not np.isfinite(array).all():
+            raise Rejected("not-finite", f"expected finite numbers in {name}")
+    return arrays
+
+
+def _check_mutation(scales: tuple[float, float]) -> None:
+    low, high = scales
+    if not -MUTATION_EXPONENT_MAX <= low <= high <= MUTATION_EXPONENT_MAX:
+        raise Rejected("values", f"expected mutation scales within 10**{MUTATION_EXPONENT_MAX:g}, got {scales}")
+
+
+def _check_number(name: str, value: int, smallest: int, largest: int) -> None:
+    if not smallest <= value <= largest:
+        raise Rejected("values", f"expected {name} from {smallest} to {largest}, got {value}")

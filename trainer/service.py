@@ -1,0 +1,124 @@
+"""The trainer's loop: receive, decode, step, start the worker, send. It decides nothing; `session` does."""
+
+from __future__ import annotations
+
+import logging
+
+from fedmq.clock import Clock
+from fedmq.errors import FedmqError, Rejected, Unreachable
+from fedmq.messages import Finished, Refused, Welcome
+from fedmq.network import Delivered, Link, LinkUp, News
+from fedmq.wire import decode, encode
+from trainer.session import (
+    Connected,
+    Disconnected,
+    Effects,
+    Event,
+    Heard,
+    Session,
+    Stop,
+    Tick,
+    Worked,
+    WorkFailed,
+)
+from trainer.worker import Done, Worker
+
+log = logging.getLogger(__name__)
+
+
+class Trainer:
+    """A trainer on a link, with a worker; `step` takes what has come.
+
+    `rejections` counts, by reason, the frames that could not be used.
+    """
+
+    def __init__(
+        self, link: Link, session: Session, worker: Worker, *, clock: Clock, connect_timeout_s: float | None = None
+    ) -> None:
+        self.session = session
+        self.rejections: dict[str, int] = {}
+        self._link, self._worker, self._clock = link, worker, clock
+        self._connect_by = None if connect_timeout_s is None else clock.now() + connect_timeout_s
+        self._failure: Exception | None = None
+
+    @property
+    def done(self) -> bool:
+        """See `loop.Service`."""
+        return self.session.done
+
+    @property
+    def wake_at(self) -> float | None:
+        """See `loop.Service`."""
+        times = [time for time in (self._connect_by, self.session.wake_at) if time is not None]
+        return min(times, default=None)
+
+    def stop(self) -> None:
+        """See `loop.Service`: finish or give up the work within seconds, say goodbye."""
+        self._take(Stop())
+
+    def step(self) -> None:
+        """See `loop.Service`.
+
+        Raises:
+            Unreachable: the broker did not answer in the time allowed.
+            BadData: the rows do not fit the task; the trainer has said goodbye.
+        """
+        for news in self._link.receive():
+            if (event := self._event(news)) is not None:
+                self._take(event)
+        for done in self._worker.done():
+            self._finished(done)
+        self._take(Tick())
+        if self._failure is not None:
+            raise self._failure
+        if self._connect_by is not None and self._clock.now() >= self._connect_by:
+            raise Unreachable("the broker did not answer in time; is it running, and is --broker right?")
+
+    def _event(self, news: News) -> Event | None:
+        if isinstance(news, LinkUp):
+            log.info("the broker is there")
+            self._connect_by = None
+            return Connected()
+        if not isinstance(news, Delivered):
+            log.warning("the broker is gone; trying again until it is back")
+            return Disconnected()
+        try:
+            packet = decode(news.frames)
+        except Rejected as rejected:
+            self._reject(rejected)
+            return None
+        message = packet.message
+        if isinstance(message, Welcome):
+            log.info("takes part in run %s", message.run)
+        elif isinstance(message, Finished):
+            log.info("run %s is finished after %s rounds", message.run, message.rounds)
+        elif isinstance(message, Refused):
+            log.warning("the result of round %s was refused: %s: %s", message.round, message.reason, message.detail)
+        return Heard(packet)
+
+    def _finished(self, done: Done) -> None:
+        if not isinstance(done.outcome, Exception):
+            self._take(Worked(done.run, done.round, done.outcome, done.train_s))
+            return
+        self._take(WorkFailed(done.run, done.round))
+        if isinstance(done.outcome, Rejected):
+            self._reject(done.outcome)
+            return
+        if isinstance(done.outcome, FedmqError):
+            log.error("cannot work on run %s: %s", done.run, done.outcome)
+        self._failure = done.outcome
+        self.stop()
+        self.stop()  # a second one does not wait
+
+    def _reject(self, rejected: Rejected) -> None:
+        self.rejections[rejected.reason] = self.rejections.get(rejected.reason, 0) + 1
+        log.warning("what came cannot be used: %s", rejected)
+
+    def _take(self, event: Event) -> None:
+        effects: Effects = self.session.step(event, self._clock.now())
+        if effects.cancel:
+            self._worker.cancel()
+        if effects.start is not None:
+            self._worker.start(effects.start)
+        for outgoing in effects.sends:
+            self._link.send(encode(*outgoing))

@@ -1,0 +1,321 @@
+"""A trainer's session, as a state machine without sockets, threads or clocks: events and `now` in, effects out.
+
+Knows nothing of how work is done. For each run that it hears of, a trainer is
+
+    OFFERED   it said hello and waits to be welcomed (again after each beacon that it does not know the epoch of)
+    WELCOMED  it has a place on the roster of the run's epoch
+
+and, whichever run its one worker works for, it is
+
+    IDLE      -> WORKING  when a round comes that is newer than what it has
+    WORKING   -> HOLDING  when the work is done: the result is sent, and sent again with back-off until it is
+                          accepted, refused, acknowledged by a beacon, or the run is over
+              -> WORKING  when a newer round of that run comes: the old work is cancelled
+
+A lower epoch than the highest that was seen is a zombie's and is ignored. What is held survives everything but the
+end of the process.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from fedmq import topics
+from fedmq.messages import (
+    Accepted,
+    Beacon,
+    Finished,
+    FromTrainer,
+    Goodbye,
+    Hello,
+    Refused,
+    Result,
+    Round,
+    Welcome,
+)
+from fedmq.wire import Array, Packet
+
+RUNS_MAX = 16  # the run that was heard of longest ago goes first
+HELD_MAX = 8  # results of one run that wait for an acknowledgement
+HELLO_AGAIN_S = 0.5
+RESEND_S, RESEND_MAX_S = 0.5, 8.0
+STOP_S = 4.0  # to finish the work, and then to see its result acknowledged
+
+
+class Heard(NamedTuple):
+    """A message came."""
+
+    packet: Packet
+
+
+class Connected(NamedTuple):
+    """The broker is there (again)."""
+
+
+class Disconnected(NamedTuple):
+    """The broker is gone."""
+
+
+class Worked(NamedTuple):
+    """The work on a round is done."""
+
+    run: str
+    round: int
+    arrays: dict[str, Array]
+    train_s: float
+
+
+class WorkFailed(NamedTuple):
+    """The work on a round cannot be done."""
+
+    run: str
+    round: int
+
+
+class Tick(NamedTuple):
+    """Time has passed."""
+
+
+class Stop(NamedTuple):
+    """The trainer is asked to end."""
+
+
+Event = Heard | Connected | Disconnected | Worked | WorkFailed | Tick | Stop
+
+
+class Outgoing(NamedTuple):
+    """Send a message."""
+
+    topic: str
+    message: FromTrainer
+    arrays: dict[str, Array] | None = None
+
+
+@dataclass
+class Effects:
+    """What a step asks for: first `cancel` what is being worked on, then `start`, then the sends in order."""
+
+    cancel: bool = False
+    start: Packet | None = None
+    sends: list[Outgoing] = field(default_factory=list)
+
+
+@dataclass
+class Held:
+    """A result that nobody has acknowledged yet."""
+
+    arrays: dict[str, Array]
+    train_s: float
+    attempt: int = 0
+    send_at: float = 0.0
+    backoff_s: float = RESEND_S
+
+
+@dataclass
+class RunView:
+    """What a trainer knows of one run."""
+
+    epoch: int
+    round: int = 0  # the newest round that came,
+    round_epoch: int = 0  # and the epoch that published it
+    index: int | None = None  # on the roster; None while OFFERED
+    hello_at: float = 0.0  # not before
+    held: dict[int, Held] = field(default_factory=dict)  # by round
+
+
+class Session:
+    """A trainer's side of all the runs that it hears of."""
+
+    def __init__(self, name: str, samples: int, version: str, jitter: np.random.Generator) -> None:
+        self.name, self.samples, self.version = name, samples, version
+        self.done = False
+        self.runs: OrderedDict[str, RunView] = OrderedDict()
+        self.working: tuple[str, int] | None = None  # run and round
+        self._next: OrderedDict[str, Packet] = OrderedDict()  # the newest round of each run that waits for the worker
+        self._jitter = jitter
+        self._connected = False
+        self._stop_by: float | None = None
+        self._effects = Effects()
+
+    @property
+    def wake_at(self) -> float | None:
+        """When the next `Tick` is due, at the latest."""
+        times = [] if self._stop_by is None else [self._stop_by]
+        if self._connected:
+            times += [held.send_at for view in self.runs.values() for held in view.held.values()]
+        return min(times, default=None)
+
+    def step(self, event: Event, now: float) -> Effects:
+        """Take one event; what follows from it."""
+        self._effects = Effects()
+        if isinstance(event, Heard):
+            self._heard(event.packet, now)
+        elif isinstance(event, Connected):
+            self._on_connected(now)
+        elif isinstance(event, Disconnected):
+            self._connected = False
+        elif isinstance(event, Worked):
+            self._worked(event, now)
+        elif isinstance(event, WorkFailed) and self.working == (event.run, event.round):
+            self.working = None
+        elif isinstance(event, Stop):
+            self._stop_by = now if self._stop_by is not None else now + STOP_S
+            self._next.clear()
+        self._resend(now)
+        self._go_on(now)
+        return self._effects
+
+    # --- what comes ---------------------------------------------------------------------------------------------
+
+    def _heard(self, packet: Packet, now: float) -> None:
+        message = packet.message
+        if not isinstance(message, Round | Beacon | Finished | Welcome | Accepted | Refused):
+            return
+        view = self._view(message.run, message.epoch, now)
+        if view is None:
+            return
+        if isinstance(message, Round):
+            self._round(packet, message, view, now)
+        elif isinstance(message, Beacon):
+            self._beacon(message, view, now)
+        elif isinstance(message, Finished):
+            self._forget_work(message.run)
+            view.held.clear()
+        elif message.trainer != self.name:
+            return
+        elif isinstance(message, Welcome):
+            view.index = message.index
+        else:
+            view.held.pop(message.round, None)
+
+    def _view(self, run: str, epoch: int, now: float) -> RunView | None:
+        """What is known of `run`, now at `epoch`; None when the message is from an older life of its aggregator."""
+        view = self.runs.get(run)
+        if view is None:
+            if len(self.runs) == RUNS_MAX:
+                oldest = next(iter(self.runs))
+                self._forget_work(oldest)
+                del self.runs[oldest]
+            view = self.runs[run] = RunView(epoch)
+        if epoch < view.epoch:
+            return None
+        if epoch > view.epoch:
+            view.epoch, view.index, view.hello_at = epoch, None, 0.0
+            for held in view.held.values():
+                held.send_at, held.backoff_s = now, RESEND_S
+        return view
+
+    def _round(self, packet: Packet, message: Round, view: RunView, now: float) -> None:
+        if message.epoch == view.round_epoch:
+            new = message.round > view.round
+        else:  # the same round of a later life is the same work; another one, even a lower one, is what counts now
+            new = message.round not in view.held and self.working != (message.run, message.round)
+        if new:
+            self._forget_work(message.run)
+            self._next[message.run] = packet
+        if new or message.epoch != view.round_epoch:
+            view.round, view.round_epoch = message.round, message.epoch
+        if view.index is None:
+            self._hello(message.run, view, now)
+
+    def _beacon(self, message: Beacon, view: RunView, now: float) -> None:
+        held = view.held.get(message.round)
+        if held is not None and view.index is not None and _bit(message.acknowledged, view.index):
+            del view.held[message.round]
+        if view.index is None or message.round > self._newest(view):
+            self._hello(message.run, view, now)
+
+    def _on_connected(self, now: float) -> None:
+        self._connected = True
+        for view in self.runs.values():
+            for held in view.held.values():
+                held.send_at = now + 0.2 * float(self._jitter.random())
+
+    def _worked(self, event: Worked, now: float) -> None:
+        if self.working != (event.run, event.round):
+            return  # cancelled in the meantime
+        self.working = None
+        view = self.runs[event.run]
+        view.held[event.round] = Held(event.arrays, event.train_s, send_at=now)
+        if len(view.held) > HELD_MAX:
+            del view.held[min(view.held)]
+
+    # --- what follows -------------------------------------------------------------------------------------------
+
+    def _resend(self, now: float) -> None:
+        if not self._connected:
+            return
+        for run, view in self.runs.items():
+            for number, held in view.held.items():
+                if now >= held.send_at:
+                    held.attempt += 1
+                    held.send_at = now + held.backoff_s * (0.5 + float(self._jitter.random()))
+                    held.backoff_s = min(2 * held.backoff_s, RESEND_MAX_S)
+                    self._send_result(run, view, number, held)
+
+    def _go_on(self, now: float) -> None:
+        """Start the next work, or end."""
+        if self._stop_by is not None:
+            waits = self.working is not None or any(view.held for view in self.runs.values())
+            if now >= self._stop_by or not waits or not self._connected:
+                self._end()
+            return
+        if self.working is None and self._next:
+            run, packet = self._next.popitem(last=False)
+            self.working = (run, self.runs[run].round)
+            self._effects.start = packet
+
+    def _end(self) -> None:
+        self.done = True
+        self._effects.cancel, self.working = self.working is not None, None
+        for run, view in self.runs.items():
+            self._send(run, Goodbye(run=run, epoch=view.epoch, trainer=self.name))
+
+    def _forget_work(self, run: str) -> None:
+        self._next.pop(run, None)
+        if self.working is not None and self.working[0] == run:
+            self._effects.cancel, self.working = True, None
+
+    @staticmethod
+    def _newest(view: RunView) -> int:
+        """The newest round of this epoch that came; 0: none yet."""
+        return view.round if view.round_epoch == view.epoch else 0
+
+    # --- what leaves --------------------------------------------------------------------------------------------
+
+    def _send(self, run: str, message: FromTrainer, arrays: dict[str, Array] | None = None) -> None:
+        self._effects.sends.append(Outgoing(topics.up_to(run), message, arrays))
+
+    def _hello(self, run: str, view: RunView, now: float) -> None:
+        if now < view.hello_at or self._stop_by is not None:
+            return
+        view.hello_at = now + HELLO_AGAIN_S
+        hello = Hello(
+            run=run,
+            epoch=view.epoch,
+            trainer=self.name,
+            samples=self.samples,
+            round=self._newest(view),
+            version=self.version,
+        )
+        self._send(run, hello)
+
+    def _send_result(self, run: str, view: RunView, number: int, held: Held) -> None:
+        result = Result(
+            run=run,
+            epoch=view.epoch,
+            trainer=self.name,
+            round=number,
+            samples=self.samples,
+            attempt=held.attempt,
+            train_s=held.train_s,
+        )
+        self._send(run, result, held.arrays)
+
+
+def _bit(bitmap: bytes, index: int) -> bool:
+    return index // 8 < len(bitmap) and bool(bitmap[index // 8] >> index % 8 & 1)

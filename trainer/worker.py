@@ -1,0 +1,97 @@
+"""The worker: does a round's work on a thread of its own, so that the network is never kept waiting.
+
+Knows nothing of sockets or of what the work is. A newer round cancels the work at the next generation.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import NamedTuple, Protocol
+
+from fedmq.clock import Clock
+from fedmq.errors import WorkCancelled
+from fedmq.messages import Round
+from fedmq.wire import Array, Packet
+
+Cancelled = Callable[[], bool]
+Learn = Callable[[Packet, Cancelled], dict[str, Array]]
+
+
+class Done(NamedTuple):
+    """What came of a round's work: arrays, or the error that ended it."""
+
+    run: str
+    round: int
+    outcome: dict[str, Array] | Exception
+    train_s: float
+
+
+class Worker(Protocol):
+    """Does one round's work at a time."""
+
+    def start(self, packet: Packet) -> None:
+        """Begin the work of a round; whatever was begun before is cancelled."""
+        ...
+
+    def cancel(self) -> None:
+        """Give up what was begun, soon; nothing will come of it."""
+        ...
+
+    def done(self) -> list[Done]:
+        """What has been finished since the last call."""
+        ...
+
+
+def perform(packet: Packet, learn: Learn, cancelled: Cancelled, clock: Clock) -> Done | None:
+    """Do the work of a round; None when it was cancelled."""
+    message = packet.message
+    assert isinstance(message, Round)
+    began = clock.now()
+    outcome: dict[str, Array] | Exception
+    try:
+        outcome = learn(packet, cancelled)
+    except WorkCancelled:
+        return None
+    except Exception as error:
+        outcome = error  # raised again, or told, by the service: a thread has nobody to raise to
+    return Done(message.run, message.round, outcome, max(0.0, clock.now() - began))
+
+
+class ThreadWorker:
+    """A worker on a thread; `wake` is called, from that thread, when something is done."""
+
+    def __init__(self, learn: Learn, wake: Callable[[], None], clock: Clock) -> None:
+        self._learn, self._wake, self._clock = learn, wake, clock
+        self._inbox: SimpleQueue[tuple[int, Packet]] = SimpleQueue()
+        self._done: deque[Done] = deque()
+        self._current = 0  # the job that is wanted; any other is cancelled
+        threading.Thread(target=self._run, name="worker", daemon=True).start()
+
+    def start(self, packet: Packet) -> None:
+        """See `Worker`."""
+        self._current += 1
+        self._inbox.put((self._current, packet))
+
+    def cancel(self) -> None:
+        """See `Worker`."""
+        self._current += 1
+
+    def done(self) -> list[Done]:
+        """See `Worker`."""
+        found = []
+        while self._done:
+            found.append(self._done.popleft())
+        return found
+
+    def _run(self) -> None:
+        while True:
+            job, packet = self._inbox.get()
+            if job != self._current:
+                continue
+            done = perform(packet, self._learn, lambda job=job: job != self._current, self._clock)  # type: ignore[misc]
+            if done is not None:
+                self._done.append(done)
+                self._wake()
