@@ -35,7 +35,7 @@ help:  ## list the verbs
 
 demo: $(RUN_STAMP)  ## train split XOR over two trainers on this machine (ARGS="--task parity4 --trainers 4")
 	@$(BIN)/fedmq demo $(ARGS)
-	@echo "Next: 'make demo ARGS=\"--task parity4 --trainers 4\"' trains another task, '$(BIN)/fedmq --help' shows all."
+	@echo "Here fedmq is $(BIN)/fedmq. Another task: make demo ARGS='--task parity4 --trainers 4'"
 
 test: $(DEVELOP_STAMP)  ## run every test (ARGS="tests/unit -k broker" for some)
 	@$(BIN)/python -m pytest $(ARGS)

@@ -103,9 +103,7 @@ class Roster:
         return sorted(
             trainer.name
             for trainer in self._trainers.values()
-            if trainer.results
-            and not trainer.gone
-            and (trainer.present or now - trainer.away_since < self._forget_s)
+            if trainer.results and not trainer.gone and (trainer.present or now - trainer.away_since < self._forget_s)
         )
 
     def unheard(self, now: float) -> list[str]:

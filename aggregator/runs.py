@@ -40,7 +40,7 @@ def ls(folder: Path, as_json: bool) -> None:
     """List the runs in FOLDER (runs, when not given), the newest first."""
     import msgspec
 
-    found = sorted(_summaries(folder), key=lambda one: -one["started"])
+    found = sorted(_summaries(folder), key=lambda one: float(one["started"]), reverse=True)
     if as_json:
         click.echo(msgspec.json.encode(found).decode())
         return
@@ -100,7 +100,9 @@ def _show_report(report: Report, folder: Path) -> None:
 
 def _show_closes(closes: list[Close]) -> None:
     for close in closes:
-        best = "" if close.best is None else f"  fitness best {close.best.fitness:.4f} mean {close.best.fitness_mean:.4f}"
+        best = (
+            "" if close.best is None else f"  fitness best {close.best.fitness:.4f} mean {close.best.fitness_mean:.4f}"
+        )
         click.echo(f"round {close.round:>4}  {close.results} results  {close.round_s * 1000:.1f} ms  {close.why}{best}")
 
 

@@ -86,7 +86,9 @@ class Store:
         except sqlite3.Error as error:
             raise StoreError(f"{path}: expected the store of a run, got {error}; choose another --out") from error
         if version != SCHEMA_VERSION:
-            raise StoreError(f"{path}: expected a store of schema {SCHEMA_VERSION}, got {version}; use that fedmq for it")
+            raise StoreError(
+                f"{path}: expected a store of schema {SCHEMA_VERSION}, got {version}; use that fedmq for it"
+            )
 
     @property
     def description(self) -> Description | None:

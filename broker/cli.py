@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import click
 
+from fedmq.address import DEFAULT_PORT, PORTS
 from fedmq.options import option, service_options
 
 
 @click.command()
 @option("--bind", default="127.0.0.1", metavar="HOST", help="Address to listen on; without keys only loopback.")
-@option("--port", type=click.IntRange(1, 65532), default=5550, help="The first of four consecutive ports.")
+@option(
+    "--port", type=click.IntRange(1, 65536 - PORTS), default=DEFAULT_PORT, help="The first of four consecutive ports."
+)
 @service_options
 def broker(bind: str, port: int) -> None:
     """Run the broker until it is stopped.
@@ -25,12 +28,12 @@ def broker(bind: str, port: int) -> None:
     from broker.service import Broker
     from fedmq.clock import SystemClock
     from fedmq.loop import serve
-    from fedmq.sockets import PORTS, BrokerSockets
+    from fedmq.sockets import BrokerSockets
 
     hub = BrokerSockets(bind, port)
     click.echo(
         f"broker on tcp://{bind}:{port} (ports {port} to {port + PORTS - 1}); "
-        f"next: fedmq aggregator --task xor{'' if port == 5550 else f' --broker tcp://{bind}:{port}'}"
+        f"next: fedmq aggregator --task xor{'' if port == DEFAULT_PORT else f' --broker tcp://{bind}:{port}'}"
     )
     try:
         serve(Broker(hub), hub, SystemClock())

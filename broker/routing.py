@@ -21,14 +21,14 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from fedmq import topics
-from fedmq.messages import NAME_PATTERN, Presence
-from fedmq.network import Frames, Listening, Published, Pushed, Subscribed, Traffic
-from fedmq.wire import encode
+from fedmq.messages import Presence
+from fedmq.network import Listening, Published, Pushed, Subscribed, Traffic
+from fedmq.wire import Frames, encode
 
 RUNS_KEPT_MAX = 64
 INBOXES_MAX = 100_000
 PUBLISHABLE = (topics.ROUNDS, topics.BEACONS, topics.EVENTS, topics.INBOX)
-_NAME = re.compile(NAME_PATTERN)
+_NAME = re.compile(topics.NAME_PATTERN)
 
 
 class Admit(NamedTuple):

@@ -13,7 +13,8 @@ import time
 from types import TracebackType
 from typing import Self
 
-PORTS = 4
+from fedmq.address import PORTS
+
 STOP_S = 6.0  # after SIGTERM; a service needs at most 5
 
 

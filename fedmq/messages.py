@@ -20,9 +20,9 @@ from msgspec import Meta
 
 from fedmq.errors import RejectReason
 from fedmq.tasks import Task
+from fedmq.topics import NAME_PATTERN
 
 PROTOCOL_VERSION = 1
-NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
 Name = Annotated[str, Meta(pattern=NAME_PATTERN, max_length=64)]  # of a run or a trainer: fits in a topic and a path
 Count = Annotated[int, Meta(ge=0, le=2**53)]

@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 
 import click
 
+from fedmq.address import DEFAULT_ADDRESS
 from fedmq.errors import BadConfiguration
-from fedmq.messages import NAME_PATTERN
-from fedmq.sockets import DEFAULT_ADDRESS
+from fedmq.topics import NAME_PATTERN
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

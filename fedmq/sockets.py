@@ -17,10 +17,10 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from fedmq import topics
+from fedmq.address import PORTS, parse_address
 from fedmq.errors import BadConfiguration
 from fedmq.network import (
     Delivered,
-    Frames,
     LinkDown,
     LinkUp,
     Listening,
@@ -31,11 +31,8 @@ from fedmq.network import (
     Traffic,
     Unsubscribed,
 )
-from fedmq.wire import FRAME_BYTES_MAX, FRAMES_MAX
+from fedmq.wire import FRAME_BYTES_MAX, FRAMES_MAX, Frames
 
-DEFAULT_PORT = 5550
-DEFAULT_ADDRESS = f"tcp://127.0.0.1:{DEFAULT_PORT}"
-PORTS = 4  # XSUB, XPUB, PULL, XPUB on consecutive ports
 QUEUE_MESSAGES_MAX = 10_000  # per peer and direction
 HEARTBEAT_MS = 2_000
 HEARTBEAT_TIMEOUT_MS = 8_000  # a frame must pass within it; a peer that is cut off is noticed by then
@@ -45,19 +42,6 @@ BACKLOG = 4_096
 LINGER_MS = 1_000
 BATCH = 1_000  # messages taken in one `receive`
 LOOPBACK = ("127.0.0.1", "localhost")
-
-
-def parse_address(address: str) -> tuple[str, int]:
-    """Host and first port of a broker's address, `tcp://HOST:PORT`.
-
-    Raises:
-        BadConfiguration: it is not such an address, or the last of the consecutive ports does not exist.
-    """
-    scheme, _, rest = address.partition("://")
-    host, _, port = rest.rpartition(":")
-    if scheme != "tcp" or not host or not port.isdigit() or not 1 <= int(port) <= 65536 - PORTS:
-        raise BadConfiguration(f"expected a broker address like {DEFAULT_ADDRESS}, got {address!r}")
-    return host, int(port)
 
 
 class Endpoint:
@@ -143,7 +127,7 @@ class EdgeSockets(Endpoint):
 
     @staticmethod
     def _news(monitor: zmq.Socket[bytes]) -> Iterator[News]:
-        while monitor.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+        while monitor.poll(0):
             event = recv_monitor_message(monitor)["event"]
             yield LinkUp() if event == zmq.EVENT_HANDSHAKE_SUCCEEDED else LinkDown()
 
@@ -174,6 +158,7 @@ class TrainerSockets(EdgeSockets):
     def send(self, frames: Frames) -> bool:
         """See `network.Link`."""
         return _give(self._up, frames)
+
 
 class AggregatorSockets(EdgeSockets):
     """An aggregator's link: XPUB for what it publishes, SUB for what the trainers of its run push.
@@ -208,6 +193,7 @@ class AggregatorSockets(EdgeSockets):
     def send(self, frames: Frames) -> bool:
         """See `network.Link`."""
         return _give(self._down, frames)
+
 
 class BrokerSockets(Endpoint):
     """The broker's four sockets, bound on consecutive ports.

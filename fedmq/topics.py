@@ -7,6 +7,8 @@ authenticated (nothing as long as there are no keys).
 
 from __future__ import annotations
 
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z"  # of a run or a trainer: fits in a topic and in a path
+
 ROUNDS = "round/"
 BEACONS = "beacon/"
 EVENTS = "event/"

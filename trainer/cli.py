@@ -42,8 +42,8 @@ def trainer(name: str, data: str, broker: str, connect_timeout: float | None) ->
     from fedmq.loop import serve
     from fedmq.sockets import TrainerSockets
     from fedmq.streams import stream
-    from trainer.data import load_rows
     from trainer.answer import on_rows
+    from trainer.data import load_rows
     from trainer.service import Trainer
     from trainer.session import Session
     from trainer.worker import ThreadWorker

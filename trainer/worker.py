@@ -55,8 +55,8 @@ def perform(packet: Packet, learn: Learn, cancelled: Cancelled, clock: Clock) ->
         outcome = learn(packet, cancelled)
     except WorkCancelled:
         return None
-    except Exception as error:
-        outcome = error  # raised again, or told, by the service: a thread has nobody to raise to
+    except Exception as error:  # noqa: BLE001  a thread has nobody to raise to: the service raises it again, or tells it
+        outcome = error
     return Done(message.run, message.round, outcome, max(0.0, clock.now() - began))
 
 
