@@ -5,6 +5,7 @@ Reads files and stores; knows nothing of live runs' networks.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +59,7 @@ def ls(folder: Path, as_json: bool) -> None:
         table.add_row(
             one["folder"], one["task"], one["strategy"], one["state"], str(one["rounds"]), value, str(one["seed"])
         )
-    Console(width=None if click.get_text_stream("stdout").isatty() else 200).print(table)
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
 @runs.command()

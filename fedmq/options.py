@@ -39,15 +39,20 @@ def _read_config(ctx: click.Context, _param: click.Parameter, path: Path | None)
         raise BadConfiguration(f"{path}: cannot be read ({error})") from error
     except tomllib.TOMLDecodeError as error:
         raise BadConfiguration(f"{path}: expected TOML, got {error}") from error
-    known = {param.name for param in ctx.command.params if isinstance(param, click.Option)}
+    known = {_key(param): param.name for param in ctx.command.params if isinstance(param, click.Option)}
+    settings = {}
     for key, value in values.items():
         if key not in known or key == "config":
-            raise BadConfiguration(
-                f"{path}: unknown setting {key!r}; known are {', '.join(sorted(str(name) for name in known))}"
-            )
+            raise BadConfiguration(f"{path}: unknown setting {key!r}; known are {', '.join(sorted(known))}")
         if isinstance(value, dict | list):
             raise BadConfiguration(f"{path}: {key}: expected one value, got a {type(value).__name__}")
-    ctx.default_map = {**(ctx.default_map or {}), **values}
+        settings[str(known[key])] = value
+    ctx.default_map = {**(ctx.default_map or {}), **settings}
+
+
+def _key(param: click.Option) -> str:
+    """The option's long name, as a TOML key: `--min-trainers` is `min_trainers`."""
+    return max(param.opts, key=len).removeprefix("--").replace("-", "_")
 
 
 def _set_up_log(_ctx: click.Context, _param: click.Parameter, level: str) -> None:

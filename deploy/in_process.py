@@ -1,0 +1,106 @@
+"""A whole federation in one process: the services as plain objects, on the in-memory network and on virtual time.
+
+The same classes that run as processes; for examples, notebooks and tests. Knows how to put them together, no more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from aggregator.service import Aggregator, Limits
+from aggregator.store import Description, Store
+from aggregator.strategies import Strategy
+from broker.service import Broker
+from fedmq import events
+from fedmq.models import TrainedModel
+from fedmq.network import Link
+from fedmq.streams import stream
+from fedmq.tasks import Rows, Task
+from fedmq.testing import Faults, Simulation, VirtualWorker
+from trainer.answer import on_rows
+from trainer.service import Trainer
+from trainer.session import Session
+from trainer.worker import Learn, perform
+
+RUN = "run"
+AGGREGATOR = "aggregator"
+
+
+class Federation:
+    """A broker, an aggregator and trainers by name, each with its rows; nothing runs before `train`.
+
+    `learn` stands in for the trainers' work, `store` for the aggregator's, for tests of everything around them.
+    `events` holds all that the aggregator told. Parts are crashed, stopped and started through `simulation`, as
+    `broker`, `aggregator`, and by the trainers' names.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        strategy: Strategy[Any],
+        rows: Mapping[str, Rows],
+        *,
+        seed: int = 0,
+        limits: Limits | None = None,
+        faults: Faults | None = None,
+        learn: Callable[[Rows, str], Learn] = on_rows,
+        store: Store | None = None,
+        work_s: tuple[float, float] = (0.001, 0.003),
+    ) -> None:
+        self.task, self.strategy, self.seed = task, strategy, seed
+        self.limits = limits or Limits(rounds_max=task.rounds, min_trainers=len(rows))
+        self.simulation = Simulation(seed, faults)
+        self.events: list[events.AnyEvent] = []
+        self.store = store or Store(":memory:")
+        if self.store.description is None:
+            self.store.begin(Description(RUN, task, strategy.name, seed, self.simulation.clock.wall()))
+        self._learn, self._work_s = learn, work_s
+        self.simulation.add_broker(Broker)
+        self.simulation.add_aggregator(AGGREGATOR, RUN, self._aggregator)
+        for name, own in rows.items():
+            self.simulation.add_trainer(name, self._trainer(name, own))
+        self.aggregator: Aggregator | None = None  # the newest life of it
+        self.trainers = tuple(rows)
+
+    def _aggregator(self, link: Link) -> Aggregator:
+        clock, watch = self.simulation.clock, self.events.append
+        self.store.abandon()  # what an earlier life had not committed
+        self.aggregator = Aggregator(link, self.store, self.strategy, self.limits, clock=clock, watch=watch)
+        return self.aggregator
+
+    def _trainer(self, name: str, rows: Rows) -> Callable[[Link], Trainer]:
+        simulation, learn = self.simulation, self._learn(rows, name)
+
+        def make(link: Link) -> Trainer:
+            worker = VirtualWorker(
+                simulation,
+                name,
+                lambda packet, cancelled: perform(packet, learn, cancelled, simulation.clock),
+                lambda: simulation.random.uniform(*self._work_s),
+            )
+            session = Session(name, len(rows.inputs), "in-process", stream(self.seed, "jitter", name))
+            return Trainer(link, session, worker, clock=simulation.clock)
+
+        return make
+
+    def start(self) -> None:
+        """Start all parts."""
+        self.simulation.start(Simulation.broker_name, AGGREGATOR, *self.trainers)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run is over."""
+        return any(isinstance(event, events.RunFinished) for event in self.events[-3:])
+
+    def train(self, limit_s: float = 3600.0) -> TrainedModel | None:
+        """Start all parts, run to the end of the run or for so many virtual seconds; the model, or None."""
+        self.start()
+        self.simulation.run(lambda: self.finished, limit_s)
+        return self.model
+
+    @property
+    def model(self) -> TrainedModel | None:
+        """The model that would be deployed now."""
+        standing = None if self.aggregator is None else self.aggregator.rounds.standing
+        return None if standing is None else TrainedModel(self.task.model, standing.genes, self.task.name)

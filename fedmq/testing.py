@@ -1,0 +1,440 @@
+"""The fakes that fedmq is tested with, for your tests too: an in-memory network and a clock whose hands are moved.
+
+A whole federation runs on one thread and on virtual time, from a seed: messages are delayed, lost, doubled and
+re-ordered, parts crash at any point of a step and come back. Knows links and nodes, nothing of what they are: the
+same service classes run here and on ZeroMQ.
+
+>>> simulation = Simulation(seed=1)
+>>> simulation.at(2.0, lambda: print("two virtual seconds, at once"))
+>>> simulation.run(until=lambda: simulation.clock.now() >= 2.0, limit_s=10.0)
+two virtual seconds, at once
+True
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from random import Random
+from typing import Generic, Protocol, TypeVar
+
+from fedmq import topics
+from fedmq.errors import FedmqError
+from fedmq.network import (
+    Delivered,
+    Hub,
+    Link,
+    LinkDown,
+    LinkUp,
+    Listening,
+    News,
+    Published,
+    Pushed,
+    Subscribed,
+    Traffic,
+    Unsubscribed,
+)
+from fedmq.wire import Frames, Packet
+
+Outcome = TypeVar("Outcome")
+
+
+class NodeCrashed(FedmqError):
+    """Raised inside a node at the operation at which it is to crash."""
+
+
+class VirtualClock:
+    """A clock that stands still until the simulation moves it."""
+
+    def __init__(self) -> None:
+        self._now = 0.0
+
+    def now(self) -> float:
+        """Virtual seconds since the simulation began."""
+        return self._now
+
+    def wall(self) -> float:
+        """The same, as if the simulation had begun in 2001."""
+        return 1e9 + self._now
+
+    def move_to(self, time: float) -> None:
+        """Set the hands; never back."""
+        self._now = max(self._now, time)
+
+
+class Node(Protocol):
+    """A service on a link; see `loop.Service`."""
+
+    @property
+    def done(self) -> bool: ...  # noqa: D102
+
+    @property
+    def wake_at(self) -> float | None: ...  # noqa: D102
+
+    def step(self) -> None: ...  # noqa: D102
+
+    def stop(self) -> None: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class Faults:
+    """What the network does to messages; connections themselves are made and noticed as TCP does."""
+
+    loss: float = 0.0  # share of the messages that never arrive
+    duplicate: float = 0.0  # share that arrives twice
+    delay_s: tuple[float, float] = (0.0002, 0.002)  # each message takes as long as a draw between these
+    reorder: bool = False  # a message may overtake another of the same connection
+    reconnect_s: tuple[float, float] = (0.1, 0.3)  # until an edge finds a broker that is back
+
+
+@dataclass
+class _Place:
+    """A node's place: what starts it, and what runs there now."""
+
+    name: str
+    begin: Callable[[], Node]
+    node: Node | None = None
+    life: int = 0  # wake-ups and work of earlier lives mean nothing
+
+
+@dataclass
+class _Connection:
+    """An edge's connection to one life of the broker."""
+
+    link: MemoryLink
+    topics: list[str] = field(default_factory=list)
+    alive: bool = True
+    arrived: dict[str, float] = field(default_factory=dict)  # when the last message of each direction arrives
+
+
+class MemoryLink:
+    """An edge's link in memory; see `network.Link`."""
+
+    def __init__(self, simulation: Simulation, name: str, wants: tuple[str, ...], *, publishes: bool) -> None:
+        self.name, self.wants, self.publishes = name, wants, publishes
+        self.news: deque[News] = deque()
+        self.connection: _Connection | None = None
+        self._simulation = simulation
+
+    def receive(self) -> Iterator[News]:
+        """See `network.Link`."""
+        while self.news:
+            yield self.news.popleft()
+
+    def send(self, frames: Frames) -> bool:
+        """See `network.Link`."""
+        self._simulation.operation(self.name)
+        if self.connection is None:
+            return False
+        self._simulation.send_up(self.connection, frames)
+        return True
+
+
+class MemoryHub:
+    """The broker's hub in memory; see `network.Hub`."""
+
+    def __init__(self, simulation: Simulation) -> None:
+        self.traffic: deque[tuple[_Connection, Traffic]] = deque()
+        self._simulation = simulation
+        self._current: _Connection | None = None
+
+    def receive(self) -> Iterator[Traffic]:
+        """See `network.Hub`."""
+        while self.traffic:
+            self._current, traffic = self.traffic.popleft()
+            yield traffic
+
+    def admit(self, topic: str) -> None:
+        """See `network.Hub`."""
+        assert self._current is not None
+        self._current.topics.append(topic)
+
+    def publish(self, frames: Frames) -> None:
+        """See `network.Hub`."""
+        self._simulation.send_down(frames, to_aggregators=False)
+
+    def deliver(self, frames: Frames) -> None:
+        """See `network.Hub`."""
+        self._simulation.send_down(frames, to_aggregators=True)
+
+
+class Simulation:
+    """Nodes, a network between them, and a queue of what happens next; all draws come from `seed`.
+
+    `trace`, when it is set, gets a line of text for all that happens.
+    """
+
+    broker_name = "broker"
+
+    def __init__(self, seed: int, faults: Faults | None = None) -> None:
+        self.seed = seed
+        self.clock = VirtualClock()
+        self.random = Random(seed)  # noqa: S311  a simulation must be repeatable
+        self.faults = faults or Faults()
+        self.trace: Callable[[float, str, str, Frames | None], None] | None = None
+        self.messages = 0
+        self._places: dict[str, _Place] = {}
+        self._links: dict[str, MemoryLink] = {}
+        self._hub: MemoryHub | None = None
+        self._queue: list[tuple[float, int, Callable[[], None]]] = []
+        self._counter = itertools.count()
+        self._fuses: dict[str, int] = {}
+
+    # --- nodes --------------------------------------------------------------------------------------------------
+
+    def add_broker(self, make: Callable[[Hub], Node]) -> None:
+        """The broker; `make` is called at each of its starts."""
+
+        def begin() -> Node:
+            self._hub = MemoryHub(self)
+            for name, place in self._places.items():
+                if place.node is not None:
+                    self._connect_soon(name)
+            return make(self._hub)
+
+        self._places[self.broker_name] = _Place(self.broker_name, begin)
+
+    def add_aggregator(self, name: str, run: str, make: Callable[[Link], Node]) -> None:
+        """An aggregator of `run`."""
+        self._add(name, (topics.up_to(run) + "/", topics.PRESENCE), True, make)
+
+    def add_trainer(self, name: str, make: Callable[[Link], Node]) -> None:
+        """A trainer."""
+        self._add(name, (topics.ROUNDS, topics.BEACONS, topics.inbox_of(name)), False, make)
+
+    def _add(self, name: str, wants: tuple[str, ...], publishes: bool, make: Callable[[Link], Node]) -> None:
+        def begin() -> Node:
+            link = self._links[name] = MemoryLink(self, name, wants, publishes=publishes)
+            self._connect_soon(name)
+            return make(link)
+
+        self._places[name] = _Place(name, begin)
+
+    def node(self, name: str) -> Node | None:
+        """What runs at `name` now."""
+        return self._places[name].node
+
+    def start(self, *names: str) -> None:
+        """Start (again) what is not running at `names`."""
+        for name in names:
+            place = self._places[name]
+            if place.node is None:
+                self._say("start", name)
+                place.life += 1
+                place.node = place.begin()
+                self.step(name)
+
+    def crash(self, *names: str) -> None:
+        """End `names` at once, as kill -9 would: nothing that they know is left but what they wrote."""
+        for name in names:
+            if self._places[name].node is not None:
+                self._say("crash", name)
+                self._remove(name)
+
+    def stop(self, name: str) -> None:
+        """Ask `name` to end, as SIGTERM would."""
+        place = self._places[name]
+        if place.node is not None:
+            self._say("stop", name)
+            place.node.stop()
+            self.step(name)
+
+    def crash_in(self, name: str, operations: int) -> None:
+        """Let `name` crash in the midst of a step, at its so-many-th operation from now (a send or a write)."""
+        self._fuses[name] = operations
+
+    def operation(self, name: str) -> None:
+        """A node is about to send or to write something.
+
+        Raises:
+            NodeCrashed: it crashes instead.
+        """
+        if name in self._fuses:
+            self._fuses[name] -= 1
+            if self._fuses[name] <= 0:
+                del self._fuses[name]
+                raise NodeCrashed(f"{name} crashes here")
+
+    def step(self, name: str) -> None:
+        """Let `name` take what has come to it."""
+        place = self._places[name]
+        if place.node is None:
+            return
+        try:
+            place.node.step()
+        except NodeCrashed:
+            self.crash(name)
+            return
+        if place.node.done:
+            self._say("end", name)
+            self._remove(name)
+            return
+        wake_at, life = place.node.wake_at, place.life
+        if wake_at is not None:
+            self._at(wake_at, lambda: self._wake(name, life, wake_at))
+
+    def _wake(self, name: str, life: int, wake_at: float) -> None:
+        place = self._places[name]
+        if place.life == life and place.node is not None and place.node.wake_at == wake_at:
+            self.step(name)
+
+    def _remove(self, name: str) -> None:
+        self._places[name].node = None
+        self._fuses.pop(name, None)
+        if name != self.broker_name:
+            self._disconnect(self._links[name])
+            return
+        self._hub = None
+        for link in self._links.values():
+            if link.connection is not None:
+                link.connection.alive, link.connection = False, None
+                self._at(self.clock.now() + self._delay(), lambda link=link: self._news(link, LinkDown()))  # type: ignore[misc]
+
+    # --- connections --------------------------------------------------------------------------------------------
+
+    def _connect_soon(self, name: str) -> None:
+        if name in self._links:
+            link = self._links[name]
+            self._at(self.clock.now() + self.random.uniform(*self.faults.reconnect_s), lambda: self._connect(link))
+
+    def _connect(self, link: MemoryLink) -> None:
+        current = self._links[link.name] is link and self._places[link.name].node is not None
+        if not current or self._hub is None or link.connection is not None:
+            return
+        connection = link.connection = _Connection(link)
+        for topic in link.wants:
+            if link.publishes:
+                connection.topics.append(topic)
+            self._hub.traffic.append((connection, Listening(topic) if link.publishes else Subscribed(topic)))
+        self.step(self.broker_name)
+        self._news(link, LinkUp())
+
+    def _disconnect(self, link: MemoryLink) -> None:
+        connection, link.connection = link.connection, None
+        if connection is None:
+            return
+
+        def noticed() -> None:
+            connection.alive = False
+            if self._hub is not None and not link.publishes:
+                self._hub.traffic.extend((connection, Unsubscribed(topic)) for topic in connection.topics)
+                self.step(self.broker_name)
+
+        self._at(self.clock.now() + self._delay(), noticed)
+
+    def _news(self, link: MemoryLink, news: News) -> None:
+        if self._links[link.name] is link:
+            link.news.append(news)
+            self.step(link.name)
+
+    # --- messages -----------------------------------------------------------------------------------------------
+
+    def send_up(self, connection: _Connection, frames: Frames) -> None:
+        """From an edge to the broker."""
+        hub, traffic = self._hub, Published(frames) if connection.link.publishes else Pushed("", frames)
+
+        def arrive() -> None:
+            if connection.alive and self._hub is hub and hub is not None:
+                self._say("up", connection.link.name, frames)
+                hub.traffic.append((connection, traffic))
+                self.step(self.broker_name)
+
+        self._transport(connection, "up", arrive)
+
+    def send_down(self, frames: Frames, *, to_aggregators: bool) -> None:
+        """From the broker to every edge that has a prefix of the topic."""
+        topic = frames[0].decode(errors="replace")
+        for link in self._links.values():
+            connection = link.connection
+            if connection is None or link.publishes is not to_aggregators:
+                continue
+            if any(topic.startswith(prefix) for prefix in connection.topics):
+                self._transport(connection, "down", self._arrival(connection, frames))
+
+    def _arrival(self, connection: _Connection, frames: Frames) -> Callable[[], None]:
+        def arrive() -> None:
+            link = connection.link
+            if connection.alive and link.connection is connection:
+                self._say("down", link.name, frames)
+                self._news(link, Delivered(frames))
+
+        return arrive
+
+    def _transport(self, connection: _Connection, direction: str, arrive: Callable[[], None]) -> None:
+        self.messages += 1
+        faults = self.faults
+        if faults.loss and self.random.random() < faults.loss:
+            return
+        copies = 2 if faults.duplicate and self.random.random() < faults.duplicate else 1
+        for _ in range(copies):
+            time = self.clock.now() + self._delay()
+            if not faults.reorder:
+                time = connection.arrived[direction] = max(time, connection.arrived.get(direction, 0.0))
+            self._at(time, arrive)
+
+    def _delay(self) -> float:
+        return self.random.uniform(*self.faults.delay_s)
+
+    # --- time ---------------------------------------------------------------------------------------------------
+
+    def at(self, time: float, action: Callable[[], None]) -> None:
+        """Do `action` at that virtual second."""
+        self._at(time, action)
+
+    def run(self, until: Callable[[], bool], limit_s: float) -> bool:
+        """Let things happen until `until()` (True) or for `limit_s` virtual seconds, or until nothing does (False)."""
+        end = self.clock.now() + limit_s
+        while not until():
+            if not self._queue or self._queue[0][0] > end:
+                return False
+            time, _, action = heapq.heappop(self._queue)
+            self.clock.move_to(time)
+            action()
+        return True
+
+    def _at(self, time: float, action: Callable[[], None]) -> None:
+        heapq.heappush(self._queue, (max(time, self.clock.now()), next(self._counter), action))
+
+    def _say(self, what: str, name: str, frames: Frames | None = None) -> None:
+        if self.trace is not None:
+            self.trace(self.clock.now(), what, name, frames)
+
+
+class VirtualWorker(Generic[Outcome]):
+    """A trainer's worker on virtual time: does the work at once, and hands it over after `duration_s()`."""
+
+    def __init__(
+        self,
+        simulation: Simulation,
+        name: str,
+        perform: Callable[[Packet, Callable[[], bool]], Outcome | None],
+        duration_s: Callable[[], float],
+    ) -> None:
+        self._simulation, self._name = simulation, name
+        self._perform, self._duration_s = perform, duration_s
+        self._job = 0
+        self._done: list[Outcome] = []
+
+    def start(self, packet: Packet) -> None:
+        """Begin the work of a round; whatever was begun before is cancelled."""
+        self._job += 1
+        job = self._job
+
+        def finish() -> None:
+            if job == self._job and (outcome := self._perform(packet, lambda: False)) is not None:
+                self._done.append(outcome)
+                self._simulation.step(self._name)
+
+        self._simulation.at(self._simulation.clock.now() + self._duration_s(), finish)
+
+    def cancel(self) -> None:
+        """Give up what was begun."""
+        self._job += 1
+
+    def done(self) -> list[Outcome]:
+        """What has been finished since the last call."""
+        done, self._done = self._done, []
+        return done
