@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fedmq.errors import BadConfiguration, StoreError
-from fedmq.options import edge_options, one_thread_for_arrays, option, service_options
+from fedmq.options import check_name, edge_options, one_thread_for_arrays, option, service_options
 
 if TYPE_CHECKING:
     from aggregator.report import Report
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 )
 @option("--seed", type=click.IntRange(0, 2**53), metavar="S", help="Of every random draw. [default: drawn, and told]")
 @option("--out", type=click.Path(path_type=Path), metavar="DIR", help="The run's folder. [default: runs/<run>]")
+@option("--run", callback=check_name, hidden=True, help="The run's name, for who has chosen it already.")
 @option("--quiet", is_flag=True, help="Print nothing but errors.")
 @option("--json", "as_json", is_flag=True, help="Print the report as JSON at the end, and nothing else.")
 @edge_options
@@ -56,6 +57,7 @@ def aggregator(
     deadline_s: float,
     seed: int | None,
     out: Path | None,
+    run: str | None,
     quiet: bool,
     as_json: bool,
     broker: str,
@@ -64,12 +66,15 @@ def aggregator(
     """Run one training to its end, or continue the one in --out.
 
     Publishes rounds, collects results and keeps what it accepted; it can be killed at any moment, and the same
-    command with the same --out goes on where it was. Exit code 0 when the target is reached, 1 when not.
+    command with the same --out goes on where it was, to the same model. It waits until --min-trainers are present.
+
+    Exit code 0 when the target is reached, 1 when not or when it was stopped before.
 
     \b
     Examples:
       fedmq aggregator --task xor
       fedmq aggregator --task parity4 --min-trainers 4 --out runs/parity
+      fedmq aggregator --task parity4 --strategy fedavg --rounds 50 --seed 7 --json
       fedmq aggregator --out runs/parity         (continue it)
     """
     one_thread_for_arrays()
@@ -81,12 +86,17 @@ def aggregator(
     from fedmq.clock import SystemClock
     from fedmq.loop import serve
     from fedmq.sockets import AggregatorSockets
+    from fedmq.tasks import find_task
 
-    run = None if out is not None else _new_name(task_name)
-    folder = out if out is not None else Path("runs") / str(run)
+    wanted = None if task_name is None else find_task(task_name)
+    if wanted is None and (out is None or not (out / STORE).exists()):
+        raise BadConfiguration("expected --task for a new run, or --out with the folder of a run to continue")
+    find_strategy(strategy or "evolution")
+    name = run or new_name("run" if wanted is None else wanted.name)
+    folder = out or Path("runs") / name
     _make(folder)
     store = Store(folder / STORE)
-    task = _open_run(store, folder, run, task_name, strategy, seed)
+    task = _open_run(store, folder, name, wanted, strategy, seed)
     description = store.description
     assert description is not None
     clock = SystemClock()
@@ -105,7 +115,9 @@ def aggregator(
 
     link = AggregatorSockets(broker, description.run)
     try:
-        service = Aggregator(link, store, find_strategy(description.strategy), limits, clock=clock, watch=watch)
+        service = Aggregator(
+            link, store, find_strategy(description.strategy), limits, clock=clock, watch=watch, broker=broker
+        )
         serve(service, link, clock)
     finally:
         progress.close()
@@ -114,9 +126,9 @@ def aggregator(
     _end(service, folder, store, quiet=quiet, as_json=as_json)
 
 
-def _new_name(task_name: str | None) -> str:
-    stem = Path(task_name or "run").stem
-    return f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+def new_name(task: str) -> str:
+    """A name that no other run has: the task, the time, and four hexadecimal digits; it is a legal name."""
+    return f"{task[:40]}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
 
 
 def _make(folder: Path) -> None:
@@ -127,24 +139,18 @@ def _make(folder: Path) -> None:
 
 
 def _open_run(
-    store: Store, folder: Path, run: str | None, task_name: str | None, strategy: str | None, seed: int | None
+    store: Store, folder: Path, run: str, wanted: Task | None, strategy: str | None, seed: int | None
 ) -> Task:
     """Begin a run in an empty store, or check that the one in it is the one that is asked for."""
     from aggregator.store import Description
-    from aggregator.strategies import find_strategy
-    from fedmq.tasks import find_task
 
     known = store.description
     if known is None:
-        if task_name is None:
+        if wanted is None:
             raise BadConfiguration(f"expected --task for a new run; {folder} holds none to continue")
-        name = strategy or "evolution"
-        find_strategy(name)
-        task = find_task(task_name)
         chosen = secrets.randbelow(2**31) if seed is None else seed
-        store.begin(Description(run or _new_name(task_name), task, name, chosen, time.time()))
-        return task
-    wanted = None if task_name is None else find_task(task_name)
+        store.begin(Description(run, wanted, strategy or "evolution", chosen, time.time()))
+        return wanted
     for option_name, came, there in (
         ("--task", wanted and wanted.name, known.task.name),
         ("--strategy", strategy, known.strategy),
@@ -162,7 +168,7 @@ def _end(service: Aggregator, folder: Path, store: Store, *, quiet: bool, as_jso
     """Write the report, say what came out, and exit."""
     import msgspec
 
-    from aggregator.report import make_report, write_report
+    from aggregator.report import make_report, read_report, write_report
     from aggregator.steps import Phase
 
     rounds = service.rounds
@@ -183,7 +189,11 @@ def _end(service: Aggregator, folder: Path, store: Store, *, quiet: bool, as_jso
         ended=time.time(),
     )
     store.close()
-    write_report(folder, report, model, service.replayed.closes)
+    before = read_report(folder)
+    if before is not None and before.rounds == report.rounds:  # it was finished already: the first report stands
+        report = before
+    else:
+        write_report(folder, report, model, service.replayed.closes)
     if as_json:
         click.echo(msgspec.json.encode(report).decode())
     elif not quiet:
@@ -194,8 +204,7 @@ def _end(service: Aggregator, folder: Path, store: Store, *, quiet: bool, as_jso
 def _say(report: Report, folder: Path) -> None:
     verdict = "solved" if report.solved else "not solved"
     value = "nothing scored" if report.value is None else f"{report.metric} {report.value:.6g}"
-    click.echo(
-        f"{verdict} in {report.rounds} rounds, {report.train_s:.3f} s of training: {value}\n"
-        f"model    {folder / str(report.model)}  (sha256 {str(report.model_sha256)[:16]}…)\n"
-        f"report   {folder / 'report.json'}"
-    )
+    click.echo(f"{verdict} in {report.rounds} rounds, {report.train_s:.3f} s of training: {value}")
+    if report.model is not None:
+        click.echo(f"model    {folder / report.model}  (sha256 {str(report.model_sha256)[:16]}…)")
+    click.echo(f"report   {folder / 'report.json'}")

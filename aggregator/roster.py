@@ -94,10 +94,6 @@ class Roster:
         self._unconfirmed = set()
         return lost
 
-    def confirm(self, name: str) -> None:
-        """`name` was seen at the broker."""
-        self._unconfirmed.discard(name)
-
     def members(self, now: float) -> list[str]:
         """Those whose rows count now, sorted: they have sent a result and are not gone for good."""
         return sorted(

@@ -61,7 +61,7 @@ class Rounds:
 
     `state` is the strategy's, `round` the number of the round to open next; `accepted` holds the (round, trainer)
     pairs that the store knows and that are recent enough to come again; `counted` says how many of them the close of
-    `round` will use.
+    `round` will use; `members` counted at the last close.
     """
 
     def __init__(
@@ -75,6 +75,7 @@ class Rounds:
         round: int = 1,
         accepted: Iterable[tuple[int, str]] = (),
         counted: int = 0,
+        members: int = 0,
     ) -> None:
         self.settings, self.task, self.roster, self.round = settings, task, roster, round
         self.phase = Phase.SELECTION
@@ -94,7 +95,7 @@ class Rounds:
         self._waiting_told: tuple[int, int] | None = None
         self._effects = Effects()
         if (standing := self.standing) is not None and round > 1:
-            self._finish_if_over(standing, 0.0)
+            self._finish_if_over(standing, members, 0.0)
 
     @property
     def standing(self) -> Standing | None:
@@ -111,7 +112,6 @@ class Rounds:
 
     def step(self, event: Event, now: float) -> Effects:
         """Take one event; what follows from it."""
-        self._effects = Effects()
         if isinstance(event, Heard):
             self._heard(event.packet, now)
         elif isinstance(event, Malformed):
@@ -126,7 +126,8 @@ class Rounds:
         if self._broker_up and now >= self._beacon_at and self.phase is not Phase.FINISHED:
             self._send(topics.beacon_of(self.settings.run), self._beacon())
             self._beacon_at = now + self.settings.beacon_s
-        return self._effects
+        effects, self._effects = self._effects, Effects()
+        return effects
 
     # --- what comes ---------------------------------------------------------------------------------------------
 
@@ -277,12 +278,16 @@ class Rounds:
         oldest = self.round - self.settings.staleness - 1
         self._accepted = {key for key in self._accepted if key[0] >= oldest}
         self.phase = Phase.SELECTION
-        self._finish_if_over(standing, now)
+        self._finish_if_over(standing, len(members), now)
 
-    def _finish_if_over(self, standing: Standing | None, now: float) -> None:
-        """The target counts only when every row of every member, and of everybody present, has been looked at."""
+    def _finish_if_over(self, standing: Standing | None, members: int, now: float) -> None:
+        """The target counts only when every row of every member, and of everybody present, has been looked at.
+
+        And when there are as many members as the run is for: half of XOR is learnt by anybody, and worth nothing.
+        """
         self.solved = (
             standing is not None
+            and members >= self.settings.min_trainers
             and standing.coverage >= 1.0
             and not self.roster.unheard(now)
             and self.task.reached(standing.loss, standing.correct, standing.rows)

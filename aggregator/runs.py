@@ -38,7 +38,13 @@ def runs() -> None:
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False), default=Path("runs"))
 @option("--json", "as_json", is_flag=True, help="One JSON array.")
 def ls(folder: Path, as_json: bool) -> None:
-    """List the runs in FOLDER (runs, when not given), the newest first."""
+    """List the runs in FOLDER (runs, when not given), the newest first.
+
+    \b
+    Examples:
+      fedmq runs ls
+      fedmq runs ls /var/lib/fedmq --json
+    """
     import msgspec
 
     found = sorted(_summaries(folder), key=lambda one: float(one["started"]), reverse=True)
@@ -66,7 +72,13 @@ def ls(folder: Path, as_json: bool) -> None:
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
 @option("--json", "as_json", is_flag=True, help="The report as JSON.")
 def show(folder: Path, as_json: bool) -> None:
-    """Show the run in FOLDER: how it went, who took part, its last rounds."""
+    """Show the run in FOLDER: how it went, who took part, its last rounds.
+
+    \b
+    Examples:
+      fedmq runs show runs/by-hand
+      fedmq runs show runs/by-hand --json
+    """
     import msgspec
 
     from aggregator.report import read_report
@@ -112,7 +124,13 @@ def _summaries(folder: Path) -> list[dict[str, Any]]:
 
     if not folder.is_dir():
         return []
-    return [_summary(path.parent)[0] for path in sorted(folder.glob(f"*/{STORE}"))]
+    found = []
+    for path in sorted(folder.glob(f"*/{STORE}")):
+        try:
+            found.append(_summary(path.parent)[0])
+        except BadConfiguration as error:
+            click.echo(f"fedmq: left out: {error}", err=True)
+    return found
 
 
 def _summary(folder: Path) -> tuple[dict[str, Any], list[Close]]:

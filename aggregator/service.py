@@ -5,7 +5,7 @@ Opens a run in a store (a new one, or one to be continued under a higher epoch) 
 
 from __future__ import annotations
 
-import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,12 +17,15 @@ from aggregator.steps import BrokerDown, BrokerUp, Effects, Event, Heard, KeepRe
 from aggregator.store import Close, Description, Store, StoredResult
 from aggregator.strategies import Strategy
 from fedmq import events
+from fedmq.address import DEFAULT_ADDRESS
 from fedmq.clock import Clock
-from fedmq.errors import Rejected, Unreachable
+from fedmq.errors import Rejected
+from fedmq.messages import Finished
 from fedmq.network import Delivered, Link, LinkUp, News
+from fedmq.reach import Reach
 from fedmq.wire import decode, encode
 
-log = logging.getLogger(__name__)
+FAREWELL_S = 2.0  # to tell the trainers that the run is over, when the broker is not there
 
 Watch = Callable[[events.AnyEvent], None]
 
@@ -43,7 +46,15 @@ class Aggregator:
     """One life of a run's aggregator, on a link and a store; `step` takes what has come."""
 
     def __init__(
-        self, link: Link, store: Store, strategy: Strategy[Any], limits: Limits, *, clock: Clock, watch: Watch
+        self,
+        link: Link,
+        store: Store,
+        strategy: Strategy[Any],
+        limits: Limits,
+        *,
+        clock: Clock,
+        watch: Watch,
+        broker: str = DEFAULT_ADDRESS,
     ) -> None:
         description = store.description
         assert description is not None, "the store must have been begun"
@@ -51,10 +62,10 @@ class Aggregator:
         self.replayed: Replayed = replay(store, description.task, strategy, description.seed)
         self.rounds = _rounds(store, description, strategy, limits, self.replayed, clock.now())
         self.stopping = False
+        self._told, self._farewell_by = False, math.inf
         self.bytes_up = self.bytes_down = 0
         self._link, self._store, self._clock, self._watch = link, store, clock, watch
-        timeout_s = limits.connect_timeout_s
-        self._connect_by = None if timeout_s is None else clock.now() + timeout_s
+        self._reach = Reach(broker, clock.now(), limits.connect_timeout_s)
         watch(
             events.RunStarted(
                 run=description.run,
@@ -68,13 +79,18 @@ class Aggregator:
 
     @property
     def done(self) -> bool:
-        """See `loop.Service`."""
-        return self.stopping or self.rounds.phase is Phase.FINISHED
+        """See `loop.Service`: the run is over, and the trainers were told so, or could not be for a while."""
+        if self.rounds.phase is not Phase.FINISHED:
+            return self.stopping
+        return self.stopping or self._told or self._clock.now() >= self._farewell_by
 
     @property
     def wake_at(self) -> float | None:
         """See `loop.Service`."""
-        return self.rounds.wake_at if self._connect_by is None else self._connect_by
+        if self.rounds.phase is Phase.FINISHED:
+            return self._farewell_by
+        times = [time for time in (self._reach.wake_at, self.rounds.wake_at) if time is not None]
+        return min(times, default=None)
 
     def stop(self) -> None:
         """See `loop.Service`: nothing is in flight between two steps, and the run can be continued."""
@@ -86,16 +102,18 @@ class Aggregator:
         for news in self._link.receive():
             self._take(self._event(news), effects)
         self._take(Tick(), effects)
+        if self.rounds.phase is Phase.FINISHED and self._farewell_by == math.inf:
+            self._farewell_by = self._clock.now() + FAREWELL_S
         self._perform(effects)
-        if self._connect_by is not None and self._clock.now() >= self._connect_by:
-            raise Unreachable("the broker did not answer in time; is it running, and is --broker right?")
+        if not self.done:
+            self._reach.check(self._clock.now())
 
     def _event(self, news: News) -> Event:
         if isinstance(news, LinkUp):
-            self._connect_by = None
+            self._reach.up()
             return BrokerUp()
         if not isinstance(news, Delivered):
-            log.warning("the broker is gone; the run goes on when it is back")
+            self._reach.down()
             return BrokerDown()
         self.bytes_up += sum(map(len, news.frames))
         try:
@@ -131,7 +149,8 @@ class Aggregator:
         for outgoing in effects.sends:
             frames = encode(*outgoing)
             self.bytes_down += sum(map(len, frames))
-            self._link.send(frames)
+            sent = self._link.send(frames)
+            self._told = self._told or (sent and isinstance(outgoing.message, Finished))
         for event in effects.events:
             self._watch(event)
 
@@ -162,4 +181,5 @@ def _rounds(
         round=replayed.round,
         accepted=accepted,
         counted=replayed.open_results,
+        members=len(replayed.closes[-1].members) if replayed.closes else 0,
     )

@@ -18,7 +18,7 @@ def broker(bind: str, port: int) -> None:
     """Run the broker until it is stopped.
 
     Everything meets here: it forwards rounds to trainers and results to aggregators. It keeps nothing that matters,
-    so it can be killed and started again at any moment.
+    so it can be killed and started again at any moment. Without keys it listens on this machine alone.
 
     \b
     Examples:

@@ -43,23 +43,26 @@ def demo(
     """Train a model that no single trainer could, across processes, in a second.
 
     Starts a broker, an aggregator and the trainers as separate processes on 127.0.0.1; each trainer holds its part of
-    the rows. Exit code 0 when the target is reached, 1 when not.
+    the rows. A FILE.py defines `task` and rows(part, parts). Exit code 0 when the target is reached, 1 when not.
 
     \b
     Examples:
       fedmq demo
       fedmq demo --task parity4 --trainers 4
-      fedmq demo --task linear --seed 7 --out runs/linear
+      fedmq demo --task linear --strategy fedsgd --seed 7
+      fedmq demo --task FILE.py --trainers 3 --out runs/mine
     """
     one_thread_for_arrays()
     from fedmq.tasks import find_task
 
     task = find_task(task_name)
     count = trainers or task.trainers
-    folder = out or Path("runs") / f"{task.name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    name = f"{task.name[:40]}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    folder = out or Path("runs") / name
     if (folder / "report.json").exists():
         raise BadConfiguration(f"--out {folder}: expected a new folder, this one holds a finished run; choose another")
-    arguments = ["--task", task_name, "--strategy", strategy, "--min-trainers", str(count), "--out", str(folder)]
+    arguments = ["--task", task_name, "--strategy", strategy, "--min-trainers", str(count)]
+    arguments += ["--run", name, "--out", str(folder)]
     for flag, value in (("--rounds", rounds), ("--seed", seed)):
         arguments += [] if value is None else [flag, str(value)]
     arguments += ["--quiet"] if quiet else []

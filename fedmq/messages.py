@@ -28,6 +28,7 @@ Name = Annotated[str, Meta(pattern=NAME_PATTERN, max_length=64)]  # of a run or 
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 Positive = Annotated[int, Meta(ge=1, le=2**53)]
 Text = Annotated[str, Meta(max_length=200)]
+Seconds = Annotated[float, Meta(ge=0, le=1e9)]  # about 30 years: neither NaN nor infinity gets into logs and reports
 
 
 class ArrayInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -102,7 +103,7 @@ class Round(RunHeader, frozen=True, kw_only=True, tag="round"):
 
     round: Positive
     seed: Count
-    deadline_s: Annotated[float, Meta(gt=0)]  # seconds after which the round may close without you
+    deadline_s: Annotated[float, Meta(gt=0, le=1e9)]  # seconds after which the round may close without you
     task: Task
     work: Work
 
@@ -163,7 +164,7 @@ class Result(RunHeader, frozen=True, kw_only=True, tag="result"):
     round: Count
     samples: Positive
     attempt: Positive  # 1 the first time
-    train_s: Annotated[float, Meta(ge=0)]  # seconds of local work
+    train_s: Seconds  # of local work
 
 
 class Goodbye(RunHeader, frozen=True, kw_only=True, tag="goodbye"):

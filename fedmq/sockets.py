@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import ClassVar
 
 import zmq
 from zmq.utils.monitor import recv_monitor_message
@@ -102,9 +101,7 @@ def _give(socket: zmq.Socket[bytes], frames: Frames) -> bool:
 
 
 class EdgeSockets(Endpoint):
-    """An edge's link: watches one socket's connection for news of the broker."""
-
-    _watched: ClassVar[int] = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
+    """An edge's end: it connects, to whatever stands at the broker's address."""
 
     def __init__(self, address: str) -> None:
         self.host, self.port = parse_address(address)
@@ -112,24 +109,6 @@ class EdgeSockets(Endpoint):
 
     def _connect(self, socket: zmq.Socket[bytes], offset: int) -> None:
         socket.connect(f"tcp://{self.host}:{self.port + offset}")
-
-    def _watch(self, socket: zmq.Socket[bytes]) -> zmq.Socket[bytes]:
-        monitor = socket.get_monitor_socket(self._watched)
-        self._watched_socket = socket
-        self._sockets.append(monitor)
-        self._poller.register(monitor, zmq.POLLIN)
-        return monitor
-
-    def close(self) -> None:
-        """See `Endpoint`."""
-        self._watched_socket.disable_monitor()
-        super().close()
-
-    @staticmethod
-    def _news(monitor: zmq.Socket[bytes]) -> Iterator[News]:
-        while monitor.poll(0):
-            event = recv_monitor_message(monitor)["event"]
-            yield LinkUp() if event == zmq.EVENT_HANDSHAKE_SUCCEEDED else LinkDown()
 
 
 class TrainerSockets(EdgeSockets):
@@ -140,7 +119,9 @@ class TrainerSockets(EdgeSockets):
         self._down = self._socket(zmq.SUB)
         self._up = self._socket(zmq.PUSH)
         self._up.immediate = True
-        self._monitor = self._watch(self._down)
+        self._monitor = self._down.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
+        self._sockets.append(self._monitor)
+        self._poller.register(self._monitor, zmq.POLLIN)
         for topic in (topics.ROUNDS, topics.BEACONS, topics.inbox_of(name)):  # the inbox last: it means "I am here"
             self._down.subscribe(topic)
         self._poller.register(self._down, zmq.POLLIN)
@@ -149,7 +130,9 @@ class TrainerSockets(EdgeSockets):
 
     def receive(self) -> Iterator[News]:
         """See `network.Link`."""
-        yield from self._news(self._monitor)
+        while self._monitor.poll(0):
+            event = recv_monitor_message(self._monitor)["event"]
+            yield LinkUp() if event == zmq.EVENT_HANDSHAKE_SUCCEEDED else LinkDown()
         for _ in range(BATCH):
             if (frames := _take(self._down)) is None:
                 return
@@ -159,11 +142,17 @@ class TrainerSockets(EdgeSockets):
         """See `network.Link`."""
         return _give(self._up, frames)
 
+    def close(self) -> None:
+        """See `Endpoint`."""
+        self._down.disable_monitor()
+        super().close()
+
 
 class AggregatorSockets(EdgeSockets):
     """An aggregator's link: XPUB for what it publishes, SUB for what the trainers of its run push.
 
-    The broker's own subscription, seen through XPUB_VERBOSE, says that publications reach it from now on.
+    The broker's own subscription, seen through XPUB_VERBOSE, says that publications reach it from now on; it ends
+    with the connection.
     """
 
     def __init__(self, address: str, run: str) -> None:
@@ -173,7 +162,7 @@ class AggregatorSockets(EdgeSockets):
         self._up = self._socket(zmq.SUB)
         self._up.subscribe(topics.up_to(run) + "/")
         self._up.subscribe(topics.PRESENCE)
-        self._monitor = self._watch(self._down)
+        self._heard_of = False  # whether a broker has subscribed; XPUB drops what nobody has
         self._poller.register(self._down, zmq.POLLIN)
         self._poller.register(self._up, zmq.POLLIN)
         self._connect(self._up, 3)
@@ -181,10 +170,9 @@ class AggregatorSockets(EdgeSockets):
 
     def receive(self) -> Iterator[News]:
         """See `network.Link`."""
-        yield from (news for news in self._news(self._monitor) if isinstance(news, LinkDown))
         while (frames := _take(self._down)) is not None:
-            if frames[0][:1] == b"\x01":
-                yield LinkUp()
+            self._heard_of = frames[0][:1] == b"\x01"
+            yield LinkUp() if self._heard_of else LinkDown()
         for _ in range(BATCH):
             if (frames := _take(self._up)) is None:
                 return
@@ -192,7 +180,7 @@ class AggregatorSockets(EdgeSockets):
 
     def send(self, frames: Frames) -> bool:
         """See `network.Link`."""
-        return _give(self._down, frames)
+        return self._heard_of and _give(self._down, frames)
 
 
 class BrokerSockets(Endpoint):

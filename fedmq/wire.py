@@ -29,6 +29,7 @@ HEADER_BYTES_MAX = 4096
 SIGNATURE_BYTES_MAX = 64  # Ed25519, RFC 8032
 FRAME_BYTES_MAX = 64 << 20
 DIMENSIONS_MAX = 2
+LENGTH_MAX = FRAME_BYTES_MAX // 4  # of a dimension; in bytes, an empty array could be of any length
 DTYPES = frozenset({"<f8", "<f4", "<i8"})
 
 Array = np.ndarray
@@ -115,6 +116,8 @@ def _array(info: ArrayInfo, blob: bytes) -> Array:
         raise Rejected("dtype", f"array {info.name}: expected one of {sorted(DTYPES)}, got {info.dtype!r}")
     if len(info.shape) > DIMENSIONS_MAX:
         raise Rejected("shape", f"array {info.name}: expected at most 2 dimensions, got {len(info.shape)}")
+    if any(length > LENGTH_MAX for length in info.shape):
+        raise Rejected("shape", f"array {info.name}: expected lengths up to {LENGTH_MAX}, got {info.shape}")
     size = 1
     for length in info.shape:
         size *= length

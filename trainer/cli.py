@@ -21,20 +21,24 @@ from fedmq.options import check_name, edge_options, one_thread_for_arrays, optio
     "--data",
     required=True,
     metavar="SPEC",
-    help="The rows: xor:1/2, parity4:3/4, linear:bob, a file (.csv .npz .npy .parquet), a folder, module:function.",
+    help="The rows: xor:1/2, parity4:3/4, linear:bob, FILE.py:1/2, a file (.csv .npz .npy .parquet), a folder of "
+    "them, or module:function.",
 )
 @edge_options
 @service_options
 def trainer(name: str, data: str, broker: str, connect_timeout: float | None) -> None:
     """Train on this machine's rows until it is stopped.
 
-    Takes part in every run that is published at the broker and fits its rows. The rows never leave; scores and
-    candidate models do. It can be killed and started again at any moment.
+    Takes part in every run that is published at the broker, one round at a time. The rows never leave; scores and
+    candidate models do. It can be started before the broker, killed and started again at any moment; SIGTERM and
+    Ctrl-C end it within five seconds, with exit code 0. Rows that cannot be used, or do not fit the task that is
+    published, end it with exit code 78.
 
     \b
     Examples:
       fedmq trainer --name alice --data xor:1/2
       fedmq trainer --name clinic-7 --data rows.csv --broker tcp://127.0.0.1:5550
+      fedmq trainer --name plant-2 --data mypackage.rows:load --log-level info
     """
     one_thread_for_arrays()
     from fedmq import __version__
@@ -57,6 +61,7 @@ def trainer(name: str, data: str, broker: str, connect_timeout: float | None) ->
         session,
         ThreadWorker(on_rows(rows, name), link.wake, clock),
         clock=clock,
+        broker=broker,
         connect_timeout_s=connect_timeout,
     )
     click.echo(f"trainer {name}: {len(rows.inputs)} rows, broker {broker}")

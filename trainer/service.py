@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 
+from fedmq.address import DEFAULT_ADDRESS
 from fedmq.clock import Clock
-from fedmq.errors import FedmqError, Rejected, Unreachable
+from fedmq.errors import Rejected
 from fedmq.messages import Finished, Refused, Welcome
 from fedmq.network import Delivered, Link, LinkUp, News
+from fedmq.reach import Reach
 from fedmq.wire import decode, encode
 from trainer.session import (
     Connected,
@@ -33,12 +35,19 @@ class Trainer:
     """
 
     def __init__(
-        self, link: Link, session: Session, worker: Worker, *, clock: Clock, connect_timeout_s: float | None = None
+        self,
+        link: Link,
+        session: Session,
+        worker: Worker,
+        *,
+        clock: Clock,
+        broker: str = DEFAULT_ADDRESS,
+        connect_timeout_s: float | None = None,
     ) -> None:
         self.session = session
         self.rejections: dict[str, int] = {}
         self._link, self._worker, self._clock = link, worker, clock
-        self._connect_by = None if connect_timeout_s is None else clock.now() + connect_timeout_s
+        self._reach = Reach(broker, clock.now(), connect_timeout_s)
         self._failure: Exception | None = None
 
     @property
@@ -49,7 +58,7 @@ class Trainer:
     @property
     def wake_at(self) -> float | None:
         """See `loop.Service`."""
-        times = [time for time in (self._connect_by, self.session.wake_at) if time is not None]
+        times = [time for time in (self._reach.wake_at, self.session.wake_at) if time is not None]
         return min(times, default=None)
 
     def stop(self) -> None:
@@ -71,16 +80,14 @@ class Trainer:
         self._take(Tick())
         if self._failure is not None:
             raise self._failure
-        if self._connect_by is not None and self._clock.now() >= self._connect_by:
-            raise Unreachable("the broker did not answer in time; is it running, and is --broker right?")
+        self._reach.check(self._clock.now())
 
     def _event(self, news: News) -> Event | None:
         if isinstance(news, LinkUp):
-            log.info("the broker is there")
-            self._connect_by = None
+            self._reach.up()
             return Connected()
         if not isinstance(news, Delivered):
-            log.warning("the broker is gone; trying again until it is back")
+            self._reach.down()
             return Disconnected()
         try:
             packet = decode(news.frames)
@@ -104,8 +111,6 @@ class Trainer:
         if isinstance(done.outcome, Rejected):
             self._reject(done.outcome)
             return
-        if isinstance(done.outcome, FedmqError):
-            log.error("cannot work on run %s: %s", done.run, done.outcome)
         self._failure = done.outcome
         self.stop()
         self.stop()  # a second one does not wait

@@ -1,25 +1,17 @@
-"""The fakes that fedmq is tested with, for your tests too: an in-memory network and a clock whose hands are moved.
+"""A simulation: nodes, a network between them and a queue of what happens next, on virtual time and from one seed.
 
-A whole federation runs on one thread and on virtual time, from a seed: messages are delayed, lost, doubled and
-re-ordered, parts crash at any point of a step and come back. Knows links and nodes, nothing of what they are: the
-same service classes run here and on ZeroMQ.
-
->>> simulation = Simulation(seed=1)
->>> simulation.at(2.0, lambda: print("two virtual seconds, at once"))
->>> simulation.run(until=lambda: simulation.clock.now() >= 2.0, limit_s=10.0)
-two virtual seconds, at once
-True
+Messages are delayed, lost, doubled and re-ordered; nodes crash at any point of a step and come back. Knows nothing of
+what the nodes are.
 """
 
 from __future__ import annotations
 
 import heapq
 import itertools
-from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from random import Random
-from typing import Generic, Protocol, TypeVar
+from typing import Protocol
 
 from fedmq import topics
 from fedmq.errors import FedmqError
@@ -34,35 +26,15 @@ from fedmq.network import (
     Published,
     Pushed,
     Subscribed,
-    Traffic,
     Unsubscribed,
 )
-from fedmq.wire import Frames, Packet
-
-Outcome = TypeVar("Outcome")
+from fedmq.testing.clock import VirtualClock
+from fedmq.testing.links import Connection, MemoryHub, MemoryLink
+from fedmq.wire import Frames
 
 
 class NodeCrashed(FedmqError):
     """Raised inside a node at the operation at which it is to crash."""
-
-
-class VirtualClock:
-    """A clock that stands still until the simulation moves it."""
-
-    def __init__(self) -> None:
-        self._now = 0.0
-
-    def now(self) -> float:
-        """Virtual seconds since the simulation began."""
-        return self._now
-
-    def wall(self) -> float:
-        """The same, as if the simulation had begun in 2001."""
-        return 1e9 + self._now
-
-    def move_to(self, time: float) -> None:
-        """Set the hands; never back."""
-        self._now = max(self._now, time)
 
 
 class Node(Protocol):
@@ -98,67 +70,6 @@ class _Place:
     begin: Callable[[], Node]
     node: Node | None = None
     life: int = 0  # wake-ups and work of earlier lives mean nothing
-
-
-@dataclass
-class _Connection:
-    """An edge's connection to one life of the broker."""
-
-    link: MemoryLink
-    topics: list[str] = field(default_factory=list)
-    alive: bool = True
-    arrived: dict[str, float] = field(default_factory=dict)  # when the last message of each direction arrives
-
-
-class MemoryLink:
-    """An edge's link in memory; see `network.Link`."""
-
-    def __init__(self, simulation: Simulation, name: str, wants: tuple[str, ...], *, publishes: bool) -> None:
-        self.name, self.wants, self.publishes = name, wants, publishes
-        self.news: deque[News] = deque()
-        self.connection: _Connection | None = None
-        self._simulation = simulation
-
-    def receive(self) -> Iterator[News]:
-        """See `network.Link`."""
-        while self.news:
-            yield self.news.popleft()
-
-    def send(self, frames: Frames) -> bool:
-        """See `network.Link`."""
-        self._simulation.operation(self.name)
-        if self.connection is None:
-            return False
-        self._simulation.send_up(self.connection, frames)
-        return True
-
-
-class MemoryHub:
-    """The broker's hub in memory; see `network.Hub`."""
-
-    def __init__(self, simulation: Simulation) -> None:
-        self.traffic: deque[tuple[_Connection, Traffic]] = deque()
-        self._simulation = simulation
-        self._current: _Connection | None = None
-
-    def receive(self) -> Iterator[Traffic]:
-        """See `network.Hub`."""
-        while self.traffic:
-            self._current, traffic = self.traffic.popleft()
-            yield traffic
-
-    def admit(self, topic: str) -> None:
-        """See `network.Hub`."""
-        assert self._current is not None
-        self._current.topics.append(topic)
-
-    def publish(self, frames: Frames) -> None:
-        """See `network.Hub`."""
-        self._simulation.send_down(frames, to_aggregators=False)
-
-    def deliver(self, frames: Frames) -> None:
-        """See `network.Hub`."""
-        self._simulation.send_down(frames, to_aggregators=True)
 
 
 class Simulation:
@@ -224,7 +135,11 @@ class Simulation:
             if place.node is None:
                 self._say("start", name)
                 place.life += 1
-                place.node = place.begin()
+                try:
+                    place.node = place.begin()
+                except NodeCrashed:
+                    self._say("crash", name)
+                    continue
                 self.step(name)
 
     def crash(self, *names: str) -> None:
@@ -239,12 +154,20 @@ class Simulation:
         place = self._places[name]
         if place.node is not None:
             self._say("stop", name)
-            place.node.stop()
+            try:
+                place.node.stop()
+            except NodeCrashed:
+                self.crash(name)
             self.step(name)
 
     def crash_in(self, name: str, operations: int) -> None:
         """Let `name` crash in the midst of a step, at its so-many-th operation from now (a send or a write)."""
         self._fuses[name] = operations
+
+    def heal(self) -> None:
+        """End all faults, those to come as well; who crashed stays down until it is started."""
+        self.faults = Faults()
+        self._fuses.clear()
 
     def operation(self, name: str) -> None:
         """A node is about to send or to write something.
@@ -291,7 +214,7 @@ class Simulation:
         for link in self._links.values():
             if link.connection is not None:
                 link.connection.alive, link.connection = False, None
-                self._at(self.clock.now() + self._delay(), lambda link=link: self._news(link, LinkDown()))  # type: ignore[misc]
+                self._news(link, LinkDown())
 
     # --- connections --------------------------------------------------------------------------------------------
 
@@ -304,7 +227,7 @@ class Simulation:
         current = self._links[link.name] is link and self._places[link.name].node is not None
         if not current or self._hub is None or link.connection is not None:
             return
-        connection = link.connection = _Connection(link)
+        connection = link.connection = Connection(link)
         for topic in link.wants:
             if link.publishes:
                 connection.topics.append(topic)
@@ -332,7 +255,7 @@ class Simulation:
 
     # --- messages -----------------------------------------------------------------------------------------------
 
-    def send_up(self, connection: _Connection, frames: Frames) -> None:
+    def send_up(self, connection: Connection, frames: Frames) -> None:
         """From an edge to the broker."""
         hub, traffic = self._hub, Published(frames) if connection.link.publishes else Pushed("", frames)
 
@@ -354,7 +277,7 @@ class Simulation:
             if any(topic.startswith(prefix) for prefix in connection.topics):
                 self._transport(connection, "down", self._arrival(connection, frames))
 
-    def _arrival(self, connection: _Connection, frames: Frames) -> Callable[[], None]:
+    def _arrival(self, connection: Connection, frames: Frames) -> Callable[[], None]:
         def arrive() -> None:
             link = connection.link
             if connection.alive and link.connection is connection:
@@ -363,7 +286,7 @@ class Simulation:
 
         return arrive
 
-    def _transport(self, connection: _Connection, direction: str, arrive: Callable[[], None]) -> None:
+    def _transport(self, connection: Connection, direction: str, arrive: Callable[[], None]) -> None:
         self.messages += 1
         faults = self.faults
         if faults.loss and self.random.random() < faults.loss:
@@ -401,40 +324,3 @@ class Simulation:
     def _say(self, what: str, name: str, frames: Frames | None = None) -> None:
         if self.trace is not None:
             self.trace(self.clock.now(), what, name, frames)
-
-
-class VirtualWorker(Generic[Outcome]):
-    """A trainer's worker on virtual time: does the work at once, and hands it over after `duration_s()`."""
-
-    def __init__(
-        self,
-        simulation: Simulation,
-        name: str,
-        perform: Callable[[Packet, Callable[[], bool]], Outcome | None],
-        duration_s: Callable[[], float],
-    ) -> None:
-        self._simulation, self._name = simulation, name
-        self._perform, self._duration_s = perform, duration_s
-        self._job = 0
-        self._done: list[Outcome] = []
-
-    def start(self, packet: Packet) -> None:
-        """Begin the work of a round; whatever was begun before is cancelled."""
-        self._job += 1
-        job = self._job
-
-        def finish() -> None:
-            if job == self._job and (outcome := self._perform(packet, lambda: False)) is not None:
-                self._done.append(outcome)
-                self._simulation.step(self._name)
-
-        self._simulation.at(self._simulation.clock.now() + self._duration_s(), finish)
-
-    def cancel(self) -> None:
-        """Give up what was begun."""
-        self._job += 1
-
-    def done(self) -> list[Outcome]:
-        """What has been finished since the last call."""
-        done, self._done = self._done, []
-        return done

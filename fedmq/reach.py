@@ -1,0 +1,61 @@
+"""Whether an edge has reached its broker: says once that it is not there, and gives up when it was told to.
+
+Knows nothing of sockets: the service that owns the link tells it what it heard of the broker.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from fedmq.errors import Unreachable
+
+NOTICE_S = 1.0  # a broker that is started at the same time is there before that
+
+log = logging.getLogger(__name__)
+
+
+class Reach:
+    """How things stand with the broker at `address`; times are on the clock of the service that asks.
+
+    `timeout_s` bounds the wait for the first contact; None: wait for ever. Once it was reached, a broker that goes
+    away is waited for without an end: it is being restarted.
+    """
+
+    def __init__(self, address: str, now: float, timeout_s: float | None) -> None:
+        self._address, self._timeout_s = address, timeout_s
+        self._give_up_at = None if timeout_s is None else now + timeout_s
+        self._notice_at: float | None = now + NOTICE_S
+        self._missed = False  # somebody was told that the broker is away
+
+    @property
+    def wake_at(self) -> float | None:
+        """When `check` is due, at the latest."""
+        return min((time for time in (self._notice_at, self._give_up_at) if time is not None), default=None)
+
+    def up(self) -> None:
+        """The broker is there."""
+        self._notice_at = self._give_up_at = None
+        if self._missed:
+            log.warning("the broker at %s is there", self._address)
+        self._missed = False
+
+    def down(self) -> None:
+        """The broker is gone."""
+        if not self._missed:
+            log.warning("the broker at %s is gone; trying again until it is back", self._address)
+        self._missed = True
+
+    def check(self, now: float) -> None:
+        """Say, once, that the broker is not there.
+
+        Raises:
+            Unreachable: it was not there in the time that was allowed.
+        """
+        if self._give_up_at is not None and now >= self._give_up_at:
+            raise Unreachable(
+                f"expected a broker at {self._address} within {self._timeout_s:g} s, nothing answered: "
+                "start it with fedmq broker, or say with --broker where it is"
+            )
+        if self._notice_at is not None and now >= self._notice_at:
+            self._notice_at, self._missed = None, True
+            log.warning("the broker at %s is not there yet; trying again", self._address)

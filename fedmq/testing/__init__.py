@@ -1,0 +1,16 @@
+"""The fakes that fedmq is tested with, for your tests too: an in-memory network and a clock whose hands are moved.
+
+A whole federation runs on one thread and on virtual time; the same service classes run here and on ZeroMQ.
+
+>>> simulation = Simulation(seed=1)
+>>> simulation.at(2.0, lambda: print("two virtual seconds, at once"))
+>>> simulation.run(until=lambda: simulation.clock.now() >= 2.0, limit_s=10.0)
+two virtual seconds, at once
+True
+"""
+
+from fedmq.testing.clock import VirtualClock
+from fedmq.testing.simulation import Faults, Node, NodeCrashed, Simulation
+from fedmq.testing.worker import VirtualWorker
+
+__all__ = ["Faults", "Node", "NodeCrashed", "Simulation", "VirtualClock", "VirtualWorker"]

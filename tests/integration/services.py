@@ -1,0 +1,131 @@
+"""The services as real processes, for tests: start, kill, wait for what they say or write, and leave none behind.
+
+Knows nothing of what a test looks for. Every wait has a deadline and says what it waited for.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from deploy.processes import free_port
+
+WAIT_S = 30.0
+POLL_S = 0.005
+
+
+def until(condition: Callable[[], Any], what: str, timeout_s: float = WAIT_S) -> None:
+    """Return when `condition()` is true; fail with `what` when it is not in time."""
+    give_up_at = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < give_up_at, f"waited {timeout_s:g} s in vain: {what}"
+        time.sleep(POLL_S)
+
+
+def clean_environment(**more: str) -> dict[str, str]:
+    """This process's environment without settings of fedmq, and with one thread for arrays."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("FEDMQ_")}
+    return {**kept, "OPENBLAS_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **more}
+
+
+def run_fedmq(*arguments: str, cwd: Path, timeout_s: float = WAIT_S, **more: str) -> subprocess.CompletedProcess[str]:
+    """Run `fedmq ARGUMENTS` to its end, output in pipes."""
+    return subprocess.run(
+        [sys.executable, "-m", "fedmq", *arguments],
+        cwd=cwd,
+        env=clean_environment(**more),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=timeout_s,
+    )
+
+
+def events_of(folder: Path) -> list[dict[str, Any]]:
+    """The events of the run in `folder`, as far as they are whole lines on disk."""
+    path = folder / "events.jsonl"
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    return [json.loads(line) for line in lines]
+
+
+def closed(folder: Path) -> int:
+    """How many rounds of the run in `folder` are closed."""
+    return sum(one["event"] == "round-closed" for one in events_of(folder))
+
+
+def report_of(folder: Path) -> dict[str, Any]:
+    report: dict[str, Any] = json.loads((folder / "report.json").read_text())
+    return report
+
+
+class Services:
+    """Processes of `fedmq` around one broker's address, by name; their output is in files of `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.address = f"tcp://127.0.0.1:{self.port}"
+        self.running: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, name: str, *arguments: str) -> None:
+        """Start `fedmq ARGUMENTS`; a second start under a name adds to its output."""
+        with (self.folder / f"{name}.out").open("ab") as out, (self.folder / f"{name}.err").open("ab") as err:
+            self.running[name] = subprocess.Popen(
+                [sys.executable, "-m", "fedmq", *arguments],
+                cwd=self.folder,
+                env=clean_environment(FEDMQ_BROKER=self.address, FEDMQ_PORT=str(self.port)),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+            )
+
+    def start_broker(self) -> None:
+        """Start the broker and wait until it listens."""
+        before = self.out("broker").count("broker on")
+        self.start("broker", "broker")
+        until(lambda: self.out("broker").count("broker on") > before, "the broker to listen")
+
+    def start_trainer(self, name: str, data: str, *arguments: str) -> None:
+        self.start(name, "trainer", "--name", name, "--data", data, *arguments)
+
+    def out(self, name: str) -> str:
+        """What it has written to stdout."""
+        path = self.folder / f"{name}.out"
+        return path.read_text() if path.exists() else ""
+
+    def err(self, name: str) -> str:
+        """What it has written to stderr."""
+        path = self.folder / f"{name}.err"
+        return path.read_text() if path.exists() else ""
+
+    def kill(self, name: str) -> None:
+        """As a power cut would."""
+        self.running[name].kill()
+        self.running[name].wait(WAIT_S)
+
+    def terminate(self, name: str) -> None:
+        self.running[name].send_signal(signal.SIGTERM)
+
+    def wait(self, name: str, timeout_s: float = WAIT_S) -> int:
+        """Its exit code, once it has ended."""
+        return self.running[name].wait(timeout_s)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for process in self.running.values():
+            process.kill()
+        for process in self.running.values():
+            process.wait(WAIT_S)

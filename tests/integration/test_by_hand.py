@@ -1,0 +1,144 @@
+"""The three services as a person starts them, each in a terminal of its own, and what happens when one is killed.
+
+Knows what the processes print and write, nothing of their insides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from services import Services, closed, events_of, report_of, run_fedmq, until
+
+NOT_THERE = "is not there yet; trying again"
+NEVER_SOLVED = """
+from fedmq import Linear, Task
+task = Task(name="endless", model=Linear(2), loss="squared-error", metric="loss", target=0.0, rounds=100000)
+"""
+LONG_ROUNDS = """
+from fedmq import MLP, Search, Task
+from fedmq.tasks import task_rows
+task = Task(
+    name="long-rounds", model=MLP([4, 8, 2], hidden="tanh"), loss="cross-entropy", metric="accuracy", target=1.0,
+    trainers=4, rounds=400, search=Search(population=400, generations=20),
+)
+def rows(part, parts):
+    return task_rows("parity4", part, parts)
+"""
+
+
+@pytest.fixture
+def services(tmp_path: Path) -> Iterator[Services]:
+    with Services(tmp_path) as running:
+        yield running
+
+
+def trainers_in(services: Services, kind: str, since: int = 0) -> list[str]:
+    """The trainers that the run's events of this kind name."""
+    return [one["trainer"] for one in events_of(services.folder / "run")[since:] if one["event"] == kind]
+
+
+def test_a_trainer_that_comes_later_takes_part_in_the_next_round(services: Services) -> None:
+    (services.folder / "endless.py").write_text(NEVER_SOLVED)
+    run = services.folder / "run"
+    services.start_broker()
+    services.start("aggregator", "aggregator", "--task", "endless.py", "--min-trainers", "1", "--out", "run")
+    services.start_trainer("bob", "linear:bob")
+    until(lambda: closed(run) >= 2, "two rounds with bob alone")
+    services.start_trainer("alice", "linear:alice")
+    until(lambda: "alice" in trainers_in(services, "result-accepted"), "a result of alice")
+    events = events_of(run)
+    joined = next(one for one in events if one["event"] == "trainer-joined" and one["trainer"] == "alice")
+    first = next(one for one in events if one["event"] == "result-accepted" and one["trainer"] == "alice")
+    between = events[events.index(joined) : events.index(first)]
+    assert sum(one["event"] == "round-closed" for one in between) <= 2
+    services.terminate("aggregator")
+    assert services.wait("aggregator") == 1
+    assert "continue with: fedmq aggregator --out run" in services.err("aggregator")
+
+
+def test_a_killed_trainer_and_a_killed_broker_come_back_and_the_run_is_solved(services: Services) -> None:
+    (services.folder / "long.py").write_text(LONG_ROUNDS)
+    run = services.folder / "run"
+    names = ["alice", "bob", "carol", "dave"]
+    services.start("alice", "trainer", "--name", "alice", "--data", "long.py:1/4")
+    until(lambda: NOT_THERE in services.err("alice"), "alice to say that there is no broker")
+    services.start_broker()
+    services.start("aggregator", "aggregator", "--task", "long.py", "--seed", "1", "--out", "run")
+    for part, name in enumerate(names[1:], 2):
+        services.start_trainer(name, f"long.py:{part}/4")
+
+    until(lambda: closed(run) >= 3, "three rounds")
+    services.kill("carol")
+    until(lambda: "carol" in trainers_in(services, "trainer-left"), "carol to be missed", timeout_s=10)
+    since = len(events_of(run))
+    services.start_trainer("carol", "long.py:3/4")
+    until(lambda: "carol" in trainers_in(services, "result-accepted", since), "a result of carol, who is back")
+
+    services.kill("broker")
+    before = closed(run)
+    services.start_broker()
+    until(lambda: closed(run) > before + 1, "rounds after the broker came back")
+
+    assert services.wait("aggregator", timeout_s=50) == 0, services.err("aggregator")
+    assert report_of(run)["solved"] is True
+    assert services.err("alice").count(NOT_THERE) == 1
+    for name in names:
+        services.terminate(name)
+    assert [services.wait(name, timeout_s=5) for name in names] == [0, 0, 0, 0]
+    assert "Traceback" not in "".join(services.err(name) for name in [*names, "aggregator", "broker"])
+
+
+def test_a_killed_aggregator_continues_to_the_model_of_an_undisturbed_run(services: Services, tmp_path: Path) -> None:
+    command = ["--task", "parity4", "--seed", "1"]
+    undisturbed = run_fedmq("demo", *command, "--trainers", "2", "--out", "undisturbed", "--quiet", cwd=tmp_path)
+    assert undisturbed.returncode == 0, undisturbed.stderr
+    expected = report_of(tmp_path / "undisturbed")
+    services.start_broker()
+    for part, name in enumerate(["alice", "bob"], 1):
+        services.start_trainer(name, f"parity4:{part}/2")
+    for life in range(1, 3):
+        services.start("aggregator", "aggregator", *command, "--min-trainers", "2", "--out", "run")
+        until(lambda wanted=4 * life: closed(tmp_path / "run") >= wanted, "some rounds")  # type: ignore[misc]
+        services.kill("aggregator")
+    assert closed(tmp_path / "run") < expected["rounds"], "the run was over before it could be disturbed"
+
+    services.start("aggregator", "aggregator", *command, "--min-trainers", "2", "--out", "run")
+
+    assert services.wait("aggregator", timeout_s=50) == 0, services.err("aggregator")
+    assert "(epoch 3)" in services.out("aggregator")
+    report = report_of(tmp_path / "run")
+    assert (report["model_sha256"], report["rounds"]) == (expected["model_sha256"], expected["rounds"])
+
+
+def test_the_same_command_on_a_finished_run_leaves_its_report_alone(services: Services, tmp_path: Path) -> None:
+    done = run_fedmq("demo", "--seed", "1", "--out", "run", "--quiet", cwd=tmp_path)
+    before = (tmp_path / "run" / "report.json").read_bytes()
+
+    again = run_fedmq("aggregator", "--out", "run", "--broker", services.address, cwd=tmp_path)
+
+    assert (done.returncode, again.returncode) == (0, 0), again.stderr
+    assert "solved in" in again.stdout
+    assert (tmp_path / "run" / "report.json").read_bytes() == before
+
+
+def test_without_a_broker_and_with_a_connect_timeout_the_services_end_with_69(services: Services) -> None:
+    services.start_trainer("alice", "xor:1/2", "--connect-timeout", "1.5")
+    services.start("aggregator", "aggregator", "--task", "xor", "--connect-timeout", "1.5", "--out", "run")
+
+    assert [services.wait(name, timeout_s=15) for name in ("alice", "aggregator")] == [69, 69]
+    for name in ("alice", "aggregator"):
+        notice, end = services.err(name).splitlines()
+        assert notice.endswith(f"the broker at {services.address} {NOT_THERE}")
+        assert end.startswith(f"fedmq: expected a broker at {services.address} within 1.5 s")
+
+
+def test_a_second_broker_on_the_same_ports_ends_with_78(services: Services) -> None:
+    services.start_broker()
+
+    second = run_fedmq("broker", "--port", str(services.port), cwd=services.folder)
+
+    assert second.returncode == 78
+    assert second.stderr.count("\n") == 1
+    assert "choose others with --port" in second.stderr

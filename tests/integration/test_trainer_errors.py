@@ -1,0 +1,96 @@
+"""Rows that a trainer cannot use: it says so in one line and ends with 78, and the run goes on for the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from services import Services, events_of, report_of, run_fedmq, until
+
+
+def with_a_hole(folder: Path) -> str:
+    (folder / "rows.csv").write_text("size,weight,class\n1,2,0\n3,nan,1\n")
+    return "rows.csv"
+
+
+def with_a_missing_column(folder: Path) -> str:
+    (folder / "rows.csv").write_text("size,weight,class\n1,2,0\n3,1\n")
+    return "rows.csv"
+
+
+def with_only_a_heading(folder: Path) -> str:
+    (folder / "rows.csv").write_text("size,weight,class\n")
+    return "rows.csv"
+
+
+def with_nothing_at_all(_folder: Path) -> str:
+    return "missing.csv"
+
+
+def with_arrays_of_other_names(folder: Path) -> str:
+    np.savez(folder / "rows.npz", x=np.zeros((2, 2)), y=np.zeros(2))
+    return "rows.npz"
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (with_a_hole, "rows.csv, line 3, column 2 (weight): expected a finite number, got 'nan'"),
+        (with_a_missing_column, "rows.csv, line 3: expected 3 columns as in the first line, got 2"),
+        (with_only_a_heading, "rows.csv: expected at least one row, got zero rows"),
+        (with_nothing_at_all, "missing.csv: expected a file with rows, got no such file"),
+        (with_arrays_of_other_names, "rows.npz: expected an array `inputs`, got x, y"),
+    ],
+)
+def test_rows_that_cannot_be_used_end_a_trainer_with_one_line(
+    make: Callable[[Path], str], said: str, tmp_path: Path
+) -> None:
+    done = run_fedmq("trainer", "--name", "mallory", "--data", make(tmp_path), cwd=tmp_path)
+
+    assert done.returncode == 78
+    assert done.stdout == ""
+    assert done.stderr.startswith(f"fedmq: {said}")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_trainer_whose_rows_do_not_fit_the_task_leaves_and_the_others_solve_it(tmp_path: Path) -> None:
+    (tmp_path / "wide.csv").write_text("a,b,c,class\n0,1,1,1\n")
+    run = tmp_path / "run"
+    with Services(tmp_path) as services:
+        services.start_broker()
+        services.start_trainer("mallory", "wide.csv")
+        services.start_trainer("alice", "xor:1/2")
+        services.start("aggregator", "aggregator", "--task", "xor", "--seed", "1", "--out", "run")
+        assert services.wait("mallory") == 78
+        assert services.err("mallory").startswith("fedmq: expected 2 input columns for task xor, got 3")
+        assert services.err("mallory").count("\n") == 1
+        until(lambda: any(one["event"] == "trainer-left" for one in events_of(run)), "mallory's goodbye")
+        services.start_trainer("bob", "xor:2/2")
+        assert services.wait("aggregator") == 0, services.err("aggregator")
+    report = report_of(run)
+    results = {one["name"]: one["results"] for one in report["trainers"]}
+    assert results["mallory"] == 0
+    assert min(results["alice"], results["bob"]) > 0
+    assert (report["solved"], report["value"]) == (True, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "said"),
+    [
+        (["--data", "xor:3/2"], 78, "xor:3/2: expected a part from 1 to 2, got 3"),
+        (["--data", "nonsense"], 78, "expected rows such as"),
+        (["--name", "a b", "--data", "xor:1/2"], 2, "expected letters, digits and . _ -"),
+        ([], 2, "Missing option '--data'"),
+        (["--data", "xor:1/2", "--broker", "localhost"], 78, "expected a broker address like tcp://127.0.0.1:5550"),
+    ],
+)
+def test_a_trainer_that_is_started_wrongly_says_how(
+    arguments: list[str], exit_code: int, said: str, tmp_path: Path
+) -> None:
+    done = run_fedmq("trainer", *arguments, cwd=tmp_path)
+
+    assert done.returncode == exit_code
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,207 @@
+"""The messages as values: each survives the wire, each has its bounds, and the largest of each kind still fits."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedmq.errors import Rejected, RejectReason
+from fedmq.messages import (
+    PROTOCOL_VERSION,
+    Accepted,
+    Beacon,
+    EvolutionLearner,
+    Evolve,
+    Finished,
+    FromAggregator,
+    FromTrainer,
+    Goodbye,
+    GradientLearner,
+    Hello,
+    Message,
+    Presence,
+    Refused,
+    Result,
+    Round,
+    Train,
+    Welcome,
+)
+from fedmq.models import LAYERS_MAX, MLP
+from fedmq.tasks import Task, find_task
+from fedmq.wire import HEADER_BYTES_MAX, decode, encode
+
+KINDS: tuple[type[Any], ...] = get_args(Message)
+COUNT_MAX = 2**53
+LONGEST_NAME = "n" * 64
+
+names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", fullmatch=True)
+counts = st.integers(0, COUNT_MAX)
+positives = st.integers(1, COUNT_MAX)
+texts = st.text(max_size=200)
+seconds = st.floats(0, 1e9)
+tasks = st.sampled_from([find_task(name) for name in ("xor", "parity4", "linear")])
+learners = st.builds(EvolutionLearner) | st.builds(GradientLearner, steps=counts)
+works = st.builds(Evolve, elites=counts, generations=counts) | st.builds(Train, learner=learners)
+of_a_run = {"run": names, "epoch": counts}
+of_a_trainer = {**of_a_run, "trainer": names}
+messages: dict[type[Any], st.SearchStrategy[Any]] = {
+    Round: st.builds(
+        Round,
+        **of_a_run,
+        round=positives,
+        seed=counts,
+        deadline_s=seconds.filter(bool),
+        task=tasks,
+        work=works,
+    ),
+    Beacon: st.builds(Beacon, **of_a_run, round=counts, acknowledged=st.binary(max_size=2048)),
+    Finished: st.builds(Finished, **of_a_run, rounds=counts, solved=st.booleans()),
+    Welcome: st.builds(Welcome, **of_a_trainer, index=counts),
+    Accepted: st.builds(Accepted, **of_a_trainer, round=counts),
+    Refused: st.builds(
+        Refused, **of_a_trainer, round=counts, reason=st.sampled_from(get_args(RejectReason)), detail=texts
+    ),
+    Hello: st.builds(Hello, **of_a_trainer, samples=positives, round=counts, version=texts),
+    Result: st.builds(Result, **of_a_trainer, round=counts, samples=positives, attempt=positives, train_s=seconds),
+    Goodbye: st.builds(Goodbye, **of_a_trainer),
+    Presence: st.builds(Presence, trainer=names, present=st.booleans()),
+}
+EXAMPLES: dict[type[Any], Message] = {
+    Round: Round(run="r", epoch=1, round=3, seed=7, deadline_s=10.0, task=find_task("xor"), work=Evolve(elites=10)),
+    Beacon: Beacon(run="r", epoch=1, round=3, acknowledged=b"\x03"),
+    Finished: Finished(run="r", epoch=1, rounds=3, solved=True),
+    Welcome: Welcome(run="r", epoch=1, trainer="alice", index=0),
+    Accepted: Accepted(run="r", epoch=1, trainer="alice", round=3),
+    Refused: Refused(run="r", epoch=1, trainer="alice", round=3, reason="shape", detail="why"),
+    Hello: Hello(run="r", epoch=1, trainer="alice", samples=2, round=0, version="0.1.0"),
+    Result: Result(run="r", epoch=1, trainer="alice", round=3, samples=2, attempt=1, train_s=0.5),
+    Goodbye: Goodbye(run="r", epoch=1, trainer="alice"),
+    Presence: Presence(trainer="alice", present=True),
+}
+FIELDS = [
+    pytest.param(kind, field.name, id=f"{kind.__name__}.{field.name}")
+    for kind in KINDS
+    for field in msgspec.structs.fields(kind)
+]
+
+
+def fields_of(kind: type[Any]) -> dict[str, Any]:
+    """The header of an example, as a map."""
+    fields = msgspec.msgpack.decode(encode("t", EXAMPLES[kind])[1])
+    assert isinstance(fields, dict)
+    return fields
+
+
+def received(fields: dict[str, Any]) -> Message:
+    """What the other side makes of a header."""
+    return decode([b"t", msgspec.msgpack.encode(fields), b""]).message
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_message_arrives_as_it_was_sent(kind: type[Any]) -> None:
+    @settings(max_examples=60, deadline=None, derandomize=True)
+    @given(messages[kind])
+    def check(message: Message) -> None:
+        packet = decode(encode("up/r", message))
+        assert packet.message == message
+        assert packet.topic == "up/r"
+        assert not packet.arrays
+
+    check()
+
+
+def test_every_kind_is_said_by_exactly_one_side() -> None:
+    said = [*get_args(FromAggregator), *get_args(FromTrainer), Presence]
+    assert len(said) == len(KINDS)
+    assert set(said) == set(KINDS)
+
+
+def test_the_tag_of_a_message_is_its_name_in_lower_case() -> None:
+    assert [fields_of(kind)["t"] for kind in KINDS] == [kind.__name__.lower() for kind in KINDS]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_header_says_the_version(kind: type[Any]) -> None:
+    assert fields_of(kind)["v"] == PROTOCOL_VERSION
+
+
+@pytest.mark.parametrize("version", [0, PROTOCOL_VERSION + 1, -1, 1.5, "1", None, [1]])
+@pytest.mark.parametrize("kind", KINDS)
+def test_another_version_is_refused_by_every_kind(kind: type[Any], version: object) -> None:
+    with pytest.raises(Rejected, match=r"\$\.v") as refusal:
+        received({**fields_of(kind), "v": version})
+    assert refusal.value.reason == "header"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_unknown_field_is_refused_by_every_kind(kind: type[Any]) -> None:
+    with pytest.raises(Rejected, match="unknown field"):
+        received({**fields_of(kind), "extra": 1})
+
+
+@pytest.mark.parametrize(("kind", "field"), FIELDS)
+def test_a_field_of_another_type_is_refused(kind: type[Any], field: str) -> None:
+    with pytest.raises(Rejected) as refusal:
+        received({**fields_of(kind), field: {"neither": "a number nor a text"}})
+    assert refusal.value.reason == "header"
+
+
+@pytest.mark.parametrize(("kind", "field"), FIELDS)
+def test_a_field_without_a_default_must_be_there(kind: type[Any], field: str) -> None:
+    fields = fields_of(kind)
+    del fields[field]
+    if field in ("v", "arrays", "acknowledged"):
+        assert isinstance(received(fields), kind)
+        return
+    with pytest.raises(Rejected, match="missing required field"):
+        received(fields)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_message_cannot_be_changed(kind: type[Any]) -> None:
+    with pytest.raises(AttributeError, match="immutable"):
+        EXAMPLES[kind].v = 2  # type: ignore[misc]
+
+
+def test_the_largest_header_of_each_kind_fits() -> None:
+    task = Task(
+        name=LONGEST_NAME,
+        model=MLP((60_000, *([100] * (LAYERS_MAX - 2)), 1_000), hidden="sigmoid", output="softmax"),
+        loss="cross-entropy",
+        metric="accuracy",
+        target=0.999999999,
+    )
+    of_run: dict[str, Any] = {"run": LONGEST_NAME, "epoch": COUNT_MAX}
+    of_trainer: dict[str, Any] = {**of_run, "trainer": LONGEST_NAME, "round": COUNT_MAX}
+    work = Evolve(elites=COUNT_MAX, generations=COUNT_MAX, population=COUNT_MAX, proposals=COUNT_MAX)
+    largest: list[Message] = [
+        Round(**of_run, round=COUNT_MAX, seed=COUNT_MAX, deadline_s=1e9, task=task, work=work),
+        Beacon(**of_run, round=COUNT_MAX, acknowledged=bytes(2048)),
+        Refused(**of_trainer, reason="header-size", detail="\N{GRINNING FACE}" * 200),
+        Hello(**of_trainer, samples=COUNT_MAX, version="\N{GRINNING FACE}" * 200),
+        Result(**of_trainer, samples=COUNT_MAX, attempt=COUNT_MAX, train_s=1e9),
+    ]
+    for message in largest:
+        frames = encode("t", message)
+        # Eight arrays are described in at most 8 x 150 bytes: what is left must hold them where a message has some.
+        spare = 8 * 150 if isinstance(message, Round | Result) else 0
+        assert len(frames[1]) + spare <= HEADER_BYTES_MAX
+        assert decode(frames).message == message
+
+
+@pytest.mark.parametrize("seconds", [-0.001, float("inf"), float("-inf"), float("nan"), 1.1e9])
+@pytest.mark.parametrize(("kind", "field"), [(Result, "train_s"), (Round, "deadline_s")])
+def test_seconds_are_finite_and_not_negative(kind: type[Any], field: str, seconds: float) -> None:
+    with pytest.raises(Rejected, match=field):
+        received({**fields_of(kind), field: seconds})
+
+
+@pytest.mark.parametrize("name", ["", ".hidden", "-x", "_x", "a/b", "../a", "a b", "a\n", "a\0", "é", "*", "n" * 65])
+@pytest.mark.parametrize(("kind", "field"), [(Hello, "trainer"), (Hello, "run"), (Presence, "trainer")])
+def test_a_name_that_does_not_fit_in_a_topic_or_a_path_is_refused(kind: type[Any], field: str, name: str) -> None:
+    with pytest.raises(Rejected, match=field):
+        received({**fields_of(kind), field: name})

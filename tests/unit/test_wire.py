@@ -1,0 +1,367 @@
+"""The one decoder: what was encoded comes out bit for bit, and anything else is a typed rejection, and cheap."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import tracemalloc
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays_of
+
+from fedmq.errors import ProtocolError, Rejected, RejectReason
+from fedmq.messages import Beacon, Evolve, Goodbye, Header, Message, Presence, Result, Round, Train
+from fedmq.messages import GradientLearner as Gradient
+from fedmq.tasks import find_task
+from fedmq.wire import (
+    ARRAYS_MAX,
+    DTYPES,
+    FRAME_BYTES_MAX,
+    FRAMES_MAX,
+    HEADER_BYTES_MAX,
+    LENGTH_MAX,
+    SIGNATURE_BYTES_MAX,
+    TOPIC_BYTES_MAX,
+    Frames,
+    decode,
+    encode,
+)
+
+RESULT = Result(run="r", epoch=1, trainer="alice", round=3, samples=2, attempt=1, train_s=0.5)
+GOODBYE = Goodbye(run="r", epoch=1, trainer="alice")
+ROUND = Round(run="r", epoch=1, round=3, seed=7, deadline_s=10.0, task=find_task("xor"), work=Evolve(elites=10))
+VALUES = np.arange(6.0).reshape(2, 3)
+FUZZED = 20_000
+
+shapes = arrays_of.array_shapes(min_dims=0, max_dims=2, min_side=0, max_side=6)
+finite = {"allow_nan": False, "allow_infinity": False}
+sendable = (
+    arrays_of.arrays(np.float64, shapes, elements=finite)
+    | arrays_of.arrays(np.float32, shapes, elements=finite)
+    | arrays_of.arrays(np.int64, shapes)
+)
+
+
+def header_with(message: Message, changes: Mapping[str, object], without: tuple[str, ...] = ()) -> bytes:
+    fields = msgspec.msgpack.decode(encode("t", message)[1])
+    assert isinstance(fields, dict)
+    fields |= changes
+    return msgspec.msgpack.encode({name: value for name, value in fields.items() if name not in without})
+
+
+def frames(*blobs: bytes, message: Message = RESULT, without: tuple[str, ...] = (), **changes: object) -> list[bytes]:
+    """The frames of a message whose header has been tampered with."""
+    return [b"up/r", header_with(message, changes, without), b"", *blobs]
+
+
+def info(blob: bytes = VALUES.tobytes(), **changes: object) -> dict[str, object]:
+    """How a header describes `blob`, tampered with."""
+    honest = {
+        "name": "x",
+        "dtype": "<f8",
+        "shape": [2, 3],
+        "nbytes": len(blob),
+        "sha256": hashlib.sha256(blob).digest(),
+    }
+    return honest | changes
+
+
+def described(blob: bytes = VALUES.tobytes(), **changes: object) -> list[bytes]:
+    return frames(blob, arrays=[info(blob, **changes)])
+
+
+def task_with(**changes: object) -> list[bytes]:
+    task = msgspec.to_builtins(ROUND.task)
+    return frames(message=ROUND, task=task | changes)
+
+
+def search_with(**changes: object) -> list[bytes]:
+    return task_with(search=msgspec.to_builtins(ROUND.task.search) | changes)
+
+
+def model_with(**changes: object) -> list[bytes]:
+    return task_with(model=msgspec.to_builtins(ROUND.task.model) | changes)
+
+
+BLOB = VALUES.tobytes()
+BAD: dict[str, tuple[RejectReason, Frames]] = {
+    "no frame": ("frames", []),
+    "one frame": ("frames", [b"up/r"]),
+    "two frames": ("frames", frames()[:2]),
+    "too many frames": ("frames", [*frames(), *[b""] * (FRAMES_MAX - 2)]),
+    "endless frames": ("frames", [b""] * 100_000),
+    "an array that is not described": ("frames", frames(b"12345678")),
+    "an array that did not come": ("frames", frames(arrays=[info()])),
+    "too many arrays": ("frames", frames(*[BLOB] * 9, arrays=[info(name=f"x{i}") for i in range(9)])),
+    "a topic that is too long": ("frames", [b"t" * (TOPIC_BYTES_MAX + 1), *frames()[1:]]),
+    "a signature that is too long": ("frames", [*frames()[:2], bytes(SIGNATURE_BYTES_MAX + 1)]),
+    "a topic that is no UTF-8": ("header", [b"up/\xff\xfe", *frames()[1:]]),
+    "a header over the limit": ("header-size", [b"up/r", bytes(HEADER_BYTES_MAX + 1), b""]),
+    "a header of 1 MB": ("header-size", frames(trainer="a" * 1_000_000)),
+    "an empty header": ("header", [b"up/r", b"", b""]),
+    "a header that is cut off": ("header", [b"up/r", frames()[1][:-1], b""]),
+    "a header with something after it": ("header", [b"up/r", frames()[1] + b"\0", b""]),
+    "a header in JSON": ("header", [b"up/r", b'{"t": "goodbye", "run": "r", "epoch": 1, "trainer": "a"}', b""]),
+    "a header that is a number": ("header", [b"up/r", b"\x07", b""]),
+    "a header that is a list": ("header", [b"up/r", msgspec.msgpack.encode(["result", 1]), b""]),
+    "a header nested as deep as it can be": ("header", [b"up/r", b"\x91" * HEADER_BYTES_MAX, b""]),
+    "a header that claims 4 GB of map": ("header", [b"up/r", b"\xdf\xff\xff\xff\xff", b""]),
+    "a header that claims 4 GB of text": ("header", [b"up/r", b"\x81\xa1t\xdb\xff\xff\xff\xff", b""]),
+    "an extension type": ("header", [b"up/r", b"\xc7\x03\x05abc", b""]),
+    "no tag": ("header", frames(without=("t",))),
+    "an unknown tag": ("header", frames(t="execute")),
+    "a tag that is a number": ("header", frames(t=1)),
+    "an unknown field": ("header", frames(command="rm")),
+    "a missing field": ("header", frames(without=("trainer",))),
+    "a later version": ("header", frames(v=2)),
+    "an earlier version": ("header", frames(v=0)),
+    "a name with a slash": ("header", frames(trainer="../../etc")),
+    "a name with a line break": ("header", frames(trainer="alice\n")),
+    "an empty name": ("header", frames(trainer="")),
+    "a name of 65 letters": ("header", frames(run="r" * 65)),
+    "a name that is no text": ("header", frames(run=7)),
+    "a negative count": ("header", frames(round=-1)),
+    "a count over 2**53": ("header", frames(round=2**53 + 1)),
+    "a count with a fraction": ("header", frames(round=1.5)),
+    "no rows at all": ("header", frames(samples=0)),
+    "work that took for ever": ("header", frames(train_s=float("inf"))),
+    "work that took NaN": ("header", frames(train_s=float("nan"))),
+    "a bitmap that is too long": (
+        "header",
+        frames(message=Beacon(run="r", epoch=1, round=1), acknowledged=bytes(2049)),
+    ),
+    "presence that is neither": ("header", frames(message=Presence(trainer="a", present=True), present=2)),
+    "unknown work": ("header", frames(message=ROUND, work={"type": "shell", "command": "true"})),
+    "work with an unknown field": ("header", frames(message=ROUND, work={"type": "evolve", "elites": 1, "code": "x"})),
+    "a task with an illegal name": ("header", task_with(name="a/b")),
+    "a task with an unknown loss": ("header", task_with(loss="none")),
+    "a task with a target over 1": ("header", task_with(target=1.5)),
+    "a task with a target of NaN": ("header", task_with(target=float("nan"))),
+    "a task with no rounds": ("header", task_with(rounds=0)),
+    "a task without end": ("header", task_with(rounds=2**53)),
+    "a model of an unknown kind": ("header", model_with(type="pickle")),
+    "a model of one layer": ("header", model_with(sizes=[2])),
+    "a model with a layer of nothing": ("header", model_with(sizes=[2, 0, 2])),
+    "a model of 10**10 genes": ("header", model_with(sizes=[65_536] * 4)),
+    "a search with a huge population": ("header", search_with(population=10**9)),
+    "a search with a negative share": ("header", search_with(immigrants=-0.1)),
+    "a search with an inverted interval": ("header", search_with(initial=[2.0, -2.0])),
+    "a search with an infinite interval": ("header", search_with(initial=[-1.0, float("inf")])),
+    "an array without a name that is text": ("header", described(name=3)),
+    "an array with an endless name": ("header", described(name="x" * 33)),
+    "an array with an unknown field": ("header", described(order="F")),
+    "an array with a negative length": ("header", described(shape=[-2, -3])),
+    "an array with 9 dimensions": ("header", described(shape=[1] * 9)),
+    "an array with a length over 2**53": ("header", described(shape=[2**63])),
+    "a checksum that is too short": ("header", described(sha256=b"short")),
+    "two arrays with one name": ("header", frames(BLOB, BLOB, arrays=[info(), info()])),
+    "objects": ("dtype", described(dtype="|O")),
+    "big-endian numbers": ("dtype", described(dtype=">f8")),
+    "native numbers": ("dtype", described(dtype="=f8")),
+    "complex numbers": ("dtype", described(dtype="<c16")),
+    "dates": ("dtype", described(dtype="<M8[us]")),
+    "bytes": ("dtype", described(dtype="|u1")),
+    "text": ("dtype", described(dtype="<U2")),
+    "records": ("dtype", described(dtype="f8,f8")),
+    "no dtype": ("dtype", described(dtype="")),
+    "three dimensions": ("shape", described(shape=[1, 2, 3])),
+    "eight dimensions": ("shape", described(shape=[1, 1, 1, 1, 1, 1, 2, 3])),
+    "an empty array of absurd length": ("shape", frames(b"", arrays=[info(b"", shape=[0, 2**53])])),
+    "an absurd number of empty rows": ("shape", frames(b"", arrays=[info(b"", shape=[2**53, 0])])),
+    "a shape whose product overflows": ("shape", frames(b"", arrays=[info(b"", shape=[2**53, 2**53])])),
+    "10 GB claimed": ("shape", described(shape=[1_250_000_000], nbytes=10_000_000_000)),
+    "10 GB claimed in two dimensions": ("nbytes", described(shape=[50_000, 25_000], nbytes=10_000_000_000)),
+    "a shape that is too large": ("nbytes", described(shape=[3, 3])),
+    "a shape that is too small": ("nbytes", described(shape=[2, 2])),
+    "a shape that is a number": ("nbytes", described(shape=[])),
+    "another size than the dtype's": ("nbytes", described(dtype="<f4")),
+    "fewer bytes than claimed": ("nbytes", frames(BLOB[:-1], arrays=[info()])),
+    "more bytes than claimed": ("nbytes", frames(BLOB + b"\0", arrays=[info()])),
+    "nothing where something is claimed": ("nbytes", frames(b"", arrays=[info()])),
+    "something where nothing is claimed": ("nbytes", frames(BLOB, arrays=[info(shape=[0], nbytes=0)])),
+    "a lie about nbytes alone": ("nbytes", described(nbytes=8)),
+    "a changed byte": ("sha256", frames(b"\1" + BLOB[1:], arrays=[info()])),
+    "a checksum of something else": ("sha256", described(sha256=bytes(32))),
+    "NaN": ("not-finite", described(np.array([[0, np.nan, 0], [0, 0, 0.0]]).tobytes())),
+    "infinity": ("not-finite", described(np.array([[0, 0, 0], [0, 0, np.inf]]).tobytes())),
+    "minus infinity in float32": ("not-finite", described(np.full(6, -np.inf, "<f4").tobytes(), dtype="<f4")),
+}
+
+
+@pytest.mark.parametrize(("reason", "bad"), BAD.values(), ids=BAD.keys())
+def test_a_bad_message_is_rejected_with_its_reason(reason: RejectReason, bad: Frames) -> None:
+    with pytest.raises(Rejected) as refusal:
+        decode(bad)
+    assert refusal.value.reason == reason
+    assert refusal.value.detail
+    assert "\n" not in refusal.value.detail
+
+
+def test_the_frames_that_the_bad_ones_were_made_from_are_good() -> None:
+    assert np.array_equal(decode(described()).arrays["x"], VALUES)
+    for good in (frames(), task_with(), search_with(), model_with()):
+        decode(good)
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(st.dictionaries(st.text(max_size=32), sendable, max_size=ARRAYS_MAX))
+def test_arrays_arrive_bit_for_bit(arrays: dict[str, Any]) -> None:
+    packet = decode(encode("up/r", RESULT, arrays))
+    assert list(packet.arrays) == list(arrays)
+    for name, array in arrays.items():
+        came = packet.arrays[name]
+        assert (came.shape, came.dtype, came.tobytes()) == (array.shape, array.dtype, array.tobytes())
+        assert not came.flags.writeable
+
+
+@pytest.mark.parametrize(
+    "array",
+    [np.arange(6.0).reshape(2, 3).T, np.arange(12.0)[::2], np.arange(3, dtype=">f8"), np.arange(3, dtype=">i8")],
+    ids=["transposed", "strided", "big-endian", "big-endian integers"],
+)
+def test_any_layout_in_memory_is_sent_in_the_one_layout(array: Any) -> None:
+    came = decode(encode("t", RESULT, {"x": array})).arrays["x"]
+    assert np.array_equal(came, array)
+    assert came.dtype.str in DTYPES
+    assert came.flags.c_contiguous
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 22), (5, 0), (0, 0), ()])
+def test_empty_arrays_and_single_numbers_keep_their_shape(shape: tuple[int, ...]) -> None:
+    assert decode(encode("t", RESULT, {"x": np.ones(shape)})).arrays["x"].shape == shape
+
+
+def test_a_packet_keeps_the_frames_as_they_came() -> None:
+    sent = encode("up/r", RESULT, {"x": VALUES})
+    assert decode(sent).frames is sent
+
+
+def test_an_array_of_the_largest_size_passes_and_one_number_more_does_not() -> None:
+    largest = np.zeros(FRAME_BYTES_MAX // 8)
+    assert decode(encode("t", RESULT, {"x": largest})).arrays["x"].nbytes == FRAME_BYTES_MAX
+    over = bytes(FRAME_BYTES_MAX + 8)
+    with pytest.raises(Rejected, match=r"^nbytes"):
+        decode(frames(over, arrays=[info(b"", shape=[len(over) // 8], nbytes=len(over))]))
+
+
+@pytest.mark.parametrize("dtype", sorted(DTYPES))
+def test_no_dtype_allows_a_dimension_over_the_limit(dtype: str) -> None:
+    assert LENGTH_MAX * np.dtype(dtype).itemsize >= FRAME_BYTES_MAX
+
+
+@pytest.mark.parametrize(
+    "array",
+    [np.zeros((1, 1, 1)), np.zeros(2, dtype=complex), np.array(["a"]), np.array([None]), np.zeros(2, dtype=np.int32)],
+    ids=["three dimensions", "complex", "text", "objects", "int32"],
+)
+def test_what_the_other_side_would_refuse_is_not_sent(array: Any) -> None:
+    with pytest.raises(ProtocolError, match="cannot be sent"):
+        encode("t", RESULT, {"x": array})
+
+
+def test_a_header_over_the_limit_or_too_many_arrays_are_not_sent() -> None:
+    with pytest.raises(ProtocolError, match="4096"):
+        encode("t", Beacon(run="r", epoch=1, round=1, acknowledged=bytes(HEADER_BYTES_MAX)))
+    with pytest.raises(ProtocolError, match="9 arrays"):
+        encode("t", RESULT, {f"x{number}": np.zeros(1) for number in range(ARRAYS_MAX + 1)})
+
+
+@pytest.mark.parametrize(
+    "lie", ["10 GB claimed", "10 GB claimed in two dimensions", "a header that claims 4 GB of map"]
+)
+def test_a_claim_moves_no_memory(lie: str) -> None:
+    bad = BAD[lie][1]
+    tracemalloc.start()
+    try:
+        with pytest.raises(Rejected):
+            decode(bad)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 200_000
+
+
+class Malicious:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[Callable[[Path], None], tuple[Path]]:
+        return Path.mkdir, (self.folder,)
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_nothing_is_unpickled_whichever_frame_it_comes_in(tmp_path: Path, protocol: int) -> None:
+    trap = tmp_path / "sprung"
+    evil = pickle.dumps(Malicious(trap), protocol)
+    padded = evil + bytes(-len(evil) % 8)
+    sizes = {"shape": [len(padded) // 8], "nbytes": len(padded), "sha256": hashlib.sha256(padded).digest()}
+    attacks = [[*frames()[:position], evil, *frames()[position + 1 :]] for position in range(3)]
+    attacks += [frames(padded, arrays=[info(padded, **sizes, dtype=dtype)]) for dtype in ("<i8", "<f8", "|O")]
+    attacks += [frames(trainer=evil), frames(arrays=evil), frames(message=ROUND, task=evil)]
+    for attack in attacks:
+        try:
+            decode(attack)  # as numbers, the bytes of a pickle are as good as any
+        except Rejected:
+            continue
+    assert not trap.exists()
+
+
+def test_mutated_frames_are_rejected_or_whole_and_nothing_else() -> None:
+    """Flips, cuts, insertions, swaps and repetitions; seeded, so that a failure can be repeated."""
+    generator = np.random.default_rng(20)
+    train = Train(learner=Gradient())
+    originals = [
+        encode("up/r", RESULT, {"losses": np.arange(5.0), "correct": np.arange(5), "elites": np.empty((0, 22))}),
+        encode("round/r", ROUND, {"ids": np.arange(3), "pool": np.ones((3, 22))}),
+        encode("round/r", msgspec.structs.replace(ROUND, work=train), {"model": np.ones(22)}),
+        encode("beacon/r", Beacon(run="r", epoch=1, round=3, acknowledged=b"\x03")),
+        encode("presence/alice", Presence(trainer="alice", present=True)),
+    ]
+    rejected: dict[str, int] = {}
+    for number in range(FUZZED):
+        mutant = [*originals[number % len(originals)]]
+        for _ in range(int(generator.integers(1, 4))):
+            mutate(mutant, generator)
+        try:
+            packet = decode(mutant)
+        except Rejected as refusal:
+            rejected[refusal.reason] = rejected.get(refusal.reason, 0) + 1
+        else:
+            assert isinstance(packet.message, Header)
+            assert len(packet.arrays) == len(packet.message.arrays)
+    assert sum(rejected.values()) > FUZZED / 2
+    assert set(rejected) >= {"frames", "header", "nbytes", "sha256"}
+
+
+def mutate(mutant: list[bytes], generator: np.random.Generator) -> None:
+    """Do one random thing to one random frame."""
+    which = int(generator.integers(len(mutant))) if mutant else 0
+    blob = bytearray(mutant[which]) if mutant else bytearray()
+    place = int(generator.integers(len(blob) + 1))
+    kind = int(generator.integers(7))
+    if kind == 0 and blob:
+        blob[place % len(blob)] ^= 1 << int(generator.integers(8))
+    elif kind == 1:
+        del blob[place : place + int(generator.integers(1, 9))]
+    elif kind == 2:
+        blob[place:place] = generator.bytes(int(generator.integers(1, 9)))
+    elif kind == 3:
+        mutant.insert(which, bytes(blob))
+    elif kind == 4:
+        blob = bytearray(generator.bytes(len(blob)))
+    elif kind == 5:
+        mutant[which:] = mutant[which + 1 :]
+        return
+    elif mutant:
+        mutant[0], blob = bytes(blob), bytearray(mutant[0])
+    if mutant:
+        mutant[which % len(mutant)] = bytes(blob)
