@@ -33,15 +33,22 @@ if TYPE_CHECKING:
     "--quorum",
     type=click.FloatRange(0, 1),
     default=0.5,
+    metavar="SHARE",
     help="Share of a round's trainers without whose results it never closes; at least one.",
 )
 @option(
     "--deadline-s",
     type=click.FloatRange(min=0, min_open=True),
     default=10.0,
+    metavar="SECONDS",
     help="Seconds after which a round closes without the stragglers.",
 )
-@option("--seed", type=click.IntRange(0, 2**53), metavar="S", help="Of every random draw. [default: drawn, and told]")
+@option(
+    "--seed",
+    type=click.IntRange(0, 2**53),
+    metavar="S",
+    help="Every random draw comes from it. [default: drawn, and told]",
+)
 @option("--out", type=click.Path(path_type=Path), metavar="DIR", help="The run's folder. [default: runs/<run>]")
 @option("--run", callback=check_name, hidden=True, help="The run's name, for who has chosen it already.")
 @option("--quiet", is_flag=True, help="Print nothing but errors.")

@@ -11,7 +11,11 @@ from fedmq.options import option, service_options
 @click.command()
 @option("--bind", default="127.0.0.1", metavar="HOST", help="Address to listen on; without keys only loopback.")
 @option(
-    "--port", type=click.IntRange(1, 65536 - PORTS), default=DEFAULT_PORT, help="The first of four consecutive ports."
+    "--port",
+    type=click.IntRange(1, 65536 - PORTS),
+    default=DEFAULT_PORT,
+    metavar="PORT",
+    help="The first of four consecutive ports.",
 )
 @service_options
 def broker(bind: str, port: int) -> None:

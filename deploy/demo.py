@@ -26,7 +26,12 @@ TRAINER_NAMES = ("alice", "bob", "carol", "dave", "erin", "frank", "grace", "hei
 @option("--task", "task_name", default="xor", metavar="NAME|FILE.py", help="xor, parity4, linear or a file.")
 @option("--trainers", type=click.IntRange(1, 200), metavar="N", help="How many share the rows. [default: the task's]")
 @option("--rounds", type=click.IntRange(1), metavar="N", help="The most rounds. [default: the task's]")
-@option("--seed", type=click.IntRange(0, 2**53), metavar="S", help="Of every random draw. [default: drawn, and told]")
+@option(
+    "--seed",
+    type=click.IntRange(0, 2**53),
+    metavar="S",
+    help="Every random draw comes from it. [default: drawn, and told]",
+)
 @option("--strategy", default="evolution", metavar="NAME", help="evolution, fedavg or fedsgd.")
 @option("--out", type=click.Path(path_type=Path), metavar="DIR", help="The run's folder. [default: runs/<run>]")
 @option("--quiet", is_flag=True, help="Print nothing but errors.")

@@ -46,6 +46,7 @@ class Processes:
     def start(self, name: str, *arguments: str, quiet: bool = True) -> subprocess.Popen[bytes]:
         """Start `fedmq ARGUMENTS` under `name`; its output goes nowhere when `quiet`, its errors to ours."""
         environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+        environment.pop("FEDMQ_CONFIG", None)  # it is the caller's, and the services know other options
         process = subprocess.Popen(
             [sys.executable, "-m", "fedmq", *arguments],
             stdout=subprocess.DEVNULL if quiet else None,

@@ -62,6 +62,10 @@ def fedmq() -> None:
       fedmq aggregator --task xor
       fedmq trainer --name alice --data xor:1/2
       fedmq trainer --name bob --data xor:2/2
+
+    Each option OPTION of a command can also come from the environment (FEDMQ_OPTION) or from --config FILE.toml.
+
+    Exit codes: 0 done, 1 target not reached, 2 usage, 69 no broker, 78 bad configuration or rows.
     """
 
 

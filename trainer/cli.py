@@ -15,6 +15,7 @@ from fedmq.options import check_name, edge_options, one_thread_for_arrays, optio
     default=lambda: socket.gethostname().split(".")[0],
     show_default="the host's name",
     callback=check_name,
+    metavar="NAME",
     help="Who this is; each trainer has its own name, and keeps it when it comes back.",
 )
 @option(

@@ -32,9 +32,15 @@ from fedmq.testing.clock import VirtualClock
 from fedmq.testing.links import Connection, MemoryHub, MemoryLink
 from fedmq.wire import Frames
 
+AT_ONCE_MAX = 100_000
+
 
 class NodeCrashed(FedmqError):
     """Raised inside a node at the operation at which it is to crash."""
+
+
+class TimeStandsStill(FedmqError):
+    """So many things happened at one instant that a node must be waking itself for ever."""
 
 
 class Node(Protocol):
@@ -308,12 +314,20 @@ class Simulation:
         self._at(time, action)
 
     def run(self, until: Callable[[], bool], limit_s: float) -> bool:
-        """Let things happen until `until()` (True) or for `limit_s` virtual seconds, or until nothing does (False)."""
-        end = self.clock.now() + limit_s
+        """Let things happen until `until()` (True) or for `limit_s` virtual seconds (False).
+
+        Raises:
+            TimeStandsStill: a node wakes itself at one instant for ever.
+        """
+        end, at_once = self.clock.now() + limit_s, 0
         while not until():
             if not self._queue or self._queue[0][0] > end:
+                self.clock.move_to(end)
                 return False
             time, _, action = heapq.heappop(self._queue)
+            at_once = at_once + 1 if time == self.clock.now() else 0
+            if at_once > AT_ONCE_MAX:
+                raise TimeStandsStill(f"{AT_ONCE_MAX} things happened at {time} s, and more are to come")
             self.clock.move_to(time)
             action()
         return True

@@ -1,0 +1,191 @@
+"""`fedmq demo` as a person runs it: what it prints, what it leaves behind, its exit codes."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from services import clean_environment, events_of, report_of, run_fedmq
+
+from fedmq import load_model
+
+FILES = {"events.jsonl", "history.csv", "model.npz", "report.json", "store.sqlite3"}
+REPORT = {
+    *("run", "task", "strategy", "seed", "solved", "rounds", "metric", "value", "train_s", "wall_s"),
+    *("round_s_median", "trainers", "rejections", "bytes_up", "bytes_down", "model", "model_sha256"),
+}
+TRAINER = {"name", "samples", "results", "late", "rejected", "resent"}
+XOR = [[0, 0], [0, 1], [1, 0], [1, 1]]
+
+
+@pytest.fixture(scope="module")
+def xor(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.CompletedProcess[str], Path]:
+    """A run of split XOR with seed 1, and its folder."""
+    folder = tmp_path_factory.mktemp("demo")
+    return run_fedmq("demo", "--seed", "1", "--out", "xor", cwd=folder), folder / "xor"
+
+
+def test_the_demo_solves_split_xor(xor: tuple[subprocess.CompletedProcess[str], Path]) -> None:
+    done, folder = xor
+
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in folder.iterdir()} == FILES
+    assert load_model(folder / "model.npz").predict(XOR).tolist() == [0, 1, 1, 0]
+
+
+def test_the_report_has_every_field(xor: tuple[subprocess.CompletedProcess[str], Path]) -> None:
+    report = report_of(xor[1])
+
+    assert set(report) == REPORT
+    assert [set(one) for one in report["trainers"]] == [TRAINER, TRAINER]
+    assert (report["task"], report["strategy"], report["seed"]) == ("xor", "evolution", 1)
+    assert (report["solved"], report["metric"], report["value"]) == (True, "accuracy", 1.0)
+    assert [(one["name"], one["samples"]) for one in report["trainers"]] == [("alice", 2), ("bob", 2)]
+    assert 0 < report["train_s"] <= report["wall_s"]
+    assert min(report["bytes_up"], report["bytes_down"]) > 0
+    assert report["model_sha256"] == hashlib.sha256((xor[1] / "model.npz").read_bytes()).hexdigest()
+
+
+def test_the_history_and_the_events_tell_of_each_round(xor: tuple[subprocess.CompletedProcess[str], Path]) -> None:
+    rounds = report_of(xor[1])["rounds"]
+    with (xor[1] / "history.csv").open(newline="") as file:
+        history = list(csv.DictReader(file))
+    kinds = [one["event"] for one in events_of(xor[1])]
+
+    assert [int(line["round"]) for line in history] == list(range(1, rounds + 1))
+    assert history[-1]["value"] == "1.0"
+    assert (kinds[0], kinds.count("round-closed"), kinds[-1]) == ("run-started", rounds, "run-finished")
+
+
+def test_piped_output_is_plain_lines_that_say_what_comes_next(
+    xor: tuple[subprocess.CompletedProcess[str], Path],
+) -> None:
+    done, _ = xor
+
+    assert "\x1b" not in done.stdout + done.stderr
+    assert "solved in 4 rounds" in done.stdout
+    assert "1 1 -> 0   (expected 0)  right" in done.stdout
+    assert done.stdout.splitlines()[-1] == "Next: fedmq runs show xor"
+    assert done.stderr == ""
+
+
+def test_the_same_seed_gives_the_same_model_and_quiet_prints_nothing(
+    xor: tuple[subprocess.CompletedProcess[str], Path], tmp_path: Path
+) -> None:
+    done = run_fedmq("demo", "--seed", "1", "--out", "again", "--quiet", cwd=tmp_path)
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert report_of(tmp_path / "again")["model_sha256"] == report_of(xor[1])["model_sha256"]
+
+
+def test_a_folder_with_a_finished_run_is_not_overwritten(
+    xor: tuple[subprocess.CompletedProcess[str], Path],
+) -> None:
+    done = run_fedmq("demo", "--out", xor[1].name, cwd=xor[1].parent)
+
+    assert done.returncode == 78
+    assert done.stderr.startswith("fedmq: --out xor: expected a new folder")
+
+
+def test_a_run_that_does_not_reach_its_target_ends_with_1(tmp_path: Path) -> None:
+    done = run_fedmq("demo", "--seed", "1", "--rounds", "1", cwd=tmp_path)
+
+    assert done.returncode == 1
+    assert "not solved in 1 rounds" in done.stdout
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert {path.name for path in folder.iterdir()} == FILES
+    report = report_of(folder)
+    assert (report["run"], report["solved"], report["rounds"]) == (folder.name, False, 1)
+
+
+def test_four_trainers_learn_the_parity_of_four_bits(tmp_path: Path) -> None:
+    done = run_fedmq("demo", "--task", "parity4", "--trainers", "4", "--seed", "1", "--out", "p", cwd=tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    assert [one["samples"] for one in report_of(tmp_path / "p")["trainers"]] == [4, 4, 4, 4]
+    assert load_model(tmp_path / "p" / "model.npz").predict([[0, 1, 1, 1], [1, 0, 0, 1]]).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("strategy", ["evolution", "fedsgd"])
+def test_linear_regression_finds_the_pooled_optimum(strategy: str, tmp_path: Path) -> None:
+    done = run_fedmq("demo", "--task", "linear", "--strategy", strategy, "--seed", "1", "--out", "l", cwd=tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    predicted = load_model(tmp_path / "l" / "model.npz").predict([[0, 0], [1, 0], [0, 1]])
+    assert predicted.tolist() == pytest.approx([-0.25, 1.25, 0.25], abs=0.02)
+    assert report_of(tmp_path / "l")["value"] <= 0.2501
+
+
+def test_on_a_terminal_a_panel_is_drawn(tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fedmq", "demo", "--seed", "1", "--out", "run"],
+        cwd=tmp_path,
+        env=clean_environment(TERM="xterm-256color", COLUMNS="100", LINES="40"),
+        stdin=subprocess.DEVNULL,
+        stdout=theirs,
+        stderr=subprocess.STDOUT,
+    )
+    os.close(theirs)
+    shown = b""
+    try:
+        while chunk := read(ours):
+            shown += chunk
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+    text = shown.decode()
+    assert "\x1b[" in text
+    assert "fitness best" in text
+    assert "alice" in text
+    assert "waiting for trainers (1 of 2)\r\ntrainer" not in text
+    assert "solved in 4 rounds" in text
+
+
+def read(terminal: int) -> bytes:
+    """The next bytes from a terminal; nothing at its end, for which Linux gives an error."""
+    try:
+        return os.read(terminal, 65_536)
+    except OSError:
+        return b""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "said"),
+    [
+        (["--trainers", "0"], 2, "0 is not in the range"),
+        (["--task", "nosuch"], 78, "expected a task, one of xor, parity4, linear, or a FILE.py"),
+        (["--task", "missing.py"], 78, "missing.py: expected a Python file that defines `task`, got no such file"),
+        (["--strategy", "magic"], 78, "strategy: expected one of evolution, fedavg, fedsgd, got 'magic'"),
+    ],
+)
+def test_a_wrong_option_is_told_before_anything_is_left_behind(
+    arguments: list[str], exit_code: int, said: str, tmp_path: Path
+) -> None:
+    done = run_fedmq("demo", *arguments, cwd=tmp_path)
+
+    assert done.returncode == exit_code
+    assert said in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_settings_come_from_the_command_line_then_the_environment_then_the_file(tmp_path: Path) -> None:
+    (tmp_path / "demo.toml").write_text('rounds = 1\nseed = 1\ntask = "linear"\n')
+
+    done = run_fedmq(
+        *("demo", "--config", "demo.toml", "--task", "xor", "--out", "run", "--quiet"), cwd=tmp_path, FEDMQ_SEED="7"
+    )
+
+    assert done.returncode == 1, done.stderr
+    report = report_of(tmp_path / "run")
+    assert (report["task"], report["seed"], report["rounds"]) == ("xor", 7, 1)
+    assert json.loads((tmp_path / "run" / "report.json").read_text()) == report

@@ -1,0 +1,176 @@
+"""What the README and the pages of docs/ show: each shell command is run, in order, and the reference is up to date.
+
+`python tests/integration/test_docs.py` writes docs/reference/commands.md from the commands themselves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+from services import clean_environment
+
+from deploy.processes import free_port
+from fedmq.cli import fedmq
+
+ROOT = Path(__file__).parents[2]
+COMMANDS = ROOT / "docs" / "reference" / "commands.md"
+PAGE_S = 45.0
+BLOCK = re.compile(r"^```(?:sh|console)\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
+# What is there already when a test runs a page; what the verbs of the Makefile do is tested by doing it.
+BEFORE = re.compile(r"(git clone|make|cd|source \S*activate)\b")
+NAMED = ("how-to/by-hand", "how-to/your-own-task", "how-to/your-own-data", "tutorial")
+PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in NAMED)]
+LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)")
+
+INTRODUCTION = """\
+# Commands
+
+<!-- Written by `python tests/integration/test_docs.py` from the commands themselves. -->
+
+Every option `--some-option` of the four commands that start something can also be set as `FEDMQ_SOME_OPTION` in the
+environment, or as `some_option = value` in a TOML file that is named with `--config` (the variable `FEDMQ_CONFIG`
+names one, too). The command line wins over the environment, the environment over the file, the file over the default.
+A key that is not an option of the command is an error.
+
+```toml
+# aggregator.toml, for: fedmq aggregator --config aggregator.toml
+task = "xor"
+min_trainers = 2
+deadline_s = 30
+```
+
+| exit code | meaning |
+|---|---|
+| 0 | done; for `demo` and `aggregator`: the target is reached |
+| 1 | the target is not reached, or the aggregator was stopped before the end |
+| 2 | usage: an option that does not exist, or a value out of bounds |
+| 69 | no broker answered within `--connect-timeout` |
+| 78 | bad configuration, or rows that cannot be used |
+
+An error is one line on stderr: what was expected, what came, what to do. `--debug` shows a traceback as well.
+"""
+
+
+def script_of(page: Path) -> str:
+    """The commands of a page's shell blocks, without prompts, printed output, and what is done before."""
+    lines: list[str] = []
+    for block in BLOCK.findall(page.read_text()):
+        commands = block.splitlines()
+        if any(line.startswith("$ ") for line in commands):
+            commands = [line.removeprefix("$ ") for line in commands if line.startswith("$ ")]
+        lines += [line for line in commands if not BEFORE.match(line)]
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_commands_of_a_page_work_in_order(page: Path, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    shutil.copytree(ROOT / "docs", tmp_path / "docs")
+    port = free_port()
+    environment = clean_environment(
+        PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        FEDMQ_PORT=str(port),
+        FEDMQ_BROKER=f"tcp://127.0.0.1:{port}",
+    )
+    with (tmp_path / "output").open("wb") as output:
+        shell = subprocess.Popen(
+            ["bash", "-c", f"set -e\n{script_of(page)}\n"],
+            cwd=tmp_path,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            code: int | None = shell.wait(PAGE_S)
+        except subprocess.TimeoutExpired:
+            code = None
+        finally:
+            end(shell)
+    assert code == 0, (tmp_path / "output").read_text()
+
+
+def end(shell: subprocess.Popen[bytes]) -> None:
+    """End a shell and all that it left in the background."""
+    with contextlib.suppress(ProcessLookupError):  # nothing was left
+        os.killpg(shell.pid, signal.SIGKILL)
+    shell.wait()
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))], ids=str)
+def test_the_links_of_a_page_lead_somewhere(page: Path) -> None:
+    assert [link for link in LINK.findall(page.read_text()) if not (page.parent / link).exists()] == []
+
+
+def test_every_command_is_in_the_reference_and_up_to_date() -> None:
+    expected = reference()
+
+    assert COMMANDS.read_text() == expected, "run: python tests/integration/test_docs.py"
+
+
+def reference() -> str:
+    """The page docs/reference/commands.md."""
+    sections = [section(path, command) for path, command in commands_below("fedmq", fedmq)]
+    return "\n".join([INTRODUCTION, *sections])
+
+
+def commands_below(path: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
+    """All commands that do something, with their full names, in the order of the overview."""
+    if not isinstance(command, click.Group):
+        yield path, command
+        return
+    context = click.Context(command)
+    for name in command.list_commands(context):
+        inner = command.get_command(context, name)
+        assert inner is not None
+        yield from commands_below(f"{path} {name}", inner)
+
+
+def section(path: str, command: click.Command) -> str:
+    """What the reference says of one command."""
+    context = click.Context(command)
+    arguments = [one.make_metavar(context) for one in command.params if isinstance(one, click.Argument)]
+    options = [one for one in command.params if isinstance(one, click.Option) and not one.hidden]
+    lines = [f"## {path}", "", f"`{' '.join([path, *arguments, '[OPTIONS]'])}`", "", explanation(command), ""]
+    table = ["| option | default | meaning |", "|---|---|---|", *(table_row(one, context) for one in options), ""]
+    return "\n".join([*lines, *table])
+
+
+def explanation(command: click.Command) -> str:
+    """The help of a command; its examples as a block of code."""
+    text, _, examples = inspect.cleandoc(command.help or "").partition("\b\nExamples:\n")
+    lines = [line.strip() for line in examples.splitlines()]
+    return "\n".join([text.strip(), *(["", "```text", *lines, "```"] if lines else [])])
+
+
+def table_row(option: click.Option, context: click.Context) -> str:
+    text = option.help or ""
+    told = re.search(r" \[default: (.*)\]", text)
+    if told is not None:
+        default, text = f"{told.group(1)}", text.replace(told.group(0), "")
+    elif option.required:
+        default = "(required)"
+    elif isinstance(option.show_default, str):
+        default = option.show_default
+    else:
+        default = "" if option.is_flag or not option.show_default else f"{option.get_default(context)}"
+    value = "" if option.is_flag else f" {option.make_metavar(context)}"
+    cells = [f"`{option.opts[-1]}{value}`", default.replace("<", "\\<"), text]
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+if __name__ == "__main__":
+    COMMANDS.parent.mkdir(parents=True, exist_ok=True)
+    COMMANDS.write_text(reference())

@@ -1,0 +1,125 @@
+"""Telling scenarios as plain text: what is done, and what is then seen on the wire, word for word.
+
+A scenario's file holds a sentence, commands, a line of dashes and the expected transcript. `>` is what an edge said
+when it arrives at the broker, `<` what an edge hears; beacons are left out. REWRITE_SCENARIOS=1 writes what is seen.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import pytest
+from judge import TRAINERS, FragileStore, linear_task, rows_of
+
+from aggregator.service import Limits
+from aggregator.strategies import find_strategy
+from deploy.in_process import Federation
+from fedmq import messages
+from fedmq.errors import WorkCancelled
+from fedmq.tasks import Rows
+from fedmq.testing import Faults
+from fedmq.wire import Array, Frames, Packet, decode, encode
+from trainer.answer import on_rows
+from trainer.worker import Cancelled, Learn
+
+SCENARIOS = sorted(Path(__file__).with_name("scenarios").glob("*.txt"))
+RULE = "-" * 20
+DETAILS = ("trainer", "round", "epoch", "index", "attempt", "present", "reason", "rounds", "solved")
+
+
+def short(message: messages.Message) -> str:
+    """A message in a few words."""
+    fields = [f"{name} {getattr(message, name)}" for name in DETAILS if hasattr(message, name)]
+    return " ".join([type(message).__name__.lower(), *fields])
+
+
+class Stage:
+    """A federation of three trainers that obeys the commands of a scenario."""
+
+    def __init__(self) -> None:
+        limits = Limits(rounds_max=2, min_trainers=2, deadline_s=1.0)
+        rows = {name: rows_of(name) for name in TRAINERS}
+        steady = Faults(delay_s=(0.001, 0.001), reconnect_s=(0.1, 0.1))
+        self.hung: set[str] = set()
+        self.federation = Federation(
+            linear_task(),
+            find_strategy("fedsgd"),
+            rows,
+            limits=limits,
+            faults=steady,
+            work_s=(0.05, 0.05),
+            learn=self.learn,
+            store=(store := FragileStore(":memory:")),
+        )
+        store.fragile = self.federation.simulation
+        self.simulation = self.federation.simulation
+        self.simulation.trace = self.trace
+        self.seen: list[str] = []
+
+    def learn(self, rows: Rows, name: str) -> Learn:
+        work = on_rows(rows, name)
+
+        def learn_unless_hung(packet: Packet, cancelled: Cancelled) -> dict[str, Array]:
+            if name in self.hung:
+                raise WorkCancelled("it never ends")
+            return work(packet, cancelled)
+
+        return learn_unless_hung
+
+    def trace(self, time: float, what: str, name: str, frames: Frames | None) -> None:
+        if frames is None:
+            self.seen.append(f"{time:7.3f}  {what} {name}")
+            return
+        message = decode(frames).message
+        if not isinstance(message, messages.Beacon):
+            self.seen.append(f"{time:7.3f}  {name:10} {'>' if what == 'up' else '<'} {short(message)}")
+
+    def do(self, command: str) -> None:
+        verb, *words = command.split()
+        if verb == "run":
+            self.simulation.run(lambda: False, float(words[0]))
+        elif verb == "finish":
+            assert self.simulation.run(lambda: self.federation.finished, 30.0), "the run ends"
+            self.simulation.run(lambda: False, 0.1)
+        elif verb == "crash" and "in" in words:
+            self.simulation.crash_in(words[0], int(words[2]))
+        elif verb == "hang":
+            self.hung.add(words[0])
+        elif verb == "forge":
+            self.forge(words[0], int(words[1]))
+        else:
+            getattr(self.simulation, verb)(*words)
+
+    def forge(self, name: str, epoch: int) -> None:
+        """Send `name` a round as an older or newer life of the aggregator would."""
+        connection = self.simulation._links["aggregator"].connection
+        assert connection is not None
+        rounds = self.federation.aggregator.rounds  # type: ignore[union-attr]
+        plan = rounds._strategy.ask(rounds._state)
+        message = messages.Round(
+            run="run", epoch=epoch, round=9, seed=0, deadline_s=1.0, task=self.federation.task, work=plan.work
+        )
+        self.simulation.send_up(connection, encode(f"to/{name}", message, dict(plan.arrays)))
+
+
+@pytest.mark.parametrize("path", SCENARIOS, ids=lambda path: path.stem)
+def test_a_scenario_goes_as_written(path: Path) -> None:
+    logging.disable(logging.CRITICAL)
+    text = path.read_text(encoding="utf-8")
+    head, _, expected = text.partition(RULE + "\n")
+    stage = Stage()
+    for line in head.splitlines():
+        if line and not line.startswith("#"):
+            stage.do(line)
+    logging.disable(logging.NOTSET)
+    seen = "\n".join(stage.seen) + "\n"
+    if os.environ.get("REWRITE_SCENARIOS"):
+        path.write_text(head + RULE + "\n" + seen, encoding="utf-8")
+        return
+    assert seen == expected, f"{path.name} goes otherwise; REWRITE_SCENARIOS=1 writes what is seen, git diff shows it"
+
+
+def test_there_are_a_dozen_scenarios() -> None:
+    assert len(SCENARIOS) >= 12
