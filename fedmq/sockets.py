@@ -10,10 +10,10 @@ lingering for ever.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import zmq
-from zmq.utils.monitor import recv_monitor_message
+from zmq.utils.monitor import parse_monitor_message
 
 from fedmq import topics
 from fedmq.address import PORTS, parse_address
@@ -72,6 +72,10 @@ class Endpoint:
         if any(socket == self._waker for socket, _ in ready):
             os.eventfd_read(self._waker)
 
+    def _ready(self) -> list[zmq.Socket[bytes]]:
+        """The sockets that have something now, or a part of it: one poll costs less than one take that fails."""
+        return [socket for socket, _ in self._poller.poll(0) if socket != self._waker]
+
     def wake(self) -> None:
         """End a `wait`, from any thread or a signal handler."""
         os.eventfd_write(self._waker, 1)
@@ -90,6 +94,14 @@ def _take(socket: zmq.Socket[bytes]) -> list[bytes] | None:
         return socket.recv_multipart(zmq.NOBLOCK)
     except zmq.Again:
         return None
+
+
+def _drain(socket: zmq.Socket[bytes]) -> Iterator[list[bytes]]:
+    """Whole messages until there is none, or a batch is full."""
+    for _ in range(BATCH):
+        if (frames := _take(socket)) is None:
+            return
+        yield frames
 
 
 def _give(socket: zmq.Socket[bytes], frames: Frames) -> bool:
@@ -130,13 +142,13 @@ class TrainerSockets(EdgeSockets):
 
     def receive(self) -> Iterator[News]:
         """See `network.Link`."""
-        while self._monitor.poll(0):
-            event = recv_monitor_message(self._monitor)["event"]
-            yield LinkUp() if event == zmq.EVENT_HANDSHAKE_SUCCEEDED else LinkDown()
-        for _ in range(BATCH):
-            if (frames := _take(self._down)) is None:
-                return
-            yield Delivered(frames)
+        ready = self._ready()
+        if self._monitor in ready:
+            for frames in _drain(self._monitor):
+                event = parse_monitor_message(frames)["event"]
+                yield LinkUp() if event == zmq.EVENT_HANDSHAKE_SUCCEEDED else LinkDown()
+        if self._down in ready:
+            yield from map(Delivered, _drain(self._down))
 
     def send(self, frames: Frames) -> bool:
         """See `network.Link`."""
@@ -159,6 +171,7 @@ class AggregatorSockets(EdgeSockets):
         super().__init__(address)
         self._down = self._socket(zmq.XPUB)
         self._down.xpub_verbose = True
+        self._down.immediate = True  # else the subscription outlives the connection, and nobody hears that it is cut
         self._up = self._socket(zmq.SUB)
         self._up.subscribe(topics.up_to(run) + "/")
         self._up.subscribe(topics.PRESENCE)
@@ -170,13 +183,13 @@ class AggregatorSockets(EdgeSockets):
 
     def receive(self) -> Iterator[News]:
         """See `network.Link`."""
-        while (frames := _take(self._down)) is not None:
-            self._heard_of = frames[0][:1] == b"\x01"
-            yield LinkUp() if self._heard_of else LinkDown()
-        for _ in range(BATCH):
-            if (frames := _take(self._up)) is None:
-                return
-            yield Delivered(frames)
+        ready = self._ready()
+        if self._down in ready:
+            for frames in _drain(self._down):
+                self._heard_of = frames[0][:1] == b"\x01"
+                yield LinkUp() if self._heard_of else LinkDown()
+        if self._up in ready:
+            yield from map(Delivered, _drain(self._up))
 
     def send(self, frames: Frames) -> bool:
         """See `network.Link`."""
@@ -214,18 +227,21 @@ class BrokerSockets(Endpoint):
                     f"{port} to {port + PORTS - 1}: choose others with --port"
                 ) from error
             self._poller.register(socket, zmq.POLLIN)
+        self._takes: dict[zmq.Socket[bytes], Callable[[], Traffic | None]] = {
+            self._published: self._from_aggregators,
+            self._subscribers: self._from_subscribers,
+            self._pushed: self._from_trainers,
+            self._aggregators: self._listeners,
+        }
         self._published.send(b"\x01")  # everything, from every aggregator
 
     def receive(self) -> Iterator[Traffic]:
         """See `network.Hub`."""
         for _ in range(BATCH):
-            idle = True
-            for one in (self._from_subscribers(), self._from_aggregators(), self._from_trainers(), self._listeners()):
-                if one is not None:
-                    idle = False
-                    yield one
-            if idle:
+            taken = [one for socket in self._ready() if (one := self._takes[socket]()) is not None]
+            if not taken:
                 return
+            yield from taken
 
     def _from_subscribers(self) -> Traffic | None:
         frames = _take(self._subscribers)

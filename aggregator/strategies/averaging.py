@@ -19,6 +19,7 @@ from fedmq.models import Floats, Linear
 from fedmq.streams import stream
 from fedmq.tasks import Task
 
+ROUNDING = 1e-12  # relative: two summed losses that are nearer than this say nothing about which model is better
 INITIAL_SPREAD = 0.5  # standard deviation of the first model's genes; all zero would make hidden units the same
 
 
@@ -169,17 +170,18 @@ def _next(scored: Scored, number: int, updates: Sequence[Update]) -> Scored:
     return Scored((number,), _mean(updates))
 
 
-def _better(task: Task, members: Collection[str], first: Scored, second: Scored) -> tuple[Scored, Standing | None]:
-    """The one to deploy, and its standing."""
-    standings = [(scored, standing) for scored in (first, second) if (standing := scored.standing(members))]
-    if not standings:
-        return first, None
+def _better(task: Task, members: Collection[str], older: Scored, newer: Scored) -> tuple[Scored, Standing | None]:
+    """The one to deploy, and its standing. The older one must be better by more than rounding errors."""
+    old, new = older.standing(members), newer.standing(members)
+    if old is None or new is None:
+        return (older, old) if new is None else (newer, new)
 
-    def key(pair: tuple[Scored, Standing]) -> tuple[float, int, float]:
-        standing = pair[1]
-        return (-standing.coverage, -standing.correct if task.metric == "accuracy" else 0, standing.loss)
+    def key(standing: Standing, loss: float) -> tuple[float, int, float]:
+        return (-standing.coverage, -standing.correct if task.metric == "accuracy" else 0, loss)
 
-    return min(standings, key=key)
+    if key(old, old.loss) < key(new, new.loss * (1.0 - ROUNDING)):
+        return older, old
+    return newer, new
 
 
 def _mean(updates: Sequence[Update]) -> Floats:

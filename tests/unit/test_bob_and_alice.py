@@ -1,0 +1,31 @@
+"""The example of Bob and Alice, held to the figures that its tasks are known for."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "bob_and_alice.py"
+NAMES = runpy.run_path(str(EXAMPLE))
+BOB, ALICE, train = NAMES["BOB"], NAMES["ALICE"], NAMES["train"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "steps", "averages", "expected"),
+    [
+        ({"bob": BOB, "alice": ALICE}, 10, 1, (0.9914640896, 0.0968729600, 0.1977464320)),
+        ({"bob": BOB}, 10, 1, (1.3099636736, 0.1937459200, 0.1937459200)),
+        ({"alice": ALICE}, 10, 1, (0.6729645056, 0.0, 0.2017469440)),
+        ({"bob": BOB, "alice": ALICE}, 1, 1000, (1.5, 0.5, -0.25)),
+    ],
+    ids=["one average", "bob alone", "alice alone", "the pooled optimum"],
+)
+def test_training_gives_the_known_figures(rows: dict, steps: int, averages: int, expected: tuple) -> None:
+    np.testing.assert_allclose(train(rows, steps, averages), expected, rtol=0, atol=1e-9)
+
+
+def test_the_example_is_short_enough_to_read_at_once() -> None:
+    assert len(EXAMPLE.read_text(encoding="utf-8").splitlines()) < 45
