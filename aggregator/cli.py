@@ -5,17 +5,19 @@ from __future__ import annotations
 import secrets
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
+from fedmq.address import parse_address
 from fedmq.errors import BadConfiguration, StoreError
 from fedmq.options import check_name, edge_options, one_thread_for_arrays, option, service_options
 
 if TYPE_CHECKING:
     from aggregator.report import Report
-    from aggregator.service import Aggregator
+    from aggregator.service import Aggregator, Limits
     from aggregator.store import Store
+    from fedmq.events import AnyEvent
     from fedmq.tasks import Task
 
 
@@ -85,28 +87,22 @@ def aggregator(
       fedmq aggregator --out runs/parity         (continue it)
     """
     one_thread_for_arrays()
-    from aggregator.progress import open_progress
-    from aggregator.report import EVENTS, STORE, EventLog
-    from aggregator.service import Aggregator, Limits
+    from aggregator.report import STORE
+    from aggregator.service import Limits
     from aggregator.store import Store
     from aggregator.strategies import find_strategy
-    from fedmq.clock import SystemClock
-    from fedmq.loop import serve
-    from fedmq.sockets import AggregatorSockets
     from fedmq.tasks import find_task
 
+    parse_address(broker)
+    find_strategy(strategy or "evolution")
     wanted = None if task_name is None else find_task(task_name)
     if wanted is None and (out is None or not (out / STORE).exists()):
         raise BadConfiguration("expected --task for a new run, or --out with the folder of a run to continue")
-    find_strategy(strategy or "evolution")
     name = run or new_name("run" if wanted is None else wanted.name)
     folder = out or Path("runs") / name
     _make(folder)
     store = Store(folder / STORE)
     task = _open_run(store, folder, name, wanted, strategy, seed)
-    description = store.description
-    assert description is not None
-    clock = SystemClock()
     limits = Limits(
         rounds_max=rounds or task.rounds,
         min_trainers=min_trainers or task.trainers,
@@ -114,23 +110,39 @@ def aggregator(
         deadline_s=deadline_s,
         connect_timeout_s=connect_timeout,
     )
-    log, progress = EventLog(folder / EVENTS, clock.wall), open_progress(task, quiet=quiet or as_json)
+    service = _serve(store, folder, limits, broker, silent=quiet or as_json)
+    _end(service, folder, store, quiet=quiet, as_json=as_json)
 
-    def watch(event: Any) -> None:
+
+def _serve(store: Store, folder: Path, limits: Limits, broker: str, *, silent: bool) -> Aggregator:
+    """Run the aggregator of the run in `store` until it is done."""
+    from aggregator.progress import open_progress
+    from aggregator.report import EVENTS, EventLog
+    from aggregator.service import Aggregator
+    from aggregator.strategies import find_strategy
+    from fedmq.clock import SystemClock
+    from fedmq.loop import serve
+    from fedmq.sockets import AggregatorSockets
+
+    description = store.description
+    assert description is not None
+    clock = SystemClock()
+    log, progress = EventLog(folder / EVENTS, clock.wall), open_progress(description.task, quiet=silent)
+
+    def watch(event: AnyEvent) -> None:
         log(event)
         progress(event)
 
     link = AggregatorSockets(broker, description.run)
     try:
-        service = Aggregator(
-            link, store, find_strategy(description.strategy), limits, clock=clock, watch=watch, broker=broker
-        )
+        strategy = find_strategy(description.strategy)
+        service = Aggregator(link, store, strategy, limits, clock=clock, watch=watch, broker=broker)
         serve(service, link, clock)
     finally:
         progress.close()
         log.close()
         link.close()
-    _end(service, folder, store, quiet=quiet, as_json=as_json)
+    return service
 
 
 def new_name(task: str) -> str:

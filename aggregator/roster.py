@@ -8,6 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fedmq.errors import Rejected
+from fedmq.messages import BITMAP_BYTES_MAX
+
+TRAINERS_MAX = 8 * BITMAP_BYTES_MAX  # a beacon has a bit for each
+
 
 @dataclass
 class Trainer:
@@ -60,10 +65,16 @@ class Roster:
         return self._grace_until
 
     def meet(self, name: str, samples: int, now: float) -> bool:
-        """`name` offered itself with so many rows; True when it was not present before."""
+        """`name` offered itself with so many rows; True when it was not present before.
+
+        Raises:
+            Rejected: a beacon has no bit for one more name.
+        """
         trainer = self._trainers.get(name)
         new = trainer is None or not trainer.present
         if trainer is None:
+            if len(self._trainers) >= TRAINERS_MAX:
+                raise Rejected("names", f"expected at most {TRAINERS_MAX} trainers in one life of an aggregator")
             trainer = self._trainers[name] = Trainer(name, len(self._trainers), samples, now)
         trainer.samples, trainer.present, trainer.gone = samples, True, False
         self._unconfirmed.discard(name)

@@ -120,7 +120,7 @@ class Rounds:
             self._on_broker(now)
         elif isinstance(event, BrokerDown):
             self._broker_up = False
-        for name in self.roster.settle(now):
+        for name in self.roster.settle(now) if self._broker_up else ():  # without a broker nobody can be seen
             self._tell(events.TrainerLeft(trainer=name, goodbye=False))
         self._advance(now)
         if self._broker_up and now >= self._beacon_at and self.phase is not Phase.FINISHED:
@@ -149,7 +149,8 @@ class Rounds:
                 self._tell(events.TrainerLeft(trainer=message.trainer, goodbye=True))
         except Rejected as rejected:
             self._reject(message.trainer, rejected)
-            if isinstance(message, Result):
+            # A refusal is about a round of this run: of another run's result it would make a trainer forget this one's.
+            if isinstance(message, Result) and message.run == self.settings.run:
                 self._refuse(message, rejected)
 
     def _check_run(self, message: Hello | Result | Goodbye) -> None:

@@ -34,12 +34,12 @@ def broker(bind: str, port: int) -> None:
     from fedmq.loop import serve
     from fedmq.sockets import BrokerSockets
 
-    hub = BrokerSockets(bind, port)
-    click.echo(
+    line = (
         f"broker on tcp://{bind}:{port} (ports {port} to {port + PORTS - 1}); "
         f"next: fedmq aggregator --task xor{'' if port == DEFAULT_PORT else f' --broker tcp://{bind}:{port}'}"
     )
+    hub = BrokerSockets(bind, port)
     try:
-        serve(Broker(hub), hub, SystemClock())
+        serve(Broker(hub), hub, SystemClock(), ready=lambda: click.echo(line))
     finally:
         hub.close()

@@ -23,7 +23,7 @@ from typing import NamedTuple
 from fedmq import topics
 from fedmq.messages import Presence
 from fedmq.network import Listening, Published, Pushed, Subscribed, Traffic
-from fedmq.wire import Frames, encode
+from fedmq.wire import FRAMES_MAX, Frames, encode
 
 RUNS_KEPT_MAX = 64
 INBOXES_MAX = 100_000
@@ -58,7 +58,7 @@ class Routing:
     def __init__(self) -> None:
         self.inboxes: dict[str, int] = {}
         self.newest: OrderedDict[str, Frames] = OrderedDict()
-        self.dropped = 0  # messages with a topic that nobody may use
+        self.dropped = 0  # messages of too many frames, or with a topic that nobody may use
 
     def step(self, traffic: Traffic) -> Iterator[Effect]:
         """The effects of one event, in order."""
@@ -72,7 +72,8 @@ class Routing:
 
     def _published(self, frames: Frames) -> Iterator[Effect]:
         topic = frames[0].decode(errors="replace")
-        if not topic.startswith(PUBLISHABLE):
+        kind, _, name = topic.partition("/")
+        if kind + "/" not in PUBLISHABLE or not _NAME.match(name) or len(frames) > FRAMES_MAX:
             self.dropped += 1
             return
         if topic.startswith(topics.ROUNDS):
@@ -84,7 +85,8 @@ class Routing:
 
     def _pushed(self, pushed: Pushed) -> Iterator[Effect]:
         topic = pushed.frames[0].decode(errors="replace")
-        if not topic.startswith(topics.UP) or "/" in topic.removeprefix(topics.UP):
+        kind, _, name = topic.partition("/")
+        if kind + "/" != topics.UP or not _NAME.match(name) or len(pushed.frames) > FRAMES_MAX:
             self.dropped += 1
             return
         yield Deliver([f"{topic}/{pushed.sender}".encode(), *pushed.frames[1:]])

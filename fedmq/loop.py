@@ -6,6 +6,7 @@ It decides nothing. SIGTERM and SIGINT ask the service to stop; a second one end
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from types import FrameType
 from typing import Protocol
 
@@ -46,9 +47,8 @@ class Waiting(Protocol):
         ...
 
 
-def serve(service: Service, link: Waiting, clock: Clock) -> None:
-    """Run `service` until it is done."""
-
+def serve(service: Service, link: Waiting, clock: Clock, *, ready: Callable[[], None] | None = None) -> None:
+    """Run `service` until it is done; `ready` is called once signals are heeded."""
     asked = False
 
     def on_signal(_signal: int, _frame: FrameType | None) -> None:
@@ -60,6 +60,8 @@ def serve(service: Service, link: Waiting, clock: Clock) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
+    if ready is not None:
+        ready()
     service.step()
     while not service.done:
         wake_at = service.wake_at

@@ -23,6 +23,7 @@ from fedmq.tasks import Task
 from fedmq.topics import NAME_PATTERN
 
 PROTOCOL_VERSION = 1
+BITMAP_BYTES_MAX = 2048  # of a beacon: a bit for each of 16,384 trainers, in a header of at most 4 KiB
 
 Name = Annotated[str, Meta(pattern=NAME_PATTERN, max_length=64)]  # of a run or a trainer: fits in a topic and a path
 Count = Annotated[int, Meta(ge=0, le=2**53)]
@@ -115,7 +116,7 @@ class Beacon(RunHeader, frozen=True, kw_only=True, tag="beacon"):
     """
 
     round: Count
-    acknowledged: Annotated[bytes, Meta(max_length=2048)] = b""
+    acknowledged: Annotated[bytes, Meta(max_length=BITMAP_BYTES_MAX)] = b""
 
 
 class Finished(RunHeader, frozen=True, kw_only=True, tag="finished"):

@@ -33,7 +33,7 @@ from fedmq.network import (
 from fedmq.wire import FRAME_BYTES_MAX, FRAMES_MAX, Frames
 
 QUEUE_MESSAGES_MAX = 10_000  # per peer and direction
-HEARTBEAT_MS = 2_000
+HEARTBEAT_MS = 1_000
 HEARTBEAT_TIMEOUT_MS = 8_000  # a frame must pass within it; a peer that is cut off is noticed by then
 HANDSHAKE_MS = 3_000
 RECONNECT_MS, RECONNECT_MAX_MS = 100, 1_000
@@ -252,11 +252,11 @@ class BrokerSockets(Endpoint):
 
     def _from_aggregators(self) -> Traffic | None:
         frames = _take(self._published)
-        return None if frames is None else Published(frames[:FRAMES_MAX])
+        return None if frames is None else Published(frames[: FRAMES_MAX + 1])
 
     def _from_trainers(self) -> Traffic | None:
         frames = _take(self._pushed)
-        return None if frames is None else Pushed("", frames[:FRAMES_MAX])
+        return None if frames is None else Pushed("", frames[: FRAMES_MAX + 1])
 
     def _listeners(self) -> Traffic | None:
         frames = _take(self._aggregators)

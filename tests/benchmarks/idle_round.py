@@ -47,6 +47,7 @@ from trainer.session import Session
 from trainer.worker import Cancelled, ThreadWorker
 
 MODEL = np.linspace(0.0, 1.0, 9)  # 72 bytes
+FOLDER = Path("build")  # on the file system of the checkout, and nothing that git would take
 TURNS = 6
 WARM_UP = 20  # rounds of each turn that do not count
 TURN_S_MAX = 60.0
@@ -235,7 +236,8 @@ def end(process: BaseProcess) -> None:
 def measure(trainers: int, rounds: int) -> list[Outcome]:
     """The three variants in turns, with so many trainers."""
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".idle-round-", dir=Path.cwd())))
+        FOLDER.mkdir(exist_ok=True)
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="idle-round-", dir=FOLDER)))
         processes = stack.enter_context(Processes())
         port, echo_port = free_port(), free_port()
         address = f"tcp://127.0.0.1:{port}"

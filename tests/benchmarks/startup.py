@@ -76,7 +76,7 @@ def idle_trainer_mb() -> float:
             time.sleep(0.02)
             if (now := process.memory_info().rss) != resident:
                 resident, since = now, time.monotonic()
-    return resident / MB
+    return float(resident / MB)
 
 
 def measure(repetitions: int) -> list[Outcome]:

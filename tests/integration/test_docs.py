@@ -75,8 +75,9 @@ def script_of(page: Path) -> str:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_the_commands_of_a_page_work_in_order(page: Path, tmp_path: Path) -> None:
+    script = script_of(page)
+    assert "\nfedmq " in script, "the page shows no command of fedmq"
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
-    shutil.copytree(ROOT / "docs", tmp_path / "docs")
     port = free_port()
     environment = clean_environment(
         PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
@@ -85,7 +86,7 @@ def test_the_commands_of_a_page_work_in_order(page: Path, tmp_path: Path) -> Non
     )
     with (tmp_path / "output").open("wb") as output:
         shell = subprocess.Popen(
-            ["bash", "-c", f"set -e\n{script_of(page)}\n"],
+            ["bash", "-c", f"set -e\n{script}\n"],
             cwd=tmp_path,
             env=environment,
             stdin=subprocess.DEVNULL,

@@ -1,4 +1,4 @@
-"""The links over real ZeroMQ sockets: who hears what, who counts as present, and what strangers cannot break."""
+"""The links over real ZeroMQ sockets: who hears what, who counts as present, and what happens without a broker."""
 
 from __future__ import annotations
 
@@ -7,24 +7,19 @@ import subprocess
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 
 import pytest
-import zmq
+from links import DEADLINE_S, Edge, aggregator, running_broker, says, trainer
 
-from broker.service import Broker
 from deploy.processes import free_port
 from fedmq import topics
 from fedmq.address import PORTS
 from fedmq.errors import BadConfiguration
-from fedmq.messages import Presence
-from fedmq.network import Delivered, LinkDown, LinkUp, News
-from fedmq.sockets import AggregatorSockets, BrokerSockets, TrainerSockets
-from fedmq.wire import FRAMES_MAX, decode
+from fedmq.network import LinkDown, LinkUp
+from fedmq.sockets import BrokerSockets
 
-DEADLINE_S = 15.0
 NOTICED_S = 2.0  # how soon the end of a process must be known; the promise of the design
 PEER = """
 import sys
@@ -35,35 +30,6 @@ while True:
     for _ in link.receive():
         pass
 """
-
-
-@contextmanager
-def running_broker(port: int) -> Iterator[Broker]:
-    """A broker in a thread of its own, on the loop's terms: wait, then step."""
-    hub = BrokerSockets("127.0.0.1", port)
-    broker = Broker(hub)
-    failures: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            while not broker.done:
-                hub.wait(1.0)
-                broker.step()
-        except BaseException as failure:
-            failures.append(failure)
-            raise
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        yield broker
-    finally:
-        broker.stop()
-        hub.wake()
-        thread.join(DEADLINE_S)
-        assert not thread.is_alive()
-        hub.close()
-        assert not failures
 
 
 @pytest.fixture
@@ -77,77 +43,6 @@ def address(port: int) -> Iterator[str]:
     """Where a broker runs."""
     with running_broker(port):
         yield f"tcp://127.0.0.1:{port}"
-
-
-class Edge:
-    """A link, and what it has brought that nobody has asked for yet."""
-
-    def __init__(self, link: TrainerSockets | AggregatorSockets) -> None:
-        self.link = link
-        self._waiting: deque[News] = deque()
-
-    def hear(self) -> News:
-        """The next piece of news, in time."""
-        stop_at = time.monotonic() + DEADLINE_S
-        while not self._waiting:
-            assert time.monotonic() < stop_at, "nothing more came"
-            self.link.wait(0.1)
-            self._waiting += self.link.receive()
-        return self._waiting.popleft()
-
-    def until(self, wanted: News) -> list[News]:
-        """What comes, up to and with `wanted`."""
-        news: list[News] = []
-        while not news or type(news[-1]) is not type(wanted) or news[-1] != wanted:
-            news.append(self.hear())
-        return news
-
-    def messages(self, last: Delivered) -> list[News]:
-        """The messages that come, up to and with `last`; without news of connections."""
-        return [one for one in self.until(last) if isinstance(one, Delivered)]
-
-    def presence(self, count: int) -> list[tuple[str, bool]]:
-        """The next `count` words of the broker about who is there, in order."""
-        said: list[tuple[str, bool]] = []
-        while len(said) < count:
-            news = self.hear()
-            message = decode(news.frames).message if isinstance(news, Delivered) else None
-            if isinstance(message, Presence):
-                said.append((message.trainer, message.present))
-        return said
-
-    def send(self, *frames: bytes) -> None:
-        """Send as soon as the network takes it."""
-        stop_at = time.monotonic() + DEADLINE_S
-        while not self.link.send(frames):
-            assert time.monotonic() < stop_at, "there is no connection"
-            self.link.wait(0.02)
-            self._waiting += self.link.receive()
-
-
-@contextmanager
-def trainer(address: str, name: str = "alice") -> Iterator[Edge]:
-    """A trainer's link, closed at the end."""
-    link = TrainerSockets(address, name)
-    try:
-        yield Edge(link)
-    finally:
-        link.close()
-
-
-@contextmanager
-def aggregator(address: str, run: str = "r") -> Iterator[Edge]:
-    """An aggregator's link."""
-    link = AggregatorSockets(address, run)
-    try:
-        yield Edge(link)
-    finally:
-        link.close()
-
-
-def says(topic: str, *frames: bytes) -> Delivered:
-    """A message as it is delivered."""
-    return Delivered([topic.encode(), *frames])
 
 
 def inbox_works(below: Edge, above: Edge, name: str) -> None:
@@ -305,80 +200,3 @@ def test_a_port_in_use_is_one_line_that_says_which(port: int, offset: int) -> No
     assert "--port" in line
     assert "\n" not in line
     BrokerSockets("127.0.0.1", port).close()  # what was bound before the failure is free again
-
-
-# --- strangers -----------------------------------------------------------------------------------------------------
-
-
-def an_honest_pair_is_served(address: str, run: str = "honest") -> None:
-    """A round goes down and a result up, for two that have just come."""
-    with aggregator(address, run) as above, trainer(address, f"zoe-{run}") as below:
-        while above.presence(1) != [(f"zoe-{run}", True)]:
-            continue
-        above.send(f"round/{run}".encode(), b"header", b"", b"good")
-        below.until(says(f"round/{run}", b"header", b"", b"good"))
-        below.send(f"up/{run}".encode(), b"header", b"", b"good")
-        above.until(says(f"up/{run}/", b"header", b"", b"good"))
-
-
-@contextmanager
-def stranger(kind: int, port: int) -> Iterator[zmq.Socket[bytes]]:
-    """A raw socket that is connected; what it sends is handed over before it closes."""
-    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    raw = context.socket(kind)
-    raw.linger = 2000
-    raw.sndtimeo = raw.rcvtimeo = int(DEADLINE_S * 1000)
-    monitor = raw.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
-    try:
-        raw.connect(f"tcp://127.0.0.1:{port}")
-        assert monitor.poll(DEADLINE_S * 1000)
-        yield raw
-    finally:
-        raw.disable_monitor()
-        monitor.close()
-        raw.close()
-        context.term()
-
-
-GARBAGE = [
-    [b""],
-    [b"", b""],
-    [b"\0"],
-    [b"\1"],
-    [b"\2"],
-    [b"\1\1\1"],
-    [b"\1" + b"to/"],
-    [b"\1" + b"to/../../etc"],
-    [b"\1" + b"to/" + b"a" * 100_000],
-    [b"\1" + b"to/\xff\xfe"],
-    [b"\0" + b"to/nobody"],
-    [b"\1presence/zoe", b"more"],
-    [b"round/"],
-    [b"round/honest"],
-    [b"round/a/b", b"x"],
-    [b"round/\xff\xfe", b"\xff" * 100, b"", b"\0" * 8],
-    [b"up/", b"x"],
-    [b"up/a/b/c", b"x"],
-    [b"presence/zoe", b"\xc1"],
-    [b"to/zoe", b"\x80\x04\x95", b"", b"cos\nsystem\n(S'true'\ntR."],
-    [b"x" * 1_000_000],
-    [b"up/honest"] * (FRAMES_MAX + 20),
-    [b"beacon/honest", b""],
-]
-PORT_KINDS = [
-    pytest.param(0, zmq.XPUB, id="publishing"),
-    pytest.param(1, zmq.XSUB, id="subscribing"),
-    pytest.param(2, zmq.PUSH, id="pushing"),
-    pytest.param(3, zmq.XSUB, id="listening"),
-]
-
-
-@pytest.mark.parametrize(("offset", "kind"), PORT_KINDS)
-def test_garbage_on_any_port_leaves_the_broker_serving(address: str, port: int, offset: int, kind: int) -> None:
-    with stranger(kind, port + offset) as raw:
-        if kind == zmq.XPUB:
-            assert raw.recv() == b"\1"  # the broker takes what is published from now on
-        for frames in GARBAGE:
-            raw.send_multipart(frames)
-        an_honest_pair_is_served(address, "during")
-    an_honest_pair_is_served(address, "after")

@@ -1,0 +1,130 @@
+"""Links to a broker that runs in a thread, with deadlines: what the tests of real sockets share.
+
+Knows nothing of what is tested.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from broker.service import Broker
+from fedmq import topics
+from fedmq.messages import Presence
+from fedmq.network import Delivered, News
+from fedmq.sockets import AggregatorSockets, BrokerSockets, TrainerSockets
+from fedmq.wire import decode
+
+DEADLINE_S = 15.0
+
+
+@contextmanager
+def running_broker(port: int) -> Iterator[Broker]:
+    """A broker in a thread of its own, on the loop's terms: wait, then step."""
+    hub = BrokerSockets("127.0.0.1", port)
+    broker = Broker(hub)
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            while not broker.done:
+                hub.wait(1.0)
+                broker.step()
+        except BaseException as failure:
+            failures.append(failure)
+            raise
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield broker
+    finally:
+        broker.stop()
+        hub.wake()
+        thread.join(DEADLINE_S)
+        assert not thread.is_alive()
+        hub.close()
+        assert not failures
+
+
+class Edge:
+    """A link, and what it has brought that nobody has asked for yet."""
+
+    def __init__(self, link: TrainerSockets | AggregatorSockets) -> None:
+        self.link = link
+        self._waiting: deque[News] = deque()
+        self._present: dict[str, bool] = {}
+
+    def hear(self) -> News:
+        """The next piece of news, in time."""
+        stop_at = time.monotonic() + DEADLINE_S
+        while not self._waiting:
+            assert time.monotonic() < stop_at, "nothing more came"
+            self.link.wait(0.1)
+            self._waiting += self.link.receive()
+        return self._waiting.popleft()
+
+    def until(self, wanted: News) -> list[News]:
+        """What comes, up to and with `wanted`."""
+        news: list[News] = []
+        while not news or type(news[-1]) is not type(wanted) or news[-1] != wanted:
+            news.append(self.hear())
+        return news
+
+    def messages(self, last: Delivered) -> list[News]:
+        """The messages that come, up to and with `last`; without news of connections and of who is present."""
+        return [one for one in self.until(last) if isinstance(one, Delivered) and not _is_presence(one)]
+
+    def presence(self, count: int) -> list[tuple[str, bool]]:
+        """The next `count` changes of who is there, in order.
+
+        The broker may repeat itself: what it tells an aggregator that comes, all others hear, too.
+        """
+        said: list[tuple[str, bool]] = []
+        while len(said) < count:
+            news = self.hear()
+            message = decode(news.frames).message if isinstance(news, Delivered) and _is_presence(news) else None
+            if isinstance(message, Presence) and self._present.get(message.trainer) is not message.present:
+                self._present[message.trainer] = message.present
+                said.append((message.trainer, message.present))
+        return said
+
+    def send(self, *frames: bytes) -> None:
+        """Send as soon as the network takes it."""
+        stop_at = time.monotonic() + DEADLINE_S
+        while not self.link.send(frames):
+            assert time.monotonic() < stop_at, "there is no connection"
+            self.link.wait(0.02)
+            self._waiting += self.link.receive()
+
+
+def _is_presence(news: Delivered) -> bool:
+    return news.frames[0].startswith(topics.PRESENCE.encode())
+
+
+@contextmanager
+def trainer(address: str, name: str = "alice") -> Iterator[Edge]:
+    """A trainer's link, closed at the end."""
+    link = TrainerSockets(address, name)
+    try:
+        yield Edge(link)
+    finally:
+        link.close()
+
+
+@contextmanager
+def aggregator(address: str, run: str = "r") -> Iterator[Edge]:
+    """An aggregator's link."""
+    link = AggregatorSockets(address, run)
+    try:
+        yield Edge(link)
+    finally:
+        link.close()
+
+
+def says(topic: str, *frames: bytes) -> Delivered:
+    """A message as it is delivered."""
+    return Delivered([topic.encode(), *frames])

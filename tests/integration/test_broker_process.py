@@ -1,0 +1,120 @@
+"""The broker as a process: what it prints, how it ends, and how it refuses to start."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from deploy.processes import free_port
+from fedmq.address import PORTS
+
+DEADLINE_S = 30.0
+STOP_S = 2.0  # a broker keeps nothing that is worth waiting for
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "fedmq", "broker", *arguments]
+
+
+def environment() -> dict[str, str]:
+    """Ours, without the settings of a person who works with fedmq."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("FEDMQ_")}
+
+
+def refusal(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """How a broker ends that does not start."""
+    return subprocess.run(
+        command(*arguments),
+        cwd=folder,
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=DEADLINE_S,
+    )
+
+
+@contextmanager
+def running(folder: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A broker and the line that it prints when its ports are open."""
+    with subprocess.Popen(
+        command(*arguments),
+        cwd=folder,
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            yield process, process.stdout.readline()
+        finally:
+            process.kill()
+
+
+def test_it_says_where_it_is_and_what_to_do_next(tmp_path: Path) -> None:
+    port = free_port()
+    with running(tmp_path, "--port", str(port)) as (_, line):
+        assert f"tcp://127.0.0.1:{port} (ports {port} to {port + PORTS - 1})" in line
+        assert f"next: fedmq aggregator --task xor --broker tcp://127.0.0.1:{port}" in line
+        for offset in range(PORTS):
+            socket.create_connection(("127.0.0.1", port + offset), DEADLINE_S).close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_in_an_orderly_way_and_at_once(tmp_path: Path, number: signal.Signals) -> None:
+    with running(tmp_path, "--port", str(free_port())) as (process, line):
+        assert line
+        asked_at = time.monotonic()
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=DEADLINE_S)
+        assert time.monotonic() - asked_at < STOP_S
+        assert process.returncode == 0
+        assert errors == ""
+
+
+def test_it_starts_again_on_the_same_ports_at_once(tmp_path: Path) -> None:
+    port = str(free_port())
+    for _ in range(2):
+        with running(tmp_path, "--port", port) as (process, line):
+            assert f":{port} " in line
+            process.kill()
+            process.communicate(timeout=DEADLINE_S)
+
+
+def test_a_port_in_use_is_one_line_and_exit_code_78(tmp_path: Path) -> None:
+    port = free_port()
+    with running(tmp_path, "--port", str(port)) as (first, line):
+        assert line
+        second = refusal(tmp_path, "--port", str(port))
+        assert first.poll() is None
+    assert (second.returncode, second.stdout) == (78, "")
+    assert second.stderr.count("\n") == 1
+    assert second.stderr.startswith(f"fedmq: cannot bind 127.0.0.1:{port} ")
+    assert "choose others with --port" in second.stderr
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.7", "::", "*"])  # noqa: S104
+def test_to_be_open_to_others_without_keys_is_one_line_and_exit_code_78(tmp_path: Path, host: str) -> None:
+    done = refusal(tmp_path, "--bind", host, "--port", str(free_port()))
+    assert (done.returncode, done.stdout) == (78, "")
+    assert done.stderr.count("\n") == 1
+    assert f"expected --bind 127.0.0.1, got {host}" in done.stderr
+
+
+@pytest.mark.parametrize("port", ["0", "65534", "-1", "http"])
+def test_a_port_that_cannot_be_is_a_usage_error(tmp_path: Path, port: str) -> None:
+    done = refusal(tmp_path, "--port", port)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,137 @@
+"""A run's rounds and the hands of its clock, for the tests of their rules. Knows no rule."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import numpy as np
+
+from aggregator.roster import Roster
+from aggregator.rounds import Rounds
+from aggregator.steps import BrokerUp, Effects, Event, Heard, KeepClose, KeepResult, Phase, Settings
+from aggregator.strategies import Plan, Standing, Update
+from fedmq.errors import Rejected
+from fedmq.messages import GradientLearner, Hello, Message, Presence, Result, Train
+from fedmq.tasks import find_task
+from fedmq.wire import decode, encode
+
+TASK = find_task("linear")  # its target is a summed loss of at most 0.2501
+FORGET_S = 30.0
+Kind = TypeVar("Kind")
+
+
+@dataclass(frozen=True)
+class Guess:
+    """The state of the toy strategy: a guess, and the numbers told since it was published."""
+
+    value: float = 0.0
+    told: tuple[tuple[str, float], ...] = ()
+    standing: Standing | None = None
+
+
+class MeanOfNumbers:
+    """Trainers that each know one number; their mean is learnt. The loss is a trainer's distance from the guess."""
+
+    name = "mean-of-numbers"
+
+    def init(self, task: Any, seed: int) -> Guess:
+        return Guess()
+
+    def ask(self, state: Guess) -> Plan:
+        return Plan(Train(GradientLearner()), {"model": np.array([state.value])})
+
+    def tell(self, state: Guess, update: Update) -> Guess:
+        if "model" not in update.arrays:
+            raise Rejected("arrays", "expected a model")
+        return replace(state, told=(*state.told, (update.trainer, float(update.arrays["model"][0]))))
+
+    def close(self, state: Guess, members: Collection[str]) -> Guess:
+        numbers = [number for trainer, number in sorted(state.told) if trainer in members]
+        if not numbers:
+            return replace(state, told=())
+        loss = sum(abs(number - state.value) for number in numbers)
+        coverage = len(numbers) / len(members)
+        standing = Standing(np.array([state.value]), loss, 0, len(numbers), coverage, -loss, -loss, -loss, 0.0)
+        return Guess(sum(numbers) / len(numbers), (), standing)
+
+    def standing(self, state: Guess) -> Standing | None:
+        return state.standing
+
+
+class Scene:
+    """A run's rounds and the hands of its clock."""
+
+    def __init__(
+        self,
+        *,
+        round: int = 1,
+        accepted: Collection[tuple[int, str]] = (),
+        state: Guess | None = None,
+        members: int = 0,
+        away: Collection[str] = (),
+        **chosen: Any,
+    ) -> None:
+        defaults = {"run": "run", "seed": 7, "epoch": 2, "rounds_max": 100, "min_trainers": 2}
+        self.settings, self.roster, self.now = Settings(**{**defaults, **chosen}), Roster(FORGET_S), 0.0
+        for name in away:
+            self.roster.restore(name, 2, 1, self.now)
+        self.rounds = Rounds(
+            self.settings,
+            TASK,
+            MeanOfNumbers(),
+            state or Guess(),
+            self.roster,
+            round=round,
+            accepted=accepted,
+            counted=sum(number == round for number, _ in accepted),
+            members=members,
+        )
+
+    def take(self, event: Event, at: float | None = None) -> Effects:
+        self.now = self.now if at is None else at
+        return self.rounds.step(event, self.now)
+
+    def hear(self, message: Message, *numbers: float, at: float | None = None) -> Effects:
+        arrays = {"model": np.array(numbers)} if numbers else None
+        return self.take(Heard(decode(encode("up/run/", message, arrays))), at)
+
+    def hello(self, name: str, *, round: int = 0, at: float | None = None) -> Effects:
+        message = Hello(run="run", epoch=2, trainer=name, samples=2, round=round, version="test")
+        return self.hear(message, at=at)
+
+    def result(
+        self, name: str, round: int, number: float = 1.0, *, attempt: int = 1, at: float | None = None
+    ) -> Effects:
+        message = Result(run="run", epoch=2, trainer=name, round=round, samples=2, attempt=attempt, train_s=0.1)
+        return self.hear(message, number, at=at)
+
+    def present(self, name: str, present: bool, at: float | None = None) -> Effects:
+        return self.hear(Presence(trainer=name, present=present), at=at)
+
+
+def opened(*names: str, **chosen: Any) -> Scene:
+    """A scene whose round 1 is open for `names`."""
+    scene = Scene(min_trainers=chosen.pop("min_trainers", len(names)), **chosen)
+    scene.take(BrokerUp())
+    for name in names:
+        scene.hello(name)
+    assert scene.rounds.phase is Phase.COLLECTING
+    return scene
+
+
+def sent(effects: Effects, kind: type[Kind]) -> list[tuple[str, Kind]]:
+    return [(one.topic, one.message) for one in effects.sends if isinstance(one.message, kind)]
+
+
+def told(effects: Effects, kind: type[Kind]) -> list[Kind]:
+    return [event for event in effects.events if isinstance(event, kind)]
+
+
+def kept(effects: Effects) -> list[tuple[int, str, int]]:
+    return [(save.round, save.trainer, save.counted_in) for save in effects.saves if isinstance(save, KeepResult)]
+
+
+def closes(effects: Effects) -> list[KeepClose]:
+    return [save for save in effects.saves if isinstance(save, KeepClose)]

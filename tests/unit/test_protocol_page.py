@@ -1,0 +1,111 @@
+"""The page about the protocol names what the code has: each message and field, each topic, each limit as it is."""
+
+from __future__ import annotations
+
+import re
+from importlib import import_module
+from pathlib import Path
+from typing import Any, get_args
+
+import msgspec
+import pytest
+
+from broker import routing
+from fedmq import address, sockets, topics, wire
+from fedmq.errors import RejectReason
+from fedmq.messages import (
+    PROTOCOL_VERSION,
+    ArrayInfo,
+    EvolutionLearner,
+    Evolve,
+    GradientLearner,
+    Message,
+    Train,
+)
+from fedmq.models import MLP, Linear
+from fedmq.tasks import Search, Task
+
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = (DOCS / "protocol.md").read_text(encoding="utf-8")
+STRUCTS: list[Any] = [*get_args(Message)]
+NESTED: list[Any] = [ArrayInfo, Evolve, Train, EvolutionLearner, GradientLearner, Task, Search, MLP, Linear]
+
+
+def section(heading: str) -> str:
+    """What stands under a heading, up to the next one."""
+    found = re.search(rf"^#+ {re.escape(heading)}\n(.*?)(?=^#+ |\Z)", PAGE, flags=re.MULTILINE | re.DOTALL)
+    assert found, f"expected a heading {heading!r} on the page"
+    return found[1]
+
+
+def first_column(text: str) -> list[str]:
+    """The code in the first cell of each row of the tables in `text`."""
+    return re.findall(r"^\| `([^`]+)` \|", text, flags=re.MULTILINE)
+
+
+def limits() -> dict[str, float]:
+    rows = re.findall(r"^\| `([\w.]+)` \| ([\d.]+) \|", section("Limits"), flags=re.MULTILINE)
+    return {name: float(value) for name, value in rows}
+
+
+def constants_of(module: Any, ending: str) -> set[str]:
+    return {f"{module.__name__}.{name}" for name in vars(module) if re.fullmatch(rf"[A-Z_]+{ending}", name)}
+
+
+@pytest.mark.parametrize("struct", [*STRUCTS, *NESTED])
+def test_the_fields_of_each_struct_are_in_its_table_and_no_others(struct: Any) -> None:
+    named = first_column(section(struct.__name__))
+    fields = {field.encode_name for field in msgspec.structs.fields(struct)} | ({"t"} if struct in STRUCTS else set())
+    assert len(named) == len(set(named))
+    assert set(named) == fields
+
+
+@pytest.mark.parametrize("struct", [*STRUCTS, *NESTED[1:5], MLP, Linear])
+def test_the_tag_of_each_struct_is_said_in_its_section(struct: Any) -> None:
+    assert f'"{struct.__struct_config__.tag}"' in section(struct.__name__)
+
+
+def test_the_fields_of_every_header_are_explained() -> None:
+    named = re.findall(r"^`(\w+)`\n:", section("Fields of every header"), flags=re.MULTILINE)
+    assert named == ["t", "v", "arrays", "run", "epoch"]
+
+
+def test_the_version_is_the_one_that_is_spoken() -> None:
+    assert f"Protocol version: **{PROTOCOL_VERSION}**" in PAGE
+    assert re.findall(r"^\| `v` \| (\d+) \|", PAGE, flags=re.MULTILINE) == [str(PROTOCOL_VERSION)] * len(STRUCTS)
+
+
+def test_each_figure_is_that_of_the_code() -> None:
+    for name, value in limits().items():
+        module, _, constant = name.rpartition(".")
+        assert getattr(import_module(module), constant) == value, name
+
+
+def test_each_limit_of_the_wire_is_on_the_page() -> None:
+    wanted = constants_of(wire, "_MAX") | constants_of(sockets, "_MS") | constants_of(routing, "_MAX")
+    elsewhere = {"fedmq.sockets.LINGER_MS", "broker.routing.FRAMES_MAX"}  # of nobody's concern; imported
+    assert wanted - elsewhere <= set(limits())
+
+
+def test_each_topic_is_in_the_table() -> None:
+    prefixes = {topics.ROUNDS, topics.BEACONS, topics.EVENTS, topics.INBOX, topics.UP, topics.PRESENCE}
+    assert {name.split("/")[0] + "/" for name in first_column(section("Topics"))} == prefixes
+
+
+def test_each_port_is_in_the_table() -> None:
+    ports = re.findall(r"^\| \+(\d) \|", section("Sockets"), flags=re.MULTILINE)
+    assert ports == [str(offset) for offset in range(address.PORTS)]
+
+
+def test_each_reason_of_a_rejection_is_in_the_table() -> None:
+    assert first_column(section("Reasons of rejections")) == list(get_args(RejectReason))
+
+
+def test_each_dtype_is_named() -> None:
+    assert set(re.findall(r"`(<\w\d)`", section("Frames"))) == wire.DTYPES
+
+
+def test_the_pages_that_are_linked_exist() -> None:
+    links = re.findall(r"\]\(([^)#]+)\)", PAGE)
+    assert links
+    assert all((DOCS / link).exists() for link in links)

@@ -1,0 +1,239 @@
+"""The rules of the rounds, one by one: events and the time in, effects out; nothing else is here."""
+
+from __future__ import annotations
+
+import pytest
+from rounds_scene import TASK, Scene, closes, kept, opened, sent, told
+
+from aggregator.rounds import REJECTIONS_TOLD_MAX
+from aggregator.steps import BrokerUp, KeepResult, Malformed, Tick
+from fedmq import events
+from fedmq.errors import Rejected
+from fedmq.messages import Accepted, Goodbye, GradientLearner, Message, Presence, Refused, Result, Round, Train, Welcome
+from fedmq.wire import decode
+
+# Selection
+
+
+def test_no_round_opens_before_enough_trainers_are_there_and_that_is_said_once() -> None:
+    scene = Scene()
+    assert told(scene.take(BrokerUp()), events.Waiting) == [events.Waiting(present=0, needed=2)]
+    assert told(scene.take(Tick(), at=1.0), events.Waiting) == []
+    assert told(scene.hello("bob"), events.Waiting) == [events.Waiting(present=1, needed=2)]
+    assert told(scene.hello("bob"), events.Waiting) == []
+    effects = scene.hello("alice")
+    assert told(effects, events.RoundPublished) == [events.RoundPublished(round=1, invited=2)]
+
+
+def test_no_round_opens_without_a_broker() -> None:
+    scene = Scene(min_trainers=1)
+    assert sent(scene.hello("bob"), Round) == []
+    assert [topic for topic, _ in sent(scene.take(BrokerUp()), Round)] == ["round/run"]
+
+
+def test_a_round_is_published_once_for_everybody_with_all_that_a_trainer_needs() -> None:
+    scene = Scene()
+    scene.take(BrokerUp())
+    scene.hello("bob")
+    (outgoing,) = [one for one in scene.hello("alice").sends if isinstance(one.message, Round)]
+    assert outgoing.topic == "round/run"
+    assert outgoing.message == Round(
+        run="run", epoch=2, round=1, seed=7, deadline_s=10.0, task=TASK, work=Train(GradientLearner())
+    )
+    assert outgoing.arrays is not None
+    assert outgoing.arrays["model"].tolist() == [0.0]
+
+
+def test_a_hello_is_answered_with_a_place_on_the_roster() -> None:
+    scene = Scene(min_trainers=3)
+    scene.hello("bob")
+    effects = scene.hello("alice")
+    assert sent(effects, Welcome) == [("to/alice", Welcome(run="run", epoch=2, trainer="alice", index=1))]
+    assert told(effects, events.TrainerJoined) == [events.TrainerJoined(trainer="alice", samples=2)]
+    assert told(scene.hello("alice"), events.TrainerJoined) == []
+
+
+# Results
+
+
+def test_a_result_is_saved_as_it_came_and_acknowledged_in_the_same_step() -> None:
+    scene = opened("bob", "alice")
+    effects = scene.result("bob", 1)
+    (save,) = effects.saves
+    assert isinstance(save, KeepResult)
+    assert save[:3] == (1, "bob", 1)
+    assert decode(save.frames).message.trainer == "bob"  # type: ignore[union-attr]
+    assert sent(effects, Accepted) == [("to/bob", Accepted(run="run", epoch=2, trainer="bob", round=1))]
+    assert told(effects, events.ResultAccepted) == [
+        events.ResultAccepted(round=1, trainer="bob", staleness=0, train_s=0.1)
+    ]
+
+
+def test_a_result_that_comes_again_is_acknowledged_again_but_neither_saved_nor_counted() -> None:
+    scene = opened("bob", "alice")
+    scene.result("bob", 1, 3.0)
+    for attempt in (1, 2):
+        again = scene.result("bob", 1, 5.0, attempt=attempt)
+        assert again.saves == []
+        assert len(sent(again, Accepted)) == 1
+    (close,) = closes(scene.result("alice", 1, 1.0))
+    assert close.results == 2
+    assert (scene.roster["bob"].results, scene.roster["bob"].resent) == (1, 2)
+    assert scene.rounds._state.value == 2.0
+
+
+def test_a_result_of_a_stranger_counts_and_gives_it_a_place() -> None:
+    scene = opened("bob", "alice")
+    effects = scene.result("carol", 1)
+    assert [topic for topic, _ in sent(effects, Welcome)] == ["to/carol"]
+    assert kept(effects) == [(1, "carol", 1)]
+
+
+def test_the_order_of_results_does_not_matter_for_the_close() -> None:
+    for order in (("bob", "alice"), ("alice", "bob")):
+        scene = opened("bob", "alice")
+        assert closes(scene.result(order[0], 1)) == []
+        (close,) = closes(scene.result(order[1], 1))
+        assert (close.round, close.why, close.members) == (1, "complete", ("alice", "bob"))
+
+
+def test_the_next_round_opens_in_the_step_that_closes_the_one_before() -> None:
+    scene = opened("bob", "alice")
+    scene.result("bob", 1)
+    effects = scene.result("alice", 1, at=0.5)
+    assert [message.round for _, message in sent(effects, Round)] == [2]
+    (closed,) = told(effects, events.RoundClosed)
+    assert (closed.round_s, closed.present, closed.results) == (0.5, 2, 2)
+
+
+# When a round closes
+
+
+def test_at_the_deadline_a_round_closes_with_a_quorum() -> None:
+    scene = opened("bob", "alice", deadline_s=5.0)
+    scene.result("bob", 1, at=1.0)
+    assert closes(scene.take(Tick(), at=4.9)) == []
+    (close,) = closes(scene.take(Tick(), at=5.0))
+    assert (close.why, close.results) == ("deadline", 1)
+
+
+def test_without_its_quorum_a_round_never_closes_and_with_it_at_once_after_the_deadline() -> None:
+    scene = opened("a", "b", "c", "d", quorum=0.75, deadline_s=5.0)
+    scene.result("a", 1)
+    scene.result("b", 1)
+    assert closes(scene.take(Tick(), at=500.0)) == []
+    assert [close.why for close in closes(scene.result("c", 1))] == ["deadline"]
+
+
+def test_a_quorum_is_at_least_one_result() -> None:
+    scene = opened("bob", "alice", quorum=0.0, deadline_s=5.0)
+    for name in ("bob", "alice"):
+        scene.present(name, present=False)
+    assert closes(scene.take(Tick(), at=500.0)) == []
+
+
+@pytest.mark.parametrize("how", ["presence", "goodbye"])
+def test_who_leaves_is_not_waited_for(how: str) -> None:
+    scene = opened("bob", "alice")
+    scene.result("bob", 1)
+    goodbye = how == "goodbye"
+    left: Message = Presence(trainer="alice", present=False)
+    effects = scene.hear(Goodbye(run="run", epoch=2, trainer="alice") if goodbye else left)
+    assert told(effects, events.TrainerLeft) == [events.TrainerLeft(trainer="alice", goodbye=goodbye)]
+    assert [(close.why, close.members) for close in closes(effects)] == [("complete", ("bob",))]
+
+
+def test_who_comes_in_mid_round_gets_it_and_counts_but_is_not_waited_for() -> None:
+    scene = opened("bob", "alice")
+    effects = scene.hello("carol")
+    assert [(topic, message.round) for topic, message in sent(effects, Round)] == [("to/carol", 1)]
+    assert sent(scene.hello("carol", round=1), Round) == []
+    scene.result("bob", 1)
+    (close,) = closes(scene.result("alice", 1))
+    assert close.results == 2
+    scene.hello("dave")
+    scene.result("dave", 2)
+    scene.result("bob", 2)
+    scene.result("carol", 2)
+    assert [close.results for close in closes(scene.result("alice", 2))] == [4]
+
+
+# Late results
+
+
+def test_a_late_result_counts_in_the_open_round_and_is_no_answer_to_it() -> None:
+    scene = opened("bob", "alice", deadline_s=5.0)
+    scene.result("bob", 1)
+    scene.take(Tick(), at=5.0)
+    effects = scene.result("alice", 1)
+    assert kept(effects) == [(1, "alice", 2)]
+    assert [event.staleness for event in told(effects, events.ResultAccepted)] == [1]
+    assert closes(scene.result("bob", 2)) == []
+    assert [close.results for close in closes(scene.result("alice", 2))] == [3]
+    assert scene.roster["alice"].late == 1
+
+
+@pytest.mark.parametrize(("staleness", "late", "counts"), [(2, 2, True), (2, 3, False), (0, 0, True), (0, 1, False)])
+def test_a_result_counts_up_to_so_many_rounds_late(staleness: int, late: int, counts: bool) -> None:
+    scene = opened("bob", "alice", staleness=staleness, deadline_s=5.0)
+    for number in range(1, late + 1):
+        scene.result("bob", number)
+        scene.take(Tick(), at=scene.now + 5.0)
+    assert scene.rounds.round == late + 1
+    effects = scene.result("alice", 1)
+    assert bool(kept(effects)) is counts
+    assert [message.reason for _, message in sent(effects, Refused)] == ([] if counts else ["round"])
+
+
+def test_a_result_of_a_round_that_has_not_been_is_refused() -> None:
+    scene = opened("bob", "alice")
+    assert [message.reason for _, message in sent(scene.result("bob", 2), Refused)] == ["round"]
+
+
+# What cannot be used
+
+
+def test_what_a_strategy_rejects_is_refused_counted_and_told_and_changes_nothing() -> None:
+    scene = opened("bob", "alice")
+    effects = scene.hear(Result(run="run", epoch=2, trainer="bob", round=1, samples=2, attempt=1, train_s=0.0))
+    assert effects.saves == []
+    (refused,) = sent(effects, Refused)
+    assert refused[1] == Refused(run="run", epoch=2, trainer="bob", round=1, reason="arrays", detail="expected a model")
+    assert told(effects, events.ResultRejected) == [
+        events.ResultRejected(trainer="bob", reason="arrays", detail="expected a model")
+    ]
+    assert (scene.rounds.rejections, scene.roster["bob"].rejected) == ({"arrays": 1}, 1)
+    assert kept(scene.result("bob", 1)) == [(1, "bob", 1)], "a good one may still come"
+
+
+def test_a_message_of_another_run_is_counted_and_not_answered_for_this_run() -> None:
+    scene = opened("bob", "alice")
+    other = Result(run="other", epoch=2, trainer="bob", round=1, samples=2, attempt=1, train_s=0.0)
+    effects = scene.hear(other, 1.0)
+    assert (effects.saves, effects.sends) == ([], []), "a refusal would make bob forget its result of this run"
+    assert scene.rounds.rejections == {"run": 1}
+
+
+def test_a_message_of_a_later_life_says_that_this_one_is_over() -> None:
+    scene = opened("bob", "alice")
+    later = Result(run="run", epoch=3, trainer="bob", round=1, samples=2, attempt=1, train_s=0.0)
+    effects = scene.hear(later, 1.0)
+    assert effects.saves == []
+    assert scene.rounds.rejections == {"epoch": 1}
+    assert all(message.epoch == 2 for _, message in sent(effects, Refused)), "which a trainer of epoch 3 ignores"
+
+
+def test_frames_that_are_no_message_and_messages_for_others_are_counted() -> None:
+    scene = opened("bob", "alice")
+    effects = scene.take(Malformed(Rejected("sha256", "array model: other bytes")))
+    assert [event.trainer for event in told(effects, events.ResultRejected)] == [""]
+    scene.hear(Accepted(run="run", epoch=2, trainer="bob", round=1))
+    assert scene.rounds.rejections == {"sha256": 1, "header": 1}
+
+
+def test_only_the_first_rejections_are_told_and_all_are_counted() -> None:
+    scene = Scene()
+    many = REJECTIONS_TOLD_MAX + 20
+    said = [scene.take(Malformed(Rejected("frames", "none"))).events for _ in range(many)]
+    assert sum(isinstance(event, events.ResultRejected) for step in said for event in step) == REJECTIONS_TOLD_MAX
+    assert scene.rounds.rejections == {"frames": many}

@@ -1,0 +1,239 @@
+"""How a run goes on and ends: brokers that come back, beacons, a later life of the aggregator, and the last word."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from rounds_scene import FORGET_S, Guess, MeanOfNumbers, Scene, closes, kept, opened, sent, told
+
+from aggregator.steps import BrokerDown, BrokerUp, Effects, Phase, Tick
+from aggregator.strategies import Update
+from fedmq import events
+from fedmq.messages import Accepted, Beacon, Finished, Refused, Round, Welcome
+
+
+def beacons(effects: Effects) -> list[tuple[int, bytes]]:
+    return [(message.round, message.acknowledged) for _, message in sent(effects, Beacon)]
+
+
+def finished(scene: Scene) -> bool:
+    return scene.rounds.phase is Phase.FINISHED
+
+
+def learnt(number: float, *members: str) -> Guess:
+    """The state after a round in which all `members` said `number` to a guess of 0."""
+    strategy, state = MeanOfNumbers(), Guess()
+    for name in members:
+        state = strategy.tell(state, Update(name, 1, 0, 2, {"model": np.array([number])}))
+    return strategy.close(state, members)
+
+
+# The end
+
+
+def test_the_run_ends_when_the_target_is_reached_on_everybodys_rows() -> None:
+    scene = opened("bob", "alice")
+    scene.result("bob", 1, 0.0)
+    effects = scene.result("alice", 1, 0.2)
+    assert finished(scene)
+    assert scene.rounds.solved
+    assert len(closes(effects)) == 1
+    assert told(effects, events.RunFinished) == [events.RunFinished(solved=True, rounds=1, value=0.2)]
+    assert sent(effects, Finished) == [("round/run", Finished(run="run", epoch=2, rounds=1, solved=True))]
+    assert sent(effects, Round) == []
+
+
+def test_the_target_does_not_end_the_run_while_a_members_rows_have_not_been_looked_at() -> None:
+    scene = opened("bob", "alice", deadline_s=5.0)
+    scene.result("bob", 1, 3.0)
+    scene.result("alice", 1, 3.0)
+    scene.result("bob", 2, 3.0)
+    scene.take(Tick(), at=5.0)
+    assert scene.rounds.standing is not None
+    assert scene.rounds.standing.coverage == 0.5
+    assert not finished(scene), "bob's loss is 0, alice's is not known"
+
+
+def test_the_target_does_not_end_the_run_while_somebody_here_has_said_nothing_yet() -> None:
+    scene = opened("bob", "alice")
+    scene.hello("carol")
+    scene.result("bob", 1, 0.0)
+    scene.result("alice", 1, 0.0)
+    assert not finished(scene)
+    for name in ("bob", "alice", "carol"):
+        scene.result(name, 2, 0.0)
+    assert finished(scene)
+
+
+def test_who_is_here_but_never_says_anything_is_waited_for_only_so_long() -> None:
+    scene = opened("bob", "alice", deadline_s=5.0)
+    scene.hello("mute")
+    number = 0
+    while not finished(scene):
+        number += 1
+        scene.result("bob", number, 0.0)
+        scene.result("alice", number, 0.0)
+        scene.take(Tick(), at=scene.now + 5.0)
+    assert scene.rounds.solved
+    assert FORGET_S <= scene.now <= FORGET_S + 10.0
+
+
+def test_the_target_does_not_end_the_run_with_fewer_members_than_it_is_for() -> None:
+    scene = opened("bob", "alice", deadline_s=5.0)
+    scene.result("bob", 1, 0.0)
+    scene.take(Tick(), at=5.0)
+    assert scene.rounds.standing is not None
+    assert scene.rounds.standing.coverage == 1.0, "alice is no member before her first result"
+    assert not finished(scene)
+
+
+def test_the_run_ends_when_its_rounds_are_used_up() -> None:
+    scene = opened("bob", rounds_max=2)
+    scene.result("bob", 1, 5.0)
+    effects = scene.result("bob", 2, 9.0)
+    assert told(effects, events.RunFinished) == [events.RunFinished(solved=False, rounds=2, value=4.0)]
+    assert sent(effects, Finished) == [("round/run", Finished(run="run", epoch=2, rounds=2, solved=False))]
+
+
+def test_after_the_end_everybody_who_asks_is_told_so() -> None:
+    scene = opened("bob", rounds_max=1)
+    scene.result("bob", 1, 5.0)
+    over = Finished(run="run", epoch=2, rounds=1, solved=False)
+    effects = scene.hello("carol")
+    assert sent(effects, Finished) == [("to/carol", over)]
+    assert (sent(effects, Welcome), sent(effects, Round)) == ([], [])
+    assert len(sent(scene.result("bob", 1), Accepted)) == 1, "an acknowledgement may have been lost"
+    assert [message.reason for _, message in sent(scene.result("carol", 1), Refused)] == ["round"]
+    assert sent(scene.take(BrokerUp()), Finished) == [("round/run", over)]
+    assert (beacons(scene.take(Tick(), at=99.0)), scene.rounds.wake_at) == ([], None)
+
+
+# Beacons
+
+
+def test_beacons_say_at_their_interval_whose_results_are_on_disk() -> None:
+    scene = opened("bob", "alice", "carol", beacon_s=0.25)
+    assert beacons(scene.take(Tick(), at=0.24)) == []
+    assert beacons(scene.take(Tick(), at=0.25)) == [(1, bytes([0b000]))]
+    scene.result("carol", 1)
+    scene.result("bob", 1)
+    assert scene.rounds.wake_at == 0.5
+    assert beacons(scene.take(Tick(), at=0.5)) == [(1, bytes([0b101]))]
+    scene.result("alice", 1)
+    assert beacons(scene.take(Tick(), at=0.75)) == [(2, bytes([0b000]))]
+
+
+def test_the_bitmap_has_a_byte_for_eight_trainers() -> None:
+    names = [f"t{number}" for number in range(10)]
+    scene = opened(*names)
+    scene.result("t9", 1)
+    assert beacons(scene.take(Tick(), at=0.25)) == [(1, bytes([0, 0b10]))]
+
+
+def test_while_no_round_is_open_the_beacon_says_round_zero() -> None:
+    scene = Scene(min_trainers=2)
+    assert beacons(scene.take(BrokerUp())) == [(0, b"")]
+
+
+def test_somebody_unknown_who_appears_gets_a_beacon_in_its_inbox_so_that_it_says_hello() -> None:
+    scene = opened("bob")
+    effects = scene.present("carol", present=True)
+    assert [topic for topic, _ in sent(effects, Beacon)] == ["to/carol"]
+    assert "carol" not in scene.roster
+
+
+# Brokers
+
+
+def test_a_new_broker_gets_the_open_round_and_a_beacon_at_once() -> None:
+    scene = opened("bob", "alice")
+    assert beacons(scene.take(BrokerDown(), at=1.0)) == []
+    assert scene.rounds.wake_at is None
+    effects = scene.take(BrokerUp(), at=2.0)
+    assert [(topic, message.round) for topic, message in sent(effects, Round)] == [("round/run", 1)]
+    assert beacons(effects) == [(1, b"\0")]
+
+
+def test_after_a_broker_came_back_nobody_counts_as_gone_before_the_grace_is_over() -> None:
+    scene = opened("bob", "alice", grace_s=3.0)
+    scene.result("bob", 1)
+    scene.take(BrokerDown(), at=1.0)
+    scene.take(BrokerUp(), at=2.0)
+    scene.present("bob", present=True, at=2.1)
+    assert closes(scene.take(Tick(), at=4.9)) == []
+    effects = scene.take(Tick(), at=5.0)
+    assert told(effects, events.TrainerLeft) == [events.TrainerLeft(trainer="alice", goodbye=False)]
+    assert [close.why for close in closes(effects)] == ["complete"]
+
+
+def test_while_no_broker_is_there_nobody_counts_as_gone_either() -> None:
+    scene = opened("bob", "alice", grace_s=3.0, deadline_s=100.0)
+    scene.result("bob", 1)
+    scene.take(BrokerUp(), at=1.0)
+    scene.take(BrokerDown(), at=2.0)
+    effects = scene.take(Tick(), at=50.0)
+    assert (effects.saves, effects.events) == ([], [])
+    scene.take(BrokerUp(), at=51.0)
+    assert scene.take(Tick(), at=53.9).saves == []
+    assert len(closes(scene.take(Tick(), at=54.0))) == 1
+
+
+def test_the_next_deadline_wakes_the_rounds() -> None:
+    scene = opened("bob", "alice", deadline_s=5.0, beacon_s=60.0, grace_s=3.0)
+    assert scene.rounds.wake_at == 5.0
+    scene.take(BrokerUp(), at=1.0)
+    assert scene.rounds.wake_at == 4.0
+    scene.present("bob", present=True)
+    scene.present("alice", present=True)
+    scene.take(Tick(), at=4.0)
+    assert scene.rounds.wake_at == 5.0
+    scene.take(Tick(), at=5.0)
+    assert scene.rounds.wake_at == 61.0
+
+
+# A later life
+
+
+def test_a_later_life_opens_the_same_round_and_knows_what_was_accepted() -> None:
+    scene = Scene(round=3, accepted={(2, "bob"), (2, "alice"), (3, "bob")}, away=("alice", "bob"), epoch=5)
+    scene.take(BrokerUp())
+    scene.hello("bob")
+    assert [message.round for _, message in sent(scene.hello("alice"), Round)] == [3]
+    again = scene.result("bob", 3)
+    assert (again.saves, len(sent(again, Accepted))) == ([], 1)
+    assert beacons(scene.take(Tick(), at=0.25)) == [(3, bytes([0b10]))]
+    (close,) = closes(scene.result("alice", 3))
+    assert (close.round, close.why, close.results) == (3, "complete", 2)
+
+
+def test_a_later_life_takes_late_results_of_rounds_that_an_earlier_one_closed() -> None:
+    scene = Scene(round=3, accepted={(2, "bob")}, away=("bob",), min_trainers=1)
+    scene.take(BrokerUp())
+    scene.hello("bob")
+    assert kept(scene.result("alice", 2)) == [(2, "alice", 3)]
+    assert kept(scene.result("bob", 2)) == []
+
+
+@pytest.mark.parametrize(
+    ("state", "members", "solved"),
+    [(learnt(0.1, "bob", "alice"), 2, True), (learnt(0.1, "bob"), 1, False), (learnt(3.0, "bob", "alice"), 2, False)],
+    ids=["reached", "too few members", "not reached"],
+)
+def test_a_later_life_of_a_run_that_was_over_says_so_and_of_another_goes_on(
+    state: Guess, members: int, solved: bool
+) -> None:
+    scene = Scene(round=2, state=state, members=members, away=("alice", "bob"))
+    assert finished(scene) is solved
+    effects = scene.take(BrokerUp())
+    assert [event.solved for event in told(effects, events.RunFinished)] == [True] * solved
+
+
+def test_a_later_life_of_a_run_whose_rounds_were_used_up_is_over() -> None:
+    scene = Scene(round=3, state=learnt(3.0, "bob", "alice"), members=2, rounds_max=2)
+    assert finished(scene)
+    assert [event.rounds for event in told(scene.take(Tick()), events.RunFinished)] == [2]
+
+
+def test_a_later_life_may_be_given_more_rounds() -> None:
+    scene = Scene(round=3, state=learnt(3.0, "bob", "alice"), members=2, rounds_max=3)
+    assert not finished(scene)

@@ -1,0 +1,224 @@
+"""The broker's rules: who is present, who gets which round, and what goes nowhere. No socket is opened here."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from broker import routing
+from broker.routing import RUNS_KEPT_MAX, Admit, Deliver, Effect, Publish, Routing
+from fedmq.messages import Presence
+from fedmq.network import Listening, Published, Pushed, Subscribed, Traffic, Unsubscribed
+from fedmq.wire import FRAMES_MAX, decode, encode
+
+
+def told(name: str, present: bool) -> Deliver:
+    return Deliver(encode(f"presence/{name}", Presence(trainer=name, present=present)))
+
+
+def effects(broker: Routing, *traffic: Traffic) -> list[Effect]:
+    return [effect for one in traffic for effect in broker.step(one)]
+
+
+@pytest.fixture
+def broker() -> Routing:
+    return Routing()
+
+
+# --- presence ------------------------------------------------------------------------------------------------------
+
+
+def test_the_first_subscription_of_an_inbox_is_presence(broker: Routing) -> None:
+    assert effects(broker, Subscribed("to/alice")) == [Admit("to/alice"), told("alice", True)]
+
+
+def test_the_end_of_the_last_subscription_is_absence(broker: Routing) -> None:
+    effects(broker, Subscribed("to/alice"))
+    assert effects(broker, Unsubscribed("to/alice")) == [told("alice", False)]
+    assert not broker.inboxes
+
+
+def test_an_old_connection_that_closes_after_the_new_one_opened_changes_nothing(broker: Routing) -> None:
+    effects(broker, Subscribed("to/alice"))
+    assert effects(broker, Subscribed("to/alice")) == [Admit("to/alice")]
+    assert effects(broker, Unsubscribed("to/alice")) == []
+    assert effects(broker, Unsubscribed("to/alice")) == [told("alice", False)]
+
+
+def test_presence_names_the_trainer_in_the_topic_and_in_the_header(broker: Routing) -> None:
+    (_, word) = effects(broker, Subscribed("to/alice"))
+    assert isinstance(word, Deliver)
+    packet = decode(word.frames)
+    assert packet.topic == "presence/alice"
+    assert packet.message == Presence(trainer="alice", present=True)
+
+
+@pytest.mark.parametrize("topic", ["to/alice", "to/nobody", "to/", "", "round/", "presence/"])
+def test_the_end_of_a_subscription_that_never_was_is_nothing(broker: Routing, topic: str) -> None:
+    assert effects(broker, Unsubscribed(topic)) == []
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=40))
+def test_a_trainer_is_present_while_it_has_a_connection(steps: list[tuple[str, bool]]) -> None:
+    broker, connections, known = Routing(), Counter[str](), dict.fromkeys("abc", False)
+    for name, comes in steps:
+        if not comes and not connections[name]:
+            continue
+        connections[name] += 1 if comes else -1
+        for effect in effects(broker, Subscribed(f"to/{name}") if comes else Unsubscribed(f"to/{name}")):
+            if isinstance(effect, Deliver):
+                word = decode(effect.frames).message
+                assert isinstance(word, Presence)
+                assert known[word.trainer] is not word.present  # never told twice
+                known[word.trainer] = word.present
+        assert known == {name: connections[name] > 0 for name in "abc"}
+
+
+def test_an_aggregator_that_begins_to_listen_is_told_who_is_present(broker: Routing) -> None:
+    effects(broker, Subscribed("to/bob"), Subscribed("to/alice"), Subscribed("to/carol"), Unsubscribed("to/bob"))
+    assert effects(broker, Listening("presence/")) == [told("alice", True), told("carol", True)]
+
+
+@pytest.mark.parametrize("topic", ["up/r/", "", "presence", "presence/alice", "to/"])
+def test_listening_to_anything_else_tells_nothing(broker: Routing, topic: str) -> None:
+    effects(broker, Subscribed("to/alice"))
+    assert effects(broker, Listening(topic)) == []
+
+
+# --- late joiners --------------------------------------------------------------------------------------------------
+
+
+def test_a_late_joiner_gets_the_newest_round_of_each_run_in_its_inbox(broker: Routing) -> None:
+    for frames in ([b"round/r", b"1"], [b"round/s", b"7", b"", b"array"], [b"round/r", b"2"]):
+        effects(broker, Published(frames))
+    assert effects(broker, Subscribed("to/alice")) == [
+        Admit("to/alice"),
+        Publish([b"to/alice", b"7", b"", b"array"]),
+        Publish([b"to/alice", b"2"]),
+        told("alice", True),
+    ]
+
+
+def test_an_inbox_is_admitted_before_anything_is_put_into_it(broker: Routing) -> None:
+    effects(broker, Published([b"round/r", b"1"]))
+    first, *others = effects(broker, Subscribed("to/alice"))
+    assert first == Admit("to/alice")
+    assert others[0] == Publish([b"to/alice", b"1"])
+
+
+def test_nobody_but_the_late_joiner_gets_a_copy(broker: Routing) -> None:
+    effects(broker, Subscribed("round/"), Subscribed("to/alice"), Published([b"round/r", b"1"]))
+    published = [effect for effect in effects(broker, Subscribed("to/bob")) if isinstance(effect, Publish)]
+    assert [effect.frames[0] for effect in published] == [b"to/bob"]
+
+
+def test_a_second_connection_gets_the_round_too(broker: Routing) -> None:
+    """The old one may be dead without anybody knowing yet."""
+    effects(broker, Published([b"round/r", b"1"]), Subscribed("to/alice"))
+    assert effects(broker, Subscribed("to/alice")) == [Admit("to/alice"), Publish([b"to/alice", b"1"])]
+
+
+def test_only_rounds_are_kept(broker: Routing) -> None:
+    for topic in (b"beacon/r", b"event/r", b"to/bob"):
+        effects(broker, Published([topic, b"x"]))
+    assert not broker.newest
+
+
+def test_so_many_runs_are_kept_and_the_one_that_was_silent_longest_goes_first(broker: Routing) -> None:
+    for number in range(RUNS_KEPT_MAX):
+        effects(broker, Published([f"round/r{number}".encode(), b"1"]))
+    effects(broker, Published([b"round/r0", b"2"]), Published([b"round/new", b"1"]))
+    assert len(broker.newest) == RUNS_KEPT_MAX
+    assert "round/r1" not in broker.newest
+    assert broker.newest["round/r0"] == [b"round/r0", b"2"]
+
+
+# --- what may pass -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("topic", [b"round/r", b"beacon/r", b"event/r", b"to/alice"])
+def test_what_an_aggregator_says_is_published_as_it_came(broker: Routing, topic: bytes) -> None:
+    frames = [topic, b"header", b"", b"array"]
+    assert effects(broker, Published(frames)) == [Publish(frames)]
+
+
+def test_what_a_trainer_pushes_is_delivered_with_its_sender(broker: Routing) -> None:
+    assert effects(broker, Pushed("alice", [b"up/r", b"h", b"", b"a"])) == [Deliver([b"up/r/alice", b"h", b"", b"a"])]
+    assert effects(broker, Pushed("", [b"up/r", b"h"])) == [Deliver([b"up/r/", b"h"])]
+
+
+BAD_TOPICS = [
+    b"",
+    b"/",
+    b"r",
+    b"round",
+    b"round/",
+    b"rounds/r",
+    b"round/a/b",
+    b"round/ r",
+    b"round/r\n",
+    b"round/\xff",
+    b"ROUND/r",
+    b"round/" + b"r" * 65,
+    b"to/",
+    b"to/../etc",
+    b"beacon/",
+    b"event/",
+    b"up/",
+    b"up/a/b",
+    b"up/r/alice",
+    b"up/\xff",
+    b"up/.r",
+    b"presence/",
+    b"presence/alice",
+    b"\x01round/r",
+]
+
+
+@pytest.mark.parametrize("topic", BAD_TOPICS)
+def test_a_topic_that_nobody_may_use_goes_nowhere(broker: Routing, topic: bytes) -> None:
+    assert effects(broker, Published([topic, b"h"]), Pushed("", [topic, b"h"])) == []
+    assert broker.dropped == 2
+    assert not broker.newest
+
+
+@pytest.mark.parametrize("topic", [b"round/r", b"beacon/r", b"to/alice"])
+def test_a_trainer_cannot_publish(broker: Routing, topic: bytes) -> None:
+    assert effects(broker, Pushed("mallory", [topic, b"h"])) == []
+    assert broker.dropped == 1
+
+
+def test_an_aggregator_cannot_push(broker: Routing) -> None:
+    assert effects(broker, Published([b"up/r", b"h"])) == []
+
+
+def test_a_message_of_too_many_frames_goes_nowhere(broker: Routing) -> None:
+    effects(broker, Published([b"round/r"] * (FRAMES_MAX + 1)), Pushed("", [b"up/r"] * (FRAMES_MAX + 1)))
+    assert broker.dropped == 2
+    assert effects(broker, Published([b"round/r"] * FRAMES_MAX)) == [Publish([b"round/r"] * FRAMES_MAX)]
+
+
+@pytest.mark.parametrize("topic", ["round/", "round/r", "beacon/", "beacon/r", "event/", "event/r"])
+def test_everybody_may_follow_rounds_beacons_and_events(broker: Routing, topic: str) -> None:
+    assert effects(broker, Subscribed(topic)) == [Admit(topic)]
+    assert effects(broker, Unsubscribed(topic)) == []
+
+
+@pytest.mark.parametrize(
+    "topic", ["", "t", "to", "to/", "to/a/b", "to/*", "to/a\n", "to/" + "a" * 65, "r", "up/r/", "presence/", "\ufffd"]
+)
+def test_nobody_may_follow_everything_or_the_inboxes_of_all(broker: Routing, topic: str) -> None:
+    assert effects(broker, Subscribed(topic)) == []
+    assert not broker.inboxes
+
+
+def test_there_is_a_limit_to_the_number_of_inboxes(broker: Routing, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(routing, "INBOXES_MAX", 2)
+    effects(broker, Subscribed("to/a"), Subscribed("to/b"))
+    assert effects(broker, Subscribed("to/c")) == []
+    assert effects(broker, Unsubscribed("to/c")) == []
+    assert set(broker.inboxes) == {"a", "b"}
