@@ -35,6 +35,11 @@ def replay(store: Store, task: Task, strategy: Strategy[Any], seed: int) -> Repl
     """
     replayed = Replayed(strategy.init(task, seed))
     for close in store.closes():
+        if close.round != replayed.round:
+            raise StoreError(
+                f"{store.path}: expected the close of round {replayed.round}, got that of {close.round}; "
+                "choose another --out"
+            )
         _tell(store, strategy, replayed)
         replayed.state = strategy.close(replayed.state, close.members)
         replayed.closes.append(close)

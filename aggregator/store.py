@@ -4,11 +4,15 @@ Knows nothing of strategies or messages: it keeps frames as they came. A run *is
 their closes; everything else (the archive, the model) is computed from them again, bit for bit, by `replay`.
 
 One connection, write-ahead log, synchronous=FULL: what `commit` returned from survives a power cut
-(https://www.sqlite.org/pragma.html#pragma_synchronous).
+(https://www.sqlite.org/pragma.html#pragma_synchronous). Anybody may read while one writes; only one may write, from its
+first write to its end. SQLite's own lock ends with each transaction, so a lock on the folder (flock, which the kernel
+lifts when a process dies, and which leaves no file) stands for the whole life.
 """
 
 from __future__ import annotations
 
+import fcntl
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -69,12 +73,15 @@ class StoredResult(NamedTuple):
 class Store:
     """A run's store; `path` ":memory:" keeps it for as long as the object lives.
 
+    Every method raises StoreError when the file cannot be read or written, in one line with a way out.
+
     Raises:
         StoreError: the file is not a store, is damaged, or is of another schema.
     """
 
     def __init__(self, path: Path | str) -> None:
         self.path = str(path)
+        self._lock: int | None = None  # the folder, once this store has written
         try:
             self._connection = sqlite3.connect(self.path, isolation_level=None)
             self._connection.execute("PRAGMA journal_mode = WAL")
@@ -93,19 +100,29 @@ class Store:
     @property
     def description(self) -> Description | None:
         """What the run is; None in a new store."""
-        row = self._connection.execute("SELECT description FROM run").fetchone()
-        return None if row is None else self._decode(row[0], Description)
+        with self._reading():
+            row = self._connection.execute("SELECT description FROM run").fetchone()
+        return None if row is None else self._decode(row[0], Description, "description")
 
     def begin(self, description: Description) -> None:
-        """Make a new store that of this run."""
+        """Make a new store that of this run.
+
+        Raises:
+            StoreError: it holds a run already.
+        """
         self._write("INSERT INTO run VALUES (1, ?, 0)", msgspec.msgpack.encode(description))
         self.commit()
 
     def next_epoch(self) -> int:
-        """The epoch of this life of the aggregator: one more than the last one's, and on disk."""
+        """The epoch of this life of the aggregator: one more than the last one's, and on disk.
+
+        Raises:
+            StoreError: another aggregator writes to this store.
+        """
         self._write("UPDATE run SET epoch = epoch + 1")
         self.commit()
-        (epoch,) = self._connection.execute("SELECT epoch FROM run").fetchone()
+        with self._reading():
+            (epoch,) = self._connection.execute("SELECT epoch FROM run").fetchone()
         return int(epoch)
 
     def keep_result(self, result: StoredResult) -> None:
@@ -120,42 +137,65 @@ class Store:
     def commit(self) -> None:
         """Return when everything that was kept is on disk."""
         if self._connection.in_transaction:
-            with self._errors():
+            with self._writing():
                 self._connection.execute("COMMIT")
 
     def abandon(self) -> None:
         """Forget what was kept since the last `commit`, as a crash would."""
         if self._connection.in_transaction:
-            self._connection.execute("ROLLBACK")
+            with self._writing():
+                self._connection.execute("ROLLBACK")
 
     def closes(self) -> Iterator[Close]:
         """The closed rounds, first to last."""
-        for (blob,) in self._connection.execute("SELECT summary FROM closes ORDER BY round"):
-            yield self._decode(blob, Close)
+        with self._reading():
+            for (blob,) in self._connection.execute("SELECT summary FROM closes ORDER BY round"):
+                yield self._decode(blob, Close, "close")
 
     def results(self, counted_in: int) -> Iterator[StoredResult]:
         """The results that the close of this round uses, by (round, trainer)."""
         query = "SELECT * FROM results WHERE counted_in = ? ORDER BY round, trainer"
-        for number, trainer, counted, blob in self._connection.execute(query, (counted_in,)):
-            yield StoredResult(number, trainer, counted, self._decode(blob, list[bytes]))
+        with self._reading():
+            for number, trainer, counted, blob in self._connection.execute(query, (counted_in,)):
+                yield StoredResult(number, trainer, counted, self._decode(blob, list[bytes], "result"))
 
     def keys_since(self, round: int) -> set[tuple[int, str]]:
         """The (round, trainer) of every result of `round` and later ones."""
-        return set(self._connection.execute("SELECT round, trainer FROM results WHERE round >= ?", (round,)))
+        with self._reading():
+            return set(self._connection.execute("SELECT round, trainer FROM results WHERE round >= ?", (round,)))
 
     def close(self) -> None:
-        """Let go of the file."""
-        self.abandon()
-        self._connection.close()
+        """Let go of the file, without what was kept since the last `commit`."""
+        with self._writing():
+            self._connection.close()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def _write(self, statement: str, *values: object) -> None:
-        with self._errors():
+        self._claim()
+        with self._writing():
             if not self._connection.in_transaction:
                 self._connection.execute("BEGIN IMMEDIATE")
             self._connection.execute(statement, values)
 
+    def _claim(self) -> None:
+        """Be the only one that writes, from now to the end."""
+        if self._lock is not None or self.path == ":memory:":
+            return
+        folder = os.open(Path(self.path).parent, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(folder)
+            raise StoreError(
+                f"{self.path}: expected to be the only one that continues this run, but another process does; "
+                "wait for its end, or choose another --out"
+            ) from error
+        self._lock = folder
+
     @contextmanager
-    def _errors(self) -> Iterator[None]:
+    def _writing(self) -> Iterator[None]:
         try:
             yield
         except sqlite3.Error as error:
@@ -164,8 +204,15 @@ class Store:
                 "make room and start the same command again"
             ) from error
 
-    def _decode(self, blob: bytes, kind: type[_T]) -> _T:
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise StoreError(f"{self.path}: cannot be read ({error}); choose another --out") from error
+
+    def _decode(self, blob: bytes, kind: type[_T], what: str) -> _T:
         try:
             return msgspec.msgpack.decode(blob, type=kind)
-        except msgspec.MsgspecError as error:
-            raise StoreError(f"{self.path}: a damaged {kind.__name__} ({error}); choose another --out") from error
+        except (msgspec.MsgspecError, TypeError) as error:  # a TypeError: not even bytes
+            raise StoreError(f"{self.path}: a damaged {what} ({error}); choose another --out") from error

@@ -31,7 +31,7 @@ class Federation:
     """A broker, an aggregator and trainers by name, each with its rows; nothing runs before `train`.
 
     `learn` stands in for the trainers' work, `store` for the aggregator's, for tests of everything around them.
-    `events` holds all that the aggregator told. Parts are crashed, stopped and started through `simulation`, as
+    `events` holds all that the aggregator told, `finished` whether it told of the run's end. Parts are crashed, stopped and started through `simulation`, as
     `broker`, `aggregator`, and by the trainers' names.
     """
 
@@ -52,6 +52,7 @@ class Federation:
         self.limits = limits or Limits(rounds_max=task.rounds, min_trainers=len(rows))
         self.simulation = Simulation(seed, faults)
         self.events: list[events.AnyEvent] = []
+        self.finished = False
         self.store = store or Store(":memory:")
         if self.store.description is None:
             self.store.begin(Description(RUN, task, strategy.name, seed, self.simulation.clock.wall()))
@@ -64,10 +65,14 @@ class Federation:
         self.trainers = tuple(rows)
 
     def _aggregator(self, link: Link) -> Aggregator:
-        clock, watch = self.simulation.clock, self.events.append
+        clock = self.simulation.clock
         self.store.abandon()  # what an earlier life had not committed
-        self.aggregator = Aggregator(link, self.store, self.strategy, self.limits, clock=clock, watch=watch)
+        self.aggregator = Aggregator(link, self.store, self.strategy, self.limits, clock=clock, watch=self._watch)
         return self.aggregator
+
+    def _watch(self, event: events.AnyEvent) -> None:
+        self.events.append(event)
+        self.finished = self.finished or isinstance(event, events.RunFinished)
 
     def _trainer(self, name: str, rows: Rows) -> Callable[[Link], Trainer]:
         simulation, learn = self.simulation, self._learn(rows, name)
@@ -87,11 +92,6 @@ class Federation:
     def start(self) -> None:
         """Start all parts."""
         self.simulation.start(Simulation.broker_name, AGGREGATOR, *self.trainers)
-
-    @property
-    def finished(self) -> bool:
-        """Whether the run is over."""
-        return any(isinstance(event, events.RunFinished) for event in self.events[-3:])
 
     def train(self, limit_s: float = 3600.0) -> TrainedModel | None:
         """Start all parts, run to the end of the run or for so many virtual seconds; the model, or None."""

@@ -165,8 +165,9 @@ class Session:
         elif isinstance(event, Stop):
             self._stop_by = now if self._stop_by is not None else now + STOP_S
             self._next.clear()
-        self._resend(now)
-        self._go_on(now)
+        if not self.done:
+            self._resend(now)
+            self._go_on(now)
         return self._effects
 
     # --- what comes ---------------------------------------------------------------------------------------------
@@ -201,10 +202,12 @@ class Session:
                 self._forget_work(oldest)
                 del self.runs[oldest]
             view = self.runs[run] = RunView(epoch)
+        self.runs.move_to_end(run)
         if epoch < view.epoch:
             return None
         if epoch > view.epoch:
             view.epoch, view.index, view.hello_at = epoch, None, 0.0
+            self._next.pop(run, None)  # an older life's round; this one's comes, or is asked for
             for held in view.held.values():
                 held.send_at, held.backoff_s = now, RESEND_S
         return view

@@ -61,12 +61,16 @@ def perform(packet: Packet, learn: Learn, cancelled: Cancelled, clock: Clock) ->
 
 
 class ThreadWorker:
-    """A worker on a thread; `wake` is called, from that thread, when something is done."""
+    """A worker on a thread; `wake` is called, from that thread, when something is done.
+
+    The other methods are called from one thread only. Nothing comes of a cancelled job, even when it ended as it was
+    cancelled.
+    """
 
     def __init__(self, learn: Learn, wake: Callable[[], None], clock: Clock) -> None:
         self._learn, self._wake, self._clock = learn, wake, clock
         self._inbox: SimpleQueue[tuple[int, Packet]] = SimpleQueue()
-        self._done: deque[Done] = deque()
+        self._done: deque[tuple[int, Done]] = deque()
         self._current = 0  # the job that is wanted; any other is cancelled
         threading.Thread(target=self._run, name="worker", daemon=True).start()
 
@@ -83,7 +87,9 @@ class ThreadWorker:
         """See `Worker`."""
         found = []
         while self._done:
-            found.append(self._done.popleft())
+            job, done = self._done.popleft()
+            if job == self._current:
+                found.append(done)
         return found
 
     def _run(self) -> None:
@@ -93,5 +99,5 @@ class ThreadWorker:
                 continue
             done = perform(packet, self._learn, lambda job=job: job != self._current, self._clock)  # type: ignore[misc]
             if done is not None:
-                self._done.append(done)
+                self._done.append((job, done))
                 self._wake()

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from broker import routing
-from fedmq import address, sockets, topics, wire
+from fedmq import address, messages, sockets, topics, wire
 from fedmq.errors import RejectReason
 from fedmq.messages import (
     PROTOCOL_VERSION,
@@ -82,7 +82,12 @@ def test_each_figure_is_that_of_the_code() -> None:
 
 
 def test_each_limit_of_the_wire_is_on_the_page() -> None:
-    wanted = constants_of(wire, "_MAX") | constants_of(sockets, "_MS") | constants_of(routing, "_MAX")
+    wanted = (
+        constants_of(wire, "_MAX")
+        | constants_of(messages, "_MAX")
+        | constants_of(sockets, "_MS")
+        | constants_of(routing, "_MAX")
+    )
     elsewhere = {"fedmq.sockets.LINGER_MS", "broker.routing.FRAMES_MAX"}  # of nobody's concern; imported
     assert wanted - elsewhere <= set(limits())
 

@@ -1,0 +1,187 @@
+"""Replay: what is in a store gives the standing of the run that filled it, bit for bit, or is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from aggregator.replay import Replayed, replay
+from aggregator.service import Limits
+from aggregator.store import Store, StoredResult
+from aggregator.strategies import Standing, find_strategy
+from deploy.in_process import Federation
+from fedmq.errors import StoreError
+from fedmq.messages import Accepted
+from fedmq.tasks import find_task, task_rows
+from fedmq.testing import Faults
+from fedmq.wire import Frames, Packet, decode, encode
+
+ROUNDS = 4
+TASKS = {"evolution": "xor", "fedavg": "xor", "fedsgd": "linear"}
+NAMES = ("alice", "bob")
+# Slow and unequal work, so that rounds close at their deadline and results come late.
+UNEVEN = Faults(delay_s=(0.001, 0.3), reorder=True, duplicate=0.2)
+
+
+def trained(strategy: str, *, seed: int = 3, rounds: int = ROUNDS) -> Federation:
+    """A run that has ended, and did not reach its target before its rounds were used up."""
+    task = msgspec.structs.replace(find_task(TASKS[strategy]), metric="loss", target=0.0)
+    rows = {name: task_rows(TASKS[strategy], part, 2) for part, name in enumerate(NAMES, start=1)}
+    limits = Limits(rounds_max=rounds, min_trainers=2, deadline_s=0.2)
+    federation = Federation(task, find_strategy(strategy), rows, seed=seed, limits=limits, faults=UNEVEN)
+    federation.train()
+    assert federation.finished
+    return federation
+
+
+def replayed(federation: Federation, store: Store | None = None) -> Replayed:
+    return replay(store or federation.store, federation.task, find_strategy(federation.strategy.name), federation.seed)
+
+
+def bits(standing: Standing | None) -> dict[str, Any]:
+    """A standing as values that are equal only when each bit is."""
+    assert standing is not None
+    return {**vars(standing), "genes": standing.genes.tobytes()}
+
+
+def copied(federation: Federation, change: Any = None, *, without_round: int = 0) -> Store:
+    """The run's store again, each result through `change`."""
+    description = federation.store.description
+    assert description is not None
+    store = Store(":memory:")
+    store.begin(description)
+    for close in federation.store.closes():
+        for result in federation.store.results(close.round):
+            store.keep_result(result if change is None else change(result))
+        if close.round != without_round:
+            store.keep_close(close)
+    store.commit()
+    return store
+
+
+@pytest.fixture(params=TASKS, scope="module")
+def federation(request: pytest.FixtureRequest) -> Federation:
+    return trained(request.param)
+
+
+@pytest.fixture(scope="module")
+def linear() -> Federation:
+    return trained("fedsgd")
+
+
+def test_a_replay_gives_the_same_standing_bit_for_bit(federation: Federation) -> None:
+    assert federation.aggregator is not None
+    again = replayed(federation)
+    assert bits(federation.strategy.standing(again.state)) == bits(federation.aggregator.rounds.standing)
+    assert (again.round, len(again.closes), again.open_results) == (ROUNDS + 1, ROUNDS, 0)
+
+
+def test_a_replay_publishes_the_same_next_round(federation: Federation) -> None:
+    assert federation.aggregator is not None
+    theirs = federation.strategy.ask(replayed(federation).state)
+    ours = federation.strategy.ask(federation.aggregator.rounds._state)
+    assert theirs.work == ours.work
+    assert {name: array.tobytes() for name, array in theirs.arrays.items()} == {
+        name: array.tobytes() for name, array in ours.arrays.items()
+    }
+
+
+def test_there_were_late_results_in_what_was_replayed() -> None:
+    """Else the tests above would say less than they seem to."""
+    late = [result for seed in range(3) for result in all_results(trained("fedsgd", seed=seed))]
+    assert any(result.counted_in > result.round for result in late)
+
+
+def all_results(federation: Federation) -> list[StoredResult]:
+    return [result for number in range(1, ROUNDS + 1) for result in federation.store.results(number)]
+
+
+def test_who_took_part_is_known_again_with_its_rows_and_results(linear: Federation) -> None:
+    results = [result.trainer for result in all_results(linear)]
+    assert replayed(linear).trainers == {name: (2, results.count(name)) for name in NAMES}
+
+
+def test_an_empty_store_stands_at_the_first_round() -> None:
+    store, strategy = Store(":memory:"), find_strategy("fedsgd")
+    empty = replay(store, find_task("linear"), strategy, 1)
+    assert (empty.round, empty.closes, empty.open_results, empty.trainers) == (1, [], 0, {})
+    assert strategy.standing(empty.state) is None
+
+
+def test_results_of_the_open_round_are_told_and_counted(linear: Federation) -> None:
+    last = copied(linear, without_round=ROUNDS)
+    again = replayed(linear, last)
+    assert again.round == ROUNDS
+    assert again.open_results == len(list(linear.store.results(ROUNDS)))
+    closed = linear.strategy.close(again.state, list(linear.store.closes())[-1].members)
+    assert linear.aggregator is not None
+    assert bits(linear.strategy.standing(closed)) == bits(linear.aggregator.rounds.standing)
+
+
+# What has been tampered with
+
+
+def flipped(frames: Frames, index: int) -> list[bytes]:
+    """The frames with one bit of one of them changed."""
+    frame = bytearray(frames[index])
+    frame[-1] ^= 1
+    return [*frames[:index], bytes(frame), *frames[index + 1 :]]
+
+
+def with_changed_bit(result: StoredResult) -> StoredResult:
+    return result._replace(frames=flipped(result.frames, 3))
+
+
+def under_another_name(result: StoredResult) -> StoredResult:
+    return result._replace(trainer=f"not-{result.trainer}")
+
+
+def as_another_message(result: StoredResult) -> StoredResult:
+    accepted = Accepted(run="run", epoch=1, trainer=result.trainer, round=result.round)
+    return result._replace(frames=encode("up/run/", accepted))
+
+
+def with_impossible_numbers(result: StoredResult) -> StoredResult:
+    packet: Packet = decode(result.frames)
+    arrays = {**packet.arrays, "losses": np.array([-1.0])}
+    return result._replace(frames=encode(packet.topic, packet.message, arrays))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (with_changed_bit, "sha256"),
+        (under_another_name, "header"),
+        (as_another_message, "header"),
+        (with_impossible_numbers, "values"),
+    ],
+)
+def test_a_result_that_was_tampered_with_is_refused(linear: Federation, change: Any, reason: str) -> None:
+    store = copied(linear, change)
+    with pytest.raises(
+        StoreError, match=rf"the result of \S+ in round 1 is damaged \({reason}: .*choose another --out"
+    ):
+        replayed(linear, store)
+
+
+def test_a_close_that_is_missing_is_noticed(linear: Federation) -> None:
+    store = copied(linear, without_round=2)
+    with pytest.raises(StoreError, match="expected the close of round 2, got that of 3; choose another --out"):
+        replayed(linear, store)
+
+
+def test_a_result_that_is_missing_gives_another_model(linear: Federation) -> None:
+    """A replay cannot notice this; the report's hash of the model does."""
+    store = Store(":memory:")
+    for number, close in enumerate(linear.store.closes()):
+        for result in list(linear.store.results(close.round))[number == 0 :]:
+            store.keep_result(result)
+        store.keep_close(close)
+    store.commit()
+    theirs, ours = replayed(linear, store), replayed(linear)
+    assert linear.strategy.ask(theirs.state).arrays["model"].tobytes() != (
+        linear.strategy.ask(ours.state).arrays["model"].tobytes()
+    )

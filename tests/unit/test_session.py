@@ -1,0 +1,378 @@
+"""The rules of a trainer's session, one by one: events and the time in, effects out."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import numpy as np
+import pytest
+
+from fedmq.messages import (
+    Accepted,
+    Beacon,
+    Finished,
+    GradientLearner,
+    Hello,
+    Message,
+    Presence,
+    Refused,
+    Result,
+    Round,
+    Train,
+    Welcome,
+)
+from fedmq.messages import Goodbye as GoodbyeMessage
+from fedmq.streams import stream
+from fedmq.tasks import find_task
+from fedmq.wire import decode, encode
+from trainer.session import (
+    HELD_MAX,
+    HELLO_AGAIN_S,
+    RESEND_MAX_S,
+    RESEND_S,
+    RUNS_MAX,
+    STOP_S,
+    Connected,
+    Disconnected,
+    Effects,
+    Event,
+    Heard,
+    Session,
+    Stop,
+    Tick,
+    Worked,
+    WorkFailed,
+)
+
+TASK = find_task("linear")
+Kind = TypeVar("Kind")
+
+
+class Scene:
+    """Bob's session and the hands of its clock."""
+
+    def __init__(self, *, connected: bool = True) -> None:
+        self.session, self.now = Session("bob", 2, "test", stream(1, "jitter")), 0.0
+        if connected:
+            self.take(Connected())
+
+    def take(self, event: Event, at: float | None = None) -> Effects:
+        self.now = self.now if at is None else at
+        return self.session.step(event, self.now)
+
+    def hear(self, message: Message, at: float | None = None, **arrays: Any) -> Effects:
+        return self.take(Heard(decode(encode("topic", message, arrays))), at)
+
+    def round(self, number: int, *, run: str = "run", epoch: int = 1, at: float | None = None) -> Effects:
+        work = Train(GradientLearner())
+        message = Round(run=run, epoch=epoch, round=number, seed=0, deadline_s=10.0, task=TASK, work=work)
+        return self.hear(message, at, model=np.zeros(3))
+
+    def beacon(self, number: int, bits: int = 0, *, epoch: int = 1, at: float | None = None) -> Effects:
+        return self.hear(Beacon(run="run", epoch=epoch, round=number, acknowledged=bytes([bits])), at)
+
+    def welcome(self, index: int = 0, *, epoch: int = 1) -> Effects:
+        return self.hear(Welcome(run="run", epoch=epoch, trainer="bob", index=index))
+
+    def worked(self, number: int, *, run: str = "run", at: float | None = None) -> Effects:
+        return self.take(Worked(run, number, {"model": np.full(3, float(number))}, 0.1), at)
+
+    def held(self, run: str = "run") -> list[int]:
+        return sorted(self.session.runs[run].held)
+
+
+def holding(number: int = 1, *, connected: bool = True) -> Scene:
+    """A scene in which bob has been welcomed at index 0 and holds the result of a round."""
+    scene = Scene(connected=connected)
+    scene.round(number)
+    scene.welcome()
+    scene.worked(number)
+    return scene
+
+
+def sent(effects: Effects, kind: type[Kind]) -> list[Kind]:
+    return [one.message for one in effects.sends if isinstance(one.message, kind)]
+
+
+def started(effects: Effects) -> int | None:
+    return None if effects.start is None else effects.start.message.round  # type: ignore[union-attr]
+
+
+# Hello
+
+
+@pytest.mark.parametrize("first", ["round", "beacon"])
+def test_a_trainer_offers_itself_at_the_first_it_hears_of_a_run(first: str) -> None:
+    scene = Scene()
+    effects = scene.round(3) if first == "round" else scene.beacon(3)
+    held = 3 if first == "round" else 0
+    (outgoing,) = effects.sends
+    assert outgoing.topic == "up/run"
+    assert outgoing.message == Hello(run="run", epoch=1, trainer="bob", samples=2, round=held, version="test")
+
+
+def test_it_says_hello_again_at_most_once_per_half_second_until_it_is_welcome() -> None:
+    scene = Scene()
+    assert len(sent(scene.beacon(0, at=0.0), Hello)) == 1
+    assert sent(scene.beacon(0, at=HELLO_AGAIN_S - 0.01), Hello) == []
+    assert len(sent(scene.beacon(0, at=HELLO_AGAIN_S), Hello)) == 1
+    scene.welcome()
+    assert sent(scene.beacon(0, at=10.0), Hello) == []
+
+
+def test_it_asks_for_a_round_that_a_beacon_speaks_of_and_that_did_not_come() -> None:
+    scene = holding(1)
+    assert [hello.round for hello in sent(scene.beacon(2, at=1.0), Hello)] == [1]
+    assert sent(scene.beacon(2, at=1.2), Hello) == []
+    scene.round(2, at=1.3)
+    assert sent(scene.beacon(2, at=9.0), Hello) == []
+
+
+# Work
+
+
+def test_a_round_starts_the_work_and_what_comes_of_it_is_sent() -> None:
+    scene = Scene()
+    assert started(scene.round(1)) == 1
+    (outgoing,) = [one for one in scene.worked(1).sends if isinstance(one.message, Result)]
+    assert outgoing.topic == "up/run"
+    assert outgoing.message == Result(run="run", epoch=1, trainer="bob", round=1, samples=2, attempt=1, train_s=0.1)
+    assert outgoing.arrays is not None
+    assert outgoing.arrays["model"].tolist() == [1.0, 1.0, 1.0]
+
+
+def test_a_newer_round_cancels_the_work_on_the_older_one() -> None:
+    scene = Scene()
+    assert not scene.round(1).cancel
+    effects = scene.round(2)
+    assert (effects.cancel, started(effects)) == (True, 2)
+    assert (sent(scene.worked(1), Result), scene.held()) == ([], []), "what a cancelled work gives is not used"
+    assert len(sent(scene.worked(2), Result)) == 1
+
+
+def test_rounds_that_come_twice_or_in_another_order_change_nothing() -> None:
+    scene = Scene()
+    scene.round(2)
+    for number in (2, 1):
+        effects = scene.round(number)
+        assert (effects.cancel, effects.start) == (False, None)
+    scene.worked(2)
+    assert scene.round(2).start is None
+
+
+def test_work_that_cannot_be_done_is_given_up_until_a_newer_round() -> None:
+    scene = Scene()
+    scene.round(1)
+    assert scene.take(WorkFailed("run", 1)).sends == []
+    assert scene.session.working is None
+    assert scene.round(1).start is None
+    assert started(scene.round(2)) == 2
+
+
+# Results are kept until somebody answers for them
+
+
+def test_a_result_is_sent_again_with_growing_pauses() -> None:
+    scene = holding()
+    pauses, attempts = [], []
+    for _ in range(8):
+        wake_at = scene.session.wake_at
+        assert wake_at is not None
+        pauses.append(wake_at - scene.now)
+        assert sent(scene.take(Tick(), at=wake_at - 0.001), Result) == []
+        attempts += [result.attempt for result in sent(scene.take(Tick(), at=wake_at), Result)]
+    assert attempts == [2, 3, 4, 5, 6, 7, 8, 9]
+    for number, pause in enumerate(pauses):
+        middle = min(RESEND_S * 2**number, RESEND_MAX_S)
+        assert 0.5 * middle - 0.01 <= pause <= 1.5 * middle + 0.01
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Accepted(run="run", epoch=1, trainer="bob", round=1),
+        Refused(run="run", epoch=1, trainer="bob", round=1, reason="round", detail="too late"),
+        Beacon(run="run", epoch=1, round=1, acknowledged=b"\1"),
+        Finished(run="run", epoch=1, rounds=1, solved=True),
+    ],
+    ids=lambda answer: type(answer).__name__,
+)
+def test_a_result_is_forgotten_when_it_is(answer: Message) -> None:
+    scene = holding()
+    scene.hear(answer)
+    assert scene.held() == []
+    assert scene.session.wake_at is None
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Accepted(run="run", epoch=1, trainer="bob", round=2),
+        Accepted(run="run", epoch=1, trainer="alice", round=1),
+        Accepted(run="other", epoch=1, trainer="bob", round=1),
+        Accepted(run="run", epoch=0, trainer="bob", round=1),
+        Beacon(run="run", epoch=1, round=1, acknowledged=b"\xfe"),
+        Beacon(run="run", epoch=1, round=1),
+        Beacon(run="run", epoch=1, round=2, acknowledged=b"\1"),
+        Presence(trainer="bob", present=False),
+    ],
+    ids=["other round", "other trainer", "other run", "older life", "other bits", "no bits", "newer round", "no kind"],
+)
+def test_a_result_is_not_forgotten_for_what_is_said_of_another(message: Message) -> None:
+    scene = holding()
+    scene.hear(message)
+    assert scene.held() == [1]
+
+
+def test_a_bit_means_nothing_before_the_place_in_the_bitmap_is_known() -> None:
+    scene = Scene()
+    scene.round(1)
+    scene.worked(1)
+    scene.beacon(1, 0xFF)
+    assert scene.held() == [1]
+
+
+def test_without_a_broker_nothing_is_sent_and_with_a_new_one_soon() -> None:
+    scene = Scene()
+    scene.round(1)
+    scene.take(Disconnected())
+    assert scene.worked(1).sends == []
+    assert scene.session.wake_at is None
+    scene.take(Connected(), at=60.0)
+    assert len(sent(scene.take(Tick(), at=60.2), Result)) == 1
+
+
+def test_of_results_that_nobody_answers_for_the_newest_are_kept() -> None:
+    scene = Scene(connected=False)
+    for number in range(1, HELD_MAX + 3):
+        scene.round(number)
+        scene.worked(number)
+    assert scene.held() == list(range(3, HELD_MAX + 3))
+
+
+def test_the_end_of_a_run_ends_its_work() -> None:
+    scene = Scene()
+    scene.round(1)
+    assert scene.hear(Finished(run="run", epoch=1, rounds=1, solved=True)).cancel
+    assert scene.session.working is None
+
+
+# Lives of the aggregator
+
+
+def test_to_a_later_life_it_says_hello_again_and_sends_what_it_holds() -> None:
+    scene = holding(3)
+    effects = scene.beacon(0, epoch=2, at=0.1)
+    assert [(hello.epoch, hello.round) for hello in sent(effects, Hello)] == [(2, 0)]
+    assert [(result.epoch, result.round) for result in sent(effects, Result)] == [(2, 3)]
+    scene.beacon(3, 0b1, epoch=2)
+    assert scene.held() == [3], "its old place in the bitmap means nothing now"
+
+
+def test_the_same_round_of_a_later_life_is_not_worked_on_twice() -> None:
+    busy = Scene()
+    busy.round(3)
+    effects = busy.round(3, epoch=2)
+    assert (effects.cancel, effects.start) == (False, None)
+    assert [result.epoch for result in sent(busy.worked(3), Result)] == [2]
+    assert holding(3).round(3, epoch=2).start is None
+
+
+def test_a_lower_round_of_a_later_life_is_worked_on() -> None:
+    scene = holding(3)
+    assert started(scene.round(2, epoch=2)) == 2
+    scene.worked(2)
+    assert started(scene.round(4, epoch=2)) == 4
+
+
+def test_an_earlier_life_is_a_zombie_and_is_ignored() -> None:
+    scene = Scene()
+    scene.round(3, epoch=2)
+    effects = scene.round(9, epoch=1)
+    assert (effects.cancel, effects.start, effects.sends) == (False, None, [])
+    assert not scene.hear(Finished(run="run", epoch=1, rounds=9, solved=True)).cancel
+    assert scene.beacon(9, epoch=1, at=9.0).sends == []
+
+
+# Several runs
+
+
+def test_several_runs_are_served_one_after_the_other() -> None:
+    scene = Scene()
+    assert started(scene.round(1, run="one")) == 1
+    assert scene.round(5, run="two").start is None
+    assert scene.round(6, run="two").start is None
+    effects = scene.worked(1, run="one")
+    assert started(effects) == 6
+    assert scene.session.working == ("two", 6)
+
+
+def test_a_round_of_an_earlier_life_that_still_waits_is_not_begun() -> None:
+    scene = holding(3)
+    scene.round(1, run="other")
+    scene.round(5)
+    scene.round(3, epoch=2)  # held already
+    assert scene.worked(1, run="other").start is None
+    assert started(scene.round(4, epoch=2)) == 4
+
+
+def test_the_run_that_was_heard_of_longest_ago_is_forgotten_first() -> None:
+    scene = Scene()
+    for number in range(RUNS_MAX):
+        scene.round(1, run=f"run-{number}")
+    scene.round(1, run="run-0")
+    assert not scene.round(1, run="one-more").cancel
+    assert len(scene.session.runs) == RUNS_MAX
+    assert "run-0" in scene.session.runs
+    assert "run-1" not in scene.session.runs
+
+
+# The end
+
+
+def test_asked_to_stop_it_finishes_its_work_waits_for_the_acknowledgement_and_says_goodbye() -> None:
+    scene = Scene()
+    scene.round(1)
+    scene.welcome()
+    effects = scene.take(Stop())
+    assert (effects.cancel, effects.sends, scene.session.done) == (False, [], False)
+    assert len(sent(scene.worked(1, at=1.0), Result)) == 1
+    assert not scene.session.done
+    effects = scene.hear(Accepted(run="run", epoch=1, trainer="bob", round=1))
+    assert sent(effects, GoodbyeMessage) == [GoodbyeMessage(run="run", epoch=1, trainer="bob")]
+    assert scene.session.done
+    assert scene.take(Tick(), at=9.0).sends == [], "goodbye is said once"
+
+
+def test_stopping_takes_only_so_long() -> None:
+    scene = Scene()
+    scene.round(1)
+    scene.take(Stop())
+    assert scene.session.wake_at == STOP_S
+    assert not scene.take(Tick(), at=STOP_S - 0.01).cancel
+    effects = scene.take(Tick(), at=STOP_S)
+    assert (effects.cancel, scene.session.done) == (True, True)
+    assert len(sent(effects, GoodbyeMessage)) == 1
+
+
+@pytest.mark.parametrize("how", ["asked twice", "no broker", "nothing to do"])
+def test_it_stops_at_once_when_it_is(how: str) -> None:
+    scene = Scene() if how == "nothing to do" else holding()
+    if how == "no broker":
+        scene.take(Disconnected())
+    if how == "asked twice":
+        scene.take(Stop())
+        assert not scene.session.done
+    scene.take(Stop())
+    assert scene.session.done
+
+
+def test_while_it_stops_it_begins_nothing_and_offers_itself_to_nobody() -> None:
+    scene = holding()
+    scene.round(5, run="other")
+    scene.round(2)
+    scene.take(Stop())
+    scene.take(WorkFailed("other", 5))
+    assert scene.session.working is None
+    assert scene.round(3).start is None
+    assert sent(scene.beacon(9, at=1.0), Hello) == []

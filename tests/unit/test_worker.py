@@ -1,0 +1,163 @@
+"""The trainer's worker: real threads, and events instead of waits."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import numpy as np
+
+from fedmq.clock import SystemClock
+from fedmq.errors import BadData, WorkCancelled
+from fedmq.messages import GradientLearner, Round, Train
+from fedmq.tasks import find_task
+from fedmq.testing import VirtualClock
+from fedmq.wire import Array, Packet, decode, encode
+from trainer.worker import Cancelled, Learn, ThreadWorker, perform
+
+WAIT_S = 10.0
+
+
+def round_packet(number: int) -> Packet:
+    work = Train(GradientLearner())
+    message = Round(run="run", epoch=1, round=number, seed=0, deadline_s=1.0, task=find_task("linear"), work=work)
+    return decode(encode("round/run", message))
+
+
+def number_of(packet: Packet) -> int:
+    assert isinstance(packet.message, Round)
+    return packet.message.round
+
+
+def answer(packet: Packet) -> dict[str, Array]:
+    return {"model": np.full(3, float(number_of(packet)))}
+
+
+class Bench:
+    """A worker whose work on each round begins and ends when the test says so."""
+
+    def __init__(self, learn: Learn | None = None) -> None:
+        self.began: dict[int, threading.Event] = {number: threading.Event() for number in range(1, 5)}
+        self.may_end: dict[int, threading.Event] = {number: threading.Event() for number in range(1, 5)}
+        self.woken = threading.Semaphore(0)
+        self.cancelled_seen: dict[int, bool] = {}
+        self.worker = ThreadWorker(learn or self.learn, self.woken.release, SystemClock())
+
+    def learn(self, packet: Packet, cancelled: Cancelled) -> dict[str, Array]:
+        number = number_of(packet)
+        self.began[number].set()
+        assert self.may_end[number].wait(WAIT_S)
+        self.cancelled_seen[number] = cancelled()
+        return answer(packet)
+
+    def begin(self, number: int) -> None:
+        self.worker.start(round_packet(number))
+        assert self.began[number].wait(WAIT_S)
+
+    def end(self, number: int) -> None:
+        self.may_end[number].set()
+        assert self.woken.acquire(timeout=WAIT_S)
+
+
+def test_what_is_done_wakes_and_is_handed_over_once() -> None:
+    bench = Bench()
+    bench.begin(1)
+    assert bench.worker.done() == []
+    bench.end(1)
+    (done,) = bench.worker.done()
+    assert (done.run, done.round) == ("run", 1)
+    assert isinstance(done.outcome, dict)
+    assert done.outcome["model"].tolist() == [1.0, 1.0, 1.0]
+    assert 0.0 <= done.train_s < WAIT_S
+    assert bench.worker.done() == []
+
+
+def test_the_network_is_not_kept_waiting_while_it_works() -> None:
+    bench = Bench()
+    bench.begin(1)
+    bench.worker.start(round_packet(2))  # returns although the first has not ended
+    bench.worker.cancel()
+    assert not bench.may_end[1].is_set()
+
+
+def test_the_newest_start_wins() -> None:
+    bench = Bench()
+    bench.begin(1)
+    for number in (2, 3):
+        bench.worker.start(round_packet(number))
+    bench.end(1)
+    assert bench.worker.done() == [], "it was cancelled by the second"
+    bench.end(3)
+    assert [done.round for done in bench.worker.done()] == [3]
+    assert not bench.began[2].is_set(), "the second was cancelled before it began"
+    assert bench.cancelled_seen == {1: True, 3: False}
+
+
+def test_nothing_comes_of_a_cancelled_job_even_when_it_does_not_notice() -> None:
+    bench = Bench()
+    bench.begin(1)
+    bench.worker.cancel()
+    bench.end(1)
+    assert bench.worker.done() == []
+
+
+def test_nothing_comes_of_a_job_that_is_cancelled_as_it_ends() -> None:
+    bench = Bench()
+    bench.begin(1)
+    bench.end(1)
+    bench.worker.cancel()
+    assert bench.worker.done() == []
+
+
+def test_a_job_that_notices_its_end_wakes_nobody_and_the_next_is_done() -> None:
+    bench = Bench(lambda packet, cancelled: noticing(bench, packet, cancelled))
+    bench.begin(1)
+    bench.worker.start(round_packet(2))
+    bench.may_end[1].set()
+    bench.end(2)
+    assert [done.round for done in bench.worker.done()] == [2]
+    assert not bench.woken.acquire(blocking=False), "only one of the two had something to hand over"
+
+
+def noticing(bench: Bench, packet: Packet, cancelled: Cancelled) -> dict[str, Array]:
+    result = bench.learn(packet, cancelled)
+    if cancelled():
+        raise WorkCancelled("a newer round came")
+    return result
+
+
+def test_an_exception_is_an_outcome_and_the_worker_lives_on() -> None:
+    bench = Bench(failing_in_round_one)
+    bench.worker.start(round_packet(1))
+    assert bench.woken.acquire(timeout=WAIT_S)
+    (done,) = bench.worker.done()
+    assert isinstance(done.outcome, BadData)
+    bench.worker.start(round_packet(2))
+    assert bench.woken.acquire(timeout=WAIT_S)
+    assert [done.round for done in bench.worker.done()] == [2]
+
+
+def failing_in_round_one(packet: Packet, cancelled: Cancelled) -> dict[str, Array]:
+    if number_of(packet) == 1:
+        raise BadData("expected 2 columns, got 3")
+    return answer(packet)
+
+
+def never() -> bool:
+    return False
+
+
+def timed(clock: VirtualClock, to: float) -> Callable[[Packet, Cancelled], dict[str, Array]]:
+    def learn(packet: Packet, cancelled: Cancelled) -> dict[str, Array]:
+        clock.move_to(to)
+        return answer(packet)
+
+    return learn
+
+
+def test_the_time_of_the_work_is_taken_from_the_clock() -> None:
+    clock = VirtualClock()
+    clock.move_to(5.0)
+    done = perform(round_packet(1), timed(clock, 7.5), never, clock)
+    assert done is not None
+    assert done.train_s == 2.5
