@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
+import msgspec
+
 from fedmq.wire import Frames
 
 
@@ -18,11 +20,11 @@ class Delivered(NamedTuple):
     frames: Frames
 
 
-class LinkUp(NamedTuple):
+class LinkUp(msgspec.Struct, frozen=True):
     """The broker is there (again), and what is sent from now on reaches it."""
 
 
-class LinkDown(NamedTuple):
+class LinkDown(msgspec.Struct, frozen=True):
     """The broker is gone."""
 
 

@@ -129,6 +129,7 @@ class TrainerSockets(EdgeSockets):
     def __init__(self, address: str, name: str) -> None:
         super().__init__(address)
         self._down = self._socket(zmq.SUB)
+        self._down.linger = 0  # nothing but subscriptions leaves through it
         self._up = self._socket(zmq.PUSH)
         self._up.immediate = True
         self._monitor = self._down.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)

@@ -65,8 +65,8 @@ def trainer(name: str, data: str, broker: str, connect_timeout: float | None) ->
         broker=broker,
         connect_timeout_s=connect_timeout,
     )
-    click.echo(f"trainer {name}: {len(rows.inputs)} rows, broker {broker}")
+    line = f"trainer {name}: {len(rows.inputs)} rows, broker {broker}"
     try:
-        serve(service, link, clock)
+        serve(service, link, clock, ready=lambda: click.echo(line))
     finally:
         link.close()
