@@ -35,7 +35,8 @@ def describe(event: events.AnyEvent, task: Task) -> str | None:
         case events.TrainerLeft():
             return f"trainer {event.trainer} {'said goodbye' if event.goodbye else 'is gone'}"
         case events.ResultRejected():
-            return f"rejected from {event.trainer or 'somebody'}: {event.reason}: {event.detail}"
+            detail = "".join(one if one.isprintable() else "?" for one in event.detail)  # it may quote what came
+            return f"rejected from {event.trainer or 'somebody'}: {event.reason}: {detail}"
         case events.RoundClosed():
             best = event.best
             figures = "nothing scored yet" if best is None else _figures(best, task)
@@ -113,7 +114,8 @@ class LiveProgress:
         people = Text("trainers  ")
         for name, here in sorted(self._trainers.items()):
             people.append(f"● {name}  ", style="green" if here else "red")
-        return Group(Text(title, style="bold"), table, Text(_spark(self._curve), style="cyan"), people, self._said)
+        curve = Text(_spark(self._curve), style="cyan")
+        return Group(Text(title, style="bold"), table, curve, people, Text(self._said))
 
     def _cells(self, closed: events.RoundClosed) -> tuple[str, str, str]:
         best = closed.best

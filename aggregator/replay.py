@@ -35,12 +35,12 @@ def replay(store: Store, task: Task, strategy: Strategy[Any], seed: int) -> Repl
     """
     replayed = Replayed(strategy.init(task, seed))
     for close in store.closes():
-        if close.round != replayed.round:
+        expected, came = (replayed.round, close.results), (close.round, _tell(store, strategy, replayed))
+        if expected != came:
             raise StoreError(
-                f"{store.path}: expected the close of round {replayed.round}, got that of {close.round}; "
-                "choose another --out"
+                f"{store.path}: expected the close of round {expected[0]} with {expected[1]} results, "
+                f"got round {came[0]} with {came[1]}: something is missing; choose another --out"
             )
-        _tell(store, strategy, replayed)
         replayed.state = strategy.close(replayed.state, close.members)
         replayed.closes.append(close)
         replayed.round = close.round + 1

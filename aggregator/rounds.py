@@ -217,7 +217,8 @@ class Rounds:
         self._tell(
             events.ResultAccepted(round=message.round, trainer=name, staleness=staleness, train_s=message.train_s)
         )
-        self._acknowledge(message)
+        if staleness:  # one in time is acknowledged by the next round or beacon
+            self._acknowledge(message)
 
     # --- how a round goes on ------------------------------------------------------------------------------------
 
@@ -339,6 +340,7 @@ class Rounds:
             deadline_s=settings.deadline_s,
             task=self.task,
             work=self._plan.work,
+            acknowledged=self._acknowledged(self.round - 1),
         )
         self._send(topic, message, dict(self._plan.arrays))
 
@@ -347,12 +349,18 @@ class Rounds:
         self._send(topic, Finished(run=run, epoch=epoch, rounds=self.round - 1, solved=self.solved))
 
     def _beacon(self) -> Beacon:
+        opened = self.phase is Phase.COLLECTING
+        number = self.round if opened else self.round - 1
+        run, epoch = self.settings.run, self.settings.epoch
+        return Beacon(run=run, epoch=epoch, round=number, open=opened, acknowledged=self._acknowledged(number))
+
+    def _acknowledged(self, number: int) -> bytes:
+        """The bitmap of those whose result of round `number` is saved by the time that it is sent."""
         bitmap = bytearray(-(-len(self.roster) // 8))
-        for name in self._answered:
-            index = self.roster[name].index
-            bitmap[index // 8] |= 1 << index % 8
-        number = self.round if self.phase is Phase.COLLECTING else 0
-        return Beacon(run=self.settings.run, epoch=self.settings.epoch, round=number, acknowledged=bytes(bitmap))
+        for trainer in self.roster.trainers:
+            if (number, trainer.name) in self._accepted:
+                bitmap[trainer.index // 8] |= 1 << trainer.index % 8
+        return bytes(bitmap)
 
     def _acknowledge(self, message: Result) -> None:
         run, epoch, name = self.settings.run, self.settings.epoch, message.trainer

@@ -94,6 +94,7 @@ class Aggregator:
 
     def stop(self) -> None:
         """See `loop.Service`: nothing is in flight between two steps, and the run can be continued."""
+        self._store.commit()
         self.stopping = True
 
     def step(self) -> None:
@@ -128,7 +129,10 @@ class Aggregator:
         effects.events += more.events
 
     def _perform(self, effects: Effects) -> None:
-        """Save, commit, then send: whoever is told that a result is accepted may forget it."""
+        """Save, commit, then send: whoever is told that a result is accepted may forget it.
+
+        What nobody is told of yet need not be on disk yet: results share the commit that comes before the next send.
+        """
         for save in effects.saves:
             if isinstance(save, KeepResult):
                 self._store.keep_result(StoredResult(*save))
@@ -145,7 +149,8 @@ class Aggregator:
             )
             self._store.keep_close(close)
             self.replayed.closes.append(close)
-        self._store.commit()
+        if effects.sends:
+            self._store.commit()
         for outgoing in effects.sends:
             frames = encode(*outgoing)
             self.bytes_down += sum(map(len, frames))

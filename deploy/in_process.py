@@ -31,8 +31,8 @@ class Federation:
     """A broker, an aggregator and trainers by name, each with its rows; nothing runs before `train`.
 
     `learn` stands in for the trainers' work, `store` for the aggregator's, for tests of everything around them.
-    `events` holds all that the aggregator told, `finished` whether it told of the run's end. Parts are crashed, stopped and started through `simulation`, as
-    `broker`, `aggregator`, and by the trainers' names.
+    `events` holds all that the aggregator told, `finished` whether it told of the run's end. Parts are crashed, stopped
+    and started through `simulation`, as `broker`, `aggregator`, and by the trainers' names.
     """
 
     def __init__(

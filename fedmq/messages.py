@@ -23,11 +23,12 @@ from fedmq.tasks import Task
 from fedmq.topics import NAME_PATTERN
 
 PROTOCOL_VERSION = 1
-BITMAP_BYTES_MAX = 2048  # of a beacon: a bit for each of 16,384 trainers, in a header of at most 4 KiB
+BITMAP_BYTES_MAX = 2048  # a bit for each of 16,384 trainers, in a header of at most 4 KiB
 
 Name = Annotated[str, Meta(pattern=NAME_PATTERN, max_length=64)]  # of a run or a trainer: fits in a topic and a path
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 Positive = Annotated[int, Meta(ge=1, le=2**53)]
+Bitmap = Annotated[bytes, Meta(max_length=BITMAP_BYTES_MAX)]  # bit i of byte i // 8 is roster index i
 Text = Annotated[str, Meta(max_length=200)]
 Seconds = Annotated[float, Meta(ge=0, le=1e9)]  # about 30 years: neither NaN nor infinity gets into logs and reports
 
@@ -100,23 +101,28 @@ class RunHeader(Header, frozen=True, kw_only=True):
 
 
 class Round(RunHeader, frozen=True, kw_only=True, tag="round"):
-    """One publication: the work of a round, complete in itself, so that who joins now can start at once."""
+    """One publication: the work of a round, complete in itself, so that who joins now can start at once.
+
+    `acknowledged` says, as in a beacon, whose result of the round before is on disk.
+    """
 
     round: Positive
     seed: Count
     deadline_s: Annotated[float, Meta(gt=0, le=1e9)]  # seconds after which the round may close without you
     task: Task
     work: Work
+    acknowledged: Bitmap = b""
 
 
 class Beacon(RunHeader, frozen=True, kw_only=True, tag="beacon"):
-    """The repeated small truth about a run: the open round, and whose result of it is on disk.
+    """The repeated small truth about a run: its newest round, and whose result of it is on disk.
 
-    `acknowledged` is a bitmap over roster indices (bit i of byte i // 8). Round 0 means: none is open yet.
+    `acknowledged` is a bitmap over roster indices (bit i of byte i // 8). Round 0 means: none has been opened yet.
     """
 
     round: Count
-    acknowledged: Annotated[bytes, Meta(max_length=BITMAP_BYTES_MAX)] = b""
+    open: bool  # results of it are being collected
+    acknowledged: Bitmap = b""
 
 
 class Finished(RunHeader, frozen=True, kw_only=True, tag="finished"):
@@ -134,7 +140,7 @@ class Welcome(RunHeader, frozen=True, kw_only=True, tag="welcome"):
 
 
 class Accepted(RunHeader, frozen=True, kw_only=True, tag="accepted"):
-    """Your result of this round is on disk: forget it."""
+    """Your late or repeated result of this round is on disk: forget it. (Others are acknowledged by bitmap.)"""
 
     trainer: Name
     round: Count

@@ -213,6 +213,7 @@ class Session:
         return view
 
     def _round(self, packet: Packet, message: Round, view: RunView, now: float) -> None:
+        self._acknowledge(view, message.round - 1, message.acknowledged)
         if message.epoch == view.round_epoch:
             new = message.round > view.round
         else:  # the same round of a later life is the same work; another one, even a lower one, is what counts now
@@ -226,11 +227,16 @@ class Session:
             self._hello(message.run, view, now)
 
     def _beacon(self, message: Beacon, view: RunView, now: float) -> None:
-        held = view.held.get(message.round)
-        if held is not None and view.index is not None and _bit(message.acknowledged, view.index):
-            del view.held[message.round]
-        if view.index is None or message.round > self._newest(view):
+        self._acknowledge(view, message.round, message.acknowledged)
+        if view.index is None or (message.open and message.round > self._newest(view)):
             self._hello(message.run, view, now)
+
+    @staticmethod
+    def _acknowledge(view: RunView, number: int, bitmap: bytes) -> None:
+        """Forget the result of round `number` if our bit says that it is on disk."""
+        index = view.index
+        if index is not None and index // 8 < len(bitmap) and bitmap[index // 8] >> index % 8 & 1:
+            view.held.pop(number, None)
 
     def _on_connected(self, now: float) -> None:
         self._connected = True
@@ -318,7 +324,3 @@ class Session:
             train_s=held.train_s,
         )
         self._send(run, result, held.arrays)
-
-
-def _bit(bitmap: bytes, index: int) -> bool:
-    return index // 8 < len(bitmap) and bool(bitmap[index // 8] >> index % 8 & 1)

@@ -22,7 +22,7 @@ from aggregator.store import Close, Store, StoredResult
 from aggregator.strategies import find_strategy
 from deploy.in_process import AGGREGATOR, Federation
 from fedmq import events
-from fedmq.messages import Accepted, Beacon
+from fedmq.messages import Accepted, Beacon, Message, Round, Welcome
 from fedmq.tasks import Rows, Task, find_task
 from fedmq.testing import Faults
 from fedmq.wire import Frames, decode
@@ -63,6 +63,7 @@ class Seen:
     """What was seen on the wire."""
 
     accepted: set[tuple[int, str]] = field(default_factory=set)  # told to a trainer
+    indices: dict[tuple[str, int], int] = field(default_factory=dict)  # of a trainer in an epoch
     digest: Any = field(default_factory=hashlib.sha256)
     lines: list[str] | None = None
 
@@ -106,12 +107,24 @@ def watch(scene: Federation, seen: Seen) -> None:
         for frame in frames or ():
             seen.digest.update(frame)
         message = None if frames is None else decode(frames).message
-        if what == "down" and isinstance(message, Accepted):
-            seen.accepted.add((message.round, message.trainer))
+        if what == "down" and message is not None:
+            note(seen, name, message)
         if seen.lines is not None and not isinstance(message, Beacon):
             seen.lines.append(f"{time:8.4f} {what:5} {name:10} {message or ''}"[:160])
 
     scene.simulation.trace = trace
+
+
+def note(seen: Seen, name: str, message: Message) -> None:
+    """Which results a trainer has been told are on disk."""
+    if isinstance(message, Accepted):
+        seen.accepted.add((message.round, message.trainer))
+    elif isinstance(message, Welcome):
+        seen.indices[name, message.epoch] = message.index
+    elif isinstance(message, Beacon | Round):
+        index = seen.indices.get((name, message.epoch), 8 * len(message.acknowledged))
+        if index < 8 * len(message.acknowledged) and message.acknowledged[index // 8] >> index % 8 & 1:
+            seen.accepted.add((message.round - isinstance(message, Round), name))
 
 
 def plan_faults(scene: Federation, seed: int) -> None:

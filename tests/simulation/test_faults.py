@@ -20,7 +20,7 @@ from fedmq.messages import GradientLearner
 
 SEEDS = 2_000
 CHUNK = 50
-PLANTED_SEEDS = 150  # a planted bug must show itself in one of so many
+PLANTED_SEEDS = 400  # a planted bug must show itself in one of so many
 
 PLANTED = {
     "a result that comes again is counted again": (
@@ -32,11 +32,8 @@ PLANTED = {
         aggregator.service,
         "Aggregator",
         [
-            ("        self._store.commit()\n        for outgoing", "        for outgoing"),
-            (
-                "        for event in effects.events:",
-                "        self._store.commit()\n        for event in effects.events:",
-            ),
+            ("        if effects.sends:\n            self._store.commit()\n", ""),
+            ("        for event in effects", "        self._store.commit()\n        for event in effects"),
         ],
     ),
     "models are summed in the order in which they came": (

@@ -72,7 +72,7 @@ messages: dict[type[Any], st.SearchStrategy[Any]] = {
 }
 EXAMPLES: dict[type[Any], Message] = {
     Round: Round(run="r", epoch=1, round=3, seed=7, deadline_s=10.0, task=find_task("xor"), work=Evolve(elites=10)),
-    Beacon: Beacon(run="r", epoch=1, round=3, acknowledged=b"\x03"),
+    Beacon: Beacon(run="r", epoch=1, round=3, open=True, acknowledged=b"\x03"),
     Finished: Finished(run="r", epoch=1, rounds=3, solved=True),
     Welcome: Welcome(run="r", epoch=1, trainer="alice", index=0),
     Accepted: Accepted(run="r", epoch=1, trainer="alice", round=3),
@@ -180,7 +180,7 @@ def test_the_largest_header_of_each_kind_fits() -> None:
     work = Evolve(elites=COUNT_MAX, generations=COUNT_MAX, population=COUNT_MAX, proposals=COUNT_MAX)
     largest: list[Message] = [
         Round(**of_run, round=COUNT_MAX, seed=COUNT_MAX, deadline_s=1e9, task=task, work=work),
-        Beacon(**of_run, round=COUNT_MAX, acknowledged=bytes(2048)),
+        Beacon(**of_run, round=COUNT_MAX, open=True, acknowledged=bytes(2048)),
         Refused(**of_trainer, reason="header-size", detail="\N{GRINNING FACE}" * 200),
         Hello(**of_trainer, samples=COUNT_MAX, version="\N{GRINNING FACE}" * 200),
         Result(**of_trainer, samples=COUNT_MAX, attempt=COUNT_MAX, train_s=1e9),

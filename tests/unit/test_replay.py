@@ -161,27 +161,22 @@ def with_impossible_numbers(result: StoredResult) -> StoredResult:
 )
 def test_a_result_that_was_tampered_with_is_refused(linear: Federation, change: Any, reason: str) -> None:
     store = copied(linear, change)
-    with pytest.raises(
-        StoreError, match=rf"the result of \S+ in round 1 is damaged \({reason}: .*choose another --out"
-    ):
+    with pytest.raises(StoreError, match=rf"the result of \S+ in round 1 is damaged \({reason}: .*another --out"):
         replayed(linear, store)
 
 
 def test_a_close_that_is_missing_is_noticed(linear: Federation) -> None:
     store = copied(linear, without_round=2)
-    with pytest.raises(StoreError, match="expected the close of round 2, got that of 3; choose another --out"):
+    with pytest.raises(StoreError, match=r"expected the close of round 2 .*got round 3 .*choose another --out"):
         replayed(linear, store)
 
 
-def test_a_result_that_is_missing_gives_another_model(linear: Federation) -> None:
-    """A replay cannot notice this; the report's hash of the model does."""
+def test_a_result_that_is_missing_is_noticed(linear: Federation) -> None:
     store = Store(":memory:")
-    for number, close in enumerate(linear.store.closes()):
-        for result in list(linear.store.results(close.round))[number == 0 :]:
+    for close in linear.store.closes():
+        for result in list(linear.store.results(close.round))[close.round == 2 :]:
             store.keep_result(result)
         store.keep_close(close)
     store.commit()
-    theirs, ours = replayed(linear, store), replayed(linear)
-    assert linear.strategy.ask(theirs.state).arrays["model"].tobytes() != (
-        linear.strategy.ask(ours.state).arrays["model"].tobytes()
-    )
+    with pytest.raises(StoreError, match=r"round 2 with \d results, got round 2 with \d: something is missing"):
+        replayed(linear, store)

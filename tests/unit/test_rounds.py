@@ -9,7 +9,19 @@ from aggregator.rounds import REJECTIONS_TOLD_MAX
 from aggregator.steps import BrokerUp, KeepResult, Malformed, Tick
 from fedmq import events
 from fedmq.errors import Rejected
-from fedmq.messages import Accepted, Goodbye, GradientLearner, Message, Presence, Refused, Result, Round, Train, Welcome
+from fedmq.messages import (
+    Accepted,
+    Beacon,
+    Goodbye,
+    GradientLearner,
+    Message,
+    Presence,
+    Refused,
+    Result,
+    Round,
+    Train,
+    Welcome,
+)
 from fedmq.wire import decode
 
 # Selection
@@ -56,17 +68,34 @@ def test_a_hello_is_answered_with_a_place_on_the_roster() -> None:
 # Results
 
 
-def test_a_result_is_saved_as_it_came_and_acknowledged_in_the_same_step() -> None:
+def test_a_result_is_saved_as_it_came() -> None:
     scene = opened("bob", "alice")
     effects = scene.result("bob", 1)
     (save,) = effects.saves
     assert isinstance(save, KeepResult)
     assert save[:3] == (1, "bob", 1)
     assert decode(save.frames).message.trainer == "bob"  # type: ignore[union-attr]
-    assert sent(effects, Accepted) == [("to/bob", Accepted(run="run", epoch=2, trainer="bob", round=1))]
     assert told(effects, events.ResultAccepted) == [
         events.ResultAccepted(round=1, trainer="bob", staleness=0, train_s=0.1)
     ]
+
+
+def test_the_next_round_or_beacon_acknowledges_what_was_saved_in_time() -> None:
+    scene = opened("bob", "alice")
+    assert sent(scene.result("bob", 1), Accepted) == []
+    assert [message.acknowledged for _, message in sent(scene.take(Tick(), at=0.25), Beacon)] == [bytes([0b01])]
+    effects = scene.result("alice", 1)
+    assert kept(effects) == [(1, "alice", 1)]
+    assert [message.acknowledged for _, message in sent(effects, Round)] == [bytes([0b11])]
+
+
+def test_a_late_result_is_acknowledged_by_itself() -> None:
+    scene = opened("bob", "alice", deadline_s=5.0)
+    scene.result("bob", 1)
+    scene.take(Tick(), at=5.0)
+    effects = scene.result("alice", 1)
+    assert kept(effects) == [(1, "alice", 2)]
+    assert sent(effects, Accepted) == [("to/alice", Accepted(run="run", epoch=2, trainer="alice", round=1))]
 
 
 def test_a_result_that_comes_again_is_acknowledged_again_but_neither_saved_nor_counted() -> None:

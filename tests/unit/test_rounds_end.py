@@ -130,9 +130,15 @@ def test_the_bitmap_has_a_byte_for_eight_trainers() -> None:
     assert beacons(scene.take(Tick(), at=0.25)) == [(1, bytes([0, 0b10]))]
 
 
-def test_while_no_round_is_open_the_beacon_says_round_zero() -> None:
+def test_between_two_rounds_the_beacon_speaks_of_the_one_that_was_closed() -> None:
     scene = Scene(min_trainers=2)
     assert beacons(scene.take(BrokerUp())) == [(0, b"")]
+    scene = opened("bob", "alice")
+    scene.result("bob", 1)
+    scene.present("alice", present=False)
+    assert beacons(scene.take(Tick(), at=0.25)) == [(1, bytes([0b01]))]
+    (beacon,) = [message for _, message in sent(scene.take(Tick(), at=0.5), Beacon)]
+    assert not beacon.open
 
 
 def test_somebody_unknown_who_appears_gets_a_beacon_in_its_inbox_so_that_it_says_hello() -> None:

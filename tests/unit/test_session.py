@@ -63,13 +63,24 @@ class Scene:
     def hear(self, message: Message, at: float | None = None, **arrays: Any) -> Effects:
         return self.take(Heard(decode(encode("topic", message, arrays))), at)
 
-    def round(self, number: int, *, run: str = "run", epoch: int = 1, at: float | None = None) -> Effects:
+    def round(
+        self, number: int, *, run: str = "run", epoch: int = 1, bits: int = 0, at: float | None = None
+    ) -> Effects:
         work = Train(GradientLearner())
-        message = Round(run=run, epoch=epoch, round=number, seed=0, deadline_s=10.0, task=TASK, work=work)
+        message = Round(
+            run=run,
+            epoch=epoch,
+            round=number,
+            seed=0,
+            deadline_s=10.0,
+            task=TASK,
+            work=work,
+            acknowledged=bytes([bits]),
+        )
         return self.hear(message, at, model=np.zeros(3))
 
     def beacon(self, number: int, bits: int = 0, *, epoch: int = 1, at: float | None = None) -> Effects:
-        return self.hear(Beacon(run="run", epoch=epoch, round=number, acknowledged=bytes([bits])), at)
+        return self.hear(Beacon(run="run", epoch=epoch, round=number, open=True, acknowledged=bytes([bits])), at)
 
     def welcome(self, index: int = 0, *, epoch: int = 1) -> Effects:
         return self.hear(Welcome(run="run", epoch=epoch, trainer="bob", index=index))
@@ -126,6 +137,11 @@ def test_it_asks_for_a_round_that_a_beacon_speaks_of_and_that_did_not_come() -> 
     assert sent(scene.beacon(2, at=1.2), Hello) == []
     scene.round(2, at=1.3)
     assert sent(scene.beacon(2, at=9.0), Hello) == []
+
+
+def test_it_does_not_ask_for_a_round_that_is_closed() -> None:
+    scene = holding(1)
+    assert scene.hear(Beacon(run="run", epoch=1, round=2, open=False), at=1.0).sends == []
 
 
 # Work
@@ -192,7 +208,7 @@ def test_a_result_is_sent_again_with_growing_pauses() -> None:
     [
         Accepted(run="run", epoch=1, trainer="bob", round=1),
         Refused(run="run", epoch=1, trainer="bob", round=1, reason="round", detail="too late"),
-        Beacon(run="run", epoch=1, round=1, acknowledged=b"\1"),
+        Beacon(run="run", epoch=1, round=1, open=True, acknowledged=b"\1"),
         Finished(run="run", epoch=1, rounds=1, solved=True),
     ],
     ids=lambda answer: type(answer).__name__,
@@ -211,9 +227,9 @@ def test_a_result_is_forgotten_when_it_is(answer: Message) -> None:
         Accepted(run="run", epoch=1, trainer="alice", round=1),
         Accepted(run="other", epoch=1, trainer="bob", round=1),
         Accepted(run="run", epoch=0, trainer="bob", round=1),
-        Beacon(run="run", epoch=1, round=1, acknowledged=b"\xfe"),
-        Beacon(run="run", epoch=1, round=1),
-        Beacon(run="run", epoch=1, round=2, acknowledged=b"\1"),
+        Beacon(run="run", epoch=1, round=1, open=True, acknowledged=b"\xfe"),
+        Beacon(run="run", epoch=1, round=1, open=True),
+        Beacon(run="run", epoch=1, round=2, open=True, acknowledged=b"\1"),
         Presence(trainer="bob", present=False),
     ],
     ids=["other round", "other trainer", "other run", "older life", "other bits", "no bits", "newer round", "no kind"],
@@ -222,6 +238,13 @@ def test_a_result_is_not_forgotten_for_what_is_said_of_another(message: Message)
     scene = holding()
     scene.hear(message)
     assert scene.held() == [1]
+
+
+def test_the_next_round_acknowledges_the_result_of_the_one_before() -> None:
+    for number, bits, held in ((2, 0b1, []), (2, 0b10, [1]), (3, 0b1, [1])):
+        scene = holding(1)
+        scene.round(number, bits=bits)
+        assert scene.held() == held
 
 
 def test_a_bit_means_nothing_before_the_place_in_the_bitmap_is_known() -> None:

@@ -135,7 +135,7 @@ BAD: dict[str, tuple[RejectReason, Frames]] = {
     "work that took NaN": ("header", frames(train_s=float("nan"))),
     "a bitmap that is too long": (
         "header",
-        frames(message=Beacon(run="r", epoch=1, round=1), acknowledged=bytes(2049)),
+        frames(message=Beacon(run="r", epoch=1, round=1, open=True), acknowledged=bytes(2049)),
     ),
     "presence that is neither": ("header", frames(message=Presence(trainer="a", present=True), present=2)),
     "unknown work": ("header", frames(message=ROUND, work={"type": "shell", "command": "true"})),
@@ -268,7 +268,7 @@ def test_what_the_other_side_would_refuse_is_not_sent(array: Any) -> None:
 
 def test_a_header_over_the_limit_or_too_many_arrays_are_not_sent() -> None:
     with pytest.raises(ProtocolError, match="4096"):
-        encode("t", Beacon(run="r", epoch=1, round=1, acknowledged=bytes(HEADER_BYTES_MAX)))
+        encode("t", Beacon(run="r", epoch=1, round=1, open=True, acknowledged=bytes(HEADER_BYTES_MAX)))
     with pytest.raises(ProtocolError, match="9 arrays"):
         encode("t", RESULT, {f"x{number}": np.zeros(1) for number in range(ARRAYS_MAX + 1)})
 
@@ -323,7 +323,7 @@ def test_mutated_frames_are_rejected_or_whole_and_nothing_else() -> None:
         encode("up/r", RESULT, {"losses": np.arange(5.0), "correct": np.arange(5), "elites": np.empty((0, 22))}),
         encode("round/r", ROUND, {"ids": np.arange(3), "pool": np.ones((3, 22))}),
         encode("round/r", msgspec.structs.replace(ROUND, work=train), {"model": np.ones(22)}),
-        encode("beacon/r", Beacon(run="r", epoch=1, round=3, acknowledged=b"\x03")),
+        encode("beacon/r", Beacon(run="r", epoch=1, round=3, open=True, acknowledged=b"\x03")),
         encode("presence/alice", Presence(trainer="alice", present=True)),
     ]
     rejected: dict[str, int] = {}

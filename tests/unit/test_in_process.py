@@ -1,0 +1,135 @@
+"""A whole federation in one process: it learns, it repeats itself, and no mood of the network changes the model."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+import pytest
+
+from aggregator.service import Limits
+from aggregator.store import Store
+from aggregator.strategies import find_strategy
+from deploy.in_process import AGGREGATOR, Federation
+from fedmq import events
+from fedmq.models import TrainedModel
+from fedmq.tasks import Rows, find_task, task_rows
+from fedmq.testing import Faults
+
+XOR_ROWS = {"bob": task_rows("xor", 1, 2), "alice": task_rows("xor", 2, 2)}
+
+
+def xor(seed: int = 1, **options: Any) -> Federation:
+    return Federation(find_task("xor"), find_strategy("evolution"), XOR_ROWS, seed=seed, **options)
+
+
+def digest(model: TrainedModel | None) -> str:
+    assert model is not None
+    return hashlib.sha256(model.to_bytes()).hexdigest()
+
+
+def of_kind(federation: Federation, kind: type[Any]) -> list[Any]:
+    return [event for event in federation.events if isinstance(event, kind)]
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_split_xor_is_learnt_by_two_who_each_know_half_of_it(seed: int) -> None:
+    federation = xor(seed)
+    model = federation.train()
+    assert federation.finished
+    assert model is not None
+    assert model.predict([[0, 0], [0, 1], [1, 0], [1, 1]]).tolist() == [0, 1, 1, 0]
+    (finished,) = of_kind(federation, events.RunFinished)
+    assert finished.solved
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"work_s": (0.5, 5.0)},
+        {"faults": Faults(delay_s=(0.0, 1.0))},
+        {"faults": Faults(delay_s=(0.0, 1.0), reorder=True, duplicate=0.3)},
+        {"faults": Faults(loss=0.1)},
+    ],
+    ids=["slow work", "slow network", "another order", "losses"],
+)
+def test_with_everybody_in_each_round_the_network_changes_no_bit_of_the_model(options: dict[str, Any]) -> None:
+    limits = Limits(rounds_max=200, min_trainers=2, quorum=1.0, deadline_s=1000.0)
+    assert digest(xor(limits=limits, **options).train()) == digest(xor().train())
+
+
+def test_another_seed_gives_another_model() -> None:
+    assert digest(xor(1).train()) != digest(xor(2).train())
+
+
+def test_a_trainer_alone_with_half_of_the_rows_does_not_learn_the_whole() -> None:
+    rows = {"bob": XOR_ROWS["bob"]}
+    limits = Limits(rounds_max=5, min_trainers=1)
+    federation = Federation(find_task("xor"), find_strategy("evolution"), rows, seed=1, limits=limits)
+    model = federation.train()
+    assert federation.finished, "its own half it learns at once"
+    assert model is not None
+    assert model.predict([[0, 1], [0, 0]]).tolist() == [1, 0]
+
+
+def test_before_anything_ran_there_is_no_model() -> None:
+    federation = xor()
+    assert (federation.model, federation.finished, federation.events) == (None, False, [])
+
+
+def test_a_run_that_cannot_begin_ends_at_the_limit_without_a_model() -> None:
+    federation = xor(limits=Limits(rounds_max=5, min_trainers=3))
+    assert federation.train(limit_s=10.0) is None
+    assert not federation.finished
+    assert of_kind(federation, events.Waiting)[-1] == events.Waiting(present=2, needed=3)
+
+
+def test_a_finished_run_stays_finished_whatever_is_told_after_it() -> None:
+    federation = xor()
+    federation.train()
+    for name in federation.trainers:
+        for goodbye in (True, False):
+            federation._watch(events.TrainerLeft(trainer=name, goodbye=goodbye))
+    assert federation.finished
+
+
+@pytest.mark.parametrize("part", ["broker", AGGREGATOR, "alice"])
+def test_a_part_that_crashes_and_comes_back_changes_no_bit_of_the_model(part: str) -> None:
+    limits = Limits(rounds_max=200, min_trainers=2, quorum=1.0, deadline_s=1000.0)
+    federation = xor(limits=limits)
+    simulation = federation.simulation
+    federation.start()
+    simulation.run(lambda: len(of_kind(federation, events.RoundClosed)) == 2, 60.0)
+    simulation.crash(part)
+    simulation.run(lambda: False, 1.0)
+    simulation.start(part)
+    assert simulation.run(lambda: federation.finished, 600.0)
+    assert digest(federation.model) == digest(xor().train())
+
+
+def test_a_store_on_disk_holds_the_run(tmp_path: Any) -> None:
+    store = Store(tmp_path / "store.sqlite3")
+    federation = xor(store=store)
+    federation.train()
+    store.close()
+    again = Store(tmp_path / "store.sqlite3")
+    assert len(list(again.closes())) == len(of_kind(federation, events.RoundClosed))
+    again.close()
+
+
+def test_the_trainers_work_can_be_stood_in_for() -> None:
+    """Each answers with a model of ones, whatever it is asked."""
+    rows = {name: Rows(np.zeros((2, 2)), np.ones(2)) for name in ("bob", "alice")}
+    ones = {"model": np.ones(3), "losses": np.ones(1), "correct": np.zeros(1, dtype=np.int64)}
+    federation = Federation(
+        find_task("linear"),
+        find_strategy("fedsgd"),
+        rows,
+        limits=Limits(rounds_max=2, min_trainers=2),
+        learn=lambda _rows, _name: lambda _packet, _cancelled: ones,
+    )
+    federation.train()
+    assert federation.aggregator is not None
+    state = federation.aggregator.rounds._state
+    assert federation.strategy.ask(state).arrays["model"].tolist() == [1.0, 1.0, 1.0]

@@ -1,0 +1,120 @@
+"""What a person sees of a run: a line an event when it is piped, a panel on a terminal."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from aggregator.progress import ROUNDS_SHOWN, LiveProgress, PlainProgress, describe, open_progress
+from fedmq import events
+from fedmq.tasks import find_task
+
+XOR, LINEAR = find_task("xor"), find_task("linear")
+BEST = events.Best(value=0.75, coverage=1.0, fitness=-0.25, fitness_mean=-0.5, fitness_worst=-2.0, diversity=0.3)
+HALF = events.Best(value=1.0, coverage=0.5, fitness=-0.25, fitness_mean=-0.5, fitness_worst=-2.0, diversity=0.3)
+STARTED = events.RunStarted(run="one", epoch=1, round=1, task="xor", strategy="evolution", seed=7)
+
+
+def closed(number: int, best: events.Best | None = BEST, why: str = "complete") -> events.RoundClosed:
+    return events.RoundClosed(round=number, why=why, results=2, round_s=0.0125, present=3, best=best)
+
+
+TOLD = [
+    (STARTED, "run one: task xor, strategy evolution, seed 7"),
+    (
+        events.RunStarted(run="one", epoch=3, round=5, task="xor", strategy="evolution", seed=7),
+        "run one goes on at round 5 (epoch 3)",
+    ),
+    (events.Waiting(present=1, needed=2), "waiting for trainers (1 of 2)"),
+    (events.TrainerJoined(trainer="bob", samples=2), "trainer bob joined (2 rows)"),
+    (events.TrainerLeft(trainer="bob", goodbye=True), "trainer bob said goodbye"),
+    (events.TrainerLeft(trainer="bob", goodbye=False), "trainer bob is gone"),
+    (
+        events.ResultRejected(trainer="bob", reason="values", detail="a negative loss"),
+        "rejected from bob: values: a negative loss",
+    ),
+    (events.ResultRejected(trainer="", reason="frames", detail="none"), "rejected from somebody: frames: none"),
+    (closed(7), "round   7  75% right  fitness best -0.2500 mean -0.5000  2 results of 3 trainers  12.5 ms"),
+    (
+        closed(7, HALF, "deadline"),
+        "round   7  100% right of 50% of the rows  fitness best -0.2500 mean -0.5000  2 results of 3 trainers  "
+        "12.5 ms  (deadline)",
+    ),
+    (closed(7, None), "round   7  nothing scored yet  2 results of 3 trainers  12.5 ms"),
+]
+UNTOLD: list[events.AnyEvent] = [
+    events.RoundPublished(round=1, invited=2),
+    events.ResultAccepted(round=1, trainer="bob", staleness=0, train_s=0.1),
+    events.RunFinished(solved=True, rounds=1, value=1.0),  # the report says it, with more figures
+]
+
+
+@pytest.mark.parametrize(("event", "line"), TOLD, ids=lambda value: type(value).__name__)
+def test_an_event_is_told_in_one_line(event: events.AnyEvent, line: str) -> None:
+    lines: list[str] = []
+    progress = PlainProgress(XOR, lines.append)
+    progress(event)
+    progress.close()
+    assert lines == [line]
+
+
+@pytest.mark.parametrize("event", UNTOLD, ids=lambda event: type(event).__name__)
+def test_nothing_is_told_of_events_that_are_not_worth_a_line(event: events.AnyEvent) -> None:
+    lines: list[str] = []
+    PlainProgress(XOR, lines.append)(event)
+    assert lines == []
+
+
+def test_a_task_that_is_measured_by_its_loss_is_told_by_it() -> None:
+    assert "loss 0.75000  " in str(describe(closed(1), LINEAR))
+
+
+def panel(*seen: events.AnyEvent) -> str:
+    """The last picture of a terminal on which these events were shown."""
+    screen = io.StringIO()
+    progress = LiveProgress(XOR, Console(file=screen, force_terminal=True, width=120, color_system=None))
+    for event in seen:
+        progress(event)
+    progress.close()
+    return screen.getvalue()
+
+
+def test_the_panel_shows_the_run_its_rounds_and_who_is_here() -> None:
+    picture = panel(STARTED, events.TrainerJoined(trainer="bob", samples=2), closed(1), closed(2, HALF))
+    assert "one   evolution, seed 7" in picture
+    assert "● bob" in picture
+    assert "trainer bob joined (2 rows)" in picture
+    rows = [line.split() for line in picture.splitlines() if line.split()[:1] in (["1"], ["2"])]
+    assert rows[-2:] == [
+        ["1", "-0.2500", "-0.5000", "75%", "2", "12.5"],
+        ["2", "-0.2500", "-0.5000", "100%", "2", "12.5"],
+    ]
+
+
+def test_the_panel_shows_only_the_last_rounds_and_bears_any_number_of_them() -> None:
+    picture = panel(STARTED, *(closed(number, None if number % 2 else BEST) for number in range(1, 201)))
+    last = picture[picture.rindex("one   evolution, seed 7") :]
+    shown = [int(line.split()[0]) for line in last.splitlines() if line.split() and line.split()[0].isdecimal()]
+    assert shown == list(range(201 - ROUNDS_SHOWN, 201))
+
+
+def test_the_panel_bears_every_event_in_any_order() -> None:
+    for event in [*(event for event, _ in TOLD), *UNTOLD]:
+        assert panel(event)
+
+
+def test_what_a_stranger_sent_neither_colours_the_terminal_nor_moves_its_cursor() -> None:
+    """A rejection may quote what came."""
+    event = events.ResultRejected(trainer="", reason="header", detail="[bold]a[/b] \x1b[2J\nrun one is solved")
+    assert describe(event, XOR) == "rejected from somebody: header: [bold]a[/b] ?[2J?run one is solved"
+    assert "header: [bold]a[/b] ?[2J?run one" in panel(event)
+
+
+def test_output_that_is_piped_gets_plain_lines_and_quiet_gets_none(capsys: pytest.CaptureFixture[str]) -> None:
+    for quiet in (False, True):
+        progress = open_progress(XOR, quiet=quiet)
+        progress(events.TrainerJoined(trainer="bob", samples=2))
+        progress.close()
+    assert capsys.readouterr().out == "trainer bob joined (2 rows)\n"

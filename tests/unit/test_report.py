@@ -1,0 +1,242 @@
+"""What a run leaves in its folder: fields that scripts rely on, files that are whole or not there, lines that parse."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from aggregator.report import (
+    EVENTS,
+    HISTORY,
+    MODEL,
+    REPORT,
+    EventLog,
+    Report,
+    make_report,
+    read_report,
+    write_report,
+)
+from aggregator.roster import Roster, Trainer
+from aggregator.store import Close, Description
+from aggregator.strategies import Standing
+from fedmq import events, load_model
+from fedmq.errors import BadConfiguration
+from fedmq.models import TrainedModel
+from fedmq.tasks import find_task
+
+XOR = find_task("xor")
+DESCRIPTION = Description("run", XOR, "evolution", 7, 1000.0)
+STANDING = Standing(np.linspace(-1.0, 1.0, 22), 0.4, 4, 4, 1.0, -0.1, -0.5, -2.0, 0.3)
+BEST = events.Best(value=1.0, coverage=1.0, fitness=-0.1, fitness_mean=-0.5, fitness_worst=-2.0, diversity=0.3)
+CLOSES = [
+    Close(1, "complete", ("alice", "bob"), 2, 0.5, 1001.0, None),
+    Close(2, "deadline", ("alice",), 1, 3.0, 1005.0, BEST),
+    Close(3, "complete", ("alice", "bob"), 3, 0.25, 1006.0, BEST),
+]
+
+
+def trainers() -> list[Trainer]:
+    roster = Roster(30.0)
+    for name, samples in (("bob", 3), ("alice", 1)):
+        roster.meet(name, samples, 0.0)
+    bob = roster["bob"]
+    bob.results, bob.late, bob.rejected, bob.resent = 3, 1, 2, 4
+    return roster.trainers
+
+
+def report_of(closes: list[Close] = CLOSES, standing: Standing | None = STANDING) -> tuple[Report, TrainedModel | None]:
+    return make_report(
+        DESCRIPTION,
+        closes,
+        standing,
+        trainers(),
+        solved=standing is not None,
+        rejections={"sha256": 2},
+        bytes_up=100,
+        bytes_down=200,
+        ended=1010.0,
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_report(tmp_path, *report_of(), CLOSES)
+    return tmp_path
+
+
+# report.json
+
+
+def test_the_report_has_the_fields_that_scripts_rely_on(folder: Path) -> None:
+    content = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+    sha256 = hashlib.sha256((folder / MODEL).read_bytes()).hexdigest()
+    assert content == {
+        "run": "run",
+        "task": "xor",
+        "strategy": "evolution",
+        "seed": 7,
+        "solved": True,
+        "rounds": 3,
+        "metric": "accuracy",
+        "value": 1.0,
+        "train_s": 5.5,  # the first close was at 1001, half a second after its publication; the last at 1006
+        "wall_s": 10.0,
+        "round_s_median": 0.5,
+        "trainers": [
+            {"name": "alice", "samples": 1, "results": 0, "late": 0, "rejected": 0, "resent": 0},
+            {"name": "bob", "samples": 3, "results": 3, "late": 1, "rejected": 2, "resent": 4},
+        ],
+        "rejections": {"sha256": 2},
+        "bytes_up": 100,
+        "bytes_down": 200,
+        "model": "model.npz",
+        "model_sha256": sha256,
+    }
+
+
+def test_a_report_reads_back_as_it_was_written(folder: Path) -> None:
+    assert read_report(folder) == report_of()[0]
+
+
+def test_a_run_that_is_not_finished_has_no_report(tmp_path: Path) -> None:
+    assert read_report(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{}", "[1, 2]", '{"run": 7}', "{"], ids=["empty", "no field", "a list", "a number", "cut"]
+)
+def test_a_file_that_is_no_report_is_refused_in_one_line(tmp_path: Path, content: str) -> None:
+    (tmp_path / REPORT).write_text(content, encoding="utf-8")
+    with pytest.raises(BadConfiguration, match=r"^[^\n]*report.json: expected the report of a run, got [^\n]*$"):
+        read_report(tmp_path)
+
+
+def test_a_run_in_which_nothing_was_scored_has_no_model(tmp_path: Path) -> None:
+    report, model = report_of([], None)
+    write_report(tmp_path, report, model, [])
+    content = json.loads((tmp_path / REPORT).read_text(encoding="utf-8"))
+    assert [content[name] for name in ("value", "round_s_median", "model", "model_sha256")] == [None] * 4
+    assert (content["rounds"], content["train_s"], content["solved"]) == (0, 0.0, False)
+    assert not (tmp_path / MODEL).exists()
+
+
+# model.npz and history.csv
+
+
+def test_the_model_loads_and_is_the_one_that_stood(folder: Path) -> None:
+    model = load_model(folder / MODEL)
+    assert model.genes.tobytes() == STANDING.genes.tobytes()
+    assert (model.task, model.predict([[0.0, 1.0]]).shape) == ("xor", (1,))
+
+
+def test_the_history_has_a_line_for_each_round(folder: Path) -> None:
+    with (folder / HISTORY).open(newline="", encoding="utf-8") as file:
+        heading, *lines = csv.reader(file)
+    figures = ["value", "coverage", "fitness", "fitness_mean", "fitness_worst", "diversity"]
+    assert heading == ["round", "why", "results", "members", "round_s", "closed", *figures]
+    assert lines == [
+        ["1", "complete", "2", "2", "0.5", "1001.0", "", "", "", "", "", ""],
+        ["2", "deadline", "1", "1", "3.0", "1005.0", "1.0", "1.0", "-0.1", "-0.5", "-2.0", "0.3"],
+        ["3", "complete", "3", "2", "0.25", "1006.0", "1.0", "1.0", "-0.1", "-0.5", "-2.0", "0.3"],
+    ]
+
+
+# Whole or not at all
+
+
+def test_nothing_but_the_files_is_left(folder: Path) -> None:
+    assert sorted(path.name for path in folder.iterdir()) == sorted([REPORT, MODEL, HISTORY])
+
+
+def test_a_file_under_its_name_is_whole_and_the_report_comes_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, bytes, list[str]]] = []
+    replace = Path.replace
+
+    def spied(self: Path, target: Path) -> Path:
+        seen.append((target.name, self.read_bytes(), sorted(path.name for path in tmp_path.iterdir())))
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", spied)
+    write_report(tmp_path, *report_of(), CLOSES)
+    assert [name for name, _, _ in seen] == [MODEL, HISTORY, REPORT]
+    assert all(name not in there for name, _, there in seen), "the name is not there before the content is"
+    assert all(content == (tmp_path / name).read_bytes() for name, content, _ in seen)
+
+
+def test_a_write_that_fails_leaves_what_was_there(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = (folder / REPORT).read_bytes()
+
+    def full(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_report(folder, *report_of([], None), [])
+    assert (folder / REPORT).read_bytes() == before
+
+
+# events.jsonl
+
+EXAMPLES: list[events.AnyEvent] = [
+    events.RunStarted(run="run", epoch=1, round=1, task="xor", strategy="evolution", seed=7),
+    events.Waiting(present=0, needed=2),
+    events.TrainerJoined(trainer="bob", samples=2),
+    events.RoundPublished(round=1, invited=2),
+    events.ResultAccepted(round=1, trainer="bob", staleness=0, train_s=0.1),
+    events.ResultRejected(trainer="", reason="sha256", detail='a "quoted" line\nand another'),
+    events.TrainerLeft(trainer="bob", goodbye=True),
+    events.RoundClosed(round=1, why="complete", results=2, round_s=0.5, present=2, best=BEST),
+    events.RoundClosed(round=2, why="deadline", results=0, round_s=0.5, present=0, best=None),
+    events.RunFinished(solved=False, rounds=2, value=None),
+]
+
+
+def lines_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_each_event_is_one_line_of_json_with_its_time_and_kind(tmp_path: Path) -> None:
+    log = EventLog(tmp_path / EVENTS, iter(range(100)).__next__)
+    for event in EXAMPLES:
+        log(event)
+    log.close()
+    lines = lines_of(tmp_path / EVENTS)
+    assert [line["at"] for line in lines] == list(range(len(EXAMPLES)))
+    assert [line["event"] for line in lines] == [
+        "run-started",
+        "waiting",
+        "trainer-joined",
+        "round-published",
+        "result-accepted",
+        "result-rejected",
+        "trainer-left",
+        "round-closed",
+        "round-closed",
+        "run-finished",
+    ]
+    assert lines[7]["best"]["fitness_mean"] == -0.5
+    assert lines[8]["best"] is None
+
+
+def test_a_run_that_goes_on_appends_to_its_events(tmp_path: Path) -> None:
+    for _ in range(2):
+        log = EventLog(tmp_path / EVENTS, lambda: 0.0)
+        log(EXAMPLES[0])
+        log.close()
+    assert len(lines_of(tmp_path / EVENTS)) == 2
+
+
+def test_what_people_wait_for_is_in_the_file_before_the_log_is_closed(tmp_path: Path) -> None:
+    log = EventLog(tmp_path / EVENTS, lambda: 0.0)
+    log(EXAMPLES[4])
+    log(EXAMPLES[7])
+    assert [line["event"] for line in lines_of(tmp_path / EVENTS)] == ["result-accepted", "round-closed"]
+    log.close()
