@@ -183,14 +183,18 @@ class Store:
         """Be the only one that writes, from now to the end."""
         if self._lock is not None or self.path == ":memory:":
             return
-        folder = os.open(Path(self.path).parent, os.O_RDONLY)
+        folder = None
         try:
+            folder = os.open(Path(self.path).parent, os.O_RDONLY)
             fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            os.close(folder)
+            if folder is not None:
+                os.close(folder)
+            busy = isinstance(error, BlockingIOError)
             raise StoreError(
-                f"{self.path}: expected to be the only one that continues this run, but another process does; "
-                "wait for its end, or choose another --out"
+                f"{self.path}: expected to be the only one that writes this run, but "
+                + ("another process does; wait for its end, or " if busy else f"that cannot be had ({error}); ")
+                + "choose another --out"
             ) from error
         self._lock = folder
 

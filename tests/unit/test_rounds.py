@@ -49,8 +49,9 @@ def test_a_round_is_published_once_for_everybody_with_all_that_a_trainer_needs()
     scene.hello("bob")
     (outgoing,) = [one for one in scene.hello("alice").sends if isinstance(one.message, Round)]
     assert outgoing.topic == "round/run"
+    work, nobody = Train(GradientLearner()), b"\0"
     assert outgoing.message == Round(
-        run="run", epoch=2, round=1, seed=7, deadline_s=10.0, task=TASK, work=Train(GradientLearner())
+        run="run", epoch=2, round=1, seed=7, deadline_s=10.0, task=TASK, work=work, acknowledged=nobody
     )
     assert outgoing.arrays is not None
     assert outgoing.arrays["model"].tolist() == [0.0]

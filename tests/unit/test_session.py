@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from fedmq.messages import (
     Accepted,
@@ -45,6 +46,7 @@ from trainer.session import (
 )
 
 TASK = find_task("linear")
+ROUND = Round(run="run", epoch=1, round=1, seed=0, deadline_s=10.0, task=TASK, work=Train(GradientLearner()))
 Kind = TypeVar("Kind")
 
 
@@ -66,17 +68,7 @@ class Scene:
     def round(
         self, number: int, *, run: str = "run", epoch: int = 1, bits: int = 0, at: float | None = None
     ) -> Effects:
-        work = Train(GradientLearner())
-        message = Round(
-            run=run,
-            epoch=epoch,
-            round=number,
-            seed=0,
-            deadline_s=10.0,
-            task=TASK,
-            work=work,
-            acknowledged=bytes([bits]),
-        )
+        message = structs.replace(ROUND, run=run, epoch=epoch, round=number, acknowledged=bytes([bits]))
         return self.hear(message, at, model=np.zeros(3))
 
     def beacon(self, number: int, bits: int = 0, *, epoch: int = 1, at: float | None = None) -> Effects:
@@ -141,7 +133,7 @@ def test_it_asks_for_a_round_that_a_beacon_speaks_of_and_that_did_not_come() -> 
 
 def test_it_does_not_ask_for_a_round_that_is_closed() -> None:
     scene = holding(1)
-    assert scene.hear(Beacon(run="run", epoch=1, round=2, open=False), at=1.0).sends == []
+    assert sent(scene.hear(Beacon(run="run", epoch=1, round=2, open=False), at=1.0), Hello) == []
 
 
 # Work

@@ -253,7 +253,7 @@ def writer(store: Store, path: Path) -> Iterator[subprocess.Popen[str]]:
 def test_while_one_process_writes_another_may_read_but_not_write(writer: subprocess.Popen[str], path: Path) -> None:
     second = Store(path)
     assert second.description == DESCRIPTION
-    with pytest.raises(StoreError, match="only one that continues this run, but another process does; wait") as error:
+    with pytest.raises(StoreError, match="only one that writes this run, but another process does; wait") as error:
         second.next_epoch()
     one_line(error, path)
     second.close()
