@@ -39,7 +39,7 @@ def _read_config(ctx: click.Context, _param: click.Parameter, path: Path | None)
         raise BadConfiguration(f"{path}: cannot be read ({error})") from error
     except tomllib.TOMLDecodeError as error:
         raise BadConfiguration(f"{path}: expected TOML, got {error}") from error
-    known = {_key(param): param.name for param in ctx.command.params if isinstance(param, click.Option)}
+    known = {config_key(param): param.name for param in ctx.command.params if isinstance(param, click.Option)}
     settings = {}
     for key, value in values.items():
         if key not in known or key == "config":
@@ -50,7 +50,7 @@ def _read_config(ctx: click.Context, _param: click.Parameter, path: Path | None)
     ctx.default_map = {**(ctx.default_map or {}), **settings}
 
 
-def _key(param: click.Option) -> str:
+def config_key(param: click.Option) -> str:
     """The option's long name, as a TOML key: `--min-trainers` is `min_trainers`."""
     return max(param.opts, key=len).removeprefix("--").replace("-", "_")
 

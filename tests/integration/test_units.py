@@ -18,6 +18,7 @@ import click
 import pytest
 
 from fedmq.cli import fedmq
+from fedmq.options import config_key
 
 UNITS = Path(__file__).parents[2] / "deploy" / "systemd"
 SERVICES = sorted(path.name for path in UNITS.glob("*.service"))
@@ -148,5 +149,7 @@ def test_a_service_starts_a_command_that_takes_its_options_and_the_example_confi
     words = [str(UNITS / example) if word.endswith(".toml") else known.get(word, word) for word in words]
     settings = tomllib.loads((UNITS / example).read_text())
     with subcommand(name).make_context(name, words) as context:  # parses and converts, runs nothing
-        assert set(settings) <= set(context.params)
-        assert {key: str(context.params[key]) for key in settings} == {key: str(settings[key]) for key in settings}
+        options = [param for param in context.command.params if isinstance(param, click.Option)]
+        came = {config_key(option): str(context.params.get(option.name)) for option in options}
+        assert set(settings) <= set(came)
+        assert {key: came[key] for key in settings} == {key: str(settings[key]) for key in settings}
