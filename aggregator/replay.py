@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from aggregator.checkpoint import load
 from aggregator.store import Close, Store, StoredResult
 from aggregator.strategies import Strategy, Update
 from fedmq.errors import Rejected, StoreError
@@ -27,46 +28,69 @@ class Replayed:
     trainers: dict[str, tuple[int, int]] = field(default_factory=dict)  # name: (samples, results)
 
 
-def replay(store: Store, task: Task, strategy: Strategy[Any], seed: int) -> Replayed:
+def replay(store: Store, task: Task, strategy: Strategy[Any], seed: int, *, from_start: bool = False) -> Replayed:
     """Go through the store's rounds as the aggregator did, ending with the results of the open round, if any.
+
+    Begins at the newest checkpoint, or `from_start` at the first round that the store still has.
 
     Raises:
         StoreError: something in the store is not what the aggregator can have put there.
     """
-    replayed = Replayed(strategy.init(task, seed))
-    for close in store.closes():
-        expected, came = (replayed.round, close.results), (close.round, _tell(store, strategy, replayed))
-        if expected != came:
-            raise StoreError(
-                f"{store.path}: expected the close of round {expected[0]} with {expected[1]} results, "
-                f"got round {came[0]} with {came[1]}: something is missing; choose another --out"
-            )
-        replayed.state = strategy.close(replayed.state, close.members)
+    closes = list(store.closes())
+    first = closes[0].round if closes else 1
+    replayed = Replayed(strategy.init(task, seed), first)
+    checkpoint = store.checkpoint()
+    if checkpoint is not None and (first > 1 or not from_start):
+        replayed.state = load(checkpoint[1], type(replayed.state))
+        replayed.round = checkpoint[0]
+    elif first > 1:
+        raise StoreError(f"{store.path}: begins at round {first} and holds no checkpoint; it cannot be continued")
+    for close in closes:
         replayed.closes.append(close)
+        if close.round < replayed.round:
+            _count(store, replayed, close.round)
+            continue
+        if close.round != replayed.round:
+            raise StoreError(f"{store.path}: expected the close of round {replayed.round}, got that of {close.round}")
+        _tell(store, strategy, replayed)
+        replayed.state = strategy.close(replayed.state, close.members)
         replayed.round = close.round + 1
     replayed.open_results = _tell(store, strategy, replayed)
     return replayed
 
 
+def _count(store: Store, replayed: Replayed, counted_in: int) -> None:
+    """Who sent results that a checkpoint has taken in already."""
+    for stored in store.results(counted_in):
+        _update(store, stored, replayed)
+
+
 def _tell(store: Store, strategy: Strategy[Any], replayed: Replayed) -> int:
     count = 0
     for stored in store.results(replayed.round):
+        update = _update(store, stored, replayed)
         try:
-            update = _update(stored)
             replayed.state = strategy.tell(replayed.state, update)
         except Rejected as rejected:
-            raise StoreError(
-                f"{store.path}: the result of {stored.trainer} in round {stored.round} is damaged ({rejected}); "
-                "choose another --out"
-            ) from rejected
-        replayed.trainers[update.trainer] = (update.samples, replayed.trainers.get(update.trainer, (0, 0))[1] + 1)
+            raise _impossible(store, stored, rejected) from rejected
         count += 1
     return count
 
 
-def _update(stored: StoredResult) -> Update:
-    packet = decode(stored.frames)
-    if not isinstance(packet.message, Result) or packet.message.trainer != stored.trainer:
-        raise Rejected("header", f"expected a result of {stored.trainer}")
-    staleness = stored.counted_in - stored.round
-    return Update(stored.trainer, stored.round, staleness, packet.message.samples, packet.arrays)
+def _update(store: Store, stored: StoredResult, replayed: Replayed) -> Update:
+    """The result as the strategy takes it; its trainer is counted."""
+    try:
+        packet = decode(stored.frames)
+        if not isinstance(packet.message, Result) or packet.message.trainer != stored.trainer:
+            raise Rejected("header", f"expected a result of {stored.trainer}")
+    except Rejected as rejected:
+        raise _impossible(store, stored, rejected) from rejected
+    samples = packet.message.samples
+    replayed.trainers[stored.trainer] = (samples, replayed.trainers.get(stored.trainer, (0, 0))[1] + 1)
+    return Update(stored.trainer, stored.round, stored.counted_in - stored.round, samples, packet.arrays)
+
+
+def _impossible(store: Store, stored: StoredResult, rejected: Rejected) -> StoreError:
+    return StoreError(
+        f"{store.path}: the result of {stored.trainer} in round {stored.round} cannot have been accepted ({rejected})"
+    )

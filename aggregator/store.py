@@ -5,8 +5,10 @@ their closes; everything else (the archive, the model) is computed from them aga
 
 One connection, write-ahead log, synchronous=FULL: what `commit` returned from survives a power cut
 (https://www.sqlite.org/pragma.html#pragma_synchronous). Anybody may read while one writes; only one may write, from its
-first write to its end. SQLite's own lock ends with each transaction, so a lock on the folder (flock, which the kernel
-lifts when a process dies, and which leaves no file) stands for the whole life.
+first write to its end: SQLite's own lock ends with each transaction, so a lock on the folder (flock, which the kernel
+lifts when a process dies, and which leaves no file) stands for the whole life. Frames over 1 MiB are files beside it, named by their SHA-256
+and on disk before the row that names them. Every row carries a digest that is checked when it is read, and each close
+a digest over all rows before it: nothing can be changed, dropped or put in between without being noticed.
 """
 
 from __future__ import annotations
@@ -16,26 +18,32 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
+from aggregator.blobs import Blobs
 from fedmq.errors import StoreError
 from fedmq.events import Best
 from fedmq.tasks import Task
 from fedmq.wire import Frames
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _T = TypeVar("_T")
 _SCHEMA = """
-CREATE TABLE run (only_row INTEGER PRIMARY KEY CHECK (only_row = 1), description BLOB NOT NULL, epoch INTEGER NOT NULL);
+CREATE TABLE run (
+    only_row INTEGER PRIMARY KEY CHECK (only_row = 1), description BLOB NOT NULL, epoch INTEGER NOT NULL,
+    digest BLOB NOT NULL
+);
 CREATE TABLE results (
     round INTEGER NOT NULL, trainer TEXT NOT NULL, counted_in INTEGER NOT NULL, frames BLOB NOT NULL,
-    PRIMARY KEY (round, trainer)
+    digest BLOB NOT NULL, PRIMARY KEY (round, trainer)
 ) WITHOUT ROWID;
 CREATE INDEX results_by_close ON results (counted_in, round, trainer);
-CREATE TABLE closes (round INTEGER PRIMARY KEY, summary BLOB NOT NULL);
+CREATE TABLE closes (round INTEGER PRIMARY KEY, summary BLOB NOT NULL, digest BLOB NOT NULL);
+CREATE TABLE checkpoints (round INTEGER PRIMARY KEY, state BLOB NOT NULL, digest BLOB NOT NULL);
 """
 
 
@@ -81,100 +89,188 @@ class Store:
 
     def __init__(self, path: Path | str) -> None:
         self.path = str(path)
+        self._blobs = None if self.path == ":memory:" else Blobs(Path(path).with_name("blobs"))
         self._lock: int | None = None  # the folder, once this store has written
-        try:
-            self._connection = sqlite3.connect(self.path, isolation_level=None)
+        with self._errors():
+            self._connection = sqlite3.connect(self.path, isolation_level=None, timeout=2.0)
+            self._connection.execute("PRAGMA cell_size_check = ON")
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute("PRAGMA synchronous = FULL")
             (version,) = self._connection.execute("PRAGMA user_version").fetchone()
             if version == 0:
                 self._connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
                 version = SCHEMA_VERSION
-        except sqlite3.Error as error:
-            raise StoreError(f"{path}: expected the store of a run, got {error}; choose another --out") from error
         if version != SCHEMA_VERSION:
             raise StoreError(
-                f"{path}: expected a store of schema {SCHEMA_VERSION}, got {version}; use that fedmq for it"
+                f"{path}: expected a store of schema {SCHEMA_VERSION}, got {version}; "
+                "continue it with the fedmq that wrote it, or choose another --out"
             )
+
+    # --- the run ------------------------------------------------------------------------------------------------
 
     @property
     def description(self) -> Description | None:
         """What the run is; None in a new store."""
-        with self._reading():
-            row = self._connection.execute("SELECT description FROM run").fetchone()
-        return None if row is None else self._decode(row[0], Description, "description")
+        row = self._run()
+        return None if row is None else self._decode(row[0], Description)
 
     def begin(self, description: Description) -> None:
-        """Make a new store that of this run.
-
-        Raises:
-            StoreError: it holds a run already.
-        """
-        self._write("INSERT INTO run VALUES (1, ?, 0)", msgspec.msgpack.encode(description))
+        """Make a new store that of this run."""
+        blob = msgspec.msgpack.encode(description)
+        self._write("INSERT INTO run VALUES (1, ?, 0, ?)", blob, _digest(blob, 0))
         self.commit()
 
     def next_epoch(self) -> int:
-        """The epoch of this life of the aggregator: one more than the last one's, and on disk.
-
-        Raises:
-            StoreError: another aggregator writes to this store.
-        """
-        self._write("UPDATE run SET epoch = epoch + 1")
+        """The epoch of this life of the aggregator: one more than the last one's, and on disk."""
+        row = self._run()
+        assert row is not None, "the store must have been begun"
+        blob, epoch = row[0], row[1] + 1
+        self._write("UPDATE run SET epoch = ?, digest = ?", epoch, _digest(blob, epoch))
         self.commit()
-        with self._reading():
-            (epoch,) = self._connection.execute("SELECT epoch FROM run").fetchone()
-        return int(epoch)
+        return epoch
+
+    def _run(self) -> tuple[bytes, int] | None:
+        rows = self._read("SELECT description, epoch, digest FROM run")
+        row = next(rows, None)
+        if row is None:
+            return None
+        self._check(row[2] == _digest(row[0], row[1]), "the description of the run")
+        return row[0], int(row[1])
+
+    # --- what is kept -------------------------------------------------------------------------------------------
 
     def keep_result(self, result: StoredResult) -> None:
         """Save an accepted result; on disk after the next `commit`."""
-        blob = msgspec.msgpack.encode(list(result.frames))
-        self._write("INSERT INTO results VALUES (?, ?, ?, ?)", *result[:3], blob)
+        frames = list(result.frames) if self._blobs is None else self._blobs.keep(result.frames)
+        blob = msgspec.msgpack.encode(frames)
+        self._write("INSERT INTO results VALUES (?, ?, ?, ?, ?)", *result[:3], blob, _digest(*result[:3], blob))
 
     def keep_close(self, close: Close) -> None:
         """Save that a round is closed; on disk after the next `commit`."""
-        self._write("INSERT INTO closes VALUES (?, ?)", close.round, msgspec.msgpack.encode(close))
+        blob = msgspec.msgpack.encode(close)
+        before = next(self._read("SELECT digest FROM closes WHERE round = ?", close.round - 1), (b"",))[0]
+        self._write("INSERT INTO closes VALUES (?, ?, ?)", close.round, blob, self._chain(before, close.round, blob))
+
+    def keep_checkpoint(self, round: int, state: bytes) -> None:
+        """Save the strategy's state at the beginning of `round`; on disk after the next `commit`."""
+        self._write("INSERT OR REPLACE INTO checkpoints VALUES (?, ?, ?)", round, state, _digest(round, state))
 
     def commit(self) -> None:
         """Return when everything that was kept is on disk."""
         if self._connection.in_transaction:
-            with self._writing():
+            with self._errors():
                 self._connection.execute("COMMIT")
 
     def abandon(self) -> None:
         """Forget what was kept since the last `commit`, as a crash would."""
         if self._connection.in_transaction:
-            with self._writing():
+            with self._errors():
                 self._connection.execute("ROLLBACK")
 
+    # --- what is read -------------------------------------------------------------------------------------------
+
     def closes(self) -> Iterator[Close]:
-        """The closed rounds, first to last."""
-        with self._reading():
-            for (blob,) in self._connection.execute("SELECT summary FROM closes ORDER BY round"):
-                yield self._decode(blob, Close, "close")
+        """The closed rounds, first to last, each checked against those before it."""
+        before: bytes | None = None
+        for number, blob, digest in self._read("SELECT round, summary, digest FROM closes ORDER BY round"):
+            close = self._decode(blob, Close)
+            # What is before the first close that is left was dropped by `drop_before`, its digest with it.
+            chained = number == 1 or before is not None
+            right = not chained or digest == self._chain(before or b"", number, blob)
+            self._check(close.round == number and right, f"round {number}")
+            before = digest
+            yield close
 
     def results(self, counted_in: int) -> Iterator[StoredResult]:
         """The results that the close of this round uses, by (round, trainer)."""
         query = "SELECT * FROM results WHERE counted_in = ? ORDER BY round, trainer"
-        with self._reading():
-            for number, trainer, counted, blob in self._connection.execute(query, (counted_in,)):
-                yield StoredResult(number, trainer, counted, self._decode(blob, list[bytes], "result"))
+        for number, trainer, counted, blob, digest in self._read(query, counted_in):
+            what = f"the result of {trainer} in round {number}"
+            self._check(digest == _digest(number, trainer, counted, blob), what)
+            kept = self._decode(blob, list[bytes | list[bytes]])
+            frames = [frame if isinstance(frame, bytes) else self._blob(frame, what) for frame in kept]
+            yield StoredResult(number, trainer, counted, frames)
+
+    def checkpoint(self) -> tuple[int, bytes] | None:
+        """The newest checkpoint: the round that it begins, and the strategy's state there."""
+        row = next(self._read("SELECT round, state, digest FROM checkpoints ORDER BY round DESC LIMIT 1"), None)
+        if row is None:
+            return None
+        self._check(row[2] == _digest(row[0], row[1]), f"the checkpoint of round {row[0]}")
+        return row[0], row[1]
 
     def keys_since(self, round: int) -> set[tuple[int, str]]:
         """The (round, trainer) of every result of `round` and later ones."""
-        with self._reading():
-            return set(self._connection.execute("SELECT round, trainer FROM results WHERE round >= ?", (round,)))
+        return set(self._read("SELECT round, trainer FROM results WHERE round >= ?", round))
+
+    # --- upkeep -------------------------------------------------------------------------------------------------
+
+    def drop_before(self, round: int) -> int:
+        """Forget the results, closes and checkpoints of the rounds before `round`; how many results there were."""
+        count = int(next(self._read("SELECT count(*) FROM results WHERE counted_in < ?", round))[0])
+        self._write("DELETE FROM results WHERE counted_in < ?", round)
+        self._write("DELETE FROM closes WHERE round < ?", round)
+        self._write("DELETE FROM checkpoints WHERE round < ?", round)
+        self.commit()
+        if self._blobs is not None:
+            self._blobs.drop_all_but(self._named_blobs())
+        with self._errors():
+            self._connection.execute("VACUUM")
+        return count
+
+    def verify(self) -> list[str]:
+        """What is wrong with the store, in lines; none when every row and file is as it was written."""
+        problems = []
+        try:
+            lines = [str(line) for (line,) in self._read("PRAGMA integrity_check(10)")]
+            problems += [line for line in lines if line != "ok"]
+            if self.description is None:
+                problems.append("it was never begun")
+            last = 0
+            for close in self.closes():
+                for _ in self.results(close.round):
+                    pass
+                last = close.round
+            for _ in self.results(last + 1):
+                pass
+            self.checkpoint()
+        except StoreError as error:
+            problems.append(str(error))
+        return problems
 
     def close(self) -> None:
         """Let go of the file, without what was kept since the last `commit`."""
-        with self._writing():
+        with self._errors():
             self._connection.close()
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
 
+    # --- inside -------------------------------------------------------------------------------------------------
+
+    def _chain(self, before: bytes, round: int, summary: bytes) -> bytes:
+        """The digest of a close: over the one before, its summary and the digests of its results."""
+        chain = sha256(before + summary)
+        for (digest,) in self._read("SELECT digest FROM results WHERE counted_in = ? ORDER BY round, trainer", round):
+            chain.update(digest)
+        return chain.digest()
+
+    def _blob(self, name: list[bytes], what: str) -> bytes:
+        blob = None if self._blobs is None or len(name) != 1 else self._blobs.read(name[0])
+        self._check(blob is not None, f"a file of {what}")
+        return blob or b""
+
+    def _named_blobs(self) -> set[bytes]:
+        kept = (self._decode(blob, list[bytes | list[bytes]]) for (blob,) in self._read("SELECT frames FROM results"))
+        return {frame[0] for frames in kept for frame in frames if not isinstance(frame, bytes)}
+
+    def _read(self, query: str, *values: object) -> Iterator[tuple[Any, ...]]:
+        with self._errors():
+            yield from self._connection.execute(query, values)
+
     def _write(self, statement: str, *values: object) -> None:
         self._claim()
-        with self._writing():
+        with self._errors():
             if not self._connection.in_transaction:
                 self._connection.execute("BEGIN IMMEDIATE")
             self._connection.execute(statement, values)
@@ -199,24 +295,53 @@ class Store:
         self._lock = folder
 
     @contextmanager
-    def _writing(self) -> Iterator[None]:
+    def _errors(self) -> Iterator[None]:
+        """sqlite3's exceptions never pass this module."""
         try:
             yield
-        except sqlite3.Error as error:
-            raise StoreError(
-                f"{self.path}: cannot be written ({error}); what was acknowledged is safe: "
-                "make room and start the same command again"
-            ) from error
+        except sqlite3.DatabaseError as error:
+            code = getattr(error, "sqlite_errorname", "")
+            if code in ("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_IOERR_WRITE", "SQLITE_IOERR_FSYNC", "SQLITE_READONLY"):
+                raise StoreError(
+                    f"{self.path}: cannot be written ({error}); what was acknowledged is safe: "
+                    "make room and start the same command again"
+                ) from error
+            raise self._damaged(f"SQLite says: {error}") from error
 
-    @contextmanager
-    def _reading(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise StoreError(f"{self.path}: cannot be read ({error}); choose another --out") from error
+    def _check(self, right: bool, what: str) -> None:
+        if not right:
+            raise self._damaged(f"{what} is not as it was written")
 
-    def _decode(self, blob: bytes, kind: type[_T], what: str) -> _T:
+    def _decode(self, blob: bytes, kind: type[_T]) -> _T:
         try:
             return msgspec.msgpack.decode(blob, type=kind)
         except (msgspec.MsgspecError, TypeError) as error:  # a TypeError: not even bytes
-            raise StoreError(f"{self.path}: a damaged {what} ({error}); choose another --out") from error
+            raise self._damaged(f"{error}") from error
+
+    def _damaged(self, what: str) -> StoreError:
+        folder = Path(self.path).parent
+        return StoreError(
+            f"{self.path} is damaged or not the store of a run: {what}; fedmq runs verify {folder} says how far it "
+            f"is whole, fedmq runs recover {folder} --to-round N keeps that much"
+        )
+
+
+def _digest(*fields: object) -> bytes:
+    """Over the fields of a row, each with its length, so that none can borrow from its neighbour."""
+    digest = sha256()
+    for field in fields:
+        blob = field if isinstance(field, bytes) else str(field).encode()
+        digest.update(len(blob).to_bytes(8, "little") + blob)
+    return digest.digest()
+
+
+def is_running(path: Path) -> bool:
+    """Whether an aggregator writes to this store now."""
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(folder)
+    return False

@@ -1,0 +1,46 @@
+"""A strategy's state as bytes and back, for the store; any frozen dataclass of numbers, names, arrays and the like.
+
+Knows nothing of strategies. Nothing is unpickled: the state's own type says what the bytes must be.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from fedmq.errors import StoreError
+
+_ARRAY = 1  # msgpack's extension type for a NumPy array
+
+
+def dump(state: object) -> bytes:
+    """The bytes of a strategy's state."""
+    return msgspec.msgpack.encode(state, enc_hook=_encode)
+
+
+def load(blob: bytes, kind: type[Any]) -> Any:
+    """The state of type `kind` in `blob`, bit for bit as it was.
+
+    Raises:
+        StoreError: the bytes are not such a state, e.g. of another version of the strategy.
+    """
+    try:
+        return msgspec.msgpack.decode(blob, type=kind, dec_hook=lambda _kind, value: value, ext_hook=_array)
+    except (msgspec.MsgspecError, ValueError, TypeError) as error:
+        raise StoreError(f"expected the state of a strategy ({kind.__name__}) in the checkpoint: {error}") from error
+
+
+def _encode(value: object) -> object:
+    if isinstance(value, np.ndarray):
+        fields = (value.dtype.str, value.shape, np.ascontiguousarray(value).tobytes())
+        return msgspec.msgpack.Ext(_ARRAY, msgspec.msgpack.encode(fields))
+    if isinstance(value, np.generic):
+        return value.item()
+    raise NotImplementedError(f"a {type(value).__name__} in the state of a strategy")
+
+
+def _array(_code: int, blob: memoryview) -> np.ndarray:
+    dtype, shape, content = msgspec.msgpack.decode(blob, type=tuple[str, tuple[int, ...], bytes])
+    return np.frombuffer(bytearray(content), dtype).reshape(shape)
