@@ -25,6 +25,7 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 
 from aggregator.blobs import Blobs
+from aggregator.witness import Reached, Witness
 from fedmq.errors import StoreError
 from fedmq.events import Best
 from fedmq.tasks import Task
@@ -32,6 +33,8 @@ from fedmq.wire import Frames
 
 SCHEMA_VERSION = 2
 _T = TypeVar("_T")
+# A damaged file can also make the module sqlite3 fail at text (UnicodeError) or at sizes.
+_UNREADABLE = (sqlite3.Error, UnicodeError, MemoryError, OverflowError)
 _SCHEMA = """
 CREATE TABLE run (
     only_row INTEGER PRIMARY KEY CHECK (only_row = 1), description BLOB NOT NULL, epoch INTEGER NOT NULL,
@@ -42,7 +45,9 @@ CREATE TABLE results (
     digest BLOB NOT NULL, PRIMARY KEY (round, trainer)
 ) WITHOUT ROWID;
 CREATE INDEX results_by_close ON results (counted_in, round, trainer);
-CREATE TABLE closes (round INTEGER PRIMARY KEY, summary BLOB NOT NULL, digest BLOB NOT NULL);
+CREATE TABLE closes (
+    round INTEGER PRIMARY KEY, summary BLOB NOT NULL, before BLOB NOT NULL, digest BLOB NOT NULL
+);
 CREATE TABLE checkpoints (round INTEGER PRIMARY KEY, state BLOB NOT NULL, digest BLOB NOT NULL);
 """
 
@@ -90,9 +95,18 @@ class Store:
     def __init__(self, path: Path | str) -> None:
         self.path = str(path)
         self._blobs = None if self.path == ":memory:" else Blobs(Path(path).with_name("blobs"))
+        self._witness = None if self.path == ":memory:" else Witness(Path(path).with_suffix(".witness"))
         self._lock: int | None = None  # the folder, once this store has written
         with self._errors():
             self._connection = sqlite3.connect(self.path, isolation_level=None, timeout=2.0)
+        try:
+            self._open()
+        except StoreError:
+            self._connection.close()
+            raise
+
+    def _open(self) -> None:
+        with self._errors():
             self._connection.execute("PRAGMA cell_size_check = ON")
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute("PRAGMA synchronous = FULL")
@@ -102,7 +116,7 @@ class Store:
                 version = SCHEMA_VERSION
         if version != SCHEMA_VERSION:
             raise StoreError(
-                f"{path}: expected a store of schema {SCHEMA_VERSION}, got {version}; "
+                f"{self.path}: expected a store of schema {SCHEMA_VERSION}, got {version}; "
                 "continue it with the fedmq that wrote it, or choose another --out"
             )
 
@@ -116,6 +130,7 @@ class Store:
 
     def begin(self, description: Description) -> None:
         """Make a new store that of this run."""
+        self._check_reached()
         blob = msgspec.msgpack.encode(description)
         self._write("INSERT INTO run VALUES (1, ?, 0, ?)", blob, _digest(blob, 0))
         self.commit()
@@ -124,14 +139,14 @@ class Store:
         """The epoch of this life of the aggregator: one more than the last one's, and on disk."""
         row = self._run()
         assert row is not None, "the store must have been begun"
+        self._check_reached()
         blob, epoch = row[0], row[1] + 1
         self._write("UPDATE run SET epoch = ?, digest = ?", epoch, _digest(blob, epoch))
         self.commit()
         return epoch
 
     def _run(self) -> tuple[bytes, int] | None:
-        rows = self._read("SELECT description, epoch, digest FROM run")
-        row = next(rows, None)
+        row = self._row("SELECT description, epoch, digest FROM run")
         if row is None:
             return None
         self._check(row[2] == _digest(row[0], row[1]), "the description of the run")
@@ -148,8 +163,9 @@ class Store:
     def keep_close(self, close: Close) -> None:
         """Save that a round is closed; on disk after the next `commit`."""
         blob = msgspec.msgpack.encode(close)
-        before = next(self._read("SELECT digest FROM closes WHERE round = ?", close.round - 1), (b"",))[0]
-        self._write("INSERT INTO closes VALUES (?, ?, ?)", close.round, blob, self._chain(before, close.round, blob))
+        (before,) = self._row("SELECT digest FROM closes WHERE round = ?", close.round - 1) or (b"",)
+        digest = self._chain(before, close.round, blob)
+        self._write("INSERT INTO closes VALUES (?, ?, ?, ?)", close.round, blob, before, digest)
 
     def keep_checkpoint(self, round: int, state: bytes) -> None:
         """Save the strategy's state at the beginning of `round`; on disk after the next `commit`."""
@@ -160,6 +176,8 @@ class Store:
         if self._connection.in_transaction:
             with self._errors():
                 self._connection.execute("COMMIT")
+            if self._witness is not None:
+                self._witness.write(self._reached())
 
     def abandon(self) -> None:
         """Forget what was kept since the last `commit`, as a crash would."""
@@ -171,14 +189,13 @@ class Store:
 
     def closes(self) -> Iterator[Close]:
         """The closed rounds, first to last, each checked against those before it."""
-        before: bytes | None = None
-        for number, blob, digest in self._read("SELECT round, summary, digest FROM closes ORDER BY round"):
+        last: bytes | None = None  # None: what was before the first close may have been dropped by `drop_before`
+        for number, blob, before, digest in self._read("SELECT * FROM closes ORDER BY round"):
+            right = before == (b"" if number == 1 else before if last is None else last)
+            self._check(right and digest == self._chain(before, number, blob), f"round {number}")
             close = self._decode(blob, Close)
-            # What is before the first close that is left was dropped by `drop_before`, its digest with it.
-            chained = number == 1 or before is not None
-            right = not chained or digest == self._chain(before or b"", number, blob)
-            self._check(close.round == number and right, f"round {number}")
-            before = digest
+            self._check(close.round == number, f"round {number}")
+            last = digest
             yield close
 
     def results(self, counted_in: int) -> Iterator[StoredResult]:
@@ -193,7 +210,7 @@ class Store:
 
     def checkpoint(self) -> tuple[int, bytes] | None:
         """The newest checkpoint: the round that it begins, and the strategy's state there."""
-        row = next(self._read("SELECT round, state, digest FROM checkpoints ORDER BY round DESC LIMIT 1"), None)
+        row = self._row("SELECT round, state, digest FROM checkpoints ORDER BY round DESC LIMIT 1")
         if row is None:
             return None
         self._check(row[2] == _digest(row[0], row[1]), f"the checkpoint of round {row[0]}")
@@ -207,7 +224,10 @@ class Store:
 
     def drop_before(self, round: int) -> int:
         """Forget the results, closes and checkpoints of the rounds before `round`; how many results there were."""
-        count = int(next(self._read("SELECT count(*) FROM results WHERE counted_in < ?", round))[0])
+        (count,) = self._row("SELECT count(*) FROM results WHERE counted_in < ?", round) or (0,)
+        self._claim()
+        if self._witness is not None:
+            self._witness.forget()
         self._write("DELETE FROM results WHERE counted_in < ?", round)
         self._write("DELETE FROM closes WHERE round < ?", round)
         self._write("DELETE FROM checkpoints WHERE round < ?", round)
@@ -216,7 +236,7 @@ class Store:
             self._blobs.drop_all_but(self._named_blobs())
         with self._errors():
             self._connection.execute("VACUUM")
-        return count
+        return int(count)
 
     def verify(self) -> list[str]:
         """What is wrong with the store, in lines; none when every row and file is as it was written."""
@@ -234,6 +254,7 @@ class Store:
             for _ in self.results(last + 1):
                 pass
             self.checkpoint()
+            self._check_reached()
         except StoreError as error:
             problems.append(str(error))
         return problems
@@ -242,6 +263,8 @@ class Store:
         """Let go of the file, without what was kept since the last `commit`."""
         with self._errors():
             self._connection.close()
+        if self._witness is not None:
+            self._witness.close()
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -266,7 +289,27 @@ class Store:
 
     def _read(self, query: str, *values: object) -> Iterator[tuple[Any, ...]]:
         with self._errors():
-            yield from self._connection.execute(query, values)
+            # No `yield from`: it would close the cursor as well, after the connection if somebody kept this for long.
+            for row in self._connection.execute(query, values):  # noqa: UP028
+                yield row
+
+    def _row(self, query: str, *values: object) -> tuple[Any, ...] | None:
+        with self._errors():
+            row: tuple[Any, ...] | None = self._connection.execute(query, values).fetchone()
+            return row
+
+    def _reached(self) -> Reached:
+        (epoch,) = self._row("SELECT epoch FROM run") or (0,)
+        (closed,) = self._row("SELECT max((SELECT max(round) FROM closes), 0)") or (0,)
+        if closed is None:  # all closes were dropped before a checkpoint
+            (closed,) = self._row("SELECT coalesce(max(round) - 1, 0) FROM checkpoints") or (0,)
+        (results,) = self._row("SELECT count(*) FROM results WHERE counted_in > ?", closed) or (0,)
+        return Reached(epoch, closed, results)
+
+    def _check_reached(self) -> None:
+        """What was acknowledged is there: the store is at least as far as its witness."""
+        said = None if self._witness is None else self._witness.read()
+        self._check(said is None or self._reached().covers(said), "the end of its write-ahead log")
 
     def _write(self, statement: str, *values: object) -> None:
         self._claim()
@@ -299,14 +342,15 @@ class Store:
         """sqlite3's exceptions never pass this module."""
         try:
             yield
-        except sqlite3.DatabaseError as error:
+        except _UNREADABLE as error:
             code = getattr(error, "sqlite_errorname", "")
             if code in ("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_IOERR_WRITE", "SQLITE_IOERR_FSYNC", "SQLITE_READONLY"):
                 raise StoreError(
                     f"{self.path}: cannot be written ({error}); what was acknowledged is safe: "
                     "make room and start the same command again"
                 ) from error
-            raise self._damaged(f"SQLite says: {error}") from error
+            text = "no text that can be read" if isinstance(error, UnicodeError) else " ".join(str(error).split())
+            raise self._damaged(f"SQLite says: {text}") from error
 
     def _check(self, right: bool, what: str) -> None:
         if not right:

@@ -1,0 +1,136 @@
+"""A TCP proxy that misbehaves when told to: late, slow, cut in one direction or both, with connections that break.
+
+Knows nothing of what goes through it. A cut keeps what was sent, as TCP does, and hands it over once it is healed; the
+end of a connection does not get through either, so that the other side is left with a half-open one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import Literal
+
+CHUNK_BYTES = 65_536
+QUEUED_CHUNKS_MAX = 64
+
+Direction = Literal["up", "down"]
+Chunk = tuple[float, bytes]  # when it is due, what; b"": the end
+
+
+class Proxy:
+    """Stands between one edge and the broker, on as many consecutive ports as `ports` says.
+
+    `delay_s` is added to everything in each direction; `bytes_per_s` limits each connection's direction, None: no
+    limit. Both may be changed at any time.
+    """
+
+    def __init__(self, port: int, broker_port: int, ports: int) -> None:
+        self.port, self.delay_s = port, 0.0
+        self.bytes_per_s: float | None = None
+        self._broker_port, self._ports = broker_port, ports
+        self._open: dict[Direction, asyncio.Event] = {"up": asyncio.Event(), "down": asyncio.Event()}
+        self._servers: list[asyncio.Server] = []
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.heal()
+
+    async def start(self) -> None:
+        """Listen."""
+        for offset in range(self._ports):
+            target = self._broker_port + offset
+
+            def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, target: int = target) -> None:
+                task = asyncio.create_task(self._connection(reader, writer, target))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+
+            self._servers.append(await asyncio.start_server(accept, "127.0.0.1", self.port + offset, backlog=256))
+
+    async def stop(self) -> None:
+        """Let go of all ports and connections."""
+        for server in self._servers:
+            server.close()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.drop()
+
+    def cut(self, *directions: Direction) -> None:
+        """Nothing gets through in these directions, and no new connection at all."""
+        for direction in directions:
+            self._open[direction].clear()
+
+    def heal(self) -> None:
+        """Both directions are open."""
+        for gate in self._open.values():
+            gate.set()
+
+    def drop(self) -> int:
+        """Reset every connection; how many sockets there were."""
+        count = len(self._writers)
+        for writer in list(self._writers):
+            writer.transport.abort()
+        return count
+
+    async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, target: int) -> None:
+        self._writers.add(writer)
+        broker_writer: asyncio.StreamWriter | None = None
+        try:
+            for gate in self._open.values():  # a handshake needs both directions
+                await gate.wait()
+            broker_reader, broker_writer = await asyncio.open_connection("127.0.0.1", target)
+            self._writers.add(broker_writer)
+            await self._both_ways((reader, writer), (broker_reader, broker_writer))
+        except OSError:
+            pass  # nobody there, or a connection was reset: the edge sees its own end closed
+        finally:
+            for end in (writer, broker_writer):
+                if end is not None:
+                    end.close()
+                    self._writers.discard(end)
+
+    async def _both_ways(
+        self,
+        edge: tuple[asyncio.StreamReader, asyncio.StreamWriter],
+        broker: tuple[asyncio.StreamReader, asyncio.StreamWriter],
+    ) -> None:
+        """Forward until one end is closed and the other has been told."""
+        tasks: list[asyncio.Task[None]] = []
+        ends: list[asyncio.Task[None]] = []
+        flows: tuple[tuple[Direction, asyncio.StreamReader, asyncio.StreamWriter], ...] = (
+            ("up", edge[0], broker[1]),
+            ("down", broker[0], edge[1]),
+        )
+        for direction, reader, writer in flows:
+            queue: asyncio.Queue[Chunk] = asyncio.Queue(QUEUED_CHUNKS_MAX)
+            tasks.append(asyncio.create_task(self._take(reader, queue)))
+            ends.append(asyncio.create_task(self._give(direction, queue, writer)))
+        try:
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (*tasks, *ends):
+                task.cancel()
+            await asyncio.gather(*tasks, *ends, return_exceptions=True)
+
+    async def _take(self, reader: asyncio.StreamReader, queue: asyncio.Queue[Chunk]) -> None:
+        clock = asyncio.get_running_loop().time
+        chunk = b"more"
+        while chunk:
+            chunk = b""
+            with suppress(OSError):
+                chunk = await reader.read(CHUNK_BYTES)
+            await queue.put((clock() + self.delay_s, chunk))
+
+    async def _give(self, direction: Direction, queue: asyncio.Queue[Chunk], writer: asyncio.StreamWriter) -> None:
+        clock = asyncio.get_running_loop().time
+        while True:
+            due, chunk = await queue.get()
+            if (early_s := due - clock()) > 0:
+                await asyncio.sleep(early_s)
+            await self._open[direction].wait()
+            if not chunk:
+                return
+            if self.bytes_per_s is not None:
+                await asyncio.sleep(len(chunk) / self.bytes_per_s)
+            writer.write(chunk)
+            await writer.drain()

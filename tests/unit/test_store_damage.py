@@ -1,0 +1,204 @@
+"""A store whose bytes were changed behind its back: it says so in one line with a way out, or nothing is different.
+
+The store holds three closed rounds and an open one, its larger frames in files, and is made once. It is damaged as it
+lies after a clean end (one file), and as a crash leaves it (with its write-ahead log).
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import aggregator.blobs
+from aggregator.replay import replay
+from aggregator.service import Limits
+from aggregator.store import Store
+from aggregator.strategies import find_strategy
+from deploy.in_process import AGGREGATOR, Federation
+from fedmq.errors import StoreError
+from fedmq.tasks import find_task, task_rows
+
+ROUNDS = 3
+FLIPS = 300
+PAGE_BYTES, FRAME_BYTES, LOG_HEADER_BYTES = 4096, 4096 + 24, 32  # of SQLite's file, and of its write-ahead log
+STEP = 1 if os.environ.get("EVERY_BYTE") else 64  # truncations; each single byte takes minutes, and was clean, too
+STORE, LOG, BLOBS = "store.sqlite3", "store.sqlite3-wal", "blobs"
+WAYS_OUT = ("--to-round N keeps that much", "choose another --out", "start the same command again")
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The same run's folder twice: `crashed`, with its log, and `closed`."""
+    crashed, closed = tmp_path_factory.mktemp("crashed"), tmp_path_factory.mktemp("closed")
+    names = ("alice", "bob", "carol")
+    rows = {name: task_rows("linear", part, 3) for part, name in enumerate(names, start=1)}
+    store = Store(closed / STORE)
+    limits = Limits(rounds_max=100, min_trainers=3)
+    federation = Federation(find_task("linear"), find_strategy("fedsgd"), rows, limits=limits, store=store)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(aggregator.blobs, "BLOB_BYTES", 20)  # a model of 24 bytes is a file
+        federation.start()
+        federation.simulation.run(lambda: len(list(store.closes())) == ROUNDS, 60.0)
+        assert federation.simulation.run(lambda: bool(list(store.results(ROUNDS + 1))), 60.0)
+    federation.simulation.crash(AGGREGATOR)
+    store.abandon()
+    shutil.copytree(closed, crashed, dirs_exist_ok=True)
+    (crashed / f"{STORE}-shm").unlink()  # an index over the log; SQLite makes it anew after a crash
+    store.close()
+    assert not (closed / LOG).exists(), "a clean end leaves one file"
+    assert len(list((closed / BLOBS).iterdir())) >= ROUNDS
+    return {"crashed": crashed, "closed": closed}
+
+
+def content(path: Path) -> dict[str, Any]:
+    """All that a run is continued from, as values that are equal only when each bit is.
+
+    Raises:
+        StoreError: something is wrong with the store.
+    """
+    store = Store(path)
+    try:
+        description = store.description
+        if description is None:
+            raise StoreError("the store was never begun: choose another --out")
+        strategy = find_strategy(description.strategy)
+        again = replay(store, description.task, strategy, description.seed)
+        plan, standing = strategy.ask(again.state), strategy.standing(again.state)
+        assert standing is not None
+        return {
+            "description": description,
+            "keys": store.keys_since(0),
+            "where": (again.round, again.open_results, again.closes, again.trainers),
+            "arrays": {name: array.tobytes() for name, array in plan.arrays.items()},
+            "standing": {**vars(standing), "genes": standing.genes.tobytes()},
+            "epoch": store.next_epoch(),
+        }
+    finally:
+        store.close()
+
+
+def complaints(path: Path) -> list[str]:
+    """What `verify` says, or why it cannot even be asked."""
+    try:
+        store = Store(path)
+    except StoreError as error:
+        return [str(error)]
+    try:
+        return store.verify()
+    finally:
+        store.close()
+
+
+class Copies:
+    """Copies of a folder, each damaged in one place, and what was said of them."""
+
+    def __init__(self, original: Path, place: Path) -> None:
+        self.original, self.place, self.noticed, self.unchanged = original, place, 0, 0
+        self._files = {path.relative_to(original): path.read_bytes() for path in original.rglob("*") if path.is_file()}
+        self._right = content(self._fresh() / STORE)
+        assert complaints(self._fresh() / STORE) == []
+
+    def _fresh(self) -> Path:
+        shutil.rmtree(self.place, ignore_errors=True)
+        for name, blob in self._files.items():
+            (self.place / name).parent.mkdir(parents=True, exist_ok=True)
+            (self.place / name).write_bytes(blob)
+        return self.place
+
+    def bytes_of(self, name: str | Path) -> bytes:
+        return self._files[Path(name)]
+
+    def judge(self, name: str | Path, damaged: bytes, what: str) -> None:
+        """The folder with `damaged` as file `name`: it is noticed in words, or everything is as it was."""
+        (self._fresh() / name).write_bytes(damaged)
+        said = complaints(self.place / STORE)
+        (self._fresh() / name).write_bytes(damaged)
+        try:
+            same = content(self.place / STORE) == self._right
+        except StoreError as error:
+            line = str(error)
+            assert "\n" not in line, what
+            assert line.endswith(WAYS_OUT), f"{what}: {line}"
+            same = False
+        else:
+            assert same or said, f"{what}: goes unnoticed and changes the run"
+        self.noticed, self.unchanged = self.noticed + (not same), self.unchanged + same
+
+    def flip(self, name: str | Path, bit: int) -> None:
+        damaged = bytearray(self.bytes_of(name))
+        damaged[bit // 8] ^= 1 << bit % 8
+        self.judge(name, bytes(damaged), f"{name}: bit {bit % 8} of byte {bit // 8} flipped")
+
+    def flip_some(self, names: list[str | Path], seed: str) -> None:
+        draws, sizes = random.Random(seed), [8 * len(self.bytes_of(name)) for name in names]
+        for _ in range(FLIPS):
+            (name,) = draws.choices(names, sizes)
+            self.flip(name, draws.randrange(8 * len(self.bytes_of(name))))
+
+
+@pytest.fixture
+def copies(request: pytest.FixtureRequest, folders: dict[str, Path], tmp_path: Path) -> Copies:
+    return Copies(folders[request.param], tmp_path / "run")
+
+
+def lengths(size: int, boundaries: Iterator[int]) -> list[int]:
+    """Every STEP-th length below `size`, and those at and around the boundaries."""
+    around = {boundary + by for boundary in boundaries for by in (-1, 0, 1)}
+    return sorted(length for length in {*range(0, size, STEP), *around} if 0 <= length < size)
+
+
+@pytest.mark.parametrize("copies", ["closed"], indirect=True)
+def test_a_flipped_bit_in_a_closed_store_is_noticed_or_changes_nothing(copies: Copies) -> None:
+    copies.flip_some([STORE], "closed")
+    assert copies.noticed > FLIPS / 4, "most of a store means something"
+
+
+@pytest.mark.parametrize("copies", ["closed"], indirect=True)
+def test_every_flipped_bit_in_a_blob_is_noticed(copies: Copies) -> None:
+    names: list[str | Path] = sorted(name for name in copies._files if name.parent.name == BLOBS)
+    copies.flip_some(names, "blobs")
+    assert copies.unchanged == 0
+
+
+@pytest.mark.parametrize("copies", ["crashed"], indirect=True)
+def test_a_flipped_bit_in_the_log_that_a_crash_left_is_noticed_or_changes_nothing(copies: Copies) -> None:
+    copies.flip_some([STORE, LOG], "crashed")
+    assert copies.noticed > FLIPS / 4
+
+
+@pytest.mark.parametrize("copies", ["closed"], indirect=True)
+def test_a_closed_store_that_was_cut_off_anywhere_is_noticed_or_changes_nothing(copies: Copies) -> None:
+    whole = copies.bytes_of(STORE)
+    for length in lengths(len(whole), iter(range(0, len(whole), PAGE_BYTES))):
+        copies.judge(STORE, whole[:length], f"{STORE} cut off at {length}")
+    assert copies.unchanged == 0
+
+
+@pytest.mark.parametrize("copies", ["closed"], indirect=True)
+def test_a_blob_that_was_cut_off_anywhere_is_noticed(copies: Copies) -> None:
+    for name in [name for name in copies._files if name.parent.name == BLOBS]:
+        for length in range(len(copies.bytes_of(name))):
+            copies.judge(name, copies.bytes_of(name)[:length], f"{name} cut off at {length}")
+    assert copies.unchanged == 0
+
+
+@pytest.mark.parametrize("copies", ["crashed"], indirect=True)
+@pytest.mark.parametrize("name", [STORE, LOG])
+def test_what_a_crash_left_and_was_cut_off_anywhere_is_noticed_or_changes_nothing(copies: Copies, name: str) -> None:
+    whole = copies.bytes_of(name)
+    boundaries = range(0, len(whole), PAGE_BYTES) if name == STORE else range(LOG_HEADER_BYTES, len(whole), FRAME_BYTES)
+    for length in lengths(len(whole), iter(boundaries)):
+        copies.judge(name, whole[:length], f"{name} cut off at {length}")
+
+
+@pytest.mark.parametrize("copies", ["crashed"], indirect=True)
+def test_a_log_that_somebody_removed_is_noticed(copies: Copies) -> None:
+    del copies._files[Path(LOG)]
+    (copies._fresh())
+    assert complaints(copies.place / STORE)
