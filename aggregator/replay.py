@@ -31,20 +31,18 @@ class Replayed:
 def replay(store: Store, task: Task, strategy: Strategy[Any], seed: int, *, from_start: bool = False) -> Replayed:
     """Go through the store's rounds as the aggregator did, ending with the results of the open round, if any.
 
-    Begins at the newest checkpoint, or `from_start` at the first round that the store still has.
+    Begins at the newest checkpoint, or `from_start` at the first round that the store still has, or at the checkpoint
+    there when the rounds before it were dropped.
 
     Raises:
         StoreError: something in the store is not what the aggregator can have put there.
     """
     closes = list(store.closes())
     first = closes[0].round if closes else 1
-    replayed = Replayed(strategy.init(task, seed), first)
-    checkpoint = store.checkpoint()
-    if checkpoint is not None and (first > 1 or not from_start):
-        replayed.state = load(checkpoint[1], type(replayed.state))
-        replayed.round = checkpoint[0]
-    elif first > 1:
-        raise StoreError(f"{store.path}: begins at round {first} and holds no checkpoint; it cannot be continued")
+    replayed = Replayed(strategy.init(task, seed))
+    checkpoint = store.checkpoint(first) if from_start else store.checkpoint()
+    if checkpoint is not None:
+        replayed.round, replayed.state = checkpoint[0], load(checkpoint[1], type(replayed.state))
     for close in closes:
         replayed.closes.append(close)
         if close.round < replayed.round:

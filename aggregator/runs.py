@@ -1,4 +1,4 @@
-"""The commands `fedmq runs ls` and `fedmq runs show`: what the folders of runs hold.
+"""The commands `fedmq runs …`: what the folders of runs hold, and their upkeep.
 
 Reads files and stores; knows nothing of live runs' networks.
 """
@@ -6,6 +6,7 @@ Reads files and stores; knows nothing of live runs' networks.
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -135,28 +136,130 @@ def _summaries(folder: Path) -> list[dict[str, Any]]:
 
 def _summary(folder: Path) -> tuple[dict[str, Any], list[Close]]:
     """What `ls` says of one run, and its closed rounds."""
-    from aggregator.report import STORE, read_report
-    from aggregator.store import Store
+    from aggregator.report import read_report
+    from aggregator.state import state_of
+    from aggregator.upkeep import open_store
 
-    if not (folder / STORE).exists():
-        raise BadConfiguration(f"{folder}: expected the folder of a run, found no {STORE}; fedmq runs ls lists them")
-    store = Store(folder / STORE)
-    description, closes = store.description, list(store.closes())
+    store, description = open_store(folder)
+    closes = list(store.closes())
     store.close()
-    if description is None:
-        raise BadConfiguration(f"{folder}: the run was never begun; give the folder to fedmq aggregator --out")
-    report = read_report(folder)
     best = closes[-1].best if closes else None
-    state = "unfinished" if report is None else "solved" if report.solved else "not solved"
     summary = {
         "folder": str(folder),
         "run": description.run,
         "task": description.task.name,
         "strategy": description.strategy,
-        "state": state,
-        "rounds": len(closes),
+        "state": state_of(folder, read_report(folder), time.time()),
+        "rounds": closes[-1].round if closes else 0,
         "value": None if best is None else best.value,
         "seed": description.seed,
         "started": description.started,
     }
     return summary, closes
+
+
+def _folder(run: str) -> Path:
+    """A run by its folder, or by its name below `runs`."""
+    return Path(run) if Path(run).is_dir() else Path("runs") / run
+
+
+@runs.command()
+@click.argument("run")
+@option("--json", "as_json", is_flag=True, help="One JSON object.")
+def replay(run: str, as_json: bool) -> None:
+    """Compute the model of RUN (a folder, or a name below runs) again, from its accepted results alone.
+
+    The SHA-256 that it prints is that of model.npz, bit for bit, however often the run was interrupted.
+
+    \b
+    Examples:
+      fedmq runs replay runs/xor-20260101-120000-ab12
+    """
+    import msgspec
+
+    from aggregator.report import read_report
+    from aggregator.upkeep import replay_run
+
+    folder = _folder(run)
+    again, report = replay_run(folder), read_report(folder)
+    if as_json:
+        click.echo(msgspec.json.encode(again._asdict()).decode())
+    else:
+        click.echo(f"rounds       {again.rounds}\nresults      {again.results}\nmodel_sha256 {again.model_sha256}")
+    if report is not None and report.model_sha256 != again.model_sha256:
+        raise BadConfiguration(f"{folder}: expected model_sha256 {report.model_sha256} as in its report")
+
+
+@runs.command()
+@click.argument("run")
+def verify(run: str) -> None:
+    """Check every row and file of the store of RUN, and say how far it is whole. Exit code 78 when it is not.
+
+    \b
+    Examples:
+      fedmq runs verify runs/xor-20260101-120000-ab12
+    """
+    from aggregator.upkeep import open_store
+
+    folder = _folder(run)
+    store, _ = open_store(folder)
+    problems, rounds = store.verify(), 0
+    try:
+        for close in store.closes():
+            list(store.results(close.round))
+            rounds = close.round
+    except BadConfiguration:
+        pass  # `problems` says so
+    store.close()
+    if problems:
+        for problem in problems:
+            click.echo(problem)
+        raise BadConfiguration(
+            f"{folder}: damaged, whole up to round {rounds}; "
+            f"fedmq runs recover {folder} --to-round {rounds} keeps that much"
+        )
+    click.echo(f"{folder}: whole, {rounds} rounds")
+
+
+@runs.command()
+@click.argument("run")
+@option("--to-round", type=click.IntRange(0), metavar="N", help="The last round to keep. [default: all that are whole]")
+def recover(run: str, to_round: int | None) -> None:
+    """Make a damaged store of RUN usable again: keep its rounds up to one, as far as they are whole.
+
+    The damaged files stay beside the new ones, with .damaged behind their names. The run can be continued after that:
+    what the trainers still hold they send again, other rounds are done again.
+
+    \b
+    Examples:
+      fedmq runs recover runs/xor-20260101-120000-ab12
+      fedmq runs recover runs/xor-20260101-120000-ab12 --to-round 17
+    """
+    from aggregator.upkeep import recover as recover_store
+
+    folder = _folder(run)
+    kept = recover_store(folder, to_round)
+    click.echo(f"{folder}: {kept} rounds kept; continue with: fedmq aggregator --out {folder}")
+
+
+@runs.command()
+@click.argument("run")
+@option("--keep-rounds", type=click.IntRange(1), default=1000, help="How many of the last rounds to keep at least.")
+def gc(run: str, keep_rounds: int) -> None:
+    """Drop the old rounds of RUN, and give their room back.
+
+    What is left begins at a checkpoint (there is one every hundred rounds), so the run can still be continued and
+    replayed.
+
+    \b
+    Examples:
+      fedmq runs gc runs/long-run --keep-rounds 200
+    """
+    from aggregator.upkeep import open_store
+
+    folder = _folder(run)
+    store, _ = open_store(folder)
+    dropped = store.keep_last(keep_rounds)
+    store.shrink()
+    store.close()
+    click.echo(f"{folder}: {dropped} rounds dropped")

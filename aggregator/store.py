@@ -16,6 +16,7 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
@@ -32,6 +33,7 @@ from fedmq.tasks import Task
 from fedmq.wire import Frames
 
 SCHEMA_VERSION = 2
+LOOK_S = 0.05
 _T = TypeVar("_T")
 # A damaged file can also make the module sqlite3 fail at text (UnicodeError) or at sizes.
 _UNREADABLE = (sqlite3.Error, UnicodeError, MemoryError, OverflowError)
@@ -128,11 +130,17 @@ class Store:
         row = self._run()
         return None if row is None else self._decode(row[0], Description)
 
-    def begin(self, description: Description) -> None:
-        """Make a new store that of this run."""
+    @property
+    def epoch(self) -> int:
+        """How many lives the run's aggregator has had."""
+        row = self._run()
+        return 0 if row is None else row[1]
+
+    def begin(self, description: Description, epoch: int = 0) -> None:
+        """Make a new store that of this run, which has had so many epochs."""
         self._check_reached()
         blob = msgspec.msgpack.encode(description)
-        self._write("INSERT INTO run VALUES (1, ?, 0, ?)", blob, _digest(blob, 0))
+        self._write("INSERT INTO run VALUES (1, ?, ?, ?)", blob, epoch, _digest(blob, epoch))
         self.commit()
 
     def next_epoch(self) -> int:
@@ -189,7 +197,7 @@ class Store:
 
     def closes(self) -> Iterator[Close]:
         """The closed rounds, first to last, each checked against those before it."""
-        last: bytes | None = None  # None: what was before the first close may have been dropped by `drop_before`
+        last: bytes | None = None  # None: what was before the first close may have been dropped by `keep_last`
         for number, blob, before, digest in self._read("SELECT * FROM closes ORDER BY round"):
             right = before == (b"" if number == 1 else before if last is None else last)
             self._check(right and digest == self._chain(before, number, blob), f"round {number}")
@@ -208,9 +216,10 @@ class Store:
             frames = [frame if isinstance(frame, bytes) else self._blob(frame, what) for frame in kept]
             yield StoredResult(number, trainer, counted, frames)
 
-    def checkpoint(self) -> tuple[int, bytes] | None:
-        """The newest checkpoint: the round that it begins, and the strategy's state there."""
-        row = self._row("SELECT round, state, digest FROM checkpoints ORDER BY round DESC LIMIT 1")
+    def checkpoint(self, at_most: int = 2**62) -> tuple[int, bytes] | None:
+        """The newest checkpoint, of a round `at_most` this: the round, and the strategy's state at its beginning."""
+        query = "SELECT round, state, digest FROM checkpoints WHERE round <= ? ORDER BY round DESC LIMIT 1"
+        row = self._row(query, at_most)
         if row is None:
             return None
         self._check(row[2] == _digest(row[0], row[1]), f"the checkpoint of round {row[0]}")
@@ -222,21 +231,30 @@ class Store:
 
     # --- upkeep -------------------------------------------------------------------------------------------------
 
-    def drop_before(self, round: int) -> int:
-        """Forget the results, closes and checkpoints of the rounds before `round`; how many results there were."""
-        (count,) = self._row("SELECT count(*) FROM results WHERE counted_in < ?", round) or (0,)
-        self._claim()
-        if self._witness is not None:
-            self._witness.forget()
-        self._write("DELETE FROM results WHERE counted_in < ?", round)
-        self._write("DELETE FROM closes WHERE round < ?", round)
-        self._write("DELETE FROM checkpoints WHERE round < ?", round)
+    def keep_last(self, rounds: int) -> int:
+        """Forget what is before the last checkpoint that has `rounds` closed rounds after it; how many rounds that is.
+
+        Whoever continues or checks the run begins at that checkpoint then.
+        """
+        (last,) = next(self._read("SELECT coalesce(max(round), 0) FROM closes"))
+        checkpoint = self.checkpoint(at_most=last + 1 - rounds)
+        if checkpoint is None:
+            return 0
+        first = checkpoint[0]
+        (count,) = next(self._read("SELECT count(*) FROM closes WHERE round < ?", first))
+        self._write("DELETE FROM results WHERE counted_in < ?", first)
+        self._write("DELETE FROM closes WHERE round < ?", first)
+        self._write("DELETE FROM checkpoints WHERE round < ?", first)
         self.commit()
-        if self._blobs is not None:
+        if self._blobs is not None and count:
             self._blobs.drop_all_but(self._named_blobs())
+        return int(count)
+
+    def shrink(self) -> None:
+        """Give the room of what was forgotten back to the disk."""
+        self.commit()
         with self._errors():
             self._connection.execute("VACUUM")
-        return int(count)
 
     def verify(self) -> list[str]:
         """What is wrong with the store, in lines; none when every row and file is as it was written."""
@@ -325,7 +343,9 @@ class Store:
         folder = None
         try:
             folder = os.open(Path(self.path).parent, os.O_RDONLY)
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not _locked(folder, fcntl.LOCK_EX):
+                time.sleep(LOOK_S)  # `is_running` holds it for a moment
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if folder is not None:
                 os.close(folder)
@@ -383,9 +403,14 @@ def is_running(path: Path) -> bool:
     """Whether an aggregator writes to this store now."""
     folder = os.open(path.parent, os.O_RDONLY)
     try:
-        fcntl.flock(folder, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return True
+        return not _locked(folder, fcntl.LOCK_SH)
     finally:
         os.close(folder)
-    return False
+
+
+def _locked(folder: int, how: int) -> bool:
+    try:
+        fcntl.flock(folder, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -24,16 +24,15 @@ from fedmq.address import PORTS
 MIN_TRAINERS = 3
 DEADLINE_S = 2.0
 FIRST_PORT, LAST_PORT = 12_000, 30_000  # below the ports of outgoing connections: none can take a dead broker's
-BABY_S = 5.0  # a signal in the first seconds of a life may come before it is heeded
+YOUNG_S = 5.0  # a signal in the first seconds of a life may come before it is heeded
 PR_SET_PDEATHSIG = 1
 
 
-def find_ports(generator: np.random.Generator) -> int:
-    """The first of consecutive loopback ports that nobody uses now."""
-    while True:
-        port = int(generator.integers(FIRST_PORT, LAST_PORT))
-        if all(_is_free(port + offset) for offset in range(PORTS)):
-            return port
+def find_ports(generator: np.random.Generator, count: int) -> list[int]:
+    """The first ones of `count` groups of consecutive loopback ports that nobody uses now."""
+    firsts = generator.permutation(np.arange(FIRST_PORT, LAST_PORT, PORTS))
+    free = (int(first) for first in firsts if all(_is_free(int(first) + offset) for offset in range(PORTS)))
+    return [next(free) for _ in range(count)]
 
 
 def _is_free(port: int) -> bool:
@@ -150,12 +149,14 @@ class Federation:
     def __init__(self, folder: Path, run_folder: Path, task: Path, seed: int, rounds: int) -> None:
         generator = np.random.default_rng()  # which ports are free is not for a seed to say
         self.folder, self.run_folder = folder, run_folder
-        port = find_ports(generator)
-        self.proxies = {name: Proxy(find_ports(generator), port, PORTS) for name in EDGES}
+        port, *ports = find_ports(generator, 1 + len(EDGES))
+        self.proxies = {name: Proxy(own, port, PORTS) for name, own in zip(EDGES, ports, strict=True)}
         self.services = {BROKER: Service(BROKER, folder, ["broker", "--port", str(port)])}
         for name in EDGES:
-            own = ["trainer", "--name", name, "--data", f"{task}:{TRAINERS.index(name) + 1}/{len(TRAINERS)}"]
-            if name == AGGREGATOR:
+            if name != AGGREGATOR:
+                part = TRAINERS.index(name) + 1
+                own = ["trainer", "--name", name, "--data", f"{task}:{part}/{len(TRAINERS)}"]
+            else:
                 own = ["aggregator", "--task", str(task), "--strategy", "fedsgd", "--seed", str(seed)]
                 own += ["--rounds", str(rounds), "--min-trainers", str(MIN_TRAINERS), "--run", "chaos"]
                 own += ["--deadline-s", str(DEADLINE_S), "--out", str(run_folder)]

@@ -1,0 +1,263 @@
+"""Does the faults of a schedule to a federation, and notes what a part did that it must not do.
+
+Knows how each kind is done; when, and to whom, the schedule says. Every coroutine here leaves its target alive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import numpy as np
+from disk import STORE_FILES, Damage, Disk, copy_run, draw_damage
+from federation import YOUNG_S, Federation, Service, run_fedmq
+from schedule import AGGREGATOR, BROKER, Fault
+
+from fedmq.streams import stream
+
+STOP_S = 5.0  # what a service may take after SIGTERM
+STOP_SLACK_S = 1.0  # for a machine that is busy with something else
+REFUSES_S = 20.0  # an aggregator that cannot go on has said so by then
+FULL_S = 6.0  # how long a disk stays full if nobody complains
+LATE_S = (0.1, 0.5)
+SLOW_BYTES_PER_S = (4_000, 40_000)
+TRIES = 20  # to find a damage that matters
+STOPPED_CODES = {BROKER: 0, AGGREGATOR: 1}  # of an orderly end; a trainer's is 0
+
+Act = Callable[[Fault, np.random.Generator], Awaitable[None]]
+
+
+class Faults:
+    """The faults that were done, by kind, and the `violations` that came to light by them."""
+
+    def __init__(self, federation: Federation, disk: Disk, note: Callable[[str], None]) -> None:
+        self.done: Counter[str] = Counter()
+        self.violations: list[str] = []
+        self.stops_s: list[float] = []
+        self.unnoticed_full = self.unused_bytes = 0
+        self._federation, self._disk, self._note = federation, disk, note
+        self._copies = federation.folder / "copies"
+        self._copies.mkdir()
+        self._acts: dict[str, Act] = {
+            "kill": self._kill,
+            "term": self._terminate,
+            "pause": self._pause,
+            "late link": self._late,
+            "slow link": self._slow,
+            "drop connections": self._drop,
+            "cut up": self._cut,
+            "cut down": self._cut,
+            "cut both ways": self._cut,
+            "full disk": self._full_disk,
+            "damaged copy": self._damaged_copy,
+            "damaged store": self._damaged_store,
+        }
+
+    async def do(self, fault: Fault) -> None:
+        """Do `fault`; returns when its target is whole again."""
+        act = self._acts.get(fault.kind) or self._acts[fault.kind.split()[0]]
+        self._note(f"{fault.kind}: {fault.target} for {fault.seconds:.1f} s")
+        await act(fault, stream(fault.draw, "fault"))
+        self.done[fault.kind] += 1
+
+    def complain(self, line: str) -> None:
+        """Note that something is not as it must be."""
+        self.violations.append(line)
+        self._note(f"VIOLATION: {line}")
+
+    async def revive(self, service: Service) -> None:
+        """Complain about a service that has ended by itself, and start it again."""
+        async with service.lock:
+            if service.pid is None:
+                lines = service.error_lines(0)[-1:]
+                self.complain(f"{service.name} ended by itself with exit code {service.code}: {' '.join(lines)}")
+                await service.start()
+
+    # --- processes ----------------------------------------------------------------------------------------------
+
+    async def _kill(self, fault: Fault, _draws: np.random.Generator) -> None:
+        service = self._federation.services[fault.target]
+        async with service.lock:
+            await service.kill()
+            await asyncio.sleep(fault.seconds)
+            await service.start()
+
+    async def _terminate(self, fault: Fault, _draws: np.random.Generator) -> None:
+        service = self._federation.services[fault.target]
+        async with service.lock:
+            age_s, asked_at = service.age_s, time.monotonic()
+            service.send(signal.SIGTERM)
+            code = await service.wait(STOP_S + STOP_SLACK_S)
+            self.stops_s.append(time.monotonic() - asked_at)
+            expected = {STOPPED_CODES.get(service.name, 0)} | ({-signal.SIGTERM} if age_s < YOUNG_S else set())
+            if code is None:
+                self.complain(f"{service.name} still lives {self.stops_s[-1]:.1f} s after SIGTERM")
+                await service.kill()
+            elif code not in expected:
+                self.complain(f"{service.name} ended with {code} after SIGTERM, expected one of {sorted(expected)}")
+            await asyncio.sleep(fault.seconds)
+            await service.start()
+
+    async def _pause(self, fault: Fault, _draws: np.random.Generator) -> None:
+        service = self._federation.services[fault.target]
+        async with service.lock:
+            service.send(signal.SIGSTOP)
+            try:
+                await asyncio.sleep(fault.seconds)
+            finally:
+                service.send(signal.SIGCONT)
+
+    # --- links --------------------------------------------------------------------------------------------------
+
+    async def _late(self, fault: Fault, draws: np.random.Generator) -> None:
+        more_s = float(draws.uniform(*LATE_S))
+        proxy = self._federation.proxies[fault.target]
+        proxy.delay_s += more_s
+        try:
+            await asyncio.sleep(fault.seconds)
+        finally:
+            proxy.delay_s -= more_s
+
+    async def _slow(self, fault: Fault, draws: np.random.Generator) -> None:
+        proxy = self._federation.proxies[fault.target]
+        proxy.bytes_per_s = float(draws.uniform(*SLOW_BYTES_PER_S))
+        try:
+            await asyncio.sleep(fault.seconds)
+        finally:
+            proxy.bytes_per_s = None
+
+    async def _drop(self, fault: Fault, _draws: np.random.Generator) -> None:
+        self._federation.proxies[fault.target].drop()
+
+    async def _cut(self, fault: Fault, _draws: np.random.Generator) -> None:
+        proxy = self._federation.proxies[fault.target]
+        if fault.kind != "cut down":
+            proxy.cut("up")
+        if fault.kind != "cut up":
+            proxy.cut("down")
+        try:
+            await asyncio.sleep(fault.seconds)
+        finally:
+            proxy.heal()
+
+    # --- the disk -----------------------------------------------------------------------------------------------
+
+    async def _full_disk(self, fault: Fault, _draws: np.random.Generator) -> None:
+        """An aggregator that cannot write ends with one line; with room again it goes on."""
+        service = self._federation.services[AGGREGATOR]
+        async with service.lock:
+            since, pid = service.err.stat().st_size, service.pid
+            self._disk.fill(pid)
+            try:
+                code = await service.wait(FULL_S)
+            finally:
+                self._disk.free(pid if service.pid else None)
+            if code is None:  # nothing had to be written, or it fitted into what the files had already
+                self.unnoticed_full += 1
+                return
+            self._check_refusal(service, code, since, "a full disk", "make room")
+            await asyncio.sleep(fault.seconds)
+            await service.start()
+
+    async def _damaged_copy(self, fault: Fault, draws: np.random.Generator) -> None:
+        """Whatever befalls a copy, `runs verify` notices it, or nothing that matters has changed."""
+        service = self._federation.services[AGGREGATOR]
+        async with service.lock:
+            await service.kill()
+            whole = copy_run(self._disk.folder, self._copies / f"{fault.draw}-whole")
+            await asyncio.sleep(fault.seconds)
+            await service.start()
+        copy = copy_run(whole, self._copies / f"{fault.draw}-damaged")
+        damage = draw_damage(copy, draws)
+        damage.apply(copy)
+        if await self._verifies(copy, damage):
+            before, after = await self._replayed(whole), await self._replayed(copy)
+            if before != after:
+                self.complain(f"{damage}: went unnoticed, and the replay gives {after} instead of {before}")
+            self.unused_bytes += 1
+
+    async def _damaged_store(self, fault: Fault, draws: np.random.Generator) -> None:
+        """An aggregator refuses a store that is damaged, with one line; with the old bytes back it goes on."""
+        service, folder = self._federation.services[AGGREGATOR], self._disk.folder
+        async with service.lock:
+            await service.kill()
+            damage = await self._damage_that_matters(folder, fault, draws)
+            if damage is None:
+                self.complain(f"no damage was noticed in {TRIES} tries")
+            else:
+                saved = {path.name: path.read_bytes() for name in STORE_FILES if (path := folder / name).exists()}
+                damage.apply(folder)
+                since = service.err.stat().st_size
+                await service.start()
+                code = await service.wait(REFUSES_S)
+                if code is None:
+                    self.complain(f"{damage}: the aggregator goes on with it")
+                    await service.kill()
+                else:
+                    self._check_refusal(service, code, since, str(damage), "damaged")
+                for name, content in saved.items():
+                    (folder / name).write_bytes(content)
+                for path in folder.glob("*-shm"):
+                    path.unlink()
+            await asyncio.sleep(fault.seconds)
+            await service.start()
+
+    async def _damage_that_matters(self, folder: Path, fault: Fault, draws: np.random.Generator) -> Damage | None:
+        for attempt in range(TRIES):
+            copy = copy_run(folder, self._copies / f"{fault.draw}-{attempt}")
+            damage = draw_damage(copy, draws)
+            damage.apply(copy)
+            if not await self._verifies(copy, damage):
+                return damage
+        return None
+
+    async def _verifies(self, folder: Path, damage: Damage) -> bool:
+        """Whether `fedmq runs verify` finds nothing wrong; complains about anything but an answer."""
+        code, out, errors = await run_fedmq(self._federation.folder, "runs", "verify", str(folder))
+        if code not in (0, 78) or "Traceback" in out + errors or "unexpected" in errors:
+            self.complain(f"{damage}: runs verify ended with {code}: {errors.strip()[-300:]}")
+        return code == 0
+
+    async def _replayed(self, folder: Path) -> str:
+        code, out, errors = await run_fedmq(self._federation.folder, "runs", "replay", str(folder))
+        return out.strip() if code == 0 else f"exit code {code}: {errors.strip()[-300:]}"
+
+    def _check_refusal(self, service: Service, code: int, since: int, what: str, word: str) -> None:
+        lines = service.error_lines(since)
+        if code != 78 or len(lines) != 1 or word not in lines[0]:
+            self.complain(
+                f"{what}: expected exit code 78 and one line with {word!r} of the {service.name}, got {code} and "
+                f"{len(lines)} lines: {' / '.join(lines)[-600:]}"
+            )
+
+
+async def watch(federation: Federation, faults: Faults, finished: Callable[[], bool]) -> None:
+    """Until cancelled: whoever ends without being told to is a violation; an aggregator may end with its run."""
+    while True:
+        for service in federation.services.values():
+            gone = service.pid is None and not service.lock.locked()
+            if gone and not (service.name == AGGREGATOR and finished()):
+                await faults.revive(service)
+        await asyncio.sleep(0.1)
+
+
+async def follow(schedule: list[Fault], faults: Faults) -> None:
+    """Do every fault at its time; returns when all are done and everything is whole again."""
+    began = time.monotonic()
+    tasks = []
+    for fault in schedule:
+        await asyncio.sleep(max(0.0, began + fault.at_s - time.monotonic()))
+        tasks.append(asyncio.create_task(faults.do(fault)))
+    try:
+        await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.gather(*tasks, return_exceptions=True)
+        raise

@@ -1,0 +1,222 @@
+"""The rules of the rounds under any sequence of events that can come, crashes of the aggregator among them.
+
+What must hold is checked after every step, against nothing but what the machine was told and what it said.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from rounds_scene import Scene
+
+from aggregator.rounds import REJECTIONS_TOLD_MAX
+from aggregator.steps import BrokerDown, BrokerUp, Effects, Event, Heard, KeepClose, KeepResult, Malformed, Phase, Tick
+from fedmq import events
+from fedmq.errors import Rejected
+from fedmq.messages import Accepted, Beacon, Finished, Goodbye, Hello, Message, Presence, Refused, Result, Round
+from fedmq.wire import decode, encode
+
+NAMES = st.sampled_from(["alice", "bob", "carol", "dave", "erin"])
+ROUNDS_MAX = 6
+DELAYS_S = st.sampled_from([0.0, 0.001, 0.1, 0.25, 1.0, 4.0, 40.0])
+
+
+class RoundsMachine(RuleBasedStateMachine):
+    """A run's rounds, what is on disk of them, and what was said."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.saved: dict[tuple[int, str], int] = {}  # (round, trainer): counted in
+        self.closed: list[KeepClose] = []
+        self.told: list[events.AnyEvent] = []  # in this life
+        self.numbers: dict[str, float] = {}
+        self.highest, self.epoch, self.rejected = 1, 1, 0
+        self.invited: set[str] = set()
+        self.opened: Round | None = None
+        self.opened_at = 0.0
+
+    @initialize(quorum=st.sampled_from([0.0, 0.5, 0.7, 1.0]), trainers=st.integers(1, 3), staleness=st.integers(0, 2))
+    def begin(self, quorum: float, trainers: int, staleness: int) -> None:
+        self.chosen: dict[str, Any] = {
+            "quorum": quorum,
+            "min_trainers": trainers,
+            "staleness": staleness,
+            "rounds_max": ROUNDS_MAX,
+            "deadline_s": 2.0,
+        }
+        self.scene = Scene(epoch=self.epoch, **self.chosen)
+
+    # --- what comes ---------------------------------------------------------------------------------------------
+
+    @rule(name=NAMES, round=st.integers(0, ROUNDS_MAX))
+    def hello(self, name: str, round: int) -> None:
+        self.hear(Hello(run="run", epoch=self.epoch, trainer=name, samples=2, round=round, version="test"))
+
+    @rule(name=NAMES, behind=st.integers(-1, 3), attempt=st.integers(1, 3), epochs=st.integers(-2, 1))
+    def result(self, name: str, behind: int, attempt: int, epochs: int) -> None:
+        number, epoch = max(0, self.rounds.round - behind), max(0, self.epoch + epochs)
+        self.hear(
+            Result(run="run", epoch=epoch, trainer=name, round=number, samples=2, attempt=attempt, train_s=0.1),
+            model=1.0,
+        )
+
+    @rule(names=st.lists(NAMES, min_size=2, unique=True))
+    def everybody_answers(self, names: list[str]) -> None:
+        number = self.rounds.round
+        for name in names:
+            self.hear(
+                Result(run="run", epoch=self.epoch, trainer=name, round=number, samples=2, attempt=1, train_s=0.1),
+                model=1.0,
+            )
+
+    @rule(name=NAMES)
+    def an_impossible_result(self, name: str) -> None:
+        number = max(1, self.rounds.round)
+        self.hear(
+            Result(run="run", epoch=self.epoch, trainer=name, round=number, samples=2, attempt=1, train_s=0.1), other=1.0
+        )
+
+    @rule(name=NAMES, present=st.booleans())
+    def presence(self, name: str, present: bool) -> None:
+        self.hear(Presence(trainer=name, present=present))
+
+    @rule(name=NAMES)
+    def goodbye(self, name: str) -> None:
+        self.hear(Goodbye(run="run", epoch=self.epoch, trainer=name))
+
+    @rule(name=NAMES)
+    def what_is_for_others(self, name: str) -> None:
+        self.hear(Goodbye(run="other", epoch=1, trainer=name))
+        self.hear(Finished(run="run", epoch=1, rounds=3, solved=True))
+        self.take(Malformed(Rejected("frames", "too few")))
+
+    @rule(wait_s=DELAYS_S)
+    def time_passes(self, wait_s: float) -> None:
+        self.scene.now += wait_s
+        self.take(Tick())
+
+    @rule()
+    def the_next_wake_up(self) -> None:
+        self.scene.now = max(self.scene.now, self.rounds.wake_at or 0.0)
+        self.take(Tick())
+
+    @rule(event=st.sampled_from([BrokerUp(), BrokerUp(), BrokerDown()]))
+    def broker(self, event: Event) -> None:
+        self.take(event)
+
+    @rule()
+    def the_aggregator_is_killed_and_starts_again(self) -> None:
+        """From what is on disk, as `service` does."""
+        self.epoch += 1
+        number = len(self.closed) + 1
+        state, now = self.rounds._state, self.scene.now
+        accepted = {key for key in self.saved if key[0] >= number - self.chosen["staleness"] - 1}
+        members = len(self.closed[-1].members) if self.closed else 0
+        self.scene = Scene(round=number, accepted=accepted, state=state, members=members, epoch=self.epoch, **self.chosen)
+        self.scene.rounds._counted = list(self.saved.values()).count(number)
+        self.scene.now = now
+        for name in sorted({name for _, name in self.saved}):
+            self.scene.roster.restore(name, 2, 1, now)
+        self.told, self.rejected = [], 0
+        self.take(Tick())
+
+    # --- what must hold -----------------------------------------------------------------------------------------
+
+    @property
+    def rounds(self) -> Any:
+        return self.scene.rounds
+
+    def hear(self, message: Message, **numbers: float) -> None:
+        import numpy as np
+
+        arrays = {name: np.array([number]) for name, number in numbers.items()}
+        self.take(Heard(decode(encode("up/run/", message, arrays))))
+
+    def take(self, event: Event) -> None:
+        was_finished = self.rounds.phase is Phase.FINISHED
+        effects = self.scene.take(event)
+        for save in effects.saves:
+            assert not was_finished, "nothing is saved after the end"
+            self.check_result(save) if isinstance(save, KeepResult) else self.check_close(save)
+        for outgoing in effects.sends:
+            self.check_sent(outgoing.message)
+        self.check_opened(effects)
+        self.told += effects.events
+        assert not was_finished or self.rounds.phase is Phase.FINISHED, "the end is the end"
+        assert self.rounds.round >= self.highest, "the round never falls"
+        self.highest = self.rounds.round
+
+    def check_result(self, save: KeepResult) -> None:
+        key = (save.round, save.trainer)
+        assert key not in self.saved, "each result is saved once"
+        assert save.counted_in == len(self.closed) + 1, "it counts in the round that is open"
+        assert 0 <= save.counted_in - save.round <= self.chosen["staleness"], "it is not too late"
+        self.saved[key] = save.counted_in
+
+    def check_close(self, close: KeepClose) -> None:
+        assert close.round == len(self.closed) + 1, "rounds close one after the other"
+        assert close.results == list(self.saved.values()).count(close.round), "it counts what is saved"
+        answered = {trainer for number, trainer in self.saved if number == close.round}
+        quorum = max(1, math.ceil(self.chosen["quorum"] * len(self.invited)))
+        assert len(answered) >= quorum, "no round closes without its quorum"
+        assert self.opened is not None
+        if close.why == "deadline":
+            assert self.scene.now >= self.opened_at + self.opened.deadline_s, "nor before its deadline,"
+        else:
+            here = {name for name in self.invited if name in self.scene.roster and self.scene.roster[name].present}
+            assert here <= answered, "unless everybody who is here has answered"
+        assert set(close.members) <= {trainer for _, trainer in self.saved}, "who never answered does not count"
+        self.closed.append(close)
+        self.opened = None
+
+    def check_sent(self, message: Message) -> None:
+        if isinstance(message, Accepted):
+            assert (message.round, message.trainer) in self.saved, "what is acknowledged is saved"
+        elif isinstance(message, Refused):
+            assert (message.round, message.trainer) not in self.saved, "what is saved is not refused"
+        elif isinstance(message, Beacon | Round):
+            number = message.round - isinstance(message, Round)
+            for trainer in self.scene.roster.trainers:
+                bits = message.acknowledged
+                if trainer.index // 8 < len(bits) and bits[trainer.index // 8] >> trainer.index % 8 & 1:
+                    assert (number, trainer.name) in self.saved, "a bit stands for a saved result"
+        elif isinstance(message, Finished):
+            assert self.rounds.phase is Phase.FINISHED
+            assert message.rounds == len(self.closed)
+
+    def check_opened(self, effects: Effects) -> None:
+        """A round that is open after the step, or was opened and closed in it."""
+        if not any(isinstance(event, events.RoundPublished) for event in effects.events):
+            return
+        rounds = [one.message for one in effects.sends if isinstance(one.message, Round)]
+        assert len(self.scene.roster.present) >= self.chosen["min_trainers"], "enough are here"
+        self.opened, self.opened_at, self.invited = rounds[-1], self.scene.now, set(self.rounds._invited)
+
+    @invariant()
+    def it_is_bounded(self) -> None:
+        if not hasattr(self, "scene"):
+            return
+        recent = self.chosen["staleness"] + 2
+        assert len(self.rounds._accepted) <= recent * len(self.scene.roster)
+        assert sum(isinstance(event, events.ResultRejected) for event in self.told) <= REJECTIONS_TOLD_MAX
+        assert sum(isinstance(event, events.RunFinished) for event in self.told) <= 1, "the end is told once a life"
+
+    @invariant()
+    def it_never_asks_to_be_woken_in_the_past(self) -> None:
+        if hasattr(self, "scene"):
+            wake_at = self.rounds.wake_at
+            assert wake_at is None or wake_at > self.scene.now
+
+
+TestRounds = RoundsMachine.TestCase
+TestRounds.settings = settings(
+    max_examples=150,
+    stateful_step_count=60,
+    derandomize=True,  # the same sequences in every run; what fails is printed as a program
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)

@@ -1,0 +1,258 @@
+"""The rules of a trainer's session under any sequence of events that can come.
+
+What must hold is checked after every step, against nothing but what the session was told and what it said.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from fedmq.messages import (
+    Accepted,
+    Beacon,
+    Finished,
+    Goodbye,
+    GradientLearner,
+    Hello,
+    Message,
+    Refused,
+    Result,
+    Round,
+    Train,
+    Welcome,
+)
+from fedmq.streams import stream
+from fedmq.tasks import find_task
+from fedmq.wire import decode, encode
+from trainer.session import (
+    HELD_MAX,
+    HELLO_AGAIN_S,
+    RESEND_MAX_S,
+    RUNS_MAX,
+    STOP_S,
+    Connected,
+    Disconnected,
+    Effects,
+    Event,
+    Heard,
+    Session,
+    Stop,
+    Tick,
+    Worked,
+    WorkFailed,
+)
+
+TASK = find_task("linear")
+RUNS = st.sampled_from(["run-1", "run-2", "run-3"])
+EPOCHS = st.integers(1, 4)
+ROUNDS = st.integers(1, 12)
+WAIT_S = 1.5 * RESEND_MAX_S  # the longest back-off with the longest jitter
+
+
+class SessionMachine(RuleBasedStateMachine):
+    """Bob's session, his worker, and what he has said."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.session, self.now, self.connected = Session("bob", 2, "test", stream(1, "jitter")), 0.0, False
+        self.work: tuple[str, int] | None = None  # what the worker does
+        self.epochs: dict[str, int] = {}  # the highest that was heard, by run
+        self.said_hello: dict[str, tuple[int, float]] = {}
+        self.stop_by: float | None = None
+
+    # --- what comes ---------------------------------------------------------------------------------------------
+
+    @rule(run=RUNS, epoch=EPOCHS, number=ROUNDS, bits=st.integers(0, 3))
+    def round(self, run: str, epoch: int, number: int, bits: int) -> None:
+        work, model = Train(GradientLearner()), np.zeros(3)
+        self.hear(
+            Round(
+                run=run,
+                epoch=epoch,
+                round=number,
+                seed=0,
+                deadline_s=10.0,
+                task=TASK,
+                work=work,
+                acknowledged=bytes([bits]),
+            ),
+            model=model,
+        )
+
+    @rule(number=st.integers(1, 100))
+    def a_round_of_one_run_of_many(self, number: int) -> None:
+        self.round(f"many-{number}", 1, 1, 0)
+
+    @rule(run=RUNS, ahead=st.integers(0, 1))
+    def the_next_round(self, run: str, ahead: int) -> None:
+        view = self.session.runs.get(run)
+        self.round(run, self.epochs.get(run, 1), 1 if view is None else view.round + ahead, 0)
+
+    @rule(run=RUNS, epoch=EPOCHS, number=ROUNDS, bits=st.integers(0, 3), opened=st.booleans())
+    def beacon(self, run: str, epoch: int, number: int, bits: int, opened: bool) -> None:
+        self.hear(Beacon(run=run, epoch=epoch, round=number, open=opened, acknowledged=bytes([bits])))
+
+    @rule(run=RUNS, epoch=EPOCHS, index=st.integers(0, 9), trainer=st.sampled_from(["bob", "bob", "eve"]))
+    def welcome(self, run: str, epoch: int, index: int, trainer: str) -> None:
+        self.hear(Welcome(run=run, epoch=epoch, trainer=trainer, index=index))
+
+    @rule(run=RUNS, epoch=EPOCHS, number=ROUNDS, trainer=st.sampled_from(["bob", "bob", "eve"]), good=st.booleans())
+    def answer(self, run: str, epoch: int, number: int, trainer: str, good: bool) -> None:
+        if good:
+            self.hear(Accepted(run=run, epoch=epoch, trainer=trainer, round=number))
+        else:
+            self.hear(Refused(run=run, epoch=epoch, trainer=trainer, round=number, reason="round", detail="too old"))
+
+    @rule(run=RUNS, epoch=EPOCHS)
+    def finished(self, run: str, epoch: int) -> None:
+        self.hear(Finished(run=run, epoch=epoch, rounds=3, solved=True))
+
+    @rule()
+    def connect(self) -> None:
+        self.connected = True
+        self.take(Connected())
+
+    @rule()
+    def disconnect(self) -> None:
+        self.connected = False
+        self.take(Disconnected())
+
+    @precondition(lambda self: self.work is not None)
+    @rule()
+    def work_is_done(self) -> None:
+        assert self.work is not None
+        (run, number), self.work = self.work, None
+        self.take(Worked(run, number, {"model": np.zeros(3)}, 0.1))
+
+    @precondition(lambda self: self.work is not None)
+    @rule()
+    def work_fails(self) -> None:
+        assert self.work is not None
+        (run, number), self.work = self.work, None
+        self.take(WorkFailed(run, number))
+
+    @rule(run=RUNS, number=ROUNDS)
+    def work_that_was_cancelled_is_done(self, run: str, number: int) -> None:
+        if (run, number) != self.work:
+            before = self.held
+            assert self.take(Worked(run, number, {"model": np.zeros(3)}, 0.1)).start is None
+            assert self.held == before
+
+    @rule(wait_s=st.sampled_from([0.0, 0.01, 0.3, 1.0, 5.0]))
+    def time_passes(self, wait_s: float) -> None:
+        self.now += wait_s
+        self.take(Tick())
+
+    @precondition(lambda self: self.connected and not self.session.done)
+    @rule()
+    def everything_held_is_sent_again_in_time(self) -> None:
+        missing, until = set(self.held), self.now + WAIT_S
+        while missing and (wake_at := self.session.wake_at) is not None and wake_at <= until:
+            self.now = max(self.now, wake_at)
+            effects = self.take(Tick())
+            missing -= {(one.message.run, one.message.round) for one in effects.sends if isinstance(one.message, Result)}
+            if self.session.done:
+                return
+        assert not missing, "everything held is sent again in bounded time"
+
+    @rule()
+    def stop(self) -> None:
+        again = self.stop_by is not None
+        self.stop_by = self.stop_by or self.now + STOP_S
+        self.take(Stop())
+        assert self.session.done or not again, "who is asked twice does not wait"
+
+    # --- what must hold -----------------------------------------------------------------------------------------
+
+    @property
+    def held(self) -> set[tuple[str, int]]:
+        return {(run, number) for run, view in self.session.runs.items() for number in view.held}
+
+    def hear(self, message: Message, **arrays: Any) -> None:
+        assert isinstance(message, Round | Beacon | Finished | Welcome | Accepted | Refused)
+        old = message.run in self.session.runs and message.epoch < self.epochs[message.run]
+        self.take(Tick())  # what is due now is not the message's doing
+        before = self.all_that_it_knows() if old else None
+        effects = self.take(Heard(decode(encode("topic", message, arrays))))
+        if old:
+            assert effects == Effects(), "a lower epoch never has an effect"
+            assert self.all_that_it_knows() == before
+        else:
+            self.epochs[message.run] = message.epoch
+
+    def all_that_it_knows(self) -> Any:
+        views = {run: repr(view) for run, view in self.session.runs.items()}
+        return copy.deepcopy((views, self.session.working, self.session.wake_at, list(self.session._next)))
+
+    def take(self, event: Event) -> Effects:
+        was_done = self.session.done
+        effects = self.session.step(event, self.now)
+        if effects.cancel:
+            self.work = None
+        if effects.start is not None:
+            message = effects.start.message
+            assert isinstance(message, Round)
+            assert self.work is None, "it never works on two things"
+            assert self.stop_by is None, "nor begins when it is asked to end"
+            self.work = (message.run, message.round)
+        results = [(one.message.run, one.message.round) for one in effects.sends if isinstance(one.message, Result)]
+        assert len(results) == len(set(results)), "nothing is sent twice at once"
+        assert self.connected or not results, "nor into the void"
+        for one in effects.sends:
+            assert not was_done, "who has ended says nothing"
+            if isinstance(one.message, Hello):
+                self.check_hello(one.message)
+            if isinstance(one.message, Goodbye):
+                assert self.session.done
+            assert one.message.epoch == self.session.runs[one.message.run].epoch
+        return effects
+
+    def check_hello(self, hello: Hello) -> None:
+        epoch, said_at = self.said_hello.get(hello.run, (0, -1.0))
+        # A run that was forgotten among many others is met again.
+        known = hello.run in self.epochs and not hello.run.startswith("many-")
+        if known and epoch == hello.epoch and len(self.session.runs) < RUNS_MAX:
+            assert self.now >= said_at + HELLO_AGAIN_S, "it does not shout"
+        self.said_hello[hello.run] = (hello.epoch, self.now)
+
+    @invariant()
+    def it_works_on_what_its_worker_does(self) -> None:
+        assert self.session.working == self.work
+
+    @invariant()
+    def it_is_bounded(self) -> None:
+        assert len(self.session.runs) <= RUNS_MAX
+        assert len(self.session._next) <= RUNS_MAX
+        assert all(len(view.held) <= HELD_MAX for view in self.session.runs.values())
+
+    @invariant()
+    def it_never_asks_to_be_woken_in_the_past(self) -> None:
+        wake_at = self.session.wake_at
+        assert self.session.done or wake_at is None or wake_at > self.now
+
+    @invariant()
+    def it_ends_in_time(self) -> None:
+        if self.stop_by is not None:
+            assert self.session.done or self.now < self.stop_by
+            assert self.session.done or (self.session.wake_at or 0.0) <= self.stop_by, "and wakes for it"
+
+    @invariant()
+    def an_epoch_never_falls(self) -> None:
+        for run, view in self.session.runs.items():
+            assert view.epoch == self.epochs[run]
+
+
+TestSession = SessionMachine.TestCase
+TestSession.settings = settings(
+    max_examples=200,
+    stateful_step_count=60,
+    derandomize=True,  # the same sequences in every run; what fails is printed as a program
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
