@@ -3,6 +3,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+SEED ?= 1
+SECONDS ?= 60
+MINUTES ?= 60
 
 BIN := $(VENV)/bin
 RUN_STAMP := $(VENV)/.installed-to-run
@@ -12,7 +15,7 @@ INSTALL_LOG := $(VENV)/install.log
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check bench clean
+.PHONY: help demo test check bench chaos soak clean
 
 # Says what is missing, or makes the virtual environment where there is none that works.
 define make_environment
@@ -54,6 +57,13 @@ bench: $(DEVELOP_STAMP)  ## run the benchmarks, one after the other
 		OPENBLAS_NUM_THREADS=1 $(BIN)/python "$$script"; \
 	done; \
 	[ -n "$$found" ] || { echo "make bench: there is no script in tests/benchmarks/" >&2; exit 1; }
+
+chaos: $(DEVELOP_STAMP)  ## kill, pause, cut off and damage a federation of processes (SEED=2 SECONDS=60)
+	@OPENBLAS_NUM_THREADS=1 $(BIN)/python tests/chaos/chaos.py --seed $(SEED) --seconds $(SECONDS) $(ARGS)
+
+soak: $(DEVELOP_STAMP)  ## the same for an hour, ten faults a minute, memory recorded in build/soak (MINUTES=10)
+	@OPENBLAS_NUM_THREADS=1 $(BIN)/python tests/chaos/chaos.py --seed $(SEED) --record build/soak \
+		--seconds $$(($(MINUTES) * 60)) --faults $$(($(MINUTES) * 10)) $(ARGS)
 
 clean:  ## remove the virtual environment and everything that tools have left
 	@[ ! -e $(VENV)/pyvenv.cfg ] || rm -rf $(VENV)

@@ -30,6 +30,10 @@ def describe(event: events.AnyEvent, task: Task) -> str | None:
             return f"run {event.run} goes on at round {event.round} (epoch {event.epoch})"
         case events.Waiting():
             return f"waiting for trainers ({event.present} of {event.needed})"
+        case events.RunPaused():
+            return "paused; fedmq runs resume goes on"
+        case events.RunResumed():
+            return "resumed"
         case events.TrainerJoined():
             return f"trainer {event.trainer} joined ({event.samples} rows)"
         case events.TrainerLeft():

@@ -17,7 +17,9 @@ after the result is on disk, a round only after the close of the one before it.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterable
+from statistics import median
 from typing import Any
 
 from aggregator.roster import Roster
@@ -30,30 +32,21 @@ from aggregator.steps import (
     KeepClose,
     KeepResult,
     Malformed,
-    Outgoing,
     Phase,
     Settings,
 )
 from aggregator.strategies import Plan, Standing, Strategy, Update
+from aggregator.voice import Voice
 from fedmq import events, topics
 from fedmq.errors import Rejected
-from fedmq.messages import (
-    Accepted,
-    Beacon,
-    Finished,
-    Goodbye,
-    Hello,
-    Message,
-    Presence,
-    Refused,
-    Result,
-    Round,
-    Welcome,
-)
+from fedmq.messages import Control, Goodbye, Hello, Presence, Result
 from fedmq.tasks import Task
-from fedmq.wire import Array, Packet
+from fedmq.wire import Packet
 
 REJECTIONS_TOLD_MAX = 100  # events about rejections in one epoch; all are counted
+ANSWERS_REMEMBERED = 64
+DEADLINE_TIMES = 10  # the median answer, when no deadline was chosen
+DEADLINE_FIRST_S, DEADLINE_MIN_S, DEADLINE_MAX_S = 30.0, 2.0, 600.0
 
 
 class Rounds:
@@ -79,7 +72,7 @@ class Rounds:
     ) -> None:
         self.settings, self.task, self.roster, self.round = settings, task, roster, round
         self.phase = Phase.SELECTION
-        self.solved = False
+        self.solved = self.paused = False
         self.rejections: dict[str, int] = {}
         self._strategy, self._state = strategy, state
         self._plan: Plan | None = None
@@ -89,11 +82,13 @@ class Rounds:
         self._invited: set[str] = set()
         self._quorum = 1
         self._opened_at = 0.0
+        self._deadline_s = 0.0
+        self._answer_s: deque[float] = deque(maxlen=ANSWERS_REMEMBERED)  # from a round's publication to each answer
         self._deadline: float | None = None
         self._broker_up = False
         self._beacon_at = 0.0
         self._waiting_told: tuple[int, int] | None = None
-        self._effects = Effects()
+        self._voice = Voice(settings, task)
         if (standing := self.standing) is not None and round > 1:
             self._finish_if_over(standing, members, 0.0)
 
@@ -121,13 +116,12 @@ class Rounds:
         elif isinstance(event, BrokerDown):
             self._broker_up = False
         for name in self.roster.settle(now) if self._broker_up else ():  # without a broker nobody can be seen
-            self._tell(events.TrainerLeft(trainer=name, goodbye=False))
+            self._voice.tell(events.TrainerLeft(trainer=name, goodbye=False))
         self._advance(now)
         if self._broker_up and now >= self._beacon_at and self.phase is not Phase.FINISHED:
-            self._send(topics.beacon_of(self.settings.run), self._beacon())
+            self._send_beacon(topics.beacon_of(self.settings.run))
             self._beacon_at = now + self.settings.beacon_s
-        effects, self._effects = self._effects, Effects()
-        return effects
+        return self._voice.take()
 
     # --- what comes ---------------------------------------------------------------------------------------------
 
@@ -135,6 +129,9 @@ class Rounds:
         message = packet.message
         if isinstance(message, Presence):
             self._presence(message, now)
+            return
+        if isinstance(message, Control):
+            self._control(message, now)
             return
         if not isinstance(message, Hello | Result | Goodbye):
             self._reject("", Rejected("header", f"{type(message).__name__} is not for an aggregator"))
@@ -146,12 +143,23 @@ class Rounds:
             elif isinstance(message, Result):
                 self._result(message, packet, now)
             elif self.roster.leave(message.trainer, now, for_good=True):
-                self._tell(events.TrainerLeft(trainer=message.trainer, goodbye=True))
+                self._voice.tell(events.TrainerLeft(trainer=message.trainer, goodbye=True))
         except Rejected as rejected:
             self._reject(message.trainer, rejected)
             # A refusal is about a round of this run: of another run's result it would make a trainer forget this one's.
             if isinstance(message, Result) and message.run == self.settings.run:
-                self._refuse(message, rejected)
+                self._voice.refused(message, rejected)
+
+    def _control(self, message: Control, now: float) -> None:
+        """An operator wants something: a paused run closes the round that is open, and opens no other."""
+        if message.run != self.settings.run or self.phase is Phase.FINISHED:
+            return
+        if message.action == "stop":
+            self._finish(self.standing)
+        elif self.paused is not (message.action == "pause"):
+            self.paused = not self.paused
+            self._voice.tell(events.RunPaused() if self.paused else events.RunResumed())
+        self._beacon_at = now  # so that who asked sees it at once
 
     def _check_run(self, message: Hello | Result | Goodbye) -> None:
         if message.run != self.settings.run:
@@ -173,11 +181,11 @@ class Rounds:
         name = message.trainer
         if not message.present:
             if self.roster.leave(name, now):
-                self._tell(events.TrainerLeft(trainer=name, goodbye=False))
+                self._voice.tell(events.TrainerLeft(trainer=name, goodbye=False))
         elif name in self.roster:
             self._meet(name, self.roster[name].samples, now)
         else:
-            self._send(topics.inbox_of(name), self._beacon())
+            self._send_beacon(topics.inbox_of(name))
 
     def _hello(self, message: Hello, now: float) -> None:
         self._meet(message.trainer, message.samples, now)
@@ -185,7 +193,7 @@ class Rounds:
         if self.phase is Phase.FINISHED:
             self._send_finished(inbox)
             return
-        self._welcome(message.trainer)
+        self._voice.welcome(message.trainer, self.roster[message.trainer].index)
         if self.phase is Phase.COLLECTING and message.round < self.round:
             self._send_round(inbox)
 
@@ -193,10 +201,10 @@ class Rounds:
         name, key = message.trainer, (message.round, message.trainer)
         if name not in self.roster:
             self._meet(name, message.samples, now)
-            self._welcome(name)
+            self._voice.welcome(name, self.roster[name].index)
         if key in self._accepted:
             self.roster[name].resent += 1
-            self._acknowledge(message)
+            self._voice.accepted(message)
             return
         staleness = self.round - message.round
         if self.phase is Phase.FINISHED or not 0 <= staleness <= self.settings.staleness or message.round < 1:
@@ -208,29 +216,31 @@ class Rounds:
         self._counted += 1
         if not staleness:
             self._answered.add(name)
+            if self.phase is Phase.COLLECTING:
+                self._answer_s.append(now - self._opened_at)
         trainer = self.roster[name]
         trainer.samples = message.samples
         trainer.results += 1
         trainer.late += staleness > 0
         trainer.resent += message.attempt > 1
-        self._effects.saves.append(KeepResult(message.round, name, self.round, packet.frames))
-        self._tell(
+        self._voice.keep(KeepResult(message.round, name, self.round, packet.frames))
+        self._voice.tell(
             events.ResultAccepted(round=message.round, trainer=name, staleness=staleness, train_s=message.train_s)
         )
         if staleness:  # one in time is acknowledged by the next round or beacon
-            self._acknowledge(message)
+            self._voice.accepted(message)
 
     # --- how a round goes on ------------------------------------------------------------------------------------
 
     def _advance(self, now: float) -> None:
         """Open or close as far as it goes."""
-        if self.phase is Phase.SELECTION and self._broker_up:
+        if self.phase is Phase.SELECTION and self._broker_up and not self.paused:
             present = len(self.roster.present)
             if present >= self.settings.min_trainers:
                 self._open(now)
             elif self._waiting_told != (present, self.settings.min_trainers):
                 self._waiting_told = (present, self.settings.min_trainers)
-                self._tell(events.Waiting(present=present, needed=self.settings.min_trainers))
+                self._voice.tell(events.Waiting(present=present, needed=self.settings.min_trainers))
         if self.phase is Phase.COLLECTING and (why := self._closes(now)):
             self.phase = Phase.CLOSING
             self._close(why, now)
@@ -243,11 +253,23 @@ class Rounds:
         self._invited = set(self.roster.present)
         self._quorum = max(1, math.ceil(self.settings.quorum * len(self._invited)))
         self._opened_at = now
-        self._deadline = now + self.settings.deadline_s
+        self._deadline_s = self._next_deadline_s()
+        self._deadline = now + self._deadline_s
         self._waiting_told = None
         self._send_round(topics.round_of(self.settings.run))
         self._beacon_at = now + self.settings.beacon_s
-        self._tell(events.RoundPublished(round=self.round, invited=len(self._invited)))
+        self._voice.tell(events.RoundPublished(round=self.round, invited=len(self._invited)))
+
+    def _next_deadline_s(self) -> float:
+        """The deadline that was chosen, or many times what an answer usually takes.
+
+        The median of the answers, for a minority of stragglers does not move it.
+        """
+        if self.settings.deadline_s is not None:
+            return self.settings.deadline_s
+        if not self._answer_s:
+            return DEADLINE_FIRST_S
+        return min(DEADLINE_MAX_S, max(DEADLINE_MIN_S, DEADLINE_TIMES * median(self._answer_s)))
 
     def _closes(self, now: float) -> str | None:
         """Why the open round closes now, or None."""
@@ -264,8 +286,8 @@ class Rounds:
         self._state = self._strategy.close(self._state, members)
         standing = self.standing
         round_s = now - self._opened_at
-        self._effects.saves.append(KeepClose(self.round, why, members, self._counted, round_s, standing))
-        self._tell(
+        self._voice.keep(KeepClose(self.round, why, members, self._counted, round_s, standing, self._state))
+        self._voice.tell(
             events.RoundClosed(
                 round=self.round,
                 why=why,
@@ -294,11 +316,13 @@ class Rounds:
             and not self.roster.unheard(now)
             and self.task.reached(standing.loss, standing.correct, standing.rows)
         )
-        if not self.solved and self.round <= self.settings.rounds_max:
-            return
+        if self.solved or self.round > self.settings.rounds_max:
+            self._finish(standing)
+
+    def _finish(self, standing: Standing | None) -> None:
         self.phase = Phase.FINISHED
         value = None if standing is None else self.task.value(standing.loss, standing.correct, standing.rows)
-        self._tell(events.RunFinished(solved=self.solved, rounds=self.round - 1, value=value))
+        self._voice.tell(events.RunFinished(solved=self.solved, rounds=self.round - 1, value=value))
         self._send_finished(topics.round_of(self.settings.run))
 
     def best(self, standing: Standing) -> events.Best:
@@ -314,45 +338,22 @@ class Rounds:
 
     # --- what leaves --------------------------------------------------------------------------------------------
 
-    def _send(self, topic: str, message: Message, arrays: dict[str, Array] | None = None) -> None:
-        self._effects.sends.append(Outgoing(topic, message, arrays))
-
-    def _tell(self, event: events.AnyEvent) -> None:
-        self._effects.events.append(event)
-
     def _meet(self, name: str, samples: int, now: float) -> None:
         if self.roster.meet(name, samples, now):
-            self._tell(events.TrainerJoined(trainer=name, samples=samples))
-
-    def _welcome(self, name: str) -> None:
-        index = self.roster[name].index
-        run, epoch = self.settings.run, self.settings.epoch
-        self._send(topics.inbox_of(name), Welcome(run=run, epoch=epoch, trainer=name, index=index))
+            self._voice.tell(events.TrainerJoined(trainer=name, samples=samples))
 
     def _send_round(self, topic: str) -> None:
         assert self._plan is not None
-        settings = self.settings
-        message = Round(
-            run=settings.run,
-            epoch=settings.epoch,
-            round=self.round,
-            seed=settings.seed,
-            deadline_s=settings.deadline_s,
-            task=self.task,
-            work=self._plan.work,
-            acknowledged=self._acknowledged(self.round - 1),
-        )
-        self._send(topic, message, dict(self._plan.arrays))
+        self._voice.round(topic, self.round, self._plan, self._deadline_s, self._acknowledged(self.round - 1))
 
     def _send_finished(self, topic: str) -> None:
-        run, epoch = self.settings.run, self.settings.epoch
-        self._send(topic, Finished(run=run, epoch=epoch, rounds=self.round - 1, solved=self.solved))
+        self._voice.finished(topic, self.round - 1, solved=self.solved)
 
-    def _beacon(self) -> Beacon:
+    def _send_beacon(self, topic: str) -> None:
         opened = self.phase is Phase.COLLECTING
         number = self.round if opened else self.round - 1
-        run, epoch = self.settings.run, self.settings.epoch
-        return Beacon(run=run, epoch=epoch, round=number, open=opened, acknowledged=self._acknowledged(number))
+        acknowledged = self._acknowledged(number)
+        self._voice.beacon(topic, number, self.roster, acknowledged, opened=opened, paused=self.paused)
 
     def _acknowledged(self, number: int) -> bytes:
         """The bitmap of those whose result of round `number` is saved by the time that it is sent."""
@@ -362,27 +363,9 @@ class Rounds:
                 bitmap[trainer.index // 8] |= 1 << trainer.index % 8
         return bytes(bitmap)
 
-    def _acknowledge(self, message: Result) -> None:
-        run, epoch, name = self.settings.run, self.settings.epoch, message.trainer
-        accepted = Accepted(run=run, epoch=epoch, trainer=name, round=message.round)
-        self._send(topics.inbox_of(name), accepted)
-
     def _reject(self, trainer: str, rejected: Rejected) -> None:
         self.rejections[rejected.reason] = self.rejections.get(rejected.reason, 0) + 1
         if trainer in self.roster:
             self.roster[trainer].rejected += 1
         if sum(self.rejections.values()) <= REJECTIONS_TOLD_MAX:
-            self._tell(events.ResultRejected(trainer=trainer, reason=rejected.reason, detail=rejected.detail))
-
-    def _refuse(self, message: Result, rejected: Rejected) -> None:
-        self._send(
-            topics.inbox_of(message.trainer),
-            Refused(
-                run=self.settings.run,
-                epoch=self.settings.epoch,
-                trainer=message.trainer,
-                round=message.round,
-                reason=rejected.reason,
-                detail=rejected.detail[:200],
-            ),
-        )
+            self._voice.tell(events.ResultRejected(trainer=trainer, reason=rejected.reason, detail=rejected.detail))

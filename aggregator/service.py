@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from aggregator.checkpoint import dump
 from aggregator.replay import Replayed, replay
 from aggregator.roster import Roster
 from aggregator.rounds import Rounds
@@ -25,6 +26,7 @@ from fedmq.network import Delivered, Link, LinkUp, News
 from fedmq.reach import Reach
 from fedmq.wire import decode, encode
 
+CHECKPOINT_ROUNDS = 100
 FAREWELL_S = 2.0  # to tell the trainers that the run is over, when the broker is not there
 
 Watch = Callable[[events.AnyEvent], None]
@@ -37,8 +39,9 @@ class Limits:
     rounds_max: int
     min_trainers: int
     quorum: float = 0.5
-    deadline_s: float = 10.0
+    deadline_s: float | None = None
     staleness: int = 2
+    keep_rounds: int | None = None  # how many of the last rounds stay in the store; None: all
     connect_timeout_s: float | None = None  # None: wait for the broker for ever
 
 
@@ -62,6 +65,7 @@ class Aggregator:
         self.replayed: Replayed = replay(store, description.task, strategy, description.seed)
         self.rounds = _rounds(store, description, strategy, limits, self.replayed, clock.now())
         self.stopping = False
+        self._keep_rounds = limits.keep_rounds
         self._told, self._farewell_by = False, math.inf
         self.bytes_up = self.bytes_down = 0
         self._link, self._store, self._clock, self._watch = link, store, clock, watch
@@ -149,6 +153,8 @@ class Aggregator:
             )
             self._store.keep_close(close)
             self.replayed.closes.append(close)
+            if save.round % CHECKPOINT_ROUNDS == 0:
+                self._checkpoint(save.round + 1, save.state)
         if effects.sends:
             self._store.commit()
         for outgoing in effects.sends:
@@ -158,6 +164,12 @@ class Aggregator:
             self._told = self._told or (sent and isinstance(outgoing.message, Finished))
         for event in effects.events:
             self._watch(event)
+
+    def _checkpoint(self, round: int, state: object) -> None:
+        """Keep the strategy's state, so that a next life need not begin at the first round; drop what is too old."""
+        self._store.keep_checkpoint(round, dump(state))
+        if self._keep_rounds is not None:
+            self._store.keep_last(self._keep_rounds)
 
 
 def _rounds(

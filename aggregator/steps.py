@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from aggregator.strategies import Standing
 from fedmq import events
@@ -26,7 +26,7 @@ class Settings:
     rounds_max: int
     min_trainers: int  # a round opens when so many are present
     quorum: float = 0.5  # share of the invited without whose results no round closes; at least one
-    deadline_s: float = 10.0  # a round may close without the stragglers after this; many times a usual round
+    deadline_s: float | None = None  # a round may close without the stragglers after this; None: it adapts
     staleness: int = 2  # a result may be so many rounds late; 0: only the open round's
     beacon_s: float = 0.25
     grace_s: float = 3.0  # after a broker's restart; must be longer than an edge's longest reconnect interval
@@ -87,6 +87,7 @@ class KeepClose(NamedTuple):
     results: int
     round_s: float
     standing: Standing | None
+    state: Any  # the strategy's, at the beginning of the next round
 
 
 class Outgoing(NamedTuple):

@@ -6,9 +6,10 @@ their closes; everything else (the archive, the model) is computed from them aga
 One connection, write-ahead log, synchronous=FULL: what `commit` returned from survives a power cut
 (https://www.sqlite.org/pragma.html#pragma_synchronous). Anybody may read while one writes; only one may write, from its
 first write to its end: SQLite's own lock ends with each transaction, so a lock on the folder (flock, which the kernel
-lifts when a process dies, and which leaves no file) stands for the whole life. Frames over 1 MiB are files beside it, named by their SHA-256
-and on disk before the row that names them. Every row carries a digest that is checked when it is read, and each close
-a digest over all rows before it: nothing can be changed, dropped or put in between without being noticed.
+lifts when a process dies, and which leaves no file) stands for the whole life. Frames over 1 MiB are files beside it,
+named by their SHA-256 and on disk before the row that names them. Every row carries a digest that is checked when it is
+read, and each close a digest over all rows before it: nothing can be changed, dropped or put in between without being
+noticed.
 """
 
 from __future__ import annotations
@@ -318,8 +319,8 @@ class Store:
 
     def _reached(self) -> Reached:
         (epoch,) = self._row("SELECT epoch FROM run") or (0,)
-        (closed,) = self._row("SELECT max((SELECT max(round) FROM closes), 0)") or (0,)
-        if closed is None:  # all closes were dropped before a checkpoint
+        (closed,) = self._row("SELECT max(round) FROM closes") or (None,)
+        if closed is None:  # there is none, or all were dropped before a checkpoint
             (closed,) = self._row("SELECT coalesce(max(round) - 1, 0) FROM checkpoints") or (0,)
         (results,) = self._row("SELECT count(*) FROM results WHERE counted_in > ?", closed) or (0,)
         return Reached(epoch, closed, results)

@@ -21,6 +21,7 @@ from fedmq.testing import Faults, Simulation, VirtualWorker
 from trainer.answer import on_rows
 from trainer.service import Trainer
 from trainer.session import Session
+from trainer.spool import MemorySpool
 from trainer.worker import Learn, perform
 
 RUN = "run"
@@ -75,7 +76,7 @@ class Federation:
         self.finished = self.finished or isinstance(event, events.RunFinished)
 
     def _trainer(self, name: str, rows: Rows) -> Callable[[Link], Trainer]:
-        simulation, learn = self.simulation, self._learn(rows, name)
+        simulation, learn, spool = self.simulation, self._learn(rows, name), MemorySpool()
 
         def make(link: Link) -> Trainer:
             worker = VirtualWorker(
@@ -84,8 +85,9 @@ class Federation:
                 lambda packet, cancelled: perform(packet, learn, cancelled, simulation.clock),
                 lambda: simulation.random.uniform(*self._work_s),
             )
-            session = Session(name, len(rows.inputs), "in-process", stream(self.seed, "jitter", name))
-            return Trainer(link, session, worker, clock=simulation.clock)
+            jitter, kept = stream(self.seed, "jitter", name), spool.kept.values()
+            session = Session(name, len(rows.inputs), "in-process", jitter, list(kept))
+            return Trainer(link, session, worker, clock=simulation.clock, spool=spool)
 
         return make
 

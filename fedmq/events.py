@@ -92,6 +92,14 @@ class Waiting(Event, frozen=True, kw_only=True, tag="waiting"):
     needed: int
 
 
+class RunPaused(Event, frozen=True, kw_only=True, tag="run-paused"):
+    """An operator paused the run: no other round is opened."""
+
+
+class RunResumed(Event, frozen=True, kw_only=True, tag="run-resumed"):
+    """An operator resumed the run."""
+
+
 class RunFinished(Event, frozen=True, kw_only=True, tag="run-finished"):
     """The run is over."""
 
@@ -109,5 +117,7 @@ AnyEvent = (
     | ResultRejected
     | RoundClosed
     | Waiting
+    | RunPaused
+    | RunResumed
     | RunFinished
 )

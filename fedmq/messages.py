@@ -8,12 +8,13 @@ Who says what to whom (docs/protocol.md has it field by field):
     aggregator -> everybody   Round, Beacon, Finished        topics round/<run>, beacon/<run>
     aggregator -> one trainer Welcome, Accepted, Refused     topic to/<trainer>
     trainer -> aggregator     Hello, Result, Goodbye         topic up/<run>
+    operator -> aggregator    Control                        topic up/<run>
     broker -> aggregators     Presence                       topic presence/<trainer>
 """
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -122,6 +123,8 @@ class Beacon(RunHeader, frozen=True, kw_only=True, tag="beacon"):
 
     round: Count
     open: bool  # results of it are being collected
+    paused: bool = False  # no other round is opened until an operator resumes the run
+    spread_s: Annotated[float, Meta(ge=0, le=60)] = 0.0  # who comes (back) waits a random part of this first
     acknowledged: Bitmap = b""
 
 
@@ -180,6 +183,12 @@ class Goodbye(RunHeader, frozen=True, kw_only=True, tag="goodbye"):
     trainer: Name
 
 
+class Control(RunHeader, frozen=True, kw_only=True, tag="control"):
+    """An operator wants a live run to pause, to resume or to stop for good."""
+
+    action: Literal["pause", "resume", "stop"]
+
+
 class Presence(Header, frozen=True, kw_only=True, tag="presence"):
     """The broker's word that a trainer's inbox appeared or disappeared."""
 
@@ -187,6 +196,6 @@ class Presence(Header, frozen=True, kw_only=True, tag="presence"):
     present: bool
 
 
-Message = Round | Beacon | Finished | Welcome | Accepted | Refused | Hello | Result | Goodbye | Presence
+Message = Round | Beacon | Finished | Welcome | Accepted | Refused | Hello | Result | Goodbye | Control | Presence
 FromAggregator = Round | Beacon | Finished | Welcome | Accepted | Refused
 FromTrainer = Hello | Result | Goodbye

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import socket
+from pathlib import Path
 
 import click
 
@@ -25,9 +27,17 @@ from fedmq.options import check_name, edge_options, one_thread_for_arrays, optio
     help="The rows: xor:1/2, parity4:3/4, linear:bob, FILE.py:1/2, a file (.csv .npz .npy .parquet), a folder of "
     "them, or module:function.",
 )
+@option(
+    "--state",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    default=lambda: os.environ.get("STATE_DIRECTORY"),
+    show_default="$STATE_DIRECTORY; without it in memory only",
+    help="Where results that nobody has acknowledged yet outlive a kill.",
+)
 @edge_options
 @service_options
-def trainer(name: str, data: str, broker: str, connect_timeout: float | None) -> None:
+def trainer(name: str, data: str, state: Path | None, broker: str, connect_timeout: float | None) -> None:
     """Train on this machine's rows until it is stopped.
 
     Takes part in every run that is published at the broker, one round at a time. The rows never leave; scores and
@@ -51,12 +61,15 @@ def trainer(name: str, data: str, broker: str, connect_timeout: float | None) ->
     from trainer.data import load_rows
     from trainer.service import Trainer
     from trainer.session import Session
+    from trainer.spool import FileSpool
     from trainer.worker import ThreadWorker
 
     rows = load_rows(data)
     link = TrainerSockets(broker, name)
     clock = SystemClock()
-    session = Session(name, len(rows.inputs), __version__, stream(0, "jitter", name))
+    spool = None if state is None else FileSpool(state)
+    kept = [] if spool is None else spool.load(name)
+    session = Session(name, len(rows.inputs), __version__, stream(0, "jitter", name), kept)
     service = Trainer(
         link,
         session,
@@ -64,6 +77,7 @@ def trainer(name: str, data: str, broker: str, connect_timeout: float | None) ->
         clock=clock,
         broker=broker,
         connect_timeout_s=connect_timeout,
+        spool=spool,
     )
     line = f"trainer {name}: {len(rows.inputs)} rows, broker {broker}"
     try:

@@ -7,7 +7,7 @@ import logging
 from fedmq.address import DEFAULT_ADDRESS
 from fedmq.clock import Clock
 from fedmq.errors import Rejected
-from fedmq.messages import Finished, Refused, Welcome
+from fedmq.messages import Accepted, Beacon, Finished, Refused, Round, Welcome
 from fedmq.network import Delivered, Link, LinkUp, News
 from fedmq.reach import Reach
 from fedmq.wire import decode, encode
@@ -23,13 +23,14 @@ from trainer.session import (
     Worked,
     WorkFailed,
 )
+from trainer.spool import Spool
 from trainer.worker import Done, Worker
 
 log = logging.getLogger(__name__)
 
 
 class Trainer:
-    """A trainer on a link, with a worker; `step` takes what has come.
+    """A trainer on a link, with a worker; `step` takes what has come. Without a spool, results live in memory only.
 
     `rejections` counts, by reason, the frames that could not be used.
     """
@@ -43,11 +44,13 @@ class Trainer:
         clock: Clock,
         broker: str = DEFAULT_ADDRESS,
         connect_timeout_s: float | None = None,
+        spool: Spool | None = None,
     ) -> None:
         self.session = session
         self.rejections: dict[str, int] = {}
         self._link, self._worker, self._clock = link, worker, clock
         self._reach = Reach(broker, clock.now(), connect_timeout_s)
+        self._spool = spool
         self._failure: Exception | None = None
 
     @property
@@ -120,10 +123,23 @@ class Trainer:
         log.warning("what came cannot be used: %s", rejected)
 
     def _take(self, event: Event) -> None:
+        held = self._held() if log.isEnabledFor(logging.INFO) else set()
         effects: Effects = self.session.step(event, self._clock.now())
+        if held and isinstance(event, Heard) and isinstance(event.packet.message, Round | Beacon | Accepted):
+            for run, number in sorted(held - self._held()):
+                log.info("the result of round %s of run %s is accepted", number, run)
+        if self._spool is not None:
+            for kept in effects.keeps:
+                self._spool.keep(kept, self.session.name, self.session.samples)
+            for run, number in effects.drops:
+                self._spool.drop(run, number)
         if effects.cancel:
             self._worker.cancel()
         if effects.start is not None:
             self._worker.start(effects.start)
         for outgoing in effects.sends:
             self._link.send(encode(*outgoing))
+
+    def _held(self) -> set[tuple[str, int]]:
+        """The run and round of each result that nobody has acknowledged yet."""
+        return {(run, number) for run, view in self.session.runs.items() for number in view.held}

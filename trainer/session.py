@@ -12,13 +12,14 @@ and, whichever run its one worker works for, it is
                           accepted, refused, acknowledged by a beacon, or the run is over
               -> WORKING  when a newer round of that run comes: the old work is cancelled
 
-A lower epoch than the highest that was seen is a zombie's and is ignored. What is held survives everything but the
-end of the process.
+A lower epoch than the highest that was seen is a zombie's and is ignored. What is held is saved before it is sent, and
+of each run one result at a time is under way.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -95,10 +96,22 @@ class Outgoing(NamedTuple):
     arrays: dict[str, Array] | None = None
 
 
+class Kept(NamedTuple):
+    """A result that nobody has acknowledged yet, as it outlives the process."""
+
+    run: str
+    epoch: int
+    round: int
+    arrays: dict[str, Array]
+    train_s: float
+
+
 @dataclass
 class Effects:
-    """What a step asks for: first `cancel` what is being worked on, then `start`, then the sends in order."""
+    """What a step asks for, in this order: save `keeps`, forget `drops`, `cancel` the work, `start` some, `sends`."""
 
+    keeps: list[Kept] = field(default_factory=list)
+    drops: list[tuple[str, int]] = field(default_factory=list)  # run and round
     cancel: bool = False
     start: Packet | None = None
     sends: list[Outgoing] = field(default_factory=list)
@@ -124,13 +137,16 @@ class RunView:
     round_epoch: int = 0  # and the epoch that published it
     index: int | None = None  # on the roster; None while OFFERED
     hello_at: float = 0.0  # not before
+    spread_s: float = 0.0  # over which those who come back at once are to spread
     held: dict[int, Held] = field(default_factory=dict)  # by round
 
 
 class Session:
-    """A trainer's side of all the runs that it hears of."""
+    """A trainer's side of all the runs that it hears of; `kept` is what an earlier life had not seen acknowledged."""
 
-    def __init__(self, name: str, samples: int, version: str, jitter: np.random.Generator) -> None:
+    def __init__(
+        self, name: str, samples: int, version: str, jitter: np.random.Generator, kept: Iterable[Kept] = ()
+    ) -> None:
         self.name, self.samples, self.version = name, samples, version
         self.done = False
         self.runs: OrderedDict[str, RunView] = OrderedDict()
@@ -140,13 +156,18 @@ class Session:
         self._connected = False
         self._stop_by: float | None = None
         self._effects = Effects()
+        for one in sorted(kept, key=lambda one: (one.run, one.epoch, one.round)):
+            view = self.runs.setdefault(one.run, RunView(one.epoch))
+            view.epoch = view.round_epoch = one.epoch
+            view.round = one.round
+            view.held[one.round] = Held(one.arrays, one.train_s)
 
     @property
     def wake_at(self) -> float | None:
         """When the next `Tick` is due, at the latest."""
         times = [] if self._stop_by is None else [self._stop_by]
         if self._connected:
-            times += [held.send_at for view in self.runs.values() for held in view.held.values()]
+            times += [view.held[max(view.held)].send_at for view in self.runs.values() if view.held]
         return min(times, default=None)
 
     def step(self, event: Event, now: float) -> Effects:
@@ -185,13 +206,14 @@ class Session:
             self._beacon(message, view, now)
         elif isinstance(message, Finished):
             self._forget_work(message.run)
-            view.held.clear()
+            for number in list(view.held):
+                self._release(message.run, view, number)
         elif message.trainer != self.name:
             return
         elif isinstance(message, Welcome):
             view.index = message.index
         else:
-            view.held.pop(message.round, None)
+            self._release(message.run, view, message.round)
 
     def _view(self, run: str, epoch: int, now: float) -> RunView | None:
         """What is known of `run`, now at `epoch`; None when the message is from an older life of its aggregator."""
@@ -200,20 +222,23 @@ class Session:
             if len(self.runs) == RUNS_MAX:
                 oldest = next(iter(self.runs))
                 self._forget_work(oldest)
+                for number in list(self.runs[oldest].held):
+                    self._release(oldest, self.runs[oldest], number)
                 del self.runs[oldest]
             view = self.runs[run] = RunView(epoch)
         self.runs.move_to_end(run)
         if epoch < view.epoch:
             return None
         if epoch > view.epoch:
-            view.epoch, view.index, view.hello_at = epoch, None, 0.0
+            pause_s = self._pause_s(view)
+            view.epoch, view.index, view.hello_at = epoch, None, now + pause_s
             self._next.pop(run, None)  # an older life's round; this one's comes, or is asked for
             for held in view.held.values():
-                held.send_at, held.backoff_s = now, RESEND_S
+                held.send_at, held.backoff_s = now + pause_s, RESEND_S
         return view
 
     def _round(self, packet: Packet, message: Round, view: RunView, now: float) -> None:
-        self._acknowledge(view, message.round - 1, message.acknowledged)
+        self._acknowledge(message.run, view, message.round - 1, message.acknowledged)
         if message.epoch == view.round_epoch:
             new = message.round > view.round
         else:  # the same round of a later life is the same work; another one, even a lower one, is what counts now
@@ -227,22 +252,30 @@ class Session:
             self._hello(message.run, view, now)
 
     def _beacon(self, message: Beacon, view: RunView, now: float) -> None:
-        self._acknowledge(view, message.round, message.acknowledged)
+        view.spread_s = message.spread_s
+        self._acknowledge(message.run, view, message.round, message.acknowledged)
         if view.index is None or (message.open and message.round > self._newest(view)):
             self._hello(message.run, view, now)
 
-    @staticmethod
-    def _acknowledge(view: RunView, number: int, bitmap: bytes) -> None:
+    def _acknowledge(self, run: str, view: RunView, number: int, bitmap: bytes) -> None:
         """Forget the result of round `number` if our bit says that it is on disk."""
         index = view.index
         if index is not None and index // 8 < len(bitmap) and bitmap[index // 8] >> index % 8 & 1:
-            view.held.pop(number, None)
+            self._release(run, view, number)
+
+    def _release(self, run: str, view: RunView, number: int) -> None:
+        if view.held.pop(number, None) is not None:
+            self._effects.drops.append((run, number))
+
+    def _pause_s(self, view: RunView) -> float:
+        """How long to wait with what others do at the same moment; nothing among few."""
+        return view.spread_s * float(self._jitter.random()) if view.spread_s > HELLO_AGAIN_S else 0.0
 
     def _on_connected(self, now: float) -> None:
         self._connected = True
         for view in self.runs.values():
             for held in view.held.values():
-                held.send_at = now + 0.2 * float(self._jitter.random())
+                held.send_at = now + max(self._pause_s(view), 0.2 * float(self._jitter.random()))
 
     def _worked(self, event: Worked, now: float) -> None:
         if self.working != (event.run, event.round):
@@ -250,8 +283,9 @@ class Session:
         self.working = None
         view = self.runs[event.run]
         view.held[event.round] = Held(event.arrays, event.train_s, send_at=now)
+        self._effects.keeps.append(Kept(event.run, view.round_epoch, event.round, event.arrays, event.train_s))
         if len(view.held) > HELD_MAX:
-            del view.held[min(view.held)]
+            self._release(event.run, view, min(view.held))
 
     # --- what follows -------------------------------------------------------------------------------------------
 
@@ -259,12 +293,13 @@ class Session:
         if not self._connected:
             return
         for run, view in self.runs.items():
-            for number, held in view.held.items():
-                if now >= held.send_at:
-                    held.attempt += 1
-                    held.send_at = now + held.backoff_s * (0.5 + float(self._jitter.random()))
-                    held.backoff_s = min(2 * held.backoff_s, RESEND_MAX_S)
-                    self._send_result(run, view, number, held)
+            number = max(view.held, default=0)  # one at a time is under way: the newest, which is wanted most
+            if number and now >= view.held[number].send_at:
+                held = view.held[number]
+                held.attempt += 1
+                held.send_at = now + held.backoff_s * (0.5 + float(self._jitter.random()))
+                held.backoff_s = min(2 * held.backoff_s, RESEND_MAX_S)
+                self._send_result(run, view, number, held)
 
     def _go_on(self, now: float) -> None:
         """Start the next work, or end."""

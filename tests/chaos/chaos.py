@@ -1,4 +1,4 @@
-"""`make chaos` and `make soak`: a federation of processes under a schedule of faults drawn from a seed, and the verdict.
+"""`make chaos` and `make soak`: a federation of processes under faults drawn from a seed, and the verdict.
 
     python tests/chaos/chaos.py --seed 1 --seconds 60 --faults 60
 
@@ -185,7 +185,7 @@ def main() -> int:
         wrong = [*chaos.faults.violations, *verdict.wrong]
         if chaos.recorder.rss_max_bytes() > RSS_MAX_BYTES:
             wrong.append(f"a service needs {chaos.recorder.rss_max_bytes()} bytes (at most {RSS_MAX_BYTES})")
-        command = f"make chaos SEED={arguments.seed} SECONDS={arguments.seconds:g} FAULTS={count}"
+        command = f'make chaos SEED={arguments.seed} SECONDS={arguments.seconds:g} ARGS="--faults {count}"'
         tell(chaos, verdict, wrong, command, time.monotonic() - began)
         if arguments.record is not None:
             wrong += tell_growth(chaos, arguments.record)

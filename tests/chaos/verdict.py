@@ -50,7 +50,7 @@ async def judge(folder: Path, services: dict[str, Service]) -> Verdict:
         wrong.append(f"expected the rounds 1 to {len(closed)} to be closed once each, got {closed}")
     seen = {(number, name) for name in TRAINERS for number in _accepted(services[name])}
     wrong += [f"{name} saw its result of round {number} accepted; it is lost" for number, name in seen - kept.keys()]
-    wrong += [f"the result of {key[1]} in round {key[0]} is there {count} times" for key, count in kept.items() if count > 1]
+    wrong += [f"the result of {key} is there {count} times" for key, count in kept.items() if count > 1]
     wrong += _against_report(report, closed, kept)
     started, told = _events(folder)
     wrong += [f"round {number} was told as closed {count} times" for number, count in told.items() if count > 1]

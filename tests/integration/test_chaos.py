@@ -1,0 +1,64 @@
+"""A short schedule of faults on real processes; `make chaos` and `make soak` run longer ones.
+
+Knows the harness by its command line alone.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+CHAOS = Path(__file__).parents[1] / "chaos" / "chaos.py"
+SEED, SECONDS, FAULTS = 8, 12, 12
+RUN_S = 150.0
+END_S = 20.0  # for the harness to end what it has started
+KINDS = 18
+
+
+def chaos(*arguments: object) -> list[str]:
+    return [sys.executable, str(CHAOS), *map(str, arguments)]
+
+
+def listed(*arguments: object) -> str:
+    """The schedule that the harness would follow."""
+    return subprocess.run(chaos("--list", *arguments), capture_output=True, text=True, check=True, timeout=30).stdout
+
+
+@pytest.mark.timeout(RUN_S + 2 * END_S)
+def test_nothing_is_lost_in_a_short_schedule_of_faults(tmp_path: Path) -> None:
+    command = chaos("--seed", SEED, "--seconds", SECONDS, "--faults", FAULTS)
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with (tmp_path / "output").open("wb") as output:
+        process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+        )
+        try:
+            code: int | None = process.wait(RUN_S)
+        except subprocess.TimeoutExpired:
+            code = None
+            process.terminate()
+            process.wait(END_S)
+        finally:
+            process.kill()
+            process.wait()
+    told = (tmp_path / "output").read_text()
+    assert code == 0, told
+    assert "nothing is lost" in told
+
+
+def test_a_seed_says_what_happens_to_whom_and_when() -> None:
+    first, again, other = (listed("--seed", seed, "--faults", 60) for seed in (3, 3, 4))
+    assert first == again
+    assert first != other
+
+
+def test_a_minute_of_faults_holds_sixty_of_all_kinds() -> None:
+    lines = listed("--seed", SEED).splitlines()
+    assert len(lines) >= 60
+    assert len(Counter(line[12:30].strip() for line in lines)) == KINDS
+    assert all(0.0 <= float(line.split()[0]) <= 60.0 for line in lines)
