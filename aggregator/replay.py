@@ -16,6 +16,8 @@ from fedmq.messages import Result
 from fedmq.tasks import Task
 from fedmq.wire import decode
 
+_WAY_OUT = "continue it with the fedmq that wrote it, or choose another --out"
+
 
 @dataclass
 class Replayed:
@@ -49,7 +51,9 @@ def replay(store: Store, task: Task, strategy: Strategy[Any], seed: int, *, from
             _count(store, replayed, close.round)
             continue
         if close.round != replayed.round:
-            raise StoreError(f"{store.path}: expected the close of round {replayed.round}, got that of {close.round}")
+            raise StoreError(
+                f"{store.path}: expected the close of round {replayed.round}, got that of {close.round}; {_WAY_OUT}"
+            )
         _tell(store, strategy, replayed)
         replayed.state = strategy.close(replayed.state, close.members)
         replayed.round = close.round + 1
@@ -90,5 +94,6 @@ def _update(store: Store, stored: StoredResult, replayed: Replayed) -> Update:
 
 def _impossible(store: Store, stored: StoredResult, rejected: Rejected) -> StoreError:
     return StoreError(
-        f"{store.path}: the result of {stored.trainer} in round {stored.round} cannot have been accepted ({rejected})"
+        f"{store.path}: the result of {stored.trainer} in round {stored.round} cannot have been accepted ({rejected}); "
+        f"{_WAY_OUT}"
     )

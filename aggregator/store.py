@@ -292,10 +292,8 @@ class Store:
 
     def _chain(self, before: bytes, round: int, summary: bytes) -> bytes:
         """The digest of a close: over the one before, its summary and the digests of its results."""
-        chain = sha256(before + summary)
-        for (digest,) in self._read("SELECT digest FROM results WHERE counted_in = ? ORDER BY round, trainer", round):
-            chain.update(digest)
-        return chain.digest()
+        query = "SELECT digest FROM results WHERE counted_in = ? ORDER BY round, trainer"
+        return _digest(before, summary, *(digest for (digest,) in self._read(query, round)))
 
     def _blob(self, name: list[bytes], what: str) -> bytes:
         blob = None if self._blobs is None or len(name) != 1 else self._blobs.read(name[0])

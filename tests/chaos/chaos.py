@@ -24,7 +24,7 @@ from federation import Federation, until
 from plot import write_plot
 from resources import Recorder
 from schedule import AGGREGATOR, KINDS, Fault, draw_schedule
-from training import LATENCY_S, rounds_for, write_task
+from training import latency_for, rounds_for, write_task
 from verdict import Verdict, judge
 
 BEGIN_S = 60.0  # until the first round is closed
@@ -41,13 +41,14 @@ class Chaos:
 
     def __init__(self, folder: Path, schedule: list[Fault], seconds: float, seed: int) -> None:
         self.schedule = schedule
-        self.rounds = rounds_for(seconds)
+        self.rounds, self.latency_s = rounds_for(seconds), latency_for(seconds)
         self.disk = Disk(folder / "run", DISK_BYTES + DISK_BYTES_PER_ROUND * self.rounds)
         task = write_task(folder / "task.py", self.rounds)
         self.federation = Federation(folder, self.disk.folder, task, seed, 2 * self.rounds + 100)
         self.faults = Faults(self.federation, self.disk, self._note)
         self.recorder = Recorder(self.federation.services)
         self.recovered_s = self.ended_s = 0.0
+        self.closed_meanwhile = 0  # rounds, while there were faults
         self._began = time.monotonic()
         self._log = (folder / "chaos.log").open("w")
 
@@ -69,7 +70,7 @@ class Chaos:
         try:
             await self.federation.start()
             for proxy in self.federation.proxies.values():
-                proxy.delay_s = LATENCY_S
+                proxy.delay_s = self.latency_s
             tasks.append(asyncio.create_task(self.recorder.run()))
             assert await until(lambda: self._closed() > 0, BEGIN_S), "no round was closed before any fault"
             tasks.append(asyncio.create_task(watch(self.federation, self.faults, self._finished)))
@@ -86,6 +87,7 @@ class Chaos:
         """The faults are over: rounds close again soon, and the target is reached."""
         self._note("all is healed")
         healed_at, before = time.monotonic(), self._closed()
+        self.closed_meanwhile = before
         if self._finished():
             self.faults.complain("the run was over before the schedule was")
         if not await until(lambda: self._closed() > before or self._finished(), RECOVERS_S):
@@ -112,7 +114,7 @@ def tell(chaos: Chaos, verdict: Verdict, wrong: list[str], command: str, duratio
         ("faults", f"{faults.done.total()} of {sum(count > 0 for count in faults.done.values())} kinds"),
         ("full disk by", f"{chaos.disk.how}; {faults.unnoticed_full} ended before anything had to be written"),
         ("copies", f"{faults.unused_bytes} damaged where nothing was stored"),
-        ("rounds", str(verdict.rounds)),
+        ("rounds", f"{verdict.rounds}, {chaos.closed_meanwhile} of them before all was healed"),
         ("results", f"{verdict.results} in the store, {verdict.seen_accepted} of them seen accepted by their trainers"),
         ("epochs", f"{verdict.epochs} told, {chaos.federation.services[AGGREGATOR].lives} starts of the aggregator"),
         ("model", verdict.model_sha256),

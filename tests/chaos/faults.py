@@ -44,6 +44,7 @@ class Faults:
         self._copies = federation.folder / "copies"
         self._copies.mkdir()
         self._acts: dict[str, Act] = {
+            "kill all": self._kill_all,
             "kill": self._kill,
             "term": self._terminate,
             "pause": self._pause,
@@ -86,6 +87,17 @@ class Faults:
             await service.kill()
             await asyncio.sleep(fault.seconds)
             await service.start()
+
+    async def _kill_all(self, fault: Fault, _draws: np.random.Generator) -> None:
+        """As a power cut of the whole machine room would, with an unsynced disk that survives."""
+        services = list(self._federation.services.values())
+        async with contextlib.AsyncExitStack() as stack:
+            for service in services:
+                await stack.enter_async_context(service.lock)
+            await asyncio.gather(*(service.kill() for service in services))
+            await asyncio.sleep(fault.seconds)
+            for service in services:
+                await service.start()
 
     async def _terminate(self, fault: Fault, _draws: np.random.Generator) -> None:
         service = self._federation.services[fault.target]
@@ -200,10 +212,10 @@ class Faults:
                     await service.kill()
                 else:
                     self._check_refusal(service, code, since, str(damage), "damaged")
+                for path in (*(folder / name for name in STORE_FILES), *folder.glob("*-shm")):
+                    path.unlink(missing_ok=True)
                 for name, content in saved.items():
                     (folder / name).write_bytes(content)
-                for path in folder.glob("*-shm"):
-                    path.unlink()
             await asyncio.sleep(fault.seconds)
             await service.start()
 

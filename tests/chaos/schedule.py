@@ -11,7 +11,7 @@ import numpy as np
 
 from fedmq.streams import stream
 
-BROKER, AGGREGATOR = "broker", "aggregator"
+BROKER, AGGREGATOR, EVERYBODY = "broker", "aggregator", "everybody"
 TRAINERS = tuple(f"trainer-{number}" for number in range(1, 6))
 EDGES = (AGGREGATOR, *TRAINERS)  # those that connect through a proxy
 LONG_SHARE = 0.1  # of the pauses and cuts last longer than PAUSE_S
@@ -31,6 +31,7 @@ class Kind(NamedTuple):
 
 
 KINDS = (
+    Kind("kill all", (EVERYBODY,), REST_S, 0.5),
     Kind("kill broker", (BROKER,), REST_S, 1.5),
     Kind("kill aggregator", (AGGREGATOR,), REST_S, 1.5),
     Kind("kill trainer", TRAINERS, REST_S, 4.0),

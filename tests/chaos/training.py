@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-LATENCY_S = 0.025  # of each proxy, each way: four of them make a round last 100 ms without using the processor
-HOPS = 4
+HOPS = 4  # through the proxies, in one round
+ROUND_S, LONG_ROUND_S = 0.1, 0.25  # what latency alone makes a round last, without using the processor
+LONG_S = 300.0  # a schedule from this length on has long rounds
 NATS = 12.0  # by which the error has shrunk at the target
 STEP = 0.2  # twice the learning rate of fedsgd
 COLUMNS = 128  # all but one are zero: they make a model of 1 kB
@@ -40,9 +41,14 @@ def rows(part, parts):
 '''
 
 
+def latency_for(seconds: float) -> float:
+    """Of each proxy and direction, in seconds, for a schedule of this length."""
+    return (ROUND_S if seconds < LONG_S else LONG_ROUND_S) / HOPS
+
+
 def rounds_for(seconds: float) -> int:
     """So many rounds that the run cannot be over before the schedule is."""
-    return math.ceil(1.1 * seconds / (HOPS * LATENCY_S)) + 20
+    return math.ceil(1.1 * seconds / (HOPS * latency_for(seconds))) + 20
 
 
 def write_task(path: Path, rounds: int) -> Path:

@@ -17,7 +17,7 @@ CHAOS = Path(__file__).parents[1] / "chaos" / "chaos.py"
 SEED, SECONDS, FAULTS = 8, 12, 12
 RUN_S = 150.0
 END_S = 20.0  # for the harness to end what it has started
-KINDS = 18
+KINDS = 19
 
 
 def chaos(*arguments: object) -> list[str]:

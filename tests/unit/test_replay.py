@@ -161,22 +161,20 @@ def with_impossible_numbers(result: StoredResult) -> StoredResult:
 )
 def test_a_result_that_was_tampered_with_is_refused(linear: Federation, change: Any, reason: str) -> None:
     store = copied(linear, change)
-    with pytest.raises(StoreError, match=rf"the result of \S+ in round 1 is damaged \({reason}: .*another --out"):
+    with pytest.raises(StoreError, match=rf"the result of \S+ in round 1 cannot .* \({reason}: .*another --out"):
         replayed(linear, store)
 
 
 def test_a_close_that_is_missing_is_noticed(linear: Federation) -> None:
     store = copied(linear, without_round=2)
-    with pytest.raises(StoreError, match=r"expected the close of round 2 .*got round 3 .*choose another --out"):
+    with pytest.raises(StoreError, match=r"round 3 is not as it was written; .* --to-round N"):
         replayed(linear, store)
 
 
-def test_a_result_that_is_missing_is_noticed(linear: Federation) -> None:
-    store = Store(":memory:")
-    for close in linear.store.closes():
-        for result in list(linear.store.results(close.round))[close.round == 2 :]:
-            store.keep_result(result)
-        store.keep_close(close)
-    store.commit()
-    with pytest.raises(StoreError, match=r"round 2 with \d results, got round 2 with \d: something is missing"):
+@pytest.mark.parametrize("round", range(1, ROUNDS + 1))
+def test_a_result_that_is_missing_is_noticed(linear: Federation, round: int) -> None:
+    store = copied(linear)
+    gone = next(store.results(round))
+    store._connection.execute("DELETE FROM results WHERE round = ? AND trainer = ?", gone[:2])
+    with pytest.raises(StoreError, match=rf"round {round} is not as it was written; .* --to-round N"):
         replayed(linear, store)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from hypothesis import HealthCheck, settings
+from hypothesis import Phase as Phase_
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from rounds_scene import Scene
@@ -236,5 +237,6 @@ TestRounds.settings = settings(
     stateful_step_count=60,
     derandomize=True,  # the same sequences in every run; what fails is printed as a program
     deadline=None,
+    phases=(Phase_.generate, Phase_.shrink),
     suppress_health_check=list(HealthCheck),
 )
