@@ -41,9 +41,14 @@ if TYPE_CHECKING:
 @option(
     "--deadline-s",
     type=click.FloatRange(min=0, min_open=True),
-    default=10.0,
     metavar="SECONDS",
-    help="Seconds after which a round closes without the stragglers.",
+    help="Seconds after which a round closes without the stragglers. [default: many times a usual answer]",
+)
+@option(
+    "--keep-rounds",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Keep the results of at least so many of the last rounds. [default: of all]",
 )
 @option(
     "--seed",
@@ -63,7 +68,8 @@ def aggregator(
     rounds: int | None,
     min_trainers: int | None,
     quorum: float,
-    deadline_s: float,
+    deadline_s: float | None,
+    keep_rounds: int | None,
     seed: int | None,
     out: Path | None,
     run: str | None,
@@ -108,6 +114,7 @@ def aggregator(
         min_trainers=min_trainers or task.trainers,
         quorum=quorum,
         deadline_s=deadline_s,
+        keep_rounds=keep_rounds,
         connect_timeout_s=connect_timeout,
     )
     service = _serve(store, folder, limits, broker, silent=quiet or as_json)

@@ -10,7 +10,8 @@ import hashlib
 import io
 import os
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,7 +21,7 @@ from aggregator.roster import Trainer
 from aggregator.store import Close, Description
 from aggregator.strategies import Standing
 from fedmq import events
-from fedmq.errors import BadConfiguration
+from fedmq.errors import BadConfiguration, StoreError
 from fedmq.models import TrainedModel
 
 REPORT, MODEL, HISTORY, EVENTS, STORE = "report.json", "model.npz", "history.csv", "events.jsonl", "store.sqlite3"
@@ -80,7 +81,7 @@ def make_report(
         strategy=description.strategy,
         seed=description.seed,
         solved=solved,
-        rounds=len(closes),
+        rounds=closes[-1].round if closes else 0,
         metric=task.metric,
         value=None if standing is None else task.value(standing.loss, standing.correct, standing.rows),
         train_s=closes[-1].closed - closes[0].closed + closes[0].round_s if closes else 0.0,
@@ -124,11 +125,23 @@ def read_report(folder: Path) -> Report | None:
 
 def _write(path: Path, content: bytes) -> None:
     partial = path.with_suffix(path.suffix + ".partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    with _writing(path):
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"{path}: cannot be written ({error.strerror}); what was acknowledged is safe: "
+            "make room and start the same command again"
+        ) from error
 
 
 def _history(closes: list[Close]) -> str:
@@ -146,16 +159,19 @@ class EventLog:
     """`events.jsonl`: one event a line, with the time (seconds since 1970) as `at`."""
 
     def __init__(self, path: Path, wall: Callable[[], float]) -> None:
-        self._file: BinaryIO = path.open("ab")
-        self._wall = wall
+        self._path, self._wall = path, wall
+        with _writing(path):
+            self._file: BinaryIO = path.open("ab")
 
     def __call__(self, event: events.AnyEvent) -> None:
         """Append `event`."""
         fields = {"at": self._wall(), **msgspec.to_builtins(event)}
-        self._file.write(msgspec.json.encode(fields) + b"\n")
-        if not isinstance(event, events.ResultAccepted | events.RoundPublished):
-            self._file.flush()
+        with _writing(self._path):
+            self._file.write(msgspec.json.encode(fields) + b"\n")
+            if not isinstance(event, events.ResultAccepted | events.RoundPublished):
+                self._file.flush()
 
     def close(self) -> None:
         """Write what is buffered and let go of the file."""
-        self._file.close()
+        with _writing(self._path):
+            self._file.close()

@@ -5,6 +5,7 @@ Reads files and stores; knows nothing of live runs' networks.
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from pathlib import Path
@@ -13,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fedmq.errors import BadConfiguration
-from fedmq.options import one_thread_for_arrays, option
+from fedmq.options import broker_option, one_thread_for_arrays, option
 
 if TYPE_CHECKING:
+    from aggregator.control import Action
     from aggregator.report import Report
     from aggregator.store import Close
 
@@ -263,3 +265,72 @@ def gc(run: str, keep_rounds: int) -> None:
     store.shrink()
     store.close()
     click.echo(f"{folder}: {dropped} rounds dropped")
+
+
+def _ask(run: str, action: Action, broker: str) -> None:
+    """Have a live run do something, and wait until it has heard."""
+    from aggregator.control import Operator
+    from aggregator.report import STORE, read_report
+    from aggregator.upkeep import open_store
+    from fedmq import topics
+    from fedmq.clock import SystemClock
+    from fedmq.loop import serve
+    from fedmq.sockets import SubscriberSockets
+
+    name, folder = run, _folder(run)
+    if (folder / STORE).exists():
+        store, description = open_store(folder)
+        store.close()
+        name = description.run
+        if (report := read_report(folder)) is not None:
+            raise BadConfiguration(f"{folder}: the run is over after {report.rounds} rounds; it cannot {action}")
+    if not re.match(topics.NAME_PATTERN, name):
+        raise BadConfiguration(f"expected the name or the folder of a run, got {run!r}; fedmq runs ls lists them")
+    clock = SystemClock()
+    link = SubscriberSockets(broker, topics.round_of(name), topics.beacon_of(name))
+    try:
+        serve(Operator(link, name, action, clock=clock), link, clock)
+    finally:
+        link.close()
+
+
+@runs.command()
+@click.argument("run")
+@broker_option
+def pause(run: str, broker: str) -> None:
+    """Let the live run RUN close its open round, and open no other until it is resumed.
+
+    \b
+    Examples:
+      fedmq runs pause xor-20260101-120000-ab12
+    """
+    _ask(run, "pause", broker)
+    click.echo(f"{run} is paused; fedmq runs resume {run} goes on")
+
+
+@runs.command()
+@click.argument("run")
+@broker_option
+def resume(run: str, broker: str) -> None:
+    """Let the paused run RUN go on.
+
+    \b
+    Examples:
+      fedmq runs resume xor-20260101-120000-ab12
+    """
+    _ask(run, "resume", broker)
+    click.echo(f"{run} goes on")
+
+
+@runs.command()
+@click.argument("run")
+@broker_option
+def stop(run: str, broker: str) -> None:
+    """End the live run RUN for good, with the best model so far. (To interrupt it, end its aggregator.)
+
+    \b
+    Examples:
+      fedmq runs stop runs/xor-20260101-120000-ab12
+    """
+    _ask(run, "stop", broker)
+    click.echo(f"{run} is stopped; fedmq runs show {run} shows what it came to")

@@ -272,7 +272,8 @@ class Store:
                 last = close.round
             for _ in self.results(last + 1):
                 pass
-            self.checkpoint()
+            for (number,) in self._read("SELECT round FROM checkpoints"):
+                self.checkpoint(number)
             self._check_reached()
         except StoreError as error:
             problems.append(str(error))

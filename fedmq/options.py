@@ -84,19 +84,20 @@ def service_options(command: Command) -> Command:
     return command
 
 
+def broker_option(command: Command) -> Command:
+    """--broker."""
+    return option("--broker", default=DEFAULT_ADDRESS, metavar="ADDRESS", help="Where the broker is.")(command)
+
+
 def edge_options(command: Command) -> Command:
     """--broker and --connect-timeout."""
-    for decorate in (
-        option(
-            "--connect-timeout",
-            type=click.FloatRange(min=0, min_open=True),
-            metavar="SECONDS",
-            help="Give up (exit code 69) when the broker has not answered by then. [default: keep trying]",
-        ),
-        option("--broker", default=DEFAULT_ADDRESS, metavar="ADDRESS", help="Where the broker is."),
-    ):
-        command = decorate(command)
-    return command
+    timeout = option(
+        "--connect-timeout",
+        type=click.FloatRange(min=0, min_open=True),
+        metavar="SECONDS",
+        help="Give up (exit code 69) when the broker has not answered by then. [default: keep trying]",
+    )
+    return broker_option(timeout(command))
 
 
 def check_name(_ctx: click.Context, _param: click.Parameter, name: str | None) -> str | None:

@@ -123,10 +123,10 @@ class EdgeSockets(Endpoint):
         socket.connect(f"tcp://{self.host}:{self.port + offset}")
 
 
-class TrainerSockets(EdgeSockets):
-    """A trainer's link: SUB for rounds and its inbox, PUSH for results (only to a live connection)."""
+class SubscriberSockets(EdgeSockets):
+    """The link of who hears of runs: SUB for these topics, PUSH for what it says (only to a live connection)."""
 
-    def __init__(self, address: str, name: str) -> None:
+    def __init__(self, address: str, *wants: str) -> None:
         super().__init__(address)
         self._down = self._socket(zmq.SUB)
         self._down.linger = 0  # nothing but subscriptions leaves through it
@@ -135,7 +135,7 @@ class TrainerSockets(EdgeSockets):
         self._monitor = self._down.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
         self._sockets.append(self._monitor)
         self._poller.register(self._monitor, zmq.POLLIN)
-        for topic in (topics.ROUNDS, topics.BEACONS, topics.inbox_of(name)):  # the inbox last: it means "I am here"
+        for topic in wants:
             self._down.subscribe(topic)
         self._poller.register(self._down, zmq.POLLIN)
         self._connect(self._up, 2)
@@ -159,6 +159,13 @@ class TrainerSockets(EdgeSockets):
         """See `Endpoint`."""
         self._down.disable_monitor()
         super().close()
+
+
+class TrainerSockets(SubscriberSockets):
+    """A trainer's link: rounds, beacons and its inbox."""
+
+    def __init__(self, address: str, name: str) -> None:
+        super().__init__(address, topics.ROUNDS, topics.BEACONS, topics.inbox_of(name))  # the last means "I am here"
 
 
 class AggregatorSockets(EdgeSockets):

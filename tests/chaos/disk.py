@@ -52,11 +52,13 @@ class Disk:
 
     def release(self, keep_in: Path | None) -> None:
         """Copy what is there to `keep_in`, if given, and unmount."""
-        (self.folder / BALLAST).unlink(missing_ok=True)
-        if keep_in is not None:
-            shutil.copytree(self.folder, keep_in, dirs_exist_ok=True)
-        if self.mounted:
-            subprocess.run(["umount", "--lazy", str(self.folder)], check=True)
+        try:
+            (self.folder / BALLAST).unlink(missing_ok=True)
+            if keep_in is not None:
+                shutil.copytree(self.folder, keep_in, dirs_exist_ok=True)
+        finally:
+            if self.mounted:
+                subprocess.run(["umount", "--lazy", str(self.folder)], check=True)
 
 
 class Damage(NamedTuple):

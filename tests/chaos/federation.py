@@ -156,6 +156,7 @@ class Federation:
             if name != AGGREGATOR:
                 part = TRAINERS.index(name) + 1
                 own = ["trainer", "--name", name, "--data", f"{task}:{part}/{len(TRAINERS)}"]
+                own += ["--state", str(folder / f"{name}.state")]
             else:
                 own = ["aggregator", "--task", str(task), "--strategy", "fedsgd", "--seed", str(seed)]
                 own += ["--rounds", str(rounds), "--min-trainers", str(MIN_TRAINERS), "--run", "chaos"]

@@ -204,7 +204,9 @@ class RoundsMachine(RuleBasedStateMachine):
             assert (message.round, message.trainer) in self.saved, "what is acknowledged is saved"
         elif isinstance(message, Refused):
             zombie = message.reason == "epoch"  # who hears of a later life than its own refuses all, and is not heard
-            assert zombie or (message.round, message.trainer) not in self.saved, "what is saved is not refused"
+            forgotten = message.round < self.rounds.round - self.chosen["staleness"] - 1
+            saved = (message.round, message.trainer) in self.saved
+            assert zombie or forgotten or not saved, "what is saved is not refused"
         elif isinstance(message, Beacon | Round):
             number = message.round - isinstance(message, Round)
             for trainer in self.scene.roster.trainers:

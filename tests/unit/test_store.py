@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 import signal
 import sqlite3
 import subprocess
@@ -13,25 +12,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from store_scene import DESCRIPTION, WAYS_OUT, a_close, a_result, filled, one_line, reopened
 
-from aggregator.blobs import BLOB_BYTES
-from aggregator.store import SCHEMA_VERSION, Close, Description, Store, StoredResult, is_running
+from aggregator.store import SCHEMA_VERSION, Store, is_running
 from fedmq.errors import StoreError
-from fedmq.events import Best
-from fedmq.tasks import find_task
 
-DESCRIPTION = Description("run", find_task("xor"), "evolution", 7, 1e9)
-BEST = Best(value=1.0, coverage=1.0, fitness=-0.1, fitness_mean=-0.5, fitness_worst=-2.0, diversity=0.3)
 BIG = 40_000  # bytes; more than a page
-WAYS_OUT = ("--to-round N keeps that much", "choose another --out", "start the same command again")
-
-
-def a_result(round: int, trainer: str, counted_in: int | None = None, size: int = 3) -> StoredResult:
-    return StoredResult(round, trainer, counted_in or round, [b"up/run/", b"header", b"", trainer.encode() * size])
-
-
-def a_close(round: int, best: Best | None = BEST) -> Close:
-    return Close(round, "complete", ("alice", "bob"), 2, 0.25, 1e9 + round, best)
 
 
 @pytest.fixture
@@ -45,11 +31,6 @@ def store(path: Path) -> Iterator[Store]:
     opened.begin(DESCRIPTION)
     yield opened
     opened.close()
-
-
-def reopened(store: Store) -> Store:
-    store.close()
-    return Store(store.path)
 
 
 def change(path: Path, statement: str, *values: object) -> None:
@@ -97,6 +78,13 @@ def test_what_was_not_committed_is_not_there(store: Store, end: Callable[[Store]
     again.close()
 
 
+def test_a_run_may_begin_with_the_epochs_that_it_has_had(path: Path) -> None:
+    store = Store(path)
+    store.begin(DESCRIPTION, epoch=5)
+    assert (store.epoch, store.next_epoch(), store.epoch) == (5, 6, 6)
+    store.close()
+
+
 def test_each_life_has_a_higher_epoch(store: Store) -> None:
     epochs = [store.next_epoch(), store.next_epoch()]
     again = reopened(store)
@@ -130,14 +118,6 @@ def test_a_store_in_memory_lives_as_long_as_its_object() -> None:
 
 
 # What goes wrong
-
-
-def one_line(error: pytest.ExceptionInfo[StoreError], path: Path) -> str:
-    text = str(error.value)
-    assert "\n" not in text
-    assert text.startswith(str(path))
-    assert text.endswith(WAYS_OUT)
-    return text
 
 
 def test_a_file_that_is_no_store_is_refused(path: Path) -> None:
@@ -229,6 +209,72 @@ def test_a_store_that_may_only_be_read_says_so_when_it_is_written(store: Store, 
     assert store.description == DESCRIPTION
 
 
+# What was changed behind its back
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE run SET epoch = 9",
+        "UPDATE run SET digest = x'00'",
+        "UPDATE results SET trainer = 'carol' WHERE trainer = 'bob' AND round = 2",
+        "UPDATE results SET round = 9 WHERE trainer = 'bob' AND round = 2",
+        "UPDATE results SET counted_in = 3 WHERE trainer = 'bob' AND round = 2",
+        "UPDATE results SET digest = 7 WHERE trainer = 'bob' AND round = 2",
+        "DELETE FROM results WHERE trainer = 'bob' AND round = 2",
+        "INSERT INTO results SELECT round, 'carol', counted_in, frames, digest FROM results WHERE trainer = 'bob'",
+        "UPDATE closes SET before = x'00' WHERE round = 2",
+        "UPDATE closes SET before = 'text' WHERE round = 1",
+        "UPDATE closes SET digest = x'00' WHERE round = 2",
+        "UPDATE closes SET round = round + 1 WHERE round = 3",
+        "DELETE FROM closes WHERE round = 2",
+        "DELETE FROM closes WHERE round = 3",
+        "UPDATE checkpoints SET state = x'00' WHERE round = 4",
+        "UPDATE checkpoints SET state = x'00' WHERE round = 2",
+        "UPDATE checkpoints SET round = 5 WHERE round = 4",
+    ],
+)
+def test_a_row_that_was_changed_dropped_or_put_in_is_noticed(store: Store, path: Path, statement: str) -> None:
+    filled(store)
+    assert store.verify() == []
+    store.close()
+    change(path, statement)
+    changed = Store(path)
+    (problem,) = changed.verify()
+    assert problem.startswith(str(path))
+    assert problem.endswith(WAYS_OUT)
+    changed.close()
+
+
+def test_a_store_that_was_set_back_to_an_older_copy_is_noticed(store: Store, path: Path) -> None:
+    filled(store, rounds=1)
+    store.close()
+    older = path.read_bytes()
+    again = Store(path)
+    again.keep_result(a_result(2, "bob"))
+    again.commit()
+    again.close()
+    path.write_bytes(older)
+    back = Store(path)
+    assert any("the end of its write-ahead log is not as it was written" in line for line in back.verify())
+    with pytest.raises(StoreError) as error:
+        back.next_epoch()
+    one_line(error, path)
+    back.close()
+
+
+@pytest.mark.parametrize("said", [None, b"", b"neither figures nor their digest" * 2], ids=["gone", "empty", "junk"])
+def test_without_its_witness_a_store_is_still_whole(store: Store, path: Path, said: bytes | None) -> None:
+    filled(store).close()
+    witness = path.with_suffix(".witness")
+    witness.unlink()
+    if said is not None:
+        witness.write_bytes(said)
+    again = Store(path)
+    assert (again.verify(), again.next_epoch()) == ([], 1)
+    again.close()
+
+
 # Two processes
 
 WRITER = """
@@ -260,14 +306,18 @@ def test_while_one_process_writes_another_may_read_but_not_write(writer: subproc
         second.next_epoch()
     one_line(error, path)
     second.close()
+    assert is_running(path)
 
 
 def test_when_the_writer_was_killed_the_next_one_writes(writer: subprocess.Popen[str], path: Path) -> None:
     writer.send_signal(signal.SIGKILL)
     writer.wait(timeout=10)
+    assert not is_running(path)
     after = Store(path)
     assert after.next_epoch() == 2
+    assert is_running(path)
     after.close()
+    assert not is_running(path)
 
 
 def test_a_closed_store_leaves_no_lock(store: Store, path: Path) -> None:

@@ -1,0 +1,78 @@
+"""An operator's word to a live run, through the broker: pause, resume or stop, and whether it was heeded.
+
+Knows the run by its name; what is done about it the run's own aggregator decides.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from fedmq import topics
+from fedmq.clock import Clock
+from fedmq.errors import BadConfiguration, Rejected, Unreachable
+from fedmq.messages import Beacon, Control, Finished, Round
+from fedmq.network import Delivered, Link
+from fedmq.wire import decode, encode
+
+Action = Literal["pause", "resume", "stop"]
+AGAIN_S = 0.5
+ANSWER_S = 10.0
+
+
+class Operator:
+    """Asks until what the run publishes shows that it was heard; see `loop.Service`.
+
+    Raises (from `step`):
+        Unreachable: nothing was heard of the run in time.
+        BadConfiguration: the run is over, so that there is nothing to pause or resume.
+    """
+
+    def __init__(self, link: Link, run: str, action: Action, *, clock: Clock) -> None:
+        self.done = False
+        self._link, self._run, self._action, self._clock = link, run, action, clock
+        self._epoch: int | None = None  # once the run was heard
+        self._ask_at = 0.0
+        self._give_up_at = clock.now() + ANSWER_S
+
+    @property
+    def wake_at(self) -> float:
+        """See `loop.Service`."""
+        return self._give_up_at if self._epoch is None else min(self._ask_at, self._give_up_at)
+
+    def stop(self) -> None:
+        """See `loop.Service`."""
+        self.done = True
+
+    def step(self) -> None:
+        """See `loop.Service`."""
+        for news in self._link.receive():
+            if isinstance(news, Delivered):
+                self._hear(news)
+        now = self._clock.now()
+        if self.done:
+            return
+        if now >= self._give_up_at:
+            raise Unreachable(
+                f"expected an answer of run {self._run} within {ANSWER_S:g} s, nothing came: "
+                "is its aggregator running, and is --broker right? fedmq runs ls says how runs stand"
+            )
+        if self._epoch is not None and now >= self._ask_at:
+            self._ask_at = now + AGAIN_S
+            control = Control(run=self._run, epoch=self._epoch, action=self._action)
+            self._link.send(encode(topics.up_to(self._run), control))
+
+    def _hear(self, news: Delivered) -> None:
+        try:
+            message = decode(news.frames).message
+        except Rejected:
+            return
+        if not isinstance(message, Round | Beacon | Finished) or message.run != self._run:
+            return
+        self._epoch = message.epoch
+        if isinstance(message, Finished):
+            if self._action != "stop":
+                raise BadConfiguration(f"run {self._run} is over; there is nothing to {self._action}")
+            self.done = True
+        elif self._action != "stop":
+            paused = isinstance(message, Beacon) and message.paused  # a paused run publishes no round
+            self.done = paused is (self._action == "pause")

@@ -1,0 +1,48 @@
+"""Rows for the tests of stores, and what their errors must look like. No network, no time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from aggregator.store import Close, Description, Store, StoredResult
+from fedmq.errors import StoreError
+from fedmq.events import Best
+from fedmq.tasks import find_task
+
+DESCRIPTION = Description("run", find_task("xor"), "evolution", 7, 1e9)
+BEST = Best(value=1.0, coverage=1.0, fitness=-0.1, fitness_mean=-0.5, fitness_worst=-2.0, diversity=0.3)
+WAYS_OUT = ("--to-round N keeps that much", "choose another --out", "start the same command again")
+
+
+def a_result(round: int, trainer: str, counted_in: int | None = None, size: int = 3) -> StoredResult:
+    return StoredResult(round, trainer, counted_in or round, [b"up/run/", b"header", b"", trainer.encode() * size])
+
+
+def a_close(round: int, best: Best | None = BEST) -> Close:
+    return Close(round, "complete", ("alice", "bob"), 2, 0.25, 1e9 + round, best)
+
+
+def filled(store: Store, rounds: int = 3) -> Store:
+    """The store with so many closed rounds of two results each, and a checkpoint at each."""
+    for number in range(1, rounds + 1):
+        store.keep_result(a_result(number, "alice"))
+        store.keep_result(a_result(number, "bob"))
+        store.keep_close(a_close(number))
+        store.keep_checkpoint(number + 1, b"state %d" % number)
+    store.commit()
+    return store
+
+
+def reopened(store: Store) -> Store:
+    store.close()
+    return Store(store.path)
+
+
+def one_line(error: pytest.ExceptionInfo[StoreError], path: Path) -> str:
+    text = str(error.value)
+    assert "\n" not in text
+    assert text.startswith(str(path))
+    assert text.endswith(WAYS_OUT)
+    return text

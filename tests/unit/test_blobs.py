@@ -1,0 +1,152 @@
+"""Large frames as files: whole or not there, each under its own digest, and gone when nobody names them any more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+from store_scene import DESCRIPTION, a_close, one_line, reopened
+
+from aggregator.blobs import BLOB_BYTES, Blobs
+from aggregator.store import Store, StoredResult
+from fedmq.errors import StoreError
+
+LARGE = b"large" * BLOB_BYTES
+
+
+@pytest.fixture
+def blobs(tmp_path: Path) -> Blobs:
+    return Blobs(tmp_path / "blobs")
+
+
+def files(tmp_path: Path) -> list[Path]:
+    return sorted((tmp_path / "blobs").glob("*"))
+
+
+def name_of(blob: bytes) -> bytes:
+    return sha256(blob).digest()
+
+
+def test_small_frames_stay_and_make_no_folder(blobs: Blobs, tmp_path: Path) -> None:
+    assert blobs.keep([b"", b"small", b"x" * BLOB_BYTES]) == [b"", b"small", b"x" * BLOB_BYTES]
+    assert not (tmp_path / "blobs").exists()
+
+
+def test_a_large_frame_becomes_a_file_of_its_digest(blobs: Blobs, tmp_path: Path) -> None:
+    assert blobs.keep([b"small", LARGE]) == [b"small", [name_of(LARGE)]]
+    assert blobs.read(name_of(LARGE)) == LARGE
+    assert [file.name for file in files(tmp_path)] == [name_of(LARGE).hex()], "and nothing half written"
+
+
+def test_the_same_frame_is_written_once(blobs: Blobs, tmp_path: Path) -> None:
+    blobs.keep([LARGE])
+    before = files(tmp_path)[0].stat().st_ino
+    blobs.keep([LARGE, LARGE])
+    assert [file.stat().st_ino for file in files(tmp_path)] == [before]
+
+
+def test_a_damaged_file_is_no_blob_and_is_written_again(blobs: Blobs, tmp_path: Path) -> None:
+    blobs.keep([LARGE])
+    files(tmp_path)[0].write_bytes(LARGE[:-1])
+    assert blobs.read(name_of(LARGE)) is None
+    blobs.keep([LARGE])
+    assert blobs.read(name_of(LARGE)) == LARGE
+
+
+def test_what_is_not_there_is_no_blob(blobs: Blobs) -> None:
+    assert blobs.read(name_of(LARGE)) is None
+
+
+def test_what_a_crash_left_half_written_is_in_nobodys_way(blobs: Blobs, tmp_path: Path) -> None:
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "blobs" / f"{name_of(LARGE).hex()}.partial").write_bytes(LARGE[:100])
+    assert blobs.read(name_of(LARGE)) is None
+    blobs.keep([LARGE])
+    assert blobs.read(name_of(LARGE)) == LARGE
+
+
+def test_all_but_the_named_are_removed_with_what_is_half_written(blobs: Blobs, tmp_path: Path) -> None:
+    other = LARGE[::-1]
+    blobs.keep([LARGE, other])
+    (tmp_path / "blobs" / "half.partial").write_bytes(b"half")
+    blobs.drop_all_but({name_of(other)})
+    assert [file.name for file in files(tmp_path)] == [name_of(other).hex()]
+
+
+def test_nothing_is_removed_where_there_is_nothing(blobs: Blobs) -> None:
+    blobs.drop_all_but(set())
+
+
+def test_a_file_that_cannot_be_written_is_told_in_one_line(blobs: Blobs, tmp_path: Path) -> None:
+    (tmp_path / "blobs").write_text("a file where the folder should be")
+    with pytest.raises(StoreError) as error:
+        blobs.keep([LARGE])
+    assert "cannot be written" in one_line(error, tmp_path / "blobs")
+
+
+# In a store
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "store.sqlite3"
+
+
+@pytest.fixture
+def store(path: Path) -> Iterator[Store]:
+    opened = Store(path)
+    opened.begin(DESCRIPTION)
+    yield opened
+    opened.close()
+
+
+def a_large_result(round: int, fill: bytes = b"a") -> StoredResult:
+    """One frame that is a file, and one of the largest size that is none."""
+    return StoredResult(round, "bob", round, [b"up/run/", fill * (BLOB_BYTES + 1), fill * BLOB_BYTES])
+
+
+def test_a_frame_over_the_limit_is_a_file_and_comes_back_as_it_was(store: Store, path: Path) -> None:
+    store.keep_result(a_large_result(1))
+    store.commit()
+    again = reopened(store)
+    assert list(again.results(1)) == [a_large_result(1)]
+    assert [file.stat().st_size for file in (path.parent / "blobs").iterdir()] == [BLOB_BYTES + 1]
+    again.close()
+
+
+@pytest.mark.parametrize("content", [None, b"cut"], ids=["missing", "another"])
+def test_a_large_frame_that_is_not_there_as_it_was_is_noticed(store: Store, path: Path, content: bytes | None) -> None:
+    store.keep_result(a_large_result(1))
+    store.commit()
+    (blob,) = (path.parent / "blobs").iterdir()
+    blob.unlink()
+    if content is not None:
+        blob.write_bytes(content)
+    with pytest.raises(StoreError, match="a file of the result of bob in round 1 is not as it was written") as error:
+        list(store.results(1))
+    assert store.verify() == [one_line(error, path)]
+
+
+def test_a_store_in_memory_keeps_large_frames_as_well() -> None:
+    store = Store(":memory:")
+    store.keep_result(a_large_result(1))
+    assert list(store.results(1)) == [a_large_result(1)]
+    store.close()
+
+
+def test_what_is_forgotten_gives_its_room_back(store: Store, path: Path) -> None:
+    for number in (1, 2):
+        store.keep_result(a_large_result(number, fill=b"%d" % number))
+        store.keep_close(a_close(number))
+    store.keep_checkpoint(2, b"state")
+    store.commit()
+    before = list((path.parent / "blobs").iterdir())
+    assert store.keep_last(1) == 1
+    store.shrink()
+    again = reopened(store)
+    assert again.verify() == []
+    again.close()
+    assert (len(before), len(list((path.parent / "blobs").iterdir()))) == (2, 1)
+    assert path.stat().st_size < 2 * BLOB_BYTES, "each result left a frame of this size in the store"

@@ -1,0 +1,187 @@
+"""Checkpoints: a strategy's state comes back bit for bit, and a run that continues from one goes on as if never stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Set
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from store_scene import DESCRIPTION, a_close, a_result, filled, reopened
+from strategy_rounds import shards, task_for, trained
+
+from aggregator.checkpoint import dump, load
+from aggregator.store import Store
+from aggregator.strategies import STRATEGY_NAMES, Strategy, Update, find_strategy
+from aggregator.strategies.archive import Archive
+from aggregator.strategies.averaging import AveragingState
+from aggregator.strategies.evolution import EvolutionState
+from fedmq.errors import StoreError
+from fedmq.streams import stream
+from fedmq.tasks import Task
+
+ROUNDS = 12
+
+
+def bits(value: Any) -> Any:
+    """A state as values that are equal only when each type, shape and bit is."""
+    if isinstance(value, np.ndarray):
+        return value.dtype.str, value.shape, value.tobytes()
+    if is_dataclass(value):
+        return type(value), [(field.name, bits(getattr(value, field.name))) for field in fields(value)]
+    if isinstance(value, Mapping):
+        return [(key, bits(one)) for key, one in sorted(value.items())]
+    if isinstance(value, Set):
+        return sorted(value)
+    return value.hex() if isinstance(value, float) else value
+
+
+def again(state: Any) -> Any:
+    """The state, from its bytes."""
+    return load(dump(state), type(state))
+
+
+def small(task: Task) -> Task:
+    """The task with a search that stands still now and then, and begins again."""
+    search = msgspec.structs.replace(task.search, population=20, generations=1, restart_after=3)
+    return msgspec.structs.replace(task, search=search)
+
+
+def rounds(strategy: Strategy[Any], task: Task, *, stored: bool) -> Iterator[Any]:
+    """The states of a run, before and after each close; late and absent trainers; each `stored` and loaded, or not."""
+    rows, chance = shards(task, 2), stream(5, "chance")
+    state, underway = strategy.init(task, 5), list[Update]()
+    for number in range(1, ROUNDS + 1):
+        plan, arrived = strategy.ask(state), [replace(one, staleness=number - one.round) for one in underway]
+        underway = []
+        for name in rows:
+            update = trained(task, plan, rows, name, number)
+            [arrived, underway, []][chance.choice(3, p=[0.6, 0.2, 0.2])].append(update)
+        for update in arrived:
+            state = strategy.tell(state, update)
+        state = again(state) if stored else state
+        yield state
+        state = strategy.close(state, rows.keys())
+        state = again(state) if stored else state
+        yield state
+
+
+@pytest.fixture(params=STRATEGY_NAMES)
+def strategy(request: pytest.FixtureRequest) -> Strategy[Any]:
+    return find_strategy(request.param)
+
+
+def test_every_state_of_a_run_comes_back_bit_for_bit(strategy: Strategy[Any]) -> None:
+    task = small(task_for(strategy.name))
+    for state in [strategy.init(task, 5), *rounds(strategy, task, stored=False)]:
+        assert bits(again(state)) == bits(state)
+
+
+def test_a_run_that_was_loaded_at_every_step_goes_the_same_way(strategy: Strategy[Any]) -> None:
+    task = small(task_for(strategy.name))
+    undisturbed = [bits(state) for state in rounds(strategy, task, stored=False)]
+    assert [bits(state) for state in rounds(strategy, task, stored=True)] == undisturbed
+
+
+def test_the_evolution_above_has_restarted_and_had_late_results() -> None:
+    """Else the tests above would say less than they seem to."""
+    states = list(rounds(find_strategy("evolution"), small(task_for("evolution")), stored=False))
+    assert any(state.champion is not None for state in states)
+    assert any(waiting.round < state.round for state in states for waiting in state.inbox.waiting.values())
+
+
+def test_an_array_that_was_loaded_can_be_written_to() -> None:
+    archive = again(Archive.of(np.arange(2), np.zeros((2, 3))))
+    archive.genes[0, 0] = 1.0
+    assert archive.genes[0, 0] == 1.0
+
+
+@pytest.mark.parametrize(
+    "genes",
+    [
+        np.array([[-0.0, np.nan, np.inf, -np.inf, 5e-324]]),
+        np.frombuffer(b"\x01\x00\x00\x00\x00\x00\xf8\x7f", np.float64)[None],
+        np.arange(6.0).reshape(2, 3).T,
+        np.arange(12.0).reshape(3, 4)[:, ::2],
+        np.empty((0, 22)),
+        np.empty((3, 0)),
+    ],
+    ids=["not finite", "a payload in a NaN", "transposed", "strided", "no candidates", "no genes"],
+)
+def test_arrays_of_all_kinds_come_back_bit_for_bit(genes: Any) -> None:
+    archive = Archive.of(np.arange(len(genes)), genes)
+    assert bits(again(archive)) == bits(archive)
+
+
+# What is no checkpoint
+
+
+@pytest.mark.parametrize(
+    "blob",
+    [b"", b"\xc1", b"\x07", dump({}), dump({"task": 7}), dump(find_strategy("fedavg").init(task_for("fedavg"), 1))],
+    ids=["empty", "no msgpack", "a number", "no field", "another field", "another strategy"],
+)
+def test_bytes_that_are_no_state_are_refused_in_one_line(blob: bytes) -> None:
+    with pytest.raises(StoreError, match=r"^expected the state of a strategy \(EvolutionState\)[^\n]*$"):
+        load(blob, EvolutionState)
+
+
+def test_a_state_that_was_cut_off_anywhere_is_refused() -> None:
+    blob = dump(find_strategy("fedsgd").init(task_for("fedsgd"), 1))
+    for length in range(len(blob)):
+        with pytest.raises(StoreError):
+            load(blob[:length], AveragingState)
+
+
+def test_what_cannot_be_in_a_state_is_not_written() -> None:
+    with pytest.raises(NotImplementedError, match="a Path in the state of a strategy"):
+        dump(Path("somewhere"))
+
+
+# In a store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    opened = Store(tmp_path / "store.sqlite3")
+    opened.begin(DESCRIPTION)
+    yield opened
+    opened.close()
+
+
+def test_the_newest_checkpoint_that_is_not_too_new_is_given(store: Store) -> None:
+    assert store.checkpoint() is None
+    store.keep_checkpoint(3, b"old")
+    store.keep_checkpoint(3, b"three")
+    store.keep_checkpoint(9, b"nine")
+    store.commit()
+    kept = reopened(store)
+    assert [kept.checkpoint(), kept.checkpoint(8), kept.checkpoint(3)] == [(9, b"nine"), (3, b"three"), (3, b"three")]
+    assert kept.checkpoint(2) is None
+    kept.close()
+
+
+@pytest.mark.parametrize(("rounds", "dropped"), [(9, 0), (6, 0), (5, 1), (2, 4), (1, 5), (0, 6)])
+def test_only_what_a_checkpoint_stands_for_is_forgotten(store: Store, rounds: int, dropped: int) -> None:
+    assert filled(store, rounds=6).keep_last(rounds) == dropped
+    kept = reopened(store)
+    assert [close.round for close in kept.closes()] == list(range(dropped + 1, 7))
+    assert [len(list(kept.results(number))) for number in range(1, 7)] == [0] * dropped + [2] * (6 - dropped)
+    assert kept.checkpoint(dropped + 1) == (None if dropped == 0 else (dropped + 1, b"state %d" % dropped))
+    assert kept.verify() == []
+    kept.keep_result(a_result(7, "bob"))
+    kept.keep_close(a_close(7))
+    kept.commit()
+    assert kept.verify() == []
+    kept.close()
+
+
+def test_without_a_checkpoint_nothing_is_forgotten(store: Store) -> None:
+    store.keep_result(a_result(1, "bob"))
+    store.keep_close(a_close(1))
+    store.commit()
+    assert store.keep_last(1) == 0
+    assert list(store.closes()) == [a_close(1)]
