@@ -14,7 +14,7 @@ from aggregator.store import is_running
 from fedmq import events
 
 TAIL_BYTES = 64 << 10  # of the events' end that is looked at
-STALLED_S = 15.0  # without a round opened or closed
+STALLED_S = 15.0  # since a round was opened, or the run was continued
 
 
 class _Line(msgspec.Struct, frozen=True):
@@ -37,13 +37,16 @@ def state_of(folder: Path, report: Report | None, now: float) -> str:
         return "running"
     if last.event == _tag(events.Waiting):
         return f"waiting for trainers ({last.present} of {last.needed})"
+    if last.event == _tag(events.RunPaused):
+        return "paused"
     age_s = now - last.at
     return "running" if age_s < STALLED_S else f"stalled for {age_s:.0f} s"
 
 
 def _last(path: Path) -> _Line | None:
     """The last event that says something of progress."""
-    telling = {_tag(kind) for kind in (events.RunStarted, events.RoundPublished, events.RoundClosed, events.Waiting)}
+    kinds = (events.RunStarted, events.RoundPublished, events.Waiting, events.RunPaused, events.RunResumed)
+    telling = {_tag(kind) for kind in kinds}
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - TAIL_BYTES))
