@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+INPUTS ?= 1000000
 SEED ?= 1
 SECONDS ?= 60
 MINUTES ?= 60
@@ -15,7 +16,7 @@ INSTALL_LOG := $(VENV)/install.log
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check bench chaos soak clean
+.PHONY: help demo test check bench chaos soak fuzz mutants clean
 
 # Says what is missing, or makes the virtual environment where there is none that works.
 define make_environment
@@ -34,7 +35,7 @@ define make_environment
 endef
 
 help:  ## list the verbs
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 14
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
 
 demo: $(RUN_STAMP)  ## train split XOR over two trainers on this machine (ARGS="--task parity4 --trainers 4")
 	@$(BIN)/fedmq demo $(ARGS)
@@ -64,6 +65,14 @@ chaos: $(DEVELOP_STAMP)  ## kill, pause, cut off and damage a federation of proc
 soak: $(DEVELOP_STAMP)  ## the same for an hour, ten faults a minute, memory recorded in build/soak (MINUTES=10)
 	@OPENBLAS_NUM_THREADS=1 $(BIN)/python tests/chaos/chaos.py --seed $(SEED) --record build/soak \
 		--seconds $$(($(MINUTES) * 60)) --faults $$(($(MINUTES) * 10)) $(ARGS)
+
+fuzz: $(DEVELOP_STAMP)  ## give random inputs to the decoder, the store and the configuration (INPUTS=1000000 SEED=1)
+	@set -e; for target in decoder store configuration; do \
+		OPENBLAS_NUM_THREADS=1 $(BIN)/python tests/fuzz/fuzz.py $$target --inputs $(INPUTS) --seed $(SEED); \
+	done
+
+mutants: $(DEVELOP_STAMP)  ## plant bugs, each alone in a copy of the tree; a test must catch each (ARGS="quorum" for some)
+	@$(BIN)/python tests/mutants/mutants.py $(ARGS)
 
 clean:  ## remove the virtual environment and everything that tools have left
 	@[ ! -e $(VENV)/pyvenv.cfg ] || rm -rf $(VENV)

@@ -52,7 +52,9 @@ class Blobs:
         try:
             if path.exists() and self.read(name) is not None:
                 return name
-            self._folder.mkdir(exist_ok=True)
+            if not self._folder.exists():
+                self._folder.mkdir(exist_ok=True)
+                _sync(self._folder.parent)
             partial = path.with_suffix(".partial")
             with partial.open("wb") as file:
                 file.write(blob)

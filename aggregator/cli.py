@@ -147,8 +147,8 @@ def _serve(store: Store, folder: Path, limits: Limits, broker: str, *, silent: b
         serve(service, link, clock)
     finally:
         progress.close()
-        log.close()
         link.close()
+        log.close()  # the last: it may fail, too
     return service
 
 
@@ -203,9 +203,10 @@ def _end(service: Aggregator, folder: Path, store: Store, *, quiet: bool, as_jso
         if not quiet:
             click.echo(f"stopped before round {rounds.round}; continue with: fedmq aggregator --out {folder}", err=True)
         raise SystemExit(1)
+    closes = list(store.closes())
     report, model = make_report(
         service.description,
-        service.replayed.closes,
+        closes,
         rounds.standing,
         rounds.roster.trainers,
         solved=rounds.solved,
@@ -219,7 +220,7 @@ def _end(service: Aggregator, folder: Path, store: Store, *, quiet: bool, as_jso
     if before is not None and before.rounds == report.rounds:  # it was finished already: the first report stands
         report = before
     else:
-        write_report(folder, report, model, service.replayed.closes)
+        write_report(folder, report, model, closes)
     if as_json:
         click.echo(msgspec.json.encode(report).decode())
     elif not quiet:

@@ -22,13 +22,15 @@ ANSWER_S = 10.0
 class Operator:
     """Asks until what the run publishes shows that it was heard; see `loop.Service`.
 
+    `heeded` says whether it was, once this is done; not if it was interrupted before.
+
     Raises (from `step`):
-        Unreachable: nothing was heard of the run in time.
+        Unreachable: nothing was heard of the run in time, or it did not heed.
         BadConfiguration: the run is over, so that there is nothing to pause or resume.
     """
 
     def __init__(self, link: Link, run: str, action: Action, *, clock: Clock) -> None:
-        self.done = False
+        self.done = self.heeded = False
         self._link, self._run, self._action, self._clock = link, run, action, clock
         self._epoch: int | None = None  # once the run was heard
         self._ask_at = 0.0
@@ -52,8 +54,9 @@ class Operator:
         if self.done:
             return
         if now >= self._give_up_at:
+            came = "nothing came" if self._epoch is None else "it was heard, but not of that"
             raise Unreachable(
-                f"expected an answer of run {self._run} within {ANSWER_S:g} s, nothing came: "
+                f"expected run {self._run} to {self._action} within {ANSWER_S:g} s, {came}: "
                 "is its aggregator running, and is --broker right? fedmq runs ls says how runs stand"
             )
         if self._epoch is not None and now >= self._ask_at:
@@ -68,11 +71,12 @@ class Operator:
             return
         if not isinstance(message, Round | Beacon | Finished) or message.run != self._run:
             return
+        if self._epoch is not None and message.epoch < self._epoch:
+            return  # a zombie, that speaks for nobody
         self._epoch = message.epoch
         if isinstance(message, Finished):
             if self._action != "stop":
                 raise BadConfiguration(f"run {self._run} is over; there is nothing to {self._action}")
-            self.done = True
-        elif self._action != "stop":
-            paused = isinstance(message, Beacon) and message.paused  # a paused run publishes no round
-            self.done = paused is (self._action == "pause")
+            self.done = self.heeded = True
+        elif isinstance(message, Beacon) and self._action != "stop":  # the open round of a paused run may come again
+            self.done = self.heeded = message.paused is (self._action == "pause")

@@ -49,7 +49,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     rounds: int
     metric: str
     value: float | None
-    train_s: float  # first publication to last close
+    train_s: float  # that rounds were open, from the first publication to the last close
     wall_s: float  # since the run was begun
     round_s_median: float | None
     trainers: list[TrainerReport]
@@ -84,7 +84,7 @@ def make_report(
         rounds=closes[-1].round if closes else 0,
         metric=task.metric,
         value=None if standing is None else task.value(standing.loss, standing.correct, standing.rows),
-        train_s=closes[-1].closed - closes[0].closed + closes[0].round_s if closes else 0.0,
+        train_s=sum(close.round_s for close in closes),
         wall_s=ended - description.started,
         round_s_median=statistics.median(close.round_s for close in closes) if closes else None,
         trainers=[
@@ -161,14 +161,18 @@ class EventLog:
     def __init__(self, path: Path, wall: Callable[[], float]) -> None:
         self._path, self._wall = path, wall
         with _writing(path):
-            self._file: BinaryIO = path.open("ab")
+            self._file: BinaryIO = path.open("a+b")
+            if self._file.tell():  # a life that was killed may have left half a line
+                self._file.seek(-1, os.SEEK_END)
+                if self._file.read(1) != b"\n":
+                    self._file.write(b"\n")
 
     def __call__(self, event: events.AnyEvent) -> None:
         """Append `event`."""
         fields = {"at": self._wall(), **msgspec.to_builtins(event)}
         with _writing(self._path):
             self._file.write(msgspec.json.encode(fields) + b"\n")
-            if not isinstance(event, events.ResultAccepted | events.RoundPublished):
+            if not isinstance(event, events.ResultAccepted):  # the others show how the run stands
                 self._file.flush()
 
     def close(self) -> None:

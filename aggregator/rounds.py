@@ -54,7 +54,7 @@ class Rounds:
 
     `state` is the strategy's, `round` the number of the round to open next; `accepted` holds the (round, trainer)
     pairs that the store knows and that are recent enough to come again; `counted` says how many of them the close of
-    `round` will use; `members` counted at the last close.
+    `round` will use; `members` counted at the last close; `answer_s` are seconds that rounds took.
     """
 
     def __init__(
@@ -69,6 +69,7 @@ class Rounds:
         accepted: Iterable[tuple[int, str]] = (),
         counted: int = 0,
         members: int = 0,
+        answer_s: Iterable[float] = (),
     ) -> None:
         self.settings, self.task, self.roster, self.round = settings, task, roster, round
         self.phase = Phase.SELECTION
@@ -83,7 +84,7 @@ class Rounds:
         self._quorum = 1
         self._opened_at = 0.0
         self._deadline_s = 0.0
-        self._answer_s: deque[float] = deque(maxlen=ANSWERS_REMEMBERED)  # from a round's publication to each answer
+        self._answer_s = deque(answer_s, maxlen=ANSWERS_REMEMBERED)  # from a round's publication to each answer
         self._deadline: float | None = None
         self._broker_up = False
         self._beacon_at = 0.0

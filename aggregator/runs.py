@@ -288,10 +288,13 @@ def _ask(run: str, action: Action, broker: str) -> None:
         raise BadConfiguration(f"expected the name or the folder of a run, got {run!r}; fedmq runs ls lists them")
     clock = SystemClock()
     link = SubscriberSockets(broker, topics.round_of(name), topics.beacon_of(name))
+    operator = Operator(link, name, action, clock=clock)
     try:
-        serve(Operator(link, name, action, clock=clock), link, clock)
+        serve(operator, link, clock)
     finally:
         link.close()
+    if not operator.heeded:
+        raise click.Abort
 
 
 @runs.command()

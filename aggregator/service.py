@@ -62,8 +62,8 @@ class Aggregator:
         description = store.description
         assert description is not None, "the store must have been begun"
         self.description: Description = description
-        self.replayed: Replayed = replay(store, description.task, strategy, description.seed)
-        self.rounds = _rounds(store, description, strategy, limits, self.replayed, clock.now())
+        replayed = replay(store, description.task, strategy, description.seed)
+        self.rounds = _rounds(store, description, strategy, limits, replayed, clock.now())
         self.stopping = False
         self._keep_rounds = limits.keep_rounds
         self._told, self._farewell_by = False, math.inf
@@ -152,7 +152,6 @@ class Aggregator:
                 best=None if standing is None else self.rounds.best(standing),
             )
             self._store.keep_close(close)
-            self.replayed.closes.append(close)
             if save.round % CHECKPOINT_ROUNDS == 0:
                 self._checkpoint(save.round + 1, save.state)
         if effects.sends:
@@ -198,5 +197,6 @@ def _rounds(
         round=replayed.round,
         accepted=accepted,
         counted=replayed.open_results,
+        answer_s=[close.round_s for close in replayed.closes if close.why == "complete"],
         members=len(replayed.closes[-1].members) if replayed.closes else 0,
     )

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import msgspec
 
-from aggregator.report import EVENTS, STORE, Report
-from aggregator.store import is_running
+from aggregator.lock import is_locked
+from aggregator.report import EVENTS, Report
 from fedmq import events
 
 TAIL_BYTES = 64 << 10  # of the events' end that is looked at
@@ -30,7 +30,7 @@ def state_of(folder: Path, report: Report | None, now: float) -> str:
     """In a few words; `now` is in seconds since 1970."""
     if report is not None:
         return "solved" if report.solved else "not solved"
-    if not is_running(folder / STORE):
+    if not is_locked(folder):
         return "interrupted"
     last = _last(folder / EVENTS)
     if last is None:

@@ -14,10 +14,7 @@ noticed.
 
 from __future__ import annotations
 
-import fcntl
-import os
 import sqlite3
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
@@ -27,14 +24,14 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 
 from aggregator.blobs import Blobs
+from aggregator.lock import FolderLock
 from aggregator.witness import Reached, Witness
-from fedmq.errors import StoreError
+from fedmq.errors import BadConfiguration, StoreError
 from fedmq.events import Best
 from fedmq.tasks import Task
 from fedmq.wire import Frames
 
 SCHEMA_VERSION = 2
-LOOK_S = 0.05
 _T = TypeVar("_T")
 # A damaged file can also make the module sqlite3 fail at text (UnicodeError) or at sizes.
 _UNREADABLE = (sqlite3.Error, UnicodeError, MemoryError, OverflowError)
@@ -99,7 +96,7 @@ class Store:
         self.path = str(path)
         self._blobs = None if self.path == ":memory:" else Blobs(Path(path).with_name("blobs"))
         self._witness = None if self.path == ":memory:" else Witness(Path(path).with_suffix(".witness"))
-        self._lock: int | None = None  # the folder, once this store has written
+        self._lock: FolderLock | None = None  # once this store has written
         with self._errors():
             self._connection = sqlite3.connect(self.path, isolation_level=None, timeout=2.0)
         try:
@@ -253,6 +250,7 @@ class Store:
 
     def shrink(self) -> None:
         """Give the room of what was forgotten back to the disk."""
+        self._claim()
         self.commit()
         with self._errors():
             self._connection.execute("VACUUM")
@@ -286,7 +284,7 @@ class Store:
         if self._witness is not None:
             self._witness.close()
         if self._lock is not None:
-            os.close(self._lock)
+            self._lock.release()
             self._lock = None
 
     # --- inside -------------------------------------------------------------------------------------------------
@@ -338,24 +336,8 @@ class Store:
 
     def _claim(self) -> None:
         """Be the only one that writes, from now to the end."""
-        if self._lock is not None or self.path == ":memory:":
-            return
-        folder = None
-        try:
-            folder = os.open(Path(self.path).parent, os.O_RDONLY)
-            if not _locked(folder, fcntl.LOCK_EX):
-                time.sleep(LOOK_S)  # `is_running` holds it for a moment
-                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if folder is not None:
-                os.close(folder)
-            busy = isinstance(error, BlockingIOError)
-            raise StoreError(
-                f"{self.path}: expected to be the only one that writes this run, but "
-                + ("another process does; wait for its end, or " if busy else f"that cannot be had ({error}); ")
-                + "choose another --out"
-            ) from error
-        self._lock = folder
+        if self._lock is None and self.path != ":memory:":
+            self._lock = FolderLock(Path(self.path).parent)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -364,13 +346,13 @@ class Store:
             yield
         except _UNREADABLE as error:
             code = getattr(error, "sqlite_errorname", "")
-            if code in ("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_IOERR_WRITE", "SQLITE_IOERR_FSYNC", "SQLITE_READONLY"):
+            reading = code.endswith(("_READ", "_CORRUPTFS", "_DATA"))  # else no room for the log, its index, ...
+            if code in ("SQLITE_FULL", "SQLITE_READONLY") or (code.startswith("SQLITE_IOERR") and not reading):
                 raise StoreError(
                     f"{self.path}: cannot be written ({error}); what was acknowledged is safe: "
                     "make room and start the same command again"
                 ) from error
-            text = "no text that can be read" if isinstance(error, UnicodeError) else " ".join(str(error).split())
-            raise self._damaged(f"SQLite says: {text}") from error
+            raise self._damaged(f"SQLite says: {error}") from error
 
     def _check(self, right: bool, what: str) -> None:
         if not right:
@@ -379,11 +361,12 @@ class Store:
     def _decode(self, blob: bytes, kind: type[_T]) -> _T:
         try:
             return msgspec.msgpack.decode(blob, type=kind)
-        except (msgspec.MsgspecError, TypeError) as error:  # a TypeError: not even bytes
+        # A TypeError: not even bytes. A ValueError: no UTF-8. What a task's own checks say passes through msgspec, too.
+        except (msgspec.MsgspecError, TypeError, ValueError, BadConfiguration) as error:
             raise self._damaged(f"{error}") from error
 
     def _damaged(self, what: str) -> StoreError:
-        folder = Path(self.path).parent
+        folder, what = Path(self.path).parent, " ".join(what.split())  # a damaged name may be many lines
         return StoreError(
             f"{self.path} is damaged or not the store of a run: {what}; fedmq runs verify {folder} says how far it "
             f"is whole, fedmq runs recover {folder} --to-round N keeps that much"
@@ -397,20 +380,3 @@ def _digest(*fields: object) -> bytes:
         blob = field if isinstance(field, bytes) else str(field).encode()
         digest.update(len(blob).to_bytes(8, "little") + blob)
     return digest.digest()
-
-
-def is_running(path: Path) -> bool:
-    """Whether an aggregator writes to this store now."""
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        return not _locked(folder, fcntl.LOCK_SH)
-    finally:
-        os.close(folder)
-
-
-def _locked(folder: int, how: int) -> bool:
-    try:
-        fcntl.flock(folder, how | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

@@ -6,12 +6,14 @@ Knows stores and folders, nothing of the network.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from aggregator.replay import replay
 from aggregator.report import STORE
-from aggregator.store import Description, Store
+from aggregator.store import Close, Description, Store, StoredResult
 from aggregator.strategies import find_strategy
 from fedmq.errors import BadConfiguration, StoreError
 from fedmq.models import TrainedModel
@@ -62,41 +64,66 @@ def recover(folder: Path, last: int | None) -> int:
     The store as it was stays beside it, as `store.sqlite3.damaged` and the like.
 
     Raises:
-        StoreError: not even the description of the run can be read.
+        StoreError: not even the description of the run can be read, the new store cannot be written, or an aggregator
+            writes to this one.
     """
     damaged, description = open_store(folder)
     path, partial = folder / STORE, folder / f"recovered-{STORE}"
     for old in folder.glob(f"{partial.stem}*"):
         old.unlink()
     whole = Store(partial)
-    whole.begin(description, damaged.epoch)
-    kept = _copy(damaged, whole, last)
-    whole.close()
-    damaged.close()
+    try:
+        whole.begin(description, damaged.epoch)
+        kept = _copy(damaged, whole, last)
+    finally:
+        whole.close()
+        damaged.close()
+    times = len(list(folder.glob(f"{STORE}{DAMAGED}*")))
+    suffix = f"{DAMAGED}-{times + 1}" if times else DAMAGED
     for old in list(folder.glob(f"{path.stem}.*")):
-        if not old.name.endswith(DAMAGED):
-            old.replace(old.with_name(old.name + DAMAGED))
+        if DAMAGED not in old.name:
+            old.replace(old.with_name(old.name + suffix))
     for new in folder.glob(f"{partial.stem}*"):
         new.replace(new.with_name(new.name.removeprefix("recovered-")))
     return kept
 
 
 def _copy(damaged: Store, whole: Store, last: int | None) -> int:
-    """Copy round by round until one is not whole."""
-    kept = 0
-    try:
-        checkpoint = damaged.checkpoint() if last is None else damaged.checkpoint(last + 1)
-        if checkpoint is not None:
-            whole.keep_checkpoint(*checkpoint)
-            whole.commit()
+    """Copy round by round until one is not whole, and the checkpoints up to there."""
+    first = kept = 0
+    for close, results in _whole_rounds(damaged, last):
+        for result in results:
+            whole.keep_result(result)
+        whole.keep_close(close)
+        first, kept = first or close.round, close.round
+    begins = first <= 1
+    for checkpoint in _whole_checkpoints(damaged, kept + 1):
+        whole.keep_checkpoint(*checkpoint)
+        begins = begins or checkpoint[0] >= first
+    if not begins:  # earlier rounds were dropped, and no checkpoint that stands for them is whole
+        whole.abandon()
+        return 0
+    whole.commit()
+    return kept
+
+
+def _whole_rounds(damaged: Store, last: int | None) -> Iterator[tuple[Close, list[StoredResult]]]:
+    with suppress(StoreError):
         for close in damaged.closes():
             if last is not None and close.round > last:
-                break
-            for result in list(damaged.results(close.round)):
-                whole.keep_result(result)
-            whole.keep_close(close)
-            whole.commit()
-            kept = close.round
-    except StoreError:
-        whole.abandon()
-    return kept
+                return
+            yield close, list(damaged.results(close.round))
+
+
+def _whole_checkpoints(damaged: Store, at_most: int) -> Iterator[tuple[int, bytes]]:
+    """The newest first."""
+    while at_most > 0:
+        try:
+            checkpoint = damaged.checkpoint(at_most)
+        except StoreError:
+            at_most -= 1
+            continue
+        if checkpoint is None:
+            return
+        yield checkpoint
+        at_most = checkpoint[0] - 1

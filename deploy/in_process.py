@@ -66,14 +66,16 @@ class Federation:
         self.trainers = tuple(rows)
 
     def _aggregator(self, link: Link) -> Aggregator:
-        clock = self.simulation.clock
-        self.store.abandon()  # what an earlier life had not committed
-        self.aggregator = Aggregator(link, self.store, self.strategy, self.limits, clock=clock, watch=self._watch)
-        return self.aggregator
+        store, clock = self.store, self.simulation.clock
+        store.abandon()  # what an earlier life had not committed
 
-    def _watch(self, event: events.AnyEvent) -> None:
-        self.events.append(event)
-        self.finished = self.finished or isinstance(event, events.RunFinished)
+        def watch(event: events.AnyEvent) -> None:
+            if store is self.store:  # else this life has been cut off from the run, and knows no better
+                self.events.append(event)
+                self.finished = self.finished or isinstance(event, events.RunFinished)
+
+        self.aggregator = Aggregator(link, store, self.strategy, self.limits, clock=clock, watch=watch)
+        return self.aggregator
 
     def _trainer(self, name: str, rows: Rows) -> Callable[[Link], Trainer]:
         simulation, learn, spool = self.simulation, self._learn(rows, name), MemorySpool()

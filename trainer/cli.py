@@ -67,8 +67,8 @@ def trainer(name: str, data: str, state: Path | None, broker: str, connect_timeo
     rows = load_rows(data)
     link = TrainerSockets(broker, name)
     clock = SystemClock()
-    spool = None if state is None else FileSpool(state)
-    kept = [] if spool is None else spool.load(name)
+    spool = None if state is None else FileSpool(state / name)
+    kept = [] if spool is None else spool.load(name, len(rows.inputs))
     session = Session(name, len(rows.inputs), __version__, stream(0, "jitter", name), kept)
     service = Trainer(
         link,

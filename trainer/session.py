@@ -219,7 +219,7 @@ class Session:
         """What is known of `run`, now at `epoch`; None when the message is from an older life of its aggregator."""
         view = self.runs.get(run)
         if view is None:
-            if len(self.runs) == RUNS_MAX:
+            while len(self.runs) >= RUNS_MAX:
                 oldest = next(iter(self.runs))
                 self._forget_work(oldest)
                 for number in list(self.runs[oldest].held):
@@ -284,7 +284,7 @@ class Session:
         view = self.runs[event.run]
         view.held[event.round] = Held(event.arrays, event.train_s, send_at=now)
         self._effects.keeps.append(Kept(event.run, view.round_epoch, event.round, event.arrays, event.train_s))
-        if len(view.held) > HELD_MAX:
+        while len(view.held) > HELD_MAX:
             self._release(event.run, view, min(view.held))
 
     # --- what follows -------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Protocol
@@ -54,7 +55,7 @@ class MemorySpool:
 
 
 class FileSpool:
-    """A folder of one trainer's results.
+    """A folder of one trainer's results, and of no other's: files are named by run and round.
 
     Raises:
         BadConfiguration: the folder cannot be made.
@@ -67,12 +68,15 @@ class FileSpool:
         except OSError as error:
             raise BadConfiguration(f"--state {folder}: cannot be made ({error.strerror}); choose another") from error
 
-    def load(self, trainer: str) -> list[Kept]:
-        """What an earlier life of `trainer` kept; files that are damaged or another's are left out, with a line."""
+    def load(self, trainer: str, samples: int) -> list[Kept]:
+        """What an earlier life of `trainer` kept, when it had as many rows.
+
+        Files that are damaged, another's, or of other rows are left out, with a line.
+        """
         found = []
         for path in sorted(self._folder.glob(f"*{SUFFIX}")):
             try:
-                found.append(_read(path, trainer))
+                found.append(_read(path, trainer, samples))
             except (OSError, Rejected, msgspec.MsgspecError) as error:
                 log.warning("%s is left out, its round is worked on again: %s", path, error)
         return found
@@ -90,13 +94,8 @@ class FileSpool:
         )
         content = msgspec.msgpack.encode(encode(topics.up_to(kept.run), message, kept.arrays))
         path = self._path(kept.run, kept.round)
-        partial = path.with_suffix(".partial")
         try:
-            with partial.open("wb") as file:
-                file.write(sha256(content).digest() + content)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
+            _write(path, sha256(content).digest() + content)
         except OSError as error:
             log.warning("%s cannot be written (%s); the result is in memory only", path, error.strerror)
 
@@ -111,7 +110,30 @@ class FileSpool:
         return self._folder / f"{run}.{round}{SUFFIX}"
 
 
-def _read(path: Path, trainer: str) -> Kept:
+def _write(path: Path, content: bytes) -> None:
+    partial = path.with_suffix(".partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+        _sync(path.parent)
+    except OSError:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)  # on a full disk, its room is wanted
+        raise
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _read(path: Path, trainer: str, samples: int) -> Kept:
     content = path.read_bytes()
     if sha256(content[32:]).digest() != content[:32]:
         raise Rejected("sha256", "it is not as it was written")
@@ -119,4 +141,6 @@ def _read(path: Path, trainer: str) -> Kept:
     message = packet.message
     if not isinstance(message, Result) or message.trainer != trainer:
         raise Rejected("names", f"it is not a result of {trainer}")
+    if message.samples != samples:
+        raise Rejected("values", f"it is about {message.samples} rows, now there are {samples}")
     return Kept(message.run, message.epoch, message.round, dict(packet.arrays), message.train_s)

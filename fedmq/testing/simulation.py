@@ -76,6 +76,8 @@ class _Place:
     begin: Callable[[], Node]
     node: Node | None = None
     life: int = 0  # wake-ups and work of earlier lives mean nothing
+    frozen: bool = False  # as by SIGSTOP: what comes waits
+    cut: frozenset[str] = frozenset()  # directions, "up" and "down", in which nothing passes
 
 
 class Simulation:
@@ -98,7 +100,7 @@ class Simulation:
         self._hub: MemoryHub | None = None
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._counter = itertools.count()
-        self._fuses: dict[str, int] = {}
+        self._fuses: dict[str, tuple[int, FedmqError]] = {}
 
     # --- nodes --------------------------------------------------------------------------------------------------
 
@@ -131,8 +133,8 @@ class Simulation:
         self._places[name] = _Place(name, begin)
 
     def node(self, name: str) -> Node | None:
-        """What runs at `name` now."""
-        return self._places[name].node
+        """What runs at `name` now, if anything."""
+        return self._places[name].node if name in self._places else None
 
     def start(self, *names: str) -> None:
         """Start (again) what is not running at `names`."""
@@ -143,8 +145,8 @@ class Simulation:
                 place.life += 1
                 try:
                     place.node = place.begin()
-                except NodeCrashed:
-                    self._say("crash", name)
+                except FedmqError as error:
+                    self._say(_end_by(error), name)
                     continue
                 self.step(name)
 
@@ -162,40 +164,74 @@ class Simulation:
             self._say("stop", name)
             try:
                 place.node.stop()
-            except NodeCrashed:
-                self.crash(name)
+            except FedmqError as error:
+                self._say(_end_by(error), name)
+                self._remove(name)
             self.step(name)
 
-    def crash_in(self, name: str, operations: int) -> None:
-        """Let `name` crash in the midst of a step, at its so-many-th operation from now (a send or a write)."""
-        self._fuses[name] = operations
+    def crash_in(self, name: str, operations: int, error: FedmqError | None = None) -> None:
+        """Let `name` crash in the midst of a step, at its so-many-th operation from now (a send or a write).
+
+        With an `error` the operation fails with that instead, as a full disk would make it.
+        """
+        self._fuses[name] = (operations, error or NodeCrashed(f"{name} crashes here"))
+
+    def freeze(self, name: str) -> None:
+        """Let `name` stand still, as SIGSTOP would: its connections live, and what comes waits."""
+        self._say("freeze", name)
+        self._places[name].frozen = True
+
+    def thaw(self, name: str) -> None:
+        """Let `name` go on."""
+        self._say("thaw", name)
+        self._places[name].frozen = False
+        self.step(name)
+
+    def cut(self, name: str, *directions: str) -> None:
+        """Let nothing pass between `name` and the broker: "up" (what it sends), "down" (what it hears), or both."""
+        self._say(f"cut {'+'.join(directions)}", name)
+        self._places[name].cut = frozenset(directions)
+
+    def rename(self, name: str, other: str) -> None:
+        """Let what runs at `name` go on as `other`, with its connections; something else can be started at `name`."""
+        place = self._places[name]
+        self._places[other] = _Place(other, place.begin, place.node, place.life, place.frozen, place.cut)
+        self._links[other] = link = self._links.pop(name)
+        link.name = other
+        place.node, place.frozen, place.cut = None, False, frozenset()
+        self.step(other)
 
     def heal(self) -> None:
         """End all faults, those to come as well; who crashed stays down until it is started."""
         self.faults = Faults()
         self._fuses.clear()
+        for place in list(self._places.values()):
+            place.cut = frozenset()
+            if place.frozen:
+                self.thaw(place.name)
 
     def operation(self, name: str) -> None:
         """A node is about to send or to write something.
 
         Raises:
-            NodeCrashed: it crashes instead.
+            NodeCrashed: it crashes instead; or whatever `crash_in` was given.
         """
         if name in self._fuses:
-            self._fuses[name] -= 1
-            if self._fuses[name] <= 0:
-                del self._fuses[name]
-                raise NodeCrashed(f"{name} crashes here")
+            left, error = self._fuses.pop(name)
+            if left <= 1:
+                raise error
+            self._fuses[name] = (left - 1, error)
 
     def step(self, name: str) -> None:
         """Let `name` take what has come to it."""
         place = self._places[name]
-        if place.node is None:
+        if place.node is None or place.frozen:
             return
         try:
             place.node.step()
-        except NodeCrashed:
-            self.crash(name)
+        except FedmqError as error:  # a crash, or what a process would end with
+            self._say(_end_by(error), name)
+            self._remove(name)
             return
         if place.node.done:
             self._say("end", name)
@@ -211,7 +247,8 @@ class Simulation:
             self.step(name)
 
     def _remove(self, name: str) -> None:
-        self._places[name].node = None
+        place = self._places[name]
+        place.node, place.frozen = None, False
         self._fuses.pop(name, None)
         if name != self.broker_name:
             self._disconnect(self._links[name])
@@ -230,7 +267,7 @@ class Simulation:
             self._at(self.clock.now() + self.random.uniform(*self.faults.reconnect_s), lambda: self._connect(link))
 
     def _connect(self, link: MemoryLink) -> None:
-        current = self._links[link.name] is link and self._places[link.name].node is not None
+        current = self._links.get(link.name) is link and self._places[link.name].node is not None
         if not current or self._hub is None or link.connection is not None:
             return
         connection = link.connection = Connection(link)
@@ -255,7 +292,7 @@ class Simulation:
         self._at(self.clock.now() + self._delay(), noticed)
 
     def _news(self, link: MemoryLink, news: News) -> None:
-        if self._links[link.name] is link:
+        if self._links.get(link.name) is link:
             link.news.append(news)
             self.step(link.name)
 
@@ -295,6 +332,8 @@ class Simulation:
     def _transport(self, connection: Connection, direction: str, arrive: Callable[[], None]) -> None:
         self.messages += 1
         faults = self.faults
+        if direction in self._places[connection.link.name].cut:
+            return
         if faults.loss and self.random.random() < faults.loss:
             return
         copies = 2 if faults.duplicate and self.random.random() < faults.duplicate else 1
@@ -338,3 +377,7 @@ class Simulation:
     def _say(self, what: str, name: str, frames: Frames | None = None) -> None:
         if self.trace is not None:
             self.trace(self.clock.now(), what, name, frames)
+
+
+def _end_by(error: FedmqError) -> str:
+    return "crash" if isinstance(error, NodeCrashed) else f"fails ({type(error).__name__})"

@@ -162,10 +162,17 @@ def parse_arguments() -> argparse.Namespace:
 
 
 async def run_until_told(chaos: Chaos) -> Verdict:
-    """The run; SIGTERM ends it as Ctrl-C does."""
-    task = asyncio.current_task()
+    """The run; the first SIGTERM ends it as Ctrl-C does."""
+    task, loop = asyncio.current_task(), asyncio.get_running_loop()
     assert task is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    cancel = task.cancel
+
+    def on_signal() -> None:
+        loop.remove_signal_handler(signal.SIGTERM)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        cancel()
+
+    loop.add_signal_handler(signal.SIGTERM, on_signal)
     return await chaos.run()
 
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 STORE_FILES = ("store.sqlite3", "store.sqlite3-wal")
+EVENTS = "events.jsonl"
 BALLAST = "ballast"
 FILL_BYTES = 1 << 20
 
@@ -33,8 +34,9 @@ class Disk:
     def fill(self, pid: int | None) -> None:
         """From now on nothing more can be written, by anybody or by the process `pid`."""
         if not self.mounted:
-            if pid is not None:
-                resource.prlimit(pid, resource.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY))
+            if pid is not None:  # the run's files are longer than that now, or are soon; the logs are not
+                longest = (self.folder / EVENTS).stat().st_size
+                resource.prlimit(pid, resource.RLIMIT_FSIZE, (longest, resource.RLIM_INFINITY))
             return
         with (self.folder / BALLAST).open("wb", buffering=0) as file:
             size = FILL_BYTES

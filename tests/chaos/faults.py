@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from disk import STORE_FILES, Damage, Disk, copy_run, draw_damage
 from federation import YOUNG_S, Federation, Service, run_fedmq
+from proxy import Direction
 from schedule import AGGREGATOR, BROKER, Fault
 
 from fedmq.streams import stream
@@ -28,6 +29,8 @@ LATE_S = (0.1, 0.5)
 SLOW_BYTES_PER_S = (4_000, 40_000)
 TRIES = 20  # to find a damage that matters
 STOPPED_CODES = {BROKER: 0, AGGREGATOR: 1}  # of an orderly end; a trainer's is 0
+
+CUTS: dict[str, tuple[Direction, ...]] = {"cut up": ("up",), "cut down": ("down",), "cut both ways": ("up", "down")}
 
 Act = Callable[[Fault, np.random.Generator], Awaitable[None]]
 
@@ -51,9 +54,7 @@ class Faults:
             "late link": self._late,
             "slow link": self._slow,
             "drop connections": self._drop,
-            "cut up": self._cut,
-            "cut down": self._cut,
-            "cut both ways": self._cut,
+            "cut": self._cut,
             "full disk": self._full_disk,
             "damaged copy": self._damaged_copy,
             "damaged store": self._damaged_store,
@@ -148,14 +149,12 @@ class Faults:
 
     async def _cut(self, fault: Fault, _draws: np.random.Generator) -> None:
         proxy = self._federation.proxies[fault.target]
-        if fault.kind != "cut down":
-            proxy.cut("up")
-        if fault.kind != "cut up":
-            proxy.cut("down")
+        directions = CUTS[fault.kind]
+        proxy.cut(*directions)
         try:
             await asyncio.sleep(fault.seconds)
         finally:
-            proxy.heal()
+            proxy.heal(*directions)
 
     # --- the disk -----------------------------------------------------------------------------------------------
 

@@ -22,7 +22,6 @@ from schedule import AGGREGATOR, BROKER, EDGES, TRAINERS
 from fedmq.address import PORTS
 
 MIN_TRAINERS = 3
-DEADLINE_S = 2.0
 FIRST_PORT, LAST_PORT = 12_000, 30_000  # below the ports of outgoing connections: none can take a dead broker's
 YOUNG_S = 5.0  # a signal in the first seconds of a life may come before it is heeded
 PR_SET_PDEATHSIG = 1
@@ -65,6 +64,7 @@ async def run_fedmq(folder: Path, *arguments: str, timeout_s: float = 60.0) -> t
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         preexec_fn=die_with_parent,
+        start_new_session=True,  # a signal to the harness and its group is not meant for them
     )
     try:
         out, errors = await asyncio.wait_for(process.communicate(), timeout_s)
@@ -117,6 +117,7 @@ class Service:
                 stdout=out,
                 stderr=err,
                 preexec_fn=die_with_parent,
+                start_new_session=True,  # a signal to the harness and its group is not meant for them
             )
 
     def send(self, number: signal.Signals) -> None:
@@ -160,7 +161,7 @@ class Federation:
             else:
                 own = ["aggregator", "--task", str(task), "--strategy", "fedsgd", "--seed", str(seed)]
                 own += ["--rounds", str(rounds), "--min-trainers", str(MIN_TRAINERS), "--run", "chaos"]
-                own += ["--deadline-s", str(DEADLINE_S), "--out", str(run_folder)]
+                own += ["--out", str(run_folder)]
             own += ["--broker", f"tcp://127.0.0.1:{self.proxies[name].port}"]
             self.services[name] = Service(name, folder, own)
 

@@ -7,6 +7,7 @@ end of a connection does not get through either, so that the other side is left 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from contextlib import suppress
 from typing import Literal
 
@@ -29,10 +30,12 @@ class Proxy:
         self.bytes_per_s: float | None = None
         self._broker_port, self._ports = broker_port, ports
         self._open: dict[Direction, asyncio.Event] = {"up": asyncio.Event(), "down": asyncio.Event()}
+        self._cuts = Counter[Direction]()
         self._servers: list[asyncio.Server] = []
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self.heal()
+        for gate in self._open.values():
+            gate.set()
 
     async def start(self) -> None:
         """Listen."""
@@ -58,12 +61,15 @@ class Proxy:
     def cut(self, *directions: Direction) -> None:
         """Nothing gets through in these directions, and no new connection at all."""
         for direction in directions:
+            self._cuts[direction] += 1
             self._open[direction].clear()
 
-    def heal(self) -> None:
-        """Both directions are open."""
-        for gate in self._open.values():
-            gate.set()
+    def heal(self, *directions: Direction) -> None:
+        """Undo one cut in each of these directions; a direction is open when all are undone."""
+        for direction in directions:
+            self._cuts[direction] -= 1
+            if not self._cuts[direction]:
+                self._open[direction].set()
 
     def drop(self) -> int:
         """Reset every connection; how many sockets there were."""

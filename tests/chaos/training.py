@@ -1,7 +1,8 @@
 """A task that takes a known number of rounds, whoever takes part in them; and how many a schedule needs.
 
-Each trainer has the same two rows, y = x at +s and -s, so that one gradient step on them shrinks the error by the same
-factor whoever takes it. Knows nothing of faults.
+Each trainer has a few orthogonal rows of length s, and their opposites, so that one gradient step on them shrinks the
+error by almost the same factor whoever takes it: s differs by a percent from one to the next, so that a sum of their
+models in another order is another sum. Knows nothing of faults.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ ROUND_S, LONG_ROUND_S = 0.1, 0.25  # what latency alone makes a round last, with
 LONG_S = 300.0  # a schedule from this length on has long rounds
 NATS = 12.0  # by which the error has shrunk at the target
 STEP = 0.2  # twice the learning rate of fedsgd
-COLUMNS = 128  # all but one are zero: they make a model of 1 kB
+COLUMNS = 128  # a weight each; many, so that a difference in the last bit of some cannot vanish in all of them
+BLOCKS = 4  # rows without their opposites; with more than 9 in all, steps of this size on the bias would not converge
 TRAINERS = 5
-SOURCE = '''"""Least squares of y = x, over rows that are the same for every trainer."""
+SOURCE = '''"""Least squares with a known solution, over rows that are almost the same for every trainer."""
 
 import numpy as np
 
@@ -35,9 +37,11 @@ task = Task(
 
 
 def rows(part, parts):
-    inputs = np.zeros((2, {columns}))
-    inputs[:, 0] = SCALE, -SCALE
-    return inputs, inputs[:, 0].copy()
+    scale = SCALE * (1.0 + 0.01 * (part - (parts + 1) / 2))
+    block = np.linspace(0.5, 2.0, {columns} // {blocks})
+    directions = np.kron(np.eye({blocks}), block / np.linalg.norm(block))
+    inputs = scale * np.vstack([directions, -directions])
+    return inputs, scale * np.repeat([1.0, -1.0], {blocks})
 '''
 
 
@@ -53,10 +57,16 @@ def rounds_for(seconds: float) -> int:
 
 def write_task(path: Path, rounds: int) -> Path:
     """Write a FILE.py whose target is reached after about `rounds` rounds, and certainly before twice as many."""
-    # The Hessian of the summed squared error is 2 X'X; for the first weight that is 4 s^2, halved in STEP.
+    # A step changes the error along each row by STEP times the eigenvalue of X'X there, which is 2 s^2.
     scale = math.sqrt((1.0 - math.exp(-NATS / rounds)) / (2.0 * STEP))
-    target = TRAINERS * 2.0 * scale**2 * math.exp(-2.0 * NATS)
-    path.write_text(
-        SOURCE.format(scale=scale, columns=COLUMNS, target=target, trainers=TRAINERS, rounds=2 * rounds + 100)
+    target = TRAINERS * 2.0 * BLOCKS * scale**2 * math.exp(-2.0 * NATS)
+    source = SOURCE.format(
+        scale=scale,
+        columns=COLUMNS,
+        blocks=BLOCKS,
+        target=target,
+        trainers=TRAINERS,
+        rounds=2 * rounds + 100,
     )
+    path.write_text(source)
     return path

@@ -29,7 +29,7 @@ PAGE_S = 45.0
 BLOCK = re.compile(r"^```(?:sh|console)\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
 # What is there already when a test runs a page; what the verbs of the Makefile do is tested by doing it.
 BEFORE = re.compile(r"(git clone|make|cd|source \S*activate)\b")
-NAMED = ("how-to/by-hand", "how-to/your-own-task", "how-to/your-own-data", "tutorial")
+NAMED = ("how-to/by-hand", "how-to/keep-a-run-alive", "how-to/your-own-task", "how-to/your-own-data", "tutorial")
 PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in NAMED)]
 LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)")
 
@@ -55,8 +55,8 @@ deadline_s = 30
 | 0 | done; for `demo` and `aggregator`: the target is reached |
 | 1 | the target is not reached, or the aggregator was stopped before the end |
 | 2 | usage: an option that does not exist, or a value out of bounds |
-| 69 | no broker answered within `--connect-timeout` |
-| 78 | bad configuration, or rows that cannot be used |
+| 69 | no broker answered within `--connect-timeout`; for `runs pause`, `resume` and `stop`: the run did not |
+| 78 | bad configuration, rows that cannot be used, a store that is damaged or cannot be written |
 
 An error is one line on stderr: what was expected, what came, what to do. `--debug` shows a traceback as well.
 """

@@ -1,12 +1,23 @@
-"""`fedmq runs ls` and `fedmq runs show` on real folders of runs."""
+"""The commands `fedmq runs …` on real folders of runs."""
 
 from __future__ import annotations
 
 import json
+import shutil
+import sqlite3
 from pathlib import Path
 
+import msgspec
 import pytest
-from services import report_of, run_fedmq
+from services import Services, closed, events_of, report_of, run_fedmq, until
+
+from aggregator.service import Limits
+from aggregator.store import Store
+from aggregator.strategies import find_strategy
+from deploy.in_process import Federation
+from fedmq.tasks import find_task, task_rows
+
+LONG = 230  # rounds; there is a checkpoint every hundred
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +75,7 @@ def test_ls_leaves_out_a_damaged_run_and_says_so(tmp_path: Path) -> None:
     done = run_fedmq("runs", "ls", cwd=tmp_path)
 
     assert done.returncode == 0
-    assert done.stderr.startswith("fedmq: left out: runs/broken/store.sqlite3: expected the store of a run")
+    assert done.stderr.startswith("fedmq: left out: runs/broken/store.sqlite3 is damaged or not the store of a run: ")
 
 
 @pytest.mark.parametrize("there", [True, False])
@@ -86,3 +97,178 @@ def test_show_of_a_damaged_report_ends_with_78_in_one_line(folder: Path, tmp_pat
     done = run_fedmq("runs", "show", str(tmp_path), cwd=tmp_path)
 
     assert (done.returncode, done.stderr.count("\n")) == (78, 1)
+
+
+def state(folder: Path) -> str:
+    """What `ls` says of the only run in `folder`."""
+    (one,) = json.loads(run_fedmq("runs", "ls", "--json", cwd=folder).stdout)
+    return str(one["state"])
+
+
+def test_ls_shows_who_is_waited_for_and_that_a_run_was_interrupted(tmp_path: Path) -> None:
+    with Services(tmp_path) as services:
+        services.start_broker()
+        services.start("aggregator", "aggregator", "--task", "xor", "--out", "runs/one")
+        until(lambda: "waiting" in str(events_of(tmp_path / "runs" / "one")), "the aggregator to wait")
+        assert state(tmp_path) == "waiting for trainers (0 of 2)"
+        services.start_trainer("alice", "xor:1/2")
+        until(lambda: "'present': 1" in str(events_of(tmp_path / "runs" / "one")), "alice to be there")
+        assert state(tmp_path) == "waiting for trainers (1 of 2)"
+        services.kill("aggregator")
+        assert state(tmp_path) == "interrupted"
+
+
+# Upkeep
+
+
+@pytest.fixture
+def one(folder: Path, tmp_path: Path) -> Path:
+    """A copy of the solved run, to be changed."""
+    return shutil.copytree(folder / "runs" / "one", tmp_path / "runs" / "one")
+
+
+@pytest.fixture
+def long(tmp_path: Path) -> Path:
+    """A run that went on for long without reaching its target."""
+    folder = tmp_path / "runs" / "long"
+    folder.mkdir(parents=True)
+    store = Store(folder / "store.sqlite3")
+    task = msgspec.structs.replace(find_task("linear"), target=0.0)
+    rows = {name: task_rows("linear", part, 2) for part, name in enumerate(("alice", "bob"), start=1)}
+    limits = Limits(rounds_max=LONG, min_trainers=2)
+    assert Federation(task, find_strategy("fedsgd"), rows, limits=limits, store=store).train() is not None
+    store.close()
+    return folder
+
+
+def damage(folder: Path) -> None:
+    """A result of the last round is lost."""
+    connection = sqlite3.connect(folder / "store.sqlite3")
+    connection.execute(
+        "UPDATE results SET frames = x'00' WHERE trainer = 'alice' AND counted_in = (SELECT max(round) FROM closes)"
+    )
+    connection.commit()
+    connection.close()
+
+
+def model_sha256_of(folder: Path) -> str:
+    """As `fedmq runs replay` prints it."""
+    replayed = run_fedmq("runs", "replay", str(folder), "--json", cwd=folder)
+    assert replayed.returncode == 0, replayed.stderr
+    return str(json.loads(replayed.stdout)["model_sha256"])
+
+
+@pytest.mark.parametrize("run", ["runs/one", "one"], ids=["by folder", "by name"])
+def test_replay_prints_the_model_sha256_of_the_report(folder: Path, run: str) -> None:
+    done = run_fedmq("runs", "replay", run, cwd=folder)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    report = report_of(folder / "runs" / "one")
+    assert done.stdout.splitlines()[0].split() == ["rounds", str(report["rounds"])]
+    assert done.stdout.splitlines()[1].split() == ["results", str(sum(one["results"] for one in report["trainers"]))]
+    assert done.stdout.splitlines()[2].split() == ["model_sha256", report["model_sha256"]]
+
+
+def test_replay_of_another_model_than_the_report_says_ends_with_78(one: Path, tmp_path: Path) -> None:
+    report = (one / "report.json").read_text()
+    (one / "report.json").write_text(report.replace(report_of(one)["model_sha256"], "0" * 64))
+
+    done = run_fedmq("runs", "replay", "one", cwd=tmp_path)
+
+    assert done.returncode == 78
+    assert done.stderr == f"fedmq: runs/one: expected model_sha256 {'0' * 64} as in its report\n"
+
+
+def test_verify_of_a_whole_run_says_so(folder: Path) -> None:
+    done = run_fedmq("runs", "verify", "one", cwd=folder)
+
+    rounds = report_of(folder / "runs" / "one")["rounds"]
+    assert (done.returncode, done.stdout) == (0, f"runs/one: whole, {rounds} rounds\n")
+
+
+def test_verify_says_how_far_a_damaged_run_is_whole_and_recover_keeps_that_much(one: Path, tmp_path: Path) -> None:
+    whole = report_of(one)["rounds"] - 1
+    damage(one)
+
+    verified = run_fedmq("runs", "verify", "one", cwd=tmp_path)
+
+    assert verified.returncode == 78
+    assert "the result of alice in round" in verified.stdout
+    way_out = f"fedmq runs recover runs/one --to-round {whole}"
+    assert verified.stderr == f"fedmq: runs/one: damaged, whole up to round {whole}; {way_out} keeps that much\n"
+
+    recovered = run_fedmq(*way_out.split()[1:], cwd=tmp_path)
+
+    assert recovered.returncode == 0, recovered.stderr
+    assert recovered.stdout == f"runs/one: {whole} rounds kept; continue with: fedmq aggregator --out runs/one\n"
+    assert run_fedmq("runs", "verify", "one", cwd=tmp_path).stdout == f"runs/one: whole, {whole} rounds\n"
+    assert (one / "store.sqlite3.damaged").exists()
+
+
+def test_a_recovered_run_is_continued_to_its_target(one: Path, tmp_path: Path) -> None:
+    damage(one)
+    assert run_fedmq("runs", "recover", "one", cwd=tmp_path).returncode == 0
+    (one / "report.json").unlink()
+    before = closed(one)
+
+    with Services(tmp_path) as services:
+        services.start_broker()
+        for name, data in (("alice", "xor:1/2"), ("bob", "xor:2/2")):
+            services.start_trainer(name, data)
+        services.start("aggregator", "aggregator", "--out", "runs/one")
+        assert services.wait("aggregator") == 0, services.err("aggregator")
+
+    assert closed(one) > before
+    assert model_sha256_of(one) == report_of(one)["model_sha256"]
+
+
+def test_gc_drops_old_rounds_and_nothing_that_the_model_needs(long: Path, tmp_path: Path) -> None:
+    before, size = model_sha256_of(long), (long / "store.sqlite3").stat().st_size
+
+    done = run_fedmq("runs", "gc", "long", "--keep-rounds", "30", cwd=tmp_path)
+
+    assert (done.returncode, done.stdout) == (0, "runs/long: 200 rounds dropped\n"), done.stderr
+    assert model_sha256_of(long) == before
+    assert run_fedmq("runs", "verify", "long", cwd=tmp_path).stdout == f"runs/long: whole, {LONG} rounds\n"
+    assert (long / "store.sqlite3").stat().st_size < size / 2
+
+
+def test_gc_of_a_short_run_drops_nothing(one: Path, tmp_path: Path) -> None:
+    done = run_fedmq("runs", "gc", "one", "--keep-rounds", "1", cwd=tmp_path)
+
+    assert (done.returncode, done.stdout) == (0, "runs/one: 0 rounds dropped\n")
+    assert model_sha256_of(one) == report_of(one)["model_sha256"]
+
+
+@pytest.mark.parametrize("command", ["gc", "recover"])
+def test_a_run_that_goes_on_is_not_touched(command: str, one: Path, tmp_path: Path) -> None:
+    store = Store(one / "store.sqlite3")
+    store.next_epoch()
+
+    done = run_fedmq("runs", command, "one", cwd=tmp_path)
+
+    store.close()
+    assert done.returncode == 78
+    assert "another process does; wait for its end" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not list(one.glob("*.damaged"))
+
+
+@pytest.mark.parametrize("command", ["replay", "verify", "recover", "gc"])
+def test_upkeep_of_a_foreign_folder_ends_with_78_in_one_line(command: str, tmp_path: Path) -> None:
+    done = run_fedmq("runs", command, "foreign", cwd=tmp_path)
+
+    assert done.returncode == 78
+    assert done.stderr.startswith("fedmq: runs/foreign: expected the folder of a run")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["replay", "verify", "recover", "gc"])
+def test_upkeep_of_a_file_that_is_no_store_ends_with_78_in_one_line(command: str, tmp_path: Path) -> None:
+    (tmp_path / "store.sqlite3").write_text("this is no database, but it is long enough" * 20)
+
+    done = run_fedmq("runs", command, ".", cwd=tmp_path)
+
+    assert done.returncode == 78
+    assert done.stderr.startswith("fedmq: store.sqlite3 is damaged or not the store of a run: ")
+    assert done.stderr.count("\n") == 1

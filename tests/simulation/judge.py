@@ -1,6 +1,7 @@
 """A federation under faults, and what must hold of it whatever happens; one seed decides everything.
 
-    python tests/simulation/judge.py SEED [SEED ...]      prints what happened in it
+    python tests/simulation/judge.py SEED [FAULT ...]      prints what happened in it, with all its faults or just these
+    python tests/simulation/judge.py --seeds FIRST LAST    judges a range, on all cores, and says how fast
 
 The task is the linear one with three trainers and gradient steps, so that a seed costs milliseconds: what is judged
 is the protocol, and a mean over models shows a result that is lost, doubled or summed in another order in its last bit.
@@ -9,11 +10,16 @@ is the protocol, and a mean over models shows a result that is lost, doubled or 
 from __future__ import annotations
 
 import hashlib
+import logging
 import random
 import sys
+import time
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 
 from aggregator.replay import replay
@@ -22,21 +28,27 @@ from aggregator.store import Close, Store, StoredResult
 from aggregator.strategies import find_strategy
 from deploy.in_process import AGGREGATOR, Federation
 from fedmq import events
+from fedmq.errors import FedmqError, StoreError
 from fedmq.messages import Accepted, Beacon, Message, Round, Welcome
 from fedmq.tasks import Rows, Task, find_task
 from fedmq.testing import Faults
-from fedmq.wire import Frames, decode
+from fedmq.wire import Frames
 from trainer.session import HELD_MAX
 
 ROUNDS = 5
 TRAINERS = ("alice", "bob", "carol")
-FAULTS_S = 2.0  # faults happen for so long,
-HEALED_S = 10.0  # and by then the run must be over
+FAULTS_S = 2.0  # faults begin in this time,
+BACK_S = 0.8  # end after at most so long,
+HEALED_S = 10.0  # and so long after that the run must be over
+FAULTS_MAX = 6
 WORK_S = (0.02, 0.25)
+ZOMBIE = "zombie"
+DAY_S = 86_400.0
+HEADER = msgspec.msgpack.Decoder(Message)
 
 
 class FragileStore(Store):
-    """A store at each of whose writes its aggregator may crash."""
+    """A store at each of whose writes its aggregator may crash, or the disk be full."""
 
     fragile: Any = None  # the simulation, once there is one
 
@@ -57,6 +69,15 @@ class FragileStore(Store):
         if self.fragile is not None:
             self.fragile.operation(AGGREGATOR)
 
+    def hand_over(self) -> FragileStore:
+        """The store of the next life; this one goes on with a copy, as a zombie's on another machine would."""
+        self.abandon()  # nobody was told of what is not committed
+        heir, copy = FragileStore(":memory:"), FragileStore(":memory:")
+        self._connection.backup(copy._connection)
+        heir._connection, self._connection = self._connection, copy._connection
+        heir.fragile, self.fragile = self.fragile, None
+        return heir
+
 
 @dataclass
 class Seen:
@@ -64,8 +85,19 @@ class Seen:
 
     accepted: set[tuple[int, str]] = field(default_factory=set)  # told to a trainer
     indices: dict[tuple[str, int], int] = field(default_factory=dict)  # of a trainer in an epoch
+    orphaned: int = 0  # acknowledgements of a zombie's epoch are for a store that is not this run's any more
     digest: Any = field(default_factory=hashlib.sha256)
     lines: list[str] | None = None
+
+
+class Fault(NamedTuple):
+    """Something that goes wrong at `name`, at a virtual second, and is over at another."""
+
+    at: float
+    back: float
+    what: str
+    name: str
+    number: int  # of operations, or a choice
 
 
 def linear_task() -> Task:
@@ -103,12 +135,17 @@ def watch(scene: Federation, seen: Seen) -> None:
     """Note what arrives where."""
 
     def trace(time: float, what: str, name: str, frames: Frames | None) -> None:
+        if what == "start" and name == AGGREGATOR:
+            check_kept(scene, seen)
         seen.digest.update(f"{time!r} {what} {name}".encode())
-        for frame in frames or ():
-            seen.digest.update(frame)
-        message = None if frames is None else decode(frames).message
-        if what == "down" and message is not None:
+        seen.digest.update(b"".join(frames or ()))
+        if frames is None:
+            message = None
+        elif what == "down" or seen.lines is not None:
+            message = HEADER.decode(frames[1])
             note(seen, name, message)
+        else:
+            return
         if seen.lines is not None and not isinstance(message, Beacon):
             seen.lines.append(f"{time:8.4f} {what:5} {name:10} {message or ''}"[:160])
 
@@ -117,6 +154,8 @@ def watch(scene: Federation, seen: Seen) -> None:
 
 def note(seen: Seen, name: str, message: Message) -> None:
     """Which results a trainer has been told are on disk."""
+    if getattr(message, "epoch", 0) <= seen.orphaned:
+        return
     if isinstance(message, Accepted):
         seen.accepted.add((message.round, message.trainer))
     elif isinstance(message, Welcome):
@@ -127,51 +166,114 @@ def note(seen: Seen, name: str, message: Message) -> None:
             seen.accepted.add((message.round - isinstance(message, Round), name))
 
 
-def plan_faults(scene: Federation, seed: int) -> None:
-    """Crashes in the midst of steps, crashes between them, late joins, leaves, and a bad network."""
+def draw_faults(seed: int) -> list[Fault]:
+    """What goes wrong in a seed, besides the network."""
     draws = random.Random(f"faults {seed}")
-    simulation = scene.simulation
-    simulation.faults = Faults(
+    whats = ("crash", "crash in", "crash in", "stop", "freeze", "cut", "cut", "clock", "disk", "zombie")
+    names = ("broker", AGGREGATOR, AGGREGATOR, *TRAINERS)
+    faults = []
+    for _ in range(draws.randrange(FAULTS_MAX + 1)):
+        at = draws.uniform(0.05, FAULTS_S)
+        faults.append(
+            Fault(at, at + draws.uniform(0.0, BACK_S), draws.choice(whats), draws.choice(names), draws.randrange(1, 7))
+        )
+    return faults
+
+
+def network(seed: int) -> Faults:
+    """What the network does in a seed."""
+    draws = random.Random(f"network {seed}")
+    return Faults(
         loss=draws.choice((0.0, 0.02, 0.15)),
         duplicate=draws.choice((0.0, 0.05, 0.3)),
         delay_s=(0.0002, draws.choice((0.002, 0.05, 0.4))),
         reorder=draws.random() < 0.5,
     )
-    names = (simulation.broker_name, AGGREGATOR, AGGREGATOR, *TRAINERS)
-    for name in names:
-        simulation.at(draws.choice((0.0, 0.0, draws.uniform(0, 1.0))), lambda name=name: simulation.start(name))
-    for _ in range(draws.randrange(6)):
-        name, time = draws.choice(names), draws.uniform(0.05, FAULTS_S)
-        how = draws.choice(("crash", "crash in", "crash in", "stop"))
-        if how == "crash":
-            simulation.at(time, lambda name=name: simulation.crash(name))
-        elif how == "crash in":
-            operations = draws.randrange(1, 12)
-            simulation.at(time, lambda name=name, many=operations: simulation.crash_in(name, many))
-        elif name in TRAINERS:
-            simulation.at(time, lambda name=name: simulation.stop(name))
-        back = time + draws.uniform(0.0, 0.8)
-        simulation.at(back, lambda name=name: simulation.start(name))
-
-    def heal() -> None:
-        simulation.heal()
-        simulation.start(*names)
-
-    simulation.at(FAULTS_S + 0.8, heal)
 
 
-def judge(seed: int, lines: list[str] | None = None) -> str:
-    """Run a seed and check what must hold; the transcript's hash.
+def begin(scene: Federation, seen: Seen, fault: Fault) -> None:
+    """Let a fault happen."""
+    simulation, name = scene.simulation, fault.name
+    match fault.what:
+        case "crash":
+            simulation.crash(name)
+        case "crash in":
+            simulation.crash_in(name, fault.number)
+        case "disk":
+            simulation.crash_in(AGGREGATOR, fault.number, StoreError("the disk is full"))
+        case "stop" if name in TRAINERS:
+            simulation.stop(name)
+        case "freeze":
+            simulation.freeze(name)
+        case "cut" if name != simulation.broker_name:
+            simulation.cut(name, *(("up",), ("down",), ("up", "down"))[fault.number % 3])
+        case "clock":
+            simulation.clock.jump(DAY_S if fault.number % 2 else -DAY_S)
+        case "zombie":
+            make_zombie(scene, seen)
+
+
+def make_zombie(scene: Federation, seen: Seen) -> None:
+    """Let the aggregator stand still, and another go on with its store."""
+    simulation = scene.simulation
+    if simulation.node(AGGREGATOR) is not None and simulation.node(ZOMBIE) is None:
+        simulation.freeze(AGGREGATOR)
+        seen.orphaned = scene.store.epoch
+        scene.store = scene.store.hand_over()  # type: ignore[attr-defined]
+        simulation.rename(AGGREGATOR, ZOMBIE)
+
+
+def end(scene: Federation, fault: Fault) -> None:
+    """Let a fault be over; who ended by it is started again."""
+    simulation, name = scene.simulation, fault.name
+    match fault.what:
+        case "freeze":
+            simulation.thaw(name)
+        case "cut":
+            simulation.cut(name)
+        case "zombie" if simulation.node(ZOMBIE) is not None:
+            simulation.thaw(ZOMBIE)
+    simulation.start(AGGREGATOR if fault.what in ("disk", "zombie") else name)
+
+
+def judge(seed: int, lines: list[str] | None = None, only: Iterable[int] | None = None) -> str:
+    """Run a seed, with all its faults or `only` some, and check what must hold; the transcript's hash.
 
     Raises:
         AssertionError: something that must hold did not.
     """
     scene, seen = federation(seed), Seen(lines=lines)
+    simulation = scene.simulation
     watch(scene, seen)
-    plan_faults(scene, seed)
-    over = scene.simulation.run(lambda: scene.finished, FAULTS_S + HEALED_S)
+    simulation.faults = network(seed)
+    draws = random.Random(f"starts {seed}")
+    names = (simulation.broker_name, AGGREGATOR, *TRAINERS)
+    for name in names:
+        simulation.at(draws.choice((0.0, 0.0, draws.uniform(0, 1.0))), lambda name=name: simulation.start(name))
+    faults = draw_faults(seed)
+    for number, fault in enumerate(faults):
+        if only is None or number in only:
+            if lines is not None:
+                lines.append(f"fault {number}: {fault}")
+            simulation.at(fault.at, lambda fault=fault: begin(scene, seen, fault))
+            simulation.at(fault.back, lambda fault=fault: end(scene, fault))
+
+    def heal() -> None:
+        simulation.heal()
+        simulation.start(*names)
+
+    simulation.at(FAULTS_S + BACK_S, heal)
+    over = simulation.run(lambda: scene.finished, FAULTS_S + BACK_S + HEALED_S)
     check(scene, seen, over)
     return seen.digest.hexdigest()
+
+
+def check_kept(scene: Federation, seen: Seen) -> set[tuple[int, str]]:
+    """What an aggregator that starts now would find on disk holds all that any trainer was told is there."""
+    scene.store.abandon()
+    kept = scene.store.keys_since(0)
+    assert seen.accepted <= kept, f"acknowledged, but not on disk: {sorted(seen.accepted - kept)}"
+    return kept
 
 
 def check(scene: Federation, seen: Seen, over: bool) -> None:
@@ -179,9 +281,7 @@ def check(scene: Federation, seen: Seen, over: bool) -> None:
     store, aggregator = scene.store, scene.aggregator
     assert aggregator is not None
     assert over, f"the run was not over {HEALED_S} s after the faults: round {aggregator.rounds.round}"
-    scene.store.abandon()  # only what is on disk counts from here on
-    kept = store.keys_since(0)
-    assert seen.accepted <= kept, f"acknowledged, but not on disk: {sorted(seen.accepted - kept)}"
+    kept = check_kept(scene, seen)
     closes = list(store.closes())
     assert [close.round for close in closes] == list(range(1, ROUNDS + 1)), "each round is closed once"
     assert sum(close.results for close in closes) == len(kept), "each result counts once"
@@ -192,18 +292,64 @@ def check(scene: Federation, seen: Seen, over: bool) -> None:
     assert theirs is not None, "something was learnt"
     assert ours is not None, "something was learnt"
     assert theirs.genes.tobytes() == ours.genes.tobytes(), "a replay of what is on disk gives the same model"
-    told = [event for event in scene.events if isinstance(event, events.RunFinished)]
-    assert len(told) == 1, "the end of the run is told once"
+    told = {event for event in scene.events if isinstance(event, events.RunFinished)}
+    assert len(told) == 1, "each life of the aggregator tells the same end"
     for name in TRAINERS:
         node = scene.simulation.node(name)
         views = [] if node is None else node.session.runs.values()  # type: ignore[attr-defined]
         assert all(len(view.held) <= HELD_MAX for view in views), "what a trainer holds is bounded"
 
 
+def failure(seed: int, only: Iterable[int] | None = None) -> str | None:
+    """What does not hold in a seed, in a line; None when all does."""
+    try:
+        judge(seed, only=only)
+    except (AssertionError, FedmqError) as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def minimised(seed: int) -> str:
+    """A failing seed with as few of its faults as still make it fail, and the command that repeats it."""
+    only = list(range(len(draw_faults(seed))))
+    for number in list(only):
+        fewer = [other for other in only if other != number]
+        if failure(seed, fewer) is not None:
+            only = fewer
+    command = " ".join(["python tests/simulation/judge.py", str(seed), *map(str, only)])
+    return f"{failure(seed, only)}\n  repeat: {command}"
+
+
+def failures(seeds: range) -> list[str]:
+    """What went wrong in a range of seeds."""
+    logging.disable(logging.CRITICAL)
+    return [minimised(seed) for seed in seeds if failure(seed) is not None]
+
+
+def judge_range(first: int, last: int, chunk: int = 50) -> list[str]:
+    """The same, on two processes."""
+    chunks = [range(start, min(start + chunk, last)) for start in range(first, last, chunk)]
+    with ProcessPoolExecutor(max_workers=2) as pool:
+        return [line for lines in pool.map(failures, chunks) for line in lines]
+
+
+def main() -> int:
+    """The command line at the top of this file."""
+    if sys.argv[1] == "--seeds":
+        first, last = int(sys.argv[2]), int(sys.argv[3])
+        began = time.perf_counter()
+        found = judge_range(first, last)
+        took_s = time.perf_counter() - began
+        print(f"{last - first} seeds, {len(found)} violations, {(last - first) / took_s:.0f} seeds a second")
+        print("\n".join(found))
+        return 1 if found else 0
+    lines: list[str] = []
+    try:
+        print(f"seed {sys.argv[1]}: {judge(int(sys.argv[1]), lines, [int(word) for word in sys.argv[2:]] or None)}")
+    finally:
+        print("\n".join(lines))
+    return 0
+
+
 if __name__ == "__main__":
-    for argument in sys.argv[1:]:
-        transcript: list[str] = []
-        try:
-            print(f"seed {argument}: {judge(int(argument), transcript)}")
-        finally:
-            print("\n".join(transcript))
+    sys.exit(main())

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from types import ModuleType
 
 import pytest
-from judge import judge
+from judge import failure, judge, judge_range
 
 import aggregator.rounds
 import aggregator.service
 import aggregator.strategies.averaging
 import trainer.session
-from fedmq.errors import FedmqError
 from fedmq.messages import GradientLearner
 
 SEEDS = 2_000
-CHUNK = 50
 PLANTED_SEEDS = 400  # a planted bug must show itself in one of so many
 
 PLANTED = {
@@ -45,17 +42,11 @@ PLANTED = {
         trainer.session,
         "Session",
         [
-            ("for number, held in view.held.items():", "for number, held in list(view.held.items()):"),
             (
                 "self._send_result(run, view, number, held)",
                 "self._send_result(run, view, number, view.held.pop(number))",
             ),
         ],
-    ),
-    "the quorum is off by one": (
-        aggregator.rounds,
-        "Rounds",
-        [("if len(self._answered) < self._quorum:", "if len(self._answered) <= self._quorum:")],
     ),
     "the deadline is ignored": (
         aggregator.rounds,
@@ -65,28 +56,14 @@ PLANTED = {
 }
 
 
-def failures(seeds: range) -> list[str]:
-    """What went wrong, by seed."""
-    logging.disable(logging.CRITICAL)
-    found = []
-    for seed in seeds:
-        try:
-            judge(seed)
-        except (AssertionError, FedmqError) as error:
-            found.append(f"seed {seed}: {type(error).__name__}: {error}")
-    return found
-
-
 @pytest.mark.timeout(300)
 def test_whatever_happens_no_accepted_result_is_lost_or_counted_twice_and_the_run_ends() -> None:
-    chunks = [range(first, first + CHUNK) for first in range(0, SEEDS, CHUNK)]
-    with ProcessPoolExecutor(max_workers=2) as pool:
-        found = [line for lines in pool.map(failures, chunks) for line in lines]
-    assert not found, "python tests/simulation/judge.py SEED shows what happened in it:\n" + "\n".join(found[:10])
+    found = judge_range(0, SEEDS)
+    assert not found, "\n".join(found[:10])
 
 
 def test_a_seed_gives_the_same_transcript_twice() -> None:
-    assert [judge(seed) for seed in range(20)] == [judge(seed) for seed in range(20)]
+    assert [judge(seed) for seed in range(200)] == [judge(seed) for seed in range(200)]
 
 
 @pytest.fixture
@@ -122,6 +99,6 @@ def test_a_planted_bug_does_not_pass(bug: str, monkeypatch: pytest.MonkeyPatch) 
     if name == "FedAvg":
         monkeypatch.setattr("judge.find_strategy", lambda _name: broken(GradientLearner(steps=1), "fedsgd"))
     for seed in range(PLANTED_SEEDS):
-        if failures(range(seed, seed + 1)):
+        if failure(seed) is not None:
             return
     pytest.fail(f"{PLANTED_SEEDS} seeds passed although {bug}")

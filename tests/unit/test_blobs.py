@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -38,6 +39,16 @@ def test_a_large_frame_becomes_a_file_of_its_digest(blobs: Blobs, tmp_path: Path
     assert blobs.keep([b"small", LARGE]) == [b"small", [name_of(LARGE)]]
     assert blobs.read(name_of(LARGE)) == LARGE
     assert [file.name for file in files(tmp_path)] == [name_of(LARGE).hex()], "and nothing half written"
+
+
+def test_a_file_its_folder_and_the_name_of_that_are_on_disk(
+    blobs: Blobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_ino))
+    blobs.keep([LARGE])
+    (file,) = files(tmp_path)
+    assert synced == [path.stat().st_ino for path in (tmp_path, file, file.parent)]
 
 
 def test_the_same_frame_is_written_once(blobs: Blobs, tmp_path: Path) -> None:

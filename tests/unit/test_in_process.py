@@ -85,15 +85,6 @@ def test_a_run_that_cannot_begin_ends_at_the_limit_without_a_model() -> None:
     assert of_kind(federation, events.Waiting)[-1] == events.Waiting(present=2, needed=3)
 
 
-def test_a_finished_run_stays_finished_whatever_is_told_after_it() -> None:
-    federation = xor()
-    federation.train()
-    for name in federation.trainers:
-        for goodbye in (True, False):
-            federation._watch(events.TrainerLeft(trainer=name, goodbye=goodbye))
-    assert federation.finished
-
-
 @pytest.mark.parametrize("part", ["broker", AGGREGATOR, "alice"])
 def test_a_part_that_crashes_and_comes_back_changes_no_bit_of_the_model(part: str) -> None:
     limits = Limits(rounds_max=200, min_trainers=2, quorum=1.0, deadline_s=1000.0)

@@ -14,6 +14,7 @@ from fedmq.messages import (
     PROTOCOL_VERSION,
     Accepted,
     Beacon,
+    Control,
     EvolutionLearner,
     Evolve,
     Finished,
@@ -58,7 +59,14 @@ messages: dict[type[Any], st.SearchStrategy[Any]] = {
         task=tasks,
         work=works,
     ),
-    Beacon: st.builds(Beacon, **of_a_run, round=counts, acknowledged=st.binary(max_size=2048)),
+    Beacon: st.builds(
+        Beacon,
+        **of_a_run,
+        round=counts,
+        paused=st.booleans(),
+        spread_s=st.floats(0, 60),
+        acknowledged=st.binary(max_size=2048),
+    ),
     Finished: st.builds(Finished, **of_a_run, rounds=counts, solved=st.booleans()),
     Welcome: st.builds(Welcome, **of_a_trainer, index=counts),
     Accepted: st.builds(Accepted, **of_a_trainer, round=counts),
@@ -68,6 +76,7 @@ messages: dict[type[Any], st.SearchStrategy[Any]] = {
     Hello: st.builds(Hello, **of_a_trainer, samples=positives, round=counts, version=texts),
     Result: st.builds(Result, **of_a_trainer, round=counts, samples=positives, attempt=positives, train_s=seconds),
     Goodbye: st.builds(Goodbye, **of_a_trainer),
+    Control: st.builds(Control, **of_a_run, action=st.sampled_from(["pause", "resume", "stop"])),
     Presence: st.builds(Presence, trainer=names, present=st.booleans()),
 }
 EXAMPLES: dict[type[Any], Message] = {
@@ -80,6 +89,7 @@ EXAMPLES: dict[type[Any], Message] = {
     Hello: Hello(run="r", epoch=1, trainer="alice", samples=2, round=0, version="0.1.0"),
     Result: Result(run="r", epoch=1, trainer="alice", round=3, samples=2, attempt=1, train_s=0.5),
     Goodbye: Goodbye(run="r", epoch=1, trainer="alice"),
+    Control: Control(run="r", epoch=1, action="pause"),
     Presence: Presence(trainer="alice", present=True),
 }
 FIELDS = [
@@ -115,7 +125,7 @@ def test_a_message_arrives_as_it_was_sent(kind: type[Any]) -> None:
 
 
 def test_every_kind_is_said_by_exactly_one_side() -> None:
-    said = [*get_args(FromAggregator), *get_args(FromTrainer), Presence]
+    said = [*get_args(FromAggregator), *get_args(FromTrainer), Control, Presence]
     assert len(said) == len(KINDS)
     assert set(said) == set(KINDS)
 
@@ -154,7 +164,7 @@ def test_a_field_of_another_type_is_refused(kind: type[Any], field: str) -> None
 def test_a_field_without_a_default_must_be_there(kind: type[Any], field: str) -> None:
     fields = fields_of(kind)
     del fields[field]
-    if field in ("v", "arrays", "acknowledged"):
+    if field in ("v", "arrays", "acknowledged", "paused", "spread_s"):
         assert isinstance(received(fields), kind)
         return
     with pytest.raises(Rejected, match="missing required field"):
@@ -180,7 +190,7 @@ def test_the_largest_header_of_each_kind_fits() -> None:
     work = Evolve(elites=COUNT_MAX, generations=COUNT_MAX, population=COUNT_MAX, proposals=COUNT_MAX)
     largest: list[Message] = [
         Round(**of_run, round=COUNT_MAX, seed=COUNT_MAX, deadline_s=1e9, task=task, work=work),
-        Beacon(**of_run, round=COUNT_MAX, open=True, acknowledged=bytes(2048)),
+        Beacon(**of_run, round=COUNT_MAX, open=True, paused=True, spread_s=59.999, acknowledged=bytes(2048)),
         Refused(**of_trainer, reason="header-size", detail="\N{GRINNING FACE}" * 200),
         Hello(**of_trainer, samples=COUNT_MAX, version="\N{GRINNING FACE}" * 200),
         Result(**of_trainer, samples=COUNT_MAX, attempt=COUNT_MAX, train_s=1e9),
@@ -198,6 +208,18 @@ def test_the_largest_header_of_each_kind_fits() -> None:
 def test_seconds_are_finite_and_not_negative(kind: type[Any], field: str, seconds: float) -> None:
     with pytest.raises(Rejected, match=field):
         received({**fields_of(kind), field: seconds})
+
+
+@pytest.mark.parametrize("seconds", [-0.001, float("inf"), float("nan"), 60.1])
+def test_nobody_is_told_to_wait_for_longer_than_a_minute(seconds: float) -> None:
+    with pytest.raises(Rejected, match="spread_s"):
+        received({**fields_of(Beacon), "spread_s": seconds})
+
+
+@pytest.mark.parametrize("action", ["", "Pause", "kill", "pause; stop", None, 1, True, ["stop"]])
+def test_an_operator_can_ask_for_nothing_but_the_three_actions(action: object) -> None:
+    with pytest.raises(Rejected, match="action"):
+        received({**fields_of(Control), "action": action})
 
 
 @pytest.mark.parametrize("name", ["", ".hidden", "-x", "_x", "a/b", "../a", "a b", "a\n", "a\0", "é", "*", "n" * 65])

@@ -28,6 +28,8 @@ TOLD = [
         "run one goes on at round 5 (epoch 3)",
     ),
     (events.Waiting(present=1, needed=2), "waiting for trainers (1 of 2)"),
+    (events.RunPaused(), "paused; fedmq runs resume goes on"),
+    (events.RunResumed(), "resumed"),
     (events.TrainerJoined(trainer="bob", samples=2), "trainer bob joined (2 rows)"),
     (events.TrainerLeft(trainer="bob", goodbye=True), "trainer bob said goodbye"),
     (events.TrainerLeft(trainer="bob", goodbye=False), "trainer bob is gone"),

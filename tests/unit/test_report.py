@@ -26,7 +26,7 @@ from aggregator.roster import Roster, Trainer
 from aggregator.store import Close, Description
 from aggregator.strategies import Standing
 from fedmq import events, load_model
-from fedmq.errors import BadConfiguration
+from fedmq.errors import BadConfiguration, StoreError
 from fedmq.models import TrainedModel
 from fedmq.tasks import find_task
 
@@ -85,7 +85,7 @@ def test_the_report_has_the_fields_that_scripts_rely_on(folder: Path) -> None:
         "rounds": 3,
         "metric": "accuracy",
         "value": 1.0,
-        "train_s": 5.5,  # the first close was at 1001, half a second after its publication; the last at 1006
+        "train_s": 3.75,  # rounds of 0.5, 3 and 0.25 s; the time in between, when none was open, is not training
         "wall_s": 10.0,
         "round_s_median": 0.5,
         "trainers": [
@@ -178,7 +178,9 @@ def test_a_write_that_fails_leaves_what_was_there(folder: Path, monkeypatch: pyt
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(
+        StoreError, match=r"^[^\n]*history.csv: cannot be written \(No space left[^\n]* make room[^\n]*$"
+    ):
         write_report(folder, *report_of([], None), [])
     assert (folder / REPORT).read_bytes() == before
 
@@ -195,6 +197,8 @@ EXAMPLES: list[events.AnyEvent] = [
     events.TrainerLeft(trainer="bob", goodbye=True),
     events.RoundClosed(round=1, why="complete", results=2, round_s=0.5, present=2, best=BEST),
     events.RoundClosed(round=2, why="deadline", results=0, round_s=0.5, present=0, best=None),
+    events.RunPaused(),
+    events.RunResumed(),
     events.RunFinished(solved=False, rounds=2, value=None),
 ]
 
@@ -220,6 +224,8 @@ def test_each_event_is_one_line_of_json_with_its_time_and_kind(tmp_path: Path) -
         "trainer-left",
         "round-closed",
         "round-closed",
+        "run-paused",
+        "run-resumed",
         "run-finished",
     ]
     assert lines[7]["best"]["fitness_mean"] == -0.5
@@ -239,4 +245,17 @@ def test_what_people_wait_for_is_in_the_file_before_the_log_is_closed(tmp_path: 
     log(EXAMPLES[4])
     log(EXAMPLES[7])
     assert [line["event"] for line in lines_of(tmp_path / EVENTS)] == ["result-accepted", "round-closed"]
+    log(EXAMPLES[3])
+    assert lines_of(tmp_path / EVENTS)[-1]["event"] == "round-published", "it shows how the run stands now"
     log.close()
+
+
+def test_events_that_cannot_be_written_end_in_one_line_that_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / EVENTS).symlink_to("/dev/full")
+    log = EventLog(tmp_path / EVENTS, lambda: 0.0)
+    with pytest.raises(
+        StoreError, match=r"^[^\n]*events.jsonl: cannot be written \(No space left[^\n]*make room[^\n]*$"
+    ):
+        log(EXAMPLES[0])
+    with pytest.raises(StoreError):
+        log.close()

@@ -44,7 +44,7 @@ def test_no_round_opens_without_a_broker() -> None:
 
 
 def test_a_round_is_published_once_for_everybody_with_all_that_a_trainer_needs() -> None:
-    scene = Scene()
+    scene = Scene(deadline_s=10.0)
     scene.take(BrokerUp())
     scene.hello("bob")
     (outgoing,) = [one for one in scene.hello("alice").sends if isinstance(one.message, Round)]

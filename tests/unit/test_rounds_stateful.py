@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from hypothesis import HealthCheck, settings
@@ -20,7 +20,19 @@ from aggregator.rounds import REJECTIONS_TOLD_MAX
 from aggregator.steps import BrokerDown, BrokerUp, Effects, Event, Heard, KeepClose, KeepResult, Malformed, Phase, Tick
 from fedmq import events
 from fedmq.errors import Rejected
-from fedmq.messages import Accepted, Beacon, Finished, Goodbye, Hello, Message, Presence, Refused, Result, Round
+from fedmq.messages import (
+    Accepted,
+    Beacon,
+    Control,
+    Finished,
+    Goodbye,
+    Hello,
+    Message,
+    Presence,
+    Refused,
+    Result,
+    Round,
+)
 from fedmq.wire import decode, encode
 
 NAMES = st.sampled_from(["alice", "bob", "carol", "dave", "erin"])
@@ -35,6 +47,7 @@ class Opened:
     round: int
     at: float
     invited: int
+    deadline_s: float
     names: set[str] = field(default_factory=set)  # of the invited; empty in the step that opens it
 
 
@@ -50,14 +63,19 @@ class RoundsMachine(RuleBasedStateMachine):
         self.highest, self.epoch = 1, 1
         self.opened: Opened | None = None
 
-    @initialize(quorum=st.sampled_from([0.0, 0.5, 0.7, 1.0]), trainers=st.integers(1, 3), staleness=st.integers(0, 2))
-    def begin(self, quorum: float, trainers: int, staleness: int) -> None:
+    @initialize(
+        quorum=st.sampled_from([0.0, 0.5, 0.7, 1.0]),
+        trainers=st.integers(1, 3),
+        staleness=st.integers(0, 2),
+        deadline_s=st.sampled_from([2.0, None]),
+    )
+    def begin(self, quorum: float, trainers: int, staleness: int, deadline_s: float | None) -> None:
         self.chosen: dict[str, Any] = {
             "quorum": quorum,
             "min_trainers": trainers,
             "staleness": staleness,
             "rounds_max": ROUNDS_MAX,
-            "deadline_s": 2.0,
+            "deadline_s": deadline_s,
         }
         self.scene = Scene(epoch=self.epoch, **self.chosen)
 
@@ -88,7 +106,8 @@ class RoundsMachine(RuleBasedStateMachine):
     def an_impossible_result(self, name: str) -> None:
         number = max(1, self.rounds.round)
         self.hear(
-            Result(run="run", epoch=self.epoch, trainer=name, round=number, samples=2, attempt=1, train_s=0.1), other=1.0
+            Result(run="run", epoch=self.epoch, trainer=name, round=number, samples=2, attempt=1, train_s=0.1),
+            other=1.0,
         )
 
     @rule(name=NAMES, present=st.booleans())
@@ -119,6 +138,11 @@ class RoundsMachine(RuleBasedStateMachine):
     def broker(self, event: Event) -> None:
         self.take(event)
 
+    @rule(action=st.sampled_from(["pause", "resume", "resume", "stop"]), seldom=st.integers(0, 4))
+    def control(self, action: Literal["pause", "resume", "stop"], seldom: int) -> None:
+        if action != "stop" or seldom == 0:
+            self.hear(Control(run="run", epoch=0, action=action))
+
     @rule()
     def the_aggregator_is_killed_and_starts_again(self) -> None:
         """From what is on disk, as `service` does."""
@@ -127,7 +151,9 @@ class RoundsMachine(RuleBasedStateMachine):
         state, now = self.rounds._state, self.scene.now
         accepted = {key for key in self.saved if key[0] >= number - self.chosen["staleness"] - 1}
         members = len(self.closed[-1].members) if self.closed else 0
-        self.scene = Scene(round=number, accepted=accepted, state=state, members=members, epoch=self.epoch, **self.chosen)
+        self.scene = Scene(
+            round=number, accepted=accepted, state=state, members=members, epoch=self.epoch, **self.chosen
+        )
         self.scene.rounds._counted = list(self.saved.values()).count(number)
         self.scene.now = now
         for name in sorted({name for _, name in self.saved}):
@@ -158,7 +184,7 @@ class RoundsMachine(RuleBasedStateMachine):
         self.highest = self.rounds.round
 
     def check_rounds(self, effects: Effects) -> None:
-        """What was saved, opened and closed in a step, in its order; a step can open a round that is answered already."""
+        """What was saved, opened and closed in a step, in its order: it may open a round that is answered already."""
         saves = iter(effects.saves)
         for event in effects.events:
             if isinstance(event, events.ResultAccepted):
@@ -166,7 +192,8 @@ class RoundsMachine(RuleBasedStateMachine):
             elif isinstance(event, events.RoundPublished):
                 assert self.opened is None, "one round is open at a time"
                 assert event.invited >= self.chosen["min_trainers"], "enough are here"
-                self.opened = Opened(event.round, self.scene.now, event.invited)
+                assert not self.rounds.paused, "a paused run opens none"
+                self.opened = Opened(event.round, self.scene.now, event.invited, self.rounds._deadline_s)
             elif isinstance(event, events.RoundClosed):
                 self.check_close(next(saves))
         assert next(saves, None) is None, "all that is saved is told"
@@ -192,7 +219,7 @@ class RoundsMachine(RuleBasedStateMachine):
         quorum = max(1, math.ceil(self.chosen["quorum"] * opened.invited))
         assert len(answered) >= quorum, "no round closes without its quorum"
         if close.why == "deadline":
-            assert self.scene.now >= opened.at + self.chosen["deadline_s"], "nor before its deadline,"
+            assert self.scene.now >= opened.at + opened.deadline_s, "nor before its deadline,"
         else:
             here = {name for name in opened.names if self.scene.roster[name].present}
             assert here <= answered, "unless everybody who is here has answered"
@@ -235,7 +262,7 @@ class RoundsMachine(RuleBasedStateMachine):
 
 TestRounds = RoundsMachine.TestCase
 TestRounds.settings = settings(
-    max_examples=150,
+    max_examples=300,
     stateful_step_count=60,
     derandomize=True,  # the same sequences in every run; what fails is printed as a program
     deadline=None,

@@ -6,6 +6,7 @@ What must hold is checked after every step, against nothing but what the session
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,8 @@ from trainer.session import (
     Effects,
     Event,
     Heard,
+    Kept,
+    RunView,
     Session,
     Stop,
     Tick,
@@ -65,6 +68,7 @@ class SessionMachine(RuleBasedStateMachine):
         self.epochs: dict[str, int] = {}  # the highest that was heard, by run
         self.said_hello: dict[str, tuple[int, float]] = {}
         self.stop_by: float | None = None
+        self.spool: dict[tuple[str, int], Kept] = {}  # what outlives the process
 
     # --- what comes ---------------------------------------------------------------------------------------------
 
@@ -149,17 +153,37 @@ class SessionMachine(RuleBasedStateMachine):
         self.now += wait_s
         self.take(Tick())
 
+    @rule(run=RUNS)
+    def a_round_is_worked_through(self, run: str) -> None:
+        self.the_next_round(run, 1)
+        if self.work is not None:
+            self.work_is_done()
+
     @precondition(lambda self: self.connected and not self.session.done)
-    @rule()
-    def everything_held_is_sent_again_in_time(self) -> None:
-        missing, until = set(self.held), self.now + WAIT_S
+    @rule(acknowledged=st.booleans())
+    def everything_held_is_sent_again_in_time(self, acknowledged: bool) -> None:
+        """The newest of each run, and the others as soon as that one is acknowledged."""
+        missing = self.held if acknowledged else {(run, max(view.held)) for run, view in self.views if view.held}
+        until = self.now + WAIT_S
         while missing and (wake_at := self.session.wake_at) is not None and wake_at <= until:
             self.now = max(self.now, wake_at)
-            effects = self.take(Tick())
-            missing -= {(one.message.run, one.message.round) for one in effects.sends if isinstance(one.message, Result)}
+            sent = self.results_in(self.take(Tick()))
+            while sent:
+                run, number = sent.pop()
+                missing.discard((run, number))
+                if acknowledged:
+                    accepted = Accepted(run=run, epoch=self.epochs[run], trainer="bob", round=number)
+                    sent += self.results_in(self.take(Heard(decode(encode("topic", accepted)))))
             if self.session.done:
                 return
         assert not missing, "everything held is sent again in bounded time"
+
+    @rule()
+    def the_trainer_is_killed_and_starts_again(self) -> None:
+        self.session = Session("bob", 2, "test", stream(1, "jitter"), list(self.spool.values()))
+        self.work, self.connected, self.stop_by, self.said_hello = None, False, None, {}
+        self.epochs = {run: view.epoch for run, view in self.views}
+        assert self.held == set(self.spool), "what was not acknowledged is held again"
 
     @rule()
     def stop(self) -> None:
@@ -171,8 +195,16 @@ class SessionMachine(RuleBasedStateMachine):
     # --- what must hold -----------------------------------------------------------------------------------------
 
     @property
+    def views(self) -> Iterable[tuple[str, RunView]]:
+        return self.session.runs.items()
+
+    @staticmethod
+    def results_in(effects: Effects) -> list[tuple[str, int]]:
+        return [(one.message.run, one.message.round) for one in effects.sends if isinstance(one.message, Result)]
+
+    @property
     def held(self) -> set[tuple[str, int]]:
-        return {(run, number) for run, view in self.session.runs.items() for number in view.held}
+        return {(run, number) for run, view in self.views for number in view.held}
 
     def hear(self, message: Message, **arrays: Any) -> None:
         assert isinstance(message, Round | Beacon | Finished | Welcome | Accepted | Refused)
@@ -201,8 +233,13 @@ class SessionMachine(RuleBasedStateMachine):
             assert self.work is None, "it never works on two things"
             assert self.stop_by is None, "nor begins when it is asked to end"
             self.work = (message.run, message.round)
-        results = [(one.message.run, one.message.round) for one in effects.sends if isinstance(one.message, Result)]
-        assert len(results) == len(set(results)), "nothing is sent twice at once"
+        for kept in effects.keeps:
+            self.spool[kept.run, kept.round] = kept
+        for dropped in effects.drops:
+            self.spool.pop(dropped)
+        results = self.results_in(effects)
+        assert set(results) <= set(self.spool), "what is sent is kept first"
+        assert len({run for run, _ in results}) == len(results), "one result of a run at a time is under way"
         assert self.connected or not results, "nor into the void"
         for one in effects.sends:
             assert not was_done, "who has ended says nothing"
@@ -224,6 +261,10 @@ class SessionMachine(RuleBasedStateMachine):
     @invariant()
     def it_works_on_what_its_worker_does(self) -> None:
         assert self.session.done or self.session.working == self.work
+
+    @invariant()
+    def its_spool_has_what_it_holds(self) -> None:
+        assert set(self.spool) == self.held
 
     @invariant()
     def it_is_bounded(self) -> None:

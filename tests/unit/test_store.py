@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from store_scene import DESCRIPTION, WAYS_OUT, a_close, a_result, filled, one_line, reopened
 
-from aggregator.store import SCHEMA_VERSION, Store, is_running
+from aggregator.lock import is_locked
+from aggregator.store import SCHEMA_VERSION, Store
 from fedmq.errors import StoreError
 
 BIG = 40_000  # bytes; more than a page
@@ -306,18 +307,18 @@ def test_while_one_process_writes_another_may_read_but_not_write(writer: subproc
         second.next_epoch()
     one_line(error, path)
     second.close()
-    assert is_running(path)
+    assert is_locked(path.parent)
 
 
 def test_when_the_writer_was_killed_the_next_one_writes(writer: subprocess.Popen[str], path: Path) -> None:
     writer.send_signal(signal.SIGKILL)
     writer.wait(timeout=10)
-    assert not is_running(path)
+    assert not is_locked(path.parent)
     after = Store(path)
     assert after.next_epoch() == 2
-    assert is_running(path)
+    assert is_locked(path.parent)
     after.close()
-    assert not is_running(path)
+    assert not is_locked(path.parent)
 
 
 def test_a_closed_store_leaves_no_lock(store: Store, path: Path) -> None:

@@ -10,10 +10,10 @@ import tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
-from pytest import MonkeyPatch
 
 import aggregator.blobs
 from aggregator.store import Close, Description, Store, StoredResult
@@ -39,7 +39,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.patch = MonkeyPatch()
+        self.patch = pytest.MonkeyPatch()
         self.patch.setattr(aggregator.blobs, "BLOB_BYTES", BLOB_BYTES)
         self.place = Path(tempfile.mkdtemp(prefix="store-"))
         self.folder, self.lives, self.epoch, self.open = self.place / "0", 0, 0, 1
@@ -164,7 +164,7 @@ class StoreMachine(RuleBasedStateMachine):
 
 TestStore = StoreMachine.TestCase
 TestStore.settings = settings(
-    max_examples=60,
+    max_examples=120,
     stateful_step_count=40,
     derandomize=True,  # the same sequences in every run; what fails is printed as a program
     deadline=None,

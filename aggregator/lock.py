@@ -1,0 +1,63 @@
+"""The lock on a run's folder: one writer at a time, for as long as its process lives.
+
+Knows nothing of what is written. It is an flock on the folder itself: the kernel lifts it when the process dies, in
+whatever way, and it leaves no file.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from pathlib import Path
+
+from fedmq.errors import StoreError
+
+LOOK_S = 0.05  # `is_locked` holds it for a moment
+
+
+class FolderLock:
+    """The lock on `folder`, held from its making to `release`.
+
+    Raises:
+        StoreError: another process has it, or the folder cannot be opened.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = -1
+        try:
+            self._folder = os.open(folder, os.O_RDONLY)
+            if not _locked(self._folder, fcntl.LOCK_EX):
+                time.sleep(LOOK_S)
+                fcntl.flock(self._folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self.release()
+            busy = isinstance(error, BlockingIOError)
+            raise StoreError(
+                f"{folder}: expected to be the only one that writes this run, but "
+                + ("another process does; wait for its end, or " if busy else f"that cannot be had ({error}); ")
+                + "choose another --out"
+            ) from error
+
+    def release(self) -> None:
+        """Let the next one write."""
+        if self._folder >= 0:
+            os.close(self._folder)
+        self._folder = -1
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether somebody writes there now."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        return not _locked(descriptor, fcntl.LOCK_SH)
+    finally:
+        os.close(descriptor)
+
+
+def _locked(descriptor: int, how: int) -> bool:
+    try:
+        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

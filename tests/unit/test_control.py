@@ -1,0 +1,268 @@
+"""An operator who asks a live run to pause, to resume or to stop, on a link in memory; and what the run makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from rounds_scene import Scene, closes, opened, sent, told
+
+from aggregator.control import AGAIN_S, ANSWER_S, Action, Operator
+from aggregator.steps import BrokerDown, BrokerUp, Effects, Phase, Tick
+from fedmq import events
+from fedmq.errors import BadConfiguration, Unreachable
+from fedmq.messages import Beacon, Control, Evolve, Finished, Message, Refused, Round
+from fedmq.network import Delivered, LinkUp, News
+from fedmq.tasks import find_task
+from fedmq.testing import VirtualClock
+from fedmq.wire import Frames, decode, encode
+
+ACTIONS: tuple[Action, ...] = ("pause", "resume", "stop")
+PAUSED, GOES_ON = (Beacon(run="run", epoch=2, round=3, open=True, paused=paused) for paused in (True, False))
+ROUND = Round(run="run", epoch=2, round=3, seed=7, deadline_s=10.0, task=find_task("xor"), work=Evolve(elites=10))
+OVER = Finished(run="run", epoch=2, rounds=3, solved=False)
+
+
+class Post:
+    """A link on which a test says what comes, and sees what is sent."""
+
+    def __init__(self) -> None:
+        self.news: list[News] = []
+        self.sent: list[tuple[str, Message]] = []
+        self.takes = True
+
+    def receive(self) -> Iterator[News]:
+        news, self.news = self.news, []
+        yield from news
+
+    def send(self, frames: Frames) -> bool:
+        if self.takes:
+            packet = decode(frames)
+            self.sent.append((packet.topic, packet.message))
+        return self.takes
+
+
+class Desk:
+    """An operator at work, and the hands of its clock."""
+
+    def __init__(self, action: Action) -> None:
+        self.link, self.clock = Post(), VirtualClock()
+        self.operator = Operator(self.link, "run", action, clock=self.clock)
+
+    def step(self, *messages: Message, at: float | None = None) -> list[Message]:
+        """What it says when these come."""
+        if at is not None:
+            self.clock.move_to(at)
+        self.link.news += [Delivered(encode("beacon/run", message)) for message in messages]
+        before = len(self.link.sent)
+        self.operator.step()
+        return [message for _, message in self.link.sent[before:]]
+
+    @property
+    def ended(self) -> tuple[bool, bool]:
+        return self.operator.done, self.operator.heeded
+
+
+def asking(action: Action) -> Control:
+    return Control(run="run", epoch=2, action=action)
+
+
+# The operator
+
+
+def test_before_the_run_was_heard_nothing_is_asked() -> None:
+    desk = Desk("pause")
+    desk.link.news.append(LinkUp())
+    assert desk.step() == []
+    assert desk.operator.wake_at == ANSWER_S
+
+
+@pytest.mark.parametrize("first", [GOES_ON, ROUND], ids=["beacon", "round"])
+def test_a_run_that_was_heard_is_asked_again_and_again_until_it_heeds(first: Message) -> None:
+    desk = Desk("pause")
+    assert desk.step(first) == [asking("pause")]
+    assert desk.link.sent[0][0] == "up/run"
+    assert desk.operator.wake_at == AGAIN_S
+    assert desk.step(GOES_ON, at=AGAIN_S - 0.01) == []
+    assert desk.step(GOES_ON, at=AGAIN_S) == [asking("pause")]
+    assert desk.ended == (False, False)
+    assert desk.step(PAUSED, at=0.9) == []
+    assert desk.ended == (True, True)
+
+
+def test_what_the_network_does_not_take_is_said_again() -> None:
+    desk = Desk("stop")
+    desk.link.takes = False
+    assert desk.step(GOES_ON) == []
+    desk.link.takes = True
+    assert desk.step(at=AGAIN_S) == [asking("stop")]
+
+
+@pytest.mark.parametrize(
+    ("action", "answer"), [("pause", PAUSED), ("resume", GOES_ON), ("stop", OVER)], ids=["pause", "resume", "stop"]
+)
+def test_nothing_is_asked_of_a_run_that_is_as_it_is_wanted(action: Action, answer: Message) -> None:
+    desk = Desk(action)
+    assert desk.step(answer) == []
+    assert desk.ended == (True, True)
+
+
+def test_a_round_that_comes_again_does_not_mean_that_the_run_goes_on() -> None:
+    desk = Desk("resume")
+    assert desk.step(ROUND) == [asking("resume")], "a broker that is new gets the open round of a paused run, too"
+    desk.step(PAUSED)
+    assert desk.ended == (False, False)
+    desk.step(GOES_ON)
+    assert desk.ended == (True, True)
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+def test_a_run_of_which_nothing_is_heard_is_not_waited_for_for_ever(action: Action) -> None:
+    desk = Desk(action)
+    desk.step(at=ANSWER_S - 0.01)
+    with pytest.raises(Unreachable, match=rf"^expected run run to {action} within 10 s, nothing came: is its aggreg"):
+        desk.step(at=ANSWER_S)
+    assert desk.ended == (False, False)
+
+
+def test_a_run_that_is_heard_and_does_not_heed_is_not_waited_for_for_ever_either() -> None:
+    desk = Desk("pause")
+    asked = [said for tenths in range(100) for said in desk.step(GOES_ON, at=tenths / 10)]
+    assert len(asked) == ANSWER_S / AGAIN_S
+    with pytest.raises(Unreachable, match="it was heard, but not of that: "):
+        desk.step(GOES_ON, at=ANSWER_S)
+
+
+@pytest.mark.parametrize("action", ["pause", "resume"])
+def test_a_run_that_is_over_can_be_neither_paused_nor_resumed(action: Action) -> None:
+    desk = Desk(action)
+    with pytest.raises(BadConfiguration, match=rf"^run run is over; there is nothing to {action}$"):
+        desk.step(OVER)
+
+
+def test_a_zombie_of_the_run_does_not_speak_for_it() -> None:
+    desk = Desk("pause")
+    desk.step(GOES_ON)
+    zombie = Beacon(run="run", epoch=1, round=9, open=True, paused=True)
+    desk.step(zombie, Finished(run="run", epoch=1, rounds=9, solved=True))
+    assert desk.ended == (False, False)
+    later = Beacon(run="run", epoch=3, round=3, open=True)
+    assert desk.step(later, at=AGAIN_S) == [Control(run="run", epoch=3, action="pause")]
+
+
+def test_what_comes_of_other_runs_or_cannot_be_read_changes_nothing() -> None:
+    desk = Desk("pause")
+    desk.link.news.append(Delivered([b"beacon/run", b"no header", b""]))
+    other = Beacon(run="run-2", epoch=2, round=1, open=True, paused=True)  # its topic has the wanted one as a prefix
+    assert desk.step(other) == []
+    assert desk.ended == (False, False)
+
+
+def test_an_operator_who_is_interrupted_does_not_claim_that_anybody_heeded() -> None:
+    desk = Desk("pause")
+    desk.step(GOES_ON)
+    desk.operator.stop()
+    assert desk.step(at=99.0) == []
+    assert desk.ended == (True, False)
+
+
+# The run
+
+
+def control(scene: Scene, action: Action, at: float | None = None, run: str = "run") -> Effects:
+    return scene.hear(Control(run=run, epoch=2, action=action), at=at)
+
+
+def paused(effects: Effects) -> list[bool]:
+    return [message.paused for _, message in sent(effects, Beacon)]
+
+
+def test_a_paused_run_says_so_at_once_closes_its_round_and_opens_no_other() -> None:
+    scene = opened("bob", "alice")
+    effects = control(scene, "pause", at=0.1)
+    assert told(effects, events.RunPaused) == [events.RunPaused()]
+    assert paused(effects) == [True]
+    scene.result("bob", 1)
+    effects = scene.result("alice", 1)
+    assert [close.round for close in closes(effects)] == [1]
+    assert sent(effects, Round) == []
+    assert sent(scene.hello("carol"), Round) == []
+    assert sent(scene.take(Tick(), at=3600.0), Round) == []
+    assert scene.rounds.phase is Phase.SELECTION
+
+
+def test_a_run_that_is_resumed_goes_on_at_once() -> None:
+    scene = opened("bob", "alice")
+    control(scene, "pause")
+    scene.result("bob", 1)
+    scene.result("alice", 1)
+    effects = control(scene, "resume", at=60.0)
+    assert told(effects, events.RunResumed) == [events.RunResumed()]
+    assert [message.round for _, message in sent(effects, Round)] == [2]
+    assert paused(control(scene, "resume", at=61.0)) == [False]
+
+
+@pytest.mark.parametrize("action", ["pause", "resume"])
+def test_who_asks_twice_gets_an_answer_twice_and_the_run_only_tells_it_once(action: Action) -> None:
+    scene = opened("bob", "alice")
+    if action == "resume":
+        control(scene, "pause")
+    first, second = control(scene, action, at=0.1), control(scene, action, at=0.2)
+    assert [len(effects.events) for effects in (first, second)] == [1, 0]
+    assert paused(first) == paused(second) == [action == "pause"]
+
+
+def test_results_of_a_paused_run_are_saved_and_acknowledged() -> None:
+    scene = opened("bob", "alice")
+    control(scene, "pause")
+    assert len(scene.result("bob", 1, at=0.1).saves) == 1
+    (beacon,) = [message for _, message in sent(scene.take(Tick(), at=0.5), Beacon)]
+    assert (beacon.acknowledged, beacon.paused) == (bytes([0b01]), True)
+
+
+def test_a_new_broker_does_not_end_a_pause() -> None:
+    scene = opened("bob", "alice")
+    control(scene, "pause")
+    scene.take(BrokerDown(), at=1.0)
+    effects = scene.take(BrokerUp(), at=2.0)
+    assert paused(effects) == [True]
+    assert [message.round for _, message in sent(effects, Round)] == [1], "which is still open"
+
+
+def test_a_run_that_is_stopped_is_over_with_what_it_has() -> None:
+    scene = opened("bob", "alice")
+    scene.result("bob", 1, 3.0)
+    scene.result("alice", 1, 5.0)
+    scene.result("bob", 2, 4.0)
+    effects = control(scene, "stop")
+    assert scene.rounds.phase is Phase.FINISHED
+    assert told(effects, events.RunFinished) == [events.RunFinished(solved=False, rounds=1, value=8.0)]
+    assert [topic for topic, _ in sent(effects, Finished)] == ["round/run"]
+    assert closes(effects) == [], "the open round had not all its answers"
+
+
+def test_a_paused_run_and_one_that_waits_for_trainers_can_be_stopped_too() -> None:
+    waiting, halted = Scene(min_trainers=3), opened("bob", "alice")
+    waiting.take(BrokerUp())
+    control(halted, "pause")
+    for scene in (waiting, halted):
+        effects = control(scene, "stop")
+        assert [message.rounds for _, message in sent(effects, Finished)] == [0]
+
+
+def test_a_word_to_another_run_changes_nothing() -> None:
+    scene = opened("bob", "alice")
+    for action in ACTIONS:
+        effects = control(scene, action, run="other")
+        assert (effects.saves, effects.sends, effects.events) == ([], [], [])
+    assert scene.rounds.rejections == {}
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+def test_a_run_that_is_over_stays_so(action: Action) -> None:
+    scene = opened("bob", rounds_max=1)
+    scene.result("bob", 1, 5.0)
+    effects = control(scene, action)
+    assert (effects.saves, effects.events) == ([], [])
+    assert sent(effects, Refused) == []
+    assert scene.rounds.phase is Phase.FINISHED

@@ -1,0 +1,145 @@
+"""A trainer's pace: one result at a time is under way, and of many trainers that return each waits a part of the spread."""
+
+from __future__ import annotations
+
+import pytest
+from test_session import Scene, holding, sent
+
+from fedmq.messages import Accepted, Beacon, Hello, Result
+from trainer.session import HELD_MAX, HELLO_AGAIN_S, RESEND_MAX_S, Connected, Disconnected, Tick
+
+TRAINERS = 200
+
+
+def rounds_sent(scene: Scene, at: float) -> list[int]:
+    return [result.round for result in sent(scene.take(Tick(), at=at), Result)]
+
+
+def beacon(spread_s: float, *, epoch: int = 1) -> Beacon:
+    return Beacon(run="run", epoch=epoch, round=0, open=False, spread_s=spread_s)
+
+
+def wait_of(scene: Scene) -> float:
+    """How long until it sends what it holds."""
+    assert scene.session.wake_at is not None
+    return scene.session.wake_at - scene.now
+
+
+# One at a time
+
+
+def test_of_several_results_of_a_run_only_the_newest_is_sent_until_it_is_answered_for() -> None:
+    scene = Scene(connected=False)
+    for number in (1, 2, 3):
+        scene.round(number)
+        scene.worked(number)
+    scene.take(Connected(), at=1.0)
+    assert rounds_sent(scene, at=1.2) == [3]
+    seen = {number for tick in range(100) for number in rounds_sent(scene, at=1.2 + tick)}
+    assert seen == {3}
+
+
+def test_when_the_newest_is_answered_for_the_next_one_follows_in_the_same_step() -> None:
+    scene = Scene(connected=False)
+    for number in (1, 2):
+        scene.round(number)
+        scene.worked(number)
+    scene.take(Connected(), at=1.0)
+    rounds_sent(scene, at=1.2)
+    effects = scene.hear(Accepted(run="run", epoch=1, trainer="bob", round=2))
+    assert (effects.drops, [result.round for result in sent(effects, Result)]) == ([("run", 2)], [1])
+
+
+def test_a_newer_result_goes_before_an_older_one_that_waits() -> None:
+    scene = holding(1)
+    scene.round(2)
+    assert [result.round for result in sent(scene.worked(2), Result)] == [2]
+    assert scene.held() == [1, 2]
+
+
+def test_each_run_has_one_under_way() -> None:
+    scene = Scene(connected=False)
+    for run in ("one", "two"):
+        scene.round(1, run=run)
+        scene.worked(1, run=run)
+    scene.take(Connected(), at=1.0)
+    assert sorted(result.run for result in sent(scene.take(Tick(), at=1.2), Result)) == ["one", "two"]
+
+
+def test_nothing_wakes_it_for_results_that_are_not_under_way() -> None:
+    scene = holding(1)
+    scene.round(2)
+    scene.worked(2)
+    for _ in range(10):
+        assert scene.session.wake_at is not None
+        assert rounds_sent(scene, at=scene.session.wake_at) == [2], "else it would wake up for nothing"
+    assert wait_of(scene) >= 0.5 * RESEND_MAX_S
+
+
+# What is kept, and what is dropped
+
+
+def test_what_is_saved_and_what_is_forgotten_is_said_in_the_step_in_which_it_is_so() -> None:
+    scene = Scene()
+    scene.round(1)
+    effects = scene.worked(1)
+    assert [(kept.run, kept.epoch, kept.round, kept.train_s) for kept in effects.keeps] == [("run", 1, 1, 0.1)]
+    assert effects.drops == []
+    effects = scene.hear(Accepted(run="run", epoch=1, trainer="bob", round=1))
+    assert (effects.keeps, effects.drops) == ([], [("run", 1)])
+    assert scene.hear(Accepted(run="run", epoch=1, trainer="bob", round=1)).drops == []
+
+
+def test_what_is_crowded_out_is_dropped_too() -> None:
+    scene = Scene(connected=False)
+    dropped = []
+    for number in range(1, HELD_MAX + 3):
+        scene.round(number)
+        dropped += scene.worked(number).drops
+    assert dropped == [("run", 1), ("run", 2)]
+
+
+# Many that return at once
+
+
+@pytest.mark.parametrize("spread_s", [0.0, 0.002, HELLO_AGAIN_S])
+def test_a_few_trainers_do_not_wait_for_each_other(spread_s: float) -> None:
+    scene = holding()
+    scene.hear(beacon(spread_s))
+    scene.take(Disconnected())
+    scene.take(Connected(), at=10.0)
+    assert wait_of(scene) <= 0.2
+    assert len(sent(scene.hear(beacon(spread_s, epoch=2)), Hello)) == 1
+
+
+def test_many_trainers_send_again_over_the_spread_when_the_broker_is_back() -> None:
+    scene = holding()
+    scene.hear(beacon(8.0))
+    waits = []
+    for number in range(TRAINERS):  # the same one, again and again: each time it draws anew
+        scene.take(Disconnected())
+        scene.take(Connected(), at=100.0 * (number + 1))
+        waits.append(wait_of(scene))
+        assert rounds_sent(scene, at=scene.now + waits[-1]) == [1]
+    assert max(waits) <= 8.0
+    assert max(waits) > 7.0
+    assert 3.0 < sum(waits) / len(waits) < 5.0
+
+
+def test_many_trainers_say_hello_and_send_again_over_the_spread_when_the_aggregator_is_back() -> None:
+    waits = []
+    scene = holding()
+    scene.hear(beacon(8.0))
+    for epoch in range(2, TRAINERS):
+        began = 100.0 * epoch
+        assert sent(scene.hear(beacon(8.0, epoch=epoch), at=began), Hello) == []
+        waits.append(wait_of(scene))
+        assert sent(scene.hear(beacon(8.0, epoch=epoch), at=began + waits[-1] - 0.001), Hello) == []
+        effects = scene.hear(beacon(8.0, epoch=epoch), at=began + waits[-1])
+        assert [len(sent(effects, kind)) for kind in (Hello, Result)] == [1, 1]
+    assert max(waits) <= 8.0
+    assert 3.0 < sum(waits) / len(waits) < 5.0
+
+
+def test_a_trainer_that_meets_a_run_for_the_first_time_does_not_wait() -> None:
+    assert len(sent(Scene().hear(beacon(8.0)), Hello)) == 1

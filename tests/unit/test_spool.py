@@ -1,0 +1,384 @@
+"""The trainer's spool: what was computed and not acknowledged outlives the process, and is sent again by its next life."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from msgspec import structs
+
+from fedmq import topics
+from fedmq.errors import BadConfiguration
+from fedmq.messages import Accepted, Beacon, Finished, GradientLearner, Message, Result, Round, Train, Welcome
+from fedmq.network import Delivered, LinkDown, LinkUp, News
+from fedmq.streams import stream
+from fedmq.tasks import find_task
+from fedmq.testing import VirtualClock
+from fedmq.wire import Frames, Packet, decode, encode
+from trainer.service import Trainer
+from trainer.session import HELD_MAX, RUNS_MAX, Kept, Session
+from trainer.spool import SUFFIX, FileSpool, MemorySpool, Spool
+from trainer.worker import Done
+
+SAMPLES = 2
+ARRAYS = {"model": np.array([0.1, -0.0, 1e-300]), "correct": np.array([2], dtype=np.int64)}
+ROUND = Round(
+    run="run", epoch=3, round=5, seed=0, deadline_s=9.0, task=find_task("linear"), work=Train(GradientLearner())
+)
+
+
+def result(run: str = "run", round: int = 5, epoch: int = 3) -> Kept:
+    return Kept(run, epoch, round, ARRAYS, 0.25)
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> FileSpool:
+    return FileSpool(tmp_path / "spool")
+
+
+def files(spool: FileSpool) -> list[str]:
+    return sorted(path.name for path in spool._folder.iterdir())
+
+
+# Files
+
+
+def test_what_was_kept_is_there_for_the_next_life_bit_for_bit(spool: FileSpool, tmp_path: Path) -> None:
+    spool.keep(result(), "bob", SAMPLES)
+    (kept,) = FileSpool(tmp_path / "spool").load("bob", SAMPLES)
+    assert kept._replace(arrays={}) == result()._replace(arrays={})
+    assert {name: (array.dtype, array.tobytes()) for name, array in kept.arrays.items()} == {
+        name: (array.dtype, array.tobytes()) for name, array in ARRAYS.items()
+    }
+
+
+def test_what_was_dropped_is_gone_and_dropping_it_again_is_no_error(spool: FileSpool) -> None:
+    spool.keep(result(round=5), "bob", SAMPLES)
+    spool.keep(result(round=6), "bob", SAMPLES)
+    for _ in range(2):
+        spool.drop("run", 5)
+    assert [kept.round for kept in spool.load("bob", SAMPLES)] == [6]
+
+
+def test_runs_and_rounds_do_not_get_in_each_others_way(spool: FileSpool) -> None:
+    wanted = [("a", 1), ("a", 11), ("a.1", 1), ("a.1", 11), ("a-1.result", 1)]
+    for run, number in wanted:
+        spool.keep(result(run, number), "bob", SAMPLES)
+    assert sorted((kept.run, kept.round) for kept in spool.load("bob", SAMPLES)) == sorted(wanted)
+
+
+def test_a_result_that_is_computed_again_takes_the_place_of_the_first(spool: FileSpool) -> None:
+    spool.keep(result(epoch=3), "bob", SAMPLES)
+    spool.keep(result(epoch=4), "bob", SAMPLES)
+    assert [kept.epoch for kept in spool.load("bob", SAMPLES)] == [4]
+    assert files(spool) == [f"run.5{SUFFIX}"]
+
+
+def test_every_flipped_bit_and_every_truncation_is_noticed_and_costs_that_file_only(
+    spool: FileSpool, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in (5, 6):
+        spool.keep(result(round=number), "bob", SAMPLES)
+    path = spool._folder / f"run.5{SUFFIX}"
+    whole = path.read_bytes()
+    flipped = [whole[:i] + bytes([whole[i] ^ 1 << i % 8]) + whole[i + 1 :] for i in range(len(whole))]
+    for damaged in [*flipped, *(whole[:length] for length in range(len(whole))), whole + b"\0"]:
+        path.write_bytes(damaged)
+        caplog.clear()
+        assert [kept.round for kept in spool.load("bob", SAMPLES)] == [6]
+        (line,) = caplog.messages
+        assert line.startswith(f"{path} is left out, its round is worked on again: ")
+        assert "\n" not in line
+
+
+def reseal(path: Path, frames: list[bytes]) -> None:
+    """Write frames into a file of the spool as if they belonged there."""
+    content = msgspec.msgpack.encode(frames)
+    path.write_bytes(sha256(content).digest() + content)
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        (Result(run="run", epoch=3, trainer="eve", round=5, samples=2, attempt=1, train_s=0.0), "names: it is not a"),
+        (Result(run="run", epoch=3, trainer="bob", round=5, samples=3, attempt=1, train_s=0.0), "3 rows, now there"),
+        (Accepted(run="run", epoch=3, trainer="bob", round=5), "names: it is not a result of bob"),
+    ],
+    ids=["of another trainer", "of other rows", "no result"],
+)
+def test_what_is_no_result_of_this_trainer_and_these_rows_is_left_out(
+    spool: FileSpool, caplog: pytest.LogCaptureFixture, message: Message, reason: str
+) -> None:
+    reseal(spool._folder / f"run.5{SUFFIX}", encode("up/run", message, ARRAYS))
+    assert spool.load("bob", SAMPLES) == []
+    assert reason in caplog.text
+
+
+def test_frames_that_are_no_message_are_left_out(spool: FileSpool, caplog: pytest.LogCaptureFixture) -> None:
+    reseal(spool._folder / f"run.5{SUFFIX}", [b"up/run", b"no header", b""])
+    (spool._folder / f"folder{SUFFIX}").mkdir()
+    assert spool.load("bob", SAMPLES) == []
+    assert len(caplog.messages) == 2
+
+
+def test_what_a_crash_left_half_written_is_no_result(spool: FileSpool) -> None:
+    spool.keep(result(), "bob", SAMPLES)
+    (spool._folder / f"run.5{SUFFIX}").rename(spool._folder / "run.5.partial")
+    assert spool.load("bob", SAMPLES) == []
+
+
+def test_a_file_under_its_name_is_whole_and_synced(spool: FileSpool, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    replace, fsync = Path.replace, os.fsync
+
+    def spied_fsync(descriptor: int) -> None:
+        order.append(f"sync {Path(f'/proc/self/fd/{descriptor}').readlink().name}")
+        fsync(descriptor)
+
+    def spied_replace(self: Path, target: Path) -> Path:
+        order.append(f"rename to {target.name}")
+        return replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", spied_fsync)
+    monkeypatch.setattr(Path, "replace", spied_replace)
+    spool.keep(result(), "bob", SAMPLES)
+    assert order == ["sync run.5.partial", f"rename to run.5{SUFFIX}", f"sync {spool._folder.name}"]
+
+
+def test_a_full_disk_costs_a_line_and_leaves_no_half_of_a_file(
+    spool: FileSpool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    spool.keep(result(), "bob", SAMPLES)
+    (line,) = caplog.messages
+    assert line.endswith("cannot be written (No space left on device); the result is in memory only")
+    assert files(spool) == []
+
+
+def test_a_folder_that_is_gone_costs_a_line_and_no_result(spool: FileSpool, caplog: pytest.LogCaptureFixture) -> None:
+    shutil.rmtree(spool._folder)
+    spool.keep(result(), "bob", SAMPLES)
+    assert "No such file or directory" in caplog.text
+    spool.drop("run", 5)
+    assert spool.load("bob", SAMPLES) == []
+
+
+def test_what_cannot_be_removed_costs_a_line(spool: FileSpool, caplog: pytest.LogCaptureFixture) -> None:
+    (spool._folder / f"run.5{SUFFIX}").mkdir()
+    spool.drop("run", 5)
+    assert "cannot be removed" in caplog.text
+
+
+def test_a_folder_that_cannot_be_made_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BadConfiguration, match=r"^--state [^\n]*file/bob: cannot be made \([^\n]*\); choose another$"):
+        FileSpool(tmp_path / "file" / "bob")
+
+
+# Lives of a trainer
+
+
+class Recorder:
+    """A link and a worker whose outside is the test; `order` is what was done, in its order."""
+
+    def __init__(self, order: list[str]) -> None:
+        self.order = order
+        self.news: list[News] = []
+        self.sent: list[Result] = []
+        self.finished: list[Done] = []
+
+    def receive(self) -> Iterator[News]:
+        news, self.news = self.news, []
+        yield from news
+
+    def send(self, frames: Frames) -> bool:
+        message = decode(frames).message
+        if isinstance(message, Result):
+            self.order.append(f"send {message.round}")
+            self.sent.append(message)
+        return True
+
+    def start(self, packet: Packet) -> None:
+        self.order.append(f"work {packet.message.round}")  # type: ignore[union-attr]
+
+    def cancel(self) -> None:
+        self.order.append("cancel")
+
+    def done(self) -> list[Done]:
+        finished, self.finished = self.finished, []
+        return finished
+
+
+class Noted:
+    """A spool that notes what is asked of it."""
+
+    def __init__(self, spool: Spool, order: list[str]) -> None:
+        self._spool, self._order = spool, order
+
+    def keep(self, kept: Kept, trainer: str, samples: int) -> None:
+        self._order.append(f"keep {kept.round}")
+        self._spool.keep(kept, trainer, samples)
+
+    def drop(self, run: str, round: int) -> None:
+        self._order.append(f"drop {round}")
+        self._spool.drop(run, round)
+
+
+class Life:
+    """One life of bob, on a spool that outlives it."""
+
+    def __init__(self, spool: Spool, kept: list[Kept], at: float = 0.0) -> None:
+        self.order: list[str] = []
+        self.outside, self.clock = Recorder(self.order), VirtualClock()
+        self.clock.move_to(at)
+        session = Session("bob", SAMPLES, "test", stream(1, "jitter"), kept)
+        self.trainer = Trainer(self.outside, session, self.outside, clock=self.clock, spool=Noted(spool, self.order))
+        self.news(LinkUp())
+
+    def news(self, *news: News) -> None:
+        self.outside.news += news
+        self.trainer.step()
+
+    def hear(self, message: Message, **arrays: Any) -> None:
+        self.news(Delivered(encode("topic", message, arrays)))
+
+    def works_on(self, message: Round) -> None:
+        self.hear(message, model=np.zeros(3))
+        self.outside.finished.append(Done(message.run, message.round, dict(ARRAYS), 0.25))
+        self.trainer.step()
+
+    def later(self, seconds: float) -> None:
+        self.clock.move_to(self.clock.now() + seconds)
+        self.trainer.step()
+
+
+@pytest.fixture(params=["memory", "files"])
+def lives(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    """What begins one life after the other, on the same spool."""
+    memory, folder = MemorySpool(), tmp_path / "spool"
+
+    def begin() -> Life:
+        if request.param == "memory":
+            return Life(memory, list(memory.kept.values()))
+        spool = FileSpool(folder)
+        return Life(spool, spool.load("bob", SAMPLES))
+
+    return begin
+
+
+def test_a_result_is_saved_before_it_is_sent_and_dropped_when_it_is_acknowledged(lives: Any) -> None:
+    life = lives()
+    life.works_on(ROUND)
+    life.hear(Accepted(run="run", epoch=3, trainer="bob", round=5))
+    assert life.order == ["work 5", "keep 5", "send 5", "drop 5"]
+    assert lives().trainer.session.runs == {}
+
+
+def test_a_result_of_which_nobody_has_heard_is_sent_by_the_next_life_and_not_computed_again(lives: Any) -> None:
+    first = lives()
+    first.news(LinkDown())
+    first.works_on(ROUND)
+    assert first.order == ["work 5", "keep 5"], "killed before it could be sent"
+
+    second = lives()
+    second.later(0.2)
+    second.hear(ROUND, model=np.zeros(3))
+    assert second.order == ["send 5"]
+    (sent,) = second.outside.sent
+    assert (sent.run, sent.epoch, sent.round, sent.attempt, sent.train_s) == ("run", 3, 5, 1, 0.25)
+
+
+def test_the_next_life_is_acknowledged_like_any_other(lives: Any) -> None:
+    lives().works_on(ROUND)
+    second = lives()
+    second.hear(Welcome(run="run", epoch=3, trainer="bob", index=1))
+    second.hear(Beacon(run="run", epoch=3, round=5, open=True, acknowledged=bytes([0b10])))
+    assert second.order == ["drop 5"]
+    assert lives().trainer.session.wake_at is None
+
+
+def test_the_next_life_works_on_what_came_after_it(lives: Any) -> None:
+    lives().works_on(ROUND)
+    second = lives()
+    second.works_on(structs.replace(ROUND, round=6))
+    assert second.order == ["work 6", "keep 6", "send 6"]
+    second.hear(Accepted(run="run", epoch=3, trainer="bob", round=6))
+    second.later(0.2)
+    assert second.order[3:] == ["drop 6", "send 5"], "one at a time is under way, the newest first"
+
+
+def test_a_later_life_of_the_aggregator_gets_what_an_earlier_life_of_the_trainer_computed(lives: Any) -> None:
+    lives().works_on(ROUND)
+    second = lives()
+    second.hear(Beacon(run="run", epoch=4, round=0, open=False))
+    second.later(0.2)
+    assert [(sent.epoch, sent.round) for sent in second.outside.sent] == [(4, 5)]
+
+
+def test_a_zombie_of_the_aggregator_stays_one_after_a_restart_of_the_trainer(lives: Any) -> None:
+    lives().works_on(ROUND)
+    second = lives()
+    second.hear(Finished(run="run", epoch=2, rounds=5, solved=True))
+    assert "drop 5" not in second.order
+    assert second.trainer.session.runs["run"].held.keys() == {5}
+
+
+def test_the_end_of_the_run_empties_the_spool(lives: Any) -> None:
+    lives().works_on(ROUND)
+    lives().hear(Finished(run="run", epoch=3, rounds=5, solved=True))
+    assert lives().trainer.session.runs == {}
+
+
+def test_results_of_several_lives_of_an_aggregator_are_taken_as_the_last_one_left_them() -> None:
+    kept = [result(round=9, epoch=1), result(round=7, epoch=2), result(round=8, epoch=2)]
+    view = Session("bob", SAMPLES, "test", stream(1, "jitter"), kept).runs["run"]
+    assert (view.epoch, view.round, view.round_epoch, sorted(view.held)) == (2, 8, 2, [7, 8, 9])
+
+
+def test_a_disk_that_is_full_costs_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    life = Life(FileSpool(tmp_path), [])
+    life.works_on(ROUND)
+    life.hear(Accepted(run="run", epoch=3, trainer="bob", round=5))
+    assert life.order == ["work 5", "keep 5", "send 5", "drop 5"]
+
+
+def test_more_runs_and_rounds_than_are_followed_do_not_stay_for_ever() -> None:
+    kept = [result(f"run-{number}") for number in range(2 * RUNS_MAX)]
+    kept += [result("many", number) for number in range(1, HELD_MAX + 4)]
+    life = Life(MemorySpool(), kept)
+    life.works_on(structs.replace(ROUND, run="one-more"))
+    runs = life.trainer.session.runs
+    assert len(runs) <= RUNS_MAX
+    assert "one-more" in runs
+    life = Life(MemorySpool(), kept[2 * RUNS_MAX :])
+    life.works_on(structs.replace(ROUND, run="many", round=99))
+    assert len(life.trainer.session.runs["many"].held) == HELD_MAX
+
+
+def test_the_topic_in_a_file_is_the_one_that_it_was_sent_to(spool: FileSpool) -> None:
+    """So that whoever finds a file can say what it is."""
+    spool.keep(result(), "bob", SAMPLES)
+    assert topics.up_to("run").encode() in (spool._folder / f"run.5{SUFFIX}").read_bytes()
+
+
+def test_a_spool_says_nothing_when_all_is_well(spool: FileSpool, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    spool.keep(result(), "bob", SAMPLES)
+    spool.load("bob", SAMPLES)
+    spool.drop("run", 5)
+    assert caplog.messages == []

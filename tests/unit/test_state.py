@@ -1,0 +1,152 @@
+"""How a run stands, in a few words: from who holds its store and what its events say, never from a stored word."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from aggregator.report import EVENTS, STORE, EventLog, Report
+from aggregator.state import STALLED_S, TAIL_BYTES, state_of
+from aggregator.store import Description, Store
+from fedmq import events
+from fedmq.tasks import find_task
+
+STARTED = events.RunStarted(run="run", epoch=1, round=1, task="xor", strategy="evolution", seed=1)
+ONE_OF_TWO = events.Waiting(present=1, needed=2)
+JOINED = events.TrainerJoined(trainer="bob", samples=2)
+LEFT = events.TrainerLeft(trainer="bob", goodbye=False)
+PUBLISHED = events.RoundPublished(round=1, invited=2)
+ACCEPTED = events.ResultAccepted(round=1, trainer="bob", staleness=0, train_s=0.1)
+REJECTED = events.ResultRejected(trainer="bob", reason="sha256", detail="")
+CLOSED = events.RoundClosed(round=1, why="complete", results=2, round_s=1.0, present=2, best=None)
+PAUSED, RESUMED = events.RunPaused(), events.RunResumed()
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Path]:
+    """The folder of a run whose aggregator lives."""
+    store = Store(tmp_path / STORE)
+    store.begin(Description("run", find_task("xor"), "evolution", 1, 0.0))
+    yield tmp_path
+    store.close()
+
+
+@pytest.fixture
+def interrupted(tmp_path: Path) -> Path:
+    """The folder of a run whose aggregator has died."""
+    Store(tmp_path / STORE).close()
+    return tmp_path
+
+
+def happened(folder: Path, *told: events.AnyEvent) -> None:
+    """One event a second from second 0 on; the log stays open, as that of a living aggregator does."""
+    log = EventLog(folder / EVENTS, iter(range(len(told))).__next__)
+    for event in told:
+        log(event)
+    folder.joinpath("read").write_bytes((folder / EVENTS).read_bytes())  # before the log is closed
+    log.close()
+    (folder / "read").replace(folder / EVENTS)
+
+
+def report(*, solved: bool) -> Report:
+    return Report(
+        run="run",
+        task="xor",
+        strategy="evolution",
+        seed=1,
+        solved=solved,
+        rounds=1,
+        metric="accuracy",
+        value=1.0,
+        train_s=1.0,
+        wall_s=1.0,
+        round_s_median=1.0,
+        trainers=[],
+        rejections={},
+        bytes_up=0,
+        bytes_down=0,
+        model=None,
+        model_sha256=None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("told", "state"),
+    [
+        ([], "running"),
+        ([STARTED], "running"),
+        ([STARTED, ONE_OF_TWO], "waiting for trainers (1 of 2)"),
+        ([STARTED, ONE_OF_TWO, REJECTED, LEFT], "waiting for trainers (1 of 2)"),
+        ([STARTED, ONE_OF_TWO, JOINED, PUBLISHED], "running"),
+        ([STARTED, PUBLISHED, ACCEPTED], "running"),
+        ([STARTED, PUBLISHED, CLOSED, ONE_OF_TWO], "waiting for trainers (1 of 2)"),
+        ([STARTED, PUBLISHED, PAUSED], "paused"),
+        ([STARTED, PUBLISHED, PAUSED, CLOSED], "paused"),
+        ([STARTED, PUBLISHED, PAUSED, CLOSED, RESUMED, PUBLISHED], "running"),
+        ([STARTED, PUBLISHED, PAUSED, CLOSED, RESUMED, ONE_OF_TWO], "waiting for trainers (1 of 2)"),
+    ],
+    ids=lambda value: "+".join(type(one).__name__ for one in value) if isinstance(value, list) else "",
+)
+def test_a_living_run_stands_as_its_last_events_say(running: Path, told: list[events.AnyEvent], state: str) -> None:
+    happened(running, *told)
+    assert state_of(running, None, len(told)) == state
+
+
+@pytest.mark.parametrize(
+    ("since_s", "state"),
+    [
+        (-86_400.0, "running"),  # somebody set the clock
+        (0.0, "running"),
+        (STALLED_S - 0.1, "running"),
+        (STALLED_S, "stalled for 15 s"),
+        (42.4, "stalled for 42 s"),
+    ],
+)
+def test_a_round_that_is_open_for_long_has_stalled(running: Path, since_s: float, state: str) -> None:
+    happened(running, STARTED, ONE_OF_TWO, JOINED, PUBLISHED)
+    assert state_of(running, None, 3.0 + since_s) == state
+
+
+def test_a_round_has_stalled_since_its_own_publication(running: Path) -> None:
+    happened(running, *[STARTED] * 18, PUBLISHED, CLOSED, PUBLISHED)
+    assert state_of(running, None, 20.0 + STALLED_S - 0.5) == "running"
+
+
+def test_who_waits_for_trainers_or_is_paused_has_not_stalled(running: Path) -> None:
+    happened(running, STARTED, ONE_OF_TWO)
+    assert state_of(running, None, 1e6) == "waiting for trainers (1 of 2)"
+    happened(running, PAUSED)
+    assert state_of(running, None, 1e6) == "paused"
+
+
+def test_a_run_that_nobody_writes_is_interrupted_whatever_it_said_last(interrupted: Path) -> None:
+    assert state_of(interrupted, None, 0.0) == "interrupted"
+    happened(interrupted, STARTED, ONE_OF_TWO)
+    assert state_of(interrupted, None, 2.0) == "interrupted"
+
+
+@pytest.mark.parametrize(("solved", "state"), [(True, "solved"), (False, "not solved")])
+def test_a_run_with_a_report_is_over(interrupted: Path, solved: bool, state: str) -> None:
+    assert state_of(interrupted, report(solved=solved), 0.0) == state
+
+
+@pytest.mark.parametrize(
+    "junk",
+    [b'{"at": 3.0, "event": "round-publ', b"\xff\xfe\n", b"[]\n7\n\n", b'{"at": "late", "event": "waiting"}\n'],
+    ids=["half written", "no text", "no event", "no time"],
+)
+def test_lines_that_are_no_events_are_passed_over(running: Path, junk: bytes) -> None:
+    happened(running, STARTED, ONE_OF_TWO)
+    with (running / EVENTS).open("ab") as file:
+        file.write(junk)
+    assert state_of(running, None, 2.0) == "waiting for trainers (1 of 2)"
+
+
+def test_of_a_long_history_only_the_end_is_read(running: Path) -> None:
+    happened(running, ONE_OF_TWO, *[REJECTED] * (TAIL_BYTES // 64))
+    assert (running / EVENTS).stat().st_size > TAIL_BYTES
+    assert state_of(running, None, 0.0) == "running", "what is said of it is too far back"
+    happened(running, ONE_OF_TWO)
+    assert state_of(running, None, 0.0) == "waiting for trainers (1 of 2)"
