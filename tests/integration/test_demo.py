@@ -17,7 +17,7 @@ from services import clean_environment, events_of, report_of, run_fedmq
 
 from fedmq import load_model
 
-FILES = {"events.jsonl", "history.csv", "model.npz", "report.json", "store.sqlite3"}
+FILES = {"events.jsonl", "history.csv", "model.npz", "report.json", "store.sqlite3", "store.witness"}
 REPORT = {
     *("run", "task", "strategy", "seed", "solved", "rounds", "metric", "value", "train_s", "wall_s"),
     *("round_s_median", "trainers", "rejections", "bytes_up", "bytes_down", "model", "model_sha256"),

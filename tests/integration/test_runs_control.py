@@ -46,7 +46,8 @@ def state(services: Services) -> str:
 
 def is_open(run: Path) -> bool:
     """Whether a round of the run is open now."""
-    return sum(one["event"] == "round-published" for one in events_of(run)) > closed(run)
+    published = [one for one in events_of(run) if one["event"] == "round-published"]
+    return len(published) > closed(run)
 
 
 def start_endless(services: Services) -> Path:

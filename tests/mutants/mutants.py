@@ -49,10 +49,15 @@ def copy_tree(place: Path) -> None:
 
 def misfit(mutation: Mutation) -> str | None:
     """Why a mutation cannot be applied, or None."""
-    count = (ROOT / mutation.file).read_text(encoding="utf-8").count(mutation.old)
+    source = (ROOT / mutation.file).read_text(encoding="utf-8")
+    count = source.count(mutation.old)
     missing = [name for name in mutation.tests if not (ROOT / name.partition("::")[0]).exists()]
     if count != 1:
         return f"{mutation.what}: its text is {count} times in {mutation.file}, expected once: {mutation.old!r}"
+    try:
+        compile(source.replace(mutation.old, mutation.new), mutation.file, "exec")
+    except SyntaxError as error:
+        return f"{mutation.what}: what comes out is no Python: {error}"
     return f"{mutation.what}: there is no {', '.join(missing)}" if missing else None
 
 

@@ -51,6 +51,13 @@ def test_a_later_life_does_not_know_what_was_usual() -> None:
     assert deadlines(scene.hello("bob")) == [DEADLINE_FIRST_S]
 
 
+def test_a_result_that_comes_before_its_round_is_open_again_says_nothing_of_what_is_usual() -> None:
+    scene = Scene(min_trainers=2, round=7)
+    scene.take(BrokerUp())
+    answer(scene, "bob", 7, at=20.0)
+    assert deadlines(scene.hello("alice")) == [DEADLINE_FIRST_S]
+
+
 @pytest.mark.parametrize(
     ("answer_s", "deadline_s"),
     [
@@ -88,8 +95,8 @@ def test_who_is_late_is_not_what_is_usual() -> None:
 def test_the_deadline_follows_when_answers_become_slower() -> None:
     scene = opened("bob", "alice")
     seen = []
-    for number in range(1, 200):
-        answer_s = 0.3 if number < 20 else 0.9
+    for number in range(1, 100):
+        answer_s = 0.3 if number < 50 else 0.9
         answer(scene, "bob", number, at=scene.now + answer_s)
         seen += deadlines(answer(scene, "alice", number))
     assert seen[15] == pytest.approx(3.0)

@@ -1,4 +1,4 @@
-"""A trainer's pace: one result at a time is under way, and of many trainers that return each waits a part of the spread."""
+"""A trainer's pace: one result at a time is under way; of many trainers that return at once each waits its own while."""
 
 from __future__ import annotations
 
