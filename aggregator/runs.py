@@ -26,7 +26,7 @@ ROUNDS_SHOWN = 10
 
 @click.group()
 def runs() -> None:
-    """List finished and unfinished runs, and show one.
+    """List runs and look after them; pause, resume or stop a live one.
 
     \b
     Examples:

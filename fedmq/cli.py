@@ -21,7 +21,7 @@ COMMANDS = {
     "broker": ("broker.cli", "Run the broker between an aggregator and its trainers."),
     "aggregator": ("aggregator.cli", "Run one training to its end, or continue it."),
     "trainer": ("trainer.cli", "Train on this machine's rows, for whoever publishes rounds."),
-    "runs": ("aggregator.runs", "List finished and unfinished runs, and show one."),
+    "runs": ("aggregator.runs", "List runs and look after them; pause, resume or stop a live one."),
 }
 
 

@@ -96,7 +96,7 @@ def test_the_deadline_follows_when_answers_become_slower() -> None:
     scene = opened("bob", "alice")
     seen = []
     for number in range(1, 100):
-        answer_s = 0.3 if number < 50 else 0.9
+        answer_s = 0.3 if number < 60 else 0.9
         answer(scene, "bob", number, at=scene.now + answer_s)
         seen += deadlines(answer(scene, "alice", number))
     assert seen[15] == pytest.approx(3.0)

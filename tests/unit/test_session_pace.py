@@ -1,4 +1,4 @@
-"""A trainer's pace: one result at a time is under way; of many trainers that return at once each waits its own while."""
+"""A trainer's pace: one result at a time is under way; of many that return at once each waits a while of its own."""
 
 from __future__ import annotations
 

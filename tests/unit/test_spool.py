@@ -1,4 +1,4 @@
-"""The trainer's spool: what was computed and not acknowledged outlives the process, and is sent again by its next life."""
+"""The trainer's spool: what was computed and not acknowledged outlives the process; its next life sends it again."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ from fedmq.tasks import find_task, task_rows
 ROUNDS = 3
 FLIPS = 300
 PAGE_BYTES, FRAME_BYTES, LOG_HEADER_BYTES = 4096, 4096 + 24, 32  # of SQLite's file, and of its write-ahead log
-STEP = 1 if os.environ.get("EVERY_BYTE") else 64  # of the lengths to cut off at; each single one takes minutes
+STEP = 1 if os.environ.get("EVERY_BYTE") else 64  # of the lengths to cut off at; all of them take long
 STORE, LOG, BLOBS = "store.sqlite3", "store.sqlite3-wal", "blobs"
 WAYS_OUT = ("--to-round N keeps that much", "choose another --out", "start the same command again")
 
