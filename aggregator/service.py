@@ -14,7 +14,19 @@ from aggregator.checkpoint import dump
 from aggregator.replay import Replayed, replay
 from aggregator.roster import Roster
 from aggregator.rounds import Rounds
-from aggregator.steps import BrokerDown, BrokerUp, Effects, Event, Heard, KeepResult, Malformed, Phase, Settings, Tick
+from aggregator.steps import (
+    BrokerDown,
+    BrokerUp,
+    Effects,
+    Event,
+    Heard,
+    KeepClose,
+    KeepResult,
+    Malformed,
+    Phase,
+    Settings,
+    Tick,
+)
 from aggregator.store import Close, Description, Store, StoredResult
 from aggregator.strategies import Strategy
 from fedmq import events
@@ -135,7 +147,8 @@ class Aggregator:
     def _perform(self, effects: Effects) -> None:
         """Save, commit, then send: whoever is told that a result is accepted may forget it.
 
-        What nobody is told of yet need not be on disk yet: results share the commit that comes before the next send.
+        What nobody is told of yet need not be on disk yet: results share the commit that comes before the next send, or
+        that of their round's close.
         """
         for save in effects.saves:
             if isinstance(save, KeepResult):
@@ -154,7 +167,7 @@ class Aggregator:
             self._store.keep_close(close)
             if save.round % CHECKPOINT_ROUNDS == 0:
                 self._checkpoint(save.round + 1, save.state)
-        if effects.sends:
+        if effects.sends or any(isinstance(save, KeepClose) for save in effects.saves):
             self._store.commit()
         for outgoing in effects.sends:
             frames = encode(*outgoing)

@@ -46,8 +46,8 @@ MUTATIONS = (
     Mutation(
         "a result is acknowledged before it is on disk",
         SERVICE,
-        "        if effects.sends:\n            self._store.commit()\n" + SENDS,
-        SENDS + "        self._store.commit()\n",
+        "            self._store.commit()\n" + SENDS,
+        "            pass\n" + SENDS + "        self._store.commit()\n",
         OF_ALL,
     ),
     Mutation(

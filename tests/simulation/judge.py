@@ -287,6 +287,8 @@ def check(scene: Federation, seen: Seen, over: bool) -> None:
     assert sum(close.results for close in closes) == len(kept), "each result counts once"
     opened = [event.round for event in scene.events if isinstance(event, events.RoundPublished)]
     assert opened == sorted(opened), "no round is opened again after a later one"
+    closed = [event.round for event in scene.events if isinstance(event, events.RoundClosed)]
+    assert len(closed) == len(set(closed)), "no round that was told to be closed is closed again"
     again = replay(store, scene.task, scene.strategy, scene.seed)
     theirs, ours = scene.strategy.standing(again.state), aggregator.rounds.standing
     assert theirs is not None, "something was learnt"

@@ -29,7 +29,7 @@ PLANTED = {
         aggregator.service,
         "Aggregator",
         [
-            ("        if effects.sends:\n            self._store.commit()\n", ""),
+            ("            self._store.commit()\n        for outgoing", "            pass\n        for outgoing"),
             ("        for event in effects", "        self._store.commit()\n        for event in effects"),
         ],
     ),
