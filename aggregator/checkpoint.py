@@ -5,12 +5,13 @@ Knows nothing of strategies. Nothing is unpickled: the state's own type says wha
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from fedmq.errors import StoreError
+from fedmq.errors import BadConfiguration, StoreError
 
 _ARRAY = 1  # msgpack's extension type for a NumPy array
 
@@ -28,8 +29,12 @@ def load(blob: bytes, kind: type[Any]) -> Any:
     """
     try:
         return msgspec.msgpack.decode(blob, type=kind, dec_hook=lambda _kind, value: value, ext_hook=_array)
-    except (msgspec.MsgspecError, ValueError, TypeError) as error:
-        raise StoreError(f"expected the state of a strategy ({kind.__name__}) in the checkpoint: {error}") from error
+    except (msgspec.MsgspecError, ValueError, TypeError, BadConfiguration) as error:
+        reason = " ".join(str(error).split())
+        raise StoreError(
+            f"expected the state of a strategy ({kind.__name__}) in the checkpoint, got: {reason}; continue it with "
+            "the fedmq that wrote it, or choose another --out"
+        ) from error
 
 
 def _encode(value: object) -> object:
@@ -43,4 +48,6 @@ def _encode(value: object) -> object:
 
 def _array(_code: int, blob: memoryview) -> np.ndarray:
     dtype, shape, content = msgspec.msgpack.decode(blob, type=tuple[str, tuple[int, ...], bytes])
+    if not re.fullmatch("[<|][biuf][1248]", dtype):  # NumPy reads much else out of a text, and fails in many ways
+        raise ValueError(f"expected an array of numbers, got dtype {dtype!r:.40}")
     return np.frombuffer(bytearray(content), dtype).reshape(shape)

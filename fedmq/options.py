@@ -44,9 +44,11 @@ def _read_config(ctx: click.Context, _param: click.Parameter, path: Path | None)
     for key, value in values.items():
         if key not in known or key == "config":
             raise BadConfiguration(f"{path}: unknown setting {key!r}; known are {', '.join(sorted(known))}")
-        if isinstance(value, dict | list):
-            raise BadConfiguration(f"{path}: {key}: expected one value, got a {type(value).__name__}")
-        settings[str(known[key])] = value
+        # As text, like the environment: click takes a number for a path's descriptor, and fails at dates.
+        text = str(value).lower() if isinstance(value, bool) else str(value)
+        if isinstance(value, dict | list) or "\0" in text:
+            raise BadConfiguration(f"{path}: {key}: expected one value, got {text!r:.80}; write {key} = VALUE")
+        settings[str(known[key])] = text
     ctx.default_map = {**(ctx.default_map or {}), **settings}
 
 

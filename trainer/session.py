@@ -315,7 +315,7 @@ class Session:
 
     def _end(self) -> None:
         self.done = True
-        self._effects.cancel, self.working = self.working is not None, None
+        self._effects.cancel, self.working = self._effects.cancel or self.working is not None, None
         for run, view in self.runs.items():
             self._send(run, Goodbye(run=run, epoch=view.epoch, trainer=self.name))
 
