@@ -23,7 +23,7 @@ SLOW = """
 from fedmq import Linear, Search, Task
 task = Task(
     name="slow", model=Linear(2), loss="squared-error", metric="loss", target=0.0, trainers=1, rounds=1000,
-    search=Search(generations=1000),
+    search=Search(generations=6000),
 )
 """
 
