@@ -62,3 +62,12 @@ def test_a_minute_of_faults_holds_sixty_of_all_kinds() -> None:
     assert len(lines) >= 60
     assert len(Counter(line[12:30].strip() for line in lines)) == KINDS
     assert all(0.0 <= float(line.split()[0]) <= 60.0 for line in lines)
+
+
+@pytest.mark.timeout(120)
+def test_an_aggregator_that_is_killed_again_and_again_comes_to_the_same_model() -> None:
+    script = CHAOS.with_name("aggregator_kills.py")
+    command = [sys.executable, str(script), "--kills", "6", "--rounds", "20"]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=100)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "lives of the aggregator  7" in done.stdout
