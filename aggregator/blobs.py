@@ -6,12 +6,12 @@ one under its own name.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection
 from hashlib import sha256
 from pathlib import Path
 
 from fedmq.errors import StoreError
+from fedmq.files import sync_folder, write_whole
 from fedmq.wire import Frames
 
 BLOB_BYTES = 1 << 20  # a frame over this is a file
@@ -54,25 +54,11 @@ class Blobs:
                 return name
             if not self._folder.exists():
                 self._folder.mkdir(exist_ok=True)
-                _sync(self._folder.parent)
-            partial = path.with_suffix(".partial")
-            with partial.open("wb") as file:
-                file.write(blob)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-            _sync(self._folder)
+                sync_folder(self._folder.parent)
+            write_whole(path, blob)
         except OSError as error:
             raise StoreError(
                 f"{path}: cannot be written ({error.strerror}); what was acknowledged is safe: "
                 "make room and start the same command again"
             ) from error
         return name
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

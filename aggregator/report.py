@@ -22,6 +22,7 @@ from aggregator.store import Close, Description
 from aggregator.strategies import Standing
 from fedmq import events
 from fedmq.errors import BadConfiguration, StoreError
+from fedmq.files import write_whole
 from fedmq.models import TrainedModel
 
 REPORT, MODEL, HISTORY, EVENTS, STORE = "report.json", "model.npz", "history.csv", "events.jsonl", "store.sqlite3"
@@ -124,13 +125,8 @@ def read_report(folder: Path) -> Report | None:
 
 
 def _write(path: Path, content: bytes) -> None:
-    partial = path.with_suffix(path.suffix + ".partial")
     with _writing(path):
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        write_whole(path, content)
 
 
 @contextmanager

@@ -8,8 +8,6 @@ worked on again.
 from __future__ import annotations
 
 import logging
-import os
-from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Protocol
@@ -18,6 +16,7 @@ import msgspec
 
 from fedmq import topics
 from fedmq.errors import BadConfiguration, Rejected
+from fedmq.files import write_whole
 from fedmq.messages import Result
 from fedmq.wire import decode, encode
 from trainer.session import Kept
@@ -95,7 +94,7 @@ class FileSpool:
         content = msgspec.msgpack.encode(encode(topics.up_to(kept.run), message, kept.arrays))
         path = self._path(kept.run, kept.round)
         try:
-            _write(path, sha256(content).digest() + content)
+            write_whole(path, sha256(content).digest() + content)
         except OSError as error:
             log.warning("%s cannot be written (%s); the result is in memory only", path, error.strerror)
 
@@ -108,29 +107,6 @@ class FileSpool:
 
     def _path(self, run: str, round: int) -> Path:
         return self._folder / f"{run}.{round}{SUFFIX}"
-
-
-def _write(path: Path, content: bytes) -> None:
-    partial = path.with_suffix(".partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-        _sync(path.parent)
-    except OSError:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)  # on a full disk, its room is wanted
-        raise
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _read(path: Path, trainer: str, samples: int) -> Kept:

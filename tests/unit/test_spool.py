@@ -150,7 +150,7 @@ def test_a_file_under_its_name_is_whole_and_synced(spool: FileSpool, monkeypatch
     monkeypatch.setattr(os, "fsync", spied_fsync)
     monkeypatch.setattr(Path, "replace", spied_replace)
     spool.keep(result(), "bob", SAMPLES)
-    assert order == ["sync run.5.partial", f"rename to run.5{SUFFIX}", f"sync {spool._folder.name}"]
+    assert order == [f"sync run.5{SUFFIX}.partial", f"rename to run.5{SUFFIX}", f"sync {spool._folder.name}"]
 
 
 def test_a_full_disk_costs_a_line_and_leaves_no_half_of_a_file(

@@ -1,0 +1,41 @@
+"""Files that are there whole or not at all, whatever happens while they are written.
+
+Knows nothing of what they hold.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+PARTIAL = ".partial"  # is put behind the name of what is being written
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file under another name, sync it, rename it, and sync its folder: it survives a power cut from now on.
+
+    Raises:
+        OSError: it cannot be written; what was at `path` before is still there, and nothing half written is left.
+    """
+    partial = path.with_name(path.name + PARTIAL)
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+        sync_folder(path.parent)
+    except OSError:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)  # on a full disk, its room is wanted
+        raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Put on disk which files `folder` holds."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
