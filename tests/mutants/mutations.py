@@ -86,6 +86,13 @@ MUTATIONS = (
         OF_SESSION,
     ),
     Mutation(
+        "the spool is never written to",
+        "trainer/service.py",
+        "self._spool.keep(kept, self.session.name, self.session.samples)",
+        "pass",
+        ("tests/unit/test_spool.py",),
+    ),
+    Mutation(
         "what is acknowledged stays in the spool",
         SESSION,
         "            self._effects.drops.append((run, number))",
