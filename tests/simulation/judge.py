@@ -33,7 +33,7 @@ from fedmq.messages import Accepted, Beacon, Message, Round, Welcome
 from fedmq.tasks import Rows, Task, find_task
 from fedmq.testing import Faults
 from fedmq.wire import Frames
-from trainer.session import HELD_MAX
+from trainer.session import HELD_MAX, STOP_S
 
 ROUNDS = 5
 TRAINERS = ("alice", "bob", "carol")
@@ -263,6 +263,7 @@ def judge(seed: int, lines: list[str] | None = None, only: Iterable[int] | None 
         simulation.start(*names)
 
     simulation.at(FAULTS_S + BACK_S, heal)
+    simulation.at(FAULTS_S + BACK_S + STOP_S + 0.5, lambda: simulation.start(*names))  # who was still about to end
     over = simulation.run(lambda: scene.finished, FAULTS_S + BACK_S + HEALED_S)
     check(scene, seen, over)
     return seen.digest.hexdigest()
