@@ -52,6 +52,7 @@ class Endpoint:
         self._sockets: list[zmq.Socket[bytes]] = []
         self._waker = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._poller.register(self._waker, zmq.POLLIN)
+        self._polled: list[zmq.Socket[bytes]] | None = None
 
     def _socket(self, kind: int) -> zmq.Socket[bytes]:
         socket = self._context.socket(kind)
@@ -69,11 +70,18 @@ class Endpoint:
     def wait(self, timeout_s: float | None) -> None:
         """Return when there is something to receive, when woken, or after `timeout_s` (None: only then)."""
         ready = self._poller.poll(None if timeout_s is None else max(0, int(timeout_s * 1000 + 0.999)))
-        if any(socket == self._waker for socket, _ in ready):
+        self._polled = [socket for socket, _ in ready if socket != self._waker]
+        if len(self._polled) < len(ready):
             os.eventfd_read(self._waker)
 
     def _ready(self) -> list[zmq.Socket[bytes]]:
-        """The sockets that have something now, or a part of it: one poll costs less than one take that fails."""
+        """The sockets that have something now, or a part of it: one poll costs less than one take that fails.
+
+        What the last `wait` saw is used once; it need not be asked for again.
+        """
+        polled, self._polled = self._polled, None
+        if polled is not None:
+            return polled
         return [socket for socket, _ in self._poller.poll(0) if socket != self._waker]
 
     def wake(self) -> None:
