@@ -329,7 +329,9 @@ def resume(run: str, broker: str) -> None:
 @click.argument("run")
 @broker_option
 def stop(run: str, broker: str) -> None:
-    """End the live run RUN for good, with the best model so far. (To interrupt it, end its aggregator.)
+    """End the live run RUN now: its aggregator writes the report and the best model so far, and ends.
+
+    An aggregator that is started on its folder again goes on with it.
 
     \b
     Examples:

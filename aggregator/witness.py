@@ -54,11 +54,6 @@ class Witness:
                 self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
             os.pwrite(self._file, fields + sha256(fields).digest(), 0)
 
-    def forget(self) -> None:
-        """Before rounds are dropped on purpose."""
-        self.close()
-        self._path.unlink(missing_ok=True)
-
     def close(self) -> None:
         """Let go of the file."""
         if self._file is not None:

@@ -184,7 +184,7 @@ class Goodbye(RunHeader, frozen=True, kw_only=True, tag="goodbye"):
 
 
 class Control(RunHeader, frozen=True, kw_only=True, tag="control"):
-    """An operator wants a live run to pause, to resume or to stop for good."""
+    """An operator wants a live run to pause, to resume or to end."""
 
     action: Literal["pause", "resume", "stop"]
 
