@@ -1,11 +1,13 @@
 """The roster: who takes part in a run, who is here now, and who still counts.
 
 Knows nothing of rounds' contents or of the network. A trainer is *present* while its inbox is subscribed at the
-broker. It is a *member*, and its rows count, from its first result until it said goodbye or was away for `forget_s`.
+broker; one that is heard without the broker's word for it, which may be lost, is present until it misses a deadline.
+It is a *member*, and its rows count, from its first result until it said goodbye or was away for `forget_s`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from fedmq.errors import Rejected
@@ -23,6 +25,7 @@ class Trainer:
     samples: int
     met_at: float
     present: bool = True
+    confirmed: bool = False  # by the broker, not only by its own messages: they may come after its end
     gone: bool = False  # said goodbye
     away_since: float = 0.0  # when it was last seen leaving; only while not present
     results: int = 0
@@ -64,8 +67,8 @@ class Roster:
         """Until when nobody counts as gone after the broker came back; None: no such grace runs."""
         return self._grace_until
 
-    def meet(self, name: str, samples: int, now: float) -> bool:
-        """`name` offered itself with so many rows; True when it was not present before.
+    def meet(self, name: str, samples: int, now: float, *, confirmed: bool = False) -> bool:
+        """`name` was heard, or `confirmed` by the broker, with so many rows; True when it was not present before.
 
         Raises:
             Rejected: a beacon has no bit for one more name.
@@ -77,6 +80,7 @@ class Roster:
                 raise Rejected("names", f"expected at most {TRAINERS_MAX} trainers in one life of an aggregator")
             trainer = self._trainers[name] = Trainer(name, len(self._trainers), samples, now)
         trainer.samples, trainer.present, trainer.gone = samples, True, False
+        trainer.confirmed = trainer.confirmed or confirmed
         self._unconfirmed.discard(name)
         return new
 
@@ -85,11 +89,15 @@ class Roster:
         trainer = self._trainers.get(name)
         if trainer is None:
             return False
-        was, trainer.present = trainer.present, False
+        was, trainer.present, trainer.confirmed = trainer.present, False, False
         trainer.gone = trainer.gone or for_good
         if was:
             trainer.away_since = now
         return was
+
+    def missed(self, names: Iterable[str], now: float) -> list[str]:
+        """Those of `names`, who let a deadline pass, of whom only their own messages said that they are here."""
+        return sorted(name for name in names if not self._trainers[name].confirmed and self.leave(name, now))
 
     def doubt(self, now: float, grace_s: float) -> None:
         """The broker restarted: everybody has `grace_s` to be seen again."""

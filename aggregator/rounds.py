@@ -184,7 +184,7 @@ class Rounds:
             if self.roster.leave(name, now):
                 self._voice.tell(events.TrainerLeft(trainer=name, goodbye=False))
         elif name in self.roster:
-            self._meet(name, self.roster[name].samples, now)
+            self._meet(name, self.roster[name].samples, now, confirmed=True)
         else:
             self._send_beacon(topics.inbox_of(name))
 
@@ -203,6 +203,8 @@ class Rounds:
         if name not in self.roster:
             self._meet(name, message.samples, now)
             self._voice.welcome(name, self.roster[name].index)
+        elif not self.roster[name].gone:
+            self._meet(name, message.samples, now)
         if key in self._accepted:
             self.roster[name].resent += 1
             self._voice.accepted(message)
@@ -283,6 +285,8 @@ class Rounds:
         return "deadline" if self._deadline is None or now >= self._deadline else None
 
     def _close(self, why: str, now: float) -> None:
+        for name in self.roster.missed(self._invited - self._answered, now):
+            self._voice.tell(events.TrainerLeft(trainer=name, goodbye=False))
         members = tuple(self.roster.members(now))
         self._state = self._strategy.close(self._state, members)
         standing = self.standing
@@ -339,8 +343,8 @@ class Rounds:
 
     # --- what leaves --------------------------------------------------------------------------------------------
 
-    def _meet(self, name: str, samples: int, now: float) -> None:
-        if self.roster.meet(name, samples, now):
+    def _meet(self, name: str, samples: int, now: float, *, confirmed: bool = False) -> None:
+        if self.roster.meet(name, samples, now, confirmed=confirmed):
             self._voice.tell(events.TrainerJoined(trainer=name, samples=samples))
 
     def _send_round(self, topic: str) -> None:

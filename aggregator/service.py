@@ -116,9 +116,12 @@ class Aggregator:
     def step(self) -> None:
         """See `loop.Service`."""
         effects = Effects()
+        came = False
         for news in self._link.receive():
+            came = True
             self._take(self._event(news), effects)
-        self._take(Tick(), effects)
+        if not came:  # every event tells the time as well
+            self._take(Tick(), effects)
         if self.rounds.phase is Phase.FINISHED and self._farewell_by == math.inf:
             self._farewell_by = self._clock.now() + FAREWELL_S
         self._perform(effects)

@@ -61,6 +61,7 @@ class Voice:
             round=number,
             open=opened,
             paused=paused,
+            waiting=not opened and not paused,
             spread_s=min(SPREAD_MAX_S, SPREAD_S * len(roster)),
             acknowledged=acknowledged,
         )

@@ -124,6 +124,7 @@ class Beacon(RunHeader, frozen=True, kw_only=True, tag="beacon"):
     round: Count
     open: bool  # results of it are being collected
     paused: bool = False  # no other round is opened until an operator resumes the run
+    waiting: bool = False  # for trainers: who is here says hello, in case the word of that was lost
     spread_s: Annotated[float, Meta(ge=0, le=60)] = 0.0  # who comes (back) waits a random part of this first
     acknowledged: Bitmap = b""
 

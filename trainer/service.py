@@ -75,12 +75,16 @@ class Trainer:
             Unreachable: the broker did not answer in the time allowed.
             BadData: the rows do not fit the task; the trainer has said goodbye.
         """
+        came = False
         for news in self._link.receive():
             if (event := self._event(news)) is not None:
+                came = True
                 self._take(event)
         for done in self._worker.done():
+            came = True
             self._finished(done)
-        self._take(Tick())
+        if not came:  # every event tells the time as well
+            self._take(Tick())
         if self._failure is not None:
             raise self._failure
         self._reach.check(self._clock.now())

@@ -42,7 +42,7 @@ from fedmq.wire import Array, Packet
 
 RUNS_MAX = 16  # the run that was heard of longest ago goes first
 HELD_MAX = 8  # results of one run that wait for an acknowledgement
-HELLO_AGAIN_S = 0.5
+HELLO_AGAIN_S, HERE_AGAIN_S = 0.5, 2.0
 RESEND_S, RESEND_MAX_S = 0.5, 8.0
 STOP_S = 4.0  # to finish the work, and then to see its result acknowledged
 
@@ -256,6 +256,8 @@ class Session:
         self._acknowledge(message.run, view, message.round, message.acknowledged)
         if view.index is None or (message.open and message.round > self._newest(view)):
             self._hello(message.run, view, now)
+        elif message.waiting:
+            self._hello(message.run, view, now, again_s=HERE_AGAIN_S)
 
     def _acknowledge(self, run: str, view: RunView, number: int, bitmap: bytes) -> None:
         """Forget the result of round `number` if our bit says that it is on disk."""
@@ -334,10 +336,10 @@ class Session:
     def _send(self, run: str, message: FromTrainer, arrays: dict[str, Array] | None = None) -> None:
         self._effects.sends.append(Outgoing(topics.up_to(run), message, arrays))
 
-    def _hello(self, run: str, view: RunView, now: float) -> None:
+    def _hello(self, run: str, view: RunView, now: float, again_s: float = HELLO_AGAIN_S) -> None:
         if now < view.hello_at or self._stop_by is not None:
             return
-        view.hello_at = now + HELLO_AGAIN_S
+        view.hello_at = now + again_s
         hello = Hello(
             run=run,
             epoch=view.epoch,

@@ -78,6 +78,7 @@ class _Place:
     life: int = 0  # wake-ups and work of earlier lives mean nothing
     frozen: bool = False  # as by SIGSTOP: what comes waits
     cut: frozenset[str] = frozenset()  # directions, "up" and "down", in which nothing passes
+    alarm: float | None = None  # the next wake-up that is in the queue
 
 
 class Simulation:
@@ -142,7 +143,7 @@ class Simulation:
             place = self._places[name]
             if place.node is None:
                 self._say("start", name)
-                place.life += 1
+                place.life, place.alarm = place.life + 1, None
                 try:
                     place.node = place.begin()
                 except FedmqError as error:
@@ -237,14 +238,25 @@ class Simulation:
             self._say("end", name)
             self._remove(name)
             return
-        wake_at, life = place.node.wake_at, place.life
-        if wake_at is not None:
-            self._at(wake_at, lambda: self._wake(name, life, wake_at))
+        self._set_alarm(place)
 
-    def _wake(self, name: str, life: int, wake_at: float) -> None:
-        place = self._places[name]
-        if place.life == life and place.node is not None and place.node.wake_at == wake_at:
-            self.step(name)
+    def _set_alarm(self, place: _Place) -> None:
+        """Wake the node when it wants to be; an alarm that is set for an earlier time is looked at again then."""
+        assert place.node is not None
+        wake_at, life = place.node.wake_at, place.life
+        if wake_at is not None and (place.alarm is None or wake_at < place.alarm):
+            place.alarm = wake_at
+            self._at(wake_at, lambda: self._wake(place, life, wake_at))
+
+    def _wake(self, place: _Place, life: int, alarm: float) -> None:
+        if place.life != life or place.node is None or place.alarm != alarm:
+            return
+        place.alarm = None
+        wake_at = place.node.wake_at
+        if wake_at is not None and wake_at <= self.clock.now():
+            self.step(place.name)
+        else:
+            self._set_alarm(place)
 
     def _remove(self, name: str) -> None:
         place = self._places[name]
@@ -317,7 +329,7 @@ class Simulation:
             connection = link.connection
             if connection is None or link.publishes is not to_aggregators:
                 continue
-            if any(topic.startswith(prefix) for prefix in connection.topics):
+            if topic.startswith(tuple(connection.topics)):
                 self._transport(connection, "down", self._arrival(connection, frames))
 
     def _arrival(self, connection: Connection, frames: Frames) -> Callable[[], None]:

@@ -23,7 +23,8 @@ from typing import NamedTuple
 from mutations import MUTATIONS, Mutation
 
 ROOT = Path(__file__).parents[2]
-TREE = ("fedmq", "broker", "aggregator", "trainer", "deploy", "tests/unit", "tests/simulation", "pyproject.toml")
+TESTS = ("tests/unit", "tests/simulation", "tests/mutants")
+TREE = ("fedmq", "broker", "aggregator", "trainer", "deploy", *TESTS, "pyproject.toml")
 TIMEOUT_S = 300.0
 CAUGHT = re.compile(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", re.MULTILINE)
 
@@ -45,6 +46,13 @@ def copy_tree(place: Path) -> None:
             shutil.copytree(source, copy, ignore=shutil.ignore_patterns("__pycache__", ".*"))
         else:
             shutil.copy(source, copy)
+
+
+def plant(mutation: Mutation, place: Path) -> None:
+    """A copy of the tree with the mutation in it."""
+    copy_tree(place)
+    path = place / mutation.file
+    path.write_text(path.read_text(encoding="utf-8").replace(mutation.old, mutation.new), encoding="utf-8")
 
 
 def misfit(mutation: Mutation) -> str | None:
@@ -82,11 +90,8 @@ def run_tests(place: Path, tests: tuple[str, ...]) -> Outcome:
 def attempt(mutation: Mutation) -> Outcome:
     """Plant a mutation in a copy of the tree, and see whether a test notices."""
     with tempfile.TemporaryDirectory(prefix="mutant-") as name:
-        place = Path(name)
-        copy_tree(place)
-        path = place / mutation.file
-        path.write_text(path.read_text(encoding="utf-8").replace(mutation.old, mutation.new), encoding="utf-8")
-        return run_tests(place, mutation.tests)
+        plant(mutation, Path(name))
+        return run_tests(Path(name), mutation.tests)
 
 
 def baseline(mutations: list[Mutation]) -> Outcome:

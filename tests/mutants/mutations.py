@@ -41,7 +41,7 @@ MUTATIONS = (
         ROUNDS,
         "if key in self._accepted:",
         "if False:",
-        OF_ROUNDS,
+        (*OF_ROUNDS, SEEDS),
     ),
     Mutation(
         "a result is acknowledged before it is on disk",
@@ -104,7 +104,7 @@ MUTATIONS = (
         SESSION,
         "self._send_result(run, view, number, held)",
         "self._send_result(run, view, number, view.held.pop(number))",
-        OF_SESSION,
+        (*OF_SESSION, SEEDS),
     ),
     Mutation(
         "the back-off grows without end",
@@ -146,7 +146,7 @@ MUTATIONS = (
         ROUNDS,
         'return "deadline" if self._deadline is None or now >= self._deadline else None',
         "return None",
-        OF_ROUNDS,
+        (*OF_ROUNDS, SEEDS),
     ),
     Mutation(
         "the staleness bound is ignored",

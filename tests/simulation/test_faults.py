@@ -2,103 +2,45 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
+import os
+import subprocess
+import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
-from judge import failure, judge, judge_range
+from judge import judge_range, transcript
+from mutants import plant
+from mutations import MUTATIONS, SEEDS, Mutation
 
-import aggregator.rounds
-import aggregator.service
-import aggregator.strategies.averaging
-import trainer.session
-from fedmq.messages import GradientLearner
-
-SEEDS = 2_000
-PLANTED_SEEDS = 400  # a planted bug must show itself in one of so many
-
-PLANTED = {
-    "a result that comes again is counted again": (
-        aggregator.rounds,
-        "Rounds",
-        [("if key in self._accepted:", "if False:")],
-    ),
-    "a result is acknowledged before it is on disk": (
-        aggregator.service,
-        "Aggregator",
-        [
-            ("            self._store.commit()\n        for outgoing", "            pass\n        for outgoing"),
-            ("        for event in effects", "        self._store.commit()\n        for event in effects"),
-        ],
-    ),
-    "models are summed in the order in which they came": (
-        aggregator.strategies.averaging,
-        "FedAvg",
-        [("for update in state.inbox.updates() if", "for update in state.inbox.waiting.values() if")],
-    ),
-    "a trainer forgets its result when it has sent it": (
-        trainer.session,
-        "Session",
-        [
-            (
-                "self._send_result(run, view, number, held)",
-                "self._send_result(run, view, number, view.held.pop(number))",
-            ),
-        ],
-    ),
-    "the deadline is ignored": (
-        aggregator.rounds,
-        "Rounds",
-        [('return "deadline" if self._deadline is None or now >= self._deadline else None', "return None")],
-    ),
-}
+SEEDS_JUDGED = 2_000
+SEEDS_PLANTED = 400  # a planted bug must show itself in one of so many
+PLANTED = [mutation for mutation in MUTATIONS if SEEDS in mutation.tests]
+FOUND = 3  # the exit code; 1 is that of a program that does not even run
+FIND = f"""
+import logging, sys, judge
+logging.disable(logging.CRITICAL)
+sys.exit({FOUND} if any(map(judge.failure, range({SEEDS_PLANTED}))) else 0)
+"""
 
 
 @pytest.mark.timeout(300)
 def test_whatever_happens_no_accepted_result_is_lost_or_counted_twice_and_the_run_ends() -> None:
-    found = judge_range(0, SEEDS)
+    found = judge_range(0, SEEDS_JUDGED)
     assert not found, "\n".join(found[:10])
 
 
 def test_a_seed_gives_the_same_transcript_twice() -> None:
-    assert [judge(seed) for seed in range(200)] == [judge(seed) for seed in range(200)]
+    assert [transcript(seed) for seed in range(200)] == [transcript(seed) for seed in range(200)]
 
 
-@pytest.fixture
-def _quiet() -> Iterator[None]:
-    logging.disable(logging.CRITICAL)
-    yield
-    logging.disable(logging.NOTSET)
+@pytest.mark.parametrize("mutation", PLANTED, ids=lambda mutation: mutation.what)
+def test_a_planted_bug_does_not_pass(mutation: Mutation, tmp_path: Path) -> None:
+    plant(mutation, tmp_path)
+    paths = os.pathsep.join([str(tmp_path), str(tmp_path / "tests" / "simulation")])
+    environment = {**os.environ, "PYTHONPATH": paths, "OPENBLAS_NUM_THREADS": "1"}
+    found = subprocess.run([sys.executable, "-c", FIND], cwd=tmp_path, env=environment, check=False).returncode
+    assert found == FOUND, f"{SEEDS_PLANTED} seeds passed although {mutation.what}"
 
 
-def with_bug(module: ModuleType, changes: list[tuple[str, str]]) -> ModuleType:
-    """A copy of `module` whose source has been changed; each change must fit in just one place."""
-    source = Path(str(module.__file__)).read_text(encoding="utf-8")
-    for old, new in changes:
-        assert source.count(old) == 1, (
-            f"{module.__name__}: the text to change is there {source.count(old)} times: {old}"
-        )
-        source = source.replace(old, new)
-    copy = ModuleType(module.__name__)
-    copy.__file__ = module.__file__
-    exec(compile(source, str(module.__file__), "exec"), copy.__dict__)  # noqa: S102  our own source, changed above
-    return copy
-
-
-@pytest.mark.usefixtures("_quiet")
-@pytest.mark.parametrize("bug", PLANTED)
-def test_a_planted_bug_does_not_pass(bug: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    module, name, changes = PLANTED[bug]
-    broken = getattr(with_bug(module, changes), name)
-    monkeypatch.setattr(f"{module.__name__}.{name}", broken)
-    for user in ("aggregator.service.Rounds", "deploy.in_process.Aggregator", "deploy.in_process.Session"):
-        if user.endswith(f".{name}"):
-            monkeypatch.setattr(user, broken)
-    if name == "FedAvg":
-        monkeypatch.setattr("judge.find_strategy", lambda _name: broken(GradientLearner(steps=1), "fedsgd"))
-    for seed in range(PLANTED_SEEDS):
-        if failure(seed) is not None:
-            return
-    pytest.fail(f"{PLANTED_SEEDS} seeds passed although {bug}")
+def test_the_seeds_judge_what_they_were_made_for() -> None:
+    assert len(PLANTED) >= 5

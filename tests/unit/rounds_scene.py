@@ -117,6 +117,7 @@ def opened(*names: str, **chosen: Any) -> Scene:
     scene.take(BrokerUp())
     for name in names:
         scene.hello(name)
+        scene.present(name, True)
     assert scene.rounds.phase is Phase.COLLECTING
     return scene
 

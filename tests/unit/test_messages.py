@@ -64,6 +64,7 @@ messages: dict[type[Any], st.SearchStrategy[Any]] = {
         **of_a_run,
         round=counts,
         paused=st.booleans(),
+        waiting=st.booleans(),
         spread_s=st.floats(0, 60),
         acknowledged=st.binary(max_size=2048),
     ),
@@ -164,7 +165,7 @@ def test_a_field_of_another_type_is_refused(kind: type[Any], field: str) -> None
 def test_a_field_without_a_default_must_be_there(kind: type[Any], field: str) -> None:
     fields = fields_of(kind)
     del fields[field]
-    if field in ("v", "arrays", "acknowledged", "paused", "spread_s"):
+    if field in ("v", "arrays", "acknowledged", "paused", "waiting", "spread_s"):
         assert isinstance(received(fields), kind)
         return
     with pytest.raises(Rejected, match="missing required field"):
@@ -190,7 +191,9 @@ def test_the_largest_header_of_each_kind_fits() -> None:
     work = Evolve(elites=COUNT_MAX, generations=COUNT_MAX, population=COUNT_MAX, proposals=COUNT_MAX)
     largest: list[Message] = [
         Round(**of_run, round=COUNT_MAX, seed=COUNT_MAX, deadline_s=1e9, task=task, work=work),
-        Beacon(**of_run, round=COUNT_MAX, open=True, paused=True, spread_s=59.999, acknowledged=bytes(2048)),
+        Beacon(
+            **of_run, round=COUNT_MAX, open=True, paused=True, waiting=True, spread_s=59.999, acknowledged=bytes(2048)
+        ),
         Refused(**of_trainer, reason="header-size", detail="\N{GRINNING FACE}" * 200),
         Hello(**of_trainer, samples=COUNT_MAX, version="\N{GRINNING FACE}" * 200),
         Result(**of_trainer, samples=COUNT_MAX, attempt=COUNT_MAX, train_s=1e9),

@@ -127,3 +127,19 @@ def test_a_roster_holds_no_more_names_than_a_beacon_has_bits() -> None:
         roster.meet("one-more", 2, now=1.0)
     assert "one-more" not in roster
     assert not roster.meet("t0", 2, now=1.0)
+
+
+def test_of_whom_only_its_own_messages_say_that_it_is_here_is_away_when_it_misses_a_deadline() -> None:
+    roster = roster_of("alice", "bob")
+    assert not roster.meet("alice", 2, now=1.0, confirmed=True)
+    assert roster.missed({"alice", "bob"}, now=2.0) == ["bob"]
+    assert roster.present == ["alice"]
+    assert roster.missed({"bob"}, now=3.0) == [], "it is told once"
+
+
+def test_the_brokers_word_ends_with_the_absence() -> None:
+    roster = roster_of("bob")
+    roster.meet("bob", 2, now=1.0, confirmed=True)
+    roster.leave("bob", now=2.0)
+    roster.meet("bob", 2, now=3.0)
+    assert roster.missed({"bob"}, now=4.0) == ["bob"]

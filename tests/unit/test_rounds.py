@@ -267,3 +267,35 @@ def test_only_the_first_rejections_are_told_and_all_are_counted() -> None:
     said = [scene.take(Malformed(Rejected("frames", "none"))).events for _ in range(many)]
     assert sum(isinstance(event, events.ResultRejected) for step in said for event in step) == REJECTIONS_TOLD_MAX
     assert scene.rounds.rejections == {"frames": many}
+
+
+# Presence that was lost
+
+
+def test_a_result_says_that_its_trainer_is_here_when_the_brokers_word_of_it_was_lost() -> None:
+    scene = opened("alice", "bob")
+    scene.present("alice", False)
+    assert told(scene.result("alice", 1), events.TrainerJoined) == [events.TrainerJoined(trainer="alice", samples=2)]
+    assert [round.round for _, round in sent(scene.result("bob", 1), Round)] == [2]
+
+
+def test_who_is_here_by_its_own_word_alone_holds_up_one_round_at_the_most() -> None:
+    scene = Scene(deadline_s=5.0)
+    scene.take(BrokerUp())
+    for name in ("alice", "bob", "carol"):  # the round opens for the first two
+        scene.hello(name)
+        if name != "bob":
+            scene.present(name, True)
+    scene.result("alice", 1)
+    assert told(scene.take(Tick(), at=5.0), events.TrainerLeft) == [events.TrainerLeft(trainer="bob", goodbye=False)]
+    scene.result("alice", 2)
+    assert [message.round for _, message in sent(scene.result("carol", 2, 9.0), Round)] == [3]
+
+
+def test_a_beacon_says_that_the_run_waits_for_trainers() -> None:
+    scene = opened("alice", "bob")
+    (during,) = [message for _, message in sent(scene.take(Tick(), at=0.25), Beacon)]
+    scene.present("alice", False)
+    scene.result("bob", 1)
+    (after,) = [message for _, message in sent(scene.take(Tick(), at=0.5), Beacon)]
+    assert (during.waiting, after.waiting) == (False, True)

@@ -68,6 +68,7 @@ def test_the_target_does_not_end_the_run_while_somebody_here_has_said_nothing_ye
 def test_who_is_here_but_never_says_anything_is_waited_for_only_so_long() -> None:
     scene = opened("bob", "alice", deadline_s=5.0)
     scene.hello("mute")
+    scene.present("mute", True)
     number = 0
     while not finished(scene):
         number += 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from test_session import Scene, holding, sent
 
-from fedmq.messages import Accepted, Beacon, Hello, Result
+from fedmq.messages import Accepted, Beacon, Hello, Result, Welcome
 from trainer.session import HELD_MAX, HELLO_AGAIN_S, RESEND_MAX_S, Connected, Disconnected, Tick
 
 TRAINERS = 200
@@ -143,3 +143,15 @@ def test_many_trainers_say_hello_and_send_again_over_the_spread_when_the_aggrega
 
 def test_a_trainer_that_meets_a_run_for_the_first_time_does_not_wait() -> None:
     assert len(sent(Scene().hear(beacon(8.0)), Hello)) == 1
+
+
+# A run that waits for trainers
+
+
+def test_who_is_here_says_hello_to_a_run_that_waits_but_not_at_every_beacon() -> None:
+    scene = Scene()
+    scene.round(1)
+    waiting = Beacon(run="run", epoch=1, round=0, open=False, waiting=True)
+    scene.hear(Welcome(run="run", epoch=1, trainer="bob", index=0))
+    said = [at / 4 for at in range(4, 28) if sent(scene.hear(waiting, at=at / 4), Hello)]
+    assert said == [1.0, 3.0, 5.0]
