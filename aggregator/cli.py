@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fedmq.address import parse_address
 from fedmq.errors import BadConfiguration, StoreError
 from fedmq.options import check_name, edge_options, one_thread_for_arrays, option, service_options
 
@@ -18,6 +17,8 @@ if TYPE_CHECKING:
     from aggregator.service import Aggregator, Limits
     from aggregator.store import Store
     from fedmq.events import AnyEvent
+    from fedmq.seal import Seal
+    from fedmq.sockets import AggregatorSockets
     from fedmq.tasks import Task
 
 
@@ -75,7 +76,8 @@ def aggregator(
     run: str | None,
     quiet: bool,
     as_json: bool,
-    broker: str,
+    broker: str | None,
+    keys: Path | None,
     connect_timeout: float | None,
 ) -> None:
     """Run one training to its end, or continue the one in --out.
@@ -97,9 +99,12 @@ def aggregator(
     from aggregator.service import Limits
     from aggregator.store import Store
     from aggregator.strategies import find_strategy
+    from fedmq.keyring import Members, find_broker
+    from fedmq.seal import AggregatorSeal
+    from fedmq.sockets import AggregatorSockets
     from fedmq.tasks import find_task
 
-    parse_address(broker)
+    address, membership = find_broker(broker, keys, "aggregator")
     find_strategy(strategy or "evolution")
     wanted = None if task_name is None else find_task(task_name)
     if wanted is None and (out is None or not (out / STORE).exists()):
@@ -117,11 +122,22 @@ def aggregator(
         keep_rounds=keep_rounds,
         connect_timeout_s=connect_timeout,
     )
-    service = _serve(store, folder, limits, broker, silent=quiet or as_json)
+    seal = None if keys is None or membership is None else AggregatorSeal(membership, Members(keys))
+    link = AggregatorSockets(address, store.description.run if store.description else name, membership)
+    service = _serve(link, store, folder, limits, address, seal, silent=quiet or as_json)
     _end(service, folder, store, quiet=quiet, as_json=as_json)
 
 
-def _serve(store: Store, folder: Path, limits: Limits, broker: str, *, silent: bool) -> Aggregator:
+def _serve(
+    link: AggregatorSockets,
+    store: Store,
+    folder: Path,
+    limits: Limits,
+    broker: str,
+    seal: Seal | None,
+    *,
+    silent: bool,
+) -> Aggregator:
     """Run the aggregator of the run in `store` until it is done."""
     from aggregator.progress import open_progress
     from aggregator.report import EVENTS, EventLog
@@ -129,7 +145,6 @@ def _serve(store: Store, folder: Path, limits: Limits, broker: str, *, silent: b
     from aggregator.strategies import find_strategy
     from fedmq.clock import SystemClock
     from fedmq.loop import serve
-    from fedmq.sockets import AggregatorSockets
 
     description = store.description
     assert description is not None
@@ -140,10 +155,9 @@ def _serve(store: Store, folder: Path, limits: Limits, broker: str, *, silent: b
         log(event)
         progress(event)
 
-    link = AggregatorSockets(broker, description.run)
     try:
         strategy = find_strategy(description.strategy)
-        service = Aggregator(link, store, strategy, limits, clock=clock, watch=watch, broker=broker)
+        service = Aggregator(link, store, strategy, limits, clock=clock, watch=watch, broker=broker, seal=seal)
         serve(service, link, clock)
     finally:
         progress.close()

@@ -9,9 +9,10 @@ from typing import Literal
 
 from fedmq import topics
 from fedmq.clock import Clock
-from fedmq.errors import BadConfiguration, Rejected, Unreachable
+from fedmq.errors import BadConfiguration, NotAuthorised, Rejected, Unreachable
 from fedmq.messages import Beacon, Control, Finished, Round
-from fedmq.network import Delivered, Link
+from fedmq.network import Delivered, Link, LinkRefused
+from fedmq.seal import NoSeal, Seal
 from fedmq.wire import decode, encode
 
 Action = Literal["pause", "resume", "stop"]
@@ -25,13 +26,15 @@ class Operator:
     `heeded` says whether it was, once this is done; not if it was interrupted before.
 
     Raises (from `step`):
+        NotAuthorised: the broker does not let us in.
         Unreachable: nothing was heard of the run in time, or it did not heed.
         BadConfiguration: the run is over, so that there is nothing to pause or resume.
     """
 
-    def __init__(self, link: Link, run: str, action: Action, *, clock: Clock) -> None:
+    def __init__(self, link: Link, run: str, action: Action, *, clock: Clock, seal: Seal | None = None) -> None:
         self.done = self.heeded = False
         self._link, self._run, self._action, self._clock = link, run, action, clock
+        self._seal: Seal = seal or NoSeal()
         self._epoch: int | None = None  # once the run was heard
         self._ask_at = 0.0
         self._give_up_at = clock.now() + ANSWER_S
@@ -50,6 +53,8 @@ class Operator:
         for news in self._link.receive():
             if isinstance(news, Delivered):
                 self._hear(news)
+            elif isinstance(news, LinkRefused):
+                raise NotAuthorised("the broker does not let us in: expected --keys with the aggregator's key")
         now = self._clock.now()
         if self.done:
             return
@@ -62,13 +67,15 @@ class Operator:
         if self._epoch is not None and now >= self._ask_at:
             self._ask_at = now + AGAIN_S
             control = Control(run=self._run, epoch=self._epoch, action=self._action)
-            self._link.send(encode(topics.up_to(self._run), control))
+            self._link.send(encode(topics.up_to(self._run), control, sign=self._seal.sign))
 
     def _hear(self, news: Delivered) -> None:
         try:
-            message = decode(news.frames).message
+            packet = decode(news.frames)
+            self._seal.check(packet, self._clock.now())
         except Rejected:
             return
+        message = packet.message
         if not isinstance(message, Round | Beacon | Finished) or message.run != self._run:
             return
         if self._epoch is not None and message.epoch < self._epoch:

@@ -267,14 +267,16 @@ def gc(run: str, keep_rounds: int) -> None:
     click.echo(f"{folder}: {dropped} rounds dropped")
 
 
-def _ask(run: str, action: Action, broker: str) -> None:
+def _ask(run: str, action: Action, broker: str | None, keys: Path | None) -> None:
     """Have a live run do something, and wait until it has heard."""
     from aggregator.control import Operator
     from aggregator.report import STORE, read_report
     from aggregator.upkeep import open_store
     from fedmq import topics
     from fedmq.clock import SystemClock
+    from fedmq.keyring import find_broker
     from fedmq.loop import serve
+    from fedmq.seal import TrainerSeal
     from fedmq.sockets import SubscriberSockets
 
     name, folder = run, _folder(run)
@@ -287,8 +289,10 @@ def _ask(run: str, action: Action, broker: str) -> None:
     if not re.match(topics.NAME_PATTERN, name):
         raise BadConfiguration(f"expected the name or the folder of a run, got {run!r}; fedmq runs ls lists them")
     clock = SystemClock()
-    link = SubscriberSockets(broker, topics.round_of(name), topics.beacon_of(name))
-    operator = Operator(link, name, action, clock=clock)
+    address, membership = find_broker(broker, keys, "aggregator")
+    seal = None if membership is None else TrainerSeal(membership)
+    link = SubscriberSockets(address, topics.round_of(name), topics.beacon_of(name), membership=membership)
+    operator = Operator(link, name, action, clock=clock, seal=seal)
     try:
         serve(operator, link, clock)
     finally:
@@ -300,35 +304,35 @@ def _ask(run: str, action: Action, broker: str) -> None:
 @runs.command()
 @click.argument("run")
 @broker_option
-def pause(run: str, broker: str) -> None:
+def pause(run: str, broker: str | None, keys: Path | None) -> None:
     """Let the live run RUN close its open round, and open no other until it is resumed.
 
     \b
     Examples:
       fedmq runs pause xor-20260101-120000-ab12
     """
-    _ask(run, "pause", broker)
+    _ask(run, "pause", broker, keys)
     click.echo(f"{run} is paused; fedmq runs resume {run} goes on")
 
 
 @runs.command()
 @click.argument("run")
 @broker_option
-def resume(run: str, broker: str) -> None:
+def resume(run: str, broker: str | None, keys: Path | None) -> None:
     """Let the paused run RUN go on.
 
     \b
     Examples:
       fedmq runs resume xor-20260101-120000-ab12
     """
-    _ask(run, "resume", broker)
+    _ask(run, "resume", broker, keys)
     click.echo(f"{run} goes on")
 
 
 @runs.command()
 @click.argument("run")
 @broker_option
-def stop(run: str, broker: str) -> None:
+def stop(run: str, broker: str | None, keys: Path | None) -> None:
     """End the live run RUN now: its aggregator writes the report and the best model so far, and ends.
 
     An aggregator that is started on its folder again goes on with it.
@@ -337,5 +341,5 @@ def stop(run: str, broker: str) -> None:
     Examples:
       fedmq runs stop runs/xor-20260101-120000-ab12
     """
-    _ask(run, "stop", broker)
+    _ask(run, "stop", broker, keys)
     click.echo(f"{run} is stopped; fedmq runs show {run} shows what it came to")

@@ -34,8 +34,9 @@ from fedmq.address import DEFAULT_ADDRESS
 from fedmq.clock import Clock
 from fedmq.errors import Rejected
 from fedmq.messages import Finished
-from fedmq.network import Delivered, Link, LinkUp, News
+from fedmq.network import Delivered, Link, LinkRefused, LinkUp, News
 from fedmq.reach import Reach
+from fedmq.seal import NoSeal, Seal
 from fedmq.wire import decode, encode
 
 CHECKPOINT_ROUNDS = 100
@@ -70,6 +71,7 @@ class Aggregator:
         clock: Clock,
         watch: Watch,
         broker: str = DEFAULT_ADDRESS,
+        seal: Seal | None = None,
     ) -> None:
         description = store.description
         assert description is not None, "the store must have been begun"
@@ -81,6 +83,7 @@ class Aggregator:
         self._told, self._farewell_by = False, math.inf
         self.bytes_up = self.bytes_down = 0
         self._link, self._store, self._clock, self._watch = link, store, clock, watch
+        self._seal: Seal = seal or NoSeal()
         self._reach = Reach(broker, clock.now(), limits.connect_timeout_s)
         watch(
             events.RunStarted(
@@ -132,12 +135,17 @@ class Aggregator:
         if isinstance(news, LinkUp):
             self._reach.up()
             return BrokerUp()
+        if isinstance(news, LinkRefused):
+            self._reach.refused()
+            return BrokerDown()
         if not isinstance(news, Delivered):
             self._reach.down()
             return BrokerDown()
         self.bytes_up += sum(map(len, news.frames))
         try:
-            return Heard(decode(news.frames))
+            packet = decode(news.frames)
+            self._seal.check(packet, self._clock.now())
+            return Heard(packet)
         except Rejected as rejected:
             return Malformed(rejected)
 
@@ -173,7 +181,7 @@ class Aggregator:
         if effects.sends or any(isinstance(save, KeepClose) for save in effects.saves):
             self._store.commit()
         for outgoing in effects.sends:
-            frames = encode(*outgoing)
+            frames = encode(*outgoing, sign=self._seal.sign)
             self.bytes_down += sum(map(len, frames))
             sent = self._link.send(frames)
             self._told = self._told or (sent and isinstance(outgoing.message, Finished))

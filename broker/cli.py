@@ -2,44 +2,60 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
-from fedmq.address import DEFAULT_PORT, PORTS
-from fedmq.options import option, service_options
+from fedmq.address import DEFAULT_PORT, PORTS, parse_address
+from fedmq.options import keys_option, option, service_options
 
 
 @click.command()
-@option("--bind", default="127.0.0.1", metavar="HOST", help="Address to listen on; without keys only loopback.")
+@option(
+    "--bind",
+    metavar="HOST",
+    help="Address to listen on; without keys only loopback. [default: 127.0.0.1; with keys the federation's]",
+)
 @option(
     "--port",
     type=click.IntRange(1, 65536 - PORTS),
-    default=DEFAULT_PORT,
     metavar="PORT",
-    help="The first of four consecutive ports.",
+    help=f"The first of {PORTS} consecutive ports. [default: {DEFAULT_PORT}; with keys the federation's]",
 )
+@keys_option
 @service_options
-def broker(bind: str, port: int) -> None:
+def broker(bind: str | None, port: int | None, keys: Path | None) -> None:
     """Run the broker until it is stopped.
 
     Everything meets here: it forwards rounds to trainers and results to aggregators. It keeps nothing that matters,
-    so it can be killed and started again at any moment. Without keys it listens on this machine alone.
+    so it can be killed and started again at any moment. Without keys it listens on this machine alone; with keys it
+    lets in whoever is accepted, and notices within a second who is revoked.
 
     \b
     Examples:
       fedmq broker
       fedmq broker --port 7000
+      fedmq broker --keys keys --bind 0.0.0.0
     """
+    from broker.gate import KeyGate
     from broker.service import Broker
     from fedmq.clock import SystemClock
+    from fedmq.keyring import Members, find_broker
     from fedmq.loop import serve
     from fedmq.sockets import BrokerSockets
 
+    address, membership = find_broker(None, keys, "broker")
+    host, first = parse_address(address)
+    host, first, clock = bind or host, port or first, SystemClock()
+    gate = None if keys is None or membership is None else KeyGate(membership, Members(keys), clock)
+    hub = BrokerSockets(host, first, gate)
+    last = first + PORTS - 1 - (gate is None)  # the last is for those who ask to be let in
+    where = f" --keys {keys}" if keys else "" if first == DEFAULT_PORT else f" --broker tcp://{host}:{first}"
     line = (
-        f"broker on tcp://{bind}:{port} (ports {port} to {port + PORTS - 1}); "
-        f"next: fedmq aggregator --task xor{'' if port == DEFAULT_PORT else f' --broker tcp://{bind}:{port}'}"
+        f"broker on tcp://{host}:{first} (ports {first} to {last}); "
+        f"next: fedmq aggregator --task xor{where}"
     )
-    hub = BrokerSockets(bind, port)
     try:
-        serve(Broker(hub), hub, SystemClock(), ready=lambda: click.echo(line))
+        serve(Broker(hub, gate), hub, clock, ready=lambda: click.echo(line))
     finally:
         hub.close()

@@ -5,8 +5,9 @@ Knows topics and counts subscriptions; it opens no header and no array.
     Published round/<run>     keep it, publish it; hand it to nobody twice
     Published other           publish it
     Pushed up/<run>           deliver it as up/<run>/<sender>
-    Subscribed to/<trainer>   admit it; the first one is presence; hand over the newest round of each run
-    Unsubscribed to/<trainer> the last one is absence: an old connection may close after the new one opened
+    Subscribed to/<trainer>/  admit its owner; the first one is presence; hand over the newest round of each run
+                              cut off anybody else
+    Unsubscribed to/<trainer>/ the last one is absence: an old connection may close after the new one opened
     Subscribed other prefix   admit it, if it is one of ours
     Listening presence/       tell who is present
 
@@ -22,7 +23,7 @@ from typing import NamedTuple
 
 from fedmq import topics
 from fedmq.messages import Presence
-from fedmq.network import Listening, Published, Pushed, Subscribed, Traffic
+from fedmq.network import Listening, Published, Pushed, Routed, Subscribed
 from fedmq.wire import FRAMES_MAX, Frames, encode
 
 RUNS_KEPT_MAX = 64
@@ -49,7 +50,11 @@ class Deliver(NamedTuple):
     frames: Frames
 
 
-Effect = Admit | Publish | Deliver
+class Cut(NamedTuple):
+    """End the connection of this event."""
+
+
+Effect = Admit | Publish | Deliver | Cut
 
 
 class Routing:
@@ -60,7 +65,7 @@ class Routing:
         self.newest: OrderedDict[str, Frames] = OrderedDict()
         self.dropped = 0  # messages of too many frames, or with a topic that nobody may use
 
-    def step(self, traffic: Traffic) -> Iterator[Effect]:
+    def step(self, traffic: Routed) -> Iterator[Effect]:
         """The effects of one event, in order."""
         if isinstance(traffic, Published):
             return self._published(traffic.frames)
@@ -68,12 +73,17 @@ class Routing:
             return self._pushed(traffic)
         if isinstance(traffic, Listening):
             return self._listening(traffic.topic)
-        return self._subscribed(traffic.topic) if isinstance(traffic, Subscribed) else self._unsubscribed(traffic.topic)
+        if isinstance(traffic, Subscribed):
+            return self._subscribed(traffic.topic, traffic.sender)
+        return self._unsubscribed(traffic.topic)
 
     def _published(self, frames: Frames) -> Iterator[Effect]:
         topic = frames[0].decode(errors="replace")
-        kind, _, name = topic.partition("/")
-        if kind + "/" not in PUBLISHABLE or not _NAME.match(name) or len(frames) > FRAMES_MAX:
+        kind, _, name = topic.removesuffix("/").partition("/")
+        if kind + "/" not in PUBLISHABLE or topic.endswith("/") is not topic.startswith(topics.INBOX):
+            self.dropped += 1
+            return
+        if not _NAME.match(name) or len(frames) > FRAMES_MAX:
             self.dropped += 1
             return
         if topic.startswith(topics.ROUNDS):
@@ -91,13 +101,16 @@ class Routing:
             return
         yield Deliver([f"{topic}/{pushed.sender}".encode(), *pushed.frames[1:]])
 
-    def _subscribed(self, topic: str) -> Iterator[Effect]:
+    def _subscribed(self, topic: str, sender: str | None) -> Iterator[Effect]:
         if not topic.startswith(topics.INBOX):
             if topic.startswith((topics.ROUNDS, topics.BEACONS, topics.EVENTS)):
                 yield Admit(topic)
             return
-        trainer = topic.removeprefix(topics.INBOX)
-        if not _NAME.match(trainer) or len(self.inboxes) >= INBOXES_MAX:
+        trainer = topic.removeprefix(topics.INBOX).removesuffix("/")
+        if topic != topics.inbox_of(trainer) or not _NAME.match(trainer) or len(self.inboxes) >= INBOXES_MAX:
+            return
+        if sender is not None and sender != trainer:
+            yield Cut()
             return
         yield Admit(topic)
         self.inboxes[trainer] = self.inboxes.get(trainer, 0) + 1
@@ -107,7 +120,7 @@ class Routing:
             yield self._presence(trainer, True)
 
     def _unsubscribed(self, topic: str) -> Iterator[Effect]:
-        trainer = topic.removeprefix(topics.INBOX)
+        trainer = topic.removeprefix(topics.INBOX).removesuffix("/")
         if not topic.startswith(topics.INBOX) or trainer not in self.inboxes:
             return
         self.inboxes[trainer] -= 1

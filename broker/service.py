@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 from typing import assert_never
 
-from broker.routing import Admit, Deliver, Publish, Routing
-from fedmq.network import Hub, Subscribed
+from broker.gate import KeyGate
+from broker.routing import Admit, Cut, Deliver, Publish, Routing
+from fedmq.network import Asked, Hub, Subscribed
 
 log = logging.getLogger(__name__)
 
@@ -16,14 +17,18 @@ class Broker:
 
     wake_at: float | None = None
 
-    def __init__(self, hub: Hub) -> None:
+    def __init__(self, hub: Hub, gate: KeyGate | None = None) -> None:
         self.done = False
         self.routing = Routing()
-        self._hub = hub
+        self._hub, self._gate = hub, gate
 
     def step(self) -> None:
         """See `loop.Service`. An event's effects are done before the next is taken, as `Hub.admit` needs it."""
+        if self._gate is not None and self._gate.refresh():
+            self._hub.drop_connections()  # what a revoked one has subscribed to ends with its connection alone
         for traffic in self._hub.receive():
+            if isinstance(traffic, Asked):
+                continue
             if isinstance(traffic, Subscribed):
                 log.info("somebody subscribes to %s", traffic.topic)
             for effect in self.routing.step(traffic):
@@ -33,6 +38,8 @@ class Broker:
                     self._hub.deliver(effect.frames)
                 elif isinstance(effect, Admit):
                     self._hub.admit(effect.topic)
+                elif isinstance(effect, Cut):
+                    self._hub.cut()
                 else:
                     assert_never(effect)
 

@@ -1,4 +1,4 @@
-"""A broker's address, `tcp://HOST:PORT`: one host, four consecutive ports.
+"""A broker's address, `tcp://HOST:PORT`: one host, five consecutive ports.
 
 Knows nothing of sockets; light enough for a command line to import.
 """
@@ -9,7 +9,7 @@ from fedmq.errors import BadConfiguration
 
 DEFAULT_PORT = 5550
 DEFAULT_ADDRESS = f"tcp://127.0.0.1:{DEFAULT_PORT}"
-PORTS = 4  # XSUB, XPUB, PULL, XPUB
+PORTS = 5  # XSUB, XPUB, PULL, XPUB, and with keys ROUTER
 
 
 def parse_address(address: str) -> tuple[str, int]:

@@ -11,6 +11,8 @@ RejectReason = Literal[
     "frames",  # too few or too many frames for the message
     "header-size",  # the header frame is longer than the limit
     "header",  # the header is not a message of this protocol version
+    "signature",  # not signed by the key of who alone may say it
+    "sender",  # in the name of somebody else, or of nobody who is let in
     "names",  # a name in the header is not a legal name, or not the one that the topic says
     "arrays",  # the arrays are not those that this kind of message has
     "dtype",  # a dtype outside of the closed set
@@ -35,6 +37,12 @@ class Unreachable(FedmqError):
     """The broker did not answer within the time that was allowed."""
 
     exit_code = 69
+
+
+class NotAuthorised(FedmqError):
+    """The broker does not let this key in, or wants one where there is none."""
+
+    exit_code = 77
 
 
 class BadConfiguration(FedmqError):

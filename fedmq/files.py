@@ -12,15 +12,18 @@ from pathlib import Path
 PARTIAL = ".partial"  # is put behind the name of what is being written
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes, *, mode: int = 0o666) -> None:
     """Write a file under another name, sync it, rename it, and sync its folder: it survives a power cut from now on.
+
+    `mode` is who may read it, before the umask takes from it; no other process ever sees more.
 
     Raises:
         OSError: it cannot be written; what was at `path` before is still there, and nothing half written is left.
     """
     partial = path.with_name(path.name + PARTIAL)
     try:
-        with partial.open("wb") as file:
+        partial.unlink(missing_ok=True)  # of a crash; who may read it is unknown
+        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

@@ -7,6 +7,7 @@ either, nor of what the frames hold.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from enum import IntEnum
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -28,7 +29,11 @@ class LinkDown(msgspec.Struct, frozen=True):
     """The broker is gone."""
 
 
-News = Delivered | LinkUp | LinkDown
+class LinkRefused(msgspec.Struct, frozen=True):
+    """The broker does not let us in: not with this key, or not without one."""
+
+
+News = Delivered | LinkUp | LinkDown | LinkRefused
 
 
 class Link(Protocol):
@@ -57,9 +62,13 @@ class Pushed(NamedTuple):
 
 
 class Subscribed(NamedTuple):
-    """A subscriber wants this topic; it gets it only if `admit` is called before the next event is taken."""
+    """A subscriber wants this topic; it gets it only if `admit` is called before the next event is taken.
+
+    `sender` is the name that its connection has authenticated, None without keys.
+    """
 
     topic: str
+    sender: str | None = None
 
 
 class Unsubscribed(NamedTuple):
@@ -74,7 +83,15 @@ class Listening(NamedTuple):
     topic: str
 
 
-Traffic = Published | Pushed | Subscribed | Unsubscribed | Listening
+class Asked(NamedTuple):
+    """Somebody who has no place yet asks for one; `key` is the transport key of its connection."""
+
+    key: bytes
+    frames: Frames
+
+
+Routed = Published | Pushed | Subscribed | Unsubscribed | Listening
+Traffic = Routed | Asked
 
 
 class Hub(Protocol):
@@ -88,10 +105,53 @@ class Hub(Protocol):
         """Let the subscriber of the event that was just received have `topic`."""
         ...
 
+    def answer(self, frames: Frames) -> None:
+        """Tell whoever sent the `Asked` that was just received. It is lost if the other end has gone."""
+        ...
+
+    def cut(self) -> None:
+        """End the connection of the event that was just received: its other end does what nobody may."""
+        ...
+
+    def drop_connections(self) -> None:
+        """Let go of every connection and listen anew: those who are still let in are back within a second."""
+        ...
+
     def publish(self, frames: Frames) -> None:
         """Down to every subscriber of the first frame's topic. What does not fit in a queue is lost."""
         ...
 
     def deliver(self, frames: Frames) -> None:
         """Up to every aggregator that listens to the first frame's topic. What does not fit in a queue is lost."""
+        ...
+
+
+class Port(IntEnum):
+    """The broker's ports, as offsets from the first; each lets in who has business there."""
+
+    PUBLISH = 0
+    SUBSCRIBE = 1
+    PUSH = 2
+    COLLECT = 3
+    JOIN = 4  # only where there are keys
+
+
+class Gate(Protocol):
+    """Who may use which of the broker's ports; keys are the public halves of transport keys."""
+
+    @property
+    def secret(self) -> bytes:
+        """The broker's own secret transport key."""
+        ...
+
+    def admits(self, port: Port, key: bytes) -> bool:
+        """Whether a new connection with this key is let in. Called from a thread of its own."""
+        ...
+
+    def sender(self, port: Port, key: bytes, size: int) -> str | None:
+        """Whose message of `size` bytes it is; None if it may not use the port (any more), or has used it too much."""
+        ...
+
+    def punish(self, key: bytes) -> None:
+        """Its connection had to be cut: let it in again only after a while."""
         ...

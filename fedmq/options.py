@@ -86,9 +86,24 @@ def service_options(command: Command) -> Command:
     return command
 
 
+def keys_option(command: Command) -> Command:
+    """--keys."""
+    return option(
+        "--keys",
+        type=click.Path(path_type=Path, file_okay=False),
+        metavar="DIR",
+        help="Folder of keys, made by fedmq keys init or fedmq trainer join. [default: no keys, this machine alone]",
+    )(command)
+
+
 def broker_option(command: Command) -> Command:
-    """--broker."""
-    return option("--broker", default=DEFAULT_ADDRESS, metavar="ADDRESS", help="Where the broker is.")(command)
+    """--broker and --keys."""
+    broker = option(
+        "--broker",
+        metavar="ADDRESS",
+        help=f"Where the broker is. [default: {DEFAULT_ADDRESS}; with keys where they say]",
+    )
+    return broker(keys_option(command))
 
 
 def edge_options(command: Command) -> Command:

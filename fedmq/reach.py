@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 
-from fedmq.errors import Unreachable
+from fedmq.errors import NotAuthorised, Unreachable
 
 NOTICE_S = 1.0  # a broker that is started at the same time is there before that
 
@@ -26,6 +26,7 @@ class Reach:
         self._give_up_at = None if timeout_s is None else now + timeout_s
         self._notice_at: float | None = now + NOTICE_S
         self._missed = False  # somebody was told that the broker is away
+        self._reached = False  # once at least
 
     @property
     def wake_at(self) -> float | None:
@@ -35,6 +36,7 @@ class Reach:
     def up(self) -> None:
         """The broker is there."""
         self._notice_at = self._give_up_at = None
+        self._reached = True
         if self._missed:
             log.warning("the broker at %s is there", self._address)
         self._missed = False
@@ -43,6 +45,21 @@ class Reach:
         """The broker is gone."""
         if not self._missed:
             log.warning("the broker at %s is gone; trying again until it is back", self._address)
+        self._missed = True
+
+    def refused(self) -> None:
+        """The broker does not let us in; one that did before may do so again, when its keys are mended.
+
+        Raises:
+            NotAuthorised: it never did.
+        """
+        if not self._reached:
+            raise NotAuthorised(
+                f"the broker at {self._address} does not let us in: expected --keys DIR with a key that its federation "
+                "has accepted (fedmq trainer join TOKEN, fedmq keys accept FINGERPRINT)"
+            )
+        if not self._missed:
+            log.warning("the broker at %s does not let us in any more; trying again until it does", self._address)
         self._missed = True
 
     def check(self, now: float) -> None:

@@ -1,6 +1,6 @@
 """Topics: the names that messages travel under. The kind goes first, because a subscription is a prefix.
 
-Trainers subscribe to `round/`, `beacon/` and their own inbox `to/<trainer>`; observers to `event/`; an aggregator to
+Trainers subscribe to `round/`, `beacon/` and their own inbox `to/<trainer>/`; observers to `event/`; an aggregator to
 `up/<run>/` and `presence/`. A trainer pushes to `up/<run>`, and the broker appends the sender that it has
 authenticated (nothing as long as there are no keys).
 """
@@ -28,8 +28,11 @@ def beacon_of(run: str) -> str:
 
 
 def inbox_of(trainer: str) -> str:
-    """The private inbox of `trainer`; having it subscribed is what presence means."""
-    return INBOX + trainer
+    """The private inbox of `trainer`; having it subscribed is what presence means.
+
+    It ends with a slash: else who has the inbox of `al` would hear what is for `alice`.
+    """
+    return f"{INBOX}{trainer}/"
 
 
 def up_to(run: str) -> str:

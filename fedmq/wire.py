@@ -4,15 +4,15 @@ Knows nothing of sockets or of what a message is for. A message is a list of fra
 
     topic | header | signature | array 0 | array 1 | ...
 
-The header is msgpack (a closed set of structs, `messages`), at most 4 KiB. The signature frame is reserved: empty as
-long as there are no keys. Arrays are raw little-endian bytes in C order that the header describes, each with its
-SHA-256. Past `decode` nothing is half valid. Nothing that comes from the network is ever unpickled.
+The header is msgpack (a closed set of structs, `messages`), at most 4 KiB. The signature is over the header (`seal`),
+and empty as long as there are no keys. Arrays are raw little-endian bytes in C order that the header describes, each
+with its SHA-256. Past `decode` nothing is half valid. Nothing that comes from the network is ever unpickled.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -27,7 +27,8 @@ FRAMES_MAX = HEAD_FRAMES + ARRAYS_MAX
 TOPIC_BYTES_MAX = 200
 HEADER_BYTES_MAX = 4096
 SIGNATURE_BYTES_MAX = 64  # Ed25519, RFC 8032
-FRAME_BYTES_MAX = 64 << 20
+FRAME_BYTES_MAX = 32 << 20  # of one array frame, and of all together
+MESSAGE_BYTES_MAX = FRAME_BYTES_MAX + (1 << 16)  # a connection that sends more without an end is cut
 DIMENSIONS_MAX = 2
 LENGTH_MAX = FRAME_BYTES_MAX // 4  # of a dimension; in bytes, an empty array could be of any length
 DTYPES = frozenset({"<f8", "<f4", "<i8"})
@@ -42,7 +43,7 @@ _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
 class Packet(NamedTuple):
     """A decoded message: `topic` as it came, `message` one of the closed set, `arrays` by name (read-only).
 
-    `frames` are the bytes that were checked: what is kept, or one day verified, is never a re-serialisation.
+    `frames` are the bytes that were checked: what is kept or verified is never a re-serialisation.
     """
 
     topic: str
@@ -51,8 +52,18 @@ class Packet(NamedTuple):
     frames: Frames
 
 
-def encode(topic: str, message: Message, arrays: Mapping[str, Array] | None = None) -> list[bytes]:
-    """Frames of one message.
+def unsigned(_header: bytes) -> bytes:
+    """The signature frame of those who have no keys."""
+    return b""
+
+
+def encode(
+    topic: str,
+    message: Message,
+    arrays: Mapping[str, Array] | None = None,
+    sign: Callable[[bytes], bytes] = unsigned,
+) -> list[bytes]:
+    """Frames of one message; `sign` makes the signature of its header.
 
     Raises:
         ProtocolError: an array or a header that the other side's decoder would refuse.
@@ -71,7 +82,12 @@ def encode(topic: str, message: Message, arrays: Mapping[str, Array] | None = No
             f"a {type(message).__name__} needs {len(header)} bytes of header and {len(blobs)} arrays: "
             f"at most {HEADER_BYTES_MAX} and {ARRAYS_MAX} can be sent"
         )
-    return [topic.encode(), header, b"", *blobs]
+    if sum(map(len, blobs)) > FRAME_BYTES_MAX:
+        raise ProtocolError(
+            f"a {type(message).__name__} has {sum(map(len, blobs))} bytes of arrays: "
+            f"at most {FRAME_BYTES_MAX} can be sent"
+        )
+    return [topic.encode(), header, sign(header), *blobs]
 
 
 def decode(frames: Frames) -> Packet:
@@ -83,6 +99,8 @@ def decode(frames: Frames) -> Packet:
     """
     if not HEAD_FRAMES <= len(frames) <= FRAMES_MAX:
         raise Rejected("frames", f"expected {HEAD_FRAMES} to {FRAMES_MAX} frames, got {len(frames)}")
+    if sum(map(len, frames)) > MESSAGE_BYTES_MAX:
+        raise Rejected("frames", f"expected at most {MESSAGE_BYTES_MAX} bytes, got {sum(map(len, frames))}")
     topic, header, signature = frames[:HEAD_FRAMES]
     if len(topic) > TOPIC_BYTES_MAX or len(signature) > SIGNATURE_BYTES_MAX:
         raise Rejected("frames", "the topic or the signature frame is too long")

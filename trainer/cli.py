@@ -5,20 +5,24 @@ from __future__ import annotations
 import os
 import socket
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from fedmq.errors import BadConfiguration
 from fedmq.options import check_name, edge_options, one_thread_for_arrays, option, service_options
+
+if TYPE_CHECKING:
+    from fedmq.keyring import Membership
 
 
 @click.command()
 @option(
     "--name",
-    default=lambda: socket.gethostname().split(".")[0],
-    show_default="the host's name",
     callback=check_name,
     metavar="NAME",
-    help="Who this is; each trainer has its own name, and keeps it when it comes back.",
+    help="Who this is; each trainer has its own name, and keeps it when it comes back. "
+    "[default: the host's name; with keys the key's]",
 )
 @option(
     "--data",
@@ -37,7 +41,14 @@ from fedmq.options import check_name, edge_options, one_thread_for_arrays, optio
 )
 @edge_options
 @service_options
-def trainer(name: str, data: str, state: Path | None, broker: str, connect_timeout: float | None) -> None:
+def trainer(
+    name: str | None,
+    data: str,
+    state: Path | None,
+    broker: str | None,
+    keys: Path | None,
+    connect_timeout: float | None,
+) -> None:
     """Train on this machine's rows until it is stopped.
 
     Takes part in every run that is published at the broker, one round at a time. The rows never leave; scores and
@@ -50,11 +61,14 @@ def trainer(name: str, data: str, state: Path | None, broker: str, connect_timeo
       fedmq trainer --name alice --data xor:1/2
       fedmq trainer --name clinic-7 --data rows.csv --broker tcp://127.0.0.1:5550
       fedmq trainer --name plant-2 --data mypackage.rows:load --log-level info
+      fedmq trainer --keys keys --data rows.csv
     """
     one_thread_for_arrays()
     from fedmq import __version__
     from fedmq.clock import SystemClock
+    from fedmq.keyring import find_broker
     from fedmq.loop import serve
+    from fedmq.seal import TrainerSeal
     from fedmq.sockets import TrainerSockets
     from fedmq.streams import stream
     from trainer.answer import on_rows
@@ -64,8 +78,10 @@ def trainer(name: str, data: str, state: Path | None, broker: str, connect_timeo
     from trainer.spool import FileSpool
     from trainer.worker import ThreadWorker
 
+    address, membership = find_broker(broker, keys, "trainer")
+    name = _name(name, membership)
     rows = load_rows(data)
-    link = TrainerSockets(broker, name)
+    link = TrainerSockets(address, name, membership)
     clock = SystemClock()
     spool = None if state is None else FileSpool(state / name)
     kept = [] if spool is None else spool.load(name, len(rows.inputs))
@@ -75,12 +91,23 @@ def trainer(name: str, data: str, state: Path | None, broker: str, connect_timeo
         session,
         ThreadWorker(on_rows(rows, name), link.wake, clock),
         clock=clock,
-        broker=broker,
+        broker=address,
         connect_timeout_s=connect_timeout,
         spool=spool,
+        seal=None if membership is None else TrainerSeal(membership),
     )
-    line = f"trainer {name}: {len(rows.inputs)} rows, broker {broker}"
+    line = f"trainer {name}: {len(rows.inputs)} rows, broker {address}"
     try:
         serve(service, link, clock, ready=lambda: click.echo(line))
     finally:
         link.close()
+
+
+def _name(given: str | None, membership: Membership | None) -> str:
+    """Who this is: with keys the one that they were made for."""
+    if membership is None:
+        return given or socket.gethostname().split(".")[0]
+    name = membership.identity.name
+    if given not in (None, name):
+        raise BadConfiguration(f"expected --name {name}, for whom the key was made, got {given}; leave --name out")
+    return name

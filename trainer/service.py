@@ -8,8 +8,9 @@ from fedmq.address import DEFAULT_ADDRESS
 from fedmq.clock import Clock
 from fedmq.errors import Rejected
 from fedmq.messages import Accepted, Beacon, Finished, Refused, Round, Welcome
-from fedmq.network import Delivered, Link, LinkUp, News
+from fedmq.network import Delivered, Link, LinkRefused, LinkUp, News
 from fedmq.reach import Reach
+from fedmq.seal import NoSeal, Seal
 from fedmq.wire import decode, encode
 from trainer.session import (
     Connected,
@@ -45,12 +46,14 @@ class Trainer:
         broker: str = DEFAULT_ADDRESS,
         connect_timeout_s: float | None = None,
         spool: Spool | None = None,
+        seal: Seal | None = None,
     ) -> None:
         self.session = session
         self.rejections: dict[str, int] = {}
         self._link, self._worker, self._clock = link, worker, clock
         self._reach = Reach(broker, clock.now(), connect_timeout_s)
         self._spool = spool
+        self._seal: Seal = seal or NoSeal()
         self._failure: Exception | None = None
 
     @property
@@ -93,11 +96,15 @@ class Trainer:
         if isinstance(news, LinkUp):
             self._reach.up()
             return Connected()
+        if isinstance(news, LinkRefused):
+            self._reach.refused()
+            return Disconnected()
         if not isinstance(news, Delivered):
             self._reach.down()
             return Disconnected()
         try:
             packet = decode(news.frames)
+            self._seal.check(packet, self._clock.now())
         except Rejected as rejected:
             self._reject(rejected)
             return None
@@ -142,7 +149,7 @@ class Trainer:
         if effects.start is not None:
             self._worker.start(effects.start)
         for outgoing in effects.sends:
-            self._link.send(encode(*outgoing))
+            self._link.send(encode(*outgoing, sign=self._seal.sign))
 
     def _held(self) -> set[tuple[str, int]]:
         """The run and round of each result that nobody has acknowledged yet."""

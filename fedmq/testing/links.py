@@ -76,6 +76,15 @@ class MemoryHub:
         assert self._current is not None
         self._current.topics.append(topic)
 
+    def answer(self, frames: Frames) -> None:
+        """See `network.Hub`; nobody asks in memory."""
+
+    def cut(self) -> None:
+        """See `network.Hub`; nobody has keys in memory."""
+
+    def drop_connections(self) -> None:
+        """See `network.Hub`; nobody is revoked in memory."""
+
     def publish(self, frames: Frames) -> None:
         """See `network.Hub`."""
         self._wire.send_down(frames, to_aggregators=False)

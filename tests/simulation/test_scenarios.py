@@ -109,7 +109,7 @@ class Stage:
         message = messages.Round(
             run="run", epoch=epoch, round=9, seed=0, deadline_s=1.0, task=self.federation.task, work=plan.work
         )
-        self.simulation.send_up(connection, encode(f"to/{name}", message, dict(plan.arrays)))
+        self.simulation.send_up(connection, encode(f"to/{name}/", message, dict(plan.arrays)))
 
 
 @pytest.mark.parametrize("path", SCENARIOS, ids=lambda path: path.stem)

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from broker import routing
-from fedmq import address, messages, sockets, topics, wire
+from fedmq import address, messages, topics, wire
 from fedmq.errors import RejectReason
 from fedmq.messages import (
     PROTOCOL_VERSION,
@@ -23,6 +23,7 @@ from fedmq.messages import (
     Train,
 )
 from fedmq.models import MLP, Linear
+from fedmq.sockets import endpoint
 from fedmq.tasks import Search, Task
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -85,10 +86,10 @@ def test_each_limit_of_the_wire_is_on_the_page() -> None:
     wanted = (
         constants_of(wire, "_MAX")
         | constants_of(messages, "_MAX")
-        | constants_of(sockets, "_MS")
+        | constants_of(endpoint, "_MS")
         | constants_of(routing, "_MAX")
     )
-    elsewhere = {"fedmq.sockets.LINGER_MS", "broker.routing.FRAMES_MAX"}  # of nobody's concern; imported
+    elsewhere = {"fedmq.sockets.endpoint.LINGER_MS", "broker.routing.FRAMES_MAX"}  # of nobody's concern; imported
     assert wanted - elsewhere <= set(limits())
 
 

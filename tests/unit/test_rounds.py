@@ -61,7 +61,7 @@ def test_a_hello_is_answered_with_a_place_on_the_roster() -> None:
     scene = Scene(min_trainers=3)
     scene.hello("bob")
     effects = scene.hello("alice")
-    assert sent(effects, Welcome) == [("to/alice", Welcome(run="run", epoch=2, trainer="alice", index=1))]
+    assert sent(effects, Welcome) == [("to/alice/", Welcome(run="run", epoch=2, trainer="alice", index=1))]
     assert told(effects, events.TrainerJoined) == [events.TrainerJoined(trainer="alice", samples=2)]
     assert told(scene.hello("alice"), events.TrainerJoined) == []
 
@@ -96,7 +96,7 @@ def test_a_late_result_is_acknowledged_by_itself() -> None:
     scene.take(Tick(), at=5.0)
     effects = scene.result("alice", 1)
     assert kept(effects) == [(1, "alice", 2)]
-    assert sent(effects, Accepted) == [("to/alice", Accepted(run="run", epoch=2, trainer="alice", round=1))]
+    assert sent(effects, Accepted) == [("to/alice/", Accepted(run="run", epoch=2, trainer="alice", round=1))]
 
 
 def test_a_result_that_comes_again_is_acknowledged_again_but_neither_saved_nor_counted() -> None:
@@ -115,7 +115,7 @@ def test_a_result_that_comes_again_is_acknowledged_again_but_neither_saved_nor_c
 def test_a_result_of_a_stranger_counts_and_gives_it_a_place() -> None:
     scene = opened("bob", "alice")
     effects = scene.result("carol", 1)
-    assert [topic for topic, _ in sent(effects, Welcome)] == ["to/carol"]
+    assert [topic for topic, _ in sent(effects, Welcome)] == ["to/carol/"]
     assert kept(effects) == [(1, "carol", 1)]
 
 
@@ -176,7 +176,7 @@ def test_who_leaves_is_not_waited_for(how: str) -> None:
 def test_who_comes_in_mid_round_gets_it_and_counts_but_is_not_waited_for() -> None:
     scene = opened("bob", "alice")
     effects = scene.hello("carol")
-    assert [(topic, message.round) for topic, message in sent(effects, Round)] == [("to/carol", 1)]
+    assert [(topic, message.round) for topic, message in sent(effects, Round)] == [("to/carol/", 1)]
     assert sent(scene.hello("carol", round=1), Round) == []
     scene.result("bob", 1)
     (close,) = closes(scene.result("alice", 1))

@@ -101,7 +101,7 @@ def test_after_the_end_everybody_who_asks_is_told_so() -> None:
     scene.result("bob", 1, 5.0)
     over = Finished(run="run", epoch=2, rounds=1, solved=False)
     effects = scene.hello("carol")
-    assert sent(effects, Finished) == [("to/carol", over)]
+    assert sent(effects, Finished) == [("to/carol/", over)]
     assert (sent(effects, Welcome), sent(effects, Round)) == ([], [])
     assert len(sent(scene.result("bob", 1), Accepted)) == 1, "an acknowledgement may have been lost"
     assert [message.reason for _, message in sent(scene.result("carol", 1), Refused)] == ["round"]
@@ -145,7 +145,7 @@ def test_between_two_rounds_the_beacon_speaks_of_the_one_that_was_closed() -> No
 def test_somebody_unknown_who_appears_gets_a_beacon_in_its_inbox_so_that_it_says_hello() -> None:
     scene = opened("bob")
     effects = scene.present("carol", present=True)
-    assert [topic for topic, _ in sent(effects, Beacon)] == ["to/carol"]
+    assert [topic for topic, _ in sent(effects, Beacon)] == ["to/carol/"]
     assert "carol" not in scene.roster
 
 

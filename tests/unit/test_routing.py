@@ -32,31 +32,31 @@ def broker() -> Routing:
 
 
 def test_the_first_subscription_of_an_inbox_is_presence(broker: Routing) -> None:
-    assert effects(broker, Subscribed("to/alice")) == [Admit("to/alice"), told("alice", True)]
+    assert effects(broker, Subscribed("to/alice/")) == [Admit("to/alice/"), told("alice", True)]
 
 
 def test_the_end_of_the_last_subscription_is_absence(broker: Routing) -> None:
-    effects(broker, Subscribed("to/alice"))
-    assert effects(broker, Unsubscribed("to/alice")) == [told("alice", False)]
+    effects(broker, Subscribed("to/alice/"))
+    assert effects(broker, Unsubscribed("to/alice/")) == [told("alice", False)]
     assert not broker.inboxes
 
 
 def test_an_old_connection_that_closes_after_the_new_one_opened_changes_nothing(broker: Routing) -> None:
-    effects(broker, Subscribed("to/alice"))
-    assert effects(broker, Subscribed("to/alice")) == [Admit("to/alice")]
-    assert effects(broker, Unsubscribed("to/alice")) == []
-    assert effects(broker, Unsubscribed("to/alice")) == [told("alice", False)]
+    effects(broker, Subscribed("to/alice/"))
+    assert effects(broker, Subscribed("to/alice/")) == [Admit("to/alice/")]
+    assert effects(broker, Unsubscribed("to/alice/")) == []
+    assert effects(broker, Unsubscribed("to/alice/")) == [told("alice", False)]
 
 
 def test_presence_names_the_trainer_in_the_topic_and_in_the_header(broker: Routing) -> None:
-    (_, word) = effects(broker, Subscribed("to/alice"))
+    (_, word) = effects(broker, Subscribed("to/alice/"))
     assert isinstance(word, Deliver)
     packet = decode(word.frames)
     assert packet.topic == "presence/alice"
     assert packet.message == Presence(trainer="alice", present=True)
 
 
-@pytest.mark.parametrize("topic", ["to/alice", "to/nobody", "to/", "", "round/", "presence/"])
+@pytest.mark.parametrize("topic", ["to/alice/", "to/nobody/", "to/", "", "round/", "presence/"])
 def test_the_end_of_a_subscription_that_never_was_is_nothing(broker: Routing, topic: str) -> None:
     assert effects(broker, Unsubscribed(topic)) == []
 
@@ -69,7 +69,7 @@ def test_a_trainer_is_present_while_it_has_a_connection(steps: list[tuple[str, b
         if not comes and not connections[name]:
             continue
         connections[name] += 1 if comes else -1
-        for effect in effects(broker, Subscribed(f"to/{name}") if comes else Unsubscribed(f"to/{name}")):
+        for effect in effects(broker, Subscribed(f"to/{name}/") if comes else Unsubscribed(f"to/{name}/")):
             if isinstance(effect, Deliver):
                 word = decode(effect.frames).message
                 assert isinstance(word, Presence)
@@ -79,13 +79,13 @@ def test_a_trainer_is_present_while_it_has_a_connection(steps: list[tuple[str, b
 
 
 def test_an_aggregator_that_begins_to_listen_is_told_who_is_present(broker: Routing) -> None:
-    effects(broker, Subscribed("to/bob"), Subscribed("to/alice"), Subscribed("to/carol"), Unsubscribed("to/bob"))
+    effects(broker, Subscribed("to/bob/"), Subscribed("to/alice/"), Subscribed("to/carol/"), Unsubscribed("to/bob/"))
     assert effects(broker, Listening("presence/")) == [told("alice", True), told("carol", True)]
 
 
 @pytest.mark.parametrize("topic", ["up/r/", "", "presence", "presence/alice", "to/"])
 def test_listening_to_anything_else_tells_nothing(broker: Routing, topic: str) -> None:
-    effects(broker, Subscribed("to/alice"))
+    effects(broker, Subscribed("to/alice/"))
     assert effects(broker, Listening(topic)) == []
 
 
@@ -95,35 +95,35 @@ def test_listening_to_anything_else_tells_nothing(broker: Routing, topic: str) -
 def test_a_late_joiner_gets_the_newest_round_of_each_run_in_its_inbox(broker: Routing) -> None:
     for frames in ([b"round/r", b"1"], [b"round/s", b"7", b"", b"array"], [b"round/r", b"2"]):
         effects(broker, Published(frames))
-    assert effects(broker, Subscribed("to/alice")) == [
-        Admit("to/alice"),
-        Publish([b"to/alice", b"7", b"", b"array"]),
-        Publish([b"to/alice", b"2"]),
+    assert effects(broker, Subscribed("to/alice/")) == [
+        Admit("to/alice/"),
+        Publish([b"to/alice/", b"7", b"", b"array"]),
+        Publish([b"to/alice/", b"2"]),
         told("alice", True),
     ]
 
 
 def test_an_inbox_is_admitted_before_anything_is_put_into_it(broker: Routing) -> None:
     effects(broker, Published([b"round/r", b"1"]))
-    first, *others = effects(broker, Subscribed("to/alice"))
-    assert first == Admit("to/alice")
-    assert others[0] == Publish([b"to/alice", b"1"])
+    first, *others = effects(broker, Subscribed("to/alice/"))
+    assert first == Admit("to/alice/")
+    assert others[0] == Publish([b"to/alice/", b"1"])
 
 
 def test_nobody_but_the_late_joiner_gets_a_copy(broker: Routing) -> None:
-    effects(broker, Subscribed("round/"), Subscribed("to/alice"), Published([b"round/r", b"1"]))
-    published = [effect for effect in effects(broker, Subscribed("to/bob")) if isinstance(effect, Publish)]
-    assert [effect.frames[0] for effect in published] == [b"to/bob"]
+    effects(broker, Subscribed("round/"), Subscribed("to/alice/"), Published([b"round/r", b"1"]))
+    published = [effect for effect in effects(broker, Subscribed("to/bob/")) if isinstance(effect, Publish)]
+    assert [effect.frames[0] for effect in published] == [b"to/bob/"]
 
 
 def test_a_second_connection_gets_the_round_too(broker: Routing) -> None:
     """The old one may be dead without anybody knowing yet."""
-    effects(broker, Published([b"round/r", b"1"]), Subscribed("to/alice"))
-    assert effects(broker, Subscribed("to/alice")) == [Admit("to/alice"), Publish([b"to/alice", b"1"])]
+    effects(broker, Published([b"round/r", b"1"]), Subscribed("to/alice/"))
+    assert effects(broker, Subscribed("to/alice/")) == [Admit("to/alice/"), Publish([b"to/alice/", b"1"])]
 
 
 def test_only_rounds_are_kept(broker: Routing) -> None:
-    for topic in (b"beacon/r", b"event/r", b"to/bob"):
+    for topic in (b"beacon/r", b"event/r", b"to/bob/"):
         effects(broker, Published([topic, b"x"]))
     assert not broker.newest
 
@@ -140,7 +140,7 @@ def test_so_many_runs_are_kept_and_the_one_that_was_silent_longest_goes_first(br
 # --- what may pass -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("topic", [b"round/r", b"beacon/r", b"event/r", b"to/alice"])
+@pytest.mark.parametrize("topic", [b"round/r", b"beacon/r", b"event/r", b"to/alice/"])
 def test_what_an_aggregator_says_is_published_as_it_came(broker: Routing, topic: bytes) -> None:
     frames = [topic, b"header", b"", b"array"]
     assert effects(broker, Published(frames)) == [Publish(frames)]
@@ -186,7 +186,7 @@ def test_a_topic_that_nobody_may_use_goes_nowhere(broker: Routing, topic: bytes)
     assert not broker.newest
 
 
-@pytest.mark.parametrize("topic", [b"round/r", b"beacon/r", b"to/alice"])
+@pytest.mark.parametrize("topic", [b"round/r", b"beacon/r", b"to/alice/"])
 def test_a_trainer_cannot_publish(broker: Routing, topic: bytes) -> None:
     assert effects(broker, Pushed("mallory", [topic, b"h"])) == []
     assert broker.dropped == 1
@@ -218,7 +218,7 @@ def test_nobody_may_follow_everything_or_the_inboxes_of_all(broker: Routing, top
 
 def test_there_is_a_limit_to_the_number_of_inboxes(broker: Routing, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(routing, "INBOXES_MAX", 2)
-    effects(broker, Subscribed("to/a"), Subscribed("to/b"))
-    assert effects(broker, Subscribed("to/c")) == []
-    assert effects(broker, Unsubscribed("to/c")) == []
+    effects(broker, Subscribed("to/a/"), Subscribed("to/b/"))
+    assert effects(broker, Subscribed("to/c/")) == []
+    assert effects(broker, Unsubscribed("to/c/")) == []
     assert set(broker.inboxes) == {"a", "b"}

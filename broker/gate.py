@@ -1,0 +1,125 @@
+"""Who may use which of the broker's ports, and how much: the allow-list, and a quota for each key.
+
+Knows nothing of sockets or topics. A member that is revoked is not let in any more, and what still comes over its old
+connections is nobody's.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from fedmq.clock import Clock
+from fedmq.keyring import Members, Membership
+from fedmq.keys import Public
+from fedmq.network import Port
+
+ROLES = {
+    Port.PUBLISH: {"aggregator"},
+    Port.SUBSCRIBE: {"trainer", "observer", "aggregator"},  # an operator holds the aggregator's key
+    Port.PUSH: {"trainer", "aggregator"},
+    Port.COLLECT: {"aggregator"},
+    Port.JOIN: set[str](),
+}
+PUNISHED_S = 60.0  # how long a key is shut out whose connection had to be cut
+HANDSHAKES, HANDSHAKES_S = 60.0, 5.0  # at once, and a second; a member makes two
+MESSAGES, MESSAGES_S = 2_000.0, 500.0
+MEBIBYTES, MEBIBYTES_S = 256.0, 64.0
+TOLD_AGAIN_S = 60.0
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Bucket:
+    """A token bucket: `most` at once, `rate` a second."""
+
+    most: float
+    rate: float
+    level: float = 0.0  # what has been taken out of it
+    at: float = 0.0
+
+    def take(self, amount: float, now: float) -> bool:
+        """Take so much; False, and nothing is taken, when there is not so much in it."""
+        self.level, self.at = max(0.0, self.level - self.rate * (now - self.at)), now
+        if self.level + amount > self.most:
+            return False
+        self.level += amount
+        return True
+
+
+class Account:
+    """What one key has used."""
+
+    def __init__(self) -> None:
+        self.handshakes = Bucket(HANDSHAKES, HANDSHAKES_S)
+        self.messages = Bucket(MESSAGES, MESSAGES_S)
+        self.mebibytes = Bucket(MEBIBYTES, MEBIBYTES_S)
+        self.shut_out_until = 0.0
+        self.told_at = -TOLD_AGAIN_S
+
+
+class KeyGate:
+    """The gate of a broker that has keys; see `network.Gate`."""
+
+    def __init__(self, membership: Membership, members: Members, clock: Clock) -> None:
+        self.secret = membership.identity.transport_secret
+        self._aggregator = membership.federation.aggregator
+        self._members, self._clock = members, clock
+        self._accounts: dict[bytes, Account] = {}  # only of those who are let in: bounded as the members are
+
+    def admits(self, port: Port, key: bytes) -> bool:
+        """See `network.Gate`."""
+        public = self._public(port, key)
+        if public is None:
+            return False
+        account, now = self._account(key), self._clock.now()
+        if now < account.shut_out_until:
+            return False
+        if not account.handshakes.take(1.0, now):
+            self._tell(public, account, now, "connects too often")
+            return False
+        return True
+
+    def sender(self, port: Port, key: bytes, size: int) -> str | None:
+        """See `network.Gate`."""
+        public = self._public(port, key)
+        if public is None:
+            return None
+        account, now = self._account(key), self._clock.now()
+        if now < account.shut_out_until:
+            return None
+        if public.role == "aggregator" or (
+            account.messages.take(1.0, now) and account.mebibytes.take(size / 2**20, now)
+        ):
+            return public.name
+        self._tell(public, account, now, "sends too much; some of it is dropped")
+        return None
+
+    def punish(self, key: bytes) -> None:
+        """See `network.Gate`."""
+        account, now = self._account(key), self._clock.now()
+        account.shut_out_until = now + PUNISHED_S
+        if (public := self._members.of_key(key)) is not None:
+            self._tell(public, account, now, f"did what nobody may, and is shut out for {PUNISHED_S:g} s")
+
+    def refresh(self) -> list[Public]:
+        """Who was let in until now, and is not any more."""
+        gone = self._members.refresh(self._clock.now())
+        for public in gone:
+            log.warning("%s %s (%s) is not let in any more", public.role, public.name, public.fingerprint)
+            self._accounts.pop(public.transport, None)
+        return gone
+
+    def _public(self, port: Port, key: bytes) -> Public | None:
+        public = self._aggregator if key == self._aggregator.transport else self._members.of_key(key)
+        return public if public is not None and public.role in ROLES[port] else None
+
+    def _account(self, key: bytes) -> Account:
+        return self._accounts.setdefault(key, Account())
+
+    @staticmethod
+    def _tell(public: Public, account: Account, now: float, what: str) -> None:
+        if now >= account.told_at + TOLD_AGAIN_S:
+            account.told_at = now
+            log.warning("%s %s (%s) %s", public.role, public.name, public.fingerprint, what)

@@ -1,0 +1,100 @@
+"""Signatures end to end: who says what, so that neither the broker nor another member can say it in their name.
+
+Signed is the header as it was sent, never a re-serialisation: it names run, epoch, round, trainer, and the SHA-256 of
+every array. Before it stands what the signature is for, and the federation, so that none is good anywhere else. Knows
+nothing of sockets or of what follows from a message.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from fedmq import topics
+from fedmq.errors import Rejected
+from fedmq.messages import Goodbye, Hello, Presence, Result
+from fedmq.wire import Packet
+
+if TYPE_CHECKING:
+    from fedmq.keyring import Members, Membership
+    from fedmq.keys import Public
+
+PURPOSE = b"fedmq message, version 1\0"
+
+
+class Seal(Protocol):
+    """Signs what one party says, and checks what it hears."""
+
+    def sign(self, header: bytes) -> bytes:
+        """The signature frame for this header."""
+        ...
+
+    def check(self, packet: Packet, now: float) -> None:
+        """Nothing, if the message was said by who alone may say it.
+
+        Raises:
+            Rejected: `signature` or `sender`.
+        """
+        ...
+
+
+class NoSeal:
+    """Without keys: nothing is signed, and everybody on this machine is believed."""
+
+    def sign(self, header: bytes) -> bytes:
+        """See `Seal`."""
+        return b""
+
+    def check(self, packet: Packet, now: float) -> None:
+        """See `Seal`."""
+
+
+class _KeySeal:
+    def __init__(self, membership: Membership) -> None:
+        self._membership = membership
+        self._purpose = PURPOSE + membership.federation.id
+
+    def sign(self, header: bytes) -> bytes:
+        """See `Seal`."""
+        return self._membership.identity.sign(self._purpose + header)
+
+    def _check_signature(self, packet: Packet, public: Public) -> None:
+        if not public.verifies(packet.frames[2], self._purpose + packet.frames[1]):
+            kind = type(packet.message).__name__
+            raise Rejected("signature", f"expected a {kind} signed by the {public.role} with key {public.fingerprint}")
+
+
+class TrainerSeal(_KeySeal):
+    """A trainer's, or an operator's: all that it heeds is signed by the federation's aggregator."""
+
+    def check(self, packet: Packet, now: float) -> None:
+        """See `Seal`."""
+        self._check_signature(packet, self._membership.federation.aggregator)
+
+
+class AggregatorSeal(_KeySeal):
+    """The aggregator's: what a trainer says is signed by the member of that name, and came over its own connection.
+
+    An operator holds the aggregator's own key. Of presence the broker's word is taken: it decides nothing but pace.
+    """
+
+    def __init__(self, membership: Membership, members: Members) -> None:
+        super().__init__(membership)
+        self._members = members
+
+    def check(self, packet: Packet, now: float) -> None:
+        """See `Seal`."""
+        self._members.refresh(now)
+        message = packet.message
+        if isinstance(message, Presence):
+            if packet.topic != topics.presence_of(message.trainer):
+                raise Rejected("sender", f"expected the broker's word on {message.trainer}, it came as {packet.topic}")
+            return
+        if not isinstance(message, Hello | Result | Goodbye):
+            self._check_signature(packet, self._membership.federation.aggregator)
+            return
+        member = self._members.of_name(message.trainer)
+        if member is None:
+            raise Rejected("sender", f"expected a member, got {message.trainer}: fedmq keys ls lists them")
+        if packet.topic.rpartition("/")[2] != message.trainer:
+            raise Rejected("sender", f"expected {message.trainer} itself, it came as {packet.topic}")
+        self._check_signature(packet, member)

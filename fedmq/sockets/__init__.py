@@ -1,0 +1,10 @@
+"""ZeroMQ: the links of `network` as real sockets. The only package that imports zmq.
+
+Knows nothing of messages: frames in, frames out. One thread owns a link; training never runs on it, because a SUB
+socket re-subscribes after a broker's restart only when its thread touches it.
+"""
+
+from fedmq.sockets.broker import BrokerSockets
+from fedmq.sockets.edge import AggregatorSockets, SubscriberSockets, TrainerSockets
+
+__all__ = ["AggregatorSockets", "BrokerSockets", "SubscriberSockets", "TrainerSockets"]

@@ -1,0 +1,164 @@
+"""The edges' links as ZeroMQ sockets: they connect, to whatever stands at the broker's address.
+
+Knows nothing of what is sent. With keys, every connection is encrypted to the broker whose key is pinned (CURVE).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+import zmq
+from zmq.utils.monitor import parse_monitor_message
+
+from fedmq import topics
+from fedmq.address import parse_address
+from fedmq.network import Delivered, LinkDown, LinkRefused, LinkUp, News, Port
+from fedmq.sockets.endpoint import Endpoint, drain, give
+from fedmq.wire import Frames
+
+if TYPE_CHECKING:
+    from fedmq.keyring import Membership
+
+REFUSED = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+WATCHED = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | REFUSED
+
+
+class TransportKeys(NamedTuple):
+    """What a connection is made with: our key pair, and the broker's public key."""
+
+    public: bytes
+    secret: bytes
+    broker: bytes
+
+
+def keys_of(membership: Membership | None) -> TransportKeys | None:
+    """A member's; None without keys."""
+    if membership is None:
+        return None
+    identity = membership.identity
+    return TransportKeys(identity.public.transport, identity.transport_secret, membership.federation.broker_key)
+
+
+class EdgeSockets(Endpoint):
+    """An edge's end."""
+
+    def __init__(self, address: str, keys: TransportKeys | None) -> None:
+        self.host, self.port = parse_address(address)
+        self._keys = keys
+        super().__init__()
+
+    def _connect(self, socket: zmq.Socket[bytes], port: Port) -> None:
+        if self._keys is not None:
+            socket.curve_publickey, socket.curve_secretkey, socket.curve_serverkey = self._keys
+        socket.connect(f"tcp://{self.host}:{self.port + port}")
+
+    @staticmethod
+    def _connections(monitor: zmq.Socket[bytes]) -> Iterator[News]:
+        """What a monitor tells of its socket's connection."""
+        for frames in drain(monitor):
+            event = parse_monitor_message(frames)["event"]
+            if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                yield LinkUp()
+            else:
+                yield LinkRefused() if event & REFUSED else LinkDown()
+
+
+class SubscriberSockets(EdgeSockets):
+    """The link of who hears of runs: SUB for these topics, PUSH for what it says (only to a live connection)."""
+
+    def __init__(self, address: str, *wants: str, membership: Membership | None = None) -> None:
+        super().__init__(address, keys_of(membership))
+        self._down = self._socket(zmq.SUB)
+        self._down.linger = 0  # nothing but subscriptions leaves through it
+        self._up = self._socket(zmq.PUSH)
+        self._up.immediate = True
+        self._watch = self._monitor(self._down, WATCHED)
+        for topic in wants:
+            self._down.subscribe(topic)
+        self._poller.register(self._down, zmq.POLLIN)
+        self._connect(self._up, Port.PUSH)
+        self._connect(self._down, Port.SUBSCRIBE)
+
+    def receive(self) -> Iterator[News]:
+        """See `network.Link`."""
+        ready = self._ready()
+        if self._watch in ready:
+            yield from self._connections(self._watch)
+        if self._down in ready:
+            yield from map(Delivered, drain(self._down))
+
+    def send(self, frames: Frames) -> bool:
+        """See `network.Link`."""
+        return give(self._up, frames)
+
+
+class TrainerSockets(SubscriberSockets):
+    """A trainer's link: rounds, beacons and its inbox."""
+
+    def __init__(self, address: str, name: str, membership: Membership | None = None) -> None:
+        inbox = topics.inbox_of(name)  # to have it means "I am here"
+        super().__init__(address, topics.ROUNDS, topics.BEACONS, inbox, membership=membership)
+
+
+class AggregatorSockets(EdgeSockets):
+    """An aggregator's link: XPUB for what it publishes, SUB for what the trainers of its run push.
+
+    The broker's own subscription, seen through XPUB_VERBOSE, says that publications reach it from now on; it ends
+    with the connection.
+    """
+
+    def __init__(self, address: str, run: str, membership: Membership | None = None) -> None:
+        super().__init__(address, keys_of(membership))
+        self._down = self._socket(zmq.XPUB)
+        self._down.xpub_verbose = True
+        self._down.immediate = True  # else the subscription outlives the connection, and nobody hears that it is cut
+        self._watch = self._monitor(self._down, REFUSED)
+        self._up = self._socket(zmq.SUB)
+        self._up.subscribe(topics.up_to(run) + "/")
+        self._up.subscribe(topics.PRESENCE)
+        self._heard_of = False  # whether a broker has subscribed; XPUB drops what nobody has
+        self._poller.register(self._down, zmq.POLLIN)
+        self._poller.register(self._up, zmq.POLLIN)
+        self._connect(self._up, Port.COLLECT)
+        self._connect(self._down, Port.PUBLISH)
+
+    def receive(self) -> Iterator[News]:
+        """See `network.Link`."""
+        ready = self._ready()
+        if self._watch in ready:
+            yield from self._connections(self._watch)
+        if self._down in ready:
+            for frames in drain(self._down):
+                self._heard_of = frames[0][:1] == b"\x01"
+                yield LinkUp() if self._heard_of else LinkDown()
+        if self._up in ready:
+            yield from map(Delivered, drain(self._up))
+
+    def send(self, frames: Frames) -> bool:
+        """See `network.Link`."""
+        return self._heard_of and give(self._down, frames)
+
+
+class JoinSockets(EdgeSockets):
+    """The link of who asks for a place in a federation, with a key that is good for nothing else."""
+
+    def __init__(self, address: str, keys: TransportKeys) -> None:
+        super().__init__(address, keys)
+        self._dealer = self._socket(zmq.DEALER)
+        self._dealer.immediate = True
+        self._watch = self._monitor(self._dealer, WATCHED)
+        self._poller.register(self._dealer, zmq.POLLIN)
+        self._connect(self._dealer, Port.JOIN)
+
+    def receive(self) -> Iterator[News]:
+        """See `network.Link`."""
+        ready = self._ready()
+        if self._watch in ready:
+            yield from self._connections(self._watch)
+        if self._dealer in ready:
+            yield from map(Delivered, drain(self._dealer))
+
+    def send(self, frames: Frames) -> bool:
+        """See `network.Link`."""
+        return give(self._dealer, frames)
