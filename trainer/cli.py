@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from pathlib import Path
 
 import click
 
+from fedmq.errors import BadData
 from fedmq.options import check_name, edge_options, one_thread_for_arrays, option, service_options
+
+ROWS_FEW = 10  # with fewer, a round's scores tell the labels to who looks at them; see docs/privacy.md
+SCALE_MAX = 30  # as `fedmq.messages` has it, which would load numpy for a `--help`
+
+log = logging.getLogger(__name__)
 
 
 @click.command()
@@ -35,9 +42,38 @@ from fedmq.options import check_name, edge_options, one_thread_for_arrays, optio
     show_default="$STATE_DIRECTORY; without it in memory only",
     help="Where results that nobody has acknowledged yet outlive a kill.",
 )
+@option(
+    "--score-bits",
+    type=click.IntRange(0, SCALE_MAX),
+    default=16,
+    metavar="B",
+    help="Losses leave as integers in units of 2**-B: fewer bits say less about the rows.",
+)
+@option(
+    "--min-rows",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Do not start with fewer rows: their scores tell too much. "
+    f"[default: start all the same, with a warning when there are fewer than {ROWS_FEW}]",
+)
+@option(
+    "--max-evaluations",
+    type=click.IntRange(1, 2**53),
+    metavar="N",
+    help="Score at most so many candidates of a run, then take no further part in it. [default: any number]",
+)
 @edge_options
 @service_options
-def trainer(name: str, data: str, state: Path | None, broker: str, connect_timeout: float | None) -> None:
+def trainer(
+    name: str,
+    data: str,
+    state: Path | None,
+    score_bits: int,
+    min_rows: int | None,
+    max_evaluations: int | None,
+    broker: str,
+    connect_timeout: float | None,
+) -> None:
     """Train on this machine's rows until it is stopped.
 
     Takes part in every run that is published at the broker, one round at a time. The rows never leave; scores and
@@ -50,6 +86,7 @@ def trainer(name: str, data: str, state: Path | None, broker: str, connect_timeo
       fedmq trainer --name alice --data xor:1/2
       fedmq trainer --name clinic-7 --data rows.csv --broker tcp://127.0.0.1:5550
       fedmq trainer --name plant-2 --data mypackage.rows:load --log-level info
+      fedmq trainer --name clinic-7 --data rows.csv --min-rows 500 --max-evaluations 2000 --score-bits 8
     """
     one_thread_for_arrays()
     from fedmq import __version__
@@ -58,6 +95,7 @@ def trainer(name: str, data: str, state: Path | None, broker: str, connect_timeo
     from fedmq.sockets import TrainerSockets
     from fedmq.streams import stream
     from trainer.answer import on_rows
+    from trainer.budget import Budget
     from trainer.data import load_rows
     from trainer.service import Trainer
     from trainer.session import Session
@@ -65,11 +103,14 @@ def trainer(name: str, data: str, state: Path | None, broker: str, connect_timeo
     from trainer.worker import ThreadWorker
 
     rows = load_rows(data)
+    _check_count(name, len(rows.inputs), min_rows)
     link = TrainerSockets(broker, name)
     clock = SystemClock()
     spool = None if state is None else FileSpool(state / name)
     kept = [] if spool is None else spool.load(name, len(rows.inputs))
-    session = Session(name, len(rows.inputs), __version__, stream(0, "jitter", name), kept)
+    budget = Budget(max_evaluations, () if spool is None or max_evaluations is None else spool.spent())
+    jitter = stream(0, "jitter", name)
+    session = Session(name, len(rows.inputs), __version__, jitter, kept, scale=score_bits, budget=budget)
     service = Trainer(
         link,
         session,
@@ -84,3 +125,16 @@ def trainer(name: str, data: str, state: Path | None, broker: str, connect_timeo
         serve(service, link, clock, ready=lambda: click.echo(line))
     finally:
         link.close()
+
+
+def _check_count(name: str, rows: int, least: int | None) -> None:
+    """Nothing, a warning, or BadData: few rows have few secrets left once they are scored."""
+    if least is not None and rows < least:
+        raise BadData(f"--min-rows: expected at least {least} rows, got {rows}: add rows, or lower --min-rows")
+    if least is None and rows < ROWS_FEW:
+        log.warning(
+            "trainer %s has %s rows: the scores that it sends tell their labels to who looks closely; "
+            "--min-rows N asks for more rows, or says that so few are meant",
+            name,
+            rows,
+        )
