@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aggregator.checkpoint import load
+from aggregator.results import as_update
 from aggregator.store import Close, Store, StoredResult
 from aggregator.strategies import Strategy, Update
 from fedmq.errors import Rejected, StoreError
@@ -83,13 +84,14 @@ def _update(store: Store, stored: StoredResult, replayed: Replayed) -> Update:
     """The result as the strategy takes it; its trainer is counted."""
     try:
         packet = decode(stored.frames)
-        if not isinstance(packet.message, Result) or packet.message.trainer != stored.trainer:
-            raise Rejected("header", f"expected a result of {stored.trainer}")
+        result = packet.message
+        if not isinstance(result, Result) or (result.round, result.trainer) != (stored.round, stored.trainer):
+            raise Rejected("header", f"expected a result of {stored.trainer} in round {stored.round}")
+        update = as_update(result, packet.arrays, stored.counted_in)
     except Rejected as rejected:
         raise _impossible(store, stored, rejected) from rejected
-    samples = packet.message.samples
-    replayed.trainers[stored.trainer] = (samples, replayed.trainers.get(stored.trainer, (0, 0))[1] + 1)
-    return Update(stored.trainer, stored.round, stored.counted_in - stored.round, samples, packet.arrays)
+    replayed.trainers[stored.trainer] = (update.samples, replayed.trainers.get(stored.trainer, (0, 0))[1] + 1)
+    return update
 
 
 def _impossible(store: Store, stored: StoredResult, rejected: Rejected) -> StoreError:

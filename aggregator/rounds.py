@@ -18,10 +18,11 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from statistics import median
 from typing import Any
 
+from aggregator.results import as_update
 from aggregator.roster import Roster
 from aggregator.steps import (
     BrokerDown,
@@ -35,13 +36,13 @@ from aggregator.steps import (
     Phase,
     Settings,
 )
-from aggregator.strategies import Plan, Standing, Strategy, Update
+from aggregator.strategies import Plan, Standing, Strategy
 from aggregator.voice import Voice
 from fedmq import events, topics
 from fedmq.errors import Rejected
 from fedmq.messages import Control, Goodbye, Hello, Presence, Result
 from fedmq.tasks import Task
-from fedmq.wire import Packet
+from fedmq.wire import Packet, base_of, describe
 
 REJECTIONS_TOLD_MAX = 100  # events about rejections in one epoch; all are counted
 ANSWERS_REMEMBERED = 64
@@ -54,7 +55,8 @@ class Rounds:
 
     `state` is the strategy's, `round` the number of the round to open next; `accepted` holds the (round, trainer)
     pairs that the store knows and that are recent enough to come again; `counted` says how many of them the close of
-    `round` will use; `members` counted at the last close; `answer_s` are seconds that rounds took.
+    `round` will use; `members` counted at the last close; `answer_s` are seconds that rounds took; `bases` say what the
+    rounds published whose results may still come late.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Rounds:
         counted: int = 0,
         members: int = 0,
         answer_s: Iterable[float] = (),
+        bases: Mapping[int, bytes] | None = None,
     ) -> None:
         self.settings, self.task, self.roster, self.round = settings, task, roster, round
         self.phase = Phase.SELECTION
@@ -77,6 +80,7 @@ class Rounds:
         self.rejections: dict[str, int] = {}
         self._strategy, self._state = strategy, state
         self._plan: Plan | None = None
+        self._bases = dict(bases or {})  # by round
         self._accepted = set(accepted)
         self._answered = {trainer for number, trainer in self._accepted if number == round}
         self._counted = counted
@@ -213,7 +217,9 @@ class Rounds:
         if self.phase is Phase.FINISHED or not 0 <= staleness <= self.settings.staleness or message.round < 1:
             detail = f"round {message.round} is not one of the last {self.settings.staleness + 1} up to {self.round}"
             raise Rejected("round", detail)
-        update = Update(name, message.round, staleness, message.samples, packet.arrays)
+        if message.base != self._base(message.round):
+            raise Rejected("base", f"computed on another model than round {message.round} published")
+        update = as_update(message, packet.arrays, self.round)
         self._state = self._strategy.tell(self._state, update)
         self._accepted.add(key)
         self._counted += 1
@@ -232,6 +238,12 @@ class Rounds:
         )
         if staleness:  # one in time is acknowledged by the next round or beacon
             self._voice.accepted(message)
+
+    def _base(self, number: int) -> bytes | None:
+        """What names the model or pool that this round published; None when its close has been dropped."""
+        if number == self.round and number not in self._bases:  # the round is about to be opened again
+            return base_of(describe(self._strategy.ask(self._state).arrays))
+        return self._bases.get(number)
 
     # --- how a round goes on ------------------------------------------------------------------------------------
 
@@ -253,6 +265,7 @@ class Rounds:
     def _open(self, now: float) -> None:
         self.phase = Phase.COLLECTING
         self._plan = self._strategy.ask(self._state)
+        self._bases[self.round] = base_of(describe(self._plan.arrays))
         self._invited = set(self.roster.present)
         self._quorum = max(1, math.ceil(self.settings.quorum * len(self._invited)))
         self._opened_at = now
@@ -291,7 +304,8 @@ class Rounds:
         self._state = self._strategy.close(self._state, members)
         standing = self.standing
         round_s = now - self._opened_at
-        self._voice.keep(KeepClose(self.round, why, members, self._counted, round_s, standing, self._state))
+        base = self._bases[self.round]
+        self._voice.keep(KeepClose(self.round, why, members, self._counted, round_s, standing, base, self._state))
         self._voice.tell(
             events.RoundClosed(
                 round=self.round,
@@ -306,6 +320,7 @@ class Rounds:
         self._answered, self._counted, self._deadline, self._plan = set(), 0, None, None
         oldest = self.round - self.settings.staleness - 1
         self._accepted = {key for key in self._accepted if key[0] >= oldest}
+        self._bases = {number: base for number, base in self._bases.items() if number >= oldest}
         self.phase = Phase.SELECTION
         self._finish_if_over(standing, len(members), now)
 

@@ -174,6 +174,7 @@ class Aggregator:
                 round_s=save.round_s,
                 closed=self._clock.wall(),
                 best=None if standing is None else self.rounds.best(standing),
+                base=save.base,
             )
             self._store.keep_close(close)
             if save.round % CHECKPOINT_ROUNDS == 0:
@@ -221,6 +222,7 @@ def _rounds(
         round=replayed.round,
         accepted=accepted,
         counted=replayed.open_results,
+        bases={close.round: close.base for close in replayed.closes[-settings.staleness - 1 :]},
         answer_s=[close.round_s for close in replayed.closes if close.why == "complete"],
         members=len(replayed.closes[-1].members) if replayed.closes else 0,
     )

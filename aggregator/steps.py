@@ -87,6 +87,7 @@ class KeepClose(NamedTuple):
     results: int
     round_s: float
     standing: Standing | None
+    base: bytes  # of what the round published
     state: Any  # the strategy's, at the beginning of the next round
 
 

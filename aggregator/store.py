@@ -31,7 +31,7 @@ from fedmq.events import Best
 from fedmq.tasks import Task
 from fedmq.wire import Frames
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 _T = TypeVar("_T")
 # A damaged file can also make the module sqlite3 fail at text (UnicodeError) or at sizes.
 _UNREADABLE = (sqlite3.Error, UnicodeError, MemoryError, OverflowError)
@@ -72,6 +72,7 @@ class Close(msgspec.Struct, frozen=True):
     round_s: float
     closed: float  # seconds since 1970
     best: Best | None
+    base: bytes  # of what the round published, see `wire.base_of`: its late results are checked against it
 
 
 class StoredResult(NamedTuple):

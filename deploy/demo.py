@@ -87,7 +87,8 @@ def _run(arguments: list[str], task_name: str, count: int) -> int:
         for part in range(1, count + 1):
             name = TRAINER_NAMES[part - 1] if count <= len(TRAINER_NAMES) else f"trainer-{part}"
             data = f"{task_name}:{part}/{count}"
-            processes.start(name, "trainer", "--name", name, "--data", data, "--broker", broker)
+            few = ("--min-rows", "1")  # the rows of a demonstration are nobody's secret
+            processes.start(name, "trainer", "--name", name, "--data", data, "--broker", broker, *few)
         try:
             return _wait(processes, aggregator)
         except KeyboardInterrupt:

@@ -24,6 +24,7 @@ RejectReason = Literal[
     "run",  # another run than the one that listens
     "epoch",  # from an older life of the aggregator, or from one that has not been yet
     "round",  # a round that has not been published, or is too old to be used
+    "base",  # computed on another model than the round published
 ]
 
 

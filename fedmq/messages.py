@@ -25,12 +25,14 @@ from fedmq.topics import NAME_PATTERN
 
 PROTOCOL_VERSION = 1
 BITMAP_BYTES_MAX = 2048  # a bit for each of 16,384 trainers, in a header of at most 4 KiB
+SCALE_MAX = 30  # bits behind the point of a loss
 
 Name = Annotated[str, Meta(pattern=NAME_PATTERN, max_length=64)]  # of a run or a trainer: fits in a topic and a path
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 Positive = Annotated[int, Meta(ge=1, le=2**53)]
 Bitmap = Annotated[bytes, Meta(max_length=BITMAP_BYTES_MAX)]  # bit i of byte i // 8 is roster index i
 Text = Annotated[str, Meta(max_length=200)]
+Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]  # SHA-256
 Seconds = Annotated[float, Meta(ge=0, le=1e9)]  # about 30 years: neither NaN nor infinity gets into logs and reports
 
 
@@ -41,7 +43,7 @@ class ArrayInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dtype: Annotated[str, Meta(max_length=8)]
     shape: Annotated[tuple[Count, ...], Meta(max_length=8)]
     nbytes: Count
-    sha256: Annotated[bytes, Meta(min_length=32, max_length=32)]
+    sha256: Digest
 
 
 class EvolutionLearner(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="evolution"):
@@ -63,8 +65,9 @@ class GradientLearner(msgspec.Struct, frozen=True, forbid_unknown_fields=True, t
 class Evolve(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="evolve"):
     """Work of the strategy `evolution`: score the pool on your rows, evolve offspring from it, send the best back.
 
-    Arrays down: `ids` (pool,) int64, `pool` (pool, genes) float64. Arrays up: `losses` (pool,) float64, the summed
-    loss of each candidate on the trainer's rows; `correct` (pool,) int64; `elites` (proposals or fewer, genes) float64.
+    Arrays down: `ids` (pool,) int64, `pool` (pool, genes) float64. Arrays up: `losses` (pool,) int64, the summed loss
+    of each candidate on the trainer's rows in units of 2**-scale (see `Result`); `correct` (pool,) int64; `elites`
+    (proposals or fewer, genes) float64.
     """
 
     elites: int  # the first so many rows of the pool are its elites
@@ -77,8 +80,8 @@ class Evolve(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="evolv
 class Train(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="train"):
     """Work of the averaging strategies: train the model on your rows and send it back.
 
-    Arrays down: `model` (genes,) float64. Arrays up: `model` (genes,) float64, the trained one; `losses` (1,) float64
-    and `correct` (1,) int64 of the model that was received, on the trainer's rows.
+    Arrays down: `model` (genes,) float64. Arrays up: `model` (genes,) float64, the trained one; `losses` (1,) int64, in
+    units of 2**-scale, and `correct` (1,) int64 of the model that was received, on the trainer's rows.
     """
 
     learner: EvolutionLearner | GradientLearner
@@ -169,13 +172,19 @@ class Hello(RunHeader, frozen=True, kw_only=True, tag="hello"):
 
 
 class Result(RunHeader, frozen=True, kw_only=True, tag="result"):
-    """What a trainer found in one round; sent again until it is accepted or refused."""
+    """What a trainer found in one round; sent again until it is accepted or refused.
+
+    `base` says on what it was computed: `wire.base_of` the round's arrays. Its losses are integers in units of
+    2**-scale, so that sums of them are exact, whatever is added to hide each one.
+    """
 
     trainer: Name
     round: Count
     samples: Positive
     attempt: Positive  # 1 the first time
     train_s: Seconds  # of local work
+    base: Digest
+    scale: Annotated[int, Meta(ge=0, le=SCALE_MAX)]
 
 
 class Goodbye(RunHeader, frozen=True, kw_only=True, tag="goodbye"):

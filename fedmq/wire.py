@@ -12,7 +12,7 @@ with its SHA-256. Past `decode` nothing is half valid. Nothing that comes from t
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -70,12 +70,9 @@ def encode(
     """
     blobs: list[bytes] = []
     if arrays:
-        infos = []
-        for name, array in arrays.items():
-            info, blob = _describe(name, array)
-            infos.append(info)
-            blobs.append(blob)
-        message = msgspec.structs.replace(message, arrays=tuple(infos))
+        described = [_describe(name, array) for name, array in arrays.items()]
+        blobs = [blob for _, blob in described]
+        message = msgspec.structs.replace(message, arrays=tuple(info for info, _ in described))
     header = _encoder.encode(message)
     if len(header) > HEADER_BYTES_MAX or len(blobs) > ARRAYS_MAX:
         raise ProtocolError(
@@ -118,6 +115,20 @@ def decode(frames: Frames) -> Packet:
     if len(arrays) != len(message.arrays):
         raise Rejected("header", "two arrays have one name")
     return Packet(name, message, arrays, frames)
+
+
+def base_of(infos: Iterable[ArrayInfo]) -> bytes:
+    """What names the model or the pool of a round: SHA-256 over the digests of its arrays, in their order."""
+    return hashlib.sha256(b"".join(info.sha256 for info in infos)).digest()
+
+
+def describe(arrays: Mapping[str, Array]) -> tuple[ArrayInfo, ...]:
+    """How the header of a message describes these arrays.
+
+    Raises:
+        ProtocolError: as `encode`.
+    """
+    return tuple(_describe(name, array)[0] for name, array in arrays.items())
 
 
 def _describe(name: str, array: Array) -> tuple[ArrayInfo, bytes]:

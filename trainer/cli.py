@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from pathlib import Path
@@ -9,11 +10,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fedmq.errors import BadConfiguration
+from fedmq.errors import BadConfiguration, BadData
 from fedmq.options import check_name, edge_options, one_thread_for_arrays, option, service_options
 
 if TYPE_CHECKING:
     from fedmq.keyring import Membership
+
+ROWS_FEW = 10  # with fewer, a round's scores tell the labels to who looks at them; see docs/privacy.md
+SCALE_MAX = 30  # as `fedmq.messages` has it, which would load numpy for a `--help`
+
+log = logging.getLogger(__name__)
 
 
 @click.command()
@@ -39,12 +45,35 @@ if TYPE_CHECKING:
     show_default="$STATE_DIRECTORY; without it in memory only",
     help="Where results that nobody has acknowledged yet outlive a kill.",
 )
+@option(
+    "--score-bits",
+    type=click.IntRange(0, SCALE_MAX),
+    default=16,
+    metavar="B",
+    help="Losses leave as integers in units of 2**-B: fewer bits say less about the rows.",
+)
+@option(
+    "--min-rows",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Do not start with fewer rows: their scores tell too much. "
+    f"[default: start all the same, with a warning when there are fewer than {ROWS_FEW}]",
+)
+@option(
+    "--max-evaluations",
+    type=click.IntRange(1, 2**53),
+    metavar="N",
+    help="Score at most so many candidates of a run, then take no further part in it. [default: any number]",
+)
 @edge_options
 @service_options
 def trainer(
     name: str | None,
     data: str,
     state: Path | None,
+    score_bits: int,
+    min_rows: int | None,
+    max_evaluations: int | None,
     broker: str | None,
     keys: Path | None,
     connect_timeout: float | None,
@@ -62,6 +91,7 @@ def trainer(
       fedmq trainer --name clinic-7 --data rows.csv --broker tcp://127.0.0.1:5550
       fedmq trainer --name plant-2 --data mypackage.rows:load --log-level info
       fedmq trainer --keys keys --data rows.csv
+      fedmq trainer --name clinic-7 --data rows.csv --min-rows 500 --max-evaluations 2000 --score-bits 8
     """
     one_thread_for_arrays()
     from fedmq import __version__
@@ -72,6 +102,7 @@ def trainer(
     from fedmq.sockets import TrainerSockets
     from fedmq.streams import stream
     from trainer.answer import on_rows
+    from trainer.budget import Budget
     from trainer.data import load_rows
     from trainer.service import Trainer
     from trainer.session import Session
@@ -81,11 +112,14 @@ def trainer(
     address, membership = find_broker(broker, keys, "trainer")
     name = _name(name, membership)
     rows = load_rows(data)
+    _check_count(name, len(rows.inputs), min_rows)
     link = TrainerSockets(address, name, membership)
     clock = SystemClock()
     spool = None if state is None else FileSpool(state / name)
     kept = [] if spool is None else spool.load(name, len(rows.inputs))
-    session = Session(name, len(rows.inputs), __version__, stream(0, "jitter", name), kept)
+    budget = Budget(max_evaluations, () if spool is None or max_evaluations is None else spool.spent())
+    jitter = stream(0, "jitter", name)
+    session = Session(name, len(rows.inputs), __version__, jitter, kept, scale=score_bits, budget=budget)
     service = Trainer(
         link,
         session,
@@ -111,3 +145,16 @@ def _name(given: str | None, membership: Membership | None) -> str:
     if given not in (None, name):
         raise BadConfiguration(f"expected --name {name}, for whom the key was made, got {given}; leave --name out")
     return name
+
+
+def _check_count(name: str, rows: int, least: int | None) -> None:
+    """Nothing, a warning, or BadData: few rows have few secrets left once they are scored."""
+    if least is not None and rows < least:
+        raise BadData(f"--min-rows: expected at least {least} rows, got {rows}: add rows, or lower --min-rows")
+    if least is None and rows < ROWS_FEW:
+        log.warning(
+            "trainer %s has %s rows: the scores that it sends tell their labels to who looks closely; "
+            "--min-rows N asks for more rows, or says that so few are meant",
+            name,
+            rows,
+        )

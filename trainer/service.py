@@ -139,17 +139,29 @@ class Trainer:
         if held and isinstance(event, Heard) and isinstance(event.packet.message, Round | Beacon | Accepted):
             for run, number in sorted(held - self._held()):
                 log.info("the result of round %s of run %s is accepted", number, run)
-        if self._spool is not None:
-            for kept in effects.keeps:
-                self._spool.keep(kept, self.session.name, self.session.samples)
-            for run, number in effects.drops:
-                self._spool.drop(run, number)
+        self._save(effects)
         if effects.cancel:
             self._worker.cancel()
         if effects.start is not None:
             self._worker.start(effects.start)
         for outgoing in effects.sends:
             self._link.send(encode(*outgoing, sign=self._seal.sign))
+
+    def _save(self, effects: Effects) -> None:
+        for run in effects.leaves:
+            log.warning(
+                "run %s: another round would go beyond --max-evaluations %s: takes no further part in it",
+                run,
+                self.session.budget.cap,
+            )
+        if self._spool is None:
+            return
+        for spent in effects.spends:
+            self._spool.spend(spent)
+        for kept in effects.keeps:
+            self._spool.keep(kept, self.session.name, self.session.samples)
+        for run, number in effects.drops:
+            self._spool.drop(run, number)
 
     def _held(self) -> set[tuple[str, int]]:
         """The run and round of each result that nobody has acknowledged yet."""

@@ -34,11 +34,13 @@ from fedmq.messages import (
     Goodbye,
     Hello,
     Refused,
-    Result,
     Round,
     Welcome,
 )
-from fedmq.wire import Array, Packet
+from fedmq.scores import SCALE, counted
+from fedmq.wire import Array, Packet, base_of
+from trainer.budget import Budget, Spent, evaluations_of
+from trainer.kept import Kept
 
 RUNS_MAX = 16  # the run that was heard of longest ago goes first
 HELD_MAX = 8  # results of one run that wait for an acknowledgement
@@ -96,33 +98,27 @@ class Outgoing(NamedTuple):
     arrays: dict[str, Array] | None = None
 
 
-class Kept(NamedTuple):
-    """A result that nobody has acknowledged yet, as it outlives the process."""
-
-    run: str
-    epoch: int
-    round: int
-    arrays: dict[str, Array]
-    train_s: float
-
-
 @dataclass
 class Effects:
-    """What a step asks for, in this order: save `keeps`, forget `drops`, `cancel` the work, `start` some, `sends`."""
+    """What a step asks for: save `spends` and `keeps`, forget `drops`, `cancel` the work, `start` some, then `sends`.
 
+    `leaves` are runs that this trainer takes no further part in from now on.
+    """
+
+    spends: list[Spent] = field(default_factory=list)
     keeps: list[Kept] = field(default_factory=list)
     drops: list[tuple[str, int]] = field(default_factory=list)  # run and round
     cancel: bool = False
     start: Packet | None = None
     sends: list[Outgoing] = field(default_factory=list)
+    leaves: list[str] = field(default_factory=list)
 
 
 @dataclass
 class Held:
     """A result that nobody has acknowledged yet."""
 
-    arrays: dict[str, Array]
-    train_s: float
+    kept: Kept
     attempt: int = 0
     send_at: float = 0.0
     backoff_s: float = RESEND_S
@@ -138,19 +134,33 @@ class RunView:
     index: int | None = None  # on the roster; None while OFFERED
     hello_at: float = 0.0  # not before
     spread_s: float = 0.0  # over which those who come back at once are to spread
+    left: bool = False  # its budget is used up: it is told goodbye, whatever it publishes
     held: dict[int, Held] = field(default_factory=dict)  # by round
 
 
 class Session:
-    """A trainer's side of all the runs that it hears of; `kept` is what an earlier life had not seen acknowledged."""
+    """A trainer's side of all the runs that it hears of; `kept` is what an earlier life had not seen acknowledged.
+
+    Losses leave in units of 2**-`scale`; `budget` says how many candidates of a run may be scored.
+    """
 
     def __init__(
-        self, name: str, samples: int, version: str, jitter: np.random.Generator, kept: Iterable[Kept] = ()
+        self,
+        name: str,
+        samples: int,
+        version: str,
+        jitter: np.random.Generator,
+        kept: Iterable[Kept] = (),
+        *,
+        scale: int = SCALE,
+        budget: Budget | None = None,
     ) -> None:
-        self.name, self.samples, self.version = name, samples, version
+        self.name, self.samples, self.version, self.scale = name, samples, version, scale
+        self.budget = budget or Budget()
         self.done = False
         self.runs: OrderedDict[str, RunView] = OrderedDict()
-        self.working: tuple[str, int] | None = None  # run and round
+        self.working: tuple[str, int] | None = None  # run and round,
+        self._base, self._evaluations = b"", 0  # what it works on, and how much that costs
         self._next: OrderedDict[str, Packet] = OrderedDict()  # the newest round of each run that waits for the worker
         self._jitter = jitter
         self._connected = False
@@ -160,7 +170,7 @@ class Session:
             view = self.runs.setdefault(one.run, RunView(one.epoch))
             view.epoch = view.round_epoch = one.epoch
             view.round = one.round
-            view.held[one.round] = Held(one.arrays, one.train_s)
+            view.held[one.round] = Held(one)
 
     @property
     def wake_at(self) -> float | None:
@@ -239,11 +249,17 @@ class Session:
 
     def _round(self, packet: Packet, message: Round, view: RunView, now: float) -> None:
         self._acknowledge(message.run, view, message.round - 1, message.acknowledged)
+        base = base_of(message.arrays)
+        if message.round in view.held and view.held[message.round].kept.base != base:
+            self._release(message.run, view, message.round)  # of a life that went back to an earlier round
         if message.epoch == view.round_epoch:
             new = message.round > view.round
         else:  # the same round of a later life is the same work; another one, even a lower one, is what counts now
-            new = message.round not in view.held and self.working != (message.run, message.round)
-        if new:
+            at_work = self.working == (message.run, message.round) and self._base == base
+            new = message.round not in view.held and not at_work
+        if view.left or (new and not self.budget.allows(message.run, evaluations_of(message))):
+            self._leave(message.run, view)
+        elif new:
             self._forget_work(message.run)
             self._next[message.run] = packet
         if new or message.epoch != view.round_epoch:
@@ -284,8 +300,11 @@ class Session:
             return  # cancelled in the meantime
         self.working = None
         view = self.runs[event.run]
-        view.held[event.round] = Held(event.arrays, event.train_s, send_at=now)
-        self._effects.keeps.append(Kept(event.run, view.round_epoch, event.round, event.arrays, event.train_s))
+        arrays = counted(event.arrays, self.scale)
+        kept = Kept(event.run, view.round_epoch, event.round, arrays, event.train_s, self._base, self.scale)
+        view.held[event.round] = Held(kept, send_at=now)
+        self._effects.keeps.append(kept)
+        self._effects.spends += self.budget.spend(event.run, self._evaluations)
         while len(view.held) > HELD_MAX:
             self._release(event.run, view, min(view.held))
 
@@ -301,7 +320,7 @@ class Session:
                 held.attempt += 1
                 held.send_at = now + held.backoff_s * (0.5 + float(self._jitter.random()))
                 held.backoff_s = min(2 * held.backoff_s, RESEND_MAX_S)
-                self._send_result(run, view, number, held)
+                self._send_result(run, view, held)
 
     def _go_on(self, now: float) -> None:
         """Start the next work, or end."""
@@ -312,7 +331,10 @@ class Session:
             return
         if self.working is None and self._next:
             run, packet = self._next.popitem(last=False)
-            self.working = (run, self.runs[run].round)
+            message = packet.message
+            assert isinstance(message, Round)
+            self.working = (run, message.round)
+            self._base, self._evaluations = base_of(message.arrays), evaluations_of(message)
             self._effects.start = packet
 
     def _end(self) -> None:
@@ -320,6 +342,14 @@ class Session:
         self._effects.cancel, self.working = self._effects.cancel or self.working is not None, None
         for run, view in self.runs.items():
             self._send(run, Goodbye(run=run, epoch=view.epoch, trainer=self.name))
+
+    def _leave(self, run: str, view: RunView) -> None:
+        """Its budget is used up. Each round that still comes is told goodbye: the last one may have been lost."""
+        self._forget_work(run)
+        self._effects.spends += self.budget.close(run)
+        self._effects.leaves += [] if view.left else [run]
+        view.left = True
+        self._send(run, Goodbye(run=run, epoch=view.epoch, trainer=self.name))
 
     def _forget_work(self, run: str) -> None:
         self._next.pop(run, None)
@@ -337,7 +367,7 @@ class Session:
         self._effects.sends.append(Outgoing(topics.up_to(run), message, arrays))
 
     def _hello(self, run: str, view: RunView, now: float, again_s: float = HELLO_AGAIN_S) -> None:
-        if now < view.hello_at or self._stop_by is not None:
+        if now < view.hello_at or self._stop_by is not None or not self.budget.allows(run, 1):
             return
         view.hello_at = now + again_s
         hello = Hello(
@@ -350,14 +380,6 @@ class Session:
         )
         self._send(run, hello)
 
-    def _send_result(self, run: str, view: RunView, number: int, held: Held) -> None:
-        result = Result(
-            run=run,
-            epoch=view.epoch,
-            trainer=self.name,
-            round=number,
-            samples=self.samples,
-            attempt=held.attempt,
-            train_s=held.train_s,
-        )
-        self._send(run, result, held.arrays)
+    def _send_result(self, run: str, view: RunView, held: Held) -> None:
+        result = held.kept.result(self.name, self.samples, view.epoch, held.attempt)
+        self._send(run, result, held.kept.arrays)

@@ -1,8 +1,8 @@
 """The spool: results that were computed and not acknowledged, as files, so that a killed trainer sends them again.
 
-Knows nothing of when anything is kept or dropped; `session` does. A file is written under another name, synced and
-renamed; it holds a SHA-256 and the frames of the Result message. One that is damaged is left out: its round is only
-worked on again.
+And how many evaluations of each run are spent. Knows nothing of when anything is kept or dropped; `session` does. A
+file is written under another name, synced and renamed; it holds a SHA-256 and the frames of the Result message, or the
+number. A damaged result is left out: its round is only worked on again. A damaged number counts as all that there was.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ from fedmq.errors import BadConfiguration, Rejected
 from fedmq.files import write_whole
 from fedmq.messages import Result
 from fedmq.wire import decode, encode
-from trainer.session import Kept
+from trainer.budget import Spent
+from trainer.kept import Kept
 
-SUFFIX = ".result"
+SUFFIX, SPENT_SUFFIX = ".result", ".spent"
+SPENT_UNKNOWN = 2**53  # more than any cap
 
 log = logging.getLogger(__name__)
 
@@ -37,12 +39,17 @@ class Spool(Protocol):
         """Forget a result."""
         ...
 
+    def spend(self, spent: Spent) -> None:
+        """Write how many evaluations of a run are spent; it is safe when this returns."""
+        ...
+
 
 class MemorySpool:
     """A spool that outlives a trainer of a simulation, or nothing at all."""
 
     def __init__(self) -> None:
         self.kept: dict[tuple[str, int], Kept] = {}
+        self.spent: dict[str, Spent] = {}
 
     def keep(self, kept: Kept, trainer: str, samples: int) -> None:
         """See `Spool`."""
@@ -51,6 +58,10 @@ class MemorySpool:
     def drop(self, run: str, round: int) -> None:
         """See `Spool`."""
         self.kept.pop((run, round), None)
+
+    def spend(self, spent: Spent) -> None:
+        """See `Spool`."""
+        self.spent[spent.run] = spent
 
 
 class FileSpool:
@@ -82,41 +93,67 @@ class FileSpool:
 
     def keep(self, kept: Kept, trainer: str, samples: int) -> None:
         """Write a result; on disk when this returns. A disk that is full costs the file, not the result."""
-        message = Result(
-            run=kept.run,
-            epoch=kept.epoch,
-            trainer=trainer,
-            round=kept.round,
-            samples=samples,
-            attempt=1,
-            train_s=kept.train_s,
-        )
+        message = kept.result(trainer, samples, kept.epoch)
         content = msgspec.msgpack.encode(encode(topics.up_to(kept.run), message, kept.arrays))
-        path = self._path(kept.run, kept.round)
-        try:
-            write_whole(path, sha256(content).digest() + content)
-        except OSError as error:
-            log.warning("%s cannot be written (%s); the result is in memory only", path, error.strerror)
+        _write(self._path(kept.run, kept.round), content, "the result")
 
     def drop(self, run: str, round: int) -> None:
         """Forget a result."""
-        try:
-            self._path(run, round).unlink(missing_ok=True)
-        except OSError as error:
-            log.warning("%s cannot be removed: %s", self._path(run, round), error.strerror)
+        _remove(self._path(run, round))
+
+    def spent(self) -> list[Spent]:
+        """What earlier lives spent. The file that is longest unchanged comes first; of a damaged one, all is spent."""
+        paths = sorted(self._folder.glob(f"*{SPENT_SUFFIX}"), key=lambda path: path.stat().st_mtime_ns)
+        return [_read_spent(path) for path in paths]
+
+    def spend(self, spent: Spent) -> None:
+        """Write how many evaluations of a run are spent; on disk when this returns, unless the disk is full."""
+        path = self._folder / f"{spent.run}{SPENT_SUFFIX}"
+        if spent.evaluations:
+            _write(path, msgspec.msgpack.encode(spent.evaluations), "what was spent")
+        else:
+            _remove(path)
 
     def _path(self, run: str, round: int) -> Path:
         return self._folder / f"{run}.{round}{SUFFIX}"
 
 
-def _read(path: Path, trainer: str, samples: int) -> Kept:
+def _write(path: Path, content: bytes, what: str) -> None:
+    try:
+        write_whole(path, sha256(content).digest() + content)
+    except OSError as error:
+        log.warning("%s cannot be written (%s); %s is in memory only", path, error.strerror, what)
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        log.warning("%s cannot be removed: %s", path, error.strerror)
+
+
+def _content(path: Path) -> bytes:
     content = path.read_bytes()
     if sha256(content[32:]).digest() != content[:32]:
         raise Rejected("sha256", "it is not as it was written")
-    packet = decode(msgspec.msgpack.decode(content[32:], type=list[bytes]))
+    return content[32:]
+
+
+def _read_spent(path: Path) -> Spent:
+    run = path.name.removesuffix(SPENT_SUFFIX)
+    try:
+        return Spent(run, msgspec.msgpack.decode(_content(path), type=int))
+    except (OSError, Rejected, msgspec.MsgspecError) as error:
+        log.warning("%s cannot be read, as if all evaluations of that run were spent: %s", path, error)
+        return Spent(run, SPENT_UNKNOWN)
+
+
+def _read(path: Path, trainer: str, samples: int) -> Kept:
+    packet = decode(msgspec.msgpack.decode(_content(path), type=list[bytes]))
     message = packet.message
     if not isinstance(message, Result) or message.trainer != trainer:
         raise Rejected("names", f"it is not a result of {trainer}")
     if message.samples != samples:
         raise Rejected("values", f"it is about {message.samples} rows, now there are {samples}")
-    return Kept(message.run, message.epoch, message.round, dict(packet.arrays), message.train_s)
+    arrays = dict(packet.arrays)
+    return Kept(message.run, message.epoch, message.round, arrays, message.train_s, message.base, message.scale)

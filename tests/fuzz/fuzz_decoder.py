@@ -27,14 +27,15 @@ def _seeds() -> list[list[bytes]]:
     """One of each message, rounds and results of each kind of work."""
     pool: dict[str, Array] = {"ids": np.arange(4), "pool": np.linspace(-1, 1, 4 * 22).reshape(4, 22)}
     scores: dict[str, Array] = {
-        "losses": np.linspace(0, 1, 4),
+        "losses": np.arange(4) << 16,
         "correct": np.arange(4),
         "elites": np.zeros((2, 22)),
     }
     model: dict[str, Array] = {"model": np.array([1.5, 0.5, -0.25])}
-    trained: dict[str, Array] = {**model, "losses": np.array([0.25]), "correct": np.array([3])}
+    trained: dict[str, Array] = {**model, "losses": np.array([1 << 14]), "correct": np.array([3])}
     rounds: dict[str, Any] = {**RUN, "round": 4, "seed": 7, "deadline_s": 10.0}
     result: dict[str, Any] = {**RUN, "trainer": "bob", "round": 4, "samples": 2, "attempt": 1, "train_s": 0.1}
+    result |= {"base": bytes(range(32)), "scale": 16}
     told: list[tuple[messages.Message, dict[str, Array]]] = [
         (messages.Round(**rounds, task=find_task("xor"), work=Evolve(elites=2)), pool),
         (

@@ -44,9 +44,9 @@ def test_a_trainer_that_comes_later_takes_part_in_the_next_round(services: Servi
     run = services.folder / "run"
     services.start_broker()
     services.start("aggregator", "aggregator", "--task", "endless.py", "--min-trainers", "1", "--out", "run")
-    services.start_trainer("bob", "linear:bob")
+    services.start_trainer("bob", "linear:1/1")
     until(lambda: closed(run) >= 2, "two rounds with bob alone")
-    services.start_trainer("alice", "linear:alice")
+    services.start_trainer("alice", "linear:1/1")
     until(lambda: "alice" in trainers_in(services, "result-accepted"), "a result of alice")
     events = events_of(run)
     joined = next(one for one in events if one["event"] == "trainer-joined" and one["trainer"] == "alice")
@@ -124,7 +124,7 @@ def test_the_same_command_on_a_finished_run_leaves_its_report_alone(services: Se
 
 
 def test_without_a_broker_and_with_a_connect_timeout_the_services_end_with_69(services: Services) -> None:
-    services.start_trainer("alice", "xor:1/2", "--connect-timeout", "1.5")
+    services.start_trainer("alice", "xor:1/2", "--connect-timeout", "1.5", "--min-rows", "1")
     services.start("aggregator", "aggregator", "--task", "xor", "--connect-timeout", "1.5", "--out", "run")
 
     assert [services.wait(name, timeout_s=15) for name in ("alice", "aggregator")] == [69, 69]

@@ -60,7 +60,7 @@ def test_a_trainer_whose_rows_do_not_fit_the_task_leaves_and_the_others_solve_it
     run = tmp_path / "run"
     with Services(tmp_path) as services:
         services.start_broker()
-        services.start_trainer("mallory", "wide.csv")
+        services.start_trainer("mallory", "wide.csv", "--min-rows", "1")
         services.start_trainer("alice", "xor:1/2")
         services.start("aggregator", "aggregator", "--task", "xor", "--seed", "1", "--out", "run")
         assert services.wait("mallory") == 78
@@ -76,10 +76,34 @@ def test_a_trainer_whose_rows_do_not_fit_the_task_leaves_and_the_others_solve_it
     assert (report["solved"], report["value"]) == (True, 1.0)
 
 
+def test_a_trainer_leaves_a_run_that_asks_for_more_than_its_cap_also_after_a_kill(tmp_path: Path) -> None:
+    run, line = tmp_path / "run", "would go beyond --max-evaluations 150: takes no further part in it"
+
+    def goodbyes() -> int:
+        return sum(one["event"] == "trainer-left" and one["goodbye"] for one in events_of(run))
+
+    with Services(tmp_path) as services:
+        services.start_broker()
+        services.start_trainer("alice", "xor:1/2")
+        capped = ("--max-evaluations", "150", "--state", "state")
+        services.start_trainer("bob", "xor:2/2", *capped)
+        services.start("aggregator", "aggregator", "--task", "xor", "--seed", "1", "--out", "run")
+        until(goodbyes, "bob's goodbye")
+        services.kill("bob")
+        services.start_trainer("bob", "xor:2/2", *capped)
+        services.start_trainer("carol", "xor:2/2")
+        assert services.wait("aggregator") == 0, services.err("aggregator")
+        assert services.err("bob").count(line) >= 1
+    assert (tmp_path / "state" / "bob" / f"{report_of(run)['run']}.spent").exists()
+    results = {one["name"]: one["results"] for one in report_of(run)["trainers"]}
+    assert results["bob"] == 1, "100 candidates of 150, then no more"
+
+
 @pytest.mark.parametrize(
     ("arguments", "exit_code", "said"),
     [
         (["--data", "xor:3/2"], 78, "xor:3/2: expected a part from 1 to 2, got 3"),
+        (["--data", "xor:1/2", "--min-rows", "3"], 78, "fedmq: --min-rows: expected at least 3 rows, got 2"),
         (["--data", "nonsense"], 78, "expected rows such as"),
         (["--name", "a b", "--data", "xor:1/2"], 2, "expected letters, digits and . _ -"),
         ([], 2, "Missing option '--data'"),

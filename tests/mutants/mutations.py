@@ -81,8 +81,8 @@ MUTATIONS = (
     Mutation(
         "a result is not written into the spool",
         SESSION,
-        "        self._effects.keeps.append(Kept(event.run, ",
-        "        (Kept(event.run, ",
+        "        self._effects.keeps.append(kept)\n",
+        "",
         OF_SESSION,
     ),
     Mutation(
@@ -102,8 +102,8 @@ MUTATIONS = (
     Mutation(
         "a held result is dropped when it is sent",
         SESSION,
-        "self._send_result(run, view, number, held)",
-        "self._send_result(run, view, number, view.held.pop(number))",
+        "self._send_result(run, view, held)",
+        "self._send_result(run, view, view.held.pop(number))",
         (*OF_SESSION, SEEDS),
     ),
     Mutation(
@@ -112,6 +112,27 @@ MUTATIONS = (
         "held.backoff_s = min(2 * held.backoff_s, RESEND_MAX_S)",
         "held.backoff_s = 2 * held.backoff_s",
         OF_SESSION,
+    ),
+    Mutation(
+        "the base of a result is not checked",
+        ROUNDS,
+        "if message.base != self._base(message.round):",
+        "if False:",
+        ("tests/unit/test_base.py",),
+    ),
+    Mutation(
+        "evaluations are not counted",
+        SESSION,
+        "self._effects.spends += self.budget.spend(event.run, self._evaluations)",
+        "pass",
+        ("tests/unit/test_budget.py",),
+    ),
+    Mutation(
+        "a run that was left is not told so again",
+        SESSION,
+        "if view.left or (new and not",
+        "if (new and not",
+        ("tests/unit/test_budget.py",),
     ),
     Mutation(
         "models are summed in the order in which they came",

@@ -13,9 +13,9 @@ from aggregator.rounds import Rounds
 from aggregator.steps import BrokerUp, Effects, Event, Heard, KeepClose, KeepResult, Phase, Settings
 from aggregator.strategies import Plan, Standing, Update
 from fedmq.errors import Rejected
-from fedmq.messages import GradientLearner, Hello, Message, Presence, Result, Train
+from fedmq.messages import GradientLearner, Hello, Message, Presence, Result, Round, Train
 from fedmq.tasks import find_task
-from fedmq.wire import decode, encode
+from fedmq.wire import base_of, decode, describe, encode
 
 TASK = find_task("linear")  # its target is a summed loss of at most 0.2501
 FORGET_S = 30.0
@@ -77,6 +77,7 @@ class Scene:
         self.settings, self.roster, self.now = Settings(**{**defaults, **chosen}), Roster(FORGET_S), 0.0
         for name in away:
             self.roster.restore(name, 2, 1, self.now)
+        self.bases = {number: bytes([number] * 32) for number in range(1, round)}  # of what earlier rounds published
         self.rounds = Rounds(
             self.settings,
             TASK,
@@ -87,11 +88,21 @@ class Scene:
             accepted=accepted,
             counted=sum(number == round for number, _ in accepted),
             members=members,
+            bases=self.bases,
         )
 
     def take(self, event: Event, at: float | None = None) -> Effects:
         self.now = self.now if at is None else at
-        return self.rounds.step(event, self.now)
+        effects = self.rounds.step(event, self.now)
+        for one in effects.sends:
+            if isinstance(one.message, Round):
+                self.bases[one.message.round] = base_of(describe(one.arrays or {}))
+        return effects
+
+    def base(self, round: int) -> bytes:
+        """What names the model that a round published, or will."""
+        guess = np.array([self.rounds._state.value])
+        return self.bases.get(round) or base_of(describe({"model": guess}))
 
     def hear(self, message: Message, *numbers: float, at: float | None = None) -> Effects:
         arrays = {"model": np.array(numbers)} if numbers else None
@@ -104,8 +115,12 @@ class Scene:
     def result(
         self, name: str, round: int, number: float = 1.0, *, attempt: int = 1, at: float | None = None
     ) -> Effects:
-        message = Result(run="run", epoch=2, trainer=name, round=round, samples=2, attempt=attempt, train_s=0.1)
-        return self.hear(message, number, at=at)
+        return self.hear(self.result_of(name, round, attempt=attempt), number, at=at)
+
+    def result_of(self, name: str, round: int, **others: Any) -> Result:
+        """A result's header."""
+        fields = {"run": "run", "epoch": 2, "trainer": name, "round": round, "samples": 2, "attempt": 1}
+        return Result(**{**fields, "train_s": 0.1, "base": self.base(round), "scale": 16, **others})
 
     def present(self, name: str, present: bool, at: float | None = None) -> Effects:
         return self.hear(Presence(trainer=name, present=present), at=at)

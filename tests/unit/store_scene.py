@@ -21,7 +21,7 @@ def a_result(round: int, trainer: str, counted_in: int | None = None, size: int 
 
 
 def a_close(round: int, best: Best | None = BEST) -> Close:
-    return Close(round, "complete", ("alice", "bob"), 2, 0.25, 1e9 + round, best)
+    return Close(round, "complete", ("alice", "bob"), 2, 0.25, 1e9 + round, best, bytes(32))
 
 
 def filled(store: Store, rounds: int = 3) -> Store:

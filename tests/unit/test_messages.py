@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from fedmq.errors import Rejected, RejectReason
 from fedmq.messages import (
     PROTOCOL_VERSION,
+    SCALE_MAX,
     Accepted,
     Beacon,
     Control,
@@ -75,7 +76,16 @@ messages: dict[type[Any], st.SearchStrategy[Any]] = {
         Refused, **of_a_trainer, round=counts, reason=st.sampled_from(get_args(RejectReason)), detail=texts
     ),
     Hello: st.builds(Hello, **of_a_trainer, samples=positives, round=counts, version=texts),
-    Result: st.builds(Result, **of_a_trainer, round=counts, samples=positives, attempt=positives, train_s=seconds),
+    Result: st.builds(
+        Result,
+        **of_a_trainer,
+        round=counts,
+        samples=positives,
+        attempt=positives,
+        train_s=seconds,
+        base=st.binary(min_size=32, max_size=32),
+        scale=st.integers(0, SCALE_MAX),
+    ),
     Goodbye: st.builds(Goodbye, **of_a_trainer),
     Control: st.builds(Control, **of_a_run, action=st.sampled_from(["pause", "resume", "stop"])),
     Presence: st.builds(Presence, trainer=names, present=st.booleans()),
@@ -88,7 +98,9 @@ EXAMPLES: dict[type[Any], Message] = {
     Accepted: Accepted(run="r", epoch=1, trainer="alice", round=3),
     Refused: Refused(run="r", epoch=1, trainer="alice", round=3, reason="shape", detail="why"),
     Hello: Hello(run="r", epoch=1, trainer="alice", samples=2, round=0, version="0.1.0"),
-    Result: Result(run="r", epoch=1, trainer="alice", round=3, samples=2, attempt=1, train_s=0.5),
+    Result: Result(
+        run="r", epoch=1, trainer="alice", round=3, samples=2, attempt=1, train_s=0.5, base=bytes(32), scale=16
+    ),
     Goodbye: Goodbye(run="r", epoch=1, trainer="alice"),
     Control: Control(run="r", epoch=1, action="pause"),
     Presence: Presence(trainer="alice", present=True),
@@ -196,7 +208,7 @@ def test_the_largest_header_of_each_kind_fits() -> None:
         ),
         Refused(**of_trainer, reason="header-size", detail="\N{GRINNING FACE}" * 200),
         Hello(**of_trainer, samples=COUNT_MAX, version="\N{GRINNING FACE}" * 200),
-        Result(**of_trainer, samples=COUNT_MAX, attempt=COUNT_MAX, train_s=1e9),
+        Result(**of_trainer, samples=COUNT_MAX, attempt=COUNT_MAX, train_s=1e9, base=bytes(32), scale=SCALE_MAX),
     ]
     for message in largest:
         frames = encode("t", message)
@@ -217,6 +229,18 @@ def test_seconds_are_finite_and_not_negative(kind: type[Any], field: str, second
 def test_nobody_is_told_to_wait_for_longer_than_a_minute(seconds: float) -> None:
     with pytest.raises(Rejected, match="spread_s"):
         received({**fields_of(Beacon), "spread_s": seconds})
+
+
+@pytest.mark.parametrize("scale", [-1, SCALE_MAX + 1, 16.5, "16", None])
+def test_a_scale_is_from_0_to_30_bits(scale: object) -> None:
+    with pytest.raises(Rejected, match="scale"):
+        received({**fields_of(Result), "scale": scale})
+
+
+@pytest.mark.parametrize("length", [0, 31, 33])
+def test_a_base_is_32_bytes(length: int) -> None:
+    with pytest.raises(Rejected, match="base"):
+        received({**fields_of(Result), "base": bytes(length)})
 
 
 @pytest.mark.parametrize("action", ["", "Pause", "kill", "pause; stop", None, 1, True, ["stop"]])

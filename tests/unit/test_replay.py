@@ -144,9 +144,20 @@ def as_another_message(result: StoredResult) -> StoredResult:
     return result._replace(frames=encode("up/run/", accepted))
 
 
+def with_losses_that_are_no_integers(result: StoredResult) -> StoredResult:
+    packet: Packet = decode(result.frames)
+    return result._replace(frames=encode(packet.topic, packet.message, {**packet.arrays, "losses": np.array([1.0])}))
+
+
+def of_another_round(result: StoredResult) -> StoredResult:
+    packet: Packet = decode(result.frames)
+    other = msgspec.structs.replace(packet.message, round=packet.message.round + 7)
+    return result._replace(frames=encode(packet.topic, other, packet.arrays))
+
+
 def with_impossible_numbers(result: StoredResult) -> StoredResult:
     packet: Packet = decode(result.frames)
-    arrays = {**packet.arrays, "losses": np.array([-1.0])}
+    arrays = {**packet.arrays, "losses": np.array([-1])}
     return result._replace(frames=encode(packet.topic, packet.message, arrays))
 
 
@@ -156,6 +167,8 @@ def with_impossible_numbers(result: StoredResult) -> StoredResult:
         (with_changed_bit, "sha256"),
         (under_another_name, "header"),
         (as_another_message, "header"),
+        (of_another_round, "header"),
+        (with_losses_that_are_no_integers, "dtype"),
         (with_impossible_numbers, "values"),
     ],
 )

@@ -35,9 +35,9 @@ DESCRIPTION = Description("run", XOR, "evolution", 7, 1000.0)
 STANDING = Standing(np.linspace(-1.0, 1.0, 22), 0.4, 4, 4, 1.0, -0.1, -0.5, -2.0, 0.3)
 BEST = events.Best(value=1.0, coverage=1.0, fitness=-0.1, fitness_mean=-0.5, fitness_worst=-2.0, diversity=0.3)
 CLOSES = [
-    Close(1, "complete", ("alice", "bob"), 2, 0.5, 1001.0, None),
-    Close(2, "deadline", ("alice",), 1, 3.0, 1005.0, BEST),
-    Close(3, "complete", ("alice", "bob"), 3, 0.25, 1006.0, BEST),
+    Close(1, "complete", ("alice", "bob"), 2, 0.5, 1001.0, None, bytes(32)),
+    Close(2, "deadline", ("alice",), 1, 3.0, 1005.0, BEST, bytes(32)),
+    Close(3, "complete", ("alice", "bob"), 3, 0.25, 1006.0, BEST, bytes(32)),
 ]
 
 

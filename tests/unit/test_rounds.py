@@ -17,7 +17,6 @@ from fedmq.messages import (
     Message,
     Presence,
     Refused,
-    Result,
     Round,
     Train,
     Welcome,
@@ -225,7 +224,7 @@ def test_a_result_of_a_round_that_has_not_been_is_refused() -> None:
 
 def test_what_a_strategy_rejects_is_refused_counted_and_told_and_changes_nothing() -> None:
     scene = opened("bob", "alice")
-    effects = scene.hear(Result(run="run", epoch=2, trainer="bob", round=1, samples=2, attempt=1, train_s=0.0))
+    effects = scene.hear(scene.result_of("bob", 1))
     assert effects.saves == []
     (refused,) = sent(effects, Refused)
     assert refused[1] == Refused(run="run", epoch=2, trainer="bob", round=1, reason="arrays", detail="expected a model")
@@ -238,7 +237,7 @@ def test_what_a_strategy_rejects_is_refused_counted_and_told_and_changes_nothing
 
 def test_a_message_of_another_run_is_counted_and_not_answered_for_this_run() -> None:
     scene = opened("bob", "alice")
-    other = Result(run="other", epoch=2, trainer="bob", round=1, samples=2, attempt=1, train_s=0.0)
+    other = scene.result_of("bob", 1, run="other")
     effects = scene.hear(other, 1.0)
     assert (effects.saves, effects.sends) == ([], []), "a refusal would make bob forget its result of this run"
     assert scene.rounds.rejections == {"run": 1}
@@ -246,7 +245,7 @@ def test_a_message_of_another_run_is_counted_and_not_answered_for_this_run() -> 
 
 def test_a_message_of_a_later_life_says_that_this_one_is_over() -> None:
     scene = opened("bob", "alice")
-    later = Result(run="run", epoch=3, trainer="bob", round=1, samples=2, attempt=1, train_s=0.0)
+    later = scene.result_of("bob", 1, epoch=3)
     effects = scene.hear(later, 1.0)
     assert effects.saves == []
     assert scene.rounds.rejections == {"epoch": 1}

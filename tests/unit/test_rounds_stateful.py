@@ -30,7 +30,6 @@ from fedmq.messages import (
     Message,
     Presence,
     Refused,
-    Result,
     Round,
 )
 from fedmq.wire import decode, encode
@@ -89,7 +88,7 @@ class RoundsMachine(RuleBasedStateMachine):
     def result(self, name: str, behind: int, attempt: int, epochs: int) -> None:
         number, epoch = max(0, self.rounds.round - behind), max(0, self.epoch + epochs)
         self.hear(
-            Result(run="run", epoch=epoch, trainer=name, round=number, samples=2, attempt=attempt, train_s=0.1),
+            self.scene.result_of(name, number, epoch=epoch, attempt=attempt),
             model=1.0,
         )
 
@@ -98,7 +97,7 @@ class RoundsMachine(RuleBasedStateMachine):
         number = self.rounds.round
         for name in names:
             self.hear(
-                Result(run="run", epoch=self.epoch, trainer=name, round=number, samples=2, attempt=1, train_s=0.1),
+                self.scene.result_of(name, number, epoch=self.epoch),
                 model=1.0,
             )
 
@@ -106,7 +105,7 @@ class RoundsMachine(RuleBasedStateMachine):
     def an_impossible_result(self, name: str) -> None:
         number = max(1, self.rounds.round)
         self.hear(
-            Result(run="run", epoch=self.epoch, trainer=name, round=number, samples=2, attempt=1, train_s=0.1),
+            self.scene.result_of(name, number, epoch=self.epoch),
             other=1.0,
         )
 
@@ -154,6 +153,7 @@ class RoundsMachine(RuleBasedStateMachine):
         self.scene = Scene(
             round=number, accepted=accepted, state=state, members=members, epoch=self.epoch, **self.chosen
         )
+        self.scene.rounds._bases = self.scene.bases = {close.round: close.base for close in self.closed}
         self.scene.rounds._counted = list(self.saved.values()).count(number)
         self.scene.now = now
         for name in sorted({name for _, name in self.saved}):

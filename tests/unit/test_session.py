@@ -25,7 +25,7 @@ from fedmq.messages import (
 from fedmq.messages import Goodbye as GoodbyeMessage
 from fedmq.streams import stream
 from fedmq.tasks import find_task
-from fedmq.wire import decode, encode
+from fedmq.wire import base_of, decode, describe, encode
 from trainer.session import (
     HELD_MAX,
     HELLO_AGAIN_S,
@@ -47,6 +47,7 @@ from trainer.session import (
 
 TASK = find_task("linear")
 ROUND = Round(run="run", epoch=1, round=1, seed=0, deadline_s=10.0, task=TASK, work=Train(GradientLearner()))
+BASE = base_of(describe({"model": np.zeros(3)}))  # of every round here
 Kind = TypeVar("Kind")
 
 
@@ -144,7 +145,8 @@ def test_a_round_starts_the_work_and_what_comes_of_it_is_sent() -> None:
     assert started(scene.round(1)) == 1
     (outgoing,) = [one for one in scene.worked(1).sends if isinstance(one.message, Result)]
     assert outgoing.topic == "up/run"
-    assert outgoing.message == Result(run="run", epoch=1, trainer="bob", round=1, samples=2, attempt=1, train_s=0.1)
+    header: dict[str, Any] = {"run": "run", "epoch": 1, "trainer": "bob", "round": 1, "samples": 2, "attempt": 1}
+    assert outgoing.message == Result(**header, train_s=0.1, base=BASE, scale=16)
     assert outgoing.arrays is not None
     assert outgoing.arrays["model"].tolist() == [1.0, 1.0, 1.0]
 

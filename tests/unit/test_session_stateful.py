@@ -31,6 +31,7 @@ from fedmq.messages import (
 from fedmq.streams import stream
 from fedmq.tasks import find_task
 from fedmq.wire import decode, encode
+from trainer.kept import Kept
 from trainer.session import (
     HELD_MAX,
     HELLO_AGAIN_S,
@@ -42,7 +43,6 @@ from trainer.session import (
     Effects,
     Event,
     Heard,
-    Kept,
     RunView,
     Session,
     Stop,

@@ -23,12 +23,14 @@ from fedmq.streams import stream
 from fedmq.tasks import find_task
 from fedmq.testing import VirtualClock
 from fedmq.wire import Frames, Packet, decode, encode
+from trainer.kept import Kept
 from trainer.service import Trainer
-from trainer.session import HELD_MAX, RUNS_MAX, Kept, Session
+from trainer.session import HELD_MAX, RUNS_MAX, Session
 from trainer.spool import SUFFIX, FileSpool, MemorySpool, Spool
 from trainer.worker import Done
 
 SAMPLES = 2
+BASE = bytes(range(32))
 ARRAYS = {"model": np.array([0.1, -0.0, 1e-300]), "correct": np.array([2], dtype=np.int64)}
 ROUND = Round(
     run="run", epoch=3, round=5, seed=0, deadline_s=9.0, task=find_task("linear"), work=Train(GradientLearner())
@@ -36,7 +38,7 @@ ROUND = Round(
 
 
 def result(run: str = "run", round: int = 5, epoch: int = 3) -> Kept:
-    return Kept(run, epoch, round, ARRAYS, 0.25)
+    return Kept(run, epoch, round, ARRAYS, 0.25, BASE, 7)
 
 
 @pytest.fixture
@@ -108,8 +110,8 @@ def reseal(path: Path, frames: list[bytes]) -> None:
 @pytest.mark.parametrize(
     ("message", "reason"),
     [
-        (Result(run="run", epoch=3, trainer="eve", round=5, samples=2, attempt=1, train_s=0.0), "names: it is not a"),
-        (Result(run="run", epoch=3, trainer="bob", round=5, samples=3, attempt=1, train_s=0.0), "3 rows, now there"),
+        (result().result("eve", 2, 3), "names: it is not a"),
+        (result().result("bob", 3, 3), "3 rows, now there"),
         (Accepted(run="run", epoch=3, trainer="bob", round=5), "names: it is not a result of bob"),
     ],
     ids=["of another trainer", "of other rows", "no result"],

@@ -70,7 +70,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule()
     def keep_close(self) -> None:
-        close = Close(self.open, "complete", ("alice", "bob"), 2, 0.25, 1e9 + self.open, None)
+        close = Close(self.open, "complete", ("alice", "bob"), 2, 0.25, 1e9 + self.open, None, bytes(32))
         self.store.keep_close(close)
         self.now = replace(self.now, closes={**self.now.closes, self.open: close})
         self.open += 1

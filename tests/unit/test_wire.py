@@ -34,7 +34,7 @@ from fedmq.wire import (
     encode,
 )
 
-RESULT = Result(run="r", epoch=1, trainer="alice", round=3, samples=2, attempt=1, train_s=0.5)
+RESULT = Result(run="r", epoch=1, trainer="alice", round=3, samples=2, attempt=1, train_s=0.5, base=bytes(32), scale=16)
 GOODBYE = Goodbye(run="r", epoch=1, trainer="alice")
 ROUND = Round(run="r", epoch=1, round=3, seed=7, deadline_s=10.0, task=find_task("xor"), work=Evolve(elites=10))
 VALUES = np.arange(6.0).reshape(2, 3)

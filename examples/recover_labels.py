@@ -1,0 +1,153 @@
+"""A curious aggregator: it reads every label of a trainer out of nothing but the sums that the trainer sends.
+
+It plays by the protocol. It knows the inputs of the rows (public features, say) and chooses the candidates that the
+trainer scores; only the labels are secret. Three ways, each with the summed losses or the counts of correct rows alone:
+
+    losses   the loss of row i under candidate k is known for either label, so that each sum is a linear equation in
+             the labels: as many random candidates as there are rows, and one more, give all of them
+    pointed  a network whose hidden units single out one row gives that row's label away in one sum, however coarse
+    counts   the counts of correct rows are such equations, too, and are whole numbers: rounding losses hides nothing
+
+    python examples/recover_labels.py
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from aggregator.results import as_update
+from fedmq import MLP, Rows, Task
+from fedmq.clock import SystemClock
+from fedmq.messages import Evolve, Result, Round
+from fedmq.models import cross_entropy
+from fedmq.wire import decode, encode
+from trainer.answer import on_rows
+from trainer.budget import Budget
+from trainer.session import Connected, Heard, Outgoing, Session, Worked
+from trainer.worker import perform
+
+FEATURES, HIDDEN = 6, 12
+BITS = (30, 16, 8, 4, 0)
+SURE = 0.1  # an estimate that is nearer than this to 0 or 1, with all the others, is no accident
+POOL = 100  # candidates in a round, as usual
+TASK = Task(name="curious", model=MLP((FEATURES, HIDDEN, 2)), loss="cross-entropy", metric="accuracy", target=1.0)
+Scores = tuple[np.ndarray, np.ndarray]
+
+
+class Victim:
+    """A trainer as it is shipped, without its sockets: rounds in, results out."""
+
+    def __init__(self, rows: Rows, bits: int = 16, most: int | None = None) -> None:
+        self.session = Session(
+            "victim", len(rows.inputs), "", np.random.default_rng(0), scale=bits, budget=Budget(most)
+        )
+        self.session.step(Connected(), 0.0)
+        self.learn, self.rounds = on_rows(rows, "victim"), 0
+
+    def score(self, candidates: np.ndarray) -> Scores | None:
+        """The sums that leave the trainer: losses and counts of correct rows; None when it takes no part any more."""
+        parts = [self._round(candidates[start : start + POOL]) for start in range(0, len(candidates), POOL)]
+        known = [part for part in parts if part is not None]
+        return (np.concatenate([a for a, _ in known]), np.concatenate([b for _, b in known])) if known else None
+
+    def _round(self, pool: np.ndarray) -> Scores | None:
+        self.rounds += 1
+        work = Evolve(elites=0, generations=0, proposals=0)
+        message = Round(run="r", epoch=1, round=self.rounds, seed=0, deadline_s=9.0, task=TASK, work=work)
+        packet = decode(encode("round/r", message, {"ids": np.arange(len(pool)), "pool": pool}))
+        if self.session.step(Heard(packet), 0.0).start is None:
+            return None
+        done = perform(packet, self.learn, lambda: False, SystemClock())
+        sends: list[Outgoing] = self.session.step(Worked("r", self.rounds, done.outcome, 0.0), 0.0).sends
+        result = next(one for one in sends if isinstance(one.message, Result))
+        arrays = as_update(result.message, result.arrays, self.rounds).arrays
+        return arrays["losses"], arrays["correct"]
+
+
+def make_rows(count: int, seed: int) -> Rows:
+    """Random inputs, which the aggregator knows, and random labels, which it does not."""
+    draws = np.random.default_rng(seed)
+    return TASK.fit(Rows(draws.normal(size=(count, FEATURES)), draws.integers(0, 2, count)))
+
+
+def random_candidates(count: int, seed: int) -> np.ndarray:
+    """Networks that disagree about the rows."""
+    return np.random.default_rng([seed, 1]).normal(0.0, 1.0, (count, TASK.model.genes))
+
+
+def pointed_candidates(inputs: np.ndarray, seed: int) -> np.ndarray:
+    """For each row a network that is sure of that row's class and undecided about all others.
+
+    Along a random direction each row has a place of its own; three ReLU units make a peak over it as narrow as the gap
+    to its neighbours: relu(t - p + w) - 2 relu(t - p) + relu(t - p - w), which is w at p and 0 from w on.
+    """
+    direction = np.random.default_rng([seed, 2]).normal(size=FEATURES)
+    places = inputs @ direction
+    candidates = np.zeros((len(inputs), TASK.model.genes))
+    for candidate, place in zip(candidates, places, strict=True):
+        width = np.partition(np.abs(places - place), 1)[1] if len(places) > 1 else 1.0
+        weights, rest = candidate[: FEATURES * HIDDEN].reshape(FEATURES, HIDDEN), candidate[FEATURES * HIDDEN :]
+        weights[:, :3] = direction[:, None]
+        rest[:3] = width - place, -place, -width - place
+        rest[HIDDEN : HIDDEN + 6].reshape(3, 2)[:, 1] = np.array([1.0, -2.0, 1.0]) * 30.0 / width
+    return candidates
+
+
+def equations(candidates: np.ndarray, inputs: np.ndarray, what: str) -> tuple[np.ndarray, np.ndarray]:
+    """What candidate k adds up to when all labels are 0 (candidates,), and what each label changes of it."""
+    of_label = []
+    for label in (0, 1):
+        parts = []
+        for row in inputs:
+            outputs, target = TASK.model.forward(candidates, row[None]), np.array([label])
+            parts.append(cross_entropy(outputs, target) if what != "counts" else outputs.argmax(axis=2)[:, 0] == label)
+        of_label.append(np.array(parts, dtype=np.float64).T)
+    return of_label[0].sum(axis=1), of_label[1] - of_label[0]
+
+
+def estimated(sums: np.ndarray, zero: np.ndarray, change: np.ndarray) -> np.ndarray:
+    """The labels that explain the sums best, by least squares: each near 0 or 1 once the sums say enough."""
+    estimate: np.ndarray = np.linalg.lstsq(change, sums - zero, rcond=None)[0]
+    return estimate
+
+
+def scores_needed(count: int, bits: int, way: str, seed: int) -> int:
+    """How many scores it takes until the aggregator can be sure of every label of so many rows, tried one by one."""
+    rows = make_rows(count, seed)
+    candidates = pointed_candidates(rows.inputs, seed) if way == "pointed" else random_candidates(6 * count, seed)
+    scores = Victim(rows, bits).score(candidates)
+    assert scores is not None
+    sums = scores[1].astype(np.float64) if way == "counts" else scores[0]
+    zero, change = equations(candidates, rows.inputs, way)
+    for number in range(count, len(candidates) + 1):
+        labels = estimated(sums[:number], zero[:number], change[:number])
+        if np.abs(labels - labels.round()).max() < SURE:
+            assert (labels.round() == rows.targets).all(), "who is sure is right"
+            return number
+    raise AssertionError(f"{len(candidates)} scores did not give every label")
+
+
+def recovered(count: int, most: int | None, seed: int) -> int:
+    """How many labels a pointed aggregator reads from a trainer that scores `most` candidates at the most."""
+    rows = make_rows(count, seed)
+    candidates, victim = pointed_candidates(rows.inputs, seed), Victim(rows, 0, most)
+    found = 0
+    for row, candidate in enumerate(candidates):  # a round for each, to use the budget to its end
+        scores = victim.score(candidate[None])
+        if scores is not None:
+            zero, change = equations(candidate[None], rows.inputs, "pointed")
+            label = estimated(scores[0], zero, change)[row].round()
+            found += int(label == rows.targets[row])
+    return found
+
+
+if __name__ == "__main__":
+    print("scores that give every label for certain, median of 5 trainers, at so many --score-bits")
+    print("rows  way      " + "".join(f"{bits:>6}" for bits in BITS))
+    for count in (10, 30, 90):
+        for way in ("losses", "pointed", "counts"):
+            needed = [np.median([scores_needed(count, bits, way, seed) for seed in range(5)]) for bits in BITS]
+            print(f"{count:4}  {way:7}  " + "".join(f"{number:6g}" for number in needed))
+    print("labels that a pointed aggregator reads of 90 rows at 0 bits, with --max-evaluations")
+    for most in (10, 30, None):
+        print(f"{most or 'any':>4}  {recovered(90, most, seed=0):4}")

@@ -1,0 +1,105 @@
+"""The base of a result: what it was computed on is what its round published, in time, late and after a restart."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from rounds_scene import Scene, kept, opened, sent
+
+from aggregator.service import Limits
+from aggregator.strategies import find_strategy
+from deploy.in_process import AGGREGATOR, Federation
+from fedmq.messages import Accepted, GradientLearner, Refused, Result, Round, Train
+from fedmq.tasks import find_task, task_rows
+from fedmq.wire import base_of, decode, describe, encode
+
+OTHER = bytes([255] * 32)
+
+
+def reasons(effects: Any) -> list[str]:
+    return [message.reason for _, message in sent(effects, Refused)]
+
+
+def test_a_base_is_of_the_arrays_in_their_order_and_nothing_else() -> None:
+    one, two = {"a": np.arange(3), "b": np.zeros(2)}, {"b": np.zeros(2), "a": np.arange(3)}
+    bases = {base_of(describe(arrays)) for arrays in (one, two, {"a": np.arange(3)}, {})}
+    assert len(bases) == 4
+    assert base_of(describe({"x": np.arange(3)})) == base_of(describe({"a": np.arange(3)})), "names are the header's"
+
+
+def test_both_sides_name_the_same_base() -> None:
+    arrays = {"ids": np.arange(4), "pool": np.linspace(-1, 1, 8).reshape(4, 2)}
+    work = Train(GradientLearner())
+    message = Round(run="r", epoch=1, round=1, seed=0, deadline_s=1.0, task=find_task("linear"), work=work)
+    assert base_of(decode(encode("t", message, arrays)).message.arrays) == base_of(describe(arrays))
+
+
+def test_a_result_on_another_model_is_refused_counted_and_may_come_again_on_the_right_one() -> None:
+    scene = opened("bob", "alice")
+    effects = scene.hear(scene.result_of("bob", 1, base=OTHER), 1.0)
+    assert (effects.saves, reasons(effects)) == ([], ["base"])
+    assert scene.rounds.rejections == {"base": 1}
+    assert kept(scene.result("bob", 1)) == [(1, "bob", 1)]
+
+
+def test_a_late_result_is_held_to_the_base_of_its_own_round() -> None:
+    scene = opened("bob", "alice", deadline_s=2.0, quorum=0.5)
+    scene.result("bob", 1, 5.0)
+    scene.now = 2.5
+    scene.result("bob", 1, 5.0)  # a repeated one; time goes on with it
+    assert scene.rounds.round == 2
+    assert scene.base(1) != scene.base(2), "the guess has moved"
+    assert reasons(scene.hear(scene.result_of("alice", 1, base=scene.base(2)), 1.0)) == ["base"]
+    assert kept(scene.result("alice", 1)) == [(1, "alice", 2)]
+
+
+def test_a_result_that_was_accepted_is_acknowledged_again_whatever_it_names() -> None:
+    """It is on disk; a refusal would be a lie."""
+    scene = opened("bob", "alice")
+    scene.result("bob", 1)
+    assert len(sent(scene.hear(scene.result_of("bob", 1, base=OTHER), 1.0), Accepted)) == 1
+
+
+def test_before_a_restarted_aggregator_opens_its_round_it_knows_the_base() -> None:
+    scene = Scene(round=3, accepted={(2, "bob")}, away=("bob", "alice"), min_trainers=3)
+    assert kept(scene.result("bob", 3)) == [(3, "bob", 3)]
+    assert reasons(scene.hear(scene.result_of("alice", 3, base=OTHER), 1.0)) == ["base"]
+    assert kept(scene.result("alice", 2)) == [(2, "alice", 3)]
+    assert reasons(scene.hear(scene.result_of("dave", 1, base=OTHER), 1.0)) == ["base"]
+
+
+def test_a_round_whose_close_was_dropped_has_no_base_that_fits() -> None:
+    scene = Scene(round=3, accepted={(2, "bob")}, away=("bob", "alice"), min_trainers=3)
+    scene.rounds._bases.pop(1)
+    assert reasons(scene.result("alice", 1)) == ["base"]
+
+
+def test_bases_of_rounds_that_are_over_are_forgotten() -> None:
+    scene = opened("bob", staleness=1)
+    for number in range(1, 8):
+        scene.result("bob", number, float(number))
+        assert len(scene.rounds._bases) <= 3
+
+
+@pytest.mark.parametrize("strategy", ["evolution", "fedavg"])
+def test_a_killed_aggregator_knows_the_bases_of_late_rounds_again(strategy: str) -> None:
+    task = msgspec.structs.replace(find_task("xor"), metric="loss", target=0.0)
+    rows = {name: task_rows("xor", part, 2) for part, name in enumerate(("alice", "bob"), start=1)}
+    limits = Limits(rounds_max=6, min_trainers=2, staleness=2)
+    federation = Federation(task, find_strategy(strategy), rows, limits=limits)
+    federation.start()
+    federation.simulation.run(lambda: len(list(federation.store.closes())) >= 4, 60.0)
+    assert federation.aggregator is not None
+    before = dict(federation.aggregator.rounds._bases)
+    federation.simulation.crash(AGGREGATOR)
+    federation.simulation.start(AGGREGATOR)
+    after = federation.aggregator.rounds
+    assert after.round >= 4
+    wanted = {number: base for number, base in before.items() if after.round - 2 <= number < after.round}
+    assert len(wanted) == 2
+    assert wanted.items() <= after._bases.items()
+    results = [decode(one.frames).message for number in range(1, 5) for one in federation.store.results(number)]
+    assert all(isinstance(one, Result) and before.get(one.round, one.base) == one.base for one in results)

@@ -1,0 +1,200 @@
+"""A trainer's own cap on evaluations: counted by run, kept over a kill, and a run that goes beyond it is left."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aggregator.service import Limits
+from aggregator.strategies import find_strategy
+from deploy.in_process import Federation
+from fedmq.messages import Evolve, Goodbye, GradientLearner, Hello, Message, Result, Round, Train
+from fedmq.streams import stream
+from fedmq.tasks import find_task, task_rows
+from fedmq.wire import decode, encode
+from trainer.budget import RUNS_REMEMBERED, Budget, Spent, evaluations_of
+from trainer.session import Connected, Effects, Heard, Session, Worked
+from trainer.spool import SPENT_SUFFIX, SPENT_UNKNOWN, FileSpool
+
+XOR = find_task("xor")
+
+
+def round_of(number: int, pool: int = 10, *, run: str = "run", epoch: int = 1) -> Heard:
+    message = Round(run=run, epoch=epoch, round=number, seed=0, deadline_s=9.0, task=XOR, work=Evolve(elites=1))
+    arrays = {"ids": np.arange(pool), "pool": np.zeros((pool, 22))}
+    return Heard(decode(encode(f"round/{run}", message, arrays)))
+
+
+class Bob:
+    """Bob's session, whose work is done at once."""
+
+    def __init__(self, budget: Budget) -> None:
+        self.session = Session("bob", 2, "test", stream(1, "jitter"), budget=budget)
+        self.session.step(Connected(), 0.0)
+        self.spent: list[Spent] = []
+
+    def hear(self, heard: Heard) -> list[Message]:
+        """What bob says to it, in the end."""
+        effects = self.session.step(heard, 0.0)
+        self.left = effects.leaves
+        said = self.take(effects)
+        while self.session.working is not None:
+            run, number = self.session.working
+            said += self.take(self.session.step(Worked(run, number, {"losses": np.zeros(1)}, 0.1), 0.0))
+        return said
+
+    def take(self, effects: Effects) -> list[Message]:
+        self.spent += effects.spends
+        if any(isinstance(one.message, Result) for one in effects.sends):
+            assert self.spent or self.session.budget.cap is None, "what is sent is counted first"
+        return [one.message for one in effects.sends]
+
+
+def kinds(said: list[Message]) -> list[type[Message]]:
+    return [type(message) for message in said]
+
+
+# What counts
+
+
+@pytest.mark.parametrize("pool", [1, 7, 100])
+def test_each_candidate_of_a_pool_counts(pool: int) -> None:
+    message = round_of(1, pool).packet.message
+    assert isinstance(message, Round)
+    assert evaluations_of(message) == pool
+
+
+def test_a_model_to_train_counts_once_and_nothing_counts_less() -> None:
+    train = Train(GradientLearner())
+    message = Round(run="r", epoch=1, round=1, seed=0, deadline_s=1.0, task=XOR, work=train)
+    assert evaluations_of(message) == 1
+    without = Round(run="r", epoch=1, round=1, seed=0, deadline_s=1.0, task=XOR, work=Evolve(elites=1))
+    assert evaluations_of(without) == 1
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(st.integers(1, 50), st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 20))))
+def test_no_run_ever_gets_more_than_the_cap(cap: int, asked: list[tuple[str, int]]) -> None:
+    budget, spent = Budget(cap), dict.fromkeys("abc", 0)
+    for run, evaluations in asked:
+        if budget.allows(run, evaluations):
+            budget.spend(run, evaluations)
+            spent[run] += evaluations
+    assert max(spent.values()) <= cap
+
+
+def test_without_a_cap_nothing_is_counted() -> None:
+    budget = Budget()
+    assert budget.allows("run", 2**60)
+    assert budget.spend("run", 2**60) == []
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    budget = Budget(5)
+    news = [spent for number in range(RUNS_REMEMBERED + 1) for spent in budget.spend(f"run-{number}", 1)]
+    assert news[-1] == Spent("run-0", 0)
+    assert len(budget._spent) == RUNS_REMEMBERED
+
+
+# The session
+
+
+def test_a_run_is_answered_up_to_its_cap_and_then_left() -> None:
+    bob = Bob(Budget(25))
+    assert kinds(bob.hear(round_of(1))) == [Hello, Result]
+    assert Result in kinds(bob.hear(round_of(2)))
+    assert bob.spent == [Spent("run", 10), Spent("run", 20)]
+    assert kinds(bob.hear(round_of(3))) == [Goodbye]
+    assert bob.left == ["run"]
+    assert bob.spent[-1] == Spent("run", 25), "what was left of it is gone, too"
+
+
+def test_a_run_that_was_left_is_told_so_at_each_round_and_gets_nothing_more() -> None:
+    bob = Bob(Budget(9))
+    for heard in (round_of(1), round_of(2, 1), round_of(2, 1), round_of(2, 1, epoch=2)):
+        assert kinds(bob.hear(heard)) == [Goodbye]
+    assert bob.left == [], "it is logged once"
+
+
+def test_one_run_pays_nothing_for_another() -> None:
+    bob = Bob(Budget(10))
+    bob.hear(round_of(1))
+    assert kinds(bob.hear(round_of(2))) == [Goodbye]
+    assert Result in kinds(bob.hear(round_of(1, run="other")))
+
+
+def test_work_that_is_cancelled_costs_nothing() -> None:
+    bob = Bob(Budget(10))
+    bob.session.step(round_of(1), 0.0)
+    assert Result in kinds(bob.hear(round_of(2)))
+    assert bob.spent == [Spent("run", 10)]
+
+
+def test_a_result_within_the_budget_is_sent_again_after_the_run_was_left() -> None:
+    bob = Bob(Budget(10))
+    bob.hear(round_of(1))
+    bob.hear(round_of(2))
+    assert sorted(bob.session.runs["run"].held) == [1]
+    assert bob.session.wake_at is not None
+
+
+def test_the_next_life_knows_what_was_spent(tmp_path: Path) -> None:
+    spool, bob = FileSpool(tmp_path), Bob(Budget(15))
+    bob.hear(round_of(1))
+    for spent in bob.spent:
+        spool.spend(spent)
+    again = Bob(Budget(15, FileSpool(tmp_path).spent()))
+    assert kinds(again.hear(round_of(2))) == [Goodbye]
+    for spent in again.spent:
+        spool.spend(spent)
+    third = Bob(Budget(15, FileSpool(tmp_path).spent()))
+    assert kinds(third.hear(round_of(3, 1))) == [Goodbye], "what was left stays left"
+
+
+# Files
+
+
+def test_what_is_forgotten_has_no_file(tmp_path: Path) -> None:
+    spool = FileSpool(tmp_path)
+    for evaluations in (3, 0, 0):
+        spool.spend(Spent("run", evaluations))
+    assert spool.spent() == []
+
+
+@pytest.mark.parametrize("damage", [b"", b"damaged", bytes(40)])
+def test_a_damaged_file_counts_as_all_spent(tmp_path: Path, damage: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    spool = FileSpool(tmp_path)
+    spool.spend(Spent("run.1", 3))
+    (tmp_path / f"run.1{SPENT_SUFFIX}").write_bytes(damage)
+    assert spool.spent() == [Spent("run.1", SPENT_UNKNOWN)]
+    assert "as if all evaluations of that run were spent" in caplog.text
+    assert not Budget(2**53 - 1, spool.spent()).allows("run.1", 1)
+
+
+# A federation
+
+
+def test_a_run_goes_on_without_the_trainer_that_left_it(caplog: pytest.LogCaptureFixture) -> None:
+    rows = {name: task_rows("xor", 1, 1) for name in ("alice", "bob")}
+    limits = Limits(rounds_max=6, min_trainers=1, deadline_s=5.0)
+    task = XOR.__class__(name="xor", model=XOR.model, loss=XOR.loss, metric="loss", target=0.0)
+    federation = Federation(task, find_strategy("evolution"), rows, limits=limits)
+    federation.start()
+    trainer = federation.simulation.node("bob")
+    trainer.session.budget = Budget(250)  # type: ignore[union-attr]
+    with caplog.at_level(logging.WARNING):
+        assert federation.simulation.run(lambda: federation.finished, 60.0)
+    results = dict.fromkeys(rows, 0)
+    for number in range(1, 7):
+        for stored in federation.store.results(number):
+            results[stored.trainer] += 1
+    assert results["alice"] == 6
+    assert results["bob"] == 2
+    assert [close.why for close in federation.store.closes()] == ["complete"] * 6, "nobody waits for it"
+    lines = [line for line in caplog.messages if "takes no further part" in line]
+    assert lines == ["run run: another round would go beyond --max-evaluations 250: takes no further part in it"]

@@ -1,0 +1,55 @@
+"""What `fedmq trainer` refuses before it connects anywhere: too few rows, and bits that cannot be."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+from click.testing import CliRunner
+
+from fedmq import messages, scores
+from fedmq.errors import BadData
+from trainer import cli
+
+
+@pytest.mark.parametrize(("rows", "least"), [(2, 3), (9, 10), (1, 2**40)])
+def test_fewer_rows_than_asked_for_are_refused_in_a_line(rows: int, least: int) -> None:
+    with pytest.raises(BadData, match=rf"^--min-rows: expected at least {least} rows, got {rows}: .*$") as refusal:
+        cli._check_count("bob", rows, least)
+    assert refusal.value.exit_code == 78
+
+
+@pytest.mark.parametrize(("rows", "least"), [(2, 2), (2, 1), (10, None), (500, 500)])
+def test_enough_rows_are_nothing_to_talk_about(rows: int, least: int | None, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG):
+        cli._check_count("bob", rows, least)
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize("rows", [1, 9])
+def test_few_rows_are_warned_of_in_a_line_when_nobody_said_how_many(
+    rows: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    cli._check_count("bob", rows, None)
+    (line,) = caplog.messages
+    assert f"trainer bob has {rows} rows" in line
+    assert "\n" not in line
+
+
+def test_the_command_refuses_before_it_connects() -> None:
+    done = CliRunner().invoke(cli.trainer, ["--name", "bob", "--data", "xor:1/2", "--min-rows", "3"])
+    assert isinstance(done.exception, BadData)
+
+
+@pytest.mark.parametrize(
+    "flags", [["--score-bits", "31"], ["--score-bits", "-1"], ["--min-rows", "0"], ["--max-evaluations", "0"]]
+)
+def test_a_value_out_of_bounds_is_a_usage_error(flags: list[str]) -> None:
+    done = CliRunner().invoke(cli.trainer, ["--data", "xor:1/2", *flags])
+    assert done.exit_code == 2
+
+
+def test_the_command_and_the_wire_agree_about_bits() -> None:
+    assert cli.SCALE_MAX == messages.SCALE_MAX
+    (bits,) = (parameter for parameter in cli.trainer.params if parameter.name == "score_bits")
+    assert bits.default == scores.SCALE
