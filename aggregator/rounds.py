@@ -213,6 +213,8 @@ class Rounds:
         if self.phase is Phase.FINISHED or not 0 <= staleness <= self.settings.staleness or message.round < 1:
             detail = f"round {message.round} is not one of the last {self.settings.staleness + 1} up to {self.round}"
             raise Rejected("round", detail)
+        if self.settings.samples_max is not None and message.samples > self.settings.samples_max:
+            raise Rejected("values", f"expected at most {self.settings.samples_max} rows, got {message.samples}")
         update = Update(name, message.round, staleness, message.samples, packet.arrays)
         self._state = self._strategy.tell(self._state, update)
         self._accepted.add(key)
