@@ -6,6 +6,7 @@ trainer's work, so they also take part in `deploy.in_process.Federation`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -163,12 +164,14 @@ class Outcome(NamedTuple):
     right: bool  # the model that would be deployed at its end, by the rows themselves
     said: bool  # the run itself said that it is solved
     since: int | None  # the round from which the deployed model was right for good
+    loss: float  # of the deployed model, summed over all rows
 
 
 def play(task: Task, strategy: Strategy[Any], attack: str | None, seed: int, rounds: int) -> Outcome:
     """A run to its end: so many rounds, or until it says that it is solved. Everybody answers every round at once."""
     trainers = {name: (learning(attack)(rows, name), rows) for name, rows in rows_of(task, attack).items()}
     state, members, since, said = strategy.init(task, seed), set[str](), None, False
+    standing: Standing | None = None
     for number in range(1, rounds + 1):
         plan = strategy.ask(state)
         message = Round(run="run", epoch=1, round=number, seed=seed, deadline_s=1.0, task=task, work=plan.work)
@@ -187,7 +190,8 @@ def play(task: Task, strategy: Strategy[Any], attack: str | None, seed: int, rou
         said = _solved(task, standing)
         if said:
             break
-    return Outcome(since is not None, said, since)
+    loss = math.inf if standing is None else float(task.score(standing.genes[None], truth(task)).losses[0])
+    return Outcome(since is not None, said, since, loss)
 
 
 def _solved(task: Task, standing: Standing | None) -> bool:
