@@ -17,7 +17,7 @@ from fedmq.models import ROW_CROSS_ENTROPY_MAX, ROW_SQUARED_ERROR_MAX, Floats, I
 from fedmq.tasks import Task
 
 LOSS_PER_ROW_MAX = 3.0  # nats with two classes: 4.3 times what a guess costs
-LOSS_TIMES = 3.0  # a value's loss counts up to so many times the median
+LOSS_TIMES = 3.0  # a value's loss counts up to so many times a credible median
 NORM_TIMES = 3.0  # a proposal may be so many times as long as the longest parent
 NORM_MAX = GENE_MAX / 100  # what is bred from it must still be of a size that is accepted
 
@@ -34,20 +34,21 @@ def possible_losses(losses: Floats, samples: Integers, task: Task) -> Floats:
 def bounded_losses(losses: Floats, has: Mask, samples: Integers, task: Task) -> Floats:
     """Possible losses (trainers, candidates) as they count in a ranking; NaN, where `has` is false, stays.
 
-    Classes have a scale of their own: a guess costs ln(classes) a row. Values have none, so theirs is what a usual
-    candidate costs a usual trainer: the median over trainers of each one's median over candidates, per row. Losses
-    count up to LOSS_TIMES that, or LOSS_TIMES the trainer's own median if that is more; and a trainer whose median is
-    more than LOSS_TIMES the usual one keeps its order of the candidates, at a scale that brings it down to that.
+    Classes have a scale of their own: a guess costs ln(classes) a row. Values have none, so theirs is what trainers
+    say of a usual candidate, per row: each one's median over candidates, and of these the largest that as many liars as
+    are expected cannot have made. Losses count up to LOSS_TIMES that, or LOSS_TIMES the trainer's own median if that is
+    more; and a trainer whose median is more than LOSS_TIMES the credible one keeps its order of the candidates, at a
+    scale that brings it down to that.
     """
     if task.loss == "cross-entropy":
         bounded: Floats = np.minimum(losses, LOSS_PER_ROW_MAX * math.log2(task.model.outputs) * samples[:, None])
         return bounded
     own = medians(losses / samples[:, None], has)
-    usual = float(np.median(own[has.any(axis=1)]))
-    if usual == 0.0:  # there is no scale: half of all are perfect about half of the candidates
+    credible = float(np.sort(own)[-1 - len(own) // LIARS_SHARE])
+    if credible == 0.0:  # there is no scale: all but liars say that half of the candidates are perfect
         return losses
-    most = LOSS_TIMES * np.maximum(own, usual) * samples
-    scale = LOSS_TIMES * usual / np.maximum(own, LOSS_TIMES * usual)
+    most = LOSS_TIMES * np.maximum(own, credible) * samples
+    scale = LOSS_TIMES * credible / np.maximum(own, LOSS_TIMES * credible)
     return np.minimum(losses, most[:, None]) * scale[:, None]
 
 

@@ -9,8 +9,8 @@ ends when its own count says that it is solved, or after the rounds of the line.
 - *right*: in how many runs the model that would be deployed at the end is right about all four rows, asked on the rows;
 - *said so*: how many runs ended because they said that they are solved;
 - *from round*: from which round on the deployed model was right for good, the median of those runs, and the latest;
-- *loss*: of the model at the end over all rows, the median over all runs. For the task linear, whose least loss is 0.25,
-  only that says much: somebody's rows counted twice move the optimum.
+- *loss*: of the model at the end over all rows, the median over all runs. For the task linear, whose least loss is
+  0.25, only that says much: somebody's rows counted twice move the optimum.
 
 Ends with 1 if the default settings learn split XOR in fewer than 99 of 100 seeds under one of the first five attacks.
 """
