@@ -25,6 +25,12 @@ if TYPE_CHECKING:
 @click.command()
 @option("--task", "task_name", metavar="NAME|FILE.py", help="What to train: xor, parity4, linear or a file.")
 @option("--strategy", metavar="NAME", help="How to learn: evolution, fedavg, fedsgd. [default: evolution]")
+@option(
+    "--robust",
+    metavar="RULE",
+    help="What one lying trainer may do to the model: none, clip, trimmed-mean, median, krum for fedavg and fedsgd. "
+    "[default: none; for evolution always clip]",
+)
 @option("--rounds", type=click.IntRange(1), metavar="N", help="The most rounds. [default: the task's]")
 @option(
     "--min-trainers",
@@ -44,6 +50,12 @@ if TYPE_CHECKING:
     type=click.FloatRange(min=0, min_open=True),
     metavar="SECONDS",
     help="Seconds after which a round closes without the stragglers. [default: many times a usual answer]",
+)
+@option(
+    "--max-samples",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Refuse the results of a trainer that says it has more rows. [default: believe any number]",
 )
 @option(
     "--keep-rounds",
@@ -66,10 +78,12 @@ if TYPE_CHECKING:
 def aggregator(
     task_name: str | None,
     strategy: str | None,
+    robust: str | None,
     rounds: int | None,
     min_trainers: int | None,
     quorum: float,
     deadline_s: float | None,
+    max_samples: int | None,
     keep_rounds: int | None,
     seed: int | None,
     out: Path | None,
@@ -105,20 +119,23 @@ def aggregator(
     from fedmq.tasks import find_task
 
     address, membership = find_broker(broker, keys, "aggregator")
-    find_strategy(strategy or "evolution")
+    new = out is None or not (out / STORE).exists()
+    if new or strategy is not None:
+        find_strategy(strategy or "evolution", robust)
     wanted = None if task_name is None else find_task(task_name)
-    if wanted is None and (out is None or not (out / STORE).exists()):
+    if wanted is None and new:
         raise BadConfiguration("expected --task for a new run, or --out with the folder of a run to continue")
     name = run or new_name("run" if wanted is None else wanted.name)
     folder = out or Path("runs") / name
     _make(folder)
     store = Store(folder / STORE)
-    task = _open_run(store, folder, name, wanted, strategy, seed)
+    task = _open_run(store, folder, name, wanted, strategy, robust, seed)
     limits = Limits(
         rounds_max=rounds or task.rounds,
         min_trainers=min_trainers or task.trainers,
         quorum=quorum,
         deadline_s=deadline_s,
+        samples_max=max_samples,
         keep_rounds=keep_rounds,
         connect_timeout_s=connect_timeout,
     )
@@ -156,7 +173,7 @@ def _serve(
         progress(event)
 
     try:
-        strategy = find_strategy(description.strategy)
+        strategy = find_strategy(description.strategy, description.robust)
         service = Aggregator(link, store, strategy, limits, clock=clock, watch=watch, broker=broker, seal=seal)
         serve(service, link, clock)
     finally:
@@ -179,21 +196,30 @@ def _make(folder: Path) -> None:
 
 
 def _open_run(
-    store: Store, folder: Path, run: str, wanted: Task | None, strategy: str | None, seed: int | None
+    store: Store,
+    folder: Path,
+    run: str,
+    wanted: Task | None,
+    strategy: str | None,
+    robust: str | None,
+    seed: int | None,
 ) -> Task:
     """Begin a run in an empty store, or check that the one in it is the one that is asked for."""
     from aggregator.store import Description
+    from aggregator.strategies import find_strategy
 
     known = store.description
     if known is None:
         if wanted is None:
             raise BadConfiguration(f"expected --task for a new run; {folder} holds none to continue")
         chosen = secrets.randbelow(2**31) if seed is None else seed
-        store.begin(Description(run, wanted, strategy or "evolution", chosen, time.time()))
+        learns = find_strategy(strategy or "evolution", robust)
+        store.begin(Description(run, wanted, learns.name, chosen, time.time(), learns.robust))
         return wanted
     for option_name, came, there in (
         ("--task", wanted and wanted.name, known.task.name),
         ("--strategy", strategy, known.strategy),
+        ("--robust", robust, find_strategy(known.strategy, known.robust).robust),
         ("--seed", seed, known.seed),
     ):
         if came is not None and came != there:

@@ -45,6 +45,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     run: str
     task: str
     strategy: str
+    robust: str | None = None  # the rule against liars; None: of a run from before one could choose
     seed: int
     solved: bool
     rounds: int
@@ -80,6 +81,7 @@ def make_report(
         run=description.run,
         task=task.name,
         strategy=description.strategy,
+        robust=description.robust,
         seed=description.seed,
         solved=solved,
         rounds=closes[-1].round if closes else 0,

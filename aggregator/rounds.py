@@ -219,6 +219,8 @@ class Rounds:
             raise Rejected("round", detail)
         if message.base != self._base(message.round):
             raise Rejected("base", f"computed on another model than round {message.round} published")
+        if self.settings.samples_max is not None and message.samples > self.settings.samples_max:
+            raise Rejected("values", f"expected at most {self.settings.samples_max} rows, got {message.samples}")
         update = as_update(message, packet.arrays, self.round)
         self._state = self._strategy.tell(self._state, update)
         self._accepted.add(key)

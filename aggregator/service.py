@@ -54,6 +54,7 @@ class Limits:
     quorum: float = 0.5
     deadline_s: float | None = None
     staleness: int = 2
+    samples_max: int | None = None
     keep_rounds: int | None = None  # how many of the last rounds stay in the store; None: all
     connect_timeout_s: float | None = None  # None: wait for the broker for ever
 
@@ -208,6 +209,7 @@ def _rounds(
         quorum=limits.quorum,
         deadline_s=limits.deadline_s,
         staleness=limits.staleness,
+        samples_max=limits.samples_max,
     )
     roster = Roster(settings.forget_s)
     for name, (samples, results) in sorted(replayed.trainers.items()):

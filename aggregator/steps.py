@@ -28,6 +28,7 @@ class Settings:
     quorum: float = 0.5  # share of the invited without whose results no round closes; at least one
     deadline_s: float | None = None  # a round may close without the stragglers after this; None: it adapts
     staleness: int = 2  # a result may be so many rounds late; 0: only the open round's
+    samples_max: int | None = None  # rows that one trainer may say it has; None: any number
     beacon_s: float = 0.25
     grace_s: float = 3.0  # after a broker's restart; must be longer than an edge's longest reconnect interval
     forget_s: float = 30.0  # an absent trainer's rows count for so long

@@ -60,6 +60,7 @@ class Description(msgspec.Struct, frozen=True):
     strategy: str
     seed: int
     started: float  # seconds since 1970
+    robust: str | None = None  # the rule against liars; None: the strategy's default, as before one could choose
 
 
 class Close(msgspec.Struct, frozen=True):

@@ -49,7 +49,7 @@ def open_store(folder: Path) -> tuple[Store, Description]:
 def replay_run(folder: Path) -> Again:
     """Compute the run's model again, from its accepted results alone."""
     store, description = open_store(folder)
-    strategy = find_strategy(description.strategy)
+    strategy = find_strategy(description.strategy, description.robust)
     replayed = replay(store, description.task, strategy, description.seed, from_start=True)
     store.close()
     standing = strategy.standing(replayed.state)

@@ -33,6 +33,7 @@ TRAINER_NAMES = ("alice", "bob", "carol", "dave", "erin", "frank", "grace", "hei
     help="Every random draw comes from it. [default: drawn, and told]",
 )
 @option("--strategy", default="evolution", metavar="NAME", help="evolution, fedavg or fedsgd.")
+@option("--robust", metavar="RULE", help="As for fedmq aggregator. [default: the strategy's]")
 @option("--out", type=click.Path(path_type=Path), metavar="DIR", help="The run's folder. [default: runs/<run>]")
 @option("--quiet", is_flag=True, help="Print nothing but errors.")
 @service_options
@@ -42,6 +43,7 @@ def demo(
     rounds: int | None,
     seed: int | None,
     strategy: str,
+    robust: str | None,
     out: Path | None,
     quiet: bool,
 ) -> None:
@@ -68,7 +70,7 @@ def demo(
         raise BadConfiguration(f"--out {folder}: expected a new folder, this one holds a finished run; choose another")
     arguments = ["--task", task_name, "--strategy", strategy, "--min-trainers", str(count)]
     arguments += ["--run", name, "--out", str(folder)]
-    for flag, value in (("--rounds", rounds), ("--seed", seed)):
+    for flag, value in (("--rounds", rounds), ("--seed", seed), ("--robust", robust)):
         arguments += [] if value is None else [flag, str(value)]
     arguments += ["--quiet"] if quiet else []
     code = _run(arguments, task_name, count)

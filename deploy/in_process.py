@@ -56,7 +56,8 @@ class Federation:
         self.finished = False
         self.store = store or Store(":memory:")
         if self.store.description is None:
-            self.store.begin(Description(RUN, task, strategy.name, seed, self.simulation.clock.wall()))
+            started = self.simulation.clock.wall()
+            self.store.begin(Description(RUN, task, strategy.name, seed, started, strategy.robust))
         self._learn, self._work_s = learn, work_s
         self.simulation.add_broker(Broker)
         self.simulation.add_aggregator(AGGREGATOR, RUN, self._aggregator)

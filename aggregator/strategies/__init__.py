@@ -78,6 +78,7 @@ class Strategy(Protocol[State]):
     ...     told: tuple[tuple[str, float], ...] = ()
     >>> class MeanOfNumbers:
     ...     name = "mean-of-numbers"
+    ...     robust = "none"
     ...     def init(self, task, seed):
     ...         return Guess()
     ...     def ask(self, state):
@@ -104,6 +105,11 @@ class Strategy(Protocol[State]):
     @property
     def name(self) -> str:
         """The name by which a command asks for it."""
+        ...
+
+    @property
+    def robust(self) -> str:
+        """The name of the rule by which it bounds what one trainer can do; `none`: it does not."""
         ...
 
     def init(self, task: Task, seed: int) -> State:
@@ -145,17 +151,27 @@ class Strategy(Protocol[State]):
         ...
 
 
-def find_strategy(name: str) -> Strategy[Any]:
-    """The strategy of that name. Its state is nobody's business but its own, hence Any.
+def find_strategy(name: str, robust: str | None = None) -> Strategy[Any]:
+    """The strategy of that name, with that rule against liars. Its state is nobody's business but its own, hence Any.
+
+    No rule: the strategy's default, `clip` for evolution and `none` for those that average models.
 
     Raises:
-        BadConfiguration: there is no such strategy; the message lists those there are.
+        BadConfiguration: there is no such strategy or rule, or they do not go together; the message lists what there
+            is.
     """
     from aggregator.strategies.averaging import fedavg, fedsgd  # here, for both build on this module
     from aggregator.strategies.evolution import Evolution
+    from aggregator.strategies.rules import check_rule
 
-    strategies: tuple[Strategy[Any], ...] = (Evolution(), fedavg(), fedsgd())
-    for strategy in strategies:
-        if strategy.name == name:
-            return strategy
-    raise BadConfiguration(f"strategy: expected one of {', '.join(STRATEGY_NAMES)}, got {name!r}")
+    averaging = {"fedavg": fedavg, "fedsgd": fedsgd}
+    if name in averaging:
+        return averaging[name](robust or "none")
+    if name != "evolution":
+        raise BadConfiguration(f"strategy: expected one of {', '.join(STRATEGY_NAMES)}, got {name!r}")
+    if robust is not None and check_rule(robust) != "clip":
+        raise BadConfiguration(
+            f"robust: expected clip, which is always on, for the strategy evolution, got {robust}: "
+            f"for that use the strategy {' or '.join(averaging)}"
+        )
+    return Evolution()

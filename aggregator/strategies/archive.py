@@ -13,7 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from aggregator.strategies import Update
+from aggregator.strategies.bounds import bounded_losses, medians, possible_losses, without_extremes
 from fedmq.models import Floats, Integers
+from fedmq.tasks import Task
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,17 +26,22 @@ class Tally:
     """
 
     places: npt.NDArray[np.intp]  # rows of the archive
-    loss: Floats  # summed; a member that has not scored a candidate counts with the median of its own scores
-    loss_scored: Floats  # summed over the members that have scored it
+    loss: Floats  # bounded and summed; a member that has not scored a candidate counts with the median of its scores
+    loss_without_extremes: Floats  # the same, without the members that say the most and the least
+    loss_scored: Floats  # as it was told, summed over the members that have scored it
     correct: Integers
     rows: Integers  # of the members that have scored it
     rows_known: int  # of all members that have scored anything
     rows_expected: float  # of all members; one never heard counts like the mean of the others
 
     def deployed(self, by_correct: bool) -> int:
-        """Which candidate to deploy: the best covered, then the most correct if that counts, then the least loss."""
-        correct = -self.correct if by_correct else np.zeros_like(self.correct)
-        return int(np.lexsort((self.loss, correct, -self.rows))[0])
+        """Which candidate to deploy: the best covered, then the most correct if that counts, then the least loss.
+
+        Among equally correct ones, who says the most and the least has no say: a liar could make many equal.
+        """
+        if by_correct:
+            return int(np.lexsort((self.loss_without_extremes, -self.correct, -self.rows))[0])
+        return int(np.lexsort((self.loss, -self.rows))[0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,18 +110,21 @@ class Archive:
             correct=self.correct[:, places][lines],
         )
 
-    def tally(self, members: Collection[str]) -> Tally | None:
+    def tally(self, members: Collection[str], task: Task) -> Tally | None:
         """The sums over the members that have been heard; None if none of them has scored anything."""
         lines = np.array([line for line, name in enumerate(self.trainers) if name in members], np.intp)
         has = ~np.isnan(self.losses[lines])
         places = np.flatnonzero(has.any(axis=0))
         if not len(places):
             return None
-        has, losses, samples = has[:, places], self.losses[np.ix_(lines, places)], self.samples[lines]
+        has, samples = has[:, places], self.samples[lines]
+        losses = possible_losses(self.losses[np.ix_(lines, places)], samples, task)
+        counted = _imputed(bounded_losses(losses, has, samples, task), has)
         known = int(samples.sum())
         return Tally(
             places=places,
-            loss=_imputed(losses, has).sum(axis=0),
+            loss=counted.sum(axis=0),
+            loss_without_extremes=without_extremes(counted, samples),
             loss_scored=np.where(has, losses, 0.0).sum(axis=0),
             correct=self.correct[np.ix_(lines, places)].sum(axis=0),
             rows=np.where(has, samples[:, None], 0).sum(axis=0),
@@ -141,9 +151,6 @@ def _imputed(losses: Floats, has: npt.NDArray[np.bool_]) -> Floats:
     gaps = np.flatnonzero(~has.all(axis=1))
     if not len(gaps):
         return losses
-    ordered = np.sort(losses[gaps], axis=1)  # NaN last
-    counts = has[gaps].sum(axis=1)
-    middle = (ordered[np.arange(len(gaps)), (counts - 1) // 2] + ordered[np.arange(len(gaps)), counts // 2]) / 2.0
     filled = losses.copy()
-    filled[gaps] = np.where(has[gaps], losses[gaps], np.where(counts > 0, middle, 0.0)[:, None])
+    filled[gaps] = np.where(has[gaps], losses[gaps], medians(losses[gaps], has[gaps])[:, None])
     return filled

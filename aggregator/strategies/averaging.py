@@ -1,7 +1,8 @@
 """The averaging strategies: each trainer trains the model on its own rows, the weighted mean is the next model.
 
-Knows nothing of how trainers learn. After McMahan et al. (2017), "Communication-efficient learning of deep networks
-from decentralized data": with one full-batch gradient step it is FedSGD, with more local work FedAvg.
+With a rule against liars, the next model is what the rule makes of them. Knows nothing of how trainers learn. After
+McMahan et al. (2017), "Communication-efficient learning of deep networks from decentralized data": with one full-batch
+gradient step it is FedSGD, with more local work FedAvg.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from aggregator.strategies import Plan, Standing, Update
+from aggregator.strategies.bounds import possible_losses
 from aggregator.strategies.inbox import ROUNDS_REMEMBERED, Inbox, check_arrays, check_genes, check_round, check_scores
+from aggregator.strategies.rules import RULES, check_rule
 from fedmq.errors import BadConfiguration
 from fedmq.messages import EvolutionLearner, GradientLearner, Train
 from fedmq.models import Floats, Linear
@@ -41,13 +44,9 @@ class Scored:
     scores: Mapping[str, Score] = field(default_factory=dict)
     diversity: float = 0.0  # of the models that came back for it
 
-    def merged(self, updates: Sequence[Update]) -> Scored:
+    def merged(self, updates: Sequence[Update], task: Task) -> Scored:
         """The same with what these updates say of it."""
-        scores = {
-            update.trainer: Score(float(update.arrays["losses"][0]), int(update.arrays["correct"][0]), update.samples)
-            for update in updates
-            if update.round in self.rounds
-        }
+        scores = {update.trainer: _score(update, task) for update in updates if update.round in self.rounds}
         return replace(self, scores={**self.scores, **scores})
 
     def standing(self, members: Collection[str]) -> Standing | None:
@@ -91,11 +90,13 @@ class FedAvg:
     """Weighted averaging of models: see `aggregator.strategies.Strategy` for what each method promises.
 
     The learner says what a trainer does between two averages. A model weighs as many rows as it was trained on,
-    divided by 1 + its staleness.
+    divided by 1 + its staleness. With a rule against liars, `robust`, each trainer counts once and the same: how many
+    rows it has is only what it says.
     """
 
     learner: EvolutionLearner | GradientLearner
     name: str = "fedavg"
+    robust: str = "none"  # or one of RULES
 
     def init(self, task: Task, seed: int) -> AveragingState:
         """A model of zeros for the gradient learner, a small random one for evolution."""
@@ -134,15 +135,15 @@ class FedAvg:
         """Averages the members' models and judges the one that they scored; without any the model stays."""
         members = frozenset(members)
         updates = [update for update in state.inbox.updates() if update.trainer in members]
-        scored = replace(state.current, diversity=_diversity(updates)).merged(updates)
+        scored = replace(state.current, diversity=_diversity(updates)).merged(updates, state.task)
         best, standing = scored, scored.standing(members)
         if state.best is not None and state.best.genes is not scored.genes:
-            before = state.best.merged(updates)
+            before = state.best.merged(updates, state.task)
             best, standing = _better(state.task, members, before, scored)
         return AveragingState(
             task=state.task,
             round=state.round + 1,
-            current=_next(scored, state.round + 1, updates),
+            current=_next(scored, state.round + 1, updates, self.robust),
             best=best if standing else state.best,
             inbox=state.inbox.emptied(state.round),
             standing=standing or state.standing,
@@ -153,21 +154,24 @@ class FedAvg:
         return state.standing
 
 
-def fedavg() -> FedAvg:
-    """Averages models that trainers evolved locally."""
-    return FedAvg(EvolutionLearner(), "fedavg")
+def fedavg(robust: str = "none") -> FedAvg:
+    """Combines models that trainers evolved locally."""
+    return FedAvg(EvolutionLearner(), "fedavg", check_rule(robust))
 
 
-def fedsgd() -> FedAvg:
-    """Averages models after one gradient step each, which is a gradient step on all rows together."""
-    return FedAvg(GradientLearner(steps=1), "fedsgd")
+def fedsgd(robust: str = "none") -> FedAvg:
+    """Combines models after one gradient step each: their mean is a gradient step on all rows together."""
+    return FedAvg(GradientLearner(steps=1), "fedsgd", check_rule(robust))
 
 
-def _next(scored: Scored, number: int, updates: Sequence[Update]) -> Scored:
-    """What round `number` publishes: the mean of these models, or the same again."""
+def _next(scored: Scored, number: int, updates: Sequence[Update], robust: str) -> Scored:
+    """What round `number` publishes: one model made of these, or the same again."""
     if not updates:
         return replace(scored, rounds=(*scored.rounds, number)[-ROUNDS_REMEMBERED:])
-    return Scored((number,), _mean(updates))
+    if robust == "none":
+        return Scored((number,), _mean(updates))
+    newest = {update.trainer: update.arrays["model"] for update in updates}  # a late one gives nobody a second vote
+    return Scored((number,), RULES[robust](np.array([newest[name] for name in sorted(newest)]), scored.genes))
 
 
 def _better(task: Task, members: Collection[str], older: Scored, newer: Scored) -> tuple[Scored, Standing | None]:
@@ -191,6 +195,11 @@ def _mean(updates: Sequence[Update]) -> Floats:
     for update, weight in zip(updates, weights, strict=True):
         total += weight * update.arrays["model"]
     return total / sum(weights)
+
+
+def _score(update: Update, task: Task) -> Score:
+    loss = possible_losses(update.arrays["losses"][None], np.array([update.samples]), task)
+    return Score(float(loss[0, 0]), int(update.arrays["correct"][0]), update.samples)
 
 
 def _diversity(updates: Sequence[Update]) -> float:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from aggregator.strategies import Plan, Standing, Update
 from aggregator.strategies.archive import Archive, Tally
+from aggregator.strategies.bounds import shortened
 from aggregator.strategies.inbox import (
     ROUNDS_REMEMBERED,
     Inbox,
@@ -75,6 +76,11 @@ class Evolution:
         """`evolution`."""
         return "evolution"
 
+    @property
+    def robust(self) -> str:
+        """`clip`, always: see `aggregator.strategies.bounds`."""
+        return "clip"
+
     def init(self, task: Task, seed: int) -> EvolutionState:
         """A pool of random candidates."""
         ids = np.arange(task.search.population)
@@ -116,7 +122,7 @@ class Evolution:
         members, updates = frozenset(members), state.inbox.updates()
         state = replace(state, round=state.round + 1, inbox=state.inbox.emptied(state.round))
         archive = state.archive.scored(updates, state.pools)
-        tally = archive.tally(members)
+        tally = archive.tally(members, state.task)
         if tally is None:
             return _same_pool(replace(state, archive=archive))
         chosen = tally.deployed(by_correct=state.task.metric == "accuracy")
@@ -171,13 +177,13 @@ def _bred(
     if not len(ranked):  # only late results, for candidates from before the restart
         return _same_pool(state)
     elites = ranked[: max(1, search.population // ELITES_SHARE)]
+    parents = archive.genes[ranked[: max(2, search.population // PARENTS_SHARE)]]
     newcomers = np.concatenate(
         [
-            _proposals(updates, search.population // PROPOSALS_SHARE, state.task.model.genes, generator),
+            _proposals(updates, search.population // PROPOSALS_SHARE, parents, 10.0 ** search.mutation[1], generator),
             fresh(int(search.immigrants * search.population), state.task.model.genes, search.initial, generator),
         ]
     )[: search.population - len(elites)]
-    parents = archive.genes[ranked[: max(2, search.population // PARENTS_SHARE)]]
     children = crossover(parents, search.population - len(elites) - len(newcomers), generator)
     genes = np.concatenate([mutate(children, search.mutation, generator), newcomers])
     closed = archive.places(state.pools[state.round - 1])  # its results may still come
@@ -186,21 +192,24 @@ def _bred(
     return _with_new(replace(state, archive=kept, champion=champion), archive.ids[elites], genes)
 
 
-def _proposals(updates: Sequence[Update], most: int, genes: int, generator: np.random.Generator) -> Floats:
+def _proposals(
+    updates: Sequence[Update], most: int, parents: Floats, step: float, generator: np.random.Generator
+) -> Floats:
     """What the trainers found, `(most or fewer, genes)`: their elites, and the sample-weighted mean of their bests.
 
-    Each trainer has the same share of the places; with more trainers than places, chance decides who has one.
+    Each trainer has the same share of the places; with more trainers than places, chance decides who has one. None
+    may be much longer than the parents are: else one trainer alone would decide the mean.
     """
     found = [update for update in updates if len(update.arrays["elites"])]
     if not found or not most:
-        return np.empty((0, genes))
+        return np.empty((0, parents.shape[1]))
     lucky = found
     if len(found) > most:
         lucky = [found[index] for index in np.sort(generator.permutation(len(found))[:most])]
     each = max(1, most // len(found))
-    proposals = [update.arrays["elites"][:each] for update in lucky]
+    proposals = [shortened(update.arrays["elites"][:each], parents, step) for update in lucky]
     if len(found) > 1:
-        bests = np.array([update.arrays["elites"][0] for update in found])
+        bests = shortened(np.array([update.arrays["elites"][0] for update in found]), parents, step)
         weights = np.array([update.samples for update in found], dtype=np.float64)
         proposals.insert(0, np.add.reduce(bests * weights[:, None])[None] / weights.sum())
     return np.concatenate(proposals)

@@ -82,6 +82,7 @@ class Idle:
     """A strategy that publishes 72 bytes and takes 72 bytes; its state is the number of the open round."""
 
     name = "idle"
+    robust = "none"
 
     def init(self, task: Task, seed: int) -> int:
         return 1

@@ -166,6 +166,8 @@ def read(terminal: int) -> bytes:
         (["--task", "nosuch"], 78, "expected a task, one of xor, parity4, linear, or a FILE.py"),
         (["--task", "missing.py"], 78, "missing.py: expected a Python file that defines `task`, got no such file"),
         (["--strategy", "magic"], 78, "strategy: expected one of evolution, fedavg, fedsgd, got 'magic'"),
+        (["--robust", "krum"], 78, "robust: expected clip, which is always on, for the strategy evolution, got krum"),
+        (["--robust", "magic"], 78, "robust: expected one of none, clip, trimmed-mean, median, krum, got 'magic'"),
     ],
 )
 def test_a_wrong_option_is_told_before_anything_is_left_behind(

@@ -20,6 +20,7 @@ class Mutation(NamedTuple):
 
 ROUNDS, SESSION, STORE = "aggregator/rounds.py", "trainer/session.py", "aggregator/store.py"
 SERVICE, AVERAGING = "aggregator/service.py", "aggregator/strategies/averaging.py"
+BOUNDS, RULES = "aggregator/strategies/bounds.py", "aggregator/strategies/rules.py"
 OF_ROUNDS = ("tests/unit/test_rounds.py", "tests/unit/test_rounds_end.py", "tests/unit/test_rounds_stateful.py")
 OF_SESSION = ("tests/unit/test_session.py", "tests/unit/test_session_stateful.py")
 OF_STORE = ("tests/unit/test_store.py", "tests/unit/test_store_stateful.py", "tests/unit/test_store_damage.py")
@@ -238,5 +239,40 @@ MUTATIONS = (
         "if hashlib.sha256(blob).digest() != info.sha256:",
         "if False:",
         ("tests/unit/test_wire.py",),
+    ),
+    Mutation(
+        "losses are not clipped",
+        BOUNDS,
+        "np.minimum(losses, LOSS_PER_ROW_MAX * math.log2(task.model.outputs) * samples[:, None])",
+        "losses",
+        ("tests/unit/test_bounds.py", "tests/simulation/test_byzantine.py"),
+    ),
+    Mutation(
+        "the most and the least that is said of a candidate decide",
+        BOUNDS,
+        "    if liars:\n",
+        "    if False:\n",
+        ("tests/unit/test_bounds.py", "tests/simulation/test_byzantine.py"),
+    ),
+    Mutation(
+        "the trimmed mean trims nothing",
+        RULES,
+        "    liars = liars_among(len(models))\n",
+        "    liars = 0\n",
+        ("tests/unit/test_rules.py",),
+    ),
+    Mutation(
+        "krum takes the farthest",
+        RULES,
+        "np.argmin(nearest.sum(axis=1))",
+        "np.argmax(nearest.sum(axis=1))",
+        ("tests/unit/test_rules.py",),
+    ),
+    Mutation(
+        "a run is replayed without its rule against liars",
+        "aggregator/upkeep.py",
+        "find_strategy(description.strategy, description.robust)",
+        "find_strategy(description.strategy)",
+        ("tests/unit/test_rules.py",),
     ),
 )

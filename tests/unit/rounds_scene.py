@@ -35,6 +35,7 @@ class MeanOfNumbers:
     """Trainers that each know one number; their mean is learnt. The loss is a trainer's distance from the guess."""
 
     name = "mean-of-numbers"
+    robust = "none"
 
     def init(self, task: Any, seed: int) -> Guess:
         return Guess()

@@ -181,10 +181,11 @@ def test_more_trainers_than_places_all_have_a_chance_of_being_published() -> Non
     update = trained(XOR, plan, rows, "trainer-1", 1)
     names = [f"t{number:03}" for number in range(60)]
     for number, name in enumerate(names):
-        elites = np.full((1, 22), float(number + 10))
+        elites = np.full((1, 22), 1.0 + number / 64)
         state = strategy.tell(state, replace(spoilt(update, "elites", elites), trainer=name))
     pool = strategy.ask(strategy.close(state, names)).arrays["pool"]
-    chosen = {int(value) - 10 for value in pool[(pool == pool[:, :1]).all(axis=1), 0] if value == int(value)}
+    same = 64 * (pool[(pool == pool[:, :1]).all(axis=1), 0] - 1.0)
+    chosen = {int(number) for number in same if number == int(number)}
     assert pool.shape == (100, 22)
     assert len(chosen) == 25
     assert max(chosen) > 30

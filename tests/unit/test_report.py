@@ -31,7 +31,7 @@ from fedmq.models import TrainedModel
 from fedmq.tasks import find_task
 
 XOR = find_task("xor")
-DESCRIPTION = Description("run", XOR, "evolution", 7, 1000.0)
+DESCRIPTION = Description("run", XOR, "evolution", 7, 1000.0, "clip")
 STANDING = Standing(np.linspace(-1.0, 1.0, 22), 0.4, 4, 4, 1.0, -0.1, -0.5, -2.0, 0.3)
 BEST = events.Best(value=1.0, coverage=1.0, fitness=-0.1, fitness_mean=-0.5, fitness_worst=-2.0, diversity=0.3)
 CLOSES = [
@@ -80,6 +80,7 @@ def test_the_report_has_the_fields_that_scripts_rely_on(folder: Path) -> None:
         "run": "run",
         "task": "xor",
         "strategy": "evolution",
+        "robust": "clip",
         "seed": 7,
         "solved": True,
         "rounds": 3,

@@ -1,0 +1,172 @@
+"""The rules by which many models become one: by hand, and what holds whatever comes. No strategy, no network."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from aggregator.report import STORE
+from aggregator.service import Limits
+from aggregator.store import Description, Store
+from aggregator.strategies import Update, find_strategy
+from aggregator.strategies.rules import RULES, clipped_mean, krum, liars_among, median, trimmed_mean
+from aggregator.upkeep import replay_run
+from deploy.in_process import Federation
+from fedmq.errors import BadConfiguration
+from fedmq.tasks import find_task, task_rows
+
+LINEAR = find_task("linear")
+ORIGIN = np.zeros(1)
+NUMBERS = st.floats(-1e9, 1e9)
+
+
+def column(*values: float) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Models of one gene each."""
+    return np.array(values)[:, None]
+
+
+# By hand
+
+
+def test_a_change_is_shortened_to_the_median_length_of_the_changes() -> None:
+    before = np.array([10.0, 0.0])
+    changes = np.array([[1.0, 0.0], [0.0, 1.0], [0.0, -1.0], [-0.5, 0.0], [1000.0, 0.0]])
+    np.testing.assert_allclose(clipped_mean(before + changes, before), [10.3, 0.0])
+
+
+def test_models_that_changed_nothing_can_be_clipped() -> None:
+    before = np.array([1.0, 2.0])
+    np.testing.assert_array_equal(clipped_mean(np.array([before, before, before]), before), before)
+
+
+def test_the_trimmed_mean_leaves_out_the_largest_and_the_smallest_of_each_gene() -> None:
+    models = np.array([[0.0, 5.0], [1.0, 4.0], [2.0, -900.0], [3.0, 2.0], [100.0, 1.0]])
+    np.testing.assert_array_equal(trimmed_mean(models, np.zeros(2)), [2.0, 7.0 / 3.0])
+
+
+def test_the_median_is_the_middle_of_each_gene() -> None:
+    models = np.array([[0.0, 5.0], [1.0, 4.0], [100.0, -900.0]])
+    np.testing.assert_array_equal(median(models, np.zeros(2)), [1.0, 4.0])
+
+
+def test_krum_takes_the_model_that_is_nearest_to_its_two_nearest_of_five() -> None:
+    """Squared distances to the two nearest: 0.05, 0.02, 0.05, 47, 18051."""
+    assert krum(column(0.0, 0.1, 0.2, 5.0, 100.0), ORIGIN) == 0.1
+
+
+def test_krum_is_not_led_by_two_far_models_that_agree_only_with_each_other() -> None:
+    assert krum(column(0.0, 0.5, 1.0, 1.5, 2.0, 90.0, 90.0), ORIGIN) == 1.0
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_of_two_models_nobody_can_say_which_one_lies(rule: str) -> None:
+    assert RULES[rule](column(1.0, 3.0), column(2.0)[0]) == 2.0
+
+
+def test_one_in_five_is_expected_to_lie_and_one_of_three_or_four() -> None:
+    assert [liars_among(count) for count in (1, 2, 3, 4, 5, 9, 10, 100)] == [0, 0, 1, 1, 1, 1, 2, 20]
+
+
+# Whatever comes
+
+
+@given(arrays(np.float64, st.integers(1, 6), elements=NUMBERS), st.integers(1, 12))
+def test_if_all_say_the_same_that_is_the_model(model: Any, count: int) -> None:
+    models = np.repeat(model[None], count, axis=0)
+    for rule in (trimmed_mean, median, krum):
+        np.testing.assert_array_equal(rule(models, np.zeros_like(model)), krum(models[:1], model))
+    np.testing.assert_allclose(clipped_mean(models, np.ones_like(model)), model, rtol=1e-9, atol=1e-6)
+
+
+@given(arrays(np.float64, (4, 3), elements=NUMBERS), arrays(np.float64, (1, 3), elements=NUMBERS))
+def test_one_liar_in_five_cannot_move_a_gene_out_of_the_range_of_the_honest(honest: Any, lie: Any) -> None:
+    for rule in (trimmed_mean, median):
+        model = rule(np.concatenate([honest, lie]), np.zeros(3))
+        assert (honest.min(axis=0) <= model).all()
+        assert (model <= honest.max(axis=0)).all()
+
+
+@given(arrays(np.float64, (5, 3), elements=st.floats(-10, 10)), st.floats(1, 1e9))
+def test_a_clipped_liar_moves_the_mean_no_further_than_a_usual_change(models: Any, size: float) -> None:
+    models[4] *= size
+    lengths = np.linalg.norm(models, axis=1)
+    moved = np.linalg.norm(clipped_mean(models, np.zeros(3)))
+    assert moved <= np.median(lengths) * (1.0 + 1e-9)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@given(order=st.permutations(range(5)), seed=st.integers(0, 99))
+def test_the_order_of_arrival_changes_no_bit(rule: str, order: list[int], seed: int) -> None:
+    models = np.random.default_rng(seed).normal(size=(5, 3))
+    strategy = find_strategy("fedsgd", rule)
+    scores = {"losses": np.ones(1), "correct": np.zeros(1, np.int64)}
+    published = []
+    for arrival in (range(5), order):
+        state = strategy.init(LINEAR, 1)
+        for place in arrival:
+            state = strategy.tell(state, Update(f"t{place}", 1, 0, 2, {**scores, "model": models[place]}))
+        state = strategy.close(state, {f"t{place}" for place in range(5)})
+        published.append(strategy.ask(state).arrays["model"].tobytes())
+    assert published[0] == published[1]
+
+
+def test_under_a_rule_neither_many_rows_nor_a_late_result_give_a_trainer_more_votes() -> None:
+    strategy = find_strategy("fedsgd", "median")
+    state = strategy.close(strategy.init(LINEAR, 1), ())
+    said = {"losses": np.ones(1), "correct": np.zeros(1, np.int64), "model": np.ones(3)}
+    for name, value in (("a", 1.0), ("b", 2.0), ("liar", 9.0)):
+        update = Update(name, 2, 0, 10**9 if name == "liar" else 2, {**said, "model": np.full(3, value)})
+        state = strategy.tell(state, update)
+    state = strategy.tell(state, replace(update, round=1, staleness=1))
+    state = strategy.close(state, {"a", "b", "liar"})
+    np.testing.assert_array_equal(strategy.ask(state).arrays["model"], np.full(3, 2.0))
+
+
+# The choice
+
+
+def test_a_rule_that_a_strategy_does_not_take_is_refused_with_those_that_do() -> None:
+    for rule in ("none", "trimmed-mean", "median", "krum"):
+        with pytest.raises(BadConfiguration) as refused:
+            find_strategy("evolution", rule)
+        assert str(refused.value) == (
+            f"robust: expected clip, which is always on, for the strategy evolution, got {rule}: "
+            "for that use the strategy fedavg or fedsgd"
+        )
+    for strategy in ("evolution", "fedavg", "fedsgd"):
+        with pytest.raises(
+            BadConfiguration, match="expected one of none, clip, trimmed-mean, median, krum, got 'mean'"
+        ):
+            find_strategy(strategy, "mean")
+
+
+def test_without_a_choice_evolution_clips_and_averages_are_plain() -> None:
+    assert [find_strategy(name).robust for name in ("evolution", "fedavg", "fedsgd")] == ["clip", "none", "none"]
+
+
+def test_a_run_is_replayed_by_the_rule_it_was_begun_with(tmp_path: Any) -> None:
+    rows = {f"t{part}": task_rows("linear", part, 3) for part in (1, 2, 3)}
+    store, limits = Store(tmp_path / STORE), Limits(rounds_max=6, min_trainers=3)
+    federation = Federation(LINEAR, find_strategy("fedsgd", "median"), rows, limits=limits, store=store)
+    model = federation.train()
+    store.close()
+    plain = Federation(LINEAR, find_strategy("fedsgd"), rows, limits=limits).train()
+    assert model is not None
+    assert plain is not None
+    assert model.genes.tobytes() != plain.genes.tobytes()
+    assert replay_run(tmp_path).model_sha256 == hashlib.sha256(model.to_bytes()).hexdigest()
+
+
+def test_a_description_from_before_one_could_choose_is_still_read() -> None:
+    fields = msgspec.to_builtins(Description("run", LINEAR, "fedsgd", 7, 1e9, "median"))
+    assert msgspec.convert(fields, Description).robust == "median"
+    del fields["robust"]
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(fields), type=Description).robust is None
