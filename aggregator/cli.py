@@ -97,18 +97,18 @@ def aggregator(
     from aggregator.service import Limits
     from aggregator.store import Store
     from aggregator.strategies import find_strategy
-    from fedmq.tasks import find_task
+    from fedmq.shipping import ship
 
     parse_address(broker)
     find_strategy(strategy or "evolution")
-    wanted = None if task_name is None else find_task(task_name)
+    wanted, code = (None, None) if task_name is None else ship(task_name)
     if wanted is None and (out is None or not (out / STORE).exists()):
         raise BadConfiguration("expected --task for a new run, or --out with the folder of a run to continue")
     name = run or new_name("run" if wanted is None else wanted.name)
     folder = out or Path("runs") / name
     _make(folder)
     store = Store(folder / STORE)
-    task = _open_run(store, folder, name, wanted, strategy, seed)
+    task = _open_run(store, folder, name, wanted, code, strategy, seed)
     limits = Limits(
         rounds_max=rounds or task.rounds,
         min_trainers=min_trainers or task.trainers,
@@ -165,7 +165,13 @@ def _make(folder: Path) -> None:
 
 
 def _open_run(
-    store: Store, folder: Path, run: str, wanted: Task | None, strategy: str | None, seed: int | None
+    store: Store,
+    folder: Path,
+    run: str,
+    wanted: Task | None,
+    code: bytes | None,
+    strategy: str | None,
+    seed: int | None,
 ) -> Task:
     """Begin a run in an empty store, or check that the one in it is the one that is asked for."""
     from aggregator.store import Description
@@ -175,7 +181,7 @@ def _open_run(
         if wanted is None:
             raise BadConfiguration(f"expected --task for a new run; {folder} holds none to continue")
         chosen = secrets.randbelow(2**31) if seed is None else seed
-        store.begin(Description(run, wanted, strategy or "evolution", chosen, time.time()))
+        store.begin(Description(run, wanted, strategy or "evolution", chosen, time.time(), code))
         return wanted
     for option_name, came, there in (
         ("--task", wanted and wanted.name, known.task.name),
@@ -187,6 +193,8 @@ def _open_run(
                 f"{folder} holds a run with {option_name} {there}, got {came}; continue it without {option_name}, "
                 "or choose another --out"
             )
+    if wanted is not None and code != known.code:
+        click.echo(f"fedmq: {folder}: the run goes on with the score() that it began with, not with the one given", err=True)
     return known.task
 
 

@@ -199,6 +199,7 @@ def _rounds(
         quorum=limits.quorum,
         deadline_s=limits.deadline_s,
         staleness=limits.staleness,
+        code=description.code,
     )
     roster = Roster(settings.forget_s)
     for name, (samples, results) in sorted(replayed.trainers.items()):

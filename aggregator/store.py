@@ -60,6 +60,7 @@ class Description(msgspec.Struct, frozen=True):
     strategy: str
     seed: int
     started: float  # seconds since 1970
+    code: bytes | None = None  # that scores the task; None: the task is data
 
 
 class Close(msgspec.Struct, frozen=True):

@@ -13,7 +13,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
-import cloudpickle
 from msgspec.structs import replace
 
 from fedmq.errors import BadConfiguration
@@ -56,6 +55,8 @@ def ship(name_or_path: str) -> Shipped:
 
 
 def _packed(score: object, path: Path) -> bytes:
+    import cloudpickle  # here and below: most tasks are data
+
     try:
         with _by_value(path.parent):
             code: bytes = cloudpickle.dumps(score)
@@ -74,6 +75,8 @@ def _packed(score: object, path: Path) -> bytes:
 @contextmanager
 def _by_value(folder: Path) -> Iterator[None]:
     """While this holds, the modules that lie in `folder` are packed whole instead of by name."""
+    import cloudpickle
+
     beside = [module for module in list(sys.modules.values()) if _lies_in(folder.resolve(), module)]
     for module in beside:
         cloudpickle.register_pickle_by_value(module)

@@ -5,10 +5,15 @@ from __future__ import annotations
 import os
 import socket
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from fedmq.errors import BadConfiguration
 from fedmq.options import check_name, edge_options, one_thread_for_arrays, option, service_options
+
+if TYPE_CHECKING:
+    from fedmq.shipping import Shipped
 
 
 @click.command()
@@ -35,9 +40,27 @@ from fedmq.options import check_name, edge_options, one_thread_for_arrays, optio
     show_default="$STATE_DIRECTORY; without it in memory only",
     help="Where results that nobody has acknowledged yet outlive a kill.",
 )
+@option(
+    "--allow-code",
+    is_flag=True,
+    help="Run Python code that scores a run, if a pinned aggregator key signed it; in a sandbox.",
+)
+@option(
+    "--score",
+    metavar="FILE.py",
+    help="Your own copy of a task that is scored by code: used in place of what travels with its rounds.",
+)
 @edge_options
 @service_options
-def trainer(name: str, data: str, state: Path | None, broker: str, connect_timeout: float | None) -> None:
+def trainer(
+    name: str,
+    data: str,
+    state: Path | None,
+    allow_code: bool,
+    score: str | None,
+    broker: str,
+    connect_timeout: float | None,
+) -> None:
     """Train on this machine's rows until it is stopped.
 
     Takes part in every run that is published at the broker, one round at a time. The rows never leave; scores and
@@ -59,12 +82,14 @@ def trainer(name: str, data: str, state: Path | None, broker: str, connect_timeo
     from fedmq.streams import stream
     from trainer.answer import on_rows
     from trainer.data import load_rows
+    from trainer.policy import CodePolicy
     from trainer.service import Trainer
     from trainer.session import Session
     from trainer.spool import FileSpool
     from trainer.worker import ThreadWorker
 
     rows = load_rows(data)
+    policy = CodePolicy(allowed=allow_code, own=None if score is None else _own_copy(score))
     link = TrainerSockets(broker, name)
     clock = SystemClock()
     spool = None if state is None else FileSpool(state / name)
@@ -73,7 +98,7 @@ def trainer(name: str, data: str, state: Path | None, broker: str, connect_timeo
     service = Trainer(
         link,
         session,
-        ThreadWorker(on_rows(rows, name), link.wake, clock),
+        ThreadWorker(on_rows(rows, name, policy), link.wake, clock),
         clock=clock,
         broker=broker,
         connect_timeout_s=connect_timeout,
@@ -84,3 +109,12 @@ def trainer(name: str, data: str, state: Path | None, broker: str, connect_timeo
         serve(service, link, clock, ready=lambda: click.echo(line))
     finally:
         link.close()
+
+
+def _own_copy(path: str) -> Shipped:
+    from fedmq.shipping import ship
+
+    own = ship(path)
+    if own.code is None:
+        raise BadConfiguration(f"--score {path}: expected a task with a Code model, got one that is data: leave it out")
+    return own

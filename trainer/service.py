@@ -6,13 +6,14 @@ import logging
 
 from fedmq.address import DEFAULT_ADDRESS
 from fedmq.clock import Clock
-from fedmq.errors import Rejected
+from fedmq.errors import CodeRefused, Rejected
 from fedmq.messages import Accepted, Beacon, Finished, Refused, Round, Welcome
 from fedmq.network import Delivered, Link, LinkUp, News
 from fedmq.reach import Reach
 from fedmq.wire import decode, encode
 from trainer.session import (
     Connected,
+    Declined,
     Disconnected,
     Effects,
     Event,
@@ -115,6 +116,8 @@ class Trainer:
             self._take(Worked(done.run, done.round, done.outcome, done.train_s))
             return
         self._take(WorkFailed(done.run, done.round))
+        if isinstance(done.outcome, CodeRefused):
+            self._take(Declined(done.run))
         if isinstance(done.outcome, Rejected):
             self._reject(done.outcome)
             return

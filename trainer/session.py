@@ -77,6 +77,12 @@ class WorkFailed(NamedTuple):
     round: int
 
 
+class Declined(NamedTuple):
+    """The operator does not let us take part in a run."""
+
+    run: str
+
+
 class Tick(NamedTuple):
     """Time has passed."""
 
@@ -85,7 +91,7 @@ class Stop(NamedTuple):
     """The trainer is asked to end."""
 
 
-Event = Heard | Connected | Disconnected | Worked | WorkFailed | Tick | Stop
+Event = Heard | Connected | Disconnected | Worked | WorkFailed | Declined | Tick | Stop
 
 
 class Outgoing(NamedTuple):
@@ -138,6 +144,7 @@ class RunView:
     index: int | None = None  # on the roster; None while OFFERED
     hello_at: float = 0.0  # not before
     spread_s: float = 0.0  # over which those who come back at once are to spread
+    declined: bool = False  # we take no part
     held: dict[int, Held] = field(default_factory=dict)  # by round
 
 
@@ -183,6 +190,8 @@ class Session:
             self._worked(event, now)
         elif isinstance(event, WorkFailed) and self.working == (event.run, event.round):
             self.working = None
+        elif isinstance(event, Declined) and event.run in self.runs:
+            self._decline(event.run, self.runs[event.run])
         elif isinstance(event, Stop):
             self._stop_by = now if self._stop_by is not None else now + STOP_S
             self._next.clear()
@@ -237,7 +246,16 @@ class Session:
                 held.send_at, held.backoff_s = now + pause_s, RESEND_S
         return view
 
+    def _decline(self, run: str, view: RunView) -> None:
+        """Once more whenever a round comes: an aggregator may have been told by the broker that we are here."""
+        self._forget_work(run)
+        view.declined = True
+        self._send(run, Goodbye(run=run, epoch=view.epoch, trainer=self.name))
+
     def _round(self, packet: Packet, message: Round, view: RunView, now: float) -> None:
+        if view.declined:
+            self._decline(message.run, view)
+            return
         self._acknowledge(message.run, view, message.round - 1, message.acknowledged)
         if message.epoch == view.round_epoch:
             new = message.round > view.round
@@ -337,7 +355,7 @@ class Session:
         self._effects.sends.append(Outgoing(topics.up_to(run), message, arrays))
 
     def _hello(self, run: str, view: RunView, now: float, again_s: float = HELLO_AGAIN_S) -> None:
-        if now < view.hello_at or self._stop_by is not None:
+        if now < view.hello_at or self._stop_by is not None or view.declined:
             return
         view.hello_at = now + again_s
         hello = Hello(

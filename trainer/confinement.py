@@ -1,0 +1,154 @@
+"""What the kernel takes from a process before it runs somebody else's code: files, network, other processes, memory.
+
+Knows nothing of the code. Everything here is for ever: no call gives back what it took. A process keeps what it has
+open, may compute, and may read the files of Python itself.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import platform
+import resource
+import signal
+import struct
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+FILES_MAX = 64
+
+_NEW_USER, _NEW_NETWORK, _NEW_IPC = 0x10000000, 0x40000000, 0x08000000  # unshare(2)
+_PARENT_DEATH_SIGNAL, _SECCOMP, _NO_NEW_PRIVILEGES = 1, 22, 38  # prctl(2)
+_SECCOMP_FILTER = 2
+_LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446  # system calls, the same numbers everywhere
+_READ_FILE, _READ_FOLDER = 1 << 2, 1 << 3
+_LANDLOCK_RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15}  # how many each version of Landlock knows; 16 since the fifth
+_WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
+_LIBRARIES = ("/usr", "/lib", "/lib64", "/etc/ld.so.cache")  # of the modules that are loaded late
+
+
+class _Calls(NamedTuple):
+    """The system calls of an architecture that stay allowed: `openat` for reading only, the others as they are."""
+
+    architecture: int  # AUDIT_ARCH_… of linux/audit.h
+    openat: int
+    others: tuple[int, ...]
+
+
+# read close lseek mmap mprotect munmap brk pread64 write mremap madvise readv; rt_sigaction rt_sigprocmask rt_sigreturn
+# sigaltstack; stat fstat lstat newfstatat statx access faccessat faccessat2 getdents64 getcwd readlink readlinkat; poll
+# select pselect6 ppoll nanosleep clock_nanosleep clock_gettime clock_getres gettimeofday time times; getpid getppid
+# gettid getuid geteuid getgid getegid uname sysinfo getrusage sched_yield sched_getaffinity getcpu; futex
+# set_robust_list rseq membarrier restart_syscall getrandom; exit exit_group. In that order, as far as they exist.
+# Not among them: sockets, new processes and threads, signals to others, everything that changes a file or a limit.
+_ALLOWED = {
+    "x86_64": _Calls(
+        0xC000003E,
+        257,
+        # fmt: off
+        (0, 3, 8, 9, 10, 11, 12, 17, 1, 25, 28, 19, 13, 14, 15, 131, 4, 5, 6, 262, 332, 21, 269, 439, 217, 79, 89, 267,
+         7, 23, 270, 271, 35, 230, 228, 229, 96, 201, 100, 39, 110, 186, 102, 107, 104, 108, 63, 99, 98, 24, 204, 309,
+         202, 273, 334, 324, 219, 318, 60, 231),
+        # fmt: on
+    ),
+    "aarch64": _Calls(
+        0xC00000B7,
+        56,
+        # fmt: off
+        (63, 57, 62, 222, 226, 215, 214, 67, 64, 216, 233, 65, 134, 135, 139, 132, 80, 79, 291, 48, 439, 61, 17, 78,
+         72, 73, 101, 115, 113, 114, 169, 153, 172, 173, 178, 174, 175, 176, 177, 160, 179, 165, 124, 123, 168,
+         98, 99, 293, 283, 128, 278, 93, 94),
+        # fmt: on
+    ),
+}
+
+
+def confine(memory_bytes: int) -> tuple[str, ...]:
+    """Take all of it from this process, which must have one thread; what this kernel does not let us take, in words.
+
+    `memory_bytes` bounds the address space of the process as a whole, its libraries included.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    missing = []
+    own_network = any(libc.unshare(user | _NEW_NETWORK | _NEW_IPC) == 0 for user in (_NEW_USER, 0))
+    if not own_network:
+        missing.append(f"a network of its own ({_why()})")
+    # After unshare, which would forget it: the new credentials count as a change of them.
+    libc.prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
+    libc.prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0)
+    for limit, most in (
+        (resource.RLIMIT_AS, memory_bytes),
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_MEMLOCK, 0),
+        (resource.RLIMIT_NOFILE, FILES_MAX),
+        (resource.RLIMIT_NPROC, 0),
+    ):
+        resource.setrlimit(limit, (most, most))
+    if (problem := _close_files(libc, [*sys.path, sys.prefix, sys.base_prefix, *_LIBRARIES])) is not None:
+        missing.append(f"files out of its reach ({problem})")
+    if (problem := _filter_calls(libc)) is not None:
+        missing.append(f"a filter of system calls ({problem})")
+        if not own_network:
+            missing.append("anything that cuts off the network")
+    return tuple(missing)
+
+
+def _close_files(libc: ctypes.CDLL, readable: Iterable[str]) -> str | None:
+    """Landlock (https://docs.kernel.org/userspace-api/landlock.html): no file but these, and these for reading."""
+    version = libc.syscall(_LANDLOCK_CREATE, None, 0, 1)
+    if version < 1:
+        return _why()
+    rights = (1 << _LANDLOCK_RIGHTS.get(version, 16)) - 1
+    ruleset = libc.syscall(_LANDLOCK_CREATE, struct.pack("=Q", rights), 8, 0)
+    if ruleset < 0:
+        return _why()
+    for path in {path for path in readable if path and Path(path).exists()}:
+        place = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        allowed = _READ_FILE | _READ_FOLDER if Path(path).is_dir() else _READ_FILE
+        libc.syscall(_LANDLOCK_ADD, ruleset, 1, struct.pack("=Qi", allowed, place), 0)
+        os.close(place)
+    failed = libc.syscall(_LANDLOCK_RESTRICT, ruleset, 0) != 0
+    why = _why()
+    os.close(ruleset)
+    return why if failed else None
+
+
+def _filter_calls(libc: ctypes.CDLL) -> str | None:
+    """A seccomp filter (https://docs.kernel.org/userspace-api/seccomp_filter.html): what is not allowed says EPERM."""
+    calls = _ALLOWED.get(platform.machine())
+    if calls is None:
+        return f"none is written for {platform.machine()}"
+    filters = b"".join(struct.pack("=HBBI", *line) for line in _program(calls))
+    kept = ctypes.create_string_buffer(filters, len(filters))
+    program = struct.pack("@HP", len(filters) // 8, ctypes.addressof(kept))
+    return _why() if libc.prctl(_SECCOMP, _SECCOMP_FILTER, program, 0, 0) != 0 else None
+
+
+def _program(calls: _Calls) -> list[tuple[int, int, int, int]]:
+    """In classic BPF: (operation, lines to skip if true, lines to skip if not, operand)."""
+    load, equal, any_bit, answer = 0x20, 0x15, 0x45, 0x06
+    deny, allow = 0x00050000 | errno.EPERM, 0x7FFF0000
+    count = len(calls.others)
+    lines = [
+        (load, 0, 0, 4),  # the architecture: the numbers of another one mean other calls
+        (equal, 0, count + 2, calls.architecture),
+        (load, 0, 0, 0),  # the number of the call
+        (equal, count + 1, 0, calls.openat),
+    ]
+    lines += [(equal, count - index + 3, 0, call) for index, call in enumerate(calls.others)]
+    return [
+        *lines,
+        (answer, 0, 0, deny),
+        (load, 0, 0, 32),  # the flags of openat, its third argument
+        (any_bit, 0, 1, _WRITING),
+        (answer, 0, 0, deny),
+        (answer, 0, 0, allow),
+    ]
+
+
+def _why() -> str:
+    return os.strerror(ctypes.get_errno())
