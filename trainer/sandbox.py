@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -53,7 +54,8 @@ Cancelled = Callable[[], bool]
 class Sandbox:
     """The code of one task, loaded beside one trainer's rows; the process starts with the first population.
 
-    After a failure the next population gets a new process. To be used by one thread, with whose end it ends, too.
+    After a failure the next population gets a new process. To be used by one thread, with whose end the process ends;
+    it also ends with this object.
     """
 
     def __init__(
@@ -84,14 +86,9 @@ class Sandbox:
 
     def close(self) -> None:
         """End the process at once."""
-        if self._process is None:
-            return
-        process, self._process = self._process, None
-        process.kill()
-        process.wait()
-        for pipe in (process.stdin, process.stdout):
-            assert pipe is not None
-            pipe.close()
+        if self._process is not None:
+            self._process = None
+            self._end()
 
     def _start(self, cancelled: Cancelled) -> None:
         environment = {
@@ -112,6 +109,7 @@ class Sandbox:
             )
         finally:
             Path(nowhere).rmdir()  # it is in there already; a folder that is gone takes no files
+        self._end = weakref.finalize(self, _end, self._process)
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe is not None
             os.set_blocking(pipe.fileno(), False)
@@ -186,6 +184,14 @@ class Sandbox:
     def _refuse(detail: str) -> NoReturn:
         line = " ".join("".join(sign if sign.isprintable() else " " for sign in detail).split())
         raise Rejected("code", f"the code that scores this run failed: {line:.{DETAIL_MAX}}")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait()
+    for pipe in (process.stdin, process.stdout):
+        assert pipe is not None
+        pipe.close()
 
 
 def _paths() -> list[str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,8 +31,6 @@ def never() -> bool:
 
 def packed(score: Score) -> bytes:
     """By value, as the functions of a FILE.py are."""
-    import sys
-
     module = sys.modules[__name__]
     cloudpickle.register_pickle_by_value(module)
     try:
@@ -185,7 +185,7 @@ def says_it_has_failed_with_garbage(population: Any, inputs: Any, targets: Any) 
         (begins_threads, "can't start new thread"),
         (runs_a_program, "Error: [Errno"),
         (kills_its_parent, "PermissionError: [Errno 1]"),
-        (lifts_a_limit, "not permitted"),
+        (lifts_a_limit, "not allowed to raise maximum limit"),
         (nonsense, r"expected a pair (losses, correct), got str"),
         (too_few, "expected losses of shape (4,), got float64 of shape (3,)"),
         (not_numbers, "expected losses from 0 to 6e+12, got nan"),
@@ -272,16 +272,13 @@ def test_code_that_never_ends_is_stopped(boxes: list[Sandbox]) -> None:
     assert "expected an answer within 2 s, got none" in failure_of(loops, boxes, answer_s=2.0)
 
 
-def children() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children() if "trainer.sandboxed" in " ".join(child.cmdline())]
-
-
 def test_work_that_is_not_wanted_any_more_is_stopped_and_leaves_no_process(boxes: list[Sandbox]) -> None:
     boxes.append(box := Sandbox(packed(loops), ROWS))
+    before = psutil.Process().children()
     looks = iter(range(10))
     with pytest.raises(WorkCancelled):
         box.score(POPULATION, lambda: next(looks, None) is None)
-    assert children() == []
+    assert psutil.Process().children() == before
 
 
 def test_after_a_failure_the_next_population_has_a_new_process(boxes: list[Sandbox]) -> None:
@@ -330,3 +327,40 @@ def test_large_rows_and_populations_pass(boxes: list[Sandbox]) -> None:
     scores = box.score(np.ones((2_000, 100)), never)
     assert scores.losses.tolist() == [100.0] * 2_000
     assert set(scores.correct.tolist()) == {20_000}
+
+
+ALONE = """
+import sys
+import trainer.confinement as confinement
+setattr(confinement, sys.argv[1], lambda *_: None)
+if sys.argv[1] == "_filter_calls":
+    confinement._close_files = lambda *_: None
+else:
+    confinement._NEW_NETWORK = confinement._NEW_USER = 0
+print(confinement.confine(1 << 30))
+import socket
+import subprocess
+import sys
+try:
+    socket.create_connection(("127.0.0.1", int(sys.argv[2])), timeout=2.0)
+except OSError as error:
+    print("cut off:", error.strerror)
+"""
+
+
+@pytest.mark.parametrize("left_out", ["_filter_calls", "_close_files"])
+def test_the_network_is_cut_off_twice_and_each_way_is_enough(left_out: str) -> None:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        done = subprocess.run(
+            [sys.executable, "-c", ALONE, left_out, str(listening.getsockname()[1])],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=30,
+            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+        )
+    if "network" in done.stdout.splitlines()[0]:
+        pytest.skip(f"this kernel gives no network of one's own: {done.stdout}")
+    assert "cut off:" in done.stdout, done
