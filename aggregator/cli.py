@@ -194,7 +194,9 @@ def _open_run(
                 "or choose another --out"
             )
     if wanted is not None and code != known.code:
-        click.echo(f"fedmq: {folder}: the run goes on with the score() that it began with, not with the one given", err=True)
+        click.echo(
+            f"fedmq: {folder}: the run goes on with the score() that it began with, not with the one given", err=True
+        )
     return known.task
 
 

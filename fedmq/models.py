@@ -227,7 +227,7 @@ class TrainedModel:
             BadData: another number of columns than the model has inputs, or text.
             BadConfiguration: the model is code, of which fedmq knows no more than how to score it.
         """
-        network, raw = self._network(), self._raw(rows)
+        network, raw = self.network(), self._raw(rows)
         if network.output == "softmax":
             classes: Integers = raw.argmax(axis=1)
             return classes
@@ -240,7 +240,7 @@ class TrainedModel:
             BadConfiguration: the model gives values, not classes.
             BadData: as `predict`.
         """
-        if self._network().output != "softmax":
+        if self.network().output != "softmax":
             raise BadConfiguration(
                 f"expected a model with softmax output, got {self.model}, which has no probabilities: use predict"
             )
@@ -256,7 +256,8 @@ class TrainedModel:
         np.savez(buffer, genes=self.genes.astype("<f8"), description=np.array(description, dtype="<U"))
         return buffer.getvalue()
 
-    def _network(self) -> Network:
+    def network(self) -> Network:
+        """The model, if it is one that fedmq evaluates itself; else raises BadConfiguration."""
         if isinstance(self.model, Code):
             raise BadConfiguration(
                 f"expected a model that fedmq can evaluate, got one that is code, of task {self.task}: "
@@ -275,7 +276,7 @@ class TrainedModel:
                 f"expected rows of {self.model.inputs} columns for task {self.task}, got shape {inputs.shape}: "
                 f"give a table of shape (rows, {self.model.inputs})"
             )
-        outputs: Floats = self._network().forward(self.genes[None, :], inputs)[0]
+        outputs: Floats = self.network().forward(self.genes[None, :], inputs)[0]
         return outputs
 
 

@@ -17,7 +17,19 @@ import numpy as np
 import numpy.typing as npt
 
 from fedmq.errors import BadConfiguration, BadData
-from fedmq.models import MLP, Code, Floating, Floats, Integers, Linear, Model, Network, Scores, cross_entropy, squared_error
+from fedmq.models import (
+    MLP,
+    Code,
+    Floating,
+    Floats,
+    Integers,
+    Linear,
+    Model,
+    Network,
+    Scores,
+    cross_entropy,
+    squared_error,
+)
 from fedmq.python_file import importable, run_file
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")

@@ -13,12 +13,12 @@ from fedmq.streams import stream
 from fedmq.tasks import Rows, Task
 from fedmq.wire import CODE, Array, Packet
 from trainer.learning import Score, learn
-from trainer.policy import CodePolicy
+from trainer.policy import NO_CODE, CodePolicy
 from trainer.sandbox import Sandbox
 from trainer.worker import Cancelled, Learn
 
 
-def on_rows(rows: Rows, name: str, policy: CodePolicy = CodePolicy()) -> Learn:
+def on_rows(rows: Rows, name: str, policy: CodePolicy = NO_CODE) -> Learn:
     """The work of trainer `name` on its rows, for a worker.
 
     The same round gives the same answer, bit for bit: its draws come from the run's seed, the round and the name.

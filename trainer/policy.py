@@ -81,3 +81,6 @@ class CodePolicy:
                 "start this trainer with --allow-code to run what that key signs; or review the file and name your "
                 "own copy with --score FILE.py"
             )
+
+
+NO_CODE = CodePolicy()

@@ -1,7 +1,7 @@
-"""A sandbox: a child process without files, network or children of its own, that scores candidates by somebody's code.
+"""A sandbox: a child process without files, network or children, in which somebody's code scores candidates.
 
-Knows nothing of who may send code (`trainer.policy` does), and never looks into it. What comes back is checked before it
-is believed: to the code belongs the process, so to the code belongs whatever it says.
+Knows nothing of who may send code (`trainer.policy` does), and never looks into it. What comes back is checked before
+it is believed: the process belongs to the code, and so does whatever it says.
 """
 
 from __future__ import annotations
@@ -157,7 +157,8 @@ class Sandbox:
                 if len(got) >= LENGTH_BYTES and max(body_bytes(got), len(got) - LENGTH_BYTES) > most:
                     self._refuse(f"expected an answer of at most {most} bytes, got more")
         try:
-            return msgspec.msgpack.decode(memoryview(got)[LENGTH_BYTES:], type=FromSandbox)
+            answer: FromSandbox = msgspec.msgpack.decode(memoryview(got)[LENGTH_BYTES:], type=FromSandbox)
+            return answer
         except (msgspec.MsgspecError, UnicodeError):
             self._refuse("expected scores, got what is no answer")
 

@@ -7,7 +7,7 @@ of the code, and whoever starts it has seen signature, pin and flag: `trainer.po
 from __future__ import annotations
 
 import os
-import pickle  # noqa: S403  the one place: see above
+import pickle
 import sys
 from collections.abc import Callable
 from typing import BinaryIO

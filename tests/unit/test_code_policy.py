@@ -67,7 +67,7 @@ def test_code_of_a_pinned_key_runs_with_the_flag() -> None:
 def test_a_refusal_says_in_one_line_which_key_and_which_flag_would_change_it(
     policy: CodePolicy, expected: str, offered: list[str]
 ) -> None:
-    with pytest.raises(CodeRefused, match="^code: run run is scored by code, task mine") as refusal:
+    with pytest.raises(CodeRefused, match=r"^code: run run is scored by code, task mine") as refusal:
         policy.code(round_of())
     line = str(refusal.value)
     assert "\n" not in line
@@ -92,7 +92,11 @@ def test_ones_own_copy_is_used_in_place_of_what_travels() -> None:
     own = Shipped(replace(TASK, model=Code(2, 3, sha256(b"own").digest())), b"own")
     policy = CodePolicy(own=own)
     assert policy.code(round_of()) == b"own"
-    for changes in ({"name": "other"}, {"model": replace(TASK.model, genes=3)}, {"model": replace(TASK.model, inputs=4)}):
+    for changes in (
+        {"name": "other"},
+        {"model": replace(TASK.model, genes=3)},
+        {"model": replace(TASK.model, inputs=4)},
+    ):
         with pytest.raises(CodeRefused):
             policy.code(round_of(replace(TASK, **changes)))
 
@@ -174,9 +178,7 @@ def test_an_aggregator_that_comes_back_ships_the_code_that_it_began_with(tmp_pat
         return answer
 
     limits = Limits(rounds_max=3, min_trainers=1)
-    federation = Federation(
-        TASK, find_strategy("evolution"), {"bob": ROWS}, limits=limits, learn=watching, store=store
-    )
+    federation = Federation(TASK, find_strategy("evolution"), {"bob": ROWS}, limits=limits, learn=watching, store=store)
     federation.start()
     federation.simulation.run(lambda: len(seen) == 1, 60.0)
     federation.simulation.crash(AGGREGATOR)
