@@ -127,7 +127,8 @@ class Trainer:
 
     def _reject(self, rejected: Rejected) -> None:
         self.rejections[rejected.reason] = self.rejections.get(rejected.reason, 0) + 1
-        log.warning("what came cannot be used: %s", rejected)
+        said = "takes no part: %s" if isinstance(rejected, CodeRefused) else "what came cannot be used: %s"
+        log.warning(said, rejected)
 
     def _take(self, event: Event) -> None:
         held = self._held() if log.isEnabledFor(logging.INFO) else set()

@@ -248,12 +248,18 @@ def test_modules_that_are_installed_can_be_loaded_late(boxes: list[Sandbox]) -> 
     assert len(box.score(POPULATION, never).losses) == 4
 
 
-def test_code_has_no_environment_and_no_folder(boxes: list[Sandbox], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_sees_nothing_of_the_environment(boxes: list[Sandbox], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FEDMQ_SECRET", "secret")
 
     def looks(population: Any, inputs: Any, targets: Any) -> Any:
-        assert "FEDMQ_SECRET" not in os.environ
-        return np.full(len(population), float(len(list(Path().iterdir())))), np.zeros(len(population))
+        assert set(os.environ) <= {
+            "PYTHONPATH",
+            "OPENBLAS_NUM_THREADS",
+            "OMP_NUM_THREADS",
+            "MKL_NUM_THREADS",
+            "LC_CTYPE",
+        }
+        return np.zeros(len(population)), np.zeros(len(population))
 
     boxes.append(box := Sandbox(packed(looks), ROWS))
     box.score(POPULATION, never)

@@ -17,12 +17,13 @@ from aggregator.store import Description, Store
 from aggregator.strategies import find_strategy
 from deploy.in_process import AGGREGATOR, Federation
 from fedmq.errors import BadConfiguration, CodeRefused, Rejected
-from fedmq.messages import Evolve, Goodbye, Round
-from fedmq.models import Code
+from fedmq.messages import EvolutionLearner, Evolve, Goodbye, Round, Train
+from fedmq.models import Code, Floats, Scores
 from fedmq.shipping import Shipped, ship
 from fedmq.tasks import Rows, Task, find_task, task_rows
 from fedmq.wire import Packet, decode, encode
 from trainer.answer import on_rows
+from trainer.learning import learn
 from trainer.policy import CodePolicy
 from trainer.session import Declined, Heard, Session, Tick
 
@@ -256,6 +257,16 @@ def test_code_is_scored_by_no_process_but_the_sandbox() -> None:
 def test_strategies_without_gradients_take_code(strategy: str) -> None:
     chosen = find_strategy(strategy)
     assert chosen.ask(chosen.init(TASK, 1)).arrays
+
+
+def test_local_evolution_around_a_model_uses_the_same_function() -> None:
+    def scores(population: Floats) -> Scores:
+        return Scores(np.abs(population - 1.0).sum(axis=1), np.zeros(len(population), dtype=np.int64))
+
+    work, draws = Train(EvolutionLearner()), np.random.default_rng(1)
+    answer = learn(TASK, work, {"model": np.zeros(2)}, ROWS, draws, lambda: False, scores)
+    assert answer["losses"].tolist() == [2.0]
+    assert scores(answer["model"][None]).losses[0] < 0.5
 
 
 def test_a_strategy_with_gradients_refuses_code_in_one_line() -> None:
