@@ -82,15 +82,8 @@ def confine(memory_bytes: int) -> tuple[str, ...]:
     # After unshare, which would forget it: the new credentials count as a change of them.
     libc.prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
     libc.prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0)
-    for limit, most in (
-        (resource.RLIMIT_AS, memory_bytes),
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_FSIZE, 0),
-        (resource.RLIMIT_MEMLOCK, 0),
-        (resource.RLIMIT_NOFILE, FILES_MAX),
-        (resource.RLIMIT_NPROC, 0),
-    ):
-        resource.setrlimit(limit, (most, most))
+    if (problem := _limit(memory_bytes)) is not None:
+        missing.append(f"limits of memory, files and processes ({problem})")
     if (problem := _close_files(libc, [*sys.path, sys.prefix, sys.base_prefix, *_LIBRARIES])) is not None:
         missing.append(f"files out of its reach ({problem})")
     if (problem := _filter_calls(libc)) is not None:
@@ -98,6 +91,25 @@ def confine(memory_bytes: int) -> tuple[str, ...]:
         if not own_network:
             missing.append("anything that cuts off the network")
     return tuple(missing)
+
+
+def _limit(memory_bytes: int) -> str | None:
+    limits = {
+        resource.RLIMIT_AS: memory_bytes,
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_FSIZE: 0,
+        resource.RLIMIT_MEMLOCK: 0,
+        resource.RLIMIT_NOFILE: FILES_MAX,
+        resource.RLIMIT_NPROC: 0,
+    }
+    try:
+        for limit, wanted in limits.items():
+            _, hard = resource.getrlimit(limit)
+            most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+            resource.setrlimit(limit, (most, most))
+    except (OSError, ValueError) as error:
+        return str(error)
+    return None
 
 
 def _close_files(libc: ctypes.CDLL, readable: Iterable[str]) -> str | None:

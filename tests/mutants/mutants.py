@@ -24,7 +24,16 @@ from mutations import MUTATIONS, Mutation
 
 ROOT = Path(__file__).parents[2]
 TESTS = ("tests/unit", "tests/simulation", "tests/mutants")
-TREE = ("fedmq", "broker", "aggregator", "trainer", "deploy", *TESTS, "pyproject.toml")
+TREE = (
+    "fedmq",
+    "broker",
+    "aggregator",
+    "trainer",
+    "deploy",
+    *TESTS,
+    "tests/integration/test_sandbox.py",
+    "pyproject.toml",
+)
 TIMEOUT_S = 300.0
 CAUGHT = re.compile(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", re.MULTILINE)
 

@@ -21,6 +21,8 @@ class Mutation(NamedTuple):
 ROUNDS, SESSION, STORE = "aggregator/rounds.py", "trainer/session.py", "aggregator/store.py"
 SERVICE, AVERAGING = "aggregator/service.py", "aggregator/strategies/averaging.py"
 OF_ROUNDS = ("tests/unit/test_rounds.py", "tests/unit/test_rounds_end.py", "tests/unit/test_rounds_stateful.py")
+POLICY = "trainer/policy.py"
+OF_CODE = ("tests/unit/test_code_policy.py", "tests/unit/test_unpickling.py")
 OF_SESSION = ("tests/unit/test_session.py", "tests/unit/test_session_stateful.py")
 OF_STORE = ("tests/unit/test_store.py", "tests/unit/test_store_stateful.py", "tests/unit/test_store_damage.py")
 SEEDS = "tests/simulation/test_faults.py::" + (
@@ -217,5 +219,47 @@ MUTATIONS = (
         "if hashlib.sha256(blob).digest() != info.sha256:",
         "if False:",
         ("tests/unit/test_wire.py",),
+    ),
+    Mutation(
+        "code runs without a signature",
+        POLICY,
+        "        if signer is None:\n",
+        "        if signer is None and not self.allowed:\n",
+        OF_CODE,
+    ),
+    Mutation(
+        "code runs without the flag",
+        POLICY,
+        "        if not self.allowed:\n",
+        '        if not self.allowed and signer == "":\n',
+        OF_CODE,
+    ),
+    Mutation(
+        "code runs that is not the one that the task names",
+        POLICY,
+        "if sha256(code).digest() != model.sha256:",
+        "if sha256(code).digest() == b'':",
+        OF_CODE,
+    ),
+    Mutation(
+        "one's own copy stands in for another task's code",
+        POLICY,
+        "self.own.task.name == name and",
+        "bool(self.own.task.name) and",
+        OF_CODE,
+    ),
+    Mutation(
+        "who has declined a run offers itself to it again",
+        SESSION,
+        "        view.declined = True\n",
+        "        view.declined = False\n",
+        OF_CODE,
+    ),
+    Mutation(
+        "code is loaded before the sandbox is closed",
+        "trainer/sandboxed.py",
+        "Confined(confine(int(sys.argv[1])))",
+        "Confined(())",
+        ("tests/integration/test_sandbox.py::test_what_code_does_while_it_is_unpickled_is_confined_already",),
     ),
 )
