@@ -121,8 +121,11 @@ def _close_files(libc: ctypes.CDLL, readable: Iterable[str]) -> str | None:
     ruleset = libc.syscall(_LANDLOCK_CREATE, struct.pack("=Q", rights), 8, 0)
     if ruleset < 0:
         return _why()
-    for path in {path for path in readable if path and Path(path).exists()}:
-        place = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    for path in set(readable):
+        try:
+            place = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        except OSError:  # it is not there, or not for us to read
+            continue
         allowed = _READ_FILE | _READ_FOLDER if Path(path).is_dir() else _READ_FILE
         libc.syscall(_LANDLOCK_ADD, ruleset, 1, struct.pack("=Qi", allowed, place), 0)
         os.close(place)
