@@ -115,21 +115,21 @@ def aggregator(
     from aggregator.strategies import find_strategy
     from fedmq.keyring import Members, find_broker
     from fedmq.seal import AggregatorSeal
+    from fedmq.shipping import ship
     from fedmq.sockets import AggregatorSockets
-    from fedmq.tasks import find_task
 
     address, membership = find_broker(broker, keys, "aggregator")
     new = out is None or not (out / STORE).exists()
     if new or strategy is not None:
         find_strategy(strategy or "evolution", robust)
-    wanted = None if task_name is None else find_task(task_name)
+    wanted, code = (None, None) if task_name is None else ship(task_name)
     if wanted is None and new:
         raise BadConfiguration("expected --task for a new run, or --out with the folder of a run to continue")
     name = run or new_name("run" if wanted is None else wanted.name)
     folder = out or Path("runs") / name
     _make(folder)
     store = Store(folder / STORE)
-    task = _open_run(store, folder, name, wanted, strategy, robust, seed)
+    task = _open_run(store, folder, name, wanted, code, strategy, robust, seed)
     limits = Limits(
         rounds_max=rounds or task.rounds,
         min_trainers=min_trainers or task.trainers,
@@ -200,6 +200,7 @@ def _open_run(
     folder: Path,
     run: str,
     wanted: Task | None,
+    code: bytes | None,
     strategy: str | None,
     robust: str | None,
     seed: int | None,
@@ -214,7 +215,7 @@ def _open_run(
             raise BadConfiguration(f"expected --task for a new run; {folder} holds none to continue")
         chosen = secrets.randbelow(2**31) if seed is None else seed
         learns = find_strategy(strategy or "evolution", robust)
-        store.begin(Description(run, wanted, learns.name, chosen, time.time(), learns.robust))
+        store.begin(Description(run, wanted, learns.name, chosen, time.time(), learns.robust, code))
         return wanted
     for option_name, came, there in (
         ("--task", wanted and wanted.name, known.task.name),
@@ -227,6 +228,10 @@ def _open_run(
                 f"{folder} holds a run with {option_name} {there}, got {came}; continue it without {option_name}, "
                 "or choose another --out"
             )
+    if wanted is not None and code != known.code:
+        click.echo(
+            f"fedmq: {folder}: the run goes on with the score() that it began with, not with the one given", err=True
+        )
     return known.task
 
 

@@ -210,6 +210,7 @@ def _rounds(
         deadline_s=limits.deadline_s,
         staleness=limits.staleness,
         samples_max=limits.samples_max,
+        code=description.code,
     )
     roster = Roster(settings.forget_s)
     for name, (samples, results) in sorted(replayed.trainers.items()):

@@ -32,6 +32,7 @@ class Settings:
     beacon_s: float = 0.25
     grace_s: float = 3.0  # after a broker's restart; must be longer than an edge's longest reconnect interval
     forget_s: float = 30.0  # an absent trainer's rows count for so long
+    code: bytes | None = None  # that scores the task and goes with each round; None: the task is data
 
 
 class Phase(Enum):

@@ -61,6 +61,7 @@ class Description(msgspec.Struct, frozen=True):
     seed: int
     started: float  # seconds since 1970
     robust: str | None = None  # the rule against liars; None: the strategy's default, as before one could choose
+    code: bytes | None = None  # that scores the task; None: the task is data
 
 
 class Close(msgspec.Struct, frozen=True):

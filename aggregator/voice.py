@@ -5,6 +5,8 @@ Knows nothing of when anything is to be said; `rounds` does.
 
 from __future__ import annotations
 
+import numpy as np
+
 from aggregator.roster import Roster
 from aggregator.steps import Effects, KeepClose, KeepResult, Outgoing, Settings
 from aggregator.strategies import Plan
@@ -12,7 +14,7 @@ from fedmq import events, topics
 from fedmq.errors import Rejected
 from fedmq.messages import Accepted, Beacon, Finished, Message, Refused, Result, Round, Welcome
 from fedmq.tasks import Task
-from fedmq.wire import Array
+from fedmq.wire import CODE, Array
 
 SPREAD_S, SPREAD_MAX_S = 0.001, 10.0  # for each trainer on the roster: many that return at once do so one by one
 
@@ -49,7 +51,10 @@ class Voice:
             work=plan.work,
             acknowledged=acknowledged,
         )
-        self._send(topic, message, dict(plan.arrays))
+        arrays = dict(plan.arrays)
+        if self._settings.code is not None:
+            arrays[CODE] = np.frombuffer(self._settings.code, np.uint8)
+        self._send(topic, message, arrays)
 
     def beacon(
         self, topic: str, number: int, roster: Roster, acknowledged: bytes, *, opened: bool, paused: bool

@@ -16,9 +16,10 @@ from fedmq.errors import BadConfiguration
 from fedmq.options import one_thread_for_arrays, option, service_options
 
 if TYPE_CHECKING:
+    from fedmq.models import TrainedModel
     from fedmq.tasks import Task
 
-ROWS_SHOWN_MAX = 16
+ROWS_SHOWN_MAX = GENES_SHOWN_MAX = 16
 TRAINER_NAMES = ("alice", "bob", "carol", "dave", "erin", "frank", "grace", "heidi")
 
 
@@ -60,6 +61,7 @@ def demo(
       fedmq demo --task FILE.py --trainers 3 --out runs/mine
     """
     one_thread_for_arrays()
+    from fedmq.models import Code
     from fedmq.tasks import find_task
 
     task = find_task(task_name)
@@ -73,13 +75,14 @@ def demo(
     for flag, value in (("--rounds", rounds), ("--seed", seed), ("--robust", robust)):
         arguments += [] if value is None else [flag, str(value)]
     arguments += ["--quiet"] if quiet else []
-    code = _run(arguments, task_name, count)
+    own = ["--score", task_name] if isinstance(task.model, Code) else []  # of this machine: nobody's leave is needed
+    code = _run(arguments, task_name, count, own)
     if not quiet and (folder / "model.npz").exists():
         _show(task, task_name, folder)
     raise SystemExit(code)
 
 
-def _run(arguments: list[str], task_name: str, count: int) -> int:
+def _run(arguments: list[str], task_name: str, count: int, own: list[str]) -> int:
     """Start everything, wait for the aggregator; its exit code."""
     port = free_port()
     broker = f"tcp://127.0.0.1:{port}"
@@ -90,7 +93,7 @@ def _run(arguments: list[str], task_name: str, count: int) -> int:
             name = TRAINER_NAMES[part - 1] if count <= len(TRAINER_NAMES) else f"trainer-{part}"
             data = f"{task_name}:{part}/{count}"
             few = ("--min-rows", "1")  # the rows of a demonstration are nobody's secret
-            processes.start(name, "trainer", "--name", name, "--data", data, "--broker", broker, *few)
+            processes.start(name, "trainer", "--name", name, "--data", data, "--broker", broker, *few, *own)
         try:
             return _wait(processes, aggregator)
         except KeyboardInterrupt:
@@ -110,18 +113,28 @@ def _wait(processes: Processes, aggregator: subprocess.Popen[bytes]) -> int:
 
 
 def _show(task: Task, task_name: str, folder: Path) -> None:
-    """The rows of a small task with the model's predictions, and what to do next."""
-    from fedmq.models import load_model
-    from fedmq.tasks import task_rows
+    """What came out: a small task's rows with the model's predictions, or its genes; and what to do next."""
+    from fedmq.models import Code, load_model
 
-    rows = task.fit(task_rows(task_name, 1, 1))
-    predictions = load_model(folder / "model.npz").predict(rows.inputs)
-    if len(predictions) <= ROWS_SHOWN_MAX:
-        for inputs, target, prediction in zip(rows.inputs, rows.targets, predictions, strict=True):
-            text = " ".join(f"{value:g}" for value in inputs)
-            mark = "" if task.metric != "accuracy" else "  right" if prediction == target else "  wrong"
-            click.echo(f"  {text} -> {prediction:.6g}   (expected {target:g}){mark}")
+    trained = load_model(folder / "model.npz")
+    if isinstance(trained.model, Code):
+        click.echo(f"  genes: {' '.join(f'{gene:.4g}' for gene in trained.genes[:GENES_SHOWN_MAX])}")
+    else:
+        _show_predictions(task, task_name, trained)
     report = json.loads((folder / "report.json").read_text())
     names = ", ".join(one["name"] for one in report["trainers"])
     click.echo(f"No trainer saw another's rows: {names} exchanged rounds and results with the aggregator, no more.")
     click.echo(f"Next: fedmq runs show {folder}")
+
+
+def _show_predictions(task: Task, task_name: str, trained: TrainedModel) -> None:
+    from fedmq.tasks import task_rows
+
+    rows = task.fit(task_rows(task_name, 1, 1))
+    predictions = trained.predict(rows.inputs)
+    if len(predictions) > ROWS_SHOWN_MAX:
+        return
+    for inputs, target, prediction in zip(rows.inputs, rows.targets, predictions, strict=True):
+        text = " ".join(f"{value:g}" for value in inputs)
+        mark = "" if task.metric != "accuracy" else "  right" if prediction == target else "  wrong"
+        click.echo(f"  {text} -> {prediction:.6g}   (expected {target:g}){mark}")

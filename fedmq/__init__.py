@@ -1,6 +1,6 @@
 """fedmq: federated learning over a message queue.
 
-    Models     MLP, Linear, TrainedModel, load_model
+    Models     MLP, Linear, Code, TrainedModel, load_model
     Tasks      Task, Search, Rows, find_task
     Errors     FedmqError and its leaves, in `fedmq.errors`
     Testing    the in-memory network and the virtual clock, in `fedmq.testing`
@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fedmq.errors import FedmqError
-    from fedmq.models import MLP, Linear, TrainedModel, load_model
+    from fedmq.models import MLP, Code, Linear, TrainedModel, load_model
     from fedmq.tasks import Rows, Search, Task, find_task
 
 __version__ = "0.1.0"
 
 __all__ = [
     "MLP",
+    "Code",
     "FedmqError",
     "Linear",
     "Rows",
@@ -33,6 +34,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Code": "fedmq.models",
     "FedmqError": "fedmq.errors",
     "Linear": "fedmq.models",
     "MLP": "fedmq.models",

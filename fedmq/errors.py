@@ -25,6 +25,7 @@ RejectReason = Literal[
     "epoch",  # from an older life of the aggregator, or from one that has not been yet
     "round",  # a round that has not been published, or is too old to be used
     "base",  # computed on another model than the round published
+    "code",  # Python code that this trainer does not run, or that failed when it did
 ]
 
 
@@ -74,6 +75,13 @@ class Rejected(FedmqError):
         super().__init__(f"{reason}: {detail}")
         self.reason: RejectReason = reason
         self.detail = detail
+
+
+class CodeRefused(Rejected):
+    """This trainer does not run the code that scores a run: says which flag and which key would change that."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__("code", detail)
 
 
 class WorkCancelled(FedmqError):

@@ -144,7 +144,32 @@ class Linear(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="linea
         return _forward((self.inputs, self.outputs), True, "relu", population, inputs)
 
 
-Model = MLP | Linear
+class Code(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="code"):
+    """A model that only its own Python function can score; the function travels with each round of the run.
+
+    `genes` numbers are searched for, a row has `inputs` columns. The FILE.py of the task defines
+    `score(population, inputs, targets)`: from (population, genes), (rows, inputs) and (rows,), all float64, to the
+    losses (population,), summed over the rows and not negative, and how many rows each candidate gets right
+    (population,). `sha256` is of the bytes that travel, empty in a FILE.py.
+
+    Raises:
+        BadConfiguration: a number out of bounds, or no SHA-256; also while decoding.
+    """
+
+    genes: int
+    inputs: int
+    sha256: bytes = b""
+
+    def __post_init__(self) -> None:
+        for field, value, largest in (("genes", self.genes, GENES_MAX), ("inputs", self.inputs, LAYER_UNITS_MAX)):
+            if type(value) is not int or not 1 <= value <= largest:
+                raise BadConfiguration(f"{field}: expected an integer from 1 to {largest}, got {value!r}")
+        if len(self.sha256) not in (0, 32):
+            raise BadConfiguration(f"sha256: expected 32 bytes, got {len(self.sha256)}: leave it out in a file")
+
+
+Network = MLP | Linear
+Model = Network | Code
 
 
 def cross_entropy(outputs: Floating, targets: Integers) -> Floats:
@@ -200,12 +225,13 @@ class TrainedModel:
 
         Raises:
             BadData: another number of columns than the model has inputs, or text.
+            BadConfiguration: the model is code, of which fedmq knows no more than how to score it.
         """
-        raw = self._raw(rows)
-        if self.model.output == "softmax":
+        network, raw = self.network(), self._raw(rows)
+        if network.output == "softmax":
             classes: Integers = raw.argmax(axis=1)
             return classes
-        return raw.ravel() if self.model.outputs == 1 else raw
+        return raw.ravel() if network.outputs == 1 else raw
 
     def probabilities(self, rows: npt.ArrayLike) -> Floats:
         """The probability of each class for each row, (rows, classes) float64.
@@ -214,7 +240,7 @@ class TrainedModel:
             BadConfiguration: the model gives values, not classes.
             BadData: as `predict`.
         """
-        if self.model.output != "softmax":
+        if self.network().output != "softmax":
             raise BadConfiguration(
                 f"expected a model with softmax output, got {self.model}, which has no probabilities: use predict"
             )
@@ -230,6 +256,15 @@ class TrainedModel:
         np.savez(buffer, genes=self.genes.astype("<f8"), description=np.array(description, dtype="<U"))
         return buffer.getvalue()
 
+    def network(self) -> Network:
+        """The model, if it is one that fedmq evaluates itself; else raises BadConfiguration."""
+        if isinstance(self.model, Code):
+            raise BadConfiguration(
+                f"expected a model that fedmq can evaluate, got one that is code, of task {self.task}: "
+                "give its `genes` to a function of your own"
+            )
+        return self.model
+
     def _raw(self, rows: npt.ArrayLike) -> Floats:
         """The raw outputs, (rows, outputs)."""
         try:
@@ -241,7 +276,7 @@ class TrainedModel:
                 f"expected rows of {self.model.inputs} columns for task {self.task}, got shape {inputs.shape}: "
                 f"give a table of shape (rows, {self.model.inputs})"
             )
-        outputs: Floats = self.model.forward(self.genes[None, :], inputs)[0]
+        outputs: Floats = self.network().forward(self.genes[None, :], inputs)[0]
         return outputs
 
 

@@ -64,7 +64,13 @@ class _KeySeal:
 
 
 class TrainerSeal(_KeySeal):
-    """A trainer's, or an operator's: all that it heeds is signed by the federation's aggregator."""
+    """A trainer's, or an operator's: it heeds what the aggregator's pinned key has signed."""
+
+    def signer(self, packet: Packet) -> str | None:
+        """The fingerprint of the pinned key, if it has signed this; else None."""
+        aggregator = self._membership.federation.aggregator
+        signed = aggregator.verifies(packet.frames[2], self._purpose + packet.frames[1])
+        return aggregator.fingerprint if signed else None
 
     def check(self, packet: Packet, now: float) -> None:
         """See `Seal`."""

@@ -6,10 +6,8 @@ Knows nothing of rounds, trainers or the formats of files with rows.
 from __future__ import annotations
 
 import re
-import runpy
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from math import isfinite
 from pathlib import Path
 from typing import Literal, NamedTuple, cast
@@ -19,7 +17,20 @@ import numpy as np
 import numpy.typing as npt
 
 from fedmq.errors import BadConfiguration, BadData
-from fedmq.models import MLP, Floating, Floats, Integers, Linear, Model, Scores, cross_entropy, squared_error
+from fedmq.models import (
+    MLP,
+    Code,
+    Floating,
+    Floats,
+    Integers,
+    Linear,
+    Model,
+    Network,
+    Scores,
+    cross_entropy,
+    squared_error,
+)
+from fedmq.python_file import importable, run_file
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 TRAINERS_MAX = 100_000
@@ -81,7 +92,7 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     name: str
     model: Model
-    loss: Literal["cross-entropy", "squared-error"]
+    loss: Literal["cross-entropy", "squared-error", "own"]  # own: what the code of a Code model returns
     metric: Literal["accuracy", "loss"]
     target: float
     trainers: int = 2  # how many trainers the task is meant for
@@ -105,19 +116,24 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
         `population` is (population, genes), float64 or float32. Correct is the class with the largest output; for
         values, an error under CORRECT_WITHIN. Works through blocks of rows, so that memory is bounded.
+
+        Raises:
+            BadConfiguration: the model is code, which runs in a trainer's sandbox and nowhere else.
         """
+        if isinstance(self.model, Code):
+            raise BadConfiguration(f"expected a task that is data, got {self.name}, which is scored by code")
         losses = np.zeros(len(population))
         correct = np.zeros(len(population), dtype=np.int64)
         block = max(1, BLOCK_VALUES // max(1, len(population) * self.model.widest))
         for start in range(0, len(rows.inputs), block):
             part = Rows(rows.inputs[start : start + block], rows.targets[start : start + block])
-            scores = self._score_block(population, part)
+            scores = self._score_block(self.model, population, part)
             losses += scores.losses
             correct += scores.correct
         return Scores(losses, correct)
 
-    def _score_block(self, population: Floating, rows: Rows) -> Scores:
-        outputs = self.model.forward(population, rows.inputs)
+    def _score_block(self, model: Network, population: Floating, rows: Rows) -> Scores:
+        outputs = model.forward(population, rows.inputs)
         if self.loss == "cross-entropy":
             right = outputs.argmax(axis=2) == rows.targets
             losses = cross_entropy(outputs, cast(Integers, rows.targets))
@@ -143,7 +159,7 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
                 f"expected {self.model.inputs} input columns for task {self.name}, got {columns}: "
                 "give rows with these columns, the target apart"
             )
-        if self.loss == "squared-error":
+        if self.loss != "cross-entropy":
             return checked
         return Rows(checked.inputs, self._classes(checked.targets))
 
@@ -156,6 +172,7 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         self.fit(rows)
 
     def _classes(self, targets: Floats | Integers) -> Integers:
+        assert not isinstance(self.model, Code)  # its loss is its own
         wrong = (targets != np.floor(targets)) | (targets < 0) | (targets >= self.model.outputs)
         if wrong.any():
             row = int(wrong.argmax())
@@ -240,7 +257,7 @@ def find_task(name_or_path: str) -> Task:
     """
     if name_or_path in _BUILTINS:
         return _BUILTINS[name_or_path]().task
-    return _task_in(_run_file(name_or_path), name_or_path)
+    return task_in(run_task_file(name_or_path), name_or_path)
 
 
 def task_rows(name_or_path: str, part: int, parts: int) -> Rows:
@@ -257,8 +274,8 @@ def task_rows(name_or_path: str, part: int, parts: int) -> Rows:
         raise BadData(f"{name_or_path}:{part}/{parts}: expected a part from 1 to {parts}, got {part}")
     if name_or_path in _BUILTINS:
         return _part(_BUILTINS[name_or_path]().rows, part, parts)
-    names = _run_file(name_or_path)
-    task = _task_in(names, name_or_path)
+    names = run_task_file(name_or_path)
+    task = task_in(names, name_or_path)
     if not callable(names.get("rows")):
         raise BadConfiguration(
             f"{name_or_path}: expected a function rows(part, parts) that returns (inputs, targets), got none: define it"
@@ -307,42 +324,31 @@ def as_rows(inputs: npt.ArrayLike, targets: npt.ArrayLike, source: str) -> Rows:
     return Rows(table, column)
 
 
-@contextmanager
-def importable(folder: Path) -> Iterator[None]:
-    """While this holds, somebody's Python file finds the modules beside it, as when it is started by itself."""
-    place = str(folder.resolve())
-    sys.path.insert(0, place)
-    try:
-        yield
-    finally:
-        if place in sys.path:
-            sys.path.remove(place)
-
-
 def _part(rows: Rows, part: int, parts: int) -> Rows:
     count = len(rows.inputs)
     chosen = np.array([(part - 1) % count]) if parts > count else np.array_split(np.arange(count), parts)[part - 1]
     return Rows(rows.inputs[chosen], rows.targets[chosen])
 
 
-def _run_file(path: str) -> Mapping[str, object]:
-    """The names that a Python file defines."""
+def run_task_file(path: str) -> Mapping[str, object]:
+    """The names that the FILE.py of a task defines; modules beside it are found.
+
+    Raises:
+        BadConfiguration: as `find_task`.
+    """
     if not path.endswith(".py"):
         raise BadConfiguration(
             f"expected a task, one of {', '.join(TASK_NAMES)}, or a FILE.py that defines `task`, got {path!r}"
         )
-    if not Path(path).is_file():
-        raise BadConfiguration(f"{path}: expected a Python file that defines `task`, got no such file: check the path")
-    try:
-        with importable(Path(path).parent):
-            return runpy.run_path(path)
-    except BadConfiguration as error:
-        raise BadConfiguration(f"{path}: {error}") from error
-    except Exception as error:
-        raise BadConfiguration(f"{path}: expected a file that runs, got {type(error).__name__}: {error}") from error
+    return run_file(Path(path))
 
 
-def _task_in(names: Mapping[str, object], path: str) -> Task:
+def task_in(names: Mapping[str, object], path: str) -> Task:
+    """The task among the names that a file defines.
+
+    Raises:
+        BadConfiguration: there is none.
+    """
     task = names.get("task")
     if not isinstance(task, Task):
         raise BadConfiguration(f"{path}: expected `task = Task(...)`, got {type(task).__name__}: define it in the file")
@@ -360,7 +366,13 @@ def _as_numbers(values: npt.ArrayLike, source: str) -> Floats:
 
 
 def _check_loss(loss: str, model: Model) -> None:
-    if loss == "cross-entropy":
+    if isinstance(model, Code) or loss == "own":
+        if not isinstance(model, Code) or loss != "own":
+            raise BadConfiguration(
+                f'loss: expected "own" for a Code model and for no other, got {loss!r} for {model}: '
+                "what score() of a Code model returns is its loss"
+            )
+    elif loss == "cross-entropy":
         if model.output != "softmax" or model.outputs < 2:
             raise BadConfiguration(
                 f"loss: expected a softmax model with 2 or more outputs for cross-entropy, got {model}: "

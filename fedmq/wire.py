@@ -32,6 +32,9 @@ MESSAGE_BYTES_MAX = FRAME_BYTES_MAX + (1 << 16)  # a connection that sends more 
 DIMENSIONS_MAX = 2
 LENGTH_MAX = FRAME_BYTES_MAX // 4  # of a dimension; in bytes, an empty array could be of any length
 DTYPES = frozenset({"<f8", "<f4", "<i8"})
+CODE = "code"  # the one array that is no numbers: packed code, with the rounds of a task that is scored by it
+CODE_DTYPE = "|u1"  # of that array, and of no other
+CODE_BYTES_MAX = 1 << 20
 
 Array = np.ndarray
 Frames = Sequence[bytes]
@@ -118,8 +121,8 @@ def decode(frames: Frames) -> Packet:
 
 
 def base_of(infos: Iterable[ArrayInfo]) -> bytes:
-    """What names the model or the pool of a round: SHA-256 over the digests of its arrays, in their order."""
-    return hashlib.sha256(b"".join(info.sha256 for info in infos)).digest()
+    """What names the model or pool of a round: SHA-256 over the digests of its arrays but `code`, in their order."""
+    return hashlib.sha256(b"".join(info.sha256 for info in infos if info.name != CODE)).digest()
 
 
 def describe(arrays: Mapping[str, Array]) -> tuple[ArrayInfo, ...]:
@@ -131,9 +134,18 @@ def describe(arrays: Mapping[str, Array]) -> tuple[ArrayInfo, ...]:
     return tuple(_describe(name, array)[0] for name, array in arrays.items())
 
 
+def _dtypes(name: str) -> frozenset[str]:
+    """The dtypes that an array of this name may have."""
+    return frozenset({CODE_DTYPE}) if name == CODE else DTYPES
+
+
+def _bytes_max(name: str) -> int:
+    return CODE_BYTES_MAX if name == CODE else FRAME_BYTES_MAX
+
+
 def _describe(name: str, array: Array) -> tuple[ArrayInfo, bytes]:
     dtype = array.dtype.newbyteorder("<").str
-    if dtype not in DTYPES or array.ndim > DIMENSIONS_MAX or array.nbytes > FRAME_BYTES_MAX:
+    if dtype not in _dtypes(name) or array.ndim > DIMENSIONS_MAX or array.nbytes > _bytes_max(name):
         raise ProtocolError(f"array {name}: {array.dtype} {array.shape} cannot be sent")
     blob = np.ascontiguousarray(array, dtype=dtype).tobytes()
     return ArrayInfo(name, dtype, array.shape, len(blob), hashlib.sha256(blob).digest()), blob
@@ -141,8 +153,8 @@ def _describe(name: str, array: Array) -> tuple[ArrayInfo, bytes]:
 
 def _array(info: ArrayInfo, blob: bytes) -> Array:
     """The array that `info` describes, a read-only view on `blob`."""
-    if info.dtype not in DTYPES:
-        raise Rejected("dtype", f"array {info.name}: expected one of {sorted(DTYPES)}, got {info.dtype!r}")
+    if info.dtype not in (dtypes := _dtypes(info.name)):
+        raise Rejected("dtype", f"array {info.name}: expected one of {sorted(dtypes)}, got {info.dtype!r}")
     if len(info.shape) > DIMENSIONS_MAX:
         raise Rejected("shape", f"array {info.name}: expected at most 2 dimensions, got {len(info.shape)}")
     if any(length > LENGTH_MAX for length in info.shape):
@@ -150,7 +162,7 @@ def _array(info: ArrayInfo, blob: bytes) -> Array:
     size = 1
     for length in info.shape:
         size *= length
-    if size * int(info.dtype[2]) != info.nbytes or info.nbytes != len(blob) or info.nbytes > FRAME_BYTES_MAX:
+    if size * int(info.dtype[2]) != info.nbytes or info.nbytes != len(blob) or info.nbytes > _bytes_max(info.name):
         raise Rejected(
             "nbytes", f"array {info.name}: shape {info.shape} of {info.dtype}, {info.nbytes} claimed, {len(blob)} came"
         )

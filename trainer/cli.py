@@ -15,6 +15,10 @@ from fedmq.options import check_name, edge_options, one_thread_for_arrays, optio
 
 if TYPE_CHECKING:
     from fedmq.keyring import Membership
+    from fedmq.seal import TrainerSeal
+    from trainer.policy import CodePolicy
+    from trainer.session import Session
+    from trainer.spool import FileSpool
 
 ROWS_FEW = 10  # with fewer, a round's scores tell the labels to who looks at them; see docs/privacy.md
 SCALE_MAX = 30  # as `fedmq.messages` has it, which would load numpy for a `--help`
@@ -65,6 +69,16 @@ log = logging.getLogger(__name__)
     metavar="N",
     help="Score at most so many candidates of a run, then take no further part in it. [default: any number]",
 )
+@option(
+    "--allow-code",
+    is_flag=True,
+    help="Run Python code that scores a run, if a pinned aggregator key signed it; in a sandbox.",
+)
+@option(
+    "--score",
+    metavar="FILE.py",
+    help="Your own copy of a task that is scored by code: used in place of what travels with its rounds.",
+)
 @edge_options
 @service_options
 def trainer(
@@ -74,6 +88,8 @@ def trainer(
     score_bits: int,
     min_rows: int | None,
     max_evaluations: int | None,
+    allow_code: bool,
+    score: str | None,
     broker: str | None,
     keys: Path | None,
     connect_timeout: float | None,
@@ -94,18 +110,14 @@ def trainer(
       fedmq trainer --name clinic-7 --data rows.csv --min-rows 500 --max-evaluations 2000 --score-bits 8
     """
     one_thread_for_arrays()
-    from fedmq import __version__
     from fedmq.clock import SystemClock
     from fedmq.keyring import find_broker
     from fedmq.loop import serve
     from fedmq.seal import TrainerSeal
     from fedmq.sockets import TrainerSockets
-    from fedmq.streams import stream
     from trainer.answer import on_rows
-    from trainer.budget import Budget
     from trainer.data import load_rows
     from trainer.service import Trainer
-    from trainer.session import Session
     from trainer.spool import FileSpool
     from trainer.worker import ThreadWorker
 
@@ -113,26 +125,24 @@ def trainer(
     name = _name(name, membership)
     rows = load_rows(data)
     _check_count(name, len(rows.inputs), min_rows)
+    seal = None if membership is None else TrainerSeal(membership)
+    policy = _policy(allow_code, score, seal)
     link = TrainerSockets(address, name, membership)
     clock = SystemClock()
-    spool = None if state is None else FileSpool(state / name)
-    kept = [] if spool is None else spool.load(name, len(rows.inputs))
-    budget = Budget(max_evaluations, () if spool is None or max_evaluations is None else spool.spent())
-    jitter = stream(0, "jitter", name)
-    session = Session(name, len(rows.inputs), __version__, jitter, kept, scale=score_bits, budget=budget)
+    count, spool = len(rows.inputs), None if state is None else FileSpool(state / name)
+    session = _session(name, count, spool, score_bits, max_evaluations)
     service = Trainer(
         link,
         session,
-        ThreadWorker(on_rows(rows, name), link.wake, clock),
+        ThreadWorker(on_rows(rows, name, policy), link.wake, clock),
         clock=clock,
         broker=address,
         connect_timeout_s=connect_timeout,
         spool=spool,
-        seal=None if membership is None else TrainerSeal(membership),
+        seal=seal,
     )
-    line = f"trainer {name}: {len(rows.inputs)} rows, broker {address}"
     try:
-        serve(service, link, clock, ready=lambda: click.echo(line))
+        serve(service, link, clock, ready=lambda: click.echo(f"trainer {name}: {count} rows, broker {address}"))
     finally:
         link.close()
 
@@ -147,6 +157,18 @@ def _name(given: str | None, membership: Membership | None) -> str:
     return name
 
 
+def _session(name: str, count: int, spool: FileSpool | None, scale: int, cap: int | None) -> Session:
+    """A session that goes on with what an earlier life has kept."""
+    from fedmq import __version__
+    from fedmq.streams import stream
+    from trainer.budget import Budget
+    from trainer.session import Session
+
+    kept = [] if spool is None else spool.load(name, count)
+    budget = Budget(cap, () if spool is None or cap is None else spool.spent())
+    return Session(name, count, __version__, stream(0, "jitter", name), kept, scale=scale, budget=budget)
+
+
 def _check_count(name: str, rows: int, least: int | None) -> None:
     """Nothing, a warning, or BadData: few rows have few secrets left once they are scored."""
     if least is not None and rows < least:
@@ -158,3 +180,16 @@ def _check_count(name: str, rows: int, least: int | None) -> None:
             name,
             rows,
         )
+
+
+def _policy(allowed: bool, score: str | None, seal: TrainerSeal | None) -> CodePolicy:
+    """Whose code this trainer runs."""
+    from fedmq.shipping import ship
+    from trainer.policy import CodePolicy, unsigned
+
+    own = None if score is None else ship(score)
+    if own is not None and own.code is None:
+        raise BadConfiguration(
+            f"--score {score}: expected a task with a Code model, got one that is data: leave it out"
+        )
+    return CodePolicy(allowed=allowed, own=own, signer=unsigned if seal is None else seal.signer)

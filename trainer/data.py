@@ -20,7 +20,8 @@ import numpy.typing as npt
 
 from fedmq.errors import BadData
 from fedmq.models import UNREADABLE
-from fedmq.tasks import TASK_NAMES, Rows, as_rows, called_rows, importable, task_rows
+from fedmq.python_file import importable
+from fedmq.tasks import TASK_NAMES, Rows, as_rows, called_rows, task_rows
 
 VALUES_MAX = 10_000_000  # numbers in all rows together, the targets among them
 VALUE_BYTES_MAX = 8

@@ -193,10 +193,11 @@ def as_pygad_network(trained: TrainedModel) -> pygad.nn.DenseLayer:
     (exact: relu(1) = 1, sigmoid(40) = 1). The outputs are raw: use `problem_type="regression"` for values.
 
     Raises:
-        BadConfiguration: the hidden activation is tanh, which `pygad.nn` does not know.
+        BadConfiguration: the hidden activation is tanh, which `pygad.nn` does not know, or the model is code.
     """
     weights = _layer_weights(trained)
-    hidden = "None" if isinstance(trained.model, Linear) else trained.model.hidden
+    model = trained.network()
+    hidden = "None" if isinstance(model, Linear) else model.hidden
     if hidden == "tanh" and len(weights) > 1:
         raise BadConfiguration(
             "expected hidden relu or sigmoid, which pygad.nn knows, got tanh: keep the model as .npz instead"
@@ -215,7 +216,7 @@ def as_pygad_network(trained: TrainedModel) -> pygad.nn.DenseLayer:
 
 def _layer_weights(trained: TrainedModel) -> list[npt.NDArray[np.float64]]:
     """The weights of each layer, `(inputs, outputs)`, biases folded into one constant unit more per layer."""
-    model, genes, start = trained.model, trained.genes, 0
+    model, genes, start = trained.network(), trained.genes, 0
     sizes = (model.inputs, model.outputs) if isinstance(model, Linear) else model.sizes
     bias = isinstance(model, Linear) or model.bias
     one = 1.0 if isinstance(model, Linear) or model.hidden == "relu" else _SATURATION

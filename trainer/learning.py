@@ -6,6 +6,7 @@ Knows nothing of sockets, of time or of how rounds come and go. The rows stay he
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,12 @@ import numpy.typing as npt
 
 from fedmq.errors import BadConfiguration, Rejected, WorkCancelled
 from fedmq.messages import EvolutionLearner, Evolve, GradientLearner, Train, Work
-from fedmq.models import Floats, Linear
+from fedmq.models import Floats, Linear, Scores
 from fedmq.tasks import CANDIDATES_MAX, GENERATIONS_MAX, MUTATION_EXPONENT_MAX, Rows, Task
 from trainer.evolution import evolve
 
 Arrays = dict[str, npt.NDArray[Any]]
+Score = Callable[[Floats], Scores]
 ELITES_SHARE = 10  # one in so many of a local population survives each generation unchanged
 PARENTS_SHARE = 4  # one in so many breeds the others
 STEPS_MAX = 1_000_000
@@ -30,37 +32,40 @@ def learn(
     rows: Rows,
     generator: np.random.Generator,
     cancelled: Callable[[], bool],
+    score: Score | None = None,
 ) -> Arrays:
     """The arrays that answer the round, as `fedmq.messages` describes them for this kind of work.
 
-    `rows` are the trainer's own, ready for `task.score`; `cancelled` is asked now and then.
+    `rows` are the trainer's own, ready for `task.score`; `cancelled` is asked now and then. `score` scores candidates
+    on these rows; None: `task.score` does.
 
     Raises:
         Rejected: the arrays or the numbers that came with the round do not fit the task.
         BadConfiguration: the model cannot be trained in the way that the round asks for.
         WorkCancelled: `cancelled()` became true.
     """
+    score = score or partial(task.score, rows=rows)
     if isinstance(work, Evolve):
-        return _evolve_pool(task, work, arrays, rows, generator, cancelled)
-    return _train_model(task, work, arrays, rows, generator, cancelled)
+        return _evolve_pool(task, work, arrays, score, generator, cancelled)
+    return _train_model(task, work, arrays, rows, score, generator, cancelled)
 
 
 def _evolve_pool(
     task: Task,
     work: Evolve,
     arrays: Mapping[str, npt.NDArray[Any]],
-    rows: Rows,
+    score: Score,
     generator: np.random.Generator,
     cancelled: Callable[[], bool],
 ) -> Arrays:
     """Scores the pool, then evolves offspring from it and picks the best that the pool does not hold."""
     pool = _checked_pool(task, work, arrays)
-    losses, correct = task.score(pool, rows)
+    losses, correct = score(pool)
     start = _starting_rows(work, losses)
     proposals = np.empty((0, task.model.genes))
     if work.generations and work.proposals and len(start) > 1:
         population, fitness = _search(
-            task, pool[start], rows, work.generations, work.mutation, generator, cancelled, known=-losses[start]
+            score, pool[start], work.generations, work.mutation, generator, cancelled, known=-losses[start]
         )
         proposals = _newcomers(population, fitness, pool[start], work.proposals)
     return {"losses": losses, "correct": correct, "elites": proposals}
@@ -90,24 +95,24 @@ def _train_model(
     work: Train,
     arrays: Mapping[str, npt.NDArray[Any]],
     rows: Rows,
+    score: Score,
     generator: np.random.Generator,
     cancelled: Callable[[], bool],
 ) -> Arrays:
     """Scores the model as it came, then trains it."""
     model = _checked(arrays, {"model": ((task.model.genes,), np.dtype(np.float64))})["model"]
-    losses, correct = task.score(model[None], rows)
+    losses, correct = score(model[None])
     if isinstance(work.learner, GradientLearner):
         trained = _descend(task, work.learner, model, rows, cancelled)
     else:
-        trained = _evolve_model(task, work.learner, model, rows, generator, cancelled)
+        trained = _evolve_model(work.learner, model, score, generator, cancelled)
     return {"model": trained, "losses": losses, "correct": correct}
 
 
 def _evolve_model(
-    task: Task,
     learner: EvolutionLearner,
     model: Floats,
-    rows: Rows,
+    score: Score,
     generator: np.random.Generator,
     cancelled: Callable[[], bool],
 ) -> Floats:
@@ -118,7 +123,7 @@ def _evolve_model(
     cloud = generator.normal(0.0, learner.spread, (learner.population, len(model)))
     cloud[0] = 0.0
     population, fitness = _search(
-        task, model + cloud, rows, learner.generations, learner.mutation, generator, cancelled, known=None
+        score, model + cloud, learner.generations, learner.mutation, generator, cancelled, known=None
     )
     best: Floats = population[np.argmax(fitness)].copy()
     return best
@@ -151,9 +156,8 @@ def _descend(task: Task, learner: GradientLearner, model: Floats, rows: Rows, ca
 
 
 def _search(
-    task: Task,
+    score: Score,
     population: Floats,
-    rows: Rows,
     generations: int,
     mutation: tuple[float, float],
     generator: np.random.Generator,
@@ -163,7 +167,7 @@ def _search(
     """A local evolution on these rows; fitness is the negative summed loss."""
     return evolve(
         population,
-        lambda candidates: -task.score(candidates, rows).losses,
+        lambda candidates: -score(candidates).losses,
         generations,
         generator,
         elites=max(1, len(population) // ELITES_SHARE),

@@ -6,7 +6,7 @@ import logging
 
 from fedmq.address import DEFAULT_ADDRESS
 from fedmq.clock import Clock
-from fedmq.errors import Rejected
+from fedmq.errors import CodeRefused, Rejected
 from fedmq.messages import Accepted, Beacon, Finished, Refused, Round, Welcome
 from fedmq.network import Delivered, Link, LinkRefused, LinkUp, News
 from fedmq.reach import Reach
@@ -14,6 +14,7 @@ from fedmq.seal import NoSeal, Seal
 from fedmq.wire import decode, encode
 from trainer.session import (
     Connected,
+    Declined,
     Disconnected,
     Effects,
     Event,
@@ -122,6 +123,8 @@ class Trainer:
             self._take(Worked(done.run, done.round, done.outcome, done.train_s))
             return
         self._take(WorkFailed(done.run, done.round))
+        if isinstance(done.outcome, CodeRefused):
+            self._take(Declined(done.run))
         if isinstance(done.outcome, Rejected):
             self._reject(done.outcome)
             return
@@ -131,7 +134,8 @@ class Trainer:
 
     def _reject(self, rejected: Rejected) -> None:
         self.rejections[rejected.reason] = self.rejections.get(rejected.reason, 0) + 1
-        log.warning("what came cannot be used: %s", rejected)
+        said = "takes no part: %s" if isinstance(rejected, CodeRefused) else "what came cannot be used: %s"
+        log.warning(said, rejected)
 
     def _take(self, event: Event) -> None:
         held = self._held() if log.isEnabledFor(logging.INFO) else set()

@@ -79,6 +79,12 @@ class WorkFailed(NamedTuple):
     round: int
 
 
+class Declined(NamedTuple):
+    """The operator does not let us take part in a run."""
+
+    run: str
+
+
 class Tick(NamedTuple):
     """Time has passed."""
 
@@ -87,7 +93,7 @@ class Stop(NamedTuple):
     """The trainer is asked to end."""
 
 
-Event = Heard | Connected | Disconnected | Worked | WorkFailed | Tick | Stop
+Event = Heard | Connected | Disconnected | Worked | WorkFailed | Declined | Tick | Stop
 
 
 class Outgoing(NamedTuple):
@@ -134,7 +140,7 @@ class RunView:
     index: int | None = None  # on the roster; None while OFFERED
     hello_at: float = 0.0  # not before
     spread_s: float = 0.0  # over which those who come back at once are to spread
-    left: bool = False  # its budget is used up: it is told goodbye, whatever it publishes
+    left: bool = False  # we take no part any more: it is told goodbye, whatever it publishes
     held: dict[int, Held] = field(default_factory=dict)  # by round
 
 
@@ -193,6 +199,8 @@ class Session:
             self._worked(event, now)
         elif isinstance(event, WorkFailed) and self.working == (event.run, event.round):
             self.working = None
+        elif isinstance(event, Declined) and event.run in self.runs:
+            self._leave(event.run, self.runs[event.run])
         elif isinstance(event, Stop):
             self._stop_by = now if self._stop_by is not None else now + STOP_S
             self._next.clear()
@@ -257,7 +265,11 @@ class Session:
         else:  # the same round of a later life is the same work; another one, even a lower one, is what counts now
             at_work = self.working == (message.run, message.round) and self._base == base
             new = message.round not in view.held and not at_work
-        if view.left or (new and not self.budget.allows(message.run, evaluations_of(message))):
+        if new and not view.left and not self.budget.allows(message.run, evaluations_of(message)):
+            self._effects.spends += self.budget.close(message.run)
+            self._effects.leaves.append(message.run)
+            self._leave(message.run, view)
+        elif view.left:
             self._leave(message.run, view)
         elif new:
             self._forget_work(message.run)
@@ -344,10 +356,8 @@ class Session:
             self._send(run, Goodbye(run=run, epoch=view.epoch, trainer=self.name))
 
     def _leave(self, run: str, view: RunView) -> None:
-        """Its budget is used up. Each round that still comes is told goodbye: the last one may have been lost."""
+        """Take no part in it. Each round that still comes is told goodbye: the last one may have been lost."""
         self._forget_work(run)
-        self._effects.spends += self.budget.close(run)
-        self._effects.leaves += [] if view.left else [run]
         view.left = True
         self._send(run, Goodbye(run=run, epoch=view.epoch, trainer=self.name))
 
@@ -367,7 +377,7 @@ class Session:
         self._effects.sends.append(Outgoing(topics.up_to(run), message, arrays))
 
     def _hello(self, run: str, view: RunView, now: float, again_s: float = HELLO_AGAIN_S) -> None:
-        if now < view.hello_at or self._stop_by is not None or not self.budget.allows(run, 1):
+        if now < view.hello_at or self._stop_by is not None or view.left or not self.budget.allows(run, 1):
             return
         view.hello_at = now + again_s
         hello = Hello(

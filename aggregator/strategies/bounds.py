@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from aggregator.strategies.inbox import GENE_MAX
 from aggregator.strategies.rules import LIARS_SHARE
-from fedmq.models import ROW_CROSS_ENTROPY_MAX, ROW_SQUARED_ERROR_MAX, Floats, Integers
+from fedmq.models import ROW_CROSS_ENTROPY_MAX, ROW_SQUARED_ERROR_MAX, Code, Floats, Integers
 from fedmq.tasks import Task
 
 LOSS_PER_ROW_MAX = 3.0  # nats with two classes: 4.3 times what a guess costs
@@ -41,6 +41,7 @@ def bounded_losses(losses: Floats, has: Mask, samples: Integers, task: Task) -> 
     scale that brings it down to that.
     """
     if task.loss == "cross-entropy":
+        assert not isinstance(task.model, Code)
         bounded: Floats = np.minimum(losses, LOSS_PER_ROW_MAX * math.log2(task.model.outputs) * samples[:, None])
         return bounded
     own = medians(losses / samples[:, None], has)

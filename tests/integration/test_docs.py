@@ -29,7 +29,14 @@ PAGE_S = 45.0
 BLOCK = re.compile(r"^```(?:sh|console)\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
 # What is there already when a test runs a page; what the verbs of the Makefile do is tested by doing it.
 BEFORE = re.compile(r"(git clone|make|cd|source \S*activate)\b")
-NAMED = ("how-to/by-hand", "how-to/keep-a-run-alive", "how-to/your-own-task", "how-to/your-own-data", "tutorial")
+NAMED = (
+    "how-to/by-hand",
+    "how-to/keep-a-run-alive",
+    "how-to/your-own-task",
+    "how-to/your-own-data",
+    "how-to/ship-python",
+    "tutorial",
+)
 PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in NAMED)]
 LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)")
 

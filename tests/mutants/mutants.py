@@ -24,7 +24,16 @@ from mutations import MUTATIONS, Mutation
 
 ROOT = Path(__file__).parents[2]
 TESTS = ("tests/unit", "tests/simulation", "tests/mutants")
-TREE = ("fedmq", "broker", "aggregator", "trainer", "deploy", *TESTS, "pyproject.toml")
+TREE = (
+    "fedmq",
+    "broker",
+    "aggregator",
+    "trainer",
+    "deploy",
+    *TESTS,
+    "tests/integration/test_sandbox.py",
+    "pyproject.toml",
+)
 TIMEOUT_S = 300.0
 CAUGHT = re.compile(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", re.MULTILINE)
 
@@ -50,6 +59,8 @@ def copy_tree(place: Path) -> None:
 
 def plant(mutation: Mutation, place: Path) -> None:
     """A copy of the tree with the mutation in it."""
+    if (why := misfit(mutation)) is not None:
+        raise ValueError(why)
     copy_tree(place)
     path = place / mutation.file
     path.write_text(path.read_text(encoding="utf-8").replace(mutation.old, mutation.new), encoding="utf-8")

@@ -22,6 +22,8 @@ ROUNDS, SESSION, STORE = "aggregator/rounds.py", "trainer/session.py", "aggregat
 SERVICE, AVERAGING = "aggregator/service.py", "aggregator/strategies/averaging.py"
 BOUNDS, RULES = "aggregator/strategies/bounds.py", "aggregator/strategies/rules.py"
 OF_ROUNDS = ("tests/unit/test_rounds.py", "tests/unit/test_rounds_end.py", "tests/unit/test_rounds_stateful.py")
+POLICY = "trainer/policy.py"
+OF_CODE = ("tests/unit/test_code_policy.py", "tests/unit/test_unpickling.py")
 OF_SESSION = ("tests/unit/test_session.py", "tests/unit/test_session_stateful.py")
 OF_STORE = ("tests/unit/test_store.py", "tests/unit/test_store_stateful.py", "tests/unit/test_store_damage.py")
 SEEDS = "tests/simulation/test_faults.py::" + (
@@ -30,7 +32,7 @@ SEEDS = "tests/simulation/test_faults.py::" + (
 OF_ALL = ("tests/simulation/test_scenarios.py", SEEDS)
 SENDS = (
     "        for outgoing in effects.sends:\n"
-    "            frames = encode(*outgoing)\n"
+    "            frames = encode(*outgoing, sign=self._seal.sign)\n"
     "            self.bytes_down += sum(map(len, frames))\n"
     "            sent = self._link.send(frames)\n"
     "            self._told = self._told or (sent and isinstance(outgoing.message, Finished))\n"
@@ -131,8 +133,8 @@ MUTATIONS = (
     Mutation(
         "a run that was left is not told so again",
         SESSION,
-        "if view.left or (new and not",
-        "if (new and not",
+        "        elif view.left:\n            self._leave",
+        "        elif False:\n            self._leave",
         ("tests/unit/test_budget.py",),
     ),
     Mutation(
@@ -274,5 +276,47 @@ MUTATIONS = (
         "find_strategy(description.strategy, description.robust)",
         "find_strategy(description.strategy)",
         ("tests/unit/test_rules.py",),
+    ),
+    Mutation(
+        "code runs without a signature",
+        POLICY,
+        "        if signer is None:\n",
+        "        if signer is None and not self.allowed:\n",
+        OF_CODE,
+    ),
+    Mutation(
+        "code runs without the flag",
+        POLICY,
+        "        if not self.allowed:\n",
+        '        if not self.allowed and signer == "":\n',
+        OF_CODE,
+    ),
+    Mutation(
+        "code runs that is not the one that the task names",
+        POLICY,
+        "if sha256(code).digest() != model.sha256:",
+        "if sha256(code).digest() == b'':",
+        OF_CODE,
+    ),
+    Mutation(
+        "one's own copy stands in for another task's code",
+        POLICY,
+        "self.own.task.name == name and",
+        "bool(self.own.task.name) and",
+        OF_CODE,
+    ),
+    Mutation(
+        "who has declined a run offers itself to it again",
+        SESSION,
+        "        view.left = True\n",
+        "        view.left = False\n",
+        OF_CODE,
+    ),
+    Mutation(
+        "code is loaded before the sandbox is closed",
+        "trainer/sandboxed.py",
+        "Confined(confine(int(sys.argv[1])))",
+        "Confined(())",
+        ("tests/integration/test_sandbox.py::test_what_code_does_while_it_is_unpickled_is_confined_already",),
     ),
 )

@@ -22,14 +22,14 @@ from fedmq.messages import (
     Message,
     Train,
 )
-from fedmq.models import MLP, Linear
+from fedmq.models import MLP, Code, Linear
 from fedmq.sockets import endpoint
 from fedmq.tasks import Search, Task
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "protocol.md").read_text(encoding="utf-8")
 STRUCTS: list[Any] = [*get_args(Message)]
-NESTED: list[Any] = [ArrayInfo, Evolve, Train, EvolutionLearner, GradientLearner, Task, Search, MLP, Linear]
+NESTED: list[Any] = [ArrayInfo, Evolve, Train, EvolutionLearner, GradientLearner, Task, Search, MLP, Linear, Code]
 
 
 def section(heading: str) -> str:
@@ -61,7 +61,7 @@ def test_the_fields_of_each_struct_are_in_its_table_and_no_others(struct: Any) -
     assert set(named) == fields
 
 
-@pytest.mark.parametrize("struct", [*STRUCTS, *NESTED[1:5], MLP, Linear])
+@pytest.mark.parametrize("struct", [*STRUCTS, *NESTED[1:5], MLP, Linear, Code])
 def test_the_tag_of_each_struct_is_said_in_its_section(struct: Any) -> None:
     assert f'"{struct.__struct_config__.tag}"' in section(struct.__name__)
 
@@ -108,7 +108,7 @@ def test_each_reason_of_a_rejection_is_in_the_table() -> None:
 
 
 def test_each_dtype_is_named() -> None:
-    assert set(re.findall(r"`(<\w\d)`", section("Frames"))) == wire.DTYPES
+    assert set(re.findall(r"`([<|]\w\d)`", section("Frames"))) == {*wire.DTYPES, wire.CODE_DTYPE}
 
 
 def test_the_pages_that_are_linked_exist() -> None:

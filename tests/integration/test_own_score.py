@@ -1,0 +1,68 @@
+"""Tasks that are scored by code, across real processes: the demo, a trainer that refuses, a run that goes on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from services import Services, closed, events_of, report_of, run_fedmq, until
+
+EXAMPLE = str(Path(__file__).parents[2] / "examples" / "own_score.py")
+
+
+def test_the_demo_runs_the_code_of_the_file_that_it_is_given(tmp_path: Path) -> None:
+    done = run_fedmq("demo", "--task", EXAMPLE, "--seed", "1", "--out", "run", cwd=tmp_path, timeout_s=50.0)
+    assert done.returncode == 0, done.stderr
+    assert "genes: " in done.stdout
+    assert report_of(tmp_path / "run")["solved"]
+
+
+def test_a_trainer_that_does_not_run_code_says_so_once_and_serves_another_run(tmp_path: Path) -> None:
+    with Services(tmp_path) as services:
+        services.start_broker()
+        services.start_trainer("bob", "linear:bob", "--allow-code")
+        services.start("code", "aggregator", "--task", EXAMPLE, "--min-trainers", "1", "--out", "code")
+        until(lambda: "takes no part" in services.err("bob"), "bob to refuse")
+        until(lambda: any(one["event"] == "trainer-left" for one in events_of(tmp_path / "code")), "him to leave")
+        services.start(
+            "data", "aggregator", "--task", "linear", "--min-trainers", "1", "--rounds", "3", "--out", "data"
+        )
+        services.wait("data")
+        assert report_of(tmp_path / "data")["rounds"] <= 3
+        assert services.running["bob"].poll() is None
+        (line,) = [line for line in services.err("bob").splitlines() if "scored by code" in line]
+        assert "expected the signature of a pinned aggregator key, got none" in line
+        assert closed(tmp_path / "code") == 0
+
+
+def test_a_run_goes_on_with_the_code_that_it_began_with(tmp_path: Path) -> None:
+    own = tmp_path / "own.py"
+    own.write_text(
+        Path(EXAMPLE).read_text().replace("target=0.99", "target=1.0").replace("rounds=100", "rounds=100000")
+    )
+    with Services(tmp_path) as services:
+        services.start_broker()
+        services.start_trainer("bob", "own.py:1/1", "--score", "own.py")
+        start = ("aggregator", "--task", "own.py", "--min-trainers", "2", "--out", "run")
+        services.start("aggregator", *start)
+        until(lambda: any(one["event"] == "trainer-joined" for one in events_of(tmp_path / "run")), "bob to join")
+        services.kill("aggregator")
+        own.write_text(own.read_text().replace("1.0 + np.minimum", "2.0 + np.minimum"))
+        services.start("aggregator", *start[:3], "--min-trainers", "1", "--rounds", "2", *start[-2:])
+        services.wait("aggregator")
+        assert "the run goes on with the score() that it began with" in services.err("aggregator")
+        assert report_of(tmp_path / "run")["trainers"][0]["results"] >= 1
+
+
+def test_a_copy_of_a_task_that_is_data_is_refused_in_one_line(tmp_path: Path) -> None:
+    done = run_fedmq("trainer", "--name", "bob", "--data", "xor:1/2", "--score", "xor", cwd=tmp_path)
+    assert done.returncode == 78
+    assert done.stderr == (
+        "fedmq: --score xor: expected a task with a Code model, got one that is data: leave it out\n"
+    )
+
+
+def test_gradients_and_code_do_not_go_together(tmp_path: Path) -> None:
+    done = run_fedmq("aggregator", "--task", EXAMPLE, "--strategy", "fedsgd", "--out", "run", cwd=tmp_path)
+    assert done.returncode == 78
+    assert "expected a task with a linear model for fedsgd" in done.stderr
+    assert len(done.stderr.splitlines()) == 1

@@ -1,0 +1,274 @@
+"""Who may have code run: signature, pin and flag, or one's own copy; and a trainer that declines, once and for all."""
+
+from __future__ import annotations
+
+import logging
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import numpy as np
+import pytest
+from msgspec.structs import replace
+
+from aggregator.service import Limits
+from aggregator.store import Description, Store
+from aggregator.strategies import find_strategy
+from deploy.in_process import AGGREGATOR, Federation
+from fedmq.errors import BadConfiguration, CodeRefused, Rejected
+from fedmq.messages import EvolutionLearner, Evolve, Goodbye, Round, Train
+from fedmq.models import Code, Floats, Scores
+from fedmq.shipping import Shipped, ship
+from fedmq.tasks import Rows, Task, find_task, task_rows
+from fedmq.wire import Packet, decode, encode
+from trainer.answer import on_rows
+from trainer.learning import learn
+from trainer.policy import CodePolicy
+from trainer.session import Declined, Heard, Session, Tick
+
+CODE = b"bytes that nobody reads here"
+TASK = Task(
+    name="mine",
+    model=Code(genes=2, inputs=3, sha256=sha256(CODE).digest()),
+    loss="own",
+    metric="loss",
+    target=0.0,
+    trainers=1,
+)
+ROWS = Rows(np.zeros((4, 3)), np.zeros(4))
+KEY = "SHA256:q1w2e3"
+
+
+def round_of(task: Task = TASK, code: bytes | None = CODE, number: int = 1) -> Packet:
+    message = Round(run="run", epoch=1, round=number, seed=1, deadline_s=1.0, task=task, work=Evolve(elites=0))
+    arrays = {"ids": np.arange(1), "pool": np.zeros((1, 2))}
+    if code is not None:
+        arrays["code"] = np.frombuffer(code, np.uint8)
+    return decode(encode("round/run", message, arrays))
+
+
+def signed(_packet: Packet) -> str:
+    return KEY
+
+
+def test_code_of_a_pinned_key_runs_with_the_flag() -> None:
+    assert CodePolicy(allowed=True, signer=signed).code(round_of()) == CODE
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected", "offered"),
+    [
+        (CodePolicy(), "expected the signature of a pinned aggregator key, got none", ["pin the key", "--allow-code"]),
+        (CodePolicy(allowed=True), "expected the signature of a pinned aggregator key, got none", ["pin the key"]),
+        (CodePolicy(signer=signed), "expected --allow-code, got none", [KEY, "start this trainer with --allow-code"]),
+    ],
+    ids=["neither", "no key", "no flag"],
+)
+def test_a_refusal_says_in_one_line_which_key_and_which_flag_would_change_it(
+    policy: CodePolicy, expected: str, offered: list[str]
+) -> None:
+    with pytest.raises(CodeRefused, match=r"^code: run run is scored by code, task mine") as refusal:
+        policy.code(round_of())
+    line = str(refusal.value)
+    assert "\n" not in line
+    assert all(words in line for words in [expected, *offered, "--score FILE.py"])
+
+
+def test_with_the_flag_and_no_key_the_line_does_not_ask_for_the_flag_again() -> None:
+    with pytest.raises(CodeRefused) as refusal:
+        CodePolicy(allowed=True).code(round_of())
+    assert "--allow-code" not in str(refusal.value)
+
+
+def test_code_that_is_missing_or_another_than_the_task_names_is_rejected() -> None:
+    policy = CodePolicy(allowed=True, signer=signed)
+    for code, reason in ((None, "arrays"), (CODE + b"!", "sha256")):
+        with pytest.raises(Rejected) as refusal:
+            policy.code(round_of(code=code))
+        assert refusal.value.reason == reason
+
+
+def test_ones_own_copy_is_used_in_place_of_what_travels() -> None:
+    own = Shipped(replace(TASK, model=Code(2, 3, sha256(b"own").digest())), b"own")
+    policy = CodePolicy(own=own)
+    assert policy.code(round_of()) == b"own"
+    for changes in (
+        {"name": "other"},
+        {"model": replace(TASK.model, genes=3)},
+        {"model": replace(TASK.model, inputs=4)},
+    ):
+        with pytest.raises(CodeRefused):
+            policy.code(round_of(replace(TASK, **changes)))
+
+
+def test_a_round_of_a_task_that_is_data_may_not_carry_code() -> None:
+    xor = find_task("xor")
+    with pytest.raises(Rejected, match="arrays: expected"):
+        on_rows(task_rows("xor", 1, 2), "bob")(round_of(xor), lambda: False)
+
+
+# --- a trainer that declines ------------------------------------------------------------------------------------
+
+
+def session() -> Session:
+    return Session("bob", 4, "test", np.random.default_rng(1))
+
+
+def test_who_declines_says_goodbye_and_works_on_nothing_more_of_that_run() -> None:
+    one = session()
+    assert one.step(Heard(round_of()), 0.0).start is not None
+    effects = one.step(Declined("run"), 0.1)
+    assert effects.cancel
+    assert [type(outgoing.message) for outgoing in effects.sends] == [Goodbye]
+    effects = one.step(Heard(round_of(number=2)), 5.0)
+    assert effects.start is None
+    assert [type(outgoing.message) for outgoing in effects.sends] == [Goodbye], "and no Hello"
+    assert one.step(Tick(), 9.0).sends == []
+
+
+def test_to_decline_an_unknown_run_changes_nothing() -> None:
+    assert session().step(Declined("other"), 0.0).sends == []
+
+
+def test_a_trainer_that_refuses_code_says_so_once_and_serves_other_runs(caplog: pytest.LogCaptureFixture) -> None:
+    """Alice has her own copy and goes on alone once bob has declined."""
+
+    def scores(population: Any, inputs: Any, targets: Any) -> Any:
+        return np.abs(population - 1.0).sum(axis=1) + 1.0, np.zeros(len(population), dtype=np.int64)
+
+    own = Shipped(TASK, cloudpickle.dumps(scores))
+    policies = {"alice": CodePolicy(own=own), "bob": CodePolicy()}
+    store = Store(":memory:")
+    store.begin(Description("run", TASK, "evolution", 1, 0.0, code=own.code))
+    federation = Federation(
+        TASK,
+        find_strategy("evolution"),
+        {"alice": ROWS, "bob": ROWS},
+        seed=1,
+        limits=Limits(rounds_max=5, min_trainers=1),
+        learn=lambda rows, name: on_rows(rows, name, policies[name]),
+        store=store,
+    )
+    with caplog.at_level(logging.WARNING):
+        federation.train(limit_s=120.0)
+    assert federation.finished
+    assert sum("is scored by code" in record.message for record in caplog.records) == 1
+    assert federation.aggregator is not None
+    results = {one.name: one.results for one in federation.aggregator.rounds.roster.trainers}
+    assert results["alice"] == 5
+    assert results.get("bob", 0) == 0
+    standing = federation.aggregator.rounds.standing
+    assert standing is not None
+    assert standing.loss < 2.0
+
+
+def test_an_aggregator_that_comes_back_ships_the_code_that_it_began_with(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store.sqlite3")
+    store.begin(Description("run", TASK, "evolution", 1, 0.0, code=CODE))
+    store.close()
+    store = Store(tmp_path / "store.sqlite3")
+    seen: list[bytes] = []
+
+    def watching(rows: Rows, name: str) -> Any:
+        def answer(packet: Packet, _cancelled: Any) -> Any:
+            seen.append(packet.arrays["code"].tobytes())
+            size = len(packet.arrays["pool"])
+            return {"losses": np.ones(size), "correct": np.zeros(size, dtype=np.int64), "elites": np.empty((0, 2))}
+
+        return answer
+
+    limits = Limits(rounds_max=3, min_trainers=1)
+    federation = Federation(TASK, find_strategy("evolution"), {"bob": ROWS}, limits=limits, learn=watching, store=store)
+    federation.start()
+    federation.simulation.run(lambda: len(seen) == 1, 60.0)
+    federation.simulation.crash(AGGREGATOR)
+    federation.simulation.start(AGGREGATOR)
+    federation.simulation.run(lambda: federation.finished, 600.0)
+    assert federation.finished
+    assert set(seen) == {CODE}
+    store.close()
+
+
+# --- what a file becomes ----------------------------------------------------------------------------------------
+
+FILE = """
+import numpy as np
+from fedmq import Code, Task
+import steps_beside
+
+task = Task(name="mine", model=Code(genes=2, inputs=3), loss="own", metric="loss", target=0.0)
+FACTOR = 3.0
+
+
+def score(population, inputs, targets):
+    return steps_beside.twice(population.sum(axis=1)) * FACTOR, np.zeros(len(population))
+"""
+
+
+def written(tmp_path: Path, text: str = FILE) -> str:
+    (tmp_path / "steps_beside.py").write_text("def twice(values):\n    return 2 * values\n")
+    (tmp_path / "mine.py").write_text(text)
+    return str(tmp_path / "mine.py")
+
+
+def test_the_score_of_a_file_travels_by_value_with_the_modules_beside_it(tmp_path: Path) -> None:
+    task, code = ship(written(tmp_path))
+    assert code is not None
+    assert isinstance(task.model, Code)
+    assert task.model.sha256 == sha256(code).digest()
+    (tmp_path / "mine.py").unlink()
+    (tmp_path / "steps_beside.py").unlink()
+    policy = CodePolicy(own=Shipped(task, code))
+    answer = on_rows(ROWS, "bob", policy)(round_of(task, code), lambda: False)  # in a process that has seen neither
+    assert answer["losses"].tolist() == [0.0]
+
+
+def test_tasks_that_are_data_ship_no_code(tmp_path: Path) -> None:
+    assert ship("xor") == Shipped(find_task("xor"), None)
+    data = FILE.replace("Code(genes=2, inputs=3)", "Linear(3)").replace('"own"', '"squared-error"')
+    assert ship(written(tmp_path, data.replace("import Code", "import Linear"))).code is None
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (FILE.replace("def score", "def scores"), r"expected a function score\(population, inputs, targets\)"),
+        (FILE.replace("FACTOR = 3.0", "FACTOR = (x for x in [])"), r"expected a score\(\) that can be packed, got "),
+        (FILE.replace("FACTOR = 3.0", "FACTOR = np.random.default_rng(1).random(200_000)"), "at most 1048576 bytes"),
+        (FILE.replace('"own"', '"squared-error"'), 'expected "own" for a Code model'),
+        (FILE.replace("genes=2", "genes=0"), "genes: expected an integer from 1"),
+        (FILE.replace("inputs=3", "inputs='3'"), "inputs: expected an integer from 1"),
+        (FILE.replace("inputs=3", "inputs=3, sha256=b'1'"), "sha256: expected 32 bytes, got 1"),
+    ],
+)
+def test_a_file_that_cannot_be_shipped_is_refused_in_one_line(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(BadConfiguration, match=words) as refusal:
+        ship(written(tmp_path, text))
+    assert "\n" not in str(refusal.value)
+
+
+def test_code_is_scored_by_no_process_but_the_sandbox() -> None:
+    with pytest.raises(BadConfiguration, match="scored by code"):
+        TASK.score(np.zeros((1, 2)), ROWS)
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "evolution"])
+def test_strategies_without_gradients_take_code(strategy: str) -> None:
+    chosen = find_strategy(strategy)
+    assert chosen.ask(chosen.init(TASK, 1)).arrays
+
+
+def test_local_evolution_around_a_model_uses_the_same_function() -> None:
+    def scores(population: Floats) -> Scores:
+        return Scores(np.abs(population - 1.0).sum(axis=1), np.zeros(len(population), dtype=np.int64))
+
+    work, draws = Train(EvolutionLearner()), np.random.default_rng(1)
+    answer = learn(TASK, work, {"model": np.zeros(2)}, ROWS, draws, lambda: False, scores)
+    assert answer["losses"].tolist() == [2.0]
+    assert scores(answer["model"][None]).losses[0] < 0.5
+
+
+def test_a_strategy_with_gradients_refuses_code_in_one_line() -> None:
+    with pytest.raises(BadConfiguration, match="expected a task with a linear model for fedsgd"):
+        find_strategy("fedsgd").init(TASK, 1)

@@ -1,0 +1,293 @@
+"""Code gets in by one door: one module unpickles, nobody imports it, and every other entrance takes pickles for bytes.
+
+Knows nothing of what the sandbox then keeps code from; `tests/integration/test_sandbox.py` does.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import pickle
+import re
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from msgspec.structs import replace
+
+from aggregator import store as stores
+from aggregator.blobs import Blobs
+from aggregator.checkpoint import load
+from aggregator.replay import replay
+from aggregator.report import EVENTS, REPORT, STORE, read_report
+from aggregator.state import state_of
+from aggregator.store import Description, Store, StoredResult
+from aggregator.strategies import find_strategy
+from aggregator.upkeep import recover, replay_run
+from fedmq.cli import fedmq
+from fedmq.clock import SystemClock
+from fedmq.errors import FedmqError, Rejected
+from fedmq.messages import ArrayInfo, Evolve, Round
+from fedmq.models import Code, load_model
+from fedmq.tasks import Task, find_task, task_rows
+from fedmq.wire import decode, encode
+from trainer.answer import on_rows
+from trainer.data import load_rows
+from trainer.policy import CodePolicy
+from trainer.spool import FileSpool
+from trainer.worker import perform
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ["fedmq", "broker", "aggregator", "trainer", "deploy"]
+MODULES = {
+    str(path.relative_to(ROOT)): ast.parse(path.read_text())
+    for package in PACKAGES
+    for path in sorted((ROOT / package).rglob("*.py"))
+}
+THE_ONE_PLACE = "trainer/sandboxed.py"
+# Modules whose readers run what they read, some of them unasked.
+UNPICKLERS = re.compile(r"_?pickle|cPickle|marshal|shelve|dill|joblib|jsonpickle|multiprocessing|logging\.config|yaml")
+
+
+def imported(tree: ast.AST) -> set[str]:
+    """Every module that is imported anywhere in it, by its full name, and `module.name` of each name from one."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def importers(pattern: str | re.Pattern[str]) -> set[str]:
+    return {path for path, tree in MODULES.items() if any(re.fullmatch(pattern, name) for name in imported(tree))}
+
+
+def calls(path: str) -> Iterator[tuple[str, ast.Call]]:
+    """Each call of `something.name(...)` in a module: its name, and itself."""
+    for node in ast.walk(MODULES[path]):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            yield node.func.attr, node
+
+
+def test_one_module_imports_what_can_unpickle() -> None:
+    assert importers(UNPICKLERS) == {THE_ONE_PLACE}
+
+
+def test_that_module_unpickles_in_one_line() -> None:
+    assert [name for name, call in calls(THE_ONE_PLACE) if ast.unparse(call).startswith("pickle.")] == ["loads"]
+
+
+def test_one_module_packs_code_and_only_packs() -> None:
+    assert importers("cloudpickle.*") == {"fedmq/shipping.py"}
+    used = {name for name, call in calls("fedmq/shipping.py") if ast.unparse(call).startswith("cloudpickle.")}
+    assert used == {"dumps", "register_pickle_by_value", "unregister_pickle_by_value"}
+
+
+def test_nobody_imports_the_module_that_unpickles_and_one_starts_it() -> None:
+    assert importers(r"trainer\.sandboxed.*") == set()
+    naming = {path for path in MODULES if re.search(r'"trainer\.sandboxed"', (ROOT / path).read_text())}
+    assert naming == {"trainer/sandbox.py"}
+
+
+def test_one_module_opens_a_sandbox_with_what_the_policy_gives_it() -> None:
+    assert importers(r"trainer\.sandbox\.Sandbox") == {"trainer/answer.py"}
+    text = (ROOT / "trainer" / "answer.py").read_text()
+    assert text.count("policy.code(packet)") == 1
+    assert text.count("sandboxes.scoring(code,") == 1
+    assert text.index("policy.code(packet)") < text.index("sandboxes.scoring(code,")
+
+
+def test_numpy_is_never_let_unpickle() -> None:
+    for path in MODULES:
+        assert "allow_pickle=True" not in (ROOT / path).read_text(), path
+        for name, call in calls(path):
+            if name in ("read_array",) or ast.unparse(call.func) in ("np.load", "numpy.load"):
+                said = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+                assert said.get("allow_pickle") == "False", f"{path}:{call.lineno}"
+
+
+def test_nothing_evaluates_text() -> None:
+    for path, tree in MODULES.items():
+        names = {
+            node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+        }
+        assert not names & {"eval", "exec", "__import__"}, path
+
+
+# --- every other entrance ---------------------------------------------------------------------------------------
+
+
+class Evil:
+    """Makes a folder where it is unpickled."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.marker),)
+
+
+@pytest.fixture
+def marker(tmp_path: Path) -> Iterator[Path]:
+    """What must not have appeared at the end of a test."""
+    marker = tmp_path / "marker"
+    yield marker
+    assert not marker.exists()
+
+
+@pytest.fixture(params=range(pickle.HIGHEST_PROTOCOL + 1), ids=lambda protocol: f"protocol-{protocol}")
+def evil(request: pytest.FixtureRequest, marker: Path) -> bytes:
+    return pickle.dumps(Evil(marker), request.param)
+
+
+def test_the_trap_works(tmp_path: Path) -> None:
+    pickle.loads(pickle.dumps(Evil(tmp_path / "sprung")))  # noqa: S301
+    assert (tmp_path / "sprung").exists()
+
+
+def refused(function: Callable[..., object], *arguments: Any) -> None:
+    """Call it; it may refuse, and must not fail in any other way."""
+    with suppress(FedmqError):
+        function(*arguments)
+
+
+TASK = Task(name="mine", model=Code(genes=2, inputs=2), loss="own", metric="loss", target=0.0)
+
+
+def code_round(code: bytes, task: Task = TASK, *, name: bytes | None = None) -> Any:
+    if isinstance(task.model, Code):
+        task = replace(task, model=replace(task.model, sha256=sha256(code).digest() if name is None else name))
+    message = Round(run="run", epoch=1, round=1, seed=1, deadline_s=1.0, task=task, work=Evolve(elites=0))
+    arrays = {"ids": np.arange(1), "pool": np.zeros((1, task.model.genes)), "code": np.frombuffer(code, np.uint8)}
+    return decode(encode("round/run", message, arrays))
+
+
+def test_frames_of_the_network(evil: bytes) -> None:
+    whole = list(code_round(evil).frames)
+    for position in range(len(whole)):
+        refused(decode, [*whole[:position], evil, *whole[position + 1 :]])
+    for name, dtype in (("code", "|O"), ("pool", "|O8"), ("pool", "|u1"), ("code", "<f8"), ("model", "|u1")):
+        info = ArrayInfo(name, dtype, (len(evil),), len(evil), sha256(evil).digest())
+        message = msgspec.structs.replace(code_round(evil).message, arrays=(info,))
+        with pytest.raises(Rejected, match=r"dtype|nbytes"):
+            decode([b"round/run", msgspec.msgpack.encode(message), b"", evil])
+
+
+def test_a_frame_of_code_is_bytes_of_at_most_a_mebibyte() -> None:
+    large = bytes((1 << 20) + 1)
+    info = ArrayInfo("code", "|u1", (len(large),), len(large), sha256(large).digest())
+    message = msgspec.structs.replace(code_round(b"x").message, arrays=(info,))
+    with pytest.raises(Rejected, match="nbytes"):
+        decode([b"round/run", msgspec.msgpack.encode(message), b"", large])
+    with pytest.raises(FedmqError, match="cannot be sent"):
+        code_round(large)
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [CodePolicy(), CodePolicy(allowed=True), CodePolicy(signer=lambda _packet: "SHA256:key")],
+    ids=["neither", "without a pin", "without the flag"],
+)
+def test_a_round_with_code_at_a_trainer_that_does_not_run_it(evil: bytes, policy: CodePolicy) -> None:
+    done = perform(code_round(evil), on_rows(task_rows("xor", 1, 2), "bob", policy), lambda: False, SystemClock())
+    assert done is not None
+    assert isinstance(done.outcome, Rejected)
+    assert done.outcome.reason == "code"
+
+
+def test_a_round_with_code_that_is_not_what_it_says_at_a_trainer_that_would_run_it(evil: bytes) -> None:
+    learn = on_rows(task_rows("xor", 1, 2), "bob", CodePolicy(allowed=True, signer=lambda _packet: "SHA256:key"))
+    for packet in (code_round(evil, name=b"\0" * 32), code_round(evil, find_task("xor"))):
+        done = perform(packet, learn, lambda: False, SystemClock())
+        assert done is not None
+        assert isinstance(done.outcome, Rejected)
+
+
+def begun(folder: Path, description: bytes | None = None) -> Path:
+    """A store whose own digests are right, whatever is in it."""
+    folder.mkdir()
+    store = Store(folder / STORE)
+    store.begin(Description("run", find_task("xor"), "evolution", 1, 0.0))
+    store.close()
+    if description is not None:
+        with closing(sqlite3.connect(folder / STORE)) as connection:
+            digest = stores._digest(description, 0)
+            connection.execute("UPDATE run SET description = ?, digest = ?", (description, digest))
+            connection.commit()
+    return folder / STORE
+
+
+def test_the_description_of_a_store(tmp_path: Path, evil: bytes) -> None:
+    store = Store(begun(tmp_path / "run", evil))
+    refused(lambda: store.description)
+    store.close()
+    refused(replay_run, tmp_path / "run")
+
+
+def test_the_results_checkpoints_and_blobs_of_a_store(tmp_path: Path, evil: bytes) -> None:
+    store = Store(begun(tmp_path / "run"))
+    store.keep_result(StoredResult(1, "bob", 1, [evil, evil, evil, evil]))
+    store.keep_checkpoint(1, evil)
+    store.commit()
+    store.close()
+    store = Store(tmp_path / "run" / STORE)
+    refused(replay, store, find_task("xor"), find_strategy("evolution"), 1)
+    refused(lambda: list(store.closes()))
+    refused(store.verify)
+    store.close()
+    refused(recover, tmp_path / "run", None)
+    refused(load, evil, int)
+    padded = evil + bytes(1 << 20)
+    blobs = Blobs(tmp_path / "blobs")
+    blobs.keep([padded])
+    assert blobs.read(sha256(padded).digest()) == padded
+
+
+def test_the_files_of_a_run(tmp_path: Path, evil: bytes) -> None:
+    path = begun(tmp_path / "run")
+    for name in (EVENTS, REPORT, "store.witness", "model.npz"):
+        (path.parent / name).write_bytes(evil)
+    refused(read_report, path.parent)
+    state_of(path.parent, None, 0.0)
+    refused(lambda: Store(path).close())
+    refused(load_model, path.parent / "model.npz")
+    for command in ("ls", "show", "verify", "replay"):
+        with suppress(FedmqError):
+            CliRunner().invoke(fedmq, ["runs", command, str(path.parent if command != "ls" else tmp_path)])
+
+
+def test_the_spool_of_a_trainer(tmp_path: Path, evil: bytes) -> None:
+    enveloped = msgspec.msgpack.encode([evil, evil, evil, evil])
+    for name, content in {
+        "bare": evil,
+        "whole": sha256(evil).digest() + evil,
+        "frames": sha256(enveloped).digest() + enveloped,
+    }.items():
+        (tmp_path / f"{name}.1.result").write_bytes(content)
+    assert FileSpool(tmp_path).load("bob", 2) == []
+
+
+def test_files_with_rows_and_models(tmp_path: Path, evil: bytes, marker: Path) -> None:
+    objects = np.array([Evil(marker), Evil(marker)], dtype=object)
+    np.save(tmp_path / "objects.npy", objects, allow_pickle=True)
+    np.savez(tmp_path / "objects.npz", inputs=objects, targets=objects, genes=objects, description=objects)
+    for name in ("evil.npy", "evil.npz", "evil.csv", "evil.parquet"):
+        (tmp_path / name).write_bytes(evil)
+    for path in tmp_path.iterdir():
+        refused(load_rows, str(path))
+        refused(load_model, path)
+
+
+def test_the_configuration(tmp_path: Path, evil: bytes) -> None:
+    (tmp_path / "evil.toml").write_bytes(evil)
+    for command in ("broker", "aggregator", "trainer", "demo"):
+        CliRunner().invoke(fedmq, [command, "--config", str(tmp_path / "evil.toml")])

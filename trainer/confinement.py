@@ -1,0 +1,173 @@
+"""What the kernel takes from a process before it runs somebody else's code: files, network, other processes, memory.
+
+Knows nothing of the code. Everything here is for ever: no call gives back what it took. A process keeps what it has
+open, may compute, and may read the files of Python itself.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import platform
+import resource
+import signal
+import struct
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+FILES_MAX = 64
+
+_NEW_USER, _NEW_NETWORK, _NEW_IPC = 0x10000000, 0x40000000, 0x08000000  # unshare(2)
+_PARENT_DEATH_SIGNAL, _SECCOMP, _NO_NEW_PRIVILEGES = 1, 22, 38  # prctl(2)
+_SECCOMP_FILTER = 2
+_LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446  # system calls, the same numbers everywhere
+_READ_FILE, _READ_FOLDER = 1 << 2, 1 << 3
+_LANDLOCK_RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15}  # how many each version of Landlock knows; 16 since the fifth
+_WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
+_LIBRARIES = ("/usr", "/lib", "/lib64", "/etc/ld.so.cache")  # of the modules that are loaded late
+
+
+class _Calls(NamedTuple):
+    """The system calls of an architecture that stay allowed: `openat` for reading only, the others as they are."""
+
+    architecture: int  # AUDIT_ARCH_… of linux/audit.h
+    openat: int
+    others: str  # name:number
+
+
+# Not among them: sockets, new processes and threads, signals to others, whatever changes a file or a limit.
+_ALLOWED = {
+    "x86_64": _Calls(
+        0xC000003E,
+        257,
+        """
+        read:0 write:1 readv:19 pread64:17 close:3 lseek:8 stat:4 fstat:5 lstat:6 newfstatat:262 statx:332 access:21
+        faccessat:269 faccessat2:439 getdents64:217 getcwd:79 readlink:89 readlinkat:267 mmap:9 mprotect:10 munmap:11
+        mremap:25 madvise:28 brk:12 rt_sigaction:13 rt_sigprocmask:14 rt_sigreturn:15 sigaltstack:131 poll:7 ppoll:271
+        select:23 pselect6:270 nanosleep:35 clock_nanosleep:230 clock_gettime:228 clock_getres:229 gettimeofday:96
+        time:201 times:100 getpid:39 getppid:110 gettid:186 getuid:102 geteuid:107 getgid:104 getegid:108 uname:63
+        sysinfo:99 getrusage:98 sched_yield:24 sched_getaffinity:204 getcpu:309 futex:202 set_robust_list:273 rseq:334
+        membarrier:324 restart_syscall:219 getrandom:318 exit:60 exit_group:231
+        """,
+    ),
+    "aarch64": _Calls(
+        0xC00000B7,
+        56,
+        """
+        read:63 write:64 readv:65 pread64:67 close:57 lseek:62 fstat:80 newfstatat:79 statx:291 faccessat:48
+        faccessat2:439 getdents64:61 getcwd:17 readlinkat:78 mmap:222 mprotect:226 munmap:215 mremap:216 madvise:233
+        brk:214 rt_sigaction:134 rt_sigprocmask:135 rt_sigreturn:139 sigaltstack:132 ppoll:73 pselect6:72
+        nanosleep:101 clock_nanosleep:115 clock_gettime:113 clock_getres:114 gettimeofday:169 times:153 getpid:172
+        getppid:173 gettid:178 getuid:174 geteuid:175 getgid:176 getegid:177 uname:160 sysinfo:179 getrusage:165
+        sched_yield:124 sched_getaffinity:123 getcpu:168 futex:98 set_robust_list:99 rseq:293 membarrier:283
+        restart_syscall:128 getrandom:278 exit:93 exit_group:94
+        """,
+    ),
+}
+
+
+def confine(memory_bytes: int) -> tuple[str, ...]:
+    """Take all of it from this process, which must have one thread; what this kernel does not let us take, in words.
+
+    `memory_bytes` bounds the address space of the process as a whole, its libraries included.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    missing = []
+    own_network = any(libc.unshare(user | _NEW_NETWORK | _NEW_IPC) == 0 for user in (_NEW_USER, 0))
+    if not own_network:
+        missing.append(f"a network of its own ({_why()})")
+    # After unshare, which would forget it: the new credentials count as a change of them.
+    libc.prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
+    libc.prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0)
+    if (problem := _limit(memory_bytes)) is not None:
+        missing.append(f"limits of memory, files and processes ({problem})")
+    if (problem := _close_files(libc, [*sys.path, sys.prefix, sys.base_prefix, *_LIBRARIES])) is not None:
+        missing.append(f"files out of its reach ({problem})")
+    if (problem := _filter_calls(libc)) is not None:
+        missing.append(f"a filter of system calls ({problem})")
+        if not own_network:
+            missing.append("anything that cuts off the network")
+    return tuple(missing)
+
+
+def _limit(memory_bytes: int) -> str | None:
+    limits = {
+        resource.RLIMIT_AS: memory_bytes,
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_FSIZE: 0,
+        resource.RLIMIT_MEMLOCK: 0,
+        resource.RLIMIT_NOFILE: FILES_MAX,
+        resource.RLIMIT_NPROC: 0,
+    }
+    try:
+        for limit, wanted in limits.items():
+            _, hard = resource.getrlimit(limit)
+            most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+            resource.setrlimit(limit, (most, most))
+    except (OSError, ValueError) as error:
+        return str(error)
+    return None
+
+
+def _close_files(libc: ctypes.CDLL, readable: Iterable[str]) -> str | None:
+    """Landlock (https://docs.kernel.org/userspace-api/landlock.html): no file but these, and these for reading."""
+    version = libc.syscall(_LANDLOCK_CREATE, None, 0, 1)
+    if version < 1:
+        return _why()
+    rights = (1 << _LANDLOCK_RIGHTS.get(version, 16)) - 1
+    ruleset = libc.syscall(_LANDLOCK_CREATE, struct.pack("=Q", rights), 8, 0)
+    if ruleset < 0:
+        return _why()
+    for path in set(readable):
+        try:
+            place = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        except OSError:  # it is not there, or not for us to read
+            continue
+        allowed = _READ_FILE | _READ_FOLDER if Path(path).is_dir() else _READ_FILE
+        libc.syscall(_LANDLOCK_ADD, ruleset, 1, struct.pack("=Qi", allowed, place), 0)
+        os.close(place)
+    failed = libc.syscall(_LANDLOCK_RESTRICT, ruleset, 0) != 0
+    why = _why()
+    os.close(ruleset)
+    return why if failed else None
+
+
+def _filter_calls(libc: ctypes.CDLL) -> str | None:
+    """A seccomp filter (https://docs.kernel.org/userspace-api/seccomp_filter.html): what is not allowed says EPERM."""
+    calls = _ALLOWED.get(platform.machine())
+    if calls is None:
+        return f"none is written for {platform.machine()}"
+    filters = b"".join(struct.pack("=HBBI", *line) for line in _program(calls))
+    kept = ctypes.create_string_buffer(filters, len(filters))
+    program = struct.pack("@HP", len(filters) // 8, ctypes.addressof(kept))
+    return _why() if libc.prctl(_SECCOMP, _SECCOMP_FILTER, program, 0, 0) != 0 else None
+
+
+def _program(calls: _Calls) -> list[tuple[int, int, int, int]]:
+    """In classic BPF: (operation, lines to skip if true, lines to skip if not, operand)."""
+    load, equal, any_bit, answer = 0x20, 0x15, 0x45, 0x06
+    deny, allow = 0x00050000 | errno.EPERM, 0x7FFF0000
+    others = [int(call.partition(":")[2]) for call in calls.others.split()]
+    count = len(others)
+    lines = [
+        (load, 0, 0, 4),  # the architecture: the numbers of another one mean other calls
+        (equal, 0, count + 2, calls.architecture),
+        (load, 0, 0, 0),  # the number of the call
+        (equal, count + 1, 0, calls.openat),
+    ]
+    lines += [(equal, count - index + 3, 0, call) for index, call in enumerate(others)]
+    return [
+        *lines,
+        (answer, 0, 0, deny),
+        (load, 0, 0, 32),  # the flags of openat, its third argument
+        (any_bit, 0, 1, _WRITING),
+        (answer, 0, 0, deny),
+        (answer, 0, 0, allow),
+    ]
+
+
+def _why() -> str:
+    return os.strerror(ctypes.get_errno())

@@ -1,0 +1,209 @@
+"""A sandbox: a child process without files, network or children, in which somebody's code scores candidates.
+
+Knows nothing of who may send code (`trainer.policy` does), and never looks into it. What comes back is checked before
+it is believed: the process belongs to the code, and so does whatever it says.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+import msgspec
+import numpy as np
+
+from fedmq.errors import Rejected, WorkCancelled
+from fedmq.models import ROW_SQUARED_ERROR_MAX, Floats, Scores
+from fedmq.tasks import Rows
+from trainer.pipe import (
+    DETAIL_MAX,
+    LENGTH_BYTES,
+    Ask,
+    Confined,
+    Failed,
+    FromSandbox,
+    Loaded,
+    Scored,
+    Setup,
+    ToSandbox,
+    body_bytes,
+    pack,
+)
+
+MEMORY_BYTES = 1 << 30  # of address space, and room for four copies of the rows
+ANSWER_S = 300.0  # for one population
+ANSWER_BYTES_MAX = 4096  # beside the scores
+POLL_S = 0.05  # between two looks at whether the work is still wanted
+CHUNK_BYTES = 1 << 16
+
+log = logging.getLogger(__name__)
+
+Cancelled = Callable[[], bool]
+
+
+class Sandbox:
+    """The code of one task, loaded beside one trainer's rows; the process starts with the first population.
+
+    After a failure the next population gets a new process. To be used by one thread, with whose end the process ends;
+    it also ends with this object.
+    """
+
+    def __init__(
+        self, code: bytes, rows: Rows, *, memory_bytes: int = MEMORY_BYTES, answer_s: float = ANSWER_S
+    ) -> None:
+        self._setup = Setup(code, rows.inputs.shape[1], _raw(rows.inputs), _raw(rows.targets))
+        self._rows = len(rows.inputs)
+        self._memory_bytes = memory_bytes + 4 * (rows.inputs.nbytes + rows.targets.nbytes)
+        self._answer_s = answer_s
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def score(self, population: Floats, cancelled: Cancelled) -> Scores:
+        """The summed loss and the number of correct rows of each candidate of (population, genes), as the code says.
+
+        Raises:
+            Rejected: with the reason `code`: it failed, took too long or too much, or what it says cannot be.
+            WorkCancelled: `cancelled()` became true.
+        """
+        try:
+            if self._process is None:
+                self._start(cancelled)
+            size = 16 * len(population)
+            answer = self._talk(Ask(population.shape[1], _raw(population)), size, cancelled)
+            return self._checked(answer, len(population))
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End the process at once."""
+        if self._process is not None:
+            self._process = None
+            self._end()
+
+    def _start(self, cancelled: Cancelled) -> None:
+        environment = {
+            "PYTHONPATH": os.pathsep.join(map(os.path.abspath, _paths())),
+            **{f"{name}_NUM_THREADS": "1" for name in ("OPENBLAS", "OMP", "MKL")},
+        }
+        nowhere = tempfile.mkdtemp(prefix="fedmq-")
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "trainer.sandboxed", str(self._memory_bytes)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                cwd=nowhere,
+                env=environment,
+                bufsize=0,
+                start_new_session=True,
+            )
+        finally:
+            Path(nowhere).rmdir()  # it is in there already; a folder that is gone takes no files
+        self._end = weakref.finalize(self, _end, self._process)
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            os.set_blocking(pipe.fileno(), False)
+        confined = self._talk(None, 0, cancelled)
+        if not isinstance(confined, Confined):
+            self._refuse(f"expected to hear of its confinement, got {confined}")
+        if confined.missing:
+            log.warning("code runs without: %s", "; ".join(confined.missing))
+        if not isinstance(loaded := self._talk(self._setup, 0, cancelled), Loaded):
+            self._refuse(loaded.detail if isinstance(loaded, Failed) else f"expected it to load, got {loaded}")
+
+    def _checked(self, answer: FromSandbox, size: int) -> Scores:
+        if isinstance(answer, Failed):
+            self._refuse(answer.detail)
+        if not isinstance(answer, Scored) or len(answer.losses) != 8 * size or len(answer.correct) != 8 * size:
+            self._refuse(f"expected scores of {size} candidates, got something else")
+        losses, correct = np.frombuffer(answer.losses, "<f8"), np.frombuffer(answer.correct, "<i8")
+        most = ROW_SQUARED_ERROR_MAX * self._rows
+        if not ((losses >= 0) & (losses <= most)).all():
+            self._refuse(f"expected losses from 0 to {most:g}, got {losses[~((losses >= 0) & (losses <= most))][0]:g}")
+        if not ((correct >= 0) & (correct <= self._rows)).all():
+            self._refuse(f"expected from 0 to {self._rows} correct rows, got another number")
+        return Scores(losses, correct)
+
+    def _talk(self, said: ToSandbox | None, answer_bytes: int, cancelled: Cancelled) -> FromSandbox:
+        """Say it, and the answer, which may have so many bytes beside a few."""
+        process = self._process
+        assert process is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
+        left, got = memoryview(b"" if said is None else pack(said)), bytearray()
+        most = answer_bytes + ANSWER_BYTES_MAX
+        until = time.monotonic() + self._answer_s
+        with selectors.DefaultSelector() as pipes:
+            pipes.register(process.stdout, selectors.EVENT_READ)
+            if left:
+                pipes.register(process.stdin, selectors.EVENT_WRITE)
+            while len(got) < LENGTH_BYTES or len(got) < LENGTH_BYTES + body_bytes(got):
+                self._check_time(until, cancelled)
+                for key, _ in pipes.select(POLL_S):
+                    if key.fileobj is process.stdout:
+                        got += self._read(process, process.stdout.fileno())
+                    elif not (left := self._write(process.stdin.fileno(), left)):
+                        pipes.unregister(process.stdin)
+                if len(got) >= LENGTH_BYTES and max(body_bytes(got), len(got) - LENGTH_BYTES) > most:
+                    self._refuse(f"expected an answer of at most {most} bytes, got more")
+        try:
+            answer: FromSandbox = msgspec.msgpack.decode(memoryview(got)[LENGTH_BYTES:], type=FromSandbox)
+            return answer
+        except (msgspec.MsgspecError, UnicodeError):
+            self._refuse("expected scores, got what is no answer")
+
+    def _check_time(self, until: float, cancelled: Cancelled) -> None:
+        if cancelled():
+            raise WorkCancelled("the code was stopped: a newer round makes it needless")
+        if time.monotonic() > until:
+            self._refuse(f"expected an answer within {self._answer_s:g} s, got none: it was stopped")
+
+    def _read(self, process: subprocess.Popen[bytes], descriptor: int) -> bytes:
+        chunk = os.read(descriptor, CHUNK_BYTES)
+        if not chunk:
+            self._refuse(f"expected an answer, but its process ended with {_ending(process)}")
+        return chunk
+
+    @staticmethod
+    def _write(descriptor: int, left: memoryview) -> memoryview:
+        try:
+            return left[os.write(descriptor, left[:CHUNK_BYTES]) :]
+        except BrokenPipeError:
+            return left[:0]  # it has ended; its last words are still to be read
+
+    @staticmethod
+    def _refuse(detail: str) -> NoReturn:
+        line = " ".join("".join(sign if sign.isprintable() else " " for sign in detail).split())
+        raise Rejected("code", f"the code that scores this run failed: {line:.{DETAIL_MAX}}")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait()
+    for pipe in (process.stdin, process.stdout):
+        assert pipe is not None
+        pipe.close()
+
+
+def _paths() -> list[str]:
+    """Where the person who started us wants modules to be found, beside where they are installed."""
+    return [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+
+
+def _raw(array: np.ndarray) -> bytes:
+    return np.ascontiguousarray(array, dtype="<f8").tobytes()
+
+
+def _ending(process: subprocess.Popen[bytes]) -> str:
+    code = process.wait(1.0)
+    return f"exit code {code}" if code >= 0 else signal.Signals(-code).name
