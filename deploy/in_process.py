@@ -19,6 +19,7 @@ from fedmq.streams import stream
 from fedmq.tasks import Rows, Task
 from fedmq.testing import Faults, Simulation, VirtualWorker
 from trainer.answer import on_rows
+from trainer.seen import Seen
 from trainer.service import Trainer
 from trainer.session import Session
 from trainer.spool import MemorySpool
@@ -89,7 +90,8 @@ class Federation:
                 lambda: simulation.random.uniform(*self._work_s),
             )
             jitter, kept = stream(self.seed, "jitter", name), spool.kept.values()
-            session = Session(name, len(rows.inputs), "in-process", jitter, list(kept))
+            seen = Seen(spool.marks.values())
+            session = Session(name, len(rows.inputs), "in-process", jitter, list(kept), seen=seen)
             return Trainer(link, session, worker, clock=simulation.clock, spool=spool)
 
         return make

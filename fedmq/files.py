@@ -12,10 +12,11 @@ from pathlib import Path
 PARTIAL = ".partial"  # is put behind the name of what is being written
 
 
-def write_whole(path: Path, content: bytes, *, mode: int = 0o666) -> None:
+def write_whole(path: Path, content: bytes, *, mode: int = 0o666, sync: bool = True) -> None:
     """Write a file under another name, sync it, rename it, and sync its folder: it survives a power cut from now on.
 
-    `mode` is who may read it, before the umask takes from it; no other process ever sees more.
+    `mode` is who may read it, before the umask takes from it; no other process ever sees more. Without `sync` it
+    survives a kill, and a power cut leaves what was there before, what was meant, or nothing.
 
     Raises:
         OSError: it cannot be written; what was at `path` before is still there, and nothing half written is left.
@@ -26,9 +27,11 @@ def write_whole(path: Path, content: bytes, *, mode: int = 0o666) -> None:
         with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                os.fsync(file.fileno())
         partial.replace(path)
-        sync_folder(path.parent)
+        if sync:
+            sync_folder(path.parent)
     except OSError:
         with suppress(OSError):
             partial.unlink(missing_ok=True)  # on a full disk, its room is wanted

@@ -162,11 +162,13 @@ def _session(name: str, count: int, spool: FileSpool | None, scale: int, cap: in
     from fedmq import __version__
     from fedmq.streams import stream
     from trainer.budget import Budget
+    from trainer.seen import Seen
     from trainer.session import Session
 
     kept = [] if spool is None else spool.load(name, count)
     budget = Budget(cap, () if spool is None or cap is None else spool.spent())
-    return Session(name, count, __version__, stream(0, "jitter", name), kept, scale=scale, budget=budget)
+    seen = Seen(() if spool is None else spool.seen())
+    return Session(name, count, __version__, stream(0, "jitter", name), kept, scale=scale, budget=budget, seen=seen)
 
 
 def _check_count(name: str, rows: int, least: int | None) -> None:

@@ -12,20 +12,9 @@ from fedmq.network import Delivered, Link, LinkRefused, LinkUp, News
 from fedmq.reach import Reach
 from fedmq.seal import NoSeal, Seal
 from fedmq.wire import decode, encode
-from trainer.session import (
-    Connected,
-    Declined,
-    Disconnected,
-    Effects,
-    Event,
-    Heard,
-    Session,
-    Stop,
-    Tick,
-    Worked,
-    WorkFailed,
-)
+from trainer.session import Session
 from trainer.spool import Spool
+from trainer.steps import Connected, Declined, Disconnected, Effects, Event, Heard, Stop, Tick, Worked, WorkFailed
 from trainer.worker import Done, Worker
 
 log = logging.getLogger(__name__)
@@ -160,6 +149,8 @@ class Trainer:
             )
         if self._spool is None:
             return
+        for mark in effects.marks:
+            self._spool.mark(mark)
         for spent in effects.spends:
             self._spool.spend(spent)
         for kept in effects.keeps:

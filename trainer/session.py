@@ -21,7 +21,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 
@@ -39,85 +38,27 @@ from fedmq.messages import (
 )
 from fedmq.scores import SCALE, counted
 from fedmq.wire import Array, Packet, base_of
-from trainer.budget import Budget, Spent, evaluations_of
+from trainer.budget import Budget, evaluations_of
 from trainer.kept import Kept
+from trainer.seen import Seen
+from trainer.steps import (
+    Connected,
+    Declined,
+    Disconnected,
+    Effects,
+    Event,
+    Heard,
+    Outgoing,
+    Stop,
+    Worked,
+    WorkFailed,
+)
 
 RUNS_MAX = 16  # the run that was heard of longest ago goes first
 HELD_MAX = 8  # results of one run that wait for an acknowledgement
 HELLO_AGAIN_S, HERE_AGAIN_S = 0.5, 2.0
 RESEND_S, RESEND_MAX_S = 0.5, 8.0
 STOP_S = 4.0  # to finish the work, and then to see its result acknowledged
-
-
-class Heard(NamedTuple):
-    """A message came."""
-
-    packet: Packet
-
-
-class Connected(NamedTuple):
-    """The broker is there (again)."""
-
-
-class Disconnected(NamedTuple):
-    """The broker is gone."""
-
-
-class Worked(NamedTuple):
-    """The work on a round is done."""
-
-    run: str
-    round: int
-    arrays: dict[str, Array]
-    train_s: float
-
-
-class WorkFailed(NamedTuple):
-    """The work on a round cannot be done."""
-
-    run: str
-    round: int
-
-
-class Declined(NamedTuple):
-    """The operator does not let us take part in a run."""
-
-    run: str
-
-
-class Tick(NamedTuple):
-    """Time has passed."""
-
-
-class Stop(NamedTuple):
-    """The trainer is asked to end."""
-
-
-Event = Heard | Connected | Disconnected | Worked | WorkFailed | Declined | Tick | Stop
-
-
-class Outgoing(NamedTuple):
-    """Send a message."""
-
-    topic: str
-    message: FromTrainer
-    arrays: dict[str, Array] | None = None
-
-
-@dataclass
-class Effects:
-    """What a step asks for: save `spends` and `keeps`, forget `drops`, `cancel` the work, `start` some, then `sends`.
-
-    `leaves` are runs that this trainer takes no further part in from now on.
-    """
-
-    spends: list[Spent] = field(default_factory=list)
-    keeps: list[Kept] = field(default_factory=list)
-    drops: list[tuple[str, int]] = field(default_factory=list)  # run and round
-    cancel: bool = False
-    start: Packet | None = None
-    sends: list[Outgoing] = field(default_factory=list)
-    leaves: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -147,7 +88,8 @@ class RunView:
 class Session:
     """A trainer's side of all the runs that it hears of; `kept` is what an earlier life had not seen acknowledged.
 
-    Losses leave in units of 2**-`scale`; `budget` says how many candidates of a run may be scored.
+    Losses leave in units of 2**-`scale`; `budget` says how many candidates of a run may be scored, `seen`
+    what is too old to be heeded.
     """
 
     def __init__(
@@ -160,9 +102,10 @@ class Session:
         *,
         scale: int = SCALE,
         budget: Budget | None = None,
+        seen: Seen | None = None,
     ) -> None:
         self.name, self.samples, self.version, self.scale = name, samples, version, scale
-        self.budget = budget or Budget()
+        self.budget, self.seen = budget or Budget(), seen or Seen()
         self.done = False
         self.runs: OrderedDict[str, RunView] = OrderedDict()
         self.working: tuple[str, int] | None = None  # run and round,
@@ -173,9 +116,9 @@ class Session:
         self._stop_by: float | None = None
         self._effects = Effects()
         for one in sorted(kept, key=lambda one: (one.run, one.epoch, one.round)):
-            view = self.runs.setdefault(one.run, RunView(one.epoch))
-            view.epoch = view.round_epoch = one.epoch
-            view.round = one.round
+            view = self.runs.setdefault(one.run, self._new_view(one.run))
+            view.epoch = max(view.epoch, one.epoch)
+            view.round_epoch, view.round = max((view.round_epoch, view.round), (one.epoch, one.round))
             view.held[one.round] = Held(one)
 
     @property
@@ -233,6 +176,11 @@ class Session:
         else:
             self._release(message.run, view, message.round)
 
+    def _new_view(self, run: str) -> RunView:
+        """A run as far as it is remembered."""
+        mark = self.seen.of(run)
+        return RunView(mark.epoch, mark.round, mark.epoch)
+
     def _view(self, run: str, epoch: int, now: float) -> RunView | None:
         """What is known of `run`, now at `epoch`; None when the message is from an older life of its aggregator."""
         view = self.runs.get(run)
@@ -243,11 +191,12 @@ class Session:
                 for number in list(self.runs[oldest].held):
                     self._release(oldest, self.runs[oldest], number)
                 del self.runs[oldest]
-            view = self.runs[run] = RunView(epoch)
+            view = self.runs[run] = self._new_view(run)
         self.runs.move_to_end(run)
         if epoch < view.epoch:
             return None
         if epoch > view.epoch:
+            self._effects.marks += self.seen.reached(run, epoch)
             pause_s = self._pause_s(view)
             view.epoch, view.index, view.hello_at = epoch, None, now + pause_s
             self._next.pop(run, None)  # an older life's round; this one's comes, or is asked for
@@ -316,6 +265,7 @@ class Session:
         kept = Kept(event.run, view.round_epoch, event.round, arrays, event.train_s, self._base, self.scale)
         view.held[event.round] = Held(kept, send_at=now)
         self._effects.keeps.append(kept)
+        self._effects.marks += self.seen.reached(event.run, view.round_epoch, event.round)
         self._effects.spends += self.budget.spend(event.run, self._evaluations)
         while len(view.held) > HELD_MAX:
             self._release(event.run, view, min(view.held))

@@ -1,8 +1,9 @@
 """The spool: results that were computed and not acknowledged, as files, so that a killed trainer sends them again.
 
-And how many evaluations of each run are spent. Knows nothing of when anything is kept or dropped; `session` does. A
-file is written under another name, synced and renamed; it holds a SHA-256 and the frames of the Result message, or the
-number. A damaged result is left out: its round is only worked on again. A damaged number counts as all that there was.
+And how many evaluations of each run are spent, and how far it has come. Knows nothing of when anything is kept or
+dropped; `session` does. A file is written under another name, synced and renamed; it holds a SHA-256 and the frames of
+the Result message, or the numbers. A damaged result is left out: its round is only worked on again. A damaged number of
+evaluations counts as all that there was.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from fedmq.messages import Result
 from fedmq.wire import decode, encode
 from trainer.budget import Spent
 from trainer.kept import Kept
+from trainer.seen import Mark
 
-SUFFIX, SPENT_SUFFIX = ".result", ".spent"
+SUFFIX, SPENT_SUFFIX, SEEN_SUFFIX = ".result", ".spent", ".seen"
 SPENT_UNKNOWN = 2**53  # more than any cap
 
 log = logging.getLogger(__name__)
@@ -43,6 +45,10 @@ class Spool(Protocol):
         """Write how many evaluations of a run are spent; it is safe when this returns."""
         ...
 
+    def mark(self, mark: Mark) -> None:
+        """Write how far a run has come; a new epoch is safe when this returns."""
+        ...
+
 
 class MemorySpool:
     """A spool that outlives a trainer of a simulation, or nothing at all."""
@@ -50,6 +56,7 @@ class MemorySpool:
     def __init__(self) -> None:
         self.kept: dict[tuple[str, int], Kept] = {}
         self.spent: dict[str, Spent] = {}
+        self.marks: dict[str, Mark] = {}
 
     def keep(self, kept: Kept, trainer: str, samples: int) -> None:
         """See `Spool`."""
@@ -62,6 +69,10 @@ class MemorySpool:
     def spend(self, spent: Spent) -> None:
         """See `Spool`."""
         self.spent[spent.run] = spent
+
+    def mark(self, mark: Mark) -> None:
+        """See `Spool`."""
+        self.marks[mark.run] = mark
 
 
 class FileSpool:
@@ -114,13 +125,27 @@ class FileSpool:
         else:
             _remove(path)
 
+    def seen(self) -> list[Mark]:
+        """How far runs had come, the one that is longest unchanged first. A damaged file is as if there were none."""
+        paths = sorted(self._folder.glob(f"*{SEEN_SUFFIX}"), key=lambda path: path.stat().st_mtime_ns)
+        return [mark for mark in map(_read_mark, paths) if mark is not None]
+
+    def mark(self, mark: Mark) -> None:
+        """Write how far a run has come. Synced for a new epoch; a power cut may cost the newest round, no more."""
+        path = self._folder / f"{mark.run}{SEEN_SUFFIX}"
+        if mark.epoch:
+            content = msgspec.msgpack.encode((mark.epoch, mark.round))
+            _write(path, content, "how far the run has come", sync=not mark.round)
+        else:
+            _remove(path)
+
     def _path(self, run: str, round: int) -> Path:
         return self._folder / f"{run}.{round}{SUFFIX}"
 
 
-def _write(path: Path, content: bytes, what: str) -> None:
+def _write(path: Path, content: bytes, what: str, *, sync: bool = True) -> None:
     try:
-        write_whole(path, sha256(content).digest() + content)
+        write_whole(path, sha256(content).digest() + content, sync=sync)
     except OSError as error:
         log.warning("%s cannot be written (%s); %s is in memory only", path, error.strerror, what)
 
@@ -146,6 +171,15 @@ def _read_spent(path: Path) -> Spent:
     except (OSError, Rejected, msgspec.MsgspecError) as error:
         log.warning("%s cannot be read, as if all evaluations of that run were spent: %s", path, error)
         return Spent(run, SPENT_UNKNOWN)
+
+
+def _read_mark(path: Path) -> Mark | None:
+    try:
+        epoch, number = msgspec.msgpack.decode(_content(path), type=tuple[int, int])
+    except (OSError, Rejected, msgspec.MsgspecError) as error:
+        log.warning("%s is left out: %s", path, error)
+        return None
+    return Mark(path.name.removesuffix(SEEN_SUFFIX), epoch, number)
 
 
 def _read(path: Path, trainer: str, samples: int) -> Kept:

@@ -18,8 +18,9 @@ from fedmq.streams import stream
 from fedmq.tasks import find_task, task_rows
 from fedmq.wire import decode, encode
 from trainer.budget import RUNS_REMEMBERED, Budget, Spent, evaluations_of
-from trainer.session import Connected, Effects, Heard, Session, Worked
+from trainer.session import Session
 from trainer.spool import SPENT_SUFFIX, SPENT_UNKNOWN, FileSpool
+from trainer.steps import Connected, Effects, Heard, Worked
 
 XOR = find_task("xor")
 

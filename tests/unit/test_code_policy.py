@@ -25,7 +25,8 @@ from fedmq.wire import Packet, decode, encode
 from trainer.answer import on_rows
 from trainer.learning import learn
 from trainer.policy import CodePolicy
-from trainer.session import Declined, Heard, Session, Tick
+from trainer.session import Session
+from trainer.steps import Declined, Heard, Tick
 
 CODE = b"bytes that nobody reads here"
 TASK = Task(

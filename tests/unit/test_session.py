@@ -26,24 +26,8 @@ from fedmq.messages import Goodbye as GoodbyeMessage
 from fedmq.streams import stream
 from fedmq.tasks import find_task
 from fedmq.wire import base_of, decode, describe, encode
-from trainer.session import (
-    HELD_MAX,
-    HELLO_AGAIN_S,
-    RESEND_MAX_S,
-    RESEND_S,
-    RUNS_MAX,
-    STOP_S,
-    Connected,
-    Disconnected,
-    Effects,
-    Event,
-    Heard,
-    Session,
-    Stop,
-    Tick,
-    Worked,
-    WorkFailed,
-)
+from trainer.session import HELD_MAX, HELLO_AGAIN_S, RESEND_MAX_S, RESEND_S, RUNS_MAX, STOP_S, Session
+from trainer.steps import Connected, Disconnected, Effects, Event, Heard, Stop, Tick, Worked, WorkFailed
 
 TASK = find_task("linear")
 ROUND = Round(run="run", epoch=1, round=1, seed=0, deadline_s=10.0, task=TASK, work=Train(GradientLearner()))

@@ -10,7 +10,7 @@ from test_session import BASE, ROUND, Scene, sent, started
 from fedmq.messages import Result
 from fedmq.scores import UNITS_MAX
 from fedmq.wire import base_of, describe
-from trainer.session import Worked
+from trainer.steps import Worked
 
 
 @pytest.mark.parametrize("at_work", [True, False])

@@ -6,7 +6,8 @@ import pytest
 from test_session import Scene, holding, sent
 
 from fedmq.messages import Accepted, Beacon, Hello, Result, Welcome
-from trainer.session import HELD_MAX, HELLO_AGAIN_S, RESEND_MAX_S, Connected, Disconnected, Tick
+from trainer.session import HELD_MAX, HELLO_AGAIN_S, RESEND_MAX_S
+from trainer.steps import Connected, Disconnected, Tick
 
 TRAINERS = 200
 

@@ -32,24 +32,8 @@ from fedmq.streams import stream
 from fedmq.tasks import find_task
 from fedmq.wire import decode, encode
 from trainer.kept import Kept
-from trainer.session import (
-    HELD_MAX,
-    HELLO_AGAIN_S,
-    RESEND_MAX_S,
-    RUNS_MAX,
-    STOP_S,
-    Connected,
-    Disconnected,
-    Effects,
-    Event,
-    Heard,
-    RunView,
-    Session,
-    Stop,
-    Tick,
-    Worked,
-    WorkFailed,
-)
+from trainer.session import HELD_MAX, HELLO_AGAIN_S, RESEND_MAX_S, RUNS_MAX, STOP_S, RunView, Session
+from trainer.steps import Connected, Disconnected, Effects, Event, Heard, Stop, Tick, Worked, WorkFailed
 
 TASK = find_task("linear")
 RUNS = st.sampled_from(["run-1", "run-2", "run-3"])

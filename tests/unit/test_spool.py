@@ -24,6 +24,7 @@ from fedmq.tasks import find_task
 from fedmq.testing import VirtualClock
 from fedmq.wire import Frames, Packet, decode, encode
 from trainer.kept import Kept
+from trainer.seen import Mark
 from trainer.service import Trainer
 from trainer.session import HELD_MAX, RUNS_MAX, Session
 from trainer.spool import SUFFIX, FileSpool, MemorySpool, Spool
@@ -47,7 +48,7 @@ def spool(tmp_path: Path) -> FileSpool:
 
 
 def files(spool: FileSpool) -> list[str]:
-    return sorted(path.name for path in spool._folder.iterdir())
+    return sorted(path.name for path in spool._folder.iterdir() if path.suffix == SUFFIX)
 
 
 # Files
@@ -235,6 +236,9 @@ class Noted:
     def drop(self, run: str, round: int) -> None:
         self._order.append(f"drop {round}")
         self._spool.drop(run, round)
+
+    def mark(self, mark: Mark) -> None:
+        self._spool.mark(mark)
 
 
 class Life:

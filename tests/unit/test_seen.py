@@ -1,0 +1,99 @@
+"""What is too old to be heeded: also after a restart, and without any clock."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from msgspec import structs
+
+from fedmq.messages import GradientLearner, Round, Train
+from fedmq.streams import stream
+from fedmq.tasks import find_task
+from fedmq.wire import decode, encode
+from trainer.seen import RUNS_REMEMBERED, Mark, Seen
+from trainer.session import RUNS_MAX, Session
+from trainer.spool import SEEN_SUFFIX, FileSpool
+from trainer.steps import Connected, Effects, Heard, Worked
+
+ROUND = Round(
+    run="run", epoch=3, round=5, seed=0, deadline_s=9.0, task=find_task("linear"), work=Train(GradientLearner())
+)
+
+
+def session(seen: Seen | None = None) -> Session:
+    bob = Session("bob", 2, "test", stream(1, "jitter"), seen=seen)
+    bob.step(Connected(), 0.0)
+    return bob
+
+
+def hear(bob: Session, *, run: str = "run", epoch: int = 3, round: int = 5) -> Effects:
+    message = structs.replace(ROUND, run=run, epoch=epoch, round=round)
+    return bob.step(Heard(decode(encode(f"round/{run}", message, {"model": np.zeros(3)}))), 1.0)
+
+
+def answer(bob: Session, round: int = 5) -> Effects:
+    arrays = {"model": np.zeros(3), "losses": np.zeros(1), "correct": np.zeros(1, np.int64)}
+    return bob.step(Worked("run", round, arrays, 0.1), 2.0)
+
+
+def marks_of(*effects: Effects) -> list[Mark]:
+    return [mark for one in effects for mark in one.marks]
+
+
+def test_marks_only_rise_and_only_a_rise_is_kept() -> None:
+    seen = Seen()
+    assert seen.of("run") == Mark("run", 0, 0)
+    assert seen.reached("run", 1) == [Mark("run", 1, 0)]
+    assert seen.reached("run", 1, 4) == [Mark("run", 1, 4)]
+    assert seen.reached("run", 1, 4) == seen.reached("run", 1, 3) == seen.reached("run", 0, 9) == []
+    assert seen.reached("run", 2) == [Mark("run", 2, 0)], "a later life may begin lower"
+
+
+def test_the_run_that_was_longest_unchanged_is_forgotten_first() -> None:
+    seen = Seen([Mark(f"run-{number}", 1, 1) for number in range(RUNS_REMEMBERED)])
+    seen.reached("run-0", 1, 2)
+    assert seen.reached("one-more", 1) == [Mark("one-more", 1, 0), Mark("run-1", 0, 0)]
+    assert seen.of("run-0") == Mark("run-0", 1, 2)
+
+
+def test_an_epoch_is_kept_when_it_is_heard_of_and_a_round_when_it_is_answered() -> None:
+    bob = session()
+    assert marks_of(hear(bob)) == [Mark("run", 3, 0)], "who is killed at work must be able to begin it again"
+    assert marks_of(answer(bob)) == [Mark("run", 3, 5)]
+
+
+@pytest.mark.parametrize(
+    ("epoch", "round", "works"), [(3, 5, False), (3, 4, False), (2, 9, False), (3, 6, True), (4, 1, True)]
+)
+def test_the_next_life_works_only_on_what_is_newer(epoch: int, round: int, works: bool) -> None:
+    bob = session(Seen([Mark("run", 3, 5)]))
+    assert (hear(bob, epoch=epoch, round=round).start is not None) is works
+
+
+def test_a_run_that_is_no_longer_followed_is_remembered_all_the_same() -> None:
+    bob = session()
+    hear(bob)
+    answer(bob)
+    for number in range(RUNS_MAX):
+        hear(bob, run=f"other-{number}")
+    assert "run" not in bob.runs
+    hear(bob, round=4)
+    assert bob.working != ("run", 4)
+    assert "run" not in bob._next
+
+
+def test_files_keep_the_marks_and_a_damaged_one_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    spool = FileSpool(tmp_path)
+    for mark in (Mark("a", 1, 0), Mark("b", 2, 7), Mark("a", 1, 3), Mark("c", 9, 9)):
+        spool.mark(mark)
+    spool.mark(Mark("c", 0, 0))
+    assert sorted(FileSpool(tmp_path).seen()) == [Mark("a", 1, 3), Mark("b", 2, 7)]
+    path = tmp_path / f"b{SEEN_SUFFIX}"
+    whole = path.read_bytes()
+    for damaged in (b"", whole[:-1], whole + b"x", bytes([whole[0] ^ 1]) + whole[1:]):
+        path.write_bytes(damaged)
+        caplog.clear()
+        assert FileSpool(tmp_path).seen() == [Mark("a", 1, 3)]
+        assert len(caplog.messages) == 1
