@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from fedmq.errors import BadConfiguration, BadData
 from fedmq.options import check_name, edge_options, one_thread_for_arrays, option, service_options
+from trainer.join import join
 
 if TYPE_CHECKING:
     from fedmq.keyring import Membership
@@ -26,7 +28,7 @@ SCALE_MAX = 30  # as `fedmq.messages` has it, which would load numpy for a `--he
 log = logging.getLogger(__name__)
 
 
-@click.command()
+@click.group(invoke_without_command=True)
 @option(
     "--name",
     callback=check_name,
@@ -36,7 +38,6 @@ log = logging.getLogger(__name__)
 )
 @option(
     "--data",
-    required=True,
     metavar="SPEC",
     help="The rows: xor:1/2, parity4:3/4, linear:bob, FILE.py:1/2, a file (.csv .npz .npy .parquet), a folder of "
     "them, or module:function.",
@@ -81,9 +82,11 @@ log = logging.getLogger(__name__)
 )
 @edge_options
 @service_options
+@click.pass_context
 def trainer(
+    ctx: click.Context,
     name: str | None,
-    data: str,
+    data: str | None,
     state: Path | None,
     score_bits: int,
     min_rows: int | None,
@@ -106,9 +109,14 @@ def trainer(
       fedmq trainer --name alice --data xor:1/2
       fedmq trainer --name clinic-7 --data rows.csv --broker tcp://127.0.0.1:5550
       fedmq trainer --name plant-2 --data mypackage.rows:load --log-level info
+      fedmq trainer join TOKEN
       fedmq trainer --keys keys --data rows.csv
       fedmq trainer --name clinic-7 --data rows.csv --min-rows 500 --max-evaluations 2000 --score-bits 8
     """
+    if ctx.invoked_subcommand is not None:
+        return _check_nothing_is_given(ctx)
+    if data is None:
+        raise click.UsageError("Missing option '--data': the rows, such as --data rows.csv.", ctx)
     one_thread_for_arrays()
     from fedmq.clock import SystemClock
     from fedmq.keyring import find_broker
@@ -145,6 +153,16 @@ def trainer(
         serve(service, link, clock, ready=lambda: click.echo(f"trainer {name}: {count} rows, broker {address}"))
     finally:
         link.close()
+
+
+def _check_nothing_is_given(ctx: click.Context) -> None:
+    """Options of `fedmq trainer` itself mean nothing to a command below it."""
+    given = [name for name in ctx.params if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    if given:
+        raise click.UsageError(f"expected --{given[0].replace('_', '-')} after {ctx.invoked_subcommand}.", ctx)
+
+
+trainer.add_command(join)
 
 
 def _name(given: str | None, membership: Membership | None) -> str:
