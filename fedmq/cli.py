@@ -22,6 +22,8 @@ COMMANDS = {
     "aggregator": ("aggregator.cli", "Run one training to its end, or continue it."),
     "trainer": ("trainer.cli", "Train on this machine's rows, for whoever publishes rounds."),
     "runs": ("aggregator.runs", "List runs and look after them; pause, resume or stop a live one."),
+    "config": ("fedmq.config", "Write a file of settings for a service, or check one."),
+    "doctor": ("deploy.doctor", "Look for what usually goes wrong, and say what to do."),
 }
 
 
@@ -65,7 +67,7 @@ def fedmq() -> None:
 
     Each option OPTION of a command can also come from the environment (FEDMQ_OPTION) or from --config FILE.toml.
 
-    Exit codes: 0 done, 1 target not reached, 2 usage, 69 no broker, 78 bad configuration or rows.
+    Exit codes: 0 done, 1 target not reached, 2 usage, 69 no broker, 77 not let in, 78 bad configuration or rows.
     """
 
 
