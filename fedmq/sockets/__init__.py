@@ -6,5 +6,6 @@ socket re-subscribes after a broker's restart only when its thread touches it.
 
 from fedmq.sockets.broker import BrokerSockets
 from fedmq.sockets.edge import AggregatorSockets, SubscriberSockets, TrainerSockets
+from fedmq.sockets.endpoint import library
 
-__all__ = ["AggregatorSockets", "BrokerSockets", "SubscriberSockets", "TrainerSockets"]
+__all__ = ["AggregatorSockets", "BrokerSockets", "SubscriberSockets", "TrainerSockets", "library"]
