@@ -65,7 +65,7 @@ deadline_s = 30
 | 2 | usage: an option that does not exist, or a value out of bounds |
 | 69 | no broker answered within `--connect-timeout`; for `runs pause`, `resume` and `stop`: the run did not |
 | 77 | the broker does not let this key in, or wants one where there is none |
-| 78 | bad configuration, also a fault in a file of settings, rows that cannot be used, a store that is damaged or cannot be written |
+| 78 | bad configuration or settings, rows that cannot be used, a store that is damaged or cannot be written |
 
 An error is one line on stderr: what was expected, what came, what to do. `--debug` shows a traceback as well.
 """
