@@ -51,6 +51,11 @@ class Joiner:
         self._answer_by = 0.0
 
     @property
+    def status(self) -> str:
+        """See `loop.Service`."""
+        return "waits to be accepted"
+
+    @property
     def wake_at(self) -> float:
         """See `loop.Service`."""
         times = (self._ask_at, self._reach.wake_at)

@@ -57,6 +57,21 @@ class Trainer:
         times = [time for time in (self._reach.wake_at, self.session.wake_at) if time is not None]
         return min(times, default=None)
 
+    @property
+    def status(self) -> str:
+        """See `loop.Service`."""
+        working, runs = self.session.working, self.session.runs
+        if not self._reach.there:
+            return "the broker is not there"
+        if working is not None:
+            return f"round {working[1]} of run {working[0]}, working"
+        if not runs:
+            return "no run is published"
+        run, view = next(reversed(runs.items()))
+        if not view.round:
+            return f"run {run}, waiting for a round"
+        return f"round {view.round} of run {run}, {'its result is under way' if view.held else 'done'}"
+
     def stop(self) -> None:
         """See `loop.Service`: finish or give up the work within seconds, say goodbye."""
         self._take(Stop())
@@ -100,15 +115,19 @@ class Trainer:
             return None
         message = packet.message
         if isinstance(message, Welcome):
-            log.info("takes part in run %s", message.run)
+            log.info("takes part in run %s", message.run, extra=self._about(message.run))
         elif isinstance(message, Finished):
-            log.info("run %s is finished after %s rounds", message.run, message.rounds)
+            about = self._about(message.run, message.rounds)
+            log.info("run %s is finished after %s rounds", message.run, message.rounds, extra=about)
         elif isinstance(message, Refused):
-            log.warning("the result of round %s was refused: %s: %s", message.round, message.reason, message.detail)
+            text, about = "the result of round %s was refused: %s: %s", self._about(message.run, message.round)
+            log.warning(text, message.round, message.reason, message.detail, extra=about)
         return Heard(packet)
 
     def _finished(self, done: Done) -> None:
         if not isinstance(done.outcome, Exception):
+            about = self._about(done.run, done.round)
+            log.info("round %s of run %s took %.3f s", done.round, done.run, done.train_s, extra=about)
             self._take(Worked(done.run, done.round, done.outcome, done.train_s))
             return
         self._take(WorkFailed(done.run, done.round))
@@ -131,7 +150,7 @@ class Trainer:
         effects: Effects = self.session.step(event, self._clock.now())
         if held and isinstance(event, Heard) and isinstance(event.packet.message, Round | Beacon | Accepted):
             for run, number in sorted(held - self._held()):
-                log.info("the result of round %s of run %s is accepted", number, run)
+                log.info("the result of round %s of run %s is accepted", number, run, extra=self._about(run, number))
         self._save(effects)
         if effects.cancel:
             self._worker.cancel()
@@ -146,6 +165,7 @@ class Trainer:
                 "run %s: another round would go beyond --max-evaluations %s: takes no further part in it",
                 run,
                 self.session.budget.cap,
+                extra=self._about(run),
             )
         if self._spool is None:
             return
@@ -157,6 +177,10 @@ class Trainer:
             self._spool.keep(kept, self.session.name, self.session.samples)
         for run, number in effects.drops:
             self._spool.drop(run, number)
+
+    def _about(self, run: str, number: int | None = None) -> dict[str, object]:
+        """The fields of a log line about a run, or about one of its rounds."""
+        return {"run": run, "trainer": self.session.name, **({} if number is None else {"round": number})}
 
     def _held(self) -> set[tuple[str, int]]:
         """The run and round of each result that nobody has acknowledged yet."""
