@@ -19,7 +19,7 @@ from fedmq import load_model
 
 FILES = {"events.jsonl", "history.csv", "model.npz", "report.json", "store.sqlite3", "store.witness"}
 REPORT = {
-    *("run", "task", "strategy", "seed", "solved", "rounds", "metric", "value", "train_s", "wall_s"),
+    *("run", "task", "strategy", "robust", "seed", "solved", "rounds", "metric", "value", "train_s", "wall_s"),
     *("round_s_median", "trainers", "rejections", "bytes_up", "bytes_down", "model", "model_sha256"),
 }
 TRAINER = {"name", "samples", "results", "late", "rejected", "resent"}

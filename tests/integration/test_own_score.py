@@ -54,7 +54,7 @@ def test_a_run_goes_on_with_the_code_that_it_began_with(tmp_path: Path) -> None:
 
 
 def test_a_copy_of_a_task_that_is_data_is_refused_in_one_line(tmp_path: Path) -> None:
-    done = run_fedmq("trainer", "--name", "bob", "--data", "xor:1/2", "--score", "xor", cwd=tmp_path)
+    done = run_fedmq("trainer", "--name", "bob", "--data", "xor:1/2", "--min-rows", "1", "--score", "xor", cwd=tmp_path)
     assert done.returncode == 78
     assert done.stderr == (
         "fedmq: --score xor: expected a task with a Code model, got one that is data: leave it out\n"
