@@ -92,16 +92,18 @@ class KeyGate:
         if public.role == "aggregator" or (
             account.messages.take(1.0, now) and account.mebibytes.take(size / 2**20, now)
         ):
-            return public.name
+            return public.name if public.role == "trainer" or port is not Port.SUBSCRIBE else ""  # who has no inbox
         self._tell(public, account, now, "sends too much; some of it is dropped")
         return None
 
     def punish(self, key: bytes) -> None:
         """See `network.Gate`."""
+        public = self._aggregator if key == self._aggregator.transport else self._members.of_key(key)
+        if public is None:
+            return  # it is not let in any more, and nothing is kept of it
         account, now = self._account(key), self._clock.now()
         account.shut_out_until = now + PUNISHED_S
-        if (public := self._members.of_key(key)) is not None:
-            self._tell(public, account, now, f"did what nobody may, and is shut out for {PUNISHED_S:g} s")
+        self._tell(public, account, now, f"did what nobody may, and is shut out for {PUNISHED_S:g} s")
 
     def refresh(self) -> list[Public]:
         """Who was let in until now, and is not any more."""
@@ -112,7 +114,11 @@ class KeyGate:
         return gone
 
     def _public(self, port: Port, key: bytes) -> Public | None:
-        public = self._aggregator if key == self._aggregator.transport else self._members.of_key(key)
+        if key == self._aggregator.transport:
+            public: Public | None = self._aggregator
+        else:  # a member is no aggregator, whatever its file says
+            public = self._members.of_key(key)
+            public = None if public is not None and public.role == "aggregator" else public
         return public if public is not None and public.role in ROLES[port] else None
 
     def _account(self, key: bytes) -> Account:
