@@ -31,7 +31,7 @@ from fedmq.network import (
     Unsubscribed,
 )
 from fedmq.sockets.endpoint import BATCH, LOOPBACK, Endpoint, drain, give
-from fedmq.sockets.watchdog import Connection, Watchdog, shut_down
+from fedmq.sockets.watchdog import Connection, Watchdog, give_back_memory, shut_down
 from fedmq.wire import FRAMES_MAX, Frames
 
 BIND_AGAIN_S = 2.0  # a port that was just let go of may take a moment
@@ -82,6 +82,7 @@ class BrokerSockets(Endpoint):
             Port.JOIN: self._asked,
         }
         self._topics: dict[Connection, list[str]] = {}  # what was admitted to whom
+        give_back_memory()
         super().__init__()
 
     def _begin(self) -> None:

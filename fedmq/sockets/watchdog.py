@@ -8,11 +8,13 @@ we take it: nobody is cut on the first suspicion. Knows nothing of keys or topic
 
 from __future__ import annotations
 
+import ctypes
 import resource
 import socket
 import struct
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -21,9 +23,9 @@ from fedmq.network import Port
 from fedmq.wire import MESSAGE_BYTES_MAX
 
 LOOK_S = 0.05  # between looks at the memory of this process,
-QUICK_S = 0.004  # and while it grows, or somebody is in the middle of a handshake
+QUICK_S = 0.002  # and while it grows, or somebody is in the middle of a handshake
 SWEEP_S = 1.0  # between looks at all connections when it does not grow
-GROWTH_BYTES = 1 << 20  # of the process, that is a reason to look at all connections
+GROWTH_BYTES = 1 << 19  # of the process, that is a reason to look at all connections
 HANDSHAKE_BYTES_MAX = 8 << 10  # a CURVE handshake takes less than 2 KiB
 # What we have said by the end of a CURVE handshake (RFC 26): greeting 64, WELCOME 170, READY more than 60; before it
 # not even an ERROR makes it so much. The peer's kernel has acknowledged that before the peer can say anything else.
@@ -33,6 +35,7 @@ UNKNOWN_BYTES_MAX = 4 * MESSAGE_BYTES_MAX  # and all those together over which n
 DRIFT_BYTES_S = 1024  # heartbeats and the like: bytes that are never part of a message
 _ACKED_AT, _RECEIVED_AT = 120, 128  # tcpi_bytes_acked and _received in struct tcp_info, linux/tcp.h, since Linux 4.1
 _TCP_INFO_BYTES = 256
+_M_MMAP_THRESHOLD = -3  # malloc.h
 _PAGE_BYTES = resource.getpagesize()
 _STATM = Path("/proc/self/statm")
 
@@ -76,6 +79,16 @@ def shut_down(descriptor: int) -> None:
 def memory_bytes() -> int:
     """What this process holds in memory now."""
     return int(_STATM.read_bytes().split()[1]) * _PAGE_BYTES
+
+
+def give_back_memory() -> None:
+    """Let the allocator return large pieces to the system when they are freed, as it does with the first one.
+
+    Else it keeps tens of megabytes of what a flood took, and the next flood is not seen to grow in them. Another C
+    library than glibc may have nothing of that kind, and needs it less.
+    """
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, GROWTH_BYTES)
 
 
 class Connection(NamedTuple):
@@ -158,6 +171,7 @@ class Watchdog:
         if now < self._look_at:
             return False
         memory = self._memory()
+        self._memory_then = min(self._memory_then, memory)  # what was given back may be taken again
         self._look_at = now + self.pause_s
         if now < self._sweep_at and memory < self._memory_then + GROWTH_BYTES:
             return False
