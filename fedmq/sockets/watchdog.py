@@ -66,14 +66,13 @@ def bytes_passed(descriptor: int) -> Passed | None:
 
 
 def shut_down(descriptor: int) -> None:
-    """End a TCP connection; whoever owns the descriptor notices, and closes it."""
-    end = socket.socket(socket.AF_INET, socket.SOCK_STREAM, fileno=descriptor)
-    try:
-        end.shutdown(socket.SHUT_RDWR)
-    except OSError:
-        pass  # it has ended by itself
-    finally:
-        end.detach()
+    """End a TCP connection; whoever owns the descriptor notices, and closes it. Nothing, if it has ended by itself."""
+    with suppress(OSError):
+        end = socket.socket(socket.AF_INET, socket.SOCK_STREAM, fileno=descriptor)
+        try:
+            end.shutdown(socket.SHUT_RDWR)
+        finally:
+            end.detach()
 
 
 def memory_bytes() -> int:

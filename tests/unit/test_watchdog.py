@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import socket
+
 import pytest
 
 from fedmq.network import Port
@@ -14,6 +17,9 @@ from fedmq.sockets.watchdog import (
     Connection,
     Passed,
     Watchdog,
+    bytes_passed,
+    memory_bytes,
+    shut_down,
 )
 from fedmq.wire import MESSAGE_BYTES_MAX
 
@@ -220,3 +226,34 @@ def test_memory_that_was_given_back_and_is_taken_again_is_growth(kernel: Kernel)
     kernel.memory += 2 * MIB
     kernel.look(after_s=SWEEP_S / 20)
     assert kernel.looks == looks + 1
+
+
+def test_the_kernel_says_what_passed_and_a_connection_can_be_shut_down() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as near:
+        far, _ = server.accept()
+        with far:
+            near.sendall(bytes(1000))
+            assert len(far.recv(1000, socket.MSG_WAITALL)) == 1000
+            far.sendall(bytes(100))
+            assert len(near.recv(100, socket.MSG_WAITALL)) == 100
+            passed = bytes_passed(far.fileno())
+            assert passed is not None
+            assert passed.received == 1000
+            shut_down(far.fileno())
+            assert near.recv(1) == b""
+            assert far.fileno() != -1
+
+
+def test_a_descriptor_that_is_none_any_more_harms_nobody() -> None:
+    """Between the look and the cut a connection may end by itself: its descriptor is closed, or something else."""
+    reading, writing = os.pipe()
+    for descriptor in (reading, 10_000, -1):
+        assert bytes_passed(descriptor) is None
+        shut_down(descriptor)
+    os.close(reading)
+    os.close(writing)
+    shut_down(reading)
+
+
+def test_memory_is_what_this_process_holds() -> None:
+    assert 10 * MIB < memory_bytes() < 10_000 * MIB
