@@ -20,6 +20,7 @@ class Mutation(NamedTuple):
 
 ROUNDS, SESSION, STORE = "aggregator/rounds.py", "trainer/session.py", "aggregator/store.py"
 SERVICE, AVERAGING = "aggregator/service.py", "aggregator/strategies/averaging.py"
+SEAL, SIGNED = "fedmq/seal.py", ("tests/unit/test_signed_messages.py",)
 OF_ROUNDS = ("tests/unit/test_rounds.py", "tests/unit/test_rounds_end.py", "tests/unit/test_rounds_stateful.py")
 OF_SESSION = ("tests/unit/test_session.py", "tests/unit/test_session_stateful.py")
 OF_STORE = ("tests/unit/test_store.py", "tests/unit/test_store_stateful.py", "tests/unit/test_store_damage.py")
@@ -29,7 +30,7 @@ SEEDS = "tests/simulation/test_faults.py::" + (
 OF_ALL = ("tests/simulation/test_scenarios.py", SEEDS)
 SENDS = (
     "        for outgoing in effects.sends:\n"
-    "            frames = encode(*outgoing)\n"
+    "            frames = encode(*outgoing, sign=self._seal.sign)\n"
     "            self.bytes_down += sum(map(len, frames))\n"
     "            sent = self._link.send(frames)\n"
     "            self._told = self._told or (sent and isinstance(outgoing.message, Finished))\n"
@@ -217,5 +218,40 @@ MUTATIONS = (
         "if hashlib.sha256(blob).digest() != info.sha256:",
         "if False:",
         ("tests/unit/test_wire.py",),
+    ),
+    Mutation(
+        "signatures are not checked",
+        SEAL,
+        "if not public.verifies(packet.frames[2], self._purpose + packet.frames[1]):",
+        "if False:",
+        SIGNED,
+    ),
+    Mutation(
+        "the sender is not compared with the name",
+        SEAL,
+        'if packet.topic.rpartition("/")[2] != message.trainer:',
+        "if False:",
+        SIGNED,
+    ),
+    Mutation(
+        "a revoked key is still let in",
+        "fedmq/keyring.py",
+        "if found == self._seen:",
+        "if found.keys() <= self._seen.keys():",
+        ("tests/unit/test_keys.py", "tests/unit/test_gate.py"),
+    ),
+    Mutation(
+        "endless messages are not cut",
+        "fedmq/sockets/watchdog.py",
+        "if held.pending > MESSAGE_BYTES_MAX + DRIFT_BYTES_S * (now - held.opened)",
+        "if False",
+        ("tests/unit/test_watchdog.py",),
+    ),
+    Mutation(
+        "an observer may send results",
+        SEAL,
+        'if member is None or member.role != "trainer":',
+        "if member is None:",
+        SIGNED,
     ),
 )
