@@ -111,16 +111,19 @@ class KeyGate:
                 account.messages.take(1.0, now) and account.mebibytes.take(size / 2**20, now)
             )
         if within:
-            return guest.name
+            # An inbox is a trainer's: who has none is nobody there.
+            return guest.name if guest.role == "trainer" or port is not Port.SUBSCRIBE else ""
         self._tell(guest, account, now, "sends too much; some of it is dropped")
         return None
 
     def punish(self, key: bytes) -> None:
         """See `network.Gate`."""
+        public = self._aggregator if key == self._aggregator.transport else self._members.of_key(key)
+        if public is None:
+            return  # it is not let in any more, and nothing is kept of it
         account, now = self._account(key), self._clock.now()
         account.shut_out_until = now + PUNISHED_S
-        if (public := self._members.of_key(key)) is not None:
-            self._tell(public, account, now, f"did what nobody may, and is shut out for {PUNISHED_S:g} s")
+        self._tell(public, account, now, f"did what nobody may, and is shut out for {PUNISHED_S:g} s")
 
     def refresh(self) -> list[Public]:
         """Who was let in until now, and is not any more."""
@@ -133,7 +136,11 @@ class KeyGate:
         return gone
 
     def _guest(self, port: Port, key: bytes) -> Public | Bearer | None:
-        public = self._aggregator if key == self._aggregator.transport else self._members.of_key(key)
+        if key == self._aggregator.transport:
+            public: Public | None = self._aggregator
+        else:  # a member is no aggregator, whatever its file says
+            public = self._members.of_key(key)
+            public = None if public is not None and public.role == "aggregator" else public
         if public is not None:
             return public if public.role in ROLES[port] else None
         expires = self._tickets.expires(key) if port is Port.JOIN and self._tickets is not None else None

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -177,11 +178,14 @@ def read_publics(folder: Path, kind: str) -> list[Public]:
 
 
 class Members:
-    """Who is let in, as the folder `members` says; looked at again every REFRESH_S. Any thread may ask."""
+    """Who is let in, as the folder `members` says; looked at again every REFRESH_S. Any thread may ask.
+
+    Of several with one name, or one transport key, none is: each could speak for the other.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder / MEMBERS
-        self._names: set[str] = set()  # of the files that have been looked at
+        self._seen: dict[str, int] = {}  # the files that have been looked at, and when they were last changed
         self._files: dict[str, Public] = {}
         self._by_key: dict[bytes, Public] = {}
         self._by_name: dict[str, Public] = {}
@@ -201,17 +205,30 @@ class Members:
         if now < self._next:
             return []
         self._next = now + REFRESH_S
-        names = names_in(self._folder)
-        if names == self._names:
+        found = self._look()
+        if found == self._seen:
             return []
-        new, self._names = names - self._names, names
-        gone = [self._files.pop(name) for name in self._files.keys() - names]
-        for name in new:
-            if (public := _read_public(self._folder / name)) is not None:
+        self._files = {name: public for name, public in self._files.items() if found.get(name) == self._seen[name]}
+        for name in sorted(name for name in found if name not in self._files):
+            if found[name] != self._seen.get(name) and (public := _read_public(self._folder / name)) is not None:
                 self._files[name] = public
-        self._by_key = {public.transport: public for public in self._files.values()}
-        self._by_name = {public.name: public for public in self._files.values()}
-        return gone
+        self._seen = found
+        names = Counter(public.name for public in self._files.values())
+        keys = Counter(public.transport for public in self._files.values())
+        alone = [one for one in self._files.values() if names[one.name] == keys[one.transport] == 1]
+        for name, count in names.items():
+            if count > 1:
+                log.warning("%s members are named %s, and none is let in: fedmq keys revoke all but one", count, name)
+        before, self._by_key = self._by_key, {public.transport: public for public in alone}
+        self._by_name = {public.name: public for public in alone}
+        return [public for key, public in before.items() if self._by_key.get(key) != public]
+
+    def _look(self) -> dict[str, int]:
+        try:
+            with os.scandir(self._folder) as entries:
+                return {entry.name: entry.stat().st_mtime_ns for entry in entries if entry.name.endswith(PUBLIC_SUFFIX)}
+        except FileNotFoundError:  # there is no folder, or a file went while we looked: the next look is soon
+            return {} if not self._folder.is_dir() else self._seen
 
 
 def names_in(folder: Path) -> set[str]:

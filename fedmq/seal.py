@@ -99,7 +99,7 @@ class AggregatorSeal(_KeySeal):
             self._check_signature(packet, self._membership.federation.aggregator)
             return
         member = self._members.of_name(message.trainer)
-        if member is None:
+        if member is None or member.role != "trainer":
             raise Rejected("sender", f"expected a member, got {message.trainer}: fedmq keys ls lists them")
         if packet.topic.rpartition("/")[2] != message.trainer:
             raise Rejected("sender", f"expected {message.trainer} itself, it came as {packet.topic}")

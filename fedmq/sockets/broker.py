@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, NamedTuple
 
 import zmq
@@ -32,7 +32,7 @@ from fedmq.network import (
     Unsubscribed,
 )
 from fedmq.sockets.endpoint import BATCH, LOOPBACK, Endpoint, drain, give
-from fedmq.sockets.watchdog import LOOK_S, Connection, Watchdog, shut_down
+from fedmq.sockets.watchdog import Connection, Watchdog, give_back_memory, shut_down
 from fedmq.wire import FRAMES_MAX, Frames
 
 BIND_AGAIN_S = 2.0  # a port that was just let go of may take a moment
@@ -44,6 +44,9 @@ KINDS = {
     Port.JOIN: zmq.ROUTER,
 }
 
+FRAME_BYTES = {Port.SUBSCRIBE: 4 << 10, Port.COLLECT: 4 << 10, Port.JOIN: 64 << 10}  # at most, where it is not said
+TOPICS_MAX = 64  # of one connection; ours have three
+TOLD_AGAIN_S = 10.0
 CONNECTIONS = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED
 
 log = logging.getLogger(__name__)
@@ -80,13 +83,15 @@ class BrokerSockets(Endpoint):
             Port.JOIN: self._asked,
         }
         self._topics: dict[Connection, list[str]] = {}  # what was admitted to whom
+        give_back_memory()
         super().__init__()
 
     def _begin(self) -> None:
         super()._begin()
         self._gone = [Unsubscribed(topic) for topics in self._topics.values() for topic in topics]
         self._topics.clear()
-        self._watchdog = Watchdog()
+        self._watchdog = Watchdog(handshakes=self._gate is not None)
+        self._told_at = -TOLD_AGAIN_S
         self._keys: dict[Connection, bytes] = {}  # of those that have sent something whole
         self._current: Taken | None = None
         self._authenticator = None if self._gate is None else self._authenticate(self._gate)
@@ -114,6 +119,7 @@ class BrokerSockets(Endpoint):
         return authenticator
 
     def _guard(self, socket: zmq.Socket[bytes], port: Port) -> None:
+        socket.maxmsgsize = FRAME_BYTES.get(port, socket.maxmsgsize)
         if port is Port.SUBSCRIBE:
             socket.xpub_manual = True  # a topic is had only if it is admitted
         if port is Port.COLLECT:
@@ -156,7 +162,8 @@ class BrokerSockets(Endpoint):
 
     def wait(self, timeout_s: float | None) -> None:
         """See `Endpoint`; never for long: parts of a message that is never whole wake nobody."""
-        super().wait(LOOK_S if timeout_s is None else min(timeout_s, LOOK_S))
+        pause_s = self._watchdog.pause_s
+        super().wait(pause_s if timeout_s is None else min(timeout_s, pause_s))
 
     def receive(self) -> Iterator[Traffic]:
         """See `network.Hub`."""
@@ -165,10 +172,10 @@ class BrokerSockets(Endpoint):
             for monitor in ready:
                 if monitor in self._monitors:
                     self._follow(monitor)
-            self._look()
+            sockets = [socket for socket in ready if socket in self._ports]
+            self._look({self._ports[socket] for socket in sockets})
             while self._gone:
                 yield self._gone.pop()
-            sockets = [socket for socket in ready if socket in self._ports]
             taken = [(self._ports[socket], one) for socket in sockets if (one := self._take(socket)) is not None]
             if not taken:
                 return
@@ -185,19 +192,20 @@ class BrokerSockets(Endpoint):
             head = socket.recv(zmq.NOBLOCK, copy=False)
         except zmq.Again:
             return None
-        frames, more = [head.bytes], head.more
+        frames, more, size, many = [head.bytes], head.more, len(head), 1
         while more:
             frame = socket.recv(zmq.NOBLOCK)
-            more = bool(socket.rcvmore)
-            if len(frames) <= FRAMES_MAX + 1:  # a few too many are enough to see that there are
+            more, size, many = bool(socket.rcvmore), size + len(frame), many + 1
+            if many <= FRAMES_MAX + 1:  # a router's message has one more in front
                 frames.append(frame)
         connection = Connection(self._ports[socket], _property(head, zmq.SRCFD, -1))
-        self._watchdog.delivered(connection)
-        if self._gate is None:
-            return Taken(frames, connection, b"")
-        key = z85.decode(_property(head, "User-Id", ""))
+        key = b"" if self._gate is None else z85.decode(_property(head, "User-Id", ""))
         if key:
             self._keys[connection] = key
+        self._watchdog.delivered(connection, key, size)
+        if many > FRAMES_MAX + 1:
+            self._cut(connection, f"it sent a message of {many} frames")
+            return Taken([b""], connection, b"")  # which is nobody's, and goes nowhere
         return Taken(frames, connection, key)
 
     def _follow(self, monitor: zmq.Socket[bytes]) -> None:
@@ -212,18 +220,25 @@ class BrokerSockets(Endpoint):
             else:
                 self._watchdog.closed(connection)
 
-    def _look(self) -> None:
+    def _look(self, busy: Collection[Port]) -> None:
         """Cut the connections that only take memory."""
-        for connection in self._watchdog.look(time.monotonic()):
-            pending = self._watchdog.held[connection].pending
-            log.warning("a connection is cut: it sent %s bytes without a whole message", pending)
-            self._cut(connection)
+        now = time.monotonic()
+        if not self._watchdog.look(now):
+            return
+        for monitor in self._monitors:  # those that have ended meanwhile are not judged, for their descriptors may be
+            self._follow(monitor)  # another's
+        for connection in self._watchdog.judge(now, busy):
+            held = self._watchdog.held[connection]
+            self._cut(connection, f"it sent {held.pending} bytes without a whole message")
 
-    def _cut(self, connection: Connection) -> None:
+    def _cut(self, connection: Connection, why: str) -> None:
         if self._gate is not None and connection in self._keys:
             self._gate.punish(self._keys[connection])
         if connection in self._watchdog.held:  # else it has ended, and its descriptor may be another's
             shut_down(connection.descriptor)
+        if (now := time.monotonic()) >= self._told_at + TOLD_AGAIN_S:  # strangers must not fill a disk with lines
+            self._told_at = now
+            log.warning("a connection is cut: %s", why)
 
     def _sender(self, port: Port, taken: Taken) -> str | None:
         """Whose message it is: "" without keys, None if it must be dropped."""
@@ -238,15 +253,14 @@ class BrokerSockets(Endpoint):
 
     def _subscribed(self, taken: Taken) -> Traffic | None:
         wants, topic = taken.frames[0][:1], taken.frames[0][1:].decode(errors="replace")
-        if wants == b"\x00":  # the one that libzmq makes up when a connection ends says not which; `_follow` knows
-            had = self._topics.get(taken.connection, [])
-            if topic not in had:
-                return None
-            had.remove(topic)
-            return Unsubscribed(topic)
-        sender = self._sender(Port.SUBSCRIBE, taken)
-        if wants != b"\x01" or sender is None:
-            self.cut()
+        if wants == b"\x00":  # libzmq makes one up when a connection ends, and does not say whose: `_follow` knows
+            return None
+        sender, had = self._sender(Port.SUBSCRIBE, taken), self._topics.get(taken.connection, ())
+        if wants != b"\x01" or sender is None or len(had) >= TOPICS_MAX:
+            if self._gate is not None:  # else nobody is known, and its descriptor may soon be another's
+                self._cut(taken.connection, "it sent something that is no subscription, or too many of them")
+            return None
+        if topic in had:  # once more it would be another presence, and another copy of each round
             return None
         return Subscribed(topic, sender if self._gate is not None else None)
 
@@ -282,7 +296,7 @@ class BrokerSockets(Endpoint):
     def cut(self) -> None:
         """See `network.Hub`."""
         assert self._current is not None
-        self._cut(self._current.connection)
+        self._cut(self._current.connection, "it asked for another's inbox")
 
     def drop_connections(self) -> None:
         """Let go of every connection and listen anew: those who are still let in are back within a second."""

@@ -5,7 +5,9 @@ Knows nothing of what is sent. With keys, every connection is encrypted to the b
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 import zmq
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from fedmq.keyring import Membership
 
 REFUSED = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+REFUSED_AGAIN_S = 1.0  # not at once: each attempt costs the broker a handshake
 WATCHED = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | REFUSED
 
 
@@ -46,22 +49,50 @@ class EdgeSockets(Endpoint):
     def __init__(self, address: str, keys: TransportKeys | None) -> None:
         self.host, self.port = parse_address(address)
         self._keys = keys
+        self._targets: dict[zmq.Socket[bytes], str] = {}
+        self._watches: list[zmq.Socket[bytes]] = []
+        self._again_at: float | None = None  # after a refusal
         super().__init__()
 
-    def _connect(self, socket: zmq.Socket[bytes], port: Port) -> None:
+    def _connect(self, socket: zmq.Socket[bytes], port: Port, events: int) -> None:
+        """Connect, and watch these events of the connection."""
+        self._watches.append(self._monitor(socket, events))
         if self._keys is not None:
             socket.curve_publickey, socket.curve_secretkey, socket.curve_serverkey = self._keys
-        socket.connect(f"tcp://{self.host}:{self.port + port}")
+        self._targets[socket] = f"tcp://{self.host}:{self.port + port}"
+        socket.connect(self._targets[socket])
 
-    @staticmethod
-    def _connections(monitor: zmq.Socket[bytes]) -> Iterator[News]:
-        """What a monitor tells of its socket's connection."""
-        for frames in drain(monitor):
-            event = parse_monitor_message(frames)["event"]
-            if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-                yield LinkUp()
-            else:
-                yield LinkRefused() if event & REFUSED else LinkDown()
+    def wait(self, timeout_s: float | None) -> None:
+        """See `Endpoint`; not beyond the next attempt to be let in."""
+        if self._again_at is not None:
+            pause_s = max(0.0, self._again_at - time.monotonic())
+            timeout_s = pause_s if timeout_s is None else min(timeout_s, pause_s)
+        super().wait(timeout_s)
+
+    def _connections(self, ready: list[zmq.Socket[bytes]]) -> Iterator[News]:
+        """What the monitors tell of the connections."""
+        if self._again_at is not None and time.monotonic() >= self._again_at:
+            self._again_at = None
+            self._connect_again()
+        for monitor in self._watches:
+            if monitor in ready:
+                for frames in drain(monitor):
+                    yield self._news_of(parse_monitor_message(frames)["event"])
+
+    def _news_of(self, event: int) -> News:
+        if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+            return LinkUp()
+        if not event & REFUSED:
+            return LinkDown()
+        self._again_at = self._again_at or time.monotonic() + REFUSED_AGAIN_S
+        return LinkRefused()
+
+    def _connect_again(self) -> None:
+        """Who is refused once may be let in later: libzmq itself never asks again."""
+        for socket, target in self._targets.items():
+            with suppress(zmq.ZMQError):  # there is nothing left to disconnect
+                socket.disconnect(target)
+            socket.connect(target)
 
 
 class SubscriberSockets(EdgeSockets):
@@ -73,18 +104,16 @@ class SubscriberSockets(EdgeSockets):
         self._down.linger = 0  # nothing but subscriptions leaves through it
         self._up = self._socket(zmq.PUSH)
         self._up.immediate = True
-        self._watch = self._monitor(self._down, WATCHED)
         for topic in wants:
             self._down.subscribe(topic)
         self._poller.register(self._down, zmq.POLLIN)
-        self._connect(self._up, Port.PUSH)
-        self._connect(self._down, Port.SUBSCRIBE)
+        self._connect(self._up, Port.PUSH, REFUSED)
+        self._connect(self._down, Port.SUBSCRIBE, WATCHED)
 
     def receive(self) -> Iterator[News]:
         """See `network.Link`."""
         ready = self._ready()
-        if self._watch in ready:
-            yield from self._connections(self._watch)
+        yield from self._connections(ready)
         if self._down in ready:
             yield from map(Delivered, drain(self._down))
 
@@ -113,21 +142,19 @@ class AggregatorSockets(EdgeSockets):
         self._down = self._socket(zmq.XPUB)
         self._down.xpub_verbose = True
         self._down.immediate = True  # else the subscription outlives the connection, and nobody hears that it is cut
-        self._watch = self._monitor(self._down, REFUSED)
         self._up = self._socket(zmq.SUB)
         self._up.subscribe(topics.up_to(run) + "/")
         self._up.subscribe(topics.PRESENCE)
         self._heard_of = False  # whether a broker has subscribed; XPUB drops what nobody has
         self._poller.register(self._down, zmq.POLLIN)
         self._poller.register(self._up, zmq.POLLIN)
-        self._connect(self._up, Port.COLLECT)
-        self._connect(self._down, Port.PUBLISH)
+        self._connect(self._up, Port.COLLECT, REFUSED)
+        self._connect(self._down, Port.PUBLISH, REFUSED)
 
     def receive(self) -> Iterator[News]:
         """See `network.Link`."""
         ready = self._ready()
-        if self._watch in ready:
-            yield from self._connections(self._watch)
+        yield from self._connections(ready)
         if self._down in ready:
             for frames in drain(self._down):
                 self._heard_of = frames[0][:1] == b"\x01"
@@ -147,15 +174,13 @@ class JoinSockets(EdgeSockets):
         super().__init__(address, keys)
         self._dealer = self._socket(zmq.DEALER)
         self._dealer.immediate = True
-        self._watch = self._monitor(self._dealer, WATCHED)
         self._poller.register(self._dealer, zmq.POLLIN)
-        self._connect(self._dealer, Port.JOIN)
+        self._connect(self._dealer, Port.JOIN, WATCHED)
 
     def receive(self) -> Iterator[News]:
         """See `network.Link`."""
         ready = self._ready()
-        if self._watch in ready:
-            yield from self._connections(self._watch)
+        yield from self._connections(ready)
         if self._dealer in ready:
             yield from map(Delivered, drain(self._dealer))
 

@@ -20,6 +20,7 @@ HANDSHAKE_MS = 3_000
 RECONNECT_MS, RECONNECT_MAX_MS = 100, 1_000
 BACKLOG = 4_096
 LINGER_MS = 1_000
+OVERHEAD_BYTES = 64  # that encryption adds to a frame
 BATCH = 1_000  # messages taken in one `receive`
 LOOPBACK = ("127.0.0.1", "localhost")
 
@@ -41,7 +42,7 @@ class Endpoint:
     def _socket(self, kind: int) -> zmq.Socket[bytes]:
         socket = self._context.socket(kind)
         socket.sndhwm = socket.rcvhwm = QUEUE_MESSAGES_MAX
-        socket.maxmsgsize = FRAME_BYTES_MAX
+        socket.maxmsgsize = FRAME_BYTES_MAX + OVERHEAD_BYTES
         socket.linger = LINGER_MS
         socket.handshake_ivl = HANDSHAKE_MS
         socket.heartbeat_ivl = HEARTBEAT_MS

@@ -36,8 +36,10 @@ from aggregator.strategies import Plan, Standing, Update
 from deploy.processes import Processes, free_port
 from fedmq import events
 from fedmq.clock import SystemClock
+from fedmq.keyring import Membership
 from fedmq.loop import serve
 from fedmq.messages import GradientLearner, Train
+from fedmq.seal import TrainerSeal
 from fedmq.sockets import AggregatorSockets, TrainerSockets
 from fedmq.streams import stream
 from fedmq.tasks import Task, find_task
@@ -101,16 +103,17 @@ class Idle:
         return None
 
 
-def serve_idle_trainer(address: str, name: str) -> None:
+def serve_idle_trainer(address: str, name: str, membership: Membership | None = None) -> None:
     """A trainer as the command starts it, but its work is to hand back what came."""
 
     def answer(packet: Packet, cancelled: Cancelled) -> dict[str, Array]:
         return dict(packet.arrays)
 
-    clock, link = SystemClock(), TrainerSockets(address, name)
+    clock, link = SystemClock(), TrainerSockets(address, name, membership)
     session = Session(name, 1, "benchmark", stream(0, "jitter", name))
     try:
-        serve(Trainer(link, session, ThreadWorker(answer, link.wake, clock), clock=clock), link, clock)
+        seal = None if membership is None else TrainerSeal(membership)
+        serve(Trainer(link, session, ThreadWorker(answer, link.wake, clock), clock=clock, seal=seal), link, clock)
     finally:
         link.close()
 

@@ -16,6 +16,8 @@ from services import Services, run_fedmq, until
 ENDLESS = """
 from fedmq import Linear, Task
 task = Task(name="endless", model=Linear(2), loss="squared-error", metric="loss", target=0.0, rounds=1000000)
+def rows(part, parts):
+    return [[1.0, 1.0], [1.0, 1.0]], [0.0, 1.0]  # that no model fits
 """
 
 
@@ -86,7 +88,7 @@ class Federation(Services):
         arguments = ["--keys", "keys", "--out", "run", "--task", "endless.py", "--min-trainers", str(len(names))]
         self.start("aggregator", "aggregator", *arguments)
         for name in names:
-            self.start(name, "trainer", "--keys", name, "--data", "linear:bob", "--log-level", "debug")
+            self.start(name, "trainer", "--keys", name, "--data", "endless.py:1/1", "--log-level", "debug")
         return self.folder / "run"
 
 

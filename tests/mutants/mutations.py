@@ -21,6 +21,7 @@ class Mutation(NamedTuple):
 ROUNDS, SESSION, STORE = "aggregator/rounds.py", "trainer/session.py", "aggregator/store.py"
 SERVICE, AVERAGING = "aggregator/service.py", "aggregator/strategies/averaging.py"
 BOUNDS, RULES = "aggregator/strategies/bounds.py", "aggregator/strategies/rules.py"
+SEAL, SIGNED = "fedmq/seal.py", ("tests/unit/test_signed_messages.py",)
 OF_ROUNDS = ("tests/unit/test_rounds.py", "tests/unit/test_rounds_end.py", "tests/unit/test_rounds_stateful.py")
 POLICY = "trainer/policy.py"
 OF_CODE = ("tests/unit/test_code_policy.py", "tests/unit/test_unpickling.py")
@@ -346,5 +347,40 @@ MUTATIONS = (
         "if expires is None or expires <= self._clock.wall()",
         "if expires is None",
         ("tests/unit/test_enrolment_rules.py",),
+    ),
+    Mutation(
+        "signatures are not checked",
+        SEAL,
+        "if not public.verifies(packet.frames[2], self._purpose + packet.frames[1]):",
+        "if False:",
+        SIGNED,
+    ),
+    Mutation(
+        "the sender is not compared with the name",
+        SEAL,
+        'if packet.topic.rpartition("/")[2] != message.trainer:',
+        "if False:",
+        SIGNED,
+    ),
+    Mutation(
+        "a revoked key is still let in",
+        "fedmq/keyring.py",
+        "if found == self._seen:",
+        "if found.keys() <= self._seen.keys():",
+        ("tests/unit/test_keys.py", "tests/unit/test_gate.py"),
+    ),
+    Mutation(
+        "endless messages are not cut",
+        "fedmq/sockets/watchdog.py",
+        "if held.pending > MESSAGE_BYTES_MAX + DRIFT_BYTES_S * (now - held.opened)",
+        "if False",
+        ("tests/unit/test_watchdog.py",),
+    ),
+    Mutation(
+        "an observer may send results",
+        SEAL,
+        'if member is None or member.role != "trainer":',
+        "if member is None:",
+        SIGNED,
     ),
 )

@@ -1,0 +1,287 @@
+"""Benchmark: honest rounds of a federation with keys while its broker is flooded, beside the same on an idle broker.
+
+Run it: `python tests/benchmarks/flood.py [--json] [--seconds N]`. An aggregator and two trainers with keys, which do
+nothing but hand back 72 bytes, and floods from a process of its own; idle and flooded turns take turns. The floods take
+CPU of this machine too, so the ratio says how a broker fares whose attackers sit beside it: an upper bound. Ends with 1
+if a ratio of medians is over the target.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy, and inherited by all processes
+
+import argparse
+import json
+import multiprocessing
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+import zmq
+from idle_round import Idle, serve_idle_trainer
+
+from aggregator.service import Aggregator, Limits
+from aggregator.store import Description, Store
+from deploy.processes import free_port
+from fedmq import events
+from fedmq.clock import SystemClock
+from fedmq.keyring import (
+    MEMBERS,
+    Federation,
+    Members,
+    Membership,
+    read_membership,
+    write_federation,
+    write_identity,
+    write_public,
+)
+from fedmq.keys import Identity
+from fedmq.network import Port
+from fedmq.seal import AggregatorSeal
+from fedmq.sockets import AggregatorSockets
+from fedmq.tasks import find_task
+from fedmq.wire import FRAME_BYTES_MAX
+
+RATIO_MAX = 2.0
+WARM_UP = 20
+START_S = 1.5  # for a flood to be one
+SPAWN = multiprocessing.get_context("spawn")
+TRAINERS = ("alice", "bob")
+GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"CURVE".ljust(20, b"\0") + bytes(32)
+BLOCK = bytes(1 << 20)
+MB = 1e6
+
+
+class Place(NamedTuple):
+    """A federation's keys in a folder, and who mallory is in it."""
+
+    folder: Path
+    federation: Federation
+    port: int
+    mallory: Membership
+
+    @property
+    def address(self) -> str:
+        return self.federation.broker
+
+
+class Outcome(NamedTuple):
+    """One line of the table; `grew_mb` is the broker's resident memory at its most, over what it was before."""
+
+    flood: str
+    rounds: int
+    idle_ms: float
+    flood_ms: float
+    p95_ms: float
+    ratio: float
+    grew_mb: float
+
+
+class Turn(NamedTuple):
+    """The seconds of each round, and by how many bytes the broker grew at the most."""
+
+    rounds_s: list[float]
+    grew: float
+
+
+def silent(place: Place) -> None:
+    """A thousand TCP connections that say nothing, made again when they are ended."""
+    while True:
+        peers = [socket.create_connection(("127.0.0.1", place.port + number % 5)) for number in range(1000)]
+        time.sleep(4.0)
+        for peer in peers:
+            peer.close()
+
+
+def handshakes(place: Place) -> None:
+    """Handshake commands of 32 MiB, one after the other."""
+    number = 0
+    while True:
+        number += 1
+        with socket.create_connection(("127.0.0.1", place.port + number % 5)) as peer:
+            peer.settimeout(0.2)
+            try:
+                peer.sendall(GREETING + b"\x06" + (FRAME_BYTES_MAX - 1).to_bytes(8, "big"))
+                for _ in range(31):
+                    peer.sendall(BLOCK)
+            except OSError:
+                continue  # it was cut
+
+
+def member(place: Place, send: Callable[[zmq.Socket[bytes]], None]) -> None:
+    """What a member sends at full speed."""
+    raw = zmq.Context.instance().socket(zmq.PUSH)
+    raw.sndhwm = 1000
+    public = place.mallory.identity.public.transport
+    raw.curve_publickey, raw.curve_secretkey = public, place.mallory.identity.transport_secret
+    raw.curve_serverkey = place.federation.broker_key
+    raw.connect(f"tcp://127.0.0.1:{place.port + Port.PUSH}")
+    while True:
+        send(raw)
+
+
+def endless(place: Place) -> None:
+    """A message of 600 MB, again and again."""
+
+    def send(raw: zmq.Socket[bytes]) -> None:
+        for _ in range(600):
+            raw.send(BLOCK, zmq.SNDMORE, copy=False)
+        raw.send(b"end")
+
+    member(place, send)
+
+
+def messages(place: Place) -> None:
+    """Small messages, as many as go."""
+    member(place, lambda raw: raw.send_multipart([b"up/r", b"x"]))
+
+
+FLOODS: dict[str, Callable[[Place], None]] = {
+    "a thousand silent TCP peers": silent,
+    "handshakes of 32 MiB": handshakes,
+    "a member's endless message": endless,
+    "a member's small messages": messages,
+}
+
+
+def a_federation(folder: Path) -> Place:
+    """A federation with two trainers and mallory, its keys in `folder`."""
+    port = free_port()
+    broker, aggregator = Identity.new("broker", "broker"), Identity.new("aggregator", "aggregator")
+    address = f"tcp://127.0.0.1:{port}"
+    federation = Federation(os.urandom(16), address, broker.public.transport, aggregator.public)
+    write_federation(folder, federation)
+    write_identity(folder, broker)
+    write_identity(folder, aggregator)
+    for name in (*TRAINERS, "mallory"):
+        identity = Identity.new("trainer", name)
+        write_federation(folder / name, federation)
+        write_identity(folder / name, identity)
+        write_public(folder, MEMBERS, identity.public)
+    return Place(folder, federation, port, Membership(federation, identity))
+
+
+def play(place: Place, aggregator: Membership, seconds: float, name: str) -> list[float]:
+    """The seconds that each round of a run took, for so long."""
+    clock, store = SystemClock(), Store(":memory:")
+    store.begin(Description(name, find_task("xor"), Idle.name, 0, clock.wall()))
+    published: list[float] = []
+
+    def watch(event: events.AnyEvent) -> None:
+        if isinstance(event, events.RoundPublished):
+            published.append(time.perf_counter())
+
+    link = AggregatorSockets(place.address, name, aggregator)
+    limits = Limits(rounds_max=10**6, min_trainers=len(TRAINERS), quorum=1.0)
+    seal = AggregatorSeal(aggregator, Members(place.folder))
+    service = Aggregator(link, store, Idle(), limits, clock=clock, watch=watch, broker=place.address, seal=seal)
+    stop_at = clock.now() + seconds
+    while clock.now() < stop_at:
+        service.step()
+        link.wait(min(1.0, max(0.0, (service.wake_at or 0.0) - clock.now())))
+    link.close()
+    store.close()
+    return [after - before for before, after in pairwise(published[WARM_UP:])]
+
+
+class Watched(threading.Thread):
+    """Keeps the most that a process has held, until it is told to end."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(daemon=True)
+        self._process, self._ended = psutil.Process(pid), threading.Event()
+        self.before = self.peak = self._process.memory_info().rss
+
+    def run(self) -> None:
+        while not self._ended.wait(0.01):
+            self.peak = max(self.peak, self._process.memory_info().rss)
+
+    def grew(self) -> float:
+        """By how many bytes, at the most."""
+        self._ended.set()
+        self.join()
+        return self.peak - self.before
+
+
+def turn(place: Place, pid: int, flood: Callable[[Place], None] | None, run: str, seconds: float) -> Turn:
+    """Rounds while a flood lasts."""
+    aggregator = read_membership(place.folder, "aggregator")
+    process = None if flood is None else SPAWN.Process(target=flood, args=(place,), daemon=True)
+    if process is not None:
+        process.start()
+        time.sleep(START_S)  # its interpreter takes CPU, too
+    watched = Watched(pid)
+    watched.start()
+    try:
+        return Turn(play(place, aggregator, seconds, run), watched.grew())
+    finally:
+        if process is not None:
+            process.kill()
+            process.join()
+
+
+def measure(seconds: float) -> list[Outcome]:
+    """An idle turn before each flooded one."""
+    outcomes = []
+    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
+        place = a_federation(Path(name))
+        command = [sys.executable, "-m", "fedmq", "broker", "--keys", name, "--log-level", "error"]
+        broker = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        stack.callback(broker.wait)
+        stack.callback(broker.kill)
+        for trainer in TRAINERS:
+            membership = read_membership(place.folder / trainer, "trainer")
+            process = SPAWN.Process(target=serve_idle_trainer, args=(place.address, trainer, membership), daemon=True)
+            process.start()
+            stack.callback(process.kill)
+        for number, (flood, make) in enumerate(FLOODS.items()):
+            idle = turn(place, broker.pid, None, f"idle-{number}", seconds)
+            during = turn(place, broker.pid, make, f"flood-{number}", seconds)
+            outcomes.append(outcome(flood, idle, during))
+    return outcomes
+
+
+def outcome(flood: str, idle: Turn, during: Turn) -> Outcome:
+    """A line of the table."""
+    quiet, busy = (statistics.median(turn.rounds_s) for turn in (idle, during))
+    p95 = statistics.quantiles(during.rounds_s, n=20)[-1]
+    return Outcome(flood, len(during.rounds_s), 1e3 * quiet, 1e3 * busy, 1e3 * p95, busy / quiet, during.grew / MB)
+
+
+def main() -> int:
+    """Measures, prints, and says whether the target was reached."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--seconds", type=float, default=5.0, metavar="N", help="of each turn [5]")
+    asked = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
+    found = measure(asked.seconds)
+    if asked.json:
+        print(json.dumps([one._asdict() for one in found]))
+    else:
+        print(
+            f"{'a round during':32}{'rounds':>8}{'idle ms':>9}{'flood ms':>10}{'p95 ms':>9}{'ratio':>8}{'grew MB':>9}"
+        )
+        for one in found:
+            print(
+                f"{one.flood:32}{one.rounds:8}{one.idle_ms:9.2f}{one.flood_ms:10.2f}{one.p95_ms:9.2f}"
+                f"{one.ratio:7.2f}x{one.grew_mb:9.1f}"
+            )
+    return 0 if all(one.ratio <= RATIO_MAX for one in found) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

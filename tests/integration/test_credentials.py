@@ -1,0 +1,310 @@
+"""Who is let in: what raw peers with wrong credentials get through a real broker with keys, in either direction.
+
+Right credentials beside them are served all along, so that each of these tests can fail.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+import zmq
+from keyed import REFUSALS, Keyed, Peers, peers_of
+
+from fedmq.keys import Identity
+from fedmq.messages import Goodbye, Hello, Presence
+from fedmq.network import LinkRefused, LinkUp, News, Port
+from fedmq.seal import TrainerSeal
+from fedmq.sockets import TrainerSockets
+from fedmq.sockets.edge import TransportKeys
+from fedmq.wire import decode, encode
+
+REVOKED_S = 1.0  # how soon a revocation must bite
+KINDS = {Port.PUBLISH: zmq.XPUB, Port.SUBSCRIBE: zmq.XSUB, Port.PUSH: zmq.PUSH, Port.COLLECT: zmq.XSUB}
+KINDS[Port.JOIN] = zmq.DEALER
+
+
+@pytest.fixture
+def keyed(tmp_path: Path) -> Iterator[Keyed]:
+    """A federation of alice, al and mallory, whose broker runs."""
+    federation = Keyed(tmp_path, "alice", "al", "mallory")
+    with federation.running_broker():
+        yield federation
+
+
+@pytest.fixture
+def peers(keyed: Keyed) -> Iterator[Peers]:
+    with peers_of(keyed) as made:
+        yield made
+
+
+class Honest:
+    """An aggregator and alice, as raw peers that hear whatever the broker would give them."""
+
+    def __init__(self, keyed: Keyed, peers: Peers) -> None:
+        self._keyed, self._number = keyed, 0
+        self.above = peers.member("aggregator", zmq.XPUB, Port.PUBLISH)
+        assert self.above.receive() == [b"\x01"]  # the broker takes what is published from now on
+        self.collects = peers.member("aggregator", zmq.XSUB, Port.COLLECT, "", "presence/")
+        self.hears = peers.member("alice", zmq.XSUB, Port.SUBSCRIBE, "round/", "beacon/", "event/", "to/alice/")
+        self.pushes = peers.member("alice", zmq.PUSH, Port.PUSH)
+        self.until_present("alice")
+
+    def until_present(self, name: str) -> None:
+        """Wait until the broker says that a trainer is there."""
+        wanted = encode(f"presence/{name}", Presence(trainer=name, present=True))
+        self.collects.until(wanted)
+
+    def are_served(self) -> tuple[list[list[bytes]], list[list[bytes]]]:
+        """What came before a message in either direction: from above to alice, and up to the aggregator."""
+        self._number += 1
+        word = b"honest %d" % self._number
+        self.above.socket.send_multipart([b"beacon/honest", word])
+        below = self.hears.until([b"beacon/honest", word])
+        self.pushes.socket.send_multipart([b"up/r", word])
+        came = self.collects.until([b"up/r/alice", word])
+        return below, [frames for frames in came if not frames[0].startswith(b"presence/")]
+
+
+def revoked(keyed: Keyed) -> TransportKeys:
+    keyed.revoke("mallory")
+    return keyed.transport("mallory")
+
+
+def unknown(keyed: Keyed) -> TransportKeys:
+    keys = Identity.new("trainer", "alice")  # of a right name, too
+    return TransportKeys(keys.public.transport, keys.transport_secret, keyed.federation.broker_key)
+
+
+def other_broker(keyed: Keyed) -> TransportKeys:
+    """A right key for a broker that has another: what a member of another federation comes with."""
+    other = Identity.new("broker", "broker").public.transport
+    return keyed.transport("alice")._replace(broker=other)
+
+
+WRONG = {
+    "no key": lambda keyed: None,
+    "a password": lambda keyed: None,
+    "an unknown key": unknown,
+    "a revoked key": revoked,
+    "a key for another broker": other_broker,
+}
+MESSAGES = {
+    Port.PUBLISH: [b"round/r", b"evil"],
+    Port.SUBSCRIBE: [b"evil"],
+    Port.PUSH: [b"up/r", b"evil"],
+    Port.COLLECT: [b"evil"],
+    Port.JOIN: [b"evil"],
+}
+
+
+@pytest.mark.parametrize("variant", WRONG)
+def test_wrong_credentials_deliver_nothing_and_hear_nothing_at_any_port(
+    keyed: Keyed, peers: Peers, variant: str
+) -> None:
+    keys = WRONG[variant](keyed)
+    if variant == "a revoked key":
+        until_known_as_revoked(keyed)
+    honest = Honest(keyed, peers)
+    wrong = [peers.make(kind, port, keys, plain=variant == "a password") for port, kind in KINDS.items()]
+    for port, raw in zip(KINDS, wrong, strict=True):
+        if KINDS[port] == zmq.XSUB:
+            for topic in (b"", b"round/", b"to/", b"to/alice/", b"up/"):
+                raw.socket.send(b"\x01" + topic)
+        try:  # it waits for a connection that never is, or nothing takes it
+            raw.socket.send_multipart(MESSAGES[port], zmq.NOBLOCK)
+        except zmq.Again:
+            continue
+    for raw in wrong:
+        raw.event(REFUSALS)
+    below, above = honest.are_served()
+    again = honest.are_served()
+    assert [frames for frames in below + above + again[0] + again[1] if b"evil" in frames] == []
+    assert [raw.receive(0) for raw in wrong] == [None] * len(wrong)
+
+
+def until_known_as_revoked(keyed: Keyed) -> None:
+    give_up_at = time.monotonic() + REVOKED_S
+    while "mallory" not in keyed.services.err("broker"):
+        assert time.monotonic() < give_up_at, "the broker has not noticed"
+
+
+@pytest.mark.parametrize("port", [Port.PUBLISH, Port.COLLECT])
+def test_a_members_key_has_no_business_at_the_aggregators_ports(keyed: Keyed, peers: Peers, port: Port) -> None:
+    honest = Honest(keyed, peers)
+    wrong = peers.make(KINDS[port], port, keyed.transport("mallory"))
+    if port is Port.COLLECT:
+        wrong.socket.send(b"\x01")
+    assert wrong.event(REFUSALS)
+    below, above = honest.are_served()
+    assert below + above == []
+    assert wrong.receive(0) is None
+
+
+def test_a_round_that_a_member_signs_and_pushes_or_sends_to_the_subscribers_port_reaches_nobody(
+    keyed: Keyed, peers: Peers
+) -> None:
+    honest = Honest(keyed, peers)
+    pushes = peers.member("mallory", zmq.PUSH, Port.PUSH)
+    shouts = peers.member("mallory", zmq.XSUB, Port.SUBSCRIBE, "beacon/")
+    forged = keyed.beacon(9, signer="mallory")
+    for topic in (b"beacon/r", b"round/r", b"to/alice/", b"event/r", b"presence/alice"):
+        pushes.socket.send_multipart([topic, *forged[1:]])
+    shouts.socket.send_multipart(forged)  # up a SUB's connection, as XSUB can
+    shouts.event(zmq.EVENT_DISCONNECTED)
+    pushes.socket.send_multipart([b"up/r", b"last"])  # nothing: the whole key is shut out now
+    below, above = honest.are_served()
+    assert below + above == []
+
+
+@pytest.mark.parametrize("topic", ["", "t", "to", "to/", "to/al", "r", "up/", "presence/", "/", "to/al/x"])
+def test_a_prefix_is_not_a_way_to_hear_more(keyed: Keyed, peers: Peers, topic: str) -> None:
+    honest = Honest(keyed, peers)
+    al = peers.member("al", zmq.XSUB, Port.SUBSCRIBE, topic, "to/al/")
+    honest.until_present("al")
+    for inbox in (b"to/alice/", b"to/al/"):
+        honest.above.socket.send_multipart([inbox, b"for its owner"])
+    assert al.until([b"to/al/", b"for its owner"]) == []
+    assert honest.are_served() == ([[b"to/alice/", b"for its owner"]], [])
+
+
+@pytest.mark.parametrize("name", ["mallory", "aggregator"])
+def test_who_asks_for_the_inbox_of_another_is_cut_off_and_shut_out(keyed: Keyed, peers: Peers, name: str) -> None:
+    honest = Honest(keyed, peers)
+    wrong = peers.make(zmq.XSUB, Port.SUBSCRIBE, keyed.transport(name), "to/al/")
+    wrong.event(zmq.EVENT_HANDSHAKE_SUCCEEDED)
+    wrong.event(zmq.EVENT_DISCONNECTED)
+    if name == "mallory":
+        wrong.event(zmq.EVENT_HANDSHAKE_FAILED_AUTH)
+        honest.above.socket.send_multipart([b"to/al/", b"private"])
+        assert honest.are_served() == ([], [])
+    assert wrong.receive(0) is None
+
+
+def test_the_aggregators_key_has_no_inbox(keyed: Keyed, peers: Peers) -> None:
+    honest = Honest(keyed, peers)
+    operator = peers.make(zmq.XSUB, Port.SUBSCRIBE, keyed.transport("aggregator"), "beacon/", "to/aggregator/")
+    operator.event(zmq.EVENT_DISCONNECTED)
+    assert all(decode(frames).message != Presence(trainer="aggregator", present=True) for frames in drained(honest))
+
+
+def drained(honest: Honest) -> list[list[bytes]]:
+    """What has come to the aggregator."""
+    found = []
+    while (came := honest.collects.receive(0)) is not None:
+        found.append(came)
+    return found
+
+
+def test_nobody_ends_the_presence_of_another(keyed: Keyed, peers: Peers) -> None:
+    honest = Honest(keyed, peers)
+    mallory = peers.member("mallory", zmq.XSUB, Port.SUBSCRIBE, "to/mallory/")
+    honest.until_present("mallory")
+    for topic in (b"to/alice/", b"round/", b"beacon/", b"", b"to/mallory/"):
+        mallory.socket.send(b"\x00" + topic)
+    mallory.socket.send(b"\x01beacon/")
+    honest.above.socket.send_multipart([b"to/alice/", b"still there"])
+    assert honest.are_served() == ([[b"to/alice/", b"still there"]], [])
+
+
+def test_a_second_subscription_is_no_second_presence_and_no_second_copy_of_the_rounds(
+    keyed: Keyed, peers: Peers
+) -> None:
+    honest = Honest(keyed, peers)
+    honest.above.socket.send_multipart([b"round/r", b"one"])
+    honest.hears.until([b"round/r", b"one"])
+    al = peers.member("al", zmq.XSUB, Port.SUBSCRIBE, *["to/al/"] * 5, "beacon/")
+    honest.until_present("al")
+    honest.above.socket.send_multipart([b"to/al/", b"word"])
+    assert al.until([b"to/al/", b"word"]) == [[b"to/al/", b"one"]]
+    al.close()
+    honest.collects.until(encode("presence/al", Presence(trainer="al", present=False)))
+    assert honest.are_served() == ([], [])
+
+
+def test_a_revoked_keys_next_message_is_refused_within_a_second_although_its_connection_lives(
+    keyed: Keyed, peers: Peers
+) -> None:
+    honest = Honest(keyed, peers)
+    pushes = peers.member("mallory", zmq.PUSH, Port.PUSH)
+    pushes.socket.send_multipart([b"up/r", b"before"])
+    assert honest.collects.receive() == [b"up/r/mallory", b"before"]
+    keyed.revoke("mallory")
+    revoked_at = time.monotonic()
+    until_known_as_revoked(keyed)
+    assert time.monotonic() - revoked_at < REVOKED_S
+    pushes.event(REFUSALS)
+    with suppress(zmq.Again):
+        pushes.socket.send_multipart([b"up/r", b"after"], zmq.NOBLOCK)
+    assert b"after" not in [frames[-1] for heard in honest_again(honest) for frames in heard]
+    assert time.monotonic() - revoked_at < 4 * REVOKED_S
+
+
+def honest_again(honest: Honest) -> tuple[list[list[bytes]], list[list[bytes]]]:
+    """Once everybody whose key is good is back; a subscriber subscribes again when somebody touches it."""
+    for raw in (honest.above, honest.collects, honest.hears, honest.pushes):
+        raw.event(zmq.EVENT_HANDSHAKE_SUCCEEDED)
+    while honest.hears.receive(0) is not None:
+        continue
+    assert honest.above.receive() in ([b"\x00"], [b"\x01"])
+    honest.until_present("alice")
+    return honest.are_served()
+
+
+def test_a_revoked_key_that_only_listens_hears_nothing_more_within_a_second(keyed: Keyed, peers: Peers) -> None:
+    honest = Honest(keyed, peers)
+    listens = peers.member("mallory", zmq.XSUB, Port.SUBSCRIBE, "beacon/", "to/mallory/")
+    honest.until_present("mallory")
+    honest.above.socket.send_multipart([b"beacon/r", b"before"])
+    assert listens.receive() == [b"beacon/r", b"before"]
+    keyed.revoke("mallory")
+    revoked_at = time.monotonic()
+    listens.event(zmq.EVENT_DISCONNECTED, REVOKED_S)
+    listens.event(REFUSALS & ~zmq.EVENT_DISCONNECTED)
+    assert time.monotonic() - revoked_at < 3 * REVOKED_S
+    honest_again(honest)
+    assert listens.receive(0) is None
+
+
+def test_what_a_member_says_in_anothers_name_carries_its_own(keyed: Keyed, peers: Peers) -> None:
+    """The broker stamps who it was; the aggregator's seal compares (tests/unit/test_seal.py)."""
+    honest = Honest(keyed, peers)
+    pushes = peers.member("mallory", zmq.PUSH, Port.PUSH)
+    seal = TrainerSeal(keyed.of["mallory"])
+    for message in (
+        Hello(run="r", epoch=1, trainer="alice", samples=9, round=0, version="x"),
+        Goodbye(run="r", epoch=1, trainer="alice"),
+    ):
+        for topic in ("up/r", "up/r/alice", "up/r/alice/"):
+            pushes.socket.send_multipart(encode(topic, message, sign=seal.sign))
+    pushes.socket.send_multipart([b"up/r", b"end"])
+    came = honest.collects.until([b"up/r/mallory", b"end"])
+    assert {frames[0] for frames in came} == {b"up/r/mallory"}
+
+
+def test_a_trainer_that_is_revoked_and_let_in_again_comes_back_by_itself(keyed: Keyed) -> None:
+    with trainer_link(keyed, "mallory") as link:
+        until_heard(link, LinkUp())
+        keyed.revoke("mallory")
+        until_heard(link, LinkRefused())
+        keyed.accept("mallory")
+        until_heard(link, LinkUp())
+
+
+def until_heard(link: TrainerSockets, wanted: News) -> None:
+    give_up_at = time.monotonic() + 10.0
+    while not any(type(news) is type(wanted) for news in link.receive()):
+        assert time.monotonic() < give_up_at, f"waited in vain for {wanted}"
+        link.wait(0.1)
+
+
+@contextmanager
+def trainer_link(keyed: Keyed, name: str) -> Iterator[TrainerSockets]:
+    link = TrainerSockets(keyed.federation.broker, name, keyed.of[name])
+    try:
+        yield link
+    finally:
+        link.close()

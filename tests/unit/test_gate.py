@@ -1,0 +1,139 @@
+"""Who may use which port, and how much: the gate with a clock in the test's hands. No socket is opened here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from broker.gate import HANDSHAKES, MEBIBYTES, MESSAGES, PUNISHED_S, ROLES, Bucket, KeyGate
+from fedmq.keyring import MEMBERS, REFRESH_S, Federation, Members, Membership, public_path, write_public
+from fedmq.keys import Identity
+from fedmq.network import Port
+from fedmq.testing.clock import VirtualClock
+
+
+class Gate:
+    """A gate, the identities before it, and the hands of its clock."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.clock = folder, VirtualClock()
+        self.broker, self.aggregator = Identity.new("broker", "broker"), Identity.new("aggregator", "aggregator")
+        self.alice, self.olga = Identity.new("trainer", "alice"), Identity.new("observer", "olga")
+        self.usurper, self.mallory = Identity.new("aggregator", "usurper"), Identity.new("trainer", "mallory")
+        for member in (self.alice, self.olga, self.usurper):
+            write_public(folder, MEMBERS, member.public)
+        federation = Federation(bytes(16), "tcp://h:1", self.broker.public.transport, self.aggregator.public)
+        self.gate = KeyGate(Membership(federation, self.broker), Members(folder), self.clock)
+
+    def admits(self, identity: Identity) -> set[Port]:
+        return {port for port in Port if self.gate.admits(port, identity.public.transport)}
+
+    def sends(self, identity: Identity, *, port: Port = Port.PUSH, size: int = 100) -> str | None:
+        return self.gate.sender(port, identity.public.transport, size)
+
+    def later(self, seconds: float) -> None:
+        self.clock.move_to(self.clock.now() + seconds)
+
+
+@pytest.fixture
+def at(tmp_path: Path) -> Gate:
+    return Gate(tmp_path)
+
+
+def test_each_role_is_let_in_at_its_ports_and_a_stranger_at_none(at: Gate) -> None:
+    assert at.admits(at.aggregator) == {Port.PUBLISH, Port.SUBSCRIBE, Port.PUSH, Port.COLLECT}
+    assert at.admits(at.alice) == {Port.SUBSCRIBE, Port.PUSH, Port.JOIN}, "at the last one to have its key replaced"
+    assert at.admits(at.olga) == {Port.SUBSCRIBE}
+    assert at.admits(at.mallory) == at.admits(at.broker) == set()
+
+
+def test_a_member_that_says_it_is_an_aggregator_is_none(at: Gate) -> None:
+    """A federation has one aggregator, and its key stands in federation.json; a file among the members is no crown."""
+    assert at.admits(at.usurper) == set()
+    assert at.sends(at.usurper, port=Port.PUBLISH) is None
+
+
+def test_every_port_has_its_roles() -> None:
+    assert set(ROLES) == set(Port)
+
+
+def test_whose_message_it_is(at: Gate) -> None:
+    assert at.sends(at.alice) == "alice"
+    assert at.sends(at.alice, port=Port.SUBSCRIBE) == "alice"
+    assert at.sends(at.alice, port=Port.PUBLISH) is None
+    assert at.sends(at.mallory) is None
+    assert at.gate.sender(Port.PUSH, b"", 1) is None
+
+
+@pytest.mark.parametrize("name", ["aggregator", "olga"])
+def test_only_trainers_have_an_inbox(at: Gate, name: str) -> None:
+    assert at.sends(getattr(at, name), port=Port.SUBSCRIBE) == ""  # which is nobody's name
+
+
+def test_a_revoked_key_is_refused_at_the_next_refresh_and_nothing_is_kept_of_it(at: Gate) -> None:
+    assert at.sends(at.alice) == "alice"
+    public_path(at.folder, MEMBERS, at.alice.public).unlink()
+    at.later(REFRESH_S)
+    assert at.gate.refresh() == [at.alice.public]
+    assert at.sends(at.alice) is None
+    assert at.admits(at.alice) == set()
+    at.gate.punish(at.alice.public.transport)  # its connection still lives
+    assert at.alice.public.transport not in at.gate._accounts
+
+
+def test_a_bucket_gives_what_is_in_it_and_fills_again() -> None:
+    bucket = Bucket(10.0, 2.0)
+    assert [bucket.take(4.0, 0.0) for _ in range(3)] == [True, True, False]
+    assert bucket.take(2.0, 0.0)
+    assert not bucket.take(2.1, 1.0)
+    assert bucket.take(2.0, 1.0)
+    assert bucket.take(10.0, 1000.0)
+    assert not bucket.take(0.1, 1000.0)
+
+
+def test_so_many_messages_at_once_pass_and_more_after_a_while(at: Gate) -> None:
+    assert [at.sends(at.alice, size=0) for _ in range(int(MESSAGES) + 1)] == ["alice"] * int(MESSAGES) + [None]
+    at.later(1.0)
+    assert at.sends(at.alice) == "alice"
+
+
+def test_so_many_bytes_at_once_pass(at: Gate) -> None:
+    count = int(MEBIBYTES) // 32
+    assert [at.sends(at.alice, size=32 << 20) for _ in range(count + 1)] == ["alice"] * count + [None]
+
+
+def test_so_many_handshakes_at_once_pass_and_those_of_others_are_their_own(at: Gate) -> None:
+    key = at.alice.public.transport
+    assert [at.gate.admits(Port.PUSH, key) for _ in range(int(HANDSHAKES) + 1)] == [True] * int(HANDSHAKES) + [False]
+    assert at.admits(at.olga) == {Port.SUBSCRIBE}
+    at.later(1.0)
+    assert at.gate.admits(Port.PUSH, key)
+
+
+def test_the_aggregator_has_no_quota(at: Gate) -> None:
+    assert all(at.sends(at.aggregator, port=Port.PUBLISH, size=32 << 20) for _ in range(100))
+
+
+def test_who_is_punished_is_shut_out_for_a_while_and_nobody_else(at: Gate, caplog: pytest.LogCaptureFixture) -> None:
+    at.gate.punish(at.alice.public.transport)
+    assert "trainer alice" in caplog.text
+    assert at.sends(at.alice) is None
+    assert at.admits(at.alice) == set()
+    assert at.sends(at.olga, port=Port.SUBSCRIBE) == ""
+    at.later(PUNISHED_S)
+    assert at.sends(at.alice) == "alice"
+
+
+def test_of_a_stranger_nothing_is_kept(at: Gate) -> None:
+    for _ in range(100):
+        stranger = Identity.new("trainer", "x").public.transport
+        assert not at.gate.admits(Port.PUSH, stranger)
+        at.gate.punish(stranger)
+    assert not at.gate._accounts
+
+
+def test_one_that_floods_is_told_of_once_a_minute(at: Gate, caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(int(MESSAGES) + 500):
+        at.sends(at.alice)
+    assert caplog.text.count("sends too much") == 1

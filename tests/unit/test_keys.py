@@ -1,0 +1,213 @@
+"""Keys and the folder that they stand in: what is secret stays so, and what is damaged is said in words."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from fedmq.errors import BadConfiguration
+from fedmq.keyring import (
+    FILE_BYTES_MAX,
+    MEMBERS,
+    REFRESH_S,
+    Federation,
+    Members,
+    find_broker,
+    public_path,
+    read_federation,
+    read_membership,
+    read_publics,
+    write_federation,
+    write_identity,
+    write_public,
+)
+from fedmq.keys import Identity, transport_pair, transport_public
+
+ALICE = Identity.new("trainer", "alice")
+
+
+def a_federation() -> Federation:
+    broker, aggregator = Identity.new("broker", "broker"), Identity.new("aggregator", "aggregator")
+    return Federation(os.urandom(16), "tcp://127.0.0.1:7000", broker.public.transport, aggregator.public)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_federation(tmp_path / "keys", a_federation())
+    write_identity(tmp_path / "keys", ALICE)
+    return tmp_path / "keys"
+
+
+# --- identities ----------------------------------------------------------------------------------------------------
+
+
+def test_a_signature_is_good_for_its_bytes_and_its_key_only() -> None:
+    signature = ALICE.sign(b"word")
+    assert ALICE.public.verifies(signature, b"word")
+    assert not ALICE.public.verifies(signature, b"ward")
+    assert not Identity.new("trainer", "alice").public.verifies(signature, b"word")
+
+
+@pytest.mark.parametrize("signature", [b"", b"x", bytes(63), bytes(64), bytes(65), b"\xff" * 64])
+def test_what_is_no_signature_is_simply_wrong(signature: bytes) -> None:
+    assert not ALICE.public.verifies(signature, b"word")
+
+
+def test_a_fingerprint_is_of_all_of_an_identity() -> None:
+    public = ALICE.public
+    others = [
+        msgspec.structs.replace(public, role="observer"),
+        msgspec.structs.replace(public, name="alicf"),
+        msgspec.structs.replace(public, transport=bytes(32)),
+        msgspec.structs.replace(public, signing=bytes(32)),
+    ]
+    assert len({public.fingerprint, *(other.fingerprint for other in others)}) == 5
+    assert [len(part) for part in public.fingerprint.split("-")] == [4] * 4
+
+
+def test_nothing_secret_is_printed() -> None:
+    assert repr(ALICE) == str(ALICE) == "Identity(trainer alice)"
+
+
+def test_a_transport_pair_belongs_together() -> None:
+    public, secret = transport_pair()
+    assert transport_public(secret) == public
+
+
+# --- the folder ----------------------------------------------------------------------------------------------------
+
+
+def test_what_is_written_is_read_again(folder: Path) -> None:
+    membership = read_membership(folder, "trainer")
+    assert membership.identity == ALICE
+    assert membership.federation == read_federation(folder)
+    assert find_broker(None, folder, "trainer")[0] == "tcp://127.0.0.1:7000"
+    assert find_broker("tcp://h:8000", folder, "trainer")[0] == "tcp://h:8000"
+
+
+def test_a_secret_key_is_for_nobody_else_to_read(folder: Path) -> None:
+    path = folder / "trainer.key"
+    assert path.stat().st_mode & 0o777 == 0o600
+    for mode in (0o640, 0o604, 0o666, 0o602):
+        path.chmod(mode)
+        with pytest.raises(BadConfiguration, match=r"expected mode 0600, got .*: others can read it; chmod 600"):
+            read_membership(folder, "trainer")
+
+
+def test_what_systemd_hands_over_is_private_by_its_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "trainer.key").chmod(0o440)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(folder))
+    assert read_membership(folder, "trainer").identity == ALICE
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(folder / "elsewhere"))
+    with pytest.raises(BadConfiguration, match="0600"):
+        read_membership(folder, "trainer")
+
+
+def test_keys_are_never_overwritten(folder: Path) -> None:
+    with pytest.raises(BadConfiguration, match="never overwritten"):
+        write_identity(folder, Identity.new("trainer", "other"))
+    assert read_membership(folder, "trainer").identity == ALICE
+
+
+@pytest.mark.parametrize("name", ["federation.json", "trainer.key"])
+@pytest.mark.parametrize("damage", ["empty", "half", "a byte more", "another field", "huge", "binary"])
+def test_a_damaged_file_is_one_line_without_anything_secret(folder: Path, name: str, damage: str) -> None:
+    path = folder / name
+    text = path.read_bytes()
+    path.write_bytes(
+        {
+            "empty": b"",
+            "half": text[: len(text) // 2],
+            "a byte more": text + b"}",
+            "another field": text.replace(b"{", b'{"admin": true,', 1),
+            "huge": text + b" " * FILE_BYTES_MAX,
+            "binary": os.urandom(200),
+        }[damage]
+    )
+    with pytest.raises(BadConfiguration) as refusal:
+        read_membership(folder, "trainer")
+    line = str(refusal.value)
+    assert name in line
+    assert "\n" not in line
+    assert not any(line.count(text[at : at + 20].decode()) for at in range(len(text) - 20) if name == "trainer.key")
+
+
+def test_what_is_missing_is_said(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadConfiguration, match=r"expected federation\.json in it, got none"):
+        read_membership(tmp_path / "nothing", "trainer")
+    with pytest.raises(BadConfiguration, match=r"expected broker\.key in it, got none"):
+        read_membership(folder, "broker")
+
+
+def test_the_key_of_another_role_is_refused(folder: Path) -> None:
+    shutil.copy(folder / "trainer.key", folder / "broker.key")
+    with pytest.raises(BadConfiguration, match="expected the key of a broker, got that of a trainer"):
+        read_membership(folder, "broker")
+
+
+# --- members -------------------------------------------------------------------------------------------------------
+
+
+def test_members_come_and_go_within_a_quarter_of_a_second(tmp_path: Path) -> None:
+    members = Members(tmp_path)  # there is no folder yet
+    assert members.of_key(ALICE.public.transport) is None
+    write_public(tmp_path, MEMBERS, ALICE.public)
+    assert members.refresh(REFRESH_S / 2) == []
+    assert members.of_name("alice") is None
+    assert members.refresh(REFRESH_S) == []
+    assert members.of_name("alice") == members.of_key(ALICE.public.transport) == ALICE.public
+    public_path(tmp_path, MEMBERS, ALICE.public).unlink()
+    assert members.refresh(2 * REFRESH_S) == [ALICE.public]
+    assert members.of_name("alice") is members.of_key(ALICE.public.transport) is None
+    assert REFRESH_S <= 0.25
+
+
+def test_a_member_whose_file_was_damaged_at_first_is_let_in_when_it_is_whole(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = public_path(tmp_path, MEMBERS, ALICE.public)
+    write_public(tmp_path, MEMBERS, ALICE.public)
+    text = path.read_bytes()
+    path.write_bytes(text[:40])  # somebody copies it here at this moment
+    members = Members(tmp_path)
+    for number in range(1, 5):
+        members.refresh(REFRESH_S * number)
+    assert members.of_name("alice") is None
+    assert caplog.text.count("not as fedmq wrote it") == 1
+    path.write_bytes(text)
+    members.refresh(REFRESH_S * 5)
+    assert members.of_name("alice") == ALICE.public
+
+
+def test_a_file_that_does_not_hold_what_its_name_says_is_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_public(tmp_path, MEMBERS, ALICE.public)
+    public_path(tmp_path, MEMBERS, ALICE.public).rename(tmp_path / MEMBERS / "aaaa-bbbb-cccc-dddd.json")
+    assert read_publics(tmp_path, MEMBERS) == []
+    assert Members(tmp_path).of_name("alice") is None
+    assert "expected the keys that its name says, got others" in caplog.text
+
+
+def test_of_two_members_with_one_name_neither_is_let_in(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever of them came first or last, the other could speak in its name; which is right, a person must say."""
+    write_public(tmp_path, MEMBERS, ALICE.public)
+    members, other = Members(tmp_path), Identity.new("trainer", "alice").public
+    write_public(tmp_path, MEMBERS, other)
+    assert members.refresh(REFRESH_S) == [ALICE.public]
+    assert members.of_name("alice") is members.of_key(ALICE.public.transport) is members.of_key(other.transport) is None
+    assert "2 members are named alice" in caplog.text
+    public_path(tmp_path, MEMBERS, other).unlink()
+    assert members.refresh(2 * REFRESH_S) == []
+    assert members.of_name("alice") == ALICE.public
+
+
+def test_of_two_members_with_one_transport_key_neither_is_let_in(tmp_path: Path) -> None:
+    write_public(tmp_path, MEMBERS, ALICE.public)
+    write_public(tmp_path, MEMBERS, msgspec.structs.replace(ALICE.public, name="bob"))
+    members = Members(tmp_path)
+    assert members.of_key(ALICE.public.transport) is members.of_name("alice") is members.of_name("bob") is None

@@ -1,0 +1,477 @@
+"""Ten thousand bad signed messages, each of a named kind, at an aggregator and at a trainer: none is ever counted.
+
+Real keys, a real store and real rounds in memory. What is recorded is genuine; a seeded generator then flips, swaps,
+forges, replays and re-orders it. Prints how many of each kind ended in which reason; a failure says the seed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from rounds_scene import TASK, MeanOfNumbers
+
+from aggregator.service import Aggregator, Limits
+from aggregator.store import Description, Store
+from fedmq.errors import Rejected
+from fedmq.keyring import MEMBERS, Federation, Members, Membership, write_public
+from fedmq.keys import Identity
+from fedmq.messages import (
+    Accepted,
+    Beacon,
+    Control,
+    Finished,
+    GradientLearner,
+    Hello,
+    Message,
+    Presence,
+    Refused,
+    Result,
+    Round,
+    Train,
+    Welcome,
+)
+from fedmq.network import Delivered, LinkUp, News
+from fedmq.scores import SCALE
+from fedmq.seal import PURPOSE, AggregatorSeal, TrainerSeal
+from fedmq.streams import stream
+from fedmq.testing.clock import VirtualClock
+from fedmq.wire import HEADER_BYTES_MAX, Frames, decode, encode
+from trainer.service import Trainer
+from trainer.session import Session
+
+BAD_AT_AGGREGATOR, BAD_AT_TRAINER = 7_000, 3_000
+SEED = 20261122
+KINDS_MIN = 40
+EPOCH = 1
+
+Bad = list[bytes]
+
+
+class Wire:
+    """A link in memory: what a test puts in comes, what leaves is kept."""
+
+    def __init__(self) -> None:
+        self.news: deque[News] = deque([LinkUp()])
+        self.sent: list[Frames] = []
+
+    def receive(self) -> Iterator[News]:
+        while self.news:
+            yield self.news.popleft()
+
+    def send(self, frames: Frames) -> bool:
+        self.sent.append(frames)
+        return True
+
+
+class Idle:
+    """A worker that never works."""
+
+    def start(self, packet: object) -> None: ...
+
+    def cancel(self) -> None: ...
+
+    def done(self) -> list[Any]:
+        return []
+
+
+class Parties:
+    """A federation of alice and bob, another one, a member whose key is an observer's, and somebody unknown."""
+
+    def __init__(self, folder: Path) -> None:
+        self.broker, self.aggregator = Identity.new("broker", "broker"), Identity.new("aggregator", "aggregator")
+        self.federation = Federation(os.urandom(16), "tcp://h:1", self.broker.public.transport, self.aggregator.public)
+        self.other = msgspec.structs.replace(self.federation, id=os.urandom(16))
+        self.of = {name: Identity.new("trainer", name) for name in ("alice", "bob", "mallory")}
+        self.of["olga"] = Identity.new("observer", "olga")
+        self.of |= {"aggregator": self.aggregator, "broker": self.broker}
+        for name in ("alice", "bob", "olga"):
+            write_public(folder, MEMBERS, self.of[name].public)
+        self.members = Members(folder)
+
+    def sign(self, name: str, header: bytes, *, federation: Federation | None = None) -> bytes:
+        return TrainerSeal(Membership(federation or self.federation, self.of[name])).sign(header)
+
+    def signed(
+        self, topic: str, message: Message, signer: str, arrays: dict[str, np.ndarray] | None = None
+    ) -> list[bytes]:
+        return encode(topic, message, arrays, sign=lambda header: self.sign(signer, header))
+
+
+@pytest.fixture(scope="module")
+def parties(tmp_path_factory: pytest.TempPathFactory) -> Parties:
+    return Parties(tmp_path_factory.mktemp("keys"))
+
+
+def result_of(parties: Parties, name: str, round: int, number: float, **other: Any) -> list[bytes]:
+    fields = {"run": "run", "epoch": EPOCH, "trainer": name, "round": round, "samples": 2, "attempt": 1, "train_s": 0.1}
+    fields |= {"base": bytes(32), "scale": SCALE}
+    arrays = {"model": np.array([number]), "losses": np.array([1 << SCALE])}
+    return parties.signed(f"up/run/{name}", Result(**{**fields, **other}), name, arrays)
+
+
+# --- the aggregator's side -----------------------------------------------------------------------------------------
+
+
+class Scene:
+    """An aggregator with a run of two members, some rounds of which are over; round `rounds.round` is open."""
+
+    def __init__(self, parties: Parties, rounds: int = 6) -> None:
+        self.parties, self.link, self.clock = parties, Wire(), VirtualClock()
+        self.store = Store(":memory:")
+        self.store.begin(Description("run", TASK, MeanOfNumbers.name, 7, 0.0))
+        seal = AggregatorSeal(Membership(parties.federation, parties.aggregator), parties.members)
+        limits = Limits(rounds_max=10_000, min_trainers=2, quorum=1.0, deadline_s=1e6)
+        self.service = Aggregator(
+            self.link, self.store, MeanOfNumbers(), limits, clock=self.clock, watch=lambda _: None, seal=seal
+        )
+        self.genuine: dict[tuple[str, int], list[bytes]] = {}
+        self.hellos = []
+        for name in ("alice", "bob"):
+            hello = Hello(run="run", epoch=EPOCH, trainer=name, samples=2, round=0, version="x")
+            self.hellos.append(parties.signed(f"up/run/{name}", hello, name))
+            self.come(self.hellos[-1], encode(f"presence/{name}", Presence(trainer=name, present=True)))
+        for _ in range(rounds):
+            self.play_a_round()
+        self.come(self.result("alice"))  # of the open round one is there; bob's is what everybody is after
+
+    @property
+    def rounds(self) -> Any:
+        return self.service.rounds
+
+    def result(self, name: str) -> list[bytes]:
+        """A genuine result of the open round."""
+        number = self.rounds.round
+        base = self.rounds._bases[number]
+        far = 10.0 * number * (1 if name == "alice" else -1)  # from each other's, so that the target is never reached
+        return self.genuine.setdefault((name, number), result_of(self.parties, name, number, far, base=base))
+
+    def play_a_round(self) -> None:
+        before = self.rounds.round
+        self.come(self.result("alice"), self.result("bob"))
+        assert self.rounds.round == before + 1
+
+    def come(self, *messages: Frames) -> None:
+        self.link.news.extend(map(Delivered, messages))
+        self.service.step()
+
+    def state(self) -> Any:
+        """Everything that a bad message must leave alone."""
+        return repr(self.rounds._state), self.rounds.round, set(self.rounds._accepted), self.stored(), self.rounds.phase
+
+    def stored(self) -> dict[tuple[str, int], list[bytes]]:
+        """The results in the store, without their topics."""
+        found = [one for number in range(1, self.rounds.round + 1) for one in self.store.results(number)]
+        stored = {(one.trainer, one.round): list(one.frames[1:]) for one in found}
+        assert len(stored) == len(found)
+        return stored
+
+
+def reheaded(frames: Bad, parties: Parties, signer: str | None = None, **other: Any) -> Bad:
+    """The frames with fields of the header changed; signed again by somebody, or not at all."""
+    header = msgspec.msgpack.encode({**msgspec.msgpack.decode(frames[1]), **other})
+    return [frames[0], header, frames[2] if signer is None else parties.sign(signer, header), *frames[3:]]
+
+
+def with_array(frames: Bad, blob: bytes, *, fixed: bool) -> Bad:
+    """The first array replaced; with its description fixed up, or not."""
+    header = msgspec.msgpack.decode(frames[1])
+    if fixed:
+        header["arrays"][0] |= {
+            "sha256": hashlib.sha256(blob).digest(),
+            "nbytes": len(blob),
+            "shape": [len(blob) // 8],
+        }
+    return [frames[0], msgspec.msgpack.encode(header), frames[2], blob, *frames[4:]]
+
+
+def flipped(frames: Bad, at: int, draws: Random) -> Bad:
+    content = bytearray(frames[at])
+    content[draws.randrange(len(content))] ^= 1 << draws.randrange(8)
+    return [*frames[:at], bytes(content), *frames[at + 1 :]]
+
+
+def cut_short(frames: Bad, at: int, draws: Random) -> Bad:
+    return [*frames[:at], frames[at][: draws.randrange(len(frames[at]))], *frames[at + 1 :]]
+
+
+def longer(frames: Bad, at: int, draws: Random) -> Bad:
+    return [*frames[:at], frames[at] + draws.randbytes(draws.randrange(1, 9)), *frames[at + 1 :]]
+
+
+Kind = Callable[[Bad, Bad, Parties, Random], Bad]  # of a good message and another good one
+
+ANYWHERE: dict[str, Kind] = {
+    "a bit of the header": lambda good, other, parties, draws: flipped(good, 1, draws),
+    "a bit of the signature": lambda good, other, parties, draws: flipped(good, 2, draws),
+    "a bit of the first array": lambda good, other, parties, draws: flipped(good, 3, draws),
+    "a header that is cut short": lambda good, other, parties, draws: cut_short(good, 1, draws),
+    "a signature that is cut short": lambda good, other, parties, draws: cut_short(good, 2, draws),
+    "an array that is cut short": lambda good, other, parties, draws: cut_short(good, 3, draws),
+    "a longer header": lambda good, other, parties, draws: longer(good, 1, draws),
+    "a longer signature": lambda good, other, parties, draws: longer(good, 2, draws),
+    "a longer array": lambda good, other, parties, draws: longer(good, 3, draws),
+    "no signature": lambda good, other, parties, draws: [*good[:2], b"", *good[3:]],
+    "a signature of zeros": lambda good, other, parties, draws: [*good[:2], bytes(64), *good[3:]],
+    "a random signature": lambda good, other, parties, draws: [*good[:2], draws.randbytes(64), *good[3:]],
+    "another message's signature": lambda good, other, parties, draws: [*good[:2], other[2], *good[3:]],
+    "another message's header": lambda good, other, parties, draws: [good[0], other[1], *good[2:]],
+    "another message's array": lambda good, other, parties, draws: with_array(good, other[3], fixed=False),
+    "another message's array, described": lambda good, other, parties, draws: with_array(good, other[3], fixed=True),
+    "other numbers, described": lambda good, other, parties, draws: with_array(
+        good, np.array([draws.random()]).tobytes(), fixed=True
+    ),
+    "NaN": lambda good, other, parties, draws: with_array(good, np.array([np.nan]).tobytes(), fixed=True),
+    "a frame is missing": lambda good, other, parties, draws: good[:-1],
+    "a frame too many": lambda good, other, parties, draws: [*good, draws.randbytes(8)],
+    "twenty frames": lambda good, other, parties, draws: [*good, *[b""] * 20],
+    "two frames": lambda good, other, parties, draws: good[:2],
+    "nothing": lambda good, other, parties, draws: [],
+    "header and signature swapped": lambda good, other, parties, draws: [good[0], good[2], good[1], *good[3:]],
+    "a header over the limit": lambda good, other, parties, draws: [
+        good[0],
+        good[1] + bytes(HEADER_BYTES_MAX),
+        *good[2:],
+    ],
+    "a topic over the limit": lambda good, other, parties, draws: [good[0] + b"x" * 200, *good[1:]],
+    "a topic that is no text": lambda good, other, parties, draws: [b"\xff\xfe", *good[1:]],
+    "version 0": lambda good, other, parties, draws: reheaded(good, parties, v=0),
+    "version 2": lambda good, other, parties, draws: reheaded(good, parties, v=2),
+    "an unknown field": lambda good, other, parties, draws: reheaded(good, parties, admin=True),
+    "an unknown kind": lambda good, other, parties, draws: reheaded(good, parties, t="root"),
+    "another run": lambda good, other, parties, draws: reheaded(good, parties, run="other"),
+    "a higher epoch": lambda good, other, parties, draws: reheaded(good, parties, epoch=draws.randrange(2, 99)),
+    "a lower epoch": lambda good, other, parties, draws: reheaded(good, parties, epoch=0),
+    "another round": lambda good, other, parties, draws: reheaded(good, parties, round=draws.randrange(1000, 9999)),
+    "a later round": lambda good, other, parties, draws: reheaded(good, parties, round=2**53),
+    "a negative round": lambda good, other, parties, draws: reheaded(good, parties, round=-1),
+    "the same header, packed again": lambda good, other, parties, draws: repacked(good),
+    "signed by somebody unknown": lambda good, other, parties, draws: signed_by(good, parties, "mallory"),
+    "signed by the broker": lambda good, other, parties, draws: signed_by(good, parties, "broker"),
+    "signed by an observer": lambda good, other, parties, draws: signed_by(good, parties, "olga"),
+    "signed without the purpose": lambda good, other, parties, draws: [
+        *good[:2],
+        parties.of["alice"].sign(good[1]),
+        *good[3:],
+    ],
+    "signed for another purpose": lambda good, other, parties, draws: [
+        *good[:2],
+        parties.of["bob"].sign(PURPOSE.replace(b"1", b"2") + parties.federation.id + good[1]),
+        *good[3:],
+    ],
+}
+
+
+def repacked(good: Bad) -> Bad:
+    """The header as another encoder would write it: the same values, other bytes."""
+    header = dict(reversed(msgspec.msgpack.decode(good[1]).items()))
+    return [good[0], msgspec.msgpack.encode(header), *good[2:]]
+
+
+def signed_by(good: Bad, parties: Parties, name: str, federation: Federation | None = None) -> Bad:
+    return [*good[:2], parties.sign(name, good[1], federation=federation), *good[3:]]
+
+
+AT_AGGREGATOR: dict[str, Kind] = {
+    **ANYWHERE,
+    "signed by another member": lambda good, other, parties, draws: signed_by(good, parties, "alice"),
+    "signed by the aggregator": lambda good, other, parties, draws: signed_by(good, parties, "aggregator"),
+    "signed for another federation": lambda good, other, parties, draws: signed_by(good, parties, "bob", parties.other),
+    "more samples": lambda good, other, parties, draws: reheaded(good, parties, samples=10**6),
+    "another attempt": lambda good, other, parties, draws: reheaded(good, parties, attempt=2),
+    "in another member's name": lambda good, other, parties, draws: reheaded(good, parties, trainer="alice"),
+    "in a stranger's name": lambda good, other, parties, draws: reheaded(good, parties, "mallory", trainer="mallory"),
+    "in an observer's name": lambda good, other, parties, draws: [
+        b"up/run/olga",
+        *reheaded(good, parties, "olga", trainer="olga")[1:],
+    ],
+    "over another's connection": lambda good, other, parties, draws: [b"up/run/alice", *good[1:]],
+    "over nobody's connection": lambda good, other, parties, draws: [b"up/run/", *good[1:]],
+    "over the aggregator's connection": lambda good, other, parties, draws: [b"up/run/aggregator", *good[1:]],
+    "signed by itself, of another run": lambda good, other, parties, draws: reheaded(good, parties, "bob", run="other"),
+    "signed by itself, of an epoch that is not yet": lambda good, other, parties, draws: reheaded(
+        good, parties, "bob", epoch=draws.randrange(2, 99)
+    ),
+    "signed by itself, of a round that is not yet": lambda good, other, parties, draws: reheaded(
+        good, parties, "bob", round=draws.randrange(1000, 9999)
+    ),
+    "signed by itself, of a round too old": lambda good, other, parties, draws: reheaded(
+        good, parties, "bob", round=draws.randrange(1, 4), trainer="bob"
+    ),
+    "a member's word to stop": lambda good, other, parties, draws: parties.signed(
+        "up/run/bob", Control(run="run", epoch=EPOCH, action="stop"), "bob"
+    ),
+    "a member's presence for another": lambda good, other, parties, draws: encode(
+        "up/run/bob", Presence(trainer="alice", present=False)
+    ),
+    "a message for trainers": lambda good, other, parties, draws: parties.signed(
+        "up/run/bob", Finished(run="run", epoch=EPOCH, rounds=1, solved=True), "aggregator"
+    ),
+}
+
+
+def test_no_bad_message_is_ever_counted_by_an_aggregator(parties: Parties) -> None:
+    scene, draws, table = Scene(parties), Random(SEED), Counter[tuple[str, str]]()
+    fresh = draws_of_rounds(scene, draws)
+    for number in range(BAD_AT_AGGREGATOR):
+        kind = list(AT_AGGREGATOR)[number % len(AT_AGGREGATOR)]
+        good, other = next(fresh)
+        bad = AT_AGGREGATOR[kind](list(good), list(other), parties, draws)
+        before, rejected = scene.state() if number % 50 == 0 else None, Counter(scene.rounds.rejections)
+        accepted = len(scene.rounds._accepted)
+        scene.come(bad)
+        reasons = list((Counter(scene.rounds.rejections) - rejected).elements())
+        said = f"seed {SEED}, message {number}, {kind}: {reasons}"
+        assert len(reasons) == 1, said
+        assert len(scene.rounds._accepted) == accepted, said
+        assert before is None or before == scene.state(), said
+        table[kind, reasons[0]] += 1
+    assert len({kind for kind, _ in table}) >= KINDS_MIN
+    show(table)
+    genuine = {key: frames[1:] for key, frames in scene.genuine.items() if key != ("bob", scene.rounds.round)}
+    assert scene.stored() == genuine, f"seed {SEED}"  # exactly what the members sent, and nothing else
+
+
+def draws_of_rounds(scene: Scene, draws: Random) -> Iterator[tuple[Bad, Bad]]:
+    """Bob's result of the open round, that never came before, and another genuine one; now and then a round closes."""
+    for number in range(1_000_000):
+        if number % 500 == 499:
+            scene.come(scene.result("bob"))
+            scene.come(scene.result("alice"))
+        yield scene.result("bob"), scene.genuine["alice", draws.randrange(1, scene.rounds.round)]
+
+
+def show(table: Counter[tuple[str, str]]) -> None:
+    """The table that -rP prints."""
+    for (kind, reason), count in sorted(table.items()):
+        print(f"{kind:48} {reason:12} {count:5}")
+
+
+def test_replays_and_late_ones_are_answered_and_counted_once(parties: Parties) -> None:
+    scene, draws = Scene(parties, rounds=8), Random(SEED)
+    before, resent = scene.state(), 0
+    for _ in range(1000):
+        name, number = draws.choice(list(scene.genuine))
+        known = (number, name) in scene.rounds._accepted
+        rejected = scene.rounds.rejections.get("round", 0)
+        scene.link.sent.clear()
+        scene.come(scene.genuine[name, number])
+        answers = [decode(frames).message for frames in scene.link.sent if frames[0] == f"to/{name}/".encode()]
+        if known:
+            resent += 1
+            assert [type(one) for one in answers] == [Accepted]
+        else:  # older than the staleness that is allowed
+            assert scene.rounds.rejections["round"] == rejected + 1
+            assert [type(one) for one in answers] == [Refused]
+    assert scene.state() == before, f"seed {SEED}"
+    assert sum(trainer.resent for trainer in scene.rounds.roster.trainers) == resent
+
+
+def test_a_genuine_result_that_was_overtaken_counts_within_the_staleness_rules_and_only_once(parties: Parties) -> None:
+    late = Scene(parties, rounds=3)  # bob's result of round 4 is not there, and nothing of what he sends after it
+
+    def bob(number: int) -> list[bytes]:
+        return result_of(parties, "bob", number, -5.0, base=late.rounds._bases.get(number, bytes(32)))
+
+    late.come(bob(6))
+    assert late.rounds.rejections == {"round": 1}  # a round that is not published yet
+    late.come(bob(4), late.result("alice"))
+    for number in (4, 5, 5, 4):
+        late.come(bob(number))
+    kept = sorted(number for name, number in late.stored() if name == "bob")
+    assert kept == [1, 2, 3, 4, 5]
+    late.come(late.result("alice"))
+    assert late.rounds.round == 6
+    late.come(late.genuine["bob", 1])
+    assert late.rounds.rejections == {"round": 2}  # too old to be used
+    assert late.stored().keys() == {(name, number) for name in ("alice", "bob") for number in range(1, 6)}
+
+
+# --- the trainer's side --------------------------------------------------------------------------------------------
+
+AT_TRAINER: dict[str, Kind] = {
+    **ANYWHERE,
+    "signed by another trainer": lambda good, other, parties, draws: signed_by(good, parties, "bob"),
+    "signed by the trainer itself": lambda good, other, parties, draws: signed_by(good, parties, "alice"),
+    "signed for another federation": lambda good, other, parties, draws: signed_by(
+        good, parties, "aggregator", parties.other
+    ),
+    "another seed": lambda good, other, parties, draws: reheaded(good, parties, seed=draws.randrange(99)),
+    "all are acknowledged": lambda good, other, parties, draws: reheaded(good, parties, acknowledged=b"\xff" * 8),
+    "a trainer's result": lambda good, other, parties, draws: result_of(parties, "bob", 3, 1.0),
+    "the broker says that it is over": lambda good, other, parties, draws: parties.signed(
+        "round/run", Finished(run="run", epoch=EPOCH, rounds=1, solved=True), "broker"
+    ),
+    "a refusal by a member": lambda good, other, parties, draws: parties.signed(
+        "to/alice/", Refused(run="run", epoch=EPOCH, trainer="alice", round=3, reason="run", detail=""), "bob"
+    ),
+    "an acceptance without a signature": lambda good, other, parties, draws: encode(
+        "to/alice/", Accepted(run="run", epoch=EPOCH, trainer="alice", round=3)
+    ),
+    "a beacon by a stranger": lambda good, other, parties, draws: parties.signed(
+        "beacon/run", Beacon(run="run", epoch=9, round=9, open=True), "mallory"
+    ),
+    "a presence": lambda good, other, parties, draws: encode("to/alice/", Presence(trainer="alice", present=True)),
+    "a message without a signature": lambda good, other, parties, draws: encode(
+        "to/alice/", Welcome(run="run", epoch=9, trainer="alice", index=0)
+    ),
+}
+
+
+def a_round(parties: Parties, number: int) -> list[bytes]:
+    message = Round(
+        run="run", epoch=EPOCH, round=number, seed=7, deadline_s=10.0, task=TASK, work=Train(GradientLearner())
+    )
+    return parties.signed("round/run", message, "aggregator", {"model": np.array([number / 8])})
+
+
+def test_no_bad_message_is_ever_heeded_by_a_trainer(parties: Parties) -> None:
+    link, draws, table = Wire(), Random(SEED), Counter[tuple[str, str]]()
+    session = Session("alice", 2, "x", stream(0, "jitter", "alice"))
+    seal = TrainerSeal(Membership(parties.federation, parties.of["alice"]))
+    trainer = Trainer(link, session, Idle(), clock=VirtualClock(), seal=seal)  # type: ignore[arg-type]
+    link.news.append(Delivered(a_round(parties, 5)))
+    trainer.step()
+    link.sent.clear()
+    rounds = [a_round(parties, number) for number in range(6, 40)]
+    before = repr(session.runs), session.working
+    for number in range(BAD_AT_TRAINER):
+        kind = list(AT_TRAINER)[number % len(AT_TRAINER)]
+        bad = AT_TRAINER[kind](list(draws.choice(rounds)), list(draws.choice(rounds[:5])), parties, draws)
+        if bad in rounds:  # two draws were one
+            continue
+        counted = Counter(trainer.rejections)
+        link.news.append(Delivered(bad))
+        trainer.step()
+        reasons = list((Counter(trainer.rejections) - counted).elements())
+        assert len(reasons) == 1, f"seed {SEED}, message {number}, {kind}: {reasons}"
+        table[kind, reasons[0]] += 1
+    assert (repr(session.runs), session.working) == before, f"seed {SEED}"
+    assert link.sent == []
+    assert len({kind for kind, _ in table}) >= KINDS_MIN
+    show(table)
+    link.news.append(Delivered(rounds[0]))  # and a good one is
+    trainer.step()
+    assert session.working == ("run", 6)
+
+
+def test_a_seal_gives_its_reason(parties: Parties) -> None:
+    seal = AggregatorSeal(Membership(parties.federation, parties.aggregator), parties.members)
+    good = result_of(parties, "bob", 1, 1.0)
+    seal.check(decode(good), 0.0)
+    with pytest.raises(Rejected, match="signature: expected a Result signed by the trainer with key"):
+        seal.check(decode(signed_by(good, parties, "alice")), 0.0)
+    with pytest.raises(Rejected, match="sender: expected bob itself"):
+        seal.check(decode([b"up/run/alice", *good[1:]]), 0.0)
+    with pytest.raises(Rejected, match="sender: expected a member, got olga"):
+        seal.check(decode([b"up/run/olga", *reheaded(good, parties, "olga", trainer="olga")[1:]]), 0.0)
+    with pytest.raises(Rejected, match="sender: expected the broker's word on bob"):
+        seal.check(decode(encode("up/run/alice", Presence(trainer="bob", present=True))), 0.0)

@@ -1,0 +1,259 @@
+"""The watchdog's rules with a made-up kernel: who is cut, who never is, and when anybody looks at all."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+import pytest
+
+from fedmq.network import Port
+from fedmq.sockets.watchdog import (
+    HANDSHAKE_BYTES_MAX,
+    OWNER_BYTES_MAX,
+    SHAKEN_BYTES,
+    SWEEP_S,
+    UNKNOWN_BYTES_MAX,
+    Connection,
+    Passed,
+    Watchdog,
+    bytes_passed,
+    memory_bytes,
+    shut_down,
+)
+from fedmq.wire import MESSAGE_BYTES_MAX
+
+MIB = 1 << 20
+RESULT = 30 * MIB
+ALICE, BOB = b"a" * 32, b"b" * 32
+
+
+class Kernel:
+    """What the kernel says of descriptors and of memory; the test's hands are on all of it."""
+
+    def __init__(self, *, handshakes: bool = True) -> None:
+        self.passed: dict[int, Passed] = {}
+        self.memory, self.now = 50 * MIB, 0.0
+        self.looks = 0
+        self.watchdog = Watchdog(handshakes=handshakes, passed=self._passed, memory=lambda: self.memory)
+
+    def _passed(self, descriptor: int) -> Passed | None:
+        self.looks += 1
+        return self.passed.get(descriptor)
+
+    def opened(self, descriptor: int = 7, *, port: Port = Port.PUSH, shaken: bool = True) -> Connection:
+        connection = Connection(port, descriptor)
+        self.passed[descriptor] = Passed(0, SHAKEN_BYTES if shaken else SHAKEN_BYTES - 1)
+        self.watchdog.opened(connection, self.now)
+        return connection
+
+    def comes(self, connection: Connection, size: int) -> None:
+        before = self.passed[connection.descriptor]
+        self.passed[connection.descriptor] = before._replace(received=before.received + size)
+
+    def look(self, *, after_s: float = SWEEP_S, busy: tuple[Port, ...] = ()) -> list[Connection]:
+        """Let time pass, look, and judge."""
+        self.now += after_s
+        return self.watchdog.judge(self.now, busy) if self.watchdog.look(self.now) else []
+
+
+@pytest.fixture
+def kernel() -> Kernel:
+    return Kernel()
+
+
+def test_a_message_without_an_end_is_cut_at_the_second_look(kernel: Kernel) -> None:
+    connection = kernel.opened()
+    kernel.comes(connection, MESSAGE_BYTES_MAX + 100_000)
+    assert kernel.look() == []
+    assert kernel.look() == [connection]
+
+
+def test_one_that_grows_slowly_is_cut_when_it_is_too_much(kernel: Kernel) -> None:
+    connection, cut = kernel.opened(), list[Connection]()
+    while not cut:
+        kernel.comes(connection, MIB)
+        cut = kernel.look()
+    assert kernel.passed[7].received <= MESSAGE_BYTES_MAX + 3 * MIB
+
+
+def test_an_honest_large_result_as_the_first_message_of_a_connection_is_never_cut(kernel: Kernel) -> None:
+    connection = kernel.opened()
+    for _ in range(60):
+        kernel.comes(connection, RESULT // 60)
+        assert kernel.look() == []
+    kernel.watchdog.delivered(connection, ALICE, RESULT)
+    assert kernel.look() == []
+    assert kernel.watchdog.held[connection].pending == 0
+
+
+def test_who_sends_many_large_messages_between_two_looks_is_never_cut(kernel: Kernel) -> None:
+    connection = kernel.opened()
+    for _ in range(20):
+        for _ in range(30):
+            kernel.comes(connection, RESULT + 600)
+            kernel.watchdog.delivered(connection, ALICE, RESULT)
+        kernel.comes(connection, RESULT // 2)  # half of the next
+        assert kernel.look() == []
+        kernel.comes(connection, -(-RESULT // 2) + 600)
+        kernel.watchdog.delivered(connection, ALICE, RESULT)
+
+
+def test_what_waits_whole_at_a_busy_port_is_not_held_against_anybody(kernel: Kernel) -> None:
+    connection, other = kernel.opened(7), kernel.opened(8)
+    kernel.comes(connection, 3 * RESULT)
+    for _ in range(2):  # of the two, the other one has its turn first
+        assert kernel.look(busy=(Port.PUSH,)) == []
+    kernel.watchdog.delivered(other, BOB, 10)
+    assert kernel.look(busy=(Port.PUSH,)) == []
+    kernel.watchdog.delivered(connection, ALICE, RESULT)
+    assert kernel.look(busy=(Port.PUSH,)) == []
+
+
+def test_a_port_that_is_kept_busy_hides_nobody(kernel: Kernel) -> None:
+    endless, noise = kernel.opened(7), kernel.opened(8)
+    kernel.comes(endless, 2 * MESSAGE_BYTES_MAX)
+    assert kernel.look(busy=(Port.PUSH,)) == []
+    for _ in range(3):
+        kernel.watchdog.delivered(noise, BOB, 10)
+    assert kernel.look(busy=(Port.PUSH,)) == [endless]
+
+
+def test_a_message_in_front_does_not_excuse_what_follows(kernel: Kernel) -> None:
+    connection = kernel.opened()
+    kernel.comes(connection, 100)
+    kernel.watchdog.delivered(connection, ALICE, 60)
+    kernel.comes(connection, MESSAGE_BYTES_MAX + MIB)
+    assert kernel.look() == []
+    assert kernel.look() == [connection]
+
+
+def test_heartbeats_of_an_idle_connection_over_weeks_are_never_too_much(kernel: Kernel) -> None:
+    connection = kernel.opened()
+    for _ in range(24 * 7 * 5):
+        kernel.comes(connection, 3600 * 100)  # a hundred bytes a second
+        assert kernel.look(after_s=3600.0) == []
+    assert kernel.passed[7].received > MESSAGE_BYTES_MAX
+
+
+def test_before_its_handshake_is_over_nobody_may_send_more_than_one(kernel: Kernel) -> None:
+    connection = kernel.opened(shaken=False)
+    kernel.comes(connection, HANDSHAKE_BYTES_MAX)
+    assert kernel.look() == []
+    kernel.comes(connection, 1)
+    assert kernel.look() == [connection]
+
+
+def test_without_keys_nobody_is_a_stranger() -> None:
+    kernel = Kernel(handshakes=False)
+    connection = kernel.opened(shaken=False)
+    kernel.comes(connection, RESULT)
+    assert kernel.look() == []
+    assert kernel.look() == []
+
+
+def test_all_connections_of_a_key_together_hold_back_so_much_at_the_most(kernel: Kernel) -> None:
+    connections = [kernel.opened(descriptor) for descriptor in range(10, 16)]
+    for size, connection in enumerate(connections, 20):
+        kernel.comes(connection, 10)
+        kernel.watchdog.delivered(connection, ALICE if size < 25 else BOB, 10)
+        kernel.comes(connection, size * MIB)
+    kernel.look()
+    cut = kernel.look()
+    assert cut == connections[2:5][::-1] or set(cut) <= set(connections[:5])
+    rest = sum(kernel.watchdog.held[one].pending for one in connections[:5] if one not in cut)
+    assert rest <= OWNER_BYTES_MAX + 5 * 4096
+    assert cut
+
+
+def test_connections_that_have_said_nothing_whole_share_one_limit(kernel: Kernel) -> None:
+    connections = [kernel.opened(descriptor) for descriptor in range(10, 20)]
+    for connection in connections:
+        kernel.comes(connection, RESULT)
+    kernel.look()
+    cut = kernel.look()
+    rest = sum(kernel.watchdog.held[one].pending for one in connections if one not in cut)
+    assert rest <= UNKNOWN_BYTES_MAX + len(connections) * 4096 * SWEEP_S
+    assert len(cut) < len(connections)
+
+
+def test_a_descriptor_that_is_another_connections_now_starts_anew(kernel: Kernel) -> None:
+    connection = kernel.opened()
+    kernel.comes(connection, RESULT)
+    kernel.look()
+    kernel.watchdog.closed(connection)
+    again = kernel.opened()
+    kernel.comes(again, RESULT)
+    assert kernel.look() == []
+    assert kernel.look() == []
+
+
+def test_a_descriptor_that_is_reused_before_the_end_is_known_is_not_cut(kernel: Kernel) -> None:
+    connection = kernel.opened()
+    kernel.comes(connection, MESSAGE_BYTES_MAX + MIB)
+    assert kernel.look() == []
+    kernel.passed[7] = Passed(1000, SHAKEN_BYTES)
+    assert kernel.look() == []
+    kernel.passed.pop(7)
+    assert kernel.look() == []
+
+
+def test_an_end_that_nobody_knew_is_nothing(kernel: Kernel) -> None:
+    kernel.watchdog.closed(Connection(Port.PUSH, 99))
+    kernel.watchdog.delivered(Connection(Port.PUSH, -1), b"", 10)
+    assert kernel.look() == []
+
+
+def test_nobody_is_looked_at_between_sweeps_while_memory_does_not_grow(kernel: Kernel) -> None:
+    kernel.opened()
+    kernel.look()
+    looks = kernel.looks
+    for _ in range(10):
+        kernel.look(after_s=SWEEP_S / 20)
+    assert kernel.looks == looks
+    kernel.memory += 8 * MIB
+    kernel.look(after_s=SWEEP_S / 20)
+    assert kernel.looks == looks + 1
+
+
+def test_memory_that_was_given_back_and_is_taken_again_is_growth(kernel: Kernel) -> None:
+    kernel.opened()
+    kernel.memory += 30 * MIB
+    kernel.look()
+    kernel.memory -= 30 * MIB
+    kernel.look(after_s=SWEEP_S / 20)
+    looks = kernel.looks
+    kernel.memory += 2 * MIB
+    kernel.look(after_s=SWEEP_S / 20)
+    assert kernel.looks == looks + 1
+
+
+def test_the_kernel_says_what_passed_and_a_connection_can_be_shut_down() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as near:
+        far, _ = server.accept()
+        with far:
+            near.sendall(bytes(1000))
+            assert len(far.recv(1000, socket.MSG_WAITALL)) == 1000
+            far.sendall(bytes(100))
+            assert len(near.recv(100, socket.MSG_WAITALL)) == 100
+            passed = bytes_passed(far.fileno())
+            assert passed is not None
+            assert passed.received == 1000
+            shut_down(far.fileno())
+            assert near.recv(1) == b""
+            assert far.fileno() != -1
+
+
+def test_a_descriptor_that_is_none_any_more_harms_nobody() -> None:
+    """Between the look and the cut a connection may end by itself: its descriptor is closed, or something else."""
+    reading, writing = os.pipe()
+    for descriptor in (reading, 10_000):
+        assert bytes_passed(descriptor) is None
+        shut_down(descriptor)
+    os.close(reading)
+    os.close(writing)
+    shut_down(reading)
+
+
+def test_memory_is_what_this_process_holds() -> None:
+    assert 10 * MIB < memory_bytes() < 10_000 * MIB
