@@ -51,10 +51,7 @@ def broker(bind: str | None, port: int | None, keys: Path | None) -> None:
     hub = BrokerSockets(host, first, gate)
     last = first + PORTS - 1 - (gate is None)  # the last is for those who ask to be let in
     where = f" --keys {keys}" if keys else "" if first == DEFAULT_PORT else f" --broker tcp://{host}:{first}"
-    line = (
-        f"broker on tcp://{host}:{first} (ports {first} to {last}); "
-        f"next: fedmq aggregator --task xor{where}"
-    )
+    line = f"broker on tcp://{host}:{first} (ports {first} to {last}); next: fedmq aggregator --task xor{where}"
     try:
         serve(Broker(hub, gate), hub, clock, ready=lambda: click.echo(line))
     finally:

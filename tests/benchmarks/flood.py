@@ -187,9 +187,7 @@ def play(place: Place, aggregator: Membership, seconds: float, name: str) -> lis
     link = AggregatorSockets(place.address, name, aggregator)
     limits = Limits(rounds_max=10**6, min_trainers=len(TRAINERS), quorum=1.0)
     seal = AggregatorSeal(aggregator, Members(place.folder))
-    service = Aggregator(
-        link, store, Idle(), limits, clock=clock, watch=watch, broker=place.address, seal=seal
-    )
+    service = Aggregator(link, store, Idle(), limits, clock=clock, watch=watch, broker=place.address, seal=seal)
     stop_at = clock.now() + seconds
     while clock.now() < stop_at:
         service.step()
@@ -274,7 +272,9 @@ def main() -> int:
     if asked.json:
         print(json.dumps([one._asdict() for one in found]))
     else:
-        print(f"{'a round during':32}{'rounds':>8}{'idle ms':>9}{'flood ms':>10}{'p95 ms':>9}{'ratio':>8}{'grew MB':>9}")
+        print(
+            f"{'a round during':32}{'rounds':>8}{'idle ms':>9}{'flood ms':>10}{'p95 ms':>9}{'ratio':>8}{'grew MB':>9}"
+        )
         for one in found:
             print(
                 f"{one.flood:32}{one.rounds:8}{one.idle_ms:9.2f}{one.flood_ms:10.2f}{one.p95_ms:9.2f}"

@@ -61,6 +61,7 @@ class Keyed:
         for name in members:
             self.accept(name)
         self.of["aggregator"] = Membership(self.federation, aggregator)
+
     def stranger(self, name: str) -> Membership:
         """Somebody who has made keys, in a folder of that name, and is not let in."""
         write_federation(self.folder / name, self.federation)
@@ -100,7 +101,9 @@ class Keyed:
 class Raw:
     """A bare socket at one of the broker's ports, and what became of its connection."""
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], kind: int, port: int, keys: TransportKeys | None) -> None:
+    def __init__(
+        self, context: zmq.Context[zmq.Socket[bytes]], kind: int, port: int, keys: TransportKeys | None
+    ) -> None:
         self.socket = context.socket(kind)
         self.socket.linger = 0
         self.socket.sndtimeo = int(WAIT_S * 1000)

@@ -133,7 +133,7 @@ def test_a_damaged_file_is_one_line_without_anything_secret(folder: Path, name: 
     line = str(refusal.value)
     assert name in line
     assert "\n" not in line
-    assert not any(line.count(text[at : at + 20].decode()) for at in range(0, len(text) - 20) if name == "trainer.key")
+    assert not any(line.count(text[at : at + 20].decode()) for at in range(len(text) - 20) if name == "trainer.key")
 
 
 def test_what_is_missing_is_said(folder: Path, tmp_path: Path) -> None:
