@@ -135,6 +135,8 @@ class Port(IntEnum):
     COLLECT = 3
     JOIN = 4  # only where there are keys
 
+    __hash__ = int.__hash__  # asked for each message; an Enum's own is slow
+
 
 class Gate(Protocol):
     """Who may use which of the broker's ports; keys are the public halves of transport keys."""

@@ -6,24 +6,20 @@ forges, replays and re-orders it. Prints how many of each kind ended in which re
 
 from __future__ import annotations
 
-import hashlib
-import os
-from collections import Counter, deque
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections import Counter
+from collections.abc import Iterator
 from random import Random
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 from rounds_scene import TASK, MeanOfNumbers
+from signed_scene import ANYWHERE, EPOCH, Bad, Kind, Parties, Wire, reheaded, result_of, signed_by
 
 from aggregator.service import Aggregator, Limits
 from aggregator.store import Description, Store
 from fedmq.errors import Rejected
-from fedmq.keyring import MEMBERS, Federation, Members, Membership, write_public
-from fedmq.keys import Identity
+from fedmq.keyring import Membership
 from fedmq.messages import (
     Accepted,
     Beacon,
@@ -31,45 +27,28 @@ from fedmq.messages import (
     Finished,
     GradientLearner,
     Hello,
-    Message,
     Presence,
     Refused,
-    Result,
     Round,
     Train,
     Welcome,
 )
-from fedmq.network import Delivered, LinkUp, News
-from fedmq.scores import SCALE
-from fedmq.seal import PURPOSE, AggregatorSeal, TrainerSeal
+from fedmq.network import Delivered
+from fedmq.seal import AggregatorSeal, TrainerSeal
 from fedmq.streams import stream
 from fedmq.testing.clock import VirtualClock
-from fedmq.wire import HEADER_BYTES_MAX, Frames, decode, encode
+from fedmq.wire import Frames, decode, encode
 from trainer.service import Trainer
 from trainer.session import Session
 
 BAD_AT_AGGREGATOR, BAD_AT_TRAINER = 7_000, 3_000
 SEED = 20261122
 KINDS_MIN = 40
-EPOCH = 1
-
-Bad = list[bytes]
 
 
-class Wire:
-    """A link in memory: what a test puts in comes, what leaves is kept."""
-
-    def __init__(self) -> None:
-        self.news: deque[News] = deque([LinkUp()])
-        self.sent: list[Frames] = []
-
-    def receive(self) -> Iterator[News]:
-        while self.news:
-            yield self.news.popleft()
-
-    def send(self, frames: Frames) -> bool:
-        self.sent.append(frames)
-        return True
+@pytest.fixture(scope="module")
+def parties(tmp_path_factory: pytest.TempPathFactory) -> Parties:
+    return Parties(tmp_path_factory.mktemp("keys"))
 
 
 class Idle:
@@ -81,41 +60,6 @@ class Idle:
 
     def done(self) -> list[Any]:
         return []
-
-
-class Parties:
-    """A federation of alice and bob, another one, a member whose key is an observer's, and somebody unknown."""
-
-    def __init__(self, folder: Path) -> None:
-        self.broker, self.aggregator = Identity.new("broker", "broker"), Identity.new("aggregator", "aggregator")
-        self.federation = Federation(os.urandom(16), "tcp://h:1", self.broker.public.transport, self.aggregator.public)
-        self.other = msgspec.structs.replace(self.federation, id=os.urandom(16))
-        self.of = {name: Identity.new("trainer", name) for name in ("alice", "bob", "mallory")}
-        self.of["olga"] = Identity.new("observer", "olga")
-        self.of |= {"aggregator": self.aggregator, "broker": self.broker}
-        for name in ("alice", "bob", "olga"):
-            write_public(folder, MEMBERS, self.of[name].public)
-        self.members = Members(folder)
-
-    def sign(self, name: str, header: bytes, *, federation: Federation | None = None) -> bytes:
-        return TrainerSeal(Membership(federation or self.federation, self.of[name])).sign(header)
-
-    def signed(
-        self, topic: str, message: Message, signer: str, arrays: dict[str, np.ndarray] | None = None
-    ) -> list[bytes]:
-        return encode(topic, message, arrays, sign=lambda header: self.sign(signer, header))
-
-
-@pytest.fixture(scope="module")
-def parties(tmp_path_factory: pytest.TempPathFactory) -> Parties:
-    return Parties(tmp_path_factory.mktemp("keys"))
-
-
-def result_of(parties: Parties, name: str, round: int, number: float, **other: Any) -> list[bytes]:
-    fields = {"run": "run", "epoch": EPOCH, "trainer": name, "round": round, "samples": 2, "attempt": 1, "train_s": 0.1}
-    fields |= {"base": bytes(32), "scale": SCALE}
-    arrays = {"model": np.array([number]), "losses": np.array([1 << SCALE])}
-    return parties.signed(f"up/run/{name}", Result(**{**fields, **other}), name, arrays)
 
 
 # --- the aggregator's side -----------------------------------------------------------------------------------------
@@ -173,111 +117,6 @@ class Scene:
         stored = {(one.trainer, one.round): list(one.frames[1:]) for one in found}
         assert len(stored) == len(found)
         return stored
-
-
-def reheaded(frames: Bad, parties: Parties, signer: str | None = None, **other: Any) -> Bad:
-    """The frames with fields of the header changed; signed again by somebody, or not at all."""
-    header = msgspec.msgpack.encode({**msgspec.msgpack.decode(frames[1]), **other})
-    return [frames[0], header, frames[2] if signer is None else parties.sign(signer, header), *frames[3:]]
-
-
-def with_array(frames: Bad, blob: bytes, *, fixed: bool) -> Bad:
-    """The first array replaced; with its description fixed up, or not."""
-    header = msgspec.msgpack.decode(frames[1])
-    if fixed:
-        header["arrays"][0] |= {
-            "sha256": hashlib.sha256(blob).digest(),
-            "nbytes": len(blob),
-            "shape": [len(blob) // 8],
-        }
-    return [frames[0], msgspec.msgpack.encode(header), frames[2], blob, *frames[4:]]
-
-
-def flipped(frames: Bad, at: int, draws: Random) -> Bad:
-    content = bytearray(frames[at])
-    content[draws.randrange(len(content))] ^= 1 << draws.randrange(8)
-    return [*frames[:at], bytes(content), *frames[at + 1 :]]
-
-
-def cut_short(frames: Bad, at: int, draws: Random) -> Bad:
-    return [*frames[:at], frames[at][: draws.randrange(len(frames[at]))], *frames[at + 1 :]]
-
-
-def longer(frames: Bad, at: int, draws: Random) -> Bad:
-    return [*frames[:at], frames[at] + draws.randbytes(draws.randrange(1, 9)), *frames[at + 1 :]]
-
-
-Kind = Callable[[Bad, Bad, Parties, Random], Bad]  # of a good message and another good one
-
-ANYWHERE: dict[str, Kind] = {
-    "a bit of the header": lambda good, other, parties, draws: flipped(good, 1, draws),
-    "a bit of the signature": lambda good, other, parties, draws: flipped(good, 2, draws),
-    "a bit of the first array": lambda good, other, parties, draws: flipped(good, 3, draws),
-    "a header that is cut short": lambda good, other, parties, draws: cut_short(good, 1, draws),
-    "a signature that is cut short": lambda good, other, parties, draws: cut_short(good, 2, draws),
-    "an array that is cut short": lambda good, other, parties, draws: cut_short(good, 3, draws),
-    "a longer header": lambda good, other, parties, draws: longer(good, 1, draws),
-    "a longer signature": lambda good, other, parties, draws: longer(good, 2, draws),
-    "a longer array": lambda good, other, parties, draws: longer(good, 3, draws),
-    "no signature": lambda good, other, parties, draws: [*good[:2], b"", *good[3:]],
-    "a signature of zeros": lambda good, other, parties, draws: [*good[:2], bytes(64), *good[3:]],
-    "a random signature": lambda good, other, parties, draws: [*good[:2], draws.randbytes(64), *good[3:]],
-    "another message's signature": lambda good, other, parties, draws: [*good[:2], other[2], *good[3:]],
-    "another message's header": lambda good, other, parties, draws: [good[0], other[1], *good[2:]],
-    "another message's array": lambda good, other, parties, draws: with_array(good, other[3], fixed=False),
-    "another message's array, described": lambda good, other, parties, draws: with_array(good, other[3], fixed=True),
-    "other numbers, described": lambda good, other, parties, draws: with_array(
-        good, np.array([draws.random()]).tobytes(), fixed=True
-    ),
-    "NaN": lambda good, other, parties, draws: with_array(good, np.array([np.nan]).tobytes(), fixed=True),
-    "a frame is missing": lambda good, other, parties, draws: good[:-1],
-    "a frame too many": lambda good, other, parties, draws: [*good, draws.randbytes(8)],
-    "twenty frames": lambda good, other, parties, draws: [*good, *[b""] * 20],
-    "two frames": lambda good, other, parties, draws: good[:2],
-    "nothing": lambda good, other, parties, draws: [],
-    "header and signature swapped": lambda good, other, parties, draws: [good[0], good[2], good[1], *good[3:]],
-    "a header over the limit": lambda good, other, parties, draws: [
-        good[0],
-        good[1] + bytes(HEADER_BYTES_MAX),
-        *good[2:],
-    ],
-    "a topic over the limit": lambda good, other, parties, draws: [good[0] + b"x" * 200, *good[1:]],
-    "a topic that is no text": lambda good, other, parties, draws: [b"\xff\xfe", *good[1:]],
-    "version 0": lambda good, other, parties, draws: reheaded(good, parties, v=0),
-    "version 2": lambda good, other, parties, draws: reheaded(good, parties, v=2),
-    "an unknown field": lambda good, other, parties, draws: reheaded(good, parties, admin=True),
-    "an unknown kind": lambda good, other, parties, draws: reheaded(good, parties, t="root"),
-    "another run": lambda good, other, parties, draws: reheaded(good, parties, run="other"),
-    "a higher epoch": lambda good, other, parties, draws: reheaded(good, parties, epoch=draws.randrange(2, 99)),
-    "a lower epoch": lambda good, other, parties, draws: reheaded(good, parties, epoch=0),
-    "another round": lambda good, other, parties, draws: reheaded(good, parties, round=draws.randrange(1000, 9999)),
-    "a later round": lambda good, other, parties, draws: reheaded(good, parties, round=2**53),
-    "a negative round": lambda good, other, parties, draws: reheaded(good, parties, round=-1),
-    "the same header, packed again": lambda good, other, parties, draws: repacked(good),
-    "signed by somebody unknown": lambda good, other, parties, draws: signed_by(good, parties, "mallory"),
-    "signed by the broker": lambda good, other, parties, draws: signed_by(good, parties, "broker"),
-    "signed by an observer": lambda good, other, parties, draws: signed_by(good, parties, "olga"),
-    "signed without the purpose": lambda good, other, parties, draws: [
-        *good[:2],
-        parties.of["alice"].sign(good[1]),
-        *good[3:],
-    ],
-    "signed for another purpose": lambda good, other, parties, draws: [
-        *good[:2],
-        parties.of["bob"].sign(PURPOSE.replace(b"1", b"2") + parties.federation.id + good[1]),
-        *good[3:],
-    ],
-}
-
-
-def repacked(good: Bad) -> Bad:
-    """The header as another encoder would write it: the same values, other bytes."""
-    header = dict(reversed(msgspec.msgpack.decode(good[1]).items()))
-    return [good[0], msgspec.msgpack.encode(header), *good[2:]]
-
-
-def signed_by(good: Bad, parties: Parties, name: str, federation: Federation | None = None) -> Bad:
-    return [*good[:2], parties.sign(name, good[1], federation=federation), *good[3:]]
 
 
 AT_AGGREGATOR: dict[str, Kind] = {
@@ -471,7 +310,7 @@ def test_a_seal_gives_its_reason(parties: Parties) -> None:
         seal.check(decode(signed_by(good, parties, "alice")), 0.0)
     with pytest.raises(Rejected, match="sender: expected bob itself"):
         seal.check(decode([b"up/run/alice", *good[1:]]), 0.0)
-    with pytest.raises(Rejected, match="sender: expected a member, got olga"):
+    with pytest.raises(Rejected, match="sender: expected a trainer that is a member, got olga"):
         seal.check(decode([b"up/run/olga", *reheaded(good, parties, "olga", trainer="olga")[1:]]), 0.0)
     with pytest.raises(Rejected, match="sender: expected the broker's word on bob"):
         seal.check(decode(encode("up/run/alice", Presence(trainer="bob", present=True))), 0.0)
