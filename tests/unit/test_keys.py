@@ -94,7 +94,7 @@ def test_a_secret_key_is_for_nobody_else_to_read(folder: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o600
     for mode in (0o640, 0o604, 0o666, 0o602):
         path.chmod(mode)
-        with pytest.raises(BadConfiguration, match="expected mode 0600, got .*: others can read it; chmod 600"):
+        with pytest.raises(BadConfiguration, match=r"expected mode 0600, got .*: others can read it; chmod 600"):
             read_membership(folder, "trainer")
 
 
