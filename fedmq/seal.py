@@ -100,9 +100,7 @@ class AggregatorSeal(_KeySeal):
             return
         member = self._members.of_name(message.trainer)
         if member is None or member.role != "trainer":
-            raise Rejected(
-                "sender", f"expected a trainer that is a member, got {message.trainer}: fedmq keys ls lists them"
-            )
+            raise Rejected("sender", f"expected a trainer that is a member, got {message.trainer}; see fedmq keys ls")
         if packet.topic.rpartition("/")[2] != message.trainer:
             raise Rejected("sender", f"expected {message.trainer} itself, it came as {packet.topic}")
         self._check_signature(packet, member)

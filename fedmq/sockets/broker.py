@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import zmq
@@ -174,7 +174,7 @@ class BrokerSockets(Endpoint):
                 if monitor in self._monitors:
                     self._follow(monitor)
             sockets = [socket for socket in ready if socket in self._ports]
-            self._look(sockets)
+            self._look()
             while self._gone:
                 yield self._gone.pop()
             some = False
@@ -231,14 +231,15 @@ class BrokerSockets(Endpoint):
             else:
                 self._watchdog.closed(connection)
 
-    def _look(self, ready: Collection[zmq.Socket[bytes]]) -> None:
+    def _look(self) -> None:
         """Cut the connections that only take memory."""
         now = time.monotonic()
         if not self._watchdog.look(now):
             return
         for monitor in self._monitors:  # those that have ended meanwhile are not judged, for their descriptors may be
             self._follow(monitor)  # another's
-        for connection in self._watchdog.judge(now, {self._ports[socket] for socket in ready}):
+        busy = {port for port, socket in self._of.items() if int(socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN}
+        for connection in self._watchdog.judge(now, busy):
             held = self._watchdog.held[connection]
             self._cut(connection, f"it sent {held.pending} bytes without a whole message")
 

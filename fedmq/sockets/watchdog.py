@@ -32,6 +32,7 @@ HANDSHAKE_BYTES_MAX = 8 << 10  # a CURVE handshake takes less than 2 KiB
 SHAKEN_BYTES = 256
 OWNER_BYTES_MAX = 2 * MESSAGE_BYTES_MAX  # that all connections of one key may hold back,
 UNKNOWN_BYTES_MAX = 4 * MESSAGE_BYTES_MAX  # and all those together over which nothing whole has come yet
+KERNEL_BYTES_MAX = 16 << 20  # that have come and that libzmq has not read yet: tcp_rmem allows 6 MiB by default
 DRIFT_BYTES_S = 1024  # heartbeats and the like: bytes that are never part of a message
 _ACKED_AT, _RECEIVED_AT = 120, 128  # tcpi_bytes_acked and _received in struct tcp_info, linux/tcp.h, since Linux 4.1
 _TCP_INFO_BYTES = 256
@@ -186,7 +187,7 @@ class Watchdog:
         """The connections to cut; at `busy` ports something whole waits to be taken.
 
         One that holds back too much is suspected first: what was whole is taken in the meantime. On a busy port, that
-        is when every connection has had its turn.
+        is when every connection has had its turn. Far too much at a port that is not busy is beyond doubt.
         """
         cut = [one for one, held in self.held.items() if not held.shaken and held.received > HANDSHAKE_BYTES_MAX]
         suspects = self._endless(now) | self._greedy(now)
@@ -195,6 +196,8 @@ class Watchdog:
             taken = self._taken[connection.port]
             if connection not in suspects or connection in cut:
                 held.suspected_at = None
+            elif connection.port not in busy and held.pending > MESSAGE_BYTES_MAX + KERNEL_BYTES_MAX:
+                cut.append(connection)
             elif held.suspected_at is None:
                 held.suspected_at = taken
                 self._sweep_at = self._look_at = now + QUICK_S

@@ -10,6 +10,7 @@ import pytest
 from fedmq.network import Port
 from fedmq.sockets.watchdog import (
     HANDSHAKE_BYTES_MAX,
+    KERNEL_BYTES_MAX,
     OWNER_BYTES_MAX,
     SHAKEN_BYTES,
     SWEEP_S,
@@ -66,6 +67,12 @@ def test_a_message_without_an_end_is_cut_at_the_second_look(kernel: Kernel) -> N
     connection = kernel.opened()
     kernel.comes(connection, MESSAGE_BYTES_MAX + 100_000)
     assert kernel.look() == []
+    assert kernel.look() == [connection]
+
+
+def test_what_is_beyond_doubt_is_cut_at_the_first_look(kernel: Kernel) -> None:
+    connection = kernel.opened()
+    kernel.comes(connection, MESSAGE_BYTES_MAX + KERNEL_BYTES_MAX + 100_000)
     assert kernel.look() == [connection]
 
 
