@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from enrolled import Federation
 from services import Services, closed, events_of, report_of, run_fedmq, until
+
+from fedmq.keyring import read_federation
 
 EXAMPLE = str(Path(__file__).parents[2] / "examples" / "own_score.py")
 
@@ -66,3 +69,21 @@ def test_gradients_and_code_do_not_go_together(tmp_path: Path) -> None:
     assert done.returncode == 78
     assert "expected a task with a linear model for fedsgd" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_signed_code_runs_where_the_operator_allowed_it_and_nowhere_else(tmp_path: Path) -> None:
+    with Federation(tmp_path) as federation:
+        federation.make()
+        for name in ("alice", "bob"):
+            federation.join(name)
+        start = ("trainer", "--data", f"{EXAMPLE}:1/1", "--keys")
+        federation.start("alice", *start, "alice", "--allow-code")
+        federation.start("bob", *start, "bob")
+        run = ("--task", EXAMPLE, "--min-trainers", "1", "--seed", "1", "--out", "run")
+        federation.start("aggregator", "aggregator", "--keys", "keys", *run)
+        assert federation.wait("aggregator") == 0, federation.err("aggregator")
+        assert [one["name"] for one in report_of(tmp_path / "run")["trainers"] if one["results"]] == ["alice"]
+        until(lambda: "takes no part" in federation.err("bob"), "bob to refuse")
+        (line,) = [line for line in federation.err("bob").splitlines() if "scored by code" in line]
+        pinned = read_federation(tmp_path / "bob").aggregator.fingerprint
+        assert f"signed by the pinned key {pinned}: expected --allow-code, got none" in line
