@@ -60,8 +60,16 @@ def test_code_of_a_pinned_key_runs_with_the_flag() -> None:
 @pytest.mark.parametrize(
     ("policy", "expected", "offered"),
     [
-        (CodePolicy(), "expected the signature of a pinned aggregator key, got none", ["pin the key", "--allow-code"]),
-        (CodePolicy(allowed=True), "expected the signature of a pinned aggregator key, got none", ["pin the key"]),
+        (
+            CodePolicy(),
+            "expected the signature of a pinned aggregator key, got none",
+            ["fedmq trainer join TOKEN", "--allow-code"],
+        ),
+        (
+            CodePolicy(allowed=True),
+            "expected the signature of a pinned aggregator key, got none",
+            ["fedmq trainer join TOKEN"],
+        ),
         (CodePolicy(signer=signed), "expected --allow-code, got none", [KEY, "start this trainer with --allow-code"]),
     ],
     ids=["neither", "no key", "no flag"],
