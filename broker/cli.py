@@ -37,22 +37,28 @@ def broker(bind: str | None, port: int | None, keys: Path | None) -> None:
       fedmq broker --port 7000
       fedmq broker --keys keys --bind 0.0.0.0
     """
+    from broker.enrolment import Enrolment
     from broker.gate import KeyGate
     from broker.service import Broker
     from fedmq.clock import SystemClock
     from fedmq.keyring import Members, find_broker
     from fedmq.loop import serve
     from fedmq.sockets import BrokerSockets
+    from fedmq.token import Tickets
 
     address, membership = find_broker(None, keys, "broker")
     host, first = parse_address(address)
     host, first, clock = bind or host, port or first, SystemClock()
-    gate = None if keys is None or membership is None else KeyGate(membership, Members(keys), clock)
+    gate = enrolment = None
+    if keys is not None and membership is not None:
+        members = Members(keys)
+        gate = KeyGate(membership, members, clock, Tickets(keys))
+        enrolment = Enrolment(keys, membership.federation, members, clock)
     hub = BrokerSockets(host, first, gate)
     last = first + PORTS - 1 - (gate is None)  # the last is for those who ask to be let in
     where = f" --keys {keys}" if keys else "" if first == DEFAULT_PORT else f" --broker tcp://{host}:{first}"
     line = f"broker on tcp://{host}:{first} (ports {first} to {last}); next: fedmq aggregator --task xor{where}"
     try:
-        serve(Broker(hub, gate), hub, clock, ready=lambda: click.echo(line))
+        serve(Broker(hub, gate, enrolment), hub, clock, ready=lambda: click.echo(line))
     finally:
         hub.close()

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from fedmq.clock import Clock
 from fedmq.keyring import Members, Membership
 from fedmq.keys import Public
 from fedmq.network import Port
+from fedmq.token import Tickets
 
 ROLES = {
     Port.PUBLISH: {"aggregator"},
     Port.SUBSCRIBE: {"trainer", "observer", "aggregator"},  # an operator holds the aggregator's key
     Port.PUSH: {"trainer", "aggregator"},
     Port.COLLECT: {"aggregator"},
-    Port.JOIN: set[str](),
+    Port.JOIN: {"trainer"},  # to hear that it is accepted, and to have its key replaced; else it takes a token
 }
 PUNISHED_S = 60.0  # how long a key is shut out whose connection had to be cut
 HANDSHAKES, HANDSHAKES_S = 60.0, 5.0  # at once, and a second; a member makes two
@@ -59,41 +61,49 @@ class Account:
         self.told_at = -TOLD_AGAIN_S
 
 
-class KeyGate:
-    """The gate of a broker that has keys; see `network.Gate`."""
+class Bearer(NamedTuple):
+    """Who has a token, and no name yet."""
 
-    def __init__(self, membership: Membership, members: Members, clock: Clock) -> None:
+    fingerprint: str
+    role: str = "bearer of a token"
+    name: str = ""
+
+
+class KeyGate:
+    """The gate of a broker that has keys; see `network.Gate`. Without `tickets` nobody can ask to be let in."""
+
+    def __init__(self, membership: Membership, members: Members, clock: Clock, tickets: Tickets | None = None) -> None:
         self.secret = membership.identity.transport_secret
         self._aggregator = membership.federation.aggregator
-        self._members, self._clock = members, clock
-        self._accounts: dict[bytes, Account] = {}  # only of those who are let in: bounded as the members are
+        self._members, self._tickets, self._clock = members, tickets, clock
+        self._accounts: dict[bytes, Account] = {}  # only of those who are let in: bounded as members and tokens are
 
     def admits(self, port: Port, key: bytes) -> bool:
         """See `network.Gate`."""
-        public = self._public(port, key)
-        if public is None:
+        guest = self._guest(port, key)
+        if guest is None:
             return False
         account, now = self._account(key), self._clock.now()
         if now < account.shut_out_until:
             return False
         if not account.handshakes.take(1.0, now):
-            self._tell(public, account, now, "connects too often")
+            self._tell(guest, account, now, "connects too often")
             return False
         return True
 
     def sender(self, port: Port, key: bytes, size: int) -> str | None:
         """See `network.Gate`."""
-        public = self._public(port, key)
-        if public is None:
+        guest = self._guest(port, key)
+        if guest is None:
             return None
         account, now = self._account(key), self._clock.now()
         if now < account.shut_out_until:
             return None
-        if public.role == "aggregator" or (
+        if guest.role == "aggregator" or (
             account.messages.take(1.0, now) and account.mebibytes.take(size / 2**20, now)
         ):
-            return public.name
-        self._tell(public, account, now, "sends too much; some of it is dropped")
+            return guest.name
+        self._tell(guest, account, now, "sends too much; some of it is dropped")
         return None
 
     def punish(self, key: bytes) -> None:
@@ -105,21 +115,26 @@ class KeyGate:
 
     def refresh(self) -> list[Public]:
         """Who was let in until now, and is not any more."""
+        for key in set() if self._tickets is None else self._tickets.refresh(self._clock.now()):
+            self._accounts.pop(key, None)
         gone = self._members.refresh(self._clock.now())
         for public in gone:
             log.warning("%s %s (%s) is not let in any more", public.role, public.name, public.fingerprint)
             self._accounts.pop(public.transport, None)
         return gone
 
-    def _public(self, port: Port, key: bytes) -> Public | None:
+    def _guest(self, port: Port, key: bytes) -> Public | Bearer | None:
         public = self._aggregator if key == self._aggregator.transport else self._members.of_key(key)
-        return public if public is not None and public.role in ROLES[port] else None
+        if public is not None:
+            return public if public.role in ROLES[port] else None
+        expires = self._tickets.expires(key) if port is Port.JOIN and self._tickets is not None else None
+        return None if expires is None or expires <= self._clock.wall() else Bearer(key.hex()[:8])
 
     def _account(self, key: bytes) -> Account:
         return self._accounts.setdefault(key, Account())
 
     @staticmethod
-    def _tell(public: Public, account: Account, now: float, what: str) -> None:
+    def _tell(guest: Public | Bearer, account: Account, now: float, what: str) -> None:
         if now >= account.told_at + TOLD_AGAIN_S:
             account.told_at = now
-            log.warning("%s %s (%s) %s", public.role, public.name, public.fingerprint, what)
+            log.warning("%s %s (%s) %s", guest.role, guest.name, guest.fingerprint, what)

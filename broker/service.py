@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 from typing import assert_never
 
+from broker.enrolment import Enrolment
 from broker.gate import KeyGate
-from broker.routing import Admit, Cut, Deliver, Publish, Routing
+from broker.routing import Admit, Cut, Deliver, Effect, Publish, Routing
 from fedmq.network import Asked, Hub, Subscribed
 
 log = logging.getLogger(__name__)
@@ -17,10 +18,10 @@ class Broker:
 
     wake_at: float | None = None
 
-    def __init__(self, hub: Hub, gate: KeyGate | None = None) -> None:
+    def __init__(self, hub: Hub, gate: KeyGate | None = None, enrolment: Enrolment | None = None) -> None:
         self.done = False
         self.routing = Routing()
-        self._hub, self._gate = hub, gate
+        self._hub, self._gate, self._enrolment = hub, gate, enrolment
 
     def step(self) -> None:
         """See `loop.Service`. An event's effects are done before the next is taken, as `Hub.admit` needs it."""
@@ -28,20 +29,28 @@ class Broker:
             self._hub.drop_connections()  # what a revoked one has subscribed to ends with its connection alone
         for traffic in self._hub.receive():
             if isinstance(traffic, Asked):
+                self._answer(traffic)
                 continue
             if isinstance(traffic, Subscribed):
                 log.info("somebody subscribes to %s", traffic.topic)
             for effect in self.routing.step(traffic):
-                if isinstance(effect, Publish):
-                    self._hub.publish(effect.frames)
-                elif isinstance(effect, Deliver):
-                    self._hub.deliver(effect.frames)
-                elif isinstance(effect, Admit):
-                    self._hub.admit(effect.topic)
-                elif isinstance(effect, Cut):
-                    self._hub.cut()
-                else:
-                    assert_never(effect)
+                self._do(effect)
+
+    def _answer(self, asked: Asked) -> None:
+        if self._enrolment is not None and (frames := self._enrolment.answer(asked.key, asked.frames)) is not None:
+            self._hub.answer(frames)
+
+    def _do(self, effect: Effect) -> None:
+        if isinstance(effect, Publish):
+            self._hub.publish(effect.frames)
+        elif isinstance(effect, Deliver):
+            self._hub.deliver(effect.frames)
+        elif isinstance(effect, Admit):
+            self._hub.admit(effect.topic)
+        elif isinstance(effect, Cut):
+            self._hub.cut()
+        else:
+            assert_never(effect)
 
     def stop(self) -> None:
         """See `loop.Service`. Nothing in a broker is worth waiting for."""

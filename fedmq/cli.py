@@ -21,6 +21,7 @@ COMMANDS = {
     "broker": ("broker.cli", "Run the broker between an aggregator and its trainers."),
     "aggregator": ("aggregator.cli", "Run one training to its end, or continue it."),
     "trainer": ("trainer.cli", "Train on this machine's rows, for whoever publishes rounds."),
+    "keys": ("deploy.keys", "Make a federation's keys; say who is let in."),
     "runs": ("aggregator.runs", "List runs and look after them; pause, resume or stop a live one."),
 }
 
@@ -65,7 +66,7 @@ def fedmq() -> None:
 
     Each option OPTION of a command can also come from the environment (FEDMQ_OPTION) or from --config FILE.toml.
 
-    Exit codes: 0 done, 1 target not reached, 2 usage, 69 no broker, 78 bad configuration or rows.
+    Exit codes: 0 done, 1 target not reached, 2 usage, 69 no broker, 77 not let in, 78 bad configuration or rows.
     """
 
 
@@ -73,11 +74,14 @@ def main() -> NoReturn:
     """Run the command line. Errors are one line on stderr; a traceback only with --debug."""
     debug = "--debug" in sys.argv or bool(os.environ.get("FEDMQ_DEBUG"))
     try:
-        code = fedmq.main(standalone_mode=False)
+        code = fedmq.main(prog_name="fedmq", standalone_mode=False)
     except click.exceptions.Abort:
         code = 130
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
+        code = error.exit_code
+    except click.ClickException as error:
+        click.echo(f"fedmq: {_line(error)}", err=True)
         code = error.exit_code
     except FedmqError as error:
         if debug:
@@ -92,3 +96,10 @@ def main() -> NoReturn:
         code = 1
     sys.stdout.flush()
     sys.exit(code)
+
+
+def _line(error: click.ClickException) -> str:
+    """What click says, as one line, and where to read how it is right."""
+    said = " ".join(error.format_message().split())
+    path = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx is not None else "fedmq"
+    return f"{said.rstrip('.')}; {path} --help shows how"

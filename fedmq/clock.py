@@ -14,7 +14,7 @@ class Clock(Protocol):
         ...
 
     def wall(self) -> float:
-        """Seconds since 1970-01-01 UTC, for people; may jump. Nothing is decided by it."""
+        """Seconds since 1970-01-01 UTC, for people; may jump. It decides nothing but whether a token has expired."""
         ...
 
 

@@ -4,18 +4,22 @@
     broker.key          secret: only on the broker's machine,
     aggregator.key      on the aggregator's,
     trainer.key         or on a trainer's; mode 0600, and refused when others can read it
+    trainer.key.next    secret: a key that was made here and is not accepted yet
     members/            public: one file for each key that is let in, named by its fingerprint
     requests/           who asked to be let in and was not yet accepted,
     revoked/            and who was let in once and is not any more
+    tokens/             what is known of each token that is outstanding, see `token`
 
-Knows nothing of what the keys are used for. A file in the three folders holds what its name says, so that a change is
-seen by its name alone, and moving a file is all that accepting or revoking is.
+Knows nothing of what the keys are used for. A file in members, requests and revoked holds what its name says, so that a
+change is seen by its name alone, and moving a file is all that accepting or revoking is.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, NamedTuple, TypeVar
 
@@ -24,12 +28,12 @@ from msgspec import Meta
 
 from fedmq.address import DEFAULT_ADDRESS, parse_address
 from fedmq.errors import BadConfiguration
-from fedmq.files import write_whole
+from fedmq.files import sync_folder, write_whole
 from fedmq.keys import Identity, Key, Public, Role
 
 FEDERATION = "federation.json"
 MEMBERS, REQUESTS, REVOKED = "members", "requests", "revoked"
-KEY_SUFFIX, PUBLIC_SUFFIX = ".key", ".json"
+KEY_SUFFIX, NEXT_SUFFIX, PUBLIC_SUFFIX = ".key", ".key.next", ".json"
 FILE_BYTES_MAX = 16 << 10
 REFRESH_S = 0.25  # a revocation is seen within it
 
@@ -65,7 +69,7 @@ def read_federation(folder: Path) -> Federation:
             f"--keys {folder}: expected {FEDERATION} in it, got none; fedmq keys init makes a federation, "
             "fedmq trainer join TOKEN joins one"
         )
-    return _read(path, Federation)
+    return read_file(path, Federation)
 
 
 def read_membership(folder: Path, role: Role) -> Membership:
@@ -74,14 +78,28 @@ def read_membership(folder: Path, role: Role) -> Membership:
     Raises:
         BadConfiguration: they are not there, not as they were written, or the key can be read by others.
     """
-    federation, path = read_federation(folder), folder / f"{role}{KEY_SUFFIX}"
+    federation, identity = read_federation(folder), read_identity(folder, role)
+    if identity is None:
+        raise BadConfiguration(
+            f"--keys {folder}: expected {role}{KEY_SUFFIX} in it, got none; is this the {role}'s machine?"
+        )
+    return Membership(federation, identity)
+
+
+def read_identity(folder: Path, role: Role, suffix: str = KEY_SUFFIX) -> Identity | None:
+    """This machine's identity of that role, or the next one (NEXT_SUFFIX); None if there is none.
+
+    Raises:
+        BadConfiguration: it is not as it was written, or can be read by others.
+    """
+    path = folder / f"{role}{suffix}"
     if not path.is_file():
-        raise BadConfiguration(f"--keys {folder}: expected {path.name} in it, got none; is this the {role}'s machine?")
+        return None
     _check_private(path)
-    identity = _read(path, Identity)
+    identity = read_file(path, Identity)
     if identity.role != role:
         raise BadConfiguration(f"{path}: expected the key of a {role}, got that of a {identity.role}")
-    return Membership(federation, identity)
+    return identity
 
 
 def find_broker(given: str | None, keys: Path | None, role: Role) -> tuple[str, Membership | None]:
@@ -94,28 +112,39 @@ def find_broker(given: str | None, keys: Path | None, role: Role) -> tuple[str, 
 
 def write_federation(folder: Path, federation: Federation) -> None:
     """Make the folder, or the federation in it, what is given."""
-    try:
+    with _writing(folder):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_whole(folder / FEDERATION, _text(federation))
-    except OSError as error:
-        raise BadConfiguration(f"{folder}: cannot be written ({error.strerror}); choose another with --keys") from error
+        write_whole(folder / FEDERATION, text_of(federation))
 
 
-def write_identity(folder: Path, identity: Identity) -> Path:
+def write_identity(folder: Path, identity: Identity, suffix: str = KEY_SUFFIX) -> Path:
     """Keep an identity's secret keys, for nobody else to read; the path.
 
     Raises:
         BadConfiguration: there is one of that role already: it is never overwritten.
     """
-    path = folder / f"{identity.role}{KEY_SUFFIX}"
+    path = folder / f"{identity.role}{suffix}"
     if path.exists():
         raise BadConfiguration(f"{path}: there is one already, and keys are never overwritten; choose another --keys")
-    try:
+    with _writing(path):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_whole(path, _text(identity), mode=0o600)
-    except OSError as error:
-        raise BadConfiguration(f"{path}: cannot be written ({error.strerror}); choose another --keys") from error
+        write_whole(path, text_of(identity), mode=0o600)
     return path
+
+
+def adopt_next(folder: Path, role: Role) -> None:
+    """The next identity of that role is accepted: from now on it is the identity."""
+    path = folder / f"{role}{NEXT_SUFFIX}"
+    with _writing(path):
+        path.replace(folder / f"{role}{KEY_SUFFIX}")
+        sync_folder(folder)
+
+
+def drop_next(folder: Path, role: Role) -> None:
+    """The next identity of that role was not accepted: it is good for nothing."""
+    path = folder / f"{role}{NEXT_SUFFIX}"
+    with _writing(path):
+        path.unlink()
 
 
 def public_path(folder: Path, kind: str, public: Public) -> Path:
@@ -126,8 +155,19 @@ def public_path(folder: Path, kind: str, public: Public) -> Path:
 def write_public(folder: Path, kind: str, public: Public) -> None:
     """Put an identity among the members, the requests or the revoked."""
     path = public_path(folder, kind, public)
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    write_whole(path, _text(public))
+    with _writing(path):
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_whole(path, text_of(public))
+
+
+def move_public(folder: Path, public: Public, source: str, target: str) -> None:
+    """From one of the three folders to another, at once: there is no moment at which it stands in neither."""
+    path = public_path(folder, target, public)
+    with _writing(path):
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        public_path(folder, source, public).replace(path)
+        sync_folder(path.parent)
+        sync_folder(folder / source)
 
 
 def read_publics(folder: Path, kind: str) -> list[Public]:
@@ -161,10 +201,7 @@ class Members:
         if now < self._next:
             return []
         self._next = now + REFRESH_S
-        try:
-            names = {entry.name for entry in os.scandir(self._folder) if entry.name.endswith(PUBLIC_SUFFIX)}
-        except FileNotFoundError:
-            names = set()
+        names = names_in(self._folder)
         if names == self._names:
             return []
         new, self._names = names - self._names, names
@@ -177,10 +214,18 @@ class Members:
         return gone
 
 
+def names_in(folder: Path) -> set[str]:
+    """The names of the files of a folder of publics or tokens, without those that are being written."""
+    try:
+        return {entry.name for entry in os.scandir(folder) if entry.name.endswith(PUBLIC_SUFFIX)}
+    except FileNotFoundError:
+        return set()
+
+
 def _read_public(path: Path) -> Public | None:
     """A file of one of the three folders; None, with a line, when it does not hold what its name says."""
     try:
-        public = _read(path, Public)
+        public = read_file(path, Public)
         if path.name != f"{public.fingerprint}{PUBLIC_SUFFIX}":
             raise BadConfiguration(f"{path}: expected the keys that its name says, got others: left out")
     except BadConfiguration as error:
@@ -189,7 +234,12 @@ def _read_public(path: Path) -> Public | None:
     return public
 
 
-def _read(path: Path, kind: type[_T]) -> _T:
+def read_file(path: Path, kind: type[_T]) -> _T:
+    """What a file of the folder holds.
+
+    Raises:
+        BadConfiguration: it cannot be read, or is not as it was written.
+    """
     try:
         with path.open("rb") as file:
             text = file.read(FILE_BYTES_MAX + 1)
@@ -212,5 +262,14 @@ def _check_private(path: Path) -> None:
         raise BadConfiguration(f"{path}: expected mode 0600, got {mode:04o}: others can read it; chmod 600 {path}")
 
 
-def _text(value: object) -> bytes:
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise BadConfiguration(f"{path}: cannot be written ({error.strerror}); choose another --keys") from error
+
+
+def text_of(value: object) -> bytes:
+    """How a file of the folder holds a value: JSON that a person can read."""
     return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"

@@ -61,29 +61,42 @@ def _set_up_log(_ctx: click.Context, _param: click.Parameter, level: str) -> Non
     logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)
 
 
+def log_options(command: Command) -> Command:
+    """--log-level and --debug."""
+    level = option(
+        "--log-level",
+        type=click.Choice(["debug", "info", "warning", "error"]),
+        default="warning",
+        callback=_set_up_log,
+        expose_value=False,
+        help="What to log on stderr.",
+    )
+    debug = click.option("--debug", is_flag=True, expose_value=False, help="Show a traceback when something fails.")
+    return level(debug(command))
+
+
 def service_options(command: Command) -> Command:
     """--config, --log-level and --debug."""
-    for decorate in (
-        click.option("--debug", is_flag=True, expose_value=False, help="Show a traceback when something fails."),
-        option(
-            "--log-level",
-            type=click.Choice(["debug", "info", "warning", "error"]),
-            default="warning",
-            callback=_set_up_log,
-            expose_value=False,
-            help="What to log on stderr.",
-        ),
-        option(
-            "--config",
-            type=click.Path(path_type=Path, dir_okay=False),
-            callback=_read_config,
-            is_eager=True,
-            expose_value=False,
-            help="TOML file with the long names of options as keys (min_trainers = 2).",
-        ),
-    ):
-        command = decorate(command)
-    return command
+    config = option(
+        "--config",
+        type=click.Path(path_type=Path, dir_okay=False),
+        callback=_read_config,
+        is_eager=True,
+        expose_value=False,
+        help="TOML file with the long names of options as keys (min_trainers = 2).",
+    )
+    return config(log_options(command))
+
+
+def keys_folder_option(command: Command) -> Command:
+    """--keys, of the commands that make and keep them."""
+    return option(
+        "--keys",
+        type=click.Path(path_type=Path, file_okay=False),
+        default=Path("keys"),
+        metavar="DIR",
+        help="Folder of keys.",
+    )(command)
 
 
 def keys_option(command: Command) -> Command:
@@ -106,15 +119,19 @@ def broker_option(command: Command) -> Command:
     return broker(keys_option(command))
 
 
-def edge_options(command: Command) -> Command:
-    """--broker and --connect-timeout."""
-    timeout = option(
+def timeout_option(command: Command) -> Command:
+    """--connect-timeout."""
+    return option(
         "--connect-timeout",
         type=click.FloatRange(min=0, min_open=True),
         metavar="SECONDS",
         help="Give up (exit code 69) when the broker has not answered by then. [default: keep trying]",
-    )
-    return broker_option(timeout(command))
+    )(command)
+
+
+def edge_options(command: Command) -> Command:
+    """--broker, --keys and --connect-timeout."""
+    return broker_option(timeout_option(command))
 
 
 def check_name(_ctx: click.Context, _param: click.Parameter, name: str | None) -> str | None:

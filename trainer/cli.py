@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from fedmq.errors import BadConfiguration
 from fedmq.options import check_name, edge_options, one_thread_for_arrays, option, service_options
+from trainer.join import join
 
 if TYPE_CHECKING:
     from fedmq.keyring import Membership
 
 
-@click.command()
+@click.group(invoke_without_command=True)
 @option(
     "--name",
     callback=check_name,
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
 )
 @option(
     "--data",
-    required=True,
     metavar="SPEC",
     help="The rows: xor:1/2, parity4:3/4, linear:bob, FILE.py:1/2, a file (.csv .npz .npy .parquet), a folder of "
     "them, or module:function.",
@@ -41,9 +42,11 @@ if TYPE_CHECKING:
 )
 @edge_options
 @service_options
+@click.pass_context
 def trainer(
+    ctx: click.Context,
     name: str | None,
-    data: str,
+    data: str | None,
     state: Path | None,
     broker: str | None,
     keys: Path | None,
@@ -61,8 +64,13 @@ def trainer(
       fedmq trainer --name alice --data xor:1/2
       fedmq trainer --name clinic-7 --data rows.csv --broker tcp://127.0.0.1:5550
       fedmq trainer --name plant-2 --data mypackage.rows:load --log-level info
+      fedmq trainer join TOKEN
       fedmq trainer --keys keys --data rows.csv
     """
+    if ctx.invoked_subcommand is not None:
+        return _check_nothing_is_given(ctx)
+    if data is None:
+        raise click.UsageError("Missing option '--data': the rows, such as --data rows.csv.", ctx)
     one_thread_for_arrays()
     from fedmq import __version__
     from fedmq.clock import SystemClock
@@ -101,6 +109,16 @@ def trainer(
         serve(service, link, clock, ready=lambda: click.echo(line))
     finally:
         link.close()
+
+
+def _check_nothing_is_given(ctx: click.Context) -> None:
+    """Options of `fedmq trainer` itself mean nothing to a command below it."""
+    given = [name for name in ctx.params if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    if given:
+        raise click.UsageError(f"expected --{given[0].replace('_', '-')} after {ctx.invoked_subcommand}.", ctx)
+
+
+trainer.add_command(join)
 
 
 def _name(given: str | None, membership: Membership | None) -> str:

@@ -5,6 +5,13 @@ socket re-subscribes after a broker's restart only when its thread touches it.
 """
 
 from fedmq.sockets.broker import BrokerSockets
-from fedmq.sockets.edge import AggregatorSockets, SubscriberSockets, TrainerSockets
+from fedmq.sockets.edge import AggregatorSockets, JoinSockets, SubscriberSockets, TrainerSockets, TransportKeys
 
-__all__ = ["AggregatorSockets", "BrokerSockets", "SubscriberSockets", "TrainerSockets"]
+__all__ = [
+    "AggregatorSockets",
+    "BrokerSockets",
+    "JoinSockets",
+    "SubscriberSockets",
+    "TrainerSockets",
+    "TransportKeys",
+]

@@ -18,6 +18,7 @@ from zmq.utils import z85
 from zmq.utils.monitor import parse_monitor_message
 
 from fedmq.address import PORTS, parse_address
+from fedmq.enrolment import ASK_BYTES_MAX
 from fedmq.errors import BadConfiguration
 from fedmq.network import (
     Asked,
@@ -117,6 +118,8 @@ class BrokerSockets(Endpoint):
             socket.xpub_manual = True  # a topic is had only if it is admitted
         if port is Port.COLLECT:
             socket.xpub_verbose = True
+        if port is Port.JOIN:
+            socket.maxmsgsize = ASK_BYTES_MAX  # who sends more is cut off before it is read
         if self._gate is not None:
             socket.curve_server = True
             socket.curve_secretkey = self._gate.secret
@@ -133,6 +136,11 @@ class BrokerSockets(Endpoint):
                     time.sleep(0.01)
                     continue
                 self.close()
+                if error.errno != zmq.EADDRINUSE:
+                    raise BadConfiguration(
+                        f"cannot bind {self._host}:{self._port + port} ({error.strerror}): expected an address of this "
+                        "machine; choose it with --bind, 0.0.0.0 for all of them"
+                    ) from error
                 raise BadConfiguration(
                     f"cannot bind {self._host}:{self._port + port} ({error.strerror}); the broker needs the {PORTS} "
                     f"ports {self._port} to {self._port + PORTS - 1}: choose others with --port"

@@ -1,0 +1,138 @@
+"""Who is meant by `fedmq keys accept WHO`, and every way in which nobody, or the wrong one, could be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from deploy import roll
+from fedmq.errors import BadConfiguration
+from fedmq.keyring import MEMBERS, REQUESTS, read_federation, read_identity, read_membership, write_public
+from fedmq.keys import Identity, Public
+from fedmq.token import TOKENS_MAX
+
+NOW = 1_000_000.0
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    roll.make_federation(tmp_path / "keys", "tcp://192.0.2.1:5550")
+    return tmp_path / "keys"
+
+
+def asks(folder: Path, name: str, kind: str = REQUESTS) -> Public:
+    public = Identity.new("trainer", name).public
+    write_public(folder, kind, public)
+    return public
+
+
+def says(error: pytest.ExceptionInfo[BadConfiguration]) -> str:
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_a_federation_has_private_keys_and_is_never_made_twice(folder: Path) -> None:
+    assert [path.stat().st_mode & 0o777 for path in sorted(folder.glob("*.key"))] == [0o600, 0o600]
+    before = {path: path.read_bytes() for path in folder.glob("*.*")}
+
+    with pytest.raises(BadConfiguration, match="never overwritten"):
+        roll.make_federation(folder, "tcp://192.0.2.1:5550")
+
+    assert {path: path.read_bytes() for path in folder.glob("*.*")} == before
+
+
+@pytest.mark.parametrize("said", ["name", "whole", "prefix", "capitals", "without dashes"])
+def test_one_is_meant_by_its_name_or_the_beginning_of_its_fingerprint(folder: Path, said: str) -> None:
+    alice, print_ = (public := asks(folder, "alice")), public.fingerprint
+    who = {
+        "name": "alice",
+        "whole": print_,
+        "prefix": print_[:4],
+        "capitals": print_.upper(),
+        "without dashes": print_.replace("-", "")[:9],
+    }[said]
+
+    assert roll.accept(folder, who, NOW) == alice
+    known = roll.read_roll(folder, NOW)
+    assert (known.members, known.requests) == ([alice], [])
+
+
+@pytest.mark.parametrize("who", ["nobody", "", "-", "zzzz", "../members", "al"])
+def test_nobody_is_meant_by_anything_else_and_who_is_there_is_listed(folder: Path, who: str) -> None:
+    alice = asks(folder, "alice")
+
+    with pytest.raises(BadConfiguration, match="that is: alice") as error:
+        roll.accept(folder, who, NOW)
+
+    assert alice.fingerprint in says(error)
+
+
+def test_three_characters_are_not_enough(folder: Path) -> None:
+    alice = asks(folder, "alice")
+
+    with pytest.raises(BadConfiguration, match="at least 4 characters"):
+        roll.reject(folder, alice.fingerprint[:3], NOW)
+
+
+def test_a_name_that_is_the_beginning_of_a_fingerprint_means_neither(folder: Path) -> None:
+    alice = asks(folder, "alice")
+    asks(folder, alice.fingerprint[:4])
+
+    with pytest.raises(BadConfiguration, match="can be each of") as error:
+        roll.accept(folder, alice.fingerprint[:4], NOW)
+
+    assert "alice" in says(error)
+
+
+def test_a_name_that_a_member_has_is_not_let_in_again(folder: Path) -> None:
+    asks(folder, "alice", MEMBERS)
+    other = asks(folder, "alice")
+
+    with pytest.raises(BadConfiguration, match="another one is named so already"):
+        roll.accept(folder, other.fingerprint, NOW)
+
+
+def test_who_is_in_or_out_already_is_told_so(folder: Path) -> None:
+    asks(folder, "alice")
+    roll.accept(folder, "alice", NOW)
+
+    with pytest.raises(BadConfiguration, match="is accepted already"):
+        roll.accept(folder, "alice", NOW)
+    roll.revoke(folder, "alice", NOW)
+    with pytest.raises(BadConfiguration, match="is revoked already"):
+        roll.revoke(folder, "alice", NOW)
+
+
+def test_a_folder_of_a_trainer_is_not_where_people_are_let_in(tmp_path: Path, folder: Path) -> None:
+    joined = tmp_path / "joined"
+    joined.mkdir()
+    (joined / "federation.json").write_bytes((folder / "federation.json").read_bytes())
+
+    with pytest.raises(BadConfiguration, match="go to the broker's machine"):
+        roll.read_roll(joined, NOW)
+
+
+def test_there_are_never_too_many_tokens(folder: Path) -> None:
+    for _ in range(TOKENS_MAX):
+        roll.issue_token(folder, int(NOW) + 60, None, NOW)
+
+    with pytest.raises(BadConfiguration, match="expected less than"):
+        roll.issue_token(folder, int(NOW) + 60, None, NOW)
+    assert roll.issue_token(folder, int(NOW) + 120, None, NOW + 61)
+
+
+@pytest.mark.parametrize("role", ["broker", "aggregator"])
+def test_a_new_key_of_the_federation_is_in_its_description(folder: Path, role: str) -> None:
+    before, old = read_federation(folder), read_identity(folder, role)  # type: ignore[arg-type]
+
+    new = roll.renew(folder, role)
+
+    federation, identity = read_membership(folder, role)  # type: ignore[arg-type]
+    assert identity.public == new
+    assert identity != old
+    assert new in (federation.aggregator, identity.public)
+    expected = (federation.broker_key, before.aggregator) if role == "broker" else (before.broker_key, new)
+    assert (federation.broker_key, federation.aggregator) == expected
+    assert federation.broker_key != before.broker_key or role == "aggregator"
+    assert not list(folder.glob("*.next"))

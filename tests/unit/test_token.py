@@ -1,0 +1,104 @@
+"""A token's line: it says all that a new machine needs, and any damage to it is noticed in one clear line."""
+
+from __future__ import annotations
+
+import string
+from pathlib import Path
+
+import pytest
+
+from deploy.roll import issue_token, make_federation
+from fedmq.errors import BadConfiguration
+from fedmq.token import LINE_CHARACTERS_MAX, Tickets, public_half, read_line, read_tickets, ticket_path
+
+NOW = 1_000_000.0
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    make_federation(tmp_path / "keys", "tcp://192.0.2.1:5550")
+    return tmp_path / "keys"
+
+
+@pytest.fixture
+def line(folder: Path) -> str:
+    return issue_token(folder, int(NOW) + 60, "alice", NOW)
+
+
+def test_a_token_says_where_the_federation_is_and_whom_to_believe(tmp_path: Path) -> None:
+    federation = make_federation(tmp_path, "tcp://192.0.2.1:5550")
+
+    token = read_line(issue_token(tmp_path, int(NOW) + 60, None, NOW))
+
+    assert token.federation == federation
+    assert (token.expires, token.name) == (int(NOW) + 60, None)
+
+
+def test_a_token_is_one_short_word(line: str) -> None:
+    assert set(line) <= set(string.ascii_letters + string.digits + "-_")
+    assert len(line) < 300
+
+
+def refused(damaged: str) -> None:
+    with pytest.raises(BadConfiguration, match=r"expected a whole token, .*; copy the line again") as caught:
+        read_line(damaged)
+    assert "\n" not in str(caught.value)
+
+
+def test_each_character_that_is_changed_is_noticed(line: str) -> None:
+    for place, letter in enumerate(line):
+        for other in {"A", "_", chr(ord(letter) ^ 1)} - {letter}:
+            refused(line[:place] + other + line[place + 1 :])
+
+
+def test_each_part_that_is_cut_off_is_noticed(line: str) -> None:
+    for place in range(len(line)):
+        refused(line[:place])
+        refused(line[place + 1 :])
+        refused(line[:place] + line[place + 1 :])
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    ["", "-", "fedmq1-", "fedmq1-====", "fedmq1-AAAAAAAA", "é", "fedmq1-" + "A" * LINE_CHARACTERS_MAX],
+)
+def test_what_is_no_token_is_refused(damaged: str) -> None:
+    refused(damaged)
+
+
+def test_the_white_space_around_a_pasted_token_does_not_matter(line: str) -> None:
+    assert read_line(f" {line}\n") == read_line(line)
+
+
+def test_the_folder_keeps_nothing_of_the_secret(folder: Path, line: str) -> None:
+    token = read_line(line)
+    kept = b"".join(path.read_bytes() + path.name.encode() for path in (folder / "tokens").iterdir())
+
+    assert token.secret.hex().encode() not in kept
+    assert line.encode() not in kept
+    assert list(read_tickets(folder)) == [public_half(token)]
+    assert token.secret.hex() not in repr(token)
+    assert repr(token.secret) not in repr(token)
+
+
+def test_tokens_that_come_and_go_are_seen_within_a_quarter_of_a_second(folder: Path) -> None:
+    tickets = Tickets(folder)
+    key = public_half(read_line(issue_token(folder, int(NOW) + 60, None, NOW)))
+    assert tickets.expires(key) is None
+
+    assert tickets.refresh(0.25) == set()
+    assert tickets.expires(key) == int(NOW) + 60
+    ticket_path(folder, key).unlink()
+    assert tickets.refresh(0.3) == set()
+    assert tickets.refresh(0.5) == {key}
+    assert tickets.expires(key) is None
+
+
+def test_files_that_are_no_tickets_are_left_out(folder: Path) -> None:
+    (folder / "tokens" / "zz.json").write_text("{}")
+    (folder / "tokens" / f"{bytes(32).hex()}.json").write_text('{"expires": "soon"}')
+
+    tickets = Tickets(folder)
+
+    assert tickets.expires(bytes(32)) is None
+    assert read_tickets(folder) == {}
