@@ -139,7 +139,7 @@ def _serve(
     silent: bool,
 ) -> Aggregator:
     """Run the aggregator of the run in `store` until it is done."""
-    from aggregator.progress import open_progress
+    from aggregator.progress import log_event, open_progress
     from aggregator.report import EVENTS, EventLog
     from aggregator.service import Aggregator
     from aggregator.strategies import find_strategy
@@ -154,6 +154,7 @@ def _serve(
     def watch(event: AnyEvent) -> None:
         log(event)
         progress(event)
+        log_event(event, description.run, description.task)
 
     try:
         strategy = find_strategy(description.strategy)

@@ -44,6 +44,11 @@ class Operator:
         """See `loop.Service`."""
         return self._give_up_at if self._epoch is None else min(self._ask_at, self._give_up_at)
 
+    @property
+    def status(self) -> str:
+        """See `loop.Service`."""
+        return f"asks run {self._run} to {self._action}"
+
     def stop(self) -> None:
         """See `loop.Service`."""
         self.done = True

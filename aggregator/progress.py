@@ -1,10 +1,11 @@
-"""What a person sees of a run while it goes on: a live panel on a terminal, plain lines when piped.
+"""What a person sees of a run while it goes on: a live panel on a terminal, plain lines when piped, and the log.
 
 Knows events, nothing of how they come about.
 """
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections import deque
 from collections.abc import Callable
@@ -15,10 +16,14 @@ from rich.table import Table
 from rich.text import Text
 
 from fedmq import events
+from fedmq.journal import is_journal
 from fedmq.tasks import Task
 
 ROUNDS_SHOWN = 12
+STDOUT = 1
 SPARKS = "▁▂▃▄▅▆▇█"
+
+log = logging.getLogger(__name__)
 
 
 def describe(event: events.AnyEvent, task: Task) -> str | None:
@@ -56,6 +61,18 @@ def _figures(best: events.Best, task: Task) -> str:
     covered = "" if best.coverage >= 1.0 else f" of {best.coverage:.0%} of the rows"
     value = f"{best.value:.0%} right" if task.metric == "accuracy" else f"loss {best.value:.5f}"
     return f"{value}{covered}  fitness best {best.fitness:.4f} mean {best.fitness_mean:.4f}"
+
+
+def log_event(event: events.AnyEvent, run: str, task: Task) -> None:
+    """A line in the log about `event`, with the run, its round and its trainer as fields."""
+    if not log.isEnabledFor(logging.INFO):
+        return
+    line = describe(event, task)
+    if isinstance(event, events.RunFinished):
+        line = f"the run is over after {event.rounds} rounds: {'solved' if event.solved else 'not solved'}"
+    if line is not None:
+        about = {name: getattr(event, name) for name in ("round", "trainer") if hasattr(event, name)}
+        log.info("%s", line, extra={"run": run, **about})
 
 
 class PlainProgress:
@@ -133,8 +150,8 @@ Progress = PlainProgress | LiveProgress
 
 
 def open_progress(task: Task, *, quiet: bool) -> Progress:
-    """The progress that fits stdout: none when `quiet`, a live panel on a terminal, else plain lines."""
-    if quiet:
+    """The progress that fits stdout: a live panel on a terminal, else lines; none when `quiet`, or where the log is."""
+    if quiet or is_journal(STDOUT):
         return PlainProgress(task, lambda _line: None)
     if sys.stdout.isatty():
         return LiveProgress(task, Console())

@@ -81,6 +81,7 @@ class Aggregator:
         self.stopping = False
         self._keep_rounds = limits.keep_rounds
         self._told, self._farewell_by = False, math.inf
+        self._best = replayed.closes[-1].best if replayed.closes else None
         self.bytes_up = self.bytes_down = 0
         self._link, self._store, self._clock, self._watch = link, store, clock, watch
         self._seal: Seal = seal or NoSeal()
@@ -110,6 +111,17 @@ class Aggregator:
             return self._farewell_by
         times = [time for time in (self._reach.wake_at, self.rounds.wake_at) if time is not None]
         return min(times, default=None)
+
+    @property
+    def status(self) -> str:
+        """See `loop.Service`."""
+        rounds, present = self.rounds, len(self.rounds.roster.present)
+        needed = rounds.settings.min_trainers
+        people = f"{present} trainers" if present >= needed else f"waiting for trainers ({present} of {needed})"
+        if not self._reach.there:
+            people = "the broker is not there"
+        best = "" if self._best is None else f", best {self._best.value:.4g}"
+        return f"{'paused, ' if rounds.paused else ''}round {rounds.round}, {people}{best}"
 
     def stop(self) -> None:
         """See `loop.Service`: nothing is in flight between two steps, and the run can be continued."""
@@ -175,6 +187,7 @@ class Aggregator:
                 closed=self._clock.wall(),
                 best=None if standing is None else self.rounds.best(standing),
             )
+            self._best = close.best
             self._store.keep_close(close)
             if save.round % CHECKPOINT_ROUNDS == 0:
                 self._checkpoint(save.round + 1, save.state)

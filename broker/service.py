@@ -21,13 +21,20 @@ class Broker:
     def __init__(self, hub: Hub, gate: KeyGate | None = None, enrolment: Enrolment | None = None) -> None:
         self.done = False
         self.routing = Routing()
+        self.taken = 0  # messages
         self._hub, self._gate, self._enrolment = hub, gate, enrolment
+
+    @property
+    def status(self) -> str:
+        """See `loop.Service`."""
+        return f"{len(self.routing.inboxes)} trainers, {len(self.routing.newest)} runs, {self.taken} messages"
 
     def step(self) -> None:
         """See `loop.Service`. An event's effects are done before the next is taken, as `Hub.admit` needs it."""
         if self._gate is not None and self._gate.refresh():
             self._hub.drop_connections()  # what a revoked one has subscribed to ends with its connection alone
         for traffic in self._hub.receive():
+            self.taken += 1
             if isinstance(traffic, Asked):
                 self._answer(traffic)
                 continue

@@ -23,6 +23,8 @@ COMMANDS = {
     "trainer": ("trainer.cli", "Train on this machine's rows, for whoever publishes rounds."),
     "keys": ("deploy.keys", "Make a federation's keys; say who is let in."),
     "runs": ("aggregator.runs", "List runs and look after them; pause, resume or stop a live one."),
+    "config": ("fedmq.config", "Write a file of settings for a service, or check one."),
+    "doctor": ("deploy.doctor", "Look for what usually goes wrong, and say what to do."),
 }
 
 

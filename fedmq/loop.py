@@ -1,16 +1,19 @@
 """The loop that each service runs on: wait for the network or the next deadline, let the service take one step.
 
-It decides nothing. SIGTERM and SIGINT ask the service to stop; a second one ends it at once.
+It decides nothing. SIGTERM and SIGINT ask the service to stop; a second one ends it at once. Each pass is a sign of
+life for systemd, where there is one.
 """
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable
 from types import FrameType
 from typing import Protocol
 
 from fedmq.clock import Clock
+from fedmq.notify import Notifier
 
 
 class Service(Protocol):
@@ -24,6 +27,11 @@ class Service(Protocol):
     @property
     def wake_at(self) -> float | None:
         """When to step at the latest, on the clock's `now`; None: only when something comes."""
+        ...
+
+    @property
+    def status(self) -> str:
+        """How it stands, for people, in one line."""
         ...
 
     def step(self) -> None:
@@ -47,8 +55,16 @@ class Waiting(Protocol):
         ...
 
 
-def serve(service: Service, link: Waiting, clock: Clock, *, ready: Callable[[], None] | None = None) -> None:
-    """Run `service` until it is done; `ready` is called once signals are heeded."""
+def serve(
+    service: Service,
+    link: Waiting,
+    clock: Clock,
+    *,
+    ready: Callable[[], None] | None = None,
+    notifier: Notifier | None = None,
+) -> None:
+    """Run `service` until it is done; `ready` is called once signals are heeded. None: systemd's, if it is there."""
+    notifier = notifier or Notifier(os.environ)
     asked = False
 
     def on_signal(_signal: int, _frame: FrameType | None) -> None:
@@ -62,11 +78,15 @@ def serve(service: Service, link: Waiting, clock: Clock, *, ready: Callable[[], 
         signal.signal(number, on_signal)
     if ready is not None:
         ready()
+    notifier.ready()
     service.step()
     while not service.done:
-        wake_at = service.wake_at
+        notifier.passed(clock.now(), lambda: service.status)
+        wake_at = min((time for time in (service.wake_at, notifier.wake_at) if time is not None), default=None)
         link.wait(None if wake_at is None else wake_at - clock.now())
         if asked:
             asked = False
+            notifier.stopping()
             service.stop()
         service.step()
+    notifier.stopping()

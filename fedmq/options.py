@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,8 +16,11 @@ import click
 
 from fedmq.address import DEFAULT_ADDRESS
 from fedmq.errors import BadConfiguration
+from fedmq.journal import JournalHandler, is_journal
+from fedmq.settings import values_of
 from fedmq.topics import NAME_PATTERN
 
+STDERR = 2
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -30,35 +32,44 @@ def option(*names: str, **settings: Any) -> Callable[[Command], Command]:
     return click.option(*names, envvar=variable, show_envvar=False, **settings)
 
 
+def read_text(path: Path) -> str:
+    """The text of a file of settings.
+
+    Raises:
+        BadConfiguration: it cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadConfiguration(f"{path}: cannot be read ({error})") from error
+
+
 def _read_config(ctx: click.Context, _param: click.Parameter, path: Path | None) -> None:
     if path is None:
         return
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadConfiguration(f"{path}: cannot be read ({error})") from error
-    except tomllib.TOMLDecodeError as error:
-        raise BadConfiguration(f"{path}: expected TOML, got {error}") from error
-    known = {config_key(param): param.name for param in ctx.command.params if isinstance(param, click.Option)}
-    settings = {}
-    for key, value in values.items():
-        if key not in known or key == "config":
-            raise BadConfiguration(f"{path}: unknown setting {key!r}; known are {', '.join(sorted(known))}")
-        # As text, like the environment: click takes a number for a path's descriptor, and fails at dates.
-        text = str(value).lower() if isinstance(value, bool) else str(value)
-        if isinstance(value, dict | list) or "\0" in text:
-            raise BadConfiguration(f"{path}: {key}: expected one value, got {text!r:.80}; write {key} = VALUE")
-        settings[str(known[key])] = text
-    ctx.default_map = {**(ctx.default_map or {}), **settings}
-
-
-def config_key(param: click.Option) -> str:
-    """The option's long name, as a TOML key: `--min-trainers` is `min_trainers`."""
-    return max(param.opts, key=len).removeprefix("--").replace("-", "_")
+    values, faults = values_of(ctx.command, read_text(path))
+    if faults:
+        more = f" (and {len(faults) - 1} more, which fedmq config check tells)" if len(faults) > 1 else ""
+        raise BadConfiguration(f"{path}, line {faults[0].line}: {faults[0].text}{more}")
+    ctx.default_map = {**(ctx.default_map or {}), **values}
 
 
 def _set_up_log(_ctx: click.Context, _param: click.Parameter, level: str) -> None:
-    logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)
+    handlers = [JournalHandler()] if is_journal(STDERR) else None
+    form = "%(message)s" if handlers else "%(asctime)s %(levelname)s %(name)s: %(message)s"  # the journal has the rest
+    logging.basicConfig(level=level.upper(), format=form, handlers=handlers, force=True)
+
+
+def _usual_log_level() -> str:
+    return "info" if is_journal(STDERR) else "warning"
+
+
+def _handed_keys() -> str | None:
+    """The folder of credentials, if systemd has handed over keys."""
+    from fedmq.keyring import FEDERATION
+
+    folder = os.environ.get("CREDENTIALS_DIRECTORY")
+    return folder if folder and (Path(folder) / FEDERATION).is_file() else None
 
 
 def log_options(command: Command) -> Command:
@@ -66,7 +77,8 @@ def log_options(command: Command) -> Command:
     level = option(
         "--log-level",
         type=click.Choice(["debug", "info", "warning", "error"]),
-        default="warning",
+        default=_usual_log_level,
+        show_default="warning; info when stderr is the journal",
         callback=_set_up_log,
         expose_value=False,
         help="What to log on stderr.",
@@ -105,7 +117,9 @@ def keys_option(command: Command) -> Command:
         "--keys",
         type=click.Path(path_type=Path, file_okay=False),
         metavar="DIR",
-        help="Folder of keys, made by fedmq keys init or fedmq trainer join. [default: no keys, this machine alone]",
+        default=_handed_keys,
+        show_default="those in $CREDENTIALS_DIRECTORY; else no keys, this machine alone",
+        help="Folder of keys, made by fedmq keys init or fedmq trainer join.",
     )(command)
 
 

@@ -27,6 +27,7 @@ class Reach:
         self._notice_at: float | None = now + NOTICE_S
         self._missed = False  # somebody was told that the broker is away
         self._reached = False  # once at least
+        self.there = False  # now
 
     @property
     def wake_at(self) -> float | None:
@@ -36,13 +37,14 @@ class Reach:
     def up(self) -> None:
         """The broker is there."""
         self._notice_at = self._give_up_at = None
-        self._reached = True
+        self._reached = self.there = True
         if self._missed:
             log.warning("the broker at %s is there", self._address)
         self._missed = False
 
     def down(self) -> None:
         """The broker is gone."""
+        self.there = False
         if not self._missed:
             log.warning("the broker at %s is gone; trying again until it is back", self._address)
         self._missed = True
@@ -53,6 +55,7 @@ class Reach:
         Raises:
             NotAuthorised: it never did.
         """
+        self.there = False
         if not self._reached:
             raise NotAuthorised(
                 f"the broker at {self._address} does not let us in: expected --keys DIR with a key that its federation "

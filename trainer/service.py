@@ -67,6 +67,19 @@ class Trainer:
         times = [time for time in (self._reach.wake_at, self.session.wake_at) if time is not None]
         return min(times, default=None)
 
+    @property
+    def status(self) -> str:
+        """See `loop.Service`."""
+        working, runs = self.session.working, self.session.runs
+        if not self._reach.there:
+            return "the broker is not there"
+        if working is not None:
+            return f"round {working[1]} of run {working[0]}, working"
+        if not runs:
+            return "no run is published"
+        run, view = next(reversed(runs.items()))
+        return f"round {view.round} of run {run}, {'its result is under way' if view.held else 'done'}"
+
     def stop(self) -> None:
         """See `loop.Service`: finish or give up the work within seconds, say goodbye."""
         self._take(Stop())
@@ -110,15 +123,19 @@ class Trainer:
             return None
         message = packet.message
         if isinstance(message, Welcome):
-            log.info("takes part in run %s", message.run)
+            log.info("takes part in run %s", message.run, extra=self._about(message.run))
         elif isinstance(message, Finished):
-            log.info("run %s is finished after %s rounds", message.run, message.rounds)
+            about = self._about(message.run, message.rounds)
+            log.info("run %s is finished after %s rounds", message.run, message.rounds, extra=about)
         elif isinstance(message, Refused):
-            log.warning("the result of round %s was refused: %s: %s", message.round, message.reason, message.detail)
+            text, about = "the result of round %s was refused: %s: %s", self._about(message.run, message.round)
+            log.warning(text, message.round, message.reason, message.detail, extra=about)
         return Heard(packet)
 
     def _finished(self, done: Done) -> None:
         if not isinstance(done.outcome, Exception):
+            about = self._about(done.run, done.round)
+            log.info("round %s of run %s took %.3f s", done.round, done.run, done.train_s, extra=about)
             self._take(Worked(done.run, done.round, done.outcome, done.train_s))
             return
         self._take(WorkFailed(done.run, done.round))
@@ -138,7 +155,7 @@ class Trainer:
         effects: Effects = self.session.step(event, self._clock.now())
         if held and isinstance(event, Heard) and isinstance(event.packet.message, Round | Beacon | Accepted):
             for run, number in sorted(held - self._held()):
-                log.info("the result of round %s of run %s is accepted", number, run)
+                log.info("the result of round %s of run %s is accepted", number, run, extra=self._about(run, number))
         if self._spool is not None:
             for kept in effects.keeps:
                 self._spool.keep(kept, self.session.name, self.session.samples)
@@ -150,6 +167,10 @@ class Trainer:
             self._worker.start(effects.start)
         for outgoing in effects.sends:
             self._link.send(encode(*outgoing, sign=self._seal.sign))
+
+    def _about(self, run: str, number: int | None = None) -> dict[str, object]:
+        """The fields of a log line about a run, or about one of its rounds."""
+        return {"run": run, "trainer": self.session.name, **({} if number is None else {"round": number})}
 
     def _held(self) -> set[tuple[str, int]]:
         """The run and round of each result that nobody has acknowledged yet."""

@@ -18,7 +18,7 @@ import click
 import pytest
 
 from fedmq.cli import fedmq
-from fedmq.options import config_key
+from fedmq.settings import config_key
 
 UNITS = Path(__file__).parents[2] / "deploy" / "systemd"
 SERVICES = sorted(path.name for path in UNITS.glob("*.service"))

@@ -1,0 +1,145 @@
+"""The settings of a command as a TOML file: what it may hold, what is wrong with one, and one to begin with.
+
+All of it comes from the command's own options, so that it never drifts from them. Knows nothing of what they mean.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import textwrap
+import tomllib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+
+COLUMNS = 100
+
+
+class Fault(NamedTuple):
+    """Something that cannot be used; `line` counts from 1."""
+
+    line: int
+    text: str
+
+
+def config_key(param: click.Option) -> str:
+    """The option's long name, as a TOML key: `--min-trainers` is `min_trainers`."""
+    return max(param.opts, key=len).removeprefix("--").replace("-", "_")
+
+
+def settings_of(command: click.Command) -> dict[str, click.Option]:
+    """The options that a file may set, by key: those that the environment may set as well, but for the file itself."""
+    options = (param for param in command.params if isinstance(param, click.Option) and param.envvar)
+    return {key: option for option in options if (key := config_key(option)) != "config"}
+
+
+def values_of(command: click.Command, text: str) -> tuple[dict[str, str], list[Fault]]:
+    """The values in a file, by the names of the command's parameters, and all that is wrong with it.
+
+    They are text, as in the environment: click takes a number for a path's descriptor, and fails at dates.
+    """
+    try:
+        settings = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        place = re.search(r" \(at (?:line (\d+).*|end of document)\)", str(error))
+        line = int(place[1]) if place and place[1] else max(1, len(text.rstrip().split("\n")))
+        return {}, [Fault(line, f"expected TOML, got {str(error)[: place.start() if place else None]}")]
+    known, values, wrong = settings_of(command), {}, {}
+    for key, value in settings.items():
+        if key not in known:
+            wrong[key] = f"unknown setting {key!r}; {_suggestion(key, list(known))}"
+        elif (complaint := _complaint(command, known[key], value)) is not None:
+            wrong[key] = f"{key}: {complaint}"
+        else:
+            values[str(known[key].name)] = _text(value)
+    lines = _lines(text) if wrong else {}
+    return values, sorted(Fault(lines[key], line) for key, line in wrong.items())
+
+
+def template(command: click.Command, name: str) -> str:
+    """A file for `fedmq NAME` that sets nothing: every setting with its help and its default, as comments."""
+    heading = (
+        f"# What fedmq {name} would take on the command line: the keys are the long options, with underscores. "
+        "A setting counts once the # before it is gone; a word in capitals stands for a value. The command line wins "
+        f"over the environment, the environment over this file. fedmq config check {name} FILE says what is wrong."
+    )
+    blocks = [_wrapped(heading)]
+    for key, option in settings_of(command).items():
+        if not option.hidden:
+            blocks.append(f"{_wrapped('# ' + _help(option))}\n# {key} = {_example(command, option)}")
+    return "\n\n".join(blocks) + "\n"
+
+
+def _suggestion(key: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(key.lower().replace("-", "_"), known, 1)
+    return f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(known))}"
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _complaint(command: click.Command, option: click.Option, value: Any) -> str | None:
+    """What is wrong with a value for `option`, or None."""
+    text = _text(value)
+    if isinstance(value, dict | list) or "\0" in text:
+        return f"expected one value, got {text!r:.80}; write {config_key(option)} = VALUE"
+    if _is_text(option) and not isinstance(value, str):
+        return f"expected text in quotes, got {text}; write {config_key(option)} = {json.dumps(text)}"
+    with click.Context(command, resilient_parsing=False) as context:
+        try:
+            option.type_cast_value(context, text)
+            if option.callback is not None and option.expose_value:  # the others do something, instead of checking
+                option.callback(context, option, text)
+        except click.BadParameter as error:
+            return error.message
+    return None
+
+
+def _is_text(option: click.Option) -> bool:
+    return isinstance(option.type, click.types.StringParamType | click.Path | click.Choice)
+
+
+def _lines(text: str) -> dict[str, int]:
+    """The line on which each key of a TOML document stands: that where the shortest beginning that has it went on."""
+    found: dict[str, int] = {}
+    lines, start = text.split("\n"), 0
+    for number, line in enumerate(lines, start=1):
+        if not start and (not line.strip() or line.lstrip().startswith("#")):
+            continue
+        start = start or number
+        try:
+            keys = tomllib.loads("\n".join(lines[:number])).keys()
+        except tomllib.TOMLDecodeError:
+            continue  # a value over several lines
+        found |= dict.fromkeys(keys - found.keys(), start)
+        start = 0
+    return found
+
+
+def _help(option: click.Option) -> str:
+    """What the option is for, and its default where the value below cannot show it."""
+    text = option.help or ""
+    if isinstance(option.show_default, str):
+        text += f" [default: {option.show_default}]"
+    return text + " [required]" * option.required
+
+
+def _example(command: click.Command, option: click.Option) -> str:
+    """The default, as TOML; without one, what a value looks like."""
+    if option.is_flag:
+        return "false"
+    default = option.get_default(click.Context(command), call=False)
+    if isinstance(default, str | Path):
+        return json.dumps(str(default))
+    if isinstance(default, int | float):
+        return str(default)
+    word = option.make_metavar(click.Context(command)).strip("[]")
+    return json.dumps(word) if _is_text(option) else word
+
+
+def _wrapped(text: str) -> str:
+    return "\n".join(textwrap.wrap(text, COLUMNS, subsequent_indent="# ", break_on_hyphens=False))
