@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 STATE = "/var/lib/private/fedmq"
+KEYS = f"{STATE}/keys"  # of the broker and the aggregator
+CREDENTIALS = "/etc/credstore"  # from which systemd hands each trainer its own key
 UNIT_PROPERTIES = "Id,ActiveState,UnitFileState,NRestarts,StatusText,Result"
 LINES_MAX = 4096
 
@@ -25,11 +27,11 @@ echo "clock $(date +%s.%N)"
 awk '$4 == "0A" {{ split($2, at, ":"); print "port " at[2] }}' /proc/net/tcp /proc/net/tcp6 2> /dev/null | sort -u
 command -v dpkg-query > /dev/null && dpkg-query -W -f 'package ${{db:Status-Status}} ${{Version}}\n' fedmq 2> /dev/null
 sha256sum /etc/fedmq/*.toml 2> /dev/null | sed 's/^/file /'
-for keys in {STATE}/*/keys; do
-    [ -f "$keys/federation.json" ] || continue
-    id=$(sed -n 's/^ *"id": *"\(.*\)",*$/\1/p' "$keys/federation.json")
-    part=${{keys%/keys}}; part=${{part##*/}}
-    [ ! -f "$keys/${{part%%-*}}.key" ] || echo "member $part $id"
+federation() {{ sed -n 's/^ *"id": *"\(.*\)",*$/\1/p' "$1"; }}
+[ ! -f {KEYS}/broker.key ] || echo "federation $(federation {KEYS}/federation.json)"
+[ ! -f {CREDENTIALS}/fedmq-federation.json ] || echo "joined $(federation {CREDENTIALS}/fedmq-federation.json)"
+for key in {CREDENTIALS}/fedmq-trainer-*.key; do
+    [ ! -f "$key" ] || {{ name=${{key#{CREDENTIALS}/fedmq-trainer-}}; echo "trainer ${{name%.key}}"; }}
 done
 [ ! -f {STATE}/aggregator/report.json ] || echo "finished"
 [ ! -d /run/systemd/system ] || systemctl show --property={UNIT_PROPERTIES} 'fedmq-*.service' | sed 's/^/unit /'
@@ -60,7 +62,9 @@ class Facts:
     ports: frozenset[int] = frozenset()  # on which somebody listens
     version: str | None = None  # of the package, if it is installed whole
     files: dict[str, str] = field(default_factory=dict)  # SHA-256 of the settings, by path
-    members: dict[str, str] = field(default_factory=dict)  # the federation's id, by part: broker, trainer-south-1
+    federation: str | None = None  # the id of the one whose broker's key is there
+    joined: str | None = None  # the id of the one that its trainers belong to
+    trainers: frozenset[str] = frozenset()  # whose keys are there
     finished: bool = False  # the aggregator's run is over
     units: dict[str, Unit] = field(default_factory=dict)
 
@@ -74,7 +78,7 @@ def read_facts(text: str) -> Facts:
     one: dict[str, str] = {}
     ports: set[int] = set()
     files: dict[str, str] = {}
-    members: dict[str, str] = {}
+    trainers: set[str] = set()
     unit_lines: list[str] = []
     for line in text.splitlines()[:LINES_MAX]:
         word, _, rest = line.partition(" ")
@@ -83,8 +87,8 @@ def read_facts(text: str) -> Facts:
             ports.add(int(rest, 16) if _is_hexadecimal(rest) else 0)
         elif word == "file":
             files[second.strip()] = first
-        elif word == "member":
-            members[first] = second
+        elif word == "trainer":
+            trainers.add(rest)
         elif word == "unit":
             unit_lines.append(rest)
         else:
@@ -100,7 +104,9 @@ def read_facts(text: str) -> Facts:
         ports=frozenset(ports),
         version=version if status == "installed" else None,
         files=files,
-        members=members,
+        federation=one.get("federation"),
+        joined=one.get("joined"),
+        trainers=frozenset(trainers),
         finished="finished" in one,
         units=_units(unit_lines),
     )

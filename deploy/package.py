@@ -28,6 +28,7 @@ class Package(NamedTuple):
     python_min: tuple[int, int]
     python_below: tuple[int, int]
     installed_kb: int
+    size_kb: int
 
 
 def read_package(path: Path) -> Package:
@@ -49,6 +50,7 @@ def read_package(path: Path) -> Package:
             (least[0], least[1]),
             (below[0], below[1]),
             int(fields["Installed-Size"]),
+            path.stat().st_size >> 10,
         )
     except (OSError, ValueError, KeyError, tarfile.TarError) as error:
         raise BadConfiguration(f"{path}: expected a Debian package of fedmq, got none ({error}); {BUILD}") from error

@@ -10,7 +10,7 @@ import hashlib
 from dataclasses import dataclass
 from shlex import quote
 
-from deploy.facts import STATE, Facts
+from deploy.facts import CREDENTIALS, Facts
 from deploy.inventory import BrokerHost, Instance, Setting, settings_text
 from deploy.package import Package
 from fedmq.address import PORTS
@@ -20,6 +20,7 @@ SKEW_S_MAX = 30.0  # tokens expire by the clock, and logs of several hosts are r
 SPARE_KB = 64 << 10  # beside the package and what it unpacks to, for state and logs
 ETC = "/etc/fedmq"
 FEDMQ = "/opt/fedmq/bin/fedmq"
+KEYS_SEEN = "/var/lib/fedmq/keys"  # as the units see it
 WRITTEN = "# Written by fedmq deploy; the next deploy writes it again.\n"
 BROKER, AGGREGATOR = "fedmq-broker.service", "fedmq-aggregator.service"
 
@@ -64,6 +65,11 @@ AnyStep = Step | Install | Enrol
 def trainer_unit(name: str) -> str:
     """The unit of a trainer."""
     return f"fedmq-trainer@{name}.service"
+
+
+def short(unit: str) -> str:
+    """A unit's name for people: broker, trainer@north."""
+    return unit.removeprefix("fedmq-").removesuffix(".service")
 
 
 def problems(facts: Facts, package: Package, now: float) -> list[str]:
@@ -114,59 +120,63 @@ def install_script() -> str:
         "folder=$(mktemp -d /var/tmp/fedmq-XXXXXX); trap 'rm -rf \"$folder\"' EXIT\n"
         'cat > "$folder/fedmq.deb"\n'
         'dpkg --force-confdef --force-confold --install "$folder/fedmq.deb" > "$folder/log" 2>&1 ||\n'
-        "    apt-get -qq -y --no-install-recommends --fix-broken install >> \"$folder/log\" 2>&1 ||\n"
+        '    apt-get -qq -y --no-install-recommends --fix-broken install >> "$folder/log" 2>&1 ||\n'
         '    { tail -n 3 "$folder/log" >&2; exit 1; }\n'
-        "dpkg-query -W -f '${db:Status-Status}' fedmq | grep -qx installed || { tail -n 3 \"$folder/log\" >&2; exit 1; }"
+        "dpkg-query -W -f '${db:Status-Status}' fedmq | grep -qx installed ||\n"
+        '    { tail -n 3 "$folder/log" >&2; exit 1; }'
     )
 
 
 def broker(facts: Facts, wanted: BrokerHost) -> list[AnyStep]:
     """The federation's keys, the settings and the unit of a broker."""
-    keys = keys_folder("broker")
     steps: list[AnyStep] = []
-    if "broker" not in facts.members:
-        init = as_user("broker", f"{FEDMQ} keys init --keys {keys} --broker {quote(wanted.url)}")
-        steps.append(Step("make the federation's keys", init))
-    settings: dict[str, Setting] = {"bind": "0.0.0.0", "port": wanted.port, "keys": keys}  # noqa: S104 with keys
+    if facts.federation is None:
+        steps.append(Step("make the federation's keys", keys_command("init", "--broker", wanted.url)))
+    settings: dict[str, Setting] = {"bind": "0.0.0.0", "port": wanted.port, "keys": KEYS_SEEN}  # noqa: S104 with keys
     return [*steps, *_run(facts, BROKER, "broker.toml", settings)]
 
 
 def aggregator(facts: Facts, wanted: dict[str, Setting], port: int) -> list[AnyStep]:
-    """The keys, the settings and the unit of an aggregator beside the broker; none for a run that is over."""
-    steps: list[AnyStep] = []
-    if "aggregator" not in facts.members:
-        steps.append(Step("hand over the aggregator's key", hand_over_aggregator_key()))
-    settings = {"broker": f"tcp://127.0.0.1:{port}", **wanted, "keys": keys_folder("aggregator")}
-    return [*steps, *_run(facts, AGGREGATOR, "aggregator.toml", settings, over=facts.finished)]
+    """The settings and the unit of an aggregator beside the broker; nothing for a run that is over."""
+    settings = {"broker": f"tcp://127.0.0.1:{port}", **wanted, "keys": KEYS_SEEN}
+    return _run(facts, AGGREGATOR, "aggregator.toml", settings, over=facts.finished)
 
 
 def trainers(facts: Facts, wanted: list[Instance], federation: str) -> list[AnyStep]:
-    """The keys, the settings and the units of the trainers of one host."""
+    """The keys, the settings and the units of the trainers of one host; what is there and not wanted is stopped."""
     steps: list[AnyStep] = []
     for one in wanted:
-        if facts.members.get(f"trainer-{one.name}") != federation:
+        if facts.joined != federation or one.name not in facts.trainers:
             steps.append(Enrol(one.name))
-        settings: dict[str, Setting] = {"data": one.data, "keys": keys_folder(f"trainer-{one.name}")}
-        steps += _run(facts, trainer_unit(one.name), f"trainer-{one.name}.toml", settings)
-    return steps
+        steps += _run(facts, trainer_unit(one.name), f"trainer-{one.name}.toml", {"data": one.data})
+    units = {trainer_unit(one.name) for one in wanted}
+    return [*_stop([name for name in _busy(facts) if name.startswith("fedmq-trainer@") and name not in units]), *steps]
 
 
-def trainer_problems(facts: Facts, wanted: list[Instance], federation: str) -> list[str]:
-    """Why these trainers can not run there."""
-    others = [one.name for one in wanted if facts.members.get(f"trainer-{one.name}", federation) != federation]
-    return [
-        f"expected no key of {name}, or one of this federation, got another federation's; fedmq deploy remove first"
-        for name in others[:1]
-    ]
+def trainer_problems(facts: Facts, federation: str) -> list[str]:
+    """Why trainers of this federation can not run there."""
+    if facts.joined in (None, federation):
+        return []
+    return ["expected a host of this federation, got one with another's keys; fedmq deploy remove it first"]
 
 
 def stop(facts: Facts) -> list[AnyStep]:
     """Stops whatever of fedmq runs there, for now and at the next boot."""
-    running = [name for name, unit in facts.units.items() if unit.enabled or unit.active not in ("inactive", "failed")]
-    if not running:
+    return _stop(_busy(facts))
+
+
+def _busy(facts: Facts) -> list[str]:
+    """The units that run, or would at the next boot."""
+    still = ("inactive", "failed")
+    return sorted(name for name, unit in facts.units.items() if unit.enabled or unit.active not in still)
+
+
+def _stop(units: list[str]) -> list[AnyStep]:
+    if not units:
         return []
-    units = " ".join(map(quote, sorted(running)))
-    return [Step(f"stop {len(running)} services", f"systemctl disable --now --quiet {units}")]
+    return [
+        Step(f"stop {', '.join(map(short, units))}", f"systemctl disable --now --quiet {' '.join(map(quote, units))}")
+    ]
 
 
 def remove(facts: Facts) -> list[AnyStep]:
@@ -176,9 +186,7 @@ def remove(facts: Facts) -> list[AnyStep]:
     return [Step("purge", "export DEBIAN_FRONTEND=noninteractive; dpkg --purge fedmq 2>&1 > /dev/null")]
 
 
-def _run(
-    facts: Facts, unit: str, file: str, settings: dict[str, Setting], *, over: bool = False
-) -> list[AnyStep]:
+def _run(facts: Facts, unit: str, file: str, settings: dict[str, Setting], *, over: bool = False) -> list[AnyStep]:
     """The settings of a unit, and the unit: started, or started again when the settings are new."""
     path, text = f"{ETC}/{file}", (WRITTEN + settings_text(settings)).encode()
     stands, same = facts.unit(unit), facts.files.get(path) == hashlib.sha256(text).hexdigest()
@@ -192,41 +200,28 @@ def _run(
         f"systemctl restart {quote(unit)} || {{ journalctl --unit {quote(unit)} --lines 3 --output cat --no-pager >&2; "
         "exit 1; }"
     )
-    return [Step(f"{verb} {unit.removeprefix('fedmq-').removesuffix('.service')}", script, text)]
+    return [Step(f"{verb} {short(unit)}", script, text)]
 
 
-def keys_folder(part: str) -> str:
-    """Where the keys of the broker, the aggregator or a trainer are, as its unit sees it."""
-    return f"/var/lib/fedmq/{part}/keys"
-
-
-def as_user(part: str, command: str) -> str:
-    """Runs a command as the user of a unit, on that unit's state, with the standard input and output of the script."""
-    properties = f"-p DynamicUser=yes -p User=fedmq-{part} -p StateDirectory=fedmq/{part} -p StateDirectoryMode=0700"
+def keys_command(*words: str) -> str:
+    """Runs `fedmq keys WORDS` as the user of the broker and the aggregator, on their folder of keys."""
+    properties = "-p DynamicUser=yes -p User=fedmq -p StateDirectory=fedmq/keys -p StateDirectoryMode=0700"
+    command = " ".join(map(quote, [FEDMQ, "keys", *words, "--keys", KEYS_SEEN]))
     return f"exec systemd-run --quiet --pipe --wait --collect -p UMask=0077 {properties} {command}"
 
 
-def hand_over_aggregator_key() -> str:
-    """Moves the aggregator's key from where the federation was made to the aggregator alone, with who is a member."""
-    broker_keys, own = f"{STATE}/broker/keys", f"{STATE}/aggregator"
-    return (
-        f"set -e; umask 077; install -d -m 700 {STATE} {own} {own}/keys\n"
-        f"cp {broker_keys}/federation.json {own}/keys/federation.json\n"
-        f"[ ! -f {broker_keys}/aggregator.key ] || mv {broker_keys}/aggregator.key {own}/keys/aggregator.key\n"
-        f"test -f {own}/keys/aggregator.key\n" + copy_members()
-    )
+def join_script(name: str, connect_timeout_s: float) -> str:
+    """Makes a trainer's key, asks with the token on the standard input, and hands the key to the trainer's unit.
 
-
-def copy_members() -> str:
-    """Makes the aggregator's list of members that of the broker: a member of both, or of neither."""
-    source, own = f"{STATE}/broker/keys/members", f"{STATE}/aggregator"
-    target = f"{own}/keys/members"
+    It can be interrupted: the folder keeps what was made until it is accepted.
+    """
+    folder = f"{ETC}/joining-{name}"
     return (
-        f"set -e; umask 077; [ -d {own}/keys ] || exit 0; install -d -m 700 {target}\n"
-        f'for file in {source}/*.json; do [ ! -f "$file" ] || [ -f "{target}/${{file##*/}}" ] || '
-        f'{{ cp "$file" "{target}/.new"; mv "{target}/.new" "{target}/${{file##*/}}"; }}; done\n'
-        f'for file in {target}/*.json; do [ -f "{source}/${{file##*/}}" ] || rm -f "$file"; done\n'
-        f"chown -R --reference={own} {own}/keys\n"
+        f"set -e; umask 077; install -d -m 700 {folder} {CREDENTIALS}\n"
+        f"{FEDMQ} trainer join - --name {name} --keys {folder} --connect-timeout {connect_timeout_s:g}\n"
+        f"mv {folder}/trainer.key {CREDENTIALS}/fedmq-trainer-{name}.key\n"
+        f"mv {folder}/federation.json {CREDENTIALS}/fedmq-federation.json\n"
+        f"rm -rf {folder}\n"
     )
 
 

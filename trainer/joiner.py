@@ -56,6 +56,11 @@ class Joiner:
         times = (self._ask_at, self._reach.wake_at)
         return min((time for time in times if time is not None), default=self._clock.now() + AGAIN_S)
 
+    @property
+    def status(self) -> str:
+        """See `loop.Service`."""
+        return "waits to be let in"
+
     def stop(self) -> None:
         """See `loop.Service`."""
         self.done = self.interrupted = True

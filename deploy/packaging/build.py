@@ -82,6 +82,7 @@ def put_files(tree: Path) -> None:
         put(UNITS / name, tree / "etc/fedmq" / name)
     put(UNITS / "trainer.toml", tree / "usr/share/doc/fedmq/examples/trainer.toml")
     put(ROOT / "LICENSE", tree / "usr/share/doc/fedmq/copyright")
+    (tree / "etc/credstore").mkdir(mode=0o700)  # for trainers' keys; systemd hands them out
     command = tree / "usr/bin/fedmq"
     command.parent.mkdir(parents=True)
     command.symlink_to(f"/{PREFIX}/bin/fedmq")

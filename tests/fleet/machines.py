@@ -204,7 +204,7 @@ class Machine:
 
     def _is_up(self) -> bool:
         states = self.run("systemctl", "is-system-running", check=False).strip()
-        return states in ("running", "degraded") and "active" == self.show("ssh.service", "ActiveState")
+        return states in ("running", "degraded") and self.show("ssh.service", "ActiveState") == "active"
 
     def console(self) -> str:
         """What it has said while it booted."""
@@ -263,7 +263,7 @@ def cgroup_trees() -> list[Path]:
     own = {}
     for line in Path("/proc/self/cgroup").read_text().splitlines():
         _, kinds, path = line.split(":", 2)
-        own.update({kind: path for kind in kinds.split(",")})
+        own.update(dict.fromkeys(kinds.split(","), path))
     # The memory of a group counts as its parent's, so the machines' memory stays below whatever limits ours.
     memory = CGROUPS / "memory" / own.get("memory", "/").lstrip("/")
     return [CGROUPS / "unified", CGROUPS / "systemd", CGROUPS / "pids", memory]
