@@ -88,10 +88,13 @@ class Enrolment:
         """The request of who is the first to use a token."""
         if why := self._impossible(ticket, public):
             return Standing(state="refused", detail=why)
-        if not self._is_in(REQUESTS, public):
+        asks_again = any(self._is_in(kind, public) for kind in (REQUESTS, MEMBERS))
+        if not asks_again:
             write_public(self._folder, REQUESTS, public)
         # After the request: in between, the same key asks again, and is bound then.
         write_ticket(self._folder, key, Ticket(ticket.expires, ticket.name, public.fingerprint))
+        if asks_again:
+            return self._place(public)
         log.warning(
             "%s %s asks to be let in until %s; if its own screen shows this fingerprint: fedmq keys accept %s",
             public.role,

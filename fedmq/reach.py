@@ -25,7 +25,8 @@ class Reach:
         self._address, self._timeout_s = address, timeout_s
         self._give_up_at = None if timeout_s is None else now + timeout_s
         self._notice_at: float | None = now + NOTICE_S
-        self._missed = False  # somebody was told that the broker is away
+        self._missed = False  # somebody was told that the broker is away,
+        self._shut_out = False  # or that it does not let us in
         self._reached = False  # once at least
         self.there = False  # now
 
@@ -40,7 +41,7 @@ class Reach:
         self._reached = self.there = True
         if self._missed:
             log.warning("the broker at %s is there", self._address)
-        self._missed = False
+        self._missed = self._shut_out = False
 
     def down(self) -> None:
         """The broker is gone."""
@@ -61,9 +62,9 @@ class Reach:
                 f"the broker at {self._address} does not let us in: expected --keys DIR with a key that its federation "
                 "has accepted (fedmq trainer join TOKEN, fedmq keys accept FINGERPRINT)"
             )
-        if not self._missed:
+        if not self._shut_out:  # that its connection has ended was said before
             log.warning("the broker at %s does not let us in any more; trying again until it does", self._address)
-        self._missed = True
+        self._missed = self._shut_out = True
 
     def check(self, now: float) -> None:
         """Say, once, that the broker is not there.

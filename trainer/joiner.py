@@ -76,7 +76,7 @@ class Joiner:
                 self._reach.up()
             elif isinstance(news, LinkRefused):
                 self._end(None)
-            else:
+            elif self._ask_at is not None:  # else it is about a connection that never was let in
                 self._ask_at = None
                 self._reach.down()
         if self.done:

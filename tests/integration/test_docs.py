@@ -29,8 +29,16 @@ PAGE_S = 45.0
 BLOCK = re.compile(r"^```(?:sh|console)\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
 # What is there already when a test runs a page; what the verbs of the Makefile do is tested by doing it.
 BEFORE = re.compile(r"(git clone|make|cd|source \S*activate)\b")
-NAMED = ("how-to/by-hand", "how-to/keep-a-run-alive", "how-to/your-own-task", "how-to/your-own-data", "tutorial")
+NAMED = (
+    "how-to/by-hand",
+    "how-to/enrol-a-trainer",
+    "how-to/keep-a-run-alive",
+    "how-to/your-own-task",
+    "how-to/your-own-data",
+    "tutorial",
+)
 PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in NAMED)]
+FIRST_MACHINE = "tcp://192.0.2.1:5550"  # on the pages, where the broker of a federation with keys is
 LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)")
 
 INTRODUCTION = """\
@@ -56,6 +64,7 @@ deadline_s = 30
 | 1 | the target is not reached, or the aggregator was stopped before the end |
 | 2 | usage: an option that does not exist, or a value out of bounds |
 | 69 | no broker answered within `--connect-timeout`; for `runs pause`, `resume` and `stop`: the run did not |
+| 77 | the broker does not let this key in; for `trainer join`: it is rejected, or the token is not good any more |
 | 78 | bad configuration, rows that cannot be used, a store that is damaged or cannot be written |
 
 An error is one line on stderr: what was expected, what came, what to do. `--debug` shows a traceback as well.
@@ -79,6 +88,7 @@ def test_the_commands_of_a_page_work_in_order(page: Path, tmp_path: Path) -> Non
     assert "\nfedmq " in script, "the page shows no command of fedmq"
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     port = free_port()
+    script = script.replace(FIRST_MACHINE, f"tcp://127.0.0.1:{port}")
     environment = clean_environment(
         PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         FEDMQ_PORT=str(port),
@@ -129,8 +139,9 @@ def reference() -> str:
 
 def commands_below(path: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
     """All commands that do something, with their full names, in the order of the overview."""
-    if not isinstance(command, click.Group):
+    if not isinstance(command, click.Group) or command.invoke_without_command:
         yield path, command
+    if not isinstance(command, click.Group):
         return
     context = click.Context(command)
     for name in command.list_commands(context):

@@ -218,4 +218,32 @@ MUTATIONS = (
         "if False:",
         ("tests/unit/test_wire.py",),
     ),
+    Mutation(
+        "a used token lets a second one in",
+        "broker/enrolment.py",
+        "if ticket.used_by is None:",
+        "if ticket.used_by != request.public.fingerprint:",
+        ("tests/unit/test_enrolment_rules.py",),
+    ),
+    Mutation(
+        "a request to be let in is not signed",
+        "broker/enrolment.py",
+        'self._check(request.is_signed_by(request.public, 0), "signed by its own key")',
+        "pass",
+        ("tests/unit/test_enrolment_rules.py",),
+    ),
+    Mutation(
+        "a key is replaced without the word of the old one",
+        "broker/enrolment.py",
+        'self._check(request.is_signed_by(member, 1), "signed by the key that it is to replace")',
+        "pass",
+        ("tests/unit/test_enrolment_rules.py",),
+    ),
+    Mutation(
+        "an expired token is let in",
+        "broker/gate.py",
+        "if expires is None or expires <= self._clock.wall()",
+        "if expires is None",
+        ("tests/unit/test_enrolment_rules.py",),
+    ),
 )

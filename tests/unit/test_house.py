@@ -121,13 +121,17 @@ def fedmq_commands() -> list[list[str]]:
 def complaints_about(words: list[str]) -> Iterator[str]:
     """What is wrong with `fedmq WORDS...`: a subcommand or a long option that does not exist."""
     command: click.Command = fedmq
-    options = long_options_of(command)
+    options, values = long_options_of(command), 0
     for word in words:
         if word == "--":
             return
-        if word.startswith("--"):
+        if values:
+            values -= 1
+        elif word.startswith("--"):
             if word.partition("=")[0] not in options:
                 yield f"fedmq {' '.join(words)}: {command.name} has no option {word}"
+            elif "=" not in word:
+                values = options[word]
         elif isinstance(command, click.Group) and not word.startswith("-"):
             inner = command.get_command(click.Context(command), word)
             if inner is None:
@@ -136,13 +140,14 @@ def complaints_about(words: list[str]) -> Iterator[str]:
             command, options = inner, long_options_of(inner)
 
 
-def long_options_of(command: click.Command) -> set[str]:
-    flags = (
-        flag
+def long_options_of(command: click.Command) -> dict[str, int]:
+    """How many words follow each as its value."""
+    return {
+        flag: 0 if getattr(parameter, "is_flag", False) else parameter.nargs
         for parameter in command.get_params(click.Context(command))
         for flag in (*parameter.opts, *parameter.secondary_opts)
-    )
-    return {flag for flag in flags if flag.startswith("--")}
+        if flag.startswith("--")
+    }
 
 
 @pytest.mark.parametrize("module", MODULES, ids=str)

@@ -11,8 +11,10 @@ import msgspec
 import pytest
 
 from broker import routing
-from fedmq import address, messages, topics, wire
+from fedmq import address, enrolment, messages, token, topics, wire
+from fedmq.enrolment import Join, Standing
 from fedmq.errors import RejectReason
+from fedmq.keys import Public
 from fedmq.messages import (
     PROTOCOL_VERSION,
     ArrayInfo,
@@ -28,8 +30,8 @@ from fedmq.tasks import Search, Task
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "protocol.md").read_text(encoding="utf-8")
-STRUCTS: list[Any] = [*get_args(Message)]
-NESTED: list[Any] = [ArrayInfo, Evolve, Train, EvolutionLearner, GradientLearner, Task, Search, MLP, Linear]
+STRUCTS: list[Any] = [*get_args(Message), Join, Standing]
+NESTED: list[Any] = [ArrayInfo, Evolve, Train, EvolutionLearner, GradientLearner, Task, Search, MLP, Linear, Public]
 
 
 def section(heading: str) -> str:
@@ -86,6 +88,8 @@ def test_each_limit_of_the_wire_is_on_the_page() -> None:
     wanted = (
         constants_of(wire, "_MAX")
         | constants_of(messages, "_MAX")
+        | constants_of(enrolment, "_MAX")
+        | constants_of(token, "_MAX")
         | constants_of(endpoint, "_MS")
         | constants_of(routing, "_MAX")
     )

@@ -301,6 +301,13 @@ def test_a_key_is_not_replaced_again_at_once(scene: Scene) -> None:
     assert scene.state(new.public.transport, newer, new) == "accepted"
 
 
+def test_a_member_that_is_given_a_token_is_let_in_already(scene: Scene) -> None:
+    alice = scene.member()
+
+    assert scene.state(scene.token(), alice) == "accepted"
+    assert scene.requests() == []
+
+
 def test_a_disk_that_is_full_only_makes_who_asks_wait(scene: Scene, alice: Identity) -> None:
     key, requests = scene.token(), scene.folder / "requests"
     requests.rmdir()

@@ -1,0 +1,95 @@
+"""A federation with keys as real processes: made, running, and joined by the commands that a person types.
+
+Knows nothing of what a test looks for.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
+
+from services import Services, run_fedmq, until
+
+ENDLESS = """
+from fedmq import Linear, Task
+task = Task(name="endless", model=Linear(2), loss="squared-error", metric="loss", target=0.0, rounds=1000000)
+"""
+
+
+class Federation(Services):
+    """Services around a federation whose keys are in `folder/keys`; each trainer's are in a folder of its name."""
+
+    def __init__(self, folder: Path, host: str = "127.0.0.1") -> None:
+        super().__init__(folder)
+        self.address = f"tcp://{host}:{self.port}"
+
+    def fedmq(self, *arguments: str, **more: str) -> CompletedProcess[str]:
+        """Run `fedmq ARGUMENTS` to its end."""
+        return run_fedmq(*arguments, cwd=self.folder, **more)
+
+    def make(self) -> None:
+        """Make the keys, and start the broker."""
+        done = self.fedmq("keys", "init", "--broker", self.address)
+        assert done.returncode == 0, done.stderr
+        self.start_broker()
+
+    def start_broker(self) -> None:
+        """Start the broker and wait until it listens."""
+        before = self.out("broker").count("broker on")
+        self.start("broker", "broker", "--keys", "keys", "--log-level", "debug")
+        until(lambda: self.out("broker").count("broker on") > before, "the broker to listen")
+
+    def token(self, *arguments: str) -> str:
+        done = self.fedmq("keys", "token", *arguments)
+        assert done.returncode == 0, done.stderr
+        (line,) = done.stdout.splitlines()
+        return line
+
+    def start_join(self, name: str, token: str) -> None:
+        """Start to join, and wait until there is a request to be accepted."""
+        before = self.out(f"join-{name}").count("waiting until")
+        self.start(f"join-{name}", "trainer", "join", token, "--name", name, "--keys", name, "--log-level", "debug")
+        until(lambda: self.out(f"join-{name}").count("waiting until") > before, f"{name} to wait")
+
+    def join(self, name: str) -> None:
+        """Let in a trainer."""
+        self.start_join(name, self.token())
+        assert self.fedmq("keys", "accept", name).returncode == 0
+        assert self.wait(f"join-{name}") == 0, self.err(f"join-{name}")
+
+    def fingerprint(self, name: str) -> str:
+        """What the screen of who joins shows."""
+        shown = {line.rpartition(" ")[2] for line in self.out(f"join-{name}").splitlines() if "fingerprint " in line}
+        (found,) = (one for one in shown if one.count("-") == 3)
+        return found
+
+    def roll(self) -> dict[str, list[dict[str, Any]]]:
+        known: dict[str, list[dict[str, Any]]] = json.loads(self.fedmq("keys", "ls", "--json").stdout)
+        return known
+
+    def names(self, kind: str) -> list[str]:
+        return [one["name"] for one in self.roll()[kind]]
+
+    def make_older(self, name: str) -> None:
+        """The member's key has been there for a minute."""
+        (path,) = (one for one in (self.folder / "keys" / "members").iterdir() if f'"{name}"' in one.read_text())
+        os.utime(path, (path.stat().st_atime, path.stat().st_mtime - 60))
+
+    def start_endless(self, *names: str) -> Path:
+        """A run without an end; the folder of it."""
+        (self.folder / "endless.py").write_text(ENDLESS)
+        arguments = ["--keys", "keys", "--out", "run", "--task", "endless.py", "--min-trainers", str(len(names))]
+        self.start("aggregator", "aggregator", *arguments)
+        for name in names:
+            self.start(name, "trainer", "--keys", name, "--data", "linear:bob", "--log-level", "debug")
+        return self.folder / "run"
+
+
+def one_line(done: CompletedProcess[str]) -> str:
+    """The only line that a command has said on stderr."""
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr

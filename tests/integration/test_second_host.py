@@ -1,0 +1,118 @@
+"""From nothing to a trainer on a second host, in five commands: a network namespace is the other machine.
+
+The test needs root and `ip`, to make the namespace and the cable to it; the host's network is left as it was.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from enrolled import Federation
+from services import WAIT_S, clean_environment, report_of, until
+
+ENROLLED_S = 20.0
+
+
+class Cable(NamedTuple):
+    """A pair of interfaces, one of them in a namespace of its own."""
+
+    namespace: str
+    here: str
+    there: str
+
+
+def missing() -> str | None:
+    """What is not there to make a second host of, in one line."""
+    if shutil.which("ip") is None:
+        return "a second host is a network namespace, but `ip` is not on PATH: install Debian's package iproute2"
+    if os.geteuid() != 0:
+        return "a second host is a network namespace, but only root can make one: run the tests as root"
+    return None
+
+
+def ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True, capture_output=True, timeout=WAIT_S)
+
+
+@contextmanager
+def second_host() -> Iterator[Cable]:
+    number = os.getpid() % 65536
+    namespace, ours, theirs = f"fedmq-{number}", f"fmq{number}a", f"fmq{number}b"
+    here, there = (f"10.{213 + number % 7}.{number // 256}.{number % 64 * 4 + host}" for host in (1, 2))
+    ip("netns", "add", namespace)
+    try:
+        ip("link", "add", ours, "type", "veth", "peer", "name", theirs)
+        ip("link", "set", theirs, "netns", namespace)
+        ip("addr", "add", f"{here}/30", "dev", ours)
+        ip("link", "set", ours, "up")
+        ip("-n", namespace, "addr", "add", f"{there}/30", "dev", theirs)
+        ip("-n", namespace, "link", "set", theirs, "up")
+        ip("-n", namespace, "link", "set", "lo", "up")
+        yield Cable(namespace, here, there)
+    finally:
+        with suppress(subprocess.CalledProcessError):  # it was not made
+            ip("link", "del", ours)
+        ip("netns", "del", namespace)
+
+
+@pytest.fixture
+def cable() -> Iterator[Cable]:
+    """A second host; without what it is made of a test is skipped, but never on CI."""
+    line = missing()
+    if line is not None:
+        if os.environ.get("CI") == "true":
+            pytest.fail(line, pytrace=False)
+        pytest.skip(line)
+    with second_host() as made:
+        yield made
+
+
+def there(cable: Cable, folder: Path, name: str, *arguments: str) -> subprocess.Popen[bytes]:
+    """Start `fedmq ARGUMENTS` on the second host; its output is in files of the folder there."""
+    with (folder / f"{name}.out").open("wb") as out, (folder / f"{name}.err").open("wb") as err:
+        return subprocess.Popen(
+            ["ip", "netns", "exec", cable.namespace, sys.executable, "-m", "fedmq", *arguments],
+            cwd=folder,
+            env=clean_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=err,
+        )
+
+
+def test_a_trainer_on_a_second_host_is_accepted_in_five_commands_and_trains(cable: Cable, tmp_path: Path) -> None:
+    second = tmp_path / "second"
+    second.mkdir()
+    with Federation(tmp_path, cable.here) as first:
+        began = time.monotonic()
+        assert first.fedmq("keys", "init", "--broker", first.address).returncode == 0  # the first command
+        first.start_broker()  # the second
+        token = first.token()  # the third
+        joining = there(cable, second, "join", "trainer", "join", token, "--name", "alice")  # the fourth, there
+        first.running["join"] = joining
+        until(lambda: "keys accept" in (second / "join.out").read_text(), "the fingerprint on the second host's screen")
+        shown = (second / "join.out").read_text().splitlines()[0].rpartition(" ")[2]
+        accepted = first.fedmq("keys", "accept", shown)  # the fifth
+        assert accepted.returncode == 0, accepted.stderr
+        assert joining.wait(WAIT_S) == 0, (second / "join.err").read_text()
+        took = time.monotonic() - began
+        print(f"five commands: {took:.1f} s")
+
+        trainer = there(cable, second, "trainer", "trainer", "--keys", "keys", "--data", "xor:1/2")
+        first.running["trainer"] = trainer
+        run = ["aggregator", "--keys", "keys", "--task", "xor", "--min-trainers", "1", "--out", "run"]
+        done = first.fedmq(*run)
+
+    assert done.returncode == 0, done.stderr
+    assert [(one["name"], one["results"] > 0) for one in report_of(tmp_path / "run")["trainers"]] == [("alice", True)]
+    assert took < ENROLLED_S
+    assert sorted(path.name for path in (second / "keys").iterdir()) == ["federation.json", "trainer.key"]
