@@ -78,6 +78,8 @@ class Trainer:
         if not runs:
             return "no run is published"
         run, view = next(reversed(runs.items()))
+        if not view.round:
+            return f"run {run}, waiting for a round"
         return f"round {view.round} of run {run}, {'its result is under way' if view.held else 'done'}"
 
     def stop(self) -> None:

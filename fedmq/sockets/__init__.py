@@ -6,6 +6,7 @@ socket re-subscribes after a broker's restart only when its thread touches it.
 
 from fedmq.sockets.broker import BrokerSockets
 from fedmq.sockets.edge import AggregatorSockets, JoinSockets, SubscriberSockets, TrainerSockets, TransportKeys
+from fedmq.sockets.endpoint import library
 
 __all__ = [
     "AggregatorSockets",
@@ -14,4 +15,5 @@ __all__ = [
     "SubscriberSockets",
     "TrainerSockets",
     "TransportKeys",
+    "library",
 ]

@@ -115,3 +115,8 @@ def give(socket: zmq.Socket[bytes], frames: Frames) -> bool:
     except zmq.Again:
         return False
     return True
+
+
+def library() -> tuple[str, bool]:
+    """The version of libzmq, and whether it can encrypt."""
+    return zmq.zmq_version(), zmq.has("curve")

@@ -76,13 +76,13 @@ class Services:
         self.address = f"tcp://127.0.0.1:{self.port}"
         self.running: dict[str, subprocess.Popen[bytes]] = {}
 
-    def start(self, name: str, *arguments: str) -> None:
-        """Start `fedmq ARGUMENTS`; a second start under a name adds to its output."""
+    def start(self, name: str, *arguments: str, **more: str) -> None:
+        """Start `fedmq ARGUMENTS`, with `more` in its environment; a second start under a name adds to its output."""
         with (self.folder / f"{name}.out").open("ab") as out, (self.folder / f"{name}.err").open("ab") as err:
             self.running[name] = subprocess.Popen(
                 [sys.executable, "-m", "fedmq", *arguments],
                 cwd=self.folder,
-                env=clean_environment(FEDMQ_BROKER=self.address, FEDMQ_PORT=str(self.port)),
+                env=clean_environment(FEDMQ_BROKER=self.address, FEDMQ_PORT=str(self.port), **more),
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,

@@ -27,12 +27,14 @@ ROOT = Path(__file__).parents[2]
 COMMANDS = ROOT / "docs" / "reference" / "commands.md"
 PAGE_S = 45.0
 BLOCK = re.compile(r"^```(?:sh|console)\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
-# What is there already when a test runs a page; what the verbs of the Makefile do is tested by doing it.
-BEFORE = re.compile(r"(git clone|make|cd|source \S*activate)\b")
+# What is there already when a test runs a page; what the verbs of the Makefile do is tested by doing it, and what
+# changes a machine or asks its systemd belongs to a machine that is there for it.
+BEFORE = re.compile(r"(git clone|make|cd|source \S*activate|sudo|systemctl)\b")
 NAMED = (
     "how-to/by-hand",
     "how-to/enrol-a-trainer",
     "how-to/keep-a-run-alive",
+    "how-to/one-machine",
     "how-to/your-own-task",
     "how-to/your-own-data",
     "tutorial",
@@ -49,7 +51,7 @@ INTRODUCTION = """\
 Every option `--some-option` of the four commands that start something can also be set as `FEDMQ_SOME_OPTION` in the
 environment, or as `some_option = value` in a TOML file that is named with `--config` (the variable `FEDMQ_CONFIG`
 names one, too). The command line wins over the environment, the environment over the file, the file over the default.
-A key that is not an option of the command is an error.
+A key that is not an option of the command is an error. [Files of settings](configuration.md) has all about them.
 
 ```toml
 # aggregator.toml, for: fedmq aggregator --config aggregator.toml
@@ -61,11 +63,11 @@ deadline_s = 30
 | exit code | meaning |
 |---|---|
 | 0 | done; for `demo` and `aggregator`: the target is reached |
-| 1 | the target is not reached, or the aggregator was stopped before the end |
+| 1 | the target is not reached, or the aggregator was stopped before the end; for `doctor`: something is a problem |
 | 2 | usage: an option that does not exist, or a value out of bounds |
 | 69 | no broker answered within `--connect-timeout`; for `runs pause`, `resume` and `stop`: the run did not |
 | 77 | the broker does not let this key in; for `trainer join`: it is rejected, or the token is not good any more |
-| 78 | bad configuration, rows that cannot be used, a store that is damaged or cannot be written |
+| 78 | bad configuration, also a fault in a file of settings, rows that cannot be used, a store that is damaged or cannot be written |
 
 An error is one line on stderr: what was expected, what came, what to do. `--debug` shows a traceback as well.
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from typing import Any
 
 import numpy as np
@@ -124,3 +125,13 @@ def test_the_trainers_work_can_be_stood_in_for() -> None:
     assert federation.aggregator is not None
     state = federation.aggregator.rounds._state
     assert federation.strategy.ask(state).arrays["model"].tolist() == [1.0, 1.0, 1.0]
+
+
+def test_what_a_trainer_logs_of_a_round_names_the_run_the_round_and_itself(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="trainer"):
+        xor().train()
+    rounds = {
+        (one.__dict__["trainer"], one.__dict__["round"]) for one in caplog.records if " took " in one.getMessage()
+    }
+    assert {("alice", 1), ("bob", 1)} <= rounds
+    assert {one.__dict__["run"] for one in caplog.records} == {caplog.records[0].__dict__["run"]}

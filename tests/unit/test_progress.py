@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
+import logging
 
 import pytest
 from rich.console import Console
 
-from aggregator.progress import ROUNDS_SHOWN, LiveProgress, PlainProgress, describe, open_progress
+from aggregator.progress import ROUNDS_SHOWN, LiveProgress, PlainProgress, describe, log_event, open_progress
 from fedmq import events
 from fedmq.tasks import find_task
 
@@ -120,3 +121,32 @@ def test_output_that_is_piped_gets_plain_lines_and_quiet_gets_none(capsys: pytes
         progress(events.TrainerJoined(trainer="bob", samples=2))
         progress.close()
     assert capsys.readouterr().out == "trainer bob joined (2 rows)\n"
+
+
+@pytest.mark.parametrize(
+    ("event", "said", "fields"),
+    [
+        (closed(7), "round   7  75% right", {"run": "one", "round": 7}),
+        (events.TrainerJoined(trainer="bob", samples=2), "trainer bob joined", {"run": "one", "trainer": "bob"}),
+        (
+            events.RunFinished(solved=True, rounds=4, value=1.0),
+            "the run is over after 4 rounds: solved",
+            {"run": "one"},
+        ),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_an_event_is_logged_with_what_it_is_about(
+    event: events.AnyEvent, said: str, fields: dict[str, object], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        log_event(event, "one", XOR)
+    (record,) = caplog.records
+    assert record.getMessage().startswith(said)
+    assert {name: getattr(record, name) for name in ("run", "round", "trainer") if hasattr(record, name)} == fields
+
+
+def test_what_is_not_worth_a_line_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        log_event(events.RoundPublished(round=1, invited=2), "one", XOR)
+    assert caplog.records == []

@@ -1,0 +1,113 @@
+"""Log lines as the journal gets them: fields, priorities, and what happens when it takes none."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fedmq.journal import VALUE_BYTES_MAX, JournalHandler, is_journal
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[socket.socket]:
+    """The socket on which the journal would listen."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
+        end.bind(str(tmp_path / "socket"))
+        end.settimeout(0)
+        yield end
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[logging.Logger]:
+    """A logger that writes there, and nowhere else."""
+    logger, handler = logging.getLogger("fedmq.test"), JournalHandler(tmp_path / "socket")
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+    logger.propagate = False
+    yield logger
+    logger.removeHandler(handler)
+    handler.close()
+
+
+def entry(journal: socket.socket) -> dict[str, str]:
+    """The next datagram, read as systemd reads it."""
+    rest, fields = journal.recv(1 << 20), {}
+    while rest:
+        name, _, rest = rest.partition(b"\n")
+        (size,) = struct.unpack_from("<Q", rest)
+        fields[name.decode()] = rest[8 : 8 + size].decode()
+        assert rest[8 + size : 9 + size] == b"\n"
+        rest = rest[9 + size :]
+    return fields
+
+
+def test_a_line_carries_its_run_its_round_and_its_trainer(journal: socket.socket, log: logging.Logger) -> None:
+    log.info("round %s closed", 3, extra={"run": "xor-1", "round": 3, "trainer": "alice"})
+    assert entry(journal) == {
+        "MESSAGE": "round 3 closed",
+        "PRIORITY": "6",
+        "SYSLOG_IDENTIFIER": "fedmq",
+        "LOGGER": "fedmq.test",
+        "RUN": "xor-1",
+        "ROUND": "3",
+        "TRAINER": "alice",
+    }
+
+
+def test_a_line_about_nothing_in_particular_has_no_such_fields(journal: socket.socket, log: logging.Logger) -> None:
+    log.warning("the broker is gone")
+    assert {"RUN", "ROUND", "TRAINER"}.isdisjoint(entry(journal))
+
+
+@pytest.mark.parametrize(
+    ("level", "priority"),
+    [("DEBUG", "7"), ("INFO", "6"), ("WARNING", "4"), ("ERROR", "3"), ("CRITICAL", "2")],
+)
+def test_a_level_is_a_priority_of_syslog(
+    level: str, priority: str, journal: socket.socket, log: logging.Logger
+) -> None:
+    log.log(logging.getLevelName(level), "x")
+    assert entry(journal)["PRIORITY"] == priority
+
+
+def test_a_line_break_begins_no_other_field(journal: socket.socket, log: logging.Logger) -> None:
+    log.info("one\nPRIORITY=0\n", extra={"run": "a\nROUND=1"})
+    fields = entry(journal)
+    assert (fields["MESSAGE"], fields["RUN"]) == ("one\nPRIORITY=0\n", "a\nROUND=1")
+    assert "ROUND" not in fields
+
+
+def test_an_exception_is_told_with_its_trace(journal: socket.socket, log: logging.Logger) -> None:
+    try:
+        raise ValueError("no")
+    except ValueError:
+        log.exception("it failed")
+    assert entry(journal)["MESSAGE"].startswith("it failed\nTraceback")
+
+
+def test_a_long_line_is_cut_to_fit(journal: socket.socket, log: logging.Logger) -> None:
+    log.info("x" * (VALUE_BYTES_MAX + 1))
+    assert len(entry(journal)["MESSAGE"]) == VALUE_BYTES_MAX
+
+
+def test_a_line_that_the_journal_does_not_take_goes_to_stderr(
+    tmp_path: Path, log: logging.Logger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log.info("nobody listens")
+    assert capsys.readouterr().err == "nobody listens\n"
+
+
+def test_a_stream_is_the_journal_when_the_environment_names_it(tmp_path: Path) -> None:
+    with (tmp_path / "file").open("w") as file:
+        status = os.fstat(file.fileno())
+        stream = {"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"}
+        assert is_journal(file.fileno(), stream)
+        assert not is_journal(file.fileno(), {})
+        assert not is_journal(file.fileno(), {"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino + 1}"})
+    assert not is_journal(10_000, stream)  # which is not open

@@ -1,0 +1,108 @@
+"""The loop that each service runs on: when it wakes, and what it tells systemd, with a service that only counts."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fedmq.loop import serve
+from fedmq.notify import Notifier
+
+
+class Counting:
+    """A service that is done after so many steps, its own clock and its own link; a wait takes as long as it may."""
+
+    def __init__(self, steps: int, *, signal_at: int | None = None) -> None:
+        self.steps, self.stopped = 0, False
+        self.waits: list[float | None] = []
+        self.wake_at: float | None = None
+        self._last, self._signal_at, self._now = steps, signal_at, 0.0
+
+    @property
+    def done(self) -> bool:
+        return self.stopped or self.steps >= self._last
+
+    @property
+    def status(self) -> str:
+        return f"step {self.steps}"
+
+    def step(self) -> None:
+        self.steps += 1
+
+    def stop(self) -> None:
+        self.stopped = True
+
+    def wait(self, timeout_s: float | None) -> None:
+        self.waits.append(timeout_s)
+        self._now += timeout_s or 0.0
+        if self.steps == self._signal_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def wake(self) -> None:
+        pass
+
+    def now(self) -> float:
+        return self._now
+
+    def wall(self) -> float:
+        return 0.0
+
+
+@pytest.fixture(autouse=True)
+def _signals() -> Iterator[None]:
+    """What the loop does with signals ends with the test."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def told(service: Counting, folder: Path, **environment: str) -> list[str]:
+    """What systemd hears while `service` runs."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
+        end.bind(str(folder / "notify"))
+        end.settimeout(0)
+        serve(service, service, service, notifier=Notifier({"NOTIFY_SOCKET": str(folder / "notify"), **environment}))
+        lines = []
+        while True:
+            try:
+                lines.append(end.recv(4096).decode())
+            except BlockingIOError:
+                return lines
+
+
+def test_a_service_that_waits_for_nothing_passes_often_enough_for_the_watchdog(tmp_path: Path) -> None:
+    service = Counting(4)
+    lines = told(service, tmp_path, WATCHDOG_USEC="8000000")
+    assert service.waits == [4.0, 4.0, 4.0]
+    assert lines.count("WATCHDOG=1") == 3
+
+
+def test_a_service_that_wakes_earlier_is_not_kept_waiting(tmp_path: Path) -> None:
+    service = Counting(2)
+    service.wake_at = 0.25
+    told(service, tmp_path, WATCHDOG_USEC="8000000")
+    assert service.waits == [0.25]
+
+
+def test_without_systemd_the_loop_waits_for_ever() -> None:
+    service = Counting(3)
+    serve(service, service, service, notifier=Notifier({}))
+    assert service.waits == [None, None]
+
+
+def test_a_life_is_told_in_order(tmp_path: Path) -> None:
+    assert told(Counting(2), tmp_path) == ["READY=1", "STATUS=step 1", "STOPPING=1"]
+
+
+def test_a_signal_is_told_as_the_end(tmp_path: Path) -> None:
+    service = Counting(100, signal_at=3)
+    lines = told(service, tmp_path)
+    assert service.stopped
+    assert service.steps == 4
+    assert lines[-1] == "STOPPING=1"
