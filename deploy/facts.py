@@ -33,8 +33,14 @@ federation() {{ sed -n 's/^ *"id": *"\(.*\)",*$/\1/p' "$1"; }}
 for key in {CREDENTIALS}/fedmq-trainer-*.key; do
     [ ! -f "$key" ] || {{ name=${{key#{CREDENTIALS}/fedmq-trainer-}}; echo "trainer ${{name%.key}}"; }}
 done
-[ ! -f {STATE}/aggregator/report.json ] || echo "finished"
-[ ! -d /run/systemd/system ] || systemctl show --property={UNIT_PROPERTIES} 'fedmq-*.service' | sed 's/^/unit /'
+[ ! -f {STATE}/aggregator/report.json ] || echo finished
+if [ -d /run/systemd/system ]; then
+    units=$(
+        systemctl list-units --all --plain --no-legend 'fedmq-*.service' | cut -d' ' -f1
+        ls /etc/systemd/system/fedmq.target.wants 2> /dev/null  # systemd forgets an enabled unit that is over
+    )
+    [ -z "$units" ] || systemctl show --property={UNIT_PROPERTIES} $(echo "$units" | sort -u) | sed 's/^/unit /'
+fi
 :
 """
 

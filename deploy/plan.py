@@ -10,7 +10,7 @@ import hashlib
 from dataclasses import dataclass
 from shlex import quote
 
-from deploy.facts import CREDENTIALS, Facts
+from deploy.facts import CREDENTIALS, STATE, Facts
 from deploy.inventory import BrokerHost, Instance, Setting, settings_text
 from deploy.package import Package
 from fedmq.address import PORTS
@@ -137,9 +137,23 @@ def broker(facts: Facts, wanted: BrokerHost) -> list[AnyStep]:
 
 
 def aggregator(facts: Facts, wanted: dict[str, Setting], port: int) -> list[AnyStep]:
-    """The settings and the unit of an aggregator beside the broker; nothing for a run that is over."""
+    """The settings and the unit of an aggregator beside the broker.
+
+    A run that is over is left alone; when another one is wanted, its folder is put away.
+    """
     settings = {"broker": f"tcp://127.0.0.1:{port}", **wanted, "keys": KEYS_SEEN}
-    return _run(facts, AGGREGATOR, "aggregator.toml", settings, over=facts.finished)
+    steps = _run(facts, AGGREGATOR, "aggregator.toml", settings, over=facts.finished)
+    return [Step("put the finished run away", put_away_run()), *steps] if steps and facts.finished else steps
+
+
+def put_away_run() -> str:
+    """Moves the files of a run that is over to a folder of its own, so that the next can begin."""
+    return (
+        f"set -e; cd {STATE}/aggregator; systemctl stop {AGGREGATOR}\n"
+        'run=$(sed -n \'s/^ *"run": "\\([A-Za-z0-9._-]*\\)",*$/\\1/p\' report.json); [ -n "$run" ]\n'
+        'install -d -m 700 runs "runs/$run"; chown --reference=. runs "runs/$run"\n'
+        'find . -mindepth 1 -maxdepth 1 ! -name runs -exec mv {} "runs/$run/" \\;'
+    )
 
 
 def trainers(facts: Facts, wanted: list[Instance], federation: str) -> list[AnyStep]:

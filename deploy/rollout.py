@@ -99,7 +99,7 @@ class Rollout:
             federation = await self._federation
             self._check(plan.trainer_problems(facts, federation))
             done += await self._carry_out(host, plan.trainers(facts, wanted, federation))
-        return f"{done} steps, {time.monotonic() - start:.1f} s" if done else "nothing to do"
+        return _summary(done, start)
 
     def _is_brokers(self, name: str) -> bool:
         return self._goal.broker is not None and name == self._goal.broker.host
@@ -141,7 +141,7 @@ class Rollout:
         """Carry out a plan; its end in words."""
         start = time.monotonic()
         done = await self._carry_out(host, steps)
-        return f"{done} steps, {time.monotonic() - start:.1f} s" if done else "nothing to do"
+        return _summary(done, start)
 
     async def _carry_out(self, host: Host, steps: list[plan.AnyStep]) -> int:
         for step in steps:
@@ -189,3 +189,8 @@ class Rollout:
         count = min(lines, JOURNAL_LINES_MAX)
         script = f"journalctl --unit 'fedmq-*' --lines {count} --no-pager --output short-iso"
         return (await host.run(script)).text
+
+
+def _summary(steps: int, start: float) -> str:
+    took = f"{time.monotonic() - start:.1f} s"
+    return f"{steps} step{'s' * (steps > 1)}, {took}" if steps else "nothing to do"

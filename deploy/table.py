@@ -84,8 +84,8 @@ def standing(found: dict[str, Facts], failed: dict[str, str], *, as_json: bool) 
     table = Table("host", "version", "service", "state", "restarts", "how it stands", box=None, pad_edge=False)
     for host, facts in found.items():
         for name, unit in sorted(facts.units.items()):
-            cells = [Text(short(name)), unit.active, str(unit.restarts), Text(unit.status)]
-            table.add_row(Text(host), facts.version or "none", *cells)
+            stands = (unit.active, str(unit.restarts), Text(unit.status))
+            table.add_row(Text(host), facts.version or "none", Text(short(name)), *stands)
         if not facts.units:
             table.add_row(Text(host), facts.version or "none", "", "nothing runs", "", "")
     for host, line in failed.items():
