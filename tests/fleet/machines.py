@@ -193,10 +193,9 @@ class Machine:
         peer = ["peer", "name", "eth0", "netns", str(self._leader)]
         self._network.ip("link", "add", self.name, "type", "veth", *peer)
         self._network.ip("link", "set", self.name, "master", "br0", "up")
-        inside = ["nsenter", f"--net=/proc/{self._leader}/ns/net", "--", "ip"]
-        run([*inside, "link", "set", "lo", "up"])
-        run([*inside, "address", "add", f"{self.address}/24", "dev", "eth0"])
-        run([*inside, "link", "set", "eth0", "up"])
+        run([*self._in_network(), "ip", "link", "set", "lo", "up"])
+        run([*self._in_network(), "ip", "address", "add", f"{self.address}/24", "dev", "eth0"])
+        run([*self._in_network(), "ip", "link", "set", "eth0", "up"])
 
     def wait_until_up(self) -> None:
         """Return when systemd has started everything and sshd answers."""
@@ -234,11 +233,24 @@ class Machine:
         """Pull the cable: nothing comes in or goes out any more, and nobody is told."""
         rules = "table inet cut { chain in { type filter hook input priority -10; iifname != lo drop; }; "
         rules += "chain out { type filter hook output priority -10; oifname != lo drop; }; }"
-        run(["nsenter", f"--net=/proc/{self._leader}/ns/net", "--", "nft", "-f", "-"], text=rules)
+        run([*self._in_network(), "nft", "-f", "-"], text=rules)
 
     def heal(self) -> None:
         """Put the cable back."""
-        run(["nsenter", f"--net=/proc/{self._leader}/ns/net", "--", "nft", "delete", "table", "inet", "cut"])
+        run([*self._in_network(), "nft", "delete", "table", "inet", "cut"])
+
+    def slow_down(self, kilobits_s: int) -> None:
+        """Let so much out per second, like a line over which many rows do not go."""
+        limit = ["tbf", "rate", f"{kilobits_s}kbit", "burst", "32kb", "latency", "400ms"]
+        run([*self._in_network(), "tc", "qdisc", "replace", "dev", "eth0", "root", *limit])
+
+    def speed_up(self) -> None:
+        """Let everything out again."""
+        run([*self._in_network(), "tc", "qdisc", "delete", "dev", "eth0", "root"])
+
+    def _in_network(self) -> list[str]:
+        """The words before a command that is to be run in its network, with this machine's programs."""
+        return ["nsenter", f"--net=/proc/{self._leader}/ns/net", "--"]
 
     def ask_to_stop(self) -> None:
         """Tell systemd to stop every unit, in order, and then itself."""
