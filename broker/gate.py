@@ -27,6 +27,10 @@ PUNISHED_S = 60.0  # how long a key is shut out whose connection had to be cut
 HANDSHAKES, HANDSHAKES_S = 60.0, 5.0  # at once, and a second; a member makes two
 MESSAGES, MESSAGES_S = 2_000.0, 500.0
 MEBIBYTES, MEBIBYTES_S = 256.0, 64.0
+ASKS, ASKS_S = (
+    20.0,
+    3.0,
+)  # at the fifth port, where each costs a signature and some files; who waits asks twice a second
 TOLD_AGAIN_S = 60.0
 
 log = logging.getLogger(__name__)
@@ -57,6 +61,7 @@ class Account:
         self.handshakes = Bucket(HANDSHAKES, HANDSHAKES_S)
         self.messages = Bucket(MESSAGES, MESSAGES_S)
         self.mebibytes = Bucket(MEBIBYTES, MEBIBYTES_S)
+        self.asks = Bucket(ASKS, ASKS_S)
         self.shut_out_until = 0.0
         self.told_at = -TOLD_AGAIN_S
 
@@ -99,9 +104,13 @@ class KeyGate:
         account, now = self._account(key), self._clock.now()
         if now < account.shut_out_until:
             return None
-        if guest.role == "aggregator" or (
-            account.messages.take(1.0, now) and account.mebibytes.take(size / 2**20, now)
-        ):
+        if port is Port.JOIN:
+            within = account.asks.take(1.0, now)
+        else:
+            within = guest.role == "aggregator" or (
+                account.messages.take(1.0, now) and account.mebibytes.take(size / 2**20, now)
+            )
+        if within:
             return guest.name
         self._tell(guest, account, now, "sends too much; some of it is dropped")
         return None

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from broker.enrolment import REPLACED_AGAIN_S, Enrolment
-from broker.gate import KeyGate
+from broker.gate import ASKS, KeyGate
 from deploy import roll
 from fedmq.enrolment import ASK_BYTES_MAX, Join, Standing, ask, read_answer
 from fedmq.errors import Rejected
@@ -222,7 +222,7 @@ def test_a_refused_request_does_not_use_the_token_up(scene: Scene, alice: Identi
     assert scene.state(key, alice) == "waiting"
 
 
-def test_a_revoked_key_is_not_let_in_again_under_no_name(scene: Scene) -> None:
+def test_a_revoked_key_is_never_let_in_again_whatever_it_is_named(scene: Scene) -> None:
     alice = scene.member()
     again = Identity("trainer", "alicia", alice.transport_secret, Identity.new("trainer", "x").signing_secret)
     roll.revoke(scene.folder, "alice", scene.clock.time)
@@ -257,6 +257,16 @@ def test_the_fifth_port_lets_in_tokens_and_trainers_and_nobody_else(scene: Scene
     assert [scene.gate.admits(port, key) for port in Port if port is not Port.JOIN] == [False] * 4
     scene.clock.time += 60
     assert scene.gate.sender(Port.JOIN, key, 100) is None
+
+
+def test_who_has_a_token_does_not_keep_the_broker_busy(scene: Scene) -> None:
+    key = scene.token()
+
+    taken = [scene.gate.sender(Port.JOIN, key, 100) for _ in range(1000)]
+
+    assert taken.count("") == ASKS
+    scene.clock.time += 1
+    assert scene.gate.sender(Port.JOIN, key, 100) == ""
 
 
 def test_a_member_has_its_key_replaced_without_anybody(scene: Scene) -> None:
