@@ -67,7 +67,7 @@ deadline_s = 30
 | 2 | usage: an option that does not exist, or a value out of bounds |
 | 69 | no broker answered within `--connect-timeout`; for `runs pause`, `resume` and `stop`: the run did not |
 | 77 | the broker does not let this key in; for `trainer join`: it is rejected, or the token is not good any more |
-| 78 | bad configuration or a fault in a file of settings, rows that cannot be used, a store that is damaged or full |
+| 78 | bad configuration or settings, rows that cannot be used, a store that is damaged or cannot be written |
 
 An error is one line on stderr: what was expected, what came, what to do. `--debug` shows a traceback as well.
 """

@@ -18,6 +18,7 @@ import click
 import pytest
 
 from fedmq.cli import fedmq
+from fedmq.keyring import FEDERATION, KEY_SUFFIX
 from fedmq.settings import config_key
 
 UNITS = Path(__file__).parents[2] / "deploy" / "systemd"
@@ -125,6 +126,37 @@ def test_a_service_is_allowed_what_libzmq_aborts_without(unit: str) -> None:
     assert "AF_NETLINK" in families.split()
     filters = [line for line in lines if line.startswith("SystemCallFilter=")]
     assert filters[-1] == "SystemCallFilter=sched_setscheduler"
+
+
+@pytest.mark.parametrize("unit", SERVICES)
+def test_systemd_waits_until_a_service_is_ready_and_ends_one_that_hangs(unit: str) -> None:
+    lines = (UNITS / unit).read_text().splitlines()
+    assert "Type=notify" in lines
+    assert any(line.startswith("WatchdogSec=") for line in lines)
+    assert any("PYTHONFAULTHANDLER=1" in line for line in lines)
+    assert "LimitCORE=0" in lines  # it would hold keys and rows
+
+
+@pytest.mark.parametrize("unit", SERVICES)
+def test_what_somebody_has_to_mend_first_is_not_started_again(unit: str) -> None:
+    (line,) = re.findall(r"^RestartPreventExitStatus=(.*)$", (UNITS / unit).read_text(), flags=re.MULTILINE)
+    assert {"2", "77", "78"} <= set(line.split())
+    assert "69" not in line.split()
+
+
+def test_broker_and_aggregator_share_a_folder_of_keys_and_neither_sees_the_others_secret() -> None:
+    broker, aggregator = ((UNITS / f"fedmq-{name}.service").read_text() for name in ("broker", "aggregator"))
+    for text in (broker, aggregator):
+        assert re.search(r"^StateDirectory=.*\bfedmq/keys$", text, flags=re.MULTILINE)
+        assert "\nUser=fedmq\n" in text
+    assert "\nInaccessiblePaths=-%S/fedmq/keys/aggregator.key\n" in broker
+    assert "\nInaccessiblePaths=-%S/fedmq/keys/broker.key\n" in aggregator
+
+
+def test_a_trainers_credentials_have_the_names_of_a_folder_of_keys() -> None:
+    text = (UNITS / "fedmq-trainer@.service").read_text()
+    names = re.findall(r"^LoadCredential=([^:]+):([^/\n]+)$", text, flags=re.MULTILINE)  # no path: may be missing
+    assert [name for name, _ in names] == [FEDERATION, f"trainer{KEY_SUFFIX}"]
 
 
 def test_the_instances_of_the_template_do_not_share_a_user() -> None:

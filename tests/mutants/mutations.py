@@ -29,7 +29,7 @@ SEEDS = "tests/simulation/test_faults.py::" + (
 OF_ALL = ("tests/simulation/test_scenarios.py", SEEDS)
 SENDS = (
     "        for outgoing in effects.sends:\n"
-    "            frames = encode(*outgoing)\n"
+    "            frames = encode(*outgoing, sign=self._seal.sign)\n"
     "            self.bytes_down += sum(map(len, frames))\n"
     "            sent = self._link.send(frames)\n"
     "            self._told = self._told or (sent and isinstance(outgoing.message, Finished))\n"

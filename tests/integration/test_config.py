@@ -1,0 +1,35 @@
+"""The command `fedmq config`, and what a service says of a file with faults."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from services import run_fedmq
+
+
+def test_a_file_is_written_once_checked_and_used(tmp_path: Path) -> None:
+    written = run_fedmq("config", "init", "aggregator", "--out", "a.toml", cwd=tmp_path)
+    assert written.returncode == 0
+    checked = run_fedmq("config", "check", "aggregator", "a.toml", cwd=tmp_path)
+    assert (checked.returncode, checked.stdout) == (0, "a.toml: 0 settings, all of them good for fedmq aggregator\n")
+    again = run_fedmq("config", "init", "aggregator", "--out", "a.toml", cwd=tmp_path)
+    assert again.returncode == 78
+    assert "there is a file already" in again.stderr
+
+
+def test_every_fault_is_told_with_its_line_and_a_service_refuses_the_file(tmp_path: Path) -> None:
+    (tmp_path / "b.toml").write_text("prot = 1\n\nport = 0\n")
+    checked = run_fedmq("config", "check", "broker", "b.toml", cwd=tmp_path)
+    assert checked.returncode == 78
+    first, second = checked.stderr.splitlines()
+    assert first == "b.toml, line 1: unknown setting 'prot'; did you mean port?"
+    assert second.startswith("b.toml, line 3: port: 0 is not in the range")
+    started = run_fedmq("broker", "--config", "b.toml", cwd=tmp_path)
+    assert started.returncode == 78
+    assert started.stderr == f"fedmq: {first} (and 1 more, which fedmq config check tells)\n"
+
+
+def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+    done = run_fedmq("config", "check", "trainer", "none.toml", cwd=tmp_path)
+    assert done.returncode == 78
+    assert done.stderr.startswith("fedmq: none.toml: cannot be read")

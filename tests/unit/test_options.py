@@ -1,0 +1,49 @@
+"""What options are by default where systemd says more than the command line does."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import click
+import pytest
+
+from fedmq.cli import fedmq
+
+TRAINER = fedmq.get_command(click.Context(fedmq), "trainer")
+
+
+@pytest.fixture(autouse=True)
+def _no_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log of the tests is not the command's."""
+    monkeypatch.setattr(logging, "basicConfig", lambda **_: None)
+
+
+def keys(*words: str) -> Path | None:
+    """What `fedmq trainer --data xor:1/2 WORDS` takes for its keys."""
+    assert TRAINER is not None
+    with TRAINER.make_context("trainer", ["--data", "xor:1/2", *words]) as context:
+        found: Path | None = context.params["keys"]
+        return found
+
+
+def test_keys_are_those_that_systemd_hands_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "federation.json").write_text("{}")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    assert keys() == tmp_path
+    assert keys("--keys", "mine") == Path("mine")
+
+
+def test_credentials_without_a_federation_are_no_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    assert keys() is None
+
+
+@pytest.mark.parametrize(("journal", "level"), [(True, "INFO"), (False, "WARNING")])
+def test_in_the_journal_more_is_logged(journal: bool, level: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    levels = []
+    monkeypatch.setattr(logging, "basicConfig", lambda **settings: levels.append(settings["level"]))
+    monkeypatch.setattr("fedmq.options.is_journal", lambda _: journal)
+    monkeypatch.setattr("fedmq.options.JournalHandler", logging.NullHandler)
+    keys()
+    assert levels == [level]
