@@ -48,11 +48,17 @@ def missing() -> list[str]:
     return [package for command, package in NEEDED.items() if shutil.which(command, path=path) is None]
 
 
-def until(condition: Callable[[], object], what: str, timeout_s: float) -> float:
-    """Return when `condition()` is true, with the seconds that it took; fail with `what` when it is not in time."""
+def until(
+    condition: Callable[[], object], what: str, timeout_s: float, *, stands: Callable[[], str] | None = None
+) -> float:
+    """Return when `condition()` is true, with the seconds that it took; fail with `what` when it is not in time.
+
+    `stands` says how things stand then.
+    """
     start = time.monotonic()
     while not condition():
-        assert time.monotonic() < start + timeout_s, f"waited {timeout_s:g} s in vain: {what}"
+        if time.monotonic() > start + timeout_s:
+            raise AssertionError(f"waited {timeout_s:g} s in vain: {what}\n{'' if stands is None else stands()}")
         time.sleep(POLL_S)
     return time.monotonic() - start
 
@@ -241,7 +247,7 @@ class Machine:
 
     def slow_down(self, kilobits_s: int) -> None:
         """Let so much out per second, like a line over which many rows do not go."""
-        limit = ["tbf", "rate", f"{kilobits_s}kbit", "burst", "32kb", "latency", "400ms"]
+        limit = ["tbf", "rate", f"{kilobits_s}kbit", "burst", "32kb", "latency", "1s"]
         run([*self._in_network(), "tc", "qdisc", "replace", "dev", "eth0", "root", *limit])
 
     def speed_up(self) -> None:

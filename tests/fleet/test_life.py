@@ -7,23 +7,25 @@ the run, and by what an operator sees.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from desk import Desk
-from machines import Machine, Network, until
+from machines import Machine, until
 
 BROKER, AGGREGATOR = "fedmq-broker.service", "fedmq-aggregator.service"
 RUN = "/var/lib/fedmq/aggregator"
-SEED = 2  # of the first ten the slowest: 187 rounds
-# 17 kB a round to each of four trainers: a second for a round that takes milliseconds on a fast line, so
-# that a run which takes some seconds is still there when something happens to it.
-KILOBITS_S = 700
+# 17 kB a round to each of four trainers: most of a second for a round that takes milliseconds on a fast line.
+KILOBITS_S = 1000
+# No model is right about all of these, so that the run is still there whatever happens to it; at the end of this story
+# the trainer gets the rows that were meant.
+CONTRADICTION = "a,b,c,d,target\n0,0,0,0,0\n0,0,0,0,1\n1,1,1,1,0\n1,1,1,1,1\n"
+WRONG, RIGHT = "/usr/local/share/rows-{n}.csv", "parity4:{part}/4"
 WAIT_S = 60.0
 CUT_S = 20.0
-INVENTORY = f"""\
+INVENTORY = """\
 [broker]
 host = "north"
 address = "10.77.0.11"
@@ -31,17 +33,18 @@ address = "10.77.0.11"
 [aggregator]
 task = "parity4"
 min_trainers = 4
-seed = {SEED}
+rounds = 100000
+seed = 1
 
 [[trainers]]
 host = "south"
 count = 2
-data = "parity4:{{part}}/4"
+data = "DATA"
 
 [[trainers]]
 host = "east"
 count = 2
-data = "parity4:{{part}}/4"
+data = "parity4:{part}/4"
 """
 
 pytestmark = pytest.mark.timeout(150)
@@ -58,12 +61,23 @@ class Fleet:
     def rounds(self) -> int:
         """How many rounds have been closed."""
         path = f"{RUN}/events.jsonl"
-        return int(self.north.run("sh", "-c", f"cat {path} 2> /dev/null | grep -c '\"round-closed\"'", check=False) or 0)
+        return int(
+            self.north.run("sh", "-c", f"cat {path} 2> /dev/null | grep -c '\"round-closed\"'", check=False) or 0
+        )
 
     def goes_on(self, what: str) -> float:
         """Return when two more rounds have been closed."""
         enough = self.rounds() + 2
-        return until(lambda: self.rounds() >= enough, f"the run to go on after {what}: {self.status()}", WAIT_S)
+        return self.until(lambda: self.rounds() >= enough, f"the run to go on after {what}")
+
+    def until(self, condition: Callable[[], object], what: str, timeout_s: float = WAIT_S) -> float:
+        """Return when `condition()` is true; fail with what the run has said."""
+        return until(condition, what, timeout_s, stands=self.stands)
+
+    def stands(self) -> str:
+        """How the run stands, for who has to find out why."""
+        lines = (self.north.journal(unit)[-3000:] for unit in (AGGREGATOR, BROKER))
+        return "\n--\n".join([self.status(), self.north.show(BROKER, "StatusText"), *lines])
 
     def status(self) -> str:
         """What the aggregator says of itself."""
@@ -85,11 +99,13 @@ def listing(machine: Machine) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def fleet(boot: Callable[..., list[Machine]], desk: Desk) -> Iterator[Fleet]:
+def fleet(boot: Callable[..., list[Machine]], desk: Desk) -> Fleet:
     machines = boot("north", "south", "east")
     desk.write_ssh_config()
-    (desk.folder / "fleet.toml").write_text(INVENTORY)
-    north = machines[0]
+    (desk.folder / "fleet.toml").write_text(INVENTORY.replace("DATA", WRONG))
+    north, south, _ = machines
+    for n in (1, 2):
+        (south.root / WRONG.replace("{n}", str(n)).lstrip("/")).write_text(CONTRADICTION)
     # The watchdog's minute, in three seconds.
     folder = f"/etc/systemd/system/{AGGREGATOR}.d"
     fleet = Fleet(machines, desk)
@@ -98,9 +114,8 @@ def fleet(boot: Callable[..., list[Machine]], desk: Desk) -> Iterator[Fleet]:
 
 
 def test_the_fleet_is_deployed_and_trains(fleet: Fleet) -> None:
-    fleet.north.slow_down(KILOBITS_S)
-
     fleet.desk.deploy("up")
+    fleet.north.slow_down(KILOBITS_S)
 
     for machine, unit in [
         (fleet.north, BROKER),
@@ -135,15 +150,15 @@ def test_a_killed_broker_and_a_killed_trainer_are_started_again_and_the_run_goes
 def test_a_hung_aggregator_is_ended_by_the_watchdog_and_resumes_the_run(fleet: Fleet) -> None:
     fleet.north.run("systemctl", "kill", "--signal", "STOP", AGGREGATOR)
 
-    until(lambda: fleet.north.show(AGGREGATOR, "NRestarts") == "1", "the watchdog to bite", WAIT_S)
+    fleet.until(lambda: fleet.north.show(AGGREGATOR, "NRestarts") == "1", "the watchdog to bite")
     assert "Watchdog timeout" in fleet.north.journal(AGGREGATOR)
-    until(lambda: fleet.north.show(AGGREGATOR, "ActiveState") == "active", "the aggregator to be back", WAIT_S)
+    fleet.until(lambda: fleet.north.show(AGGREGATOR, "ActiveState") == "active", "the aggregator to be back")
     fleet.goes_on("the watchdog")
 
 
 def test_a_host_that_is_cut_off_is_missed_and_takes_part_again(fleet: Fleet) -> None:
     fleet.south.cut()
-    missed_s = until(lambda: "(2 of 4)" in fleet.status(), f"two trainers to be missed: {fleet.status()}", CUT_S)
+    missed_s = fleet.until(lambda: "(2 of 4)" in fleet.status(), "two trainers to be missed", CUT_S)
     stands = fleet.rounds()
     gone = until_seconds(CUT_S - missed_s, lambda: fleet.rounds() > stands)
     fleet.south.heal()
@@ -162,19 +177,19 @@ def until_seconds(seconds: float, never: Callable[[], bool]) -> bool:
 
 
 def test_a_host_is_added_and_removed_while_the_run_goes_on(
-    fleet: Fleet, boot: Callable[..., list[Machine]], network: Network
+    fleet: Fleet, boot: Callable[..., list[Machine]]
 ) -> None:
     [west] = boot("west")
     before = listing(west)
     fleet.desk.write_ssh_config()
 
     fleet.desk.deploy("trainers", "west", "--data", "parity4:4/4")
-    until(lambda: "5 trainers" in fleet.status(), "the fifth trainer to take part", WAIT_S)
+    fleet.until(lambda: "5 trainers" in fleet.status(), "the fifth trainer to take part")
     fleet.goes_on("a host was added")
 
     fleet.desk.deploy("remove", "west")
-    (fleet.desk.folder / "fleet.toml").write_text(INVENTORY)
-    until(lambda: "4 trainers" in fleet.status(), "the fifth trainer to be gone", WAIT_S)
+    (fleet.desk.folder / "fleet.toml").write_text(INVENTORY.replace("DATA", WRONG))
+    fleet.until(lambda: "4 trainers" in fleet.status(), "the fifth trainer to be gone")
     revoked = fleet.north.run("sh", "-c", "cat /var/lib/fedmq/keys/revoked/*.json")
     assert '"west"' in revoked
     assert listing(west) - before == set()
@@ -194,10 +209,12 @@ def test_an_upgrade_starts_again_what_ran_and_the_run_goes_on(fleet: Fleet, pack
     assert all(unit["active"] == "active" for host in status["hosts"].values() for unit in host["units"].values())
 
 
-def test_the_run_reaches_its_target_with_everybody(fleet: Fleet) -> None:
+def test_new_settings_reach_a_host_and_the_run_its_target(fleet: Fleet) -> None:
+    (fleet.desk.folder / "fleet.toml").write_text(INVENTORY.replace("DATA", RIGHT))
     fleet.north.speed_up()
 
-    until(lambda: fleet.north.show(AGGREGATOR, "ActiveState") in ("inactive", "failed"), "the run to end", WAIT_S)
+    fleet.desk.deploy("up")
+    fleet.until(lambda: fleet.north.show(AGGREGATOR, "ActiveState") in ("inactive", "failed"), "the run to end")
 
     report = fleet.report()
     assert report["solved"]
@@ -211,6 +228,6 @@ def test_a_removal_leaves_no_file_no_user_and_no_unit(fleet: Fleet) -> None:
     fleet.desk.deploy("remove", "south", "east", "north")
 
     for machine in (fleet.north, fleet.south, fleet.east):
-        assert listing(machine) ^ fleet.before[machine.name] - {f"/etc/systemd/system/{AGGREGATOR}.d"} == set()
+        assert listing(machine) ^ fleet.before[machine.name] == set()
         running = machine.run("systemctl", "list-units", "--all", "--no-legend", "--plain", "fedmq*")
         assert running == "", running
