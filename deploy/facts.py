@@ -119,7 +119,7 @@ def read_facts(text: str) -> Facts:
 
 
 def _units(lines: list[str]) -> dict[str, Unit]:
-    """Blocks of `Property=value`, with an empty line between two units."""
+    """Blocks of `Property=value`, with an empty line between two units; one that is only mentioned is left out."""
     found: dict[str, Unit] = {}
     block: dict[str, str] = {}
     for line in [*lines, ""]:
@@ -135,7 +135,7 @@ def _units(lines: list[str]) -> dict[str, Unit]:
                 block.get("Result", ""),
             )
             block = {}
-    return found
+    return {name: unit for name, unit in found.items() if unit.enabled or unit.active != "inactive"}
 
 
 def _is_hexadecimal(text: str) -> bool:

@@ -247,7 +247,7 @@ class Machine:
 
     def slow_down(self, kilobits_s: int) -> None:
         """Let so much out per second, like a line over which many rows do not go."""
-        limit = ["tbf", "rate", f"{kilobits_s}kbit", "burst", "32kb", "latency", "1s"]
+        limit = ["tbf", "rate", f"{kilobits_s}kbit", "burst", "32kb", "latency", "500ms"]
         run([*self._in_network(), "tc", "qdisc", "replace", "dev", "eth0", "root", *limit])
 
     def speed_up(self) -> None:
