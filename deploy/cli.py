@@ -5,43 +5,22 @@ Says what is wanted, from the command line and the inventory; `rollout` makes it
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 
+from deploy import care
 from deploy import inventory as inventories
-from deploy.inventory import INVENTORY, BrokerHost, Inventory, Setting, TrainerHost
+from deploy.desk import Command, end, fleet_options, hosts_of, work_on
+from deploy.inventory import BrokerHost, Inventory, Setting, TrainerHost
 from fedmq.address import DEFAULT_PORT
-from fedmq.errors import BadConfiguration, FedmqError
-from fedmq.options import log_options, option
+from fedmq.errors import BadConfiguration
+from fedmq.options import option
 
 if TYPE_CHECKING:
-    from deploy.facts import Facts
     from deploy.rollout import Goal, Rollout
-    from deploy.ssh import Host
-
-LIMIT = 8
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-class HostsFailed(FedmqError):
-    """Some hosts failed; each has said why."""
-
-
-def fleet_options(command: Command) -> Command:
-    """--inventory, --ssh-config, --limit and those of the log."""
-    path = click.Path(path_type=Path, dir_okay=False)
-    for decorate in (
-        option("--inventory", type=path, default=INVENTORY, metavar="FILE", help="What runs where, in TOML."),
-        option("--ssh-config", type=path, metavar="FILE", help="Instead of ~/.ssh/config."),
-        option("--limit", type=click.IntRange(1), default=LIMIT, metavar="N", help="So many hosts at once."),
-    ):
-        command = decorate(command)
-    return log_options(command)
 
 
 def package_option(command: Command) -> Command:
@@ -213,41 +192,6 @@ def trainers(
 
 @deploy.command()
 @click.argument("hosts", nargs=-1)
-@option("--json", "as_json", is_flag=True, help="One JSON object.")
-@fleet_options
-def status(hosts: tuple[str, ...], as_json: bool, inventory: Path, ssh_config: Path | None, limit: int) -> None:
-    """Show how the services stand, on HOSTS or on all of the inventory.
-
-    Exit code 1 when a host cannot be asked or a service has failed.
-
-    \b
-    Examples:
-      fedmq deploy status
-      fedmq deploy status south --json
-    """
-    from deploy.rollout import Rollout
-    from deploy.table import standing
-
-    found: dict[str, Facts] = {}
-
-    async def ask() -> Rollout:
-        rollout = Rollout(ssh_config, limit, lambda _news: None)
-
-        async def work(host: Host) -> str:
-            found[host.name] = await rollout.ask(host)
-            return ""
-
-        await rollout.each(_hosts(inventory, hosts), work)
-        return rollout
-
-    rollout = asyncio.run(ask())
-    click.echo(standing(found, rollout.failed, as_json=as_json))
-    if rollout.failed or any(unit.active == "failed" for facts in found.values() for unit in facts.units.values()):
-        raise SystemExit(1)
-
-
-@deploy.command()
-@click.argument("hosts", nargs=-1)
 @package_option
 @fleet_options
 def upgrade(hosts: tuple[str, ...], package: Path | None, inventory: Path, ssh_config: Path | None, limit: int) -> None:
@@ -259,72 +203,7 @@ def upgrade(hosts: tuple[str, ...], package: Path | None, inventory: Path, ssh_c
       fedmq deploy upgrade south --package dist/fedmq_0.2.0-1_amd64.deb
     """
     known = inventories.read_inventory(inventory)
-    _reach(_goal(known, package)._replace(hosts=_hosts(inventory, hosts)), ssh_config, limit)
-
-
-@deploy.command()
-@click.argument("hosts", nargs=-1)
-@option("--lines", type=click.IntRange(1), default=20, metavar="N", help="So many of each host.")
-@fleet_options
-def logs(hosts: tuple[str, ...], lines: int, inventory: Path, ssh_config: Path | None, limit: int) -> None:
-    """Show the last lines that the services have logged, on HOSTS or on all of the inventory.
-
-    \b
-    Examples:
-      fedmq deploy logs
-      fedmq deploy logs south --lines 100
-    """
-
-    async def work(rollout: Rollout, host: Host) -> str:
-        for line in (await rollout.journal(host, lines)).splitlines():
-            click.echo(f"{host.name}: {line}")
-        return ""
-
-    _work(_hosts(inventory, hosts), work, ssh_config, limit, silent=True)
-
-
-@deploy.command()
-@click.argument("hosts", nargs=-1)
-@fleet_options
-def stop(hosts: tuple[str, ...], inventory: Path, ssh_config: Path | None, limit: int) -> None:
-    """Stop the services, now and at the next boot; keys, settings and state stay.
-
-    \b
-    Examples:
-      fedmq deploy stop
-      fedmq deploy stop south
-    """
-    from deploy import plan
-
-    async def work(rollout: Rollout, host: Host) -> str:
-        return await rollout.carry_out(host, plan.stop(await rollout.ask(host)))
-
-    _work(_hosts(inventory, hosts), work, ssh_config, limit)
-
-
-@deploy.command()
-@click.argument("hosts", nargs=-1, required=True)
-@fleet_options
-def remove(hosts: tuple[str, ...], inventory: Path, ssh_config: Path | None, limit: int) -> None:
-    """Take fedmq from HOSTS: its trainers' keys are revoked, and no file, user or unit of it is left there.
-
-    Take the host from the inventory yourself.
-
-    \b
-    Examples:
-      fedmq deploy remove south
-    """
-    from deploy import plan
-
-    at = inventories.read_inventory(inventory).broker
-
-    async def work(rollout: Rollout, host: Host) -> str:
-        facts = await rollout.ask(host)
-        if facts.trainers and at is not None and at.host not in hosts:
-            await rollout.revoke(at.host, sorted(facts.trainers))
-        return await rollout.carry_out(host, plan.remove(facts))
-
-    _work(list(hosts), work, ssh_config, limit)
+    _reach(_goal(known, package)._replace(hosts=hosts_of(inventory, hosts)), ssh_config, limit)
 
 
 def _setting(pair: str) -> tuple[str, Setting]:
@@ -352,13 +231,6 @@ def _remember(path: Path, section: str) -> Inventory:
     return inventories.read_inventory(path)
 
 
-def _hosts(path: Path, given: tuple[str, ...]) -> list[str]:
-    hosts = list(given) or inventories.read_inventory(path).hosts
-    if not hosts:
-        raise BadConfiguration(f"expected hosts, or some in {path}, got none; say them or name another --inventory")
-    return hosts
-
-
 def _goal(known: Inventory, package: Path | None) -> Goal:
     """Nothing yet, for who has a broker."""
     from deploy.package import find_package
@@ -370,38 +242,11 @@ def _goal(known: Inventory, package: Path | None) -> Goal:
 
 
 def _reach(goal: Goal, ssh_config: Path | None, limit: int) -> None:
-    from deploy.rollout import Rollout
-    from deploy.table import Progress
-
-    async def reach(progress: Progress) -> dict[str, str]:
-        rollout = Rollout(ssh_config, limit, progress)
+    async def reach(rollout: Rollout) -> None:
         await rollout.reach(goal)
-        return rollout.failed
 
-    with Progress() as progress:
-        failed = asyncio.run(reach(progress))
-    _end(failed, len(goal.hosts))
+    end(work_on(reach, ssh_config, limit), len(goal.hosts))
 
 
-def _work(
-    hosts: list[str], work: Callable[..., Any], ssh_config: Path | None, limit: int, *, silent: bool = False
-) -> None:
-    from deploy.rollout import Rollout
-    from deploy.table import Progress
-
-    async def each(progress: Progress) -> dict[str, str]:
-        rollout = Rollout(ssh_config, limit, (lambda _news: None) if silent else progress)
-        await rollout.each(hosts, lambda host: work(rollout, host))
-        return rollout.failed
-
-    with Progress() as progress:
-        failed = asyncio.run(each(progress))
-    _end(failed, len(hosts))
-
-
-def _end(failed: dict[str, str], count: int) -> None:
-    if failed:
-        which = ", ".join(failed)
-        raise HostsFailed(
-            f"expected {count} hosts to be done, {len(failed)} failed: {which}; {next(iter(failed.values()))}"
-        )
+for command in (care.status, care.logs, care.stop, care.remove):
+    deploy.add_command(command)

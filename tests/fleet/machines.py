@@ -25,6 +25,7 @@ from typing import Self
 BOOT = Path(__file__).with_name("boot.sh")
 CGROUPS = Path("/sys/fs/cgroup")
 PREFIX = "fedmq-fleet"
+HOME = "/root"
 SUBNET = "10.77.0"
 BOOT_S = 60.0
 STOP_S = 20.0
@@ -157,7 +158,7 @@ class Machine:
         folder = self._network.folder
         (self.seed / "root" / ".ssh").mkdir(mode=0o700, parents=True)
         (self.seed / "root").chmod(0o700)
-        self.put("/root/.ssh/authorized_keys", (folder / "operator.pub").read_bytes(), 0o600)
+        self.put(f"{HOME}/.ssh/authorized_keys", (folder / "operator.pub").read_bytes(), 0o600)
         self.put("/etc/ssh/ssh_host_ed25519_key", (folder / f"{self.name}.host").read_bytes(), 0o600)
         lines = ["HostKey /etc/ssh/ssh_host_ed25519_key", "PasswordAuthentication no", "UseDNS no"]
         self.put("/etc/ssh/sshd_config.d/fleet.conf", "\n".join([*lines, "MaxStartups 100", ""]))
@@ -299,3 +300,7 @@ def run(command: Sequence[str], *, check: bool = True, timeout_s: float = 30.0, 
     )
     assert not check or done.returncode == 0, f"{' '.join(command)}: {done.returncode}\n{done.stdout}{done.stderr}"
     return done.stdout
+
+
+if __name__ == "__main__":
+    print(" ".join(missing()))

@@ -176,9 +176,7 @@ def until_seconds(seconds: float, never: Callable[[], bool]) -> bool:
     return True
 
 
-def test_a_host_is_added_and_removed_while_the_run_goes_on(
-    fleet: Fleet, boot: Callable[..., list[Machine]]
-) -> None:
+def test_a_host_is_added_and_removed_while_the_run_goes_on(fleet: Fleet, boot: Callable[..., list[Machine]]) -> None:
     [west] = boot("west")
     before = listing(west)
     fleet.desk.write_ssh_config()
