@@ -15,7 +15,7 @@ from deploy.inventory import BrokerHost, Instance, Setting, settings_text
 from deploy.package import Package
 from fedmq.address import PORTS
 
-SYSTEMD_MIN = 249  # credentials, and StateDirectory with DynamicUser as the units use them
+SYSTEMD_MIN = 252  # keys from /etc/credstore
 SKEW_S_MAX = 30.0  # tokens expire by the clock, and logs of several hosts are read side by side
 SPARE_KB = 64 << 10  # beside the package and what it unpacks to, for state and logs
 ETC = "/etc/fedmq"

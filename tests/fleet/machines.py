@@ -162,11 +162,12 @@ class Machine:
         self.put("/etc/ssh/ssh_host_ed25519_key", (folder / f"{self.name}.host").read_bytes(), 0o600)
         lines = ["HostKey /etc/ssh/ssh_host_ed25519_key", "PasswordAuthentication no", "UseDNS no"]
         self.put("/etc/ssh/sshd_config.d/fleet.conf", "\n".join([*lines, "MaxStartups 100", ""]))
-        self.put("/etc/hosts", f"127.0.0.1 localhost\n{self.address} {self.name}\n")
         self.put("/etc/resolv.conf", "")
 
     def boot(self, *, wait: bool = True) -> None:
         """Start it and put it on the network; `wait` until it runs and answers on port 22."""
+        everybody = "".join(f"{one.address} {one.name}\n" for one in self._network.machines.values())
+        self.put("/etc/hosts", f"127.0.0.1 localhost\n{everybody}")
         groups = self._network.cgroups_of(self.name)
         for group in groups:
             group.mkdir(exist_ok=True)

@@ -48,7 +48,7 @@ def test_a_fit_host_has_no_problems() -> None:
         ({"os": None, "architecture": None}, "expected Debian or Ubuntu, got neither"),
         ({"architecture": "arm64"}, "expected amd64, got arm64"),
         ({"systemd": None}, "expected systemd as the first process"),
-        ({"systemd": 241}, "expected systemd 249 or newer, got 241"),
+        ({"systemd": 241}, "expected systemd 252 or newer, got 241"),
         ({"python": (3, 9)}, "expected Python 3.11, got 3.9"),
         ({"python": (3, 13)}, "expected Python 3.11, got 3.13"),
         ({"version": None, "free_kb": 100_000}, "expected 171 MB free"),
