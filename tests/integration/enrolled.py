@@ -40,7 +40,9 @@ class Federation(Services):
         """Start the broker and wait until it listens."""
         before = self.out("broker").count("broker on")
         self.start("broker", "broker", "--keys", "keys", "--log-level", "debug")
-        until(lambda: self.out("broker").count("broker on") > before, "the broker to listen")
+        listens = f"{self.folder}: the broker to listen"
+        until(lambda: self.running["broker"].poll() or self.out("broker").count("broker on") > before, listens)
+        assert self.running["broker"].poll() is None, self.err("broker")
 
     def token(self, *arguments: str) -> str:
         done = self.fedmq("keys", "token", *arguments)
