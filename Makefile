@@ -16,7 +16,7 @@ INSTALL_LOG := $(VENV)/install.log
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check bench chaos soak fuzz mutants clean
+.PHONY: help demo test check bench chaos soak fuzz mutants deb fleet clean
 
 # Says what is missing, or makes the virtual environment where there is none that works.
 define make_environment
@@ -73,6 +73,16 @@ fuzz: $(DEVELOP_STAMP)  ## give random inputs to the decoder, the store and the 
 
 mutants: $(DEVELOP_STAMP)  ## plant bugs, each alone in a copy of the tree; a test must catch each (ARGS="quorum" for some)
 	@$(BIN)/python tests/mutants/mutants.py $(ARGS)
+
+deb: $(RUN_STAMP)  ## build the Debian package into dist/ (ARGS="--revision 2" for a newer one)
+	@$(BIN)/python deploy/packaging/build.py $(ARGS)
+
+fleet: $(DEVELOP_STAMP)  ## as root: three machines with systemd and sshd, deployed to, trained on, broken and upgraded
+	@[ "$$(id -u)" = 0 ] || { echo "make fleet needs root: it boots machines in namespaces" >&2; exit 1; }
+	@lacking=$$($(BIN)/python tests/fleet/machines.py); [ -z "$$lacking" ] || { \
+		apt-get -qq update && apt-get -qq -y install --no-install-recommends $$lacking > /dev/null; } || { \
+		echo "make fleet needs the Debian packages $$lacking, and could not install them" >&2; exit 1; }
+	@FLEET=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest tests/fleet --durations=0 --durations-min=1 $(ARGS)
 
 clean:  ## remove the virtual environment and everything that tools have left
 	@[ ! -e $(VENV)/pyvenv.cfg ] || rm -rf $(VENV)

@@ -51,15 +51,15 @@ class Joiner:
         self._answer_by = 0.0
 
     @property
-    def status(self) -> str:
-        """See `loop.Service`."""
-        return "waits to be accepted"
-
-    @property
     def wake_at(self) -> float:
         """See `loop.Service`."""
         times = (self._ask_at, self._reach.wake_at)
         return min((time for time in times if time is not None), default=self._clock.now() + AGAIN_S)
+
+    @property
+    def status(self) -> str:
+        """See `loop.Service`."""
+        return "waits to be let in"
 
     def stop(self) -> None:
         """See `loop.Service`."""

@@ -47,6 +47,8 @@ class Endpoint:
         socket.handshake_ivl = HANDSHAKE_MS
         socket.heartbeat_ivl = HEARTBEAT_MS
         socket.heartbeat_timeout = HEARTBEAT_TIMEOUT_MS
+        # While bytes wait to be sent libzmq sends no heartbeat, and so misses nobody: the kernel has to.
+        socket.setsockopt(zmq.TCP_MAXRT, HEARTBEAT_TIMEOUT_MS)
         socket.reconnect_ivl, socket.reconnect_ivl_max = RECONNECT_MS, RECONNECT_MAX_MS
         socket.backlog = BACKLOG
         self._sockets.append(socket)

@@ -29,7 +29,7 @@ PAGE_S = 45.0
 BLOCK = re.compile(r"^```(?:sh|console)\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
 # What is there already when a test runs a page; what the verbs of the Makefile do is tested by doing it, and what
 # changes a machine or asks its systemd belongs to a machine that is there for it.
-BEFORE = re.compile(r"(git clone|make|cd|source \S*activate|sudo|systemctl)\b")
+BEFORE = re.compile(r"(git clone|make|cd|source \S*activate|sudo|systemctl|fedmq deploy)\b")
 NAMED = (
     "how-to/by-hand",
     "how-to/enrol-a-trainer",

@@ -1,0 +1,232 @@
+"""The life of a fleet, in order: deployed, trained on, everything in it killed, cut off, changed, upgraded, removed.
+
+Each test goes on where the one before has stopped. All is asserted from outside: by what systemd says, by the files of
+the run, and by what an operator sees.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from desk import Desk
+from machines import Machine, until
+
+BROKER, AGGREGATOR = "fedmq-broker.service", "fedmq-aggregator.service"
+RUN = "/var/lib/fedmq/aggregator"
+# 17 kB a round to each of four trainers: some tenths of a second for a round that takes milliseconds on a fast line.
+KILOBITS_S = 2000
+# No model is right about all of these, so that the run is still there whatever happens to it; at the end of this story
+# the trainer gets the rows that were meant.
+CONTRADICTION = "a,b,c,d,target\n0,0,0,0,0\n0,0,0,0,1\n1,1,1,1,0\n1,1,1,1,1\n"
+WRONG, RIGHT = "/usr/local/share/rows-{n}.csv", "parity4:{part}/4"
+WAIT_S = 60.0
+CUT_S = 20.0
+INVENTORY = """\
+[broker]
+host = "north"
+address = "10.77.0.11"
+
+[aggregator]
+task = "parity4"
+min_trainers = 4
+rounds = 100000
+seed = 1
+
+[[trainers]]
+host = "south"
+count = 2
+data = "DATA"
+
+[[trainers]]
+host = "east"
+count = 2
+data = "parity4:{part}/4"
+"""
+
+pytestmark = pytest.mark.timeout(150)
+
+
+class Fleet:
+    """Three machines, and what can be seen of the run on the first."""
+
+    def __init__(self, machines: list[Machine], desk: Desk) -> None:
+        self.north, self.south, self.east = machines
+        self.desk = desk
+        self.before = {machine.name: listing(machine) for machine in machines}
+
+    def rounds(self) -> int:
+        """How many rounds have been closed."""
+        path = f"{RUN}/events.jsonl"
+        return int(
+            self.north.run("sh", "-c", f"cat {path} 2> /dev/null | grep -c '\"round-closed\"'", check=False) or 0
+        )
+
+    def goes_on(self, what: str) -> float:
+        """Return when two more rounds have been closed."""
+        enough = self.rounds() + 2
+        return self.until(lambda: self.rounds() >= enough, f"the run to go on after {what}")
+
+    def until(self, condition: Callable[[], object], what: str, timeout_s: float = WAIT_S) -> float:
+        """Return when `condition()` is true; fail with what the run has said."""
+        return until(condition, what, timeout_s, stands=self.stands)
+
+    def stands(self) -> str:
+        """How the run stands, for who has to find out why."""
+        lines = (self.north.journal(unit)[-3000:] for unit in (AGGREGATOR, BROKER))
+        return "\n--\n".join([self.status(), self.north.show(BROKER, "StatusText"), *lines])
+
+    def status(self) -> str:
+        """What the aggregator says of itself."""
+        return self.north.show(AGGREGATOR, "StatusText")
+
+    def report(self) -> dict[str, Any]:
+        """The report of the finished run."""
+        found: dict[str, Any] = json.loads(self.north.run("cat", f"{RUN}/report.json"))
+        return found
+
+
+def listing(machine: Machine) -> set[str]:
+    """Every file, user and unit of a machine, but for what systemd and the journal keep of whatever has run."""
+    kept = "-path /proc -o -path /sys -o -path /dev -o -path /run -o -path /tmp -o -path /var/log -o -path /var/cache"
+    files = machine.run("sh", "-c", rf"find / \( {kept} -o -path /var/lib/PackageKit \) -prune -o -print").splitlines()
+    users = machine.run("getent", "passwd").splitlines()
+    units = machine.run("systemctl", "list-unit-files", "--no-legend", "--plain").splitlines()
+    return {*files, *(f"user {line}" for line in users), *(f"unit {line.split()[0]}" for line in units)}
+
+
+@pytest.fixture(scope="module")
+def fleet(boot: Callable[..., list[Machine]], desk: Desk) -> Fleet:
+    machines = boot("north", "south", "east")
+    desk.write_ssh_config()
+    (desk.folder / "fleet.toml").write_text(INVENTORY.replace("DATA", WRONG))
+    north, south, _ = machines
+    for n in (1, 2):
+        (south.root / WRONG.replace("{n}", str(n)).lstrip("/")).write_text(CONTRADICTION)
+    # The watchdog's minute, in three seconds.
+    folder = f"/etc/systemd/system/{AGGREGATOR}.d"
+    fleet = Fleet(machines, desk)
+    north.run("sh", "-c", f"mkdir {folder}; printf '[Service]\\nWatchdogSec=3\\n' > {folder}/test.conf")
+    return fleet
+
+
+def test_the_fleet_is_deployed_and_trains(fleet: Fleet) -> None:
+    fleet.desk.deploy("up")
+    fleet.north.slow_down(KILOBITS_S)
+
+    for machine, unit in [
+        (fleet.north, BROKER),
+        (fleet.north, AGGREGATOR),
+        *((machine, f"fedmq-trainer@{machine.name}-{n}") for machine in (fleet.south, fleet.east) for n in (1, 2)),
+    ]:
+        assert machine.show(unit, "ActiveState") == "active"
+        assert machine.show(unit, "NRestarts") == "0"
+        assert machine.show(unit, "Type") == "notify"
+    fleet.goes_on("the deployment")
+
+
+def test_a_second_deployment_changes_nothing(fleet: Fleet) -> None:
+    before = [fleet.north.show(unit, "MainPID") for unit in (BROKER, AGGREGATOR)]
+
+    said = fleet.desk.deploy("up")
+
+    assert said.count("nothing to do") == 3, said
+    assert [fleet.north.show(unit, "MainPID") for unit in (BROKER, AGGREGATOR)] == before
+
+
+def test_a_killed_broker_and_a_killed_trainer_are_started_again_and_the_run_goes_on(fleet: Fleet) -> None:
+    fleet.north.run("systemctl", "kill", "--signal", "KILL", BROKER)
+    fleet.south.run("systemctl", "kill", "--signal", "KILL", "fedmq-trainer@south-1")
+
+    for machine, unit in ((fleet.north, BROKER), (fleet.south, "fedmq-trainer@south-1")):
+        until(lambda: machine.show(unit, "NRestarts") == "1", f"{unit} to be started again", WAIT_S)  # noqa: B023
+        until(lambda: machine.show(unit, "ActiveState") == "active", f"{unit} to be active", WAIT_S)  # noqa: B023
+    fleet.goes_on("the kills")
+
+
+def test_a_hung_aggregator_is_ended_by_the_watchdog_and_resumes_the_run(fleet: Fleet) -> None:
+    fleet.north.run("systemctl", "kill", "--signal", "STOP", AGGREGATOR)
+
+    fleet.until(lambda: fleet.north.show(AGGREGATOR, "NRestarts") == "1", "the watchdog to bite")
+    assert "Watchdog timeout" in fleet.north.journal(AGGREGATOR)
+    fleet.until(lambda: fleet.north.show(AGGREGATOR, "ActiveState") == "active", "the aggregator to be back")
+    fleet.goes_on("the watchdog")
+
+
+def test_a_host_that_is_cut_off_is_missed_and_takes_part_again(fleet: Fleet) -> None:
+    fleet.south.cut()
+    missed_s = fleet.until(lambda: "(2 of 4)" in fleet.status(), "two trainers to be missed", CUT_S)
+    stands = fleet.rounds()
+    gone = until_seconds(CUT_S - missed_s, lambda: fleet.rounds() > stands)
+    fleet.south.heal()
+
+    assert not gone, "the run went on with two of four trainers, where four are wanted"
+    fleet.goes_on("the cut")
+
+
+def until_seconds(seconds: float, never: Callable[[], bool]) -> bool:
+    """Whether something happened within these seconds that should not."""
+    try:
+        until(never, "what should not happen", seconds)
+    except AssertionError:
+        return False
+    return True
+
+
+def test_a_host_is_added_and_removed_while_the_run_goes_on(fleet: Fleet, boot: Callable[..., list[Machine]]) -> None:
+    [west] = boot("west")
+    before = listing(west)
+    fleet.desk.write_ssh_config()
+
+    fleet.desk.deploy("trainers", "west", "--data", "parity4:4/4")
+    fleet.until(lambda: "5 trainers" in fleet.status(), "the fifth trainer to take part")
+    fleet.goes_on("a host was added")
+
+    fleet.desk.deploy("remove", "west")
+    (fleet.desk.folder / "fleet.toml").write_text(INVENTORY.replace("DATA", WRONG))
+    fleet.until(lambda: "4 trainers" in fleet.status(), "the fifth trainer to be gone")
+    revoked = fleet.north.run("sh", "-c", "cat /var/lib/fedmq/keys/revoked/*.json")
+    assert '"west"' in revoked
+    assert listing(west) - before == set()
+    fleet.goes_on("a host was removed")
+
+
+def test_an_upgrade_starts_again_what_ran_and_the_run_goes_on(fleet: Fleet, packages: list[Path]) -> None:
+    before = fleet.rounds()
+
+    fleet.desk.deploy("upgrade", "--package", str(packages[1]))
+
+    for machine in (fleet.north, fleet.south, fleet.east):
+        assert machine.run("dpkg-query", "-W", "-f", "${Version}", "fedmq").endswith("-2")
+    assert fleet.rounds() >= before
+    fleet.goes_on("the upgrade")
+    status = json.loads(fleet.desk.deploy("status", "--json"))
+    states = [unit["active"] for host in status["hosts"].values() for unit in host["units"].values()]
+    assert states == ["active"] * 6, status
+
+
+def test_new_settings_reach_a_host_and_the_run_its_target(fleet: Fleet) -> None:
+    (fleet.desk.folder / "fleet.toml").write_text(INVENTORY.replace("DATA", RIGHT))
+    fleet.north.speed_up()
+
+    fleet.desk.deploy("up")
+    fleet.until(lambda: fleet.north.show(AGGREGATOR, "ActiveState") in ("inactive", "failed"), "the run to end")
+
+    report = fleet.report()
+    assert report["solved"]
+    assert fleet.north.show(AGGREGATOR, "Result") == "success"
+    assert {"south-1", "south-2", "east-1", "east-2"} <= {one["name"] for one in report["trainers"]}
+    replayed = fleet.north.run("fedmq", "runs", "replay", RUN)
+    assert report["model_sha256"][:8] in replayed, replayed
+
+
+def test_a_removal_leaves_no_file_no_user_and_no_unit(fleet: Fleet) -> None:
+    fleet.desk.deploy("remove", "south", "east", "north")
+
+    for machine in (fleet.north, fleet.south, fleet.east):
+        assert listing(machine) ^ fleet.before[machine.name] == set()
+        running = machine.run("systemctl", "list-units", "--all", "--no-legend", "--plain", "fedmq*")
+        assert running == "", running
