@@ -92,6 +92,11 @@ class Edge:
                 said.append((message.trainer, message.present))
         return said
 
+    def are_present(self, news: list[News]) -> list[str]:
+        """Who is there by these news."""
+        messages = (decode(one.frames).message for one in news if isinstance(one, Delivered) and _is_presence(one))
+        return [message.trainer for message in messages if isinstance(message, Presence) and message.present]
+
     def send(self, *frames: bytes) -> None:
         """Send as soon as the network takes it."""
         stop_at = time.monotonic() + DEADLINE_S
