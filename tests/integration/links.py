@@ -92,11 +92,6 @@ class Edge:
                 said.append((message.trainer, message.present))
         return said
 
-    def are_present(self, news: list[News]) -> list[str]:
-        """Who is there by these news."""
-        messages = (decode(one.frames).message for one in news if isinstance(one, Delivered) and _is_presence(one))
-        return [message.trainer for message in messages if isinstance(message, Presence) and message.present]
-
     def send(self, *frames: bytes) -> None:
         """Send as soon as the network takes it."""
         stop_at = time.monotonic() + DEADLINE_S
@@ -104,6 +99,17 @@ class Edge:
             assert time.monotonic() < stop_at, "there is no connection"
             self.link.wait(0.02)
             self._waiting += self.link.receive()
+
+    def send_until(self, other: Edge, wanted: News, *frames: bytes) -> None:
+        """Send again and again until the other edge has heard it."""
+        stop_at = time.monotonic() + DEADLINE_S
+        heard: list[News] = []
+        while wanted not in heard:
+            assert time.monotonic() < stop_at, "it never passed"
+            self._waiting += self.link.receive()
+            self.link.send(frames)
+            other.link.wait(0.05)
+            heard += other.link.receive()
 
 
 def _is_presence(news: Delivered) -> bool:
