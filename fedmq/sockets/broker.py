@@ -31,11 +31,11 @@ from fedmq.network import (
     Traffic,
     Unsubscribed,
 )
-from fedmq.sockets.endpoint import BATCH, LOOPBACK, Endpoint, drain, give
+from fedmq.sockets.endpoint import BATCH, Endpoint, drain, give
 from fedmq.sockets.watchdog import Connection, Watchdog, give_back_memory, shut_down
 from fedmq.wire import FRAMES_MAX, Frames
 
-BIND_AGAIN_S = 2.0  # a port that was just let go of may take a moment
+LOOPBACK = ("127.0.0.1", "localhost")
 KINDS = {
     Port.PUBLISH: zmq.XSUB,
     Port.SUBSCRIBE: zmq.XPUB,
@@ -134,25 +134,19 @@ class BrokerSockets(Endpoint):
             socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)  # without an authenticator nobody is let in
 
     def _bind(self, socket: zmq.Socket[bytes], port: Port) -> None:
-        give_up_at = time.monotonic() + BIND_AGAIN_S * (self._gate is not None)
-        while True:
-            try:
-                socket.bind(f"tcp://{self._host}:{self._port + port}")
-            except zmq.ZMQError as error:
-                if error.errno == zmq.EADDRINUSE and time.monotonic() < give_up_at:
-                    time.sleep(0.01)
-                    continue
-                self.close()
-                if error.errno != zmq.EADDRINUSE:
-                    raise BadConfiguration(
-                        f"cannot bind {self._host}:{self._port + port} ({error.strerror}): expected an address of this "
-                        "machine; choose it with --bind, 0.0.0.0 for all of them"
-                    ) from error
+        try:
+            socket.bind(f"tcp://{self._host}:{self._port + port}")
+        except zmq.ZMQError as error:
+            self.close()
+            if error.errno != zmq.EADDRINUSE:
                 raise BadConfiguration(
-                    f"cannot bind {self._host}:{self._port + port} ({error.strerror}); the broker needs the {PORTS} "
-                    f"ports {self._port} to {self._port + PORTS - 1}: choose others with --port"
+                    f"cannot bind {self._host}:{self._port + port} ({error.strerror}): expected an address of this "
+                    "machine; choose it with --bind, 0.0.0.0 for all of them"
                 ) from error
-            return
+            raise BadConfiguration(
+                f"cannot bind {self._host}:{self._port + port} ({error.strerror}); the broker needs the {PORTS} "
+                f"ports {self._port} to {self._port + PORTS - 1}: choose others with --port"
+            ) from error
 
     def _end(self) -> None:
         if self._authenticator is not None:

@@ -22,7 +22,6 @@ BACKLOG = 4_096
 LINGER_MS = 1_000
 OVERHEAD_BYTES = 64  # that encryption adds to a frame
 BATCH = 1_000  # messages taken in one `receive`
-LOOPBACK = ("127.0.0.1", "localhost")
 
 
 class Endpoint:
