@@ -39,8 +39,9 @@ from aggregator.steps import (
 from aggregator.strategies import Plan, Standing, Strategy
 from aggregator.voice import Voice
 from fedmq import events, topics
+from fedmq.clock import earliest
 from fedmq.errors import Rejected
-from fedmq.messages import Control, Goodbye, Hello, Presence, Result
+from fedmq.messages import Control, FromTrainer, Hello, Presence, Result
 from fedmq.tasks import Task
 from fedmq.wire import Packet, base_of, describe
 
@@ -107,8 +108,7 @@ class Rounds:
         """When the next `Tick` is due, at the latest."""
         if self.phase is Phase.FINISHED or not self._broker_up:
             return None
-        times = (self._beacon_at, self._deadline, self.roster.grace_until)
-        return min(time for time in times if time is not None)
+        return earliest(self._beacon_at, self._deadline, self.roster.grace_until)
 
     def step(self, event: Event, now: float) -> Effects:
         """Take one event; what follows from it."""
@@ -138,7 +138,7 @@ class Rounds:
         if isinstance(message, Control):
             self._control(message, now)
             return
-        if not isinstance(message, Hello | Result | Goodbye):
+        if not isinstance(message, FromTrainer):
             self._reject("", Rejected("header", f"{type(message).__name__} is not for an aggregator"))
             return
         try:
@@ -166,7 +166,7 @@ class Rounds:
             self._voice.tell(events.RunPaused() if self.paused else events.RunResumed())
         self._beacon_at = now  # so that who asked sees it at once
 
-    def _check_run(self, message: Hello | Result | Goodbye) -> None:
+    def _check_run(self, message: FromTrainer) -> None:
         if message.run != self.settings.run:
             raise Rejected("run", f"expected {self.settings.run}, got {message.run}")
         if message.epoch > self.settings.epoch:

@@ -86,6 +86,10 @@ class StoredResult(NamedTuple):
     frames: Frames
 
 
+_DESCRIPTION, _CLOSE = msgspec.msgpack.Decoder(Description), msgspec.msgpack.Decoder(Close)
+_FRAMES = msgspec.msgpack.Decoder(list[bytes | list[bytes]])  # a list in the place of a frame names its file
+
+
 class Store:
     """A run's store; `path` ":memory:" keeps it for as long as the object lives.
 
@@ -129,7 +133,7 @@ class Store:
     def description(self) -> Description | None:
         """What the run is; None in a new store."""
         row = self._run()
-        return None if row is None else self._decode(row[0], Description)
+        return None if row is None else self._decode(row[0], _DESCRIPTION)
 
     @property
     def epoch(self) -> int:
@@ -202,7 +206,7 @@ class Store:
         for number, blob, before, digest in self._read("SELECT * FROM closes ORDER BY round"):
             right = before == (b"" if number == 1 else before if last is None else last)
             self._check(right and digest == self._chain(before, number, blob), f"round {number}")
-            close = self._decode(blob, Close)
+            close = self._decode(blob, _CLOSE)
             self._check(close.round == number, f"round {number}")
             last = digest
             yield close
@@ -213,7 +217,7 @@ class Store:
         for number, trainer, counted, blob, digest in self._read(query, counted_in):
             what = f"the result of {trainer} in round {number}"
             self._check(digest == _digest(number, trainer, counted, blob), what)
-            kept = self._decode(blob, list[bytes | list[bytes]])
+            kept = self._decode(blob, _FRAMES)
             frames = [frame if isinstance(frame, bytes) else self._blob(frame, what) for frame in kept]
             yield StoredResult(number, trainer, counted, frames)
 
@@ -303,7 +307,7 @@ class Store:
         return blob or b""
 
     def _named_blobs(self) -> set[bytes]:
-        kept = (self._decode(blob, list[bytes | list[bytes]]) for (blob,) in self._read("SELECT frames FROM results"))
+        kept = (self._decode(blob, _FRAMES) for (blob,) in self._read("SELECT frames FROM results"))
         return {frame[0] for frames in kept for frame in frames if not isinstance(frame, bytes)}
 
     def _read(self, query: str, *values: object) -> Iterator[tuple[Any, ...]]:
@@ -361,9 +365,9 @@ class Store:
         if not right:
             raise self._damaged(f"{what} is not as it was written")
 
-    def _decode(self, blob: bytes, kind: type[_T]) -> _T:
+    def _decode(self, blob: bytes, decoder: msgspec.msgpack.Decoder[_T]) -> _T:
         try:
-            return msgspec.msgpack.decode(blob, type=kind)
+            return decoder.decode(blob)
         # A TypeError: not even bytes. A ValueError: no UTF-8. What a task's own checks say passes through msgspec, too.
         except (msgspec.MsgspecError, TypeError, ValueError, BadConfiguration) as error:
             raise self._damaged(f"{error}") from error
@@ -378,8 +382,5 @@ class Store:
 
 def _digest(*fields: object) -> bytes:
     """Over the fields of a row, each with its length, so that none can borrow from its neighbour."""
-    digest = sha256()
-    for field in fields:
-        blob = field if isinstance(field, bytes) else str(field).encode()
-        digest.update(len(blob).to_bytes(8, "little") + blob)
-    return digest.digest()
+    blobs = [field if isinstance(field, bytes) else str(field).encode() for field in fields]
+    return sha256(b"".join(part for blob in blobs for part in (len(blob).to_bytes(8, "little"), blob))).digest()

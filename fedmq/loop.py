@@ -12,7 +12,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Protocol
 
-from fedmq.clock import Clock
+from fedmq.clock import Clock, earliest
 from fedmq.notify import Notifier
 
 
@@ -82,7 +82,7 @@ def serve(
     service.step()
     while not service.done:
         notifier.passed(clock.now(), lambda: service.status)
-        wake_at = min((time for time in (service.wake_at, notifier.wake_at) if time is not None), default=None)
+        wake_at = earliest(service.wake_at, notifier.wake_at)
         link.wait(None if wake_at is None else wake_at - clock.now())
         if asked:
             asked = False

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from aggregator.strategies import Plan, Standing, Update
-from aggregator.strategies.bounds import possible_losses
+from aggregator.strategies.bounds import row_loss_max
 from aggregator.strategies.inbox import ROUNDS_REMEMBERED, Inbox, check_arrays, check_genes, check_round, check_scores
 from aggregator.strategies.rules import RULES, check_rule
 from fedmq.errors import BadConfiguration
@@ -198,8 +198,8 @@ def _mean(updates: Sequence[Update]) -> Floats:
 
 
 def _score(update: Update, task: Task) -> Score:
-    loss = possible_losses(update.arrays["losses"][None], np.array([update.samples]), task)
-    return Score(float(loss[0, 0]), int(update.arrays["correct"][0]), update.samples)
+    loss = min(float(update.arrays["losses"][0]), row_loss_max(task) * update.samples)
+    return Score(loss, int(update.arrays["correct"][0]), update.samples)
 
 
 def _diversity(updates: Sequence[Update]) -> float:
