@@ -161,21 +161,17 @@ def watch(scene: Federation, seen: Seen) -> None:
     """Note what arrives where."""
 
     def trace(time: float, what: str, name: str, frames: Frames | None) -> None:
-        if what == "start" and name == AGGREGATOR:
+        if what == "down" and frames is not None:
+            note(seen, name, decode_header(frames[1]))
+        elif what == "start" and name == AGGREGATOR:
             check_kept(scene, seen)
         if seen.digest is not None:
             seen.digest.update(f"{time!r} {what} {name}".encode())
             seen.digest.update(b"".join(frames or ()))
-        if frames is None:
-            message = None
-        elif what == "down" or seen.lines is not None:
-            message = decode_header(frames[1])
-            if what == "down":
-                note(seen, name, message)
-        else:
-            return
-        if seen.lines is not None and not isinstance(message, Beacon):
-            seen.lines.append(f"{time:8.4f} {what:5} {name:10} {message or ''}"[:160])
+        if seen.lines is not None:
+            message = "" if frames is None else decode_header(frames[1])
+            if not isinstance(message, Beacon):
+                seen.lines.append(f"{time:8.4f} {what:5} {name:10} {message}"[:160])
 
     scene.simulation.trace = trace
 
