@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -101,10 +100,11 @@ class Store:
 
     def __init__(self, path: Path | str) -> None:
         self.path = str(path)
+        self._errors = _Errors(self.path)
         self._blobs = None if self.path == ":memory:" else Blobs(Path(path).with_name("blobs"))
         self._witness = None if self.path == ":memory:" else Witness(Path(path).with_suffix(".witness"))
         self._lock: FolderLock | None = None  # once this store has written
-        with self._errors():
+        with self._errors:
             self._connection = sqlite3.connect(self.path, isolation_level=None, timeout=2.0)
         try:
             self._open()
@@ -113,7 +113,7 @@ class Store:
             raise
 
     def _open(self) -> None:
-        with self._errors():
+        with self._errors:
             self._connection.execute("PRAGMA cell_size_check = ON")
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute("PRAGMA synchronous = FULL")
@@ -187,7 +187,7 @@ class Store:
     def commit(self) -> None:
         """Return when everything that was kept is on disk."""
         if self._connection.in_transaction:
-            with self._errors():
+            with self._errors:
                 self._connection.execute("COMMIT")
             if self._witness is not None:
                 self._witness.write(self._reached())
@@ -195,7 +195,7 @@ class Store:
     def abandon(self) -> None:
         """Forget what was kept since the last `commit`, as a crash would."""
         if self._connection.in_transaction:
-            with self._errors():
+            with self._errors:
                 self._connection.execute("ROLLBACK")
 
     # --- what is read -------------------------------------------------------------------------------------------
@@ -259,7 +259,7 @@ class Store:
         """Give the room of what was forgotten back to the disk."""
         self._claim()
         self.commit()
-        with self._errors():
+        with self._errors:
             self._connection.execute("VACUUM")
 
     def verify(self) -> list[str]:
@@ -286,7 +286,7 @@ class Store:
 
     def close(self) -> None:
         """Let go of the file, without what was kept since the last `commit`."""
-        with self._errors():
+        with self._errors:
             self._connection.close()
         if self._witness is not None:
             self._witness.close()
@@ -311,13 +311,13 @@ class Store:
         return {frame[0] for frames in kept for frame in frames if not isinstance(frame, bytes)}
 
     def _read(self, query: str, *values: object) -> Iterator[tuple[Any, ...]]:
-        with self._errors():
+        with self._errors:
             # No `yield from`: it would close the cursor as well, after the connection if somebody kept this for long.
             for row in self._connection.execute(query, values):  # noqa: UP028
                 yield row
 
     def _row(self, query: str, *values: object) -> tuple[Any, ...] | None:
-        with self._errors():
+        with self._errors:
             row: tuple[Any, ...] | None = self._connection.execute(query, values).fetchone()
             return row
 
@@ -336,7 +336,7 @@ class Store:
 
     def _write(self, statement: str, *values: object) -> None:
         self._claim()
-        with self._errors():
+        with self._errors:
             if not self._connection.in_transaction:
                 self._connection.execute("BEGIN IMMEDIATE")
             self._connection.execute(statement, values)
@@ -346,38 +346,46 @@ class Store:
         if self._lock is None and self.path != ":memory:":
             self._lock = FolderLock(Path(self.path).parent)
 
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        """sqlite3's exceptions never pass this module."""
-        try:
-            yield
-        except _UNREADABLE as error:
-            code = getattr(error, "sqlite_errorname", "")
-            reading = code.endswith(("_READ", "_CORRUPTFS", "_DATA"))  # else no room for the log, its index, ...
-            if code in ("SQLITE_FULL", "SQLITE_READONLY") or (code.startswith("SQLITE_IOERR") and not reading):
-                raise StoreError(
-                    f"{self.path}: cannot be written ({error}); what was acknowledged is safe: "
-                    "make room and start the same command again"
-                ) from error
-            raise self._damaged(f"SQLite says: {error}") from error
-
     def _check(self, right: bool, what: str) -> None:
         if not right:
-            raise self._damaged(f"{what} is not as it was written")
+            raise _damaged(self.path, f"{what} is not as it was written")
 
     def _decode(self, blob: bytes, decoder: msgspec.msgpack.Decoder[_T]) -> _T:
         try:
             return decoder.decode(blob)
         # A TypeError: not even bytes. A ValueError: no UTF-8. What a task's own checks say passes through msgspec, too.
         except (msgspec.MsgspecError, TypeError, ValueError, BadConfiguration) as error:
-            raise self._damaged(f"{error}") from error
+            raise _damaged(self.path, f"{error}") from error
 
-    def _damaged(self, what: str) -> StoreError:
-        folder, what = Path(self.path).parent, " ".join(what.split())  # a damaged name may be many lines
-        return StoreError(
-            f"{self.path} is damaged or not the store of a run: {what}; fedmq runs verify {folder} says how far it "
-            f"is whole, fedmq runs recover {folder} --to-round N keeps that much"
-        )
+
+class _Errors:
+    """sqlite3's exceptions never pass this: each becomes one line about the file, with a way out."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        if not isinstance(error, _UNREADABLE):
+            return
+        code = getattr(error, "sqlite_errorname", "")
+        reading = code.endswith(("_READ", "_CORRUPTFS", "_DATA"))  # else no room for the log, its index, ...
+        if code in ("SQLITE_FULL", "SQLITE_READONLY") or (code.startswith("SQLITE_IOERR") and not reading):
+            raise StoreError(
+                f"{self._path}: cannot be written ({error}); what was acknowledged is safe: "
+                "make room and start the same command again"
+            ) from error
+        raise _damaged(self._path, f"SQLite says: {error}") from error
+
+
+def _damaged(path: str, what: str) -> StoreError:
+    folder, what = Path(path).parent, " ".join(what.split())  # a damaged name may be many lines
+    return StoreError(
+        f"{path} is damaged or not the store of a run: {what}; fedmq runs verify {folder} says how far it "
+        f"is whole, fedmq runs recover {folder} --to-round N keeps that much"
+    )
 
 
 def _digest(*fields: object) -> bytes:
