@@ -39,7 +39,7 @@ from aggregator.steps import (
 from aggregator.strategies import Plan, Standing, Strategy
 from aggregator.voice import Voice
 from fedmq import events, topics
-from fedmq.clock import earliest
+from fedmq.deadlines import earliest
 from fedmq.errors import Rejected
 from fedmq.messages import Control, FromTrainer, Hello, Presence, Result
 from fedmq.tasks import Task
@@ -119,7 +119,7 @@ class Rounds:
         elif isinstance(event, BrokerUp):
             self._on_broker(now)
         elif isinstance(event, BrokerDown):
-            self._broker_up = False
+            self._lose_broker()
         for name in self.roster.settle(now) if self._broker_up else ():  # without a broker nobody can be seen
             self._voice.tell(events.TrainerLeft(trainer=name, goodbye=False))
         self._advance(now)
@@ -172,9 +172,14 @@ class Rounds:
         if message.epoch > self.settings.epoch:
             raise Rejected("epoch", f"expected at most {self.settings.epoch}, got {message.epoch}")
 
+    def _lose_broker(self) -> None:
+        if self._broker_up:  # else whoever a new one has shown since would be in doubt again
+            self.roster.doubt()
+        self._broker_up = False
+
     def _on_broker(self, now: float) -> None:
-        if self._broker_up or len(self.roster):
-            self.roster.doubt(now, self.settings.grace_s)
+        self._lose_broker()  # it may be a new one without a word that the old one was gone
+        self.roster.begin_grace(now, self.settings.grace_s)
         self._broker_up = True
         self._beacon_at = now
         if self.phase is Phase.COLLECTING:

@@ -31,7 +31,8 @@ from aggregator.store import Close, Description, Store, StoredResult
 from aggregator.strategies import Strategy
 from fedmq import events
 from fedmq.address import DEFAULT_ADDRESS
-from fedmq.clock import Clock, earliest
+from fedmq.clock import Clock
+from fedmq.deadlines import earliest
 from fedmq.errors import Rejected
 from fedmq.messages import Finished
 from fedmq.network import Delivered, Link, LinkRefused, LinkUp, News

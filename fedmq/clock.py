@@ -18,15 +18,6 @@ class Clock(Protocol):
         ...
 
 
-def earliest(*times: float | None) -> float | None:
-    """The first of these times; None stands for never, among them and as the answer."""
-    first: float | None = None
-    for moment in times:
-        if moment is not None and (first is None or moment < first):
-            first = moment
-    return first
-
-
 class SystemClock:
     """The machine's clocks."""
 

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Protocol
 
-from fedmq.clock import Clock, earliest
+from fedmq.clock import Clock
+from fedmq.deadlines import earliest
 from fedmq.notify import Notifier
 
 

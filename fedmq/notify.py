@@ -11,7 +11,7 @@ import os
 import socket
 from collections.abc import Callable, Mapping
 
-from fedmq.clock import earliest
+from fedmq.deadlines import earliest
 
 STATUS_S = 1.0  # between two lines of status, at least
 SEND_S = 1.0  # systemd takes a datagram within it, or it is lost

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 
-from fedmq.clock import earliest
+from fedmq.deadlines import earliest
 from fedmq.errors import NotAuthorised, Unreachable
 
 NOTICE_S = 1.0  # a broker that is started at the same time is there before that

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from fedmq.clock import Clock, SystemClock, earliest
+from fedmq.clock import Clock, SystemClock
+from fedmq.deadlines import earliest
 from fedmq.enrolment import Standing, ask, read_answer
 from fedmq.errors import Rejected
 from fedmq.network import Delivered, Link, LinkRefused, LinkUp

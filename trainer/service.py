@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 
 from fedmq.address import DEFAULT_ADDRESS
-from fedmq.clock import Clock, earliest
+from fedmq.clock import Clock
+from fedmq.deadlines import earliest
 from fedmq.errors import CodeRefused, Rejected
 from fedmq.messages import Accepted, Beacon, Finished, Refused, Round, Welcome
 from fedmq.network import Delivered, Link, LinkRefused, LinkUp, News

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from fedmq import topics
-from fedmq.clock import earliest
+from fedmq.deadlines import earliest
 from fedmq.messages import Beacon, Finished, FromAggregator, FromTrainer, Goodbye, Hello, Round, Welcome
 from fedmq.scores import SCALE, counted
 from fedmq.wire import Array, Packet, base_of
