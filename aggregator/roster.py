@@ -99,10 +99,13 @@ class Roster:
         """Those of `names`, who let a deadline pass, of whom only their own messages said that they are here."""
         return sorted(name for name in names if not self._trainers[name].confirmed and self.leave(name, now))
 
-    def doubt(self, now: float, grace_s: float) -> None:
-        """The broker restarted: everybody has `grace_s` to be seen again."""
+    def doubt(self) -> None:
+        """The broker is gone: whether anybody is still here is known only when it is seen again."""
         self._unconfirmed = set(self.present)
-        self._grace_until = now + grace_s
+
+    def begin_grace(self, now: float, grace_s: float) -> None:
+        """The broker is back: who is in doubt has `grace_s` to be seen again."""
+        self._grace_until = now + grace_s if self._unconfirmed else None
 
     def settle(self, now: float) -> list[str]:
         """The names of those who were not seen again in the grace that has ended now; they are away."""

@@ -39,8 +39,9 @@ from aggregator.steps import (
 from aggregator.strategies import Plan, Standing, Strategy
 from aggregator.voice import Voice
 from fedmq import events, topics
+from fedmq.deadlines import earliest
 from fedmq.errors import Rejected
-from fedmq.messages import Control, Goodbye, Hello, Presence, Result
+from fedmq.messages import Control, FromTrainer, Hello, Presence, Result
 from fedmq.tasks import Task
 from fedmq.wire import Packet, base_of, describe
 
@@ -107,8 +108,7 @@ class Rounds:
         """When the next `Tick` is due, at the latest."""
         if self.phase is Phase.FINISHED or not self._broker_up:
             return None
-        times = (self._beacon_at, self._deadline, self.roster.grace_until)
-        return min(time for time in times if time is not None)
+        return earliest(self._beacon_at, self._deadline, self.roster.grace_until)
 
     def step(self, event: Event, now: float) -> Effects:
         """Take one event; what follows from it."""
@@ -119,7 +119,7 @@ class Rounds:
         elif isinstance(event, BrokerUp):
             self._on_broker(now)
         elif isinstance(event, BrokerDown):
-            self._broker_up = False
+            self._lose_broker()
         for name in self.roster.settle(now) if self._broker_up else ():  # without a broker nobody can be seen
             self._voice.tell(events.TrainerLeft(trainer=name, goodbye=False))
         self._advance(now)
@@ -138,7 +138,7 @@ class Rounds:
         if isinstance(message, Control):
             self._control(message, now)
             return
-        if not isinstance(message, Hello | Result | Goodbye):
+        if not isinstance(message, FromTrainer):
             self._reject("", Rejected("header", f"{type(message).__name__} is not for an aggregator"))
             return
         try:
@@ -166,15 +166,20 @@ class Rounds:
             self._voice.tell(events.RunPaused() if self.paused else events.RunResumed())
         self._beacon_at = now  # so that who asked sees it at once
 
-    def _check_run(self, message: Hello | Result | Goodbye) -> None:
+    def _check_run(self, message: FromTrainer) -> None:
         if message.run != self.settings.run:
             raise Rejected("run", f"expected {self.settings.run}, got {message.run}")
         if message.epoch > self.settings.epoch:
             raise Rejected("epoch", f"expected at most {self.settings.epoch}, got {message.epoch}")
 
+    def _lose_broker(self) -> None:
+        if self._broker_up:  # else whoever a new one has shown since would be in doubt again
+            self.roster.doubt()
+        self._broker_up = False
+
     def _on_broker(self, now: float) -> None:
-        if self._broker_up or len(self.roster):
-            self.roster.doubt(now, self.settings.grace_s)
+        self._lose_broker()  # it may be a new one without a word that the old one was gone
+        self.roster.begin_grace(now, self.settings.grace_s)
         self._broker_up = True
         self._beacon_at = now
         if self.phase is Phase.COLLECTING:

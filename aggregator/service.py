@@ -32,6 +32,7 @@ from aggregator.strategies import Strategy
 from fedmq import events
 from fedmq.address import DEFAULT_ADDRESS
 from fedmq.clock import Clock
+from fedmq.deadlines import earliest
 from fedmq.errors import Rejected
 from fedmq.messages import Finished
 from fedmq.network import Delivered, Link, LinkRefused, LinkUp, News
@@ -110,8 +111,7 @@ class Aggregator:
         """See `loop.Service`."""
         if self.rounds.phase is Phase.FINISHED:
             return self._farewell_by
-        times = [time for time in (self._reach.wake_at, self.rounds.wake_at) if time is not None]
-        return min(times, default=None)
+        return earliest(self._reach.wake_at, self.rounds.wake_at)
 
     @property
     def status(self) -> str:
