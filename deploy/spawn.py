@@ -46,7 +46,7 @@ def spawn(ctx: click.Context, /, count: int, prefix: str, foreground: bool, **se
     Ctrl-C or SIGTERM ends them all within five seconds.
 
     All other options are those of fedmq trainer; in a text of theirs {part} and {n} are the trainer's number, {parts}
-    is N, and {name} its name.
+    is N, and {name} its name. Exit code 0, or that of the first trainer that failed.
 
     \b
     Examples:
