@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from desk import ROOT, Desk
@@ -16,6 +18,30 @@ if os.environ.get("FLEET") != "1":
     collect_ignore_glob = ["test_*.py"]
 
 BUILD = ROOT / "deploy" / "packaging" / "build.py"
+MEASURED = pytest.StashKey[dict[str, float]]()
+
+
+class Built(NamedTuple):
+    """Packages, and how long `make deb` takes for them."""
+
+    packages: list[Path]
+    seconds: float
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[MEASURED] = {}
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Show what was measured, whether or not it has a limit."""
+    for what, seconds in config.stash[MEASURED].items():
+        terminalreporter.write_line(f"{seconds:6.1f} s  {what}")
+
+
+@pytest.fixture(scope="session")
+def measured(request: pytest.FixtureRequest) -> dict[str, float]:
+    """Seconds by what took them; shown at the end."""
+    return request.config.stash[MEASURED]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -28,15 +54,23 @@ def _able() -> None:
 
 
 @pytest.fixture(scope="session")
-def packages(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def built(tmp_path_factory: pytest.TempPathFactory, measured: dict[str, float]) -> Built:
     """Two packages of this tree, the second newer than the first."""
     if given := os.environ.get("FLEET_PACKAGES"):
-        return [Path(path) for path in given.split()]
+        return Built([Path(path) for path in given.split()], 0.0)
+    start = time.monotonic()
     out = tmp_path_factory.mktemp("packages")
     words = ["--revision", "1", "2", "--out", str(out), "--work", str(out / "work")]
     done = subprocess.run([sys.executable, str(BUILD), *words], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return [Path(line) for line in done.stdout.split()]
+    measured["to build two packages"] = time.monotonic() - start
+    return Built([Path(line) for line in done.stdout.split()], time.monotonic() - start)
+
+
+@pytest.fixture(scope="session")
+def packages(built: Built) -> list[Path]:
+    """Two packages, the second newer than the first."""
+    return built.packages
 
 
 @pytest.fixture(scope="module")
