@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,53 +19,50 @@ if os.environ.get("FLEET") != "1":
     collect_ignore_glob = ["test_*.py"]
 
 BUILD = ROOT / "deploy" / "packaging" / "build.py"
-MEASURED = pytest.StashKey[dict[str, float]]()
+# Set once, before the modules go side by side: packages of this tree, and how long it took to build them.
+PACKAGES, BUILD_S = "FLEET_PACKAGES", "FLEET_BUILD_S"
 
 
 class Built(NamedTuple):
-    """Packages, and how long `make deb` takes for them."""
+    """Two packages of this tree, the second newer than the first, and how long `make deb` takes for them."""
 
     packages: list[Path]
     seconds: float
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[MEASURED] = {}
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Show what was measured, whether or not it has a limit."""
-    for what, seconds in config.stash[MEASURED].items():
-        terminalreporter.write_line(f"{seconds:6.1f} s  {what}")
-
-
-@pytest.fixture(scope="session")
-def measured(request: pytest.FixtureRequest) -> dict[str, float]:
-    """Seconds by what took them; shown at the end."""
-    return request.config.stash[MEASURED]
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _able() -> None:
-    """The machines need root and a few programs."""
+    """Look whether there can be machines, and build the packages."""
+    if os.environ.get("FLEET") != "1" or hasattr(config, "workerinput"):
+        return
     if os.geteuid() != 0:
         pytest.exit("make fleet needs root: it boots machines in namespaces", 1)
     if lacking := missing():
         pytest.exit(f"make fleet needs the Debian packages {' '.join(lacking)}: apt-get install {' '.join(lacking)}", 1)
+    if PACKAGES in os.environ:
+        return
+    out = tempfile.TemporaryDirectory(prefix="fedmq-packages-")
+    config.add_cleanup(out.cleanup)
+    start = time.monotonic()
+    words = ["--revision", "1", "2", "--out", out.name, "--work", f"{out.name}/work"]
+    done = subprocess.run([sys.executable, str(BUILD), *words], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        pytest.exit(done.stderr, 1)
+    os.environ[PACKAGES], os.environ[BUILD_S] = done.stdout, f"{time.monotonic() - start:.1f}"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show what tests have measured."""
+    measured = {"to build two packages": float(os.environ.get(BUILD_S, "0"))}
+    for report in terminalreporter.getreports("passed"):
+        measured |= {str(what): float(str(seconds)) for what, seconds in report.user_properties}
+    for what, seconds in measured.items():
+        terminalreporter.write_line(f"{seconds:6.1f} s  {what}")
 
 
 @pytest.fixture(scope="session")
-def built(tmp_path_factory: pytest.TempPathFactory, measured: dict[str, float]) -> Built:
-    """Two packages of this tree, the second newer than the first."""
-    if given := os.environ.get("FLEET_PACKAGES"):
-        return Built([Path(path) for path in given.split()], 0.0)
-    start = time.monotonic()
-    out = tmp_path_factory.mktemp("packages")
-    words = ["--revision", "1", "2", "--out", str(out), "--work", str(out / "work")]
-    done = subprocess.run([sys.executable, str(BUILD), *words], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    measured["to build two packages"] = time.monotonic() - start
-    return Built([Path(line) for line in done.stdout.split()], time.monotonic() - start)
+def built() -> Built:
+    """The packages, and how long they took."""
+    return Built([Path(path) for path in os.environ[PACKAGES].split()], float(os.environ.get(BUILD_S, "0")))
 
 
 @pytest.fixture(scope="session")
