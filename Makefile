@@ -82,7 +82,8 @@ fleet: $(DEVELOP_STAMP)  ## as root: three machines with systemd and sshd, deplo
 	@lacking=$$($(BIN)/python tests/fleet/machines.py); [ -z "$$lacking" ] || { \
 		apt-get -qq update && apt-get -qq -y install --no-install-recommends $$lacking > /dev/null; } || { \
 		echo "make fleet needs the Debian packages $$lacking, and could not install them" >&2; exit 1; }
-	@FLEET=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest tests/fleet --durations=0 --durations-min=1 $(ARGS)
+	@FLEET=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest tests/fleet \
+		--numprocesses 2 --dist loadfile --durations=0 --durations-min=1 $(ARGS)
 
 clean:  ## remove the virtual environment and everything that tools have left
 	@[ ! -e $(VENV)/pyvenv.cfg ] || rm -rf $(VENV)

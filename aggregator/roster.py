@@ -132,7 +132,9 @@ class Roster:
             if trainer.present and not trainer.results and now - trainer.met_at < self._forget_s
         ]
 
-    def restore(self, name: str, samples: int, results: int, now: float) -> None:
-        """A trainer that an earlier epoch has met: away, but its rows count until it is forgotten."""
+    def restore(self, name: str, samples: int, results: int, now: float, *, gone: bool = False) -> None:
+        """A trainer of an earlier epoch: away, but its rows count until it is forgotten, unless it was `gone`."""
         index = len(self._trainers)
-        self._trainers[name] = Trainer(name, index, samples, now, present=False, away_since=now, results=results)
+        self._trainers[name] = Trainer(
+            name, index, samples, now, present=False, away_since=now, results=results, gone=gone
+        )

@@ -226,8 +226,9 @@ def _rounds(
         code=description.code,
     )
     roster = Roster(settings.forget_s)
+    members = replayed.closes[-1].members if replayed.closes else tuple(replayed.trainers)
     for name, (samples, results) in sorted(replayed.trainers.items()):
-        roster.restore(name, samples, results, now)
+        roster.restore(name, samples, results, now, gone=name not in members)
     accepted = store.keys_since(replayed.round - settings.staleness - 1)
     return Rounds(
         settings,
@@ -240,5 +241,5 @@ def _rounds(
         counted=replayed.open_results,
         bases={close.round: close.base for close in replayed.closes[-settings.staleness - 1 :]},
         answer_s=[close.round_s for close in replayed.closes if close.why == "complete"],
-        members=len(replayed.closes[-1].members) if replayed.closes else 0,
+        members=len(members) if replayed.closes else 0,
     )

@@ -128,8 +128,11 @@ def remove(hosts: tuple[str, ...], inventory: Path, ssh_config: Path | None, lim
 
     async def work(rollout: Rollout, host: Host) -> str:
         facts = await rollout.ask(host)
-        if facts.trainers and at is not None and at.host not in hosts:
-            await rollout.revoke(at.host, sorted(facts.trainers))
+        try:
+            await rollout.carry_out(host, plan.stop(facts))  # its trainers say goodbye: no run waits for their rows
+        finally:
+            if facts.trainers and at is not None and at.host not in hosts:
+                await rollout.revoke(at.host, sorted(facts.trainers))
         return await rollout.carry_out(host, plan.remove(facts))
 
     work_on_each(list(hosts), work, ssh_config, limit)

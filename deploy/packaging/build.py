@@ -128,7 +128,9 @@ def version() -> str:
 
 def run(command: list[str]) -> None:
     """Run a command, silent; end with what it said when it fails."""
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "LC_ALL": "C"})
+    # What lies on our path of modules is not what the package is to have: pip would take it for installed already.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"LC_ALL": "C"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode != 0:
         sys.exit(f"build.py: {' '.join(command)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
 

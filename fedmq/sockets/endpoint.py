@@ -16,6 +16,7 @@ from fedmq.wire import FRAME_BYTES_MAX, Frames
 QUEUE_MESSAGES_MAX = 10_000  # per peer and direction
 HEARTBEAT_MS = 1_000
 HEARTBEAT_TIMEOUT_MS = 8_000  # a frame must pass within it; a peer that is cut off is noticed by then
+CONNECT_MS = 2_000  # then tried anew: the kernel would wait twice as long each time, long after a cut has healed
 HANDSHAKE_MS = 3_000
 RECONNECT_MS, RECONNECT_MAX_MS = 100, 1_000
 BACKLOG = 4_096
@@ -43,6 +44,7 @@ class Endpoint:
         socket.sndhwm = socket.rcvhwm = QUEUE_MESSAGES_MAX
         socket.maxmsgsize = FRAME_BYTES_MAX + OVERHEAD_BYTES
         socket.linger = LINGER_MS
+        socket.connect_timeout = CONNECT_MS
         socket.handshake_ivl = HANDSHAKE_MS
         socket.heartbeat_ivl = HEARTBEAT_MS
         socket.heartbeat_timeout = HEARTBEAT_TIMEOUT_MS

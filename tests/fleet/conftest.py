@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from desk import ROOT, Desk
@@ -16,27 +19,56 @@ if os.environ.get("FLEET") != "1":
     collect_ignore_glob = ["test_*.py"]
 
 BUILD = ROOT / "deploy" / "packaging" / "build.py"
+# Set once, before the modules go side by side: packages of this tree, and how long it took to build them.
+PACKAGES, BUILD_S = "FLEET_PACKAGES", "FLEET_BUILD_S"
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _able() -> None:
-    """The machines need root and a few programs."""
+class Built(NamedTuple):
+    """Two packages of this tree, the second newer than the first, and how long `make deb` takes for them."""
+
+    packages: list[Path]
+    seconds: float
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Look whether there can be machines, and build the packages."""
+    if os.environ.get("FLEET") != "1" or hasattr(config, "workerinput"):
+        return
     if os.geteuid() != 0:
         pytest.exit("make fleet needs root: it boots machines in namespaces", 1)
     if lacking := missing():
         pytest.exit(f"make fleet needs the Debian packages {' '.join(lacking)}: apt-get install {' '.join(lacking)}", 1)
+    if PACKAGES in os.environ:
+        return
+    out = tempfile.TemporaryDirectory(prefix="fedmq-packages-")
+    config.add_cleanup(out.cleanup)
+    start = time.monotonic()
+    words = ["--revision", "1", "2", "--out", out.name, "--work", f"{out.name}/work"]
+    done = subprocess.run([sys.executable, str(BUILD), *words], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        pytest.exit(done.stderr, 1)
+    os.environ[PACKAGES], os.environ[BUILD_S] = done.stdout, f"{time.monotonic() - start:.1f}"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show what tests have measured."""
+    measured = {"to build two packages": float(os.environ.get(BUILD_S, "0"))}
+    for report in terminalreporter.getreports("passed"):
+        measured |= {str(what): float(str(seconds)) for what, seconds in report.user_properties}
+    for what, seconds in measured.items():
+        terminalreporter.write_line(f"{seconds:6.1f} s  {what}")
 
 
 @pytest.fixture(scope="session")
-def packages(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Two packages of this tree, the second newer than the first."""
-    if given := os.environ.get("FLEET_PACKAGES"):
-        return [Path(path) for path in given.split()]
-    out = tmp_path_factory.mktemp("packages")
-    words = ["--revision", "1", "2", "--out", str(out), "--work", str(out / "work")]
-    done = subprocess.run([sys.executable, str(BUILD), *words], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return [Path(line) for line in done.stdout.split()]
+def built() -> Built:
+    """The packages, and how long they took."""
+    return Built([Path(path) for path in os.environ[PACKAGES].split()], float(os.environ.get(BUILD_S, "0")))
+
+
+@pytest.fixture(scope="session")
+def packages(built: Built) -> list[Path]:
+    """Two packages, the second newer than the first."""
+    return built.packages
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ HOME = "/root"
 SUBNET = "10.77.0"
 BOOT_S = 60.0
 STOP_S = 20.0
-POLL_S = 0.05
+POLL_S = 0.1  # most conditions start a process
 NEEDED = {"sshd": "openssh-server", "nft": "nftables", "ping": "iputils-ping", "sudo": "sudo", "ip": "iproute2"}
 # Ends when the other end of its standard input is closed, however that came about, and removes what is left by then.
 HOLDER = """

@@ -8,9 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from desk import ROOT
 from machines import Machine, until
 
 UNITS = "/etc/systemd/system"
+SERVICES = sorted(path.name for path in (ROOT / "deploy" / "systemd").glob("*.service"))
+REFUSED = ("PermissionError", "OSError", "FileNotFoundError")  # a file system for reading; or not even to be seen
 PROBE = """\
 import json, os, pathlib
 
@@ -36,6 +39,21 @@ found = {
     "see others' processes": sum(name.isdigit() for name in os.listdir("/proc")),
 }
 (own / "found.json").write_text(json.dumps(found))
+"""
+# The broker and the aggregator share a folder of keys, and a user, but not their secret keys.
+KEYS = "/var/lib/fedmq/keys"
+KEYS_PROBE = """\
+import json, pathlib
+
+def tried(action):
+    try:
+        return action() or "done"
+    except OSError as error:
+        return type(error).__name__
+
+written = [pathlib.Path(path) for path in ("/etc/fedmq/x", "/opt/fedmq/x", "/usr/x", "/var/lib/x", "/var/lib/fedmq/x")]
+found = {name: tried(pathlib.Path("/var/lib/fedmq/keys", f"{name}.key").read_text) for name in ("broker", "aggregator")}
+print(json.dumps({**found, **{str(path): tried(lambda: path.write_text("x")) for path in written}}), flush=True)
 """
 EAT = "import time; kept = b'x' * ({megabytes} << 20); print('still here', flush=True); time.sleep(600)"
 
@@ -75,8 +93,49 @@ def test_a_trainer_can_not_leave_its_own_state_nor_read_what_is_anothers(machine
     assert found.pop("write own state") == 1
     assert found.pop("read own key") == "key of probe"
     assert found.pop("see others' processes") == 1
-    refused = ("PermissionError", "OSError", "FileNotFoundError")  # a file system for reading; or not even to be seen
-    assert {what: said for what, said in found.items() if said not in refused} == {}
+    assert {what: said for what, said in found.items() if said not in REFUSED} == {}
+
+
+@pytest.mark.parametrize(("own", "other"), [("broker", "aggregator"), ("aggregator", "broker")])
+def test_broker_and_aggregator_read_no_secret_of_the_other_and_write_only_their_state(
+    machine: Machine, own: str, other: str
+) -> None:
+    unit = f"fedmq-{own}.service"
+    machine.run("sh", "-c", "cat > /usr/local/bin/probe.py", text=KEYS_PROBE)
+    run_instead(machine, unit, "/bin/true", "oneshot")
+    machine.run("systemctl", "start", unit)  # makes the folder
+    script = f"cd {KEYS}; for name in broker aggregator; do echo key of $name > $name.key; done; "
+    machine.run("sh", "-c", f"{script} chmod 600 *.key; chown --reference=. *.key")
+    run_instead(machine, unit, "/opt/fedmq/bin/python /usr/local/bin/probe.py", "oneshot")
+
+    machine.run("systemctl", "start", unit)
+
+    until(lambda: '"broker"' in machine.journal(unit), "the probe to say what it found", 20)
+    found = json.loads(next(line for line in machine.journal(unit).splitlines() if '"broker"' in line))
+    assert found.pop(own) == f"key of {own}\n"
+    assert set(found) == {other, "/etc/fedmq/x", "/opt/fedmq/x", "/usr/x", "/var/lib/x", "/var/lib/fedmq/x"}
+    assert {what: said for what, said in found.items() if said not in REFUSED} == {}
+
+
+@pytest.mark.parametrize("unit", SERVICES)
+def test_a_service_may_take_a_part_of_the_machine_and_not_all(machine: Machine, unit: str) -> None:
+    unit = unit.replace("@.", "@probe.")
+    total = int(machine.run("awk", "/^MemTotal/ { print $2 }", "/proc/meminfo")) << 10
+
+    assert machine.show(unit, "MemoryMax") != "infinity"
+    assert int(machine.show(unit, "MemoryMax")) < total
+    assert int(machine.show(unit, "TasksMax")) < 1000
+
+
+@pytest.mark.parametrize("unit", ["fedmq-aggregator.service", "fedmq-trainer@other.service"])
+def test_a_limit_on_memory_that_was_set_holds(machine: Machine, unit: str) -> None:
+    run_instead(machine, unit, f'/opt/fedmq/bin/python -c "{EAT.format(megabytes=300)}"', "exec")
+
+    machine.run("systemctl", "set-property", unit, "MemoryMax=150M")
+    machine.run("systemctl", "restart", unit)
+
+    until(lambda: machine.show(unit, "ActiveState") == "failed", "the limit to bite", 20)
+    assert machine.show(unit, "Result") in ("oom-kill", "signal")
 
 
 @pytest.mark.parametrize(("megabytes", "lives"), [(100, True), (600, False)])

@@ -138,6 +138,14 @@ def test_systemd_waits_until_a_service_is_ready_and_ends_one_that_hangs(unit: st
 
 
 @pytest.mark.parametrize("unit", SERVICES)
+def test_a_service_that_grows_without_an_end_does_not_take_the_machine_with_it(unit: str) -> None:
+    text = (UNITS / unit).read_text()
+    assert re.search(r"^MemoryMax=\d+(M|G|%)$", text, flags=re.MULTILINE)
+    assert re.search(r"^TasksMax=\d+$", text, flags=re.MULTILINE)
+    assert f"# systemctl set-property {unit.replace('@.', '@NAME.')} MemoryMax=" in text
+
+
+@pytest.mark.parametrize("unit", SERVICES)
 def test_what_somebody_has_to_mend_first_is_not_started_again(unit: str) -> None:
     (line,) = re.findall(r"^RestartPreventExitStatus=(.*)$", (UNITS / unit).read_text(), flags=re.MULTILINE)
     assert {"2", "77", "78"} <= set(line.split())
