@@ -32,6 +32,7 @@ class Trainer:
     late: int = 0
     rejected: int = 0
     resent: int = 0
+    introduced: tuple[str, tuple[str, ...]] = ("", ())  # what it said of itself: its version, its labels
 
 
 class Roster:

@@ -21,6 +21,7 @@ from fedmq.settings import values_of
 from fedmq.topics import NAME_PATTERN
 
 STDERR = 2
+LABELS_MAX, LABEL_MAX = 8, 64  # as `fedmq.messages.Labels` has it, which would load numpy for a `--help`
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -146,6 +147,14 @@ def timeout_option(command: Command) -> Command:
 def edge_options(command: Command) -> Command:
     """--broker, --keys and --connect-timeout."""
     return broker_option(timeout_option(command))
+
+
+def check_labels(_ctx: click.Context, _param: click.Parameter, text: str) -> tuple[str, ...]:
+    """The words in a list with commas; what cannot be one is a wrong usage."""
+    labels = tuple(word.strip() for word in text.split(",") if word.strip())
+    if len(labels) > LABELS_MAX or any(len(one) > LABEL_MAX or not one.isprintable() for one in labels):
+        raise click.BadParameter(f"expected up to {LABELS_MAX} words of up to {LABEL_MAX} letters, got {text!r:.80}")
+    return labels
 
 
 def check_name(_ctx: click.Context, _param: click.Parameter, name: str | None) -> str | None:

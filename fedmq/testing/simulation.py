@@ -125,6 +125,10 @@ class Simulation:
         """A trainer."""
         self._add(name, (topics.ROUNDS, topics.BEACONS, topics.inbox_of(name)), False, make)
 
+    def add_observer(self, name: str, make: Callable[[Link], Node]) -> None:
+        """One that only watches."""
+        self._add(name, (*topics.WATCHED, topics.watch_of(name)), False, make)
+
     def _add(self, name: str, wants: tuple[str, ...], publishes: bool, make: Callable[[Link], Node]) -> None:
         def begin() -> Node:
             link = self._links[name] = MemoryLink(self, name, wants, publishes=publishes)

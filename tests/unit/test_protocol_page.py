@@ -113,7 +113,7 @@ def test_each_reason_of_a_rejection_is_in_the_table() -> None:
 
 
 def test_each_dtype_is_named() -> None:
-    assert set(re.findall(r"`([<|]\w\d)`", section("Frames"))) == {*wire.DTYPES, wire.CODE_DTYPE}
+    assert set(re.findall(r"`([<|]\w\d)`", section("Frames"))) == {*wire.DTYPES, wire.BYTES_DTYPE}
 
 
 def test_the_pages_that_are_linked_exist() -> None:

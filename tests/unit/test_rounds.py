@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from rounds_scene import TASK, Scene, closes, kept, opened, sent, told
 
-from aggregator.rounds import REJECTIONS_TOLD_MAX
+from aggregator.chronicle import REJECTIONS_TOLD_MAX
 from aggregator.steps import BrokerUp, KeepResult, Malformed, Tick
 from fedmq import events
 from fedmq.errors import Rejected
