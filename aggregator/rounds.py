@@ -127,7 +127,7 @@ class Rounds:
         for name in self.roster.settle(now) if self._broker_up else ():  # without a broker nobody can be seen
             self._chronicle.left(name)
         self._advance(now)
-        if self._chronicle.has_stalled(now):
+        if self._broker_up and self._chronicle.has_stalled(now):
             self._chronicle.stalled(self.round, self._invited - self._answered)
         if self._broker_up and now >= self._beacon_at and self.phase is not Phase.FINISHED:
             self._send_beacon(topics.beacon_of(self.settings.run))

@@ -18,6 +18,7 @@ from trainer.join import join
 if TYPE_CHECKING:
     from fedmq.keyring import Membership
     from fedmq.seal import TrainerSeal
+    from fedmq.tasks import Rows
     from trainer.policy import CodePolicy
     from trainer.session import Session
     from trainer.spool import FileSpool
@@ -132,15 +133,13 @@ def trainer(
     from fedmq.seal import TrainerSeal
     from fedmq.sockets import TrainerSockets
     from trainer.answer import on_rows
-    from trainer.data import load_rows
     from trainer.service import Trainer, usage_of_process
     from trainer.spool import FileSpool
     from trainer.worker import ThreadWorker
 
     address, membership = find_broker(broker, keys, "trainer")
     name = _name(name, membership)
-    rows = load_rows(data)
-    _check_count(name, len(rows.inputs), min_rows)
+    rows = _rows(data, name, min_rows)
     seal = None if membership is None else TrainerSeal(membership)
     policy = _policy(allow_code, score, seal)
     link = TrainerSockets(address, name, membership)
@@ -199,6 +198,15 @@ def _session(
     seen = Seen(() if spool is None else spool.seen())
     jitter = stream(0, "jitter", name)
     return Session(name, count, __version__, jitter, kept, scale=scale, budget=budget, seen=seen, labels=labels)
+
+
+def _rows(spec: str, name: str, least: int | None) -> Rows:
+    """The rows of this trainer, if they are enough."""
+    from trainer.data import load_rows
+
+    rows = load_rows(spec)
+    _check_count(name, len(rows.inputs), least)
+    return rows
 
 
 def _check_count(name: str, rows: int, least: int | None) -> None:

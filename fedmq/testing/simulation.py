@@ -305,7 +305,8 @@ class Simulation:
                 self._hub.traffic.extend((connection, Unsubscribed(topic)) for topic in connection.topics)
                 self.step(self.broker_name)
 
-        self._at(self.clock.now() + self._delay(), noticed)
+        last = 0.0 if self.faults.reorder else connection.arrived.get("up", 0.0)  # it comes after what was sent
+        self._at(max(last, self.clock.now() + self._delay()), noticed)
 
     def _news(self, link: MemoryLink, news: News) -> None:
         if self._links.get(link.name) is link:
