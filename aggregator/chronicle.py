@@ -35,7 +35,7 @@ class Chronicle:
 
     def joined(self, trainer: Trainer) -> None:
         """It was not here before, or has said more of itself."""
-        version, labels = trainer.introduced
+        version, labels = trainer.words
         self._voice.tell(
             events.TrainerJoined(trainer=trainer.name, samples=trainer.samples, version=version, labels=labels)
         )

@@ -16,6 +16,9 @@ from fedmq.messages import BITMAP_BYTES_MAX
 TRAINERS_MAX = 8 * BITMAP_BYTES_MAX  # a beacon has a bit for each
 
 
+Introduction = tuple[str, tuple[str, ...]]  # what a trainer says of itself: its version, its labels
+
+
 @dataclass
 class Trainer:
     """One line of the roster."""
@@ -32,7 +35,7 @@ class Trainer:
     late: int = 0
     rejected: int = 0
     resent: int = 0
-    introduced: tuple[str, tuple[str, ...]] = ("", ())  # what it said of itself: its version, its labels
+    words: Introduction = ("", ())
 
 
 class Roster:
@@ -68,8 +71,12 @@ class Roster:
         """Until when nobody counts as gone after the broker came back; None: no such grace runs."""
         return self._grace_until
 
-    def meet(self, name: str, samples: int, now: float, *, confirmed: bool = False) -> bool:
-        """`name` was heard, or `confirmed` by the broker, with so many rows; True when it was not present before.
+    def meet(
+        self, name: str, samples: int, now: float, *, confirmed: bool = False, words: Introduction | None = None
+    ) -> bool:
+        """`name` was heard, or `confirmed` by the broker, with so many rows; `words` is what it said of itself.
+
+        True when it was not present before, or has said something new.
 
         Raises:
             Rejected: a beacon has no bit for one more name.
@@ -83,6 +90,8 @@ class Roster:
         trainer.samples, trainer.present, trainer.gone = samples, True, False
         trainer.confirmed = trainer.confirmed or confirmed
         self._unconfirmed.discard(name)
+        if words is not None and words != trainer.words:
+            trainer.words, new = words, True
         return new
 
     def leave(self, name: str, now: float, *, for_good: bool = False) -> bool:
@@ -100,10 +109,13 @@ class Roster:
         """Those of `names`, who let a deadline pass, of whom only their own messages said that they are here."""
         return sorted(name for name in names if not self._trainers[name].confirmed and self.leave(name, now))
 
-    def doubt(self, now: float, grace_s: float) -> None:
-        """The broker restarted: everybody has `grace_s` to be seen again."""
+    def doubt(self) -> None:
+        """The broker is gone: whether anybody is still here is known only when it is seen again."""
         self._unconfirmed = set(self.present)
-        self._grace_until = now + grace_s
+
+    def begin_grace(self, now: float, grace_s: float) -> None:
+        """The broker is back: who is in doubt has `grace_s` to be seen again."""
+        self._grace_until = now + grace_s if self._unconfirmed else None
 
     def settle(self, now: float) -> list[str]:
         """The names of those who were not seen again in the grace that has ended now; they are away."""

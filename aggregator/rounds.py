@@ -24,7 +24,7 @@ from typing import Any
 
 from aggregator.chronicle import Chronicle
 from aggregator.results import as_update
-from aggregator.roster import Roster
+from aggregator.roster import Introduction, Roster
 from aggregator.steps import (
     BrokerDown,
     BrokerUp,
@@ -40,8 +40,9 @@ from aggregator.steps import (
 from aggregator.strategies import Plan, Standing, Strategy
 from aggregator.voice import Voice
 from fedmq import topics
+from fedmq.deadlines import earliest
 from fedmq.errors import Rejected
-from fedmq.messages import Control, Goodbye, Hello, Presence, Result
+from fedmq.messages import Control, FromTrainer, Hello, Presence, Result
 from fedmq.tasks import Task
 from fedmq.wire import Packet, base_of, describe
 
@@ -111,8 +112,7 @@ class Rounds:
         """When the next `Tick` is due, at the latest."""
         if self.phase is Phase.FINISHED or not self._broker_up:
             return None
-        times = (self._beacon_at, self._deadline, self.roster.grace_until)
-        return min(time for time in times if time is not None)
+        return earliest(self._beacon_at, self._deadline, self.roster.grace_until)
 
     def step(self, event: Event, now: float) -> Effects:
         """Take one event; what follows from it."""
@@ -123,7 +123,7 @@ class Rounds:
         elif isinstance(event, BrokerUp):
             self._on_broker(now)
         elif isinstance(event, BrokerDown):
-            self._broker_up = False
+            self._lose_broker()
         for name in self.roster.settle(now) if self._broker_up else ():  # without a broker nobody can be seen
             self._chronicle.left(name)
         self._advance(now)
@@ -144,7 +144,7 @@ class Rounds:
         if isinstance(message, Control):
             self._control(message, now)
             return
-        if not isinstance(message, Hello | Result | Goodbye):
+        if not isinstance(message, FromTrainer):
             self._reject("", Rejected("header", f"{type(message).__name__} is not for an aggregator"))
             return
         try:
@@ -172,15 +172,20 @@ class Rounds:
             self._chronicle.paused(self.paused)
         self._beacon_at = now  # so that who asked sees it at once
 
-    def _check_run(self, message: Hello | Result | Goodbye) -> None:
+    def _check_run(self, message: FromTrainer) -> None:
         if message.run != self.settings.run:
             raise Rejected("run", f"expected {self.settings.run}, got {message.run}")
         if message.epoch > self.settings.epoch:
             raise Rejected("epoch", f"expected at most {self.settings.epoch}, got {message.epoch}")
 
+    def _lose_broker(self) -> None:
+        if self._broker_up:  # else whoever a new one has shown since would be in doubt again
+            self.roster.doubt()
+        self._broker_up = False
+
     def _on_broker(self, now: float) -> None:
-        if self._broker_up or len(self.roster):
-            self.roster.doubt(now, self.settings.grace_s)
+        self._lose_broker()  # it may be a new one without a word that the old one was gone
+        self.roster.begin_grace(now, self.settings.grace_s)
         self._broker_up = True
         self._beacon_at = now
         if self.phase is Phase.COLLECTING:
@@ -199,7 +204,7 @@ class Rounds:
             self._send_beacon(topics.inbox_of(name))
 
     def _hello(self, message: Hello, now: float) -> None:
-        self._meet(message.trainer, message.samples, now, introduced=(message.version, message.labels))
+        self._meet(message.trainer, message.samples, now, words=(message.version, message.labels))
         inbox = topics.inbox_of(message.trainer)
         if self.phase is Phase.FINISHED:
             self._send_finished(inbox)
@@ -355,21 +360,10 @@ class Rounds:
     # --- what leaves --------------------------------------------------------------------------------------------
 
     def _meet(
-        self,
-        name: str,
-        samples: int,
-        now: float,
-        *,
-        confirmed: bool = False,
-        introduced: tuple[str, tuple[str, ...]] | None = None,
+        self, name: str, samples: int, now: float, *, confirmed: bool = False, words: Introduction | None = None
     ) -> None:
-        """`name` is here; `introduced` is what it said of itself."""
-        new = self.roster.meet(name, samples, now, confirmed=confirmed)
-        trainer = self.roster[name]
-        if introduced is not None and trainer.introduced != introduced:
-            trainer.introduced, new = introduced, True
-        if new:
-            self._chronicle.joined(trainer)
+        if self.roster.meet(name, samples, now, confirmed=confirmed, words=words):
+            self._chronicle.joined(self.roster[name])
 
     def _send_round(self, topic: str) -> None:
         assert self._plan is not None

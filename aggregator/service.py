@@ -37,6 +37,7 @@ from aggregator.strategies import Strategy
 from fedmq import events
 from fedmq.address import DEFAULT_ADDRESS
 from fedmq.clock import Clock
+from fedmq.deadlines import earliest
 from fedmq.errors import Rejected
 from fedmq.messages import Finished
 from fedmq.network import Delivered, Link, LinkRefused, LinkUp, News
@@ -131,8 +132,7 @@ class Aggregator:
         if self.rounds.phase is Phase.FINISHED:
             return self._farewell_by
         told = None if self._bulletin is None or not self._reach.there else self._bulletin.wake_at
-        times = [time for time in (self._reach.wake_at, self.rounds.wake_at, told) if time is not None]
-        return min(times, default=None)
+        return earliest(self._reach.wake_at, self.rounds.wake_at, told)
 
     @property
     def status(self) -> str:

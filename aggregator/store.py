@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -86,6 +85,10 @@ class StoredResult(NamedTuple):
     frames: Frames
 
 
+_DESCRIPTION, _CLOSE = msgspec.msgpack.Decoder(Description), msgspec.msgpack.Decoder(Close)
+_FRAMES = msgspec.msgpack.Decoder(list[bytes | list[bytes]])  # a list in the place of a frame names its file
+
+
 class Store:
     """A run's store; `path` ":memory:" keeps it for as long as the object lives.
 
@@ -97,10 +100,11 @@ class Store:
 
     def __init__(self, path: Path | str) -> None:
         self.path = str(path)
+        self._errors = _Errors(self.path)
         self._blobs = None if self.path == ":memory:" else Blobs(Path(path).with_name("blobs"))
         self._witness = None if self.path == ":memory:" else Witness(Path(path).with_suffix(".witness"))
         self._lock: FolderLock | None = None  # once this store has written
-        with self._errors():
+        with self._errors:
             self._connection = sqlite3.connect(self.path, isolation_level=None, timeout=2.0)
         try:
             self._open()
@@ -109,7 +113,7 @@ class Store:
             raise
 
     def _open(self) -> None:
-        with self._errors():
+        with self._errors:
             self._connection.execute("PRAGMA cell_size_check = ON")
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute("PRAGMA synchronous = FULL")
@@ -129,7 +133,7 @@ class Store:
     def description(self) -> Description | None:
         """What the run is; None in a new store."""
         row = self._run()
-        return None if row is None else self._decode(row[0], Description)
+        return None if row is None else self._decode(row[0], _DESCRIPTION)
 
     @property
     def epoch(self) -> int:
@@ -183,7 +187,7 @@ class Store:
     def commit(self) -> None:
         """Return when everything that was kept is on disk."""
         if self._connection.in_transaction:
-            with self._errors():
+            with self._errors:
                 self._connection.execute("COMMIT")
             if self._witness is not None:
                 self._witness.write(self._reached())
@@ -191,7 +195,7 @@ class Store:
     def abandon(self) -> None:
         """Forget what was kept since the last `commit`, as a crash would."""
         if self._connection.in_transaction:
-            with self._errors():
+            with self._errors:
                 self._connection.execute("ROLLBACK")
 
     # --- what is read -------------------------------------------------------------------------------------------
@@ -202,7 +206,7 @@ class Store:
         for number, blob, before, digest in self._read("SELECT * FROM closes ORDER BY round"):
             right = before == (b"" if number == 1 else before if last is None else last)
             self._check(right and digest == self._chain(before, number, blob), f"round {number}")
-            close = self._decode(blob, Close)
+            close = self._decode(blob, _CLOSE)
             self._check(close.round == number, f"round {number}")
             last = digest
             yield close
@@ -213,7 +217,7 @@ class Store:
         for number, trainer, counted, blob, digest in self._read(query, counted_in):
             what = f"the result of {trainer} in round {number}"
             self._check(digest == _digest(number, trainer, counted, blob), what)
-            kept = self._decode(blob, list[bytes | list[bytes]])
+            kept = self._decode(blob, _FRAMES)
             frames = [frame if isinstance(frame, bytes) else self._blob(frame, what) for frame in kept]
             yield StoredResult(number, trainer, counted, frames)
 
@@ -255,7 +259,7 @@ class Store:
         """Give the room of what was forgotten back to the disk."""
         self._claim()
         self.commit()
-        with self._errors():
+        with self._errors:
             self._connection.execute("VACUUM")
 
     def verify(self) -> list[str]:
@@ -282,7 +286,7 @@ class Store:
 
     def close(self) -> None:
         """Let go of the file, without what was kept since the last `commit`."""
-        with self._errors():
+        with self._errors:
             self._connection.close()
         if self._witness is not None:
             self._witness.close()
@@ -303,17 +307,17 @@ class Store:
         return blob or b""
 
     def _named_blobs(self) -> set[bytes]:
-        kept = (self._decode(blob, list[bytes | list[bytes]]) for (blob,) in self._read("SELECT frames FROM results"))
+        kept = (self._decode(blob, _FRAMES) for (blob,) in self._read("SELECT frames FROM results"))
         return {frame[0] for frames in kept for frame in frames if not isinstance(frame, bytes)}
 
     def _read(self, query: str, *values: object) -> Iterator[tuple[Any, ...]]:
-        with self._errors():
+        with self._errors:
             # No `yield from`: it would close the cursor as well, after the connection if somebody kept this for long.
             for row in self._connection.execute(query, values):  # noqa: UP028
                 yield row
 
     def _row(self, query: str, *values: object) -> tuple[Any, ...] | None:
-        with self._errors():
+        with self._errors:
             row: tuple[Any, ...] | None = self._connection.execute(query, values).fetchone()
             return row
 
@@ -332,7 +336,7 @@ class Store:
 
     def _write(self, statement: str, *values: object) -> None:
         self._claim()
-        with self._errors():
+        with self._errors:
             if not self._connection.in_transaction:
                 self._connection.execute("BEGIN IMMEDIATE")
             self._connection.execute(statement, values)
@@ -342,44 +346,49 @@ class Store:
         if self._lock is None and self.path != ":memory:":
             self._lock = FolderLock(Path(self.path).parent)
 
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        """sqlite3's exceptions never pass this module."""
-        try:
-            yield
-        except _UNREADABLE as error:
-            code = getattr(error, "sqlite_errorname", "")
-            reading = code.endswith(("_READ", "_CORRUPTFS", "_DATA"))  # else no room for the log, its index, ...
-            if code in ("SQLITE_FULL", "SQLITE_READONLY") or (code.startswith("SQLITE_IOERR") and not reading):
-                raise StoreError(
-                    f"{self.path}: cannot be written ({error}); what was acknowledged is safe: "
-                    "make room and start the same command again"
-                ) from error
-            raise self._damaged(f"SQLite says: {error}") from error
-
     def _check(self, right: bool, what: str) -> None:
         if not right:
-            raise self._damaged(f"{what} is not as it was written")
+            raise _damaged(self.path, f"{what} is not as it was written")
 
-    def _decode(self, blob: bytes, kind: type[_T]) -> _T:
+    def _decode(self, blob: bytes, decoder: msgspec.msgpack.Decoder[_T]) -> _T:
         try:
-            return msgspec.msgpack.decode(blob, type=kind)
+            return decoder.decode(blob)
         # A TypeError: not even bytes. A ValueError: no UTF-8. What a task's own checks say passes through msgspec, too.
         except (msgspec.MsgspecError, TypeError, ValueError, BadConfiguration) as error:
-            raise self._damaged(f"{error}") from error
+            raise _damaged(self.path, f"{error}") from error
 
-    def _damaged(self, what: str) -> StoreError:
-        folder, what = Path(self.path).parent, " ".join(what.split())  # a damaged name may be many lines
-        return StoreError(
-            f"{self.path} is damaged or not the store of a run: {what}; fedmq runs verify {folder} says how far it "
-            f"is whole, fedmq runs recover {folder} --to-round N keeps that much"
-        )
+
+class _Errors:
+    """sqlite3's exceptions never pass this: each becomes one line about the file, with a way out."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        if not isinstance(error, _UNREADABLE):
+            return
+        code = getattr(error, "sqlite_errorname", "")
+        reading = code.endswith(("_READ", "_CORRUPTFS", "_DATA"))  # else no room for the log, its index, ...
+        if code in ("SQLITE_FULL", "SQLITE_READONLY") or (code.startswith("SQLITE_IOERR") and not reading):
+            raise StoreError(
+                f"{self._path}: cannot be written ({error}); what was acknowledged is safe: "
+                "make room and start the same command again"
+            ) from error
+        raise _damaged(self._path, f"SQLite says: {error}") from error
+
+
+def _damaged(path: str, what: str) -> StoreError:
+    folder, what = Path(path).parent, " ".join(what.split())  # a damaged name may be many lines
+    return StoreError(
+        f"{path} is damaged or not the store of a run: {what}; fedmq runs verify {folder} says how far it "
+        f"is whole, fedmq runs recover {folder} --to-round N keeps that much"
+    )
 
 
 def _digest(*fields: object) -> bytes:
     """Over the fields of a row, each with its length, so that none can borrow from its neighbour."""
-    digest = sha256()
-    for field in fields:
-        blob = field if isinstance(field, bytes) else str(field).encode()
-        digest.update(len(blob).to_bytes(8, "little") + blob)
-    return digest.digest()
+    blobs = [field if isinstance(field, bytes) else str(field).encode() for field in fields]
+    return sha256(b"".join(part for blob in blobs for part in (len(blob).to_bytes(8, "little"), blob))).digest()

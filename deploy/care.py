@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from deploy.desk import fleet_options, hosts_of, work_on, work_on_each
+from deploy.desk import fleet_options, hosts_of, silence, work_on, work_on_each
 from deploy.inventory import read_inventory
 from fedmq.options import option
 
 if TYPE_CHECKING:
     from deploy.facts import Facts
-    from deploy.rollout import Rollout
+    from deploy.rollout import News, Rollout
     from deploy.ssh import Host
 
 
@@ -45,7 +45,7 @@ def status(hosts: tuple[str, ...], as_json: bool, inventory: Path, ssh_config: P
 
         await rollout.each(hosts_of(inventory, hosts), work)
 
-    failed = work_on(ask, ssh_config, limit, silent=True)
+    failed = work_on(ask, ssh_config, limit, silence)
     click.echo(standing(found, failed, as_json=as_json))
     if failed or any(unit.active == "failed" for facts in found.values() for unit in facts.units.values()):
         raise SystemExit(1)
@@ -54,22 +54,41 @@ def status(hosts: tuple[str, ...], as_json: bool, inventory: Path, ssh_config: P
 @click.command()
 @click.argument("hosts", nargs=-1)
 @option("--lines", type=click.IntRange(1), default=20, metavar="N", help="So many of each host.")
+@option("--follow", is_flag=True, help="Go on with new lines as they come, until Ctrl-C.")
 @fleet_options
-def logs(hosts: tuple[str, ...], lines: int, inventory: Path, ssh_config: Path | None, limit: int) -> None:
+def logs(
+    hosts: tuple[str, ...], lines: int, follow: bool, inventory: Path, ssh_config: Path | None, limit: int
+) -> None:
     """Show the last lines that the services have logged, on HOSTS or on all of the inventory.
+
+    With --follow all hosts are listened to at once. One that cannot be, or no longer, is told; the others go on.
 
     \b
     Examples:
       fedmq deploy logs
       fedmq deploy logs south --lines 100
+      fedmq deploy logs --follow
     """
 
-    async def work(rollout: Rollout, host: Host) -> str:
+    async def show(rollout: Rollout, host: Host) -> str:
         for line in (await rollout.journal(host, lines)).splitlines():
             click.echo(f"{host.name}: {line}")
         return ""
 
-    work_on_each(hosts_of(inventory, hosts), work, ssh_config, limit, silent=True)
+    async def listen(rollout: Rollout, host: Host) -> str:
+        async for line in rollout.follow(host, lines):
+            click.echo(f"{host.name}: {line}")
+        return ""
+
+    def complain(news: News) -> None:
+        if news.error is not None:
+            click.echo(f"fedmq: {news.host}: {news.error}", err=True)
+
+    chosen = hosts_of(inventory, hosts)
+    if follow:
+        work_on_each(chosen, listen, ssh_config, len(chosen), complain)
+    else:
+        work_on_each(chosen, show, ssh_config, limit, silence)
 
 
 @click.command()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,7 +18,7 @@ from fedmq.errors import BadConfiguration, FedmqError
 from fedmq.options import log_options, option
 
 if TYPE_CHECKING:
-    from deploy.rollout import Rollout
+    from deploy.rollout import News, Rollout, Tell
 
 LIMIT = 8
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -48,20 +49,24 @@ def hosts_of(path: Path, given: tuple[str, ...]) -> list[str]:
 
 
 def work_on(
-    work: Callable[[Rollout], Coroutine[Any, Any, None]], ssh_config: Path | None, limit: int, *, silent: bool = False
+    work: Callable[[Rollout], Coroutine[Any, Any, None]], ssh_config: Path | None, limit: int, tell: Tell | None = None
 ) -> dict[str, str]:
-    """Do it, and show how far it is; a line for each host that failed."""
+    """Do it, and `tell` how far it is (None: show it); a line for each host that failed."""
     from deploy.rollout import Rollout
     from deploy.table import Progress
 
-    with Progress() as progress:
-        rollout = Rollout(ssh_config, limit, (lambda _news: None) if silent else progress)
+    with Progress() if tell is None else nullcontext(tell) as told:
+        rollout = Rollout(ssh_config, limit, told)
         asyncio.run(work(rollout))
     return rollout.failed
 
 
+def silence(news: News) -> None:
+    """Tell nobody."""
+
+
 def work_on_each(
-    hosts: list[str], work: Callable[..., Any], ssh_config: Path | None, limit: int, *, silent: bool = False
+    hosts: list[str], work: Callable[..., Any], ssh_config: Path | None, limit: int, tell: Tell | None = None
 ) -> None:
     """Do `work(rollout, host)` on each host.
 
@@ -72,7 +77,7 @@ def work_on_each(
     async def each(rollout: Rollout) -> None:
         await rollout.each(hosts, lambda host: work(rollout, host))
 
-    end(work_on(each, ssh_config, limit, silent=silent), len(hosts))
+    end(work_on(each, ssh_config, limit, tell), len(hosts))
 
 
 def end(failed: dict[str, str], count: int) -> None:

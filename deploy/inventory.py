@@ -114,14 +114,18 @@ def instances(inventory: Inventory) -> list[Instance]:
     for one in inventory.trainers:
         for n in range(1, one.count + 1):
             name = _name(one, n)
-            values = (str(len(found) + 1), str(parts), str(n), name)
-            data = one.data
-            for placeholder, value in zip(PLACEHOLDERS, values, strict=True):
-                data = data.replace(placeholder, value)
+            data = fill(one.data, part=len(found) + 1, parts=parts, n=n, name=name)
             if name in {other.name for other in found}:
                 raise BadConfiguration(f"expected a name for each trainer, got {name} twice; say name = … at one host")
             found.append(Instance(one.host, name, data))
     return found
+
+
+def fill(text: str, *, part: int, parts: int, n: int, name: str) -> str:
+    """A setting with one trainer's values in place of {part}, {parts}, {n} and {name}."""
+    for placeholder, value in zip(PLACEHOLDERS, (part, parts, n, name), strict=True):
+        text = text.replace(placeholder, str(value))
+    return text
 
 
 def _name(one: TrainerHost, n: int) -> str:

@@ -44,7 +44,11 @@ class Processes:
         self.running: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, name: str, *arguments: str, quiet: bool = True) -> subprocess.Popen[bytes]:
-        """Start `fedmq ARGUMENTS` under `name`; its output goes nowhere when `quiet`, its errors to ours."""
+        """Start `fedmq ARGUMENTS` under `name`; its output goes nowhere when `quiet`, its errors to ours.
+
+        It has a process group of its own: Ctrl-C reaches this process alone, which then asks it once to stop. Asked by
+        both, it would end at once.
+        """
         environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
         environment.pop("FEDMQ_CONFIG", None)  # it is the caller's, and the services know other options
         process = subprocess.Popen(
@@ -52,6 +56,7 @@ class Processes:
             stdout=subprocess.DEVNULL if quiet else None,
             stdin=subprocess.DEVNULL,
             env=environment,
+            process_group=0,
         )
         self.running[name] = process
         return process
@@ -61,10 +66,9 @@ class Processes:
         return [name for name, process in self.running.items() if process.poll() is not None]
 
     def stop(self) -> None:
-        """SIGTERM to all, the first one (the broker) last, and SIGKILL to what is still there after a while."""
-        first, *others = self.running.values() or [None]
-        for group in (others, [first]):
-            _end([process for process in group if process is not None and process.poll() is None])
+        """SIGTERM to all, to one named broker last, and SIGKILL to what is still there after a while."""
+        for group in ([name for name in self.running if name != "broker"], ["broker"]):
+            _end([self.running[name] for name in group if name in self.running and self.running[name].poll() is None])
         self.running.clear()
 
     def __enter__(self) -> Self:

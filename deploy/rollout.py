@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -186,9 +186,19 @@ class Rollout:
 
     async def journal(self, host: Host, lines: int) -> str:
         """The last lines of what fedmq logged there."""
-        count = min(lines, JOURNAL_LINES_MAX)
-        script = f"journalctl --unit 'fedmq-*' --lines {count} --no-pager --output short-iso"
-        return (await host.run(script)).text
+        return (await host.run(_journal_script(lines))).text
+
+    async def follow(self, host: Host, lines: int) -> AsyncIterator[str]:
+        """The same, and then each line as it comes; whoever has heard enough goes, and nothing is left there."""
+        # journalctl ends when nobody reads any more; that is in every systemd of SYSTEMD_MIN.
+        async with host.converse(f"exec {_journal_script(lines)} --follow", None) as journal:
+            async for line in journal.lines():
+                yield line
+            await journal.end()
+
+
+def _journal_script(lines: int) -> str:
+    return f"journalctl --unit 'fedmq-*' --lines {min(lines, JOURNAL_LINES_MAX)} --no-pager --output short-iso"
 
 
 def _summary(steps: int, start: float) -> str:

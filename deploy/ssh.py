@@ -51,6 +51,11 @@ class Conversation:
         """Its next line; empty at its end."""
         return (await self._process.stdout.readline()).rstrip("\n")
 
+    async def lines(self) -> AsyncIterator[str]:
+        """Its lines as they come, to its end."""
+        async for line in self._process.stdout:
+            yield line.rstrip("\n")
+
     async def end(self) -> None:
         """Wait for its end.
 
@@ -84,8 +89,8 @@ class Host:
         return Output(text, errors)
 
     @asynccontextmanager
-    async def converse(self, script: str, timeout_s: float) -> AsyncIterator[Conversation]:
-        """Start a shell script as root, to talk with it.
+    async def converse(self, script: str, timeout_s: float | None) -> AsyncIterator[Conversation]:
+        """Start a shell script as root, to talk with it; None: it may take for ever.
 
         Raises:
             HostTrouble: the connection breaks, or it does not end in time.
@@ -125,7 +130,7 @@ async def connect(name: str, config: Path | None, timeout_s: float = CONNECT_S) 
 
 
 @asynccontextmanager
-async def _within(timeout_s: float, what: str) -> AsyncIterator[None]:
+async def _within(timeout_s: float | None, what: str) -> AsyncIterator[None]:
     try:
         async with asyncio.timeout(timeout_s):
             yield

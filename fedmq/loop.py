@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Protocol
 
 from fedmq.clock import Clock
+from fedmq.deadlines import earliest
 from fedmq.notify import Notifier
 
 
@@ -82,7 +83,7 @@ def serve(
     service.step()
     while not service.done:
         notifier.passed(clock.now(), lambda: service.status)
-        wake_at = min((time for time in (service.wake_at, notifier.wake_at) if time is not None), default=None)
+        wake_at = earliest(service.wake_at, notifier.wake_at)
         link.wait(None if wake_at is None else wake_at - clock.now())
         if asked:
             asked = False

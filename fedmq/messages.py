@@ -228,6 +228,7 @@ class Presence(Header, frozen=True, kw_only=True, tag="presence"):
     present: bool
 
 
-FromAggregator = Round | Beacon | Finished | Events | Snapshot | Welcome | Accepted | Refused
+FromAggregator = Round | Beacon | Finished | Welcome | Accepted | Refused
+ForObservers = Events | Snapshot
 FromTrainer = Hello | Result | Goodbye
-Message = FromAggregator | FromTrainer | Control | Presence
+Message = FromAggregator | ForObservers | FromTrainer | Control | Presence

@@ -11,6 +11,8 @@ import os
 import socket
 from collections.abc import Callable, Mapping
 
+from fedmq.deadlines import earliest
+
 STATUS_S = 1.0  # between two lines of status, at least
 SEND_S = 1.0  # systemd takes a datagram within it, or it is lost
 
@@ -32,10 +34,7 @@ class Notifier:
     @property
     def wake_at(self) -> float | None:
         """When the loop has to pass again, at the latest."""
-        times = [self._status_at] if self._passed else []
-        if self._feed_s:
-            times.append(self._feed_at)
-        return min(times, default=None)
+        return earliest(self._status_at if self._passed else None, self._feed_at if self._feed_s else None)
 
     def ready(self) -> None:
         """The service does its work from now on."""

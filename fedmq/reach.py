@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 
+from fedmq.deadlines import earliest
 from fedmq.errors import NotAuthorised, Unreachable
 
 NOTICE_S = 1.0  # a broker that is started at the same time is there before that
@@ -33,7 +34,7 @@ class Reach:
     @property
     def wake_at(self) -> float | None:
         """When `check` is due, at the latest."""
-        return min((time for time in (self._notice_at, self._give_up_at) if time is not None), default=None)
+        return earliest(self._notice_at, self._give_up_at)
 
     def up(self) -> None:
         """The broker is there."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from fedmq import topics
 from fedmq.errors import Rejected
-from fedmq.messages import Goodbye, Hello, Presence, Result
+from fedmq.messages import FromTrainer, Presence
 from fedmq.wire import Packet
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ class AggregatorSeal(_KeySeal):
             if packet.topic != topics.presence_of(message.trainer):
                 raise Rejected("sender", f"expected the broker's word on {message.trainer}, it came as {packet.topic}")
             return
-        if not isinstance(message, Hello | Result | Goodbye):
+        if not isinstance(message, FromTrainer):
             self._check_signature(packet, self._membership.federation.aggregator)
             return
         member = self._members.of_name(message.trainer)

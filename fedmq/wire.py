@@ -12,6 +12,7 @@ with its SHA-256. Past `decode` nothing is half valid. Nothing that comes from t
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ import numpy as np
 
 from fedmq.errors import ProtocolError, Rejected
 from fedmq.messages import ArrayInfo, Message
+from fedmq.models import all_finite
 
 HEAD_FRAMES = 3  # topic, header, signature
 ARRAYS_MAX = 8
@@ -162,19 +164,17 @@ def _array(info: ArrayInfo, blob: bytes) -> Array:
         raise Rejected("dtype", f"array {info.name}: expected one of {sorted(dtypes)}, got {info.dtype!r}")
     if len(info.shape) > DIMENSIONS_MAX:
         raise Rejected("shape", f"array {info.name}: expected at most 2 dimensions, got {len(info.shape)}")
-    if any(length > LENGTH_MAX for length in info.shape):
+    if max(info.shape, default=0) > LENGTH_MAX:
         raise Rejected("shape", f"array {info.name}: expected lengths up to {LENGTH_MAX}, got {info.shape}")
-    size = 1
-    for length in info.shape:
-        size *= length
-    if size * int(info.dtype[2]) != info.nbytes or info.nbytes != len(blob) or info.nbytes > _bytes_max(info.name):
+    nbytes = math.prod(info.shape) * int(info.dtype[2])
+    if nbytes != info.nbytes or nbytes != len(blob) or nbytes > _bytes_max(info.name):
         raise Rejected(
             "nbytes", f"array {info.name}: shape {info.shape} of {info.dtype}, {info.nbytes} claimed, {len(blob)} came"
         )
     if hashlib.sha256(blob).digest() != info.sha256:
         raise Rejected("sha256", f"array {info.name}: the bytes are not those that the header describes")
-    array = np.frombuffer(blob, dtype=info.dtype).reshape(info.shape)
-    if info.dtype[1] == "f" and not np.isfinite(array).all():
+    array: Array = np.ndarray(info.shape, info.dtype, blob)
+    if info.dtype[1] == "f" and not all_finite(array):
         raise Rejected("not-finite", f"array {info.name} holds NaN or infinity")
     return array
 

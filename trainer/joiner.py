@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from fedmq.clock import Clock, SystemClock
+from fedmq.deadlines import earliest
 from fedmq.enrolment import Standing, ask, read_answer
 from fedmq.errors import Rejected
 from fedmq.network import Delivered, Link, LinkRefused, LinkUp
@@ -53,8 +54,8 @@ class Joiner:
     @property
     def wake_at(self) -> float:
         """See `loop.Service`."""
-        times = (self._ask_at, self._reach.wake_at)
-        return min((time for time in times if time is not None), default=self._clock.now() + AGAIN_S)
+        first = earliest(self._ask_at, self._reach.wake_at)
+        return self._clock.now() + AGAIN_S if first is None else first
 
     @property
     def status(self) -> str:

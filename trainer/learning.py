@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from fedmq.errors import BadConfiguration, Rejected, WorkCancelled
 from fedmq.messages import EvolutionLearner, Evolve, GradientLearner, Train, Work
-from fedmq.models import Floats, Linear, Scores
+from fedmq.models import Floats, Linear, Scores, all_finite
 from fedmq.tasks import CANDIDATES_MAX, GENERATIONS_MAX, MUTATION_EXPONENT_MAX, Rows, Task
 from trainer.evolution import evolve
 
@@ -147,7 +147,7 @@ def _descend(task: Task, learner: GradientLearner, model: Floats, rows: Rows, ca
             if cancelled():
                 raise WorkCancelled("gradient descent was cancelled: a newer round makes it needless")
             trained -= learner.learning_rate * 2.0 * (inputs.T @ (inputs @ trained - rows.targets))
-    if not np.isfinite(trained).all():
+    if not all_finite(trained):
         raise BadConfiguration(
             f"expected gradient descent to converge on task {task.name}, got infinite weights: "
             f"lower the learning rate, now {learner.learning_rate:g}"
@@ -202,7 +202,7 @@ def _checked(
             raise Rejected("dtype", f"expected {name} of {dtype}, got {array.dtype}")
         if array.shape != shape:
             raise Rejected("shape", f"expected {name} of shape {shape}, got {array.shape}")
-        if not np.isfinite(array).all():
+        if not all_finite(array):
             raise Rejected("not-finite", f"expected finite numbers in {name}")
     return arrays
 

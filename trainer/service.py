@@ -10,6 +10,7 @@ import msgspec
 
 from fedmq.address import DEFAULT_ADDRESS
 from fedmq.clock import Clock
+from fedmq.deadlines import earliest
 from fedmq.errors import CodeRefused, Rejected
 from fedmq.messages import Accepted, Beacon, Finished, Refused, Result, Round, Welcome
 from fedmq.network import Delivered, Link, LinkRefused, LinkUp, News
@@ -68,8 +69,7 @@ class Trainer:
     @property
     def wake_at(self) -> float | None:
         """See `loop.Service`."""
-        times = [time for time in (self._reach.wake_at, self.session.wake_at) if time is not None]
-        return min(times, default=None)
+        return earliest(self._reach.wake_at, self.session.wake_at)
 
     @property
     def status(self) -> str:

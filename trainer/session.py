@@ -25,17 +25,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from fedmq import topics
-from fedmq.messages import (
-    Accepted,
-    Beacon,
-    Finished,
-    FromTrainer,
-    Goodbye,
-    Hello,
-    Refused,
-    Round,
-    Welcome,
-)
+from fedmq.deadlines import earliest
+from fedmq.messages import Beacon, Finished, FromAggregator, FromTrainer, Goodbye, Hello, Round, Welcome
 from fedmq.scores import SCALE, counted
 from fedmq.wire import Array, Packet, base_of
 from trainer.budget import Budget, evaluations_of
@@ -126,10 +117,9 @@ class Session:
     @property
     def wake_at(self) -> float | None:
         """When the next `Tick` is due, at the latest."""
-        times = [] if self._stop_by is None else [self._stop_by]
-        if self._connected:
-            times += [view.held[max(view.held)].send_at for view in self.runs.values() if view.held]
-        return min(times, default=None)
+        if not self._connected:
+            return self._stop_by
+        return earliest(self._stop_by, *(view.held[max(view.held)].send_at for view in self.runs.values() if view.held))
 
     def step(self, event: Event, now: float) -> Effects:
         """Take one event; what follows from it."""
@@ -158,7 +148,7 @@ class Session:
 
     def _heard(self, packet: Packet, now: float) -> None:
         message = packet.message
-        if not isinstance(message, Round | Beacon | Finished | Welcome | Accepted | Refused):
+        if not isinstance(message, FromAggregator):
             return
         view = self._view(message.run, message.epoch, now)
         if view is None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from aggregator.strategies import Plan, Standing, Update
-from aggregator.strategies.bounds import possible_losses
+from aggregator.strategies.bounds import row_loss_max
 from aggregator.strategies.inbox import ROUNDS_REMEMBERED, Inbox, check_arrays, check_genes, check_round, check_scores
 from aggregator.strategies.rules import RULES, check_rule
 from fedmq.errors import BadConfiguration
@@ -47,7 +47,7 @@ class Scored:
     def merged(self, updates: Sequence[Update], task: Task) -> Scored:
         """The same with what these updates say of it."""
         scores = {update.trainer: _score(update, task) for update in updates if update.round in self.rounds}
-        return replace(self, scores={**self.scores, **scores})
+        return replace(self, scores={**self.scores, **scores}) if scores else self
 
     def standing(self, members: Collection[str]) -> Standing | None:
         """Its sums over the members, by trainer id; None if no member has scored it.
@@ -139,7 +139,8 @@ class FedAvg:
         best, standing = scored, scored.standing(members)
         if state.best is not None and state.best.genes is not scored.genes:
             before = state.best.merged(updates, state.task)
-            best, standing = _better(state.task, members, before, scored)
+            if _is_better(before_standing := before.standing(members), standing, state.task):
+                best, standing = before, before_standing
         return AveragingState(
             task=state.task,
             round=state.round + 1,
@@ -174,18 +175,15 @@ def _next(scored: Scored, number: int, updates: Sequence[Update], robust: str) -
     return Scored((number,), RULES[robust](np.array([newest[name] for name in sorted(newest)]), scored.genes))
 
 
-def _better(task: Task, members: Collection[str], older: Scored, newer: Scored) -> tuple[Scored, Standing | None]:
-    """The one to deploy, and its standing. The older one must be better by more than rounding errors."""
-    old, new = older.standing(members), newer.standing(members)
+def _is_better(old: Standing | None, new: Standing | None, task: Task) -> bool:
+    """Whether the older model is still the one to deploy: it must be better by more than rounding errors."""
     if old is None or new is None:
-        return (older, old) if new is None else (newer, new)
+        return new is None
 
     def key(standing: Standing, loss: float) -> tuple[float, int, float]:
         return (-standing.coverage, -standing.correct if task.metric == "accuracy" else 0, loss)
 
-    if key(old, old.loss) < key(new, new.loss * (1.0 - ROUNDING)):
-        return older, old
-    return newer, new
+    return key(old, old.loss) < key(new, new.loss * (1.0 - ROUNDING))
 
 
 def _mean(updates: Sequence[Update]) -> Floats:
@@ -198,8 +196,8 @@ def _mean(updates: Sequence[Update]) -> Floats:
 
 
 def _score(update: Update, task: Task) -> Score:
-    loss = possible_losses(update.arrays["losses"][None], np.array([update.samples]), task)
-    return Score(float(loss[0, 0]), int(update.arrays["correct"][0]), update.samples)
+    loss = min(float(update.arrays["losses"][0]), row_loss_max(task) * update.samples)
+    return Score(loss, int(update.arrays["correct"][0]), update.samples)
 
 
 def _diversity(updates: Sequence[Update]) -> float:

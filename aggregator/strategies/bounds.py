@@ -26,9 +26,13 @@ Mask = npt.NDArray[np.bool_]
 
 def possible_losses(losses: Floats, samples: Integers, task: Task) -> Floats:
     """The losses (trainers, candidates), none above what so many rows can come to; NaN stays."""
-    row_max = ROW_CROSS_ENTROPY_MAX if task.loss == "cross-entropy" else ROW_SQUARED_ERROR_MAX
-    possible: Floats = np.minimum(losses, row_max * samples[:, None])
+    possible: Floats = np.minimum(losses, row_loss_max(task) * samples[:, None])
     return possible
+
+
+def row_loss_max(task: Task) -> float:
+    """The most that one row's loss can come to."""
+    return ROW_CROSS_ENTROPY_MAX if task.loss == "cross-entropy" else ROW_SQUARED_ERROR_MAX
 
 
 def bounded_losses(losses: Floats, has: Mask, samples: Integers, task: Task) -> Floats:

@@ -6,12 +6,13 @@ Knows nothing of what a strategy makes of it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from aggregator.strategies import Update
 from fedmq.errors import Rejected
+from fedmq.models import all_finite
 
 ROUNDS_REMEMBERED = 16  # a result may be late by fewer rounds than that
 GENE_MAX = 1e9  # beyond it, sums and squares of genes come near the end of what a float64 holds
@@ -36,7 +37,7 @@ class Inbox:
 
     def add(self, update: Update) -> Inbox:
         """The inbox that holds `update` too."""
-        return replace(self, waiting={**self.waiting, (update.round, update.trainer): update})
+        return Inbox({**self.waiting, (update.round, update.trainer): update}, self.heard)
 
     def updates(self) -> list[Update]:
         """What waits, by round and then by trainer, however it arrived."""
@@ -61,7 +62,7 @@ def check_round(update: Update, current: int) -> None:
 
 def check_arrays(update: Update, expected: Expected) -> None:
     """Nothing, if the update holds just the expected arrays with finite numbers; else raises Rejected."""
-    if set(update.arrays) != set(expected):
+    if update.arrays.keys() != expected.keys():
         raise Rejected("arrays", f"expected {sorted(expected)}, got {sorted(update.arrays)}")
     for name, (shape, dtype) in expected.items():
         array = update.arrays[name]
@@ -69,7 +70,7 @@ def check_arrays(update: Update, expected: Expected) -> None:
             raise Rejected("dtype", f"expected {name} of {dtype.__name__}, got {array.dtype}")
         if not _fits(array.shape, shape):
             raise Rejected("shape", f"expected {name} of shape {shape}, got {array.shape}")
-        if not np.isfinite(array).all():
+        if not all_finite(array):
             raise Rejected("not-finite", f"expected finite numbers in {name}")
 
 
@@ -93,6 +94,7 @@ def check_genes(name: str, update: Update) -> None:
 
 
 def _fits(shape: Shape, expected: Shape) -> bool:
-    return len(shape) == len(expected) and all(
-        wanted in (-1, length) for length, wanted in zip(shape, expected, strict=True)
+    return shape == expected or (
+        len(shape) == len(expected)
+        and all(wanted in (-1, length) for length, wanted in zip(shape, expected, strict=True))
     )

@@ -29,7 +29,7 @@ class Connection:
     """An edge's connection to one life of the broker."""
 
     link: MemoryLink
-    topics: list[str] = field(default_factory=list)
+    topics: tuple[str, ...] = ()
     alive: bool = True
     arrived: dict[str, float] = field(default_factory=dict)  # when the last message of each direction arrives
 
@@ -74,7 +74,7 @@ class MemoryHub:
     def admit(self, topic: str) -> None:
         """See `network.Hub`."""
         assert self._current is not None
-        self._current.topics.append(topic)
+        self._current.topics += (topic,)
 
     def answer(self, frames: Frames) -> None:
         """See `network.Hub`; nobody asks in memory."""

@@ -289,7 +289,7 @@ class Simulation:
         connection = link.connection = Connection(link)
         for topic in link.wants:
             if link.publishes:
-                connection.topics.append(topic)
+                connection.topics += (topic,)
             self._hub.traffic.append((connection, Listening(topic) if link.publishes else Subscribed(topic)))
         self.step(self.broker_name)
         self._news(link, LinkUp())
@@ -334,7 +334,7 @@ class Simulation:
             connection = link.connection
             if connection is None or link.publishes is not to_aggregators:
                 continue
-            if topic.startswith(tuple(connection.topics)):
+            if topic.startswith(connection.topics):
                 self._transport(connection, "down", self._arrival(connection, frames))
 
     def _arrival(self, connection: Connection, frames: Frames) -> Callable[[], None]:
@@ -348,14 +348,14 @@ class Simulation:
 
     def _transport(self, connection: Connection, direction: str, arrive: Callable[[], None]) -> None:
         self.messages += 1
-        faults = self.faults
+        faults, now = self.faults, self.clock.now()
         if direction in self._places[connection.link.name].cut:
             return
         if faults.loss and self.random.random() < faults.loss:
             return
         copies = 2 if faults.duplicate and self.random.random() < faults.duplicate else 1
         for _ in range(copies):
-            time = self.clock.now() + self._delay()
+            time = now + self._delay()
             if not faults.reorder:
                 time = connection.arrived[direction] = max(time, connection.arrived.get(direction, 0.0))
             self._at(time, arrive)
@@ -375,16 +375,17 @@ class Simulation:
         Raises:
             TimeStandsStill: a node wakes itself at one instant for ever.
         """
-        end, at_once = self.clock.now() + limit_s, 0
+        clock, queue, at_once = self.clock, self._queue, 0
+        end = clock.now() + limit_s
         while not until():
-            if not self._queue or self._queue[0][0] > end:
-                self.clock.move_to(end)
+            if not queue or queue[0][0] > end:
+                clock.move_to(end)
                 return False
-            time, _, action = heapq.heappop(self._queue)
-            at_once = at_once + 1 if time == self.clock.now() else 0
+            time, _, action = heapq.heappop(queue)
+            at_once = at_once + 1 if time == clock.now() else 0
             if at_once > AT_ONCE_MAX:
                 raise TimeStandsStill(f"{AT_ONCE_MAX} things happened at {time} s, and more are to come")
-            self.clock.move_to(time)
+            clock.move_to(time)
             action()
         return True
 

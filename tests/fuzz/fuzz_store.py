@@ -84,7 +84,7 @@ class Reader:
 
     def _load(self, image: bytes) -> None:
         self._store.abandon()
-        with self._store._errors():
+        with self._store._errors:
             self._store._connection.deserialize(image)
 
     def _read(self, *, from_start: bool) -> str:

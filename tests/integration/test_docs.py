@@ -49,7 +49,7 @@ INTRODUCTION = """\
 
 <!-- Written by `python tests/integration/test_docs.py` from the commands themselves. -->
 
-Every option `--some-option` of the four commands that start something can also be set as `FEDMQ_SOME_OPTION` in the
+Every option `--some-option` of the five commands that start something can also be set as `FEDMQ_SOME_OPTION` in the
 environment, or as `some_option = value` in a TOML file that is named with `--config` (the variable `FEDMQ_CONFIG`
 names one, too). The command line wins over the environment, the environment over the file, the file over the default.
 A key that is not an option of the command is an error. [Files of settings](configuration.md) has all about them.

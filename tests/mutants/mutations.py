@@ -181,8 +181,15 @@ MUTATIONS = (
     Mutation(
         "there is no grace after the broker's restart",
         ROUNDS,
-        "self.roster.doubt(now, self.settings.grace_s)",
-        "self.roster.doubt(now, 0.0)",
+        "self.roster.begin_grace(now, self.settings.grace_s)",
+        "self.roster.begin_grace(now, 0.0)",
+        OF_ROUNDS,
+    ),
+    Mutation(
+        "whom a new broker shows early is in doubt all the same",
+        ROUNDS,
+        "        if self._broker_up:  # else whoever",
+        "        if True:  # else whoever",
         OF_ROUNDS,
     ),
     Mutation(

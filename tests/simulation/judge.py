@@ -10,6 +10,7 @@ last bit.
 
 from __future__ import annotations
 
+import copy
 import gc
 import hashlib
 import logging
@@ -49,6 +50,7 @@ WORK_S = (0.02, 0.25)
 ZOMBIE = "zombie"
 DAY_S = 86_400.0
 decode_header = lru_cache(1024)(msgspec.msgpack.Decoder(Message).decode)
+emptied: list[FragileStore] = []  # of seeds that are over: to make one costs SQLite more than all that a seed writes
 
 
 class FragileStore(Store):
@@ -76,11 +78,17 @@ class FragileStore(Store):
     def hand_over(self) -> FragileStore:
         """The store of the next life; this one goes on with a copy, as a zombie's on another machine would."""
         self.abandon()  # nobody was told of what is not committed
-        heir, copy = FragileStore(":memory:"), FragileStore(":memory:")
-        self._connection.backup(copy._connection)
-        heir._connection, self._connection = self._connection, copy._connection
-        heir.fragile, self.fragile = self.fragile, None
+        heir, other = copy.copy(self), FragileStore(":memory:")
+        self._connection.backup(other._connection)
+        self._connection, self.fragile = other._connection, None
         return heir
+
+    def empty(self) -> None:
+        """Be as new."""
+        self.abandon()
+        for table in ("run", "results", "closes", "checkpoints"):
+            self._connection.execute(f"DELETE FROM {table}")  # noqa: S608
+        self.fragile = None
 
 
 @dataclass
@@ -104,15 +112,22 @@ class Fault(NamedTuple):
     number: int  # of operations, or a choice
 
 
+@lru_cache(ROUNDS_MAX)
 def linear_task(rounds: int) -> Task:
     """The linear task, with a target that nobody reaches: every run has all its rounds."""
     task = find_task("linear")
     return Task(name=task.name, model=task.model, loss=task.loss, metric=task.metric, target=0.0, rounds=rounds)
 
 
+@lru_cache(len(TRAINERS))
+def place_of(name: str, genes: int) -> Array:
+    """Where a trainer's own model would be."""
+    return np.random.default_rng(list(name.encode())).uniform(-1.0, 1.0, genes)
+
+
 def stand_in(rows: Rows, name: str) -> Learn:
     """Work that costs nothing: each trainer moves the model towards a place of its own."""
-    place = np.random.default_rng(list(name.encode())).uniform(-1.0, 1.0, len(rows.inputs))
+    place = place_of(name, len(rows.inputs))
     correct = np.zeros(1, np.int64)
 
     def answer(packet: Packet, _cancelled: Cancelled) -> dict[str, Array]:
@@ -125,7 +140,8 @@ def stand_in(rows: Rows, name: str) -> Learn:
 
 def federation(seed: int) -> Federation:
     """The scene, before anything has begun."""
-    store, draws = FragileStore(":memory:"), random.Random(f"scene {seed}")
+    store = emptied.pop() if emptied else FragileStore(":memory:")
+    draws = random.Random(f"scene {seed}")
     rounds = draws.randint(ROUNDS_MIN, ROUNDS_MAX)
     scene = Federation(
         linear_task(rounds),
@@ -145,21 +161,17 @@ def watch(scene: Federation, seen: Seen) -> None:
     """Note what arrives where."""
 
     def trace(time: float, what: str, name: str, frames: Frames | None) -> None:
-        if what == "start" and name == AGGREGATOR:
+        if what == "down" and frames is not None:
+            note(seen, name, decode_header(frames[1]))
+        elif what == "start" and name == AGGREGATOR:
             check_kept(scene, seen)
         if seen.digest is not None:
             seen.digest.update(f"{time!r} {what} {name}".encode())
             seen.digest.update(b"".join(frames or ()))
-        if frames is None:
-            message = None
-        elif what == "down" or seen.lines is not None:
-            message = decode_header(frames[1])
-            if what == "down":
-                note(seen, name, message)
-        else:
-            return
-        if seen.lines is not None and not isinstance(message, Beacon):
-            seen.lines.append(f"{time:8.4f} {what:5} {name:10} {message or ''}"[:160])
+        if seen.lines is not None:
+            message = "" if frames is None else decode_header(frames[1])
+            if not isinstance(message, Beacon):
+                seen.lines.append(f"{time:8.4f} {what:5} {name:10} {message}"[:160])
 
     scene.simulation.trace = trace
 
@@ -172,7 +184,7 @@ def note(seen: Seen, name: str, message: Message) -> None:
         seen.accepted.add((message.round, message.trainer))
     elif isinstance(message, Welcome):
         seen.indices[name, message.epoch] = message.index
-    elif isinstance(message, Beacon | Round):
+    elif isinstance(message, (Beacon, Round)):
         index = seen.indices.get((name, message.epoch), 8 * len(message.acknowledged))
         if index < 8 * len(message.acknowledged) and message.acknowledged[index // 8] >> index % 8 & 1:
             seen.accepted.add((message.round - isinstance(message, Round), name))
@@ -278,6 +290,8 @@ def judge(seed: int, seen: Seen, only: Iterable[int] | None = None) -> None:
     simulation.at(FAULTS_S + BACK_S + STOP_S + 0.5, lambda: simulation.start(*names))  # who was still about to end
     over = simulation.run(lambda: scene.finished, FAULTS_S + BACK_S + HEALED_S)
     check(scene, seen, over)
+    scene.store.empty()  # type: ignore[attr-defined]
+    emptied.append(scene.store)  # type: ignore[arg-type]
 
 
 def transcript(seed: int) -> str:
@@ -345,6 +359,7 @@ def failures(seeds: range) -> list[str]:
     """What went wrong in a range of seeds."""
     logging.disable(logging.CRITICAL)
     gc.disable()  # a seed leaves few cycles behind, and looking for them takes a tenth of the time
+    gc.freeze()  # what was there before is not looked at either, when the seeds are over
     found = [minimised(seed) for seed in seeds if failure(seed) is not None]
     gc.collect()
     return found

@@ -93,7 +93,8 @@ def test_who_is_here_without_a_result_is_unheard_until_nothing_is_expected_of_it
 
 def test_in_the_grace_nobody_is_gone_and_at_its_end_who_was_not_seen_is() -> None:
     roster = roster_of("bob", "alice", "carol")
-    roster.doubt(now=10.0, grace_s=GRACE_S)
+    roster.doubt()
+    roster.begin_grace(now=10.0, grace_s=GRACE_S)
     assert roster.grace_until == 10.0 + GRACE_S
     roster.meet("alice", 2, now=11.0)
     assert roster.settle(now=10.0 + GRACE_S - 0.1) == []
@@ -104,10 +105,20 @@ def test_in_the_grace_nobody_is_gone_and_at_its_end_who_was_not_seen_is() -> Non
     assert roster.settle(now=99.0) == []
 
 
+def test_who_is_seen_before_the_grace_begins_is_not_in_doubt() -> None:
+    roster = roster_of("bob", "alice")
+    roster.doubt()
+    roster.meet("alice", 2, now=9.0)
+    roster.begin_grace(now=10.0, grace_s=GRACE_S)
+    assert roster.settle(now=10.0 + GRACE_S) == ["bob"]
+
+
 def test_a_second_restart_begins_the_grace_anew() -> None:
     roster = roster_of("bob")
-    roster.doubt(now=10.0, grace_s=GRACE_S)
-    roster.doubt(now=12.0, grace_s=GRACE_S)
+    roster.doubt()
+    roster.begin_grace(now=10.0, grace_s=GRACE_S)
+    roster.doubt()
+    roster.begin_grace(now=12.0, grace_s=GRACE_S)
     assert roster.settle(now=14.0) == []
     assert roster.settle(now=15.0) == ["bob"]
 

@@ -173,6 +173,22 @@ def test_after_a_broker_came_back_nobody_counts_as_gone_before_the_grace_is_over
     assert [close.why for close in closes(effects)] == ["complete"]
 
 
+def test_whom_a_new_broker_shows_before_publications_reach_it_is_here() -> None:
+    scene = opened("bob", "alice", grace_s=3.0, deadline_s=100.0)
+    scene.take(BrokerDown(), at=1.0)
+    scene.present("bob", present=True, at=1.9)  # the two ways to a broker are ready one after the other
+    scene.take(BrokerDown(), at=1.95)
+    scene.take(BrokerUp(), at=2.0)
+    assert told(scene.take(Tick(), at=5.0), events.TrainerLeft) == [events.TrainerLeft(trainer="alice", goodbye=False)]
+
+
+def test_a_broker_that_is_new_without_a_word_of_the_old_ones_end_puts_everybody_in_doubt() -> None:
+    scene = opened("bob", "alice", grace_s=3.0, deadline_s=100.0)
+    scene.take(BrokerUp(), at=2.0)
+    scene.present("bob", present=True, at=2.1)
+    assert told(scene.take(Tick(), at=5.0), events.TrainerLeft) == [events.TrainerLeft(trainer="alice", goodbye=False)]
+
+
 def test_while_no_broker_is_there_nobody_counts_as_gone_either() -> None:
     scene = opened("bob", "alice", grace_s=3.0, deadline_s=100.0)
     scene.result("bob", 1)

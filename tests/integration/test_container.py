@@ -1,0 +1,168 @@
+"""The files for containers: as hadolint and Docker Compose read them, and their commands as processes.
+
+No container engine takes part: `docker_stand_in` stands where one would be.
+"""
+
+from __future__ import annotations
+
+import configparser
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from docker_stand_in import COMPOSE, config
+from services import clean_environment, report_of
+from test_docs import BLOCK, ROOT, end
+
+from deploy.processes import free_port
+
+FOLDER = ROOT / "deploy" / "container"
+CONTAINERFILE = (FOLDER / "Containerfile").read_text()
+PAGE = ROOT / "docs" / "how-to" / "containers.md"
+HADOLINT = Path(sys.executable).with_name("hadolint")
+STAND_IN = Path(__file__).with_name("docker_stand_in.py")
+PAGE_S = 45.0
+SERVICES = ["aggregator", "alice", "bob", "broker", "fedmq"]
+
+
+@pytest.fixture(scope="module")
+def project() -> dict[str, Any]:
+    """What Docker Compose makes of compose.yaml."""
+    return config(FOLDER)
+
+
+def lint(text: str) -> str:
+    """What hadolint says of a Containerfile."""
+    words = [str(HADOLINT), "--no-color", "--failure-threshold", "style", "-"]
+    done = subprocess.run(words, input=text, capture_output=True, text=True, check=False, timeout=30)
+    assert (done.returncode != 0) == bool(done.stdout), done.stderr
+    return done.stdout
+
+
+def parse(text: str, folder: Path) -> str:
+    """What Docker Compose complains about."""
+    (folder / "compose.yaml").write_text(text)
+    words = [str(COMPOSE), "--profile", "by-hand", "config", "--quiet"]
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False, timeout=30)
+    assert (done.returncode != 0) == bool(done.stderr), done.stdout
+    return done.stderr
+
+
+def test_hadolint_has_nothing_to_say() -> None:
+    assert lint(CONTAINERFILE) == ""
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "rule"),
+    [("USER 1000:1000", "USER root", "DL3002"), ('["fedmq"]', "fedmq", "DL3025"), ("COPY deploy", "CPY deploy", "")],
+)
+def test_what_is_wrong_with_an_image_is_noticed(right: str, wrong: str, rule: str) -> None:
+    assert right in CONTAINERFILE
+    assert rule in lint(CONTAINERFILE.replace(right, wrong))
+    assert lint(CONTAINERFILE.replace(right, wrong)) != ""
+
+
+def test_docker_compose_has_nothing_to_say(tmp_path: Path) -> None:
+    assert parse((FOLDER / "compose.yaml").read_text(), tmp_path) == ""
+
+
+@pytest.mark.parametrize(("right", "wrong"), [("read_only:", "readonly:"), ("source: bob", "source: carol")])
+def test_what_is_wrong_with_a_compose_file_is_noticed(right: str, wrong: str, tmp_path: Path) -> None:
+    text = (FOLDER / "compose.yaml").read_text()
+    assert right in text
+    assert parse(text.replace(right, wrong), tmp_path) != ""
+
+
+def test_the_image_is_made_from_every_package_and_file_that_setup_cfg_names() -> None:
+    sources = [
+        word for line in re.findall(r"^COPY (?!--)(.*)$", CONTAINERFILE, re.MULTILINE) for word in line.split()[:-1]
+    ]
+    assert [source for source in sources if not (ROOT / source).exists()] == []
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "setup.cfg")
+    packages = settings["options.packages.find"]["include"].replace("*", "").split()
+    metadata = settings["metadata"]
+    needed = {
+        "setup.cfg",
+        "pyproject.toml",
+        metadata["long_description"].removeprefix("file: "),
+        metadata["license_files"],
+    }
+    assert {*packages, *needed} <= set(sources)
+    assert "--constraint requirements.lock" in CONTAINERFILE
+
+
+def test_the_image_runs_as_nobody_in_particular_without_what_made_it() -> None:
+    build, final = CONTAINERFILE.split("\nFROM ")[1:]
+    assert build.splitlines()[0].endswith("-slim-bookworm AS build")
+    assert "\nUSER 1000:1000\n" in final
+    assert re.findall(r"^(?:COPY|ADD|RUN) .*$", final, re.MULTILINE) == ["COPY --from=build /opt/fedmq /opt/fedmq"]
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_container_can_do_little(name: str, project: dict[str, Any]) -> None:
+    assert sorted(project["services"]) == SERVICES
+    service = project["services"][name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["tmpfs"] == ["/tmp"]  # noqa: S108 - in memory, and the container's own
+    assert service["user"] == "1000:1000"
+    assert not {"privileged", "cap_add", "network_mode", "pid", "devices"} & set(service)
+
+
+def test_each_container_sees_its_own_secret_key_alone(project: dict[str, Any]) -> None:
+    services = project["services"]
+    for name, other in (("broker", "aggregator"), ("aggregator", "broker")):
+        covered = {one["target"] for one in services[name]["volumes"] if one["source"] == "/dev/null"}
+        assert covered == {f"/keys/{other}.key"}
+    for name in ("alice", "bob"):
+        secrets = {one["target"]: project["secrets"][one["source"]]["file"] for one in services[name]["secrets"]}
+        assert secrets["trainer.key"] == str(FOLDER / name / "trainer.key")
+        assert secrets["federation.json"] == str(FOLDER / "keys" / "federation.json")
+        assert [one["target"] for one in services[name]["volumes"]] == ["/state"]
+
+
+def test_the_ports_are_those_of_the_broker(project: dict[str, Any]) -> None:
+    broker = project["services"]["broker"]
+    first = int(broker["command"][broker["command"].index("--port") + 1])
+    assert [int(one["published"]) for one in broker["ports"]] == list(range(first, first + 5))
+    assert all(one["target"] == int(one["published"]) for one in broker["ports"])
+
+
+def test_the_commands_of_the_page_make_keys_and_a_model(tmp_path: Path) -> None:
+    shutil.copytree(FOLDER, tmp_path / "deploy" / "container")
+    docker = tmp_path / "bin" / "docker"
+    docker.parent.mkdir()
+    docker.write_text(f'#!/bin/sh\nexec {shlex.join([sys.executable, str(STAND_IN)])} "$@"\n')
+    docker.chmod(0o755)
+    script = "".join(BLOCK.findall(PAGE.read_text()))
+    environment = clean_environment(
+        PATH=f"{docker.parent}{os.pathsep}{os.environ['PATH']}",
+        PYTHONPATH=os.pathsep.join([str(ROOT), str(STAND_IN.parent)]),
+        STAND_IN_PORT=str(free_port()),
+    )
+    with (tmp_path / "output").open("wb") as output:
+        shell = subprocess.Popen(
+            ["bash", "-c", f"set -e\n{script}\n"],
+            cwd=tmp_path,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            code = shell.wait(PAGE_S)
+        finally:
+            end(shell)
+    assert code == 0, (tmp_path / "output").read_text()
+    report = report_of(tmp_path / "deploy" / "container" / "runs" / "xor")
+    assert report["solved"] is True
+    assert sorted(one["name"] for one in report["trainers"]) == ["alice", "bob"]
