@@ -138,16 +138,16 @@ def describe(arrays: Mapping[str, Array]) -> tuple[ArrayInfo, ...]:
     return tuple(_describe(name, array)[0] for name, array in arrays.items())
 
 
-_BYTES_MAX = {CODE: CODE_BYTES_MAX, EVENTS: EVENTS_BYTES_MAX, VIEW: VIEW_BYTES_MAX}
+_LARGEST = {CODE: CODE_BYTES_MAX, EVENTS: EVENTS_BYTES_MAX, VIEW: VIEW_BYTES_MAX}
 
 
 def _dtypes(name: str) -> frozenset[str]:
     """The dtypes that an array of this name may have."""
-    return frozenset({BYTES_DTYPE}) if name in _BYTES_MAX else DTYPES
+    return frozenset({BYTES_DTYPE}) if name in _LARGEST else DTYPES
 
 
 def _bytes_max(name: str) -> int:
-    return _BYTES_MAX.get(name, FRAME_BYTES_MAX)
+    return _LARGEST.get(name, FRAME_BYTES_MAX)
 
 
 def _describe(name: str, array: Array) -> tuple[ArrayInfo, bytes]:

@@ -20,6 +20,7 @@ from fedmq.messages import (
     EvolutionLearner,
     Evolve,
     Finished,
+    ForObservers,
     FromAggregator,
     FromTrainer,
     Goodbye,
@@ -154,7 +155,7 @@ def test_a_message_arrives_as_it_was_sent(kind: type[Any]) -> None:
 
 
 def test_every_kind_is_said_by_exactly_one_side() -> None:
-    said = [*get_args(FromAggregator), *get_args(FromTrainer), Control, Presence]
+    said = [*get_args(FromAggregator), *get_args(ForObservers), *get_args(FromTrainer), Control, Presence]
     assert len(said) == len(KINDS)
     assert set(said) == set(KINDS)
 
