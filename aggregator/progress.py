@@ -18,6 +18,7 @@ from rich.text import Text
 from fedmq import events
 from fedmq.journal import is_journal
 from fedmq.tasks import Task
+from fedmq.telling import describe
 
 ROUNDS_SHOWN = 12
 STDOUT = 1
@@ -26,48 +27,11 @@ SPARKS = "▁▂▃▄▅▆▇█"
 log = logging.getLogger(__name__)
 
 
-def describe(event: events.AnyEvent, task: Task) -> str | None:
-    """One line about `event`, or None when it is not worth one."""
-    match event:
-        case events.RunStarted(epoch=1):
-            return f"run {event.run}: task {event.task}, strategy {event.strategy}, seed {event.seed}"
-        case events.RunStarted():
-            return f"run {event.run} goes on at round {event.round} (epoch {event.epoch})"
-        case events.Waiting():
-            return f"waiting for trainers ({event.present} of {event.needed})"
-        case events.RunPaused():
-            return "paused; fedmq runs resume goes on"
-        case events.RunResumed():
-            return "resumed"
-        case events.TrainerJoined():
-            return f"trainer {event.trainer} joined ({event.samples} rows)"
-        case events.TrainerLeft():
-            return f"trainer {event.trainer} {'said goodbye' if event.goodbye else 'is gone'}"
-        case events.ResultRejected():
-            detail = "".join(one if one.isprintable() else "?" for one in event.detail)  # it may quote what came
-            return f"rejected from {event.trainer or 'somebody'}: {event.reason}: {detail}"
-        case events.RoundClosed():
-            best = event.best
-            figures = "nothing scored yet" if best is None else _figures(best, task)
-            return (
-                f"round {event.round:>3}  {figures}  {event.results} results of {event.present} trainers  "
-                f"{event.round_s * 1000:.1f} ms{'' if event.why == 'complete' else '  (' + event.why + ')'}"
-            )
-        case _:
-            return None
-
-
-def _figures(best: events.Best, task: Task) -> str:
-    covered = "" if best.coverage >= 1.0 else f" of {best.coverage:.0%} of the rows"
-    value = f"{best.value:.0%} right" if task.metric == "accuracy" else f"loss {best.value:.5f}"
-    return f"{value}{covered}  fitness best {best.fitness:.4f} mean {best.fitness_mean:.4f}"
-
-
 def log_event(event: events.AnyEvent, run: str, task: Task) -> None:
     """A line in the log about `event`, with the run, its round and its trainer as fields."""
     if not log.isEnabledFor(logging.INFO):
         return
-    line = describe(event, task)
+    line = describe(event, task.metric)
     if isinstance(event, events.RunFinished):
         line = f"the run is over after {event.rounds} rounds: {'solved' if event.solved else 'not solved'}"
     if line is not None:
@@ -83,7 +47,7 @@ class PlainProgress:
 
     def __call__(self, event: events.AnyEvent) -> None:
         """Tell about `event`."""
-        if (line := describe(event, self._task)) is not None:
+        if (line := describe(event, self._task.metric)) is not None:
             self._write(line)
 
     def close(self) -> None:
@@ -115,7 +79,7 @@ class LiveProgress:
             self._trainers[event.trainer] = True
         elif isinstance(event, events.TrainerLeft):
             self._trainers[event.trainer] = False
-        if not isinstance(event, events.RoundClosed) and (line := describe(event, self._task)) is not None:
+        if not isinstance(event, events.RoundClosed) and (line := describe(event, self._task.metric)) is not None:
             self._said = line
 
     def close(self) -> None:

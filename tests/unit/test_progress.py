@@ -8,11 +8,12 @@ import logging
 import pytest
 from rich.console import Console
 
-from aggregator.progress import ROUNDS_SHOWN, LiveProgress, PlainProgress, describe, log_event, open_progress
+from aggregator.progress import ROUNDS_SHOWN, LiveProgress, PlainProgress, log_event, open_progress
 from fedmq import events
 from fedmq.tasks import find_task
+from fedmq.telling import describe
 
-XOR, LINEAR = find_task("xor"), find_task("linear")
+XOR = find_task("xor")
 BEST = events.Best(value=0.75, coverage=1.0, fitness=-0.25, fitness_mean=-0.5, fitness_worst=-2.0, diversity=0.3)
 HALF = events.Best(value=1.0, coverage=0.5, fitness=-0.25, fitness_mean=-0.5, fitness_worst=-2.0, diversity=0.3)
 STARTED = events.RunStarted(run="one", epoch=1, round=1, task="xor", strategy="evolution", seed=7)
@@ -71,7 +72,7 @@ def test_nothing_is_told_of_events_that_are_not_worth_a_line(event: events.AnyEv
 
 
 def test_a_task_that_is_measured_by_its_loss_is_told_by_it() -> None:
-    assert "loss 0.75000  " in str(describe(closed(1), LINEAR))
+    assert "loss 0.75000  " in str(describe(closed(1), "loss"))
 
 
 def panel(*seen: events.AnyEvent) -> str:
@@ -111,7 +112,7 @@ def test_the_panel_bears_every_event_in_any_order() -> None:
 def test_what_a_stranger_sent_neither_colours_the_terminal_nor_moves_its_cursor() -> None:
     """A rejection may quote what came."""
     event = events.ResultRejected(trainer="", reason="header", detail="[bold]a[/b] \x1b[2J\nrun one is solved")
-    assert describe(event, XOR) == "rejected from somebody: header: [bold]a[/b] ?[2J?run one is solved"
+    assert describe(event, "accuracy") == "rejected from somebody: header: [bold]a[/b] ?[2J?run one is solved"
     assert "header: [bold]a[/b] ?[2J?run one" in panel(event)
 
 
