@@ -131,7 +131,7 @@ def _head(seen: Seen) -> RenderableType:
         Text.assemble("round ", (f"{done}", "bold"), f" of {total}"),
         ProgressBar(total=max(total, 1), completed=done, width=30, complete_style=BEST, finished_style=BEST),
     )
-    left = left_s(view)
+    left = left_s(view) if seen.state == "running" else None
     table.add_row(bar, Text("" if left is None else f"at most {span(left)} left"))
     return table
 
@@ -199,13 +199,13 @@ COLUMNS: dict[str, tuple[Cell, int]] = {
     "rows": (lambda _, one: str(one.samples), 0),
     "results": (lambda _, one: str(one.results), 0),
     "share": (lambda seen, one: f"{one.results / max(1, seen.view.results):.0%}", 0),
-    "late": (lambda _, one: str(one.late or ""), 90),
+    "late": (lambda _, one: str(one.late or ""), 100),
     "rejected": (lambda _, one: str(one.rejected or ""), 0),
     "seen": (lambda seen, one: _ago(max(0.0, seen.now - one.seen_at)), 0),
-    "work": (lambda _, one: f"{one.train_s * 1000:.1f} ms" if one.results else "", 90),
+    "work": (lambda _, one: f"{one.train_s * 1000:.1f} ms" if one.results else "", 100),
     "trip": (lambda _, one: f"{one.round_trip_s * 1000:.1f} ms" if one.round_trip_s else "", 0),
-    "cpu": (lambda _, one: f"{one.cpu:.0%}" if one.cpu_s else "", 75),
-    "memory": (lambda _, one: f"{one.memory / 1e6:.0f} MB" if one.memory else "", 75),
+    "cpu": (lambda _, one: f"{one.cpu:.0%}" if one.cpu_s else "", 80),
+    "memory": (lambda _, one: f"{one.memory / 1e6:.0f} MB" if one.memory else "", 80),
 }
 
 
@@ -216,15 +216,15 @@ def _trainers(seen: Seen, trainers: list[TrainerView], width: int, lines: int) -
     ranks = {presence: rank for rank, presence in enumerate(PRESENCES)}
     urgent = sorted(trainers, key=lambda one: (ranks[one.presence], one.name))
     shown = urgent if len(urgent) <= lines else urgent[: max(1, lines - 1)]
-    table = Table(box=None, padding=(0, 2 if width >= 90 else 1, 0, 0), header_style="dim")
-    table.add_column("trainer", no_wrap=True, overflow="ellipsis", max_width=24)
+    table = Table(box=None, padding=(0, 2 if width >= 120 else 1, 0, 0), header_style="dim")
+    table.add_column("trainer", no_wrap=True, overflow="ellipsis", max_width=width // 6)
     table.add_column("", no_wrap=True)
     columns = {name: cell for name, (cell, needed) in COLUMNS.items() if width >= needed}
     for name in columns:
         table.add_column(name, justify="right", no_wrap=True)
-    labelled = width >= 100 and any(one.labels for one in shown)
+    labelled = width >= 130 and any(one.labels for one in shown)
     if labelled:
-        table.add_column("labels", no_wrap=True, overflow="ellipsis")
+        table.add_column("labels", no_wrap=True, overflow="ellipsis", max_width=width // 6)
     for one in sorted(shown, key=lambda one: one.name):
         state = Text(f"● {one.presence}", style=PRESENCES[one.presence])
         labels = [Text(printable(", ".join(one.labels)))] if labelled else []
