@@ -124,7 +124,7 @@ def save(figure: Figure, path: Path) -> None:
 def _heading(view: View) -> str:
     end = "not over yet" if view.finished is None else "solved" if view.finished.solved else "not solved"
     rule = f" ({view.robust})" if view.robust else ""
-    count = view.rounds[-1].round if view.rounds else 0
+    count = max(one.round for one in view.rounds if one.closed_at is not None)
     return f"{view.run}   {view.task}, {view.strategy}{rule}, seed {view.seed}: {end}, {count} rounds"
 
 
@@ -232,8 +232,10 @@ def _draw_participation(figure: Figure, axes: Axes, view: View) -> None:
     more = "" if len(view.trainers) <= len(names) else f", {len(names)} of {len(view.trainers)} trainers"
     axes.set(title=f"Who answered{more}", xlabel="round")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.plot([], [], linestyle="", marker="s", markersize=8, color=PALE, label="no answer")
-    _legend_above(axes)
+    if answered.size < took.size:
+        axes.plot([], [], linestyle="", marker="s", markersize=8, color=PALE, label="no answer")
+    if axes.get_legend_handles_labels()[0]:
+        _legend_above(axes)
 
 
 def _legend_above(axes: Axes) -> None:

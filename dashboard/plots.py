@@ -180,11 +180,11 @@ def _model(folder: Path, view: View, number: int | None) -> tuple[int, TrainedMo
     if model is not None and not isinstance(model, Code) and model.inputs == 2:
         told = [one for one in view.bests if number is None or one.round <= number]
         if told:
-            return number or view.rounds[-1].round, TrainedModel(
+            return number or told[-1].round, TrainedModel(
                 model, np.frombuffer(told[-1].genes, "<f8").astype(np.float64), view.task
             )
         if number is None and (folder / "model.npz").exists():
-            return view.rounds[-1].round, load_model(folder / "model.npz")
+            return max(one.round for one in view.rounds if one.best is not None), load_model(folder / "model.npz")
     if number is not None:
         raise BadConfiguration(
             f"{folder}: --round {number}: expected a model with two inputs and few weights, of which each round is told"
