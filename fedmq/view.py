@@ -124,6 +124,9 @@ class View(msgspec.Struct):
     resent: int = 0
     rejections: dict[str, int] = {}
     checkpoint: int = 0  # the last round whose state is on disk
+    train_s: float = 0.0  # that rounds were open,
+    bytes_up: int = 0  # and what came and was sent meanwhile
+    bytes_down: int = 0
     trainers: Annotated[dict[str, TrainerView], Meta(max_length=TRAINERS_KEPT_MAX)] = {}
     rounds: Annotated[list[RoundView], Meta(max_length=ROUNDS_KEPT_MAX)] = []
     works: Annotated[list[WorkView], Meta(max_length=2 * WORKS_KEPT_MAX)] = []
@@ -204,6 +207,9 @@ class View(msgspec.Struct):
         one.closed_at, one.why, one.round_s, one.results = at, event.why, event.round_s, event.results
         one.late, one.rejected, one.present, one.best = event.late, event.rejected, event.present, event.best
         one.bytes_up, one.bytes_down, one.touched = event.bytes_up, event.bytes_down, self.seq
+        self.train_s += event.round_s
+        self.bytes_up += event.bytes_up
+        self.bytes_down += event.bytes_down
         self.progress_at = at
 
     def _trainer_joined(self, at: float, event: events.TrainerJoined) -> None:

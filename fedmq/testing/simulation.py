@@ -305,8 +305,8 @@ class Simulation:
                 self._hub.traffic.extend((connection, Unsubscribed(topic)) for topic in connection.topics)
                 self.step(self.broker_name)
 
-        last = 0.0 if self.faults.reorder else connection.arrived.get("up", 0.0)  # it comes after what was sent
-        self._at(max(last, self.clock.now() + self._delay()), noticed)
+        after = 0.0 if self.faults.reorder else connection.arrived.get("up", 0.0)  # what was sent
+        self._at(max(after, self.clock.now() + self._delay()), noticed)
 
     def _news(self, link: MemoryLink, news: News) -> None:
         if self._links.get(link.name) is link:
@@ -375,8 +375,7 @@ class Simulation:
         Raises:
             TimeStandsStill: a node wakes itself at one instant for ever.
         """
-        clock, queue, at_once = self.clock, self._queue, 0
-        end = clock.now() + limit_s
+        clock, queue, at_once, end = self.clock, self._queue, 0, self.clock.now() + limit_s
         while not until():
             if not queue or queue[0][0] > end:
                 clock.move_to(end)
