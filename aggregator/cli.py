@@ -157,25 +157,28 @@ def _serve(
 ) -> Aggregator:
     """Run the aggregator of the run in `store` until it is done."""
     from aggregator.progress import log_event, open_progress
-    from aggregator.report import EVENTS, EventLog
     from aggregator.service import Aggregator
     from aggregator.strategies import find_strategy
     from fedmq.clock import SystemClock
+    from fedmq.event_log import EVENTS, EventLog, read_view
     from fedmq.loop import serve
 
     description = store.description
     assert description is not None
-    clock = SystemClock()
-    log, progress = EventLog(folder / EVENTS, clock.wall), open_progress(description.task, quiet=silent)
+    clock, metric = SystemClock(), description.task.metric
+    view = read_view(folder / EVENTS)
+    log, progress = EventLog(folder / EVENTS, clock.wall, view), open_progress(view, metric, quiet=silent)
 
     def watch(event: AnyEvent) -> None:
         log(event)
         progress(event)
-        log_event(event, description.run, description.task)
+        log_event(event, description.run, metric)
 
     try:
         strategy = find_strategy(description.strategy, description.robust)
-        service = Aggregator(link, store, strategy, limits, clock=clock, watch=watch, broker=broker, seal=seal)
+        service = Aggregator(
+            link, store, strategy, limits, clock=clock, watch=watch, broker=broker, seal=seal, view=view
+        )
         serve(service, link, clock)
     finally:
         progress.close()

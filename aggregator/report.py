@@ -1,4 +1,4 @@
-"""What a run leaves in its folder: `report.json`, `model.npz`, `history.csv` and `events.jsonl`.
+"""What a run leaves in its folder: `report.json`, `model.npz` and `history.csv`.
 
 Knows the figures, not how they came about. Files appear whole or not at all.
 """
@@ -8,12 +8,8 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import os
 import statistics
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
 import msgspec
 
@@ -21,11 +17,12 @@ from aggregator.roster import Trainer
 from aggregator.store import Close, Description
 from aggregator.strategies import Standing
 from fedmq import events
-from fedmq.errors import BadConfiguration, StoreError
+from fedmq.errors import BadConfiguration
+from fedmq.event_log import writing
 from fedmq.files import write_whole
 from fedmq.models import TrainedModel
 
-REPORT, MODEL, HISTORY, EVENTS, STORE = "report.json", "model.npz", "history.csv", "events.jsonl", "store.sqlite3"
+REPORT, MODEL, HISTORY, STORE = "report.json", "model.npz", "history.csv", "store.sqlite3"
 
 
 class TrainerReport(msgspec.Struct, frozen=True):
@@ -127,19 +124,8 @@ def read_report(folder: Path) -> Report | None:
 
 
 def _write(path: Path, content: bytes) -> None:
-    with _writing(path):
+    with writing(path):
         write_whole(path, content)
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StoreError(
-            f"{path}: cannot be written ({error.strerror}); what was acknowledged is safe: "
-            "make room and start the same command again"
-        ) from error
 
 
 def _history(closes: list[Close]) -> str:
@@ -151,29 +137,3 @@ def _history(closes: list[Close]) -> str:
         best = [""] * len(figures) if close.best is None else msgspec.structs.astuple(close.best)
         writer.writerow([close.round, close.why, close.results, len(close.members), close.round_s, close.closed, *best])
     return text.getvalue()
-
-
-class EventLog:
-    """`events.jsonl`: one event a line, with the time (seconds since 1970) as `at`."""
-
-    def __init__(self, path: Path, wall: Callable[[], float]) -> None:
-        self._path, self._wall = path, wall
-        with _writing(path):
-            self._file: BinaryIO = path.open("a+b")
-            if self._file.tell():  # a life that was killed may have left half a line
-                self._file.seek(-1, os.SEEK_END)
-                if self._file.read(1) != b"\n":
-                    self._file.write(b"\n")
-
-    def __call__(self, event: events.AnyEvent) -> None:
-        """Append `event`."""
-        fields = {"at": self._wall(), **msgspec.to_builtins(event)}
-        with _writing(self._path):
-            self._file.write(msgspec.json.encode(fields) + b"\n")
-            if not isinstance(event, events.ResultAccepted):  # the others show how the run stands
-                self._file.flush()
-
-    def close(self) -> None:
-        """Write what is buffered and let go of the file."""
-        with _writing(self._path):
-            self._file.close()

@@ -16,6 +16,9 @@ from fedmq.messages import BITMAP_BYTES_MAX
 TRAINERS_MAX = 8 * BITMAP_BYTES_MAX  # a beacon has a bit for each
 
 
+Introduction = tuple[str, tuple[str, ...]]  # what a trainer says of itself: its version, its labels
+
+
 @dataclass
 class Trainer:
     """One line of the roster."""
@@ -32,6 +35,7 @@ class Trainer:
     late: int = 0
     rejected: int = 0
     resent: int = 0
+    words: Introduction = ("", ())
 
 
 class Roster:
@@ -67,8 +71,12 @@ class Roster:
         """Until when nobody counts as gone after the broker came back; None: no such grace runs."""
         return self._grace_until
 
-    def meet(self, name: str, samples: int, now: float, *, confirmed: bool = False) -> bool:
-        """`name` was heard, or `confirmed` by the broker, with so many rows; True when it was not present before.
+    def meet(
+        self, name: str, samples: int, now: float, *, confirmed: bool = False, words: Introduction | None = None
+    ) -> bool:
+        """`name` was heard, or `confirmed` by the broker, with so many rows; `words` is what it said of itself.
+
+        True when it was not present before, or has said something new.
 
         Raises:
             Rejected: a beacon has no bit for one more name.
@@ -82,6 +90,8 @@ class Roster:
         trainer.samples, trainer.present, trainer.gone = samples, True, False
         trainer.confirmed = trainer.confirmed or confirmed
         self._unconfirmed.discard(name)
+        if words is not None and words != trainer.words:
+            trainer.words, new = words, True
         return new
 
     def leave(self, name: str, now: float, *, for_good: bool = False) -> bool:

@@ -22,8 +22,9 @@ from collections.abc import Iterable, Mapping
 from statistics import median
 from typing import Any
 
+from aggregator.chronicle import Chronicle
 from aggregator.results import as_update
-from aggregator.roster import Roster
+from aggregator.roster import Introduction, Roster
 from aggregator.steps import (
     BrokerDown,
     BrokerUp,
@@ -38,14 +39,13 @@ from aggregator.steps import (
 )
 from aggregator.strategies import Plan, Standing, Strategy
 from aggregator.voice import Voice
-from fedmq import events, topics
+from fedmq import topics
 from fedmq.deadlines import earliest
 from fedmq.errors import Rejected
 from fedmq.messages import Control, FromTrainer, Hello, Presence, Result
 from fedmq.tasks import Task
 from fedmq.wire import Packet, base_of, describe
 
-REJECTIONS_TOLD_MAX = 100  # events about rejections in one epoch; all are counted
 ANSWERS_REMEMBERED = 64
 DEADLINE_TIMES = 10  # the median answer, when no deadline was chosen
 DEADLINE_FIRST_S, DEADLINE_MIN_S, DEADLINE_MAX_S = 30.0, 2.0, 600.0
@@ -78,7 +78,6 @@ class Rounds:
         self.settings, self.task, self.roster, self.round = settings, task, roster, round
         self.phase = Phase.SELECTION
         self.solved = self.paused = False
-        self.rejections: dict[str, int] = {}
         self._strategy, self._state = strategy, state
         self._plan: Plan | None = None
         self._bases = dict(bases or {})  # by round
@@ -93,8 +92,8 @@ class Rounds:
         self._deadline: float | None = None
         self._broker_up = False
         self._beacon_at = 0.0
-        self._waiting_told: tuple[int, int] | None = None
         self._voice = Voice(settings, task)
+        self._chronicle = Chronicle(self._voice, task)
         if (standing := self.standing) is not None and round > 1:
             self._finish_if_over(standing, members, 0.0)
 
@@ -102,6 +101,11 @@ class Rounds:
     def standing(self) -> Standing | None:
         """The candidate that would be deployed now, or None."""
         return self._strategy.standing(self._state)
+
+    @property
+    def rejections(self) -> dict[str, int]:
+        """How much could not be used, by reason."""
+        return self._chronicle.rejections
 
     @property
     def wake_at(self) -> float | None:
@@ -121,8 +125,10 @@ class Rounds:
         elif isinstance(event, BrokerDown):
             self._lose_broker()
         for name in self.roster.settle(now) if self._broker_up else ():  # without a broker nobody can be seen
-            self._voice.tell(events.TrainerLeft(trainer=name, goodbye=False))
+            self._chronicle.left(name)
         self._advance(now)
+        if self._broker_up and self._chronicle.has_stalled(now):
+            self._chronicle.stalled(self.round, self._invited - self._answered)
         if self._broker_up and now >= self._beacon_at and self.phase is not Phase.FINISHED:
             self._send_beacon(topics.beacon_of(self.settings.run))
             self._beacon_at = now + self.settings.beacon_s
@@ -148,7 +154,7 @@ class Rounds:
             elif isinstance(message, Result):
                 self._result(message, packet, now)
             elif self.roster.leave(message.trainer, now, for_good=True):
-                self._voice.tell(events.TrainerLeft(trainer=message.trainer, goodbye=True))
+                self._chronicle.left(message.trainer, goodbye=True)
         except Rejected as rejected:
             self._reject(message.trainer, rejected)
             # A refusal is about a round of this run: of another run's result it would make a trainer forget this one's.
@@ -163,7 +169,7 @@ class Rounds:
             self._finish(self.standing)
         elif self.paused is not (message.action == "pause"):
             self.paused = not self.paused
-            self._voice.tell(events.RunPaused() if self.paused else events.RunResumed())
+            self._chronicle.paused(self.paused)
         self._beacon_at = now  # so that who asked sees it at once
 
     def _check_run(self, message: FromTrainer) -> None:
@@ -191,14 +197,14 @@ class Rounds:
         name = message.trainer
         if not message.present:
             if self.roster.leave(name, now):
-                self._voice.tell(events.TrainerLeft(trainer=name, goodbye=False))
+                self._chronicle.left(name)
         elif name in self.roster:
             self._meet(name, self.roster[name].samples, now, confirmed=True)
         else:
             self._send_beacon(topics.inbox_of(name))
 
     def _hello(self, message: Hello, now: float) -> None:
-        self._meet(message.trainer, message.samples, now)
+        self._meet(message.trainer, message.samples, now, words=(message.version, message.labels))
         inbox = topics.inbox_of(message.trainer)
         if self.phase is Phase.FINISHED:
             self._send_finished(inbox)
@@ -216,6 +222,7 @@ class Rounds:
             self._meet(name, message.samples, now)
         if key in self._accepted:
             self.roster[name].resent += 1
+            self._chronicle.resent(message)
             self._voice.accepted(message)
             return
         staleness = self.round - message.round
@@ -230,19 +237,19 @@ class Rounds:
         self._state = self._strategy.tell(self._state, update)
         self._accepted.add(key)
         self._counted += 1
+        answer_s = 0.0
         if not staleness:
             self._answered.add(name)
             if self.phase is Phase.COLLECTING:
-                self._answer_s.append(now - self._opened_at)
+                answer_s = now - self._opened_at
+                self._answer_s.append(answer_s)
         trainer = self.roster[name]
         trainer.samples = message.samples
         trainer.results += 1
         trainer.late += staleness > 0
         trainer.resent += message.attempt > 1
         self._voice.keep(KeepResult(message.round, name, self.round, packet.frames))
-        self._voice.tell(
-            events.ResultAccepted(round=message.round, trainer=name, staleness=staleness, train_s=message.train_s)
-        )
+        self._chronicle.accepted(message, staleness, answer_s, now)
         if staleness:  # one in time is acknowledged by the next round or beacon
             self._voice.accepted(message)
 
@@ -260,9 +267,8 @@ class Rounds:
             present = len(self.roster.present)
             if present >= self.settings.min_trainers:
                 self._open(now)
-            elif self._waiting_told != (present, self.settings.min_trainers):
-                self._waiting_told = (present, self.settings.min_trainers)
-                self._voice.tell(events.Waiting(present=present, needed=self.settings.min_trainers))
+            else:
+                self._chronicle.waits(present, self.settings.min_trainers)
         if self.phase is Phase.COLLECTING and (why := self._closes(now)):
             self.phase = Phase.CLOSING
             self._close(why, now)
@@ -278,10 +284,9 @@ class Rounds:
         self._opened_at = now
         self._deadline_s = self._next_deadline_s()
         self._deadline = now + self._deadline_s
-        self._waiting_told = None
         self._send_round(topics.round_of(self.settings.run))
         self._beacon_at = now + self.settings.beacon_s
-        self._voice.tell(events.RoundPublished(round=self.round, invited=len(self._invited)))
+        self._chronicle.opened(self.round, len(self._invited), now)
 
     def _next_deadline_s(self) -> float:
         """The deadline that was chosen, or many times what an answer usually takes.
@@ -305,23 +310,24 @@ class Rounds:
         return "deadline" if self._deadline is None or now >= self._deadline else None
 
     def _close(self, why: str, now: float) -> None:
-        for name in self.roster.missed(self._invited - self._answered, now):
-            self._voice.tell(events.TrainerLeft(trainer=name, goodbye=False))
+        silent = self._invited - self._answered
+        for name in self.roster.missed(silent, now):
+            self._chronicle.left(name)
         members = tuple(self.roster.members(now))
         self._state = self._strategy.close(self._state, members)
         standing = self.standing
         round_s = now - self._opened_at
         base = self._bases[self.round]
         self._voice.keep(KeepClose(self.round, why, members, self._counted, round_s, standing, base, self._state))
-        self._voice.tell(
-            events.RoundClosed(
-                round=self.round,
-                why=why,
-                results=self._counted,
-                round_s=round_s,
-                present=len(self.roster.present),
-                best=None if standing is None else self.best(standing),
-            )
+        present = self.roster.present
+        self._chronicle.closed(
+            self.round,
+            why,
+            results=self._counted,
+            round_s=round_s,
+            present=len(present),
+            suspects=silent.intersection(present),
+            standing=standing,
         )
         self.round += 1
         self._answered, self._counted, self._deadline, self._plan = set(), 0, None, None
@@ -348,26 +354,16 @@ class Rounds:
 
     def _finish(self, standing: Standing | None) -> None:
         self.phase = Phase.FINISHED
-        value = None if standing is None else self.task.value(standing.loss, standing.correct, standing.rows)
-        self._voice.tell(events.RunFinished(solved=self.solved, rounds=self.round - 1, value=value))
+        self._chronicle.finished(standing, self.round - 1, solved=self.solved)
         self._send_finished(topics.round_of(self.settings.run))
-
-    def best(self, standing: Standing) -> events.Best:
-        """The figures of `standing` that people look at."""
-        return events.Best(
-            value=self.task.value(standing.loss, standing.correct, standing.rows),
-            coverage=standing.coverage,
-            fitness=standing.fitness_best,
-            fitness_mean=standing.fitness_mean,
-            fitness_worst=standing.fitness_worst,
-            diversity=standing.diversity,
-        )
 
     # --- what leaves --------------------------------------------------------------------------------------------
 
-    def _meet(self, name: str, samples: int, now: float, *, confirmed: bool = False) -> None:
-        if self.roster.meet(name, samples, now, confirmed=confirmed):
-            self._voice.tell(events.TrainerJoined(trainer=name, samples=samples))
+    def _meet(
+        self, name: str, samples: int, now: float, *, confirmed: bool = False, words: Introduction | None = None
+    ) -> None:
+        if self.roster.meet(name, samples, now, confirmed=confirmed, words=words):
+            self._chronicle.joined(self.roster[name])
 
     def _send_round(self, topic: str) -> None:
         assert self._plan is not None
@@ -391,8 +387,6 @@ class Rounds:
         return bytes(bitmap)
 
     def _reject(self, trainer: str, rejected: Rejected) -> None:
-        self.rejections[rejected.reason] = self.rejections.get(rejected.reason, 0) + 1
         if trainer in self.roster:
             self.roster[trainer].rejected += 1
-        if sum(self.rejections.values()) <= REJECTIONS_TOLD_MAX:
-            self._voice.tell(events.ResultRejected(trainer=trainer, reason=rejected.reason, detail=rejected.detail))
+        self._chronicle.rejected(trainer, rejected)

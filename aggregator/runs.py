@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fedmq.errors import BadConfiguration
-from fedmq.options import broker_option, one_thread_for_arrays, option
+from fedmq.lazy import LazyGroup
+from fedmq.options import broker_option, folder_of, one_thread_for_arrays, option
 
 if TYPE_CHECKING:
     from aggregator.control import Action
@@ -24,15 +25,22 @@ if TYPE_CHECKING:
 ROUNDS_SHOWN = 10
 
 
-@click.group()
+# What only looks at runs is an observer's.
+OBSERVERS = {
+    "compare": ("dashboard.plots", "Compare runs: their settings, what they came to, their curves."),
+    "plot": ("dashboard.plots", "Draw a run: convergence, round times, who took part, the decision surface."),
+}
+
+
+@click.group(cls=LazyGroup, lazy=OBSERVERS)
 def runs() -> None:
-    """List runs and look after them; pause, resume or stop a live one.
+    """List, compare and plot runs; look after them; pause, resume or stop a live one.
 
     \b
     Examples:
       fedmq runs ls
       fedmq runs show runs/xor-20260101-120000-ab12
-      fedmq runs ls --json
+      fedmq runs plot runs/xor-20260101-120000-ab12 -o history.svg
     """
     one_thread_for_arrays()
 
@@ -160,11 +168,6 @@ def _summary(folder: Path) -> tuple[dict[str, Any], list[Close]]:
     return summary, closes
 
 
-def _folder(run: str) -> Path:
-    """A run by its folder, or by its name below `runs`."""
-    return Path(run) if Path(run).is_dir() else Path("runs") / run
-
-
 @runs.command()
 @click.argument("run")
 @option("--json", "as_json", is_flag=True, help="One JSON object.")
@@ -182,7 +185,7 @@ def replay(run: str, as_json: bool) -> None:
     from aggregator.report import read_report
     from aggregator.upkeep import replay_run
 
-    folder = _folder(run)
+    folder = folder_of(run)
     again, report = replay_run(folder), read_report(folder)
     if as_json:
         click.echo(msgspec.json.encode(again._asdict()).decode())
@@ -203,7 +206,7 @@ def verify(run: str) -> None:
     """
     from aggregator.upkeep import open_store
 
-    folder = _folder(run)
+    folder = folder_of(run)
     store, _ = open_store(folder)
     problems, rounds = store.verify(), 0
     try:
@@ -239,7 +242,7 @@ def recover(run: str, to_round: int | None) -> None:
     """
     from aggregator.upkeep import recover as recover_store
 
-    folder = _folder(run)
+    folder = folder_of(run)
     kept = recover_store(folder, to_round)
     click.echo(f"{folder}: {kept} rounds kept; continue with: fedmq aggregator --out {folder}")
 
@@ -259,7 +262,7 @@ def gc(run: str, keep_rounds: int) -> None:
     """
     from aggregator.upkeep import open_store
 
-    folder = _folder(run)
+    folder = folder_of(run)
     store, _ = open_store(folder)
     dropped = store.keep_last(keep_rounds)
     store.shrink()
@@ -279,7 +282,7 @@ def _ask(run: str, action: Action, broker: str | None, keys: Path | None) -> Non
     from fedmq.seal import TrainerSeal
     from fedmq.sockets import SubscriberSockets
 
-    name, folder = run, _folder(run)
+    name, folder = run, folder_of(run)
     if (folder / STORE).exists():
         store, description = open_store(folder)
         store.close()

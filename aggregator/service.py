@@ -10,7 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
+from aggregator.bulletin import Bulletin
 from aggregator.checkpoint import dump
+from aggregator.chronicle import best_of
 from aggregator.replay import Replayed, replay
 from aggregator.roster import Roster
 from aggregator.rounds import Rounds
@@ -23,6 +27,7 @@ from aggregator.steps import (
     KeepClose,
     KeepResult,
     Malformed,
+    Outgoing,
     Phase,
     Settings,
     Tick,
@@ -38,6 +43,7 @@ from fedmq.messages import Finished
 from fedmq.network import Delivered, Link, LinkRefused, LinkUp, News
 from fedmq.reach import Reach
 from fedmq.seal import NoSeal, Seal
+from fedmq.view import View
 from fedmq.wire import decode, encode
 
 CHECKPOINT_ROUNDS = 100
@@ -61,7 +67,11 @@ class Limits:
 
 
 class Aggregator:
-    """One life of a run's aggregator, on a link and a store; `step` takes what has come."""
+    """One life of a run's aggregator, on a link and a store; `step` takes what has come.
+
+    `watch` is told of each event; with a `view`, of what happened in earlier lives, observers are told through the
+    broker as well.
+    """
 
     def __init__(
         self,
@@ -74,6 +84,7 @@ class Aggregator:
         watch: Watch,
         broker: str = DEFAULT_ADDRESS,
         seal: Seal | None = None,
+        view: View | None = None,
     ) -> None:
         description = store.description
         assert description is not None, "the store must have been begun"
@@ -85,17 +96,26 @@ class Aggregator:
         self._told, self._farewell_by = False, math.inf
         self._best = replayed.closes[-1].best if replayed.closes else None
         self.bytes_up = self.bytes_down = 0
+        self._bytes_told = (0, 0)
+        self._bulletin = None if view is None else Bulletin(view)
         self._link, self._store, self._clock, self._watch = link, store, clock, watch
         self._seal: Seal = seal or NoSeal()
         self._reach = Reach(broker, clock.now(), limits.connect_timeout_s)
-        watch(
+        task, settings = description.task, self.rounds.settings
+        self._tell(
             events.RunStarted(
                 run=description.run,
-                epoch=self.rounds.settings.epoch,
+                epoch=settings.epoch,
                 round=self.rounds.round,
-                task=description.task.name,
+                task=task.name,
                 strategy=description.strategy,
                 seed=description.seed,
+                robust=description.robust or "",
+                metric=task.metric,
+                target=task.target,
+                rounds_max=settings.rounds_max,
+                min_trainers=settings.min_trainers,
+                model=task.model,
             )
         )
 
@@ -111,7 +131,8 @@ class Aggregator:
         """See `loop.Service`."""
         if self.rounds.phase is Phase.FINISHED:
             return self._farewell_by
-        return earliest(self._reach.wake_at, self.rounds.wake_at)
+        told = None if self._bulletin is None or not self._reach.there else self._bulletin.wake_at
+        return earliest(self._reach.wake_at, self.rounds.wake_at, told)
 
     @property
     def status(self) -> str:
@@ -128,6 +149,7 @@ class Aggregator:
         """See `loop.Service`: nothing is in flight between two steps, and the run can be continued."""
         self._store.commit()
         self.stopping = True
+        self._send_bulletin()
 
     def step(self) -> None:
         """See `loop.Service`."""
@@ -141,12 +163,15 @@ class Aggregator:
         if self.rounds.phase is Phase.FINISHED and self._farewell_by == math.inf:
             self._farewell_by = self._clock.now() + FAREWELL_S
         self._perform(effects)
+        self._send_bulletin()
         if not self.done:
             self._reach.check(self._clock.now())
 
     def _event(self, news: News) -> Event:
         if isinstance(news, LinkUp):
             self._reach.up()
+            if self._bulletin is not None:
+                self._bulletin.on_broker()
             return BrokerUp()
         if isinstance(news, LinkRefused):
             self._reach.refused()
@@ -186,7 +211,7 @@ class Aggregator:
                 results=save.results,
                 round_s=save.round_s,
                 closed=self._clock.wall(),
-                best=None if standing is None else self.rounds.best(standing),
+                best=None if standing is None else best_of(standing, self.description.task),
                 base=save.base,
             )
             self._best = close.best
@@ -196,16 +221,38 @@ class Aggregator:
         if effects.sends or any(isinstance(save, KeepClose) for save in effects.saves):
             self._store.commit()
         for outgoing in effects.sends:
-            frames = encode(*outgoing, sign=self._seal.sign)
-            self.bytes_down += sum(map(len, frames))
-            sent = self._link.send(frames)
+            sent = self._send(outgoing)
             self._told = self._told or (sent and isinstance(outgoing.message, Finished))
         for event in effects.events:
-            self._watch(event)
+            self._tell(event)
+
+    def _send(self, outgoing: Outgoing) -> bool:
+        frames = encode(*outgoing, sign=self._seal.sign)
+        self.bytes_down += sum(map(len, frames))
+        return self._link.send(frames)
+
+    def _tell(self, event: events.AnyEvent) -> None:
+        """Tell all who watch, with what the rounds cannot know of it."""
+        if isinstance(event, events.RoundClosed):
+            up, down = self._bytes_told
+            event = msgspec.structs.replace(event, bytes_up=self.bytes_up - up, bytes_down=self.bytes_down - down)
+            self._bytes_told = (self.bytes_up, self.bytes_down)
+        elif isinstance(event, events.TrainerJoined):
+            event = msgspec.structs.replace(event, fingerprint=self._seal.fingerprint(event.trainer))
+        if self._bulletin is not None:
+            self._bulletin.take(self._clock.wall(), event)
+        self._watch(event)
+
+    def _send_bulletin(self) -> None:
+        """To those who watch through the broker; all there is to tell, if nothing else will be."""
+        if self._bulletin is not None and self._reach.there:
+            for outgoing in self._bulletin.due(self._clock.now(), last=self.done):
+                self._link.send(encode(*outgoing, sign=self._seal.sign))
 
     def _checkpoint(self, round: int, state: object) -> None:
         """Keep the strategy's state, so that a next life need not begin at the first round; drop what is too old."""
         self._store.keep_checkpoint(round, dump(state))
+        self._tell(events.CheckpointKept(round=round - 1))
         if self._keep_rounds is not None:
             self._store.keep_last(self._keep_rounds)
 

@@ -3,12 +3,14 @@
 Knows topics and counts subscriptions; it opens no header and no array.
 
     Published round/<run>     keep it, publish it; hand it to nobody twice
+    Published snapshot/<run>  the same, for observers
     Published other           publish it
     Pushed up/<run>           deliver it as up/<run>/<sender>
     Subscribed to/<trainer>/  admit its owner; the first one is presence; hand over the newest round of each run
                               cut off anybody else
     Unsubscribed to/<trainer>/ the last one is absence: an old connection may close after the new one opened
-    Subscribed other prefix   admit it, if it is one of ours
+    Subscribed watch/<any>/   admit it; hand over the newest snapshot of each run
+    Subscribed other prefix   admit it, if it is one of ours; what observers hear is not for trainers
     Listening presence/       tell who is present
 
 The broker may lose anything at any moment: nothing here is needed for a run to be right, only for it to be quick.
@@ -28,7 +30,8 @@ from fedmq.wire import FRAMES_MAX, Frames, encode
 
 RUNS_KEPT_MAX = 64
 INBOXES_MAX = 100_000
-PUBLISHABLE = (topics.ROUNDS, topics.BEACONS, topics.EVENTS, topics.INBOX)
+PUBLISHABLE = (topics.ROUNDS, topics.BEACONS, topics.EVENTS, topics.SNAPSHOTS, topics.INBOX)
+FOR_OBSERVERS = (topics.EVENTS, topics.SNAPSHOTS)
 _NAME = re.compile(topics.NAME_PATTERN)
 
 
@@ -58,11 +61,15 @@ Effect = Admit | Publish | Deliver | Cut
 
 
 class Routing:
-    """What the broker knows: connections per inbox, and the newest round of each run (the oldest run goes first)."""
+    """What the broker knows: connections per inbox, and the newest round and snapshot of each run.
+
+    Of more than `RUNS_KEPT_MAX` runs the one that was heard of longest ago goes first.
+    """
 
     def __init__(self) -> None:
         self.inboxes: dict[str, int] = {}
-        self.newest: OrderedDict[str, Frames] = OrderedDict()
+        self.newest: OrderedDict[str, Frames] = OrderedDict()  # rounds
+        self.snapshots: OrderedDict[str, Frames] = OrderedDict()
         self.dropped = 0  # messages of too many frames, or with a topic that nobody may use
 
     def step(self, traffic: Routed) -> Iterator[Effect]:
@@ -86,11 +93,12 @@ class Routing:
         if not _NAME.match(name) or len(frames) > FRAMES_MAX:
             self.dropped += 1
             return
-        if topic.startswith(topics.ROUNDS):
-            self.newest[topic] = frames
-            self.newest.move_to_end(topic)
-            if len(self.newest) > RUNS_KEPT_MAX:
-                self.newest.popitem(last=False)
+        for prefix, kept in ((topics.ROUNDS, self.newest), (topics.SNAPSHOTS, self.snapshots)):
+            if topic.startswith(prefix):
+                kept[topic] = frames
+                kept.move_to_end(topic)
+                if len(kept) > RUNS_KEPT_MAX:
+                    kept.popitem(last=False)
         yield Publish(frames)
 
     def _pushed(self, pushed: Pushed) -> Iterator[Effect]:
@@ -103,8 +111,7 @@ class Routing:
 
     def _subscribed(self, topic: str, sender: str | None) -> Iterator[Effect]:
         if not topic.startswith(topics.INBOX):
-            if topic.startswith((topics.ROUNDS, topics.BEACONS, topics.EVENTS)):
-                yield Admit(topic)
+            yield from self._subscribed_prefix(topic, sender)
             return
         trainer = topic.removeprefix(topics.INBOX).removesuffix("/")
         if topic != topics.inbox_of(trainer) or not _NAME.match(trainer) or len(self.inboxes) >= INBOXES_MAX:
@@ -118,6 +125,18 @@ class Routing:
             yield Publish([topic.encode(), *frames[1:]])
         if self.inboxes[trainer] == 1:
             yield self._presence(trainer, True)
+
+    def _subscribed_prefix(self, topic: str, sender: str | None) -> Iterator[Effect]:
+        if topic.startswith((topics.ROUNDS, topics.BEACONS)):
+            yield Admit(topic)
+        elif sender:  # a trainer, that has shown who it is
+            return
+        elif topic.startswith(FOR_OBSERVERS):
+            yield Admit(topic)
+        elif topic == topics.watch_of(topic.removeprefix(topics.WATCH).removesuffix("/")):
+            yield Admit(topic)
+            for frames in self.snapshots.values():
+                yield Publish([topic.encode(), *frames[1:]])
 
     def _unsubscribed(self, topic: str) -> Iterator[Effect]:
         trainer = topic.removeprefix(topics.INBOX).removesuffix("/")

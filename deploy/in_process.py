@@ -18,6 +18,7 @@ from fedmq.network import Link
 from fedmq.streams import stream
 from fedmq.tasks import Rows, Task
 from fedmq.testing import Faults, Simulation, VirtualWorker
+from fedmq.view import View
 from trainer.answer import on_rows
 from trainer.seen import Seen
 from trainer.service import Trainer
@@ -32,7 +33,8 @@ AGGREGATOR = "aggregator"
 class Federation:
     """A broker, an aggregator and trainers by name, each with its rows; nothing runs before `train`.
 
-    `learn` stands in for the trainers' work, `store` for the aggregator's, for tests of everything around them.
+    `learn` stands in for the trainers' work, `store` for the aggregator's, for tests of everything around them. With a
+    `view`, observers are told of the run; they are added through `simulation`.
     `events` holds all that the aggregator told, `finished` whether it told of the run's end. Parts are crashed, stopped
     and started through `simulation`, as `broker`, `aggregator`, and by the trainers' names.
     """
@@ -48,6 +50,7 @@ class Federation:
         faults: Faults | None = None,
         learn: Callable[[Rows, str], Learn] = on_rows,
         store: Store | None = None,
+        view: View | None = None,
         work_s: tuple[float, float] = (0.001, 0.003),
     ) -> None:
         self.task, self.strategy, self.seed = task, strategy, seed
@@ -59,7 +62,7 @@ class Federation:
         if self.store.description is None:
             started = self.simulation.clock.wall()
             self.store.begin(Description(RUN, task, strategy.name, seed, started, strategy.robust))
-        self._learn, self._work_s = learn, work_s
+        self._learn, self._work_s, self._view = learn, work_s, view
         self.simulation.add_broker(Broker)
         self.simulation.add_aggregator(AGGREGATOR, RUN, self._aggregator)
         for name, own in rows.items():
@@ -76,7 +79,7 @@ class Federation:
                 self.events.append(event)
                 self.finished = self.finished or isinstance(event, events.RunFinished)
 
-        self.aggregator = Aggregator(link, store, self.strategy, self.limits, clock=clock, watch=watch)
+        self.aggregator = Aggregator(link, store, self.strategy, self.limits, clock=clock, watch=watch, view=self._view)
         return self.aggregator
 
     def _trainer(self, name: str, rows: Rows) -> Callable[[Link], Trainer]:

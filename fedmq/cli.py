@@ -1,4 +1,4 @@
-"""The command `fedmq`: finds a subcommand's module when it is called, and turns errors into one line and an exit code.
+"""The command `fedmq`: which subcommands there are, and how an error becomes one line and an exit code.
 
 Knows nothing of what the subcommands do; importing it loads no numpy, zmq or pygad.
 """
@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import os
 import sys
-from importlib import import_module
 from typing import NoReturn
 
 import click
 
 from fedmq import __version__
 from fedmq.errors import FedmqError
+from fedmq.lazy import LazyGroup
 
 # name: (module, one line for the overview), in the order of the overview
 COMMANDS = {
@@ -22,37 +22,20 @@ COMMANDS = {
     "aggregator": ("aggregator.cli", "Run one training to its end, or continue it."),
     "trainer": ("trainer.cli", "Train on this machine's rows, for whoever publishes rounds."),
     "spawn": ("deploy.spawn", "Keep several trainers running on this machine, each with its part of the rows."),
+    "watch": ("dashboard.terminal", "Watch runs on this terminal, live or from their folders."),
     "keys": ("deploy.keys", "Make a federation's keys; say who is let in."),
     "deploy": ("deploy.cli", "Put fedmq on hosts over SSH, and look after it there."),
-    "runs": ("aggregator.runs", "List runs and look after them; pause, resume or stop a live one."),
+    "runs": ("aggregator.runs", "List, compare and plot runs; look after them; pause, resume or stop a live one."),
     "config": ("fedmq.config", "Write a file of settings for a service, or check one."),
     "doctor": ("deploy.doctor", "Look for what usually goes wrong, and say what to do."),
 }
 
 
-class LazyGroup(click.Group):
-    """A group whose commands are imported when they are called."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """See `click.Group`."""
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """See `click.Group`."""
-        if cmd_name not in COMMANDS:
-            return None
-        module, _ = COMMANDS[cmd_name]
-        command = getattr(import_module(module), cmd_name)
-        assert isinstance(command, click.Command)
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """See `click.Group`; from the table, so that `--help` imports nothing."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
-
-
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=LazyGroup,
+    lazy=COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(__version__, prog_name="fedmq")
 def fedmq() -> None:
     """Federated learning over a message queue.

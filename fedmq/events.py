@@ -1,13 +1,22 @@
 """What happened in a run, as a closed set of frozen values: for `events.jsonl`, progress and observers.
 
-Knows nothing of who listens. Times are added by the log that writes them.
+Knows nothing of who listens. Times are added by who passes them on. docs/events.md lists them, field by field; a field
+that came later has a default, so that the events of older runs can still be read.
 """
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
+from msgspec import Meta
 
 from fedmq.errors import RejectReason
+from fedmq.models import Model
+
+GENES_TOLD_MAX = 512  # a model of more weights is not told round by round; it is in the run's folder at the end
+
+Genes = Annotated[bytes, Meta(max_length=8 * GENES_TOLD_MAX)]  # (genes,) float64, little-endian
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):
@@ -34,6 +43,12 @@ class RunStarted(Event, frozen=True, kw_only=True, tag="run-started"):
     task: str
     strategy: str
     seed: int
+    robust: str = ""
+    metric: str = ""  # "accuracy" or "loss",
+    target: float | None = None  # and what it must reach
+    rounds_max: int = 0
+    min_trainers: int = 0
+    model: Model | None = None
 
 
 class RoundPublished(Event, frozen=True, kw_only=True, tag="round-published"):
@@ -48,6 +63,15 @@ class TrainerJoined(Event, frozen=True, kw_only=True, tag="trainer-joined"):
 
     trainer: str
     samples: int
+    version: str = ""  # of fedmq, once it said so
+    labels: tuple[str, ...] = ()
+    fingerprint: str = ""  # of its key, where there are keys
+
+
+class TrainerSuspected(Event, frozen=True, kw_only=True, tag="trainer-suspected"):
+    """A trainer let a deadline pass, and the broker says that it is there."""
+
+    trainer: str
 
 
 class TrainerLeft(Event, frozen=True, kw_only=True, tag="trainer-left"):
@@ -63,7 +87,17 @@ class ResultAccepted(Event, frozen=True, kw_only=True, tag="result-accepted"):
     round: int
     trainer: str
     staleness: int
-    train_s: float
+    train_s: float  # of local work
+    answer_s: float = 0.0  # from the round's publication to the result's arrival; 0: unknown, it was late
+    cpu_s: float = 0.0  # that the trainer's process has used in all,
+    memory: int = 0  # and the most bytes that it has held
+
+
+class ResultResent(Event, frozen=True, kw_only=True, tag="result-resent"):
+    """A result came again that is on disk already; it does not count again."""
+
+    round: int
+    trainer: str
 
 
 class ResultRejected(Event, frozen=True, kw_only=True, tag="result-rejected"):
@@ -83,6 +117,31 @@ class RoundClosed(Event, frozen=True, kw_only=True, tag="round-closed"):
     round_s: float
     present: int
     best: Best | None  # None before anything is known
+    late: int = 0  # of `results`, those that answer an earlier round
+    rejected: int = 0  # since the round before was closed
+    bytes_up: int = 0  # the same, as they came to the aggregator
+    bytes_down: int = 0  # and as it sent them
+
+
+class BestChanged(Event, frozen=True, kw_only=True, tag="best-changed"):
+    """Another model would be deployed now; told of models with two inputs and few weights, that can be drawn."""
+
+    round: int  # the one that was closed with it
+    genes: Genes
+
+
+class CheckpointKept(Event, frozen=True, kw_only=True, tag="checkpoint-kept"):
+    """The state after this round is on disk: a next life need not begin before it."""
+
+    round: int
+
+
+class Stalled(Event, frozen=True, kw_only=True, tag="stalled"):
+    """Nothing has come for the open round for a while; told once for each stall."""
+
+    round: int
+    seconds: float
+    missing: tuple[str, ...]  # some of the trainers that have not answered
 
 
 class Waiting(Event, frozen=True, kw_only=True, tag="waiting"):
@@ -112,10 +171,15 @@ AnyEvent = (
     RunStarted
     | RoundPublished
     | TrainerJoined
+    | TrainerSuspected
     | TrainerLeft
     | ResultAccepted
+    | ResultResent
     | ResultRejected
     | RoundClosed
+    | BestChanged
+    | CheckpointKept
+    | Stalled
     | Waiting
     | RunPaused
     | RunResumed

@@ -6,6 +6,7 @@ state machines decide. Every header carries the protocol version `v`, and its ki
 Who says what to whom (docs/protocol.md has it field by field):
 
     aggregator -> everybody   Round, Beacon, Finished        topics round/<run>, beacon/<run>
+    aggregator -> observers   Events, Snapshot               topics event/<run>, snapshot/<run>
     aggregator -> one trainer Welcome, Accepted, Refused     topic to/<trainer>
     trainer -> aggregator     Hello, Result, Goodbye         topic up/<run>
     operator -> aggregator    Control                        topic up/<run>
@@ -33,6 +34,7 @@ Positive = Annotated[int, Meta(ge=1, le=2**53)]
 Bitmap = Annotated[bytes, Meta(max_length=BITMAP_BYTES_MAX)]  # bit i of byte i // 8 is roster index i
 Text = Annotated[str, Meta(max_length=200)]
 Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]  # SHA-256
+Labels = Annotated[tuple[Annotated[str, Meta(max_length=64)], ...], Meta(max_length=8)]
 Seconds = Annotated[float, Meta(ge=0, le=1e9)]  # about 30 years: neither NaN nor infinity gets into logs and reports
 
 
@@ -139,6 +141,22 @@ class Finished(RunHeader, frozen=True, kw_only=True, tag="finished"):
     solved: bool
 
 
+class Events(RunHeader, frozen=True, kw_only=True, tag="events"):
+    """What has happened in a run: array `events`, msgpack of a list of (seconds since 1970, event).
+
+    `first` is the number of the first one in the run: who holds a picture of just so many events is up to date with it.
+    """
+
+    first: Count
+    count: Positive
+
+
+class Snapshot(RunHeader, frozen=True, kw_only=True, tag="snapshot"):
+    """All that has happened in a run: array `view`, msgpack of a `view.View` of `seq` events."""
+
+    seq: Count
+
+
 class Welcome(RunHeader, frozen=True, kw_only=True, tag="welcome"):
     """Answer to Hello: you are on the roster of this epoch, at `index` of the beacon's bitmap."""
 
@@ -169,13 +187,15 @@ class Hello(RunHeader, frozen=True, kw_only=True, tag="hello"):
     samples: Positive
     round: Count
     version: Text
+    labels: Labels = ()
 
 
 class Result(RunHeader, frozen=True, kw_only=True, tag="result"):
     """What a trainer found in one round; sent again until it is accepted or refused.
 
     `base` says on what it was computed: `wire.base_of` the round's arrays. Its losses are integers in units of
-    2**-scale, so that sums of them are exact, whatever is added to hide each one.
+    2**-scale, so that sums of them are exact, whatever is added to hide each one. `cpu_s` and `memory` are for those
+    who watch, and count for nothing.
     """
 
     trainer: Name
@@ -185,6 +205,8 @@ class Result(RunHeader, frozen=True, kw_only=True, tag="result"):
     train_s: Seconds  # of local work
     base: Digest
     scale: Annotated[int, Meta(ge=0, le=SCALE_MAX)]
+    cpu_s: Seconds = 0.0  # of the trainer's process, in all,
+    memory: Count = 0  # and the most bytes that it has held
 
 
 class Goodbye(RunHeader, frozen=True, kw_only=True, tag="goodbye"):
@@ -206,6 +228,7 @@ class Presence(Header, frozen=True, kw_only=True, tag="presence"):
     present: bool
 
 
-Message = Round | Beacon | Finished | Welcome | Accepted | Refused | Hello | Result | Goodbye | Control | Presence
 FromAggregator = Round | Beacon | Finished | Welcome | Accepted | Refused
+ForObservers = Events | Snapshot
 FromTrainer = Hello | Result | Goodbye
+Message = FromAggregator | ForObservers | FromTrainer | Control | Presence

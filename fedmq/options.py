@@ -21,6 +21,7 @@ from fedmq.settings import values_of
 from fedmq.topics import NAME_PATTERN
 
 STDERR = 2
+LABELS_MAX, LABEL_MAX = 8, 64  # as `fedmq.messages.Labels` has it, which would load numpy for a `--help`
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -148,11 +149,24 @@ def edge_options(command: Command) -> Command:
     return broker_option(timeout_option(command))
 
 
+def check_labels(_ctx: click.Context, _param: click.Parameter, text: str) -> tuple[str, ...]:
+    """The words in a list with commas; what cannot be one is a wrong usage."""
+    labels = tuple(word.strip() for word in text.split(",") if word.strip())
+    if len(labels) > LABELS_MAX or any(len(one) > LABEL_MAX or not one.isprintable() for one in labels):
+        raise click.BadParameter(f"expected up to {LABELS_MAX} words of up to {LABEL_MAX} letters, got {text!r:.80}")
+    return labels
+
+
 def check_name(_ctx: click.Context, _param: click.Parameter, name: str | None) -> str | None:
     """A name of a run or trainer, or a usage error."""
     if name is not None and not re.match(NAME_PATTERN, name):
         raise click.BadParameter(f"expected letters, digits and . _ - (at most 64), got {name!r}")
     return name
+
+
+def folder_of(run: str) -> Path:
+    """The folder of a run that is given as such, or by its name below `runs`."""
+    return Path(run) if Path(run).is_dir() else Path("runs") / run
 
 
 def one_thread_for_arrays() -> None:

@@ -36,6 +36,10 @@ class Seal(Protocol):
         """
         ...
 
+    def fingerprint(self, name: str) -> str:
+        """Of the key of a trainer that has been heard; "" where there are no keys."""
+        ...
+
 
 class NoSeal:
     """Without keys: nothing is signed, and everybody on this machine is believed."""
@@ -47,6 +51,10 @@ class NoSeal:
     def check(self, packet: Packet, now: float) -> None:
         """See `Seal`."""
 
+    def fingerprint(self, name: str) -> str:
+        """See `Seal`."""
+        return ""
+
 
 class _KeySeal:
     def __init__(self, membership: Membership) -> None:
@@ -56,6 +64,10 @@ class _KeySeal:
     def sign(self, header: bytes) -> bytes:
         """See `Seal`."""
         return self._membership.identity.sign(self._purpose + header)
+
+    def fingerprint(self, name: str) -> str:
+        """See `Seal`; only the aggregator's knows the others' keys."""
+        return ""
 
     def _check_signature(self, packet: Packet, public: Public) -> None:
         if not public.verifies(packet.frames[2], self._purpose + packet.frames[1]):
@@ -86,6 +98,11 @@ class AggregatorSeal(_KeySeal):
     def __init__(self, membership: Membership, members: Members) -> None:
         super().__init__(membership)
         self._members = members
+
+    def fingerprint(self, name: str) -> str:
+        """See `Seal`."""
+        member = self._members.of_name(name)
+        return "" if member is None else member.fingerprint
 
     def check(self, packet: Packet, now: float) -> None:
         """See `Seal`."""

@@ -1,8 +1,8 @@
 """Topics: the names that messages travel under. The kind goes first, because a subscription is a prefix.
 
-Trainers subscribe to `round/`, `beacon/` and their own inbox `to/<trainer>/`; observers to `event/`; an aggregator to
-`up/<run>/` and `presence/`. A trainer pushes to `up/<run>`, and the broker appends the sender that it has
-authenticated (nothing as long as there are no keys).
+Trainers subscribe to `round/`, `beacon/` and their own inbox `to/<trainer>/`; observers to `event/`, `snapshot/`,
+`beacon/` and an inbox `watch/<token>/`; an aggregator to `up/<run>/` and `presence/`. A trainer pushes to `up/<run>`,
+and the broker appends the sender that it has authenticated (nothing as long as there are no keys).
 """
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z"  # of a run or a trainer: f
 ROUNDS = "round/"
 BEACONS = "beacon/"
 EVENTS = "event/"
+SNAPSHOTS = "snapshot/"
+WATCH = "watch/"
+WATCHED = (EVENTS, SNAPSHOTS, BEACONS)  # what an observer hears
 INBOX = "to/"
 UP = "up/"
 PRESENCE = "presence/"
@@ -25,6 +28,21 @@ def round_of(run: str) -> str:
 def beacon_of(run: str) -> str:
     """Where the beacons of `run` are published."""
     return BEACONS + run
+
+
+def events_of(run: str) -> str:
+    """Where what happens in `run` is told."""
+    return EVENTS + run
+
+
+def snapshot_of(run: str) -> str:
+    """Where all that has happened in `run` is told at once, from time to time; the broker keeps the newest."""
+    return SNAPSHOTS + run
+
+
+def watch_of(token: str) -> str:
+    """An inbox of one observer, for the newest snapshots; `token` is its own choice, and nobody's name."""
+    return f"{WATCH}{token}/"
 
 
 def inbox_of(trainer: str) -> str:

@@ -34,9 +34,11 @@ MESSAGE_BYTES_MAX = FRAME_BYTES_MAX + (1 << 16)  # a connection that sends more 
 DIMENSIONS_MAX = 2
 LENGTH_MAX = FRAME_BYTES_MAX // 4  # of a dimension; in bytes, an empty array could be of any length
 DTYPES = frozenset({"<f8", "<f4", "<i8"})
-CODE = "code"  # the one array that is no numbers: packed code, with the rounds of a task that is scored by it
-CODE_DTYPE = "|u1"  # of that array, and of no other
-CODE_BYTES_MAX = 1 << 20
+CODE = "code"  # packed code, with the rounds of a task that is scored by it
+EVENTS, VIEW = "events", "view"  # for observers
+BYTES_DTYPE = "|u1"  # of the arrays that are no numbers, and of no other
+CODE_BYTES_MAX = EVENTS_BYTES_MAX = 1 << 20
+VIEW_BYTES_MAX = 16 << 20
 
 Array = np.ndarray
 Frames = Sequence[bytes]
@@ -136,13 +138,16 @@ def describe(arrays: Mapping[str, Array]) -> tuple[ArrayInfo, ...]:
     return tuple(_describe(name, array)[0] for name, array in arrays.items())
 
 
+_LARGEST = {CODE: CODE_BYTES_MAX, EVENTS: EVENTS_BYTES_MAX, VIEW: VIEW_BYTES_MAX}
+
+
 def _dtypes(name: str) -> frozenset[str]:
     """The dtypes that an array of this name may have."""
-    return frozenset({CODE_DTYPE}) if name == CODE else DTYPES
+    return frozenset({BYTES_DTYPE}) if name in _LARGEST else DTYPES
 
 
 def _bytes_max(name: str) -> int:
-    return CODE_BYTES_MAX if name == CODE else FRAME_BYTES_MAX
+    return _LARGEST.get(name, FRAME_BYTES_MAX)
 
 
 def _describe(name: str, array: Array) -> tuple[ArrayInfo, bytes]:

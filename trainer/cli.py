@@ -12,12 +12,13 @@ import click
 from click.core import ParameterSource
 
 from fedmq.errors import BadConfiguration, BadData
-from fedmq.options import check_name, edge_options, one_thread_for_arrays, option, service_options
+from fedmq.options import check_labels, check_name, edge_options, one_thread_for_arrays, option, service_options
 from trainer.join import join
 
 if TYPE_CHECKING:
     from fedmq.keyring import Membership
     from fedmq.seal import TrainerSeal
+    from fedmq.tasks import Rows
     from trainer.policy import CodePolicy
     from trainer.session import Session
     from trainer.spool import FileSpool
@@ -80,6 +81,13 @@ log = logging.getLogger(__name__)
     metavar="FILE.py",
     help="Your own copy of a task that is scored by code: used in place of what travels with its rounds.",
 )
+@option(
+    "--labels",
+    callback=check_labels,
+    default="",
+    metavar="A,B",
+    help="Words about this trainer, for those who watch the run: site=north,rack=3.",
+)
 @edge_options
 @service_options
 @click.pass_context
@@ -93,6 +101,7 @@ def trainer(
     max_evaluations: int | None,
     allow_code: bool,
     score: str | None,
+    labels: tuple[str, ...],
     broker: str | None,
     keys: Path | None,
     connect_timeout: float | None,
@@ -124,21 +133,19 @@ def trainer(
     from fedmq.seal import TrainerSeal
     from fedmq.sockets import TrainerSockets
     from trainer.answer import on_rows
-    from trainer.data import load_rows
-    from trainer.service import Trainer
+    from trainer.service import Trainer, usage_of_process
     from trainer.spool import FileSpool
     from trainer.worker import ThreadWorker
 
     address, membership = find_broker(broker, keys, "trainer")
     name = _name(name, membership)
-    rows = load_rows(data)
-    _check_count(name, len(rows.inputs), min_rows)
+    rows = _rows(data, name, min_rows)
     seal = None if membership is None else TrainerSeal(membership)
     policy = _policy(allow_code, score, seal)
     link = TrainerSockets(address, name, membership)
     clock = SystemClock()
     count, spool = len(rows.inputs), None if state is None else FileSpool(state / name)
-    session = _session(name, count, spool, score_bits, max_evaluations)
+    session = _session(name, count, spool, score_bits, max_evaluations, labels)
     service = Trainer(
         link,
         session,
@@ -148,6 +155,7 @@ def trainer(
         connect_timeout_s=connect_timeout,
         spool=spool,
         seal=seal,
+        usage=usage_of_process,
     )
     try:
         serve(service, link, clock, ready=lambda: click.echo(f"trainer {name}: {count} rows, broker {address}"))
@@ -175,7 +183,9 @@ def _name(given: str | None, membership: Membership | None) -> str:
     return name
 
 
-def _session(name: str, count: int, spool: FileSpool | None, scale: int, cap: int | None) -> Session:
+def _session(
+    name: str, count: int, spool: FileSpool | None, scale: int, cap: int | None, labels: tuple[str, ...]
+) -> Session:
     """A session that goes on with what an earlier life has kept."""
     from fedmq import __version__
     from fedmq.streams import stream
@@ -186,7 +196,17 @@ def _session(name: str, count: int, spool: FileSpool | None, scale: int, cap: in
     kept = [] if spool is None else spool.load(name, count)
     budget = Budget(cap, () if spool is None or cap is None else spool.spent())
     seen = Seen(() if spool is None else spool.seen())
-    return Session(name, count, __version__, stream(0, "jitter", name), kept, scale=scale, budget=budget, seen=seen)
+    jitter = stream(0, "jitter", name)
+    return Session(name, count, __version__, jitter, kept, scale=scale, budget=budget, seen=seen, labels=labels)
+
+
+def _rows(spec: str, name: str, least: int | None) -> Rows:
+    """The rows of this trainer, if they are enough."""
+    from trainer.data import load_rows
+
+    rows = load_rows(spec)
+    _check_count(name, len(rows.inputs), least)
+    return rows
 
 
 def _check_count(name: str, rows: int, least: int | None) -> None:

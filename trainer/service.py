@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
+import resource
+from collections.abc import Callable
+
+import msgspec
 
 from fedmq.address import DEFAULT_ADDRESS
 from fedmq.clock import Clock
 from fedmq.deadlines import earliest
 from fedmq.errors import CodeRefused, Rejected
-from fedmq.messages import Accepted, Beacon, Finished, Refused, Round, Welcome
+from fedmq.messages import Accepted, Beacon, Finished, Refused, Result, Round, Welcome
 from fedmq.network import Delivered, Link, LinkRefused, LinkUp, News
 from fedmq.reach import Reach
 from fedmq.seal import NoSeal, Seal
@@ -18,7 +22,15 @@ from trainer.spool import Spool
 from trainer.steps import Connected, Declined, Disconnected, Effects, Event, Heard, Stop, Tick, Worked, WorkFailed
 from trainer.worker import Done, Worker
 
+Usage = Callable[[], tuple[float, int]]  # CPU seconds of this process in all, and the most bytes that it has held
+
 log = logging.getLogger(__name__)
+
+
+def usage_of_process() -> tuple[float, int]:
+    """What this process has used; see `Usage`."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime, used.ru_maxrss * 1024  # Linux counts kibibytes
 
 
 class Trainer:
@@ -38,6 +50,7 @@ class Trainer:
         connect_timeout_s: float | None = None,
         spool: Spool | None = None,
         seal: Seal | None = None,
+        usage: Usage = lambda: (0.0, 0),
     ) -> None:
         self.session = session
         self.rejections: dict[str, int] = {}
@@ -46,6 +59,7 @@ class Trainer:
         self._spool = spool
         self._seal: Seal = seal or NoSeal()
         self._failure: Exception | None = None
+        self._usage = usage
 
     @property
     def done(self) -> bool:
@@ -156,8 +170,11 @@ class Trainer:
             self._worker.cancel()
         if effects.start is not None:
             self._worker.start(effects.start)
-        for outgoing in effects.sends:
-            self._link.send(encode(*outgoing, sign=self._seal.sign))
+        for topic, message, arrays in effects.sends:
+            if isinstance(message, Result):
+                cpu_s, memory = self._usage()
+                message = msgspec.structs.replace(message, cpu_s=cpu_s, memory=memory)
+            self._link.send(encode(topic, message, arrays, sign=self._seal.sign))
 
     def _save(self, effects: Effects) -> None:
         for run in effects.leaves:

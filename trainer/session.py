@@ -94,8 +94,10 @@ class Session:
         scale: int = SCALE,
         budget: Budget | None = None,
         seen: Seen | None = None,
+        labels: tuple[str, ...] = (),
     ) -> None:
         self.name, self.samples, self.version, self.scale = name, samples, version, scale
+        self.labels = labels
         self.budget, self.seen = budget or Budget(), seen or Seen()
         self.done = False
         self.runs: OrderedDict[str, RunView] = OrderedDict()
@@ -327,6 +329,7 @@ class Session:
             samples=self.samples,
             round=self._newest(view),
             version=self.version,
+            labels=self.labels,
         )
         self._send(run, hello)
 

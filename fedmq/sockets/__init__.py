@@ -5,13 +5,21 @@ socket re-subscribes after a broker's restart only when its thread touches it.
 """
 
 from fedmq.sockets.broker import BrokerSockets
-from fedmq.sockets.edge import AggregatorSockets, JoinSockets, SubscriberSockets, TrainerSockets, TransportKeys
+from fedmq.sockets.edge import (
+    AggregatorSockets,
+    JoinSockets,
+    ObserverSockets,
+    SubscriberSockets,
+    TrainerSockets,
+    TransportKeys,
+)
 from fedmq.sockets.endpoint import library
 
 __all__ = [
     "AggregatorSockets",
     "BrokerSockets",
     "JoinSockets",
+    "ObserverSockets",
     "SubscriberSockets",
     "TrainerSockets",
     "TransportKeys",

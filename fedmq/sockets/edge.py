@@ -130,6 +130,30 @@ class TrainerSockets(SubscriberSockets):
         super().__init__(address, topics.ROUNDS, topics.BEACONS, inbox, membership=membership)
 
 
+class ObserverSockets(EdgeSockets):
+    """The link of who only watches: SUB for what happens in all runs, and nothing to speak through."""
+
+    def __init__(self, address: str, token: str, membership: Membership | None = None) -> None:
+        super().__init__(address, keys_of(membership))
+        self._down = self._socket(zmq.SUB)
+        self._down.linger = 0
+        for topic in (*topics.WATCHED, topics.watch_of(token)):
+            self._down.subscribe(topic)
+        self._poller.register(self._down, zmq.POLLIN)
+        self._connect(self._down, Port.SUBSCRIBE, WATCHED)
+
+    def receive(self) -> Iterator[News]:
+        """See `network.Link`."""
+        ready = self._ready()
+        yield from self._connections(ready)
+        if self._down in ready:
+            yield from map(Delivered, drain(self._down))
+
+    def send(self, frames: Frames) -> bool:
+        """See `network.Link`; nothing leaves."""
+        return False
+
+
 class AggregatorSockets(EdgeSockets):
     """An aggregator's link: XPUB for what it publishes, SUB for what the trainers of its run push.
 

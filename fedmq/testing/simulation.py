@@ -125,6 +125,10 @@ class Simulation:
         """A trainer."""
         self._add(name, (topics.ROUNDS, topics.BEACONS, topics.inbox_of(name)), False, make)
 
+    def add_observer(self, name: str, make: Callable[[Link], Node]) -> None:
+        """One that only watches."""
+        self._add(name, (*topics.WATCHED, topics.watch_of(name)), False, make)
+
     def _add(self, name: str, wants: tuple[str, ...], publishes: bool, make: Callable[[Link], Node]) -> None:
         def begin() -> Node:
             link = self._links[name] = MemoryLink(self, name, wants, publishes=publishes)
@@ -301,7 +305,8 @@ class Simulation:
                 self._hub.traffic.extend((connection, Unsubscribed(topic)) for topic in connection.topics)
                 self.step(self.broker_name)
 
-        self._at(self.clock.now() + self._delay(), noticed)
+        after = 0.0 if self.faults.reorder else connection.arrived.get("up", 0.0)  # what was sent
+        self._at(max(after, self.clock.now() + self._delay()), noticed)
 
     def _news(self, link: MemoryLink, news: News) -> None:
         if self._links.get(link.name) is link:
@@ -370,8 +375,7 @@ class Simulation:
         Raises:
             TimeStandsStill: a node wakes itself at one instant for ever.
         """
-        clock, queue, at_once = self.clock, self._queue, 0
-        end = clock.now() + limit_s
+        clock, queue, at_once, end = self.clock, self._queue, 0, self.clock.now() + limit_s
         while not until():
             if not queue or queue[0][0] > end:
                 clock.move_to(end)

@@ -33,9 +33,7 @@ SEEDS = "tests/simulation/test_faults.py::" + (
 OF_ALL = ("tests/simulation/test_scenarios.py", SEEDS)
 SENDS = (
     "        for outgoing in effects.sends:\n"
-    "            frames = encode(*outgoing, sign=self._seal.sign)\n"
-    "            self.bytes_down += sum(map(len, frames))\n"
-    "            sent = self._link.send(frames)\n"
+    "            sent = self._send(outgoing)\n"
     "            self._told = self._told or (sent and isinstance(outgoing.message, Finished))\n"
 )
 
@@ -148,8 +146,8 @@ MUTATIONS = (
     Mutation(
         "the broker keeps the first round of a run instead of the newest",
         "broker/routing.py",
-        "self.newest[topic] = frames",
-        "self.newest.setdefault(topic, frames)",
+        "kept[topic] = frames",
+        "kept.setdefault(topic, frames)",
         ("tests/unit/test_routing.py",),
     ),
     Mutation(

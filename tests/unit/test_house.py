@@ -22,7 +22,7 @@ from fedmq.cli import fedmq
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
-PACKAGES = ["fedmq", "broker", "aggregator", "trainer", "deploy"]
+PACKAGES = ["fedmq", "broker", "aggregator", "trainer", "dashboard", "deploy"]
 MODULES = sorted(path.relative_to(ROOT) for name in [*PACKAGES, "tests"] for path in (ROOT / name).rglob("*.py"))
 MODULE_LINES_MAX = 400
 FUNCTION_LINES_MAX = 70

@@ -16,9 +16,11 @@ from fedmq.messages import (
     Accepted,
     Beacon,
     Control,
+    Events,
     EvolutionLearner,
     Evolve,
     Finished,
+    ForObservers,
     FromAggregator,
     FromTrainer,
     Goodbye,
@@ -29,6 +31,7 @@ from fedmq.messages import (
     Refused,
     Result,
     Round,
+    Snapshot,
     Train,
     Welcome,
 )
@@ -38,6 +41,7 @@ from fedmq.wire import HEADER_BYTES_MAX, decode, encode
 
 KINDS: tuple[type[Any], ...] = get_args(Message)
 COUNT_MAX = 2**53
+DEFAULTED = ("v", "arrays", "acknowledged", "paused", "waiting", "spread_s", "labels", "cpu_s", "memory")
 LONGEST_NAME = "n" * 64
 
 names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", fullmatch=True)
@@ -70,12 +74,21 @@ messages: dict[type[Any], st.SearchStrategy[Any]] = {
         acknowledged=st.binary(max_size=2048),
     ),
     Finished: st.builds(Finished, **of_a_run, rounds=counts, solved=st.booleans()),
+    Events: st.builds(Events, **of_a_run, first=counts, count=positives),
+    Snapshot: st.builds(Snapshot, **of_a_run, seq=counts),
     Welcome: st.builds(Welcome, **of_a_trainer, index=counts),
     Accepted: st.builds(Accepted, **of_a_trainer, round=counts),
     Refused: st.builds(
         Refused, **of_a_trainer, round=counts, reason=st.sampled_from(get_args(RejectReason)), detail=texts
     ),
-    Hello: st.builds(Hello, **of_a_trainer, samples=positives, round=counts, version=texts),
+    Hello: st.builds(
+        Hello,
+        **of_a_trainer,
+        samples=positives,
+        round=counts,
+        version=texts,
+        labels=st.lists(st.text(max_size=64), max_size=8).map(tuple),
+    ),
     Result: st.builds(
         Result,
         **of_a_trainer,
@@ -85,6 +98,8 @@ messages: dict[type[Any], st.SearchStrategy[Any]] = {
         train_s=seconds,
         base=st.binary(min_size=32, max_size=32),
         scale=st.integers(0, SCALE_MAX),
+        cpu_s=seconds,
+        memory=counts,
     ),
     Goodbye: st.builds(Goodbye, **of_a_trainer),
     Control: st.builds(Control, **of_a_run, action=st.sampled_from(["pause", "resume", "stop"])),
@@ -94,10 +109,12 @@ EXAMPLES: dict[type[Any], Message] = {
     Round: Round(run="r", epoch=1, round=3, seed=7, deadline_s=10.0, task=find_task("xor"), work=Evolve(elites=10)),
     Beacon: Beacon(run="r", epoch=1, round=3, open=True, acknowledged=b"\x03"),
     Finished: Finished(run="r", epoch=1, rounds=3, solved=True),
+    Events: Events(run="r", epoch=1, first=0, count=3),
+    Snapshot: Snapshot(run="r", epoch=1, seq=3),
     Welcome: Welcome(run="r", epoch=1, trainer="alice", index=0),
     Accepted: Accepted(run="r", epoch=1, trainer="alice", round=3),
     Refused: Refused(run="r", epoch=1, trainer="alice", round=3, reason="shape", detail="why"),
-    Hello: Hello(run="r", epoch=1, trainer="alice", samples=2, round=0, version="0.1.0"),
+    Hello: Hello(run="r", epoch=1, trainer="alice", samples=2, round=0, version="0.1.0", labels=("north",)),
     Result: Result(
         run="r", epoch=1, trainer="alice", round=3, samples=2, attempt=1, train_s=0.5, base=bytes(32), scale=16
     ),
@@ -138,7 +155,7 @@ def test_a_message_arrives_as_it_was_sent(kind: type[Any]) -> None:
 
 
 def test_every_kind_is_said_by_exactly_one_side() -> None:
-    said = [*get_args(FromAggregator), *get_args(FromTrainer), Control, Presence]
+    said = [*get_args(FromAggregator), *get_args(ForObservers), *get_args(FromTrainer), Control, Presence]
     assert len(said) == len(KINDS)
     assert set(said) == set(KINDS)
 
@@ -177,7 +194,7 @@ def test_a_field_of_another_type_is_refused(kind: type[Any], field: str) -> None
 def test_a_field_without_a_default_must_be_there(kind: type[Any], field: str) -> None:
     fields = fields_of(kind)
     del fields[field]
-    if field in ("v", "arrays", "acknowledged", "paused", "waiting", "spread_s"):
+    if field in DEFAULTED:
         assert isinstance(received(fields), kind)
         return
     with pytest.raises(Rejected, match="missing required field"):
@@ -207,7 +224,12 @@ def test_the_largest_header_of_each_kind_fits() -> None:
             **of_run, round=COUNT_MAX, open=True, paused=True, waiting=True, spread_s=59.999, acknowledged=bytes(2048)
         ),
         Refused(**of_trainer, reason="header-size", detail="\N{GRINNING FACE}" * 200),
-        Hello(**of_trainer, samples=COUNT_MAX, version="\N{GRINNING FACE}" * 200),
+        Hello(
+            **of_trainer,
+            samples=COUNT_MAX,
+            version="\N{GRINNING FACE}" * 200,
+            labels=("\N{GRINNING FACE}" * 64,) * 8,
+        ),
         Result(**of_trainer, samples=COUNT_MAX, attempt=COUNT_MAX, train_s=1e9, base=bytes(32), scale=SCALE_MAX),
     ]
     for message in largest:

@@ -53,7 +53,7 @@ def limits() -> dict[str, float]:
 
 
 def constants_of(module: Any, ending: str) -> set[str]:
-    return {f"{module.__name__}.{name}" for name in vars(module) if re.fullmatch(rf"[A-Z_]+{ending}", name)}
+    return {f"{module.__name__}.{name}" for name in vars(module) if re.fullmatch(rf"[A-Z][A-Z_]*{ending}", name)}
 
 
 @pytest.mark.parametrize("struct", [*STRUCTS, *NESTED])
@@ -99,7 +99,8 @@ def test_each_limit_of_the_wire_is_on_the_page() -> None:
 
 
 def test_each_topic_is_in_the_table() -> None:
-    prefixes = {topics.ROUNDS, topics.BEACONS, topics.EVENTS, topics.INBOX, topics.UP, topics.PRESENCE}
+    for_observers = {topics.EVENTS, topics.SNAPSHOTS, topics.WATCH}
+    prefixes = {topics.ROUNDS, topics.BEACONS, topics.INBOX, topics.UP, topics.PRESENCE} | for_observers
     assert {name.split("/")[0] + "/" for name in first_column(section("Topics"))} == prefixes
 
 
@@ -113,7 +114,7 @@ def test_each_reason_of_a_rejection_is_in_the_table() -> None:
 
 
 def test_each_dtype_is_named() -> None:
-    assert set(re.findall(r"`([<|]\w\d)`", section("Frames"))) == {*wire.DTYPES, wire.CODE_DTYPE}
+    assert set(re.findall(r"`([<|]\w\d)`", section("Frames"))) == {*wire.DTYPES, wire.BYTES_DTYPE}
 
 
 def test_the_pages_that_are_linked_exist() -> None:

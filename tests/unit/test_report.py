@@ -6,22 +6,11 @@ import csv
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from aggregator.report import (
-    EVENTS,
-    HISTORY,
-    MODEL,
-    REPORT,
-    EventLog,
-    Report,
-    make_report,
-    read_report,
-    write_report,
-)
+from aggregator.report import HISTORY, MODEL, REPORT, Report, make_report, read_report, write_report
 from aggregator.roster import Roster, Trainer
 from aggregator.store import Close, Description
 from aggregator.strategies import Standing
@@ -184,79 +173,3 @@ def test_a_write_that_fails_leaves_what_was_there(folder: Path, monkeypatch: pyt
     ):
         write_report(folder, *report_of([], None), [])
     assert (folder / REPORT).read_bytes() == before
-
-
-# events.jsonl
-
-EXAMPLES: list[events.AnyEvent] = [
-    events.RunStarted(run="run", epoch=1, round=1, task="xor", strategy="evolution", seed=7),
-    events.Waiting(present=0, needed=2),
-    events.TrainerJoined(trainer="bob", samples=2),
-    events.RoundPublished(round=1, invited=2),
-    events.ResultAccepted(round=1, trainer="bob", staleness=0, train_s=0.1),
-    events.ResultRejected(trainer="", reason="sha256", detail='a "quoted" line\nand another'),
-    events.TrainerLeft(trainer="bob", goodbye=True),
-    events.RoundClosed(round=1, why="complete", results=2, round_s=0.5, present=2, best=BEST),
-    events.RoundClosed(round=2, why="deadline", results=0, round_s=0.5, present=0, best=None),
-    events.RunPaused(),
-    events.RunResumed(),
-    events.RunFinished(solved=False, rounds=2, value=None),
-]
-
-
-def lines_of(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def test_each_event_is_one_line_of_json_with_its_time_and_kind(tmp_path: Path) -> None:
-    log = EventLog(tmp_path / EVENTS, iter(range(100)).__next__)
-    for event in EXAMPLES:
-        log(event)
-    log.close()
-    lines = lines_of(tmp_path / EVENTS)
-    assert [line["at"] for line in lines] == list(range(len(EXAMPLES)))
-    assert [line["event"] for line in lines] == [
-        "run-started",
-        "waiting",
-        "trainer-joined",
-        "round-published",
-        "result-accepted",
-        "result-rejected",
-        "trainer-left",
-        "round-closed",
-        "round-closed",
-        "run-paused",
-        "run-resumed",
-        "run-finished",
-    ]
-    assert lines[7]["best"]["fitness_mean"] == -0.5
-    assert lines[8]["best"] is None
-
-
-def test_a_run_that_goes_on_appends_to_its_events(tmp_path: Path) -> None:
-    for _ in range(2):
-        log = EventLog(tmp_path / EVENTS, lambda: 0.0)
-        log(EXAMPLES[0])
-        log.close()
-    assert len(lines_of(tmp_path / EVENTS)) == 2
-
-
-def test_what_people_wait_for_is_in_the_file_before_the_log_is_closed(tmp_path: Path) -> None:
-    log = EventLog(tmp_path / EVENTS, lambda: 0.0)
-    log(EXAMPLES[4])
-    log(EXAMPLES[7])
-    assert [line["event"] for line in lines_of(tmp_path / EVENTS)] == ["result-accepted", "round-closed"]
-    log(EXAMPLES[3])
-    assert lines_of(tmp_path / EVENTS)[-1]["event"] == "round-published", "it shows how the run stands now"
-    log.close()
-
-
-def test_events_that_cannot_be_written_end_in_one_line_that_says_what_to_do(tmp_path: Path) -> None:
-    (tmp_path / EVENTS).symlink_to("/dev/full")
-    log = EventLog(tmp_path / EVENTS, lambda: 0.0)
-    with pytest.raises(
-        StoreError, match=r"^[^\n]*events.jsonl: cannot be written \(No space left[^\n]*make room[^\n]*$"
-    ):
-        log(EXAMPLES[0])
-    with pytest.raises(StoreError):
-        log.close()

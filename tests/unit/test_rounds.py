@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from rounds_scene import TASK, Scene, closes, kept, opened, sent, told
 
-from aggregator.rounds import REJECTIONS_TOLD_MAX
+from aggregator.chronicle import REJECTIONS_TOLD_MAX
 from aggregator.steps import BrokerUp, KeepResult, Malformed, Tick
 from fedmq import events
 from fedmq.errors import Rejected
@@ -61,7 +61,7 @@ def test_a_hello_is_answered_with_a_place_on_the_roster() -> None:
     scene.hello("bob")
     effects = scene.hello("alice")
     assert sent(effects, Welcome) == [("to/alice/", Welcome(run="run", epoch=2, trainer="alice", index=1))]
-    assert told(effects, events.TrainerJoined) == [events.TrainerJoined(trainer="alice", samples=2)]
+    assert told(effects, events.TrainerJoined) == [events.TrainerJoined(trainer="alice", samples=2, version="test")]
     assert told(scene.hello("alice"), events.TrainerJoined) == []
 
 
@@ -274,7 +274,9 @@ def test_only_the_first_rejections_are_told_and_all_are_counted() -> None:
 def test_a_result_says_that_its_trainer_is_here_when_the_brokers_word_of_it_was_lost() -> None:
     scene = opened("alice", "bob")
     scene.present("alice", False)
-    assert told(scene.result("alice", 1), events.TrainerJoined) == [events.TrainerJoined(trainer="alice", samples=2)]
+    assert told(scene.result("alice", 1), events.TrainerJoined) == [
+        events.TrainerJoined(trainer="alice", samples=2, version="test")
+    ]
     assert [round.round for _, round in sent(scene.result("bob", 1), Round)] == [2]
 
 

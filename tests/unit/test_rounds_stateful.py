@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from rounds_scene import Scene
 
-from aggregator.rounds import REJECTIONS_TOLD_MAX
+from aggregator.chronicle import REJECTIONS_TOLD_MAX
 from aggregator.steps import BrokerDown, BrokerUp, Effects, Event, Heard, KeepClose, KeepResult, Malformed, Phase, Tick
 from fedmq import events
 from fedmq.errors import Rejected

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from aggregator.report import EVENTS, STORE, EventLog, Report
-from aggregator.state import STALLED_S, TAIL_BYTES, state_of
+from aggregator.report import STORE, Report
+from aggregator.state import state_of
 from aggregator.store import Description, Store
 from fedmq import events
+from fedmq.event_log import EVENTS, TAIL_BYTES, EventLog
 from fedmq.tasks import find_task
+from fedmq.view import STALLED_S, View
 
 STARTED = events.RunStarted(run="run", epoch=1, round=1, task="xor", strategy="evolution", seed=1)
 ONE_OF_TWO = events.Waiting(present=1, needed=2)
@@ -42,7 +44,7 @@ def interrupted(tmp_path: Path) -> Path:
 
 def happened(folder: Path, *told: events.AnyEvent) -> None:
     """One event a second from second 0 on; the log stays open, as that of a living aggregator does."""
-    log = EventLog(folder / EVENTS, iter(range(len(told))).__next__)
+    log = EventLog(folder / EVENTS, iter(range(len(told))).__next__, View())
     for event in told:
         log(event)
     folder.joinpath("read").write_bytes((folder / EVENTS).read_bytes())  # before the log is closed

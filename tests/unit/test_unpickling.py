@@ -26,7 +26,7 @@ from aggregator import store as stores
 from aggregator.blobs import Blobs
 from aggregator.checkpoint import load
 from aggregator.replay import replay
-from aggregator.report import EVENTS, REPORT, STORE, read_report
+from aggregator.report import REPORT, STORE, read_report
 from aggregator.state import state_of
 from aggregator.store import Description, Store, StoredResult
 from aggregator.strategies import find_strategy
@@ -34,6 +34,7 @@ from aggregator.upkeep import recover, replay_run
 from fedmq.cli import fedmq
 from fedmq.clock import SystemClock
 from fedmq.errors import FedmqError, Rejected
+from fedmq.event_log import EVENTS, read_view
 from fedmq.messages import ArrayInfo, Evolve, Round
 from fedmq.models import Code, load_model
 from fedmq.tasks import Task, find_task, task_rows
@@ -258,6 +259,7 @@ def test_the_files_of_a_run(tmp_path: Path, evil: bytes) -> None:
         (path.parent / name).write_bytes(evil)
     refused(read_report, path.parent)
     state_of(path.parent, None, 0.0)
+    assert read_view(path.parent / EVENTS).seq == 0
     refused(lambda: Store(path).close())
     refused(load_model, path.parent / "model.npz")
     for command in ("ls", "show", "verify", "replay"):

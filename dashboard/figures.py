@@ -1,0 +1,272 @@
+"""Figures of runs: convergence, round times, who took part, the decision surface. The only module that draws with
+matplotlib.
+
+Knows pictures of runs and models, nothing of folders or of the command line. No screen is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import ListedColormap, LogNorm
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
+
+from fedmq.models import TrainedModel
+from fedmq.view import RoundView, View
+
+# Okabe and Ito's palette, that is told apart with every kind of colour vision: https://jfly.uni-koeln.de/color/
+BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY, BLACK = (
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#D55E00",
+    "#CC79A7",
+    "#56B4E9",
+    "#000000",
+)
+PALETTE = (BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY, BLACK)
+GREY, PALE = "#8A8A8A", "#EDEDED"
+STYLES = ("-", "--", ":", "-.")  # when there are more curves than colours
+SETTINGS: Any = {
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "fedmq",  # the same figure gives the same bytes
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "grid.color": "#E5E5E5",
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.6,
+    "legend.frameon": False,
+}
+DPI = 150
+TRAINERS_MAX = 40  # rows of the map; more than that nobody can read
+CELLS_MAX = 60  # rounds; of more the lines between would be all there is
+GRID = 160  # points of the surface along an axis
+LOG_FROM = 20  # times the median, then round times are drawn on a scale of powers of ten
+
+
+def draw_run(view: View, surface: tuple[int, TrainedModel] | None, inputs: tuple[float, float]) -> Figure:
+    """One run, with the surface of a model (and the round that it was the best from) between these inputs."""
+    with mpl.rc_context(SETTINGS):
+        figure = Figure(figsize=(10.5, 7.2), layout="constrained")
+        figure.suptitle(_heading(view), x=0.01, ha="left", fontsize=11)
+        grid = figure.add_gridspec(6, 2, width_ratios=(1.25, 1.0))
+        rounds = [one for one in view.rounds if one.best is not None]
+        fitness = figure.add_subplot(grid[:2, 0])
+        metric = figure.add_subplot(grid[2:4, 0], sharex=fitness)
+        times = figure.add_subplot(grid[4:, 0], sharex=fitness)
+        _draw_fitness(fitness, rounds)
+        _draw_metric(metric, view, rounds)
+        _draw_times(times, [one for one in view.rounds if one.round_s is not None])
+        times.set_xlabel("round")
+        times.xaxis.set_major_locator(MaxNLocator(integer=True))
+        for axes in (fitness, metric):
+            axes.tick_params(labelbottom=False)
+        below = 3 if surface is not None else 6
+        _draw_participation(figure, figure.add_subplot(grid[:below, 1]), view)
+        if surface is not None:
+            _draw_surface(figure, figure.add_subplot(grid[3:, 1]), *surface, inputs)
+        return figure
+
+
+def draw_comparison(views: Sequence[View]) -> Figure:
+    """The curves of several runs: fitness by round, the metric by the time that rounds were open."""
+    with mpl.rc_context(SETTINGS):
+        figure = Figure(figsize=(10.5, 4.2), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        for index, view in enumerate(views):
+            rounds = [one for one in view.rounds if one.best is not None]
+            look: dict[str, Any] = {
+                "color": PALETTE[index % len(PALETTE)],
+                "linestyle": STYLES[index // len(PALETTE) % len(STYLES)],
+                "label": f"{view.run}: {view.strategy}, seed {view.seed}",
+            }
+            numbers = [one.round for one in rounds]
+            left.plot(numbers, [one.best.fitness for one in rounds if one.best], **look)
+            spent = np.cumsum([one.round_s or 0.0 for one in rounds])
+            right.plot(spent, [one.best.value for one in rounds if one.best], drawstyle="steps-post", **look)
+        left.set(title="Best fitness", xlabel="round", ylabel="minus the loss per row")
+        left.xaxis.set_major_locator(MaxNLocator(integer=True))
+        metrics = sorted({view.metric for view in views if view.metric})
+        right.set(title=" and ".join(metrics).capitalize() or "Metric", xlabel="seconds that rounds were open")
+        if metrics == ["accuracy"]:
+            _as_shares(right)
+        figure.legend(*left.get_legend_handles_labels(), loc="outside lower left", ncols=2)
+        return figure
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write `figure` in the format of the file's ending; the same figure gives the same bytes.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    FigureCanvasAgg(figure)
+    undated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix)
+    with mpl.rc_context(SETTINGS):
+        figure.savefig(path, dpi=DPI, metadata=undated)
+
+
+def _heading(view: View) -> str:
+    end = "not over yet" if view.finished is None else "solved" if view.finished.solved else "not solved"
+    rule = f" ({view.robust})" if view.robust else ""
+    count = max(one.round for one in view.rounds if one.closed_at is not None)
+    return f"{view.run}   {view.task}, {view.strategy}{rule}, seed {view.seed}: {end}, {count} rounds"
+
+
+def _draw_fitness(axes: Axes, rounds: Sequence[RoundView]) -> None:
+    numbers = [one.round for one in rounds]
+    bests = [one.best for one in rounds if one.best is not None]
+    mark = "o" if len(rounds) <= 30 else ""
+    best, mean = [one.fitness for one in bests], [one.fitness_mean for one in bests]
+    axes.plot(numbers, best, color=BLUE, marker=mark, markersize=3, label="best")
+    axes.plot(numbers, mean, color=ORANGE, marker=mark, markersize=3, label="mean")
+    worst = [one.fitness_worst for one in bests]
+    # The worst, and the first few means, may be far below what one wants to see.
+    low, high = float(np.quantile([*best, *mean], 0.02)), max(best)
+    margin = (high - low or abs(high) or 1.0) * 0.12
+    seen = "worst" if max(worst) > low - margin else None
+    axes.plot(numbers, worst, color=GREY, linewidth=0.9, linestyle=":", label=seen)
+    axes.set_ylim(low - margin, high + margin)
+    axes.set(title="Fitness", ylabel="minus the loss per row")
+    _legend_above(axes)
+
+
+def _draw_metric(axes: Axes, view: View, rounds: Sequence[RoundView]) -> None:
+    values = [one.best.value for one in rounds if one.best is not None]
+    axes.plot([one.round for one in rounds], values, color=GREEN, drawstyle="steps-post")
+    axes.set(title="Accuracy" if view.metric == "accuracy" else "Loss, summed over all rows")
+    if view.target is not None:
+        axes.axhline(view.target, color=BLACK, linewidth=0.8, linestyle="--")
+        axes.annotate(
+            "target", (1.0, view.target), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8
+        )
+    if view.metric == "accuracy":
+        _as_shares(axes)
+    elif min(values) > 0 and max(values) > LOG_FROM * min(values):
+        axes.set_yscale("log")
+
+
+def _as_shares(axes: Axes) -> None:
+    axes.set_ylim(-0.02, 1.08)
+    axes.set_yticks([0, 0.25, 0.5, 0.75, 1.0], ["0 %", "25 %", "50 %", "75 %", "100 %"])
+
+
+def _draw_times(axes: Axes, rounds: Sequence[RoundView]) -> None:
+    took = [(one.round_s or 0.0) * 1000 for one in rounds]
+    median = float(np.median(took))
+    for why, colour in (("complete", SKY), ("deadline", VERMILLION)):
+        some = [
+            (one.round, ms)
+            for one, ms in zip(rounds, took, strict=True)
+            if (one.why == "complete") == (why == "complete")
+        ]
+        if some:
+            axes.vlines(
+                *zip(*[(number, 0, ms) for number, ms in some], strict=True),
+                color=colour,
+                linewidth=_bar(rounds),
+                label=why,
+            )
+    axes.axhline(median, color=BLACK, linewidth=0.8, linestyle="--", label=f"median {median:.1f} ms")
+    if median > 0 and max(took) > LOG_FROM * median:
+        axes.set_yscale("log")
+    else:
+        axes.set_ylim(bottom=0)
+    axes.set(title="Round time", ylabel="ms")
+    _legend_above(axes)
+
+
+def _bar(rounds: Sequence[RoundView]) -> float:
+    """The width of a bar in points, so that neighbours do not touch."""
+    return min(10.0, max(0.5, 260.0 / (rounds[-1].round - rounds[0].round + 2)))
+
+
+def _draw_participation(figure: Figure, axes: Axes, view: View) -> None:
+    """Who answered which round, and after how long; of as many of the last rounds as are remembered."""
+    closed = [one.round for one in view.rounds if one.closed_at is not None]
+    first = max(closed[0], min((one.round for one in view.works), default=closed[0]))
+    last = closed[-1]
+    names = sorted(view.trainers)[:TRAINERS_MAX]
+    works = [one for one in view.works if one.trainer in names and first <= one.round <= last]
+    took = np.full((len(names), last - first + 1), np.nan)
+    for one in works:
+        took[names.index(one.trainer), one.round - first] = max(0.01, (one.ended_at - one.began_at) * 1000)
+    answered = took[np.isfinite(took)]
+    wide = answered.size > 0 and answered.max() > LOG_FROM * np.median(answered)
+    axes.set_facecolor(PALE)
+    image = axes.imshow(
+        took,
+        cmap="cividis",
+        norm=LogNorm() if wide else None,
+        aspect="auto",
+        interpolation="nearest",
+        extent=(first - 0.5, last + 0.5, len(names) - 0.5, -0.5),
+    )
+    if answered.size:
+        figure.colorbar(image, ax=axes, label="ms to the answer")
+    late = [(one.round, names.index(one.trainer)) for one in works if one.staleness]
+    if late:
+        axes.plot(*zip(*late, strict=True), linestyle="", marker="x", markersize=4, color=VERMILLION, label="late")
+    axes.grid(visible=False)
+    for edge in np.arange(1, len(names)) - 0.5:
+        axes.axhline(edge, color="white", linewidth=1.0 if len(names) <= 20 else 0.4)
+    if last - first < CELLS_MAX:
+        for edge in np.arange(first, last) + 0.5:
+            axes.axvline(edge, color="white", linewidth=1.0)
+    axes.set_yticks(range(len(names)), names, fontsize=9 if len(names) <= 12 else 6)
+    more = "" if len(view.trainers) <= len(names) else f", {len(names)} of {len(view.trainers)} trainers"
+    axes.set(title=f"Who answered{more}", xlabel="round")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if answered.size < took.size:
+        axes.plot([], [], linestyle="", marker="s", markersize=8, color=PALE, label="no answer")
+    if axes.get_legend_handles_labels()[0]:
+        _legend_above(axes)
+
+
+def _legend_above(axes: Axes) -> None:
+    """On the line of the title, where no curve is."""
+    axes.legend(ncols=3, loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.2, fontsize=8)
+
+
+def _draw_surface(figure: Figure, axes: Axes, number: int, trained: TrainedModel, inputs: tuple[float, float]) -> None:
+    low, high = inputs
+    line = np.linspace(low, high, GRID)
+    rows = np.stack([part.ravel() for part in np.meshgrid(line, line)], axis=1)
+    extent = (low, high, low, high)
+    look: dict[str, Any] = {"origin": "lower", "extent": extent, "interpolation": "nearest", "aspect": "equal"}
+    network = trained.network()
+    if network.output == "softmax" and network.outputs > 2:
+        classes = trained.predict(rows).reshape(GRID, GRID)
+        palette = ListedColormap([PALETTE[one % len(PALETTE)] for one in range(network.outputs)])
+        axes.imshow(classes, cmap=palette, vmin=-0.5, vmax=network.outputs - 0.5, alpha=0.75, **look)
+        handles = [
+            Patch(color=PALETTE[one % len(PALETTE)], alpha=0.75, label=f"class {one}") for one in range(network.outputs)
+        ]
+        axes.legend(handles=handles, loc="center left", bbox_to_anchor=(1.02, 0.5))
+    else:
+        softmax = network.output == "softmax"
+        values = trained.probabilities(rows)[:, -1] if softmax else trained.predict(rows).reshape(len(rows), -1)[:, 0]
+        scale: dict[str, Any] = {"vmin": 0.0, "vmax": 1.0} if softmax else {}
+        image = axes.imshow(values.reshape(GRID, GRID), cmap="cividis", **scale, **look)
+        figure.colorbar(image, ax=axes, label="probability of class 1" if softmax else "value", shrink=0.9)
+        if softmax and values.min() < 0.5 < values.max():
+            axes.contour(line, line, values.reshape(GRID, GRID), levels=[0.5], colors="white", linewidths=1.4)
+    axes.grid(visible=False)
+    axes.set(title=f"Best model after round {number}", xlabel="first input", ylabel="second input")
+    axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+    axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))

@@ -1,0 +1,334 @@
+"""How a run stands and how it got there, folded from its events: what every observer shows, whatever it shows it on.
+
+Knows nothing of networks, files or clocks; times are in seconds since 1970, as the events' are. What it holds is
+bounded, however long the run and however many its trainers: old rounds are thinned out, old work is forgotten.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from fedmq import events
+from fedmq.events import GENES_TOLD_MAX, Genes
+from fedmq.models import Model
+
+ROUNDS_KEPT_MAX = 10_240  # beyond that every other one of the older half goes
+BESTS_KEPT_MAX = 2_048
+WORKS_KEPT_MAX = 4_096
+FEED_KEPT_MAX = 256
+TRAINERS_KEPT_MAX = 16_384
+STALLED_S = 15.0  # without progress in an open round, a run is stalled
+
+Presence = Literal["alive", "suspect", "gone"]
+
+
+class TrainerView(msgspec.Struct):
+    """What is known of one trainer. `touched` is the number of the last event that changed it, here and below."""
+
+    name: str
+    presence: Presence = "alive"
+    samples: int = 0
+    results: int = 0
+    late: int = 0
+    rejected: int = 0
+    resent: int = 0
+    joined_at: float = 0.0
+    seen_at: float = 0.0
+    train_s: float = 0.0  # of its last result,
+    round_trip_s: float = 0.0  # and what else passed from the publication to its arrival
+    cpu: float = 0.0  # share of one core between its last two results
+    cpu_s: float = 0.0
+    memory: int = 0  # bytes, at the most
+    version: str = ""
+    labels: tuple[str, ...] = ()
+    fingerprint: str = ""
+    touched: int = 0
+
+
+class RoundView(msgspec.Struct, array_like=True):
+    """One round; `closed_at` and what follows from it are None while it is open."""
+
+    round: int
+    published_at: float
+    invited: int = 0
+    closed_at: float | None = None
+    why: str = ""
+    round_s: float | None = None
+    results: int = 0
+    late: int = 0
+    rejected: int = 0
+    present: int = 0
+    bytes_up: int = 0
+    bytes_down: int = 0
+    best: events.Best | None = None
+    touched: int = 0
+
+
+class WorkView(msgspec.Struct, array_like=True):
+    """A result: who worked on which round, and when. `began_at` is when the round was published."""
+
+    round: int
+    trainer: str
+    began_at: float
+    ended_at: float
+    train_s: float
+    staleness: int
+    touched: int = 0
+
+
+class Told(msgspec.Struct, frozen=True, array_like=True):
+    """An event that people read, and when it was."""
+
+    at: float
+    event: events.AnyEvent
+    touched: int = 0
+
+
+class BestView(msgspec.Struct, frozen=True, array_like=True):
+    """The model that would have been deployed from the close of `round` on."""
+
+    round: int
+    genes: Genes
+    touched: int = 0
+
+
+class View(msgspec.Struct):
+    """One run. `take` each of its events, in order; `seq` says how many that were.
+
+    `rounds` are in order, the last one is the newest; `trainers` by name, in the order in which they were met.
+    """
+
+    run: str = ""
+    epoch: int = 0
+    seq: int = 0
+    task: str = ""
+    strategy: str = ""
+    robust: str = ""
+    seed: int = 0
+    metric: str = ""
+    target: float | None = None
+    rounds_max: int = 0
+    min_trainers: int = 0
+    model: Model | None = None
+    started_at: float = 0.0
+    progress_at: float = 0.0  # a round opened, a result came, the run began or goes on
+    event_at: float = 0.0
+    paused: bool = False
+    waiting: tuple[int, int] | None = None  # present, needed
+    finished: events.RunFinished | None = None
+    results: int = 0
+    late: int = 0
+    resent: int = 0
+    rejections: dict[str, int] = {}
+    checkpoint: int = 0  # the last round whose state is on disk
+    train_s: float = 0.0  # that rounds were open,
+    bytes_up: int = 0  # and what came and was sent meanwhile
+    bytes_down: int = 0
+    trainers: Annotated[dict[str, TrainerView], Meta(max_length=TRAINERS_KEPT_MAX)] = {}
+    rounds: Annotated[list[RoundView], Meta(max_length=ROUNDS_KEPT_MAX)] = []
+    works: Annotated[list[WorkView], Meta(max_length=2 * WORKS_KEPT_MAX)] = []
+    bests: Annotated[list[BestView], Meta(max_length=BESTS_KEPT_MAX)] = []
+    feed: Annotated[list[Told], Meta(max_length=2 * FEED_KEPT_MAX)] = []
+
+    @property
+    def newest(self) -> RoundView | None:
+        """The newest round that was published."""
+        return self.rounds[-1] if self.rounds else None
+
+    @property
+    def best(self) -> events.Best | None:
+        """The figures of the model that would be deployed now."""
+        closed = (one.best for one in reversed(self.rounds[-2:]) if one.closed_at is not None)
+        return next(closed, None)
+
+    @property
+    def present(self) -> int:
+        """How many trainers are here."""
+        return sum(one.presence != "gone" for one in self.trainers.values())
+
+    def state(self, now: float, *, here: bool) -> str:
+        """How it stands, in a few words; `here` says whether its aggregator is there now."""
+        if self.finished is not None:
+            return "solved" if self.finished.solved else "not solved"
+        if not here:
+            return "interrupted"
+        if self.paused:
+            return "paused"
+        if self.waiting is not None:
+            return f"waiting for trainers ({self.waiting[0]} of {self.waiting[1]})"
+        age_s = now - self.progress_at
+        return "running" if age_s < STALLED_S or not self.progress_at else f"stalled for {age_s:.0f} s"
+
+    def take(self, at: float, event: events.AnyEvent) -> None:
+        """Let `event`, which was told at that time, into the picture."""
+        self.seq += 1
+        self.event_at = at
+        _TAKES[type(event)](self, at, event)
+        if not isinstance(event, _UNREAD):
+            self.feed.append(Told(at, event, self.seq))
+            if len(self.feed) >= 2 * FEED_KEPT_MAX:
+                del self.feed[:FEED_KEPT_MAX]
+
+    # --- each kind of event -------------------------------------------------------------------------------------
+
+    def _run_started(self, at: float, event: events.RunStarted) -> None:
+        self.run, self.epoch, self.task, self.strategy, self.seed = (
+            event.run,
+            event.epoch,
+            event.task,
+            event.strategy,
+            event.seed,
+        )
+        self.robust, self.metric, self.target, self.model = event.robust, event.metric, event.target, event.model
+        self.rounds_max, self.min_trainers = event.rounds_max, event.min_trainers
+        self.started_at = self.started_at or at
+        self.progress_at = at
+        self.paused, self.waiting, self.finished = False, None, None
+        for trainer in self.trainers.values():  # a new life of the aggregator has not seen any of them yet
+            self._turn(trainer, "gone")
+
+    def _round_published(self, at: float, event: events.RoundPublished) -> None:
+        self.progress_at, self.waiting = at, None
+        if self.rounds and self.rounds[-1].round >= event.round:  # of a life that was killed before its close
+            del self.rounds[-1]
+        self.rounds.append(RoundView(event.round, at, event.invited, touched=self.seq))
+        if len(self.rounds) >= ROUNDS_KEPT_MAX:
+            half = ROUNDS_KEPT_MAX // 2
+            self.rounds[:half] = self.rounds[:half:2]
+
+    def _round_closed(self, at: float, event: events.RoundClosed) -> None:
+        one = self.rounds[-1] if self.rounds and self.rounds[-1].round == event.round else None
+        if one is None:
+            one = RoundView(event.round, at - event.round_s)
+            self.rounds.append(one)
+        one.closed_at, one.why, one.round_s, one.results = at, event.why, event.round_s, event.results
+        one.late, one.rejected, one.present, one.best = event.late, event.rejected, event.present, event.best
+        one.bytes_up, one.bytes_down, one.touched = event.bytes_up, event.bytes_down, self.seq
+        self.train_s += event.round_s
+        self.bytes_up += event.bytes_up
+        self.bytes_down += event.bytes_down
+        self.progress_at = at
+
+    def _trainer_joined(self, at: float, event: events.TrainerJoined) -> None:
+        trainer = self._trainer(event.trainer, at)
+        if trainer is None:
+            return
+        trainer.presence, trainer.joined_at, trainer.samples = "alive", at, event.samples
+        trainer.version = event.version or trainer.version
+        trainer.labels = event.labels or trainer.labels
+        trainer.fingerprint = event.fingerprint or trainer.fingerprint
+
+    def _trainer_suspected(self, at: float, event: events.TrainerSuspected) -> None:
+        if event.trainer in self.trainers:
+            self._turn(self.trainers[event.trainer], "suspect")
+
+    def _trainer_left(self, at: float, event: events.TrainerLeft) -> None:
+        if event.trainer in self.trainers:
+            self._turn(self.trainers[event.trainer], "gone")
+
+    def _result_accepted(self, at: float, event: events.ResultAccepted) -> None:
+        self.results += 1
+        self.late += event.staleness > 0
+        self.progress_at = at
+        if self.rounds and self.rounds[-1].closed_at is None:
+            self.rounds[-1].results += 1
+            self.rounds[-1].late += event.staleness > 0
+            self.rounds[-1].touched = self.seq
+        before = self.trainers[event.trainer].seen_at if event.trainer in self.trainers else at
+        trainer = self._trainer(event.trainer, at)
+        if trainer is None:
+            return
+        trainer.presence = "alive"
+        trainer.results += 1
+        trainer.late += event.staleness > 0
+        trainer.train_s = event.train_s
+        trainer.round_trip_s = max(0.0, event.answer_s - event.train_s) if event.answer_s else trainer.round_trip_s
+        if trainer.cpu_s and at > before:
+            trainer.cpu = max(0.0, event.cpu_s - trainer.cpu_s) / (at - before)
+        trainer.cpu_s, trainer.memory = event.cpu_s, event.memory
+        began = at - (event.answer_s or event.train_s)
+        work = WorkView(event.round, event.trainer, began, at, event.train_s, event.staleness, self.seq)
+        self.works.append(work)
+        if len(self.works) >= 2 * WORKS_KEPT_MAX:
+            del self.works[:WORKS_KEPT_MAX]
+
+    def _result_resent(self, at: float, event: events.ResultResent) -> None:
+        self.resent += 1
+        if (trainer := self._trainer(event.trainer, at)) is not None:
+            trainer.resent += 1
+
+    def _result_rejected(self, at: float, event: events.ResultRejected) -> None:
+        self.rejections[event.reason] = self.rejections.get(event.reason, 0) + 1
+        if event.trainer in self.trainers:
+            trainer = self.trainers[event.trainer]
+            trainer.rejected += 1
+            trainer.touched = self.seq
+
+    def _best_changed(self, at: float, event: events.BestChanged) -> None:
+        self.bests.append(BestView(event.round, event.genes, self.seq))
+        if len(self.bests) >= BESTS_KEPT_MAX:
+            half = BESTS_KEPT_MAX // 2
+            self.bests[:half] = self.bests[:half:2]
+
+    def _checkpoint_kept(self, at: float, event: events.CheckpointKept) -> None:
+        self.checkpoint = event.round
+
+    def _stalled(self, at: float, event: events.Stalled) -> None:
+        """It is in the feed; how long a stall lasts is told by `progress_at`."""
+
+    def _waiting(self, at: float, event: events.Waiting) -> None:
+        self.waiting = event.present, event.needed
+
+    def _run_paused(self, at: float, event: events.RunPaused) -> None:
+        self.paused = True
+
+    def _run_resumed(self, at: float, event: events.RunResumed) -> None:
+        self.paused, self.progress_at = False, at
+
+    def _run_finished(self, at: float, event: events.RunFinished) -> None:
+        self.finished = event
+
+    # --- inside -------------------------------------------------------------------------------------------------
+
+    def _trainer(self, name: str, at: float) -> TrainerView | None:
+        """Its line, as one that was seen now; None when there are too many."""
+        trainer = self.trainers.get(name)
+        if trainer is None:
+            if len(self.trainers) >= TRAINERS_KEPT_MAX:
+                return None
+            trainer = self.trainers[name] = TrainerView(name, joined_at=at)
+        trainer.seen_at, trainer.touched = at, self.seq
+        return trainer
+
+    def _turn(self, trainer: TrainerView, presence: Presence) -> None:
+        if trainer.presence != presence:
+            trainer.presence, trainer.touched = presence, self.seq
+
+
+def drawable(model: Model) -> bool:
+    """Whether a picture of what `model` says about two inputs can be drawn, round by round."""
+    return model.inputs == 2 and model.genes <= GENES_TOLD_MAX
+
+
+_UNREAD = (events.RoundPublished, events.ResultAccepted, events.BestChanged)  # too many; each has a place of its own
+_TAKES: dict[type, Any] = {
+    events.RunStarted: View._run_started,
+    events.RoundPublished: View._round_published,
+    events.RoundClosed: View._round_closed,
+    events.TrainerJoined: View._trainer_joined,
+    events.TrainerSuspected: View._trainer_suspected,
+    events.TrainerLeft: View._trainer_left,
+    events.ResultAccepted: View._result_accepted,
+    events.ResultResent: View._result_resent,
+    events.ResultRejected: View._result_rejected,
+    events.BestChanged: View._best_changed,
+    events.CheckpointKept: View._checkpoint_kept,
+    events.Stalled: View._stalled,
+    events.Waiting: View._waiting,
+    events.RunPaused: View._run_paused,
+    events.RunResumed: View._run_resumed,
+    events.RunFinished: View._run_finished,
+}

@@ -1,0 +1,145 @@
+"""The file of a run's events: one a line, read back as the picture that they make, and never longer than it may be."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedmq import events
+from fedmq.errors import StoreError
+from fedmq.event_log import EVENTS, EventLog, read_view
+from fedmq.view import View
+
+BEST = events.Best(value=1.0, coverage=1.0, fitness=-0.1, fitness_mean=-0.5, fitness_worst=-2.0, diversity=0.3)
+
+EXAMPLES: list[events.AnyEvent] = [
+    events.RunStarted(run="run", epoch=1, round=1, task="xor", strategy="evolution", seed=7),
+    events.Waiting(present=0, needed=2),
+    events.TrainerJoined(trainer="bob", samples=2),
+    events.RoundPublished(round=1, invited=2),
+    events.ResultAccepted(round=1, trainer="bob", staleness=0, train_s=0.1),
+    events.ResultRejected(trainer="", reason="sha256", detail='a "quoted" line\nand another'),
+    events.TrainerLeft(trainer="bob", goodbye=True),
+    events.RoundClosed(round=1, why="complete", results=2, round_s=0.5, present=2, best=BEST),
+    events.RoundClosed(round=2, why="deadline", results=0, round_s=0.5, present=0, best=None),
+    events.RunPaused(),
+    events.RunResumed(),
+    events.RunFinished(solved=False, rounds=2, value=None),
+]
+
+
+def lines_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_each_event_is_one_line_of_json_with_its_time_and_kind(tmp_path: Path) -> None:
+    log = EventLog(tmp_path / EVENTS, iter(range(100)).__next__, View())
+    for event in EXAMPLES:
+        log(event)
+    log.close()
+    lines = lines_of(tmp_path / EVENTS)
+    assert [line["at"] for line in lines] == list(range(len(EXAMPLES)))
+    assert [line["event"] for line in lines] == [
+        "run-started",
+        "waiting",
+        "trainer-joined",
+        "round-published",
+        "result-accepted",
+        "result-rejected",
+        "trainer-left",
+        "round-closed",
+        "round-closed",
+        "run-paused",
+        "run-resumed",
+        "run-finished",
+    ]
+    assert lines[7]["best"]["fitness_mean"] == -0.5
+    assert lines[8]["best"] is None
+
+
+def test_a_run_that_goes_on_appends_to_its_events(tmp_path: Path) -> None:
+    for _ in range(2):
+        log = EventLog(tmp_path / EVENTS, lambda: 0.0, View())
+        log(EXAMPLES[0])
+        log.close()
+    assert len(lines_of(tmp_path / EVENTS)) == 2
+
+
+def test_what_people_wait_for_is_in_the_file_before_the_log_is_closed(tmp_path: Path) -> None:
+    log = EventLog(tmp_path / EVENTS, lambda: 0.0, View())
+    log(EXAMPLES[4])
+    log(EXAMPLES[7])
+    assert [line["event"] for line in lines_of(tmp_path / EVENTS)] == ["result-accepted", "round-closed"]
+    log(EXAMPLES[3])
+    assert lines_of(tmp_path / EVENTS)[-1]["event"] == "round-published", "it shows how the run stands now"
+    log.close()
+
+
+def test_events_that_cannot_be_written_end_in_one_line_that_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / EVENTS).symlink_to("/dev/full")
+    log = EventLog(tmp_path / EVENTS, lambda: 0.0, View())
+    with pytest.raises(
+        StoreError, match=r"^[^\n]*events.jsonl: cannot be written \(No space left[^\n]*make room[^\n]*$"
+    ):
+        log(EXAMPLES[0])
+    with pytest.raises(StoreError):
+        log.close()
+
+
+def written(path: Path, *told: events.AnyEvent, bytes_max: int = 1 << 20) -> View:
+    """What a log, opened on what is there, has taken in when it is closed."""
+    view, clock = read_view(path), iter(range(1, 1_000_000))
+    now = 0.0
+
+    def wall() -> float:
+        return now
+
+    log = EventLog(path, wall, view, bytes_max=bytes_max)
+    for event in told:
+        now = float(next(clock))
+        view.take(now, event)
+        log(event)
+    log.close()
+    return view
+
+
+def test_what_is_read_is_the_picture_that_was_written(tmp_path: Path) -> None:
+    view = written(tmp_path / EVENTS, *EXAMPLES)
+    assert view.seq == len(EXAMPLES)
+    assert read_view(tmp_path / EVENTS) == view
+
+
+def test_a_file_that_is_not_there_or_holds_other_lines_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
+    assert read_view(tmp_path / EVENTS) == View()
+    view = written(tmp_path / EVENTS, *EXAMPLES)
+    with (tmp_path / EVENTS).open("ab") as file:
+        file.write(b'{"at": 1.0, "event": "of another version"}\n\xff\n[]\n{"at": 2.0, "event": "run-pau')
+    assert read_view(tmp_path / EVENTS) == view
+
+
+def test_a_file_that_grows_too_long_begins_anew_and_nothing_of_the_picture_is_lost(tmp_path: Path) -> None:
+    rounds = [
+        event
+        for number in range(1, 200)
+        for event in (
+            events.RoundPublished(round=number, invited=2),
+            events.ResultAccepted(round=number, trainer="bob", staleness=0, train_s=0.1),
+            events.RoundClosed(round=number, why="complete", results=1, round_s=0.5, present=1, best=BEST),
+        )
+    ]
+    whole = written(tmp_path / "whole.jsonl", EXAMPLES[0], *rounds)
+    view = written(tmp_path / EVENTS, EXAMPLES[0], *rounds, bytes_max=40_000)
+    assert (tmp_path / EVENTS).read_bytes().startswith(b'{"event":"summary"')
+    assert (tmp_path / EVENTS).stat().st_size < (tmp_path / "whole.jsonl").stat().st_size
+    assert view == whole
+    assert read_view(tmp_path / EVENTS) == whole
+
+
+def test_of_a_long_file_the_tail_says_how_the_run_stands(tmp_path: Path) -> None:
+    written(tmp_path / EVENTS, *EXAMPLES[:2], *[EXAMPLES[5]] * 50, events.RunPaused())
+    view = read_view(tmp_path / EVENTS, tail=500)
+    assert view.paused
+    assert view.seq < 10

@@ -1,0 +1,162 @@
+"""The picture of a run: what each event changes in it, how it stands, and that it never grows without an end."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import msgspec
+import pytest
+
+from fedmq import events, view
+from fedmq.view import STALLED_S, View
+
+STARTED = events.RunStarted(run="one", epoch=1, round=1, task="xor", strategy="evolution", seed=7, rounds_max=200)
+BEST = events.Best(value=0.75, coverage=1.0, fitness=-0.25, fitness_mean=-0.5, fitness_worst=-2.0, diversity=0.3)
+
+
+def closed(number: int, results: int = 2) -> events.RoundClosed:
+    return events.RoundClosed(
+        round=number, why="complete", results=results, round_s=0.5, present=2, best=BEST, bytes_up=10, bytes_down=20
+    )
+
+
+def accepted(number: int, trainer: str = "bob", **more: float) -> events.ResultAccepted:
+    return events.ResultAccepted(round=number, trainer=trainer, train_s=0.1, **{"staleness": 0, **more})  # type: ignore[arg-type]
+
+
+def seen(*told: events.AnyEvent, begin: float = 100.0) -> View:
+    """One event a second."""
+    picture = View()
+    for second, event in enumerate((STARTED, *told)):
+        picture.take(begin + second, event)
+    return picture
+
+
+def test_every_kind_of_event_is_taken() -> None:
+    assert set(get_args(events.AnyEvent)) == set(view._TAKES)
+
+
+def test_a_round_goes_from_its_publication_to_its_close() -> None:
+    picture = seen(events.RoundPublished(round=1, invited=2), accepted(1), accepted(1, "amy", staleness=1))
+    (one,) = picture.rounds
+    assert (one.published_at, one.closed_at, one.results, one.late) == (101.0, None, 2, 1)
+    picture.take(104.0, closed(1))
+    assert (one.closed_at, one.why, one.best, one.bytes_up, one.bytes_down) == (104.0, "complete", BEST, 10, 20)
+    assert picture.best == BEST
+
+
+def test_the_best_is_that_of_the_last_closed_round_while_another_is_open() -> None:
+    picture = seen(events.RoundPublished(round=1, invited=2), closed(1), events.RoundPublished(round=2, invited=2))
+    assert picture.newest is not None
+    assert picture.newest.closed_at is None
+    assert picture.best == BEST
+
+
+def test_a_round_that_a_later_life_opens_again_is_one_round() -> None:
+    again = msgspec.structs.replace(STARTED, epoch=2)
+    published = events.RoundPublished(round=1, invited=2)
+    picture = seen(published, accepted(1), again, published)
+    assert [one.round for one in picture.rounds] == [1]
+    assert picture.rounds[0].published_at == 104.0
+    assert picture.started_at == 100.0
+
+
+def test_a_trainer_is_alive_then_suspect_then_gone_and_back() -> None:
+    joined = events.TrainerJoined(trainer="bob", samples=3, version="1", labels=("north",), fingerprint="ab12")
+    picture = seen(joined)
+    bob = picture.trainers["bob"]
+    assert (bob.presence, bob.samples, bob.version, bob.labels, bob.fingerprint) == (
+        "alive",
+        3,
+        "1",
+        ("north",),
+        "ab12",
+    )
+    picture.take(102.0, events.TrainerSuspected(trainer="bob"))
+    assert bob.presence == "suspect"
+    picture.take(103.0, accepted(1))
+    assert bob.presence == "alive"
+    picture.take(104.0, events.TrainerLeft(trainer="bob", goodbye=False))
+    assert (bob.presence, bob.seen_at, picture.present) == ("gone", 103.0, 0)
+    picture.take(105.0, events.TrainerJoined(trainer="bob", samples=4))
+    assert (bob.presence, bob.samples, bob.version) == ("alive", 4, "1")
+
+
+def test_a_trainers_figures_come_from_its_results() -> None:
+    picture = seen(accepted(1, answer_s=0.4, cpu_s=10.0, memory=5), accepted(2, answer_s=0.3, cpu_s=10.25, memory=6))
+    bob = picture.trainers["bob"]
+    assert bob.results == 2
+    assert bob.train_s == 0.1
+    assert bob.round_trip_s == pytest.approx(0.2)
+    assert bob.cpu == pytest.approx(0.25)
+    assert bob.memory == 6
+    assert [(one.round, one.began_at, one.ended_at) for one in picture.works] == [(1, 100.6, 101.0), (2, 101.7, 102.0)]
+
+
+def test_nobody_is_here_for_a_new_life_of_the_aggregator_until_it_is_seen() -> None:
+    picture = seen(events.TrainerJoined(trainer="bob", samples=3), msgspec.structs.replace(STARTED, epoch=2))
+    assert picture.trainers["bob"].presence == "gone"
+
+
+def test_what_cannot_be_used_is_counted_and_told() -> None:
+    picture = seen(
+        events.TrainerJoined(trainer="bob", samples=3),
+        events.ResultRejected(trainer="bob", reason="sha256", detail="x"),
+        events.ResultRejected(trainer="", reason="sha256", detail="x"),
+        events.ResultResent(round=1, trainer="bob"),
+    )
+    assert picture.rejections == {"sha256": 2}
+    assert (picture.trainers["bob"].rejected, picture.trainers["bob"].resent, picture.resent) == (1, 1, 1)
+    assert [type(one.event).__name__ for one in picture.feed] == [
+        "RunStarted",
+        "TrainerJoined",
+        "ResultRejected",
+        "ResultRejected",
+        "ResultResent",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("told", "here", "now", "said"),
+    [
+        ([], True, 100.0, "running"),
+        ([], False, 100.0, "interrupted"),
+        ([events.Waiting(present=1, needed=2)], True, 200.0, "waiting for trainers (1 of 2)"),
+        ([events.RoundPublished(round=1, invited=2)], True, 101.0 + STALLED_S + 27.0, "stalled for 42 s"),
+        ([events.RoundPublished(round=1, invited=2), accepted(1)], True, 102.0 + STALLED_S - 1.0, "running"),
+        ([events.RunPaused()], True, 200.0, "paused"),
+        ([events.RunPaused(), events.RunResumed()], True, 102.0, "running"),
+        ([events.RunFinished(solved=True, rounds=1, value=1.0)], False, 200.0, "solved"),
+        ([events.RunFinished(solved=False, rounds=1, value=1.0)], True, 200.0, "not solved"),
+    ],
+)
+def test_how_a_run_stands(told: list[events.AnyEvent], here: bool, now: float, said: str) -> None:
+    assert seen(*told).state(now, here=here) == said
+
+
+def test_however_long_a_run_is_its_picture_is_bounded_and_goes_from_the_first_round_to_the_last(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("ROUNDS_KEPT_MAX", "BESTS_KEPT_MAX", "WORKS_KEPT_MAX", "FEED_KEPT_MAX", "TRAINERS_KEPT_MAX"):
+        monkeypatch.setattr(view, name, 16)
+    picture = View()
+    picture.take(0.0, STARTED)
+    for number in range(1, 1000):
+        picture.take(float(number), events.RoundPublished(round=number, invited=2))
+        picture.take(number + 0.4, accepted(number, f"trainer-{number}"))
+        picture.take(number + 0.5, closed(number))
+        picture.take(number + 0.5, events.BestChanged(round=number, genes=bytes(8)))
+    rounds = [one.round for one in picture.rounds]
+    assert len(rounds) <= 16
+    assert rounds == sorted(set(rounds))
+    assert rounds[0] == 1
+    assert rounds[-8:] == list(range(992, 1000))
+    assert len(picture.trainers) == 16
+    assert len(picture.bests) <= 16
+    assert max(len(picture.works), len(picture.feed)) < 32
+    assert picture.results == 999
+
+
+def test_a_picture_survives_the_wire() -> None:
+    picture = seen(events.TrainerJoined(trainer="bob", samples=3), accepted(1), closed(1), events.RunPaused())
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(picture), type=View) == picture

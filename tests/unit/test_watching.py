@@ -1,0 +1,277 @@
+"""Watching a run through the broker: the observer's picture is the aggregator's own, whatever happens in between."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+import pytest
+
+from aggregator.bulletin import AT_ONCE_MAX, EVENTS_EVERY_S, SNAPSHOT_EVERY_S, Bulletin
+from aggregator.service import Limits
+from aggregator.strategies import find_strategy
+from broker.routing import Admit, Publish, Routing
+from dashboard.watching import RUNS_MAX, Watching
+from deploy.in_process import AGGREGATOR, RUN, Federation
+from fedmq import events, topics
+from fedmq.errors import NotAuthorised
+from fedmq.messages import Beacon, Events, Snapshot
+from fedmq.network import Delivered, Link, LinkDown, LinkRefused, LinkUp, News, Published, Subscribed
+from fedmq.tasks import find_task, task_rows
+from fedmq.testing import Faults, VirtualClock
+from fedmq.view import View
+from fedmq.wire import EVENTS, VIEW, encode
+
+STARTED = events.RunStarted(run="one", epoch=1, round=1, task="xor", strategy="evolution", seed=7)
+XOR = find_task("xor")
+
+
+# --- a federation on virtual time ----------------------------------------------------------------------------------
+
+
+class Scene:
+    """XOR split over two, watched by one observer, for at most so many rounds."""
+
+    def __init__(self, seed: int, rounds: int = 200, faults: Faults | None = None) -> None:
+        names = ("alice", "bob")
+        rows = {name: XOR.fit(task_rows("xor", part, 2)) for part, name in enumerate(names, start=1)}
+        self.view = View()
+        limits = Limits(rounds_max=rounds, min_trainers=2, deadline_s=0.5)
+        self.federation = Federation(
+            XOR, find_strategy("evolution"), rows, seed=seed, limits=limits, faults=faults, view=self.view
+        )
+        self.simulation = self.federation.simulation
+        self.watching: Watching | None = None
+        self.simulation.add_observer("watcher", self._watch)
+
+    def _watch(self, link: Link) -> Watching:
+        self.watching = Watching(link, clock=self.simulation.clock)
+        return self.watching
+
+    @property
+    def seen(self) -> View:
+        assert self.watching is not None
+        return self.watching.runs[RUN].view
+
+    def run(self, seconds: float = 60.0) -> None:
+        self.simulation.run(lambda: False, seconds)
+
+
+def test_the_observers_picture_is_the_aggregators_at_the_end() -> None:
+    scene = Scene(3)
+    scene.federation.start()
+    scene.simulation.start("watcher")
+    scene.run()
+    assert scene.seen == scene.view
+    assert scene.seen.finished is not None
+    assert scene.seen.bests, "a model of two inputs can be drawn"
+    assert scene.seen.trainers["bob"].version == "in-process"
+
+
+def test_who_comes_when_all_is_over_is_handed_the_last_picture_by_the_broker() -> None:
+    scene = Scene(3)
+    scene.federation.start()
+    scene.run()
+    scene.simulation.start("watcher")
+    scene.run(1.0)
+    assert scene.seen == scene.view
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_whatever_is_lost_doubled_or_killed_the_picture_is_right_in_the_end(seed: int) -> None:
+    scene = Scene(seed, rounds=40, faults=Faults(loss=0.1, duplicate=0.2, delay_s=(0.0002, 0.05), reorder=True))
+    simulation = scene.simulation
+    scene.federation.start()
+    simulation.start("watcher")
+    for second, name in enumerate(("broker", AGGREGATOR, "watcher", "broker", AGGREGATOR), start=1):
+        simulation.at(0.3 * second, lambda name=name: simulation.crash(name))  # type: ignore[misc]
+        simulation.at(0.3 * second + 0.2, lambda name=name: simulation.start(name))  # type: ignore[misc]
+    simulation.at(4.0, simulation.heal)
+    simulation.at(4.0, lambda: simulation.start("broker", AGGREGATOR, "watcher"))
+    scene.run(20.0)
+    assert scene.seen == scene.view, f"seed {seed}"
+    assert [one.round for one in scene.seen.rounds] == list(range(1, len(scene.seen.rounds) + 1))
+
+
+# --- what is sent --------------------------------------------------------------------------------------------------
+
+
+def test_however_much_happens_so_many_messages_a_second_are_sent() -> None:
+    bulletin, sent = Bulletin(View()), 0
+    bulletin.take(0.0, STARTED)
+    for step in range(10_000):
+        now = step / 1000
+        bulletin.take(now, events.RoundPublished(round=step + 1, invited=2))
+        sent += len(bulletin.due(now))
+    assert sent <= 10 / EVENTS_EVERY_S + 10 / SNAPSHOT_EVERY_S + 2
+
+
+def test_the_last_time_all_there_is_is_sent() -> None:
+    bulletin = Bulletin(View())
+    bulletin.take(0.0, STARTED)
+    bulletin.due(0.0)
+    bulletin.take(0.0, events.RunFinished(solved=True, rounds=1, value=1.0))
+    assert bulletin.due(0.01) == []
+    assert bulletin.wake_at == EVENTS_EVERY_S
+    assert [type(one.message) for one in bulletin.due(0.01, last=True)] == [Events, Snapshot]
+    assert bulletin.wake_at is None
+
+
+def test_a_broker_that_is_new_is_given_the_whole_picture() -> None:
+    bulletin = Bulletin(View())
+    bulletin.take(0.0, STARTED)
+    bulletin.due(0.0)
+    assert bulletin.due(100.0) == []
+    bulletin.on_broker()
+    assert [type(one.message) for one in bulletin.due(100.0)] == [Snapshot]
+
+
+def test_many_events_at_once_go_in_several_messages_that_follow_each_other() -> None:
+    bulletin, watching = Bulletin(View()), Watching(FakeLink(), clock=VirtualClock())
+    bulletin.take(0.0, STARTED)
+    deliver(watching, bulletin, 0.0)
+    for number in range(3 * AT_ONCE_MAX):
+        bulletin.take(1.0, events.RoundPublished(round=number + 1, invited=2))
+    assert len(deliver(watching, bulletin, 0.2)) == 3
+    assert watching.runs["one"].view == bulletin.view
+
+
+# --- what comes ----------------------------------------------------------------------------------------------------
+
+
+class FakeLink:
+    """Hands over what a test puts into it."""
+
+    def __init__(self) -> None:
+        self.news: list[News] = []
+
+    def receive(self) -> list[News]:  # type: ignore[override]
+        news, self.news = self.news, []
+        return news
+
+    def send(self, frames: object) -> bool:
+        return False
+
+
+def deliver(watching: Watching, bulletin: Bulletin, now: float) -> list[object]:
+    sends = bulletin.due(now)
+    take(watching, *(Delivered(encode(*one)) for one in sends))
+    return list(sends)
+
+
+def take(watching: Watching, *news: News) -> None:
+    watching._link.news += news  # type: ignore[attr-defined]
+    watching.step()
+
+
+def snapshot(view: View, run: str = "one", epoch: int = 1, seq: int | None = None) -> Delivered:
+    content = np.frombuffer(msgspec.msgpack.encode(view), np.uint8)
+    message = Snapshot(run=run, epoch=epoch, seq=view.seq if seq is None else seq)
+    return Delivered(encode(topics.snapshot_of(run), message, {VIEW: content}))
+
+
+def batch(*told: events.AnyEvent, first: int, epoch: int = 1) -> Delivered:
+    content = np.frombuffer(msgspec.msgpack.encode([(1.0, event) for event in told]), np.uint8)
+    message = Events(run="one", epoch=epoch, first=first, count=len(told))
+    return Delivered(encode(topics.events_of("one"), message, {EVENTS: content}))
+
+
+def picture(run: str = "one", epoch: int = 1) -> View:
+    view = View()
+    view.take(0.0, msgspec.structs.replace(STARTED, run=run, epoch=epoch))
+    return view
+
+
+@pytest.fixture
+def watching() -> Watching:
+    made = Watching(FakeLink(), clock=VirtualClock())
+    take(made, LinkUp(), snapshot(picture()))
+    return made
+
+
+def test_events_that_were_seen_before_are_taken_once(watching: Watching) -> None:
+    paused, resumed = events.RunPaused(), events.RunResumed()
+    for news in (batch(paused, first=1), batch(paused, first=1), batch(paused, resumed, first=1)):
+        take(watching, news)
+    assert watching.runs["one"].view.seq == 3
+
+
+def test_after_a_gap_the_next_snapshot_counts(watching: Watching) -> None:
+    take(watching, batch(events.RunPaused(), first=2))
+    view = watching.runs["one"].view
+    assert (view.seq, view.paused) == (1, False)
+    whole = picture()
+    whole.take(1.0, events.Waiting(present=0, needed=2))
+    whole.take(1.0, events.RunPaused())
+    take(watching, snapshot(whole))
+    assert watching.runs["one"].view == whole
+
+
+def test_an_older_picture_or_one_of_an_older_life_is_nothing(watching: Watching) -> None:
+    later = picture(epoch=2)
+    take(watching, snapshot(later, epoch=2), snapshot(picture()), batch(events.RunPaused(), first=1))
+    assert watching.runs["one"].view == later
+
+
+def test_what_cannot_be_a_picture_is_refused_and_nothing_is_lost(
+    watching: Watching, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = watching.runs["one"].view
+    nothing = encode("snapshot/one", Snapshot(run="one", epoch=9, seq=9))
+    noise = encode("snapshot/one", Snapshot(run="one", epoch=9, seq=9), {VIEW: np.frombuffer(b"noise", np.uint8)})
+    for frames in (nothing, noise, snapshot(picture(), run="other").frames, snapshot(picture(), seq=7).frames, [b"x"]):
+        caplog.clear()
+        take(watching, Delivered(frames))
+        (line,) = caplog.messages
+        assert "\n" not in line
+    assert list(watching.runs) == ["one"]
+    assert watching.runs["one"].view is before
+
+
+def test_an_aggregator_that_is_not_heard_is_not_here(watching: Watching) -> None:
+    clock = watching._clock
+    assert watching.runs["one"].here(clock.now())
+    clock.move_to(5.0)  # type: ignore[attr-defined]
+    assert not watching.runs["one"].here(clock.now())
+    take(watching, Delivered(encode("beacon/one", Beacon(run="one", epoch=1, round=1, open=True))))
+    assert watching.runs["one"].here(clock.now())
+
+
+def test_so_many_runs_are_kept(watching: Watching) -> None:
+    for number in range(RUNS_MAX + 5):
+        take(watching, snapshot(picture(f"run-{number}"), run=f"run-{number}"))
+    assert len(watching.runs) == RUNS_MAX
+    assert "one" not in watching.runs
+
+
+def test_who_was_never_let_in_ends_and_who_was_waits(watching: Watching) -> None:
+    take(watching, LinkDown(), LinkRefused())
+    assert not watching.there
+    with pytest.raises(NotAuthorised):
+        take(Watching(FakeLink(), clock=VirtualClock()), LinkRefused())
+
+
+# --- the broker's part ---------------------------------------------------------------------------------------------
+
+
+def test_an_observer_is_handed_the_newest_snapshot_of_each_run() -> None:
+    broker = Routing()
+    old, new = snapshot(picture()).frames, snapshot(picture(epoch=2), epoch=2).frames
+    other = snapshot(picture("two"), run="two").frames
+    for frames in (old, other, new):
+        assert list(broker.step(Published(frames))) == [Publish(frames)]
+    assert list(broker.step(Subscribed("watch/abc/"))) == [
+        Admit("watch/abc/"),
+        Publish([b"watch/abc/", *other[1:]]),
+        Publish([b"watch/abc/", *new[1:]]),
+    ]
+
+
+@pytest.mark.parametrize("topic", ["event/", "snapshot/", "event/one", "watch/abc/"])
+def test_what_observers_hear_is_for_no_trainer_that_has_shown_who_it_is(topic: str) -> None:
+    assert Admit(topic) in list(Routing().step(Subscribed(topic, "")))
+    assert list(Routing().step(Subscribed(topic, "alice"))) == []
+
+
+@pytest.mark.parametrize("topic", ["watch/", "watch/abc", "watcher/abc/", "snap"])
+def test_another_prefix_is_given_to_nobody(topic: str) -> None:
+    assert list(Routing().step(Subscribed(topic))) == []
