@@ -149,12 +149,12 @@ def edge_options(command: Command) -> Command:
     return broker_option(timeout_option(command))
 
 
-def check_labels(_ctx: click.Context, _param: click.Parameter, text: str) -> tuple[str, ...]:
-    """The words in a list with commas; what cannot be one is a wrong usage."""
-    labels = tuple(word.strip() for word in text.split(",") if word.strip())
+def check_labels(_ctx: click.Context, _param: click.Parameter, text: str) -> str:
+    """A list of words with commas between, and nothing else; what cannot be one is a wrong usage."""
+    labels = [word.strip() for word in text.split(",") if word.strip()]
     if len(labels) > LABELS_MAX or any(len(one) > LABEL_MAX or not one.isprintable() for one in labels):
         raise click.BadParameter(f"expected up to {LABELS_MAX} words of up to {LABEL_MAX} letters, got {text!r:.80}")
-    return labels
+    return ",".join(labels)
 
 
 def check_name(_ctx: click.Context, _param: click.Parameter, name: str | None) -> str | None:

@@ -101,7 +101,7 @@ def trainer(
     max_evaluations: int | None,
     allow_code: bool,
     score: str | None,
-    labels: tuple[str, ...],
+    labels: str,
     broker: str | None,
     keys: Path | None,
     connect_timeout: float | None,
@@ -183,9 +183,7 @@ def _name(given: str | None, membership: Membership | None) -> str:
     return name
 
 
-def _session(
-    name: str, count: int, spool: FileSpool | None, scale: int, cap: int | None, labels: tuple[str, ...]
-) -> Session:
+def _session(name: str, count: int, spool: FileSpool | None, scale: int, cap: int | None, labels: str) -> Session:
     """A session that goes on with what an earlier life has kept."""
     from fedmq import __version__
     from fedmq.streams import stream
@@ -196,8 +194,8 @@ def _session(
     kept = [] if spool is None else spool.load(name, count)
     budget = Budget(cap, () if spool is None or cap is None else spool.spent())
     seen = Seen(() if spool is None else spool.seen())
-    jitter = stream(0, "jitter", name)
-    return Session(name, count, __version__, jitter, kept, scale=scale, budget=budget, seen=seen, labels=labels)
+    jitter, words = stream(0, "jitter", name), tuple(filter(None, labels.split(",")))
+    return Session(name, count, __version__, jitter, kept, scale=scale, budget=budget, seen=seen, labels=words)
 
 
 def _rows(spec: str, name: str, least: int | None) -> Rows:

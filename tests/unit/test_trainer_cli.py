@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -42,11 +43,28 @@ def test_the_command_refuses_before_it_connects() -> None:
 
 
 @pytest.mark.parametrize(
-    "flags", [["--score-bits", "31"], ["--score-bits", "-1"], ["--min-rows", "0"], ["--max-evaluations", "0"]]
+    "flags",
+    [
+        ["--score-bits", "31"],
+        ["--score-bits", "-1"],
+        ["--min-rows", "0"],
+        ["--max-evaluations", "0"],
+        ["--labels", "a,b,c,d,e,f,g,h,i"],
+        ["--labels", "x" * 65],
+        ["--labels", "two\nlines"],
+    ],
 )
 def test_a_value_out_of_bounds_is_a_usage_error(flags: list[str]) -> None:
     done = CliRunner().invoke(cli.trainer, ["--data", "xor:1/2", *flags])
     assert done.exit_code == 2
+
+
+@pytest.mark.parametrize(("text", "words"), [("", ()), ("north", ("north",)), (" a=1 ,b, ,", ("a=1", "b"))])
+def test_labels_are_words_with_commas_between(text: str, words: tuple[str, ...]) -> None:
+    param = next(param for param in cli.trainer.params if param.name == "labels")
+    assert param.callback is not None
+    checked = param.callback(click.Context(cli.trainer), param, text)
+    assert cli._session("bob", 3, None, 16, None, checked).labels == words
 
 
 def test_the_command_and_the_wire_agree_about_bits() -> None:
