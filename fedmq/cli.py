@@ -24,6 +24,7 @@ COMMANDS = {
     "keys": ("deploy.keys", "Make a federation's keys; say who is let in."),
     "deploy": ("deploy.cli", "Put fedmq on hosts over SSH, and look after it there."),
     "runs": ("aggregator.runs", "List runs and look after them; pause, resume or stop a live one."),
+    "sink": ("dashboard.sink", "Write what happens in live runs for TensorBoard or MLflow."),
     "config": ("fedmq.config", "Write a file of settings for a service, or check one."),
     "doctor": ("deploy.doctor", "Look for what usually goes wrong, and say what to do."),
 }

@@ -1,6 +1,6 @@
 """What the key of an observer is good for, at a real broker: to watch every run, and nothing else, until it is revoked.
 
-What is told is made up here; that a picture comes of it is said in tests/unit/test_watching.py.
+What is told is made up here.
 """
 
 from __future__ import annotations
