@@ -6,6 +6,7 @@ ours as a tag.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -41,7 +42,7 @@ class Experiment:
         try:
             yield
         except MlflowException as error:
-            line = " ".join(str(error).split())  # without the address, which may hold a password
+            line = re.sub(r"//[^/@\s]*@", "//", " ".join(str(error).split()))  # an address may hold a password
             raise Unreachable(f"--to: expected an MLflow that takes what comes, got {line:.300}") from error
 
 
