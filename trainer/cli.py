@@ -155,13 +155,11 @@ def trainer(
     _check_count(name, len(rows.inputs), min_rows)
     seal = None if membership is None else TrainerSeal(membership)
     policy = _policy(allow_code, score, seal)
-    link = TrainerSockets(address, name, membership)
-    clock = SystemClock()
+    link, clock = TrainerSockets(address, name, membership), SystemClock()
     count, spool = len(rows.inputs), None if state is None else FileSpool(state / name)
-    session = _session(name, count, spool, score_bits, max_evaluations, labels)
     service = Trainer(
         link,
-        session,
+        _session(name, count, spool, score_bits, max_evaluations, labels),
         ThreadWorker(on_rows(rows, name, policy), link.wake, clock),
         clock=clock,
         broker=address,
