@@ -47,7 +47,6 @@ class Handler(BaseHTTPRequestHandler):
 
     server: Server
     server_version, sys_version = "fedmq", ""
-    timeout = REQUEST_S
 
     def do_GET(self) -> None:
         """Answer."""

@@ -93,6 +93,7 @@ def test_who_holds_connections_keeps_nobody_out_for_long(monkeypatch: pytest.Mon
             while one.recv(1000):
                 continue
             one.close()
+        monkeypatch.undo()
         assert ask(at, "/healthz")[0] == 200
 
 
