@@ -163,7 +163,7 @@ class Trainer:
     def _reject(self, rejected: Rejected) -> None:
         self.rejections[rejected.reason] = self.rejections.get(rejected.reason, 0) + 1
         said = "takes no part: %s" if isinstance(rejected, CodeRefused) else "what came cannot be used: %s"
-        log.warning(said, rejected)
+        log.warning(said, rejected, extra={"trainer": self.session.name})
 
     def _take(self, event: Event) -> None:
         held = self._held() if log.isEnabledFor(logging.INFO) else set()

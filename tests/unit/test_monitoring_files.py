@@ -20,6 +20,7 @@ from metrics_scene import SERVICES, names
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "deploy" / "prometheus" / "alerts.yml"
 SCRAPE = ROOT / "deploy" / "prometheus" / "prometheus.yml"
+STORY = Path(__file__).parent / "alerts_test.yml"
 BOARD = ROOT / "deploy" / "grafana" / "fedmq.json"
 
 
@@ -55,6 +56,7 @@ def test_promtool_accepts_what_is_told_and_the_rules(tmp_path: Path) -> None:
         subprocess.run(["promtool", "check", "metrics"], input=make().text()[0], check=True, capture_output=True)
     subprocess.run(["promtool", "check", "rules", RULES], check=True, capture_output=True)
     subprocess.run(["promtool", "check", "config", SCRAPE], check=True, capture_output=True)
+    subprocess.run(["promtool", "test", "rules", STORY], check=True, capture_output=True)
     panels = [
         {"alert": f"Panel{number}", "expr": expr.replace("$__rate_interval", "5m")}
         for number, expr in enumerate(expressions().values())
