@@ -237,7 +237,8 @@ def revoke(who: str, keys: Path) -> None:
     from deploy import roll
 
     public = roll.revoke(keys, who, time.time())
-    click.echo(f"{public.role} {roll.described(public)} is not let in any more; a new key can be: fedmq keys token")
+    again = "fedmq keys observer" if public.role == "observer" else "fedmq keys token"
+    click.echo(f"{public.role} {roll.described(public)} is not let in any more; a new key can be: {again}")
 
 
 @keys.command()
