@@ -103,9 +103,9 @@ def metrics_option(command: Command) -> Command:
     """--metrics."""
     return option(
         "--metrics",
-        metavar="[HOST:]PORT",
+        metavar="PORT",
         callback=_read_place,
-        help=f"Serve /metrics for Prometheus, /healthz and /readyz there; on {LOOPBACK} when no HOST is given.",
+        help=f"Serve /metrics for Prometheus, /healthz and /readyz, on {LOOPBACK}; HOST:PORT for another address.",
     )(command)
 
 
