@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fedmq.errors import BadConfiguration, StoreError
-from fedmq.options import check_name, edge_options, one_thread_for_arrays, option, service_options
+from fedmq.options import check_name, edge_options, metrics_option, one_thread_for_arrays, option, service_options
 
 if TYPE_CHECKING:
     from aggregator.report import Report
@@ -74,6 +74,7 @@ if TYPE_CHECKING:
 @option("--quiet", is_flag=True, help="Print nothing but errors.")
 @option("--json", "as_json", is_flag=True, help="Print the report as JSON at the end, and nothing else.")
 @edge_options
+@metrics_option
 @service_options
 def aggregator(
     task_name: str | None,
@@ -93,6 +94,7 @@ def aggregator(
     broker: str | None,
     keys: Path | None,
     connect_timeout: float | None,
+    metrics: tuple[str, int] | None,
 ) -> None:
     """Run one training to its end, or continue the one in --out.
 
@@ -141,7 +143,7 @@ def aggregator(
     )
     seal = None if keys is None or membership is None else AggregatorSeal(membership, Members(keys))
     link = AggregatorSockets(address, store.description.run if store.description else name, membership)
-    service = _serve(link, store, folder, limits, address, seal, silent=quiet or as_json)
+    service = _serve(link, store, folder, limits, address, seal, metrics, silent=quiet or as_json)
     _end(service, folder, store, quiet=quiet, as_json=as_json)
 
 
@@ -152,15 +154,18 @@ def _serve(
     limits: Limits,
     broker: str,
     seal: Seal | None,
+    metrics_at: tuple[str, int] | None,
     *,
     silent: bool,
 ) -> Aggregator:
     """Run the aggregator of the run in `store` until it is done."""
+    from aggregator.metrics import Tally, measure
     from aggregator.progress import log_event, open_progress
     from aggregator.service import Aggregator
     from aggregator.strategies import find_strategy
     from fedmq.clock import SystemClock
     from fedmq.event_log import EVENTS, EventLog, read_view
+    from fedmq.exposition import exposed
     from fedmq.loop import serve
 
     description = store.description
@@ -169,17 +174,22 @@ def _serve(
     view = read_view(folder / EVENTS)
     log, progress = EventLog(folder / EVENTS, clock.wall, view), open_progress(view, metric, quiet=silent)
 
+    tally = Tally()
+
     def watch(event: AnyEvent) -> None:
         log(event)
         progress(event)
         log_event(event, description.run, metric)
+        if metrics_at is not None:
+            tally(event)
 
     try:
         strategy = find_strategy(description.strategy, description.robust)
         service = Aggregator(
             link, store, strategy, limits, clock=clock, watch=watch, broker=broker, seal=seal, view=view
         )
-        serve(service, link, clock)
+        with exposed(metrics_at, measure(service, view, tally, clock), lambda: service.reach.lacks) as pulse:
+            serve(service, link, clock, pulse=pulse)
     finally:
         progress.close()
         link.close()

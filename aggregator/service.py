@@ -100,7 +100,7 @@ class Aggregator:
         self._bulletin = None if view is None else Bulletin(view)
         self._link, self._store, self._clock, self._watch = link, store, clock, watch
         self._seal: Seal = seal or NoSeal()
-        self._reach = Reach(broker, clock.now(), limits.connect_timeout_s)
+        self.reach = Reach(broker, clock.now(), limits.connect_timeout_s)
         task, settings = description.task, self.rounds.settings
         self._tell(
             events.RunStarted(
@@ -131,8 +131,8 @@ class Aggregator:
         """See `loop.Service`."""
         if self.rounds.phase is Phase.FINISHED:
             return self._farewell_by
-        told = None if self._bulletin is None or not self._reach.there else self._bulletin.wake_at
-        return earliest(self._reach.wake_at, self.rounds.wake_at, told)
+        told = None if self._bulletin is None or not self.reach.there else self._bulletin.wake_at
+        return earliest(self.reach.wake_at, self.rounds.wake_at, told)
 
     @property
     def status(self) -> str:
@@ -140,7 +140,7 @@ class Aggregator:
         rounds, present = self.rounds, len(self.rounds.roster.present)
         needed = rounds.settings.min_trainers
         people = f"{present} trainers" if present >= needed else f"waiting for trainers ({present} of {needed})"
-        if not self._reach.there:
+        if not self.reach.there:
             people = "the broker is not there"
         best = "" if self._best is None else f", best {self._best.value:.4g}"
         return f"{'paused, ' if rounds.paused else ''}round {rounds.round}, {people}{best}"
@@ -165,19 +165,19 @@ class Aggregator:
         self._perform(effects)
         self._send_bulletin()
         if not self.done:
-            self._reach.check(self._clock.now())
+            self.reach.check(self._clock.now())
 
     def _event(self, news: News) -> Event:
         if isinstance(news, LinkUp):
-            self._reach.up()
+            self.reach.up()
             if self._bulletin is not None:
                 self._bulletin.on_broker()
             return BrokerUp()
         if isinstance(news, LinkRefused):
-            self._reach.refused()
+            self.reach.refused()
             return BrokerDown()
         if not isinstance(news, Delivered):
-            self._reach.down()
+            self.reach.down()
             return BrokerDown()
         self.bytes_up += sum(map(len, news.frames))
         try:
@@ -245,7 +245,7 @@ class Aggregator:
 
     def _send_bulletin(self) -> None:
         """To those who watch through the broker; all there is to tell, if nothing else will be."""
-        if self._bulletin is not None and self._reach.there:
+        if self._bulletin is not None and self.reach.there:
             for outgoing in self._bulletin.due(self._clock.now(), last=self.done):
                 self._link.send(encode(*outgoing, sign=self._seal.sign))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from fedmq.address import DEFAULT_PORT, PORTS, parse_address
-from fedmq.options import keys_option, option, service_options
+from fedmq.options import keys_option, metrics_option, option, service_options
 
 
 @click.command()
@@ -23,8 +23,9 @@ from fedmq.options import keys_option, option, service_options
     help=f"The first of {PORTS} consecutive ports. [default: {DEFAULT_PORT}; with keys the federation's]",
 )
 @keys_option
+@metrics_option
 @service_options
-def broker(bind: str | None, port: int | None, keys: Path | None) -> None:
+def broker(bind: str | None, port: int | None, keys: Path | None, metrics: tuple[str, int] | None) -> None:
     """Run the broker until it is stopped.
 
     Everything meets here: it forwards rounds to trainers and results to aggregators. It keeps nothing that matters,
@@ -36,11 +37,14 @@ def broker(bind: str | None, port: int | None, keys: Path | None) -> None:
       fedmq broker
       fedmq broker --port 7000
       fedmq broker --keys keys --bind 0.0.0.0
+      fedmq broker --metrics 9101
     """
     from broker.enrolment import Enrolment
     from broker.gate import KeyGate
+    from broker.metrics import measure
     from broker.service import Broker
     from fedmq.clock import SystemClock
+    from fedmq.exposition import exposed
     from fedmq.keyring import Members, find_broker
     from fedmq.loop import serve
     from fedmq.sockets import BrokerSockets
@@ -58,7 +62,9 @@ def broker(bind: str | None, port: int | None, keys: Path | None) -> None:
     last = first + PORTS - 1 - (gate is None)  # the last is for those who ask to be let in
     where = f" --keys {keys}" if keys else "" if first == DEFAULT_PORT else f" --broker tcp://{host}:{first}"
     line = f"broker on tcp://{host}:{first} (ports {first} to {last}); next: fedmq aggregator --task xor{where}"
+    service = Broker(hub, gate, enrolment)
     try:
-        serve(Broker(hub, gate, enrolment), hub, clock, ready=lambda: click.echo(line))
+        with exposed(metrics, measure(service, hub, gate), lambda: "") as pulse:
+            serve(service, hub, clock, ready=lambda: click.echo(line), pulse=pulse)
     finally:
         hub.close()

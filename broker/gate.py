@@ -32,6 +32,8 @@ ASKS, ASKS_S = (
     3.0,
 )  # at the fifth port, where each costs a signature and some files; who waits asks twice a second
 TOLD_AGAIN_S = 60.0
+# Why a connection or a message is refused. The former are counted on a thread of their own: each has one writer.
+REFUSALS = ("connection-key", "connection-rate", "message-key", "message-rate")
 
 log = logging.getLogger(__name__)
 
@@ -81,17 +83,21 @@ class KeyGate:
         self.secret = membership.identity.transport_secret
         self._aggregator = membership.federation.aggregator
         self._members, self._tickets, self._clock = members, tickets, clock
+        self.refused = dict.fromkeys(REFUSALS, 0)
         self._accounts: dict[bytes, Account] = {}  # only of those who are let in: bounded as members and tokens are
 
     def admits(self, port: Port, key: bytes) -> bool:
         """See `network.Gate`."""
         guest = self._guest(port, key)
         if guest is None:
+            self.refused["connection-key"] += 1
             return False
         account, now = self._account(key), self._clock.now()
         if now < account.shut_out_until:
+            self.refused["connection-key"] += 1
             return False
         if not account.handshakes.take(1.0, now):
+            self.refused["connection-rate"] += 1
             self._tell(guest, account, now, "connects too often")
             return False
         return True
@@ -100,9 +106,11 @@ class KeyGate:
         """See `network.Gate`."""
         guest = self._guest(port, key)
         if guest is None:
+            self.refused["message-key"] += 1
             return None
         account, now = self._account(key), self._clock.now()
         if now < account.shut_out_until:
+            self.refused["message-key"] += 1
             return None
         if port is Port.JOIN:
             within = account.asks.take(1.0, now)
@@ -113,6 +121,7 @@ class KeyGate:
         if within:
             # An inbox is a trainer's: who has none is nobody there.
             return guest.name if guest.role == "trainer" or port is not Port.SUBSCRIBE else ""
+        self.refused["message-rate"] += 1
         self._tell(guest, account, now, "sends too much; some of it is dropped")
         return None
 

@@ -31,6 +31,7 @@ def keys() -> None:
       fedmq keys init --broker tcp://192.0.2.1:5550
       fedmq keys token
       fedmq keys accept k7fq
+      fedmq keys observer wall --out wall
       fedmq keys ls
     """
 
@@ -108,6 +109,33 @@ def token(name: str | None, hours: float, keys: Path) -> None:
     expires = int(now + hours * 3600)
     click.echo(issue_token(keys, expires, name, now))
     click.echo(f"good for one machine until {moment(expires)}; there: fedmq trainer join TOKEN", err=True)
+
+
+@keys.command()
+@click.argument("name", callback=check_name)
+@option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Folder to make, with all that the observer needs.",
+)
+@keys_folder_option
+@log_options
+def observer(name: str, out: Path, keys: Path) -> None:
+    """Let in an observer NAME: who has its key can watch every run, and change nothing.
+
+    The key is in the folder DIR, which is all that is needed where it is watched from: take it there, and keep it
+    secret on the way. fedmq keys revoke NAME ends it.
+
+    \b
+    Examples:
+      fedmq keys observer wall --out wall
+    """
+    from deploy.roll import add_observer, described
+
+    public = add_observer(keys, name, out)
+    click.echo(f"observer {described(public)} is let in; its secret key is in {out}, which goes where it is used")
 
 
 @keys.command()
@@ -209,7 +237,8 @@ def revoke(who: str, keys: Path) -> None:
     from deploy import roll
 
     public = roll.revoke(keys, who, time.time())
-    click.echo(f"{public.role} {roll.described(public)} is not let in any more; a new key can be: fedmq keys token")
+    again = "fedmq keys observer" if public.role == "observer" else "fedmq keys token"
+    click.echo(f"{public.role} {roll.described(public)} is not let in any more; a new key can be: {again}")
 
 
 @keys.command()
@@ -237,6 +266,7 @@ def rotate(role: str, keys: Path, connect_timeout: float | None) -> None:
         click.echo(
             f"each trainer has to join again: fedmq keys token{_where(keys)}, and there fedmq trainer join TOKEN"
         )
+        click.echo(f"each observer needs the new {keys}/federation.json in its folder")
         return
     identity, standing = rotate_trainer(keys, connect_timeout)
     if standing is None or standing.state != "accepted":

@@ -27,6 +27,7 @@ from fedmq.keyring import (
     read_publics,
     write_federation,
     write_identity,
+    write_public,
 )
 from fedmq.keys import Identity, Public, transport_pair
 from fedmq.token import TOKENS, TOKENS_MAX, Ticket, make_token, read_tickets, ticket_path, write_line, write_ticket
@@ -95,6 +96,25 @@ def issue_token(folder: Path, expires: int, name: str | None, now: float) -> str
     public, secret = transport_pair()
     write_ticket(folder, public, Ticket(expires, name))
     return write_line(make_token(federation, secret, expires, name))
+
+
+def add_observer(folder: Path, name: str, out: Path) -> Public:
+    """Let in somebody who may only watch: a new key of that name, with the federation, in the folder `out`.
+
+    Raises:
+        BadConfiguration: a member is named so already, or there is a key or another federation in `out`.
+    """
+    federation = read_home(folder)
+    if any(one.name == name for one in (*read_publics(folder, MEMBERS), federation.aggregator)):
+        raise BadConfiguration(f"{name}: another one is named so already; choose another, fedmq keys ls")
+    if (out / FEDERATION).exists() and read_federation(out) != federation:
+        raise BadConfiguration(f"--out {out}: expected a folder without another federation's keys; choose another")
+    identity = Identity.new("observer", name)
+    write_identity(out, identity)
+    if not (out / FEDERATION).exists():
+        write_federation(out, federation)
+    write_public(folder, MEMBERS, identity.public)
+    return identity.public
 
 
 def read_roll(folder: Path, now: float) -> Roll:

@@ -3,7 +3,8 @@
     federation.json     public: the federation's id, where its broker is, and the keys of broker and aggregator
     broker.key          secret: only on the broker's machine,
     aggregator.key      on the aggregator's,
-    trainer.key         or on a trainer's; mode 0600, and refused when others can read it
+    trainer.key         on a trainer's,
+    observer.key        or on the machine of who only watches; mode 0600, and refused when others can read it
     trainer.key.next    secret: a key that was made here and is not accepted yet
     members/            public: one file for each key that is let in, named by its fingerprint
     requests/           who asked to be let in and was not yet accepted,
@@ -37,6 +38,7 @@ MEMBERS, REQUESTS, REVOKED = "members", "requests", "revoked"
 KEY_SUFFIX, NEXT_SUFFIX, PUBLIC_SUFFIX = ".key", ".key.next", ".json"
 FILE_BYTES_MAX = 16 << 10
 REFRESH_S = 0.25  # a revocation is seen within it
+WATCHERS: tuple[Role, ...] = ("observer", "aggregator")  # who may watch: an operator holds the aggregator's key
 
 _T = TypeVar("_T")
 log = logging.getLogger(__name__)
@@ -109,6 +111,24 @@ def find_broker(given: str | None, keys: Path | None, role: Role) -> tuple[str, 
     address = given or (DEFAULT_ADDRESS if membership is None else membership.federation.broker)
     parse_address(address)
     return address, membership
+
+
+def find_watching(given: str | None, keys: Path | None) -> tuple[str, Membership | None]:
+    """As `find_broker`, for who only watches: with the key of an observer, or else of the aggregator.
+
+    Raises:
+        BadConfiguration: neither is there, or as `read_membership` says.
+    """
+    if keys is None:
+        return find_broker(given, None, WATCHERS[0])
+    read_federation(keys)
+    for role in WATCHERS:
+        if (keys / f"{role}{KEY_SUFFIX}").is_file():
+            return find_broker(given, keys, role)
+    raise BadConfiguration(
+        f"--keys {keys}: expected observer{KEY_SUFFIX} or aggregator{KEY_SUFFIX} in it, got neither; "
+        "on the broker's machine fedmq keys observer NAME --out DIR makes one"
+    )
 
 
 def write_federation(folder: Path, federation: Federation) -> None:

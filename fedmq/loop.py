@@ -1,13 +1,14 @@
 """The loop that each service runs on: wait for the network or the next deadline, let the service take one step.
 
 It decides nothing. SIGTERM and SIGINT ask the service to stop; a second one ends it at once. Each pass is a sign of
-life for systemd, where there is one.
+life: for systemd, where there is one, and for the pulse, where somebody feels it.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from types import FrameType
 from typing import Protocol
@@ -15,6 +16,9 @@ from typing import Protocol
 from fedmq.clock import Clock
 from fedmq.deadlines import earliest
 from fedmq.notify import Notifier
+
+BEAT_S = 1.0  # a loop whose pulse is felt passes so often,
+HANGS_S = 10.0  # and hangs when it has not for so long
 
 
 class Service(Protocol):
@@ -56,6 +60,24 @@ class Waiting(Protocol):
         ...
 
 
+class Pulse:
+    """When a loop has last passed: beaten by it, felt from any thread. Before the first pass nothing hangs yet."""
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._at = now()
+
+    def beat(self) -> None:
+        """The loop has passed."""
+        self._at = self._now()
+
+    @property
+    def lacks(self) -> str:
+        """What is wrong with the loop, in words; "" when nothing is."""
+        age_s = self._now() - self._at
+        return "" if age_s < HANGS_S else f"the service has not moved for {age_s:.0f} s"
+
+
 def serve(
     service: Service,
     link: Waiting,
@@ -63,8 +85,12 @@ def serve(
     *,
     ready: Callable[[], None] | None = None,
     notifier: Notifier | None = None,
+    pulse: Pulse | None = None,
 ) -> None:
-    """Run `service` until it is done; `ready` is called once signals are heeded. None: systemd's, if it is there."""
+    """Run `service` until it is done; `ready` is called once signals are heeded.
+
+    `notifier` None: systemd's, if it is there. `pulse` None: nobody feels it.
+    """
     notifier = notifier or Notifier(os.environ)
     asked = False
 
@@ -83,7 +109,11 @@ def serve(
     service.step()
     while not service.done:
         notifier.passed(clock.now(), lambda: service.status)
-        wake_at = earliest(service.wake_at, notifier.wake_at)
+        beat_at = None
+        if pulse is not None:
+            pulse.beat()
+            beat_at = clock.now() + BEAT_S
+        wake_at = earliest(service.wake_at, notifier.wake_at, beat_at)
         link.wait(None if wake_at is None else wake_at - clock.now())
         if asked:
             asked = False

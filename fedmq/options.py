@@ -21,6 +21,7 @@ from fedmq.settings import values_of
 from fedmq.topics import NAME_PATTERN
 
 STDERR = 2
+LOOPBACK = "127.0.0.1"
 LABELS_MAX, LABEL_MAX = 8, 64  # as `fedmq.messages.Labels` has it, which would load numpy for a `--help`
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -86,6 +87,26 @@ def log_options(command: Command) -> Command:
     )
     debug = click.option("--debug", is_flag=True, expose_value=False, help="Show a traceback when something fails.")
     return level(debug(command))
+
+
+def _read_place(_ctx: click.Context, _param: click.Parameter, place: str | None) -> tuple[str, int] | None:
+    """PORT or HOST:PORT as a host and a port, or a usage error."""
+    if place is None:
+        return None
+    host, _, port = place.rpartition(":")
+    if not port.isascii() or not port.isdecimal() or not 0 < int(port) < 1 << 16:
+        raise click.BadParameter(f"expected PORT or HOST:PORT, such as 9100, got {place!r:.80}")
+    return host.strip("[]") or LOOPBACK, int(port)
+
+
+def metrics_option(command: Command) -> Command:
+    """--metrics."""
+    return option(
+        "--metrics",
+        metavar="PORT",
+        callback=_read_place,
+        help=f"Serve /metrics for Prometheus, /healthz and /readyz, on {LOOPBACK}; HOST:PORT for another address.",
+    )(command)
 
 
 def service_options(command: Command) -> Command:

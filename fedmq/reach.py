@@ -30,6 +30,12 @@ class Reach:
         self._shut_out = False  # or that it does not let us in
         self._reached = False  # once at least
         self.there = False  # now
+        self.contacts = 0  # how many times it was reached
+
+    @property
+    def lacks(self) -> str:
+        """What is missing, in words; "" when the broker is there."""
+        return "" if self.there else f"the broker at {self._address} is not there"
 
     @property
     def wake_at(self) -> float | None:
@@ -38,6 +44,7 @@ class Reach:
 
     def up(self) -> None:
         """The broker is there."""
+        self.contacts += not self.there
         self._notice_at = self._give_up_at = None
         self._reached = self.there = True
         if self._missed:

@@ -12,14 +12,25 @@ import click
 from click.core import ParameterSource
 
 from fedmq.errors import BadConfiguration, BadData
-from fedmq.options import check_labels, check_name, edge_options, one_thread_for_arrays, option, service_options
+from fedmq.options import (
+    check_labels,
+    check_name,
+    edge_options,
+    metrics_option,
+    one_thread_for_arrays,
+    option,
+    service_options,
+)
 from trainer.join import join
 
 if TYPE_CHECKING:
+    from fedmq.clock import Clock
     from fedmq.keyring import Membership
     from fedmq.seal import TrainerSeal
+    from fedmq.sockets import TrainerSockets
     from fedmq.tasks import Rows
     from trainer.policy import CodePolicy
+    from trainer.service import Trainer
     from trainer.session import Session
     from trainer.spool import FileSpool
 
@@ -89,6 +100,7 @@ log = logging.getLogger(__name__)
     help="Words about this trainer, for those who watch the run: site=north,rack=3.",
 )
 @edge_options
+@metrics_option
 @service_options
 @click.pass_context
 def trainer(
@@ -105,6 +117,7 @@ def trainer(
     broker: str | None,
     keys: Path | None,
     connect_timeout: float | None,
+    metrics: tuple[str, int] | None,
 ) -> None:
     """Train on this machine's rows until it is stopped.
 
@@ -129,7 +142,6 @@ def trainer(
     one_thread_for_arrays()
     from fedmq.clock import SystemClock
     from fedmq.keyring import find_broker
-    from fedmq.loop import serve
     from fedmq.seal import TrainerSeal
     from fedmq.sockets import TrainerSockets
     from trainer.answer import on_rows
@@ -142,13 +154,11 @@ def trainer(
     rows = _rows(data, name, min_rows)
     seal = None if membership is None else TrainerSeal(membership)
     policy = _policy(allow_code, score, seal)
-    link = TrainerSockets(address, name, membership)
-    clock = SystemClock()
+    link, clock = TrainerSockets(address, name, membership), SystemClock()
     count, spool = len(rows.inputs), None if state is None else FileSpool(state / name)
-    session = _session(name, count, spool, score_bits, max_evaluations, labels)
     service = Trainer(
         link,
-        session,
+        _session(name, count, spool, score_bits, max_evaluations, labels),
         ThreadWorker(on_rows(rows, name, policy), link.wake, clock),
         clock=clock,
         broker=address,
@@ -158,9 +168,19 @@ def trainer(
         usage=usage_of_process,
     )
     try:
-        serve(service, link, clock, ready=lambda: click.echo(f"trainer {name}: {count} rows, broker {address}"))
+        _serve(service, link, clock, f"trainer {name}: {count} rows, broker {address}", metrics)
     finally:
         link.close()
+
+
+def _serve(service: Trainer, link: TrainerSockets, clock: Clock, line: str, metrics: tuple[str, int] | None) -> None:
+    """Run the trainer until it is done; the line is said once it does its work."""
+    from fedmq.exposition import exposed
+    from fedmq.loop import serve
+    from trainer.metrics import measure
+
+    with exposed(metrics, measure(service), lambda: service.reach.lacks) as pulse:
+        serve(service, link, clock, ready=lambda: click.echo(line), pulse=pulse)
 
 
 def _check_nothing_is_given(ctx: click.Context) -> None:

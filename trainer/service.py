@@ -36,7 +36,8 @@ def usage_of_process() -> tuple[float, int]:
 class Trainer:
     """A trainer on a link, with a worker; `step` takes what has come. Without a spool, results live in memory only.
 
-    `rejections` counts, by reason, the frames that could not be used.
+    `rejections` counts, by reason, the frames that could not be used, `refusals` the results that were refused;
+    `trained` is told how long each piece of work took.
     """
 
     def __init__(
@@ -54,8 +55,10 @@ class Trainer:
     ) -> None:
         self.session = session
         self.rejections: dict[str, int] = {}
+        self.refusals: dict[str, int] = {}
+        self.trained: Callable[[float], None] | None = None
         self._link, self._worker, self._clock = link, worker, clock
-        self._reach = Reach(broker, clock.now(), connect_timeout_s)
+        self.reach = Reach(broker, clock.now(), connect_timeout_s)
         self._spool = spool
         self._seal: Seal = seal or NoSeal()
         self._failure: Exception | None = None
@@ -69,13 +72,13 @@ class Trainer:
     @property
     def wake_at(self) -> float | None:
         """See `loop.Service`."""
-        return earliest(self._reach.wake_at, self.session.wake_at)
+        return earliest(self.reach.wake_at, self.session.wake_at)
 
     @property
     def status(self) -> str:
         """See `loop.Service`."""
         working, runs = self.session.working, self.session.runs
-        if not self._reach.there:
+        if not self.reach.there:
             return "the broker is not there"
         if working is not None:
             return f"round {working[1]} of run {working[0]}, working"
@@ -109,17 +112,17 @@ class Trainer:
             self._take(Tick())
         if self._failure is not None:
             raise self._failure
-        self._reach.check(self._clock.now())
+        self.reach.check(self._clock.now())
 
     def _event(self, news: News) -> Event | None:
         if isinstance(news, LinkUp):
-            self._reach.up()
+            self.reach.up()
             return Connected()
         if isinstance(news, LinkRefused):
-            self._reach.refused()
+            self.reach.refused()
             return Disconnected()
         if not isinstance(news, Delivered):
-            self._reach.down()
+            self.reach.down()
             return Disconnected()
         try:
             packet = decode(news.frames)
@@ -134,6 +137,7 @@ class Trainer:
             about = self._about(message.run, message.rounds)
             log.info("run %s is finished after %s rounds", message.run, message.rounds, extra=about)
         elif isinstance(message, Refused):
+            self.refusals[message.reason] = self.refusals.get(message.reason, 0) + 1
             text, about = "the result of round %s was refused: %s: %s", self._about(message.run, message.round)
             log.warning(text, message.round, message.reason, message.detail, extra=about)
         return Heard(packet)
@@ -142,6 +146,8 @@ class Trainer:
         if not isinstance(done.outcome, Exception):
             about = self._about(done.run, done.round)
             log.info("round %s of run %s took %.3f s", done.round, done.run, done.train_s, extra=about)
+            if self.trained is not None:
+                self.trained(done.train_s)
             self._take(Worked(done.run, done.round, done.outcome, done.train_s))
             return
         self._take(WorkFailed(done.run, done.round))
@@ -157,7 +163,7 @@ class Trainer:
     def _reject(self, rejected: Rejected) -> None:
         self.rejections[rejected.reason] = self.rejections.get(rejected.reason, 0) + 1
         said = "takes no part: %s" if isinstance(rejected, CodeRefused) else "what came cannot be used: %s"
-        log.warning(said, rejected)
+        log.warning(said, rejected, extra={"trainer": self.session.name})
 
     def _take(self, event: Event) -> None:
         held = self._held() if log.isEnabledFor(logging.INFO) else set()

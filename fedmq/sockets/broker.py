@@ -84,6 +84,7 @@ class BrokerSockets(Endpoint):
             Port.JOIN: self._asked,
         }
         self._topics: dict[Connection, list[str]] = {}  # what was admitted to whom
+        self.bytes = self.cuts = 0  # that came; connections that were cut
         give_back_memory()
         super().__init__()
 
@@ -98,10 +99,8 @@ class BrokerSockets(Endpoint):
         self._authenticator = None if self._gate is None else self._authenticate(self._gate)
         self._ports: dict[zmq.Socket[bytes], Port] = {}
         self._monitors: dict[zmq.Socket[bytes], Port] = {}
-        for port, kind in KINDS.items():
-            if port is Port.JOIN and self._gate is None:
-                continue
-            socket = self._socket(kind)
+        for port in self.ports:
+            socket = self._socket(KINDS[port])
             self._ports[socket] = port
             self._monitors[self._monitor(socket, CONNECTIONS)] = port
             self._guard(socket, port)
@@ -110,6 +109,16 @@ class BrokerSockets(Endpoint):
         self._of = {port: socket for socket, port in self._ports.items()}
         (self._subscriber_monitor,) = (one for one, port in self._monitors.items() if port is Port.SUBSCRIBE)
         self._of[Port.PUBLISH].send(b"\x01")  # everything, from every aggregator
+
+    @property
+    def ports(self) -> list[Port]:
+        """Those that are bound."""
+        return [port for port in Port if port is not Port.JOIN or self._gate is not None]
+
+    @property
+    def connections(self) -> list[Connection]:
+        """All that there are; any thread may ask."""
+        return list(self._watchdog.held)
 
     def _authenticate(self, gate: Gate) -> ThreadAuthenticator:
         """A thread that answers whether a key is let in: on this one, a busy moment would hold up every handshake."""
@@ -207,6 +216,7 @@ class BrokerSockets(Endpoint):
         key = b"" if self._gate is None else z85.decode(_property(head, "User-Id", ""))
         if key:
             self._keys[connection] = key
+        self.bytes += size
         self._watchdog.delivered(connection, key, size)
         if many > FRAMES_MAX + 1:
             self._cut(connection, f"it sent a message of {many} frames")
@@ -238,6 +248,7 @@ class BrokerSockets(Endpoint):
             self._cut(connection, f"it sent {held.pending} bytes without a whole message")
 
     def _cut(self, connection: Connection, why: str) -> None:
+        self.cuts += 1
         if self._gate is not None and connection in self._keys:
             self._gate.punish(self._keys[connection])
         if connection in self._watchdog.held:  # else it has ended, and its descriptor may be another's

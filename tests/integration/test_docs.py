@@ -34,6 +34,7 @@ NAMED = (
     "how-to/by-hand",
     "how-to/enrol-a-trainer",
     "how-to/keep-a-run-alive",
+    "how-to/metrics",
     "how-to/one-machine",
     "how-to/your-own-task",
     "how-to/your-own-data",
@@ -42,6 +43,7 @@ NAMED = (
 )
 PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in NAMED)]
 FIRST_MACHINE = "tcp://192.0.2.1:5550"  # on the pages, where the broker of a federation with keys is
+METRICS_PORTS = ("9101", "9102", "9103")  # on the pages
 LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)")
 
 INTRODUCTION = """\
@@ -92,6 +94,8 @@ def test_the_commands_of_a_page_work_in_order(page: Path, tmp_path: Path) -> Non
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     port = free_port()
     script = script.replace(FIRST_MACHINE, f"tcp://127.0.0.1:{port}")
+    for one in METRICS_PORTS:
+        script = script.replace(one, str(free_port()))
     environment = clean_environment(
         PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         FEDMQ_PORT=str(port),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fedmq.loop import serve
+from fedmq.loop import BEAT_S, HANGS_S, Pulse, serve
 from fedmq.notify import Notifier
 
 
@@ -106,3 +106,16 @@ def test_a_signal_is_told_as_the_end(tmp_path: Path) -> None:
     assert service.stopped
     assert service.steps == 4
     assert lines[-1] == "STOPPING=1"
+
+
+def test_a_loop_whose_pulse_is_felt_passes_now_and_then_and_beats_it_each_time() -> None:
+    service = Counting(20)
+    pulse = Pulse(service.now)
+    service.wait(HANGS_S)
+    assert pulse.lacks == "the service has not moved for 10 s"
+
+    serve(service, service, service, pulse=pulse)
+
+    assert set(service.waits[1:]) == {BEAT_S}
+    assert service.now() > HANGS_S + BEAT_S
+    assert pulse.lacks == ""

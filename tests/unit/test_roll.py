@@ -8,7 +8,16 @@ import pytest
 
 from deploy import roll
 from fedmq.errors import BadConfiguration
-from fedmq.keyring import MEMBERS, REQUESTS, read_federation, read_identity, read_membership, write_public
+from fedmq.keyring import (
+    MEMBERS,
+    REQUESTS,
+    find_watching,
+    read_federation,
+    read_identity,
+    read_membership,
+    write_federation,
+    write_public,
+)
 from fedmq.keys import Identity, Public
 from fedmq.token import TOKENS_MAX
 
@@ -136,3 +145,48 @@ def test_a_new_key_of_the_federation_is_in_its_description(folder: Path, role: s
     assert (federation.broker_key, federation.aggregator) == expected
     assert federation.broker_key != before.broker_key or role == "aggregator"
     assert not list(folder.glob("*.next"))
+
+
+def test_an_observer_has_a_folder_of_its_own_and_is_revoked_as_others_are(tmp_path: Path, folder: Path) -> None:
+    public = roll.add_observer(folder, "wall", tmp_path / "wall")
+
+    address, membership = find_watching(None, tmp_path / "wall")
+    assert membership == read_membership(tmp_path / "wall", "observer")
+    assert (address, membership.identity.public) == ("tcp://192.0.2.1:5550", public)
+    assert (tmp_path / "wall" / "observer.key").stat().st_mode & 0o777 == 0o600
+    assert roll.read_roll(folder, NOW).members == [public]
+    assert roll.revoke(folder, "wall", NOW) == public
+    assert roll.read_roll(folder, NOW).members == []
+
+
+def test_who_holds_the_aggregators_key_watches_with_it_and_a_trainer_with_none(tmp_path: Path, folder: Path) -> None:
+    assert find_watching(None, folder)[1] == read_membership(folder, "aggregator")
+    assert find_watching("tcp://192.0.2.9:7000", None) == ("tcp://192.0.2.9:7000", None)
+    roll.add_observer(folder, "wall", folder)  # on the same machine
+    assert find_watching(None, folder)[1] == read_membership(folder, "observer")
+    joined = tmp_path / "joined"
+    write_federation(joined, read_federation(folder))
+
+    with pytest.raises(BadConfiguration, match=r"expected observer\.key or aggregator\.key in it") as error:
+        find_watching(None, joined)
+
+    says(error)
+
+
+@pytest.mark.parametrize("why", ["a member", "the aggregator", "a key", "another federation"])
+def test_an_observers_name_and_folder_are_new(tmp_path: Path, folder: Path, why: str) -> None:
+    name, out = "wall", tmp_path / "wall"
+    if why == "a member":
+        asks(folder, "wall", MEMBERS)
+    elif why == "the aggregator":
+        name = "aggregator"
+    elif why == "a key":
+        roll.add_observer(folder, "other", out)
+    else:
+        roll.make_federation(out, "tcp://192.0.2.2:5550")
+    before = roll.read_roll(folder, NOW)
+
+    with pytest.raises(BadConfiguration, match=r"named so already|never overwritten|another federation's keys"):
+        roll.add_observer(folder, name, out)
+
+    assert roll.read_roll(folder, NOW) == before

@@ -30,7 +30,7 @@ def faults(service: str, text: str) -> list[tuple[int, str]]:
     ("service", "text", "line", "said"),
     [
         ("broker", "\n# a comment\nprot = 1\n", 3, "unknown setting 'prot'; did you mean port?"),
-        ("broker", "zzz = 1", 1, "unknown setting 'zzz'; known are bind, keys, log_level, port"),
+        ("broker", "zzz = 1", 1, "unknown setting 'zzz'; known are bind, keys, log_level, metrics, port"),
         ("broker", "config = 'x'", 1, "unknown setting 'config'"),
         ("broker", "port = 0", 1, "port: 0 is not in the range"),
         ("broker", "port = 'many'", 1, "port: 'many' is not a valid integer range"),

@@ -1,0 +1,144 @@
+"""What an aggregator tells of its run to Prometheus, counted from its events; docs/reference/metrics.md lists it.
+
+Knows nothing of how it is asked. It is one more that watches the run; what is known elsewhere is read there, from
+another thread: one value, or a copy, at a time.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, get_args
+
+from fedmq import __version__, events
+from fedmq.errors import RejectReason
+
+if TYPE_CHECKING:
+    from aggregator.service import Aggregator
+    from fedmq.clock import Clock
+    from fedmq.metrics import Metrics
+    from fedmq.view import View
+
+STATES = ("running", "waiting", "paused", "stalled", "solved", "not solved")  # how `View.state` begins
+PRESENCES = ("alive", "suspect", "gone")
+WHYS = ("complete", "deadline")
+
+
+def _by_reason(counts: Mapping[str, int]) -> Mapping[str, float]:
+    return {reason: counts.get(reason, 0) for reason in get_args(RejectReason)}
+
+
+class Tally:
+    """Counts the events of one life of a run's aggregator; `round_s` and `answer_s` are told of each duration."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[type[events.Event]] = Counter()
+        self.closed = dict.fromkeys(WHYS, 0)
+        self.late = 0
+        self.best: events.Best | None = None
+        self.round_s: Callable[[float], None] | None = None
+        self.answer_s: Callable[[float], None] | None = None
+
+    def __call__(self, event: events.AnyEvent) -> None:
+        """Count `event`."""
+        self.counts[type(event)] += 1
+        if isinstance(event, events.ResultAccepted):
+            self.late += event.staleness > 0
+            if event.answer_s and self.answer_s is not None:
+                self.answer_s(event.answer_s)
+        elif isinstance(event, events.RoundClosed):
+            self.closed[event.why] += 1
+            self.best = event.best or self.best
+            if self.round_s is not None:
+                self.round_s(event.round_s)
+
+
+def measure(service: Aggregator, view: View, tally: Tally, clock: Clock) -> Callable[[Metrics], None]:
+    """What puts the metrics of a run where they are asked for; `view` is its picture."""
+
+    def put(metrics: Metrics) -> None:
+        _put_counts(metrics, service, tally)
+        _put_learning(metrics, tally)
+        _put_standing(metrics, service, view, clock)
+
+    return put
+
+
+def _put_learning(metrics: Metrics, tally: Tally) -> None:
+    def fitness() -> Mapping[str, float]:
+        if (best := tally.best) is None:
+            return {}
+        return {"best": best.fitness, "mean": best.fitness_mean, "worst": best.fitness_worst}
+
+    tally.round_s = metrics.histogram(
+        "fedmq_aggregator_round_seconds", "How long a round was open, from its publication to its close."
+    )
+    tally.answer_s = metrics.histogram(
+        "fedmq_aggregator_answer_seconds", "From a round's publication to the arrival of a result for it."
+    )
+    metrics.gauge("fedmq_aggregator_fitness", "Fitness in the pool, as of the last close.", fitness, "of")
+    metrics.gauge(
+        "fedmq_aggregator_value",
+        "The task's metric (see fedmq_aggregator_info) of the model that would be deployed.",
+        lambda: None if tally.best is None else tally.best.value,
+    )
+
+
+def _put_counts(metrics: Metrics, service: Aggregator, tally: Tally) -> None:
+    count, counts = metrics.counter, tally.counts
+    count("fedmq_aggregator_rounds_total", "Rounds that were closed, by why.", lambda: tally.closed, "why")
+    count("fedmq_aggregator_results_total", "Results that were accepted.", lambda: counts[events.ResultAccepted])
+    count("fedmq_aggregator_results_late_total", "Of these, those for an earlier round.", lambda: tally.late)
+    count(
+        "fedmq_aggregator_results_resent_total",
+        "Results that came again, and count once.",
+        lambda: counts[events.ResultResent],
+    )
+    count(
+        "fedmq_aggregator_rejected_total",
+        "Messages that cannot be used, by reason.",
+        lambda: _by_reason(service.rounds.rejections),
+        "reason",
+    )
+    count("fedmq_aggregator_received_bytes_total", "Bytes that came.", lambda: service.bytes_up)
+    count("fedmq_aggregator_sent_bytes_total", "Bytes sent; the broker multiplies them.", lambda: service.bytes_down)
+    count("fedmq_aggregator_stalls_total", "Times that nothing came for a while.", lambda: counts[events.Stalled])
+    count(
+        "fedmq_aggregator_broker_contacts_total",
+        "Times that the broker was reached; one more than reconnections.",
+        lambda: service.reach.contacts,
+    )
+
+
+def _put_standing(metrics: Metrics, service: Aggregator, view: View, clock: Clock) -> None:
+    def about() -> dict[str, str]:
+        words = {"run": view.run, "task": view.task, "strategy": view.strategy, "metric": view.metric}
+        return {**words, "robust": view.robust, "version": __version__}
+
+    def presence() -> Mapping[str, float]:
+        here = Counter[str](trainer.presence for trainer in list(view.trainers.values()))
+        return {kind: here[kind] for kind in PRESENCES}
+
+    def state() -> Mapping[str, float]:
+        state = view.state(clock.wall(), here=True)
+        return {name: float(state.startswith(name)) for name in STATES}
+
+    def is_open() -> float:
+        newest = view.newest
+        return float(newest is not None and newest.closed_at is None)
+
+    gauge = metrics.gauge
+    metrics.info("fedmq_aggregator_info", "About this run.", about)
+    gauge("fedmq_aggregator_state", "1 for the state that the run is in, 0 for the others.", state, "state")
+    gauge("fedmq_aggregator_trainers", "Trainers that the run has met, by presence.", presence, "presence")
+    gauge("fedmq_aggregator_trainers_needed", "Trainers without whom no round opens.", lambda: view.min_trainers)
+    gauge("fedmq_aggregator_epoch", "How many times the run was begun or continued.", lambda: view.epoch)
+    gauge("fedmq_aggregator_round", "The newest round.", lambda: service.rounds.round)
+    gauge("fedmq_aggregator_rounds_max", "The most rounds that there will be.", lambda: view.rounds_max)
+    gauge("fedmq_aggregator_open_rounds", "Rounds that wait for results: 0 or 1.", is_open)
+    gauge(
+        "fedmq_aggregator_progress_timestamp_seconds",
+        "When a round opened or closed, or a result came; seconds since 1970.",
+        lambda: view.progress_at,
+    )
+    gauge("fedmq_aggregator_broker_connected", "Whether the broker is there.", lambda: service.reach.there)

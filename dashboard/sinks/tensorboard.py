@@ -1,0 +1,53 @@
+"""The sink for TensorBoard: a folder with an event file for each run. The only module that imports tensorboardX.
+
+Knows nothing of where rounds come from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+from tensorboardX import SummaryWriter
+
+from dashboard.sinks.feeding import Report, figures_of, parameters_of
+from fedmq.errors import BadConfiguration
+from fedmq.events import RunFinished
+from fedmq.view import RoundView, View
+
+NAMES = {"fitness_best": "fitness/best", "fitness_mean": "fitness/mean", "fitness_worst": "fitness/worst"}
+
+
+class EventFile:
+    """Of one run, in a folder of its name. Whoever starts again writes another file, with the same points."""
+
+    def __init__(self, out: Path, view: View) -> None:
+        self.last = 0
+        try:
+            self._writer = SummaryWriter(str(out / view.run))
+        except OSError as error:
+            raise BadConfiguration(f"--out {out}: cannot be written ({error.strerror}); choose another") from error
+        table = "| | |\n|---|---|\n" + "".join(f"| {key} | {value} |\n" for key, value in parameters_of(view).items())
+        self._writer.add_text("parameters", table, 0, view.started_at)
+
+    def take(self, rounds: list[RoundView]) -> None:
+        """See `Sink`."""
+        for one in rounds:
+            for name, value in figures_of(one).items():
+                self._writer.add_scalar(NAMES.get(name, f"rounds/{name}"), value, one.round, one.closed_at)
+        self._writer.flush()
+
+    def finish(self, finished: RunFinished, report: Report | None) -> None:
+        """See `Sink`."""
+        words = msgspec.to_builtins(finished) if report is None else report
+        self._writer.add_text("report", f"```json\n{msgspec.json.format(msgspec.json.encode(words)).decode()}\n```")
+
+    def close(self) -> None:
+        """See `Sink`."""
+        self._writer.close()
+
+
+def event_files(out: Path) -> Callable[[View], EventFile]:
+    """What opens the sink of a run in the folder `out`."""
+    return lambda view: EventFile(out, view)

@@ -1,0 +1,137 @@
+"""What the key of an observer is good for, at a real broker: to watch every run, and nothing else, until it is revoked.
+
+What is told is made up here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import zmq
+from keyed import REFUSALS, Keyed, Peers, peers_of
+
+from deploy import roll
+from fedmq.keyring import Membership, find_watching
+from fedmq.network import Delivered, LinkRefused, LinkUp, News, Port
+from fedmq.sockets import ObserverSockets
+
+DEADLINE_S = 15.0
+REVOKED_S = 1.0  # how soon a revocation must bite
+KINDS = {Port.PUBLISH: zmq.XPUB, Port.PUSH: zmq.PUSH, Port.COLLECT: zmq.XSUB, Port.JOIN: zmq.DEALER}
+
+
+@pytest.fixture(scope="module")
+def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keyed]:
+    """A federation of alice, whose broker runs."""
+    federation = Keyed(tmp_path_factory.mktemp("federation"), "alice")
+    with federation.running_broker():
+        yield federation
+
+
+@pytest.fixture
+def peers(keyed: Keyed) -> Iterator[Peers]:
+    with peers_of(keyed) as made:
+        yield made
+
+
+@contextmanager
+def observer(keyed: Keyed, name: str) -> Iterator[ObserverSockets]:
+    """The link of a new observer, with the key that the operator has made; `keyed` knows it by its name."""
+    roll.add_observer(keyed.keys, name, keyed.folder / name)
+    address, membership = find_watching(None, keyed.folder / name)
+    assert membership is not None
+    keyed.of[name] = Membership(keyed.federation, membership.identity)
+    link = ObserverSockets(address, name, membership)
+    try:
+        yield link
+    finally:
+        link.close()
+
+
+def until(link: ObserverSockets, wanted: News) -> list[News]:
+    """What comes before `wanted`, or before the first of its kind when that says no more."""
+    came: list[News] = []
+    give_up_at = time.monotonic() + DEADLINE_S
+    while wanted not in came and not (not isinstance(wanted, Delivered) and type(wanted) in map(type, came)):
+        assert time.monotonic() < give_up_at, f"waited in vain for {wanted}, {came} came"
+        link.wait(0.1)
+        came += link.receive()
+    return came
+
+
+def test_it_hears_what_happens_and_the_newest_picture_of_each_run(keyed: Keyed, peers: Peers) -> None:
+    above = peers.member("aggregator", zmq.XPUB, Port.PUBLISH)
+    assert above.receive() == [b"\x01"]  # the broker takes what is published from now on
+    with observer(keyed, "early") as early:
+        give_up_at = time.monotonic() + DEADLINE_S
+        while Delivered([b"snapshot/r", b"picture"]) not in early.receive():  # until it has subscribed
+            assert time.monotonic() < give_up_at
+            above.socket.send_multipart([b"snapshot/r", b"picture"])
+            early.wait(0.1)
+    with observer(keyed, "wall") as wall:
+        until(wall, Delivered([b"watch/wall/", b"picture"]))
+        above.socket.send_multipart([b"event/r", b"news"])
+        until(wall, Delivered([b"event/r", b"news"]))
+        above.socket.send_multipart([b"to/wall/", b"private"])
+        above.socket.send_multipart([b"beacon/r", b"last"])
+        assert Delivered([b"to/wall/", b"private"]) not in until(wall, Delivered([b"beacon/r", b"last"]))
+
+
+def test_a_trainers_key_is_told_nothing_of_that(keyed: Keyed, peers: Peers) -> None:
+    above = peers.member("aggregator", zmq.XPUB, Port.PUBLISH)
+    assert above.receive() == [b"\x01"]
+    above.socket.send_multipart([b"snapshot/r", b"before"])
+    wants = ("event/", "snapshot/", "event/r", "watch/x/", "watch/alice/", "beacon/")
+    hears = peers.member("alice", zmq.XSUB, Port.SUBSCRIBE, *wants)
+    give_up_at = time.monotonic() + DEADLINE_S
+    while hears.receive(0.1) is None:  # its subscriptions come in order: once it has the last one, it has had all
+        assert time.monotonic() < give_up_at
+        above.socket.send_multipart([b"beacon/r", b"again"])
+    for topic in (b"event/r", b"snapshot/r", b"watch/x/", b"watch/alice/"):
+        above.socket.send_multipart([topic, b"news"])
+    above.socket.send_multipart([b"beacon/r", b"last"])
+    assert {tuple(frames) for frames in hears.until([b"beacon/r", b"last"])} <= {(b"beacon/r", b"again")}
+
+
+@pytest.mark.parametrize("port", KINDS)
+def test_it_is_not_let_in_where_one_could_speak_or_hear_what_trainers_say(
+    keyed: Keyed, peers: Peers, port: Port
+) -> None:
+    with observer(keyed, f"olga-{port.name}") as link:
+        until(link, LinkUp())
+        wrong = peers.make(KINDS[port], port, keyed.transport(f"olga-{port.name}"))
+        if port is Port.COLLECT:
+            wrong.socket.send(b"\x01")
+        assert wrong.event(REFUSALS)
+        assert wrong.receive(0) is None
+
+
+def test_what_it_says_where_it_hears_reaches_nobody_and_its_key_is_shut_out(keyed: Keyed, peers: Peers) -> None:
+    hears = peers.member("alice", zmq.XSUB, Port.SUBSCRIBE, "beacon/")
+    with observer(keyed, "loud") as link:
+        until(link, LinkUp())
+        loud = peers.member("loud", zmq.XSUB, Port.SUBSCRIBE, "event/")
+        loud.socket.send_multipart([b"beacon/r", b"evil"])
+        loud.event(zmq.EVENT_DISCONNECTED)
+        loud.event(zmq.EVENT_HANDSHAKE_FAILED_AUTH)
+    assert hears.receive(0) is None
+
+
+def test_nor_has_it_an_inbox(keyed: Keyed, peers: Peers) -> None:
+    with observer(keyed, "nosy") as link:
+        until(link, LinkUp())
+        peers.member("nosy", zmq.XSUB, Port.SUBSCRIBE, "to/alice/").event(zmq.EVENT_DISCONNECTED)
+
+
+def test_once_revoked_it_is_cut_within_a_second_and_not_let_in_again(keyed: Keyed, peers: Peers) -> None:
+    with observer(keyed, "gone") as link:
+        until(link, LinkUp())
+        listens = peers.member("gone", zmq.XSUB, Port.SUBSCRIBE, "event/")
+        roll.revoke(keyed.keys, "gone", time.time())
+        listens.event(zmq.EVENT_DISCONNECTED, REVOKED_S)
+        listens.event(REFUSALS & ~zmq.EVENT_DISCONNECTED)
+        until(link, LinkRefused())
+        assert listens.receive(0) is None

@@ -1,0 +1,139 @@
+"""Where a service tells how it is: three pages over HTTP, for a few clients at once, and what they say when."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from deploy.processes import free_port
+from fedmq.errors import BadConfiguration
+from fedmq.exposition import CONNECTIONS_MAX, Server, answers, exposed
+from fedmq.loop import HANGS_S, Pulse
+from fedmq.metrics import Metrics
+from fedmq.options import metrics_option
+from fedmq.testing.clock import VirtualClock
+
+DEADLINE_S = 10.0
+
+
+@contextmanager
+def serving(pulse: Pulse, ready: str = "") -> Iterator[tuple[str, int]]:
+    server = Server("127.0.0.1", 0, answers(Metrics(), pulse, lambda: ready))
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield ("127.0.0.1", server.server_port)
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def ask(at: tuple[str, int], path: str, method: str = "GET") -> tuple[int, str]:
+    connection = http.client.HTTPConnection(*at, timeout=DEADLINE_S)
+    try:
+        connection.request(method, path)
+        response = connection.getresponse()
+        return response.status, response.read().decode()
+    finally:
+        connection.close()
+
+
+def test_healthz_is_well_while_the_loop_passes_and_503_when_it_hangs() -> None:
+    clock = VirtualClock()
+    pulse = Pulse(clock.now)
+    with serving(pulse) as at:
+        assert ask(at, "/healthz") == (200, "ok\n")
+        clock.move_to(HANGS_S + 1)
+        assert ask(at, "/healthz") == (503, "the service has not moved for 11 s\n")
+        assert ask(at, "/readyz")[0] == 503
+        pulse.beat()
+        assert ask(at, "/healthz") == (200, "ok\n")
+
+
+def test_readyz_says_what_is_missing() -> None:
+    with serving(Pulse(), "the broker is not there") as at:
+        assert ask(at, "/readyz") == (503, "the broker is not there\n")
+        assert ask(at, "/healthz") == (200, "ok\n")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/metrics?name=x", 200),
+        ("GET", "/", 404),
+        ("GET", "/metrics/", 404),
+        ("GET", "/../etc/passwd", 404),
+        ("GET", "/" + "a" * 70_000, 414),
+        ("POST", "/metrics", 501),
+        ("HEAD", "/metrics", 501),
+        ("DELETE", "/healthz", 501),
+    ],
+)
+def test_there_is_nothing_but_three_pages_to_get(method: str, path: str, status: int) -> None:
+    with serving(Pulse()) as at:
+        assert ask(at, path, method)[0] == status
+
+
+def test_who_holds_connections_keeps_nobody_out_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(Pulse()) as at:
+        silent = [socket.create_connection(at, DEADLINE_S) for _ in range(CONNECTIONS_MAX)]
+        silent[0].sendall(b"GET /metrics HTTP/1.1\r\nX: ")
+        with socket.create_connection(at, DEADLINE_S) as one_too_many:
+            assert one_too_many.recv(1000) == b""
+        monkeypatch.setattr("fedmq.exposition.REQUEST_S", 0.0)
+        for one in silent:  # each is cut
+            while one.recv(1000):
+                continue
+            one.close()
+        monkeypatch.undo()
+        assert ask(at, "/healthz")[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("9100", "('127.0.0.1', 9100)"),
+        ("0.0.0.0:9100", "('0.0.0.0', 9100)"),
+        ("[::1]:9100", "('::1', 9100)"),
+        ("", "expected PORT or HOST:PORT"),
+        ("0", "expected PORT or HOST:PORT"),
+        ("65536", "expected PORT or HOST:PORT"),
+        ("host", "expected PORT or HOST:PORT"),
+        ("9100:", "expected PORT or HOST:PORT"),
+        ("-1", "expected PORT or HOST:PORT"),
+    ],
+)
+def test_where_to_listen_is_a_port_or_a_host_and_a_port(given: str, expected: str) -> None:
+    @click.command()
+    @metrics_option
+    def command(metrics: tuple[str, int] | None) -> None:
+        click.echo(metrics)
+
+    assert expected in CliRunner().invoke(command, [f"--metrics={given}"]).output
+
+
+def test_a_port_that_is_taken_is_said_in_one_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with (
+            pytest.raises(BadConfiguration, match=rf"cannot listen on 127\.0\.0\.1:{port} \(Address already in use\)"),
+            exposed(("127.0.0.1", port), lambda _: None, lambda: ""),
+        ):
+            pass
+
+
+def test_without_the_extra_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedmq.exposition.find_spec", lambda _: None)
+    with (
+        pytest.raises(BadConfiguration, match=r"pip install 'fedmq\[metrics\]'"),
+        exposed(("127.0.0.1", free_port()), lambda _: None, lambda: ""),
+    ):
+        pass

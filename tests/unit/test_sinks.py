@@ -1,0 +1,275 @@
+"""What sinks are given, and what TensorBoard and MLflow find: real event files and a real store, of a made-up run."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tensorboardX.proto.event_pb2 import Event
+
+from aggregator.bulletin import Bulletin
+from dashboard.sinks.feeding import AT_ONCE_MAX, REPORT_S, Feeding, Sink
+from dashboard.sinks.tensorboard import event_files
+from dashboard.watching import Watching
+from deploy.processes import free_port
+from fedmq import events
+from fedmq.errors import Unreachable
+from fedmq.network import Delivered, News
+from fedmq.testing.clock import VirtualClock
+from fedmq.view import RoundView, View
+from fedmq.wire import Frames, encode
+
+REPORT = {"run": "r", "solved": True, "model_sha256": "ab" * 32}
+
+
+class Run:
+    """A run that tells what happens, and a link of who watches it."""
+
+    def __init__(self, folder: Path, name: str = "r") -> None:
+        self.clock, self.folder, self.name = VirtualClock(), folder, name
+        self._bulletin, self._sent, self._round = Bulletin(View()), deque[News](), 0
+        self._tell(
+            events.RunStarted(
+                run=name, epoch=1, round=1, task="xor", strategy="evolution", seed=7, metric="accuracy", target=1.0
+            )
+        )
+
+    def rounds(self, count: int) -> None:
+        for _ in range(count):
+            self._round += 1
+            figures = {"coverage": 1.0, "fitness_mean": -2.0, "fitness_worst": -3.0, "diversity": 0.1}
+            best = events.Best(value=0.75, fitness=-1.0 / self._round, **figures)
+            self._tell(events.RoundPublished(round=self._round, invited=2))
+            self._tell(
+                events.RoundClosed(
+                    round=self._round, why="complete", results=2, round_s=0.5, present=2, best=best, late=1, rejected=3
+                )
+            )
+
+    def finish(self, *, report: bool = True) -> None:
+        self._tell(events.RunFinished(solved=True, rounds=self._round, value=1.0))
+        if report:
+            path = self.folder / "runs" / self.name / "report.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(REPORT))
+
+    def _tell(self, event: events.AnyEvent) -> None:
+        self._bulletin.take(self.clock.wall() + self._round, event)
+
+    def receive(self) -> Iterator[News]:
+        """See `Link`: what has been told, and the whole picture for who has just come."""
+        for outgoing in self._bulletin.due(self.clock.now(), last=True):
+            self._sent.append(Delivered(encode(*outgoing)))
+        while self._sent:
+            yield self._sent.popleft()
+
+    def send(self, frames: Frames) -> bool:
+        raise AssertionError("an observer says nothing")
+
+    def feeding(self, open_sink: Any, only: str | None = None) -> Feeding:
+        self._bulletin.on_broker()
+        return Feeding(Watching(self, clock=self.clock), open_sink, self.clock, self.folder / "runs", only)
+
+
+class Kept:
+    """A sink in memory."""
+
+    def __init__(self, _view: View, last: int = 0) -> None:
+        self.last, self.taken, self.calls, self.closed = last, list[int](), 0, False
+        self.ended: tuple[events.RunFinished, Any] | None = None
+
+    def take(self, rounds: list[RoundView]) -> None:
+        self.taken += [one.round for one in rounds]
+        self.calls += 1
+
+    def finish(self, finished: events.RunFinished, report: Any) -> None:
+        self.ended = finished, report
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run(tmp_path)
+
+
+def watched(run: Run, sink: Sink, only: str | None = None) -> Feeding:
+    feeding = run.feeding(lambda _: sink, only)
+    feeding.step()
+    return feeding
+
+
+# --- what sinks are given ------------------------------------------------------------------------------------------
+
+
+def test_a_sink_gets_what_was_before_it_came_and_then_each_round_once(run: Run) -> None:
+    run.rounds(3)
+    sink = Kept(View())
+    feeding = watched(run, sink)
+    assert sink.taken == [1, 2, 3]
+    run.rounds(2)
+    feeding.step()
+    feeding.step()
+    assert sink.taken == [1, 2, 3, 4, 5]
+
+
+def test_a_sink_that_has_some_already_gets_the_others(run: Run) -> None:
+    run.rounds(5)
+    sink = Kept(View(), last=3)
+    watched(run, sink)
+    assert sink.taken == [4, 5]
+
+
+def test_a_long_history_is_given_in_pieces_and_the_end_comes_last(run: Run) -> None:
+    run.rounds(2 * AT_ONCE_MAX + 1)
+    run.finish()
+    sink = Kept(View())
+    feeding = watched(run, sink)
+    assert (len(sink.taken), sink.ended) == (AT_ONCE_MAX, None)
+    assert feeding.wake_at == run.clock.now(), "there is more"
+    feeding.step()
+    feeding.step()
+    assert sink.taken == list(range(1, 2 * AT_ONCE_MAX + 2))
+    assert sink.ended is not None
+
+
+def test_with_one_run_it_is_done_when_that_is_over_and_others_are_left_alone(run: Run, tmp_path: Path) -> None:
+    run.rounds(1)
+    sink, other = Kept(View()), Kept(View())
+    feeding, elsewhere = watched(run, sink, "r"), watched(run, other, "another")
+    run.finish()
+    for one in (feeding, elsewhere):
+        run._bulletin.on_broker()
+        one.step()
+    assert feeding.done
+    assert sink.ended is not None
+    assert (sink.ended[1], sink.closed) == (REPORT, True)
+    assert not elsewhere.done
+    assert (other.taken, other.ended) == ([], None)
+
+
+def test_without_one_it_goes_on_and_a_run_is_finished_once(run: Run) -> None:
+    run.rounds(1)
+    run.finish()
+    opened = list[Kept]()
+
+    def open_sink(view: View) -> Kept:
+        opened.append(Kept(view))
+        return opened[-1]
+
+    feeding = run.feeding(open_sink)
+    feeding.step()
+    run._bulletin.on_broker()  # the picture comes again
+    feeding.step()
+    assert not feeding.done
+    assert len(opened) == 1
+
+
+def test_a_report_that_is_not_there_is_waited_for_and_not_for_long(run: Run) -> None:
+    run.rounds(1)
+    run.finish(report=False)
+    sink = Kept(View())
+    feeding = watched(run, sink, "r")
+    assert sink.ended is None
+    assert feeding.wake_at is not None
+    run.clock.move_to(run.clock.now() + REPORT_S)
+    feeding.step()
+    assert sink.ended is not None
+    assert sink.ended[1] is None
+    assert feeding.done
+
+
+# --- TensorBoard ---------------------------------------------------------------------------------------------------
+
+
+def events_in(folder: Path) -> list[Event]:
+    """What TensorBoard finds: records of a length, its checksum, an event, and its checksum (the TFRecord format)."""
+    found = []
+    for path in folder.glob("events.out.tfevents.*"):
+        content = path.read_bytes()
+        while content:
+            (length,) = struct.unpack_from("<Q", content)
+            found.append(Event.FromString(content[12 : 12 + length]))
+            content = content[12 + length + 4 :]
+    return found
+
+
+def test_tensorboard_finds_each_round_at_its_step_and_its_time(run: Run, tmp_path: Path) -> None:
+    run.rounds(3)
+    run.finish()
+    feeding = run.feeding(event_files(tmp_path / "tb"), "r")
+    feeding.step()
+    feeding.close()
+    found = events_in(tmp_path / "tb" / "r")
+    points = {
+        (one.summary.value[0].tag, one.step): (one.summary.value[0].simple_value, one.wall_time)
+        for one in found
+        if one.summary.value and one.summary.value[0].HasField("simple_value")
+    }
+    assert [points["fitness/best", step] for step in (1, 2, 3)] == [
+        (pytest.approx(-1.0 / step), 1e9 + step) for step in (1, 2, 3)
+    ]
+    expected = {"value": 0.75, "round_s": 0.5, "results": 2, "late": 1, "rejected": 3}
+    assert {name: points[f"rounds/{name}", 2][0] for name in expected} == expected
+    words = [value for one in found for value in one.summary.value if value.tensor.string_val]
+    texts = {value.tag: value.tensor.string_val[0].decode() for value in words}
+    assert "| seed | 7 |" in next(text for tag, text in texts.items() if tag.startswith("parameters"))
+    assert REPORT["model_sha256"] in next(text for tag, text in texts.items() if tag.startswith("report"))
+
+
+# --- MLflow --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Where MLflow keeps runs; without a server and a database this is what its light package has."""
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    return f"file:{tmp_path}/mlruns"
+
+
+@pytest.mark.filterwarnings("default")  # what MLflow warns of is its own
+def test_mlflow_has_a_run_of_ours_as_one_of_its_own_however_often_we_come(run: Run, store: str) -> None:
+    from mlflow.tracking import MlflowClient
+
+    from dashboard.sinks.mlflow import experiment
+
+    run.rounds(2)
+    run.feeding(experiment(store, "clinics")).step()
+    run.rounds(1)
+    run.finish()
+    feeding = run.feeding(experiment(store, "clinics"), "r")  # a later life
+    feeding.step()
+    assert feeding.done
+
+    client = MlflowClient(tracking_uri=store)
+    known = client.get_experiment_by_name("clinics")
+    assert known is not None
+    (one,) = client.search_runs([known.experiment_id])
+    assert (one.info.run_name, one.info.status) == ("r", "FINISHED")
+    assert one.data.params == {
+        "task": "xor", "strategy": "evolution", "seed": "7", "metric": "accuracy", "target": "1.0",
+        "rounds_max": "0", "min_trainers": "0",
+    }  # fmt: skip
+    history = client.get_metric_history(one.info.run_id, "fitness_best")
+    assert [(point.step, point.value) for point in history] == [(1, -1.0), (2, -0.5), (3, -1.0 / 3)]
+    assert one.data.metrics["late"] == 1
+    assert (one.data.tags["fedmq.solved"], one.data.tags["fedmq.model_sha256"]) == ("true", REPORT["model_sha256"])
+
+
+@pytest.mark.filterwarnings("default")
+def test_an_mlflow_that_does_not_take_it_is_said_in_one_line_without_a_password(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from dashboard.sinks.mlflow import experiment
+
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(Unreachable, match="--to: expected an MLflow that takes what comes, got ") as error:
+        experiment(f"http://me:geheim@127.0.0.1:{free_port()}", "clinics")
+    assert "\n" not in str(error.value)
+    assert "geheim" not in str(error.value)
