@@ -56,10 +56,12 @@ def draw_run(seen: Seen, width: int, height: int) -> RenderableType:
     """The run on a screen of so many columns and lines."""
     view = seen.view
     rounds, trainers, feed = view.rounds[:], list(view.trainers.values()), view.feed[:]
-    told = [(one.at, line) for one in feed if (line := _told(one.event, view.metric))][-FEED_LINES_MAX:]
-    room = max(0, height - OTHER_LINES - len(told))
+    told = [(one.at, line) for one in feed if (line := _told(one.event, view.metric))]
+    told = told[-min(FEED_LINES_MAX, height // 6) :]
+    alarm = _alarm(seen, feed)
+    room = max(0, height - OTHER_LINES - len(alarm) - len(told))
     chart_lines = min(max(room - len(trainers), CHART_LINES_MIN), CHART_LINES_MAX)
-    parts: list[RenderableType] = [_head(seen), _figures(seen), *_alarm(seen, feed), Text()]
+    parts: list[RenderableType] = [_head(seen), _figures(seen), *alarm, Text()]
     parts += _chart([one for one in rounds if one.best is not None], width, chart_lines)
     parts += [_latencies(rounds, width), Text()]
     parts.append(_trainers(seen, trainers, width, max(1, room - chart_lines)))
