@@ -130,14 +130,14 @@ def test_it_ends_with_the_run_that_was_named_and_shows_its_end() -> None:
     assert (watcher.done, shown.pictures[-1]) == (True, (["two solved"], ""))
 
 
-def test_one_picture_of_a_live_run_is_shown_as_soon_as_it_is_heard() -> None:
+def test_one_picture_of_a_run_that_is_over_is_shown_as_soon_as_it_comes() -> None:
     watcher, source, shown, _ = scene(run="one", once=True)
     source.there = True
     watcher.step()
     assert shown.pictures == []
-    source.add("one")
+    source.add("one").take(1e9, FINISHED)
     watcher.step()
-    assert (watcher.done, shown.pictures) == (True, [(["one running"], "")])
+    assert (watcher.done, shown.pictures) == (True, [(["one solved"], "")])
 
 
 def test_one_picture_of_all_runs_waits_for_what_the_broker_has_kept() -> None:
