@@ -190,7 +190,7 @@ def _latencies(rounds: Sequence[RoundView], width: int) -> RenderableType:
         return Text()
     said = f"  median {statistics.median(took):.1f} ms, last {took[-1]:.1f}, longest {max(took):.1f}"
     bars = draw_blocks(took, max(1, min(60, width - LABEL_LETTERS - 1 - len(said))))
-    return Text.assemble((f"{'round':>{LABEL_LETTERS}} ", "dim"), (bars, "blue"), (said, "dim"), no_wrap=True)
+    return Text.assemble((f"{'latency':>{LABEL_LETTERS}} ", "dim"), (bars, "blue"), (said, "dim"), no_wrap=True)
 
 
 # --- the trainers -----------------------------------------------------------------------------------------------------

@@ -35,6 +35,7 @@ NAMED = (
     "how-to/enrol-a-trainer",
     "how-to/keep-a-run-alive",
     "how-to/one-machine",
+    "how-to/plot-and-compare",
     "how-to/your-own-task",
     "how-to/your-own-data",
     "how-to/ship-python",
