@@ -26,6 +26,7 @@ COMMANDS = {
     "deploy": ("deploy.cli", "Put fedmq on hosts over SSH, and look after it there."),
     "runs": ("aggregator.runs", "List runs and look after them; pause or stop a live one, keep a trainer out of it."),
     "config": ("fedmq.config", "Write a file of settings for a service, or check one."),
+    "dashboard": ("dashboard.cli", "Watch runs in a browser."),
     "doctor": ("deploy.doctor", "Look for what usually goes wrong, and say what to do."),
 }
 
