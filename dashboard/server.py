@@ -111,7 +111,8 @@ class Server:
             self._failed = error
             raise
         finally:
-            self._gallery.stop() if self._failed is None else None
+            if self._failed is None:
+                self._gallery.stop()
             self._wake()
 
     async def _main(self) -> None:
