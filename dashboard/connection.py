@@ -11,8 +11,8 @@ from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
-REQUEST_S = 10.0  # from the connection, or the first byte of a request, to the end of its headers
-READ_S = 10.0  # while the other end takes nothing of what it is sent
+REQUEST_S = 5.0  # from the connection, or the first byte of a request, to the end of its headers
+READ_S = 5.0  # while what was sent is not taken; a piece at a time is, so a slow line has time enough
 
 
 class TimedProtocol(H11Protocol):
