@@ -228,7 +228,7 @@ def _trainers(seen: Seen, trainers: list[TrainerView], width: int, lines: int) -
     if labelled:
         table.add_column("labels", no_wrap=True, overflow="ellipsis", max_width=width // 6)
     for one in sorted(shown, key=lambda one: one.name):
-        state = Text(f"● {one.presence}", style=PRESENCES[one.presence])
+        state = Text(f"● {one.barred or one.presence}", style=PRESENCES[one.presence])
         labels = [Text(printable(", ".join(one.labels)))] if labelled else []
         table.add_row(Text(printable(one.name)), state, *(cell(seen, one) for cell in columns.values()), *labels)
     if len(shown) == len(trainers):
