@@ -16,7 +16,7 @@ INSTALL_LOG := $(VENV)/install.log
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check bench chaos soak fuzz mutants deb fleet clean
+.PHONY: help demo test check bench pictures chaos soak fuzz mutants deb fleet clean
 
 # Says what is missing, or makes the virtual environment where there is none that works.
 define make_environment
@@ -58,6 +58,11 @@ bench: $(DEVELOP_STAMP)  ## run the benchmarks, one after the other
 		OPENBLAS_NUM_THREADS=1 $(BIN)/python "$$script"; \
 	done; \
 	[ -n "$$found" ] || { echo "make bench: there is no script in tests/benchmarks/" >&2; exit 1; }
+
+pictures: $(DEVELOP_STAMP)  ## draw the pictures in docs and README
+	@set -e; for script in docs/pictures/[a-z]*.py; do \
+		echo "== $$script"; OPENBLAS_NUM_THREADS=1 $(BIN)/python "$$script"; \
+	done
 
 chaos: $(DEVELOP_STAMP)  ## kill, pause, cut off and damage a federation of processes (SEED=2 SECONDS=60)
 	@OPENBLAS_NUM_THREADS=1 $(BIN)/python tests/chaos/chaos.py --seed $(SEED) --seconds $(SECONDS) $(ARGS)

@@ -36,6 +36,9 @@ class Following:
         self._watched = Watched(View())
         self._file = self._open()
         self.step()
+        if not self._watched.view.run:
+            self.close()
+            raise BadConfiguration(f"{folder}: expected the folder of a run, but {EVENTS} holds no events of one")
         self.runs = OrderedDict({self._watched.view.run: self._watched})
 
     def step(self) -> None:

@@ -196,7 +196,7 @@ def _figures() -> ModuleType:
     try:
         from dashboard import figures
     except ModuleNotFoundError as error:
-        raise BadConfiguration(f"plots need {error.name}: pip install 'fedmq[plot]'") from error
+        raise BadConfiguration("plots need matplotlib: pip install 'fedmq[plot]'") from error
     return figures
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -106,17 +105,13 @@ def _serve(
 ) -> None:
     """Watch, and feed the sinks, until it is over."""
     from dashboard.sinks.feeding import Feeding
-    from dashboard.watching import Watching
+    from dashboard.watching import open_watching
     from fedmq.clock import SystemClock
-    from fedmq.keyring import find_watching
     from fedmq.loop import serve
-    from fedmq.seal import TrainerSeal
-    from fedmq.sockets import ObserverSockets
 
-    address, membership = find_watching(broker, keys)
-    seal, clock = None if membership is None else TrainerSeal(membership), SystemClock()
-    link = ObserverSockets(address, secrets.token_hex(8), membership)
-    feeding = Feeding(Watching(link, clock=clock, seal=seal), open_sink, clock, runs, run)
+    clock = SystemClock()
+    watching, link, address = open_watching(broker, keys, clock=clock)
+    feeding = Feeding(watching, open_sink, clock, runs, run)
     try:
         serve(feeding, link, clock, ready=lambda: click.echo(f"watches {run or 'every run'} at {address}"))
     finally:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 DRAW_S = 0.1  # between two pictures at the least,
 TICK_S = 0.5  # and at the most: times pass
-LOOK_S = 1.0  # once the broker is there; it hands over what it has kept, and a live run is heard four times a second
+LOOK_S = 1.2  # once the broker is there: what it has kept may be a second old, and then the next picture comes
 
 
 @click.command()
@@ -60,15 +60,19 @@ def watch(
     source: Source
     link: Waiting
     close: Callable[[], None]
+    look_s = LOOK_S
     if run is not None and Path(run).is_dir():
         source = following = Following(Path(run), clock=clock)
         link, close, where, run = Looks(), following.close, run, next(iter(following.runs))
+        look_s = 0.0
     else:
         source, sockets, where = open_watching(broker, keys, clock=clock)
         link, close = sockets, sockets.close
     show = show_for(once=once, as_json=as_json)
     try:
-        watcher = Watcher(source, show, clock=clock, where=where, run=run, once=once, timeout_s=connect_timeout)
+        watcher = Watcher(
+            source, show, clock=clock, where=where, run=run, once=once, look_s=look_s, timeout_s=connect_timeout
+        )
         serve(watcher, link, clock)
     finally:
         show.close()
@@ -108,12 +112,13 @@ class Watcher:
         where: str,
         run: str | None = None,
         once: bool = False,
+        look_s: float = LOOK_S,
         timeout_s: float | None = None,
     ) -> None:
         self.done = False
         self.wake_at: float | None = None
         self._source, self._show, self._clock, self._where = source, show, clock, where
-        self._run, self._once, self._timeout_s = run, once, timeout_s
+        self._run, self._once, self._look_s, self._timeout_s = run, once, look_s, timeout_s
         self._began = clock.now()
         self._there_at: float | None = None  # when anything could come for the first time
         self._next_at = self._began  # when to draw
@@ -153,9 +158,9 @@ class Watcher:
 
     def _finish(self, seen: list[Seen], now: float) -> None:
         """Show what is there, if it is all."""
-        named = self._run is not None and bool(seen) and (seen[0].here or seen[0].view.finished is not None)
-        looked = self._there_at is not None and now - self._there_at >= LOOK_S
-        if not named and not looked:
+        over = self._run is not None and bool(seen) and seen[0].view.finished is not None
+        looked = self._there_at is not None and now - self._there_at >= self._look_s
+        if not over and not looked:
             if self._there_at is None and now - self._began >= LOOK_S:
                 self._show.lacks(self._note())
             return

@@ -138,11 +138,10 @@ def open_watching(broker: str | None, keys: Path | None, *, clock: Clock) -> tup
     Raises:
         BadConfiguration: there are no keys of an observer in the folder, nor those of the aggregator.
     """
-    from fedmq.keyring import KEY_SUFFIX, find_broker
+    from fedmq.keyring import find_watching
     from fedmq.sockets import ObserverSockets
 
-    own = keys is not None and (keys / f"observer{KEY_SUFFIX}").exists()
-    address, membership = find_broker(broker, keys, "observer" if own else "aggregator")
+    address, membership = find_watching(broker, keys)
     link = ObserverSockets(address, secrets.token_hex(8), membership)
     seal = None if membership is None else TrainerSeal(membership)
     return Watching(link, clock=clock, seal=seal), link, address

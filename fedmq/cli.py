@@ -23,10 +23,11 @@ COMMANDS = {
     "trainer": ("trainer.cli", "Train on this machine's rows, for whoever publishes rounds."),
     "spawn": ("deploy.spawn", "Keep several trainers running on this machine, each with its part of the rows."),
     "watch": ("dashboard.terminal", "Watch runs on this terminal, live or from their folders."),
+    "dashboard": ("dashboard.cli", "Watch runs in a browser."),
     "keys": ("deploy.keys", "Make a federation's keys; say who is let in."),
     "deploy": ("deploy.cli", "Put fedmq on hosts over SSH, and look after it there."),
     "sink": ("dashboard.sink", "Write what happens in live runs for TensorBoard or MLflow."),
-    "runs": ("aggregator.runs", "List, compare and plot runs; look after them; pause, resume or stop a live one."),
+    "runs": ("aggregator.runs", "List, compare and plot runs; look after them; pause or stop a live one."),
     "config": ("fedmq.config", "Write a file of settings for a service, or check one."),
     "doctor": ("deploy.doctor", "Look for what usually goes wrong, and say what to do."),
 }

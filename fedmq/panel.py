@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
+from msgspec.structs import replace
 from rich.console import Group, RenderableType
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -20,7 +21,7 @@ from rich.text import Text
 from fedmq import events
 from fedmq.braille import Curve, draw_blocks, draw_curves
 from fedmq.telling import describe, printable
-from fedmq.view import Presence, RoundView, Told, TrainerView, View
+from fedmq.view import Presence, RoundView, TrainerView, View
 
 CHART_LINES_MIN, CHART_LINES_MAX = 4, 12
 FEED_LINES_MAX = 5
@@ -55,11 +56,14 @@ class Seen(NamedTuple):
 def draw_run(seen: Seen, width: int, height: int) -> RenderableType:
     """The run on a screen of so many columns and lines."""
     view = seen.view
-    rounds, trainers, feed = view.rounds[:], list(view.trainers.values()), view.feed[:]
-    told = [(one.at, line) for one in feed if (line := _told(one.event, view.metric))][-FEED_LINES_MAX:]
-    room = max(0, height - OTHER_LINES - len(told))
+    view = replace(view, rounds=view.rounds[:], trainers=dict(view.trainers), feed=view.feed[:])
+    seen, rounds, trainers = seen._replace(view=view), view.rounds, list(view.trainers.values())
+    told = [(one.at, line) for one in view.feed if (line := _told(one.event, view.metric))]
+    told = told[-min(FEED_LINES_MAX, height // 6) :]
+    alarm = _alarm(seen)
+    room = max(0, height - OTHER_LINES - len(alarm) - len(told))
     chart_lines = min(max(room - len(trainers), CHART_LINES_MIN), CHART_LINES_MAX)
-    parts: list[RenderableType] = [_head(seen), _figures(seen), *_alarm(seen, feed), Text()]
+    parts: list[RenderableType] = [_head(seen), _figures(seen), *alarm, Text()]
     parts += _chart([one for one in rounds if one.best is not None], width, chart_lines)
     parts += [_latencies(rounds, width), Text()]
     parts.append(_trainers(seen, trainers, width, max(1, room - chart_lines)))
@@ -151,11 +155,11 @@ def _figures(seen: Seen) -> RenderableType:
     return table
 
 
-def _alarm(seen: Seen, feed: Sequence[Told]) -> list[RenderableType]:
+def _alarm(seen: Seen) -> list[RenderableType]:
     """A line that nobody overlooks when the run hangs; and whom it waits for, if that was told."""
     if not seen.state.startswith("stalled"):
         return []
-    told = [one.event for one in feed[-FEED_LINES_MAX:] if isinstance(one.event, events.Stalled)]
+    told = [one.event for one in seen.view.feed[-FEED_LINES_MAX:] if isinstance(one.event, events.Stalled)]
     missing = printable(f": nothing from {', '.join(told[-1].missing)}") if told and told[-1].missing else ""
     return [Text(f" {seen.state}{missing} ", style="bold white on red", no_wrap=True, overflow="ellipsis")]
 
@@ -188,7 +192,7 @@ def _latencies(rounds: Sequence[RoundView], width: int) -> RenderableType:
         return Text()
     said = f"  median {statistics.median(took):.1f} ms, last {took[-1]:.1f}, longest {max(took):.1f}"
     bars = draw_blocks(took, max(1, min(60, width - LABEL_LETTERS - 1 - len(said))))
-    return Text.assemble((f"{'round':>{LABEL_LETTERS}} ", "dim"), (bars, "blue"), (said, "dim"), no_wrap=True)
+    return Text.assemble((f"{'latency':>{LABEL_LETTERS}} ", "dim"), (bars, "blue"), (said, "dim"), no_wrap=True)
 
 
 # --- the trainers -----------------------------------------------------------------------------------------------------
@@ -226,7 +230,7 @@ def _trainers(seen: Seen, trainers: list[TrainerView], width: int, lines: int) -
     if labelled:
         table.add_column("labels", no_wrap=True, overflow="ellipsis", max_width=width // 6)
     for one in sorted(shown, key=lambda one: one.name):
-        state = Text(f"● {one.presence}", style=PRESENCES[one.presence])
+        state = Text(f"● {one.barred or one.presence}", style=PRESENCES[one.presence])
         labels = [Text(printable(", ".join(one.labels)))] if labelled else []
         table.add_row(Text(printable(one.name)), state, *(cell(seen, one) for cell in columns.values()), *labels)
     if len(shown) == len(trainers):

@@ -27,6 +27,12 @@ def _of_trainer(event: events.AnyEvent) -> str | None:
             return f"trainer {event.trainer} has not answered in time"
         case events.TrainerLeft():
             return f"trainer {event.trainer} {'said goodbye' if event.goodbye else 'is gone'}"
+        case events.TrainerBarred():
+            return f"trainer {event.trainer} is {event.how} by an operator"
+        case events.TrainerReadmitted():
+            return f"trainer {event.trainer} is readmitted by an operator"
+        case events.ResultResent():
+            return f"trainer {event.trainer} sent its result of round {event.round} again"
         case events.ResultRejected():
             return f"rejected from {event.trainer or 'somebody'}: {event.reason}: {event.detail}"
         case _:
@@ -47,6 +53,8 @@ def _of_run(event: events.AnyEvent, metric: str) -> str | None:
             return "paused; fedmq runs resume goes on"
         case events.RunResumed():
             return "resumed"
+        case events.CheckpointKept():
+            return f"the state after round {event.round} is on disk"
         case events.RunFinished():
             return f"the run is over after {event.rounds} rounds: {'solved' if event.solved else 'not solved'}"
         case events.RoundClosed():

@@ -36,6 +36,7 @@ NAMED = (
     "how-to/keep-a-run-alive",
     "how-to/metrics",
     "how-to/one-machine",
+    "how-to/plot-and-compare",
     "how-to/your-own-task",
     "how-to/your-own-data",
     "how-to/ship-python",

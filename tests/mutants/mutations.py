@@ -153,15 +153,15 @@ MUTATIONS = (
     Mutation(
         "the quorum is one too many",
         ROUNDS,
-        "if len(self._answered) < self._quorum:",
-        "if len(self._answered) <= self._quorum:",
+        "if len(self._answered) < quorum:",
+        "if len(self._answered) <= quorum:",
         OF_ROUNDS,
     ),
     Mutation(
         "the quorum is one too few",
         ROUNDS,
-        "if len(self._answered) < self._quorum:",
-        "if len(self._answered) < self._quorum - 1:",
+        "if len(self._answered) < quorum:",
+        "if len(self._answered) < quorum - 1:",
         OF_ROUNDS,
     ),
     Mutation(
@@ -195,8 +195,8 @@ MUTATIONS = (
     Mutation(
         "who joins late gets no round",
         ROUNDS,
-        "if self.phase is Phase.COLLECTING and message.round < self.round:\n            self._send_round(inbox)",
-        "pass",
+        "message.round < self.round and not barred:\n            self._send_round(inbox)",
+        "False:\n            pass",
         OF_ROUNDS,
     ),
     Mutation(

@@ -1,0 +1,177 @@
+"""The picture of a run on a terminal: what stands where, and that it fits however many trainers there are."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import pytest
+from rich.console import Console, RenderableType
+
+from fedmq import events
+from fedmq.braille import Curve, draw_blocks, draw_curves
+from fedmq.panel import Seen, draw_list, draw_run, left_s, span
+from fedmq.view import STALLED_S, View
+
+STARTED = events.RunStarted(
+    run="one",
+    epoch=1,
+    round=1,
+    task="xor",
+    strategy="evolution",
+    seed=7,
+    robust="clip",
+    metric="accuracy",
+    target=1.0,
+    rounds_max=200,
+)
+
+
+def best(fitness: float, value: float = 0.75) -> events.Best:
+    return events.Best(
+        value=value, coverage=1.0, fitness=fitness, fitness_mean=2 * fitness, fitness_worst=-9.0, diversity=0.3
+    )
+
+
+def closed(number: int, fitness: float = -0.25) -> events.RoundClosed:
+    return events.RoundClosed(
+        round=number, why="complete", results=2, round_s=0.0125, present=3, best=best(fitness), rejected=1
+    )
+
+
+def view_of(*told: events.AnyEvent, begin: float = 100.0) -> View:
+    """One event a second."""
+    view = View()
+    for second, event in enumerate((STARTED, *told)):
+        view.take(begin + second, event)
+    return view
+
+
+def printed(picture: RenderableType, width: int = 100, height: int = 40) -> list[str]:
+    screen = io.StringIO()
+    Console(file=screen, width=width, height=height, color_system=None).print(picture)
+    return screen.getvalue().splitlines()
+
+
+def drawn(view: View, *, now: float | None = None, here: bool = True, width: int = 100, height: int = 40) -> str:
+    lines = printed(draw_run(Seen(view, view.event_at if now is None else now, here), width, height), width, height)
+    assert len(lines) <= height
+    assert max(map(len, lines)) <= width
+    return "\n".join(lines)
+
+
+def trainers(count: int) -> list[events.AnyEvent]:
+    return [events.TrainerJoined(trainer=f"t{number:03}", samples=number) for number in range(count)]
+
+
+def test_the_picture_says_what_a_person_asks_first() -> None:
+    told = [events.TrainerJoined(trainer="bob", samples=3, labels=("north", "gpu")), closed(1, -0.6), closed(2, -0.5)]
+    accepted = events.ResultAccepted(
+        round=2, trainer="bob", staleness=0, train_s=0.004, answer_s=0.010, cpu_s=1.0, memory=57_000_000
+    )
+    view = view_of(*told, accepted)
+    picture = drawn(view, now=view.event_at + 3, width=140)
+    for words in (
+        "one  xor, evolution (clip), seed 7",
+        "● running",
+        "round 2 of 200",
+        "at most 3 min left",  # 198 rounds of a second
+        "75% right (target 100%)   fitness best -0.5000  mean -1.0000",
+        "progress 3.0 s ago",
+        "median 12.5 ms, last 12.5, longest 12.5",
+        "trainer bob joined (3 rows)",
+    ):
+        assert words in picture
+    (row,) = [line for line in picture.splitlines() if line.startswith("bob")]
+    assert re.split(r" {2,}", row.strip())[1:] == (
+        ["● alive", "3", "1", "100%", "3.0 s ago", "4.0 ms", "6.0 ms", "0%", "57 MB", "north, gpu"]
+    )
+
+
+@pytest.mark.parametrize(("width", "height"), [(60, 20), (80, 24), (100, 30), (200, 60)])
+def test_it_fits_any_screen_with_a_thousand_trainers(width: int, height: int) -> None:
+    view = view_of(*trainers(1000), *(closed(number) for number in range(1, 400)))
+    picture = drawn(view, width=width, height=height)
+    assert re.search(r"and \d+ more \(\d+ alive\)", picture)
+    assert "round 399 of 200" in picture
+
+
+def test_who_is_looked_for_is_shown_before_those_who_are_well() -> None:
+    gone = [events.TrainerLeft(trainer="t900", goodbye=False), events.TrainerSuspected(trainer="t901")]
+    picture = drawn(view_of(*trainers(1000), *gone), height=24)
+    assert re.search(r"^t900 +● gone", picture, flags=re.MULTILINE)
+    assert re.search(r"^t901 +● suspect", picture, flags=re.MULTILINE)
+    assert "alive)" in picture
+
+
+def test_a_stall_is_an_alarm_that_names_who_is_missing() -> None:
+    stalled = events.Stalled(round=1, seconds=15.0, missing=("bob",))
+    view = view_of(*trainers(2), events.RoundPublished(round=1, invited=2), stalled)
+    assert "stalled for 41 s: nothing from bob" in drawn(view, now=view.progress_at + 41)
+    assert "stalled for" not in drawn(view, now=view.progress_at + STALLED_S - 1)
+
+
+@pytest.mark.parametrize(
+    ("told", "here", "state"),
+    [
+        ((), False, "interrupted"),
+        ((events.RunPaused(),), True, "paused"),
+        ((events.Waiting(present=1, needed=2),), True, "waiting for trainers (1 of 2)"),
+        ((closed(1), events.RunFinished(solved=True, rounds=1, value=1.0)), False, "solved"),
+        ((closed(1), events.RunFinished(solved=False, rounds=1, value=0.5)), True, "not solved"),
+    ],
+)
+def test_how_it_stands_is_at_the_top(told: tuple[events.AnyEvent, ...], here: bool, state: str) -> None:
+    first = drawn(view_of(*told), here=here).splitlines()[0]
+    assert first.endswith(f"● {state}")
+
+
+def test_a_picture_of_nothing_can_be_drawn() -> None:
+    assert "no trainer yet" in drawn(View())
+
+
+def test_a_list_has_a_line_for_each_run() -> None:
+    several = [Seen(view_of(*trainers(2), closed(1)), 110.0, here) for here in (True, False)]
+    heading, first, second = printed(draw_list(several, 20))
+    assert heading.split() == ["run", "state", "task", "strategy", "round", "of", "value", "trainers", "progress"]
+    assert first.split()[:7] == ["one", "●", "running", "xor", "evolution", "1", "200"]
+    assert "interrupted" in second
+    assert printed(draw_list(several * 20, 10))[-1].split() == ["and", "33", "more"]
+
+
+def test_what_a_stranger_sent_neither_colours_the_terminal_nor_moves_its_cursor() -> None:
+    joined = events.TrainerJoined(trainer="[red]b\x1b[2Job", samples=1, labels=("[blink]\x1b[5m",))
+    picture = drawn(view_of(joined), width=140)
+    assert "\x1b" not in picture
+    assert "[red]b?[2Job" in picture
+
+
+def test_the_time_left_is_that_of_all_rounds_that_are_allowed() -> None:
+    assert left_s(view_of(closed(1))) is None
+    assert left_s(view_of(closed(1), closed(2))) == 198.0
+    assert left_s(view_of(closed(1), closed(2), events.RunFinished(solved=True, rounds=2, value=1.0))) is None
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.04, "0.0 s"), (9.9, "9.9 s"), (42.2, "42 s"), (600, "10 min"), (7300, "2 h")]
+)
+def test_times_are_short(seconds: float, text: str) -> None:
+    assert span(seconds) == text
+
+
+def test_a_curve_goes_from_one_corner_to_the_other() -> None:
+    lines = [str(line) for line in draw_curves([Curve([0.0, 1.0], "red")], 0.0, 1.0, 4, 2)]
+    assert lines[0][-1] != " "
+    assert lines[1][0] != " "
+    assert lines[0][0] == lines[1][-1] == " "
+
+
+def test_values_beyond_the_frame_lie_on_its_edge() -> None:
+    (line,) = draw_curves([Curve([-5.0, 5.0], "red")], 0.0, 1.0, 8, 1)
+    assert " " not in str(line)
+
+
+def test_bars_are_of_the_last_values_from_zero_on() -> None:
+    assert draw_blocks([9.0, 0.0, 4.0, 8.0], 3) == "▁▅█"
+    assert draw_blocks([], 3) == ""
+    assert draw_blocks([0.0, 0.0], 3) == "▁▁"

@@ -1,0 +1,224 @@
+"""`fedmq runs plot` and `fedmq runs compare` on the folders of runs: what is in the files and in the table."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import dashboard
+from dashboard.plots import compare, plot
+from fedmq import events
+from fedmq.cli import fedmq
+from fedmq.errors import BadConfiguration
+from fedmq.event_log import EVENTS, EventLog
+from fedmq.models import MLP, Code, Linear, Model, TrainedModel
+from fedmq.view import View
+
+XOR = MLP([2, 4, 2])
+PNG = b"\x89PNG\r\n"
+
+
+def genes(model: Model, seed: int) -> bytes:
+    return np.random.default_rng(seed).normal(size=model.genes).astype("<f8").tobytes()
+
+
+def write_run(folder: Path, *, rounds: int = 5, model: Model = XOR, seed: int = 1, metric: str = "accuracy") -> Path:
+    """The folder of a run of three trainers, of whom one is late and one is missing now and then."""
+    folder.mkdir()
+    view, at = View(), [1000.0]
+    log = EventLog(folder / EVENTS, lambda: at[0], view)
+
+    def tell(event: events.AnyEvent) -> None:
+        at[0] += 0.01
+        log(event)
+
+    tell(
+        events.RunStarted(
+            run=folder.name,
+            epoch=1,
+            round=1,
+            task="xor",
+            strategy="evolution",
+            seed=seed,
+            metric=metric,
+            target=1.0,
+            rounds_max=200,
+            model=model,
+        )
+    )
+    for name in ("alice", "bob", "carol"):
+        tell(events.TrainerJoined(trainer=name, samples=2))
+    for number in range(1, rounds + 1):
+        tell(events.RoundPublished(round=number, invited=3))
+        here = [("alice", number, 0), *([("bob", number - 1, 1)] if number > 1 else [])]
+        for name, answered, staleness in here:
+            tell(
+                events.ResultAccepted(
+                    round=answered,
+                    trainer=name,
+                    staleness=staleness,
+                    train_s=0.004,
+                    answer_s=0.0 if staleness else 0.01,
+                )
+            )
+        best = events.Best(
+            value=number / rounds,
+            coverage=1.0,
+            fitness=-1 / number,
+            fitness_mean=-2 / number,
+            fitness_worst=-9.0,
+            diversity=0.5,
+        )
+        tell(
+            events.RoundClosed(
+                round=number,
+                why="deadline" if number == 2 else "complete",
+                results=len(here),
+                round_s=0.02 * number,
+                present=3,
+                best=best,
+                late=len(here) - 1,
+                rejected=0,
+                bytes_up=100,
+                bytes_down=1000,
+            )
+        )
+        if not isinstance(model, Code) and model.inputs == 2:
+            tell(events.BestChanged(round=number, genes=genes(model, number)))
+    tell(events.RunFinished(solved=True, rounds=rounds, value=1.0))
+    log.close()
+    return folder
+
+
+def plotted(folder: Path, *arguments: str) -> str:
+    """The SVG of a run."""
+    target = folder / "figure.svg"
+    done = CliRunner().invoke(plot, [str(folder), "-o", str(target), *arguments], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return target.read_text()
+
+
+def texts(svg: str) -> list[str]:
+    return re.findall(r"<text[^>]*>([^<]*)</text>", svg)
+
+
+def test_a_figure_shows_convergence_times_participation_and_the_surface(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "one")
+    svg = plotted(folder)
+    assert svg == plotted(folder)  # the same run gives the same bytes
+    said = texts(svg)
+    for words in ("Fitness", "best", "mean", "Accuracy", "target", "Round time", "complete", "deadline"):
+        assert words in said
+    for words in (
+        "Who answered",
+        "alice",
+        "bob",
+        "carol",
+        "late",
+        "no answer",
+        "Best model after round 5",
+        "probability of class 1",
+    ):
+        assert words in said
+    assert "one xor, evolution, seed 1: solved, 5 rounds" in [re.sub(r"\s+", " ", text) for text in said]
+    assert not re.findall(r"(?:href|url|src)\W+https?:", svg)  # nothing is fetched by who looks at it
+
+
+def test_the_surface_is_that_of_the_round_that_is_asked_for(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "one")
+    two, three = (plotted(folder, "--round", str(number)) for number in (2, 3))
+    image = r'"data:image/png;base64,([^"]+)"'
+    assert re.findall(image, two) != re.findall(image, three)
+    assert "Best model after round 3" in texts(three)
+
+
+@pytest.mark.parametrize("model", [MLP([4, 3, 2]), Code(genes=3, inputs=2)])
+def test_a_model_of_which_no_surface_can_be_drawn_is_plotted_without(model: Model, tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "one", model=model)
+    assert not any("Best model" in text for text in texts(plotted(folder)))
+    with pytest.raises(BadConfiguration, match="--round 2: expected a model with two inputs"):
+        CliRunner().invoke(plot, [str(folder), "--round", "2"], catch_exceptions=False)
+
+
+@pytest.mark.parametrize(("model", "words"), [(Linear(2, 1), "value"), (MLP([2, 3, 3]), "class 2")])
+def test_each_kind_of_output_has_a_surface(model: Model, words: str, tmp_path: Path) -> None:
+    assert words in texts(plotted(write_run(tmp_path / "one", model=model, metric="loss")))
+
+
+def test_the_surface_of_a_model_that_is_too_large_to_be_told_is_that_of_its_file(tmp_path: Path) -> None:
+    model = MLP([2, 200, 2])
+    folder = write_run(tmp_path / "one", model=MLP([3, 2]))
+    text = (folder / EVENTS).read_text().replace('"sizes":[3,2]', '"sizes":[2,200,2]')
+    (folder / EVENTS).write_text(text)
+    (folder / "model.npz").write_bytes(TrainedModel(model, np.zeros(model.genes), "xor").to_bytes())
+    assert "Best model after round 5" in texts(plotted(folder))
+
+
+def test_the_figure_of_a_run_is_its_history_unless_somebody_says_otherwise(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "one")
+    done = CliRunner().invoke(plot, [str(folder)], catch_exceptions=False)
+    assert done.output == f"{folder / 'history.png'}\n"
+    assert (folder / "history.png").read_bytes().startswith(PNG)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("nope",), "runs/nope: expected the folder of a run"),
+        (("empty",), "empty: expected a closed round"),
+        (("one", "-o", "one.jpg"), "one.jpg: expected a name that ends in .png, .svg, .pdf"),
+        (("one", "-o", "no/such/folder.png"), "cannot be written"),
+        (("one", "--inputs", "3", "2"), "expected LOW below HIGH, got 3 2"),
+    ],
+)
+def test_what_cannot_be_drawn_is_said_in_a_line(
+    arguments: tuple[str, ...], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_run(tmp_path / "one")
+    write_run(tmp_path / "empty", rounds=0)
+    with pytest.raises(BadConfiguration, match=re.escape(message)):
+        CliRunner().invoke(plot, list(arguments), catch_exceptions=False)
+
+
+def test_without_matplotlib_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_run(tmp_path / "one")
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.delitem(sys.modules, "dashboard.figures", raising=False)
+    monkeypatch.delattr(dashboard, "figures", raising=False)
+    with pytest.raises(BadConfiguration, match=re.escape("plots need matplotlib: pip install 'fedmq[plot]'")):
+        CliRunner().invoke(plot, [str(folder)], catch_exceptions=False)
+
+
+def test_runs_are_compared_figure_by_figure(tmp_path: Path) -> None:
+    one, two = write_run(tmp_path / "one"), write_run(tmp_path / "two", rounds=8, seed=2)
+    done = CliRunner().invoke(fedmq, ["runs", "compare", str(one), str(two)], catch_exceptions=False)
+    lines = {line.replace("≠", " ").split()[0]: line.split() for line in done.output.splitlines()}
+    assert lines["run"] == ["run", "one", "two"]
+    assert lines["task"] == ["task", "xor", "xor"]
+    assert lines["seed"] == ["≠", "seed", "1", "2"]
+    assert lines["rounds"] == ["≠", "rounds", "5", "8"]
+    assert lines["train_s"] == ["≠", "train_s", "0.3", "0.72"]
+    assert lines["round_s_median"] == ["≠", "round_s_median", "0.06", "0.09"]
+    assert lines["results"] == ["≠", "results", "9", "15"]
+    assert lines["bytes_down"] == ["≠", "bytes_down", "5000", "8000"]
+    assert lines["solved"] == ["solved", "yes", "yes"]
+
+
+def test_a_comparison_is_json_and_a_figure_with_all_curves(tmp_path: Path) -> None:
+    one, two = write_run(tmp_path / "one"), write_run(tmp_path / "two", rounds=8, seed=2)
+    target = tmp_path / "curves.svg"
+    done = CliRunner().invoke(compare, [str(one), str(two), "--json", "-o", str(target)], catch_exceptions=False)
+    assert [(row["run"], row["seed"], row["rounds"], row["value"]) for row in json.loads(done.output)] == [
+        ("one", 1, 5, 1.0),
+        ("two", 2, 8, 1.0),
+    ]
+    said = texts(target.read_text())
+    for words in ("Best fitness", "Accuracy", "one: evolution, seed 1", "two: evolution, seed 2"):
+        assert words in said

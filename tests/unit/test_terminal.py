@@ -1,0 +1,272 @@
+"""`fedmq watch` without a network: what is shown when, how it ends, and a folder that is written meanwhile."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections import OrderedDict
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from dashboard.following import Following
+from dashboard.screens import Lines, Once, Screen
+from dashboard.terminal import LOOK_S, TICK_S, Watcher
+from dashboard.watching import Watched
+from fedmq import events
+from fedmq.errors import BadConfiguration, Unreachable
+from fedmq.event_log import EVENTS, EventLog
+from fedmq.lock import FolderLock
+from fedmq.panel import Seen
+from fedmq.testing import VirtualClock
+from fedmq.view import View
+
+STARTED = events.RunStarted(run="one", epoch=1, round=1, task="xor", strategy="evolution", seed=7, rounds_max=200)
+FINISHED = events.RunFinished(solved=True, rounds=1, value=1.0)
+
+
+class Source:
+    """Runs that a test sets."""
+
+    def __init__(self) -> None:
+        self.runs: OrderedDict[str, Watched] = OrderedDict()
+        self.there = False
+
+    def step(self) -> None:
+        """Nothing comes by itself."""
+
+    def add(self, name: str, *, heard_at: float = 0.0) -> View:
+        view = View()
+        view.take(1e9, events.RunStarted(run=name, epoch=1, round=1, task="xor", strategy="evolution", seed=7))
+        self.runs[name] = Watched(view)
+        self.runs[name].heard_at = heard_at
+        return view
+
+
+class Shown:
+    """What was shown."""
+
+    def __init__(self) -> None:
+        self.pictures: list[tuple[list[str], str]] = []
+        self.lacked: list[str] = []
+
+    def show(self, several: list[Seen], note: str) -> None:
+        self.pictures.append(([f"{one.view.run} {one.state}" for one in several], note))
+
+    def lacks(self, note: str) -> None:
+        self.lacked.append(note)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def scene(
+    *, run: str | None = None, once: bool = False, timeout_s: float | None = None
+) -> tuple[Watcher, Source, Shown, VirtualClock]:
+    source, shown, clock = Source(), Shown(), VirtualClock()
+    watcher = Watcher(source, shown, clock=clock, where="tcp://b:1", run=run, once=once, timeout_s=timeout_s)
+    return watcher, source, shown, clock
+
+
+def test_a_broker_that_is_not_there_is_said_and_tried_again() -> None:
+    watcher, source, shown, clock = scene()
+    watcher.step()
+    assert shown.pictures == [([], "the broker at tcp://b:1 does not answer; trying again")]
+    source.there = True
+    source.add("one", heard_at=1.0)
+    clock.move_to(1.0)
+    watcher.step()
+    assert shown.pictures[-1] == (["one running"], "")
+    assert not watcher.done
+
+
+def test_a_broker_that_never_answers_ends_it_after_the_timeout() -> None:
+    watcher, _, _, clock = scene(timeout_s=3)
+    watcher.step()
+    clock.move_to(3.0)
+    with pytest.raises(Unreachable, match="no broker answered at tcp://b:1 within 3 s"):
+        watcher.step()
+
+
+def test_a_broker_that_answered_once_is_waited_for() -> None:
+    watcher, source, shown, clock = scene(timeout_s=3)
+    source.there = True
+    source.add("one")
+    watcher.step()
+    source.there = False
+    clock.move_to(10.0)
+    watcher.step()
+    assert shown.pictures[-1] == (["one interrupted"], "the broker at tcp://b:1 does not answer; trying again")
+
+
+def test_pictures_follow_events_but_not_each_of_them_and_time_passes_without_any() -> None:
+    watcher, source, shown, clock = scene()
+    source.there = True
+    view = source.add("one")
+    watcher.step()
+    for hundredth in range(1, 41):
+        clock.move_to(hundredth / 100)
+        view.take(1e9, events.RoundPublished(round=hundredth, invited=1))
+        watcher.step()
+        assert watcher.wake_at is not None
+        assert watcher.wake_at > clock.now()
+    assert 4 <= len(shown.pictures) <= 6
+    before = len(shown.pictures)
+    clock.move_to(clock.now() + 2 * TICK_S)
+    watcher.step()
+    assert len(shown.pictures) == before + 1
+
+
+def test_it_ends_with_the_run_that_was_named_and_shows_its_end() -> None:
+    watcher, source, shown, _ = scene(run="two")
+    source.there = True
+    source.add("one").take(1e9, FINISHED)
+    two = source.add("two")
+    watcher.step()
+    assert (watcher.done, shown.pictures[-1]) == (False, (["two running"], ""))
+    two.take(1e9, FINISHED)
+    watcher.step()
+    assert (watcher.done, shown.pictures[-1]) == (True, (["two solved"], ""))
+
+
+def test_one_picture_of_a_run_that_is_over_is_shown_as_soon_as_it_comes() -> None:
+    watcher, source, shown, _ = scene(run="one", once=True)
+    source.there = True
+    watcher.step()
+    assert shown.pictures == []
+    source.add("one").take(1e9, FINISHED)
+    watcher.step()
+    assert (watcher.done, shown.pictures) == (True, [(["one solved"], "")])
+
+
+def test_one_picture_of_all_runs_waits_for_what_the_broker_has_kept() -> None:
+    watcher, source, shown, clock = scene(once=True)
+    source.there = True
+    watcher.step()
+    source.add("one")
+    source.add("two", heard_at=-9.0)
+    watcher.step()
+    assert shown.pictures == []
+    clock.move_to(LOOK_S)
+    watcher.step()
+    assert (watcher.done, shown.pictures) == (True, [(["one running", "two interrupted"], "")])
+
+
+def test_one_picture_of_a_run_that_is_not_there_is_an_error_that_names_the_others() -> None:
+    watcher, source, _, clock = scene(run="nope", once=True)
+    source.there = True
+    source.add("one")
+    watcher.step()
+    clock.move_to(LOOK_S)
+    with pytest.raises(BadConfiguration, match="expected a run nope at tcp://b:1, there are: one"):
+        watcher.step()
+
+
+def test_while_one_picture_waits_for_the_broker_it_says_so() -> None:
+    watcher, _, shown, clock = scene(once=True)
+    watcher.step()
+    clock.move_to(LOOK_S)
+    watcher.step()
+    assert shown.lacked == ["the broker at tcp://b:1 does not answer; trying again"]
+
+
+# --- what is written -----------------------------------------------------------------------------------------------
+
+
+def seen(*told: events.AnyEvent) -> Seen:
+    view = View()
+    for event in (STARTED, *told):
+        view.take(100.0, event)
+    return Seen(view, 101.0, here=True)
+
+
+def test_lines_are_json_and_come_with_changes_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = Lines()
+    now = seen(events.TrainerJoined(trainer="bob", samples=3))
+    lines.show([now], "")
+    lines.show([now._replace(now=102.0)], "")
+    now.view.take(102.0, events.RunPaused())
+    lines.show([now._replace(now=102.0)], "the broker does not answer")
+    out, err = capsys.readouterr()
+    first, second = map(json.loads, out.splitlines())
+    assert (first["run"], first["state"], first["round"], first["rounds_max"]) == ("one", "running", 0, 200)
+    assert [(one["name"], one["samples"], one["presence"]) for one in first["trainers"]] == [("bob", 3, "alive")]
+    assert second["state"] == "paused"
+    assert err == "fedmq: the broker does not answer\n"
+
+
+def test_a_pipe_gets_one_picture_without_colours() -> None:
+    screen = io.StringIO()
+    Once(Console(file=screen, width=100)).show([seen()], "")
+    assert screen.getvalue().startswith("one  xor, evolution, seed 7")
+    assert "\x1b" not in screen.getvalue()
+
+
+def test_a_screen_gives_the_terminal_back_and_leaves_the_last_picture() -> None:
+    written = io.StringIO()
+    screen = Screen(Console(file=written, force_terminal=True, width=100, height=30, color_system=None))
+    screen.show([seen()], "a note")
+    screen.close()
+    inside, after = written.getvalue().split("\x1b[?1049l")
+    assert "\x1b[?1049h" in inside  # the alternate screen
+    assert "a note" in after
+    assert "one  xor, evolution, seed 7" in after
+
+
+# --- folders -------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_is_followed_while_it_is_written_also_when_its_file_begins_anew(tmp_path: Path) -> None:
+    view, clock = View(), VirtualClock()
+    log = EventLog(tmp_path / EVENTS, lambda: 100.0, view, bytes_max=400)
+
+    def tell(event: events.AnyEvent) -> None:
+        view.take(100.0, event)
+        log(event)
+
+    tell(STARTED)
+    following = Following(tmp_path, clock=clock)
+    (watched,) = following.runs.values()
+    for number in range(1, 50):
+        tell(events.RoundPublished(round=number, invited=1))
+        following.step()
+        assert (watched.view.seq, watched.view.newest) == (view.seq, view.newest)
+    assert (tmp_path / EVENTS).read_bytes().startswith(b'{"event":"summary"')
+    following.close()
+    log.close()
+
+
+def test_half_a_line_is_taken_when_it_is_whole(tmp_path: Path) -> None:
+    (tmp_path / EVENTS).write_text('{"at":1,"event":"run-started","run":"one","epoch":1,"round":1,"task":"xor",')
+    with (tmp_path / EVENTS).open("a") as file:
+        file.write('"strategy":"evolution","seed":7}\n{"at":2,"event":"wait')
+    following = Following(tmp_path, clock=VirtualClock())
+    assert following.runs["one"].view.seq == 1
+    with (tmp_path / EVENTS).open("a") as file:
+        file.write('ing","present":0,"needed":2}\n')
+    following.step()
+    assert following.runs["one"].view.waiting == (0, 2)
+    following.close()
+
+
+def test_a_folder_whose_aggregator_lives_is_told_by_its_lock(tmp_path: Path) -> None:
+    log = EventLog(tmp_path / EVENTS, lambda: 1e9, View())
+    log(STARTED)
+    log.close()
+    clock = VirtualClock()
+    following, lock = Following(tmp_path, clock=clock), FolderLock(tmp_path)
+    following.step()
+    assert following.runs["one"].here(clock.now())
+    lock.release()
+    following.step()
+    assert not following.runs["one"].here(clock.now())
+    following.close()
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_folder_that_is_no_runs_is_an_error_in_one_line(there: bool, tmp_path: Path) -> None:
+    if there:
+        (tmp_path / EVENTS).write_text("no event\n")
+    with pytest.raises(BadConfiguration, match="expected the folder of a run"):
+        Following(tmp_path, clock=VirtualClock())
