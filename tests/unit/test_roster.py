@@ -135,9 +135,9 @@ def test_a_trainer_of_an_earlier_life_is_away_but_counts() -> None:
 def test_a_trainer_that_was_gone_in_an_earlier_life_does_not_count_until_it_is_back() -> None:
     roster = Roster(FORGET_S)
     roster.restore("bob", 2, 3, now=5.0, gone=True)
-    assert roster.members(now=5.0) == []
+    assert roster.members(now=5.0, round=1) == []
     roster.meet("bob", 2, now=6.0)
-    assert roster.members(now=6.0) == ["bob"]
+    assert roster.members(now=6.0, round=1) == ["bob"]
 
 
 def test_a_roster_holds_no_more_names_than_a_beacon_has_bits() -> None:
