@@ -155,19 +155,8 @@ def measure(turns: int) -> list[Outcome]:
         task, run = folder / "endless.py", folder / RUN
         task.write_text(TASK)
         processes.start("broker", "broker", "--port", str(port))
-        aggregator = (
-            "--task",
-            str(task),
-            "--min-trainers",
-            "2",
-            "--run",
-            RUN,
-            "--out",
-            str(run),
-            "--keep-rounds",
-            "100",
-        )
-        processes.start("aggregator", "aggregator", *aggregator, "--broker", address)
+        wanted = ("--task", str(task), "--min-trainers", "2", "--run", RUN, "--out", str(run), "--quiet")
+        processes.start("aggregator", "aggregator", *wanted, "--broker", address)
         for part in (1, 2):
             data = ("--data", f"linear:{part}/2", "--min-rows", "1")
             processes.start(f"t{part}", "trainer", "--name", f"t{part}", *data, "--broker", address)
