@@ -86,10 +86,12 @@ class Stream:
 
     def until(self, seen: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """The first picture of which that is true."""
-        while True:
+        give_up_at = time.monotonic() + WAIT_S
+        while time.monotonic() < give_up_at:
             _, picture = self.next("full", "patch")
             if seen(picture):
                 return picture
+        raise AssertionError("no such picture came")
 
     def close(self) -> None:
         self._connection.close()
