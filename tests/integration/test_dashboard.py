@@ -73,7 +73,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         port = urlsplit(url).port
         assert port is not None
         page = Page(port, parse_qs(urlsplit(url).query)["token"][0])
-        until(lambda: page.get("/api/runs")["runs"][0]["tone"] == "running", "the live run")
+        until(lambda: page.get("/api/runs")["runs"][0]["round"] > 1, "the rounds of the live run")
         until(lambda: page.get("/api/runs")["runs"][0]["source"] == "live", "the picture from the broker")
         yield Scene(services, page, "endless")
 
