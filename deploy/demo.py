@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from deploy.processes import Processes, free_port
+from deploy.processes import Processes, free_port, listens
 from fedmq.errors import BadConfiguration
 from fedmq.options import one_thread_for_arrays, option, service_options
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fedmq.tasks import Task
 
 ROWS_SHOWN_MAX = GENES_SHOWN_MAX = 16
+LOOK_S = 0.02
 TRAINER_NAMES = ("alice", "bob", "carol", "dave", "erin", "frank", "grace", "heidi")
 
 
@@ -81,22 +82,27 @@ def demo(
         arguments += [] if value is None else [flag, str(value)]
     arguments += ["--quiet"] if quiet else []
     own = ["--score", task_name] if isinstance(task.model, Code) else []  # of this machine: nobody's leave is needed
-    page = ["--port", str(dashboard_port), "--runs", str(folder.parent), "--until-over", name] if dashboard else None
-    code = _run(arguments, task_name, count, own, page)
+    page = ["--port", str(dashboard_port), "--runs", str(folder.parent), "--until-over", name]
+    code = _run(arguments, task_name, count, own, (dashboard_port, page) if dashboard else None)
     if not quiet and (folder / "model.npz").exists():
         _show(task, task_name, folder)
     raise SystemExit(code)
 
 
-def _run(arguments: list[str], task_name: str, count: int, own: list[str], page: list[str] | None) -> int:
-    """Start everything, wait for the aggregator, and for the readers of the page if there is one; its exit code."""
+def _run(arguments: list[str], task_name: str, count: int, own: list[str], page: tuple[int, list[str]] | None) -> int:
+    """Start everything, wait for the aggregator, and for the readers of the page if there is one; its exit code.
+
+    The page, a port and its arguments, is there before anything can be seen on it.
+    """
     port = free_port()
     broker = f"tcp://127.0.0.1:{port}"
     with Processes() as processes:
         processes.start("broker", "broker", "--port", str(port))
         reader = None
         if page is not None:
-            reader = processes.start("dashboard", "dashboard", *page, "--broker", broker, quiet=False)
+            reader = processes.start("dashboard", "dashboard", *page[1], "--broker", broker, quiet=False)
+            while reader.poll() is None and not listens(page[0]):
+                time.sleep(LOOK_S)
         aggregator = processes.start("aggregator", "aggregator", *arguments, "--broker", broker, quiet=False)
         for part in range(1, count + 1):
             name = TRAINER_NAMES[part - 1] if count <= len(TRAINER_NAMES) else f"trainer-{part}"

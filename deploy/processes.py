@@ -28,6 +28,12 @@ def free_port() -> int:
             return first
 
 
+def listens(port: int) -> bool:
+    """Whether somebody takes connections at this loopback port."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 def _is_free(port: int) -> bool:
     with socket.socket() as probe:
         try:

@@ -203,7 +203,7 @@ def test_the_page_of_a_demo_stays_until_its_reader_has_gone(tmp_path: Path) -> N
         demo = subprocess.Popen(command, cwd=tmp_path, env=clean_environment(), stdout=output)
     try:
         until(lambda: "solved in" in out.read_text(), "the run to be over")
-        assert f"dashboard on http://127.0.0.1:{port}/\n" in out.read_text()
+        assert out.read_text().startswith(f"dashboard on http://127.0.0.1:{port}/\n"), "the page is there first"
         page = http.client.HTTPConnection("127.0.0.1", port, timeout=WAIT_S)
         (run,) = [path.name for path in (tmp_path / "runs").iterdir()]
         page.request("GET", f"/api/runs/{run}/stream")

@@ -113,4 +113,4 @@ def test_with_keys_the_aggregators_opens_the_door_and_a_trainers_does_not(tmp_pa
 
         refused = run_fedmq("watch", "--keys", "alice", "--once", cwd=tmp_path)
         assert (refused.returncode, refused.stderr.count("\n")) == (78, 1)
-        assert "expected aggregator.key in it" in refused.stderr
+        assert "expected observer.key or aggregator.key in it" in refused.stderr
