@@ -6,6 +6,8 @@ import { $, colour, make, paint, part, say } from "./paint.js";
 const FONT = '12px "Inter", system-ui, sans-serif';
 
 const TOLD_MS = 1000;
+const NEAR = 0.02; // fitness this near to 0 is drawn on a linear scale, beyond on a logarithmic one
+const STEPS = [...[1e6, 1e5, 1e4, 1000, 100, 30, 10, 3, 1, 0.3, 0.1, 0.03].map((at) => -at), 0, 0.1, 1, 10, 100];
 
 const line = (name, width, dash) => ({ stroke: () => colour(name), width, dash, points: { show: false } });
 
@@ -27,12 +29,12 @@ class Curve {
   #toldAt = -Infinity;
   #telling = 0;
 
-  constructor(id, { series, read, format, describe, legend, range, bands }) {
+  constructor(id, { series, read, format, describe, legend, range, scale, splits, bands }) {
     this.box = $(id);
     this.words = $(`${id}-words`);
     this.nothing = make("p", { class: "nothing", text: "Waiting for the first round", "aria-hidden": "true" });
     this.box.append(this.nothing);
-    Object.assign(this, { id, series, read, format, describe, range, bands });
+    Object.assign(this, { id, series, read, format, describe, range, scale, splits, bands });
     this.values = legend.map(([key, name]) => {
       const shown = make("b", { text: NOTHING });
       $(`${id}-legend`).append(make("li", {}, make("i", { class: `key ${key}`, "aria-hidden": "true" }), name, " ", shown));
@@ -78,10 +80,10 @@ class Curve {
       padding: [8, 4, 0, 0],
       legend: { show: false },
       cursor: { points: { size: 7, width: 2, fill: () => colour("card") }, drag: { x: true, y: false } },
-      scales: { x: { time: false }, y: { range: this.range } },
+      scales: { x: { time: false }, y: { range: this.range, ...this.scale } },
       axes: [
         axis(28, count, { incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 1e5, 1e6], space: 64, grid: { show: false } }),
-        axis(56, this.format, { space: 36 }),
+        axis(56, this.format, { space: 36, ...(this.splits && { splits: this.splits, filter: (_, at) => at }) }),
       ],
       series: [{}, ...this.series],
       bands: this.bands,
@@ -138,12 +140,15 @@ export function makeCurves() {
 
 function fitnessCurve() {
   return new Curve("fitness", {
-    series: [line("strong-line", 1.25, [4, 4]), line("soft", 1.25), line("accent", 2.25)],
-    bands: [{ series: [3, 1], fill: () => colour("accent-soft") }],
-    legend: [["worst", "worst"], ["mean", "mean"], ["best", "best"]],
-    read: (picture) => columns(picture, "fitness_worst", "fitness_mean", "fitness"),
+    series: [line("accent", 2.25), line("soft", 1.25), line("strong-line", 1.25, [4, 4])],
+    bands: [{ series: [1, 3], fill: () => colour("accent-soft") }],
+    legend: [["best", "best"], ["mean", "mean"], ["worst", "worst"]],
+    read: (picture) => columns(picture, "fitness", "fitness_mean", "fitness_worst"),
     format: figure,
-    range: roomy(),
+    // Fitness is minus a loss: the nearer to 0, the finer the scale, so that the worst do not flatten the best.
+    scale: { distr: 100, fwd: (x) => Math.asinh(x / NEAR), inv: (x) => NEAR * Math.sinh(x) },
+    splits: (_, __, low, high) => STEPS.filter((at) => at >= low && at <= high),
+    range: (_, low, high) => (low === null ? [-1, 0] : [low * 1.15, Math.max(high * 0.8, high + NEAR / 2)]),
     describe: (picture) =>
       inWords(picture, (get) =>
         get("fitness") === null
@@ -184,11 +189,9 @@ function latencyCurve() {
     format: duration,
     range: roomy(0),
     describe: (picture) =>
-      inWords(picture, (get) => {
+      inWords(picture, () => {
         const all = picture.rounds.round_s.filter((one) => one !== null).sort((a, b) => a - b);
-        return `Half of the rounds took less than ${duration(all[all.length >> 1])}, one in twenty more than ${duration(
-          all[Math.floor(all.length * 0.95)],
-        )}; the newest ${duration(get("round_s"))}.`;
+        return `Half took less than ${duration(all[all.length >> 1])}, 95 % less than ${duration(all[Math.floor(all.length * 0.95)])}.`;
       }),
   });
 }

@@ -1,6 +1,6 @@
 // The list of runs, live and finished. Knows nothing of the one that is shown but its name.
 
-import { count, value } from "./format.js";
+import { date, plural, value } from "./format.js";
 import { $, make, mark, say } from "./paint.js";
 import { TONES } from "./tones.js";
 
@@ -16,7 +16,7 @@ export function drawRuns(runs, shown) {
     mark(link, "data-tone", TONES[run.tone] ?? "calm");
     mark(link, "aria-current", run.run === shown ? "page" : null);
     mark(link, "title", run.run);
-    say(link.children[1], run.run);
+    say(link.children[1], named(run));
     say(link.children[2], about(run));
   });
 }
@@ -26,8 +26,14 @@ function newItem() {
   return make("li", {}, make("a", {}, ...parts.map((one) => make("span", one))));
 }
 
+/** A name that fedmq made holds the task and when it was begun; one that a person gave is shown as it is. */
+function named(run) {
+  const made = run.run.startsWith(`${run.task}-`) && /-\d{8}-\d{6}(-\w+)?$/.test(run.run);
+  return made && run.started_at ? `${run.task}, ${date(run.started_at)}` : run.run;
+}
+
 function about(run) {
   const state = run.tone === "stalled" ? "stalled" : run.state;
   const best = run.value === null ? "" : ` · ${value(run.value, run.metric)}`;
-  return `${state} · round ${count(run.round)}${best}`;
+  return run.round ? `${state} · ${plural(run.round, "round")}${best}` : state;
 }

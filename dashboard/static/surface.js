@@ -124,7 +124,7 @@ export function makeSurface() {
 
 function drawField(context, { size, values, low, high, what, x, y, points }, width, height) {
   const picture = new ImageData(size, size);
-  const colours = mixed(colour("sand"), colour("card"), colour("accent"));
+  const colours = mixed(colour("field-low"), colour("field-middle"), colour("field-high"));
   const span = high - low || 1;
   for (let row = 0; row < size; row += 1) {
     for (let column = 0; column < size; column += 1) {
@@ -157,7 +157,7 @@ function drawPoints(context, points, [left, right], [bottom, top], middle, width
   for (const [x, y, target] of points) {
     context.beginPath();
     context.arc(((x - left) / (right - left)) * width, height - ((y - bottom) / (top - bottom)) * height, 5.5, 0, 7);
-    context.fillStyle = colour(target > middle ? "accent" : "sand");
+    context.fillStyle = colour(target > middle ? "field-high" : "field-low");
     context.fill();
     context.strokeStyle = colour("ink");
     context.lineWidth = 1.5;
