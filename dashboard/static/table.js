@@ -54,7 +54,8 @@ export class Table {
     this.back = turn("←", `Back, in ${caption}`, (page) => page - 1);
     this.on = turn("→", `On, in ${caption}`, (page) => page + 1);
     this.first = turn("First", `To the first, in ${caption}`, () => 0);
-    this.pager = make("div", { class: "pager" }, this.where, this.first, this.back, this.on);
+    this.last = turn("Last", `To the last, in ${caption}`, () => Infinity);
+    this.pager = make("div", { class: "pager" }, this.where, this.first, this.back, this.on, this.last);
     return this.pager;
   }
 
@@ -77,7 +78,7 @@ export class Table {
     this.pager.hidden = pages === 1;
     say(this.where, `${count(from + 1)} to ${count(from + shown)} of ${count(length)}`);
     this.first.disabled = this.back.disabled = this.page === 0;
-    this.on.disabled = this.page === pages - 1;
+    this.on.disabled = this.last.disabled = this.page === pages - 1;
   }
 
   #addRow() {
