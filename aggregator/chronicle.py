@@ -54,6 +54,13 @@ class Chronicle:
         """An operator has paused or resumed the run."""
         self._voice.tell(events.RunPaused() if paused else events.RunResumed())
 
+    def barred(self, name: str, action: str) -> None:
+        """An operator has drained, banned or readmitted a trainer."""
+        if action == "readmit":
+            self._voice.tell(events.TrainerReadmitted(trainer=name))
+        else:
+            self._voice.tell(events.TrainerBarred(trainer=name, how="drained" if action == "drain" else "banned"))
+
     def opened(self, number: int, invited: int, now: float) -> None:
         """A round is open."""
         self._waiting, self._stalls_at = None, now + STALLED_S

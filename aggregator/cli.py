@@ -165,14 +165,14 @@ def _serve(
 
     description = store.description
     assert description is not None
-    clock = SystemClock()
+    clock, metric = SystemClock(), description.task.metric
     view = read_view(folder / EVENTS)
-    log, progress = EventLog(folder / EVENTS, clock.wall, view), open_progress(description.task, quiet=silent)
+    log, progress = EventLog(folder / EVENTS, clock.wall, view), open_progress(view, metric, quiet=silent)
 
     def watch(event: AnyEvent) -> None:
         log(event)
         progress(event)
-        log_event(event, description.run, description.task)
+        log_event(event, description.run, metric)
 
     try:
         strategy = find_strategy(description.strategy, description.robust)

@@ -1,76 +1,33 @@
 """What a person sees of a run while it goes on: a live panel on a terminal, plain lines when piped, and the log.
 
-Knows events, nothing of how they come about.
+Knows events and the picture that they come to, nothing of how they come about.
 """
 
 from __future__ import annotations
 
 import logging
 import sys
-from collections import deque
+import time
 from collections.abc import Callable
 
-from rich.console import Console, Group
+from rich.console import Console, RenderableType
 from rich.live import Live
-from rich.table import Table
-from rich.text import Text
 
 from fedmq import events
 from fedmq.journal import is_journal
-from fedmq.tasks import Task
+from fedmq.panel import Seen, draw_run
+from fedmq.telling import describe
+from fedmq.view import View
 
-ROUNDS_SHOWN = 12
+LINES_MAX = 26  # of the panel: what was said before stays in sight
 STDOUT = 1
-SPARKS = "▁▂▃▄▅▆▇█"
 
 log = logging.getLogger(__name__)
 
 
-def describe(event: events.AnyEvent, task: Task) -> str | None:
-    """One line about `event`, or None when it is not worth one."""
-    match event:
-        case events.RunStarted(epoch=1):
-            return f"run {event.run}: task {event.task}, strategy {event.strategy}, seed {event.seed}"
-        case events.RunStarted():
-            return f"run {event.run} goes on at round {event.round} (epoch {event.epoch})"
-        case events.Waiting():
-            return f"waiting for trainers ({event.present} of {event.needed})"
-        case events.RunPaused():
-            return "paused; fedmq runs resume goes on"
-        case events.RunResumed():
-            return "resumed"
-        case events.TrainerJoined():
-            return f"trainer {event.trainer} joined ({event.samples} rows)"
-        case events.TrainerLeft():
-            return f"trainer {event.trainer} {'said goodbye' if event.goodbye else 'is gone'}"
-        case events.ResultRejected():
-            detail = "".join(one if one.isprintable() else "?" for one in event.detail)  # it may quote what came
-            return f"rejected from {event.trainer or 'somebody'}: {event.reason}: {detail}"
-        case events.RoundClosed():
-            best = event.best
-            figures = "nothing scored yet" if best is None else _figures(best, task)
-            return (
-                f"round {event.round:>3}  {figures}  {event.results} results of {event.present} trainers  "
-                f"{event.round_s * 1000:.1f} ms{'' if event.why == 'complete' else '  (' + event.why + ')'}"
-            )
-        case _:
-            return None
-
-
-def _figures(best: events.Best, task: Task) -> str:
-    covered = "" if best.coverage >= 1.0 else f" of {best.coverage:.0%} of the rows"
-    value = f"{best.value:.0%} right" if task.metric == "accuracy" else f"loss {best.value:.5f}"
-    return f"{value}{covered}  fitness best {best.fitness:.4f} mean {best.fitness_mean:.4f}"
-
-
-def log_event(event: events.AnyEvent, run: str, task: Task) -> None:
+def log_event(event: events.AnyEvent, run: str, metric: str) -> None:
     """A line in the log about `event`, with the run, its round and its trainer as fields."""
-    if not log.isEnabledFor(logging.INFO):
-        return
-    line = describe(event, task)
-    if isinstance(event, events.RunFinished):
-        line = f"the run is over after {event.rounds} rounds: {'solved' if event.solved else 'not solved'}"
-    if line is not None:
+    if log.isEnabledFor(logging.INFO) and (line := describe(event, metric)) is not None:
         about = {name: getattr(event, name) for name in ("round", "trainer") if hasattr(event, name)}
         log.info("%s", line, extra={"run": run, **about})
 
@@ -78,12 +35,12 @@ def log_event(event: events.AnyEvent, run: str, task: Task) -> None:
 class PlainProgress:
     """A line an event, for pipes and logs."""
 
-    def __init__(self, task: Task, write: Callable[[str], None]) -> None:
-        self._task, self._write = task, write
+    def __init__(self, metric: str, write: Callable[[str], None]) -> None:
+        self._metric, self._write = metric, write
 
     def __call__(self, event: events.AnyEvent) -> None:
-        """Tell about `event`."""
-        if (line := describe(event, self._task)) is not None:
+        """Tell about `event`; the end is told by the report, with more figures."""
+        if not isinstance(event, events.RunFinished) and (line := describe(event, self._metric)) is not None:
             self._write(line)
 
     def close(self) -> None:
@@ -91,76 +48,32 @@ class PlainProgress:
 
 
 class LiveProgress:
-    """A panel that is redrawn in place: the last rounds, the curve, who is here, what was said last."""
+    """A panel that is redrawn in place, of a picture that somebody else lets the events into."""
 
-    def __init__(self, task: Task, console: Console) -> None:
-        self._task = task
-        self._started: events.RunStarted | None = None
-        self._rounds: deque[events.RoundClosed] = deque(maxlen=ROUNDS_SHOWN)
-        self._curve: deque[float] = deque(maxlen=60)
-        self._trainers: dict[str, bool] = {}
-        self._said = ""
-        self._live = Live(console=console, refresh_per_second=12, get_renderable=self._panel)
+    def __init__(self, view: View, console: Console, wall: Callable[[], float] = time.time) -> None:
+        self._view, self._console, self._wall = view, console, wall
+        self._live = Live(console=console, refresh_per_second=8, get_renderable=self._panel)
         self._live.start()
 
     def __call__(self, event: events.AnyEvent) -> None:
-        """Take `event` into the picture."""
-        if isinstance(event, events.RunStarted):
-            self._started = event
-        elif isinstance(event, events.RoundClosed):
-            self._rounds.append(event)
-            if event.best is not None:
-                self._curve.append(event.best.fitness)
-        elif isinstance(event, events.TrainerJoined):
-            self._trainers[event.trainer] = True
-        elif isinstance(event, events.TrainerLeft):
-            self._trainers[event.trainer] = False
-        if not isinstance(event, events.RoundClosed) and (line := describe(event, self._task)) is not None:
-            self._said = line
+        """It is in the picture already."""
 
     def close(self) -> None:
         """Leave the last picture standing."""
         self._live.stop()
 
-    def _panel(self) -> Group:
-        started = self._started
-        title = "" if started is None else f"{started.run}   {started.strategy}, seed {started.seed}"
-        table = Table(box=None, padding=(0, 2, 0, 0))
-        for column in ("round", "fitness best", "mean", "right" if self._task.metric == "accuracy" else "loss"):
-            table.add_column(column, justify="right")
-        for column in ("results", "ms"):
-            table.add_column(column, justify="right")
-        for one in self._rounds:
-            table.add_row(str(one.round), *self._cells(one), str(one.results), f"{one.round_s * 1000:.1f}")
-        people = Text("trainers  ")
-        for name, here in sorted(self._trainers.items()):
-            people.append(f"● {name}  ", style="green" if here else "red")
-        curve = Text(_spark(self._curve), style="cyan")
-        return Group(Text(title, style="bold"), table, curve, people, Text(self._said))
-
-    def _cells(self, closed: events.RoundClosed) -> tuple[str, str, str]:
-        best = closed.best
-        if best is None:
-            return ("", "", "")
-        value = f"{best.value:.0%}" if self._task.metric == "accuracy" else f"{best.value:.5f}"
-        return (f"{best.fitness:.4f}", f"{best.fitness_mean:.4f}", value)
+    def _panel(self) -> RenderableType:
+        height = min(self._console.height - 1, LINES_MAX)
+        return draw_run(Seen(self._view, self._wall(), here=True), self._console.width, height)
 
 
 Progress = PlainProgress | LiveProgress
 
 
-def open_progress(task: Task, *, quiet: bool) -> Progress:
+def open_progress(view: View, metric: str, *, quiet: bool) -> Progress:
     """The progress that fits stdout: a live panel on a terminal, else lines; none when `quiet`, or where the log is."""
     if quiet or is_journal(STDOUT):
-        return PlainProgress(task, lambda _line: None)
+        return PlainProgress(metric, lambda _line: None)
     if sys.stdout.isatty():
-        return LiveProgress(task, Console())
-    return PlainProgress(task, lambda line: print(line, flush=True))
-
-
-def _spark(values: deque[float]) -> str:
-    if not values:
-        return ""
-    low, high = min(values), max(values)
-    span = (high - low) or 1.0
-    return "".join(SPARKS[int((value - low) / span * (len(SPARKS) - 1))] for value in values)
+        return LiveProgress(view, Console())
+    return PlainProgress(metric, lambda line: print(line, flush=True))

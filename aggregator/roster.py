@@ -3,6 +3,7 @@
 Knows nothing of rounds' contents or of the network. A trainer is *present* while its inbox is subscribed at the
 broker; one that is heard without the broker's word for it, which may be lost, is present until it misses a deadline.
 It is a *member*, and its rows count, from its first result until it said goodbye or was away for `forget_s`.
+An operator can *bar* a name from a round on: it is *eligible* for none of these, and its rows do not count in them.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ class Roster:
         self._trainers: dict[str, Trainer] = {}
         self._unconfirmed: set[str] = set()
         self._grace_until: float | None = None
+        self._barred: dict[str, int] = {}  # from which round on, by name
 
     def __getitem__(self, name: str) -> Trainer:
         return self._trainers[name]
@@ -62,6 +64,33 @@ class Roster:
     def present(self) -> list[str]:
         """The names of those who are here."""
         return [trainer.name for trainer in self._trainers.values() if trainer.present]
+
+    def eligible(self, round: int) -> list[str]:
+        """The names of those who are here and may take part in this round."""
+        return [name for name in self.present if not self.is_barred(name, round)]
+
+    def is_barred(self, name: str, round: int) -> bool:
+        """Whether `name` may not take part in this round."""
+        return name in self._barred and round >= self._barred[name]
+
+    def check_barred(self, name: str, round: int) -> None:
+        """Nothing, if `name` may take part in this round.
+
+        Raises:
+            Rejected: an operator has barred it.
+        """
+        if self.is_barred(name, round):
+            since = self._barred[name]
+            raise Rejected("barred", f"an operator has {f'drained it before round {since}' if since else 'banned it'}")
+
+    def bar(self, name: str, first: int | None) -> bool:
+        """From round `first` on `name` takes no part; None: it may take part again. True when that is new."""
+        if first is None:
+            return self._barred.pop(name, None) is not None
+        if self.is_barred(name, first) or len(self._barred) >= TRAINERS_MAX:
+            return False
+        self._barred[name] = first
+        return True
 
     @property
     def grace_until(self) -> float | None:
@@ -114,20 +143,26 @@ class Roster:
         self._unconfirmed = set()
         return lost
 
-    def members(self, now: float) -> list[str]:
-        """Those whose rows count now, sorted: they have sent a result and are not gone for good."""
+    def members(self, now: float, round: int) -> list[str]:
+        """Those whose rows count now in this round, sorted: they have sent a result and are not gone for good."""
         return sorted(
             trainer.name
             for trainer in self._trainers.values()
-            if trainer.results and not trainer.gone and (trainer.present or now - trainer.away_since < self._forget_s)
+            if trainer.results
+            and not trainer.gone
+            and (trainer.present or now - trainer.away_since < self._forget_s)
+            and not self.is_barred(trainer.name, round)
         )
 
-    def unheard(self, now: float) -> list[str]:
-        """Those who are present, have not sent any result yet, and may still be about to."""
+    def unheard(self, now: float, round: int) -> list[str]:
+        """Those who are present, have not sent any result yet, and may still be about to in this round or a later."""
         return [
             trainer.name
             for trainer in self._trainers.values()
-            if trainer.present and not trainer.results and now - trainer.met_at < self._forget_s
+            if trainer.present
+            and not trainer.results
+            and now - trainer.met_at < self._forget_s
+            and not self.is_barred(trainer.name, round)
         ]
 
     def restore(self, name: str, samples: int, results: int, now: float) -> None:

@@ -17,12 +17,11 @@ after the result is on disk, a round only after the close of the one before it.
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Iterable, Mapping
-from statistics import median
 from typing import Any
 
 from aggregator.chronicle import Chronicle
+from aggregator.pace import Pace
 from aggregator.results import as_update
 from aggregator.roster import Roster
 from aggregator.steps import (
@@ -44,10 +43,6 @@ from fedmq.errors import Rejected
 from fedmq.messages import Control, Goodbye, Hello, Presence, Result
 from fedmq.tasks import Task
 from fedmq.wire import Packet, base_of, describe
-
-ANSWERS_REMEMBERED = 64
-DEADLINE_TIMES = 10  # the median answer, when no deadline was chosen
-DEADLINE_FIRST_S, DEADLINE_MIN_S, DEADLINE_MAX_S = 30.0, 2.0, 600.0
 
 
 class Rounds:
@@ -77,6 +72,8 @@ class Rounds:
         self.settings, self.task, self.roster, self.round = settings, task, roster, round
         self.phase = Phase.SELECTION
         self.solved = self.paused = False
+        self._heeded = 0  # the operator's last word
+        self._keep_state = False  # at the next close, whatever its number
         self._strategy, self._state = strategy, state
         self._plan: Plan | None = None
         self._bases = dict(bases or {})  # by round
@@ -84,10 +81,9 @@ class Rounds:
         self._answered = {trainer for number, trainer in self._accepted if number == round}
         self._counted = counted
         self._invited: set[str] = set()
-        self._quorum = 1
         self._opened_at = 0.0
         self._deadline_s = 0.0
-        self._answer_s = deque(answer_s, maxlen=ANSWERS_REMEMBERED)  # from a round's publication to each answer
+        self._pace = Pace(settings.deadline_s, answer_s)
         self._deadline: float | None = None
         self._broker_up = False
         self._beacon_at = 0.0
@@ -167,10 +163,24 @@ class Rounds:
             return
         if message.action == "stop":
             self._finish(self.standing)
-        elif self.paused is not (message.action == "pause"):
-            self.paused = not self.paused
-            self._chronicle.paused(self.paused)
+        elif message.action == "checkpoint":
+            self._keep_state = True
+        elif message.action in ("pause", "resume"):
+            if self.paused is not (message.action == "pause"):
+                self.paused = not self.paused
+                self._chronicle.paused(self.paused)
+        elif message.trainer is not None:
+            self._bar(message.trainer, message.action)
+        self._heeded = message.word
         self._beacon_at = now  # so that who asked sees it at once
+
+    def _bar(self, name: str, action: str) -> None:
+        """Who is drained may still answer the open round, who is banned none; who is readmitted all from now on."""
+        following = self.round + (self.phase is Phase.COLLECTING)
+        if self.roster.bar(name, {"drain": following, "ban": 0}.get(action)):
+            self._chronicle.barred(name, action)
+        if action == "ban" and name not in self._answered:
+            self._invited.discard(name)
 
     def _check_run(self, message: Hello | Result | Goodbye) -> None:
         if message.run != self.settings.run:
@@ -205,7 +215,8 @@ class Rounds:
             self._send_finished(inbox)
             return
         self._voice.welcome(message.trainer, self.roster[message.trainer].index)
-        if self.phase is Phase.COLLECTING and message.round < self.round:
+        barred = self.roster.is_barred(message.trainer, self.round)
+        if self.phase is Phase.COLLECTING and message.round < self.round and not barred:
             self._send_round(inbox)
 
     def _result(self, message: Result, packet: Packet, now: float) -> None:
@@ -220,6 +231,7 @@ class Rounds:
             self._chronicle.resent(message)
             self._voice.accepted(message)
             return
+        self.roster.check_barred(name, message.round)
         staleness = self.round - message.round
         if self.phase is Phase.FINISHED or not 0 <= staleness <= self.settings.staleness or message.round < 1:
             detail = f"round {message.round} is not one of the last {self.settings.staleness + 1} up to {self.round}"
@@ -237,7 +249,7 @@ class Rounds:
             self._answered.add(name)
             if self.phase is Phase.COLLECTING:
                 answer_s = now - self._opened_at
-                self._answer_s.append(answer_s)
+                self._pace.took(answer_s)
         trainer = self.roster[name]
         trainer.samples = message.samples
         trainer.results += 1
@@ -259,7 +271,7 @@ class Rounds:
     def _advance(self, now: float) -> None:
         """Open or close as far as it goes."""
         if self.phase is Phase.SELECTION and self._broker_up and not self.paused:
-            present = len(self.roster.present)
+            present = len(self.roster.eligible(self.round))
             if present >= self.settings.min_trainers:
                 self._open(now)
             else:
@@ -274,29 +286,18 @@ class Rounds:
         self.phase = Phase.COLLECTING
         self._plan = self._strategy.ask(self._state)
         self._bases[self.round] = base_of(describe(self._plan.arrays))
-        self._invited = set(self.roster.present)
-        self._quorum = max(1, math.ceil(self.settings.quorum * len(self._invited)))
+        self._invited = set(self.roster.eligible(self.round))
         self._opened_at = now
-        self._deadline_s = self._next_deadline_s()
+        self._deadline_s = self._pace.deadline_s
         self._deadline = now + self._deadline_s
         self._send_round(topics.round_of(self.settings.run))
         self._beacon_at = now + self.settings.beacon_s
         self._chronicle.opened(self.round, len(self._invited), now)
 
-    def _next_deadline_s(self) -> float:
-        """The deadline that was chosen, or many times what an answer usually takes.
-
-        The median of the answers, for a minority of stragglers does not move it.
-        """
-        if self.settings.deadline_s is not None:
-            return self.settings.deadline_s
-        if not self._answer_s:
-            return DEADLINE_FIRST_S
-        return min(DEADLINE_MAX_S, max(DEADLINE_MIN_S, DEADLINE_TIMES * median(self._answer_s)))
-
     def _closes(self, now: float) -> str | None:
         """Why the open round closes now, or None."""
-        if len(self._answered) < self._quorum:
+        quorum = max(1, math.ceil(self.settings.quorum * len(self._invited)))
+        if len(self._answered) < quorum:
             if self._deadline is not None and now >= self._deadline:
                 self._deadline = None  # from now on the quorum alone decides
             return None
@@ -308,12 +309,11 @@ class Rounds:
         silent = self._invited - self._answered
         for name in self.roster.missed(silent, now):
             self._chronicle.left(name)
-        members = tuple(self.roster.members(now))
+        members = tuple(self.roster.members(now, self.round))
         self._state = self._strategy.close(self._state, members)
-        standing = self.standing
-        round_s = now - self._opened_at
-        base = self._bases[self.round]
-        self._voice.keep(KeepClose(self.round, why, members, self._counted, round_s, standing, base, self._state))
+        standing, round_s, base = self.standing, now - self._opened_at, self._bases[self.round]
+        close = (self.round, why, members, self._counted, round_s, standing, base, self._state, self._keep_state)
+        self._voice.keep(KeepClose(*close))
         present = self.roster.present
         self._chronicle.closed(
             self.round,
@@ -325,7 +325,7 @@ class Rounds:
             standing=standing,
         )
         self.round += 1
-        self._answered, self._counted, self._deadline, self._plan = set(), 0, None, None
+        self._answered, self._counted, self._keep_state, self._deadline, self._plan = set(), 0, False, None, None
         oldest = self.round - self.settings.staleness - 1
         self._accepted = {key for key in self._accepted if key[0] >= oldest}
         self._bases = {number: base for number, base in self._bases.items() if number >= oldest}
@@ -341,7 +341,7 @@ class Rounds:
             standing is not None
             and members >= self.settings.min_trainers
             and standing.coverage >= 1.0
-            and not self.roster.unheard(now)
+            and not self.roster.unheard(now, self.round)
             and self.task.reached(standing.loss, standing.correct, standing.rows)
         )
         if self.solved or self.round > self.settings.rounds_max:
@@ -382,7 +382,9 @@ class Rounds:
         opened = self.phase is Phase.COLLECTING
         number = self.round if opened else self.round - 1
         acknowledged = self._acknowledged(number)
-        self._voice.beacon(topic, number, self.roster, acknowledged, opened=opened, paused=self.paused)
+        self._voice.beacon(
+            topic, number, self.roster, acknowledged, opened=opened, paused=self.paused, heeded=self._heeded
+        )
 
     def _acknowledged(self, number: int) -> bytes:
         """The bitmap of those whose result of round `number` is saved by the time that it is sent."""

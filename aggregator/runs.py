@@ -1,11 +1,10 @@
 """The commands `fedmq runs …`: what the folders of runs hold, and their upkeep.
 
-Reads files and stores; knows nothing of live runs' networks.
+Reads files and stores; what is said to a live run is in `live`.
 """
 
 from __future__ import annotations
 
-import re
 import sys
 import time
 from pathlib import Path
@@ -13,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from aggregator import live
 from fedmq.errors import BadConfiguration
-from fedmq.options import broker_option, one_thread_for_arrays, option
+from fedmq.options import one_thread_for_arrays, option
 
 if TYPE_CHECKING:
-    from aggregator.control import Action
     from aggregator.report import Report
     from aggregator.store import Close
 
@@ -26,7 +25,7 @@ ROUNDS_SHOWN = 10
 
 @click.group()
 def runs() -> None:
-    """List runs and look after them; pause, resume or stop a live one.
+    """List runs and look after them; pause or stop a live one, keep a trainer out of it.
 
     \b
     Examples:
@@ -35,6 +34,10 @@ def runs() -> None:
       fedmq runs ls --json
     """
     one_thread_for_arrays()
+
+
+for command in live.COMMANDS:
+    runs.add_command(command)
 
 
 @runs.command()
@@ -265,81 +268,3 @@ def gc(run: str, keep_rounds: int) -> None:
     store.shrink()
     store.close()
     click.echo(f"{folder}: {dropped} rounds dropped")
-
-
-def _ask(run: str, action: Action, broker: str | None, keys: Path | None) -> None:
-    """Have a live run do something, and wait until it has heard."""
-    from aggregator.control import Operator
-    from aggregator.report import STORE, read_report
-    from aggregator.upkeep import open_store
-    from fedmq import topics
-    from fedmq.clock import SystemClock
-    from fedmq.keyring import find_broker
-    from fedmq.loop import serve
-    from fedmq.seal import TrainerSeal
-    from fedmq.sockets import SubscriberSockets
-
-    name, folder = run, _folder(run)
-    if (folder / STORE).exists():
-        store, description = open_store(folder)
-        store.close()
-        name = description.run
-        if (report := read_report(folder)) is not None:
-            raise BadConfiguration(f"{folder}: the run is over after {report.rounds} rounds; it cannot {action}")
-    if not re.match(topics.NAME_PATTERN, name):
-        raise BadConfiguration(f"expected the name or the folder of a run, got {run!r}; fedmq runs ls lists them")
-    clock = SystemClock()
-    address, membership = find_broker(broker, keys, "aggregator")
-    seal = None if membership is None else TrainerSeal(membership)
-    link = SubscriberSockets(address, topics.round_of(name), topics.beacon_of(name), membership=membership)
-    operator = Operator(link, name, action, clock=clock, seal=seal)
-    try:
-        serve(operator, link, clock)
-    finally:
-        link.close()
-    if not operator.heeded:
-        raise click.Abort
-
-
-@runs.command()
-@click.argument("run")
-@broker_option
-def pause(run: str, broker: str | None, keys: Path | None) -> None:
-    """Let the live run RUN close its open round, and open no other until it is resumed.
-
-    \b
-    Examples:
-      fedmq runs pause xor-20260101-120000-ab12
-    """
-    _ask(run, "pause", broker, keys)
-    click.echo(f"{run} is paused; fedmq runs resume {run} goes on")
-
-
-@runs.command()
-@click.argument("run")
-@broker_option
-def resume(run: str, broker: str | None, keys: Path | None) -> None:
-    """Let the paused run RUN go on.
-
-    \b
-    Examples:
-      fedmq runs resume xor-20260101-120000-ab12
-    """
-    _ask(run, "resume", broker, keys)
-    click.echo(f"{run} goes on")
-
-
-@runs.command()
-@click.argument("run")
-@broker_option
-def stop(run: str, broker: str | None, keys: Path | None) -> None:
-    """End the live run RUN now: its aggregator writes the report and the best model so far, and ends.
-
-    An aggregator that is started on its folder again goes on with it.
-
-    \b
-    Examples:
-      fedmq runs stop runs/xor-20260101-120000-ab12
-    """
-    _ask(run, "stop", broker, keys)
-    click.echo(f"{run} is stopped; fedmq runs show {run} shows what it came to")

@@ -216,7 +216,7 @@ class Aggregator:
             )
             self._best = close.best
             self._store.keep_close(close)
-            if save.round % CHECKPOINT_ROUNDS == 0:
+            if save.round % CHECKPOINT_ROUNDS == 0 or save.checkpoint:
                 self._checkpoint(save.round + 1, save.state)
         if effects.sends or any(isinstance(save, KeepClose) for save in effects.saves):
             self._store.commit()

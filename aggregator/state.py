@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from aggregator.lock import is_locked
 from aggregator.report import Report
 from fedmq.event_log import EVENTS, TAIL_BYTES, read_view
+from fedmq.lock import is_locked
 
 
 def state_of(folder: Path, report: Report | None, now: float) -> str:

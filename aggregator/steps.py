@@ -91,6 +91,7 @@ class KeepClose(NamedTuple):
     standing: Standing | None
     base: bytes  # of what the round published
     state: Any  # the strategy's, at the beginning of the next round
+    checkpoint: bool = False  # an operator wants that state on disk
 
 
 class Outgoing(NamedTuple):

@@ -24,10 +24,10 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 
 from aggregator.blobs import Blobs
-from aggregator.lock import FolderLock
 from aggregator.witness import Reached, Witness
 from fedmq.errors import BadConfiguration, StoreError
 from fedmq.events import Best
+from fedmq.lock import FolderLock
 from fedmq.tasks import Task
 from fedmq.wire import Frames
 

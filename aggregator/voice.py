@@ -57,7 +57,15 @@ class Voice:
         self._send(topic, message, arrays)
 
     def beacon(
-        self, topic: str, number: int, roster: Roster, acknowledged: bytes, *, opened: bool, paused: bool
+        self,
+        topic: str,
+        number: int,
+        roster: Roster,
+        acknowledged: bytes,
+        *,
+        opened: bool,
+        paused: bool,
+        heeded: int,
     ) -> None:
         """The small truth: the newest round, and whose result of it is on disk."""
         message = Beacon(
@@ -69,6 +77,7 @@ class Voice:
             waiting=not opened and not paused,
             spread_s=min(SPREAD_MAX_S, SPREAD_S * len(roster)),
             acknowledged=acknowledged,
+            heeded=heeded,
         )
         self._send(topic, message)
 

@@ -7,8 +7,11 @@ of two aggregators of one run the one with the higher epoch is believed.
 from __future__ import annotations
 
 import logging
+import math
+import secrets
 from collections import OrderedDict
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -17,9 +20,13 @@ from fedmq.errors import NotAuthorised, Rejected
 from fedmq.events import AnyEvent
 from fedmq.messages import Beacon, Events, Snapshot
 from fedmq.network import Delivered, Link, LinkRefused, LinkUp
-from fedmq.seal import NoSeal, Seal
+from fedmq.seal import NoSeal, Seal, TrainerSeal
+from fedmq.topics import WATCH
 from fedmq.view import View
 from fedmq.wire import EVENTS, VIEW, Packet, decode
+
+if TYPE_CHECKING:
+    from fedmq.sockets import ObserverSockets
 
 RUNS_MAX = 64  # the run that was heard of longest ago goes first
 HERE_S = 2.0  # since an aggregator was heard: it says something four times a second
@@ -35,7 +42,7 @@ class Watched:
 
     def __init__(self, view: View) -> None:
         self.view = view
-        self.heard_at = 0.0  # on the clock's `now`
+        self.heard_at = -math.inf  # on the clock's `now`
 
     def here(self, now: float) -> bool:
         """Whether its aggregator is there."""
@@ -99,7 +106,7 @@ class Watching:
             watched = self._take_snapshot(packet, message, watched)
         elif watched is not None and isinstance(message, Events) and message.epoch == watched.view.epoch:
             self._take_events(packet, message, watched.view)
-        if watched is not None:
+        if watched is not None and not packet.topic.startswith(WATCH):  # those are what the broker has kept
             watched.heard_at = self._clock.now()
             self.runs.move_to_end(message.run)
 
@@ -123,6 +130,22 @@ class Watching:
             return  # some are missing: the next snapshot has them
         for at, event in told[known:]:
             view.take(at, event)
+
+
+def open_watching(broker: str | None, keys: Path | None, *, clock: Clock) -> tuple[Watching, ObserverSockets, str]:
+    """Watching at the broker that these options of a command mean, its link, and the broker's address.
+
+    Raises:
+        BadConfiguration: there are no keys of an observer in the folder, nor those of the aggregator.
+    """
+    from fedmq.keyring import KEY_SUFFIX, find_broker
+    from fedmq.sockets import ObserverSockets
+
+    own = keys is not None and (keys / f"observer{KEY_SUFFIX}").exists()
+    address, membership = find_broker(broker, keys, "observer" if own else "aggregator")
+    link = ObserverSockets(address, secrets.token_hex(8), membership)
+    seal = None if membership is None else TrainerSeal(membership)
+    return Watching(link, clock=clock, seal=seal), link, address
 
 
 def _decoded(decoder: msgspec.msgpack.Decoder[Any], packet: Packet, name: str) -> Any:

@@ -25,6 +25,7 @@ RejectReason = Literal[
     "epoch",  # from an older life of the aggregator, or from one that has not been yet
     "round",  # a round that has not been published, or is too old to be used
     "base",  # computed on another model than the round published
+    "barred",  # of a trainer that an operator keeps out of the run
     "code",  # Python code that this trainer does not run, or that failed when it did
 ]
 

@@ -6,7 +6,7 @@ that came later has a default, so that the events of older runs can still be rea
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -79,6 +79,19 @@ class TrainerLeft(Event, frozen=True, kw_only=True, tag="trainer-left"):
 
     trainer: str
     goodbye: bool
+
+
+class TrainerBarred(Event, frozen=True, kw_only=True, tag="trainer-barred"):
+    """An operator keeps a trainer out, until it is readmitted or the aggregator begins a new life."""
+
+    trainer: str
+    how: Literal["drained", "banned"]  # drained: its answer to the open round still counts
+
+
+class TrainerReadmitted(Event, frozen=True, kw_only=True, tag="trainer-readmitted"):
+    """An operator lets a trainer take part again."""
+
+    trainer: str
 
 
 class ResultAccepted(Event, frozen=True, kw_only=True, tag="result-accepted"):
@@ -173,6 +186,8 @@ AnyEvent = (
     | TrainerJoined
     | TrainerSuspected
     | TrainerLeft
+    | TrainerBarred
+    | TrainerReadmitted
     | ResultAccepted
     | ResultResent
     | ResultRejected

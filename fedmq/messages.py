@@ -35,6 +35,7 @@ Bitmap = Annotated[bytes, Meta(max_length=BITMAP_BYTES_MAX)]  # bit i of byte i 
 Text = Annotated[str, Meta(max_length=200)]
 Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]  # SHA-256
 Labels = Annotated[tuple[Annotated[str, Meta(max_length=64)], ...], Meta(max_length=8)]
+Action = Literal["pause", "resume", "stop", "checkpoint", "drain", "ban", "readmit"]
 Seconds = Annotated[float, Meta(ge=0, le=1e9)]  # about 30 years: neither NaN nor infinity gets into logs and reports
 
 
@@ -132,6 +133,7 @@ class Beacon(RunHeader, frozen=True, kw_only=True, tag="beacon"):
     waiting: bool = False  # for trainers: who is here says hello, in case the word of that was lost
     spread_s: Annotated[float, Meta(ge=0, le=60)] = 0.0  # who comes (back) waits a random part of this first
     acknowledged: Bitmap = b""
+    heeded: Count = 0  # `word` of the last Control that was heeded
 
 
 class Finished(RunHeader, frozen=True, kw_only=True, tag="finished"):
@@ -216,9 +218,14 @@ class Goodbye(RunHeader, frozen=True, kw_only=True, tag="goodbye"):
 
 
 class Control(RunHeader, frozen=True, kw_only=True, tag="control"):
-    """An operator wants a live run to pause, to resume or to end."""
+    """An operator wants a live run to pause, to resume, to end, to keep its state, or to keep a trainer out.
 
-    action: Literal["pause", "resume", "stop"]
+    `trainer` is whom to drain, ban or readmit; the beacon after it repeats `word`.
+    """
+
+    action: Action
+    trainer: Name | None = None
+    word: Count = 0
 
 
 class Presence(Header, frozen=True, kw_only=True, tag="presence"):

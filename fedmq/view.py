@@ -45,6 +45,7 @@ class TrainerView(msgspec.Struct):
     version: str = ""
     labels: tuple[str, ...] = ()
     fingerprint: str = ""
+    barred: Literal["", "drained", "banned"] = ""
     touched: int = 0
 
 
@@ -186,6 +187,8 @@ class View(msgspec.Struct):
         self.paused, self.waiting, self.finished = False, None, None
         for trainer in self.trainers.values():  # a new life of the aggregator has not seen any of them yet
             self._turn(trainer, "gone")
+            if trainer.barred:  # nor has it been told whom to keep out
+                trainer.barred, trainer.touched = "", self.seq
 
     def _round_published(self, at: float, event: events.RoundPublished) -> None:
         self.progress_at, self.waiting = at, None
@@ -222,6 +225,12 @@ class View(msgspec.Struct):
     def _trainer_left(self, at: float, event: events.TrainerLeft) -> None:
         if event.trainer in self.trainers:
             self._turn(self.trainers[event.trainer], "gone")
+
+    def _trainer_barred(self, at: float, event: events.TrainerBarred) -> None:
+        self._bar(event.trainer, event.how)
+
+    def _trainer_readmitted(self, at: float, event: events.TrainerReadmitted) -> None:
+        self._bar(event.trainer, "")
 
     def _result_accepted(self, at: float, event: events.ResultAccepted) -> None:
         self.results += 1
@@ -301,6 +310,10 @@ class View(msgspec.Struct):
         if trainer.presence != presence:
             trainer.presence, trainer.touched = presence, self.seq
 
+    def _bar(self, name: str, barred: Literal["", "drained", "banned"]) -> None:
+        if name in self.trainers:
+            self.trainers[name].barred, self.trainers[name].touched = barred, self.seq
+
 
 def drawable(model: Model) -> bool:
     """Whether a picture of what `model` says about two inputs can be drawn, round by round."""
@@ -315,6 +328,8 @@ _TAKES: dict[type, Any] = {
     events.TrainerJoined: View._trainer_joined,
     events.TrainerSuspected: View._trainer_suspected,
     events.TrainerLeft: View._trainer_left,
+    events.TrainerBarred: View._trainer_barred,
+    events.TrainerReadmitted: View._trainer_readmitted,
     events.ResultAccepted: View._result_accepted,
     events.ResultResent: View._result_resent,
     events.ResultRejected: View._result_rejected,

@@ -1,4 +1,4 @@
-"""`fedmq runs pause`, `resume` and `stop` on live runs, and a trainer's spool: real processes, one of them killed.
+"""`fedmq runs pause` and what else one may say to live runs, and a trainer's spool: real processes, one is killed.
 
 Knows what the processes print and write, nothing of their insides.
 """
@@ -61,7 +61,7 @@ def start_endless(services: Services) -> Path:
     return services.folder / "run"
 
 
-def test_a_live_run_is_paused_resumed_and_stopped(services: Services) -> None:
+def test_a_live_run_is_paused_resumed_rid_of_a_trainer_and_stopped(services: Services) -> None:
     run = start_endless(services)
 
     paused = runs(services, "pause", "run")
@@ -80,6 +80,19 @@ def test_a_live_run_is_paused_resumed_and_stopped(services: Services) -> None:
     assert (resumed.returncode, resumed.stderr) == (0, ""), "by its name, too: not everybody has the folder"
     until(lambda: closed(run) > before + 1, "rounds after the pause")
     assert state(services) == "running"
+
+    assert runs(services, "checkpoint", "run").stdout == "run keeps its state at the next close of a round\n"
+    until(lambda: any(one["event"] == "checkpoint-kept" for one in events_of(run)), "the state on disk")
+
+    drained = runs(services, "drain", "run", "alice")
+
+    assert drained.stdout == "alice is drained from run; fedmq runs readmit run alice undoes it\n"
+    until(lambda: not is_open(run), "the open round to close")
+    before = closed(run)
+    assert state(services) == "waiting for trainers (1 of 2)"
+    assert runs(services, "ban", "run", "alice").returncode == 0
+    assert runs(services, "readmit", "run", "alice").stdout == "alice takes part in run again\n"
+    until(lambda: closed(run) > before, "rounds with alice")
 
     stopped = runs(services, "stop", "run")
 

@@ -155,15 +155,15 @@ MUTATIONS = (
     Mutation(
         "the quorum is one too many",
         ROUNDS,
-        "if len(self._answered) < self._quorum:",
-        "if len(self._answered) <= self._quorum:",
+        "if len(self._answered) < quorum:",
+        "if len(self._answered) <= quorum:",
         OF_ROUNDS,
     ),
     Mutation(
         "the quorum is one too few",
         ROUNDS,
-        "if len(self._answered) < self._quorum:",
-        "if len(self._answered) < self._quorum - 1:",
+        "if len(self._answered) < quorum:",
+        "if len(self._answered) < quorum - 1:",
         OF_ROUNDS,
     ),
     Mutation(

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 import pytest
 from rounds_scene import Scene, closes, opened, sent, told
 
-from aggregator.control import AGAIN_S, ANSWER_S, Action, Operator
 from aggregator.steps import BrokerDown, BrokerUp, Effects, Phase, Tick
 from fedmq import events
 from fedmq.errors import BadConfiguration, Unreachable
-from fedmq.messages import Beacon, Control, Evolve, Finished, Message, Refused, Round
+from fedmq.messages import Action, Beacon, Control, Evolve, Finished, Message, Refused, Round
 from fedmq.network import Delivered, LinkUp, News
+from fedmq.operator import AGAIN_S, ANSWER_S, Operator
 from fedmq.tasks import find_task
 from fedmq.testing import VirtualClock
 from fedmq.wire import Frames, decode, encode
@@ -21,6 +21,7 @@ ACTIONS: tuple[Action, ...] = ("pause", "resume", "stop")
 PAUSED, GOES_ON = (Beacon(run="run", epoch=2, round=3, open=True, paused=paused) for paused in (True, False))
 ROUND = Round(run="run", epoch=2, round=3, seed=7, deadline_s=10.0, task=find_task("xor"), work=Evolve(elites=10))
 OVER = Finished(run="run", epoch=2, rounds=3, solved=False)
+WORD = 77
 
 
 class Post:
@@ -45,9 +46,9 @@ class Post:
 class Desk:
     """An operator at work, and the hands of its clock."""
 
-    def __init__(self, action: Action) -> None:
+    def __init__(self, action: Action, trainer: str | None = None) -> None:
         self.link, self.clock = Post(), VirtualClock()
-        self.operator = Operator(self.link, "run", action, clock=self.clock)
+        self.operator = Operator(self.link, "run", action, clock=self.clock, word=WORD, trainer=trainer)
 
     def step(self, *messages: Message, at: float | None = None) -> list[Message]:
         """What it says when these come."""
@@ -64,7 +65,7 @@ class Desk:
 
 
 def asking(action: Action) -> Control:
-    return Control(run="run", epoch=2, action=action)
+    return Control(run="run", epoch=2, action=action, word=WORD)
 
 
 # The operator
@@ -147,7 +148,7 @@ def test_a_zombie_of_the_run_does_not_speak_for_it() -> None:
     desk.step(zombie, Finished(run="run", epoch=1, rounds=9, solved=True))
     assert desk.ended == (False, False)
     later = Beacon(run="run", epoch=3, round=3, open=True)
-    assert desk.step(later, at=AGAIN_S) == [Control(run="run", epoch=3, action="pause")]
+    assert desk.step(later, at=AGAIN_S) == [Control(run="run", epoch=3, action="pause", word=WORD)]
 
 
 def test_what_comes_of_other_runs_or_cannot_be_read_changes_nothing() -> None:
@@ -169,8 +170,10 @@ def test_an_operator_who_is_interrupted_does_not_claim_that_anybody_heeded() -> 
 # The run
 
 
-def control(scene: Scene, action: Action, at: float | None = None, run: str = "run") -> Effects:
-    return scene.hear(Control(run=run, epoch=2, action=action), at=at)
+def control(
+    scene: Scene, action: Action, at: float | None = None, run: str = "run", trainer: str | None = None
+) -> Effects:
+    return scene.hear(Control(run=run, epoch=2, action=action, trainer=trainer, word=WORD), at=at)
 
 
 def paused(effects: Effects) -> list[bool]:
@@ -266,3 +269,96 @@ def test_a_run_that_is_over_stays_so(action: Action) -> None:
     assert (effects.saves, effects.events) == ([], [])
     assert sent(effects, Refused) == []
     assert scene.rounds.phase is Phase.FINISHED
+
+
+# Who is kept out
+
+
+def refusals(effects: Effects) -> list[tuple[str, str]]:
+    return [(message.trainer, message.reason) for _, message in sent(effects, Refused)]
+
+
+@pytest.mark.parametrize("action", ["checkpoint", "drain", "ban", "readmit"])
+def test_a_beacon_that_repeats_the_word_shows_that_it_was_heeded(action: Action) -> None:
+    trainer = None if action == "checkpoint" else "bob"
+    desk = Desk(action, trainer)
+    said = Control(run="run", epoch=2, action=action, trainer=trainer, word=WORD)
+    assert desk.step(GOES_ON) == [said]
+    desk.step(Beacon(run="run", epoch=2, round=3, open=True, heeded=WORD + 1))
+    assert desk.ended == (False, False)
+    desk.step(Beacon(run="run", epoch=2, round=3, open=True, heeded=WORD))
+    assert desk.ended == (True, True)
+    beacons = [message for _, message in sent(control(opened("bob", "alice"), action, trainer=trainer), Beacon)]
+    assert [beacon.heeded for beacon in beacons] == [WORD]
+
+
+def test_who_is_drained_may_answer_the_open_round_and_is_invited_to_no_other() -> None:
+    scene = opened("bob", "alice", min_trainers=1)
+    effects = control(scene, "drain", trainer="bob")
+    assert told(effects, events.TrainerBarred) == [events.TrainerBarred(trainer="bob", how="drained")]
+    assert told(control(scene, "drain", trainer="bob"), events.TrainerBarred) == [], "told once"
+    scene.result("alice", 1, 3.0)
+    (close,) = closes(scene.result("bob", 1, 5.0))
+    assert (close.results, close.members) == (2, ("alice", "bob")), "its answer counts"
+    assert refusals(scene.result("bob", 2, 5.0)) == [("bob", "barred")]
+    (close,) = closes(scene.result("alice", 2, 3.0))
+    assert (close.results, close.members) == (1, ("alice",)), "nobody waits for it, and its rows do not count"
+
+
+def test_who_is_drained_between_two_rounds_is_not_invited_to_the_next() -> None:
+    scene = opened("bob", "alice", min_trainers=1)
+    control(scene, "pause")
+    scene.result("alice", 1)
+    scene.result("bob", 1)
+    control(scene, "drain", trainer="bob")
+    assert [event.invited for event in told(control(scene, "resume"), events.RoundPublished)] == [1]
+
+
+def test_who_is_banned_is_refused_from_now_on_and_not_waited_for() -> None:
+    scene = opened("bob", "alice", quorum=1.0)
+    scene.result("alice", 1, 3.0)
+    effects = control(scene, "ban", trainer="bob")
+    assert told(effects, events.TrainerBarred) == [events.TrainerBarred(trainer="bob", how="banned")]
+    (close,) = closes(effects)
+    assert (close.results, close.members) == (1, ("alice",))
+    assert refusals(scene.result("bob", 1, 5.0)) == [("bob", "barred")]
+    assert refusals(scene.result("bob", 2, 5.0)) == [("bob", "barred")]
+    assert sent(scene.hello("bob"), Round) == []
+
+
+def test_what_somebody_sent_before_it_was_banned_counts() -> None:
+    scene = opened("bob", "alice")
+    scene.result("bob", 1, 5.0)
+    control(scene, "ban", trainer="bob")
+    (close,) = closes(scene.result("alice", 1, 3.0))
+    assert close.results == 2, "it is on disk, and acknowledged"
+
+
+def test_a_run_waits_for_trainers_that_may_take_part() -> None:
+    scene = opened("bob", "alice")
+    control(scene, "drain", trainer="bob")
+    scene.result("bob", 1)
+    effects = scene.result("alice", 1)
+    assert told(effects, events.Waiting) == [events.Waiting(present=1, needed=2)]
+    effects = control(scene, "readmit", trainer="bob")
+    assert told(effects, events.TrainerReadmitted) == [events.TrainerReadmitted(trainer="bob")]
+    assert [message.round for _, message in sent(effects, Round)] == [2]
+    scene.result("alice", 2)
+    (close,) = closes(scene.result("bob", 2))
+    assert close.members == ("alice", "bob")
+
+
+def test_who_is_drained_can_be_banned_and_both_are_undone_at_once() -> None:
+    scene = opened("bob", "alice")
+    control(scene, "drain", trainer="bob")
+    control(scene, "ban", trainer="bob")
+    assert refusals(scene.result("bob", 1)) == [("bob", "barred")]
+    assert told(control(scene, "drain", trainer="bob"), events.TrainerBarred) == [], "it is out already"
+    control(scene, "readmit", trainer="bob")
+    assert refusals(scene.result("bob", 1)) == []
+
+
+def test_a_checkpoint_is_kept_at_the_next_close_and_at_no_other() -> None:
+    scene = opened("bob", min_trainers=1)
+    control(scene, "checkpoint")
+    assert [close.checkpoint for number in (1, 2) for close in closes(scene.result("bob", number))] == [True, False]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from rounds_scene import Scene, closes, opened, sent, told
 
-from aggregator.rounds import DEADLINE_FIRST_S, DEADLINE_MAX_S, DEADLINE_MIN_S, DEADLINE_TIMES
+from aggregator.pace import DEADLINE_FIRST_S, DEADLINE_MAX_S, DEADLINE_MIN_S, DEADLINE_TIMES
 from aggregator.steps import BrokerUp, Effects, Tick
 from aggregator.voice import SPREAD_MAX_S, SPREAD_S
 from fedmq import events

@@ -14,6 +14,7 @@ from fedmq.messages import (
     PROTOCOL_VERSION,
     SCALE_MAX,
     Accepted,
+    Action,
     Beacon,
     Control,
     EvolutionLearner,
@@ -68,6 +69,7 @@ messages: dict[type[Any], st.SearchStrategy[Any]] = {
         waiting=st.booleans(),
         spread_s=st.floats(0, 60),
         acknowledged=st.binary(max_size=2048),
+        heeded=counts,
     ),
     Finished: st.builds(Finished, **of_a_run, rounds=counts, solved=st.booleans()),
     Welcome: st.builds(Welcome, **of_a_trainer, index=counts),
@@ -87,12 +89,14 @@ messages: dict[type[Any], st.SearchStrategy[Any]] = {
         scale=st.integers(0, SCALE_MAX),
     ),
     Goodbye: st.builds(Goodbye, **of_a_trainer),
-    Control: st.builds(Control, **of_a_run, action=st.sampled_from(["pause", "resume", "stop"])),
+    Control: st.builds(
+        Control, **of_a_run, action=st.sampled_from(get_args(Action)), trainer=st.none() | names, word=counts
+    ),
     Presence: st.builds(Presence, trainer=names, present=st.booleans()),
 }
 EXAMPLES: dict[type[Any], Message] = {
     Round: Round(run="r", epoch=1, round=3, seed=7, deadline_s=10.0, task=find_task("xor"), work=Evolve(elites=10)),
-    Beacon: Beacon(run="r", epoch=1, round=3, open=True, acknowledged=b"\x03"),
+    Beacon: Beacon(run="r", epoch=1, round=3, open=True, acknowledged=b"\x03", heeded=7),
     Finished: Finished(run="r", epoch=1, rounds=3, solved=True),
     Welcome: Welcome(run="r", epoch=1, trainer="alice", index=0),
     Accepted: Accepted(run="r", epoch=1, trainer="alice", round=3),
@@ -102,7 +106,7 @@ EXAMPLES: dict[type[Any], Message] = {
         run="r", epoch=1, trainer="alice", round=3, samples=2, attempt=1, train_s=0.5, base=bytes(32), scale=16
     ),
     Goodbye: Goodbye(run="r", epoch=1, trainer="alice"),
-    Control: Control(run="r", epoch=1, action="pause"),
+    Control: Control(run="r", epoch=1, action="ban", trainer="bob", word=7),
     Presence: Presence(trainer="alice", present=True),
 }
 FIELDS = [
@@ -177,7 +181,8 @@ def test_a_field_of_another_type_is_refused(kind: type[Any], field: str) -> None
 def test_a_field_without_a_default_must_be_there(kind: type[Any], field: str) -> None:
     fields = fields_of(kind)
     del fields[field]
-    if field in ("v", "arrays", "acknowledged", "paused", "waiting", "spread_s"):
+    optional = ("trainer", "word") if kind is Control else ("heeded",) if kind is Beacon else ()
+    if field in ("v", "arrays", "acknowledged", "paused", "waiting", "spread_s", *optional):
         assert isinstance(received(fields), kind)
         return
     with pytest.raises(Rejected, match="missing required field"):
@@ -204,7 +209,14 @@ def test_the_largest_header_of_each_kind_fits() -> None:
     largest: list[Message] = [
         Round(**of_run, round=COUNT_MAX, seed=COUNT_MAX, deadline_s=1e9, task=task, work=work),
         Beacon(
-            **of_run, round=COUNT_MAX, open=True, paused=True, waiting=True, spread_s=59.999, acknowledged=bytes(2048)
+            **of_run,
+            round=COUNT_MAX,
+            open=True,
+            paused=True,
+            waiting=True,
+            spread_s=59.999,
+            acknowledged=bytes(2048),
+            heeded=COUNT_MAX,
         ),
         Refused(**of_trainer, reason="header-size", detail="\N{GRINNING FACE}" * 200),
         Hello(**of_trainer, samples=COUNT_MAX, version="\N{GRINNING FACE}" * 200),
@@ -244,7 +256,7 @@ def test_a_base_is_32_bytes(length: int) -> None:
 
 
 @pytest.mark.parametrize("action", ["", "Pause", "kill", "pause; stop", None, 1, True, ["stop"]])
-def test_an_operator_can_ask_for_nothing_but_the_three_actions(action: object) -> None:
+def test_an_operator_can_ask_for_nothing_but_the_known_actions(action: object) -> None:
     with pytest.raises(Rejected, match="action"):
         received({**fields_of(Control), "action": action})
 

@@ -8,14 +8,14 @@ import logging
 import pytest
 from rich.console import Console
 
-from aggregator.progress import ROUNDS_SHOWN, LiveProgress, PlainProgress, describe, log_event, open_progress
+from aggregator.progress import LiveProgress, PlainProgress, log_event, open_progress
 from fedmq import events
-from fedmq.tasks import find_task
+from fedmq.telling import describe
+from fedmq.view import View
 
-XOR, LINEAR = find_task("xor"), find_task("linear")
 BEST = events.Best(value=0.75, coverage=1.0, fitness=-0.25, fitness_mean=-0.5, fitness_worst=-2.0, diversity=0.3)
 HALF = events.Best(value=1.0, coverage=0.5, fitness=-0.25, fitness_mean=-0.5, fitness_worst=-2.0, diversity=0.3)
-STARTED = events.RunStarted(run="one", epoch=1, round=1, task="xor", strategy="evolution", seed=7)
+STARTED = events.RunStarted(run="one", epoch=1, round=1, task="xor", strategy="evolution", seed=7, rounds_max=200)
 
 
 def closed(number: int, best: events.Best | None = BEST, why: str = "complete") -> events.RoundClosed:
@@ -34,6 +34,11 @@ TOLD = [
     (events.TrainerJoined(trainer="bob", samples=2), "trainer bob joined (2 rows)"),
     (events.TrainerLeft(trainer="bob", goodbye=True), "trainer bob said goodbye"),
     (events.TrainerLeft(trainer="bob", goodbye=False), "trainer bob is gone"),
+    (events.TrainerSuspected(trainer="bob"), "trainer bob has not answered in time"),
+    (
+        events.Stalled(round=2, seconds=15.4, missing=("amy", "bob")),
+        "nothing has come for 15 s; missing: amy, bob",
+    ),
     (
         events.ResultRejected(trainer="bob", reason="values", detail="a negative loss"),
         "rejected from bob: values: a negative loss",
@@ -57,7 +62,7 @@ UNTOLD: list[events.AnyEvent] = [
 @pytest.mark.parametrize(("event", "line"), TOLD, ids=lambda value: type(value).__name__)
 def test_an_event_is_told_in_one_line(event: events.AnyEvent, line: str) -> None:
     lines: list[str] = []
-    progress = PlainProgress(XOR, lines.append)
+    progress = PlainProgress("accuracy", lines.append)
     progress(event)
     progress.close()
     assert lines == [line]
@@ -66,41 +71,31 @@ def test_an_event_is_told_in_one_line(event: events.AnyEvent, line: str) -> None
 @pytest.mark.parametrize("event", UNTOLD, ids=lambda event: type(event).__name__)
 def test_nothing_is_told_of_events_that_are_not_worth_a_line(event: events.AnyEvent) -> None:
     lines: list[str] = []
-    PlainProgress(XOR, lines.append)(event)
+    PlainProgress("accuracy", lines.append)(event)
     assert lines == []
 
 
 def test_a_task_that_is_measured_by_its_loss_is_told_by_it() -> None:
-    assert "loss 0.75000  " in str(describe(closed(1), LINEAR))
+    assert "loss 0.75000  " in str(describe(closed(1), "loss"))
 
 
 def panel(*seen: events.AnyEvent) -> str:
     """The last picture of a terminal on which these events were shown."""
-    screen = io.StringIO()
-    progress = LiveProgress(XOR, Console(file=screen, force_terminal=True, width=120, color_system=None))
+    screen, view = io.StringIO(), View()
+    console = Console(file=screen, force_terminal=True, width=120, height=40, color_system=None)
+    progress = LiveProgress(view, console, wall=lambda: 100.0)
     for event in seen:
+        view.take(99.0, event)
         progress(event)
     progress.close()
     return screen.getvalue()
 
 
-def test_the_panel_shows_the_run_its_rounds_and_who_is_here() -> None:
+def test_the_panel_of_a_terminal_is_that_of_fedmq_watch_and_is_left_standing() -> None:
     picture = panel(STARTED, events.TrainerJoined(trainer="bob", samples=2), closed(1), closed(2, HALF))
-    assert "one   evolution, seed 7" in picture
-    assert "● bob" in picture
+    assert "● running" in picture
+    assert "round 2 of 200" in picture
     assert "trainer bob joined (2 rows)" in picture
-    rows = [line.split() for line in picture.splitlines() if line.split()[:1] in (["1"], ["2"])]
-    assert rows[-2:] == [
-        ["1", "-0.2500", "-0.5000", "75%", "2", "12.5"],
-        ["2", "-0.2500", "-0.5000", "100%", "2", "12.5"],
-    ]
-
-
-def test_the_panel_shows_only_the_last_rounds_and_bears_any_number_of_them() -> None:
-    picture = panel(STARTED, *(closed(number, None if number % 2 else BEST) for number in range(1, 201)))
-    last = picture[picture.rindex("one   evolution, seed 7") :]
-    shown = [int(line.split()[0]) for line in last.splitlines() if line.split() and line.split()[0].isdecimal()]
-    assert shown == list(range(201 - ROUNDS_SHOWN, 201))
 
 
 def test_the_panel_bears_every_event_in_any_order() -> None:
@@ -111,13 +106,13 @@ def test_the_panel_bears_every_event_in_any_order() -> None:
 def test_what_a_stranger_sent_neither_colours_the_terminal_nor_moves_its_cursor() -> None:
     """A rejection may quote what came."""
     event = events.ResultRejected(trainer="", reason="header", detail="[bold]a[/b] \x1b[2J\nrun one is solved")
-    assert describe(event, XOR) == "rejected from somebody: header: [bold]a[/b] ?[2J?run one is solved"
+    assert describe(event, "accuracy") == "rejected from somebody: header: [bold]a[/b] ?[2J?run one is solved"
     assert "header: [bold]a[/b] ?[2J?run one" in panel(event)
 
 
 def test_output_that_is_piped_gets_plain_lines_and_quiet_gets_none(capsys: pytest.CaptureFixture[str]) -> None:
     for quiet in (False, True):
-        progress = open_progress(XOR, quiet=quiet)
+        progress = open_progress(View(), "accuracy", quiet=quiet)
         progress(events.TrainerJoined(trainer="bob", samples=2))
         progress.close()
     assert capsys.readouterr().out == "trainer bob joined (2 rows)\n"
@@ -140,7 +135,7 @@ def test_an_event_is_logged_with_what_it_is_about(
     event: events.AnyEvent, said: str, fields: dict[str, object], caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
-        log_event(event, "one", XOR)
+        log_event(event, "one", "accuracy")
     (record,) = caplog.records
     assert record.getMessage().startswith(said)
     assert {name: getattr(record, name) for name in ("run", "round", "trainer") if hasattr(record, name)} == fields
@@ -148,5 +143,5 @@ def test_an_event_is_logged_with_what_it_is_about(
 
 def test_what_is_not_worth_a_line_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
-        log_event(events.RoundPublished(round=1, invited=2), "one", XOR)
+        log_event(events.RoundPublished(round=1, invited=2), "one", "accuracy")
     assert caplog.records == []

@@ -57,38 +57,38 @@ def test_leaving_is_told_once_and_a_stranger_cannot_leave() -> None:
 def test_a_member_is_who_has_sent_a_result_by_name() -> None:
     roster = with_results("bob", "alice")
     roster.meet("carol", 2, now=0.0)
-    assert roster.members(now=1.0) == ["alice", "bob"]
+    assert roster.members(now=1.0, round=1) == ["alice", "bob"]
 
 
 def test_the_rows_of_an_absent_member_count_until_it_is_forgotten() -> None:
     roster = with_results("bob")
     roster.leave("bob", now=10.0)
     roster.leave("bob", now=20.0)  # its absence began at the first one
-    assert roster.members(now=10.0 + FORGET_S - 0.1) == ["bob"]
-    assert roster.members(now=10.0 + FORGET_S) == []
+    assert roster.members(now=10.0 + FORGET_S - 0.1, round=1) == ["bob"]
+    assert roster.members(now=10.0 + FORGET_S, round=1) == []
 
 
 def test_a_goodbye_ends_membership_at_once_and_a_return_brings_it_back() -> None:
     roster = with_results("bob")
     roster.leave("bob", now=1.0, for_good=True)
-    assert roster.members(now=1.0) == []
+    assert roster.members(now=1.0, round=1) == []
     roster.meet("bob", 2, now=2.0)
-    assert roster.members(now=2.0) == ["bob"]
+    assert roster.members(now=2.0, round=1) == ["bob"]
 
 
 def test_a_goodbye_after_the_connection_was_seen_to_end_still_counts() -> None:
     roster = with_results("bob")
     roster.leave("bob", now=1.0)
     assert not roster.leave("bob", now=1.1, for_good=True)
-    assert roster.members(now=1.1) == []
+    assert roster.members(now=1.1, round=1) == []
 
 
 def test_who_is_here_without_a_result_is_unheard_until_nothing_is_expected_of_it() -> None:
     roster = roster_of("bob")
-    assert roster.unheard(now=FORGET_S - 0.1) == ["bob"]
-    assert roster.unheard(now=FORGET_S) == []
+    assert roster.unheard(now=FORGET_S - 0.1, round=1) == ["bob"]
+    assert roster.unheard(now=FORGET_S, round=1) == []
     roster["bob"].results = 1
-    assert roster.unheard(now=1.0) == []
+    assert roster.unheard(now=1.0, round=1) == []
 
 
 def test_in_the_grace_nobody_is_gone_and_at_its_end_who_was_not_seen_is() -> None:
@@ -116,8 +116,8 @@ def test_a_trainer_of_an_earlier_life_is_away_but_counts() -> None:
     roster = Roster(FORGET_S)
     roster.restore("bob", 2, 3, now=5.0)
     assert roster.present == []
-    assert roster.members(now=5.0) == ["bob"]
-    assert roster.members(now=5.0 + FORGET_S) == []
+    assert roster.members(now=5.0, round=1) == ["bob"]
+    assert roster.members(now=5.0 + FORGET_S, round=1) == []
     assert roster.meet("bob", 2, now=6.0)
 
 

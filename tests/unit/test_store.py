@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from store_scene import DESCRIPTION, WAYS_OUT, a_close, a_result, filled, one_line, reopened
 
-from aggregator.lock import is_locked
 from aggregator.store import SCHEMA_VERSION, Store
 from fedmq.errors import StoreError
+from fedmq.lock import is_locked
 
 BIG = 40_000  # bytes; more than a page
 

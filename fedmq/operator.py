@@ -1,39 +1,57 @@
-"""An operator's word to a live run, through the broker: pause, resume or stop, and whether it was heeded.
+"""An operator's word to a live run, through the broker: pause, stop, ban a trainer …, and whether it was heeded.
 
 Knows the run by its name; what is done about it the run's own aggregator decides.
 """
 
 from __future__ import annotations
 
-from typing import Literal
-
 from fedmq import topics
 from fedmq.clock import Clock
 from fedmq.errors import BadConfiguration, NotAuthorised, Rejected, Unreachable
-from fedmq.messages import Beacon, Control, Finished, Round
+from fedmq.keyring import Membership
+from fedmq.messages import Action, Beacon, Control, Finished, Round
 from fedmq.network import Delivered, Link, LinkRefused
-from fedmq.seal import NoSeal, Seal
+from fedmq.seal import NoSeal, Seal, TrainerSeal
+from fedmq.sockets import SubscriberSockets
 from fedmq.wire import decode, encode
 
-Action = Literal["pause", "resume", "stop"]
 AGAIN_S = 0.5
 ANSWER_S = 10.0
+
+
+def operator_link(address: str, run: str, membership: Membership | None) -> tuple[SubscriberSockets, Seal]:
+    """What an `Operator` of that run listens and speaks through, and its seal; the link is to be closed in the end."""
+    link = SubscriberSockets(address, topics.round_of(run), topics.beacon_of(run), membership=membership)
+    return link, NoSeal() if membership is None else TrainerSeal(membership)
 
 
 class Operator:
     """Asks until what the run publishes shows that it was heard; see `loop.Service`.
 
+    `trainer` is whom to drain, ban or readmit, `word` a number (1 or more) that no other operator says.
     `heeded` says whether it was, once this is done; not if it was interrupted before.
 
     Raises (from `step`):
         NotAuthorised: the broker does not let us in.
         Unreachable: nothing was heard of the run in time, or it did not heed.
-        BadConfiguration: the run is over, so that there is nothing to pause or resume.
+        BadConfiguration: the run is over, so that nothing but a stop can be heeded.
     """
 
-    def __init__(self, link: Link, run: str, action: Action, *, clock: Clock, seal: Seal | None = None) -> None:
+    def __init__(
+        self,
+        link: Link,
+        run: str,
+        action: Action,
+        *,
+        clock: Clock,
+        word: int,
+        trainer: str | None = None,
+        seal: Seal | None = None,
+    ) -> None:
         self.done = self.heeded = False
         self._link, self._run, self._action, self._clock = link, run, action, clock
+        self._trainer, self._word = trainer, word
+        self._asks = f"to {action}{'' if trainer is None else ' ' + trainer}"
         self._seal: Seal = seal or NoSeal()
         self._epoch: int | None = None  # once the run was heard
         self._ask_at = 0.0
@@ -47,7 +65,7 @@ class Operator:
     @property
     def status(self) -> str:
         """See `loop.Service`."""
-        return f"asks run {self._run} to {self._action}"
+        return f"asks run {self._run} {self._asks}"
 
     def stop(self) -> None:
         """See `loop.Service`."""
@@ -66,12 +84,14 @@ class Operator:
         if now >= self._give_up_at:
             came = "nothing came" if self._epoch is None else "it was heard, but not of that"
             raise Unreachable(
-                f"expected run {self._run} to {self._action} within {ANSWER_S:g} s, {came}: "
+                f"expected run {self._run} {self._asks} within {ANSWER_S:g} s, {came}: "
                 "is its aggregator running, and is --broker right? fedmq runs ls says how runs stand"
             )
         if self._epoch is not None and now >= self._ask_at:
             self._ask_at = now + AGAIN_S
-            control = Control(run=self._run, epoch=self._epoch, action=self._action)
+            control = Control(
+                run=self._run, epoch=self._epoch, action=self._action, trainer=self._trainer, word=self._word
+            )
             self._link.send(encode(topics.up_to(self._run), control, sign=self._seal.sign))
 
     def _hear(self, news: Delivered) -> None:
@@ -88,7 +108,13 @@ class Operator:
         self._epoch = message.epoch
         if isinstance(message, Finished):
             if self._action != "stop":
-                raise BadConfiguration(f"run {self._run} is over; there is nothing to {self._action}")
+                raise BadConfiguration(f"run {self._run} is over; there is nothing {self._asks}")
             self.done = self.heeded = True
-        elif isinstance(message, Beacon) and self._action != "stop":  # the open round of a paused run may come again
-            self.done = self.heeded = message.paused is (self._action == "pause")
+        elif isinstance(message, Beacon):  # the open round of a paused run may come again, and says nothing of this
+            self.done = self.heeded = self._shows(message)
+
+    def _shows(self, beacon: Beacon) -> bool:
+        """Whether the run is as it is wanted."""
+        if self._action in ("pause", "resume"):
+            return beacon.paused is (self._action == "pause")
+        return self._action != "stop" and beacon.heeded == self._word

@@ -1,0 +1,169 @@
+"""The commands `fedmq runs …` that say something to a live run, through the broker, and wait until it has heard.
+
+Knows the run's folder only to find its name; what is done about it the run's own aggregator decides.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from fedmq.errors import BadConfiguration
+from fedmq.options import broker_option, check_name
+
+if TYPE_CHECKING:
+    from fedmq.messages import Action
+
+
+def _ask(
+    action: Action, run: str, broker: str | None, keys: Path | None, told: str, trainer: str | None = None
+) -> None:
+    """Have a live run do something, and wait until it has heard."""
+    from fedmq.clock import SystemClock
+    from fedmq.keyring import find_broker
+    from fedmq.loop import serve
+    from fedmq.operator import Operator, operator_link
+
+    name = _name(run, action)
+    clock = SystemClock()
+    address, membership = find_broker(broker, keys, "aggregator")
+    link, seal = operator_link(address, name, membership)
+    word = secrets.randbelow(2**53) + 1
+    operator = Operator(link, name, action, clock=clock, word=word, trainer=trainer, seal=seal)
+    try:
+        serve(operator, link, clock)
+    finally:
+        link.close()
+    if not operator.heeded:
+        raise click.Abort
+    click.echo(told)
+
+
+def _name(run: str, action: Action) -> str:
+    """Of a run by its folder, by its folder's name below `runs`, or by its own name."""
+    from aggregator.report import STORE, read_report
+    from aggregator.upkeep import open_store
+    from fedmq import topics
+
+    name, folder = run, Path(run) if Path(run).is_dir() else Path("runs") / run
+    if (folder / STORE).exists():
+        store, description = open_store(folder)
+        store.close()
+        name = description.run
+        if (report := read_report(folder)) is not None:
+            raise BadConfiguration(f"{folder}: the run is over after {report.rounds} rounds; it cannot {action}")
+    if not re.match(topics.NAME_PATTERN, name):
+        raise BadConfiguration(f"expected the name or the folder of a run, got {run!r}; fedmq runs ls lists them")
+    return name
+
+
+trainer_argument = click.argument("trainer", callback=check_name)
+
+
+@click.command()
+@click.argument("run")
+@broker_option
+def pause(run: str, broker: str | None, keys: Path | None) -> None:
+    """Let the live run RUN close its open round, and open no other until it is resumed.
+
+    \b
+    Examples:
+      fedmq runs pause xor-20260101-120000-ab12
+    """
+    _ask("pause", run, broker, keys, f"{run} is paused; fedmq runs resume {run} goes on")
+
+
+@click.command()
+@click.argument("run")
+@broker_option
+def resume(run: str, broker: str | None, keys: Path | None) -> None:
+    """Let the paused run RUN go on.
+
+    \b
+    Examples:
+      fedmq runs resume xor-20260101-120000-ab12
+    """
+    _ask("resume", run, broker, keys, f"{run} goes on")
+
+
+@click.command()
+@click.argument("run")
+@broker_option
+def stop(run: str, broker: str | None, keys: Path | None) -> None:
+    """End the live run RUN now: its aggregator writes the report and the best model so far, and ends.
+
+    An aggregator that is started on its folder again goes on with it.
+
+    \b
+    Examples:
+      fedmq runs stop runs/xor-20260101-120000-ab12
+    """
+    _ask("stop", run, broker, keys, f"{run} is stopped; fedmq runs show {run} shows what it came to")
+
+
+@click.command()
+@click.argument("run")
+@broker_option
+def checkpoint(run: str, broker: str | None, keys: Path | None) -> None:
+    """Let the live run RUN keep its state when its open round closes; else it does so every hundred rounds.
+
+    \b
+    Examples:
+      fedmq runs checkpoint xor-20260101-120000-ab12
+    """
+    _ask("checkpoint", run, broker, keys, f"{run} keeps its state at the next close of a round")
+
+
+@click.command()
+@click.argument("run")
+@trainer_argument
+@broker_option
+def drain(run: str, trainer: str, broker: str | None, keys: Path | None) -> None:
+    """Invite TRAINER to no further round of the live run RUN; its result of the open round still counts.
+
+    It lasts as long as this life of the aggregator. What keeps a trainer out for good is fedmq keys revoke.
+
+    \b
+    Examples:
+      fedmq runs drain xor-20260101-120000-ab12 alice
+    """
+    told = f"{trainer} is drained from {run}; fedmq runs readmit {run} {trainer} undoes it"
+    _ask("drain", run, broker, keys, told, trainer)
+
+
+@click.command()
+@click.argument("run")
+@trainer_argument
+@broker_option
+def ban(run: str, trainer: str, broker: str | None, keys: Path | None) -> None:
+    """Refuse from now on whatever TRAINER sends to the live run RUN.
+
+    It lasts as long as this life of the aggregator. What keeps a trainer out for good is fedmq keys revoke.
+
+    \b
+    Examples:
+      fedmq runs ban xor-20260101-120000-ab12 alice
+    """
+    told = f"{trainer} is banned from {run}; fedmq runs readmit {run} {trainer} undoes it"
+    _ask("ban", run, broker, keys, told, trainer)
+
+
+@click.command()
+@click.argument("run")
+@trainer_argument
+@broker_option
+def readmit(run: str, trainer: str, broker: str | None, keys: Path | None) -> None:
+    """Let TRAINER, who was drained or banned, take part in the live run RUN again.
+
+    \b
+    Examples:
+      fedmq runs readmit xor-20260101-120000-ab12 alice
+    """
+    _ask("readmit", run, broker, keys, f"{trainer} takes part in {run} again", trainer)
+
+
+COMMANDS = (pause, resume, stop, checkpoint, drain, ban, readmit)

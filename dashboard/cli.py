@@ -1,0 +1,108 @@
+"""The command `fedmq dashboard`."""
+
+from __future__ import annotations
+
+import ipaddress
+import secrets
+import socket
+from pathlib import Path
+
+import click
+
+from fedmq.errors import BadConfiguration
+from fedmq.options import broker_option, check_name, one_thread_for_arrays, option, service_options
+
+DEFAULT_PORT = 8550
+
+
+@click.command()
+@option(
+    "--runs",
+    "folders",
+    type=click.Path(path_type=Path, file_okay=False),
+    multiple=True,
+    default=("runs",),
+    metavar="DIR",
+    help="Show the runs in this folder, too; may be given several times.",
+)
+@option("--host", default="127.0.0.1", metavar="HOST", help="Address to listen on; beyond loopback with a token only.")
+@option("--port", type=click.IntRange(0, 65535), default=DEFAULT_PORT, metavar="PORT", help="0: any that is free.")
+@option("--control", is_flag=True, help="Let the page pause and stop runs; with a token, and the aggregator's key.")
+@option(
+    "--until-over",
+    metavar="RUN",
+    callback=check_name,
+    help="End once RUN is over and its last reader has gone, or a minute after it when nobody came.",
+)
+@broker_option
+@service_options
+def dashboard(
+    folders: tuple[Path, ...],
+    host: str,
+    port: int,
+    control: bool,
+    until_over: str | None,
+    broker: str | None,
+    keys: Path | None,
+) -> None:
+    """Serve a page on which runs are watched as they go on, and looked at when they are over.
+
+    It shows what is told at the broker and what is in the folders of runs, and it slows no round. Without more it
+    listens on this machine alone and changes nothing. With keys it takes observer.key, or else the aggregator's. The
+    URL is printed; where it has a token, the token is the key to the page. To see it from elsewhere:
+    ssh -L 8550:127.0.0.1:8550 HOST.
+
+    \b
+    Examples:
+      fedmq dashboard
+      fedmq dashboard --runs runs --runs /var/lib/fedmq --port 9000
+      fedmq dashboard --keys keys --control
+    """
+    one_thread_for_arrays()
+    try:
+        from dashboard.server import Server
+    except ModuleNotFoundError as error:
+        raise BadConfiguration(
+            f"fedmq dashboard needs {error.name}, which is not installed: pip install 'fedmq[dashboard]'"
+        ) from error
+    from dashboard.controls import Controls
+    from dashboard.folders import Folders
+    from dashboard.gallery import Gallery
+    from dashboard.watching import open_watching
+    from fedmq.clock import SystemClock
+    from fedmq.loop import serve
+
+    clock = SystemClock()
+    listener = _listen(host, port)
+    wide = not _is_loopback(listener)
+    controls = Controls(broker, keys) if control else None
+    watching, link, address = open_watching(broker, keys, clock=clock)
+    gallery = Gallery(watching, Folders(folders, clock=clock), address=address, clock=clock)
+    token = secrets.token_urlsafe(32) if wide or control else ""
+    server = Server(gallery, listener, host=host, token=token, controls=controls, until_over=until_over, wake=link.wake)
+    try:
+        server.start()
+        serve(server, link, clock, ready=lambda: click.echo(server.url))
+    finally:
+        server.close()
+        link.close()
+        gallery.close()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A socket that listens there.
+
+    Raises:
+        BadConfiguration: it cannot.
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        return socket.create_server(address[:2], family=family, backlog=128)  # type: ignore[arg-type]
+    except OSError as error:
+        raise BadConfiguration(
+            f"--host {host} --port {port}: cannot listen there ({error.strerror or error})"
+        ) from error
+
+
+def _is_loopback(listener: socket.socket) -> bool:
+    return ipaddress.ip_address(listener.getsockname()[0]).is_loopback

@@ -1,0 +1,108 @@
+"""The runs in a folder of runs, by their names: those of other times, and those whose aggregator is on this machine.
+
+Knows nothing of the broker, nor of what the runs are shown on. Not for several threads at once.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import OrderedDict
+from pathlib import Path
+from typing import NamedTuple
+
+from dashboard.following import Following
+from fedmq.clock import Clock
+from fedmq.errors import BadConfiguration
+from fedmq.event_log import EVENTS, TAIL_BYTES, take_line
+from fedmq.topics import NAME_PATTERN
+from fedmq.view import View
+
+FOLDERS_MAX = 1000  # the newest
+FOLLOWED_MAX = 8  # pictures that are held whole
+SCAN_S = 1.0
+LOOK_S = 0.1
+
+
+class Found(NamedTuple):
+    """A run in a folder, as far as its last events tell; `stamp` is that of its file, which has not changed since."""
+
+    folder: Path
+    stamp: tuple[int, int, int]
+    view: View
+
+
+class Folders:
+    """What the folders below `roots` hold. Of several of one run the one that was written last counts."""
+
+    def __init__(self, roots: tuple[Path, ...], *, clock: Clock) -> None:
+        self._roots, self._clock = roots, clock
+        self._found: dict[Path, Found] = {}
+        self._names: dict[str, Found] = {}
+        self._scan_at = 0.0
+        self._followed: OrderedDict[Path, tuple[float, Following]] = OrderedDict()
+
+    def runs(self) -> dict[str, Found]:
+        """By name, the newest last; looked at again every SCAN_S."""
+        if (now := self._clock.now()) >= self._scan_at:
+            self._scan_at = now + SCAN_S
+            paths = sorted(self._stamps(), key=lambda one: one[1][0])[-FOLDERS_MAX:]
+            self._found = {path: self._look(path, stamp) for path, stamp in paths}
+            self._names = {one.view.run: one for one in self._found.values() if re.match(NAME_PATTERN, one.view.run)}
+        return self._names
+
+    def follow(self, folder: Path) -> View | None:
+        """The whole picture of the run in that folder, up to date; None when it is not there any more."""
+        now = self._clock.now()
+        looked_at, following = self._followed.pop(folder, (now, None))
+        try:
+            if following is None:
+                following = Following(folder, clock=self._clock)
+            elif now - looked_at >= LOOK_S:
+                following.step()
+                looked_at = now
+        except (BadConfiguration, OSError):
+            if following is not None:
+                following.close()
+            return None
+        self._followed[folder] = looked_at, following
+        while len(self._followed) > FOLLOWED_MAX:
+            _, (_, old) = self._followed.popitem(last=False)
+            old.close()
+        return next(iter(following.runs.values())).view
+
+    def close(self) -> None:
+        """Let go of all files."""
+        for _, following in self._followed.values():
+            following.close()
+        self._followed.clear()
+
+    def _stamps(self) -> list[tuple[Path, tuple[int, int, int]]]:
+        found = []
+        for root in self._roots:
+            for path in root.glob(f"*/{EVENTS}"):
+                try:
+                    stat = path.stat()
+                except OSError:  # in the moment between
+                    continue
+                found.append((path.parent, (stat.st_mtime_ns, stat.st_size, stat.st_ino)))
+        return found
+
+    def _look(self, folder: Path, stamp: tuple[int, int, int]) -> Found:
+        before = self._found.get(folder)
+        return before if before is not None and before.stamp == stamp else Found(folder, stamp, _glance(folder))
+
+
+def _glance(folder: Path) -> View:
+    """What the first line and the last ones of a run's events come to: enough for a list, without its rows."""
+    view = View()
+    try:
+        with (folder / EVENTS).open("rb") as file:
+            view = take_line(view, file.readline())
+            file.seek(max(file.tell(), os.fstat(file.fileno()).st_size - TAIL_BYTES))
+            for line in file:
+                view = take_line(view, line)
+    except OSError:
+        pass
+    view.works, view.bests, view.feed, view.rounds = [], [], [], view.rounds[-2:]
+    return view

@@ -1,0 +1,244 @@
+"""A run's picture as the page takes it: everything, or what has changed since an event; columns of plain values.
+
+Pure: a `View` and the time in, values for JSON out. Knows nothing of HTTP; the page's side of it is `static/`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from fedmq import events
+from fedmq.models import MLP, Code, Model
+from fedmq.telling import describe
+from fedmq.view import (
+    FEED_KEPT_MAX,
+    WORKS_KEPT_MAX,
+    RoundView,
+    View,
+    drawable,
+)
+
+PACE_ROUNDS = 20  # the last so many say how fast a run goes on
+DIGITS = 6  # that are significant, of a figure; of a time milliseconds are told
+
+Values = dict[str, Any]
+_BEST = ("value", "coverage", "fitness", "fitness_mean", "fitness_worst", "diversity")
+_TONES = {"solved": "solved", "not solved": "unsolved", "interrupted": "interrupted", "paused": "paused"}
+_GOOD = (events.TrainerJoined, events.TrainerReadmitted, events.RunResumed)
+_WARNINGS = (
+    events.TrainerLeft,
+    events.TrainerSuspected,
+    events.TrainerBarred,
+    events.RunPaused,
+    events.Waiting,
+    events.ResultResent,
+)
+
+
+class Seen(NamedTuple):
+    """What is known of a run beside its picture: whether its aggregator is there, and where we have it from."""
+
+    here: bool
+    source: str  # "live" or "folder"
+    folder: str | None
+    broker: bool
+
+
+def head_of(view: View, seen: Seen, now: float) -> Values:
+    """The figures of a run that stand alone."""
+    newest, state = view.newest, view.state(now, here=seen.here)
+    return {
+        "run": view.run,
+        "epoch": view.epoch,
+        "task": view.task,
+        "strategy": view.strategy,
+        "robust": view.robust,
+        "seed": view.seed,
+        "metric": view.metric,
+        "target": view.target,
+        "rounds_max": view.rounds_max,
+        "min_trainers": view.min_trainers,
+        "model": _model_text(view.model),
+        "drawable": view.model is not None and drawable(view.model),
+        "started_at": _time(view.started_at),
+        "progress_at": _time(view.progress_at),
+        "event_at": _time(view.event_at),
+        "paused": view.paused,
+        "waiting": view.waiting,
+        "finished": None
+        if view.finished is None
+        else {"solved": view.finished.solved, "rounds": view.finished.rounds, "value": view.finished.value},
+        "here": seen.here,
+        "state": state,
+        "tone": tone_of(state),
+        "source": seen.source,
+        "folder": seen.folder,
+        "broker": seen.broker,
+        "round": 0 if newest is None else newest.round,
+        "open": newest is not None and newest.closed_at is None and view.finished is None,
+        "results": view.results,
+        "late": view.late,
+        "resent": view.resent,
+        "rejections": dict(view.rejections),
+        "checkpoint": view.checkpoint,
+        "present": view.present,
+        "eta_s": eta_s(view, here=seen.here),
+        "best": None if view.best is None else {name: _figure(getattr(view.best, name)) for name in _BEST},
+    }
+
+
+def row_of(view: View, seen: Seen, now: float) -> Values:
+    """A run in the list of runs."""
+    head = head_of(view, seen, now)
+    kept = ("run", "task", "strategy", "state", "tone", "here", "source", "round", "rounds_max", "metric")
+    best = head["best"]
+    return {
+        **{name: head[name] for name in kept},
+        "value": None if best is None else best["value"],
+        "trainers": head["present"],
+        "started_at": head["started_at"],
+        "event_at": head["event_at"],
+    }
+
+
+def tables_of(view: View, since: int | None) -> dict[str, Values]:
+    """The tables of a run as columns: all rows, or of each table those that changed after event number `since`.
+
+    With `since` a table in which nothing has changed is left out.
+    """
+    rows: dict[str, Sequence[Any]] = {
+        "rounds": _newer(view.rounds, since),
+        "trainers": [one for one in view.trainers.values() if since is None or one.touched > since],
+        "works": _newer(view.works, since)[-WORKS_KEPT_MAX:],
+        "bests": _newer(view.bests, since),
+        "feed": _newer(view.feed, since)[-FEED_KEPT_MAX:],
+    }
+    found: dict[str, Values] = {}
+    for name, changed in rows.items():
+        if changed or since is None:
+            columns = _COLUMNS[name]
+            found[name] = {key: [column(row) for row in changed] for key, column in columns.items()}
+    if "feed" in found:
+        found["feed"]["text"] = [describe(told.event, view.metric) or "" for told in rows["feed"]]
+    return found
+
+
+def full_of(view: View, seen: Seen, now: float) -> Values:
+    """Everything."""
+    return {"now": _time(now), "head": head_of(view, seen, now), **tables_of(view, None)}
+
+
+def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> Values:
+    """What of `after` is not as it was."""
+    return {name: value for name, value in after.items() if name not in before or before[name] != value}
+
+
+def tone_of(state: str) -> str:
+    """The kind of state, for colours, of `View.state`'s words."""
+    if state in _TONES:
+        return _TONES[state]
+    return next((tone for tone in ("waiting", "stalled") if state.startswith(tone)), "running")
+
+
+def eta_s(view: View, *, here: bool) -> float | None:
+    """In how many seconds the last round will be over at the pace of the last ones; None when nobody can say."""
+    closed = [one for one in view.rounds[-PACE_ROUNDS - 1 :] if one.closed_at is not None]
+    if not here or view.paused or view.waiting or view.finished is not None or len(closed) < 2:
+        return None
+    first, last = closed[0], closed[-1]
+    assert first.closed_at is not None
+    assert last.closed_at is not None
+    done = last.round - first.round
+    if done < 1:
+        return None
+    return _figure((last.closed_at - first.closed_at) / done * max(0, view.rounds_max - last.round))
+
+
+def _newer(rows: Sequence[Any], since: int | None) -> Sequence[Any]:
+    """Those that changed after that event; they are in the order in which they did."""
+    if since is None:
+        return rows
+    first = len(rows)
+    while first and rows[first - 1].touched > since:
+        first -= 1
+    return rows[first:]
+
+
+def _model_text(model: Model | None) -> str:
+    if model is None:
+        return ""
+    if isinstance(model, Code):
+        return f"code, {model.genes} genes"
+    sizes = model.sizes if isinstance(model, MLP) else (model.inputs, model.outputs)
+    shape = "-".join(map(str, sizes))
+    return f"MLP {shape} {model.hidden}" if isinstance(model, MLP) else f"linear {shape}"
+
+
+def _time(at: float) -> float:
+    return round(at, 3)
+
+
+def _figure(value: float) -> float:
+    return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else value  # msgspec writes the others as null
+
+
+def _level(event: events.AnyEvent) -> str:
+    if isinstance(event, events.RunFinished):
+        return "good" if event.solved else "warn"
+    if isinstance(event, events.Stalled | events.ResultRejected):
+        return "bad"
+    return "good" if isinstance(event, _GOOD) else "warn" if isinstance(event, _WARNINGS) else "info"
+
+
+def _plain(*names: str) -> dict[str, Callable[[Any], Any]]:
+    def reader(name: str) -> Callable[[Any], Any]:
+        return lambda row: getattr(row, name)
+
+    return {name: reader(name) for name in names}
+
+
+def _rounded(how: Callable[[float], float], names: Iterable[str]) -> dict[str, Callable[[Any], Any]]:
+    def reader(name: str) -> Callable[[Any], Any]:
+        def read(row: Any) -> float | None:
+            value: float | None = getattr(row, name)
+            return None if value is None else how(value)
+
+        return read
+
+    return {name: reader(name) for name in names}
+
+
+def _of_best(name: str) -> Callable[[RoundView], float | None]:
+    return lambda row: None if row.best is None else _figure(getattr(row.best, name))
+
+
+_COLUMNS: dict[str, dict[str, Callable[[Any], Any]]] = {
+    "rounds": {
+        **_plain("round", "why", "invited", "results", "late", "rejected", "present", "bytes_up", "bytes_down"),
+        **_rounded(_time, ("published_at", "closed_at")),
+        **_rounded(_figure, ("round_s",)),
+        **{name: _of_best(name) for name in _BEST},
+    },
+    "trainers": {
+        **_plain("name", "presence", "barred", "samples", "results", "late", "rejected", "resent"),
+        **_plain("memory", "version", "labels", "fingerprint"),
+        **_rounded(_time, ("joined_at", "seen_at")),
+        **_rounded(_figure, ("train_s", "round_trip_s", "cpu")),
+    },
+    "works": {
+        **_plain("round", "trainer", "staleness"),
+        **_rounded(_time, ("began_at", "ended_at")),
+        **_rounded(_figure, ("train_s",)),
+    },
+    "bests": _plain("round"),
+    "feed": {
+        "seq": lambda told: told.touched,
+        "at": lambda told: _time(told.at),
+        "kind": lambda told: type(told.event).__struct_config__.tag,
+        "level": lambda told: _level(told.event),
+        "round": lambda told: getattr(told.event, "round", None),
+        "trainer": lambda told: getattr(told.event, "trainer", None) or None,
+    },
+}

@@ -1,0 +1,167 @@
+"""The HTTP server of the dashboard, in a thread beside the one that watches.
+
+Knows how the two begin and end together; see `guard`, `web` and `gallery` for what is between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import socket
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import uvicorn
+
+from dashboard.connection import TimedProtocol
+from dashboard.controls import Controls
+from dashboard.gallery import Gallery
+from dashboard.guard import Guard, Secrets
+from dashboard.streams import Streams
+from dashboard.web import Web
+
+CONNECTIONS_MAX = 256
+HEADERS_BYTES_MAX = 16 << 10
+KEEP_ALIVE_S = 5
+END_S = 3.0
+GONE_S = 4.0  # without any open page, the reader has gone: a page that is loaded again is quicker
+NOBODY_S = 60.0
+LOOK_S = 0.5
+
+log = logging.getLogger(__name__)
+
+
+class Server:
+    """Serves a gallery on `listener`; see `loop.Service`: it steps the gallery, too, and is done with it.
+
+    `token` "": who gets here may read. `wake` ends a wait of the thread that steps this.
+    """
+
+    def __init__(
+        self,
+        gallery: Gallery,
+        listener: socket.socket,
+        *,
+        host: str,
+        token: str,
+        controls: Controls | None,
+        until_over: str | None,
+        wake: Callable[[], None],
+    ) -> None:
+        self._gallery, self._listener, self._until_over, self._wake = gallery, listener, until_over, wake
+        address, port = listener.getsockname()[:2]
+        shown = f"[{address}]" if ":" in address else address
+        any_address = ipaddress.ip_address(address).is_unspecified
+        shown = socket.gethostname() if any_address else shown
+        self.url = f"http://{shown}:{port}/" + (f"?token={token}" if token else "")
+        self._streams = Streams(gallery)
+        known = Secrets(token)
+        web = Web(gallery, self._streams, known, controls).app()
+        guard = Guard(web, known, names=_names(host, address), any_address=any_address, port=port)
+        self._uvicorn = uvicorn.Server(_config(guard))
+        self._thread = threading.Thread(target=self._serve, name="http", daemon=True)
+        self._failed: BaseException | None = None
+
+    @property
+    def done(self) -> bool:
+        """See `loop.Service`."""
+        return self._gallery.done
+
+    @property
+    def wake_at(self) -> float | None:
+        """See `loop.Service`."""
+        return self._gallery.wake_at
+
+    @property
+    def status(self) -> str:
+        """See `loop.Service`."""
+        return f"{self._gallery.status}, {self._streams.open} pages are open"
+
+    def stop(self) -> None:
+        """See `loop.Service`."""
+        self._gallery.stop()
+
+    def step(self) -> None:
+        """See `loop.Service`.
+
+        Raises:
+            Exception: what ended the server.
+        """
+        if self._failed is not None:
+            raise self._failed
+        self._gallery.step()
+
+    def start(self) -> None:
+        """Begin to answer."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """End, and wait for the end for a while."""
+        self._uvicorn.should_exit = True
+        if self._thread.is_alive():
+            self._thread.join(END_S)
+        self._listener.close()
+
+    def _serve(self) -> None:
+        try:
+            asyncio.run(self._main())
+        except BaseException as error:
+            self._failed = error
+            raise
+        finally:
+            self._gallery.stop() if self._failed is None else None
+            self._wake()
+
+    async def _main(self) -> None:
+        ending = asyncio.create_task(self._end_when_over()) if self._until_over else None
+        await self._uvicorn.serve(sockets=[self._listener])
+        if ending is not None:
+            ending.cancel()
+
+    async def _end_when_over(self) -> None:
+        """End once that run is over and nobody looks any more."""
+        assert self._until_over is not None
+        clock = asyncio.get_running_loop().time
+        over_at: float | None = None
+        alone_since, came = clock(), False
+        while True:
+            await asyncio.sleep(LOOK_S)
+            now = clock()
+            if self._streams.open:
+                came, alone_since = True, now
+            if over_at is None and await asyncio.to_thread(self._gallery.is_over, self._until_over):
+                over_at = now
+            if over_at is not None and now - max(over_at, alone_since) >= (GONE_S if came else NOBODY_S):
+                self._uvicorn.should_exit = True
+                return
+
+
+def _config(app: Any) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http=TimedProtocol,
+        ws="none",
+        lifespan="on",
+        loop="asyncio",
+        log_config=None,
+        access_log=False,  # a URL may have a token in it
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=CONNECTIONS_MAX,
+        h11_max_incomplete_event_size=HEADERS_BYTES_MAX,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=1,
+    )
+
+
+def _names(host: str, address: str) -> set[str]:
+    """The host names and addresses that we are bound to."""
+    bound = ipaddress.ip_address(address)
+    names = {host.lower(), f"[{address}]" if bound.version == 6 else address}
+    if bound.is_loopback or bound.is_unspecified:
+        names.add("localhost")
+    if not bound.is_loopback:
+        names |= {socket.gethostname().lower(), socket.getfqdn().lower()}
+    return names

@@ -1,0 +1,79 @@
+"""What a model of two inputs says at each point of a square: the picture that is drawn of it.
+
+Pure arithmetic on one candidate's genes. Knows nothing of runs or of the page.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fedmq.models import Floats, Model, TrainedModel
+from fedmq.tasks import TASK_NAMES, Rows, find_task, task_rows
+
+SIZE = 48  # cells along each side
+POINTS_MAX = 256  # rows to draw on it
+MARGIN = 0.5  # of the rows' own extent, on each side
+BOX = (-2.0, 2.0)  # where nobody knows what the rows look like
+
+
+def surface_of(model: Model, genes: Floats, task: str) -> dict[str, Any]:
+    """What `model` with these genes (genes,) says, as the page takes it; `task` names whose rows to show.
+
+    Raises:
+        BadConfiguration: the genes are not those of the model, or the model is code.
+    """
+    trained = TrainedModel(model, genes, task)
+    rows = _rows(model, task)
+    low, high = _box(rows)
+    values, label = _values(trained, _grid(low, high))
+    points = [] if rows is None else np.column_stack([rows.inputs, rows.targets])[:POINTS_MAX].tolist()
+    return {
+        "size": SIZE,
+        "x": [low[0], high[0]],
+        "y": [low[1], high[1]],
+        "what": "value" if label is None else "probability",
+        "class": label,
+        "low": 0.0 if label is not None else float(values.min()),
+        "high": 1.0 if label is not None else float(values.max()),
+        "values": [float(f"{value:.4g}") for value in values],
+        "points": points,
+    }
+
+
+def _grid(low: list[float], high: list[float]) -> Floats:
+    """The centres of the cells, (SIZE * SIZE, 2); x changes fastest."""
+    steps = (np.arange(SIZE) + 0.5) / SIZE
+    x, y = (low[axis] + steps * (high[axis] - low[axis]) for axis in (0, 1))
+    grid: Floats = np.column_stack([np.tile(x, SIZE), np.repeat(y, SIZE)])
+    return grid
+
+
+def _values(trained: TrainedModel, grid: Floats) -> tuple[Floats, int | None]:
+    """A number for each point, and of which class it is the probability; None: it is a value."""
+    network = trained.network()
+    with np.errstate(over="ignore", invalid="ignore"):
+        if network.output == "softmax":
+            label = 1 if network.outputs == 2 else 0
+            values, empty = trained.probabilities(grid)[:, label], 1.0 / network.outputs
+        else:
+            label, empty = None, 0.0
+            values = network.forward(trained.genes[None, :], grid)[0, :, 0]
+    finite: Floats = np.nan_to_num(values, nan=empty, posinf=1e12, neginf=-1e12).astype(np.float64, copy=False)
+    return finite, label
+
+
+def _rows(model: Model, task: str) -> Rows | None:
+    """Those of a built-in task, if the run is about it."""
+    if task not in TASK_NAMES or find_task(task).model != model:
+        return None
+    return task_rows(task, 1, 1)
+
+
+def _box(rows: Rows | None) -> tuple[list[float], list[float]]:
+    if rows is None:
+        return [BOX[0]] * 2, [BOX[1]] * 2
+    low, high = rows.inputs.min(axis=0), rows.inputs.max(axis=0)
+    margin = MARGIN * np.maximum(high - low, 1e-9)
+    return (low - margin).tolist(), (high + margin).tolist()

@@ -1,0 +1,244 @@
+"""The routes of the dashboard: the page, its files, and what it asks for; /api/ is for the page alone and may change.
+
+Knows how questions become answers; who may ask is the `guard`'s, what is answered the `gallery`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+import re
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import FileResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import Receive, Scope, Send
+
+from dashboard.controls import Controls, Word
+from dashboard.gallery import Best, Gallery
+from dashboard.guard import Secrets, error_body
+from dashboard.streams import Reader, Streams, TooManyStreams
+from dashboard.surface import surface_of
+from fedmq import __version__
+from fedmq.errors import BadConfiguration, FedmqError, NotAuthorised, Unreachable
+from fedmq.topics import NAME_PATTERN
+
+STATIC = Path(__file__).parent / "static"
+SURFACES_KEPT_MAX = 512
+AT_WORK_MAX, WAITING_MAX = 2, 16  # surfaces and exports at once, and those that may wait for their turn
+WORDS_MAX = 4  # of operators that are under way
+BODY_S = 5.0
+
+_word = msgspec.json.Decoder(Word)
+_STATUS: dict[type[FedmqError], int] = {NotAuthorised: 403, Unreachable: 504, BadConfiguration: 409}
+
+
+class Web:
+    """Answers questions about the runs of a gallery; `controls` None: nothing can be changed."""
+
+    def __init__(self, gallery: Gallery, streams: Streams, known: Secrets, controls: Controls | None) -> None:
+        self._gallery, self._streams, self._secrets, self._controls = gallery, streams, known, controls
+        self._work, self._waiting, self._words = asyncio.Semaphore(AT_WORK_MAX), 0, 0
+        self._surfaces: OrderedDict[Best, bytes] = OrderedDict()
+
+    def app(self) -> Starlette:
+        """The ASGI application."""
+        run = "/api/runs/{run}"
+        routes: list[Route | Mount] = [
+            Route("/", self._page),
+            Mount("/static", StaticFiles(directory=STATIC)),
+            Route("/api/session", self._session),
+            Route("/api/runs", self._runs),
+            Route("/api/stream", self._stream),
+            Route(f"{run}/stream", self._stream),
+            Route(f"{run}/surface", self._surface),
+            Route(f"{run}/export.csv", self._export_csv),
+            Route(f"{run}/export.json", self._export_json),
+        ]
+        if self._controls is not None:
+            routes.append(Route(f"{run}/control", self._control, methods=["POST"]))
+
+        @asynccontextmanager
+        async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+            telling = asyncio.create_task(self._streams.run())
+            try:
+                yield
+            finally:
+                telling.cancel()
+                with suppress(asyncio.CancelledError):
+                    await telling
+
+        return Starlette(
+            routes=routes, lifespan=lifespan, exception_handlers={HTTPException: _on_error, Exception: _on_failure}
+        )
+
+    # --- questions ------------------------------------------------------------------------------------------------
+
+    async def _page(self, _request: Request) -> Response:
+        return FileResponse(STATIC / "index.html", headers={"cache-control": "no-cache"})
+
+    async def _session(self, _request: Request) -> Response:
+        csrf = None if self._controls is None else self._secrets.csrf
+        now = (await asyncio.to_thread(self._gallery.runs))["now"]
+        return _json({"version": __version__, "control": csrf is not None, "csrf": csrf, "now": now})
+
+    async def _runs(self, _request: Request) -> Response:
+        return _json(await asyncio.to_thread(self._gallery.runs))
+
+    async def _stream(self, request: Request) -> Response:
+        run = _run(request) if "run" in request.path_params else ""
+        return EventStream(self._streams, run, request.headers.get("last-event-id", ""))
+
+    async def _surface(self, request: Request) -> Response:
+        asked, run = request.query_params.get("round"), _run(request)
+        if asked is not None and not re.fullmatch(r"\d{1,15}", asked):
+            raise HTTPException(400, f"expected the number of a round, got {asked[:20]!r}")
+        best = await asyncio.to_thread(self._gallery.best, run, None if asked is None else int(asked))
+        if best is None:
+            raise HTTPException(404, f"run {run} has no model at that round that can be drawn")
+        if (known := self._surfaces.get(best)) is not None:
+            self._surfaces.move_to_end(best)
+            return _json(known)
+        drawn = await self._worked(lambda: _drawn(best))
+        self._surfaces[best] = drawn
+        if len(self._surfaces) > SURFACES_KEPT_MAX:
+            self._surfaces.popitem(last=False)
+        return _json(drawn)
+
+    async def _export_json(self, request: Request) -> Response:
+        run = _run(request)
+        data = await self._worked(lambda: _or_missing(self._gallery.picture(run), run, msgspec.json.encode))
+        return _file(data, "application/json", f"{run}.json")
+
+    async def _export_csv(self, request: Request) -> Response:
+        run = _run(request)
+        data = await self._worked(lambda: _or_missing(self._gallery.picture(run), run, _rounds_csv))
+        return _file(data, "text/csv", f"{run}.csv")
+
+    async def _control(self, request: Request) -> Response:
+        assert self._controls is not None
+        run, controls = _run(request), self._controls
+        try:
+            async with asyncio.timeout(BODY_S):
+                word = _word.decode(await request.body())
+        except TimeoutError as error:
+            raise HTTPException(408, f"expected the body within {BODY_S:g} s") from error
+        except (msgspec.MsgspecError, ClientDisconnect) as error:
+            raise HTTPException(400, f"expected an action and perhaps a trainer: {error}") from error
+        if self._words >= WORDS_MAX:
+            raise HTTPException(429, "too many are telling runs something: try again")
+        self._words += 1
+        try:
+            return _json({"told": await asyncio.to_thread(controls.say, run, word)})
+        except FedmqError as error:
+            raise HTTPException(_STATUS.get(type(error), 409), str(error)) from error
+        finally:
+            self._words -= 1
+
+    async def _worked(self, work: Callable[[], bytes]) -> bytes:
+        """What `work` comes to, in a thread; few do at once."""
+        if self._waiting >= WAITING_MAX:
+            raise HTTPException(429, "too many ask for that at once: try again")
+        self._waiting += 1
+        try:
+            async with self._work:
+                return await asyncio.to_thread(work)
+        finally:
+            self._waiting -= 1
+
+
+class EventStream(Response):
+    """A stream of server-sent events, for as long as its reader reads."""
+
+    def __init__(self, streams: Streams, run: str, last_event_id: str) -> None:
+        super().__init__(media_type="text/event-stream")
+        self._streams, self._run, self._last_event_id = streams, run, last_event_id
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        try:
+            async with self._streams.reader(self._run, self._last_event_id) as reader:
+                headers = [(b"content-type", b"text/event-stream; charset=utf-8")]
+                await send({"type": "http.response.start", "status": 200, "headers": headers})
+                if scope["method"] != "HEAD":
+                    await _send_all(reader, receive, send)
+                await send({"type": "http.response.body", "body": b""})
+        except TooManyStreams:
+            await _refusal(503, "too many pages are open: close some")(scope, receive, send)
+
+
+async def _send_all(reader: Reader, receive: Receive, send: Send) -> None:
+    left = asyncio.create_task(_leave(reader, receive))
+    try:
+        async for chunk in reader.chunks():
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+    finally:
+        left.cancel()
+
+
+async def _leave(reader: Reader, receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    reader.leave()
+
+
+def _run(request: Request) -> str:
+    run: str = request.path_params["run"]
+    if not re.fullmatch(NAME_PATTERN, run):
+        raise HTTPException(404, "expected the name of a run: letters, digits and . _ -")
+    return run
+
+
+def _drawn(best: Best) -> bytes:
+    genes = np.frombuffer(best.genes, "<f8").astype(np.float64)
+    try:
+        return msgspec.json.encode({"round": best.round, **surface_of(best.model, genes, best.task)})
+    except BadConfiguration as error:
+        raise HTTPException(404, str(error)) from error
+
+
+def _or_missing(picture: dict[str, Any] | None, run: str, encode: Callable[[dict[str, Any]], bytes]) -> bytes:
+    if picture is None:
+        raise HTTPException(404, f"there is no run {run}")
+    return encode(picture)
+
+
+def _rounds_csv(picture: dict[str, Any]) -> bytes:
+    columns: dict[str, list[Any]] = picture["rounds"]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(zip(*columns.values(), strict=True))
+    return text.getvalue().encode()
+
+
+def _json(value: object) -> Response:
+    return Response(value if isinstance(value, bytes) else msgspec.json.encode(value), media_type="application/json")
+
+
+def _file(data: bytes, media_type: str, name: str) -> Response:
+    return Response(data, media_type=media_type, headers={"content-disposition": f'attachment; filename="{name}"'})
+
+
+def _refusal(status: int, why: str) -> Response:
+    return Response(error_body(why), status, media_type="application/json")
+
+
+async def _on_error(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return _refusal(error.status_code, error.detail)
+
+
+async def _on_failure(_request: Request, _error: Exception) -> Response:
+    return _refusal(500, "unexpected: the log of fedmq dashboard says more")
