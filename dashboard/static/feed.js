@@ -4,9 +4,12 @@ import { time } from "./format.js";
 import { $, make, paint } from "./paint.js";
 
 const SHOWN_MAX = 100;
+const ROUNDS = ["round-closed", "checkpoint-kept"];
 const GROUPS = {
+  most: ["All but rounds", (one) => !ROUNDS.includes(one.kind)],
+  all: ["All", () => true],
   problems: ["Problems", (one) => one.level === "warn" || one.level === "bad"],
-  rounds: ["Rounds", (one) => ["round-closed", "checkpoint-kept", "stalled"].includes(one.kind)],
+  rounds: ["Rounds", (one) => ROUNDS.includes(one.kind)],
   trainers: ["Trainers", (one) => one.kind.startsWith("trainer-") || one.kind === "waiting"],
   results: ["Results", (one) => one.kind.startsWith("result-")],
   run: ["The run", (one) => one.kind.startsWith("run-")],
@@ -25,7 +28,7 @@ export function makeFeed() {
       list.replaceChildren();
       shown = { picture, kind: kind.value, seq: -1 };
     }
-    const wanted = GROUPS[kind.value]?.[1] ?? (() => true);
+    const wanted = GROUPS[kind.value][1];
     const fresh = picture.feed.filter((one) => one.seq > shown.seq && wanted(one)).slice(-SHOWN_MAX);
     list.prepend(...fresh.reverse().map(item));
     while (list.children.length > SHOWN_MAX) list.lastChild.remove();

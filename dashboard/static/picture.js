@@ -3,7 +3,8 @@
 
 const ROUNDS_MAX = 10240;
 const WORKS_MAX = 4096;
-const FEED_MAX = 256;
+const BESTS_MAX = 2048;
+const FEED_MAX = 256; // of rounds that were closed, and of everything else
 
 /** Everything known of one run; `now()` is the server's clock. */
 export class Picture {
@@ -40,8 +41,8 @@ export class Picture {
     if (patch.rounds) this.#mergeRounds(patch.rounds);
     for (const row of rows(patch.trainers)) this.trainers.set(row.name, row);
     this.works = bounded(this.works, rows(patch.works), WORKS_MAX);
-    this.bests.push(...(patch.bests?.round ?? []));
-    this.feed = bounded(this.feed, rows(patch.feed), FEED_MAX);
+    this.bests = bounded(this.bests, patch.bests?.round ?? [], BESTS_MAX);
+    this.feed = boundedFeed(this.feed, rows(patch.feed));
     return Object.keys(patch);
   }
 
@@ -91,4 +92,13 @@ function bounded(old, more, most) {
   if (!more.length) return old;
   old.push(...more);
   return old.length > 2 * most ? old.slice(-most) : old;
+}
+
+/** Quick rounds must not drive everything else out. */
+function boundedFeed(old, more) {
+  old.push(...more);
+  if (old.length <= 4 * FEED_MAX) return old;
+  const [closes, others] = [[], []];
+  for (const one of old) (one.kind === "round-closed" ? closes : others).push(one);
+  return [...closes.slice(-FEED_MAX), ...others.slice(-FEED_MAX)].sort((a, b) => a.seq - b.seq);
 }

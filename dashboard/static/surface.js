@@ -45,11 +45,11 @@ export function makeSurface() {
     const context = prepare(canvas, box.clientWidth, box.clientHeight);
     drawField(context, shown, box.clientWidth, box.clientHeight);
     const round = Number(slider.value);
-    const told = shown.round === round ? `round ${count(round)}` : `round ${count(round)}, model of round ${count(shown.round)}`;
-    say($("surface-round"), told);
-    mark(slider, "aria-valuetext", told);
+    const since = shown.round === round ? "" : `, by the model of round ${count(shown.round)}`;
+    say($("surface-round"), `round ${count(round)}`);
+    mark(slider, "aria-valuetext", `round ${count(round)}${since}`);
     const what = shown.what === "probability" ? `How likely class ${shown.class} is` : `Values from ${figure(shown.low)} to ${figure(shown.high)}`;
-    say($("surface-words"), `${what}, for inputs from ${figure(shown.x[0])} to ${figure(shown.x[1])}.`);
+    say($("surface-words"), `${what}${since}; inputs from ${figure(shown.x[0])} to ${figure(shown.x[1])}.`);
     canvas.dataset.round = shown.round; // for who looks at the page from outside
   }
 
