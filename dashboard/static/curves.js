@@ -1,11 +1,12 @@
 // The three curves over rounds: fitness, metric and round time. uPlot draws them; here is what they show.
 
 import { count, duration, figure, NOTHING, value } from "./format.js";
-import { $, colour, make, paint, part, say } from "./paint.js";
+import { $, colour, make, paint, part, say, sized } from "./paint.js";
 
 const FONT = '12px "Inter", system-ui, sans-serif';
 
 const TOLD_MS = 1000;
+const WAIT_MS = 1000; // for rounds that are too thin to be seen, before they are drawn
 const NEAR = 0.02; // fitness this near to 0 is drawn on a linear scale, beyond on a logarithmic one
 const STEPS = [...[1e6, 1e5, 1e4, 1000, 100, 30, 10, 3, 1, 0.3, 0.1, 0.03].map((at) => -at), 0, 0.1, 1, 10, 100];
 
@@ -22,43 +23,60 @@ const axis = (size, values, more = {}) => ({
   ...more,
 });
 
-/** One plot in the element `id`: `series` of uPlot, `read(picture)` gives its data, x first. */
+/** One plot in the element `id`, of these columns of the rounds; "target" is the run's own, the same for all rounds. */
 class Curve {
+  picture = null;
   #plot = null;
-  #size = [0, 0];
+  #plotted = { rounds: 0, at: -Infinity, width: 0, height: 0 };
   #toldAt = -Infinity;
   #telling = 0;
 
-  constructor(id, { series, read, format, describe, legend, range, scale, splits, bands }) {
+  constructor(id, { columns, series, format, describe, legend, range, scale, splits, bands }) {
     this.box = $(id);
     this.words = $(`${id}-words`);
     this.nothing = make("p", { class: "nothing", text: "Waiting for the first round", "aria-hidden": "true" });
     this.box.append(this.nothing);
-    Object.assign(this, { id, series, read, format, describe, range, scale, splits, bands });
+    Object.assign(this, { id, columns, series, format, describe, range, scale, splits, bands });
     this.values = legend.map(([key, name]) => {
       const shown = make("b", { text: NOTHING });
       $(`${id}-legend`).append(make("li", {}, make("i", { class: `key ${key}`, "aria-hidden": "true" }), name, " ", shown));
       return shown;
     });
-    new ResizeObserver(() => paint(id)).observe(this.box);
+    this.size = sized(this.box, id);
     part(id, () => this.picture?.head && this.draw(), this.box);
   }
 
   draw() {
-    const data = this.read(this.picture);
-    this.nothing.hidden = data[0].length > 0;
+    const rounds = this.picture.newestClosed() + 1;
+    this.nothing.hidden = rounds > 0;
     this.#tell();
-    if (!data[0].length) {
-      this.#plot?.destroy();
-      this.#plot = null;
-    } else if (this.#plot === null) {
-      this.#plot = new uPlot(this.#options(), data, this.box);
-    } else {
-      this.#resize();
+    this.#legend(this.#plot?.cursor.idx ?? rounds - 1);
+    if (rounds === 0) this.forget();
+    else if (this.#shows(rounds)) this.#draw(rounds);
+  }
+
+  /** Whether anybody could see a difference: of very many rounds a few more are thinner than a pixel. */
+  #shows(rounds) {
+    const { rounds: before, at, width, height, theme } = this.#plotted;
+    if (this.#plot === null || width !== this.size.width || height !== this.size.height || theme !== this.#theme()) return true;
+    const pixels = ((rounds - before) / rounds) * width;
+    return rounds < before || pixels >= 0.5 || performance.now() - at > WAIT_MS;
+  }
+
+  #theme = () => document.documentElement.dataset.theme;
+
+  #draw(rounds) {
+    const { width, height } = this.size;
+    const data = ["round", ...this.columns].map((name) =>
+      name === "target" ? new Array(rounds).fill(this.picture.head.target) : this.picture.rounds[name].slice(0, rounds),
+    );
+    if (this.#plot === null) this.#plot = new uPlot(this.#options(), data, this.box);
+    else {
+      if (width !== this.#plotted.width || height !== this.#plotted.height) this.#plot.setSize({ width, height });
       this.#plot.setData(data);
     }
-    this.#legend(data);
-    this.box.dataset.rounds = data[0].length; // for who looks at the page from outside
+    this.#plotted = { rounds, at: performance.now(), width, height, theme: this.#theme() };
+    this.box.dataset.rounds = rounds; // for who looks at the page from outside
   }
 
   /** In words, not more often than they can be read. */
@@ -73,10 +91,8 @@ class Curve {
   }
 
   #options() {
-    this.#size = [this.box.clientWidth, this.box.clientHeight];
     return {
-      width: this.#size[0],
-      height: this.#size[1],
+      ...this.size,
       padding: [8, 4, 0, 0],
       legend: { show: false },
       cursor: { points: { size: 7, width: 2, fill: () => colour("card") }, drag: { x: true, y: false } },
@@ -87,37 +103,28 @@ class Curve {
       ],
       series: [{}, ...this.series],
       bands: this.bands,
-      hooks: { setCursor: [(plot) => this.#legend(plot.data, plot.cursor.idx)] },
+      hooks: { setCursor: [(plot) => this.#legend(plot.cursor.idx ?? this.picture.newestClosed())] },
     };
   }
 
-  #resize() {
-    const [width, height] = [this.box.clientWidth, this.box.clientHeight];
-    if (width === this.#size[0] && height === this.#size[1]) return;
-    this.#size = [width, height];
-    this.#plot.setSize({ width, height });
+  /** The figures of the round under the pointer, else of the newest. */
+  #legend(at) {
+    this.columns.forEach((name, index) => {
+      const x = name === "target" ? this.picture.head.target : this.picture.rounds[name]?.[at];
+      say(this.values[index], x === null || x === undefined ? NOTHING : this.format(x));
+    });
   }
 
-  /** The figures of the round under the pointer, else of the newest that has any. */
-  #legend(data, at = null) {
-    this.values.forEach((shown, index) => {
-      const column = data[index + 1];
-      const x = at ?? column.findLastIndex((one) => one !== null);
-      say(shown, column[x] === null || column[x] === undefined ? NOTHING : this.format(column[x]));
-    });
+  forget() {
+    this.#plot?.destroy();
+    [this.#plot, this.#toldAt] = [null, -Infinity];
   }
 
   show(picture) {
     this.picture = picture;
-    this.#plot?.destroy();
-    [this.#plot, this.#toldAt] = [null, -Infinity];
+    this.forget();
   }
 }
-
-const columns = (picture, ...names) => {
-  const length = picture.newestClosed() + 1;
-  return ["round", ...names].map((name) => (picture.rounds[name] ?? []).slice(0, length));
-};
 
 /** A range with room above and below, that starts at `from` if that is given. */
 const roomy = (from) => (_, low, high) => {
@@ -143,7 +150,7 @@ function fitnessCurve() {
     series: [line("accent", 2.25), line("soft", 1.25), line("strong-line", 1.25, [4, 4])],
     bands: [{ series: [1, 3], fill: () => colour("accent-soft") }],
     legend: [["best", "best"], ["mean", "mean"], ["worst", "worst"]],
-    read: (picture) => columns(picture, "fitness", "fitness_mean", "fitness_worst"),
+    columns: ["fitness", "fitness_mean", "fitness_worst"],
     format: figure,
     // Fitness is minus a loss: the nearer to 0, the finer the scale, so that the worst do not flatten the best.
     scale: { distr: 100, fwd: (x) => Math.asinh(x / NEAR), inv: (x) => NEAR * Math.sinh(x) },
@@ -164,10 +171,7 @@ function valueCurve() {
   const curve = new Curve("value", {
     series: [line("strong-line", 1.25, [4, 4]), line("accent", 2.25)],
     legend: [["target", "target"], ["best", "best model"]],
-    read: (picture) => {
-      const [round, best] = columns(picture, "value");
-      return [round, round.map(() => picture.head.target), best];
-    },
+    columns: ["target", "value"],
     format: (x) => value(x, curve.picture?.head?.metric),
     range: (_, low, high) => (curve.picture.head.metric === "accuracy" ? [Math.min(0.5, low) - 0.03, 1.03] : roomy()(_, low, high)),
     describe: (picture) => {
@@ -185,7 +189,7 @@ function latencyCurve() {
   return new Curve("latency", {
     series: [{ ...line("accent", 1.25), fill: () => colour("accent-soft") }],
     legend: [["best", "newest"]],
-    read: (picture) => columns(picture, "round_s"),
+    columns: ["round_s"],
     format: duration,
     range: roomy(0),
     describe: (picture) =>

@@ -2,7 +2,7 @@
 // else waits for them.
 
 import { count, duration, plural } from "./format.js";
-import { $, colour, paint, part, prepare, say } from "./paint.js";
+import { $, colour, paint, part, prepare, say, sized } from "./paint.js";
 
 const LINES_MAX = 16;
 const LINES_MIN = 4; // so that nothing moves when the first trainers come
@@ -14,6 +14,7 @@ const inOrder = new Intl.Collator("en", { numeric: true }).compare;
 /** Make it; returns `show(picture)`, to be called for another run. */
 export function makeGantt() {
   const canvas = $("gantt");
+  const box = sized($("gantt-box"), "gantt");
   let picture = null;
   let lines = [];
   let orderedAt = -Infinity;
@@ -42,9 +43,9 @@ export function makeGantt() {
   function draw() {
     if (picture === null || picture.head === null) return;
     order();
-    const width = canvas.parentNode.clientWidth;
+    const width = box.width;
     const height = Math.max(LINES_MIN, lines.length) * LINE_PX + AXIS_PX;
-    canvas.style.height = `${height}px`;
+    if (canvas.style.height !== `${height}px`) canvas.style.height = `${height}px`;
     const context = prepare(canvas, width, height);
     context.font = '12px "Inter", system-ui, sans-serif';
     context.textBaseline = "middle";
@@ -150,7 +151,6 @@ export function makeGantt() {
     paint("gantt");
   });
   $("gantt-rounds").addEventListener("change", () => paint("gantt"));
-  new ResizeObserver(() => paint("gantt")).observe(canvas.parentNode);
   part("gantt", draw, $("gantt-box"));
 
   return (next) => {

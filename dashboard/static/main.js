@@ -103,7 +103,7 @@ async function begin() {
 }
 
 addEventListener("hashchange", choose);
-setInterval(() => paint("clock", "trainers", "gantt"), 1000);
+setInterval(() => paint("clock", "trainers", "gantt", ...CURVES), 1000);
 shown = chosen();
 for (const show of shows) show(picture);
 if (shown !== null) drawExports(shown);

@@ -75,6 +75,17 @@ addEventListener("theme", () => {
   paintAll();
 });
 
+/** The size of an element, kept up to date without asking for a layout; `name` is painted when it changes. */
+export function sized(element, name) {
+  const size = { width: element.clientWidth, height: element.clientHeight };
+  new ResizeObserver(([{ contentRect }]) => {
+    if (size.width === contentRect.width && size.height === contentRect.height) return;
+    Object.assign(size, { width: contentRect.width, height: contentRect.height });
+    paint(name);
+  }).observe(element);
+  return size;
+}
+
 /** A canvas in the screen's own pixels: its context, scaled, and its size in CSS pixels. */
 export function prepare(canvas, width, height) {
   const ratio = devicePixelRatio || 1;

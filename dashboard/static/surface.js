@@ -1,7 +1,7 @@
 // The decision surface: what the best model of any past round says about its two inputs, with a slider over the rounds.
 
 import { count, figure } from "./format.js";
-import { $, colour, mark, paint, part, prepare, say } from "./paint.js";
+import { $, colour, mark, paint, part, prepare, say, sized } from "./paint.js";
 import { contour, mixed } from "./field.js";
 
 const KEPT_MAX = 512; // surfaces, so that sliding back and forth asks for each once
@@ -11,10 +11,12 @@ const AGAIN_MS = 500;
 /** Make it; returns `show(picture)`, to be called for another run. */
 export function makeSurface() {
   const [card, canvas, slider, play] = ["surface-card", "surface", "surface-slider", "surface-play"].map($);
+  const box = sized(canvas.parentNode, "surface");
   let picture = null;
   let following = true; // the newest round, until the reader takes the slider
   let kept = new Map(); // number of a round → what the server said
   let shown = null;
+  let drawn = []; // what was shown, how large and in which theme
   let asking = false;
   let playing = 0;
 
@@ -41,9 +43,9 @@ export function makeSurface() {
   }
 
   function drawShown() {
-    const box = canvas.parentNode;
-    const context = prepare(canvas, box.clientWidth, box.clientHeight);
-    drawField(context, shown, box.clientWidth, box.clientHeight);
+    const now = [shown, box.width, box.height, document.documentElement.dataset.theme];
+    if (now.some((one, at) => one !== drawn[at])) drawField(prepare(canvas, box.width, box.height), shown, box.width, box.height);
+    drawn = now;
     const round = Number(slider.value);
     const since = shown.round === round ? "" : `, by the model of round ${count(shown.round)}`;
     say($("surface-round"), `round ${count(round)}`);
@@ -110,12 +112,11 @@ export function makeSurface() {
     playing = setInterval(step, STEP_MS);
     return paint("surface");
   });
-  new ResizeObserver(() => paint("surface")).observe(canvas.parentNode);
   part("surface", draw);
 
   return (next) => {
     stop();
-    [picture, following, kept, shown] = [next, true, new Map(), null];
+    [picture, following, kept, shown, drawn] = [next, true, new Map(), null, []];
     canvas.getContext("2d").clearRect(0, 0, canvas.width, canvas.height);
     say($("surface-round"), "");
     say($("surface-words"), "");
