@@ -18,12 +18,11 @@ DEFAULT_PORT = 8550
 @click.command()
 @option(
     "--runs",
-    "folders",
+    "folder",
     type=click.Path(path_type=Path, file_okay=False),
-    multiple=True,
-    default=("runs",),
+    default=Path("runs"),
     metavar="DIR",
-    help="Show the runs in this folder, too; may be given several times.",
+    help="Show the runs in this folder, too.",
 )
 @option("--host", default="127.0.0.1", metavar="HOST", help="Address to listen on; beyond loopback with a token only.")
 @option("--port", type=click.IntRange(0, 65535), default=DEFAULT_PORT, metavar="PORT", help="0: any that is free.")
@@ -37,7 +36,7 @@ DEFAULT_PORT = 8550
 @broker_option
 @service_options
 def dashboard(
-    folders: tuple[Path, ...],
+    folder: Path,
     host: str,
     port: int,
     control: bool,
@@ -47,7 +46,7 @@ def dashboard(
 ) -> None:
     """Serve a page on which runs are watched as they go on, and looked at when they are over.
 
-    It shows what is told at the broker and what is in the folders of runs, and it slows no round. Without more it
+    It shows what is told at the broker and what is in a folder of runs, and it slows no round. Without more it
     listens on this machine alone and changes nothing. With keys it takes observer.key, or else the aggregator's. The
     URL is printed; where it has a token, the token is the key to the page. To see it from elsewhere:
     ssh -L 8550:127.0.0.1:8550 HOST.
@@ -55,7 +54,7 @@ def dashboard(
     \b
     Examples:
       fedmq dashboard
-      fedmq dashboard --runs runs --runs /var/lib/fedmq --port 9000
+      fedmq dashboard --runs /srv/runs --port 9000
       fedmq dashboard --keys keys --control
     """
     one_thread_for_arrays()
@@ -77,12 +76,12 @@ def dashboard(
     wide = not _is_loopback(listener)
     controls = Controls(broker, keys) if control else None
     watching, link, address = open_watching(broker, keys, clock=clock)
-    gallery = Gallery(watching, Folders(folders, clock=clock), address=address, clock=clock)
+    gallery = Gallery(watching, Folders(folder, clock=clock), address=address, clock=clock)
     token = secrets.token_urlsafe(32) if wide or control else ""
     server = Server(gallery, listener, host=host, token=token, controls=controls, until_over=until_over, wake=link.wake)
     try:
         server.start()
-        serve(server, link, clock, ready=lambda: click.echo(server.url))
+        serve(server, link, clock, ready=lambda: click.echo(f"dashboard on {server.url}"))
     finally:
         server.close()
         link.close()
@@ -97,7 +96,7 @@ def _listen(host: str, port: int) -> socket.socket:
     """
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        return socket.create_server(address[:2], family=family, backlog=128)  # type: ignore[arg-type]
+        return socket.create_server(address[:2], family=family, backlog=128)
     except OSError as error:
         raise BadConfiguration(
             f"--host {host} --port {port}: cannot listen there ({error.strerror or error})"

@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
-REQUEST_S = 10.0  # from the connection, or the first byte of a request, to the end of its headers
-READ_S = 10.0  # while the other end takes nothing of what it is sent
+REQUEST_S = 5.0  # from the connection, or the first byte of a request, to the end of its headers
+READ_S = 5.0  # while what was sent is not taken; a piece at a time is, so a slow line has time enough
 
 
 class TimedProtocol(H11Protocol):
@@ -32,11 +32,10 @@ class TimedProtocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""
-        answered = self.cycle is None or self.cycle.response_complete
-        if answered:
+        if not self._is_answering():
             self._cut_after("request", REQUEST_S)
         super().data_received(data)
-        if self.cycle is not None and not self.cycle.response_complete:
+        if self._is_answering():
             self._spare("request")
 
     def on_response_complete(self) -> None:
@@ -53,6 +52,10 @@ class TimedProtocol(H11Protocol):
         """See `asyncio.Protocol`."""
         self._spare("read")
         super().resume_writing()
+
+    def _is_answering(self) -> bool:
+        cycle: RequestResponseCycle | None = self.cycle  # uvicorn says that it is never None
+        return cycle is not None and not cycle.response_complete
 
     def _cut_after(self, what: str, seconds: float) -> None:
         if what not in self._cut:  # a byte now and then does not put it off

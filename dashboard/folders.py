@@ -33,10 +33,10 @@ class Found(NamedTuple):
 
 
 class Folders:
-    """What the folders below `roots` hold. Of several of one run the one that was written last counts."""
+    """What the folders below `root` hold. Of several of one run the one that was written last counts."""
 
-    def __init__(self, roots: tuple[Path, ...], *, clock: Clock) -> None:
-        self._roots, self._clock = roots, clock
+    def __init__(self, root: Path, *, clock: Clock) -> None:
+        self._root, self._clock = root, clock
         self._found: dict[Path, Found] = {}
         self._names: dict[str, Found] = {}
         self._scan_at = 0.0
@@ -79,13 +79,12 @@ class Folders:
 
     def _stamps(self) -> list[tuple[Path, tuple[int, int, int]]]:
         found = []
-        for root in self._roots:
-            for path in root.glob(f"*/{EVENTS}"):
-                try:
-                    stat = path.stat()
-                except OSError:  # in the moment between
-                    continue
-                found.append((path.parent, (stat.st_mtime_ns, stat.st_size, stat.st_ino)))
+        for path in self._root.glob(f"*/{EVENTS}"):
+            try:
+                stat = path.stat()
+            except OSError:  # in the moment between
+                continue
+            found.append((path.parent, (stat.st_mtime_ns, stat.st_size, stat.st_ino)))
         return found
 
     def _look(self, folder: Path, stamp: tuple[int, int, int]) -> Found:

@@ -50,7 +50,7 @@ class News(NamedTuple):
 
 
 class Gallery:
-    """The runs at one broker and in some folders; `address` is the broker's."""
+    """The runs at one broker and in a folder; `address` is the broker's."""
 
     def __init__(self, watching: Watching, folders: Folders, *, address: str, clock: Clock) -> None:
         self._watching, self._folders, self._address, self._clock = watching, folders, address, clock

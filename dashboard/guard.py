@@ -77,9 +77,8 @@ class Guard:
         headers = _Headers(scope)
         try:
             self._check(scope, headers)
-            given = self._given_token(scope)
-            if given is not None:
-                await _answer(send, 303, b"", (b"location", b"/"), (b"set-cookie", self._set_cookie(given)))
+            if self._has_token(scope):
+                await _answer(send, 303, b"", (b"location", b"/"), (b"set-cookie", self._set_cookie()))
                 return
             self._check_token(headers)
             if scope["method"] not in ("GET", "HEAD"):
@@ -99,9 +98,7 @@ class Guard:
             raise Refused(405, "expected GET or POST")
         host = headers.one("host")
         if not self._is_ours(host):
-            raise Refused(
-                403, "expected a Host that this server is bound to: open the URL that fedmq dashboard printed"
-            )
+            raise Refused(403, "expected a Host that this server is bound to, got another: see the URL that it printed")
         origin = headers.one("origin")
         if origin and origin not in (f"http://{host}", f"https://{host}"):
             raise Refused(403, "expected this page's own Origin, got another site's")
@@ -118,15 +115,14 @@ class Guard:
             return False
         return self._any_address  # an address is nobody's name: it cannot be bound again to another
 
-    def _given_token(self, scope: Scope) -> str | None:
-        """The token in the URL, if that is where it may be and it is the right one."""
+    def _has_token(self, scope: Scope) -> bool:
+        """Whether the token is in the URL of the page, the one place where it may be."""
         if scope["path"] != "/" or not self._secrets.token or b"token=" not in scope["query_string"]:
-            return None
-        query = dict(parse_qsl(scope["query_string"].decode("latin-1"), max_num_fields=8))
-        given = query.get("token", "")
-        if not _same(given, self._secrets.token):
+            return False
+        query: dict[str, str] = dict(parse_qsl(scope["query_string"].decode("latin-1"), max_num_fields=8))
+        if not _same(query.get("token", ""), self._secrets.token):
             raise Refused(401, "expected the token of this life of the server, got another: fedmq dashboard printed it")
-        return given
+        return True
 
     def _check_token(self, headers: _Headers) -> None:
         if not self._secrets.token:
@@ -140,9 +136,7 @@ class Guard:
         if not headers.one("origin"):
             raise Refused(403, "expected an Origin: only the page changes anything")
         if not _same(headers.one("x-csrf-token"), self._secrets.csrf):
-            raise Refused(
-                403, "expected the X-CSRF-Token of this life of the server, got none or another: load the page again"
-            )
+            raise Refused(403, "expected the X-CSRF-Token of this session, got none or another: load the page again")
         length = headers.one("content-length")
         if not length.isdecimal() or headers.one("transfer-encoding"):
             raise Refused(411, "expected a Content-Length")
@@ -151,7 +145,7 @@ class Guard:
         if headers.one("content-type").partition(";")[0].strip().lower() != "application/json":
             raise Refused(415, "expected Content-Type: application/json")
 
-    def _set_cookie(self, _token: str) -> bytes:
+    def _set_cookie(self) -> bytes:
         return f"{self._cookie}={self._secrets.cookie}; Path=/; Max-Age={COOKIE_S}; HttpOnly; SameSite=Strict".encode()
 
 

@@ -23,6 +23,7 @@ from dashboard.streams import Streams
 from dashboard.web import Web
 
 CONNECTIONS_MAX = 256
+SEND_BYTES_MAX = 128 << 10  # that wait in the kernel for a reader
 HEADERS_BYTES_MAX = 16 << 10
 KEEP_ALIVE_S = 5
 END_S = 3.0
@@ -51,6 +52,7 @@ class Server:
         wake: Callable[[], None],
     ) -> None:
         self._gallery, self._listener, self._until_over, self._wake = gallery, listener, until_over, wake
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BYTES_MAX)  # of each connection
         address, port = listener.getsockname()[:2]
         shown = f"[{address}]" if ":" in address else address
         any_address = ipaddress.ip_address(address).is_unspecified
@@ -111,7 +113,8 @@ class Server:
             self._failed = error
             raise
         finally:
-            self._gallery.stop() if self._failed is None else None
+            if self._failed is None:
+                self._gallery.stop()
             self._wake()
 
     async def _main(self) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fedmq.models import Floats, Model, TrainedModel
+from fedmq.models import Floating, Floats, Model, TrainedModel
 from fedmq.tasks import TASK_NAMES, Rows, find_task, task_rows
 
 SIZE = 48  # cells along each side
@@ -56,7 +56,8 @@ def _values(trained: TrainedModel, grid: Floats) -> tuple[Floats, int | None]:
     with np.errstate(over="ignore", invalid="ignore"):
         if network.output == "softmax":
             label = 1 if network.outputs == 2 else 0
-            values, empty = trained.probabilities(grid)[:, label], 1.0 / network.outputs
+            values: Floating = trained.probabilities(grid)[:, label]
+            empty = 1.0 / network.outputs
         else:
             label, empty = None, 0.0
             values = network.forward(trained.genes[None, :], grid)[0, :, 0]

@@ -20,7 +20,7 @@ import numpy as np
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import FileResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
@@ -39,6 +39,7 @@ SURFACES_KEPT_MAX = 512
 AT_WORK_MAX, WAITING_MAX = 2, 16  # surfaces and exports at once, and those that may wait for their turn
 WORDS_MAX = 4  # of operators that are under way
 BODY_S = 5.0
+PIECE_BYTES = 32 << 10  # sent at once, and waited for until it is read
 
 _word = msgspec.json.Decoder(Word)
 _STATUS: dict[type[FedmqError], int] = {NotAuthorised: 403, Unreachable: 504, BadConfiguration: 409}
@@ -182,7 +183,9 @@ async def _send_all(reader: Reader, receive: Receive, send: Send) -> None:
     left = asyncio.create_task(_leave(reader, receive))
     try:
         async for chunk in reader.chunks():
-            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            for first in range(0, len(chunk), PIECE_BYTES):
+                piece = chunk[first : first + PIECE_BYTES]
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
     finally:
         left.cancel()
 
@@ -228,7 +231,12 @@ def _json(value: object) -> Response:
 
 
 def _file(data: bytes, media_type: str, name: str) -> Response:
-    return Response(data, media_type=media_type, headers={"content-disposition": f'attachment; filename="{name}"'})
+    async def pieces() -> AsyncIterator[bytes]:
+        for first in range(0, len(data), PIECE_BYTES):
+            yield data[first : first + PIECE_BYTES]
+
+    headers = {"content-disposition": f'attachment; filename="{name}"', "content-length": str(len(data))}
+    return StreamingResponse(pieces(), media_type=media_type, headers=headers)
 
 
 def _refusal(status: int, why: str) -> Response:

@@ -36,6 +36,8 @@ TRAINER_NAMES = ("alice", "bob", "carol", "dave", "erin", "frank", "grace", "hei
 @option("--strategy", default="evolution", metavar="NAME", help="evolution, fedavg or fedsgd.")
 @option("--robust", metavar="RULE", help="As for fedmq aggregator. [default: the strategy's]")
 @option("--out", type=click.Path(path_type=Path), metavar="DIR", help="The run's folder. [default: runs/<run>]")
+@option("--dashboard", is_flag=True, help="Serve a page to watch it on, until it is over and its reader has gone.")
+@option("--dashboard-port", type=click.IntRange(1, 65535), default=8550, metavar="PORT", help="The page's port.")
 @option("--quiet", is_flag=True, help="Print nothing but errors.")
 @service_options
 def demo(
@@ -46,6 +48,8 @@ def demo(
     strategy: str,
     robust: str | None,
     out: Path | None,
+    dashboard: bool,
+    dashboard_port: int,
     quiet: bool,
 ) -> None:
     """Train a model that no single trainer could, across processes, in a second.
@@ -59,6 +63,7 @@ def demo(
       fedmq demo --task parity4 --trainers 4
       fedmq demo --task linear --strategy fedsgd --seed 7
       fedmq demo --task FILE.py --trainers 3 --out runs/mine
+      fedmq demo --dashboard
     """
     one_thread_for_arrays()
     from fedmq.models import Code
@@ -76,18 +81,22 @@ def demo(
         arguments += [] if value is None else [flag, str(value)]
     arguments += ["--quiet"] if quiet else []
     own = ["--score", task_name] if isinstance(task.model, Code) else []  # of this machine: nobody's leave is needed
-    code = _run(arguments, task_name, count, own)
+    page = ["--port", str(dashboard_port), "--runs", str(folder.parent), "--until-over", name] if dashboard else None
+    code = _run(arguments, task_name, count, own, page)
     if not quiet and (folder / "model.npz").exists():
         _show(task, task_name, folder)
     raise SystemExit(code)
 
 
-def _run(arguments: list[str], task_name: str, count: int, own: list[str]) -> int:
-    """Start everything, wait for the aggregator; its exit code."""
+def _run(arguments: list[str], task_name: str, count: int, own: list[str], page: list[str] | None) -> int:
+    """Start everything, wait for the aggregator, and for the readers of the page if there is one; its exit code."""
     port = free_port()
     broker = f"tcp://127.0.0.1:{port}"
     with Processes() as processes:
         processes.start("broker", "broker", "--port", str(port))
+        reader = None
+        if page is not None:
+            reader = processes.start("dashboard", "dashboard", *page, "--broker", broker, quiet=False)
         aggregator = processes.start("aggregator", "aggregator", *arguments, "--broker", broker, quiet=False)
         for part in range(1, count + 1):
             name = TRAINER_NAMES[part - 1] if count <= len(TRAINER_NAMES) else f"trainer-{part}"
@@ -95,7 +104,10 @@ def _run(arguments: list[str], task_name: str, count: int, own: list[str]) -> in
             few = ("--min-rows", "1")  # the rows of a demonstration are nobody's secret
             processes.start(name, "trainer", "--name", name, "--data", data, "--broker", broker, *few, *own)
         try:
-            return _wait(processes, aggregator)
+            code = _wait(processes, aggregator)
+            if reader is not None and code in (0, 1):
+                reader.wait()
+            return code
         except KeyboardInterrupt:
             return 130
 

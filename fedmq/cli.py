@@ -22,11 +22,11 @@ COMMANDS = {
     "aggregator": ("aggregator.cli", "Run one training to its end, or continue it."),
     "trainer": ("trainer.cli", "Train on this machine's rows, for whoever publishes rounds."),
     "watch": ("dashboard.terminal", "Watch runs on this terminal, live or from their folders."),
+    "dashboard": ("dashboard.cli", "Watch runs in a browser."),
     "keys": ("deploy.keys", "Make a federation's keys; say who is let in."),
     "deploy": ("deploy.cli", "Put fedmq on hosts over SSH, and look after it there."),
     "runs": ("aggregator.runs", "List runs and look after them; pause or stop a live one, keep a trainer out of it."),
     "config": ("fedmq.config", "Write a file of settings for a service, or check one."),
-    "dashboard": ("dashboard.cli", "Watch runs in a browser."),
     "doctor": ("deploy.doctor", "Look for what usually goes wrong, and say what to do."),
 }
 

@@ -14,7 +14,7 @@ from fedmq.files import write_whole
 from fedmq.options import read_text
 from fedmq.settings import template, values_of
 
-SERVICES = ("broker", "aggregator", "trainer")
+SERVICES = ("broker", "aggregator", "trainer", "dashboard")
 service_argument = click.argument("service", type=click.Choice(SERVICES))
 
 

@@ -169,6 +169,7 @@ def test_the_instances_of_the_template_do_not_share_a_user() -> None:
         ("fedmq-broker.service", "broker.toml"),
         ("fedmq-aggregator.service", "aggregator.toml"),
         ("fedmq-trainer@.service", "trainer.toml"),
+        ("fedmq-dashboard.service", "dashboard.toml"),
     ],
 )
 def test_a_service_starts_a_command_that_takes_its_options_and_the_example_configuration(

@@ -12,7 +12,7 @@ import pytest
 from fedmq.cli import fedmq
 from fedmq.settings import settings_of, template, values_of
 
-SERVICES = ["broker", "aggregator", "trainer"]
+SERVICES = ["broker", "aggregator", "trainer", "dashboard"]
 SHIPPED = Path(__file__).parents[2] / "deploy" / "systemd"
 
 

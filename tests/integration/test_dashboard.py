@@ -1,0 +1,416 @@
+"""`fedmq dashboard` as a process, asked by a real HTTP client, while a run goes on: what it tells, and whom it refuses.
+
+Knows the page's HTTP interface, nothing of the insides.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import msgspec
+import pytest
+from services import WAIT_S, Services, closed, until
+
+from fedmq import events
+
+ENDLESS = """
+from fedmq import Linear, Task
+task = Task(name="endless", model=Linear(2), loss="squared-error", metric="loss", target=0.0, rounds=1000000)
+"""
+LONG_ROUNDS = 4000  # a picture of about a megabyte
+
+
+@dataclass
+class Page:
+    """What a browser knows: where the server is, and the cookie that the URL with the token was changed for."""
+
+    port: int
+    token: str
+    host: str = field(init=False)
+    cookie: str = ""
+
+    def __post_init__(self) -> None:
+        self.host = f"127.0.0.1:{self.port}"
+        status, headers, _ = self.ask("GET", f"/?token={self.token}")
+        assert status == 303
+        self.cookie = headers["set-cookie"].partition(";")[0]
+
+    def ask(
+        self, method: str, path: str, body: object = None, **headers: str
+    ) -> tuple[int, dict[str, str], dict[str, Any]]:
+        """An answer's status, headers and JSON."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=WAIT_S)
+        try:
+            data = None if body is None else json.dumps(body).encode()
+            connection.request(method, path, data, self.headers(**headers))
+            answer = connection.getresponse()
+            text = answer.read()
+            came = {name.lower(): value for name, value in answer.getheaders()}
+            is_json = came.get("content-type") == "application/json"
+            return answer.status, came, json.loads(text) if is_json else {"text": text.decode()}
+        finally:
+            connection.close()
+
+    def headers(self, **more: str) -> dict[str, str]:
+        named = {name.replace("_", "-"): value for name, value in more.items()}
+        return {key: value for key, value in {"Host": self.host, "Cookie": self.cookie, **named}.items() if value}
+
+    def get(self, path: str) -> dict[str, Any]:
+        status, _, answer = self.ask("GET", path)
+        assert status == 200, answer
+        return answer
+
+    def stream(self, path: str, **headers: str) -> Stream:
+        return Stream(self, path, headers)
+
+
+class Stream:
+    """A stream of events that is open."""
+
+    def __init__(self, page: Page, path: str, headers: dict[str, str]) -> None:
+        self._connection = http.client.HTTPConnection("127.0.0.1", page.port, timeout=WAIT_S)
+        self._connection.request("GET", path, headers=page.headers(**headers))
+        self._answer = self._connection.getresponse()
+        assert self._answer.status == 200
+        assert self._answer.headers["content-type"].startswith("text/event-stream")
+        self.last_id = ""
+
+    def next(self, *kinds: str) -> tuple[str, dict[str, Any]]:
+        """The next event of these kinds (of any, when none is named)."""
+        kind = ""
+        give_up_at = time.monotonic() + WAIT_S
+        while time.monotonic() < give_up_at:
+            name, _, value = self._answer.readline().decode().rstrip("\n").partition(": ")
+            if name == "event":
+                kind = value
+            elif name == "id":
+                self.last_id = value
+            elif name == "data" and (not kinds or kind in kinds):
+                return kind, json.loads(value)
+        raise AssertionError(f"no {kinds} came")
+
+    def until(self, seen: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """The first picture of which that is true."""
+        while True:
+            _, picture = self.next("full", "patch")
+            if seen(picture):
+                return picture
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+@dataclass
+class Scene:
+    """A run of bob and alice that has no end, and the page."""
+
+    services: Services
+    page: Page
+    run: str
+
+    @property
+    def folder(self) -> Path:
+        return self.services.folder / "runs" / "endless"
+
+
+def write_long_run(folder: Path) -> None:
+    """A run of LONG_ROUNDS that is over long ago."""
+    folder.mkdir(parents=True)
+    best = events.Best(value=0.5, coverage=1.0, fitness=-0.5, fitness_mean=-1.0, fitness_worst=-2.0, diversity=0.1)
+    story: list[events.AnyEvent] = [
+        events.RunStarted(run="long", epoch=1, round=1, task="xor", strategy="evolution", seed=1, rounds_max=9000)
+    ]
+    for number in range(1, LONG_ROUNDS + 1):
+        story.append(events.RoundPublished(round=number, invited=2))
+        story.append(events.RoundClosed(round=number, why="complete", results=2, round_s=0.01, present=2, best=best))
+    story.append(events.RunFinished(solved=False, rounds=LONG_ROUNDS, value=0.5))
+    lines = (msgspec.json.encode({"at": 1e9 + at, **msgspec.to_builtins(one)}) for at, one in enumerate(story))
+    (folder / "events.jsonl").write_bytes(b"\n".join(lines) + b"\n")
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    with Services(tmp_path_factory.mktemp("dashboard")) as services:
+        (services.folder / "endless.py").write_text(ENDLESS)
+        write_long_run(services.folder / "runs" / "long")
+        services.start_broker()
+        aggregator = ("--task", "endless.py", "--min-trainers", "2", "--run", "endless", "--out", "runs/endless")
+        services.start("aggregator", "aggregator", *aggregator)
+        for name in ("bob", "alice"):
+            services.start_trainer(name, f"linear:{name}")
+        services.start("dashboard", "dashboard", "--control", "--port", "0")
+        until(lambda: "dashboard on" in services.out("dashboard"), "the dashboard to listen")
+        url = re.findall(r"^dashboard on (\S+)$", services.out("dashboard"), flags=re.MULTILINE)[0]
+        port = urlsplit(url).port
+        assert port is not None
+        page = Page(port, parse_qs(urlsplit(url).query)["token"][0])
+        until(lambda: any(one["source"] == "live" for one in page.get("/api/runs")["runs"]), "the live run in the list")
+        yield Scene(services, page, "endless")
+
+
+# What it tells
+
+
+def test_runs_at_the_broker_and_in_the_folder_are_in_one_list(scene: Scene) -> None:
+    listed = scene.page.get("/api/runs")
+    assert listed["broker"] == {"address": scene.services.address, "there": True}
+    first, second = listed["runs"]
+    assert (first["run"], first["source"], first["here"], first["tone"]) == ("endless", "live", True, "running")
+    assert (second["run"], second["source"], second["state"]) == ("long", "folder", "not solved")
+    assert (second["round"], second["value"]) == (LONG_ROUNDS, 0.5)
+
+
+def test_a_page_that_is_opened_in_mid_run_has_its_whole_history_and_what_follows(scene: Scene) -> None:
+    with scene.page.stream("/api/runs/endless/stream") as stream:
+        assert stream.next()[0] == "runs"
+        _, picture = stream.next("full")
+        rounds = picture["rounds"]["round"]
+        assert rounds == list(range(1, len(rounds) + 1))
+        assert picture["head"]["round"] == rounds[-1]
+        assert sorted(picture["trainers"]["name"]) == ["alice", "bob"]
+        later = stream.until(lambda patch: "rounds" in patch and patch["rounds"]["round"][-1] > rounds[-1])
+        assert later["rounds"]["round"][0] <= rounds[-1] + 1, "none is left out"
+        last_id = stream.last_id
+    with scene.page.stream("/api/runs/endless/stream", Last_Event_ID=last_id) as stream:
+        kind, picture = stream.next("full", "patch")
+        assert kind == "patch", "who comes again goes on from there"
+        assert picture["rounds"]["round"][0] >= rounds[-1]
+        assert picture["head"]["run"] == "endless"
+    with scene.page.stream("/api/runs/endless/stream", Last_Event_ID="9-1") as stream:
+        assert stream.next("full", "patch")[0] == "full"
+
+
+def test_a_run_that_nobody_knows_is_absent_until_it_comes(scene: Scene) -> None:
+    with scene.page.stream("/api/runs/later/stream") as stream:
+        assert stream.next("absent", "full")[0] == "absent"
+        folder = scene.services.folder / "runs" / "later"
+        folder.mkdir()
+        started = events.RunStarted(run="later", epoch=1, round=1, task="xor", strategy="evolution", seed=1)
+        line = msgspec.json.encode({"at": 1e9, **msgspec.to_builtins(started)})
+        (folder / "events.jsonl").write_bytes(line + b"\n")
+        _, picture = stream.next("full")
+        assert (picture["head"]["run"], picture["head"]["state"]) == ("later", "interrupted")
+
+
+def test_the_surface_of_any_past_round_and_the_exports_can_be_had(scene: Scene) -> None:
+    first = scene.page.get("/api/runs/endless/surface?round=1")
+    newest = scene.page.get("/api/runs/endless/surface")
+    assert first["round"] == 1 < newest["round"]
+    assert (first["what"], len(first["values"])) == ("value", first["size"] ** 2)
+    assert first["values"] != newest["values"]
+    for wrong, status in (("round=0", 404), ("round=x", 400), ("round=-1", 400)):
+        assert scene.page.ask("GET", f"/api/runs/endless/surface?{wrong}")[0] == status
+    assert scene.page.ask("GET", "/api/runs/long/surface")[0] == 404
+    lines = scene.page.get("/api/runs/long/export.csv")["text"].splitlines()
+    assert len(lines) == LONG_ROUNDS + 1
+    assert lines[0].startswith("round,")
+    assert scene.page.get("/api/runs/long/export.json")["head"]["finished"]["rounds"] == LONG_ROUNDS
+    assert scene.page.ask("GET", "/api/runs/nobody/export.csv")[0] == 404
+
+
+def test_an_operators_word_is_heeded(scene: Scene) -> None:
+    csrf = scene.page.get("/api/session")["csrf"]
+    origin = {"Origin": f"http://{scene.page.host}", "X_CSRF_Token": csrf, "Content_Type": "application/json"}
+
+    def say(action: str, **more: str) -> tuple[int, dict[str, Any]]:
+        status, _, answer = scene.page.ask("POST", "/api/runs/endless/control", {"action": action, **more}, **origin)
+        return status, answer
+
+    with scene.page.stream("/api/runs/endless/stream") as stream:
+        stream.next("full")
+        assert say("pause") == (200, {"told": "endless: paused: the open round is closed, and no other is opened"})
+        stream.until(lambda picture: picture["head"].get("state") == "paused")
+        assert say("ban", trainer="bob")[0] == 200
+        stream.until(lambda picture: "banned" in picture.get("trainers", {}).get("barred", []))
+        assert say("readmit", trainer="bob")[0] == 200
+        assert say("resume")[0] == 200
+        stream.until(lambda picture: picture["head"].get("state") == "running")
+    assert say("ban")[0] == 400
+    assert say("pause", trainer="bob")[0] == 400
+    assert say("explode")[0] == 400
+
+
+# Whom it refuses
+
+
+def no_token(page: Page) -> int:
+    return page.ask("GET", "/api/runs", Cookie="")[0]
+
+
+def wrong_token(page: Page) -> int:
+    return page.ask("GET", f"/?token={page.token[:-1]}x", Cookie="")[0]
+
+
+def foreign_origin(page: Page) -> int:
+    return page.ask("GET", "/api/runs/endless/stream", Origin="http://evil.example")[0]
+
+
+def rebinding_host(page: Page) -> int:
+    return page.ask("GET", "/api/runs", Host=f"evil.example:{page.port}")[0]
+
+
+def csrf_missing(page: Page) -> int:
+    headers = {"Origin": f"http://{page.host}", "Content_Type": "application/json"}
+    return page.ask("POST", "/api/runs/endless/control", {"action": "stop"}, **headers)[0]
+
+
+def path_traversal(page: Page) -> int:
+    found = {
+        page.ask("GET", path)[0]
+        for path in (
+            "/static/../../setup.cfg",
+            "/static/%2e%2e/%2e%2e/setup.cfg",
+            "/static/..%2f..%2fsetup.cfg",
+            "/static//etc/passwd",
+            "/api/runs/..%2f..%2fruns/export.json",
+            "/api/runs/%2e%2e/export.json",
+        )
+    }
+    (status,) = found
+    return status
+
+
+def giant_query(page: Page) -> int:
+    return page.ask("GET", "/api/runs?" + "q" * 10_000)[0]
+
+
+@pytest.mark.parametrize(
+    ("attack", "status"),
+    [
+        (no_token, 401),
+        (wrong_token, 401),
+        (foreign_origin, 403),
+        (rebinding_host, 403),
+        (csrf_missing, 403),
+        (path_traversal, 404),
+        (giant_query, 414),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_who_may_not_is_refused(scene: Scene, attack: Callable[[Page], int], status: int) -> None:
+    assert attack(scene.page) == status
+
+
+def lazy(page: Page, request: str) -> socket.socket:
+    """Somebody who asks for that, and then neither sends nor reads anything."""
+    peer = socket.socket()
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    peer.settimeout(WAIT_S)
+    peer.connect(("127.0.0.1", page.port))
+    peer.sendall(request.encode())
+    return peer
+
+
+def is_cut(peer: socket.socket) -> bool:
+    """Read what has come; whether the other end is not there any more, rather than waiting."""
+    try:
+        while peer.recv(1 << 16):
+            pass
+    except ConnectionResetError:
+        return True
+    except TimeoutError:
+        return False
+    return True
+
+
+def test_who_does_not_read_its_stream_or_never_ends_its_request_is_cut_off(scene: Scene) -> None:
+    asked = f"GET /api/runs/long/stream HTTP/1.1\r\nHost: {scene.page.host}\r\nCookie: {scene.page.cookie}\r\n"
+    start = time.monotonic()
+    reader, sender = lazy(scene.page, asked + "\r\n"), lazy(scene.page, asked)
+    silent = lazy(scene.page, "")
+    try:
+        err = scene.services.err("dashboard")
+        with scene.page.stream("/api/runs/endless/stream") as stream:  # another's goes on meanwhile
+            while time.monotonic() < start + 6.0:
+                stream.next("full", "patch")
+        assert is_cut(sender)
+        assert is_cut(silent)
+        assert is_cut(reader)
+        assert scene.services.err("dashboard") == err
+    finally:
+        for peer in (reader, sender, silent):
+            peer.close()
+
+
+def test_more_than_enough_streams_are_refused_and_the_others_go_on(scene: Scene) -> None:
+    streams = []
+    try:
+        with scene.page.stream("/api/stream") as one:
+            for _ in range(80):
+                peer = lazy(
+                    scene.page,
+                    f"GET /api/stream HTTP/1.1\r\nHost: {scene.page.host}\r\nCookie: {scene.page.cookie}\r\n\r\n",
+                )
+                streams.append(peer)
+            answers = [peer.recv(12).decode() for peer in streams]
+            assert {"HTTP/1.1 200", "HTTP/1.1 503"} == set(answers)
+            assert one.next("runs")[1]["runs"]
+    finally:
+        for peer in streams:
+            peer.close()
+
+
+def test_a_run_goes_on_while_the_page_is_attacked(scene: Scene) -> None:
+    page, stopping, refused = scene.page, threading.Event(), [0]
+    attacks = (no_token, wrong_token, foreign_origin, rebinding_host, csrf_missing, path_traversal, giant_query)
+    asked = f"GET /api/runs/long/stream HTTP/1.1\r\nHost: {page.host}\r\nCookie: {page.cookie}\r\n\r\n"
+
+    def attack() -> None:
+        while not stopping.is_set():
+            for one in attacks:
+                assert one(page) >= 400
+                refused[0] += 1
+
+    readers = [lazy(page, asked) for _ in range(8)]
+    threads = [threading.Thread(target=attack) for _ in range(2)]
+    before = closed(scene.folder)
+    for thread in threads:
+        thread.start()
+    try:
+        until(lambda: closed(scene.folder) >= before + 50, "fifty rounds", timeout_s=WAIT_S)
+    finally:
+        stopping.set()
+        for thread in threads:
+            thread.join(WAIT_S)
+        for peer in readers:
+            peer.close()
+    assert refused[0] >= len(attacks)
+    assert page.get("/api/runs")["runs"][0]["tone"] == "running"
+
+
+# What it outlives; last, because the broker is killed
+
+
+def test_a_trainer_that_is_killed_is_gone_and_a_broker_that_is_killed_comes_back(scene: Scene) -> None:
+    services = scene.services
+    with scene.page.stream("/api/runs/endless/stream") as stream:
+        stream.next("full")
+        services.kill("bob")
+        stream.until(lambda picture: "gone" in picture.get("trainers", {}).get("presence", []))
+        services.kill("broker")
+        services.start_broker()
+        services.start_trainer("bob", "linear:bob")
+        stream.next("runs")
+        stream.until(lambda picture: picture["head"].get("state") == "running")
+        assert stream.until(lambda picture: "rounds" in picture)["rounds"]["round"]
+    assert "token" not in services.err("dashboard")
+    services.terminate("dashboard")
+    assert services.wait("dashboard") == 0
+    assert scene.page.token not in services.err("dashboard")
+    assert services.err("dashboard") == ""

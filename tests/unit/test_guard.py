@@ -1,0 +1,169 @@
+"""Who may ask: each check of the guard alone, on requests that are right but for one thing."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+
+from dashboard.guard import BODY_BYTES_MAX, TARGET_BYTES_MAX, Guard, Message, Receive, Scope, Secrets, Send
+
+KNOWN = Secrets("the-token", cookie="the-cookie", csrf="the-csrf")
+FREE = Secrets("", cookie="the-cookie", csrf="the-csrf")
+HOST = {"host": "127.0.0.1:8550"}
+READER = {**HOST, "cookie": "fedmq-8550=the-cookie"}
+WRITER = {
+    **READER,
+    "origin": "http://127.0.0.1:8550",
+    "x-csrf-token": "the-csrf",
+    "content-type": "application/json",
+    "content-length": "20",
+}
+
+
+async def hello(scope: Scope, receive: Receive, send: Send) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"hello"})
+
+
+def ask(
+    headers: dict[str, str] | list[tuple[str, str]],
+    *,
+    method: str = "GET",
+    path: str = "/api/runs",
+    query: str = "",
+    known: Secrets = KNOWN,
+    any_address: bool = False,
+) -> tuple[int, dict[str, str], bytes]:
+    """What the guard, or what is behind it, answers."""
+    guard = Guard(hello, known, names={"127.0.0.1", "localhost"}, any_address=any_address, port=8550)
+    pairs = headers.items() if isinstance(headers, dict) else headers
+    scope = {
+        "type": "http",
+        "method": method,
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": query.encode(),
+        "headers": [(name.encode(), value.encode()) for name, value in pairs],
+    }
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        raise AssertionError("the guard reads no body")
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    asyncio.run(guard(scope, receive, send))
+    came = {name.decode().lower(): value.decode() for name, value in sent[0]["headers"]}
+    return sent[0]["status"], came, b"".join(one.get("body", b"") for one in sent[1:])
+
+
+def without(headers: dict[str, str], name: str) -> dict[str, str]:
+    return {key: value for key, value in headers.items() if key != name}
+
+
+def test_what_is_as_it_should_be_is_let_through() -> None:
+    assert ask(READER)[::2] == (200, b"hello")
+    assert ask(WRITER, method="POST")[::2] == (200, b"hello")
+    assert ask(HOST, known=FREE)[0] == 200, "without a token whoever gets here may read"
+    assert ask({**HOST, "authorization": "Bearer the-token"})[0] == 200
+    assert ask({**READER, "host": "localhost:8550"})[0] == 200
+    assert ask({**READER, "host": "LOCALHOST:1234"})[0] == 200, "through a tunnel"
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        (HOST, 401),
+        ({**HOST, "cookie": "fedmq-8550=another"}, 401),
+        ({**HOST, "cookie": "fedmq-8551=the-cookie"}, 401),
+        ({**HOST, "cookie": "fedmq-8550=the-token"}, 401),
+        ({**HOST, "authorization": "Bearer the-toke"}, 401),
+        ({**HOST, "authorization": "Bearer "}, 401),
+        ({**HOST, "authorization": "Bearer é"}, 401),
+        ({**READER, "host": "evil.example"}, 403),
+        ({**READER, "host": "evil.example:8550"}, 403),
+        ({**READER, "host": "127.0.0.1.evil.example"}, 403),
+        ({**READER, "host": "10.0.0.1"}, 403),
+        ({**READER, "host": ""}, 403),
+        (without(READER, "host"), 403),
+        ([*READER.items(), ("host", "evil.example")], 403),
+        ({**READER, "origin": "http://evil.example"}, 403),
+        ({**READER, "origin": "null"}, 403),
+        ({**READER, "origin": "http://127.0.0.1:8551"}, 403),
+        ({**READER, "sec-fetch-site": "cross-site"}, 403),
+        ({**READER, "sec-fetch-site": "same-site"}, 403),
+    ],
+    ids=str,
+)
+def test_a_reader_with_one_thing_wrong_is_refused(headers: dict[str, str], status: int) -> None:
+    got, came, body = ask(headers)
+    assert got == status
+    assert came["content-type"] == "application/json"
+    assert list(json.loads(body)) == ["error"]
+    assert body.count(b"\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        (without(WRITER, "origin"), 403),
+        ({**WRITER, "origin": "http://evil.example"}, 403),
+        (without(WRITER, "x-csrf-token"), 403),
+        ({**WRITER, "x-csrf-token": "the-cookie"}, 403),
+        ({**WRITER, "x-csrf-token": ""}, 403),
+        (without(WRITER, "cookie"), 401),
+        ({**WRITER, "content-type": "text/plain"}, 415),
+        ({**WRITER, "content-type": "application/x-www-form-urlencoded"}, 415),
+        (without(WRITER, "content-length"), 411),
+        ({**WRITER, "content-length": "-1"}, 411),
+        ({**WRITER, "transfer-encoding": "chunked"}, 411),
+        ({**WRITER, "content-length": str(BODY_BYTES_MAX + 1)}, 413),
+    ],
+    ids=str,
+)
+def test_a_change_with_one_thing_wrong_is_refused(headers: dict[str, str], status: int) -> None:
+    assert ask(headers, method="POST")[0] == status
+
+
+@pytest.mark.parametrize("method", ["PUT", "DELETE", "OPTIONS", "TRACE", "PATCH"])
+def test_other_methods_are_not_known(method: str) -> None:
+    assert ask(WRITER, method=method)[0] == 405
+
+
+def test_what_is_asked_for_has_a_length_at_the_most() -> None:
+    assert ask(READER, query="q" * (TARGET_BYTES_MAX - len("/api/runs")))[0] == 200
+    assert ask(READER, query="q" * (TARGET_BYTES_MAX - len("/api/runs") + 1))[0] == 414
+    assert ask(READER, path="/" + "p" * TARGET_BYTES_MAX)[0] == 414
+
+
+def test_the_token_in_the_url_of_the_page_becomes_a_cookie() -> None:
+    status, headers, body = ask(HOST, path="/", query="token=the-token")
+    assert (status, headers["location"], body) == (303, "/", b"")
+    cookie = headers["set-cookie"]
+    assert cookie.startswith("fedmq-8550=the-cookie; ")
+    assert {"HttpOnly", "SameSite=Strict", "Path=/"} <= set(cookie.split("; "))
+    assert "the-token" not in str(headers)
+    assert ask(HOST, path="/", query="token=wrong")[0] == 401
+    assert ask(HOST, path="/", query="token=")[0] == 401
+    assert ask(HOST, path="/api/runs", query="token=the-token")[0] == 401, "at the page alone"
+
+
+def test_an_address_is_ours_where_we_listen_on_all_and_a_strangers_name_never() -> None:
+    assert ask({**READER, "host": "192.0.2.7:8550"}, any_address=True)[0] == 200
+    assert ask({**READER, "host": "[2001:db8::1]:8550"}, any_address=True)[0] == 200
+    assert ask({**READER, "host": "evil.example"}, any_address=True)[0] == 403
+
+
+@pytest.mark.parametrize(("headers", "status"), [(READER, 200), (HOST, 401), ({"host": "evil.example"}, 403)])
+def test_every_answer_has_the_headers_that_close_the_page(headers: dict[str, str], status: int) -> None:
+    got, came, _ = ask(headers)
+    assert got == status
+    policy = came["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "frame-ancestors 'none'" in policy
+    assert "unsafe" not in policy
+    assert (came["x-content-type-options"], came["referrer-policy"]) == ("nosniff", "no-referrer")
+    assert came["cache-control"] == "no-store"

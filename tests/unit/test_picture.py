@@ -1,0 +1,214 @@
+"""A run's picture as the page takes it: whoever merges what has changed has what everything would be."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from dashboard.picture import Seen, changes, eta_s, full_of, head_of, row_of, tables_of, tone_of
+from fedmq import events
+from fedmq.models import MLP, Code
+from fedmq.view import View
+
+HERE = Seen(here=True, source="live", folder=None, broker=True)
+GONE = Seen(here=False, source="folder", folder="runs/one", broker=False)
+BEST = events.Best(value=0.75, coverage=1.0, fitness=-0.123456789, fitness_mean=-0.5, fitness_worst=-2.0, diversity=0.3)
+MODEL = MLP((2, 4, 2))
+
+
+def started(epoch: int = 1) -> events.RunStarted:
+    return events.RunStarted(
+        run="one",
+        epoch=epoch,
+        round=1,
+        task="xor",
+        strategy="evolution",
+        seed=7,
+        metric="accuracy",
+        target=1.0,
+        rounds_max=100,
+        min_trainers=2,
+        model=MODEL,
+    )
+
+
+def a_round(number: int) -> list[events.AnyEvent]:
+    """Everything of one round of two trainers."""
+    genes = np.arange(MODEL.genes, dtype="<f8").tobytes()
+    return [
+        events.RoundPublished(round=number, invited=2),
+        *(
+            events.ResultAccepted(round=number, trainer=name, staleness=0, train_s=0.1, answer_s=0.25, cpu_s=number)
+            for name in ("alice", "bob")
+        ),
+        events.RoundClosed(round=number, why="complete", results=2, round_s=0.5, present=2, best=BEST, bytes_up=9),
+        events.BestChanged(round=number, genes=genes),
+    ]
+
+
+STORY: list[events.AnyEvent] = [
+    started(),
+    events.Waiting(present=0, needed=2),
+    events.TrainerJoined(trainer="alice", samples=2, version="1", labels=("gpu",), fingerprint="ab"),
+    events.TrainerJoined(trainer="bob", samples=3),
+    *a_round(1),
+    events.ResultRejected(trainer="bob", reason="values", detail="a negative \x1b loss"),
+    events.RoundPublished(round=2, invited=2),
+    events.RunPaused(),
+    events.TrainerBarred(trainer="bob", how="drained"),
+    events.ResultResent(round=1, trainer="alice"),
+    events.RunResumed(),
+    events.TrainerReadmitted(trainer="bob"),
+    events.TrainerSuspected(trainer="alice"),
+    events.TrainerLeft(trainer="alice", goodbye=False),
+    events.Stalled(round=2, seconds=15.0, missing=("alice",)),
+    events.CheckpointKept(round=1),
+    *a_round(3),
+    events.RunFinished(solved=True, rounds=3, value=1.0),
+]
+
+
+def told(*story: events.AnyEvent) -> View:
+    view = View()
+    for second, event in enumerate(story):
+        view.take(1000.0 + second / 7, event)
+    return view
+
+
+def plain(value: Any) -> Any:
+    """As the page reads it."""
+    return json.loads(msgspec.json.encode(value))
+
+
+KEYS = {"rounds": "round", "trainers": "name"}
+
+
+def merged(picture: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
+    """What the page has after a patch: the rule of the page, in Python."""
+    head = {**picture["head"], **patch.get("head", {})}
+    after = {**picture, "now": patch["now"], "head": head}
+    for table in ("rounds", "trainers", "works", "bests", "feed"):
+        if table not in patch:
+            continue
+        columns = {name: list(values) for name, values in picture[table].items()}
+        for row in zip(*patch[table].values(), strict=True):
+            fresh = dict(zip(patch[table], row, strict=True))
+            known = columns[KEYS[table]] if table in KEYS else []
+            at = known.index(fresh[KEYS[table]]) if table in KEYS and fresh[KEYS[table]] in known else None
+            for name, values in columns.items():
+                if at is None:
+                    values.append(fresh[name])
+                else:
+                    values[at] = fresh[name]
+        after[table] = columns
+    return after
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 5, len(STORY)])
+def test_who_merges_what_has_changed_has_everything(steps: int) -> None:
+    view = View()
+    page: dict[str, Any] = {}
+    seq, head = 0, {}
+    for second, event in enumerate(STORY):
+        now = 1000.0 + second / 7
+        view.take(now, event)
+        if second % steps and second < len(STORY) - 1:
+            continue
+        if not page:
+            page = plain(full_of(view, HERE, now))
+        else:
+            patch = {"now": now, "head": changes(head, head_of(view, HERE, now)), **tables_of(view, seq)}
+            page = merged(page, plain(patch))
+        seq, head = view.seq, head_of(view, HERE, now)
+    assert {**page, "now": 0} == {**plain(full_of(view, HERE, 0.0)), "now": 0, "head": plain(head)}
+
+
+def test_of_what_has_not_changed_nothing_is_told() -> None:
+    view = told(*STORY)
+    assert tables_of(view, view.seq) == {}
+    head = head_of(view, HERE, 1010.0)
+    assert changes(head, head_of(view, HERE, 1010.0)) == {}
+    assert set(changes(head, head_of(view, GONE, 1010.0))) == {"here", "source", "folder", "broker"}
+
+
+def test_one_result_changes_one_row_of_each_table_that_it_is_about() -> None:
+    view = told(*STORY[:5])
+    before = view.seq
+    view.take(1001.0, events.ResultAccepted(round=1, trainer="bob", staleness=0, train_s=0.1))
+    tables = tables_of(view, before)
+    assert {name: len(next(iter(table.values()))) for name, table in tables.items()} == {
+        "rounds": 1,
+        "trainers": 1,
+        "works": 1,
+    }
+    assert tables["trainers"]["name"] == ["bob"]
+
+
+def test_all_columns_of_a_table_are_of_one_length_and_empty_ones_are_there() -> None:
+    for view in (View(), told(started()), told(*STORY)):
+        tables = tables_of(view, None)
+        assert set(tables) == {"rounds", "trainers", "works", "bests", "feed"}
+        for table in tables.values():
+            assert len({len(column) for column in table.values()}) == 1
+
+
+def test_the_feed_says_events_in_words_with_their_kinds() -> None:
+    feed = tables_of(told(*STORY), None)["feed"]
+    rows = dict(zip(feed["kind"], zip(feed["level"], feed["text"], strict=True), strict=True))
+    assert rows["trainer-barred"] == ("warn", "trainer bob is drained by an operator")
+    assert rows["run-finished"] == ("good", "the run is over after 3 rounds: solved")
+    assert rows["result-rejected"] == ("bad", "rejected from bob: values: a negative ? loss")
+    assert all(feed["text"]), "each has words"
+    assert feed["seq"] == sorted(feed["seq"])
+
+
+def test_figures_are_short_and_what_is_no_number_is_null() -> None:
+    view = told(*STORY)
+    assert head_of(view, HERE, 1.0)["best"]["fitness"] == -0.123457
+    view.rounds[-1].best = msgspec.structs.replace(BEST, fitness=float("inf"))
+    assert plain(tables_of(view, None))["rounds"]["fitness"][-1] is None
+
+
+@pytest.mark.parametrize(
+    ("story", "seen", "now", "state", "tone"),
+    [
+        (STORY, HERE, 0.0, "solved", "solved"),
+        ([*STORY[:-1], events.RunFinished(solved=False, rounds=3, value=0.5)], HERE, 0.0, "not solved", "unsolved"),
+        (STORY[:-1], GONE, 0.0, "interrupted", "interrupted"),
+        (STORY[:2], HERE, 0.0, "waiting for trainers (0 of 2)", "waiting"),
+        (STORY[:12], HERE, 0.0, "paused", "paused"),
+        (STORY[:10], HERE, 1001.0, "running", "running"),
+        (STORY[:5], HERE, 1060.0, "stalled for 59 s", "stalled"),
+    ],
+)
+def test_a_state_has_a_tone(story: list[events.AnyEvent], seen: Seen, now: float, state: str, tone: str) -> None:
+    row = row_of(told(*story), seen, now)
+    assert (row["state"], row["tone"]) == (state, tone)
+    assert tone_of(state) == tone
+
+
+def test_the_end_is_foretold_from_the_pace_of_the_last_rounds() -> None:
+    view = View()
+    view.take(0.0, started())
+    assert eta_s(view, here=True) is None
+    for number in range(1, 31):
+        view.take(number * 2.0 - 1.0, events.RoundPublished(round=number, invited=1))
+        view.take(
+            number * 2.0,
+            events.RoundClosed(round=number, why="complete", results=1, round_s=1.0, present=1, best=BEST),
+        )
+    assert eta_s(view, here=True) == pytest.approx(2.0 * 70)
+    assert eta_s(view, here=False) is None
+    view.take(62.0, events.RunPaused())
+    assert eta_s(view, here=True) is None
+
+
+def test_a_model_is_named_and_whether_it_can_be_drawn() -> None:
+    view = told(started())
+    assert (head_of(view, HERE, 0.0)["model"], head_of(view, HERE, 0.0)["drawable"]) == ("MLP 2-4-2 relu", True)
+    view.model = Code(genes=5, inputs=3)
+    assert (head_of(view, HERE, 0.0)["model"], head_of(view, HERE, 0.0)["drawable"]) == ("code, 5 genes", False)
