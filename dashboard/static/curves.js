@@ -10,7 +10,12 @@ const WAIT_MS = 1000; // for rounds that are too thin to be seen, before they ar
 const NEAR = 0.02; // fitness this near to 0 is drawn on a linear scale, beyond on a logarithmic one
 const STEPS = [...[1e6, 1e5, 1e4, 1000, 100, 30, 10, 3, 1, 0.3, 0.1, 0.03].map((at) => -at), 0, 0.1, 1, 10, 100];
 
-const line = (name, width, dash) => ({ stroke: () => colour(name), width, dash, points: { show: false } });
+const line = (name, width, dash) => ({
+  stroke: () => colour(name),
+  width,
+  dash,
+  points: { show: (plot) => plot.data[0].length === 1, size: 6, fill: () => colour(name) }, // one round alone is no line
+});
 
 const axis = (size, values, more = {}) => ({
   stroke: () => colour("soft"),
@@ -34,7 +39,7 @@ class Curve {
   constructor(id, { columns, series, format, describe, legend, range, scale, splits, bands }) {
     this.box = $(id);
     this.words = $(`${id}-words`);
-    this.nothing = make("p", { class: "nothing", text: "Waiting for the first round", "aria-hidden": "true" });
+    this.nothing = make("p", { class: "nothing", text: "Waiting for the first round" });
     this.box.append(this.nothing);
     Object.assign(this, { id, columns, series, format, describe, range, scale, splits, bands });
     this.values = legend.map(([key, name]) => {
@@ -70,13 +75,19 @@ class Curve {
     const data = ["round", ...this.columns].map((name) =>
       name === "target" ? new Array(rounds).fill(this.picture.head.target) : this.picture.rounds[name].slice(0, rounds),
     );
-    if (this.#plot === null) this.#plot = new uPlot(this.#options(), data, this.box);
+    if (this.#plot === null) this.#begin(data);
     else {
       if (width !== this.#plotted.width || height !== this.#plotted.height) this.#plot.setSize({ width, height });
       this.#plot.setData(data);
     }
     this.#plotted = { rounds, at: performance.now(), width, height, theme: this.#theme() };
     this.box.dataset.rounds = rounds; // for who looks at the page from outside
+  }
+
+  #begin(data) {
+    this.#plot = new uPlot(this.#options(), data, this.box);
+    const told = { role: "img", "aria-labelledby": `${this.id}-title`, "aria-describedby": `${this.id}-words` };
+    for (const [name, to] of Object.entries(told)) this.#plot.root.setAttribute(name, to);
   }
 
   /** In words, not more often than they can be read. */
@@ -98,7 +109,7 @@ class Curve {
       cursor: { points: { size: 7, width: 2, fill: () => colour("card") }, drag: { x: true, y: false } },
       scales: { x: { time: false }, y: { range: this.range, ...this.scale } },
       axes: [
-        axis(28, count, { incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 1e5, 1e6], space: 64, grid: { show: false } }),
+        axis(28, count, { incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 1e5, 1e6], space: 44, grid: { show: false } }),
         axis(56, this.format, { space: 36, ...(this.splits && { splits: this.splits, filter: (_, at) => at }) }),
       ],
       series: [{}, ...this.series],
@@ -135,7 +146,7 @@ const roomy = (from) => (_, low, high) => {
 
 function inWords(picture, told) {
   const at = picture.newestClosed();
-  if (at < 0) return "Waiting for the first round.";
+  if (at < 0) return "";
   return told((name) => picture.rounds[name][at], at);
 }
 
@@ -162,7 +173,7 @@ function fitnessCurve() {
           ? "Nothing has been scored yet."
           : `Round ${count(get("round"))}: best ${figure(get("fitness"))}, mean ${figure(get("fitness_mean"))}, worst ${figure(
               get("fitness_worst"),
-            )}; diversity ${figure(get("diversity"))}. More is better: it is minus the loss per row.`,
+            )} (minus the loss per row); diversity ${figure(get("diversity"))}.`,
       ),
   });
 }
@@ -195,7 +206,7 @@ function latencyCurve() {
     describe: (picture) =>
       inWords(picture, () => {
         const all = picture.rounds.round_s.filter((one) => one !== null).sort((a, b) => a - b);
-        return `Half took less than ${duration(all[all.length >> 1])}, 95 % less than ${duration(all[Math.floor(all.length * 0.95)])}.`;
+        return `Median ${duration(all[all.length >> 1])}, 95 % under ${duration(all[Math.floor(all.length * 0.95)])}.`;
       }),
   });
 }

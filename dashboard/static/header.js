@@ -4,17 +4,28 @@ import { ago, count, date, duration, NOTHING, plural, value } from "./format.js"
 import { $, mark, say } from "./paint.js";
 import { TONES } from "./tones.js";
 
-/** Paint what the events say; what goes on with the clock is in `drawClock`. */
-export function drawHeader(picture) {
+const FIGURES = ["round", "metric", "eta", "progress-age", "present"];
+const NOTES = ["run-about", "round-of", "metric-target", "eta-note", "progress-note", "present-of"];
+
+/** Paint what the events say of the run of that name; what goes on with the clock is in `drawClock`. */
+export function drawHeader(picture, name) {
   const head = picture.head;
-  mark($("main"), "aria-busy", head === null);
-  if (head === null) return;
+  mark($("main"), "aria-busy", name !== null && head === null);
+  if (head === null) return drawNothing(name);
   say($("run-name"), head.run);
   say($("run-about"), about(head));
   drawState(picture, head);
   drawFigures(head);
   drawBar(head);
   document.title = `${head.round ? `${head.round} · ` : ""}${head.task || head.run} · fedmq`;
+}
+
+function drawNothing(name) {
+  say($("run-name"), name ?? "Waiting for a run");
+  mark($("state"), "data-tone", "calm");
+  $("alarm").hidden = true;
+  for (const id of FIGURES) say($(id), NOTHING);
+  for (const id of NOTES) say($(id), "");
 }
 
 function about(head) {

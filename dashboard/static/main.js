@@ -40,12 +40,12 @@ const stream = new Stream(hear, (state) => {
 
 part("runs", () => drawRuns(runs, shown));
 part("link", drawLink);
-part("header", () => drawHeader(picture));
+part("header", () => drawHeader(picture, shown));
 part("clock", () => drawClock(picture));
 part("controls", () => controls.draw(picture));
-part("trainers", () => picture.head && drawTrainers(picture, Boolean(session?.control)));
-part("rounds", () => picture.head && drawRounds(picture));
-part("feed", () => picture.head && drawFeed(picture));
+part("trainers", () => drawTrainers(picture, Boolean(session?.control)));
+part("rounds", () => drawRounds(picture));
+part("feed", () => drawFeed(picture));
 
 /** The run that the reader chose, by the address of the page. */
 const chosen = () => new URLSearchParams(location.hash.slice(1)).get("run");
@@ -69,10 +69,10 @@ function hear(name, data) {
     ({ runs, broker } = data);
     picture.clock(data.now);
     choose();
+    if (shown === null) say($("state-text"), "no run yet");
     paint("runs", "link");
   } else if (name === "absent") {
-    say($("run-name"), shown);
-    say($("state-text"), "not known here (yet)");
+    say($("state-text"), "not known here yet");
   } else if (name === "full") {
     picture.replace(data);
     paintAll();
