@@ -170,7 +170,7 @@ def measure(address: str, crowd: Crowd, seconds: float) -> dict[str, Any]:
             "layout": round((after["LayoutDuration"] - before["LayoutDuration"]) / took, 3),
             "style": round((after["RecalcStyleDuration"] - before["RecalcStyleDuration"]) / took, 3),
             "layouts": (after["LayoutCount"] - before["LayoutCount"]) / took,
-            "frames": (after.get("Frames",0)),
+            "frames": (after.get("Frames", 0)),
             "script": round((after["ScriptDuration"] - before["ScriptDuration"]) / took, 3),
             "updates_per_s": round((rounds_after - rounds) / took, 1),
             "heap_mb": round(after["JSHeapUsedSize"] / 1e6, 1),
