@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import secrets
 import socket
 from pathlib import Path
@@ -10,9 +11,12 @@ from pathlib import Path
 import click
 
 from fedmq.errors import BadConfiguration
+from fedmq.files import write_whole
+from fedmq.journal import is_journal
 from fedmq.options import broker_option, check_name, one_thread_for_arrays, option, service_options
 
 DEFAULT_PORT = 8550
+STDOUT = 1
 
 
 @click.command()
@@ -81,11 +85,28 @@ def dashboard(
     server = Server(gallery, listener, host=host, token=token, controls=controls, until_over=until_over, wake=link.wake)
     try:
         server.start()
-        serve(server, link, clock, ready=lambda: click.echo(f"dashboard on {server.url}"))
+        serve(server, link, clock, ready=lambda: _tell(server.url))
     finally:
         server.close()
         link.close()
         gallery.close()
+
+
+def _tell(url: str) -> None:
+    """Print the URL; where it has a token, and the output is the journal, only say where it is.
+
+    Raises:
+        BadConfiguration: there is no place for it.
+    """
+    shown, _, token = url.partition("?")
+    if not token or not is_journal(STDOUT):
+        click.echo(f"dashboard on {url}")
+        return
+    folder = os.environ.get("RUNTIME_DIRECTORY")
+    if not folder:
+        raise BadConfiguration("expected RuntimeDirectory= in the unit, for the URL with its token, got none: add it")
+    write_whole(Path(folder) / "url", f"{url}\n".encode(), mode=0o600)
+    click.echo(f"dashboard on {shown}; the URL with its token is in {folder}/url")
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -128,15 +128,15 @@ class Server:
         assert self._until_over is not None
         clock = asyncio.get_running_loop().time
         over_at: float | None = None
-        alone_since, came = clock(), False
+        left_at, opened = clock(), 0
         while True:
             await asyncio.sleep(LOOK_S)
             now = clock()
-            if self._streams.open:
-                came, alone_since = True, now
+            if self._streams.open or self._streams.opened > opened:
+                left_at, opened = now, self._streams.opened
             if over_at is None and await asyncio.to_thread(self._gallery.is_over, self._until_over):
                 over_at = now
-            if over_at is not None and now - max(over_at, alone_since) >= (GONE_S if came else NOBODY_S):
+            if over_at is not None and now - max(over_at, left_at) >= (GONE_S if opened else NOBODY_S):
                 self._uvicorn.should_exit = True
                 return
 

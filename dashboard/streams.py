@@ -79,6 +79,7 @@ class Streams:
     """All open pages, by run; "" is that of none. `run` is to go on beside them."""
 
     def __init__(self, gallery: Gallery) -> None:
+        self.opened = 0  # in all
         self._gallery = gallery
         self._channels: dict[str, Channel] = {}
         self._list: Values = {}
@@ -99,6 +100,7 @@ class Streams:
         if self.open >= STREAMS_MAX:
             raise TooManyStreams
         match = _EVENT_ID.fullmatch(last_event_id)
+        self.opened += 1
         reader = Reader((int(match[1]), int(match[2])) if match else None)
         channel = self._channels.setdefault(run, Channel())
         channel.joining.append(reader)

@@ -19,7 +19,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 PREFIX = Path("opt/fedmq")
-EXTRA = "deploy"  # whoever has the package can deploy it further
+EXTRAS = "deploy,dashboard"  # whoever has the package can deploy it further, and its unit of the dashboard runs
 UNITS = ROOT / "deploy" / "systemd"
 KEPT_COMMANDS = ("python", "python3", "fedmq")
 # What no service imports: the tests that packages ship, and headers to compile against.
@@ -54,7 +54,7 @@ def put_environment(tree: Path, python: str, work: Path) -> None:
     [wheel] = wheels.glob("fedmq-*.whl")
     run([python, "-m", "venv", "--without-pip", str(environment)])
     lock = str(ROOT / "requirements.lock")
-    install = ["install", "--no-compile", "--constraint", lock, f"{wheel}[{EXTRA}]"]
+    install = ["install", "--no-compile", "--constraint", lock, f"{wheel}[{EXTRAS}]"]
     run([*pip, "--python", str(environment / "bin" / "python"), *install])
     for path in (environment / "bin").iterdir():
         if path.name not in KEPT_COMMANDS:
@@ -78,7 +78,7 @@ def put_files(tree: Path) -> None:
     """The units, the command on everybody's path, and the settings, which stay the administrator's."""
     for unit in [*UNITS.glob("*.service"), *UNITS.glob("*.target")]:
         put(unit, tree / "usr/lib/systemd/system" / unit.name)
-    for name in ("broker.toml", "aggregator.toml"):
+    for name in ("broker.toml", "aggregator.toml", "dashboard.toml"):
         put(UNITS / name, tree / "etc/fedmq" / name)
     put(UNITS / "trainer.toml", tree / "usr/share/doc/fedmq/examples/trainer.toml")
     put(ROOT / "LICENSE", tree / "usr/share/doc/fedmq/copyright")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import http.client
 import json
 import os
 import pty
@@ -13,8 +14,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from services import clean_environment, events_of, report_of, run_fedmq
+from services import WAIT_S, clean_environment, events_of, report_of, run_fedmq, until
 
+from deploy.processes import free_port
 from fedmq import load_model
 
 FILES = {"events.jsonl", "history.csv", "model.npz", "report.json", "store.sqlite3", "store.witness"}
@@ -191,3 +193,27 @@ def test_settings_come_from_the_command_line_then_the_environment_then_the_file(
     report = report_of(tmp_path / "run")
     assert (report["task"], report["seed"], report["rounds"]) == ("xor", 7, 1)
     assert json.loads((tmp_path / "run" / "report.json").read_text()) == report
+
+
+def test_the_page_of_a_demo_stays_until_its_reader_has_gone(tmp_path: Path) -> None:
+    port = free_port()
+    command = [sys.executable, "-m", "fedmq", "demo", "--seed", "1", "--dashboard", "--dashboard-port", str(port)]
+    out = tmp_path / "out"
+    with out.open("wb") as output:
+        demo = subprocess.Popen(command, cwd=tmp_path, env=clean_environment(), stdout=output)
+    try:
+        until(lambda: "solved in" in out.read_text(), "the run to be over")
+        assert f"dashboard on http://127.0.0.1:{port}/\n" in out.read_text()
+        page = http.client.HTTPConnection("127.0.0.1", port, timeout=WAIT_S)
+        (run,) = [path.name for path in (tmp_path / "runs").iterdir()]
+        page.request("GET", f"/api/runs/{run}/stream")
+        stream = page.getresponse()
+        until(lambda: stream.readline().startswith(b"event: full"), "the picture of the run")
+        assert demo.poll() is None, "somebody reads"
+        stream.close()
+        page.close()
+        assert demo.wait(WAIT_S) == 0
+        assert "Next: fedmq runs show" in out.read_text()
+    finally:
+        demo.kill()
+        demo.wait(WAIT_S)

@@ -38,6 +38,7 @@ NAMED = (
     "how-to/your-own-task",
     "how-to/your-own-data",
     "how-to/ship-python",
+    "how-to/watch-a-run",
     "tutorial",
 )
 PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in NAMED)]
@@ -66,7 +67,7 @@ deadline_s = 30
 | 0 | done; for `demo` and `aggregator`: the target is reached |
 | 1 | the target is not reached, or the aggregator was stopped before the end; for `doctor`: something is a problem |
 | 2 | usage: an option that does not exist, or a value out of bounds |
-| 69 | no broker answered within `--connect-timeout`; for `runs pause`, `resume` and `stop`: the run did not |
+| 69 | no broker answered within `--connect-timeout`; for what is said to a live run (`runs pause`): it did not |
 | 77 | the broker does not let this key in; for `trainer join`: it is rejected, or the token is not good any more |
 | 78 | bad configuration or settings, rows that cannot be used, a store that is damaged or cannot be written |
 

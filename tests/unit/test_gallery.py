@@ -1,0 +1,199 @@
+"""The list of runs and their pictures, from a broker in memory and from folders; and what a slow reader costs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from dashboard.folders import FOLLOWED_MAX, SCAN_S, Folders
+from dashboard.gallery import Cursor, Gallery
+from dashboard.streams import QUEUE_MAX, STREAMS_MAX, Reader, Streams, TooManyStreams, event
+from dashboard.watching import HERE_S, Watched, Watching
+from fedmq import events
+from fedmq.event_log import TAIL_BYTES
+from fedmq.network import News
+from fedmq.testing import VirtualClock
+from fedmq.view import View
+from fedmq.wire import Frames
+
+
+def started(run: str, epoch: int = 1) -> events.RunStarted:
+    return events.RunStarted(run=run, epoch=epoch, round=1, task="xor", strategy="evolution", seed=1, rounds_max=9)
+
+
+def finished(rounds: int = 1) -> events.RunFinished:
+    return events.RunFinished(solved=True, rounds=rounds, value=1.0)
+
+
+def a_round(number: int) -> list[events.AnyEvent]:
+    return [
+        events.RoundPublished(round=number, invited=1),
+        events.RoundClosed(round=number, why="complete", results=1, round_s=0.1, present=1, best=None),
+    ]
+
+
+def write(folder: Path, *story: events.AnyEvent) -> Path:
+    """Events at the end of what is in the folder."""
+    folder.mkdir(exist_ok=True)
+    with (folder / "events.jsonl").open("ab") as file:
+        for one in story:
+            file.write(msgspec.json.encode({"at": 1e9, **msgspec.to_builtins(one)}) + b"\n")
+    return folder
+
+
+class Silence:
+    """A link over which nothing comes."""
+
+    def receive(self) -> Iterator[News]:
+        yield from ()
+
+    def send(self, frames: Frames) -> bool:
+        return False
+
+
+class Scene:
+    """A gallery of a folder and of pictures that a test puts in the place of the broker's."""
+
+    def __init__(self, folder: Path) -> None:
+        self.clock = VirtualClock()
+        self.watching = Watching(Silence(), clock=self.clock)
+        self.gallery = Gallery(self.watching, Folders(folder, clock=self.clock), address="tcp://b", clock=self.clock)
+
+    def live(self, run: str, *story: events.AnyEvent) -> View:
+        watched = self.watching.runs.setdefault(run, Watched(View()))
+        for one in story:
+            watched.view.take(1e9, one)
+        watched.heard_at = self.clock.now()
+        return watched.view
+
+    def pass_s(self, seconds: float) -> None:
+        self.clock.move_to(self.clock.now() + seconds)
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Iterator[Scene]:
+    found = Scene(tmp_path)
+    yield found
+    found.gallery.close()
+
+
+def kinds(told: list[tuple[str, bytes]]) -> list[str]:
+    return [kind for kind, _ in told]
+
+
+def test_a_run_that_is_live_and_in_a_folder_is_listed_once_as_the_live_one(scene: Scene, tmp_path: Path) -> None:
+    write(tmp_path / "a", started("one"), *a_round(1))
+    write(tmp_path / "b", started("two"), finished())
+    scene.live("one", started("one"), *a_round(1))
+    rows = scene.gallery.runs()["runs"]
+    assert [(row["run"], row["source"], row["here"]) for row in rows] == [
+        ("one", "live", True),
+        ("two", "folder", False),
+    ]
+    scene.pass_s(HERE_S + SCAN_S)
+    rows = {row["run"]: row for row in scene.gallery.runs()["runs"]}
+    assert rows["one"]["source"] == "folder", "nobody tells of it any more: its folder knows best"
+    assert rows["one"]["state"] == "interrupted"
+
+
+def test_who_joins_is_told_everything_or_what_it_does_not_know(scene: Scene) -> None:
+    view = scene.live("one", started("one"), *a_round(1))
+    news = scene.gallery.news("one", None, [None, (1, 1), (1, view.seq), (1, view.seq + 1), (2, 1)])
+    assert news is not None
+    assert kinds(news.joining) == ["full", "patch", "patch", "full", "full"]
+    assert news.patch is None
+    assert (news.cursor.epoch, news.cursor.seq) == (1, 3)
+
+
+def test_who_follows_is_told_what_is_new_and_everything_after_a_new_life_or_a_step_back(scene: Scene) -> None:
+    scene.live("one", started("one"), *a_round(1))
+    first = scene.gallery.news("one", None, [])
+    assert first is not None
+    again = scene.gallery.news("one", first.cursor, [])
+    assert again is not None
+    assert again.patch is None
+    scene.live("one", *a_round(2))
+    second = scene.gallery.news("one", again.cursor, [])
+    assert second is not None
+    assert second.patch is not None
+    assert second.patch[0] == "patch"
+    assert msgspec.json.decode(second.patch[1])["rounds"]["round"] == [2]
+    for cursor in (Cursor(1, 99, {}), Cursor(0, 1, {})):
+        news = scene.gallery.news("one", cursor, [])
+        assert news is not None
+        assert news.patch is not None
+        assert news.patch[0] == "full"
+    assert scene.gallery.news("nobody", None, []) is None
+
+
+def test_a_folder_is_followed_as_it_grows(scene: Scene, tmp_path: Path) -> None:
+    folder = write(tmp_path / "a", started("one"), *a_round(1))
+    first = scene.gallery.news("one", None, [])
+    assert first is not None
+    write(folder, *a_round(2), finished(2))
+    scene.pass_s(SCAN_S)
+    second = scene.gallery.news("one", first.cursor, [])
+    assert second is not None
+    assert second.patch is not None
+    assert msgspec.json.decode(second.patch[1])["rounds"]["round"] == [2]
+    assert scene.gallery.is_over("one")
+
+
+def test_the_list_needs_no_more_of_a_long_run_than_its_beginning_and_its_end(scene: Scene, tmp_path: Path) -> None:
+    rounds = TAIL_BYTES // 100
+    folder = write(tmp_path / "a", started("long"), *(event for number in range(rounds) for event in a_round(number)))
+    assert (folder / "events.jsonl").stat().st_size > 2 * TAIL_BYTES
+    write(folder, finished(rounds))
+    (row,) = scene.gallery.runs()["runs"]
+    assert (row["run"], row["task"], row["state"], row["round"]) == ("long", "xor", "solved", rounds - 1)
+
+
+def test_so_many_folders_are_held_open_at_the_most(scene: Scene, tmp_path: Path) -> None:
+    for number in range(FOLLOWED_MAX + 3):
+        write(tmp_path / f"{number}", started(f"run-{number}"))
+    for number in range(FOLLOWED_MAX + 3):
+        assert scene.gallery.picture(f"run-{number}") is not None
+    assert len(scene.gallery._folders._followed) == FOLLOWED_MAX
+
+
+def test_what_is_no_run_and_a_name_that_fits_in_no_url_are_left_out(scene: Scene, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "events.jsonl").write_bytes(b"\xff nothing\n" * 9)
+    write(tmp_path / "b", started("../b"))
+    assert scene.gallery.runs()["runs"] == []
+    assert scene.gallery.picture("../b") is None
+
+
+def test_who_is_too_far_behind_is_dropped_and_the_others_are_not() -> None:
+    async def play() -> None:
+        slow, quick = Reader(None), Reader(None)
+        chunks = quick.chunks()
+        assert await anext(chunks) == b"retry: 1000\n\n"
+        for number in range(QUEUE_MAX + 1):
+            told = event("patch", b"%d" % number)
+            slow.tell(told)
+            quick.tell(told)
+            assert await anext(chunks) == told
+        assert (slow.gone, quick.gone) == (True, False)
+        assert [chunk async for chunk in slow.chunks()] == [b"retry: 1000\n\n"]
+
+    asyncio.run(play())
+
+
+def test_so_many_streams_are_open_at_the_most(scene: Scene) -> None:
+    async def play() -> None:
+        streams = Streams(scene.gallery)
+        opened = [streams.reader("one", "") for _ in range(STREAMS_MAX)]
+        for one in opened:
+            await one.__aenter__()
+        with pytest.raises(TooManyStreams):
+            await streams.reader("one", "").__aenter__()
+        await opened[0].__aexit__(None, None, None)
+        await streams.reader("one", "").__aenter__()
+        assert streams.open == STREAMS_MAX
+
+    asyncio.run(play())
