@@ -104,7 +104,7 @@ class Curve {
   #options() {
     return {
       ...this.size,
-      padding: [8, 4, 0, 0],
+      padding: [8, 20, 0, 0],
       legend: { show: false },
       cursor: { points: { size: 7, width: 2, fill: () => colour("card") }, drag: { x: true, y: false } },
       scales: { x: { time: false }, y: { range: this.range, ...this.scale } },

@@ -48,7 +48,7 @@ export function bytes(n) {
   return `${unit && n < 9.95 ? n.toFixed(1) : Math.round(n)} ${["B", "kB", "MB", "GB", "TB"][unit]}`;
 }
 
-export const share = (x) => `${Math.round(100 * x)} %`;
+export const share = (x) => `${x > 0 && x < 0.01 ? Number((100 * x).toPrecision(1)) : Math.round(100 * x)} %`;
 export const time = (at) => clockTime.format(1000 * at);
 export const date = (at) => (at ? dateTime.format(1000 * at) : NOTHING);
 export const plural = (n, one, many = `${one}s`) => `${count(n)} ${n === 1 ? one : many}`;

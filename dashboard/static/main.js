@@ -15,7 +15,7 @@ import { makeTrainers } from "./trainers.js";
 
 const CURVES = ["fitness", "value", "latency"];
 const NEEDS = {
-  head: ["header", "clock", "controls", ...CURVES, "surface", "gantt"],
+  head: ["header", "clock", "link", "controls", ...CURVES, "surface", "gantt"],
   rounds: ["rounds", ...CURVES, "surface", "gantt"],
   trainers: ["trainers", "gantt"],
   works: ["gantt"],
@@ -83,9 +83,10 @@ function hear(name, data) {
 
 function drawLink() {
   const away = broker !== null && broker.address !== null && !broker.there;
+  const without = picture.head?.source === "folder" ? ["calm", "From its folder; no broker"] : ["warn", "The broker is away; waiting for it"];
   const [tone, text] = {
     connecting: ["calm", "Connecting …"],
-    live: away ? ["warn", "The broker is away; waiting for it"] : ["good", "Live"],
+    live: away ? without : ["good", "Live"],
     lost: ["warn", "The dashboard is away; trying again"],
     shut: ["warn", "Open the address that fedmq dashboard printed"],
   }[link];

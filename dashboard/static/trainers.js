@@ -125,7 +125,7 @@ function rejectedCell(one, cell) {
 
 function keyCell(one, cell) {
   if (!cell.firstChild) cell.append(make("code"));
-  say(cell.firstChild, one.fingerprint ? one.fingerprint.slice(0, 12) : NOTHING);
+  say(cell.firstChild, one.fingerprint ? one.fingerprint.slice(0, 8) : NOTHING);
   mark(cell.firstChild, "title", one.fingerprint || null);
 }
 

@@ -36,8 +36,8 @@ def rows(part, parts):
     return Rows(inputs, classes.astype(float))
 """
 PICTURES = {
-    "page": {"viewport": {"width": 1360, "height": 1420}, "color_scheme": "light"},
-    "page-dark": {"viewport": {"width": 1360, "height": 1420}, "color_scheme": "dark"},
+    "page": {"viewport": {"width": 1360, "height": 1340}, "color_scheme": "light"},
+    "page-dark": {"viewport": {"width": 1360, "height": 1340}, "color_scheme": "dark"},
     "page-phone": {"viewport": {"width": 390, "height": 844}, "color_scheme": "light", "device_scale_factor": 2},
 }
 
