@@ -57,6 +57,11 @@ def write_long_run(folder: Path) -> None:
     (folder / "events.jsonl").write_bytes(b"\n".join(lines) + b"\n")
 
 
+def is_live(page: Page) -> bool:
+    first = page.get("/api/runs")["runs"][0]
+    return bool((first["run"], first["source"], first["tone"]) == ("endless", "live", "running") and first["round"] > 1)
+
+
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     with Services(tmp_path_factory.mktemp("dashboard")) as services:
@@ -73,8 +78,8 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         port = urlsplit(url).port
         assert port is not None
         page = Page(port, parse_qs(urlsplit(url).query)["token"][0])
-        until(lambda: page.get("/api/runs")["runs"][0]["round"] > 1, "the rounds of the live run")
-        until(lambda: page.get("/api/runs")["runs"][0]["source"] == "live", "the picture from the broker")
+        until(lambda: closed(services.folder / "runs" / "endless") > 1, "rounds")
+        until(lambda: is_live(page), "the picture from the broker")
         yield Scene(services, page, "endless")
 
 

@@ -190,8 +190,8 @@ MUTATIONS = (
     Mutation(
         "who joins late gets no round",
         ROUNDS,
-        "if self.phase is Phase.COLLECTING and message.round < self.round:\n            self._send_round(inbox)",
-        "pass",
+        "message.round < self.round and not barred:\n            self._send_round(inbox)",
+        "message.round < self.round and not barred:\n            pass",
         OF_ROUNDS,
     ),
     Mutation(
