@@ -8,8 +8,8 @@ const ACTIONS = {
   resume: { name: "Resume", if: (head) => head.paused },
   checkpoint: { name: "Checkpoint now", if: () => true },
   stop: { name: "Stop the run", if: () => true, sure: () => "It ends after the open round, and keeps the best model so far." },
-  drain: { name: "Drain", sure: (name) => `${name} finishes what it has, and gets no more rounds until it is readmitted.` },
-  ban: { name: "Ban", sure: (name) => `What ${name} sends is refused from now on, until it is readmitted.` },
+  drain: { name: "Drain", sure: (name) => `${name} finishes what it has, and gets no more rounds until it is readmitted or the aggregator is started again.` },
+  ban: { name: "Ban", sure: (name) => `What ${name} sends is refused from now on, until it is readmitted or the aggregator is started again.` },
   readmit: { name: "Readmit" },
 };
 

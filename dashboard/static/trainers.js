@@ -91,7 +91,7 @@ function columnsFor(picture, act) {
     number("Memory", (one) => one.memory, known(bytes)),
     { name: "Version", sort: (one) => one.version, cell: (one) => one.version || NOTHING },
     { name: "Key", cell: keyCell },
-    { name: "Leave", acting: true, cell: (one, cell) => buttonsCell(one, cell, act) },
+    { name: "Actions", acting: true, cell: (one, cell) => buttonsCell(one, cell, act) },
   ];
 }
 
