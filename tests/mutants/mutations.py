@@ -196,7 +196,7 @@ MUTATIONS = (
         "who joins late gets no round",
         ROUNDS,
         "message.round < self.round and not barred:\n            self._send_round(inbox)",
-        "False:\n            pass",
+        "message.round < self.round and not barred:\n            pass",
         OF_ROUNDS,
     ),
     Mutation(

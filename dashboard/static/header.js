@@ -1,0 +1,79 @@
+// The head of the page: how the run stands, in words and five figures.
+
+import { ago, count, date, duration, NOTHING, plural, value } from "./format.js";
+import { $, mark, say } from "./paint.js";
+import { TONES } from "./tones.js";
+
+const FIGURES = ["round", "metric", "eta", "progress-age", "present"];
+const NOTES = ["run-about", "round-of", "metric-target", "eta-note", "progress-note", "present-of"];
+
+/** Paint what the events say of the run of that name; what goes on with the clock is in `drawClock`. */
+export function drawHeader(picture, name) {
+  const head = picture.head;
+  mark($("main"), "aria-busy", name !== null && head === null);
+  if (head === null) return drawNothing(name);
+  say($("run-name"), head.run);
+  say($("run-about"), about(head));
+  drawState(picture, head);
+  drawFigures(head);
+  drawBar(head);
+  document.title = `${head.round ? `${head.round} · ` : ""}${head.task || head.run} · fedmq`;
+}
+
+function drawNothing(name) {
+  say($("run-name"), name ?? "Waiting for a run");
+  mark($("state"), "data-tone", "calm");
+  $("alarm").hidden = true;
+  for (const id of FIGURES) say($(id), NOTHING);
+  for (const id of NOTES) say($(id), "");
+}
+
+function about(head) {
+  const parts = [head.task, head.model, head.strategy, head.robust && `against liars: ${head.robust}`, `seed ${head.seed}`];
+  return [...parts, `begun ${date(head.started_at)}`].filter(Boolean).join(" · ");
+}
+
+function drawState(picture, head) {
+  mark($("state"), "data-tone", TONES[head.tone] ?? "calm");
+  // The seconds of a stall are in the figures: here they would be read aloud one by one.
+  say($("state-text"), head.tone === "stalled" ? "stalled" : head.state);
+  const stalled = head.tone === "stalled";
+  if (stalled && $("alarm").hidden) {
+    const told = picture.feed.findLast((one) => one.kind === "stalled")?.text;
+    say($("alarm"), `The run has stalled: ${told ?? "nothing has come for the open round"}.`);
+  }
+  $("alarm").hidden = !stalled;
+}
+
+function drawFigures(head) {
+  say($("round"), head.round ? count(head.round) : NOTHING);
+  say($("round-of"), head.rounds_max ? `of ${count(head.rounds_max)}` : "");
+  say($("metric-name"), head.metric ? `Best ${head.metric}` : "Best");
+  say($("metric"), value((head.finished ?? {}).value ?? head.best?.value, head.metric));
+  say($("metric-target"), head.target === null ? "" : `target ${value(head.target, head.metric)}`);
+  say($("present"), count(head.present));
+  say($("present-of"), head.present < head.min_trainers ? `${head.min_trainers} needed` : "here");
+}
+
+function drawBar(head) {
+  const done = head.finished?.solved ? 1 : head.rounds_max ? Math.min(1, head.round / head.rounds_max) : 0;
+  $("bar-fill").style.transform = `scaleX(${done})`;
+  mark($("bar"), "aria-valuenow", Math.round(100 * done));
+  mark($("bar"), "aria-valuetext", head.rounds_max ? `${head.round} of ${plural(head.rounds_max, "round")}` : null);
+}
+
+/** Paint what changes with time alone. */
+export function drawClock(picture) {
+  const head = picture.head;
+  if (head === null) return;
+  const now = picture.now();
+  const over = head.finished !== null;
+  const until = over || !head.here ? head.event_at : now;
+  say($("eta-name"), over || !head.here ? "It ran for" : "Time left");
+  const left = over || !head.here ? Math.max(0, until - head.started_at) : head.eta_s;
+  say($("eta"), duration(left));
+  say($("eta-note"), !over && head.here && left !== null ? "at most" : "");
+  const age = head.progress_at ? Math.max(0, now - head.progress_at) : null;
+  say($("progress-age"), age === null ? NOTHING : ago(age));
+  say($("progress-note"), age === null || age < 1 ? "" : "ago");
+}

@@ -1,0 +1,39 @@
+// The list of runs, live and finished. Knows nothing of the one that is shown but its name.
+
+import { date, plural, value } from "./format.js";
+import { $, make, mark, say } from "./paint.js";
+import { TONES } from "./tones.js";
+
+/** Paint the list; `shown` is the name of the run that the page shows. */
+export function drawRuns(runs, shown) {
+  const list = $("runs");
+  $("runs-empty").hidden = runs.length > 0;
+  while (list.children.length > runs.length) list.lastChild.remove();
+  runs.forEach((run, at) => {
+    const item = list.children[at] ?? list.appendChild(newItem());
+    const link = item.firstChild;
+    mark(link, "href", `#run=${run.run}`);
+    mark(link, "data-tone", TONES[run.tone] ?? "calm");
+    mark(link, "aria-current", run.run === shown ? "page" : null);
+    mark(link, "title", run.run);
+    say(link.children[1], named(run));
+    say(link.children[2], about(run));
+  });
+}
+
+function newItem() {
+  const parts = [{ class: "dot", "aria-hidden": "true" }, { class: "name" }, { class: "about" }];
+  return make("li", {}, make("a", {}, ...parts.map((one) => make("span", one))));
+}
+
+/** A name that fedmq made holds the task and when it was begun; one that a person gave is shown as it is. */
+function named(run) {
+  const made = run.run.startsWith(`${run.task}-`) && /-\d{8}-\d{6}(-\w+)?$/.test(run.run);
+  return made && run.started_at ? `${run.task}, ${date(run.started_at)}` : run.run;
+}
+
+function about(run) {
+  const state = run.tone === "stalled" ? "stalled" : run.state;
+  const best = run.value === null ? "" : ` · ${value(run.value, run.metric)}`;
+  return run.round ? `${state} · ${plural(run.round, "round")}${best}` : state;
+}

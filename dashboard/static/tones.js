@@ -1,0 +1,11 @@
+// How a state looks: one word of the server's, one of the style sheet's.
+
+export const TONES = {
+  running: "good",
+  solved: "done",
+  waiting: "calm",
+  paused: "calm",
+  stalled: "warn",
+  interrupted: "warn",
+  unsolved: "warn",
+};

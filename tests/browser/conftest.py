@@ -1,0 +1,57 @@
+"""What the tests of the page share: one browser, one federation, and a page that must not complain."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+
+import pytest
+from chromium import CHROMIUM, MISSING, Complaints, chromium
+from playwright.sync_api import Browser, Page
+from scene import Scene
+
+WAIT_MS = 15_000
+LARGE = {"width": 1280, "height": 900}
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    if not CHROMIUM.exists():
+        if os.environ.get("CI") == "true":
+            pytest.fail(MISSING, pytrace=False)
+        pytest.skip(MISSING)
+    with chromium() as one:
+        yield one
+
+
+@pytest.fixture(scope="session")
+def scene(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    with Scene(tmp_path_factory.mktemp("scene")) as running:
+        running.begin()
+        yield running
+
+
+@pytest.fixture(scope="session")
+def address(scene: Scene) -> str:
+    """Of a dashboard that may only watch."""
+    return scene.start_dashboard()
+
+
+@pytest.fixture
+def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
+    """Opens an address as `settings` of a browser's context say; at the end no page may have complained."""
+    complaints, contexts = [], []
+
+    def open_one(address: str, **settings: object) -> Page:
+        context = browser.new_context(**{"viewport": LARGE, **settings})
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(WAIT_MS)
+        complaints.append(Complaints(page, address))
+        page.goto(address)
+        return page
+
+    yield open_one
+    for context in contexts:
+        context.close()
+    assert [text for one in complaints for text in one.found] == []

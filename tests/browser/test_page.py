@@ -1,0 +1,154 @@
+"""The page in a real browser, beside a real federation: what a person sees when things go on, and when they break.
+
+Knows the page by what it says; the curve and the surface are canvases, of which the page tells how far they are.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Locator, Page, expect
+from scene import RUN, TRAINERS, Scene
+from services import closed
+
+Open = Callable[..., Page]
+expect.set_options(timeout=15_000)
+PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True, "device_scale_factor": 2}
+
+
+def until_rounds(page: Page, count: int) -> int:
+    """Wait until the curve has so many rounds; returns how many it has."""
+    handle = page.wait_for_function(
+        "count => { const n = Number(document.querySelector('#fitness').dataset.rounds); return n >= count && n; }",
+        arg=count,
+    )
+    return int(handle.json_value())
+
+
+def pixels(canvas: Locator) -> str:
+    drawn: str = canvas.evaluate("canvas => canvas.toDataURL()")
+    return drawn
+
+
+def trainer_row(page: Page, name: str) -> Locator:
+    return page.locator("#trainers tbody tr").filter(has=page.get_by_role("rowheader", name=name, exact=True))
+
+
+def test_the_curve_grows_while_the_run_goes_on(open_page: Open, address: str) -> None:
+    page = open_page(address)
+    expect(page.get_by_role("heading", level=1)).to_have_text(RUN)
+    expect(page.locator("#state-text")).to_have_text("running")
+    before = until_rounds(page, 1)
+    drawn = pixels(page.locator("#fitness canvas"))
+    until_rounds(page, before + 5)
+    assert pixels(page.locator("#fitness canvas")) != drawn
+    expect(page.locator("#fitness-words")).to_contain_text(re.compile(r"Round \d+: best −"))
+    expect(page.get_by_role("group", name="Controls of the run")).to_be_hidden()  # nobody gave leave
+
+
+def test_a_page_that_is_opened_in_mid_run_shows_the_whole_history(open_page: Open, address: str, scene: Scene) -> None:
+    there = closed(scene.run)
+    page = open_page(address)
+    until_rounds(page, there)
+    table = page.locator("#rounds")
+    table.get_by_role("button", name="To the last").click()
+    expect(table.locator("tbody tr:visible").last.get_by_role("rowheader")).to_have_text("1")
+
+
+def test_a_trainer_that_is_killed_is_gone_within_ten_seconds_and_alive_when_it_is_back(
+    open_page: Open, address: str, scene: Scene
+) -> None:
+    page = open_page(address)
+    row = trainer_row(page, "carol")
+    expect(row).to_contain_text("alive")
+    scene.kill("carol")
+    expect(row).to_contain_text("gone", timeout=10_000)
+    expect(page.locator("#trainers-sum")).to_have_text("2 alive · 1 gone")
+    expect(page.locator("#feed")).to_contain_text("carol")
+    scene.start_trainer("carol", f"coins.py:3/{len(TRAINERS)}")
+    expect(row).to_contain_text("alive", timeout=10_000)
+
+
+def test_the_slider_shows_the_decision_surface_of_any_past_round(open_page: Open, address: str) -> None:
+    page = open_page(address)
+    until_rounds(page, 10)
+    slider, surface = page.get_by_label("Round of the decision surface"), page.locator("#surface")
+    expect(slider).to_be_enabled()
+    slider.focus()
+    with page.expect_response(re.compile(r"/surface\?round=\d+$")) as answered:
+        page.keyboard.press("Home")
+    first = answered.value.json()["round"]
+    expect(surface).to_have_attribute("data-round", str(first))
+    expect(page.locator("#surface-round")).to_have_text(f"round {first}")
+    early = pixels(surface)
+    page.keyboard.press("End")
+    expect(surface).not_to_have_attribute("data-round", str(first))
+    expect(page.locator("#surface-round")).not_to_have_text(f"round {first}")
+    assert pixels(surface) != early
+    page.keyboard.press("Home")  # a page that was there keeps it
+    expect(surface).to_have_attribute("data-round", str(first))
+    assert pixels(surface) == early
+
+
+def test_the_page_outlives_the_broker_without_a_reload(open_page: Open, address: str, scene: Scene) -> None:
+    page = open_page(address)
+    until_rounds(page, 1)
+    page.evaluate("() => { window.never = 'loaded again'; }")
+    scene.kill("broker")
+    expect(page.locator("#link-text")).to_contain_text("The broker is away")
+    before = int(page.locator("#fitness").get_attribute("data-rounds") or 0)
+    scene.start_broker()
+    expect(page.locator("#link-text")).to_have_text("Live")
+    until_rounds(page, before + 3)
+    expect(page.locator("#state-text")).to_have_text("running")
+    assert page.evaluate("() => window.never") == "loaded again"
+
+
+def test_an_operator_pauses_and_resumes_the_run(open_page: Open, scene: Scene) -> None:
+    page = open_page(scene.start_dashboard("desk", "--control"))
+    page.get_by_role("button", name="Pause").click()
+    expect(page.locator("#state-text")).to_have_text("paused")
+    expect(page.locator("#toast")).not_to_be_empty()
+    page.get_by_role("button", name="Resume").click()
+    expect(page.locator("#state-text")).to_have_text("running")
+    page.get_by_role("button", name="Ban carol").click()
+    expect(page.get_by_role("dialog")).to_contain_text("Ban carol?")
+    page.get_by_role("button", name="Cancel").click()
+    expect(trainer_row(page, "carol")).not_to_contain_text("banned")
+    scene.terminate("desk")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious(open_page: Open, address: str, scheme: str) -> None:
+    page = open_page(address, color_scheme=scheme)
+    until_rounds(page, 5)
+    expect(page.locator("html")).to_have_attribute("data-theme", scheme)
+    found = Axe().run(page).response["violations"]
+    assert [(one["id"], one["help"]) for one in found if one["impact"] in ("serious", "critical")] == []
+
+
+def test_the_keyboard_reaches_the_run_first_and_chooses_the_theme(open_page: Open, address: str) -> None:
+    page = open_page(address, color_scheme="light")
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to the run")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.locator("#main")).to_be_focused()
+    theme = page.get_by_role("button", name="Dark")
+    theme.focus()
+    page.keyboard.press("Space")
+    expect(theme).to_have_attribute("aria-pressed", "true")
+    page.reload()
+    expect(page.locator("html")).to_have_attribute("data-theme", "dark")
+
+
+def test_a_phone_shows_the_state_and_nothing_sticks_out(open_page: Open, address: str) -> None:
+    page = open_page(address, **PHONE)
+    until_rounds(page, 3)
+    expect(page.locator("#state-text")).to_be_in_viewport()
+    expect(page.locator("#round")).to_be_in_viewport()
+    for target in ("#trainers", "#feed"):
+        page.locator(target).scroll_into_view_if_needed()
+        assert page.evaluate("() => document.documentElement.scrollWidth <= document.documentElement.clientWidth")

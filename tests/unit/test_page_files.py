@@ -1,0 +1,60 @@
+"""The page's files, read and not run: what a strict policy asks of them, and what is said of the work of others."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+STATIC = Path(__file__).parents[2] / "dashboard" / "static"
+PAGE = (STATIC / "index.html").read_text()
+
+
+class Elements(HTMLParser):
+    """The elements of a page: names and attributes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(PAGE)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+
+def test_nothing_in_the_page_is_inline() -> None:
+    elements = Elements().found
+    assert all(name != "style" for name, _ in elements)
+    assert all("src" in attributes for name, attributes in elements if name == "script")
+    assert [key for _, attributes in elements for key in attributes if key == "style" or key.startswith("on")] == []
+
+
+def test_every_file_that_the_page_names_is_there_and_ours() -> None:
+    named = [attributes.get("src") or attributes.get("href") for name, attributes in Elements().found if name != "a"]
+    files = [file for file in named if file]
+    assert files
+    for file in files:
+        assert file.startswith("/static/"), file
+        assert (STATIC / file.removeprefix("/static/")).is_file(), file
+
+
+def test_the_page_asks_for_all_modules_at_once() -> None:
+    asked = {
+        (attributes.get("href") or "").removeprefix("/static/")
+        for name, attributes in Elements().found
+        if name == "link" and attributes.get("rel") == "modulepreload"
+    }
+    imported = {
+        name
+        for module in STATIC.glob("*.js")
+        for name in re.findall(r'^(?:import|\}) .*from "\./([a-z]+\.js)";$', module.read_text(), flags=re.MULTILINE)
+    }
+    assert asked == imported
+
+
+def test_the_note_on_the_work_of_others_has_the_versions_that_are_there() -> None:
+    note = (STATIC.parent / "THIRD-PARTY.md").read_text()
+    version = re.search(r"\(v([\d.]+)\)", (STATIC / "uPlot.iife.min.js").read_text())
+    assert version is not None
+    assert f"| {version[1]} |" in note
+    assert all((STATIC / name).is_file() for name in re.findall(r"`([\w./-]+\.LICENSE)`", note))
