@@ -19,7 +19,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 PREFIX = Path("opt/fedmq")
-EXTRAS = "deploy,dashboard"  # whoever has the package can deploy it further, and its unit of the dashboard runs
+EXTRAS = "deploy,dashboard,metrics"  # it can deploy further, and all that its units may be set to runs
 UNITS = ROOT / "deploy" / "systemd"
 KEPT_COMMANDS = ("python", "python3", "fedmq")
 # What no service imports: the tests that packages ship, and headers to compile against.

@@ -14,7 +14,7 @@ WAIT_MS = 15_000
 LARGE = {"width": 1280, "height": 900}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     if not CHROMIUM.exists():
         if os.environ.get("CI") == "true":
@@ -24,14 +24,14 @@ def browser() -> Iterator[Browser]:
         yield one
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def scene(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     with Scene(tmp_path_factory.mktemp("scene")) as running:
         running.begin()
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def address(scene: Scene) -> str:
     """Of a dashboard that may only watch."""
     return scene.start_dashboard()

@@ -21,6 +21,7 @@ import pytest
 from services import clean_environment
 
 from deploy.processes import free_port
+from fedmq.address import PORTS
 from fedmq.cli import fedmq
 
 ROOT = Path(__file__).parents[2]
@@ -93,10 +94,11 @@ def test_the_commands_of_a_page_work_in_order(page: Path, tmp_path: Path) -> Non
     script = script_of(page)
     assert "\nfedmq " in script, "the page shows no command of fedmq"
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
-    port = free_port()
+    port, others = free_port(), free_port()
+    while abs(port - others) < PORTS:  # five each
+        others = free_port()
     script = script.replace(FIRST_MACHINE, f"tcp://127.0.0.1:{port}")
-    for one in METRICS_PORTS:
-        script = script.replace(one, str(free_port()))
+    script = re.sub("|".join(METRICS_PORTS), lambda one: str(others + METRICS_PORTS.index(one[0])), script)
     environment = clean_environment(
         PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         FEDMQ_PORT=str(port),
