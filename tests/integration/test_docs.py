@@ -47,7 +47,6 @@ NAMED = (
 PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in NAMED)]
 FIRST_MACHINE = "tcp://192.0.2.1:5550"  # on the pages, where the broker of a federation with keys is
 METRICS_PORTS = ("9101", "9102", "9103")  # on the pages
-LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)")
 
 INTRODUCTION = """\
 # Commands
@@ -129,11 +128,6 @@ def end(shell: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(ProcessLookupError):  # nothing was left
         os.killpg(shell.pid, signal.SIGKILL)
     shell.wait()
-
-
-@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))], ids=str)
-def test_the_links_of_a_page_lead_somewhere(page: Path) -> None:
-    assert [link for link in LINK.findall(page.read_text()) if not (page.parent / link).exists()] == []
 
 
 def test_every_command_is_in_the_reference_and_up_to_date() -> None:

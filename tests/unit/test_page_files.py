@@ -29,6 +29,14 @@ def test_nothing_in_the_page_is_inline() -> None:
     assert [key for _, attributes in elements for key in attributes if key == "style" or key.startswith("on")] == []
 
 
+def test_what_comes_is_text_and_never_markup() -> None:
+    modules = sorted(STATIC.glob("*.js"))
+    assert "main.js" in [module.name for module in modules]
+    ours = {module.name: module.read_text() for module in modules if not module.name.endswith(".min.js")}
+    markup = re.compile(r"innerHTML|outerHTML|insertAdjacentHTML|setHTML|document\.write|DOMParser|srcdoc|\beval\b")
+    assert {name: found for name, text in ours.items() if (found := markup.findall(text))} == {}
+
+
 def test_every_file_that_the_page_names_is_there_and_ours() -> None:
     named = [attributes.get("src") or attributes.get("href") for name, attributes in Elements().found if name != "a"]
     files = [file for file in named if file]
