@@ -50,7 +50,7 @@ endef
 
 test: $(DEVELOP_STAMP)  ## run every test (ARGS="tests/unit -k broker" for some)
 	$(get_browser)
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 check: $(DEVELOP_STAMP)  ## lint, formatting, types and the import rules
 	$(BIN)/ruff check
@@ -108,7 +108,7 @@ clean:  ## remove the virtual environment and everything that tools have left
 $(RUN_STAMP): setup.cfg pyproject.toml requirements.lock
 	$(make_environment)
 	@echo "installing fedmq into $(VENV) ..."
-	@$(INSTALL) --editable . > $(INSTALL_LOG) 2>&1 || { cat $(INSTALL_LOG) >&2; exit 1; }
+	@$(INSTALL) --editable '.[dashboard,deploy,metrics]' > $(INSTALL_LOG) 2>&1 || { cat $(INSTALL_LOG) >&2; exit 1; }
 	@touch $@
 
 $(DEVELOP_STAMP): setup.cfg pyproject.toml requirements.lock
