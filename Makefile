@@ -50,7 +50,7 @@ endef
 
 test: $(DEVELOP_STAMP)  ## run every test (ARGS="tests/unit -k broker" for some)
 	$(get_browser)
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(DEVELOP_STAMP)  ## lint, formatting, types and the import rules
 	$(BIN)/ruff check
