@@ -26,7 +26,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
 from dashboard.controls import Controls, Word
-from dashboard.gallery import Best, Gallery
+from dashboard.gallery import BestModel, Gallery
 from dashboard.guard import Secrets, error_body
 from dashboard.streams import Reader, Streams, TooManyStreams
 from dashboard.surface import surface_of
@@ -51,7 +51,7 @@ class Web:
     def __init__(self, gallery: Gallery, streams: Streams, known: Secrets, controls: Controls | None) -> None:
         self._gallery, self._streams, self._secrets, self._controls = gallery, streams, known, controls
         self._work, self._waiting, self._words = asyncio.Semaphore(AT_WORK_MAX), 0, 0
-        self._surfaces: OrderedDict[Best, bytes] = OrderedDict()
+        self._surfaces: OrderedDict[BestModel, bytes] = OrderedDict()
 
     def app(self) -> Starlette:
         """The ASGI application."""
@@ -203,7 +203,7 @@ def _run(request: Request) -> str:
     return run
 
 
-def _drawn(best: Best) -> bytes:
+def _drawn(best: BestModel) -> bytes:
     genes = np.frombuffer(best.genes, "<f8").astype(np.float64)
     try:
         return msgspec.json.encode({"round": best.round, **surface_of(best.model, genes, best.task)})
