@@ -6,7 +6,6 @@ Knows the run's folder only to find its name; what is done about it the run's ow
 from __future__ import annotations
 
 import re
-import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,14 +25,12 @@ def _ask(
     from fedmq.clock import SystemClock
     from fedmq.keyring import find_broker
     from fedmq.loop import serve
-    from fedmq.operator import Operator, operator_link
+    from fedmq.operator import open_operator
 
     name = _name(run, action)
     clock = SystemClock()
     address, membership = find_broker(broker, keys, "aggregator")
-    link, seal = operator_link(address, name, membership)
-    word = secrets.randbelow(2**53) + 1
-    operator = Operator(link, name, action, clock=clock, word=word, trainer=trainer, seal=seal)
+    operator, link = open_operator(address, membership, name, action, clock=clock, trainer=trainer)
     try:
         serve(operator, link, clock)
     finally:

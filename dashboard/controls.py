@@ -5,7 +5,6 @@ Knows nothing of HTTP; blocks for as long as the run takes to heed, so it is ask
 
 from __future__ import annotations
 
-import secrets
 from pathlib import Path
 
 import msgspec
@@ -13,7 +12,7 @@ import msgspec
 from fedmq.clock import SystemClock
 from fedmq.keyring import find_broker
 from fedmq.messages import Action, Name
-from fedmq.operator import Operator, operator_link
+from fedmq.operator import open_operator
 
 OF_A_TRAINER = ("drain", "ban", "readmit")
 TOLD: dict[Action, str] = {
@@ -57,9 +56,9 @@ class Controls:
             BadConfiguration: the run is over.
         """
         clock = SystemClock()
-        link, seal = operator_link(self._address, run, self._membership)
-        number = secrets.randbelow(2**53) + 1
-        operator = Operator(link, run, word.action, clock=clock, word=number, trainer=word.trainer, seal=seal)
+        operator, link = open_operator(
+            self._address, self._membership, run, word.action, clock=clock, trainer=word.trainer
+        )
         try:
             operator.step()
             while not operator.done:

@@ -19,7 +19,7 @@ from rich.text import Text
 
 from fedmq import events
 from fedmq.braille import Curve, draw_blocks, draw_curves
-from fedmq.telling import describe, printable
+from fedmq.telling import best_text, describe, printable, value_text
 from fedmq.view import Condition, Presence, RoundView, TrainerView, View
 
 CHART_LINES_MIN, CHART_LINES_MAX = 4, 12
@@ -99,7 +99,7 @@ def draw_list(several: Sequence[Seen], height: int) -> RenderableType:
             Text(printable(view.strategy)),
             str(view.newest.round if view.newest else 0),
             str(view.rounds_max or ""),
-            "" if view.best is None else _value(view.best, view.metric),
+            "" if view.best is None else best_text(view.best, view.metric),
             str(view.present),
             _ago(one.idle_s),
         )
@@ -145,9 +145,8 @@ def _figures(seen: Seen) -> RenderableType:
     if best is None:
         table.add_row(Text("nothing scored yet", style="dim"), Text(idle))
         return table
-    covered = "" if best.coverage >= 1.0 else f" of {best.coverage:.0%} of the rows"
-    target = "" if view.target is None else f" (target {_figure(view.target, view.metric)})"
-    text = Text.assemble((f"{_value(best, view.metric)}{covered}", "bold"), target)
+    target = "" if view.target is None else f" (target {value_text(view.target, view.metric)})"
+    text = Text.assemble((best_text(best, view.metric), "bold"), target)
     text.append(f"   fitness best {best.fitness:.4f}", BEST).append(f"  mean {best.fitness_mean:.4f}", MEAN)
     table.add_row(text, Text(idle))
     return table
@@ -249,14 +248,6 @@ def _told(event: events.AnyEvent, metric: str) -> str | None:
 
 def _state(seen: Seen) -> Text:
     return Text(f"● {seen.state}", style=f"bold {COLOURS.get(seen.condition, 'red')}", no_wrap=True)
-
-
-def _value(best: events.Best, metric: str) -> str:
-    return f"{_figure(best.value, metric)} right" if metric == "accuracy" else f"loss {_figure(best.value, metric)}"
-
-
-def _figure(value: float, metric: str) -> str:
-    return f"{value:.1%}".replace(".0%", "%") if metric == "accuracy" else f"{value:.5g}"
 
 
 def _ago(seconds: float | None) -> str:
