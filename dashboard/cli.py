@@ -85,7 +85,8 @@ def dashboard(
     server = Server(gallery, listener, host=host, token=token, controls=controls, until_over=until_over, wake=link.wake)
     try:
         server.start()
-        serve(server, link, clock, ready=lambda: _tell(server.url))
+        serve(gallery, link, clock, ready=lambda: _tell(server.url))
+        server.check()
     finally:
         server.close()
         link.close()

@@ -11,7 +11,6 @@ import io
 import re
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +36,7 @@ from fedmq.topics import NAME_PATTERN
 STATIC = Path(__file__).parent / "static"
 SURFACES_KEPT_MAX = 512
 AT_WORK_MAX, WAITING_MAX = 2, 16  # surfaces and exports at once, and those that may wait for their turn
-WORDS_MAX = 4  # of operators that are under way
+WORDS_MAX = 2  # of operators that are under way: each has one of the few threads to itself
 BODY_S = 5.0
 PIECE_BYTES = 32 << 10  # sent at once, and waited for until it is read
 
@@ -70,19 +69,7 @@ class Web:
         if self._controls is not None:
             routes.append(Route(f"{run}/control", self._control, methods=["POST"]))
 
-        @asynccontextmanager
-        async def lifespan(_app: Starlette) -> AsyncIterator[None]:
-            telling = asyncio.create_task(self._streams.run())
-            try:
-                yield
-            finally:
-                telling.cancel()
-                with suppress(asyncio.CancelledError):
-                    await telling
-
-        return Starlette(
-            routes=routes, lifespan=lifespan, exception_handlers={HTTPException: _on_error, Exception: _on_failure}
-        )
+        return Starlette(routes=routes, exception_handlers={HTTPException: _on_error, Exception: _on_failure})
 
     # --- questions ------------------------------------------------------------------------------------------------
 
