@@ -160,7 +160,8 @@ class Rounds:
 
     def _control(self, message: Control, now: float) -> None:
         """An operator wants something: a paused run closes the round that is open, and opens no other."""
-        if message.run != self.settings.run or self.phase is Phase.FINISHED:
+        ours = (message.run, message.epoch) == (self.settings.run, self.settings.epoch)
+        if not ours or self.phase is Phase.FINISHED:  # what was said to an earlier life may only have been held back
             return
         if message.action == "stop":
             self._finish(self.standing)
