@@ -161,11 +161,7 @@ class Gallery:
         return watched.view, Origin(here, "live", str(found[run].folder) if run in found else None, self.there)
 
     def _origin(self, found: Found) -> Origin:
-        try:
-            here = is_locked(found.folder)
-        except OSError:  # it is not there any more
-            here = False
-        return Origin(here, "folder", str(found.folder), self.there)
+        return Origin(is_locked(found.folder), "folder", str(found.folder), self.there)
 
 
 def _news(view: View, origin: Origin, cursor: Cursor | None, joining: list[tuple[int, int] | None], now: float) -> News:
