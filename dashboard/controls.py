@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from fedmq.clock import SystemClock
+from fedmq.errors import BadConfiguration
 from fedmq.keyring import find_broker
 from fedmq.messages import Action, Name
 from fedmq.operator import open_operator
@@ -45,7 +46,10 @@ class Controls:
     """
 
     def __init__(self, broker: str | None, keys: Path | None) -> None:
-        self._address, self._membership = find_broker(broker, keys, "aggregator")
+        try:
+            self._address, self._membership = find_broker(broker, keys, "aggregator")
+        except BadConfiguration as error:
+            raise BadConfiguration(f"--control: {error}") from error
 
     def say(self, run: str, word: Word) -> str:
         """Say it until the run heeds; what the reader is told then.

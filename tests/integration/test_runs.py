@@ -57,7 +57,7 @@ def test_show_tells_how_a_run_went(folder: Path) -> None:
 
 
 def test_show_gives_the_report_as_json(folder: Path) -> None:
-    done = run_fedmq("runs", "show", "runs/one", "--json", cwd=folder)
+    done = run_fedmq("runs", "show", "one", "--json", cwd=folder)
 
     assert json.loads(done.stdout) == report_of(folder / "runs" / "one")
 

@@ -1,16 +1,20 @@
-"""The dashboard's server as a thread: what ends it is seen by the one that watches."""
+"""The dashboard's server: what ends its thread is seen by the one that watches; who may not change anything is told."""
 
 from __future__ import annotations
 
 import socket
 import threading
+from pathlib import Path
 from typing import cast
 
 import pytest
 
+from dashboard.controls import Controls
 from dashboard.gallery import Gallery
 from dashboard.server import Server
 from dashboard.streams import Streams
+from deploy import roll
+from fedmq.errors import BadConfiguration
 
 
 class StoppedGallery:
@@ -45,3 +49,10 @@ def test_a_failure_of_what_tells_the_pages_is_not_silent(monkeypatch: pytest.Mon
             server.check()
     finally:
         server.close()
+
+
+def test_with_an_observers_key_nothing_can_be_changed(tmp_path: Path) -> None:
+    roll.make_federation(tmp_path / "keys", "tcp://127.0.0.1:5550")
+    roll.add_observer(tmp_path / "keys", "wall", tmp_path / "wall")
+    with pytest.raises(BadConfiguration, match=r"--control: .*expected aggregator\.key"):
+        Controls(None, tmp_path / "wall")
