@@ -107,7 +107,7 @@ class Chronicle:
     def closed(
         self,
         number: int,
-        why: str,
+        why: events.Why,
         *,
         results: int,
         round_s: float,

@@ -6,7 +6,6 @@ Knows the run's folder only to find its name; what is done about it the run's ow
 from __future__ import annotations
 
 import re
-import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,14 +25,12 @@ def _ask(
     from fedmq.clock import SystemClock
     from fedmq.keyring import find_broker
     from fedmq.loop import serve
-    from fedmq.operator import Operator, operator_link
+    from fedmq.operator import open_operator
 
     name = _name(run, action)
     clock = SystemClock()
     address, membership = find_broker(broker, keys, "aggregator")
-    link, seal = operator_link(address, name, membership)
-    word = secrets.randbelow(2**53) + 1
-    operator = Operator(link, name, action, clock=clock, word=word, trainer=trainer, seal=seal)
+    operator, link = open_operator(address, membership, name, action, clock=clock, trainer=trainer)
     try:
         serve(operator, link, clock)
     finally:
@@ -94,9 +91,10 @@ def resume(run: str, broker: str | None, keys: Path | None) -> None:
 @click.argument("run")
 @broker_option
 def stop(run: str, broker: str | None, keys: Path | None) -> None:
-    """End the live run RUN now: its aggregator writes the report and the best model so far, and ends.
+    """End the live run RUN now.
 
-    An aggregator that is started on its folder again goes on with it.
+    Its aggregator writes the report and the best model so far, and ends. An aggregator that is started on its folder
+    again goes on with it.
 
     \b
     Examples:
@@ -109,7 +107,9 @@ def stop(run: str, broker: str | None, keys: Path | None) -> None:
 @click.argument("run")
 @broker_option
 def checkpoint(run: str, broker: str | None, keys: Path | None) -> None:
-    """Let the live run RUN keep its state when its open round closes; else it does so every hundred rounds.
+    """Let the live run RUN keep its state when its open round closes.
+
+    Without being asked it does so every hundred rounds.
 
     \b
     Examples:
@@ -123,9 +123,10 @@ def checkpoint(run: str, broker: str | None, keys: Path | None) -> None:
 @trainer_argument
 @broker_option
 def drain(run: str, trainer: str, broker: str | None, keys: Path | None) -> None:
-    """Invite TRAINER to no further round of the live run RUN; its result of the open round still counts.
+    """Invite TRAINER to no further round of the live run RUN.
 
-    It lasts as long as this life of the aggregator. What keeps a trainer out for good is fedmq keys revoke.
+    Its result of the open round still counts. It lasts as long as this life of the aggregator. What keeps a trainer
+    out for good is fedmq keys revoke.
 
     \b
     Examples:

@@ -12,16 +12,13 @@ from typing import TYPE_CHECKING, get_args
 
 from fedmq import __version__, events
 from fedmq.errors import RejectReason
+from fedmq.view import Condition, Presence
 
 if TYPE_CHECKING:
     from aggregator.service import Aggregator
     from fedmq.clock import Clock
     from fedmq.metrics import Metrics
     from fedmq.view import View
-
-STATES = ("running", "waiting", "paused", "stalled", "solved", "not solved")  # how `View.state` begins
-PRESENCES = ("alive", "suspect", "gone")
-WHYS = ("complete", "deadline")
 
 
 def _by_reason(counts: Mapping[str, int]) -> Mapping[str, float]:
@@ -33,7 +30,7 @@ class Tally:
 
     def __init__(self) -> None:
         self.counts: Counter[type[events.Event]] = Counter()
-        self.closed = dict.fromkeys(WHYS, 0)
+        self.closed = dict.fromkeys(get_args(events.Why), 0)
         self.late = 0
         self.best: events.Best | None = None
         self.round_s: Callable[[float], None] | None = None
@@ -117,11 +114,11 @@ def _put_standing(metrics: Metrics, service: Aggregator, view: View, clock: Cloc
 
     def presence() -> Mapping[str, float]:
         here = Counter[str](trainer.presence for trainer in list(view.trainers.values()))
-        return {kind: here[kind] for kind in PRESENCES}
+        return {kind: here[kind] for kind in get_args(Presence)}
 
     def state() -> Mapping[str, float]:
-        state = view.state(clock.wall(), here=True)
-        return {name: float(state.startswith(name)) for name in STATES}
+        condition = view.condition(clock.wall(), here=True)
+        return {name: float(name == condition) for name in get_args(Condition) if name != "interrupted"}
 
     def is_open() -> float:
         newest = view.newest

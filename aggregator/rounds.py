@@ -41,6 +41,7 @@ from aggregator.voice import Voice
 from fedmq import topics
 from fedmq.deadlines import earliest
 from fedmq.errors import Rejected
+from fedmq.events import Why
 from fedmq.messages import Control, FromTrainer, Hello, Presence, Result
 from fedmq.tasks import Task
 from fedmq.wire import Packet, base_of, describe
@@ -159,7 +160,8 @@ class Rounds:
 
     def _control(self, message: Control, now: float) -> None:
         """An operator wants something: a paused run closes the round that is open, and opens no other."""
-        if message.run != self.settings.run or self.phase is Phase.FINISHED:
+        ours = (message.run, message.epoch) == (self.settings.run, self.settings.epoch)
+        if not ours or self.phase is Phase.FINISHED:  # what was said to an earlier life may only have been held back
             return
         if message.action == "stop":
             self._finish(self.standing)
@@ -299,7 +301,7 @@ class Rounds:
         self._beacon_at = now + self.settings.beacon_s
         self._chronicle.opened(self.round, len(self._invited), now)
 
-    def _closes(self, now: float) -> str | None:
+    def _closes(self, now: float) -> Why | None:
         """Why the open round closes now, or None."""
         quorum = max(1, math.ceil(self.settings.quorum * len(self._invited)))
         if len(self._answered) < quorum:
@@ -310,7 +312,7 @@ class Rounds:
             return "complete"
         return "deadline" if self._deadline is None or now >= self._deadline else None
 
-    def _close(self, why: str, now: float) -> None:
+    def _close(self, why: Why, now: float) -> None:
         silent = self._invited - self._answered
         for name in self.roster.missed(silent, now):
             self._chronicle.left(name)

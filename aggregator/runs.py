@@ -83,20 +83,21 @@ def ls(folder: Path, as_json: bool) -> None:
 
 
 @runs.command()
-@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("run")
 @option("--json", "as_json", is_flag=True, help="The report as JSON.")
-def show(folder: Path, as_json: bool) -> None:
-    """Show the run in FOLDER: how it went, who took part, its last rounds.
+def show(run: str, as_json: bool) -> None:
+    """Show RUN (a folder, or a name below runs): how it went, who took part, its last rounds.
 
     \b
     Examples:
-      fedmq runs show runs/by-hand
+      fedmq runs show xor-20260101-120000-ab12
       fedmq runs show runs/by-hand --json
     """
     import msgspec
 
     from aggregator.report import read_report
 
+    folder = folder_of(run)
     report = read_report(folder)
     summary, closes = _summary(folder)
     if as_json:

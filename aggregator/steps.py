@@ -84,7 +84,7 @@ class KeepClose(NamedTuple):
     """Save that a round is closed, and with which members: with the results, all that a replay needs."""
 
     round: int
-    why: str
+    why: events.Why
     members: tuple[str, ...]
     results: int
     round_s: float

@@ -25,7 +25,7 @@ import msgspec
 from aggregator.blobs import Blobs
 from aggregator.witness import Reached, Witness
 from fedmq.errors import BadConfiguration, StoreError
-from fedmq.events import Best
+from fedmq.events import Best, Why
 from fedmq.lock import FolderLock
 from fedmq.tasks import Task
 from fedmq.wire import Frames
@@ -67,7 +67,7 @@ class Close(msgspec.Struct, frozen=True):
     """A closed round."""
 
     round: int
-    why: str
+    why: Why
     members: tuple[str, ...]
     results: int
     round_s: float

@@ -85,7 +85,8 @@ def dashboard(
     server = Server(gallery, listener, host=host, token=token, controls=controls, until_over=until_over, wake=link.wake)
     try:
         server.start()
-        serve(server, link, clock, ready=lambda: _tell(server.url))
+        serve(gallery, link, clock, ready=lambda: _tell(server.url))
+        server.check()
     finally:
         server.close()
         link.close()
@@ -119,9 +120,8 @@ def _listen(host: str, port: int) -> socket.socket:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         return socket.create_server(address[:2], family=family, backlog=128)
     except OSError as error:
-        raise BadConfiguration(
-            f"--host {host} --port {port}: cannot listen there ({error.strerror or error})"
-        ) from error
+        why = str(error.strerror or error).partition(" (while")[0]  # `create_server` says once more where it was
+        raise BadConfiguration(f"--host {host} --port {port}: cannot listen there ({why}); choose another") from error
 
 
 def _is_loopback(listener: socket.socket) -> bool:

@@ -5,15 +5,15 @@ Knows nothing of HTTP; blocks for as long as the run takes to heed, so it is ask
 
 from __future__ import annotations
 
-import secrets
 from pathlib import Path
 
 import msgspec
 
 from fedmq.clock import SystemClock
+from fedmq.errors import BadConfiguration
 from fedmq.keyring import find_broker
 from fedmq.messages import Action, Name
-from fedmq.operator import Operator, operator_link
+from fedmq.operator import open_operator
 
 OF_A_TRAINER = ("drain", "ban", "readmit")
 TOLD: dict[Action, str] = {
@@ -46,7 +46,10 @@ class Controls:
     """
 
     def __init__(self, broker: str | None, keys: Path | None) -> None:
-        self._address, self._membership = find_broker(broker, keys, "aggregator")
+        try:
+            self._address, self._membership = find_broker(broker, keys, "aggregator")
+        except BadConfiguration as error:
+            raise BadConfiguration(f"--control: {error}") from error
 
     def say(self, run: str, word: Word) -> str:
         """Say it until the run heeds; what the reader is told then.
@@ -57,9 +60,9 @@ class Controls:
             BadConfiguration: the run is over.
         """
         clock = SystemClock()
-        link, seal = operator_link(self._address, run, self._membership)
-        number = secrets.randbelow(2**53) + 1
-        operator = Operator(link, run, word.action, clock=clock, word=number, trainer=word.trainer, seal=seal)
+        operator, link = open_operator(
+            self._address, self._membership, run, word.action, clock=clock, trainer=word.trainer
+        )
         try:
             operator.step()
             while not operator.done:

@@ -5,7 +5,6 @@ Knows nothing of the broker, nor of what the runs are shown on. Not for several 
 
 from __future__ import annotations
 
-import os
 import re
 from collections import OrderedDict
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import NamedTuple
 from dashboard.following import Following
 from fedmq.clock import Clock
 from fedmq.errors import BadConfiguration
-from fedmq.event_log import EVENTS, TAIL_BYTES, take_line
+from fedmq.event_log import EVENTS, TAIL_BYTES, read_view
 from fedmq.topics import NAME_PATTERN
 from fedmq.view import View
 
@@ -94,14 +93,9 @@ class Folders:
 
 def _glance(folder: Path) -> View:
     """What the first line and the last ones of a run's events come to: enough for a list, without its rows."""
-    view = View()
     try:
-        with (folder / EVENTS).open("rb") as file:
-            view = take_line(view, file.readline())
-            file.seek(max(file.tell(), os.fstat(file.fileno()).st_size - TAIL_BYTES))
-            for line in file:
-                view = take_line(view, line)
-    except OSError:
-        pass
+        view = read_view(folder / EVENTS, tail=TAIL_BYTES)
+    except OSError:  # it is nobody's to read
+        view = View()
     view.works, view.bests, view.feed, view.rounds = [], [], [], view.rounds[-2:]
     return view

@@ -14,14 +14,14 @@ from typing import NamedTuple
 import msgspec
 
 from dashboard.folders import Folders, Found
-from dashboard.picture import Seen, Values, changes, full_of, head_of, row_of, tables_of
+from dashboard.picture import Origin, Values, changes, full_of, head_of, row_of, tables_of
 from dashboard.watching import Watching
 from fedmq.clock import Clock
 from fedmq.lock import is_locked
 from fedmq.models import Model
 from fedmq.view import View
 
-Told = tuple[str, bytes]  # the kind of event, and its JSON
+Message = tuple[str, bytes]  # the kind, and its JSON
 
 
 class Cursor(NamedTuple):
@@ -32,7 +32,7 @@ class Cursor(NamedTuple):
     head: Values
 
 
-class Best(NamedTuple):
+class BestModel(NamedTuple):
     """A model to draw: `genes` are float64, little-endian, of the best one when `round` was closed."""
 
     model: Model
@@ -45,8 +45,8 @@ class News(NamedTuple):
     """What is to be told of a run: `patch` to who was at the cursor, `joining` to each who has just come."""
 
     cursor: Cursor
-    patch: Told | None
-    joining: list[Told]
+    patch: Message | None
+    joining: list[Message]
 
 
 class Gallery:
@@ -94,7 +94,7 @@ class Gallery:
                 shown = {run: self._live(run, found) for run in self._watching.runs}
                 rows = {run: row_of(*live, now) for run, live in shown.items() if live is not None}
             for run in found.keys() - rows.keys():
-                rows[run] = row_of(found[run].view, self._seen(found[run]), now)
+                rows[run] = row_of(found[run].view, self._origin(found[run]), now)
         listed = sorted(rows.values(), key=lambda row: (not row["here"], -float(row["event_at"])))
         return {"now": round(now, 3), "broker": {"address": self._address, "there": self.there}, "runs": listed}
 
@@ -117,14 +117,14 @@ class Gallery:
         with self._shown(run) as shown:
             return None if shown is None else full_of(*shown, self._clock.wall())
 
-    def best(self, run: str, number: int | None) -> Best | None:
+    def best(self, run: str, number: int | None) -> BestModel | None:
         """The model that was the best at the close of that round (None: now); None: there is none that can be drawn."""
         with self._shown(run) as shown:
             if shown is None or shown[0].model is None:
                 return None
             view = shown[0]
             known = [one for one in view.bests if number is None or one.round <= number]
-            return Best(view.model, view.task, known[-1].round, known[-1].genes) if view.model and known else None
+            return BestModel(view.model, view.task, known[-1].round, known[-1].genes) if view.model and known else None
 
     def is_over(self, run: str) -> bool:
         """Whether nothing more will happen in that run."""
@@ -139,7 +139,7 @@ class Gallery:
     # --- inside -------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _shown(self, run: str) -> Iterator[tuple[View, Seen] | None]:
+    def _shown(self, run: str) -> Iterator[tuple[View, Origin] | None]:
         """A run's picture, which stands still for as long as this lasts."""
         with self._asking:
             found = self._folders.runs()
@@ -148,9 +148,9 @@ class Gallery:
                     yield live
                     return
             view = self._folders.follow(found[run].folder) if run in found else None
-            yield None if view is None else (view, self._seen(found[run]))
+            yield None if view is None else (view, self._origin(found[run]))
 
-    def _live(self, run: str, found: dict[str, Found]) -> tuple[View, Seen] | None:
+    def _live(self, run: str, found: dict[str, Found]) -> tuple[View, Origin] | None:
         """A run as it was told at the broker, unless its folder knows better: nobody has told of it for a while."""
         watched = self._watching.runs.get(run)
         if watched is None:
@@ -158,26 +158,22 @@ class Gallery:
         here = watched.here(self._clock.now())
         if run in found and not here and watched.view.finished is None:
             return None
-        return watched.view, Seen(here, "live", str(found[run].folder) if run in found else None, self.there)
+        return watched.view, Origin(here, "live", str(found[run].folder) if run in found else None, self.there)
 
-    def _seen(self, found: Found) -> Seen:
-        try:
-            here = is_locked(found.folder)
-        except OSError:  # it is not there any more
-            here = False
-        return Seen(here, "folder", str(found.folder), self.there)
+    def _origin(self, found: Found) -> Origin:
+        return Origin(is_locked(found.folder), "folder", str(found.folder), self.there)
 
 
-def _news(view: View, seen: Seen, cursor: Cursor | None, joining: list[tuple[int, int] | None], now: float) -> News:
-    head = head_of(view, seen, now)
-    made: list[Told] = []
+def _news(view: View, origin: Origin, cursor: Cursor | None, joining: list[tuple[int, int] | None], now: float) -> News:
+    head = head_of(view, origin, now)
+    made: list[Message] = []
 
-    def full() -> Told:
+    def full() -> Message:
         if not made:  # once for all
-            made.append(("full", msgspec.json.encode(full_of(view, seen, now))))
+            made.append(("full", msgspec.json.encode(full_of(view, origin, now))))
         return made[0]
 
-    def patch(head: Values, since: int) -> Told | None:
+    def patch(head: Values, since: int) -> Message | None:
         tables = tables_of(view, since)
         if not head and not tables:
             return None

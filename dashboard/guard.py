@@ -71,8 +71,6 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
         if scope["type"] != "http":
-            if scope["type"] == "lifespan":
-                await self._app(scope, receive, send)
             return
         headers = _Headers(scope)
         try:
@@ -119,7 +117,7 @@ class Guard:
         """Whether the token is in the URL of the page, the one place where it may be."""
         if scope["path"] != "/" or not self._secrets.token or b"token=" not in scope["query_string"]:
             return False
-        query: dict[str, str] = dict(parse_qsl(scope["query_string"].decode("latin-1"), max_num_fields=8))
+        query: dict[str, str] = dict(parse_qsl(scope["query_string"].decode("latin-1")))
         if not _same(query.get("token", ""), self._secrets.token):
             raise Refused(401, "expected the token of this life of the server, got another: fedmq dashboard printed it")
         return True

@@ -12,20 +12,12 @@ from typing import Any, NamedTuple
 from fedmq import events
 from fedmq.models import MLP, Code, Model
 from fedmq.telling import describe
-from fedmq.view import (
-    FEED_KEPT_MAX,
-    WORKS_KEPT_MAX,
-    RoundView,
-    View,
-    drawable,
-)
+from fedmq.view import FEED_KEPT_MAX, WORKS_KEPT_MAX, RoundView, View, drawable
 
-PACE_ROUNDS = 20  # the last so many say how fast a run goes on
 DIGITS = 6  # that are significant, of a figure; of a time milliseconds are told
 
 Values = dict[str, Any]
 _BEST = ("value", "coverage", "fitness", "fitness_mean", "fitness_worst", "diversity")
-_TONES = {"solved": "solved", "not solved": "unsolved", "interrupted": "interrupted", "paused": "paused"}
 _GOOD = (events.TrainerJoined, events.TrainerReadmitted, events.RunResumed)
 _WARNINGS = (
     events.TrainerLeft,
@@ -37,8 +29,8 @@ _WARNINGS = (
 )
 
 
-class Seen(NamedTuple):
-    """What is known of a run beside its picture: whether its aggregator is there, and where we have it from."""
+class Origin(NamedTuple):
+    """Where the picture of a run comes from; `here` says whether its aggregator is there, `broker` whether that is."""
 
     here: bool
     source: str  # "live" or "folder"
@@ -46,9 +38,9 @@ class Seen(NamedTuple):
     broker: bool
 
 
-def head_of(view: View, seen: Seen, now: float) -> Values:
+def head_of(view: View, origin: Origin, now: float) -> Values:
     """The figures of a run that stand alone."""
-    newest, state = view.newest, view.state(now, here=seen.here)
+    newest, here, left_s = view.newest, origin.here, view.left_s(now, here=origin.here)
     return {
         "run": view.run,
         "epoch": view.epoch,
@@ -70,12 +62,12 @@ def head_of(view: View, seen: Seen, now: float) -> Values:
         "finished": None
         if view.finished is None
         else {"solved": view.finished.solved, "rounds": view.finished.rounds, "value": view.finished.value},
-        "here": seen.here,
-        "state": state,
-        "tone": tone_of(state),
-        "source": seen.source,
-        "folder": seen.folder,
-        "broker": seen.broker,
+        "here": here,
+        "state": view.state(now, here=here),
+        "condition": view.condition(now, here=here),
+        "source": origin.source,
+        "folder": origin.folder,
+        "broker": origin.broker,
         "round": 0 if newest is None else newest.round,
         "open": newest is not None and newest.closed_at is None and view.finished is None,
         "results": view.results,
@@ -84,15 +76,15 @@ def head_of(view: View, seen: Seen, now: float) -> Values:
         "rejections": dict(view.rejections),
         "checkpoint": view.checkpoint,
         "present": view.present,
-        "eta_s": eta_s(view, here=seen.here),
+        "left_s": None if left_s is None else _figure(left_s),
         "best": None if view.best is None else {name: _figure(getattr(view.best, name)) for name in _BEST},
     }
 
 
-def row_of(view: View, seen: Seen, now: float) -> Values:
+def row_of(view: View, origin: Origin, now: float) -> Values:
     """A run in the list of runs."""
-    head = head_of(view, seen, now)
-    kept = ("run", "task", "strategy", "state", "tone", "here", "source", "round", "rounds_max", "metric")
+    head = head_of(view, origin, now)
+    kept = ("run", "task", "strategy", "state", "condition", "here", "source", "round", "rounds_max", "metric")
     best = head["best"]
     return {
         **{name: head[name] for name in kept},
@@ -125,35 +117,14 @@ def tables_of(view: View, since: int | None) -> dict[str, Values]:
     return found
 
 
-def full_of(view: View, seen: Seen, now: float) -> Values:
+def full_of(view: View, origin: Origin, now: float) -> Values:
     """Everything."""
-    return {"now": _time(now), "head": head_of(view, seen, now), **tables_of(view, None)}
+    return {"now": _time(now), "head": head_of(view, origin, now), **tables_of(view, None)}
 
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> Values:
     """What of `after` is not as it was."""
     return {name: value for name, value in after.items() if name not in before or before[name] != value}
-
-
-def tone_of(state: str) -> str:
-    """The kind of state, for colours, of `View.state`'s words."""
-    if state in _TONES:
-        return _TONES[state]
-    return next((tone for tone in ("waiting", "stalled") if state.startswith(tone)), "running")
-
-
-def eta_s(view: View, *, here: bool) -> float | None:
-    """In how many seconds the last round will be over at the pace of the last ones; None when nobody can say."""
-    closed = [one for one in view.rounds[-PACE_ROUNDS - 1 :] if one.closed_at is not None]
-    if not here or view.paused or view.waiting or view.finished is not None or len(closed) < 2:
-        return None
-    first, last = closed[0], closed[-1]
-    assert first.closed_at is not None
-    assert last.closed_at is not None
-    done = last.round - first.round
-    if done < 1:
-        return None
-    return _figure((last.closed_at - first.closed_at) / done * max(0, view.rounds_max - last.round))
 
 
 def _newer(rows: Sequence[Any], since: int | None) -> Sequence[Any]:

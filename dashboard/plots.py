@@ -138,11 +138,13 @@ def _print(rows: list[dict[str, Any]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from fedmq.telling import printable
+
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
     for _ in range(2 + len(rows)):
         table.add_column(no_wrap=True)
     for name in rows[0]:
-        texts = [_text(row[name]) for row in rows]
+        texts = [printable(_text(row[name])) for row in rows]
         differs = name != "run" and len(set(texts)) > 1
         style = "bold" if name == "run" or (differs and name in SETTINGS) else ""
         table.add_row("≠" if differs else "", Text(name, style="dim"), *(Text(text, style=style) for text in texts))

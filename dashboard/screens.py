@@ -13,7 +13,7 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from fedmq.panel import Seen, draw_list, draw_run, left_s
+from fedmq.panel import Seen, draw_list, draw_run
 
 PIPED_COLUMNS, PIPED_LINES = 100, 40  # where there is no terminal
 
@@ -92,7 +92,7 @@ class Lines:
         self.lacks(note)
         for seen in several:
             view = seen.view
-            now = (view.epoch, view.seq, seen.state.split()[0])
+            now = (view.epoch, view.seq, seen.condition)
             if self._before.get(view.run) != now:
                 self._before[view.run] = now
                 click.echo(msgspec.json.encode(summary_of(seen)).decode())
@@ -140,7 +140,7 @@ def summary_of(seen: Seen) -> dict[str, Any]:
         "epoch": view.epoch,
         "round": view.newest.round if view.newest else 0,
         "rounds_max": view.rounds_max,
-        "left_s": left_s(view),
+        "left_s": seen.left_s,
         "idle_s": seen.idle_s,
         "metric": view.metric,
         "target": view.target,

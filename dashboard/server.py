@@ -35,9 +35,9 @@ log = logging.getLogger(__name__)
 
 
 class Server:
-    """Serves a gallery on `listener`; see `loop.Service`: it steps the gallery, too, and is done with it.
+    """Serves a gallery on `listener`; when it ends, of itself or by a failure, it stops the gallery.
 
-    `token` "": who gets here may read. `wake` ends a wait of the thread that steps this.
+    `token` "": who gets here may read. `wake` ends a wait of the thread that steps the gallery.
     """
 
     def __init__(
@@ -66,34 +66,14 @@ class Server:
         self._thread = threading.Thread(target=self._serve, name="http", daemon=True)
         self._failed: BaseException | None = None
 
-    @property
-    def done(self) -> bool:
-        """See `loop.Service`."""
-        return self._gallery.done
-
-    @property
-    def wake_at(self) -> float | None:
-        """See `loop.Service`."""
-        return self._gallery.wake_at
-
-    @property
-    def status(self) -> str:
-        """See `loop.Service`."""
-        return f"{self._gallery.status}, {self._streams.open} pages are open"
-
-    def stop(self) -> None:
-        """See `loop.Service`."""
-        self._gallery.stop()
-
-    def step(self) -> None:
-        """See `loop.Service`.
+    def check(self) -> None:
+        """Nothing, if it ended because it was to.
 
         Raises:
-            Exception: what ended the server.
+            BaseException: what ended it.
         """
         if self._failed is not None:
             raise self._failed
-        self._gallery.step()
 
     def start(self) -> None:
         """Begin to answer."""
@@ -101,7 +81,7 @@ class Server:
 
     def close(self) -> None:
         """End, and wait for the end for a while."""
-        self._uvicorn.should_exit = True
+        self._end()
         if self._thread.is_alive():
             self._thread.join(END_S)
         self._listener.close()
@@ -109,23 +89,29 @@ class Server:
     def _serve(self) -> None:
         try:
             asyncio.run(self._main())
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  # `check` raises it where it is seen
             self._failed = error
-            raise
         finally:
-            if self._failed is None:
-                self._gallery.stop()
+            self._gallery.stop()
             self._wake()
 
     async def _main(self) -> None:
-        ending = asyncio.create_task(self._end_when_over()) if self._until_over else None
+        """Answer, until one of those that go on beside it ends."""
+        beside = [asyncio.create_task(self._streams.run())]
+        if self._until_over is not None:
+            beside.append(asyncio.create_task(self._end_when_over(self._until_over)))
+        for task in beside:
+            task.add_done_callback(self._end)
         await self._uvicorn.serve(sockets=[self._listener])
-        if ending is not None:
-            ending.cancel()
+        for task in beside:
+            if task.done():
+                task.result()
 
-    async def _end_when_over(self) -> None:
-        """End once that run is over and nobody looks any more."""
-        assert self._until_over is not None
+    def _end(self, _task: object = None) -> None:
+        self._uvicorn.should_exit = True
+
+    async def _end_when_over(self, run: str) -> None:
+        """Until that run is over and nobody looks any more."""
         clock = asyncio.get_running_loop().time
         over_at: float | None = None
         left_at, opened = clock(), 0
@@ -134,10 +120,9 @@ class Server:
             now = clock()
             if self._streams.open or self._streams.opened > opened:
                 left_at, opened = now, self._streams.opened
-            if over_at is None and await asyncio.to_thread(self._gallery.is_over, self._until_over):
+            if over_at is None and await asyncio.to_thread(self._gallery.is_over, run):
                 over_at = now
             if over_at is not None and now - max(over_at, left_at) >= (GONE_S if opened else NOBODY_S):
-                self._uvicorn.should_exit = True
                 return
 
 
@@ -146,7 +131,7 @@ def _config(app: Any) -> uvicorn.Config:
         app,
         http=TimedProtocol,
         ws="none",
-        lifespan="on",
+        lifespan="off",
         loop="asyncio",
         log_config=None,
         access_log=False,  # a URL may have a token in it

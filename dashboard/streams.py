@@ -151,9 +151,10 @@ class Streams:
             channel.cursor = None
             return
         channel.cursor = news.cursor
+        chunks = {told: event(*told, news.cursor) for told in set(news.joining)}  # a large one is there once
         for reader, told in zip(joining, news.joining, strict=True):
             reader.knows, reader.told_absent = None, False
-            reader.tell(event(*told, news.cursor))
+            reader.tell(chunks[told])
         if news.patch is not None:
             chunk = event(*news.patch, news.cursor)
             for reader in following:

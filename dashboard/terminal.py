@@ -166,7 +166,10 @@ class Watcher:
             return
         if self._run is not None and not seen:
             others = ", ".join(self._source.runs) or "none"
-            raise BadConfiguration(f"expected a run {self._run} at {self._where}, there are: {others}")
+            raise BadConfiguration(
+                f"expected a run {self._run} at {self._where}, there are: {others}; "
+                f"where its folder is: fedmq watch runs/{self._run}"
+            )
         self._draw(seen, now)
         self.done = True
 

@@ -22,7 +22,7 @@ from fedmq.messages import Beacon, Events, Snapshot
 from fedmq.network import Delivered, Link, LinkRefused, LinkUp
 from fedmq.seal import NoSeal, Seal, TrainerSeal
 from fedmq.topics import WATCH
-from fedmq.view import View
+from fedmq.view import At, View
 from fedmq.wire import EVENTS, VIEW, Packet, decode
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 RUNS_MAX = 64  # the run that was heard of longest ago goes first
 HERE_S = 2.0  # since an aggregator was heard: it says something four times a second
 
-_events: msgspec.msgpack.Decoder[list[tuple[float, AnyEvent]]] = msgspec.msgpack.Decoder(list[tuple[float, AnyEvent]])
+_events: msgspec.msgpack.Decoder[list[tuple[At, AnyEvent]]] = msgspec.msgpack.Decoder(list[tuple[At, AnyEvent]])
 _view = msgspec.msgpack.Decoder(View)
 
 log = logging.getLogger(__name__)
@@ -124,7 +124,7 @@ class Watching:
         return watched
 
     def _take_events(self, packet: Packet, message: Events, view: View) -> None:
-        told: list[tuple[float, AnyEvent]] = _decoded(_events, packet, EVENTS)
+        told: list[tuple[At, AnyEvent]] = _decoded(_events, packet, EVENTS)
         known = view.seq - message.first
         if known < 0 or len(told) != message.count:
             return  # some are missing: the next snapshot has them

@@ -11,7 +11,6 @@ import io
 import re
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
 from dashboard.controls import Controls, Word
-from dashboard.gallery import Best, Gallery
+from dashboard.gallery import BestModel, Gallery
 from dashboard.guard import Secrets, error_body
 from dashboard.streams import Reader, Streams, TooManyStreams
 from dashboard.surface import surface_of
@@ -37,7 +36,7 @@ from fedmq.topics import NAME_PATTERN
 STATIC = Path(__file__).parent / "static"
 SURFACES_KEPT_MAX = 512
 AT_WORK_MAX, WAITING_MAX = 2, 16  # surfaces and exports at once, and those that may wait for their turn
-WORDS_MAX = 4  # of operators that are under way
+WORDS_MAX = 2  # of operators that are under way: each has one of the few threads to itself
 BODY_S = 5.0
 PIECE_BYTES = 32 << 10  # sent at once, and waited for until it is read
 
@@ -51,7 +50,7 @@ class Web:
     def __init__(self, gallery: Gallery, streams: Streams, known: Secrets, controls: Controls | None) -> None:
         self._gallery, self._streams, self._secrets, self._controls = gallery, streams, known, controls
         self._work, self._waiting, self._words = asyncio.Semaphore(AT_WORK_MAX), 0, 0
-        self._surfaces: OrderedDict[Best, bytes] = OrderedDict()
+        self._surfaces: OrderedDict[BestModel, bytes] = OrderedDict()
 
     def app(self) -> Starlette:
         """The ASGI application."""
@@ -70,19 +69,7 @@ class Web:
         if self._controls is not None:
             routes.append(Route(f"{run}/control", self._control, methods=["POST"]))
 
-        @asynccontextmanager
-        async def lifespan(_app: Starlette) -> AsyncIterator[None]:
-            telling = asyncio.create_task(self._streams.run())
-            try:
-                yield
-            finally:
-                telling.cancel()
-                with suppress(asyncio.CancelledError):
-                    await telling
-
-        return Starlette(
-            routes=routes, lifespan=lifespan, exception_handlers={HTTPException: _on_error, Exception: _on_failure}
-        )
+        return Starlette(routes=routes, exception_handlers={HTTPException: _on_error, Exception: _on_failure})
 
     # --- questions ------------------------------------------------------------------------------------------------
 
@@ -203,7 +190,7 @@ def _run(request: Request) -> str:
     return run
 
 
-def _drawn(best: Best) -> bytes:
+def _drawn(best: BestModel) -> bytes:
     genes = np.frombuffer(best.genes, "<f8").astype(np.float64)
     try:
         return msgspec.json.encode({"round": best.round, **surface_of(best.model, genes, best.task)})

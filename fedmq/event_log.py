@@ -15,9 +15,9 @@ from typing import BinaryIO
 import msgspec
 
 from fedmq import events
-from fedmq.errors import StoreError
+from fedmq.errors import FedmqError, StoreError
 from fedmq.files import write_whole
-from fedmq.view import View
+from fedmq.view import At, View
 
 EVENTS = "events.jsonl"
 LOG_BYTES_MAX = 32 << 20
@@ -27,14 +27,14 @@ TAIL_BYTES = 64 << 10  # enough to see how a run stands
 class _Stamp(msgspec.Struct, frozen=True):
     """What every line has."""
 
-    at: float
+    at: At
     event: str
 
 
 class _Summary(msgspec.Struct, frozen=True, tag_field="event", tag="summary"):
     """The first line of a file that began anew."""
 
-    at: float
+    at: At
     view: View
 
 
@@ -81,15 +81,16 @@ class EventLog:
 
 
 def read_view(path: Path, *, tail: int | None = None) -> View:
-    """What the events in `path` come to; of the last `tail` bytes alone, if that is given.
+    """What the events in `path` come to; of the first line and the last `tail` bytes alone, if that is given.
 
     A line that is no event, such as a torn one, is left out; a file that is not there holds none.
     """
     view = View()
     try:
         with path.open("rb") as file:
+            view = take_line(view, file.readline())  # it says which run it is
             if tail is not None:
-                file.seek(max(0, path.stat().st_size - tail))
+                file.seek(max(file.tell(), path.stat().st_size - tail))
             for line in file:
                 view = take_line(view, line)
     except FileNotFoundError:
@@ -103,9 +104,10 @@ def take_line(view: View, line: bytes) -> View:
         stamp = _stamp.decode(line)
         if stamp.event == "summary":
             return _summary.decode(line).view
-        view.take(stamp.at, _event.decode(line))
-    except msgspec.MsgspecError:
-        pass
+        event = _event.decode(line)
+    except (msgspec.MsgspecError, FedmqError, RecursionError):  # a struct's own checks raise FedmqError
+        return view
+    view.take(stamp.at, event)
     return view
 
 

@@ -12,11 +12,14 @@ import msgspec
 from msgspec import Meta
 
 from fedmq.errors import RejectReason
+from fedmq.messages import Seconds
 from fedmq.models import Model
 
 GENES_TOLD_MAX = 512  # a model of more weights is not told round by round; it is in the run's folder at the end
 
 Genes = Annotated[bytes, Meta(max_length=8 * GENES_TOLD_MAX)]  # (genes,) float64, little-endian
+Figure = Annotated[float, Meta(ge=-1e300, le=1e300)]  # neither NaN nor infinity gets where it would be drawn
+Why = Literal["complete", "deadline"]  # a round was closed: all who were there had answered, or its time was over
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):
@@ -26,11 +29,11 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):
 class Best(msgspec.Struct, frozen=True, kw_only=True):
     """The candidate that would be deployed, and the pool around it. Fitness is minus the loss per row."""
 
-    value: float  # the task's metric
-    coverage: float  # share of the members' rows on which it has been scored
-    fitness: float
-    fitness_mean: float
-    fitness_worst: float
+    value: Figure  # the task's metric
+    coverage: Figure  # share of the members' rows on which it has been scored
+    fitness: Figure
+    fitness_mean: Figure
+    fitness_worst: Figure
     diversity: float
 
 
@@ -100,9 +103,9 @@ class ResultAccepted(Event, frozen=True, kw_only=True, tag="result-accepted"):
     round: int
     trainer: str
     staleness: int
-    train_s: float  # of local work
-    answer_s: float = 0.0  # from the round's publication to the result's arrival; 0: unknown, it was late
-    cpu_s: float = 0.0  # that the trainer's process has used in all,
+    train_s: Seconds  # of local work
+    answer_s: Seconds = 0.0  # from the round's publication to the result's arrival; 0: unknown, it was late
+    cpu_s: Seconds = 0.0  # that the trainer's process has used in all,
     memory: int = 0  # and the most bytes that it has held
 
 
@@ -125,9 +128,9 @@ class RoundClosed(Event, frozen=True, kw_only=True, tag="round-closed"):
     """A round is over."""
 
     round: int
-    why: str  # "complete" or "deadline"
+    why: Why
     results: int
-    round_s: float
+    round_s: Seconds
     present: int
     best: Best | None  # None before anything is known
     late: int = 0  # of `results`, those that answer an earlier round
@@ -153,7 +156,7 @@ class Stalled(Event, frozen=True, kw_only=True, tag="stalled"):
     """Nothing has come for the open round for a while; told once for each stall."""
 
     round: int
-    seconds: float
+    seconds: Seconds
     missing: tuple[str, ...]  # some of the trainers that have not answered
 
 
@@ -177,7 +180,7 @@ class RunFinished(Event, frozen=True, kw_only=True, tag="run-finished"):
 
     solved: bool
     rounds: int
-    value: float | None
+    value: Figure | None
 
 
 AnyEvent = (

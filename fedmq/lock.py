@@ -47,8 +47,11 @@ class FolderLock:
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether somebody writes there now."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    """Whether somebody writes there now; nobody does where no folder is that we may look at."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return False
     try:
         return not _locked(descriptor, fcntl.LOCK_SH)
     finally:

@@ -5,6 +5,8 @@ Knows the run by its name; what is done about it the run's own aggregator decide
 
 from __future__ import annotations
 
+import secrets
+
 from fedmq import topics
 from fedmq.clock import Clock
 from fedmq.errors import BadConfiguration, NotAuthorised, Rejected, Unreachable
@@ -17,12 +19,6 @@ from fedmq.wire import decode, encode
 
 AGAIN_S = 0.5
 ANSWER_S = 10.0
-
-
-def operator_link(address: str, run: str, membership: Membership | None) -> tuple[SubscriberSockets, Seal]:
-    """What an `Operator` of that run listens and speaks through, and its seal; the link is to be closed in the end."""
-    link = SubscriberSockets(address, topics.round_of(run), topics.beacon_of(run), membership=membership)
-    return link, NoSeal() if membership is None else TrainerSeal(membership)
 
 
 class Operator:
@@ -118,3 +114,13 @@ class Operator:
         if self._action in ("pause", "resume"):
             return beacon.paused is (self._action == "pause")
         return self._action != "stop" and beacon.heeded == self._word
+
+
+def open_operator(
+    address: str, membership: Membership | None, run: str, action: Action, *, clock: Clock, trainer: str | None = None
+) -> tuple[Operator, SubscriberSockets]:
+    """An operator at that broker, and its link, which is to be closed in the end."""
+    link = SubscriberSockets(address, topics.round_of(run), topics.beacon_of(run), membership=membership)
+    seal = None if membership is None else TrainerSeal(membership)
+    word = secrets.randbelow(2**53) + 1
+    return Operator(link, run, action, clock=clock, word=word, trainer=trainer, seal=seal), link

@@ -187,7 +187,7 @@ def check_name(_ctx: click.Context, _param: click.Parameter, name: str | None) -
 
 def folder_of(run: str) -> Path:
     """The folder of a run that is given as such, or by its name below `runs`."""
-    return Path(run) if Path(run).is_dir() else Path("runs") / run
+    return Path(run) if "/" in run or Path(run).is_dir() else Path("runs") / run
 
 
 def one_thread_for_arrays() -> None:

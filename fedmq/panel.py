@@ -9,7 +9,6 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from typing import NamedTuple
 
 from msgspec.structs import replace
@@ -20,17 +19,17 @@ from rich.text import Text
 
 from fedmq import events
 from fedmq.braille import Curve, draw_blocks, draw_curves
-from fedmq.telling import describe, printable
-from fedmq.view import Presence, RoundView, TrainerView, View
+from fedmq.telling import best_text, describe, printable, value_text
+from fedmq.view import Condition, Presence, RoundView, TrainerView, View
 
 CHART_LINES_MIN, CHART_LINES_MAX = 4, 12
 FEED_LINES_MAX = 5
 OTHER_LINES = 9  # the head, the foot of the chart, headings and the lines between
 LABEL_LETTERS = 9  # of the chart's axis
-PACE_ROUNDS = 20  # that the time left is reckoned from
 BEST, MEAN = "bright_cyan", "yellow"  # told apart by who sees no red or green, too
 PRESENCES: dict[Presence, str] = {"suspect": "yellow", "gone": "red", "alive": "green"}  # who is looked for goes first
-STATES = {"solved": "green", "running": "green", "paused": "yellow", "waiting": "yellow"}  # any other is red
+# Any other is red.
+COLOURS: dict[Condition, str] = {"solved": "green", "running": "green", "paused": "yellow", "waiting": "yellow"}
 
 
 class Seen(NamedTuple):
@@ -41,9 +40,19 @@ class Seen(NamedTuple):
     here: bool
 
     @property
+    def condition(self) -> Condition:
+        """See `View.condition`."""
+        return self.view.condition(self.now, here=self.here)
+
+    @property
     def state(self) -> str:
-        """In a few words."""
+        """See `View.state`."""
         return self.view.state(self.now, here=self.here)
+
+    @property
+    def left_s(self) -> float | None:
+        """See `View.left_s`."""
+        return self.view.left_s(self.now, here=self.here)
 
     @property
     def idle_s(self) -> float | None:
@@ -85,27 +94,17 @@ def draw_list(several: Sequence[Seen], height: int) -> RenderableType:
         view = one.view
         table.add_row(
             Text(printable(view.run), style="bold"),
-            _state(one.state),
+            _state(one),
             Text(printable(view.task)),
             Text(printable(view.strategy)),
             str(view.newest.round if view.newest else 0),
             str(view.rounds_max or ""),
-            "" if view.best is None else _value(view.best, view.metric),
+            "" if view.best is None else best_text(view.best, view.metric),
             str(view.present),
             _ago(one.idle_s),
         )
     more = [Text(f"and {len(several) - len(shown)} more", style="dim")] if len(shown) < len(several) else []
     return Group(table, *more)
-
-
-def left_s(view: View) -> float | None:
-    """Seconds until the last round that is allowed, at the pace of the last ones; None: nobody knows, or it is over."""
-    closed = [one for one in view.rounds[-PACE_ROUNDS - 1 :] if one.closed_at is not None]
-    if len(closed) < 2 or not view.rounds_max or view.finished is not None:
-        return None
-    times = [(one.round, one.closed_at or 0.0) for one in closed]
-    paces = [(at - before) / (later - earlier) for (earlier, before), (later, at) in pairwise(times)]
-    return max(0.0, (view.rounds_max - closed[-1].round) * statistics.median(paces))
 
 
 def span(seconds: float) -> str:
@@ -127,7 +126,7 @@ def _head(seen: Seen) -> RenderableType:
     about = [view.task, view.strategy + (f" ({view.robust})" if view.robust else ""), f"seed {view.seed}"]
     title = Text.assemble((printable(view.run), "bold"), "  ", (printable(", ".join(about)) if view.run else "", "dim"))
     table = _sides()
-    table.add_row(title, _state(seen.state))
+    table.add_row(title, _state(seen))
     done = view.newest.round if view.newest is not None else 0
     total = view.rounds_max or done
     bar = Table.grid(padding=(0, 1))
@@ -135,8 +134,7 @@ def _head(seen: Seen) -> RenderableType:
         Text.assemble("round ", (f"{done}", "bold"), f" of {total}"),
         ProgressBar(total=max(total, 1), completed=done, width=30, complete_style=BEST, finished_style=BEST),
     )
-    left = left_s(view) if seen.state == "running" else None
-    table.add_row(bar, Text("" if left is None else f"at most {span(left)} left"))
+    table.add_row(bar, Text("" if seen.left_s is None else f"at most {span(seen.left_s)} left"))
     return table
 
 
@@ -147,9 +145,8 @@ def _figures(seen: Seen) -> RenderableType:
     if best is None:
         table.add_row(Text("nothing scored yet", style="dim"), Text(idle))
         return table
-    covered = "" if best.coverage >= 1.0 else f" of {best.coverage:.0%} of the rows"
-    target = "" if view.target is None else f" (target {_figure(view.target, view.metric)})"
-    text = Text.assemble((f"{_value(best, view.metric)}{covered}", "bold"), target)
+    target = "" if view.target is None else f" (target {value_text(view.target, view.metric)})"
+    text = Text.assemble((best_text(best, view.metric), "bold"), target)
     text.append(f"   fitness best {best.fitness:.4f}", BEST).append(f"  mean {best.fitness_mean:.4f}", MEAN)
     table.add_row(text, Text(idle))
     return table
@@ -157,7 +154,7 @@ def _figures(seen: Seen) -> RenderableType:
 
 def _alarm(seen: Seen) -> list[RenderableType]:
     """A line that nobody overlooks when the run hangs; and whom it waits for, if that was told."""
-    if not seen.state.startswith("stalled"):
+    if seen.condition != "stalled":
         return []
     told = [one.event for one in seen.view.feed[-FEED_LINES_MAX:] if isinstance(one.event, events.Stalled)]
     missing = printable(f": nothing from {', '.join(told[-1].missing)}") if told and told[-1].missing else ""
@@ -249,16 +246,8 @@ def _told(event: events.AnyEvent, metric: str) -> str | None:
     return None if isinstance(event, events.RoundClosed) else describe(event, metric)
 
 
-def _state(state: str) -> Text:
-    return Text(f"● {state}", style=f"bold {STATES.get(state.split()[0], 'red')}", no_wrap=True)
-
-
-def _value(best: events.Best, metric: str) -> str:
-    return f"{_figure(best.value, metric)} right" if metric == "accuracy" else f"loss {_figure(best.value, metric)}"
-
-
-def _figure(value: float, metric: str) -> str:
-    return f"{value:.1%}".replace(".0%", "%") if metric == "accuracy" else f"{value:.5g}"
+def _state(seen: Seen) -> Text:
+    return Text(f"● {seen.state}", style=f"bold {COLOURS.get(seen.condition, 'red')}", no_wrap=True)
 
 
 def _ago(seconds: float | None) -> str:

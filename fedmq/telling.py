@@ -19,6 +19,18 @@ def printable(text: str) -> str:
     return "".join(one if one.isprintable() else "?" for one in text)
 
 
+def best_text(best: events.Best, metric: str) -> str:
+    """What the best model is worth, and on how many of the rows that is known."""
+    value = value_text(best.value, metric)
+    covered = "" if best.coverage >= 1.0 else f" of {best.coverage:.0%} of the rows"
+    return f"{value} right{covered}" if metric == "accuracy" else f"loss {value}{covered}"
+
+
+def value_text(value: float, metric: str) -> str:
+    """A task's metric: the share of the rows that are right, or a loss."""
+    return f"{value:.1%}".replace(".0%", "%") if metric == "accuracy" else f"{value:.5g}"
+
+
 def _of_trainer(event: events.AnyEvent) -> str | None:
     match event:
         case events.TrainerJoined():
@@ -64,14 +76,11 @@ def _of_run(event: events.AnyEvent, metric: str) -> str | None:
 
 
 def _of_round(event: events.RoundClosed, metric: str) -> str:
-    figures = "nothing scored yet" if event.best is None else _figures(event.best, metric)
+    best = event.best
+    figures = "nothing scored yet"
+    if best is not None:
+        figures = f"{best_text(best, metric)}  fitness best {best.fitness:.4f} mean {best.fitness_mean:.4f}"
     return (
         f"round {event.round:>3}  {figures}  {event.results} results of {event.present} trainers  "
         f"{event.round_s * 1000:.1f} ms{'' if event.why == 'complete' else '  (' + event.why + ')'}"
     )
-
-
-def _figures(best: events.Best, metric: str) -> str:
-    covered = "" if best.coverage >= 1.0 else f" of {best.coverage:.0%} of the rows"
-    value = f"{best.value:.0%} right" if metric == "accuracy" else f"loss {best.value:.5f}"
-    return f"{value}{covered}  fitness best {best.fitness:.4f} mean {best.fitness_mean:.4f}"

@@ -6,6 +6,8 @@ bounded, however long the run and however many its trainers: old rounds are thin
 
 from __future__ import annotations
 
+import statistics
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -13,6 +15,7 @@ from msgspec import Meta
 
 from fedmq import events
 from fedmq.events import GENES_TOLD_MAX, Genes
+from fedmq.messages import Seconds
 from fedmq.models import Model
 
 ROUNDS_KEPT_MAX = 10_240  # beyond that every other one of the older half goes
@@ -21,8 +24,11 @@ WORKS_KEPT_MAX = 4_096
 FEED_KEPT_MAX = 256
 TRAINERS_KEPT_MAX = 16_384
 STALLED_S = 15.0  # without progress in an open round, a run is stalled
+PACE_ROUNDS = 20  # the last so many say how fast a run goes on
 
+At = Annotated[float, Meta(ge=-1e11, le=1e11)]  # seconds since 1970, of a day that calendars have
 Presence = Literal["alive", "suspect", "gone"]
+Condition = Literal["running", "waiting", "paused", "stalled", "interrupted", "solved", "not solved"]
 
 
 class TrainerView(msgspec.Struct):
@@ -35,12 +41,12 @@ class TrainerView(msgspec.Struct):
     late: int = 0
     rejected: int = 0
     resent: int = 0
-    joined_at: float = 0.0
-    seen_at: float = 0.0
-    train_s: float = 0.0  # of its last result,
-    round_trip_s: float = 0.0  # and what else passed from the publication to its arrival
-    cpu: float = 0.0  # share of one core between its last two results
-    cpu_s: float = 0.0
+    joined_at: At = 0.0
+    seen_at: At = 0.0
+    train_s: Seconds = 0.0  # of its last result,
+    round_trip_s: Seconds = 0.0  # and what else passed from the publication to its arrival
+    cpu: events.Figure = 0.0  # share of one core between its last two results
+    cpu_s: Seconds = 0.0
     memory: int = 0  # bytes, at the most
     version: str = ""
     labels: tuple[str, ...] = ()
@@ -53,11 +59,11 @@ class RoundView(msgspec.Struct, array_like=True):
     """One round; `closed_at` and what follows from it are None while it is open."""
 
     round: int
-    published_at: float
+    published_at: At
     invited: int = 0
-    closed_at: float | None = None
-    why: str = ""
-    round_s: float | None = None
+    closed_at: At | None = None
+    why: Literal["", "complete", "deadline"] = ""
+    round_s: Seconds | None = None
     results: int = 0
     late: int = 0
     rejected: int = 0
@@ -73,9 +79,9 @@ class WorkView(msgspec.Struct, array_like=True):
 
     round: int
     trainer: str
-    began_at: float
-    ended_at: float
-    train_s: float
+    began_at: At
+    ended_at: At
+    train_s: Seconds
     staleness: int
     touched: int = 0
 
@@ -83,7 +89,7 @@ class WorkView(msgspec.Struct, array_like=True):
 class Told(msgspec.Struct, frozen=True, array_like=True):
     """An event that people read, and when it was."""
 
-    at: float
+    at: At
     event: events.AnyEvent
     touched: int = 0
 
@@ -114,9 +120,9 @@ class View(msgspec.Struct):
     rounds_max: int = 0
     min_trainers: int = 0
     model: Model | None = None
-    started_at: float = 0.0
-    progress_at: float = 0.0  # a round opened, a result came, the run began or goes on
-    event_at: float = 0.0
+    started_at: At = 0.0
+    progress_at: At = 0.0  # a round opened, a result came, the run began or goes on
+    event_at: At = 0.0
     paused: bool = False
     waiting: tuple[int, int] | None = None  # present, needed
     finished: events.RunFinished | None = None
@@ -125,7 +131,7 @@ class View(msgspec.Struct):
     resent: int = 0
     rejections: dict[str, int] = {}
     checkpoint: int = 0  # the last round whose state is on disk
-    train_s: float = 0.0  # that rounds were open,
+    train_s: Seconds = 0.0  # that rounds were open,
     bytes_up: int = 0  # and what came and was sent meanwhile
     bytes_down: int = 0
     trainers: Annotated[dict[str, TrainerView], Meta(max_length=TRAINERS_KEPT_MAX)] = {}
@@ -150,8 +156,8 @@ class View(msgspec.Struct):
         """How many trainers are here."""
         return sum(one.presence != "gone" for one in self.trainers.values())
 
-    def state(self, now: float, *, here: bool) -> str:
-        """How it stands, in a few words; `here` says whether its aggregator is there now."""
+    def condition(self, now: float, *, here: bool) -> Condition:
+        """How it stands; `here` says whether its aggregator is there now."""
         if self.finished is not None:
             return "solved" if self.finished.solved else "not solved"
         if not here:
@@ -159,9 +165,25 @@ class View(msgspec.Struct):
         if self.paused:
             return "paused"
         if self.waiting is not None:
+            return "waiting"
+        return "stalled" if self.progress_at and now - self.progress_at >= STALLED_S else "running"
+
+    def state(self, now: float, *, here: bool) -> str:
+        """The same in a few words, with the figures that go with it."""
+        condition = self.condition(now, here=here)
+        if condition == "waiting" and self.waiting is not None:
             return f"waiting for trainers ({self.waiting[0]} of {self.waiting[1]})"
-        age_s = now - self.progress_at
-        return "running" if age_s < STALLED_S or not self.progress_at else f"stalled for {age_s:.0f} s"
+        return f"stalled for {now - self.progress_at:.0f} s" if condition == "stalled" else condition
+
+    def left_s(self, now: float, *, here: bool) -> float | None:
+        """Seconds until the last round that is allowed, at the pace of the last ones; None: nobody knows."""
+        if self.condition(now, here=here) != "running" or not self.rounds_max:
+            return None
+        closed = [(one.round, one.closed_at) for one in self.rounds[-PACE_ROUNDS - 1 :] if one.closed_at is not None]
+        paces = [(at - before) / (later - one) for (one, before), (later, at) in pairwise(closed) if later > one]
+        if not paces:
+            return None
+        return max(0.0, (self.rounds_max - closed[-1][0]) * statistics.median(paces))
 
     def take(self, at: float, event: events.AnyEvent) -> None:
         """Let `event`, which was told at that time, into the picture."""
@@ -194,19 +216,15 @@ class View(msgspec.Struct):
                 trainer.barred, trainer.touched = "", self.seq
 
     def _round_published(self, at: float, event: events.RoundPublished) -> None:
-        self.progress_at, self.waiting = at, None
-        if self.rounds and self.rounds[-1].round >= event.round:  # of a life that was killed before its close
-            del self.rounds[-1]
-        self.rounds.append(RoundView(event.round, at, event.invited, touched=self.seq))
-        if len(self.rounds) >= ROUNDS_KEPT_MAX:
-            half = ROUNDS_KEPT_MAX // 2
-            self.rounds[:half] = self.rounds[:half:2]
+        self.progress_at = at
+        self.paused, self.waiting, self.finished = False, None, None  # whatever was told before, or was not
+        self._begin(RoundView(event.round, at, event.invited, touched=self.seq))
 
     def _round_closed(self, at: float, event: events.RoundClosed) -> None:
         one = self.rounds[-1] if self.rounds and self.rounds[-1].round == event.round else None
         if one is None:
             one = RoundView(event.round, at - event.round_s)
-            self.rounds.append(one)
+            self._begin(one)
         one.closed_at, one.why, one.round_s, one.results = at, event.why, event.round_s, event.results
         one.late, one.rejected, one.present, one.best = event.late, event.rejected, event.present, event.best
         one.bytes_up, one.bytes_down, one.touched = event.bytes_up, event.bytes_down, self.seq
@@ -301,6 +319,17 @@ class View(msgspec.Struct):
         self.finished = event
 
     # --- inside -------------------------------------------------------------------------------------------------
+
+    def _begin(self, row: RoundView) -> None:
+        """It is the newest round now. A life that was killed, or went back, may have told of it and of later ones."""
+        while self.rounds and self.rounds[-1].round >= row.round:
+            del self.rounds[-1]
+        while self.bests and self.bests[-1].round >= row.round:
+            del self.bests[-1]
+        self.rounds.append(row)
+        if len(self.rounds) >= ROUNDS_KEPT_MAX:
+            half = ROUNDS_KEPT_MAX // 2
+            self.rounds[:half] = self.rounds[:half:2]
 
     def _trainer(self, name: str, at: float) -> TrainerView | None:
         """Its line, as one that was seen now; None when there are too many."""

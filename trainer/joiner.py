@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from fedmq.sockets import TransportKeys
 
 AGAIN_S = 0.5
+REFUSALS_MAX = 3  # a second apart: the broker may not have seen yet a token that was made just now
 SILENT_S = 10.0  # a broker that lets us connect and does not answer knows nothing of us
 
 
@@ -50,6 +51,7 @@ class Joiner:
         self._reach = Reach(broker, clock.now(), connect_timeout_s)
         self._ask_at: float | None = None  # none while there is no connection
         self._answer_by = 0.0
+        self._refusals = 0
 
     @property
     def wake_at(self) -> float:
@@ -76,7 +78,7 @@ class Joiner:
                 self._ask_at, self._answer_by = now, now + SILENT_S
                 self._reach.up()
             elif isinstance(news, LinkRefused):
-                self._end(None)
+                self._refused()
             elif self._ask_at is not None:  # else it is about a connection that never was let in
                 self._ask_at = None
                 self._reach.down()
@@ -90,6 +92,11 @@ class Joiner:
         elif self._ask_at is not None and now >= self._ask_at:
             self._ask_at = now + AGAIN_S
             self._link.send(self._frames)
+
+    def _refused(self) -> None:
+        self._refusals += 1
+        if self._refusals >= REFUSALS_MAX:
+            self._end(None)
 
     def _hear(self, frames: Frames, now: float) -> None:
         try:

@@ -53,7 +53,7 @@ def measure(trainer: Trainer) -> Callable[[Metrics], None]:
         gauge(
             "fedmq_trainer_held_results",
             "Results that nobody has acknowledged yet.",
-            lambda: sum(len(view.held) for view in list(session.runs.values())),
+            lambda: sum(len(known.held) for known in list(session.runs.values())),
         )
         gauge("fedmq_trainer_runs", "Runs that it has heard of.", lambda: len(session.runs))
         gauge("fedmq_trainer_rows", "Rows that it trains on.", lambda: session.samples)

@@ -84,10 +84,10 @@ class Trainer:
             return f"round {working[1]} of run {working[0]}, working"
         if not runs:
             return "no run is published"
-        run, view = next(reversed(runs.items()))
-        if not view.round:
+        run, known = next(reversed(runs.items()))
+        if not known.round:
             return f"run {run}, waiting for a round"
-        return f"round {view.round} of run {run}, {'its result is under way' if view.held else 'done'}"
+        return f"round {known.round} of run {run}, {'its result is under way' if known.held else 'done'}"
 
     def stop(self) -> None:
         """See `loop.Service`: finish or give up the work within seconds, say goodbye."""
@@ -207,4 +207,4 @@ class Trainer:
 
     def _held(self) -> set[tuple[str, int]]:
         """The run and round of each result that nobody has acknowledged yet."""
-        return {(run, number) for run, view in self.session.runs.items() for number in view.held}
+        return {(run, number) for run, known in self.session.runs.items() for number in known.held}

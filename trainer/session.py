@@ -63,7 +63,7 @@ class Held:
 
 
 @dataclass
-class RunView:
+class KnownRun:
     """What a trainer knows of one run."""
 
     epoch: int
@@ -100,7 +100,7 @@ class Session:
         self.labels = labels
         self.budget, self.seen = budget or Budget(), seen or Seen()
         self.done = False
-        self.runs: OrderedDict[str, RunView] = OrderedDict()
+        self.runs: OrderedDict[str, KnownRun] = OrderedDict()
         self.working: tuple[str, int] | None = None  # run and round,
         self._base, self._evaluations = b"", 0  # what it works on, and how much that costs
         self._next: OrderedDict[str, Packet] = OrderedDict()  # the newest round of each run that waits for the worker
@@ -109,17 +109,19 @@ class Session:
         self._stop_by: float | None = None
         self._effects = Effects()
         for one in sorted(kept, key=lambda one: (one.run, one.epoch, one.round)):
-            view = self.runs.setdefault(one.run, self._new_view(one.run))
-            view.epoch = max(view.epoch, one.epoch)
-            view.round_epoch, view.round = max((view.round_epoch, view.round), (one.epoch, one.round))
-            view.held[one.round] = Held(one)
+            known = self.runs.setdefault(one.run, self._new_run(one.run))
+            known.epoch = max(known.epoch, one.epoch)
+            known.round_epoch, known.round = max((known.round_epoch, known.round), (one.epoch, one.round))
+            known.held[one.round] = Held(one)
 
     @property
     def wake_at(self) -> float | None:
         """When the next `Tick` is due, at the latest."""
         if not self._connected:
             return self._stop_by
-        return earliest(self._stop_by, *(view.held[max(view.held)].send_at for view in self.runs.values() if view.held))
+        return earliest(
+            self._stop_by, *(known.held[max(known.held)].send_at for known in self.runs.values() if known.held)
+        )
 
     def step(self, event: Event, now: float) -> Effects:
         """Take one event; what follows from it."""
@@ -150,136 +152,136 @@ class Session:
         message = packet.message
         if not isinstance(message, FromAggregator):
             return
-        view = self._view(message.run, message.epoch, now)
-        if view is None:
+        known = self._known(message.run, message.epoch, now)
+        if known is None:
             return
         if isinstance(message, Round):
-            self._round(packet, message, view, now)
+            self._round(packet, message, known, now)
         elif isinstance(message, Beacon):
-            self._beacon(message, view, now)
+            self._beacon(message, known, now)
         elif isinstance(message, Finished):
             self._forget_work(message.run)
-            for number in list(view.held):
-                self._release(message.run, view, number)
+            for number in list(known.held):
+                self._release(message.run, known, number)
         elif message.trainer != self.name:
             return
         elif isinstance(message, Welcome):
-            view.index = message.index
+            known.index = message.index
         else:
-            self._release(message.run, view, message.round)
+            self._release(message.run, known, message.round)
 
-    def _new_view(self, run: str) -> RunView:
+    def _new_run(self, run: str) -> KnownRun:
         """A run as far as it is remembered."""
         mark = self.seen.of(run)
-        return RunView(mark.epoch, mark.round, mark.epoch)
+        return KnownRun(mark.epoch, mark.round, mark.epoch)
 
-    def _view(self, run: str, epoch: int, now: float) -> RunView | None:
+    def _known(self, run: str, epoch: int, now: float) -> KnownRun | None:
         """What is known of `run`, now at `epoch`; None when the message is from an older life of its aggregator."""
-        view = self.runs.get(run)
-        if view is None:
+        known = self.runs.get(run)
+        if known is None:
             while len(self.runs) >= RUNS_MAX:
                 oldest = next(iter(self.runs))
                 self._forget_work(oldest)
                 for number in list(self.runs[oldest].held):
                     self._release(oldest, self.runs[oldest], number)
                 del self.runs[oldest]
-            view = self.runs[run] = self._new_view(run)
+            known = self.runs[run] = self._new_run(run)
         self.runs.move_to_end(run)
-        if epoch < view.epoch:
+        if epoch < known.epoch:
             return None
-        if epoch > view.epoch:
+        if epoch > known.epoch:
             self._effects.marks += self.seen.reached(run, epoch)
-            pause_s = self._pause_s(view)
-            view.epoch, view.index, view.hello_at = epoch, None, now + pause_s
+            pause_s = self._pause_s(known)
+            known.epoch, known.index, known.hello_at = epoch, None, now + pause_s
             self._next.pop(run, None)  # an older life's round; this one's comes, or is asked for
-            for held in view.held.values():
+            for held in known.held.values():
                 held.send_at, held.backoff_s = now + pause_s, RESEND_S
-        return view
+        return known
 
-    def _round(self, packet: Packet, message: Round, view: RunView, now: float) -> None:
-        self._acknowledge(message.run, view, message.round - 1, message.acknowledged)
+    def _round(self, packet: Packet, message: Round, known: KnownRun, now: float) -> None:
+        self._acknowledge(message.run, known, message.round - 1, message.acknowledged)
         base = base_of(message.arrays)
-        if message.round in view.held and view.held[message.round].kept.base != base:
-            self._release(message.run, view, message.round)  # of a life that went back to an earlier round
-        if message.epoch == view.round_epoch:
-            new = message.round > view.round
+        if message.round in known.held and known.held[message.round].kept.base != base:
+            self._release(message.run, known, message.round)  # of a life that went back to an earlier round
+        if message.epoch == known.round_epoch:
+            new = message.round > known.round
         else:  # the same round of a later life is the same work; another one, even a lower one, is what counts now
             at_work = self.working == (message.run, message.round) and self._base == base
-            new = message.round not in view.held and not at_work
-        if new and not view.left and not self.budget.allows(message.run, evaluations_of(message)):
+            new = message.round not in known.held and not at_work
+        if new and not known.left and not self.budget.allows(message.run, evaluations_of(message)):
             self._effects.spends += self.budget.close(message.run)
             self._effects.leaves.append(message.run)
-            self._leave(message.run, view)
-        elif view.left:
-            self._leave(message.run, view)
+            self._leave(message.run, known)
+        elif known.left:
+            self._leave(message.run, known)
         elif new:
             self._forget_work(message.run)
             self._next[message.run] = packet
-        if new or message.epoch != view.round_epoch:
-            view.round, view.round_epoch = message.round, message.epoch
-        if view.index is None:
-            self._hello(message.run, view, now)
+        if new or message.epoch != known.round_epoch:
+            known.round, known.round_epoch = message.round, message.epoch
+        if known.index is None:
+            self._hello(message.run, known, now)
 
-    def _beacon(self, message: Beacon, view: RunView, now: float) -> None:
-        view.spread_s = message.spread_s
-        self._acknowledge(message.run, view, message.round, message.acknowledged)
-        if view.index is None or (message.open and message.round > self._newest(view)):
-            self._hello(message.run, view, now)
+    def _beacon(self, message: Beacon, known: KnownRun, now: float) -> None:
+        known.spread_s = message.spread_s
+        self._acknowledge(message.run, known, message.round, message.acknowledged)
+        if known.index is None or (message.open and message.round > self._newest(known)):
+            self._hello(message.run, known, now)
         elif message.waiting:
-            self._hello(message.run, view, now, again_s=HERE_AGAIN_S)
+            self._hello(message.run, known, now, again_s=HERE_AGAIN_S)
 
-    def _acknowledge(self, run: str, view: RunView, number: int, bitmap: bytes) -> None:
+    def _acknowledge(self, run: str, known: KnownRun, number: int, bitmap: bytes) -> None:
         """Forget the result of round `number` if our bit says that it is on disk."""
-        index = view.index
+        index = known.index
         if index is not None and index // 8 < len(bitmap) and bitmap[index // 8] >> index % 8 & 1:
-            self._release(run, view, number)
+            self._release(run, known, number)
 
-    def _release(self, run: str, view: RunView, number: int) -> None:
-        if view.held.pop(number, None) is not None:
+    def _release(self, run: str, known: KnownRun, number: int) -> None:
+        if known.held.pop(number, None) is not None:
             self._effects.drops.append((run, number))
 
-    def _pause_s(self, view: RunView) -> float:
+    def _pause_s(self, known: KnownRun) -> float:
         """How long to wait with what others do at the same moment; nothing among few."""
-        return view.spread_s * float(self._jitter.random()) if view.spread_s > HELLO_AGAIN_S else 0.0
+        return known.spread_s * float(self._jitter.random()) if known.spread_s > HELLO_AGAIN_S else 0.0
 
     def _on_connected(self, now: float) -> None:
         self._connected = True
-        for view in self.runs.values():
-            for held in view.held.values():
-                held.send_at = now + max(self._pause_s(view), 0.2 * float(self._jitter.random()))
+        for known in self.runs.values():
+            for held in known.held.values():
+                held.send_at = now + max(self._pause_s(known), 0.2 * float(self._jitter.random()))
 
     def _worked(self, event: Worked, now: float) -> None:
         if self.working != (event.run, event.round):
             return  # cancelled in the meantime
         self.working = None
-        view = self.runs[event.run]
+        known = self.runs[event.run]
         arrays = counted(event.arrays, self.scale)
-        kept = Kept(event.run, view.round_epoch, event.round, arrays, event.train_s, self._base, self.scale)
-        view.held[event.round] = Held(kept, send_at=now)
+        kept = Kept(event.run, known.round_epoch, event.round, arrays, event.train_s, self._base, self.scale)
+        known.held[event.round] = Held(kept, send_at=now)
         self._effects.keeps.append(kept)
-        self._effects.marks += self.seen.reached(event.run, view.round_epoch, event.round)
+        self._effects.marks += self.seen.reached(event.run, known.round_epoch, event.round)
         self._effects.spends += self.budget.spend(event.run, self._evaluations)
-        while len(view.held) > HELD_MAX:
-            self._release(event.run, view, min(view.held))
+        while len(known.held) > HELD_MAX:
+            self._release(event.run, known, min(known.held))
 
     # --- what follows -------------------------------------------------------------------------------------------
 
     def _resend(self, now: float) -> None:
         if not self._connected:
             return
-        for run, view in self.runs.items():
-            number = max(view.held, default=0)  # one at a time is under way: the newest, which is wanted most
-            if number and now >= view.held[number].send_at:
-                held = view.held[number]
+        for run, known in self.runs.items():
+            number = max(known.held, default=0)  # one at a time is under way: the newest, which is wanted most
+            if number and now >= known.held[number].send_at:
+                held = known.held[number]
                 held.attempt += 1
                 held.send_at = now + held.backoff_s * (0.5 + float(self._jitter.random()))
                 held.backoff_s = min(2 * held.backoff_s, RESEND_MAX_S)
-                self._send_result(run, view, held)
+                self._send_result(run, known, held)
 
     def _go_on(self, now: float) -> None:
         """Start the next work, or end."""
         if self._stop_by is not None:
-            waits = self.working is not None or any(view.held for view in self.runs.values())
+            waits = self.working is not None or any(known.held for known in self.runs.values())
             if now >= self._stop_by or not waits or not self._connected:
                 self._end()
             return
@@ -294,14 +296,14 @@ class Session:
     def _end(self) -> None:
         self.done = True
         self._effects.cancel, self.working = self._effects.cancel or self.working is not None, None
-        for run, view in self.runs.items():
-            self._send(run, Goodbye(run=run, epoch=view.epoch, trainer=self.name))
+        for run, known in self.runs.items():
+            self._send(run, Goodbye(run=run, epoch=known.epoch, trainer=self.name))
 
-    def _leave(self, run: str, view: RunView) -> None:
+    def _leave(self, run: str, known: KnownRun) -> None:
         """Take no part in it. Each round that still comes is told goodbye: the last one may have been lost."""
         self._forget_work(run)
-        view.left = True
-        self._send(run, Goodbye(run=run, epoch=view.epoch, trainer=self.name))
+        known.left = True
+        self._send(run, Goodbye(run=run, epoch=known.epoch, trainer=self.name))
 
     def _forget_work(self, run: str) -> None:
         self._next.pop(run, None)
@@ -309,30 +311,30 @@ class Session:
             self._effects.cancel, self.working = True, None
 
     @staticmethod
-    def _newest(view: RunView) -> int:
+    def _newest(known: KnownRun) -> int:
         """The newest round of this epoch that came; 0: none yet."""
-        return view.round if view.round_epoch == view.epoch else 0
+        return known.round if known.round_epoch == known.epoch else 0
 
     # --- what leaves --------------------------------------------------------------------------------------------
 
     def _send(self, run: str, message: FromTrainer, arrays: dict[str, Array] | None = None) -> None:
         self._effects.sends.append(Outgoing(topics.up_to(run), message, arrays))
 
-    def _hello(self, run: str, view: RunView, now: float, again_s: float = HELLO_AGAIN_S) -> None:
-        if now < view.hello_at or self._stop_by is not None or view.left or not self.budget.allows(run, 1):
+    def _hello(self, run: str, known: KnownRun, now: float, again_s: float = HELLO_AGAIN_S) -> None:
+        if now < known.hello_at or self._stop_by is not None or known.left or not self.budget.allows(run, 1):
             return
-        view.hello_at = now + again_s
+        known.hello_at = now + again_s
         hello = Hello(
             run=run,
-            epoch=view.epoch,
+            epoch=known.epoch,
             trainer=self.name,
             samples=self.samples,
-            round=self._newest(view),
+            round=self._newest(known),
             version=self.version,
             labels=self.labels,
         )
         self._send(run, hello)
 
-    def _send_result(self, run: str, view: RunView, held: Held) -> None:
-        result = held.kept.result(self.name, self.samples, view.epoch, held.attempt)
+    def _send_result(self, run: str, known: KnownRun, held: Held) -> None:
+        result = held.kept.result(self.name, self.samples, known.epoch, held.attempt)
         self._send(run, result, held.kept.arrays)

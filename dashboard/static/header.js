@@ -34,10 +34,10 @@ function about(head) {
 }
 
 function drawState(picture, head) {
-  mark($("state"), "data-tone", TONES[head.tone] ?? "calm");
+  mark($("state"), "data-tone", TONES[head.condition] ?? "calm");
   // The seconds of a stall are in the figures: here they would be read aloud one by one.
-  say($("state-text"), head.tone === "stalled" ? "stalled" : head.state);
-  const stalled = head.tone === "stalled";
+  say($("state-text"), head.condition === "stalled" ? "stalled" : head.state);
+  const stalled = head.condition === "stalled";
   if (stalled && $("alarm").hidden) {
     const told = picture.feed.findLast((one) => one.kind === "stalled")?.text;
     say($("alarm"), `The run has stalled: ${told ?? "nothing has come for the open round"}.`);
@@ -70,7 +70,7 @@ export function drawClock(picture) {
   const over = head.finished !== null;
   const until = over || !head.here ? head.event_at : now;
   say($("eta-name"), over || !head.here ? "It ran for" : "Time left");
-  const left = over || !head.here ? Math.max(0, until - head.started_at) : head.eta_s;
+  const left = over || !head.here ? Math.max(0, until - head.started_at) : head.left_s;
   say($("eta"), duration(left));
   say($("eta-note"), !over && head.here && left !== null ? "at most" : "");
   const age = head.progress_at ? Math.max(0, now - head.progress_at) : null;

@@ -61,7 +61,7 @@ const closed = (at) => (at === null ? NOTHING : time(at));
 /** Point the links at the run's files. */
 export function drawExports(run) {
   const links = ["csv", "json"].map((kind) =>
-    make("a", { href: `/api/runs/${run}/export.${kind}`, download: `${run}.${kind}`, text: kind.toUpperCase() }),
+    make("a", { href: `/api/runs/${encodeURIComponent(run)}/export.${kind}`, download: `${run}.${kind}`, text: kind.toUpperCase() }),
   );
   $("exports").replaceChildren("Take away as", ...links);
 }

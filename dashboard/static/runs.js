@@ -13,7 +13,7 @@ export function drawRuns(runs, shown) {
     const item = list.children[at] ?? list.appendChild(newItem());
     const link = item.firstChild;
     mark(link, "href", `#run=${run.run}`);
-    mark(link, "data-tone", TONES[run.tone] ?? "calm");
+    mark(link, "data-tone", TONES[run.condition] ?? "calm");
     mark(link, "aria-current", run.run === shown ? "page" : null);
     mark(link, "title", run.run);
     say(link.children[1], named(run));
@@ -33,7 +33,7 @@ function named(run) {
 }
 
 function about(run) {
-  const state = run.tone === "stalled" ? "stalled" : run.state;
+  const state = run.condition === "stalled" ? "stalled" : run.state;
   const best = run.value === null ? "" : ` · ${value(run.value, run.metric)}`;
   return run.round ? `${state} · ${plural(run.round, "round")}${best}` : state;
 }

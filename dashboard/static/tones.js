@@ -1,4 +1,4 @@
-// How a state looks: one word of the server's, one of the style sheet's.
+// How a run's condition looks: one word of the server's, one of the style sheet's.
 
 export const TONES = {
   running: "good",
@@ -7,5 +7,5 @@ export const TONES = {
   paused: "calm",
   stalled: "warn",
   interrupted: "warn",
-  unsolved: "warn",
+  "not solved": "warn",
 };

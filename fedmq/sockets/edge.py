@@ -69,6 +69,13 @@ class EdgeSockets(Endpoint):
             timeout_s = pause_s if timeout_s is None else min(timeout_s, pause_s)
         super().wait(timeout_s)
 
+    def _heard(self, socket: zmq.Socket[bytes]) -> Iterator[News]:
+        """Who came and went, and what came through this one socket."""
+        ready = self._ready()
+        yield from self._connections(ready)
+        if socket in ready:
+            yield from map(Delivered, drain(socket))
+
     def _connections(self, ready: list[zmq.Socket[bytes]]) -> Iterator[News]:
         """What the monitors tell of the connections."""
         if self._again_at is not None and time.monotonic() >= self._again_at:
@@ -112,10 +119,7 @@ class SubscriberSockets(EdgeSockets):
 
     def receive(self) -> Iterator[News]:
         """See `network.Link`."""
-        ready = self._ready()
-        yield from self._connections(ready)
-        if self._down in ready:
-            yield from map(Delivered, drain(self._down))
+        return self._heard(self._down)
 
     def send(self, frames: Frames) -> bool:
         """See `network.Link`."""
@@ -144,10 +148,7 @@ class ObserverSockets(EdgeSockets):
 
     def receive(self) -> Iterator[News]:
         """See `network.Link`."""
-        ready = self._ready()
-        yield from self._connections(ready)
-        if self._down in ready:
-            yield from map(Delivered, drain(self._down))
+        return self._heard(self._down)
 
     def send(self, frames: Frames) -> bool:
         """See `network.Link`; nothing leaves."""
@@ -203,10 +204,7 @@ class JoinSockets(EdgeSockets):
 
     def receive(self) -> Iterator[News]:
         """See `network.Link`."""
-        ready = self._ready()
-        yield from self._connections(ready)
-        if self._dealer in ready:
-            yield from map(Delivered, drain(self._dealer))
+        return self._heard(self._dealer)
 
     def send(self, frames: Frames) -> bool:
         """See `network.Link`."""

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from docker_stand_in import COMPOSE, config
 from services import clean_environment, report_of
-from test_docs import BLOCK, ROOT, end
+from test_docs import BLOCK, ROOT, run_script
 
 from deploy.processes import free_port
 
@@ -27,7 +27,6 @@ CONTAINERFILE = (FOLDER / "Containerfile").read_text()
 PAGE = ROOT / "docs" / "how-to" / "containers.md"
 HADOLINT = Path(sys.executable).with_name("hadolint")
 STAND_IN = Path(__file__).with_name("docker_stand_in.py")
-PAGE_S = 45.0
 SERVICES = ["aggregator", "alice", "bob", "broker", "fedmq"]
 
 
@@ -148,21 +147,7 @@ def test_the_commands_of_the_page_make_keys_and_a_model(tmp_path: Path) -> None:
         PYTHONPATH=os.pathsep.join([str(ROOT), str(STAND_IN.parent)]),
         STAND_IN_PORT=str(free_port()),
     )
-    with (tmp_path / "output").open("wb") as output:
-        shell = subprocess.Popen(
-            ["bash", "-c", f"set -e\n{script}\n"],
-            cwd=tmp_path,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        try:
-            code = shell.wait(PAGE_S)
-        finally:
-            end(shell)
-    assert code == 0, (tmp_path / "output").read_text()
+    run_script(script, tmp_path, environment)
     report = report_of(tmp_path / "deploy" / "container" / "runs" / "xor")
     assert report["solved"] is True
     assert sorted(one["name"] for one in report["trainers"]) == ["alice", "bob"]

@@ -59,7 +59,9 @@ def write_long_run(folder: Path) -> None:
 
 def is_live(page: Page) -> bool:
     first = page.get("/api/runs")["runs"][0]
-    return bool((first["run"], first["source"], first["tone"]) == ("endless", "live", "running") and first["round"] > 1)
+    return bool(
+        (first["run"], first["source"], first["condition"]) == ("endless", "live", "running") and first["round"] > 1
+    )
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +92,7 @@ def test_runs_at_the_broker_and_in_the_folder_are_in_one_list(scene: Scene) -> N
     listed = scene.page.get("/api/runs")
     assert listed["broker"] == {"address": scene.services.address, "there": True}
     first, second = listed["runs"]
-    assert (first["run"], first["source"], first["here"], first["tone"]) == ("endless", "live", True, "running")
+    assert (first["run"], first["source"], first["here"], first["condition"]) == ("endless", "live", True, "running")
     assert (second["run"], second["source"], second["state"]) == ("long", "folder", "not solved")
     assert (second["round"], second["value"]) == (LONG_ROUNDS, 0.5)
 
@@ -310,7 +312,7 @@ def test_a_run_goes_on_while_the_page_is_attacked(scene: Scene) -> None:
         for peer in readers:
             peer.close()
     assert refused[0] >= len(attacks)
-    assert page.get("/api/runs")["runs"][0]["tone"] == "running"
+    assert page.get("/api/runs")["runs"][0]["condition"] == "running"
 
 
 # What it outlives; last, because the broker is killed

@@ -104,10 +104,15 @@ def test_the_commands_of_a_page_work_in_order(page: Path, tmp_path: Path) -> Non
         FEDMQ_PORT=str(port),
         FEDMQ_BROKER=f"tcp://127.0.0.1:{port}",
     )
-    with (tmp_path / "output").open("wb") as output:
+    run_script(script, tmp_path, environment)
+
+
+def run_script(script: str, folder: Path, environment: dict[str, str]) -> None:
+    """Run the commands of a page in `folder`, where their output is kept; each has to be done with success."""
+    with (folder / "output").open("wb") as output:
         shell = subprocess.Popen(
             ["bash", "-c", f"set -e\n{script}\n"],
-            cwd=tmp_path,
+            cwd=folder,
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -120,7 +125,7 @@ def test_the_commands_of_a_page_work_in_order(page: Path, tmp_path: Path) -> Non
             code = None
         finally:
             end(shell)
-    assert code == 0, (tmp_path / "output").read_text()
+    assert code == 0, (folder / "output").read_text()
 
 
 def end(shell: subprocess.Popen[bytes]) -> None:

@@ -57,7 +57,7 @@ def test_show_tells_how_a_run_went(folder: Path) -> None:
 
 
 def test_show_gives_the_report_as_json(folder: Path) -> None:
-    done = run_fedmq("runs", "show", "runs/one", "--json", cwd=folder)
+    done = run_fedmq("runs", "show", "one", "--json", cwd=folder)
 
     assert json.loads(done.stdout) == report_of(folder / "runs" / "one")
 
@@ -78,15 +78,17 @@ def test_ls_leaves_out_a_damaged_run_and_says_so(tmp_path: Path) -> None:
     assert done.stderr.startswith("fedmq: left out: runs/broken/store.sqlite3 is damaged or not the store of a run: ")
 
 
-@pytest.mark.parametrize("there", [True, False])
-def test_show_of_a_foreign_folder_ends_with_78_in_one_line(there: bool, tmp_path: Path) -> None:
-    if there:
-        (tmp_path / "foreign").mkdir()
+@pytest.mark.parametrize(
+    ("given", "looked"),
+    [("foreign", "foreign"), ("nobody", "runs/nobody"), ("runs/nobody", "runs/nobody")],
+)
+def test_show_of_a_foreign_folder_ends_with_78_in_one_line(given: str, looked: str, tmp_path: Path) -> None:
+    (tmp_path / "foreign").mkdir()
 
-    done = run_fedmq("runs", "show", "foreign", cwd=tmp_path)
+    done = run_fedmq("runs", "show", given, cwd=tmp_path)
 
     assert done.returncode == 78
-    assert done.stderr.startswith("fedmq: foreign: expected the folder of a run")
+    assert done.stderr.startswith(f"fedmq: {looked}: expected the folder of a run")
     assert done.stderr.count("\n") == 1
 
 

@@ -62,7 +62,7 @@ MUTATIONS = (
     Mutation(
         "a trainer does not check the epoch",
         SESSION,
-        "if epoch < view.epoch:",
+        "if epoch < known.epoch:",
         "if False:",
         OF_SESSION,
     ),
@@ -104,8 +104,8 @@ MUTATIONS = (
     Mutation(
         "a held result is dropped when it is sent",
         SESSION,
-        "self._send_result(run, view, held)",
-        "self._send_result(run, view, view.held.pop(number))",
+        "self._send_result(run, known, held)",
+        "self._send_result(run, known, known.held.pop(number))",
         (*OF_SESSION, SEEDS),
     ),
     Mutation(
@@ -132,7 +132,7 @@ MUTATIONS = (
     Mutation(
         "a run that was left is not told so again",
         SESSION,
-        "        elif view.left:\n            self._leave",
+        "        elif known.left:\n            self._leave",
         "        elif False:\n            self._leave",
         ("tests/unit/test_budget.py",),
     ),
@@ -314,8 +314,8 @@ MUTATIONS = (
     Mutation(
         "who has declined a run offers itself to it again",
         SESSION,
-        "        view.left = True\n",
-        "        view.left = False\n",
+        "        known.left = True\n",
+        "        known.left = False\n",
         OF_CODE,
     ),
     Mutation(

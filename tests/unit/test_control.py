@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from rounds_scene import Scene, closes, opened, sent, told
@@ -171,9 +172,14 @@ def test_an_operator_who_is_interrupted_does_not_claim_that_anybody_heeded() -> 
 
 
 def control(
-    scene: Scene, action: Action, at: float | None = None, run: str = "run", trainer: str | None = None
+    scene: Scene,
+    action: Action,
+    at: float | None = None,
+    run: str = "run",
+    trainer: str | None = None,
+    epoch: int = 2,
 ) -> Effects:
-    return scene.hear(Control(run=run, epoch=2, action=action, trainer=trainer, word=WORD), at=at)
+    return scene.hear(Control(run=run, epoch=epoch, action=action, trainer=trainer, word=WORD), at=at)
 
 
 def paused(effects: Effects) -> list[bool]:
@@ -253,10 +259,11 @@ def test_a_paused_run_and_one_that_waits_for_trainers_can_be_stopped_too() -> No
         assert [message.rounds for _, message in sent(effects, Finished)] == [0]
 
 
-def test_a_word_to_another_run_changes_nothing() -> None:
+@pytest.mark.parametrize("other", [{"run": "other"}, {"epoch": 1}, {"epoch": 3}])
+def test_a_word_to_another_run_or_to_another_life_of_this_one_changes_nothing(other: Any) -> None:
     scene = opened("bob", "alice")
     for action in ACTIONS:
-        effects = control(scene, action, run="other")
+        effects = control(scene, action, **other)
         assert (effects.saves, effects.sends, effects.events) == ([], [], [])
     assert scene.rounds.rejections == {}
 

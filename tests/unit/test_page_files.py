@@ -5,6 +5,11 @@ from __future__ import annotations
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from fedmq import view
 
 STATIC = Path(__file__).parents[2] / "dashboard" / "static"
 PAGE = (STATIC / "index.html").read_text()
@@ -58,6 +63,18 @@ def test_the_page_asks_for_all_modules_at_once() -> None:
         for name in re.findall(r'^(?:import|\}) .*from "\./([a-z]+\.js)";$', module.read_text(), flags=re.MULTILINE)
     }
     assert asked == imported
+
+
+@pytest.mark.parametrize("what", ["ROUNDS", "WORKS", "BESTS", "FEED"])
+def test_the_page_keeps_as_much_as_the_server(what: str) -> None:
+    here = re.search(rf"^const {what}_MAX = (\d+);", (STATIC / "picture.js").read_text(), flags=re.MULTILINE)
+    assert here is not None
+    assert int(here[1]) == getattr(view, f"{what}_KEPT_MAX")
+
+
+def test_every_condition_of_a_run_has_a_tone() -> None:
+    tones = re.findall(r'^  "?([a-z ]+)"?: "', (STATIC / "tones.js").read_text(), flags=re.MULTILINE)
+    assert set(tones) == set(get_args(view.Condition))
 
 
 def test_the_note_on_the_work_of_others_has_the_versions_that_are_there() -> None:

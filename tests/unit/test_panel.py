@@ -10,7 +10,7 @@ from rich.console import Console, RenderableType
 
 from fedmq import events
 from fedmq.braille import Curve, draw_blocks, draw_curves
-from fedmq.panel import Seen, draw_list, draw_run, left_s, span
+from fedmq.panel import Seen, draw_list, draw_run, span
 from fedmq.view import STALLED_S, View
 
 STARTED = events.RunStarted(
@@ -144,12 +144,6 @@ def test_what_a_stranger_sent_neither_colours_the_terminal_nor_moves_its_cursor(
     picture = drawn(view_of(joined), width=140)
     assert "\x1b" not in picture
     assert "[red]b?[2Job" in picture
-
-
-def test_the_time_left_is_that_of_all_rounds_that_are_allowed() -> None:
-    assert left_s(view_of(closed(1))) is None
-    assert left_s(view_of(closed(1), closed(2))) == 198.0
-    assert left_s(view_of(closed(1), closed(2), events.RunFinished(solved=True, rounds=2, value=1.0))) is None
 
 
 @pytest.mark.parametrize(

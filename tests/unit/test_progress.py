@@ -76,7 +76,7 @@ def test_nothing_is_told_of_events_that_are_not_worth_a_line(event: events.AnyEv
 
 
 def test_a_task_that_is_measured_by_its_loss_is_told_by_it() -> None:
-    assert "loss 0.75000  " in str(describe(closed(1), "loss"))
+    assert "loss 0.75  " in str(describe(closed(1), "loss"))
 
 
 def panel(*seen: events.AnyEvent) -> str:

@@ -140,7 +140,7 @@ class RoundsMachine(RuleBasedStateMachine):
     @rule(action=st.sampled_from(["pause", "resume", "resume", "stop"]), seldom=st.integers(0, 4))
     def control(self, action: Literal["pause", "resume", "stop"], seldom: int) -> None:
         if action != "stop" or seldom == 0:
-            self.hear(Control(run="run", epoch=0, action=action))
+            self.hear(Control(run="run", epoch=self.epoch, action=action))
 
     @rule()
     def the_aggregator_is_killed_and_starts_again(self) -> None:

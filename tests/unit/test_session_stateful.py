@@ -32,7 +32,7 @@ from fedmq.streams import stream
 from fedmq.tasks import find_task
 from fedmq.wire import decode, encode
 from trainer.kept import Kept
-from trainer.session import HELD_MAX, HELLO_AGAIN_S, RESEND_MAX_S, RUNS_MAX, STOP_S, RunView, Session
+from trainer.session import HELD_MAX, HELLO_AGAIN_S, RESEND_MAX_S, RUNS_MAX, STOP_S, KnownRun, Session
 from trainer.steps import Connected, Disconnected, Effects, Event, Heard, Stop, Tick, Worked, WorkFailed
 
 TASK = find_task("linear")
@@ -79,8 +79,8 @@ class SessionMachine(RuleBasedStateMachine):
 
     @rule(run=RUNS, ahead=st.integers(0, 1))
     def the_next_round(self, run: str, ahead: int) -> None:
-        view = self.session.runs.get(run)
-        self.round(run, self.epochs.get(run, 1), max(1, 0 if view is None else view.round + ahead), 0)
+        known = self.session.runs.get(run)
+        self.round(run, self.epochs.get(run, 1), max(1, 0 if known is None else known.round + ahead), 0)
 
     @rule(run=RUNS, epoch=EPOCHS, number=ROUNDS, bits=st.integers(0, 3), opened=st.booleans())
     def beacon(self, run: str, epoch: int, number: int, bits: int, opened: bool) -> None:
@@ -147,7 +147,7 @@ class SessionMachine(RuleBasedStateMachine):
     @rule(acknowledged=st.booleans())
     def everything_held_is_sent_again_in_time(self, acknowledged: bool) -> None:
         """The newest of each run, and the others as soon as that one is acknowledged."""
-        missing = self.held if acknowledged else {(run, max(view.held)) for run, view in self.views if view.held}
+        missing = self.held if acknowledged else {(run, max(known.held)) for run, known in self.runs if known.held}
         until = self.now + WAIT_S
         while missing and (wake_at := self.session.wake_at) is not None and wake_at <= until:
             self.now = max(self.now, wake_at)
@@ -166,7 +166,7 @@ class SessionMachine(RuleBasedStateMachine):
     def the_trainer_is_killed_and_starts_again(self) -> None:
         self.session = Session("bob", 2, "test", stream(1, "jitter"), list(self.spool.values()))
         self.work, self.connected, self.stop_by, self.said_hello = None, False, None, {}
-        self.epochs = {run: view.epoch for run, view in self.views}
+        self.epochs = {run: known.epoch for run, known in self.runs}
         assert self.held == set(self.spool), "what was not acknowledged is held again"
 
     @rule()
@@ -179,7 +179,7 @@ class SessionMachine(RuleBasedStateMachine):
     # --- what must hold -----------------------------------------------------------------------------------------
 
     @property
-    def views(self) -> Iterable[tuple[str, RunView]]:
+    def runs(self) -> Iterable[tuple[str, KnownRun]]:
         return self.session.runs.items()
 
     @staticmethod
@@ -188,7 +188,7 @@ class SessionMachine(RuleBasedStateMachine):
 
     @property
     def held(self) -> set[tuple[str, int]]:
-        return {(run, number) for run, view in self.views for number in view.held}
+        return {(run, number) for run, known in self.runs for number in known.held}
 
     def hear(self, message: Message, **arrays: Any) -> None:
         assert isinstance(message, Round | Beacon | Finished | Welcome | Accepted | Refused)
@@ -203,8 +203,8 @@ class SessionMachine(RuleBasedStateMachine):
             self.epochs[message.run] = message.epoch
 
     def all_that_it_knows(self) -> Any:
-        views = {run: repr(view) for run, view in self.session.runs.items()}
-        return copy.deepcopy((views, self.session.working, self.session.wake_at, list(self.session._next)))
+        runs = {run: repr(known) for run, known in self.session.runs.items()}
+        return copy.deepcopy((runs, self.session.working, self.session.wake_at, list(self.session._next)))
 
     def take(self, event: Event) -> Effects:
         was_done = self.session.done
@@ -254,7 +254,7 @@ class SessionMachine(RuleBasedStateMachine):
     def it_is_bounded(self) -> None:
         assert len(self.session.runs) <= RUNS_MAX
         assert len(self.session._next) <= RUNS_MAX
-        assert all(len(view.held) <= HELD_MAX for view in self.session.runs.values())
+        assert all(len(known.held) <= HELD_MAX for known in self.session.runs.values())
 
     @invariant()
     def it_never_asks_to_be_woken_in_the_past(self) -> None:
@@ -269,8 +269,8 @@ class SessionMachine(RuleBasedStateMachine):
 
     @invariant()
     def an_epoch_never_falls(self) -> None:
-        for run, view in self.session.runs.items():
-            assert view.epoch == self.epochs[run]
+        for run, known in self.session.runs.items():
+            assert known.epoch == self.epochs[run]
 
 
 TestSession = SessionMachine.TestCase

@@ -146,8 +146,8 @@ def test_lines_that_are_no_events_are_passed_over(running: Path, junk: bytes) ->
     assert state_of(running, None, 2.0) == "waiting for trainers (1 of 2)"
 
 
-def test_of_a_long_history_only_the_end_is_read(running: Path) -> None:
-    happened(running, ONE_OF_TWO, *[REJECTED] * (TAIL_BYTES // 64))
+def test_of_a_long_history_only_the_first_line_and_the_end_are_read(running: Path) -> None:
+    happened(running, REJECTED, ONE_OF_TWO, *[REJECTED] * (TAIL_BYTES // 64))
     assert (running / EVENTS).stat().st_size > TAIL_BYTES
     assert state_of(running, None, 0.0) == "running", "what is said of it is too far back"
     happened(running, ONE_OF_TWO)

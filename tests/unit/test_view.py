@@ -52,6 +52,22 @@ def test_the_best_is_that_of_the_last_closed_round_while_another_is_open() -> No
     assert picture.best == BEST
 
 
+def test_of_a_run_that_went_back_no_later_round_is_left() -> None:
+    """As after `fedmq runs recover --to-round 1`."""
+    rounds = [(events.RoundPublished(round=number, invited=2), closed(number)) for number in (1, 2, 3)]
+    told = [event for pair in rounds for event in pair]
+    changed = [events.BestChanged(round=number, genes=bytes(8)) for number in (1, 3)]
+    picture = seen(*told, *changed, msgspec.structs.replace(STARTED, epoch=2), *rounds[1])
+    assert [one.round for one in picture.rounds] == [1, 2]
+    assert [one.round for one in picture.bests] == [1]
+
+
+def test_closes_without_publications_do_not_grow_without_an_end() -> None:
+    picture = seen(*(closed(number) for number in range(1, view.ROUNDS_KEPT_MAX + 2)))
+    assert len(picture.rounds) < view.ROUNDS_KEPT_MAX
+    assert picture.rounds[-1].round == view.ROUNDS_KEPT_MAX + 1
+
+
 def test_a_round_that_a_later_life_opens_again_is_one_round() -> None:
     again = msgspec.structs.replace(STARTED, epoch=2)
     published = events.RoundPublished(round=1, invited=2)
@@ -160,3 +176,23 @@ def test_however_long_a_run_is_its_picture_is_bounded_and_goes_from_the_first_ro
 def test_a_picture_survives_the_wire() -> None:
     picture = seen(events.TrainerJoined(trainer="bob", samples=3), accepted(1), closed(1), events.RunPaused())
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(picture), type=View) == picture
+
+
+def test_the_time_left_is_that_of_all_rounds_that_are_allowed_at_the_pace_of_the_last_ones() -> None:
+    assert seen(closed(1)).left_s(110.0, here=True) is None
+    picture = seen(*(closed(number) for number in range(1, 31)))
+    now = picture.event_at
+    assert picture.left_s(now, here=True) == 170.0
+    assert picture.left_s(now, here=False) is None
+    assert picture.left_s(now + STALLED_S, here=True) is None
+    picture.take(now, events.RunPaused())
+    assert picture.left_s(now, here=True) is None
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"event_at": float("nan")}, {"started_at": float("inf")}, {"train_s": -1.0}, {"rounds": [[1, 1e12]]}],
+)
+def test_a_picture_that_could_not_be_drawn_is_none(wrong: dict[str, object]) -> None:
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.msgpack.decode(msgspec.msgpack.encode(wrong), type=View)
