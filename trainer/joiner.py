@@ -94,6 +94,7 @@ class Joiner:
             self._link.send(self._frames)
 
     def _refused(self) -> None:
+        self._reach.up()  # it answers, after all
         self._refusals += 1
         if self._refusals >= REFUSALS_MAX:
             self._end(None)
