@@ -104,10 +104,11 @@ def test_the_commands_of_a_page_work_in_order(
 
 
 def wheels(folder: Path) -> Path:
-    """What `pip install .` fetches, for a machine that has no way to fetch anything."""
+    """What `pip install '.[dashboard,metrics]'` fetches, for a machine that has no way to fetch anything."""
     settings = configparser.ConfigParser()
     settings.read(ROOT / "setup.cfg")
-    needed = settings["options"]["install_requires"].split("\n")[1:]
+    extras = settings["options.extras_require"]
+    needed = f"{settings['options']['install_requires']}{extras['dashboard']}{extras['metrics']}".split()
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "--python", PYTHON]
     constraint = ["--constraint", str(ROOT / "requirements.lock")]
     command = [*pip, "download", "--only-binary", ":all:", "--dest", str(folder), *constraint, *needed, "setuptools"]
