@@ -165,7 +165,7 @@ def _serve(
     from aggregator.strategies import find_strategy
     from fedmq.clock import SystemClock
     from fedmq.event_log import EVENTS, EventLog, read_view
-    from fedmq.exposition import exposed
+    from fedmq.exposed import exposed
     from fedmq.loop import serve
 
     description = store.description

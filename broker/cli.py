@@ -44,7 +44,7 @@ def broker(bind: str | None, port: int | None, keys: Path | None, metrics: tuple
     from broker.metrics import measure
     from broker.service import Broker
     from fedmq.clock import SystemClock
-    from fedmq.exposition import exposed
+    from fedmq.exposed import exposed
     from fedmq.keyring import Members, find_broker
     from fedmq.loop import serve
     from fedmq.sockets import BrokerSockets

@@ -11,14 +11,12 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from importlib.util import find_spec
 from socketserver import ThreadingMixIn
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fedmq.errors import BadConfiguration
 from fedmq.loop import Pulse
 
 if TYPE_CHECKING:
@@ -26,7 +24,7 @@ if TYPE_CHECKING:
 
 CONNECTIONS_MAX = 8
 REQUEST_S = 5.0  # from the connection to the last byte of the answer
-LOOK_S = 0.5
+LOOK_S = 0.5  # between two looks at who takes too long
 
 log = logging.getLogger(__name__)
 
@@ -127,37 +125,3 @@ def answers(metrics: Metrics, pulse: Pulse, ready: Callable[[], str]) -> Ask:
         return Answer(503, lacks.encode() + b"\n") if lacks else Answer(200, b"ok\n")
 
     return ask
-
-
-@contextmanager
-def exposed(
-    at: tuple[str, int] | None, measure: Callable[[Metrics], None], ready: Callable[[], str]
-) -> Iterator[Pulse | None]:
-    """Serve at this address (None: do not) what `measure` gives; the loop has to beat the pulse.
-
-    Raises:
-        BadConfiguration: the port is in use, or the extra is not installed.
-    """
-    if at is None:
-        yield None
-        return
-    if find_spec("prometheus_client") is None:
-        raise BadConfiguration("--metrics: expected prometheus-client to be installed; pip install 'fedmq[metrics]'")
-    from fedmq.metrics import Metrics
-
-    metrics, pulse = Metrics(), Pulse()
-    measure(metrics)
-    try:
-        server = Server(*at, answers(metrics, pulse, ready))
-    except OSError as error:
-        raise BadConfiguration(
-            f"--metrics: cannot listen on {at[0]}:{at[1]} ({error.strerror}); choose another port"
-        ) from error
-    thread = threading.Thread(target=server.serve_forever, args=(LOOK_S,), name="metrics", daemon=True)
-    thread.start()
-    try:
-        yield pulse
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

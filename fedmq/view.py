@@ -20,7 +20,7 @@ from fedmq.models import Model
 
 ROUNDS_KEPT_MAX = 10_240  # beyond that every other one of the older half goes
 BESTS_KEPT_MAX = 2_048
-WORKS_KEPT_MAX = 4_096
+WORKS_KEPT_MAX = 1_024
 FEED_KEPT_MAX = 256
 TRAINERS_KEPT_MAX = 16_384
 STALLED_S = 15.0  # without progress in an open round, a run is stalled

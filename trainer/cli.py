@@ -175,7 +175,7 @@ def trainer(
 
 def _serve(service: Trainer, link: TrainerSockets, clock: Clock, line: str, metrics: tuple[str, int] | None) -> None:
     """Run the trainer until it is done; the line is said once it does its work."""
-    from fedmq.exposition import exposed
+    from fedmq.exposed import exposed
     from fedmq.loop import serve
     from trainer.metrics import measure
 

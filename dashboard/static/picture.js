@@ -2,7 +2,7 @@
 // Knows nothing of the page.
 
 const ROUNDS_MAX = 10240;
-const WORKS_MAX = 4096;
+const WORKS_MAX = 1024;
 const BESTS_MAX = 2048;
 const FEED_MAX = 256; // of rounds that were closed, and of everything else
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from proxy import Proxy
 from schedule import AGGREGATOR, BROKER, EDGES, TRAINERS
+from training import SCORE_BITS
 
 from fedmq.address import PORTS
 
@@ -156,7 +157,15 @@ class Federation:
         for name in EDGES:
             if name != AGGREGATOR:
                 part = TRAINERS.index(name) + 1
-                own = ["trainer", "--name", name, "--data", f"{task}:{part}/{len(TRAINERS)}"]
+                own = [
+                    "trainer",
+                    "--name",
+                    name,
+                    "--data",
+                    f"{task}:{part}/{len(TRAINERS)}",
+                    "--score-bits",
+                    str(SCORE_BITS),
+                ]
                 own += ["--state", str(folder / f"{name}.state")]
             else:
                 own = ["aggregator", "--task", str(task), "--strategy", "fedsgd", "--seed", str(seed)]

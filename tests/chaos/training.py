@@ -13,7 +13,8 @@ from pathlib import Path
 HOPS = 4  # through the proxies, in one round
 ROUND_S, LONG_ROUND_S = 0.1, 0.25  # what latency alone makes a round last, without using the processor
 LONG_S = 300.0  # a schedule from this length on has long rounds
-NATS = 12.0  # by which the error has shrunk at the target
+NATS = 8.0  # by which the error has shrunk at the target
+SCORE_BITS = 30  # of the trainers: losses that have shrunk so far are still told apart
 STEP = 0.2  # twice the learning rate of fedsgd
 COLUMNS = 128  # a weight each; many, so that a difference in the last bit of some cannot vanish in all of them
 BLOCKS = 4  # rows without their opposites; with more than 9 in all, steps of this size on the bias would not converge

@@ -15,7 +15,8 @@ from click.testing import CliRunner
 
 from deploy.processes import free_port
 from fedmq.errors import BadConfiguration
-from fedmq.exposition import CONNECTIONS_MAX, Server, answers, exposed
+from fedmq.exposed import exposed
+from fedmq.exposition import CONNECTIONS_MAX, Server, answers
 from fedmq.loop import HANGS_S, Pulse
 from fedmq.metrics import Metrics
 from fedmq.options import metrics_option
@@ -141,7 +142,7 @@ def test_a_port_that_is_taken_is_said_in_one_line() -> None:
 
 
 def test_without_the_extra_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fedmq.exposition.find_spec", lambda _: None)
+    monkeypatch.setattr("fedmq.exposed.find_spec", lambda _: None)
     with (
         pytest.raises(BadConfiguration, match=r"pip install 'fedmq\[metrics\]'"),
         exposed(("127.0.0.1", free_port()), lambda _: None, lambda: ""),
