@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from fedmq.errors import BadConfiguration, StoreError
+from fedmq.errors import BadConfiguration, StoreError, one_line
 
 _ARRAY = 1  # msgpack's extension type for a NumPy array
 
@@ -30,7 +30,7 @@ def load(blob: bytes, kind: type[Any]) -> Any:
     try:
         return msgspec.msgpack.decode(blob, type=kind, dec_hook=lambda _kind, value: value, ext_hook=_array)
     except (msgspec.MsgspecError, ValueError, TypeError, BadConfiguration) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise StoreError(
             f"expected the state of a strategy ({kind.__name__}) in the checkpoint, got: {reason}; continue it with "
             "the fedmq that wrote it, or choose another --out"

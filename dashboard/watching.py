@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from fedmq.clock import Clock
-from fedmq.errors import NotAuthorised, Rejected
+from fedmq.errors import NotAuthorised, Rejected, one_line
 from fedmq.events import AnyEvent
 from fedmq.messages import Beacon, Events, Snapshot
 from fedmq.network import Delivered, Link, LinkRefused, LinkUp
@@ -154,4 +154,4 @@ def _decoded(decoder: msgspec.msgpack.Decoder[Any], packet: Packet, name: str) -
         return decoder.decode(packet.arrays[name].data)
     except Exception as error:
         # As in `wire.decode`: whatever a struct's own checks raise is the sender's.
-        raise Rejected("values", " ".join(str(error).split())[:200]) from error
+        raise Rejected("values", one_line(error)[:200]) from error

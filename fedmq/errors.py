@@ -87,3 +87,8 @@ class CodeRefused(Rejected):
 
 class WorkCancelled(FedmqError):
     """A newer round made the local work needless."""
+
+
+def one_line(error: Exception) -> str:
+    """What an error says, without line breaks."""
+    return " ".join(str(error).split())

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from fedmq.errors import ProtocolError, Rejected
+from fedmq.errors import ProtocolError, Rejected, one_line
 from fedmq.messages import ArrayInfo, Message
 from fedmq.models import all_finite
 
@@ -115,7 +115,7 @@ def decode(frames: Frames) -> Packet:
         name = topic.decode()
     except Exception as error:
         # msgspec passes on whatever a struct's own checks raise, beside its DecodeError: all of it is the sender's.
-        raise Rejected("header", _one_line(error)) from error
+        raise Rejected("header", one_line(error)[:200]) from error
     if len(message.arrays) != len(frames) - HEAD_FRAMES:
         raise Rejected("frames", f"the header describes {len(message.arrays)} arrays, {len(frames) - 3} came")
     arrays = {info.name: _array(info, blob) for info, blob in zip(message.arrays, frames[HEAD_FRAMES:], strict=True)}
@@ -177,7 +177,3 @@ def _array(info: ArrayInfo, blob: bytes) -> Array:
     if info.dtype[1] == "f" and not all_finite(array):
         raise Rejected("not-finite", f"array {info.name} holds NaN or infinity")
     return array
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

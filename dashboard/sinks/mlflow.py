@@ -15,7 +15,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from dashboard.sinks.feeding import Report, figures_of, parameters_of
-from fedmq.errors import Unreachable
+from fedmq.errors import Unreachable, one_line
 from fedmq.events import RunFinished
 from fedmq.view import RoundView, View
 
@@ -42,7 +42,7 @@ class Experiment:
         try:
             yield
         except MlflowException as error:
-            line = re.sub(r"//[^/@\s]*@", "//", " ".join(str(error).split()))  # an address may hold a password
+            line = re.sub(r"//[^/@\s]*@", "//", one_line(error))  # an address may hold a password
             raise Unreachable(f"--to: expected an MLflow that takes what comes, got {line:.300}") from error
 
 
