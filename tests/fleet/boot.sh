@@ -55,6 +55,7 @@ ln -s fd/2 dev/stderr
 mount -t tmpfs tmpfs dev/shm -o mode=1777
 mount -t tmpfs tmpfs run -o mode=755
 mount -t tmpfs tmpfs tmp -o mode=1777
+mount -t tmpfs tmpfs var/tmp -o mode=1777   # this machine's own changes while tests run here too
 # Only what belongs to Debian is shown: no home, and no folder of this machine's own.
 for folder in *; do
     case $folder in
