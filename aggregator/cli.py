@@ -111,11 +111,11 @@ def aggregator(
       fedmq aggregator --out runs/parity         (continue it)
     """
     one_thread_for_arrays()
-    from aggregator.report import STORE
     from aggregator.service import Limits
     from aggregator.store import Store
     from aggregator.strategies import find_strategy
     from fedmq.keyring import Members, find_broker
+    from fedmq.run_files import STORE
     from fedmq.seal import AggregatorSeal
     from fedmq.shipping import ship
     from fedmq.sockets import AggregatorSockets
@@ -164,9 +164,10 @@ def _serve(
     from aggregator.service import Aggregator
     from aggregator.strategies import find_strategy
     from fedmq.clock import SystemClock
-    from fedmq.event_log import EVENTS, EventLog, read_view
+    from fedmq.event_log import EventLog, read_view
     from fedmq.exposed import exposed
     from fedmq.loop import serve
+    from fedmq.run_files import EVENTS
 
     description = store.description
     assert description is not None

@@ -42,9 +42,10 @@ def _ask(
 
 def _name(run: str, action: Action) -> str:
     """Of a run by its folder, by its folder's name below `runs`, or by its own name."""
-    from aggregator.report import STORE, read_report
+    from aggregator.report import read_report
     from aggregator.upkeep import open_store
     from fedmq import topics
+    from fedmq.run_files import STORE
 
     name, folder = run, folder_of(run)
     if (folder / STORE).exists():

@@ -21,8 +21,7 @@ from fedmq.errors import BadConfiguration
 from fedmq.event_log import writing
 from fedmq.files import write_whole
 from fedmq.models import TrainedModel
-
-REPORT, MODEL, HISTORY, STORE = "report.json", "model.npz", "history.csv", "store.sqlite3"
+from fedmq.run_files import HISTORY, MODEL, REPORT
 
 
 class TrainerReport(msgspec.Struct, frozen=True):

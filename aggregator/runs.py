@@ -135,7 +135,7 @@ def _show_closes(closes: list[Close]) -> None:
 
 
 def _summaries(folder: Path) -> list[dict[str, Any]]:
-    from aggregator.report import STORE
+    from fedmq.run_files import STORE
 
     if not folder.is_dir():
         return []

@@ -8,8 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from aggregator.report import Report
-from fedmq.event_log import EVENTS, TAIL_BYTES, read_view
+from fedmq.event_log import TAIL_BYTES, read_view
 from fedmq.lock import is_locked
+from fedmq.run_files import EVENTS
 
 
 def state_of(folder: Path, report: Report | None, now: float) -> str:

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from aggregator.replay import replay
-from aggregator.report import STORE
 from aggregator.store import Close, Description, Store, StoredResult
 from aggregator.strategies import find_strategy
 from fedmq.errors import BadConfiguration, StoreError
 from fedmq.models import TrainedModel
+from fedmq.run_files import STORE
 
 DAMAGED = ".damaged"  # is put behind the name of what recovery replaces
 

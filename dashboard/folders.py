@@ -13,7 +13,8 @@ from typing import NamedTuple
 from dashboard.following import Following
 from fedmq.clock import Clock
 from fedmq.errors import BadConfiguration
-from fedmq.event_log import EVENTS, TAIL_BYTES, read_view
+from fedmq.event_log import TAIL_BYTES, read_view
+from fedmq.run_files import EVENTS
 from fedmq.topics import NAME_PATTERN
 from fedmq.view import View
 

@@ -15,8 +15,9 @@ from typing import BinaryIO
 from dashboard.watching import Watched
 from fedmq.clock import Clock
 from fedmq.errors import BadConfiguration
-from fedmq.event_log import EVENTS, take_line
+from fedmq.event_log import take_line
 from fedmq.lock import is_locked
+from fedmq.run_files import EVENTS
 from fedmq.view import View
 
 LOOK_S = 0.1  # between two looks at the file

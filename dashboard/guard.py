@@ -144,7 +144,7 @@ class Guard:
             raise Refused(415, "expected Content-Type: application/json")
 
     def _set_cookie(self) -> bytes:
-        return f"{self._cookie}={self._secrets.cookie}; Path=/; Max-Age={COOKIE_S}; HttpOnly; SameSite=Strict".encode()
+        return f"{self._cookie}={self._secrets.cookie}; Path=/; Max-Age={COOKIE_S}; HttpOnly; SameSite=Lax".encode()
 
 
 class _Headers:

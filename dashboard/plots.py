@@ -160,7 +160,8 @@ def _text(value: object) -> str:
 
 
 def _view(folder: Path) -> View:
-    from fedmq.event_log import EVENTS, read_view
+    from fedmq.event_log import read_view
+    from fedmq.run_files import EVENTS
 
     view = read_view(folder / EVENTS)
     if not view.run:
@@ -177,6 +178,7 @@ def _model(folder: Path, view: View, number: int | None) -> tuple[int, TrainedMo
     import numpy as np
 
     from fedmq.models import Code, TrainedModel, load_model
+    from fedmq.run_files import MODEL
 
     model = view.model
     if model is not None and not isinstance(model, Code) and model.inputs == 2:
@@ -185,8 +187,8 @@ def _model(folder: Path, view: View, number: int | None) -> tuple[int, TrainedMo
             return number or told[-1].round, TrainedModel(
                 model, np.frombuffer(told[-1].genes, "<f8").astype(np.float64), view.task
             )
-        if number is None and (folder / "model.npz").exists():
-            return max(one.round for one in view.rounds if one.best is not None), load_model(folder / "model.npz")
+        if number is None and (folder / MODEL).exists():
+            return max(one.round for one in view.rounds if one.best is not None), load_model(folder / MODEL)
     if number is not None:
         raise BadConfiguration(
             f"{folder}: --round {number}: expected a model with two inputs and few weights, of which each round is told"

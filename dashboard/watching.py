@@ -60,6 +60,7 @@ class Watching:
         self._link, self._clock = link, clock
         self._seal: Seal = seal or NoSeal()
         self._let_in = False  # once at least
+        self._told: set[str] = set()  # for which reasons something was left out
 
     @property
     def status(self) -> str:
@@ -93,7 +94,9 @@ class Watching:
             self._seal.check(packet, self._clock.now())
             self._take(packet)
         except Rejected as rejected:
-            log.warning("what came cannot be used: %s", rejected)
+            if rejected.reason not in self._told:
+                self._told.add(rejected.reason)
+                log.warning("what came cannot be used, and what comes like it is left out, too: %s", rejected)
 
     def _take(self, packet: Packet) -> None:
         message = packet.message

@@ -14,6 +14,7 @@ import click
 from deploy.processes import Processes, free_port, listens
 from fedmq.errors import BadConfiguration
 from fedmq.options import one_thread_for_arrays, option, service_options
+from fedmq.run_files import MODEL, REPORT
 
 if TYPE_CHECKING:
     from fedmq.models import TrainedModel
@@ -74,7 +75,7 @@ def demo(
     count = trainers or task.trainers
     name = f"{task.name[:40]}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     folder = out or Path("runs") / name
-    if (folder / "report.json").exists():
+    if (folder / REPORT).exists():
         raise BadConfiguration(f"--out {folder}: expected a new folder, this one holds a finished run; choose another")
     arguments = ["--task", task_name, "--strategy", strategy, "--min-trainers", str(count)]
     arguments += ["--run", name, "--out", str(folder)]
@@ -84,7 +85,7 @@ def demo(
     own = ["--score", task_name] if isinstance(task.model, Code) else []  # of this machine: nobody's leave is needed
     page = ["--port", str(dashboard_port), "--runs", str(folder.parent), "--until-over", name]
     code = _run(arguments, task_name, count, own, (dashboard_port, page) if dashboard else None)
-    if not quiet and (folder / "model.npz").exists():
+    if not quiet and (folder / MODEL).exists():
         _show(task, task_name, folder)
     raise SystemExit(code)
 
@@ -134,12 +135,12 @@ def _show(task: Task, task_name: str, folder: Path) -> None:
     """What came out: a small task's rows with the model's predictions, or its genes; and what to do next."""
     from fedmq.models import Code, load_model
 
-    trained = load_model(folder / "model.npz")
+    trained = load_model(folder / MODEL)
     if isinstance(trained.model, Code):
         click.echo(f"  genes: {' '.join(f'{gene:.4g}' for gene in trained.genes[:GENES_SHOWN_MAX])}")
     else:
         _show_predictions(task, task_name, trained)
-    report = json.loads((folder / "report.json").read_text())
+    report = json.loads((folder / REPORT).read_text())
     names = ", ".join(one["name"] for one in report["trainers"])
     click.echo(f"No trainer saw another's rows: {names} exchanged rounds and results with the aggregator, no more.")
     click.echo(f"Next: fedmq runs show {folder}")

@@ -19,7 +19,6 @@ from fedmq.errors import FedmqError, StoreError
 from fedmq.files import write_whole
 from fedmq.view import At, View
 
-EVENTS = "events.jsonl"
 LOG_BYTES_MAX = 32 << 20
 TAIL_BYTES = 64 << 10  # enough to see how a run stands
 

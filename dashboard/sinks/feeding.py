@@ -14,13 +14,13 @@ import msgspec
 from dashboard.watching import Watched, Watching
 from fedmq.clock import Clock
 from fedmq.events import RunFinished
+from fedmq.run_files import REPORT
 from fedmq.view import RoundView, View
 
 AT_ONCE_MAX = 100  # rounds that a sink takes before the network has its turn
 REPORT_S = 5.0  # how long we look for a report, once a run is over
 REPORT_BYTES_MAX = 16 << 20
 POLL_S = 0.1
-REPORT = "report.json"  # in the run's folder
 
 Report = dict[str, Any]
 

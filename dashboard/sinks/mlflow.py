@@ -17,6 +17,7 @@ from mlflow.tracking import MlflowClient
 from dashboard.sinks.feeding import Report, figures_of, parameters_of
 from fedmq.errors import Unreachable, one_line
 from fedmq.events import RunFinished
+from fedmq.run_files import REPORT
 from fedmq.view import RoundView, View
 
 RUN_TAG = "fedmq.run"
@@ -83,7 +84,7 @@ class TrackedRun:
         with self._experiment.talking():
             self._client.log_batch(self._id, tags=[RunTag(key, value) for key, value in tags.items()])
             if report is not None:
-                self._client.log_dict(self._id, report, "report.json")
+                self._client.log_dict(self._id, report, REPORT)
             self._client.set_terminated(self._id)
 
     def close(self) -> None:

@@ -14,8 +14,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from fedmq.event_log import EVENTS, take_line
+from fedmq.event_log import take_line
 from fedmq.panel import Seen, draw_run
+from fedmq.run_files import EVENTS
 from fedmq.view import View
 
 HERE = Path(__file__).parent

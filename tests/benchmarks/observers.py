@@ -31,7 +31,7 @@ from typing import NamedTuple
 from dashboard.watching import open_watching
 from deploy.processes import Processes, free_port
 from fedmq.clock import SystemClock
-from fedmq.event_log import EVENTS
+from fedmq.run_files import EVENTS
 
 TASK = """
 from fedmq import Linear, Task

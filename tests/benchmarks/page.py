@@ -26,8 +26,8 @@ import msgspec
 import numpy as np
 
 from fedmq import MLP, events
-from fedmq.event_log import EVENTS
 from fedmq.lock import FolderLock
+from fedmq.run_files import EVENTS
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "browser"))
 from chromium import CHROMIUM, MISSING, chromium

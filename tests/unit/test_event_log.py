@@ -11,7 +11,8 @@ import pytest
 
 from fedmq import events
 from fedmq.errors import StoreError
-from fedmq.event_log import EVENTS, EventLog, read_view, take_line
+from fedmq.event_log import EventLog, read_view, take_line
+from fedmq.run_files import EVENTS
 from fedmq.view import View
 
 BEST = events.Best(value=1.0, coverage=1.0, fitness=-0.1, fitness_mean=-0.5, fitness_worst=-2.0, diversity=0.3)

@@ -16,8 +16,9 @@ from dashboard.plots import compare, plot
 from fedmq import events
 from fedmq.cli import fedmq
 from fedmq.errors import BadConfiguration
-from fedmq.event_log import EVENTS, EventLog
+from fedmq.event_log import EventLog
 from fedmq.models import MLP, Code, Linear, Model, TrainedModel
+from fedmq.run_files import EVENTS
 from fedmq.view import View
 
 XOR = MLP([2, 4, 2])

@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aggregator.report import HISTORY, MODEL, REPORT, Report, make_report, read_report, write_report
+from aggregator.report import Report, make_report, read_report, write_report
 from aggregator.roster import Roster, Trainer
 from aggregator.store import Close, Description
 from aggregator.strategies import Standing
 from fedmq import events, load_model
 from fedmq.errors import BadConfiguration, StoreError
 from fedmq.models import TrainedModel
+from fedmq.run_files import HISTORY, MODEL, REPORT
 from fedmq.tasks import find_task
 
 XOR = find_task("xor")

@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from aggregator.report import STORE
 from aggregator.service import Limits
 from aggregator.store import Description, Store
 from aggregator.strategies import Update, find_strategy
@@ -21,6 +20,7 @@ from aggregator.strategies.rules import RULES, clipped_mean, krum, liars_among, 
 from aggregator.upkeep import replay_run
 from deploy.in_process import Federation
 from fedmq.errors import BadConfiguration
+from fedmq.run_files import STORE
 from fedmq.tasks import find_task, task_rows
 
 LINEAR = find_task("linear")

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from aggregator.report import STORE, Report
+from aggregator.report import Report
 from aggregator.state import state_of
 from aggregator.store import Description, Store
 from fedmq import events
-from fedmq.event_log import EVENTS, TAIL_BYTES, EventLog
+from fedmq.event_log import TAIL_BYTES, EventLog
+from fedmq.run_files import EVENTS, STORE
 from fedmq.tasks import find_task
 from fedmq.view import STALLED_S, View
 

@@ -16,9 +16,10 @@ from dashboard.terminal import LOOK_S, TICK_S, Watcher
 from dashboard.watching import Watched
 from fedmq import events
 from fedmq.errors import BadConfiguration, Unreachable
-from fedmq.event_log import EVENTS, EventLog
+from fedmq.event_log import EventLog
 from fedmq.lock import FolderLock
 from fedmq.panel import Seen
+from fedmq.run_files import EVENTS
 from fedmq.testing import VirtualClock
 from fedmq.view import View
 

@@ -26,7 +26,7 @@ from aggregator import store as stores
 from aggregator.blobs import Blobs
 from aggregator.checkpoint import load
 from aggregator.replay import replay
-from aggregator.report import REPORT, STORE, read_report
+from aggregator.report import read_report
 from aggregator.state import state_of
 from aggregator.store import Description, Store, StoredResult
 from aggregator.strategies import find_strategy
@@ -34,9 +34,10 @@ from aggregator.upkeep import recover, replay_run
 from fedmq.cli import fedmq
 from fedmq.clock import SystemClock
 from fedmq.errors import FedmqError, Rejected
-from fedmq.event_log import EVENTS, read_view
+from fedmq.event_log import read_view
 from fedmq.messages import ArrayInfo, Evolve, Round
 from fedmq.models import Code, load_model
+from fedmq.run_files import EVENTS, REPORT, STORE
 from fedmq.tasks import Task, find_task, task_rows
 from fedmq.wire import decode, encode
 from trainer.answer import on_rows

@@ -13,7 +13,6 @@ import pytest
 
 import aggregator.service
 from aggregator.replay import Replayed, replay
-from aggregator.report import STORE
 from aggregator.service import Limits
 from aggregator.store import Description, Store
 from aggregator.strategies import Standing, find_strategy
@@ -21,6 +20,7 @@ from aggregator.upkeep import Again, open_store, recover, replay_run
 from deploy.in_process import AGGREGATOR, Federation
 from fedmq.errors import BadConfiguration, StoreError
 from fedmq.models import TrainedModel
+from fedmq.run_files import STORE
 from fedmq.tasks import find_task, task_rows
 from fedmq.testing import Faults
 
