@@ -16,7 +16,7 @@ from aggregator.store import Close, Description, Store, StoredResult
 from aggregator.strategies import find_strategy
 from fedmq.errors import BadConfiguration, StoreError
 from fedmq.models import TrainedModel
-from fedmq.run_files import STORE
+from fedmq.run_files import HISTORY, MODEL, REPORT, STORE
 
 DAMAGED = ".damaged"  # is put behind the name of what recovery replaces
 
@@ -61,7 +61,8 @@ def replay_run(folder: Path) -> Again:
 def recover(folder: Path, last: int | None) -> int:
     """Put what is whole of the store's rounds, at most up to round `last`, in its place; the last round that is kept.
 
-    The store as it was stays beside it, as `store.sqlite3.damaged` and the like.
+    The store as it was stays beside it, as `store.sqlite3.damaged` and the like, and so does what had come of it: the
+    report, the model and the history are of rounds that may be gone.
 
     Raises:
         StoreError: not even the description of the run can be read, the new store cannot be written, or an aggregator
@@ -80,8 +81,9 @@ def recover(folder: Path, last: int | None) -> int:
         damaged.close()
     times = len(list(folder.glob(f"{STORE}{DAMAGED}*")))
     suffix = f"{DAMAGED}-{times + 1}" if times else DAMAGED
-    for old in list(folder.glob(f"{path.stem}.*")):
-        if DAMAGED not in old.name:
+    came_of_it = [folder / name for name in (REPORT, MODEL, HISTORY)]
+    for old in [*folder.glob(f"{path.stem}.*"), *came_of_it]:
+        if DAMAGED not in old.name and old.exists():
             old.replace(old.with_name(old.name + suffix))
     for new in folder.glob(f"{partial.stem}*"):
         new.replace(new.with_name(new.name.removeprefix("recovered-")))

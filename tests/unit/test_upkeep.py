@@ -267,7 +267,7 @@ def test_the_store_as_it_was_stays_beside_each_recovered_one(folder: Path) -> No
     recover(folder, 2)
     assert (folder / f"{STORE}.damaged").read_bytes() == damaged
     assert sorted(path.name for path in folder.iterdir()) == [
-        "model.npz",
+        "model.npz.damaged",
         "store.sqlite3",
         "store.sqlite3.damaged",
         "store.sqlite3.damaged-2",
