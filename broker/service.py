@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from typing import assert_never
 
 from broker.enrolment import Enrolment
 from broker.gate import KeyGate
 from broker.routing import Admit, Cut, Deliver, Effect, Publish, Routing
-from fedmq.network import Asked, Hub, Subscribed
-
-log = logging.getLogger(__name__)
+from fedmq.network import Asked, Hub
 
 
 class Broker:
@@ -38,8 +35,6 @@ class Broker:
             if isinstance(traffic, Asked):
                 self._answer(traffic)
                 continue
-            if isinstance(traffic, Subscribed):
-                log.info("somebody subscribes to %s", traffic.topic)
             for effect in self.routing.step(traffic):
                 self._do(effect)
 

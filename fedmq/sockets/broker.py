@@ -277,6 +277,8 @@ class BrokerSockets(Endpoint):
             if self._gate is not None:  # else nobody is known, and its descriptor may soon be another's
                 self._cut(taken.connection, "it sent something that is no subscription, or too many of them")
             return None
+        if taken.connection not in self._watchdog.held:  # it has ended, and nothing would end this presence
+            return None
         if topic in had:  # once more it would be another presence, and another copy of each round
             return None
         return Subscribed(topic, sender if self._gate is not None else None)

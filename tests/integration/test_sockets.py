@@ -8,16 +8,17 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 
 import pytest
+import zmq
 from links import DEADLINE_S, Edge, aggregator, running_broker, says, trainer
 
 from deploy.processes import free_port
 from fedmq import topics
 from fedmq.address import PORTS
 from fedmq.errors import BadConfiguration
-from fedmq.network import LinkDown, LinkUp
+from fedmq.network import LinkDown, LinkUp, Port
 from fedmq.sockets import BrokerSockets
 
 NOTICED_S = 2.0  # how soon the end of a process must be known; the promise of the design
@@ -105,6 +106,24 @@ def test_closing_a_link_is_absence(address: str) -> None:
         with trainer(address):
             assert above.presence(1) == [("alice", True)]
         assert above.presence(1) == [("alice", False)]
+
+
+def test_who_has_gone_before_it_was_heard_is_nobody(port: int) -> None:
+    hub, context = BrokerSockets("127.0.0.1", port), zmq.Context()
+    with closing(hub):
+        subscriber = context.socket(zmq.SUB)
+        subscriber.subscribe(b"to/alice/")
+        subscriber.connect(f"tcp://127.0.0.1:{port + Port.SUBSCRIBE}")
+        assert hub._of[Port.SUBSCRIBE].poll(DEADLINE_S * 1000) == zmq.POLLIN
+        hub._follow(hub._subscriber_monitor)
+        assert hub.connections
+        context.destroy(linger=0)
+        deadline = time.monotonic() + DEADLINE_S
+        while hub.connections:
+            assert time.monotonic() < deadline
+            hub._subscriber_monitor.poll(100)
+            hub._follow(hub._subscriber_monitor)
+        assert list(hub.receive()) == []
 
 
 def test_a_killed_trainer_is_absent_at_once(address: str) -> None:
