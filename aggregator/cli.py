@@ -162,12 +162,13 @@ def _serve(
     from aggregator.metrics import Tally, measure
     from aggregator.progress import log_event, open_progress
     from aggregator.service import Aggregator
+    from aggregator.steps import Phase
     from aggregator.strategies import find_strategy
     from fedmq.clock import SystemClock
     from fedmq.event_log import EventLog, read_view
     from fedmq.exposed import exposed
     from fedmq.loop import serve
-    from fedmq.run_files import EVENTS
+    from fedmq.run_files import EVENTS, REPORT
 
     description = store.description
     assert description is not None
@@ -189,6 +190,8 @@ def _serve(
         service = Aggregator(
             link, store, strategy, limits, clock=clock, watch=watch, broker=broker, seal=seal, view=view
         )
+        if service.rounds.phase is not Phase.FINISHED:
+            (folder / REPORT).unlink(missing_ok=True)  # of a run that was stopped, and goes on
         with exposed(metrics_at, measure(service, view, tally, clock), lambda: service.reach.lacks) as pulse:
             serve(service, link, clock, pulse=pulse)
     finally:

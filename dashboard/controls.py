@@ -12,8 +12,9 @@ import msgspec
 from fedmq.clock import SystemClock
 from fedmq.errors import BadConfiguration
 from fedmq.keyring import find_broker
-from fedmq.messages import Action, Name
+from fedmq.messages import Action
 from fedmq.operator import open_operator
+from fedmq.topics import Name
 
 OF_A_TRAINER = ("drain", "ban", "readmit")
 TOLD: dict[Action, str] = {

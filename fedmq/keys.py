@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from msgspec import Meta
 
-from fedmq.topics import NAME_PATTERN
+from fedmq.topics import Name
 
 Role = Literal["broker", "aggregator", "trainer", "observer"]
 Key = Annotated[bytes, Meta(min_length=32, max_length=32)]
@@ -27,7 +27,7 @@ class Public(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What everybody may know of an identity: its role, its name and the public halves of its keys."""
 
     role: Role
-    name: Annotated[str, Meta(pattern=NAME_PATTERN, max_length=64)]
+    name: Name
     transport: Key
     signing: Key
 
@@ -52,7 +52,7 @@ class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Somebody's secret keys. They are made where they are used, and never leave; nothing of them is ever printed."""
 
     role: Role
-    name: Annotated[str, Meta(pattern=NAME_PATTERN, max_length=64)]
+    name: Name
     transport_secret: Key
     signing_secret: Key
 

@@ -22,13 +22,12 @@ from msgspec import Meta
 
 from fedmq.errors import RejectReason
 from fedmq.tasks import Task
-from fedmq.topics import NAME_PATTERN
+from fedmq.topics import Name
 
 PROTOCOL_VERSION = 1
 BITMAP_BYTES_MAX = 2048  # a bit for each of 16,384 trainers, in a header of at most 4 KiB
 SCALE_MAX = 30  # bits behind the point of a loss
 
-Name = Annotated[str, Meta(pattern=NAME_PATTERN, max_length=64)]  # of a run or a trainer: fits in a topic and a path
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 Positive = Annotated[int, Meta(ge=1, le=2**53)]
 Bitmap = Annotated[bytes, Meta(max_length=BITMAP_BYTES_MAX)]  # bit i of byte i // 8 is roster index i

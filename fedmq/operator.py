@@ -106,8 +106,8 @@ class Operator:
             if self._action != "stop":
                 raise BadConfiguration(f"run {self._run} is over; there is nothing {self._asks}")
             self.done = self.heeded = True
-        elif isinstance(message, Beacon):  # the open round of a paused run may come again, and says nothing of this
-            self.done = self.heeded = self._shows(message)
+        elif isinstance(message, Beacon) and self._shows(message):  # a Round that comes again says nothing of this
+            self.done = self.heeded = True
 
     def _shows(self, beacon: Beacon) -> bool:
         """Whether the run is as it is wanted."""

@@ -31,8 +31,8 @@ from fedmq.models import (
     squared_error,
 )
 from fedmq.python_file import importable, run_file
+from fedmq.topics import NAME_PATTERN
 
-NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 TRAINERS_MAX = 100_000
 ROUNDS_MAX = 1_000_000
 CANDIDATES_MAX = 100_000
@@ -100,7 +100,7 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     search: Search = msgspec.field(default_factory=Search)
 
     def __post_init__(self) -> None:
-        if not NAME_PATTERN.fullmatch(self.name):
+        if not re.match(NAME_PATTERN, self.name):
             raise BadConfiguration(
                 f"name: expected a task name of 1 to 64 letters, digits, '.', '_' or '-', got {self.name!r:.80}"
             )

@@ -21,7 +21,7 @@ from fedmq.errors import BadConfiguration
 from fedmq.files import write_whole
 from fedmq.keyring import PUBLIC_SUFFIX, REFRESH_S, Federation, names_in, read_file, text_of
 from fedmq.keys import Key, Public, transport_public
-from fedmq.messages import Name
+from fedmq.topics import Name
 
 PREFIX = "fedmq1-"
 CHECKSUM_BYTES = 4

@@ -7,7 +7,12 @@ and the broker appends the sender that it has authenticated (nothing as long as 
 
 from __future__ import annotations
 
-NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z"  # of a run or a trainer: fits in a topic and in a path
+from typing import Annotated
+
+from msgspec import Meta
+
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z"
+Name = Annotated[str, Meta(pattern=NAME_PATTERN, max_length=64)]  # of a run, trainer or task: fits in topics and paths
 
 ROUNDS = "round/"
 BEACONS = "beacon/"

@@ -6,8 +6,6 @@ them knows their shapes and checks the sizes.
 
 from __future__ import annotations
 
-from typing import TypeVar
-
 import msgspec
 
 LENGTH_BYTES = 8
@@ -55,7 +53,6 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
 
 ToSandbox = Setup | Ask
 FromSandbox = Confined | Loaded | Scored | Failed
-_Said = TypeVar("_Said")
 
 
 def pack(said: ToSandbox | FromSandbox) -> bytes:

@@ -166,10 +166,9 @@ class Trainer:
         log.warning(said, rejected, extra={"trainer": self.session.name})
 
     def _take(self, event: Event) -> None:
-        held = self._held() if log.isEnabledFor(logging.INFO) else set()
         effects: Effects = self.session.step(event, self._clock.now())
-        if held and isinstance(event, Heard) and isinstance(event.packet.message, Round | Beacon | Accepted):
-            for run, number in sorted(held - self._held()):
+        if isinstance(event, Heard) and isinstance(event.packet.message, Round | Beacon | Accepted):
+            for run, number in effects.drops:
                 log.info("the result of round %s of run %s is accepted", number, run, extra=self._about(run, number))
         self._save(effects)
         if effects.cancel:
@@ -204,7 +203,3 @@ class Trainer:
     def _about(self, run: str, number: int | None = None) -> dict[str, object]:
         """The fields of a log line about a run, or about one of its rounds."""
         return {"run": run, "trainer": self.session.name, **({} if number is None else {"round": number})}
-
-    def _held(self) -> set[tuple[str, int]]:
-        """The run and round of each result that nobody has acknowledged yet."""
-        return {(run, number) for run, known in self.session.runs.items() for number in known.held}

@@ -44,7 +44,7 @@ KINDS = {
     Port.JOIN: zmq.ROUTER,
 }
 
-FRAME_BYTES = {Port.SUBSCRIBE: 4 << 10, Port.COLLECT: 4 << 10, Port.JOIN: 64 << 10}  # at most, where it is not said
+FRAME_BYTES = {Port.SUBSCRIBE: 4 << 10, Port.COLLECT: 4 << 10, Port.JOIN: ASK_BYTES_MAX}  # more is cut off
 TURN = 16  # messages from one socket before the others have their turn
 TOPICS_MAX = 64  # of one connection; ours have three
 TOLD_AGAIN_S = 10.0
@@ -134,8 +134,6 @@ class BrokerSockets(Endpoint):
             socket.xpub_manual = True  # a topic is had only if it is admitted
         if port is Port.COLLECT:
             socket.xpub_verbose = True
-        if port is Port.JOIN:
-            socket.maxmsgsize = ASK_BYTES_MAX  # who sends more is cut off before it is read
         if self._gate is not None:
             socket.curve_server = True
             socket.curve_secretkey = self._gate.secret

@@ -106,6 +106,11 @@ def test_a_live_run_is_paused_resumed_rid_of_a_trainer_and_stopped(services: Ser
     assert over.returncode == 78
     assert over.stderr == f"fedmq: run: the run is over after {report['rounds']} rounds; it cannot pause\n"
 
+    services.start("aggregator", "aggregator", "--out", "run")
+    until(lambda: closed(run) > report["rounds"], "rounds of a run that goes on")
+    assert state(services) == "running"
+    assert runs(services, "pause", "run").returncode == 0
+
 
 def test_a_pause_outlives_the_broker_but_not_the_aggregator(services: Services) -> None:
     run = start_endless(services)

@@ -164,7 +164,7 @@ def test_an_operator_who_is_interrupted_does_not_claim_that_anybody_heeded() -> 
     desk = Desk("pause")
     desk.step(GOES_ON)
     desk.operator.stop()
-    assert desk.step(at=99.0) == []
+    assert desk.step(GOES_ON, at=99.0) == []
     assert desk.ended == (True, False)
 
 
