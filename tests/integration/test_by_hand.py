@@ -81,7 +81,7 @@ def test_a_killed_trainer_and_a_killed_broker_come_back_and_the_run_is_solved(se
     services.start_broker()
     until(lambda: closed(run) > before + 1, "rounds after the broker came back")
 
-    assert services.wait("aggregator", timeout_s=50) == 0, services.err("aggregator")
+    assert services.wait("aggregator", timeout_s=150) == 0, services.err("aggregator")
     assert report_of(run)["solved"] is True
     assert services.err("alice").count(NOT_THERE) == 1
     for name in names:
@@ -106,7 +106,7 @@ def test_a_killed_aggregator_continues_to_the_model_of_an_undisturbed_run(servic
 
     services.start("aggregator", "aggregator", *command, "--min-trainers", "2", "--out", "run")
 
-    assert services.wait("aggregator", timeout_s=50) == 0, services.err("aggregator")
+    assert services.wait("aggregator", timeout_s=150) == 0, services.err("aggregator")
     assert "(epoch 3)" in services.out("aggregator")
     report = report_of(tmp_path / "run")
     assert (report["model_sha256"], report["rounds"]) == (expected["model_sha256"], expected["rounds"])
