@@ -21,12 +21,13 @@ import msgspec
 from msgspec import Meta
 
 from fedmq.errors import RejectReason
-from fedmq.tasks import Task
+from fedmq.tasks import CANDIDATES_MAX, GENERATIONS_MAX, MUTATION_EXPONENT_MAX, Task
 from fedmq.topics import Name
 
 PROTOCOL_VERSION = 1
 BITMAP_BYTES_MAX = 2048  # a bit for each of 16,384 trainers, in a header of at most 4 KiB
 SCALE_MAX = 30  # bits behind the point of a loss
+STEPS_MAX = 1_000_000
 
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 Positive = Annotated[int, Meta(ge=1, le=2**53)]
@@ -35,6 +36,11 @@ Text = Annotated[str, Meta(max_length=200)]
 Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]  # SHA-256
 Labels = Annotated[tuple[Annotated[str, Meta(max_length=64)], ...], Meta(max_length=8)]
 Action = Literal["pause", "resume", "stop", "checkpoint", "drain", "ban", "readmit"]
+Candidates = Annotated[int, Meta(ge=0, le=CANDIDATES_MAX)]
+Population = Annotated[int, Meta(ge=2, le=CANDIDATES_MAX)]
+Generations = Annotated[int, Meta(ge=0, le=GENERATIONS_MAX)]
+Exponent = Annotated[float, Meta(ge=-MUTATION_EXPONENT_MAX, le=MUTATION_EXPONENT_MAX)]
+Moderate = Annotated[float, Meta(ge=0, le=1e6)]
 Seconds = Annotated[float, Meta(ge=0, le=1e9)]  # about 30 years: neither NaN nor infinity gets into logs and reports
 
 
@@ -51,17 +57,17 @@ class ArrayInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class EvolutionLearner(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="evolution"):
     """Local training by a genetic algorithm around the model that was received."""
 
-    generations: int = 20
-    population: int = 20
-    spread: float = 0.5  # standard deviation of the first population around the received model
-    mutation: tuple[float, float] = (-1.5, 0.3)  # log10 of the smallest and largest mutation scale
+    generations: Generations = 20
+    population: Population = 20
+    spread: Moderate = 0.5  # standard deviation of the first population's genes
+    mutation: tuple[Exponent, Exponent] = (-1.5, 0.3)  # log10 of the smallest and largest mutation scale
 
 
 class GradientLearner(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="gradient"):
     """Local training by plain gradient descent on the summed loss; for linear models."""
 
-    steps: int = 1
-    learning_rate: float = 0.1
+    steps: Annotated[int, Meta(ge=0, le=STEPS_MAX)] = 1
+    learning_rate: Moderate = 0.1
 
 
 class Evolve(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="evolve"):
@@ -72,11 +78,11 @@ class Evolve(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="evolv
     (proposals or fewer, genes) float64.
     """
 
-    elites: int  # the first so many rows of the pool are its elites
-    generations: int = 5  # of the local evolution; 0: score only
-    population: int = 20  # of the local evolution: half pool elites, half the trainer's own best of the pool
-    proposals: int = 3  # elites to send back at the most
-    mutation: tuple[float, float] = (-1.5, 0.3)  # log10 of the smallest and largest mutation scale
+    elites: Candidates  # the first so many rows of the pool are its elites
+    generations: Generations = 5  # of the local evolution; 0: score only
+    population: Population = 20  # of the local evolution: half pool elites, half the trainer's own best of the pool
+    proposals: Candidates = 3  # elites to send back at the most
+    mutation: tuple[Exponent, Exponent] = (-1.5, 0.3)  # log10 of the smallest and largest mutation scale
 
 
 class Train(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="train"):

@@ -42,6 +42,8 @@ VIEW_BYTES_MAX = 16 << 20
 
 Array = np.ndarray
 Frames = Sequence[bytes]
+Shape = tuple[int, ...]
+Expected = Mapping[str, tuple[Shape, type[np.generic]]]  # by array name; -1 in a shape: any length
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
@@ -122,6 +124,31 @@ def decode(frames: Frames) -> Packet:
     if len(arrays) != len(message.arrays):
         raise Rejected("header", "two arrays have one name")
     return Packet(name, message, arrays, frames)
+
+
+def check_arrays(arrays: Mapping[str, Array], expected: Expected) -> None:
+    """Nothing, if these are just the expected arrays, with finite numbers.
+
+    Raises:
+        Rejected: with the reason `arrays`, `dtype`, `shape` or `not-finite`.
+    """
+    if arrays.keys() != expected.keys():
+        raise Rejected("arrays", f"expected {sorted(expected)}, got {sorted(arrays)}")
+    for name, (shape, dtype) in expected.items():
+        array = arrays[name]
+        if array.dtype != dtype:
+            raise Rejected("dtype", f"expected {name} of {dtype.__name__}, got {array.dtype}")
+        if not _fits(array.shape, shape):
+            raise Rejected("shape", f"expected {name} of shape {shape}, got {array.shape}")
+        if not all_finite(array):
+            raise Rejected("not-finite", f"expected finite numbers in {name}")
+
+
+def _fits(shape: Shape, expected: Shape) -> bool:
+    return shape == expected or (
+        len(shape) == len(expected)
+        and all(wanted in (-1, length) for length, wanted in zip(shape, expected, strict=True))
+    )
 
 
 def base_of(infos: Iterable[ArrayInfo]) -> bytes:

@@ -15,14 +15,14 @@ import numpy.typing as npt
 from fedmq.errors import BadConfiguration, Rejected, WorkCancelled
 from fedmq.messages import EvolutionLearner, Evolve, GradientLearner, Train, Work
 from fedmq.models import Floats, Linear, Scores, all_finite
-from fedmq.tasks import CANDIDATES_MAX, GENERATIONS_MAX, MUTATION_EXPONENT_MAX, Rows, Task
+from fedmq.tasks import CANDIDATES_MAX, Rows, Task
+from fedmq.wire import check_arrays
 from trainer.evolution import evolve
 
 Arrays = dict[str, npt.NDArray[Any]]
 Score = Callable[[Floats], Scores]
 ELITES_SHARE = 10  # one in so many of a local population survives each generation unchanged
 PARENTS_SHARE = 4  # one in so many breeds the others
-STEPS_MAX = 1_000_000
 
 
 def learn(
@@ -40,7 +40,7 @@ def learn(
     on these rows; None: `task.score` does.
 
     Raises:
-        Rejected: the arrays or the numbers that came with the round do not fit the task.
+        Rejected: the arrays that came with the round do not fit the task.
         BadConfiguration: the model cannot be trained in the way that the round asks for.
         WorkCancelled: `cancelled()` became true.
     """
@@ -100,7 +100,8 @@ def _train_model(
     cancelled: Callable[[], bool],
 ) -> Arrays:
     """Scores the model as it came, then trains it."""
-    model = _checked(arrays, {"model": ((task.model.genes,), np.dtype(np.float64))})["model"]
+    check_arrays(arrays, {"model": ((task.model.genes,), np.float64)})
+    model = arrays["model"]
     losses, correct = score(model[None])
     if isinstance(work.learner, GradientLearner):
         trained = _descend(task, work.learner, model, rows, cancelled)
@@ -117,9 +118,6 @@ def _evolve_model(
     cancelled: Callable[[], bool],
 ) -> Floats:
     """The best candidate of a population that starts as a Gaussian cloud around the model, the model among it."""
-    _check_number("population", learner.population, 2, CANDIDATES_MAX)
-    _check_number("generations", learner.generations, 0, GENERATIONS_MAX)
-    _check_mutation(learner.mutation)
     cloud = generator.normal(0.0, learner.spread, (learner.population, len(model)))
     cloud[0] = 0.0
     population, fitness = _search(
@@ -139,7 +137,6 @@ def _descend(task: Task, learner: GradientLearner, model: Floats, rows: Rows, ca
             f"expected a linear model for the gradient learner, got {type(task.model).__name__} of task {task.name}: "
             "use the strategy fedavg or evolution"
         )
-    _check_number("steps", learner.steps, 0, STEPS_MAX)
     inputs = np.column_stack([rows.inputs, np.ones(len(rows.inputs))])
     trained = model.copy()
     with np.errstate(over="ignore", invalid="ignore"):
@@ -179,40 +176,8 @@ def _search(
 
 
 def _checked_pool(task: Task, work: Evolve, arrays: Mapping[str, npt.NDArray[Any]]) -> Floats:
-    _check_number("population", work.population, 2, CANDIDATES_MAX)
-    _check_number("generations", work.generations, 0, GENERATIONS_MAX)
-    _check_number("proposals", work.proposals, 0, CANDIDATES_MAX)
     size = len(arrays["pool"]) if "pool" in arrays else 0
-    _check_number("pool", size, 1, CANDIDATES_MAX)
-    _check_number("elites", work.elites, 0, size)
-    _check_mutation(work.mutation)
-    float64, int64 = np.dtype(np.float64), np.dtype(np.int64)
-    return _checked(arrays, {"ids": ((size,), int64), "pool": ((size, task.model.genes), float64)})["pool"]
-
-
-def _checked(
-    arrays: Mapping[str, npt.NDArray[Any]], expected: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]
-) -> Mapping[str, npt.NDArray[Any]]:
-    """The arrays, if they are just those expected, with these shapes and dtypes, and finite."""
-    if set(arrays) != set(expected):
-        raise Rejected("arrays", f"expected {sorted(expected)} with the round, got {sorted(arrays)}")
-    for name, (shape, dtype) in expected.items():
-        array = arrays[name]
-        if array.dtype != dtype:
-            raise Rejected("dtype", f"expected {name} of {dtype}, got {array.dtype}")
-        if array.shape != shape:
-            raise Rejected("shape", f"expected {name} of shape {shape}, got {array.shape}")
-        if not all_finite(array):
-            raise Rejected("not-finite", f"expected finite numbers in {name}")
-    return arrays
-
-
-def _check_mutation(scales: tuple[float, float]) -> None:
-    low, high = scales
-    if not -MUTATION_EXPONENT_MAX <= low <= high <= MUTATION_EXPONENT_MAX:
-        raise Rejected("values", f"expected mutation scales within 10**{MUTATION_EXPONENT_MAX:g}, got {scales}")
-
-
-def _check_number(name: str, value: int, smallest: int, largest: int) -> None:
-    if not smallest <= value <= largest:
-        raise Rejected("values", f"expected {name} from {smallest} to {largest}, got {value}")
+    check_arrays(arrays, {"ids": ((size,), np.int64), "pool": ((size, task.model.genes), np.float64)})
+    if not max(1, work.elites) <= size <= CANDIDATES_MAX:
+        raise Rejected("values", f"expected a pool of {max(1, work.elites)} to {CANDIDATES_MAX}, got {size}")
+    return arrays["pool"]

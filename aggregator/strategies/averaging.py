@@ -14,13 +14,14 @@ import numpy as np
 
 from aggregator.strategies import Plan, Standing, Update
 from aggregator.strategies.bounds import row_loss_max
-from aggregator.strategies.inbox import ROUNDS_REMEMBERED, Inbox, check_arrays, check_genes, check_round, check_scores
+from aggregator.strategies.inbox import ROUNDS_REMEMBERED, Inbox, check_genes, check_round, check_scores
 from aggregator.strategies.rules import RULES, check_rule
 from fedmq.errors import BadConfiguration
 from fedmq.messages import EvolutionLearner, GradientLearner, Train
 from fedmq.models import Floats, Linear
 from fedmq.streams import stream
 from fedmq.tasks import Task
+from fedmq.wire import check_arrays
 
 ROUNDING = 1e-12  # relative: two summed losses that are nearer than this say nothing about which model is better
 INITIAL_SPREAD = 0.5  # standard deviation of the first model's genes; all zero would make hidden units the same
@@ -120,7 +121,7 @@ class FedAvg:
         if state.inbox.knows(update):
             return state
         check_arrays(
-            update,
+            update.arrays,
             {
                 "model": ((state.task.model.genes,), np.float64),
                 "losses": ((1,), np.float64),

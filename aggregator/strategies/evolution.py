@@ -19,7 +19,6 @@ from aggregator.strategies.bounds import shortened
 from aggregator.strategies.inbox import (
     ROUNDS_REMEMBERED,
     Inbox,
-    check_arrays,
     check_genes,
     check_round,
     check_scores,
@@ -29,6 +28,7 @@ from fedmq.models import Floats, Integers
 from fedmq.streams import stream
 from fedmq.tasks import Task
 from fedmq.variation import crossover, fresh, mutate
+from fedmq.wire import check_arrays
 
 ELITES_SHARE = 10  # one in so many of a pool is kept as it is
 PARENTS_SHARE = 4  # one in so many breeds
@@ -106,7 +106,7 @@ class Evolution:
             return state
         size = len(state.pools[update.round])
         check_arrays(
-            update,
+            update.arrays,
             {
                 "losses": ((size,), np.float64),
                 "correct": ((size,), np.int64),

@@ -12,13 +12,9 @@ import numpy as np
 
 from aggregator.strategies import Update
 from fedmq.errors import Rejected
-from fedmq.models import all_finite
 
 ROUNDS_REMEMBERED = 16  # a result may be late by fewer rounds than that
 GENE_MAX = 1e9  # beyond it, sums and squares of genes come near the end of what a float64 holds
-
-Shape = tuple[int, ...]
-Expected = Mapping[str, tuple[Shape, type[np.generic]]]  # by array name; -1 in a shape: any length
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,20 +56,6 @@ def check_round(update: Update, current: int) -> None:
         raise Rejected("round", f"expected a round after {current - ROUNDS_REMEMBERED}, got {update.round}")
 
 
-def check_arrays(update: Update, expected: Expected) -> None:
-    """Nothing, if the update holds just the expected arrays with finite numbers; else raises Rejected."""
-    if update.arrays.keys() != expected.keys():
-        raise Rejected("arrays", f"expected {sorted(expected)}, got {sorted(update.arrays)}")
-    for name, (shape, dtype) in expected.items():
-        array = update.arrays[name]
-        if array.dtype != dtype:
-            raise Rejected("dtype", f"expected {name} of {dtype.__name__}, got {array.dtype}")
-        if not _fits(array.shape, shape):
-            raise Rejected("shape", f"expected {name} of shape {shape}, got {array.shape}")
-        if not all_finite(array):
-            raise Rejected("not-finite", f"expected finite numbers in {name}")
-
-
 def check_scores(update: Update) -> None:
     """Nothing, if the update's `losses` and `correct` can be those of its rows; else raises Rejected."""
     if update.samples < 1:
@@ -91,10 +73,3 @@ def check_genes(name: str, update: Update) -> None:
     genes = update.arrays[name]
     if genes.size and np.abs(genes).max() > GENE_MAX:
         raise Rejected("values", f"expected genes within {GENE_MAX:g} in {name}, got larger ones")
-
-
-def _fits(shape: Shape, expected: Shape) -> bool:
-    return shape == expected or (
-        len(shape) == len(expected)
-        and all(wanted in (-1, length) for length, wanted in zip(shape, expected, strict=True))
-    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, get_args
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,6 +14,7 @@ from fedmq.errors import Rejected, RejectReason
 from fedmq.messages import (
     PROTOCOL_VERSION,
     SCALE_MAX,
+    STEPS_MAX,
     Accepted,
     Action,
     Beacon,
@@ -37,7 +39,7 @@ from fedmq.messages import (
     Welcome,
 )
 from fedmq.models import LAYERS_MAX, MLP
-from fedmq.tasks import Task, find_task
+from fedmq.tasks import CANDIDATES_MAX, GENERATIONS_MAX, Task, find_task
 from fedmq.wire import HEADER_BYTES_MAX, decode, encode
 
 KINDS: tuple[type[Any], ...] = get_args(Message)
@@ -51,8 +53,10 @@ positives = st.integers(1, COUNT_MAX)
 texts = st.text(max_size=200)
 seconds = st.floats(0, 1e9)
 tasks = st.sampled_from([find_task(name) for name in ("xor", "parity4", "linear")])
-learners = st.builds(EvolutionLearner) | st.builds(GradientLearner, steps=counts)
-works = st.builds(Evolve, elites=counts, generations=counts) | st.builds(Train, learner=learners)
+learners = st.builds(EvolutionLearner) | st.builds(GradientLearner, steps=st.integers(0, STEPS_MAX))
+works = st.builds(
+    Evolve, elites=st.integers(0, CANDIDATES_MAX), generations=st.integers(0, GENERATIONS_MAX)
+) | st.builds(Train, learner=learners)
 of_a_run = {"run": names, "epoch": counts}
 of_a_trainer = {**of_a_run, "trainer": names}
 messages: dict[type[Any], st.SearchStrategy[Any]] = {
@@ -206,6 +210,28 @@ def test_a_field_without_a_default_must_be_there(kind: type[Any], field: str) ->
         received(fields)
 
 
+@pytest.mark.parametrize(
+    "work",
+    [
+        {"type": "evolve", "elites": -1},
+        {"type": "evolve", "elites": 1, "population": 1},
+        {"type": "evolve", "elites": 1, "generations": 10**9},
+        {"type": "evolve", "elites": 1, "proposals": -1},
+        {"type": "evolve", "elites": 1, "mutation": [0.0, np.inf]},
+        {"type": "evolve", "elites": 1, "mutation": [np.nan, 0.0]},
+        {"type": "train", "learner": {"type": "evolution", "population": 1}},
+        {"type": "train", "learner": {"type": "evolution", "spread": -1.0}},
+        {"type": "train", "learner": {"type": "evolution", "spread": np.nan}},
+        {"type": "train", "learner": {"type": "gradient", "steps": -1}},
+        {"type": "train", "learner": {"type": "gradient", "learning_rate": np.inf}},
+    ],
+)
+def test_work_that_cannot_be_done_is_refused(work: dict[str, Any]) -> None:
+    with pytest.raises(Rejected, match=r"\$\.work") as refusal:
+        received({**fields_of(Round), "work": work})
+    assert refusal.value.reason == "header"
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_message_cannot_be_changed(kind: type[Any]) -> None:
     with pytest.raises(AttributeError, match="immutable"):
@@ -222,7 +248,8 @@ def test_the_largest_header_of_each_kind_fits() -> None:
     )
     of_run: dict[str, Any] = {"run": LONGEST_NAME, "epoch": COUNT_MAX}
     of_trainer: dict[str, Any] = {**of_run, "trainer": LONGEST_NAME, "round": COUNT_MAX}
-    work = Evolve(elites=COUNT_MAX, generations=COUNT_MAX, population=COUNT_MAX, proposals=COUNT_MAX)
+    most = CANDIDATES_MAX
+    work = Evolve(elites=most, generations=GENERATIONS_MAX, population=most, proposals=most)
     largest: list[Message] = [
         Round(**of_run, round=COUNT_MAX, seed=COUNT_MAX, deadline_s=1e9, task=task, work=work),
         Beacon(
