@@ -17,7 +17,7 @@ export function drawHeader(picture, name) {
   drawState(picture, head);
   drawFigures(head);
   drawBar(head);
-  document.title = `${head.round ? `${head.round} · ` : ""}${head.task || head.run} · fedmq`;
+  document.title = `${head.task || head.run} · fedmq`; // without figures: a tab that nobody looks at is told nothing
 }
 
 function drawNothing(name) {

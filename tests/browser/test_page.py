@@ -33,6 +33,15 @@ def pixels(canvas: Locator) -> str:
     return drawn
 
 
+def turn(page: Page, *, hidden: bool) -> None:
+    """As if the reader had turned to another tab, or back: to Playwright every tab is in front."""
+    page.evaluate(
+        "hidden => { Object.defineProperty(document, 'hidden', { configurable: true, value: hidden });"
+        " document.dispatchEvent(new Event('visibilitychange')); }",
+        hidden,
+    )
+
+
 def trainer_row(page: Page, name: str) -> Locator:
     return page.locator("#trainers tbody tr").filter(has=page.get_by_role("rowheader", name=name, exact=True))
 
@@ -70,6 +79,16 @@ def test_a_trainer_that_is_killed_is_gone_within_ten_seconds_and_alive_when_it_i
     expect(page.locator("#feed")).to_contain_text("carol")
     scene.start_trainer("carol", f"coins.py:3/{len(TRAINERS)}")
     expect(row).to_contain_text("alive", timeout=10_000)
+
+
+def test_a_hidden_tab_holds_no_connection_and_goes_on_where_it_stopped(open_page: Open, address: str) -> None:
+    page = open_page(address)
+    before = until_rounds(page, 1)
+    with page.expect_event("requestfailed", lambda request: request.url.endswith("/stream")):
+        turn(page, hidden=True)
+    with page.expect_request(re.compile(r"/stream\?after=\d+-\d+$")):
+        turn(page, hidden=False)
+    until_rounds(page, before + 3)
 
 
 def test_the_slider_shows_the_decision_surface_of_any_past_round(open_page: Open, address: str) -> None:
