@@ -32,8 +32,8 @@ const axis = (size, values, more = {}) => ({
 class Curve {
   picture = null;
   #plot = null;
-  #plotted = { rounds: 0, at: -Infinity, width: 0, height: 0 };
-  #toldAt = -Infinity;
+  #plotted = { rounds: 0, edition: 0, at: -Infinity, width: 0, height: 0 };
+  #told = { edition: 0, at: -Infinity };
   #telling = 0;
 
   constructor(id, { columns, series, format, describe, legend, range, scale, splits, bands }) {
@@ -62,8 +62,9 @@ class Curve {
 
   /** Whether anybody could see a difference: of very many rounds a few more are thinner than a pixel. */
   #shows(rounds) {
-    const { rounds: before, at, width, height, theme } = this.#plotted;
+    const { rounds: before, edition, at, width, height, theme } = this.#plotted;
     if (this.#plot === null || width !== this.size.width || height !== this.size.height || theme !== this.#theme()) return true;
+    if (edition === this.picture.edition) return false;
     const pixels = ((rounds - before) / rounds) * width;
     return rounds < before || pixels >= 0.5 || performance.now() - at > WAIT_MS;
   }
@@ -78,10 +79,21 @@ class Curve {
     if (this.#plot === null) this.#begin(data);
     else {
       if (width !== this.#plotted.width || height !== this.#plotted.height) this.#plot.setSize({ width, height });
-      this.#plot.setData(data);
+      this.#renew(data);
     }
-    this.#plotted = { rounds, at: performance.now(), width, height, theme: this.#theme() };
+    this.#plotted = { rounds, edition: this.picture.edition, at: performance.now(), width, height, theme: this.#theme() };
     this.box.dataset.rounds = rounds; // for who looks at the page from outside
+  }
+
+  /** Other data in the same plot; what the reader has zoomed to stays in sight. */
+  #renew(data) {
+    const plot = this.#plot;
+    const [{ min, max }, before] = [plot.scales.x, plot.data[0]];
+    if (min <= before[0] && max >= before.at(-1)) return plot.setData(data);
+    return plot.batch(() => {
+      plot.setData(data, false);
+      plot.setScale("x", { min, max });
+    });
   }
 
   #begin(data) {
@@ -92,12 +104,14 @@ class Curve {
 
   /** In words, not more often than they can be read. */
   #tell() {
-    if (performance.now() - this.#toldAt < TOLD_MS) {
+    const { edition } = this.picture;
+    if (edition === this.#told.edition) return;
+    if (performance.now() - this.#told.at < TOLD_MS) {
       this.#telling ||= setTimeout(() => paint(this.id), TOLD_MS);
       return;
     }
     clearTimeout(this.#telling);
-    [this.#toldAt, this.#telling] = [performance.now(), 0];
+    [this.#told, this.#telling] = [{ edition, at: performance.now() }, 0];
     say(this.words, this.describe(this.picture));
   }
 
@@ -128,7 +142,7 @@ class Curve {
 
   forget() {
     this.#plot?.destroy();
-    [this.#plot, this.#toldAt] = [null, -Infinity];
+    [this.#plot, this.#told] = [null, { edition: 0, at: -Infinity }];
   }
 
   show(picture) {

@@ -14,6 +14,7 @@ export class Picture {
   works = []; // rows, the newest last
   bests = []; // numbers of rounds
   feed = []; // rows, the newest last
+  edition = 0; // goes up whenever something is said of rounds
   #ahead = 0;
 
   now = () => Date.now() / 1000 + this.#ahead;
@@ -30,6 +31,7 @@ export class Picture {
     this.works = rows(all.works);
     this.bests = all.bests.round ?? [];
     this.feed = rows(all.feed);
+    this.edition += 1;
     this.clock(all.now);
   }
 
@@ -47,6 +49,7 @@ export class Picture {
   }
 
   #mergeRounds(columns) {
+    this.edition += 1;
     const names = Object.keys(columns);
     for (let from = 0; from < (columns.round?.length ?? 0); from += 1) {
       const to = this.place(columns.round[from]);

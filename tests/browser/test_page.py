@@ -58,6 +58,24 @@ def test_the_curve_grows_while_the_run_goes_on(open_page: Open, address: str) ->
     expect(page.get_by_role("group", name="Controls of the run")).to_be_hidden()  # nobody gave leave
 
 
+def test_a_zoomed_curve_stays_so_while_rounds_come_until_it_is_clicked_twice(open_page: Open, address: str) -> None:
+    page = open_page(address)
+    until_rounds(page, 10)
+    curve = page.locator("#fitness canvas")
+    place = page.locator("#fitness .u-over").bounding_box()
+    assert place is not None
+    x, y, width = place["x"], place["y"] + place["height"] / 2, place["width"]
+    page.mouse.move(x + width / 4, y)
+    page.mouse.down()
+    page.mouse.move(x + width / 2, y, steps=3)
+    page.mouse.up()
+    zoomed, there = pixels(curve), until_rounds(page, 10)
+    until_rounds(page, there + 5)
+    assert pixels(curve) == zoomed  # of rounds that are past nothing changes
+    page.mouse.dblclick(x + width / 2, y)
+    assert pixels(curve) != zoomed
+
+
 def test_a_page_that_is_opened_in_mid_run_shows_the_whole_history(open_page: Open, address: str, scene: Scene) -> None:
     there = closed(scene.run)
     page = open_page(address)
