@@ -148,6 +148,7 @@ class Curve {
   show(picture) {
     this.picture = picture;
     this.forget();
+    for (const element of [this.words, ...this.values]) say(element, "");
   }
 }
 

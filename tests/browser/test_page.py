@@ -5,12 +5,13 @@ Knows the page by what it says; the curve and the surface are canvases, of which
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, Route, expect
 from scene import RUN, TRAINERS, Scene
 from services import closed
 
@@ -156,6 +157,39 @@ def test_an_operator_pauses_and_resumes_the_run(open_page: Open, scene: Scene) -
     page.get_by_role("button", name="Cancel").click()
     expect(trainer_row(page, "carol")).not_to_contain_text("banned")
     scene.terminate("desk")
+    expect(page.locator("#state-text")).to_have_text("last known: running")
+    expect(page.locator("#state")).to_have_attribute("data-tone", "calm")
+    expect(page.locator("#present-of")).to_have_text("last known")
+    expect(page.locator("#trainers-sum")).to_have_text("last known: 3 alive")
+
+
+def test_the_page_stays_with_a_run_that_is_over_until_another_begins(open_page: Open, address: str) -> None:
+    told: list[dict[str, object]] = []
+
+    def tell(*runs: tuple[str, str, int, int]) -> None:
+        """Each by name, condition, beginning and newest event."""
+        same = {"task": "xor", "round": 1, "metric": "loss", "value": None}
+        told[:] = [
+            {**same, "run": run, "state": state, "condition": state, "here": state == "running"}
+            | {"started_at": started_at, "event_at": event_at}
+            for run, state, started_at, event_at in runs
+        ]
+
+    def answer(route: Route) -> None:
+        data = json.dumps({"now": 100, "broker": {"address": None, "there": False}, "runs": told})
+        route.fulfill(content_type="text/event-stream", body=f"retry: 100\nevent: runs\ndata: {data}\n\n")
+
+    page = open_page(address)
+    name, verdict = page.get_by_role("heading", level=1), page.locator("#runs [href='#run=first']")
+    page.route(re.compile(r"/api/(.*/)?stream"), answer)
+    tell(("first", "running", 20, 30), ("earlier", "running", 10, 30))
+    page.reload()
+    expect(name).to_have_text("first")
+    tell(("earlier", "running", 10, 50), ("first", "solved", 20, 40))
+    expect(verdict).to_contain_text("solved")
+    expect(name).to_have_text("first")
+    tell(("later", "running", 60, 60), ("earlier", "running", 10, 50), ("first", "solved", 20, 40))
+    expect(name).to_have_text("later")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
