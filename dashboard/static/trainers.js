@@ -108,7 +108,8 @@ function nameCell(one, cell) {
   const labels = one.labels.join("\n");
   if (cell.dataset.name === one.name && cell.dataset.labels === labels) return;
   Object.assign(cell.dataset, { name: one.name, labels });
-  cell.replaceChildren(one.name, ...one.labels.map((text) => make("span", { class: "tag", text })));
+  cell.title = [one.name, ...one.labels].join("\n");
+  cell.replaceChildren(make("span", { class: "name", text: one.name }), ...one.labels.map((text) => make("span", { class: "tag", text })));
 }
 
 function presenceCell(picture, one, cell) {
