@@ -82,7 +82,10 @@ class Guard:
             if scope["method"] not in ("GET", "HEAD"):
                 self._check_change(headers)
         except Refused as refused:
-            await _answer(send, refused.status, error_body(refused.why), (b"content-type", b"application/json"))
+            kind, body = b"application/json", error_body(refused.why)
+            if "text/html" in headers.one("accept"):  # a person reads it
+                kind, body = b"text/plain; charset=utf-8", f"{refused.why}\n".encode()
+            await _answer(send, refused.status, body, (b"content-type", kind))
             return
         await self._app(scope, receive, _with_headers(send))
 

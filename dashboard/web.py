@@ -86,7 +86,8 @@ class Web:
 
     async def _stream(self, request: Request) -> Response:
         run = _run(request) if "run" in request.path_params else ""
-        return EventStream(self._streams, run, request.headers.get("last-event-id", ""))
+        known = request.headers.get("last-event-id") or request.query_params.get("after", "")
+        return EventStream(self._streams, run, known)
 
     async def _surface(self, request: Request) -> Response:
         asked, run = request.query_params.get("round"), _run(request)

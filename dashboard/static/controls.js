@@ -13,7 +13,7 @@ const ACTIONS = {
   readmit: { name: "Readmit" },
 };
 
-/** `session()` is what the server said at the beginning. Returns { act(action, trainer), draw(picture) }. */
+/** `session()` is what the server said at the beginning. Returns { able(picture), act(action, trainer), draw(picture) }. */
 export function makeControls(session) {
   let picture = null;
   let hiding = 0;
@@ -54,16 +54,16 @@ export function makeControls(session) {
     }
   }
 
+  const able = (of) => Boolean(session()?.control) && of.goesOn();
+
   function draw(next) {
     picture = next;
-    const head = picture.head;
-    const able = Boolean(session()?.control) && head !== null && head.finished === null && head.here;
-    $("controls").hidden = !able;
-    if (!able) return;
-    for (const [action, button] of buttons) button.hidden = !ACTIONS[action].if(head);
+    $("controls").hidden = !able(picture);
+    if (!able(picture)) return;
+    for (const [action, button] of buttons) button.hidden = !ACTIONS[action].if(picture.head);
   }
 
-  return { act, draw };
+  return { able, act, draw };
 }
 
 function agreed(title, text, name) {

@@ -8,7 +8,7 @@ const FONT = '12px "Inter", system-ui, sans-serif';
 const TOLD_MS = 1000;
 const WAIT_MS = 1000; // for rounds that are too thin to be seen, before they are drawn
 const NEAR = 0.02; // fitness this near to 0 is drawn on a linear scale, beyond on a logarithmic one
-const STEPS = [...[1e6, 1e5, 1e4, 1000, 100, 30, 10, 3, 1, 0.3, 0.1, 0.03].map((at) => -at), 0, 0.1, 1, 10, 100];
+const STEP_PX = 15; // between two ticks, at least
 
 const line = (name, width, dash) => ({
   stroke: () => colour(name),
@@ -28,12 +28,15 @@ const axis = (size, values, more = {}) => ({
   ...more,
 });
 
+/** How much room the numbers beside a plot need, in px. */
+const wide = (_, texts) => Math.max(56, 12 + 6.2 * Math.max(0, ...(texts ?? []).map((text) => text.length)));
+
 /** One plot in the element `id`, of these columns of the rounds; "target" is the run's own, the same for all rounds. */
 class Curve {
   picture = null;
   #plot = null;
-  #plotted = { rounds: 0, at: -Infinity, width: 0, height: 0 };
-  #toldAt = -Infinity;
+  #plotted = { rounds: 0, edition: 0, at: -Infinity, width: 0, height: 0 };
+  #told = { edition: 0, at: -Infinity };
   #telling = 0;
 
   constructor(id, { columns, series, format, describe, legend, range, scale, splits, bands }) {
@@ -62,8 +65,9 @@ class Curve {
 
   /** Whether anybody could see a difference: of very many rounds a few more are thinner than a pixel. */
   #shows(rounds) {
-    const { rounds: before, at, width, height, theme } = this.#plotted;
+    const { rounds: before, edition, at, width, height, theme } = this.#plotted;
     if (this.#plot === null || width !== this.size.width || height !== this.size.height || theme !== this.#theme()) return true;
+    if (edition === this.picture.edition) return false;
     const pixels = ((rounds - before) / rounds) * width;
     return rounds < before || pixels >= 0.5 || performance.now() - at > WAIT_MS;
   }
@@ -78,10 +82,21 @@ class Curve {
     if (this.#plot === null) this.#begin(data);
     else {
       if (width !== this.#plotted.width || height !== this.#plotted.height) this.#plot.setSize({ width, height });
-      this.#plot.setData(data);
+      this.#renew(data);
     }
-    this.#plotted = { rounds, at: performance.now(), width, height, theme: this.#theme() };
+    this.#plotted = { rounds, edition: this.picture.edition, at: performance.now(), width, height, theme: this.#theme() };
     this.box.dataset.rounds = rounds; // for who looks at the page from outside
+  }
+
+  /** Other data in the same plot; what the reader has zoomed to stays in sight. */
+  #renew(data) {
+    const plot = this.#plot;
+    const [{ min, max }, before] = [plot.scales.x, plot.data[0]];
+    if (min <= before[0] && max >= before.at(-1)) return plot.setData(data);
+    return plot.batch(() => {
+      plot.setData(data, false);
+      plot.setScale("x", { min, max });
+    });
   }
 
   #begin(data) {
@@ -92,12 +107,14 @@ class Curve {
 
   /** In words, not more often than they can be read. */
   #tell() {
-    if (performance.now() - this.#toldAt < TOLD_MS) {
+    const { edition } = this.picture;
+    if (edition === this.#told.edition) return;
+    if (performance.now() - this.#told.at < TOLD_MS) {
       this.#telling ||= setTimeout(() => paint(this.id), TOLD_MS);
       return;
     }
     clearTimeout(this.#telling);
-    [this.#toldAt, this.#telling] = [performance.now(), 0];
+    [this.#told, this.#telling] = [{ edition, at: performance.now() }, 0];
     say(this.words, this.describe(this.picture));
   }
 
@@ -110,7 +127,7 @@ class Curve {
       scales: { x: { time: false }, y: { range: this.range, ...this.scale } },
       axes: [
         axis(28, count, { incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 1e5, 1e6], space: 44, grid: { show: false } }),
-        axis(56, this.format, { space: 36, ...(this.splits && { splits: this.splits, filter: (_, at) => at }) }),
+        axis(wide, this.format, { space: 36, ...(this.splits && { splits: this.splits, filter: (_, at) => at }) }),
       ],
       series: [{}, ...this.series],
       bands: this.bands,
@@ -128,12 +145,13 @@ class Curve {
 
   forget() {
     this.#plot?.destroy();
-    [this.#plot, this.#toldAt] = [null, -Infinity];
+    [this.#plot, this.#told] = [null, { edition: 0, at: -Infinity }];
   }
 
   show(picture) {
     this.picture = picture;
     this.forget();
+    for (const element of [this.words, ...this.values]) say(element, "");
   }
 }
 
@@ -143,6 +161,26 @@ const roomy = (from) => (_, low, high) => {
   const room = (high - low || Math.abs(high) || 1) * 0.06;
   return [from ?? low - room, high + room];
 };
+
+/** Ticks for fitness: powers of ten (and near 0 what is between) from `low` to `high`, else a few even ones. */
+function steps(plot, _, low, high) {
+  const decade_px = Math.abs(plot.valToPos(100, "y") - plot.valToPos(10, "y"));
+  const every = Math.ceil(STEP_PX / decade_px);
+  const powers = every > 1 ? [] : [0.1];
+  for (let power = 0; 10 ** power <= Math.max(-low, high); power += every) powers.push(10 ** power);
+  const between = decade_px >= 2 * STEP_PX ? [0.03, 0.3, 3, 30] : [];
+  const all = [...[...powers, ...between].map((at) => -at), 0, ...powers].filter((at) => at >= low && at <= high);
+  return all.length > 1 ? all.sort((a, b) => a - b) : even(low, high);
+}
+
+/** Three to seven multiples of 1, 2 or 5 times a power of ten from `low` to `high`. */
+function even(low, high) {
+  const most = (high - low) / 3;
+  const unit = 10 ** Math.floor(Math.log10(most));
+  const step = unit * ([5, 2].find((one) => one * unit <= most) ?? 1);
+  const first = Math.ceil(low / step);
+  return Array.from({ length: Math.floor(high / step) - first + 1 }, (_, at) => (first + at) * step);
+}
 
 function inWords(picture, told) {
   const at = picture.newestClosed();
@@ -165,8 +203,8 @@ function fitnessCurve() {
     format: figure,
     // Fitness is minus a loss: the nearer to 0, the finer the scale, so that the worst do not flatten the best.
     scale: { distr: 100, fwd: (x) => Math.asinh(x / NEAR), inv: (x) => NEAR * Math.sinh(x) },
-    splits: (_, __, low, high) => STEPS.filter((at) => at >= low && at <= high),
-    range: (_, low, high) => (low === null ? [-1, 0] : [low * 1.15, Math.max(high * 0.8, high + NEAR / 2)]),
+    splits: steps,
+    range: (_, low, high) => (low === null ? [-1, 0] : [low - 0.15 * Math.abs(low), Math.max(high * 0.8, high + NEAR / 2)]),
     describe: (picture) =>
       inWords(picture, (get) =>
         get("fitness") === null

@@ -1,6 +1,6 @@
 // The feed of events that people read, the newest first, with a filter.
 
-import { time } from "./format.js";
+import { moment, time } from "./format.js";
 import { $, make, paint } from "./paint.js";
 
 const SHOWN_MAX = 100;
@@ -38,4 +38,4 @@ export function makeFeed() {
   };
 }
 
-const item = (one) => make("li", { "data-tone": one.level }, make("time", { text: time(one.at) }), make("p", { text: one.text }));
+const item = (one) => make("li", { "data-tone": one.level }, make("time", { text: time(one.at), title: moment(one.at) }), make("p", { text: one.text }));

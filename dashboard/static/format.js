@@ -2,17 +2,21 @@
 
 const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 const clockTime = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
-const dateTime = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
+const momentTime = new Intl.DateTimeFormat(undefined, { dateStyle: "full", timeStyle: "medium", hourCycle: "h23" });
+const dateParts = { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit", hourCycle: "h23" };
+const dateTime = new Intl.DateTimeFormat(undefined, dateParts);
+const exactTime = new Intl.DateTimeFormat(undefined, { ...dateParts, second: "2-digit" });
 
 export const NOTHING = "–";
 
 /** 12345 → "12,345". */
 export const count = (n) => (n === null || n === undefined ? NOTHING : whole.format(n));
 
-/** Three significant digits: -0.0123, 1.57, 1,234. */
+/** Three significant digits, and all of a number of less than a million: -0.0123, 1.57, 1,234, 2.66e12. */
 export function figure(x) {
   if (x === null || x === undefined || Number.isNaN(x)) return NOTHING;
   const size = Math.abs(x);
+  if (size >= 999999.5) return x.toExponential(2).replace(/\.?0*e\+/, "e").replace("-", "−");
   if (size >= 1000) return (x < 0 ? "−" : "") + whole.format(size);
   if (size !== 0 && size < 1e-4) return x.toExponential(1).replaceAll("-", "−");
   return Number(x.toPrecision(3)).toString().replace("-", "−");
@@ -50,5 +54,7 @@ export function bytes(n) {
 
 export const share = (x) => `${x > 0 && x < 0.01 ? Number((100 * x).toPrecision(1)) : Math.round(100 * x)} %`;
 export const time = (at) => clockTime.format(1000 * at);
+export const exactDate = (at) => exactTime.format(1000 * at);
+export const moment = (at) => momentTime.format(1000 * at);
 export const date = (at) => (at ? dateTime.format(1000 * at) : NOTHING);
 export const plural = (n, one, many = `${one}s`) => `${count(n)} ${n === 1 ? one : many}`;

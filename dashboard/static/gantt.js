@@ -154,6 +154,8 @@ export function makeGantt() {
   part("gantt", draw, $("gantt-box"));
 
   return (next) => {
+    canvas.getContext("2d").clearRect(0, 0, canvas.width, canvas.height);
+    say($("gantt-words"), "");
     [picture, lines, orderedAt, pointed] = [next, [], -Infinity, false];
   };
 }
@@ -167,7 +169,8 @@ function workInWords(work) {
 }
 
 function inWords(picture, lines, { from, length, start, end }) {
-  const slowest = lines.map((name) => picture.trainers.get(name)).reduce((a, b) => (slowness(b) > slowness(a) ? b : a));
+  const seen = lines.map((name) => picture.trainers.get(name)).filter((one) => one && one.presence !== "gone");
+  const slowest = seen.sort((a, b) => slowness(b) - slowness(a))[0];
   const told = `${plural(length - from, "round")} in ${duration(end - start)}.`;
   const some = lines.length < picture.trainers.size ? ` The ${lines.length} slowest of ${plural(picture.trainers.size, "trainer")}.` : "";
   if (!slowest || slowness(slowest) === 0) return told + some;

@@ -7,25 +7,36 @@ import { TONES } from "./tones.js";
 const FIGURES = ["round", "metric", "eta", "progress-age", "present"];
 const NOTES = ["run-about", "round-of", "metric-target", "eta-note", "progress-note", "present-of"];
 
-/** Paint what the events say of the run of that name; what goes on with the clock is in `drawClock`. */
-export function drawHeader(picture, name) {
+export const NO_SUCH_RUN = "no such run";
+
+/**
+ * Paint what the events say of the run of that name, or `why` there is nothing to say yet; what goes on with the clock
+ * is in `drawClock`.
+ */
+export function drawHeader(picture, name, why) {
   const head = picture.head;
-  mark($("main"), "aria-busy", name !== null && head === null);
-  if (head === null) return drawNothing(name);
+  const absent = head === null && why === NO_SUCH_RUN;
+  $("main").classList.toggle("absent", absent);
+  mark($("main"), "aria-busy", name !== null && head === null && !absent);
+  if (head === null) return drawNothing(name, why);
   say($("run-name"), head.run);
   say($("run-about"), about(head));
   drawState(picture, head);
-  drawFigures(head);
+  drawFigures(picture, head);
   drawBar(head);
-  document.title = `${head.round ? `${head.round} · ` : ""}${head.task || head.run} · fedmq`;
+  document.title = `${head.task || head.run} · fedmq`; // without figures: a tab that nobody looks at is told nothing
 }
 
-function drawNothing(name) {
+function drawNothing(name, why) {
   say($("run-name"), name ?? "Waiting for a run");
   mark($("state"), "data-tone", "calm");
+  say($("state-text"), why);
+  $("bar-fill").style.transform = "scaleX(0)";
+  document.title = "fedmq";
   $("alarm").hidden = true;
   for (const id of FIGURES) say($(id), NOTHING);
   for (const id of NOTES) say($(id), "");
+  if (why === NO_SUCH_RUN) say($("run-about"), "No run of that name is here. The list has those that are.");
 }
 
 function about(head) {
@@ -34,9 +45,11 @@ function about(head) {
 }
 
 function drawState(picture, head) {
-  mark($("state"), "data-tone", TONES[head.condition] ?? "calm");
+  const sure = head.finished !== null || picture.isHeard();
+  mark($("state"), "data-tone", (sure && TONES[head.condition]) || "calm");
   // The seconds of a stall are in the figures: here they would be read aloud one by one.
-  say($("state-text"), head.condition === "stalled" ? "stalled" : head.state);
+  const state = head.condition === "stalled" ? "stalled" : head.state;
+  say($("state-text"), sure ? state : `last known: ${state}`);
   const stalled = head.condition === "stalled";
   if (stalled && $("alarm").hidden) {
     const told = picture.feed.findLast((one) => one.kind === "stalled")?.text;
@@ -45,14 +58,14 @@ function drawState(picture, head) {
   $("alarm").hidden = !stalled;
 }
 
-function drawFigures(head) {
+function drawFigures(picture, head) {
   say($("round"), head.round ? count(head.round) : NOTHING);
   say($("round-of"), head.rounds_max ? `of ${count(head.rounds_max)}` : "");
   say($("metric-name"), head.metric ? `Best ${head.metric}` : "Best");
   say($("metric"), value((head.finished ?? {}).value ?? head.best?.value, head.metric));
   say($("metric-target"), head.target === null ? "" : `target ${value(head.target, head.metric)}`);
   say($("present"), count(head.present));
-  say($("present-of"), head.present < head.min_trainers ? `${head.min_trainers} needed` : "here");
+  say($("present-of"), picture.past() || (head.present < head.min_trainers ? `${head.min_trainers} needed` : "here"));
 }
 
 function drawBar(head) {

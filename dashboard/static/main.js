@@ -4,7 +4,7 @@ import { makeControls } from "./controls.js";
 import { makeCurves } from "./curves.js";
 import { makeFeed } from "./feed.js";
 import { makeGantt } from "./gantt.js";
-import { drawClock, drawHeader } from "./header.js";
+import { drawClock, drawHeader, NO_SUCH_RUN } from "./header.js";
 import { $, mark, paint, paintAll, part, say } from "./paint.js";
 import { Picture } from "./picture.js";
 import { drawExports, makeRounds } from "./rounds.js";
@@ -28,6 +28,7 @@ let runs = [];
 let broker = null;
 let shown = null; // the name of the run
 let picture = new Picture();
+let why = "connecting …"; // there is no picture
 let link = "connecting";
 
 const controls = makeControls(() => session);
@@ -35,25 +36,34 @@ const [drawTrainers, drawRounds, drawFeed] = [makeTrainers(controls.act), makeRo
 const shows = [makeCurves(), makeGantt(), makeSurface()];
 const stream = new Stream(hear, (state) => {
   link = state;
-  paint("link");
+  if (state !== "live") picture.halt();
+  paint("link", "header", "clock", "trainers");
 });
 
 part("runs", () => drawRuns(runs, shown));
 part("link", drawLink);
-part("header", () => drawHeader(picture, shown));
+part("header", () => drawHeader(picture, shown, why));
 part("clock", () => drawClock(picture));
 part("controls", () => controls.draw(picture));
-part("trainers", () => drawTrainers(picture, Boolean(session?.control)));
+part("trainers", () => drawTrainers(picture, controls.able(picture)));
 part("rounds", () => drawRounds(picture));
 part("feed", () => drawFeed(picture));
 
 /** The run that the reader chose, by the address of the page. */
 const chosen = () => new URLSearchParams(location.hash.slice(1)).get("run");
 
+/** The run to show: the one that was chosen, else the one that is shown, until another begins after its end. */
+function wanted() {
+  const now = runs.find((one) => one.run === shown);
+  if (chosen() !== null) return chosen();
+  if (now === undefined) return runs[0]?.run ?? shown;
+  return now.here ? shown : (runs.find((one) => one.here && one.started_at > now.event_at)?.run ?? shown);
+}
+
 function choose() {
-  const run = chosen() ?? (shown && !over(shown) ? shown : (runs[0]?.run ?? null));
+  const run = wanted();
   if (run === shown) return;
-  shown = run;
+  [shown, why] = [run, "loading …"];
   picture = new Picture();
   for (const show of shows) show(picture);
   if (run !== null) drawExports(run);
@@ -61,18 +71,17 @@ function choose() {
   paintAll();
 }
 
-/** Whether nothing more is to come of a run, so that a newer one may be shown. */
-const over = (run) => runs.find((one) => one.run === run)?.here !== true;
-
 function hear(name, data) {
   if (name === "runs") {
     ({ runs, broker } = data);
     picture.clock(data.now);
     choose();
-    if (shown === null) say($("state-text"), "no run yet");
-    paint("runs", "link");
+    if (shown === null) why = "no run yet";
+    paint("runs", "link", "header");
   } else if (name === "absent") {
-    say($("state-text"), "not known here yet");
+    why = NO_SUCH_RUN;
+    picture.halt();
+    paint("header", "clock", "trainers");
   } else if (name === "full") {
     picture.replace(data);
     paintAll();
@@ -104,7 +113,7 @@ async function begin() {
 }
 
 addEventListener("hashchange", choose);
-setInterval(() => paint("clock", "trainers", "gantt", ...CURVES), 1000);
+setInterval(() => paint("clock", "trainers", ...CURVES, ...(picture.goesOn() ? ["gantt"] : [])), 1000);
 shown = chosen();
 for (const show of shows) show(picture);
 if (shown !== null) drawExports(shown);

@@ -6,7 +6,7 @@ const WORKS_MAX = 1024;
 const BESTS_MAX = 2048;
 const FEED_MAX = 256; // of rounds that were closed, and of everything else
 
-/** Everything known of one run; `now()` is the server's clock. */
+/** Everything known of one run; `now()` is the server's clock, which stands while nothing is heard. */
 export class Picture {
   head = null;
   rounds = {}; // columns, in order of the round
@@ -14,28 +14,49 @@ export class Picture {
   works = []; // rows, the newest last
   bests = []; // numbers of rounds
   feed = []; // rows, the newest last
+  edition = 0; // goes up whenever something is said of rounds
   #ahead = 0;
+  #halted = null; // since when nothing is heard
 
-  now = () => Date.now() / 1000 + this.#ahead;
+  now = () => (this.#halted ?? Date.now() / 1000) + this.#ahead;
 
   clock(now) {
     if (now !== undefined) this.#ahead = now - Date.now() / 1000;
   }
 
+  /** Nothing is heard of the run any more, until something is. */
+  halt() {
+    this.#halted ??= Date.now() / 1000;
+  }
+
+  isHeard = () => this.#halted === null;
+
+  /** Whether the run goes on, as far as was heard. */
+  goesOn = () => this.head !== null && this.head.finished === null && this.head.here;
+
+  /** Of when what is said of its trainers is, in words; "": of now. */
+  past() {
+    if (this.head?.finished) return "at the end";
+    return this.goesOn() && this.isHeard() ? "" : "last known";
+  }
+
   /** Take a whole picture in place of all there is. */
   replace(all) {
+    this.#halted = null;
     this.head = all.head;
     this.rounds = all.rounds;
     this.trainers = new Map(rows(all.trainers).map((row) => [row.name, row]));
     this.works = rows(all.works);
     this.bests = all.bests.round ?? [];
     this.feed = rows(all.feed);
+    this.edition += 1;
     this.clock(all.now);
   }
 
   /** Merge what has changed; returns the names of what did. */
   merge(patch) {
     if (this.head === null) return []; // a `full` comes first
+    this.#halted = null;
     this.clock(patch.now);
     if (patch.head) Object.assign(this.head, patch.head);
     if (patch.rounds) this.#mergeRounds(patch.rounds);
@@ -47,6 +68,7 @@ export class Picture {
   }
 
   #mergeRounds(columns) {
+    this.edition += 1;
     const names = Object.keys(columns);
     for (let from = 0; from < (columns.round?.length ?? 0); from += 1) {
       const to = this.place(columns.round[from]);

@@ -1,6 +1,6 @@
 // The table of rounds, the newest first, and the links to take everything away as a file.
 
-import { bytes, count, duration, NOTHING, time, value } from "./format.js";
+import { bytes, count, duration, moment, NOTHING, time, value } from "./format.js";
 import { $, make, mark, paint } from "./paint.js";
 import { Table } from "./table.js";
 
@@ -13,8 +13,8 @@ export function makeRounds() {
   const get = (name) => (at) => picture.rounds[name][at];
   const columns = [
     { name: "Round", head: true, cell: (at) => count(get("round")(at)) },
-    { name: "Published", cell: (at) => time(get("published_at")(at)) },
-    { name: "Closed", cell: (at) => closed(get("closed_at")(at)) },
+    { name: "Published", cell: timeCell("published_at") },
+    { name: "Closed", cell: timeCell("closed_at") },
     { name: "Why", cell: whyCell },
     { name: "Took", number: true, cell: (at) => duration(get("round_s")(at)) },
     { name: "Received", number: true, cell: (at) => `${count(get("results")(at))} of ${count(get("invited")(at))}` },
@@ -31,6 +31,14 @@ export function makeRounds() {
     nothing: () => "Waiting for the first round.",
     redraw: () => paint("rounds"),
   });
+
+  function timeCell(name) {
+    return (row, cell) => {
+      const at = get(name)(row);
+      mark(cell, "title", at === null ? null : moment(at));
+      return at === null ? NOTHING : time(at);
+    };
+  }
 
   function whyCell(at, cell) {
     const why = get("why")(at) || (get("closed_at")(at) === null ? "open" : NOTHING);
@@ -55,8 +63,6 @@ export function makeRounds() {
     table.draw(from, (at) => from - 1 - at);
   };
 }
-
-const closed = (at) => (at === null ? NOTHING : time(at));
 
 /** Point the links at the run's files. */
 export function drawExports(run) {

@@ -1,12 +1,13 @@
 // The list of runs, live and finished. Knows nothing of the one that is shown but its name.
 
-import { date, plural, value } from "./format.js";
+import { date, exactDate, plural, value } from "./format.js";
 import { $, make, mark, say } from "./paint.js";
 import { TONES } from "./tones.js";
 
 /** Paint the list; `shown` is the name of the run that the page shows. */
 export function drawRuns(runs, shown) {
   const list = $("runs");
+  const names = runs.map((run) => named(run, date));
   $("runs-empty").hidden = runs.length > 0;
   while (list.children.length > runs.length) list.lastChild.remove();
   runs.forEach((run, at) => {
@@ -15,8 +16,9 @@ export function drawRuns(runs, shown) {
     mark(link, "href", `#run=${run.run}`);
     mark(link, "data-tone", TONES[run.condition] ?? "calm");
     mark(link, "aria-current", run.run === shown ? "page" : null);
-    mark(link, "title", run.run);
-    say(link.children[1], named(run));
+    mark(link, "title", `${run.run}\n${about(run)}`);
+    const alone = names.indexOf(names[at]) === names.lastIndexOf(names[at]);
+    say(link.children[1], alone ? names[at] : named(run, exactDate));
     say(link.children[2], about(run));
   });
 }
@@ -27,13 +29,13 @@ function newItem() {
 }
 
 /** A name that fedmq made holds the task and when it was begun; one that a person gave is shown as it is. */
-function named(run) {
+function named(run, when) {
   const made = run.run.startsWith(`${run.task}-`) && /-\d{8}-\d{6}(-\w+)?$/.test(run.run);
-  return made && run.started_at ? `${run.task}, ${date(run.started_at)}` : run.run;
+  return made && run.started_at ? `${run.task}, ${when(run.started_at)}` : run.run;
 }
 
 function about(run) {
   const state = run.condition === "stalled" ? "stalled" : run.state;
-  const best = run.value === null ? "" : ` · ${value(run.value, run.metric)}`;
-  return run.round ? `${state} · ${plural(run.round, "round")}${best}` : state;
+  const best = run.value === null ? [] : [value(run.value, run.metric)];
+  return [state, ...best, ...(run.round ? [plural(run.round, "round")] : [])].join(" · ");
 }

@@ -1,42 +1,55 @@
-// The connection to the server: one event stream at a time, opened again whenever it ends. Knows nothing of what comes.
+// The connection to the server: one event stream at a time, opened again whenever it ends, and none while nobody looks:
+// a browser has six connections to a host, for all its tabs. Knows nothing of what comes.
 
 const AGAIN_MS_MAX = 8000;
 
 /** `hear(name, data)` is called for each event, `tell(state)` with "connecting", "live", "lost" or "shut". */
 export class Stream {
   #source = null;
+  #path = null;
+  #after = ""; // the number of the newest event
   #timer = 0;
   #wait_ms = 1000;
 
   constructor(hear, tell) {
     this.hear = hear;
     this.tell = tell;
+    document.addEventListener("visibilitychange", () => this.#connect());
   }
 
   /** Listen at `path` and nowhere else. */
   open(path) {
+    [this.#path, this.#after] = [path, ""];
+    this.#connect();
+  }
+
+  #connect() {
     clearTimeout(this.#timer);
     this.#source?.close();
-    const source = (this.#source = new EventSource(path));
+    this.#source = null;
+    if (document.hidden) return;
+    const source = (this.#source = new EventSource(this.#after ? `${this.#path}?after=${this.#after}` : this.#path));
     source.onopen = () => {
       this.#wait_ms = 1000;
       this.tell("live");
     };
-    source.onerror = () => this.#lost(source, path);
+    source.onerror = () => this.#lost(source);
     for (const name of ["runs", "absent", "full", "patch"]) {
-      source.addEventListener(name, (event) => this.hear(name, JSON.parse(event.data)));
+      source.addEventListener(name, (event) => {
+        this.#after = event.lastEventId || this.#after;
+        this.hear(name, JSON.parse(event.data));
+      });
     }
   }
 
-  #lost(source, path) {
+  async #lost(source) {
     if (source !== this.#source) return;
-    this.tell("lost");
-    if (source.readyState !== EventSource.CLOSED) return; // the browser tries again by itself
-    this.#timer = setTimeout(async () => {
-      if (source !== this.#source) return;
-      if (await shut()) this.tell("shut");
-      this.open(path);
-    }, this.#wait_ms);
+    const closed = source.readyState === EventSource.CLOSED; // else the browser tries again by itself
+    const state = closed && (await shut()) ? "shut" : "lost";
+    if (source !== this.#source) return;
+    this.tell(state);
+    if (!closed) return;
+    this.#timer = setTimeout(() => this.#connect(), this.#wait_ms);
     this.#wait_ms = Math.min(2 * this.#wait_ms, AGAIN_MS_MAX);
   }
 }

@@ -59,19 +59,20 @@ export function makeTrainers(act) {
     reorder(table);
     const known = order.filter((name) => picture.trainers.has(name));
     table.draw(known.length, (at) => picture.trainers.get(known[at]));
-    say($("trainers-sum"), summary(picture.trainers));
+    say($("trainers-sum"), summary(picture));
   };
 }
 
 const words = (one) => [one.name, one.presence, one.barred, one.version, one.fingerprint, ...one.labels].join(" ").toLowerCase();
 
-function summary(trainers) {
+function summary(picture) {
   const by = { alive: 0, suspect: 0, gone: 0 };
-  for (const one of trainers.values()) by[one.presence] += 1;
-  return Object.entries(by)
+  for (const one of picture.trainers.values()) by[one.presence] += 1;
+  const told = Object.entries(by)
     .filter(([, n]) => n)
     .map(([presence, n]) => `${count(n)} ${presence}`)
     .join(" · ");
+  return told && picture.past() ? `${picture.past()}: ${told}` : told;
 }
 
 function columnsFor(picture, act) {
@@ -79,7 +80,7 @@ function columnsFor(picture, act) {
   const known = (text) => (x) => (x ? text(x) : NOTHING);
   return [
     { name: "Name", head: true, sort: (one) => one.name, cell: nameCell },
-    { name: "State", sort: (one) => RANK[one.presence], cell: presenceCell },
+    { name: "State", sort: (one) => RANK[one.presence], cell: (one, cell) => presenceCell(picture(), one, cell) },
     { name: "Last seen", number: true, sort: (one) => -one.seen_at, cell: (one) => since(picture(), one) },
     number("Training", (one) => one.train_s, known(duration)),
     number("Round trip", (one) => one.round_trip_s, known(duration)),
@@ -107,14 +108,15 @@ function nameCell(one, cell) {
   const labels = one.labels.join("\n");
   if (cell.dataset.name === one.name && cell.dataset.labels === labels) return;
   Object.assign(cell.dataset, { name: one.name, labels });
-  cell.replaceChildren(one.name, ...one.labels.map((text) => make("span", { class: "tag", text })));
+  cell.title = [one.name, ...one.labels].join("\n");
+  cell.replaceChildren(make("span", { class: "name", text: one.name }), ...one.labels.map((text) => make("span", { class: "tag", text })));
 }
 
-function presenceCell(one, cell) {
+function presenceCell(picture, one, cell) {
   if (!cell.firstChild) {
     cell.append(make("span", { class: "presence" }, make("span", { class: "dot", "aria-hidden": "true" }), make("span")));
   }
-  mark(cell.firstChild, "data-tone", TONE[one.presence]);
+  mark(cell.firstChild, "data-tone", one.presence !== "gone" && picture.past() ? "past" : TONE[one.presence]);
   say(cell.firstChild.lastChild, one.barred ? `${one.presence}, ${one.barred}` : one.presence);
 }
 

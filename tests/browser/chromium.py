@@ -47,7 +47,7 @@ class Complaints:
         page.on("request", self._see)
 
     def _hear(self, kind: str, text: str) -> None:
-        if kind in ("error", "warning"):
+        if kind in ("error", "warning") and "net::ERR_" not in text:  # no page is to blame that its server is away
             self.found.append(f"console {kind}: {text}")
 
     def _see(self, request: Request) -> None:

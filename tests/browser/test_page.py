@@ -5,12 +5,13 @@ Knows the page by what it says; the curve and the surface are canvases, of which
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, Route, expect
 from scene import RUN, TRAINERS, Scene
 from services import closed
 
@@ -33,6 +34,15 @@ def pixels(canvas: Locator) -> str:
     return drawn
 
 
+def turn(page: Page, *, hidden: bool) -> None:
+    """As if the reader had turned to another tab, or back: to Playwright every tab is in front."""
+    page.evaluate(
+        "hidden => { Object.defineProperty(document, 'hidden', { configurable: true, value: hidden });"
+        " document.dispatchEvent(new Event('visibilitychange')); }",
+        hidden,
+    )
+
+
 def trainer_row(page: Page, name: str) -> Locator:
     return page.locator("#trainers tbody tr").filter(has=page.get_by_role("rowheader", name=name, exact=True))
 
@@ -47,6 +57,24 @@ def test_the_curve_grows_while_the_run_goes_on(open_page: Open, address: str) ->
     assert pixels(page.locator("#fitness canvas")) != drawn
     expect(page.locator("#fitness-words")).to_contain_text(re.compile(r"Round \d+: best −"))
     expect(page.get_by_role("group", name="Controls of the run")).to_be_hidden()  # nobody gave leave
+
+
+def test_a_zoomed_curve_stays_so_while_rounds_come_until_it_is_clicked_twice(open_page: Open, address: str) -> None:
+    page = open_page(address)
+    until_rounds(page, 10)
+    curve = page.locator("#fitness canvas")
+    place = page.locator("#fitness .u-over").bounding_box()
+    assert place is not None
+    x, y, width = place["x"], place["y"] + place["height"] / 2, place["width"]
+    page.mouse.move(x + width / 4, y)
+    page.mouse.down()
+    page.mouse.move(x + width / 2, y, steps=3)
+    page.mouse.up()
+    zoomed, there = pixels(curve), until_rounds(page, 10)
+    until_rounds(page, there + 5)
+    assert pixels(curve) == zoomed  # of rounds that are past nothing changes
+    page.mouse.dblclick(x + width / 2, y)
+    assert pixels(curve) != zoomed
 
 
 def test_a_page_that_is_opened_in_mid_run_shows_the_whole_history(open_page: Open, address: str, scene: Scene) -> None:
@@ -70,6 +98,16 @@ def test_a_trainer_that_is_killed_is_gone_within_ten_seconds_and_alive_when_it_i
     expect(page.locator("#feed")).to_contain_text("carol")
     scene.start_trainer("carol", f"coins.py:3/{len(TRAINERS)}")
     expect(row).to_contain_text("alive", timeout=10_000)
+
+
+def test_a_hidden_tab_holds_no_connection_and_goes_on_where_it_stopped(open_page: Open, address: str) -> None:
+    page = open_page(address)
+    before = until_rounds(page, 1)
+    with page.expect_event("requestfailed", lambda request: request.url.endswith("/stream")):
+        turn(page, hidden=True)
+    with page.expect_request(re.compile(r"/stream\?after=\d+-\d+$")):
+        turn(page, hidden=False)
+    until_rounds(page, before + 3)
 
 
 def test_the_slider_shows_the_decision_surface_of_any_past_round(open_page: Open, address: str) -> None:
@@ -119,6 +157,39 @@ def test_an_operator_pauses_and_resumes_the_run(open_page: Open, scene: Scene) -
     page.get_by_role("button", name="Cancel").click()
     expect(trainer_row(page, "carol")).not_to_contain_text("banned")
     scene.terminate("desk")
+    expect(page.locator("#state-text")).to_have_text("last known: running")
+    expect(page.locator("#state")).to_have_attribute("data-tone", "calm")
+    expect(page.locator("#present-of")).to_have_text("last known")
+    expect(page.locator("#trainers-sum")).to_have_text("last known: 3 alive")
+
+
+def test_the_page_stays_with_a_run_that_is_over_until_another_begins(open_page: Open, address: str) -> None:
+    told: list[dict[str, object]] = []
+
+    def tell(*runs: tuple[str, str, int, int]) -> None:
+        """Each by name, condition, beginning and newest event."""
+        same = {"task": "xor", "round": 1, "metric": "loss", "value": None}
+        told[:] = [
+            {**same, "run": run, "state": state, "condition": state, "here": state == "running"}
+            | {"started_at": started_at, "event_at": event_at}
+            for run, state, started_at, event_at in runs
+        ]
+
+    def answer(route: Route) -> None:
+        data = json.dumps({"now": 100, "broker": {"address": None, "there": False}, "runs": told})
+        route.fulfill(content_type="text/event-stream", body=f"retry: 100\nevent: runs\ndata: {data}\n\n")
+
+    page = open_page(address)
+    name, verdict = page.get_by_role("heading", level=1), page.locator("#runs [href='#run=first']")
+    page.route(re.compile(r"/api/(.*/)?stream"), answer)
+    tell(("first", "running", 20, 30), ("earlier", "running", 10, 30))
+    page.reload()
+    expect(name).to_have_text("first")
+    tell(("earlier", "running", 10, 50), ("first", "solved", 20, 40))
+    expect(verdict).to_contain_text("solved")
+    expect(name).to_have_text("first")
+    tell(("later", "running", 60, 60), ("earlier", "running", 10, 50), ("first", "solved", 20, 40))
+    expect(name).to_have_text("later")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -151,6 +151,16 @@ def test_the_token_in_the_url_of_the_page_becomes_a_cookie() -> None:
     assert ask(HOST, path="/api/runs", query="token=the-token")[0] == 401, "at the page alone"
 
 
+def test_a_person_is_told_in_plain_text_why_and_a_script_in_json() -> None:
+    _, headers, body = ask({**HOST, "accept": "text/html,*/*;q=0.8"}, path="/")
+    assert (headers["content-type"], body.decode()) == (
+        "text/plain; charset=utf-8",
+        "expected a token: open the URL that fedmq dashboard printed\n",
+    )
+    _, headers, body = ask({**HOST, "accept": "*/*"}, path="/")
+    assert (headers["content-type"], body[:1]) == ("application/json", b"{")
+
+
 def test_an_address_is_ours_where_we_listen_on_all_and_a_strangers_name_never() -> None:
     assert ask({**READER, "host": "192.0.2.7:8550"}, any_address=True)[0] == 200
     assert ask({**READER, "host": "[2001:db8::1]:8550"}, any_address=True)[0] == 200
