@@ -269,7 +269,7 @@ def _open_run(
         if came is not None and came != there:
             raise StoreError(
                 f"{folder} holds a run with {option_name} {there}, got {came}; continue it without {option_name}, "
-                "or choose another --out"
+                "move its files away, or choose another --out"
             )
     if wanted is not None and code != known.code:
         click.echo(

@@ -234,7 +234,7 @@ def _why(unit: str) -> str:
     journal, one = "journalctl --quiet --lines 1 --output cat --no-pager", quote(unit)
     return (
         f"journalctl --sync; id=$(systemctl show --property InvocationID --value {one})\n"
-        f"why=$({journal} _SYSTEMD_INVOCATION_ID=\"$id\" | sed 's/^fedmq: //'); "
+        f'why=$({journal} _SYSTEMD_INVOCATION_ID="$id"); '
         f'[ -z "$why" ] && {journal} --unit {one} || echo "$why"'
     )
 

@@ -215,7 +215,7 @@ def _last_line(*outputs: object) -> str:
     for output in outputs:
         lines = [line.strip() for line in _text(output).splitlines() if line.strip()]
         if lines:
-            return _short(lines[-1])
+            return _short(lines[-1].removeprefix("fedmq: "))
     return ""
 
 

@@ -8,7 +8,9 @@ import pytest
 from click.testing import CliRunner
 
 from deploy import cli, package
+from deploy.facts import Facts
 from deploy.package import Package
+from deploy.table import standing
 from fedmq.errors import BadConfiguration
 
 BROKER = '[broker]\nhost = "north"\n'
@@ -71,3 +73,12 @@ def test_a_new_host_is_written(tmp_path: Path) -> None:
     assert 'host = "north"' in text
     assert 'count = 2\ndata = "a.csv"' in text
     assert "seed = 8" in text
+
+
+def test_a_host_that_failed_is_one_line_where_there_is_no_terminal() -> None:
+    why = "expected something else, got this; " * 10
+
+    lines = standing({"north": Facts()}, {"south": why}, as_json=False).splitlines()
+
+    assert [line.split()[0] for line in lines] == ["host", "north", "south"]
+    assert lines[2].endswith(why.rstrip())
