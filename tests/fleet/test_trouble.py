@@ -144,7 +144,7 @@ def test_a_service_that_does_not_start_says_why(north: Machine, desk: Desk) -> N
     done = desk.type("deploy", "trainers", "north")
 
     assert done.returncode == 1
-    assert "restart trainer@late: xor:9/2: expected a part from 1 to 2, got 9" in done.stderr, done.stderr
+    assert "trainer-late.toml, line 3: data: xor:9/2: expected a part from 1 to 2, got 9" in done.stderr, done.stderr
 
 
 def test_a_new_port_reaches_the_keys_and_the_trainers(north: Machine, desk: Desk) -> None:
