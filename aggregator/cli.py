@@ -13,6 +13,8 @@ from fedmq.errors import BadConfiguration, StoreError
 from fedmq.options import check_name, edge_options, metrics_option, one_thread_for_arrays, option, service_options
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from aggregator.report import Report
     from aggregator.service import Aggregator, Limits
     from aggregator.store import Store
@@ -22,12 +24,38 @@ if TYPE_CHECKING:
     from fedmq.tasks import Task
 
 
+def _check_name(_ctx: click.Context, param: click.Parameter, name: str | None) -> str | None:
+    """The name of a task, a strategy or a rule that there is, or BadConfiguration; a FILE.py is not looked into yet."""
+    if name is None or name.endswith(".py"):
+        return name
+    one_thread_for_arrays()
+    from aggregator.strategies import find_strategy
+    from aggregator.strategies.rules import check_rule
+    from fedmq.tasks import find_task
+
+    check: dict[str | None, Callable[[str], object]] = {"task_name": find_task, "strategy": find_strategy}
+    check.get(param.name, check_rule)(name)
+    return name
+
+
 @click.command()
-@option("--task", "task_name", metavar="NAME|FILE.py", help="What to train: xor, parity4, linear or a file.")
-@option("--strategy", metavar="NAME", help="How to learn: evolution, fedavg, fedsgd. [default: evolution]")
+@option(
+    "--task",
+    "task_name",
+    metavar="NAME|FILE.py",
+    callback=_check_name,
+    help="What to train: xor, parity4, linear or a file.",
+)
+@option(
+    "--strategy",
+    metavar="NAME",
+    callback=_check_name,
+    help="How to learn: evolution, fedavg, fedsgd. [default: evolution]",
+)
 @option(
     "--robust",
     metavar="RULE",
+    callback=_check_name,
     help="What one lying trainer may do to the model: none, clip, trimmed-mean, median, krum for fedavg and fedsgd. "
     "[default: none; for evolution always clip]",
 )
@@ -244,7 +272,7 @@ def _open_run(
         if came is not None and came != there:
             raise StoreError(
                 f"{folder} holds a run with {option_name} {there}, got {came}; continue it without {option_name}, "
-                "or choose another --out"
+                "move its files away, or choose another --out"
             )
     if wanted is not None and code != known.code:
         click.echo(

@@ -10,10 +10,18 @@ from fedmq.address import DEFAULT_PORT, PORTS, parse_address
 from fedmq.options import keys_option, metrics_option, option, service_options
 
 
+def _check_bind(_ctx: click.Context, _param: click.Parameter, host: str | None) -> str | None:
+    """A host that can be a broker's, or BadConfiguration."""
+    if host is not None:
+        parse_address(f"tcp://{host}:{DEFAULT_PORT}")
+    return host
+
+
 @click.command()
 @option(
     "--bind",
     metavar="HOST",
+    callback=_check_bind,
     help="Address to listen on; without keys only loopback. [default: 127.0.0.1; with keys the federation's]",
 )
 @option(

@@ -5,6 +5,7 @@ Says what is wanted, from the command line and the inventory; `rollout` makes it
 
 from __future__ import annotations
 
+import math
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -93,10 +94,13 @@ def broker(
       fedmq deploy broker north
       fedmq deploy broker admin@north --address 192.0.2.1
     """
+    from deploy.package import find_package
+
     known = inventories.read_inventory(inventory)
     if host is not None:
         wanted = BrokerHost(host, address, port or DEFAULT_PORT)
         if known.broker is None:
+            find_package(package)  # before anything is written
             known = _remember(inventory, inventories.broker_section(wanted))
         elif known.broker != wanted and (known.broker.host != host or address or port):
             raise BadConfiguration(f"{inventory}: expected no broker, or this one, got {known.broker.host}; edit it")
@@ -134,6 +138,8 @@ def aggregator(
         raise BadConfiguration(
             f"expected the broker's host {goal.broker.host}, got {host}; they share the list of keys"
         )
+    if more and task is None:
+        raise BadConfiguration(f"expected --task with --set, got --set alone; to change a setting edit {inventory}")
     if task is not None:
         settings: dict[str, Setting] = {"task": task, **dict(map(_setting, more))}
         if known.aggregator is None:
@@ -153,14 +159,14 @@ def aggregator(
     help="Where each one's rows are, on its host, as for fedmq trainer; {part}, {parts}, {n} and {name} are filled in. "
     "[default: as the inventory says]",
 )
-@option("--count", type=click.IntRange(1), default=1, metavar="N", help="So many trainers on each new host.")
+@option("--count", type=click.IntRange(1), metavar="N", help="So many trainers on each new host. [default: 1]")
 @option("--label", metavar="LABEL", help="Only the hosts with this label.")
 @package_option
 @fleet_options
 def trainers(
     hosts: tuple[str, ...],
     data: str | None,
-    count: int,
+    count: int | None,
     label: str | None,
     package: Path | None,
     inventory: Path,
@@ -178,13 +184,10 @@ def trainers(
       fedmq deploy trainers --label clinic
     """
     known = inventories.read_inventory(inventory)
-    there = {one.host for one in known.trainers}
-    for host in hosts:
-        if data is not None and host not in there:
-            known = _remember(inventory, inventories.trainers_section(TrainerHost(host, data, count)))
-    chosen = inventories.choose(known, hosts, label)
     goal = _goal(known, package)
     assert goal.broker is not None
+    known = _with_trainers(inventory, known, hosts, data, count)
+    chosen = inventories.choose(known, hosts, label)
     every = list(dict.fromkeys([goal.broker.host, *chosen]))
     wanted = [one for one in inventories.instances(known) if one.host in chosen]
     _reach(goal._replace(hosts=every, trainers=wanted), ssh_config, limit)
@@ -206,6 +209,24 @@ def upgrade(hosts: tuple[str, ...], package: Path | None, inventory: Path, ssh_c
     _reach(_goal(known, package)._replace(hosts=hosts_of(inventory, hosts)), ssh_config, limit)
 
 
+def _with_trainers(
+    path: Path, known: Inventory, hosts: tuple[str, ...], data: str | None, count: int | None
+) -> Inventory:
+    """The inventory with these hosts; the new ones are written there."""
+    if data is None and count is None:
+        return known
+    if data is None or not hosts:
+        raise BadConfiguration(f"expected HOSTS and --data for new trainers, got no {'HOSTS' if data else '--data'}")
+    wanted = [TrainerHost(host, data, count or 1) for host in hosts]
+    for one in wanted:
+        there = [(other.data, other.count) for other in known.trainers if other.host == one.host]
+        if there and (data, count or there[0][1]) not in there:
+            raise BadConfiguration(f"{path}: expected no {one.host}, or just these trainers there, got others; edit it")
+    listed = {other.host for other in known.trainers}
+    new = [one for one in wanted if one.host not in listed]
+    return _remember(path, "".join(map(inventories.trainers_section, new))) if new else known
+
+
 def _setting(pair: str) -> tuple[str, Setting]:
     """KEY=VALUE; a number or a boolean is one."""
     import tomllib
@@ -217,18 +238,21 @@ def _setting(pair: str) -> tuple[str, Setting]:
         found = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         return key, value
+    if isinstance(found, float) and not math.isfinite(found):
+        raise BadConfiguration(f"expected --set {key}=NUMBER, got {value}; leave it out for no limit")
     return key, found if isinstance(found, str | int | float | bool) else value
 
 
 def _remember(path: Path, section: str) -> Inventory:
-    """Put a section at the end of the inventory; all of it."""
+    """Put a section at the end of the inventory; all of it, which is written only if it is one."""
     from fedmq.files import write_whole
 
     before = path.read_text(encoding="utf-8") if path.exists() else ""
-    inventories.read_inventory(path)
     gap = "\n" if before and not before.endswith("\n\n") else ""
-    write_whole(path, (before + gap + section).encode())
-    return inventories.read_inventory(path)
+    after = before + gap + section
+    known = inventories.parse_inventory(path, after)
+    write_whole(path, after.encode())
+    return known
 
 
 def _goal(known: Inventory, package: Path | None) -> Goal:

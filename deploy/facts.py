@@ -27,9 +27,10 @@ echo "clock $(date +%s.%N)"
 awk '$4 == "0A" {{ split($2, at, ":"); print "port " at[2] }}' /proc/net/tcp /proc/net/tcp6 2> /dev/null | sort -u
 command -v dpkg-query > /dev/null && dpkg-query -W -f 'package ${{db:Status-Status}} ${{Version}}\n' fedmq 2> /dev/null
 sha256sum /etc/fedmq/*.toml 2> /dev/null | sed 's/^/file /'
-federation() {{ sed -n 's/^ *"id": *"\(.*\)",*$/\1/p' "$1"; }}
-[ ! -f {KEYS}/broker.key ] || echo "federation $(federation {KEYS}/federation.json)"
-[ ! -f {CREDENTIALS}/fedmq-federation.json ] || echo "joined $(federation {CREDENTIALS}/fedmq-federation.json)"
+said() {{ sed -n "s/^ *\"$1\": *\"\(.*\)\",*$/\1/p" "$2"; }}
+[ ! -f {KEYS}/broker.key ] || echo "federation $(said id {KEYS}/federation.json)"
+[ ! -f {KEYS}/broker.key ] || echo "address $(said broker {KEYS}/federation.json)"
+[ ! -f {CREDENTIALS}/fedmq-federation.json ] || echo "joined $(said id {CREDENTIALS}/fedmq-federation.json)"
 for key in {CREDENTIALS}/fedmq-trainer-*.key; do
     [ ! -f "$key" ] || {{ name=${{key#{CREDENTIALS}/fedmq-trainer-}}; echo "trainer ${{name%.key}}"; }}
 done
@@ -66,9 +67,11 @@ class Facts:
     free_kb: int | None = None
     clock: float | None = None  # seconds since 1970
     ports: frozenset[int] = frozenset()  # on which somebody listens
+    package: str | None = None  # how it stands there in dpkg's word, installed or config-files
     version: str | None = None  # of the package, if it is installed whole
     files: dict[str, str] = field(default_factory=dict)  # SHA-256 of the settings, by path
     federation: str | None = None  # the id of the one whose broker's key is there
+    address: str | None = None  # where its keys say that the broker is
     joined: str | None = None  # the id of the one that its trainers belong to
     trainers: frozenset[str] = frozenset()  # whose keys are there
     finished: bool = False  # the aggregator's run is over
@@ -108,9 +111,11 @@ def read_facts(text: str) -> Facts:
         free_kb=_whole(one.get("free")),
         clock=_number(one.get("clock")),
         ports=frozenset(ports),
+        package=status if status not in ("", "not-installed") else None,
         version=version if status == "installed" else None,
         files=files,
         federation=one.get("federation"),
+        address=one.get("address"),
         joined=one.get("joined"),
         trainers=frozenset(trainers),
         finished="finished" in one,

@@ -16,6 +16,7 @@ Knows nothing of how a host is reached or what is on it.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import tomllib
 from pathlib import Path
@@ -24,7 +25,7 @@ from typing import Annotated, NamedTuple
 import msgspec
 from msgspec import Meta
 
-from fedmq.address import DEFAULT_PORT, PORTS
+from fedmq.address import DEFAULT_PORT, PORTS, parse_address
 from fedmq.errors import BadConfiguration
 
 INVENTORY = Path("fleet.toml")
@@ -35,7 +36,8 @@ PLACEHOLDERS = ("{part}", "{parts}", "{n}", "{name}")
 
 Setting = str | int | float | bool
 # A host goes to ssh and into a shell's words: nothing in it can be taken for an option or a second word.
-Host = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.:@\[\]][A-Za-z0-9_.:@\[\]-]*$", max_length=255)]
+HOST_PATTERN = r"([A-Za-z0-9_][A-Za-z0-9_.-]*@)?[A-Za-z0-9_:][A-Za-z0-9_.:-]*"
+Host = Annotated[str, Meta(max_length=255)]
 Port = Annotated[int, Meta(ge=1, le=65536 - PORTS)]
 
 
@@ -93,14 +95,50 @@ def read_inventory(path: Path) -> Inventory:
     if not path.exists():
         return Inventory()
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-        inventory = msgspec.convert(values, Inventory)
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise BadConfiguration(f"{path}: cannot be read ({error})") from error
+    return parse_inventory(path, text)
+
+
+def parse_inventory(path: Path, text: str) -> Inventory:
+    """The inventory that this text is, of the file at `path`.
+
+    Raises:
+        BadConfiguration: it does not say what an inventory says.
+    """
+    try:
+        inventory = msgspec.convert(tomllib.loads(text), Inventory)
     except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
         raise BadConfiguration(f"{path}: not an inventory: {error}; see docs/how-to/three-machines.md") from error
+    _check_hosts(path, inventory)
     instances(inventory)
     return inventory
+
+
+def _check_hosts(path: Path, inventory: Inventory) -> None:
+    """That each host can be one, and is called the same everywhere."""
+    broker, spelled = inventory.broker, dict[str, str]()
+    for host in [*inventory.hosts, *([broker.address] if broker is not None and broker.address else [])]:
+        name = host.rpartition("@")[2]
+        if not re.fullmatch(HOST_PATTERN, host) or (":" in name and not _is_ipv6(name)):
+            raise BadConfiguration(
+                f"{path}: expected a host as HOST or USER@HOST, of letters, digits and . _ -, got {host!r}; "
+                "a port of sshd goes into ~/.ssh/config"
+            )
+    for host in inventory.hosts:
+        if (other := spelled.setdefault(host.rpartition("@")[2], host)) != host:
+            raise BadConfiguration(f"{path}: expected one spelling of each host, got {other} and {host}; choose one")
+    if broker is not None:
+        parse_address(broker.url)
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def instances(inventory: Inventory) -> list[Instance]:

@@ -10,7 +10,7 @@ import hashlib
 from dataclasses import dataclass
 from shlex import quote
 
-from deploy.facts import CREDENTIALS, STATE, Facts
+from deploy.facts import CREDENTIALS, KEYS, STATE, Facts
 from deploy.inventory import BrokerHost, Instance, Setting, settings_text
 from deploy.package import Package
 from fedmq.address import PORTS
@@ -105,7 +105,10 @@ def broker_problems(facts: Facts, broker: BrokerHost) -> list[str]:
     taken = sorted(facts.ports & set(range(broker.port, broker.port + PORTS)))
     if not taken or facts.unit(BROKER).active == "active":
         return []
-    return [f"expected ports {broker.port} to {broker.port + PORTS - 1} free, got {taken[0]} in use; choose --port"]
+    return [
+        f"expected ports {broker.port} to {broker.port + PORTS - 1} free, got {taken[0]} in use; set another port "
+        "below [broker] in the inventory"
+    ]
 
 
 def install(facts: Facts, package: Package) -> list[AnyStep]:
@@ -113,8 +116,12 @@ def install(facts: Facts, package: Package) -> list[AnyStep]:
     return [] if facts.version == package.version else [Install(package)]
 
 
-def install_script() -> str:
-    """Installs the package on the standard input. What it depends on comes from the host's own sources."""
+def install_script(version: str) -> str:
+    """Installs the package on the standard input. What it depends on comes from the host's own sources.
+
+    apt-get mends what dpkg has left half done, and is content where dpkg has done nothing at all.
+    """
+    wanted = quote(f"installed {version}")
     return (
         "set -e; export LC_ALL=C DEBIAN_FRONTEND=noninteractive\n"
         "folder=$(mktemp -d /var/tmp/fedmq-XXXXXX); trap 'rm -rf \"$folder\"' EXIT\n"
@@ -122,8 +129,8 @@ def install_script() -> str:
         'dpkg --force-confdef --force-confold --install "$folder/fedmq.deb" > "$folder/log" 2>&1 ||\n'
         '    apt-get -qq -y --no-install-recommends --fix-broken install >> "$folder/log" 2>&1 ||\n'
         '    { tail -n 3 "$folder/log" >&2; exit 1; }\n'
-        "dpkg-query -W -f '${db:Status-Status}' fedmq | grep -qx installed ||\n"
-        '    { tail -n 3 "$folder/log" >&2; exit 1; }'
+        f"dpkg-query -W -f '${{db:Status-Status}} ${{Version}}\\n' fedmq | grep -qxF {wanted} ||\n"
+        '    { grep -m 1 error: "$folder/log" || tail -n 3 "$folder/log"; exit 1; } >&2'
     )
 
 
@@ -132,6 +139,10 @@ def broker(facts: Facts, wanted: BrokerHost) -> list[AnyStep]:
     steps: list[AnyStep] = []
     if facts.federation is None:
         steps.append(Step("make the federation's keys", keys_command("init", "--broker", wanted.url)))
+    elif facts.address != wanted.url:
+        says = r's|^\( *"broker": *"\)[^"]*|\1' + wanted.url + "|"
+        script = f"sed -i {quote(says)} {KEYS}/federation.json"
+        steps.append(Step("say the new address in the federation's keys", script))
     settings: dict[str, Setting] = {"bind": "0.0.0.0", "port": wanted.port, "keys": KEYS_SEEN}  # noqa: S104 with keys
     return [*steps, *_run(facts, BROKER, "broker.toml", settings)]
 
@@ -156,13 +167,16 @@ def put_away_run() -> str:
     )
 
 
-def trainers(facts: Facts, wanted: list[Instance], federation: str) -> list[AnyStep]:
-    """The keys, the settings and the units of the trainers of one host; what is there and not wanted is stopped."""
+def trainers(facts: Facts, wanted: list[Instance], federation: str, broker: str) -> list[AnyStep]:
+    """The keys, the settings and the units of the trainers of one host; what is there and not wanted is stopped.
+
+    `broker` is its address now; the keys there say what it was when they were made.
+    """
     steps: list[AnyStep] = []
     for one in wanted:
         if facts.joined != federation or one.name not in facts.trainers:
             steps.append(Enrol(one.name))
-        steps += _run(facts, trainer_unit(one.name), f"trainer-{one.name}.toml", {"data": one.data})
+        steps += _run(facts, trainer_unit(one.name), f"trainer-{one.name}.toml", {"broker": broker, "data": one.data})
     units = {trainer_unit(one.name) for one in wanted}
     return [*_stop([name for name in _busy(facts) if name.startswith("fedmq-trainer@") and name not in units]), *steps]
 
@@ -180,22 +194,21 @@ def stop(facts: Facts) -> list[AnyStep]:
 
 
 def _busy(facts: Facts) -> list[str]:
-    """The units that run, or would at the next boot."""
-    still = ("inactive", "failed")
-    return sorted(name for name, unit in facts.units.items() if unit.enabled or unit.active not in still)
+    """The units that run, would at the next boot, or are remembered because they failed."""
+    return sorted(name for name, unit in facts.units.items() if unit.enabled or unit.active != "inactive")
 
 
 def _stop(units: list[str]) -> list[AnyStep]:
     if not units:
         return []
-    return [
-        Step(f"stop {', '.join(map(short, units))}", f"systemctl disable --now --quiet {' '.join(map(quote, units))}")
-    ]
+    names = " ".join(map(quote, units))
+    script = f"systemctl disable --now --quiet {names} && {{ systemctl reset-failed {names} 2> /dev/null || true; }}"
+    return [Step(f"stop {', '.join(map(short, units))}", script)]
 
 
 def remove(facts: Facts) -> list[AnyStep]:
-    """Takes everything of fedmq from there: files, state, keys, users and units."""
-    if facts.version is None:
+    """Takes everything of fedmq from there: files, state, keys, users and units; also of a package that was removed."""
+    if facts.package is None:
         return []
     return [Step("purge", "export DEBIAN_FRONTEND=noninteractive; dpkg --purge fedmq 2>&1 > /dev/null")]
 
@@ -211,10 +224,19 @@ def _run(facts: Facts, unit: str, file: str, settings: dict[str, Setting], *, ov
         f"set -e; cat > {path}.new; chmod 644 {path}.new; mv {path}.new {path}\n"
         f"systemctl enable --quiet fedmq.target {quote(unit)}; systemctl start fedmq.target\n"
         f"systemctl reset-failed {quote(unit)} 2> /dev/null || true\n"
-        f"systemctl restart {quote(unit)} || {{ journalctl --unit {quote(unit)} --lines 3 --output cat --no-pager >&2; "
-        "exit 1; }"
+        f"systemctl restart {quote(unit)} || {{ {_why(unit)} >&2; exit 1; }}"
     )
     return [Step(f"{verb} {short(unit)}", script, text)]
+
+
+def _why(unit: str) -> str:
+    """Prints the last words of the unit's own process in the start that failed, or else what systemd says of it."""
+    journal, one = "journalctl --quiet --lines 1 --output cat --no-pager", quote(unit)
+    return (
+        f"journalctl --sync; id=$(systemctl show --property InvocationID --value {one})\n"
+        f'why=$({journal} _SYSTEMD_INVOCATION_ID="$id"); '
+        f'[ -z "$why" ] && {journal} --unit {one} || echo "$why"'
+    )
 
 
 def keys_command(*words: str) -> str:
@@ -227,12 +249,14 @@ def keys_command(*words: str) -> str:
 def join_script(name: str, connect_timeout_s: float) -> str:
     """Makes a trainer's key, asks with the token on the standard input, and hands the key to the trainer's unit.
 
-    It can be interrupted: the folder keeps what was made until it is accepted.
+    It can be interrupted. What an earlier one has left is thrown away: that key is revoked. One that is accepted when
+    nobody listens any more, so that the last words of the command go nowhere, is handed over all the same.
     """
     folder = f"{ETC}/joining-{name}"
     return (
-        f"set -e; umask 077; install -d -m 700 {folder} {CREDENTIALS}\n"
-        f"{FEDMQ} trainer join - --name {name} --keys {folder} --connect-timeout {connect_timeout_s:g}\n"
+        f"set -e; umask 077; rm -rf {folder}; install -d -m 700 {folder} {CREDENTIALS}\n"
+        f"{FEDMQ} trainer join - --name {name} --keys {folder} --connect-timeout {connect_timeout_s:g} ||\n"
+        f"    [ -f {folder}/trainer.key ]\n"
         f"mv {folder}/trainer.key {CREDENTIALS}/fedmq-trainer-{name}.key\n"
         f"mv {folder}/federation.json {CREDENTIALS}/fedmq-federation.json\n"
         f"rm -rf {folder}\n"

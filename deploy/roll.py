@@ -89,7 +89,7 @@ def issue_token(folder: Path, expires: int, name: str | None, now: float) -> str
         BadConfiguration: too many are outstanding, or the name is another one's.
     """
     federation, roll = read_home(folder), read_roll(folder, now)
-    if len(roll.tokens) >= TOKENS_MAX:
+    if sum(ticket.used_by is None for ticket in roll.tokens.values()) >= TOKENS_MAX:
         raise BadConfiguration(f"expected less than {TOKENS_MAX} tokens outstanding; wait until some have expired")
     if name is not None and any(one.name == name for one in (*roll.members, federation.aggregator)):
         raise BadConfiguration(f"--name {name}: another one is named so already; choose another, fedmq keys ls")

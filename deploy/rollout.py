@@ -22,6 +22,7 @@ from deploy.ssh import Host, HostTrouble, connect
 ASK_S = 20.0
 INSTALL_S = 300.0
 JOIN_S = 30.0
+ENROL_HOURS = 0.1  # more than a join may take, and than clocks may differ
 REACH_S = 10.0  # from a trainer's host to the broker
 JOURNAL_LINES_MAX = 10_000
 
@@ -95,10 +96,11 @@ class Rollout:
                 self._federation.set_exception(HostTrouble(f"expected a broker, but {host.name} failed; see there"))
             raise
         if wanted := [one for one in goal.trainers if one.host == host.name]:
+            assert goal.broker is not None
             self._tell(News(host.name, "wait for the broker"))
             federation = await self._federation
             self._check(plan.trainer_problems(facts, federation))
-            done += await self._carry_out(host, plan.trainers(facts, wanted, federation))
+            done += await self._carry_out(host, plan.trainers(facts, wanted, federation, goal.broker.url))
         return _summary(done, start)
 
     def _is_brokers(self, name: str) -> bool:
@@ -155,7 +157,7 @@ class Rollout:
     async def _carry_out_one(self, host: Host, step: plan.AnyStep) -> None:
         if isinstance(step, plan.Install):
             package = await asyncio.to_thread(step.package.path.read_bytes)
-            await host.run(plan.install_script(), package, INSTALL_S)
+            await host.run(plan.install_script(step.package.version), package, INSTALL_S)
         elif isinstance(step, plan.Enrol):
             await self._enrol(host, step.name)
         else:
@@ -170,7 +172,9 @@ class Rollout:
         assert self._goal.broker is not None
         async with connect(self._goal.broker.host, self._config) as broker:
             await broker.run(f"({plan.keys_command('revoke', name)}) > /dev/null 2>&1 || true")
-            token = (await broker.run(plan.keys_command("token", "--name", name, "--hours", "1"))).text.strip()
+            token = (
+                await broker.run(plan.keys_command("token", "--name", name, "--hours", f"{ENROL_HOURS:g}"))
+            ).text.strip()
             async with host.converse(plan.join_script(name, REACH_S), JOIN_S) as join:
                 join.write(token)
                 found = re.search(r"fingerprint (\S+)", await join.read_line())

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from shlex import quote
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import asyncssh
 
@@ -64,7 +64,7 @@ class Conversation:
         """
         done = await self._process.wait(check=False)
         if done.exit_status != 0:
-            raise HostTrouble(_last_line(done.stderr, done.stdout) or f"ended with exit code {done.exit_status}")
+            raise HostTrouble(_why(done, _text(done.stderr), _text(done.stdout)))
 
 
 class Host:
@@ -85,7 +85,7 @@ class Host:
                 done = await self._connection.run(_as_root(script), input=reads, encoding=None, check=False)
         text, errors = _text(done.stdout), _text(done.stderr)
         if done.exit_status != 0:
-            raise HostTrouble(_last_line(errors, text) or f"ended with exit code {done.exit_status}, and no word why")
+            raise HostTrouble(_why(done, errors, text))
         return Output(text, errors)
 
     @asynccontextmanager
@@ -105,21 +105,26 @@ async def connect(name: str, config: Path | None, timeout_s: float = CONNECT_S) 
     """A connection to a host as ssh knows it, `[USER@]HOST`; `config` stands in for ~/.ssh/config.
 
     Raises:
-        HostTrouble: there is none within the time.
+        HostTrouble: there is none within the time, or ssh's settings for it cannot be used.
     """
     user, _, host = name.rpartition("@")
-    more = {"username": user} if user else {}
+    more: dict[str, Any] = {"username": user} if user else {}
     if config is not None:
-        more["config"] = [str(config)]  # type: ignore[assignment]
+        more["config"] = [str(config)]
     with _told(name):
         async with _within(timeout_s, "to be logged in"):
-            connection = await asyncssh.connect(
-                host,
-                keepalive_interval=KEEPALIVE_S,
-                keepalive_count_max=KEEPALIVE_COUNT,
-                login_timeout=timeout_s,
-                **more,
-            )
+            known_hosts = await _known_hosts(host, more)
+            try:
+                connection = await asyncssh.connect(
+                    host,
+                    known_hosts=known_hosts,
+                    keepalive_interval=KEEPALIVE_S,
+                    keepalive_count_max=KEEPALIVE_COUNT,
+                    login_timeout=timeout_s,
+                    **more,
+                )
+            except ValueError as error:  # a UnicodeError: it is no name
+                raise HostTrouble(f"expected a host's name or address, got {host} ({_short(str(error))})") from None
     try:
         yield Host(name, connection)
     finally:
@@ -127,6 +132,28 @@ async def connect(name: str, config: Path | None, timeout_s: float = CONNECT_S) 
         with suppress(TimeoutError, OSError, asyncssh.Error):
             async with asyncio.timeout(1.0):
                 await connection.wait_closed()
+
+
+async def _known_hosts(host: str, settings: dict[str, Any], seen: frozenset[str] = frozenset()) -> Any:
+    """Whose keys are believed for this host, as its settings say; its jump hosts' settings are looked at as well.
+
+    Raises:
+        HostTrouble: anybody's are, or the settings cannot be used.
+    """
+    try:
+        options = await asyncssh.SSHClientConnectionOptions.construct(host=host, **settings)
+    except (ValueError, OSError) as error:
+        what = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
+        raise HostTrouble(f"expected settings of ssh that can be used, got: {_short(what)}; mend them") from None
+    if options.known_hosts is None:
+        raise HostTrouble(f"expected a file of known host keys for {host}, got UserKnownHostsFile none; name one")
+    jumps = options.tunnel.split(",") if isinstance(options.tunnel, str) else []
+    own = {key: value for key, value in settings.items() if key == "config"}
+    for jump in {jump.rpartition("@")[2].partition(":")[0] for jump in jumps}:
+        if jump in seen:
+            raise HostTrouble(f"expected a way to {jump}, got one that goes over itself; mend ssh's ProxyJump")
+        await _known_hosts(jump, own, seen | {jump})
+    return options.known_hosts
 
 
 @asynccontextmanager
@@ -175,12 +202,20 @@ def _text(output: object) -> str:
     return output.decode(errors="replace") if isinstance(output, bytes) else str(output or "")
 
 
+def _why(done: asyncssh.SSHCompletedProcess, *outputs: str) -> str:
+    """Why a script has failed, in one line."""
+    if done.exit_status is None and done.exit_signal is None:
+        return "the connection broke; is it overloaded or cut off?"
+    how = done.exit_signal[0] if done.exit_signal else f"exit code {done.exit_status}"
+    return _last_line(*outputs) or f"ended with {how}, and no word why"
+
+
 def _last_line(*outputs: object) -> str:
     """The last line that says something."""
     for output in outputs:
         lines = [line.strip() for line in _text(output).splitlines() if line.strip()]
         if lines:
-            return _short(lines[-1])
+            return _short(lines[-1].removeprefix("fedmq: "))
     return ""
 
 

@@ -6,6 +6,7 @@ Knows nothing of what the steps are.
 from __future__ import annotations
 
 import json
+import sys
 import time
 from types import TracebackType
 from typing import Self
@@ -20,6 +21,7 @@ from deploy.plan import short
 from deploy.rollout import News
 
 FRAMES_A_SECOND = 8
+WIDE = 10_000  # no line is folded where nobody looks
 
 
 class Progress:
@@ -90,7 +92,7 @@ def standing(found: dict[str, Facts], failed: dict[str, str], *, as_json: bool) 
             table.add_row(Text(host), facts.version or "none", "", "nothing runs", "", "")
     for host, line in failed.items():
         table.add_row(Text(host), "", "", Text("FAILED", style="red"), "", Text(line))
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
     with console.capture() as capture:
         console.print(table)
-    return capture.get().rstrip("\n")
+    return "\n".join(map(str.rstrip, capture.get().splitlines()))

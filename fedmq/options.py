@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import click
 
-from fedmq.address import DEFAULT_ADDRESS
+from fedmq.address import DEFAULT_ADDRESS, parse_address
 from fedmq.errors import BadConfiguration
 from fedmq.journal import JournalHandler, is_journal
 from fedmq.settings import values_of
@@ -145,11 +145,19 @@ def keys_option(command: Command) -> Command:
     )(command)
 
 
+def check_address(_ctx: click.Context, _param: click.Parameter, address: str | None) -> str | None:
+    """A broker's address, or BadConfiguration."""
+    if address is not None:
+        parse_address(address)
+    return address
+
+
 def broker_option(command: Command) -> Command:
     """--broker and --keys."""
     broker = option(
         "--broker",
         metavar="ADDRESS",
+        callback=check_address,
         help=f"Where the broker is. [default: {DEFAULT_ADDRESS}; with keys where they say]",
     )
     return broker(keys_option(command))

@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 
 import click
 
+from fedmq.errors import BadConfiguration
+
 COLUMNS = 100
 
 
@@ -96,6 +98,8 @@ def _complaint(command: click.Command, option: click.Option, value: Any) -> str 
                 option.callback(context, option, text)
         except click.BadParameter as error:
             return error.message
+        except BadConfiguration as error:
+            return str(error).removeprefix(f"{config_key(option)}: ")
     return None
 
 

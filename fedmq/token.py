@@ -27,7 +27,7 @@ PREFIX = "fedmq1-"
 CHECKSUM_BYTES = 4
 LINE_CHARACTERS_MAX = 1024
 TOKENS = "tokens"
-TOKENS_MAX = 100  # outstanding at once; each brings one request at the most
+TOKENS_MAX = 100  # outstanding and not used at once; each brings one request at the most
 
 log = logging.getLogger(__name__)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,6 +41,16 @@ SCALE_MAX = 30  # as `fedmq.messages` has it, which would load numpy for a `--he
 log = logging.getLogger(__name__)
 
 
+def _check_data(_ctx: click.Context, _param: click.Parameter, spec: str | None) -> str | None:
+    """Rows of a built-in task that there are, or BadConfiguration; nothing else is looked at yet."""
+    if spec is not None and re.fullmatch(r"\w+:[0-9]{1,9}/[0-9]{1,9}", spec):
+        one_thread_for_arrays()
+        from trainer.data import load_rows
+
+        load_rows(spec)
+    return spec
+
+
 @click.group(invoke_without_command=True)
 @option(
     "--name",
@@ -51,6 +62,7 @@ log = logging.getLogger(__name__)
 @option(
     "--data",
     metavar="SPEC",
+    callback=_check_data,
     help="The rows: xor:1/2, parity4:3/4, linear:bob, FILE.py:1/2, a file (.csv .npz .npy .parquet), a folder of "
     "them, or module:function.",
 )

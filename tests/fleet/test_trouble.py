@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from desk import Desk
-from machines import Machine, Network, make_key
+from machines import Machine, Network, make_key, until
 
 IN_TIME_S = 60.0
 # What root finds behind each port: the same machine, with one thing wrong.
@@ -104,3 +108,80 @@ def test_a_deployment_never_shows_a_token_or_a_key(north: Machine, desk: Desk) -
     assert "fedmq1-" not in said + north.run("journalctl", "--no-pager")
     for path in ("/var/lib/fedmq/keys/broker.key", "/etc/credstore/fedmq-trainer-north.key"):
         assert north.run("stat", "-L", "-c", "%a", path).strip() == "600"
+
+
+def write_fleet(desk: Desk, machine: Machine, trainer: str, *, data: str = "xor:1/2", port: int = 5550) -> None:
+    """One machine with the broker and one trainer."""
+    name = f'"{machine.name}"'
+    broker = f'[broker]\nhost = {name}\naddress = "{machine.address}"\nport = {port}\n'
+    trainers = f'[[trainers]]\nhost = {name}\nname = "{trainer}"\ndata = "{data}"\n'
+    (desk.folder / "fleet.toml").write_text(broker + trainers)
+
+
+def test_an_enrolment_that_is_interrupted_can_be_repeated(north: Machine, desk: Desk, network: Network) -> None:
+    write_fleet(desk, north, "late")
+    words = [*network.inside, sys.executable, "-m", "fedmq", "deploy", "trainers", "north"]
+    members = north.root / "var/lib/private/fedmq/keys/members"
+    with subprocess.Popen(words, cwd=desk.folder, env=desk.environment, stdout=subprocess.DEVNULL) as typed:
+        until(lambda: any('"late"' in path.read_text() for path in members.iterdir()), "it to be let in", IN_TIME_S)
+        typed.send_signal(signal.SIGINT)
+    assert typed.returncode != 0
+
+    desk.deploy("trainers", "north")
+
+    assert north.show("fedmq-trainer@late", "ActiveState") == "active"
+    # What a host had after a cut before its keys were handed over.
+    left, kept = "/etc/fedmq/joining-late", "/etc/credstore/fedmq"
+    north.run("sh", "-c", f"mkdir {left}; mv {kept}-trainer-late.key {left}/trainer.key; cp {kept}-fed* {left}")
+    desk.deploy("trainers", "north")
+    assert north.run("ls", f"{kept}-trainer-late.key")
+    assert north.run("find", "/etc/fedmq", "-name", "joining-*") == ""
+
+
+def test_a_service_that_does_not_start_says_why(north: Machine, desk: Desk) -> None:
+    write_fleet(desk, north, "late", data="xor:9/2")
+
+    done = desk.type("deploy", "trainers", "north")
+
+    assert done.returncode == 1
+    assert "trainer-late.toml, line 3: data: xor:9/2: expected a part from 1 to 2, got 9" in done.stderr, done.stderr
+
+
+def test_a_new_port_reaches_the_keys_and_the_trainers(north: Machine, desk: Desk) -> None:
+    write_fleet(desk, north, "late", port=7000)
+
+    desk.deploy("up")
+
+    assert f"{north.address}:7000" in north.run("cat", "/var/lib/fedmq/keys/federation.json")
+    until(lambda: "1 trainers" in north.show("fedmq-broker", "StatusText"), "the trainer to be there", IN_TIME_S)
+
+
+def test_a_package_that_is_cut_off_is_not_installed_and_that_is_said(
+    north: Machine, desk: Desk, packages: list[Path], tmp_path: Path
+) -> None:
+    part = tmp_path / "fedmq.deb"
+    part.write_bytes(packages[1].read_bytes()[:-100_000])
+
+    done = desk.type("deploy", "upgrade", "north", "--package", str(part))
+
+    assert done.returncode == 1
+    assert "-2: dpkg-deb" in done.stderr, done.stderr
+
+
+def test_a_host_whose_key_nobody_would_look_at_is_refused(north: Machine, desk: Desk) -> None:
+    desk.write_ssh_config(f"Host north\n  HostName {north.address}\n  UserKnownHostsFile none")
+
+    done = desk.type("deploy", "status", "north")
+
+    desk.write_ssh_config()
+    assert done.returncode == 1
+    assert "UserKnownHostsFile" in done.stdout, done.stdout
+
+
+def test_a_package_that_somebody_has_removed_is_purged_all_the_same(north: Machine, desk: Desk) -> None:
+    north.run("dpkg", "--remove", "fedmq")
+
+    desk.deploy("remove", "north")
+
+    left = "ls -d /etc/fedmq /etc/credstore/fedmq* /var/lib/private/fedmq 2> /dev/null || true"
+    assert north.run("sh", "-c", left) == ""

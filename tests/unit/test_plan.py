@@ -10,15 +10,24 @@ from pathlib import Path
 import pytest
 
 from deploy import plan
-from deploy.facts import QUESTIONS, Facts, Unit, read_facts
+from deploy.facts import KEYS, QUESTIONS, Facts, Unit, read_facts
 from deploy.inventory import BrokerHost, Instance, Setting
 from deploy.package import Package, find_package, read_package
+from deploy.roll import make_federation
 from fedmq.errors import BadConfiguration
+from fedmq.keyring import read_federation
 
 NOW = 1_000_000.0
 PACKAGE = Package(Path("fedmq.deb"), "1.0-1", "amd64", (3, 11), (3, 12), 80_000, 30_000)
 FIT = Facts(
-    os="debian 12", architecture="amd64", systemd=252, python=(3, 11), free_kb=1 << 20, clock=NOW + 1, version="1.0-1"
+    os="debian 12",
+    architecture="amd64",
+    systemd=252,
+    python=(3, 11),
+    free_kb=1 << 20,
+    clock=NOW + 1,
+    package="installed",
+    version="1.0-1",
 )
 BROKER = BrokerHost("north", "192.0.2.1")
 TRAINER = Instance("south", "south-1", "rows.csv")
@@ -35,7 +44,8 @@ def as_it_should_be(facts: Facts, steps: list[plan.AnyStep]) -> Facts:
             files[path] = hashlib.sha256(step.reads).hexdigest()
             [unit] = {word for word in step.script.replace("'", "").split() if word.endswith(".service")}
             units[unit] = Unit("active", True)
-    return replace(facts, files=files, units=units, trainers=frozenset(trainers), federation="f", joined="f")
+    known = {"federation": "f", "joined": "f", "address": BROKER.url}
+    return replace(facts, files=files, units=units, trainers=frozenset(trainers), **known)  # type: ignore[arg-type]
 
 
 def test_a_fit_host_has_no_problems() -> None:
@@ -84,7 +94,7 @@ def test_a_second_run_has_nothing_to_do() -> None:
     for steps_on in (
         lambda facts: plan.broker(facts, BROKER),
         lambda facts: plan.aggregator(facts, settings, 5550),
-        lambda facts: plan.trainers(facts, [TRAINER], "f"),
+        lambda facts: plan.trainers(facts, [TRAINER], "f", BROKER.url),
     ):
         steps = steps_on(FIT)
         assert steps
@@ -92,17 +102,37 @@ def test_a_second_run_has_nothing_to_do() -> None:
 
 
 def test_new_settings_start_a_unit_again_and_keep_its_key() -> None:
-    there = as_it_should_be(FIT, plan.trainers(FIT, [TRAINER], "f"))
+    there = as_it_should_be(FIT, plan.trainers(FIT, [TRAINER], "f", BROKER.url))
 
-    assert [step.what for step in plan.trainers(there, [TRAINER._replace(data="more.csv")], "f")] == [
+    assert [step.what for step in plan.trainers(there, [TRAINER._replace(data="more.csv")], "f", BROKER.url)] == [
         "restart trainer@south-1"
     ]
 
 
 def test_a_trainer_that_is_not_wanted_any_more_is_stopped() -> None:
-    there = as_it_should_be(FIT, plan.trainers(FIT, [TRAINER, TRAINER._replace(name="south-2")], "f"))
+    there = as_it_should_be(FIT, plan.trainers(FIT, [TRAINER, TRAINER._replace(name="south-2")], "f", BROKER.url))
 
-    assert [step.what for step in plan.trainers(there, [TRAINER], "f")] == ["stop trainer@south-2"]
+    assert [step.what for step in plan.trainers(there, [TRAINER], "f", BROKER.url)] == ["stop trainer@south-2"]
+    failed = replace(there, units={**there.units, "fedmq-trainer@south-2.service": Unit("failed", False)})
+    [step] = plan.trainers(failed, [TRAINER], "f", BROKER.url)
+    assert isinstance(step, plan.Step)
+    assert "reset-failed fedmq-trainer@south-2.service" in step.script
+
+
+def test_a_new_address_of_the_broker_reaches_its_keys_and_the_trainers(tmp_path: Path) -> None:
+    there = as_it_should_be(FIT, [*plan.broker(FIT, BROKER), *plan.trainers(FIT, [TRAINER], "f", BROKER.url)])
+    moved = BrokerHost("north", "192.0.2.1", 7000)
+
+    keys, restart = plan.broker(there, moved)
+    assert [one.what for one in plan.trainers(there, [TRAINER], "f", moved.url)] == ["restart trainer@south-1"]
+
+    assert isinstance(keys, plan.Step)
+    assert restart.what == "restart broker"
+    make_federation(tmp_path, BROKER.url)
+    before = read_federation(tmp_path)
+    subprocess.run(["sh", "-c", keys.script.replace(KEYS, str(tmp_path))], check=True, timeout=30)
+    after = read_federation(tmp_path)
+    assert (after.broker, after.id, after.broker_key) == (moved.url, before.id, before.broker_key)
 
 
 def test_a_host_of_another_federation_is_left_alone() -> None:
@@ -125,17 +155,18 @@ def test_a_finished_run_is_left_alone_and_put_away_for_another() -> None:
 
 def test_stopping_and_removing_do_nothing_where_nothing_is() -> None:
     assert plan.stop(FIT) == []
-    assert plan.remove(replace(FIT, version=None)) == []
+    assert plan.remove(replace(FIT, version=None, package=None)) == []
     running = replace(FIT, units={plan.BROKER: Unit("active", True), "fedmq-trainer@a.service": Unit("failed", False)})
-    assert [step.what for step in plan.stop(running)] == ["stop broker"]
+    assert [step.what for step in plan.stop(running)] == ["stop broker, trainer@a"]
     assert [step.what for step in plan.remove(FIT)] == ["purge"]
+    assert [step.what for step in plan.remove(replace(FIT, version=None, package="config-files"))] == ["purge"]
 
 
 @pytest.mark.parametrize(
     "script",
     [
         QUESTIONS,
-        plan.install_script(),
+        plan.install_script("1.0-1"),
         plan.put_away_run(),
         plan.keys_command("token", "--name", "south-1"),
         plan.join_script("south-1", 10),
@@ -161,6 +192,7 @@ package installed 1.0-1
 file abc  /etc/fedmq/broker.toml
 federation Zg==
 joined Zg==
+address tcp://192.0.2.1:5550
 trainer south-1
 finished
 unit Id=fedmq-broker.service
@@ -181,12 +213,15 @@ what nobody asked
     assert (facts.systemd, facts.python, facts.free_kb, facts.clock) == (252, (3, 11), 1234, 1000001.5)
     assert facts.ports == {5550, 0}
     assert (facts.version, facts.federation, facts.trainers, facts.finished) == ("1.0-1", "Zg==", {"south-1"}, True)
+    assert facts.address == "tcp://192.0.2.1:5550"
     assert facts.files == {"/etc/fedmq/broker.toml": "abc"}
     assert facts.units == {"fedmq-broker.service": Unit("active", True, 2, "4 trainers", "success")}
 
 
 def test_a_package_that_was_removed_is_not_there() -> None:
-    assert read_facts("package config-files 1.0-1").version is None
+    removed = read_facts("package config-files 1.0-1")
+    assert (removed.version, removed.package) == (None, "config-files")
+    assert read_facts("package not-installed ").package is read_facts("").package is None
 
 
 def test_what_is_no_package_is_said_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from fedmq.keyring import (
     write_public,
 )
 from fedmq.keys import Identity, Public
-from fedmq.token import TOKENS_MAX
+from fedmq.token import TOKENS_MAX, Ticket, read_tickets, write_ticket
 
 NOW = 1_000_000.0
 
@@ -128,6 +128,9 @@ def test_there_are_never_too_many_tokens(folder: Path) -> None:
 
     with pytest.raises(BadConfiguration, match="expected less than"):
         roll.issue_token(folder, int(NOW) + 60, None, NOW)
+    key, ticket = next(iter(read_tickets(folder).items()))
+    write_ticket(folder, key, Ticket(ticket.expires, used_by="abcd"))
+    assert roll.issue_token(folder, int(NOW) + 60, None, NOW), "for one that is used, another"
     assert roll.issue_token(folder, int(NOW) + 120, None, NOW + 61)
 
 
