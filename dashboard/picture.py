@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from fedmq import events
 from fedmq.models import MLP, Code, Model
 from fedmq.telling import describe
-from fedmq.view import FEED_KEPT_MAX, WORKS_KEPT_MAX, RoundView, View, drawable
+from fedmq.view import WORKS_KEPT_MAX, RoundView, View, drawable
 
 DIGITS = 6  # that are significant, of a figure; of a time milliseconds are told
 
@@ -105,7 +105,7 @@ def tables_of(view: View, since: int | None) -> dict[str, Values]:
         "trainers": [one for one in view.trainers.values() if since is None or one.touched > since],
         "works": _newer(view.works, since)[-WORKS_KEPT_MAX:],
         "bests": _newer(view.bests, since),
-        "feed": _newer(view.feed, since)[-FEED_KEPT_MAX:],
+        "feed": _newer(view.feed, since),
     }
     found: dict[str, Values] = {}
     for name, changed in rows.items():

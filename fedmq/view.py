@@ -21,7 +21,7 @@ from fedmq.models import Model
 ROUNDS_KEPT_MAX = 10_240  # beyond that every other one of the older half goes
 BESTS_KEPT_MAX = 2_048
 WORKS_KEPT_MAX = 1_024
-FEED_KEPT_MAX = 256
+FEED_KEPT_MAX = 256  # of closes and checkpoints a quarter of that: quick rounds drive nothing else out
 TRAINERS_KEPT_MAX = 16_384
 STALLED_S = 15.0  # without progress in an open round, a run is stalled
 PACE_ROUNDS = 20  # the last so many say how fast a run goes on
@@ -193,7 +193,9 @@ class View(msgspec.Struct):
         if not isinstance(event, _UNREAD):
             self.feed.append(Told(at, event, self.seq))
             if len(self.feed) >= 2 * FEED_KEPT_MAX:
-                del self.feed[:FEED_KEPT_MAX]
+                often = [one for one in self.feed if isinstance(one.event, _OFTEN)][-FEED_KEPT_MAX // 4 :]
+                others = [one for one in self.feed if not isinstance(one.event, _OFTEN)][-FEED_KEPT_MAX:]
+                self.feed = sorted([*others, *often], key=lambda one: one.touched)
 
     # --- each kind of event -------------------------------------------------------------------------------------
 
@@ -356,6 +358,7 @@ def drawable(model: Model) -> bool:
 
 
 _UNREAD = (events.RoundPublished, events.ResultAccepted, events.BestChanged)  # too many; each has a place of its own
+_OFTEN = (events.RoundClosed, events.CheckpointKept)
 _TAKES: dict[type, Any] = {
     events.RunStarted: View._run_started,
     events.RoundPublished: View._round_published,

@@ -173,6 +173,17 @@ def test_however_long_a_run_is_its_picture_is_bounded_and_goes_from_the_first_ro
     assert picture.results == 999
 
 
+def test_however_many_rounds_are_closed_what_else_has_happened_stays_in_the_feed() -> None:
+    rounds = [closed(number) for number in range(1, 2000)]
+    left = events.TrainerLeft(trainer="bob", goodbye=False)
+    picture = seen(left, *rounds[:1000], events.RunPaused(), *rounds[1000:])
+    others = [one.event for one in picture.feed if not isinstance(one.event, events.RoundClosed)]
+    assert others == [STARTED, left, events.RunPaused()]
+    assert picture.feed[-1].event == rounds[-1]
+    assert [one.touched for one in picture.feed] == sorted(one.touched for one in picture.feed)
+    assert len(picture.feed) < 2 * view.FEED_KEPT_MAX
+
+
 def test_a_picture_survives_the_wire() -> None:
     picture = seen(events.TrainerJoined(trainer="bob", samples=3), accepted(1), closed(1), events.RunPaused())
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(picture), type=View) == picture
