@@ -30,16 +30,17 @@ _WARNINGS = (
 
 
 class Origin(NamedTuple):
-    """Where the picture of a run comes from; `here` says whether its aggregator is there, `broker` whether that is."""
+    """Where a run's picture comes from; `here` says whether its aggregator is there, `broker` whether that is."""
 
     here: bool
     source: str  # "live" or "folder"
     folder: str | None
     broker: bool
+    ahead_s: float = 0.0  # how far its aggregator's clock is ahead of ours
 
 
 def head_of(view: View, origin: Origin, now: float) -> Values:
-    """The figures of a run that stand alone."""
+    """The figures of a run that stand alone; `now`, here and below, is by its aggregator's clock."""
     newest, here, left_s = view.newest, origin.here, view.left_s(now, here=origin.here)
     return {
         "run": view.run,

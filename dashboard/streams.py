@@ -24,7 +24,7 @@ STREAMS_MAX = 64
 QUEUE_MAX = 64  # events that a reader may be behind
 RETRY = b"retry: 1000\n\n"
 KEEP_ALIVE = b": \n\n"
-_EVENT_ID = re.compile(r"(\d{1,16})-(\d{1,16})")
+_EVENT_ID = re.compile(r"(-?\d{1,16}\.\d{1,16})-(\d{1,16})")
 
 
 class TooManyStreams(Exception):
@@ -35,7 +35,7 @@ class TooManyStreams(Exception):
 class Reader:
     """One open page."""
 
-    knows: tuple[int, int] | None  # epoch and event, of the stream that it had before
+    knows: tuple[str, int] | None  # life and event, of the stream that it had before
     queue: asyncio.Queue[bytes | None] = field(default_factory=lambda: asyncio.Queue(QUEUE_MAX))
     gone: bool = False
     told_absent: bool = False
@@ -101,7 +101,7 @@ class Streams:
             raise TooManyStreams
         match = _EVENT_ID.fullmatch(last_event_id)
         self.opened += 1
-        reader = Reader((int(match[1]), int(match[2])) if match else None)
+        reader = Reader((match[1], int(match[2])) if match else None)
         channel = self._channels.setdefault(run, Channel())
         channel.joining.append(reader)
         if self._list:
@@ -163,5 +163,5 @@ class Streams:
 
 def event(kind: str, data: bytes, cursor: Cursor | None = None) -> bytes:
     """One event of a stream; with a cursor one from which a reader that comes again can go on."""
-    number = b"" if cursor is None else b"id: %d-%d\n" % (cursor.epoch, cursor.seq)
+    number = b"" if cursor is None else b"id: %s-%d\n" % (cursor.life.encode(), cursor.seq)
     return b"event: %s\n%sdata: %s\n\n" % (kind.encode(), number, data)

@@ -36,6 +36,7 @@ Text = Annotated[str, Meta(max_length=200)]
 Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]  # SHA-256
 Labels = Annotated[tuple[Annotated[str, Meta(max_length=64)], ...], Meta(max_length=8)]
 Action = Literal["pause", "resume", "stop", "checkpoint", "drain", "ban", "readmit"]
+At = Annotated[float, Meta(ge=-1e11, le=1e11)]  # seconds since 1970, of a day that calendars have
 Seconds = Annotated[float, Meta(ge=0, le=1e9)]  # about 30 years: neither NaN nor infinity gets into logs and reports
 
 
@@ -134,6 +135,7 @@ class Beacon(RunHeader, frozen=True, kw_only=True, tag="beacon"):
     spread_s: Annotated[float, Meta(ge=0, le=60)] = 0.0  # who comes (back) waits a random part of this first
     acknowledged: Bitmap = b""
     heeded: Count = 0  # `word` of the last Control that was heeded
+    at: At = 0.0  # by the aggregator's clock, which may not be that of those who watch; 0: it does not say
 
 
 class Finished(RunHeader, frozen=True, kw_only=True, tag="finished"):

@@ -33,7 +33,7 @@ COLOURS: dict[Condition, str] = {"solved": "green", "running": "green", "paused"
 
 
 class Seen(NamedTuple):
-    """A run as it is at one moment, `now` in seconds since 1970; `here` says whether its aggregator is there."""
+    """A run as it is at one moment, `now` by its aggregator's clock; `here` says whether that is there."""
 
     view: View
     now: float

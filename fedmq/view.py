@@ -15,7 +15,7 @@ from msgspec import Meta
 
 from fedmq import events
 from fedmq.events import GENES_TOLD_MAX, Genes
-from fedmq.messages import Seconds
+from fedmq.messages import At, Seconds
 from fedmq.models import Model
 
 ROUNDS_KEPT_MAX = 10_240  # beyond that every other one of the older half goes
@@ -26,7 +26,6 @@ TRAINERS_KEPT_MAX = 16_384
 STALLED_S = 15.0  # without progress in an open round, a run is stalled
 PACE_ROUNDS = 20  # the last so many say how fast a run goes on
 
-At = Annotated[float, Meta(ge=-1e11, le=1e11)]  # seconds since 1970, of a day that calendars have
 Presence = Literal["alive", "suspect", "gone"]
 Condition = Literal["running", "waiting", "paused", "stalled", "interrupted", "solved", "not solved"]
 

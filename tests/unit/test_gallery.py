@@ -81,6 +81,9 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
     found.gallery.close()
 
 
+LIFE = "1000000000000.1"  # of a run that was begun at 1e9, in its first epoch
+
+
 def kinds(told: list[tuple[str, bytes]]) -> list[str]:
     return [kind for kind, _ in told]
 
@@ -102,11 +105,12 @@ def test_a_run_that_is_live_and_in_a_folder_is_listed_once_as_the_live_one(scene
 
 def test_who_joins_is_told_everything_or_what_it_does_not_know(scene: Scene) -> None:
     view = scene.live("one", started("one"), *a_round(1))
-    news = scene.gallery.news("one", None, [None, (1, 1), (1, view.seq), (1, view.seq + 1), (2, 1)])
+    known = [(LIFE, 1), (LIFE, view.seq), (LIFE, view.seq + 1), ("1000000000000.2", 1), ("0.1", 1)]
+    news = scene.gallery.news("one", None, [None, *known])
     assert news is not None
-    assert kinds(news.joining) == ["full", "patch", "patch", "full", "full"]
+    assert kinds(news.joining) == ["full", "patch", "patch", "full", "full", "full"]
     assert news.patch is None
-    assert (news.cursor.epoch, news.cursor.seq) == (1, 3)
+    assert (news.cursor.life, news.cursor.seq) == (LIFE, 3)
 
 
 def test_who_follows_is_told_what_is_new_and_everything_after_a_new_life_or_a_step_back(scene: Scene) -> None:
@@ -122,12 +126,28 @@ def test_who_follows_is_told_what_is_new_and_everything_after_a_new_life_or_a_st
     assert second.patch is not None
     assert second.patch[0] == "patch"
     assert msgspec.json.decode(second.patch[1])["rounds"]["round"] == [2]
-    for cursor in (Cursor(1, 99, {}), Cursor(0, 1, {})):
+    for cursor in (Cursor(LIFE, 99, {}), Cursor("1000000000000.0", 1, {}), Cursor("0.1", 1, {})):
         news = scene.gallery.news("one", cursor, [])
         assert news is not None
         assert news.patch is not None
         assert news.patch[0] == "full"
     assert scene.gallery.news("nobody", None, []) is None
+
+
+def test_the_page_is_told_all_times_and_the_time_by_the_clock_of_the_aggregator(scene: Scene) -> None:
+    scene.live("one", started("one"), events.RoundPublished(round=1, invited=1))
+    scene.watching.runs["one"].ahead_s = -90.0
+    scene.pass_s(100.0)
+    scene.live("one")
+    told = [scene.gallery.picture("one"), *scene.gallery.runs()["runs"]]
+    news = scene.gallery.news("one", None, [None])
+    assert news is not None
+    told.append(msgspec.json.decode(news.joining[0][1]))
+    assert [(one or {}).get("now") for one in told] == [1e9 + 10, None, 1e9 + 10]
+    assert [(one or {}).get("head", one)["state"] for one in told] == ["running"] * 3
+    scene.pass_s(40.0)
+    scene.live("one")
+    assert scene.gallery.runs()["runs"][0]["state"] == "stalled for 50 s"
 
 
 def test_a_folder_is_followed_as_it_grows(scene: Scene, tmp_path: Path) -> None:
