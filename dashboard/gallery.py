@@ -176,7 +176,9 @@ def _news(view: View, origin: Origin, cursor: Cursor | None, joining: list[tuple
 
     life = f"{view.started_at * 1000:.0f}.{view.epoch}"
 
-    def follows(knows: tuple[str, int]) -> bool:
+    def follows(knows: tuple[str, int], was_open: bool = True) -> bool:
+        if view.finished is not None and was_open and knows[1] < view.seq:
+            return False  # the end takes an open round back, and no patch says that
         return knows[0] == life and knows[1] <= view.seq
 
     def patch(head: Values, since: int) -> Message | None:
@@ -187,7 +189,8 @@ def _news(view: View, origin: Origin, cursor: Cursor | None, joining: list[tuple
 
     news = None
     if cursor is not None:
-        news = patch(changes(cursor.head, head), cursor.seq) if follows((cursor.life, cursor.seq)) else full()
+        goes_on = follows((cursor.life, cursor.seq), cursor.head.get("open", True))
+        news = patch(changes(cursor.head, head), cursor.seq) if goes_on else full()
     told = []
     for knows in joining:
         told.append((patch(head, knows[1]) if knows is not None and follows(knows) else None) or full())

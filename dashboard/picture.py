@@ -62,7 +62,7 @@ def head_of(view: View, origin: Origin, now: float) -> Values:
         "waiting": view.waiting,
         "finished": None
         if view.finished is None
-        else {"solved": view.finished.solved, "rounds": view.finished.rounds, "value": view.finished.value},
+        else {name: getattr(view.finished, name) for name in ("solved", "rounds", "value", "why")},
         "here": here,
         "state": view.state(now, here=here),
         "condition": view.condition(now, here=here),

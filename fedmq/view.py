@@ -169,6 +169,8 @@ class View(msgspec.Struct):
 
     def state(self, now: float, *, here: bool) -> str:
         """The same in a few words, with the figures that go with it."""
+        if self.finished is not None:
+            return self.finished.verdict
         condition = self.condition(now, here=here)
         if condition == "waiting" and self.waiting is not None:
             return f"waiting for trainers ({self.waiting[0]} of {self.waiting[1]})"
@@ -318,6 +320,8 @@ class View(msgspec.Struct):
 
     def _run_finished(self, at: float, event: events.RunFinished) -> None:
         self.finished = event
+        if self.rounds and self.rounds[-1].closed_at is None:  # it will never be
+            del self.rounds[-1]
 
     # --- inside -------------------------------------------------------------------------------------------------
 

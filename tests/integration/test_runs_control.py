@@ -100,6 +100,7 @@ def test_a_live_run_is_paused_resumed_rid_of_a_trainer_and_stopped(services: Ser
     assert services.wait("aggregator") == 1, "the target was not reached"
     report = report_of(run)
     assert (report["solved"], report["rounds"]) == (False, closed(run))
+    assert "state      not solved, stopped by an operator\n" in runs(services, "show", "run").stdout
     assert report["model_sha256"] is not None
     assert "not solved in" in services.out("aggregator")
     over = runs(services, "pause", "run")

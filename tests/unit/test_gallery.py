@@ -134,6 +134,18 @@ def test_who_follows_is_told_what_is_new_and_everything_after_a_new_life_or_a_st
     assert scene.gallery.news("nobody", None, []) is None
 
 
+def test_the_end_which_takes_the_open_round_back_is_told_as_a_whole(scene: Scene) -> None:
+    view = scene.live("one", started("one"), *a_round(1), events.RoundPublished(round=2, invited=1))
+    first = scene.gallery.news("one", None, [])
+    assert first is not None
+    scene.live("one", finished())
+    news = scene.gallery.news("one", first.cursor, [(LIFE, first.cursor.seq), (LIFE, view.seq)])
+    assert news is not None
+    assert news.patch is not None
+    assert [news.patch[0], *kinds(news.joining)] == ["full", "full", "patch"]
+    assert msgspec.json.decode(news.patch[1])["rounds"]["round"] == [1]
+
+
 def test_the_page_is_told_all_times_and_the_time_by_the_clock_of_the_aggregator(scene: Scene) -> None:
     scene.live("one", started("one"), events.RoundPublished(round=1, invited=1))
     scene.watching.runs["one"].ahead_s = -90.0

@@ -135,6 +135,19 @@ def test_a_run_with_a_report_is_over(interrupted: Path, solved: bool, state: str
     assert state_of(interrupted, report(solved=solved), 0.0) == state
 
 
+def test_a_run_that_was_stopped_says_so_until_it_goes_on(tmp_path: Path) -> None:
+    stopped = events.RunFinished(solved=False, rounds=1, value=1.0, why="stopped")
+    store = Store(tmp_path / STORE)
+    store.close()
+    happened(tmp_path, STARTED, PUBLISHED, stopped)
+    assert state_of(tmp_path, report(solved=False), 3.0) == "not solved, stopped by an operator"
+    store = Store(tmp_path / STORE)
+    store.begin(Description("run", find_task("xor"), "evolution", 1, 0.0))
+    happened(tmp_path, STARTED, ONE_OF_TWO)
+    assert state_of(tmp_path, report(solved=False), 5.0) == "waiting for trainers (1 of 2)"
+    store.close()
+
+
 @pytest.mark.parametrize(
     "junk",
     [b'{"at": 3.0, "event": "round-publ', b"\xff\xfe\n", b"[]\n7\n\n", b'{"at": "late", "event": "waiting"}\n'],
