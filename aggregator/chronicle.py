@@ -137,10 +137,10 @@ class Chronicle:
                 self._best = genes
                 self._voice.tell(events.BestChanged(round=number, genes=genes))
 
-    def finished(self, standing: Standing | None, rounds: int, *, solved: bool) -> None:
+    def finished(self, standing: Standing | None, rounds: int, why: events.End) -> None:
         """The run is over."""
         value = None if standing is None else self._task.value(standing.loss, standing.correct, standing.rows)
-        self._voice.tell(events.RunFinished(solved=solved, rounds=rounds, value=value))
+        self._voice.tell(events.RunFinished(solved=why == "solved", rounds=rounds, value=value, why=why))
 
 
 def best_of(standing: Standing, task: Task) -> events.Best:

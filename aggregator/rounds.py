@@ -41,7 +41,7 @@ from aggregator.voice import Voice
 from fedmq import topics
 from fedmq.deadlines import earliest
 from fedmq.errors import Rejected
-from fedmq.events import Why
+from fedmq.events import End, Why
 from fedmq.messages import Control, FromTrainer, Hello, Presence, Result
 from fedmq.tasks import Task
 from fedmq.wire import Packet, base_of, describe
@@ -164,7 +164,7 @@ class Rounds:
         if not ours or self.phase is Phase.FINISHED:  # what was said to an earlier life may only have been held back
             return
         if message.action == "stop":
-            self._finish(self.standing)
+            self._finish(self.standing, "stopped")
         elif message.action == "checkpoint":
             self._keep_state = True
         elif message.action in ("pause", "resume"):
@@ -352,11 +352,11 @@ class Rounds:
             and self.task.reached(standing.loss, standing.correct, standing.rows)
         )
         if self.solved or self.round > self.settings.rounds_max:
-            self._finish(standing)
+            self._finish(standing, "solved" if self.solved else "rounds")
 
-    def _finish(self, standing: Standing | None) -> None:
+    def _finish(self, standing: Standing | None, why: End) -> None:
         self.phase = Phase.FINISHED
-        self._chronicle.finished(standing, self.round - 1, solved=self.solved)
+        self._chronicle.finished(standing, self.round - 1, why)
         self._send_finished(topics.round_of(self.settings.run))
 
     # --- what leaves --------------------------------------------------------------------------------------------

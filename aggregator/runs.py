@@ -96,6 +96,7 @@ def show(run: str, as_json: bool) -> None:
     import msgspec
 
     from aggregator.report import read_report
+    from fedmq.lock import is_locked
 
     folder = folder_of(run)
     report = read_report(folder)
@@ -105,10 +106,13 @@ def show(run: str, as_json: bool) -> None:
         return
     for key in ("run", "task", "strategy", "seed", "state", "rounds"):
         click.echo(f"{key:<10} {summary[key]}")
-    if report is None:
-        click.echo(f"continue   fedmq aggregator --out {folder}")
-    else:
+    if report is not None:
         _show_report(report, folder)
+    elif is_locked(folder):
+        click.echo(f"watch      fedmq watch {folder}   (its trainers, too)")
+        click.echo(f"stop       fedmq runs stop {folder}")
+    else:
+        click.echo(f"continue   fedmq aggregator --out {folder}")
     _show_closes(closes[-ROUNDS_SHOWN:])
 
 

@@ -39,7 +39,7 @@ from fedmq.address import DEFAULT_ADDRESS
 from fedmq.clock import Clock
 from fedmq.deadlines import earliest
 from fedmq.errors import Rejected
-from fedmq.messages import Finished
+from fedmq.messages import Beacon, Finished
 from fedmq.network import Delivered, Link, LinkRefused, LinkUp, News
 from fedmq.reach import Reach
 from fedmq.seal import NoSeal, Seal
@@ -227,6 +227,8 @@ class Aggregator:
             self._tell(event)
 
     def _send(self, outgoing: Outgoing) -> bool:
+        if isinstance(outgoing.message, Beacon):
+            outgoing = outgoing._replace(message=msgspec.structs.replace(outgoing.message, at=self._clock.wall()))
         frames = encode(*outgoing, sign=self._seal.sign)
         self.bytes_down += sum(map(len, frames))
         return self._link.send(frames)

@@ -15,8 +15,10 @@ from fedmq.run_files import EVENTS
 
 def state_of(folder: Path, report: Report | None, now: float) -> str:
     """In a few words; `now` is in seconds since 1970."""
-    if report is not None:
-        return "solved" if report.solved else "not solved"
-    if not is_locked(folder):
+    here = is_locked(folder)
+    if report is None and not here:
         return "interrupted"
-    return read_view(folder / EVENTS, tail=TAIL_BYTES).state(now, here=True)
+    view = read_view(folder / EVENTS, tail=TAIL_BYTES)
+    if report is None or view.finished is not None:
+        return view.state(now, here=here)
+    return "solved" if report.solved else "not solved"

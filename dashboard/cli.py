@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import secrets
 import socket
 from pathlib import Path
@@ -17,6 +18,13 @@ from fedmq.options import broker_option, check_name, one_thread_for_arrays, opti
 
 DEFAULT_PORT = 8550
 STDOUT = 1
+HOST_PATTERN = r"[A-Za-z0-9][A-Za-z0-9.-]{0,252}"
+
+
+def _check_hosts(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
+    if value and not all(re.fullmatch(HOST_PATTERN, one) for one in value.split(",")):
+        raise click.BadParameter(f"expected names of hosts, such as fl.example.org, with commas between, got {value!r}")
+    return value
 
 
 @click.command()
@@ -30,6 +38,13 @@ STDOUT = 1
 )
 @option("--host", default="127.0.0.1", metavar="HOST", help="Address to listen on; beyond loopback with a token only.")
 @option("--port", type=click.IntRange(0, 65535), default=DEFAULT_PORT, metavar="PORT", help="0: any that is free.")
+@option(
+    "--allowed-hosts",
+    callback=_check_hosts,
+    default="",
+    metavar="NAME,...",
+    help="Other names that the page is asked for by, as behind a proxy; with a token only.",
+)
 @option("--control", is_flag=True, help="Let the page pause and stop runs; with a token, and the aggregator's key.")
 @option(
     "--until-over",
@@ -43,6 +58,7 @@ def dashboard(
     folder: Path,
     host: str,
     port: int,
+    allowed_hosts: str,
     control: bool,
     until_over: str | None,
     broker: str | None,
@@ -60,6 +76,7 @@ def dashboard(
       fedmq dashboard
       fedmq dashboard --runs /srv/runs --port 9000
       fedmq dashboard --keys keys --control
+      fedmq dashboard --allowed-hosts fl.example.org
     """
     one_thread_for_arrays()
     try:
@@ -81,8 +98,18 @@ def dashboard(
     controls = Controls(broker, keys) if control else None
     watching, link, address = open_watching(broker, keys, clock=clock)
     gallery = Gallery(watching, Folders(folder, clock=clock), address=address, clock=clock)
-    token = secrets.token_urlsafe(32) if wide or control else ""
-    server = Server(gallery, listener, host=host, token=token, controls=controls, until_over=until_over, wake=link.wake)
+    allowed = allowed_hosts.lower().split(",") if allowed_hosts else []
+    token = secrets.token_urlsafe(32) if wide or control or allowed else ""
+    server = Server(
+        gallery,
+        listener,
+        host=host,
+        allowed=allowed,
+        token=token,
+        controls=controls,
+        until_over=until_over,
+        wake=link.wake,
+    )
     try:
         server.start()
         serve(gallery, link, clock, ready=lambda: _tell(server.url))

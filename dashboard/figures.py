@@ -122,7 +122,7 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def _heading(view: View) -> str:
-    end = "not over yet" if view.finished is None else "solved" if view.finished.solved else "not solved"
+    end = "not over yet" if view.finished is None else view.finished.verdict
     rule = f" ({view.robust})" if view.robust else ""
     count = max(one.round for one in view.rounds if one.closed_at is not None)
     return f"{view.run}   {view.task}, {view.strategy}{rule}, seed {view.seed}: {end}, {count} rounds"

@@ -92,7 +92,7 @@ class Gallery:
             found = self._folders.runs()
             with self._lock:
                 shown = {run: self._live(run, found) for run in self._watching.runs}
-                rows = {run: row_of(*live, now) for run, live in shown.items() if live is not None}
+                rows = {run: row_of(*live, now + live[1].ahead_s) for run, live in shown.items() if live is not None}
             for run in found.keys() - rows.keys():
                 rows[run] = row_of(found[run].view, self._origin(found[run]), now)
         listed = sorted(rows.values(), key=lambda row: (not row["here"], -float(row["event_at"])))
@@ -110,12 +110,12 @@ class Gallery:
         """
         now = self._clock.wall()
         with self._shown(run) as shown:
-            return None if shown is None else _news(*shown, cursor, joining, now)
+            return None if shown is None else _news(*shown, cursor, joining, now + shown[1].ahead_s)
 
     def picture(self, run: str) -> Values | None:
         """Everything about a run; None: there is no such run."""
         with self._shown(run) as shown:
-            return None if shown is None else full_of(*shown, self._clock.wall())
+            return None if shown is None else full_of(*shown, self._clock.wall() + shown[1].ahead_s)
 
     def best(self, run: str, number: int | None) -> BestModel | None:
         """The model that was the best at the close of that round (None: now); None: there is none that can be drawn."""
@@ -158,7 +158,8 @@ class Gallery:
         here = watched.here(self._clock.now())
         if run in found and not here and watched.view.finished is None:
             return None
-        return watched.view, Origin(here, "live", str(found[run].folder) if run in found else None, self.there)
+        folder = str(found[run].folder) if run in found else None
+        return watched.view, Origin(here, "live", folder, self.there, watched.ahead_s)
 
     def _origin(self, found: Found) -> Origin:
         return Origin(is_locked(found.folder), "folder", str(found.folder), self.there)
@@ -173,6 +174,11 @@ def _news(view: View, origin: Origin, cursor: Cursor | None, joining: list[tuple
             made.append(("full", msgspec.json.encode(full_of(view, origin, now))))
         return made[0]
 
+    def follows(knows: tuple[int, int], was_open: bool = True) -> bool:
+        if view.finished is not None and was_open and knows[1] < view.seq:
+            return False  # the end takes an open round back, and no patch says that
+        return knows[0] == view.epoch and knows[1] <= view.seq
+
     def patch(head: Values, since: int) -> Message | None:
         tables = tables_of(view, since)
         if not head and not tables:
@@ -181,10 +187,9 @@ def _news(view: View, origin: Origin, cursor: Cursor | None, joining: list[tuple
 
     news = None
     if cursor is not None:
-        follows = view.epoch == cursor.epoch and view.seq >= cursor.seq
-        news = patch(changes(cursor.head, head), cursor.seq) if follows else full()
+        goes_on = follows((cursor.epoch, cursor.seq), cursor.head.get("open", True))
+        news = patch(changes(cursor.head, head), cursor.seq) if goes_on else full()
     told = []
     for knows in joining:
-        follows = knows is not None and knows[0] == view.epoch and knows[1] <= view.seq
-        told.append((patch(head, knows[1]) if follows and knows is not None else None) or full())
+        told.append((patch(head, knows[1]) if knows is not None and follows(knows) else None) or full())
     return News(Cursor(view.epoch, view.seq, head), news, told)

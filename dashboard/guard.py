@@ -1,8 +1,8 @@
 """What stands before every request: who may ask, from where, and how much; and the headers that every answer has.
 
 An ASGI middleware that is closed by default. Knows nothing of what is asked for.
-    Host      a name or address that the server is bound to, so that no page of another site gets here by a name of its
-              own (DNS rebinding)
+    Host      a name or address that the server is bound to, or was told to allow, so that no page of another site gets
+              here by a name of its own (DNS rebinding)
     Origin    the page's own, wherever a browser says one; and always for what changes anything
     token     where one is needed: once in the URL, then in a cookie; or as a bearer
     CSRF      for what changes anything: a number that only the page could read
@@ -11,7 +11,6 @@ An ASGI middleware that is closed by default. Knows nothing of what is asked for
 from __future__ import annotations
 
 import hmac
-import ipaddress
 import secrets
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
@@ -20,6 +19,8 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 import msgspec
+
+from fedmq.hosts import is_ours
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
@@ -98,23 +99,13 @@ class Guard:
         if scope["method"] not in ("GET", "HEAD", "POST"):
             raise Refused(405, "expected GET or POST")
         host = headers.one("host")
-        if not self._is_ours(host):
-            raise Refused(403, "expected a Host that this server is bound to, got another: see the URL that it printed")
+        if not is_ours(host, self._names, any_address=self._any_address):
+            raise Refused(403, "expected a Host that this server is bound to, or one of --allowed-hosts, got another")
         origin = headers.one("origin")
         if origin and origin not in (f"http://{host}", f"https://{host}"):
             raise Refused(403, "expected this page's own Origin, got another site's")
         if scope["path"].startswith("/api/") and headers.one("sec-fetch-site") in ("cross-site", "same-site"):
             raise Refused(403, "expected a request of this page, got another site's")
-
-    def _is_ours(self, host: str) -> bool:
-        name = _without_port(host).lower()
-        if name in self._names:
-            return True
-        try:
-            ipaddress.ip_address(name.strip("[]"))
-        except ValueError:
-            return False
-        return self._any_address  # an address is nobody's name: it cannot be bound again to another
 
     def _has_token(self, scope: Scope) -> bool:
         """Whether the token is in the URL of the page, the one place where it may be."""
@@ -177,12 +168,6 @@ def error_body(why: str) -> bytes:
 
 def _same(given: str, expected: str) -> bool:
     return bool(expected) and hmac.compare_digest(given.encode(), expected.encode())
-
-
-def _without_port(host: str) -> str:
-    if host.startswith("["):
-        return host.partition("]")[0] + "]"
-    return host.rpartition(":")[0] if host.count(":") == 1 else host
 
 
 async def _answer(send: Send, status: int, body: bytes, *headers: tuple[bytes, bytes]) -> None:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from fedmq import events
 from fedmq.models import MLP, Code, Model
 from fedmq.telling import describe
-from fedmq.view import FEED_KEPT_MAX, WORKS_KEPT_MAX, RoundView, View, drawable
+from fedmq.view import WORKS_KEPT_MAX, RoundView, View, drawable
 
 DIGITS = 6  # that are significant, of a figure; of a time milliseconds are told
 
@@ -30,16 +30,17 @@ _WARNINGS = (
 
 
 class Origin(NamedTuple):
-    """Where the picture of a run comes from; `here` says whether its aggregator is there, `broker` whether that is."""
+    """Where a run's picture comes from; `here` says whether its aggregator is there, `broker` whether that is."""
 
     here: bool
     source: str  # "live" or "folder"
     folder: str | None
     broker: bool
+    ahead_s: float = 0.0  # how far its aggregator's clock is ahead of ours
 
 
 def head_of(view: View, origin: Origin, now: float) -> Values:
-    """The figures of a run that stand alone."""
+    """The figures of a run that stand alone; `now`, here and below, is by its aggregator's clock."""
     newest, here, left_s = view.newest, origin.here, view.left_s(now, here=origin.here)
     return {
         "run": view.run,
@@ -61,7 +62,7 @@ def head_of(view: View, origin: Origin, now: float) -> Values:
         "waiting": view.waiting,
         "finished": None
         if view.finished is None
-        else {"solved": view.finished.solved, "rounds": view.finished.rounds, "value": view.finished.value},
+        else {name: getattr(view.finished, name) for name in ("solved", "rounds", "value", "why")},
         "here": here,
         "state": view.state(now, here=here),
         "condition": view.condition(now, here=here),
@@ -105,7 +106,7 @@ def tables_of(view: View, since: int | None) -> dict[str, Values]:
         "trainers": [one for one in view.trainers.values() if since is None or one.touched > since],
         "works": _newer(view.works, since)[-WORKS_KEPT_MAX:],
         "bests": _newer(view.bests, since),
-        "feed": _newer(view.feed, since)[-FEED_KEPT_MAX:],
+        "feed": _newer(view.feed, since),
     }
     found: dict[str, Values] = {}
     for name, changed in rows.items():

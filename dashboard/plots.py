@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 FORMATS = (".png", ".svg", ".pdf")
 HISTORY = "history.png"
+PIPED_COLUMNS = 200
+COLUMN_LETTERS = 14  # for a run at the least, and the room between
 SETTINGS = ("task", "strategy", "robust", "seed", "rounds_max")  # the others are what came out
 
 output_option = option(
@@ -71,6 +73,8 @@ def plot(run: str, output: Path | None, number: int | None, inputs: tuple[float,
         raise BadConfiguration(f"--inputs: expected LOW below HIGH, got {inputs[0]:g} {inputs[1]:g}")
     figures = _figures()
     target = _checked(output or folder / HISTORY)
+    if number is not None and number > (last := max(one.round for one in view.rounds if one.best is not None)):
+        raise BadConfiguration(f"{folder}: --round {number}: expected a round that is closed, the last one is {last}")
     surface = _model(folder, view, number)
     _save(figures, figures.draw_run(view, surface, inputs), target)
     click.echo(target)
@@ -141,14 +145,17 @@ def _print(rows: list[dict[str, Any]]) -> None:
     from fedmq.telling import printable
 
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
-    for _ in range(2 + len(rows)):
+    for _ in range(2):  # the mark and the name of the figure keep their room,
         table.add_column(no_wrap=True)
+    for _ in rows:  # and names of runs go on below where there are too many
+        table.add_column(overflow="fold")
     for name in rows[0]:
         texts = [printable(_text(row[name])) for row in rows]
         differs = name != "run" and len(set(texts)) > 1
         style = "bold" if name == "run" or (differs and name in SETTINGS) else ""
         table.add_row("≠" if differs else "", Text(name, style="dim"), *(Text(text, style=style) for text in texts))
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    width = Console().width if sys.stdout.isatty() else PIPED_COLUMNS
+    Console(width=max(width, COLUMN_LETTERS * (2 + len(rows)))).print(table, soft_wrap=True)
 
 
 def _text(value: object) -> str:

@@ -10,7 +10,7 @@ import ipaddress
 import logging
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import uvicorn
@@ -21,6 +21,7 @@ from dashboard.gallery import Gallery
 from dashboard.guard import Guard, Secrets
 from dashboard.streams import Streams
 from dashboard.web import Web
+from fedmq.hosts import names_of
 
 CONNECTIONS_MAX = 256
 SEND_BYTES_MAX = 128 << 10  # that wait in the kernel for a reader
@@ -37,7 +38,8 @@ log = logging.getLogger(__name__)
 class Server:
     """Serves a gallery on `listener`; when it ends, of itself or by a failure, it stops the gallery.
 
-    `token` "": who gets here may read. `wake` ends a wait of the thread that steps the gallery.
+    `allowed` are names that it has elsewhere, as at a proxy. `token` "": who gets here may read. `wake` ends a wait of
+    the thread that steps the gallery.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Server:
         listener: socket.socket,
         *,
         host: str,
+        allowed: Collection[str],
         token: str,
         controls: Controls | None,
         until_over: str | None,
@@ -61,7 +64,7 @@ class Server:
         self._streams = Streams(gallery)
         known = Secrets(token)
         web = Web(gallery, self._streams, known, controls).app()
-        guard = Guard(web, known, names=_names(host, address), any_address=any_address, port=port)
+        guard = Guard(web, known, names=names_of(host, address) | set(allowed), any_address=any_address, port=port)
         self._uvicorn = uvicorn.Server(_config(guard))
         self._thread = threading.Thread(target=self._serve, name="http", daemon=True)
         self._failed: BaseException | None = None
@@ -142,14 +145,3 @@ def _config(app: Any) -> uvicorn.Config:
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=1,
     )
-
-
-def _names(host: str, address: str) -> set[str]:
-    """The host names and addresses that we are bound to."""
-    bound = ipaddress.ip_address(address)
-    names = {host.lower(), f"[{address}]" if bound.version == 6 else address}
-    if bound.is_loopback or bound.is_unspecified:
-        names.add("localhost")
-    if not bound.is_loopback:
-        names |= {socket.gethostname().lower(), socket.getfqdn().lower()}
-    return names

@@ -178,7 +178,7 @@ class Watcher:
 
         wall, runs = self._clock.wall(), self._source.runs
         chosen = list(runs) if self._run is None else [self._run] if self._run in runs else []
-        return [Seen(runs[name].view, wall, runs[name].here(now)) for name in chosen]
+        return [Seen(runs[name].view, wall + runs[name].ahead_s, runs[name].here(now)) for name in chosen]
 
     def _told(self) -> int:
         """A number that changes when anything was told."""

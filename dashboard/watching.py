@@ -1,7 +1,7 @@
 """Watching live runs through the broker: their pictures, kept up to date from the events that are told.
 
 Knows nothing of what the pictures are shown on. Whoever comes late, or has missed something, takes the next snapshot;
-of two aggregators of one run the one with the higher epoch is believed.
+of two aggregators of one run the one with the higher epoch is believed, of two runs of one name the one begun later.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import msgspec
 from fedmq.clock import Clock
 from fedmq.errors import NotAuthorised, Rejected, one_line
 from fedmq.events import AnyEvent
-from fedmq.messages import Beacon, Events, Snapshot
+from fedmq.messages import At, Beacon, Events, Snapshot
 from fedmq.network import Delivered, Link, LinkRefused, LinkUp
 from fedmq.seal import NoSeal, Seal, TrainerSeal
 from fedmq.topics import WATCH
-from fedmq.view import At, View
+from fedmq.view import View
 from fedmq.wire import EVENTS, VIEW, Packet, decode
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ class Watched:
     def __init__(self, view: View) -> None:
         self.view = view
         self.heard_at = -math.inf  # on the clock's `now`
+        self.ahead_s = 0.0  # how far its aggregator's wall clock, by which its events are, is ahead of ours
 
     def here(self, now: float) -> bool:
         """Whether its aggregator is there."""
@@ -107,6 +108,8 @@ class Watching:
             return  # an older life of its aggregator, that speaks for nobody
         if isinstance(message, Snapshot):
             watched = self._take_snapshot(packet, message, watched)
+        elif watched is not None and isinstance(message, Beacon) and message.at:
+            watched.ahead_s = message.at - self._clock.wall()
         elif watched is not None and isinstance(message, Events) and message.epoch == watched.view.epoch:
             self._take_events(packet, message, watched.view)
         if watched is not None and not packet.topic.startswith(WATCH):  # those are what the broker has kept

@@ -17,7 +17,8 @@ import msgspec
 from fedmq import events
 from fedmq.errors import FedmqError, StoreError
 from fedmq.files import write_whole
-from fedmq.view import At, View
+from fedmq.messages import At
+from fedmq.view import View
 
 LOG_BYTES_MAX = 32 << 20
 TAIL_BYTES = 64 << 10  # enough to see how a run stands

@@ -20,6 +20,7 @@ GENES_TOLD_MAX = 512  # a model of more weights is not told round by round; it i
 Genes = Annotated[bytes, Meta(max_length=8 * GENES_TOLD_MAX)]  # (genes,) float64, little-endian
 Figure = Annotated[float, Meta(ge=-1e300, le=1e300)]  # neither NaN nor infinity gets where it would be drawn
 Why = Literal["complete", "deadline"]  # a round was closed: all who were there had answered, or its time was over
+End = Literal["solved", "rounds", "stopped"]  # a run: its target is reached, its rounds are used up, by an operator
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):
@@ -181,6 +182,14 @@ class RunFinished(Event, frozen=True, kw_only=True, tag="run-finished"):
     solved: bool
     rounds: int
     value: Figure | None
+    why: Literal["", End] = ""  # "" in what was told before there was this
+
+    @property
+    def verdict(self) -> str:
+        """What it came to, for people."""
+        if self.why == "stopped":
+            return "not solved, stopped by an operator"
+        return "solved" if self.solved else "not solved"
 
 
 AnyEvent = (

@@ -6,6 +6,7 @@ often is cut off, and the service never waits for any.
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import socket
 import sys
@@ -17,6 +18,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from socketserver import ThreadingMixIn
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from fedmq.hosts import is_ours, names_of
 from fedmq.loop import Pulse
 
 if TYPE_CHECKING:
@@ -47,8 +49,12 @@ class Handler(BaseHTTPRequestHandler):
     server_version, sys_version = "fedmq", ""
 
     def do_GET(self) -> None:
-        """Answer."""
-        status, text, content_type = self.server.ask(self.path, self.headers.get("Accept", ""))
+        """Answer, unless a page of another site asks by a name of its own: every browser says which in `Host`."""
+        host, names = self.headers.get("Host"), self.server.names
+        if host is not None and names and not is_ours(host, names, any_address=False):
+            status, text, content_type = Answer(403, b"expected a Host of this machine, such as localhost\n")
+        else:
+            status, text, content_type = self.server.ask(self.path, self.headers.get("Accept", ""))
         self.send_response(status)
         self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(text)))
@@ -70,6 +76,7 @@ class Server(ThreadingMixIn, HTTPServer):
     def __init__(self, host: str, port: int, ask: Ask) -> None:
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self.ask = ask
+        self.names: set[str] = set()  # that it may be asked for by; beyond loopback any, a DNS has many
         self._since: dict[socket.socket, float] = {}  # the connections, and when they began
         self._lock = threading.Lock()
         super().__init__((host, port), Handler)
@@ -78,7 +85,9 @@ class Server(ThreadingMixIn, HTTPServer):
         """See `TCPServer`; without asking the DNS for the name of this machine."""
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind(self.server_address)
-        self.server_name, self.server_port = str(self.server_address[0]), self.socket.getsockname()[1]
+        self.server_name, self.server_port = self.socket.getsockname()[:2]
+        if ipaddress.ip_address(self.server_name).is_loopback:
+            self.names = names_of(str(self.server_address[0]), self.server_name)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """See `BaseServer`: on a thread, if there are not too many."""

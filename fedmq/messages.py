@@ -41,6 +41,7 @@ Population = Annotated[int, Meta(ge=2, le=CANDIDATES_MAX)]
 Generations = Annotated[int, Meta(ge=0, le=GENERATIONS_MAX)]
 Exponent = Annotated[float, Meta(ge=-MUTATION_EXPONENT_MAX, le=MUTATION_EXPONENT_MAX)]
 Moderate = Annotated[float, Meta(ge=0, le=1e6)]
+At = Annotated[float, Meta(ge=-1e11, le=1e11)]  # seconds since 1970, of a day that calendars have
 Seconds = Annotated[float, Meta(ge=0, le=1e9)]  # about 30 years: neither NaN nor infinity gets into logs and reports
 
 
@@ -139,6 +140,7 @@ class Beacon(RunHeader, frozen=True, kw_only=True, tag="beacon"):
     spread_s: Annotated[float, Meta(ge=0, le=60)] = 0.0  # who comes (back) waits a random part of this first
     acknowledged: Bitmap = b""
     heeded: Count = 0  # `word` of the last Control that was heeded
+    at: At = 0.0  # by the aggregator's clock, which may not be that of those who watch; 0: it does not say
 
 
 class Finished(RunHeader, frozen=True, kw_only=True, tag="finished"):

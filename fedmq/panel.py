@@ -33,7 +33,7 @@ COLOURS: dict[Condition, str] = {"solved": "green", "running": "green", "paused"
 
 
 class Seen(NamedTuple):
-    """A run as it is at one moment, `now` in seconds since 1970; `here` says whether its aggregator is there."""
+    """A run as it is at one moment, `now` by its aggregator's clock; `here` says whether that is there."""
 
     view: View
     now: float
@@ -156,8 +156,9 @@ def _alarm(seen: Seen) -> list[RenderableType]:
     """A line that nobody overlooks when the run hangs; and whom it waits for, if that was told."""
     if seen.condition != "stalled":
         return []
-    told = [one.event for one in seen.view.feed[-FEED_LINES_MAX:] if isinstance(one.event, events.Stalled)]
-    missing = printable(f": nothing from {', '.join(told[-1].missing)}") if told and told[-1].missing else ""
+    told = [one.event for one in seen.view.feed if one.at >= seen.view.progress_at]
+    names = [name for event in told if isinstance(event, events.Stalled) for name in event.missing]
+    missing = printable(f": nothing from {', '.join(names)}") if names else ""
     return [Text(f" {seen.state}{missing} ", style="bold white on red", no_wrap=True, overflow="ellipsis")]
 
 

@@ -68,7 +68,7 @@ def _of_run(event: events.AnyEvent, metric: str) -> str | None:
         case events.CheckpointKept():
             return f"the state after round {event.round} is on disk"
         case events.RunFinished():
-            return f"the run is over after {event.rounds} rounds: {'solved' if event.solved else 'not solved'}"
+            return f"the run is over after {event.rounds} rounds: {event.verdict}"
         case events.RoundClosed():
             return _of_round(event, metric)
         case _:

@@ -15,18 +15,17 @@ from msgspec import Meta
 
 from fedmq import events
 from fedmq.events import GENES_TOLD_MAX, Genes
-from fedmq.messages import Seconds
+from fedmq.messages import At, Seconds
 from fedmq.models import Model
 
 ROUNDS_KEPT_MAX = 10_240  # beyond that every other one of the older half goes
 BESTS_KEPT_MAX = 2_048
 WORKS_KEPT_MAX = 1_024
-FEED_KEPT_MAX = 256
+FEED_KEPT_MAX = 256  # of closes and checkpoints a quarter of that: quick rounds drive nothing else out
 TRAINERS_KEPT_MAX = 16_384
 STALLED_S = 15.0  # without progress in an open round, a run is stalled
 PACE_ROUNDS = 20  # the last so many say how fast a run goes on
 
-At = Annotated[float, Meta(ge=-1e11, le=1e11)]  # seconds since 1970, of a day that calendars have
 Presence = Literal["alive", "suspect", "gone"]
 Condition = Literal["running", "waiting", "paused", "stalled", "interrupted", "solved", "not solved"]
 
@@ -170,6 +169,8 @@ class View(msgspec.Struct):
 
     def state(self, now: float, *, here: bool) -> str:
         """The same in a few words, with the figures that go with it."""
+        if self.finished is not None:
+            return self.finished.verdict
         condition = self.condition(now, here=here)
         if condition == "waiting" and self.waiting is not None:
             return f"waiting for trainers ({self.waiting[0]} of {self.waiting[1]})"
@@ -193,7 +194,9 @@ class View(msgspec.Struct):
         if not isinstance(event, _UNREAD):
             self.feed.append(Told(at, event, self.seq))
             if len(self.feed) >= 2 * FEED_KEPT_MAX:
-                del self.feed[:FEED_KEPT_MAX]
+                often = [one for one in self.feed if isinstance(one.event, _OFTEN)][-FEED_KEPT_MAX // 4 :]
+                others = [one for one in self.feed if not isinstance(one.event, _OFTEN)][-FEED_KEPT_MAX:]
+                self.feed = sorted([*others, *often], key=lambda one: one.touched)
 
     # --- each kind of event -------------------------------------------------------------------------------------
 
@@ -317,6 +320,8 @@ class View(msgspec.Struct):
 
     def _run_finished(self, at: float, event: events.RunFinished) -> None:
         self.finished = event
+        if self.rounds and self.rounds[-1].closed_at is None:  # it will never be
+            del self.rounds[-1]
 
     # --- inside -------------------------------------------------------------------------------------------------
 
@@ -356,6 +361,7 @@ def drawable(model: Model) -> bool:
 
 
 _UNREAD = (events.RoundPublished, events.ResultAccepted, events.BestChanged)  # too many; each has a place of its own
+_OFTEN = (events.RoundClosed, events.CheckpointKept)
 _TAKES: dict[type, Any] = {
     events.RunStarted: View._run_started,
     events.RoundPublished: View._round_published,

@@ -315,6 +315,13 @@ def test_a_run_goes_on_while_the_page_is_attacked(scene: Scene) -> None:
     assert page.get("/api/runs")["runs"][0]["condition"] == "running"
 
 
+def test_a_page_that_a_proxy_shows_elsewhere_has_a_token(scene: Scene) -> None:
+    services = scene.services
+    services.start("proxied", "dashboard", "--allowed-hosts", "fl.example.org", "--port", "0")
+    until(lambda: re.search(r"dashboard on \S+/\?token=\S{20}", services.out("proxied")) is not None, "a token")
+    services.terminate("proxied")
+
+
 # What it outlives; last, because the broker is killed
 
 

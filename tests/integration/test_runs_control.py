@@ -84,6 +84,8 @@ def test_a_live_run_is_paused_resumed_rid_of_a_trainer_and_stopped(services: Ser
     assert runs(services, "checkpoint", "run").stdout == "run keeps its state at the next close of a round\n"
     until(lambda: any(one["event"] == "checkpoint-kept" for one in events_of(run)), "the state on disk")
 
+    assert "stop       fedmq runs stop run\n" in runs(services, "show", "run").stdout
+
     drained = runs(services, "drain", "run", "alice")
 
     assert drained.stdout == "alice is drained from run; fedmq runs readmit run alice undoes it\n"
@@ -100,6 +102,7 @@ def test_a_live_run_is_paused_resumed_rid_of_a_trainer_and_stopped(services: Ser
     assert services.wait("aggregator") == 1, "the target was not reached"
     report = report_of(run)
     assert (report["solved"], report["rounds"]) == (False, closed(run))
+    assert "state      not solved, stopped by an operator\n" in runs(services, "show", "run").stdout
     assert report["model_sha256"] is not None
     assert "not solved in" in services.out("aggregator")
     over = runs(services, "pause", "run")

@@ -245,7 +245,7 @@ def test_a_run_that_is_stopped_is_over_with_what_it_has() -> None:
     scene.result("bob", 2, 4.0)
     effects = control(scene, "stop")
     assert scene.rounds.phase is Phase.FINISHED
-    assert told(effects, events.RunFinished) == [events.RunFinished(solved=False, rounds=1, value=8.0)]
+    assert told(effects, events.RunFinished) == [events.RunFinished(solved=False, rounds=1, value=8.0, why="stopped")]
     assert [topic for topic, _ in sent(effects, Finished)] == ["round/run"]
     assert closes(effects) == [], "the open round had not all its answers"
 

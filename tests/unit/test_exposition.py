@@ -26,8 +26,8 @@ DEADLINE_S = 10.0
 
 
 @contextmanager
-def serving(pulse: Pulse, ready: str = "") -> Iterator[tuple[str, int]]:
-    server = Server("127.0.0.1", 0, answers(Metrics(), pulse, lambda: ready))
+def serving(pulse: Pulse, ready: str = "", host: str = "127.0.0.1") -> Iterator[tuple[str, int]]:
+    server = Server(host, 0, answers(Metrics(), pulse, lambda: ready))
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     try:
@@ -38,10 +38,10 @@ def serving(pulse: Pulse, ready: str = "") -> Iterator[tuple[str, int]]:
         thread.join()
 
 
-def ask(at: tuple[str, int], path: str, method: str = "GET") -> tuple[int, str]:
+def ask(at: tuple[str, int], path: str, method: str = "GET", host: str | None = None) -> tuple[int, str]:
     connection = http.client.HTTPConnection(*at, timeout=DEADLINE_S)
     try:
-        connection.request(method, path)
+        connection.request(method, path, headers={} if host is None else {"Host": host})
         response = connection.getresponse()
         return response.status, response.read().decode()
     finally:
@@ -89,6 +89,26 @@ def test_readyz_says_what_is_missing() -> None:
 def test_there_is_nothing_but_three_pages_to_get(method: str, path: str, status: int) -> None:
     with serving(Pulse()) as at:
         assert ask(at, path, method)[0] == status
+
+
+@pytest.mark.parametrize(
+    ("bound", "host", "status"),
+    [
+        ("127.0.0.1", "localhost:1", 200),
+        ("127.0.0.1", "evil.example", 403),
+        ("127.0.0.1", "10.0.0.1", 403),
+        ("", "north.example:9102", 200),
+    ],
+)
+def test_on_loopback_no_site_gets_in_by_a_name_of_its_own(bound: str, host: str, status: int) -> None:
+    with serving(Pulse(), host=bound) as at:
+        assert [ask(at, path, host=host)[0] for path in ("/metrics", "/healthz")] == [status] * 2
+
+
+def test_who_says_no_host_is_no_browser() -> None:
+    with serving(Pulse()) as at, socket.create_connection(at, DEADLINE_S) as probe:
+        probe.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
+        assert b" 200 " in probe.recv(1000)
 
 
 def test_who_holds_connections_keeps_nobody_out_for_long(monkeypatch: pytest.MonkeyPatch) -> None:

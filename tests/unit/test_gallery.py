@@ -102,9 +102,10 @@ def test_a_run_that_is_live_and_in_a_folder_is_listed_once_as_the_live_one(scene
 
 def test_who_joins_is_told_everything_or_what_it_does_not_know(scene: Scene) -> None:
     view = scene.live("one", started("one"), *a_round(1))
-    news = scene.gallery.news("one", None, [None, (1, 1), (1, view.seq), (1, view.seq + 1), (2, 1)])
+    known = [(1, 1), (1, view.seq), (1, view.seq + 1), (2, 1), (0, 1)]
+    news = scene.gallery.news("one", None, [None, *known])
     assert news is not None
-    assert kinds(news.joining) == ["full", "patch", "patch", "full", "full"]
+    assert kinds(news.joining) == ["full", "patch", "patch", "full", "full", "full"]
     assert news.patch is None
     assert (news.cursor.epoch, news.cursor.seq) == (1, 3)
 
@@ -128,6 +129,34 @@ def test_who_follows_is_told_what_is_new_and_everything_after_a_new_life_or_a_st
         assert news.patch is not None
         assert news.patch[0] == "full"
     assert scene.gallery.news("nobody", None, []) is None
+
+
+def test_the_end_which_takes_the_open_round_back_is_told_as_a_whole(scene: Scene) -> None:
+    view = scene.live("one", started("one"), *a_round(1), events.RoundPublished(round=2, invited=1))
+    first = scene.gallery.news("one", None, [])
+    assert first is not None
+    scene.live("one", finished())
+    news = scene.gallery.news("one", first.cursor, [(1, first.cursor.seq), (1, view.seq)])
+    assert news is not None
+    assert news.patch is not None
+    assert [news.patch[0], *kinds(news.joining)] == ["full", "full", "patch"]
+    assert msgspec.json.decode(news.patch[1])["rounds"]["round"] == [1]
+
+
+def test_the_page_is_told_all_times_and_the_time_by_the_clock_of_the_aggregator(scene: Scene) -> None:
+    scene.live("one", started("one"), events.RoundPublished(round=1, invited=1))
+    scene.watching.runs["one"].ahead_s = -90.0
+    scene.pass_s(100.0)
+    scene.live("one")
+    told = [scene.gallery.picture("one"), *scene.gallery.runs()["runs"]]
+    news = scene.gallery.news("one", None, [None])
+    assert news is not None
+    told.append(msgspec.json.decode(news.joining[0][1]))
+    assert [(one or {}).get("now") for one in told] == [1e9 + 10, None, 1e9 + 10]
+    assert [(one or {}).get("head", one)["state"] for one in told] == ["running"] * 3
+    scene.pass_s(40.0)
+    scene.live("one")
+    assert scene.gallery.runs()["runs"][0]["state"] == "stalled for 50 s"
 
 
 def test_a_folder_is_followed_as_it_grows(scene: Scene, tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ messages: dict[type[Any], st.SearchStrategy[Any]] = {
 }
 EXAMPLES: dict[type[Any], Message] = {
     Round: Round(run="r", epoch=1, round=3, seed=7, deadline_s=10.0, task=find_task("xor"), work=Evolve(elites=10)),
-    Beacon: Beacon(run="r", epoch=1, round=3, open=True, acknowledged=b"\x03", heeded=7),
+    Beacon: Beacon(run="r", epoch=1, round=3, open=True, acknowledged=b"\x03", heeded=7, at=1e9),
     Finished: Finished(run="r", epoch=1, rounds=3, solved=True),
     Events: Events(run="r", epoch=1, first=0, count=3),
     Snapshot: Snapshot(run="r", epoch=1, seq=3),
@@ -202,7 +202,7 @@ def test_a_field_of_another_type_is_refused(kind: type[Any], field: str) -> None
 def test_a_field_without_a_default_must_be_there(kind: type[Any], field: str) -> None:
     fields = fields_of(kind)
     del fields[field]
-    optional = ("trainer", "word") if kind is Control else ("heeded",) if kind is Beacon else ()
+    optional = ("trainer", "word") if kind is Control else ("heeded", "at") if kind is Beacon else ()
     if field in (*DEFAULTED, *optional):
         assert isinstance(received(fields), kind)
         return

@@ -111,6 +111,15 @@ def test_a_stall_is_an_alarm_that_names_who_is_missing() -> None:
     assert "stalled for" not in drawn(view, now=view.progress_at + STALLED_S - 1)
 
 
+def test_whom_a_stalled_run_waits_for_is_said_however_much_has_happened_since_and_not_of_an_earlier_stall() -> None:
+    stalled = events.Stalled(round=1, seconds=15.0, missing=("bob",))
+    rejected = events.ResultRejected(trainer="amy", reason="values", detail="no")
+    view = view_of(events.RoundPublished(round=1, invited=2), stalled, *[rejected] * 20)
+    assert "nothing from bob" in drawn(view, now=view.progress_at + 41)
+    view.take(200.0, events.RoundPublished(round=2, invited=2))
+    assert "stalled for 41 s " in drawn(view, now=241.0)
+
+
 @pytest.mark.parametrize(
     ("told", "here", "state"),
     [

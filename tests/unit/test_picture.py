@@ -72,6 +72,9 @@ STORY: list[events.AnyEvent] = [
 ]
 
 
+STOPPED = "not solved, stopped by an operator"
+
+
 def told(*story: events.AnyEvent) -> View:
     view = View()
     for second, event in enumerate(story):
@@ -178,6 +181,13 @@ def test_figures_are_short_and_what_is_no_number_is_null() -> None:
     [
         (STORY, HERE, 0.0, "solved", "solved"),
         ([*STORY[:-1], events.RunFinished(solved=False, rounds=3, value=0.5)], HERE, 0.0, "not solved", "not solved"),
+        (
+            [*STORY[:-1], events.RunFinished(solved=False, rounds=3, value=0.5, why="stopped")],
+            HERE,
+            0.0,
+            STOPPED,
+            "not solved",
+        ),
         (STORY[:-1], GONE, 0.0, "interrupted", "interrupted"),
         (STORY[:2], HERE, 0.0, "waiting for trainers (0 of 2)", "waiting"),
         (STORY[:12], HERE, 0.0, "paused", "paused"),
@@ -190,6 +200,12 @@ def test_a_row_says_how_the_run_stands(
 ) -> None:
     row = row_of(told(*story), origin, now)
     assert (row["state"], row["condition"]) == (state, condition)
+
+
+def test_what_ended_a_run_is_said() -> None:
+    assert head_of(told(*STORY[:-1], events.RunFinished(solved=False, rounds=3, value=None, why="stopped")), HERE, 0.0)[
+        "finished"
+    ] == {"solved": False, "rounds": 3, "value": None, "why": "stopped"}
 
 
 def test_a_model_is_named_and_whether_it_can_be_drawn() -> None:

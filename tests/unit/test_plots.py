@@ -175,6 +175,7 @@ def test_the_figure_of_a_run_is_its_history_unless_somebody_says_otherwise(tmp_p
         (("empty",), "empty: expected a closed round"),
         (("one", "-o", "one.jpg"), "one.jpg: expected a name that ends in .png, .svg, .pdf"),
         (("one", "-o", "no/such/folder.png"), "cannot be written"),
+        (("one", "--round", "9"), "one: --round 9: expected a round that is closed, the last one is 5"),
         (("one", "--inputs", "3", "2"), "expected LOW below HIGH, got 3 2"),
     ],
 )
@@ -210,6 +211,15 @@ def test_runs_are_compared_figure_by_figure(tmp_path: Path) -> None:
     assert lines["results"] == ["≠", "results", "9", "15"]
     assert lines["bytes_down"] == ["≠", "bytes_down", "5000", "8000"]
     assert lines["solved"] == ["solved", "yes", "yes"]
+
+
+def test_of_many_runs_no_name_is_cut_and_no_figure_either(tmp_path: Path) -> None:
+    runs = [str(write_run(tmp_path / f"xor-20260101-1200{number}-ab12", seed=number)) for number in range(10, 30)]
+    lines = CliRunner().invoke(compare, runs, catch_exceptions=False).output.splitlines()
+    assert {"run", "strategy", "rounds_max", "round_s_median", "bytes_down"} <= {line[3:17].strip() for line in lines}
+    task = next(at for at, line in enumerate(lines) if line[3:7] == "task")
+    first, second = (line[17:].split() for line in lines[:task])
+    assert [one + two for one, two in zip(first, second, strict=True)] == [Path(run).name for run in runs]
 
 
 def test_a_comparison_is_json_and_a_figure_with_all_curves(tmp_path: Path) -> None:

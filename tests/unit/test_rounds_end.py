@@ -38,7 +38,7 @@ def test_the_run_ends_when_the_target_is_reached_on_everybodys_rows() -> None:
     assert finished(scene)
     assert scene.rounds.solved
     assert len(closes(effects)) == 1
-    assert told(effects, events.RunFinished) == [events.RunFinished(solved=True, rounds=1, value=0.2)]
+    assert told(effects, events.RunFinished) == [events.RunFinished(solved=True, rounds=1, value=0.2, why="solved")]
     assert sent(effects, Finished) == [("round/run", Finished(run="run", epoch=2, rounds=1, solved=True))]
     assert sent(effects, Round) == []
 
@@ -92,7 +92,7 @@ def test_the_run_ends_when_its_rounds_are_used_up() -> None:
     scene = opened("bob", rounds_max=2)
     scene.result("bob", 1, 5.0)
     effects = scene.result("bob", 2, 9.0)
-    assert told(effects, events.RunFinished) == [events.RunFinished(solved=False, rounds=2, value=4.0)]
+    assert told(effects, events.RunFinished) == [events.RunFinished(solved=False, rounds=2, value=4.0, why="rounds")]
     assert sent(effects, Finished) == [("round/run", Finished(run="run", epoch=2, rounds=2, solved=False))]
 
 

@@ -135,6 +135,12 @@ def test_a_run_with_a_report_is_over(interrupted: Path, solved: bool, state: str
     assert state_of(interrupted, report(solved=solved), 0.0) == state
 
 
+def test_a_run_that_was_stopped_says_so(interrupted: Path) -> None:
+    stopped = events.RunFinished(solved=False, rounds=1, value=1.0, why="stopped")
+    happened(interrupted, STARTED, PUBLISHED, stopped)
+    assert state_of(interrupted, report(solved=False), 3.0) == "not solved, stopped by an operator"
+
+
 @pytest.mark.parametrize(
     "junk",
     [b'{"at": 3.0, "event": "round-publ', b"\xff\xfe\n", b"[]\n7\n\n", b'{"at": "late", "event": "waiting"}\n'],

@@ -82,6 +82,17 @@ def test_a_broker_that_is_not_there_is_said_and_tried_again() -> None:
     assert not watcher.done
 
 
+@pytest.mark.parametrize(("behind_s", "state"), [(90.0, "running"), (60.0, "stalled for 30 s")])
+def test_an_aggregator_whose_clock_is_behind_has_not_stalled_for_that(behind_s: float, state: str) -> None:
+    watcher, source, shown, clock = scene()
+    source.there = True
+    source.add("one", heard_at=90.0)
+    source.runs["one"].ahead_s = -behind_s
+    clock.move_to(90.0)
+    watcher.step()
+    assert shown.pictures[-1][0] == [f"one {state}"]
+
+
 def test_a_broker_that_never_answers_ends_it_after_the_timeout() -> None:
     watcher, _, _, clock = scene(timeout_s=3)
     watcher.step()

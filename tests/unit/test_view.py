@@ -14,6 +14,9 @@ STARTED = events.RunStarted(run="one", epoch=1, round=1, task="xor", strategy="e
 BEST = events.Best(value=0.75, coverage=1.0, fitness=-0.25, fitness_mean=-0.5, fitness_worst=-2.0, diversity=0.3)
 
 
+STOPPED = "not solved, stopped by an operator"
+
+
 def closed(number: int, results: int = 2) -> events.RoundClosed:
     return events.RoundClosed(
         round=number, why="complete", results=results, round_s=0.5, present=2, best=BEST, bytes_up=10, bytes_down=20
@@ -60,6 +63,14 @@ def test_of_a_run_that_went_back_no_later_round_is_left() -> None:
     picture = seen(*told, *changed, msgspec.structs.replace(STARTED, epoch=2), *rounds[1])
     assert [one.round for one in picture.rounds] == [1, 2]
     assert [one.round for one in picture.bests] == [1]
+
+
+def test_of_a_run_that_is_over_no_round_is_open() -> None:
+    rounds = [events.RoundPublished(round=1, invited=2), closed(1), events.RoundPublished(round=2, invited=2)]
+    picture = seen(*rounds, events.RunFinished(solved=False, rounds=1, value=0.5, why="stopped"))
+    assert [one.round for one in picture.rounds] == [1]
+    assert picture.newest is not None
+    assert picture.newest.closed_at is not None
 
 
 def test_closes_without_publications_do_not_grow_without_an_end() -> None:
@@ -144,6 +155,7 @@ def test_what_cannot_be_used_is_counted_and_told() -> None:
         ([events.RunPaused(), events.RunResumed()], True, 102.0, "running"),
         ([events.RunFinished(solved=True, rounds=1, value=1.0)], False, 200.0, "solved"),
         ([events.RunFinished(solved=False, rounds=1, value=1.0)], True, 200.0, "not solved"),
+        ([events.RunFinished(solved=False, rounds=1, value=0.5, why="stopped")], False, 200.0, STOPPED),
     ],
 )
 def test_how_a_run_stands(told: list[events.AnyEvent], here: bool, now: float, said: str) -> None:
@@ -171,6 +183,17 @@ def test_however_long_a_run_is_its_picture_is_bounded_and_goes_from_the_first_ro
     assert len(picture.bests) <= 16
     assert max(len(picture.works), len(picture.feed)) < 32
     assert picture.results == 999
+
+
+def test_however_many_rounds_are_closed_what_else_has_happened_stays_in_the_feed() -> None:
+    rounds = [closed(number) for number in range(1, 2000)]
+    left = events.TrainerLeft(trainer="bob", goodbye=False)
+    picture = seen(left, *rounds[:1000], events.RunPaused(), *rounds[1000:])
+    others = [one.event for one in picture.feed if not isinstance(one.event, events.RoundClosed)]
+    assert others == [STARTED, left, events.RunPaused()]
+    assert picture.feed[-1].event == rounds[-1]
+    assert [one.touched for one in picture.feed] == sorted(one.touched for one in picture.feed)
+    assert len(picture.feed) < 2 * view.FEED_KEPT_MAX
 
 
 def test_a_picture_survives_the_wire() -> None:

@@ -67,6 +67,15 @@ def test_the_observers_picture_is_the_aggregators_at_the_end() -> None:
     assert scene.seen.trainers["bob"].version == "in-process"
 
 
+def test_an_aggregator_says_what_time_it_is() -> None:
+    scene = Scene(3, faults=Faults(delay_s=(0.05, 0.05)))
+    scene.federation.start()
+    scene.simulation.start("watcher")
+    scene.run()
+    assert scene.watching is not None
+    assert -0.2 < scene.watching.runs[RUN].ahead_s < 0.0, "as much as its word was under way"
+
+
 def test_who_comes_when_all_is_over_is_handed_the_last_picture_by_the_broker() -> None:
     scene = Scene(3)
     scene.federation.start()
@@ -210,6 +219,16 @@ def test_an_older_picture_or_one_of_an_older_life_is_nothing(watching: Watching)
     later = picture(epoch=2)
     take(watching, snapshot(later, epoch=2), snapshot(picture()), batch(events.RunPaused(), first=1))
     assert watching.runs["one"].view == later
+
+
+def test_what_is_ago_is_told_by_the_clock_of_the_aggregator(watching: Watching) -> None:
+    clock, run = watching._clock, watching.runs["one"]
+    assert run.ahead_s == 0.0
+    beacon = Beacon(run="one", epoch=1, round=1, open=True, at=clock.wall() - 90.0)
+    zombie = msgspec.structs.replace(beacon, epoch=0, at=1.0)
+    for one in (beacon, zombie, msgspec.structs.replace(beacon, at=0.0)):
+        take(watching, Delivered(encode("beacon/one", one)))
+        assert run.ahead_s == -90.0
 
 
 def test_what_cannot_be_a_picture_is_refused_and_nothing_is_lost(
