@@ -137,23 +137,26 @@ class Store:
 
     @property
     def epoch(self) -> int:
-        """How many lives the run's aggregator has had."""
+        """That of the newest life of the run's aggregator; 0: it had none."""
         row = self._run()
         return 0 if row is None else row[1]
 
     def begin(self, description: Description, epoch: int = 0) -> None:
-        """Make a new store that of this run, which has had so many epochs."""
+        """Make a new store that of this run, whose newest life had this epoch."""
         self._check_reached()
         blob = msgspec.msgpack.encode(description)
         self._write("INSERT INTO run VALUES (1, ?, ?, ?)", blob, epoch, _digest(blob, epoch))
         self.commit()
 
-    def next_epoch(self) -> int:
-        """The epoch of this life of the aggregator: one more than the last one's, and on disk."""
+    def next_epoch(self, wall: float) -> int:
+        """The epoch of a life that begins at `wall`, in seconds since 1970: that, but above the last one's; on disk.
+
+        So a copy that is put back, and a run that is begun anew under its name, are above all that was before.
+        """
         row = self._run()
         assert row is not None, "the store must have been begun"
         self._check_reached()
-        blob, epoch = row[0], row[1] + 1
+        blob, epoch = row[0], max(row[1] + 1, int(wall))
         self._write("UPDATE run SET epoch = ?, digest = ?", epoch, _digest(blob, epoch))
         self.commit()
         return epoch

@@ -76,8 +76,8 @@ MUTATIONS = (
     Mutation(
         "a new life has the epoch of the last one",
         STORE,
-        "blob, epoch = row[0], row[1] + 1",
-        "blob, epoch = row[0], max(1, row[1])",
+        "blob, epoch = row[0], max(row[1] + 1, int(wall))",
+        "blob, epoch = row[0], max(row[1], int(wall))",
         OF_STORE,
     ),
     Mutation(

@@ -82,15 +82,34 @@ def test_what_was_not_committed_is_not_there(store: Store, end: Callable[[Store]
 def test_a_run_may_begin_with_the_epochs_that_it_has_had(path: Path) -> None:
     store = Store(path)
     store.begin(DESCRIPTION, epoch=5)
-    assert (store.epoch, store.next_epoch(), store.epoch) == (5, 6, 6)
+    assert (store.epoch, store.next_epoch(0.0), store.epoch) == (5, 6, 6)
     store.close()
 
 
 def test_each_life_has_a_higher_epoch(store: Store) -> None:
-    epochs = [store.next_epoch(), store.next_epoch()]
+    epochs = [store.next_epoch(0.0), store.next_epoch(0.0)]
     again = reopened(store)
-    assert [*epochs, again.next_epoch()] == [1, 2, 3]
+    assert [*epochs, again.next_epoch(0.0)] == [1, 2, 3]
     again.close()
+
+
+def test_a_copy_that_is_put_back_and_a_run_begun_anew_are_above_every_life_before(store: Store, path: Path) -> None:
+    store.next_epoch(1000.2)
+    store.close()
+    copy = path.read_bytes()
+    lives = []
+    for _ in range(2):
+        later = Store(path)
+        lives.append(later.next_epoch(1000.9))
+        later.close()
+    path.with_suffix(".witness").unlink()
+    path.write_bytes(copy)
+    back = Store(path)
+    anew = Store(":memory:")
+    anew.begin(DESCRIPTION)
+    assert (lives, back.next_epoch(1010.0), anew.next_epoch(1020.0)) == ([1001, 1002], 1010, 1020)
+    back.close()
+    anew.close()
 
 
 def test_a_commit_of_nothing_and_an_abandon_of_nothing_do_nothing(store: Store) -> None:
@@ -114,7 +133,7 @@ def test_a_store_is_that_of_one_run(store: Store) -> None:
 def test_a_store_in_memory_lives_as_long_as_its_object() -> None:
     store = Store(":memory:")
     store.begin(DESCRIPTION)
-    assert store.next_epoch() == 1
+    assert store.next_epoch(0.0) == 1
     store.close()
 
 
@@ -175,7 +194,7 @@ def test_a_damaged_file_is_refused_wherever_it_is_read(store: Store, path: Path)
         lambda: list(broken.closes()),
         lambda: list(broken.results(1)),
         lambda: broken.keys_since(0),
-        lambda: broken.next_epoch(),
+        lambda: broken.next_epoch(0.0),
     ]
     for read in reads:
         with pytest.raises(StoreError) as error:
@@ -205,7 +224,7 @@ def test_a_full_disk_is_told_and_nothing_that_was_committed_is_lost(store: Store
 def test_a_store_that_may_only_be_read_says_so_when_it_is_written(store: Store, path: Path) -> None:
     store._connection.execute("PRAGMA query_only = ON")
     with pytest.raises(StoreError) as error:
-        store.next_epoch()
+        store.next_epoch(0.0)
     assert "readonly" in one_line(error, path)
     assert store.description == DESCRIPTION
 
@@ -259,7 +278,7 @@ def test_a_store_that_was_set_back_to_an_older_copy_is_noticed(store: Store, pat
     back = Store(path)
     assert any("the end of its write-ahead log is not as it was written" in line for line in back.verify())
     with pytest.raises(StoreError) as error:
-        back.next_epoch()
+        back.next_epoch(0.0)
     one_line(error, path)
     back.close()
 
@@ -272,7 +291,7 @@ def test_without_its_witness_a_store_is_still_whole(store: Store, path: Path, sa
     if said is not None:
         witness.write_bytes(said)
     again = Store(path)
-    assert (again.verify(), again.next_epoch()) == ([], 1)
+    assert (again.verify(), again.next_epoch(0.0)) == ([], 1)
     again.close()
 
 
@@ -282,7 +301,7 @@ WRITER = """
 import sys
 from aggregator.store import Store
 store = Store(sys.argv[1])
-print("epoch", store.next_epoch(), flush=True)
+print("epoch", store.next_epoch(0.0), flush=True)
 sys.stdin.read()
 """
 
@@ -304,7 +323,7 @@ def test_while_one_process_writes_another_may_read_but_not_write(writer: subproc
     second = Store(path)
     assert second.description == DESCRIPTION
     with pytest.raises(StoreError, match="only one that writes this run, but another process does; wait") as error:
-        second.next_epoch()
+        second.next_epoch(0.0)
     one_line(error, path)
     second.close()
     assert is_locked(path.parent)
@@ -315,7 +334,7 @@ def test_when_the_writer_was_killed_the_next_one_writes(writer: subprocess.Popen
     writer.wait(timeout=10)
     assert not is_locked(path.parent)
     after = Store(path)
-    assert after.next_epoch() == 2
+    assert after.next_epoch(0.0) == 2
     assert is_locked(path.parent)
     after.close()
     assert not is_locked(path.parent)
