@@ -148,7 +148,7 @@ def test_beginning_at_a_checkpoint_or_at_the_start_comes_to_the_same(original: P
 def test_a_folder_without_a_run_is_refused_in_one_line(tmp_path: Path, begun: bool) -> None:
     if begun:
         Store(tmp_path / STORE).close()
-    with pytest.raises(BadConfiguration, match=r"^[^\n]*(never begun; give the folder|runs ls lists them)[^\n]*$"):
+    with pytest.raises(BadConfiguration, match=r"^[^\n]*(never begun, or its store removed|runs ls lists them)[^\n]*$"):
         open_store(tmp_path)
 
 
