@@ -10,7 +10,7 @@ from collections.abc import Collection
 from hashlib import sha256
 from pathlib import Path
 
-from fedmq.errors import StoreError
+from fedmq.event_log import writing
 from fedmq.files import sync_folder, write_whole
 from fedmq.wire import Frames
 
@@ -49,16 +49,11 @@ class Blobs:
     def _write(self, blob: bytes) -> bytes:
         name = sha256(blob).digest()
         path = self._folder / name.hex()
-        try:
+        with writing(path):
             if path.exists() and self.read(name) is not None:
                 return name
             if not self._folder.exists():
                 self._folder.mkdir(exist_ok=True)
                 sync_folder(self._folder.parent)
             write_whole(path, blob)
-        except OSError as error:
-            raise StoreError(
-                f"{path}: cannot be written ({error.strerror}); what was acknowledged is safe: "
-                "make room and start the same command again"
-            ) from error
         return name

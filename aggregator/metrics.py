@@ -129,7 +129,11 @@ def _put_standing(metrics: Metrics, service: Aggregator, view: View, clock: Cloc
     gauge("fedmq_aggregator_state", "1 for the state that the run is in, 0 for the others.", state, "state")
     gauge("fedmq_aggregator_trainers", "Trainers that the run has met, by presence.", presence, "presence")
     gauge("fedmq_aggregator_trainers_needed", "Trainers without whom no round opens.", lambda: view.min_trainers)
-    gauge("fedmq_aggregator_epoch", "How many times the run was begun or continued.", lambda: view.epoch)
+    gauge(
+        "fedmq_aggregator_epoch",
+        "Which life of the run's aggregator this is: each has a higher number.",
+        lambda: view.epoch,
+    )
     gauge("fedmq_aggregator_round", "The newest round.", lambda: service.rounds.round)
     gauge("fedmq_aggregator_rounds_max", "The most rounds that there will be.", lambda: view.rounds_max)
     gauge("fedmq_aggregator_open_rounds", "Rounds that wait for results: 0 or 1.", is_open)

@@ -8,14 +8,14 @@ An operator can *bar* a name from a round on: it is *eligible* for none of these
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from fedmq.errors import Rejected
 from fedmq.messages import BITMAP_BYTES_MAX
 
 TRAINERS_MAX = 8 * BITMAP_BYTES_MAX  # a beacon has a bit for each
-
+HELLO_S = 0.4  # between two hellos that are heeded; a trainer says the next one no sooner than after 0.5 s
 
 Introduction = tuple[str, tuple[str, ...]]  # what a trainer says of itself: its version, its labels
 
@@ -37,6 +37,7 @@ class Trainer:
     rejected: int = 0
     resent: int = 0
     words: Introduction = ("", ())
+    asks_from: float = 0.0  # its next hello is heeded then
 
 
 class Roster:
@@ -67,6 +68,14 @@ class Roster:
     def present(self) -> list[str]:
         """The names of those who are here."""
         return [trainer.name for trainer in self._trainers.values() if trainer.present]
+
+    def bitmap(self, has: Callable[[str], bool]) -> bytes:
+        """A bit for each trainer, by its index: 1 for the name of each that `has` it."""
+        bitmap = bytearray(-(-len(self._trainers) // 8))
+        for trainer in self._trainers.values():
+            if has(trainer.name):
+                bitmap[trainer.index // 8] |= 1 << trainer.index % 8
+        return bytes(bitmap)
 
     def eligible(self, round: int) -> list[str]:
         """The names of those who are here and may take part in this round."""
@@ -103,7 +112,7 @@ class Roster:
     def meet(
         self, name: str, samples: int, now: float, *, confirmed: bool = False, words: Introduction | None = None
     ) -> bool:
-        """`name` was heard, or `confirmed` by the broker, with so many rows; `words` is what it said of itself.
+        """`name` was heard, or `confirmed` by the broker, with so many rows; `words` is what its hello says of it.
 
         True when it was not present before, or has said something new.
 
@@ -119,9 +128,22 @@ class Roster:
         trainer.samples, trainer.present, trainer.gone = samples, True, False
         trainer.confirmed = trainer.confirmed or confirmed
         self._unconfirmed.discard(name)
-        if words is not None and words != trainer.words:
-            trainer.words, new = words, True
+        if words is not None:
+            trainer.words, trainer.asks_from, new = words, now + HELLO_S, new or words != trainer.words
         return new
+
+    def count(self, name: str, samples: int, *, late: bool, again: bool) -> None:
+        """A result of `name` about so many rows was accepted."""
+        trainer = self._trainers[name]
+        trainer.samples = samples
+        trainer.results += 1
+        trainer.late += late
+        trainer.resent += again
+
+    def may_ask(self, name: str, now: float) -> bool:
+        """Whether a hello of `name` is heeded now; the next one is only after a while, as the answer may be large."""
+        trainer = self._trainers.get(name)
+        return trainer is None or now >= trainer.asks_from
 
     def leave(self, name: str, now: float, *, for_good: bool = False) -> bool:
         """`name` is away; True when it was present before."""

@@ -42,7 +42,7 @@ from fedmq import topics
 from fedmq.deadlines import earliest
 from fedmq.errors import Rejected
 from fedmq.events import End, Why
-from fedmq.messages import Control, FromTrainer, Hello, Presence, Result
+from fedmq.messages import Control, FromTrainer, Goodbye, Hello, Presence, Result
 from fedmq.tasks import Task
 from fedmq.wire import Packet, base_of, describe
 
@@ -189,6 +189,8 @@ class Rounds:
             raise Rejected("run", f"expected {self.settings.run}, got {message.run}")
         if message.epoch > self.settings.epoch:
             raise Rejected("epoch", f"expected at most {self.settings.epoch}, got {message.epoch}")
+        if isinstance(message, Goodbye) and message.epoch < self.settings.epoch:  # it may be an old one, sent again
+            raise Rejected("epoch", f"expected a goodbye to {self.settings.epoch}, got one to {message.epoch}")
 
     def _lose_broker(self) -> None:
         if self._broker_up:  # else whoever a new one has shown since would be in doubt again
@@ -216,6 +218,8 @@ class Rounds:
             self._send_beacon(topics.inbox_of(name))
 
     def _hello(self, message: Hello, now: float) -> None:
+        if not self.roster.may_ask(message.trainer, now):
+            return
         self._meet(message.trainer, message.samples, now, words=(message.version, message.labels))
         inbox = topics.inbox_of(message.trainer)
         if self.phase is Phase.FINISHED:
@@ -238,15 +242,7 @@ class Rounds:
             self._chronicle.resent(message)
             self._voice.accepted(message)
             return
-        self.roster.check_barred(name, message.round)
-        staleness = self.round - message.round
-        if self.phase is Phase.FINISHED or not 0 <= staleness <= self.settings.staleness or message.round < 1:
-            detail = f"round {message.round} is not one of the last {self.settings.staleness + 1} up to {self.round}"
-            raise Rejected("round", detail)
-        if message.base != self._base(message.round):
-            raise Rejected("base", f"computed on another model than round {message.round} published")
-        if self.settings.samples_max is not None and message.samples > self.settings.samples_max:
-            raise Rejected("values", f"expected at most {self.settings.samples_max} rows, got {message.samples}")
+        staleness = self._staleness(message)
         update = as_update(message, packet.arrays, self.round)
         self._state = self._strategy.tell(self._state, update)
         self._accepted.add(key)
@@ -257,15 +253,26 @@ class Rounds:
             if self.phase is Phase.COLLECTING:
                 answer_s = now - self._opened_at
                 self._pace.took(answer_s)
-        trainer = self.roster[name]
-        trainer.samples = message.samples
-        trainer.results += 1
-        trainer.late += staleness > 0
-        trainer.resent += message.attempt > 1
+        if self.roster[name].gone and message.epoch == self.settings.epoch:  # the goodbye was of one that it replaces
+            self._meet(name, message.samples, now)
+        self.roster.count(name, message.samples, late=staleness > 0, again=message.attempt > 1)
         self._voice.keep(KeepResult(message.round, name, self.round, packet.frames))
         self._chronicle.accepted(message, staleness, answer_s, now)
         if staleness:  # one in time is acknowledged by the next round or beacon
             self._voice.accepted(message)
+
+    def _staleness(self, message: Result) -> int:
+        """How many rounds late a result is that can be used."""
+        self.roster.check_barred(message.trainer, message.round)
+        staleness = self.round - message.round
+        if self.phase is Phase.FINISHED or not 0 <= staleness <= self.settings.staleness or message.round < 1:
+            detail = f"round {message.round} is not one of the last {self.settings.staleness + 1} up to {self.round}"
+            raise Rejected("round", detail)
+        if message.base != self._base(message.round):
+            raise Rejected("base", f"computed on another model than round {message.round} published")
+        if self.settings.samples_max is not None and message.samples > self.settings.samples_max:
+            raise Rejected("values", f"expected at most {self.settings.samples_max} rows, got {message.samples}")
+        return staleness
 
     def _base(self, number: int) -> bytes | None:
         """What names the model or pool that this round published; None when its close has been dropped."""
@@ -384,11 +391,7 @@ class Rounds:
 
     def _acknowledged(self, number: int) -> bytes:
         """The bitmap of those whose result of round `number` is saved by the time that it is sent."""
-        bitmap = bytearray(-(-len(self.roster) // 8))
-        for trainer in self.roster.trainers:
-            if (number, trainer.name) in self._accepted:
-                bitmap[trainer.index // 8] |= 1 << trainer.index % 8
-        return bytes(bitmap)
+        return self.roster.bitmap(lambda name: (number, name) in self._accepted)
 
     def _reject(self, trainer: str, rejected: Rejected) -> None:
         if trainer in self.roster:

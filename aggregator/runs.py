@@ -182,7 +182,8 @@ def _summary(folder: Path) -> tuple[dict[str, Any], list[Close]]:
 def replay(run: str, as_json: bool) -> None:
     """Compute the model of RUN (a folder, or a name below runs) again, from its accepted results alone.
 
-    The SHA-256 that it prints is that of model.npz, bit for bit, however often the run was interrupted.
+    The SHA-256 that it prints is that of model.npz, bit for bit, however often the run was interrupted. Exit code 78
+    when model.npz or the report is not of this model.
 
     \b
     Examples:
@@ -190,17 +191,15 @@ def replay(run: str, as_json: bool) -> None:
     """
     import msgspec
 
-    from aggregator.report import read_report
-    from aggregator.upkeep import replay_run
+    from aggregator.upkeep import check_model, replay_run
 
     folder = folder_of(run)
-    again, report = replay_run(folder), read_report(folder)
+    again = replay_run(folder)
     if as_json:
         click.echo(msgspec.json.encode(again._asdict()).decode())
     else:
         click.echo(f"rounds       {again.rounds}\nresults      {again.results}\nmodel_sha256 {again.model_sha256}")
-    if report is not None and report.model_sha256 != again.model_sha256:
-        raise BadConfiguration(f"{folder}: expected model_sha256 {report.model_sha256} as in its report")
+    check_model(folder, again)
 
 
 @runs.command()

@@ -90,7 +90,8 @@ class Aggregator:
         assert description is not None, "the store must have been begun"
         self.description: Description = description
         replayed = replay(store, description.task, strategy, description.seed)
-        self.rounds = _rounds(store, description, strategy, limits, replayed, clock.now())
+        again = store.epoch > 0
+        self.rounds = _rounds(store, description, strategy, limits, replayed, clock)
         self.stopping = False
         self._keep_rounds = limits.keep_rounds
         self._told, self._farewell_by = False, math.inf
@@ -106,6 +107,7 @@ class Aggregator:
             events.RunStarted(
                 run=description.run,
                 epoch=settings.epoch,
+                again=again,
                 round=self.rounds.round,
                 task=task.name,
                 strategy=description.strategy,
@@ -260,12 +262,12 @@ class Aggregator:
 
 
 def _rounds(
-    store: Store, description: Description, strategy: Strategy[Any], limits: Limits, replayed: Replayed, now: float
+    store: Store, description: Description, strategy: Strategy[Any], limits: Limits, replayed: Replayed, clock: Clock
 ) -> Rounds:
     settings = Settings(
         run=description.run,
         seed=description.seed,
-        epoch=store.next_epoch(),
+        epoch=store.next_epoch(clock.wall()),
         rounds_max=limits.rounds_max,
         min_trainers=limits.min_trainers,
         quorum=limits.quorum,
@@ -274,7 +276,7 @@ def _rounds(
         samples_max=limits.samples_max,
         code=description.code,
     )
-    roster = Roster(settings.forget_s)
+    roster, now = Roster(settings.forget_s), clock.now()
     members = replayed.closes[-1].members if replayed.closes else tuple(replayed.trainers)
     for name, (samples, results) in sorted(replayed.trainers.items()):
         roster.restore(name, samples, results, now, gone=name not in members)

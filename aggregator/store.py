@@ -23,6 +23,7 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 
 from aggregator.blobs import Blobs
+from aggregator.damage import OpenedFile, StoreDamaged
 from aggregator.witness import Reached, Witness
 from fedmq.errors import BadConfiguration, StoreError
 from fedmq.events import Best, Why
@@ -121,6 +122,7 @@ class Store:
             if version == 0:
                 self._connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
                 version = SCHEMA_VERSION
+        self._errors.file.remember()
         if version != SCHEMA_VERSION:
             raise StoreError(
                 f"{self.path}: expected a store of schema {SCHEMA_VERSION}, got {version}; "
@@ -137,23 +139,26 @@ class Store:
 
     @property
     def epoch(self) -> int:
-        """How many lives the run's aggregator has had."""
+        """That of the newest life of the run's aggregator; 0: it had none."""
         row = self._run()
         return 0 if row is None else row[1]
 
     def begin(self, description: Description, epoch: int = 0) -> None:
-        """Make a new store that of this run, which has had so many epochs."""
+        """Make a new store that of this run, whose newest life had this epoch."""
         self._check_reached()
         blob = msgspec.msgpack.encode(description)
         self._write("INSERT INTO run VALUES (1, ?, ?, ?)", blob, epoch, _digest(blob, epoch))
         self.commit()
 
-    def next_epoch(self) -> int:
-        """The epoch of this life of the aggregator: one more than the last one's, and on disk."""
+    def next_epoch(self, wall: float) -> int:
+        """The epoch of a life that begins at `wall`, in seconds since 1970: that, but above the last one's; on disk.
+
+        So a copy that is put back, and a run that is begun anew under its name, are above all that was before.
+        """
         row = self._run()
         assert row is not None, "the store must have been begun"
         self._check_reached()
-        blob, epoch = row[0], row[1] + 1
+        blob, epoch = row[0], max(row[1] + 1, int(wall))
         self._write("UPDATE run SET epoch = ?, digest = ?", epoch, _digest(blob, epoch))
         self.commit()
         return epoch
@@ -187,6 +192,7 @@ class Store:
     def commit(self) -> None:
         """Return when everything that was kept is on disk."""
         if self._connection.in_transaction:
+            self._errors.file.check()
             with self._errors:
                 self._connection.execute("COMMIT")
             if self._witness is not None:
@@ -280,8 +286,8 @@ class Store:
             for (number,) in self._read("SELECT round FROM checkpoints"):
                 self.checkpoint(number)
             self._check_reached()
-        except StoreError as error:
-            problems.append(str(error))
+        except StoreDamaged as error:
+            problems.append(error.what)
         return problems
 
     def close(self) -> None:
@@ -348,21 +354,21 @@ class Store:
 
     def _check(self, right: bool, what: str) -> None:
         if not right:
-            raise _damaged(self.path, f"{what} is not as it was written")
+            raise StoreDamaged(self.path, f"{what} is not as it was written")
 
     def _decode(self, blob: bytes, decoder: msgspec.msgpack.Decoder[_T]) -> _T:
         try:
             return decoder.decode(blob)
         # A TypeError: not even bytes. A ValueError: no UTF-8. What a task's own checks say passes through msgspec, too.
         except (msgspec.MsgspecError, TypeError, ValueError, BadConfiguration) as error:
-            raise _damaged(self.path, f"{error}") from error
+            raise StoreDamaged(self.path, f"{error}") from error
 
 
 class _Errors:
     """sqlite3's exceptions never pass this: each becomes one line about the file, with a way out."""
 
     def __init__(self, path: str) -> None:
-        self._path = path
+        self._path, self.file = path, OpenedFile(path)
 
     def __enter__(self) -> None:
         pass
@@ -370,6 +376,7 @@ class _Errors:
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
         if not isinstance(error, _UNREADABLE):
             return
+        self.file.check()
         code = getattr(error, "sqlite_errorname", "")
         reading = code.endswith(("_READ", "_CORRUPTFS", "_DATA"))  # else no room for the log, its index, ...
         if code in ("SQLITE_FULL", "SQLITE_READONLY") or (code.startswith("SQLITE_IOERR") and not reading):
@@ -377,15 +384,7 @@ class _Errors:
                 f"{self._path}: cannot be written ({error}); what was acknowledged is safe: "
                 "make room and start the same command again"
             ) from error
-        raise _damaged(self._path, f"SQLite says: {error}") from error
-
-
-def _damaged(path: str, what: str) -> StoreError:
-    folder, what = Path(path).parent, " ".join(what.split())  # a damaged name may be many lines
-    return StoreError(
-        f"{path} is damaged or not the store of a run: {what}; fedmq runs verify {folder} says how far it "
-        f"is whole, fedmq runs recover {folder} --to-round N keeps that much"
-    )
+        raise StoreDamaged(self._path, f"SQLite says: {error}") from error
 
 
 def _digest(*fields: object) -> bytes:

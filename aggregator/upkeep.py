@@ -11,7 +11,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from aggregator.damage import StoreDamaged
 from aggregator.replay import replay
+from aggregator.report import read_report
 from aggregator.store import Close, Description, Store, StoredResult
 from aggregator.strategies import find_strategy
 from fedmq.errors import BadConfiguration, StoreError
@@ -38,11 +40,18 @@ def open_store(folder: Path) -> tuple[Store, Description]:
     path = folder / STORE
     if not path.exists():
         raise BadConfiguration(f"{folder}: expected the folder of a run, found no {STORE}; fedmq runs ls lists them")
-    store = Store(path)
-    description = store.description
+    try:
+        store = Store(path)
+        description = store.description
+    except StoreDamaged as error:  # without its description nothing of a run is worth anything
+        none = path.is_dir() or "not a database" in error.what
+        said = "not a store at all: nothing can be kept" if none else "nothing can be read"
+        raise StoreError(f"{error.what}; {said}; put a copy of the folder back, or choose another --out") from error
     if description is None:
         store.close()
-        raise BadConfiguration(f"{folder}: the run was never begun; give the folder to fedmq aggregator --out")
+        raise BadConfiguration(
+            f"{folder}: the run was never begun, or its store removed; put a copy back, or choose another --out"
+        )
     return store, description
 
 
@@ -56,6 +65,28 @@ def replay_run(folder: Path) -> Again:
     model = None if standing is None else TrainedModel(description.task.model, standing.genes, description.task.name)
     sha256 = None if model is None else hashlib.sha256(model.to_bytes()).hexdigest()
     return Again(replayed.round - 1, sum(results for _, results in replayed.trainers.values()), sha256)
+
+
+def check_model(folder: Path, again: Again) -> None:
+    """Nothing, if the files of the run say of its model what the replay came to, as far as there are any.
+
+    Raises:
+        BadConfiguration: one says otherwise.
+    """
+    report, model = read_report(folder), folder / MODEL
+    said = {} if report is None else {folder / REPORT: report.model_sha256}
+    try:
+        said[model] = hashlib.sha256(model.read_bytes()).hexdigest()
+    except FileNotFoundError:
+        pass  # the run is not finished
+    except OSError as error:
+        raise BadConfiguration(f"{model}: cannot be read ({error.strerror}); put a copy of it back") from error
+    for path, sha256 in said.items():
+        if sha256 != again.model_sha256:
+            raise BadConfiguration(
+                f"{path}: expected the model_sha256 {again.model_sha256} of the replay, got {sha256}; it was changed, "
+                "or is of fewer rounds: put a copy of it back"
+            )
 
 
 def recover(folder: Path, last: int | None) -> int:

@@ -116,6 +116,11 @@ def writing(path: Path) -> Iterator[None]:
     """Whatever keeps a run's file from being written is a StoreError, in one line with a way out."""
     try:
         yield
+    except FileNotFoundError as error:
+        raise StoreError(
+            f"{path}: cannot be written, its folder was removed, and what was acknowledged went with it: "
+            "put a copy of the folder back and start the same command again"
+        ) from error
     except OSError as error:
         raise StoreError(
             f"{path}: cannot be written ({error.strerror}); what was acknowledged is safe: "

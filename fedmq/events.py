@@ -39,10 +39,11 @@ class Best(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunStarted(Event, frozen=True, kw_only=True, tag="run-started"):
-    """An aggregator began (epoch 1) or continued (a higher one) a run."""
+    """An aggregator began a run, or goes on with it `again`."""
 
     run: str
     epoch: int
+    again: bool = False
     round: int
     task: str
     strategy: str

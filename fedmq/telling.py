@@ -53,10 +53,10 @@ def _of_trainer(event: events.AnyEvent) -> str | None:
 
 def _of_run(event: events.AnyEvent, metric: str) -> str | None:
     match event:
-        case events.RunStarted(epoch=1):
+        case events.RunStarted(again=False):
             return f"run {event.run}: task {event.task}, strategy {event.strategy}, seed {event.seed}"
         case events.RunStarted():
-            return f"run {event.run} goes on at round {event.round} (epoch {event.epoch})"
+            return f"run {event.run} goes on at round {event.round}"
         case events.Waiting():
             return f"waiting for trainers ({event.present} of {event.needed})"
         case events.Stalled():

@@ -171,14 +171,16 @@ def test_replay_prints_the_model_sha256_of_the_report(folder: Path, run: str) ->
     assert done.stdout.splitlines()[2].split() == ["model_sha256", report["model_sha256"]]
 
 
-def test_replay_of_another_model_than_the_report_says_ends_with_78(one: Path, tmp_path: Path) -> None:
-    report = (one / "report.json").read_text()
-    (one / "report.json").write_text(report.replace(report_of(one)["model_sha256"], "0" * 64))
+@pytest.mark.parametrize("name", ["report.json", "model.npz"])
+def test_replay_of_another_model_than_a_file_has_ends_with_78(name: str, one: Path, tmp_path: Path) -> None:
+    right, content = report_of(one)["model_sha256"], (one / name).read_bytes()
+    (one / name).write_bytes(content.replace(right.encode(), b"0" * 64) if name == "report.json" else content[::-1])
 
     done = run_fedmq("runs", "replay", "one", cwd=tmp_path)
 
     assert done.returncode == 78
-    assert done.stderr == f"fedmq: runs/one: expected model_sha256 {'0' * 64} as in its report\n"
+    assert done.stderr.startswith(f"fedmq: runs/one/{name}: expected the model_sha256 {right} of the replay, got ")
+    assert done.stderr.count("\n") == 1
 
 
 def test_verify_of_a_whole_run_says_so(folder: Path) -> None:
@@ -196,6 +198,7 @@ def test_verify_says_how_far_a_damaged_run_is_whole_and_recover_keeps_that_much(
 
     assert verified.returncode == 78
     assert "the result of alice in round" in verified.stdout
+    assert "runs verify" not in verified.stdout
     way_out = f"fedmq runs recover runs/one --to-round {whole}"
     assert verified.stderr == f"fedmq: runs/one: damaged, whole up to round {whole}; {way_out} keeps that much\n"
 
@@ -244,7 +247,7 @@ def test_gc_of_a_short_run_drops_nothing(one: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("command", ["gc", "recover"])
 def test_a_run_that_goes_on_is_not_touched(command: str, one: Path, tmp_path: Path) -> None:
     store = Store(one / "store.sqlite3")
-    store.next_epoch()
+    store.next_epoch(0.0)
 
     done = run_fedmq("runs", command, "one", cwd=tmp_path)
 
@@ -265,11 +268,17 @@ def test_upkeep_of_a_foreign_folder_ends_with_78_in_one_line(command: str, tmp_p
 
 
 @pytest.mark.parametrize("command", ["replay", "verify", "recover", "gc"])
-def test_upkeep_of_a_file_that_is_no_store_ends_with_78_in_one_line(command: str, tmp_path: Path) -> None:
-    (tmp_path / "store.sqlite3").write_text("this is no database, but it is long enough" * 20)
+@pytest.mark.parametrize("folder", [False, True], ids=["text", "folder"])
+def test_upkeep_of_what_is_no_store_says_that_nothing_can_be_kept(command: str, folder: bool, tmp_path: Path) -> None:
+    if folder:
+        (tmp_path / "store.sqlite3").mkdir()
+    else:
+        (tmp_path / "store.sqlite3").write_text("this is no database, but it is long enough" * 20)
 
     done = run_fedmq("runs", command, ".", cwd=tmp_path)
 
     assert done.returncode == 78
     assert done.stderr.startswith("fedmq: store.sqlite3 is damaged or not the store of a run: ")
+    assert "not a store at all: nothing can be kept" in done.stderr
+    assert "runs verify" not in done.stderr, "it is what says so"
     assert done.stderr.count("\n") == 1

@@ -53,10 +53,17 @@ MUTATIONS = (
         OF_ALL,
     ),
     Mutation(
+        "who works on after a goodbye in its name counts no more",
+        ROUNDS,
+        "if self.roster[name].gone and",
+        "if False and",
+        OF_ROUNDS,
+    ),
+    Mutation(
         "the bitmap acknowledges everybody",
         ROUNDS,
-        "if (number, trainer.name) in self._accepted:",
-        "if True:",
+        "lambda name: (number, name) in self._accepted",
+        "lambda name: True",
         OF_ROUNDS,
     ),
     Mutation(
@@ -76,8 +83,8 @@ MUTATIONS = (
     Mutation(
         "a new life has the epoch of the last one",
         STORE,
-        "blob, epoch = row[0], row[1] + 1",
-        "blob, epoch = row[0], max(1, row[1])",
+        "blob, epoch = row[0], max(row[1] + 1, int(wall))",
+        "blob, epoch = row[0], max(row[1], int(wall))",
         OF_STORE,
     ),
     Mutation(

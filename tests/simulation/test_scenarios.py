@@ -20,19 +20,23 @@ from deploy.in_process import Federation
 from fedmq import messages
 from fedmq.errors import WorkCancelled
 from fedmq.tasks import Rows
-from fedmq.testing import Faults
+from fedmq.testing import Faults, VirtualClock
 from fedmq.wire import Array, Frames, Packet, decode, encode
 from trainer.answer import on_rows
 from trainer.worker import Cancelled, Learn
 
 SCENARIOS = sorted(Path(__file__).with_name("scenarios").glob("*.txt"))
 RULE = "-" * 20
+FIRST_EPOCH = int(VirtualClock().wall())  # 1 in a transcript
 DETAILS = ("trainer", "round", "epoch", "index", "attempt", "present", "reason", "rounds", "solved")
 
 
 def short(message: messages.Message) -> str:
     """A message in a few words."""
-    fields = [f"{name} {getattr(message, name)}" for name in DETAILS if hasattr(message, name)]
+    values = {name: getattr(message, name) for name in DETAILS if hasattr(message, name)}
+    if "epoch" in values:
+        values["epoch"] -= FIRST_EPOCH - 1
+    fields = [f"{name} {value}" for name, value in values.items()]
     return " ".join([type(message).__name__.lower(), *fields])
 
 
@@ -107,7 +111,13 @@ class Stage:
         rounds = self.federation.aggregator.rounds  # type: ignore[union-attr]
         plan = rounds._strategy.ask(rounds._state)
         message = messages.Round(
-            run="run", epoch=epoch, round=9, seed=0, deadline_s=1.0, task=self.federation.task, work=plan.work
+            run="run",
+            epoch=FIRST_EPOCH - 1 + epoch,
+            round=9,
+            seed=0,
+            deadline_s=1.0,
+            task=self.federation.task,
+            work=plan.work,
         )
         self.simulation.send_up(connection, encode(f"to/{name}/", message, dict(plan.arrays)))
 

@@ -137,7 +137,7 @@ def test_a_large_frame_that_is_not_there_as_it_was_is_noticed(store: Store, path
         blob.write_bytes(content)
     with pytest.raises(StoreError, match="a file of the result of bob in round 1 is not as it was written") as error:
         list(store.results(1))
-    assert store.verify() == [one_line(error, path)]
+    assert [one_line(error, path).partition("; fedmq runs verify")[0]] == store.verify()
 
 
 def test_a_store_in_memory_keeps_large_frames_as_well() -> None:

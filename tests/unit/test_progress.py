@@ -25,8 +25,8 @@ def closed(number: int, best: events.Best | None = BEST, why: str = "complete") 
 TOLD = [
     (STARTED, "run one: task xor, strategy evolution, seed 7"),
     (
-        events.RunStarted(run="one", epoch=3, round=5, task="xor", strategy="evolution", seed=7),
-        "run one goes on at round 5 (epoch 3)",
+        events.RunStarted(run="one", epoch=3, again=True, round=5, task="xor", strategy="evolution", seed=7),
+        "run one goes on at round 5",
     ),
     (events.Waiting(present=1, needed=2), "waiting for trainers (1 of 2)"),
     (events.RunPaused(), "paused; fedmq runs resume goes on"),

@@ -14,6 +14,7 @@ from fedmq.messages import (
     Beacon,
     Goodbye,
     GradientLearner,
+    Hello,
     Message,
     Presence,
     Refused,
@@ -22,6 +23,7 @@ from fedmq.messages import (
     Welcome,
 )
 from fedmq.wire import decode
+from trainer.session import HELLO_AGAIN_S
 
 # Selection
 
@@ -170,6 +172,18 @@ def test_who_leaves_is_not_waited_for(how: str) -> None:
     effects = scene.hear(Goodbye(run="run", epoch=2, trainer="alice") if goodbye else left)
     assert told(effects, events.TrainerLeft) == [events.TrainerLeft(trainer="alice", goodbye=goodbye)]
     assert [(close.why, close.members) for close in closes(effects)] == [("complete", ("bob",))]
+
+
+def test_who_says_hello_all_the_time_is_answered_once_in_a_while() -> None:
+    scene = opened("bob", "alice")
+    labelled = [
+        Hello(run="run", epoch=2, trainer="carol", samples=2, round=0, version="", labels=(one,)) for one in "ab"
+    ]
+    first, *rest = [scene.hear(labelled[number % 2]) for number in range(100)]
+    assert [kind.__name__ for kind in (Welcome, Round) if sent(first, kind)] == ["Welcome", "Round"]
+    assert [(effects.sends, effects.events) for effects in rest] == 99 * [([], [])]
+    again = scene.hello("carol", at=HELLO_AGAIN_S)  # as one does that has really lost it
+    assert [message.round for _, message in sent(again, Round)] == [1]
 
 
 def test_who_comes_in_mid_round_gets_it_and_counts_but_is_not_waited_for() -> None:

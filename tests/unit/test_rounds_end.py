@@ -9,7 +9,7 @@ from rounds_scene import FORGET_S, Guess, MeanOfNumbers, Scene, closes, kept, op
 from aggregator.steps import BrokerDown, BrokerUp, Effects, Phase, Tick
 from aggregator.strategies import Update
 from fedmq import events
-from fedmq.messages import Accepted, Beacon, Finished, Refused, Round, Welcome
+from fedmq.messages import Accepted, Beacon, Finished, Goodbye, Refused, Round, Welcome
 
 
 def beacons(effects: Effects) -> list[tuple[int, bytes]]:
@@ -52,6 +52,36 @@ def test_the_target_does_not_end_the_run_while_a_members_rows_have_not_been_look
     assert scene.rounds.standing is not None
     assert scene.rounds.standing.coverage == 0.5
     assert not finished(scene), "bob's loss is 0, alice's is not known"
+
+
+def test_who_works_on_after_a_goodbye_in_its_name_counts_again() -> None:
+    scene = opened("alice", "bob", "carol", min_trainers=2)
+    for name in ("alice", "bob", "carol"):
+        scene.result(name, 1, 9.0)
+    scene.hear(Goodbye(run="run", epoch=2, trainer="alice"))  # of the one whose place another has taken, in time
+    scene.result("bob", 2)
+    (without,) = closes(scene.result("carol", 2, 5.0))
+    scene.result("alice", 2)  # however late
+    scene.result("bob", 3)
+    (close,) = closes(scene.result("carol", 3))
+    assert (without.members, close.members) == (("bob", "carol"), ("alice", "bob", "carol"))
+
+
+def test_what_comes_again_after_a_goodbye_does_not_bring_its_trainer_back() -> None:
+    scene = opened("alice", "bob", "carol")
+    scene.result("alice", 1)
+    scene.hear(Goodbye(run="run", epoch=2, trainer="alice"))
+    scene.result("alice", 1, attempt=2)
+    scene.result("bob", 1)
+    (close,) = closes(scene.result("carol", 1))
+    assert close.members == ("bob", "carol")
+
+
+def test_a_goodbye_to_an_earlier_life_is_refused() -> None:
+    scene = opened("alice", "bob")
+    effects = scene.hear(Goodbye(run="run", epoch=1, trainer="alice"))
+    assert told(effects, events.TrainerLeft) == []
+    assert (scene.rounds.rejections, scene.roster.present) == ({"epoch": 1}, ["alice", "bob"])
 
 
 def test_the_target_does_not_end_the_run_while_somebody_here_has_said_nothing_yet() -> None:

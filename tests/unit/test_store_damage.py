@@ -82,7 +82,7 @@ def content(path: Path) -> dict[str, Any]:
             "where": (again.round, again.open_results, again.closes, again.trainers),
             "arrays": {name: array.tobytes() for name, array in plan.arrays.items()},
             "standing": standing and {**vars(standing), "genes": standing.genes.tobytes()},
-            "epoch": store.next_epoch(),
+            "epoch": store.next_epoch(0.0),
         }
     finally:
         store.close()

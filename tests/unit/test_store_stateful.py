@@ -94,7 +94,7 @@ class StoreMachine(RuleBasedStateMachine):
     def a_new_life(self) -> None:
         self.commit()
         self.epoch += 1
-        assert self.store.next_epoch() == self.epoch
+        assert self.store.next_epoch(0.0) == self.epoch
 
     @rule()
     def close_and_open(self) -> None:

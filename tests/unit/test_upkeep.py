@@ -148,7 +148,7 @@ def test_beginning_at_a_checkpoint_or_at_the_start_comes_to_the_same(original: P
 def test_a_folder_without_a_run_is_refused_in_one_line(tmp_path: Path, begun: bool) -> None:
     if begun:
         Store(tmp_path / STORE).close()
-    with pytest.raises(BadConfiguration, match=r"^[^\n]*(never begun; give the folder|runs ls lists them)[^\n]*$"):
+    with pytest.raises(BadConfiguration, match=r"^[^\n]*(never begun, or its store removed|runs ls lists them)[^\n]*$"):
         open_store(tmp_path)
 
 
@@ -229,13 +229,13 @@ def test_a_recovered_run_can_be_continued(folder: Path) -> None:
     change(folder, "DELETE FROM closes WHERE round = 5")
     recover(folder, None)
     store = Store(folder / STORE)
-    description = store.description
+    description, before = store.description, store.epoch
     assert description is not None
     more = federation(description.strategy, store, ROUNDS)
     model = more.train()
     assert model is not None
     assert [close.round for close in store.closes()] == list(range(1, ROUNDS + 1))
-    assert store.epoch == 2, "trainers that have seen the first life heed the second one"
+    assert store.epoch > before, "trainers that have seen the first life heed the second one"
     store.close()
     assert verify(folder) == []
     assert replay_run(folder).model_sha256 == hashlib.sha256(model.to_bytes()).hexdigest()
@@ -307,7 +307,7 @@ def test_a_run_whose_log_was_removed_is_recovered_as_far_as_it_is_there(folder: 
 
 def test_a_run_that_goes_on_is_not_recovered(folder: Path) -> None:
     running = Store(folder / STORE)
-    running.next_epoch()
+    running.next_epoch(0.0)
     with pytest.raises(StoreError, match="another process does"):
         recover(folder, None)
     assert list(running.closes())

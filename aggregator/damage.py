@@ -1,0 +1,55 @@
+"""What befalls the file of a store from outside: it is damaged, or it is not the one any more that was opened.
+
+Knows nothing of what is in it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fedmq.errors import StoreError
+
+
+class StoreDamaged(StoreError):
+    """The store of a run is not as it was written; `what` says so without a way out."""
+
+    def __init__(self, path: str, why: str) -> None:
+        folder = Path(path).parent
+        self.what = f"{path} is damaged or not the store of a run: {' '.join(why.split())}"  # a name may be many lines
+        super().__init__(
+            f"{self.what}; fedmq runs verify {folder} says how far it is whole, "
+            f"fedmq runs recover {folder} --to-round N keeps that much"
+        )
+
+
+class OpenedFile:
+    """The file at `path`, which need not be there before it is remembered."""
+
+    def __init__(self, path: str) -> None:
+        self._path = Path(path)
+        self._identity: tuple[int, int] | None = None
+
+    def remember(self) -> None:
+        """From now on this is the file that was opened."""
+        self._identity = self._look()
+
+    def check(self) -> None:
+        """Nothing, while the file at this path is the one that was opened.
+
+        SQLite goes on with a file that has no name any more, and what it holds ends with the process.
+
+        Raises:
+            StoreError: it was removed, or another is in its place.
+        """
+        if self._identity is not None and self._look() != self._identity:
+            raise StoreError(
+                f"{self._path}: was removed or replaced while the run went on, and what was acknowledged went with it: "
+                "put a copy of the folder back and start the same command again"
+            )
+
+    def _look(self) -> tuple[int, int] | None:
+        try:
+            found = self._path.stat()
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
