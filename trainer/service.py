@@ -14,13 +14,16 @@ from fedmq.deadlines import earliest
 from fedmq.errors import CodeRefused, Rejected
 from fedmq.messages import Accepted, Beacon, Finished, Refused, Result, Round, Welcome
 from fedmq.network import Delivered, Link, LinkRefused, LinkUp, News
+from fedmq.rate_limit import RateLimited
 from fedmq.reach import Reach
 from fedmq.seal import NoSeal, Seal
 from fedmq.wire import decode, encode
-from trainer.session import Session
+from trainer.session import RUNS_MAX, Session
 from trainer.spool import Spool
 from trainer.steps import Connected, Declined, Disconnected, Effects, Event, Heard, Stop, Tick, Worked, WorkFailed
 from trainer.worker import Done, Worker
+
+IGNORED_AGAIN_S = 3600.0  # for a run that is ignored nothing changes soon
 
 Usage = Callable[[], tuple[float, int]]  # CPU seconds of this process in all, and the most bytes that it has held
 
@@ -63,6 +66,7 @@ class Trainer:
         self._seal: Seal = seal or NoSeal()
         self._failure: Exception | None = None
         self._usage = usage
+        self._limited, self._of_ignored = RateLimited(log, clock), RateLimited(log, clock, IGNORED_AGAIN_S)
 
     @property
     def done(self) -> bool:
@@ -139,7 +143,8 @@ class Trainer:
         elif isinstance(message, Refused):
             self.refusals[message.reason] = self.refusals.get(message.reason, 0) + 1
             text, about = "the result of round %s was refused: %s: %s", self._about(message.run, message.round)
-            log.warning(text, message.round, message.reason, message.detail, extra=about)
+            details = message.round, message.reason, message.detail
+            self._limited.warning(f"refused {message.reason}", text, *details, extra=about)
         return Heard(packet)
 
     def _finished(self, done: Done) -> None:
@@ -162,8 +167,11 @@ class Trainer:
 
     def _reject(self, rejected: Rejected) -> None:
         self.rejections[rejected.reason] = self.rejections.get(rejected.reason, 0) + 1
-        said = "takes no part: %s" if isinstance(rejected, CodeRefused) else "what came cannot be used: %s"
-        log.warning(said, rejected, extra={"trainer": self.session.name})
+        about = {"trainer": self.session.name}
+        if isinstance(rejected, CodeRefused):
+            self._limited.warning(str(rejected), "takes no part: %s", rejected, extra=about)
+        else:
+            self._limited.warning(rejected.reason, "what came cannot be used: %s", rejected, extra=about)
 
     def _take(self, event: Event) -> None:
         held = self._held() if log.isEnabledFor(logging.INFO) else set()
@@ -190,6 +198,9 @@ class Trainer:
                 self.session.budget.cap,
                 extra=self._about(run),
             )
+        for run in effects.ignores:
+            text = "run %s is ignored: %s runs are followed, the most; it waits until one of them ends or falls silent"
+            self._of_ignored.warning(run, text, run, RUNS_MAX, extra=self._about(run))
         if self._spool is None:
             return
         for mark in effects.marks:
