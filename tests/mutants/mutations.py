@@ -75,13 +75,6 @@ MUTATIONS = (
         OF_RUNS,
     ),
     Mutation(
-        "a run that is over takes the place of another",
-        SESSION,
-        "(run not in self.runs and not isinstance(message, Round | Beacon))",
-        "False",
-        OF_RUNS,
-    ),
-    Mutation(
         "an aggregator does not check the epoch",
         ROUNDS,
         "if message.epoch > self.settings.epoch:",
