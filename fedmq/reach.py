@@ -29,6 +29,7 @@ class Reach:
         self._missed = False  # somebody was told that the broker is away,
         self._shut_out = False  # or that it does not let us in
         self._reached = False  # once at least
+        self._answered = False  # something was there, and ended the connection before it was one
         self.there = False  # now
         self.contacts = 0  # how many times it was reached
 
@@ -52,8 +53,11 @@ class Reach:
         self._missed = self._shut_out = False
 
     def down(self) -> None:
-        """The broker is gone."""
+        """The broker is gone, or what is there is none of ours."""
         self.there = False
+        if not self._reached:
+            self._answered = True  # `check` says so
+            return
         if not self._missed:
             log.warning("the broker at %s is gone; trying again until it is back", self._address)
         self._missed = True
@@ -81,10 +85,18 @@ class Reach:
             Unreachable: it was not there in the time that was allowed.
         """
         if self._give_up_at is not None and now >= self._give_up_at:
+            came, start = "nothing answered", "it with fedmq broker"
+            if self._answered:
+                came, start = "what is there ends our connections", "fedmq broker with our keys there"
             raise Unreachable(
-                f"expected a broker at {self._address} within {self._timeout_s:g} s, nothing answered: "
-                "start it with fedmq broker, or say with --broker where it is"
+                f"expected a broker at {self._address} within {self._timeout_s:g} s, {came}: "
+                f"start {start}, or say with --broker where it is"
             )
         if self._notice_at is not None and now >= self._notice_at:
             self._notice_at, self._missed = None, True
-            log.warning("the broker at %s is not there yet; trying again", self._address)
+            if self._answered:
+                log.warning(
+                    "what is at %s ends our connections: no broker, or with other keys; trying again", self._address
+                )
+            else:
+                log.warning("the broker at %s is not there yet; trying again", self._address)

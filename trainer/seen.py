@@ -1,4 +1,4 @@
-"""How far each run had come when this trainer last answered it, so that nothing older is ever heeded again.
+"""How far each run had come when an answer of this trainer last arrived, so that nothing older is ever heeded again.
 
 A signature says who published a round, not when: whoever keeps an old one could send it again. Epochs and rounds only
 go up, so the highest that was seen tells old from new without any clock. Knows nothing of messages or files.
@@ -14,7 +14,7 @@ RUNS_REMEMBERED = 1000
 
 
 class Mark(NamedTuple):
-    """The highest epoch of a run, and the highest round of it that was answered; both 0: the run is forgotten."""
+    """The highest epoch of a run, and its highest round whose result has arrived; both 0: the run is forgotten."""
 
     run: str
     epoch: int

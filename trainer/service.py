@@ -14,13 +14,16 @@ from fedmq.deadlines import earliest
 from fedmq.errors import CodeRefused, Rejected
 from fedmq.messages import Accepted, Beacon, Finished, Refused, Result, Round, Welcome
 from fedmq.network import Delivered, Link, LinkRefused, LinkUp, News
+from fedmq.rate_limit import RateLimited
 from fedmq.reach import Reach
 from fedmq.seal import NoSeal, Seal
 from fedmq.wire import decode, encode
-from trainer.session import Session
+from trainer.session import RUNS_MAX, Session
 from trainer.spool import Spool
 from trainer.steps import Connected, Declined, Disconnected, Effects, Event, Heard, Stop, Tick, Worked, WorkFailed
 from trainer.worker import Done, Worker
+
+IGNORED_AGAIN_S = 3600.0  # for a run that is ignored nothing changes soon
 
 Usage = Callable[[], tuple[float, int]]  # CPU seconds of this process in all, and the most bytes that it has held
 
@@ -63,6 +66,7 @@ class Trainer:
         self._seal: Seal = seal or NoSeal()
         self._failure: Exception | None = None
         self._usage = usage
+        self._limited, self._of_ignored = RateLimited(log, clock), RateLimited(log, clock, IGNORED_AGAIN_S)
 
     @property
     def done(self) -> bool:
@@ -139,7 +143,8 @@ class Trainer:
         elif isinstance(message, Refused):
             self.refusals[message.reason] = self.refusals.get(message.reason, 0) + 1
             text, about = "the result of round %s was refused: %s: %s", self._about(message.run, message.round)
-            log.warning(text, message.round, message.reason, message.detail, extra=about)
+            details = message.round, message.reason, message.detail
+            self._limited.warning(f"refused {message.reason}", text, *details, extra=about)
         return Heard(packet)
 
     def _finished(self, done: Done) -> None:
@@ -162,24 +167,30 @@ class Trainer:
 
     def _reject(self, rejected: Rejected) -> None:
         self.rejections[rejected.reason] = self.rejections.get(rejected.reason, 0) + 1
-        said = "takes no part: %s" if isinstance(rejected, CodeRefused) else "what came cannot be used: %s"
-        log.warning(said, rejected, extra={"trainer": self.session.name})
+        about = {"trainer": self.session.name}
+        if isinstance(rejected, CodeRefused):
+            self._limited.warning(str(rejected), "takes no part: %s", rejected, extra=about)
+        else:
+            self._limited.warning(rejected.reason, "what came cannot be used: %s", rejected, extra=about)
 
     def _take(self, event: Event) -> None:
         effects: Effects = self.session.step(event, self._clock.now())
-        if isinstance(event, Heard) and isinstance(event.packet.message, Round | Beacon | Accepted):
+        message = event.packet.message if isinstance(event, Heard) else None
+        if isinstance(message, Round | Beacon | Accepted):
             for run, number in effects.drops:
-                log.info("the result of round %s of run %s is accepted", number, run, extra=self._about(run, number))
+                if run == message.run:  # that of another has made room for this one
+                    about = self._about(run, number)
+                    log.info("the result of round %s of run %s is accepted", number, run, extra=about)
         self._save(effects)
         if effects.cancel:
             self._worker.cancel()
         if effects.start is not None:
             self._worker.start(effects.start)
-        for topic, message, arrays in effects.sends:
-            if isinstance(message, Result):
+        for topic, outgoing, arrays in effects.sends:
+            if isinstance(outgoing, Result):
                 cpu_s, memory = self._usage()
-                message = msgspec.structs.replace(message, cpu_s=cpu_s, memory=memory)
-            self._link.send(encode(topic, message, arrays, sign=self._seal.sign))
+                outgoing = msgspec.structs.replace(outgoing, cpu_s=cpu_s, memory=memory)
+            self._link.send(encode(topic, outgoing, arrays, sign=self._seal.sign))
 
     def _save(self, effects: Effects) -> None:
         for run in effects.leaves:
@@ -189,6 +200,9 @@ class Trainer:
                 self.session.budget.cap,
                 extra=self._about(run),
             )
+        for run in effects.ignores:
+            text = "run %s is ignored: %s runs are followed, the most; it waits until one of them ends or falls silent"
+            self._of_ignored.warning(run, text, run, RUNS_MAX, extra=self._about(run))
         if self._spool is None:
             return
         for mark in effects.marks:

@@ -14,10 +14,15 @@ and, whichever run its one worker works for, it is
 
 A lower epoch than the highest that was seen is a zombie's and is ignored. What is held is saved before it is sent, and
 of each run one result at a time is under way.
+
+It follows `RUNS_MAX` runs. One more is taken in when one of them is silent, the one that was heard of longest ago going
+first, and is ignored until then. Never is it the run that is worked on, and one whose result waits for an answer only
+after a long silence; that result is given up, and its round may be worked on again.
 """
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -45,7 +50,9 @@ from trainer.steps import (
     WorkFailed,
 )
 
-RUNS_MAX = 16  # the run that was heard of longest ago goes first
+RUNS_MAX = 16  # followed at once
+SILENT_S = 5.0  # without a word of a run, then another may take its place: an aggregator speaks four times a second,
+HELD_SILENT_S = 60.0  # and so long where a result is held: an aggregator that is started again is back by then
 HELD_MAX = 8  # results of one run that wait for an acknowledgement
 HELLO_AGAIN_S, HERE_AGAIN_S = 0.5, 2.0
 RESEND_S, RESEND_MAX_S = 0.5, 8.0
@@ -72,6 +79,7 @@ class KnownRun:
     index: int | None = None  # on the roster; None while OFFERED
     hello_at: float = 0.0  # not before
     spread_s: float = 0.0  # over which those who come back at once are to spread
+    heard_at: float = -math.inf  # or connected again since then; a run that is finished is not waited for
     left: bool = False  # we take no part any more: it is told goodbye, whatever it publishes
     held: dict[int, Held] = field(default_factory=dict)  # by round
 
@@ -152,7 +160,7 @@ class Session:
         message = packet.message
         if not isinstance(message, FromAggregator):
             return
-        known = self._known(message.run, message.epoch, now)
+        known = self._known(message, now)
         if known is None:
             return
         if isinstance(message, Round):
@@ -161,6 +169,7 @@ class Session:
             self._beacon(message, known, now)
         elif isinstance(message, Finished):
             self._forget_work(message.run)
+            known.heard_at = -math.inf
             for number in list(known.held):
                 self._release(message.run, known, number)
         elif message.trainer != self.name:
@@ -175,20 +184,21 @@ class Session:
         mark = self.seen.of(run)
         return KnownRun(mark.epoch, mark.round, mark.epoch)
 
-    def _known(self, run: str, epoch: int, now: float) -> KnownRun | None:
-        """What is known of `run`, now at `epoch`; None when the message is from an older life of its aggregator."""
-        known = self.runs.get(run)
-        if known is None:
-            while len(self.runs) >= RUNS_MAX:
-                oldest = next(iter(self.runs))
-                self._forget_work(oldest)
-                for number in list(self.runs[oldest].held):
-                    self._release(oldest, self.runs[oldest], number)
-                del self.runs[oldest]
-            known = self.runs[run] = self._new_run(run)
-        self.runs.move_to_end(run)
-        if epoch < known.epoch:
+    def _known(self, message: FromAggregator, now: float) -> KnownRun | None:
+        """What is known of the message's run, now at its epoch; None when it is not to be heeded.
+
+        So it is with a message from an older life of the run's aggregator, and of runs that are not followed with all
+        but the offer of work, for which there must be room.
+        """
+        run, epoch = message.run, message.epoch
+        known = self.runs.get(run) or self._new_run(run)
+        if epoch < known.epoch or (run not in self.runs and not isinstance(message, Round | Beacon)):
             return None
+        if run not in self.runs and not self._makes_room(now):
+            self._effects.ignores.append(run)
+            return None
+        self.runs[run], known.heard_at = known, now
+        self.runs.move_to_end(run)
         if epoch > known.epoch:
             self._effects.marks += self.seen.reached(run, epoch)
             pause_s = self._pause_s(known)
@@ -197,6 +207,22 @@ class Session:
             for held in known.held.values():
                 held.send_at, held.backoff_s = now + pause_s, RESEND_S
         return known
+
+    def _makes_room(self, now: float) -> bool:
+        """Whether one more run can be followed; may forget silent ones for it."""
+        while len(self.runs) >= RUNS_MAX:
+            silent = [
+                (bool(known.held), known.heard_at, run)
+                for run, known in self.runs.items()
+                if now - known.heard_at >= (HELD_SILENT_S if known.held else SILENT_S)
+                and (self.working is None or self.working[0] != run)
+            ]
+            if not silent:
+                return False
+            run = min(silent)[-1]
+            self._next.pop(run, None)
+            self._effects.drops += [(run, number) for number in self.runs.pop(run).held]
+        return True
 
     def _round(self, packet: Packet, message: Round, known: KnownRun, now: float) -> None:
         self._acknowledge(message.run, known, message.round - 1, message.acknowledged)
@@ -237,7 +263,9 @@ class Session:
             self._release(run, known, number)
 
     def _release(self, run: str, known: KnownRun, number: int) -> None:
-        if known.held.pop(number, None) is not None:
+        """Forget a result for good: its round is never worked on again."""
+        if (held := known.held.pop(number, None)) is not None:
+            self._effects.marks += self.seen.reached(run, held.kept.epoch, number)
             self._effects.drops.append((run, number))
 
     def _pause_s(self, known: KnownRun) -> float:
@@ -247,6 +275,8 @@ class Session:
     def _on_connected(self, now: float) -> None:
         self._connected = True
         for known in self.runs.values():
+            if known.heard_at > -math.inf or known.held:
+                known.heard_at = now  # nobody could be heard until now
             for held in known.held.values():
                 held.send_at = now + max(self._pause_s(known), 0.2 * float(self._jitter.random()))
 
@@ -259,7 +289,6 @@ class Session:
         kept = Kept(event.run, known.round_epoch, event.round, arrays, event.train_s, self._base, self.scale)
         known.held[event.round] = Held(kept, send_at=now)
         self._effects.keeps.append(kept)
-        self._effects.marks += self.seen.reached(event.run, known.round_epoch, event.round)
         self._effects.spends += self.budget.spend(event.run, self._evaluations)
         while len(known.held) > HELD_MAX:
             self._release(event.run, known, min(known.held))

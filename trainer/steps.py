@@ -74,7 +74,7 @@ class Outgoing(NamedTuple):
 class Effects:
     """What a step asks for: save `marks`, `spends`, `keeps`, forget `drops`, `cancel` work, `start` some, then `sends`.
 
-    `leaves` are runs that this trainer takes no further part in from now on.
+    `leaves` are runs that this trainer takes no further part in from now on, `ignores` those it has no room for.
     """
 
     marks: list[Mark] = field(default_factory=list)
@@ -85,3 +85,4 @@ class Effects:
     start: Packet | None = None
     sends: list[Outgoing] = field(default_factory=list)
     leaves: list[str] = field(default_factory=list)
+    ignores: list[str] = field(default_factory=list)

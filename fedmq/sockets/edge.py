@@ -174,7 +174,7 @@ class AggregatorSockets(EdgeSockets):
         self._poller.register(self._down, zmq.POLLIN)
         self._poller.register(self._up, zmq.POLLIN)
         self._connect(self._up, Port.COLLECT, REFUSED)
-        self._connect(self._down, Port.PUBLISH, REFUSED)
+        self._connect(self._down, Port.PUBLISH, REFUSED | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL)
 
     def receive(self) -> Iterator[News]:
         """See `network.Link`."""

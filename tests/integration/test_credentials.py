@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
 import zmq
 from keyed import REFUSALS, Keyed, Peers, peers_of
+from msgspec import structs
 
 from fedmq.keys import Identity
 from fedmq.messages import Goodbye, Hello, Presence
-from fedmq.network import LinkRefused, LinkUp, News, Port
+from fedmq.network import LinkDown, LinkRefused, LinkUp, News, Port
 from fedmq.seal import TrainerSeal
-from fedmq.sockets import TrainerSockets
-from fedmq.sockets.edge import TransportKeys
+from fedmq.sockets import AggregatorSockets, TrainerSockets
+from fedmq.sockets.edge import SubscriberSockets, TransportKeys
 from fedmq.wire import decode, encode
 
 REVOKED_S = 1.0  # how soon a revocation must bite
@@ -295,7 +296,19 @@ def test_a_trainer_that_is_revoked_and_let_in_again_comes_back_by_itself(keyed: 
         until_heard(link, LinkUp())
 
 
-def until_heard(link: TrainerSockets, wanted: News) -> None:
+@pytest.mark.parametrize("name", ["alice", "aggregator"])
+def test_a_broker_with_another_key_than_the_pinned_one_is_heard_to_end_the_connection(keyed: Keyed, name: str) -> None:
+    federation = structs.replace(keyed.federation, broker_key=other_broker(keyed).broker)
+    membership = keyed.of[name]._replace(federation=federation)
+    with closing(
+        TrainerSockets(federation.broker, name, membership)
+        if name == "alice"
+        else AggregatorSockets(federation.broker, "r", membership)
+    ) as link:
+        until_heard(link, LinkDown())
+
+
+def until_heard(link: SubscriberSockets | AggregatorSockets, wanted: News) -> None:
     give_up_at = time.monotonic() + 10.0
     while not any(type(news) is type(wanted) for news in link.receive()):
         assert time.monotonic() < give_up_at, f"waited in vain for {wanted}"

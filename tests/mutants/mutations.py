@@ -26,6 +26,7 @@ OF_ROUNDS = ("tests/unit/test_rounds.py", "tests/unit/test_rounds_end.py", "test
 POLICY = "trainer/policy.py"
 OF_CODE = ("tests/unit/test_code_policy.py", "tests/unit/test_unpickling.py")
 OF_SESSION = ("tests/unit/test_session.py", "tests/unit/test_session_stateful.py")
+OF_RUNS = ("tests/unit/test_session_runs.py", "tests/unit/test_session_stateful.py")
 OF_STORE = ("tests/unit/test_store.py", "tests/unit/test_store_stateful.py", "tests/unit/test_store_damage.py")
 SEEDS = "tests/simulation/test_faults.py::" + (
     "test_whatever_happens_no_accepted_result_is_lost_or_counted_twice_and_the_run_ends"
@@ -72,6 +73,13 @@ MUTATIONS = (
         "if epoch < known.epoch:",
         "if False:",
         OF_SESSION,
+    ),
+    Mutation(
+        "a trainer forgets a live run, and what it holds of it, for another",
+        SESSION,
+        "if now - known.heard_at >= (HELD_SILENT_S if known.held else SILENT_S)",
+        "if True",
+        OF_RUNS,
     ),
     Mutation(
         "an aggregator does not check the epoch",

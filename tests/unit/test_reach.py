@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from fedmq.reach import Reach
+import pytest
+
+from fedmq.errors import Unreachable
+from fedmq.reach import NOTICE_S, Reach
 
 
 def test_a_broker_is_reached_once_until_it_goes_away() -> None:
@@ -15,3 +18,26 @@ def test_a_broker_is_reached_once_until_it_goes_away() -> None:
     assert reach.lacks
     reach.up()
     assert reach.contacts == 2
+
+
+@pytest.mark.parametrize(
+    ("answers", "line", "error"),
+    [
+        (False, "the broker at tcp://127.0.0.1:1 is not there yet; trying again", "nothing answered: start it"),
+        (
+            True,
+            "what is at tcp://127.0.0.1:1 ends our connections: no broker, or with other keys; trying again",
+            "with our keys",
+        ),
+    ],
+)
+def test_who_never_was_our_broker_is_not_said_to_be_gone(
+    caplog: pytest.LogCaptureFixture, answers: bool, line: str, error: str
+) -> None:
+    reach = Reach("tcp://127.0.0.1:1", 0.0, 8.0)
+    for _ in range(5 * answers):
+        reach.down()
+    reach.check(NOTICE_S)
+    assert caplog.messages == [line]
+    with pytest.raises(Unreachable, match=error):
+        reach.check(8.0)

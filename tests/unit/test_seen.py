@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from msgspec import structs
 
-from fedmq.messages import GradientLearner, Round, Train
+from fedmq.messages import Accepted, GradientLearner, Round, Train
 from fedmq.streams import stream
 from fedmq.tasks import find_task
 from fedmq.wire import decode, encode
 from trainer.seen import RUNS_REMEMBERED, Mark, Seen
-from trainer.session import RUNS_MAX, Session
+from trainer.session import RUNS_MAX, SILENT_S, Session
 from trainer.spool import SEEN_SUFFIX, FileSpool
 from trainer.steps import Connected, Effects, Heard, Worked
 
@@ -28,14 +28,19 @@ def session(seen: Seen | None = None) -> Session:
     return bob
 
 
-def hear(bob: Session, *, run: str = "run", epoch: int = 3, round: int = 5) -> Effects:
+def hear(bob: Session, *, run: str = "run", epoch: int = 3, round: int = 5, at: float = 1.0) -> Effects:
     message = structs.replace(ROUND, run=run, epoch=epoch, round=round)
-    return bob.step(Heard(decode(encode(f"round/{run}", message, {"model": np.zeros(3)}))), 1.0)
+    return bob.step(Heard(decode(encode(f"round/{run}", message, {"model": np.zeros(3)}))), at)
 
 
-def answer(bob: Session, round: int = 5) -> Effects:
+def work(bob: Session, round: int = 5) -> Effects:
     arrays = {"model": np.zeros(3), "losses": np.zeros(1), "correct": np.zeros(1, np.int64)}
     return bob.step(Worked("run", round, arrays, 0.1), 2.0)
+
+
+def accept(bob: Session, round: int = 5) -> Effects:
+    accepted = Accepted(run="run", epoch=3, trainer="bob", round=round)
+    return bob.step(Heard(decode(encode("to/bob/", accepted))), 2.0)
 
 
 def marks_of(*effects: Effects) -> list[Mark]:
@@ -58,10 +63,11 @@ def test_the_run_that_was_longest_unchanged_is_forgotten_first() -> None:
     assert seen.of("run-0") == Mark("run-0", 1, 2)
 
 
-def test_an_epoch_is_kept_when_it_is_heard_of_and_a_round_when_it_is_answered() -> None:
+def test_an_epoch_is_kept_when_it_is_heard_of_and_a_round_when_its_result_has_arrived() -> None:
     bob = session()
     assert marks_of(hear(bob)) == [Mark("run", 3, 0)], "who is killed at work must be able to begin it again"
-    assert marks_of(answer(bob)) == [Mark("run", 3, 5)]
+    assert marks_of(work(bob)) == [], "and so must he whose result is lost before anybody has it"
+    assert marks_of(accept(bob)) == [Mark("run", 3, 5)]
 
 
 @pytest.mark.parametrize(
@@ -75,13 +81,15 @@ def test_the_next_life_works_only_on_what_is_newer(epoch: int, round: int, works
 def test_a_run_that_is_no_longer_followed_is_remembered_all_the_same() -> None:
     bob = session()
     hear(bob)
-    answer(bob)
+    work(bob)
+    accept(bob)
     for number in range(RUNS_MAX):
-        hear(bob, run=f"other-{number}")
+        hear(bob, run=f"other-{number}", at=2.0 + SILENT_S)
     assert "run" not in bob.runs
-    hear(bob, round=4)
-    assert bob.working != ("run", 4)
-    assert "run" not in bob._next
+    for number in (4, 5):
+        hear(bob, round=number, at=3.0 + 2 * SILENT_S)
+        assert bob.runs["run"].round == 5
+        assert "run" not in bob._next
 
 
 def test_files_keep_the_marks_and_a_damaged_one_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

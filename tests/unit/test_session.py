@@ -26,7 +26,7 @@ from fedmq.messages import Goodbye as GoodbyeMessage
 from fedmq.streams import stream
 from fedmq.tasks import find_task
 from fedmq.wire import base_of, decode, describe, encode
-from trainer.session import HELD_MAX, HELLO_AGAIN_S, RESEND_MAX_S, RESEND_S, RUNS_MAX, STOP_S, Session
+from trainer.session import HELD_MAX, HELLO_AGAIN_S, RESEND_MAX_S, RESEND_S, STOP_S, Session
 from trainer.steps import Connected, Disconnected, Effects, Event, Heard, Stop, Tick, Worked, WorkFailed
 
 TASK = find_task("linear")
@@ -315,17 +315,6 @@ def test_a_round_of_an_earlier_life_that_still_waits_is_not_begun() -> None:
     scene.round(3, epoch=2)  # held already
     assert scene.worked(1, run="other").start is None
     assert started(scene.round(4, epoch=2)) == 4
-
-
-def test_the_run_that_was_heard_of_longest_ago_is_forgotten_first() -> None:
-    scene = Scene()
-    for number in range(RUNS_MAX):
-        scene.round(1, run=f"run-{number}")
-    scene.round(1, run="run-0")
-    assert not scene.round(1, run="one-more").cancel
-    assert len(scene.session.runs) == RUNS_MAX
-    assert "run-0" in scene.session.runs
-    assert "run-1" not in scene.session.runs
 
 
 # The end

@@ -6,6 +6,7 @@ What must hold is checked after every step, against nothing but what the session
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -32,7 +33,17 @@ from fedmq.streams import stream
 from fedmq.tasks import find_task
 from fedmq.wire import decode, encode
 from trainer.kept import Kept
-from trainer.session import HELD_MAX, HELLO_AGAIN_S, RESEND_MAX_S, RUNS_MAX, STOP_S, KnownRun, Session
+from trainer.session import (
+    HELD_MAX,
+    HELD_SILENT_S,
+    HELLO_AGAIN_S,
+    RESEND_MAX_S,
+    RUNS_MAX,
+    SILENT_S,
+    STOP_S,
+    KnownRun,
+    Session,
+)
 from trainer.steps import Connected, Disconnected, Effects, Event, Heard, Stop, Tick, Worked, WorkFailed
 
 TASK = find_task("linear")
@@ -52,6 +63,7 @@ class SessionMachine(RuleBasedStateMachine):
         self.epochs: dict[str, int] = {}  # the highest that was heard, by run
         self.said_hello: dict[str, tuple[int, float]] = {}
         self.stop_by: float | None = None
+        self.heard_at: dict[str, float] = {}  # or connected since then, by run; not those that are over
         self.spool: dict[tuple[str, int], Kept] = {}  # what outlives the process
 
     # --- what comes ---------------------------------------------------------------------------------------------
@@ -76,6 +88,16 @@ class SessionMachine(RuleBasedStateMachine):
     @rule(number=st.integers(1, 100))
     def a_round_of_one_run_of_many(self, number: int) -> None:
         self.round(f"many-{number}", 1, 1, 0)
+
+    @rule(first=st.integers(1, 100))
+    def the_newest_round_of_each_of_many_runs(self, first: int) -> None:
+        for number in range(first, first + RUNS_MAX + 1):
+            self.round(f"many-{number}", 1, 1, 0)
+
+    @rule(first=st.integers(1, 100))
+    def the_end_of_each_of_many_runs(self, first: int) -> None:
+        for number in range(first, first + RUNS_MAX + 1):
+            self.finished(f"many-{number}", 1)
 
     @rule(run=RUNS, ahead=st.integers(0, 1))
     def the_next_round(self, run: str, ahead: int) -> None:
@@ -104,6 +126,8 @@ class SessionMachine(RuleBasedStateMachine):
     @rule()
     def connect(self) -> None:
         self.connected = True
+        may_speak = {run for run, heard_at in self.heard_at.items() if heard_at > -math.inf}
+        self.heard_at |= dict.fromkeys(may_speak | {run for run, _ in self.held}, self.now)
         self.take(Connected())
 
     @rule()
@@ -132,7 +156,7 @@ class SessionMachine(RuleBasedStateMachine):
             assert self.take(Worked(run, number, {"model": np.zeros(3)}, 0.1)).start is None
             assert self.held == before
 
-    @rule(wait_s=st.sampled_from([0.0, 0.01, 0.3, 1.0, 5.0]))
+    @rule(wait_s=st.sampled_from([0.0, 0.01, 0.3, 1.0, 5.0, HELD_SILENT_S]))
     def time_passes(self, wait_s: float) -> None:
         self.now += wait_s
         self.take(Tick())
@@ -165,7 +189,7 @@ class SessionMachine(RuleBasedStateMachine):
     @rule()
     def the_trainer_is_killed_and_starts_again(self) -> None:
         self.session = Session("bob", 2, "test", stream(1, "jitter"), list(self.spool.values()))
-        self.work, self.connected, self.stop_by, self.said_hello = None, False, None, {}
+        self.work, self.connected, self.stop_by, self.said_hello, self.heard_at = None, False, None, {}, {}
         self.epochs = {run: known.epoch for run, known in self.runs}
         assert self.held == set(self.spool), "what was not acknowledged is held again"
 
@@ -195,12 +219,19 @@ class SessionMachine(RuleBasedStateMachine):
         old = message.run in self.session.runs and message.epoch < self.epochs[message.run]
         self.take(Tick())  # what is due now is not the message's doing
         before = self.all_that_it_knows() if old else None
+        followed, working = set(self.session.runs), self.session.working
         effects = self.take(Heard(decode(encode("topic", message, arrays))))
+        assert not effects.cancel or (working or "")[0] == message.run, "no run ends the work of another"
+        for run in {*followed, *(run for run, _ in effects.drops)} - {*self.session.runs, message.run}:
+            held = any(dropped == run for dropped, _ in effects.drops)
+            silent_s = self.now - self.heard_at.get(run, -math.inf)
+            assert silent_s >= (HELD_SILENT_S if held else SILENT_S), "who speaks is not forgotten for another"
         if old:
             assert effects == Effects(), "a lower epoch never has an effect"
             assert self.all_that_it_knows() == before
         else:
             self.epochs[message.run] = message.epoch
+            self.heard_at[message.run] = -math.inf if isinstance(message, Finished) else self.now
 
     def all_that_it_knows(self) -> Any:
         runs = {run: repr(known) for run, known in self.session.runs.items()}

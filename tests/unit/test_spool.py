@@ -24,9 +24,9 @@ from fedmq.tasks import find_task
 from fedmq.testing import VirtualClock
 from fedmq.wire import Frames, Packet, decode, encode
 from trainer.kept import Kept
-from trainer.seen import Mark
+from trainer.seen import Mark, Seen
 from trainer.service import Trainer
-from trainer.session import HELD_MAX, RUNS_MAX, Session
+from trainer.session import HELD_MAX, HELD_SILENT_S, RUNS_MAX, Session
 from trainer.spool import SUFFIX, FileSpool, MemorySpool, Spool
 from trainer.worker import Done
 
@@ -244,11 +244,11 @@ class Noted:
 class Life:
     """One life of bob, on a spool that outlives it."""
 
-    def __init__(self, spool: Spool, kept: list[Kept], at: float = 0.0) -> None:
+    def __init__(self, spool: Spool, kept: list[Kept], at: float = 0.0, seen: Seen | None = None) -> None:
         self.order: list[str] = []
         self.outside, self.clock = Recorder(self.order), VirtualClock()
         self.clock.move_to(at)
-        session = Session("bob", SAMPLES, "test", stream(1, "jitter"), kept)
+        session = Session("bob", SAMPLES, "test", stream(1, "jitter"), kept, seen=seen)
         self.trainer = Trainer(self.outside, session, self.outside, clock=self.clock, spool=Noted(spool, self.order))
         self.news(LinkUp())
 
@@ -352,6 +352,15 @@ def test_results_of_several_lives_of_an_aggregator_are_taken_as_the_last_one_lef
     assert (view.epoch, view.round, view.round_epoch, sorted(view.held)) == (2, 8, 2, [7, 8, 9])
 
 
+def test_a_result_that_is_damaged_before_anybody_has_it_is_computed_again(tmp_path: Path) -> None:
+    spool = FileSpool(tmp_path)
+    Life(spool, []).works_on(ROUND)
+    (tmp_path / f"run.5{SUFFIX}").write_bytes(b"")
+    second = Life(spool, spool.load("bob", SAMPLES), seen=Seen(spool.seen()))
+    second.works_on(ROUND)
+    assert second.order == ["work 5", "keep 5", "send 5"]
+
+
 def test_a_disk_that_is_full_costs_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(_descriptor: int) -> None:
         raise OSError(28, "No space left on device")
@@ -367,6 +376,7 @@ def test_more_runs_and_rounds_than_are_followed_do_not_stay_for_ever() -> None:
     kept = [result(f"run-{number}") for number in range(2 * RUNS_MAX)]
     kept += [result("many", number) for number in range(1, HELD_MAX + 4)]
     life = Life(MemorySpool(), kept)
+    life.later(HELD_SILENT_S)
     life.works_on(structs.replace(ROUND, run="one-more"))
     runs = life.trainer.session.runs
     assert len(runs) <= RUNS_MAX

@@ -1,0 +1,60 @@
+"""Warnings that anybody may cause: each kind is said once, then once in a while with how many came."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+from test_spool import Life
+
+from fedmq.messages import Beacon, Refused
+from fedmq.network import Delivered
+from fedmq.rate_limit import AGAIN_S, KINDS_MAX, RateLimited
+from fedmq.testing import VirtualClock
+from trainer.session import RUNS_MAX
+from trainer.spool import MemorySpool
+
+log = logging.getLogger("strangers")
+
+
+def test_each_kind_is_said_at_once_and_again_after_a_while_with_how_many_came(caplog: pytest.LogCaptureFixture) -> None:
+    clock = VirtualClock()
+    limited = RateLimited(log, clock)
+    for kind in ("frames", "header", "frames", "frames"):
+        limited.warning(kind, "rejected: %s", kind, extra={"trainer": "bob"})
+    assert caplog.messages == ["rejected: frames", "rejected: header"]
+    assert caplog.records[0].trainer == "bob"  # type: ignore[attr-defined]
+    clock.move_to(AGAIN_S - 0.01)
+    limited.warning("frames", "rejected: %s", "frames")
+    clock.move_to(AGAIN_S)
+    limited.warning("header", "rejected: %s", "header")
+    limited.warning("frames", "rejected: %s", "frames")
+    assert caplog.messages[2:] == [
+        "rejected: header",
+        "rejected: frames (and 3 more like it since the last line)",
+    ]
+
+
+def test_kinds_without_an_end_are_one_kind_from_some_point_on(caplog: pytest.LogCaptureFixture) -> None:
+    limited = RateLimited(log, VirtualClock())
+    for number in range(3 * KINDS_MAX):
+        limited.warning(f"kind-{number}", "rejected")
+    assert len(caplog.messages) == KINDS_MAX + 1
+
+
+def test_a_trainer_says_in_few_lines_what_anybody_may_send_it(caplog: pytest.LogCaptureFixture) -> None:
+    life = Life(MemorySpool(), [])
+    life.news(*[Delivered([b"topic", b"no header", b""])] * 1000)
+    refused = Refused(run="run", epoch=1, trainer="bob", round=1, reason="round", detail="too old")
+    for _ in range(1000):
+        life.hear(refused)
+    for number in [*range(RUNS_MAX + 2)] * 20:
+        life.hear(Beacon(run=f"run-{number}", epoch=1, round=1, open=False))
+    malformed, old, *ignored = caplog.messages
+    assert malformed.startswith("what came cannot be used: header")
+    assert old == "the result of round 1 was refused: round: too old"
+    assert [line.split(":")[0] for line in ignored] == [f"run run-{RUNS_MAX + i} is ignored" for i in (0, 1)]
+    life.later(AGAIN_S)
+    life.hear(refused)
+    assert caplog.messages[-1] == f"{old} (and 999 more like it since the last line)"
+    assert life.trainer.rejections == {"header": 1000}, "all are counted"

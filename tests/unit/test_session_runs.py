@@ -1,0 +1,115 @@
+"""A trainer among more runs than it can follow: what is held and what is worked on stays; a newcomer waits for room."""
+
+from __future__ import annotations
+
+import pytest
+from test_session import Scene, holding, sent, started
+
+from fedmq.messages import Accepted, Beacon, Finished, Hello, Message, Refused, Result, Welcome
+from trainer.session import HELD_SILENT_S, RUNS_MAX, SILENT_S
+from trainer.steps import Connected, Disconnected, Effects, Tick
+
+MANY = 64  # runs whose newest message a broker keeps, and hands to whoever comes
+
+
+def beacon(scene: Scene, run: str, at: float | None = None) -> Effects:
+    return scene.hear(Beacon(run=run, epoch=1, round=1, open=False), at)
+
+
+def crowd(scene: Scene, at: float | None = None) -> None:
+    """All the room that is left is taken."""
+    for number in range(RUNS_MAX - len(scene.session.runs)):
+        beacon(scene, f"run-{number}", at)
+    assert len(scene.session.runs) == RUNS_MAX
+
+
+def test_runs_that_are_over_take_no_place_and_no_result() -> None:
+    scene = holding()
+    scene.take(Disconnected())
+    scene.take(Connected(), at=1000.0)
+    for number in range(MANY):
+        effects = scene.hear(Finished(run=f"old-{number}", epoch=1, rounds=9, solved=True))
+        assert (effects.drops, effects.marks, effects.ignores) == ([], [], [])
+    assert (list(scene.session.runs), scene.held()) == (["run"], [1])
+    assert len(sent(scene.take(Tick(), at=1000.2), Result)) == 1
+
+
+def test_rounds_of_dead_runs_that_a_broker_has_kept_take_no_result_away() -> None:
+    scene = holding()
+    scene.take(Disconnected())
+    scene.take(Connected(), at=1000.0)
+    for number in range(MANY):
+        scene.round(1, run=f"old-{number}")
+    assert scene.held() == [1], "the time without a broker does not count: nobody could be heard"
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Finished(run="new", epoch=1, rounds=9, solved=True),
+        Welcome(run="new", epoch=1, trainer="bob", index=0),
+        Accepted(run="new", epoch=1, trainer="bob", round=1),
+        Refused(run="new", epoch=1, trainer="bob", round=1, reason="round", detail="too old"),
+    ],
+    ids=lambda message: type(message).__name__,
+)
+def test_only_an_offer_of_work_makes_it_follow_a_run(message: Message) -> None:
+    scene = Scene()
+    assert scene.hear(message) == Effects()
+    assert not scene.session.runs
+
+
+def test_beside_as_many_live_runs_as_it_follows_a_newcomer_is_ignored_and_that_is_said() -> None:
+    scene = Scene()
+    assert started(scene.round(1)) == 1
+    crowd(scene)
+    for tick in range(40):
+        at = tick * SILENT_S / 20
+        for run in list(scene.session.runs):
+            beacon(scene, run, at=at)
+        effects = beacon(scene, "new")
+        assert (effects.ignores, effects.cancel, effects.sends, effects.marks) == (["new"], False, [], [])
+        assert scene.round(1, run="other-new").ignores == ["other-new"]
+    assert scene.session.working == ("run", 1)
+
+
+def test_the_run_that_was_heard_of_longest_ago_makes_room() -> None:
+    scene = Scene()
+    crowd(scene)
+    for number in range(2, RUNS_MAX):
+        beacon(scene, f"run-{number}", at=1.0)
+    beacon(scene, "run-0", at=0.5)
+    assert beacon(scene, "new", at=SILENT_S - 0.01).ignores == ["new"]
+    assert len(sent(beacon(scene, "new", at=SILENT_S), Hello)) == 1
+    assert "run-1" not in scene.session.runs
+    assert "run-0" in scene.session.runs
+
+
+def test_a_run_that_is_finished_makes_room_at_once() -> None:
+    scene = holding()
+    crowd(scene)
+    scene.hear(Finished(run="run", epoch=1, rounds=1, solved=True))
+    assert beacon(scene, "new").ignores == []
+    assert "run" not in scene.session.runs
+
+
+def test_a_run_that_is_worked_on_never_makes_room() -> None:
+    scene = Scene()
+    scene.round(1)
+    crowd(scene)
+    for number in range(RUNS_MAX):
+        assert not beacon(scene, f"new-{number}", at=2 * HELD_SILENT_S).cancel
+    assert "run" in scene.session.runs
+    assert "new-0" in scene.session.runs
+
+
+def test_a_run_that_will_not_answer_for_a_result_makes_room_after_a_long_silence_and_may_ask_again() -> None:
+    scene = holding()
+    for number in range(1, RUNS_MAX):
+        scene.round(1, run=f"run-{number}")
+        scene.worked(1, run=f"run-{number}", at=1.0)
+    assert beacon(scene, "new", at=HELD_SILENT_S - 0.01).ignores == ["new"]
+    effects = beacon(scene, "new", at=HELD_SILENT_S)
+    assert (effects.ignores, effects.drops) == ([], [("run", 1)])
+    scene.hear(Finished(run="new", epoch=1, rounds=1, solved=True))
+    assert started(scene.round(1)) == 1, "nobody has its result, so it is worked on again"
