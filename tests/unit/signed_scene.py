@@ -22,9 +22,10 @@ from fedmq.messages import Message, Result
 from fedmq.network import LinkUp, News
 from fedmq.scores import SCALE
 from fedmq.seal import PURPOSE, TrainerSeal
+from fedmq.testing import VirtualClock
 from fedmq.wire import HEADER_BYTES_MAX, Frames, encode
 
-EPOCH = 1
+EPOCH = int(VirtualClock().wall())  # when an aggregator starts
 
 Bad = list[bytes]
 

@@ -137,7 +137,7 @@ AT_AGGREGATOR: dict[str, Kind] = {
     "over the aggregator's connection": lambda good, other, parties, draws: [b"up/run/aggregator", *good[1:]],
     "signed by itself, of another run": lambda good, other, parties, draws: reheaded(good, parties, "bob", run="other"),
     "signed by itself, of an epoch that is not yet": lambda good, other, parties, draws: reheaded(
-        good, parties, "bob", epoch=draws.randrange(2, 99)
+        good, parties, "bob", epoch=EPOCH + draws.randrange(1, 99)
     ),
     "signed by itself, of a round that is not yet": lambda good, other, parties, draws: reheaded(
         good, parties, "bob", round=draws.randrange(1000, 9999)
