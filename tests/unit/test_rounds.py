@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from rounds_scene import TASK, Scene, closes, kept, opened, sent, told
+from rounds_scene import TASK, MeanOfNumbers, Scene, closes, kept, opened, sent, told
 
 from aggregator.chronicle import REJECTIONS_TOLD_MAX
 from aggregator.steps import BrokerUp, KeepResult, Malformed, Tick
@@ -21,7 +21,7 @@ from fedmq.messages import (
     Train,
     Welcome,
 )
-from fedmq.wire import decode
+from fedmq.wire import decode, encode
 
 # Selection
 
@@ -233,6 +233,17 @@ def test_what_a_strategy_rejects_is_refused_counted_and_told_and_changes_nothing
     ]
     assert (scene.rounds.rejections, scene.roster["bob"].rejected) == ({"arrays": 1}, 1)
     assert kept(scene.result("bob", 1)) == [(1, "bob", 1)], "a good one may still come"
+
+
+def test_however_long_the_reason_is_the_refusal_can_be_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = opened("bob")
+
+    def fail(*_: object) -> None:
+        raise Rejected("arrays", "x" * 5000)
+
+    monkeypatch.setattr(MeanOfNumbers, "tell", fail)
+    (refused,) = [one for one in scene.result("bob", 1).sends if isinstance(one.message, Refused)]
+    assert decode(encode(*refused)).message == refused.message
 
 
 def test_a_message_of_another_run_is_counted_and_not_answered_for_this_run() -> None:
