@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import psutil
 import pytest
 from msgspec import structs
 
@@ -26,7 +27,7 @@ from fedmq.wire import Frames, Packet, decode, encode
 from trainer.budget import Spent
 from trainer.kept import Kept
 from trainer.seen import Mark
-from trainer.service import Trainer
+from trainer.service import Trainer, usage_of_process
 from trainer.session import HELD_MAX, RUNS_MAX, Session
 from trainer.spool import SEEN_SUFFIX, SPENT_SUFFIX, SUFFIX, FileSpool, MemorySpool, Spool
 from trainer.worker import Done
@@ -414,3 +415,10 @@ def test_rows_that_do_not_fit_end_it_at_once_although_a_result_is_not_acknowledg
         life.trainer.step()
     assert life.trainer.done
     assert life.order[-1] == "goodbye"
+
+
+def test_a_result_says_what_this_process_has_used() -> None:
+    cpu_s, memory = usage_of_process()
+    process = psutil.Process()
+    assert 0.0 < cpu_s < sum(process.cpu_times()[:2]) + 1.0
+    assert process.memory_info().rss / 2 < memory < process.memory_info().rss * 100, "bytes, at the most so far"
