@@ -23,7 +23,7 @@ SERVICE, AVERAGING = "aggregator/service.py", "aggregator/strategies/averaging.p
 BOUNDS, RULES = "aggregator/strategies/bounds.py", "aggregator/strategies/rules.py"
 SEAL, SIGNED = "fedmq/seal.py", ("tests/unit/test_signed_messages.py",)
 OF_ROUNDS = ("tests/unit/test_rounds.py", "tests/unit/test_rounds_end.py", "tests/unit/test_rounds_stateful.py")
-POLICY = "trainer/policy.py"
+POLICY, OF_PAGE = "trainer/policy.py", ("tests/unit/test_server.py",)
 OF_CODE = ("tests/unit/test_code_policy.py", "tests/unit/test_unpickling.py")
 OF_SESSION = ("tests/unit/test_session.py", "tests/unit/test_session_stateful.py")
 OF_STORE = ("tests/unit/test_store.py", "tests/unit/test_store_stateful.py", "tests/unit/test_store_damage.py")
@@ -388,39 +388,12 @@ MUTATIONS = (
         "if member is None:",
         SIGNED,
     ),
+    Mutation("others may read the page's token", "dashboard/cli.py", ", mode=0o600)", ")", OF_PAGE),
     Mutation(
-        "a byte now and then puts off the cut of a connection to the page",
-        "dashboard/connection.py",
-        "        if what not in self._cut:",
-        "        self._spare(what)\n        if True:",
-        ("tests/unit/test_server.py",),
+        "a byte puts off a cut", "dashboard/connection.py", "what not in self._cut:", "not self._spare(what):", OF_PAGE
     ),
+    Mutation("others may read a new key", "deploy/plan.py", "umask 077; ", "", ("tests/unit/test_plan.py",)),
     Mutation(
-        "others may read the URL with the page's token",
-        "dashboard/cli.py",
-        ", mode=0o600)",
-        ")",
-        ("tests/unit/test_server.py",),
-    ),
-    Mutation(
-        "half a line is kept when the log begins anew",
-        "dashboard/following.py",
-        'self._file, self._half = self._open(), b""',
-        "self._file = self._open()",
-        ("tests/unit/test_terminal.py",),
-    ),
-    Mutation(
-        "others may read what a deployed join writes",
-        "deploy/plan.py",
-        "set -e; umask 077; install",
-        "set -e; install",
-        ("tests/unit/test_plan.py",),
-    ),
-    Mutation(
-        "a failed service is no exit code",
-        "deploy/care.py",
-        "if failed or any(",
-        "if failed or False and any(",
-        ("tests/unit/test_care.py",),
+        "a dead unit is fine", "deploy/care.py", "failed or any(", "failed and any(", ("tests/unit/test_care.py",)
     ),
 )

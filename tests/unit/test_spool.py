@@ -12,24 +12,22 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import psutil
 import pytest
 from msgspec import structs
 
 from fedmq import topics
-from fedmq.errors import BadConfiguration, BadData
+from fedmq.errors import BadConfiguration
 from fedmq.messages import Accepted, Beacon, Finished, Goodbye, GradientLearner, Message, Result, Round, Train, Welcome
 from fedmq.network import Delivered, LinkDown, LinkUp, News
 from fedmq.streams import stream
 from fedmq.tasks import find_task
 from fedmq.testing import VirtualClock
 from fedmq.wire import Frames, Packet, decode, encode
-from trainer.budget import Spent
 from trainer.kept import Kept
 from trainer.seen import Mark
-from trainer.service import Trainer, usage_of_process
+from trainer.service import Trainer
 from trainer.session import HELD_MAX, RUNS_MAX, Session
-from trainer.spool import SEEN_SUFFIX, SPENT_SUFFIX, SUFFIX, FileSpool, MemorySpool, Spool
+from trainer.spool import SEEN_SUFFIX, SUFFIX, FileSpool, MemorySpool, Spool
 from trainer.worker import Done
 
 SAMPLES = 2
@@ -159,15 +157,6 @@ def test_a_file_under_its_name_is_whole_and_synced(spool: FileSpool, monkeypatch
     order.clear()
     spool.mark(Mark("run", 3, 0))  # what is older than that is a replay, also after a power cut
     assert order == [f"sync run{SEEN_SUFFIX}.partial", f"rename to run{SEEN_SUFFIX}", f"sync {spool._folder.name}"]
-
-
-def test_what_is_longest_unchanged_comes_first_for_it_is_forgotten_first(spool: FileSpool) -> None:
-    for age, run in enumerate("abc"):
-        spool.spend(Spent(run, 1))
-        spool.mark(Mark(run, 1, 1))
-        for suffix in (SPENT_SUFFIX, SEEN_SUFFIX):
-            os.utime(spool._folder / f"{run}{suffix}", (0, 1000 - age))
-    assert [one.run for one in spool.spent()] == [one.run for one in spool.seen()] == ["c", "b", "a"]
 
 
 def test_a_full_disk_costs_a_line_and_leaves_no_half_of_a_file(
@@ -404,21 +393,3 @@ def test_a_spool_says_nothing_when_all_is_well(spool: FileSpool, caplog: pytest.
     spool.load("bob", SAMPLES)
     spool.drop("run", 5)
     assert caplog.messages == []
-
-
-def test_rows_that_do_not_fit_end_it_at_once_although_a_result_is_not_acknowledged() -> None:
-    life = Life(MemorySpool(), [])
-    life.works_on(ROUND)
-    life.hear(structs.replace(ROUND, round=6), model=np.zeros(3))
-    life.outside.finished.append(Done("run", 6, BadData("they do not fit"), 0.1))
-    with pytest.raises(BadData):
-        life.trainer.step()
-    assert life.trainer.done
-    assert life.order[-1] == "goodbye"
-
-
-def test_a_result_says_what_this_process_has_used() -> None:
-    cpu_s, memory = usage_of_process()
-    process = psutil.Process()
-    assert 0.0 < cpu_s < sum(process.cpu_times()[:2]) + 1.0
-    assert process.memory_info().rss / 2 < memory < process.memory_info().rss * 100, "bytes, at the most so far"
