@@ -22,7 +22,7 @@ LIBZMQ_MIN = (4, 3)
 FILES_MIN, FILES_WANTED = 256, 4096  # a broker takes two for each trainer
 TIME_ERROR = 5  # adjtimex(2): the clock is not synchronised
 TIMEX_BYTES = 1024  # more than struct timex has anywhere
-SECRET_ROLES: tuple[Role, ...] = ("trainer", "aggregator", "broker")
+SECRET_ROLES: tuple[Role, ...] = ("trainer", "observer", "aggregator", "broker")
 
 
 def check_python(version: tuple[int, ...] = sys.version_info[:3]) -> Finding:

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
 
+import msgspec
 from services import Services, run_fedmq, until
+
+from fedmq.token import public_half, read_line, read_ticket, write_line, write_ticket
 
 ENDLESS = """
 from fedmq import Linear, Task
@@ -81,6 +85,14 @@ class Federation(Services):
         """The member's key has been there for a minute."""
         (path,) = (one for one in (self.folder / "keys" / "members").iterdir() if f'"{name}"' in one.read_text())
         os.utime(path, (path.stat().st_atime, path.stat().st_mtime - 60))
+
+    def expire(self, token: str) -> str:
+        """The token as it is when its time has come, here and where its line is."""
+        key, late = public_half(read_line(token)), int(time.time()) - 1
+        ticket = read_ticket(self.folder / "keys", key)
+        assert ticket is not None
+        write_ticket(self.folder / "keys", key, msgspec.structs.replace(ticket, expires=late))
+        return write_line(msgspec.structs.replace(read_line(token), expires=late))
 
     def start_endless(self, *names: str) -> Path:
         """A run without an end; the folder of it."""

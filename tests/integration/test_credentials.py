@@ -15,13 +15,18 @@ import zmq
 from keyed import REFUSALS, Keyed, Peers, peers_of
 from msgspec import structs
 
+from broker.gate import KeyGate
+from fedmq import topics
+from fedmq.clock import SystemClock
+from fedmq.keyring import Members, read_membership
 from fedmq.keys import Identity
 from fedmq.messages import Goodbye, Hello, Presence
 from fedmq.network import LinkDown, LinkRefused, LinkUp, News, Port
 from fedmq.seal import TrainerSeal
-from fedmq.sockets import AggregatorSockets, TrainerSockets
+from fedmq.sockets import AggregatorSockets, BrokerSockets, TrainerSockets
+from fedmq.sockets.broker import TOPICS_MAX
 from fedmq.sockets.edge import SubscriberSockets, TransportKeys
-from fedmq.wire import decode, encode
+from fedmq.wire import encode
 
 REVOKED_S = 1.0  # how soon a revocation must bite
 KINDS = {Port.PUBLISH: zmq.XPUB, Port.SUBSCRIBE: zmq.XSUB, Port.PUSH: zmq.PUSH, Port.COLLECT: zmq.XSUB}
@@ -127,6 +132,17 @@ def test_wrong_credentials_deliver_nothing_and_hear_nothing_at_any_port(
     assert [raw.receive(0) for raw in wrong] == [None] * len(wrong)
 
 
+def test_without_its_authenticator_the_broker_lets_nobody_in(tmp_path: Path) -> None:
+    keyed = Keyed(tmp_path, "alice")
+    gate = KeyGate(read_membership(keyed.keys, "broker"), Members(keyed.keys), SystemClock())
+    hub = BrokerSockets("127.0.0.1", keyed.port, gate)
+    with closing(hub), peers_of(keyed) as peers:
+        assert hub._authenticator is not None
+        hub._authenticator.stop()
+        alice = peers.make(zmq.PUSH, Port.PUSH, keyed.transport("alice"))
+        assert alice.event(REFUSALS | zmq.EVENT_HANDSHAKE_SUCCEEDED) & REFUSALS
+
+
 def until_known_as_revoked(keyed: Keyed) -> None:
     give_up_at = time.monotonic() + REVOKED_S
     while "mallory" not in keyed.services.err("broker"):
@@ -189,15 +205,20 @@ def test_the_aggregators_key_has_no_inbox(keyed: Keyed, peers: Peers) -> None:
     honest = Honest(keyed, peers)
     operator = peers.make(zmq.XSUB, Port.SUBSCRIBE, keyed.transport("aggregator"), "beacon/", "to/aggregator/")
     operator.event(zmq.EVENT_DISCONNECTED)
-    assert all(decode(frames).message != Presence(trainer="aggregator", present=True) for frames in drained(honest))
+    honest.pushes.socket.send_multipart([b"up/r", b"end"])
+    came = honest.collects.until([b"up/r/alice", b"end"])
+    assert encode("presence/aggregator", Presence(trainer="aggregator", present=True)) not in came
 
 
-def drained(honest: Honest) -> list[list[bytes]]:
-    """What has come to the aggregator."""
-    found = []
-    while (came := honest.collects.receive(0)) is not None:
-        found.append(came)
-    return found
+def test_who_subscribes_to_too_much_is_cut_off(keyed: Keyed, peers: Peers) -> None:
+    honest = Honest(keyed, peers)
+    wants = [topics.beacon_of(f"run-{number}") for number in range(TOPICS_MAX)]
+    al = peers.member("al", zmq.XSUB, Port.SUBSCRIBE, *wants[1:], "to/al/")
+    honest.until_present("al")
+    al.socket.send(b"\x01" + wants[0].encode())
+    al.event(zmq.EVENT_DISCONNECTED)
+    al.event(zmq.EVENT_HANDSHAKE_FAILED_AUTH)
+    assert honest.are_served() == ([], [])
 
 
 def test_nobody_ends_the_presence_of_another(keyed: Keyed, peers: Peers) -> None:
@@ -272,7 +293,7 @@ def test_a_revoked_key_that_only_listens_hears_nothing_more_within_a_second(keye
 
 
 def test_what_a_member_says_in_anothers_name_carries_its_own(keyed: Keyed, peers: Peers) -> None:
-    """The broker stamps who it was; the aggregator's seal compares (tests/unit/test_seal.py)."""
+    """The broker stamps who it was; the aggregator's seal compares (tests/unit/test_signed_messages.py)."""
     honest = Honest(keyed, peers)
     pushes = peers.member("mallory", zmq.PUSH, Port.PUSH)
     seal = TrainerSeal(keyed.of["mallory"])

@@ -11,6 +11,7 @@ import pty
 import re
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -185,9 +186,8 @@ def test_a_wrong_option_is_told_before_anything_is_left_behind(
 def test_settings_come_from_the_command_line_then_the_environment_then_the_file(tmp_path: Path) -> None:
     (tmp_path / "demo.toml").write_text('rounds = 1\nseed = 1\ntask = "linear"\n')
 
-    done = run_fedmq(
-        *("demo", "--config", "demo.toml", "--task", "xor", "--out", "run", "--quiet"), cwd=tmp_path, FEDMQ_SEED="7"
-    )
+    words = ("demo", "--task", "xor", "--out", "run", "--quiet")
+    done = run_fedmq(*words, cwd=tmp_path, FEDMQ_CONFIG="demo.toml", FEDMQ_SEED="7")  # the services know other settings
 
     assert done.returncode == 1, done.stderr
     report = report_of(tmp_path / "run")
@@ -215,5 +215,7 @@ def test_the_page_of_a_demo_stays_until_its_reader_has_gone(tmp_path: Path) -> N
         assert demo.wait(WAIT_S) == 0
         assert "Next: fedmq runs show" in out.read_text()
     finally:
+        demo.terminate()  # killed, it would leave its children
+        with suppress(subprocess.TimeoutExpired):
+            demo.wait(WAIT_S)
         demo.kill()
-        demo.wait(WAIT_S)

@@ -141,10 +141,11 @@ def test_the_broker_may_be_killed_while_somebody_waits(federation: Federation) -
 
 
 def test_a_token_is_used_once_and_only_until_it_expires(federation: Federation) -> None:
-    token, short = federation.token(), federation.token("--hours", "0.0012")
+    token, short = federation.token(), federation.token()
     federation.start_join("alice", token)
     second = federation.fedmq("trainer", "join", token, "--name", "bob", "--keys", "bob")
     federation.start_join("carol", short)
+    federation.expire(short)
 
     assert second.returncode == 77
     assert "the token has been used: it is good for one machine" in one_line(second)
@@ -155,13 +156,14 @@ def test_a_token_is_used_once_and_only_until_it_expires(federation: Federation) 
 
 
 def test_who_was_accepted_while_it_was_away_hears_of_it_after_its_token_has_expired(federation: Federation) -> None:
-    short = federation.token("--hours", "0.0012")
-    federation.start_join("alice", short)
+    token = federation.token()
+    federation.start_join("alice", token)
     federation.kill("join-alice")
     assert federation.fedmq("keys", "accept", "alice").returncode == 0
-    until(lambda: not federation.roll()["tokens"], "the token to expire")
+    late = federation.expire(token)
+    assert federation.roll()["tokens"] == []
 
-    done = federation.fedmq("trainer", "join", short, "--keys", "alice")
+    done = federation.fedmq("trainer", "join", late, "--keys", "alice")
 
     assert done.returncode == 0, done.stderr
 

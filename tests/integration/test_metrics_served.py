@@ -10,6 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from services import Services, until
 
 from deploy.processes import free_port
+from fedmq.address import PORTS
 
 
 def ask(port: int, path: str) -> tuple[int, str]:
@@ -30,8 +31,11 @@ def value(port: int, name: str) -> float:
 
 
 def test_services_are_ready_while_the_broker_is_there_and_well_all_along(tmp_path: Path) -> None:
-    at = {name: free_port() for name in ("broker", "aggregator", "alice")}
     with Services(tmp_path) as services:
+        first = free_port()
+        while abs(first - services.port) < PORTS:  # five each
+            first = free_port()
+        at = {name: first + place for place, name in enumerate(("broker", "aggregator", "alice"))}
         services.start("aggregator", "aggregator", "--task", "xor", "--out", "run", "--metrics", str(at["aggregator"]))
         services.start_trainer("alice", "xor:1/2", "--metrics", f"localhost:{at['alice']}")
         for name in ("aggregator", "alice"):

@@ -147,6 +147,10 @@ def negative(population: Any, inputs: Any, targets: Any) -> Any:
     return np.full(len(population), -1.0), np.zeros(len(population))
 
 
+def huge(population: Any, inputs: Any, targets: Any) -> Any:
+    return np.full(len(population), 1e300), np.zeros(len(population))
+
+
 def more_than_rows(population: Any, inputs: Any, targets: Any) -> Any:
     return np.zeros(len(population)), np.full(len(population), 7)
 
@@ -188,6 +192,7 @@ def says_it_has_failed_with_garbage(population: Any, inputs: Any, targets: Any) 
         (too_few, "expected losses of shape (4,), got float64 of shape (3,)"),
         (not_numbers, "expected losses from 0 to 6e+12, got nan"),
         (negative, "expected losses from 0 to 6e+12, got -1"),
+        (huge, "expected losses from 0 to 6e+12, got 1e+300"),
         (more_than_rows, "expected from 0 to 6 correct rows"),
         (halves, "expected whole numbers of correct rows, got 0.5"),
         (changes_the_rows, "read-only"),

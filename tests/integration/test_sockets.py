@@ -19,7 +19,8 @@ from fedmq import topics
 from fedmq.address import PORTS
 from fedmq.errors import BadConfiguration
 from fedmq.network import LinkDown, LinkUp, Port
-from fedmq.sockets import BrokerSockets
+from fedmq.sockets import AggregatorSockets, BrokerSockets, ObserverSockets, TrainerSockets
+from fedmq.sockets.endpoint import Endpoint
 
 NOTICED_S = 2.0  # how soon the end of a process must be known; the promise of the design
 PEER = """
@@ -214,3 +215,23 @@ def test_a_port_in_use_is_one_line_that_says_which(port: int, offset: int) -> No
     assert "--port" in line
     assert "\n" not in line
     BrokerSockets("127.0.0.1", port).close()  # what was bound before the failure is free again
+
+
+def test_every_socket_has_limits_and_misses_who_falls_silent(port: int) -> None:
+    address = f"tcp://127.0.0.1:{port}"
+    ends: list[Endpoint] = [
+        BrokerSockets("127.0.0.1", port),
+        TrainerSockets(address, "alice"),
+        AggregatorSockets(address, "r"),
+        ObserverSockets(address, "t"),
+    ]
+    with ExitStack() as stack:
+        for end in ends:
+            stack.callback(end.close)
+        sockets = [one for end in ends for one in end._sockets if one.type != zmq.PAIR]
+        assert len(sockets) == 4 + 2 + 2 + 1
+        for one in sockets:
+            assert one.sndhwm == one.rcvhwm == 10_000, "0 would be no limit"
+            assert 0 < one.maxmsgsize < 1 << 30
+            assert (one.heartbeat_ivl, one.heartbeat_timeout, one.handshake_ivl) == (1_000, 8_000, 3_000)
+            assert 0 <= one.linger <= 1_000

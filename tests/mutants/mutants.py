@@ -29,6 +29,7 @@ TREE = (
     "broker",
     "aggregator",
     "trainer",
+    "dashboard",
     "deploy",
     *TESTS,
     "tests/integration/test_sandbox.py",

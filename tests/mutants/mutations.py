@@ -23,7 +23,7 @@ SERVICE, AVERAGING = "aggregator/service.py", "aggregator/strategies/averaging.p
 BOUNDS, RULES = "aggregator/strategies/bounds.py", "aggregator/strategies/rules.py"
 SEAL, SIGNED = "fedmq/seal.py", ("tests/unit/test_signed_messages.py",)
 OF_ROUNDS = ("tests/unit/test_rounds.py", "tests/unit/test_rounds_end.py", "tests/unit/test_rounds_stateful.py")
-POLICY = "trainer/policy.py"
+POLICY, OF_PAGE = "trainer/policy.py", ("tests/unit/test_server.py",)
 OF_CODE = ("tests/unit/test_code_policy.py", "tests/unit/test_unpickling.py")
 OF_SESSION = ("tests/unit/test_session.py", "tests/unit/test_session_stateful.py")
 OF_RUNS = ("tests/unit/test_session_runs.py", "tests/unit/test_session_stateful.py")
@@ -402,5 +402,13 @@ MUTATIONS = (
         'if member is None or member.role != "trainer":',
         "if member is None:",
         SIGNED,
+    ),
+    Mutation("others may read the page's token", "dashboard/cli.py", ", mode=0o600)", ")", OF_PAGE),
+    Mutation(
+        "a byte puts off a cut", "dashboard/connection.py", "what not in self._cut:", "not self._spare(what):", OF_PAGE
+    ),
+    Mutation("others may read a new key", "deploy/plan.py", "umask 077; ", "", ("tests/unit/test_plan.py",)),
+    Mutation(
+        "a dead unit is fine", "deploy/care.py", "failed or any(", "failed and any(", ("tests/unit/test_care.py",)
     ),
 )

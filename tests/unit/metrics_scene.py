@@ -21,35 +21,46 @@ from fedmq.testing.clock import VirtualClock
 from fedmq.view import View
 
 
-def best(value: float, fitness: float) -> events.Best:
-    return events.Best(
-        value=value, coverage=1.0, fitness=fitness, fitness_mean=fitness - 1, fitness_worst=fitness - 2, diversity=0.5
+def closed(number: int, why: events.Why, round_s: float) -> events.RoundClosed:
+    best = events.Best(
+        value=0.5, coverage=1.0, fitness=-1.0, fitness_mean=-2.0, fitness_worst=-3.0, diversity=number / 10
     )
+    return events.RoundClosed(round=number, why=why, results=2, round_s=round_s, present=9, best=best)
 
 
+# No two counts are the same.
+CLOSED: list[events.AnyEvent] = [
+    events.RunStarted(
+        run="r", epoch=15, round=1, task="xor", strategy="evolution", seed=1, metric="accuracy", rounds_max=16
+    ),
+    *(events.TrainerJoined(trainer=name, samples=2) for name in "abcdefghi"),
+    events.RoundPublished(round=1, invited=9),
+    *(events.ResultAccepted(round=1, trainer=name, staleness=0, train_s=0.1, answer_s=0.25) for name in "ab"),
+    closed(1, "deadline", 3.0),
+    events.RoundPublished(round=2, invited=9),
+    *(events.ResultAccepted(round=1, trainer=name, staleness=1, train_s=0.1) for name in "cdef"),
+    *(events.ResultResent(round=1, trainer="c") for _ in range(7)),
+    *(events.Stalled(round=2, seconds=15.0, missing=()) for _ in range(8)),
+    closed(2, "deadline", 11.0),
+    events.RoundPublished(round=3, invited=9),
+    closed(3, "complete", 1.5),
+]
 STORY: list[events.AnyEvent] = [
-    events.RunStarted(run="r", epoch=2, round=1, task="xor", strategy="evolution", seed=1, metric="accuracy"),
-    events.TrainerJoined(trainer="alice", samples=2),
-    events.TrainerJoined(trainer="bob", samples=2),
-    events.RoundPublished(round=1, invited=2),
-    events.ResultAccepted(round=1, trainer="alice", staleness=0, train_s=0.1, answer_s=0.2),
-    events.ResultResent(round=1, trainer="alice"),
-    events.TrainerSuspected(trainer="bob"),
-    events.RoundClosed(round=1, why="deadline", results=1, round_s=3.0, present=2, best=best(0.5, -1.0)),
-    events.RoundPublished(round=2, invited=2),
-    events.ResultAccepted(round=1, trainer="bob", staleness=1, train_s=0.1),
-    events.TrainerLeft(trainer="bob", goodbye=True),
+    *CLOSED,
+    events.RoundPublished(round=4, invited=9),
+    events.TrainerSuspected(trainer="g"),
+    *(events.TrainerLeft(trainer=name, goodbye=True) for name in "hi"),
 ]
 
 
-def run_metrics() -> Metrics:
-    """Of an aggregator that has had the events of STORY."""
+def run_metrics(story: list[events.AnyEvent] = STORY) -> Metrics:
+    """Of an aggregator that has had the events of a story."""
     metrics, view, clock, tally = Metrics(), View(), VirtualClock(), Tally()
     service = MagicMock(bytes_up=1000, bytes_down=2000)
-    service.rounds.round, service.rounds.rejections = 2, {"values": 3}
-    service.reach.contacts, service.reach.there = 2, True
+    service.rounds.round, service.rounds.rejections = 4, {"values": 13, "base": 14}
+    service.reach.contacts, service.reach.there = 12, True
     aggregator.metrics.measure(service, view, tally, clock)(metrics)
-    for event in STORY:
+    for event in story:
         view.take(clock.wall(), event)
         tally(event)
     return metrics
@@ -57,20 +68,24 @@ def run_metrics() -> Metrics:
 
 def broker_metrics() -> Metrics:
     metrics, hub, gate, service = Metrics(), MagicMock(bytes=5000, cuts=1), MagicMock(), MagicMock(taken=7)
-    hub.ports, hub.connections = list(Port), [Connection(Port.PUSH, 5), Connection(Port.PUSH, 6)]
-    gate.refused = {"connection-key": 4}
-    service.routing.dropped, service.routing.inboxes, service.routing.newest = 2, {"alice": 1}, {"round/r": []}
+    hub.ports = list(Port)
+    hub.connections = [Connection(port, number) for port in Port for number in range(port + 8)]
+    gate.refused = {"connection-key": 3, "connection-rate": 4, "message-key": 5, "message-rate": 6}
+    service.routing.dropped = 2
+    service.routing.inboxes, service.routing.newest = dict.fromkeys(range(13)), dict.fromkeys(range(14))
     broker.metrics.measure(service, hub, gate)(metrics)
     return metrics
 
 
 def trainer_metrics() -> Metrics:
-    metrics, service = Metrics(), MagicMock(rejections={"epoch": 1}, refusals={}, trained=None)
-    service.session.name, service.session.samples, service.session.working = "alice", 2, None
-    service.session.runs = {"r": MagicMock(held={1: None, 2: None})}
-    service.reach.contacts, service.reach.there = 1, False
+    metrics, service = Metrics(), MagicMock(rejections={"epoch": 5}, refusals={"round": 6}, trained=None)
+    service.session.name, service.session.samples, service.session.working = "alice", 7, ("r", 1)
+    service.session.runs = {"r": MagicMock(held={1: None, 2: None}), "s": MagicMock(held={1: None, 3: None})}
+    service.session.runs["t"] = MagicMock(held={})
+    service.reach.contacts, service.reach.there = 8, False
     trainer.metrics.measure(service)(metrics)
-    service.trained(0.5)
+    for seconds in (0.5, 6.0):
+        service.trained(seconds)
     return metrics
 
 
@@ -78,14 +93,23 @@ SERVICES = {"broker": broker_metrics, "aggregator": run_metrics, "trainer": trai
 
 
 def values(metrics: Metrics) -> dict[str, float]:
-    """Each sample, by its name and labels, as Prometheus' own client reads them."""
+    """Each sample, by its name and labels, as Prometheus' own client reads them; of buckets those up to 5 s."""
     families = text_string_to_metric_families(metrics.text()[0].decode())
     return {
         one.name
         + "".join(f"|{value}" for key, value in sorted(one.labels.items()) if key != "le" or value == "5.0"): one.value
         for family in families
         for one in family.samples
+        if one.labels.get("le", "5.0") == "5.0"
     }
+
+
+def counted(metrics: Metrics, service: str) -> dict[str, float]:
+    """What is told of this service and is not 0, without what it is and when it began."""
+    prefix = f"fedmq_{service}_"
+    told = {name.removeprefix(prefix): value for name, value in values(metrics).items() if name.startswith(prefix)}
+    beside = ("info", "round_seconds_created", "answer_seconds_created", "train_seconds_created")
+    return {name: value for name, value in told.items() if value and name.partition("|")[0] not in beside}
 
 
 def rows(metrics: Metrics) -> list[str]:

@@ -6,15 +6,19 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from msgspec import structs
 from rounds_scene import Scene, closes, opened, sent, told
 
+from aggregator.service import Limits
 from aggregator.steps import BrokerDown, BrokerUp, Effects, Phase, Tick
+from aggregator.strategies import find_strategy
+from deploy.in_process import Federation
 from fedmq import events
 from fedmq.errors import BadConfiguration, Unreachable
 from fedmq.messages import Action, Beacon, Control, Evolve, Finished, Message, Refused, Round
 from fedmq.network import Delivered, LinkUp, News
 from fedmq.operator import AGAIN_S, ANSWER_S, Operator
-from fedmq.tasks import find_task
+from fedmq.tasks import find_task, task_rows
 from fedmq.testing import VirtualClock
 from fedmq.wire import Frames, decode, encode
 
@@ -369,3 +373,20 @@ def test_a_checkpoint_is_kept_at_the_next_close_and_at_no_other() -> None:
     scene = opened("bob", min_trainers=1)
     control(scene, "checkpoint")
     assert [close.checkpoint for number in (1, 2) for close in closes(scene.result("bob", number))] == [True, False]
+
+
+def test_a_checkpoint_that_was_asked_for_is_in_the_store() -> None:
+    rows = {name: task_rows("linear", part, 2) for part, name in enumerate(("alice", "bob"), 1)}
+    task = structs.replace(find_task("linear"), target=0.0)
+    limits = Limits(rounds_max=50, min_trainers=2)
+    federation = Federation(task, find_strategy("fedsgd"), rows, limits=limits)
+    simulation, clock = federation.simulation, federation.simulation.clock
+    simulation.add_trainer("olga", lambda link: Operator(link, "run", "checkpoint", clock=clock, word=WORD))
+    federation.start()
+    simulation.start("olga")
+    assert simulation.run(lambda: federation.finished, 60.0)
+    kept = [event.round for event in federation.events if isinstance(event, events.CheckpointKept)]
+    assert len(kept) == 1
+    checkpoint = federation.store.checkpoint()
+    assert checkpoint is not None
+    assert checkpoint[0] == kept[0] + 1

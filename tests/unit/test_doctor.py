@@ -7,6 +7,7 @@ import os
 import resource
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -21,7 +22,7 @@ from deploy.machine import (
     check_python,
 )
 from fedmq.keyring import Federation, write_federation, write_identity
-from fedmq.keys import Identity
+from fedmq.keys import Identity, Role
 
 
 @pytest.fixture
@@ -95,11 +96,14 @@ def test_a_folder_that_cannot_be_written_is_a_problem(tmp_path: Path) -> None:
     assert check_folder(Path("/proc")).state == "problem"  # not even root may
 
 
-def test_keys_that_can_be_used_say_whose_they_are(keys: Path) -> None:
+@pytest.mark.parametrize("role", get_args(Role))
+def test_keys_that_can_be_used_say_whose_they_are(keys: Path, role: Role) -> None:
+    (keys / "trainer.key").unlink()
+    write_identity(keys, Identity.new(role, "wall"))
     finding, membership = check_keys(keys)
-    assert (finding.state, finding.found) == ("ok", f"{keys}: keys of trainer for the broker at tcp://127.0.0.1:7000")
-    assert membership is not None
-    assert membership.identity.name == "alice"
+    assert (finding.state, finding.found) == ("ok", f"{keys}: keys of {role} for the broker at tcp://127.0.0.1:7000")
+    connects = None if membership is None else membership.identity.role
+    assert connects == (None if role == "broker" else role)
 
 
 def test_keys_that_others_can_read_are_a_problem(keys: Path) -> None:

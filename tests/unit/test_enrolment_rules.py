@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from broker.enrolment import REPLACED_AGAIN_S, Enrolment
@@ -235,9 +236,10 @@ def test_a_revoked_key_is_never_let_in_again_whatever_it_is_named(scene: Scene) 
     assert scene.state(scene.token(), Identity.new("trainer", "alice")) == "waiting"
 
 
-def test_nobody_takes_the_connection_key_of_another_one(scene: Scene) -> None:
+@pytest.mark.parametrize("key", ["transport_secret", "signing_secret"])
+def test_nobody_takes_a_key_of_another_one(scene: Scene, key: str) -> None:
     alice = scene.member()
-    thief = Identity("trainer", "thief", alice.transport_secret, Identity.new("trainer", "x").signing_secret)
+    thief = msgspec.structs.replace(Identity.new("trainer", "thief"), **{key: getattr(alice, key)})
 
     standing = scene.ask(scene.token(), thief)
 
@@ -289,6 +291,15 @@ def test_a_replacement_must_be_signed_by_both_keys(scene: Scene) -> None:
     header, _, by_old = ask(scene.federation.id, key, new, old)
     assert scene.send(key, [header, by_old, by_old]) is None
     scene.look()
+    assert scene.members.of_name("alice") == old.public
+
+
+def test_who_has_just_been_revoked_has_no_key_replaced(scene: Scene) -> None:
+    old, new = scene.member(), Identity.new("trainer", "alice")
+    roll.revoke(scene.folder, "alice", scene.clock.time)
+
+    assert scene.members.of_key(old.public.transport) is not None, "the broker has not looked again yet"
+    assert scene.state(old.public.transport, new, old) == "rejected"
     assert scene.members.of_name("alice") == old.public
 
 

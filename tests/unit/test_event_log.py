@@ -126,6 +126,14 @@ def test_a_file_that_is_not_there_or_holds_other_lines_is_read_as_far_as_it_goes
     assert read_view(tmp_path / EVENTS) == view
 
 
+def test_half_a_line_of_a_life_that_was_killed_costs_nothing_that_follows(tmp_path: Path) -> None:
+    (tmp_path / EVENTS).write_bytes(START_LINE + b'\n{"at": 2.0, "event": "wai')
+    log = EventLog(tmp_path / EVENTS, lambda: 3.0, View())
+    log(events.RunPaused())
+    log.close()
+    assert read_view(tmp_path / EVENTS).paused
+
+
 def test_a_file_that_grows_too_long_begins_anew_and_nothing_of_the_picture_is_lost(tmp_path: Path) -> None:
     rounds = [
         event

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import select
 import socket
 import threading
 import time
@@ -112,11 +113,13 @@ def test_who_says_no_host_is_no_browser() -> None:
 
 
 def test_who_holds_connections_keeps_nobody_out_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedmq.exposition.REQUEST_S", 3600.0)
     with serving(Pulse()) as at:
         silent = [socket.create_connection(at, DEADLINE_S) for _ in range(CONNECTIONS_MAX)]
         silent[0].sendall(b"GET /metrics HTTP/1.1\r\nX: ")
         with socket.create_connection(at, DEADLINE_S) as one_too_many:
             assert one_too_many.recv(1000) == b""
+        assert select.select(silent, [], [], 0)[0] == [], "the others are not cut for it"
         monkeypatch.setattr("fedmq.exposition.REQUEST_S", 0.0)
         for one in silent:  # each is cut
             while one.recv(1000):

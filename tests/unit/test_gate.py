@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.gate import HANDSHAKES, MEBIBYTES, MESSAGES, PUNISHED_S, ROLES, Bucket, KeyGate
+from broker.gate import HANDSHAKES, MEBIBYTES, MESSAGES, PUNISHED_S, REFUSALS, ROLES, Bucket, KeyGate
 from fedmq.keyring import MEMBERS, REFRESH_S, Federation, Members, Membership, public_path, write_public
 from fedmq.keys import Identity
 from fedmq.network import Port
@@ -98,6 +98,15 @@ def test_so_many_messages_at_once_pass_and_more_after_a_while(at: Gate) -> None:
     assert at.sends(at.alice) == "alice"
 
 
+def test_what_is_refused_is_counted_by_why(at: Gate) -> None:
+    at.gate.admits(Port.PUSH, at.mallory.public.transport)
+    for _ in range(2):
+        at.sends(at.mallory)
+    for _ in range(3):
+        at.sends(at.alice, size=int(MEBIBYTES + 1) << 20)
+    assert at.gate.refused == {"connection-key": 1, "connection-rate": 0, "message-key": 2, "message-rate": 3}
+
+
 def test_so_many_bytes_at_once_pass(at: Gate) -> None:
     count = int(MEBIBYTES) // 32
     assert [at.sends(at.alice, size=32 << 20) for _ in range(count + 1)] == ["alice"] * count + [None]
@@ -106,6 +115,7 @@ def test_so_many_bytes_at_once_pass(at: Gate) -> None:
 def test_so_many_handshakes_at_once_pass_and_those_of_others_are_their_own(at: Gate) -> None:
     key = at.alice.public.transport
     assert [at.gate.admits(Port.PUSH, key) for _ in range(int(HANDSHAKES) + 1)] == [True] * int(HANDSHAKES) + [False]
+    assert at.gate.refused == {**dict.fromkeys(REFUSALS, 0), "connection-rate": 1}
     assert at.admits(at.olga) == {Port.SUBSCRIBE}
     at.later(1.0)
     assert at.gate.admits(Port.PUSH, key)

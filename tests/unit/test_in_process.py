@@ -45,6 +45,18 @@ def test_split_xor_is_learnt_by_two_who_each_know_half_of_it(seed: int) -> None:
     assert finished.solved
 
 
+def test_the_bytes_of_a_round_are_those_since_the_close_before() -> None:
+    federation = xor()
+    federation.train()
+    closes = of_kind(federation, events.RoundClosed)
+    assert len(closes) > 2
+    assert federation.aggregator is not None
+    for way in ("bytes_up", "bytes_down"):
+        told = [getattr(close, way) for close in closes]
+        assert min(told) > 0
+        assert sum(told) <= getattr(federation.aggregator, way)
+
+
 @pytest.mark.parametrize(
     "options",
     [

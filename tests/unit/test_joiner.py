@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fedmq.network import LinkRefused, LinkUp, News
+from fedmq.enrolment import Standing, answer
+from fedmq.network import Delivered, LinkRefused, LinkUp, News
 from fedmq.testing import VirtualClock
 from fedmq.wire import Frames
-from trainer.joiner import REFUSALS_MAX, Joiner
+from trainer.joiner import REFUSALS_MAX, SILENT_S, Joiner
 
 
 class FakeLink:
@@ -26,14 +27,14 @@ class FakeLink:
         return True
 
 
-def joiner(link: FakeLink) -> Joiner:
+def joiner(link: FakeLink, clock: VirtualClock | None = None, expires: float | None = None) -> Joiner:
     return Joiner(
         link,
         [b"asks"],
-        clock=VirtualClock(),
+        clock=clock or VirtualClock(),
         broker="tcp://127.0.0.1:5550",
         connect_timeout_s=None,
-        expires=None,
+        expires=expires,
         tell=lambda _standing: None,
     )
 
@@ -59,3 +60,29 @@ def test_a_broker_that_goes_on_refusing_is_believed() -> None:
     one = joiner(link)
     refuse(one, link, REFUSALS_MAX)
     assert (one.done, one.standing) == (True, None)
+
+
+def test_a_broker_that_answers_is_waited_for_and_one_that_falls_silent_is_not() -> None:
+    link, clock = FakeLink(), VirtualClock()
+    one = joiner(link, clock)
+    link.news.append(LinkUp())
+    one.step()
+    for _ in range(3):
+        clock.move_to(clock.now() + SILENT_S - 1)
+        link.news.append(Delivered(answer(Standing(state="waiting"))))
+        one.step()
+        assert not one.done
+    clock.move_to(clock.now() + SILENT_S)
+    one.step()
+    assert (one.done, one.standing) == (True, None)
+
+
+def test_the_wait_ends_with_the_token() -> None:
+    link, clock = FakeLink(), VirtualClock()
+    one = joiner(link, clock, expires=clock.wall() + 60)
+    clock.move_to(clock.now() + 59)
+    one.step()
+    assert not one.done
+    clock.move_to(clock.now() + 1)
+    one.step()
+    assert one.standing == Standing(state="expired")

@@ -178,6 +178,10 @@ def test_a_script_is_shell_that_a_shell_can_read(script: str) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_what_a_join_writes_nobody_else_may_read() -> None:
+    assert plan.join_script("south-1", 10).startswith("set -e; umask 077;")
+
+
 def test_the_facts_are_read_from_what_the_questions_print() -> None:
     answers = """\
 os debian 12

@@ -10,9 +10,11 @@ import pytest
 
 from aggregator.replay import Replayed, replay
 from aggregator.service import Limits
-from aggregator.store import Store, StoredResult
+from aggregator.steps import Phase
+from aggregator.store import Close, Description, Store, StoredResult
 from aggregator.strategies import Standing, find_strategy
 from deploy.in_process import Federation
+from fedmq import events
 from fedmq.errors import StoreError
 from fedmq.messages import Accepted
 from fedmq.tasks import find_task, task_rows
@@ -191,3 +193,45 @@ def test_a_result_that_is_missing_is_noticed(linear: Federation, round: int) -> 
     store._connection.execute("DELETE FROM results WHERE round = ? AND trainer = ?", gone[:2])
     with pytest.raises(StoreError, match=rf"round {round} is not as it was written; .* --to-round N"):
         replayed(linear, store)
+
+
+# The next life of an aggregator
+
+
+def endless(store: Store | None = None) -> Federation:
+    """A run of alice and bob that no model ends."""
+    task = msgspec.structs.replace(find_task("linear"), target=0.0)
+    rows = {name: task_rows("linear", 1, 1) for name in NAMES}
+    limits = Limits(rounds_max=1000, min_trainers=1)
+    return Federation(task, find_strategy("fedsgd"), rows, limits=limits, store=store)
+
+
+def until_closed(federation: Federation, rounds: int) -> list[Close]:
+    """All closes, once there are so many."""
+    assert federation.simulation.run(lambda: len(list(federation.store.closes())) >= rounds, 60.0)
+    return list(federation.store.closes())
+
+
+def test_who_has_said_goodbye_does_not_count_in_the_next_life_either() -> None:
+    federation = endless()
+    federation.start()
+    before = until_closed(federation, 3)
+    federation.simulation.stop("bob")
+    left = until_closed(federation, len(before) + 2)
+    federation.simulation.crash("aggregator")
+    federation.simulation.start("aggregator")
+    again = until_closed(federation, len(left) + 2)
+    assert [close.members for close in (before[-1], left[-1], again[-1])] == [NAMES, ("alice",), ("alice",)]
+
+
+@pytest.mark.parametrize(("why", "deadline_s"), [("complete", 50.0), ("deadline", 30.0)])
+def test_what_a_round_took_that_was_cut_short_says_nothing_of_what_is_usual(why: events.Why, deadline_s: float) -> None:
+    store = Store(":memory:")
+    store.begin(Description("run", find_task("linear"), "fedsgd", 0, 0.0))
+    store.keep_close(Close(1, why, (), 0, 5.0, 1.0, None, bytes(32)))
+    store.commit()
+    federation = endless(store)
+    federation.start()
+    assert federation.simulation.run(lambda: federation.aggregator.rounds.phase is Phase.COLLECTING, 60.0)  # type: ignore[union-attr]
+    assert federation.aggregator is not None
+    assert federation.aggregator.rounds._deadline_s == deadline_s

@@ -7,6 +7,7 @@ import hashlib
 import json
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -61,6 +62,11 @@ def folder(tmp_path: Path) -> Path:
 
 
 # report.json
+
+
+def test_a_run_of_which_only_the_last_rounds_were_kept_has_as_many_rounds_as_it_had() -> None:
+    late = [msgspec.structs.replace(close, round=close.round + 100) for close in CLOSES]
+    assert report_of(late)[0].rounds == 103
 
 
 def test_the_report_has_the_fields_that_scripts_rely_on(folder: Path) -> None:

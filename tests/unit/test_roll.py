@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from deploy import roll
+from deploy.rotation import rotate_trainer
+from fedmq.enrolment import Standing, State
 from fedmq.errors import BadConfiguration
 from fedmq.keyring import (
     MEMBERS,
+    NEXT_SUFFIX,
     REQUESTS,
     find_watching,
     read_federation,
     read_identity,
     read_membership,
     write_federation,
+    write_identity,
     write_public,
 )
 from fedmq.keys import Identity, Public
@@ -193,3 +198,17 @@ def test_an_observers_name_and_folder_are_new(tmp_path: Path, folder: Path, why:
         roll.add_observer(folder, name, out)
 
     assert roll.read_roll(folder, NOW) == before
+
+
+@pytest.mark.parametrize("state", ["refused", "rejected"])
+def test_a_next_key_that_is_refused_is_not_asked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: State
+) -> None:
+    federation = roll.make_federation(tmp_path / "home", "tcp://127.0.0.1:5550")
+    write_federation(tmp_path / "alice", federation)
+    write_identity(tmp_path / "alice", old := Identity.new("trainer", "alice"))
+    ended = SimpleNamespace(interrupted=False, standing=Standing(state=state))
+    monkeypatch.setattr("trainer.joiner.ask_broker", lambda *_, **__: ended)
+    assert rotate_trainer(tmp_path / "alice", None)[1] == ended.standing
+    assert read_identity(tmp_path / "alice", "trainer") == old
+    assert read_identity(tmp_path / "alice", "trainer", NEXT_SUFFIX) is None

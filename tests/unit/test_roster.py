@@ -148,6 +148,11 @@ def test_a_roster_holds_no_more_names_than_a_beacon_has_bits() -> None:
     assert not roster.meet("t0", 2, now=1.0)
 
 
+def test_so_many_names_are_barred_and_no_more() -> None:
+    roster = roster_of()
+    assert sum(roster.bar(f"name-{number}", 0) for number in range(TRAINERS_MAX + 3)) == TRAINERS_MAX
+
+
 def test_of_whom_only_its_own_messages_say_that_it_is_here_is_away_when_it_misses_a_deadline() -> None:
     roster = roster_of("alice", "bob")
     assert not roster.meet("alice", 2, now=1.0, confirmed=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from rounds_scene import TASK, Scene, closes, kept, opened, sent, told
+from rounds_scene import TASK, MeanOfNumbers, Scene, closes, kept, opened, sent, told
 
 from aggregator.chronicle import REJECTIONS_TOLD_MAX
 from aggregator.steps import BrokerUp, KeepResult, Malformed, Tick
@@ -22,7 +22,8 @@ from fedmq.messages import (
     Train,
     Welcome,
 )
-from fedmq.wire import decode
+from fedmq.view import STALLED_S
+from fedmq.wire import decode, encode
 from trainer.session import HELLO_AGAIN_S
 
 # Selection
@@ -249,6 +250,17 @@ def test_what_a_strategy_rejects_is_refused_counted_and_told_and_changes_nothing
     assert kept(scene.result("bob", 1)) == [(1, "bob", 1)], "a good one may still come"
 
 
+def test_however_long_the_reason_is_the_refusal_can_be_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = opened("bob")
+
+    def fail(*_: object) -> None:
+        raise Rejected("arrays", "x" * 5000)
+
+    monkeypatch.setattr(MeanOfNumbers, "tell", fail)
+    (refused,) = [one for one in scene.result("bob", 1).sends if isinstance(one.message, Refused)]
+    assert decode(encode(*refused)).message == refused.message
+
+
 def test_a_message_of_another_run_is_counted_and_not_answered_for_this_run() -> None:
     scene = opened("bob", "alice")
     other = scene.result_of("bob", 1, run="other")
@@ -280,6 +292,37 @@ def test_only_the_first_rejections_are_told_and_all_are_counted() -> None:
     said = [scene.take(Malformed(Rejected("frames", "none"))).events for _ in range(many)]
     assert sum(isinstance(event, events.ResultRejected) for step in said for event in step) == REJECTIONS_TOLD_MAX
     assert scene.rounds.rejections == {"frames": many}
+
+
+def test_what_was_late_or_rejected_is_told_with_the_close_that_follows_it_and_with_no_other() -> None:
+    scene = opened("bob", "alice", min_trainers=2)
+    told_of = []
+    for number in (1, 2, 3):
+        if number == 1:
+            scene.take(Malformed(Rejected("frames", "none")))
+        if number == 2:
+            scene.result("carol", 1)
+        scene.result("bob", number, 10.0 * number)
+        (event,) = told(scene.result("alice", number, 10.0 * number), events.RoundClosed)
+        told_of.append((event.late, event.rejected))
+        scene.hear(Goodbye(run="run", epoch=2, trainer="carol"))
+    assert told_of == [(0, 1), (1, 0), (0, 0)]
+
+
+def test_a_result_that_was_sent_in_vain_before_counts_as_resent() -> None:
+    scene = opened("bob", "alice")
+    scene.result("bob", 1, attempt=2)
+    scene.result("alice", 1)
+    assert [scene.roster[name].resent for name in ("bob", "alice")] == [1, 0]
+
+
+def test_a_round_stalls_when_nothing_has_come_for_a_while_and_each_result_puts_that_off() -> None:
+    scene = opened("bob", "alice", "carol", deadline_s=600.0)
+    scene.result("bob", 1, at=STALLED_S - 1)
+    assert told(scene.take(Tick(), at=STALLED_S), events.Stalled) == []
+    stalled = events.Stalled(round=1, seconds=STALLED_S, missing=("alice", "carol"))
+    assert told(scene.take(Tick(), at=2 * STALLED_S - 1), events.Stalled) == [stalled]
+    assert told(scene.take(Tick(), at=3 * STALLED_S), events.Stalled) == [], "it is told once"
 
 
 # Presence that was lost

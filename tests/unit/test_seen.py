@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,10 @@ from fedmq.messages import Accepted, GradientLearner, Round, Train
 from fedmq.streams import stream
 from fedmq.tasks import find_task
 from fedmq.wire import decode, encode
+from trainer.budget import Spent
 from trainer.seen import RUNS_REMEMBERED, Mark, Seen
 from trainer.session import RUNS_MAX, SILENT_S, Session
-from trainer.spool import SEEN_SUFFIX, FileSpool
+from trainer.spool import SEEN_SUFFIX, SPENT_SUFFIX, FileSpool
 from trainer.steps import Connected, Effects, Heard, Worked
 
 ROUND = Round(
@@ -105,3 +107,13 @@ def test_files_keep_the_marks_and_a_damaged_one_is_left_out(tmp_path: Path, capl
         caplog.clear()
         assert FileSpool(tmp_path).seen() == [Mark("a", 1, 3)]
         assert len(caplog.messages) == 1
+
+
+def test_what_is_longest_unchanged_comes_first_for_it_is_forgotten_first(tmp_path: Path) -> None:
+    spool = FileSpool(tmp_path)
+    for age, run in enumerate("abc"):
+        spool.spend(Spent(run, 1))
+        spool.mark(Mark(run, 1, 1))
+        for suffix in (SPENT_SUFFIX, SEEN_SUFFIX):
+            os.utime(tmp_path / f"{run}{suffix}", (0, 1000 - age))
+    assert [one.run for one in spool.spent()] == [one.run for one in spool.seen()] == ["c", "b", "a"]

@@ -1,20 +1,25 @@
-"""The dashboard's server: what ends its thread is seen by the one that watches; who may not change anything is told."""
+"""The server of the page: what ends it is seen, what it costs is bounded, what opens it is for its owner alone."""
 
 from __future__ import annotations
 
 import http.client
+import os
 import socket
 import threading
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
+from unittest.mock import Mock
 
 import pytest
 from click.testing import CliRunner
+from uvicorn.server import ServerState
 
+from dashboard import cli
 from dashboard.cli import dashboard
+from dashboard.connection import REQUEST_S, TimedProtocol
 from dashboard.controls import Controls
 from dashboard.gallery import Gallery
-from dashboard.server import Server
+from dashboard.server import CONNECTIONS_MAX, Server, _config
 from dashboard.streams import Streams
 from deploy import roll
 from fedmq.errors import BadConfiguration
@@ -90,3 +95,50 @@ def test_with_an_observers_key_nothing_can_be_changed(tmp_path: Path) -> None:
     roll.add_observer(tmp_path / "keys", "wall", tmp_path / "wall")
     with pytest.raises(BadConfiguration, match=r"--control: .*expected aggregator\.key"):
         Controls(None, tmp_path / "wall")
+
+
+class Hands:
+    """As much of an event loop as a connection's deadlines need; its clock is moved by the test."""
+
+    def __init__(self) -> None:
+        self.time, self._timers = 0.0, list[tuple[float, Any, Mock]]()
+
+    def call_later(self, seconds: float, call: Any) -> Mock:
+        timer = Mock(cancelled=False)
+        self._timers.append((self.time + seconds, call, timer))
+        return timer
+
+    def move_to(self, time: float) -> None:
+        self.time = time
+        for due, call, timer in self._timers:
+            if due <= time and not timer.cancel.called:
+                call()
+
+
+def test_a_byte_now_and_then_does_not_put_off_the_cut() -> None:
+    hands, transport = Hands(), Mock()
+    transport.get_extra_info.return_value = None
+    connection = TimedProtocol(_config(Mock()), ServerState(), {}, _loop=cast(Any, hands))
+    connection.connection_made(transport)
+    for second, byte in enumerate(b"GET "):
+        hands.move_to(float(second + 1))
+        connection.data_received(bytes([byte]))
+    assert not transport.abort.called
+    hands.move_to(REQUEST_S)
+    assert transport.abort.called
+
+
+def test_so_many_connections_are_served_at_once() -> None:
+    assert _config(Mock()).limit_concurrency == CONNECTIONS_MAX
+
+
+def test_the_url_with_its_token_is_for_its_owner_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    status = os.fstat(1)
+    monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path))
+    cli._tell("http://127.0.0.1:8550/?token=secret")
+    assert "secret" not in capfd.readouterr().out
+    assert (tmp_path / "url").read_text() == "http://127.0.0.1:8550/?token=secret\n"
+    assert (tmp_path / "url").stat().st_mode & 0o777 == 0o600

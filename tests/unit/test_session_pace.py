@@ -6,7 +6,7 @@ import pytest
 from test_session import Scene, holding, sent
 
 from fedmq.messages import Accepted, Beacon, Hello, Result, Welcome
-from trainer.session import HELD_MAX, HELLO_AGAIN_S, RESEND_MAX_S
+from trainer.session import HELD_MAX, HELLO_AGAIN_S, RESEND_MAX_S, RESEND_S
 from trainer.steps import Connected, Disconnected, Tick
 
 TRAINERS = 200
@@ -75,6 +75,16 @@ def test_nothing_wakes_it_for_results_that_are_not_under_way() -> None:
         assert scene.session.wake_at is not None
         assert rounds_sent(scene, at=scene.session.wake_at) == [2], "else it would wake up for nothing"
     assert wait_of(scene) >= 0.5 * RESEND_MAX_S
+
+
+def test_a_later_life_is_sent_what_is_held_at_once_and_the_pauses_grow_anew() -> None:
+    scene = holding(1)
+    for _ in range(6):
+        assert scene.session.wake_at is not None
+        rounds_sent(scene, at=scene.session.wake_at)
+    assert wait_of(scene) > 1.5 * RESEND_S
+    assert [result.round for result in sent(scene.hear(beacon(0.0, epoch=2)), Result)] == [1]
+    assert wait_of(scene) <= 1.5 * RESEND_S
 
 
 # What is kept, and what is dropped

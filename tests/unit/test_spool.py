@@ -17,7 +17,7 @@ from msgspec import structs
 
 from fedmq import topics
 from fedmq.errors import BadConfiguration
-from fedmq.messages import Accepted, Beacon, Finished, GradientLearner, Message, Result, Round, Train, Welcome
+from fedmq.messages import Accepted, Beacon, Finished, Goodbye, GradientLearner, Message, Result, Round, Train, Welcome
 from fedmq.network import Delivered, LinkDown, LinkUp, News
 from fedmq.streams import stream
 from fedmq.tasks import find_task
@@ -27,7 +27,7 @@ from trainer.kept import Kept
 from trainer.seen import Mark, Seen
 from trainer.service import Trainer
 from trainer.session import HELD_MAX, HELD_SILENT_S, RUNS_MAX, Session
-from trainer.spool import SUFFIX, FileSpool, MemorySpool, Spool
+from trainer.spool import SEEN_SUFFIX, SUFFIX, FileSpool, MemorySpool, Spool
 from trainer.worker import Done
 
 SAMPLES = 2
@@ -154,6 +154,9 @@ def test_a_file_under_its_name_is_whole_and_synced(spool: FileSpool, monkeypatch
     monkeypatch.setattr(Path, "replace", spied_replace)
     spool.keep(result(), "bob", SAMPLES)
     assert order == [f"sync run.5{SUFFIX}.partial", f"rename to run.5{SUFFIX}", f"sync {spool._folder.name}"]
+    order.clear()
+    spool.mark(Mark("run", 3, 0))  # what is older than that is a replay, also after a power cut
+    assert order == [f"sync run{SEEN_SUFFIX}.partial", f"rename to run{SEEN_SUFFIX}", f"sync {spool._folder.name}"]
 
 
 def test_a_full_disk_costs_a_line_and_leaves_no_half_of_a_file(
@@ -210,6 +213,8 @@ class Recorder:
         if isinstance(message, Result):
             self.order.append(f"send {message.round}")
             self.sent.append(message)
+        elif isinstance(message, Goodbye):
+            self.order.append("goodbye")
         return True
 
     def start(self, packet: Packet) -> None:

@@ -46,6 +46,10 @@ def change(path: Path, statement: str, *values: object) -> None:
 # What is kept
 
 
+def test_what_is_committed_is_synced_before_commit_returns(store: Store) -> None:
+    assert store._connection.execute("PRAGMA synchronous").fetchone() == (2,), "no test can cut the power: FULL"
+
+
 def test_a_new_store_holds_no_run(path: Path) -> None:
     store = Store(path)
     assert (store.description, list(store.closes()), store.keys_since(0)) == (None, [], set())

@@ -164,7 +164,7 @@ class StoreMachine(RuleBasedStateMachine):
 
 TestStore = StoreMachine.TestCase
 TestStore.settings = settings(
-    max_examples=120,
+    max_examples=60,
     stateful_step_count=40,
     derandomize=True,  # the same sequences in every run; what fails is printed as a program
     deadline=None,

@@ -7,6 +7,7 @@ import json
 from collections import OrderedDict
 from pathlib import Path
 
+import msgspec
 import pytest
 from rich.console import Console
 
@@ -259,6 +260,17 @@ def test_half_a_line_is_taken_when_it_is_whole(tmp_path: Path) -> None:
         file.write('ing","present":0,"needed":2}\n')
     following.step()
     assert following.runs["one"].view.waiting == (0, 2)
+    following.close()
+
+
+def test_half_a_line_is_no_part_of_a_log_that_began_anew(tmp_path: Path) -> None:
+    line = msgspec.json.encode({"at": 1.0, **msgspec.to_builtins(STARTED)}) + b"\n"
+    (tmp_path / EVENTS).write_bytes(line + b'{"at":2,"event":"wait')
+    following = Following(tmp_path, clock=VirtualClock())
+    (tmp_path / "anew").write_bytes(line)
+    (tmp_path / "anew").replace(tmp_path / EVENTS)
+    following.step()
+    assert following.runs["one"].view.seq == 1
     following.close()
 
 

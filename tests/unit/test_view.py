@@ -48,6 +48,21 @@ def test_a_round_goes_from_its_publication_to_its_close() -> None:
     assert picture.best == BEST
 
 
+def test_a_new_life_has_seen_nobody_yet_and_bars_nobody() -> None:
+    picture = seen(events.TrainerJoined(trainer="bob", samples=2), events.TrainerBarred(trainer="bob", how="banned"))
+    bob = picture.trainers["bob"]
+    assert (bob.presence, bob.barred) == ("alive", "banned")
+    picture.take(200.0, msgspec.structs.replace(STARTED, epoch=2))
+    assert (bob.presence, bob.barred, bob.touched) == ("gone", "", picture.seq)
+
+
+def test_who_is_suspected_is_here_until_it_has_left() -> None:
+    picture = seen(events.TrainerJoined(trainer="bob", samples=2), events.TrainerSuspected(trainer="bob"))
+    assert picture.present == 1
+    picture.take(200.0, events.TrainerLeft(trainer="bob", goodbye=False))
+    assert picture.present == 0
+
+
 def test_the_best_is_that_of_the_last_closed_round_while_another_is_open() -> None:
     picture = seen(events.RoundPublished(round=1, invited=2), closed(1), events.RoundPublished(round=2, invited=2))
     assert picture.newest is not None

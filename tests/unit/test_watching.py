@@ -18,7 +18,7 @@ from fedmq.messages import Beacon, Events, Snapshot
 from fedmq.network import Delivered, Link, LinkDown, LinkRefused, LinkUp, News, Published, Subscribed
 from fedmq.tasks import find_task, task_rows
 from fedmq.testing import Faults, VirtualClock
-from fedmq.view import View
+from fedmq.view import BestView, View
 from fedmq.wire import EVENTS, VIEW, encode
 
 STARTED = events.RunStarted(run="one", epoch=1, round=1, task="xor", strategy="evolution", seed=7)
@@ -112,6 +112,15 @@ def test_however_much_happens_so_many_messages_a_second_are_sent() -> None:
         bulletin.take(now, events.RoundPublished(round=step + 1, invited=2))
         sent += len(bulletin.due(now))
     assert sent <= 10 / EVENTS_EVERY_S + 10 / SNAPSHOT_EVERY_S + 2
+
+
+def test_a_large_picture_is_sent_less_often() -> None:
+    bulletin = Bulletin(View(bests=[BestView(number, bytes(1024)) for number in range(1024)]))
+    bulletin.take(0.0, STARTED)
+    bulletin.due(0.0)
+    bulletin.take(0.0, events.RunPaused())
+    kinds = {now: [type(one.message) for one in bulletin.due(now)] for now in (3.9, 4.5)}
+    assert kinds == {3.9: [Events], 4.5: [Snapshot]}
 
 
 def test_the_last_time_all_there_is_is_sent() -> None:
