@@ -122,7 +122,7 @@ def main() -> None:
     chosen = [one for one in MUTATIONS if not given.words or any(word in one.what for word in given.words)]
     wrong = [line for line in map(misfit, chosen) if line is not None]
     if wrong:
-        sys.exit("\n".join(["mutants: these do not fit the code any more, mend tests/mutants/mutations.py:", *wrong]))
+        sys.exit("\n".join(["mutants: these do not fit the code any more, mend tests/mutants/mutations.toml:", *wrong]))
     without = baseline(chosen)
     if without.test is not None:
         sys.stderr.write(without.output)
