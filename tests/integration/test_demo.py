@@ -9,12 +9,14 @@ import json
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
-from services import WAIT_S, clean_environment, events_of, report_of, run_fedmq, until
+from services import WAIT_S, Services, clean_environment, events_of, report_of, run_fedmq, until
 
 from deploy.processes import free_port
 from fedmq import load_model
@@ -217,3 +219,38 @@ def test_the_page_of_a_demo_stays_until_its_reader_has_gone(tmp_path: Path) -> N
     finally:
         demo.kill()
         demo.wait(WAIT_S)
+
+
+ENDLESS = """
+from msgspec.structs import replace
+from fedmq.tasks import find_task, task_rows
+
+task = replace(find_task("linear"), name="endless", target=0.0, rounds=100_000)  # a target that nobody reaches
+
+
+def rows(part, parts):
+    return task_rows("linear", part, parts)
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)]
+)
+def test_whatever_ends_a_demo_ends_all_of_it(number: signal.Signals, code: int, tmp_path: Path) -> None:
+    (tmp_path / "endless.py").write_text(ENDLESS)
+    with Services(tmp_path) as services:
+        services.start("demo", "demo", "--task", "endless.py")
+        until(lambda: "results of 2 trainers" in services.out("demo"), "a round")
+        parts = psutil.Process(services.running["demo"].pid).children()
+        assert len(parts) == 4
+
+        services.running["demo"].send_signal(number)
+
+        assert services.wait("demo") == code
+        _, left = psutil.wait_procs(parts, WAIT_S)
+        for part in left:
+            part.kill()
+        assert left == []
+        (run,) = (tmp_path / "runs").iterdir()
+        told = f"fedmq: interrupted; all of it goes on with: fedmq demo --task endless.py --out runs/{run.name}"
+        assert (told in services.err("demo")) == (number != signal.SIGKILL)
