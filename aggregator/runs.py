@@ -15,7 +15,7 @@ import click
 from aggregator import live
 from fedmq.errors import BadConfiguration
 from fedmq.lazy import LazyGroup
-from fedmq.options import folder_of, one_thread_for_arrays, option
+from fedmq.options import COUNT, folder_of, one_thread_for_arrays, option
 
 if TYPE_CHECKING:
     from aggregator.report import Report
@@ -232,7 +232,12 @@ def verify(run: str) -> None:
 
 @runs.command()
 @click.argument("run")
-@option("--to-round", type=click.IntRange(0), metavar="N", help="The last round to keep. [default: all that are whole]")
+@option(
+    "--to-round",
+    type=click.IntRange(0, 2**53),
+    metavar="N",
+    help="The last round to keep. [default: all that are whole]",
+)
 def recover(run: str, to_round: int | None) -> None:
     """Make a damaged store of RUN usable again: keep its rounds up to one, as far as they are whole.
 
@@ -253,7 +258,7 @@ def recover(run: str, to_round: int | None) -> None:
 
 @runs.command()
 @click.argument("run")
-@option("--keep-rounds", type=click.IntRange(1), default=1000, help="How many of the last rounds to keep at least.")
+@option("--keep-rounds", type=COUNT, default=1000, help="How many of the last rounds to keep at least.")
 def gc(run: str, keep_rounds: int) -> None:
     """Drop the old rounds of RUN, and give their room back.
 

@@ -17,7 +17,7 @@ import click
 
 from deploy.processes import Processes, free_port, listens
 from fedmq.errors import BadConfiguration
-from fedmq.options import one_thread_for_arrays, option, service_options
+from fedmq.options import COUNT, one_thread_for_arrays, option, service_options
 from fedmq.run_files import MODEL, REPORT, STORE
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ TRAINER_NAMES = ("alice", "bob", "carol", "dave", "erin", "frank", "grace", "hei
 @click.command()
 @option("--task", "task_name", default="xor", metavar="NAME|FILE.py", help="xor, parity4, linear or a file.")
 @option("--trainers", type=click.IntRange(1, 200), metavar="N", help="How many share the rows. [default: the task's]")
-@option("--rounds", type=click.IntRange(1), metavar="N", help="The most rounds. [default: the task's]")
+@option("--rounds", type=COUNT, metavar="N", help="The most rounds. [default: the task's]")
 @option(
     "--seed",
     type=click.IntRange(0, 2**53),
