@@ -12,7 +12,7 @@ from typing import NoReturn
 import click
 
 from fedmq import __version__
-from fedmq.errors import FedmqError, one_line
+from fedmq.errors import FedmqError, named
 from fedmq.lazy import LazyGroup
 
 # name: (module, one line for the overview), in the order of the overview
@@ -80,7 +80,7 @@ def main() -> NoReturn:
     except Exception as error:
         if debug:
             raise
-        click.echo(f"fedmq: unexpected {type(error).__name__}: {one_line(error)}; --debug shows where", err=True)
+        click.echo(f"fedmq: unexpected {named(error)}; --debug shows where", err=True)
         code = 1
     sys.stdout.flush()
     sys.exit(code)

@@ -24,7 +24,7 @@ from fedmq.topics import NAME_PATTERN
 STDERR = 2
 LOOPBACK = "127.0.0.1"
 LABELS_MAX, LABEL_MAX = 8, 64  # as `fedmq.messages.Labels` has it, which would load numpy for a `--help`
-SECONDS_MAX = 1e9  # as `fedmq.messages` has it, too
+SECONDS_MAX = 10**9  # as `fedmq.messages` has it, too
 COUNT = click.IntRange(1, 2**53)  # what JSON and the store hold exactly
 Command = TypeVar("Command", bound=Callable[..., Any])
 

@@ -18,7 +18,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from fedmq.errors import BadData
+from fedmq.errors import BadData, named
 from fedmq.models import UNREADABLE
 from fedmq.python_file import importable
 from fedmq.tasks import TASK_NAMES, Rows, as_rows, called_rows, task_rows
@@ -229,10 +229,9 @@ def _call(module: str, function: str) -> Rows:
     with importable(Path.cwd()):
         try:
             found = getattr(importlib.import_module(module), function, None)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise BadData(
-                f"{source}: expected a module to import, got {type(error).__name__}: {error}: "
-                "start where the module is, or install it"
+                f"{source}: expected a module to import, got {named(error)}: start where the module is, or install it"
             ) from error
         if not callable(found):
             raise BadData(f"{source}: expected a function, got {type(found).__name__}: define {function} in {module}")

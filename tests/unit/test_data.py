@@ -255,3 +255,9 @@ def test_a_function_that_fails_or_gives_something_else_is_refused(module: Any) -
     module.load = lambda: ([["a"]], [1])
     assert "clinic_rows:load: inputs: expected an array of numbers" in refusal_of("clinic_rows:load")
     assert "expected a module to import, got ModuleNotFoundError" in refusal_of("no_such_module:load")
+
+
+def test_a_module_that_ends_python_ends_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "quits_rows.py").write_text("raise SystemExit('two\\nlines')\n")
+    monkeypatch.chdir(tmp_path)
+    assert "expected a module to import, got SystemExit: two lines: start" in refusal_of("quits_rows:load")
