@@ -66,7 +66,7 @@ def init(broker: str, keys: Path) -> None:
     from fedmq.keyring import read_membership
 
     host, _ = parse_address(broker)
-    if host in ("*", "0.0.0.0", "[::]", "::"):  # noqa: S104 - refused, not bound
+    if host in ("0.0.0.0", "[::]", "::"):  # noqa: S104 - refused, not bound
         raise BadConfiguration(f"expected an address that trainers can connect to, got {broker}; name this machine")
     federation = make_federation(keys, broker)
     click.echo(f"federation {federation.id.hex()[:8]}, broker at {broker}")
