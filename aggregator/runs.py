@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from aggregator.store import Close
 
 ROUNDS_SHOWN = 10
+RUNS = Path("runs")
 
 
 # What only looks at runs is an observer's.
@@ -49,7 +50,7 @@ for command in live.COMMANDS:
 
 
 @runs.command()
-@click.argument("folder", type=click.Path(path_type=Path, file_okay=False), default=Path("runs"))
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False), default=RUNS)
 @option("--json", "as_json", is_flag=True, help="One JSON array.")
 def ls(folder: Path, as_json: bool) -> None:
     """List the runs in FOLDER (runs, when not given), the newest first.
@@ -137,8 +138,10 @@ def _show_closes(closes: list[Close]) -> None:
 def _summaries(folder: Path) -> list[dict[str, Any]]:
     from fedmq.run_files import STORE
 
-    if not folder.is_dir():
-        return []
+    if (folder / STORE).exists():
+        raise BadConfiguration(f"{folder}: expected a folder of runs, got a run; fedmq runs show {folder}")
+    if not folder.is_dir() and folder != RUNS:  # that one is made by the first run
+        raise BadConfiguration(f"{folder}: expected a folder of runs, there is none; check the path")
     found = []
     for path in sorted(folder.glob(f"*/{STORE}")):
         try:

@@ -73,10 +73,11 @@ def demo(
     """
     one_thread_for_arrays()
     from fedmq.models import Code
-    from fedmq.tasks import find_task
+    from fedmq.tasks import find_task, task_rows
 
     task = find_task(task_name)
     count = trainers or task.trainers
+    task_rows(task_name, 1, count)  # what is wrong with them is told once, and before anything is left behind
     name = f"{task.name[:40]}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     folder = out or Path("runs") / name
     if (folder / REPORT).exists():

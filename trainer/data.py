@@ -102,7 +102,7 @@ def _read_csv(path: Path) -> Rows:
     columns: Sequence[str] = ()
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            lines = csv.reader(file)
+            lines = csv.reader(file, strict=True)
             for cells in lines:
                 if not cells:
                     continue
@@ -114,6 +114,8 @@ def _read_csv(path: Path) -> Rows:
                 _check_values(len(values), path)
     except (UnicodeDecodeError, csv.Error) as error:
         raise BadData(f"{path}: expected comma-separated numbers in UTF-8, got {error}: export it again") from error
+    if len(columns) == 1 and not values:
+        raise BadData(f"{path}: expected columns with commas between them, got {columns[0]!r:.40}: export it again")
     if not values:
         raise BadData(f"{path}: expected at least one row, got zero rows: add rows")
     return _last_column(np.frombuffer(values, dtype=np.float64).reshape(-1, len(columns)), path)

@@ -27,6 +27,16 @@ REPORT = {
     *("round_s_median", "trainers", "rejections", "bytes_up", "bytes_down", "model", "model_sha256"),
 }
 TRAINER = {"name", "samples", "results", "late", "rejected", "resent"}
+ENDLESS = """
+from msgspec.structs import replace
+from fedmq.tasks import find_task, task_rows
+
+task = replace(find_task("linear"), name="endless", target=0.0, rounds=100_000)  # a target that nobody reaches
+
+
+def rows(part, parts):
+    return task_rows("linear", part, parts)
+"""
 XOR = [[0, 0], [0, 1], [1, 0], [1, 1]]
 
 
@@ -184,6 +194,16 @@ def test_a_wrong_option_is_told_before_anything_is_left_behind(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_rows_that_are_missing_are_told_once_and_before_anything_is_left_behind(tmp_path: Path) -> None:
+    (tmp_path / "norows.py").write_text(ENDLESS[: ENDLESS.index("def rows")])
+
+    done = run_fedmq("demo", "--task", "norows.py", cwd=tmp_path)
+
+    assert (done.returncode, done.stderr.count("\n")) == (78, 1)
+    assert done.stderr.startswith("fedmq: norows.py: expected a function rows(part, parts)")
+    assert [path.name for path in tmp_path.iterdir()] == ["norows.py"]
+
+
 def test_settings_come_from_the_command_line_then_the_environment_then_the_file(tmp_path: Path) -> None:
     (tmp_path / "demo.toml").write_text('rounds = 1\nseed = 1\ntask = "linear"\n')
 
@@ -219,18 +239,6 @@ def test_the_page_of_a_demo_stays_until_its_reader_has_gone(tmp_path: Path) -> N
     finally:
         demo.kill()
         demo.wait(WAIT_S)
-
-
-ENDLESS = """
-from msgspec.structs import replace
-from fedmq.tasks import find_task, task_rows
-
-task = replace(find_task("linear"), name="endless", target=0.0, rounds=100_000)  # a target that nobody reaches
-
-
-def rows(part, parts):
-    return task_rows("linear", part, parts)
-"""
 
 
 @pytest.mark.parametrize(
