@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING
 import click
 
 from fedmq.errors import BadConfiguration, StoreError
-from fedmq.options import check_name, edge_options, metrics_option, one_thread_for_arrays, option, service_options
+from fedmq.options import (
+    COUNT,
+    SECONDS,
+    FiniteRange,
+    check_name,
+    edge_options,
+    metrics_option,
+    one_thread_for_arrays,
+    option,
+    service_options,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,35 +69,35 @@ def _check_name(_ctx: click.Context, param: click.Parameter, name: str | None) -
     help="What one lying trainer may do to the model: none, clip, trimmed-mean, median, krum for fedavg and fedsgd. "
     "[default: none; for evolution always clip]",
 )
-@option("--rounds", type=click.IntRange(1), metavar="N", help="The most rounds. [default: the task's]")
+@option("--rounds", type=COUNT, metavar="N", help="The most rounds. [default: the task's]")
 @option(
     "--min-trainers",
-    type=click.IntRange(1),
+    type=COUNT,
     metavar="N",
     help="A round opens when so many trainers are present. [default: the task's]",
 )
 @option(
     "--quorum",
-    type=click.FloatRange(0, 1),
+    type=FiniteRange(0, 1),
     default=0.5,
     metavar="SHARE",
     help="Share of a round's trainers without whose results it never closes; at least one.",
 )
 @option(
     "--deadline-s",
-    type=click.FloatRange(min=0, min_open=True),
+    type=SECONDS,
     metavar="SECONDS",
     help="Seconds after which a round closes without the stragglers. [default: many times a usual answer]",
 )
 @option(
     "--max-samples",
-    type=click.IntRange(1),
+    type=COUNT,
     metavar="N",
     help="Refuse the results of a trainer that says it has more rows. [default: believe any number]",
 )
 @option(
     "--keep-rounds",
-    type=click.IntRange(1),
+    type=COUNT,
     metavar="N",
     help="Keep the results of at least so many of the last rounds. [default: of all]",
 )

@@ -116,7 +116,7 @@ def read_report(folder: Path) -> Report | None:
     path = folder / REPORT
     try:
         return msgspec.json.decode(path.read_bytes(), type=Report)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, msgspec.MsgspecError) as error:
         raise BadConfiguration(f"{path}: expected the report of a run, got {error}") from error

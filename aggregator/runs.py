@@ -15,13 +15,14 @@ import click
 from aggregator import live
 from fedmq.errors import BadConfiguration
 from fedmq.lazy import LazyGroup
-from fedmq.options import folder_of, one_thread_for_arrays, option
+from fedmq.options import COUNT, folder_of, one_thread_for_arrays, option
 
 if TYPE_CHECKING:
     from aggregator.report import Report
     from aggregator.store import Close
 
 ROUNDS_SHOWN = 10
+RUNS = Path("runs")
 
 
 # What only looks at runs is an observer's.
@@ -49,7 +50,7 @@ for command in live.COMMANDS:
 
 
 @runs.command()
-@click.argument("folder", type=click.Path(path_type=Path, file_okay=False), default=Path("runs"))
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False), default=RUNS)
 @option("--json", "as_json", is_flag=True, help="One JSON array.")
 def ls(folder: Path, as_json: bool) -> None:
     """List the runs in FOLDER (runs, when not given), the newest first.
@@ -141,8 +142,10 @@ def _show_closes(closes: list[Close]) -> None:
 def _summaries(folder: Path) -> list[dict[str, Any]]:
     from fedmq.run_files import STORE
 
-    if not folder.is_dir():
-        return []
+    if (folder / STORE).exists():
+        raise BadConfiguration(f"{folder}: expected a folder of runs, got a run; fedmq runs show {folder}")
+    if not folder.is_dir() and folder != RUNS:  # that one is made by the first run
+        raise BadConfiguration(f"{folder}: expected a folder of runs, there is none; check the path")
     found = []
     for path in sorted(folder.glob(f"*/{STORE}")):
         try:
@@ -235,7 +238,12 @@ def verify(run: str) -> None:
 
 @runs.command()
 @click.argument("run")
-@option("--to-round", type=click.IntRange(0), metavar="N", help="The last round to keep. [default: all that are whole]")
+@option(
+    "--to-round",
+    type=click.IntRange(0, 2**53),
+    metavar="N",
+    help="The last round to keep. [default: all that are whole]",
+)
 def recover(run: str, to_round: int | None) -> None:
     """Make a damaged store of RUN usable again: keep its rounds up to one, as far as they are whole.
 
@@ -256,7 +264,7 @@ def recover(run: str, to_round: int | None) -> None:
 
 @runs.command()
 @click.argument("run")
-@option("--keep-rounds", type=click.IntRange(1), default=1000, help="How many of the last rounds to keep at least.")
+@option("--keep-rounds", type=COUNT, default=1000, help="How many of the last rounds to keep at least.")
 def gc(run: str, keep_rounds: int) -> None:
     """Drop the old rounds of RUN, and give their room back.
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fedmq.errors import BadConfiguration
-from fedmq.options import folder_of, one_thread_for_arrays, option
+from fedmq.options import COUNT, FiniteRange, folder_of, one_thread_for_arrays, option
 
 if TYPE_CHECKING:
     from fedmq.models import TrainedModel
@@ -47,11 +47,18 @@ output_option = option(
 @option(
     "--round",
     "number",
-    type=click.IntRange(1),
+    type=COUNT,
     metavar="K",
     help="The surface of that round's model. [default: the last]",
 )
-@option("--inputs", type=(float, float), default=(-0.5, 1.5), metavar="LOW HIGH", help="Both axes of the surface.")
+@option(
+    "--inputs",
+    nargs=2,
+    type=FiniteRange(-1e9, 1e9),
+    default=(-0.5, 1.5),
+    metavar="LOW HIGH",
+    help="Both axes of the surface.",
+)
 def plot(run: str, output: Path | None, number: int | None, inputs: tuple[float, float]) -> None:
     """Draw RUN (a folder, or a name below runs), over or not, as one figure.
 

@@ -61,7 +61,7 @@ def watch(
     link: Waiting
     close: Callable[[], None]
     look_s = LOOK_S
-    if run is not None and Path(run).is_dir():
+    if run is not None and ("/" in run or Path(run).is_dir()):  # no name has a slash
         source = following = Following(Path(run), clock=clock)
         link, close, where, run = Looks(), following.close, run, next(iter(following.runs))
         look_s = 0.0

@@ -12,7 +12,7 @@ import click
 
 from deploy.desk import fleet_options, hosts_of, silence, work_on, work_on_each
 from deploy.inventory import read_inventory
-from fedmq.options import option
+from fedmq.options import COUNT, option
 
 if TYPE_CHECKING:
     from deploy.facts import Facts
@@ -53,7 +53,7 @@ def status(hosts: tuple[str, ...], as_json: bool, inventory: Path, ssh_config: P
 
 @click.command()
 @click.argument("hosts", nargs=-1)
-@option("--lines", type=click.IntRange(1), default=20, metavar="N", help="So many of each host.")
+@option("--lines", type=COUNT, default=20, metavar="N", help="So many of each host.")
 @option("--follow", is_flag=True, help="Go on with new lines as they come, until Ctrl-C.")
 @fleet_options
 def logs(

@@ -16,9 +16,9 @@ from deploy import care
 from deploy import inventory as inventories
 from deploy.desk import Command, end, fleet_options, hosts_of, work_on
 from deploy.inventory import BrokerHost, Inventory, Setting, TrainerHost
-from fedmq.address import DEFAULT_PORT
+from fedmq.address import DEFAULT_PORT, PORTS
 from fedmq.errors import BadConfiguration
-from fedmq.options import option
+from fedmq.options import COUNT, option
 
 if TYPE_CHECKING:
     from deploy.rollout import Goal, Rollout
@@ -73,7 +73,12 @@ def up(inventory: Path, package: Path | None, ssh_config: Path | None, limit: in
 @deploy.command()
 @click.argument("host", required=False)
 @option("--address", metavar="HOST", help="How the others reach it. [default: by the host's name]")
-@option("--port", type=click.IntRange(1), metavar="PORT", help=f"The first of five. [default: {DEFAULT_PORT}]")
+@option(
+    "--port",
+    type=click.IntRange(1, 65536 - PORTS),
+    metavar="PORT",
+    help=f"The first of five. [default: {DEFAULT_PORT}]",
+)
 @package_option
 @fleet_options
 def broker(
@@ -159,7 +164,7 @@ def aggregator(
     help="Where each one's rows are, on its host, as for fedmq trainer; {part}, {parts}, {n} and {name} are filled in. "
     "[default: as the inventory says]",
 )
-@option("--count", type=click.IntRange(1), metavar="N", help="So many trainers on each new host. [default: 1]")
+@option("--count", type=COUNT, metavar="N", help="So many trainers on each new host. [default: 1]")
 @option("--label", metavar="LABEL", help="Only the hosts with this label.")
 @package_option
 @fleet_options

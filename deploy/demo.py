@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import secrets
+import shlex
+import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import FrameType
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from deploy.processes import Processes, free_port, listens
 from fedmq.errors import BadConfiguration
-from fedmq.options import one_thread_for_arrays, option, service_options
-from fedmq.run_files import MODEL, REPORT
+from fedmq.options import COUNT, one_thread_for_arrays, option, service_options
+from fedmq.run_files import MODEL, REPORT, STORE
 
 if TYPE_CHECKING:
     from fedmq.models import TrainedModel
@@ -28,7 +32,7 @@ TRAINER_NAMES = ("alice", "bob", "carol", "dave", "erin", "frank", "grace", "hei
 @click.command()
 @option("--task", "task_name", default="xor", metavar="NAME|FILE.py", help="xor, parity4, linear or a file.")
 @option("--trainers", type=click.IntRange(1, 200), metavar="N", help="How many share the rows. [default: the task's]")
-@option("--rounds", type=click.IntRange(1), metavar="N", help="The most rounds. [default: the task's]")
+@option("--rounds", type=COUNT, metavar="N", help="The most rounds. [default: the task's]")
 @option(
     "--seed",
     type=click.IntRange(0, 2**53),
@@ -69,10 +73,11 @@ def demo(
     """
     one_thread_for_arrays()
     from fedmq.models import Code
-    from fedmq.tasks import find_task
+    from fedmq.tasks import find_task, task_rows
 
     task = find_task(task_name)
     count = trainers or task.trainers
+    task_rows(task_name, 1, count)  # what is wrong with them is told once, and before anything is left behind
     name = f"{task.name[:40]}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     folder = out or Path("runs") / name
     if (folder / REPORT).exists():
@@ -84,7 +89,13 @@ def demo(
     arguments += ["--quiet"] if quiet else []
     own = ["--score", task_name] if isinstance(task.model, Code) else []  # of this machine: nobody's leave is needed
     page = ["--port", str(dashboard_port), "--runs", str(folder.parent), "--until-over", name]
-    code = _run(arguments, task_name, count, own, (dashboard_port, page) if dashboard else None)
+    try:
+        code = _run(arguments, task_name, count, own, (dashboard_port, page) if dashboard else None)
+    except SystemExit:
+        again = shlex.join(["fedmq", *sys.argv[1:], *([] if out else ["--out", str(folder)])])
+        unfinished = (folder / STORE).exists() and not (folder / REPORT).exists()
+        click.echo("fedmq: interrupted" + f"; all of it goes on with: {again}" * unfinished, err=True)
+        raise
     if not quiet and (folder / MODEL).exists():
         _show(task, task_name, folder)
     raise SystemExit(code)
@@ -94,7 +105,13 @@ def _run(arguments: list[str], task_name: str, count: int, own: list[str], page:
     """Start everything, wait for the aggregator, and for the readers of the page if there is one; its exit code.
 
     The page, a port and its arguments, is there before anything can be seen on it.
+
+    Raises:
+        SystemExit: a signal asked for it, and everything has ended.
     """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup leaves it
+            signal.signal(number, _end)
     port = free_port()
     broker = f"tcp://127.0.0.1:{port}"
     with Processes() as processes:
@@ -110,13 +127,14 @@ def _run(arguments: list[str], task_name: str, count: int, own: list[str], page:
             data = f"{task_name}:{part}/{count}"
             few = ("--min-rows", "1")  # the rows of a demonstration are nobody's secret
             processes.start(name, "trainer", "--name", name, "--data", data, "--broker", broker, *few, *own)
-        try:
-            code = _wait(processes, aggregator)
-            if reader is not None and code in (0, 1):
-                reader.wait()
-            return code
-        except KeyboardInterrupt:
-            return 130
+        code = _wait(processes, aggregator)
+        if reader is not None and code in (0, 1):
+            reader.wait()
+        return code
+
+
+def _end(number: int, _frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)  # as a shell tells of a signal
 
 
 def _wait(processes: Processes, aggregator: subprocess.Popen[bytes]) -> int:

@@ -15,7 +15,7 @@ import click
 
 from deploy.inventory import INVENTORY, read_inventory
 from fedmq.errors import BadConfiguration, FedmqError
-from fedmq.options import log_options, option
+from fedmq.options import COUNT, log_options, option
 
 if TYPE_CHECKING:
     from deploy.rollout import News, Rollout, Tell
@@ -34,7 +34,7 @@ def fleet_options(command: Command) -> Command:
     for decorate in (
         option("--inventory", type=path, default=INVENTORY, metavar="FILE", help="What runs where, in TOML."),
         option("--ssh-config", type=path, metavar="FILE", help="Instead of ~/.ssh/config."),
-        option("--limit", type=click.IntRange(1), default=LIMIT, metavar="N", help="So many hosts at once."),
+        option("--limit", type=COUNT, default=LIMIT, metavar="N", help="So many hosts at once."),
     ):
         command = decorate(command)
     return log_options(command)

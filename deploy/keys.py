@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING
 import click
 
 from fedmq.errors import BadConfiguration, NotAuthorised
-from fedmq.options import check_name, keys_folder_option, log_options, option, timeout_option
+from fedmq.options import (
+    SECONDS_MAX,
+    FiniteRange,
+    check_name,
+    keys_folder_option,
+    log_options,
+    option,
+    timeout_option,
+)
 
 if TYPE_CHECKING:
     from fedmq.keys import Public
@@ -58,7 +66,7 @@ def init(broker: str, keys: Path) -> None:
     from fedmq.keyring import read_membership
 
     host, _ = parse_address(broker)
-    if host in ("*", "0.0.0.0", "[::]", "::"):  # noqa: S104 - refused, not bound
+    if host == "0.0.0.0":  # noqa: S104 - refused, not bound
         raise BadConfiguration(f"expected an address that trainers can connect to, got {broker}; name this machine")
     federation = make_federation(keys, broker)
     click.echo(f"federation {federation.id.hex()[:8]}, broker at {broker}")
@@ -85,7 +93,7 @@ def _where(keys: Path) -> str:
 @option("--name", callback=check_name, metavar="NAME", help="The only name that may join with it. [default: any]")
 @option(
     "--hours",
-    type=click.FloatRange(0, HOURS_MAX, min_open=True),
+    type=FiniteRange(0, HOURS_MAX, min_open=True),
     default=24.0,
     metavar="HOURS",
     help="How long it is good.",
@@ -182,7 +190,7 @@ def _told(public: Public) -> dict[str, str]:
 @click.argument("who")
 @option(
     "--wait",
-    type=click.FloatRange(0),
+    type=FiniteRange(0, SECONDS_MAX),
     default=0.0,
     metavar="SECONDS",
     help="Wait so long for the request to come: for scripts.",

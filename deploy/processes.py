@@ -5,8 +5,10 @@ Knows how to start and end them, nothing of what they do.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import sys
@@ -18,6 +20,7 @@ from fedmq.address import PORTS
 
 CANDIDATES = range(10_000, 32_000)  # below those that the kernel takes for connections that go out at any moment
 STOP_S = 6.0  # after SIGTERM; a service needs at most 5
+_PARENT_DEATH_SIGNAL = 1  # prctl(2)
 
 
 def free_port() -> int:
@@ -53,8 +56,9 @@ class Processes:
         """Start `fedmq ARGUMENTS` under `name`; its output goes nowhere when `quiet`, its errors to ours.
 
         It has a process group of its own: Ctrl-C reaches this process alone, which then asks it once to stop. Asked by
-        both, it would end at once.
+        both, it would end at once. When this process is killed, the kernel asks in its place.
         """
+        libc = ctypes.CDLL(None)  # found before the fork
         environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
         environment.pop("FEDMQ_CONFIG", None)  # it is the caller's, and the services know other options
         process = subprocess.Popen(
@@ -63,6 +67,7 @@ class Processes:
             stdin=subprocess.DEVNULL,
             env=environment,
             process_group=0,
+            preexec_fn=lambda: libc.prctl(_PARENT_DEATH_SIGNAL, signal.SIGTERM),
         )
         self.running[name] = process
         return process

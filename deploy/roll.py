@@ -102,17 +102,16 @@ def add_observer(folder: Path, name: str, out: Path) -> Public:
     """Let in somebody who may only watch: a new key of that name, with the federation, in the folder `out`.
 
     Raises:
-        BadConfiguration: a member is named so already, or there is a key or another federation in `out`.
+        BadConfiguration: a member is named so already, or there is anything in `out`.
     """
     federation = read_home(folder)
     if any(one.name == name for one in (*read_publics(folder, MEMBERS), federation.aggregator)):
         raise BadConfiguration(f"{name}: another one is named so already; choose another, fedmq keys ls")
-    if (out / FEDERATION).exists() and read_federation(out) != federation:
-        raise BadConfiguration(f"--out {out}: expected a folder without another federation's keys; choose another")
+    if out.is_dir() and any(out.iterdir()):
+        raise BadConfiguration(f"--out {out}: expected a new folder, all of which is given away; choose another")
     identity = Identity.new("observer", name)
     write_identity(out, identity)
-    if not (out / FEDERATION).exists():
-        write_federation(out, federation)
+    write_federation(out, federation)
     write_public(folder, MEMBERS, identity.public)
     return identity.public
 

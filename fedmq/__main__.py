@@ -1,6 +1,21 @@
-"""`python -m fedmq` is the command `fedmq`."""
+"""`python -m fedmq` and the script `fedmq` are the command of `cli`; Ctrl-C while that is imported ends it quietly."""
 
-from fedmq.cli import main
+from __future__ import annotations
+
+import signal
+from typing import NoReturn
+
+
+def main() -> NoReturn:
+    """Run the command line."""
+    heeded = signal.getsignal(signal.SIGINT)
+    if heeded is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from fedmq.cli import main as run
+
+    signal.signal(signal.SIGINT, heeded)
+    run()
+
 
 if __name__ == "__main__":
     main()

@@ -5,6 +5,8 @@ Knows nothing of what the subcommands do; importing it loads no numpy, zmq or py
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import sys
 from typing import NoReturn
@@ -12,8 +14,11 @@ from typing import NoReturn
 import click
 
 from fedmq import __version__
-from fedmq.errors import FedmqError, one_line
+from fedmq.errors import BadConfiguration, FedmqError, named
 from fedmq.lazy import LazyGroup
+
+STDOUT, STDERR = 1, 2
+INTERRUPTED = 130  # as a shell tells of SIGINT
 
 # name: (module, one line for the overview), in the order of the overview
 COMMANDS = {
@@ -55,35 +60,62 @@ def fedmq() -> None:
 
     Each option OPTION of a command can also come from the environment (FEDMQ_OPTION) or from --config FILE.toml.
 
-    Exit codes: 0 done, 1 target not reached, 2 usage, 69 no broker, 77 not let in, 78 bad configuration or rows.
+    Exit codes: 0 done, 1 target not reached, 2 usage, 69 no broker, 77 not let in, 78 bad configuration or rows,
+    130 interrupted.
     """
 
 
 def main() -> NoReturn:
     """Run the command line. Errors are one line on stderr; a traceback only with --debug."""
-    debug = "--debug" in sys.argv or bool(os.environ.get("FEDMQ_DEBUG"))
+    _open_streams()
+    sys.exit(_run(debug="--debug" in sys.argv or bool(os.environ.get("FEDMQ_DEBUG"))))
+
+
+def _run(*, debug: bool) -> int | None:
+    """The exit code, once everything is said."""
     try:
-        code = fedmq.main(prog_name="fedmq", standalone_mode=False)
+        code: int | None = fedmq.main(prog_name="fedmq", standalone_mode=False)
+        sys.stdout.flush()
+        return code
     except click.exceptions.Abort:
-        code = 130
+        said, code = "interrupted", INTERRUPTED
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
-        code = error.exit_code
+        return error.exit_code
     except click.ClickException as error:
-        click.echo(f"fedmq: {_line(error)}", err=True)
-        code = error.exit_code
+        said, code = _line(error), error.exit_code
     except FedmqError as error:
         if debug:
             raise
-        click.echo(f"fedmq: {error}", err=True)
-        code = error.exit_code
+        said, code = str(error), error.exit_code
     except Exception as error:
         if debug:
             raise
-        click.echo(f"fedmq: unexpected {type(error).__name__}: {one_line(error)}; --debug shows where", err=True)
-        code = 1
-    sys.stdout.flush()
-    sys.exit(code)
+        said, code = _unexpected(error)
+    click.echo(f"fedmq: {said}", err=True)
+    return code
+
+
+def _open_streams() -> None:
+    """Whatever is closed leads nowhere, and takes no file's place; what the terminal cannot show becomes a `?`."""
+    while (nowhere := os.open(os.devnull, os.O_RDWR)) <= STDERR:
+        os.set_inheritable(nowhere, True)  # the services of a demo have it, too
+    os.close(nowhere)
+    sys.stdout = sys.stdout or open(STDOUT, "w", closefd=False)  # noqa: SIM115 - as long as the process
+    sys.stderr = sys.stderr or open(STDERR, "w", closefd=False)  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="replace")
+
+
+def _unexpected(error: Exception) -> tuple[str, int]:
+    """What to say of an error that nobody knows, and the exit code; what is left of the output is given up."""
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), STDOUT)
+        return (
+            f"expected room for what is written, got: {error.strerror}; make room and start it again",
+            BadConfiguration.exit_code,
+        )
+    return f"unexpected {named(error)}; --debug shows where", 1
 
 
 def _line(error: click.ClickException) -> str:

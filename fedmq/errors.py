@@ -89,6 +89,11 @@ class WorkCancelled(FedmqError):
     """A newer round made the local work needless."""
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
     """What an error says, without line breaks."""
     return " ".join(str(error).split())
+
+
+def named(error: BaseException) -> str:
+    """Of which kind an error is and what it says, without line breaks: `KeyError: 'x'`."""
+    return f"{type(error).__name__}: {one_line(error)}"

@@ -93,7 +93,7 @@ def read_view(path: Path, *, tail: int | None = None) -> View:
                 file.seek(max(file.tell(), path.stat().st_size - tail))
             for line in file:
                 view = take_line(view, line)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         pass
     return view
 

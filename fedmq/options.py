@@ -6,6 +6,7 @@ Command line over environment (`FEDMQ_<OPTION>`) over file (`--config FILE.toml`
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
 from collections.abc import Callable
@@ -23,7 +24,23 @@ from fedmq.topics import NAME_PATTERN
 STDERR = 2
 LOOPBACK = "127.0.0.1"
 LABELS_MAX, LABEL_MAX = 8, 64  # as `fedmq.messages.Labels` has it, which would load numpy for a `--help`
+SECONDS_MAX = 10**9  # as `fedmq.messages` has it, too
+COUNT = click.IntRange(1, 2**53)  # what JSON and the store hold exactly
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class FiniteRange(click.FloatRange):
+    """A range with an upper end that NaN is outside of, too: click compares, and all comparisons with it are false."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """See `click.ParamType`."""
+        number: float = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{number} is not in the range {self._describe_range()}.", param, ctx)
+        return number
+
+
+SECONDS = FiniteRange(0, SECONDS_MAX, min_open=True)
 
 
 def option(*names: str, **settings: Any) -> Callable[[Command], Command]:
@@ -167,7 +184,7 @@ def timeout_option(command: Command) -> Command:
     """--connect-timeout."""
     return option(
         "--connect-timeout",
-        type=click.FloatRange(min=0, min_open=True),
+        type=SECONDS,
         metavar="SECONDS",
         help="Give up (exit code 69) when the broker has not answered by then. [default: keep trying]",
     )(command)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from fedmq.errors import BadConfiguration
+from fedmq.errors import BadConfiguration, named
 
 
 @contextmanager
@@ -39,5 +39,5 @@ def run_file(path: Path) -> Mapping[str, object]:
             return runpy.run_path(str(path))
     except BadConfiguration as error:
         raise BadConfiguration(f"{path}: {error}") from error
-    except Exception as error:
-        raise BadConfiguration(f"{path}: expected a file that runs, got {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise BadConfiguration(f"{path}: expected a file that runs, got {named(error)}") from error

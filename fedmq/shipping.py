@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from fedmq.errors import BadConfiguration
+from fedmq.errors import BadConfiguration, named
 from fedmq.models import Code
 from fedmq.tasks import TASK_NAMES, Task, find_task, run_task_file, task_in
 from fedmq.wire import CODE_BYTES_MAX
@@ -62,7 +62,7 @@ def _packed(score: object, path: Path) -> bytes:
             code: bytes = cloudpickle.dumps(score)
     except Exception as error:
         raise BadConfiguration(
-            f"{path}: expected a score() that can be packed, got {type(error).__name__}: {error}: "
+            f"{path}: expected a score() that can be packed, got {named(error)}: "
             "open files, locks and the like inside of it"
         ) from error
     if len(code) > CODE_BYTES_MAX:

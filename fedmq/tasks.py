@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from fedmq.errors import BadConfiguration, BadData
+from fedmq.errors import BadConfiguration, BadData, named, one_line
 from fedmq.models import (
     MLP,
     Code,
@@ -271,7 +271,8 @@ def task_rows(name_or_path: str, part: int, parts: int) -> Rows:
         BadConfiguration: as `find_task`, or a file that defines no `rows`.
     """
     if not 1 <= part <= parts:
-        raise BadData(f"{name_or_path}:{part}/{parts}: expected a part from 1 to {parts}, got {part}")
+        wrong = f"a part from 1 to {parts}, got {part}" if parts > 0 else f"1 or more parts, got {parts}"
+        raise BadData(f"{name_or_path}:{part}/{parts}: expected {wrong}")
     if name_or_path in _BUILTINS:
         return _part(_BUILTINS[name_or_path]().rows, part, parts)
     names = run_task_file(name_or_path)
@@ -293,8 +294,8 @@ def called_rows(function: Callable[[], object], source: str) -> Rows:
     """
     try:
         returned = function()
-    except Exception as error:
-        raise BadData(f"{source}: expected (inputs, targets), got {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise BadData(f"{source}: expected (inputs, targets), got {named(error)}") from error
     if not isinstance(returned, tuple | list) or len(returned) != 2:
         raise BadData(f"{source}: expected a pair (inputs, targets), got {type(returned).__name__}: return two arrays")
     return as_rows(returned[0], returned[1], source)
@@ -362,7 +363,7 @@ def _as_numbers(values: npt.ArrayLike, source: str) -> Floats:
             raise TypeError(f"dtype {array.dtype}")
         return np.ascontiguousarray(array, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise BadData(f"{source}: expected an array of numbers, got {error}") from error
+        raise BadData(f"{source}: expected an array of numbers, got {one_line(error)}") from error
 
 
 def _check_loss(loss: str, model: Model) -> None:

@@ -14,6 +14,7 @@ from click.core import ParameterSource
 
 from fedmq.errors import BadConfiguration, BadData
 from fedmq.options import (
+    COUNT,
     check_labels,
     check_name,
     edge_options,
@@ -83,14 +84,14 @@ def _check_data(_ctx: click.Context, _param: click.Parameter, spec: str | None) 
 )
 @option(
     "--min-rows",
-    type=click.IntRange(1),
+    type=COUNT,
     metavar="N",
     help="Do not start with fewer rows: their scores tell too much. "
     f"[default: start all the same, with a warning when there are fewer than {ROWS_FEW}]",
 )
 @option(
     "--max-evaluations",
-    type=click.IntRange(1, 2**53),
+    type=COUNT,
     metavar="N",
     help="Score at most so many candidates of a run, then take no further part in it. [default: any number]",
 )

@@ -18,7 +18,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from fedmq.errors import BadData
+from fedmq.errors import BadData, named
 from fedmq.models import UNREADABLE
 from fedmq.python_file import importable
 from fedmq.tasks import TASK_NAMES, Rows, as_rows, called_rows, task_rows
@@ -102,7 +102,7 @@ def _read_csv(path: Path) -> Rows:
     columns: Sequence[str] = ()
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            lines = csv.reader(file)
+            lines = csv.reader(file, strict=True)
             for cells in lines:
                 if not cells:
                     continue
@@ -114,6 +114,8 @@ def _read_csv(path: Path) -> Rows:
                 _check_values(len(values), path)
     except (UnicodeDecodeError, csv.Error) as error:
         raise BadData(f"{path}: expected comma-separated numbers in UTF-8, got {error}: export it again") from error
+    if len(columns) == 1 and not values:
+        raise BadData(f"{path}: expected columns with commas between them, got {columns[0]!r:.40}: export it again")
     if not values:
         raise BadData(f"{path}: expected at least one row, got zero rows: add rows")
     return _last_column(np.frombuffer(values, dtype=np.float64).reshape(-1, len(columns)), path)
@@ -229,10 +231,9 @@ def _call(module: str, function: str) -> Rows:
     with importable(Path.cwd()):
         try:
             found = getattr(importlib.import_module(module), function, None)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise BadData(
-                f"{source}: expected a module to import, got {type(error).__name__}: {error}: "
-                "start where the module is, or install it"
+                f"{source}: expected a module to import, got {named(error)}: start where the module is, or install it"
             ) from error
         if not callable(found):
             raise BadData(f"{source}: expected a function, got {type(found).__name__}: define {function} in {module}")

@@ -9,13 +9,14 @@ import json
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
-from services import WAIT_S, clean_environment, events_of, report_of, run_fedmq, until
+from services import WAIT_S, Services, clean_environment, events_of, report_of, run_fedmq, until
 
 from deploy.processes import free_port
 from fedmq import load_model
@@ -26,6 +27,16 @@ REPORT = {
     *("round_s_median", "trainers", "rejections", "bytes_up", "bytes_down", "model", "model_sha256"),
 }
 TRAINER = {"name", "samples", "results", "late", "rejected", "resent"}
+ENDLESS = """
+from msgspec.structs import replace
+from fedmq.tasks import find_task, task_rows
+
+task = replace(find_task("linear"), name="endless", target=0.0, rounds=100_000)  # a target that nobody reaches
+
+
+def rows(part, parts):
+    return task_rows("linear", part, parts)
+"""
 XOR = [[0, 0], [0, 1], [1, 0], [1, 1]]
 
 
@@ -183,6 +194,16 @@ def test_a_wrong_option_is_told_before_anything_is_left_behind(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_rows_that_are_missing_are_told_once_and_before_anything_is_left_behind(tmp_path: Path) -> None:
+    (tmp_path / "norows.py").write_text(ENDLESS[: ENDLESS.index("def rows")])
+
+    done = run_fedmq("demo", "--task", "norows.py", cwd=tmp_path)
+
+    assert (done.returncode, done.stderr.count("\n")) == (78, 1)
+    assert done.stderr.startswith("fedmq: norows.py: expected a function rows(part, parts)")
+    assert [path.name for path in tmp_path.iterdir()] == ["norows.py"]
+
+
 def test_settings_come_from_the_command_line_then_the_environment_then_the_file(tmp_path: Path) -> None:
     (tmp_path / "demo.toml").write_text('rounds = 1\nseed = 1\ntask = "linear"\n')
 
@@ -215,7 +236,28 @@ def test_the_page_of_a_demo_stays_until_its_reader_has_gone(tmp_path: Path) -> N
         assert demo.wait(WAIT_S) == 0
         assert "Next: fedmq runs show" in out.read_text()
     finally:
-        demo.terminate()  # killed, it would leave its children
-        with suppress(subprocess.TimeoutExpired):
-            demo.wait(WAIT_S)
         demo.kill()
+        demo.wait(WAIT_S)
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)]
+)
+def test_whatever_ends_a_demo_ends_all_of_it(number: signal.Signals, code: int, tmp_path: Path) -> None:
+    (tmp_path / "endless.py").write_text(ENDLESS)
+    with Services(tmp_path) as services:
+        services.start("demo", "demo", "--task", "endless.py")
+        until(lambda: "results of 2 trainers" in services.out("demo"), "a round")
+        parts = psutil.Process(services.running["demo"].pid).children()
+        assert len(parts) == 4
+
+        services.running["demo"].send_signal(number)
+
+        assert services.wait("demo") == code
+        _, left = psutil.wait_procs(parts, WAIT_S)
+        for part in left:
+            part.kill()
+        assert left == []
+        (run,) = (tmp_path / "runs").iterdir()
+        told = f"fedmq: interrupted; all of it goes on with: fedmq demo --task endless.py --out runs/{run.name}"
+        assert (told in services.err("demo")) == (number != signal.SIGKILL)

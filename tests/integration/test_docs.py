@@ -72,7 +72,8 @@ deadline_s = 30
 | 2 | usage: an option that does not exist, or a value out of bounds |
 | 69 | no broker answered within `--connect-timeout`; for what is said to a live run (`runs pause`): it did not |
 | 77 | the broker does not let this key in; for `trainer join`: it is rejected, or the token is not good any more |
-| 78 | bad configuration or settings, rows that cannot be used, a store that is damaged or cannot be written |
+| 78 | bad configuration or settings, rows that cannot be used, a store that is damaged, no room to write |
+| 130 | interrupted with Ctrl-C; `demo` also ends with 143 after SIGTERM, 129 after SIGHUP |
 
 An error is one line on stderr: what was expected, what came, what to do. `--debug` shows a traceback as well.
 """

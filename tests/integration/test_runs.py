@@ -68,6 +68,16 @@ def test_ls_of_an_empty_folder_says_how_to_make_a_run(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "no runs in runs; make one with: fedmq demo\n")
 
 
+@pytest.mark.parametrize(
+    ("given", "why"), [("nosuch", "there is none; check the path"), ("runs/one", "got a run; fedmq runs show runs/one")]
+)
+def test_ls_of_what_is_no_folder_of_runs_says_so(given: str, why: str, folder: Path) -> None:
+    done = run_fedmq("runs", "ls", given, cwd=folder)
+
+    assert (done.returncode, done.stdout) == (78, "")
+    assert done.stderr == f"fedmq: {given}: expected a folder of runs, {why}\n"
+
+
 def test_ls_leaves_out_a_damaged_run_and_says_so(tmp_path: Path) -> None:
     (tmp_path / "runs" / "broken").mkdir(parents=True)
     (tmp_path / "runs" / "broken" / "store.sqlite3").write_text("this is no database, but it is long enough" * 20)

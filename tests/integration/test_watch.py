@@ -104,6 +104,12 @@ def test_no_broker_within_the_timeout_ends_it_with_69_in_one_line(tmp_path: Path
     assert "no broker answered at tcp://127.0.0.1:9 within 0.2 s" in done.stderr
 
 
+def test_a_folder_that_is_not_there_is_not_waited_for(tmp_path: Path) -> None:
+    done = run_fedmq("watch", "runs/nosuch", "--once", "--broker", "tcp://127.0.0.1:9", cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (78, 1)
+    assert done.stderr.startswith("fedmq: runs/nosuch: expected the folder of a run")
+
+
 def test_with_keys_the_aggregators_opens_the_door_and_a_trainers_does_not(tmp_path: Path) -> None:
     keyed = Keyed(tmp_path, "alice")
     with keyed.running_broker():

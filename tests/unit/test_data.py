@@ -108,6 +108,9 @@ def test_a_csv_file_may_name_its_columns_and_ends_in_the_target(csv_file: Any, t
         ("1,2,0\n1,2,0,4\n", "line 2: expected 3 columns as in the first line, got 4"),
         ("", "expected at least one row, got zero rows"),
         ("a,b,t\n", "expected at least one row, got zero rows"),
+        ('"1;2;3"\n', "expected columns with commas between them, got '1;2;3'"),
+        ('"a,b\n1,2\n', "expected comma-separated numbers in UTF-8, got unexpected end of data"),
+        ('1,2,"3', "expected comma-separated numbers in UTF-8, got unexpected end of data"),
         ("1\n2\n", "expected inputs and, last, a target, got 1 columns"),
         (b"1,2\n\xff,3\n", "expected comma-separated numbers in UTF-8"),
         ('1,"' + "2" * 200_000, "expected comma-separated numbers in UTF-8"),
@@ -255,3 +258,9 @@ def test_a_function_that_fails_or_gives_something_else_is_refused(module: Any) -
     module.load = lambda: ([["a"]], [1])
     assert "clinic_rows:load: inputs: expected an array of numbers" in refusal_of("clinic_rows:load")
     assert "expected a module to import, got ModuleNotFoundError" in refusal_of("no_such_module:load")
+
+
+def test_a_module_that_ends_python_ends_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "quits_rows.py").write_text("raise SystemExit('two\\nlines')\n")
+    monkeypatch.chdir(tmp_path)
+    assert "expected a module to import, got SystemExit: two lines: start" in refusal_of("quits_rows:load")

@@ -120,6 +120,8 @@ def test_what_is_read_is_the_picture_that_was_written(tmp_path: Path) -> None:
 
 def test_a_file_that_is_not_there_or_holds_other_lines_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
     assert read_view(tmp_path / EVENTS) == View()
+    (tmp_path / "file").touch()
+    assert read_view(tmp_path / "file" / EVENTS) == View()
     view = written(tmp_path / EVENTS, *EXAMPLES)
     with (tmp_path / EVENTS).open("ab") as file:
         file.write(b'{"at": 1.0, "event": "of another version"}\n\xff\n[]\n{"at": 2.0, "event": "run-pau')

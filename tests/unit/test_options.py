@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 import pytest
 
 from fedmq.cli import fedmq
+from fedmq.options import FiniteRange
 
 TRAINER = fedmq.get_command(click.Context(fedmq), "trainer")
 
@@ -47,3 +49,29 @@ def test_in_the_journal_more_is_logged(journal: bool, level: str, monkeypatch: p
     monkeypatch.setattr("fedmq.options.JournalHandler", logging.NullHandler)
     keys()
     assert levels == [level]
+
+
+def test_every_number_that_a_command_takes_has_two_ends_and_nan_is_outside() -> None:
+    found = dict(numbers(fedmq, "fedmq"))
+
+    assert len(found) > 15
+    for where, kind in found.items():
+        assert kind.min is not None, where
+        assert kind.max is not None, where
+        assert isinstance(kind, click.IntRange | FiniteRange), where
+        with pytest.raises(click.BadParameter):
+            kind.convert("nan", None, None)
+
+
+def numbers(command: click.Command, path: str) -> Iterator[tuple[str, click.IntRange | click.FloatRange]]:
+    """The types of all options and arguments that are numbers, of a command and of those below it."""
+    for param in command.params:
+        if isinstance(param.type, click.types.IntParamType | click.types.FloatParamType):
+            assert isinstance(param.type, click.IntRange | click.FloatRange), f"{path} {param.name}: any number"
+            yield f"{path} {param.name}", param.type
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            below = command.get_command(context, name)
+            assert below is not None
+            yield from numbers(below, f"{path} {name}")

@@ -103,6 +103,8 @@ def test_a_report_reads_back_as_it_was_written(folder: Path) -> None:
 
 def test_a_run_that_is_not_finished_has_no_report(tmp_path: Path) -> None:
     assert read_report(tmp_path) is None
+    (tmp_path / "file").touch()
+    assert read_report(tmp_path / "file") is None
 
 
 @pytest.mark.parametrize(

@@ -170,7 +170,8 @@ def test_an_observer_has_a_folder_of_its_own_and_is_revoked_as_others_are(tmp_pa
 def test_who_holds_the_aggregators_key_watches_with_it_and_a_trainer_with_none(tmp_path: Path, folder: Path) -> None:
     assert find_watching(None, folder)[1] == read_membership(folder, "aggregator")
     assert find_watching("tcp://192.0.2.9:7000", None) == ("tcp://192.0.2.9:7000", None)
-    roll.add_observer(folder, "wall", folder)  # on the same machine
+    roll.add_observer(folder, "wall", tmp_path / "wall")
+    (tmp_path / "wall" / "observer.key").rename(folder / "observer.key")  # on the same machine
     assert find_watching(None, folder)[1] == read_membership(folder, "observer")
     joined = tmp_path / "joined"
     write_federation(joined, read_federation(folder))
@@ -181,7 +182,7 @@ def test_who_holds_the_aggregators_key_watches_with_it_and_a_trainer_with_none(t
     says(error)
 
 
-@pytest.mark.parametrize("why", ["a member", "the aggregator", "a key", "another federation"])
+@pytest.mark.parametrize("why", ["a member", "the aggregator", "a key", "another federation", "its own federation"])
 def test_an_observers_name_and_folder_are_new(tmp_path: Path, folder: Path, why: str) -> None:
     name, out = "wall", tmp_path / "wall"
     if why == "a member":
@@ -190,11 +191,13 @@ def test_an_observers_name_and_folder_are_new(tmp_path: Path, folder: Path, why:
         name = "aggregator"
     elif why == "a key":
         roll.add_observer(folder, "other", out)
-    else:
+    elif why == "another federation":
         roll.make_federation(out, "tcp://192.0.2.2:5550")
+    else:
+        out = folder  # with the broker's and the aggregator's keys, which would be given away
     before = roll.read_roll(folder, NOW)
 
-    with pytest.raises(BadConfiguration, match=r"named so already|never overwritten|another federation's keys"):
+    with pytest.raises(BadConfiguration, match=r"named so already|expected a new folder"):
         roll.add_observer(folder, name, out)
 
     assert roll.read_roll(folder, NOW) == before

@@ -264,6 +264,8 @@ def test_a_python_file_finds_the_modules_beside_it(tmp_path: Path) -> None:
         ("", r"expected `task = Task\(...\)`, got NoneType"),
         ("task = 1", r"expected `task = Task\(...\)`, got int"),
         ("1 / 0", "expected a file that runs, got ZeroDivisionError"),
+        ("raise ValueError('two\\n  lines')", "got ValueError: two lines$"),
+        ("raise SystemExit(3)", "got SystemExit: 3"),
         ("task = (", "expected a file that runs, got SyntaxError"),
         ("from fedmq.models import MLP\nMLP([2])", "sign.py: expected 2 to 16 layer sizes"),
     ],
@@ -279,6 +281,8 @@ def test_a_python_file_without_a_task_is_refused_in_one_line(tmp_path: Path, tex
     [
         ("return 1", r"expected a pair \(inputs, targets\), got int"),
         ("raise KeyError('x')", r"expected \(inputs, targets\), got KeyError: 'x'"),
+        ("raise ValueError('two\\n  lines')", r"got ValueError: two lines$"),
+        ("raise SystemExit(3)", "got SystemExit: 3"),
         ("return [[1.0]], [7]", "expected a class from 0 to 1 as target for task sign, got 7"),
         ("return [[1.0, 2.0]], [1]", "expected 1 input columns for task sign, got 2"),
     ],
@@ -303,7 +307,8 @@ def test_an_unknown_task_is_answered_with_the_known_ones() -> None:
 
 @pytest.mark.parametrize(("part", "parts"), [(0, 2), (3, 2), (1, 0), (-1, 2)])
 def test_a_part_out_of_range_is_refused(part: int, parts: int) -> None:
-    with pytest.raises(BadData, match=f"xor:{part}/{parts}: expected a part from 1 to {parts}, got {part}"):
+    wrong = f"a part from 1 to {parts}, got {part}" if parts else "1 or more parts, got 0"
+    with pytest.raises(BadData, match=f"xor:{part}/{parts}: expected {wrong}"):
         task_rows("xor", part, parts)
 
 
