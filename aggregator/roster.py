@@ -12,9 +12,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from fedmq.errors import Rejected
-from fedmq.messages import BITMAP_BYTES_MAX
+from fedmq.tasks import TRAINERS_MAX
 
-TRAINERS_MAX = 8 * BITMAP_BYTES_MAX  # a beacon has a bit for each
 HELLO_S = 0.4  # between two hellos that are heeded; a trainer says the next one no sooner than after 0.5 s
 
 Introduction = tuple[str, tuple[str, ...]]  # what a trainer says of itself: its version, its labels

@@ -379,7 +379,12 @@ class _Errors:
         self.file.check()
         code = getattr(error, "sqlite_errorname", "")
         reading = code.endswith(("_READ", "_CORRUPTFS", "_DATA"))  # else no room for the log, its index, ...
-        if code in ("SQLITE_FULL", "SQLITE_READONLY") or (code.startswith("SQLITE_IOERR") and not reading):
+        if code.startswith("SQLITE_READONLY"):
+            raise StoreError(
+                f"{self._path}: may not be written ({error}), which reading needs, too; what was acknowledged is safe: "
+                "start the same command as the owner of the folder, where it can be written"
+            ) from error
+        if code == "SQLITE_FULL" or (code.startswith("SQLITE_IOERR") and not reading):
             raise StoreError(
                 f"{self._path}: cannot be written ({error}); what was acknowledged is safe: "
                 "make room and start the same command again"

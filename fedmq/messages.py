@@ -21,11 +21,11 @@ import msgspec
 from msgspec import Meta
 
 from fedmq.errors import RejectReason
-from fedmq.tasks import CANDIDATES_MAX, GENERATIONS_MAX, MUTATION_EXPONENT_MAX, Task
+from fedmq.tasks import CANDIDATES_MAX, GENERATIONS_MAX, MUTATION_EXPONENT_MAX, TRAINERS_MAX, Task
 from fedmq.topics import Name
 
 PROTOCOL_VERSION = 1
-BITMAP_BYTES_MAX = 2048  # a bit for each of 16,384 trainers, in a header of at most 4 KiB
+BITMAP_BYTES_MAX = TRAINERS_MAX // 8  # half of what a header may hold
 SCALE_MAX = 30  # bits behind the point of a loss
 STEPS_MAX = 1_000_000
 

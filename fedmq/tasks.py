@@ -33,7 +33,7 @@ from fedmq.models import (
 from fedmq.python_file import importable, run_file
 from fedmq.topics import NAME_PATTERN
 
-TRAINERS_MAX = 100_000
+TRAINERS_MAX = 16_384  # of a run
 ROUNDS_MAX = 1_000_000
 CANDIDATES_MAX = 100_000
 GENERATIONS_MAX = 10_000

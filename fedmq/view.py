@@ -17,12 +17,13 @@ from fedmq import events
 from fedmq.events import GENES_TOLD_MAX, Genes
 from fedmq.messages import At, Seconds
 from fedmq.models import Model
+from fedmq.tasks import TRAINERS_MAX
 
 ROUNDS_KEPT_MAX = 10_240  # beyond that every other one of the older half goes
 BESTS_KEPT_MAX = 2_048
 WORKS_KEPT_MAX = 1_024
 FEED_KEPT_MAX = 256  # of closes and checkpoints a quarter of that: quick rounds drive nothing else out
-TRAINERS_KEPT_MAX = 16_384
+TRAINERS_KEPT_MAX = TRAINERS_MAX
 STALLED_S = 15.0  # without progress in an open round, a run is stalled
 PACE_ROUNDS = 20  # the last so many say how fast a run goes on
 

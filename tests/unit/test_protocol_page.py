@@ -94,7 +94,7 @@ def test_each_limit_of_the_wire_is_on_the_page() -> None:
         | constants_of(endpoint, "_MS")
         | constants_of(routing, "_MAX")
     )
-    of_tasks = {f"fedmq.messages.{name}_MAX" for name in ("CANDIDATES", "GENERATIONS", "MUTATION_EXPONENT")}
+    of_tasks = {f"fedmq.messages.{name}_MAX" for name in ("CANDIDATES", "GENERATIONS", "MUTATION_EXPONENT", "TRAINERS")}
     elsewhere = {"fedmq.sockets.endpoint.LINGER_MS", "broker.routing.FRAMES_MAX", *of_tasks}  # nobody's; imported
     assert wanted - elsewhere <= set(limits())
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from store_scene import DESCRIPTION, a_close, a_result, filled, one_line, reopened
 
+from aggregator.damage import StoreDamaged
 from aggregator.store import SCHEMA_VERSION, Store
 from fedmq.errors import StoreError
 from fedmq.lock import is_locked
@@ -231,6 +232,15 @@ def test_a_store_that_may_only_be_read_says_so_when_it_is_written(store: Store, 
     with pytest.raises(StoreError) as error:
         store.next_epoch(0.0)
     assert "readonly" in one_line(error, path)
+
+
+def test_a_store_in_a_folder_of_somebody_else_is_not_called_damaged(store: Store, path: Path) -> None:
+    theirs = sqlite3.OperationalError("attempt to write a readonly database")
+    theirs.sqlite_errorname = "SQLITE_READONLY_DIRECTORY"  # as root, this test could write it
+    with pytest.raises(StoreError) as error, store._errors:
+        raise theirs
+    assert "as the owner of the folder" in one_line(error, path)
+    assert not isinstance(error.value, StoreDamaged)
     assert store.description == DESCRIPTION
 
 
