@@ -10,8 +10,8 @@ from collections.abc import Collection
 from hashlib import sha256
 from pathlib import Path
 
-from fedmq.event_log import writing
 from fedmq.files import sync_folder, write_whole
+from fedmq.run_files import writing
 from fedmq.wire import Frames
 
 BLOB_BYTES = 1 << 20  # a frame over this is a file

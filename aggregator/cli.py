@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fedmq.errors import BadConfiguration, StoreError
+from fedmq.files import writing
 from fedmq.options import (
     COUNT,
     SECONDS,
@@ -245,10 +246,8 @@ def new_name(task: str) -> str:
 
 
 def _make(folder: Path) -> None:
-    try:
+    with writing(f"--out {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadConfiguration(f"--out {folder}: cannot be made ({error.strerror}); choose another") from error
 
 
 def _open_run(

@@ -18,10 +18,9 @@ from aggregator.store import Close, Description
 from aggregator.strategies import Standing
 from fedmq import events
 from fedmq.errors import BadConfiguration
-from fedmq.event_log import writing
 from fedmq.files import write_whole
 from fedmq.models import TrainedModel
-from fedmq.run_files import HISTORY, MODEL, REPORT
+from fedmq.run_files import HISTORY, MODEL, REPORT, writing
 
 
 class TrainerReport(msgspec.Struct, frozen=True):

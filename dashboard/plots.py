@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fedmq.errors import BadConfiguration
+from fedmq.files import writing
 from fedmq.options import COUNT, FiniteRange, folder_of, one_thread_for_arrays, option
 
 if TYPE_CHECKING:
@@ -225,7 +226,5 @@ def _checked(path: Path) -> Path:
 
 
 def _save(figures: ModuleType, figure: Any, path: Path) -> None:
-    try:
+    with writing(path, "choose another -o"):
         figures.save(figure, path)
-    except OSError as error:
-        raise BadConfiguration(f"{path}: cannot be written ({error.strerror}); choose another -o") from error

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from fedmq.errors import BadConfiguration
-from fedmq.files import write_whole
+from fedmq.files import write_whole, writing
 from fedmq.options import read_text
 from fedmq.settings import template, values_of
 
@@ -40,10 +40,8 @@ def init(service: str, out: Path | None) -> None:
         return
     if out.exists():
         raise BadConfiguration(f"--out {out}: there is a file already, and it is not overwritten; choose another")
-    try:
+    with writing(f"--out {out}"):
         write_whole(out, text.encode())
-    except OSError as error:
-        raise BadConfiguration(f"--out {out}: cannot be written ({error.strerror}); choose another") from error
     click.echo(f"{out}: set what you need, then: fedmq config check {service} {out}")
 
 

@@ -7,17 +7,17 @@ that holds what the events before it came to.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
 
 from fedmq import events
-from fedmq.errors import FedmqError, StoreError
+from fedmq.errors import FedmqError
 from fedmq.files import write_whole
 from fedmq.messages import At
+from fedmq.run_files import writing
 from fedmq.view import View
 
 LOG_BYTES_MAX = 32 << 20
@@ -109,20 +109,3 @@ def take_line(view: View, line: bytes) -> View:
         return view
     view.take(stamp.at, event)
     return view
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Whatever keeps a run's file from being written is a StoreError, in one line with a way out."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise StoreError(
-            f"{path}: cannot be written, its folder was removed, and what was acknowledged went with it: "
-            "put a copy of the folder back and start the same command again"
-        ) from error
-    except OSError as error:
-        raise StoreError(
-            f"{path}: cannot be written ({error.strerror}); what was acknowledged is safe: "
-            "make room and start the same command again"
-        ) from error

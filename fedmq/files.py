@@ -6,10 +6,26 @@ Knows nothing of what they hold.
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from fedmq.errors import BadConfiguration
+
 PARTIAL = ".partial"  # is put behind the name of what is being written
+
+
+@contextmanager
+def writing(what: object, way_out: str = "choose another") -> Iterator[None]:
+    """Whatever the system refuses in here is one line: `what` cannot be written, why, and the way out.
+
+    Raises:
+        BadConfiguration: that line.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise BadConfiguration(f"{what}: cannot be written ({error.strerror}); {way_out}") from error
 
 
 def write_whole(path: Path, content: bytes, *, mode: int = 0o666, sync: bool = True) -> None:

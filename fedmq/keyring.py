@@ -20,8 +20,6 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, NamedTuple, TypeVar
 
@@ -30,9 +28,10 @@ from msgspec import Meta
 
 from fedmq.address import DEFAULT_ADDRESS, parse_address
 from fedmq.errors import BadConfiguration
-from fedmq.files import sync_folder, write_whole
+from fedmq.files import sync_folder, write_whole, writing
 from fedmq.keys import Identity, Key, Public, Role
 
+CHOOSE_ANOTHER = "choose another --keys"
 FEDERATION = "federation.json"
 MEMBERS, REQUESTS, REVOKED = "members", "requests", "revoked"
 KEY_SUFFIX, NEXT_SUFFIX, PUBLIC_SUFFIX = ".key", ".key.next", ".json"
@@ -133,7 +132,7 @@ def find_watching(given: str | None, keys: Path | None) -> tuple[str, Membership
 
 def write_federation(folder: Path, federation: Federation) -> None:
     """Make the folder, or the federation in it, what is given."""
-    with _writing(folder):
+    with writing(folder, CHOOSE_ANOTHER):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_whole(folder / FEDERATION, text_of(federation))
 
@@ -147,7 +146,7 @@ def write_identity(folder: Path, identity: Identity, suffix: str = KEY_SUFFIX) -
     path = folder / f"{identity.role}{suffix}"
     if path.exists():
         raise BadConfiguration(f"{path}: there is one already, and keys are never overwritten; choose another --keys")
-    with _writing(path):
+    with writing(path, CHOOSE_ANOTHER):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_whole(path, text_of(identity), mode=0o600)
     return path
@@ -156,7 +155,7 @@ def write_identity(folder: Path, identity: Identity, suffix: str = KEY_SUFFIX) -
 def adopt_next(folder: Path, role: Role) -> None:
     """The next identity of that role is accepted: from now on it is the identity."""
     path = folder / f"{role}{NEXT_SUFFIX}"
-    with _writing(path):
+    with writing(path, CHOOSE_ANOTHER):
         path.replace(folder / f"{role}{KEY_SUFFIX}")
         sync_folder(folder)
 
@@ -164,7 +163,7 @@ def adopt_next(folder: Path, role: Role) -> None:
 def drop_next(folder: Path, role: Role) -> None:
     """The next identity of that role was not accepted: it is good for nothing."""
     path = folder / f"{role}{NEXT_SUFFIX}"
-    with _writing(path):
+    with writing(path, CHOOSE_ANOTHER):
         path.unlink()
 
 
@@ -176,7 +175,7 @@ def public_path(folder: Path, kind: str, public: Public) -> Path:
 def write_public(folder: Path, kind: str, public: Public) -> None:
     """Put an identity among the members, the requests or the revoked."""
     path = public_path(folder, kind, public)
-    with _writing(path):
+    with writing(path, CHOOSE_ANOTHER):
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_whole(path, text_of(public))
 
@@ -184,7 +183,7 @@ def write_public(folder: Path, kind: str, public: Public) -> None:
 def move_public(folder: Path, public: Public, source: str, target: str) -> None:
     """From one of the three folders to another, at once: there is no moment at which it stands in neither."""
     path = public_path(folder, target, public)
-    with _writing(path):
+    with writing(path, CHOOSE_ANOTHER):
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         public_path(folder, source, public).replace(path)
         sync_folder(path.parent)
@@ -297,14 +296,6 @@ def _check_private(path: Path) -> None:
     mode = path.stat().st_mode & 0o777
     if mode & 0o077:
         raise BadConfiguration(f"{path}: expected mode 0600, got {mode:04o}: others can read it; chmod 600 {path}")
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise BadConfiguration(f"{path}: cannot be written ({error.strerror}); choose another --keys") from error
 
 
 def text_of(value: object) -> bytes:

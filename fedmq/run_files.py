@@ -1,10 +1,35 @@
-"""What the files in a run's folder are called.
+"""What the files in a run's folder are called, and what it means when one cannot be written.
 
 Knows nothing of what is in them: each is written by its own module, and read by whoever looks at a run.
 """
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from fedmq.errors import StoreError
 
 STORE = "store.sqlite3"
 EVENTS = "events.jsonl"
 REPORT = "report.json"
 MODEL = "model.npz"
 HISTORY = "history.csv"
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Whatever keeps a run's file from being written is a StoreError, in one line with a way out."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise StoreError(
+            f"{path}: cannot be written, its folder was removed, and what was acknowledged went with it: "
+            "put a copy of the folder back and start the same command again"
+        ) from error
+    except OSError as error:
+        raise StoreError(
+            f"{path}: cannot be written ({error.strerror}); what was acknowledged is safe: "
+            "make room and start the same command again"
+        ) from error

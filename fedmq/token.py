@@ -18,8 +18,8 @@ import msgspec
 from msgspec import Meta
 
 from fedmq.errors import BadConfiguration
-from fedmq.files import write_whole
-from fedmq.keyring import PUBLIC_SUFFIX, REFRESH_S, Federation, names_in, read_file, text_of
+from fedmq.files import write_whole, writing
+from fedmq.keyring import CHOOSE_ANOTHER, PUBLIC_SUFFIX, REFRESH_S, Federation, names_in, read_file, text_of
 from fedmq.keys import Key, Public, transport_public
 from fedmq.topics import Name
 
@@ -130,11 +130,9 @@ def write_ticket(folder: Path, key: bytes, ticket: Ticket) -> None:
         BadConfiguration: it cannot be written.
     """
     path = ticket_path(folder, key)
-    try:
+    with writing(path, CHOOSE_ANOTHER):
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_whole(path, text_of(ticket))
-    except OSError as error:
-        raise BadConfiguration(f"{path}: cannot be written ({error.strerror})") from error
 
 
 def read_ticket(folder: Path, key: bytes) -> Ticket | None:

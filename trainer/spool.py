@@ -16,8 +16,8 @@ from typing import Protocol
 import msgspec
 
 from fedmq import topics
-from fedmq.errors import BadConfiguration, Rejected
-from fedmq.files import write_whole
+from fedmq.errors import Rejected
+from fedmq.files import write_whole, writing
 from fedmq.messages import Result
 from fedmq.wire import decode, encode
 from trainer.budget import Spent
@@ -84,10 +84,8 @@ class FileSpool:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        try:
+        with writing(f"--state {folder}"):
             folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise BadConfiguration(f"--state {folder}: cannot be made ({error.strerror}); choose another") from error
 
     def load(self, trainer: str, samples: int) -> list[Kept]:
         """What an earlier life of `trainer` kept, when it had as many rows.

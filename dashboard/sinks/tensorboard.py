@@ -12,8 +12,8 @@ import msgspec
 from tensorboardX import SummaryWriter
 
 from dashboard.sinks.feeding import Report, figures_of, parameters_of
-from fedmq.errors import BadConfiguration
 from fedmq.events import RunFinished
+from fedmq.files import writing
 from fedmq.view import RoundView, View
 
 NAMES = {"fitness_best": "fitness/best", "fitness_mean": "fitness/mean", "fitness_worst": "fitness/worst"}
@@ -24,10 +24,8 @@ class EventFile:
 
     def __init__(self, out: Path, view: View) -> None:
         self.last = 0
-        try:
+        with writing(f"--out {out}"):
             self._writer = SummaryWriter(str(out / view.run))
-        except OSError as error:
-            raise BadConfiguration(f"--out {out}: cannot be written ({error.strerror}); choose another") from error
         table = "| | |\n|---|---|\n" + "".join(f"| {key} | {value} |\n" for key, value in parameters_of(view).items())
         self._writer.add_text("parameters", table, 0, view.started_at)
 
