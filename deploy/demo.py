@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import secrets
 import shlex
 import signal
 import subprocess
@@ -72,13 +71,14 @@ def demo(
       fedmq demo --dashboard
     """
     one_thread_for_arrays()
+    from aggregator.cli import new_name
     from fedmq.models import Code
     from fedmq.tasks import find_task, task_rows
 
     task = find_task(task_name)
     count = trainers or task.trainers
     task_rows(task_name, 1, count)  # what is wrong with them is told once, and before anything is left behind
-    name = f"{task.name[:40]}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    name = new_name(task.name)
     folder = out or Path("runs") / name
     if (folder / REPORT).exists():
         raise BadConfiguration(f"--out {folder}: expected a new folder, this one holds a finished run; choose another")
