@@ -188,7 +188,8 @@ def test_what_cannot_be_removed_costs_a_line(spool: FileSpool, caplog: pytest.Lo
 
 def test_a_folder_that_cannot_be_made_is_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(
+    line = r"^--state [^\n]*file/bob: cannot be written \([^\n]*\); choose another$"
+    with pytest.raises(BadConfiguration, match=line):
         BadConfiguration, match=r"^--state [^\n]*file/bob: cannot be written \([^\n]*\); choose another$"
     ):
         FileSpool(tmp_path / "file" / "bob")
