@@ -382,7 +382,7 @@ class _Errors:
         if code.startswith("SQLITE_READONLY"):
             raise StoreError(
                 f"{self._path}: may not be written ({error}), which reading needs, too; what was acknowledged is safe: "
-                "start the same command as the owner of the folder, where it can be written"
+                "as the owner of the folder, and where it can be written, start the same command again"
             ) from error
         if code == "SQLITE_FULL" or (code.startswith("SQLITE_IOERR") and not reading):
             raise StoreError(

@@ -13,7 +13,7 @@ DEFAULT_PORT = 5550
 DEFAULT_ADDRESS = f"tcp://127.0.0.1:{DEFAULT_PORT}"
 PORTS = 5  # XSUB, XPUB, PULL, XPUB, and with keys ROUTER
 
-_ADDRESS = re.compile(r"tcp://(?P<host>[A-Za-z0-9._-]+):(?P<port>[0-9]{1,5})")  # what a socket connects to
+_ADDRESS = re.compile(r"tcp://(?P<host>[A-Za-z0-9._:%\[\]-]+):(?P<port>[0-9]{1,5})")  # what a socket connects to
 
 
 def parse_address(address: str) -> tuple[str, int]:
@@ -22,9 +22,10 @@ def parse_address(address: str) -> tuple[str, int]:
     Raises:
         BadConfiguration: it is not such an address, one of IPv6, or the last of the consecutive ports does not exist.
     """
-    if "[" in address:
-        raise BadConfiguration(f"expected a broker's name or IPv4 address, got {address!r:.80}: IPv6 is not spoken")
     parts = _ADDRESS.fullmatch(address)
     if parts is None or not 1 <= int(parts["port"]) <= 65536 - PORTS:
         raise BadConfiguration(f"expected a broker address like {DEFAULT_ADDRESS}, got {address!r:.80}")
-    return parts["host"], int(parts["port"])
+    host = parts["host"]
+    if set(host) & set(":[]%"):
+        raise BadConfiguration(f"expected a broker's name or IPv4 address, got {host:.80}: IPv6 is not spoken")
+    return host, int(parts["port"])

@@ -31,7 +31,6 @@ def _desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("", "broker a:b", "expected a host as HOST or USER@HOST"),
         ("", "broker north --address tcp://x", "got 'tcp://x'"),
-        ("", "broker north --port 65535", "<= 65531"),
         ("", "trainers south --data a.csv", "first fedmq deploy broker"),
         (BROKER, "trainers a:b --data a.csv", "expected a host as HOST or USER@HOST"),
         (BROKER, "aggregator --task xor --set deadline_s=inf", "expected --set deadline_s=NUMBER, got inf"),
