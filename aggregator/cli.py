@@ -22,6 +22,7 @@ from fedmq.options import (
     option,
     service_options,
 )
+from fedmq.run_files import RUNS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -167,7 +168,7 @@ def aggregator(
     if wanted is None and new:
         raise BadConfiguration("expected --task for a new run, or --out with the folder of a run to continue")
     name = run or new_name("run" if wanted is None else wanted.name)
-    folder = out or Path("runs") / name
+    folder = out or RUNS / name
     _make(folder)
     store = Store(folder / STORE)
     task = _open_run(store, folder, name, wanted, code, strategy, robust, seed)

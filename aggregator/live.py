@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import click
 
 from fedmq.errors import BadConfiguration
-from fedmq.options import broker_option, check_name, folder_of
+from fedmq.options import broker_option, check_name
+from fedmq.run_files import folder_of
 
 if TYPE_CHECKING:
     from fedmq.messages import Action

@@ -15,14 +15,14 @@ import click
 from aggregator import live
 from fedmq.errors import BadConfiguration
 from fedmq.lazy import LazyGroup
-from fedmq.options import COUNT, folder_of, one_thread_for_arrays, option
+from fedmq.options import COUNT, one_thread_for_arrays, option
+from fedmq.run_files import RUNS, folder_of
 
 if TYPE_CHECKING:
     from aggregator.report import Report
     from aggregator.store import Close
 
 ROUNDS_SHOWN = 10
-RUNS = Path("runs")
 
 
 # What only looks at runs is an observer's.

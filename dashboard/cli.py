@@ -15,6 +15,7 @@ from fedmq.errors import BadConfiguration
 from fedmq.files import write_whole
 from fedmq.journal import is_journal
 from fedmq.options import broker_option, check_name, one_thread_for_arrays, option, service_options
+from fedmq.run_files import RUNS
 
 DEFAULT_PORT = 8550
 STDOUT = 1
@@ -32,7 +33,7 @@ def _check_hosts(_context: click.Context, _parameter: click.Parameter, value: st
     "--runs",
     "folder",
     type=click.Path(path_type=Path, file_okay=False),
-    default=Path("runs"),
+    default=RUNS,
     metavar="DIR",
     help="Show the runs in this folder, too.",
 )

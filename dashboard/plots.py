@@ -15,14 +15,14 @@ import click
 
 from fedmq.errors import BadConfiguration
 from fedmq.files import writing
-from fedmq.options import COUNT, FiniteRange, folder_of, one_thread_for_arrays, option
+from fedmq.options import COUNT, FiniteRange, one_thread_for_arrays, option
+from fedmq.run_files import FIGURE, folder_of
 
 if TYPE_CHECKING:
     from fedmq.models import TrainedModel
     from fedmq.view import View
 
 FORMATS = (".png", ".svg", ".pdf")
-HISTORY = "history.png"
 PIPED_COLUMNS = 200
 COLUMN_LETTERS = 14  # for a run at the least, and the room between
 SETTINGS = ("task", "strategy", "robust", "seed", "rounds_max")  # the others are what came out
@@ -43,7 +43,7 @@ output_option = option(
     "--output",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help=f"A .png, .svg or .pdf. [default: {HISTORY} in the run's folder]",
+    help=f"A .png, .svg or .pdf. [default: {FIGURE} in the run's folder]",
 )
 @option(
     "--round",
@@ -80,7 +80,7 @@ def plot(run: str, output: Path | None, number: int | None, inputs: tuple[float,
     if not inputs[0] < inputs[1]:
         raise BadConfiguration(f"--inputs: expected LOW below HIGH, got {inputs[0]:g} {inputs[1]:g}")
     figures = _figures()
-    target = _checked(output or folder / HISTORY)
+    target = _checked(output or folder / FIGURE)
     if number is not None and number > (last := max(one.round for one in view.rounds if one.best is not None)):
         raise BadConfiguration(f"{folder}: --round {number}: expected a round that is closed, the last one is {last}")
     surface = _model(folder, view, number)

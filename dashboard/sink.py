@@ -12,6 +12,7 @@ import click
 
 from fedmq.errors import BadConfiguration
 from fedmq.options import broker_option, check_name, one_thread_for_arrays, option, service_options
+from fedmq.run_files import RUNS
 
 if TYPE_CHECKING:
     from dashboard.sinks.feeding import Sink
@@ -40,7 +41,7 @@ def sink_options(command: Command) -> Command:
     folder = option(
         "--runs",
         type=click.Path(path_type=Path, file_okay=False),
-        default=Path("runs"),
+        default=RUNS,
         metavar="DIR",
         help="Where folders of runs may be: when a run is over its report is taken from there.",
     )

@@ -17,7 +17,7 @@ import click
 from deploy.processes import Processes, free_port, listens
 from fedmq.errors import BadConfiguration
 from fedmq.options import COUNT, one_thread_for_arrays, option, service_options
-from fedmq.run_files import MODEL, REPORT, STORE
+from fedmq.run_files import MODEL, REPORT, RUNS, STORE
 
 if TYPE_CHECKING:
     from fedmq.models import TrainedModel
@@ -79,7 +79,7 @@ def demo(
     count = trainers or task.trainers
     task_rows(task_name, 1, count)  # what is wrong with them is told once, and before anything is left behind
     name = new_name(task.name)
-    folder = out or Path("runs") / name
+    folder = out or RUNS / name
     if (folder / REPORT).exists():
         raise BadConfiguration(f"--out {folder}: expected a new folder, this one holds a finished run; choose another")
     arguments = ["--task", task_name, "--strategy", strategy, "--min-trainers", str(count)]

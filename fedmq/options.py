@@ -210,11 +210,6 @@ def check_name(_ctx: click.Context, _param: click.Parameter, name: str | None) -
     return name
 
 
-def folder_of(run: str) -> Path:
-    """The folder of a run that is given as such, or by its name below `runs`."""
-    return Path(run) if "/" in run or Path(run).is_dir() else Path("runs") / run
-
-
 def one_thread_for_arrays() -> None:
     """Keep numpy's library from starting a thread a core: its matrices are small here. Call before importing numpy."""
     for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):

@@ -1,4 +1,4 @@
-"""What the files in a run's folder are called, and what it means when one cannot be written.
+"""Where runs are, what the files in a run's folder are called, and what it means when one cannot be written.
 
 Knows nothing of what is in them: each is written by its own module, and read by whoever looks at a run.
 """
@@ -11,11 +11,18 @@ from pathlib import Path
 
 from fedmq.errors import StoreError
 
+RUNS = Path("runs")  # unless it is said
 STORE = "store.sqlite3"
 EVENTS = "events.jsonl"
 REPORT = "report.json"
 MODEL = "model.npz"
 HISTORY = "history.csv"
+FIGURE = "history.png"
+
+
+def folder_of(run: str) -> Path:
+    """The folder of a run that is given as such, or by its name below `RUNS`."""
+    return Path(run) if "/" in run or Path(run).is_dir() else RUNS / run
 
 
 @contextmanager
