@@ -158,6 +158,8 @@ class Store:
         row = self._run()
         assert row is not None, "the store must have been begun"
         self._check_reached()
+        for (line,) in self._read("PRAGMA quick_check(1)"):  # what nobody reads may be in the way of what is written
+            self._check(line == "ok", "the list of its pages")
         blob, epoch = row[0], max(row[1] + 1, int(wall))
         self._write("UPDATE run SET epoch = ?, digest = ?", epoch, _digest(blob, epoch))
         self.commit()

@@ -176,6 +176,19 @@ def test_a_flipped_bit_in_a_closed_store_is_noticed_or_changes_nothing(copies: C
 
 
 @pytest.mark.parametrize("copies", ["closed"], indirect=True)
+def test_no_life_begins_on_a_page_whose_free_room_is_not_where_it_says(copies: Copies) -> None:
+    """Reading does not notice, but what is written next could be put over something."""
+    pages = len(copies.bytes_of(STORE)) // PAGE_BYTES
+    for at in (page * PAGE_BYTES + offset for page in range(1, pages) for offset in (1, 2)):  # its first free block
+        copies.flip(STORE, 8 * at + 4)
+        store = opened(copies.place / STORE)
+        assert store.verify()
+        with pytest.raises(StoreError, match="pages is not as it was written"):
+            store.next_epoch(0.0)
+        store.close()
+
+
+@pytest.mark.parametrize("copies", ["closed"], indirect=True)
 def test_every_flipped_bit_in_a_blob_is_noticed(copies: Copies) -> None:
     copies.flip_some(copies.blobs, "blobs")
     assert copies.unchanged == 0
