@@ -202,13 +202,13 @@ def _serve(
     from aggregator.metrics import Tally, measure
     from aggregator.progress import log_event, open_progress
     from aggregator.service import Aggregator
-    from aggregator.steps import Phase
     from aggregator.strategies import find_strategy
     from fedmq.clock import SystemClock
     from fedmq.event_log import EventLog, read_view
+    from fedmq.events import RoundPublished
     from fedmq.exposed import exposed
     from fedmq.loop import serve
-    from fedmq.run_files import EVENTS, REPORT
+    from fedmq.run_files import EVENTS, HISTORY, MODEL, REPORT
 
     description = store.description
     assert description is not None
@@ -217,8 +217,11 @@ def _serve(
     log, progress = EventLog(folder / EVENTS, clock.wall, view), open_progress(view, metric, quiet=silent)
 
     tally = Tally()
+    of_its_end = [HISTORY, MODEL, REPORT]  # of a run that was over, and goes on; the report is the first to go
 
     def watch(event: AnyEvent) -> None:
+        while of_its_end and isinstance(event, RoundPublished):
+            (folder / of_its_end.pop()).unlink(missing_ok=True)
         log(event)
         progress(event)
         log_event(event, description.run, metric)
@@ -230,8 +233,6 @@ def _serve(
         service = Aggregator(
             link, store, strategy, limits, clock=clock, watch=watch, broker=broker, seal=seal, view=view
         )
-        if service.rounds.phase is not Phase.FINISHED:
-            (folder / REPORT).unlink(missing_ok=True)  # of a run that was stopped, and goes on
         with exposed(metrics_at, measure(service, view, tally, clock), lambda: service.reach.lacks) as pulse:
             serve(service, link, clock, pulse=pulse)
     finally:

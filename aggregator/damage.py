@@ -43,13 +43,15 @@ class OpenedFile:
         """
         if self._identity is not None and self._look() != self._identity:
             raise StoreError(
-                f"{self._path}: was removed or replaced while the run went on, and what was acknowledged went with it: "
-                "put a copy of the folder back and start the same command again"
+                f"{self._path}: was moved, removed or replaced while the run went on, and what was acknowledged went "
+                "with it: move it back, or put a copy of the folder back, and start the same command again"
             )
 
     def _look(self) -> tuple[int, int] | None:
         try:
             found = self._path.stat()
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
+        except OSError:  # it may well be there; what it is written to says more
+            return self._identity
         return found.st_dev, found.st_ino

@@ -46,6 +46,7 @@ def _name(run: str, action: Action) -> str:
     from aggregator.report import read_report
     from aggregator.upkeep import open_store
     from fedmq import topics
+    from fedmq.lock import is_locked
     from fedmq.run_files import STORE
 
     name, folder = run, folder_of(run)
@@ -53,7 +54,7 @@ def _name(run: str, action: Action) -> str:
         store, description = open_store(folder)
         store.close()
         name = description.run
-        if (report := read_report(folder)) is not None:
+        if (report := read_report(folder)) is not None and not is_locked(folder):
             raise BadConfiguration(f"{folder}: the run is over after {report.rounds} rounds; it cannot {action}")
     if not re.match(topics.NAME_PATTERN, name):
         raise BadConfiguration(f"expected the name or the folder of a run, got {run!r}; fedmq runs ls lists them")

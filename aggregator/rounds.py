@@ -253,8 +253,8 @@ class Rounds:
             if self.phase is Phase.COLLECTING:
                 answer_s = now - self._opened_at
                 self._pace.took(answer_s)
-        if self.roster[name].gone and message.epoch == self.settings.epoch:  # the goodbye was of one that it replaces
-            self._meet(name, message.samples, now)
+        if self.roster[name].gone and message.epoch == self.settings.epoch and message.attempt == 1:
+            self._meet(name, message.samples, now)  # the goodbye was of one that it replaces
         self.roster.count(name, message.samples, late=staleness > 0, again=message.attempt > 1)
         self._voice.keep(KeepResult(message.round, name, self.round, packet.frames))
         self._chronicle.accepted(message, staleness, answer_s, now)

@@ -107,11 +107,11 @@ def show(run: str, as_json: bool) -> None:
         return
     for key in ("run", "task", "strategy", "seed", "state", "rounds"):
         click.echo(f"{key:<10} {summary[key]}")
-    if report is not None:
-        _show_report(report, folder)
-    elif is_locked(folder):
+    if is_locked(folder):
         click.echo(f"watch      fedmq watch {folder}   (its trainers, too)")
         click.echo(f"stop       fedmq runs stop {folder}")
+    elif report is not None:
+        _show_report(report, folder)
     else:
         click.echo(f"continue   fedmq aggregator --out {folder}")
     _show_closes(closes[-ROUNDS_SHOWN:])

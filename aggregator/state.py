@@ -19,6 +19,6 @@ def state_of(folder: Path, report: Report | None, now: float) -> str:
     if report is None and not here:
         return "interrupted"
     view = read_view(folder / EVENTS, tail=TAIL_BYTES)
-    if report is None or view.finished is not None:
+    if report is None or here or view.finished is not None:
         return view.state(now, here=here)
     return "solved" if report.solved else "not solved"

@@ -151,7 +151,7 @@ class Store:
         self.commit()
 
     def next_epoch(self, wall: float) -> int:
-        """The epoch of a life that begins at `wall`, in seconds since 1970: that, but above the last one's; on disk.
+        """The epoch of a life that begins at `wall`, in seconds since 1970: that in ms, but above the last; on disk.
 
         So a copy that is put back, and a run that is begun anew under its name, are above all that was before.
         """
@@ -160,7 +160,7 @@ class Store:
         self._check_reached()
         for (line,) in self._read("PRAGMA quick_check(1)"):  # what nobody reads may be in the way of what is written
             self._check(line == "ok", "the list of its pages")
-        blob, epoch = row[0], max(row[1] + 1, int(wall))
+        blob, epoch = row[0], max(row[1] + 1, int(1000 * wall))
         self._write("UPDATE run SET epoch = ?, digest = ?", epoch, _digest(blob, epoch))
         self.commit()
         return epoch

@@ -32,8 +32,8 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise StoreError(
-            f"{path}: cannot be written, its folder was removed, and what was acknowledged went with it: "
-            "put a copy of the folder back and start the same command again"
+            f"{path}: cannot be written, its folder was moved or removed, and what was acknowledged went with it: "
+            "move it back, or put a copy of the folder back, and start the same command again"
         ) from error
     except OSError as error:
         raise StoreError(

@@ -17,7 +17,8 @@ of each run one result at a time is under way.
 
 It follows `RUNS_MAX` runs. One more is taken in when one of them is silent, the one that was heard of longest ago going
 first, and is ignored until then. Never is it the run that is worked on, and one whose result waits for an answer only
-after a long silence; that result is given up, and its round may be worked on again.
+after a long silence; that result is given up, and its round may be worked on again. A run of which only a round is
+known that the broker has kept, and one that it has left, make room at once.
 """
 
 from __future__ import annotations
@@ -80,8 +81,16 @@ class KnownRun:
     hello_at: float = 0.0  # not before
     spread_s: float = 0.0  # over which those who come back at once are to spread
     heard_at: float = -math.inf  # or connected again since then; a run that is finished is not waited for
+    live: bool = False  # its aggregator was heard, and not only a round that the broker has kept
     left: bool = False  # we take no part any more: it is told goodbye, whatever it publishes
     held: dict[int, Held] = field(default_factory=dict)  # by round
+
+    @property
+    def patience_s(self) -> float:
+        """How long it keeps its place without a word."""
+        if not self.live or (self.left and not self.held):
+            return 0.0
+        return HELD_SILENT_S if self.held else SILENT_S
 
 
 class Session:
@@ -120,7 +129,7 @@ class Session:
             known = self.runs.setdefault(one.run, self._new_run(one.run))
             known.epoch = max(known.epoch, one.epoch)
             known.round_epoch, known.round = max((known.round_epoch, known.round), (one.epoch, one.round))
-            known.held[one.round] = Held(one)
+            known.held[one.round], known.live = Held(one), True
 
     @property
     def wake_at(self) -> float | None:
@@ -163,6 +172,7 @@ class Session:
         known = self._known(message, now)
         if known is None:
             return
+        known.live = known.live or not isinstance(message, Round) or packet.topic != topics.inbox_of(self.name)
         if isinstance(message, Round):
             self._round(packet, message, known, now)
         elif isinstance(message, Beacon):
@@ -212,10 +222,9 @@ class Session:
         """Whether one more run can be followed; may forget silent ones for it."""
         while len(self.runs) >= RUNS_MAX:
             silent = [
-                (bool(known.held), known.heard_at, run)
+                (known.live, bool(known.held), known.heard_at, run)
                 for run, known in self.runs.items()
-                if now - known.heard_at >= (HELD_SILENT_S if known.held else SILENT_S)
-                and (self.working is None or self.working[0] != run)
+                if now - known.heard_at >= known.patience_s and (self.working is None or self.working[0] != run)
             ]
             if not silent:
                 return False

@@ -27,7 +27,7 @@ from trainer.worker import Cancelled, Learn
 
 SCENARIOS = sorted(Path(__file__).with_name("scenarios").glob("*.txt"))
 RULE = "-" * 20
-FIRST_EPOCH = int(VirtualClock().wall())  # 1 in a transcript
+FIRST_EPOCH = int(1000 * VirtualClock().wall())  # 1 in a transcript
 DETAILS = ("trainer", "round", "epoch", "index", "attempt", "present", "reason", "rounds", "solved")
 
 

@@ -25,7 +25,7 @@ from fedmq.seal import PURPOSE, TrainerSeal
 from fedmq.testing import VirtualClock
 from fedmq.wire import HEADER_BYTES_MAX, Frames, encode
 
-EPOCH = int(VirtualClock().wall())  # when an aggregator starts
+EPOCH = int(1000 * VirtualClock().wall())  # when an aggregator starts
 
 Bad = list[bytes]
 

@@ -47,8 +47,8 @@ class Scene:
         self.now = self.now if at is None else at
         return self.session.step(event, self.now)
 
-    def hear(self, message: Message, at: float | None = None, **arrays: Any) -> Effects:
-        return self.take(Heard(decode(encode("topic", message, arrays))), at)
+    def hear(self, message: Message, at: float | None = None, topic: str = "topic", **arrays: Any) -> Effects:
+        return self.take(Heard(decode(encode(topic, message, arrays))), at)
 
     def round(
         self, number: int, *, run: str = "run", epoch: int = 1, bits: int = 0, at: float | None = None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
-from test_session import Scene, holding, sent, started
+from msgspec import structs
+from test_session import ROUND, Scene, holding, sent, started
 
 from fedmq.messages import Accepted, Beacon, Finished, Hello, Message, Refused, Result, Welcome
 from trainer.session import HELD_SILENT_S, RUNS_MAX, SILENT_S
-from trainer.steps import Connected, Disconnected, Effects, Tick
+from trainer.steps import Connected, Declined, Disconnected, Effects, Tick, WorkFailed
 
 MANY = 64  # runs whose newest message a broker keeps, and hands to whoever comes
 
@@ -41,6 +43,26 @@ def test_rounds_of_dead_runs_that_a_broker_has_kept_take_no_result_away() -> Non
     for number in range(MANY):
         scene.round(1, run=f"old-{number}")
     assert scene.held() == [1], "the time without a broker does not count: nobody could be heard"
+
+
+def test_rounds_that_a_broker_has_kept_of_dead_runs_keep_no_place() -> None:
+    scene = Scene()
+    for number in range(MANY):
+        message = structs.replace(ROUND, run=f"dead-{number}", epoch=1, round=1)
+        scene.hear(message, topic="to/bob/", model=np.zeros(3))
+        scene.worked(1, run=f"dead-{number}")
+    assert len(scene.session.runs) == RUNS_MAX
+    assert len(sent(beacon(scene, "live"), Hello)) == 1
+
+
+def test_a_run_that_was_left_makes_room_at_once() -> None:
+    scene = Scene()
+    scene.round(1)
+    scene.take(WorkFailed("run", 1))
+    scene.take(Declined("run"))
+    crowd(scene)
+    assert beacon(scene, "new").ignores == []
+    assert "run" not in scene.session.runs
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,7 @@ def test_a_copy_that_is_put_back_and_a_run_begun_anew_are_above_every_life_befor
     back = Store(path)
     anew = Store(":memory:")
     anew.begin(DESCRIPTION)
-    assert (lives, back.next_epoch(1010.0), anew.next_epoch(1020.0)) == ([1001, 1002], 1010, 1020)
+    assert (lives, back.next_epoch(1010.0), anew.next_epoch(1020.0)) == ([1_000_900, 1_000_901], 1_010_000, 1_020_000)
     back.close()
     anew.close()
 
@@ -257,7 +257,7 @@ def test_a_store_that_is_not_there_any_more_says_nothing_is_safe(store: Store, p
         path.unlink()
     if how == "replaced":
         Store(path).close()
-    with pytest.raises(StoreError, match="was removed or replaced while the run went on") as error:
+    with pytest.raises(StoreError, match="was moved, removed or replaced while the run went on") as error:
         store.commit()
     assert "is safe" not in one_line(error, path)
 
