@@ -136,8 +136,8 @@ def trainer(
 
     Takes part in every run that is published at the broker, one round at a time. The rows never leave; scores and
     candidate models do. It can be started before the broker, killed and started again at any moment; SIGTERM and
-    Ctrl-C end it within five seconds, with exit code 0. Rows that cannot be used, or do not fit the task that is
-    published, end it with exit code 78.
+    Ctrl-C end it within five seconds, with exit code 0. Rows that cannot be used, or do not fit the first task that is
+    published, end it with exit code 78; a run that they do not fit beside one that they fit is left to others.
 
     \b
     Examples:

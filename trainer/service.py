@@ -11,7 +11,7 @@ import msgspec
 from fedmq.address import DEFAULT_ADDRESS
 from fedmq.clock import Clock
 from fedmq.deadlines import earliest
-from fedmq.errors import CodeRefused, Rejected
+from fedmq.errors import BadData, CodeRefused, Rejected
 from fedmq.messages import Accepted, Beacon, Finished, Refused, Result, Round, Welcome
 from fedmq.network import Delivered, Link, LinkRefused, LinkUp, News
 from fedmq.rate_limit import RateLimited
@@ -65,6 +65,8 @@ class Trainer:
         self._spool = spool
         self._seal: Seal = seal or NoSeal()
         self._failure: Exception | None = None
+        self._fits: set[str] = set()  # runs whose task our rows fit,
+        self._unfit: dict[str, BadData] = {}  # and those whose they do not, of which nobody knows whether they go on
         self._usage = usage
         self._limited, self._of_ignored = RateLimited(log, clock), RateLimited(log, clock, IGNORED_AGAIN_S)
 
@@ -102,7 +104,8 @@ class Trainer:
 
         Raises:
             Unreachable: the broker did not answer in the time allowed.
-            BadData: the rows do not fit the task; the trainer has said goodbye.
+            BadData: the rows do not fit the task of a run that goes on, nor have they fitted another's; the trainer has
+                said goodbye.
         """
         came = False
         for news in self._link.receive():
@@ -114,6 +117,9 @@ class Trainer:
             self._finished(done)
         if not came:  # every event tells the time as well
             self._take(Tick())
+        for run, failure in self._unfit.items():
+            if not self._fits and self._failure is None and self.session.is_live(run):
+                self._fail(failure)
         if self._failure is not None:
             raise self._failure
         self.reach.check(self._clock.now())
@@ -153,6 +159,7 @@ class Trainer:
             log.info("round %s of run %s took %.3f s", done.round, done.run, done.train_s, extra=about)
             if self.trained is not None:
                 self.trained(done.train_s)
+            self._fits.add(done.run)
             self._take(Worked(done.run, done.round, done.outcome, done.train_s))
             return
         self._take(WorkFailed(done.run, done.round))
@@ -160,8 +167,16 @@ class Trainer:
             self._take(Declined(done.run))
         if isinstance(done.outcome, Rejected):
             self._reject(done.outcome)
-            return
-        self._failure = done.outcome
+        elif isinstance(done.outcome, BadData) and self._fits - {done.run}:
+            self._take(Declined(done.run))
+            self._limited.warning(str(done.outcome), "takes no part: %s", done.outcome, extra=self._about(done.run))
+        elif isinstance(done.outcome, BadData) and not self.session.is_live(done.run):
+            self._unfit[done.run] = done.outcome
+        else:
+            self._fail(done.outcome)
+
+    def _fail(self, failure: Exception) -> None:
+        self._failure = failure
         self.stop()
         self.stop()  # a second one does not wait
 

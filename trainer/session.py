@@ -131,6 +131,10 @@ class Session:
             known.round_epoch, known.round = max((known.round_epoch, known.round), (one.epoch, one.round))
             known.held[one.round], known.live = Held(one), True
 
+    def is_live(self, run: str) -> bool:
+        """Whether that run is followed, and its aggregator was heard."""
+        return run in self.runs and self.runs[run].live
+
     @property
     def wake_at(self) -> float | None:
         """When the next `Tick` is due, at the latest."""

@@ -77,6 +77,18 @@ def test_what_comes_again_after_a_goodbye_does_not_bring_its_trainer_back() -> N
     assert close.members == ("bob", "carol")
 
 
+def test_what_a_trainer_that_has_left_sends_again_is_taken_and_nobody_waits_for_it() -> None:
+    scene = opened("alice", "bob", "carol", min_trainers=2, deadline_s=60.0)
+    scene.result("bob", 1)
+    scene.result("carol", 1)
+    scene.take(Tick(), at=61.0)  # alice's first was late, or lost
+    scene.hear(Goodbye(run="run", epoch=2, trainer="alice"))
+    scene.result("alice", 1, attempt=4)
+    scene.result("bob", 2)
+    (close,) = closes(scene.result("carol", 2))
+    assert close.members == ("bob", "carol")
+
+
 def test_a_goodbye_to_an_earlier_life_is_refused() -> None:
     scene = opened("alice", "bob")
     effects = scene.hear(Goodbye(run="run", epoch=1, trainer="alice"))

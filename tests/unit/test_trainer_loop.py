@@ -6,9 +6,13 @@ import numpy as np
 import psutil
 import pytest
 from msgspec import structs
-from test_spool import ROUND, Life
+from test_spool_lives import ROUND, Life
 
+from fedmq import topics
 from fedmq.errors import BadData
+from fedmq.messages import Beacon
+from fedmq.network import Delivered
+from fedmq.wire import encode
 from trainer.service import usage_of_process
 from trainer.spool import MemorySpool
 from trainer.worker import Done
@@ -23,6 +27,31 @@ def test_rows_that_do_not_fit_end_it_at_once_although_a_result_is_not_acknowledg
         life.trainer.step()
     assert life.trainer.done
     assert life.order[-1] == "goodbye"
+
+
+def test_rows_that_do_not_fit_a_run_beside_another_keep_it_out_of_that_one_alone(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    life = Life(MemorySpool(), [])
+    life.works_on(ROUND)
+    life.hear(structs.replace(ROUND, run="other"), model=np.zeros(3))
+    life.outside.finished.append(Done("other", ROUND.round, BadData("they do not fit"), 0.1))
+    life.trainer.step()
+    assert (life.order[-1], caplog.messages) == ("goodbye", ["takes no part: they do not fit"])
+    assert not life.trainer.done
+
+
+def test_rows_that_do_not_fit_end_it_only_once_the_run_is_seen_to_go_on() -> None:
+    life = Life(MemorySpool(), [])
+    kept = encode(topics.inbox_of("bob"), ROUND, {"model": np.zeros(3)})  # by the broker, of who knows when
+    life.outside.news.append(Delivered(kept))
+    life.trainer.step()
+    life.outside.finished.append(Done("run", ROUND.round, BadData("they do not fit"), 0.1))
+    life.trainer.step()
+    assert not life.trainer.done
+    with pytest.raises(BadData):
+        life.hear(Beacon(run="run", epoch=ROUND.epoch, round=ROUND.round, open=True))
+    assert life.trainer.done
 
 
 def test_a_result_says_what_this_process_has_used() -> None:
