@@ -1,10 +1,11 @@
-"""What befalls the file of a store from outside: it is damaged, or it is not the one any more that was opened.
+"""What befalls the file of a store from outside: it is damaged, nobody may use it, or it is not the one any more.
 
 Knows nothing of what is in it.
 """
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from fedmq.errors import StoreError
@@ -55,3 +56,32 @@ class OpenedFile:
         except OSError:  # it may well be there; what it is written to says more
             return self._identity
         return found.st_dev, found.st_ino
+
+
+class Errors:
+    """What says that a file is `unreadable` never passes this: it becomes one line about the file, with a way out."""
+
+    def __init__(self, path: str, unreadable: tuple[type[Exception], ...]) -> None:
+        self._path, self._unreadable, self.file = path, unreadable, OpenedFile(path)
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        if not isinstance(error, self._unreadable):
+            return
+        self.file.check()
+        code = getattr(error, "sqlite_errorname", "")
+        reading = code.endswith(("_READ", "_CORRUPTFS", "_DATA"))  # else no room for the log, its index, ...
+        unreadable = code == "SQLITE_CANTOPEN" and Path(self._path).exists() and not os.access(self._path, os.R_OK)
+        if unreadable or code.startswith("SQLITE_READONLY"):
+            raise StoreError(
+                f"{self._path}: may not be used by you ({error}); reading writes, too; what was acknowledged is safe: "
+                "as the owner of the folder, and where it can be written, start the same command again"
+            ) from error
+        if code == "SQLITE_FULL" or (code.startswith("SQLITE_IOERR") and not reading):
+            raise StoreError(
+                f"{self._path}: cannot be written ({error}); what was acknowledged is safe: "
+                "make room and start the same command again"
+            ) from error
+        raise StoreDamaged(self._path, f"SQLite says: {error}") from error

@@ -188,7 +188,7 @@ class Rounds:
         if message.run != self.settings.run:
             raise Rejected("run", f"expected {self.settings.run}, got {message.run}")
         if message.epoch > self.settings.epoch:
-            raise Rejected("epoch", f"expected at most {self.settings.epoch}, got {message.epoch}")
+            raise Rejected("epoch", f"{message.epoch} is above {self.settings.epoch}: a later aggregator has this run")
         if isinstance(message, Goodbye) and message.epoch < self.settings.epoch:  # it may be an old one, sent again
             raise Rejected("epoch", f"expected a goodbye to {self.settings.epoch}, got one to {message.epoch}")
 
@@ -266,8 +266,8 @@ class Rounds:
         self.roster.check_barred(message.trainer, message.round)
         staleness = self.round - message.round
         if self.phase is Phase.FINISHED or not 0 <= staleness <= self.settings.staleness or message.round < 1:
-            detail = f"round {message.round} is not one of the last {self.settings.staleness + 1} up to {self.round}"
-            raise Rejected("round", detail)
+            late = f"round {message.round} is not one of the last {self.settings.staleness + 1} up to {self.round}"
+            raise Rejected("round", "the run is over" if self.phase is Phase.FINISHED else late)
         if message.base != self._base(message.round):
             raise Rejected("base", f"computed on another model than round {message.round} published")
         if self.settings.samples_max is not None and message.samples > self.settings.samples_max:

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 
 from aggregator.blobs import Blobs
-from aggregator.damage import OpenedFile, StoreDamaged
+from aggregator.damage import Errors, StoreDamaged
 from aggregator.witness import Reached, Witness
 from fedmq.errors import BadConfiguration, StoreError
 from fedmq.events import Best, Why
@@ -101,7 +101,7 @@ class Store:
 
     def __init__(self, path: Path | str) -> None:
         self.path = str(path)
-        self._errors = _Errors(self.path)
+        self._errors = Errors(self.path, _UNREADABLE)
         self._blobs = None if self.path == ":memory:" else Blobs(Path(path).with_name("blobs"))
         self._witness = None if self.path == ":memory:" else Witness(Path(path).with_suffix(".witness"))
         self._lock: FolderLock | None = None  # once this store has written
@@ -364,34 +364,6 @@ class Store:
         # A TypeError: not even bytes. A ValueError: no UTF-8. What a task's own checks say passes through msgspec, too.
         except (msgspec.MsgspecError, TypeError, ValueError, BadConfiguration) as error:
             raise StoreDamaged(self.path, f"{error}") from error
-
-
-class _Errors:
-    """sqlite3's exceptions never pass this: each becomes one line about the file, with a way out."""
-
-    def __init__(self, path: str) -> None:
-        self._path, self.file = path, OpenedFile(path)
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
-        if not isinstance(error, _UNREADABLE):
-            return
-        self.file.check()
-        code = getattr(error, "sqlite_errorname", "")
-        reading = code.endswith(("_READ", "_CORRUPTFS", "_DATA"))  # else no room for the log, its index, ...
-        if code.startswith("SQLITE_READONLY"):
-            raise StoreError(
-                f"{self._path}: may not be written ({error}), which reading needs, too; what was acknowledged is safe: "
-                "as the owner of the folder, and where it can be written, start the same command again"
-            ) from error
-        if code == "SQLITE_FULL" or (code.startswith("SQLITE_IOERR") and not reading):
-            raise StoreError(
-                f"{self._path}: cannot be written ({error}); what was acknowledged is safe: "
-                "make room and start the same command again"
-            ) from error
-        raise StoreDamaged(self._path, f"SQLite says: {error}") from error
 
 
 def _digest(*fields: object) -> bytes:

@@ -77,8 +77,9 @@ class Processes:
         return [name for name, process in self.running.items() if process.poll() is not None]
 
     def stop(self) -> None:
-        """SIGTERM to all, to one named broker last, and SIGKILL to what is still there after a while."""
-        for group in ([name for name in self.running if name != "broker"], ["broker"]):
+        """SIGTERM to all, to an aggregator and a broker last, which others wait for; SIGKILL to what stays for long."""
+        last = ("aggregator", "broker")
+        for group in ([name for name in self.running if name not in last], *([name] for name in last)):
             _end([self.running[name] for name in group if name in self.running and self.running[name].poll() is None])
         self.running.clear()
 

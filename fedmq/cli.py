@@ -115,6 +115,9 @@ def _unexpected(error: Exception) -> tuple[str, int]:
             f"expected room for what is written, got: {error.strerror}; make room and start it again",
             BadConfiguration.exit_code,
         )
+    if isinstance(error, PermissionError) and error.filename is not None:
+        said = f"{error.filename}: expected to be allowed to use it, got: {error.strerror}; start it as its owner"
+        return said, BadConfiguration.exit_code
     return f"unexpected {named(error)}; --debug shows where", 1
 
 

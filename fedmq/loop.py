@@ -92,13 +92,14 @@ def serve(
     `notifier` None: systemd's, if it is there. `pulse` None: nobody feels it.
     """
     notifier = notifier or Notifier(os.environ)
-    asked = False
+    asked = told = False
 
-    def on_signal(_signal: int, _frame: FrameType | None) -> None:
+    def on_signal(number: int, _frame: FrameType | None) -> None:
         nonlocal asked
-        asked = True  # the service may be in the middle of a step: it is told between two
-        for number in (signal.SIGTERM, signal.SIGINT):
+        if asked:  # a second one ends it at once
             signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        asked = True  # the service may be in the middle of a step: it is told between two
         link.wake()
 
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -115,8 +116,8 @@ def serve(
             beat_at = clock.now() + BEAT_S
         wake_at = earliest(service.wake_at, notifier.wake_at, beat_at)
         link.wait(None if wake_at is None else wake_at - clock.now())
-        if asked:
-            asked = False
+        if asked and not told:
+            told = True
             notifier.stopping()
             service.stop()
         service.step()
