@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 import pytest
-from test_spool import Life
+from test_spool_lives import Life
 
 from fedmq.messages import Beacon, Refused
 from fedmq.network import Delivered
