@@ -14,8 +14,7 @@ import pytest
 
 from fedmq import topics
 from fedmq.errors import BadConfiguration
-from fedmq.messages import Accepted, GradientLearner, Message, Round, Train
-from fedmq.tasks import find_task
+from fedmq.messages import Accepted, Message
 from fedmq.wire import encode
 from trainer.kept import Kept
 from trainer.seen import Mark
@@ -24,9 +23,6 @@ from trainer.spool import SEEN_SUFFIX, SUFFIX, FileSpool
 SAMPLES = 2
 BASE = bytes(range(32))
 ARRAYS = {"model": np.array([0.1, -0.0, 1e-300]), "correct": np.array([2], dtype=np.int64)}
-ROUND = Round(
-    run="run", epoch=3, round=5, seed=0, deadline_s=9.0, task=find_task("linear"), work=Train(GradientLearner())
-)
 
 
 def result(run: str = "run", round: int = 5, epoch: int = 3) -> Kept:

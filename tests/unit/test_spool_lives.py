@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from msgspec import structs
+from test_spool import ARRAYS, SAMPLES, result
 
 from fedmq.messages import Accepted, Beacon, Finished, Goodbye, GradientLearner, Message, Result, Round, Train, Welcome
 from fedmq.network import Delivered, LinkDown, LinkUp, News
@@ -24,16 +25,9 @@ from trainer.session import HELD_MAX, HELD_SILENT_S, RUNS_MAX, Session
 from trainer.spool import SUFFIX, FileSpool, MemorySpool, Spool
 from trainer.worker import Done
 
-SAMPLES = 2
-BASE = bytes(range(32))
-ARRAYS = {"model": np.array([0.1, -0.0, 1e-300]), "correct": np.array([2], dtype=np.int64)}
 ROUND = Round(
     run="run", epoch=3, round=5, seed=0, deadline_s=9.0, task=find_task("linear"), work=Train(GradientLearner())
 )
-
-
-def result(run: str = "run", round: int = 5, epoch: int = 3) -> Kept:
-    return Kept(run, epoch, round, ARRAYS, 0.25, BASE, 7)
 
 
 class Recorder:
