@@ -20,6 +20,7 @@ from fedmq.errors import NotAuthorised, Rejected, one_line
 from fedmq.events import AnyEvent
 from fedmq.messages import At, Beacon, Events, Snapshot
 from fedmq.network import Delivered, Link, LinkRefused, LinkUp
+from fedmq.rate_limit import RateLimited
 from fedmq.seal import NoSeal, Seal, TrainerSeal
 from fedmq.topics import WATCH
 from fedmq.view import View
@@ -61,7 +62,7 @@ class Watching:
         self._link, self._clock = link, clock
         self._seal: Seal = seal or NoSeal()
         self._let_in = False  # once at least
-        self._told: set[str] = set()  # for which reasons something was left out
+        self._limited = RateLimited(log, clock)
 
     @property
     def status(self) -> str:
@@ -95,9 +96,7 @@ class Watching:
             self._seal.check(packet, self._clock.now())
             self._take(packet)
         except Rejected as rejected:
-            if rejected.reason not in self._told:
-                self._told.add(rejected.reason)
-                log.warning("what came cannot be used, and what comes like it is left out, too: %s", rejected)
+            self._limited.warning(rejected.reason, "what came cannot be used: %s", rejected)
 
     def _take(self, packet: Packet) -> None:
         message = packet.message
