@@ -34,6 +34,7 @@ from fedmq.keyring import (
     write_public,
 )
 from fedmq.keys import Public
+from fedmq.rate_limit import RateLimited
 from fedmq.token import Ticket, moment, read_ticket, write_ticket
 from fedmq.wire import Frames
 
@@ -48,6 +49,7 @@ class Enrolment:
 
     def __init__(self, folder: Path, federation: Federation, members: Members, clock: Clock) -> None:
         self._folder, self._federation, self._members, self._clock = folder, federation, members, clock
+        self._limited = RateLimited(log, clock)
 
     def answer(self, key: bytes, frames: Frames) -> Frames | None:
         """What to say to who has sent this over a connection with that key; None: nothing, it is no request.
@@ -59,9 +61,10 @@ class Enrolment:
             self._check(request.is_signed_by(request.public, 0), "signed by its own key")
             return answer(self._standing(key, request))
         except Rejected as rejected:
-            log.warning("a request with the key %s… is dropped: %s", key.hex()[:8], rejected)
+            said = "a request with the key %s… is dropped: %s"
+            self._limited.warning(f"dropped {rejected.reason}", said, key.hex()[:8], rejected)
         except BadConfiguration as error:
-            log.warning("a request waits: %s", error)
+            self._limited.warning("waits", "a request waits: %s", error)
         return None
 
     @staticmethod
