@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fedmq.errors import BadConfiguration, StoreError
-from fedmq.files import writing
-from fedmq.options import (
+from fedmq.cli.options import (
     COUNT,
     SECONDS,
     FiniteRange,
@@ -22,18 +20,20 @@ from fedmq.options import (
     option,
     service_options,
 )
-from fedmq.run_files import RUNS
+from fedmq.errors import BadConfiguration, StoreError
+from fedmq.runtime.atomic_files import writing
+from fedmq.runtime.run_folder import RUNS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from aggregator.report import Report
-    from aggregator.service import Aggregator, Limits
-    from aggregator.store import Store
-    from fedmq.events import AnyEvent
-    from fedmq.seal import Seal
-    from fedmq.sockets import AggregatorSockets
-    from fedmq.tasks import Task
+    from fedmq.aggregator.service import Aggregator, Limits
+    from fedmq.observe.events import AnyEvent
+    from fedmq.runs.report import Report
+    from fedmq.runs.store import Store
+    from fedmq.security.signing import Seal
+    from fedmq.tasks.task import Task
+    from fedmq.transport.zeromq import AggregatorSockets
 
 
 def _check_name(_ctx: click.Context, param: click.Parameter, name: str | None) -> str | None:
@@ -41,9 +41,9 @@ def _check_name(_ctx: click.Context, param: click.Parameter, name: str | None) -
     if name is None or name.endswith(".py"):
         return name
     one_thread_for_arrays()
-    from aggregator.strategies import find_strategy
-    from aggregator.strategies.rules import check_rule
-    from fedmq.tasks import find_task
+    from fedmq.algorithms.averaging.robust_aggregation import check_rule
+    from fedmq.algorithms.base import find_strategy
+    from fedmq.tasks.task import find_task
 
     check: dict[str | None, Callable[[str], object]] = {"task_name": find_task, "strategy": find_strategy}
     check.get(param.name, check_rule)(name)
@@ -151,14 +151,14 @@ def aggregator(
       fedmq aggregator --out runs/parity         (continue it)
     """
     one_thread_for_arrays()
-    from aggregator.service import Limits
-    from aggregator.store import Store
-    from aggregator.strategies import find_strategy
-    from fedmq.keyring import Members, find_broker
-    from fedmq.run_files import STORE
-    from fedmq.seal import AggregatorSeal
-    from fedmq.shipping import ship
-    from fedmq.sockets import AggregatorSockets
+    from fedmq.aggregator.service import Limits
+    from fedmq.algorithms.base import find_strategy
+    from fedmq.runs.store import Store
+    from fedmq.runtime.run_folder import STORE
+    from fedmq.security.keyring import Members, find_broker
+    from fedmq.security.signing import AggregatorSeal
+    from fedmq.tasks.shipping import ship
+    from fedmq.transport.zeromq import AggregatorSockets
 
     address, membership = find_broker(broker, keys, "aggregator")
     new = out is None or not (out / STORE).exists()
@@ -199,16 +199,16 @@ def _serve(
     silent: bool,
 ) -> Aggregator:
     """Run the aggregator of the run in `store` until it is done."""
-    from aggregator.metrics import Tally, measure
-    from aggregator.progress import log_event, open_progress
-    from aggregator.service import Aggregator
-    from aggregator.strategies import find_strategy
-    from fedmq.clock import SystemClock
-    from fedmq.event_log import EventLog, read_view
-    from fedmq.events import RoundPublished
-    from fedmq.exposed import exposed
-    from fedmq.loop import serve
-    from fedmq.run_files import EVENTS, HISTORY, MODEL, REPORT
+    from fedmq.aggregator.metrics import Tally, measure
+    from fedmq.aggregator.progress import log_event, open_progress
+    from fedmq.aggregator.service import Aggregator
+    from fedmq.algorithms.base import find_strategy
+    from fedmq.observe.event_log import EventLog, read_view
+    from fedmq.observe.events import RoundPublished
+    from fedmq.observe.metrics_server import exposed
+    from fedmq.runtime.clock import SystemClock
+    from fedmq.runtime.loop import serve
+    from fedmq.runtime.run_folder import EVENTS, HISTORY, MODEL, REPORT
 
     description = store.description
     assert description is not None
@@ -263,8 +263,8 @@ def _open_run(
     seed: int | None,
 ) -> Task:
     """Begin a run in an empty store, or check that the one in it is the one that is asked for."""
-    from aggregator.store import Description
-    from aggregator.strategies import find_strategy
+    from fedmq.algorithms.base import find_strategy
+    from fedmq.runs.store import Description
 
     known = store.description
     if known is None:
@@ -296,8 +296,8 @@ def _end(service: Aggregator, folder: Path, store: Store, *, quiet: bool, as_jso
     """Write the report, say what came out, and exit."""
     import msgspec
 
-    from aggregator.report import make_report, read_report, write_report
-    from aggregator.steps import Phase
+    from fedmq.aggregator.machine import Phase
+    from fedmq.runs.report import TrainerReport, make_report, read_report, write_report
 
     rounds = service.rounds
     if rounds.phase is not Phase.FINISHED:
@@ -310,7 +310,10 @@ def _end(service: Aggregator, folder: Path, store: Store, *, quiet: bool, as_jso
         service.description,
         closes,
         rounds.standing,
-        rounds.roster.trainers,
+        [
+            TrainerReport(one.name, one.samples, one.results, one.late, one.rejected, one.resent)
+            for one in rounds.roster.trainers
+        ],
         solved=rounds.solved,
         rejections=rounds.rejections,
         bytes_up=service.bytes_up,

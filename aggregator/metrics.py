@@ -10,15 +10,16 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, get_args
 
-from fedmq import __version__, events
+from fedmq import __version__
 from fedmq.errors import RejectReason
-from fedmq.view import Condition, Presence
+from fedmq.observe import events
+from fedmq.observe.run_state import Condition, Presence
 
 if TYPE_CHECKING:
-    from aggregator.service import Aggregator
-    from fedmq.clock import Clock
-    from fedmq.metrics import Metrics
-    from fedmq.view import View
+    from fedmq.aggregator.service import Aggregator
+    from fedmq.observe.metrics import Metrics
+    from fedmq.observe.run_state import View
+    from fedmq.runtime.clock import Clock
 
 
 def _by_reason(counts: Mapping[str, int]) -> Mapping[str, float]:

@@ -13,11 +13,11 @@ from collections.abc import Callable
 from rich.console import Console, RenderableType
 from rich.live import Live
 
-from fedmq import events
-from fedmq.journal import is_journal
-from fedmq.panel import Seen, draw_run
-from fedmq.telling import describe
-from fedmq.view import View
+from fedmq.observe import events
+from fedmq.observe.event_text import describe
+from fedmq.observe.run_state import View
+from fedmq.observe.terminal_view import Seen, draw_run
+from fedmq.runtime.journal import is_journal
 
 LINES_MAX = 26  # of the panel: what was said before stays in sight
 STDOUT = 1

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from fedmq.errors import Rejected
-from fedmq.tasks import TRAINERS_MAX
+from fedmq.tasks.task import TRAINERS_MAX
 
 HELLO_S = 0.4  # between two hellos that are heeded; a trainer says the next one no sooner than after 0.5 s
 

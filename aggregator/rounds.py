@@ -20,11 +20,8 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from aggregator.chronicle import Chronicle
-from aggregator.pace import Pace
-from aggregator.results import as_update
-from aggregator.roster import Introduction, Roster
-from aggregator.steps import (
+from fedmq.aggregator.deadline import Pace
+from fedmq.aggregator.machine import (
     BrokerDown,
     BrokerUp,
     Effects,
@@ -36,15 +33,18 @@ from aggregator.steps import (
     Phase,
     Settings,
 )
-from aggregator.strategies import Plan, Standing, Strategy
-from aggregator.voice import Voice
-from fedmq import topics
-from fedmq.deadlines import earliest
+from fedmq.aggregator.outbox import Voice
+from fedmq.aggregator.roster import Introduction, Roster
+from fedmq.aggregator.run_events import Chronicle
+from fedmq.algorithms.base import Plan, Standing, Strategy
 from fedmq.errors import Rejected
-from fedmq.events import End, Why
-from fedmq.messages import Control, FromTrainer, Goodbye, Hello, Presence, Result
-from fedmq.tasks import Task
-from fedmq.wire import Packet, base_of, describe
+from fedmq.observe.events import End, Why
+from fedmq.protocol import topics
+from fedmq.protocol.codec import Packet, base_of, describe
+from fedmq.protocol.messages import Control, FromTrainer, Goodbye, Hello, Presence, Result
+from fedmq.runs.updates import as_update
+from fedmq.runtime.deadlines import earliest
+from fedmq.tasks.task import Task
 
 
 class Rounds:

@@ -12,13 +12,8 @@ from typing import Any
 
 import msgspec
 
-from aggregator.bulletin import Bulletin
-from aggregator.checkpoint import dump
-from aggregator.chronicle import best_of
-from aggregator.replay import Replayed, replay
-from aggregator.roster import Roster
-from aggregator.rounds import Rounds
-from aggregator.steps import (
+from fedmq.aggregator.event_publisher import Bulletin
+from fedmq.aggregator.machine import (
     BrokerDown,
     BrokerUp,
     Effects,
@@ -32,19 +27,24 @@ from aggregator.steps import (
     Settings,
     Tick,
 )
-from aggregator.store import Close, Description, Store, StoredResult
-from aggregator.strategies import Strategy
-from fedmq import events
-from fedmq.address import DEFAULT_ADDRESS
-from fedmq.clock import Clock
-from fedmq.deadlines import earliest
+from fedmq.aggregator.roster import Roster
+from fedmq.aggregator.rounds import Rounds
+from fedmq.aggregator.run_events import best_of
+from fedmq.algorithms.base import Strategy
 from fedmq.errors import Rejected
-from fedmq.messages import Beacon, Finished
-from fedmq.network import Delivered, Link, LinkRefused, LinkUp, News
-from fedmq.reach import Reach
-from fedmq.seal import NoSeal, Seal
-from fedmq.view import View
-from fedmq.wire import decode, encode
+from fedmq.observe import events
+from fedmq.observe.run_state import View
+from fedmq.protocol.codec import decode, encode
+from fedmq.protocol.messages import Beacon, Finished
+from fedmq.runs.checkpoint import dump
+from fedmq.runs.replay import Replayed, replay
+from fedmq.runs.store import Close, Description, Store, StoredResult
+from fedmq.runtime.broker_connection import Reach
+from fedmq.runtime.clock import Clock
+from fedmq.runtime.deadlines import earliest
+from fedmq.security.signing import NoSeal, Seal
+from fedmq.transport.address import DEFAULT_ADDRESS
+from fedmq.transport.link import Delivered, Link, LinkRefused, LinkUp, News
 
 CHECKPOINT_ROUNDS = 100
 FAREWELL_S = 2.0  # to tell the trainers that the run is over, when the broker is not there

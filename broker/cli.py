@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from fedmq.address import DEFAULT_PORT, PORTS, parse_address
-from fedmq.options import keys_option, metrics_option, option, service_options
+from fedmq.cli.options import keys_option, metrics_option, option, service_options
+from fedmq.transport.address import DEFAULT_PORT, PORTS, parse_address
 
 
 def _check_bind(_ctx: click.Context, _param: click.Parameter, host: str | None) -> str | None:
@@ -47,16 +47,16 @@ def broker(bind: str | None, port: int | None, keys: Path | None, metrics: tuple
       fedmq broker --keys keys --bind 0.0.0.0
       fedmq broker --metrics 9101
     """
-    from broker.enrolment import Enrolment
-    from broker.gate import KeyGate
-    from broker.metrics import measure
-    from broker.service import Broker
-    from fedmq.clock import SystemClock
-    from fedmq.exposed import exposed
-    from fedmq.keyring import Members, find_broker
-    from fedmq.loop import serve
-    from fedmq.sockets import BrokerSockets
-    from fedmq.token import Tickets
+    from fedmq.broker.access_control import KeyGate
+    from fedmq.broker.metrics import measure
+    from fedmq.broker.service import Broker
+    from fedmq.observe.metrics_server import exposed
+    from fedmq.runtime.clock import SystemClock
+    from fedmq.runtime.loop import serve
+    from fedmq.security.admission import Enrolment
+    from fedmq.security.keyring import Members, find_broker
+    from fedmq.security.tokens import Tickets
+    from fedmq.transport.zeromq import BrokerSockets
 
     address, membership = find_broker(None, keys, "broker")
     host, first = parse_address(address)

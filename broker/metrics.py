@@ -9,13 +9,13 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from broker.gate import KeyGate
-from broker.service import Broker
 from fedmq import __version__
-from fedmq.sockets import BrokerSockets
+from fedmq.broker.access_control import KeyGate
+from fedmq.broker.service import Broker
+from fedmq.transport.zeromq import BrokerSockets
 
 if TYPE_CHECKING:
-    from fedmq.metrics import Metrics
+    from fedmq.observe.metrics import Metrics
 
 
 def measure(broker: Broker, hub: BrokerSockets, gate: KeyGate | None) -> Callable[[Metrics], None]:

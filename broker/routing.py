@@ -23,16 +23,17 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from fedmq import topics
-from fedmq.messages import Presence
-from fedmq.network import Listening, Published, Pushed, Routed, Subscribed
-from fedmq.wire import FRAMES_MAX, Frames, encode
+from fedmq.names import NAME_PATTERN
+from fedmq.protocol import topics
+from fedmq.protocol.codec import FRAMES_MAX, Frames, encode
+from fedmq.protocol.messages import Presence
+from fedmq.transport.link import Listening, Published, Pushed, Routed, Subscribed
 
 RUNS_KEPT_MAX = 64
 INBOXES_MAX = 100_000
 PUBLISHABLE = (topics.ROUNDS, topics.BEACONS, topics.EVENTS, topics.SNAPSHOTS, topics.INBOX)
 FOR_OBSERVERS = (topics.EVENTS, topics.SNAPSHOTS)
-_NAME = re.compile(topics.NAME_PATTERN)
+_NAME = re.compile(NAME_PATTERN)
 
 
 class Admit(NamedTuple):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from broker.enrolment import Enrolment
-from broker.gate import KeyGate
-from broker.routing import Admit, Cut, Deliver, Effect, Publish, Routing
-from fedmq.network import Asked, Hub
+from fedmq.broker.access_control import KeyGate
+from fedmq.broker.routing import Admit, Cut, Deliver, Effect, Publish, Routing
+from fedmq.security.admission import Enrolment
+from fedmq.transport.link import Asked, Hub
 
 
 class Broker:

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import click
 
+from fedmq.cli.options import broker_option, check_name, one_thread_for_arrays, option, service_options
 from fedmq.errors import BadConfiguration
-from fedmq.files import write_whole
-from fedmq.journal import is_journal
-from fedmq.options import broker_option, check_name, one_thread_for_arrays, option, service_options
-from fedmq.run_files import RUNS
+from fedmq.runtime.atomic_files import write_whole
+from fedmq.runtime.journal import is_journal
+from fedmq.runtime.run_folder import RUNS
 
 DEFAULT_PORT = 8550
 STDOUT = 1
@@ -81,17 +81,17 @@ def dashboard(
     """
     one_thread_for_arrays()
     try:
-        from dashboard.server import Server
+        from fedmq.dashboard.server import Server
     except ModuleNotFoundError as error:
         raise BadConfiguration(
             f"fedmq dashboard needs {error.name}, which is not installed: pip install 'fedmq[dashboard]'"
         ) from error
-    from dashboard.controls import Controls
-    from dashboard.folders import Folders
-    from dashboard.gallery import Gallery
-    from dashboard.watching import open_watching
-    from fedmq.clock import SystemClock
-    from fedmq.loop import serve
+    from fedmq.dashboard.controls import Controls
+    from fedmq.dashboard.folders import Folders
+    from fedmq.dashboard.live_runs import open_watching
+    from fedmq.dashboard.run_catalog import Gallery
+    from fedmq.runtime.clock import SystemClock
+    from fedmq.runtime.loop import serve
 
     clock = SystemClock()
     listener = _listen(host, port)

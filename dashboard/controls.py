@@ -9,12 +9,12 @@ from pathlib import Path
 
 import msgspec
 
-from fedmq.clock import SystemClock
 from fedmq.errors import BadConfiguration
-from fedmq.keyring import find_broker
-from fedmq.messages import Action
-from fedmq.operator import open_operator
-from fedmq.topics import Name
+from fedmq.names import Name
+from fedmq.protocol.messages import Action
+from fedmq.runs.control_client import open_operator
+from fedmq.runtime.clock import SystemClock
+from fedmq.security.keyring import find_broker
 
 OF_A_TRAINER = ("drain", "ban", "readmit")
 TOLD: dict[Action, str] = {

@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from fedmq.models import TrainedModel
-from fedmq.view import RoundView, View
+from fedmq.models.networks import TrainedModel
+from fedmq.observe.run_state import RoundView, View
 
 # Okabe and Ito's palette, that is told apart with every kind of colour vision: https://jfly.uni-koeln.de/color/
 BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY, BLACK = (

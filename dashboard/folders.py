@@ -10,13 +10,13 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import NamedTuple
 
-from dashboard.following import Following
-from fedmq.clock import Clock
+from fedmq.dashboard.run_folder_follower import Following
 from fedmq.errors import BadConfiguration
-from fedmq.event_log import TAIL_BYTES, read_view
-from fedmq.run_files import EVENTS
-from fedmq.topics import NAME_PATTERN
-from fedmq.view import View
+from fedmq.names import NAME_PATTERN
+from fedmq.observe.event_log import TAIL_BYTES, read_view
+from fedmq.observe.run_state import View
+from fedmq.runtime.clock import Clock
+from fedmq.runtime.run_folder import EVENTS
 
 FOLDERS_MAX = 1000  # the newest
 FOLLOWED_MAX = 8  # pictures that are held whole

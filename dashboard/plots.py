@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fedmq.cli.options import COUNT, FiniteRange, one_thread_for_arrays, option
 from fedmq.errors import BadConfiguration
-from fedmq.files import writing
-from fedmq.options import COUNT, FiniteRange, one_thread_for_arrays, option
-from fedmq.run_files import FIGURE, folder_of
+from fedmq.runtime.atomic_files import writing
+from fedmq.runtime.run_folder import FIGURE, folder_of
 
 if TYPE_CHECKING:
-    from fedmq.models import TrainedModel
-    from fedmq.view import View
+    from fedmq.models.networks import TrainedModel
+    from fedmq.observe.run_state import View
 
 FORMATS = (".png", ".svg", ".pdf")
 PIPED_COLUMNS = 200
@@ -150,7 +150,7 @@ def _print(rows: list[dict[str, Any]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from fedmq.telling import printable
+    from fedmq.observe.event_text import printable
 
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
     for _ in range(2):  # the mark and the name of the figure keep their room,
@@ -175,8 +175,8 @@ def _text(value: object) -> str:
 
 
 def _view(folder: Path) -> View:
-    from fedmq.event_log import read_view
-    from fedmq.run_files import EVENTS
+    from fedmq.observe.event_log import read_view
+    from fedmq.runtime.run_folder import EVENTS
 
     view = read_view(folder / EVENTS)
     if not view.run:
@@ -192,8 +192,8 @@ def _model(folder: Path, view: View, number: int | None) -> tuple[int, TrainedMo
     """
     import numpy as np
 
-    from fedmq.models import Code, TrainedModel, load_model
-    from fedmq.run_files import MODEL
+    from fedmq.models.networks import Code, TrainedModel, load_model
+    from fedmq.runtime.run_folder import MODEL
 
     model = view.model
     if model is not None and not isinstance(model, Code) and model.inputs == 2:
@@ -213,7 +213,7 @@ def _model(folder: Path, view: View, number: int | None) -> tuple[int, TrainedMo
 
 def _figures() -> ModuleType:
     try:
-        from dashboard import figures
+        from fedmq.dashboard import figures
     except ModuleNotFoundError as error:
         raise BadConfiguration("plots need matplotlib: pip install 'fedmq[plot]'") from error
     return figures

@@ -15,13 +15,13 @@ from typing import Any
 
 import uvicorn
 
-from dashboard.connection import TimedProtocol
-from dashboard.controls import Controls
-from dashboard.gallery import Gallery
-from dashboard.guard import Guard, Secrets
-from dashboard.streams import Streams
-from dashboard.web import Web
-from fedmq.hosts import names_of
+from fedmq.dashboard.connection import TimedProtocol
+from fedmq.dashboard.controls import Controls
+from fedmq.dashboard.run_catalog import Gallery
+from fedmq.dashboard.security_middleware import Guard, Secrets
+from fedmq.dashboard.server_sent_events import Streams
+from fedmq.dashboard.web import Web
+from fedmq.observe.host_header import names_of
 
 CONNECTIONS_MAX = 256
 SEND_BYTES_MAX = 128 << 10  # that wait in the kernel for a reader

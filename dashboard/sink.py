@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
+from fedmq.cli.options import broker_option, check_name, one_thread_for_arrays, option, service_options
 from fedmq.errors import BadConfiguration
-from fedmq.options import broker_option, check_name, one_thread_for_arrays, option, service_options
-from fedmq.run_files import RUNS
+from fedmq.runtime.run_folder import RUNS
 
 if TYPE_CHECKING:
-    from dashboard.sinks.feeding import Sink
-    from fedmq.view import View
+    from fedmq.dashboard.sinks.runner import Sink
+    from fedmq.observe.run_state import View
 
 Command = TypeVar("Command", bound=Callable[..., None])
 
@@ -67,7 +67,7 @@ def tensorboard(out: Path, run: str | None, runs: Path, broker: str | None, keys
     """
     _need("tensorboardX", "tensorboard")
     one_thread_for_arrays()
-    from dashboard.sinks.tensorboard import event_files
+    from fedmq.dashboard.sinks.tensorboard import event_files
 
     _serve(event_files(out), run, runs, broker, keys)
 
@@ -91,7 +91,7 @@ def mlflow(to: str | None, name: str, run: str | None, runs: Path, broker: str |
     if not uri:
         raise BadConfiguration("expected --to URI, or $MLFLOW_TRACKING_URI, got neither; such as http://127.0.0.1:5000")
     one_thread_for_arrays()
-    from dashboard.sinks.mlflow import experiment
+    from fedmq.dashboard.sinks.mlflow import experiment
 
     _serve(experiment(uri, name), run, runs, broker, keys)
 
@@ -105,10 +105,10 @@ def _serve(
     open_sink: Callable[[View], Sink], run: str | None, runs: Path, broker: str | None, keys: Path | None
 ) -> None:
     """Watch, and feed the sinks, until it is over."""
-    from dashboard.sinks.feeding import Feeding
-    from dashboard.watching import open_watching
-    from fedmq.clock import SystemClock
-    from fedmq.loop import serve
+    from fedmq.dashboard.live_runs import open_watching
+    from fedmq.dashboard.sinks.runner import Feeding
+    from fedmq.runtime.clock import SystemClock
+    from fedmq.runtime.loop import serve
 
     clock = SystemClock()
     watching, link, address = open_watching(broker, keys, clock=clock)

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from fedmq.models import Floating, Floats, Model, TrainedModel
-from fedmq.tasks import TASK_NAMES, Rows, find_task, task_rows
+from fedmq.models.networks import Floating, Floats, Model, TrainedModel
+from fedmq.tasks.task import TASK_NAMES, Rows, find_task, task_rows
 
 SIZE = 48  # cells along each side
 POINTS_MAX = 256  # rows to draw on it

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Protocol
 
 import click
 
+from fedmq.cli.options import edge_options, log_options, one_thread_for_arrays, option
 from fedmq.errors import BadConfiguration, Unreachable
-from fedmq.options import edge_options, log_options, one_thread_for_arrays, option
 
 if TYPE_CHECKING:
-    from dashboard.screens import Show
-    from dashboard.watching import Watched
-    from fedmq.clock import Clock
-    from fedmq.panel import Seen
+    from fedmq.dashboard.live_runs import Watched
+    from fedmq.dashboard.terminal_output import Show
+    from fedmq.observe.terminal_view import Seen
+    from fedmq.runtime.clock import Clock
 
 DRAW_S = 0.1  # between two pictures at the least,
 TICK_S = 0.5  # and at the most: times pass
@@ -49,11 +49,11 @@ def watch(
       fedmq watch --json --once
     """
     one_thread_for_arrays()
-    from dashboard.following import Following, Looks
-    from dashboard.screens import show_for
-    from dashboard.watching import open_watching
-    from fedmq.clock import SystemClock
-    from fedmq.loop import Waiting, serve
+    from fedmq.dashboard.live_runs import open_watching
+    from fedmq.dashboard.run_folder_follower import Following, Looks
+    from fedmq.dashboard.terminal_output import show_for
+    from fedmq.runtime.clock import SystemClock
+    from fedmq.runtime.loop import Waiting, serve
 
     clock = SystemClock()
     once = once or not (as_json or sys.stdout.isatty())
@@ -174,7 +174,7 @@ class Watcher:
         self.done = True
 
     def _seen(self, now: float) -> list[Seen]:
-        from fedmq.panel import Seen
+        from fedmq.observe.terminal_view import Seen
 
         wall, runs = self._clock.wall(), self._source.runs
         chosen = list(runs) if self._run is None else [self._run] if self._run in runs else []

@@ -24,14 +24,14 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
-from dashboard.controls import Controls, Word
-from dashboard.gallery import BestModel, Gallery
-from dashboard.guard import Secrets, error_body
-from dashboard.streams import Reader, Streams, TooManyStreams
-from dashboard.surface import surface_of
 from fedmq import __version__
+from fedmq.dashboard.controls import Controls, Word
+from fedmq.dashboard.run_catalog import BestModel, Gallery
+from fedmq.dashboard.security_middleware import Secrets, error_body
+from fedmq.dashboard.server_sent_events import Reader, Streams, TooManyStreams
+from fedmq.dashboard.surface import surface_of
 from fedmq.errors import BadConfiguration, FedmqError, NotAuthorised, Unreachable
-from fedmq.topics import NAME_PATTERN
+from fedmq.names import NAME_PATTERN
 
 STATIC = Path(__file__).parent / "static"
 SURFACES_KEPT_MAX = 512

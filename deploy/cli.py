@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from deploy import care
-from deploy import inventory as inventories
-from deploy.desk import Command, end, fleet_options, hosts_of, work_on
-from deploy.inventory import BrokerHost, Inventory, Setting, TrainerHost
-from fedmq.address import DEFAULT_PORT, PORTS
+from fedmq.cli.options import COUNT, option
+from fedmq.deploy import inventory as inventories
+from fedmq.deploy import operations
+from fedmq.deploy.fleet_options import Command, end, fleet_options, hosts_of, work_on
+from fedmq.deploy.inventory import BrokerHost, Inventory, Setting, TrainerHost
 from fedmq.errors import BadConfiguration
-from fedmq.options import COUNT, option
+from fedmq.transport.address import DEFAULT_PORT, PORTS
 
 if TYPE_CHECKING:
-    from deploy.rollout import Goal, Rollout
+    from fedmq.deploy.rollout import Goal, Rollout
 
 
 def package_option(command: Command) -> Command:
@@ -99,7 +99,7 @@ def broker(
       fedmq deploy broker north
       fedmq deploy broker admin@north --address 192.0.2.1
     """
-    from deploy.package import find_package
+    from fedmq.deploy.package import find_package
 
     known = inventories.read_inventory(inventory)
     if host is not None:
@@ -250,7 +250,7 @@ def _setting(pair: str) -> tuple[str, Setting]:
 
 def _remember(path: Path, section: str) -> Inventory:
     """Put a section at the end of the inventory; all of it, which is written only if it is one."""
-    from fedmq.files import write_whole
+    from fedmq.runtime.atomic_files import write_whole
 
     before = path.read_text(encoding="utf-8") if path.exists() else ""
     gap = "\n" if before and not before.endswith("\n\n") else ""
@@ -262,8 +262,8 @@ def _remember(path: Path, section: str) -> Inventory:
 
 def _goal(known: Inventory, package: Path | None) -> Goal:
     """Nothing yet, for who has a broker."""
-    from deploy.package import find_package
-    from deploy.rollout import Goal
+    from fedmq.deploy.package import find_package
+    from fedmq.deploy.rollout import Goal
 
     if known.broker is None:
         raise BadConfiguration("expected a broker's host in the inventory, got none; first fedmq deploy broker HOST")
@@ -277,5 +277,5 @@ def _reach(goal: Goal, ssh_config: Path | None, limit: int) -> None:
     end(work_on(reach, ssh_config, limit), len(goal.hosts))
 
 
-for command in (care.status, care.logs, care.stop, care.remove):
+for command in (operations.status, operations.logs, operations.stop, operations.remove):
     deploy.add_command(command)

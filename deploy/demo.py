@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from deploy.processes import Processes, free_port, listens
+from fedmq.cli.options import COUNT, one_thread_for_arrays, option, service_options
+from fedmq.deploy.processes import Processes, free_port, listens
 from fedmq.errors import BadConfiguration
-from fedmq.options import COUNT, one_thread_for_arrays, option, service_options
-from fedmq.run_files import MODEL, REPORT, RUNS, STORE
+from fedmq.runtime.run_folder import MODEL, REPORT, RUNS, STORE
 
 if TYPE_CHECKING:
-    from fedmq.models import TrainedModel
-    from fedmq.tasks import Task
+    from fedmq.models.networks import TrainedModel
+    from fedmq.tasks.task import Task
 
 ROWS_SHOWN_MAX = GENES_SHOWN_MAX = 16
 LOOK_S = 0.02
@@ -71,9 +71,9 @@ def demo(
       fedmq demo --dashboard
     """
     one_thread_for_arrays()
-    from aggregator.cli import new_name
-    from fedmq.models import Code
-    from fedmq.tasks import find_task, task_rows
+    from fedmq.aggregator.cli import new_name
+    from fedmq.models.networks import Code
+    from fedmq.tasks.task import find_task, task_rows
 
     task = find_task(task_name)
     count = trainers or task.trainers
@@ -151,7 +151,7 @@ def _wait(processes: Processes, aggregator: subprocess.Popen[bytes]) -> int:
 
 def _show(task: Task, task_name: str, folder: Path) -> None:
     """What came out: a small task's rows with the model's predictions, or its genes; and what to do next."""
-    from fedmq.models import Code, load_model
+    from fedmq.models.networks import Code, load_model
 
     trained = load_model(folder / MODEL)
     if isinstance(trained.model, Code):
@@ -165,7 +165,7 @@ def _show(task: Task, task_name: str, folder: Path) -> None:
 
 
 def _show_predictions(task: Task, task_name: str, trained: TrainedModel) -> None:
-    from fedmq.tasks import task_rows
+    from fedmq.tasks.task import task_rows
 
     rows = task.fit(task_rows(task_name, 1, 1))
     predictions = trained.predict(rows.inputs)

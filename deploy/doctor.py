@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fedmq.address import DEFAULT_ADDRESS, parse_address
-from fedmq.options import broker_option, one_thread_for_arrays, option
+from fedmq.cli.options import broker_option, one_thread_for_arrays, option
+from fedmq.transport.address import DEFAULT_ADDRESS, parse_address
 
 if TYPE_CHECKING:
-    from deploy.findings import Finding
+    from fedmq.deploy.check_result import Finding
 
 COLOURS = {"ok": "green", "warning": "yellow", "problem": "red"}
 
@@ -53,7 +53,7 @@ def doctor(data: str | None, as_json: bool, broker: str | None, keys: Path | Non
 
 def examine(broker: str | None, keys: Path | None, data: str | None) -> list[Finding]:
     """What all the checks found; where the broker is comes from the command line, the keys, or the defaults."""
-    from deploy.machine import (
+    from fedmq.deploy.local_checks import (
         check_clock,
         check_data,
         check_files_limit,
@@ -62,7 +62,7 @@ def examine(broker: str | None, keys: Path | None, data: str | None) -> list[Fin
         check_libzmq,
         check_python,
     )
-    from deploy.reaching import check_door, check_ports, check_way
+    from fedmq.deploy.network_checks import check_door, check_ports, check_way
 
     findings = [check_python(), check_libzmq(), check_files_limit(), check_clock()]
     findings.append(check_folder(Path(os.environ.get("STATE_DIRECTORY", "."))))

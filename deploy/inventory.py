@@ -25,8 +25,8 @@ from typing import Annotated, NamedTuple
 import msgspec
 from msgspec import Meta
 
-from fedmq.address import DEFAULT_PORT, PORTS, parse_address
 from fedmq.errors import BadConfiguration
+from fedmq.transport.address import DEFAULT_PORT, PORTS, parse_address
 
 INVENTORY = Path("fleet.toml")
 COUNT_MAX = 64

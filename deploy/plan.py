@@ -10,10 +10,10 @@ import hashlib
 from dataclasses import dataclass
 from shlex import quote
 
-from deploy.facts import CREDENTIALS, KEYS, STATE, Facts
-from deploy.inventory import BrokerHost, Instance, Setting, settings_text
-from deploy.package import Package
-from fedmq.address import PORTS
+from fedmq.deploy.facts import CREDENTIALS, KEYS, STATE, Facts
+from fedmq.deploy.inventory import BrokerHost, Instance, Setting, settings_text
+from fedmq.deploy.package import Package
+from fedmq.transport.address import PORTS
 
 SYSTEMD_MIN = 252  # keys from /etc/credstore
 SKEW_S_MAX = 30.0  # tokens expire by the clock, and logs of several hosts are read side by side

@@ -16,7 +16,7 @@ import time
 from types import TracebackType
 from typing import Self
 
-from fedmq.address import PORTS
+from fedmq.transport.address import PORTS
 
 CANDIDATES = range(10_000, 32_000)  # below those that the kernel takes for connections that go out at any moment
 STOP_S = 6.0  # after SIGTERM; a service needs at most 5
@@ -62,7 +62,7 @@ class Processes:
         environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
         environment.pop("FEDMQ_CONFIG", None)  # it is the caller's, and the services know other options
         process = subprocess.Popen(
-            [sys.executable, "-m", "fedmq", *arguments],
+            [sys.executable, "-P", "-m", "fedmq", *arguments],
             stdout=subprocess.DEVNULL if quiet else None,
             stdin=subprocess.DEVNULL,
             env=environment,

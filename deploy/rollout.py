@@ -13,11 +13,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from deploy import plan
-from deploy.facts import QUESTIONS, Facts, read_facts
-from deploy.inventory import BrokerHost, Instance, Setting
-from deploy.package import Package
-from deploy.ssh import Host, HostTrouble, connect
+from fedmq.deploy import plan
+from fedmq.deploy.facts import QUESTIONS, Facts, read_facts
+from fedmq.deploy.inventory import BrokerHost, Instance, Setting
+from fedmq.deploy.package import Package
+from fedmq.deploy.ssh import Host, HostTrouble, connect
 
 ASK_S = 20.0
 INSTALL_S = 300.0

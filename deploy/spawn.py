@@ -14,12 +14,12 @@ import socket
 import click
 from click.core import ParameterSource
 
-from deploy import user_units
-from deploy.inventory import COUNT_MAX, fill
-from deploy.processes import Processes
-from fedmq.options import check_name, option
-from fedmq.settings import settings_of
-from trainer.cli import trainer
+from fedmq.cli.options import check_name, option
+from fedmq.cli.settings import settings_of
+from fedmq.deploy import user_units
+from fedmq.deploy.inventory import COUNT_MAX, fill
+from fedmq.deploy.processes import Processes
+from fedmq.trainer.cli import trainer
 
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 

@@ -85,7 +85,7 @@ def unit_of(name: str) -> str:
 def command(name: str, words: list[str]) -> list[str]:
     """What starts `fedmq WORDS` as the unit of this trainer, and waits until it is ready."""
     properties = [*shared_properties(), *OWN, *(f"{key}={value}" for key, value in _wanted(words).items())]
-    own = [sys.executable, "-m", "fedmq", *words]
+    own = [sys.executable, "-P", "-m", "fedmq", *words]
     start = ["systemd-run", "--user", "--quiet", f"--unit={unit_of(name)}"]
     # systemd takes $WORD for a variable.
     return [*start, *(f"--property={one}" for one in properties), "--", *(word.replace("$", "$$") for word in own)]

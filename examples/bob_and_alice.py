@@ -9,11 +9,11 @@ from __future__ import annotations
 import numpy as np
 from msgspec.structs import replace
 
-from aggregator.service import Limits
-from aggregator.strategies.averaging import FedAvg
-from deploy.in_process import Federation
 from fedmq import Rows, find_task
-from fedmq.messages import GradientLearner
+from fedmq.aggregator.service import Limits
+from fedmq.algorithms.averaging.strategy import FedAvg
+from fedmq.protocol.messages import GradientLearner
+from fedmq.simulation.federation import Federation
 
 BOB = Rows(np.array([[1.0, 1.0], [0.0, 1.0]]), np.array([2.0, 0.0]))
 ALICE = Rows(np.array([[1.0, 0.0], [0.0, 0.0]]), np.array([1.0, 0.0]))

@@ -15,16 +15,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from aggregator.results import as_update
 from fedmq import MLP, Rows, Task
-from fedmq.clock import SystemClock
-from fedmq.messages import Evolve, Result, Round
-from fedmq.models import cross_entropy
-from fedmq.wire import decode, encode
-from trainer.answer import on_rows
-from trainer.budget import Budget
-from trainer.session import Connected, Heard, Outgoing, Session, Worked
-from trainer.worker import perform
+from fedmq.models.networks import cross_entropy
+from fedmq.protocol.codec import decode, encode
+from fedmq.protocol.messages import Evolve, Result, Round
+from fedmq.runs.updates import as_update
+from fedmq.runtime.clock import SystemClock
+from fedmq.trainer.budget import Budget
+from fedmq.trainer.round_handler import on_rows
+from fedmq.trainer.session import Connected, Heard, Outgoing, Session, Worked
+from fedmq.trainer.worker import perform
 
 FEATURES, HIDDEN = 6, 12
 BITS = (30, 16, 8, 4, 0)

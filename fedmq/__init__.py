@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fedmq.errors import FedmqError
-    from fedmq.models import MLP, Code, Linear, TrainedModel, load_model
-    from fedmq.tasks import Rows, Search, Task, find_task
+    from fedmq.models.networks import MLP, Code, Linear, TrainedModel, load_model
+    from fedmq.tasks.task import Rows, Search, Task, find_task
 
 __version__ = "0.1.0"
 
@@ -34,16 +34,16 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Code": "fedmq.models",
+    "Code": "fedmq.models.networks",
     "FedmqError": "fedmq.errors",
-    "Linear": "fedmq.models",
-    "MLP": "fedmq.models",
-    "Rows": "fedmq.tasks",
-    "Search": "fedmq.tasks",
-    "Task": "fedmq.tasks",
-    "TrainedModel": "fedmq.models",
-    "find_task": "fedmq.tasks",
-    "load_model": "fedmq.models",
+    "Linear": "fedmq.models.networks",
+    "MLP": "fedmq.models.networks",
+    "Rows": "fedmq.tasks.task",
+    "Search": "fedmq.tasks.task",
+    "Task": "fedmq.tasks.task",
+    "TrainedModel": "fedmq.models.networks",
+    "find_task": "fedmq.tasks.task",
+    "load_model": "fedmq.models.networks",
 }
 
 

@@ -11,7 +11,7 @@ def main() -> NoReturn:
     heeded = signal.getsignal(signal.SIGINT)
     if heeded is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from fedmq.cli import main as run
+    from fedmq.cli.main import main as run
 
     signal.signal(signal.SIGINT, heeded)
     run()

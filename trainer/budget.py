@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from fedmq.messages import Evolve, Round
+from fedmq.protocol.messages import Evolve, Round
 
 RUNS_REMEMBERED = 1000  # who forges names of runs gets a new budget with each of them, remembered or not
 

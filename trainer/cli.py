@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from fedmq.errors import BadConfiguration, BadData
-from fedmq.options import (
+from fedmq.cli.options import (
     COUNT,
     check_labels,
     check_name,
@@ -23,21 +22,22 @@ from fedmq.options import (
     option,
     service_options,
 )
-from trainer.join import join
+from fedmq.errors import BadConfiguration, BadData
+from fedmq.security.join_command import join
 
 if TYPE_CHECKING:
-    from fedmq.clock import Clock
-    from fedmq.keyring import Membership
-    from fedmq.seal import TrainerSeal
-    from fedmq.sockets import TrainerSockets
-    from fedmq.tasks import Rows
-    from trainer.policy import CodePolicy
-    from trainer.service import Trainer
-    from trainer.session import Session
-    from trainer.spool import FileSpool
+    from fedmq.runtime.clock import Clock
+    from fedmq.security.keyring import Membership
+    from fedmq.security.signing import TrainerSeal
+    from fedmq.tasks.task import Rows
+    from fedmq.trainer.code_policy import CodePolicy
+    from fedmq.trainer.service import Trainer
+    from fedmq.trainer.session import Session
+    from fedmq.trainer.spool import FileSpool
+    from fedmq.transport.zeromq import TrainerSockets
 
 ROWS_FEW = 10  # with fewer, a round's scores tell the labels to who looks at them; see docs/privacy.md
-SCALE_MAX = 30  # as `fedmq.messages` has it, which would load numpy for a `--help`
+SCALE_MAX = 30  # as `fedmq.protocol.messages` has it, which would load numpy for a `--help`
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ def _check_data(_ctx: click.Context, _param: click.Parameter, spec: str | None) 
     """Rows of a built-in task that there are, or BadConfiguration; nothing else is looked at yet."""
     if spec is not None and re.fullmatch(r"\w+:[0-9]{1,9}/[0-9]{1,9}", spec):
         one_thread_for_arrays()
-        from trainer.data import load_rows
+        from fedmq.data.readers import load_rows
 
         load_rows(spec)
     return spec
@@ -153,14 +153,14 @@ def trainer(
     if data is None:
         raise click.UsageError("Missing option '--data': the rows, such as --data rows.csv.", ctx)
     one_thread_for_arrays()
-    from fedmq.clock import SystemClock
-    from fedmq.keyring import find_broker
-    from fedmq.seal import TrainerSeal
-    from fedmq.sockets import TrainerSockets
-    from trainer.answer import on_rows
-    from trainer.service import Trainer, usage_of_process
-    from trainer.spool import FileSpool
-    from trainer.worker import ThreadWorker
+    from fedmq.runtime.clock import SystemClock
+    from fedmq.security.keyring import find_broker
+    from fedmq.security.signing import TrainerSeal
+    from fedmq.trainer.round_handler import on_rows
+    from fedmq.trainer.service import Trainer, usage_of_process
+    from fedmq.trainer.spool import FileSpool
+    from fedmq.trainer.worker import ThreadWorker
+    from fedmq.transport.zeromq import TrainerSockets
 
     address, membership = find_broker(broker, keys, "trainer")
     name = _name(name, membership)
@@ -188,9 +188,9 @@ def trainer(
 
 def _serve(service: Trainer, link: TrainerSockets, clock: Clock, line: str, metrics: tuple[str, int] | None) -> None:
     """Run the trainer until it is done; the line is said once it does its work."""
-    from fedmq.exposed import exposed
-    from fedmq.loop import serve
-    from trainer.metrics import measure
+    from fedmq.observe.metrics_server import exposed
+    from fedmq.runtime.loop import serve
+    from fedmq.trainer.metrics import measure
 
     with exposed(metrics, measure(service), lambda: service.reach.lacks) as pulse:
         serve(service, link, clock, ready=lambda: click.echo(line), pulse=pulse)
@@ -219,10 +219,10 @@ def _name(given: str | None, membership: Membership | None) -> str:
 def _session(name: str, count: int, spool: FileSpool | None, scale: int, cap: int | None, labels: str) -> Session:
     """A session that goes on with what an earlier life has kept."""
     from fedmq import __version__
-    from fedmq.streams import stream
-    from trainer.budget import Budget
-    from trainer.seen import Seen
-    from trainer.session import Session
+    from fedmq.runtime.rng import stream
+    from fedmq.trainer.budget import Budget
+    from fedmq.trainer.high_water_marks import Seen
+    from fedmq.trainer.session import Session
 
     kept = [] if spool is None else spool.load(name, count)
     budget = Budget(cap, () if spool is None or cap is None else spool.spent())
@@ -233,7 +233,7 @@ def _session(name: str, count: int, spool: FileSpool | None, scale: int, cap: in
 
 def _rows(spec: str, name: str, least: int | None) -> Rows:
     """The rows of this trainer, if they are enough."""
-    from trainer.data import load_rows
+    from fedmq.data.readers import load_rows
 
     rows = load_rows(spec)
     _check_count(name, len(rows.inputs), least)
@@ -255,8 +255,8 @@ def _check_count(name: str, rows: int, least: int | None) -> None:
 
 def _policy(allowed: bool, score: str | None, seal: TrainerSeal | None) -> CodePolicy:
     """Whose code this trainer runs."""
-    from fedmq.shipping import ship
-    from trainer.policy import CodePolicy, unsigned
+    from fedmq.tasks.shipping import ship
+    from fedmq.trainer.code_policy import CodePolicy, unsigned
 
     own = None if score is None else ship(score)
     if own is not None and own.code is None:

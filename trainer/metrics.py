@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, get_args
 
 from fedmq import __version__
 from fedmq.errors import RejectReason
-from trainer.service import Trainer
+from fedmq.trainer.service import Trainer
 
 if TYPE_CHECKING:
-    from fedmq.metrics import Metrics
+    from fedmq.observe.metrics import Metrics
 
 REASONS: tuple[str, ...] = get_args(RejectReason)
 

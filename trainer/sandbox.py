@@ -1,7 +1,7 @@
 """A sandbox: a child process without files, network or children, in which somebody's code scores candidates.
 
-Knows nothing of who may send code (`trainer.policy` does), and never looks into it. What comes back is checked before
-it is believed: the process belongs to the code, and so does whatever it says.
+`fedmq.trainer.code_policy` decides whose code runs here. What comes back is checked before it is believed: the process
+belongs to the code, and so does whatever it says.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ import msgspec
 import numpy as np
 
 from fedmq.errors import Rejected, WorkCancelled
-from fedmq.models import ROW_SQUARED_ERROR_MAX, Floats, Scores
-from fedmq.tasks import Rows
-from trainer.pipe import (
+from fedmq.models.networks import ROW_SQUARED_ERROR_MAX, Floats, Scores
+from fedmq.tasks.task import Rows
+from fedmq.trainer.sandbox_protocol import (
     DETAIL_MAX,
     LENGTH_BYTES,
     Ask,
@@ -98,7 +98,7 @@ class Sandbox:
         nowhere = tempfile.mkdtemp(prefix="fedmq-")
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "trainer.sandboxed", str(self._memory_bytes)],
+                [sys.executable, "-P", "-m", "fedmq.trainer.sandbox_worker", str(self._memory_bytes)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,

@@ -8,20 +8,31 @@ from collections.abc import Callable
 
 import msgspec
 
-from fedmq.address import DEFAULT_ADDRESS
-from fedmq.clock import Clock
-from fedmq.deadlines import earliest
 from fedmq.errors import BadData, CodeRefused, Rejected
-from fedmq.messages import Accepted, Beacon, Finished, Refused, Result, Round, Welcome
-from fedmq.network import Delivered, Link, LinkRefused, LinkUp, News
-from fedmq.rate_limit import RateLimited
-from fedmq.reach import Reach
-from fedmq.seal import NoSeal, Seal
-from fedmq.wire import decode, encode
-from trainer.session import RUNS_MAX, Session
-from trainer.spool import Spool
-from trainer.steps import Connected, Declined, Disconnected, Effects, Event, Heard, Stop, Tick, Worked, WorkFailed
-from trainer.worker import Done, Worker
+from fedmq.protocol.codec import decode, encode
+from fedmq.protocol.messages import Accepted, Beacon, Finished, Refused, Result, Round, Welcome
+from fedmq.runtime.broker_connection import Reach
+from fedmq.runtime.clock import Clock
+from fedmq.runtime.deadlines import earliest
+from fedmq.runtime.rate_limit import RateLimited
+from fedmq.security.signing import NoSeal, Seal
+from fedmq.trainer.machine import (
+    Connected,
+    Declined,
+    Disconnected,
+    Effects,
+    Event,
+    Heard,
+    Stop,
+    Tick,
+    Worked,
+    WorkFailed,
+)
+from fedmq.trainer.session import RUNS_MAX, Session
+from fedmq.trainer.spool import Spool
+from fedmq.trainer.worker import Done, Worker
+from fedmq.transport.address import DEFAULT_ADDRESS
+from fedmq.transport.link import Delivered, Link, LinkRefused, LinkUp, News
 
 IGNORED_AGAIN_S = 3600.0  # for a run that is ignored nothing changes soon
 

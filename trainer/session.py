@@ -30,15 +30,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from fedmq import topics
-from fedmq.deadlines import earliest
-from fedmq.messages import Beacon, Finished, FromAggregator, FromTrainer, Goodbye, Hello, Round, Welcome
-from fedmq.scores import SCALE, counted
-from fedmq.wire import Array, Packet, base_of
-from trainer.budget import Budget, evaluations_of
-from trainer.kept import Kept
-from trainer.seen import Seen
-from trainer.steps import (
+from fedmq.protocol import topics
+from fedmq.protocol.codec import Array, Packet, base_of
+from fedmq.protocol.fixed_point import SCALE, counted
+from fedmq.protocol.messages import Beacon, Finished, FromAggregator, FromTrainer, Goodbye, Hello, Round, Welcome
+from fedmq.runtime.deadlines import earliest
+from fedmq.trainer.budget import Budget, evaluations_of
+from fedmq.trainer.high_water_marks import Seen
+from fedmq.trainer.machine import (
     Connected,
     Declined,
     Disconnected,
@@ -50,6 +49,7 @@ from trainer.steps import (
     Worked,
     WorkFailed,
 )
+from fedmq.trainer.pending_result import Kept
 
 RUNS_MAX = 16  # followed at once
 SILENT_S = 5.0  # without a word of a run, then another may take its place: an aggregator speaks four times a second,

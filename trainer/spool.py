@@ -15,14 +15,14 @@ from typing import Protocol
 
 import msgspec
 
-from fedmq import topics
 from fedmq.errors import Rejected
-from fedmq.files import write_whole, writing
-from fedmq.messages import Result
-from fedmq.wire import decode, encode
-from trainer.budget import Spent
-from trainer.kept import Kept
-from trainer.seen import Mark
+from fedmq.protocol import topics
+from fedmq.protocol.codec import decode, encode
+from fedmq.protocol.messages import Result
+from fedmq.runtime.atomic_files import write_whole, writing
+from fedmq.trainer.budget import Spent
+from fedmq.trainer.high_water_marks import Mark
+from fedmq.trainer.pending_result import Kept
 
 SUFFIX, SPENT_SUFFIX, SEEN_SUFFIX = ".result", ".spent", ".seen"
 SPENT_UNKNOWN = 2**53  # more than any cap

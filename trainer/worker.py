@@ -11,10 +11,10 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import NamedTuple, Protocol
 
-from fedmq.clock import Clock
 from fedmq.errors import WorkCancelled
-from fedmq.messages import Round
-from fedmq.wire import Array, Packet
+from fedmq.protocol.codec import Array, Packet
+from fedmq.protocol.messages import Round
+from fedmq.runtime.clock import Clock
 
 Cancelled = Callable[[], bool]
 Learn = Callable[[Packet, Cancelled], dict[str, Array]]

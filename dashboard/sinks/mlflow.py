@@ -14,11 +14,11 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from dashboard.sinks.feeding import Report, figures_of, parameters_of
+from fedmq.dashboard.sinks.runner import Report, figures_of, parameters_of
 from fedmq.errors import Unreachable, one_line
-from fedmq.events import RunFinished
-from fedmq.run_files import REPORT
-from fedmq.view import RoundView, View
+from fedmq.observe.events import RunFinished
+from fedmq.observe.run_state import RoundView, View
+from fedmq.runtime.run_folder import REPORT
 
 RUN_TAG = "fedmq.run"
 METRICS_AT_ONCE_MAX = 1000  # as MLflow has it

@@ -11,10 +11,10 @@ from pathlib import Path
 import msgspec
 from tensorboardX import SummaryWriter
 
-from dashboard.sinks.feeding import Report, figures_of, parameters_of
-from fedmq.events import RunFinished
-from fedmq.files import writing
-from fedmq.view import RoundView, View
+from fedmq.dashboard.sinks.runner import Report, figures_of, parameters_of
+from fedmq.observe.events import RunFinished
+from fedmq.observe.run_state import RoundView, View
+from fedmq.runtime.atomic_files import writing
 
 NAMES = {"fitness_best": "fitness/best", "fitness_mean": "fitness/mean", "fitness_worst": "fitness/worst"}
 

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from fedmq.event_log import take_line
-from fedmq.panel import Seen, draw_run
-from fedmq.run_files import EVENTS
-from fedmq.view import View
+from fedmq.observe.event_log import take_line
+from fedmq.observe.run_state import View
+from fedmq.observe.terminal_view import Seen, draw_run
+from fedmq.runtime.run_folder import EVENTS
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

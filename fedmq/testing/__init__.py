@@ -9,8 +9,8 @@ two virtual seconds, at once
 True
 """
 
-from fedmq.testing.clock import VirtualClock
-from fedmq.testing.simulation import Faults, Node, NodeCrashed, Simulation
-from fedmq.testing.worker import VirtualWorker
+from fedmq.simulation.clock import VirtualClock
+from fedmq.simulation.network import Faults, Node, NodeCrashed, Simulation
+from fedmq.simulation.worker import VirtualWorker
 
 __all__ = ["Faults", "Node", "NodeCrashed", "Simulation", "VirtualClock", "VirtualWorker"]

@@ -33,9 +33,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "simulation"))
 
 from liars import play
 
-from aggregator.strategies import find_strategy
-from aggregator.strategies.rules import RULES
-from fedmq.tasks import find_task
+from fedmq.algorithms.averaging.robust_aggregation import RULES
+from fedmq.algorithms.base import find_strategy
+from fedmq.tasks.task import find_task
 
 PROMISED = 0.99  # of the runs, for the default strategy
 PROMISES = ("garbage", "inverted", "scaled", "NaN", "copies")

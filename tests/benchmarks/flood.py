@@ -33,12 +33,13 @@ import psutil
 import zmq
 from idle_round import Idle, serve_idle_trainer
 
-from aggregator.service import Aggregator, Limits
-from aggregator.store import Description, Store
-from deploy.processes import free_port
-from fedmq import events
-from fedmq.clock import SystemClock
-from fedmq.keyring import (
+from fedmq.aggregator.service import Aggregator, Limits
+from fedmq.deploy.processes import free_port
+from fedmq.observe import events
+from fedmq.protocol.codec import FRAME_BYTES_MAX
+from fedmq.runs.store import Description, Store
+from fedmq.runtime.clock import SystemClock
+from fedmq.security.keyring import (
     MEMBERS,
     Federation,
     Members,
@@ -48,12 +49,11 @@ from fedmq.keyring import (
     write_identity,
     write_public,
 )
-from fedmq.keys import Identity
-from fedmq.network import Port
-from fedmq.seal import AggregatorSeal
-from fedmq.sockets import AggregatorSockets
-from fedmq.tasks import find_task
-from fedmq.wire import FRAME_BYTES_MAX
+from fedmq.security.keys import Identity
+from fedmq.security.signing import AggregatorSeal
+from fedmq.tasks.task import find_task
+from fedmq.transport.link import Port
+from fedmq.transport.zeromq import AggregatorSockets
 
 RATIO_MAX = 2.0
 WARM_UP = 20

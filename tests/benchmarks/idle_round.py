@@ -30,23 +30,23 @@ import numpy as np
 import psutil
 import zmq
 
-from aggregator.service import Aggregator, Limits
-from aggregator.store import Description, Store
-from aggregator.strategies import Plan, Standing, Update
-from deploy.processes import Processes, free_port
-from fedmq import events
-from fedmq.clock import SystemClock
-from fedmq.keyring import Membership
-from fedmq.loop import serve
-from fedmq.messages import GradientLearner, Train
-from fedmq.seal import TrainerSeal
-from fedmq.sockets import AggregatorSockets, TrainerSockets
-from fedmq.streams import stream
-from fedmq.tasks import Task, find_task
-from fedmq.wire import Array, Packet
-from trainer.service import Trainer
-from trainer.session import Session
-from trainer.worker import Cancelled, ThreadWorker
+from fedmq.aggregator.service import Aggregator, Limits
+from fedmq.algorithms.base import Plan, Standing, Update
+from fedmq.deploy.processes import Processes, free_port
+from fedmq.observe import events
+from fedmq.protocol.codec import Array, Packet
+from fedmq.protocol.messages import GradientLearner, Train
+from fedmq.runs.store import Description, Store
+from fedmq.runtime.clock import SystemClock
+from fedmq.runtime.loop import serve
+from fedmq.runtime.rng import stream
+from fedmq.security.keyring import Membership
+from fedmq.security.signing import TrainerSeal
+from fedmq.tasks.task import Task, find_task
+from fedmq.trainer.service import Trainer
+from fedmq.trainer.session import Session
+from fedmq.trainer.worker import Cancelled, ThreadWorker
+from fedmq.transport.zeromq import AggregatorSockets, TrainerSockets
 
 MODEL = np.linspace(0.0, 1.0, 9)  # 72 bytes
 FOLDER = Path("build")  # on the file system of the checkout, and nothing that git would take

@@ -28,10 +28,10 @@ from multiprocessing.synchronize import Event, Semaphore
 from pathlib import Path
 from typing import NamedTuple
 
-from dashboard.watching import open_watching
-from deploy.processes import Processes, free_port
-from fedmq.clock import SystemClock
-from fedmq.run_files import EVENTS
+from fedmq.dashboard.live_runs import open_watching
+from fedmq.deploy.processes import Processes, free_port
+from fedmq.runtime.clock import SystemClock
+from fedmq.runtime.run_folder import EVENTS
 
 TASK = """
 from fedmq import Linear, Task

@@ -25,9 +25,10 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from fedmq import MLP, events
-from fedmq.lock import FolderLock
-from fedmq.run_files import EVENTS
+from fedmq import MLP
+from fedmq.observe import events
+from fedmq.runtime.lock import FolderLock
+from fedmq.runtime.run_folder import EVENTS
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "browser"))
 from chromium import CHROMIUM, MISSING, chromium

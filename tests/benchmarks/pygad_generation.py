@@ -25,9 +25,9 @@ import pygad
 import pygad.gann
 import pygad.nn
 
-from fedmq.models import MLP
-from fedmq.tasks import Rows, Task
-from trainer.evolution import evolve
+from fedmq.algorithms.evolution.local_search import evolve
+from fedmq.models.networks import MLP
+from fedmq.tasks.task import Rows, Task
 
 POPULATION = 50
 SILENT = logging.getLogger("benchmark")

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import psutil
 
-from deploy.processes import Processes, free_port
+from fedmq.deploy.processes import Processes, free_port
 
 COMMAND_S_MAX = 60.0
 SETTLE_S_MAX = 10.0  # for an idle trainer to have loaded everything

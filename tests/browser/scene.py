@@ -10,7 +10,7 @@ from pathlib import Path
 
 from services import Services, closed, until
 
-from deploy.processes import free_port
+from fedmq.deploy.processes import free_port
 
 TRAINERS = ("alice", "bob", "carol")
 RUN = "coins"

@@ -19,7 +19,7 @@ from federation import YOUNG_S, Federation, Service, run_fedmq
 from proxy import Direction
 from schedule import AGGREGATOR, BROKER, Fault
 
-from fedmq.streams import stream
+from fedmq.runtime.rng import stream
 
 STOP_S = 5.0  # what a service may take after SIGTERM
 STOP_SLACK_S = 1.0  # for a machine that is busy with something else

@@ -20,7 +20,7 @@ from proxy import Proxy
 from schedule import AGGREGATOR, BROKER, EDGES, TRAINERS
 from training import SCORE_BITS
 
-from fedmq.address import PORTS
+from fedmq.transport.address import PORTS
 
 MIN_TRAINERS = 3
 FIRST_PORT, LAST_PORT = 12_000, 30_000  # below the ports of outgoing connections: none can take a dead broker's

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedmq.streams import stream
+from fedmq.runtime.rng import stream
 
 BROKER, AGGREGATOR, EVERYBODY = "broker", "aggregator", "everybody"
 TRAINERS = tuple(f"trainer-{number}" for number in range(1, 6))

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from federation import Service, run_fedmq
 from schedule import TRAINERS
 
-from aggregator.store import Store
+from fedmq.runs.store import Store
 
 ACCEPTED = re.compile(rb"the result of round (\d+) of run chaos is accepted")
 BROKEN = ("Traceback", "fedmq: unexpected", "Fatal Python error", "Assertion failed")

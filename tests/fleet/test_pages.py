@@ -17,9 +17,9 @@ from conftest import Built
 from desk import ROOT, Desk
 from machines import Machine, Network, until
 
-from deploy.roll import AT_HOME
-from fedmq.keyring import Federation, write_federation, write_identity
-from fedmq.keys import Identity
+from fedmq.security.keyring import Federation, write_federation, write_identity
+from fedmq.security.keys import Identity
+from fedmq.security.membership import AT_HOME
 
 BLOCK = re.compile(r"^```sh\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
 SECTION = re.compile(r"^## On several machines.*?(?=^## )", flags=re.MULTILINE | re.DOTALL)

@@ -14,7 +14,7 @@ import click
 import msgspec
 from mutation import EDGES, FLOATS, TEXTS, changed
 
-from fedmq.cli import fedmq
+from fedmq.cli.main import fedmq
 from fedmq.errors import BadConfiguration
 
 NAME = "configuration"

@@ -13,11 +13,11 @@ import msgspec
 import numpy as np
 from mutation import changed, changed_value
 
-from fedmq import messages
 from fedmq.errors import ProtocolError, Rejected
-from fedmq.messages import EvolutionLearner, Evolve, GradientLearner, Train
-from fedmq.tasks import find_task
-from fedmq.wire import Array, decode, encode
+from fedmq.protocol import messages
+from fedmq.protocol.codec import Array, decode, encode
+from fedmq.protocol.messages import EvolutionLearner, Evolve, GradientLearner, Train
+from fedmq.tasks.task import find_task
 
 NAME = "decoder"
 RUN: dict[str, Any] = {"run": "run-1", "epoch": 3}

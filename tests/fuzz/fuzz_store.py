@@ -11,15 +11,15 @@ from typing import Any
 import msgspec
 from mutation import changed, changed_value
 
-from aggregator import store as store_module
-from aggregator.checkpoint import dump
-from aggregator.replay import replay
-from aggregator.service import Limits
-from aggregator.store import Store
-from aggregator.strategies import find_strategy
-from deploy.in_process import Federation
+from fedmq.aggregator.service import Limits
+from fedmq.algorithms.base import find_strategy
 from fedmq.errors import FedmqError, StoreError
-from fedmq.tasks import find_task, task_rows
+from fedmq.runs import store as store_module
+from fedmq.runs.checkpoint import dump
+from fedmq.runs.replay import replay
+from fedmq.runs.store import Store
+from fedmq.simulation.federation import Federation
+from fedmq.tasks.task import find_task, task_rows
 
 NAME = "store"
 ROUNDS = 3

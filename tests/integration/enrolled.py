@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 from services import Services, run_fedmq, until
 
-from fedmq.token import public_half, read_line, read_ticket, write_line, write_ticket
+from fedmq.security.tokens import public_half, read_line, read_ticket, write_line, write_ticket
 
 ENDLESS = """
 from fedmq import Linear, Task

@@ -16,7 +16,9 @@ import zmq
 from services import Services, until
 from zmq.utils.monitor import parse_monitor_message
 
-from fedmq.keyring import (
+from fedmq.protocol.codec import encode
+from fedmq.protocol.messages import Beacon
+from fedmq.security.keyring import (
     MEMBERS,
     REVOKED,
     Federation,
@@ -27,12 +29,10 @@ from fedmq.keyring import (
     write_identity,
     write_public,
 )
-from fedmq.keys import Identity
-from fedmq.messages import Beacon
-from fedmq.network import Port
-from fedmq.seal import TrainerSeal
-from fedmq.sockets.edge import TransportKeys
-from fedmq.wire import encode
+from fedmq.security.keys import Identity
+from fedmq.security.signing import TrainerSeal
+from fedmq.transport.link import Port
+from fedmq.transport.zeromq.edge import TransportKeys
 
 WAIT_S = 15.0
 REFUSALS = (

@@ -11,12 +11,12 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from broker.service import Broker
-from fedmq import topics
-from fedmq.messages import Presence
-from fedmq.network import Delivered, News
-from fedmq.sockets import AggregatorSockets, BrokerSockets, TrainerSockets
-from fedmq.wire import decode
+from fedmq.broker.service import Broker
+from fedmq.protocol import topics
+from fedmq.protocol.codec import decode
+from fedmq.protocol.messages import Presence
+from fedmq.transport.link import Delivered, News
+from fedmq.transport.zeromq import AggregatorSockets, BrokerSockets, TrainerSockets
 
 DEADLINE_S = 15.0
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from deploy.processes import free_port
+from fedmq.deploy.processes import free_port
 
 WAIT_S = 30.0
 POLL_S = 0.005

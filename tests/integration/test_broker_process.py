@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from deploy.processes import free_port
-from fedmq.address import PORTS
+from fedmq.deploy.processes import free_port
+from fedmq.transport.address import PORTS
 
 DEADLINE_S = 30.0
 STOP_S = 2.0  # a broker keeps nothing that is worth waiting for

@@ -20,7 +20,7 @@ from docker_stand_in import COMPOSE, config
 from services import clean_environment, report_of
 from test_docs import BLOCK, ROOT, run_script
 
-from deploy.processes import free_port
+from fedmq.deploy.processes import free_port
 
 FOLDER = ROOT / "deploy" / "container"
 CONTAINERFILE = (FOLDER / "Containerfile").read_text()

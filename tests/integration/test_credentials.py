@@ -15,18 +15,18 @@ import zmq
 from keyed import REFUSALS, Keyed, Peers, peers_of
 from msgspec import structs
 
-from broker.gate import KeyGate
-from fedmq import topics
-from fedmq.clock import SystemClock
-from fedmq.keyring import Members, read_membership
-from fedmq.keys import Identity
-from fedmq.messages import Goodbye, Hello, Presence
-from fedmq.network import LinkDown, LinkRefused, LinkUp, News, Port
-from fedmq.seal import TrainerSeal
-from fedmq.sockets import AggregatorSockets, BrokerSockets, TrainerSockets
-from fedmq.sockets.broker import TOPICS_MAX
-from fedmq.sockets.edge import SubscriberSockets, TransportKeys
-from fedmq.wire import encode
+from fedmq.broker.access_control import KeyGate
+from fedmq.protocol import topics
+from fedmq.protocol.codec import encode
+from fedmq.protocol.messages import Goodbye, Hello, Presence
+from fedmq.runtime.clock import SystemClock
+from fedmq.security.keyring import Members, read_membership
+from fedmq.security.keys import Identity
+from fedmq.security.signing import TrainerSeal
+from fedmq.transport.link import LinkDown, LinkRefused, LinkUp, News, Port
+from fedmq.transport.zeromq import AggregatorSockets, BrokerSockets, TrainerSockets
+from fedmq.transport.zeromq.broker import TOPICS_MAX
+from fedmq.transport.zeromq.edge import SubscriberSockets, TransportKeys
 
 REVOKED_S = 1.0  # how soon a revocation must bite
 KINDS = {Port.PUBLISH: zmq.XPUB, Port.SUBSCRIBE: zmq.XSUB, Port.PUSH: zmq.PUSH, Port.COLLECT: zmq.XSUB}

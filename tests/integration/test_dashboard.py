@@ -20,7 +20,7 @@ import pytest
 from pages import Page
 from services import WAIT_S, Services, closed, until
 
-from fedmq import events
+from fedmq.observe import events
 
 ENDLESS = """
 from fedmq import Linear, Task

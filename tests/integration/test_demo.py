@@ -18,8 +18,8 @@ import psutil
 import pytest
 from services import WAIT_S, Services, clean_environment, events_of, report_of, run_fedmq, until
 
-from deploy.processes import free_port
 from fedmq import load_model
+from fedmq.deploy.processes import free_port
 
 FILES = {"events.jsonl", "history.csv", "model.npz", "report.json", "store.sqlite3", "store.witness"}
 REPORT = {
@@ -29,7 +29,7 @@ REPORT = {
 TRAINER = {"name", "samples", "results", "late", "rejected", "resent"}
 ENDLESS = """
 from msgspec.structs import replace
-from fedmq.tasks import find_task, task_rows
+from fedmq.tasks.task import find_task, task_rows
 
 task = replace(find_task("linear"), name="endless", target=0.0, rounds=100_000)  # a target that nobody reaches
 

@@ -20,9 +20,9 @@ import click
 import pytest
 from services import clean_environment
 
-from deploy.processes import free_port
-from fedmq.address import PORTS
-from fedmq.cli import fedmq
+from fedmq.cli.main import fedmq
+from fedmq.deploy.processes import free_port
+from fedmq.transport.address import PORTS
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = ROOT / "docs" / "reference" / "commands.md"

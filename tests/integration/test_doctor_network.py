@@ -13,13 +13,13 @@ import pytest
 from links import aggregator, running_broker
 from services import run_fedmq
 
-from deploy.processes import free_port
-from deploy.reaching import check_door, check_ports, check_way
-from fedmq.address import PORTS
-from fedmq.keyring import Federation, Membership
-from fedmq.keys import Identity
-from fedmq.messages import Beacon
-from fedmq.wire import encode
+from fedmq.deploy.network_checks import check_door, check_ports, check_way
+from fedmq.deploy.processes import free_port
+from fedmq.protocol.codec import encode
+from fedmq.protocol.messages import Beacon
+from fedmq.security.keyring import Federation, Membership
+from fedmq.security.keys import Identity
+from fedmq.transport.address import PORTS
 
 
 @pytest.fixture

@@ -18,9 +18,9 @@ import zmq
 from keyed import WAIT_S, Keyed, Peers, peers_of
 from links import DEADLINE_S, running_broker
 
-from deploy.processes import free_port
-from fedmq.network import Port
-from fedmq.wire import FRAME_BYTES_MAX, MESSAGE_BYTES_MAX
+from fedmq.deploy.processes import free_port
+from fedmq.protocol.codec import FRAME_BYTES_MAX, MESSAGE_BYTES_MAX
+from fedmq.transport.link import Port
 
 MB = 10**6
 GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"CURVE".ljust(20, b"\0") + bytes(32)  # ZMTP 3.0, RFC 23

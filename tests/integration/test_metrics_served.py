@@ -9,8 +9,8 @@ from pathlib import Path
 from prometheus_client.parser import text_string_to_metric_families
 from services import Services, until
 
-from deploy.processes import free_port
-from fedmq.address import PORTS
+from fedmq.deploy.processes import free_port
+from fedmq.transport.address import PORTS
 
 
 def ask(port: int, path: str) -> tuple[int, str]:

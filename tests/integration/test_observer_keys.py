@@ -13,10 +13,10 @@ import pytest
 import zmq
 from keyed import REFUSALS, Keyed, Peers, peers_of
 
-from deploy import roll
-from fedmq.keyring import Membership, find_watching
-from fedmq.network import Delivered, LinkRefused, LinkUp, News, Port
-from fedmq.sockets import ObserverSockets
+from fedmq.security import membership as roll
+from fedmq.security.keyring import Membership, find_watching
+from fedmq.transport.link import Delivered, LinkRefused, LinkUp, News, Port
+from fedmq.transport.zeromq import ObserverSockets
 
 DEADLINE_S = 15.0
 REVOKED_S = 1.0  # how soon a revocation must bite

@@ -7,7 +7,7 @@ from pathlib import Path
 from enrolled import Federation
 from services import Services, closed, events_of, report_of, run_fedmq, until
 
-from fedmq.keyring import read_federation
+from fedmq.security.keyring import read_federation
 
 EXAMPLE = str(Path(__file__).parents[2] / "examples" / "own_score.py")
 

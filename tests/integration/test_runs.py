@@ -11,11 +11,11 @@ import msgspec
 import pytest
 from services import Services, closed, events_of, report_of, run_fedmq, until
 
-from aggregator.service import Limits
-from aggregator.store import Store
-from aggregator.strategies import find_strategy
-from deploy.in_process import Federation
-from fedmq.tasks import find_task, task_rows
+from fedmq.aggregator.service import Limits
+from fedmq.algorithms.base import find_strategy
+from fedmq.runs.store import Store
+from fedmq.simulation.federation import Federation
+from fedmq.tasks.task import find_task, task_rows
 
 LONG = 230  # rounds; there is a checkpoint every hundred
 

@@ -13,7 +13,7 @@ from subprocess import CompletedProcess
 import pytest
 from services import Services, closed, events_of, report_of, run_fedmq, until
 
-from trainer.spool import FileSpool
+from fedmq.trainer.spool import FileSpool
 
 ENDLESS = """
 from fedmq import Linear, Task

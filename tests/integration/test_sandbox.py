@@ -18,8 +18,8 @@ import psutil
 import pytest
 
 from fedmq.errors import Rejected, WorkCancelled
-from fedmq.tasks import Rows
-from trainer.sandbox import Sandbox
+from fedmq.tasks.task import Rows
+from fedmq.trainer.sandbox import Sandbox
 
 ROWS = Rows(np.arange(12.0).reshape(6, 2), np.array([0.0, 1.0, 0.0, 1.0, 0.0, 1.0]))
 POPULATION = np.arange(8.0).reshape(4, 2)
@@ -339,7 +339,7 @@ def test_large_rows_and_populations_pass(boxes: list[Sandbox]) -> None:
 
 ALONE = """
 import sys
-import trainer.confinement as confinement
+import fedmq.trainer.confinement as confinement
 setattr(confinement, sys.argv[1], lambda *_: None)
 if sys.argv[1] == "_filter_calls":
     confinement._close_files = lambda *_: None

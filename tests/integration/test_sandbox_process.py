@@ -13,14 +13,14 @@ import psutil
 from services import until
 from test_sandbox import POPULATION, ROWS, good, never, packed
 
-from fedmq.messages import Evolve, Round
-from fedmq.models import Code
-from fedmq.tasks import Task
-from fedmq.wire import decode, encode
-from trainer.answer import on_rows
-from trainer.confinement import FILES_MAX
-from trainer.policy import CodePolicy
-from trainer.sandbox import Sandbox
+from fedmq.models.networks import Code
+from fedmq.protocol.codec import decode, encode
+from fedmq.protocol.messages import Evolve, Round
+from fedmq.tasks.task import Task
+from fedmq.trainer.code_policy import CodePolicy
+from fedmq.trainer.confinement import FILES_MAX
+from fedmq.trainer.round_handler import on_rows
+from fedmq.trainer.sandbox import Sandbox
 
 
 def test_the_process_has_limits_of_its_own_beside_the_filter_of_calls() -> None:
@@ -48,8 +48,8 @@ def test_the_sandbox_of_an_earlier_task_makes_room_for_that_of_the_next() -> Non
 TRAINER = """
 import sys
 import numpy as np
-from fedmq.tasks import Rows
-from trainer.sandbox import Sandbox
+from fedmq.tasks.task import Rows
+from fedmq.trainer.sandbox import Sandbox
 box = Sandbox(sys.stdin.buffer.read(), Rows(np.ones((2, 2)), np.zeros(2)))
 box.score(np.ones((2, 2)), lambda: False)
 print("scored", flush=True)

@@ -14,18 +14,18 @@ import pytest
 import zmq
 from links import DEADLINE_S, Edge, aggregator, running_broker, says, trainer
 
-from deploy.processes import free_port
-from fedmq import topics
-from fedmq.address import PORTS
+from fedmq.deploy.processes import free_port
 from fedmq.errors import BadConfiguration
-from fedmq.network import LinkDown, LinkUp, Port
-from fedmq.sockets import AggregatorSockets, BrokerSockets, ObserverSockets, TrainerSockets
-from fedmq.sockets.endpoint import Endpoint
+from fedmq.protocol import topics
+from fedmq.transport.address import PORTS
+from fedmq.transport.link import LinkDown, LinkUp, Port
+from fedmq.transport.zeromq import AggregatorSockets, BrokerSockets, ObserverSockets, TrainerSockets
+from fedmq.transport.zeromq.endpoint import Endpoint
 
 NOTICED_S = 2.0  # how soon the end of a process must be known; the promise of the design
 PEER = """
 import sys
-from fedmq.sockets import TrainerSockets
+from fedmq.transport.zeromq import TrainerSockets
 link = TrainerSockets(sys.argv[1], sys.argv[2])
 while True:
     link.wait(None)

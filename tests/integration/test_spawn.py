@@ -12,7 +12,7 @@ import psutil
 import pytest
 from services import Services, report_of, run_fedmq, until
 
-from fedmq.clock import SystemClock
+from fedmq.runtime.clock import SystemClock
 
 STOP_S = 5.0
 

@@ -10,8 +10,8 @@ import pytest
 import zmq
 from links import DEADLINE_S, aggregator, running_broker, says, trainer
 
-from deploy.processes import free_port
-from fedmq.wire import FRAMES_MAX
+from fedmq.deploy.processes import free_port
+from fedmq.protocol.codec import FRAMES_MAX
 
 
 @pytest.fixture

@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 from services import Services, clean_environment
 
-from fedmq.journal import SOCKET
+from fedmq.runtime.journal import SOCKET
 
 WATCHDOG_S = 1.0
 DEADLINE_S = 20.0
 HANGS = """
-from fedmq.clock import SystemClock
-from fedmq.loop import serve
+from fedmq.runtime.clock import SystemClock
+from fedmq.runtime.loop import serve
 
 
 class Hangs:

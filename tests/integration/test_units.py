@@ -17,9 +17,9 @@ from pathlib import Path
 import click
 import pytest
 
-from fedmq.cli import fedmq
-from fedmq.keyring import FEDERATION, KEY_SUFFIX
-from fedmq.settings import config_key
+from fedmq.cli.main import fedmq
+from fedmq.cli.settings import config_key
+from fedmq.security.keyring import FEDERATION, KEY_SUFFIX
 
 UNITS = Path(__file__).parents[2] / "deploy" / "systemd"
 SERVICES = sorted(path.name for path in UNITS.glob("*.service"))

@@ -26,19 +26,19 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from aggregator.replay import replay
-from aggregator.service import Limits
-from aggregator.store import Close, Store, StoredResult
-from aggregator.strategies import find_strategy
-from deploy.in_process import AGGREGATOR, Federation
-from fedmq import events
+from fedmq.aggregator.service import Limits
+from fedmq.algorithms.base import find_strategy
 from fedmq.errors import FedmqError, StoreError
-from fedmq.messages import Accepted, Beacon, Message, Round, Welcome
-from fedmq.tasks import Rows, Task, find_task
+from fedmq.observe import events
+from fedmq.protocol.codec import Array, Frames, Packet
+from fedmq.protocol.messages import Accepted, Beacon, Message, Round, Welcome
+from fedmq.runs.replay import replay
+from fedmq.runs.store import Close, Store, StoredResult
+from fedmq.simulation.federation import AGGREGATOR, Federation
+from fedmq.tasks.task import Rows, Task, find_task
 from fedmq.testing import Faults
-from fedmq.wire import Array, Frames, Packet
-from trainer.session import HELD_MAX, STOP_S
-from trainer.worker import Cancelled, Learn
+from fedmq.trainer.session import HELD_MAX, STOP_S
+from fedmq.trainer.worker import Cancelled, Learn
 
 ROUNDS_MIN, ROUNDS_MAX = 2, 5
 TRAINERS = ("alice", "bob", "carol")  # or the first two

@@ -1,7 +1,7 @@
 """Trainers that lie, each in one way, and federations of four honest trainers and one of them, without a network.
 
 Knows what is true: it judges a model by the rows themselves, never by what trainers say. Liars are stand-ins for a
-trainer's work, so they also take part in `deploy.in_process.Federation`.
+trainer's work, so they also take part in `fedmq.simulation.federation.Federation`.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from aggregator.strategies import Standing, Strategy, Update
+from fedmq.algorithms.base import Standing, Strategy, Update
 from fedmq.errors import Rejected
-from fedmq.messages import Round
-from fedmq.models import TrainedModel
-from fedmq.streams import stream
-from fedmq.tasks import Rows, Task, task_rows
-from fedmq.wire import Packet
-from trainer.answer import on_rows
-from trainer.worker import Learn
+from fedmq.models.networks import TrainedModel
+from fedmq.protocol.codec import Packet
+from fedmq.protocol.messages import Round
+from fedmq.runtime.rng import stream
+from fedmq.tasks.task import Rows, Task, task_rows
+from fedmq.trainer.round_handler import on_rows
+from fedmq.trainer.worker import Learn
 
 Arrays = dict[str, npt.NDArray[Any]]
 LIAR, HONEST = "mallory", ("alice", "bob", "carol", "dave")
@@ -195,7 +195,7 @@ def play(task: Task, strategy: Strategy[Any], attack: str | None, seed: int, rou
 
 
 def _solved(task: Task, standing: Standing | None) -> bool:
-    """What the run says of itself; see `aggregator.rounds`."""
+    """What the run says of itself; see `fedmq.aggregator.rounds`."""
     return (
         standing is not None
         and standing.coverage >= 1.0

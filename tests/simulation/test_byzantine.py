@@ -8,11 +8,11 @@ from __future__ import annotations
 import pytest
 from liars import HONEST, LIAR, is_right, learning, play, rows_of
 
-from aggregator.service import Limits
-from aggregator.strategies import find_strategy
-from deploy.in_process import Federation
-from fedmq import events
-from fedmq.tasks import find_task
+from fedmq.aggregator.service import Limits
+from fedmq.algorithms.base import find_strategy
+from fedmq.observe import events
+from fedmq.simulation.federation import Federation
+from fedmq.tasks.task import find_task
 
 XOR = find_task("xor")
 SEEDS = 20

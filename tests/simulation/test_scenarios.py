@@ -14,16 +14,16 @@ import numpy as np
 import pytest
 from judge import TRAINERS, FragileStore, linear_task
 
-from aggregator.service import Limits
-from aggregator.strategies import find_strategy
-from deploy.in_process import Federation
-from fedmq import messages
+from fedmq.aggregator.service import Limits
+from fedmq.algorithms.base import find_strategy
 from fedmq.errors import WorkCancelled
-from fedmq.tasks import Rows
+from fedmq.protocol import messages
+from fedmq.protocol.codec import Array, Frames, Packet, decode, encode
+from fedmq.simulation.federation import Federation
+from fedmq.tasks.task import Rows
 from fedmq.testing import Faults, VirtualClock
-from fedmq.wire import Array, Frames, Packet, decode, encode
-from trainer.answer import on_rows
-from trainer.worker import Cancelled, Learn
+from fedmq.trainer.round_handler import on_rows
+from fedmq.trainer.worker import Cancelled, Learn
 
 SCENARIOS = sorted(Path(__file__).with_name("scenarios").glob("*.txt"))
 RULE = "-" * 20

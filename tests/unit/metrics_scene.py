@@ -9,16 +9,16 @@ from unittest.mock import MagicMock
 
 from prometheus_client.parser import text_string_to_metric_families
 
-import aggregator.metrics
-import broker.metrics
-import trainer.metrics
-from aggregator.metrics import Tally
-from fedmq import events
-from fedmq.metrics import Metrics
-from fedmq.network import Port
-from fedmq.sockets.watchdog import Connection
-from fedmq.testing.clock import VirtualClock
-from fedmq.view import View
+import fedmq.aggregator.metrics
+import fedmq.broker.metrics
+import fedmq.trainer.metrics
+from fedmq.aggregator.metrics import Tally
+from fedmq.observe import events
+from fedmq.observe.metrics import Metrics
+from fedmq.observe.run_state import View
+from fedmq.simulation.clock import VirtualClock
+from fedmq.transport.link import Port
+from fedmq.transport.zeromq.watchdog import Connection
 
 
 def closed(number: int, why: events.Why, round_s: float) -> events.RoundClosed:
@@ -59,7 +59,7 @@ def run_metrics(story: list[events.AnyEvent] = STORY) -> Metrics:
     service = MagicMock(bytes_up=1000, bytes_down=2000)
     service.rounds.round, service.rounds.rejections = 4, {"values": 13, "base": 14}
     service.reach.contacts, service.reach.there = 12, True
-    aggregator.metrics.measure(service, view, tally, clock)(metrics)
+    fedmq.aggregator.metrics.measure(service, view, tally, clock)(metrics)
     for event in story:
         view.take(clock.wall(), event)
         tally(event)
@@ -73,7 +73,7 @@ def broker_metrics() -> Metrics:
     gate.refused = {"connection-key": 3, "connection-rate": 4, "message-key": 5, "message-rate": 6}
     service.routing.dropped = 2
     service.routing.inboxes, service.routing.newest = dict.fromkeys(range(13)), dict.fromkeys(range(14))
-    broker.metrics.measure(service, hub, gate)(metrics)
+    fedmq.broker.metrics.measure(service, hub, gate)(metrics)
     return metrics
 
 
@@ -83,7 +83,7 @@ def trainer_metrics() -> Metrics:
     service.session.runs = {"r": MagicMock(held={1: None, 2: None}), "s": MagicMock(held={1: None, 3: None})}
     service.session.runs["t"] = MagicMock(held={})
     service.reach.contacts, service.reach.there = 8, False
-    trainer.metrics.measure(service)(metrics)
+    fedmq.trainer.metrics.measure(service)(metrics)
     for seconds in (0.5, 6.0):
         service.trained(seconds)
     return metrics

@@ -8,14 +8,14 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from aggregator.roster import Roster
-from aggregator.rounds import Rounds
-from aggregator.steps import BrokerUp, Effects, Event, Heard, KeepClose, KeepResult, Phase, Settings
-from aggregator.strategies import Plan, Standing, Update
+from fedmq.aggregator.machine import BrokerUp, Effects, Event, Heard, KeepClose, KeepResult, Phase, Settings
+from fedmq.aggregator.roster import Roster
+from fedmq.aggregator.rounds import Rounds
+from fedmq.algorithms.base import Plan, Standing, Update
 from fedmq.errors import Rejected
-from fedmq.messages import GradientLearner, Hello, Message, Presence, Result, Round, Train
-from fedmq.tasks import find_task
-from fedmq.wire import base_of, decode, describe, encode
+from fedmq.protocol.codec import base_of, decode, describe, encode
+from fedmq.protocol.messages import GradientLearner, Hello, Message, Presence, Result, Round, Train
+from fedmq.tasks.task import find_task
 
 TASK = find_task("linear")  # its target is a summed loss of at most 0.2501
 FORGET_S = 30.0

@@ -16,14 +16,14 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from fedmq.keyring import MEMBERS, Federation, Members, Membership, write_public
-from fedmq.keys import Identity
-from fedmq.messages import Message, Result
-from fedmq.network import LinkUp, News
-from fedmq.scores import SCALE
-from fedmq.seal import PURPOSE, TrainerSeal
+from fedmq.protocol.codec import HEADER_BYTES_MAX, Frames, encode
+from fedmq.protocol.fixed_point import SCALE
+from fedmq.protocol.messages import Message, Result
+from fedmq.security.keyring import MEMBERS, Federation, Members, Membership, write_public
+from fedmq.security.keys import Identity
+from fedmq.security.signing import PURPOSE, TrainerSeal
 from fedmq.testing import VirtualClock
-from fedmq.wire import HEADER_BYTES_MAX, Frames, encode
+from fedmq.transport.link import LinkUp, News
 
 EPOCH = int(1000 * VirtualClock().wall())  # when an aggregator starts
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from aggregator.store import Close, Description, Store, StoredResult
 from fedmq.errors import StoreError
-from fedmq.events import Best
-from fedmq.tasks import find_task
+from fedmq.observe.events import Best
+from fedmq.runs.store import Close, Description, Store, StoredResult
+from fedmq.tasks.task import find_task
 
 DESCRIPTION = Description("run", find_task("xor"), "evolution", 7, 1e9)
 BEST = Best(value=1.0, coverage=1.0, fitness=-0.1, fitness_mean=-0.5, fitness_worst=-2.0, diversity=0.3)

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from aggregator.strategies import Plan, Standing, Strategy, Update
-from fedmq.streams import stream
-from fedmq.tasks import Rows, Task, find_task, task_rows
-from trainer.learning import learn
+from fedmq.algorithms.base import Plan, Standing, Strategy, Update
+from fedmq.algorithms.learning import learn
+from fedmq.runtime.rng import stream
+from fedmq.tasks.task import Rows, Task, find_task, task_rows
 
 XOR, LINEAR = find_task("xor"), find_task("linear")
 Shards = Mapping[str, Rows]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from fedmq.address import parse_address
 from fedmq.errors import BadConfiguration
+from fedmq.transport.address import parse_address
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "broker.example.org", "localhost", "my_host-2"])

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from rounds_scene import Scene, kept, opened, sent
 
-from aggregator.service import Limits
-from aggregator.strategies import find_strategy
-from deploy.in_process import AGGREGATOR, Federation
-from fedmq.messages import Accepted, GradientLearner, Refused, Result, Round, Train
-from fedmq.tasks import find_task, task_rows
-from fedmq.wire import base_of, decode, describe, encode
+from fedmq.aggregator.service import Limits
+from fedmq.algorithms.base import find_strategy
+from fedmq.protocol.codec import base_of, decode, describe, encode
+from fedmq.protocol.messages import Accepted, GradientLearner, Refused, Result, Round, Train
+from fedmq.simulation.federation import AGGREGATOR, Federation
+from fedmq.tasks.task import find_task, task_rows
 
 OTHER = bytes([255] * 32)
 

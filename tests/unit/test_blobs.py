@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from store_scene import DESCRIPTION, a_close, one_line, reopened
 
-from aggregator.blobs import BLOB_BYTES, Blobs
-from aggregator.store import Store, StoredResult
 from fedmq.errors import StoreError
+from fedmq.runs.blobs import BLOB_BYTES, Blobs
+from fedmq.runs.store import Store, StoredResult
 
 LARGE = b"large" * BLOB_BYTES
 

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from strategy_rounds import LINEAR, XOR, shards, spoilt, trained
 
-from aggregator.strategies import find_strategy
-from aggregator.strategies.archive import Archive
-from aggregator.strategies.bounds import (
+from fedmq.algorithms.base import find_strategy
+from fedmq.algorithms.evolution.archive import Archive
+from fedmq.algorithms.inbox import GENE_MAX
+from fedmq.algorithms.robust_losses import (
     LOSS_PER_ROW_MAX,
     NORM_MAX,
     bounded_losses,
@@ -21,8 +22,7 @@ from aggregator.strategies.bounds import (
     shortened,
     without_extremes,
 )
-from aggregator.strategies.inbox import GENE_MAX
-from fedmq.models import MLP
+from fedmq.models.networks import MLP
 
 TWO, FIVE = np.array([2, 2]), np.full(5, 2)
 

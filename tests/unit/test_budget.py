@@ -10,17 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aggregator.service import Limits
-from aggregator.strategies import find_strategy
-from deploy.in_process import Federation
-from fedmq.messages import Evolve, Goodbye, GradientLearner, Hello, Message, Result, Round, Train
-from fedmq.streams import stream
-from fedmq.tasks import find_task, task_rows
-from fedmq.wire import decode, encode
-from trainer.budget import RUNS_REMEMBERED, Budget, Spent, evaluations_of
-from trainer.session import Session
-from trainer.spool import SPENT_SUFFIX, SPENT_UNKNOWN, FileSpool
-from trainer.steps import Connected, Effects, Heard, Worked
+from fedmq.aggregator.service import Limits
+from fedmq.algorithms.base import find_strategy
+from fedmq.protocol.codec import decode, encode
+from fedmq.protocol.messages import Evolve, Goodbye, GradientLearner, Hello, Message, Result, Round, Train
+from fedmq.runtime.rng import stream
+from fedmq.simulation.federation import Federation
+from fedmq.tasks.task import find_task, task_rows
+from fedmq.trainer.budget import RUNS_REMEMBERED, Budget, Spent, evaluations_of
+from fedmq.trainer.machine import Connected, Effects, Heard, Worked
+from fedmq.trainer.session import Session
+from fedmq.trainer.spool import SPENT_SUFFIX, SPENT_UNKNOWN, FileSpool
 
 XOR = find_task("xor")
 

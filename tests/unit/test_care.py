@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from deploy.facts import QUESTIONS
-from deploy.inventory import BrokerHost, TrainerHost, broker_section, trainers_section
-from deploy.ssh import Output
-from fedmq.cli import fedmq
+from fedmq.cli.main import fedmq
+from fedmq.deploy.facts import QUESTIONS
+from fedmq.deploy.inventory import BrokerHost, TrainerHost, broker_section, trainers_section
+from fedmq.deploy.ssh import Output
 
 SOUTH = """\
 package installed 1.0-1
@@ -56,7 +56,7 @@ class Host:
 @pytest.fixture
 def fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fleet:
     made = Fleet(tmp_path)
-    monkeypatch.setattr("deploy.rollout.connect", made.connect)
+    monkeypatch.setattr("fedmq.deploy.rollout.connect", made.connect)
     return made
 
 

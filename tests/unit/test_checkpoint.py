@@ -13,15 +13,15 @@ import pytest
 from store_scene import DESCRIPTION, a_close, a_result, filled, reopened
 from strategy_rounds import shards, task_for, trained
 
-from aggregator.checkpoint import dump, load
-from aggregator.store import Store
-from aggregator.strategies import STRATEGY_NAMES, Strategy, Update, find_strategy
-from aggregator.strategies.archive import Archive
-from aggregator.strategies.averaging import AveragingState
-from aggregator.strategies.evolution import EvolutionState
+from fedmq.algorithms.averaging.strategy import AveragingState
+from fedmq.algorithms.base import STRATEGY_NAMES, Strategy, Update, find_strategy
+from fedmq.algorithms.evolution.archive import Archive
+from fedmq.algorithms.evolution.strategy import EvolutionState
 from fedmq.errors import StoreError
-from fedmq.streams import stream
-from fedmq.tasks import Task, find_task
+from fedmq.runs.checkpoint import dump, load
+from fedmq.runs.store import Store
+from fedmq.runtime.rng import stream
+from fedmq.tasks.task import Task, find_task
 
 ROUNDS = 12
 

@@ -12,21 +12,21 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from aggregator.service import Limits
-from aggregator.store import Description, Store
-from aggregator.strategies import find_strategy
-from deploy.in_process import AGGREGATOR, Federation
+from fedmq.aggregator.service import Limits
+from fedmq.algorithms.base import find_strategy
+from fedmq.algorithms.learning import learn
 from fedmq.errors import BadConfiguration, CodeRefused, Rejected
-from fedmq.messages import EvolutionLearner, Evolve, Goodbye, Round, Train
-from fedmq.models import Code, Floats, Scores
-from fedmq.shipping import Shipped, ship
-from fedmq.tasks import Rows, Task, find_task, task_rows
-from fedmq.wire import Packet, decode, encode
-from trainer.answer import on_rows
-from trainer.learning import learn
-from trainer.policy import CodePolicy
-from trainer.session import Session
-from trainer.steps import Declined, Heard, Tick
+from fedmq.models.networks import Code, Floats, Scores
+from fedmq.protocol.codec import Packet, decode, encode
+from fedmq.protocol.messages import EvolutionLearner, Evolve, Goodbye, Round, Train
+from fedmq.runs.store import Description, Store
+from fedmq.simulation.federation import AGGREGATOR, Federation
+from fedmq.tasks.shipping import Shipped, ship
+from fedmq.tasks.task import Rows, Task, find_task, task_rows
+from fedmq.trainer.code_policy import CodePolicy
+from fedmq.trainer.machine import Declined, Heard, Tick
+from fedmq.trainer.round_handler import on_rows
+from fedmq.trainer.session import Session
 
 CODE = b"bytes that nobody reads here"
 TASK = Task(

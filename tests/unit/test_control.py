@@ -9,18 +9,18 @@ import pytest
 from msgspec import structs
 from rounds_scene import Scene, closes, opened, sent, told
 
-from aggregator.service import Limits
-from aggregator.steps import BrokerDown, BrokerUp, Effects, Phase, Tick
-from aggregator.strategies import find_strategy
-from deploy.in_process import Federation
-from fedmq import events
+from fedmq.aggregator.machine import BrokerDown, BrokerUp, Effects, Phase, Tick
+from fedmq.aggregator.service import Limits
+from fedmq.algorithms.base import find_strategy
 from fedmq.errors import BadConfiguration, Unreachable
-from fedmq.messages import Action, Beacon, Control, Evolve, Finished, Message, Refused, Round
-from fedmq.network import Delivered, LinkUp, News
-from fedmq.operator import AGAIN_S, ANSWER_S, Operator
-from fedmq.tasks import find_task, task_rows
+from fedmq.observe import events
+from fedmq.protocol.codec import Frames, decode, encode
+from fedmq.protocol.messages import Action, Beacon, Control, Evolve, Finished, Message, Refused, Round
+from fedmq.runs.control_client import AGAIN_S, ANSWER_S, Operator
+from fedmq.simulation.federation import Federation
+from fedmq.tasks.task import find_task, task_rows
 from fedmq.testing import VirtualClock
-from fedmq.wire import Frames, decode, encode
+from fedmq.transport.link import Delivered, LinkUp, News
 
 ACTIONS: tuple[Action, ...] = ("pause", "resume", "stop")
 PAUSED, GOES_ON = (Beacon(run="run", epoch=2, round=3, open=True, paused=paused) for paused in (True, False))

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-import trainer.data
+import fedmq.data.readers
+from fedmq.data.readers import load_rows
 from fedmq.errors import BadConfiguration, BadData
-from fedmq.tasks import Rows, task_rows
-from trainer.data import load_rows
+from fedmq.tasks.task import Rows, task_rows
 
 TABLE = np.array([[1.0, 2.0, 0.0], [3.0, 4.5, 1.0]])
 
@@ -70,8 +70,8 @@ def test_an_unknown_spec_is_answered_with_the_known_forms(spec: str) -> None:
 def test_a_python_file_gives_a_part(tmp_path: Path) -> None:
     path = tmp_path / "one.py"
     path.write_text(
-        "from fedmq.models import Linear\n"
-        "from fedmq.tasks import Task\n"
+        "from fedmq.models.networks import Linear\n"
+        "from fedmq.tasks.task import Task\n"
         "task = Task(name='one', model=Linear(1), loss='squared-error', metric='loss', target=0.1)\n"
         "def rows(part, parts):\n"
         "    return [[part]], [parts]\n"
@@ -180,10 +180,10 @@ def test_a_size_that_is_only_claimed_takes_no_memory(tmp_path: Path) -> None:
 def test_too_many_numbers_are_refused(tmp_path: Path, csv_file: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     np.savez(tmp_path / "rows.npz", inputs=TABLE[:, :2], targets=TABLE[:, 2])
     csv_file("1,2,0\n3,4.5,1\n")
-    monkeypatch.setattr(trainer.data, "VALUES_MAX", 5)
+    monkeypatch.setattr(fedmq.data.readers, "VALUES_MAX", 5)
     for spec in (tmp_path / "rows.npz", tmp_path / "rows.csv"):
         assert "expected at most 5 numbers, got 6" in refusal_of(spec)
-    monkeypatch.setattr(trainer.data, "VALUES_MAX", 11)
+    monkeypatch.setattr(fedmq.data.readers, "VALUES_MAX", 11)
     assert "expected at most 11 numbers, got 12" in refusal_of(tmp_path)
 
 

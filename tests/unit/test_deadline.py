@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from rounds_scene import Scene, closes, opened, sent, told
 
-from aggregator.pace import DEADLINE_FIRST_S, DEADLINE_MAX_S, DEADLINE_MIN_S, DEADLINE_TIMES
-from aggregator.steps import BrokerUp, Effects, Tick
-from aggregator.voice import SPREAD_MAX_S, SPREAD_S
-from fedmq import events
-from fedmq.messages import Beacon, Round
+from fedmq.aggregator.deadline import DEADLINE_FIRST_S, DEADLINE_MAX_S, DEADLINE_MIN_S, DEADLINE_TIMES
+from fedmq.aggregator.machine import BrokerUp, Effects, Tick
+from fedmq.aggregator.outbox import SPREAD_MAX_S, SPREAD_S
+from fedmq.observe import events
+from fedmq.protocol.messages import Beacon, Round
 
 
 def deadlines(effects: Effects) -> list[float]:

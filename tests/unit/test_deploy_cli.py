@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from deploy import cli, package
-from deploy.facts import Facts
-from deploy.package import Package
-from deploy.table import standing
+from fedmq.deploy import cli, package
+from fedmq.deploy.facts import Facts
+from fedmq.deploy.package import Package
+from fedmq.deploy.status_table import standing
 from fedmq.errors import BadConfiguration
 
 BROKER = '[broker]\nhost = "north"\n'

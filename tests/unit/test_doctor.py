@@ -11,8 +11,8 @@ from typing import get_args
 
 import pytest
 
-from deploy.findings import Finding
-from deploy.machine import (
+from fedmq.deploy.check_result import Finding
+from fedmq.deploy.local_checks import (
     check_clock,
     check_data,
     check_files_limit,
@@ -21,8 +21,8 @@ from deploy.machine import (
     check_libzmq,
     check_python,
 )
-from fedmq.keyring import Federation, write_federation, write_identity
-from fedmq.keys import Identity, Role
+from fedmq.security.keyring import Federation, write_federation, write_identity
+from fedmq.security.keys import Identity, Role
 
 
 @pytest.fixture

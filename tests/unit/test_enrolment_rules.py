@@ -8,16 +8,16 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from broker.enrolment import REPLACED_AGAIN_S, Enrolment
-from broker.gate import ASKS, KeyGate
-from deploy import roll
-from fedmq.enrolment import ASK_BYTES_MAX, Join, Standing, ask, read_answer
+from fedmq.broker.access_control import ASKS, KeyGate
 from fedmq.errors import Rejected
-from fedmq.keyring import MEMBERS, Members, Membership, public_path, read_identity
-from fedmq.keys import Identity
-from fedmq.network import Port
-from fedmq.token import Tickets, public_half, read_line
-from fedmq.wire import Frames
+from fedmq.protocol.codec import Frames
+from fedmq.security import membership as roll
+from fedmq.security.admission import REPLACED_AGAIN_S, Enrolment
+from fedmq.security.enrolment import ASK_BYTES_MAX, Join, Standing, ask, read_answer
+from fedmq.security.keyring import MEMBERS, Members, Membership, public_path, read_identity
+from fedmq.security.keys import Identity
+from fedmq.security.tokens import Tickets, public_half, read_line
+from fedmq.transport.link import Port
 
 
 class Hands:

@@ -9,11 +9,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from fedmq import events
 from fedmq.errors import StoreError
-from fedmq.event_log import EventLog, read_view, take_line
-from fedmq.run_files import EVENTS
-from fedmq.view import View
+from fedmq.observe import events
+from fedmq.observe.event_log import EventLog, read_view, take_line
+from fedmq.observe.run_state import View
+from fedmq.runtime.run_folder import EVENTS
 
 BEST = events.Best(value=1.0, coverage=1.0, fitness=-0.1, fitness_mean=-0.5, fitness_worst=-2.0, diversity=0.3)
 

@@ -10,9 +10,9 @@ from typing import Any, get_args
 import msgspec
 import pytest
 
-from fedmq.event_log import LOG_BYTES_MAX, take_line
-from fedmq.events import GENES_TOLD_MAX, AnyEvent, Best
-from fedmq.view import STALLED_S, View
+from fedmq.observe.event_log import LOG_BYTES_MAX, take_line
+from fedmq.observe.events import GENES_TOLD_MAX, AnyEvent, Best
+from fedmq.observe.run_state import STALLED_S, View
 
 PAGE = (Path(__file__).parents[2] / "docs" / "events.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^### (\S+)\n(.*?)(?=^##|\Z)", PAGE, flags=re.MULTILINE | re.DOTALL))

@@ -10,9 +10,9 @@ import numpy.typing as npt
 import pygad.nn
 import pytest
 
+from fedmq.algorithms.evolution.local_search import as_pygad_network, evolve
 from fedmq.errors import BadConfiguration, WorkCancelled
-from fedmq.models import MLP, Linear, TrainedModel
-from trainer.evolution import as_pygad_network, evolve
+from fedmq.models.networks import MLP, Linear, TrainedModel
 
 Floats = npt.NDArray[np.float64]
 

@@ -14,14 +14,14 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from deploy.processes import free_port
+from fedmq.cli.options import metrics_option
+from fedmq.deploy.processes import free_port
 from fedmq.errors import BadConfiguration
-from fedmq.exposed import exposed
-from fedmq.exposition import CONNECTIONS_MAX, Server, answers
-from fedmq.loop import HANGS_S, Pulse
-from fedmq.metrics import Metrics
-from fedmq.options import metrics_option
-from fedmq.testing.clock import VirtualClock
+from fedmq.observe.metrics import Metrics
+from fedmq.observe.metrics_http import CONNECTIONS_MAX, Server, answers
+from fedmq.observe.metrics_server import exposed
+from fedmq.runtime.loop import HANGS_S, Pulse
+from fedmq.simulation.clock import VirtualClock
 
 DEADLINE_S = 10.0
 
@@ -113,14 +113,14 @@ def test_who_says_no_host_is_no_browser() -> None:
 
 
 def test_who_holds_connections_keeps_nobody_out_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fedmq.exposition.REQUEST_S", 3600.0)
+    monkeypatch.setattr("fedmq.observe.metrics_http.REQUEST_S", 3600.0)
     with serving(Pulse()) as at:
         silent = [socket.create_connection(at, DEADLINE_S) for _ in range(CONNECTIONS_MAX)]
         silent[0].sendall(b"GET /metrics HTTP/1.1\r\nX: ")
         with socket.create_connection(at, DEADLINE_S) as one_too_many:
             assert one_too_many.recv(1000) == b""
         assert select.select(silent, [], [], 0)[0] == [], "the others are not cut for it"
-        monkeypatch.setattr("fedmq.exposition.REQUEST_S", 0.0)
+        monkeypatch.setattr("fedmq.observe.metrics_http.REQUEST_S", 0.0)
         for one in silent:  # each is cut
             while one.recv(1000):
                 continue
@@ -165,7 +165,7 @@ def test_a_port_that_is_taken_is_said_in_one_line() -> None:
 
 
 def test_without_the_extra_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fedmq.exposed.find_spec", lambda _: None)
+    monkeypatch.setattr("fedmq.observe.metrics_server.find_spec", lambda _: None)
     with (
         pytest.raises(BadConfiguration, match=r"pip install 'fedmq\[metrics\]'"),
         exposed(("127.0.0.1", free_port()), lambda _: None, lambda: ""),

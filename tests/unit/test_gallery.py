@@ -9,16 +9,16 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from dashboard.folders import FOLLOWED_MAX, SCAN_S, Folders
-from dashboard.gallery import Cursor, Gallery
-from dashboard.streams import QUEUE_MAX, STREAMS_MAX, Reader, Streams, TooManyStreams, event
-from dashboard.watching import HERE_S, Watched, Watching
-from fedmq import events
-from fedmq.event_log import TAIL_BYTES
-from fedmq.network import News
+from fedmq.dashboard.folders import FOLLOWED_MAX, SCAN_S, Folders
+from fedmq.dashboard.live_runs import HERE_S, Watched, Watching
+from fedmq.dashboard.run_catalog import Cursor, Gallery
+from fedmq.dashboard.server_sent_events import QUEUE_MAX, STREAMS_MAX, Reader, Streams, TooManyStreams, event
+from fedmq.observe import events
+from fedmq.observe.event_log import TAIL_BYTES
+from fedmq.observe.run_state import View
+from fedmq.protocol.codec import Frames
 from fedmq.testing import VirtualClock
-from fedmq.view import View
-from fedmq.wire import Frames
+from fedmq.transport.link import News
 
 
 def started(run: str, epoch: int = 1) -> events.RunStarted:

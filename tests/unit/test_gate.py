@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from broker.gate import HANDSHAKES, MEBIBYTES, MESSAGES, PUNISHED_S, REFUSALS, ROLES, Bucket, KeyGate
-from fedmq.keyring import MEMBERS, REFRESH_S, Federation, Members, Membership, public_path, write_public
-from fedmq.keys import Identity
-from fedmq.network import Port
-from fedmq.testing.clock import VirtualClock
+from fedmq.broker.access_control import HANDSHAKES, MEBIBYTES, MESSAGES, PUNISHED_S, REFUSALS, ROLES, Bucket, KeyGate
+from fedmq.security.keyring import MEMBERS, REFRESH_S, Federation, Members, Membership, public_path, write_public
+from fedmq.security.keys import Identity
+from fedmq.simulation.clock import VirtualClock
+from fedmq.transport.link import Port
 
 
 class Gate:

@@ -7,7 +7,16 @@ import json
 
 import pytest
 
-from dashboard.guard import BODY_BYTES_MAX, TARGET_BYTES_MAX, Guard, Message, Receive, Scope, Secrets, Send
+from fedmq.dashboard.security_middleware import (
+    BODY_BYTES_MAX,
+    TARGET_BYTES_MAX,
+    Guard,
+    Message,
+    Receive,
+    Scope,
+    Secrets,
+    Send,
+)
 
 KNOWN = Secrets("the-token", cookie="the-cookie", csrf="the-csrf")
 FREE = Secrets("", cookie="the-cookie", csrf="the-csrf")

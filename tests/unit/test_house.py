@@ -1,11 +1,10 @@
-"""The rules of the house that no other tool checks: sizes, light imports, words, and a README that tells the truth.
+"""The rules of the house that no other tool checks: light imports, words, and a README that tells the truth.
 
 Knows nothing of what the code does.
 """
 
 from __future__ import annotations
 
-import ast
 import configparser
 import re
 import shlex
@@ -18,14 +17,10 @@ import click
 import pytest
 
 from fedmq import __version__
-from fedmq.cli import fedmq
+from fedmq.cli.main import fedmq
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
-PACKAGES = ["fedmq", "broker", "aggregator", "trainer", "dashboard", "deploy"]
-MODULES = sorted(path.relative_to(ROOT) for name in [*PACKAGES, "tests"] for path in (ROOT / name).rglob("*.py"))
-MODULE_LINES_MAX = 400
-FUNCTION_LINES_MAX = 70
 HEAVY = ["numpy", "pygad", "zmq"]
 # In parts, so that this file may name what no file may name.
 FORBIDDEN = [
@@ -37,7 +32,7 @@ FORBIDDEN = [
 ]
 LIGHT_HELP = f"""
 import sys
-from fedmq.cli import main
+from fedmq.cli.main import main
 sys.argv = ["fedmq", "--help"]
 try:
     main()
@@ -150,27 +145,12 @@ def long_options_of(command: click.Command) -> dict[str, int]:
     }
 
 
-@pytest.mark.parametrize("module", MODULES, ids=str)
-def test_a_module_stays_short(module: Path) -> None:
-    lines = len((ROOT / module).read_text().splitlines())
-    assert lines <= MODULE_LINES_MAX, f"{module} has {lines} lines of {MODULE_LINES_MAX}: split it by what it knows"
-
-
-@pytest.mark.parametrize("module", MODULES, ids=str)
-def test_a_function_stays_short(module: Path) -> None:
-    tree = ast.parse((ROOT / module).read_text())
-    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
-    lengths = {node.name: (node.end_lineno or node.lineno) - node.lineno + 1 for node in functions}
-    assert {name: length for name, length in lengths.items() if length > FUNCTION_LINES_MAX} == {}
-
-
 def test_no_folder_of_tests_shadows_a_package() -> None:
     assert list((ROOT / "tests").rglob("__init__.py")) == []
 
 
-@pytest.mark.parametrize("package", PACKAGES)
-def test_a_package_says_that_it_is_typed(package: str) -> None:
-    assert (ROOT / package / "py.typed").is_file()
+def test_the_package_says_that_it_is_typed() -> None:
+    assert (ROOT / "fedmq" / "py.typed").is_file()
 
 
 def test_importing_fedmq_loads_nothing_heavy() -> None:

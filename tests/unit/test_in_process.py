@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aggregator.service import Limits
-from aggregator.store import Store
-from aggregator.strategies import find_strategy
-from deploy.in_process import AGGREGATOR, Federation
-from fedmq import events
-from fedmq.models import TrainedModel
-from fedmq.tasks import Rows, find_task, task_rows
+from fedmq.aggregator.service import Limits
+from fedmq.algorithms.base import find_strategy
+from fedmq.models.networks import TrainedModel
+from fedmq.observe import events
+from fedmq.runs.store import Store
+from fedmq.simulation.federation import AGGREGATOR, Federation
+from fedmq.tasks.task import Rows, find_task, task_rows
 from fedmq.testing import Faults
 
 XOR_ROWS = {"bob": task_rows("xor", 1, 2), "alice": task_rows("xor", 2, 2)}
@@ -140,7 +140,7 @@ def test_the_trainers_work_can_be_stood_in_for() -> None:
 
 
 def test_what_a_trainer_logs_of_a_round_names_the_run_the_round_and_itself(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, logger="trainer"):
+    with caplog.at_level(logging.INFO, logger="fedmq.trainer"):
         xor().train()
     rounds = {
         (one.__dict__["trainer"], one.__dict__["round"]) for one in caplog.records if " took " in one.getMessage()

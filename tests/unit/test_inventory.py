@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.inventory import (
+from fedmq.deploy.inventory import (
     BrokerHost,
     Inventory,
     TrainerHost,

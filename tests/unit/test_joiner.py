@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fedmq.enrolment import Standing, answer
-from fedmq.network import Delivered, LinkRefused, LinkUp, News
+from fedmq.protocol.codec import Frames
+from fedmq.security.enrolment import Standing, answer
+from fedmq.security.enrolment_client import REFUSALS_MAX, SILENT_S, Joiner
 from fedmq.testing import VirtualClock
-from fedmq.wire import Frames
-from trainer.joiner import REFUSALS_MAX, SILENT_S, Joiner
+from fedmq.transport.link import Delivered, LinkRefused, LinkUp, News
 
 
 class FakeLink:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from fedmq.journal import VALUE_BYTES_MAX, JournalHandler, is_journal
+from fedmq.runtime.journal import VALUE_BYTES_MAX, JournalHandler, is_journal
 
 
 @pytest.fixture

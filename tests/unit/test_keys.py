@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from fedmq.errors import BadConfiguration
-from fedmq.keyring import (
+from fedmq.security.keyring import (
     FILE_BYTES_MAX,
     MEMBERS,
     REFRESH_S,
@@ -25,7 +25,7 @@ from fedmq.keyring import (
     write_identity,
     write_public,
 )
-from fedmq.keys import Identity, transport_pair, transport_public
+from fedmq.security.keys import Identity, transport_pair, transport_public
 
 ALICE = Identity.new("trainer", "alice")
 

@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from fedmq.algorithms.learning import learn
 from fedmq.errors import BadConfiguration, Rejected, WorkCancelled
-from fedmq.messages import EvolutionLearner, Evolve, GradientLearner, Train
-from fedmq.tasks import find_task, task_rows
-from trainer.learning import learn
+from fedmq.protocol.messages import EvolutionLearner, Evolve, GradientLearner, Train
+from fedmq.tasks.task import find_task, task_rows
 
 Floats = npt.NDArray[np.float64]
 XOR, XOR_ROWS = find_task("xor"), task_rows("xor", 1, 2)

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from strategy_rounds import LINEAR, XOR, one_round, rounds_needed, shards, spoilt, trained
 
-from aggregator.strategies import Update, find_strategy
-from aggregator.strategies.averaging import FedAvg
-from aggregator.strategies.inbox import ROUNDS_REMEMBERED
+from fedmq.algorithms.averaging.strategy import FedAvg
+from fedmq.algorithms.base import Update, find_strategy
+from fedmq.algorithms.inbox import ROUNDS_REMEMBERED
 from fedmq.errors import BadConfiguration
-from fedmq.messages import Evolve, GradientLearner
-from fedmq.tasks import find_task
+from fedmq.protocol.messages import Evolve, GradientLearner
+from fedmq.tasks.task import find_task
 
 # Learning
 

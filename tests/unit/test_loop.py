@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from fedmq.loop import BEAT_S, HANGS_S, Pulse, serve
-from fedmq.notify import Notifier
+from fedmq.runtime.loop import BEAT_S, HANGS_S, Pulse, serve
+from fedmq.runtime.systemd import Notifier
 
 
 class Counting:

@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedmq.errors import Rejected, RejectReason
-from fedmq.messages import (
+from fedmq.models.networks import LAYERS_MAX, MLP
+from fedmq.protocol.codec import HEADER_BYTES_MAX, decode, encode
+from fedmq.protocol.messages import (
     PROTOCOL_VERSION,
     SCALE_MAX,
     STEPS_MAX,
@@ -38,9 +40,7 @@ from fedmq.messages import (
     Train,
     Welcome,
 )
-from fedmq.models import LAYERS_MAX, MLP
-from fedmq.tasks import CANDIDATES_MAX, GENERATIONS_MAX, Task, find_task
-from fedmq.wire import HEADER_BYTES_MAX, decode, encode
+from fedmq.tasks.task import CANDIDATES_MAX, GENERATIONS_MAX, Task, find_task
 
 KINDS: tuple[type[Any], ...] = get_args(Message)
 COUNT_MAX = 2**53

@@ -12,11 +12,11 @@ from unittest.mock import MagicMock
 import pytest
 from metrics_scene import CLOSED, SERVICES, counted, rows, run_metrics, values
 
-import aggregator.metrics
-from aggregator.metrics import Tally
-from fedmq.metrics import Metrics
-from fedmq.testing.clock import VirtualClock
-from fedmq.view import View
+import fedmq.aggregator.metrics
+from fedmq.aggregator.metrics import Tally
+from fedmq.observe.metrics import Metrics
+from fedmq.observe.run_state import View
+from fedmq.simulation.clock import VirtualClock
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "reference" / "metrics.md"
@@ -108,7 +108,7 @@ def test_between_two_rounds_none_is_open() -> None:
 
 def test_before_a_round_is_closed_there_is_no_fitness() -> None:
     metrics = Metrics()
-    aggregator.metrics.measure(MagicMock(), View(), Tally(), VirtualClock())(metrics)
+    fedmq.aggregator.metrics.measure(MagicMock(), View(), Tally(), VirtualClock())(metrics)
     assert not [name for name in values(metrics) if "fitness" in name]
 
 

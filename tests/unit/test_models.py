@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedmq.errors import BadConfiguration, BadData
-from fedmq.models import (
+from fedmq.models.networks import (
     GENES_MAX,
     LAYER_UNITS_MAX,
     MLP,

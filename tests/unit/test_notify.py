@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fedmq.notify import Notifier
+from fedmq.runtime.systemd import Notifier
 
 
 @pytest.fixture

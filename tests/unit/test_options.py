@@ -9,8 +9,8 @@ from pathlib import Path
 import click
 import pytest
 
-from fedmq.cli import fedmq
-from fedmq.options import FiniteRange
+from fedmq.cli.main import fedmq
+from fedmq.cli.options import FiniteRange
 
 TRAINER = fedmq.get_command(click.Context(fedmq), "trainer")
 
@@ -45,8 +45,8 @@ def test_credentials_without_a_federation_are_no_keys(tmp_path: Path, monkeypatc
 def test_in_the_journal_more_is_logged(journal: bool, level: str, monkeypatch: pytest.MonkeyPatch) -> None:
     levels = []
     monkeypatch.setattr(logging, "basicConfig", lambda **settings: levels.append(settings["level"]))
-    monkeypatch.setattr("fedmq.options.is_journal", lambda _: journal)
-    monkeypatch.setattr("fedmq.options.JournalHandler", logging.NullHandler)
+    monkeypatch.setattr("fedmq.cli.options.is_journal", lambda _: journal)
+    monkeypatch.setattr("fedmq.cli.options.JournalHandler", logging.NullHandler)
     keys()
     assert levels == [level]
 

@@ -9,7 +9,7 @@ from typing import get_args
 
 import pytest
 
-from fedmq import view
+from fedmq.observe import run_state as view
 
 STATIC = Path(__file__).parents[2] / "dashboard" / "static"
 PAGE = (STATIC / "index.html").read_text()

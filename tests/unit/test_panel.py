@@ -8,10 +8,10 @@ import re
 import pytest
 from rich.console import Console, RenderableType
 
-from fedmq import events
-from fedmq.braille import Curve, draw_blocks, draw_curves
-from fedmq.panel import Seen, draw_list, draw_run, span
-from fedmq.view import STALLED_S, View
+from fedmq.observe import events
+from fedmq.observe.braille import Curve, draw_blocks, draw_curves
+from fedmq.observe.run_state import STALLED_S, View
+from fedmq.observe.terminal_view import Seen, draw_list, draw_run, span
 
 STARTED = events.RunStarted(
     run="one",

@@ -9,10 +9,10 @@ import msgspec
 import numpy as np
 import pytest
 
-from dashboard.picture import Origin, changes, full_of, head_of, row_of, tables_of
-from fedmq import events
-from fedmq.models import MLP, Code
-from fedmq.view import View
+from fedmq.dashboard.page_model import Origin, changes, full_of, head_of, row_of, tables_of
+from fedmq.models.networks import MLP, Code
+from fedmq.observe import events
+from fedmq.observe.run_state import View
 
 HERE = Origin(here=True, source="live", folder=None, broker=True)
 GONE = Origin(here=False, source="folder", folder="runs/one", broker=False)

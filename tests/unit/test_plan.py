@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from deploy import plan
-from deploy.facts import KEYS, QUESTIONS, Facts, Unit, read_facts
-from deploy.inventory import BrokerHost, Instance, Setting
-from deploy.package import Package, find_package, read_package
-from deploy.roll import make_federation
+from fedmq.deploy import plan
+from fedmq.deploy.facts import KEYS, QUESTIONS, Facts, Unit, read_facts
+from fedmq.deploy.inventory import BrokerHost, Instance, Setting
+from fedmq.deploy.package import Package, find_package, read_package
 from fedmq.errors import BadConfiguration
-from fedmq.keyring import read_federation
+from fedmq.security.keyring import read_federation
+from fedmq.security.membership import make_federation
 
 NOW = 1_000_000.0
 PACKAGE = Package(Path("fedmq.deb"), "1.0-1", "amd64", (3, 11), (3, 12), 80_000, 30_000)

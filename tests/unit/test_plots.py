@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-import dashboard
-from dashboard.plots import compare, plot
-from fedmq import events
-from fedmq.cli import fedmq
+from fedmq import dashboard
+from fedmq.cli.main import fedmq
+from fedmq.dashboard.plots import compare, plot
 from fedmq.errors import BadConfiguration
-from fedmq.event_log import EventLog
-from fedmq.models import MLP, Code, Linear, Model, TrainedModel
-from fedmq.run_files import EVENTS
-from fedmq.view import View
+from fedmq.models.networks import MLP, Code, Linear, Model, TrainedModel
+from fedmq.observe import events
+from fedmq.observe.event_log import EventLog
+from fedmq.observe.run_state import View
+from fedmq.runtime.run_folder import EVENTS
 
 XOR = MLP([2, 4, 2])
 PNG = b"\x89PNG\r\n"
@@ -192,7 +192,7 @@ def test_what_cannot_be_drawn_is_said_in_a_line(
 def test_without_matplotlib_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_run(tmp_path / "one")
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    monkeypatch.delitem(sys.modules, "dashboard.figures", raising=False)
+    monkeypatch.delitem(sys.modules, "fedmq.dashboard.figures", raising=False)
     monkeypatch.delattr(dashboard, "figures", raising=False)
     with pytest.raises(BadConfiguration, match=re.escape("plots need matplotlib: pip install 'fedmq[plot]'")):
         CliRunner().invoke(plot, [str(folder)], catch_exceptions=False)

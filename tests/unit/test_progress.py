@@ -8,10 +8,10 @@ import logging
 import pytest
 from rich.console import Console
 
-from aggregator.progress import LiveProgress, PlainProgress, log_event, open_progress
-from fedmq import events
-from fedmq.telling import describe
-from fedmq.view import View
+from fedmq.aggregator.progress import LiveProgress, PlainProgress, log_event, open_progress
+from fedmq.observe import events
+from fedmq.observe.event_text import describe
+from fedmq.observe.run_state import View
 
 BEST = events.Best(value=0.75, coverage=1.0, fitness=-0.25, fitness_mean=-0.5, fitness_worst=-2.0, diversity=0.3)
 HALF = events.Best(value=1.0, coverage=0.5, fitness=-0.25, fitness_mean=-0.5, fitness_worst=-2.0, diversity=0.3)

@@ -10,12 +10,12 @@ from typing import Any, get_args
 import msgspec
 import pytest
 
-from broker import routing
-from fedmq import address, enrolment, messages, token, topics, wire
-from fedmq.enrolment import Join, Standing
+from fedmq.broker import routing
 from fedmq.errors import RejectReason
-from fedmq.keys import Public
-from fedmq.messages import (
+from fedmq.models.networks import MLP, Code, Linear
+from fedmq.protocol import codec as wire
+from fedmq.protocol import messages, topics
+from fedmq.protocol.messages import (
     PROTOCOL_VERSION,
     ArrayInfo,
     EvolutionLearner,
@@ -24,9 +24,13 @@ from fedmq.messages import (
     Message,
     Train,
 )
-from fedmq.models import MLP, Code, Linear
-from fedmq.sockets import endpoint
-from fedmq.tasks import Search, Task
+from fedmq.security import enrolment
+from fedmq.security import tokens as token
+from fedmq.security.enrolment import Join, Standing
+from fedmq.security.keys import Public
+from fedmq.tasks.task import Search, Task
+from fedmq.transport import address
+from fedmq.transport.zeromq import endpoint
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "protocol.md").read_text(encoding="utf-8")
@@ -94,8 +98,14 @@ def test_each_limit_of_the_wire_is_on_the_page() -> None:
         | constants_of(endpoint, "_MS")
         | constants_of(routing, "_MAX")
     )
-    of_tasks = {f"fedmq.messages.{name}_MAX" for name in ("CANDIDATES", "GENERATIONS", "MUTATION_EXPONENT", "TRAINERS")}
-    elsewhere = {"fedmq.sockets.endpoint.LINGER_MS", "broker.routing.FRAMES_MAX", *of_tasks}  # nobody's; imported
+    of_tasks = {
+        f"fedmq.protocol.messages.{name}_MAX" for name in ("CANDIDATES", "GENERATIONS", "MUTATION_EXPONENT", "TRAINERS")
+    }
+    elsewhere = {
+        "fedmq.transport.zeromq.endpoint.LINGER_MS",
+        "fedmq.broker.routing.FRAMES_MAX",
+        *of_tasks,
+    }  # nobody's; imported
     assert wanted - elsewhere <= set(limits())
 
 

@@ -7,12 +7,12 @@ import logging
 import pytest
 from test_spool_lives import Life
 
-from fedmq.messages import Beacon, Refused
-from fedmq.network import Delivered
-from fedmq.rate_limit import AGAIN_S, KINDS_MAX, RateLimited
+from fedmq.protocol.messages import Beacon, Refused
+from fedmq.runtime.rate_limit import AGAIN_S, KINDS_MAX, RateLimited
 from fedmq.testing import VirtualClock
-from trainer.session import RUNS_MAX
-from trainer.spool import MemorySpool
+from fedmq.trainer.session import RUNS_MAX
+from fedmq.trainer.spool import MemorySpool
+from fedmq.transport.link import Delivered
 
 log = logging.getLogger("strangers")
 

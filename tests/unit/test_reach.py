@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fedmq.errors import Unreachable
-from fedmq.reach import NOTICE_S, Reach
+from fedmq.runtime.broker_connection import NOTICE_S, Reach
 
 
 def test_a_broker_is_reached_once_until_it_goes_away() -> None:

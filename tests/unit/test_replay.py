@@ -8,18 +8,18 @@ import msgspec
 import numpy as np
 import pytest
 
-from aggregator.replay import Replayed, replay
-from aggregator.service import Limits
-from aggregator.steps import Phase
-from aggregator.store import Close, Description, Store, StoredResult
-from aggregator.strategies import Standing, find_strategy
-from deploy.in_process import Federation
-from fedmq import events
+from fedmq.aggregator.machine import Phase
+from fedmq.aggregator.service import Limits
+from fedmq.algorithms.base import Standing, find_strategy
 from fedmq.errors import StoreError
-from fedmq.messages import Accepted
-from fedmq.tasks import find_task, task_rows
+from fedmq.observe import events
+from fedmq.protocol.codec import Frames, Packet, decode, encode
+from fedmq.protocol.messages import Accepted
+from fedmq.runs.replay import Replayed, replay
+from fedmq.runs.store import Close, Description, Store, StoredResult
+from fedmq.simulation.federation import Federation
+from fedmq.tasks.task import find_task, task_rows
 from fedmq.testing import Faults
-from fedmq.wire import Frames, Packet, decode, encode
 
 ROUNDS = 4
 TASKS = {"evolution": "xor", "fedavg": "xor", "fedsgd": "linear"}

@@ -11,15 +11,15 @@ import msgspec
 import numpy as np
 import pytest
 
-from aggregator.report import Report, make_report, read_report, write_report
-from aggregator.roster import Roster, Trainer
-from aggregator.store import Close, Description
-from aggregator.strategies import Standing
-from fedmq import events, load_model
+from fedmq import load_model
+from fedmq.algorithms.base import Standing
 from fedmq.errors import BadConfiguration, StoreError
-from fedmq.models import TrainedModel
-from fedmq.run_files import HISTORY, MODEL, REPORT
-from fedmq.tasks import find_task
+from fedmq.models.networks import TrainedModel
+from fedmq.observe import events
+from fedmq.runs.report import Report, TrainerReport, make_report, read_report, write_report
+from fedmq.runs.store import Close, Description
+from fedmq.runtime.run_folder import HISTORY, MODEL, REPORT
+from fedmq.tasks.task import find_task
 
 XOR = find_task("xor")
 DESCRIPTION = Description("run", XOR, "evolution", 7, 1000.0, "clip")
@@ -32,13 +32,7 @@ CLOSES = [
 ]
 
 
-def trainers() -> list[Trainer]:
-    roster = Roster(30.0)
-    for name, samples in (("bob", 3), ("alice", 1)):
-        roster.meet(name, samples, 0.0)
-    bob = roster["bob"]
-    bob.results, bob.late, bob.rejected, bob.resent = 3, 1, 2, 4
-    return roster.trainers
+TRAINERS = [TrainerReport("bob", 3, 3, 1, 2, 4), TrainerReport("alice", 1, 0, 0, 0, 0)]
 
 
 def report_of(closes: list[Close] = CLOSES, standing: Standing | None = STANDING) -> tuple[Report, TrainedModel | None]:
@@ -46,7 +40,7 @@ def report_of(closes: list[Close] = CLOSES, standing: Standing | None = STANDING
         DESCRIPTION,
         closes,
         standing,
-        trainers(),
+        TRAINERS,
         solved=standing is not None,
         rejections={"sha256": 2},
         bytes_up=100,

@@ -7,11 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from deploy import roll
-from deploy.rotation import rotate_trainer
-from fedmq.enrolment import Standing, State
 from fedmq.errors import BadConfiguration
-from fedmq.keyring import (
+from fedmq.security import membership as roll
+from fedmq.security.enrolment import Standing, State
+from fedmq.security.keyring import (
     MEMBERS,
     NEXT_SUFFIX,
     REQUESTS,
@@ -23,8 +22,9 @@ from fedmq.keyring import (
     write_identity,
     write_public,
 )
-from fedmq.keys import Identity, Public
-from fedmq.token import TOKENS_MAX, Ticket, read_tickets, write_ticket
+from fedmq.security.keys import Identity, Public
+from fedmq.security.rotation import rotate_trainer
+from fedmq.security.tokens import TOKENS_MAX, Ticket, read_tickets, write_ticket
 
 NOW = 1_000_000.0
 
@@ -211,7 +211,7 @@ def test_a_next_key_that_is_refused_is_not_asked_for_again(
     write_federation(tmp_path / "alice", federation)
     write_identity(tmp_path / "alice", old := Identity.new("trainer", "alice"))
     ended = SimpleNamespace(interrupted=False, standing=Standing(state=state))
-    monkeypatch.setattr("trainer.joiner.ask_broker", lambda *_, **__: ended)
+    monkeypatch.setattr("fedmq.security.enrolment_client.ask_broker", lambda *_, **__: ended)
     assert rotate_trainer(tmp_path / "alice", None)[1] == ended.standing
     assert read_identity(tmp_path / "alice", "trainer") == old
     assert read_identity(tmp_path / "alice", "trainer", NEXT_SUFFIX) is None

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from aggregator.roster import Roster
+from fedmq.aggregator.roster import Roster
 from fedmq.errors import Rejected
-from fedmq.tasks import TRAINERS_MAX
+from fedmq.tasks.task import TRAINERS_MAX
 
 FORGET_S, GRACE_S = 30.0, 3.0
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 from rounds_scene import TASK, MeanOfNumbers, Scene, closes, kept, opened, sent, told
 
-from aggregator.chronicle import REJECTIONS_TOLD_MAX
-from aggregator.steps import BrokerUp, KeepResult, Malformed, Tick
-from fedmq import events
+from fedmq.aggregator.machine import BrokerUp, KeepResult, Malformed, Tick
+from fedmq.aggregator.run_events import REJECTIONS_TOLD_MAX
 from fedmq.errors import Rejected
-from fedmq.messages import (
+from fedmq.observe import events
+from fedmq.observe.run_state import STALLED_S
+from fedmq.protocol.codec import decode, encode
+from fedmq.protocol.messages import (
     Accepted,
     Beacon,
     Goodbye,
@@ -22,9 +24,7 @@ from fedmq.messages import (
     Train,
     Welcome,
 )
-from fedmq.view import STALLED_S
-from fedmq.wire import decode, encode
-from trainer.session import HELLO_AGAIN_S
+from fedmq.trainer.session import HELLO_AGAIN_S
 
 # Selection
 

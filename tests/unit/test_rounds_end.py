@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from rounds_scene import FORGET_S, Guess, MeanOfNumbers, Scene, closes, kept, opened, sent, told
 
-from aggregator.steps import BrokerDown, BrokerUp, Effects, Phase, Tick
-from aggregator.strategies import Update
-from fedmq import events
-from fedmq.messages import Accepted, Beacon, Finished, Goodbye, Refused, Round, Welcome
+from fedmq.aggregator.machine import BrokerDown, BrokerUp, Effects, Phase, Tick
+from fedmq.algorithms.base import Update
+from fedmq.observe import events
+from fedmq.protocol.messages import Accepted, Beacon, Finished, Goodbye, Refused, Round, Welcome
 
 
 def beacons(effects: Effects) -> list[tuple[int, bytes]]:

@@ -16,11 +16,23 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from rounds_scene import Scene
 
-from aggregator.chronicle import REJECTIONS_TOLD_MAX
-from aggregator.steps import BrokerDown, BrokerUp, Effects, Event, Heard, KeepClose, KeepResult, Malformed, Phase, Tick
-from fedmq import events
+from fedmq.aggregator.machine import (
+    BrokerDown,
+    BrokerUp,
+    Effects,
+    Event,
+    Heard,
+    KeepClose,
+    KeepResult,
+    Malformed,
+    Phase,
+    Tick,
+)
+from fedmq.aggregator.run_events import REJECTIONS_TOLD_MAX
 from fedmq.errors import Rejected
-from fedmq.messages import (
+from fedmq.observe import events
+from fedmq.protocol.codec import decode, encode
+from fedmq.protocol.messages import (
     Accepted,
     Beacon,
     Control,
@@ -32,7 +44,6 @@ from fedmq.messages import (
     Refused,
     Round,
 )
-from fedmq.wire import decode, encode
 
 NAMES = st.sampled_from(["alice", "bob", "carol", "dave", "erin"])
 ROUNDS_MAX = 6

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker import routing
-from broker.routing import RUNS_KEPT_MAX, Admit, Deliver, Effect, Publish, Routing
-from fedmq.messages import Presence
-from fedmq.network import Listening, Published, Pushed, Subscribed, Traffic, Unsubscribed
-from fedmq.wire import FRAMES_MAX, decode, encode
+from fedmq.broker import routing
+from fedmq.broker.routing import RUNS_KEPT_MAX, Admit, Deliver, Effect, Publish, Routing
+from fedmq.protocol.codec import FRAMES_MAX, decode, encode
+from fedmq.protocol.messages import Presence
+from fedmq.transport.link import Listening, Published, Pushed, Subscribed, Traffic, Unsubscribed
 
 
 def told(name: str, present: bool) -> Deliver:

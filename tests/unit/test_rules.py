@@ -13,15 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from aggregator.service import Limits
-from aggregator.store import Description, Store
-from aggregator.strategies import Update, find_strategy
-from aggregator.strategies.rules import RULES, clipped_mean, krum, liars_among, median, trimmed_mean
-from aggregator.upkeep import replay_run
-from deploy.in_process import Federation
+from fedmq.aggregator.service import Limits
+from fedmq.algorithms.averaging.robust_aggregation import RULES, clipped_mean, krum, liars_among, median, trimmed_mean
+from fedmq.algorithms.base import Update, find_strategy
 from fedmq.errors import BadConfiguration
-from fedmq.run_files import STORE
-from fedmq.tasks import find_task, task_rows
+from fedmq.runs.maintenance import replay_run
+from fedmq.runs.store import Description, Store
+from fedmq.runtime.run_folder import STORE
+from fedmq.simulation.federation import Federation
+from fedmq.tasks.task import find_task, task_rows
 
 LINEAR = find_task("linear")
 ORIGIN = np.zeros(1)

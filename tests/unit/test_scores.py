@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deploy.in_process import Federation
 from fedmq.errors import Rejected
-from fedmq.messages import SCALE_MAX
-from fedmq.scores import SCALE, UNITS_MAX, counted, from_units, measured, to_units
-from fedmq.tasks import Rows, find_task, task_rows
-from fedmq.wire import Array, Packet
-from trainer.answer import on_rows
-from trainer.worker import Cancelled, Learn
+from fedmq.protocol.codec import Array, Packet
+from fedmq.protocol.fixed_point import SCALE, UNITS_MAX, counted, from_units, measured, to_units
+from fedmq.protocol.messages import SCALE_MAX
+from fedmq.simulation.federation import Federation
+from fedmq.tasks.task import Rows, find_task, task_rows
+from fedmq.trainer.round_handler import on_rows
+from fedmq.trainer.worker import Cancelled, Learn
 
 scales = st.integers(0, SCALE_MAX)
 fitting = st.floats(-(2.0**22), 2.0**22)  # in units of any scale, a float64 holds it exactly
@@ -103,13 +103,13 @@ def test_a_run_is_the_same_as_with_losses_that_are_never_rounded(seed: int, monk
         return federation.aggregator.rounds.standing.genes.tobytes()  # type: ignore[union-attr]
 
     rounded = genes()
-    monkeypatch.setattr("trainer.session.counted", lambda arrays, scale: dict(arrays))
-    monkeypatch.setattr("aggregator.results.measured", lambda arrays, scale: dict(arrays))
+    monkeypatch.setattr("fedmq.trainer.session.counted", lambda arrays, scale: dict(arrays))
+    monkeypatch.setattr("fedmq.runs.updates.measured", lambda arrays, scale: dict(arrays))
     assert genes() == rounded
 
 
 def _evolution() -> Any:
-    from aggregator.strategies.evolution import Evolution
+    from fedmq.algorithms.evolution.strategy import Evolution
 
     return Evolution()
 

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from msgspec import structs
 
-from fedmq.messages import Accepted, GradientLearner, Round, Train
-from fedmq.streams import stream
-from fedmq.tasks import find_task
-from fedmq.wire import decode, encode
-from trainer.budget import Spent
-from trainer.seen import RUNS_REMEMBERED, Mark, Seen
-from trainer.session import RUNS_MAX, SILENT_S, Session
-from trainer.spool import SEEN_SUFFIX, SPENT_SUFFIX, FileSpool
-from trainer.steps import Connected, Effects, Heard, Worked
+from fedmq.protocol.codec import decode, encode
+from fedmq.protocol.messages import Accepted, GradientLearner, Round, Train
+from fedmq.runtime.rng import stream
+from fedmq.tasks.task import find_task
+from fedmq.trainer.budget import Spent
+from fedmq.trainer.high_water_marks import RUNS_REMEMBERED, Mark, Seen
+from fedmq.trainer.machine import Connected, Effects, Heard, Worked
+from fedmq.trainer.session import RUNS_MAX, SILENT_S, Session
+from fedmq.trainer.spool import SEEN_SUFFIX, SPENT_SUFFIX, FileSpool
 
 ROUND = Round(
     run="run", epoch=3, round=5, seed=0, deadline_s=9.0, task=find_task("linear"), work=Train(GradientLearner())

@@ -14,15 +14,15 @@ import pytest
 from click.testing import CliRunner
 from uvicorn.server import ServerState
 
-from dashboard import cli
-from dashboard.cli import dashboard
-from dashboard.connection import REQUEST_S, TimedProtocol
-from dashboard.controls import Controls
-from dashboard.gallery import Gallery
-from dashboard.server import CONNECTIONS_MAX, Server, _config
-from dashboard.streams import Streams
-from deploy import roll
+from fedmq.dashboard import cli
+from fedmq.dashboard.cli import dashboard
+from fedmq.dashboard.connection import REQUEST_S, TimedProtocol
+from fedmq.dashboard.controls import Controls
+from fedmq.dashboard.run_catalog import Gallery
+from fedmq.dashboard.server import CONNECTIONS_MAX, Server, _config
+from fedmq.dashboard.server_sent_events import Streams
 from fedmq.errors import BadConfiguration
+from fedmq.security import membership as roll
 
 
 class StoppedGallery:

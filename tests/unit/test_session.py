@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from msgspec import structs
 
-from fedmq.messages import (
+from fedmq.protocol.codec import base_of, decode, describe, encode
+from fedmq.protocol.messages import (
     Accepted,
     Beacon,
     Finished,
@@ -22,12 +23,11 @@ from fedmq.messages import (
     Train,
     Welcome,
 )
-from fedmq.messages import Goodbye as GoodbyeMessage
-from fedmq.streams import stream
-from fedmq.tasks import find_task
-from fedmq.wire import base_of, decode, describe, encode
-from trainer.session import HELD_MAX, HELLO_AGAIN_S, RESEND_MAX_S, RESEND_S, STOP_S, Session
-from trainer.steps import Connected, Disconnected, Effects, Event, Heard, Stop, Tick, Worked, WorkFailed
+from fedmq.protocol.messages import Goodbye as GoodbyeMessage
+from fedmq.runtime.rng import stream
+from fedmq.tasks.task import find_task
+from fedmq.trainer.machine import Connected, Disconnected, Effects, Event, Heard, Stop, Tick, Worked, WorkFailed
+from fedmq.trainer.session import HELD_MAX, HELLO_AGAIN_S, RESEND_MAX_S, RESEND_S, STOP_S, Session
 
 TASK = find_task("linear")
 ROUND = Round(run="run", epoch=1, round=1, seed=0, deadline_s=10.0, task=TASK, work=Train(GradientLearner()))

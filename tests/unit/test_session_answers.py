@@ -7,10 +7,10 @@ import pytest
 from msgspec import structs
 from test_session import BASE, ROUND, Scene, sent, started
 
-from fedmq.messages import Result
-from fedmq.scores import UNITS_MAX
-from fedmq.wire import base_of, describe
-from trainer.steps import Worked
+from fedmq.protocol.codec import base_of, describe
+from fedmq.protocol.fixed_point import UNITS_MAX
+from fedmq.protocol.messages import Result
+from fedmq.trainer.machine import Worked
 
 
 @pytest.mark.parametrize("at_work", [True, False])

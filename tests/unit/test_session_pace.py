@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from test_session import Scene, holding, sent
 
-from fedmq.messages import Accepted, Beacon, Hello, Result, Welcome
-from trainer.session import HELD_MAX, HELLO_AGAIN_S, RESEND_MAX_S, RESEND_S
-from trainer.steps import Connected, Disconnected, Tick
+from fedmq.protocol.messages import Accepted, Beacon, Hello, Result, Welcome
+from fedmq.trainer.machine import Connected, Disconnected, Tick
+from fedmq.trainer.session import HELD_MAX, HELLO_AGAIN_S, RESEND_MAX_S, RESEND_S
 
 TRAINERS = 200
 

@@ -7,9 +7,9 @@ import pytest
 from msgspec import structs
 from test_session import ROUND, Scene, holding, sent, started
 
-from fedmq.messages import Accepted, Beacon, Finished, Hello, Message, Refused, Result, Welcome
-from trainer.session import HELD_SILENT_S, RUNS_MAX, SILENT_S
-from trainer.steps import Connected, Declined, Disconnected, Effects, Tick, WorkFailed
+from fedmq.protocol.messages import Accepted, Beacon, Finished, Hello, Message, Refused, Result, Welcome
+from fedmq.trainer.machine import Connected, Declined, Disconnected, Effects, Tick, WorkFailed
+from fedmq.trainer.session import HELD_SILENT_S, RUNS_MAX, SILENT_S
 
 MANY = 64  # runs whose newest message a broker keeps, and hands to whoever comes
 

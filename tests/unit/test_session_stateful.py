@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from fedmq.messages import (
+from fedmq.protocol.codec import decode, encode
+from fedmq.protocol.messages import (
     Accepted,
     Beacon,
     Finished,
@@ -29,11 +30,11 @@ from fedmq.messages import (
     Train,
     Welcome,
 )
-from fedmq.streams import stream
-from fedmq.tasks import find_task
-from fedmq.wire import decode, encode
-from trainer.kept import Kept
-from trainer.session import (
+from fedmq.runtime.rng import stream
+from fedmq.tasks.task import find_task
+from fedmq.trainer.machine import Connected, Disconnected, Effects, Event, Heard, Stop, Tick, Worked, WorkFailed
+from fedmq.trainer.pending_result import Kept
+from fedmq.trainer.session import (
     HELD_MAX,
     HELD_SILENT_S,
     HELLO_AGAIN_S,
@@ -44,7 +45,6 @@ from trainer.session import (
     KnownRun,
     Session,
 )
-from trainer.steps import Connected, Disconnected, Effects, Event, Heard, Stop, Tick, Worked, WorkFailed
 
 TASK = find_task("linear")
 RUNS = st.sampled_from(["run-1", "run-2", "run-3"])

@@ -9,8 +9,8 @@ from pathlib import Path
 import click
 import pytest
 
-from fedmq.cli import fedmq
-from fedmq.settings import settings_of, template, values_of
+from fedmq.cli.main import fedmq
+from fedmq.cli.settings import settings_of, template, values_of
 
 SERVICES = ["broker", "aggregator", "trainer", "dashboard"]
 SHIPPED = Path(__file__).parents[2] / "deploy" / "systemd"

@@ -16,11 +16,10 @@ import pytest
 from rounds_scene import TASK, MeanOfNumbers
 from signed_scene import ANYWHERE, EPOCH, Bad, Kind, Parties, Wire, reheaded, result_of, signed_by
 
-from aggregator.service import Aggregator, Limits
-from aggregator.store import Description, Store
+from fedmq.aggregator.service import Aggregator, Limits
 from fedmq.errors import Rejected
-from fedmq.keyring import Membership
-from fedmq.messages import (
+from fedmq.protocol.codec import Frames, decode, encode
+from fedmq.protocol.messages import (
     Accepted,
     Beacon,
     Control,
@@ -33,13 +32,14 @@ from fedmq.messages import (
     Train,
     Welcome,
 )
-from fedmq.network import Delivered
-from fedmq.seal import AggregatorSeal, TrainerSeal
-from fedmq.streams import stream
-from fedmq.testing.clock import VirtualClock
-from fedmq.wire import Frames, decode, encode
-from trainer.service import Trainer
-from trainer.session import Session
+from fedmq.runs.store import Description, Store
+from fedmq.runtime.rng import stream
+from fedmq.security.keyring import Membership
+from fedmq.security.signing import AggregatorSeal, TrainerSeal
+from fedmq.simulation.clock import VirtualClock
+from fedmq.trainer.service import Trainer
+from fedmq.trainer.session import Session
+from fedmq.transport.link import Delivered
 
 BAD_AT_AGGREGATOR, BAD_AT_TRAINER = 7_000, 3_000
 SEED = 20261122

@@ -12,17 +12,17 @@ from typing import Any
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
-from aggregator.bulletin import Bulletin
-from dashboard.sinks.feeding import AT_ONCE_MAX, REPORT_S, Feeding, Sink
-from dashboard.sinks.tensorboard import event_files
-from dashboard.watching import Watching
-from deploy.processes import free_port
-from fedmq import events
+from fedmq.aggregator.event_publisher import Bulletin
+from fedmq.dashboard.live_runs import Watching
+from fedmq.dashboard.sinks.runner import AT_ONCE_MAX, REPORT_S, Feeding, Sink
+from fedmq.dashboard.sinks.tensorboard import event_files
+from fedmq.deploy.processes import free_port
 from fedmq.errors import Unreachable
-from fedmq.network import Delivered, News
-from fedmq.testing.clock import VirtualClock
-from fedmq.view import RoundView, View
-from fedmq.wire import Frames, encode
+from fedmq.observe import events
+from fedmq.observe.run_state import RoundView, View
+from fedmq.protocol.codec import Frames, encode
+from fedmq.simulation.clock import VirtualClock
+from fedmq.transport.link import Delivered, News
 
 REPORT = {"run": "r", "solved": True, "model_sha256": "ab" * 32}
 
@@ -237,7 +237,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def test_mlflow_has_a_run_of_ours_as_one_of_its_own_however_often_we_come(run: Run, store: str) -> None:
     from mlflow.tracking import MlflowClient
 
-    from dashboard.sinks.mlflow import experiment
+    from fedmq.dashboard.sinks.mlflow import experiment
 
     run.rounds(2)
     run.feeding(experiment(store, "clinics")).step()
@@ -266,7 +266,7 @@ def test_mlflow_has_a_run_of_ours_as_one_of_its_own_however_often_we_come(run: R
 def test_an_mlflow_that_does_not_take_it_is_said_in_one_line_without_a_password(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from dashboard.sinks.mlflow import experiment
+    from fedmq.dashboard.sinks.mlflow import experiment
 
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(Unreachable, match="--to: expected an MLflow that takes what comes, got ") as error:

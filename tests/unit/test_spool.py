@@ -12,13 +12,13 @@ import msgspec
 import numpy as np
 import pytest
 
-from fedmq import topics
 from fedmq.errors import BadConfiguration
-from fedmq.messages import Accepted, Message
-from fedmq.wire import encode
-from trainer.kept import Kept
-from trainer.seen import Mark
-from trainer.spool import SEEN_SUFFIX, SUFFIX, FileSpool
+from fedmq.protocol import topics
+from fedmq.protocol.codec import encode
+from fedmq.protocol.messages import Accepted, Message
+from fedmq.trainer.high_water_marks import Mark
+from fedmq.trainer.pending_result import Kept
+from fedmq.trainer.spool import SEEN_SUFFIX, SUFFIX, FileSpool
 
 SAMPLES = 2
 BASE = bytes(range(32))

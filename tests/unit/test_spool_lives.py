@@ -12,18 +12,29 @@ import pytest
 from msgspec import structs
 from test_spool import ARRAYS, SAMPLES, result
 
-from fedmq.messages import Accepted, Beacon, Finished, Goodbye, GradientLearner, Message, Result, Round, Train, Welcome
-from fedmq.network import Delivered, LinkDown, LinkUp, News
-from fedmq.streams import stream
-from fedmq.tasks import find_task
+from fedmq.protocol.codec import Frames, Packet, decode, encode
+from fedmq.protocol.messages import (
+    Accepted,
+    Beacon,
+    Finished,
+    Goodbye,
+    GradientLearner,
+    Message,
+    Result,
+    Round,
+    Train,
+    Welcome,
+)
+from fedmq.runtime.rng import stream
+from fedmq.tasks.task import find_task
 from fedmq.testing import VirtualClock
-from fedmq.wire import Frames, Packet, decode, encode
-from trainer.kept import Kept
-from trainer.seen import Mark, Seen
-from trainer.service import Trainer
-from trainer.session import HELD_MAX, HELD_SILENT_S, RUNS_MAX, Session
-from trainer.spool import SUFFIX, FileSpool, MemorySpool, Spool
-from trainer.worker import Done
+from fedmq.trainer.high_water_marks import Mark, Seen
+from fedmq.trainer.pending_result import Kept
+from fedmq.trainer.service import Trainer
+from fedmq.trainer.session import HELD_MAX, HELD_SILENT_S, RUNS_MAX, Session
+from fedmq.trainer.spool import SUFFIX, FileSpool, MemorySpool, Spool
+from fedmq.trainer.worker import Done
+from fedmq.transport.link import Delivered, LinkDown, LinkUp, News
 
 ROUND = Round(
     run="run", epoch=3, round=5, seed=0, deadline_s=9.0, task=find_task("linear"), work=Train(GradientLearner())

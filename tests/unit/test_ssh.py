@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.ssh import HostTrouble, connect
+from fedmq.deploy.ssh import HostTrouble, connect
 
 
 @pytest.mark.parametrize(

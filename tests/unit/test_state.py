@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from aggregator.report import Report
-from aggregator.state import state_of
-from aggregator.store import Description, Store
-from fedmq import events
-from fedmq.event_log import TAIL_BYTES, EventLog
-from fedmq.run_files import EVENTS, STORE
-from fedmq.tasks import find_task
-from fedmq.view import STALLED_S, View
+from fedmq.observe import events
+from fedmq.observe.event_log import TAIL_BYTES, EventLog
+from fedmq.observe.run_state import STALLED_S, View
+from fedmq.runs.report import Report
+from fedmq.runs.status import state_of
+from fedmq.runs.store import Description, Store
+from fedmq.runtime.run_folder import EVENTS, STORE
+from fedmq.tasks.task import find_task
 
 STARTED = events.RunStarted(run="run", epoch=1, round=1, task="xor", strategy="evolution", seed=1)
 ONE_OF_TWO = events.Waiting(present=1, needed=2)

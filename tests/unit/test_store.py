@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 from store_scene import DESCRIPTION, a_close, a_result, filled, one_line, reopened
 
-from aggregator.damage import StoreDamaged
-from aggregator.store import SCHEMA_VERSION, Store
 from fedmq.errors import StoreError
-from fedmq.lock import is_locked
+from fedmq.runs.store import SCHEMA_VERSION, Store
+from fedmq.runs.store_errors import StoreDamaged
+from fedmq.runtime.lock import is_locked
 
 BIG = 40_000  # bytes; more than a page
 
@@ -328,7 +328,7 @@ def test_without_its_witness_a_store_is_still_whole(store: Store, path: Path, sa
 
 WRITER = """
 import sys
-from aggregator.store import Store
+from fedmq.runs.store import Store
 store = Store(sys.argv[1])
 print("epoch", store.next_epoch(0.0), flush=True)
 sys.stdin.read()

@@ -15,14 +15,14 @@ from typing import Any
 
 import pytest
 
-import aggregator.blobs
-from aggregator.replay import replay
-from aggregator.service import Limits
-from aggregator.store import Store
-from aggregator.strategies import find_strategy
-from deploy.in_process import AGGREGATOR, Federation
+import fedmq.runs.blobs
+from fedmq.aggregator.service import Limits
+from fedmq.algorithms.base import find_strategy
 from fedmq.errors import StoreError
-from fedmq.tasks import find_task, task_rows
+from fedmq.runs.replay import replay
+from fedmq.runs.store import Store
+from fedmq.simulation.federation import AGGREGATOR, Federation
+from fedmq.tasks.task import find_task, task_rows
 
 ROUNDS = 3
 FLIPS = 300
@@ -42,7 +42,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     limits = Limits(rounds_max=100, min_trainers=3)
     federation = Federation(find_task("linear"), find_strategy("fedsgd"), rows, limits=limits, store=store)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(aggregator.blobs, "BLOB_BYTES", 20)  # a model of 24 bytes is a file
+        patch.setattr(fedmq.runs.blobs, "BLOB_BYTES", 20)  # a model of 24 bytes is a file
         federation.start()
         federation.simulation.run(lambda: len(list(store.closes())) == ROUNDS, 60.0)
         assert federation.simulation.run(lambda: bool(list(store.results(ROUNDS + 1))), 60.0)

@@ -15,9 +15,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-import aggregator.blobs
-from aggregator.store import Close, Description, Store, StoredResult
-from fedmq.tasks import find_task
+import fedmq.runs.blobs
+from fedmq.runs.store import Close, Description, Store, StoredResult
+from fedmq.tasks.task import find_task
 
 DESCRIPTION = Description("run", find_task("xor"), "evolution", 7, 1e9)
 NAMES = st.sampled_from(["alice", "bob", "carol"])
@@ -40,7 +40,7 @@ class StoreMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.patch = pytest.MonkeyPatch()
-        self.patch.setattr(aggregator.blobs, "BLOB_BYTES", BLOB_BYTES)
+        self.patch.setattr(fedmq.runs.blobs, "BLOB_BYTES", BLOB_BYTES)
         self.place = Path(tempfile.mkdtemp(prefix="store-"))
         self.folder, self.lives, self.epoch, self.open = self.place / "0", 0, 0, 1
         self.folder.mkdir()

@@ -13,9 +13,9 @@ import numpy.typing as npt
 import pytest
 from strategy_rounds import one_round, same_plan, shards, spoilt, task_for, trained
 
-import aggregator.strategies
-from aggregator.strategies import STRATEGY_NAMES, Strategy, Update, find_strategy
-from aggregator.strategies.inbox import ROUNDS_REMEMBERED
+import fedmq.algorithms.base
+from fedmq.algorithms.base import STRATEGY_NAMES, Strategy, Update, find_strategy
+from fedmq.algorithms.inbox import ROUNDS_REMEMBERED
 from fedmq.errors import BadConfiguration, Rejected
 
 
@@ -25,7 +25,7 @@ def strategy(request: pytest.FixtureRequest) -> Strategy[Any]:
 
 
 def test_the_toy_strategy_in_the_docstring_runs() -> None:
-    results = doctest.testmod(aggregator.strategies)
+    results = doctest.testmod(fedmq.algorithms.base)
     assert results.attempted > 5
     assert results.failed == 0
 

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedmq.streams import stream
+from fedmq.runtime.rng import stream
 
 parts = st.integers(0, 2**53) | st.text(max_size=12)
 paths = st.lists(parts, max_size=4).map(tuple)

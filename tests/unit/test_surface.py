@@ -8,10 +8,10 @@ import msgspec
 import numpy as np
 import pytest
 
-from dashboard.surface import SIZE, surface_of
+from fedmq.dashboard.surface import SIZE, surface_of
 from fedmq.errors import BadConfiguration
-from fedmq.models import MLP, Code, Linear, TrainedModel
-from fedmq.tasks import find_task
+from fedmq.models.networks import MLP, Code, Linear, TrainedModel
+from fedmq.tasks.task import find_task
 
 XOR = find_task("xor").model
 GENES = np.random.default_rng(1).normal(size=XOR.genes)

@@ -13,15 +13,15 @@ import msgspec
 import numpy as np
 import pytest
 
-import fedmq.tasks
+import fedmq.tasks.task
 from fedmq.errors import BadConfiguration, BadData
-from fedmq.models import MLP, Linear
-from fedmq.tasks import TASK_NAMES, Rows, Search, Task, as_rows, find_task, task_rows
+from fedmq.models.networks import MLP, Linear
+from fedmq.tasks.task import TASK_NAMES, Rows, Search, Task, as_rows, find_task, task_rows
 
 XOR, LINEAR = find_task("xor"), find_task("linear")
 FILE = """
-from fedmq.models import MLP
-from fedmq.tasks import Task
+from fedmq.models.networks import MLP
+from fedmq.tasks.task import Task
 
 task = Task(name="sign", model=MLP([1, 2]), loss="cross-entropy", metric="accuracy", target=0.9)
 
@@ -123,7 +123,7 @@ def test_scores_do_not_depend_on_the_blocks(monkeypatch: pytest.MonkeyPatch, dty
         Rows(generator.normal(size=(50, 2)), np.arange(50) % 2),
     )
     whole = XOR.score(population, rows)
-    monkeypatch.setattr(fedmq.tasks, "BLOCK_VALUES", 6 * 4 * 7)
+    monkeypatch.setattr(fedmq.tasks.task, "BLOCK_VALUES", 6 * 4 * 7)
     blocks = XOR.score(population, rows)
     np.testing.assert_allclose(blocks.losses, whole.losses, rtol=1e-6)
     assert (blocks.correct == whole.correct).all()
@@ -267,7 +267,7 @@ def test_a_python_file_finds_the_modules_beside_it(tmp_path: Path) -> None:
         ("raise ValueError('two\\n  lines')", "got ValueError: two lines$"),
         ("raise SystemExit(3)", "got SystemExit: 3"),
         ("task = (", "expected a file that runs, got SyntaxError"),
-        ("from fedmq.models import MLP\nMLP([2])", "sign.py: expected 2 to 16 layer sizes"),
+        ("from fedmq.models.networks import MLP\nMLP([2])", "sign.py: expected 2 to 16 layer sizes"),
     ],
 )
 def test_a_python_file_without_a_task_is_refused_in_one_line(tmp_path: Path, text: str, words: str) -> None:

@@ -11,18 +11,18 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from dashboard.following import Following
-from dashboard.screens import Lines, Once, Screen
-from dashboard.terminal import LOOK_S, TICK_S, Watcher
-from dashboard.watching import Watched
-from fedmq import events
+from fedmq.dashboard.live_runs import Watched
+from fedmq.dashboard.run_folder_follower import Following
+from fedmq.dashboard.terminal import LOOK_S, TICK_S, Watcher
+from fedmq.dashboard.terminal_output import Lines, Once, Screen
 from fedmq.errors import BadConfiguration, Unreachable
-from fedmq.event_log import EventLog
-from fedmq.lock import FolderLock
-from fedmq.panel import Seen
-from fedmq.run_files import EVENTS
+from fedmq.observe import events
+from fedmq.observe.event_log import EventLog
+from fedmq.observe.run_state import View
+from fedmq.observe.terminal_view import Seen
+from fedmq.runtime.lock import FolderLock
+from fedmq.runtime.run_folder import EVENTS
 from fedmq.testing import VirtualClock
-from fedmq.view import View
 
 STARTED = events.RunStarted(run="one", epoch=1, round=1, task="xor", strategy="evolution", seed=7, rounds_max=200)
 FINISHED = events.RunFinished(solved=True, rounds=1, value=1.0)

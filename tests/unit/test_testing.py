@@ -11,13 +11,24 @@ from pathlib import Path
 import pytest
 
 import fedmq.testing
-from fedmq import topics
-from fedmq.messages import GradientLearner, Round, Train
-from fedmq.network import Delivered, Hub, Link, LinkDown, LinkUp, Listening, News, Pushed, Subscribed, Unsubscribed
-from fedmq.tasks import find_task
+from fedmq.protocol import topics
+from fedmq.protocol.codec import Packet, decode, encode
+from fedmq.protocol.messages import GradientLearner, Round, Train
+from fedmq.simulation.network import TimeStandsStill
+from fedmq.tasks.task import find_task
 from fedmq.testing import Faults, NodeCrashed, Simulation, VirtualClock, VirtualWorker
-from fedmq.testing.simulation import TimeStandsStill
-from fedmq.wire import Packet, decode, encode
+from fedmq.transport.link import (
+    Delivered,
+    Hub,
+    Link,
+    LinkDown,
+    LinkUp,
+    Listening,
+    News,
+    Pushed,
+    Subscribed,
+    Unsubscribed,
+)
 
 MANY = 1000
 STEADY = Faults(delay_s=(0.01, 0.01), reconnect_s=(0.1, 0.1))

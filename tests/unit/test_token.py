@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from deploy.roll import issue_token, make_federation
 from fedmq.errors import BadConfiguration
-from fedmq.token import LINE_CHARACTERS_MAX, Tickets, public_half, read_line, read_tickets, ticket_path
+from fedmq.security.membership import issue_token, make_federation
+from fedmq.security.tokens import LINE_CHARACTERS_MAX, Tickets, public_half, read_line, read_tickets, ticket_path
 
 NOW = 1_000_000.0
 

@@ -8,9 +8,10 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from fedmq import messages, scores
 from fedmq.errors import BadData
-from trainer import cli
+from fedmq.protocol import fixed_point as scores
+from fedmq.protocol import messages
+from fedmq.trainer import cli
 
 
 @pytest.mark.parametrize(("rows", "least"), [(2, 3), (9, 10), (1, 2**40)])

@@ -8,14 +8,14 @@ import pytest
 from msgspec import structs
 from test_spool_lives import ROUND, Life
 
-from fedmq import topics
 from fedmq.errors import BadData
-from fedmq.messages import Beacon
-from fedmq.network import Delivered
-from fedmq.wire import encode
-from trainer.service import usage_of_process
-from trainer.spool import MemorySpool
-from trainer.worker import Done
+from fedmq.protocol import topics
+from fedmq.protocol.codec import encode
+from fedmq.protocol.messages import Beacon
+from fedmq.trainer.service import usage_of_process
+from fedmq.trainer.spool import MemorySpool
+from fedmq.trainer.worker import Done
+from fedmq.transport.link import Delivered
 
 
 def test_rows_that_do_not_fit_end_it_at_once_although_a_result_is_not_acknowledged() -> None:

@@ -22,29 +22,29 @@ import pytest
 from click.testing import CliRunner
 from msgspec.structs import replace
 
-from aggregator import store as stores
-from aggregator.blobs import Blobs
-from aggregator.checkpoint import load
-from aggregator.replay import replay
-from aggregator.report import read_report
-from aggregator.state import state_of
-from aggregator.store import Description, Store, StoredResult
-from aggregator.strategies import find_strategy
-from aggregator.upkeep import recover, replay_run
-from fedmq.cli import fedmq
-from fedmq.clock import SystemClock
+from fedmq.algorithms.base import find_strategy
+from fedmq.cli.main import fedmq
+from fedmq.data.readers import load_rows
 from fedmq.errors import FedmqError, Rejected
-from fedmq.event_log import read_view
-from fedmq.messages import ArrayInfo, Evolve, Round
-from fedmq.models import Code, load_model
-from fedmq.run_files import EVENTS, REPORT, STORE
-from fedmq.tasks import Task, find_task, task_rows
-from fedmq.wire import decode, encode
-from trainer.answer import on_rows
-from trainer.data import load_rows
-from trainer.policy import CodePolicy
-from trainer.spool import FileSpool
-from trainer.worker import perform
+from fedmq.models.networks import Code, load_model
+from fedmq.observe.event_log import read_view
+from fedmq.protocol.codec import decode, encode
+from fedmq.protocol.messages import ArrayInfo, Evolve, Round
+from fedmq.runs import store as stores
+from fedmq.runs.blobs import Blobs
+from fedmq.runs.checkpoint import load
+from fedmq.runs.maintenance import recover, replay_run
+from fedmq.runs.replay import replay
+from fedmq.runs.report import read_report
+from fedmq.runs.status import state_of
+from fedmq.runs.store import Description, Store, StoredResult
+from fedmq.runtime.clock import SystemClock
+from fedmq.runtime.run_folder import EVENTS, REPORT, STORE
+from fedmq.tasks.task import Task, find_task, task_rows
+from fedmq.trainer.code_policy import CodePolicy
+from fedmq.trainer.round_handler import on_rows
+from fedmq.trainer.spool import FileSpool
+from fedmq.trainer.worker import perform
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ["fedmq", "broker", "aggregator", "trainer", "deploy"]
@@ -53,7 +53,7 @@ MODULES = {
     for package in PACKAGES
     for path in sorted((ROOT / package).rglob("*.py"))
 }
-THE_ONE_PLACE = "trainer/sandboxed.py"
+THE_ONE_PLACE = "trainer/sandbox_worker.py"
 # Modules whose readers run what they read, some of them unasked.
 UNPICKLERS = re.compile(r"_?pickle|cPickle|marshal|shelve|dill|joblib|jsonpickle|multiprocessing|logging\.config|yaml")
 
@@ -89,20 +89,20 @@ def test_that_module_unpickles_in_one_line() -> None:
 
 
 def test_one_module_packs_code_and_only_packs() -> None:
-    assert importers("cloudpickle.*") == {"fedmq/shipping.py"}
-    used = {name for name, call in calls("fedmq/shipping.py") if ast.unparse(call).startswith("cloudpickle.")}
+    assert importers("cloudpickle.*") == {"fedmq/tasks/shipping.py"}
+    used = {name for name, call in calls("fedmq/tasks/shipping.py") if ast.unparse(call).startswith("cloudpickle.")}
     assert used == {"dumps", "register_pickle_by_value", "unregister_pickle_by_value"}
 
 
 def test_nobody_imports_the_module_that_unpickles_and_one_starts_it() -> None:
-    assert importers(r"trainer\.sandboxed.*") == set()
-    naming = {path for path in MODULES if re.search(r'"trainer\.sandboxed"', (ROOT / path).read_text())}
+    assert importers(r"fedmq\.trainer\.sandbox_worker.*") == set()
+    naming = {path for path in MODULES if re.search(r'"fedmq\.trainer\.sandbox_worker"', (ROOT / path).read_text())}
     assert naming == {"trainer/sandbox.py"}
 
 
 def test_one_module_opens_a_sandbox_with_what_the_policy_gives_it() -> None:
-    assert importers(r"trainer\.sandbox\.Sandbox") == {"trainer/answer.py"}
-    text = (ROOT / "trainer" / "answer.py").read_text()
+    assert importers(r"fedmq\.trainer\.sandbox\.Sandbox") == {"trainer/round_handler.py"}
+    text = (ROOT / "trainer" / "round_handler.py").read_text()
     assert text.count("policy.code(packet)") == 1
     assert text.count("sandboxes.scoring(code,") == 1
     assert text.index("policy.code(packet)") < text.index("sandboxes.scoring(code,")

@@ -11,17 +11,17 @@ from typing import Any
 import msgspec
 import pytest
 
-import aggregator.service
-from aggregator.replay import Replayed, replay
-from aggregator.service import Limits
-from aggregator.store import Description, Store
-from aggregator.strategies import Standing, find_strategy
-from aggregator.upkeep import Again, open_store, recover, replay_run
-from deploy.in_process import AGGREGATOR, Federation
+import fedmq.aggregator.service
+from fedmq.aggregator.service import Limits
+from fedmq.algorithms.base import Standing, find_strategy
 from fedmq.errors import BadConfiguration, StoreError
-from fedmq.models import TrainedModel
-from fedmq.run_files import STORE
-from fedmq.tasks import find_task, task_rows
+from fedmq.models.networks import TrainedModel
+from fedmq.runs.maintenance import Again, open_store, recover, replay_run
+from fedmq.runs.replay import Replayed, replay
+from fedmq.runs.store import Description, Store
+from fedmq.runtime.run_folder import STORE
+from fedmq.simulation.federation import AGGREGATOR, Federation
+from fedmq.tasks.task import find_task, task_rows
 from fedmq.testing import Faults
 
 ROUNDS, EVERY = 9, 3  # rounds of the run, and rounds from checkpoint to checkpoint
@@ -44,7 +44,7 @@ def original(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     folder = tmp_path_factory.mktemp(request.param)
     store = Store(folder / STORE)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(aggregator.service, "CHECKPOINT_ROUNDS", EVERY)
+        patch.setattr(fedmq.aggregator.service, "CHECKPOINT_ROUNDS", EVERY)
         trained = federation(request.param, store, ROUNDS)
         model = trained.train()
     assert trained.finished

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy import user_units
+from fedmq.deploy import user_units
 
 WORDS = ["trainer", "--name", "ward-1", "--data", "rows of $ward.csv"]
 # Writes down how it was called; systemctl answers with what the file `stand` says.
@@ -57,7 +57,7 @@ def test_a_trainer_is_handed_over_with_what_the_unit_of_a_machine_says(folder: P
     words = user_units.command("ward-1", WORDS)
 
     assert words[:4] == ["systemd-run", "--user", "--quiet", "--unit=fedmq-trainer-ward-1.service"]
-    assert words[words.index("--") + 1 :] == [sys.executable, "-m", "fedmq", *WORDS[:-1], "rows of $$ward.csv"]
+    assert words[words.index("--") + 1 :] == [sys.executable, "-P", "-m", "fedmq", *WORDS[:-1], "rows of $$ward.csv"]
     properties = {word.removeprefix("--property=") for word in words if word.startswith("--property=")}
     assert properties >= {
         "Type=notify",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from fedmq.variation import crossover, fresh, mutate
+from fedmq.algorithms.evolution.variation import crossover, fresh, mutate
 
 
 def generator() -> np.random.Generator:

@@ -7,8 +7,9 @@ from typing import get_args
 import msgspec
 import pytest
 
-from fedmq import events, view
-from fedmq.view import STALLED_S, View
+from fedmq.observe import events
+from fedmq.observe import run_state as view
+from fedmq.observe.run_state import STALLED_S, View
 
 STARTED = events.RunStarted(run="one", epoch=1, round=1, task="xor", strategy="evolution", seed=7, rounds_max=200)
 BEST = events.Best(value=0.75, coverage=1.0, fitness=-0.25, fitness_mean=-0.5, fitness_worst=-2.0, diversity=0.3)

@@ -7,8 +7,9 @@ import socket
 
 import pytest
 
-from fedmq.network import Port
-from fedmq.sockets.watchdog import (
+from fedmq.protocol.codec import MESSAGE_BYTES_MAX
+from fedmq.transport.link import Port
+from fedmq.transport.zeromq.watchdog import (
     HANDSHAKE_BYTES_MAX,
     KERNEL_BYTES_MAX,
     OWNER_BYTES_MAX,
@@ -22,7 +23,6 @@ from fedmq.sockets.watchdog import (
     memory_bytes,
     shut_down,
 )
-from fedmq.wire import MESSAGE_BYTES_MAX
 
 MIB = 1 << 20
 RESULT = 30 * MIB

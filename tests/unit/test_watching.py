@@ -6,20 +6,21 @@ import msgspec
 import numpy as np
 import pytest
 
-from aggregator.bulletin import AT_ONCE_MAX, EVENTS_EVERY_S, SNAPSHOT_EVERY_S, Bulletin
-from aggregator.service import Limits
-from aggregator.strategies import find_strategy
-from broker.routing import Admit, Publish, Routing
-from dashboard.watching import RUNS_MAX, Watching
-from deploy.in_process import AGGREGATOR, RUN, Federation
-from fedmq import events, topics
+from fedmq.aggregator.event_publisher import AT_ONCE_MAX, EVENTS_EVERY_S, SNAPSHOT_EVERY_S, Bulletin
+from fedmq.aggregator.service import Limits
+from fedmq.algorithms.base import find_strategy
+from fedmq.broker.routing import Admit, Publish, Routing
+from fedmq.dashboard.live_runs import RUNS_MAX, Watching
 from fedmq.errors import NotAuthorised
-from fedmq.messages import Beacon, Events, Snapshot
-from fedmq.network import Delivered, Link, LinkDown, LinkRefused, LinkUp, News, Published, Subscribed
-from fedmq.tasks import find_task, task_rows
+from fedmq.observe import events
+from fedmq.observe.run_state import BestView, View
+from fedmq.protocol import topics
+from fedmq.protocol.codec import EVENTS, VIEW, encode
+from fedmq.protocol.messages import Beacon, Events, Snapshot
+from fedmq.simulation.federation import AGGREGATOR, RUN, Federation
+from fedmq.tasks.task import find_task, task_rows
 from fedmq.testing import Faults, VirtualClock
-from fedmq.view import BestView, View
-from fedmq.wire import EVENTS, VIEW, encode
+from fedmq.transport.link import Delivered, Link, LinkDown, LinkRefused, LinkUp, News, Published, Subscribed
 
 STARTED = events.RunStarted(run="one", epoch=1, round=1, task="xor", strategy="evolution", seed=7)
 XOR = find_task("xor")

@@ -10,13 +10,13 @@ from typing import Any, cast
 import pytest
 from starlette.types import ASGIApp, Message
 
-from dashboard import web
-from dashboard.controls import Controls, Word
-from dashboard.gallery import BestModel, Gallery
-from dashboard.guard import Secrets
-from dashboard.streams import Streams
-from dashboard.web import WORDS_MAX, Web
-from fedmq.models import Linear
+from fedmq.dashboard import web
+from fedmq.dashboard.controls import Controls, Word
+from fedmq.dashboard.run_catalog import BestModel, Gallery
+from fedmq.dashboard.security_middleware import Secrets
+from fedmq.dashboard.server_sent_events import Streams
+from fedmq.dashboard.web import WORDS_MAX, Web
+from fedmq.models.networks import Linear
 
 
 async def ask(app: ASGIApp, method: str, path: str, query: str = "", body: bytes = b"") -> int:

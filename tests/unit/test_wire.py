@@ -17,10 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
 from fedmq.errors import ProtocolError, Rejected, RejectReason
-from fedmq.messages import Beacon, Evolve, Goodbye, Header, Message, Presence, Result, Round, Train
-from fedmq.messages import GradientLearner as Gradient
-from fedmq.tasks import find_task
-from fedmq.wire import (
+from fedmq.protocol.codec import (
     ARRAYS_MAX,
     CODE,
     DTYPES,
@@ -36,6 +33,9 @@ from fedmq.wire import (
     decode,
     encode,
 )
+from fedmq.protocol.messages import Beacon, Evolve, Goodbye, Header, Message, Presence, Result, Round, Train
+from fedmq.protocol.messages import GradientLearner as Gradient
+from fedmq.tasks.task import find_task
 
 RESULT = Result(run="r", epoch=1, trainer="alice", round=3, samples=2, attempt=1, train_s=0.5, base=bytes(32), scale=16)
 GOODBYE = Goodbye(run="r", epoch=1, trainer="alice")

@@ -7,13 +7,13 @@ from collections.abc import Callable
 
 import numpy as np
 
-from fedmq.clock import SystemClock
 from fedmq.errors import BadData, WorkCancelled
-from fedmq.messages import GradientLearner, Round, Train
-from fedmq.tasks import find_task
+from fedmq.protocol.codec import Array, Packet, decode, encode
+from fedmq.protocol.messages import GradientLearner, Round, Train
+from fedmq.runtime.clock import SystemClock
+from fedmq.tasks.task import find_task
 from fedmq.testing import VirtualClock
-from fedmq.wire import Array, Packet, decode, encode
-from trainer.worker import Cancelled, Learn, ThreadWorker, perform
+from fedmq.trainer.worker import Cancelled, Learn, ThreadWorker, perform
 
 WAIT_S = 10.0
 

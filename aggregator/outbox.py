@@ -1,0 +1,112 @@
+"""What an aggregator says in a step: how each of its messages is made, and the effects that a step has gathered.
+
+Knows nothing of when anything is to be said; `rounds` does.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fedmq.aggregator.machine import Effects, KeepClose, KeepResult, Outgoing, Settings
+from fedmq.aggregator.roster import Roster
+from fedmq.algorithms.base import Plan
+from fedmq.errors import Rejected
+from fedmq.observe import events
+from fedmq.protocol import topics
+from fedmq.protocol.codec import CODE, Array
+from fedmq.protocol.messages import Accepted, Beacon, Finished, Message, Refused, Result, Round, Welcome
+from fedmq.tasks.task import Task
+
+SPREAD_S, SPREAD_MAX_S = 0.001, 10.0  # for each trainer on the roster: many that return at once do so one by one
+
+
+class Voice:
+    """Gathers the effects of a step, for the run of these settings."""
+
+    def __init__(self, settings: Settings, task: Task) -> None:
+        self._settings, self._task = settings, task
+        self._effects = Effects()
+
+    def take(self) -> Effects:
+        """The effects since the last call."""
+        effects, self._effects = self._effects, Effects()
+        return effects
+
+    def keep(self, save: KeepResult | KeepClose) -> None:
+        """To be saved before anything is sent."""
+        self._effects.saves.append(save)
+
+    def tell(self, event: events.AnyEvent) -> None:
+        """For those who watch."""
+        self._effects.events.append(event)
+
+    def round(self, topic: str, number: int, plan: Plan, deadline_s: float, acknowledged: bytes) -> None:
+        """Publish a round, or send it to an inbox."""
+        message = Round(
+            run=self._settings.run,
+            epoch=self._settings.epoch,
+            round=number,
+            seed=self._settings.seed,
+            deadline_s=deadline_s,
+            task=self._task,
+            work=plan.work,
+            acknowledged=acknowledged,
+        )
+        arrays = dict(plan.arrays)
+        if self._settings.code is not None:
+            arrays[CODE] = np.frombuffer(self._settings.code, np.uint8)
+        self._send(topic, message, arrays)
+
+    def beacon(
+        self,
+        topic: str,
+        number: int,
+        roster: Roster,
+        acknowledged: bytes,
+        *,
+        opened: bool,
+        paused: bool,
+        heeded: int,
+    ) -> None:
+        """The small truth: the newest round, and whose result of it is on disk."""
+        message = Beacon(
+            run=self._settings.run,
+            epoch=self._settings.epoch,
+            round=number,
+            open=opened,
+            paused=paused,
+            waiting=not opened and not paused,
+            spread_s=min(SPREAD_MAX_S, SPREAD_S * len(roster)),
+            acknowledged=acknowledged,
+            heeded=heeded,
+        )
+        self._send(topic, message)
+
+    def finished(self, topic: str, rounds: int, *, solved: bool) -> None:
+        """The run is over."""
+        self._send(topic, Finished(run=self._settings.run, epoch=self._settings.epoch, rounds=rounds, solved=solved))
+
+    def welcome(self, trainer: str, index: int) -> None:
+        """A trainer is on the roster."""
+        run, epoch = self._settings.run, self._settings.epoch
+        self._send(topics.inbox_of(trainer), Welcome(run=run, epoch=epoch, trainer=trainer, index=index))
+
+    def accepted(self, result: Result) -> None:
+        """A late or repeated result is on disk."""
+        run, epoch, name = self._settings.run, self._settings.epoch, result.trainer
+        self._send(topics.inbox_of(name), Accepted(run=run, epoch=epoch, trainer=name, round=result.round))
+
+    def refused(self, result: Result, rejected: Rejected) -> None:
+        """A result will never be used."""
+        message = Refused(
+            run=self._settings.run,
+            epoch=self._settings.epoch,
+            trainer=result.trainer,
+            round=result.round,
+            reason=rejected.reason,
+            detail=rejected.detail[:200],
+        )
+        self._send(topics.inbox_of(result.trainer), message)
+
+    def _send(self, topic: str, message: Message, arrays: dict[str, Array] | None = None) -> None:
+        self._effects.sends.append(Outgoing(topic, message, arrays))

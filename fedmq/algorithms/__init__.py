@@ -1,0 +1,1 @@
+"""How a federation learns: the contract, and one folder for each algorithm."""

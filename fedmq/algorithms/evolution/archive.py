@@ -1,0 +1,156 @@
+"""The archive of the strategy `evolution`: candidates, and how each did on each trainer's rows.
+
+Knows nothing of how candidates are made. Scores are merged by candidate id whenever they arrive, so that an absent
+or a late trainer never corrupts a comparison.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from fedmq.algorithms.base import Update
+from fedmq.algorithms.robust_losses import bounded_losses, medians, possible_losses, without_extremes
+from fedmq.models.networks import Floats, Integers
+from fedmq.tasks.task import Task
+
+
+@dataclass(frozen=True, eq=False)
+class Tally:
+    """The candidates that any member has scored, by place in the archive, and their sums over the members.
+
+    All arrays are (candidates,), the oldest candidate first.
+    """
+
+    places: npt.NDArray[np.intp]  # rows of the archive
+    loss: Floats  # bounded and summed; a member that has not scored a candidate counts with the median of its scores
+    loss_without_extremes: Floats  # the same, without the members that say the most and the least
+    loss_scored: Floats  # as it was told, summed over the members that have scored it
+    correct: Integers
+    rows: Integers  # of the members that have scored it
+    rows_known: int  # of all members that have scored anything
+    rows_expected: float  # of all members; one never heard counts like the mean of the others
+
+    def deployed(self, by_correct: bool) -> int:
+        """Which candidate to deploy: the best covered, then the most correct if that counts, then the least loss.
+
+        Among equally correct ones, who says the most and the least has no say: a liar could make many equal.
+        """
+        if by_correct:
+            return int(np.lexsort((self.loss_without_extremes, -self.correct, -self.rows))[0])
+        return int(np.lexsort((self.loss, -self.rows))[0])
+
+
+@dataclass(frozen=True, eq=False)
+class Archive:
+    """Candidates by ascending id, and a table of scores with one line per trainer, by ascending name."""
+
+    ids: Integers  # (candidates,)
+    genes: Floats  # (candidates, genes)
+    trainers: tuple[str, ...]
+    samples: Integers  # (trainers,)
+    losses: Floats  # (trainers, candidates); NaN where a trainer has not scored a candidate
+    correct: Integers  # (trainers, candidates); 0 there
+
+    @classmethod
+    def of(cls, ids: Integers, genes: Floats) -> Archive:
+        """An archive of new candidates."""
+        none = len(ids)
+        return cls(ids, genes, (), np.zeros(0, np.int64), np.zeros((0, none)), np.zeros((0, none), np.int64))
+
+    def places(self, ids: Integers) -> npt.NDArray[np.intp]:
+        """The row of each of these ids in the archive; -1 for one that is not there."""
+        found = np.searchsorted(self.ids, ids)
+        found[found == len(self.ids)] = 0
+        return np.where(self.ids[found] == ids, found, -1)
+
+    def scored(self, updates: Sequence[Update], pools: Mapping[int, Integers]) -> Archive:
+        """The archive with the updates' scores, in their order. `pools` has the candidate ids of each round."""
+        grown = self._with_trainers({update.trainer for update in updates})
+        losses, correct, samples = grown.losses.copy(), grown.correct.copy(), grown.samples.copy()
+        line_of = {trainer: line for line, trainer in enumerate(grown.trainers)}
+        places = {number: self.places(pools[number]) for number in {update.round for update in updates}}
+        for update in updates:
+            line, place = line_of[update.trainer], places[update.round]
+            alive = place >= 0
+            if samples[line] != update.samples:  # other rows than before: the old scores say nothing of them
+                losses[line], correct[line], samples[line] = np.nan, 0, update.samples
+            losses[line, place[alive]] = update.arrays["losses"][alive]
+            correct[line, place[alive]] = update.arrays["correct"][alive]
+        return replace(grown, losses=losses, correct=correct, samples=samples)
+
+    def extended(self, ids: Integers, genes: Floats) -> Archive:
+        """The archive with new candidates, whose ids must be higher than all there are."""
+        lines, new = len(self.trainers), len(ids)
+        return replace(
+            self,
+            ids=np.concatenate([self.ids, ids]),
+            genes=np.concatenate([self.genes, genes]),
+            losses=np.concatenate([self.losses, np.full((lines, new), np.nan)], axis=1),
+            correct=np.concatenate([self.correct, np.zeros((lines, new), np.int64)], axis=1),
+        )
+
+    def reduced(self, keep: npt.NDArray[np.intp], members: Collection[str]) -> Archive:
+        """Only the candidates at these places; of others than members only those who have scored one of them."""
+        kept = np.zeros(len(self.ids), np.bool_)
+        kept[keep] = True
+        places = np.flatnonzero(kept)
+        losses = self.losses[:, places]
+        of_use = np.any(~np.isnan(losses), axis=1)
+        lines = np.array([line for line, name in enumerate(self.trainers) if of_use[line] or name in members], np.intp)
+        return Archive(
+            ids=self.ids[places],
+            genes=self.genes[places],
+            trainers=tuple(self.trainers[line] for line in lines),
+            samples=self.samples[lines],
+            losses=losses[lines],
+            correct=self.correct[:, places][lines],
+        )
+
+    def tally(self, members: Collection[str], task: Task) -> Tally | None:
+        """The sums over the members that have been heard; None if none of them has scored anything."""
+        lines = np.array([line for line, name in enumerate(self.trainers) if name in members], np.intp)
+        has = ~np.isnan(self.losses[lines])
+        places = np.flatnonzero(has.any(axis=0))
+        if not len(places):
+            return None
+        has, samples = has[:, places], self.samples[lines]
+        losses = possible_losses(self.losses[np.ix_(lines, places)], samples, task)
+        counted = _imputed(bounded_losses(losses, has, samples, task), has)
+        known = int(samples.sum())
+        return Tally(
+            places=places,
+            loss=counted.sum(axis=0),
+            loss_without_extremes=without_extremes(counted, samples),
+            loss_scored=np.where(has, losses, 0.0).sum(axis=0),
+            correct=self.correct[np.ix_(lines, places)].sum(axis=0),
+            rows=np.where(has, samples[:, None], 0).sum(axis=0),
+            rows_known=known,
+            rows_expected=known * len(members) / len(lines),
+        )
+
+    def _with_trainers(self, names: Collection[str]) -> Archive:
+        """The archive with an empty line for each of these names that has none yet."""
+        before = set(self.trainers)
+        if before.issuperset(names):
+            return self
+        trainers = tuple(sorted({*self.trainers, *names}))
+        lines = [line for line, name in enumerate(trainers) if name in before]
+        samples = np.zeros(len(trainers), np.int64)
+        losses = np.full((len(trainers), len(self.ids)), np.nan)
+        correct = np.zeros((len(trainers), len(self.ids)), np.int64)
+        samples[lines], losses[lines], correct[lines] = self.samples, self.losses, self.correct
+        return replace(self, trainers=trainers, samples=samples, losses=losses, correct=correct)
+
+
+def _imputed(losses: Floats, has: npt.NDArray[np.bool_]) -> Floats:
+    """The losses (trainers, candidates), each gap filled with the median of that trainer's scores; no scores: 0."""
+    gaps = np.flatnonzero(~has.all(axis=1))
+    if not len(gaps):
+        return losses
+    filled = losses.copy()
+    filled[gaps] = np.where(has[gaps], losses[gaps], medians(losses[gaps], has[gaps])[:, None])
+    return filled

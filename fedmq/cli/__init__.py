@@ -1,0 +1,1 @@
+"""The command line: the command `fedmq`, its groups, shared options and settings files."""

@@ -1,0 +1,71 @@
+"""The command `fedmq config`: writes a file of settings for a service, and says what is wrong with one.
+
+Knows nothing of the services but their names; `settings` reads their options.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from fedmq.cli.options import read_text
+from fedmq.cli.settings import template, values_of
+from fedmq.errors import BadConfiguration
+from fedmq.runtime.atomic_files import write_whole, writing
+
+SERVICES = ("broker", "aggregator", "trainer", "dashboard")
+service_argument = click.argument("service", type=click.Choice(SERVICES))
+
+
+@click.group()
+def config() -> None:
+    """Write a file of settings for a service, or check one."""
+
+
+@config.command()
+@service_argument
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write it there.")
+def init(service: str, out: Path | None) -> None:
+    """Print every setting of SERVICE with its meaning and its default, as a TOML file for --config.
+
+    \b
+    Examples:
+      fedmq config init aggregator
+      fedmq config init trainer --out trainer.toml
+    """
+    text = template(_command(service), service)
+    if out is None:
+        click.echo(text, nl=False)
+        return
+    if out.exists():
+        raise BadConfiguration(f"--out {out}: there is a file already, and it is not overwritten; choose another")
+    with writing(f"--out {out}"):
+        write_whole(out, text.encode())
+    click.echo(f"{out}: set what you need, then: fedmq config check {service} {out}")
+
+
+@config.command()
+@service_argument
+@click.argument("file", type=click.Path(path_type=Path))
+def check(service: str, file: Path) -> None:
+    """Say what is wrong with FILE as the --config of SERVICE, line by line; exit code 78 when something is.
+
+    \b
+    Examples:
+      fedmq config check trainer /etc/fedmq/trainer-north.toml
+    """
+    values, faults = values_of(_command(service), read_text(file))
+    for fault in faults:
+        click.echo(f"{file}, line {fault.line}: {fault.text}", err=True)
+    if faults:
+        raise SystemExit(BadConfiguration.exit_code)
+    click.echo(f"{file}: {len(values)} settings, all of them good for fedmq {service}")
+
+
+def _command(service: str) -> click.Command:
+    root = click.get_current_context().find_root()
+    assert isinstance(root.command, click.Group)
+    command = root.command.get_command(root, service)
+    assert command is not None
+    return command

@@ -1,0 +1,216 @@
+"""The options that several commands share, and where their values come from.
+
+Command line over environment (`FEDMQ_<OPTION>`) over file (`--config FILE.toml`) over default.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from fedmq.cli.settings import values_of
+from fedmq.errors import BadConfiguration
+from fedmq.names import NAME_PATTERN
+from fedmq.runtime.journal import JournalHandler, is_journal
+from fedmq.transport.address import DEFAULT_ADDRESS, parse_address
+
+STDERR = 2
+LOOPBACK = "127.0.0.1"
+LABELS_MAX, LABEL_MAX = 8, 64  # as `fedmq.protocol.messages.Labels` has it, which would load numpy for a `--help`
+SECONDS_MAX = 10**9  # as `fedmq.protocol.messages` has it, too
+COUNT = click.IntRange(1, 2**53)  # what JSON and the store hold exactly
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class FiniteRange(click.FloatRange):
+    """A range with an upper end that NaN is outside of, too: click compares, and all comparisons with it are false."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """See `click.ParamType`."""
+        number: float = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{number} is not in the range {self._describe_range()}.", param, ctx)
+        return number
+
+
+SECONDS = FiniteRange(0, SECONDS_MAX, min_open=True)
+
+
+def option(*names: str, **settings: Any) -> Callable[[Command], Command]:
+    """A click option that also listens to `FEDMQ_<ITS LONG NAME>` and shows its default."""
+    long_name = next(name for name in names if name.startswith("--")).split("/")[0]
+    variable = "FEDMQ_" + long_name.removeprefix("--").replace("-", "_").upper()
+    settings.setdefault("show_default", settings.get("default") is not None and not settings.get("is_flag"))
+    return click.option(*names, envvar=variable, show_envvar=False, **settings)
+
+
+def read_text(path: Path) -> str:
+    """The text of a file of settings.
+
+    Raises:
+        BadConfiguration: it cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadConfiguration(f"{path}: cannot be read ({error})") from error
+
+
+def _read_config(ctx: click.Context, _param: click.Parameter, path: Path | None) -> None:
+    if path is None:
+        return
+    values, faults = values_of(ctx.command, read_text(path))
+    if faults:
+        more = f" (and {len(faults) - 1} more, which fedmq config check tells)" if len(faults) > 1 else ""
+        raise BadConfiguration(f"{path}, line {faults[0].line}: {faults[0].text}{more}")
+    ctx.default_map = {**(ctx.default_map or {}), **values}
+
+
+def _set_up_log(_ctx: click.Context, _param: click.Parameter, level: str) -> None:
+    handlers = [JournalHandler()] if is_journal(STDERR) else None
+    form = "%(message)s" if handlers else "%(asctime)s %(levelname)s %(name)s: %(message)s"  # the journal has the rest
+    logging.basicConfig(level=level.upper(), format=form, handlers=handlers, force=True)
+
+
+def _usual_log_level() -> str:
+    return "info" if is_journal(STDERR) else "warning"
+
+
+def _handed_keys() -> str | None:
+    """The folder of credentials, if systemd has handed over keys."""
+    from fedmq.security.keyring import FEDERATION
+
+    folder = os.environ.get("CREDENTIALS_DIRECTORY")
+    return folder if folder and (Path(folder) / FEDERATION).is_file() else None
+
+
+def log_options(command: Command) -> Command:
+    """--log-level and --debug."""
+    level = option(
+        "--log-level",
+        type=click.Choice(["debug", "info", "warning", "error"]),
+        default=_usual_log_level,
+        show_default="warning; info when stderr is the journal",
+        callback=_set_up_log,
+        expose_value=False,
+        help="What to log on stderr.",
+    )
+    debug = click.option("--debug", is_flag=True, expose_value=False, help="Show a traceback when something fails.")
+    return level(debug(command))
+
+
+def _read_place(_ctx: click.Context, _param: click.Parameter, place: str | None) -> tuple[str, int] | None:
+    """PORT or HOST:PORT as a host and a port, or a usage error."""
+    if place is None:
+        return None
+    host, _, port = place.rpartition(":")
+    if not port.isascii() or not port.isdecimal() or not 0 < int(port) < 1 << 16:
+        raise click.BadParameter(f"expected PORT or HOST:PORT, such as 9100, got {place!r:.80}")
+    return host.strip("[]") or LOOPBACK, int(port)
+
+
+def metrics_option(command: Command) -> Command:
+    """--metrics."""
+    return option(
+        "--metrics",
+        metavar="PORT",
+        callback=_read_place,
+        help=f"Serve /metrics for Prometheus, /healthz and /readyz, on {LOOPBACK}; HOST:PORT for another address.",
+    )(command)
+
+
+def service_options(command: Command) -> Command:
+    """--config, --log-level and --debug."""
+    config = option(
+        "--config",
+        type=click.Path(path_type=Path, dir_okay=False),
+        callback=_read_config,
+        is_eager=True,
+        expose_value=False,
+        help="TOML file with the long names of options as keys (min_trainers = 2).",
+    )
+    return config(log_options(command))
+
+
+def keys_folder_option(command: Command) -> Command:
+    """--keys, of the commands that make and keep them."""
+    return option(
+        "--keys",
+        type=click.Path(path_type=Path, file_okay=False),
+        default=Path("keys"),
+        metavar="DIR",
+        help="Folder of keys.",
+    )(command)
+
+
+def keys_option(command: Command) -> Command:
+    """--keys."""
+    return option(
+        "--keys",
+        type=click.Path(path_type=Path, file_okay=False),
+        metavar="DIR",
+        default=_handed_keys,
+        show_default="those in $CREDENTIALS_DIRECTORY; else no keys, this machine alone",
+        help="Folder of keys, made by fedmq keys init or fedmq trainer join.",
+    )(command)
+
+
+def check_address(_ctx: click.Context, _param: click.Parameter, address: str | None) -> str | None:
+    """A broker's address, or BadConfiguration."""
+    if address is not None:
+        parse_address(address)
+    return address
+
+
+def broker_option(command: Command) -> Command:
+    """--broker and --keys."""
+    broker = option(
+        "--broker",
+        metavar="ADDRESS",
+        callback=check_address,
+        help=f"Where the broker is. [default: {DEFAULT_ADDRESS}; with keys where they say]",
+    )
+    return broker(keys_option(command))
+
+
+def timeout_option(command: Command) -> Command:
+    """--connect-timeout."""
+    return option(
+        "--connect-timeout",
+        type=SECONDS,
+        metavar="SECONDS",
+        help="Give up (exit code 69) when the broker has not answered by then. [default: keep trying]",
+    )(command)
+
+
+def edge_options(command: Command) -> Command:
+    """--broker, --keys and --connect-timeout."""
+    return broker_option(timeout_option(command))
+
+
+def check_labels(_ctx: click.Context, _param: click.Parameter, text: str) -> str:
+    """A list of words with commas between, and nothing else; what cannot be one is a wrong usage."""
+    labels = [word.strip() for word in text.split(",") if word.strip()]
+    if len(labels) > LABELS_MAX or any(len(one) > LABEL_MAX or not one.isprintable() for one in labels):
+        raise click.BadParameter(f"expected up to {LABELS_MAX} words of up to {LABEL_MAX} letters, got {text!r:.80}")
+    return ",".join(labels)
+
+
+def check_name(_ctx: click.Context, _param: click.Parameter, name: str | None) -> str | None:
+    """A name of a run or trainer, or a usage error."""
+    if name is not None and not re.match(NAME_PATTERN, name):
+        raise click.BadParameter(f"expected letters, digits and . _ - (at most 64), got {name!r}")
+    return name
+
+
+def one_thread_for_arrays() -> None:
+    """Keep numpy's library from starting a thread a core: its matrices are small here. Call before importing numpy."""
+    for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(variable, "1")

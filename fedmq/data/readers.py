@@ -1,0 +1,261 @@
+"""The rows of a trainer: from a built-in task, a file, a folder or a function, checked before anybody learns from them.
+
+Knows nothing of rounds or models; whether rows fit a task, and which targets are classes, `Task.fit` says.
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import math
+import re
+import zipfile
+from array import array
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fedmq.errors import BadData, named
+from fedmq.models.networks import UNREADABLE
+from fedmq.runtime.python_file import importable
+from fedmq.tasks.task import TASK_NAMES, Rows, as_rows, called_rows, task_rows
+
+VALUES_MAX = 10_000_000  # numbers in all rows together, the targets among them
+VALUE_BYTES_MAX = 8
+HEADER_BYTES_MAX = 65_536  # of an .npy file
+NAMED_PARTS: Mapping[str, tuple[str, int, int]] = {"linear:bob": ("linear", 1, 2), "linear:alice": ("linear", 2, 2)}
+FORMS = "xor:1/2, FILE.py:1/2, linear:bob, a .csv, .npz, .npy or .parquet file, a folder of them, or module:function"
+
+_PART = re.compile(r"(?P<source>.+):(?P<part>[0-9]{1,9})/(?P<parts>[0-9]{1,9})")
+_FUNCTION = re.compile(r"(?P<module>[^\W\d]\w*(\.[^\W\d]\w*)*):(?P<function>[^\W\d]\w*)")
+
+
+def load_rows(spec: str) -> Rows:
+    """The rows that `spec` names: inputs (rows, features) float64, all finite, and targets (rows,).
+
+    Targets are float64 unless they belong to a built-in task or a FILE.py; `Task.fit` makes classes of them.
+    `spec` is one of
+
+        xor:1/2, parity4:3/4, linear:bob   a part of the rows of a built-in task
+        FILE.py:1/2                        what `rows(1, 2)` of the file returns (the file is executed)
+        rows.csv                           one row a line, the target last; the first line may name the columns
+        rows.npz                           arrays `inputs` and `targets`
+        rows.npy, rows.parquet             two dimensions, the target in the last column
+        FOLDER                             all such files in it, in the order of their names
+        module:function                    what `function()` returns: (inputs, targets)
+
+    Nothing is unpickled.
+
+    Raises:
+        BadData: the rows cannot be had or cannot be used; names the file, the row and the column.
+        BadConfiguration: FILE.py fails or defines no `task` or no `rows`.
+    """
+    if spec in NAMED_PARTS:
+        return task_rows(*NAMED_PARTS[spec])
+    part = _PART.fullmatch(spec)
+    if part and (part["source"] in TASK_NAMES or part["source"].endswith(".py")):
+        return task_rows(part["source"], int(part["part"]), int(part["parts"]))
+    if spec and Path(spec).is_dir():
+        return _read_folder(Path(spec))
+    if Path(spec).suffix.lower() in _READERS:
+        return _read_file(Path(spec))
+    function = _FUNCTION.fullmatch(spec)
+    if function and function["module"] not in TASK_NAMES:
+        return _call(function["module"], function["function"])
+    raise BadData(f"expected rows such as {FORMS}; got {spec!r}")
+
+
+def _read_folder(folder: Path) -> Rows:
+    paths = sorted(
+        path for path in folder.iterdir() if path.suffix.lower() in _READERS and not path.name.startswith(".")
+    )
+    if not paths:
+        raise BadData(f"{folder}: expected {', '.join(_READERS)} files in the folder, got none: put one there")
+    pieces: list[Rows] = []
+    for path in paths:
+        piece = _read_file(path)
+        if pieces and piece.inputs.shape[1] != pieces[0].inputs.shape[1]:
+            raise BadData(
+                f"{path}: expected {pieces[0].inputs.shape[1]} input columns as in {paths[0].name}, "
+                f"got {piece.inputs.shape[1]}: keep files of one kind in a folder"
+            )
+        pieces.append(piece)
+        _check_values(sum(each.inputs.size + each.targets.size for each in pieces), folder)
+    return Rows(np.concatenate([each.inputs for each in pieces]), np.concatenate([each.targets for each in pieces]))
+
+
+def _read_file(path: Path) -> Rows:
+    if not path.is_file():
+        raise BadData(f"{path}: expected a file with rows, got no such file: check the path")
+    try:
+        return _READERS[path.suffix.lower()](path)
+    except OSError as error:
+        raise BadData(f"{path}: expected a file that can be read, got: {error.strerror or error}") from error
+
+
+def _read_csv(path: Path) -> Rows:
+    """Read with the csv module and not numpy.loadtxt, because its errors name neither file nor column."""
+    values = array("d")
+    columns: Sequence[str] = ()
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            lines = csv.reader(file, strict=True)
+            for cells in lines:
+                if not cells:
+                    continue
+                if not columns:
+                    columns = cells
+                    if not any(_is_number(cell) for cell in cells):
+                        continue
+                values.extend(_numbers(cells, columns, f"{path}, line {lines.line_num}"))
+                _check_values(len(values), path)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise BadData(f"{path}: expected comma-separated numbers in UTF-8, got {error}: export it again") from error
+    if len(columns) == 1 and not values:
+        raise BadData(f"{path}: expected columns with commas between them, got {columns[0]!r:.40}: export it again")
+    if not values:
+        raise BadData(f"{path}: expected at least one row, got zero rows: add rows")
+    return _last_column(np.frombuffer(values, dtype=np.float64).reshape(-1, len(columns)), path)
+
+
+def _numbers(cells: Sequence[str], columns: Sequence[str], where: str) -> list[float]:
+    """The numbers in one line; `columns` are the cells of the first line, which may be names."""
+    if len(cells) != len(columns):
+        raise BadData(f"{where}: expected {len(columns)} columns as in the first line, got {len(cells)}: mend the line")
+    try:
+        numbers = [float(cell) for cell in cells]
+    except ValueError:
+        numbers = []
+    if numbers and all(map(math.isfinite, numbers)):
+        return numbers
+    wrong = next(index for index, cell in enumerate(cells) if not _is_finite(cell))
+    name = "" if _is_number(columns[wrong]) else f" ({columns[wrong].strip()})"
+    raise BadData(
+        f"{where}, column {wrong + 1}{name}: expected a finite number, got {cells[wrong]!r:.40}: mend or drop the line"
+    )
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_finite(cell: str) -> bool:
+    return _is_number(cell) and math.isfinite(float(cell))
+
+
+def _read_npz(path: Path) -> Rows:
+    try:
+        # Opened as what it has to be: numpy.load would see by itself whether it is a zip file, and may get an array.
+        with zipfile.ZipFile(path) as archive:
+            inputs, targets = (_read_member(archive, name, path) for name in ("inputs", "targets"))
+    except UNREADABLE as error:
+        raise _damaged(path, ".npz", error) from error
+    _check_values(inputs.size + targets.size, path)
+    return as_rows(inputs, targets, str(path))
+
+
+def _read_member(archive: zipfile.ZipFile, name: str, path: Path) -> npt.NDArray[Any]:
+    members = archive.namelist()
+    if f"{name}.npy" not in members:
+        there = ", ".join(member.removesuffix(".npy") for member in members[:10]) or "nothing"
+        raise BadData(f"{path}: expected an array `{name}`, got {there}: save it with numpy.savez(inputs=, targets=)")
+    with archive.open(f"{name}.npy") as file:
+        return _read_array(file, path)
+
+
+def _read_npy(path: Path) -> Rows:
+    try:
+        with path.open("rb") as file:
+            table = _read_array(file, path)
+    except UNREADABLE as error:
+        raise _damaged(path, ".npy", error) from error
+    if table.ndim != 2:
+        raise BadData(f"{path}: expected two dimensions, rows and columns, got shape {table.shape}: reshape it")
+    return _last_column(table, path)
+
+
+def _read_array(file: IO[bytes], path: Path) -> npt.NDArray[Any]:
+    """One array in the .npy format (numpy NEP 1); its size is known, and refused, before memory is taken for it."""
+    version = np.lib.format.read_magic(file)
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read_header(file, max_header_size=HEADER_BYTES_MAX)
+    _check_values(math.prod(shape), path)
+    if dtype.kind not in "biuf" or dtype.itemsize > VALUE_BYTES_MAX:
+        raise BadData(f"{path}: expected an array of numbers, got dtype {dtype}: convert it to float64")
+    file.seek(0)
+    array_read: npt.NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
+    return array_read
+
+
+def _read_parquet(path: Path) -> Rows:
+    try:
+        parquet: Any = importlib.import_module("pyarrow.parquet")
+    except ImportError as error:
+        raise BadData(f'{path}: expected pyarrow to read Parquet, got {error}: pip install "fedmq[parquet]"') from error
+    try:
+        with parquet.ParquetFile(path) as file:
+            _check_values(file.metadata.num_rows * file.metadata.num_columns, path)
+            table = file.read()
+        columns = [_parquet_column(*each, path) for each in zip(table.columns, table.column_names, strict=True)]
+    except UNREADABLE as error:  # pyarrow's own errors are ValueErrors and the like
+        raise _damaged(path, ".parquet", error) from error
+    return _last_column(np.column_stack(columns) if columns else np.empty((0, 0)), path)
+
+
+def _parquet_column(column: Any, name: str, path: Path) -> npt.NDArray[Any]:
+    """One column as numbers; a null becomes NaN, which is refused with its row later."""
+    values: npt.NDArray[Any] = column.to_numpy()
+    if values.dtype.kind not in "biuf":
+        raise BadData(f"{path}, column {name}: expected numbers, got {column.type}: convert or drop the column")
+    return values
+
+
+def _last_column(table: npt.NDArray[Any], path: Path) -> Rows:
+    """The rows of a table (rows, columns) whose last column is the target."""
+    if len(table) == 0:
+        raise BadData(f"{path}: expected at least one row, got zero rows: add rows")
+    if table.shape[1] < 2:
+        raise BadData(f"{path}: expected inputs and, last, a target, got {table.shape[1]} columns: add the target")
+    return as_rows(table[:, :-1], table[:, -1], str(path))
+
+
+def _call(module: str, function: str) -> Rows:
+    source = f"{module}:{function}"
+    with importable(Path.cwd()):
+        try:
+            found = getattr(importlib.import_module(module), function, None)
+        except (Exception, SystemExit) as error:
+            raise BadData(
+                f"{source}: expected a module to import, got {named(error)}: start where the module is, or install it"
+            ) from error
+        if not callable(found):
+            raise BadData(f"{source}: expected a function, got {type(found).__name__}: define {function} in {module}")
+        rows = called_rows(found, source)
+    _check_values(rows.inputs.size + rows.targets.size, source)
+    return rows
+
+
+def _check_values(count: int, source: Path | str) -> None:
+    if count > VALUES_MAX:
+        raise BadData(f"{source}: expected at most {VALUES_MAX} numbers, got {count}: give a trainer fewer rows")
+
+
+def _damaged(path: Path, kind: str, error: Exception) -> BadData:
+    """What to raise for one of UNREADABLE, to which BadData does not belong: what is said clearly already passes."""
+    reason = (str(error) or type(error).__name__).splitlines()[0]
+    return BadData(f"{path}: expected {kind}, got a damaged or foreign file ({reason:.120}): save it again")
+
+
+_READERS: Mapping[str, Callable[[Path], Rows]] = {
+    ".csv": _read_csv,
+    ".npz": _read_npz,
+    ".npy": _read_npy,
+    ".parquet": _read_parquet,
+}

@@ -1,0 +1,1 @@
+"""What observers see of a run: events, the run state, the event log, metrics and terminal views."""

@@ -1,0 +1,385 @@
+"""How a run stands and how it got there, folded from its events: what every observer shows, whatever it shows it on.
+
+Knows nothing of networks, files or clocks; times are in seconds since 1970, as the events' are. What it holds is
+bounded, however long the run and however many its trainers: old rounds are thinned out, old work is forgotten.
+"""
+
+from __future__ import annotations
+
+import statistics
+from itertools import pairwise
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from fedmq.models.networks import Model
+from fedmq.observe import events
+from fedmq.observe.events import GENES_TOLD_MAX, Genes
+from fedmq.protocol.messages import At, Seconds
+from fedmq.tasks.task import TRAINERS_MAX
+
+ROUNDS_KEPT_MAX = 10_240  # beyond that every other one of the older half goes
+BESTS_KEPT_MAX = 2_048
+WORKS_KEPT_MAX = 1_024
+FEED_KEPT_MAX = 256  # of closes and checkpoints a quarter of that: quick rounds drive nothing else out
+TRAINERS_KEPT_MAX = TRAINERS_MAX
+STALLED_S = 15.0  # without progress in an open round, a run is stalled
+PACE_ROUNDS = 20  # the last so many say how fast a run goes on
+
+Presence = Literal["alive", "suspect", "gone"]
+Condition = Literal["running", "waiting", "paused", "stalled", "interrupted", "solved", "not solved"]
+
+
+class TrainerView(msgspec.Struct):
+    """What is known of one trainer. `touched` is the number of the last event that changed it, here and below."""
+
+    name: str
+    presence: Presence = "alive"
+    samples: int = 0
+    results: int = 0
+    late: int = 0
+    rejected: int = 0
+    resent: int = 0
+    joined_at: At = 0.0
+    seen_at: At = 0.0
+    train_s: Seconds = 0.0  # of its last result,
+    round_trip_s: Seconds = 0.0  # and what else passed from the publication to its arrival
+    cpu: events.Figure = 0.0  # share of one core between its last two results
+    cpu_s: Seconds = 0.0
+    memory: int = 0  # bytes, at the most
+    version: str = ""
+    labels: tuple[str, ...] = ()
+    fingerprint: str = ""
+    barred: Literal["", "drained", "banned"] = ""
+    touched: int = 0
+
+
+class RoundView(msgspec.Struct, array_like=True):
+    """One round; `closed_at` and what follows from it are None while it is open."""
+
+    round: int
+    published_at: At
+    invited: int = 0
+    closed_at: At | None = None
+    why: Literal["", "complete", "deadline"] = ""
+    round_s: Seconds | None = None
+    results: int = 0
+    late: int = 0
+    rejected: int = 0
+    present: int = 0
+    bytes_up: int = 0
+    bytes_down: int = 0
+    best: events.Best | None = None
+    touched: int = 0
+
+
+class WorkView(msgspec.Struct, array_like=True):
+    """A result: who worked on which round, and when. `began_at` is when the round was published."""
+
+    round: int
+    trainer: str
+    began_at: At
+    ended_at: At
+    train_s: Seconds
+    staleness: int
+    touched: int = 0
+
+
+class Told(msgspec.Struct, frozen=True, array_like=True):
+    """An event that people read, and when it was."""
+
+    at: At
+    event: events.AnyEvent
+    touched: int = 0
+
+
+class BestView(msgspec.Struct, frozen=True, array_like=True):
+    """The model that would have been deployed from the close of `round` on."""
+
+    round: int
+    genes: Genes
+    touched: int = 0
+
+
+class View(msgspec.Struct):
+    """One run. `take` each of its events, in order; `seq` says how many that were.
+
+    `rounds` are in order, the last one is the newest; `trainers` by name, in the order in which they were met.
+    """
+
+    run: str = ""
+    epoch: int = 0
+    seq: int = 0
+    task: str = ""
+    strategy: str = ""
+    robust: str = ""
+    seed: int = 0
+    metric: str = ""
+    target: float | None = None
+    rounds_max: int = 0
+    min_trainers: int = 0
+    model: Model | None = None
+    started_at: At = 0.0
+    progress_at: At = 0.0  # a round opened, a result came, the run began or goes on
+    event_at: At = 0.0
+    paused: bool = False
+    waiting: tuple[int, int] | None = None  # present, needed
+    finished: events.RunFinished | None = None
+    results: int = 0
+    late: int = 0
+    resent: int = 0
+    rejections: dict[str, int] = {}
+    checkpoint: int = 0  # the last round whose state is on disk
+    train_s: Seconds = 0.0  # that rounds were open,
+    bytes_up: int = 0  # and what came and was sent meanwhile
+    bytes_down: int = 0
+    trainers: Annotated[dict[str, TrainerView], Meta(max_length=TRAINERS_KEPT_MAX)] = {}
+    rounds: Annotated[list[RoundView], Meta(max_length=ROUNDS_KEPT_MAX)] = []
+    works: Annotated[list[WorkView], Meta(max_length=2 * WORKS_KEPT_MAX)] = []
+    bests: Annotated[list[BestView], Meta(max_length=BESTS_KEPT_MAX)] = []
+    feed: Annotated[list[Told], Meta(max_length=2 * FEED_KEPT_MAX)] = []
+
+    @property
+    def newest(self) -> RoundView | None:
+        """The newest round that was published."""
+        return self.rounds[-1] if self.rounds else None
+
+    @property
+    def best(self) -> events.Best | None:
+        """The figures of the model that would be deployed now."""
+        closed = (one.best for one in reversed(self.rounds[-2:]) if one.closed_at is not None)
+        return next(closed, None)
+
+    @property
+    def present(self) -> int:
+        """How many trainers are here."""
+        return sum(one.presence != "gone" for one in self.trainers.values())
+
+    def condition(self, now: float, *, here: bool) -> Condition:
+        """How it stands; `here` says whether its aggregator is there now."""
+        if self.finished is not None:
+            return "solved" if self.finished.solved else "not solved"
+        if not here:
+            return "interrupted"
+        if self.paused:
+            return "paused"
+        if self.waiting is not None:
+            return "waiting"
+        return "stalled" if self.progress_at and now - self.progress_at >= STALLED_S else "running"
+
+    def state(self, now: float, *, here: bool) -> str:
+        """The same in a few words, with the figures that go with it."""
+        if self.finished is not None:
+            return self.finished.verdict
+        condition = self.condition(now, here=here)
+        if condition == "waiting" and self.waiting is not None:
+            return f"waiting for trainers ({self.waiting[0]} of {self.waiting[1]})"
+        return f"stalled for {now - self.progress_at:.0f} s" if condition == "stalled" else condition
+
+    def left_s(self, now: float, *, here: bool) -> float | None:
+        """Seconds until the last round that is allowed, at the pace of the last ones; None: nobody knows."""
+        if self.condition(now, here=here) != "running" or not self.rounds_max:
+            return None
+        closed = [(one.round, one.closed_at) for one in self.rounds[-PACE_ROUNDS - 1 :] if one.closed_at is not None]
+        paces = [(at - before) / (later - one) for (one, before), (later, at) in pairwise(closed) if later > one]
+        if not paces:
+            return None
+        return max(0.0, (self.rounds_max - closed[-1][0]) * statistics.median(paces))
+
+    def take(self, at: float, event: events.AnyEvent) -> None:
+        """Let `event`, which was told at that time, into the picture."""
+        self.seq += 1
+        self.event_at = at
+        _TAKES[type(event)](self, at, event)
+        if not isinstance(event, _UNREAD):
+            self.feed.append(Told(at, event, self.seq))
+            if len(self.feed) >= 2 * FEED_KEPT_MAX:
+                often = [one for one in self.feed if isinstance(one.event, _OFTEN)][-FEED_KEPT_MAX // 4 :]
+                others = [one for one in self.feed if not isinstance(one.event, _OFTEN)][-FEED_KEPT_MAX:]
+                self.feed = sorted([*others, *often], key=lambda one: one.touched)
+
+    # --- each kind of event -------------------------------------------------------------------------------------
+
+    def _run_started(self, at: float, event: events.RunStarted) -> None:
+        self.run, self.epoch, self.task, self.strategy, self.seed = (
+            event.run,
+            event.epoch,
+            event.task,
+            event.strategy,
+            event.seed,
+        )
+        self.robust, self.metric, self.target, self.model = event.robust, event.metric, event.target, event.model
+        self.rounds_max, self.min_trainers = event.rounds_max, event.min_trainers
+        self.started_at = self.started_at or at
+        self.progress_at = at
+        self.paused, self.waiting, self.finished = False, None, None
+        for trainer in self.trainers.values():  # a new life of the aggregator has not seen any of them yet
+            self._turn(trainer, "gone")
+            if trainer.barred:  # nor has it been told whom to keep out
+                trainer.barred, trainer.touched = "", self.seq
+
+    def _round_published(self, at: float, event: events.RoundPublished) -> None:
+        self.progress_at = at
+        self.paused, self.waiting, self.finished = False, None, None  # whatever was told before, or was not
+        self._begin(RoundView(event.round, at, event.invited, touched=self.seq))
+
+    def _round_closed(self, at: float, event: events.RoundClosed) -> None:
+        one = self.rounds[-1] if self.rounds and self.rounds[-1].round == event.round else None
+        if one is None:
+            one = RoundView(event.round, at - event.round_s)
+            self._begin(one)
+        one.closed_at, one.why, one.round_s, one.results = at, event.why, event.round_s, event.results
+        one.late, one.rejected, one.present, one.best = event.late, event.rejected, event.present, event.best
+        one.bytes_up, one.bytes_down, one.touched = event.bytes_up, event.bytes_down, self.seq
+        self.train_s += event.round_s
+        self.bytes_up += event.bytes_up
+        self.bytes_down += event.bytes_down
+        self.progress_at = at
+
+    def _trainer_joined(self, at: float, event: events.TrainerJoined) -> None:
+        trainer = self._trainer(event.trainer, at)
+        if trainer is None:
+            return
+        trainer.presence, trainer.joined_at, trainer.samples = "alive", at, event.samples
+        trainer.version = event.version or trainer.version
+        trainer.labels = event.labels or trainer.labels
+        trainer.fingerprint = event.fingerprint or trainer.fingerprint
+
+    def _trainer_suspected(self, at: float, event: events.TrainerSuspected) -> None:
+        if event.trainer in self.trainers:
+            self._turn(self.trainers[event.trainer], "suspect")
+
+    def _trainer_left(self, at: float, event: events.TrainerLeft) -> None:
+        if event.trainer in self.trainers:
+            self._turn(self.trainers[event.trainer], "gone")
+
+    def _trainer_barred(self, at: float, event: events.TrainerBarred) -> None:
+        self._bar(event.trainer, event.how)
+
+    def _trainer_readmitted(self, at: float, event: events.TrainerReadmitted) -> None:
+        self._bar(event.trainer, "")
+
+    def _result_accepted(self, at: float, event: events.ResultAccepted) -> None:
+        self.results += 1
+        self.late += event.staleness > 0
+        self.progress_at = at
+        if self.rounds and self.rounds[-1].closed_at is None:
+            self.rounds[-1].results += 1
+            self.rounds[-1].late += event.staleness > 0
+            self.rounds[-1].touched = self.seq
+        before = self.trainers[event.trainer].seen_at if event.trainer in self.trainers else at
+        trainer = self._trainer(event.trainer, at)
+        if trainer is None:
+            return
+        trainer.presence = "alive"
+        trainer.results += 1
+        trainer.late += event.staleness > 0
+        trainer.train_s = event.train_s
+        trainer.round_trip_s = max(0.0, event.answer_s - event.train_s) if event.answer_s else trainer.round_trip_s
+        if trainer.cpu_s and at > before:
+            trainer.cpu = max(0.0, event.cpu_s - trainer.cpu_s) / (at - before)
+        trainer.cpu_s, trainer.memory = event.cpu_s, event.memory
+        began = at - (event.answer_s or event.train_s)
+        work = WorkView(event.round, event.trainer, began, at, event.train_s, event.staleness, self.seq)
+        self.works.append(work)
+        if len(self.works) >= 2 * WORKS_KEPT_MAX:
+            del self.works[:WORKS_KEPT_MAX]
+
+    def _result_resent(self, at: float, event: events.ResultResent) -> None:
+        self.resent += 1
+        if (trainer := self._trainer(event.trainer, at)) is not None:
+            trainer.resent += 1
+
+    def _result_rejected(self, at: float, event: events.ResultRejected) -> None:
+        self.rejections[event.reason] = self.rejections.get(event.reason, 0) + 1
+        if event.trainer in self.trainers:
+            trainer = self.trainers[event.trainer]
+            trainer.rejected += 1
+            trainer.touched = self.seq
+
+    def _best_changed(self, at: float, event: events.BestChanged) -> None:
+        self.bests.append(BestView(event.round, event.genes, self.seq))
+        if len(self.bests) >= BESTS_KEPT_MAX:
+            half = BESTS_KEPT_MAX // 2
+            self.bests[:half] = self.bests[:half:2]
+
+    def _checkpoint_kept(self, at: float, event: events.CheckpointKept) -> None:
+        self.checkpoint = event.round
+
+    def _stalled(self, at: float, event: events.Stalled) -> None:
+        """It is in the feed; how long a stall lasts is told by `progress_at`."""
+
+    def _waiting(self, at: float, event: events.Waiting) -> None:
+        self.waiting = event.present, event.needed
+
+    def _run_paused(self, at: float, event: events.RunPaused) -> None:
+        self.paused = True
+
+    def _run_resumed(self, at: float, event: events.RunResumed) -> None:
+        self.paused, self.progress_at = False, at
+
+    def _run_finished(self, at: float, event: events.RunFinished) -> None:
+        self.finished = event
+        if self.rounds and self.rounds[-1].closed_at is None:  # it will never be
+            del self.rounds[-1]
+
+    # --- inside -------------------------------------------------------------------------------------------------
+
+    def _begin(self, row: RoundView) -> None:
+        """It is the newest round now. A life that was killed, or went back, may have told of it and of later ones."""
+        while self.rounds and self.rounds[-1].round >= row.round:
+            del self.rounds[-1]
+        while self.bests and self.bests[-1].round >= row.round:
+            del self.bests[-1]
+        self.rounds.append(row)
+        if len(self.rounds) >= ROUNDS_KEPT_MAX:
+            half = ROUNDS_KEPT_MAX // 2
+            self.rounds[:half] = self.rounds[:half:2]
+
+    def _trainer(self, name: str, at: float) -> TrainerView | None:
+        """Its line, as one that was seen now; None when there are too many."""
+        trainer = self.trainers.get(name)
+        if trainer is None:
+            if len(self.trainers) >= TRAINERS_KEPT_MAX:
+                return None
+            trainer = self.trainers[name] = TrainerView(name, joined_at=at)
+        trainer.seen_at, trainer.touched = at, self.seq
+        return trainer
+
+    def _turn(self, trainer: TrainerView, presence: Presence) -> None:
+        if trainer.presence != presence:
+            trainer.presence, trainer.touched = presence, self.seq
+
+    def _bar(self, name: str, barred: Literal["", "drained", "banned"]) -> None:
+        if name in self.trainers:
+            self.trainers[name].barred, self.trainers[name].touched = barred, self.seq
+
+
+def drawable(model: Model) -> bool:
+    """Whether a picture of what `model` says about two inputs can be drawn, round by round."""
+    return model.inputs == 2 and model.genes <= GENES_TOLD_MAX
+
+
+_UNREAD = (events.RoundPublished, events.ResultAccepted, events.BestChanged)  # too many; each has a place of its own
+_OFTEN = (events.RoundClosed, events.CheckpointKept)
+_TAKES: dict[type, Any] = {
+    events.RunStarted: View._run_started,
+    events.RoundPublished: View._round_published,
+    events.RoundClosed: View._round_closed,
+    events.TrainerJoined: View._trainer_joined,
+    events.TrainerSuspected: View._trainer_suspected,
+    events.TrainerLeft: View._trainer_left,
+    events.TrainerBarred: View._trainer_barred,
+    events.TrainerReadmitted: View._trainer_readmitted,
+    events.ResultAccepted: View._result_accepted,
+    events.ResultResent: View._result_resent,
+    events.ResultRejected: View._result_rejected,
+    events.BestChanged: View._best_changed,
+    events.CheckpointKept: View._checkpoint_kept,
+    events.Stalled: View._stalled,
+    events.Waiting: View._waiting,
+    events.RunPaused: View._run_paused,
+    events.RunResumed: View._run_resumed,
+    events.RunFinished: View._run_finished,
+}

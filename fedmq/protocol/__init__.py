@@ -1,0 +1,1 @@
+"""What is sent: messages, topics, the codec and fixed-point numbers."""

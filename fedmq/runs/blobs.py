@@ -1,0 +1,59 @@
+"""Frames that are too large for a row: files named by their SHA-256, on disk before anything names them.
+
+Knows nothing of what they hold. A file is written under another name, synced, and renamed; a crash leaves no half of
+one under its own name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from hashlib import sha256
+from pathlib import Path
+
+from fedmq.runtime.atomic_files import sync_folder, write_whole
+from fedmq.runtime.run_folder import writing
+from fedmq.protocol.codec import Frames
+
+BLOB_BYTES = 1 << 20  # a frame over this is a file
+
+
+class Blobs:
+    """A folder of blobs; it is made with its first one."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def keep(self, frames: Frames) -> list[bytes | list[bytes]]:
+        """The frames, with a list of one SHA-256 in the place of each that is a file now.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        return [[self._write(frame)] if len(frame) > BLOB_BYTES else frame for frame in frames]
+
+    def read(self, name: bytes) -> bytes | None:
+        """The blob of that SHA-256, or None when it is not there as it was written."""
+        try:
+            blob = (self._folder / name.hex()).read_bytes()
+        except OSError:
+            return None
+        return blob if sha256(blob).digest() == name else None
+
+    def drop_all_but(self, names: Collection[bytes]) -> None:
+        """Remove the files of every other name, and what a crash has left half written."""
+        kept = {name.hex() for name in names}
+        for path in self._folder.glob("*"):
+            if path.name not in kept:
+                path.unlink()
+
+    def _write(self, blob: bytes) -> bytes:
+        name = sha256(blob).digest()
+        path = self._folder / name.hex()
+        with writing(path):
+            if path.exists() and self.read(name) is not None:
+                return name
+            if not self._folder.exists():
+                self._folder.mkdir(exist_ok=True)
+                sync_folder(self._folder.parent)
+            write_whole(path, blob)
+        return name

@@ -1,0 +1,285 @@
+"""The commands `fedmq runs …`: what the folders of runs hold, and their upkeep.
+
+Reads files and stores; what is said to a live run is in `live`.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fedmq.runs import control_commands
+from fedmq.errors import BadConfiguration
+from fedmq.cli.lazy import LazyGroup
+from fedmq.cli.options import COUNT, one_thread_for_arrays, option
+from fedmq.runtime.run_folder import RUNS, folder_of
+
+if TYPE_CHECKING:
+    from fedmq.runs.report import Report
+    from fedmq.runs.store import Close
+
+ROUNDS_SHOWN = 10
+
+
+# What only looks at runs is an observer's.
+OBSERVERS = {
+    "compare": ("fedmq.dashboard.plots", "Compare runs: their settings, what they came to, their curves."),
+    "plot": ("fedmq.dashboard.plots", "Draw a run: convergence, round times, who took part, the decision surface."),
+}
+
+
+@click.group(cls=LazyGroup, lazy=OBSERVERS)
+def runs() -> None:
+    """List, compare and plot runs; look after them; pause or stop a live one, keep a trainer out of it.
+
+    \b
+    Examples:
+      fedmq runs ls
+      fedmq runs show runs/xor-20260101-120000-ab12
+      fedmq runs plot runs/xor-20260101-120000-ab12 -o history.svg
+    """
+    one_thread_for_arrays()
+
+
+for command in control_commands.COMMANDS:
+    runs.add_command(command)
+
+
+@runs.command()
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False), default=RUNS)
+@option("--json", "as_json", is_flag=True, help="One JSON array.")
+def ls(folder: Path, as_json: bool) -> None:
+    """List the runs in FOLDER (runs, when not given), the newest first.
+
+    \b
+    Examples:
+      fedmq runs ls
+      fedmq runs ls /var/lib/fedmq --json
+    """
+    import msgspec
+
+    found = sorted(_summaries(folder), key=lambda one: float(one["started"]), reverse=True)
+    if as_json:
+        click.echo(msgspec.json.encode(found).decode())
+        return
+    if not found:
+        click.echo(f"no runs in {folder}; make one with: fedmq demo")
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for column in ("folder", "task", "strategy", "state", "rounds", "value", "seed"):
+        table.add_column(column, justify="right" if column in ("rounds", "value", "seed") else "left", no_wrap=True)
+    for one in found:
+        value = "" if one["value"] is None else f"{one['value']:.6g}"
+        table.add_row(
+            one["folder"], one["task"], one["strategy"], one["state"], str(one["rounds"]), value, str(one["seed"])
+        )
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+
+
+@runs.command()
+@click.argument("run")
+@option("--json", "as_json", is_flag=True, help="The report as JSON.")
+def show(run: str, as_json: bool) -> None:
+    """Show RUN (a folder, or a name below runs): how it went, who took part, its last rounds.
+
+    \b
+    Examples:
+      fedmq runs show xor-20260101-120000-ab12
+      fedmq runs show runs/by-hand --json
+    """
+    import msgspec
+
+    from fedmq.runs.report import read_report
+    from fedmq.runtime.lock import is_locked
+
+    folder = folder_of(run)
+    report = read_report(folder)
+    summary, closes = _summary(folder)
+    if as_json:
+        click.echo(msgspec.json.encode(summary if report is None else report).decode())
+        return
+    for key in ("run", "task", "strategy", "seed", "state", "rounds"):
+        click.echo(f"{key:<10} {summary[key]}")
+    if is_locked(folder):
+        click.echo(f"watch      fedmq watch {folder}   (its trainers, too)")
+        click.echo(f"stop       fedmq runs stop {folder}")
+    elif report is not None:
+        _show_report(report, folder)
+    else:
+        click.echo(f"continue   fedmq aggregator --out {folder}")
+    _show_closes(closes[-ROUNDS_SHOWN:])
+
+
+def _show_report(report: Report, folder: Path) -> None:
+    value = "nothing scored" if report.value is None else f"{report.value:.6g}"
+    click.echo(f"{report.metric:<10} {value}")
+    click.echo(f"training   {report.train_s:.3f} s (whole run {report.wall_s:.3f} s)")
+    click.echo(f"traffic    {report.bytes_down} bytes down, {report.bytes_up} bytes up")
+    if report.model is not None:
+        click.echo(f"model      {folder / report.model}  sha256 {report.model_sha256}")
+    for one in report.trainers:
+        click.echo(
+            f"trainer    {one.name}: {one.samples} rows, {one.results} results, {one.late} late, "
+            f"{one.rejected} rejected, {one.resent} sent again"
+        )
+
+
+def _show_closes(closes: list[Close]) -> None:
+    for close in closes:
+        best = (
+            "" if close.best is None else f"  fitness best {close.best.fitness:.4f} mean {close.best.fitness_mean:.4f}"
+        )
+        click.echo(f"round {close.round:>4}  {close.results} results  {close.round_s * 1000:.1f} ms  {close.why}{best}")
+
+
+def _summaries(folder: Path) -> list[dict[str, Any]]:
+    from fedmq.runtime.run_folder import STORE
+
+    if (folder / STORE).exists():
+        raise BadConfiguration(f"{folder}: expected a folder of runs, got a run; fedmq runs show {folder}")
+    if not folder.is_dir() and folder != RUNS:  # that one is made by the first run
+        raise BadConfiguration(f"{folder}: expected a folder of runs, there is none; check the path")
+    found = []
+    for path in sorted(folder.glob(f"*/{STORE}")):
+        try:
+            found.append(_summary(path.parent)[0])
+        except BadConfiguration as error:
+            click.echo(f"fedmq: left out: {error}", err=True)
+    return found
+
+
+def _summary(folder: Path) -> tuple[dict[str, Any], list[Close]]:
+    """What `ls` says of one run, and its closed rounds."""
+    from fedmq.runs.report import read_report
+    from fedmq.runs.status import state_of
+    from fedmq.runs.maintenance import open_store
+
+    store, description = open_store(folder)
+    closes = list(store.closes())
+    store.close()
+    best = closes[-1].best if closes else None
+    summary = {
+        "folder": str(folder),
+        "run": description.run,
+        "task": description.task.name,
+        "strategy": description.strategy,
+        "state": state_of(folder, read_report(folder), time.time()),
+        "rounds": closes[-1].round if closes else 0,
+        "value": None if best is None else best.value,
+        "seed": description.seed,
+        "started": description.started,
+    }
+    return summary, closes
+
+
+@runs.command()
+@click.argument("run")
+@option("--json", "as_json", is_flag=True, help="One JSON object.")
+def replay(run: str, as_json: bool) -> None:
+    """Compute the model of RUN (a folder, or a name below runs) again, from its accepted results alone.
+
+    The SHA-256 that it prints is that of model.npz, bit for bit, however often the run was interrupted. Exit code 78
+    when model.npz or the report is not of this model.
+
+    \b
+    Examples:
+      fedmq runs replay runs/xor-20260101-120000-ab12
+    """
+    import msgspec
+
+    from fedmq.runs.maintenance import check_model, replay_run
+
+    folder = folder_of(run)
+    again = replay_run(folder)
+    if as_json:
+        click.echo(msgspec.json.encode(again._asdict()).decode())
+    else:
+        click.echo(f"rounds       {again.rounds}\nresults      {again.results}\nmodel_sha256 {again.model_sha256}")
+    check_model(folder, again)
+
+
+@runs.command()
+@click.argument("run")
+def verify(run: str) -> None:
+    """Check every row and file of the store of RUN, and say how far it is whole. Exit code 78 when it is not.
+
+    \b
+    Examples:
+      fedmq runs verify runs/xor-20260101-120000-ab12
+    """
+    from fedmq.runs.maintenance import open_store
+
+    folder = folder_of(run)
+    store, _ = open_store(folder)
+    problems, rounds = store.verify(), 0
+    try:
+        for close in store.closes():
+            list(store.results(close.round))
+            rounds = close.round
+    except BadConfiguration:
+        pass  # `problems` says so
+    store.close()
+    if problems:
+        for problem in problems:
+            click.echo(problem)
+        raise BadConfiguration(
+            f"{folder}: damaged, whole up to round {rounds}; "
+            f"fedmq runs recover {folder} --to-round {rounds} keeps that much"
+        )
+    click.echo(f"{folder}: whole, {rounds} rounds")
+
+
+@runs.command()
+@click.argument("run")
+@option(
+    "--to-round",
+    type=click.IntRange(0, 2**53),
+    metavar="N",
+    help="The last round to keep. [default: all that are whole]",
+)
+def recover(run: str, to_round: int | None) -> None:
+    """Make a damaged store of RUN usable again: keep its rounds up to one, as far as they are whole.
+
+    The damaged files stay beside the new ones, with .damaged behind their names. The run can be continued after that:
+    what the trainers still hold they send again, other rounds are done again.
+
+    \b
+    Examples:
+      fedmq runs recover runs/xor-20260101-120000-ab12
+      fedmq runs recover runs/xor-20260101-120000-ab12 --to-round 17
+    """
+    from fedmq.runs.maintenance import recover as recover_store
+
+    folder = folder_of(run)
+    kept = recover_store(folder, to_round)
+    click.echo(f"{folder}: {kept} rounds kept; continue with: fedmq aggregator --out {folder}")
+
+
+@runs.command()
+@click.argument("run")
+@option("--keep-rounds", type=COUNT, default=1000, help="How many of the last rounds to keep at least.")
+def gc(run: str, keep_rounds: int) -> None:
+    """Drop the old rounds of RUN, and give their room back.
+
+    What is left begins at a checkpoint (there is one every hundred rounds), so the run can still be continued and
+    replayed.
+
+    \b
+    Examples:
+      fedmq runs gc runs/long-run --keep-rounds 200
+    """
+    from fedmq.runs.maintenance import open_store
+
+    folder = folder_of(run)
+    store, _ = open_store(folder)
+    dropped = store.keep_last(keep_rounds)
+    store.shrink()
+    store.close()
+    click.echo(f"{folder}: {dropped} rounds dropped")

@@ -1,0 +1,101 @@
+"""Replay: the strategy's state, computed from a store again; how a run is resumed, and how it can be checked.
+
+Knows nothing of the network. The same results in the same closes give the same state, bit for bit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from fedmq.runs.checkpoint import load
+from fedmq.runs.updates import as_update
+from fedmq.runs.store import Close, Store, StoredResult
+from fedmq.algorithms.base import Strategy, Update
+from fedmq.errors import Rejected, StoreError
+from fedmq.protocol.messages import Result
+from fedmq.tasks.task import Task
+from fedmq.protocol.codec import decode
+
+_WAY_OUT = "continue it with the fedmq that wrote it, or choose another --out"
+
+
+@dataclass
+class Replayed:
+    """Where a stored run stands: `round` is the one to open next; `closes` are those before it."""
+
+    state: Any
+    round: int = 1
+    closes: list[Close] = field(default_factory=list)
+    open_results: int = 0  # accepted for the close of `round`
+    trainers: dict[str, tuple[int, int]] = field(default_factory=dict)  # name: (samples, results)
+
+
+def replay(store: Store, task: Task, strategy: Strategy[Any], seed: int, *, from_start: bool = False) -> Replayed:
+    """Go through the store's rounds as the aggregator did, ending with the results of the open round, if any.
+
+    Begins at the newest checkpoint, or `from_start` at the first round that the store still has, or at the checkpoint
+    there when the rounds before it were dropped.
+
+    Raises:
+        StoreError: something in the store is not what the aggregator can have put there.
+    """
+    closes = list(store.closes())
+    first = closes[0].round if closes else 1
+    replayed = Replayed(strategy.init(task, seed))
+    checkpoint = store.checkpoint(first) if from_start else store.checkpoint()
+    if checkpoint is not None:
+        replayed.round, replayed.state = checkpoint[0], load(checkpoint[1], type(replayed.state))
+    for close in closes:
+        replayed.closes.append(close)
+        if close.round < replayed.round:
+            _count(store, replayed, close.round)
+            continue
+        if close.round != replayed.round:
+            raise StoreError(
+                f"{store.path}: expected the close of round {replayed.round}, got that of {close.round}; {_WAY_OUT}"
+            )
+        _tell(store, strategy, replayed)
+        replayed.state = strategy.close(replayed.state, close.members)
+        replayed.round = close.round + 1
+    replayed.open_results = _tell(store, strategy, replayed)
+    return replayed
+
+
+def _count(store: Store, replayed: Replayed, counted_in: int) -> None:
+    """Who sent results that a checkpoint has taken in already."""
+    for stored in store.results(counted_in):
+        _update(store, stored, replayed)
+
+
+def _tell(store: Store, strategy: Strategy[Any], replayed: Replayed) -> int:
+    count = 0
+    for stored in store.results(replayed.round):
+        update = _update(store, stored, replayed)
+        try:
+            replayed.state = strategy.tell(replayed.state, update)
+        except Rejected as rejected:
+            raise _impossible(store, stored, rejected) from rejected
+        count += 1
+    return count
+
+
+def _update(store: Store, stored: StoredResult, replayed: Replayed) -> Update:
+    """The result as the strategy takes it; its trainer is counted."""
+    try:
+        packet = decode(stored.frames)
+        result = packet.message
+        if not isinstance(result, Result) or (result.round, result.trainer) != (stored.round, stored.trainer):
+            raise Rejected("header", f"expected a result of {stored.trainer} in round {stored.round}")
+        update = as_update(result, packet.arrays, stored.counted_in)
+    except Rejected as rejected:
+        raise _impossible(store, stored, rejected) from rejected
+    replayed.trainers[stored.trainer] = (update.samples, replayed.trainers.get(stored.trainer, (0, 0))[1] + 1)
+    return update
+
+
+def _impossible(store: Store, stored: StoredResult, rejected: Rejected) -> StoreError:
+    return StoreError(
+        f"{store.path}: the result of {stored.trainer} in round {stored.round} cannot have been accepted ({rejected}); "
+        f"{_WAY_OUT}"
+    )

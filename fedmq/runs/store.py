@@ -1,0 +1,372 @@
+"""The store of a run: what was accepted and what was closed, in one SQLite file. The only module that imports sqlite3.
+
+Knows nothing of strategies or messages: it keeps frames as they came. A run *is* its accepted results in the order of
+their closes; everything else (the archive, the model) is computed from them again, bit for bit, by `replay`.
+
+One connection, write-ahead log, synchronous=FULL: what `commit` returned from survives a power cut
+(https://www.sqlite.org/pragma.html#pragma_synchronous). Anybody may read while one writes; only one may write, from its
+first write to its end: SQLite's own lock ends with each transaction, so a lock on the folder (flock, which the kernel
+lifts when a process dies, and which leaves no file) stands for the whole life. Frames over 1 MiB are files beside it,
+named by their SHA-256 and on disk before the row that names them. Every row carries a digest that is checked when it is
+read, and each close a digest over all rows before it: nothing can be changed, dropped or put in between without being
+noticed.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+
+from fedmq.runs.blobs import Blobs
+from fedmq.runs.store_errors import Errors, StoreDamaged
+from fedmq.runs.commit_marker import Reached, Witness
+from fedmq.errors import BadConfiguration, StoreError
+from fedmq.observe.events import Best, Why
+from fedmq.runtime.lock import FolderLock
+from fedmq.tasks.task import Task
+from fedmq.protocol.codec import Frames
+
+SCHEMA_VERSION = 3
+_T = TypeVar("_T")
+# A damaged file can also make the module sqlite3 fail at text (UnicodeError) or at sizes.
+_UNREADABLE = (sqlite3.Error, UnicodeError, MemoryError, OverflowError)
+_SCHEMA = """
+CREATE TABLE run (
+    only_row INTEGER PRIMARY KEY CHECK (only_row = 1), description BLOB NOT NULL, epoch INTEGER NOT NULL,
+    digest BLOB NOT NULL
+);
+CREATE TABLE results (
+    round INTEGER NOT NULL, trainer TEXT NOT NULL, counted_in INTEGER NOT NULL, frames BLOB NOT NULL,
+    digest BLOB NOT NULL, PRIMARY KEY (round, trainer)
+) WITHOUT ROWID;
+CREATE INDEX results_by_close ON results (counted_in, round, trainer);
+CREATE TABLE closes (
+    round INTEGER PRIMARY KEY, summary BLOB NOT NULL, before BLOB NOT NULL, digest BLOB NOT NULL
+);
+CREATE TABLE checkpoints (round INTEGER PRIMARY KEY, state BLOB NOT NULL, digest BLOB NOT NULL);
+"""
+
+
+class Description(msgspec.Struct, frozen=True):
+    """What a run is: chosen once, at its beginning."""
+
+    run: str
+    task: Task
+    strategy: str
+    seed: int
+    started: float  # seconds since 1970
+    robust: str | None = None  # the rule against liars; None: the strategy's default, as before one could choose
+    code: bytes | None = None  # that scores the task; None: the task is data
+
+
+class Close(msgspec.Struct, frozen=True):
+    """A closed round."""
+
+    round: int
+    why: Why
+    members: tuple[str, ...]
+    results: int
+    round_s: float
+    closed: float  # seconds since 1970
+    best: Best | None
+    base: bytes  # of what the round published, see `wire.base_of`: its late results are checked against it
+
+
+class StoredResult(NamedTuple):
+    """An accepted result; `frames` as they came."""
+
+    round: int
+    trainer: str
+    counted_in: int
+    frames: Frames
+
+
+_DESCRIPTION, _CLOSE = msgspec.msgpack.Decoder(Description), msgspec.msgpack.Decoder(Close)
+_FRAMES = msgspec.msgpack.Decoder(list[bytes | list[bytes]])  # a list in the place of a frame names its file
+
+
+class Store:
+    """A run's store; `path` ":memory:" keeps it for as long as the object lives.
+
+    Every method raises StoreError when the file cannot be read or written, in one line with a way out.
+
+    Raises:
+        StoreError: the file is not a store, is damaged, or is of another schema.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = str(path)
+        self._errors = Errors(self.path, _UNREADABLE)
+        self._blobs = None if self.path == ":memory:" else Blobs(Path(path).with_name("blobs"))
+        self._witness = None if self.path == ":memory:" else Witness(Path(path).with_suffix(".witness"))
+        self._lock: FolderLock | None = None  # once this store has written
+        with self._errors:
+            self._connection = sqlite3.connect(self.path, isolation_level=None, timeout=2.0)
+        try:
+            self._open()
+        except StoreError:
+            self._connection.close()
+            raise
+
+    def _open(self) -> None:
+        with self._errors:
+            self._connection.execute("PRAGMA cell_size_check = ON")
+            self._connection.execute("PRAGMA journal_mode = WAL")
+            self._connection.execute("PRAGMA synchronous = FULL")
+            (version,) = self._connection.execute("PRAGMA user_version").fetchone()
+            if version == 0:
+                self._connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+                version = SCHEMA_VERSION
+        self._errors.file.remember()
+        if version != SCHEMA_VERSION:
+            raise StoreError(
+                f"{self.path}: expected a store of schema {SCHEMA_VERSION}, got {version}; "
+                "continue it with the fedmq that wrote it, or choose another --out"
+            )
+
+    # --- the run ------------------------------------------------------------------------------------------------
+
+    @property
+    def description(self) -> Description | None:
+        """What the run is; None in a new store."""
+        row = self._run()
+        return None if row is None else self._decode(row[0], _DESCRIPTION)
+
+    @property
+    def epoch(self) -> int:
+        """That of the newest life of the run's aggregator; 0: it had none."""
+        row = self._run()
+        return 0 if row is None else row[1]
+
+    def begin(self, description: Description, epoch: int = 0) -> None:
+        """Make a new store that of this run, whose newest life had this epoch."""
+        self._check_reached()
+        blob = msgspec.msgpack.encode(description)
+        self._write("INSERT INTO run VALUES (1, ?, ?, ?)", blob, epoch, _digest(blob, epoch))
+        self.commit()
+
+    def next_epoch(self, wall: float) -> int:
+        """The epoch of a life that begins at `wall`, in seconds since 1970: that in ms, but above the last; on disk.
+
+        So a copy that is put back, and a run that is begun anew under its name, are above all that was before.
+        """
+        row = self._run()
+        assert row is not None, "the store must have been begun"
+        self._check_reached()
+        for (line,) in self._read("PRAGMA quick_check(1)"):  # what nobody reads may be in the way of what is written
+            self._check(line == "ok", "the list of its pages")
+        blob, epoch = row[0], max(row[1] + 1, int(1000 * wall))
+        self._write("UPDATE run SET epoch = ?, digest = ?", epoch, _digest(blob, epoch))
+        self.commit()
+        return epoch
+
+    def _run(self) -> tuple[bytes, int] | None:
+        row = self._row("SELECT description, epoch, digest FROM run")
+        if row is None:
+            return None
+        self._check(row[2] == _digest(row[0], row[1]), "the description of the run")
+        return row[0], int(row[1])
+
+    # --- what is kept -------------------------------------------------------------------------------------------
+
+    def keep_result(self, result: StoredResult) -> None:
+        """Save an accepted result; on disk after the next `commit`."""
+        frames = list(result.frames) if self._blobs is None else self._blobs.keep(result.frames)
+        blob = msgspec.msgpack.encode(frames)
+        self._write("INSERT INTO results VALUES (?, ?, ?, ?, ?)", *result[:3], blob, _digest(*result[:3], blob))
+
+    def keep_close(self, close: Close) -> None:
+        """Save that a round is closed; on disk after the next `commit`."""
+        blob = msgspec.msgpack.encode(close)
+        (before,) = self._row("SELECT digest FROM closes WHERE round = ?", close.round - 1) or (b"",)
+        digest = self._chain(before, close.round, blob)
+        self._write("INSERT INTO closes VALUES (?, ?, ?, ?)", close.round, blob, before, digest)
+
+    def keep_checkpoint(self, round: int, state: bytes) -> None:
+        """Save the strategy's state at the beginning of `round`; on disk after the next `commit`."""
+        self._write("INSERT OR REPLACE INTO checkpoints VALUES (?, ?, ?)", round, state, _digest(round, state))
+
+    def commit(self) -> None:
+        """Return when everything that was kept is on disk."""
+        if self._connection.in_transaction:
+            self._errors.file.check()
+            with self._errors:
+                self._connection.execute("COMMIT")
+            if self._witness is not None:
+                self._witness.write(self._reached())
+
+    def abandon(self) -> None:
+        """Forget what was kept since the last `commit`, as a crash would."""
+        if self._connection.in_transaction:
+            with self._errors:
+                self._connection.execute("ROLLBACK")
+
+    # --- what is read -------------------------------------------------------------------------------------------
+
+    def closes(self) -> Iterator[Close]:
+        """The closed rounds, first to last, each checked against those before it."""
+        last: bytes | None = None  # None: what was before the first close may have been dropped by `keep_last`
+        for number, blob, before, digest in self._read("SELECT * FROM closes ORDER BY round"):
+            right = before == (b"" if number == 1 else before if last is None else last)
+            self._check(right and digest == self._chain(before, number, blob), f"round {number}")
+            close = self._decode(blob, _CLOSE)
+            self._check(close.round == number, f"round {number}")
+            last = digest
+            yield close
+
+    def results(self, counted_in: int) -> Iterator[StoredResult]:
+        """The results that the close of this round uses, by (round, trainer)."""
+        query = "SELECT * FROM results WHERE counted_in = ? ORDER BY round, trainer"
+        for number, trainer, counted, blob, digest in self._read(query, counted_in):
+            what = f"the result of {trainer} in round {number}"
+            self._check(digest == _digest(number, trainer, counted, blob), what)
+            kept = self._decode(blob, _FRAMES)
+            frames = [frame if isinstance(frame, bytes) else self._blob(frame, what) for frame in kept]
+            yield StoredResult(number, trainer, counted, frames)
+
+    def checkpoint(self, at_most: int = 2**62) -> tuple[int, bytes] | None:
+        """The newest checkpoint, of a round `at_most` this: the round, and the strategy's state at its beginning."""
+        query = "SELECT round, state, digest FROM checkpoints WHERE round <= ? ORDER BY round DESC LIMIT 1"
+        row = self._row(query, at_most)
+        if row is None:
+            return None
+        self._check(row[2] == _digest(row[0], row[1]), f"the checkpoint of round {row[0]}")
+        return row[0], row[1]
+
+    def keys_since(self, round: int) -> set[tuple[int, str]]:
+        """The (round, trainer) of every result of `round` and later ones."""
+        return set(self._read("SELECT round, trainer FROM results WHERE round >= ?", round))
+
+    # --- upkeep -------------------------------------------------------------------------------------------------
+
+    def keep_last(self, rounds: int) -> int:
+        """Forget what is before the last checkpoint that has `rounds` closed rounds after it; how many rounds that is.
+
+        Whoever continues or checks the run begins at that checkpoint then.
+        """
+        (last,) = next(self._read("SELECT coalesce(max(round), 0) FROM closes"))
+        checkpoint = self.checkpoint(at_most=last + 1 - rounds)
+        if checkpoint is None:
+            return 0
+        first = checkpoint[0]
+        (count,) = next(self._read("SELECT count(*) FROM closes WHERE round < ?", first))
+        self._write("DELETE FROM results WHERE counted_in < ?", first)
+        self._write("DELETE FROM closes WHERE round < ?", first)
+        self._write("DELETE FROM checkpoints WHERE round < ?", first)
+        self.commit()
+        if self._blobs is not None and count:
+            self._blobs.drop_all_but(self._named_blobs())
+        return int(count)
+
+    def shrink(self) -> None:
+        """Give the room of what was forgotten back to the disk."""
+        self._claim()
+        self.commit()
+        with self._errors:
+            self._connection.execute("VACUUM")
+
+    def verify(self) -> list[str]:
+        """What is wrong with the store, in lines; none when every row and file is as it was written."""
+        problems = []
+        try:
+            lines = [str(line) for (line,) in self._read("PRAGMA integrity_check(10)")]
+            problems += [line for line in lines if line != "ok"]
+            if self.description is None:
+                problems.append("it was never begun")
+            last = 0
+            for close in self.closes():
+                for _ in self.results(close.round):
+                    pass
+                last = close.round
+            for _ in self.results(last + 1):
+                pass
+            for (number,) in self._read("SELECT round FROM checkpoints"):
+                self.checkpoint(number)
+            self._check_reached()
+        except StoreDamaged as error:
+            problems.append(error.what)
+        return problems
+
+    def close(self) -> None:
+        """Let go of the file, without what was kept since the last `commit`."""
+        with self._errors:
+            self._connection.close()
+        if self._witness is not None:
+            self._witness.close()
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    # --- inside -------------------------------------------------------------------------------------------------
+
+    def _chain(self, before: bytes, round: int, summary: bytes) -> bytes:
+        """The digest of a close: over the one before, its summary and the digests of its results."""
+        query = "SELECT digest FROM results WHERE counted_in = ? ORDER BY round, trainer"
+        return _digest(before, summary, *(digest for (digest,) in self._read(query, round)))
+
+    def _blob(self, name: list[bytes], what: str) -> bytes:
+        blob = None if self._blobs is None or len(name) != 1 else self._blobs.read(name[0])
+        self._check(blob is not None, f"a file of {what}")
+        return blob or b""
+
+    def _named_blobs(self) -> set[bytes]:
+        kept = (self._decode(blob, _FRAMES) for (blob,) in self._read("SELECT frames FROM results"))
+        return {frame[0] for frames in kept for frame in frames if not isinstance(frame, bytes)}
+
+    def _read(self, query: str, *values: object) -> Iterator[tuple[Any, ...]]:
+        with self._errors:
+            # No `yield from`: it would close the cursor as well, after the connection if somebody kept this for long.
+            for row in self._connection.execute(query, values):  # noqa: UP028
+                yield row
+
+    def _row(self, query: str, *values: object) -> tuple[Any, ...] | None:
+        with self._errors:
+            row: tuple[Any, ...] | None = self._connection.execute(query, values).fetchone()
+            return row
+
+    def _reached(self) -> Reached:
+        (epoch,) = self._row("SELECT epoch FROM run") or (0,)
+        (closed,) = self._row("SELECT max(round) FROM closes") or (None,)
+        if closed is None:  # there is none, or all were dropped before a checkpoint
+            (closed,) = self._row("SELECT coalesce(max(round) - 1, 0) FROM checkpoints") or (0,)
+        (results,) = self._row("SELECT count(*) FROM results WHERE counted_in > ?", closed) or (0,)
+        return Reached(epoch, closed, results)
+
+    def _check_reached(self) -> None:
+        """What was acknowledged is there: the store is at least as far as its witness."""
+        said = None if self._witness is None else self._witness.read()
+        self._check(said is None or self._reached().covers(said), "the end of its write-ahead log")
+
+    def _write(self, statement: str, *values: object) -> None:
+        self._claim()
+        with self._errors:
+            if not self._connection.in_transaction:
+                self._connection.execute("BEGIN IMMEDIATE")
+            self._connection.execute(statement, values)
+
+    def _claim(self) -> None:
+        """Be the only one that writes, from now to the end."""
+        if self._lock is None and self.path != ":memory:":
+            self._lock = FolderLock(Path(self.path).parent)
+
+    def _check(self, right: bool, what: str) -> None:
+        if not right:
+            raise StoreDamaged(self.path, f"{what} is not as it was written")
+
+    def _decode(self, blob: bytes, decoder: msgspec.msgpack.Decoder[_T]) -> _T:
+        try:
+            return decoder.decode(blob)
+        # A TypeError: not even bytes. A ValueError: no UTF-8. What a task's own checks say passes through msgspec, too.
+        except (msgspec.MsgspecError, TypeError, ValueError, BadConfiguration) as error:
+            raise StoreDamaged(self.path, f"{error}") from error
+
+
+def _digest(*fields: object) -> bytes:
+    """Over the fields of a row, each with its length, so that none can borrow from its neighbour."""
+    blobs = [field if isinstance(field, bytes) else str(field).encode() for field in fields]
+    return sha256(b"".join(part for blob in blobs for part in (len(blob).to_bytes(8, "little"), blob))).digest()

@@ -1,0 +1,23 @@
+"""A result as it came over the wire, made what a strategy takes: the one place where its numbers are read.
+
+Knows nothing of rounds, stores or strategies' rules; a live run and a replay of it both pass here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from fedmq.algorithms.base import Update
+from fedmq.protocol.messages import Result
+from fedmq.protocol.fixed_point import measured
+from fedmq.protocol.codec import Array
+
+
+def as_update(result: Result, arrays: Mapping[str, Array], counted_in: int) -> Update:
+    """The result with its losses as float64; it is used at the close of round `counted_in`.
+
+    Raises:
+        Rejected: its losses are no integers.
+    """
+    staleness = counted_in - result.round
+    return Update(result.trainer, result.round, staleness, result.samples, measured(arrays, result.scale))

@@ -1,0 +1,1 @@
+"""Keys, tokens, enrolment and signing, with the commands `fedmq keys` and `fedmq trainer join`."""

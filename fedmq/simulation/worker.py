@@ -1,0 +1,48 @@
+"""A trainer's worker on virtual time. Knows nothing of what the work is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from fedmq.protocol.codec import Packet
+from fedmq.simulation.network import Simulation
+
+Outcome = TypeVar("Outcome")
+
+
+class VirtualWorker(Generic[Outcome]):
+    """A trainer's worker on virtual time: does the work at once, and hands it over after `duration_s()`."""
+
+    def __init__(
+        self,
+        simulation: Simulation,
+        name: str,
+        perform: Callable[[Packet, Callable[[], bool]], Outcome | None],
+        duration_s: Callable[[], float],
+    ) -> None:
+        self._simulation, self._name = simulation, name
+        self._perform, self._duration_s = perform, duration_s
+        self._job = 0
+        self._done: list[Outcome] = []
+
+    def start(self, packet: Packet) -> None:
+        """Begin the work of a round; whatever was begun before is cancelled."""
+        self._job += 1
+        job = self._job
+
+        def finish() -> None:
+            if job == self._job and (outcome := self._perform(packet, lambda: False)) is not None:
+                self._done.append(outcome)
+                self._simulation.step(self._name)
+
+        self._simulation.at(self._simulation.clock.now() + self._duration_s(), finish)
+
+    def cancel(self) -> None:
+        """Give up what was begun."""
+        self._job += 1
+
+    def done(self) -> list[Outcome]:
+        """What has been finished since the last call."""
+        done, self._done = self._done, []
+        return done

@@ -1,0 +1,91 @@
+"""Python code that scores a task, packed into bytes that can travel with its rounds.
+
+It only packs: `fedmq.trainer.sandbox_worker`, and nothing else, unpacks.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+from msgspec.structs import replace
+
+from fedmq.errors import BadConfiguration, named
+from fedmq.models.networks import Code
+from fedmq.tasks.task import CODE_BYTES_MAX, TASK_NAMES, Task, find_task, run_task_file, task_in
+
+
+class Shipped(NamedTuple):
+    """A task, and the code that scores it; None for a task that is data, as most are."""
+
+    task: Task
+    code: bytes | None
+
+
+def ship(name_or_path: str) -> Shipped:
+    """The task as `find_task` gives it; with a Code model also the packed `score` of the FILE.py, whose SHA-256 the
+    model then names.
+
+    The function goes by value, with the modules beside the file that it uses; everything else that it imports has to
+    be installed where it runs.
+
+    Raises:
+        BadConfiguration: as `find_task`; there is no `score`, or it cannot be packed, or into too many bytes.
+    """
+    if name_or_path in TASK_NAMES:
+        return Shipped(find_task(name_or_path), None)
+    names = run_task_file(name_or_path)
+    task = task_in(names, name_or_path)
+    if not isinstance(task.model, Code):
+        return Shipped(task, None)
+    score = names.get("score")
+    if not callable(score):
+        raise BadConfiguration(
+            f"{name_or_path}: expected a function score(population, inputs, targets) that returns (losses, correct) "
+            f"for a Code model, got {type(score).__name__}: define it"
+        )
+    code = _packed(score, Path(name_or_path))
+    return Shipped(replace(task, model=replace(task.model, sha256=sha256(code).digest())), code)
+
+
+def _packed(score: object, path: Path) -> bytes:
+    import cloudpickle  # here and below: most tasks are data
+
+    try:
+        with _by_value(path.parent):
+            code: bytes = cloudpickle.dumps(score)
+    except Exception as error:
+        raise BadConfiguration(
+            f"{path}: expected a score() that can be packed, got {named(error)}: "
+            "open files, locks and the like inside of it"
+        ) from error
+    if len(code) > CODE_BYTES_MAX:
+        raise BadConfiguration(
+            f"{path}: expected at most {CODE_BYTES_MAX} bytes of code, got {len(code)}: read large tables on the spot"
+        )
+    return code
+
+
+@contextmanager
+def _by_value(folder: Path) -> Iterator[None]:
+    """While this holds, the modules that lie in `folder` are packed whole instead of by name."""
+    import cloudpickle
+
+    beside = [module for module in list(sys.modules.values()) if _lies_in(folder.resolve(), module)]
+    for module in beside:
+        cloudpickle.register_pickle_by_value(module)
+    try:
+        yield
+    finally:
+        for module in beside:
+            cloudpickle.unregister_pickle_by_value(module)
+
+
+def _lies_in(folder: Path, module: ModuleType) -> bool:
+    file = getattr(module, "__file__", None)
+    return isinstance(file, str) and module.__name__ != "__main__" and Path(file).resolve().parent == folder

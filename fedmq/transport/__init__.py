@@ -1,0 +1,1 @@
+"""How messages travel: the link interface and its ZeroMQ implementation."""
