@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from fedmq.observe.events import AnyEvent
     from fedmq.runs.report import Report
     from fedmq.runs.store import Store
-    from fedmq.security.signing import Seal
+    from fedmq.security.signing import Signing
     from fedmq.tasks.task import Task
     from fedmq.transport.zeromq import AggregatorSockets
 
@@ -92,7 +92,7 @@ def _check_name(_ctx: click.Context, param: click.Parameter, name: str | None) -
     help="Seconds after which a round closes without the stragglers. [default: many times a usual answer]",
 )
 @option(
-    "--max-samples",
+    "--max-examples",
     type=COUNT,
     metavar="N",
     help="Refuse the results of a trainer that says it has more rows. [default: believe any number]",
@@ -124,7 +124,7 @@ def aggregator(
     min_trainers: int | None,
     quorum: float,
     deadline_s: float | None,
-    max_samples: int | None,
+    max_examples: int | None,
     keep_rounds: int | None,
     seed: int | None,
     out: Path | None,
@@ -156,7 +156,7 @@ def aggregator(
     from fedmq.runs.store import Store
     from fedmq.runtime.run_folder import STORE
     from fedmq.security.keyring import Members, find_broker
-    from fedmq.security.signing import AggregatorSeal
+    from fedmq.security.signing import AggregatorSigning
     from fedmq.tasks.shipping import ship
     from fedmq.transport.zeromq import AggregatorSockets
 
@@ -177,13 +177,13 @@ def aggregator(
         min_trainers=min_trainers or task.trainers,
         quorum=quorum,
         deadline_s=deadline_s,
-        samples_max=max_samples,
+        num_examples_max=max_examples,
         keep_rounds=keep_rounds,
         connect_timeout_s=connect_timeout,
     )
-    seal = None if keys is None or membership is None else AggregatorSeal(membership, Members(keys))
+    signing = None if keys is None or membership is None else AggregatorSigning(membership, Members(keys))
     link = AggregatorSockets(address, store.description.run if store.description else name, membership)
-    service = _serve(link, store, folder, limits, address, seal, metrics, silent=quiet or as_json)
+    service = _serve(link, store, folder, limits, address, signing, metrics, silent=quiet or as_json)
     _end(service, folder, store, quiet=quiet, as_json=as_json)
 
 
@@ -193,7 +193,7 @@ def _serve(
     folder: Path,
     limits: Limits,
     broker: str,
-    seal: Seal | None,
+    signing: Signing | None,
     metrics_at: tuple[str, int] | None,
     *,
     silent: bool,
@@ -231,9 +231,9 @@ def _serve(
     try:
         strategy = find_strategy(description.strategy, description.robust)
         service = Aggregator(
-            link, store, strategy, limits, clock=clock, watch=watch, broker=broker, seal=seal, view=view
+            link, store, strategy, limits, clock=clock, watch=watch, broker=broker, signing=signing, view=view
         )
-        with exposed(metrics_at, measure(service, view, tally, clock), lambda: service.reach.lacks) as pulse:
+        with exposed(metrics_at, measure(service, view, tally, clock), lambda: service.connection.lacks) as pulse:
             serve(service, link, clock, pulse=pulse)
     finally:
         progress.close()
@@ -309,9 +309,9 @@ def _end(service: Aggregator, folder: Path, store: Store, *, quiet: bool, as_jso
     report, model = make_report(
         service.description,
         closes,
-        rounds.standing,
+        rounds.evaluation,
         [
-            TrainerReport(one.name, one.samples, one.results, one.late, one.rejected, one.resent)
+            TrainerReport(one.name, one.num_examples, one.results, one.late, one.rejected, one.resent)
             for one in rounds.roster.trainers
         ],
         solved=rounds.solved,

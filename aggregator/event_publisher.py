@@ -13,7 +13,7 @@ import numpy as np
 
 from fedmq.aggregator.machine import Outgoing
 from fedmq.observe import events
-from fedmq.observe.run_state import View
+from fedmq.observe.run_state import RunState
 from fedmq.protocol import topics
 from fedmq.protocol.codec import EVENTS, EVENTS_BYTES_MAX, VIEW, VIEW_BYTES_MAX
 from fedmq.protocol.messages import Events, Message, Snapshot
@@ -28,9 +28,9 @@ _encoder = msgspec.msgpack.Encoder()
 
 
 class Bulletin:
-    """Of one run, in one epoch; `view` is its picture, and takes each event here."""
+    """Of one run, in one term; `view` is its picture, and takes each event here."""
 
-    def __init__(self, view: View) -> None:
+    def __init__(self, view: RunState) -> None:
         self.view = view
         self._gathered: list[tuple[float, events.AnyEvent]] = []
         self._events_at = self._snapshot_at = -math.inf  # not before
@@ -61,7 +61,7 @@ class Bulletin:
             first = self.view.seq - len(self._gathered)
             for start in range(0, len(self._gathered), AT_ONCE_MAX):
                 some = self._gathered[start : start + AT_ONCE_MAX]
-                message = Events(run=self.view.run, epoch=self.view.epoch, first=first + start, count=len(some))
+                message = Events(run=self.view.run, term=self.view.term, first=first + start, count=len(some))
                 sends.append(_outgoing(topics.events_of(self.view.run), message, EVENTS, _encoder.encode(some)))
             self._gathered = []
         if self._shown != self.view.seq and (last or now >= self._snapshot_at):
@@ -69,7 +69,7 @@ class Bulletin:
             content = _encoder.encode(self.view)
             self._snapshot_at = now + max(SNAPSHOT_EVERY_S, len(content) / SNAPSHOT_BYTES_S)
             if len(content) <= VIEW_BYTES_MAX:
-                snapshot = Snapshot(run=self.view.run, epoch=self.view.epoch, seq=self.view.seq)
+                snapshot = Snapshot(run=self.view.run, term=self.view.term, seq=self.view.seq)
                 sends.append(_outgoing(topics.snapshot_of(self.view.run), snapshot, VIEW, content))
         return sends
 

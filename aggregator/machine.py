@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, NamedTuple
 
-from fedmq.algorithms.base import Standing
+from fedmq.algorithms.base import Evaluation
 from fedmq.errors import Rejected
 from fedmq.observe import events
 from fedmq.protocol.codec import Array, Frames, Packet
@@ -18,17 +18,17 @@ from fedmq.protocol.messages import Message
 
 @dataclass(frozen=True)
 class Settings:
-    """What is chosen once for a run, and the epoch of this life of its aggregator."""
+    """What is chosen once for a run, and the term of this life of its aggregator."""
 
     run: str
     seed: int
-    epoch: int
+    term: int
     rounds_max: int
     min_trainers: int  # a round opens when so many are present
     quorum: float = 0.5  # share of the invited without whose results no round closes; at least one
     deadline_s: float | None = None  # a round may close without the stragglers after this; None: it adapts
     staleness: int = 2  # a result may be so many rounds late; 0: only the open round's
-    samples_max: int | None = None  # rows that one trainer may say it has; None: any number
+    num_examples_max: int | None = None  # rows that one trainer may say it has; None: any number
     beacon_s: float = 0.25
     grace_s: float = 3.0  # after a broker's restart; must be longer than an edge's longest reconnect interval
     forget_s: float = 30.0  # an absent trainer's rows count for so long
@@ -38,7 +38,7 @@ class Settings:
 class Phase(Enum):
     """Where a run is."""
 
-    SELECTION = "selection"
+    WAITING = "waiting"
     COLLECTING = "collecting"
     CLOSING = "closing"
     FINISHED = "finished"
@@ -88,8 +88,8 @@ class KeepClose(NamedTuple):
     members: tuple[str, ...]
     results: int
     round_s: float
-    standing: Standing | None
-    base: bytes  # of what the round published
+    evaluation: Evaluation | None
+    model_digest: bytes  # of what the round published
     state: Any  # the strategy's, at the beginning of the next round
     checkpoint: bool = False  # an operator wants that state on disk
 

@@ -18,7 +18,7 @@ from fedmq.observe.run_state import Condition, Presence
 if TYPE_CHECKING:
     from fedmq.aggregator.service import Aggregator
     from fedmq.observe.metrics import Metrics
-    from fedmq.observe.run_state import View
+    from fedmq.observe.run_state import RunState
     from fedmq.runtime.clock import Clock
 
 
@@ -51,13 +51,13 @@ class Tally:
                 self.round_s(event.round_s)
 
 
-def measure(service: Aggregator, view: View, tally: Tally, clock: Clock) -> Callable[[Metrics], None]:
+def measure(service: Aggregator, view: RunState, tally: Tally, clock: Clock) -> Callable[[Metrics], None]:
     """What puts the metrics of a run where they are asked for; `view` is its picture."""
 
     def put(metrics: Metrics) -> None:
         _put_counts(metrics, service, tally)
         _put_learning(metrics, tally)
-        _put_standing(metrics, service, view, clock)
+        _put_evaluation(metrics, service, view, clock)
 
     return put
 
@@ -104,11 +104,11 @@ def _put_counts(metrics: Metrics, service: Aggregator, tally: Tally) -> None:
     count(
         "fedmq_aggregator_broker_contacts_total",
         "Times that the broker was reached; one more than reconnections.",
-        lambda: service.reach.contacts,
+        lambda: service.connection.contacts,
     )
 
 
-def _put_standing(metrics: Metrics, service: Aggregator, view: View, clock: Clock) -> None:
+def _put_evaluation(metrics: Metrics, service: Aggregator, view: RunState, clock: Clock) -> None:
     def about() -> dict[str, str]:
         words = {"run": view.run, "task": view.task, "strategy": view.strategy, "metric": view.metric}
         return {**words, "robust": view.robust, "version": __version__}
@@ -131,9 +131,9 @@ def _put_standing(metrics: Metrics, service: Aggregator, view: View, clock: Cloc
     gauge("fedmq_aggregator_trainers", "Trainers that the run has met, by presence.", presence, "presence")
     gauge("fedmq_aggregator_trainers_needed", "Trainers without whom no round opens.", lambda: view.min_trainers)
     gauge(
-        "fedmq_aggregator_epoch",
+        "fedmq_aggregator_term",
         "Which life of the run's aggregator this is: each has a higher number.",
-        lambda: view.epoch,
+        lambda: view.term,
     )
     gauge("fedmq_aggregator_round", "The newest round.", lambda: service.rounds.round)
     gauge("fedmq_aggregator_rounds_max", "The most rounds that there will be.", lambda: view.rounds_max)
@@ -143,4 +143,4 @@ def _put_standing(metrics: Metrics, service: Aggregator, view: View, clock: Cloc
         "When a round opened or closed, or a result came; seconds since 1970.",
         lambda: view.progress_at,
     )
-    gauge("fedmq_aggregator_broker_connected", "Whether the broker is there.", lambda: service.reach.there)
+    gauge("fedmq_aggregator_broker_connected", "Whether the broker is there.", lambda: service.connection.there)

@@ -44,7 +44,7 @@ class Voice:
         """Publish a round, or send it to an inbox."""
         message = Round(
             run=self._settings.run,
-            epoch=self._settings.epoch,
+            term=self._settings.term,
             round=number,
             seed=self._settings.seed,
             deadline_s=deadline_s,
@@ -66,41 +66,41 @@ class Voice:
         *,
         opened: bool,
         paused: bool,
-        heeded: int,
+        acked_request: int,
     ) -> None:
         """The small truth: the newest round, and whose result of it is on disk."""
         message = Beacon(
             run=self._settings.run,
-            epoch=self._settings.epoch,
+            term=self._settings.term,
             round=number,
             open=opened,
             paused=paused,
             waiting=not opened and not paused,
             spread_s=min(SPREAD_MAX_S, SPREAD_S * len(roster)),
             acknowledged=acknowledged,
-            heeded=heeded,
+            acked_request=acked_request,
         )
         self._send(topic, message)
 
     def finished(self, topic: str, rounds: int, *, solved: bool) -> None:
         """The run is over."""
-        self._send(topic, Finished(run=self._settings.run, epoch=self._settings.epoch, rounds=rounds, solved=solved))
+        self._send(topic, Finished(run=self._settings.run, term=self._settings.term, rounds=rounds, solved=solved))
 
     def welcome(self, trainer: str, index: int) -> None:
         """A trainer is on the roster."""
-        run, epoch = self._settings.run, self._settings.epoch
-        self._send(topics.inbox_of(trainer), Welcome(run=run, epoch=epoch, trainer=trainer, index=index))
+        run, term = self._settings.run, self._settings.term
+        self._send(topics.inbox_of(trainer), Welcome(run=run, term=term, trainer=trainer, index=index))
 
     def accepted(self, result: Result) -> None:
         """A late or repeated result is on disk."""
-        run, epoch, name = self._settings.run, self._settings.epoch, result.trainer
-        self._send(topics.inbox_of(name), Accepted(run=run, epoch=epoch, trainer=name, round=result.round))
+        run, term, name = self._settings.run, self._settings.term, result.trainer
+        self._send(topics.inbox_of(name), Accepted(run=run, term=term, trainer=name, round=result.round))
 
     def refused(self, result: Result, rejected: Rejected) -> None:
         """A result will never be used."""
         message = Refused(
             run=self._settings.run,
-            epoch=self._settings.epoch,
+            term=self._settings.term,
             trainer=result.trainer,
             round=result.round,
             reason=rejected.reason,

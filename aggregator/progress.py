@@ -15,7 +15,7 @@ from rich.live import Live
 
 from fedmq.observe import events
 from fedmq.observe.event_text import describe
-from fedmq.observe.run_state import View
+from fedmq.observe.run_state import RunState
 from fedmq.observe.terminal_view import Seen, draw_run
 from fedmq.runtime.journal import is_journal
 
@@ -50,7 +50,7 @@ class PlainProgress:
 class LiveProgress:
     """A panel that is redrawn in place, of a picture that somebody else lets the events into."""
 
-    def __init__(self, view: View, console: Console, wall: Callable[[], float] = time.time) -> None:
+    def __init__(self, view: RunState, console: Console, wall: Callable[[], float] = time.time) -> None:
         self._view, self._console, self._wall = view, console, wall
         self._live = Live(console=console, refresh_per_second=8, get_renderable=self._panel)
         self._live.start()
@@ -70,7 +70,7 @@ class LiveProgress:
 Progress = PlainProgress | LiveProgress
 
 
-def open_progress(view: View, metric: str, *, quiet: bool) -> Progress:
+def open_progress(view: RunState, metric: str, *, quiet: bool) -> Progress:
     """The progress that fits stdout: a live panel on a terminal, else lines; none when `quiet`, or where the log is."""
     if quiet or is_journal(STDOUT):
         return PlainProgress(metric, lambda _line: None)

@@ -24,8 +24,8 @@ class Trainer:
     """One line of the roster."""
 
     name: str
-    index: int  # its bit in the beacon's bitmap, for this epoch
-    samples: int
+    index: int  # its bit in the beacon's bitmap, for this term
+    num_examples: int
     met_at: float
     present: bool = True
     confirmed: bool = False  # by the broker, not only by its own messages: they may come after its end
@@ -40,7 +40,7 @@ class Trainer:
 
 
 class Roster:
-    """All trainers that this epoch of the aggregator has met, in the order in which it met them."""
+    """All trainers that this term of the aggregator has met, in the order in which it met them."""
 
     def __init__(self, forget_s: float) -> None:
         self._forget_s = forget_s
@@ -108,8 +108,8 @@ class Roster:
         """Until when nobody counts as gone after the broker came back; None: no such grace runs."""
         return self._grace_until
 
-    def meet(
-        self, name: str, samples: int, now: float, *, confirmed: bool = False, words: Introduction | None = None
+    def join(
+        self, name: str, num_examples: int, now: float, *, confirmed: bool = False, words: Introduction | None = None
     ) -> bool:
         """`name` was heard, or `confirmed` by the broker, with so many rows; `words` is what its hello says of it.
 
@@ -123,18 +123,18 @@ class Roster:
         if trainer is None:
             if len(self._trainers) >= TRAINERS_MAX:
                 raise Rejected("names", f"expected at most {TRAINERS_MAX} trainers in one life of an aggregator")
-            trainer = self._trainers[name] = Trainer(name, len(self._trainers), samples, now)
-        trainer.samples, trainer.present, trainer.gone = samples, True, False
+            trainer = self._trainers[name] = Trainer(name, len(self._trainers), num_examples, now)
+        trainer.num_examples, trainer.present, trainer.gone = num_examples, True, False
         trainer.confirmed = trainer.confirmed or confirmed
         self._unconfirmed.discard(name)
         if words is not None:
             trainer.words, trainer.asks_from, new = words, now + HELLO_S, new or words != trainer.words
         return new
 
-    def count(self, name: str, samples: int, *, late: bool, again: bool) -> None:
+    def count(self, name: str, num_examples: int, *, late: bool, again: bool) -> None:
         """A result of `name` about so many rows was accepted."""
         trainer = self._trainers[name]
-        trainer.samples = samples
+        trainer.num_examples = num_examples
         trainer.results += 1
         trainer.late += late
         trainer.resent += again
@@ -155,11 +155,11 @@ class Roster:
             trainer.away_since = now
         return was
 
-    def missed(self, names: Iterable[str], now: float) -> list[str]:
+    def time_out(self, names: Iterable[str], now: float) -> list[str]:
         """Those of `names`, who let a deadline pass, of whom only their own messages said that they are here."""
         return sorted(name for name in names if not self._trainers[name].confirmed and self.leave(name, now))
 
-    def doubt(self) -> None:
+    def mark_unconfirmed(self) -> None:
         """The broker is gone: whether anybody is still here is known only when it is seen again."""
         self._unconfirmed = set(self.present)
 
@@ -167,7 +167,7 @@ class Roster:
         """The broker is back: who is in doubt has `grace_s` to be seen again."""
         self._grace_until = now + grace_s if self._unconfirmed else None
 
-    def settle(self, now: float) -> list[str]:
+    def expire(self, now: float) -> list[str]:
         """The names of those who were not seen again in the grace that has ended now; they are away."""
         if self._grace_until is None or now < self._grace_until:
             return []
@@ -187,7 +187,7 @@ class Roster:
             and not self.is_barred(trainer.name, round)
         )
 
-    def unheard(self, now: float, round: int) -> list[str]:
+    def pending(self, now: float, round: int) -> list[str]:
         """Those who are present, have not sent any result yet, and may still be about to in this round or a later."""
         return [
             trainer.name
@@ -198,9 +198,9 @@ class Roster:
             and not self.is_barred(trainer.name, round)
         ]
 
-    def restore(self, name: str, samples: int, results: int, now: float, *, gone: bool = False) -> None:
-        """A trainer of an earlier epoch: away, but its rows count until it is forgotten, unless it was `gone`."""
+    def restore(self, name: str, num_examples: int, results: int, now: float, *, gone: bool = False) -> None:
+        """A trainer of an earlier term: away, but its rows count until it is forgotten, unless it was `gone`."""
         index = len(self._trainers)
         self._trainers[name] = Trainer(
-            name, index, samples, now, present=False, away_since=now, results=results, gone=gone
+            name, index, num_examples, now, present=False, away_since=now, results=results, gone=gone
         )

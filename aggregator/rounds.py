@@ -36,11 +36,11 @@ from fedmq.aggregator.machine import (
 from fedmq.aggregator.outbox import Voice
 from fedmq.aggregator.roster import Introduction, Roster
 from fedmq.aggregator.run_events import Chronicle
-from fedmq.algorithms.base import Plan, Standing, Strategy
+from fedmq.algorithms.base import Evaluation, Plan, Strategy
 from fedmq.errors import Rejected
 from fedmq.observe.events import End, Why
 from fedmq.protocol import topics
-from fedmq.protocol.codec import Packet, base_of, describe
+from fedmq.protocol.codec import Packet, describe, digest_of
 from fedmq.protocol.messages import Control, FromTrainer, Goodbye, Hello, Presence, Result
 from fedmq.runs.updates import as_update
 from fedmq.runtime.deadlines import earliest
@@ -48,7 +48,7 @@ from fedmq.tasks.task import Task
 
 
 class Rounds:
-    """One run's rounds, in one epoch.
+    """One run's rounds, in one term.
 
     `state` is the strategy's, `round` the number of the round to open next; `accepted` holds the (round, trainer)
     pairs that the store knows and that are recent enough to come again; `counted` says how many of them the close of
@@ -69,16 +69,16 @@ class Rounds:
         counted: int = 0,
         members: int = 0,
         answer_s: Iterable[float] = (),
-        bases: Mapping[int, bytes] | None = None,
+        model_digests: Mapping[int, bytes] | None = None,
     ) -> None:
         self.settings, self.task, self.roster, self.round = settings, task, roster, round
-        self.phase = Phase.SELECTION
+        self.phase = Phase.WAITING
         self.solved = self.paused = False
-        self._heeded = 0  # the operator's last word
+        self._acked_request = 0  # the operator's last word
         self._keep_state = False  # at the next close, whatever its number
         self._strategy, self._state = strategy, state
         self._plan: Plan | None = None
-        self._bases = dict(bases or {})  # by round
+        self._model_digests = dict(model_digests or {})  # by round
         self._accepted = set(accepted)
         self._answered = {trainer for number, trainer in self._accepted if number == round}
         self._counted = counted
@@ -91,13 +91,13 @@ class Rounds:
         self._beacon_at = 0.0
         self._voice = Voice(settings, task)
         self._chronicle = Chronicle(self._voice, task)
-        if (standing := self.standing) is not None and round > 1:
-            self._finish_if_over(standing, members, 0.0)
+        if (evaluation := self.evaluation) is not None and round > 1:
+            self._finish_if_over(evaluation, members, 0.0)
 
     @property
-    def standing(self) -> Standing | None:
+    def evaluation(self) -> Evaluation | None:
         """The candidate that would be deployed now, or None."""
-        return self._strategy.standing(self._state)
+        return self._strategy.evaluation(self._state)
 
     @property
     def rejections(self) -> dict[str, int]:
@@ -121,7 +121,7 @@ class Rounds:
             self._on_broker(now)
         elif isinstance(event, BrokerDown):
             self._lose_broker()
-        for name in self.roster.settle(now) if self._broker_up else ():  # without a broker nobody can be seen
+        for name in self.roster.expire(now) if self._broker_up else ():  # without a broker nobody can be seen
             self._chronicle.left(name)
         self._advance(now)
         if self._broker_up and self._chronicle.has_stalled(now):
@@ -160,11 +160,11 @@ class Rounds:
 
     def _control(self, message: Control, now: float) -> None:
         """An operator wants something: a paused run closes the round that is open, and opens no other."""
-        ours = (message.run, message.epoch) == (self.settings.run, self.settings.epoch)
+        ours = (message.run, message.term) == (self.settings.run, self.settings.term)
         if not ours or self.phase is Phase.FINISHED:  # what was said to an earlier life may only have been held back
             return
         if message.action == "stop":
-            self._finish(self.standing, "stopped")
+            self._finish(self.evaluation, "stopped")
         elif message.action == "checkpoint":
             self._keep_state = True
         elif message.action in ("pause", "resume"):
@@ -173,7 +173,7 @@ class Rounds:
                 self._chronicle.paused(self.paused)
         elif message.trainer is not None:
             self._bar(message.trainer, message.action)
-        self._heeded = message.word
+        self._acked_request = message.request_id
         self._beacon_at = now  # so that who asked sees it at once
 
     def _bar(self, name: str, action: str) -> None:
@@ -187,14 +187,14 @@ class Rounds:
     def _check_run(self, message: FromTrainer) -> None:
         if message.run != self.settings.run:
             raise Rejected("run", f"expected {self.settings.run}, got {message.run}")
-        if message.epoch > self.settings.epoch:
-            raise Rejected("epoch", f"{message.epoch} is above {self.settings.epoch}: a later aggregator has this run")
-        if isinstance(message, Goodbye) and message.epoch < self.settings.epoch:  # it may be an old one, sent again
-            raise Rejected("epoch", f"expected a goodbye to {self.settings.epoch}, got one to {message.epoch}")
+        if message.term > self.settings.term:
+            raise Rejected("term", f"{message.term} is above {self.settings.term}: a later aggregator has this run")
+        if isinstance(message, Goodbye) and message.term < self.settings.term:  # it may be an old one, sent again
+            raise Rejected("term", f"expected a goodbye to {self.settings.term}, got one to {message.term}")
 
     def _lose_broker(self) -> None:
         if self._broker_up:  # else whoever a new one has shown since would be in doubt again
-            self.roster.doubt()
+            self.roster.mark_unconfirmed()
         self._broker_up = False
 
     def _on_broker(self, now: float) -> None:
@@ -213,14 +213,14 @@ class Rounds:
             if self.roster.leave(name, now):
                 self._chronicle.left(name)
         elif name in self.roster:
-            self._meet(name, self.roster[name].samples, now, confirmed=True)
+            self._meet(name, self.roster[name].num_examples, now, confirmed=True)
         else:
             self._send_beacon(topics.inbox_of(name))
 
     def _hello(self, message: Hello, now: float) -> None:
         if not self.roster.may_ask(message.trainer, now):
             return
-        self._meet(message.trainer, message.samples, now, words=(message.version, message.labels))
+        self._meet(message.trainer, message.num_examples, now, words=(message.version, message.labels))
         inbox = topics.inbox_of(message.trainer)
         if self.phase is Phase.FINISHED:
             self._send_finished(inbox)
@@ -233,10 +233,10 @@ class Rounds:
     def _result(self, message: Result, packet: Packet, now: float) -> None:
         name, key = message.trainer, (message.round, message.trainer)
         if name not in self.roster:
-            self._meet(name, message.samples, now)
+            self._meet(name, message.num_examples, now)
             self._voice.welcome(name, self.roster[name].index)
         elif not self.roster[name].gone:
-            self._meet(name, message.samples, now)
+            self._meet(name, message.num_examples, now)
         if key in self._accepted:
             self.roster[name].resent += 1
             self._chronicle.resent(message)
@@ -253,9 +253,9 @@ class Rounds:
             if self.phase is Phase.COLLECTING:
                 answer_s = now - self._opened_at
                 self._pace.took(answer_s)
-        if self.roster[name].gone and message.epoch == self.settings.epoch and message.attempt == 1:
-            self._meet(name, message.samples, now)  # the goodbye was of one that it replaces
-        self.roster.count(name, message.samples, late=staleness > 0, again=message.attempt > 1)
+        if self.roster[name].gone and message.term == self.settings.term and message.attempt == 1:
+            self._meet(name, message.num_examples, now)  # the goodbye was of one that it replaces
+        self.roster.count(name, message.num_examples, late=staleness > 0, again=message.attempt > 1)
         self._voice.keep(KeepResult(message.round, name, self.round, packet.frames))
         self._chronicle.accepted(message, staleness, answer_s, now)
         if staleness:  # one in time is acknowledged by the next round or beacon
@@ -268,23 +268,25 @@ class Rounds:
         if self.phase is Phase.FINISHED or not 0 <= staleness <= self.settings.staleness or message.round < 1:
             late = f"round {message.round} is not one of the last {self.settings.staleness + 1} up to {self.round}"
             raise Rejected("round", "the run is over" if self.phase is Phase.FINISHED else late)
-        if message.base != self._base(message.round):
-            raise Rejected("base", f"computed on another model than round {message.round} published")
-        if self.settings.samples_max is not None and message.samples > self.settings.samples_max:
-            raise Rejected("values", f"expected at most {self.settings.samples_max} rows, got {message.samples}")
+        if message.model_digest != self._model_digest(message.round):
+            raise Rejected("model-digest", f"computed on another model than round {message.round} published")
+        if self.settings.num_examples_max is not None and message.num_examples > self.settings.num_examples_max:
+            raise Rejected(
+                "values", f"expected at most {self.settings.num_examples_max} rows, got {message.num_examples}"
+            )
         return staleness
 
-    def _base(self, number: int) -> bytes | None:
+    def _model_digest(self, number: int) -> bytes | None:
         """What names the model or pool that this round published; None when its close has been dropped."""
-        if number == self.round and number not in self._bases:  # the round is about to be opened again
-            return base_of(describe(self._strategy.ask(self._state).arrays))
-        return self._bases.get(number)
+        if number == self.round and number not in self._model_digests:  # the round is about to be opened again
+            return digest_of(describe(self._strategy.ask(self._state).arrays))
+        return self._model_digests.get(number)
 
     # --- how a round goes on ------------------------------------------------------------------------------------
 
     def _advance(self, now: float) -> None:
         """Open or close as far as it goes."""
-        if self.phase is Phase.SELECTION and self._broker_up and not self.paused:
+        if self.phase is Phase.WAITING and self._broker_up and not self.paused:
             present = len(self.roster.eligible(self.round))
             if present >= self.settings.min_trainers:
                 self._open(now)
@@ -293,13 +295,13 @@ class Rounds:
         if self.phase is Phase.COLLECTING and (why := self._closes(now)):
             self.phase = Phase.CLOSING
             self._close(why, now)
-            if self.phase is Phase.SELECTION:
+            if self.phase is Phase.WAITING:
                 self._advance(now)
 
     def _open(self, now: float) -> None:
         self.phase = Phase.COLLECTING
         self._plan = self._strategy.ask(self._state)
-        self._bases[self.round] = base_of(describe(self._plan.arrays))
+        self._model_digests[self.round] = digest_of(describe(self._plan.arrays))
         self._invited = set(self.roster.eligible(self.round))
         self._opened_at = now
         self._deadline_s = self._pace.deadline_s
@@ -321,12 +323,22 @@ class Rounds:
 
     def _close(self, why: Why, now: float) -> None:
         silent = self._invited - self._answered
-        for name in self.roster.missed(silent, now):
+        for name in self.roster.time_out(silent, now):
             self._chronicle.left(name)
         members = tuple(self.roster.members(now, self.round))
         self._state = self._strategy.close(self._state, members)
-        standing, round_s, base = self.standing, now - self._opened_at, self._bases[self.round]
-        close = (self.round, why, members, self._counted, round_s, standing, base, self._state, self._keep_state)
+        evaluation, round_s, model_digest = self.evaluation, now - self._opened_at, self._model_digests[self.round]
+        close = (
+            self.round,
+            why,
+            members,
+            self._counted,
+            round_s,
+            evaluation,
+            model_digest,
+            self._state,
+            self._keep_state,
+        )
         self._voice.keep(KeepClose(*close))
         present = self.roster.present
         self._chronicle.closed(
@@ -336,42 +348,44 @@ class Rounds:
             round_s=round_s,
             present=len(present),
             suspects=silent.intersection(present),
-            standing=standing,
+            evaluation=evaluation,
         )
         self.round += 1
         self._answered, self._counted, self._keep_state, self._deadline, self._plan = set(), 0, False, None, None
         oldest = self.round - self.settings.staleness - 1
         self._accepted = {key for key in self._accepted if key[0] >= oldest}
-        self._bases = {number: base for number, base in self._bases.items() if number >= oldest}
-        self.phase = Phase.SELECTION
-        self._finish_if_over(standing, len(members), now)
+        self._model_digests = {
+            number: model_digest for number, model_digest in self._model_digests.items() if number >= oldest
+        }
+        self.phase = Phase.WAITING
+        self._finish_if_over(evaluation, len(members), now)
 
-    def _finish_if_over(self, standing: Standing | None, members: int, now: float) -> None:
+    def _finish_if_over(self, evaluation: Evaluation | None, members: int, now: float) -> None:
         """The target counts only when every row of every member, and of everybody present, has been looked at.
 
         And when there are as many members as the run is for: half of XOR is learnt by anybody, and worth nothing.
         """
         self.solved = (
-            standing is not None
+            evaluation is not None
             and members >= self.settings.min_trainers
-            and standing.coverage >= 1.0
-            and not self.roster.unheard(now, self.round)
-            and self.task.reached(standing.loss, standing.correct, standing.rows)
+            and evaluation.coverage >= 1.0
+            and not self.roster.pending(now, self.round)
+            and self.task.reached(evaluation.loss, evaluation.correct, evaluation.rows)
         )
         if self.solved or self.round > self.settings.rounds_max:
-            self._finish(standing, "solved" if self.solved else "rounds")
+            self._finish(evaluation, "solved" if self.solved else "rounds")
 
-    def _finish(self, standing: Standing | None, why: End) -> None:
+    def _finish(self, evaluation: Evaluation | None, why: End) -> None:
         self.phase = Phase.FINISHED
-        self._chronicle.finished(standing, self.round - 1, why)
+        self._chronicle.finished(evaluation, self.round - 1, why)
         self._send_finished(topics.round_of(self.settings.run))
 
     # --- what leaves --------------------------------------------------------------------------------------------
 
     def _meet(
-        self, name: str, samples: int, now: float, *, confirmed: bool = False, words: Introduction | None = None
+        self, name: str, num_examples: int, now: float, *, confirmed: bool = False, words: Introduction | None = None
     ) -> None:
-        if self.roster.meet(name, samples, now, confirmed=confirmed, words=words):
+        if self.roster.join(name, num_examples, now, confirmed=confirmed, words=words):
             self._chronicle.joined(self.roster[name])
 
     def _send_round(self, topic: str) -> None:
@@ -386,7 +400,13 @@ class Rounds:
         number = self.round if opened else self.round - 1
         acknowledged = self._acknowledged(number)
         self._voice.beacon(
-            topic, number, self.roster, acknowledged, opened=opened, paused=self.paused, heeded=self._heeded
+            topic,
+            number,
+            self.roster,
+            acknowledged,
+            opened=opened,
+            paused=self.paused,
+            acked_request=self._acked_request,
         )
 
     def _acknowledged(self, number: int) -> bytes:

@@ -11,19 +11,19 @@ import numpy as np
 
 from fedmq.aggregator.outbox import Voice
 from fedmq.aggregator.roster import Trainer
-from fedmq.algorithms.base import Standing
+from fedmq.algorithms.base import Evaluation
 from fedmq.errors import Rejected
 from fedmq.observe import events
 from fedmq.observe.run_state import STALLED_S, drawable
 from fedmq.protocol.messages import Result
 from fedmq.tasks.task import Task
 
-REJECTIONS_TOLD_MAX = 100  # events about rejections in one epoch; all are counted
+REJECTIONS_TOLD_MAX = 100  # events about rejections in one term; all are counted
 MISSING_TOLD_MAX = 5  # names of those who hold up a round
 
 
 class Chronicle:
-    """Of one run, in one epoch. `rejections` counts by reason what could not be used."""
+    """Of one run, in one term. `rejections` counts by reason what could not be used."""
 
     def __init__(self, voice: Voice, task: Task) -> None:
         self.rejections: dict[str, int] = {}
@@ -37,7 +37,9 @@ class Chronicle:
         """It was not here before, or has said more of itself."""
         version, labels = trainer.words
         self._voice.tell(
-            events.TrainerJoined(trainer=trainer.name, samples=trainer.samples, version=version, labels=labels)
+            events.TrainerJoined(
+                trainer=trainer.name, num_examples=trainer.num_examples, version=version, labels=labels
+            )
         )
 
     def left(self, name: str, *, goodbye: bool = False) -> None:
@@ -113,7 +115,7 @@ class Chronicle:
         round_s: float,
         present: int,
         suspects: Collection[str],
-        standing: Standing | None,
+        evaluation: Evaluation | None,
     ) -> None:
         """A round is over; the `suspects` are here and have not answered."""
         for name in sorted(suspects):
@@ -125,31 +127,31 @@ class Chronicle:
                 results=results,
                 round_s=round_s,
                 present=present,
-                best=None if standing is None else best_of(standing, self._task),
+                best=None if evaluation is None else best_of(evaluation, self._task),
                 late=self._late,
                 rejected=self._rejected,
             )
         )
         self._late, self._rejected, self._stalls_at = 0, 0, None
-        if standing is not None and drawable(self._task.model):
-            genes = np.ascontiguousarray(standing.genes, "<f8").tobytes()
+        if evaluation is not None and drawable(self._task.model):
+            genes = np.ascontiguousarray(evaluation.genes, "<f8").tobytes()
             if genes != self._best:
                 self._best = genes
                 self._voice.tell(events.BestChanged(round=number, genes=genes))
 
-    def finished(self, standing: Standing | None, rounds: int, why: events.End) -> None:
+    def finished(self, evaluation: Evaluation | None, rounds: int, why: events.End) -> None:
         """The run is over."""
-        value = None if standing is None else self._task.value(standing.loss, standing.correct, standing.rows)
+        value = None if evaluation is None else self._task.value(evaluation.loss, evaluation.correct, evaluation.rows)
         self._voice.tell(events.RunFinished(solved=why == "solved", rounds=rounds, value=value, why=why))
 
 
-def best_of(standing: Standing, task: Task) -> events.Best:
+def best_of(evaluation: Evaluation, task: Task) -> events.Best:
     """The figures of `standing` that people look at."""
     return events.Best(
-        value=task.value(standing.loss, standing.correct, standing.rows),
-        coverage=standing.coverage,
-        fitness=standing.fitness_best,
-        fitness_mean=standing.fitness_mean,
-        fitness_worst=standing.fitness_worst,
-        diversity=standing.diversity,
+        value=task.value(evaluation.loss, evaluation.correct, evaluation.rows),
+        coverage=evaluation.coverage,
+        fitness=evaluation.fitness_best,
+        fitness_mean=evaluation.fitness_mean,
+        fitness_worst=evaluation.fitness_worst,
+        diversity=evaluation.diversity,
     )

@@ -1,6 +1,6 @@
 """The aggregator's loop: receive, decode, step, save, send. It decides nothing; `rounds` does.
 
-Opens a run in a store (a new one, or one to be continued under a higher epoch) and steps it until it is finished.
+Opens a run in a store (a new one, or one to be continued under a higher term) and steps it until it is finished.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ from fedmq.aggregator.run_events import best_of
 from fedmq.algorithms.base import Strategy
 from fedmq.errors import Rejected
 from fedmq.observe import events
-from fedmq.observe.run_state import View
+from fedmq.observe.run_state import RunState
 from fedmq.protocol.codec import decode, encode
 from fedmq.protocol.messages import Beacon, Finished
 from fedmq.runs.checkpoint import dump
 from fedmq.runs.replay import Replayed, replay
 from fedmq.runs.store import Close, Description, Store, StoredResult
-from fedmq.runtime.broker_connection import Reach
+from fedmq.runtime.broker_connection import BrokerConnection
 from fedmq.runtime.clock import Clock
 from fedmq.runtime.deadlines import earliest
-from fedmq.security.signing import NoSeal, Seal
+from fedmq.security.signing import NoSigning, Signing
 from fedmq.transport.address import DEFAULT_ADDRESS
-from fedmq.transport.link import Delivered, Link, LinkRefused, LinkUp, News
+from fedmq.transport.link import Delivered, Link, LinkEvent, LinkRefused, LinkUp
 
 CHECKPOINT_ROUNDS = 100
 FAREWELL_S = 2.0  # to tell the trainers that the run is over, when the broker is not there
@@ -61,7 +61,7 @@ class Limits:
     quorum: float = 0.5
     deadline_s: float | None = None
     staleness: int = 2
-    samples_max: int | None = None
+    num_examples_max: int | None = None
     keep_rounds: int | None = None  # how many of the last rounds stay in the store; None: all
     connect_timeout_s: float | None = None  # None: wait for the broker for ever
 
@@ -83,14 +83,14 @@ class Aggregator:
         clock: Clock,
         watch: Watch,
         broker: str = DEFAULT_ADDRESS,
-        seal: Seal | None = None,
-        view: View | None = None,
+        signing: Signing | None = None,
+        view: RunState | None = None,
     ) -> None:
         description = store.description
         assert description is not None, "the store must have been begun"
         self.description: Description = description
         replayed = replay(store, description.task, strategy, description.seed)
-        again = store.epoch > 0
+        again = store.term > 0
         self.rounds = _rounds(store, description, strategy, limits, replayed, clock)
         self.stopping = False
         self._keep_rounds = limits.keep_rounds
@@ -100,13 +100,13 @@ class Aggregator:
         self._bytes_told = (0, 0)
         self._bulletin = None if view is None else Bulletin(view)
         self._link, self._store, self._clock, self._watch = link, store, clock, watch
-        self._seal: Seal = seal or NoSeal()
-        self.reach = Reach(broker, clock.now(), limits.connect_timeout_s)
+        self._signing: Signing = signing or NoSigning()
+        self.connection = BrokerConnection(broker, clock.now(), limits.connect_timeout_s)
         task, settings = description.task, self.rounds.settings
         self._tell(
             events.RunStarted(
                 run=description.run,
-                epoch=settings.epoch,
+                term=settings.term,
                 again=again,
                 round=self.rounds.round,
                 task=task.name,
@@ -133,8 +133,8 @@ class Aggregator:
         """See `loop.Service`."""
         if self.rounds.phase is Phase.FINISHED:
             return self._farewell_by
-        told = None if self._bulletin is None or not self.reach.there else self._bulletin.wake_at
-        return earliest(self.reach.wake_at, self.rounds.wake_at, told)
+        told = None if self._bulletin is None or not self.connection.there else self._bulletin.wake_at
+        return earliest(self.connection.wake_at, self.rounds.wake_at, told)
 
     @property
     def status(self) -> str:
@@ -142,7 +142,7 @@ class Aggregator:
         rounds, present = self.rounds, len(self.rounds.roster.present)
         needed = rounds.settings.min_trainers
         people = f"{present} trainers" if present >= needed else f"waiting for trainers ({present} of {needed})"
-        if not self.reach.there:
+        if not self.connection.there:
             people = "the broker is not there"
         best = "" if self._best is None else f", best {self._best.value:.4g}"
         return f"{'paused, ' if rounds.paused else ''}round {rounds.round}, {people}{best}"
@@ -167,24 +167,24 @@ class Aggregator:
         self._perform(effects)
         self._send_bulletin()
         if not self.done:
-            self.reach.check(self._clock.now())
+            self.connection.check(self._clock.now())
 
-    def _event(self, news: News) -> Event:
+    def _event(self, news: LinkEvent) -> Event:
         if isinstance(news, LinkUp):
-            self.reach.up()
+            self.connection.up()
             if self._bulletin is not None:
                 self._bulletin.on_broker()
             return BrokerUp()
         if isinstance(news, LinkRefused):
-            self.reach.refused()
+            self.connection.refused()
             return BrokerDown()
         if not isinstance(news, Delivered):
-            self.reach.down()
+            self.connection.down()
             return BrokerDown()
         self.bytes_up += sum(map(len, news.frames))
         try:
             packet = decode(news.frames)
-            self._seal.check(packet, self._clock.now())
+            self._signing.check(packet, self._clock.now())
             return Heard(packet)
         except Rejected as rejected:
             return Malformed(rejected)
@@ -205,7 +205,7 @@ class Aggregator:
             if isinstance(save, KeepResult):
                 self._store.keep_result(StoredResult(*save))
                 continue
-            standing = save.standing
+            evaluation = save.evaluation
             close = Close(
                 round=save.round,
                 why=save.why,
@@ -213,8 +213,8 @@ class Aggregator:
                 results=save.results,
                 round_s=save.round_s,
                 closed=self._clock.wall(),
-                best=None if standing is None else best_of(standing, self.description.task),
-                base=save.base,
+                best=None if evaluation is None else best_of(evaluation, self.description.task),
+                model_digest=save.model_digest,
             )
             self._best = close.best
             self._store.keep_close(close)
@@ -231,7 +231,7 @@ class Aggregator:
     def _send(self, outgoing: Outgoing) -> bool:
         if isinstance(outgoing.message, Beacon):
             outgoing = outgoing._replace(message=msgspec.structs.replace(outgoing.message, at=self._clock.wall()))
-        frames = encode(*outgoing, sign=self._seal.sign)
+        frames = encode(*outgoing, sign=self._signing.sign)
         self.bytes_down += sum(map(len, frames))
         return self._link.send(frames)
 
@@ -242,16 +242,16 @@ class Aggregator:
             event = msgspec.structs.replace(event, bytes_up=self.bytes_up - up, bytes_down=self.bytes_down - down)
             self._bytes_told = (self.bytes_up, self.bytes_down)
         elif isinstance(event, events.TrainerJoined):
-            event = msgspec.structs.replace(event, fingerprint=self._seal.fingerprint(event.trainer))
+            event = msgspec.structs.replace(event, fingerprint=self._signing.fingerprint(event.trainer))
         if self._bulletin is not None:
             self._bulletin.take(self._clock.wall(), event)
         self._watch(event)
 
     def _send_bulletin(self) -> None:
         """To those who watch through the broker; all there is to tell, if nothing else will be."""
-        if self._bulletin is not None and self.reach.there:
+        if self._bulletin is not None and self.connection.there:
             for outgoing in self._bulletin.due(self._clock.now(), last=self.done):
-                self._link.send(encode(*outgoing, sign=self._seal.sign))
+                self._link.send(encode(*outgoing, sign=self._signing.sign))
 
     def _checkpoint(self, round: int, state: object) -> None:
         """Keep the strategy's state, so that a next life need not begin at the first round; drop what is too old."""
@@ -267,19 +267,19 @@ def _rounds(
     settings = Settings(
         run=description.run,
         seed=description.seed,
-        epoch=store.next_epoch(clock.wall()),
+        term=store.next_term(clock.wall()),
         rounds_max=limits.rounds_max,
         min_trainers=limits.min_trainers,
         quorum=limits.quorum,
         deadline_s=limits.deadline_s,
         staleness=limits.staleness,
-        samples_max=limits.samples_max,
+        num_examples_max=limits.num_examples_max,
         code=description.code,
     )
     roster, now = Roster(settings.forget_s), clock.now()
     members = replayed.closes[-1].members if replayed.closes else tuple(replayed.trainers)
-    for name, (samples, results) in sorted(replayed.trainers.items()):
-        roster.restore(name, samples, results, now, gone=name not in members)
+    for name, (num_examples, results) in sorted(replayed.trainers.items()):
+        roster.restore(name, num_examples, results, now, gone=name not in members)
     accepted = store.keys_since(replayed.round - settings.staleness - 1)
     return Rounds(
         settings,
@@ -290,7 +290,7 @@ def _rounds(
         round=replayed.round,
         accepted=accepted,
         counted=replayed.open_results,
-        bases={close.round: close.base for close in replayed.closes[-settings.staleness - 1 :]},
+        model_digests={close.round: close.model_digest for close in replayed.closes[-settings.staleness - 1 :]},
         answer_s=[close.round_s for close in replayed.closes if close.why == "complete"],
         members=len(members) if replayed.closes else 0,
     )

@@ -76,7 +76,7 @@ class Bearer(NamedTuple):
     name: str = ""
 
 
-class KeyGate:
+class KeyAccessControl:
     """The gate of a broker that has keys; see `network.Gate`. Without `tickets` nobody can ask to be let in."""
 
     def __init__(self, membership: Membership, members: Members, clock: Clock, tickets: Tickets | None = None) -> None:

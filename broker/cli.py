@@ -47,7 +47,7 @@ def broker(bind: str | None, port: int | None, keys: Path | None, metrics: tuple
       fedmq broker --keys keys --bind 0.0.0.0
       fedmq broker --metrics 9101
     """
-    from fedmq.broker.access_control import KeyGate
+    from fedmq.broker.access_control import KeyAccessControl
     from fedmq.broker.metrics import measure
     from fedmq.broker.service import Broker
     from fedmq.observe.metrics_server import exposed
@@ -61,18 +61,18 @@ def broker(bind: str | None, port: int | None, keys: Path | None, metrics: tuple
     address, membership = find_broker(None, keys, "broker")
     host, first = parse_address(address)
     host, first, clock = bind or host, port or first, SystemClock()
-    gate = enrolment = None
+    access = enrolment = None
     if keys is not None and membership is not None:
         members = Members(keys)
-        gate = KeyGate(membership, members, clock, Tickets(keys))
+        access = KeyAccessControl(membership, members, clock, Tickets(keys))
         enrolment = Enrolment(keys, membership.federation, members, clock)
-    hub = BrokerSockets(host, first, gate)
-    last = first + PORTS - 1 - (gate is None)  # the last is for those who ask to be let in
+    hub = BrokerSockets(host, first, access)
+    last = first + PORTS - 1 - (access is None)  # the last is for those who ask to be let in
     where = f" --keys {keys}" if keys else "" if first == DEFAULT_PORT else f" --broker tcp://{host}:{first}"
     line = f"broker on tcp://{host}:{first} (ports {first} to {last}); next: fedmq aggregator --task xor{where}"
-    service = Broker(hub, gate, enrolment)
+    service = Broker(hub, access, enrolment)
     try:
-        with exposed(metrics, measure(service, hub, gate), lambda: "") as pulse:
+        with exposed(metrics, measure(service, hub, access), lambda: "") as pulse:
             serve(service, hub, clock, ready=lambda: click.echo(line), pulse=pulse)
     finally:
         hub.close()

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from fedmq import __version__
-from fedmq.broker.access_control import KeyGate
+from fedmq.broker.access_control import KeyAccessControl
 from fedmq.broker.service import Broker
 from fedmq.transport.zeromq import BrokerSockets
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from fedmq.observe.metrics import Metrics
 
 
-def measure(broker: Broker, hub: BrokerSockets, gate: KeyGate | None) -> Callable[[Metrics], None]:
+def measure(broker: Broker, hub: BrokerSockets, access: KeyAccessControl | None) -> Callable[[Metrics], None]:
     """What puts the broker's metrics where they are asked for."""
     routing = broker.routing
 
@@ -36,7 +36,7 @@ def measure(broker: Broker, hub: BrokerSockets, gate: KeyGate | None) -> Callabl
         metrics.counter(
             "fedmq_broker_refused_total",
             "Connections and messages that the keys do not allow, by reason; none without keys.",
-            lambda: {} if gate is None else gate.refused.copy(),
+            lambda: {} if access is None else access.refused.copy(),
             "reason",
         )
         metrics.counter("fedmq_broker_cut_total", "Connections that were cut for what they sent.", lambda: hub.cuts)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from fedmq.broker.access_control import KeyGate
+from fedmq.broker.access_control import KeyAccessControl
 from fedmq.broker.routing import Admit, Cut, Deliver, Effect, Publish, Routing
 from fedmq.security.admission import Enrolment
-from fedmq.transport.link import Asked, Hub
+from fedmq.transport.link import EnrolmentRequest, Hub
 
 
 class Broker:
@@ -15,11 +15,11 @@ class Broker:
 
     wake_at: float | None = None
 
-    def __init__(self, hub: Hub, gate: KeyGate | None = None, enrolment: Enrolment | None = None) -> None:
+    def __init__(self, hub: Hub, access: KeyAccessControl | None = None, enrolment: Enrolment | None = None) -> None:
         self.done = False
         self.routing = Routing()
         self.taken = 0  # messages
-        self._hub, self._gate, self._enrolment = hub, gate, enrolment
+        self._hub, self._access, self._enrolment = hub, access, enrolment
 
     @property
     def status(self) -> str:
@@ -28,17 +28,17 @@ class Broker:
 
     def step(self) -> None:
         """See `loop.Service`. An event's effects are done before the next is taken, as `Hub.admit` needs it."""
-        if self._gate is not None and self._gate.refresh():
+        if self._access is not None and self._access.refresh():
             self._hub.drop_connections()  # what a revoked one has subscribed to ends with its connection alone
         for traffic in self._hub.receive():
             self.taken += 1
-            if isinstance(traffic, Asked):
+            if isinstance(traffic, EnrolmentRequest):
                 self._answer(traffic)
                 continue
             for effect in self.routing.step(traffic):
                 self._do(effect)
 
-    def _answer(self, asked: Asked) -> None:
+    def _answer(self, asked: EnrolmentRequest) -> None:
         if self._enrolment is not None and (frames := self._enrolment.answer(asked.key, asked.frames)) is not None:
             self._hub.answer(frames)
 

@@ -89,7 +89,7 @@ def dashboard(
     from fedmq.dashboard.controls import Controls
     from fedmq.dashboard.folders import Folders
     from fedmq.dashboard.live_runs import open_watching
-    from fedmq.dashboard.run_catalog import Gallery
+    from fedmq.dashboard.run_catalog import RunCatalog
     from fedmq.runtime.clock import SystemClock
     from fedmq.runtime.loop import serve
 
@@ -98,7 +98,7 @@ def dashboard(
     wide = not _is_loopback(listener)
     controls = Controls(broker, keys) if control else None
     watching, link, address = open_watching(broker, keys, clock=clock)
-    gallery = Gallery(watching, Folders(folder, clock=clock), address=address, clock=clock)
+    gallery = RunCatalog(watching, Folders(folder, clock=clock), address=address, clock=clock)
     allowed = allowed_hosts.lower().split(",") if allowed_hosts else []
     token = secrets.token_urlsafe(32) if wide or control or allowed else ""
     server = Server(

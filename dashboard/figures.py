@@ -20,7 +20,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from fedmq.models.networks import TrainedModel
-from fedmq.observe.run_state import RoundView, View
+from fedmq.observe.run_state import RoundView, RunState
 
 # Okabe and Ito's palette, that is told apart with every kind of colour vision: https://jfly.uni-koeln.de/color/
 BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY, BLACK = (
@@ -59,7 +59,7 @@ GRID = 160  # points of the surface along an axis
 LOG_FROM = 20  # times the median, then round times are drawn on a scale of powers of ten
 
 
-def draw_run(view: View, surface: tuple[int, TrainedModel] | None, inputs: tuple[float, float]) -> Figure:
+def draw_run(view: RunState, surface: tuple[int, TrainedModel] | None, inputs: tuple[float, float]) -> Figure:
     """One run, with the surface of a model (and the round that it was the best from) between these inputs."""
     with mpl.rc_context(SETTINGS):
         figure = Figure(figsize=(10.5, 7.2), layout="constrained")
@@ -83,7 +83,7 @@ def draw_run(view: View, surface: tuple[int, TrainedModel] | None, inputs: tuple
         return figure
 
 
-def draw_comparison(views: Sequence[View]) -> Figure:
+def draw_comparison(views: Sequence[RunState]) -> Figure:
     """The curves of several runs: fitness by round, the metric by the time that rounds were open."""
     with mpl.rc_context(SETTINGS):
         figure = Figure(figsize=(10.5, 4.2), layout="constrained")
@@ -121,7 +121,7 @@ def save(figure: Figure, path: Path) -> None:
         figure.savefig(path, dpi=DPI, metadata=undated)
 
 
-def _heading(view: View) -> str:
+def _heading(view: RunState) -> str:
     end = "not over yet" if view.finished is None else view.finished.verdict
     rule = f" ({view.robust})" if view.robust else ""
     count = max(one.round for one in view.rounds if one.closed_at is not None)
@@ -146,7 +146,7 @@ def _draw_fitness(axes: Axes, rounds: Sequence[RoundView]) -> None:
     _legend_above(axes)
 
 
-def _draw_metric(axes: Axes, view: View, rounds: Sequence[RoundView]) -> None:
+def _draw_metric(axes: Axes, view: RunState, rounds: Sequence[RoundView]) -> None:
     values = [one.best.value for one in rounds if one.best is not None]
     axes.plot([one.round for one in rounds], values, color=GREEN, drawstyle="steps-post")
     axes.set(title="Accuracy" if view.metric == "accuracy" else "Loss, summed over all rows")
@@ -196,7 +196,7 @@ def _bar(rounds: Sequence[RoundView]) -> float:
     return min(10.0, max(0.5, 260.0 / (rounds[-1].round - rounds[0].round + 2)))
 
 
-def _draw_participation(figure: Figure, axes: Axes, view: View) -> None:
+def _draw_participation(figure: Figure, axes: Axes, view: RunState) -> None:
     """Who answered which round, and after how long; of as many of the last rounds as are remembered."""
     closed = [one.round for one in view.rounds if one.closed_at is not None]
     first = max(closed[0], min((one.round for one in view.works), default=closed[0]))

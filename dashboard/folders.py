@@ -10,11 +10,11 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import NamedTuple
 
-from fedmq.dashboard.run_folder_follower import Following
+from fedmq.dashboard.run_folder_follower import RunFolderFollower
 from fedmq.errors import BadConfiguration
 from fedmq.names import NAME_PATTERN
 from fedmq.observe.event_log import TAIL_BYTES, read_view
-from fedmq.observe.run_state import View
+from fedmq.observe.run_state import RunState
 from fedmq.runtime.clock import Clock
 from fedmq.runtime.run_folder import EVENTS
 
@@ -29,7 +29,7 @@ class Found(NamedTuple):
 
     folder: Path
     stamp: tuple[int, int, int]
-    view: View
+    view: RunState
 
 
 class Folders:
@@ -40,7 +40,7 @@ class Folders:
         self._found: dict[Path, Found] = {}
         self._names: dict[str, Found] = {}
         self._scan_at = 0.0
-        self._followed: OrderedDict[Path, tuple[float, Following]] = OrderedDict()
+        self._followed: OrderedDict[Path, tuple[float, RunFolderFollower]] = OrderedDict()
 
     def runs(self) -> dict[str, Found]:
         """By name, the newest last; looked at again every SCAN_S."""
@@ -51,13 +51,13 @@ class Folders:
             self._names = {one.view.run: one for one in self._found.values() if re.match(NAME_PATTERN, one.view.run)}
         return self._names
 
-    def follow(self, folder: Path) -> View | None:
+    def follow(self, folder: Path) -> RunState | None:
         """The whole picture of the run in that folder, up to date; None when it is not there any more."""
         now = self._clock.now()
         looked_at, following = self._followed.pop(folder, (now, None))
         try:
             if following is None:
-                following = Following(folder, clock=self._clock)
+                following = RunFolderFollower(folder, clock=self._clock)
             elif now - looked_at >= LOOK_S:
                 following.step()
                 looked_at = now
@@ -92,11 +92,11 @@ class Folders:
         return before if before is not None and before.stamp == stamp else Found(folder, stamp, _glance(folder))
 
 
-def _glance(folder: Path) -> View:
+def _glance(folder: Path) -> RunState:
     """What the first line and the last ones of a run's events come to: enough for a list, without its rows."""
     try:
         view = read_view(folder / EVENTS, tail=TAIL_BYTES)
     except OSError:  # it is nobody's to read
-        view = View()
+        view = RunState()
     view.works, view.bests, view.feed, view.rounds = [], [], [], view.rounds[-2:]
     return view

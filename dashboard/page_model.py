@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from fedmq.models.networks import MLP, Code, Model
 from fedmq.observe import events
 from fedmq.observe.event_text import describe
-from fedmq.observe.run_state import WORKS_KEPT_MAX, RoundView, View, drawable
+from fedmq.observe.run_state import WORKS_KEPT_MAX, RoundView, RunState, drawable
 
 DIGITS = 6  # that are significant, of a figure; of a time milliseconds are told
 
@@ -39,12 +39,12 @@ class Origin(NamedTuple):
     ahead_s: float = 0.0  # how far its aggregator's clock is ahead of ours
 
 
-def head_of(view: View, origin: Origin, now: float) -> Values:
+def head_of(view: RunState, origin: Origin, now: float) -> Values:
     """The figures of a run that stand alone; `now`, here and below, is by its aggregator's clock."""
     newest, here, left_s = view.newest, origin.here, view.left_s(now, here=origin.here)
     return {
         "run": view.run,
-        "epoch": view.epoch,
+        "term": view.term,
         "task": view.task,
         "strategy": view.strategy,
         "robust": view.robust,
@@ -82,7 +82,7 @@ def head_of(view: View, origin: Origin, now: float) -> Values:
     }
 
 
-def row_of(view: View, origin: Origin, now: float) -> Values:
+def row_of(view: RunState, origin: Origin, now: float) -> Values:
     """A run in the list of runs."""
     head = head_of(view, origin, now)
     kept = ("run", "task", "strategy", "state", "condition", "here", "source", "round", "rounds_max", "metric")
@@ -96,7 +96,7 @@ def row_of(view: View, origin: Origin, now: float) -> Values:
     }
 
 
-def tables_of(view: View, since: int | None) -> dict[str, Values]:
+def tables_of(view: RunState, since: int | None) -> dict[str, Values]:
     """The tables of a run as columns: all rows, or of each table those that changed after event number `since`.
 
     With `since` a table in which nothing has changed is left out.
@@ -118,7 +118,7 @@ def tables_of(view: View, since: int | None) -> dict[str, Values]:
     return found
 
 
-def full_of(view: View, origin: Origin, now: float) -> Values:
+def full_of(view: RunState, origin: Origin, now: float) -> Values:
     """Everything."""
     return {"now": _time(now), "head": head_of(view, origin, now), **tables_of(view, None)}
 
@@ -194,7 +194,7 @@ _COLUMNS: dict[str, dict[str, Callable[[Any], Any]]] = {
         **{name: _of_best(name) for name in _BEST},
     },
     "trainers": {
-        **_plain("name", "presence", "barred", "samples", "results", "late", "rejected", "resent"),
+        **_plain("name", "presence", "barred", "num_examples", "results", "late", "rejected", "resent"),
         **_plain("memory", "version", "labels", "fingerprint"),
         **_rounded(_time, ("joined_at", "seen_at")),
         **_rounded(_figure, ("train_s", "round_trip_s", "cpu")),

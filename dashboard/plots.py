@@ -20,7 +20,7 @@ from fedmq.runtime.run_folder import FIGURE, folder_of
 
 if TYPE_CHECKING:
     from fedmq.models.networks import TrainedModel
-    from fedmq.observe.run_state import View
+    from fedmq.observe.run_state import RunState
 
 FORMATS = (".png", ".svg", ".pdf")
 PIPED_COLUMNS = 200
@@ -120,7 +120,7 @@ def compare(runs: tuple[str, ...], output: Path | None, as_json: bool) -> None:
         click.echo(output)
 
 
-def row_of(view: View) -> dict[str, Any]:
+def row_of(view: RunState) -> dict[str, Any]:
     """What `compare` says of one run; times in seconds, traffic in bytes as the aggregator saw it."""
     closed = [one for one in view.rounds if one.round_s is not None]
     return {
@@ -174,7 +174,7 @@ def _text(value: object) -> str:
     return "" if value is None else f"{value}"
 
 
-def _view(folder: Path) -> View:
+def _view(folder: Path) -> RunState:
     from fedmq.observe.event_log import read_view
     from fedmq.runtime.run_folder import EVENTS
 
@@ -184,7 +184,7 @@ def _view(folder: Path) -> View:
     return view
 
 
-def _model(folder: Path, view: View, number: int | None) -> tuple[int, TrainedModel] | None:
+def _model(folder: Path, view: RunState, number: int | None) -> tuple[int, TrainedModel] | None:
     """The model whose surface is drawn, and the round that was closed with it; None where there is nothing to draw.
 
     Raises:

@@ -14,10 +14,10 @@ from typing import NamedTuple
 import msgspec
 
 from fedmq.dashboard.folders import Folders, Found
-from fedmq.dashboard.live_runs import Watching
+from fedmq.dashboard.live_runs import LiveRuns
 from fedmq.dashboard.page_model import Origin, Values, changes, full_of, head_of, row_of, tables_of
 from fedmq.models.networks import Model
-from fedmq.observe.run_state import View
+from fedmq.observe.run_state import RunState
 from fedmq.runtime.clock import Clock
 from fedmq.runtime.lock import is_locked
 
@@ -27,7 +27,7 @@ Message = tuple[str, bytes]  # the kind, and its JSON
 class Cursor(NamedTuple):
     """How far somebody has been told: the event, and the head that went with it."""
 
-    epoch: int
+    term: int
     seq: int
     head: Values
 
@@ -49,10 +49,10 @@ class News(NamedTuple):
     joining: list[Message]
 
 
-class Gallery:
+class RunCatalog:
     """The runs at one broker and in a folder; `address` is the broker's."""
 
-    def __init__(self, watching: Watching, folders: Folders, *, address: str, clock: Clock) -> None:
+    def __init__(self, watching: LiveRuns, folders: Folders, *, address: str, clock: Clock) -> None:
         self._watching, self._folders, self._address, self._clock = watching, folders, address, clock
         self._lock = threading.Lock()  # on what is watched,
         self._asking = threading.Lock()  # and on the folders; who wants both takes this one first
@@ -139,7 +139,7 @@ class Gallery:
     # --- inside -------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _shown(self, run: str) -> Iterator[tuple[View, Origin] | None]:
+    def _shown(self, run: str) -> Iterator[tuple[RunState, Origin] | None]:
         """A run's picture, which stands still for as long as this lasts."""
         with self._asking:
             found = self._folders.runs()
@@ -150,7 +150,7 @@ class Gallery:
             view = self._folders.follow(found[run].folder) if run in found else None
             yield None if view is None else (view, self._origin(found[run]))
 
-    def _live(self, run: str, found: dict[str, Found]) -> tuple[View, Origin] | None:
+    def _live(self, run: str, found: dict[str, Found]) -> tuple[RunState, Origin] | None:
         """A run as it was told at the broker, unless its folder knows better: nobody has told of it for a while."""
         watched = self._watching.runs.get(run)
         if watched is None:
@@ -165,7 +165,9 @@ class Gallery:
         return Origin(is_locked(found.folder), "folder", str(found.folder), self.there)
 
 
-def _news(view: View, origin: Origin, cursor: Cursor | None, joining: list[tuple[int, int] | None], now: float) -> News:
+def _news(
+    view: RunState, origin: Origin, cursor: Cursor | None, joining: list[tuple[int, int] | None], now: float
+) -> News:
     head = head_of(view, origin, now)
     made: list[Message] = []
 
@@ -177,7 +179,7 @@ def _news(view: View, origin: Origin, cursor: Cursor | None, joining: list[tuple
     def follows(knows: tuple[int, int], was_open: bool = True) -> bool:
         if view.finished is not None and was_open and knows[1] < view.seq:
             return False  # the end takes an open round back, and no patch says that
-        return knows[0] == view.epoch and knows[1] <= view.seq
+        return knows[0] == view.term and knows[1] <= view.seq
 
     def patch(head: Values, since: int) -> Message | None:
         tables = tables_of(view, since)
@@ -187,9 +189,9 @@ def _news(view: View, origin: Origin, cursor: Cursor | None, joining: list[tuple
 
     news = None
     if cursor is not None:
-        goes_on = follows((cursor.epoch, cursor.seq), cursor.head.get("open", True))
+        goes_on = follows((cursor.term, cursor.seq), cursor.head.get("open", True))
         news = patch(changes(cursor.head, head), cursor.seq) if goes_on else full()
     told = []
     for knows in joining:
         told.append((patch(head, knows[1]) if knows is not None and follows(knows) else None) or full())
-    return News(Cursor(view.epoch, view.seq, head), news, told)
+    return News(Cursor(view.term, view.seq, head), news, told)

@@ -15,7 +15,7 @@ from typing import BinaryIO
 from fedmq.dashboard.live_runs import Watched
 from fedmq.errors import BadConfiguration
 from fedmq.observe.event_log import take_line
-from fedmq.observe.run_state import View
+from fedmq.observe.run_state import RunState
 from fedmq.runtime.clock import Clock
 from fedmq.runtime.lock import is_locked
 from fedmq.runtime.run_folder import EVENTS
@@ -23,7 +23,7 @@ from fedmq.runtime.run_folder import EVENTS
 LOOK_S = 0.1  # between two looks at the file
 
 
-class Following:
+class RunFolderFollower:
     """One folder, as `watching.Watching` is many runs at a broker.
 
     Raises:
@@ -34,7 +34,7 @@ class Following:
         self._folder, self._clock = folder, clock
         self._half = b""  # of a line whose end is not written yet
         self.there = True
-        self._watched = Watched(View())
+        self._watched = Watched(RunState())
         self._file = self._open()
         self.step()
         if not self._watched.view.run:
@@ -48,7 +48,7 @@ class Following:
         if self._is_anew():
             self._file.close()
             self._file, self._half = self._open(), b""
-            self._watched.view = View()
+            self._watched.view = RunState()
             self._read()
         self._watched.heard_at = self._clock.now() if is_locked(self._folder) else -math.inf
 

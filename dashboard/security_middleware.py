@@ -62,7 +62,7 @@ class Refused(Exception):
         self.status, self.why = status, why
 
 
-class Guard:
+class SecurityMiddleware:
     """Before `app`. `names` are the host names and addresses that are ours, `any_address`: all addresses are."""
 
     def __init__(self, app: App, known: Secrets, *, names: set[str], any_address: bool, port: int) -> None:

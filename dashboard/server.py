@@ -17,8 +17,8 @@ import uvicorn
 
 from fedmq.dashboard.connection import TimedProtocol
 from fedmq.dashboard.controls import Controls
-from fedmq.dashboard.run_catalog import Gallery
-from fedmq.dashboard.security_middleware import Guard, Secrets
+from fedmq.dashboard.run_catalog import RunCatalog
+from fedmq.dashboard.security_middleware import Secrets, SecurityMiddleware
 from fedmq.dashboard.server_sent_events import Streams
 from fedmq.dashboard.web import Web
 from fedmq.observe.host_header import names_of
@@ -44,7 +44,7 @@ class Server:
 
     def __init__(
         self,
-        gallery: Gallery,
+        gallery: RunCatalog,
         listener: socket.socket,
         *,
         host: str,
@@ -64,7 +64,9 @@ class Server:
         self._streams = Streams(gallery)
         known = Secrets(token)
         web = Web(gallery, self._streams, known, controls).app()
-        guard = Guard(web, known, names=names_of(host, address) | set(allowed), any_address=any_address, port=port)
+        guard = SecurityMiddleware(
+            web, known, names=names_of(host, address) | set(allowed), any_address=any_address, port=port
+        )
         self._uvicorn = uvicorn.Server(_config(guard))
         self._thread = threading.Thread(target=self._serve, name="http", daemon=True)
         self._failed: BaseException | None = None

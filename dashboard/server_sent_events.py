@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from fedmq.dashboard.page_model import Values
-from fedmq.dashboard.run_catalog import Cursor, Gallery
+from fedmq.dashboard.run_catalog import Cursor, RunCatalog
 
 TICK_S = 0.1
 LIST_S = 1.0
@@ -35,7 +35,7 @@ class TooManyStreams(Exception):
 class Reader:
     """One open page."""
 
-    knows: tuple[int, int] | None  # epoch and event, of the stream that it had before
+    knows: tuple[int, int] | None  # term and event, of the stream that it had before
     queue: asyncio.Queue[bytes | None] = field(default_factory=lambda: asyncio.Queue(QUEUE_MAX))
     gone: bool = False
     told_absent: bool = False
@@ -78,7 +78,7 @@ class Channel:
 class Streams:
     """All open pages, by run; "" is that of none. `run` is to go on beside them."""
 
-    def __init__(self, gallery: Gallery) -> None:
+    def __init__(self, gallery: RunCatalog) -> None:
         self.opened = 0  # in all
         self._gallery = gallery
         self._channels: dict[str, Channel] = {}
@@ -163,5 +163,5 @@ class Streams:
 
 def event(kind: str, data: bytes, cursor: Cursor | None = None) -> bytes:
     """One event of a stream; with a cursor one from which a reader that comes again can go on."""
-    number = b"" if cursor is None else b"id: %d-%d\n" % (cursor.epoch, cursor.seq)
+    number = b"" if cursor is None else b"id: %d-%d\n" % (cursor.term, cursor.seq)
     return b"event: %s\n%sdata: %s\n\n" % (kind.encode(), number, data)

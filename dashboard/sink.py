@@ -16,7 +16,7 @@ from fedmq.runtime.run_folder import RUNS
 
 if TYPE_CHECKING:
     from fedmq.dashboard.sinks.runner import Sink
-    from fedmq.observe.run_state import View
+    from fedmq.observe.run_state import RunState
 
 Command = TypeVar("Command", bound=Callable[..., None])
 
@@ -102,7 +102,7 @@ def _need(module: str, extra: str) -> None:
 
 
 def _serve(
-    open_sink: Callable[[View], Sink], run: str | None, runs: Path, broker: str | None, keys: Path | None
+    open_sink: Callable[[RunState], Sink], run: str | None, runs: Path, broker: str | None, keys: Path | None
 ) -> None:
     """Watch, and feed the sinks, until it is over."""
     from fedmq.dashboard.live_runs import open_watching

@@ -50,7 +50,7 @@ def watch(
     """
     one_thread_for_arrays()
     from fedmq.dashboard.live_runs import open_watching
-    from fedmq.dashboard.run_folder_follower import Following, Looks
+    from fedmq.dashboard.run_folder_follower import Looks, RunFolderFollower
     from fedmq.dashboard.terminal_output import show_for
     from fedmq.runtime.clock import SystemClock
     from fedmq.runtime.loop import Waiting, serve
@@ -62,7 +62,7 @@ def watch(
     close: Callable[[], None]
     look_s = LOOK_S
     if run is not None and ("/" in run or Path(run).is_dir()):  # no name has a slash
-        source = following = Following(Path(run), clock=clock)
+        source = following = RunFolderFollower(Path(run), clock=clock)
         link, close, where, run = Looks(), following.close, run, next(iter(following.runs))
         look_s = 0.0
     else:
@@ -182,7 +182,7 @@ class Watcher:
 
     def _told(self) -> int:
         """A number that changes when anything was told."""
-        return sum(one.view.seq + (one.view.epoch << 32) for one in self._source.runs.values())
+        return sum(one.view.seq + (one.view.term << 32) for one in self._source.runs.values())
 
     def _draw(self, seen: list[Seen], now: float) -> None:
         self._next_at, self._drawn = now + TICK_S, self._told()

@@ -92,7 +92,7 @@ class Lines:
         self.lacks(note)
         for seen in several:
             view = seen.view
-            now = (view.epoch, view.seq, seen.condition)
+            now = (view.term, view.seq, seen.condition)
             if self._before.get(view.run) != now:
                 self._before[view.run] = now
                 click.echo(msgspec.json.encode(summary_of(seen)).decode())
@@ -137,7 +137,7 @@ def summary_of(seen: Seen) -> dict[str, Any]:
         "strategy": view.strategy,
         "robust": view.robust,
         "seed": view.seed,
-        "epoch": view.epoch,
+        "term": view.term,
         "round": view.newest.round if view.newest else 0,
         "rounds_max": view.rounds_max,
         "left_s": seen.left_s,

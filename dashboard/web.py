@@ -26,7 +26,7 @@ from starlette.types import Receive, Scope, Send
 
 from fedmq import __version__
 from fedmq.dashboard.controls import Controls, Word
-from fedmq.dashboard.run_catalog import BestModel, Gallery
+from fedmq.dashboard.run_catalog import BestModel, RunCatalog
 from fedmq.dashboard.security_middleware import Secrets, error_body
 from fedmq.dashboard.server_sent_events import Reader, Streams, TooManyStreams
 from fedmq.dashboard.surface import surface_of
@@ -47,7 +47,7 @@ _STATUS: dict[type[FedmqError], int] = {NotAuthorised: 403, Unreachable: 504, Ba
 class Web:
     """Answers questions about the runs of a gallery; `controls` None: nothing can be changed."""
 
-    def __init__(self, gallery: Gallery, streams: Streams, known: Secrets, controls: Controls | None) -> None:
+    def __init__(self, gallery: RunCatalog, streams: Streams, known: Secrets, controls: Controls | None) -> None:
         self._gallery, self._streams, self._secrets, self._controls = gallery, streams, known, controls
         self._work, self._waiting, self._words = asyncio.Semaphore(AT_WORK_MAX), 0, 0
         self._surfaces: OrderedDict[BestModel, bytes] = OrderedDict()

@@ -271,10 +271,10 @@ def _goal(known: Inventory, package: Path | None) -> Goal:
 
 
 def _reach(goal: Goal, ssh_config: Path | None, limit: int) -> None:
-    async def reach(rollout: Rollout) -> None:
-        await rollout.reach(goal)
+    async def connection(rollout: Rollout) -> None:
+        await rollout.connection(goal)
 
-    end(work_on(reach, ssh_config, limit), len(goal.hosts))
+    end(work_on(connection, ssh_config, limit), len(goal.hosts))
 
 
 for command in (operations.status, operations.logs, operations.stop, operations.remove):

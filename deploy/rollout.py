@@ -75,7 +75,7 @@ class Rollout:
             else:
                 self._tell(News(name, end, True))
 
-    async def reach(self, goal: Goal) -> None:
+    async def connection(self, goal: Goal) -> None:
         """Make it so."""
         self._federation: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._goal = goal

@@ -39,7 +39,7 @@ class Victim:
 
     def __init__(self, rows: Rows, bits: int = 16, most: int | None = None) -> None:
         self.session = Session(
-            "victim", len(rows.inputs), "", np.random.default_rng(0), scale=bits, budget=Budget(most)
+            "victim", len(rows.inputs), "", np.random.default_rng(0), fraction_bits=bits, budget=Budget(most)
         )
         self.session.step(Connected(), 0.0)
         self.learn, self.rounds = on_rows(rows, "victim"), 0
@@ -53,7 +53,7 @@ class Victim:
     def _round(self, pool: np.ndarray) -> Scores | None:
         self.rounds += 1
         work = Evolve(elites=0, generations=0, proposals=0)
-        message = Round(run="r", epoch=1, round=self.rounds, seed=0, deadline_s=9.0, task=TASK, work=work)
+        message = Round(run="r", term=1, round=self.rounds, seed=0, deadline_s=9.0, task=TASK, work=work)
         packet = decode(encode("round/r", message, {"ids": np.arange(len(pool)), "pool": pool}))
         if self.session.step(Heard(packet), 0.0).start is None:
             return None

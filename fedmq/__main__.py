@@ -8,12 +8,12 @@ from typing import NoReturn
 
 def main() -> NoReturn:
     """Run the command line."""
-    heeded = signal.getsignal(signal.SIGINT)
-    if heeded is signal.default_int_handler:
+    acked_request = signal.getsignal(signal.SIGINT)
+    if acked_request is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     from fedmq.cli.main import main as run
 
-    signal.signal(signal.SIGINT, heeded)
+    signal.signal(signal.SIGINT, acked_request)
     run()
 
 

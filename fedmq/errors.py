@@ -22,9 +22,9 @@ RejectReason = Literal[
     "not-finite",  # NaN or infinity
     "values",  # numbers that cannot be: a negative loss, more correct rows than rows
     "run",  # another run than the one that listens
-    "epoch",  # from an older life of the aggregator, or from one that has not been yet
+    "term",  # from an older life of the aggregator, or from one that has not been yet
     "round",  # a round that has not been published, or is too old to be used
-    "base",  # computed on another model than the round published
+    "model-digest",  # computed on another model than the round published
     "barred",  # of a trainer that an operator keeps out of the run
     "code",  # Python code that this trainer does not run, or that failed when it did
 ]

@@ -28,7 +28,7 @@ from fedmq.security.join_command import join
 if TYPE_CHECKING:
     from fedmq.runtime.clock import Clock
     from fedmq.security.keyring import Membership
-    from fedmq.security.signing import TrainerSeal
+    from fedmq.security.signing import TrainerSigning
     from fedmq.tasks.task import Rows
     from fedmq.trainer.code_policy import CodePolicy
     from fedmq.trainer.service import Trainer
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from fedmq.transport.zeromq import TrainerSockets
 
 ROWS_FEW = 10  # with fewer, a round's scores tell the labels to who looks at them; see docs/privacy.md
-SCALE_MAX = 30  # as `fedmq.protocol.messages` has it, which would load numpy for a `--help`
+FRACTION_BITS_MAX = 30  # as `fedmq.protocol.messages` has it, which would load numpy for a `--help`
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ def _check_data(_ctx: click.Context, _param: click.Parameter, spec: str | None) 
 )
 @option(
     "--score-bits",
-    type=click.IntRange(0, SCALE_MAX),
+    type=click.IntRange(0, FRACTION_BITS_MAX),
     default=16,
     metavar="B",
     help="Losses leave as integers in units of 2**-B: fewer bits say less about the rows.",
@@ -155,7 +155,7 @@ def trainer(
     one_thread_for_arrays()
     from fedmq.runtime.clock import SystemClock
     from fedmq.security.keyring import find_broker
-    from fedmq.security.signing import TrainerSeal
+    from fedmq.security.signing import TrainerSigning
     from fedmq.trainer.round_handler import on_rows
     from fedmq.trainer.service import Trainer, usage_of_process
     from fedmq.trainer.spool import FileSpool
@@ -165,8 +165,8 @@ def trainer(
     address, membership = find_broker(broker, keys, "trainer")
     name = _name(name, membership)
     rows = _rows(data, name, min_rows)
-    seal = None if membership is None else TrainerSeal(membership)
-    policy = _policy(allow_code, score, seal)
+    signing = None if membership is None else TrainerSigning(membership)
+    policy = _policy(allow_code, score, signing)
     link, clock = TrainerSockets(address, name, membership), SystemClock()
     count, spool = len(rows.inputs), None if state is None else FileSpool(state / name)
     service = Trainer(
@@ -177,7 +177,7 @@ def trainer(
         broker=address,
         connect_timeout_s=connect_timeout,
         spool=spool,
-        seal=seal,
+        signing=signing,
         usage=usage_of_process,
     )
     try:
@@ -192,7 +192,7 @@ def _serve(service: Trainer, link: TrainerSockets, clock: Clock, line: str, metr
     from fedmq.runtime.loop import serve
     from fedmq.trainer.metrics import measure
 
-    with exposed(metrics, measure(service), lambda: service.reach.lacks) as pulse:
+    with exposed(metrics, measure(service), lambda: service.connection.lacks) as pulse:
         serve(service, link, clock, ready=lambda: click.echo(line), pulse=pulse)
 
 
@@ -216,10 +216,12 @@ def _name(given: str | None, membership: Membership | None) -> str:
     return name
 
 
-def _session(name: str, count: int, spool: FileSpool | None, scale: int, cap: int | None, labels: str) -> Session:
+def _session(
+    name: str, count: int, spool: FileSpool | None, fraction_bits: int, cap: int | None, labels: str
+) -> Session:
     """A session that goes on with what an earlier life has kept."""
     from fedmq import __version__
-    from fedmq.runtime.rng import stream
+    from fedmq.runtime.rng import derive_rng
     from fedmq.trainer.budget import Budget
     from fedmq.trainer.high_water_marks import Seen
     from fedmq.trainer.session import Session
@@ -227,8 +229,10 @@ def _session(name: str, count: int, spool: FileSpool | None, scale: int, cap: in
     kept = [] if spool is None else spool.load(name, count)
     budget = Budget(cap, () if spool is None or cap is None else spool.spent())
     seen = Seen(() if spool is None else spool.seen())
-    jitter, words = stream(0, "jitter", name), tuple(filter(None, labels.split(",")))
-    return Session(name, count, __version__, jitter, kept, scale=scale, budget=budget, seen=seen, labels=words)
+    jitter, words = derive_rng(0, "jitter", name), tuple(filter(None, labels.split(",")))
+    return Session(
+        name, count, __version__, jitter, kept, fraction_bits=fraction_bits, budget=budget, seen=seen, labels=words
+    )
 
 
 def _rows(spec: str, name: str, least: int | None) -> Rows:
@@ -253,7 +257,7 @@ def _check_count(name: str, rows: int, least: int | None) -> None:
         )
 
 
-def _policy(allowed: bool, score: str | None, seal: TrainerSeal | None) -> CodePolicy:
+def _policy(allowed: bool, score: str | None, signing: TrainerSigning | None) -> CodePolicy:
     """Whose code this trainer runs."""
     from fedmq.tasks.shipping import ship
     from fedmq.trainer.code_policy import CodePolicy, unsigned
@@ -263,4 +267,4 @@ def _policy(allowed: bool, score: str | None, seal: TrainerSeal | None) -> CodeP
         raise BadConfiguration(
             f"--score {score}: expected a task with a Code model, got one that is data: leave it out"
         )
-    return CodePolicy(allowed=allowed, own=own, signer=unsigned if seal is None else seal.signer)
+    return CodePolicy(allowed=allowed, own=own, signer=unsigned if signing is None else signing.signer)

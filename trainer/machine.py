@@ -11,8 +11,8 @@ from typing import NamedTuple
 from fedmq.protocol.codec import Array, Packet
 from fedmq.protocol.messages import FromTrainer
 from fedmq.trainer.budget import Spent
-from fedmq.trainer.high_water_marks import Mark
-from fedmq.trainer.pending_result import Kept
+from fedmq.trainer.high_water_marks import HighWaterMark
+from fedmq.trainer.pending_result import PendingResult
 
 
 class Heard(NamedTuple):
@@ -77,9 +77,9 @@ class Effects:
     `leaves` are runs that this trainer takes no further part in from now on, `ignores` those it has no room for.
     """
 
-    marks: list[Mark] = field(default_factory=list)
+    marks: list[HighWaterMark] = field(default_factory=list)
     spends: list[Spent] = field(default_factory=list)
-    keeps: list[Kept] = field(default_factory=list)
+    keeps: list[PendingResult] = field(default_factory=list)
     drops: list[tuple[str, int]] = field(default_factory=list)  # run and round
     cancel: bool = False
     start: Packet | None = None

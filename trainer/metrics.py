@@ -46,9 +46,9 @@ def measure(trainer: Trainer) -> Callable[[Metrics], None]:
         count(
             "fedmq_trainer_broker_contacts_total",
             "Times that the broker was reached; one more than reconnections.",
-            lambda: trainer.reach.contacts,
+            lambda: trainer.connection.contacts,
         )
-        gauge("fedmq_trainer_broker_connected", "Whether the broker is there.", lambda: trainer.reach.there)
+        gauge("fedmq_trainer_broker_connected", "Whether the broker is there.", lambda: trainer.connection.there)
         gauge("fedmq_trainer_working", "Whether it works on a round.", lambda: session.working is not None)
         gauge(
             "fedmq_trainer_held_results",
@@ -56,6 +56,6 @@ def measure(trainer: Trainer) -> Callable[[Metrics], None]:
             lambda: sum(len(known.held) for known in list(session.runs.values())),
         )
         gauge("fedmq_trainer_runs", "Runs that it has heard of.", lambda: len(session.runs))
-        gauge("fedmq_trainer_rows", "Rows that it trains on.", lambda: session.samples)
+        gauge("fedmq_trainer_rows", "Rows that it trains on.", lambda: session.num_examples)
 
     return put

@@ -11,27 +11,27 @@ from fedmq.protocol.codec import Array
 from fedmq.protocol.messages import Result
 
 
-class Kept(NamedTuple):
-    """The answer to a round: `arrays` as they are sent, losses in units of 2**-`scale`, computed on `base`."""
+class PendingResult(NamedTuple):
+    """The answer to a round: `arrays` as they are sent, losses in units of 2**-`fraction_bits`, computed on `base`."""
 
     run: str
-    epoch: int  # that published the round
+    term: int  # that published the round
     round: int
     arrays: dict[str, Array]
     train_s: float
-    base: bytes
-    scale: int
+    model_digest: bytes
+    fraction_bits: int
 
-    def result(self, trainer: str, samples: int, epoch: int, attempt: int = 1) -> Result:
-        """The message, without its arrays, sent in this `epoch` for the so-many-th time."""
+    def result(self, trainer: str, num_examples: int, term: int, attempt: int = 1) -> Result:
+        """The message, without its arrays, sent in this `term` for the so-many-th time."""
         return Result(
             run=self.run,
-            epoch=epoch,
+            term=term,
             trainer=trainer,
             round=self.round,
-            samples=samples,
+            num_examples=num_examples,
             attempt=attempt,
             train_s=self.train_s,
-            base=self.base,
-            scale=self.scale,
+            model_digest=self.model_digest,
+            fraction_bits=self.fraction_bits,
         )

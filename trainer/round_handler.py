@@ -11,7 +11,7 @@ from fedmq.algorithms.learning import Score, learn
 from fedmq.models.networks import Code
 from fedmq.protocol.codec import CODE, Array, Packet
 from fedmq.protocol.messages import Round
-from fedmq.runtime.rng import stream
+from fedmq.runtime.rng import derive_rng
 from fedmq.tasks.task import Rows, Task
 from fedmq.trainer.code_policy import NO_CODE, CodePolicy
 from fedmq.trainer.sandbox import Sandbox
@@ -43,7 +43,7 @@ def on_rows(rows: Rows, name: str, policy: CodePolicy = NO_CODE) -> Learn:
             score = sandboxes.scoring(code, message.task, cancelled)
         if fitted is None or fitted[0] != message.task:
             fitted = (message.task, message.task.fit(rows))
-        draws = stream(message.seed, "trainer", name, message.round)
+        draws = derive_rng(message.seed, "trainer", name, message.round)
         return learn(message.task, message.work, arrays, fitted[1], draws, cancelled, score)
 
     return answer

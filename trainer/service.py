@@ -11,11 +11,11 @@ import msgspec
 from fedmq.errors import BadData, CodeRefused, Rejected
 from fedmq.protocol.codec import decode, encode
 from fedmq.protocol.messages import Accepted, Beacon, Finished, Refused, Result, Round, Welcome
-from fedmq.runtime.broker_connection import Reach
+from fedmq.runtime.broker_connection import BrokerConnection
 from fedmq.runtime.clock import Clock
 from fedmq.runtime.deadlines import earliest
 from fedmq.runtime.rate_limit import RateLimited
-from fedmq.security.signing import NoSeal, Seal
+from fedmq.security.signing import NoSigning, Signing
 from fedmq.trainer.machine import (
     Connected,
     Declined,
@@ -32,7 +32,7 @@ from fedmq.trainer.session import RUNS_MAX, Session
 from fedmq.trainer.spool import Spool
 from fedmq.trainer.worker import Done, Worker
 from fedmq.transport.address import DEFAULT_ADDRESS
-from fedmq.transport.link import Delivered, Link, LinkRefused, LinkUp, News
+from fedmq.transport.link import Delivered, Link, LinkEvent, LinkRefused, LinkUp
 
 IGNORED_AGAIN_S = 3600.0  # for a run that is ignored nothing changes soon
 
@@ -64,7 +64,7 @@ class Trainer:
         broker: str = DEFAULT_ADDRESS,
         connect_timeout_s: float | None = None,
         spool: Spool | None = None,
-        seal: Seal | None = None,
+        signing: Signing | None = None,
         usage: Usage = lambda: (0.0, 0),
     ) -> None:
         self.session = session
@@ -72,9 +72,9 @@ class Trainer:
         self.refusals: dict[str, int] = {}
         self.trained: Callable[[float], None] | None = None
         self._link, self._worker, self._clock = link, worker, clock
-        self.reach = Reach(broker, clock.now(), connect_timeout_s)
+        self.connection = BrokerConnection(broker, clock.now(), connect_timeout_s)
         self._spool = spool
-        self._seal: Seal = seal or NoSeal()
+        self._signing: Signing = signing or NoSigning()
         self._failure: Exception | None = None
         self._fits: set[str] = set()  # runs whose task our rows fit,
         self._unfit: dict[str, BadData] = {}  # and those whose they do not, of which nobody knows whether they go on
@@ -89,13 +89,13 @@ class Trainer:
     @property
     def wake_at(self) -> float | None:
         """See `loop.Service`."""
-        return earliest(self.reach.wake_at, self.session.wake_at)
+        return earliest(self.connection.wake_at, self.session.wake_at)
 
     @property
     def status(self) -> str:
         """See `loop.Service`."""
         working, runs = self.session.working, self.session.runs
-        if not self.reach.there:
+        if not self.connection.there:
             return "the broker is not there"
         if working is not None:
             return f"round {working[1]} of run {working[0]}, working"
@@ -133,21 +133,21 @@ class Trainer:
                 self._fail(failure)
         if self._failure is not None:
             raise self._failure
-        self.reach.check(self._clock.now())
+        self.connection.check(self._clock.now())
 
-    def _event(self, news: News) -> Event | None:
+    def _event(self, news: LinkEvent) -> Event | None:
         if isinstance(news, LinkUp):
-            self.reach.up()
+            self.connection.up()
             return Connected()
         if isinstance(news, LinkRefused):
-            self.reach.refused()
+            self.connection.refused()
             return Disconnected()
         if not isinstance(news, Delivered):
-            self.reach.down()
+            self.connection.down()
             return Disconnected()
         try:
             packet = decode(news.frames)
-            self._seal.check(packet, self._clock.now())
+            self._signing.check(packet, self._clock.now())
         except Rejected as rejected:
             self._reject(rejected)
             return None
@@ -216,7 +216,7 @@ class Trainer:
             if isinstance(outgoing, Result):
                 cpu_s, memory = self._usage()
                 outgoing = msgspec.structs.replace(outgoing, cpu_s=cpu_s, memory=memory)
-            self._link.send(encode(topic, outgoing, arrays, sign=self._seal.sign))
+            self._link.send(encode(topic, outgoing, arrays, sign=self._signing.sign))
 
     def _save(self, effects: Effects) -> None:
         for run in effects.leaves:
@@ -236,7 +236,7 @@ class Trainer:
         for spent in effects.spends:
             self._spool.spend(spent)
         for kept in effects.keeps:
-            self._spool.keep(kept, self.session.name, self.session.samples)
+            self._spool.keep(kept, self.session.name, self.session.num_examples)
         for run, number in effects.drops:
             self._spool.drop(run, number)
 

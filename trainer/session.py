@@ -2,8 +2,8 @@
 
 Knows nothing of how work is done. For each run that it hears of, a trainer is
 
-    OFFERED   it said hello and waits to be welcomed (again after each beacon that it does not know the epoch of)
-    WELCOMED  it has a place on the roster of the run's epoch
+    OFFERED   it said hello and waits to be welcomed (again after each beacon that it does not know the term of)
+    WELCOMED  it has a place on the roster of the run's term
 
 and, whichever run its one worker works for, it is
 
@@ -12,7 +12,7 @@ and, whichever run its one worker works for, it is
                           accepted, refused, acknowledged by a beacon, or the run is over
               -> WORKING  when a newer round of that run comes: the old work is cancelled
 
-A lower epoch than the highest that was seen is a zombie's and is ignored. What is held is saved before it is sent, and
+A lower term than the highest that was seen is a zombie's and is ignored. What is held is saved before it is sent, and
 of each run one result at a time is under way.
 
 It follows `RUNS_MAX` runs. One more is taken in when one of them is silent, the one that was heard of longest ago going
@@ -31,8 +31,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from fedmq.protocol import topics
-from fedmq.protocol.codec import Array, Packet, base_of
-from fedmq.protocol.fixed_point import SCALE, counted
+from fedmq.protocol.codec import Array, Packet, digest_of
+from fedmq.protocol.fixed_point import FRACTION_BITS, quantize
 from fedmq.protocol.messages import Beacon, Finished, FromAggregator, FromTrainer, Goodbye, Hello, Round, Welcome
 from fedmq.runtime.deadlines import earliest
 from fedmq.trainer.budget import Budget, evaluations_of
@@ -49,7 +49,7 @@ from fedmq.trainer.machine import (
     Worked,
     WorkFailed,
 )
-from fedmq.trainer.pending_result import Kept
+from fedmq.trainer.pending_result import PendingResult
 
 RUNS_MAX = 16  # followed at once
 SILENT_S = 5.0  # without a word of a run, then another may take its place: an aggregator speaks four times a second,
@@ -64,7 +64,7 @@ STOP_S = 4.0  # to finish the work, and then to see its result acknowledged
 class Held:
     """A result that nobody has acknowledged yet."""
 
-    kept: Kept
+    kept: PendingResult
     attempt: int = 0
     send_at: float = 0.0
     backoff_s: float = RESEND_S
@@ -74,9 +74,9 @@ class Held:
 class KnownRun:
     """What a trainer knows of one run."""
 
-    epoch: int
+    term: int
     round: int = 0  # the newest round that came,
-    round_epoch: int = 0  # and the epoch that published it
+    round_term: int = 0  # and the term that published it
     index: int | None = None  # on the roster; None while OFFERED
     hello_at: float = 0.0  # not before
     spread_s: float = 0.0  # over which those who come back at once are to spread
@@ -96,39 +96,39 @@ class KnownRun:
 class Session:
     """A trainer's side of all the runs that it hears of; `kept` is what an earlier life had not seen acknowledged.
 
-    Losses leave in units of 2**-`scale`; `budget` says how many candidates of a run may be scored, `seen`
+    Losses leave in units of 2**-`fraction_bits`; `budget` says how many candidates of a run may be scored, `seen`
     what is too old to be heeded.
     """
 
     def __init__(
         self,
         name: str,
-        samples: int,
+        num_examples: int,
         version: str,
         jitter: np.random.Generator,
-        kept: Iterable[Kept] = (),
+        kept: Iterable[PendingResult] = (),
         *,
-        scale: int = SCALE,
+        fraction_bits: int = FRACTION_BITS,
         budget: Budget | None = None,
         seen: Seen | None = None,
         labels: tuple[str, ...] = (),
     ) -> None:
-        self.name, self.samples, self.version, self.scale = name, samples, version, scale
+        self.name, self.num_examples, self.version, self.fraction_bits = name, num_examples, version, fraction_bits
         self.labels = labels
         self.budget, self.seen = budget or Budget(), seen or Seen()
         self.done = False
         self.runs: OrderedDict[str, KnownRun] = OrderedDict()
         self.working: tuple[str, int] | None = None  # run and round,
-        self._base, self._evaluations = b"", 0  # what it works on, and how much that costs
+        self._model_digest, self._evaluations = b"", 0  # what it works on, and how much that costs
         self._next: OrderedDict[str, Packet] = OrderedDict()  # the newest round of each run that waits for the worker
         self._jitter = jitter
         self._connected = False
         self._stop_by: float | None = None
         self._effects = Effects()
-        for one in sorted(kept, key=lambda one: (one.run, one.epoch, one.round)):
+        for one in sorted(kept, key=lambda one: (one.run, one.term, one.round)):
             known = self.runs.setdefault(one.run, self._new_run(one.run))
-            known.epoch = max(known.epoch, one.epoch)
-            known.round_epoch, known.round = max((known.round_epoch, known.round), (one.epoch, one.round))
+            known.term = max(known.term, one.term)
+            known.round_term, known.round = max((known.round_term, known.round), (one.term, one.round))
             known.held[one.round], known.live = Held(one), True
 
     def is_live(self, run: str) -> bool:
@@ -196,27 +196,27 @@ class Session:
     def _new_run(self, run: str) -> KnownRun:
         """A run as far as it is remembered."""
         mark = self.seen.of(run)
-        return KnownRun(mark.epoch, mark.round, mark.epoch)
+        return KnownRun(mark.term, mark.round, mark.term)
 
     def _known(self, message: FromAggregator, now: float) -> KnownRun | None:
-        """What is known of the message's run, now at its epoch; None when it is not to be heeded.
+        """What is known of the message's run, now at its term; None when it is not to be heeded.
 
         So it is with a message from an older life of the run's aggregator, and of runs that are not followed with all
         but the offer of work, for which there must be room.
         """
-        run, epoch = message.run, message.epoch
+        run, term = message.run, message.term
         known = self.runs.get(run) or self._new_run(run)
-        if epoch < known.epoch or (run not in self.runs and not isinstance(message, Round | Beacon)):
+        if term < known.term or (run not in self.runs and not isinstance(message, Round | Beacon)):
             return None
         if run not in self.runs and not self._makes_room(now):
             self._effects.ignores.append(run)
             return None
         self.runs[run], known.heard_at = known, now
         self.runs.move_to_end(run)
-        if epoch > known.epoch:
-            self._effects.marks += self.seen.reached(run, epoch)
+        if term > known.term:
+            self._effects.marks += self.seen.reached(run, term)
             pause_s = self._pause_s(known)
-            known.epoch, known.index, known.hello_at = epoch, None, now + pause_s
+            known.term, known.index, known.hello_at = term, None, now + pause_s
             self._next.pop(run, None)  # an older life's round; this one's comes, or is asked for
             for held in known.held.values():
                 held.send_at, held.backoff_s = now + pause_s, RESEND_S
@@ -239,13 +239,13 @@ class Session:
 
     def _round(self, packet: Packet, message: Round, known: KnownRun, now: float) -> None:
         self._acknowledge(message.run, known, message.round - 1, message.acknowledged)
-        base = base_of(message.arrays)
-        if message.round in known.held and known.held[message.round].kept.base != base:
+        model_digest = digest_of(message.arrays)
+        if message.round in known.held and known.held[message.round].kept.model_digest != model_digest:
             self._release(message.run, known, message.round)  # of a life that went back to an earlier round
-        if message.epoch == known.round_epoch:
+        if message.term == known.round_term:
             new = message.round > known.round
         else:  # the same round of a later life is the same work; another one, even a lower one, is what counts now
-            at_work = self.working == (message.run, message.round) and self._base == base
+            at_work = self.working == (message.run, message.round) and self._model_digest == model_digest
             new = message.round not in known.held and not at_work
         if new and not known.left and not self.budget.allows(message.run, evaluations_of(message)):
             self._effects.spends += self.budget.close(message.run)
@@ -256,8 +256,8 @@ class Session:
         elif new:
             self._forget_work(message.run)
             self._next[message.run] = packet
-        if new or message.epoch != known.round_epoch:
-            known.round, known.round_epoch = message.round, message.epoch
+        if new or message.term != known.round_term:
+            known.round, known.round_term = message.round, message.term
         if known.index is None:
             self._hello(message.run, known, now)
 
@@ -278,7 +278,7 @@ class Session:
     def _release(self, run: str, known: KnownRun, number: int) -> None:
         """Forget a result for good: its round is never worked on again."""
         if (held := known.held.pop(number, None)) is not None:
-            self._effects.marks += self.seen.reached(run, held.kept.epoch, number)
+            self._effects.marks += self.seen.reached(run, held.kept.term, number)
             self._effects.drops.append((run, number))
 
     def _pause_s(self, known: KnownRun) -> float:
@@ -298,8 +298,10 @@ class Session:
             return  # cancelled in the meantime
         self.working = None
         known = self.runs[event.run]
-        arrays = counted(event.arrays, self.scale)
-        kept = Kept(event.run, known.round_epoch, event.round, arrays, event.train_s, self._base, self.scale)
+        arrays = quantize(event.arrays, self.fraction_bits)
+        kept = PendingResult(
+            event.run, known.round_term, event.round, arrays, event.train_s, self._model_digest, self.fraction_bits
+        )
         known.held[event.round] = Held(kept, send_at=now)
         self._effects.keeps.append(kept)
         self._effects.spends += self.budget.spend(event.run, self._evaluations)
@@ -332,20 +334,20 @@ class Session:
             message = packet.message
             assert isinstance(message, Round)
             self.working = (run, message.round)
-            self._base, self._evaluations = base_of(message.arrays), evaluations_of(message)
+            self._model_digest, self._evaluations = digest_of(message.arrays), evaluations_of(message)
             self._effects.start = packet
 
     def _end(self) -> None:
         self.done = True
         self._effects.cancel, self.working = self._effects.cancel or self.working is not None, None
         for run, known in self.runs.items():
-            self._send(run, Goodbye(run=run, epoch=known.epoch, trainer=self.name))
+            self._send(run, Goodbye(run=run, term=known.term, trainer=self.name))
 
     def _leave(self, run: str, known: KnownRun) -> None:
         """Take no part in it. Each round that still comes is told goodbye: the last one may have been lost."""
         self._forget_work(run)
         known.left = True
-        self._send(run, Goodbye(run=run, epoch=known.epoch, trainer=self.name))
+        self._send(run, Goodbye(run=run, term=known.term, trainer=self.name))
 
     def _forget_work(self, run: str) -> None:
         self._next.pop(run, None)
@@ -354,8 +356,8 @@ class Session:
 
     @staticmethod
     def _newest(known: KnownRun) -> int:
-        """The newest round of this epoch that came; 0: none yet."""
-        return known.round if known.round_epoch == known.epoch else 0
+        """The newest round of this term that came; 0: none yet."""
+        return known.round if known.round_term == known.term else 0
 
     # --- what leaves --------------------------------------------------------------------------------------------
 
@@ -368,9 +370,9 @@ class Session:
         known.hello_at = now + again_s
         hello = Hello(
             run=run,
-            epoch=known.epoch,
+            term=known.term,
             trainer=self.name,
-            samples=self.samples,
+            num_examples=self.num_examples,
             round=self._newest(known),
             version=self.version,
             labels=self.labels,
@@ -378,5 +380,5 @@ class Session:
         self._send(run, hello)
 
     def _send_result(self, run: str, known: KnownRun, held: Held) -> None:
-        result = held.kept.result(self.name, self.samples, known.epoch, held.attempt)
+        result = held.kept.result(self.name, self.num_examples, known.term, held.attempt)
         self._send(run, result, held.kept.arrays)

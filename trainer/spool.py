@@ -21,8 +21,8 @@ from fedmq.protocol.codec import decode, encode
 from fedmq.protocol.messages import Result
 from fedmq.runtime.atomic_files import write_whole, writing
 from fedmq.trainer.budget import Spent
-from fedmq.trainer.high_water_marks import Mark
-from fedmq.trainer.pending_result import Kept
+from fedmq.trainer.high_water_marks import HighWaterMark
+from fedmq.trainer.pending_result import PendingResult
 
 SUFFIX, SPENT_SUFFIX, SEEN_SUFFIX = ".result", ".spent", ".seen"
 SPENT_UNKNOWN = 2**53  # more than any cap
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 class Spool(Protocol):
     """Where a trainer's results outlive it."""
 
-    def keep(self, kept: Kept, trainer: str, samples: int) -> None:
+    def keep(self, kept: PendingResult, trainer: str, num_examples: int) -> None:
         """Write a result; it is safe when this returns."""
         ...
 
@@ -45,8 +45,8 @@ class Spool(Protocol):
         """Write how many evaluations of a run are spent; it is safe when this returns."""
         ...
 
-    def mark(self, mark: Mark) -> None:
-        """Write how far a run has come; a new epoch is safe when this returns."""
+    def mark(self, mark: HighWaterMark) -> None:
+        """Write how far a run has come; a new term is safe when this returns."""
         ...
 
 
@@ -54,11 +54,11 @@ class MemorySpool:
     """A spool that outlives a trainer of a simulation, or nothing at all."""
 
     def __init__(self) -> None:
-        self.kept: dict[tuple[str, int], Kept] = {}
+        self.kept: dict[tuple[str, int], PendingResult] = {}
         self.spent: dict[str, Spent] = {}
-        self.marks: dict[str, Mark] = {}
+        self.marks: dict[str, HighWaterMark] = {}
 
-    def keep(self, kept: Kept, trainer: str, samples: int) -> None:
+    def keep(self, kept: PendingResult, trainer: str, num_examples: int) -> None:
         """See `Spool`."""
         self.kept[kept.run, kept.round] = kept
 
@@ -70,7 +70,7 @@ class MemorySpool:
         """See `Spool`."""
         self.spent[spent.run] = spent
 
-    def mark(self, mark: Mark) -> None:
+    def mark(self, mark: HighWaterMark) -> None:
         """See `Spool`."""
         self.marks[mark.run] = mark
 
@@ -87,7 +87,7 @@ class FileSpool:
         with writing(f"--state {folder}"):
             folder.mkdir(parents=True, exist_ok=True)
 
-    def load(self, trainer: str, samples: int) -> list[Kept]:
+    def load(self, trainer: str, num_examples: int) -> list[PendingResult]:
         """What an earlier life of `trainer` kept, when it had as many rows.
 
         Files that are damaged, another's, or of other rows are left out, with a line.
@@ -95,14 +95,14 @@ class FileSpool:
         found = []
         for path in sorted(self._folder.glob(f"*{SUFFIX}")):
             try:
-                found.append(_read(path, trainer, samples))
+                found.append(_read(path, trainer, num_examples))
             except (OSError, Rejected, msgspec.MsgspecError) as error:
                 log.warning("%s is left out, its round is worked on again: %s", path, error)
         return found
 
-    def keep(self, kept: Kept, trainer: str, samples: int) -> None:
+    def keep(self, kept: PendingResult, trainer: str, num_examples: int) -> None:
         """Write a result; on disk when this returns. A disk that is full costs the file, not the result."""
-        message = kept.result(trainer, samples, kept.epoch)
+        message = kept.result(trainer, num_examples, kept.term)
         content = msgspec.msgpack.encode(encode(topics.up_to(kept.run), message, kept.arrays))
         _write(self._path(kept.run, kept.round), content, "the result")
 
@@ -123,16 +123,16 @@ class FileSpool:
         else:
             _remove(path)
 
-    def seen(self) -> list[Mark]:
+    def seen(self) -> list[HighWaterMark]:
         """How far runs had come, the one that is longest unchanged first. A damaged file is as if there were none."""
         paths = sorted(self._folder.glob(f"*{SEEN_SUFFIX}"), key=lambda path: path.stat().st_mtime_ns)
         return [mark for mark in map(_read_mark, paths) if mark is not None]
 
-    def mark(self, mark: Mark) -> None:
-        """Write how far a run has come. Synced for a new epoch; a power cut may cost the newest round, no more."""
+    def mark(self, mark: HighWaterMark) -> None:
+        """Write how far a run has come. Synced for a new term; a power cut may cost the newest round, no more."""
         path = self._folder / f"{mark.run}{SEEN_SUFFIX}"
-        if mark.epoch:
-            content = msgspec.msgpack.encode((mark.epoch, mark.round))
+        if mark.term:
+            content = msgspec.msgpack.encode((mark.term, mark.round))
             _write(path, content, "how far the run has come", sync=not mark.round)
         else:
             _remove(path)
@@ -171,21 +171,23 @@ def _read_spent(path: Path) -> Spent:
         return Spent(run, SPENT_UNKNOWN)
 
 
-def _read_mark(path: Path) -> Mark | None:
+def _read_mark(path: Path) -> HighWaterMark | None:
     try:
-        epoch, number = msgspec.msgpack.decode(_content(path), type=tuple[int, int])
+        term, number = msgspec.msgpack.decode(_content(path), type=tuple[int, int])
     except (OSError, Rejected, msgspec.MsgspecError) as error:
         log.warning("%s is left out: %s", path, error)
         return None
-    return Mark(path.name.removesuffix(SEEN_SUFFIX), epoch, number)
+    return HighWaterMark(path.name.removesuffix(SEEN_SUFFIX), term, number)
 
 
-def _read(path: Path, trainer: str, samples: int) -> Kept:
+def _read(path: Path, trainer: str, num_examples: int) -> PendingResult:
     packet = decode(msgspec.msgpack.decode(_content(path), type=list[bytes]))
     message = packet.message
     if not isinstance(message, Result) or message.trainer != trainer:
         raise Rejected("names", f"it is not a result of {trainer}")
-    if message.samples != samples:
-        raise Rejected("values", f"it is about {message.samples} rows, now there are {samples}")
+    if message.num_examples != num_examples:
+        raise Rejected("values", f"it is about {message.num_examples} rows, now there are {num_examples}")
     arrays = dict(packet.arrays)
-    return Kept(message.run, message.epoch, message.round, arrays, message.train_s, message.base, message.scale)
+    return PendingResult(
+        message.run, message.term, message.round, arrays, message.train_s, message.model_digest, message.fraction_bits
+    )

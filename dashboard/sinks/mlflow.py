@@ -17,7 +17,7 @@ from mlflow.tracking import MlflowClient
 from fedmq.dashboard.sinks.runner import Report, figures_of, parameters_of
 from fedmq.errors import Unreachable, one_line
 from fedmq.observe.events import RunFinished
-from fedmq.observe.run_state import RoundView, View
+from fedmq.observe.run_state import RoundView, RunState
 from fedmq.runtime.run_folder import REPORT
 
 RUN_TAG = "fedmq.run"
@@ -50,7 +50,7 @@ class Experiment:
 class TrackedRun:
     """One run of an experiment; see `Sink`."""
 
-    def __init__(self, experiment: Experiment, view: View) -> None:
+    def __init__(self, experiment: Experiment, view: RunState) -> None:
         self._experiment, self._client = experiment, experiment.client
         with experiment.talking():
             found = self._client.search_runs([experiment.id], f"tags.`{RUN_TAG}` = '{view.run}'", max_results=1)
@@ -91,7 +91,7 @@ class TrackedRun:
         """See `Sink`; nothing is left open."""
 
 
-def experiment(uri: str, name: str) -> Callable[[View], TrackedRun]:
+def experiment(uri: str, name: str) -> Callable[[RunState], TrackedRun]:
     """What opens the sink of a run in the experiment of that name."""
     known = Experiment(uri, name)
     return lambda view: TrackedRun(known, view)

@@ -11,9 +11,9 @@ from typing import Any, Protocol
 
 import msgspec
 
-from fedmq.dashboard.live_runs import Watched, Watching
+from fedmq.dashboard.live_runs import LiveRuns, Watched
 from fedmq.observe.events import RunFinished
-from fedmq.observe.run_state import RoundView, View
+from fedmq.observe.run_state import RoundView, RunState
 from fedmq.runtime.clock import Clock
 from fedmq.runtime.run_folder import REPORT
 
@@ -47,11 +47,16 @@ class Feeding:
     """All runs at one broker, or one of them, until it is over; see `loop.Service`. `runs` is where folders may be."""
 
     def __init__(
-        self, watching: Watching, open_sink: Callable[[View], Sink], clock: Clock, runs: Path, only: str | None = None
+        self,
+        watching: LiveRuns,
+        open_sink: Callable[[RunState], Sink],
+        clock: Clock,
+        runs: Path,
+        only: str | None = None,
     ) -> None:
         self._watching, self._open, self._clock, self._runs, self._only = watching, open_sink, clock, runs, only
         self._sinks: dict[str, Sink] = {}
-        self._over: dict[str, tuple[int, int]] = {}  # the epoch, and the rounds, with which a run ended
+        self._over: dict[str, tuple[int, int]] = {}  # the term, and the rounds, with which a run ended
         self._look_until: dict[str, float] = {}  # for the report of a run that is over
         self._more = self._only_is_over = False
 
@@ -100,7 +105,7 @@ class Feeding:
 
     def _feed(self, run: str, watched: Watched) -> None:
         view = watched.view
-        if self._over.get(run) == (view.epoch, len(view.rounds)):
+        if self._over.get(run) == (view.term, len(view.rounds)):
             return
         if run not in self._sinks:
             self._sinks[run] = self._open(view)
@@ -114,14 +119,14 @@ class Feeding:
         elif view.finished is not None:
             self._finish(run, view, view.finished)
 
-    def _finish(self, run: str, view: View, finished: RunFinished) -> None:
+    def _finish(self, run: str, view: RunState, finished: RunFinished) -> None:
         """Once its report is there, or has not come in time."""
         now = self._clock.now()
         report = read_report(self._runs / run / REPORT)
         if report is None and now < self._look_until.setdefault(run, now + REPORT_S):
             return
         self._look_until.pop(run, None)
-        self._over[run] = (view.epoch, len(view.rounds))
+        self._over[run] = (view.term, len(view.rounds))
         sink = self._sinks.pop(run)
         sink.finish(finished, report)
         sink.close()
@@ -150,7 +155,7 @@ def figures_of(one: RoundView) -> dict[str, float]:
     return figures
 
 
-def parameters_of(view: View) -> dict[str, str]:
+def parameters_of(view: RunState) -> dict[str, str]:
     """What was chosen for a run, by name."""
     names = ("task", "strategy", "robust", "seed", "metric", "target", "rounds_max", "min_trainers")
     return {name: str(value) for name in names if (value := getattr(view, name)) not in ("", None)}

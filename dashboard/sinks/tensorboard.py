@@ -13,7 +13,7 @@ from tensorboardX import SummaryWriter
 
 from fedmq.dashboard.sinks.runner import Report, figures_of, parameters_of
 from fedmq.observe.events import RunFinished
-from fedmq.observe.run_state import RoundView, View
+from fedmq.observe.run_state import RoundView, RunState
 from fedmq.runtime.atomic_files import writing
 
 NAMES = {"fitness_best": "fitness/best", "fitness_mean": "fitness/mean", "fitness_worst": "fitness/worst"}
@@ -22,7 +22,7 @@ NAMES = {"fitness_best": "fitness/best", "fitness_mean": "fitness/mean", "fitnes
 class EventFile:
     """Of one run, in a folder of its name. Whoever starts again writes another file, with the same points."""
 
-    def __init__(self, out: Path, view: View) -> None:
+    def __init__(self, out: Path, view: RunState) -> None:
         self.last = 0
         with writing(f"--out {out}"):
             self._writer = SummaryWriter(str(out / view.run))
@@ -46,6 +46,6 @@ class EventFile:
         self._writer.close()
 
 
-def event_files(out: Path) -> Callable[[View], EventFile]:
+def event_files(out: Path) -> Callable[[RunState], EventFile]:
     """What opens the sink of a run in the folder `out`."""
     return lambda view: EventFile(out, view)

@@ -84,7 +84,7 @@ function columnsFor(picture, act) {
     { name: "Last seen", number: true, sort: (one) => -one.seen_at, cell: (one) => since(picture(), one) },
     number("Training", (one) => one.train_s, known(duration)),
     number("Round trip", (one) => one.round_trip_s, known(duration)),
-    number("Rows", (one) => one.samples, known(count)),
+    number("Rows", (one) => one.num_examples, known(count)),
     { name: "Contribution", number: true, sort: (one) => one.results, cell: (one) => contribution(picture(), one) },
     number("Late", (one) => one.late),
     { ...number("Rejected", (one) => one.rejected), cell: rejectedCell },

@@ -15,7 +15,7 @@ from pathlib import Path
 from rich.console import Console
 
 from fedmq.observe.event_log import take_line
-from fedmq.observe.run_state import View
+from fedmq.observe.run_state import RunState
 from fedmq.observe.terminal_view import Seen, draw_run
 from fedmq.runtime.run_folder import EVENTS
 
@@ -33,7 +33,7 @@ def fedmq(*arguments: str) -> None:
 
 def draw_terminal(folder: Path) -> str:
     """The panel of the run in `folder`, as it was after so many rounds, as SVG."""
-    view = View()
+    view = RunState()
     with (folder / EVENTS).open("rb") as file:
         for line in file:
             view = take_line(view, line)

@@ -35,12 +35,12 @@ class Update:
     trainer: str
     round: int  # the round that it answers
     staleness: int  # rounds that were closed since that one; 0: it is in time
-    samples: int  # rows that the trainer holds
+    num_examples: int  # rows that the trainer holds
     arrays: Arrays
 
 
 @dataclass(frozen=True, eq=False)
-class Standing:
+class Evaluation:
     """The candidate that would be deployed now, and how well it and the others do.
 
     `loss` and `correct` are sums over the `rows` on which the candidate has been scored, and only of trainers that
@@ -89,13 +89,13 @@ class Strategy(Protocol[State]):
     ...     def close(self, state, members):
     ...         numbers = [number for trainer, number in sorted(state.told) if trainer in members]
     ...         return Guess(sum(numbers) / len(numbers)) if numbers else Guess(state.value)
-    ...     def standing(self, state):
+    ...     def evaluation(self, state):
     ...         return None
     >>> from fedmq.protocol.messages import GradientLearner, Train
     >>> strategy = MeanOfNumbers()
     >>> state = strategy.init(None, seed=1)
     >>> for trainer, number in [("bob", 4.0), ("alice", 1.0), ("bob", 4.0)]:
-    ...     update = Update(trainer, round=1, staleness=0, samples=1, arrays={"model": np.array([number])})
+    ...     update = Update(trainer, round=1, staleness=0, num_examples=1, arrays={"model": np.array([number])})
     ...     state = strategy.tell(state, update)
     >>> state = strategy.close(state, members={"alice", "bob"})
     >>> strategy.ask(state).arrays["model"]
@@ -143,7 +143,7 @@ class Strategy(Protocol[State]):
         """
         ...
 
-    def standing(self, state: State) -> Standing | None:
+    def evaluation(self, state: State) -> Evaluation | None:
         """The candidate that would be deployed: the best covered, of those the most correct, then the least loss.
 
         The number of correct rows counts for tasks that are measured by it. None: nothing has been scored yet.

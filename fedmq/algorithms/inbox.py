@@ -58,14 +58,14 @@ def check_round(update: Update, current: int) -> None:
 
 def check_scores(update: Update) -> None:
     """Nothing, if the update's `losses` and `correct` can be those of its rows; else raises Rejected."""
-    if update.samples < 1:
-        raise Rejected("values", f"expected at least one row, got {update.samples}")
+    if update.num_examples < 1:
+        raise Rejected("values", f"expected at least one row, got {update.num_examples}")
     if (update.arrays["losses"] < 0).any():
         raise Rejected("values", "expected losses of 0 or more, got a negative one")
     correct = update.arrays["correct"]
-    wrong = correct[(correct < 0) | (correct > update.samples)]
+    wrong = correct[(correct < 0) | (correct > update.num_examples)]
     if wrong.size:
-        raise Rejected("values", f"expected from 0 to {update.samples} correct rows, got {wrong[0]}")
+        raise Rejected("values", f"expected from 0 to {update.num_examples} correct rows, got {wrong[0]}")
 
 
 def check_genes(name: str, update: Update) -> None:

@@ -24,9 +24,9 @@ NORM_MAX = GENE_MAX / 100  # what is bred from it must still be of a size that i
 Mask = npt.NDArray[np.bool_]
 
 
-def possible_losses(losses: Floats, samples: Integers, task: Task) -> Floats:
+def possible_losses(losses: Floats, num_examples: Integers, task: Task) -> Floats:
     """The losses (trainers, candidates), none above what so many rows can come to; NaN stays."""
-    possible: Floats = np.minimum(losses, row_loss_max(task) * samples[:, None])
+    possible: Floats = np.minimum(losses, row_loss_max(task) * num_examples[:, None])
     return possible
 
 
@@ -35,7 +35,7 @@ def row_loss_max(task: Task) -> float:
     return ROW_CROSS_ENTROPY_MAX if task.loss == "cross-entropy" else ROW_SQUARED_ERROR_MAX
 
 
-def bounded_losses(losses: Floats, has: Mask, samples: Integers, task: Task) -> Floats:
+def bounded_losses(losses: Floats, has: Mask, num_examples: Integers, task: Task) -> Floats:
     """Possible losses (trainers, candidates) as they count in a ranking; NaN, where `has` is false, stays.
 
     Classes have a scale of their own: a guess costs ln(classes) a row. Values have none, so theirs is what trainers
@@ -46,18 +46,18 @@ def bounded_losses(losses: Floats, has: Mask, samples: Integers, task: Task) -> 
     """
     if task.loss == "cross-entropy":
         assert not isinstance(task.model, Code)
-        bounded: Floats = np.minimum(losses, LOSS_PER_ROW_MAX * math.log2(task.model.outputs) * samples[:, None])
+        bounded: Floats = np.minimum(losses, LOSS_PER_ROW_MAX * math.log2(task.model.outputs) * num_examples[:, None])
         return bounded
-    own = medians(losses / samples[:, None], has)
+    own = medians(losses / num_examples[:, None], has)
     credible = float(np.sort(own)[-1 - len(own) // LIARS_SHARE])
     if credible == 0.0:  # there is no scale: all but liars say that half of the candidates are perfect
         return losses
-    most = LOSS_TIMES * np.maximum(own, credible) * samples
+    most = LOSS_TIMES * np.maximum(own, credible) * num_examples
     scale = LOSS_TIMES * credible / np.maximum(own, LOSS_TIMES * credible)
     return np.minimum(losses, most[:, None]) * scale[:, None]
 
 
-def without_extremes(losses: Floats, samples: Integers) -> Floats:
+def without_extremes(losses: Floats, num_examples: Integers) -> Floats:
     """The losses per row (candidates,), without the trainers who, for this candidate, say the most and the least.
 
     As many on each side as liars are expected; with too few trainers for one liar, simply the sums.
@@ -65,7 +65,7 @@ def without_extremes(losses: Floats, samples: Integers) -> Floats:
     liars = len(losses) // LIARS_SHARE
     kept: Floats = losses.sum(axis=0)
     if liars:
-        kept = np.sort(losses / samples[:, None], axis=0)[liars:-liars].mean(axis=0)
+        kept = np.sort(losses / num_examples[:, None], axis=0)[liars:-liars].mean(axis=0)
     return kept
 
 

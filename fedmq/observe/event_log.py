@@ -15,7 +15,7 @@ import msgspec
 
 from fedmq.errors import FedmqError
 from fedmq.observe import events
-from fedmq.observe.run_state import View
+from fedmq.observe.run_state import RunState
 from fedmq.protocol.messages import At
 from fedmq.runtime.atomic_files import write_whole
 from fedmq.runtime.run_folder import writing
@@ -35,7 +35,7 @@ class _Summary(msgspec.Struct, frozen=True, tag_field="event", tag="summary"):
     """The first line of a file that began anew."""
 
     at: At
-    view: View
+    view: RunState
 
 
 _stamp = msgspec.json.Decoder(_Stamp)
@@ -46,7 +46,9 @@ _summary = msgspec.json.Decoder(_Summary)
 class EventLog:
     """Appends to `path`; `view` is what the file holds, and takes each event before it is written here."""
 
-    def __init__(self, path: Path, wall: Callable[[], float], view: View, *, bytes_max: int = LOG_BYTES_MAX) -> None:
+    def __init__(
+        self, path: Path, wall: Callable[[], float], view: RunState, *, bytes_max: int = LOG_BYTES_MAX
+    ) -> None:
         self._path, self._wall, self._view, self._bytes_max = path, wall, view, bytes_max
         with writing(path):
             self._file: BinaryIO = path.open("a+b")
@@ -80,12 +82,12 @@ class EventLog:
             self._file.close()
 
 
-def read_view(path: Path, *, tail: int | None = None) -> View:
+def read_view(path: Path, *, tail: int | None = None) -> RunState:
     """What the events in `path` come to; of the first line and the last `tail` bytes alone, if that is given.
 
     A line that is no event, such as a torn one, is left out; a file that is not there holds none.
     """
-    view = View()
+    view = RunState()
     try:
         with path.open("rb") as file:
             view = take_line(view, file.readline())  # it says which run it is
@@ -98,7 +100,7 @@ def read_view(path: Path, *, tail: int | None = None) -> View:
     return view
 
 
-def take_line(view: View, line: bytes) -> View:
+def take_line(view: RunState, line: bytes) -> RunState:
     """What one more line of the file comes to: `view`, which has taken it, or the one that the line holds."""
     try:
         stamp = _stamp.decode(line)

@@ -34,7 +34,7 @@ def value_text(value: float, metric: str) -> str:
 def _of_trainer(event: events.AnyEvent) -> str | None:
     match event:
         case events.TrainerJoined():
-            return f"trainer {event.trainer} joined ({event.samples} rows)"
+            return f"trainer {event.trainer} joined ({event.num_examples} rows)"
         case events.TrainerSuspected():
             return f"trainer {event.trainer} has not answered in time"
         case events.TrainerLeft():

@@ -42,7 +42,7 @@ class RunStarted(Event, frozen=True, kw_only=True, tag="run-started"):
     """An aggregator began a run, or goes on with it `again`."""
 
     run: str
-    epoch: int
+    term: int
     again: bool = False
     round: int
     task: str
@@ -67,7 +67,7 @@ class TrainerJoined(Event, frozen=True, kw_only=True, tag="trainer-joined"):
     """A trainer offered itself, or is back."""
 
     trainer: str
-    samples: int
+    num_examples: int
     version: str = ""  # of fedmq, once it said so
     labels: tuple[str, ...] = ()
     fingerprint: str = ""  # of its key, where there are keys

@@ -36,7 +36,7 @@ class TrainerView(msgspec.Struct):
 
     name: str
     presence: Presence = "alive"
-    samples: int = 0
+    num_examples: int = 0
     results: int = 0
     late: int = 0
     rejected: int = 0
@@ -102,14 +102,14 @@ class BestView(msgspec.Struct, frozen=True, array_like=True):
     touched: int = 0
 
 
-class View(msgspec.Struct):
+class RunState(msgspec.Struct):
     """One run. `take` each of its events, in order; `seq` says how many that were.
 
     `rounds` are in order, the last one is the newest; `trainers` by name, in the order in which they were met.
     """
 
     run: str = ""
-    epoch: int = 0
+    term: int = 0
     seq: int = 0
     task: str = ""
     strategy: str = ""
@@ -202,9 +202,9 @@ class View(msgspec.Struct):
     # --- each kind of event -------------------------------------------------------------------------------------
 
     def _run_started(self, at: float, event: events.RunStarted) -> None:
-        self.run, self.epoch, self.task, self.strategy, self.seed = (
+        self.run, self.term, self.task, self.strategy, self.seed = (
             event.run,
-            event.epoch,
+            event.term,
             event.task,
             event.strategy,
             event.seed,
@@ -241,7 +241,7 @@ class View(msgspec.Struct):
         trainer = self._trainer(event.trainer, at)
         if trainer is None:
             return
-        trainer.presence, trainer.joined_at, trainer.samples = "alive", at, event.samples
+        trainer.presence, trainer.joined_at, trainer.num_examples = "alive", at, event.num_examples
         trainer.version = event.version or trainer.version
         trainer.labels = event.labels or trainer.labels
         trainer.fingerprint = event.fingerprint or trainer.fingerprint
@@ -364,22 +364,22 @@ def drawable(model: Model) -> bool:
 _UNREAD = (events.RoundPublished, events.ResultAccepted, events.BestChanged)  # too many; each has a place of its own
 _OFTEN = (events.RoundClosed, events.CheckpointKept)
 _TAKES: dict[type, Any] = {
-    events.RunStarted: View._run_started,
-    events.RoundPublished: View._round_published,
-    events.RoundClosed: View._round_closed,
-    events.TrainerJoined: View._trainer_joined,
-    events.TrainerSuspected: View._trainer_suspected,
-    events.TrainerLeft: View._trainer_left,
-    events.TrainerBarred: View._trainer_barred,
-    events.TrainerReadmitted: View._trainer_readmitted,
-    events.ResultAccepted: View._result_accepted,
-    events.ResultResent: View._result_resent,
-    events.ResultRejected: View._result_rejected,
-    events.BestChanged: View._best_changed,
-    events.CheckpointKept: View._checkpoint_kept,
-    events.Stalled: View._stalled,
-    events.Waiting: View._waiting,
-    events.RunPaused: View._run_paused,
-    events.RunResumed: View._run_resumed,
-    events.RunFinished: View._run_finished,
+    events.RunStarted: RunState._run_started,
+    events.RoundPublished: RunState._round_published,
+    events.RoundClosed: RunState._round_closed,
+    events.TrainerJoined: RunState._trainer_joined,
+    events.TrainerSuspected: RunState._trainer_suspected,
+    events.TrainerLeft: RunState._trainer_left,
+    events.TrainerBarred: RunState._trainer_barred,
+    events.TrainerReadmitted: RunState._trainer_readmitted,
+    events.ResultAccepted: RunState._result_accepted,
+    events.ResultResent: RunState._result_resent,
+    events.ResultRejected: RunState._result_rejected,
+    events.BestChanged: RunState._best_changed,
+    events.CheckpointKept: RunState._checkpoint_kept,
+    events.Stalled: RunState._stalled,
+    events.Waiting: RunState._waiting,
+    events.RunPaused: RunState._run_paused,
+    events.RunResumed: RunState._run_resumed,
+    events.RunFinished: RunState._run_finished,
 }

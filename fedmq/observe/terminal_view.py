@@ -20,7 +20,7 @@ from rich.text import Text
 from fedmq.observe import events
 from fedmq.observe.braille import Curve, draw_blocks, draw_curves
 from fedmq.observe.event_text import best_text, describe, printable, value_text
-from fedmq.observe.run_state import Condition, Presence, RoundView, TrainerView, View
+from fedmq.observe.run_state import Condition, Presence, RoundView, RunState, TrainerView
 
 CHART_LINES_MIN, CHART_LINES_MAX = 4, 12
 FEED_LINES_MAX = 5
@@ -35,7 +35,7 @@ COLOURS: dict[Condition, str] = {"solved": "green", "running": "green", "paused"
 class Seen(NamedTuple):
     """A run as it is at one moment, `now` by its aggregator's clock; `here` says whether that is there."""
 
-    view: View
+    view: RunState
     now: float
     here: bool
 
@@ -198,7 +198,7 @@ def _latencies(rounds: Sequence[RoundView], width: int) -> RenderableType:
 Cell = Callable[[Seen, TrainerView], str]
 # heading: (what stands there, the columns that the screen must have)
 COLUMNS: dict[str, tuple[Cell, int]] = {
-    "rows": (lambda _, one: str(one.samples), 0),
+    "rows": (lambda _, one: str(one.num_examples), 0),
     "results": (lambda _, one: str(one.results), 0),
     "share": (lambda seen, one: f"{one.results / max(1, seen.view.results):.0%}", 0),
     "late": (lambda _, one: str(one.late or ""), 100),

@@ -152,7 +152,7 @@ def _fits(shape: Shape, expected: Shape) -> bool:
     )
 
 
-def base_of(infos: Iterable[ArrayInfo]) -> bytes:
+def digest_of(infos: Iterable[ArrayInfo]) -> bytes:
     """What names the model or pool of a round: SHA-256 over the digests of its arrays but `code`, in their order."""
     return hashlib.sha256(b"".join(info.sha256 for info in infos if info.name != CODE)).digest()
 

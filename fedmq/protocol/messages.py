@@ -26,7 +26,7 @@ from fedmq.tasks.task import CANDIDATES_MAX, GENERATIONS_MAX, MUTATION_EXPONENT_
 
 PROTOCOL_VERSION = 1
 BITMAP_BYTES_MAX = TRAINERS_MAX // 8  # half of what a header may hold
-SCALE_MAX = 30  # bits behind the point of a loss
+FRACTION_BITS_MAX = 30  # bits behind the point of a loss
 STEPS_MAX = 1_000_000
 
 Count = Annotated[int, Meta(ge=0, le=2**53)]
@@ -75,7 +75,7 @@ class Evolve(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="evolv
     """Work of the strategy `evolution`: score the pool on your rows, evolve offspring from it, send the best back.
 
     Arrays down: `ids` (pool,) int64, `pool` (pool, genes) float64. Arrays up: `losses` (pool,) int64, the summed loss
-    of each candidate on the trainer's rows in units of 2**-scale (see `Result`); `correct` (pool,) int64; `elites`
+    of each candidate on the trainer's rows in units of 2**-fraction_bits; `correct` (pool,) int64; `elites`
     (proposals or fewer, genes) float64.
     """
 
@@ -90,7 +90,7 @@ class Train(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="train"
     """Work of the averaging strategies: train the model on your rows and send it back.
 
     Arrays down: `model` (genes,) float64. Arrays up: `model` (genes,) float64, the trained one; `losses` (1,) int64, in
-    units of 2**-scale, and `correct` (1,) int64 of the model that was received, on the trainer's rows.
+    units of 2**-fraction_bits, and `correct` (1,) int64 of the model that was received, on the trainer's rows.
     """
 
     learner: EvolutionLearner | GradientLearner
@@ -107,10 +107,10 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 class RunHeader(Header, frozen=True, kw_only=True):
-    """What every message of a run has. A higher epoch is a later life of the aggregator and wins."""
+    """What every message of a run has. A higher term is a later life of the aggregator and wins."""
 
     run: Name
-    epoch: Count
+    term: Count
 
 
 class Round(RunHeader, frozen=True, kw_only=True, tag="round"):
@@ -139,7 +139,7 @@ class Beacon(RunHeader, frozen=True, kw_only=True, tag="beacon"):
     waiting: bool = False  # for trainers: who is here says hello, in case the word of that was lost
     spread_s: Annotated[float, Meta(ge=0, le=60)] = 0.0  # who comes (back) waits a random part of this first
     acknowledged: Bitmap = b""
-    heeded: Count = 0  # `word` of the last Control that was heeded
+    acked_request: Count = 0  # `word` of the last Control that was heeded
     at: At = 0.0  # by the aggregator's clock, which may not be that of those who watch; 0: it does not say
 
 
@@ -167,7 +167,7 @@ class Snapshot(RunHeader, frozen=True, kw_only=True, tag="snapshot"):
 
 
 class Welcome(RunHeader, frozen=True, kw_only=True, tag="welcome"):
-    """Answer to Hello: you are on the roster of this epoch, at `index` of the beacon's bitmap."""
+    """Answer to Hello: you are on the roster of this term, at `index` of the beacon's bitmap."""
 
     trainer: Name
     index: Count
@@ -193,7 +193,7 @@ class Hello(RunHeader, frozen=True, kw_only=True, tag="hello"):
     """A trainer offers itself to a run. `round` is the newest round that it holds (0: none): send me a newer one."""
 
     trainer: Name
-    samples: Positive
+    num_examples: Positive
     round: Count
     version: Text
     labels: Labels = ()
@@ -203,17 +203,17 @@ class Result(RunHeader, frozen=True, kw_only=True, tag="result"):
     """What a trainer found in one round; sent again until it is accepted or refused.
 
     `base` says on what it was computed: `wire.base_of` the round's arrays. Its losses are integers in units of
-    2**-scale, so that sums of them are exact, whatever is added to hide each one. `cpu_s` and `memory` are for those
-    who watch, and count for nothing.
+    2**-fraction_bits, so that their sums are exact. `cpu_s` and `memory` are for observers
+    only.
     """
 
     trainer: Name
     round: Count
-    samples: Positive
+    num_examples: Positive
     attempt: Positive  # 1 the first time
     train_s: Seconds  # of local work
-    base: Digest
-    scale: Annotated[int, Meta(ge=0, le=SCALE_MAX)]
+    model_digest: Digest
+    fraction_bits: Annotated[int, Meta(ge=0, le=FRACTION_BITS_MAX)]
     cpu_s: Seconds = 0.0  # of the trainer's process, in all,
     memory: Count = 0  # and the most bytes that it has held
 
@@ -232,7 +232,7 @@ class Control(RunHeader, frozen=True, kw_only=True, tag="control"):
 
     action: Action
     trainer: Name | None = None
-    word: Count = 0
+    request_id: Count = 0
 
 
 class Presence(Header, frozen=True, kw_only=True, tag="presence"):

@@ -126,7 +126,7 @@ def _show_report(report: Report, folder: Path) -> None:
         click.echo(f"model      {folder / report.model}  sha256 {report.model_sha256}")
     for one in report.trainers:
         click.echo(
-            f"trainer    {one.name}: {one.samples} rows, {one.results} results, {one.late} late, "
+            f"trainer    {one.name}: {one.num_examples} rows, {one.results} results, {one.late} late, "
             f"{one.rejected} rejected, {one.resent} sent again"
         )
 

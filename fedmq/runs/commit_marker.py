@@ -20,16 +20,16 @@ _FIELDS = struct.Struct("<QQQ")
 class Reached(NamedTuple):
     """How far a store has come; it never falls back."""
 
-    epoch: int
+    term: int
     closed: int  # the last round that is closed
     results: int  # accepted for the close of the next one
 
     def covers(self, other: Reached) -> bool:
         """Whether this is at least as far."""
-        return self.epoch >= other.epoch and self[1:] >= other[1:]
+        return self.term >= other.term and self[1:] >= other[1:]
 
 
-class Witness:
+class CommitMarker:
     """The file at `path`; it is made with the first commit."""
 
     def __init__(self, path: Path) -> None:

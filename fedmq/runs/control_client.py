@@ -13,7 +13,7 @@ from fedmq.errors import BadConfiguration, NotAuthorised, Rejected, Unreachable
 from fedmq.security.keyring import Membership
 from fedmq.protocol.messages import Action, Beacon, Control, Finished, Round
 from fedmq.transport.link import Delivered, Link, LinkRefused
-from fedmq.security.signing import NoSeal, Seal, TrainerSeal
+from fedmq.security.signing import NoSigning, Signing, TrainerSigning
 from fedmq.transport.zeromq import SubscriberSockets
 from fedmq.protocol.codec import decode, encode
 
@@ -40,23 +40,23 @@ class Operator:
         action: Action,
         *,
         clock: Clock,
-        word: int,
+        request_id: int,
         trainer: str | None = None,
-        seal: Seal | None = None,
+        signing: Signing | None = None,
     ) -> None:
-        self.done = self.heeded = False
+        self.done = self.acked_request = False
         self._link, self._run, self._action, self._clock = link, run, action, clock
-        self._trainer, self._word = trainer, word
+        self._trainer, self._request_id = trainer, request_id
         self._asks = f"to {action}{'' if trainer is None else ' ' + trainer}"
-        self._seal: Seal = seal or NoSeal()
-        self._epoch: int | None = None  # once the run was heard
+        self._signing: Signing = signing or NoSigning()
+        self._term: int | None = None  # once the run was heard
         self._ask_at = 0.0
         self._give_up_at = clock.now() + ANSWER_S
 
     @property
     def wake_at(self) -> float:
         """See `loop.Service`."""
-        return self._give_up_at if self._epoch is None else min(self._ask_at, self._give_up_at)
+        return self._give_up_at if self._term is None else min(self._ask_at, self._give_up_at)
 
     @property
     def status(self) -> str:
@@ -78,42 +78,42 @@ class Operator:
         if self.done:
             return
         if now >= self._give_up_at:
-            came = "nothing came" if self._epoch is None else "it was heard, but not of that"
+            came = "nothing came" if self._term is None else "it was heard, but not of that"
             raise Unreachable(
                 f"expected run {self._run} {self._asks} within {ANSWER_S:g} s, {came}: "
                 "is its aggregator running, and is --broker right? fedmq runs ls says how runs stand"
             )
-        if self._epoch is not None and now >= self._ask_at:
+        if self._term is not None and now >= self._ask_at:
             self._ask_at = now + AGAIN_S
             control = Control(
-                run=self._run, epoch=self._epoch, action=self._action, trainer=self._trainer, word=self._word
+                run=self._run, term=self._term, action=self._action, trainer=self._trainer, request_id=self._request_id
             )
-            self._link.send(encode(topics.up_to(self._run), control, sign=self._seal.sign))
+            self._link.send(encode(topics.up_to(self._run), control, sign=self._signing.sign))
 
     def _hear(self, news: Delivered) -> None:
         try:
             packet = decode(news.frames)
-            self._seal.check(packet, self._clock.now())
+            self._signing.check(packet, self._clock.now())
         except Rejected:
             return
         message = packet.message
         if not isinstance(message, Round | Beacon | Finished) or message.run != self._run:
             return
-        if self._epoch is not None and message.epoch < self._epoch:
+        if self._term is not None and message.term < self._term:
             return  # a zombie, that speaks for nobody
-        self._epoch = message.epoch
+        self._term = message.term
         if isinstance(message, Finished):
             if self._action != "stop":
                 raise BadConfiguration(f"run {self._run} is over; there is nothing {self._asks}")
-            self.done = self.heeded = True
+            self.done = self.acked_request = True
         elif isinstance(message, Beacon) and self._shows(message):  # a Round that comes again says nothing of this
-            self.done = self.heeded = True
+            self.done = self.acked_request = True
 
     def _shows(self, beacon: Beacon) -> bool:
         """Whether the run is as it is wanted."""
         if self._action in ("pause", "resume"):
             return beacon.paused is (self._action == "pause")
-        return self._action != "stop" and beacon.heeded == self._word
+        return self._action != "stop" and beacon.acked_request == self._request_id
 
 
 def open_operator(
@@ -121,6 +121,6 @@ def open_operator(
 ) -> tuple[Operator, SubscriberSockets]:
     """An operator at that broker, and its link, which is to be closed in the end."""
     link = SubscriberSockets(address, topics.round_of(run), topics.beacon_of(run), membership=membership)
-    seal = None if membership is None else TrainerSeal(membership)
-    word = secrets.randbelow(2**53) + 1
-    return Operator(link, run, action, clock=clock, word=word, trainer=trainer, seal=seal), link
+    signing = None if membership is None else TrainerSigning(membership)
+    request_id = secrets.randbelow(2**53) + 1
+    return Operator(link, run, action, clock=clock, request_id=request_id, trainer=trainer, signing=signing), link

@@ -37,7 +37,7 @@ def _ask(
         serve(operator, link, clock)
     finally:
         link.close()
-    if not operator.heeded:
+    if not operator.acked_request:
         raise click.Abort
     click.echo(told)
 

@@ -61,8 +61,8 @@ def replay_run(folder: Path) -> Again:
     strategy = find_strategy(description.strategy, description.robust)
     replayed = replay(store, description.task, strategy, description.seed, from_start=True)
     store.close()
-    standing = strategy.standing(replayed.state)
-    model = None if standing is None else TrainedModel(description.task.model, standing.genes, description.task.name)
+    evaluation = strategy.evaluation(replayed.state)
+    model = None if evaluation is None else TrainedModel(description.task.model, evaluation.genes, description.task.name)
     sha256 = None if model is None else hashlib.sha256(model.to_bytes()).hexdigest()
     return Again(replayed.round - 1, sum(results for _, results in replayed.trainers.values()), sha256)
 
@@ -105,7 +105,7 @@ def recover(folder: Path, last: int | None) -> int:
         old.unlink()
     whole = Store(partial)
     try:
-        whole.begin(description, damaged.epoch)
+        whole.begin(description, damaged.term)
         kept = _copy(damaged, whole, last)
     finally:
         whole.close()

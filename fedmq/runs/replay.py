@@ -90,7 +90,7 @@ def _update(store: Store, stored: StoredResult, replayed: Replayed) -> Update:
         update = as_update(result, packet.arrays, stored.counted_in)
     except Rejected as rejected:
         raise _impossible(store, stored, rejected) from rejected
-    replayed.trainers[stored.trainer] = (update.samples, replayed.trainers.get(stored.trainer, (0, 0))[1] + 1)
+    replayed.trainers[stored.trainer] = (update.num_examples, replayed.trainers.get(stored.trainer, (0, 0))[1] + 1)
     return update
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from fedmq.runs.store import Close, Description
-from fedmq.algorithms.base import Standing
+from fedmq.algorithms.base import Evaluation
 from fedmq.observe import events
 from fedmq.errors import BadConfiguration
 from fedmq.runtime.atomic_files import write_whole
@@ -26,7 +26,7 @@ class TrainerReport(msgspec.Struct, frozen=True):
     """One trainer's part in a run."""
 
     name: str
-    samples: int
+    num_examples: int
     results: int
     late: int
     rejected: int
@@ -59,7 +59,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 def make_report(
     description: Description,
     closes: list[Close],
-    standing: Standing | None,
+    evaluation: Evaluation | None,
     trainers: list[TrainerReport],
     *,
     solved: bool,
@@ -70,7 +70,7 @@ def make_report(
 ) -> tuple[Report, TrainedModel | None]:
     """The report of a run and its model (None when nothing has been scored). `ended` is in seconds since 1970."""
     task = description.task
-    model = None if standing is None else TrainedModel(task.model, standing.genes, task.name)
+    model = None if evaluation is None else TrainedModel(task.model, evaluation.genes, task.name)
     report = Report(
         run=description.run,
         task=task.name,
@@ -80,7 +80,7 @@ def make_report(
         solved=solved,
         rounds=closes[-1].round if closes else 0,
         metric=task.metric,
-        value=None if standing is None else task.value(standing.loss, standing.correct, standing.rows),
+        value=None if evaluation is None else task.value(evaluation.loss, evaluation.correct, evaluation.rows),
         train_s=sum(close.round_s for close in closes),
         wall_s=ended - description.started,
         round_s_median=statistics.median(close.round_s for close in closes) if closes else None,

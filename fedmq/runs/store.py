@@ -24,20 +24,20 @@ import msgspec
 
 from fedmq.runs.blobs import Blobs
 from fedmq.runs.store_errors import Errors, StoreDamaged
-from fedmq.runs.commit_marker import Reached, Witness
+from fedmq.runs.commit_marker import Reached, CommitMarker
 from fedmq.errors import BadConfiguration, StoreError
 from fedmq.observe.events import Best, Why
 from fedmq.runtime.lock import FolderLock
 from fedmq.tasks.task import Task
 from fedmq.protocol.codec import Frames
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 _T = TypeVar("_T")
 # A damaged file can also make the module sqlite3 fail at text (UnicodeError) or at sizes.
 _UNREADABLE = (sqlite3.Error, UnicodeError, MemoryError, OverflowError)
 _SCHEMA = """
 CREATE TABLE run (
-    only_row INTEGER PRIMARY KEY CHECK (only_row = 1), description BLOB NOT NULL, epoch INTEGER NOT NULL,
+    only_row INTEGER PRIMARY KEY CHECK (only_row = 1), description BLOB NOT NULL, term INTEGER NOT NULL,
     digest BLOB NOT NULL
 );
 CREATE TABLE results (
@@ -74,7 +74,7 @@ class Close(msgspec.Struct, frozen=True):
     round_s: float
     closed: float  # seconds since 1970
     best: Best | None
-    base: bytes  # of what the round published, see `wire.base_of`: its late results are checked against it
+    model_digest: bytes  # of what the round published, see `wire.base_of`: its late results are checked against it
 
 
 class StoredResult(NamedTuple):
@@ -103,7 +103,7 @@ class Store:
         self.path = str(path)
         self._errors = Errors(self.path, _UNREADABLE)
         self._blobs = None if self.path == ":memory:" else Blobs(Path(path).with_name("blobs"))
-        self._witness = None if self.path == ":memory:" else Witness(Path(path).with_suffix(".witness"))
+        self._commit_marker = None if self.path == ":memory:" else CommitMarker(Path(path).with_suffix(".commit-marker"))
         self._lock: FolderLock | None = None  # once this store has written
         with self._errors:
             self._connection = sqlite3.connect(self.path, isolation_level=None, timeout=2.0)
@@ -138,20 +138,20 @@ class Store:
         return None if row is None else self._decode(row[0], _DESCRIPTION)
 
     @property
-    def epoch(self) -> int:
+    def term(self) -> int:
         """That of the newest life of the run's aggregator; 0: it had none."""
         row = self._run()
         return 0 if row is None else row[1]
 
-    def begin(self, description: Description, epoch: int = 0) -> None:
-        """Make a new store that of this run, whose newest life had this epoch."""
+    def begin(self, description: Description, term: int = 0) -> None:
+        """Make a new store that of this run, whose newest life had this term."""
         self._check_reached()
         blob = msgspec.msgpack.encode(description)
-        self._write("INSERT INTO run VALUES (1, ?, ?, ?)", blob, epoch, _digest(blob, epoch))
+        self._write("INSERT INTO run VALUES (1, ?, ?, ?)", blob, term, _digest(blob, term))
         self.commit()
 
-    def next_epoch(self, wall: float) -> int:
-        """The epoch of a life that begins at `wall`, in seconds since 1970: that in ms, but above the last; on disk.
+    def next_term(self, wall: float) -> int:
+        """The term of a life that begins at `wall`, in seconds since 1970: that in ms, but above the last; on disk.
 
         So a copy that is put back, and a run that is begun anew under its name, are above all that was before.
         """
@@ -160,13 +160,13 @@ class Store:
         self._check_reached()
         for (line,) in self._read("PRAGMA quick_check(1)"):  # what nobody reads may be in the way of what is written
             self._check(line == "ok", "the list of its pages")
-        blob, epoch = row[0], max(row[1] + 1, int(1000 * wall))
-        self._write("UPDATE run SET epoch = ?, digest = ?", epoch, _digest(blob, epoch))
+        blob, term = row[0], max(row[1] + 1, int(1000 * wall))
+        self._write("UPDATE run SET term = ?, digest = ?", term, _digest(blob, term))
         self.commit()
-        return epoch
+        return term
 
     def _run(self) -> tuple[bytes, int] | None:
-        row = self._row("SELECT description, epoch, digest FROM run")
+        row = self._row("SELECT description, term, digest FROM run")
         if row is None:
             return None
         self._check(row[2] == _digest(row[0], row[1]), "the description of the run")
@@ -197,8 +197,8 @@ class Store:
             self._errors.file.check()
             with self._errors:
                 self._connection.execute("COMMIT")
-            if self._witness is not None:
-                self._witness.write(self._reached())
+            if self._commit_marker is not None:
+                self._commit_marker.write(self._reached())
 
     def abandon(self) -> None:
         """Forget what was kept since the last `commit`, as a crash would."""
@@ -296,8 +296,8 @@ class Store:
         """Let go of the file, without what was kept since the last `commit`."""
         with self._errors:
             self._connection.close()
-        if self._witness is not None:
-            self._witness.close()
+        if self._commit_marker is not None:
+            self._commit_marker.close()
         if self._lock is not None:
             self._lock.release()
             self._lock = None
@@ -330,16 +330,16 @@ class Store:
             return row
 
     def _reached(self) -> Reached:
-        (epoch,) = self._row("SELECT epoch FROM run") or (0,)
+        (term,) = self._row("SELECT term FROM run") or (0,)
         (closed,) = self._row("SELECT max(round) FROM closes") or (None,)
         if closed is None:  # there is none, or all were dropped before a checkpoint
             (closed,) = self._row("SELECT coalesce(max(round) - 1, 0) FROM checkpoints") or (0,)
         (results,) = self._row("SELECT count(*) FROM results WHERE counted_in > ?", closed) or (0,)
-        return Reached(epoch, closed, results)
+        return Reached(term, closed, results)
 
     def _check_reached(self) -> None:
         """What was acknowledged is there: the store is at least as far as its witness."""
-        said = None if self._witness is None else self._witness.read()
+        said = None if self._commit_marker is None else self._commit_marker.read()
         self._check(said is None or self._reached().covers(said), "the end of its write-ahead log")
 
     def _write(self, statement: str, *values: object) -> None:

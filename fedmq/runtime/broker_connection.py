@@ -15,7 +15,7 @@ NOTICE_S = 1.0  # a broker that is started at the same time is there before that
 log = logging.getLogger(__name__)
 
 
-class Reach:
+class BrokerConnection:
     """How things stand with the broker at `address`; times are on the clock of the service that asks.
 
     `timeout_s` bounds the wait for the first contact; None: wait for ever. Once it was reached, a broker that goes

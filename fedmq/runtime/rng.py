@@ -11,7 +11,7 @@ import hashlib
 import numpy as np
 
 
-def stream(seed: int, *path: str | int) -> np.random.Generator:
+def derive_rng(seed: int, *path: str | int) -> np.random.Generator:
     """The generator at `path` below `seed`; e.g. `stream(7, "trainer", "bob", 3)` for bob's round 3.
 
     The path is hashed (SHA-256), so that streams of neighbouring rounds and names are independent; numpy's

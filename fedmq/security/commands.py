@@ -276,8 +276,8 @@ def rotate(role: str, keys: Path, connect_timeout: float | None) -> None:
         )
         click.echo(f"each observer needs the new {keys}/federation.json in its folder")
         return
-    identity, standing = rotate_trainer(keys, connect_timeout)
-    if standing is None or standing.state != "accepted":
-        why = "the broker does not let in the old key, nor the new one" if standing is None else standing.detail
-        raise NotAuthorised(f"expected trainer {identity.name} to have its key replaced: {why or standing}")
+    identity, evaluation = rotate_trainer(keys, connect_timeout)
+    if evaluation is None or evaluation.state != "accepted":
+        why = "the broker does not let in the old key, nor the new one" if evaluation is None else evaluation.detail
+        raise NotAuthorised(f"expected trainer {identity.name} to have its key replaced: {why or evaluation}")
     click.echo(f"trainer {identity.name}, new fingerprint {identity.public.fingerprint}; restart fedmq trainer")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from fedmq.errors import Rejected
 from fedmq.protocol.codec import Frames
-from fedmq.runtime.broker_connection import Reach
+from fedmq.runtime.broker_connection import BrokerConnection
 from fedmq.runtime.clock import Clock, SystemClock
 from fedmq.runtime.deadlines import earliest
 from fedmq.security.enrolment import Standing, ask, read_answer
@@ -48,7 +48,7 @@ class Joiner:
         self.done = self.interrupted = False
         self.standing: Standing | None = None
         self._link, self._frames, self._clock, self._expires, self._tell = link, frames, clock, expires, tell
-        self._reach = Reach(broker, clock.now(), connect_timeout_s)
+        self._reach = BrokerConnection(broker, clock.now(), connect_timeout_s)
         self._ask_at: float | None = None  # none while there is no connection
         self._answer_by = 0.0
         self._refusals = 0

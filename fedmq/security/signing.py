@@ -1,6 +1,6 @@
 """Signatures end to end: who says what, so that neither the broker nor another member can say it in their name.
 
-Signed is the header as it was sent, never a re-serialisation: it names run, epoch, round, trainer, and the SHA-256 of
+Signed is the header as it was sent, never a re-serialisation: it names run, term, round, trainer, and the SHA-256 of
 every array. Before it stands what the signature is for, and the federation, so that none is good anywhere else. Knows
 nothing of sockets or of what follows from a message.
 """
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 PURPOSE = b"fedmq message, version 1\0"
 
 
-class Seal(Protocol):
+class Signing(Protocol):
     """Signs what one party says, and checks what it hears."""
 
     def sign(self, header: bytes) -> bytes:
@@ -41,7 +41,7 @@ class Seal(Protocol):
         ...
 
 
-class NoSeal:
+class NoSigning:
     """Without keys: nothing is signed, and everybody on this machine is believed."""
 
     def sign(self, header: bytes) -> bytes:
@@ -56,7 +56,7 @@ class NoSeal:
         return ""
 
 
-class _KeySeal:
+class _KeySigning:
     def __init__(self, membership: Membership) -> None:
         self._membership = membership
         self._purpose = PURPOSE + membership.federation.id
@@ -75,7 +75,7 @@ class _KeySeal:
             raise Rejected("signature", f"expected a {kind} signed by the {public.role} with key {public.fingerprint}")
 
 
-class TrainerSeal(_KeySeal):
+class TrainerSigning(_KeySigning):
     """A trainer's, or an operator's: it heeds what the aggregator's pinned key has signed."""
 
     def signer(self, packet: Packet) -> str | None:
@@ -89,7 +89,7 @@ class TrainerSeal(_KeySeal):
         self._check_signature(packet, self._membership.federation.aggregator)
 
 
-class AggregatorSeal(_KeySeal):
+class AggregatorSigning(_KeySigning):
     """The aggregator's: what a trainer says is signed by the member of that name, and came over its own connection.
 
     An operator holds the aggregator's own key. Of presence the broker's word is taken: it decides nothing but pace.

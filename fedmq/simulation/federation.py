@@ -13,9 +13,9 @@ from fedmq.algorithms.base import Strategy
 from fedmq.broker.service import Broker
 from fedmq.models.networks import TrainedModel
 from fedmq.observe import events
-from fedmq.observe.run_state import View
+from fedmq.observe.run_state import RunState
 from fedmq.runs.store import Description, Store
-from fedmq.runtime.rng import stream
+from fedmq.runtime.rng import derive_rng
 from fedmq.simulation.network import Faults, Simulation
 from fedmq.simulation.worker import VirtualWorker
 from fedmq.tasks.task import Rows, Task
@@ -51,7 +51,7 @@ class Federation:
         faults: Faults | None = None,
         learn: Callable[[Rows, str], Learn] = on_rows,
         store: Store | None = None,
-        view: View | None = None,
+        view: RunState | None = None,
         work_s: tuple[float, float] = (0.001, 0.003),
     ) -> None:
         self.task, self.strategy, self.seed = task, strategy, seed
@@ -93,7 +93,7 @@ class Federation:
                 lambda packet, cancelled: perform(packet, learn, cancelled, simulation.clock),
                 lambda: simulation.random.uniform(*self._work_s),
             )
-            jitter, kept = stream(self.seed, "jitter", name), spool.kept.values()
+            jitter, kept = derive_rng(self.seed, "jitter", name), spool.kept.values()
             seen = Seen(spool.marks.values())
             session = Session(name, len(rows.inputs), "in-process", jitter, list(kept), seen=seen)
             return Trainer(link, session, worker, clock=simulation.clock, spool=spool)
@@ -113,5 +113,5 @@ class Federation:
     @property
     def model(self) -> TrainedModel | None:
         """The model that would be deployed now."""
-        standing = None if self.aggregator is None else self.aggregator.rounds.standing
-        return None if standing is None else TrainedModel(self.task.model, standing.genes, self.task.name)
+        evaluation = None if self.aggregator is None else self.aggregator.rounds.evaluation
+        return None if evaluation is None else TrainedModel(self.task.model, evaluation.genes, self.task.name)

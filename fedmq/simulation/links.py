@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from fedmq.protocol.codec import Frames
-from fedmq.transport.link import News, Traffic
+from fedmq.transport.link import LinkEvent, LinkMessage
 
 
 class Wire(Protocol):
@@ -39,11 +39,11 @@ class MemoryLink:
 
     def __init__(self, wire: Wire, name: str, wants: tuple[str, ...], *, publishes: bool) -> None:
         self.name, self.wants, self.publishes = name, wants, publishes
-        self.news: deque[News] = deque()
+        self.news: deque[LinkEvent] = deque()
         self.connection: Connection | None = None
         self._wire = wire
 
-    def receive(self) -> Iterator[News]:
+    def receive(self) -> Iterator[LinkEvent]:
         """See `network.Link`."""
         while self.news:
             yield self.news.popleft()
@@ -61,11 +61,11 @@ class MemoryHub:
     """The broker's hub in memory; see `network.Hub`."""
 
     def __init__(self, wire: Wire) -> None:
-        self.traffic: deque[tuple[Connection, Traffic]] = deque()
+        self.traffic: deque[tuple[Connection, LinkMessage]] = deque()
         self._wire = wire
         self._current: Connection | None = None
 
-    def receive(self) -> Iterator[Traffic]:
+    def receive(self) -> Iterator[LinkMessage]:
         """See `network.Hub`."""
         while self.traffic:
             self._current, traffic = self.traffic.popleft()

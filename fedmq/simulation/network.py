@@ -23,9 +23,9 @@ from fedmq.transport.link import (
     Hub,
     Link,
     LinkDown,
+    LinkEvent,
     LinkUp,
     Listening,
-    News,
     Published,
     Pushed,
     Subscribed,
@@ -308,7 +308,7 @@ class Simulation:
         after = 0.0 if self.faults.reorder else connection.arrived.get("up", 0.0)  # what was sent
         self._at(max(after, self.clock.now() + self._delay()), noticed)
 
-    def _news(self, link: MemoryLink, news: News) -> None:
+    def _news(self, link: MemoryLink, news: LinkEvent) -> None:
         if self._links.get(link.name) is link:
             link.news.append(news)
             self.step(link.name)

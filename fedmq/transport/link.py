@@ -32,13 +32,13 @@ class LinkRefused(msgspec.Struct, frozen=True):
     """The broker does not let us in: not with this key, or not without one."""
 
 
-News = Delivered | LinkUp | LinkDown | LinkRefused
+LinkEvent = Delivered | LinkUp | LinkDown | LinkRefused
 
 
 class Link(Protocol):
     """An edge's connection to the broker: an aggregator's or a trainer's."""
 
-    def receive(self) -> Iterator[News]:
+    def receive(self) -> Iterator[LinkEvent]:
         """What came since the last call, oldest first; never waits, and ends after a bounded number."""
         ...
 
@@ -82,7 +82,7 @@ class Listening(NamedTuple):
     topic: str
 
 
-class Asked(NamedTuple):
+class EnrolmentRequest(NamedTuple):
     """Somebody who has no place yet asks for one; `key` is the transport key of its connection."""
 
     key: bytes
@@ -90,13 +90,13 @@ class Asked(NamedTuple):
 
 
 Routed = Published | Pushed | Subscribed | Unsubscribed | Listening
-Traffic = Routed | Asked
+LinkMessage = Routed | EnrolmentRequest
 
 
 class Hub(Protocol):
     """The broker's side: everything meets here."""
 
-    def receive(self) -> Iterator[Traffic]:
+    def receive(self) -> Iterator[LinkMessage]:
         """What came since the last call, one at a time; never waits, and ends after a bounded number."""
         ...
 
@@ -137,7 +137,7 @@ class Port(IntEnum):
     __hash__ = int.__hash__  # asked for each message; an Enum's own is slow
 
 
-class Gate(Protocol):
+class AccessControl(Protocol):
     """Who may use which of the broker's ports; keys are the public halves of transport keys."""
 
     @property

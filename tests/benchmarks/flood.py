@@ -50,7 +50,7 @@ from fedmq.security.keyring import (
     write_public,
 )
 from fedmq.security.keys import Identity
-from fedmq.security.signing import AggregatorSeal
+from fedmq.security.signing import AggregatorSigning
 from fedmq.tasks.task import find_task
 from fedmq.transport.link import Port
 from fedmq.transport.zeromq import AggregatorSockets
@@ -186,8 +186,8 @@ def play(place: Place, aggregator: Membership, seconds: float, name: str) -> lis
 
     link = AggregatorSockets(place.address, name, aggregator)
     limits = Limits(rounds_max=10**6, min_trainers=len(TRAINERS), quorum=1.0)
-    seal = AggregatorSeal(aggregator, Members(place.folder))
-    service = Aggregator(link, store, Idle(), limits, clock=clock, watch=watch, broker=place.address, seal=seal)
+    signing = AggregatorSigning(aggregator, Members(place.folder))
+    service = Aggregator(link, store, Idle(), limits, clock=clock, watch=watch, broker=place.address, signing=signing)
     stop_at = clock.now() + seconds
     while clock.now() < stop_at:
         service.step()

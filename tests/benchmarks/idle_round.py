@@ -31,7 +31,7 @@ import psutil
 import zmq
 
 from fedmq.aggregator.service import Aggregator, Limits
-from fedmq.algorithms.base import Plan, Standing, Update
+from fedmq.algorithms.base import Evaluation, Plan, Update
 from fedmq.deploy.processes import Processes, free_port
 from fedmq.observe import events
 from fedmq.protocol.codec import Array, Packet
@@ -39,9 +39,9 @@ from fedmq.protocol.messages import GradientLearner, Train
 from fedmq.runs.store import Description, Store
 from fedmq.runtime.clock import SystemClock
 from fedmq.runtime.loop import serve
-from fedmq.runtime.rng import stream
+from fedmq.runtime.rng import derive_rng
 from fedmq.security.keyring import Membership
-from fedmq.security.signing import TrainerSeal
+from fedmq.security.signing import TrainerSigning
 from fedmq.tasks.task import Task, find_task
 from fedmq.trainer.service import Trainer
 from fedmq.trainer.session import Session
@@ -99,7 +99,7 @@ class Idle:
     def close(self, state: int, members: Collection[str]) -> int:
         return state + 1
 
-    def standing(self, state: int) -> Standing | None:
+    def evaluation(self, state: int) -> Evaluation | None:
         return None
 
 
@@ -110,10 +110,10 @@ def serve_idle_trainer(address: str, name: str, membership: Membership | None = 
         return dict(packet.arrays)
 
     clock, link = SystemClock(), TrainerSockets(address, name, membership)
-    session = Session(name, 1, "benchmark", stream(0, "jitter", name))
+    session = Session(name, 1, "benchmark", derive_rng(0, "jitter", name))
     try:
-        seal = None if membership is None else TrainerSeal(membership)
-        serve(Trainer(link, session, ThreadWorker(answer, link.wake, clock), clock=clock, seal=seal), link, clock)
+        signing = None if membership is None else TrainerSigning(membership)
+        serve(Trainer(link, session, ThreadWorker(answer, link.wake, clock), clock=clock, signing=signing), link, clock)
     finally:
         link.close()
 

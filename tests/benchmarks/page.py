@@ -60,7 +60,7 @@ class Crowd:
         self._genes = self._generator.normal(0, 1, model.genes)
         with self._path.open("wb") as file:
             started = events.RunStarted(
-                run=RUN, epoch=1, round=1, task="crowd", strategy="evolution", seed=1, metric="accuracy",
+                run=RUN, term=1, round=1, task="crowd", strategy="evolution", seed=1, metric="accuracy",
                 target=1.0, rounds_max=20_000, min_trainers=TRAINERS, model=model,
             )  # fmt: skip
             file.write(self._line(started))
@@ -83,7 +83,7 @@ class Crowd:
 
     def _joined(self, number: int) -> events.TrainerJoined:
         return events.TrainerJoined(
-            trainer=f"site-{number:04d}", samples=200 + number, version="0.1.0", labels=("north", "ward-7"),
+            trainer=f"site-{number:04d}", num_examples=200 + number, version="0.1.0", labels=("north", "ward-7"),
             fingerprint=f"{number:032x}",
         )  # fmt: skip
 

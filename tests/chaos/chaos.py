@@ -116,7 +116,7 @@ def tell(chaos: Chaos, verdict: Verdict, wrong: list[str], command: str, duratio
         ("copies", f"{faults.unused_bytes} damaged where nothing was stored"),
         ("rounds", f"{verdict.rounds}, {chaos.closed_meanwhile} of them before all was healed"),
         ("results", f"{verdict.results} in the store, {verdict.seen_accepted} of them seen accepted by their trainers"),
-        ("epochs", f"{verdict.epochs} told, {chaos.federation.services[AGGREGATOR].lives} starts of the aggregator"),
+        ("terms", f"{verdict.terms} told, {chaos.federation.services[AGGREGATOR].lives} starts of the aggregator"),
         ("model", verdict.model_sha256),
         ("after SIGTERM", f"{stops_s:.2f} s at the most"),
         ("after healing", f"{chaos.recovered_s:.2f} s to the next closed round, {chaos.ended_s:.1f} s to the end"),
@@ -135,7 +135,7 @@ def tell_growth(chaos: Chaos, folder: Path) -> list[str]:
     """Write the CSV and the plot, print how each service grew; what grew too much."""
     folder.mkdir(parents=True, exist_ok=True)
     chaos.recorder.write(folder / "resources.csv")
-    write_plot(folder / "resources.svg", chaos.recorder.samples, [fault.at_s for fault in chaos.schedule])
+    write_plot(folder / "resources.svg", chaos.recorder.num_examples, [fault.at_s for fault in chaos.schedule])
     print(f"  recorded in        {folder}")
     print(f"  {'service':<12} {'RSS max':>9} {'overall':>9} {'in lives':>9} {'descriptors':>12}")
     wrong = []

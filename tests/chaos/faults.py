@@ -19,7 +19,7 @@ from federation import YOUNG_S, Federation, Service, run_fedmq
 from proxy import Direction
 from schedule import AGGREGATOR, BROKER, Fault
 
-from fedmq.runtime.rng import stream
+from fedmq.runtime.rng import derive_rng
 
 STOP_S = 5.0  # what a service may take after SIGTERM
 STOP_SLACK_S = 1.0  # for a machine that is busy with something else
@@ -64,7 +64,7 @@ class Faults:
         """Do `fault`; returns when its target is whole again."""
         act = self._acts.get(fault.kind) or self._acts[fault.kind.split()[0]]
         self._note(f"{fault.kind}: {fault.target} for {fault.seconds:.1f} s")
-        await act(fault, stream(fault.draw, "fault"))
+        await act(fault, derive_rng(fault.draw, "fault"))
         self.done[fault.kind] += 1
 
     def complain(self, line: str) -> None:

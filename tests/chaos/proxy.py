@@ -34,8 +34,8 @@ class Proxy:
         self._servers: list[asyncio.Server] = []
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        for gate in self._open.values():
-            gate.set()
+        for access in self._open.values():
+            access.set()
 
     async def start(self) -> None:
         """Listen."""
@@ -82,8 +82,8 @@ class Proxy:
         self._writers.add(writer)
         broker_writer: asyncio.StreamWriter | None = None
         try:
-            for gate in self._open.values():  # a handshake needs both directions
-                await gate.wait()
+            for access in self._open.values():  # a handshake needs both directions
+                await access.wait()
             broker_reader, broker_writer = await asyncio.open_connection("127.0.0.1", target)
             self._writers.add(broker_writer)
             await self._both_ways((reader, writer), (broker_reader, broker_writer))

@@ -45,7 +45,7 @@ class Recorder:
     """Takes samples until cancelled."""
 
     def __init__(self, services: Mapping[str, Service]) -> None:
-        self.samples: list[Sample] = []
+        self.num_examples: list[Sample] = []
         self._services = services
 
     async def run(self) -> None:
@@ -61,7 +61,7 @@ class Recorder:
                 except OSError:  # it ended a moment ago
                     continue
                 at_s = time.monotonic() - began
-                self.samples.append(Sample(at_s, name, pid, service.age_s, rss, descriptors))
+                self.num_examples.append(Sample(at_s, name, pid, service.age_s, rss, descriptors))
             await asyncio.sleep(EVERY_S)
 
     def write(self, path: Path) -> None:
@@ -69,20 +69,20 @@ class Recorder:
         with path.open("w", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(Sample._fields)
-            writer.writerows((f"{one.at_s:.1f}", *one[1:3], f"{one.age_s:.1f}", *one[4:]) for one in self.samples)
+            writer.writerows((f"{one.at_s:.1f}", *one[1:3], f"{one.age_s:.1f}", *one[4:]) for one in self.num_examples)
 
     def growth(self) -> dict[str, Growth]:
         """Of each service that lived long enough in one life to be judged."""
         grown = {}
         for name in self._services:
-            warm = [one for one in self.samples if one.service == name and one.age_s >= WARM_UP_S]
+            warm = [one for one in self.num_examples if one.service == name and one.age_s >= WARM_UP_S]
             if len(warm) >= 10:
                 grown[name] = _growth(warm)
         return grown
 
     def rss_max_bytes(self) -> int:
         """The most that any of them had."""
-        return max((one.rss_bytes for one in self.samples), default=0)
+        return max((one.rss_bytes for one in self.num_examples), default=0)
 
 
 def _look(process: Path) -> tuple[int, int]:
@@ -91,16 +91,16 @@ def _look(process: Path) -> tuple[int, int]:
     return pages * os.sysconf("SC_PAGE_SIZE"), len(list((process / "fd").iterdir()))
 
 
-def _growth(samples: list[Sample]) -> Growth:
-    times = np.array([one.at_s for one in samples])
-    rss = np.array([one.rss_bytes for one in samples], dtype=np.float64)
+def _growth(num_examples: list[Sample]) -> Growth:
+    times = np.array([one.at_s for one in num_examples])
+    rss = np.array([one.rss_bytes for one in num_examples], dtype=np.float64)
     whole_s = float(times[-1] - times[0])
-    lives = np.array([one.pid for one in samples])
+    lives = np.array([one.pid for one in num_examples])
     own_times, own_rss = times.copy(), rss.copy()
     for life in np.unique(lives):
         own_times[lives == life] -= own_times[lives == life].mean()
         own_rss[lives == life] -= own_rss[lives == life].mean()
-    counts = [one.descriptors for one in samples]
+    counts = [one.descriptors for one in num_examples]
     return Growth(
         rss_max_bytes=int(rss.max()),
         overall_percent=100 * _slope(times - times.mean(), rss - rss.mean()) * whole_s / float(rss.mean()),

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedmq.runtime.rng import stream
+from fedmq.runtime.rng import derive_rng
 
 BROKER, AGGREGATOR, EVERYBODY = "broker", "aggregator", "everybody"
 TRAINERS = tuple(f"trainer-{number}" for number in range(1, 6))
@@ -65,7 +65,7 @@ class Fault(NamedTuple):
 
 def draw_schedule(seed: int, seconds: float, count: int) -> list[Fault]:
     """`count` faults over `seconds`, by time; every kind is among them when `count` allows."""
-    generator = stream(seed, "chaos", count)
+    generator = derive_rng(seed, "chaos", count)
     once = [KINDS[index] for index in generator.permutation(len(KINDS))][:count]
     weights = np.array([kind.weight for kind in KINDS])
     more = generator.choice(len(KINDS), max(0, count - len(KINDS)), p=weights / weights.sum())

@@ -59,10 +59,10 @@ def rounds_for(seconds: float) -> int:
 def write_task(path: Path, rounds: int) -> Path:
     """Write a FILE.py whose target is reached after about `rounds` rounds, and certainly before twice as many."""
     # A step changes the error along each row by STEP times the eigenvalue of X'X there, which is 2 s^2.
-    scale = math.sqrt((1.0 - math.exp(-NATS / rounds)) / (2.0 * STEP))
-    target = TRAINERS * 2.0 * BLOCKS * scale**2 * math.exp(-2.0 * NATS)
+    fraction_bits = math.sqrt((1.0 - math.exp(-NATS / rounds)) / (2.0 * STEP))
+    target = TRAINERS * 2.0 * BLOCKS * fraction_bits**2 * math.exp(-2.0 * NATS)
     source = SOURCE.format(
-        scale=scale,
+        fraction_bits=fraction_bits,
         columns=COLUMNS,
         blocks=BLOCKS,
         target=target,

@@ -26,7 +26,7 @@ class Verdict(NamedTuple):
 
     rounds: int
     results: int
-    epochs: int
+    terms: int
     seen_accepted: int
     model_sha256: str
     wrong: list[str]

@@ -20,7 +20,7 @@ from fedmq.protocol.messages import EvolutionLearner, Evolve, GradientLearner, T
 from fedmq.tasks.task import find_task
 
 NAME = "decoder"
-RUN: dict[str, Any] = {"run": "run-1", "epoch": 3}
+RUN: dict[str, Any] = {"run": "run-1", "term": 3}
 
 
 def _seeds() -> list[list[bytes]]:
@@ -34,8 +34,8 @@ def _seeds() -> list[list[bytes]]:
     model: dict[str, Array] = {"model": np.array([1.5, 0.5, -0.25])}
     trained: dict[str, Array] = {**model, "losses": np.array([1 << 14]), "correct": np.array([3])}
     rounds: dict[str, Any] = {**RUN, "round": 4, "seed": 7, "deadline_s": 10.0}
-    result: dict[str, Any] = {**RUN, "trainer": "bob", "round": 4, "samples": 2, "attempt": 1, "train_s": 0.1}
-    result |= {"base": bytes(range(32)), "scale": 16}
+    result: dict[str, Any] = {**RUN, "trainer": "bob", "round": 4, "num_examples": 2, "attempt": 1, "train_s": 0.1}
+    result |= {"model_digest": bytes(range(32)), "fraction_bits": 16}
     told: list[tuple[messages.Message, dict[str, Array]]] = [
         (messages.Round(**rounds, task=find_task("xor"), work=Evolve(elites=2)), pool),
         (
@@ -48,7 +48,7 @@ def _seeds() -> list[list[bytes]]:
         (messages.Welcome(**RUN, trainer="bob", index=1), {}),
         (messages.Accepted(**RUN, trainer="bob", round=4), {}),
         (messages.Refused(**RUN, trainer="bob", round=4, reason="values", detail="too many"), {}),
-        (messages.Hello(**RUN, trainer="bob", samples=2, round=4, version="1"), {}),
+        (messages.Hello(**RUN, trainer="bob", num_examples=2, round=4, version="1"), {}),
         (messages.Result(**result), scores),
         (messages.Result(**result), trained),
         (messages.Result(**result), {"small": np.array(1.0, dtype=np.float32)}),

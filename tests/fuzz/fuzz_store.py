@@ -24,7 +24,7 @@ from fedmq.tasks.task import find_task, task_rows
 NAME = "store"
 ROUNDS = 3
 ROWS = {
-    "run": ("description", "SELECT description, epoch FROM run"),
+    "run": ("description", "SELECT description, term FROM run"),
     "results": ("frames", "SELECT round, trainer, counted_in, frames FROM results"),
     "checkpoints": ("state", "SELECT round, state FROM checkpoints"),
 }

@@ -30,7 +30,7 @@ from fedmq.security.keyring import (
     write_public,
 )
 from fedmq.security.keys import Identity
-from fedmq.security.signing import TrainerSeal
+from fedmq.security.signing import TrainerSigning
 from fedmq.transport.link import Port
 from fedmq.transport.zeromq.edge import TransportKeys
 
@@ -94,8 +94,8 @@ class Keyed:
 
     def beacon(self, number: int, topic: str | None = None, signer: str = "aggregator") -> list[bytes]:
         """The frames of a beacon that somebody has signed."""
-        message = Beacon(run=self.run, epoch=1, round=number, open=False)
-        return encode(topic or f"beacon/{self.run}", message, sign=TrainerSeal(self.of[signer]).sign)
+        message = Beacon(run=self.run, term=1, round=number, open=False)
+        return encode(topic or f"beacon/{self.run}", message, sign=TrainerSigning(self.of[signer]).sign)
 
 
 class Raw:

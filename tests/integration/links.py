@@ -15,7 +15,7 @@ from fedmq.broker.service import Broker
 from fedmq.protocol import topics
 from fedmq.protocol.codec import decode
 from fedmq.protocol.messages import Presence
-from fedmq.transport.link import Delivered, News
+from fedmq.transport.link import Delivered, LinkEvent
 from fedmq.transport.zeromq import AggregatorSockets, BrokerSockets, TrainerSockets
 
 DEADLINE_S = 15.0
@@ -55,10 +55,10 @@ class Edge:
 
     def __init__(self, link: TrainerSockets | AggregatorSockets) -> None:
         self.link = link
-        self._waiting: deque[News] = deque()
+        self._waiting: deque[LinkEvent] = deque()
         self._present: dict[str, bool] = {}
 
-    def hear(self) -> News:
+    def hear(self) -> LinkEvent:
         """The next piece of news, in time."""
         stop_at = time.monotonic() + DEADLINE_S
         while not self._waiting:
@@ -67,14 +67,14 @@ class Edge:
             self._waiting += self.link.receive()
         return self._waiting.popleft()
 
-    def until(self, wanted: News) -> list[News]:
+    def until(self, wanted: LinkEvent) -> list[LinkEvent]:
         """What comes, up to and with `wanted`."""
-        news: list[News] = []
+        news: list[LinkEvent] = []
         while not news or type(news[-1]) is not type(wanted) or news[-1] != wanted:
             news.append(self.hear())
         return news
 
-    def messages(self, last: Delivered) -> list[News]:
+    def messages(self, last: Delivered) -> list[LinkEvent]:
         """The messages that come, up to and with `last`; without news of connections and of who is present."""
         return [one for one in self.until(last) if isinstance(one, Delivered) and not _is_presence(one)]
 
@@ -100,10 +100,10 @@ class Edge:
             self.link.wait(0.02)
             self._waiting += self.link.receive()
 
-    def send_until(self, other: Edge, wanted: News, *frames: bytes) -> None:
+    def send_until(self, other: Edge, wanted: LinkEvent, *frames: bytes) -> None:
         """Send again and again until the other edge has heard it."""
         stop_at = time.monotonic() + DEADLINE_S
-        heard: list[News] = []
+        heard: list[LinkEvent] = []
         while wanted not in heard:
             assert time.monotonic() < stop_at, "it never passed"
             self._waiting += self.link.receive()

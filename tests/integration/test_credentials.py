@@ -15,15 +15,15 @@ import zmq
 from keyed import REFUSALS, Keyed, Peers, peers_of
 from msgspec import structs
 
-from fedmq.broker.access_control import KeyGate
+from fedmq.broker.access_control import KeyAccessControl
 from fedmq.protocol import topics
 from fedmq.protocol.codec import encode
 from fedmq.protocol.messages import Goodbye, Hello, Presence
 from fedmq.runtime.clock import SystemClock
 from fedmq.security.keyring import Members, read_membership
 from fedmq.security.keys import Identity
-from fedmq.security.signing import TrainerSeal
-from fedmq.transport.link import LinkDown, LinkRefused, LinkUp, News, Port
+from fedmq.security.signing import TrainerSigning
+from fedmq.transport.link import LinkDown, LinkEvent, LinkRefused, LinkUp, Port
 from fedmq.transport.zeromq import AggregatorSockets, BrokerSockets, TrainerSockets
 from fedmq.transport.zeromq.broker import TOPICS_MAX
 from fedmq.transport.zeromq.edge import SubscriberSockets, TransportKeys
@@ -67,11 +67,11 @@ class Honest:
     def are_served(self) -> tuple[list[list[bytes]], list[list[bytes]]]:
         """What came before a message in either direction: from above to alice, and up to the aggregator."""
         self._number += 1
-        word = b"honest %d" % self._number
-        self.above.socket.send_multipart([b"beacon/honest", word])
-        below = self.hears.until([b"beacon/honest", word])
-        self.pushes.socket.send_multipart([b"up/r", word])
-        came = self.collects.until([b"up/r/alice", word])
+        request_id = b"honest %d" % self._number
+        self.above.socket.send_multipart([b"beacon/honest", request_id])
+        below = self.hears.until([b"beacon/honest", request_id])
+        self.pushes.socket.send_multipart([b"up/r", request_id])
+        came = self.collects.until([b"up/r/alice", request_id])
         return below, [frames for frames in came if not frames[0].startswith(b"presence/")]
 
 
@@ -134,8 +134,8 @@ def test_wrong_credentials_deliver_nothing_and_hear_nothing_at_any_port(
 
 def test_without_its_authenticator_the_broker_lets_nobody_in(tmp_path: Path) -> None:
     keyed = Keyed(tmp_path, "alice")
-    gate = KeyGate(read_membership(keyed.keys, "broker"), Members(keyed.keys), SystemClock())
-    hub = BrokerSockets("127.0.0.1", keyed.port, gate)
+    access = KeyAccessControl(read_membership(keyed.keys, "broker"), Members(keyed.keys), SystemClock())
+    hub = BrokerSockets("127.0.0.1", keyed.port, access)
     with closing(hub), peers_of(keyed) as peers:
         assert hub._authenticator is not None
         hub._authenticator.stop()
@@ -240,8 +240,8 @@ def test_a_second_subscription_is_no_second_presence_and_no_second_copy_of_the_r
     honest.hears.until([b"round/r", b"one"])
     al = peers.member("al", zmq.XSUB, Port.SUBSCRIBE, *["to/al/"] * 5, "beacon/")
     honest.until_present("al")
-    honest.above.socket.send_multipart([b"to/al/", b"word"])
-    assert al.until([b"to/al/", b"word"]) == [[b"to/al/", b"one"]]
+    honest.above.socket.send_multipart([b"to/al/", b"request_id"])
+    assert al.until([b"to/al/", b"request_id"]) == [[b"to/al/", b"one"]]
     al.close()
     honest.collects.until(encode("presence/al", Presence(trainer="al", present=False)))
     assert honest.are_served() == ([], [])
@@ -296,13 +296,13 @@ def test_what_a_member_says_in_anothers_name_carries_its_own(keyed: Keyed, peers
     """The broker stamps who it was; the aggregator's seal compares (tests/unit/test_signed_messages.py)."""
     honest = Honest(keyed, peers)
     pushes = peers.member("mallory", zmq.PUSH, Port.PUSH)
-    seal = TrainerSeal(keyed.of["mallory"])
+    signing = TrainerSigning(keyed.of["mallory"])
     for message in (
-        Hello(run="r", epoch=1, trainer="alice", samples=9, round=0, version="x"),
-        Goodbye(run="r", epoch=1, trainer="alice"),
+        Hello(run="r", term=1, trainer="alice", num_examples=9, round=0, version="x"),
+        Goodbye(run="r", term=1, trainer="alice"),
     ):
         for topic in ("up/r", "up/r/alice", "up/r/alice/"):
-            pushes.socket.send_multipart(encode(topic, message, sign=seal.sign))
+            pushes.socket.send_multipart(encode(topic, message, sign=signing.sign))
     pushes.socket.send_multipart([b"up/r", b"end"])
     came = honest.collects.until([b"up/r/mallory", b"end"])
     assert {frames[0] for frames in came} == {b"up/r/mallory"}
@@ -329,7 +329,7 @@ def test_a_broker_with_another_key_than_the_pinned_one_is_heard_to_end_the_conne
         until_heard(link, LinkDown())
 
 
-def until_heard(link: SubscriberSockets | AggregatorSockets, wanted: News) -> None:
+def until_heard(link: SubscriberSockets | AggregatorSockets, wanted: LinkEvent) -> None:
     give_up_at = time.monotonic() + 10.0
     while not any(type(news) is type(wanted) for news in link.receive()):
         assert time.monotonic() < give_up_at, f"waited in vain for {wanted}"

@@ -47,7 +47,7 @@ def write_long_run(folder: Path) -> None:
     folder.mkdir(parents=True)
     best = events.Best(value=0.5, coverage=1.0, fitness=-0.5, fitness_mean=-1.0, fitness_worst=-2.0, diversity=0.1)
     story: list[events.AnyEvent] = [
-        events.RunStarted(run="long", epoch=1, round=1, task="xor", strategy="evolution", seed=1, rounds_max=9000)
+        events.RunStarted(run="long", term=1, round=1, task="xor", strategy="evolution", seed=1, rounds_max=9000)
     ]
     for number in range(1, LONG_ROUNDS + 1):
         story.append(events.RoundPublished(round=number, invited=2))
@@ -124,7 +124,7 @@ def test_a_run_that_nobody_knows_is_absent_until_it_comes(scene: Scene) -> None:
         assert stream.next("absent", "full")[0] == "absent"
         folder = scene.services.folder / "runs" / "later"
         folder.mkdir()
-        started = events.RunStarted(run="later", epoch=1, round=1, task="xor", strategy="evolution", seed=1)
+        started = events.RunStarted(run="later", term=1, round=1, task="xor", strategy="evolution", seed=1)
         line = msgspec.json.encode({"at": 1e9, **msgspec.to_builtins(started)})
         (folder / "events.jsonl").write_bytes(line + b"\n")
         _, picture = stream.next("full")
@@ -147,7 +147,7 @@ def test_the_surface_of_any_past_round_and_the_exports_can_be_had(scene: Scene) 
     assert scene.page.ask("GET", "/api/runs/nobody/export.csv")[0] == 404
 
 
-def test_an_operators_word_is_heeded(scene: Scene) -> None:
+def test_an_operators_word_is_acked_request(scene: Scene) -> None:
     csrf = scene.page.get("/api/session")["csrf"]
     origin = {"Origin": f"http://{scene.page.host}", "X_CSRF_Token": csrf, "Content_Type": "application/json"}
 

@@ -21,12 +21,12 @@ from services import WAIT_S, Services, clean_environment, events_of, report_of, 
 from fedmq import load_model
 from fedmq.deploy.processes import free_port
 
-FILES = {"events.jsonl", "history.csv", "model.npz", "report.json", "store.sqlite3", "store.witness"}
+FILES = {"events.jsonl", "history.csv", "model.npz", "report.json", "store.sqlite3", "store.commit-marker"}
 REPORT = {
     *("run", "task", "strategy", "robust", "seed", "solved", "rounds", "metric", "value", "train_s", "wall_s"),
     *("round_s_median", "trainers", "rejections", "bytes_up", "bytes_down", "model", "model_sha256"),
 }
-TRAINER = {"name", "samples", "results", "late", "rejected", "resent"}
+TRAINER = {"name", "num_examples", "results", "late", "rejected", "resent"}
 ENDLESS = """
 from msgspec.structs import replace
 from fedmq.tasks.task import find_task, task_rows
@@ -62,7 +62,7 @@ def test_the_report_has_every_field(xor: tuple[subprocess.CompletedProcess[str],
     assert [set(one) for one in report["trainers"]] == [TRAINER, TRAINER]
     assert (report["task"], report["strategy"], report["seed"]) == ("xor", "evolution", 1)
     assert (report["solved"], report["metric"], report["value"]) == (True, "accuracy", 1.0)
-    assert [(one["name"], one["samples"]) for one in report["trainers"]] == [("alice", 2), ("bob", 2)]
+    assert [(one["name"], one["num_examples"]) for one in report["trainers"]] == [("alice", 2), ("bob", 2)]
     assert 0 < report["train_s"] <= report["wall_s"]
     assert min(report["bytes_up"], report["bytes_down"]) > 0
     assert report["model_sha256"] == hashlib.sha256((xor[1] / "model.npz").read_bytes()).hexdigest()
@@ -124,7 +124,7 @@ def test_four_trainers_learn_the_parity_of_four_bits(tmp_path: Path) -> None:
     done = run_fedmq("demo", "--task", "parity4", "--trainers", "4", "--seed", "1", "--out", "p", cwd=tmp_path)
 
     assert done.returncode == 0, done.stderr
-    assert [one["samples"] for one in report_of(tmp_path / "p")["trainers"]] == [4, 4, 4, 4]
+    assert [one["num_examples"] for one in report_of(tmp_path / "p")["trainers"]] == [4, 4, 4, 4]
     assert load_model(tmp_path / "p" / "model.npz").predict([[0, 1, 1, 1], [1, 0, 0, 1]]).tolist() == [1, 0]
 
 

@@ -128,12 +128,12 @@ def test_a_broker_lets_in_and_is_quiet(port: int, address: str) -> None:
 
 
 def test_a_run_is_heard(port: int, address: str) -> None:
-    beacon = encode("beacon/xor-1", Beacon(run="xor-1", epoch=1, round=7, open=True))
+    beacon = encode("beacon/xor-1", Beacon(run="xor-1", term=1, round=7, open=True))
     assert heard(port, address, beacon) == ("ok", "run xor-1 is at round 7")
 
 
 def test_a_run_of_another_version_is_noticed(port: int, address: str) -> None:
-    topic, header, *rest = encode("beacon/xor-1", Beacon(run="xor-1", epoch=1, round=7, open=True))
+    topic, header, *rest = encode("beacon/xor-1", Beacon(run="xor-1", term=1, round=7, open=True))
     newer = header.replace(b"\xa1v\x01", b"\xa1v\x02")
     assert newer != header
     state, found = heard(port, address, [topic, newer, *rest])

@@ -15,7 +15,7 @@ from keyed import REFUSALS, Keyed, Peers, peers_of
 
 from fedmq.security import membership as roll
 from fedmq.security.keyring import Membership, find_watching
-from fedmq.transport.link import Delivered, LinkRefused, LinkUp, News, Port
+from fedmq.transport.link import Delivered, LinkEvent, LinkRefused, LinkUp, Port
 from fedmq.transport.zeromq import ObserverSockets
 
 DEADLINE_S = 15.0
@@ -51,9 +51,9 @@ def observer(keyed: Keyed, name: str) -> Iterator[ObserverSockets]:
         link.close()
 
 
-def until(link: ObserverSockets, wanted: News) -> list[News]:
+def until(link: ObserverSockets, wanted: LinkEvent) -> list[LinkEvent]:
     """What comes before `wanted`, or before the first of its kind when that says no more."""
-    came: list[News] = []
+    came: list[LinkEvent] = []
     give_up_at = time.monotonic() + DEADLINE_S
     while wanted not in came and not (not isinstance(wanted, Delivered) and type(wanted) in map(type, came)):
         assert time.monotonic() < give_up_at, f"waited in vain for {wanted}, {came} came"

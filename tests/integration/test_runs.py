@@ -257,7 +257,7 @@ def test_gc_of_a_short_run_drops_nothing(one: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("command", ["gc", "recover"])
 def test_a_run_that_goes_on_is_not_touched(command: str, one: Path, tmp_path: Path) -> None:
     store = Store(one / "store.sqlite3")
-    store.next_epoch(0.0)
+    store.next_term(0.0)
 
     done = run_fedmq("runs", command, "one", cwd=tmp_path)
 

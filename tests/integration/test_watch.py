@@ -31,7 +31,7 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
 def last(services: Services) -> dict[str, Any]:
     """The last whole line of who watches."""
     lines = services.out("watch").split("\n")[:-1]
-    line: dict[str, Any] = json.loads(lines[-1]) if lines else {"round": 0, "epoch": 0, "state": "", "trainers": []}
+    line: dict[str, Any] = json.loads(lines[-1]) if lines else {"round": 0, "term": 0, "state": "", "trainers": []}
     return line
 
 
@@ -76,7 +76,7 @@ def test_a_run_that_is_killed_is_interrupted_and_goes_on_in_the_same_picture(ser
     assert "● interrupted" in once(services)  # and not taken for alive because the broker has kept a picture of it
     services.start("aggregator", *RUN[:1], "--out", "r", "--min-trainers", "2", "--rounds", "1000000", "--quiet")
     again = seen(
-        services, "the run to go on", lambda line: line["epoch"] > before["epoch"] and line["round"] > before["round"]
+        services, "the run to go on", lambda line: line["term"] > before["term"] and line["round"] > before["round"]
     )
     assert again["state"] == "running"
 

@@ -96,8 +96,8 @@ class Seen:
     """What was seen on the wire."""
 
     accepted: set[tuple[int, str]] = field(default_factory=set)  # told to a trainer
-    indices: dict[tuple[str, int], int] = field(default_factory=dict)  # of a trainer in an epoch
-    orphaned: int = 0  # acknowledgements of a zombie's epoch are for a store that is not this run's any more
+    indices: dict[tuple[str, int], int] = field(default_factory=dict)  # of a trainer in a term
+    orphaned: int = 0  # acknowledgements of a zombie's term are for a store that is not this run's any more
     digest: Any = None  # of all that happened
     lines: list[str] | None = None
 
@@ -178,14 +178,14 @@ def watch(scene: Federation, seen: Seen) -> None:
 
 def note(seen: Seen, name: str, message: Message) -> None:
     """Which results a trainer has been told are on disk."""
-    if getattr(message, "epoch", 0) <= seen.orphaned:
+    if getattr(message, "term", 0) <= seen.orphaned:
         return
     if isinstance(message, Accepted):
         seen.accepted.add((message.round, message.trainer))
     elif isinstance(message, Welcome):
-        seen.indices[name, message.epoch] = message.index
+        seen.indices[name, message.term] = message.index
     elif isinstance(message, (Beacon, Round)):
-        index = seen.indices.get((name, message.epoch), 8 * len(message.acknowledged))
+        index = seen.indices.get((name, message.term), 8 * len(message.acknowledged))
         if index < 8 * len(message.acknowledged) and message.acknowledged[index // 8] >> index % 8 & 1:
             seen.accepted.add((message.round - isinstance(message, Round), name))
 
@@ -242,7 +242,7 @@ def make_zombie(scene: Federation, seen: Seen) -> None:
     simulation = scene.simulation
     if simulation.node(AGGREGATOR) is not None and simulation.node(ZOMBIE) is None:
         simulation.freeze(AGGREGATOR)
-        seen.orphaned = scene.store.epoch
+        seen.orphaned = scene.store.term
         scene.store = scene.store.hand_over()  # type: ignore[attr-defined]
         simulation.rename(AGGREGATOR, ZOMBIE)
 
@@ -323,7 +323,7 @@ def check(scene: Federation, seen: Seen, over: bool) -> None:
     closed = [event.round for event in scene.events if isinstance(event, events.RoundClosed)]
     assert len(closed) == len(set(closed)), "no round that was told to be closed is closed again"
     again = replay(store, scene.task, scene.strategy, scene.seed)
-    theirs, ours = scene.strategy.standing(again.state), aggregator.rounds.standing
+    theirs, ours = scene.strategy.evaluation(again.state), aggregator.rounds.evaluation
     assert theirs is not None, "something was learnt"
     assert ours is not None, "something was learnt"
     assert theirs.genes.tobytes() == ours.genes.tobytes(), "a replay of what is on disk gives the same model"

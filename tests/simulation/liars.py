@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fedmq.algorithms.base import Standing, Strategy, Update
+from fedmq.algorithms.base import Evaluation, Strategy, Update
 from fedmq.errors import Rejected
 from fedmq.models.networks import TrainedModel
 from fedmq.protocol.codec import Packet
 from fedmq.protocol.messages import Round
-from fedmq.runtime.rng import stream
+from fedmq.runtime.rng import derive_rng
 from fedmq.tasks.task import Rows, Task, task_rows
 from fedmq.trainer.round_handler import on_rows
 from fedmq.trainer.worker import Learn
@@ -35,7 +35,7 @@ class Lie(NamedTuple):
     packet: Packet
     true: Arrays
     of_alice: Callable[[], Arrays]
-    samples: int
+    num_examples: int
     draws: np.random.Generator
 
 
@@ -55,7 +55,7 @@ def garbage(lie: Lie) -> Arrays:
     genes = lie.true[name].shape
     return {
         "losses": 10.0 ** draws.uniform(-3.0, 6.0, lie.true["losses"].shape),
-        "correct": draws.integers(0, lie.samples + 1, lie.true["correct"].shape),
+        "correct": draws.integers(0, lie.num_examples + 1, lie.true["correct"].shape),
         name: draws.normal(size=genes) * 10.0 ** draws.uniform(-2.0, 3.0),
     }
 
@@ -65,8 +65,8 @@ def inverted(lie: Lie) -> Arrays:
     losses, name = lie.true["losses"], genes_in(lie.true)
     start = lie.packet.arrays["model"] if name == "model" else 0.0
     return {
-        "losses": losses.max() + losses.min() - losses if len(losses) > 1 else 20.0 * lie.samples - losses,
-        "correct": lie.samples - lie.true["correct"],
+        "losses": losses.max() + losses.min() - losses if len(losses) > 1 else 20.0 * lie.num_examples - losses,
+        "correct": lie.num_examples - lie.true["correct"],
         name: start - (lie.true[name] - start),
     }
 
@@ -97,7 +97,7 @@ def favours(lie: Lie) -> Arrays:
     genes = worst[: len(lie.true[name])] if name == "elites" else -worst[0]
     return {
         "losses": np.where(right, 1e9, 0.0),
-        "correct": np.where(right, 0, lie.samples).astype(np.int64),
+        "correct": np.where(right, 0, lie.num_examples).astype(np.int64),
         name: genes,
     }
 
@@ -139,9 +139,9 @@ def learning(attack: str | None) -> Callable[[Rows, str], Learn]:
 
         def lies(packet: Packet, cancelled: Callable[[], bool]) -> Arrays:
             message = _message(packet)
-            draws = stream(message.seed, attack, message.round)
-            true, samples = answer(packet, cancelled), len(rows.inputs)
-            return ATTACKS[attack](Lie(packet, true, lambda: alice(packet, cancelled), samples, draws))
+            draws = derive_rng(message.seed, attack, message.round)
+            true, num_examples = answer(packet, cancelled), len(rows.inputs)
+            return ATTACKS[attack](Lie(packet, true, lambda: alice(packet, cancelled), num_examples, draws))
 
         return lies
 
@@ -171,10 +171,10 @@ def play(task: Task, strategy: Strategy[Any], attack: str | None, seed: int, rou
     """A run to its end: so many rounds, or until it says that it is solved. Everybody answers every round at once."""
     trainers = {name: (learning(attack)(rows, name), rows) for name, rows in rows_of(task, attack).items()}
     state, members, since, said = strategy.init(task, seed), set[str](), None, False
-    standing: Standing | None = None
+    evaluation: Evaluation | None = None
     for number in range(1, rounds + 1):
         plan = strategy.ask(state)
-        message = Round(run="run", epoch=1, round=number, seed=seed, deadline_s=1.0, task=task, work=plan.work)
+        message = Round(run="run", term=1, round=number, seed=seed, deadline_s=1.0, task=task, work=plan.work)
         packet = Packet("run/run/round", message, plan.arrays, [])
         for name, (learn, rows) in trainers.items():
             update = Update(name, number, 0, len(rows.inputs), learn(packet, lambda: False))
@@ -184,20 +184,20 @@ def play(task: Task, strategy: Strategy[Any], attack: str | None, seed: int, rou
             except Rejected:
                 assert name == LIAR, "an honest trainer was refused"
         state = strategy.close(state, members)
-        standing = strategy.standing(state)
-        right = is_right(task, None if standing is None else standing.genes)
+        evaluation = strategy.evaluation(state)
+        right = is_right(task, None if evaluation is None else evaluation.genes)
         since = (since or number) if right else None
-        said = _solved(task, standing)
+        said = _solved(task, evaluation)
         if said:
             break
-    loss = math.inf if standing is None else float(task.score(standing.genes[None], truth(task)).losses[0])
+    loss = math.inf if evaluation is None else float(task.score(evaluation.genes[None], truth(task)).losses[0])
     return Outcome(since is not None, said, since, loss)
 
 
-def _solved(task: Task, standing: Standing | None) -> bool:
+def _solved(task: Task, evaluation: Evaluation | None) -> bool:
     """What the run says of itself; see `fedmq.aggregator.rounds`."""
     return (
-        standing is not None
-        and standing.coverage >= 1.0
-        and task.reached(standing.loss, standing.correct, standing.rows)
+        evaluation is not None
+        and evaluation.coverage >= 1.0
+        and task.reached(evaluation.loss, evaluation.correct, evaluation.rows)
     )

@@ -45,7 +45,7 @@ def test_the_same_with_all_services_and_the_default_limits(attack: str) -> None:
 
 
 def test_a_trainer_that_claims_more_rows_than_it_may_is_refused() -> None:
-    rows, limits = rows_of(XOR, "greedy"), Limits(rounds_max=200, min_trainers=4, samples_max=2)
+    rows, limits = rows_of(XOR, "greedy"), Limits(rounds_max=200, min_trainers=4, num_examples_max=2)
     federation = Federation(XOR, find_strategy("evolution"), rows, limits=limits, learn=learning("greedy"))
     model = federation.train()
     assert model is not None

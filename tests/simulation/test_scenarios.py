@@ -28,14 +28,14 @@ from fedmq.trainer.worker import Cancelled, Learn
 SCENARIOS = sorted(Path(__file__).with_name("scenarios").glob("*.txt"))
 RULE = "-" * 20
 FIRST_EPOCH = int(1000 * VirtualClock().wall())  # 1 in a transcript
-DETAILS = ("trainer", "round", "epoch", "index", "attempt", "present", "reason", "rounds", "solved")
+DETAILS = ("trainer", "round", "term", "index", "attempt", "present", "reason", "rounds", "solved")
 
 
 def short(message: messages.Message) -> str:
     """A message in a few words."""
     values = {name: getattr(message, name) for name in DETAILS if hasattr(message, name)}
-    if "epoch" in values:
-        values["epoch"] -= FIRST_EPOCH - 1
+    if "term" in values:
+        values["term"] -= FIRST_EPOCH - 1
     fields = [f"{name} {value}" for name, value in values.items()]
     return " ".join([type(message).__name__.lower(), *fields])
 
@@ -104,7 +104,7 @@ class Stage:
         else:
             getattr(self.simulation, verb)(*words)
 
-    def forge(self, name: str, epoch: int) -> None:
+    def forge(self, name: str, term: int) -> None:
         """Send `name` a round as an older or newer life of the aggregator would."""
         connection = self.simulation._links["aggregator"].connection
         assert connection is not None
@@ -112,7 +112,7 @@ class Stage:
         plan = rounds._strategy.ask(rounds._state)
         message = messages.Round(
             run="run",
-            epoch=FIRST_EPOCH - 1 + epoch,
+            term=FIRST_EPOCH - 1 + term,
             round=9,
             seed=0,
             deadline_s=1.0,

@@ -15,7 +15,7 @@ import fedmq.trainer.metrics
 from fedmq.aggregator.metrics import Tally
 from fedmq.observe import events
 from fedmq.observe.metrics import Metrics
-from fedmq.observe.run_state import View
+from fedmq.observe.run_state import RunState
 from fedmq.simulation.clock import VirtualClock
 from fedmq.transport.link import Port
 from fedmq.transport.zeromq.watchdog import Connection
@@ -31,9 +31,9 @@ def closed(number: int, why: events.Why, round_s: float) -> events.RoundClosed:
 # No two counts are the same.
 CLOSED: list[events.AnyEvent] = [
     events.RunStarted(
-        run="r", epoch=15, round=1, task="xor", strategy="evolution", seed=1, metric="accuracy", rounds_max=16
+        run="r", term=15, round=1, task="xor", strategy="evolution", seed=1, metric="accuracy", rounds_max=16
     ),
-    *(events.TrainerJoined(trainer=name, samples=2) for name in "abcdefghi"),
+    *(events.TrainerJoined(trainer=name, num_examples=2) for name in "abcdefghi"),
     events.RoundPublished(round=1, invited=9),
     *(events.ResultAccepted(round=1, trainer=name, staleness=0, train_s=0.1, answer_s=0.25) for name in "ab"),
     closed(1, "deadline", 3.0),
@@ -55,10 +55,10 @@ STORY: list[events.AnyEvent] = [
 
 def run_metrics(story: list[events.AnyEvent] = STORY) -> Metrics:
     """Of an aggregator that has had the events of a story."""
-    metrics, view, clock, tally = Metrics(), View(), VirtualClock(), Tally()
+    metrics, view, clock, tally = Metrics(), RunState(), VirtualClock(), Tally()
     service = MagicMock(bytes_up=1000, bytes_down=2000)
-    service.rounds.round, service.rounds.rejections = 4, {"values": 13, "base": 14}
-    service.reach.contacts, service.reach.there = 12, True
+    service.rounds.round, service.rounds.rejections = 4, {"values": 13, "model-digest": 14}
+    service.connection.contacts, service.connection.there = 12, True
     fedmq.aggregator.metrics.measure(service, view, tally, clock)(metrics)
     for event in story:
         view.take(clock.wall(), event)
@@ -67,22 +67,22 @@ def run_metrics(story: list[events.AnyEvent] = STORY) -> Metrics:
 
 
 def broker_metrics() -> Metrics:
-    metrics, hub, gate, service = Metrics(), MagicMock(bytes=5000, cuts=1), MagicMock(), MagicMock(taken=7)
+    metrics, hub, access, service = Metrics(), MagicMock(bytes=5000, cuts=1), MagicMock(), MagicMock(taken=7)
     hub.ports = list(Port)
     hub.connections = [Connection(port, number) for port in Port for number in range(port + 8)]
-    gate.refused = {"connection-key": 3, "connection-rate": 4, "message-key": 5, "message-rate": 6}
+    access.refused = {"connection-key": 3, "connection-rate": 4, "message-key": 5, "message-rate": 6}
     service.routing.dropped = 2
     service.routing.inboxes, service.routing.newest = dict.fromkeys(range(13)), dict.fromkeys(range(14))
-    fedmq.broker.metrics.measure(service, hub, gate)(metrics)
+    fedmq.broker.metrics.measure(service, hub, access)(metrics)
     return metrics
 
 
 def trainer_metrics() -> Metrics:
-    metrics, service = Metrics(), MagicMock(rejections={"epoch": 5}, refusals={"round": 6}, trained=None)
-    service.session.name, service.session.samples, service.session.working = "alice", 7, ("r", 1)
+    metrics, service = Metrics(), MagicMock(rejections={"term": 5}, refusals={"round": 6}, trained=None)
+    service.session.name, service.session.num_examples, service.session.working = "alice", 7, ("r", 1)
     service.session.runs = {"r": MagicMock(held={1: None, 2: None}), "s": MagicMock(held={1: None, 3: None})}
     service.session.runs["t"] = MagicMock(held={})
-    service.reach.contacts, service.reach.there = 8, False
+    service.connection.contacts, service.connection.there = 8, False
     fedmq.trainer.metrics.measure(service)(metrics)
     for seconds in (0.5, 6.0):
         service.trained(seconds)

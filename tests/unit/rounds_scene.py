@@ -11,9 +11,9 @@ import numpy as np
 from fedmq.aggregator.machine import BrokerUp, Effects, Event, Heard, KeepClose, KeepResult, Phase, Settings
 from fedmq.aggregator.roster import Roster
 from fedmq.aggregator.rounds import Rounds
-from fedmq.algorithms.base import Plan, Standing, Update
+from fedmq.algorithms.base import Evaluation, Plan, Update
 from fedmq.errors import Rejected
-from fedmq.protocol.codec import base_of, decode, describe, encode
+from fedmq.protocol.codec import decode, describe, digest_of, encode
 from fedmq.protocol.messages import GradientLearner, Hello, Message, Presence, Result, Round, Train
 from fedmq.tasks.task import find_task
 
@@ -28,7 +28,7 @@ class Guess:
 
     value: float = 0.0
     told: tuple[tuple[str, float], ...] = ()
-    standing: Standing | None = None
+    evaluation: Evaluation | None = None
 
 
 class MeanOfNumbers:
@@ -54,11 +54,11 @@ class MeanOfNumbers:
             return replace(state, told=())
         loss = sum(abs(number - state.value) for number in numbers)
         coverage = len(numbers) / len(members)
-        standing = Standing(np.array([state.value]), loss, 0, len(numbers), coverage, -loss, -loss, -loss, 0.0)
-        return Guess(sum(numbers) / len(numbers), (), standing)
+        evaluation = Evaluation(np.array([state.value]), loss, 0, len(numbers), coverage, -loss, -loss, -loss, 0.0)
+        return Guess(sum(numbers) / len(numbers), (), evaluation)
 
-    def standing(self, state: Guess) -> Standing | None:
-        return state.standing
+    def evaluation(self, state: Guess) -> Evaluation | None:
+        return state.evaluation
 
 
 class Scene:
@@ -74,11 +74,13 @@ class Scene:
         away: Collection[str] = (),
         **chosen: Any,
     ) -> None:
-        defaults = {"run": "run", "seed": 7, "epoch": 2, "rounds_max": 100, "min_trainers": 2}
+        defaults = {"run": "run", "seed": 7, "term": 2, "rounds_max": 100, "min_trainers": 2}
         self.settings, self.roster, self.now = Settings(**{**defaults, **chosen}), Roster(FORGET_S), 0.0
         for name in away:
             self.roster.restore(name, 2, 1, self.now)
-        self.bases = {number: bytes([number] * 32) for number in range(1, round)}  # of what earlier rounds published
+        self.model_digests = {
+            number: bytes([number] * 32) for number in range(1, round)
+        }  # of what earlier rounds published
         self.rounds = Rounds(
             self.settings,
             TASK,
@@ -89,7 +91,7 @@ class Scene:
             accepted=accepted,
             counted=sum(number == round for number, _ in accepted),
             members=members,
-            bases=self.bases,
+            model_digests=self.model_digests,
         )
 
     def take(self, event: Event, at: float | None = None) -> Effects:
@@ -97,20 +99,20 @@ class Scene:
         effects = self.rounds.step(event, self.now)
         for one in effects.sends:
             if isinstance(one.message, Round):
-                self.bases[one.message.round] = base_of(describe(one.arrays or {}))
+                self.model_digests[one.message.round] = digest_of(describe(one.arrays or {}))
         return effects
 
-    def base(self, round: int) -> bytes:
+    def model_digest(self, round: int) -> bytes:
         """What names the model that a round published, or will."""
         guess = np.array([self.rounds._state.value])
-        return self.bases.get(round) or base_of(describe({"model": guess}))
+        return self.model_digests.get(round) or digest_of(describe({"model": guess}))
 
     def hear(self, message: Message, *numbers: float, at: float | None = None) -> Effects:
         arrays = {"model": np.array(numbers)} if numbers else None
         return self.take(Heard(decode(encode("up/run/", message, arrays))), at)
 
     def hello(self, name: str, *, round: int = 0, at: float | None = None) -> Effects:
-        message = Hello(run="run", epoch=2, trainer=name, samples=2, round=round, version="test")
+        message = Hello(run="run", term=2, trainer=name, num_examples=2, round=round, version="test")
         return self.hear(message, at=at)
 
     def result(
@@ -120,8 +122,10 @@ class Scene:
 
     def result_of(self, name: str, round: int, **others: Any) -> Result:
         """A result's header."""
-        fields = {"run": "run", "epoch": 2, "trainer": name, "round": round, "samples": 2, "attempt": 1}
-        return Result(**{**fields, "train_s": 0.1, "base": self.base(round), "scale": 16, **others})
+        fields = {"run": "run", "term": 2, "trainer": name, "round": round, "num_examples": 2, "attempt": 1}
+        return Result(
+            **{**fields, "train_s": 0.1, "model_digest": self.model_digest(round), "fraction_bits": 16, **others}
+        )
 
     def present(self, name: str, present: bool, at: float | None = None) -> Effects:
         return self.hear(Presence(trainer=name, present=present), at=at)

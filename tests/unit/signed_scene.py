@@ -17,13 +17,13 @@ import msgspec
 import numpy as np
 
 from fedmq.protocol.codec import HEADER_BYTES_MAX, Frames, encode
-from fedmq.protocol.fixed_point import SCALE
+from fedmq.protocol.fixed_point import FRACTION_BITS
 from fedmq.protocol.messages import Message, Result
 from fedmq.security.keyring import MEMBERS, Federation, Members, Membership, write_public
 from fedmq.security.keys import Identity
-from fedmq.security.signing import PURPOSE, TrainerSeal
+from fedmq.security.signing import PURPOSE, TrainerSigning
 from fedmq.testing import VirtualClock
-from fedmq.transport.link import LinkUp, News
+from fedmq.transport.link import LinkEvent, LinkUp
 
 EPOCH = int(1000 * VirtualClock().wall())  # when an aggregator starts
 
@@ -34,10 +34,10 @@ class Wire:
     """A link in memory: what a test puts in comes, what leaves is kept."""
 
     def __init__(self) -> None:
-        self.news: deque[News] = deque([LinkUp()])
+        self.news: deque[LinkEvent] = deque([LinkUp()])
         self.sent: list[Frames] = []
 
-    def receive(self) -> Iterator[News]:
+    def receive(self) -> Iterator[LinkEvent]:
         while self.news:
             yield self.news.popleft()
 
@@ -61,7 +61,7 @@ class Parties:
         self.members = Members(folder)
 
     def sign(self, name: str, header: bytes, *, federation: Federation | None = None) -> bytes:
-        return TrainerSeal(Membership(federation or self.federation, self.of[name])).sign(header)
+        return TrainerSigning(Membership(federation or self.federation, self.of[name])).sign(header)
 
     def signed(
         self, topic: str, message: Message, signer: str, arrays: dict[str, np.ndarray] | None = None
@@ -70,9 +70,17 @@ class Parties:
 
 
 def result_of(parties: Parties, name: str, round: int, number: float, **other: Any) -> list[bytes]:
-    fields = {"run": "run", "epoch": EPOCH, "trainer": name, "round": round, "samples": 2, "attempt": 1, "train_s": 0.1}
-    fields |= {"base": bytes(32), "scale": SCALE}
-    arrays = {"model": np.array([number]), "losses": np.array([1 << SCALE])}
+    fields = {
+        "run": "run",
+        "term": EPOCH,
+        "trainer": name,
+        "round": round,
+        "num_examples": 2,
+        "attempt": 1,
+        "train_s": 0.1,
+    }
+    fields |= {"model_digest": bytes(32), "fraction_bits": FRACTION_BITS}
+    arrays = {"model": np.array([number]), "losses": np.array([1 << FRACTION_BITS])}
     return parties.signed(f"up/run/{name}", Result(**{**fields, **other}), name, arrays)
 
 
@@ -149,8 +157,8 @@ ANYWHERE: dict[str, Kind] = {
     "an unknown field": lambda good, other, parties, draws: reheaded(good, parties, admin=True),
     "an unknown kind": lambda good, other, parties, draws: reheaded(good, parties, t="root"),
     "another run": lambda good, other, parties, draws: reheaded(good, parties, run="other"),
-    "a higher epoch": lambda good, other, parties, draws: reheaded(good, parties, epoch=draws.randrange(2, 99)),
-    "a lower epoch": lambda good, other, parties, draws: reheaded(good, parties, epoch=0),
+    "a higher term": lambda good, other, parties, draws: reheaded(good, parties, term=draws.randrange(2, 99)),
+    "a lower term": lambda good, other, parties, draws: reheaded(good, parties, term=0),
     "another round": lambda good, other, parties, draws: reheaded(good, parties, round=draws.randrange(1000, 9999)),
     "a later round": lambda good, other, parties, draws: reheaded(good, parties, round=2**53),
     "a negative round": lambda good, other, parties, draws: reheaded(good, parties, round=-1),

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from fedmq.algorithms.base import Plan, Standing, Strategy, Update
+from fedmq.algorithms.base import Evaluation, Plan, Strategy, Update
 from fedmq.algorithms.learning import learn
-from fedmq.runtime.rng import stream
+from fedmq.runtime.rng import derive_rng
 from fedmq.tasks.task import Rows, Task, find_task, task_rows
 
 XOR, LINEAR = find_task("xor"), find_task("linear")
@@ -26,21 +26,25 @@ def shards(task: Task, parts: int) -> Shards:
 def trained(
     task: Task, plan: Plan, rows: Shards, name: str, number: int, *, seed: int = 1, staleness: int = 0
 ) -> Update:
-    generator = stream(seed, "trainer", name, number)
+    generator = derive_rng(seed, "trainer", name, number)
     arrays = learn(task, plan.work, plan.arrays, rows[name], generator, lambda: False)
     return Update(name, number, staleness, len(rows[name].inputs), arrays)
 
 
-def good_enough(task: Task, standing: Standing | None, rows: Shards) -> bool:
+def good_enough(task: Task, evaluation: Evaluation | None, rows: Shards) -> bool:
     """What the run would say; if it says yes, the union of the rows must agree."""
-    if standing is None or standing.coverage < 1 or not task.reached(standing.loss, standing.correct, standing.rows):
+    if (
+        evaluation is None
+        or evaluation.coverage < 1
+        or not task.reached(evaluation.loss, evaluation.correct, evaluation.rows)
+    ):
         return False
     together = Rows(
         np.concatenate([one.inputs for one in rows.values()]), np.concatenate([one.targets for one in rows.values()])
     )
-    losses, correct = task.score(standing.genes[None], together)
-    assert losses[0] == pytest.approx(standing.loss)
-    assert correct[0] == standing.correct
+    losses, correct = task.score(evaluation.genes[None], together)
+    assert losses[0] == pytest.approx(evaluation.loss)
+    assert correct[0] == evaluation.correct
     return True
 
 
@@ -48,7 +52,7 @@ def rounds_needed(
     strategy: Strategy[Any], task: Task, seed: int, *, parts: int = 2, absent: float = 0.0, late: float = 0.0
 ) -> int | None:
     """The round in which the target was reached; None: not within the task's rounds."""
-    rows, chance = shards(task, parts), stream(seed, "chance")
+    rows, chance = shards(task, parts), derive_rng(seed, "chance")
     state, underway = strategy.init(task, seed), list[Update]()
     for number in range(1, task.rounds + 1):
         plan = strategy.ask(state)
@@ -61,7 +65,7 @@ def rounds_needed(
         for update in arrived:
             state = strategy.tell(state, update)
         state = strategy.close(state, rows.keys())
-        if good_enough(task, strategy.standing(state), rows):
+        if good_enough(task, strategy.evaluation(state), rows):
             return number
     return None
 

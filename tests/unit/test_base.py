@@ -11,7 +11,7 @@ from rounds_scene import Scene, kept, opened, sent
 
 from fedmq.aggregator.service import Limits
 from fedmq.algorithms.base import find_strategy
-from fedmq.protocol.codec import base_of, decode, describe, encode
+from fedmq.protocol.codec import decode, describe, digest_of, encode
 from fedmq.protocol.messages import Accepted, GradientLearner, Refused, Result, Round, Train
 from fedmq.simulation.federation import AGGREGATOR, Federation
 from fedmq.tasks.task import find_task, task_rows
@@ -25,23 +25,25 @@ def reasons(effects: Any) -> list[str]:
 
 def test_a_base_is_of_the_arrays_in_their_order_and_nothing_else() -> None:
     one, two = {"a": np.arange(3), "b": np.zeros(2)}, {"b": np.zeros(2), "a": np.arange(3)}
-    bases = {base_of(describe(arrays)) for arrays in (one, two, {"a": np.arange(3)}, {})}
-    assert len(bases) == 4
-    assert base_of(describe({"x": np.arange(3)})) == base_of(describe({"a": np.arange(3)})), "names are the header's"
+    model_digests = {digest_of(describe(arrays)) for arrays in (one, two, {"a": np.arange(3)}, {})}
+    assert len(model_digests) == 4
+    assert digest_of(describe({"x": np.arange(3)})) == digest_of(describe({"a": np.arange(3)})), (
+        "names are the header's"
+    )
 
 
 def test_both_sides_name_the_same_base() -> None:
     arrays = {"ids": np.arange(4), "pool": np.linspace(-1, 1, 8).reshape(4, 2)}
     work = Train(GradientLearner())
-    message = Round(run="r", epoch=1, round=1, seed=0, deadline_s=1.0, task=find_task("linear"), work=work)
-    assert base_of(decode(encode("t", message, arrays)).message.arrays) == base_of(describe(arrays))
+    message = Round(run="r", term=1, round=1, seed=0, deadline_s=1.0, task=find_task("linear"), work=work)
+    assert digest_of(decode(encode("t", message, arrays)).message.arrays) == digest_of(describe(arrays))
 
 
 def test_a_result_on_another_model_is_refused_counted_and_may_come_again_on_the_right_one() -> None:
     scene = opened("bob", "alice")
-    effects = scene.hear(scene.result_of("bob", 1, base=OTHER), 1.0)
-    assert (effects.saves, reasons(effects)) == ([], ["base"])
-    assert scene.rounds.rejections == {"base": 1}
+    effects = scene.hear(scene.result_of("bob", 1, model_digest=OTHER), 1.0)
+    assert (effects.saves, reasons(effects)) == ([], ["model-digest"])
+    assert scene.rounds.rejections == {"model-digest": 1}
     assert kept(scene.result("bob", 1)) == [(1, "bob", 1)]
 
 
@@ -51,8 +53,8 @@ def test_a_late_result_is_held_to_the_base_of_its_own_round() -> None:
     scene.now = 2.5
     scene.result("bob", 1, 5.0)  # a repeated one; time goes on with it
     assert scene.rounds.round == 2
-    assert scene.base(1) != scene.base(2), "the guess has moved"
-    assert reasons(scene.hear(scene.result_of("alice", 1, base=scene.base(2)), 1.0)) == ["base"]
+    assert scene.model_digest(1) != scene.model_digest(2), "the guess has moved"
+    assert reasons(scene.hear(scene.result_of("alice", 1, model_digest=scene.model_digest(2)), 1.0)) == ["model-digest"]
     assert kept(scene.result("alice", 1)) == [(1, "alice", 2)]
 
 
@@ -60,28 +62,28 @@ def test_a_result_that_was_accepted_is_acknowledged_again_whatever_it_names() ->
     """It is on disk; a refusal would be a lie."""
     scene = opened("bob", "alice")
     scene.result("bob", 1)
-    assert len(sent(scene.hear(scene.result_of("bob", 1, base=OTHER), 1.0), Accepted)) == 1
+    assert len(sent(scene.hear(scene.result_of("bob", 1, model_digest=OTHER), 1.0), Accepted)) == 1
 
 
 def test_before_a_restarted_aggregator_opens_its_round_it_knows_the_base() -> None:
     scene = Scene(round=3, accepted={(2, "bob")}, away=("bob", "alice"), min_trainers=3)
     assert kept(scene.result("bob", 3)) == [(3, "bob", 3)]
-    assert reasons(scene.hear(scene.result_of("alice", 3, base=OTHER), 1.0)) == ["base"]
+    assert reasons(scene.hear(scene.result_of("alice", 3, model_digest=OTHER), 1.0)) == ["model-digest"]
     assert kept(scene.result("alice", 2)) == [(2, "alice", 3)]
-    assert reasons(scene.hear(scene.result_of("dave", 1, base=OTHER), 1.0)) == ["base"]
+    assert reasons(scene.hear(scene.result_of("dave", 1, model_digest=OTHER), 1.0)) == ["model-digest"]
 
 
 def test_a_round_whose_close_was_dropped_has_no_base_that_fits() -> None:
     scene = Scene(round=3, accepted={(2, "bob")}, away=("bob", "alice"), min_trainers=3)
-    scene.rounds._bases.pop(1)
-    assert reasons(scene.result("alice", 1)) == ["base"]
+    scene.rounds._model_digests.pop(1)
+    assert reasons(scene.result("alice", 1)) == ["model-digest"]
 
 
 def test_bases_of_rounds_that_are_over_are_forgotten() -> None:
     scene = opened("bob", staleness=1)
     for number in range(1, 8):
         scene.result("bob", number, float(number))
-        assert len(scene.rounds._bases) <= 3
+        assert len(scene.rounds._model_digests) <= 3
 
 
 @pytest.mark.parametrize("strategy", ["evolution", "fedavg"])
@@ -93,13 +95,17 @@ def test_a_killed_aggregator_knows_the_bases_of_late_rounds_again(strategy: str)
     federation.start()
     federation.simulation.run(lambda: len(list(federation.store.closes())) >= 4, 60.0)
     assert federation.aggregator is not None
-    before = dict(federation.aggregator.rounds._bases)
+    before = dict(federation.aggregator.rounds._model_digests)
     federation.simulation.crash(AGGREGATOR)
     federation.simulation.start(AGGREGATOR)
     after = federation.aggregator.rounds
     assert after.round >= 4
-    wanted = {number: base for number, base in before.items() if after.round - 2 <= number < after.round}
+    wanted = {
+        number: model_digest for number, model_digest in before.items() if after.round - 2 <= number < after.round
+    }
     assert len(wanted) == 2
-    assert wanted.items() <= after._bases.items()
+    assert wanted.items() <= after._model_digests.items()
     results = [decode(one.frames).message for number in range(1, 5) for one in federation.store.results(number)]
-    assert all(isinstance(one, Result) and before.get(one.round, one.base) == one.base for one in results)
+    assert all(
+        isinstance(one, Result) and before.get(one.round, one.model_digest) == one.model_digest for one in results
+    )

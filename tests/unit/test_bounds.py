@@ -100,7 +100,7 @@ def test_a_liar_who_makes_a_wrong_candidate_as_correct_as_the_right_one_does_not
     archive = replace(
         archive,
         trainers=("a", "b", "c", "d", "liar"),
-        samples=FIVE,
+        num_examples=FIVE,
         losses=np.array([[0.1, 0.1], [0.1, 0.1], [0.1, 0.8], [0.1, 0.8], [1e9, 0.0]]),
         correct=np.array([[2, 2], [2, 2], [2, 1], [2, 1], [0, 2]]),
     )
@@ -120,9 +120,9 @@ def test_what_a_trainer_claims_of_its_own_elite_is_not_believed() -> None:
         perfect = spoilt(update, "losses", np.zeros(100))
         state = strategy.tell(state, spoilt(perfect, "correct", np.full(100, 2)))
     state = strategy.close(state, rows)
-    published, standing = strategy.ask(state).arrays, strategy.standing(state)
+    published, evaluation = strategy.ask(state).arrays, strategy.evaluation(state)
     places = [int(np.flatnonzero((published["pool"] == elite).all(axis=1))[0]) for elite in update.arrays["elites"]]
     of_elites = state.archive.places(published["ids"][places])
     assert np.isnan(state.archive.losses[:, of_elites]).all()
-    assert standing is not None
-    assert not (update.arrays["elites"] == standing.genes).all(axis=1).any()
+    assert evaluation is not None
+    assert not (update.arrays["elites"] == evaluation.genes).all(axis=1).any()

@@ -14,7 +14,7 @@ from fedmq.aggregator.service import Limits
 from fedmq.algorithms.base import find_strategy
 from fedmq.protocol.codec import decode, encode
 from fedmq.protocol.messages import Evolve, Goodbye, GradientLearner, Hello, Message, Result, Round, Train
-from fedmq.runtime.rng import stream
+from fedmq.runtime.rng import derive_rng
 from fedmq.simulation.federation import Federation
 from fedmq.tasks.task import find_task, task_rows
 from fedmq.trainer.budget import RUNS_REMEMBERED, Budget, Spent, evaluations_of
@@ -25,8 +25,8 @@ from fedmq.trainer.spool import SPENT_SUFFIX, SPENT_UNKNOWN, FileSpool
 XOR = find_task("xor")
 
 
-def round_of(number: int, pool: int = 10, *, run: str = "run", epoch: int = 1) -> Heard:
-    message = Round(run=run, epoch=epoch, round=number, seed=0, deadline_s=9.0, task=XOR, work=Evolve(elites=1))
+def round_of(number: int, pool: int = 10, *, run: str = "run", term: int = 1) -> Heard:
+    message = Round(run=run, term=term, round=number, seed=0, deadline_s=9.0, task=XOR, work=Evolve(elites=1))
     arrays = {"ids": np.arange(pool), "pool": np.zeros((pool, 22))}
     return Heard(decode(encode(f"round/{run}", message, arrays)))
 
@@ -35,7 +35,7 @@ class Bob:
     """Bob's session, whose work is done at once."""
 
     def __init__(self, budget: Budget) -> None:
-        self.session = Session("bob", 2, "test", stream(1, "jitter"), budget=budget)
+        self.session = Session("bob", 2, "test", derive_rng(1, "jitter"), budget=budget)
         self.session.step(Connected(), 0.0)
         self.spent: list[Spent] = []
 
@@ -72,9 +72,9 @@ def test_each_candidate_of_a_pool_counts(pool: int) -> None:
 
 def test_a_model_to_train_counts_once_and_nothing_counts_less() -> None:
     train = Train(GradientLearner())
-    message = Round(run="r", epoch=1, round=1, seed=0, deadline_s=1.0, task=XOR, work=train)
+    message = Round(run="r", term=1, round=1, seed=0, deadline_s=1.0, task=XOR, work=train)
     assert evaluations_of(message) == 1
-    without = Round(run="r", epoch=1, round=1, seed=0, deadline_s=1.0, task=XOR, work=Evolve(elites=1))
+    without = Round(run="r", term=1, round=1, seed=0, deadline_s=1.0, task=XOR, work=Evolve(elites=1))
     assert evaluations_of(without) == 1
 
 
@@ -117,7 +117,7 @@ def test_a_run_is_answered_up_to_its_cap_and_then_left() -> None:
 
 def test_a_run_that_was_left_is_told_so_at_each_round_and_gets_nothing_more() -> None:
     bob = Bob(Budget(9))
-    for heard in (round_of(1), round_of(2, 1), round_of(2, 1), round_of(2, 1, epoch=2)):
+    for heard in (round_of(1), round_of(2, 1), round_of(2, 1), round_of(2, 1, term=2)):
         assert kinds(bob.hear(heard)) == [Goodbye]
     assert bob.left == [], "it is logged once"
 

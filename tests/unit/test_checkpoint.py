@@ -20,7 +20,7 @@ from fedmq.algorithms.evolution.strategy import EvolutionState
 from fedmq.errors import StoreError
 from fedmq.runs.checkpoint import dump, load
 from fedmq.runs.store import Store
-from fedmq.runtime.rng import stream
+from fedmq.runtime.rng import derive_rng
 from fedmq.tasks.task import Task, find_task
 
 ROUNDS = 12
@@ -52,7 +52,7 @@ def small(task: Task) -> Task:
 
 def rounds(strategy: Strategy[Any], task: Task, *, stored: bool, parts: int = 2) -> Iterator[Any]:
     """The states of a run, before and after each close; late and absent trainers; each `stored` and loaded, or not."""
-    rows, chance = shards(task, parts), stream(5, "chance")
+    rows, chance = shards(task, parts), derive_rng(5, "chance")
     state, underway = strategy.init(task, 5), list[Update]()
     for number in range(1, ROUNDS + 1):
         plan, arrived = strategy.ask(state), [replace(one, staleness=number - one.round) for one in underway]

@@ -42,7 +42,7 @@ KEY = "SHA256:q1w2e3"
 
 
 def round_of(task: Task = TASK, code: bytes | None = CODE, number: int = 1) -> Packet:
-    message = Round(run="run", epoch=1, round=number, seed=1, deadline_s=1.0, task=task, work=Evolve(elites=0))
+    message = Round(run="run", term=1, round=number, seed=1, deadline_s=1.0, task=task, work=Evolve(elites=0))
     arrays = {"ids": np.arange(1), "pool": np.zeros((1, 2))}
     if code is not None:
         arrays["code"] = np.frombuffer(code, np.uint8)
@@ -167,9 +167,9 @@ def test_a_trainer_that_refuses_code_says_so_once_and_serves_other_runs(caplog: 
     results = {one.name: one.results for one in federation.aggregator.rounds.roster.trainers}
     assert results["alice"] == 5
     assert results.get("bob", 0) == 0
-    standing = federation.aggregator.rounds.standing
-    assert standing is not None
-    assert standing.loss < 2.0
+    evaluation = federation.aggregator.rounds.evaluation
+    assert evaluation is not None
+    assert evaluation.loss < 2.0
 
 
 def test_an_aggregator_that_comes_back_ships_the_code_that_it_began_with(tmp_path: Path) -> None:

@@ -20,12 +20,12 @@ from fedmq.runs.control_client import AGAIN_S, ANSWER_S, Operator
 from fedmq.simulation.federation import Federation
 from fedmq.tasks.task import find_task, task_rows
 from fedmq.testing import VirtualClock
-from fedmq.transport.link import Delivered, LinkUp, News
+from fedmq.transport.link import Delivered, LinkEvent, LinkUp
 
 ACTIONS: tuple[Action, ...] = ("pause", "resume", "stop")
-PAUSED, GOES_ON = (Beacon(run="run", epoch=2, round=3, open=True, paused=paused) for paused in (True, False))
-ROUND = Round(run="run", epoch=2, round=3, seed=7, deadline_s=10.0, task=find_task("xor"), work=Evolve(elites=10))
-OVER = Finished(run="run", epoch=2, rounds=3, solved=False)
+PAUSED, GOES_ON = (Beacon(run="run", term=2, round=3, open=True, paused=paused) for paused in (True, False))
+ROUND = Round(run="run", term=2, round=3, seed=7, deadline_s=10.0, task=find_task("xor"), work=Evolve(elites=10))
+OVER = Finished(run="run", term=2, rounds=3, solved=False)
 WORD = 77
 
 
@@ -33,11 +33,11 @@ class Post:
     """A link on which a test says what comes, and sees what is sent."""
 
     def __init__(self) -> None:
-        self.news: list[News] = []
+        self.news: list[LinkEvent] = []
         self.sent: list[tuple[str, Message]] = []
         self.takes = True
 
-    def receive(self) -> Iterator[News]:
+    def receive(self) -> Iterator[LinkEvent]:
         news, self.news = self.news, []
         yield from news
 
@@ -53,7 +53,7 @@ class Desk:
 
     def __init__(self, action: Action, trainer: str | None = None) -> None:
         self.link, self.clock = Post(), VirtualClock()
-        self.operator = Operator(self.link, "run", action, clock=self.clock, word=WORD, trainer=trainer)
+        self.operator = Operator(self.link, "run", action, clock=self.clock, request_id=WORD, trainer=trainer)
 
     def step(self, *messages: Message, at: float | None = None) -> list[Message]:
         """What it says when these come."""
@@ -66,11 +66,11 @@ class Desk:
 
     @property
     def ended(self) -> tuple[bool, bool]:
-        return self.operator.done, self.operator.heeded
+        return self.operator.done, self.operator.acked_request
 
 
 def asking(action: Action) -> Control:
-    return Control(run="run", epoch=2, action=action, word=WORD)
+    return Control(run="run", term=2, action=action, request_id=WORD)
 
 
 # The operator
@@ -149,22 +149,22 @@ def test_a_run_that_is_over_can_be_neither_paused_nor_resumed(action: Action) ->
 def test_a_zombie_of_the_run_does_not_speak_for_it() -> None:
     desk = Desk("pause")
     desk.step(GOES_ON)
-    zombie = Beacon(run="run", epoch=1, round=9, open=True, paused=True)
-    desk.step(zombie, Finished(run="run", epoch=1, rounds=9, solved=True))
+    zombie = Beacon(run="run", term=1, round=9, open=True, paused=True)
+    desk.step(zombie, Finished(run="run", term=1, rounds=9, solved=True))
     assert desk.ended == (False, False)
-    later = Beacon(run="run", epoch=3, round=3, open=True)
-    assert desk.step(later, at=AGAIN_S) == [Control(run="run", epoch=3, action="pause", word=WORD)]
+    later = Beacon(run="run", term=3, round=3, open=True)
+    assert desk.step(later, at=AGAIN_S) == [Control(run="run", term=3, action="pause", request_id=WORD)]
 
 
 def test_what_comes_of_other_runs_or_cannot_be_read_changes_nothing() -> None:
     desk = Desk("pause")
     desk.link.news.append(Delivered([b"beacon/run", b"no header", b""]))
-    other = Beacon(run="run-2", epoch=2, round=1, open=True, paused=True)  # its topic has the wanted one as a prefix
+    other = Beacon(run="run-2", term=2, round=1, open=True, paused=True)  # its topic has the wanted one as a prefix
     assert desk.step(other) == []
     assert desk.ended == (False, False)
 
 
-def test_an_operator_who_is_interrupted_does_not_claim_that_anybody_heeded() -> None:
+def test_an_operator_who_is_interrupted_does_not_claim_that_anybody_heeded_it() -> None:
     desk = Desk("pause")
     desk.step(GOES_ON)
     desk.operator.stop()
@@ -181,9 +181,9 @@ def control(
     at: float | None = None,
     run: str = "run",
     trainer: str | None = None,
-    epoch: int = 2,
+    term: int = 2,
 ) -> Effects:
-    return scene.hear(Control(run=run, epoch=epoch, action=action, trainer=trainer, word=WORD), at=at)
+    return scene.hear(Control(run=run, term=term, action=action, trainer=trainer, request_id=WORD), at=at)
 
 
 def paused(effects: Effects) -> list[bool]:
@@ -201,7 +201,7 @@ def test_a_paused_run_says_so_at_once_closes_its_round_and_opens_no_other() -> N
     assert sent(effects, Round) == []
     assert sent(scene.hello("carol"), Round) == []
     assert sent(scene.take(Tick(), at=3600.0), Round) == []
-    assert scene.rounds.phase is Phase.SELECTION
+    assert scene.rounds.phase is Phase.WAITING
 
 
 def test_a_run_that_is_resumed_goes_on_at_once() -> None:
@@ -263,7 +263,7 @@ def test_a_paused_run_and_one_that_waits_for_trainers_can_be_stopped_too() -> No
         assert [message.rounds for _, message in sent(effects, Finished)] == [0]
 
 
-@pytest.mark.parametrize("other", [{"run": "other"}, {"epoch": 1}, {"epoch": 3}])
+@pytest.mark.parametrize("other", [{"run": "other"}, {"term": 1}, {"term": 3}])
 def test_a_word_to_another_run_or_to_another_life_of_this_one_changes_nothing(other: Any) -> None:
     scene = opened("bob", "alice")
     for action in ACTIONS:
@@ -293,14 +293,14 @@ def refusals(effects: Effects) -> list[tuple[str, str]]:
 def test_a_beacon_that_repeats_the_word_shows_that_it_was_heeded(action: Action) -> None:
     trainer = None if action == "checkpoint" else "bob"
     desk = Desk(action, trainer)
-    said = Control(run="run", epoch=2, action=action, trainer=trainer, word=WORD)
+    said = Control(run="run", term=2, action=action, trainer=trainer, request_id=WORD)
     assert desk.step(GOES_ON) == [said]
-    desk.step(Beacon(run="run", epoch=2, round=3, open=True, heeded=WORD + 1))
+    desk.step(Beacon(run="run", term=2, round=3, open=True, acked_request=WORD + 1))
     assert desk.ended == (False, False)
-    desk.step(Beacon(run="run", epoch=2, round=3, open=True, heeded=WORD))
+    desk.step(Beacon(run="run", term=2, round=3, open=True, acked_request=WORD))
     assert desk.ended == (True, True)
     beacons = [message for _, message in sent(control(opened("bob", "alice"), action, trainer=trainer), Beacon)]
-    assert [beacon.heeded for beacon in beacons] == [WORD]
+    assert [beacon.acked_request for beacon in beacons] == [WORD]
 
 
 def test_who_is_drained_may_answer_the_open_round_and_is_invited_to_no_other() -> None:
@@ -381,7 +381,7 @@ def test_a_checkpoint_that_was_asked_for_is_in_the_store() -> None:
     limits = Limits(rounds_max=50, min_trainers=2)
     federation = Federation(task, find_strategy("fedsgd"), rows, limits=limits)
     simulation, clock = federation.simulation, federation.simulation.clock
-    simulation.add_trainer("olga", lambda link: Operator(link, "run", "checkpoint", clock=clock, word=WORD))
+    simulation.add_trainer("olga", lambda link: Operator(link, "run", "checkpoint", clock=clock, request_id=WORD))
     federation.start()
     simulation.start("olga")
     assert simulation.run(lambda: federation.finished, 60.0)

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from fedmq.broker.access_control import ASKS, KeyGate
+from fedmq.broker.access_control import ASKS, KeyAccessControl
 from fedmq.errors import Rejected
 from fedmq.protocol.codec import Frames
 from fedmq.security import membership as roll
@@ -42,7 +42,7 @@ class Scene:
         self.members = Members(folder)
         broker = read_identity(folder, "broker")
         assert broker is not None
-        self.gate = KeyGate(Membership(self.federation, broker), self.members, self.clock, Tickets(folder))
+        self.access = KeyAccessControl(Membership(self.federation, broker), self.members, self.clock, Tickets(folder))
         self.enrolment = Enrolment(folder, self.federation, self.members, self.clock)
 
     def token(self, name: str | None = None) -> bytes:
@@ -54,7 +54,7 @@ class Scene:
     def look(self) -> None:
         """What was moved is seen by the broker."""
         self.clock.time += 0.25
-        self.gate.refresh()
+        self.access.refresh()
 
     def ask(self, key: bytes, *identities: Identity) -> Standing | None:
         return self.send(key, ask(self.federation.id, key, *identities))
@@ -146,7 +146,7 @@ def test_an_expired_token_is_good_for_nothing_and_its_request_goes_with_it(scene
     assert scene.state(key, alice) == "expired"
     assert scene.requests() == []
     assert scene.state(key, alice) == "expired"
-    assert not scene.gate.admits(Port.JOIN, key)
+    assert not scene.access.admits(Port.JOIN, key)
 
 
 def test_a_request_must_be_signed_by_the_key_that_asks(scene: Scene, alice: Identity) -> None:
@@ -251,24 +251,24 @@ def test_the_fifth_port_lets_in_tokens_and_trainers_and_nobody_else(scene: Scene
     stranger, key, alice = Identity.new("trainer", "x").public.transport, scene.token(), scene.member()
     above = scene.federation.aggregator.transport
 
-    admitted = [scene.gate.admits(Port.JOIN, one) for one in (stranger, above, key, alice.public.transport)]
+    admitted = [scene.access.admits(Port.JOIN, one) for one in (stranger, above, key, alice.public.transport)]
 
     assert admitted == [False, False, True, True]
-    assert scene.gate.sender(Port.JOIN, key, 100) == ""
-    assert scene.gate.sender(Port.JOIN, stranger, 100) is None
-    assert [scene.gate.admits(port, key) for port in Port if port is not Port.JOIN] == [False] * 4
+    assert scene.access.sender(Port.JOIN, key, 100) == ""
+    assert scene.access.sender(Port.JOIN, stranger, 100) is None
+    assert [scene.access.admits(port, key) for port in Port if port is not Port.JOIN] == [False] * 4
     scene.clock.time += 60
-    assert scene.gate.sender(Port.JOIN, key, 100) is None
+    assert scene.access.sender(Port.JOIN, key, 100) is None
 
 
 def test_who_has_a_token_does_not_keep_the_broker_busy(scene: Scene) -> None:
     key = scene.token()
 
-    taken = [scene.gate.sender(Port.JOIN, key, 100) for _ in range(1000)]
+    taken = [scene.access.sender(Port.JOIN, key, 100) for _ in range(1000)]
 
     assert taken.count("") == ASKS
     scene.clock.time += 1
-    assert scene.gate.sender(Port.JOIN, key, 100) == ""
+    assert scene.access.sender(Port.JOIN, key, 100) == ""
 
 
 def test_a_member_has_its_key_replaced_without_anybody(scene: Scene) -> None:
@@ -279,7 +279,7 @@ def test_a_member_has_its_key_replaced_without_anybody(scene: Scene) -> None:
     assert scene.members.of_key(old.public.transport) is None
     assert scene.members.of_name("alice") == new.public
     assert scene.state(new.public.transport, new) == "accepted"  # if the first answer was lost
-    assert not scene.gate.admits(Port.JOIN, old.public.transport)
+    assert not scene.access.admits(Port.JOIN, old.public.transport)
 
 
 def test_a_replacement_must_be_signed_by_both_keys(scene: Scene) -> None:

@@ -12,15 +12,15 @@ import pytest
 from fedmq.errors import StoreError
 from fedmq.observe import events
 from fedmq.observe.event_log import EventLog, read_view, take_line
-from fedmq.observe.run_state import View
+from fedmq.observe.run_state import RunState
 from fedmq.runtime.run_folder import EVENTS
 
 BEST = events.Best(value=1.0, coverage=1.0, fitness=-0.1, fitness_mean=-0.5, fitness_worst=-2.0, diversity=0.3)
 
 EXAMPLES: list[events.AnyEvent] = [
-    events.RunStarted(run="run", epoch=1, round=1, task="xor", strategy="evolution", seed=7),
+    events.RunStarted(run="run", term=1, round=1, task="xor", strategy="evolution", seed=7),
     events.Waiting(present=0, needed=2),
-    events.TrainerJoined(trainer="bob", samples=2),
+    events.TrainerJoined(trainer="bob", num_examples=2),
     events.RoundPublished(round=1, invited=2),
     events.ResultAccepted(round=1, trainer="bob", staleness=0, train_s=0.1),
     events.ResultRejected(trainer="", reason="sha256", detail='a "quoted" line\nand another'),
@@ -42,7 +42,7 @@ def lines_of(path: Path) -> list[dict[str, Any]]:
 
 
 def test_each_event_is_one_line_of_json_with_its_time_and_kind(tmp_path: Path) -> None:
-    log = EventLog(tmp_path / EVENTS, iter(range(100)).__next__, View())
+    log = EventLog(tmp_path / EVENTS, iter(range(100)).__next__, RunState())
     for event in EXAMPLES:
         log(event)
     log.close()
@@ -68,14 +68,14 @@ def test_each_event_is_one_line_of_json_with_its_time_and_kind(tmp_path: Path) -
 
 def test_a_run_that_goes_on_appends_to_its_events(tmp_path: Path) -> None:
     for _ in range(2):
-        log = EventLog(tmp_path / EVENTS, lambda: 0.0, View())
+        log = EventLog(tmp_path / EVENTS, lambda: 0.0, RunState())
         log(EXAMPLES[0])
         log.close()
     assert len(lines_of(tmp_path / EVENTS)) == 2
 
 
 def test_what_people_wait_for_is_in_the_file_before_the_log_is_closed(tmp_path: Path) -> None:
-    log = EventLog(tmp_path / EVENTS, lambda: 0.0, View())
+    log = EventLog(tmp_path / EVENTS, lambda: 0.0, RunState())
     log(EXAMPLES[4])
     log(EXAMPLES[7])
     assert [line["event"] for line in lines_of(tmp_path / EVENTS)] == ["result-accepted", "round-closed"]
@@ -86,7 +86,7 @@ def test_what_people_wait_for_is_in_the_file_before_the_log_is_closed(tmp_path: 
 
 def test_events_that_cannot_be_written_end_in_one_line_that_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / EVENTS).symlink_to("/dev/full")
-    log = EventLog(tmp_path / EVENTS, lambda: 0.0, View())
+    log = EventLog(tmp_path / EVENTS, lambda: 0.0, RunState())
     with pytest.raises(
         StoreError, match=r"^[^\n]*events.jsonl: cannot be written \(No space left[^\n]*make room[^\n]*$"
     ):
@@ -95,7 +95,7 @@ def test_events_that_cannot_be_written_end_in_one_line_that_says_what_to_do(tmp_
         log.close()
 
 
-def written(path: Path, *told: events.AnyEvent, bytes_max: int = 1 << 20) -> View:
+def written(path: Path, *told: events.AnyEvent, bytes_max: int = 1 << 20) -> RunState:
     """What a log, opened on what is there, has taken in when it is closed."""
     view, clock = read_view(path), iter(range(1, 1_000_000))
     now = 0.0
@@ -119,9 +119,9 @@ def test_what_is_read_is_the_picture_that_was_written(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_not_there_or_holds_other_lines_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
-    assert read_view(tmp_path / EVENTS) == View()
+    assert read_view(tmp_path / EVENTS) == RunState()
     (tmp_path / "file").touch()
-    assert read_view(tmp_path / "file" / EVENTS) == View()
+    assert read_view(tmp_path / "file" / EVENTS) == RunState()
     view = written(tmp_path / EVENTS, *EXAMPLES)
     with (tmp_path / EVENTS).open("ab") as file:
         file.write(b'{"at": 1.0, "event": "of another version"}\n\xff\n[]\n{"at": 2.0, "event": "run-pau')
@@ -130,7 +130,7 @@ def test_a_file_that_is_not_there_or_holds_other_lines_is_read_as_far_as_it_goes
 
 def test_half_a_line_of_a_life_that_was_killed_costs_nothing_that_follows(tmp_path: Path) -> None:
     (tmp_path / EVENTS).write_bytes(START_LINE + b'\n{"at": 2.0, "event": "wai')
-    log = EventLog(tmp_path / EVENTS, lambda: 3.0, View())
+    log = EventLog(tmp_path / EVENTS, lambda: 3.0, RunState())
     log(events.RunPaused())
     log.close()
     assert read_view(tmp_path / EVENTS).paused
@@ -164,7 +164,7 @@ def test_a_file_that_grows_too_long_begins_anew_and_nothing_of_the_picture_is_lo
     ],
 )
 def test_a_line_that_no_aggregator_wrote_is_left_out(line: bytes) -> None:
-    assert take_line(View(), line) == View()
+    assert take_line(RunState(), line) == RunState()
 
 
 def test_of_a_long_file_the_tail_says_how_the_run_stands(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from fedmq.observe.event_log import LOG_BYTES_MAX, take_line
 from fedmq.observe.events import GENES_TOLD_MAX, AnyEvent, Best
-from fedmq.observe.run_state import STALLED_S, View
+from fedmq.observe.run_state import STALLED_S, RunState
 
 PAGE = (Path(__file__).parents[2] / "docs" / "events.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^### (\S+)\n(.*?)(?=^##|\Z)", PAGE, flags=re.MULTILINE | re.DOTALL))
@@ -34,7 +34,7 @@ def test_the_example_of_each_event_is_a_whole_line_of_it(name: str) -> None:
     (example,) = re.findall(r"^```json\n(.*)\n```", SECTIONS[name], flags=re.MULTILINE)
     fields = [field.encode_name for field in msgspec.structs.fields(KINDS[name])]
     assert list(json.loads(example)) == ["at", "event", *fields]
-    assert take_line(View(), example.encode()).seq == 1
+    assert take_line(RunState(), example.encode()).seq == 1
 
 
 def test_the_fields_of_the_figures_are_explained() -> None:

@@ -10,19 +10,19 @@ import msgspec
 import pytest
 
 from fedmq.dashboard.folders import FOLLOWED_MAX, SCAN_S, Folders
-from fedmq.dashboard.live_runs import HERE_S, Watched, Watching
-from fedmq.dashboard.run_catalog import Cursor, Gallery
+from fedmq.dashboard.live_runs import HERE_S, LiveRuns, Watched
+from fedmq.dashboard.run_catalog import Cursor, RunCatalog
 from fedmq.dashboard.server_sent_events import QUEUE_MAX, STREAMS_MAX, Reader, Streams, TooManyStreams, event
 from fedmq.observe import events
 from fedmq.observe.event_log import TAIL_BYTES
-from fedmq.observe.run_state import View
+from fedmq.observe.run_state import RunState
 from fedmq.protocol.codec import Frames
 from fedmq.testing import VirtualClock
-from fedmq.transport.link import News
+from fedmq.transport.link import LinkEvent
 
 
-def started(run: str, epoch: int = 1) -> events.RunStarted:
-    return events.RunStarted(run=run, epoch=epoch, round=1, task="xor", strategy="evolution", seed=1, rounds_max=9)
+def started(run: str, term: int = 1) -> events.RunStarted:
+    return events.RunStarted(run=run, term=term, round=1, task="xor", strategy="evolution", seed=1, rounds_max=9)
 
 
 def finished(rounds: int = 1) -> events.RunFinished:
@@ -48,7 +48,7 @@ def write(folder: Path, *story: events.AnyEvent) -> Path:
 class Silence:
     """A link over which nothing comes."""
 
-    def receive(self) -> Iterator[News]:
+    def receive(self) -> Iterator[LinkEvent]:
         yield from ()
 
     def send(self, frames: Frames) -> bool:
@@ -60,11 +60,11 @@ class Scene:
 
     def __init__(self, folder: Path) -> None:
         self.clock = VirtualClock()
-        self.watching = Watching(Silence(), clock=self.clock)
-        self.gallery = Gallery(self.watching, Folders(folder, clock=self.clock), address="tcp://b", clock=self.clock)
+        self.watching = LiveRuns(Silence(), clock=self.clock)
+        self.gallery = RunCatalog(self.watching, Folders(folder, clock=self.clock), address="tcp://b", clock=self.clock)
 
-    def live(self, run: str, *story: events.AnyEvent) -> View:
-        watched = self.watching.runs.setdefault(run, Watched(View()))
+    def live(self, run: str, *story: events.AnyEvent) -> RunState:
+        watched = self.watching.runs.setdefault(run, Watched(RunState()))
         for one in story:
             watched.view.take(1e9, one)
         watched.heard_at = self.clock.now()
@@ -107,7 +107,7 @@ def test_who_joins_is_told_everything_or_what_it_does_not_know(scene: Scene) -> 
     assert news is not None
     assert kinds(news.joining) == ["full", "patch", "patch", "full", "full", "full"]
     assert news.patch is None
-    assert (news.cursor.epoch, news.cursor.seq) == (1, 3)
+    assert (news.cursor.term, news.cursor.seq) == (1, 3)
 
 
 def test_who_follows_is_told_what_is_new_and_everything_after_a_new_life_or_a_step_back(scene: Scene) -> None:

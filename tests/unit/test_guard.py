@@ -10,11 +10,11 @@ import pytest
 from fedmq.dashboard.security_middleware import (
     BODY_BYTES_MAX,
     TARGET_BYTES_MAX,
-    Guard,
     Message,
     Receive,
     Scope,
     Secrets,
+    SecurityMiddleware,
     Send,
 )
 
@@ -46,7 +46,7 @@ def ask(
     any_address: bool = False,
 ) -> tuple[int, dict[str, str], bytes]:
     """What the guard, or what is behind it, answers."""
-    guard = Guard(hello, known, names={"127.0.0.1", "localhost"}, any_address=any_address, port=8550)
+    guard = SecurityMiddleware(hello, known, names={"127.0.0.1", "localhost"}, any_address=any_address, port=8550)
     pairs = headers.items() if isinstance(headers, dict) else headers
     scope = {
         "type": "http",

@@ -8,17 +8,17 @@ from fedmq.protocol.codec import Frames
 from fedmq.security.enrolment import Standing, answer
 from fedmq.security.enrolment_client import REFUSALS_MAX, SILENT_S, Joiner
 from fedmq.testing import VirtualClock
-from fedmq.transport.link import Delivered, LinkRefused, LinkUp, News
+from fedmq.transport.link import Delivered, LinkEvent, LinkRefused, LinkUp
 
 
 class FakeLink:
     """Hands over what a test puts into it, and keeps what is sent."""
 
     def __init__(self) -> None:
-        self.news: list[News] = []
+        self.news: list[LinkEvent] = []
         self.sent: list[Frames] = []
 
-    def receive(self) -> Iterator[News]:
+    def receive(self) -> Iterator[LinkEvent]:
         while self.news:
             yield self.news.pop(0)
 

@@ -62,9 +62,9 @@ def test_fedsgd_reaches_the_pooled_optimum() -> None:
     for _ in range(1000):
         state = one_round(strategy, state, LINEAR)
     np.testing.assert_allclose(strategy.ask(state).arrays["model"], [1.5, 0.5, -0.25], atol=1e-9)
-    standing = strategy.standing(state)
-    assert standing is not None
-    assert standing.loss == pytest.approx(0.25, abs=1e-9)
+    evaluation = strategy.evaluation(state)
+    assert evaluation is not None
+    assert evaluation.loss == pytest.approx(0.25, abs=1e-9)
 
 
 # Evolution
@@ -90,7 +90,7 @@ def test_what_the_trainers_found_enters_the_next_pool_with_their_weighted_mean()
     state = strategy.init(XOR, 1)
     plan, rows = strategy.ask(state), shards(XOR, 2)
     updates = [trained(XOR, plan, rows, name, 1) for name in rows]
-    updates[1] = replace(updates[1], samples=6)
+    updates[1] = replace(updates[1], num_examples=6)
     for update in updates:
         state = strategy.tell(state, update)
     pool = strategy.ask(strategy.close(state, rows)).arrays["pool"]
@@ -106,9 +106,9 @@ def test_a_late_score_completes_a_candidate_that_still_lives() -> None:
     rows = shards(XOR, 2)
     both = [trained(XOR, strategy.ask(start), rows, name, 1) for name in rows]
     state = strategy.close(strategy.tell(start, both[0]), rows)
-    early = strategy.standing(state)
+    early = strategy.evaluation(state)
     state = strategy.close(strategy.tell(state, replace(both[1], staleness=1)), rows)
-    late = strategy.standing(state)
+    late = strategy.evaluation(state)
     assert early is not None
     assert early.coverage == 0.5
     assert late is not None
@@ -119,14 +119,14 @@ def test_a_late_score_completes_a_candidate_that_still_lives() -> None:
 def test_the_scores_of_one_who_left_count_again_when_it_returns() -> None:
     strategy = find_strategy("evolution")
     state = one_round(strategy, strategy.init(XOR, 1), XOR)
-    before = strategy.standing(state)
+    before = strategy.evaluation(state)
     rows = shards(XOR, 2)
     update = trained(XOR, strategy.ask(state), rows, "trainer-1", 2)
     without = strategy.close(strategy.tell(state, update), {"trainer-1"})
     returned = strategy.close(
         strategy.tell(without, trained(XOR, strategy.ask(without), rows, "trainer-1", 3)), rows.keys()
     )
-    alone, together = strategy.standing(without), strategy.standing(returned)
+    alone, together = strategy.evaluation(without), strategy.evaluation(returned)
     assert alone is not None
     assert alone.rows == 2
     assert before is not None
@@ -141,12 +141,12 @@ def test_a_search_that_stands_still_starts_anew_and_keeps_the_best() -> None:
     state = replace(one_round(strategy, state, XOR), progress=replace(state.progress, best=0.0, stagnant=14))
     elites = strategy.ask(state).arrays["ids"][:10]
     state = one_round(strategy, state, XOR)
-    plan, best = strategy.ask(state), strategy.standing(state)
+    plan, best = strategy.ask(state), strategy.evaluation(state)
     assert isinstance(plan.work, Evolve)
     assert plan.work.elites == 0
     assert not set(elites.tolist()) & set(plan.arrays["ids"].tolist())
     assert plan.arrays["pool"].min() >= -2.0
-    after = strategy.standing(one_round(strategy, state, XOR))
+    after = strategy.evaluation(one_round(strategy, state, XOR))
     assert best is not None
     assert after is not None
     assert (after.correct, -after.loss) >= (best.correct, -best.loss)
@@ -215,7 +215,7 @@ def test_fedsgd_refuses_a_model_that_is_not_linear() -> None:
 def test_the_deployed_model_is_the_one_that_was_scored() -> None:
     strategy = find_strategy("fedsgd")
     start = strategy.init(LINEAR, 1)
-    standing = strategy.standing(one_round(strategy, start, LINEAR))
-    assert standing is not None
-    np.testing.assert_array_equal(standing.genes, strategy.ask(start).arrays["model"])
-    assert standing.loss == 5.0
+    evaluation = strategy.evaluation(one_round(strategy, start, LINEAR))
+    assert evaluation is not None
+    np.testing.assert_array_equal(evaluation.genes, strategy.ask(start).arrays["model"])
+    assert evaluation.loss == 5.0

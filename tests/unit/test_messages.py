@@ -14,8 +14,8 @@ from fedmq.errors import Rejected, RejectReason
 from fedmq.models.networks import LAYERS_MAX, MLP
 from fedmq.protocol.codec import HEADER_BYTES_MAX, decode, encode
 from fedmq.protocol.messages import (
+    FRACTION_BITS_MAX,
     PROTOCOL_VERSION,
-    SCALE_MAX,
     STEPS_MAX,
     Accepted,
     Action,
@@ -57,7 +57,7 @@ learners = st.builds(EvolutionLearner) | st.builds(GradientLearner, steps=st.int
 works = st.builds(
     Evolve, elites=st.integers(0, CANDIDATES_MAX), generations=st.integers(0, GENERATIONS_MAX)
 ) | st.builds(Train, learner=learners)
-of_a_run = {"run": names, "epoch": counts}
+of_a_run = {"run": names, "term": counts}
 of_a_trainer = {**of_a_run, "trainer": names}
 messages: dict[type[Any], st.SearchStrategy[Any]] = {
     Round: st.builds(
@@ -77,7 +77,7 @@ messages: dict[type[Any], st.SearchStrategy[Any]] = {
         waiting=st.booleans(),
         spread_s=st.floats(0, 60),
         acknowledged=st.binary(max_size=2048),
-        heeded=counts,
+        acked_request=counts,
     ),
     Finished: st.builds(Finished, **of_a_run, rounds=counts, solved=st.booleans()),
     Events: st.builds(Events, **of_a_run, first=counts, count=positives),
@@ -90,7 +90,7 @@ messages: dict[type[Any], st.SearchStrategy[Any]] = {
     Hello: st.builds(
         Hello,
         **of_a_trainer,
-        samples=positives,
+        num_examples=positives,
         round=counts,
         version=texts,
         labels=st.lists(st.text(max_size=64), max_size=8).map(tuple),
@@ -99,35 +99,43 @@ messages: dict[type[Any], st.SearchStrategy[Any]] = {
         Result,
         **of_a_trainer,
         round=counts,
-        samples=positives,
+        num_examples=positives,
         attempt=positives,
         train_s=seconds,
-        base=st.binary(min_size=32, max_size=32),
-        scale=st.integers(0, SCALE_MAX),
+        model_digest=st.binary(min_size=32, max_size=32),
+        fraction_bits=st.integers(0, FRACTION_BITS_MAX),
         cpu_s=seconds,
         memory=counts,
     ),
     Goodbye: st.builds(Goodbye, **of_a_trainer),
     Control: st.builds(
-        Control, **of_a_run, action=st.sampled_from(get_args(Action)), trainer=st.none() | names, word=counts
+        Control, **of_a_run, action=st.sampled_from(get_args(Action)), trainer=st.none() | names, request_id=counts
     ),
     Presence: st.builds(Presence, trainer=names, present=st.booleans()),
 }
 EXAMPLES: dict[type[Any], Message] = {
-    Round: Round(run="r", epoch=1, round=3, seed=7, deadline_s=10.0, task=find_task("xor"), work=Evolve(elites=10)),
-    Beacon: Beacon(run="r", epoch=1, round=3, open=True, acknowledged=b"\x03", heeded=7, at=1e9),
-    Finished: Finished(run="r", epoch=1, rounds=3, solved=True),
-    Events: Events(run="r", epoch=1, first=0, count=3),
-    Snapshot: Snapshot(run="r", epoch=1, seq=3),
-    Welcome: Welcome(run="r", epoch=1, trainer="alice", index=0),
-    Accepted: Accepted(run="r", epoch=1, trainer="alice", round=3),
-    Refused: Refused(run="r", epoch=1, trainer="alice", round=3, reason="shape", detail="why"),
-    Hello: Hello(run="r", epoch=1, trainer="alice", samples=2, round=0, version="0.1.0", labels=("north",)),
+    Round: Round(run="r", term=1, round=3, seed=7, deadline_s=10.0, task=find_task("xor"), work=Evolve(elites=10)),
+    Beacon: Beacon(run="r", term=1, round=3, open=True, acknowledged=b"\x03", acked_request=7, at=1e9),
+    Finished: Finished(run="r", term=1, rounds=3, solved=True),
+    Events: Events(run="r", term=1, first=0, count=3),
+    Snapshot: Snapshot(run="r", term=1, seq=3),
+    Welcome: Welcome(run="r", term=1, trainer="alice", index=0),
+    Accepted: Accepted(run="r", term=1, trainer="alice", round=3),
+    Refused: Refused(run="r", term=1, trainer="alice", round=3, reason="shape", detail="why"),
+    Hello: Hello(run="r", term=1, trainer="alice", num_examples=2, round=0, version="0.1.0", labels=("north",)),
     Result: Result(
-        run="r", epoch=1, trainer="alice", round=3, samples=2, attempt=1, train_s=0.5, base=bytes(32), scale=16
+        run="r",
+        term=1,
+        trainer="alice",
+        round=3,
+        num_examples=2,
+        attempt=1,
+        train_s=0.5,
+        model_digest=bytes(32),
+        fraction_bits=16,
     ),
-    Goodbye: Goodbye(run="r", epoch=1, trainer="alice"),
-    Control: Control(run="r", epoch=1, action="ban", trainer="bob", word=7),
+    Goodbye: Goodbye(run="r", term=1, trainer="alice"),
+    Control: Control(run="r", term=1, action="ban", trainer="bob", request_id=7),
     Presence: Presence(trainer="alice", present=True),
 }
 FIELDS = [
@@ -202,7 +210,7 @@ def test_a_field_of_another_type_is_refused(kind: type[Any], field: str) -> None
 def test_a_field_without_a_default_must_be_there(kind: type[Any], field: str) -> None:
     fields = fields_of(kind)
     del fields[field]
-    optional = ("trainer", "word") if kind is Control else ("heeded", "at") if kind is Beacon else ()
+    optional = ("trainer", "request_id") if kind is Control else ("acked_request", "at") if kind is Beacon else ()
     if field in (*DEFAULTED, *optional):
         assert isinstance(received(fields), kind)
         return
@@ -246,7 +254,7 @@ def test_the_largest_header_of_each_kind_fits() -> None:
         metric="accuracy",
         target=0.999999999,
     )
-    of_run: dict[str, Any] = {"run": LONGEST_NAME, "epoch": COUNT_MAX}
+    of_run: dict[str, Any] = {"run": LONGEST_NAME, "term": COUNT_MAX}
     of_trainer: dict[str, Any] = {**of_run, "trainer": LONGEST_NAME, "round": COUNT_MAX}
     most = CANDIDATES_MAX
     work = Evolve(elites=most, generations=GENERATIONS_MAX, population=most, proposals=most)
@@ -260,16 +268,23 @@ def test_the_largest_header_of_each_kind_fits() -> None:
             waiting=True,
             spread_s=59.999,
             acknowledged=bytes(2048),
-            heeded=COUNT_MAX,
+            acked_request=COUNT_MAX,
         ),
         Refused(**of_trainer, reason="header-size", detail="\N{GRINNING FACE}" * 200),
         Hello(
             **of_trainer,
-            samples=COUNT_MAX,
+            num_examples=COUNT_MAX,
             version="\N{GRINNING FACE}" * 200,
             labels=("\N{GRINNING FACE}" * 64,) * 8,
         ),
-        Result(**of_trainer, samples=COUNT_MAX, attempt=COUNT_MAX, train_s=1e9, base=bytes(32), scale=SCALE_MAX),
+        Result(
+            **of_trainer,
+            num_examples=COUNT_MAX,
+            attempt=COUNT_MAX,
+            train_s=1e9,
+            model_digest=bytes(32),
+            fraction_bits=FRACTION_BITS_MAX,
+        ),
     ]
     for message in largest:
         frames = encode("t", message)
@@ -292,16 +307,16 @@ def test_nobody_is_told_to_wait_for_longer_than_a_minute(seconds: float) -> None
         received({**fields_of(Beacon), "spread_s": seconds})
 
 
-@pytest.mark.parametrize("scale", [-1, SCALE_MAX + 1, 16.5, "16", None])
-def test_a_scale_is_from_0_to_30_bits(scale: object) -> None:
-    with pytest.raises(Rejected, match="scale"):
-        received({**fields_of(Result), "scale": scale})
+@pytest.mark.parametrize("fraction_bits", [-1, FRACTION_BITS_MAX + 1, 16.5, "16", None])
+def test_a_scale_is_from_0_to_30_bits(fraction_bits: object) -> None:
+    with pytest.raises(Rejected, match="fraction_bits"):
+        received({**fields_of(Result), "fraction_bits": fraction_bits})
 
 
 @pytest.mark.parametrize("length", [0, 31, 33])
 def test_a_base_is_32_bytes(length: int) -> None:
-    with pytest.raises(Rejected, match="base"):
-        received({**fields_of(Result), "base": bytes(length)})
+    with pytest.raises(Rejected, match="model_digest"):
+        received({**fields_of(Result), "model_digest": bytes(length)})
 
 
 @pytest.mark.parametrize("action", ["", "Pause", "kill", "pause; stop", None, 1, True, ["stop"]])

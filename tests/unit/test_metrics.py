@@ -15,7 +15,7 @@ from metrics_scene import CLOSED, SERVICES, counted, rows, run_metrics, values
 import fedmq.aggregator.metrics
 from fedmq.aggregator.metrics import Tally
 from fedmq.observe.metrics import Metrics
-from fedmq.observe.run_state import View
+from fedmq.observe.run_state import RunState
 from fedmq.simulation.clock import VirtualClock
 
 ROOT = Path(__file__).parents[2]
@@ -38,7 +38,7 @@ COUNTED = {
         "results_resent_total": 7,
         "stalls_total": 8,
         "rejected_total|values": 13,
-        "rejected_total|base": 14,
+        "rejected_total|model-digest": 14,
         "received_bytes_total": 1000,
         "sent_bytes_total": 2000,
         "broker_contacts_total": 12,
@@ -51,7 +51,7 @@ COUNTED = {
         "trainers|alive": 6,
         "trainers|suspect": 1,
         "trainers|gone": 2,
-        "epoch": 15,
+        "term": 15,
         "round": 4,
         "rounds_max": 16,
         "open_rounds": 1,
@@ -81,7 +81,7 @@ COUNTED = {
         "runs": 14,
     },
     "trainer": {
-        "rejected_total|epoch": 5,
+        "rejected_total|term": 5,
         "refused_total|round": 6,
         "rows": 7,
         "broker_contacts_total": 8,  # and it is not connected
@@ -108,7 +108,7 @@ def test_between_two_rounds_none_is_open() -> None:
 
 def test_before_a_round_is_closed_there_is_no_fitness() -> None:
     metrics = Metrics()
-    fedmq.aggregator.metrics.measure(MagicMock(), View(), Tally(), VirtualClock())(metrics)
+    fedmq.aggregator.metrics.measure(MagicMock(), RunState(), Tally(), VirtualClock())(metrics)
     assert not [name for name in values(metrics) if "fitness" in name]
 
 

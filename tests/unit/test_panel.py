@@ -10,12 +10,12 @@ from rich.console import Console, RenderableType
 
 from fedmq.observe import events
 from fedmq.observe.braille import Curve, draw_blocks, draw_curves
-from fedmq.observe.run_state import STALLED_S, View
+from fedmq.observe.run_state import STALLED_S, RunState
 from fedmq.observe.terminal_view import Seen, draw_list, draw_run, span
 
 STARTED = events.RunStarted(
     run="one",
-    epoch=1,
+    term=1,
     round=1,
     task="xor",
     strategy="evolution",
@@ -39,9 +39,9 @@ def closed(number: int, fitness: float = -0.25) -> events.RoundClosed:
     )
 
 
-def view_of(*told: events.AnyEvent, begin: float = 100.0) -> View:
+def view_of(*told: events.AnyEvent, begin: float = 100.0) -> RunState:
     """One event a second."""
-    view = View()
+    view = RunState()
     for second, event in enumerate((STARTED, *told)):
         view.take(begin + second, event)
     return view
@@ -53,7 +53,7 @@ def printed(picture: RenderableType, width: int = 100, height: int = 40) -> list
     return screen.getvalue().splitlines()
 
 
-def drawn(view: View, *, now: float | None = None, here: bool = True, width: int = 100, height: int = 40) -> str:
+def drawn(view: RunState, *, now: float | None = None, here: bool = True, width: int = 100, height: int = 40) -> str:
     lines = printed(draw_run(Seen(view, view.event_at if now is None else now, here), width, height), width, height)
     assert len(lines) <= height
     assert max(map(len, lines)) <= width
@@ -61,11 +61,15 @@ def drawn(view: View, *, now: float | None = None, here: bool = True, width: int
 
 
 def trainers(count: int) -> list[events.AnyEvent]:
-    return [events.TrainerJoined(trainer=f"t{number:03}", samples=number) for number in range(count)]
+    return [events.TrainerJoined(trainer=f"t{number:03}", num_examples=number) for number in range(count)]
 
 
 def test_the_picture_says_what_a_person_asks_first() -> None:
-    told = [events.TrainerJoined(trainer="bob", samples=3, labels=("north", "gpu")), closed(1, -0.6), closed(2, -0.5)]
+    told = [
+        events.TrainerJoined(trainer="bob", num_examples=3, labels=("north", "gpu")),
+        closed(1, -0.6),
+        closed(2, -0.5),
+    ]
     accepted = events.ResultAccepted(
         round=2, trainer="bob", staleness=0, train_s=0.004, answer_s=0.010, cpu_s=1.0, memory=57_000_000
     )
@@ -136,7 +140,7 @@ def test_how_it_stands_is_at_the_top(told: tuple[events.AnyEvent, ...], here: bo
 
 
 def test_a_picture_of_nothing_can_be_drawn() -> None:
-    assert "no trainer yet" in drawn(View())
+    assert "no trainer yet" in drawn(RunState())
 
 
 def test_a_list_has_a_line_for_each_run() -> None:
@@ -149,7 +153,7 @@ def test_a_list_has_a_line_for_each_run() -> None:
 
 
 def test_what_a_stranger_sent_neither_colours_the_terminal_nor_moves_its_cursor() -> None:
-    joined = events.TrainerJoined(trainer="[red]b\x1b[2Job", samples=1, labels=("[blink]\x1b[5m",))
+    joined = events.TrainerJoined(trainer="[red]b\x1b[2Job", num_examples=1, labels=("[blink]\x1b[5m",))
     picture = drawn(view_of(joined), width=140)
     assert "\x1b" not in picture
     assert "[red]b?[2Job" in picture

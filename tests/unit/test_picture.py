@@ -12,7 +12,7 @@ import pytest
 from fedmq.dashboard.page_model import Origin, changes, full_of, head_of, row_of, tables_of
 from fedmq.models.networks import MLP, Code
 from fedmq.observe import events
-from fedmq.observe.run_state import View
+from fedmq.observe.run_state import RunState
 
 HERE = Origin(here=True, source="live", folder=None, broker=True)
 GONE = Origin(here=False, source="folder", folder="runs/one", broker=False)
@@ -20,10 +20,10 @@ BEST = events.Best(value=0.75, coverage=1.0, fitness=-0.123456789, fitness_mean=
 MODEL = MLP((2, 4, 2))
 
 
-def started(epoch: int = 1) -> events.RunStarted:
+def started(term: int = 1) -> events.RunStarted:
     return events.RunStarted(
         run="one",
-        epoch=epoch,
+        term=term,
         round=1,
         task="xor",
         strategy="evolution",
@@ -53,8 +53,8 @@ def a_round(number: int) -> list[events.AnyEvent]:
 STORY: list[events.AnyEvent] = [
     started(),
     events.Waiting(present=0, needed=2),
-    events.TrainerJoined(trainer="alice", samples=2, version="1", labels=("gpu",), fingerprint="ab"),
-    events.TrainerJoined(trainer="bob", samples=3),
+    events.TrainerJoined(trainer="alice", num_examples=2, version="1", labels=("gpu",), fingerprint="ab"),
+    events.TrainerJoined(trainer="bob", num_examples=3),
     *a_round(1),
     events.ResultRejected(trainer="bob", reason="values", detail="a negative \x1b loss"),
     events.RoundPublished(round=2, invited=2),
@@ -75,8 +75,8 @@ STORY: list[events.AnyEvent] = [
 STOPPED = "not solved, stopped by an operator"
 
 
-def told(*story: events.AnyEvent) -> View:
-    view = View()
+def told(*story: events.AnyEvent) -> RunState:
+    view = RunState()
     for second, event in enumerate(story):
         view.take(1000.0 + second / 7, event)
     return view
@@ -113,7 +113,7 @@ def merged(picture: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 5, len(STORY)])
 def test_who_merges_what_has_changed_has_everything(steps: int) -> None:
-    view = View()
+    view = RunState()
     page: dict[str, Any] = {}
     seq, head = 0, {}
     for second, event in enumerate(STORY):
@@ -152,7 +152,7 @@ def test_one_result_changes_one_row_of_each_table_that_it_is_about() -> None:
 
 
 def test_all_columns_of_a_table_are_of_one_length_and_empty_ones_are_there() -> None:
-    for view in (View(), told(started()), told(*STORY)):
+    for view in (RunState(), told(started()), told(*STORY)):
         tables = tables_of(view, None)
         assert set(tables) == {"rounds", "trainers", "works", "bests", "feed"}
         for table in tables.values():

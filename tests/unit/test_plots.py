@@ -18,7 +18,7 @@ from fedmq.errors import BadConfiguration
 from fedmq.models.networks import MLP, Code, Linear, Model, TrainedModel
 from fedmq.observe import events
 from fedmq.observe.event_log import EventLog
-from fedmq.observe.run_state import View
+from fedmq.observe.run_state import RunState
 from fedmq.runtime.run_folder import EVENTS
 
 XOR = MLP([2, 4, 2])
@@ -32,7 +32,7 @@ def genes(model: Model, seed: int) -> bytes:
 def write_run(folder: Path, *, rounds: int = 5, model: Model = XOR, seed: int = 1, metric: str = "accuracy") -> Path:
     """The folder of a run of three trainers, of whom one is late and one is missing now and then."""
     folder.mkdir()
-    view, at = View(), [1000.0]
+    view, at = RunState(), [1000.0]
     log = EventLog(folder / EVENTS, lambda: at[0], view)
 
     def tell(event: events.AnyEvent) -> None:
@@ -42,7 +42,7 @@ def write_run(folder: Path, *, rounds: int = 5, model: Model = XOR, seed: int = 
     tell(
         events.RunStarted(
             run=folder.name,
-            epoch=1,
+            term=1,
             round=1,
             task="xor",
             strategy="evolution",
@@ -54,7 +54,7 @@ def write_run(folder: Path, *, rounds: int = 5, model: Model = XOR, seed: int = 
         )
     )
     for name in ("alice", "bob", "carol"):
-        tell(events.TrainerJoined(trainer=name, samples=2))
+        tell(events.TrainerJoined(trainer=name, num_examples=2))
     for number in range(1, rounds + 1):
         tell(events.RoundPublished(round=number, invited=3))
         here = [("alice", number, 0), *([("bob", number - 1, 1)] if number > 1 else [])]

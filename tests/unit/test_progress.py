@@ -11,11 +11,11 @@ from rich.console import Console
 from fedmq.aggregator.progress import LiveProgress, PlainProgress, log_event, open_progress
 from fedmq.observe import events
 from fedmq.observe.event_text import describe
-from fedmq.observe.run_state import View
+from fedmq.observe.run_state import RunState
 
 BEST = events.Best(value=0.75, coverage=1.0, fitness=-0.25, fitness_mean=-0.5, fitness_worst=-2.0, diversity=0.3)
 HALF = events.Best(value=1.0, coverage=0.5, fitness=-0.25, fitness_mean=-0.5, fitness_worst=-2.0, diversity=0.3)
-STARTED = events.RunStarted(run="one", epoch=1, round=1, task="xor", strategy="evolution", seed=7, rounds_max=200)
+STARTED = events.RunStarted(run="one", term=1, round=1, task="xor", strategy="evolution", seed=7, rounds_max=200)
 
 
 def closed(number: int, best: events.Best | None = BEST, why: str = "complete") -> events.RoundClosed:
@@ -25,13 +25,13 @@ def closed(number: int, best: events.Best | None = BEST, why: str = "complete") 
 TOLD = [
     (STARTED, "run one: task xor, strategy evolution, seed 7"),
     (
-        events.RunStarted(run="one", epoch=3, again=True, round=5, task="xor", strategy="evolution", seed=7),
+        events.RunStarted(run="one", term=3, again=True, round=5, task="xor", strategy="evolution", seed=7),
         "run one goes on at round 5",
     ),
     (events.Waiting(present=1, needed=2), "waiting for trainers (1 of 2)"),
     (events.RunPaused(), "paused; fedmq runs resume goes on"),
     (events.RunResumed(), "resumed"),
-    (events.TrainerJoined(trainer="bob", samples=2), "trainer bob joined (2 rows)"),
+    (events.TrainerJoined(trainer="bob", num_examples=2), "trainer bob joined (2 rows)"),
     (events.TrainerLeft(trainer="bob", goodbye=True), "trainer bob said goodbye"),
     (events.TrainerLeft(trainer="bob", goodbye=False), "trainer bob is gone"),
     (events.TrainerSuspected(trainer="bob"), "trainer bob has not answered in time"),
@@ -81,7 +81,7 @@ def test_a_task_that_is_measured_by_its_loss_is_told_by_it() -> None:
 
 def panel(*seen: events.AnyEvent) -> str:
     """The last picture of a terminal on which these events were shown."""
-    screen, view = io.StringIO(), View()
+    screen, view = io.StringIO(), RunState()
     console = Console(file=screen, force_terminal=True, width=120, height=40, color_system=None)
     progress = LiveProgress(view, console, wall=lambda: 100.0)
     for event in seen:
@@ -91,8 +91,8 @@ def panel(*seen: events.AnyEvent) -> str:
     return screen.getvalue()
 
 
-def test_the_panel_of_a_terminal_is_that_of_fedmq_watch_and_is_left_standing() -> None:
-    picture = panel(STARTED, events.TrainerJoined(trainer="bob", samples=2), closed(1), closed(2, HALF))
+def test_the_panel_of_a_terminal_is_that_of_fedmq_watch_and_is_left_evaluation() -> None:
+    picture = panel(STARTED, events.TrainerJoined(trainer="bob", num_examples=2), closed(1), closed(2, HALF))
     assert "● running" in picture
     assert "round 2 of 200" in picture
     assert "trainer bob joined (2 rows)" in picture
@@ -112,8 +112,8 @@ def test_what_a_stranger_sent_neither_colours_the_terminal_nor_moves_its_cursor(
 
 def test_output_that_is_piped_gets_plain_lines_and_quiet_gets_none(capsys: pytest.CaptureFixture[str]) -> None:
     for quiet in (False, True):
-        progress = open_progress(View(), "accuracy", quiet=quiet)
-        progress(events.TrainerJoined(trainer="bob", samples=2))
+        progress = open_progress(RunState(), "accuracy", quiet=quiet)
+        progress(events.TrainerJoined(trainer="bob", num_examples=2))
         progress.close()
     assert capsys.readouterr().out == "trainer bob joined (2 rows)\n"
 
@@ -122,7 +122,7 @@ def test_output_that_is_piped_gets_plain_lines_and_quiet_gets_none(capsys: pytes
     ("event", "said", "fields"),
     [
         (closed(7), "round   7  75% right", {"run": "one", "round": 7}),
-        (events.TrainerJoined(trainer="bob", samples=2), "trainer bob joined", {"run": "one", "trainer": "bob"}),
+        (events.TrainerJoined(trainer="bob", num_examples=2), "trainer bob joined", {"run": "one", "trainer": "bob"}),
         (
             events.RunFinished(solved=True, rounds=4, value=1.0),
             "the run is over after 4 rounds: solved",

@@ -75,7 +75,7 @@ def test_the_tag_of_each_struct_is_said_in_its_section(struct: Any) -> None:
 
 def test_the_fields_of_every_header_are_explained() -> None:
     named = re.findall(r"^`(\w+)`\n:", section("Fields of every header"), flags=re.MULTILINE)
-    assert named == ["t", "v", "arrays", "run", "epoch"]
+    assert named == ["t", "v", "arrays", "run", "term"]
 
 
 def test_the_version_is_the_one_that_is_spoken() -> None:

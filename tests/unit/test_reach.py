@@ -5,19 +5,19 @@ from __future__ import annotations
 import pytest
 
 from fedmq.errors import Unreachable
-from fedmq.runtime.broker_connection import NOTICE_S, Reach
+from fedmq.runtime.broker_connection import NOTICE_S, BrokerConnection
 
 
 def test_a_broker_is_reached_once_until_it_goes_away() -> None:
-    reach = Reach("tcp://127.0.0.1:1", 0.0, None)
-    assert (reach.contacts, reach.lacks) == (0, "the broker at tcp://127.0.0.1:1 is not there")
+    connection = BrokerConnection("tcp://127.0.0.1:1", 0.0, None)
+    assert (connection.contacts, connection.lacks) == (0, "the broker at tcp://127.0.0.1:1 is not there")
     for _ in range(2):
-        reach.up()
-    assert (reach.contacts, reach.lacks) == (1, "")
-    reach.down()
-    assert reach.lacks
-    reach.up()
-    assert reach.contacts == 2
+        connection.up()
+    assert (connection.contacts, connection.lacks) == (1, "")
+    connection.down()
+    assert connection.lacks
+    connection.up()
+    assert connection.contacts == 2
 
 
 @pytest.mark.parametrize(
@@ -34,10 +34,10 @@ def test_a_broker_is_reached_once_until_it_goes_away() -> None:
 def test_who_never_was_our_broker_is_not_said_to_be_gone(
     caplog: pytest.LogCaptureFixture, answers: bool, line: str, error: str
 ) -> None:
-    reach = Reach("tcp://127.0.0.1:1", 0.0, 8.0)
+    connection = BrokerConnection("tcp://127.0.0.1:1", 0.0, 8.0)
     for _ in range(5 * answers):
-        reach.down()
-    reach.check(NOTICE_S)
+        connection.down()
+    connection.check(NOTICE_S)
     assert caplog.messages == [line]
     with pytest.raises(Unreachable, match=error):
-        reach.check(8.0)
+        connection.check(8.0)

@@ -10,7 +10,7 @@ import pytest
 
 from fedmq.aggregator.machine import Phase
 from fedmq.aggregator.service import Limits
-from fedmq.algorithms.base import Standing, find_strategy
+from fedmq.algorithms.base import Evaluation, find_strategy
 from fedmq.errors import StoreError
 from fedmq.observe import events
 from fedmq.protocol.codec import Frames, Packet, decode, encode
@@ -43,10 +43,10 @@ def replayed(federation: Federation, store: Store | None = None) -> Replayed:
     return replay(store or federation.store, federation.task, find_strategy(federation.strategy.name), federation.seed)
 
 
-def bits(standing: Standing | None) -> dict[str, Any]:
+def bits(evaluation: Evaluation | None) -> dict[str, Any]:
     """A standing as values that are equal only when each bit is."""
-    assert standing is not None
-    return {**vars(standing), "genes": standing.genes.tobytes()}
+    assert evaluation is not None
+    return {**vars(evaluation), "genes": evaluation.genes.tobytes()}
 
 
 def copied(federation: Federation, change: Any = None, *, without_round: int = 0) -> Store:
@@ -74,10 +74,10 @@ def linear() -> Federation:
     return trained("fedsgd")
 
 
-def test_a_replay_gives_the_same_standing_bit_for_bit(federation: Federation) -> None:
+def test_a_replay_gives_the_same_evaluation_bit_for_bit(federation: Federation) -> None:
     assert federation.aggregator is not None
     again = replayed(federation)
-    assert bits(federation.strategy.standing(again.state)) == bits(federation.aggregator.rounds.standing)
+    assert bits(federation.strategy.evaluation(again.state)) == bits(federation.aggregator.rounds.evaluation)
     assert (again.round, len(again.closes), again.open_results) == (ROUNDS + 1, ROUNDS, 0)
 
 
@@ -110,7 +110,7 @@ def test_an_empty_store_stands_at_the_first_round() -> None:
     store, strategy = Store(":memory:"), find_strategy("fedsgd")
     empty = replay(store, find_task("linear"), strategy, 1)
     assert (empty.round, empty.closes, empty.open_results, empty.trainers) == (1, [], 0, {})
-    assert strategy.standing(empty.state) is None
+    assert strategy.evaluation(empty.state) is None
 
 
 def test_results_of_the_open_round_are_told_and_counted(linear: Federation) -> None:
@@ -120,7 +120,7 @@ def test_results_of_the_open_round_are_told_and_counted(linear: Federation) -> N
     assert again.open_results == len(list(linear.store.results(ROUNDS)))
     closed = linear.strategy.close(again.state, list(linear.store.closes())[-1].members)
     assert linear.aggregator is not None
-    assert bits(linear.strategy.standing(closed)) == bits(linear.aggregator.rounds.standing)
+    assert bits(linear.strategy.evaluation(closed)) == bits(linear.aggregator.rounds.evaluation)
 
 
 # What has been tampered with
@@ -142,7 +142,7 @@ def under_another_name(result: StoredResult) -> StoredResult:
 
 
 def as_another_message(result: StoredResult) -> StoredResult:
-    accepted = Accepted(run="run", epoch=1, trainer=result.trainer, round=result.round)
+    accepted = Accepted(run="run", term=1, trainer=result.trainer, round=result.round)
     return result._replace(frames=encode("up/run/", accepted))
 
 

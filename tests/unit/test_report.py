@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from fedmq import load_model
-from fedmq.algorithms.base import Standing
+from fedmq.algorithms.base import Evaluation
 from fedmq.errors import BadConfiguration, StoreError
 from fedmq.models.networks import TrainedModel
 from fedmq.observe import events
@@ -23,7 +23,7 @@ from fedmq.tasks.task import find_task
 
 XOR = find_task("xor")
 DESCRIPTION = Description("run", XOR, "evolution", 7, 1000.0, "clip")
-STANDING = Standing(np.linspace(-1.0, 1.0, 22), 0.4, 4, 4, 1.0, -0.1, -0.5, -2.0, 0.3)
+STANDING = Evaluation(np.linspace(-1.0, 1.0, 22), 0.4, 4, 4, 1.0, -0.1, -0.5, -2.0, 0.3)
 BEST = events.Best(value=1.0, coverage=1.0, fitness=-0.1, fitness_mean=-0.5, fitness_worst=-2.0, diversity=0.3)
 CLOSES = [
     Close(1, "complete", ("alice", "bob"), 2, 0.5, 1001.0, None, bytes(32)),
@@ -35,13 +35,15 @@ CLOSES = [
 TRAINERS = [TrainerReport("bob", 3, 3, 1, 2, 4), TrainerReport("alice", 1, 0, 0, 0, 0)]
 
 
-def report_of(closes: list[Close] = CLOSES, standing: Standing | None = STANDING) -> tuple[Report, TrainedModel | None]:
+def report_of(
+    closes: list[Close] = CLOSES, evaluation: Evaluation | None = STANDING
+) -> tuple[Report, TrainedModel | None]:
     return make_report(
         DESCRIPTION,
         closes,
-        standing,
+        evaluation,
         TRAINERS,
-        solved=standing is not None,
+        solved=evaluation is not None,
         rejections={"sha256": 2},
         bytes_up=100,
         bytes_down=200,
@@ -80,8 +82,8 @@ def test_the_report_has_the_fields_that_scripts_rely_on(folder: Path) -> None:
         "wall_s": 10.0,
         "round_s_median": 0.5,
         "trainers": [
-            {"name": "alice", "samples": 1, "results": 0, "late": 0, "rejected": 0, "resent": 0},
-            {"name": "bob", "samples": 3, "results": 3, "late": 1, "rejected": 2, "resent": 4},
+            {"name": "alice", "num_examples": 1, "results": 0, "late": 0, "rejected": 0, "resent": 0},
+            {"name": "bob", "num_examples": 3, "results": 3, "late": 1, "rejected": 2, "resent": 4},
         ],
         "rejections": {"sha256": 2},
         "bytes_up": 100,

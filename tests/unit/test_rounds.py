@@ -53,7 +53,7 @@ def test_a_round_is_published_once_for_everybody_with_all_that_a_trainer_needs()
     assert outgoing.topic == "round/run"
     work, nobody = Train(GradientLearner()), b"\0"
     assert outgoing.message == Round(
-        run="run", epoch=2, round=1, seed=7, deadline_s=10.0, task=TASK, work=work, acknowledged=nobody
+        run="run", term=2, round=1, seed=7, deadline_s=10.0, task=TASK, work=work, acknowledged=nobody
     )
     assert outgoing.arrays is not None
     assert outgoing.arrays["model"].tolist() == [0.0]
@@ -63,8 +63,10 @@ def test_a_hello_is_answered_with_a_place_on_the_roster() -> None:
     scene = Scene(min_trainers=3)
     scene.hello("bob")
     effects = scene.hello("alice")
-    assert sent(effects, Welcome) == [("to/alice/", Welcome(run="run", epoch=2, trainer="alice", index=1))]
-    assert told(effects, events.TrainerJoined) == [events.TrainerJoined(trainer="alice", samples=2, version="test")]
+    assert sent(effects, Welcome) == [("to/alice/", Welcome(run="run", term=2, trainer="alice", index=1))]
+    assert told(effects, events.TrainerJoined) == [
+        events.TrainerJoined(trainer="alice", num_examples=2, version="test")
+    ]
     assert told(scene.hello("alice"), events.TrainerJoined) == []
 
 
@@ -98,7 +100,7 @@ def test_a_late_result_is_acknowledged_by_itself() -> None:
     scene.take(Tick(), at=5.0)
     effects = scene.result("alice", 1)
     assert kept(effects) == [(1, "alice", 2)]
-    assert sent(effects, Accepted) == [("to/alice/", Accepted(run="run", epoch=2, trainer="alice", round=1))]
+    assert sent(effects, Accepted) == [("to/alice/", Accepted(run="run", term=2, trainer="alice", round=1))]
 
 
 def test_a_result_that_comes_again_is_acknowledged_again_but_neither_saved_nor_counted() -> None:
@@ -170,7 +172,7 @@ def test_who_leaves_is_not_waited_for(how: str) -> None:
     scene.result("bob", 1)
     goodbye = how == "goodbye"
     left: Message = Presence(trainer="alice", present=False)
-    effects = scene.hear(Goodbye(run="run", epoch=2, trainer="alice") if goodbye else left)
+    effects = scene.hear(Goodbye(run="run", term=2, trainer="alice") if goodbye else left)
     assert told(effects, events.TrainerLeft) == [events.TrainerLeft(trainer="alice", goodbye=goodbye)]
     assert [(close.why, close.members) for close in closes(effects)] == [("complete", ("bob",))]
 
@@ -178,7 +180,7 @@ def test_who_leaves_is_not_waited_for(how: str) -> None:
 def test_who_says_hello_all_the_time_is_answered_once_in_a_while() -> None:
     scene = opened("bob", "alice")
     labelled = [
-        Hello(run="run", epoch=2, trainer="carol", samples=2, round=0, version="", labels=(one,)) for one in "ab"
+        Hello(run="run", term=2, trainer="carol", num_examples=2, round=0, version="", labels=(one,)) for one in "ab"
     ]
     first, *rest = [scene.hear(labelled[number % 2]) for number in range(100)]
     assert [kind.__name__ for kind in (Welcome, Round) if sent(first, kind)] == ["Welcome", "Round"]
@@ -242,7 +244,7 @@ def test_what_a_strategy_rejects_is_refused_counted_and_told_and_changes_nothing
     effects = scene.hear(scene.result_of("bob", 1))
     assert effects.saves == []
     (refused,) = sent(effects, Refused)
-    assert refused[1] == Refused(run="run", epoch=2, trainer="bob", round=1, reason="arrays", detail="expected a model")
+    assert refused[1] == Refused(run="run", term=2, trainer="bob", round=1, reason="arrays", detail="expected a model")
     assert told(effects, events.ResultRejected) == [
         events.ResultRejected(trainer="bob", reason="arrays", detail="expected a model")
     ]
@@ -271,18 +273,18 @@ def test_a_message_of_another_run_is_counted_and_not_answered_for_this_run() -> 
 
 def test_a_message_of_a_later_life_says_that_this_one_is_over() -> None:
     scene = opened("bob", "alice")
-    later = scene.result_of("bob", 1, epoch=3)
+    later = scene.result_of("bob", 1, term=3)
     effects = scene.hear(later, 1.0)
     assert effects.saves == []
-    assert scene.rounds.rejections == {"epoch": 1}
-    assert all(message.epoch == 2 for _, message in sent(effects, Refused)), "which a trainer of epoch 3 ignores"
+    assert scene.rounds.rejections == {"term": 1}
+    assert all(message.term == 2 for _, message in sent(effects, Refused)), "which a trainer of term 3 ignores"
 
 
 def test_frames_that_are_no_message_and_messages_for_others_are_counted() -> None:
     scene = opened("bob", "alice")
     effects = scene.take(Malformed(Rejected("sha256", "array model: other bytes")))
     assert [event.trainer for event in told(effects, events.ResultRejected)] == [""]
-    scene.hear(Accepted(run="run", epoch=2, trainer="bob", round=1))
+    scene.hear(Accepted(run="run", term=2, trainer="bob", round=1))
     assert scene.rounds.rejections == {"sha256": 1, "header": 1}
 
 
@@ -305,7 +307,7 @@ def test_what_was_late_or_rejected_is_told_with_the_close_that_follows_it_and_wi
         scene.result("bob", number, 10.0 * number)
         (event,) = told(scene.result("alice", number, 10.0 * number), events.RoundClosed)
         told_of.append((event.late, event.rejected))
-        scene.hear(Goodbye(run="run", epoch=2, trainer="carol"))
+        scene.hear(Goodbye(run="run", term=2, trainer="carol"))
     assert told_of == [(0, 1), (1, 0), (0, 0)]
 
 
@@ -332,7 +334,7 @@ def test_a_result_says_that_its_trainer_is_here_when_the_brokers_word_of_it_was_
     scene = opened("alice", "bob")
     scene.present("alice", False)
     assert told(scene.result("alice", 1), events.TrainerJoined) == [
-        events.TrainerJoined(trainer="alice", samples=2, version="test")
+        events.TrainerJoined(trainer="alice", num_examples=2, version="test")
     ]
     assert [round.round for _, round in sent(scene.result("bob", 1), Round)] == [2]
 

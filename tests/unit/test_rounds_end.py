@@ -39,7 +39,7 @@ def test_the_run_ends_when_the_target_is_reached_on_everybodys_rows() -> None:
     assert scene.rounds.solved
     assert len(closes(effects)) == 1
     assert told(effects, events.RunFinished) == [events.RunFinished(solved=True, rounds=1, value=0.2, why="solved")]
-    assert sent(effects, Finished) == [("round/run", Finished(run="run", epoch=2, rounds=1, solved=True))]
+    assert sent(effects, Finished) == [("round/run", Finished(run="run", term=2, rounds=1, solved=True))]
     assert sent(effects, Round) == []
 
 
@@ -49,8 +49,8 @@ def test_the_target_does_not_end_the_run_while_a_members_rows_have_not_been_look
     scene.result("alice", 1, 3.0)
     scene.result("bob", 2, 3.0)
     scene.take(Tick(), at=5.0)
-    assert scene.rounds.standing is not None
-    assert scene.rounds.standing.coverage == 0.5
+    assert scene.rounds.evaluation is not None
+    assert scene.rounds.evaluation.coverage == 0.5
     assert not finished(scene), "bob's loss is 0, alice's is not known"
 
 
@@ -58,7 +58,7 @@ def test_who_works_on_after_a_goodbye_in_its_name_counts_again() -> None:
     scene = opened("alice", "bob", "carol", min_trainers=2)
     for name in ("alice", "bob", "carol"):
         scene.result(name, 1, 9.0)
-    scene.hear(Goodbye(run="run", epoch=2, trainer="alice"))  # of the one whose place another has taken, in time
+    scene.hear(Goodbye(run="run", term=2, trainer="alice"))  # of the one whose place another has taken, in time
     scene.result("bob", 2)
     (without,) = closes(scene.result("carol", 2, 5.0))
     scene.result("alice", 2)  # however late
@@ -70,7 +70,7 @@ def test_who_works_on_after_a_goodbye_in_its_name_counts_again() -> None:
 def test_what_comes_again_after_a_goodbye_does_not_bring_its_trainer_back() -> None:
     scene = opened("alice", "bob", "carol")
     scene.result("alice", 1)
-    scene.hear(Goodbye(run="run", epoch=2, trainer="alice"))
+    scene.hear(Goodbye(run="run", term=2, trainer="alice"))
     scene.result("alice", 1, attempt=2)
     scene.result("bob", 1)
     (close,) = closes(scene.result("carol", 1))
@@ -82,7 +82,7 @@ def test_what_a_trainer_that_has_left_sends_again_is_taken_and_nobody_waits_for_
     scene.result("bob", 1)
     scene.result("carol", 1)
     scene.take(Tick(), at=61.0)  # alice's first was late, or lost
-    scene.hear(Goodbye(run="run", epoch=2, trainer="alice"))
+    scene.hear(Goodbye(run="run", term=2, trainer="alice"))
     scene.result("alice", 1, attempt=4)
     scene.result("bob", 2)
     (close,) = closes(scene.result("carol", 2))
@@ -91,9 +91,9 @@ def test_what_a_trainer_that_has_left_sends_again_is_taken_and_nobody_waits_for_
 
 def test_a_goodbye_to_an_earlier_life_is_refused() -> None:
     scene = opened("alice", "bob")
-    effects = scene.hear(Goodbye(run="run", epoch=1, trainer="alice"))
+    effects = scene.hear(Goodbye(run="run", term=1, trainer="alice"))
     assert told(effects, events.TrainerLeft) == []
-    assert (scene.rounds.rejections, scene.roster.present) == ({"epoch": 1}, ["alice", "bob"])
+    assert (scene.rounds.rejections, scene.roster.present) == ({"term": 1}, ["alice", "bob"])
 
 
 def test_the_target_does_not_end_the_run_while_somebody_here_has_said_nothing_yet() -> None:
@@ -125,8 +125,8 @@ def test_the_target_does_not_end_the_run_with_fewer_members_than_it_is_for() -> 
     scene = opened("bob", "alice", deadline_s=5.0)
     scene.result("bob", 1, 0.0)
     scene.take(Tick(), at=5.0)
-    assert scene.rounds.standing is not None
-    assert scene.rounds.standing.coverage == 1.0, "alice is no member before her first result"
+    assert scene.rounds.evaluation is not None
+    assert scene.rounds.evaluation.coverage == 1.0, "alice is no member before her first result"
     assert not finished(scene)
 
 
@@ -135,13 +135,13 @@ def test_the_run_ends_when_its_rounds_are_used_up() -> None:
     scene.result("bob", 1, 5.0)
     effects = scene.result("bob", 2, 9.0)
     assert told(effects, events.RunFinished) == [events.RunFinished(solved=False, rounds=2, value=4.0, why="rounds")]
-    assert sent(effects, Finished) == [("round/run", Finished(run="run", epoch=2, rounds=2, solved=False))]
+    assert sent(effects, Finished) == [("round/run", Finished(run="run", term=2, rounds=2, solved=False))]
 
 
 def test_after_the_end_everybody_who_asks_is_told_so() -> None:
     scene = opened("bob", rounds_max=1)
     scene.result("bob", 1, 5.0)
-    over = Finished(run="run", epoch=2, rounds=1, solved=False)
+    over = Finished(run="run", term=2, rounds=1, solved=False)
     effects = scene.hello("carol")
     assert sent(effects, Finished) == [("to/carol/", over)]
     assert (sent(effects, Welcome), sent(effects, Round)) == ([], [])
@@ -260,7 +260,7 @@ def test_the_next_deadline_wakes_the_rounds() -> None:
 
 
 def test_a_later_life_opens_the_same_round_and_knows_what_was_accepted() -> None:
-    scene = Scene(round=3, accepted={(2, "bob"), (2, "alice"), (3, "bob")}, away=("alice", "bob"), epoch=5)
+    scene = Scene(round=3, accepted={(2, "bob"), (2, "alice"), (3, "bob")}, away=("alice", "bob"), term=5)
     scene.take(BrokerUp())
     scene.hello("bob")
     assert [message.round for _, message in sent(scene.hello("alice"), Round)] == [3]

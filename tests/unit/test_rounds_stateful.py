@@ -70,7 +70,7 @@ class RoundsMachine(RuleBasedStateMachine):
         self.closed: list[KeepClose] = []
         self.told: list[events.AnyEvent] = []  # in this life
         self.numbers: dict[str, float] = {}
-        self.highest, self.epoch = 1, 1
+        self.highest, self.term = 1, 1
         self.opened: Opened | None = None
 
     @initialize(
@@ -87,19 +87,19 @@ class RoundsMachine(RuleBasedStateMachine):
             "rounds_max": ROUNDS_MAX,
             "deadline_s": deadline_s,
         }
-        self.scene = Scene(epoch=self.epoch, **self.chosen)
+        self.scene = Scene(term=self.term, **self.chosen)
 
     # --- what comes ---------------------------------------------------------------------------------------------
 
     @rule(name=NAMES, round=st.integers(0, ROUNDS_MAX))
     def hello(self, name: str, round: int) -> None:
-        self.hear(Hello(run="run", epoch=self.epoch, trainer=name, samples=2, round=round, version="test"))
+        self.hear(Hello(run="run", term=self.term, trainer=name, num_examples=2, round=round, version="test"))
 
-    @rule(name=NAMES, behind=st.integers(-1, 3), attempt=st.integers(1, 3), epochs=st.integers(-2, 1))
-    def result(self, name: str, behind: int, attempt: int, epochs: int) -> None:
-        number, epoch = max(0, self.rounds.round - behind), max(0, self.epoch + epochs)
+    @rule(name=NAMES, behind=st.integers(-1, 3), attempt=st.integers(1, 3), terms=st.integers(-2, 1))
+    def result(self, name: str, behind: int, attempt: int, terms: int) -> None:
+        number, term = max(0, self.rounds.round - behind), max(0, self.term + terms)
         self.hear(
-            self.scene.result_of(name, number, epoch=epoch, attempt=attempt),
+            self.scene.result_of(name, number, term=term, attempt=attempt),
             model=1.0,
         )
 
@@ -108,7 +108,7 @@ class RoundsMachine(RuleBasedStateMachine):
         number = self.rounds.round
         for name in names:
             self.hear(
-                self.scene.result_of(name, number, epoch=self.epoch),
+                self.scene.result_of(name, number, term=self.term),
                 model=1.0,
             )
 
@@ -116,7 +116,7 @@ class RoundsMachine(RuleBasedStateMachine):
     def an_impossible_result(self, name: str) -> None:
         number = max(1, self.rounds.round)
         self.hear(
-            self.scene.result_of(name, number, epoch=self.epoch),
+            self.scene.result_of(name, number, term=self.term),
             other=1.0,
         )
 
@@ -126,12 +126,12 @@ class RoundsMachine(RuleBasedStateMachine):
 
     @rule(name=NAMES)
     def goodbye(self, name: str) -> None:
-        self.hear(Goodbye(run="run", epoch=self.epoch, trainer=name))
+        self.hear(Goodbye(run="run", term=self.term, trainer=name))
 
     @rule(name=NAMES)
     def what_is_for_others(self, name: str) -> None:
-        self.hear(Goodbye(run="other", epoch=1, trainer=name))
-        self.hear(Finished(run="run", epoch=1, rounds=3, solved=True))
+        self.hear(Goodbye(run="other", term=1, trainer=name))
+        self.hear(Finished(run="run", term=1, rounds=3, solved=True))
         self.take(Malformed(Rejected("frames", "too few")))
 
     @rule(wait_s=DELAYS_S)
@@ -151,20 +151,20 @@ class RoundsMachine(RuleBasedStateMachine):
     @rule(action=st.sampled_from(["pause", "resume", "resume", "stop"]), seldom=st.integers(0, 4))
     def control(self, action: Literal["pause", "resume", "stop"], seldom: int) -> None:
         if action != "stop" or seldom == 0:
-            self.hear(Control(run="run", epoch=self.epoch, action=action))
+            self.hear(Control(run="run", term=self.term, action=action))
 
     @rule()
     def the_aggregator_is_killed_and_starts_again(self) -> None:
         """From what is on disk, as `service` does."""
-        self.epoch += 1
+        self.term += 1
         number = len(self.closed) + 1
         state, now = self.rounds._state, self.scene.now
         accepted = {key for key in self.saved if key[0] >= number - self.chosen["staleness"] - 1}
         members = len(self.closed[-1].members) if self.closed else 0
-        self.scene = Scene(
-            round=number, accepted=accepted, state=state, members=members, epoch=self.epoch, **self.chosen
-        )
-        self.scene.rounds._bases = self.scene.bases = {close.round: close.base for close in self.closed}
+        self.scene = Scene(round=number, accepted=accepted, state=state, members=members, term=self.term, **self.chosen)
+        self.scene.rounds._model_digests = self.scene.model_digests = {
+            close.round: close.model_digest for close in self.closed
+        }
         self.scene.rounds._counted = list(self.saved.values()).count(number)
         self.scene.now = now
         for name in sorted({name for _, name in self.saved}):
@@ -241,7 +241,7 @@ class RoundsMachine(RuleBasedStateMachine):
         if isinstance(message, Accepted):
             assert (message.round, message.trainer) in self.saved, "what is acknowledged is saved"
         elif isinstance(message, Refused):
-            zombie = message.reason == "epoch"  # who hears of a later life than its own refuses all, and is not heard
+            zombie = message.reason == "term"  # who hears of a later life than its own refuses all, and is not heard
             forgotten = message.round < self.rounds.round - self.chosen["staleness"] - 1
             saved = (message.round, message.trainer) in self.saved
             assert zombie or forgotten or not saved, "what is saved is not refused"

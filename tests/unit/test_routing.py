@@ -12,14 +12,14 @@ from fedmq.broker import routing
 from fedmq.broker.routing import RUNS_KEPT_MAX, Admit, Deliver, Effect, Publish, Routing
 from fedmq.protocol.codec import FRAMES_MAX, decode, encode
 from fedmq.protocol.messages import Presence
-from fedmq.transport.link import Listening, Published, Pushed, Subscribed, Traffic, Unsubscribed
+from fedmq.transport.link import LinkMessage, Listening, Published, Pushed, Subscribed, Unsubscribed
 
 
 def told(name: str, present: bool) -> Deliver:
     return Deliver(encode(f"presence/{name}", Presence(trainer=name, present=present)))
 
 
-def effects(broker: Routing, *traffic: Traffic) -> list[Effect]:
+def effects(broker: Routing, *traffic: LinkMessage) -> list[Effect]:
     return [effect for one in traffic for effect in broker.step(one)]
 
 

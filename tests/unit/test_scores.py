@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 
 from fedmq.errors import Rejected
 from fedmq.protocol.codec import Array, Packet
-from fedmq.protocol.fixed_point import SCALE, UNITS_MAX, counted, from_units, measured, to_units
-from fedmq.protocol.messages import SCALE_MAX
+from fedmq.protocol.fixed_point import FRACTION_BITS, UNITS_MAX, dequantize, from_units, quantize, to_units
+from fedmq.protocol.messages import FRACTION_BITS_MAX
 from fedmq.simulation.federation import Federation
 from fedmq.tasks.task import Rows, find_task, task_rows
 from fedmq.trainer.round_handler import on_rows
 from fedmq.trainer.worker import Cancelled, Learn
 
-scales = st.integers(0, SCALE_MAX)
+scales = st.integers(0, FRACTION_BITS_MAX)
 fitting = st.floats(-(2.0**22), 2.0**22)  # in units of any scale, a float64 holds it exactly
 anything = st.floats(allow_nan=True, allow_infinity=True)
 thorough = settings(max_examples=300, deadline=None, derandomize=True)
@@ -27,40 +27,40 @@ thorough = settings(max_examples=300, deadline=None, derandomize=True)
 
 @thorough
 @given(st.lists(fitting, min_size=1), scales)
-def test_a_loss_is_off_by_half_a_unit_at_the_most(losses: list[float], scale: int) -> None:
-    again = from_units(to_units(np.array(losses), scale), scale)
-    assert (np.abs(again - losses) <= 0.5 * 2.0**-scale).all()
+def test_a_loss_is_off_by_half_a_unit_at_the_most(losses: list[float], fraction_bits: int) -> None:
+    again = from_units(to_units(np.array(losses), fraction_bits), fraction_bits)
+    assert (np.abs(again - losses) <= 0.5 * 2.0**-fraction_bits).all()
 
 
 @thorough
 @given(st.lists(anything.filter(lambda loss: loss == loss), min_size=1), scales)
-def test_no_loss_overtakes_another(losses: list[float], scale: int) -> None:
-    units = to_units(np.sort(np.array(losses)), scale)
+def test_no_loss_overtakes_another(losses: list[float], fraction_bits: int) -> None:
+    units = to_units(np.sort(np.array(losses)), fraction_bits)
     assert (np.diff(units) >= 0).all() or (units[1:] >= units[:-1]).all()
-    assert (np.diff(from_units(units, scale)) >= 0).all()
+    assert (np.diff(from_units(units, fraction_bits)) >= 0).all()
 
 
 @thorough
 @given(st.lists(anything, min_size=1), scales)
-def test_whatever_a_loss_is_it_fits(losses: list[float], scale: int) -> None:
-    units = to_units(np.array(losses), scale)
+def test_whatever_a_loss_is_it_fits(losses: list[float], fraction_bits: int) -> None:
+    units = to_units(np.array(losses), fraction_bits)
     assert units.dtype == np.int64
     assert (units >= -UNITS_MAX).all()
     assert (units <= UNITS_MAX).all()
-    assert np.isfinite(from_units(units, scale)).all()
+    assert np.isfinite(from_units(units, fraction_bits)).all()
 
 
 @thorough
 @given(st.lists(st.integers(-(2**53), 2**53), min_size=1), scales)
-def test_integers_come_back_as_they_went(units: list[int], scale: int) -> None:
-    assert to_units(from_units(np.array(units), scale), scale).tolist() == units
+def test_integers_come_back_as_they_went(units: list[int], fraction_bits: int) -> None:
+    assert to_units(from_units(np.array(units), fraction_bits), fraction_bits).tolist() == units
 
 
 @pytest.mark.parametrize(
     ("loss", "units"),
     [
         (0.0, 0),
-        (1.0, 1 << SCALE),
+        (1.0, 1 << FRACTION_BITS),
         (2.0**-17, 0),  # half a unit goes to the even neighbour
         (3 * 2.0**-17, 2),
         (2.0**46, UNITS_MAX),
@@ -72,21 +72,23 @@ def test_integers_come_back_as_they_went(units: list[int], scale: int) -> None:
     ],
 )
 def test_a_loss_in_units(loss: float, units: int) -> None:
-    assert to_units(np.array([loss]), SCALE).tolist() == [units]
+    assert to_units(np.array([loss]), FRACTION_BITS).tolist() == [units]
 
 
 def test_only_losses_are_changed_and_what_was_given_stays() -> None:
     arrays = {"losses": np.array([0.25]), "correct": np.array([1]), "model": np.array([0.3])}
-    sent = counted(arrays, 4)
+    sent = quantize(arrays, 4)
     assert {name: array.tolist() for name, array in sent.items()} == {"losses": [4], "correct": [1], "model": [0.3]}
-    assert measured(sent, 4)["losses"].tolist() == arrays["losses"].tolist() == [0.25]
-    assert counted({"model": arrays["model"]}, 4).keys() == measured({"model": arrays["model"]}, 4).keys() == {"model"}
+    assert dequantize(sent, 4)["losses"].tolist() == arrays["losses"].tolist() == [0.25]
+    assert (
+        quantize({"model": arrays["model"]}, 4).keys() == dequantize({"model": arrays["model"]}, 4).keys() == {"model"}
+    )
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_losses_that_are_no_integers_are_refused(dtype: type[np.generic]) -> None:
     with pytest.raises(Rejected, match="losses of int64") as refusal:
-        measured({"losses": np.array([1.0], dtype)}, 16)
+        dequantize({"losses": np.array([1.0], dtype)}, 16)
     assert refusal.value.reason == "dtype"
 
 
@@ -100,11 +102,11 @@ def test_a_run_is_the_same_as_with_losses_that_are_never_rounded(seed: int, monk
         assert federation.train() is not None
         assert federation.aggregator is not None
         assert federation.aggregator.rounds.solved
-        return federation.aggregator.rounds.standing.genes.tobytes()  # type: ignore[union-attr]
+        return federation.aggregator.rounds.evaluation.genes.tobytes()  # type: ignore[union-attr]
 
     rounded = genes()
-    monkeypatch.setattr("fedmq.trainer.session.counted", lambda arrays, scale: dict(arrays))
-    monkeypatch.setattr("fedmq.runs.updates.measured", lambda arrays, scale: dict(arrays))
+    monkeypatch.setattr("fedmq.trainer.session.quantize", lambda arrays, fraction_bits: dict(arrays))
+    monkeypatch.setattr("fedmq.runs.updates.dequantize", lambda arrays, fraction_bits: dict(arrays))
     assert genes() == rounded
 
 

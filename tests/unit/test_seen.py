@@ -11,27 +11,27 @@ from msgspec import structs
 
 from fedmq.protocol.codec import decode, encode
 from fedmq.protocol.messages import Accepted, GradientLearner, Round, Train
-from fedmq.runtime.rng import stream
+from fedmq.runtime.rng import derive_rng
 from fedmq.tasks.task import find_task
 from fedmq.trainer.budget import Spent
-from fedmq.trainer.high_water_marks import RUNS_REMEMBERED, Mark, Seen
+from fedmq.trainer.high_water_marks import RUNS_REMEMBERED, HighWaterMark, Seen
 from fedmq.trainer.machine import Connected, Effects, Heard, Worked
 from fedmq.trainer.session import RUNS_MAX, SILENT_S, Session
 from fedmq.trainer.spool import SEEN_SUFFIX, SPENT_SUFFIX, FileSpool
 
 ROUND = Round(
-    run="run", epoch=3, round=5, seed=0, deadline_s=9.0, task=find_task("linear"), work=Train(GradientLearner())
+    run="run", term=3, round=5, seed=0, deadline_s=9.0, task=find_task("linear"), work=Train(GradientLearner())
 )
 
 
 def session(seen: Seen | None = None) -> Session:
-    bob = Session("bob", 2, "test", stream(1, "jitter"), seen=seen)
+    bob = Session("bob", 2, "test", derive_rng(1, "jitter"), seen=seen)
     bob.step(Connected(), 0.0)
     return bob
 
 
-def hear(bob: Session, *, run: str = "run", epoch: int = 3, round: int = 5, at: float = 1.0) -> Effects:
-    message = structs.replace(ROUND, run=run, epoch=epoch, round=round)
+def hear(bob: Session, *, run: str = "run", term: int = 3, round: int = 5, at: float = 1.0) -> Effects:
+    message = structs.replace(ROUND, run=run, term=term, round=round)
     return bob.step(Heard(decode(encode(f"round/{run}", message, {"model": np.zeros(3)}))), at)
 
 
@@ -41,43 +41,43 @@ def work(bob: Session, round: int = 5) -> Effects:
 
 
 def accept(bob: Session, round: int = 5) -> Effects:
-    accepted = Accepted(run="run", epoch=3, trainer="bob", round=round)
+    accepted = Accepted(run="run", term=3, trainer="bob", round=round)
     return bob.step(Heard(decode(encode("to/bob/", accepted))), 2.0)
 
 
-def marks_of(*effects: Effects) -> list[Mark]:
+def marks_of(*effects: Effects) -> list[HighWaterMark]:
     return [mark for one in effects for mark in one.marks]
 
 
 def test_marks_only_rise_and_only_a_rise_is_kept() -> None:
     seen = Seen()
-    assert seen.of("run") == Mark("run", 0, 0)
-    assert seen.reached("run", 1) == [Mark("run", 1, 0)]
-    assert seen.reached("run", 1, 4) == [Mark("run", 1, 4)]
+    assert seen.of("run") == HighWaterMark("run", 0, 0)
+    assert seen.reached("run", 1) == [HighWaterMark("run", 1, 0)]
+    assert seen.reached("run", 1, 4) == [HighWaterMark("run", 1, 4)]
     assert seen.reached("run", 1, 4) == seen.reached("run", 1, 3) == seen.reached("run", 0, 9) == []
-    assert seen.reached("run", 2) == [Mark("run", 2, 0)], "a later life may begin lower"
+    assert seen.reached("run", 2) == [HighWaterMark("run", 2, 0)], "a later life may begin lower"
 
 
 def test_the_run_that_was_longest_unchanged_is_forgotten_first() -> None:
-    seen = Seen([Mark(f"run-{number}", 1, 1) for number in range(RUNS_REMEMBERED)])
+    seen = Seen([HighWaterMark(f"run-{number}", 1, 1) for number in range(RUNS_REMEMBERED)])
     seen.reached("run-0", 1, 2)
-    assert seen.reached("one-more", 1) == [Mark("one-more", 1, 0), Mark("run-1", 0, 0)]
-    assert seen.of("run-0") == Mark("run-0", 1, 2)
+    assert seen.reached("one-more", 1) == [HighWaterMark("one-more", 1, 0), HighWaterMark("run-1", 0, 0)]
+    assert seen.of("run-0") == HighWaterMark("run-0", 1, 2)
 
 
-def test_an_epoch_is_kept_when_it_is_heard_of_and_a_round_when_its_result_has_arrived() -> None:
+def test_an_term_is_kept_when_it_is_heard_of_and_a_round_when_its_result_has_arrived() -> None:
     bob = session()
-    assert marks_of(hear(bob)) == [Mark("run", 3, 0)], "who is killed at work must be able to begin it again"
+    assert marks_of(hear(bob)) == [HighWaterMark("run", 3, 0)], "who is killed at work must be able to begin it again"
     assert marks_of(work(bob)) == [], "and so must he whose result is lost before anybody has it"
-    assert marks_of(accept(bob)) == [Mark("run", 3, 5)]
+    assert marks_of(accept(bob)) == [HighWaterMark("run", 3, 5)]
 
 
 @pytest.mark.parametrize(
-    ("epoch", "round", "works"), [(3, 5, False), (3, 4, False), (2, 9, False), (3, 6, True), (4, 1, True)]
+    ("term", "round", "works"), [(3, 5, False), (3, 4, False), (2, 9, False), (3, 6, True), (4, 1, True)]
 )
-def test_the_next_life_works_only_on_what_is_newer(epoch: int, round: int, works: bool) -> None:
-    bob = session(Seen([Mark("run", 3, 5)]))
-    assert (hear(bob, epoch=epoch, round=round).start is not None) is works
+def test_the_next_life_works_only_on_what_is_newer(term: int, round: int, works: bool) -> None:
+    bob = session(Seen([HighWaterMark("run", 3, 5)]))
+    assert (hear(bob, term=term, round=round).start is not None) is works
 
 
 def test_a_run_that_is_no_longer_followed_is_remembered_all_the_same() -> None:
@@ -96,16 +96,21 @@ def test_a_run_that_is_no_longer_followed_is_remembered_all_the_same() -> None:
 
 def test_files_keep_the_marks_and_a_damaged_one_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     spool = FileSpool(tmp_path)
-    for mark in (Mark("a", 1, 0), Mark("b", 2, 7), Mark("a", 1, 3), Mark("c", 9, 9)):
+    for mark in (
+        HighWaterMark("a", 1, 0),
+        HighWaterMark("b", 2, 7),
+        HighWaterMark("a", 1, 3),
+        HighWaterMark("c", 9, 9),
+    ):
         spool.mark(mark)
-    spool.mark(Mark("c", 0, 0))
-    assert sorted(FileSpool(tmp_path).seen()) == [Mark("a", 1, 3), Mark("b", 2, 7)]
+    spool.mark(HighWaterMark("c", 0, 0))
+    assert sorted(FileSpool(tmp_path).seen()) == [HighWaterMark("a", 1, 3), HighWaterMark("b", 2, 7)]
     path = tmp_path / f"b{SEEN_SUFFIX}"
     whole = path.read_bytes()
     for damaged in (b"", whole[:-1], whole + b"x", bytes([whole[0] ^ 1]) + whole[1:]):
         path.write_bytes(damaged)
         caplog.clear()
-        assert FileSpool(tmp_path).seen() == [Mark("a", 1, 3)]
+        assert FileSpool(tmp_path).seen() == [HighWaterMark("a", 1, 3)]
         assert len(caplog.messages) == 1
 
 
@@ -113,7 +118,7 @@ def test_what_is_longest_unchanged_comes_first_for_it_is_forgotten_first(tmp_pat
     spool = FileSpool(tmp_path)
     for age, run in enumerate("abc"):
         spool.spend(Spent(run, 1))
-        spool.mark(Mark(run, 1, 1))
+        spool.mark(HighWaterMark(run, 1, 1))
         for suffix in (SPENT_SUFFIX, SEEN_SUFFIX):
             os.utime(tmp_path / f"{run}{suffix}", (0, 1000 - age))
     assert [one.run for one in spool.spent()] == [one.run for one in spool.seen()] == ["c", "b", "a"]

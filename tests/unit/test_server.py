@@ -18,7 +18,7 @@ from fedmq.dashboard import cli
 from fedmq.dashboard.cli import dashboard
 from fedmq.dashboard.connection import REQUEST_S, TimedProtocol
 from fedmq.dashboard.controls import Controls
-from fedmq.dashboard.run_catalog import Gallery
+from fedmq.dashboard.run_catalog import RunCatalog
 from fedmq.dashboard.server import CONNECTIONS_MAX, Server, _config
 from fedmq.dashboard.server_sent_events import Streams
 from fedmq.errors import BadConfiguration
@@ -42,7 +42,7 @@ def test_a_failure_of_what_tells_the_pages_is_not_silent(monkeypatch: pytest.Mon
     monkeypatch.setattr(Streams, "run", fail)
     gallery, listener = StoppedGallery(), socket.create_server(("127.0.0.1", 0))
     server = Server(
-        cast(Gallery, gallery),
+        cast(RunCatalog, gallery),
         listener,
         host="127.0.0.1",
         allowed=(),
@@ -64,7 +64,7 @@ def test_a_failure_of_what_tells_the_pages_is_not_silent(monkeypatch: pytest.Mon
 def test_a_name_that_is_allowed_is_ours_behind_a_proxy(host: str, status: int) -> None:
     gallery, listener = StoppedGallery(), socket.create_server(("127.0.0.1", 0))
     server = Server(
-        cast(Gallery, gallery),
+        cast(RunCatalog, gallery),
         listener,
         host="127.0.0.1",
         allowed=("fl.example.org",),

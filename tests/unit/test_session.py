@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from msgspec import structs
 
-from fedmq.protocol.codec import base_of, decode, describe, encode
+from fedmq.protocol.codec import decode, describe, digest_of, encode
 from fedmq.protocol.messages import (
     Accepted,
     Beacon,
@@ -24,14 +24,14 @@ from fedmq.protocol.messages import (
     Welcome,
 )
 from fedmq.protocol.messages import Goodbye as GoodbyeMessage
-from fedmq.runtime.rng import stream
+from fedmq.runtime.rng import derive_rng
 from fedmq.tasks.task import find_task
 from fedmq.trainer.machine import Connected, Disconnected, Effects, Event, Heard, Stop, Tick, Worked, WorkFailed
 from fedmq.trainer.session import HELD_MAX, HELLO_AGAIN_S, RESEND_MAX_S, RESEND_S, STOP_S, Session
 
 TASK = find_task("linear")
-ROUND = Round(run="run", epoch=1, round=1, seed=0, deadline_s=10.0, task=TASK, work=Train(GradientLearner()))
-BASE = base_of(describe({"model": np.zeros(3)}))  # of every round here
+ROUND = Round(run="run", term=1, round=1, seed=0, deadline_s=10.0, task=TASK, work=Train(GradientLearner()))
+MODEL_DIGEST = digest_of(describe({"model": np.zeros(3)}))  # of every round here
 Kind = TypeVar("Kind")
 
 
@@ -39,7 +39,7 @@ class Scene:
     """Bob's session and the hands of its clock."""
 
     def __init__(self, *, connected: bool = True) -> None:
-        self.session, self.now = Session("bob", 2, "test", stream(1, "jitter")), 0.0
+        self.session, self.now = Session("bob", 2, "test", derive_rng(1, "jitter")), 0.0
         if connected:
             self.take(Connected())
 
@@ -50,17 +50,15 @@ class Scene:
     def hear(self, message: Message, at: float | None = None, topic: str = "topic", **arrays: Any) -> Effects:
         return self.take(Heard(decode(encode(topic, message, arrays))), at)
 
-    def round(
-        self, number: int, *, run: str = "run", epoch: int = 1, bits: int = 0, at: float | None = None
-    ) -> Effects:
-        message = structs.replace(ROUND, run=run, epoch=epoch, round=number, acknowledged=bytes([bits]))
+    def round(self, number: int, *, run: str = "run", term: int = 1, bits: int = 0, at: float | None = None) -> Effects:
+        message = structs.replace(ROUND, run=run, term=term, round=number, acknowledged=bytes([bits]))
         return self.hear(message, at, model=np.zeros(3))
 
-    def beacon(self, number: int, bits: int = 0, *, epoch: int = 1, at: float | None = None) -> Effects:
-        return self.hear(Beacon(run="run", epoch=epoch, round=number, open=True, acknowledged=bytes([bits])), at)
+    def beacon(self, number: int, bits: int = 0, *, term: int = 1, at: float | None = None) -> Effects:
+        return self.hear(Beacon(run="run", term=term, round=number, open=True, acknowledged=bytes([bits])), at)
 
-    def welcome(self, index: int = 0, *, epoch: int = 1) -> Effects:
-        return self.hear(Welcome(run="run", epoch=epoch, trainer="bob", index=index))
+    def welcome(self, index: int = 0, *, term: int = 1) -> Effects:
+        return self.hear(Welcome(run="run", term=term, trainer="bob", index=index))
 
     def worked(self, number: int, *, run: str = "run", at: float | None = None) -> Effects:
         return self.take(Worked(run, number, {"model": np.full(3, float(number))}, 0.1), at)
@@ -96,7 +94,7 @@ def test_a_trainer_offers_itself_at_the_first_it_hears_of_a_run(first: str) -> N
     held = 3 if first == "round" else 0
     (outgoing,) = effects.sends
     assert outgoing.topic == "up/run"
-    assert outgoing.message == Hello(run="run", epoch=1, trainer="bob", samples=2, round=held, version="test")
+    assert outgoing.message == Hello(run="run", term=1, trainer="bob", num_examples=2, round=held, version="test")
 
 
 def test_it_says_hello_again_at_most_once_per_half_second_until_it_is_welcome() -> None:
@@ -118,7 +116,7 @@ def test_it_asks_for_a_round_that_a_beacon_speaks_of_and_that_did_not_come() -> 
 
 def test_it_does_not_ask_for_a_round_that_is_closed() -> None:
     scene = holding(1)
-    assert sent(scene.hear(Beacon(run="run", epoch=1, round=2, open=False), at=1.0), Hello) == []
+    assert sent(scene.hear(Beacon(run="run", term=1, round=2, open=False), at=1.0), Hello) == []
 
 
 # Work
@@ -129,8 +127,8 @@ def test_a_round_starts_the_work_and_what_comes_of_it_is_sent() -> None:
     assert started(scene.round(1)) == 1
     (outgoing,) = [one for one in scene.worked(1).sends if isinstance(one.message, Result)]
     assert outgoing.topic == "up/run"
-    header: dict[str, Any] = {"run": "run", "epoch": 1, "trainer": "bob", "round": 1, "samples": 2, "attempt": 1}
-    assert outgoing.message == Result(**header, train_s=0.1, base=BASE, scale=16)
+    header: dict[str, Any] = {"run": "run", "term": 1, "trainer": "bob", "round": 1, "num_examples": 2, "attempt": 1}
+    assert outgoing.message == Result(**header, train_s=0.1, model_digest=MODEL_DIGEST, fraction_bits=16)
     assert outgoing.arrays is not None
     assert outgoing.arrays["model"].tolist() == [1.0, 1.0, 1.0]
 
@@ -184,10 +182,10 @@ def test_a_result_is_sent_again_with_growing_pauses() -> None:
 @pytest.mark.parametrize(
     "answer",
     [
-        Accepted(run="run", epoch=1, trainer="bob", round=1),
-        Refused(run="run", epoch=1, trainer="bob", round=1, reason="round", detail="too late"),
-        Beacon(run="run", epoch=1, round=1, open=True, acknowledged=b"\1"),
-        Finished(run="run", epoch=1, rounds=1, solved=True),
+        Accepted(run="run", term=1, trainer="bob", round=1),
+        Refused(run="run", term=1, trainer="bob", round=1, reason="round", detail="too late"),
+        Beacon(run="run", term=1, round=1, open=True, acknowledged=b"\1"),
+        Finished(run="run", term=1, rounds=1, solved=True),
     ],
     ids=lambda answer: type(answer).__name__,
 )
@@ -201,13 +199,13 @@ def test_a_result_is_forgotten_when_it_is(answer: Message) -> None:
 @pytest.mark.parametrize(
     "message",
     [
-        Accepted(run="run", epoch=1, trainer="bob", round=2),
-        Accepted(run="run", epoch=1, trainer="alice", round=1),
-        Accepted(run="other", epoch=1, trainer="bob", round=1),
-        Accepted(run="run", epoch=0, trainer="bob", round=1),
-        Beacon(run="run", epoch=1, round=1, open=True, acknowledged=b"\xfe"),
-        Beacon(run="run", epoch=1, round=1, open=True),
-        Beacon(run="run", epoch=1, round=2, open=True, acknowledged=b"\1"),
+        Accepted(run="run", term=1, trainer="bob", round=2),
+        Accepted(run="run", term=1, trainer="alice", round=1),
+        Accepted(run="other", term=1, trainer="bob", round=1),
+        Accepted(run="run", term=0, trainer="bob", round=1),
+        Beacon(run="run", term=1, round=1, open=True, acknowledged=b"\xfe"),
+        Beacon(run="run", term=1, round=1, open=True),
+        Beacon(run="run", term=1, round=2, open=True, acknowledged=b"\1"),
         Presence(trainer="bob", present=False),
     ],
     ids=["other round", "other trainer", "other run", "older life", "other bits", "no bits", "newer round", "no kind"],
@@ -254,7 +252,7 @@ def test_of_results_that_nobody_answers_for_the_newest_are_kept() -> None:
 def test_the_end_of_a_run_ends_its_work() -> None:
     scene = Scene()
     scene.round(1)
-    assert scene.hear(Finished(run="run", epoch=1, rounds=1, solved=True)).cancel
+    assert scene.hear(Finished(run="run", term=1, rounds=1, solved=True)).cancel
     assert scene.session.working is None
 
 
@@ -263,36 +261,36 @@ def test_the_end_of_a_run_ends_its_work() -> None:
 
 def test_to_a_later_life_it_says_hello_again_and_sends_what_it_holds() -> None:
     scene = holding(3)
-    effects = scene.beacon(0, epoch=2, at=0.1)
-    assert [(hello.epoch, hello.round) for hello in sent(effects, Hello)] == [(2, 0)]
-    assert [(result.epoch, result.round) for result in sent(effects, Result)] == [(2, 3)]
-    scene.beacon(3, 0b1, epoch=2)
+    effects = scene.beacon(0, term=2, at=0.1)
+    assert [(hello.term, hello.round) for hello in sent(effects, Hello)] == [(2, 0)]
+    assert [(result.term, result.round) for result in sent(effects, Result)] == [(2, 3)]
+    scene.beacon(3, 0b1, term=2)
     assert scene.held() == [3], "its old place in the bitmap means nothing now"
 
 
 def test_the_same_round_of_a_later_life_is_not_worked_on_twice() -> None:
     busy = Scene()
     busy.round(3)
-    effects = busy.round(3, epoch=2)
+    effects = busy.round(3, term=2)
     assert (effects.cancel, effects.start) == (False, None)
-    assert [result.epoch for result in sent(busy.worked(3), Result)] == [2]
-    assert holding(3).round(3, epoch=2).start is None
+    assert [result.term for result in sent(busy.worked(3), Result)] == [2]
+    assert holding(3).round(3, term=2).start is None
 
 
 def test_a_lower_round_of_a_later_life_is_worked_on() -> None:
     scene = holding(3)
-    assert started(scene.round(2, epoch=2)) == 2
+    assert started(scene.round(2, term=2)) == 2
     scene.worked(2)
-    assert started(scene.round(4, epoch=2)) == 4
+    assert started(scene.round(4, term=2)) == 4
 
 
 def test_an_earlier_life_is_a_zombie_and_is_ignored() -> None:
     scene = Scene()
-    scene.round(3, epoch=2)
-    effects = scene.round(9, epoch=1)
+    scene.round(3, term=2)
+    effects = scene.round(9, term=1)
     assert (effects.cancel, effects.start, effects.sends) == (False, None, [])
-    assert not scene.hear(Finished(run="run", epoch=1, rounds=9, solved=True)).cancel
-    assert scene.beacon(9, epoch=1, at=9.0).sends == []
+    assert not scene.hear(Finished(run="run", term=1, rounds=9, solved=True)).cancel
+    assert scene.beacon(9, term=1, at=9.0).sends == []
 
 
 # Several runs
@@ -312,9 +310,9 @@ def test_a_round_of_an_earlier_life_that_still_waits_is_not_begun() -> None:
     scene = holding(3)
     scene.round(1, run="other")
     scene.round(5)
-    scene.round(3, epoch=2)  # held already
+    scene.round(3, term=2)  # held already
     assert scene.worked(1, run="other").start is None
-    assert started(scene.round(4, epoch=2)) == 4
+    assert started(scene.round(4, term=2)) == 4
 
 
 # The end
@@ -328,8 +326,8 @@ def test_asked_to_stop_it_finishes_its_work_waits_for_the_acknowledgement_and_sa
     assert (effects.cancel, effects.sends, scene.session.done) == (False, [], False)
     assert len(sent(scene.worked(1, at=1.0), Result)) == 1
     assert not scene.session.done
-    effects = scene.hear(Accepted(run="run", epoch=1, trainer="bob", round=1))
-    assert sent(effects, GoodbyeMessage) == [GoodbyeMessage(run="run", epoch=1, trainer="bob")]
+    effects = scene.hear(Accepted(run="run", term=1, trainer="bob", round=1))
+    assert sent(effects, GoodbyeMessage) == [GoodbyeMessage(run="run", term=1, trainer="bob")]
     assert scene.session.done
     assert scene.take(Tick(), at=9.0).sends == [], "goodbye is said once"
 

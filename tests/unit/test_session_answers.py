@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from msgspec import structs
-from test_session import BASE, ROUND, Scene, sent, started
+from test_session import MODEL_DIGEST, ROUND, Scene, sent, started
 
-from fedmq.protocol.codec import base_of, describe
+from fedmq.protocol.codec import describe, digest_of
 from fedmq.protocol.fixed_point import UNITS_MAX
 from fedmq.protocol.messages import Result
 from fedmq.trainer.machine import Worked
@@ -19,21 +19,21 @@ def test_the_same_round_of_a_later_life_on_another_model_is_other_work(at_work: 
     scene.round(3)
     if not at_work:
         scene.worked(3)
-    other = structs.replace(ROUND, epoch=2, round=3)
+    other = structs.replace(ROUND, term=2, round=3)
     effects = scene.hear(other, model=np.ones(3))
     assert (effects.cancel, started(effects), scene.held()) == (at_work, 3, [])
     assert effects.drops == ([] if at_work else [("run", 3)]), "nobody would take it"
     (result,) = sent(scene.worked(3), Result)
-    assert result.base == base_of(describe({"model": np.ones(3)})) != BASE
+    assert result.model_digest == digest_of(describe({"model": np.ones(3)})) != MODEL_DIGEST
 
 
 def test_losses_leave_as_integers_in_the_units_that_the_result_declares() -> None:
     scene = Scene()
-    scene.session.scale = 2
+    scene.session.fraction_bits = 2
     scene.round(1)
     effects = scene.take(Worked("run", 1, {"losses": np.array([0.3, 1.0, np.nan])}, 0.1))
     (outgoing,) = effects.sends
     assert outgoing.arrays is not None
     assert outgoing.arrays["losses"].tolist() == [1, 4, UNITS_MAX]
     assert effects.keeps[0].arrays["losses"] is outgoing.arrays["losses"], "what is kept is what is sent"
-    assert (effects.keeps[0].scale, effects.keeps[0].base) == (2, BASE)
+    assert (effects.keeps[0].fraction_bits, effects.keeps[0].model_digest) == (2, MODEL_DIGEST)

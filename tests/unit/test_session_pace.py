@@ -16,8 +16,8 @@ def rounds_sent(scene: Scene, at: float) -> list[int]:
     return [result.round for result in sent(scene.take(Tick(), at=at), Result)]
 
 
-def beacon(spread_s: float, *, epoch: int = 1) -> Beacon:
-    return Beacon(run="run", epoch=epoch, round=0, open=False, spread_s=spread_s)
+def beacon(spread_s: float, *, term: int = 1) -> Beacon:
+    return Beacon(run="run", term=term, round=0, open=False, spread_s=spread_s)
 
 
 def wait_of(scene: Scene) -> float:
@@ -47,7 +47,7 @@ def test_when_the_newest_is_answered_for_the_next_one_follows_in_the_same_step()
         scene.worked(number)
     scene.take(Connected(), at=1.0)
     rounds_sent(scene, at=1.2)
-    effects = scene.hear(Accepted(run="run", epoch=1, trainer="bob", round=2))
+    effects = scene.hear(Accepted(run="run", term=1, trainer="bob", round=2))
     assert (effects.drops, [result.round for result in sent(effects, Result)]) == ([("run", 2)], [1])
 
 
@@ -83,7 +83,7 @@ def test_a_later_life_is_sent_what_is_held_at_once_and_the_pauses_grow_anew() ->
         assert scene.session.wake_at is not None
         rounds_sent(scene, at=scene.session.wake_at)
     assert wait_of(scene) > 1.5 * RESEND_S
-    assert [result.round for result in sent(scene.hear(beacon(0.0, epoch=2)), Result)] == [1]
+    assert [result.round for result in sent(scene.hear(beacon(0.0, term=2)), Result)] == [1]
     assert wait_of(scene) <= 1.5 * RESEND_S
 
 
@@ -94,11 +94,11 @@ def test_what_is_saved_and_what_is_forgotten_is_said_in_the_step_in_which_it_is_
     scene = Scene()
     scene.round(1)
     effects = scene.worked(1)
-    assert [(kept.run, kept.epoch, kept.round, kept.train_s) for kept in effects.keeps] == [("run", 1, 1, 0.1)]
+    assert [(kept.run, kept.term, kept.round, kept.train_s) for kept in effects.keeps] == [("run", 1, 1, 0.1)]
     assert effects.drops == []
-    effects = scene.hear(Accepted(run="run", epoch=1, trainer="bob", round=1))
+    effects = scene.hear(Accepted(run="run", term=1, trainer="bob", round=1))
     assert (effects.keeps, effects.drops) == ([], [("run", 1)])
-    assert scene.hear(Accepted(run="run", epoch=1, trainer="bob", round=1)).drops == []
+    assert scene.hear(Accepted(run="run", term=1, trainer="bob", round=1)).drops == []
 
 
 def test_what_is_crowded_out_is_dropped_too() -> None:
@@ -120,7 +120,7 @@ def test_a_few_trainers_do_not_wait_for_each_other(spread_s: float) -> None:
     scene.take(Disconnected())
     scene.take(Connected(), at=10.0)
     assert wait_of(scene) <= 0.2
-    assert len(sent(scene.hear(beacon(spread_s, epoch=2)), Hello)) == 1
+    assert len(sent(scene.hear(beacon(spread_s, term=2)), Hello)) == 1
 
 
 def test_many_trainers_send_again_over_the_spread_when_the_broker_is_back() -> None:
@@ -141,12 +141,12 @@ def test_many_trainers_say_hello_and_send_again_over_the_spread_when_the_aggrega
     waits = []
     scene = holding()
     scene.hear(beacon(8.0))
-    for epoch in range(2, TRAINERS):
-        began = 100.0 * epoch
-        assert sent(scene.hear(beacon(8.0, epoch=epoch), at=began), Hello) == []
+    for term in range(2, TRAINERS):
+        began = 100.0 * term
+        assert sent(scene.hear(beacon(8.0, term=term), at=began), Hello) == []
         waits.append(wait_of(scene))
-        assert sent(scene.hear(beacon(8.0, epoch=epoch), at=began + waits[-1] - 0.001), Hello) == []
-        effects = scene.hear(beacon(8.0, epoch=epoch), at=began + waits[-1])
+        assert sent(scene.hear(beacon(8.0, term=term), at=began + waits[-1] - 0.001), Hello) == []
+        effects = scene.hear(beacon(8.0, term=term), at=began + waits[-1])
         assert [len(sent(effects, kind)) for kind in (Hello, Result)] == [1, 1]
     assert max(waits) <= 8.0
     assert 3.0 < sum(waits) / len(waits) < 5.0
@@ -162,7 +162,7 @@ def test_a_trainer_that_meets_a_run_for_the_first_time_does_not_wait() -> None:
 def test_who_is_here_says_hello_to_a_run_that_waits_but_not_at_every_beacon() -> None:
     scene = Scene()
     scene.round(1)
-    waiting = Beacon(run="run", epoch=1, round=0, open=False, waiting=True)
-    scene.hear(Welcome(run="run", epoch=1, trainer="bob", index=0))
+    waiting = Beacon(run="run", term=1, round=0, open=False, waiting=True)
+    scene.hear(Welcome(run="run", term=1, trainer="bob", index=0))
     said = [at / 4 for at in range(4, 28) if sent(scene.hear(waiting, at=at / 4), Hello)]
     assert said == [1.0, 3.0, 5.0]

@@ -15,7 +15,7 @@ MANY = 64  # runs whose newest message a broker keeps, and hands to whoever come
 
 
 def beacon(scene: Scene, run: str, at: float | None = None) -> Effects:
-    return scene.hear(Beacon(run=run, epoch=1, round=1, open=False), at)
+    return scene.hear(Beacon(run=run, term=1, round=1, open=False), at)
 
 
 def crowd(scene: Scene, at: float | None = None) -> None:
@@ -30,7 +30,7 @@ def test_runs_that_are_over_take_no_place_and_no_result() -> None:
     scene.take(Disconnected())
     scene.take(Connected(), at=1000.0)
     for number in range(MANY):
-        effects = scene.hear(Finished(run=f"old-{number}", epoch=1, rounds=9, solved=True))
+        effects = scene.hear(Finished(run=f"old-{number}", term=1, rounds=9, solved=True))
         assert (effects.drops, effects.marks, effects.ignores) == ([], [], [])
     assert (list(scene.session.runs), scene.held()) == (["run"], [1])
     assert len(sent(scene.take(Tick(), at=1000.2), Result)) == 1
@@ -48,7 +48,7 @@ def test_rounds_of_dead_runs_that_a_broker_has_kept_take_no_result_away() -> Non
 def test_rounds_that_a_broker_has_kept_of_dead_runs_keep_no_place() -> None:
     scene = Scene()
     for number in range(MANY):
-        message = structs.replace(ROUND, run=f"dead-{number}", epoch=1, round=1)
+        message = structs.replace(ROUND, run=f"dead-{number}", term=1, round=1)
         scene.hear(message, topic="to/bob/", model=np.zeros(3))
         scene.worked(1, run=f"dead-{number}")
     assert len(scene.session.runs) == RUNS_MAX
@@ -68,10 +68,10 @@ def test_a_run_that_was_left_makes_room_at_once() -> None:
 @pytest.mark.parametrize(
     "message",
     [
-        Finished(run="new", epoch=1, rounds=9, solved=True),
-        Welcome(run="new", epoch=1, trainer="bob", index=0),
-        Accepted(run="new", epoch=1, trainer="bob", round=1),
-        Refused(run="new", epoch=1, trainer="bob", round=1, reason="round", detail="too old"),
+        Finished(run="new", term=1, rounds=9, solved=True),
+        Welcome(run="new", term=1, trainer="bob", index=0),
+        Accepted(run="new", term=1, trainer="bob", round=1),
+        Refused(run="new", term=1, trainer="bob", round=1, reason="round", detail="too old"),
     ],
     ids=lambda message: type(message).__name__,
 )
@@ -110,7 +110,7 @@ def test_the_run_that_was_heard_of_longest_ago_makes_room() -> None:
 def test_a_run_that_is_finished_makes_room_at_once() -> None:
     scene = holding()
     crowd(scene)
-    scene.hear(Finished(run="run", epoch=1, rounds=1, solved=True))
+    scene.hear(Finished(run="run", term=1, rounds=1, solved=True))
     assert beacon(scene, "new").ignores == []
     assert "run" not in scene.session.runs
 
@@ -133,5 +133,5 @@ def test_a_run_that_will_not_answer_for_a_result_makes_room_after_a_long_silence
     assert beacon(scene, "new", at=HELD_SILENT_S - 0.01).ignores == ["new"]
     effects = beacon(scene, "new", at=HELD_SILENT_S)
     assert (effects.ignores, effects.drops) == ([], [("run", 1)])
-    scene.hear(Finished(run="new", epoch=1, rounds=1, solved=True))
+    scene.hear(Finished(run="new", term=1, rounds=1, solved=True))
     assert started(scene.round(1)) == 1, "nobody has its result, so it is worked on again"

@@ -30,10 +30,10 @@ from fedmq.protocol.messages import (
     Train,
     Welcome,
 )
-from fedmq.runtime.rng import stream
+from fedmq.runtime.rng import derive_rng
 from fedmq.tasks.task import find_task
 from fedmq.trainer.machine import Connected, Disconnected, Effects, Event, Heard, Stop, Tick, Worked, WorkFailed
-from fedmq.trainer.pending_result import Kept
+from fedmq.trainer.pending_result import PendingResult
 from fedmq.trainer.session import (
     HELD_MAX,
     HELD_SILENT_S,
@@ -58,23 +58,23 @@ class SessionMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.session, self.now, self.connected = Session("bob", 2, "test", stream(1, "jitter")), 0.0, False
+        self.session, self.now, self.connected = Session("bob", 2, "test", derive_rng(1, "jitter")), 0.0, False
         self.work: tuple[str, int] | None = None  # what the worker does
-        self.epochs: dict[str, int] = {}  # the highest that was heard, by run
+        self.terms: dict[str, int] = {}  # the highest that was heard, by run
         self.said_hello: dict[str, tuple[int, float]] = {}
         self.stop_by: float | None = None
         self.heard_at: dict[str, float] = {}  # or connected since then, by run; not those that are over
-        self.spool: dict[tuple[str, int], Kept] = {}  # what outlives the process
+        self.spool: dict[tuple[str, int], PendingResult] = {}  # what outlives the process
 
     # --- what comes ---------------------------------------------------------------------------------------------
 
-    @rule(run=RUNS, epoch=EPOCHS, number=ROUNDS, bits=st.integers(0, 3))
-    def round(self, run: str, epoch: int, number: int, bits: int) -> None:
+    @rule(run=RUNS, term=EPOCHS, number=ROUNDS, bits=st.integers(0, 3))
+    def round(self, run: str, term: int, number: int, bits: int) -> None:
         work, model = Train(GradientLearner()), np.zeros(3)
         self.hear(
             Round(
                 run=run,
-                epoch=epoch,
+                term=term,
                 round=number,
                 seed=0,
                 deadline_s=10.0,
@@ -102,26 +102,26 @@ class SessionMachine(RuleBasedStateMachine):
     @rule(run=RUNS, ahead=st.integers(0, 1))
     def the_next_round(self, run: str, ahead: int) -> None:
         known = self.session.runs.get(run)
-        self.round(run, self.epochs.get(run, 1), max(1, 0 if known is None else known.round + ahead), 0)
+        self.round(run, self.terms.get(run, 1), max(1, 0 if known is None else known.round + ahead), 0)
 
-    @rule(run=RUNS, epoch=EPOCHS, number=ROUNDS, bits=st.integers(0, 3), opened=st.booleans())
-    def beacon(self, run: str, epoch: int, number: int, bits: int, opened: bool) -> None:
-        self.hear(Beacon(run=run, epoch=epoch, round=number, open=opened, acknowledged=bytes([bits])))
+    @rule(run=RUNS, term=EPOCHS, number=ROUNDS, bits=st.integers(0, 3), opened=st.booleans())
+    def beacon(self, run: str, term: int, number: int, bits: int, opened: bool) -> None:
+        self.hear(Beacon(run=run, term=term, round=number, open=opened, acknowledged=bytes([bits])))
 
-    @rule(run=RUNS, epoch=EPOCHS, index=st.integers(0, 9), trainer=st.sampled_from(["bob", "bob", "eve"]))
-    def welcome(self, run: str, epoch: int, index: int, trainer: str) -> None:
-        self.hear(Welcome(run=run, epoch=epoch, trainer=trainer, index=index))
+    @rule(run=RUNS, term=EPOCHS, index=st.integers(0, 9), trainer=st.sampled_from(["bob", "bob", "eve"]))
+    def welcome(self, run: str, term: int, index: int, trainer: str) -> None:
+        self.hear(Welcome(run=run, term=term, trainer=trainer, index=index))
 
-    @rule(run=RUNS, epoch=EPOCHS, number=ROUNDS, trainer=st.sampled_from(["bob", "bob", "eve"]), good=st.booleans())
-    def answer(self, run: str, epoch: int, number: int, trainer: str, good: bool) -> None:
+    @rule(run=RUNS, term=EPOCHS, number=ROUNDS, trainer=st.sampled_from(["bob", "bob", "eve"]), good=st.booleans())
+    def answer(self, run: str, term: int, number: int, trainer: str, good: bool) -> None:
         if good:
-            self.hear(Accepted(run=run, epoch=epoch, trainer=trainer, round=number))
+            self.hear(Accepted(run=run, term=term, trainer=trainer, round=number))
         else:
-            self.hear(Refused(run=run, epoch=epoch, trainer=trainer, round=number, reason="round", detail="too old"))
+            self.hear(Refused(run=run, term=term, trainer=trainer, round=number, reason="round", detail="too old"))
 
-    @rule(run=RUNS, epoch=EPOCHS)
-    def finished(self, run: str, epoch: int) -> None:
-        self.hear(Finished(run=run, epoch=epoch, rounds=3, solved=True))
+    @rule(run=RUNS, term=EPOCHS)
+    def finished(self, run: str, term: int) -> None:
+        self.hear(Finished(run=run, term=term, rounds=3, solved=True))
 
     @rule()
     def connect(self) -> None:
@@ -180,7 +180,7 @@ class SessionMachine(RuleBasedStateMachine):
                 run, number = sent.pop()
                 missing.discard((run, number))
                 if acknowledged:
-                    accepted = Accepted(run=run, epoch=self.epochs[run], trainer="bob", round=number)
+                    accepted = Accepted(run=run, term=self.terms[run], trainer="bob", round=number)
                     sent += self.results_in(self.take(Heard(decode(encode("topic", accepted)))))
             if self.session.done:
                 return
@@ -188,9 +188,9 @@ class SessionMachine(RuleBasedStateMachine):
 
     @rule()
     def the_trainer_is_killed_and_starts_again(self) -> None:
-        self.session = Session("bob", 2, "test", stream(1, "jitter"), list(self.spool.values()))
+        self.session = Session("bob", 2, "test", derive_rng(1, "jitter"), list(self.spool.values()))
         self.work, self.connected, self.stop_by, self.said_hello, self.heard_at = None, False, None, {}, {}
-        self.epochs = {run: known.epoch for run, known in self.runs}
+        self.terms = {run: known.term for run, known in self.runs}
         assert self.held == set(self.spool), "what was not acknowledged is held again"
 
     @rule()
@@ -216,7 +216,7 @@ class SessionMachine(RuleBasedStateMachine):
 
     def hear(self, message: Message, **arrays: Any) -> None:
         assert isinstance(message, Round | Beacon | Finished | Welcome | Accepted | Refused)
-        old = message.run in self.session.runs and message.epoch < self.epochs[message.run]
+        old = message.run in self.session.runs and message.term < self.terms[message.run]
         self.take(Tick())  # what is due now is not the message's doing
         before = self.all_that_it_knows() if old else None
         followed, working = set(self.session.runs), self.session.working
@@ -227,10 +227,10 @@ class SessionMachine(RuleBasedStateMachine):
             silent_s = self.now - self.heard_at.get(run, -math.inf)
             assert silent_s >= (HELD_SILENT_S if held else SILENT_S), "who speaks is not forgotten for another"
         if old:
-            assert effects == Effects(), "a lower epoch never has an effect"
+            assert effects == Effects(), "a lower term never has an effect"
             assert self.all_that_it_knows() == before
         else:
-            self.epochs[message.run] = message.epoch
+            self.terms[message.run] = message.term
             self.heard_at[message.run] = -math.inf if isinstance(message, Finished) else self.now
 
     def all_that_it_knows(self) -> Any:
@@ -262,16 +262,16 @@ class SessionMachine(RuleBasedStateMachine):
                 self.check_hello(one.message)
             if isinstance(one.message, Goodbye):
                 assert self.session.done
-            assert one.message.epoch == self.session.runs[one.message.run].epoch
+            assert one.message.term == self.session.runs[one.message.run].term
         return effects
 
     def check_hello(self, hello: Hello) -> None:
-        epoch, said_at = self.said_hello.get(hello.run, (0, -1.0))
+        term, said_at = self.said_hello.get(hello.run, (0, -1.0))
         # A run that was forgotten among many others is met again.
-        known = hello.run in self.epochs and not hello.run.startswith("many-")
-        if known and epoch == hello.epoch and len(self.session.runs) < RUNS_MAX:
+        known = hello.run in self.terms and not hello.run.startswith("many-")
+        if known and term == hello.term and len(self.session.runs) < RUNS_MAX:
             assert self.now >= said_at + HELLO_AGAIN_S, "it does not shout"
-        self.said_hello[hello.run] = (hello.epoch, self.now)
+        self.said_hello[hello.run] = (hello.term, self.now)
 
     @invariant()
     def it_works_on_what_its_worker_does(self) -> None:
@@ -299,9 +299,9 @@ class SessionMachine(RuleBasedStateMachine):
             assert self.session.done or (self.session.wake_at or 0.0) <= self.stop_by, "and wakes for it"
 
     @invariant()
-    def an_epoch_never_falls(self) -> None:
+    def an_term_never_falls(self) -> None:
         for run, known in self.session.runs.items():
-            assert known.epoch == self.epochs[run]
+            assert known.term == self.terms[run]
 
 
 TestSession = SessionMachine.TestCase

@@ -52,7 +52,7 @@ def faults(service: str, text: str) -> list[tuple[int, str]]:
         ("aggregator", "connect_timeout = nan", 1, "connect_timeout: nan is not in the range"),
         ("aggregator", "rounds = 99999999999999999999", 1, "rounds: 99999999999999999999 is not in the range"),
         ("aggregator", "min_trainers = 99999999999999999999", 1, "is not in the range"),
-        ("aggregator", "max_samples = 99999999999999999999", 1, "is not in the range"),
+        ("aggregator", "max_examples = 99999999999999999999", 1, "is not in the range"),
         ("aggregator", "keep_rounds = 99999999999999999999", 1, "is not in the range"),
         ("trainer", "min_rows = 99999999999999999999", 1, "is not in the range"),
         ("aggregator", "quiet = 'perhaps'", 1, "quiet: 'perhaps' is not a valid boolean"),

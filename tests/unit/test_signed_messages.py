@@ -33,9 +33,9 @@ from fedmq.protocol.messages import (
     Welcome,
 )
 from fedmq.runs.store import Description, Store
-from fedmq.runtime.rng import stream
+from fedmq.runtime.rng import derive_rng
 from fedmq.security.keyring import Membership
-from fedmq.security.signing import AggregatorSeal, TrainerSeal
+from fedmq.security.signing import AggregatorSigning, TrainerSigning
 from fedmq.simulation.clock import VirtualClock
 from fedmq.trainer.service import Trainer
 from fedmq.trainer.session import Session
@@ -72,15 +72,15 @@ class Scene:
         self.parties, self.link, self.clock = parties, Wire(), VirtualClock()
         self.store = Store(":memory:")
         self.store.begin(Description("run", TASK, MeanOfNumbers.name, 7, 0.0))
-        seal = AggregatorSeal(Membership(parties.federation, parties.aggregator), parties.members)
+        signing = AggregatorSigning(Membership(parties.federation, parties.aggregator), parties.members)
         limits = Limits(rounds_max=10_000, min_trainers=2, quorum=1.0, deadline_s=1e6)
         self.service = Aggregator(
-            self.link, self.store, MeanOfNumbers(), limits, clock=self.clock, watch=lambda _: None, seal=seal
+            self.link, self.store, MeanOfNumbers(), limits, clock=self.clock, watch=lambda _: None, signing=signing
         )
         self.genuine: dict[tuple[str, int], list[bytes]] = {}
         self.hellos = []
         for name in ("alice", "bob"):
-            hello = Hello(run="run", epoch=EPOCH, trainer=name, samples=2, round=0, version="x")
+            hello = Hello(run="run", term=EPOCH, trainer=name, num_examples=2, round=0, version="x")
             self.hellos.append(parties.signed(f"up/run/{name}", hello, name))
             self.come(self.hellos[-1], encode(f"presence/{name}", Presence(trainer=name, present=True)))
         for _ in range(rounds):
@@ -94,9 +94,11 @@ class Scene:
     def result(self, name: str) -> list[bytes]:
         """A genuine result of the open round."""
         number = self.rounds.round
-        base = self.rounds._bases[number]
+        model_digest = self.rounds._model_digests[number]
         far = 10.0 * number * (1 if name == "alice" else -1)  # from each other's, so that the target is never reached
-        return self.genuine.setdefault((name, number), result_of(self.parties, name, number, far, base=base))
+        return self.genuine.setdefault(
+            (name, number), result_of(self.parties, name, number, far, model_digest=model_digest)
+        )
 
     def play_a_round(self) -> None:
         before = self.rounds.round
@@ -124,7 +126,7 @@ AT_AGGREGATOR: dict[str, Kind] = {
     "signed by another member": lambda good, other, parties, draws: signed_by(good, parties, "alice"),
     "signed by the aggregator": lambda good, other, parties, draws: signed_by(good, parties, "aggregator"),
     "signed for another federation": lambda good, other, parties, draws: signed_by(good, parties, "bob", parties.other),
-    "more samples": lambda good, other, parties, draws: reheaded(good, parties, samples=10**6),
+    "more samples": lambda good, other, parties, draws: reheaded(good, parties, num_examples=10**6),
     "another attempt": lambda good, other, parties, draws: reheaded(good, parties, attempt=2),
     "in another member's name": lambda good, other, parties, draws: reheaded(good, parties, trainer="alice"),
     "in a stranger's name": lambda good, other, parties, draws: reheaded(good, parties, "mallory", trainer="mallory"),
@@ -136,8 +138,8 @@ AT_AGGREGATOR: dict[str, Kind] = {
     "over nobody's connection": lambda good, other, parties, draws: [b"up/run/", *good[1:]],
     "over the aggregator's connection": lambda good, other, parties, draws: [b"up/run/aggregator", *good[1:]],
     "signed by itself, of another run": lambda good, other, parties, draws: reheaded(good, parties, "bob", run="other"),
-    "signed by itself, of an epoch that is not yet": lambda good, other, parties, draws: reheaded(
-        good, parties, "bob", epoch=EPOCH + draws.randrange(1, 99)
+    "signed by itself, of a term that is not yet": lambda good, other, parties, draws: reheaded(
+        good, parties, "bob", term=EPOCH + draws.randrange(1, 99)
     ),
     "signed by itself, of a round that is not yet": lambda good, other, parties, draws: reheaded(
         good, parties, "bob", round=draws.randrange(1000, 9999)
@@ -146,13 +148,13 @@ AT_AGGREGATOR: dict[str, Kind] = {
         good, parties, "bob", round=draws.randrange(1, 4), trainer="bob"
     ),
     "a member's word to stop": lambda good, other, parties, draws: parties.signed(
-        "up/run/bob", Control(run="run", epoch=EPOCH, action="stop"), "bob"
+        "up/run/bob", Control(run="run", term=EPOCH, action="stop"), "bob"
     ),
     "a member's presence for another": lambda good, other, parties, draws: encode(
         "up/run/bob", Presence(trainer="alice", present=False)
     ),
     "a message for trainers": lambda good, other, parties, draws: parties.signed(
-        "up/run/bob", Finished(run="run", epoch=EPOCH, rounds=1, solved=True), "aggregator"
+        "up/run/bob", Finished(run="run", term=EPOCH, rounds=1, solved=True), "aggregator"
     ),
 }
 
@@ -218,7 +220,7 @@ def test_a_genuine_result_that_was_overtaken_counts_within_the_staleness_rules_a
     late = Scene(parties, rounds=3)  # bob's result of round 4 is not there, and nothing of what he sends after it
 
     def bob(number: int) -> list[bytes]:
-        return result_of(parties, "bob", number, -5.0, base=late.rounds._bases.get(number, bytes(32)))
+        return result_of(parties, "bob", number, -5.0, model_digest=late.rounds._model_digests.get(number, bytes(32)))
 
     late.come(bob(6))
     assert late.rounds.rejections == {"round": 1}  # a round that is not published yet
@@ -247,36 +249,36 @@ AT_TRAINER: dict[str, Kind] = {
     "all are acknowledged": lambda good, other, parties, draws: reheaded(good, parties, acknowledged=b"\xff" * 8),
     "a trainer's result": lambda good, other, parties, draws: result_of(parties, "bob", 3, 1.0),
     "the broker says that it is over": lambda good, other, parties, draws: parties.signed(
-        "round/run", Finished(run="run", epoch=EPOCH, rounds=1, solved=True), "broker"
+        "round/run", Finished(run="run", term=EPOCH, rounds=1, solved=True), "broker"
     ),
     "a refusal by a member": lambda good, other, parties, draws: parties.signed(
-        "to/alice/", Refused(run="run", epoch=EPOCH, trainer="alice", round=3, reason="run", detail=""), "bob"
+        "to/alice/", Refused(run="run", term=EPOCH, trainer="alice", round=3, reason="run", detail=""), "bob"
     ),
     "an acceptance without a signature": lambda good, other, parties, draws: encode(
-        "to/alice/", Accepted(run="run", epoch=EPOCH, trainer="alice", round=3)
+        "to/alice/", Accepted(run="run", term=EPOCH, trainer="alice", round=3)
     ),
     "a beacon by a stranger": lambda good, other, parties, draws: parties.signed(
-        "beacon/run", Beacon(run="run", epoch=9, round=9, open=True), "mallory"
+        "beacon/run", Beacon(run="run", term=9, round=9, open=True), "mallory"
     ),
     "a presence": lambda good, other, parties, draws: encode("to/alice/", Presence(trainer="alice", present=True)),
     "a message without a signature": lambda good, other, parties, draws: encode(
-        "to/alice/", Welcome(run="run", epoch=9, trainer="alice", index=0)
+        "to/alice/", Welcome(run="run", term=9, trainer="alice", index=0)
     ),
 }
 
 
 def a_round(parties: Parties, number: int) -> list[bytes]:
     message = Round(
-        run="run", epoch=EPOCH, round=number, seed=7, deadline_s=10.0, task=TASK, work=Train(GradientLearner())
+        run="run", term=EPOCH, round=number, seed=7, deadline_s=10.0, task=TASK, work=Train(GradientLearner())
     )
     return parties.signed("round/run", message, "aggregator", {"model": np.array([number / 8])})
 
 
-def test_no_bad_message_is_ever_heeded_by_a_trainer(parties: Parties) -> None:
+def test_no_bad_message_is_ever_used_by_a_trainer(parties: Parties) -> None:
     link, draws, table = Wire(), Random(SEED), Counter[tuple[str, str]]()
-    session = Session("alice", 2, "x", stream(0, "jitter", "alice"))
-    seal = TrainerSeal(Membership(parties.federation, parties.of["alice"]))
-    trainer = Trainer(link, session, Idle(), clock=VirtualClock(), seal=seal)  # type: ignore[arg-type]
+    session = Session("alice", 2, "x", derive_rng(0, "jitter", "alice"))
+    signing = TrainerSigning(Membership(parties.federation, parties.of["alice"]))
+    trainer = Trainer(link, session, Idle(), clock=VirtualClock(), signing=signing)  # type: ignore[arg-type]
     link.news.append(Delivered(a_round(parties, 5)))
     trainer.step()
     link.sent.clear()
@@ -303,14 +305,14 @@ def test_no_bad_message_is_ever_heeded_by_a_trainer(parties: Parties) -> None:
 
 
 def test_a_seal_gives_its_reason(parties: Parties) -> None:
-    seal = AggregatorSeal(Membership(parties.federation, parties.aggregator), parties.members)
+    signing = AggregatorSigning(Membership(parties.federation, parties.aggregator), parties.members)
     good = result_of(parties, "bob", 1, 1.0)
-    seal.check(decode(good), 0.0)
+    signing.check(decode(good), 0.0)
     with pytest.raises(Rejected, match="signature: expected a Result signed by the trainer with key"):
-        seal.check(decode(signed_by(good, parties, "alice")), 0.0)
+        signing.check(decode(signed_by(good, parties, "alice")), 0.0)
     with pytest.raises(Rejected, match="sender: expected bob itself"):
-        seal.check(decode([b"up/run/alice", *good[1:]]), 0.0)
+        signing.check(decode([b"up/run/alice", *good[1:]]), 0.0)
     with pytest.raises(Rejected, match="sender: expected a trainer that is a member, got olga"):
-        seal.check(decode([b"up/run/olga", *reheaded(good, parties, "olga", trainer="olga")[1:]]), 0.0)
+        signing.check(decode([b"up/run/olga", *reheaded(good, parties, "olga", trainer="olga")[1:]]), 0.0)
     with pytest.raises(Rejected, match="sender: expected the broker's word on bob"):
-        seal.check(decode(encode("up/run/alice", Presence(trainer="bob", present=True))), 0.0)
+        signing.check(decode(encode("up/run/alice", Presence(trainer="bob", present=True))), 0.0)

@@ -13,16 +13,16 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from fedmq.aggregator.event_publisher import Bulletin
-from fedmq.dashboard.live_runs import Watching
+from fedmq.dashboard.live_runs import LiveRuns
 from fedmq.dashboard.sinks.runner import AT_ONCE_MAX, REPORT_S, Feeding, Sink
 from fedmq.dashboard.sinks.tensorboard import event_files
 from fedmq.deploy.processes import free_port
 from fedmq.errors import Unreachable
 from fedmq.observe import events
-from fedmq.observe.run_state import RoundView, View
+from fedmq.observe.run_state import RoundView, RunState
 from fedmq.protocol.codec import Frames, encode
 from fedmq.simulation.clock import VirtualClock
-from fedmq.transport.link import Delivered, News
+from fedmq.transport.link import Delivered, LinkEvent
 
 REPORT = {"run": "r", "solved": True, "model_sha256": "ab" * 32}
 
@@ -32,10 +32,10 @@ class Run:
 
     def __init__(self, folder: Path, name: str = "r") -> None:
         self.clock, self.folder, self.name = VirtualClock(), folder, name
-        self._bulletin, self._sent, self._round = Bulletin(View()), deque[News](), 0
+        self._bulletin, self._sent, self._round = Bulletin(RunState()), deque[LinkEvent](), 0
         self._tell(
             events.RunStarted(
-                run=name, epoch=1, round=1, task="xor", strategy="evolution", seed=7, metric="accuracy", target=1.0
+                run=name, term=1, round=1, task="xor", strategy="evolution", seed=7, metric="accuracy", target=1.0
             )
         )
 
@@ -61,7 +61,7 @@ class Run:
     def _tell(self, event: events.AnyEvent) -> None:
         self._bulletin.take(self.clock.wall() + self._round, event)
 
-    def receive(self) -> Iterator[News]:
+    def receive(self) -> Iterator[LinkEvent]:
         """See `Link`: what has been told, and the whole picture for who has just come."""
         for outgoing in self._bulletin.due(self.clock.now(), last=True):
             self._sent.append(Delivered(encode(*outgoing)))
@@ -73,13 +73,13 @@ class Run:
 
     def feeding(self, open_sink: Any, only: str | None = None) -> Feeding:
         self._bulletin.on_broker()
-        return Feeding(Watching(self, clock=self.clock), open_sink, self.clock, self.folder / "runs", only)
+        return Feeding(LiveRuns(self, clock=self.clock), open_sink, self.clock, self.folder / "runs", only)
 
 
-class Kept:
+class PendingResult:
     """A sink in memory."""
 
-    def __init__(self, _view: View, last: int = 0) -> None:
+    def __init__(self, _view: RunState, last: int = 0) -> None:
         self.last, self.taken, self.calls, self.closed = last, list[int](), 0, False
         self.ended: tuple[events.RunFinished, Any] | None = None
 
@@ -110,7 +110,7 @@ def watched(run: Run, sink: Sink, only: str | None = None) -> Feeding:
 
 def test_a_sink_gets_what_was_before_it_came_and_then_each_round_once(run: Run) -> None:
     run.rounds(3)
-    sink = Kept(View())
+    sink = PendingResult(RunState())
     feeding = watched(run, sink)
     assert sink.taken == [1, 2, 3]
     run.rounds(2)
@@ -121,7 +121,7 @@ def test_a_sink_gets_what_was_before_it_came_and_then_each_round_once(run: Run) 
 
 def test_a_sink_that_has_some_already_gets_the_others(run: Run) -> None:
     run.rounds(5)
-    sink = Kept(View(), last=3)
+    sink = PendingResult(RunState(), last=3)
     watched(run, sink)
     assert sink.taken == [4, 5]
 
@@ -129,7 +129,7 @@ def test_a_sink_that_has_some_already_gets_the_others(run: Run) -> None:
 def test_a_long_history_is_given_in_pieces_and_the_end_comes_last(run: Run) -> None:
     run.rounds(2 * AT_ONCE_MAX + 1)
     run.finish()
-    sink = Kept(View())
+    sink = PendingResult(RunState())
     feeding = watched(run, sink)
     assert (len(sink.taken), sink.ended) == (AT_ONCE_MAX, None)
     assert feeding.wake_at == run.clock.now(), "there is more"
@@ -141,7 +141,7 @@ def test_a_long_history_is_given_in_pieces_and_the_end_comes_last(run: Run) -> N
 
 def test_with_one_run_it_is_done_when_that_is_over_and_others_are_left_alone(run: Run, tmp_path: Path) -> None:
     run.rounds(1)
-    sink, other = Kept(View()), Kept(View())
+    sink, other = PendingResult(RunState()), PendingResult(RunState())
     feeding, elsewhere = watched(run, sink, "r"), watched(run, other, "another")
     run.finish()
     for one in (feeding, elsewhere):
@@ -157,10 +157,10 @@ def test_with_one_run_it_is_done_when_that_is_over_and_others_are_left_alone(run
 def test_without_one_it_goes_on_and_a_run_is_finished_once(run: Run) -> None:
     run.rounds(1)
     run.finish()
-    opened = list[Kept]()
+    opened = list[PendingResult]()
 
-    def open_sink(view: View) -> Kept:
-        opened.append(Kept(view))
+    def open_sink(view: RunState) -> PendingResult:
+        opened.append(PendingResult(view))
         return opened[-1]
 
     feeding = run.feeding(open_sink)
@@ -174,7 +174,7 @@ def test_without_one_it_goes_on_and_a_run_is_finished_once(run: Run) -> None:
 def test_a_report_that_is_not_there_is_waited_for_and_not_for_long(run: Run) -> None:
     run.rounds(1)
     run.finish(report=False)
-    sink = Kept(View())
+    sink = PendingResult(RunState())
     feeding = watched(run, sink, "r")
     assert sink.ended is None
     assert feeding.wake_at is not None

@@ -16,17 +16,17 @@ from fedmq.errors import BadConfiguration
 from fedmq.protocol import topics
 from fedmq.protocol.codec import encode
 from fedmq.protocol.messages import Accepted, Message
-from fedmq.trainer.high_water_marks import Mark
-from fedmq.trainer.pending_result import Kept
+from fedmq.trainer.high_water_marks import HighWaterMark
+from fedmq.trainer.pending_result import PendingResult
 from fedmq.trainer.spool import SEEN_SUFFIX, SUFFIX, FileSpool
 
 SAMPLES = 2
-BASE = bytes(range(32))
+MODEL_DIGEST = bytes(range(32))
 ARRAYS = {"model": np.array([0.1, -0.0, 1e-300]), "correct": np.array([2], dtype=np.int64)}
 
 
-def result(run: str = "run", round: int = 5, epoch: int = 3) -> Kept:
-    return Kept(run, epoch, round, ARRAYS, 0.25, BASE, 7)
+def result(run: str = "run", round: int = 5, term: int = 3) -> PendingResult:
+    return PendingResult(run, term, round, ARRAYS, 0.25, MODEL_DIGEST, 7)
 
 
 @pytest.fixture
@@ -66,9 +66,9 @@ def test_runs_and_rounds_do_not_get_in_each_others_way(spool: FileSpool) -> None
 
 
 def test_a_result_that_is_computed_again_takes_the_place_of_the_first(spool: FileSpool) -> None:
-    spool.keep(result(epoch=3), "bob", SAMPLES)
-    spool.keep(result(epoch=4), "bob", SAMPLES)
-    assert [kept.epoch for kept in spool.load("bob", SAMPLES)] == [4]
+    spool.keep(result(term=3), "bob", SAMPLES)
+    spool.keep(result(term=4), "bob", SAMPLES)
+    assert [kept.term for kept in spool.load("bob", SAMPLES)] == [4]
     assert files(spool) == [f"run.5{SUFFIX}"]
 
 
@@ -89,7 +89,7 @@ def test_every_flipped_bit_and_every_truncation_is_noticed_and_costs_that_file_o
         assert "\n" not in line
 
 
-def reseal(path: Path, frames: list[bytes]) -> None:
+def sign_again(path: Path, frames: list[bytes]) -> None:
     """Write frames into a file of the spool as if they belonged there."""
     content = msgspec.msgpack.encode(frames)
     path.write_bytes(sha256(content).digest() + content)
@@ -100,20 +100,20 @@ def reseal(path: Path, frames: list[bytes]) -> None:
     [
         (result().result("eve", 2, 3), "names: it is not a"),
         (result().result("bob", 3, 3), "3 rows, now there"),
-        (Accepted(run="run", epoch=3, trainer="bob", round=5), "names: it is not a result of bob"),
+        (Accepted(run="run", term=3, trainer="bob", round=5), "names: it is not a result of bob"),
     ],
     ids=["of another trainer", "of other rows", "no result"],
 )
 def test_what_is_no_result_of_this_trainer_and_these_rows_is_left_out(
     spool: FileSpool, caplog: pytest.LogCaptureFixture, message: Message, reason: str
 ) -> None:
-    reseal(spool._folder / f"run.5{SUFFIX}", encode("up/run", message, ARRAYS))
+    sign_again(spool._folder / f"run.5{SUFFIX}", encode("up/run", message, ARRAYS))
     assert spool.load("bob", SAMPLES) == []
     assert reason in caplog.text
 
 
 def test_frames_that_are_no_message_are_left_out(spool: FileSpool, caplog: pytest.LogCaptureFixture) -> None:
-    reseal(spool._folder / f"run.5{SUFFIX}", [b"up/run", b"no header", b""])
+    sign_again(spool._folder / f"run.5{SUFFIX}", [b"up/run", b"no header", b""])
     (spool._folder / f"folder{SUFFIX}").mkdir()
     assert spool.load("bob", SAMPLES) == []
     assert len(caplog.messages) == 2
@@ -142,7 +142,7 @@ def test_a_file_under_its_name_is_whole_and_synced(spool: FileSpool, monkeypatch
     spool.keep(result(), "bob", SAMPLES)
     assert order == [f"sync run.5{SUFFIX}.partial", f"rename to run.5{SUFFIX}", f"sync {spool._folder.name}"]
     order.clear()
-    spool.mark(Mark("run", 3, 0))  # what is older than that is a replay, also after a power cut
+    spool.mark(HighWaterMark("run", 3, 0))  # what is older than that is a replay, also after a power cut
     assert order == [f"sync run{SEEN_SUFFIX}.partial", f"rename to run{SEEN_SUFFIX}", f"sync {spool._folder.name}"]
 
 

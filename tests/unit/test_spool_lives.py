@@ -25,19 +25,19 @@ from fedmq.protocol.messages import (
     Train,
     Welcome,
 )
-from fedmq.runtime.rng import stream
+from fedmq.runtime.rng import derive_rng
 from fedmq.tasks.task import find_task
 from fedmq.testing import VirtualClock
-from fedmq.trainer.high_water_marks import Mark, Seen
-from fedmq.trainer.pending_result import Kept
+from fedmq.trainer.high_water_marks import HighWaterMark, Seen
+from fedmq.trainer.pending_result import PendingResult
 from fedmq.trainer.service import Trainer
 from fedmq.trainer.session import HELD_MAX, HELD_SILENT_S, RUNS_MAX, Session
 from fedmq.trainer.spool import SUFFIX, FileSpool, MemorySpool, Spool
 from fedmq.trainer.worker import Done
-from fedmq.transport.link import Delivered, LinkDown, LinkUp, News
+from fedmq.transport.link import Delivered, LinkDown, LinkEvent, LinkUp
 
 ROUND = Round(
-    run="run", epoch=3, round=5, seed=0, deadline_s=9.0, task=find_task("linear"), work=Train(GradientLearner())
+    run="run", term=3, round=5, seed=0, deadline_s=9.0, task=find_task("linear"), work=Train(GradientLearner())
 )
 
 
@@ -46,11 +46,11 @@ class Recorder:
 
     def __init__(self, order: list[str]) -> None:
         self.order = order
-        self.news: list[News] = []
+        self.news: list[LinkEvent] = []
         self.sent: list[Result] = []
         self.finished: list[Done] = []
 
-    def receive(self) -> Iterator[News]:
+    def receive(self) -> Iterator[LinkEvent]:
         news, self.news = self.news, []
         yield from news
 
@@ -80,30 +80,30 @@ class Noted:
     def __init__(self, spool: Spool, order: list[str]) -> None:
         self._spool, self._order = spool, order
 
-    def keep(self, kept: Kept, trainer: str, samples: int) -> None:
+    def keep(self, kept: PendingResult, trainer: str, num_examples: int) -> None:
         self._order.append(f"keep {kept.round}")
-        self._spool.keep(kept, trainer, samples)
+        self._spool.keep(kept, trainer, num_examples)
 
     def drop(self, run: str, round: int) -> None:
         self._order.append(f"drop {round}")
         self._spool.drop(run, round)
 
-    def mark(self, mark: Mark) -> None:
+    def mark(self, mark: HighWaterMark) -> None:
         self._spool.mark(mark)
 
 
 class Life:
     """One life of bob, on a spool that outlives it."""
 
-    def __init__(self, spool: Spool, kept: list[Kept], at: float = 0.0, seen: Seen | None = None) -> None:
+    def __init__(self, spool: Spool, kept: list[PendingResult], at: float = 0.0, seen: Seen | None = None) -> None:
         self.order: list[str] = []
         self.outside, self.clock = Recorder(self.order), VirtualClock()
         self.clock.move_to(at)
-        session = Session("bob", SAMPLES, "test", stream(1, "jitter"), kept, seen=seen)
+        session = Session("bob", SAMPLES, "test", derive_rng(1, "jitter"), kept, seen=seen)
         self.trainer = Trainer(self.outside, session, self.outside, clock=self.clock, spool=Noted(spool, self.order))
         self.news(LinkUp())
 
-    def news(self, *news: News) -> None:
+    def news(self, *news: LinkEvent) -> None:
         self.outside.news += news
         self.trainer.step()
 
@@ -137,7 +137,7 @@ def lives(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
 def test_a_result_is_saved_before_it_is_sent_and_dropped_when_it_is_acknowledged(lives: Any) -> None:
     life = lives()
     life.works_on(ROUND)
-    life.hear(Accepted(run="run", epoch=3, trainer="bob", round=5))
+    life.hear(Accepted(run="run", term=3, trainer="bob", round=5))
     assert life.order == ["work 5", "keep 5", "send 5", "drop 5"]
     assert lives().trainer.session.runs == {}
 
@@ -153,14 +153,14 @@ def test_a_result_of_which_nobody_has_heard_is_sent_by_the_next_life_and_not_com
     second.hear(ROUND, model=np.zeros(3))
     assert second.order == ["send 5"]
     (sent,) = second.outside.sent
-    assert (sent.run, sent.epoch, sent.round, sent.attempt, sent.train_s) == ("run", 3, 5, 1, 0.25)
+    assert (sent.run, sent.term, sent.round, sent.attempt, sent.train_s) == ("run", 3, 5, 1, 0.25)
 
 
 def test_the_next_life_is_acknowledged_like_any_other(lives: Any) -> None:
     lives().works_on(ROUND)
     second = lives()
-    second.hear(Welcome(run="run", epoch=3, trainer="bob", index=1))
-    second.hear(Beacon(run="run", epoch=3, round=5, open=True, acknowledged=bytes([0b10])))
+    second.hear(Welcome(run="run", term=3, trainer="bob", index=1))
+    second.hear(Beacon(run="run", term=3, round=5, open=True, acknowledged=bytes([0b10])))
     assert second.order == ["drop 5"]
     assert lives().trainer.session.wake_at is None
 
@@ -170,7 +170,7 @@ def test_the_next_life_works_on_what_came_after_it(lives: Any) -> None:
     second = lives()
     second.works_on(structs.replace(ROUND, round=6))
     assert second.order == ["work 6", "keep 6", "send 6"]
-    second.hear(Accepted(run="run", epoch=3, trainer="bob", round=6))
+    second.hear(Accepted(run="run", term=3, trainer="bob", round=6))
     second.later(0.2)
     assert second.order[3:] == ["drop 6", "send 5"], "one at a time is under way, the newest first"
 
@@ -178,29 +178,29 @@ def test_the_next_life_works_on_what_came_after_it(lives: Any) -> None:
 def test_a_later_life_of_the_aggregator_gets_what_an_earlier_life_of_the_trainer_computed(lives: Any) -> None:
     lives().works_on(ROUND)
     second = lives()
-    second.hear(Beacon(run="run", epoch=4, round=0, open=False))
+    second.hear(Beacon(run="run", term=4, round=0, open=False))
     second.later(0.2)
-    assert [(sent.epoch, sent.round) for sent in second.outside.sent] == [(4, 5)]
+    assert [(sent.term, sent.round) for sent in second.outside.sent] == [(4, 5)]
 
 
 def test_a_zombie_of_the_aggregator_stays_one_after_a_restart_of_the_trainer(lives: Any) -> None:
     lives().works_on(ROUND)
     second = lives()
-    second.hear(Finished(run="run", epoch=2, rounds=5, solved=True))
+    second.hear(Finished(run="run", term=2, rounds=5, solved=True))
     assert "drop 5" not in second.order
     assert second.trainer.session.runs["run"].held.keys() == {5}
 
 
 def test_the_end_of_the_run_empties_the_spool(lives: Any) -> None:
     lives().works_on(ROUND)
-    lives().hear(Finished(run="run", epoch=3, rounds=5, solved=True))
+    lives().hear(Finished(run="run", term=3, rounds=5, solved=True))
     assert lives().trainer.session.runs == {}
 
 
 def test_results_of_several_lives_of_an_aggregator_are_taken_as_the_last_one_left_them() -> None:
-    kept = [result(round=9, epoch=1), result(round=7, epoch=2), result(round=8, epoch=2)]
-    view = Session("bob", SAMPLES, "test", stream(1, "jitter"), kept).runs["run"]
-    assert (view.epoch, view.round, view.round_epoch, sorted(view.held)) == (2, 8, 2, [7, 8, 9])
+    kept = [result(round=9, term=1), result(round=7, term=2), result(round=8, term=2)]
+    view = Session("bob", SAMPLES, "test", derive_rng(1, "jitter"), kept).runs["run"]
+    assert (view.term, view.round, view.round_term, sorted(view.held)) == (2, 8, 2, [7, 8, 9])
 
 
 def test_a_result_that_is_damaged_before_anybody_has_it_is_computed_again(tmp_path: Path) -> None:
@@ -219,7 +219,7 @@ def test_a_disk_that_is_full_costs_no_result(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(os, "fsync", full)
     life = Life(FileSpool(tmp_path), [])
     life.works_on(ROUND)
-    life.hear(Accepted(run="run", epoch=3, trainer="bob", round=5))
+    life.hear(Accepted(run="run", term=3, trainer="bob", round=5))
     assert life.order == ["work 5", "keep 5", "send 5", "drop 5"]
 
 

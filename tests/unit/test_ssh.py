@@ -28,11 +28,11 @@ def test_what_cannot_be_used_is_one_line_of_that_host(tmp_path: Path, config: st
     if config is not None:
         path.write_text(f"Host north\n{config}\n")
 
-    async def reach() -> None:
+    async def connection() -> None:
         async with connect(host, path):
             pass
 
     with pytest.raises(HostTrouble) as trouble:
-        asyncio.run(reach())
+        asyncio.run(connection())
     assert line in str(trouble.value)
     assert "\n" not in str(trouble.value)

@@ -9,16 +9,16 @@ import pytest
 
 from fedmq.observe import events
 from fedmq.observe.event_log import TAIL_BYTES, EventLog
-from fedmq.observe.run_state import STALLED_S, View
+from fedmq.observe.run_state import STALLED_S, RunState
 from fedmq.runs.report import Report
 from fedmq.runs.status import state_of
 from fedmq.runs.store import Description, Store
 from fedmq.runtime.run_folder import EVENTS, STORE
 from fedmq.tasks.task import find_task
 
-STARTED = events.RunStarted(run="run", epoch=1, round=1, task="xor", strategy="evolution", seed=1)
+STARTED = events.RunStarted(run="run", term=1, round=1, task="xor", strategy="evolution", seed=1)
 ONE_OF_TWO = events.Waiting(present=1, needed=2)
-JOINED = events.TrainerJoined(trainer="bob", samples=2)
+JOINED = events.TrainerJoined(trainer="bob", num_examples=2)
 LEFT = events.TrainerLeft(trainer="bob", goodbye=False)
 PUBLISHED = events.RoundPublished(round=1, invited=2)
 ACCEPTED = events.ResultAccepted(round=1, trainer="bob", staleness=0, train_s=0.1)
@@ -45,7 +45,7 @@ def interrupted(tmp_path: Path) -> Path:
 
 def happened(folder: Path, *told: events.AnyEvent) -> None:
     """One event a second from second 0 on; the log stays open, as that of a living aggregator does."""
-    log = EventLog(folder / EVENTS, iter(range(len(told))).__next__, View())
+    log = EventLog(folder / EVENTS, iter(range(len(told))).__next__, RunState())
     for event in told:
         log(event)
     folder.joinpath("read").write_bytes((folder / EVENTS).read_bytes())  # before the log is closed

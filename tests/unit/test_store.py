@@ -85,35 +85,35 @@ def test_what_was_not_committed_is_not_there(store: Store, end: Callable[[Store]
     again.close()
 
 
-def test_a_run_may_begin_with_the_epochs_that_it_has_had(path: Path) -> None:
+def test_a_run_may_begin_with_the_terms_that_it_has_had(path: Path) -> None:
     store = Store(path)
-    store.begin(DESCRIPTION, epoch=5)
-    assert (store.epoch, store.next_epoch(0.0), store.epoch) == (5, 6, 6)
+    store.begin(DESCRIPTION, term=5)
+    assert (store.term, store.next_term(0.0), store.term) == (5, 6, 6)
     store.close()
 
 
-def test_each_life_has_a_higher_epoch(store: Store) -> None:
-    epochs = [store.next_epoch(0.0), store.next_epoch(0.0)]
+def test_each_life_has_a_higher_term(store: Store) -> None:
+    terms = [store.next_term(0.0), store.next_term(0.0)]
     again = reopened(store)
-    assert [*epochs, again.next_epoch(0.0)] == [1, 2, 3]
+    assert [*terms, again.next_term(0.0)] == [1, 2, 3]
     again.close()
 
 
 def test_a_copy_that_is_put_back_and_a_run_begun_anew_are_above_every_life_before(store: Store, path: Path) -> None:
-    store.next_epoch(1000.2)
+    store.next_term(1000.2)
     store.close()
     copy = path.read_bytes()
     lives = []
     for _ in range(2):
         later = Store(path)
-        lives.append(later.next_epoch(1000.9))
+        lives.append(later.next_term(1000.9))
         later.close()
-    path.with_suffix(".witness").unlink()
+    path.with_suffix(".commit-marker").unlink()
     path.write_bytes(copy)
     back = Store(path)
     anew = Store(":memory:")
     anew.begin(DESCRIPTION)
-    assert (lives, back.next_epoch(1010.0), anew.next_epoch(1020.0)) == ([1_000_900, 1_000_901], 1_010_000, 1_020_000)
+    assert (lives, back.next_term(1010.0), anew.next_term(1020.0)) == ([1_000_900, 1_000_901], 1_010_000, 1_020_000)
     back.close()
     anew.close()
 
@@ -139,7 +139,7 @@ def test_a_store_is_that_of_one_run(store: Store) -> None:
 def test_a_store_in_memory_lives_as_long_as_its_object() -> None:
     store = Store(":memory:")
     store.begin(DESCRIPTION)
-    assert store.next_epoch(0.0) == 1
+    assert store.next_term(0.0) == 1
     store.close()
 
 
@@ -200,7 +200,7 @@ def test_a_damaged_file_is_refused_wherever_it_is_read(store: Store, path: Path)
         lambda: list(broken.closes()),
         lambda: list(broken.results(1)),
         lambda: broken.keys_since(0),
-        lambda: broken.next_epoch(0.0),
+        lambda: broken.next_term(0.0),
     ]
     for read in reads:
         with pytest.raises(StoreError) as error:
@@ -230,7 +230,7 @@ def test_a_full_disk_is_told_and_nothing_that_was_committed_is_lost(store: Store
 def test_a_store_that_may_only_be_read_says_so_when_it_is_written(store: Store, path: Path) -> None:
     store._connection.execute("PRAGMA query_only = ON")
     with pytest.raises(StoreError) as error:
-        store.next_epoch(0.0)
+        store.next_term(0.0)
     assert "readonly" in one_line(error, path)
 
 
@@ -265,7 +265,7 @@ def test_a_store_that_is_not_there_any_more_says_nothing_is_safe(store: Store, p
 @pytest.mark.parametrize(
     "statement",
     [
-        "UPDATE run SET epoch = 9",
+        "UPDATE run SET term = 9",
         "UPDATE run SET digest = x'00'",
         "UPDATE results SET trainer = 'carol' WHERE trainer = 'bob' AND round = 2",
         "UPDATE results SET round = 9 WHERE trainer = 'bob' AND round = 2",
@@ -307,7 +307,7 @@ def test_a_store_that_was_set_back_to_an_older_copy_is_noticed(store: Store, pat
     back = Store(path)
     assert any("the end of its write-ahead log is not as it was written" in line for line in back.verify())
     with pytest.raises(StoreError) as error:
-        back.next_epoch(0.0)
+        back.next_term(0.0)
     one_line(error, path)
     back.close()
 
@@ -315,12 +315,12 @@ def test_a_store_that_was_set_back_to_an_older_copy_is_noticed(store: Store, pat
 @pytest.mark.parametrize("said", [None, b"", b"neither figures nor their digest" * 2], ids=["gone", "empty", "junk"])
 def test_without_its_witness_a_store_is_still_whole(store: Store, path: Path, said: bytes | None) -> None:
     filled(store).close()
-    witness = path.with_suffix(".witness")
-    witness.unlink()
+    commit_marker = path.with_suffix(".commit-marker")
+    commit_marker.unlink()
     if said is not None:
-        witness.write_bytes(said)
+        commit_marker.write_bytes(said)
     again = Store(path)
-    assert (again.verify(), again.next_epoch(0.0)) == ([], 1)
+    assert (again.verify(), again.next_term(0.0)) == ([], 1)
     again.close()
 
 
@@ -330,7 +330,7 @@ WRITER = """
 import sys
 from fedmq.runs.store import Store
 store = Store(sys.argv[1])
-print("epoch", store.next_epoch(0.0), flush=True)
+print("term", store.next_term(0.0), flush=True)
 sys.stdin.read()
 """
 
@@ -342,7 +342,7 @@ def writer(store: Store, path: Path) -> Iterator[subprocess.Popen[str]]:
     arguments = [sys.executable, "-c", WRITER, str(path)]
     process = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
-    assert process.stdout.readline() == "epoch 1\n"
+    assert process.stdout.readline() == "term 1\n"
     yield process
     process.kill()
     process.communicate(timeout=10)
@@ -352,7 +352,7 @@ def test_while_one_process_writes_another_may_read_but_not_write(writer: subproc
     second = Store(path)
     assert second.description == DESCRIPTION
     with pytest.raises(StoreError, match="only one that writes this run, but another process does; wait") as error:
-        second.next_epoch(0.0)
+        second.next_term(0.0)
     one_line(error, path)
     second.close()
     assert is_locked(path.parent)
@@ -363,7 +363,7 @@ def test_when_the_writer_was_killed_the_next_one_writes(writer: subprocess.Popen
     writer.wait(timeout=10)
     assert not is_locked(path.parent)
     after = Store(path)
-    assert after.next_epoch(0.0) == 2
+    assert after.next_term(0.0) == 2
     assert is_locked(path.parent)
     after.close()
     assert not is_locked(path.parent)

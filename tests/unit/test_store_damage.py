@@ -75,14 +75,14 @@ def content(path: Path) -> dict[str, Any]:
             raise StoreError("the store was never begun: choose another --out")
         strategy = find_strategy(description.strategy)
         again = replay(store, description.task, strategy, description.seed)
-        plan, standing = strategy.ask(again.state), strategy.standing(again.state)
+        plan, evaluation = strategy.ask(again.state), strategy.evaluation(again.state)
         return {
             "description": description,
             "keys": store.keys_since(0),
             "where": (again.round, again.open_results, again.closes, again.trainers),
             "arrays": {name: array.tobytes() for name, array in plan.arrays.items()},
-            "standing": standing and {**vars(standing), "genes": standing.genes.tobytes()},
-            "epoch": store.next_epoch(0.0),
+            "evaluation": evaluation and {**vars(evaluation), "genes": evaluation.genes.tobytes()},
+            "term": store.next_term(0.0),
         }
     finally:
         store.close()
@@ -184,7 +184,7 @@ def test_no_life_begins_on_a_page_whose_free_room_is_not_where_it_says(copies: C
         store = opened(copies.place / STORE)
         assert store.verify()
         with pytest.raises(StoreError, match="pages is not as it was written"):
-            store.next_epoch(0.0)
+            store.next_term(0.0)
         store.close()
 
 

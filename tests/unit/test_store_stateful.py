@@ -42,7 +42,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr(fedmq.runs.blobs, "BLOB_BYTES", BLOB_BYTES)
         self.place = Path(tempfile.mkdtemp(prefix="store-"))
-        self.folder, self.lives, self.epoch, self.open = self.place / "0", 0, 0, 1
+        self.folder, self.lives, self.term, self.open = self.place / "0", 0, 0, 1
         self.folder.mkdir()
         self.store = self.opened()
         self.store.begin(DESCRIPTION)
@@ -93,8 +93,8 @@ class StoreMachine(RuleBasedStateMachine):
     @rule()
     def a_new_life(self) -> None:
         self.commit()
-        self.epoch += 1
-        assert self.store.next_epoch(0.0) == self.epoch
+        self.term += 1
+        assert self.store.next_term(0.0) == self.term
 
     @rule()
     def close_and_open(self) -> None:

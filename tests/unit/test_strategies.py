@@ -38,8 +38,8 @@ def test_strategies_are_found_by_name(strategy: Strategy[Any]) -> None:
 
 def test_nothing_stands_before_anything_was_told(strategy: Strategy[Any]) -> None:
     state = strategy.init(task_for(strategy.name), 1)
-    assert strategy.standing(state) is None
-    assert strategy.standing(strategy.close(state, {"bob"})) is None
+    assert strategy.evaluation(state) is None
+    assert strategy.evaluation(strategy.close(state, {"bob"})) is None
 
 
 def test_asking_twice_publishes_the_same(strategy: Strategy[Any]) -> None:
@@ -57,19 +57,19 @@ def test_a_round_without_results_publishes_the_same_again(strategy: Strategy[Any
 def test_a_round_that_nobody_answered_does_not_spoil_the_next(strategy: Strategy[Any]) -> None:
     task = task_for(strategy.name)
     state = strategy.close(strategy.init(task, 1), ())
-    standing = strategy.standing(one_round(strategy, state, task))
-    assert standing is not None
-    assert standing.coverage == 1.0
+    evaluation = strategy.evaluation(one_round(strategy, state, task))
+    assert evaluation is not None
+    assert evaluation.coverage == 1.0
 
 
 def test_who_counts_is_asked_at_each_close(strategy: Strategy[Any]) -> None:
     task = task_for(strategy.name)
     state = one_round(strategy, strategy.init(task, 1), task)
     for members, coverage, rows in [(("trainer-1",), 1.0, 2), (("trainer-1", "trainer-2", "new"), 2 / 3, 4)]:
-        standing = strategy.standing(strategy.close(state, members))
-        assert standing is not None
-        assert standing.coverage == pytest.approx(coverage)
-        assert standing.rows == rows
+        evaluation = strategy.evaluation(strategy.close(state, members))
+        assert evaluation is not None
+        assert evaluation.coverage == pytest.approx(coverage)
+        assert evaluation.rows == rows
 
 
 def test_the_order_of_arrival_changes_no_bit(strategy: Strategy[Any]) -> None:
@@ -81,18 +81,18 @@ def test_the_order_of_arrival_changes_no_bit(strategy: Strategy[Any]) -> None:
         trained(task, strategy.ask(start), rows, "trainer-1", 1, staleness=1),
         *(trained(task, strategy.ask(second), rows, name, 2) for name in rows),
     ]
-    plans, standings = [], []
+    plans, evaluations = [], []
     for order in itertools.permutations(updates):
         state = second
         for update in order:
             state = strategy.tell(state, update)
         state = strategy.close(state, rows)
         plans.append(strategy.ask(state))
-        standings.append(strategy.standing(state))
+        evaluations.append(strategy.evaluation(state))
     assert all(same_plan(plans[0], plan) for plan in plans)
-    first = standings[0]
+    first = evaluations[0]
     assert first is not None
-    assert all(one is not None and one.loss == first.loss and one.diversity == first.diversity for one in standings)
+    assert all(one is not None and one.loss == first.loss and one.diversity == first.diversity for one in evaluations)
 
 
 def test_the_same_result_told_again_changes_nothing_in_that_round_or_later(strategy: Strategy[Any]) -> None:
@@ -111,8 +111,8 @@ def test_telling_leaves_the_state_that_was_given_untouched(strategy: Strategy[An
     rows = shards(task, 2)
     start = strategy.init(task, 1)
     told = strategy.tell(start, trained(task, strategy.ask(start), rows, "trainer-1", 1))
-    assert strategy.standing(strategy.close(start, rows)) is None
-    assert strategy.standing(strategy.close(told, rows)) is not None
+    assert strategy.evaluation(strategy.close(start, rows)) is None
+    assert strategy.evaluation(strategy.close(told, rows)) is not None
 
 
 def test_one_silent_member_keeps_the_coverage_below_one(strategy: Strategy[Any]) -> None:
@@ -120,11 +120,11 @@ def test_one_silent_member_keeps_the_coverage_below_one(strategy: Strategy[Any])
     rows = shards(task, 2)
     start = strategy.init(task, 1)
     told = strategy.tell(start, trained(task, strategy.ask(start), rows, "trainer-1", 1))
-    standing = strategy.standing(strategy.close(told, rows))
-    alone = strategy.standing(strategy.close(told, {"trainer-1"}))
-    assert standing is not None
-    assert standing.coverage == 0.5
-    assert standing.rows == 2
+    evaluation = strategy.evaluation(strategy.close(told, rows))
+    alone = strategy.evaluation(strategy.close(told, {"trainer-1"}))
+    assert evaluation is not None
+    assert evaluation.coverage == 0.5
+    assert evaluation.rows == 2
     assert alone is not None
     assert alone.coverage == 1.0
 
@@ -136,10 +136,10 @@ def test_whoever_is_no_member_decides_nothing(strategy: Strategy[Any]) -> None:
     state = start
     for name in rows:
         state = strategy.tell(state, trained(task, strategy.ask(start), rows, name, 1))
-    standing = strategy.standing(strategy.close(state, {"trainer-2"}))
-    assert standing is not None
-    assert standing.rows == 2
-    assert standing.loss == pytest.approx(task.score(standing.genes[None], rows["trainer-2"]).losses[0])
+    evaluation = strategy.evaluation(strategy.close(state, {"trainer-2"}))
+    assert evaluation is not None
+    assert evaluation.rows == 2
+    assert evaluation.loss == pytest.approx(task.score(evaluation.genes[None], rows["trainer-2"]).losses[0])
 
 
 def first_changed(array: npt.NDArray[Any], value: float) -> npt.NDArray[Any]:
@@ -165,7 +165,7 @@ def impossible_updates(update: Update, genes: str) -> Sequence[tuple[str, Update
         ("values", spoilt(update, "losses", first_changed(arrays["losses"], -1e-9))),
         ("values", spoilt(update, "correct", first_changed(arrays["correct"], 3))),
         ("values", spoilt(update, "correct", first_changed(arrays["correct"], -1))),
-        ("values", replace(update, samples=0)),
+        ("values", replace(update, num_examples=0)),
         ("round", replace(update, round=0)),
         ("round", replace(update, round=2)),
     ]
@@ -181,7 +181,7 @@ def test_what_cannot_be_is_refused_for_its_reason(strategy: Strategy[Any]) -> No
         with pytest.raises(Rejected) as refused:
             strategy.tell(state, impossible)
         assert refused.value.reason == reason
-    assert strategy.standing(strategy.close(state, rows)) is None
+    assert strategy.evaluation(strategy.close(state, rows)) is None
 
 
 def test_a_result_that_is_much_too_late_is_refused(strategy: Strategy[Any]) -> None:

@@ -12,19 +12,19 @@ import pytest
 from rich.console import Console
 
 from fedmq.dashboard.live_runs import Watched
-from fedmq.dashboard.run_folder_follower import Following
+from fedmq.dashboard.run_folder_follower import RunFolderFollower
 from fedmq.dashboard.terminal import LOOK_S, TICK_S, Watcher
 from fedmq.dashboard.terminal_output import Lines, Once, Screen
 from fedmq.errors import BadConfiguration, Unreachable
 from fedmq.observe import events
 from fedmq.observe.event_log import EventLog
-from fedmq.observe.run_state import View
+from fedmq.observe.run_state import RunState
 from fedmq.observe.terminal_view import Seen
 from fedmq.runtime.lock import FolderLock
 from fedmq.runtime.run_folder import EVENTS
 from fedmq.testing import VirtualClock
 
-STARTED = events.RunStarted(run="one", epoch=1, round=1, task="xor", strategy="evolution", seed=7, rounds_max=200)
+STARTED = events.RunStarted(run="one", term=1, round=1, task="xor", strategy="evolution", seed=7, rounds_max=200)
 FINISHED = events.RunFinished(solved=True, rounds=1, value=1.0)
 
 
@@ -38,9 +38,9 @@ class Source:
     def step(self) -> None:
         """Nothing comes by itself."""
 
-    def add(self, name: str, *, heard_at: float = 0.0) -> View:
-        view = View()
-        view.take(1e9, events.RunStarted(run=name, epoch=1, round=1, task="xor", strategy="evolution", seed=7))
+    def add(self, name: str, *, heard_at: float = 0.0) -> RunState:
+        view = RunState()
+        view.take(1e9, events.RunStarted(run=name, term=1, round=1, task="xor", strategy="evolution", seed=7))
         self.runs[name] = Watched(view)
         self.runs[name].heard_at = heard_at
         return view
@@ -188,7 +188,7 @@ def test_while_one_picture_waits_for_the_broker_it_says_so() -> None:
 
 
 def seen(*told: events.AnyEvent) -> Seen:
-    view = View()
+    view = RunState()
     for event in (STARTED, *told):
         view.take(100.0, event)
     return Seen(view, 101.0, here=True)
@@ -196,7 +196,7 @@ def seen(*told: events.AnyEvent) -> Seen:
 
 def test_lines_are_json_and_come_with_changes_alone(capsys: pytest.CaptureFixture[str]) -> None:
     lines = Lines()
-    now = seen(events.TrainerJoined(trainer="bob", samples=3))
+    now = seen(events.TrainerJoined(trainer="bob", num_examples=3))
     lines.show([now], "")
     lines.show([now._replace(now=102.0)], "")
     now.view.take(102.0, events.RunPaused())
@@ -204,7 +204,7 @@ def test_lines_are_json_and_come_with_changes_alone(capsys: pytest.CaptureFixtur
     out, err = capsys.readouterr()
     first, second = map(json.loads, out.splitlines())
     assert (first["run"], first["state"], first["round"], first["rounds_max"]) == ("one", "running", 0, 200)
-    assert [(one["name"], one["samples"], one["presence"]) for one in first["trainers"]] == [("bob", 3, "alive")]
+    assert [(one["name"], one["num_examples"], one["presence"]) for one in first["trainers"]] == [("bob", 3, "alive")]
     assert second["state"] == "paused"
     assert err == "fedmq: the broker does not answer\n"
 
@@ -231,7 +231,7 @@ def test_a_screen_gives_the_terminal_back_and_leaves_the_last_picture() -> None:
 
 
 def test_a_folder_is_followed_while_it_is_written_also_when_its_file_begins_anew(tmp_path: Path) -> None:
-    view, clock = View(), VirtualClock()
+    view, clock = RunState(), VirtualClock()
     log = EventLog(tmp_path / EVENTS, lambda: 100.0, view, bytes_max=400)
 
     def tell(event: events.AnyEvent) -> None:
@@ -239,7 +239,7 @@ def test_a_folder_is_followed_while_it_is_written_also_when_its_file_begins_anew
         log(event)
 
     tell(STARTED)
-    following = Following(tmp_path, clock=clock)
+    following = RunFolderFollower(tmp_path, clock=clock)
     (watched,) = following.runs.values()
     for number in range(1, 50):
         tell(events.RoundPublished(round=number, invited=1))
@@ -251,10 +251,10 @@ def test_a_folder_is_followed_while_it_is_written_also_when_its_file_begins_anew
 
 
 def test_half_a_line_is_taken_when_it_is_whole(tmp_path: Path) -> None:
-    (tmp_path / EVENTS).write_text('{"at":1,"event":"run-started","run":"one","epoch":1,"round":1,"task":"xor",')
+    (tmp_path / EVENTS).write_text('{"at":1,"event":"run-started","run":"one","term":1,"round":1,"task":"xor",')
     with (tmp_path / EVENTS).open("a") as file:
         file.write('"strategy":"evolution","seed":7}\n{"at":2,"event":"wait')
-    following = Following(tmp_path, clock=VirtualClock())
+    following = RunFolderFollower(tmp_path, clock=VirtualClock())
     assert following.runs["one"].view.seq == 1
     with (tmp_path / EVENTS).open("a") as file:
         file.write('ing","present":0,"needed":2}\n')
@@ -266,7 +266,7 @@ def test_half_a_line_is_taken_when_it_is_whole(tmp_path: Path) -> None:
 def test_half_a_line_is_no_part_of_a_log_that_began_anew(tmp_path: Path) -> None:
     line = msgspec.json.encode({"at": 1.0, **msgspec.to_builtins(STARTED)}) + b"\n"
     (tmp_path / EVENTS).write_bytes(line + b'{"at":2,"event":"wait')
-    following = Following(tmp_path, clock=VirtualClock())
+    following = RunFolderFollower(tmp_path, clock=VirtualClock())
     (tmp_path / "anew").write_bytes(line)
     (tmp_path / "anew").replace(tmp_path / EVENTS)
     following.step()
@@ -275,11 +275,11 @@ def test_half_a_line_is_no_part_of_a_log_that_began_anew(tmp_path: Path) -> None
 
 
 def test_a_folder_whose_aggregator_lives_is_told_by_its_lock(tmp_path: Path) -> None:
-    log = EventLog(tmp_path / EVENTS, lambda: 1e9, View())
+    log = EventLog(tmp_path / EVENTS, lambda: 1e9, RunState())
     log(STARTED)
     log.close()
     clock = VirtualClock()
-    following, lock = Following(tmp_path, clock=clock), FolderLock(tmp_path)
+    following, lock = RunFolderFollower(tmp_path, clock=clock), FolderLock(tmp_path)
     following.step()
     assert following.runs["one"].here(clock.now())
     lock.release()
@@ -293,4 +293,4 @@ def test_a_folder_that_is_no_runs_is_an_error_in_one_line(there: bool, tmp_path:
     if there:
         (tmp_path / EVENTS).write_text("no event\n")
     with pytest.raises(BadConfiguration, match="expected the folder of a run"):
-        Following(tmp_path, clock=VirtualClock())
+        RunFolderFollower(tmp_path, clock=VirtualClock())

@@ -22,9 +22,9 @@ from fedmq.transport.link import (
     Hub,
     Link,
     LinkDown,
+    LinkEvent,
     LinkUp,
     Listening,
-    News,
     Pushed,
     Subscribed,
     Unsubscribed,
@@ -63,7 +63,7 @@ class Ear:
 
     link: Link
     now: Callable[[], float]
-    news: list[tuple[float, News]] = field(default_factory=list)
+    news: list[tuple[float, LinkEvent]] = field(default_factory=list)
     on_step: Callable[[Ear], None] | None = None
     done: bool = False
     wake_at: float | None = None
@@ -82,7 +82,7 @@ class Ear:
         return [int(one.frames[1]) for _, one in self.news if isinstance(one, Delivered)]
 
     @property
-    def changes(self) -> list[tuple[float, type[News]]]:
+    def changes(self) -> list[tuple[float, type[LinkEvent]]]:
         """When the broker came and went."""
         return [(round(time, 6), type(one)) for time, one in self.news if not isinstance(one, Delivered)]
 
@@ -362,7 +362,7 @@ def test_work_takes_virtual_time_and_the_newest_start_wins() -> None:
 
 def a_packet() -> Packet:
     task, work = find_task("linear"), Train(GradientLearner())
-    return decode(encode("round/run", Round(run="run", epoch=1, round=1, seed=0, deadline_s=1.0, task=task, work=work)))
+    return decode(encode("round/run", Round(run="run", term=1, round=1, seed=0, deadline_s=1.0, task=task, work=work)))
 
 
 def test_the_examples_of_the_page_on_testing_run_in_order() -> None:

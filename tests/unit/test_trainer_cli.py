@@ -69,6 +69,6 @@ def test_labels_are_words_with_commas_between(text: str, words: tuple[str, ...])
 
 
 def test_the_command_and_the_wire_agree_about_bits() -> None:
-    assert cli.SCALE_MAX == messages.SCALE_MAX
+    assert cli.FRACTION_BITS_MAX == messages.FRACTION_BITS_MAX
     (bits,) = (parameter for parameter in cli.trainer.params if parameter.name == "score_bits")
-    assert bits.default == scores.SCALE
+    assert bits.default == scores.FRACTION_BITS

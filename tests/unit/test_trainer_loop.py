@@ -50,7 +50,7 @@ def test_rows_that_do_not_fit_end_it_only_once_the_run_is_seen_to_go_on() -> Non
     life.trainer.step()
     assert not life.trainer.done
     with pytest.raises(BadData):
-        life.hear(Beacon(run="run", epoch=ROUND.epoch, round=ROUND.round, open=True))
+        life.hear(Beacon(run="run", term=ROUND.term, round=ROUND.round, open=True))
     assert life.trainer.done
 
 

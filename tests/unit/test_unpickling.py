@@ -168,7 +168,7 @@ TASK = Task(name="mine", model=Code(genes=2, inputs=2), loss="own", metric="loss
 def code_round(code: bytes, task: Task = TASK, *, name: bytes | None = None) -> Any:
     if isinstance(task.model, Code):
         task = replace(task, model=replace(task.model, sha256=sha256(code).digest() if name is None else name))
-    message = Round(run="run", epoch=1, round=1, seed=1, deadline_s=1.0, task=task, work=Evolve(elites=0))
+    message = Round(run="run", term=1, round=1, seed=1, deadline_s=1.0, task=task, work=Evolve(elites=0))
     arrays = {"ids": np.arange(1), "pool": np.zeros((1, task.model.genes)), "code": np.frombuffer(code, np.uint8)}
     return decode(encode("round/run", message, arrays))
 
@@ -256,7 +256,7 @@ def test_the_results_checkpoints_and_blobs_of_a_store(tmp_path: Path, evil: byte
 
 def test_the_files_of_a_run(tmp_path: Path, evil: bytes) -> None:
     path = begun(tmp_path / "run")
-    for name in (EVENTS, REPORT, "store.witness", "model.npz"):
+    for name in (EVENTS, REPORT, "store.commit_marker", "model.npz"):
         (path.parent / name).write_bytes(evil)
     refused(read_report, path.parent)
     state_of(path.parent, None, 0.0)

@@ -13,7 +13,7 @@ import pytest
 
 import fedmq.aggregator.service
 from fedmq.aggregator.service import Limits
-from fedmq.algorithms.base import Standing, find_strategy
+from fedmq.algorithms.base import Evaluation, find_strategy
 from fedmq.errors import BadConfiguration, StoreError
 from fedmq.models.networks import TrainedModel
 from fedmq.runs.maintenance import Again, open_store, recover, replay_run
@@ -86,8 +86,8 @@ def resumed(folder: Path, *, from_start: bool = False) -> tuple[Replayed, Any]:
     strategy = find_strategy(description.strategy)
     again = replay(store, description.task, strategy, description.seed, from_start=from_start)
     store.close()
-    standing: Standing | None = strategy.standing(again.state)
-    return again, None if standing is None else {**vars(standing), "genes": standing.genes.tobytes()}
+    evaluation: Evaluation | None = strategy.evaluation(again.state)
+    return again, None if evaluation is None else {**vars(evaluation), "genes": evaluation.genes.tobytes()}
 
 
 def after(original: Path, rounds: int) -> str | None:
@@ -100,12 +100,12 @@ def after(original: Path, rounds: int) -> str | None:
         for result in store.results(close.round):
             short.keep_result(result)
         short.keep_close(close)
-    standing = strategy.standing(replay(short, description.task, strategy, description.seed).state)
+    evaluation = strategy.evaluation(replay(short, description.task, strategy, description.seed).state)
     store.close()
-    if standing is None:
+    if evaluation is None:
         return None
     return hashlib.sha256(
-        TrainedModel(description.task.model, standing.genes, description.task.name).to_bytes()
+        TrainedModel(description.task.model, evaluation.genes, description.task.name).to_bytes()
     ).hexdigest()
 
 
@@ -139,8 +139,8 @@ def test_beginning_at_a_checkpoint_or_at_the_start_comes_to_the_same(original: P
     checkpoints = [checkpoint and checkpoint[0] for checkpoint in map(store.checkpoint, range(1, ROUNDS + 2))]
     store.close()
     assert checkpoints == [None] * EVERY + [4, 4, 4, 7, 7, 7, 10]
-    (newest, standing), (oldest, the_same) = resumed(original), resumed(original, from_start=True)
-    assert standing == the_same
+    (newest, evaluation), (oldest, the_same) = resumed(original), resumed(original, from_start=True)
+    assert evaluation == the_same
     assert (newest.round, newest.closes, newest.trainers) == (oldest.round, oldest.closes, oldest.trainers)
 
 
@@ -229,13 +229,13 @@ def test_a_recovered_run_can_be_continued(folder: Path) -> None:
     change(folder, "DELETE FROM closes WHERE round = 5")
     recover(folder, None)
     store = Store(folder / STORE)
-    description, before = store.description, store.epoch
+    description, before = store.description, store.term
     assert description is not None
     more = federation(description.strategy, store, ROUNDS)
     model = more.train()
     assert model is not None
     assert [close.round for close in store.closes()] == list(range(1, ROUNDS + 1))
-    assert store.epoch > before, "trainers that have seen the first life heed the second one"
+    assert store.term > before, "trainers that have seen the first life heed the second one"
     store.close()
     assert verify(folder) == []
     assert replay_run(folder).model_sha256 == hashlib.sha256(model.to_bytes()).hexdigest()
@@ -268,12 +268,12 @@ def test_the_store_as_it_was_stays_beside_each_recovered_one(folder: Path) -> No
     assert (folder / f"{STORE}.damaged").read_bytes() == damaged
     assert sorted(path.name for path in folder.iterdir()) == [
         "model.npz.damaged",
+        "store.commit-marker",
+        "store.commit-marker.damaged",
+        "store.commit-marker.damaged-2",
         "store.sqlite3",
         "store.sqlite3.damaged",
         "store.sqlite3.damaged-2",
-        "store.witness",
-        "store.witness.damaged",
-        "store.witness.damaged-2",
     ]
     (folder / f"{STORE}.damaged-2").replace(folder / STORE)
     assert replay_run(folder).rounds == 6
@@ -307,7 +307,7 @@ def test_a_run_whose_log_was_removed_is_recovered_as_far_as_it_is_there(folder: 
 
 def test_a_run_that_goes_on_is_not_recovered(folder: Path) -> None:
     running = Store(folder / STORE)
-    running.next_epoch(0.0)
+    running.next_term(0.0)
     with pytest.raises(StoreError, match="another process does"):
         recover(folder, None)
     assert list(running.closes())

@@ -9,9 +9,9 @@ import pytest
 
 from fedmq.observe import events
 from fedmq.observe import run_state as view
-from fedmq.observe.run_state import STALLED_S, View
+from fedmq.observe.run_state import STALLED_S, RunState
 
-STARTED = events.RunStarted(run="one", epoch=1, round=1, task="xor", strategy="evolution", seed=7, rounds_max=200)
+STARTED = events.RunStarted(run="one", term=1, round=1, task="xor", strategy="evolution", seed=7, rounds_max=200)
 BEST = events.Best(value=0.75, coverage=1.0, fitness=-0.25, fitness_mean=-0.5, fitness_worst=-2.0, diversity=0.3)
 
 
@@ -28,9 +28,9 @@ def accepted(number: int, trainer: str = "bob", **more: float) -> events.ResultA
     return events.ResultAccepted(round=number, trainer=trainer, train_s=0.1, **{"staleness": 0, **more})  # type: ignore[arg-type]
 
 
-def seen(*told: events.AnyEvent, begin: float = 100.0) -> View:
+def seen(*told: events.AnyEvent, begin: float = 100.0) -> RunState:
     """One event a second."""
-    picture = View()
+    picture = RunState()
     for second, event in enumerate((STARTED, *told)):
         picture.take(begin + second, event)
     return picture
@@ -50,15 +50,17 @@ def test_a_round_goes_from_its_publication_to_its_close() -> None:
 
 
 def test_a_new_life_has_seen_nobody_yet_and_bars_nobody() -> None:
-    picture = seen(events.TrainerJoined(trainer="bob", samples=2), events.TrainerBarred(trainer="bob", how="banned"))
+    picture = seen(
+        events.TrainerJoined(trainer="bob", num_examples=2), events.TrainerBarred(trainer="bob", how="banned")
+    )
     bob = picture.trainers["bob"]
     assert (bob.presence, bob.barred) == ("alive", "banned")
-    picture.take(200.0, msgspec.structs.replace(STARTED, epoch=2))
+    picture.take(200.0, msgspec.structs.replace(STARTED, term=2))
     assert (bob.presence, bob.barred, bob.touched) == ("gone", "", picture.seq)
 
 
 def test_who_is_suspected_is_here_until_it_has_left() -> None:
-    picture = seen(events.TrainerJoined(trainer="bob", samples=2), events.TrainerSuspected(trainer="bob"))
+    picture = seen(events.TrainerJoined(trainer="bob", num_examples=2), events.TrainerSuspected(trainer="bob"))
     assert picture.present == 1
     picture.take(200.0, events.TrainerLeft(trainer="bob", goodbye=False))
     assert picture.present == 0
@@ -76,7 +78,7 @@ def test_of_a_run_that_went_back_no_later_round_is_left() -> None:
     rounds = [(events.RoundPublished(round=number, invited=2), closed(number)) for number in (1, 2, 3)]
     told = [event for pair in rounds for event in pair]
     changed = [events.BestChanged(round=number, genes=bytes(8)) for number in (1, 3)]
-    picture = seen(*told, *changed, msgspec.structs.replace(STARTED, epoch=2), *rounds[1])
+    picture = seen(*told, *changed, msgspec.structs.replace(STARTED, term=2), *rounds[1])
     assert [one.round for one in picture.rounds] == [1, 2]
     assert [one.round for one in picture.bests] == [1]
 
@@ -96,7 +98,7 @@ def test_closes_without_publications_do_not_grow_without_an_end() -> None:
 
 
 def test_a_round_that_a_later_life_opens_again_is_one_round() -> None:
-    again = msgspec.structs.replace(STARTED, epoch=2)
+    again = msgspec.structs.replace(STARTED, term=2)
     published = events.RoundPublished(round=1, invited=2)
     picture = seen(published, accepted(1), again, published)
     assert [one.round for one in picture.rounds] == [1]
@@ -105,10 +107,10 @@ def test_a_round_that_a_later_life_opens_again_is_one_round() -> None:
 
 
 def test_a_trainer_is_alive_then_suspect_then_gone_and_back() -> None:
-    joined = events.TrainerJoined(trainer="bob", samples=3, version="1", labels=("north",), fingerprint="ab12")
+    joined = events.TrainerJoined(trainer="bob", num_examples=3, version="1", labels=("north",), fingerprint="ab12")
     picture = seen(joined)
     bob = picture.trainers["bob"]
-    assert (bob.presence, bob.samples, bob.version, bob.labels, bob.fingerprint) == (
+    assert (bob.presence, bob.num_examples, bob.version, bob.labels, bob.fingerprint) == (
         "alive",
         3,
         "1",
@@ -121,8 +123,8 @@ def test_a_trainer_is_alive_then_suspect_then_gone_and_back() -> None:
     assert bob.presence == "alive"
     picture.take(104.0, events.TrainerLeft(trainer="bob", goodbye=False))
     assert (bob.presence, bob.seen_at, picture.present) == ("gone", 103.0, 0)
-    picture.take(105.0, events.TrainerJoined(trainer="bob", samples=4))
-    assert (bob.presence, bob.samples, bob.version) == ("alive", 4, "1")
+    picture.take(105.0, events.TrainerJoined(trainer="bob", num_examples=4))
+    assert (bob.presence, bob.num_examples, bob.version) == ("alive", 4, "1")
 
 
 def test_a_trainers_figures_come_from_its_results() -> None:
@@ -137,13 +139,13 @@ def test_a_trainers_figures_come_from_its_results() -> None:
 
 
 def test_nobody_is_here_for_a_new_life_of_the_aggregator_until_it_is_seen() -> None:
-    picture = seen(events.TrainerJoined(trainer="bob", samples=3), msgspec.structs.replace(STARTED, epoch=2))
+    picture = seen(events.TrainerJoined(trainer="bob", num_examples=3), msgspec.structs.replace(STARTED, term=2))
     assert picture.trainers["bob"].presence == "gone"
 
 
 def test_what_cannot_be_used_is_counted_and_told() -> None:
     picture = seen(
-        events.TrainerJoined(trainer="bob", samples=3),
+        events.TrainerJoined(trainer="bob", num_examples=3),
         events.ResultRejected(trainer="bob", reason="sha256", detail="x"),
         events.ResultRejected(trainer="", reason="sha256", detail="x"),
         events.ResultResent(round=1, trainer="bob"),
@@ -183,7 +185,7 @@ def test_however_long_a_run_is_its_picture_is_bounded_and_goes_from_the_first_ro
 ) -> None:
     for name in ("ROUNDS_KEPT_MAX", "BESTS_KEPT_MAX", "WORKS_KEPT_MAX", "FEED_KEPT_MAX", "TRAINERS_KEPT_MAX"):
         monkeypatch.setattr(view, name, 16)
-    picture = View()
+    picture = RunState()
     picture.take(0.0, STARTED)
     for number in range(1, 1000):
         picture.take(float(number), events.RoundPublished(round=number, invited=2))
@@ -213,8 +215,8 @@ def test_however_many_rounds_are_closed_what_else_has_happened_stays_in_the_feed
 
 
 def test_a_picture_survives_the_wire() -> None:
-    picture = seen(events.TrainerJoined(trainer="bob", samples=3), accepted(1), closed(1), events.RunPaused())
-    assert msgspec.msgpack.decode(msgspec.msgpack.encode(picture), type=View) == picture
+    picture = seen(events.TrainerJoined(trainer="bob", num_examples=3), accepted(1), closed(1), events.RunPaused())
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(picture), type=RunState) == picture
 
 
 def test_the_time_left_is_that_of_all_rounds_that_are_allowed_at_the_pace_of_the_last_ones() -> None:
@@ -234,4 +236,4 @@ def test_the_time_left_is_that_of_all_rounds_that_are_allowed_at_the_pace_of_the
 )
 def test_a_picture_that_could_not_be_drawn_is_none(wrong: dict[str, object]) -> None:
     with pytest.raises(msgspec.ValidationError):
-        msgspec.msgpack.decode(msgspec.msgpack.encode(wrong), type=View)
+        msgspec.msgpack.decode(msgspec.msgpack.encode(wrong), type=RunState)

@@ -10,19 +10,19 @@ from fedmq.aggregator.event_publisher import AT_ONCE_MAX, EVENTS_EVERY_S, SNAPSH
 from fedmq.aggregator.service import Limits
 from fedmq.algorithms.base import find_strategy
 from fedmq.broker.routing import Admit, Publish, Routing
-from fedmq.dashboard.live_runs import RUNS_MAX, Watching
+from fedmq.dashboard.live_runs import RUNS_MAX, LiveRuns
 from fedmq.errors import NotAuthorised
 from fedmq.observe import events
-from fedmq.observe.run_state import BestView, View
+from fedmq.observe.run_state import BestView, RunState
 from fedmq.protocol import topics
 from fedmq.protocol.codec import EVENTS, VIEW, encode
 from fedmq.protocol.messages import Beacon, Events, Snapshot
 from fedmq.simulation.federation import AGGREGATOR, RUN, Federation
 from fedmq.tasks.task import find_task, task_rows
 from fedmq.testing import Faults, VirtualClock
-from fedmq.transport.link import Delivered, Link, LinkDown, LinkRefused, LinkUp, News, Published, Subscribed
+from fedmq.transport.link import Delivered, Link, LinkDown, LinkEvent, LinkRefused, LinkUp, Published, Subscribed
 
-STARTED = events.RunStarted(run="one", epoch=1, round=1, task="xor", strategy="evolution", seed=7)
+STARTED = events.RunStarted(run="one", term=1, round=1, task="xor", strategy="evolution", seed=7)
 XOR = find_task("xor")
 
 
@@ -35,21 +35,21 @@ class Scene:
     def __init__(self, seed: int, rounds: int = 200, faults: Faults | None = None) -> None:
         names = ("alice", "bob")
         rows = {name: XOR.fit(task_rows("xor", part, 2)) for part, name in enumerate(names, start=1)}
-        self.view = View()
+        self.view = RunState()
         limits = Limits(rounds_max=rounds, min_trainers=2, deadline_s=0.5)
         self.federation = Federation(
             XOR, find_strategy("evolution"), rows, seed=seed, limits=limits, faults=faults, view=self.view
         )
         self.simulation = self.federation.simulation
-        self.watching: Watching | None = None
+        self.watching: LiveRuns | None = None
         self.simulation.add_observer("watcher", self._watch)
 
-    def _watch(self, link: Link) -> Watching:
-        self.watching = Watching(link, clock=self.simulation.clock)
+    def _watch(self, link: Link) -> LiveRuns:
+        self.watching = LiveRuns(link, clock=self.simulation.clock)
         return self.watching
 
     @property
-    def seen(self) -> View:
+    def seen(self) -> RunState:
         assert self.watching is not None
         return self.watching.runs[RUN].view
 
@@ -106,7 +106,7 @@ def test_whatever_is_lost_doubled_or_killed_the_picture_is_right_in_the_end(seed
 
 
 def test_however_much_happens_so_many_messages_a_second_are_sent() -> None:
-    bulletin, sent = Bulletin(View()), 0
+    bulletin, sent = Bulletin(RunState()), 0
     bulletin.take(0.0, STARTED)
     for step in range(10_000):
         now = step / 1000
@@ -116,7 +116,7 @@ def test_however_much_happens_so_many_messages_a_second_are_sent() -> None:
 
 
 def test_a_large_picture_is_sent_less_often() -> None:
-    bulletin = Bulletin(View(bests=[BestView(number, bytes(1024)) for number in range(1024)]))
+    bulletin = Bulletin(RunState(bests=[BestView(number, bytes(1024)) for number in range(1024)]))
     bulletin.take(0.0, STARTED)
     bulletin.due(0.0)
     bulletin.take(0.0, events.RunPaused())
@@ -125,7 +125,7 @@ def test_a_large_picture_is_sent_less_often() -> None:
 
 
 def test_the_last_time_all_there_is_is_sent() -> None:
-    bulletin = Bulletin(View())
+    bulletin = Bulletin(RunState())
     bulletin.take(0.0, STARTED)
     bulletin.due(0.0)
     bulletin.take(0.0, events.RunFinished(solved=True, rounds=1, value=1.0))
@@ -136,7 +136,7 @@ def test_the_last_time_all_there_is_is_sent() -> None:
 
 
 def test_a_broker_that_is_new_is_given_the_whole_picture() -> None:
-    bulletin = Bulletin(View())
+    bulletin = Bulletin(RunState())
     bulletin.take(0.0, STARTED)
     bulletin.due(0.0)
     assert bulletin.due(100.0) == []
@@ -145,7 +145,7 @@ def test_a_broker_that_is_new_is_given_the_whole_picture() -> None:
 
 
 def test_many_events_at_once_go_in_several_messages_that_follow_each_other() -> None:
-    bulletin, watching = Bulletin(View()), Watching(FakeLink(), clock=VirtualClock())
+    bulletin, watching = Bulletin(RunState()), LiveRuns(FakeLink(), clock=VirtualClock())
     bulletin.take(0.0, STARTED)
     deliver(watching, bulletin, 0.0)
     for number in range(3 * AT_ONCE_MAX):
@@ -161,9 +161,9 @@ class FakeLink:
     """Hands over what a test puts into it."""
 
     def __init__(self) -> None:
-        self.news: list[News] = []
+        self.news: list[LinkEvent] = []
 
-    def receive(self) -> list[News]:  # type: ignore[override]
+    def receive(self) -> list[LinkEvent]:  # type: ignore[override]
         news, self.news = self.news, []
         return news
 
@@ -171,50 +171,50 @@ class FakeLink:
         return False
 
 
-def deliver(watching: Watching, bulletin: Bulletin, now: float) -> list[object]:
+def deliver(watching: LiveRuns, bulletin: Bulletin, now: float) -> list[object]:
     sends = bulletin.due(now)
     take(watching, *(Delivered(encode(*one)) for one in sends))
     return list(sends)
 
 
-def take(watching: Watching, *news: News) -> None:
+def take(watching: LiveRuns, *news: LinkEvent) -> None:
     watching._link.news += news  # type: ignore[attr-defined]
     watching.step()
 
 
-def snapshot(view: View, run: str = "one", epoch: int = 1, seq: int | None = None) -> Delivered:
+def snapshot(view: RunState, run: str = "one", term: int = 1, seq: int | None = None) -> Delivered:
     content = np.frombuffer(msgspec.msgpack.encode(view), np.uint8)
-    message = Snapshot(run=run, epoch=epoch, seq=view.seq if seq is None else seq)
+    message = Snapshot(run=run, term=term, seq=view.seq if seq is None else seq)
     return Delivered(encode(topics.snapshot_of(run), message, {VIEW: content}))
 
 
-def batch(*told: events.AnyEvent, first: int, epoch: int = 1) -> Delivered:
+def batch(*told: events.AnyEvent, first: int, term: int = 1) -> Delivered:
     content = np.frombuffer(msgspec.msgpack.encode([(1.0, event) for event in told]), np.uint8)
-    message = Events(run="one", epoch=epoch, first=first, count=len(told))
+    message = Events(run="one", term=term, first=first, count=len(told))
     return Delivered(encode(topics.events_of("one"), message, {EVENTS: content}))
 
 
-def picture(run: str = "one", epoch: int = 1) -> View:
-    view = View()
-    view.take(0.0, msgspec.structs.replace(STARTED, run=run, epoch=epoch))
+def picture(run: str = "one", term: int = 1) -> RunState:
+    view = RunState()
+    view.take(0.0, msgspec.structs.replace(STARTED, run=run, term=term))
     return view
 
 
 @pytest.fixture
-def watching() -> Watching:
-    made = Watching(FakeLink(), clock=VirtualClock())
+def watching() -> LiveRuns:
+    made = LiveRuns(FakeLink(), clock=VirtualClock())
     take(made, LinkUp(), snapshot(picture()))
     return made
 
 
-def test_events_that_were_seen_before_are_taken_once(watching: Watching) -> None:
+def test_events_that_were_seen_before_are_taken_once(watching: LiveRuns) -> None:
     paused, resumed = events.RunPaused(), events.RunResumed()
     for news in (batch(paused, first=1), batch(paused, first=1), batch(paused, resumed, first=1)):
         take(watching, news)
     assert watching.runs["one"].view.seq == 3
 
 
-def test_after_a_gap_the_next_snapshot_counts(watching: Watching) -> None:
+def test_after_a_gap_the_next_snapshot_counts(watching: LiveRuns) -> None:
     take(watching, batch(events.RunPaused(), first=2))
     view = watching.runs["one"].view
     assert (view.seq, view.paused) == (1, False)
@@ -225,28 +225,28 @@ def test_after_a_gap_the_next_snapshot_counts(watching: Watching) -> None:
     assert watching.runs["one"].view == whole
 
 
-def test_an_older_picture_or_one_of_an_older_life_is_nothing(watching: Watching) -> None:
-    later = picture(epoch=2)
-    take(watching, snapshot(later, epoch=2), snapshot(picture()), batch(events.RunPaused(), first=1))
+def test_an_older_picture_or_one_of_an_older_life_is_nothing(watching: LiveRuns) -> None:
+    later = picture(term=2)
+    take(watching, snapshot(later, term=2), snapshot(picture()), batch(events.RunPaused(), first=1))
     assert watching.runs["one"].view == later
 
 
-def test_what_is_ago_is_told_by_the_clock_of_the_aggregator(watching: Watching) -> None:
+def test_what_is_ago_is_told_by_the_clock_of_the_aggregator(watching: LiveRuns) -> None:
     clock, run = watching._clock, watching.runs["one"]
     assert run.ahead_s == 0.0
-    beacon = Beacon(run="one", epoch=1, round=1, open=True, at=clock.wall() - 90.0)
-    zombie = msgspec.structs.replace(beacon, epoch=0, at=1.0)
+    beacon = Beacon(run="one", term=1, round=1, open=True, at=clock.wall() - 90.0)
+    zombie = msgspec.structs.replace(beacon, term=0, at=1.0)
     for one in (beacon, zombie, msgspec.structs.replace(beacon, at=0.0)):
         take(watching, Delivered(encode("beacon/one", one)))
         assert run.ahead_s == -90.0
 
 
 def test_what_cannot_be_a_picture_is_refused_and_nothing_is_lost(
-    watching: Watching, caplog: pytest.LogCaptureFixture
+    watching: LiveRuns, caplog: pytest.LogCaptureFixture
 ) -> None:
     before = watching.runs["one"].view
-    nothing = encode("snapshot/one", Snapshot(run="one", epoch=9, seq=9))
-    noise = encode("snapshot/one", Snapshot(run="one", epoch=9, seq=9), {VIEW: np.frombuffer(b"noise", np.uint8)})
+    nothing = encode("snapshot/one", Snapshot(run="one", term=9, seq=9))
+    noise = encode("snapshot/one", Snapshot(run="one", term=9, seq=9), {VIEW: np.frombuffer(b"noise", np.uint8)})
     for frames in (nothing, noise, snapshot(picture(), run="other").frames, snapshot(picture(), seq=7).frames, [b"x"]):
         take(watching, Delivered(frames), Delivered(frames))
     assert [line.split(": ")[1] for line in caplog.messages] == ["arrays", "values", "frames"]  # each reason once
@@ -255,27 +255,27 @@ def test_what_cannot_be_a_picture_is_refused_and_nothing_is_lost(
     assert watching.runs["one"].view is before
 
 
-def test_an_aggregator_that_is_not_heard_is_not_here(watching: Watching) -> None:
+def test_an_aggregator_that_is_not_heard_is_not_here(watching: LiveRuns) -> None:
     clock = watching._clock
     assert watching.runs["one"].here(clock.now())
     clock.move_to(5.0)  # type: ignore[attr-defined]
     assert not watching.runs["one"].here(clock.now())
-    take(watching, Delivered(encode("beacon/one", Beacon(run="one", epoch=1, round=1, open=True))))
+    take(watching, Delivered(encode("beacon/one", Beacon(run="one", term=1, round=1, open=True))))
     assert watching.runs["one"].here(clock.now())
 
 
-def test_so_many_runs_are_kept(watching: Watching) -> None:
+def test_so_many_runs_are_kept(watching: LiveRuns) -> None:
     for number in range(RUNS_MAX + 5):
         take(watching, snapshot(picture(f"run-{number}"), run=f"run-{number}"))
     assert len(watching.runs) == RUNS_MAX
     assert "one" not in watching.runs
 
 
-def test_who_was_never_let_in_ends_and_who_was_waits(watching: Watching) -> None:
+def test_who_was_never_let_in_ends_and_who_was_waits(watching: LiveRuns) -> None:
     take(watching, LinkDown(), LinkRefused())
     assert not watching.there
     with pytest.raises(NotAuthorised):
-        take(Watching(FakeLink(), clock=VirtualClock()), LinkRefused())
+        take(LiveRuns(FakeLink(), clock=VirtualClock()), LinkRefused())
 
 
 # --- the broker's part ---------------------------------------------------------------------------------------------
@@ -283,7 +283,7 @@ def test_who_was_never_let_in_ends_and_who_was_waits(watching: Watching) -> None
 
 def test_an_observer_is_handed_the_newest_snapshot_of_each_run() -> None:
     broker = Routing()
-    old, new = snapshot(picture()).frames, snapshot(picture(epoch=2), epoch=2).frames
+    old, new = snapshot(picture()).frames, snapshot(picture(term=2), term=2).frames
     other = snapshot(picture("two"), run="two").frames
     for frames in (old, other, new):
         assert list(broker.step(Published(frames))) == [Publish(frames)]

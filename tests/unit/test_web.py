@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message
 
 from fedmq.dashboard import web
 from fedmq.dashboard.controls import Controls, Word
-from fedmq.dashboard.run_catalog import BestModel, Gallery
+from fedmq.dashboard.run_catalog import BestModel, RunCatalog
 from fedmq.dashboard.security_middleware import Secrets
 from fedmq.dashboard.server_sent_events import Streams
 from fedmq.dashboard.web import WORDS_MAX, Web
@@ -49,7 +49,7 @@ class SlowControls:
 
 
 def app(gallery: object = None, controls: object = None) -> ASGIApp:
-    return Web(cast(Gallery, gallery), cast(Streams, None), Secrets(""), cast(Controls, controls)).app()
+    return Web(cast(RunCatalog, gallery), cast(Streams, None), Secrets(""), cast(Controls, controls)).app()
 
 
 def test_of_more_words_than_may_be_under_way_each_is_told_to_try_again() -> None:
@@ -64,8 +64,8 @@ def test_of_more_words_than_may_be_under_way_each_is_told_to_try_again() -> None
         refused = asyncio.create_task(ask(pages, "POST", "/api/runs/r/control", body=word))
         await asyncio.wait([refused], timeout=5.0)
         controls.let.set()
-        heeded = [await one for one in first]
-        return [await refused, *heeded, await ask(pages, "POST", "/api/runs/r/control", body=word)]
+        acked_request = [await one for one in first]
+        return [await refused, *acked_request, await ask(pages, "POST", "/api/runs/r/control", body=word)]
 
     assert asyncio.run(words()) == [429, *[200] * WORDS_MAX, 200]
 

@@ -37,9 +37,19 @@ from fedmq.protocol.messages import Beacon, Evolve, Goodbye, Header, Message, Pr
 from fedmq.protocol.messages import GradientLearner as Gradient
 from fedmq.tasks.task import find_task
 
-RESULT = Result(run="r", epoch=1, trainer="alice", round=3, samples=2, attempt=1, train_s=0.5, base=bytes(32), scale=16)
-GOODBYE = Goodbye(run="r", epoch=1, trainer="alice")
-ROUND = Round(run="r", epoch=1, round=3, seed=7, deadline_s=10.0, task=find_task("xor"), work=Evolve(elites=10))
+RESULT = Result(
+    run="r",
+    term=1,
+    trainer="alice",
+    round=3,
+    num_examples=2,
+    attempt=1,
+    train_s=0.5,
+    model_digest=bytes(32),
+    fraction_bits=16,
+)
+GOODBYE = Goodbye(run="r", term=1, trainer="alice")
+ROUND = Round(run="r", term=1, round=3, seed=7, deadline_s=10.0, task=find_task("xor"), work=Evolve(elites=10))
 VALUES = np.arange(6.0).reshape(2, 3)
 OF_BYTES = (CODE, EVENTS, VIEW)
 FUZZED = 20_000
@@ -112,7 +122,7 @@ BAD: dict[str, tuple[RejectReason, Frames]] = {
     "an empty header": ("header", [b"up/r", b"", b""]),
     "a header that is cut off": ("header", [b"up/r", frames()[1][:-1], b""]),
     "a header with something after it": ("header", [b"up/r", frames()[1] + b"\0", b""]),
-    "a header in JSON": ("header", [b"up/r", b'{"t": "goodbye", "run": "r", "epoch": 1, "trainer": "a"}', b""]),
+    "a header in JSON": ("header", [b"up/r", b'{"t": "goodbye", "run": "r", "term": 1, "trainer": "a"}', b""]),
     "a header that is a number": ("header", [b"up/r", b"\x07", b""]),
     "a header that is a list": ("header", [b"up/r", msgspec.msgpack.encode(["result", 1]), b""]),
     "a header nested as deep as it can be": ("header", [b"up/r", b"\x91" * HEADER_BYTES_MAX, b""]),
@@ -134,12 +144,12 @@ BAD: dict[str, tuple[RejectReason, Frames]] = {
     "a negative count": ("header", frames(round=-1)),
     "a count over 2**53": ("header", frames(round=2**53 + 1)),
     "a count with a fraction": ("header", frames(round=1.5)),
-    "no rows at all": ("header", frames(samples=0)),
+    "no rows at all": ("header", frames(num_examples=0)),
     "work that took for ever": ("header", frames(train_s=float("inf"))),
     "work that took NaN": ("header", frames(train_s=float("nan"))),
     "a bitmap that is too long": (
         "header",
-        frames(message=Beacon(run="r", epoch=1, round=1, open=True), acknowledged=bytes(2049)),
+        frames(message=Beacon(run="r", term=1, round=1, open=True), acknowledged=bytes(2049)),
     ),
     "presence that is neither": ("header", frames(message=Presence(trainer="a", present=True), present=2)),
     "unknown work": ("header", frames(message=ROUND, work={"type": "shell", "command": "true"})),
@@ -272,7 +282,7 @@ def test_what_the_other_side_would_refuse_is_not_sent(array: Any) -> None:
 
 def test_a_header_over_the_limit_or_too_many_arrays_are_not_sent() -> None:
     with pytest.raises(ProtocolError, match="4096"):
-        encode("t", Beacon(run="r", epoch=1, round=1, open=True, acknowledged=bytes(HEADER_BYTES_MAX)))
+        encode("t", Beacon(run="r", term=1, round=1, open=True, acknowledged=bytes(HEADER_BYTES_MAX)))
     with pytest.raises(ProtocolError, match="9 arrays"):
         encode("t", RESULT, {f"x{number}": np.zeros(1) for number in range(ARRAYS_MAX + 1)})
 
@@ -327,7 +337,7 @@ def test_mutated_frames_are_rejected_or_whole_and_nothing_else() -> None:
         encode("up/r", RESULT, {"losses": np.arange(5.0), "correct": np.arange(5), "elites": np.empty((0, 22))}),
         encode("round/r", ROUND, {"ids": np.arange(3), "pool": np.ones((3, 22))}),
         encode("round/r", msgspec.structs.replace(ROUND, work=train), {"model": np.ones(22)}),
-        encode("beacon/r", Beacon(run="r", epoch=1, round=3, open=True, acknowledged=b"\x03")),
+        encode("beacon/r", Beacon(run="r", term=1, round=3, open=True, acknowledged=b"\x03")),
         encode("presence/alice", Presence(trainer="alice", present=True)),
     ]
     rejected: dict[str, int] = {}

@@ -20,7 +20,7 @@ WAIT_S = 10.0
 
 def round_packet(number: int) -> Packet:
     work = Train(GradientLearner())
-    message = Round(run="run", epoch=1, round=number, seed=0, deadline_s=1.0, task=find_task("linear"), work=work)
+    message = Round(run="run", term=1, round=number, seed=0, deadline_s=1.0, task=find_task("linear"), work=work)
     return decode(encode("round/run", message))
 
 

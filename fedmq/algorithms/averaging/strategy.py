@@ -13,14 +13,14 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from fedmq.algorithms.averaging.robust_aggregation import RULES, check_rule
-from fedmq.algorithms.base import Plan, Standing, Update
+from fedmq.algorithms.base import Evaluation, Plan, Update
 from fedmq.algorithms.inbox import ROUNDS_REMEMBERED, Inbox, check_genes, check_round, check_scores
 from fedmq.algorithms.robust_losses import row_loss_max
 from fedmq.errors import BadConfiguration
 from fedmq.models.networks import Floats, Linear
 from fedmq.protocol.codec import check_arrays
 from fedmq.protocol.messages import EvolutionLearner, GradientLearner, Train
-from fedmq.runtime.rng import stream
+from fedmq.runtime.rng import derive_rng
 from fedmq.tasks.task import Task
 
 ROUNDING = 1e-12  # relative: two summed losses that are nearer than this say nothing about which model is better
@@ -50,7 +50,7 @@ class Scored:
         scores = {update.trainer: _score(update, task) for update in updates if update.round in self.rounds}
         return replace(self, scores={**self.scores, **scores}) if scores else self
 
-    def standing(self, members: Collection[str]) -> Standing | None:
+    def evaluation(self, members: Collection[str]) -> Evaluation | None:
         """Its sums over the members, by trainer id; None if no member has scored it.
 
         A member that has not counts, in the coverage, like the mean of those that have.
@@ -61,7 +61,7 @@ class Scored:
         loss = sum(score.loss for score in scores)
         rows = sum(score.rows for score in scores)
         fitness = [-score.loss / score.rows for score in scores]
-        return Standing(
+        return Evaluation(
             genes=self.genes,
             loss=loss,
             correct=sum(score.correct for score in scores),
@@ -83,7 +83,7 @@ class AveragingState:
     current: Scored  # what the open round publishes
     best: Scored | None = None  # of those that have been scored
     inbox: Inbox = field(default_factory=Inbox)
-    standing: Standing | None = None
+    evaluation: Evaluation | None = None
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class FedAvg:
         """A model of zeros for the gradient learner, a small random one for evolution."""
         genes = np.zeros(task.model.genes)
         if isinstance(self.learner, EvolutionLearner):
-            genes = stream(seed, "averaging").normal(0.0, INITIAL_SPREAD, task.model.genes)
+            genes = derive_rng(seed, "averaging").normal(0.0, INITIAL_SPREAD, task.model.genes)
         elif not isinstance(task.model, Linear):
             raise BadConfiguration(
                 f"strategy: expected a task with a linear model for {self.name}, got {task.name}: "
@@ -137,23 +137,23 @@ class FedAvg:
         members = frozenset(members)
         updates = [update for update in state.inbox.updates() if update.trainer in members]
         scored = replace(state.current, diversity=_diversity(updates)).merged(updates, state.task)
-        best, standing = scored, scored.standing(members)
+        best, evaluation = scored, scored.evaluation(members)
         if state.best is not None and state.best.genes is not scored.genes:
             before = state.best.merged(updates, state.task)
-            if _is_better(before_standing := before.standing(members), standing, state.task):
-                best, standing = before, before_standing
+            if _is_better(before_evaluation := before.evaluation(members), evaluation, state.task):
+                best, evaluation = before, before_evaluation
         return AveragingState(
             task=state.task,
             round=state.round + 1,
             current=_next(scored, state.round + 1, updates, self.robust),
-            best=best if standing else state.best,
+            best=best if evaluation else state.best,
             inbox=state.inbox.emptied(state.round),
-            standing=standing or state.standing,
+            evaluation=evaluation or state.evaluation,
         )
 
-    def standing(self, state: AveragingState) -> Standing | None:
+    def evaluation(self, state: AveragingState) -> Evaluation | None:
         """The best of the models that the trainers have scored."""
-        return state.standing
+        return state.evaluation
 
 
 def fedavg(robust: str = "none") -> FedAvg:
@@ -176,20 +176,20 @@ def _next(scored: Scored, number: int, updates: Sequence[Update], robust: str) -
     return Scored((number,), RULES[robust](np.array([newest[name] for name in sorted(newest)]), scored.genes))
 
 
-def _is_better(old: Standing | None, new: Standing | None, task: Task) -> bool:
+def _is_better(old: Evaluation | None, new: Evaluation | None, task: Task) -> bool:
     """Whether the older model is still the one to deploy: it must be better by more than rounding errors."""
     if old is None or new is None:
         return new is None
 
-    def key(standing: Standing, loss: float) -> tuple[float, int, float]:
-        return (-standing.coverage, -standing.correct if task.metric == "accuracy" else 0, loss)
+    def key(evaluation: Evaluation, loss: float) -> tuple[float, int, float]:
+        return (-evaluation.coverage, -evaluation.correct if task.metric == "accuracy" else 0, loss)
 
     return key(old, old.loss) < key(new, new.loss * (1.0 - ROUNDING))
 
 
 def _mean(updates: Sequence[Update]) -> Floats:
     """The models' mean (genes,), weighted by rows / (1 + staleness), summed in float64 in the order of the updates."""
-    weights = [update.samples / (1 + update.staleness) for update in updates]
+    weights = [update.num_examples / (1 + update.staleness) for update in updates]
     total = np.zeros_like(updates[0].arrays["model"], dtype=np.float64)
     for update, weight in zip(updates, weights, strict=True):
         total += weight * update.arrays["model"]
@@ -197,8 +197,8 @@ def _mean(updates: Sequence[Update]) -> Floats:
 
 
 def _score(update: Update, task: Task) -> Score:
-    loss = min(float(update.arrays["losses"][0]), row_loss_max(task) * update.samples)
-    return Score(loss, int(update.arrays["correct"][0]), update.samples)
+    loss = min(float(update.arrays["losses"][0]), row_loss_max(task) * update.num_examples)
+    return Score(loss, int(update.arrays["correct"][0]), update.num_examples)
 
 
 def _diversity(updates: Sequence[Update]) -> float:

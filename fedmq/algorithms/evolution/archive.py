@@ -51,7 +51,7 @@ class Archive:
     ids: Integers  # (candidates,)
     genes: Floats  # (candidates, genes)
     trainers: tuple[str, ...]
-    samples: Integers  # (trainers,)
+    num_examples: Integers  # (trainers,)
     losses: Floats  # (trainers, candidates); NaN where a trainer has not scored a candidate
     correct: Integers  # (trainers, candidates); 0 there
 
@@ -70,17 +70,17 @@ class Archive:
     def scored(self, updates: Sequence[Update], pools: Mapping[int, Integers]) -> Archive:
         """The archive with the updates' scores, in their order. `pools` has the candidate ids of each round."""
         grown = self._with_trainers({update.trainer for update in updates})
-        losses, correct, samples = grown.losses.copy(), grown.correct.copy(), grown.samples.copy()
+        losses, correct, num_examples = grown.losses.copy(), grown.correct.copy(), grown.num_examples.copy()
         line_of = {trainer: line for line, trainer in enumerate(grown.trainers)}
         places = {number: self.places(pools[number]) for number in {update.round for update in updates}}
         for update in updates:
             line, place = line_of[update.trainer], places[update.round]
             alive = place >= 0
-            if samples[line] != update.samples:  # other rows than before: the old scores say nothing of them
-                losses[line], correct[line], samples[line] = np.nan, 0, update.samples
+            if num_examples[line] != update.num_examples:  # other rows than before: the old scores say nothing of them
+                losses[line], correct[line], num_examples[line] = np.nan, 0, update.num_examples
             losses[line, place[alive]] = update.arrays["losses"][alive]
             correct[line, place[alive]] = update.arrays["correct"][alive]
-        return replace(grown, losses=losses, correct=correct, samples=samples)
+        return replace(grown, losses=losses, correct=correct, num_examples=num_examples)
 
     def extended(self, ids: Integers, genes: Floats) -> Archive:
         """The archive with new candidates, whose ids must be higher than all there are."""
@@ -105,7 +105,7 @@ class Archive:
             ids=self.ids[places],
             genes=self.genes[places],
             trainers=tuple(self.trainers[line] for line in lines),
-            samples=self.samples[lines],
+            num_examples=self.num_examples[lines],
             losses=losses[lines],
             correct=self.correct[:, places][lines],
         )
@@ -117,17 +117,17 @@ class Archive:
         places = np.flatnonzero(has.any(axis=0))
         if not len(places):
             return None
-        has, samples = has[:, places], self.samples[lines]
-        losses = possible_losses(self.losses[np.ix_(lines, places)], samples, task)
-        counted = _imputed(bounded_losses(losses, has, samples, task), has)
-        known = int(samples.sum())
+        has, num_examples = has[:, places], self.num_examples[lines]
+        losses = possible_losses(self.losses[np.ix_(lines, places)], num_examples, task)
+        counted = _imputed(bounded_losses(losses, has, num_examples, task), has)
+        known = int(num_examples.sum())
         return Tally(
             places=places,
             loss=counted.sum(axis=0),
-            loss_without_extremes=without_extremes(counted, samples),
+            loss_without_extremes=without_extremes(counted, num_examples),
             loss_scored=np.where(has, losses, 0.0).sum(axis=0),
             correct=self.correct[np.ix_(lines, places)].sum(axis=0),
-            rows=np.where(has, samples[:, None], 0).sum(axis=0),
+            rows=np.where(has, num_examples[:, None], 0).sum(axis=0),
             rows_known=known,
             rows_expected=known * len(members) / len(lines),
         )
@@ -139,11 +139,11 @@ class Archive:
             return self
         trainers = tuple(sorted({*self.trainers, *names}))
         lines = [line for line, name in enumerate(trainers) if name in before]
-        samples = np.zeros(len(trainers), np.int64)
+        num_examples = np.zeros(len(trainers), np.int64)
         losses = np.full((len(trainers), len(self.ids)), np.nan)
         correct = np.zeros((len(trainers), len(self.ids)), np.int64)
-        samples[lines], losses[lines], correct[lines] = self.samples, self.losses, self.correct
-        return replace(self, trainers=trainers, samples=samples, losses=losses, correct=correct)
+        num_examples[lines], losses[lines], correct[lines] = self.num_examples, self.losses, self.correct
+        return replace(self, trainers=trainers, num_examples=num_examples, losses=losses, correct=correct)
 
 
 def _imputed(losses: Floats, has: npt.NDArray[np.bool_]) -> Floats:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
-from fedmq.algorithms.base import Plan, Standing, Update
+from fedmq.algorithms.base import Evaluation, Plan, Update
 from fedmq.algorithms.evolution.archive import Archive, Tally
 from fedmq.algorithms.evolution.variation import crossover, fresh, mutate
 from fedmq.algorithms.inbox import ROUNDS_REMEMBERED, Inbox, check_genes, check_round, check_scores
@@ -21,7 +21,7 @@ from fedmq.algorithms.robust_losses import shortened
 from fedmq.models.networks import Floats, Integers
 from fedmq.protocol.codec import check_arrays
 from fedmq.protocol.messages import Evolve
-from fedmq.runtime.rng import stream
+from fedmq.runtime.rng import derive_rng
 from fedmq.tasks.task import Task
 
 ELITES_SHARE = 10  # one in so many of a pool is kept as it is
@@ -59,7 +59,7 @@ class EvolutionState:
     champion: int | None = None  # a candidate from before a restart that is still the best to deploy
     progress: Progress = field(default_factory=Progress)
     inbox: Inbox = field(default_factory=Inbox)
-    standing: Standing | None = None
+    evaluation: Evaluation | None = None
 
 
 class Evolution:
@@ -78,7 +78,7 @@ class Evolution:
     def init(self, task: Task, seed: int) -> EvolutionState:
         """A pool of random candidates."""
         ids = np.arange(task.search.population)
-        genes = fresh(len(ids), task.model.genes, task.search.initial, stream(seed, "evolution", 0))
+        genes = fresh(len(ids), task.model.genes, task.search.initial, derive_rng(seed, "evolution", 0))
         return EvolutionState(task, seed, 1, Archive.of(ids, genes), {1: ids}, elites=0, next_id=len(ids))
 
     def ask(self, state: EvolutionState) -> Plan:
@@ -120,7 +120,7 @@ class Evolution:
         if tally is None:
             return _same_pool(replace(state, archive=archive))
         chosen = tally.deployed(by_correct=state.task.metric == "accuracy")
-        state = replace(state, archive=archive, standing=_standing(archive, tally, chosen))
+        state = replace(state, archive=archive, evaluation=_evaluation(archive, tally, chosen))
         if not updates:
             return _same_pool(state)
         state = replace(state, progress=state.progress.after(float(tally.loss[chosen]) / tally.rows_known))
@@ -129,14 +129,14 @@ class Evolution:
             return _restarted(state, deployed, members)
         return _bred(state, tally, deployed, updates, members)
 
-    def standing(self, state: EvolutionState) -> Standing | None:
+    def evaluation(self, state: EvolutionState) -> Evaluation | None:
         """The best candidate at the last close."""
-        return state.standing
+        return state.evaluation
 
 
-def _standing(archive: Archive, tally: Tally, chosen: int) -> Standing:
+def _evaluation(archive: Archive, tally: Tally, chosen: int) -> Evaluation:
     fitness = -tally.loss / tally.rows_known
-    return Standing(
+    return Evaluation(
         genes=archive.genes[tally.places[chosen]],
         loss=float(tally.loss_scored[chosen]),
         correct=int(tally.correct[chosen]),
@@ -152,7 +152,7 @@ def _standing(archive: Archive, tally: Tally, chosen: int) -> Standing:
 def _restarted(state: EvolutionState, deployed: int, members: Collection[str]) -> EvolutionState:
     """A pool of random candidates once more: the search stood still. The best one stays, but takes no part in it."""
     archive = state.archive.reduced(np.array([deployed]), members)
-    search, generator = state.task.search, stream(state.seed, "evolution", state.round)
+    search, generator = state.task.search, derive_rng(state.seed, "evolution", state.round)
     genes = fresh(search.population, state.task.model.genes, search.initial, generator)
     champion = int(state.archive.ids[deployed])
     return _with_new(replace(state, archive=archive, champion=champion, progress=Progress()), np.arange(0), genes)
@@ -163,7 +163,7 @@ def _bred(
 ) -> EvolutionState:
     """The next pool: elites, children of the best, what the trainers found, and random immigrants."""
     archive, search = state.archive, state.task.search
-    generator = stream(state.seed, "evolution", state.round)
+    generator = derive_rng(state.seed, "evolution", state.round)
     ranked = tally.places[np.argsort(tally.loss, kind="stable")]
     champion = state.champion if state.champion == archive.ids[deployed] else None
     if champion is not None:
@@ -204,7 +204,7 @@ def _proposals(
     proposals = [shortened(update.arrays["elites"][:each], parents, step) for update in lucky]
     if len(found) > 1:
         bests = shortened(np.array([update.arrays["elites"][0] for update in found]), parents, step)
-        weights = np.array([update.samples for update in found], dtype=np.float64)
+        weights = np.array([update.num_examples for update in found], dtype=np.float64)
         proposals.insert(0, np.add.reduce(bests * weights[:, None])[None] / weights.sum())
     return np.concatenate(proposals)
 

@@ -21,7 +21,17 @@ from fedmq.errors import BadConfiguration
 from fedmq.protocol.codec import FRAMES_MAX, Frames
 from fedmq.security.enrolment import ASK_BYTES_MAX
 from fedmq.transport.address import PORTS, parse_address
-from fedmq.transport.link import Asked, Gate, Listening, Port, Published, Pushed, Subscribed, Traffic, Unsubscribed
+from fedmq.transport.link import (
+    AccessControl,
+    EnrolmentRequest,
+    LinkMessage,
+    Listening,
+    Port,
+    Published,
+    Pushed,
+    Subscribed,
+    Unsubscribed,
+)
 from fedmq.transport.zeromq.endpoint import BATCH, Endpoint, drain, give
 from fedmq.transport.zeromq.watchdog import Connection, Watchdog, give_back_memory, shut_down
 
@@ -58,15 +68,15 @@ class BrokerSockets(Endpoint):
         BadConfiguration: a port is in use, or `host` is not loopback although there is no gate.
     """
 
-    def __init__(self, host: str, port: int, gate: Gate | None = None) -> None:
-        if gate is None and host not in LOOPBACK:
+    def __init__(self, host: str, port: int, access: AccessControl | None = None) -> None:
+        if access is None and host not in LOOPBACK:
             raise BadConfiguration(
                 f"expected --bind 127.0.0.1, got {host}: a broker without keys would let anybody in, "
                 "so it binds to the loopback address and nothing else; fedmq keys init makes keys"
             )
         parse_address(f"tcp://{host}:{port}")
-        self._host, self._port, self._gate = LOOPBACK[0] if host == LOOPBACK[1] else host, port, gate
-        self._takes: dict[Port, Callable[[Taken], Traffic | None]] = {
+        self._host, self._port, self._access = LOOPBACK[0] if host == LOOPBACK[1] else host, port, access
+        self._takes: dict[Port, Callable[[Taken], LinkMessage | None]] = {
             Port.PUBLISH: self._published,
             Port.SUBSCRIBE: self._subscribed,
             Port.PUSH: self._pushed,
@@ -82,11 +92,11 @@ class BrokerSockets(Endpoint):
         super()._begin()
         self._gone = [Unsubscribed(topic) for topics in self._topics.values() for topic in topics]
         self._topics.clear()
-        self._watchdog = Watchdog(handshakes=self._gate is not None)
+        self._watchdog = Watchdog(handshakes=self._access is not None)
         self._told_at = -TOLD_AGAIN_S
         self._keys: dict[Connection, bytes] = {}  # of those that have sent something whole
         self._current: Taken | None = None
-        self._authenticator = None if self._gate is None else self._authenticate(self._gate)
+        self._authenticator = None if self._access is None else self._authenticate(self._access)
         self._ports: dict[zmq.Socket[bytes], Port] = {}
         self._monitors: dict[zmq.Socket[bytes], Port] = {}
         for port in self.ports:
@@ -103,19 +113,19 @@ class BrokerSockets(Endpoint):
     @property
     def ports(self) -> list[Port]:
         """Those that are bound."""
-        return [port for port in Port if port is not Port.JOIN or self._gate is not None]
+        return [port for port in Port if port is not Port.JOIN or self._access is not None]
 
     @property
     def connections(self) -> list[Connection]:
         """All that there are; any thread may ask."""
         return list(self._watchdog.held)
 
-    def _authenticate(self, gate: Gate) -> ThreadAuthenticator:
+    def _authenticate(self, access: AccessControl) -> ThreadAuthenticator:
         """A thread that answers whether a key is let in: on this one, a busy moment would hold up every handshake."""
         authenticator = ThreadAuthenticator(self._context)
         authenticator.start()
         for port in KINDS:
-            authenticator.configure_curve_callback(port.name, credentials_provider=_Door(gate, port))
+            authenticator.configure_curve_callback(port.name, credentials_provider=_Door(access, port))
         return authenticator
 
     def _guard(self, socket: zmq.Socket[bytes], port: Port) -> None:
@@ -124,9 +134,9 @@ class BrokerSockets(Endpoint):
             socket.xpub_manual = True  # a topic is had only if it is admitted
         if port is Port.COLLECT:
             socket.xpub_verbose = True
-        if self._gate is not None:
+        if self._access is not None:
             socket.curve_server = True
-            socket.curve_secretkey = self._gate.secret
+            socket.curve_secretkey = self._access.secret
             socket.zap_domain = port.name.encode()
             socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)  # without an authenticator nobody is let in
 
@@ -157,7 +167,7 @@ class BrokerSockets(Endpoint):
         pause_s = self._watchdog.pause_s
         super().wait(pause_s if timeout_s is None else min(timeout_s, pause_s))
 
-    def receive(self) -> Iterator[Traffic]:
+    def receive(self) -> Iterator[LinkMessage]:
         """See `network.Hub`."""
         for _ in range(BATCH // TURN):
             ready = self._ready()
@@ -201,7 +211,7 @@ class BrokerSockets(Endpoint):
             if many <= FRAMES_MAX + 1:  # a router's message has one more in front
                 frames.append(frame)
         connection = Connection(self._ports[socket], _property(head, zmq.SRCFD, -1))
-        key = b"" if self._gate is None else z85.decode(_property(head, "User-Id", ""))
+        key = b"" if self._access is None else z85.decode(_property(head, "User-Id", ""))
         if key:
             self._keys[connection] = key
         self.bytes += size
@@ -237,8 +247,8 @@ class BrokerSockets(Endpoint):
 
     def _cut(self, connection: Connection, why: str) -> None:
         self.cuts += 1
-        if self._gate is not None and connection in self._keys:
-            self._gate.punish(self._keys[connection])
+        if self._access is not None and connection in self._keys:
+            self._access.punish(self._keys[connection])
         if connection in self._watchdog.held:  # else it has ended, and its descriptor may be another's
             shut_down(connection.descriptor)
         if (now := time.monotonic()) >= self._told_at + TOLD_AGAIN_S:  # strangers must not fill a disk with lines
@@ -247,37 +257,37 @@ class BrokerSockets(Endpoint):
 
     def _sender(self, port: Port, taken: Taken) -> str | None:
         """Whose message it is: "" without keys, None if it must be dropped."""
-        return "" if self._gate is None else self._gate.sender(port, taken.key, sum(map(len, taken.frames)))
+        return "" if self._access is None else self._access.sender(port, taken.key, sum(map(len, taken.frames)))
 
-    def _published(self, taken: Taken) -> Traffic | None:
+    def _published(self, taken: Taken) -> LinkMessage | None:
         return None if self._sender(Port.PUBLISH, taken) is None else Published(taken.frames)
 
-    def _pushed(self, taken: Taken) -> Traffic | None:
+    def _pushed(self, taken: Taken) -> LinkMessage | None:
         sender = self._sender(Port.PUSH, taken)
         return None if sender is None else Pushed(sender, taken.frames)
 
-    def _subscribed(self, taken: Taken) -> Traffic | None:
+    def _subscribed(self, taken: Taken) -> LinkMessage | None:
         wants, topic = taken.frames[0][:1], taken.frames[0][1:].decode(errors="replace")
         if wants == b"\x00":  # libzmq makes one up when a connection ends, and does not say whose: `_follow` knows
             return None
         sender, had = self._sender(Port.SUBSCRIBE, taken), self._topics.get(taken.connection, ())
         if wants != b"\x01" or sender is None or len(had) >= TOPICS_MAX:
-            if self._gate is not None:  # else nobody is known, and its descriptor may soon be another's
+            if self._access is not None:  # else nobody is known, and its descriptor may soon be another's
                 self._cut(taken.connection, "it sent something that is no subscription, or too many of them")
             return None
         if taken.connection not in self._watchdog.held:  # it has ended, and nothing would end this presence
             return None
         if topic in had:  # once more it would be another presence, and another copy of each round
             return None
-        return Subscribed(topic, sender if self._gate is not None else None)
+        return Subscribed(topic, sender if self._access is not None else None)
 
-    def _listening(self, taken: Taken) -> Traffic | None:
+    def _listening(self, taken: Taken) -> LinkMessage | None:
         if taken.frames[0][:1] != b"\x01" or self._sender(Port.COLLECT, taken) is None:
             return None
         return Listening(taken.frames[0][1:].decode(errors="replace"))
 
-    def _asked(self, taken: Taken) -> Traffic | None:
-        return None if self._sender(Port.JOIN, taken) is None else Asked(taken.key, taken.frames[1:])
+    def _asked(self, taken: Taken) -> LinkMessage | None:
+        return None if self._sender(Port.JOIN, taken) is None else EnrolmentRequest(taken.key, taken.frames[1:])
 
     # --- what is done -------------------------------------------------------------------------------------------
 
@@ -316,13 +326,13 @@ class BrokerSockets(Endpoint):
 class _Door:
     """What the authenticator asks: whether a key is let in at a port. It must never raise: its thread would end."""
 
-    def __init__(self, gate: Gate, port: Port) -> None:
-        self._gate, self._port = gate, port
+    def __init__(self, access: AccessControl, port: Port) -> None:
+        self._access, self._port = access, port
 
     def callback(self, _domain: str, key: bytes) -> bool:
         """Whether this public key, in Z85, is let in."""
         try:
-            return self._gate.admits(self._port, z85.decode(key))
+            return self._access.admits(self._port, z85.decode(key))
         except Exception:
             log.exception("a key could not be looked up; it is not let in")
             return False

@@ -16,7 +16,7 @@ from zmq.utils.monitor import parse_monitor_message
 from fedmq.protocol import topics
 from fedmq.protocol.codec import Frames
 from fedmq.transport.address import parse_address
-from fedmq.transport.link import Delivered, LinkDown, LinkRefused, LinkUp, News, Port
+from fedmq.transport.link import Delivered, LinkDown, LinkEvent, LinkRefused, LinkUp, Port
 from fedmq.transport.zeromq.endpoint import Endpoint, drain, give
 
 if TYPE_CHECKING:
@@ -69,14 +69,14 @@ class EdgeSockets(Endpoint):
             timeout_s = pause_s if timeout_s is None else min(timeout_s, pause_s)
         super().wait(timeout_s)
 
-    def _heard(self, socket: zmq.Socket[bytes]) -> Iterator[News]:
+    def _heard(self, socket: zmq.Socket[bytes]) -> Iterator[LinkEvent]:
         """Who came and went, and what came through this one socket."""
         ready = self._ready()
         yield from self._connections(ready)
         if socket in ready:
             yield from map(Delivered, drain(socket))
 
-    def _connections(self, ready: list[zmq.Socket[bytes]]) -> Iterator[News]:
+    def _connections(self, ready: list[zmq.Socket[bytes]]) -> Iterator[LinkEvent]:
         """What the monitors tell of the connections."""
         if self._again_at is not None and time.monotonic() >= self._again_at:
             self._again_at = None
@@ -86,7 +86,7 @@ class EdgeSockets(Endpoint):
                 for frames in drain(monitor):
                     yield self._news_of(parse_monitor_message(frames)["event"])
 
-    def _news_of(self, event: int) -> News:
+    def _news_of(self, event: int) -> LinkEvent:
         if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
             return LinkUp()
         if not event & REFUSED:
@@ -117,7 +117,7 @@ class SubscriberSockets(EdgeSockets):
         self._connect(self._up, Port.PUSH, REFUSED)
         self._connect(self._down, Port.SUBSCRIBE, WATCHED)
 
-    def receive(self) -> Iterator[News]:
+    def receive(self) -> Iterator[LinkEvent]:
         """See `network.Link`."""
         return self._heard(self._down)
 
@@ -146,7 +146,7 @@ class ObserverSockets(EdgeSockets):
         self._poller.register(self._down, zmq.POLLIN)
         self._connect(self._down, Port.SUBSCRIBE, WATCHED)
 
-    def receive(self) -> Iterator[News]:
+    def receive(self) -> Iterator[LinkEvent]:
         """See `network.Link`."""
         return self._heard(self._down)
 
@@ -176,7 +176,7 @@ class AggregatorSockets(EdgeSockets):
         self._connect(self._up, Port.COLLECT, REFUSED)
         self._connect(self._down, Port.PUBLISH, REFUSED | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL)
 
-    def receive(self) -> Iterator[News]:
+    def receive(self) -> Iterator[LinkEvent]:
         """See `network.Link`."""
         ready = self._ready()
         yield from self._connections(ready)
@@ -202,7 +202,7 @@ class JoinSockets(EdgeSockets):
         self._poller.register(self._dealer, zmq.POLLIN)
         self._connect(self._dealer, Port.JOIN, WATCHED)
 
-    def receive(self) -> Iterator[News]:
+    def receive(self) -> Iterator[LinkEvent]:
         """See `network.Link`."""
         return self._heard(self._dealer)
 
