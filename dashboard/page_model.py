@@ -142,7 +142,7 @@ def _model_text(model: Model | None) -> str:
     if model is None:
         return ""
     if isinstance(model, Code):
-        return f"code, {model.genes} genes"
+        return f"code, {model.num_parameters} parameters"
     sizes = model.sizes if isinstance(model, MLP) else (model.inputs, model.outputs)
     shape = "-".join(map(str, sizes))
     return f"MLP {shape} {model.hidden}" if isinstance(model, MLP) else f"linear {shape}"

@@ -60,7 +60,7 @@ def _values(trained: TrainedModel, grid: Floats) -> tuple[Floats, int | None]:
             empty = 1.0 / network.outputs
         else:
             label, empty = None, 0.0
-            values = network.forward(trained.genes[None, :], grid)[0, :, 0]
+            values = network.forward(trained.parameters[None, :], grid)[0, :, 0]
     finite: Floats = np.nan_to_num(values, nan=empty, posinf=1e12, neginf=-1e12).astype(np.float64, copy=False)
     return finite, label
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from fedmq.models.networks import TrainedModel
     from fedmq.tasks.task import Task
 
-ROWS_SHOWN_MAX = GENES_SHOWN_MAX = 16
+ROWS_SHOWN_MAX = PARAMETERS_SHOWN_MAX = 16
 LOOK_S = 0.02
 TRAINER_NAMES = ("alice", "bob", "carol", "dave", "erin", "frank", "grace", "heidi")
 
@@ -150,12 +150,12 @@ def _wait(processes: Processes, aggregator: subprocess.Popen[bytes]) -> int:
 
 
 def _show(task: Task, task_name: str, folder: Path) -> None:
-    """What came out: a small task's rows with the model's predictions, or its genes; and what to do next."""
+    """What came out: a small task's rows with the model's predictions, or its parameters; and what to do next."""
     from fedmq.models.networks import Code, load_model
 
     trained = load_model(folder / MODEL)
     if isinstance(trained.model, Code):
-        click.echo(f"  genes: {' '.join(f'{gene:.4g}' for gene in trained.genes[:GENES_SHOWN_MAX])}")
+        click.echo(f"  parameters: {' '.join(f'{gene:.4g}' for gene in trained.parameters[:PARAMETERS_SHOWN_MAX])}")
     else:
         _show_predictions(task, task_name, trained)
     report = json.loads((folder / REPORT).read_text())

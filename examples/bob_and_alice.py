@@ -25,7 +25,7 @@ def train(rows: dict[str, Rows], steps: int, averages: int) -> np.ndarray:
     learner = GradientLearner(steps=steps, learning_rate=0.1)
     limits = Limits(rounds_max=averages + 1, min_trainers=len(rows))  # one round more, to score the last average
     model = Federation(task, FedAvg(learner), rows, limits=limits).train()  # send, train, average; again; get
-    return model.genes
+    return model.parameters
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ FEVER_C, FAST_PULSE, OLD_YEARS = 38.5, 110.0, 70.0  # what the rule should find;
 
 task = Task(
     name="triage",
-    model=Code(genes=3, inputs=3),  # 3 numbers to find; temperature, pulse and age in
+    model=Code(num_parameters=3, inputs=3),  # 3 numbers to find; temperature, pulse and age in
     loss="own",  # what score() returns
     metric="accuracy",
     target=0.99,

@@ -72,7 +72,7 @@ def make_rows(count: int, seed: int) -> Rows:
 
 def random_candidates(count: int, seed: int) -> np.ndarray:
     """Networks that disagree about the rows."""
-    return np.random.default_rng([seed, 1]).normal(0.0, 1.0, (count, TASK.model.genes))
+    return np.random.default_rng([seed, 1]).normal(0.0, 1.0, (count, TASK.model.num_parameters))
 
 
 def pointed_candidates(inputs: np.ndarray, seed: int) -> np.ndarray:
@@ -83,7 +83,7 @@ def pointed_candidates(inputs: np.ndarray, seed: int) -> np.ndarray:
     """
     direction = np.random.default_rng([seed, 2]).normal(size=FEATURES)
     places = inputs @ direction
-    candidates = np.zeros((len(inputs), TASK.model.genes))
+    candidates = np.zeros((len(inputs), TASK.model.num_parameters))
     for candidate, place in zip(candidates, places, strict=True):
         width = np.partition(np.abs(places - place), 1)[1] if len(places) > 1 else 1.0
         weights, rest = candidate[: FEATURES * HIDDEN].reshape(FEATURES, HIDDEN), candidate[FEATURES * HIDDEN :]

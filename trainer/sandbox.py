@@ -68,7 +68,7 @@ class Sandbox:
         self._process: subprocess.Popen[bytes] | None = None
 
     def score(self, population: Floats, cancelled: Cancelled) -> Scores:
-        """The summed loss and the number of correct rows of each candidate of (population, genes), as the code says.
+        """The summed loss and the number of correct rows of each candidate in (population, parameters).
 
         Raises:
             Rejected: with the reason `code`: it failed, took too long or too much, or what it says cannot be.

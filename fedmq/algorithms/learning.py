@@ -62,7 +62,7 @@ def _evolve_pool(
     pool = _checked_pool(task, work, arrays)
     losses, correct = score(pool)
     start = _starting_rows(work, losses)
-    proposals = np.empty((0, task.model.genes))
+    proposals = np.empty((0, task.model.num_parameters))
     if work.generations and work.proposals and len(start) > 1:
         population, fitness = _search(
             score, pool[start], work.generations, work.mutation, generator, cancelled, known=-losses[start]
@@ -100,7 +100,7 @@ def _train_model(
     cancelled: Callable[[], bool],
 ) -> Arrays:
     """Scores the model as it came, then trains it."""
-    check_arrays(arrays, {"model": ((task.model.genes,), np.float64)})
+    check_arrays(arrays, {"model": ((task.model.num_parameters,), np.float64)})
     model = arrays["model"]
     losses, correct = score(model[None])
     if isinstance(work.learner, GradientLearner):
@@ -177,7 +177,7 @@ def _search(
 
 def _checked_pool(task: Task, work: Evolve, arrays: Mapping[str, npt.NDArray[Any]]) -> Floats:
     size = len(arrays["pool"]) if "pool" in arrays else 0
-    check_arrays(arrays, {"ids": ((size,), np.int64), "pool": ((size, task.model.genes), np.float64)})
+    check_arrays(arrays, {"ids": ((size,), np.int64), "pool": ((size, task.model.num_parameters), np.float64)})
     if not max(1, work.elites) <= size <= CANDIDATES_MAX:
         raise Rejected("values", f"expected a pool of {max(1, work.elites)} to {CANDIDATES_MAX}, got {size}")
     return arrays["pool"]

@@ -1,7 +1,4 @@
-"""Models as flat vectors of genes: populations evaluated in a few matrix products, losses, and the model one keeps.
-
-Knows nothing of PyGAD, of rounds or of where rows come from.
-"""
+"""Models as flat parameter vectors: evaluation of whole populations, losses, and trained models."""
 
 from __future__ import annotations
 
@@ -22,7 +19,7 @@ from fedmq.errors import BadConfiguration, BadData
 
 LAYERS_MAX = 16  # sizes in an MLP, the inputs and the outputs among them
 LAYER_UNITS_MAX = 65_536
-GENES_MAX = 10_000_000
+PARAMETERS_MAX = 10_000_000
 ROW_CROSS_ENTROPY_MAX = 20.0  # nats: a row that is hopelessly wrong must not outweigh all the others
 ROW_SQUARED_ERROR_MAX = 1e12  # keeps a loss finite where a wild candidate overflows
 
@@ -60,7 +57,7 @@ class Scores(NamedTuple):
 class MLP(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="mlp"):
     """A fully connected network, e.g. `MLP([2, 4, 2], hidden="relu", output="softmax")`.
 
-    Genes lie layer after layer: the weights (inputs, outputs) in C order, then the biases (outputs,) if there are any.
+    Parameters are those of each layer in turn: weights (inputs, outputs) in C order, then biases (outputs,) if any.
     `sizes` counts the inputs first and the outputs last; it may be given as a list and is kept as a tuple.
 
     Raises:
@@ -76,10 +73,10 @@ class MLP(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="mlp"):
         msgspec.structs.force_setattr(self, "sizes", _checked_sizes(self.sizes))
         _check_choice("hidden", self.hidden, ("relu", "tanh", "sigmoid"))
         _check_choice("output", self.output, ("softmax", "identity"))
-        _check_gene_count(self.genes)
+        _check_parameter_count(self.num_parameters)
 
     @property
-    def genes(self) -> int:
+    def num_parameters(self) -> int:
         """How many weights and biases there are."""
         return sum((above + self.bias) * below for above, below in pairwise(self.sizes))
 
@@ -101,17 +98,17 @@ class MLP(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="mlp"):
     def forward(self, population: Floating, inputs: Floating) -> Floating:
         """The raw outputs, (population, rows, outputs) in the dtype of `population` (float32 or float64).
 
-        `population` is (population, genes), `inputs` (rows, features). Raw means before the softmax. A candidate that
-        overflows gives infinities or NaN, without a warning; the losses bound them.
+        `population` is (population, parameters), `inputs` (rows, features). Raw means before the softmax. A candidate
+        that overflows gives infinities or NaN, without a warning; the losses bound them.
 
         Raises:
-            ValueError: the population has another number of genes than the model.
+            ValueError: the population has another number of parameters than the model.
         """
         return _forward(self.sizes, self.bias, self.hidden, population, inputs)
 
 
 class Linear(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="linear"):
-    """A linear model with bias. Genes: the weights (inputs, outputs) in C order, then the biases (outputs,).
+    """A linear model with bias. Parameters: the weights (inputs, outputs) in C order, then the biases (outputs,).
 
     Raises:
         BadConfiguration: `inputs` or `outputs` out of bounds; also while decoding.
@@ -122,10 +119,10 @@ class Linear(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="linea
 
     def __post_init__(self) -> None:
         _checked_sizes((self.inputs, self.outputs))
-        _check_gene_count(self.genes)
+        _check_parameter_count(self.num_parameters)
 
     @property
-    def genes(self) -> int:
+    def num_parameters(self) -> int:
         """How many weights and biases there are."""
         return (self.inputs + 1) * self.outputs
 
@@ -144,11 +141,11 @@ class Linear(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="linea
         return _forward((self.inputs, self.outputs), True, "relu", population, inputs)
 
 
-class Code(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="code"):
+class Code(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="code", rename={"num_parameters": "genes"}):
     """A model that only its own Python function can score; the function travels with each round of the run.
 
-    `genes` numbers are searched for, a row has `inputs` columns. The FILE.py of the task defines
-    `score(population, inputs, targets)`: from (population, genes), (rows, inputs) and (rows,), all float64, to the
+    `num_parameters` numbers are searched for, a row has `inputs` columns. The FILE.py of the task defines
+    `score(population, inputs, targets)`: from (population, parameters), (rows, inputs) and (rows,), all float64, to the
     losses (population,), summed over the rows and not negative, and how many rows each candidate gets right
     (population,). `sha256` is of the bytes that travel, empty in a FILE.py.
 
@@ -156,12 +153,15 @@ class Code(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="code"):
         BadConfiguration: a number out of bounds, or no SHA-256; also while decoding.
     """
 
-    genes: int
+    num_parameters: int  # "genes" on the wire and in model files
     inputs: int
     sha256: bytes = b""
 
     def __post_init__(self) -> None:
-        for field, value, largest in (("genes", self.genes, GENES_MAX), ("inputs", self.inputs, LAYER_UNITS_MAX)):
+        for field, value, largest in (
+            ("num_parameters", self.num_parameters, PARAMETERS_MAX),
+            ("inputs", self.inputs, LAYER_UNITS_MAX),
+        ):
             if type(value) is not int or not 1 <= value <= largest:
                 raise BadConfiguration(f"{field}: expected an integer from 1 to {largest}, got {value!r}")
         if len(self.sha256) not in (0, 32):
@@ -201,21 +201,21 @@ def squared_error(outputs: Floating, targets: Floats) -> Floats:
 
 @dataclass(frozen=True, eq=False)
 class TrainedModel:
-    """A model that one keeps: its shape, its genes (genes,) float64, and the name of the task it was trained for.
+    """A trained model: its shape, its parameters (num_parameters,) float64, and the name of its task.
 
     Raises:
-        BadConfiguration: the genes are not those of the model.
+        BadConfiguration: the parameters are not those of the model.
     """
 
     model: Model
-    genes: Floats
+    parameters: Floats
     task: str
 
     def __post_init__(self) -> None:
-        if self.genes.shape != (self.model.genes,) or self.genes.dtype != np.float64:
+        if self.parameters.shape != (self.model.num_parameters,) or self.parameters.dtype != np.float64:
             raise BadConfiguration(
-                f"expected {self.model.genes} genes of float64 for {self.model}, got {self.genes.dtype} "
-                f"of shape {self.genes.shape}: give the genes of one candidate"
+                f"expected {self.model.num_parameters} parameters of float64 for {self.model}, "
+                f"got {self.parameters.dtype} of shape {self.parameters.shape}: give the parameters of one candidate"
             )
 
     def predict(self, rows: npt.ArrayLike) -> Floats | Integers:
@@ -253,7 +253,7 @@ class TrainedModel:
         """The bytes of an .npz file for `load_model`: the same model gives the same bytes. No pickle is in it."""
         description = msgspec.json.encode(_Description(model=self.model, task=self.task)).decode()
         buffer = io.BytesIO()
-        np.savez(buffer, genes=self.genes.astype("<f8"), description=np.array(description, dtype="<U"))
+        np.savez(buffer, genes=self.parameters.astype("<f8"), description=np.array(description, dtype="<U"))
         return buffer.getvalue()
 
     def network(self) -> Network:
@@ -261,7 +261,7 @@ class TrainedModel:
         if isinstance(self.model, Code):
             raise BadConfiguration(
                 f"expected a model that fedmq can evaluate, got one that is code, of task {self.task}: "
-                "give its `genes` to a function of your own"
+                "give its `parameters` to a function of your own"
             )
         return self.model
 
@@ -276,12 +276,12 @@ class TrainedModel:
                 f"expected rows of {self.model.inputs} columns for task {self.task}, got shape {inputs.shape}: "
                 f"give a table of shape (rows, {self.model.inputs})"
             )
-        outputs: Floats = self.network().forward(self.genes[None, :], inputs)[0]
+        outputs: Floats = self.network().forward(self.parameters[None, :], inputs)[0]
         return outputs
 
 
 class _Description(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What stands beside the genes in a model file, as JSON."""
+    """What stands beside the parameters in a model file, as JSON."""
 
     format: Literal["fedmq-model-1"] = "fedmq-model-1"
     model: Model
@@ -316,10 +316,12 @@ def _read_model(data: bytes) -> TrainedModel:
         raise ValueError("not an .npz file")
     with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
         description = msgspec.json.decode(str(arrays["description"][()]), type=_Description)
-        genes = arrays["genes"]
-    if not all_finite(genes):
-        raise ValueError("genes that are not finite")
-    return TrainedModel(model=description.model, genes=genes.astype(np.float64, copy=False), task=description.task)
+        parameters = arrays["genes"]
+    if not all_finite(parameters):
+        raise ValueError("parameters that are not finite")
+    return TrainedModel(
+        model=description.model, parameters=parameters.astype(np.float64, copy=False), task=description.task
+    )
 
 
 def _forward(sizes: Sequence[int], bias: bool, hidden: Hidden, population: Floating, inputs: Floating) -> Floating:
@@ -395,6 +397,8 @@ def _check_choice(field: str, value: str, choices: tuple[str, ...]) -> None:
         raise BadConfiguration(f"{field}: expected one of {', '.join(choices)}, got {value!r}")
 
 
-def _check_gene_count(genes: int) -> None:
-    if genes > GENES_MAX:
-        raise BadConfiguration(f"expected a model of at most {GENES_MAX} genes, got {genes}: use smaller layers")
+def _check_parameter_count(parameters: int) -> None:
+    if parameters > PARAMETERS_MAX:
+        raise BadConfiguration(
+            f"expected a model of at most {PARAMETERS_MAX} parameters, got {parameters}: use smaller layers"
+        )

@@ -15,9 +15,9 @@ from fedmq.errors import RejectReason
 from fedmq.models.networks import Model
 from fedmq.protocol.messages import Seconds
 
-GENES_TOLD_MAX = 512  # a model of more weights is not told round by round; it is in the run's folder at the end
+BEST_PARAMETERS_MAX = 512  # a model of more weights is not told round by round; it is in the run's folder at the end
 
-Genes = Annotated[bytes, Meta(max_length=8 * GENES_TOLD_MAX)]  # (genes,) float64, little-endian
+Genes = Annotated[bytes, Meta(max_length=8 * BEST_PARAMETERS_MAX)]  # (genes,) float64, little-endian
 Figure = Annotated[float, Meta(ge=-1e300, le=1e300)]  # neither NaN nor infinity gets where it would be drawn
 Why = Literal["complete", "deadline"]  # a round was closed: all who were there had answered, or its time was over
 End = Literal["solved", "rounds", "stopped"]  # a run: its target is reached, its rounds are used up, by an operator

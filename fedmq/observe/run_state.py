@@ -15,7 +15,7 @@ from msgspec import Meta
 
 from fedmq.models.networks import Model
 from fedmq.observe import events
-from fedmq.observe.events import GENES_TOLD_MAX, Genes
+from fedmq.observe.events import BEST_PARAMETERS_MAX, Genes
 from fedmq.protocol.messages import At, Seconds
 from fedmq.tasks.task import TRAINERS_MAX
 
@@ -358,7 +358,7 @@ class RunState(msgspec.Struct):
 
 def drawable(model: Model) -> bool:
     """Whether a picture of what `model` says about two inputs can be drawn, round by round."""
-    return model.inputs == 2 and model.genes <= GENES_TOLD_MAX
+    return model.inputs == 2 and model.num_parameters <= BEST_PARAMETERS_MAX
 
 
 _UNREAD = (events.RoundPublished, events.ResultAccepted, events.BestChanged)  # too many; each has a place of its own

@@ -115,7 +115,7 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     def score(self, population: Floating, rows: Rows) -> Scores:
         """The summed loss and the number of correct rows of each candidate, on rows that came through `fit`.
 
-        `population` is (population, genes), float64 or float32. Correct is the class with the largest output; for
+        `population` is (population, parameters), float64 or float32. Correct is the class with the largest output; for
         values, an error under CORRECT_WITHIN. Works through blocks of rows, so that memory is bounded.
 
         Raises:

@@ -57,7 +57,7 @@ class Crowd:
         self._path, self._generator = folder / EVENTS, np.random.default_rng(1)
         self._at, self._round = time.time() - ROUNDS * 0.3, 0
         model = MLP([2, 8, 2], hidden="tanh")
-        self._genes = self._generator.normal(0, 1, model.genes)
+        self._genes = self._generator.normal(0, 1, model.num_parameters)
         with self._path.open("wb") as file:
             started = events.RunStarted(
                 run=RUN, term=1, round=1, task="crowd", strategy="evolution", seed=1, metric="accuracy",

@@ -117,7 +117,7 @@ def stock(case: Case) -> Callable[[], int]:
 def adapter(case: Case) -> Callable[[], int]:
     """The same with fedmq's adapter, its construction included."""
     generator = np.random.default_rng(1)
-    population = generator.uniform(-0.1, 0.1, (POPULATION, case.task.model.genes))
+    population = generator.uniform(-0.1, 0.1, (POPULATION, case.task.model.num_parameters))
 
     def run() -> int:
         evolve(

@@ -15,7 +15,7 @@ EXAMPLE = str(Path(__file__).parents[2] / "examples" / "own_score.py")
 def test_the_demo_runs_the_code_of_the_file_that_it_is_given(tmp_path: Path) -> None:
     done = run_fedmq("demo", "--task", EXAMPLE, "--seed", "1", "--out", "run", cwd=tmp_path, timeout_s=50.0)
     assert done.returncode == 0, done.stderr
-    assert "genes: " in done.stdout
+    assert "parameters: " in done.stdout
     assert report_of(tmp_path / "run")["solved"]
 
 

@@ -37,7 +37,7 @@ def test_the_sandbox_of_an_earlier_task_makes_room_for_that_of_the_next() -> Non
     answer, code = on_rows(ROWS, "bob", CodePolicy(allowed=True, signer=lambda _packet: "SHA256:key")), packed(good)
     before = set(psutil.Process().children())
     for genes in (2, 3):
-        model = Code(genes=genes, inputs=2, sha256=sha256(code).digest())
+        model = Code(num_parameters=genes, inputs=2, sha256=sha256(code).digest())
         task = Task(name="mine", model=model, loss="own", metric="loss", target=0.0)
         message = Round(run="run", term=1, round=1, seed=1, deadline_s=1.0, task=task, work=Evolve(elites=0))
         arrays = {"ids": np.arange(1), "pool": np.zeros((1, genes)), "code": np.frombuffer(code, np.uint8)}

@@ -39,7 +39,7 @@ def test_the_same_with_all_services_and_the_default_limits(attack: str) -> None:
     model = federation.train()
     assert federation.finished
     assert model is not None
-    assert is_right(XOR, model.genes)
+    assert is_right(XOR, model.parameters)
     refused = [event for event in federation.events if isinstance(event, events.ResultRejected)]
     assert {event.reason for event in refused} == ({"not-finite"} if attack == "NaN" else set())
 
@@ -49,7 +49,7 @@ def test_a_trainer_that_claims_more_rows_than_it_may_is_refused() -> None:
     federation = Federation(XOR, find_strategy("evolution"), rows, limits=limits, learn=learning("greedy"))
     model = federation.train()
     assert model is not None
-    assert is_right(XOR, model.genes)
+    assert is_right(XOR, model.parameters)
     refused = [event for event in federation.events if isinstance(event, events.ResultRejected)]
     assert {(event.trainer, event.detail) for event in refused} == {(LIAR, "expected at most 2 rows, got 100")}
     accepted = [event for event in federation.events if isinstance(event, events.ResultAccepted)]

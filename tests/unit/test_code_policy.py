@@ -31,7 +31,7 @@ from fedmq.trainer.session import Session
 CODE = b"bytes that nobody reads here"
 TASK = Task(
     name="mine",
-    model=Code(genes=2, inputs=3, sha256=sha256(CODE).digest()),
+    model=Code(num_parameters=2, inputs=3, sha256=sha256(CODE).digest()),
     loss="own",
     metric="loss",
     target=0.0,
@@ -104,7 +104,7 @@ def test_ones_own_copy_is_used_in_place_of_what_travels() -> None:
     assert policy.code(round_of()) == b"own"
     for changes in (
         {"name": "other"},
-        {"model": replace(TASK.model, genes=3)},
+        {"model": replace(TASK.model, num_parameters=3)},
         {"model": replace(TASK.model, inputs=4)},
     ):
         with pytest.raises(CodeRefused):
@@ -206,7 +206,7 @@ import numpy as np
 from fedmq import Code, Task
 import steps_beside
 
-task = Task(name="mine", model=Code(genes=2, inputs=3), loss="own", metric="loss", target=0.0)
+task = Task(name="mine", model=Code(num_parameters=2, inputs=3), loss="own", metric="loss", target=0.0)
 FACTOR = 3.0
 
 
@@ -235,7 +235,7 @@ def test_the_score_of_a_file_travels_by_value_with_the_modules_beside_it(tmp_pat
 
 def test_tasks_that_are_data_ship_no_code(tmp_path: Path) -> None:
     assert ship("xor") == Shipped(find_task("xor"), None)
-    data = FILE.replace("Code(genes=2, inputs=3)", "Linear(3)").replace('"own"', '"squared-error"')
+    data = FILE.replace("Code(num_parameters=2, inputs=3)", "Linear(3)").replace('"own"', '"squared-error"')
     assert ship(written(tmp_path, data.replace("import Code", "import Linear"))).code is None
 
 
@@ -246,7 +246,7 @@ def test_tasks_that_are_data_ship_no_code(tmp_path: Path) -> None:
         (FILE.replace("FACTOR = 3.0", "FACTOR = (x for x in [])"), r"expected a score\(\) that can be packed, got "),
         (FILE.replace("FACTOR = 3.0", "FACTOR = np.random.default_rng(1).random(200_000)"), "at most 1048576 bytes"),
         (FILE.replace('"own"', '"squared-error"'), 'expected "own" for a Code model'),
-        (FILE.replace("genes=2", "genes=0"), "genes: expected an integer from 1"),
+        (FILE.replace("num_parameters=2", "num_parameters=0"), "num_parameters: expected an integer from 1"),
         (FILE.replace("inputs=3", "inputs='3'"), "inputs: expected an integer from 1"),
         (FILE.replace("inputs=3", "inputs=3, sha256=b'1'"), "sha256: expected 32 bytes, got 1"),
     ],

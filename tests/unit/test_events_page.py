@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from fedmq.observe.event_log import LOG_BYTES_MAX, take_line
-from fedmq.observe.events import GENES_TOLD_MAX, AnyEvent, Best
+from fedmq.observe.events import BEST_PARAMETERS_MAX, AnyEvent, Best
 from fedmq.observe.run_state import STALLED_S, RunState
 
 PAGE = (Path(__file__).parents[2] / "docs" / "events.md").read_text(encoding="utf-8")
@@ -43,5 +43,5 @@ def test_the_fields_of_the_figures_are_explained() -> None:
 
 def test_the_limits_are_those_of_the_code() -> None:
     assert f"beyond {LOG_BYTES_MAX >> 20} MiB" in PAGE
-    assert f"at most {GENES_TOLD_MAX} weights" in PAGE
+    assert f"at most {BEST_PARAMETERS_MAX} weights" in PAGE
     assert f"for {STALLED_S:.0f} s" in SECTIONS["stalled"]

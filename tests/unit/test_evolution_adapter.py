@@ -180,7 +180,7 @@ def test_sizes_that_cannot_be_are_one_clear_line(size: int, elites: int, parents
 
 
 def trained(model: MLP | Linear, seed: int) -> TrainedModel:
-    return TrainedModel(model, np.random.default_rng(seed).normal(0, 1, model.genes), "test")
+    return TrainedModel(model, np.random.default_rng(seed).normal(0, 1, model.num_parameters), "test")
 
 
 def inputs_for(model: MLP | Linear, seed: int, *, ones: bool) -> Floats:

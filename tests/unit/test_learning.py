@@ -23,7 +23,7 @@ def never() -> bool:
 
 
 def pool(size: int = 100, seed: int = 1) -> dict[str, npt.NDArray[Any]]:
-    genes = np.random.default_rng(seed).uniform(-2, 2, (size, XOR.model.genes))
+    genes = np.random.default_rng(seed).uniform(-2, 2, (size, XOR.model.num_parameters))
     return {"ids": np.arange(size), "pool": genes}
 
 
@@ -42,7 +42,7 @@ def test_the_whole_pool_is_scored_on_the_own_rows() -> None:
 def test_the_elites_are_new_and_best_first() -> None:
     arrays = pool()
     found = evolved(Evolve(elites=10, proposals=3), arrays)
-    assert found["elites"].shape == (3, XOR.model.genes)
+    assert found["elites"].shape == (3, XOR.model.num_parameters)
     assert not {elite.tobytes() for elite in found["elites"]} & {one.tobytes() for one in arrays["pool"]}
     losses = XOR.score(found["elites"], XOR_ROWS).losses
     assert (np.diff(losses) >= 0).all()
@@ -59,7 +59,7 @@ def test_the_arrays_have_the_dtypes_of_the_protocol() -> None:
 
 @pytest.mark.parametrize("work", [Evolve(elites=10, generations=0), Evolve(elites=10, proposals=0)])
 def test_without_generations_or_proposals_it_only_scores(work: Evolve) -> None:
-    assert evolved(work, pool())["elites"].shape == (0, XOR.model.genes)
+    assert evolved(work, pool())["elites"].shape == (0, XOR.model.num_parameters)
 
 
 def test_a_pool_of_one_is_scored() -> None:

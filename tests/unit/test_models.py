@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 
 from fedmq.errors import BadConfiguration, BadData
 from fedmq.models.networks import (
-    GENES_MAX,
     LAYER_UNITS_MAX,
     MLP,
+    PARAMETERS_MAX,
     ROW_CROSS_ENTROPY_MAX,
     ROW_SQUARED_ERROR_MAX,
     Floats,
@@ -34,8 +34,8 @@ from fedmq.models.networks import (
     squared_error,
 )
 
-XOR_GENES = np.array([1, -1, 0, 0, -1, 1, 0, 0, 0, 0, 0, 0, 0, 9, 0, 9, 0, 0, 0, 0, 4, 0], dtype=np.float64)
-XOR = TrainedModel(model=MLP((2, 4, 2)), genes=XOR_GENES, task="xor")
+XOR_PARAMETERS = np.array([1, -1, 0, 0, -1, 1, 0, 0, 0, 0, 0, 0, 0, 9, 0, 9, 0, 0, 0, 0, 4, 0], dtype=np.float64)
+XOR = TrainedModel(model=MLP((2, 4, 2)), parameters=XOR_PARAMETERS, task="xor")
 ACTIVATIONS: dict[str, Callable[[Floats], Floats]] = {
     "relu": lambda values: np.maximum(values, 0),
     "tanh": np.tanh,
@@ -53,7 +53,7 @@ def forward_one_by_one(model: MLP, candidate: Floats, row: Floats) -> Floats:
         if model.bias:
             values = values + candidate[start : start + below]
             start += below
-    assert start == model.genes
+    assert start == model.num_parameters
     return values
 
 
@@ -71,7 +71,7 @@ def test_a_population_is_evaluated_as_each_candidate_on_each_row(
 ) -> None:
     generator = np.random.default_rng(3)
     model = MLP(sizes, hidden=hidden, bias=bias)
-    population, rows = generator.normal(size=(7, model.genes)), generator.normal(size=(6, sizes[0]))
+    population, rows = generator.normal(size=(7, model.num_parameters)), generator.normal(size=(6, sizes[0]))
     expected = [[forward_one_by_one(model, candidate, row) for row in rows] for candidate in population]
     np.testing.assert_allclose(model.forward(population, rows), expected, atol=1e-12)
 
@@ -80,7 +80,7 @@ def test_a_population_is_evaluated_as_each_candidate_on_each_row(
 def test_without_biases_and_output_activation_the_outputs_are_those_of_pygad(hidden: Any) -> None:
     generator = np.random.default_rng(4)
     model = MLP((3, 5, 2), hidden=hidden, output="identity", bias=False)
-    rows, genes = generator.normal(size=(9, 3)), generator.normal(size=model.genes)
+    rows, genes = generator.normal(size=(9, 3)), generator.normal(size=model.num_parameters)
     hidden_layer = pygad.nn.DenseLayer(5, pygad.nn.InputLayer(3), hidden)
     last_layer = pygad.nn.DenseLayer(2, hidden_layer, "None")
     # Not by layers_weights_as_matrix, which turns the vector of each layer round.
@@ -88,7 +88,7 @@ def test_without_biases_and_output_activation_the_outputs_are_those_of_pygad(hid
     values = pygad.nn.predict(last_layer, rows, problem_type="regression")
     classes = pygad.nn.predict(last_layer, rows, problem_type="classification")
     np.testing.assert_allclose(model.forward(genes[None], rows)[0], np.reshape(values, (9, 2)), atol=1e-12)
-    kept = TrainedModel(model=MLP((3, 5, 2), hidden=hidden, bias=False), genes=genes, task="compared")
+    kept = TrainedModel(model=MLP((3, 5, 2), hidden=hidden, bias=False), parameters=genes, task="compared")
     np.testing.assert_array_equal(kept.predict(rows), classes)
 
 
@@ -100,7 +100,7 @@ def test_a_linear_model_is_weights_then_biases() -> None:
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("model", [MLP((4, 8, 2), hidden="sigmoid"), Linear(4)])
 def test_the_dtype_of_the_population_is_kept_and_nothing_passed_in_is_changed(model: Model, dtype: Any) -> None:
-    population, rows = np.ones((3, model.genes), dtype=dtype), np.ones((2, 4))
+    population, rows = np.ones((3, model.num_parameters), dtype=dtype), np.ones((2, 4))
     assert model.forward(population, rows).dtype == dtype
     assert (population == 1).all()
     assert (rows == 1).all()
@@ -115,8 +115,8 @@ def test_a_list_of_sizes_becomes_a_tuple() -> None:
     model = MLP([2, 4, 2], hidden="relu", output="softmax")
     assert model == MLP((2, 4, 2))
     assert hash(model) == hash(MLP((2, 4, 2)))
-    assert (model.genes, model.inputs, model.outputs) == (22, 2, 2)
-    assert MLP([2, 4, 2], bias=False).genes == 16
+    assert (model.num_parameters, model.inputs, model.outputs) == (22, 2, 2)
+    assert MLP([2, 4, 2], bias=False).num_parameters == 16
 
 
 @pytest.mark.parametrize("model", [MLP((4, 8, 2), hidden="tanh", bias=False), Linear(3, 2)])
@@ -148,7 +148,7 @@ def test_sizes_out_of_bounds_are_refused_also_when_they_come_from_the_network(si
 
 
 @pytest.mark.parametrize(
-    ("inputs", "outputs"), [(0, 1), (1, 0), (LAYER_UNITS_MAX + 1, 1), (LAYER_UNITS_MAX, GENES_MAX)]
+    ("inputs", "outputs"), [(0, 1), (1, 0), (LAYER_UNITS_MAX + 1, 1), (LAYER_UNITS_MAX, PARAMETERS_MAX)]
 )
 def test_a_linear_model_has_the_same_bounds(inputs: int, outputs: int) -> None:
     with pytest.raises(BadConfiguration, match="expected"):
@@ -203,9 +203,9 @@ def test_a_classifier_predicts_classes_and_their_probabilities() -> None:
 
 
 def test_a_linear_model_predicts_values() -> None:
-    one = TrainedModel(model=Linear(2), genes=np.array([1.5, 0.5, -0.25]), task="linear")
+    one = TrainedModel(model=Linear(2), parameters=np.array([1.5, 0.5, -0.25]), task="linear")
     np.testing.assert_allclose(one.predict([[1, 1], [0, 0]]), [1.75, -0.25])
-    two = TrainedModel(model=Linear(1, 2), genes=np.array([1.0, 2.0, 0.0, 0.5]), task="two")
+    two = TrainedModel(model=Linear(1, 2), parameters=np.array([1.0, 2.0, 0.0, 0.5]), task="two")
     np.testing.assert_allclose(two.predict([[3]]), [[3.0, 6.5]])
     with pytest.raises(BadConfiguration, match="has no probabilities: use predict"):
         one.probabilities([[1, 1]])
@@ -219,20 +219,20 @@ def test_rows_with_another_number_of_columns_are_refused_in_one_line(rows: Any) 
 
 
 def test_genes_of_another_model_are_refused() -> None:
-    with pytest.raises(BadConfiguration, match="expected 22 genes"):
-        TrainedModel(model=MLP((2, 4, 2)), genes=np.zeros(21), task="xor")
+    with pytest.raises(BadConfiguration, match="expected 22 parameters"):
+        TrainedModel(model=MLP((2, 4, 2)), parameters=np.zeros(21), task="xor")
 
 
 def test_a_model_survives_its_file(tmp_path: Path) -> None:
     read = load_model(model_file(tmp_path, XOR.to_bytes()))
     assert (read.model, read.task) == (XOR.model, "xor")
-    assert read.genes.tobytes() == XOR.genes.tobytes()
+    assert read.parameters.tobytes() == XOR.parameters.tobytes()
 
 
 def test_the_same_model_has_the_same_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     first = XOR.to_bytes()
     monkeypatch.setattr("time.time", lambda: 2_000_000_000.0)
-    again = TrainedModel(model=MLP([2, 4, 2]), genes=np.ascontiguousarray(XOR.genes[::-1])[::-1], task="xor")
+    again = TrainedModel(model=MLP([2, 4, 2]), parameters=np.ascontiguousarray(XOR.parameters[::-1])[::-1], task="xor")
     assert again.to_bytes() == first
 
 
@@ -253,7 +253,7 @@ def array_file(**arrays: Any) -> bytes:
         array_file(genes=np.zeros(22)),
         array_file(genes=np.zeros(22), description=np.array("{}")),
         array_file(genes=np.array([{}], dtype=object), description=np.array("{}")),
-        TrainedModel(model=MLP((2, 4, 2)), genes=np.full(22, np.nan), task="xor").to_bytes(),
+        TrainedModel(model=MLP((2, 4, 2)), parameters=np.full(22, np.nan), task="xor").to_bytes(),
     ],
     ids=["empty", "stub", "text", "pickle", "cut", "no description", "empty description", "objects", "not finite"],
 )
@@ -279,4 +279,4 @@ def test_a_damaged_byte_gives_the_model_or_a_refusal_and_nothing_else(
         read = load_model(model_file(tmp_path_factory.getbasetemp(), bytes(data)))
     except BadConfiguration:
         return
-    assert read.genes.tobytes() == XOR.genes.tobytes()
+    assert read.parameters.tobytes() == XOR.parameters.tobytes()

@@ -38,7 +38,7 @@ def started(term: int = 1) -> events.RunStarted:
 
 def a_round(number: int) -> list[events.AnyEvent]:
     """Everything of one round of two trainers."""
-    genes = np.arange(MODEL.genes, dtype="<f8").tobytes()
+    genes = np.arange(MODEL.num_parameters, dtype="<f8").tobytes()
     return [
         events.RoundPublished(round=number, invited=2),
         *(
@@ -211,5 +211,5 @@ def test_what_ended_a_run_is_said() -> None:
 def test_a_model_is_named_and_whether_it_can_be_drawn() -> None:
     view = told(started())
     assert (head_of(view, HERE, 0.0)["model"], head_of(view, HERE, 0.0)["drawable"]) == ("MLP 2-4-2 relu", True)
-    view.model = Code(genes=5, inputs=3)
-    assert (head_of(view, HERE, 0.0)["model"], head_of(view, HERE, 0.0)["drawable"]) == ("code, 5 genes", False)
+    view.model = Code(num_parameters=5, inputs=3)
+    assert (head_of(view, HERE, 0.0)["model"], head_of(view, HERE, 0.0)["drawable"]) == ("code, 5 parameters", False)

@@ -26,7 +26,7 @@ PNG = b"\x89PNG\r\n"
 
 
 def genes(model: Model, seed: int) -> bytes:
-    return np.random.default_rng(seed).normal(size=model.genes).astype("<f8").tobytes()
+    return np.random.default_rng(seed).normal(size=model.num_parameters).astype("<f8").tobytes()
 
 
 def write_run(folder: Path, *, rounds: int = 5, model: Model = XOR, seed: int = 1, metric: str = "accuracy") -> Path:
@@ -139,7 +139,7 @@ def test_the_surface_is_that_of_the_round_that_is_asked_for(tmp_path: Path) -> N
     assert "Best model after round 3" in texts(three)
 
 
-@pytest.mark.parametrize("model", [MLP([4, 3, 2]), Code(genes=3, inputs=2)])
+@pytest.mark.parametrize("model", [MLP([4, 3, 2]), Code(num_parameters=3, inputs=2)])
 def test_a_model_of_which_no_surface_can_be_drawn_is_plotted_without(model: Model, tmp_path: Path) -> None:
     folder = write_run(tmp_path / "one", model=model)
     assert not any("Best model" in text for text in texts(plotted(folder)))
@@ -157,7 +157,7 @@ def test_the_surface_of_a_model_that_is_too_large_to_be_told_is_that_of_its_file
     folder = write_run(tmp_path / "one", model=MLP([3, 2]))
     text = (folder / EVENTS).read_text().replace('"sizes":[3,2]', '"sizes":[2,200,2]')
     (folder / EVENTS).write_text(text)
-    (folder / "model.npz").write_bytes(TrainedModel(model, np.zeros(model.genes), "xor").to_bytes())
+    (folder / "model.npz").write_bytes(TrainedModel(model, np.zeros(model.num_parameters), "xor").to_bytes())
     assert "Best model after round 5" in texts(plotted(folder))
 
 

@@ -44,7 +44,7 @@ def test_a_cap_on_evaluations_is_a_cap_on_labels_that_are_pointed_at(most: int |
 
 def test_a_round_that_would_go_beyond_the_cap_is_not_answered_at_all() -> None:
     victim = Victim(make_rows(30, 0), 16, 99)
-    assert victim.score(np.zeros((100, NAMES["TASK"].model.genes))) is None
+    assert victim.score(np.zeros((100, NAMES["TASK"].model.num_parameters))) is None
 
 
 def test_the_figures_on_the_page_are_those_of_the_script() -> None:

@@ -126,7 +126,7 @@ def test_a_run_in_which_nothing_was_scored_has_no_model(tmp_path: Path) -> None:
 
 def test_the_model_loads_and_is_the_one_that_stood(folder: Path) -> None:
     model = load_model(folder / MODEL)
-    assert model.genes.tobytes() == STANDING.genes.tobytes()
+    assert model.parameters.tobytes() == STANDING.genes.tobytes()
     assert (model.task, model.predict([[0.0, 1.0]]).shape) == ("xor", (1,))
 
 

@@ -161,7 +161,7 @@ def test_a_run_is_replayed_by_the_rule_it_was_begun_with(tmp_path: Any) -> None:
     plain = Federation(LINEAR, find_strategy("fedsgd"), rows, limits=limits).train()
     assert model is not None
     assert plain is not None
-    assert model.genes.tobytes() != plain.genes.tobytes()
+    assert model.parameters.tobytes() != plain.parameters.tobytes()
     assert replay_run(tmp_path).model_sha256 == hashlib.sha256(model.to_bytes()).hexdigest()
 
 

@@ -139,7 +139,7 @@ def test_summed_scores_of_the_parts_are_the_scores_of_the_whole() -> None:
 
 def test_a_candidate_that_overflows_still_has_a_finite_loss() -> None:
     for task in (XOR, LINEAR, find_task("parity4")):
-        population = np.full((2, task.model.genes), 1e300)
+        population = np.full((2, task.model.num_parameters), 1e300)
         population[1] *= -1
         rows = task_rows(task.name, 1, 1)
         scores = task.score(population, Rows(rows.inputs * 1e300, rows.targets))
@@ -241,7 +241,7 @@ def test_search_settings_are_bounded(settings: dict[str, Any]) -> None:
 def test_an_absurd_task_from_the_network_is_refused_while_it_is_decoded() -> None:
     plain = msgspec.to_builtins(XOR)
     plain["model"]["sizes"] = [65_536, 65_536, 2]
-    with pytest.raises(BadConfiguration, match="at most 10000000 genes"):
+    with pytest.raises(BadConfiguration, match="at most 10000000 parameters"):
         msgspec.msgpack.decode(msgspec.msgpack.encode(plain), type=Task)
 
 

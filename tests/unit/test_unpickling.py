@@ -162,14 +162,18 @@ def refused(function: Callable[..., object], *arguments: Any) -> None:
         function(*arguments)
 
 
-TASK = Task(name="mine", model=Code(genes=2, inputs=2), loss="own", metric="loss", target=0.0)
+TASK = Task(name="mine", model=Code(num_parameters=2, inputs=2), loss="own", metric="loss", target=0.0)
 
 
 def code_round(code: bytes, task: Task = TASK, *, name: bytes | None = None) -> Any:
     if isinstance(task.model, Code):
         task = replace(task, model=replace(task.model, sha256=sha256(code).digest() if name is None else name))
     message = Round(run="run", term=1, round=1, seed=1, deadline_s=1.0, task=task, work=Evolve(elites=0))
-    arrays = {"ids": np.arange(1), "pool": np.zeros((1, task.model.genes)), "code": np.frombuffer(code, np.uint8)}
+    arrays = {
+        "ids": np.arange(1),
+        "pool": np.zeros((1, task.model.num_parameters)),
+        "code": np.frombuffer(code, np.uint8),
+    }
     return decode(encode("round/run", message, arrays))
 
 

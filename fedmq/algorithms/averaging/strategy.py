@@ -101,9 +101,9 @@ class FedAvg:
 
     def init(self, task: Task, seed: int) -> AveragingState:
         """A model of zeros for the gradient learner, a small random one for evolution."""
-        genes = np.zeros(task.model.genes)
+        genes = np.zeros(task.model.num_parameters)
         if isinstance(self.learner, EvolutionLearner):
-            genes = derive_rng(seed, "averaging").normal(0.0, INITIAL_SPREAD, task.model.genes)
+            genes = derive_rng(seed, "averaging").normal(0.0, INITIAL_SPREAD, task.model.num_parameters)
         elif not isinstance(task.model, Linear):
             raise BadConfiguration(
                 f"strategy: expected a task with a linear model for {self.name}, got {task.name}: "
@@ -123,7 +123,7 @@ class FedAvg:
         check_arrays(
             update.arrays,
             {
-                "model": ((state.task.model.genes,), np.float64),
+                "model": ((state.task.model.num_parameters,), np.float64),
                 "losses": ((1,), np.float64),
                 "correct": ((1,), np.int64),
             },

@@ -216,7 +216,7 @@ def as_pygad_network(trained: TrainedModel) -> pygad.nn.DenseLayer:
 
 def _layer_weights(trained: TrainedModel) -> list[npt.NDArray[np.float64]]:
     """The weights of each layer, `(inputs, outputs)`, biases folded into one constant unit more per layer."""
-    model, genes, start = trained.network(), trained.genes, 0
+    model, genes, start = trained.network(), trained.parameters, 0
     sizes = (model.inputs, model.outputs) if isinstance(model, Linear) else model.sizes
     bias = isinstance(model, Linear) or model.bias
     one = 1.0 if isinstance(model, Linear) or model.hidden == "relu" else _SATURATION

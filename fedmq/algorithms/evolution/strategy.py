@@ -78,7 +78,7 @@ class Evolution:
     def init(self, task: Task, seed: int) -> EvolutionState:
         """A pool of random candidates."""
         ids = np.arange(task.search.population)
-        genes = fresh(len(ids), task.model.genes, task.search.initial, derive_rng(seed, "evolution", 0))
+        genes = fresh(len(ids), task.model.num_parameters, task.search.initial, derive_rng(seed, "evolution", 0))
         return EvolutionState(task, seed, 1, Archive.of(ids, genes), {1: ids}, elites=0, next_id=len(ids))
 
     def ask(self, state: EvolutionState) -> Plan:
@@ -104,7 +104,7 @@ class Evolution:
             {
                 "losses": ((size,), np.float64),
                 "correct": ((size,), np.int64),
-                "elites": ((-1, state.task.model.genes), np.float64),
+                "elites": ((-1, state.task.model.num_parameters), np.float64),
             },
         )
         check_scores(update)
@@ -153,7 +153,7 @@ def _restarted(state: EvolutionState, deployed: int, members: Collection[str]) -
     """A pool of random candidates once more: the search stood still. The best one stays, but takes no part in it."""
     archive = state.archive.reduced(np.array([deployed]), members)
     search, generator = state.task.search, derive_rng(state.seed, "evolution", state.round)
-    genes = fresh(search.population, state.task.model.genes, search.initial, generator)
+    genes = fresh(search.population, state.task.model.num_parameters, search.initial, generator)
     champion = int(state.archive.ids[deployed])
     return _with_new(replace(state, archive=archive, champion=champion, progress=Progress()), np.arange(0), genes)
 
@@ -175,7 +175,9 @@ def _bred(
     newcomers = np.concatenate(
         [
             _proposals(updates, search.population // PROPOSALS_SHARE, parents, 10.0 ** search.mutation[1], generator),
-            fresh(int(search.immigrants * search.population), state.task.model.genes, search.initial, generator),
+            fresh(
+                int(search.immigrants * search.population), state.task.model.num_parameters, search.initial, generator
+            ),
         ]
     )[: search.population - len(elites)]
     children = crossover(parents, search.population - len(elites) - len(newcomers), generator)
