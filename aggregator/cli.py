@@ -233,7 +233,7 @@ def _serve(
         service = Aggregator(
             link, store, strategy, limits, clock=clock, watch=watch, broker=broker, signing=signing, view=view
         )
-        with exposed(metrics_at, measure(service, view, tally, clock), lambda: service.connection.lacks) as pulse:
+        with exposed(metrics_at, measure(service, view, tally, clock), lambda: service.connection.problem) as pulse:
             serve(service, link, clock, pulse=pulse)
     finally:
         progress.close()

@@ -143,4 +143,4 @@ def _put_evaluation(metrics: Metrics, service: Aggregator, view: RunState, clock
         "When a round opened or closed, or a result came; seconds since 1970.",
         lambda: view.progress_at,
     )
-    gauge("fedmq_aggregator_broker_connected", "Whether the broker is there.", lambda: service.connection.there)
+    gauge("fedmq_aggregator_broker_connected", "Whether the broker is there.", lambda: service.connection.is_up)

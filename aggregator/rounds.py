@@ -43,7 +43,7 @@ from fedmq.protocol import topics
 from fedmq.protocol.codec import Packet, describe, digest_of
 from fedmq.protocol.messages import Control, FromTrainer, Goodbye, Hello, Presence, Result
 from fedmq.runs.updates import as_update
-from fedmq.runtime.deadlines import earliest
+from fedmq.runtime.clock import earliest
 from fedmq.tasks.task import Task
 
 

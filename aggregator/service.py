@@ -40,8 +40,7 @@ from fedmq.runs.checkpoint import dump
 from fedmq.runs.replay import Replayed, replay
 from fedmq.runs.store import Close, Description, Store, StoredResult
 from fedmq.runtime.broker_connection import BrokerConnection
-from fedmq.runtime.clock import Clock
-from fedmq.runtime.deadlines import earliest
+from fedmq.runtime.clock import Clock, earliest
 from fedmq.security.signing import NoSigning, Signing
 from fedmq.transport.address import DEFAULT_ADDRESS
 from fedmq.transport.link import Delivered, Link, LinkEvent, LinkRefused, LinkUp
@@ -133,7 +132,7 @@ class Aggregator:
         """See `loop.Service`."""
         if self.rounds.phase is Phase.FINISHED:
             return self._farewell_by
-        told = None if self._bulletin is None or not self.connection.there else self._bulletin.wake_at
+        told = None if self._bulletin is None or not self.connection.is_up else self._bulletin.wake_at
         return earliest(self.connection.wake_at, self.rounds.wake_at, told)
 
     @property
@@ -142,7 +141,7 @@ class Aggregator:
         rounds, present = self.rounds, len(self.rounds.roster.present)
         needed = rounds.settings.min_trainers
         people = f"{present} trainers" if present >= needed else f"waiting for trainers ({present} of {needed})"
-        if not self.connection.there:
+        if not self.connection.is_up:
             people = "the broker is not there"
         best = "" if self._best is None else f", best {self._best.value:.4g}"
         return f"{'paused, ' if rounds.paused else ''}round {rounds.round}, {people}{best}"
@@ -249,7 +248,7 @@ class Aggregator:
 
     def _send_bulletin(self) -> None:
         """To those who watch through the broker; all there is to tell, if nothing else will be."""
-        if self._bulletin is not None and self.connection.there:
+        if self._bulletin is not None and self.connection.is_up:
             for outgoing in self._bulletin.due(self._clock.now(), last=self.done):
                 self._link.send(encode(*outgoing, sign=self._signing.sign))
 

@@ -86,7 +86,7 @@ class KeyAccessControl:
         self.refused = dict.fromkeys(REFUSALS, 0)
         self._accounts: dict[bytes, Account] = {}  # only of those who are let in: bounded as members and tokens are
 
-    def admits(self, port: Port, key: bytes) -> bool:
+    def allows(self, port: Port, key: bytes) -> bool:
         """See `network.Gate`."""
         guest = self._guest(port, key)
         if guest is None:

@@ -36,7 +36,7 @@ FOR_OBSERVERS = (topics.EVENTS, topics.SNAPSHOTS)
 _NAME = re.compile(NAME_PATTERN)
 
 
-class Admit(NamedTuple):
+class Allow(NamedTuple):
     """Give the subscriber of this event the topic."""
 
     topic: str
@@ -54,11 +54,11 @@ class Deliver(NamedTuple):
     frames: Frames
 
 
-class Cut(NamedTuple):
+class Disconnect(NamedTuple):
     """End the connection of this event."""
 
 
-Effect = Admit | Publish | Deliver | Cut
+Effect = Allow | Publish | Deliver | Disconnect
 
 
 class Routing:
@@ -118,9 +118,9 @@ class Routing:
         if topic != topics.inbox_of(trainer) or not _NAME.match(trainer) or len(self.inboxes) >= INBOXES_MAX:
             return
         if sender is not None and sender != trainer:
-            yield Cut()
+            yield Disconnect()
             return
-        yield Admit(topic)
+        yield Allow(topic)
         self.inboxes[trainer] = self.inboxes.get(trainer, 0) + 1
         for frames in self.newest.values():
             yield Publish([topic.encode(), *frames[1:]])
@@ -129,13 +129,13 @@ class Routing:
 
     def _subscribed_prefix(self, topic: str, sender: str | None) -> Iterator[Effect]:
         if topic.startswith((topics.ROUNDS, topics.BEACONS)):
-            yield Admit(topic)
+            yield Allow(topic)
         elif sender:  # a trainer, that has shown who it is
             return
         elif topic.startswith(FOR_OBSERVERS):
-            yield Admit(topic)
+            yield Allow(topic)
         elif topic == topics.watch_of(topic.removeprefix(topics.WATCH).removesuffix("/")):
-            yield Admit(topic)
+            yield Allow(topic)
             for frames in self.snapshots.values():
                 yield Publish([topic.encode(), *frames[1:]])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import assert_never
 
 from fedmq.broker.access_control import KeyAccessControl
-from fedmq.broker.routing import Admit, Cut, Deliver, Effect, Publish, Routing
+from fedmq.broker.routing import Allow, Deliver, Disconnect, Effect, Publish, Routing
 from fedmq.security.admission import Enrolment
 from fedmq.transport.link import EnrolmentRequest, Hub
 
@@ -27,7 +27,7 @@ class Broker:
         return f"{len(self.routing.inboxes)} trainers, {len(self.routing.newest)} runs, {self.taken} messages"
 
     def step(self) -> None:
-        """See `loop.Service`. An event's effects are done before the next is taken, as `Hub.admit` needs it."""
+        """See `loop.Service`. An event's effects are done before the next is taken, as `Hub.allow` needs it."""
         if self._access is not None and self._access.refresh():
             self._hub.drop_connections()  # what a revoked one has subscribed to ends with its connection alone
         for traffic in self._hub.receive():
@@ -47,10 +47,10 @@ class Broker:
             self._hub.publish(effect.frames)
         elif isinstance(effect, Deliver):
             self._hub.deliver(effect.frames)
-        elif isinstance(effect, Admit):
-            self._hub.admit(effect.topic)
-        elif isinstance(effect, Cut):
-            self._hub.cut()
+        elif isinstance(effect, Allow):
+            self._hub.allow(effect.topic)
+        elif isinstance(effect, Disconnect):
+            self._hub.disconnect()
         else:
             assert_never(effect)
 

@@ -53,12 +53,12 @@ def watch(
     from fedmq.dashboard.run_folder_follower import Looks, RunFolderFollower
     from fedmq.dashboard.terminal_output import show_for
     from fedmq.runtime.clock import SystemClock
-    from fedmq.runtime.loop import Waiting, serve
+    from fedmq.runtime.loop import Waitable, serve
 
     clock = SystemClock()
     once = once or not (as_json or sys.stdout.isatty())
     source: Source
-    link: Waiting
+    link: Waitable
     close: Callable[[], None]
     look_s = LOOK_S
     if run is not None and ("/" in run or Path(run).is_dir()):  # no name has a slash

@@ -13,7 +13,7 @@ from fedmq import Rows, find_task
 from fedmq.aggregator.service import Limits
 from fedmq.algorithms.averaging.strategy import FedAvg
 from fedmq.protocol.messages import GradientLearner
-from fedmq.simulation.federation import Federation
+from fedmq.simulation import Federation
 
 BOB = Rows(np.array([[1.0, 1.0], [0.0, 1.0]]), np.array([2.0, 0.0]))
 ALICE = Rows(np.array([[1.0, 0.0], [0.0, 0.0]]), np.array([1.0, 0.0]))

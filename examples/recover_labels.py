@@ -23,7 +23,7 @@ from fedmq.runs.updates import as_update
 from fedmq.runtime.clock import SystemClock
 from fedmq.trainer.budget import Budget
 from fedmq.trainer.round_handler import on_rows
-from fedmq.trainer.session import Connected, Heard, Outgoing, Session, Worked
+from fedmq.trainer.session import BrokerConnected, MessageReceived, Outgoing, Session, WorkDone
 from fedmq.trainer.worker import perform
 
 FEATURES, HIDDEN = 6, 12
@@ -41,7 +41,7 @@ class Victim:
         self.session = Session(
             "victim", len(rows.inputs), "", np.random.default_rng(0), fraction_bits=bits, budget=Budget(most)
         )
-        self.session.step(Connected(), 0.0)
+        self.session.step(BrokerConnected(), 0.0)
         self.learn, self.rounds = on_rows(rows, "victim"), 0
 
     def score(self, candidates: np.ndarray) -> Scores | None:
@@ -55,10 +55,10 @@ class Victim:
         work = Evolve(elites=0, generations=0, proposals=0)
         message = Round(run="r", term=1, round=self.rounds, seed=0, deadline_s=9.0, task=TASK, work=work)
         packet = decode(encode("round/r", message, {"ids": np.arange(len(pool)), "pool": pool}))
-        if self.session.step(Heard(packet), 0.0).start is None:
+        if self.session.step(MessageReceived(packet), 0.0).start is None:
             return None
         done = perform(packet, self.learn, lambda: False, SystemClock())
-        sends: list[Outgoing] = self.session.step(Worked("r", self.rounds, done.outcome, 0.0), 0.0).sends
+        sends: list[Outgoing] = self.session.step(WorkDone("r", self.rounds, done.outcome, 0.0), 0.0).sends
         result = next(one for one in sends if isinstance(one.message, Result))
         arrays = as_update(result.message, result.arrays, self.rounds).arrays
         return arrays["losses"], arrays["correct"]

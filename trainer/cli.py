@@ -192,7 +192,7 @@ def _serve(service: Trainer, link: TrainerSockets, clock: Clock, line: str, metr
     from fedmq.runtime.loop import serve
     from fedmq.trainer.metrics import measure
 
-    with exposed(metrics, measure(service), lambda: service.connection.lacks) as pulse:
+    with exposed(metrics, measure(service), lambda: service.connection.problem) as pulse:
         serve(service, link, clock, ready=lambda: click.echo(line), pulse=pulse)
 
 
@@ -223,12 +223,12 @@ def _session(
     from fedmq import __version__
     from fedmq.runtime.rng import derive_rng
     from fedmq.trainer.budget import Budget
-    from fedmq.trainer.high_water_marks import Seen
+    from fedmq.trainer.high_water_marks import HighWaterMarks
     from fedmq.trainer.session import Session
 
     kept = [] if spool is None else spool.load(name, count)
     budget = Budget(cap, () if spool is None or cap is None else spool.spent())
-    seen = Seen(() if spool is None else spool.seen())
+    seen = HighWaterMarks(() if spool is None else spool.seen())
     jitter, words = derive_rng(0, "jitter", name), tuple(filter(None, labels.split(",")))
     return Session(
         name, count, __version__, jitter, kept, fraction_bits=fraction_bits, budget=budget, seen=seen, labels=words

@@ -21,7 +21,7 @@ class HighWaterMark(NamedTuple):
     round: int
 
 
-class Seen:
+class HighWaterMarks:
     """The marks of all runs, those of an earlier life among them; the run that was longest unchanged goes first."""
 
     def __init__(self, marks: Iterable[HighWaterMark] = ()) -> None:

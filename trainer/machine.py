@@ -15,21 +15,21 @@ from fedmq.trainer.high_water_marks import HighWaterMark
 from fedmq.trainer.pending_result import PendingResult
 
 
-class Heard(NamedTuple):
+class MessageReceived(NamedTuple):
     """A message came."""
 
     packet: Packet
 
 
-class Connected(NamedTuple):
+class BrokerConnected(NamedTuple):
     """The broker is there (again)."""
 
 
-class Disconnected(NamedTuple):
+class BrokerDisconnected(NamedTuple):
     """The broker is gone."""
 
 
-class Worked(NamedTuple):
+class WorkDone(NamedTuple):
     """The work on a round is done."""
 
     run: str
@@ -45,7 +45,7 @@ class WorkFailed(NamedTuple):
     round: int
 
 
-class Declined(NamedTuple):
+class RunDeclined(NamedTuple):
     """The operator does not let us take part in a run."""
 
     run: str
@@ -55,11 +55,13 @@ class Tick(NamedTuple):
     """Time has passed."""
 
 
-class Stop(NamedTuple):
+class StopRequested(NamedTuple):
     """The trainer is asked to end."""
 
 
-Event = Heard | Connected | Disconnected | Worked | WorkFailed | Declined | Tick | Stop
+Event = (
+    MessageReceived | BrokerConnected | BrokerDisconnected | WorkDone | WorkFailed | RunDeclined | Tick | StopRequested
+)
 
 
 class Outgoing(NamedTuple):

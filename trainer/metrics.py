@@ -48,7 +48,7 @@ def measure(trainer: Trainer) -> Callable[[Metrics], None]:
             "Times that the broker was reached; one more than reconnections.",
             lambda: trainer.connection.contacts,
         )
-        gauge("fedmq_trainer_broker_connected", "Whether the broker is there.", lambda: trainer.connection.there)
+        gauge("fedmq_trainer_broker_connected", "Whether the broker is there.", lambda: trainer.connection.is_up)
         gauge("fedmq_trainer_working", "Whether it works on a round.", lambda: session.working is not None)
         gauge(
             "fedmq_trainer_held_results",

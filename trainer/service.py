@@ -12,20 +12,19 @@ from fedmq.errors import BadData, CodeRefused, Rejected
 from fedmq.protocol.codec import decode, encode
 from fedmq.protocol.messages import Accepted, Beacon, Finished, Refused, Result, Round, Welcome
 from fedmq.runtime.broker_connection import BrokerConnection
-from fedmq.runtime.clock import Clock
-from fedmq.runtime.deadlines import earliest
+from fedmq.runtime.clock import Clock, earliest
 from fedmq.runtime.rate_limit import RateLimited
 from fedmq.security.signing import NoSigning, Signing
 from fedmq.trainer.machine import (
-    Connected,
-    Declined,
-    Disconnected,
+    BrokerConnected,
+    BrokerDisconnected,
     Effects,
     Event,
-    Heard,
-    Stop,
+    MessageReceived,
+    RunDeclined,
+    StopRequested,
     Tick,
-    Worked,
+    WorkDone,
     WorkFailed,
 )
 from fedmq.trainer.session import RUNS_MAX, Session
@@ -95,7 +94,7 @@ class Trainer:
     def status(self) -> str:
         """See `loop.Service`."""
         working, runs = self.session.working, self.session.runs
-        if not self.connection.there:
+        if not self.connection.is_up:
             return "the broker is not there"
         if working is not None:
             return f"round {working[1]} of run {working[0]}, working"
@@ -108,7 +107,7 @@ class Trainer:
 
     def stop(self) -> None:
         """See `loop.Service`: finish or give up the work within seconds, say goodbye."""
-        self._take(Stop())
+        self._take(StopRequested())
 
     def step(self) -> None:
         """See `loop.Service`.
@@ -138,13 +137,13 @@ class Trainer:
     def _event(self, news: LinkEvent) -> Event | None:
         if isinstance(news, LinkUp):
             self.connection.up()
-            return Connected()
+            return BrokerConnected()
         if isinstance(news, LinkRefused):
             self.connection.refused()
-            return Disconnected()
+            return BrokerDisconnected()
         if not isinstance(news, Delivered):
             self.connection.down()
-            return Disconnected()
+            return BrokerDisconnected()
         try:
             packet = decode(news.frames)
             self._signing.check(packet, self._clock.now())
@@ -162,7 +161,7 @@ class Trainer:
             text, about = "the result of round %s was refused: %s: %s", self._about(message.run, message.round)
             details = message.round, message.reason, message.detail
             self._limited.warning(f"refused {message.reason}", text, *details, extra=about)
-        return Heard(packet)
+        return MessageReceived(packet)
 
     def _finished(self, done: Done) -> None:
         if not isinstance(done.outcome, Exception):
@@ -171,15 +170,15 @@ class Trainer:
             if self.trained is not None:
                 self.trained(done.train_s)
             self._fits.add(done.run)
-            self._take(Worked(done.run, done.round, done.outcome, done.train_s))
+            self._take(WorkDone(done.run, done.round, done.outcome, done.train_s))
             return
         self._take(WorkFailed(done.run, done.round))
         if isinstance(done.outcome, CodeRefused):
-            self._take(Declined(done.run))
+            self._take(RunDeclined(done.run))
         if isinstance(done.outcome, Rejected):
             self._reject(done.outcome)
         elif isinstance(done.outcome, BadData) and self._fits - {done.run}:
-            self._take(Declined(done.run))
+            self._take(RunDeclined(done.run))
             self._limited.warning(str(done.outcome), "takes no part: %s", done.outcome, extra=self._about(done.run))
         elif isinstance(done.outcome, BadData) and not self.session.is_live(done.run):
             self._unfit[done.run] = done.outcome
@@ -201,7 +200,7 @@ class Trainer:
 
     def _take(self, event: Event) -> None:
         effects: Effects = self.session.step(event, self._clock.now())
-        message = event.packet.message if isinstance(event, Heard) else None
+        message = event.packet.message if isinstance(event, MessageReceived) else None
         if isinstance(message, Round | Beacon | Accepted):
             for run, number in effects.drops:
                 if run == message.run:  # that of another has made room for this one

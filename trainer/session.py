@@ -34,19 +34,19 @@ from fedmq.protocol import topics
 from fedmq.protocol.codec import Array, Packet, digest_of
 from fedmq.protocol.fixed_point import FRACTION_BITS, quantize
 from fedmq.protocol.messages import Beacon, Finished, FromAggregator, FromTrainer, Goodbye, Hello, Round, Welcome
-from fedmq.runtime.deadlines import earliest
+from fedmq.runtime.clock import earliest
 from fedmq.trainer.budget import Budget, evaluations_of
-from fedmq.trainer.high_water_marks import Seen
+from fedmq.trainer.high_water_marks import HighWaterMarks
 from fedmq.trainer.machine import (
-    Connected,
-    Declined,
-    Disconnected,
+    BrokerConnected,
+    BrokerDisconnected,
     Effects,
     Event,
-    Heard,
+    MessageReceived,
     Outgoing,
-    Stop,
-    Worked,
+    RunDeclined,
+    StopRequested,
+    WorkDone,
     WorkFailed,
 )
 from fedmq.trainer.pending_result import PendingResult
@@ -110,12 +110,12 @@ class Session:
         *,
         fraction_bits: int = FRACTION_BITS,
         budget: Budget | None = None,
-        seen: Seen | None = None,
+        seen: HighWaterMarks | None = None,
         labels: tuple[str, ...] = (),
     ) -> None:
         self.name, self.num_examples, self.version, self.fraction_bits = name, num_examples, version, fraction_bits
         self.labels = labels
-        self.budget, self.seen = budget or Budget(), seen or Seen()
+        self.budget, self.seen = budget or Budget(), seen or HighWaterMarks()
         self.done = False
         self.runs: OrderedDict[str, KnownRun] = OrderedDict()
         self.working: tuple[str, int] | None = None  # run and round,
@@ -147,19 +147,19 @@ class Session:
     def step(self, event: Event, now: float) -> Effects:
         """Take one event; what follows from it."""
         self._effects = Effects()
-        if isinstance(event, Heard):
+        if isinstance(event, MessageReceived):
             self._heard(event.packet, now)
-        elif isinstance(event, Connected):
+        elif isinstance(event, BrokerConnected):
             self._on_connected(now)
-        elif isinstance(event, Disconnected):
+        elif isinstance(event, BrokerDisconnected):
             self._connected = False
-        elif isinstance(event, Worked):
+        elif isinstance(event, WorkDone):
             self._worked(event, now)
         elif isinstance(event, WorkFailed) and self.working == (event.run, event.round):
             self.working = None
-        elif isinstance(event, Declined) and event.run in self.runs:
+        elif isinstance(event, RunDeclined) and event.run in self.runs:
             self._leave(event.run, self.runs[event.run])
-        elif isinstance(event, Stop):
+        elif isinstance(event, StopRequested):
             self._stop_by = now if self._stop_by is not None else now + STOP_S
             self._next.clear()
         if not self.done:
@@ -293,7 +293,7 @@ class Session:
             for held in known.held.values():
                 held.send_at = now + max(self._pause_s(known), 0.2 * float(self._jitter.random()))
 
-    def _worked(self, event: Worked, now: float) -> None:
+    def _worked(self, event: WorkDone, now: float) -> None:
         if self.working != (event.run, event.round):
             return  # cancelled in the meantime
         self.working = None

@@ -130,7 +130,7 @@ def answers(metrics: Metrics, pulse: Pulse, ready: Callable[[], str]) -> Ask:
             return Answer(200, *metrics.text(accept))
         if path not in ("/healthz", "/readyz"):
             return Answer(404, b"expected /metrics, /healthz or /readyz\n")
-        lacks = pulse.lacks or (ready() if path == "/readyz" else "")
+        lacks = pulse.problem or (ready() if path == "/readyz" else "")
         return Answer(503, lacks.encode() + b"\n") if lacks else Answer(200, b"ok\n")
 
     return ask

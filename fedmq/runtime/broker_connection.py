@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 
 from fedmq.errors import NotAuthorised, Unreachable
-from fedmq.runtime.deadlines import earliest
+from fedmq.runtime.clock import earliest
 
 NOTICE_S = 1.0  # a broker that is started at the same time is there before that
 
@@ -30,13 +30,13 @@ class BrokerConnection:
         self._shut_out = False  # or that it does not let us in
         self._reached = False  # once at least
         self._answered = False  # something was there, and ended the connection before it was one
-        self.there = False  # now
+        self.is_up = False  # now
         self.contacts = 0  # how many times it was reached
 
     @property
-    def lacks(self) -> str:
+    def problem(self) -> str:
         """What is missing, in words; "" when the broker is there."""
-        return "" if self.there else f"the broker at {self._address} is not there"
+        return "" if self.is_up else f"the broker at {self._address} is not there"
 
     @property
     def wake_at(self) -> float | None:
@@ -45,16 +45,16 @@ class BrokerConnection:
 
     def up(self) -> None:
         """The broker is there."""
-        self.contacts += not self.there
+        self.contacts += not self.is_up
         self._notice_at = self._give_up_at = None
-        self._reached = self.there = True
+        self._reached = self.is_up = True
         if self._missed:
             log.warning("the broker at %s is there", self._address)
         self._missed = self._shut_out = False
 
     def down(self) -> None:
         """The broker is gone, or what is there is none of ours."""
-        self.there = False
+        self.is_up = False
         if not self._reached:
             self._answered = True  # `check` says so
             return
@@ -68,7 +68,7 @@ class BrokerConnection:
         Raises:
             NotAuthorised: it never did.
         """
-        self.there = False
+        self.is_up = False
         if not self._reached:
             raise NotAuthorised(
                 f"the broker at {self._address} does not let us in: expected --keys DIR with a key that its federation "

@@ -28,3 +28,12 @@ class SystemClock:
     def wall(self) -> float:
         """CLOCK_REALTIME."""
         return time.time()
+
+
+def earliest(*times: float | None) -> float | None:
+    """Return the earliest non-None time, or None."""
+    first: float | None = None
+    for at in times:
+        if at is not None and (first is None or at < first):
+            first = at
+    return first

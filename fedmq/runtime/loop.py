@@ -13,8 +13,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Protocol
 
-from fedmq.runtime.clock import Clock
-from fedmq.runtime.deadlines import earliest
+from fedmq.runtime.clock import Clock, earliest
 from fedmq.runtime.systemd import Notifier
 
 BEAT_S = 1.0  # a loop whose pulse is felt passes so often,
@@ -48,7 +47,7 @@ class Service(Protocol):
         ...
 
 
-class Waiting(Protocol):
+class Waitable(Protocol):
     """The end of a link that a loop sleeps on."""
 
     def wait(self, timeout_s: float | None) -> None:
@@ -72,7 +71,7 @@ class Pulse:
         self._at = self._now()
 
     @property
-    def lacks(self) -> str:
+    def problem(self) -> str:
         """What is wrong with the loop, in words; "" when nothing is."""
         age_s = self._now() - self._at
         return "" if age_s < HANGS_S else f"the service has not moved for {age_s:.0f} s"
@@ -80,7 +79,7 @@ class Pulse:
 
 def serve(
     service: Service,
-    link: Waiting,
+    link: Waitable,
     clock: Clock,
     *,
     ready: Callable[[], None] | None = None,

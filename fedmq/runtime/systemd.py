@@ -11,7 +11,7 @@ import os
 import socket
 from collections.abc import Callable, Mapping
 
-from fedmq.runtime.deadlines import earliest
+from fedmq.runtime.clock import earliest
 
 STATUS_S = 1.0  # between two lines of status, at least
 SEND_S = 1.0  # systemd takes a datagram within it, or it is lost

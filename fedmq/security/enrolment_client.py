@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 from fedmq.errors import Rejected
 from fedmq.protocol.codec import Frames
 from fedmq.runtime.broker_connection import BrokerConnection
-from fedmq.runtime.clock import Clock, SystemClock
-from fedmq.runtime.deadlines import earliest
+from fedmq.runtime.clock import Clock, SystemClock, earliest
 from fedmq.security.enrolment import Standing, ask, read_answer
 from fedmq.transport.link import Delivered, Link, LinkRefused, LinkUp
 

@@ -19,7 +19,7 @@ from fedmq.runtime.rng import derive_rng
 from fedmq.simulation.network import Faults, Simulation
 from fedmq.simulation.worker import VirtualWorker
 from fedmq.tasks.task import Rows, Task
-from fedmq.trainer.high_water_marks import Seen
+from fedmq.trainer.high_water_marks import HighWaterMarks
 from fedmq.trainer.round_handler import on_rows
 from fedmq.trainer.service import Trainer
 from fedmq.trainer.session import Session
@@ -94,7 +94,7 @@ class Federation:
                 lambda: simulation.random.uniform(*self._work_s),
             )
             jitter, kept = derive_rng(self.seed, "jitter", name), spool.kept.values()
-            seen = Seen(spool.marks.values())
+            seen = HighWaterMarks(spool.marks.values())
             session = Session(name, len(rows.inputs), "in-process", jitter, list(kept), seen=seen)
             return Trainer(link, session, worker, clock=simulation.clock, spool=spool)
 

@@ -71,7 +71,7 @@ class MemoryHub:
             self._current, traffic = self.traffic.popleft()
             yield traffic
 
-    def admit(self, topic: str) -> None:
+    def allow(self, topic: str) -> None:
         """See `network.Hub`."""
         assert self._current is not None
         self._current.topics += (topic,)
@@ -79,7 +79,7 @@ class MemoryHub:
     def answer(self, frames: Frames) -> None:
         """See `network.Hub`; nobody asks in memory."""
 
-    def cut(self) -> None:
+    def disconnect(self) -> None:
         """See `network.Hub`; nobody has keys in memory."""
 
     def drop_connections(self) -> None:

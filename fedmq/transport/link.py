@@ -100,7 +100,7 @@ class Hub(Protocol):
         """What came since the last call, one at a time; never waits, and ends after a bounded number."""
         ...
 
-    def admit(self, topic: str) -> None:
+    def allow(self, topic: str) -> None:
         """Let the subscriber of the event that was just received have `topic`."""
         ...
 
@@ -108,7 +108,7 @@ class Hub(Protocol):
         """Tell whoever sent the `Asked` that was just received. It is lost if the other end has gone."""
         ...
 
-    def cut(self) -> None:
+    def disconnect(self) -> None:
         """End the connection of the event that was just received: its other end does what nobody may."""
         ...
 
@@ -145,7 +145,7 @@ class AccessControl(Protocol):
         """The broker's own secret transport key."""
         ...
 
-    def admits(self, port: Port, key: bytes) -> bool:
+    def allows(self, port: Port, key: bytes) -> bool:
         """Whether a new connection with this key is let in. Called from a thread of its own."""
         ...
 

@@ -18,7 +18,7 @@ from fedmq.runs import store as store_module
 from fedmq.runs.checkpoint import dump
 from fedmq.runs.replay import replay
 from fedmq.runs.store import Store
-from fedmq.simulation.federation import Federation
+from fedmq.simulation import Federation
 from fedmq.tasks.task import find_task, task_rows
 
 NAME = "store"

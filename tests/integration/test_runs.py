@@ -14,7 +14,7 @@ from services import Services, closed, events_of, report_of, run_fedmq, until
 from fedmq.aggregator.service import Limits
 from fedmq.algorithms.base import find_strategy
 from fedmq.runs.store import Store
-from fedmq.simulation.federation import Federation
+from fedmq.simulation import Federation
 from fedmq.tasks.task import find_task, task_rows
 
 LONG = 230  # rounds; there is a checkpoint every hundred

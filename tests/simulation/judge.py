@@ -34,7 +34,7 @@ from fedmq.protocol.codec import Array, Frames, Packet
 from fedmq.protocol.messages import Accepted, Beacon, Message, Round, Welcome
 from fedmq.runs.replay import replay
 from fedmq.runs.store import Close, Store, StoredResult
-from fedmq.simulation.federation import AGGREGATOR, Federation
+from fedmq.simulation import AGGREGATOR, Federation
 from fedmq.tasks.task import Rows, Task, find_task
 from fedmq.testing import Faults
 from fedmq.trainer.session import HELD_MAX, STOP_S

@@ -1,7 +1,7 @@
 """Trainers that lie, each in one way, and federations of four honest trainers and one of them, without a network.
 
 Knows what is true: it judges a model by the rows themselves, never by what trainers say. Liars are stand-ins for a
-trainer's work, so they also take part in `fedmq.simulation.federation.Federation`.
+trainer's work, so they also take part in `fedmq.simulation.Federation`.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from liars import HONEST, LIAR, is_right, learning, play, rows_of
 from fedmq.aggregator.service import Limits
 from fedmq.algorithms.base import find_strategy
 from fedmq.observe import events
-from fedmq.simulation.federation import Federation
+from fedmq.simulation import Federation
 from fedmq.tasks.task import find_task
 
 XOR = find_task("xor")

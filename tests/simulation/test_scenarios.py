@@ -19,7 +19,7 @@ from fedmq.algorithms.base import find_strategy
 from fedmq.errors import WorkCancelled
 from fedmq.protocol import messages
 from fedmq.protocol.codec import Array, Frames, Packet, decode, encode
-from fedmq.simulation.federation import Federation
+from fedmq.simulation import Federation
 from fedmq.tasks.task import Rows
 from fedmq.testing import Faults, VirtualClock
 from fedmq.trainer.round_handler import on_rows

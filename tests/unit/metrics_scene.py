@@ -58,7 +58,7 @@ def run_metrics(story: list[events.AnyEvent] = STORY) -> Metrics:
     metrics, view, clock, tally = Metrics(), RunState(), VirtualClock(), Tally()
     service = MagicMock(bytes_up=1000, bytes_down=2000)
     service.rounds.round, service.rounds.rejections = 4, {"values": 13, "model-digest": 14}
-    service.connection.contacts, service.connection.there = 12, True
+    service.connection.contacts, service.connection.is_up = 12, True
     fedmq.aggregator.metrics.measure(service, view, tally, clock)(metrics)
     for event in story:
         view.take(clock.wall(), event)
@@ -82,7 +82,7 @@ def trainer_metrics() -> Metrics:
     service.session.name, service.session.num_examples, service.session.working = "alice", 7, ("r", 1)
     service.session.runs = {"r": MagicMock(held={1: None, 2: None}), "s": MagicMock(held={1: None, 3: None})}
     service.session.runs["t"] = MagicMock(held={})
-    service.connection.contacts, service.connection.there = 8, False
+    service.connection.contacts, service.connection.is_up = 8, False
     fedmq.trainer.metrics.measure(service)(metrics)
     for seconds in (0.5, 6.0):
         service.trained(seconds)

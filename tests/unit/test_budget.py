@@ -15,20 +15,20 @@ from fedmq.algorithms.base import find_strategy
 from fedmq.protocol.codec import decode, encode
 from fedmq.protocol.messages import Evolve, Goodbye, GradientLearner, Hello, Message, Result, Round, Train
 from fedmq.runtime.rng import derive_rng
-from fedmq.simulation.federation import Federation
+from fedmq.simulation import Federation
 from fedmq.tasks.task import find_task, task_rows
 from fedmq.trainer.budget import RUNS_REMEMBERED, Budget, Spent, evaluations_of
-from fedmq.trainer.machine import Connected, Effects, Heard, Worked
+from fedmq.trainer.machine import BrokerConnected, Effects, MessageReceived, WorkDone
 from fedmq.trainer.session import Session
 from fedmq.trainer.spool import SPENT_SUFFIX, SPENT_UNKNOWN, FileSpool
 
 XOR = find_task("xor")
 
 
-def round_of(number: int, pool: int = 10, *, run: str = "run", term: int = 1) -> Heard:
+def round_of(number: int, pool: int = 10, *, run: str = "run", term: int = 1) -> MessageReceived:
     message = Round(run=run, term=term, round=number, seed=0, deadline_s=9.0, task=XOR, work=Evolve(elites=1))
     arrays = {"ids": np.arange(pool), "pool": np.zeros((pool, 22))}
-    return Heard(decode(encode(f"round/{run}", message, arrays)))
+    return MessageReceived(decode(encode(f"round/{run}", message, arrays)))
 
 
 class Bob:
@@ -36,17 +36,17 @@ class Bob:
 
     def __init__(self, budget: Budget) -> None:
         self.session = Session("bob", 2, "test", derive_rng(1, "jitter"), budget=budget)
-        self.session.step(Connected(), 0.0)
+        self.session.step(BrokerConnected(), 0.0)
         self.spent: list[Spent] = []
 
-    def hear(self, heard: Heard) -> list[Message]:
+    def hear(self, heard: MessageReceived) -> list[Message]:
         """What bob says to it, in the end."""
         effects = self.session.step(heard, 0.0)
         self.left = effects.leaves
         said = self.take(effects)
         while self.session.working is not None:
             run, number = self.session.working
-            said += self.take(self.session.step(Worked(run, number, {"losses": np.zeros(1)}, 0.1), 0.0))
+            said += self.take(self.session.step(WorkDone(run, number, {"losses": np.zeros(1)}, 0.1), 0.0))
         return said
 
     def take(self, effects: Effects) -> list[Message]:

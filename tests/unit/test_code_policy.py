@@ -20,11 +20,11 @@ from fedmq.models.networks import Code, Floats, Scores
 from fedmq.protocol.codec import Packet, decode, encode
 from fedmq.protocol.messages import EvolutionLearner, Evolve, Goodbye, Round, Train
 from fedmq.runs.store import Description, Store
-from fedmq.simulation.federation import AGGREGATOR, Federation
+from fedmq.simulation import AGGREGATOR, Federation
 from fedmq.tasks.shipping import Shipped, ship
 from fedmq.tasks.task import Rows, Task, find_task, task_rows
 from fedmq.trainer.code_policy import CodePolicy
-from fedmq.trainer.machine import Declined, Heard, Tick
+from fedmq.trainer.machine import MessageReceived, RunDeclined, Tick
 from fedmq.trainer.round_handler import on_rows
 from fedmq.trainer.session import Session
 
@@ -126,18 +126,18 @@ def session() -> Session:
 
 def test_who_declines_says_goodbye_and_works_on_nothing_more_of_that_run() -> None:
     one = session()
-    assert one.step(Heard(round_of()), 0.0).start is not None
-    effects = one.step(Declined("run"), 0.1)
+    assert one.step(MessageReceived(round_of()), 0.0).start is not None
+    effects = one.step(RunDeclined("run"), 0.1)
     assert effects.cancel
     assert [type(outgoing.message) for outgoing in effects.sends] == [Goodbye]
-    effects = one.step(Heard(round_of(number=2)), 5.0)
+    effects = one.step(MessageReceived(round_of(number=2)), 5.0)
     assert effects.start is None
     assert [type(outgoing.message) for outgoing in effects.sends] == [Goodbye], "and no Hello"
     assert one.step(Tick(), 9.0).sends == []
 
 
 def test_to_decline_an_unknown_run_changes_nothing() -> None:
-    assert session().step(Declined("other"), 0.0).sends == []
+    assert session().step(RunDeclined("other"), 0.0).sends == []
 
 
 def test_a_trainer_that_refuses_code_says_so_once_and_serves_other_runs(caplog: pytest.LogCaptureFixture) -> None:

@@ -35,8 +35,8 @@ class AccessControl:
         federation = Federation(bytes(16), "tcp://h:1", self.broker.public.transport, self.aggregator.public)
         self.access = KeyAccessControl(Membership(federation, self.broker), Members(folder), self.clock)
 
-    def admits(self, identity: Identity) -> set[Port]:
-        return {port for port in Port if self.access.admits(port, identity.public.transport)}
+    def allows(self, identity: Identity) -> set[Port]:
+        return {port for port in Port if self.access.allows(port, identity.public.transport)}
 
     def sends(self, identity: Identity, *, port: Port = Port.PUSH, size: int = 100) -> str | None:
         return self.access.sender(port, identity.public.transport, size)
@@ -51,15 +51,15 @@ def at(tmp_path: Path) -> AccessControl:
 
 
 def test_each_role_is_let_in_at_its_ports_and_a_stranger_at_none(at: AccessControl) -> None:
-    assert at.admits(at.aggregator) == {Port.PUBLISH, Port.SUBSCRIBE, Port.PUSH, Port.COLLECT}
-    assert at.admits(at.alice) == {Port.SUBSCRIBE, Port.PUSH, Port.JOIN}, "at the last one to have its key replaced"
-    assert at.admits(at.olga) == {Port.SUBSCRIBE}
-    assert at.admits(at.mallory) == at.admits(at.broker) == set()
+    assert at.allows(at.aggregator) == {Port.PUBLISH, Port.SUBSCRIBE, Port.PUSH, Port.COLLECT}
+    assert at.allows(at.alice) == {Port.SUBSCRIBE, Port.PUSH, Port.JOIN}, "at the last one to have its key replaced"
+    assert at.allows(at.olga) == {Port.SUBSCRIBE}
+    assert at.allows(at.mallory) == at.allows(at.broker) == set()
 
 
 def test_a_member_that_says_it_is_an_aggregator_is_none(at: AccessControl) -> None:
     """A federation has one aggregator, and its key stands in federation.json; a file among the members is no crown."""
-    assert at.admits(at.usurper) == set()
+    assert at.allows(at.usurper) == set()
     assert at.sends(at.usurper, port=Port.PUBLISH) is None
 
 
@@ -86,7 +86,7 @@ def test_a_revoked_key_is_refused_at_the_next_refresh_and_nothing_is_kept_of_it(
     at.later(REFRESH_S)
     assert at.access.refresh() == [at.alice.public]
     assert at.sends(at.alice) is None
-    assert at.admits(at.alice) == set()
+    assert at.allows(at.alice) == set()
     at.access.punish(at.alice.public.transport)  # its connection still lives
     assert at.alice.public.transport not in at.access._accounts
 
@@ -108,7 +108,7 @@ def test_so_many_messages_at_once_pass_and_more_after_a_while(at: AccessControl)
 
 
 def test_what_is_refused_is_counted_by_why(at: AccessControl) -> None:
-    at.access.admits(Port.PUSH, at.mallory.public.transport)
+    at.access.allows(Port.PUSH, at.mallory.public.transport)
     for _ in range(2):
         at.sends(at.mallory)
     for _ in range(3):
@@ -123,11 +123,11 @@ def test_so_many_bytes_at_once_pass(at: AccessControl) -> None:
 
 def test_so_many_handshakes_at_once_pass_and_those_of_others_are_their_own(at: AccessControl) -> None:
     key = at.alice.public.transport
-    assert [at.access.admits(Port.PUSH, key) for _ in range(int(HANDSHAKES) + 1)] == [True] * int(HANDSHAKES) + [False]
+    assert [at.access.allows(Port.PUSH, key) for _ in range(int(HANDSHAKES) + 1)] == [True] * int(HANDSHAKES) + [False]
     assert at.access.refused == {**dict.fromkeys(REFUSALS, 0), "connection-rate": 1}
-    assert at.admits(at.olga) == {Port.SUBSCRIBE}
+    assert at.allows(at.olga) == {Port.SUBSCRIBE}
     at.later(1.0)
-    assert at.access.admits(Port.PUSH, key)
+    assert at.access.allows(Port.PUSH, key)
 
 
 def test_the_aggregator_has_no_quota(at: AccessControl) -> None:
@@ -140,7 +140,7 @@ def test_who_is_punished_is_shut_out_for_a_while_and_nobody_else(
     at.access.punish(at.alice.public.transport)
     assert "trainer alice" in caplog.text
     assert at.sends(at.alice) is None
-    assert at.admits(at.alice) == set()
+    assert at.allows(at.alice) == set()
     assert at.sends(at.olga, port=Port.SUBSCRIBE) == ""
     at.later(PUNISHED_S)
     assert at.sends(at.alice) == "alice"
@@ -149,7 +149,7 @@ def test_who_is_punished_is_shut_out_for_a_while_and_nobody_else(
 def test_of_a_stranger_nothing_is_kept(at: AccessControl) -> None:
     for _ in range(100):
         stranger = Identity.new("trainer", "x").public.transport
-        assert not at.access.admits(Port.PUSH, stranger)
+        assert not at.access.allows(Port.PUSH, stranger)
         at.access.punish(stranger)
     assert not at.access._accounts
 

@@ -14,7 +14,7 @@ from fedmq.algorithms.base import find_strategy
 from fedmq.models.networks import TrainedModel
 from fedmq.observe import events
 from fedmq.runs.store import Store
-from fedmq.simulation.federation import AGGREGATOR, Federation
+from fedmq.simulation import AGGREGATOR, Federation
 from fedmq.tasks.task import Rows, find_task, task_rows
 from fedmq.testing import Faults
 

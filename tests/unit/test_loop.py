@@ -112,10 +112,10 @@ def test_a_loop_whose_pulse_is_felt_passes_now_and_then_and_beats_it_each_time()
     service = Counting(20)
     pulse = Pulse(service.now)
     service.wait(HANGS_S)
-    assert pulse.lacks == "the service has not moved for 10 s"
+    assert pulse.problem == "the service has not moved for 10 s"
 
     serve(service, service, service, pulse=pulse)
 
     assert set(service.waits[1:]) == {BEAT_S}
     assert service.now() > HANGS_S + BEAT_S
-    assert pulse.lacks == ""
+    assert pulse.problem == ""

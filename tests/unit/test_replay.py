@@ -17,7 +17,7 @@ from fedmq.protocol.codec import Frames, Packet, decode, encode
 from fedmq.protocol.messages import Accepted
 from fedmq.runs.replay import Replayed, replay
 from fedmq.runs.store import Close, Description, Store, StoredResult
-from fedmq.simulation.federation import Federation
+from fedmq.simulation import Federation
 from fedmq.tasks.task import find_task, task_rows
 from fedmq.testing import Faults
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedmq.broker import routing
-from fedmq.broker.routing import RUNS_KEPT_MAX, Admit, Deliver, Effect, Publish, Routing
+from fedmq.broker.routing import RUNS_KEPT_MAX, Allow, Deliver, Effect, Publish, Routing
 from fedmq.protocol.codec import FRAMES_MAX, decode, encode
 from fedmq.protocol.messages import Presence
 from fedmq.transport.link import LinkMessage, Listening, Published, Pushed, Subscribed, Unsubscribed
@@ -32,7 +32,7 @@ def broker() -> Routing:
 
 
 def test_the_first_subscription_of_an_inbox_is_presence(broker: Routing) -> None:
-    assert effects(broker, Subscribed("to/alice/")) == [Admit("to/alice/"), told("alice", True)]
+    assert effects(broker, Subscribed("to/alice/")) == [Allow("to/alice/"), told("alice", True)]
 
 
 def test_the_end_of_the_last_subscription_is_absence(broker: Routing) -> None:
@@ -43,7 +43,7 @@ def test_the_end_of_the_last_subscription_is_absence(broker: Routing) -> None:
 
 def test_an_old_connection_that_closes_after_the_new_one_opened_changes_nothing(broker: Routing) -> None:
     effects(broker, Subscribed("to/alice/"))
-    assert effects(broker, Subscribed("to/alice/")) == [Admit("to/alice/")]
+    assert effects(broker, Subscribed("to/alice/")) == [Allow("to/alice/")]
     assert effects(broker, Unsubscribed("to/alice/")) == []
     assert effects(broker, Unsubscribed("to/alice/")) == [told("alice", False)]
 
@@ -96,7 +96,7 @@ def test_a_late_joiner_gets_the_newest_round_of_each_run_in_its_inbox(broker: Ro
     for frames in ([b"round/r", b"1"], [b"round/s", b"7", b"", b"array"], [b"round/r", b"2"]):
         effects(broker, Published(frames))
     assert effects(broker, Subscribed("to/alice/")) == [
-        Admit("to/alice/"),
+        Allow("to/alice/"),
         Publish([b"to/alice/", b"7", b"", b"array"]),
         Publish([b"to/alice/", b"2"]),
         told("alice", True),
@@ -106,7 +106,7 @@ def test_a_late_joiner_gets_the_newest_round_of_each_run_in_its_inbox(broker: Ro
 def test_an_inbox_is_admitted_before_anything_is_put_into_it(broker: Routing) -> None:
     effects(broker, Published([b"round/r", b"1"]))
     first, *others = effects(broker, Subscribed("to/alice/"))
-    assert first == Admit("to/alice/")
+    assert first == Allow("to/alice/")
     assert others[0] == Publish([b"to/alice/", b"1"])
 
 
@@ -119,7 +119,7 @@ def test_nobody_but_the_late_joiner_gets_a_copy(broker: Routing) -> None:
 def test_a_second_connection_gets_the_round_too(broker: Routing) -> None:
     """The old one may be dead without anybody knowing yet."""
     effects(broker, Published([b"round/r", b"1"]), Subscribed("to/alice/"))
-    assert effects(broker, Subscribed("to/alice/")) == [Admit("to/alice/"), Publish([b"to/alice/", b"1"])]
+    assert effects(broker, Subscribed("to/alice/")) == [Allow("to/alice/"), Publish([b"to/alice/", b"1"])]
 
 
 def test_only_rounds_are_kept(broker: Routing) -> None:
@@ -204,7 +204,7 @@ def test_a_message_of_too_many_frames_goes_nowhere(broker: Routing) -> None:
 
 @pytest.mark.parametrize("topic", ["round/", "round/r", "beacon/", "beacon/r", "event/", "event/r"])
 def test_everybody_may_follow_rounds_beacons_and_events(broker: Routing, topic: str) -> None:
-    assert effects(broker, Subscribed(topic)) == [Admit(topic)]
+    assert effects(broker, Subscribed(topic)) == [Allow(topic)]
     assert effects(broker, Unsubscribed(topic)) == []
 
 

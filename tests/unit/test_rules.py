@@ -20,7 +20,7 @@ from fedmq.errors import BadConfiguration
 from fedmq.runs.maintenance import replay_run
 from fedmq.runs.store import Description, Store
 from fedmq.runtime.run_folder import STORE
-from fedmq.simulation.federation import Federation
+from fedmq.simulation import Federation
 from fedmq.tasks.task import find_task, task_rows
 
 LINEAR = find_task("linear")

@@ -26,7 +26,17 @@ from fedmq.protocol.messages import (
 from fedmq.protocol.messages import Goodbye as GoodbyeMessage
 from fedmq.runtime.rng import derive_rng
 from fedmq.tasks.task import find_task
-from fedmq.trainer.machine import Connected, Disconnected, Effects, Event, Heard, Stop, Tick, Worked, WorkFailed
+from fedmq.trainer.machine import (
+    BrokerConnected,
+    BrokerDisconnected,
+    Effects,
+    Event,
+    MessageReceived,
+    StopRequested,
+    Tick,
+    WorkDone,
+    WorkFailed,
+)
 from fedmq.trainer.session import HELD_MAX, HELLO_AGAIN_S, RESEND_MAX_S, RESEND_S, STOP_S, Session
 
 TASK = find_task("linear")
@@ -41,14 +51,14 @@ class Scene:
     def __init__(self, *, connected: bool = True) -> None:
         self.session, self.now = Session("bob", 2, "test", derive_rng(1, "jitter")), 0.0
         if connected:
-            self.take(Connected())
+            self.take(BrokerConnected())
 
     def take(self, event: Event, at: float | None = None) -> Effects:
         self.now = self.now if at is None else at
         return self.session.step(event, self.now)
 
     def hear(self, message: Message, at: float | None = None, topic: str = "topic", **arrays: Any) -> Effects:
-        return self.take(Heard(decode(encode(topic, message, arrays))), at)
+        return self.take(MessageReceived(decode(encode(topic, message, arrays))), at)
 
     def round(self, number: int, *, run: str = "run", term: int = 1, bits: int = 0, at: float | None = None) -> Effects:
         message = structs.replace(ROUND, run=run, term=term, round=number, acknowledged=bytes([bits]))
@@ -61,7 +71,7 @@ class Scene:
         return self.hear(Welcome(run="run", term=term, trainer="bob", index=index))
 
     def worked(self, number: int, *, run: str = "run", at: float | None = None) -> Effects:
-        return self.take(Worked(run, number, {"model": np.full(3, float(number))}, 0.1), at)
+        return self.take(WorkDone(run, number, {"model": np.full(3, float(number))}, 0.1), at)
 
     def held(self, run: str = "run") -> list[int]:
         return sorted(self.session.runs[run].held)
@@ -234,10 +244,10 @@ def test_a_bit_means_nothing_before_the_place_in_the_bitmap_is_known() -> None:
 def test_without_a_broker_nothing_is_sent_and_with_a_new_one_soon() -> None:
     scene = Scene()
     scene.round(1)
-    scene.take(Disconnected())
+    scene.take(BrokerDisconnected())
     assert scene.worked(1).sends == []
     assert scene.session.wake_at is None
-    scene.take(Connected(), at=60.0)
+    scene.take(BrokerConnected(), at=60.0)
     assert len(sent(scene.take(Tick(), at=60.2), Result)) == 1
 
 
@@ -322,7 +332,7 @@ def test_asked_to_stop_it_finishes_its_work_waits_for_the_acknowledgement_and_sa
     scene = Scene()
     scene.round(1)
     scene.welcome()
-    effects = scene.take(Stop())
+    effects = scene.take(StopRequested())
     assert (effects.cancel, effects.sends, scene.session.done) == (False, [], False)
     assert len(sent(scene.worked(1, at=1.0), Result)) == 1
     assert not scene.session.done
@@ -335,7 +345,7 @@ def test_asked_to_stop_it_finishes_its_work_waits_for_the_acknowledgement_and_sa
 def test_stopping_takes_only_so_long() -> None:
     scene = Scene()
     scene.round(1)
-    scene.take(Stop())
+    scene.take(StopRequested())
     assert scene.session.wake_at == STOP_S
     assert not scene.take(Tick(), at=STOP_S - 0.01).cancel
     effects = scene.take(Tick(), at=STOP_S)
@@ -347,11 +357,11 @@ def test_stopping_takes_only_so_long() -> None:
 def test_it_stops_at_once_when_it_is(how: str) -> None:
     scene = Scene() if how == "nothing to do" else holding()
     if how == "no broker":
-        scene.take(Disconnected())
+        scene.take(BrokerDisconnected())
     if how == "asked twice":
-        scene.take(Stop())
+        scene.take(StopRequested())
         assert not scene.session.done
-    scene.take(Stop())
+    scene.take(StopRequested())
     assert scene.session.done
 
 
@@ -359,7 +369,7 @@ def test_while_it_stops_it_begins_nothing_and_offers_itself_to_nobody() -> None:
     scene = holding()
     scene.round(5, run="other")
     scene.round(2)
-    scene.take(Stop())
+    scene.take(StopRequested())
     scene.take(WorkFailed("other", 5))
     assert scene.session.working is None
     assert scene.round(3).start is None

@@ -10,7 +10,7 @@ from test_session import MODEL_DIGEST, ROUND, Scene, sent, started
 from fedmq.protocol.codec import describe, digest_of
 from fedmq.protocol.fixed_point import UNITS_MAX
 from fedmq.protocol.messages import Result
-from fedmq.trainer.machine import Worked
+from fedmq.trainer.machine import WorkDone
 
 
 @pytest.mark.parametrize("at_work", [True, False])
@@ -31,7 +31,7 @@ def test_losses_leave_as_integers_in_the_units_that_the_result_declares() -> Non
     scene = Scene()
     scene.session.fraction_bits = 2
     scene.round(1)
-    effects = scene.take(Worked("run", 1, {"losses": np.array([0.3, 1.0, np.nan])}, 0.1))
+    effects = scene.take(WorkDone("run", 1, {"losses": np.array([0.3, 1.0, np.nan])}, 0.1))
     (outgoing,) = effects.sends
     assert outgoing.arrays is not None
     assert outgoing.arrays["losses"].tolist() == [1, 4, UNITS_MAX]

@@ -6,7 +6,7 @@ import pytest
 from test_session import Scene, holding, sent
 
 from fedmq.protocol.messages import Accepted, Beacon, Hello, Result, Welcome
-from fedmq.trainer.machine import Connected, Disconnected, Tick
+from fedmq.trainer.machine import BrokerConnected, BrokerDisconnected, Tick
 from fedmq.trainer.session import HELD_MAX, HELLO_AGAIN_S, RESEND_MAX_S, RESEND_S
 
 TRAINERS = 200
@@ -34,7 +34,7 @@ def test_of_several_results_of_a_run_only_the_newest_is_sent_until_it_is_answere
     for number in (1, 2, 3):
         scene.round(number)
         scene.worked(number)
-    scene.take(Connected(), at=1.0)
+    scene.take(BrokerConnected(), at=1.0)
     assert rounds_sent(scene, at=1.2) == [3]
     seen = {number for tick in range(100) for number in rounds_sent(scene, at=1.2 + tick)}
     assert seen == {3}
@@ -45,7 +45,7 @@ def test_when_the_newest_is_answered_for_the_next_one_follows_in_the_same_step()
     for number in (1, 2):
         scene.round(number)
         scene.worked(number)
-    scene.take(Connected(), at=1.0)
+    scene.take(BrokerConnected(), at=1.0)
     rounds_sent(scene, at=1.2)
     effects = scene.hear(Accepted(run="run", term=1, trainer="bob", round=2))
     assert (effects.drops, [result.round for result in sent(effects, Result)]) == ([("run", 2)], [1])
@@ -63,7 +63,7 @@ def test_each_run_has_one_under_way() -> None:
     for run in ("one", "two"):
         scene.round(1, run=run)
         scene.worked(1, run=run)
-    scene.take(Connected(), at=1.0)
+    scene.take(BrokerConnected(), at=1.0)
     assert sorted(result.run for result in sent(scene.take(Tick(), at=1.2), Result)) == ["one", "two"]
 
 
@@ -117,8 +117,8 @@ def test_what_is_crowded_out_is_dropped_too() -> None:
 def test_a_few_trainers_do_not_wait_for_each_other(spread_s: float) -> None:
     scene = holding()
     scene.hear(beacon(spread_s))
-    scene.take(Disconnected())
-    scene.take(Connected(), at=10.0)
+    scene.take(BrokerDisconnected())
+    scene.take(BrokerConnected(), at=10.0)
     assert wait_of(scene) <= 0.2
     assert len(sent(scene.hear(beacon(spread_s, term=2)), Hello)) == 1
 
@@ -128,8 +128,8 @@ def test_many_trainers_send_again_over_the_spread_when_the_broker_is_back() -> N
     scene.hear(beacon(8.0))
     waits = []
     for number in range(TRAINERS):  # the same one, again and again: each time it draws anew
-        scene.take(Disconnected())
-        scene.take(Connected(), at=100.0 * (number + 1))
+        scene.take(BrokerDisconnected())
+        scene.take(BrokerConnected(), at=100.0 * (number + 1))
         waits.append(wait_of(scene))
         assert rounds_sent(scene, at=scene.now + waits[-1]) == [1]
     assert max(waits) <= 8.0

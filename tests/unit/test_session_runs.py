@@ -8,7 +8,7 @@ from msgspec import structs
 from test_session import ROUND, Scene, holding, sent, started
 
 from fedmq.protocol.messages import Accepted, Beacon, Finished, Hello, Message, Refused, Result, Welcome
-from fedmq.trainer.machine import Connected, Declined, Disconnected, Effects, Tick, WorkFailed
+from fedmq.trainer.machine import BrokerConnected, BrokerDisconnected, Effects, RunDeclined, Tick, WorkFailed
 from fedmq.trainer.session import HELD_SILENT_S, RUNS_MAX, SILENT_S
 
 MANY = 64  # runs whose newest message a broker keeps, and hands to whoever comes
@@ -27,8 +27,8 @@ def crowd(scene: Scene, at: float | None = None) -> None:
 
 def test_runs_that_are_over_take_no_place_and_no_result() -> None:
     scene = holding()
-    scene.take(Disconnected())
-    scene.take(Connected(), at=1000.0)
+    scene.take(BrokerDisconnected())
+    scene.take(BrokerConnected(), at=1000.0)
     for number in range(MANY):
         effects = scene.hear(Finished(run=f"old-{number}", term=1, rounds=9, solved=True))
         assert (effects.drops, effects.marks, effects.ignores) == ([], [], [])
@@ -38,8 +38,8 @@ def test_runs_that_are_over_take_no_place_and_no_result() -> None:
 
 def test_rounds_of_dead_runs_that_a_broker_has_kept_take_no_result_away() -> None:
     scene = holding()
-    scene.take(Disconnected())
-    scene.take(Connected(), at=1000.0)
+    scene.take(BrokerDisconnected())
+    scene.take(BrokerConnected(), at=1000.0)
     for number in range(MANY):
         scene.round(1, run=f"old-{number}")
     assert scene.held() == [1], "the time without a broker does not count: nobody could be heard"
@@ -59,7 +59,7 @@ def test_a_run_that_was_left_makes_room_at_once() -> None:
     scene = Scene()
     scene.round(1)
     scene.take(WorkFailed("run", 1))
-    scene.take(Declined("run"))
+    scene.take(RunDeclined("run"))
     crowd(scene)
     assert beacon(scene, "new").ignores == []
     assert "run" not in scene.session.runs

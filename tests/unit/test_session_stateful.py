@@ -32,7 +32,17 @@ from fedmq.protocol.messages import (
 )
 from fedmq.runtime.rng import derive_rng
 from fedmq.tasks.task import find_task
-from fedmq.trainer.machine import Connected, Disconnected, Effects, Event, Heard, Stop, Tick, Worked, WorkFailed
+from fedmq.trainer.machine import (
+    BrokerConnected,
+    BrokerDisconnected,
+    Effects,
+    Event,
+    MessageReceived,
+    StopRequested,
+    Tick,
+    WorkDone,
+    WorkFailed,
+)
 from fedmq.trainer.pending_result import PendingResult
 from fedmq.trainer.session import (
     HELD_MAX,
@@ -128,19 +138,19 @@ class SessionMachine(RuleBasedStateMachine):
         self.connected = True
         may_speak = {run for run, heard_at in self.heard_at.items() if heard_at > -math.inf}
         self.heard_at |= dict.fromkeys(may_speak | {run for run, _ in self.held}, self.now)
-        self.take(Connected())
+        self.take(BrokerConnected())
 
     @rule()
     def disconnect(self) -> None:
         self.connected = False
-        self.take(Disconnected())
+        self.take(BrokerDisconnected())
 
     @precondition(lambda self: self.work is not None)
     @rule()
     def work_is_done(self) -> None:
         assert self.work is not None
         (run, number), self.work = self.work, None
-        self.take(Worked(run, number, {"model": np.zeros(3)}, 0.1))
+        self.take(WorkDone(run, number, {"model": np.zeros(3)}, 0.1))
 
     @precondition(lambda self: self.work is not None)
     @rule()
@@ -153,7 +163,7 @@ class SessionMachine(RuleBasedStateMachine):
     def work_that_was_cancelled_is_done(self, run: str, number: int) -> None:
         if (run, number) != self.work:
             before = self.held
-            assert self.take(Worked(run, number, {"model": np.zeros(3)}, 0.1)).start is None
+            assert self.take(WorkDone(run, number, {"model": np.zeros(3)}, 0.1)).start is None
             assert self.held == before
 
     @rule(wait_s=st.sampled_from([0.0, 0.01, 0.3, 1.0, 5.0, HELD_SILENT_S]))
@@ -181,7 +191,7 @@ class SessionMachine(RuleBasedStateMachine):
                 missing.discard((run, number))
                 if acknowledged:
                     accepted = Accepted(run=run, term=self.terms[run], trainer="bob", round=number)
-                    sent += self.results_in(self.take(Heard(decode(encode("topic", accepted)))))
+                    sent += self.results_in(self.take(MessageReceived(decode(encode("topic", accepted)))))
             if self.session.done:
                 return
         assert not missing, "everything held is sent again in bounded time"
@@ -197,7 +207,7 @@ class SessionMachine(RuleBasedStateMachine):
     def stop(self) -> None:
         again = self.stop_by is not None
         self.stop_by = self.stop_by or self.now + STOP_S
-        self.take(Stop())
+        self.take(StopRequested())
         assert self.session.done or not again, "who is asked twice does not wait"
 
     # --- what must hold -----------------------------------------------------------------------------------------
@@ -220,7 +230,7 @@ class SessionMachine(RuleBasedStateMachine):
         self.take(Tick())  # what is due now is not the message's doing
         before = self.all_that_it_knows() if old else None
         followed, working = set(self.session.runs), self.session.working
-        effects = self.take(Heard(decode(encode("topic", message, arrays))))
+        effects = self.take(MessageReceived(decode(encode("topic", message, arrays))))
         assert not effects.cancel or (working or "")[0] == message.run, "no run ends the work of another"
         for run in {*followed, *(run for run, _ in effects.drops)} - {*self.session.runs, message.run}:
             held = any(dropped == run for dropped, _ in effects.drops)

@@ -28,7 +28,7 @@ from fedmq.protocol.messages import (
 from fedmq.runtime.rng import derive_rng
 from fedmq.tasks.task import find_task
 from fedmq.testing import VirtualClock
-from fedmq.trainer.high_water_marks import HighWaterMark, Seen
+from fedmq.trainer.high_water_marks import HighWaterMark, HighWaterMarks
 from fedmq.trainer.pending_result import PendingResult
 from fedmq.trainer.service import Trainer
 from fedmq.trainer.session import HELD_MAX, HELD_SILENT_S, RUNS_MAX, Session
@@ -95,7 +95,9 @@ class Noted:
 class Life:
     """One life of bob, on a spool that outlives it."""
 
-    def __init__(self, spool: Spool, kept: list[PendingResult], at: float = 0.0, seen: Seen | None = None) -> None:
+    def __init__(
+        self, spool: Spool, kept: list[PendingResult], at: float = 0.0, seen: HighWaterMarks | None = None
+    ) -> None:
         self.order: list[str] = []
         self.outside, self.clock = Recorder(self.order), VirtualClock()
         self.clock.move_to(at)
@@ -207,7 +209,7 @@ def test_a_result_that_is_damaged_before_anybody_has_it_is_computed_again(tmp_pa
     spool = FileSpool(tmp_path)
     Life(spool, []).works_on(ROUND)
     (tmp_path / f"run.5{SUFFIX}").write_bytes(b"")
-    second = Life(spool, spool.load("bob", SAMPLES), seen=Seen(spool.seen()))
+    second = Life(spool, spool.load("bob", SAMPLES), seen=HighWaterMarks(spool.seen()))
     second.works_on(ROUND)
     assert second.order == ["work 5", "keep 5", "send 5"]
 

@@ -21,7 +21,7 @@ from fedmq.algorithms.base import find_strategy
 from fedmq.errors import StoreError
 from fedmq.runs.replay import replay
 from fedmq.runs.store import Store
-from fedmq.simulation.federation import AGGREGATOR, Federation
+from fedmq.simulation import AGGREGATOR, Federation
 from fedmq.tasks.task import find_task, task_rows
 
 ROUNDS = 3

@@ -47,7 +47,7 @@ class Echo:
         for traffic in self.hub.receive():
             self.seen.append(type(traffic).__name__)
             if isinstance(traffic, Subscribed):
-                self.hub.admit(traffic.topic)
+                self.hub.allow(traffic.topic)
             elif isinstance(traffic, Pushed):
                 self.hub.deliver([b"up/run/", *traffic.frames[1:]])
             elif not isinstance(traffic, Listening | Unsubscribed):

@@ -20,7 +20,7 @@ from fedmq.runs.maintenance import Again, open_store, recover, replay_run
 from fedmq.runs.replay import Replayed, replay
 from fedmq.runs.store import Description, Store
 from fedmq.runtime.run_folder import STORE
-from fedmq.simulation.federation import AGGREGATOR, Federation
+from fedmq.simulation import AGGREGATOR, Federation
 from fedmq.tasks.task import find_task, task_rows
 from fedmq.testing import Faults
 

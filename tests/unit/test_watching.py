@@ -9,7 +9,7 @@ import pytest
 from fedmq.aggregator.event_publisher import AT_ONCE_MAX, EVENTS_EVERY_S, SNAPSHOT_EVERY_S, Bulletin
 from fedmq.aggregator.service import Limits
 from fedmq.algorithms.base import find_strategy
-from fedmq.broker.routing import Admit, Publish, Routing
+from fedmq.broker.routing import Allow, Publish, Routing
 from fedmq.dashboard.live_runs import RUNS_MAX, LiveRuns
 from fedmq.errors import NotAuthorised
 from fedmq.observe import events
@@ -17,7 +17,7 @@ from fedmq.observe.run_state import BestView, RunState
 from fedmq.protocol import topics
 from fedmq.protocol.codec import EVENTS, VIEW, encode
 from fedmq.protocol.messages import Beacon, Events, Snapshot
-from fedmq.simulation.federation import AGGREGATOR, RUN, Federation
+from fedmq.simulation import AGGREGATOR, RUN, Federation
 from fedmq.tasks.task import find_task, task_rows
 from fedmq.testing import Faults, VirtualClock
 from fedmq.transport.link import Delivered, Link, LinkDown, LinkEvent, LinkRefused, LinkUp, Published, Subscribed
@@ -288,7 +288,7 @@ def test_an_observer_is_handed_the_newest_snapshot_of_each_run() -> None:
     for frames in (old, other, new):
         assert list(broker.step(Published(frames))) == [Publish(frames)]
     assert list(broker.step(Subscribed("watch/abc/"))) == [
-        Admit("watch/abc/"),
+        Allow("watch/abc/"),
         Publish([b"watch/abc/", *other[1:]]),
         Publish([b"watch/abc/", *new[1:]]),
     ]
@@ -296,7 +296,7 @@ def test_an_observer_is_handed_the_newest_snapshot_of_each_run() -> None:
 
 @pytest.mark.parametrize("topic", ["event/", "snapshot/", "event/one", "watch/abc/"])
 def test_what_observers_hear_is_for_no_trainer_that_has_shown_who_it_is(topic: str) -> None:
-    assert Admit(topic) in list(Routing().step(Subscribed(topic, "")))
+    assert Allow(topic) in list(Routing().step(Subscribed(topic, "")))
     assert list(Routing().step(Subscribed(topic, "alice"))) == []
 
 

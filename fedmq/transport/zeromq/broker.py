@@ -291,7 +291,7 @@ class BrokerSockets(Endpoint):
 
     # --- what is done -------------------------------------------------------------------------------------------
 
-    def admit(self, topic: str) -> None:
+    def allow(self, topic: str) -> None:
         """See `network.Hub`."""
         assert self._current is not None
         self._of[Port.SUBSCRIBE].subscribe(topic)
@@ -310,7 +310,7 @@ class BrokerSockets(Endpoint):
         assert self._current is not None
         give(self._of[Port.JOIN], [self._current.frames[0], *frames])
 
-    def cut(self) -> None:
+    def disconnect(self) -> None:
         """See `network.Hub`."""
         assert self._current is not None
         self._cut(self._current.connection, "it asked for another's inbox")
@@ -332,7 +332,7 @@ class _Door:
     def callback(self, _domain: str, key: bytes) -> bool:
         """Whether this public key, in Z85, is let in."""
         try:
-            return self._access.admits(self._port, z85.decode(key))
+            return self._access.allows(self._port, z85.decode(key))
         except Exception:
             log.exception("a key could not be looked up; it is not let in")
             return False

@@ -14,8 +14,8 @@ from fedmq.protocol.messages import Accepted, GradientLearner, Round, Train
 from fedmq.runtime.rng import derive_rng
 from fedmq.tasks.task import find_task
 from fedmq.trainer.budget import Spent
-from fedmq.trainer.high_water_marks import RUNS_REMEMBERED, HighWaterMark, Seen
-from fedmq.trainer.machine import Connected, Effects, Heard, Worked
+from fedmq.trainer.high_water_marks import RUNS_REMEMBERED, HighWaterMark, HighWaterMarks
+from fedmq.trainer.machine import BrokerConnected, Effects, MessageReceived, WorkDone
 from fedmq.trainer.session import RUNS_MAX, SILENT_S, Session
 from fedmq.trainer.spool import SEEN_SUFFIX, SPENT_SUFFIX, FileSpool
 
@@ -24,25 +24,25 @@ ROUND = Round(
 )
 
 
-def session(seen: Seen | None = None) -> Session:
+def session(seen: HighWaterMarks | None = None) -> Session:
     bob = Session("bob", 2, "test", derive_rng(1, "jitter"), seen=seen)
-    bob.step(Connected(), 0.0)
+    bob.step(BrokerConnected(), 0.0)
     return bob
 
 
 def hear(bob: Session, *, run: str = "run", term: int = 3, round: int = 5, at: float = 1.0) -> Effects:
     message = structs.replace(ROUND, run=run, term=term, round=round)
-    return bob.step(Heard(decode(encode(f"round/{run}", message, {"model": np.zeros(3)}))), at)
+    return bob.step(MessageReceived(decode(encode(f"round/{run}", message, {"model": np.zeros(3)}))), at)
 
 
 def work(bob: Session, round: int = 5) -> Effects:
     arrays = {"model": np.zeros(3), "losses": np.zeros(1), "correct": np.zeros(1, np.int64)}
-    return bob.step(Worked("run", round, arrays, 0.1), 2.0)
+    return bob.step(WorkDone("run", round, arrays, 0.1), 2.0)
 
 
 def accept(bob: Session, round: int = 5) -> Effects:
     accepted = Accepted(run="run", term=3, trainer="bob", round=round)
-    return bob.step(Heard(decode(encode("to/bob/", accepted))), 2.0)
+    return bob.step(MessageReceived(decode(encode("to/bob/", accepted))), 2.0)
 
 
 def marks_of(*effects: Effects) -> list[HighWaterMark]:
@@ -50,7 +50,7 @@ def marks_of(*effects: Effects) -> list[HighWaterMark]:
 
 
 def test_marks_only_rise_and_only_a_rise_is_kept() -> None:
-    seen = Seen()
+    seen = HighWaterMarks()
     assert seen.of("run") == HighWaterMark("run", 0, 0)
     assert seen.reached("run", 1) == [HighWaterMark("run", 1, 0)]
     assert seen.reached("run", 1, 4) == [HighWaterMark("run", 1, 4)]
@@ -59,7 +59,7 @@ def test_marks_only_rise_and_only_a_rise_is_kept() -> None:
 
 
 def test_the_run_that_was_longest_unchanged_is_forgotten_first() -> None:
-    seen = Seen([HighWaterMark(f"run-{number}", 1, 1) for number in range(RUNS_REMEMBERED)])
+    seen = HighWaterMarks([HighWaterMark(f"run-{number}", 1, 1) for number in range(RUNS_REMEMBERED)])
     seen.reached("run-0", 1, 2)
     assert seen.reached("one-more", 1) == [HighWaterMark("one-more", 1, 0), HighWaterMark("run-1", 0, 0)]
     assert seen.of("run-0") == HighWaterMark("run-0", 1, 2)
@@ -76,7 +76,7 @@ def test_an_term_is_kept_when_it_is_heard_of_and_a_round_when_its_result_has_arr
     ("term", "round", "works"), [(3, 5, False), (3, 4, False), (2, 9, False), (3, 6, True), (4, 1, True)]
 )
 def test_the_next_life_works_only_on_what_is_newer(term: int, round: int, works: bool) -> None:
-    bob = session(Seen([HighWaterMark("run", 3, 5)]))
+    bob = session(HighWaterMarks([HighWaterMark("run", 3, 5)]))
     assert (hear(bob, term=term, round=round).start is not None) is works
 
 

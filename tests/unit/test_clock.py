@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedmq.runtime.deadlines import earliest
+from fedmq.runtime.clock import earliest
 
 
 def test_the_earliest_of_times_is_the_first_that_ever_comes() -> None:

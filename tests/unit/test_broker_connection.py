@@ -10,12 +10,12 @@ from fedmq.runtime.broker_connection import NOTICE_S, BrokerConnection
 
 def test_a_broker_is_reached_once_until_it_goes_away() -> None:
     connection = BrokerConnection("tcp://127.0.0.1:1", 0.0, None)
-    assert (connection.contacts, connection.lacks) == (0, "the broker at tcp://127.0.0.1:1 is not there")
+    assert (connection.contacts, connection.problem) == (0, "the broker at tcp://127.0.0.1:1 is not there")
     for _ in range(2):
         connection.up()
-    assert (connection.contacts, connection.lacks) == (1, "")
+    assert (connection.contacts, connection.problem) == (1, "")
     connection.down()
-    assert connection.lacks
+    assert connection.problem
     connection.up()
     assert connection.contacts == 2
 
