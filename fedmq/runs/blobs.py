@@ -10,9 +10,9 @@ from collections.abc import Collection
 from hashlib import sha256
 from pathlib import Path
 
+from fedmq.protocol.codec import Frames
 from fedmq.runtime.atomic_files import sync_folder, write_whole
 from fedmq.runtime.run_folder import writing
-from fedmq.protocol.codec import Frames
 
 BLOB_BYTES = 1 << 20  # a frame over this is a file
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fedmq.runs import control_commands
-from fedmq.errors import BadConfiguration
 from fedmq.cli.lazy import LazyGroup
 from fedmq.cli.options import COUNT, one_thread_for_arrays, option
+from fedmq.errors import BadConfiguration
+from fedmq.runs import control_commands
 from fedmq.runtime.run_folder import RUNS, folder_of
 
 if TYPE_CHECKING:
@@ -157,9 +157,9 @@ def _summaries(folder: Path) -> list[dict[str, Any]]:
 
 def _summary(folder: Path) -> tuple[dict[str, Any], list[Close]]:
     """What `ls` says of one run, and its closed rounds."""
+    from fedmq.runs.maintenance import open_store
     from fedmq.runs.report import read_report
     from fedmq.runs.status import state_of
-    from fedmq.runs.maintenance import open_store
 
     store, description = open_store(folder)
     closes = list(store.closes())

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import secrets
 
-from fedmq.protocol import topics
-from fedmq.runtime.clock import Clock
 from fedmq.errors import BadConfiguration, NotAuthorised, Rejected, Unreachable
-from fedmq.security.keyring import Membership
-from fedmq.protocol.messages import Action, Beacon, Control, Finished, Round
-from fedmq.transport.link import Delivered, Link, LinkRefused
-from fedmq.security.signing import NoSigning, Signing, TrainerSigning
-from fedmq.transport.zeromq import SubscriberSockets
+from fedmq.protocol import topics
 from fedmq.protocol.codec import decode, encode
+from fedmq.protocol.messages import Action, Beacon, Control, Finished, Round
+from fedmq.runtime.clock import Clock
+from fedmq.security.keyring import Membership
+from fedmq.security.signing import NoSigning, Signing, TrainerSigning
+from fedmq.transport.link import Delivered, Link, LinkRefused
+from fedmq.transport.zeromq import SubscriberSockets
 
 AGAIN_S = 0.5
 ANSWER_S = 10.0

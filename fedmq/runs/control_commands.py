@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from fedmq.cli.options import broker_option, check_name
 from fedmq.errors import BadConfiguration
 from fedmq.names import NAME_PATTERN
-from fedmq.cli.options import broker_option, check_name
 from fedmq.runtime.run_folder import folder_of
 
 if TYPE_CHECKING:
@@ -24,10 +24,10 @@ def _ask(
     action: Action, run: str, broker: str | None, keys: Path | None, told: str, trainer: str | None = None
 ) -> None:
     """Have a live run do something, and wait until it has heard."""
-    from fedmq.runtime.clock import SystemClock
-    from fedmq.security.keyring import find_broker
-    from fedmq.runtime.loop import serve
     from fedmq.runs.control_client import open_operator
+    from fedmq.runtime.clock import SystemClock
+    from fedmq.runtime.loop import serve
+    from fedmq.security.keyring import find_broker
 
     name = _name(run, action)
     clock = SystemClock()
@@ -44,8 +44,8 @@ def _ask(
 
 def _name(run: str, action: Action) -> str:
     """Of a run by its folder, by its folder's name below `runs`, or by its own name."""
-    from fedmq.runs.report import read_report
     from fedmq.runs.maintenance import open_store
+    from fedmq.runs.report import read_report
     from fedmq.runtime.lock import is_locked
     from fedmq.runtime.run_folder import STORE
 

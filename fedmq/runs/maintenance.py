@@ -11,13 +11,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from fedmq.runs.store_errors import StoreDamaged
-from fedmq.runs.replay import replay
-from fedmq.runs.report import read_report
-from fedmq.runs.store import Close, Description, Store, StoredResult
 from fedmq.algorithms.base import find_strategy
 from fedmq.errors import BadConfiguration, StoreError
 from fedmq.models.networks import TrainedModel
+from fedmq.runs.replay import replay
+from fedmq.runs.report import read_report
+from fedmq.runs.store import Close, Description, Store, StoredResult
+from fedmq.runs.store_errors import StoreDamaged
 from fedmq.runtime.run_folder import HISTORY, MODEL, REPORT, STORE
 
 DAMAGED = ".damaged"  # is put behind the name of what recovery replaces
@@ -62,7 +62,9 @@ def replay_run(folder: Path) -> Again:
     replayed = replay(store, description.task, strategy, description.seed, from_start=True)
     store.close()
     evaluation = strategy.evaluation(replayed.state)
-    model = None if evaluation is None else TrainedModel(description.task.model, evaluation.genes, description.task.name)
+    model = (
+        None if evaluation is None else TrainedModel(description.task.model, evaluation.genes, description.task.name)
+    )
     sha256 = None if model is None else hashlib.sha256(model.to_bytes()).hexdigest()
     return Again(replayed.round - 1, sum(results for _, results in replayed.trainers.values()), sha256)
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from fedmq.runs.checkpoint import load
-from fedmq.runs.updates import as_update
-from fedmq.runs.store import Close, Store, StoredResult
 from fedmq.algorithms.base import Strategy, Update
 from fedmq.errors import Rejected, StoreError
-from fedmq.protocol.messages import Result
-from fedmq.tasks.task import Task
 from fedmq.protocol.codec import decode
+from fedmq.protocol.messages import Result
+from fedmq.runs.checkpoint import load
+from fedmq.runs.store import Close, Store, StoredResult
+from fedmq.runs.updates import as_update
+from fedmq.tasks.task import Task
 
 _WAY_OUT = "continue it with the fedmq that wrote it, or choose another --out"
 

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import msgspec
 
-from fedmq.runs.store import Close, Description
 from fedmq.algorithms.base import Evaluation
-from fedmq.observe import events
 from fedmq.errors import BadConfiguration
-from fedmq.runtime.atomic_files import write_whole
 from fedmq.models.networks import TrainedModel
+from fedmq.observe import events
+from fedmq.runs.store import Close, Description
+from fedmq.runtime.atomic_files import write_whole
 from fedmq.runtime.run_folder import HISTORY, MODEL, REPORT, writing
 
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fedmq.runs.report import Report
 from fedmq.observe.event_log import TAIL_BYTES, read_view
+from fedmq.runs.report import Report
 from fedmq.runtime.lock import is_locked
 from fedmq.runtime.run_folder import EVENTS
 

@@ -22,14 +22,14 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from fedmq.runs.blobs import Blobs
-from fedmq.runs.store_errors import Errors, StoreDamaged
-from fedmq.runs.commit_marker import Reached, CommitMarker
 from fedmq.errors import BadConfiguration, StoreError
 from fedmq.observe.events import Best, Why
+from fedmq.protocol.codec import Frames
+from fedmq.runs.blobs import Blobs
+from fedmq.runs.commit_marker import CommitMarker, Reached
+from fedmq.runs.store_errors import Errors, StoreDamaged
 from fedmq.runtime.lock import FolderLock
 from fedmq.tasks.task import Task
-from fedmq.protocol.codec import Frames
 
 SCHEMA_VERSION = 4
 _T = TypeVar("_T")
@@ -103,7 +103,9 @@ class Store:
         self.path = str(path)
         self._errors = Errors(self.path, _UNREADABLE)
         self._blobs = None if self.path == ":memory:" else Blobs(Path(path).with_name("blobs"))
-        self._commit_marker = None if self.path == ":memory:" else CommitMarker(Path(path).with_suffix(".commit-marker"))
+        self._commit_marker = (
+            None if self.path == ":memory:" else CommitMarker(Path(path).with_suffix(".commit-marker"))
+        )
         self._lock: FolderLock | None = None  # once this store has written
         with self._errors:
             self._connection = sqlite3.connect(self.path, isolation_level=None, timeout=2.0)

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from fedmq.algorithms.base import Update
-from fedmq.protocol.messages import Result
-from fedmq.protocol.fixed_point import dequantize
 from fedmq.protocol.codec import Array
+from fedmq.protocol.fixed_point import dequantize
+from fedmq.protocol.messages import Result
 
 
 def as_update(result: Result, arrays: Mapping[str, Array], counted_in: int) -> Update:
@@ -20,4 +20,6 @@ def as_update(result: Result, arrays: Mapping[str, Array], counted_in: int) -> U
         Rejected: its losses are no integers.
     """
     staleness = counted_in - result.round
-    return Update(result.trainer, result.round, staleness, result.num_examples, dequantize(arrays, result.fraction_bits))
+    return Update(
+        result.trainer, result.round, staleness, result.num_examples, dequantize(arrays, result.fraction_bits)
+    )
