@@ -1,7 +1,7 @@
 """How much one trainer can weigh in the strategy `evolution`, whatever it says.
 
 Knows nothing of rounds, candidates' ids or how the next pool is made. An honest trainer's numbers stay as they are,
-but for those of candidates that are hopeless anyway. The reasons and the figures are in docs/explanation/liars.md.
+but for those of candidates that are hopeless anyway. The reasons and the figures are in docs/explanation/byzantine-trainers.md.
 """
 
 from __future__ import annotations
