@@ -1,9 +1,9 @@
-"""Mutation testing: every bug of a list, planted alone in a copy of the tree, must make a test fail.
+"""Mutation testing: plant each bug of a list alone in a copy of the tree, and expect a test to fail.
 
-    python tests/mutants/mutants.py [--jobs 2] [WORD ...]     only those whose description has one of the words
+    python tests/mutants/mutants.py [--jobs 2] [WORD ...]     only bugs whose description has one of the words
 
-Prints a table: what was planted, which test caught it, in how many seconds. Exit code 1 when one survives, 2 when a
-change does not fit or the tests fail without any. Knows nothing of what is tested.
+Prints a table: the bug, the test that caught it, the seconds. Exit code 1: a bug survived, or does not fit the code;
+2: a test fails without any bug.
 """
 
 from __future__ import annotations
@@ -20,9 +20,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from mutations import MUTATIONS, Mutation
+from mutations import MUTATIONS, ROOT, Mutation
 
-ROOT = Path(__file__).parents[2]
 TESTS = ("tests/unit", "tests/simulation", "tests/mutants")
 TREE = (
     "fedmq",
@@ -40,7 +39,7 @@ CAUGHT = re.compile(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", re.MULTILINE)
 
 
 class Outcome(NamedTuple):
-    """What became of a mutation; no `test`: it survived."""
+    """The test that caught a mutation (None: it survived), the seconds it took, and the output of pytest."""
 
     test: str | None
     seconds: float
@@ -48,7 +47,7 @@ class Outcome(NamedTuple):
 
 
 def copy_tree(place: Path) -> None:
-    """The parts of the tree that the tests need, without what tools have left there."""
+    """Copy the parts of the tree that the tests need, without caches; symbolic links stay links."""
     for name in TREE:
         source, copy = ROOT / name, place / name
         copy.parent.mkdir(parents=True, exist_ok=True)
@@ -59,26 +58,23 @@ def copy_tree(place: Path) -> None:
 
 
 def plant(mutation: Mutation, place: Path) -> None:
-    """A copy of the tree with the mutation in it."""
-    if (why := misfit(mutation)) is not None:
-        raise ValueError(why)
+    """Copy the tree, with the mutation in it.
+
+    Raises:
+        ValueError: the mutation does not fit the code.
+    """
+    mutated = mutation.mutated
     copy_tree(place)
-    path = place / mutation.file
-    path.write_text(path.read_text(encoding="utf-8").replace(mutation.old, mutation.new), encoding="utf-8")
+    (place / mutation.file).write_text(mutated, encoding="utf-8")
 
 
 def misfit(mutation: Mutation) -> str | None:
-    """Why a mutation cannot be applied, or None."""
-    source = (ROOT / mutation.file).read_text(encoding="utf-8")
-    count = source.count(mutation.old)
-    missing = [name for name in mutation.tests if not (ROOT / name.partition("::")[0]).exists()]
-    if count != 1:
-        return f"{mutation.what}: its text is {count} times in {mutation.file}, expected once: {mutation.old!r}"
+    """Return why a mutation does not fit the code, or None."""
     try:
-        compile(source.replace(mutation.old, mutation.new), mutation.file, "exec")
-    except SyntaxError as error:
-        return f"{mutation.what}: what comes out is no Python: {error}"
-    return f"{mutation.what}: there is no {', '.join(missing)}" if missing else None
+        mutation.mutated  # noqa: B018  # computed here, kept for `plant`
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def run_tests(place: Path, tests: tuple[str, ...]) -> Outcome:
@@ -91,7 +87,7 @@ def run_tests(place: Path, tests: tuple[str, ...]) -> Outcome:
             command, cwd=place, env=environment, capture_output=True, text=True, check=False, timeout=TIMEOUT_S
         )
     except subprocess.TimeoutExpired:
-        return Outcome(f"nothing ended in {TIMEOUT_S:g} s", time.monotonic() - began)
+        return Outcome(f"time-out after {TIMEOUT_S:g} s", time.monotonic() - began)
     seconds = time.monotonic() - began
     if done.returncode == 0:
         return Outcome(None, seconds)
@@ -100,35 +96,35 @@ def run_tests(place: Path, tests: tuple[str, ...]) -> Outcome:
 
 
 def attempt(mutation: Mutation) -> Outcome:
-    """Plant a mutation in a copy of the tree, and see whether a test notices."""
+    """Plant a mutation in a copy of the tree and run its tests."""
     with tempfile.TemporaryDirectory(prefix="mutant-") as name:
         plant(mutation, Path(name))
         return run_tests(Path(name), mutation.tests)
 
 
 def baseline(mutations: list[Mutation]) -> Outcome:
-    """The tests without any mutation: a test that fails anyhow would seem to catch everything."""
+    """Run the tests without a mutation: a test that always fails would seem to catch every bug."""
     with tempfile.TemporaryDirectory(prefix="mutant-") as name:
         copy_tree(Path(name))
         return run_tests(Path(name), tuple(sorted({test for mutation in mutations for test in mutation.tests})))
 
 
 def main() -> None:
-    """See the module."""
-    parser = argparse.ArgumentParser(description="Plant bugs and see which test catches each.")
+    """Parse the command line, run all chosen mutations, and exit with the code of the result."""
+    parser = argparse.ArgumentParser(description="Plant bugs and report the test that catches each.")
     parser.add_argument("words", nargs="*", help="only mutations with one of these words")
     parser.add_argument("--jobs", type=int, default=2)
     given = parser.parse_args()
     chosen = [one for one in MUTATIONS if not given.words or any(word in one.what for word in given.words)]
     wrong = [line for line in map(misfit, chosen) if line is not None]
     if wrong:
-        sys.exit("\n".join(["mutants: these do not fit the code any more, mend tests/mutants/mutations.toml:", *wrong]))
+        sys.exit("\n".join(["mutants: these do not fit the code: update tests/mutants/mutations.toml:", *wrong]))
     without = baseline(chosen)
     if without.test is not None:
         sys.stderr.write(without.output)
-        print(f"mutants: {without.test} fails without any mutation: mend that first", file=sys.stderr)
+        print(f"mutants: {without.test} fails without a mutation: fix it first", file=sys.stderr)
         sys.exit(2)
-    print(f"without a mutation all pass ({without.seconds:.0f} s)", flush=True)
+    print(f"all tests pass without a mutation ({without.seconds:.0f} s)", flush=True)
     survivors = 0
     with ThreadPoolExecutor(given.jobs) as pool:
         for mutation, outcome in zip(chosen, pool.map(attempt, chosen), strict=True):
