@@ -160,7 +160,7 @@ def aggregator(
     from fedmq.tasks.shipping import ship
     from fedmq.transport.zeromq import AggregatorSockets
 
-    address, membership = find_broker(broker, keys, "aggregator")
+    address, credentials = find_broker(broker, keys, "aggregator")
     new = out is None or not (out / STORE).exists()
     if new or strategy is not None:
         find_strategy(strategy or "evolution", robust)
@@ -181,8 +181,8 @@ def aggregator(
         keep_rounds=keep_rounds,
         connect_timeout_s=connect_timeout,
     )
-    signing = None if keys is None or membership is None else AggregatorSigning(membership, Members(keys))
-    link = AggregatorSockets(address, store.description.run if store.description else name, membership)
+    signing = None if keys is None or credentials is None else AggregatorSigning(credentials, Members(keys))
+    link = AggregatorSockets(address, store.description.run if store.description else name, credentials)
     service = _serve(link, store, folder, limits, address, signing, metrics, silent=quiet or as_json)
     _end(service, folder, store, quiet=quiet, as_json=as_json)
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from fedmq.runtime.clock import Clock
-from fedmq.security.keyring import Members, Membership
-from fedmq.security.keys import Public
-from fedmq.security.tokens import Tickets
+from fedmq.security.keyring import Credentials, Members
+from fedmq.security.keys import PublicIdentity
+from fedmq.security.tokens import IssuedTokens
 from fedmq.transport.link import Port
 
 ROLES = {
@@ -77,12 +77,14 @@ class Bearer(NamedTuple):
 
 
 class KeyAccessControl:
-    """The gate of a broker that has keys; see `network.Gate`. Without `tickets` nobody can ask to be let in."""
+    """The gate of a broker that has keys; see `network.Gate`. Without `tokens` nobody can ask to be let in."""
 
-    def __init__(self, membership: Membership, members: Members, clock: Clock, tickets: Tickets | None = None) -> None:
-        self.secret = membership.identity.transport_secret
-        self._aggregator = membership.federation.aggregator
-        self._members, self._tickets, self._clock = members, tickets, clock
+    def __init__(
+        self, credentials: Credentials, members: Members, clock: Clock, tokens: IssuedTokens | None = None
+    ) -> None:
+        self.secret = credentials.identity.transport_secret
+        self._aggregator = credentials.federation.aggregator
+        self._members, self._tokens, self._clock = members, tokens, clock
         self.refused = dict.fromkeys(REFUSALS, 0)
         self._accounts: dict[bytes, Account] = {}  # only of those who are let in: bounded as members and tokens are
 
@@ -125,7 +127,7 @@ class KeyAccessControl:
         self._tell(guest, account, now, "sends too much; some of it is dropped")
         return None
 
-    def punish(self, key: bytes) -> None:
+    def block(self, key: bytes) -> None:
         """See `network.Gate`."""
         public = self._aggregator if key == self._aggregator.transport else self._members.of_key(key)
         if public is None:
@@ -134,9 +136,9 @@ class KeyAccessControl:
         account.shut_out_until = now + PUNISHED_S
         self._tell(public, account, now, f"did what nobody may, and is shut out for {PUNISHED_S:g} s")
 
-    def refresh(self) -> list[Public]:
+    def refresh(self) -> list[PublicIdentity]:
         """Who was let in until now, and is not any more."""
-        for key in set() if self._tickets is None else self._tickets.refresh(self._clock.now()):
+        for key in set() if self._tokens is None else self._tokens.refresh(self._clock.now()):
             self._accounts.pop(key, None)
         gone = self._members.refresh(self._clock.now())
         for public in gone:
@@ -144,22 +146,22 @@ class KeyAccessControl:
             self._accounts.pop(public.transport, None)
         return gone
 
-    def _guest(self, port: Port, key: bytes) -> Public | Bearer | None:
+    def _guest(self, port: Port, key: bytes) -> PublicIdentity | Bearer | None:
         if key == self._aggregator.transport:
-            public: Public | None = self._aggregator
+            public: PublicIdentity | None = self._aggregator
         else:  # a member is no aggregator, whatever its file says
             public = self._members.of_key(key)
             public = None if public is not None and public.role == "aggregator" else public
         if public is not None:
             return public if public.role in ROLES[port] else None
-        expires = self._tickets.expires(key) if port is Port.JOIN and self._tickets is not None else None
+        expires = self._tokens.expires(key) if port is Port.JOIN and self._tokens is not None else None
         return None if expires is None or expires <= self._clock.wall() else Bearer(key.hex()[:8])
 
     def _account(self, key: bytes) -> Account:
         return self._accounts.setdefault(key, Account())
 
     @staticmethod
-    def _tell(guest: Public | Bearer, account: Account, now: float, what: str) -> None:
+    def _tell(guest: PublicIdentity | Bearer, account: Account, now: float, what: str) -> None:
         if now >= account.told_at + TOLD_AGAIN_S:
             account.told_at = now
             log.warning("%s %s (%s) %s", guest.role, guest.name, guest.fingerprint, what)

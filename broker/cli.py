@@ -53,19 +53,19 @@ def broker(bind: str | None, port: int | None, keys: Path | None, metrics: tuple
     from fedmq.observe.metrics_server import exposed
     from fedmq.runtime.clock import SystemClock
     from fedmq.runtime.loop import serve
-    from fedmq.security.admission import Enrolment
+    from fedmq.security.admission import Admission
     from fedmq.security.keyring import Members, find_broker
-    from fedmq.security.tokens import Tickets
+    from fedmq.security.tokens import IssuedTokens
     from fedmq.transport.zeromq import BrokerSockets
 
-    address, membership = find_broker(None, keys, "broker")
+    address, credentials = find_broker(None, keys, "broker")
     host, first = parse_address(address)
     host, first, clock = bind or host, port or first, SystemClock()
     access = enrolment = None
-    if keys is not None and membership is not None:
+    if keys is not None and credentials is not None:
         members = Members(keys)
-        access = KeyAccessControl(membership, members, clock, Tickets(keys))
-        enrolment = Enrolment(keys, membership.federation, members, clock)
+        access = KeyAccessControl(credentials, members, clock, IssuedTokens(keys))
+        enrolment = Admission(keys, credentials.federation, members, clock)
     hub = BrokerSockets(host, first, access)
     last = first + PORTS - 1 - (access is None)  # the last is for those who ask to be let in
     where = f" --keys {keys}" if keys else "" if first == DEFAULT_PORT else f" --broker tcp://{host}:{first}"

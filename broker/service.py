@@ -6,7 +6,7 @@ from typing import assert_never
 
 from fedmq.broker.access_control import KeyAccessControl
 from fedmq.broker.routing import Allow, Deliver, Disconnect, Effect, Publish, Routing
-from fedmq.security.admission import Enrolment
+from fedmq.security.admission import Admission
 from fedmq.transport.link import EnrolmentRequest, Hub
 
 
@@ -15,7 +15,7 @@ class Broker:
 
     wake_at: float | None = None
 
-    def __init__(self, hub: Hub, access: KeyAccessControl | None = None, enrolment: Enrolment | None = None) -> None:
+    def __init__(self, hub: Hub, access: KeyAccessControl | None = None, enrolment: Admission | None = None) -> None:
         self.done = False
         self.routing = Routing()
         self.taken = 0  # messages

@@ -48,7 +48,7 @@ class Controls:
 
     def __init__(self, broker: str | None, keys: Path | None) -> None:
         try:
-            self._address, self._membership = find_broker(broker, keys, "aggregator")
+            self._address, self._credentials = find_broker(broker, keys, "aggregator")
         except BadConfiguration as error:
             raise BadConfiguration(f"--control: {error}") from error
 
@@ -62,7 +62,7 @@ class Controls:
         """
         clock = SystemClock()
         operator, link = open_operator(
-            self._address, self._membership, run, word.action, clock=clock, trainer=word.trainer
+            self._address, self._credentials, run, word.action, clock=clock, trainer=word.trainer
         )
         try:
             operator.step()

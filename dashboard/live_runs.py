@@ -143,12 +143,12 @@ def open_watching(broker: str | None, keys: Path | None, *, clock: Clock) -> tup
     Raises:
         BadConfiguration: there are no keys of an observer in the folder, nor those of the aggregator.
     """
-    from fedmq.security.keyring import find_watching
+    from fedmq.security.keyring import find_broker_to_watch
     from fedmq.transport.zeromq import ObserverSockets
 
-    address, membership = find_watching(broker, keys)
-    link = ObserverSockets(address, secrets.token_hex(8), membership)
-    signing = None if membership is None else TrainerSigning(membership)
+    address, credentials = find_broker_to_watch(broker, keys)
+    link = ObserverSockets(address, secrets.token_hex(8), credentials)
+    signing = None if credentials is None else TrainerSigning(credentials)
     return LiveRuns(link, clock=clock, signing=signing), link, address
 
 

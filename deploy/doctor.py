@@ -66,15 +66,15 @@ def examine(broker: str | None, keys: Path | None, data: str | None) -> list[Fin
 
     findings = [check_python(), check_libzmq(), check_files_limit(), check_clock()]
     findings.append(check_folder(Path(os.environ.get("STATE_DIRECTORY", "."))))
-    membership = None
+    credentials = None
     if keys is not None:
-        finding, membership = check_keys(keys)
+        finding, credentials = check_keys(keys)
         findings.append(finding)
-    at = None if membership is None else membership.federation.broker
+    at = None if credentials is None else credentials.federation.broker
     address = broker or at or DEFAULT_ADDRESS
     way = check_way(address, wanted=bool(broker or at))
     findings.append(way)
-    door = check_door(address, membership) if way.state == "ok" and (keys is None or membership is not None) else []
+    door = check_door(address, credentials) if way.state == "ok" and (keys is None or credentials is not None) else []
     findings += door
     talks = bool(door) and door[0].state == "ok"
     if not talks and (ports := check_ports(*parse_address(address))) is not None:

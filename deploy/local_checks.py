@@ -13,7 +13,7 @@ from pathlib import Path
 from fedmq import __version__
 from fedmq.deploy.check_result import Finding, broken, fine, odd
 from fedmq.errors import BadConfiguration
-from fedmq.security.keyring import KEY_SUFFIX, Membership, read_federation, read_membership
+from fedmq.security.keyring import KEY_SUFFIX, Credentials, read_credentials, read_federation
 from fedmq.security.keys import Role
 from fedmq.transport.zeromq import library
 
@@ -90,15 +90,15 @@ def check_folder(folder: Path) -> Finding:
     return fine("folder", f"{folder.absolute()} can be written")
 
 
-def check_keys(folder: Path) -> tuple[Finding, Membership | None]:
+def check_keys(folder: Path) -> tuple[Finding, Credentials | None]:
     """Whether the keys can be used, and who we are with them; the broker's own key cannot connect anywhere."""
     member = None
     try:
         federation = read_federation(folder)
         roles = [role for role in SECRET_ROLES if (folder / f"{role}{KEY_SUFFIX}").is_file()]
         for role in roles:
-            membership = read_membership(folder, role)
-            member = member or (membership if role != "broker" else None)
+            credentials = read_credentials(folder, role)
+            member = member or (credentials if role != "broker" else None)
     except BadConfiguration as error:
         return broken("keys", str(error), "mend what it says, or join anew: fedmq trainer join TOKEN"), None
     if not roles:

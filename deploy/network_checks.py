@@ -16,7 +16,7 @@ from fedmq.errors import Rejected
 from fedmq.protocol import topics
 from fedmq.protocol.codec import decode
 from fedmq.protocol.messages import PROTOCOL_VERSION, Beacon
-from fedmq.security.keyring import Membership
+from fedmq.security.keyring import Credentials
 from fedmq.transport.address import PORTS, parse_address
 from fedmq.transport.link import Delivered, LinkRefused, LinkUp
 from fedmq.transport.zeromq import SubscriberSockets
@@ -93,9 +93,9 @@ def _connect(host: str, port: int, timeout_s: float) -> str:
     return ""
 
 
-def check_door(address: str, membership: Membership | None, wait_s: float = HANDSHAKE_S) -> list[Finding]:
+def check_door(address: str, credentials: Credentials | None, wait_s: float = HANDSHAKE_S) -> list[Finding]:
     """Whether the broker lets us in, and then what is heard there."""
-    link = SubscriberSockets(address, topics.BEACONS, membership=membership)
+    link = SubscriberSockets(address, topics.BEACONS, credentials=credentials)
     try:
         give_up_at = time.monotonic() + wait_s
         while (left_s := give_up_at - time.monotonic()) > 0:
@@ -104,7 +104,7 @@ def check_door(address: str, membership: Membership | None, wait_s: float = HAND
                 if isinstance(news, LinkUp):
                     return [fine("door", f"the broker at {address} lets us in"), _listen(link)]
                 if isinstance(news, LinkRefused):
-                    return [_refused(address, membership)]
+                    return [_refused(address, credentials)]
     finally:
         link.close()
     return [
@@ -116,11 +116,11 @@ def check_door(address: str, membership: Membership | None, wait_s: float = HAND
     ]
 
 
-def _refused(address: str, membership: Membership | None) -> Finding:
-    if membership is None:
+def _refused(address: str, credentials: Credentials | None) -> Finding:
+    if credentials is None:
         found = f"the broker at {address} wants keys, or is none"
         return broken("door", found, "join its federation: fedmq trainer join TOKEN, then --keys DIR")
-    public = membership.identity.public
+    public = credentials.identity.public
     return broken(
         "door",
         f"the broker at {address} does not let in {public.role} {public.name}, or has no keys itself",

@@ -27,7 +27,7 @@ from fedmq.security.join_command import join
 
 if TYPE_CHECKING:
     from fedmq.runtime.clock import Clock
-    from fedmq.security.keyring import Membership
+    from fedmq.security.keyring import Credentials
     from fedmq.security.signing import TrainerSigning
     from fedmq.tasks.task import Rows
     from fedmq.trainer.code_policy import CodePolicy
@@ -162,12 +162,12 @@ def trainer(
     from fedmq.trainer.worker import ThreadWorker
     from fedmq.transport.zeromq import TrainerSockets
 
-    address, membership = find_broker(broker, keys, "trainer")
-    name = _name(name, membership)
+    address, credentials = find_broker(broker, keys, "trainer")
+    name = _name(name, credentials)
     rows = _rows(data, name, min_rows)
-    signing = None if membership is None else TrainerSigning(membership)
+    signing = None if credentials is None else TrainerSigning(credentials)
     policy = _policy(allow_code, score, signing)
-    link, clock = TrainerSockets(address, name, membership), SystemClock()
+    link, clock = TrainerSockets(address, name, credentials), SystemClock()
     count, spool = len(rows.inputs), None if state is None else FileSpool(state / name)
     service = Trainer(
         link,
@@ -206,11 +206,11 @@ def _check_nothing_is_given(ctx: click.Context) -> None:
 trainer.add_command(join)
 
 
-def _name(given: str | None, membership: Membership | None) -> str:
+def _name(given: str | None, credentials: Credentials | None) -> str:
     """Who this is: with keys the one that they were made for."""
-    if membership is None:
+    if credentials is None:
         return given or socket.gethostname().split(".")[0]
-    name = membership.identity.name
+    name = credentials.identity.name
     if given not in (None, name):
         raise BadConfiguration(f"expected --name {name}, for whom the key was made, got {given}; leave --name out")
     return name

@@ -12,7 +12,7 @@ from fedmq.protocol import topics
 from fedmq.protocol.codec import decode, encode
 from fedmq.protocol.messages import Action, Beacon, Control, Finished, Round
 from fedmq.runtime.clock import Clock
-from fedmq.security.keyring import Membership
+from fedmq.security.keyring import Credentials
 from fedmq.security.signing import NoSigning, Signing, TrainerSigning
 from fedmq.transport.link import Delivered, Link, LinkRefused
 from fedmq.transport.zeromq import SubscriberSockets
@@ -117,10 +117,10 @@ class Operator:
 
 
 def open_operator(
-    address: str, membership: Membership | None, run: str, action: Action, *, clock: Clock, trainer: str | None = None
+    address: str, credentials: Credentials | None, run: str, action: Action, *, clock: Clock, trainer: str | None = None
 ) -> tuple[Operator, SubscriberSockets]:
     """An operator at that broker, and its link, which is to be closed in the end."""
-    link = SubscriberSockets(address, topics.round_of(run), topics.beacon_of(run), membership=membership)
-    signing = None if membership is None else TrainerSigning(membership)
+    link = SubscriberSockets(address, topics.round_of(run), topics.beacon_of(run), credentials=credentials)
+    signing = None if credentials is None else TrainerSigning(credentials)
     request_id = secrets.randbelow(2**53) + 1
     return Operator(link, run, action, clock=clock, request_id=request_id, trainer=trainer, signing=signing), link

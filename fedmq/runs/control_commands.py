@@ -31,8 +31,8 @@ def _ask(
 
     name = _name(run, action)
     clock = SystemClock()
-    address, membership = find_broker(broker, keys, "aggregator")
-    operator, link = open_operator(address, membership, name, action, clock=clock, trainer=trainer)
+    address, credentials = find_broker(broker, keys, "aggregator")
+    operator, link = open_operator(address, credentials, name, action, clock=clock, trainer=trainer)
     try:
         serve(operator, link, clock)
     finally:

@@ -23,20 +23,20 @@ from fedmq.errors import BadConfiguration, Rejected
 from fedmq.protocol.codec import Frames
 from fedmq.runtime.clock import Clock
 from fedmq.runtime.rate_limit import RateLimited
-from fedmq.security.enrolment import Request, Standing, answer, read_request
+from fedmq.security.enrolment import RequestStatus, SignedRequest, answer, decode_request
 from fedmq.security.keyring import (
     MEMBERS,
     REQUESTS,
     REVOKED,
-    Federation,
+    FederationInfo,
     Members,
     move_public,
     public_path,
     read_publics,
     write_public,
 )
-from fedmq.security.keys import Public
-from fedmq.security.tokens import Ticket, moment, read_ticket, write_ticket
+from fedmq.security.keys import PublicIdentity
+from fedmq.security.tokens import IssuedToken, format_time, read_issued_token, write_issued_token
 
 REPLACED_AGAIN_S = 10.0  # a key must be so old before it is replaced: it costs everybody their connections
 FINGERPRINT_LIKE = re.compile(r"[a-z2-7]{4}(-[a-z2-7]{4})+\Z", re.IGNORECASE)
@@ -44,10 +44,10 @@ FINGERPRINT_LIKE = re.compile(r"[a-z2-7]{4}(-[a-z2-7]{4})+\Z", re.IGNORECASE)
 log = logging.getLogger(__name__)
 
 
-class Enrolment:
+class Admission:
     """Who asks for a place in the federation of a folder of keys."""
 
-    def __init__(self, folder: Path, federation: Federation, members: Members, clock: Clock) -> None:
+    def __init__(self, folder: Path, federation: FederationInfo, members: Members, clock: Clock) -> None:
         self._folder, self._federation, self._members, self._clock = folder, federation, members, clock
         self._limited = RateLimited(log, clock)
 
@@ -57,7 +57,7 @@ class Enrolment:
         What is answered is on disk.
         """
         try:
-            request = read_request(self._federation.id, key, frames)
+            request = decode_request(self._federation.id, key, frames)
             self._check(request.is_signed_by(request.public, 0), "signed by its own key")
             return answer(self._standing(key, request))
         except Rejected as rejected:
@@ -72,47 +72,47 @@ class Enrolment:
         if not right:
             raise Rejected("signature", f"expected a request {expected}")
 
-    def _standing(self, key: bytes, request: Request) -> Standing:
+    def _standing(self, key: bytes, request: SignedRequest) -> RequestStatus:
         member = self._members.of_key(key)
         if member == request.public:
-            return Standing(state="accepted")
+            return RequestStatus(state="accepted")
         if member is not None:
             return self._replacement(member, request)
-        ticket = read_ticket(self._folder, key)
-        if ticket is None or ticket.expires <= self._clock.wall():
-            return Standing(state="expired")
-        if ticket.used_by is None:
-            return self._first(key, ticket, request.public)
-        if ticket.used_by != request.public.fingerprint:
-            return Standing(state="refused", detail="the token has been used: it is good for one machine")
+        issued = read_issued_token(self._folder, key)
+        if issued is None or issued.expires <= self._clock.wall():
+            return RequestStatus(state="expired")
+        if issued.used_by is None:
+            return self._first(key, issued, request.public)
+        if issued.used_by != request.public.fingerprint:
+            return RequestStatus(state="refused", detail="the token has been used: it is good for one machine")
         return self._place(request.public)
 
-    def _first(self, key: bytes, ticket: Ticket, public: Public) -> Standing:
+    def _first(self, key: bytes, issued: IssuedToken, public: PublicIdentity) -> RequestStatus:
         """The request of who is the first to use a token."""
-        if why := self._impossible(ticket, public):
-            return Standing(state="refused", detail=why)
+        if why := self._impossible(issued, public):
+            return RequestStatus(state="refused", detail=why)
         asks_again = any(self._is_in(kind, public) for kind in (REQUESTS, MEMBERS))
         if not asks_again:
             write_public(self._folder, REQUESTS, public)
         # After the request: in between, the same key asks again, and is bound then.
-        write_ticket(self._folder, key, Ticket(ticket.expires, ticket.name, public.fingerprint))
+        write_issued_token(self._folder, key, IssuedToken(issued.expires, issued.name, public.fingerprint))
         if asks_again:
             return self._place(public)
         log.warning(
             "%s %s asks to be let in until %s; if its own screen shows this fingerprint: fedmq keys accept %s",
             public.role,
             public.name,
-            moment(ticket.expires),
+            format_time(issued.expires),
             public.fingerprint,
         )
-        return Standing(state="waiting")
+        return RequestStatus(state="waiting")
 
-    def _impossible(self, ticket: Ticket, public: Public) -> str | None:
+    def _impossible(self, issued: IssuedToken, public: PublicIdentity) -> str | None:
         """Why nobody should be asked about this request; None if it is possible."""
         if public.role != "trainer":
             return f"expected a trainer, got a key of role {public.role}"
-        if ticket.name not in (None, public.name):
-            return f"the token is for the name {ticket.name}, got {public.name}"
+        if issued.name not in (None, public.name):
+            return f"the token is for the name {issued.name}, got {public.name}"
         if FINGERPRINT_LIKE.match(public.name):
             return f"expected a name that does not look like a fingerprint, got {public.name}"
         others = [self._federation.aggregator, *self._all(MEMBERS), *self._all(REQUESTS)]
@@ -120,7 +120,7 @@ class Enrolment:
             return f"another one is named {public.name} already; choose another name with --name"
         return self._known(public)
 
-    def _known(self, public: Public) -> str | None:
+    def _known(self, public: PublicIdentity) -> str | None:
         """Why these keys can not be let in; None if nobody has, had or asks with one of them."""
         if any(_share_a_key(one, public) for one in self._all(REVOKED)):
             return "the key has been revoked; a new one is needed"
@@ -129,44 +129,44 @@ class Enrolment:
             return "the key is another one's already; a new one is needed"
         return None
 
-    def _place(self, public: Public) -> Standing:
+    def _place(self, public: PublicIdentity) -> RequestStatus:
         """How a request stands that has been written down."""
         if self._is_in(REQUESTS, public):
-            return Standing(state="waiting")
+            return RequestStatus(state="waiting")
         if self._is_in(MEMBERS, public):  # and let in, once the list has been looked at again
-            return Standing(state="waiting" if self._members.of_key(public.transport) is None else "accepted")
-        return Standing(state="rejected")
+            return RequestStatus(state="waiting" if self._members.of_key(public.transport) is None else "accepted")
+        return RequestStatus(state="rejected")
 
-    def _replacement(self, member: Public, request: Request) -> Standing:
+    def _replacement(self, member: PublicIdentity, request: SignedRequest) -> RequestStatus:
         """A member asks for a new key to take its place."""
         public, is_in = request.public, self._is_in(MEMBERS, request.public)
         self._check(request.is_signed_by(member, 1), "signed by the key that it is to replace")
         if not self._is_in(MEMBERS, member):
-            return Standing(state="rejected")
+            return RequestStatus(state="rejected")
         if (public.role, public.name) != (member.role, member.name):
-            return Standing(state="refused", detail=f"expected a new key of {member.role} {member.name}")
+            return RequestStatus(state="refused", detail=f"expected a new key of {member.role} {member.name}")
         if not is_in and (why := self._known(public)):
-            return Standing(state="refused", detail=why)
+            return RequestStatus(state="refused", detail=why)
         if not is_in and 0 <= self._age(member) < REPLACED_AGAIN_S:
-            return Standing(state="waiting", detail=f"a key has to be {REPLACED_AGAIN_S:g} s old to be replaced")
+            return RequestStatus(state="waiting", detail=f"a key has to be {REPLACED_AGAIN_S:g} s old to be replaced")
         if not is_in:
             write_public(self._folder, MEMBERS, public)
         move_public(self._folder, member, MEMBERS, REVOKED)
         log.warning("%s %s has a new key: %s", public.role, public.name, public.fingerprint)
-        return Standing(state="accepted")
+        return RequestStatus(state="accepted")
 
-    def _age(self, member: Public) -> float:
+    def _age(self, member: PublicIdentity) -> float:
         try:
             return self._clock.wall() - public_path(self._folder, MEMBERS, member).stat().st_mtime
         except FileNotFoundError:
             return 0.0
 
-    def _all(self, kind: str) -> list[Public]:
+    def _all(self, kind: str) -> list[PublicIdentity]:
         return read_publics(self._folder, kind)
 
-    def _is_in(self, kind: str, public: Public) -> bool:
+    def _is_in(self, kind: str, public: PublicIdentity) -> bool:
         return public_path(self._folder, kind, public).exists()
 
 
-def _share_a_key(one: Public, other: Public) -> bool:
+def _share_a_key(one: PublicIdentity, other: PublicIdentity) -> bool:
     return one.transport == other.transport or one.signing == other.signing

@@ -24,7 +24,7 @@ from fedmq.cli.options import (
 from fedmq.errors import BadConfiguration, NotAuthorised
 
 if TYPE_CHECKING:
-    from fedmq.security.keys import Public
+    from fedmq.security.keys import PublicIdentity
 
 HOURS_MAX = 24 * 365
 POLL_S = 0.1
@@ -61,7 +61,7 @@ def init(broker: str, keys: Path) -> None:
       fedmq keys init --broker tcp://192.0.2.1:5550
       fedmq keys init --broker tcp://broker.example.org:7000 --keys /etc/fedmq/keys
     """
-    from fedmq.security.keyring import read_membership
+    from fedmq.security.keyring import read_credentials
     from fedmq.security.membership import make_federation
     from fedmq.transport.address import parse_address
 
@@ -70,7 +70,7 @@ def init(broker: str, keys: Path) -> None:
         raise BadConfiguration(f"expected an address that trainers can connect to, got {broker}; name this machine")
     federation = make_federation(keys, broker)
     click.echo(f"federation {federation.id.hex()[:8]}, broker at {broker}")
-    click.echo(f"broker      {read_membership(keys, 'broker').identity.public.fingerprint}")
+    click.echo(f"broker      {read_credentials(keys, 'broker').identity.public.fingerprint}")
     click.echo(f"aggregator  {federation.aggregator.fingerprint}")
     click.echo(f"secret: {keys}/broker.key and {keys}/aggregator.key; they stay on this machine")
     bind = "" if _is_numeric(host) else " --bind 0.0.0.0"
@@ -111,12 +111,12 @@ def token(name: str | None, hours: float, keys: Path) -> None:
       fedmq keys token --name clinic-7 --hours 1
     """
     from fedmq.security.membership import issue_token
-    from fedmq.security.tokens import moment
+    from fedmq.security.tokens import format_time
 
     now = time.time()
     expires = int(now + hours * 3600)
     click.echo(issue_token(keys, expires, name, now))
-    click.echo(f"good for one machine until {moment(expires)}; there: fedmq trainer join TOKEN", err=True)
+    click.echo(f"good for one machine until {format_time(expires)}; there: fedmq trainer join TOKEN", err=True)
 
 
 @keys.command()
@@ -140,10 +140,12 @@ def observer(name: str, out: Path, keys: Path) -> None:
     Examples:
       fedmq keys observer wall --out wall
     """
-    from fedmq.security.membership import add_observer, described
+    from fedmq.security.membership import add_observer, name_and_fingerprint
 
     public = add_observer(keys, name, out)
-    click.echo(f"observer {described(public)} is let in; its secret key is in {out}, which goes where it is used")
+    click.echo(
+        f"observer {name_and_fingerprint(public)} is let in; its secret key is in {out}, which goes where it is used"
+    )
 
 
 @keys.command()
@@ -160,29 +162,35 @@ def ls(as_json: bool, keys: Path) -> None:
     """
     import msgspec
 
-    from fedmq.security.membership import read_roll
-    from fedmq.security.tokens import moment
+    from fedmq.security.membership import read_membership
+    from fedmq.security.tokens import format_time
 
-    roll = read_roll(keys, time.time())
+    membership = read_membership(keys, time.time())
     tokens = [
-        {"token": key.hex()[:8], "expires": ticket.expires, "name": ticket.name, "used_by": ticket.used_by}
-        for key, ticket in roll.tokens.items()
+        {"token": key.hex()[:8], "expires": issued.expires, "name": issued.name, "used_by": issued.used_by}
+        for key, issued in membership.tokens.items()
     ]
     if as_json:
-        publics = {kind: [_told(one) for one in getattr(roll, kind)] for kind in ("members", "requests", "revoked")}
+        publics = {
+            kind: [_told(one) for one in getattr(membership, kind)] for kind in ("members", "requests", "revoked")
+        }
         click.echo(msgspec.json.encode({**publics, "tokens": tokens}).decode())
         return
-    for title, publics_of_kind in (("members", roll.members), ("waiting", roll.requests), ("revoked", roll.revoked)):
+    for title, publics_of_kind in (
+        ("members", membership.members),
+        ("waiting", membership.requests),
+        ("revoked", membership.revoked),
+    ):
         for one in publics_of_kind:
             click.echo(f"{title:<8} {one.fingerprint}  {one.role} {one.name}")
-    for key, ticket in roll.tokens.items():
-        use = f"used by {ticket.used_by}" if ticket.used_by else f"for {ticket.name or 'any name'}"
-        click.echo(f"token    {key.hex()[:8]}, good until {moment(ticket.expires)}, {use}")
-    if not any(roll):
+    for key, issued in membership.tokens.items():
+        use = f"used by {issued.used_by}" if issued.used_by else f"for {issued.name or 'any name'}"
+        click.echo(f"token    {key.hex()[:8]}, good until {format_time(issued.expires)}, {use}")
+    if not any(membership):
         click.echo(f"nobody yet; for each new machine: fedmq keys token{_where(keys)}")
 
 
-def _told(public: Public) -> dict[str, str]:
+def _told(public: PublicIdentity) -> dict[str, str]:
     return {"role": public.role, "name": public.name, "fingerprint": public.fingerprint}
 
 
@@ -205,13 +213,18 @@ def accept(who: str, wait: float, keys: Path) -> None:
       fedmq keys accept k7fq-2mzt-x4wd-hb3p
       fedmq keys accept k7fq
     """
-    from fedmq.security import membership as roll
+    from fedmq.security import membership
 
     give_up_at = time.monotonic() + wait
-    while time.monotonic() < give_up_at and not roll.fitting(who, roll.read_roll(keys, time.time()).requests):
+    while time.monotonic() < give_up_at and not membership.matching(
+        who, membership.read_membership(keys, time.time()).requests
+    ):
         time.sleep(POLL_S)
-    public = roll.accept(keys, who, time.time())
-    click.echo(f"{public.role} {roll.described(public)} is let in; next: fedmq aggregator --keys {keys} --task xor")
+    public = membership.accept(keys, who, time.time())
+    click.echo(
+        f"{public.role} {membership.name_and_fingerprint(public)} "
+        f"is let in; next: fedmq aggregator --keys {keys} --task xor"
+    )
 
 
 @keys.command()
@@ -225,10 +238,10 @@ def reject(who: str, keys: Path) -> None:
     Examples:
       fedmq keys reject k7fq
     """
-    from fedmq.security import membership as roll
+    from fedmq.security import membership
 
-    public = roll.reject(keys, who, time.time())
-    click.echo(f"{public.role} {roll.described(public)} is not let in")
+    public = membership.reject(keys, who, time.time())
+    click.echo(f"{public.role} {membership.name_and_fingerprint(public)} is not let in")
 
 
 @keys.command()
@@ -242,11 +255,13 @@ def revoke(who: str, keys: Path) -> None:
     Examples:
       fedmq keys revoke clinic-7
     """
-    from fedmq.security import membership as roll
+    from fedmq.security import membership
 
-    public = roll.revoke(keys, who, time.time())
+    public = membership.revoke(keys, who, time.time())
     again = "fedmq keys observer" if public.role == "observer" else "fedmq keys token"
-    click.echo(f"{public.role} {roll.described(public)} is not let in any more; a new key can be: {again}")
+    click.echo(
+        f"{public.role} {membership.name_and_fingerprint(public)} is not let in any more; a new key can be: {again}"
+    )
 
 
 @keys.command()
@@ -265,11 +280,11 @@ def rotate(role: str, keys: Path, connect_timeout: float | None) -> None:
       fedmq keys rotate
       fedmq keys rotate aggregator --keys keys
     """
-    from fedmq.security import membership as roll
+    from fedmq.security import membership
     from fedmq.security.rotation import rotate_trainer
 
     if role != "trainer":
-        public = roll.renew(keys, role)
+        public = membership.renew_key(keys, role)
         click.echo(f"{role}, new fingerprint {public.fingerprint}; restart the broker and the aggregator")
         click.echo(
             f"each trainer has to join again: fedmq keys token{_where(keys)}, and there fedmq trainer join TOKEN"

@@ -12,11 +12,11 @@ from fedmq.errors import Rejected
 from fedmq.protocol.codec import Frames
 from fedmq.runtime.broker_connection import BrokerConnection
 from fedmq.runtime.clock import Clock, SystemClock, earliest
-from fedmq.security.enrolment import Standing, ask, read_answer
+from fedmq.security.enrolment import RequestStatus, ask, decode_status
 from fedmq.transport.link import Delivered, Link, LinkRefused, LinkUp
 
 if TYPE_CHECKING:
-    from fedmq.security.keyring import Federation
+    from fedmq.security.keyring import FederationInfo
     from fedmq.security.keys import Identity
     from fedmq.transport.zeromq import TransportKeys
 
@@ -25,8 +25,8 @@ REFUSALS_MAX = 3  # a second apart: the broker may not have seen yet a token tha
 SILENT_S = 10.0  # a broker that lets us connect and does not answer knows nothing of us
 
 
-class Joiner:
-    """One attempt; see `loop.Service`. `standing` is the last answer, None when the broker has none for this key.
+class EnrolmentClient:
+    """One attempt; see `loop.Service`. `status` is the last answer, None when the broker has none for this key.
 
     Raises (from `step`):
         Unreachable: the broker was not there in the time that was allowed.
@@ -41,11 +41,11 @@ class Joiner:
         broker: str,
         connect_timeout_s: float | None,
         expires: float | None,
-        tell: Callable[[Standing], None],
+        tell: Callable[[RequestStatus], None],
     ) -> None:
         """`expires` is when the token does, on the wall's clock."""
         self.done = self.interrupted = False
-        self.standing: Standing | None = None
+        self.answer: RequestStatus | None = None
         self._link, self._frames, self._clock, self._expires, self._tell = link, frames, clock, expires, tell
         self._reach = BrokerConnection(broker, clock.now(), connect_timeout_s)
         self._ask_at: float | None = None  # none while there is no connection
@@ -85,7 +85,7 @@ class Joiner:
             return
         self._reach.check(now)
         if self._expires is not None and self._clock.wall() >= self._expires:
-            self._end(Standing(state="expired"))
+            self._end(RequestStatus(state="expired"))
         elif self._ask_at is not None and now >= self._answer_by:
             self._end(None)
         elif self._ask_at is not None and now >= self._ask_at:
@@ -100,32 +100,32 @@ class Joiner:
 
     def _hear(self, frames: Frames, now: float) -> None:
         try:
-            standing = read_answer(frames)
+            status = decode_status(frames)
         except Rejected:
             return
         if self.done:
             return
         self._answer_by = now + SILENT_S
-        if standing.state != "waiting":
-            self._end(standing)
-        elif standing != self.standing:
-            self.standing = standing
-            self._tell(standing)
+        if status.state != "waiting":
+            self._end(status)
+        elif status != self.answer:
+            self.answer = status
+            self._tell(status)
 
-    def _end(self, standing: Standing | None) -> None:
+    def _end(self, status: RequestStatus | None) -> None:
         if not self.done:
-            self.done, self.standing = True, standing
+            self.done, self.answer = True, status
 
 
 def ask_broker(
-    federation: Federation,
+    federation: FederationInfo,
     keys: TransportKeys,
     identities: tuple[Identity, ...],
-    tell: Callable[[Standing], None],
+    tell: Callable[[RequestStatus], None],
     *,
     timeout_s: float | None,
     expires: float | None = None,
-) -> Joiner:
+) -> EnrolmentClient:
     """How it ended: a place for the first identity was asked for over a connection with `keys`, signed by all of them.
 
     Raises:
@@ -135,7 +135,7 @@ def ask_broker(
     from fedmq.transport.zeromq import JoinSockets
 
     clock, link = SystemClock(), JoinSockets(federation.broker, keys)
-    joiner = Joiner(
+    joiner = EnrolmentClient(
         link,
         ask(federation.id, keys.public, *identities),
         clock=clock,

@@ -16,9 +16,9 @@ from fedmq.errors import BadConfiguration, NotAuthorised
 from fedmq.names import NAME_PATTERN
 
 if TYPE_CHECKING:
-    from fedmq.security.enrolment import Standing
-    from fedmq.security.enrolment_client import Joiner
-    from fedmq.security.keyring import Federation
+    from fedmq.security.enrolment import RequestStatus
+    from fedmq.security.enrolment_client import EnrolmentClient
+    from fedmq.security.keyring import FederationInfo
     from fedmq.security.keys import Identity
     from fedmq.security.tokens import Token
 
@@ -49,9 +49,9 @@ def join(token: str, name: str | None, keys: Path, connect_timeout: float | None
       fedmq trainer join fedmq1-… --name clinic-7 --keys /etc/fedmq/keys
       fedmq trainer join - < token
     """
-    from fedmq.security.tokens import read_line
+    from fedmq.security.tokens import decode_token
 
-    pasted = read_line(sys.stdin.read(2048) if token == STANDARD_INPUT else token)
+    pasted = decode_token(sys.stdin.read(2048) if token == STANDARD_INPUT else token)
     _check_federation(keys, pasted.federation)
     identity = _identity(keys, pasted, name)
     click.echo(f"trainer {identity.name}, fingerprint {identity.public.fingerprint}")
@@ -59,11 +59,11 @@ def join(token: str, name: str | None, keys: Path, connect_timeout: float | None
     if last.interrupted:
         click.echo("not accepted yet; the same command goes on waiting", err=True)
         raise SystemExit(1)
-    _end(keys, pasted, identity, last.standing)
+    _end(keys, pasted, identity, last.answer)
     click.echo(f"accepted; next: fedmq trainer --keys {keys} --data xor:1/2")
 
 
-def _check_federation(keys: Path, federation: Federation) -> None:
+def _check_federation(keys: Path, federation: FederationInfo) -> None:
     """A folder of keys is for one federation; the same one may have new keys."""
     from fedmq.security.keyring import FEDERATION, read_federation
 
@@ -97,15 +97,16 @@ def _identity(keys: Path, pasted: Token, wanted: str | None) -> Identity:
     return identity
 
 
-def _ask(pasted: Token, identity: Identity, timeout_s: float | None) -> Joiner:
+def _ask(pasted: Token, identity: Identity, timeout_s: float | None) -> EnrolmentClient:
     """The last attempt: over the token's key, or over the own one, which may have been accepted meanwhile."""
     from fedmq.security.enrolment_client import ask_broker
-    from fedmq.security.tokens import moment, public_half
+    from fedmq.security.tokens import format_time, public_half
     from fedmq.transport.zeromq import TransportKeys
 
-    def tell(_standing: Standing) -> None:
+    def tell(_standing: RequestStatus) -> None:
         click.echo(
-            f"waiting until {moment(pasted.expires)}; where the federation's keys are, compare the fingerprint, then: "
+            f"waiting until {format_time(pasted.expires)}; where the federation's keys are, compare the fingerprint, "
+            f"then: "
             f"fedmq keys accept {identity.public.fingerprint}"
         )
 
@@ -117,12 +118,12 @@ def _ask(pasted: Token, identity: Identity, timeout_s: float | None) -> Joiner:
         attempts.insert(0, (keys, pasted.expires))
     for keys, expires in attempts:
         last = ask_broker(federation, keys, (identity,), tell, timeout_s=timeout_s, expires=expires)
-        if last.interrupted or (last.standing is not None and last.standing.state != "expired"):
+        if last.interrupted or (last.answer is not None and last.answer.state != "expired"):
             break
     return last
 
 
-def _end(keys: Path, pasted: Token, identity: Identity, standing: Standing | None) -> None:
+def _end(keys: Path, pasted: Token, identity: Identity, status: RequestStatus | None) -> None:
     """Keep what was accepted, and say in one line what was not.
 
     Raises:
@@ -130,14 +131,14 @@ def _end(keys: Path, pasted: Token, identity: Identity, standing: Standing | Non
     """
     from fedmq.security.keyring import NEXT_SUFFIX, adopt_next, drop_next, read_identity, write_federation
 
-    state = "expired" if standing is None else standing.state
+    state = "expired" if status is None else status.state
     if state == "expired":
         raise _expired(pasted)
     is_next = read_identity(keys, "trainer", NEXT_SUFFIX) == identity
-    if standing is not None and state != "accepted":
+    if status is not None and state != "accepted":
         if is_next:
             drop_next(keys, "trainer")  # it is good for nothing any more; the next attempt makes a new one
-        said = "somebody has rejected it" if state == "rejected" else standing.detail
+        said = "somebody has rejected it" if state == "rejected" else status.detail
         raise NotAuthorised(f"the federation does not let in trainer {identity.name}: {said}")
     write_federation(keys, pasted.federation)
     if is_next:
@@ -145,9 +146,9 @@ def _end(keys: Path, pasted: Token, identity: Identity, standing: Standing | Non
 
 
 def _expired(pasted: Token) -> NotAuthorised:
-    from fedmq.security.tokens import moment
+    from fedmq.security.tokens import format_time
 
     return NotAuthorised(
-        f"expected a token that is still good, got one that was until {moment(pasted.expires)} or has been used "
-        f"(the clock here says {moment(time.time())}); ask for a new one: fedmq keys token"
+        f"expected a token that is still good, got one that was until {format_time(pasted.expires)} or has been used "
+        f"(the clock here says {format_time(time.time())}); ask for a new one: fedmq keys token"
     )

@@ -28,7 +28,7 @@ from msgspec import Meta
 
 from fedmq.errors import BadConfiguration
 from fedmq.runtime.atomic_files import sync_folder, write_whole, writing
-from fedmq.security.keys import Identity, Key, Public, Role
+from fedmq.security.keys import Identity, Key, PublicIdentity, Role
 from fedmq.transport.address import DEFAULT_ADDRESS, parse_address
 
 CHOOSE_ANOTHER = "choose another --keys"
@@ -37,29 +37,29 @@ MEMBERS, REQUESTS, REVOKED = "members", "requests", "revoked"
 KEY_SUFFIX, NEXT_SUFFIX, PUBLIC_SUFFIX = ".key", ".key.next", ".json"
 FILE_BYTES_MAX = 16 << 10
 REFRESH_S = 0.25  # a revocation is seen within it
-WATCHERS: tuple[Role, ...] = ("observer", "aggregator")  # who may watch: an operator holds the aggregator's key
+OBSERVER_ROLES: tuple[Role, ...] = ("observer", "aggregator")  # who may watch: an operator holds the aggregator's key
 
 _T = TypeVar("_T")
 log = logging.getLogger(__name__)
 
 
-class Federation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class FederationInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What all members know: which federation it is, where its broker is, and whom to believe."""
 
     id: Annotated[bytes, Meta(min_length=16, max_length=16)]
     broker: str  # its address
     broker_key: Key  # of its transport
-    aggregator: Public
+    aggregator: PublicIdentity
 
 
-class Membership(NamedTuple):
+class Credentials(NamedTuple):
     """A federation and who we are in it."""
 
-    federation: Federation
+    federation: FederationInfo
     identity: Identity
 
 
-def read_federation(folder: Path) -> Federation:
+def read_federation(folder: Path) -> FederationInfo:
     """The federation in a folder of keys.
 
     Raises:
@@ -71,10 +71,10 @@ def read_federation(folder: Path) -> Federation:
             f"--keys {folder}: expected {FEDERATION} in it, got none; fedmq keys init makes a federation, "
             "fedmq trainer join TOKEN joins one"
         )
-    return read_file(path, Federation)
+    return read_file(path, FederationInfo)
 
 
-def read_membership(folder: Path, role: Role) -> Membership:
+def read_credentials(folder: Path, role: Role) -> Credentials:
     """The federation in a folder of keys, and this machine's identity of that role.
 
     Raises:
@@ -85,7 +85,7 @@ def read_membership(folder: Path, role: Role) -> Membership:
         raise BadConfiguration(
             f"--keys {folder}: expected {role}{KEY_SUFFIX} in it, got none; is this the {role}'s machine?"
         )
-    return Membership(federation, identity)
+    return Credentials(federation, identity)
 
 
 def read_identity(folder: Path, role: Role, suffix: str = KEY_SUFFIX) -> Identity | None:
@@ -104,24 +104,24 @@ def read_identity(folder: Path, role: Role, suffix: str = KEY_SUFFIX) -> Identit
     return identity
 
 
-def find_broker(given: str | None, keys: Path | None, role: Role) -> tuple[str, Membership | None]:
+def find_broker(given: str | None, keys: Path | None, role: Role) -> tuple[str, Credentials | None]:
     """Where the broker is, and who we are there: as the command line says, or the federation, or the defaults."""
-    membership = None if keys is None else read_membership(keys, role)
-    address = given or (DEFAULT_ADDRESS if membership is None else membership.federation.broker)
+    credentials = None if keys is None else read_credentials(keys, role)
+    address = given or (DEFAULT_ADDRESS if credentials is None else credentials.federation.broker)
     parse_address(address)
-    return address, membership
+    return address, credentials
 
 
-def find_watching(given: str | None, keys: Path | None) -> tuple[str, Membership | None]:
+def find_broker_to_watch(given: str | None, keys: Path | None) -> tuple[str, Credentials | None]:
     """As `find_broker`, for who only watches: with the key of an observer, or else of the aggregator.
 
     Raises:
-        BadConfiguration: neither is there, or as `read_membership` says.
+        BadConfiguration: neither is there, or as `read_credentials` says.
     """
     if keys is None:
-        return find_broker(given, None, WATCHERS[0])
+        return find_broker(given, None, OBSERVER_ROLES[0])
     read_federation(keys)
-    for role in WATCHERS:
+    for role in OBSERVER_ROLES:
         if (keys / f"{role}{KEY_SUFFIX}").is_file():
             return find_broker(given, keys, role)
     raise BadConfiguration(
@@ -130,7 +130,7 @@ def find_watching(given: str | None, keys: Path | None) -> tuple[str, Membership
     )
 
 
-def write_federation(folder: Path, federation: Federation) -> None:
+def write_federation(folder: Path, federation: FederationInfo) -> None:
     """Make the folder, or the federation in it, what is given."""
     with writing(folder, CHOOSE_ANOTHER):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -167,12 +167,12 @@ def drop_next(folder: Path, role: Role) -> None:
         path.unlink()
 
 
-def public_path(folder: Path, kind: str, public: Public) -> Path:
+def public_path(folder: Path, kind: str, public: PublicIdentity) -> Path:
     """Where the public half of an identity stands, in `members`, `requests` or `revoked`."""
     return folder / kind / f"{public.fingerprint}{PUBLIC_SUFFIX}"
 
 
-def write_public(folder: Path, kind: str, public: Public) -> None:
+def write_public(folder: Path, kind: str, public: PublicIdentity) -> None:
     """Put an identity among the members, the requests or the revoked."""
     path = public_path(folder, kind, public)
     with writing(path, CHOOSE_ANOTHER):
@@ -180,7 +180,7 @@ def write_public(folder: Path, kind: str, public: Public) -> None:
         write_whole(path, text_of(public))
 
 
-def move_public(folder: Path, public: Public, source: str, target: str) -> None:
+def move_public(folder: Path, public: PublicIdentity, source: str, target: str) -> None:
     """From one of the three folders to another, at once: there is no moment at which it stands in neither."""
     path = public_path(folder, target, public)
     with writing(path, CHOOSE_ANOTHER):
@@ -190,7 +190,7 @@ def move_public(folder: Path, public: Public, source: str, target: str) -> None:
         sync_folder(folder / source)
 
 
-def read_publics(folder: Path, kind: str) -> list[Public]:
+def read_publics(folder: Path, kind: str) -> list[PublicIdentity]:
     """All of `members`, `requests` or `revoked`, by name; a file that is not as it was written is left out."""
     found = (_read_public(path) for path in sorted((folder / kind).glob(f"*{PUBLIC_SUFFIX}")))
     return sorted((public for public in found if public is not None), key=lambda public: public.name)
@@ -205,21 +205,21 @@ class Members:
     def __init__(self, folder: Path) -> None:
         self._folder = folder / MEMBERS
         self._seen: dict[str, int] = {}  # the files that have been looked at, and when they were last changed
-        self._files: dict[str, Public] = {}
-        self._by_key: dict[bytes, Public] = {}
-        self._by_name: dict[str, Public] = {}
+        self._files: dict[str, PublicIdentity] = {}
+        self._by_key: dict[bytes, PublicIdentity] = {}
+        self._by_name: dict[str, PublicIdentity] = {}
         self._next = 0.0
         self.refresh(0.0)
 
-    def of_key(self, transport: bytes) -> Public | None:
+    def of_key(self, transport: bytes) -> PublicIdentity | None:
         """The member with this transport key."""
         return self._by_key.get(transport)
 
-    def of_name(self, name: str) -> Public | None:
+    def of_name(self, name: str) -> PublicIdentity | None:
         """The member of this name."""
         return self._by_name.get(name)
 
-    def refresh(self, now: float) -> list[Public]:
+    def refresh(self, now: float) -> list[PublicIdentity]:
         """Look again if it is time; who is not a member any more."""
         if now < self._next:
             return []
@@ -258,10 +258,10 @@ def names_in(folder: Path) -> set[str]:
         return set()
 
 
-def _read_public(path: Path) -> Public | None:
+def _read_public(path: Path) -> PublicIdentity | None:
     """A file of one of the three folders; None, with a line, when it does not hold what its name says."""
     try:
-        public = read_file(path, Public)
+        public = read_file(path, PublicIdentity)
         if path.name != f"{public.fingerprint}{PUBLIC_SUFFIX}":
             raise BadConfiguration(f"{path}: expected the keys that its name says, got others: left out")
     except BadConfiguration as error:

@@ -23,7 +23,7 @@ Key = Annotated[bytes, Meta(min_length=32, max_length=32)]
 FINGERPRINT_CHARACTERS = 16  # of five bits: as many as a person compares, and 2**80 tries to forge one
 
 
-class Public(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class PublicIdentity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What everybody may know of an identity: its role, its name and the public halves of its keys."""
 
     role: Role
@@ -66,11 +66,11 @@ class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return cls(role, name, transport, Ed25519PrivateKey.generate().private_bytes_raw())
 
     @property
-    def public(self) -> Public:
+    def public(self) -> PublicIdentity:
         """The public half."""
         transport = X25519PrivateKey.from_private_bytes(self.transport_secret).public_key().public_bytes_raw()
         signing = Ed25519PrivateKey.from_private_bytes(self.signing_secret).public_key().public_bytes_raw()
-        return Public(self.role, self.name, transport, signing)
+        return PublicIdentity(self.role, self.name, transport, signing)
 
     def sign(self, signed: bytes) -> bytes:
         """The signature, 64 bytes."""

@@ -18,7 +18,7 @@ from fedmq.security.keyring import (
     NEXT_SUFFIX,
     REQUESTS,
     REVOKED,
-    Federation,
+    FederationInfo,
     adopt_next,
     move_public,
     public_path,
@@ -29,16 +29,16 @@ from fedmq.security.keyring import (
     write_identity,
     write_public,
 )
-from fedmq.security.keys import Identity, Public, transport_pair
+from fedmq.security.keys import Identity, PublicIdentity, transport_pair
 from fedmq.security.tokens import (
     TOKENS,
     TOKENS_MAX,
-    Ticket,
+    IssuedToken,
+    encode_token,
+    issued_token_path,
     make_token,
-    read_tickets,
-    ticket_path,
-    write_line,
-    write_ticket,
+    read_issued_tokens,
+    write_issued_token,
 )
 
 FOLDERS = (MEMBERS, REQUESTS, REVOKED, TOKENS)
@@ -46,16 +46,16 @@ PREFIX_CHARACTERS_MIN = 4
 AT_HOME = ("broker", "aggregator")  # the roles whose keys lie where the federation was made
 
 
-class Roll(NamedTuple):
+class Membership(NamedTuple):
     """Everybody who is known, and the tokens that are outstanding, by their public keys."""
 
-    members: list[Public]
-    requests: list[Public]
-    revoked: list[Public]
-    tokens: dict[bytes, Ticket]
+    members: list[PublicIdentity]
+    requests: list[PublicIdentity]
+    revoked: list[PublicIdentity]
+    tokens: dict[bytes, IssuedToken]
 
 
-def make_federation(folder: Path, broker: str) -> Federation:
+def make_federation(folder: Path, broker: str) -> FederationInfo:
     """Make a federation: the keys of its broker and its aggregator, and the folders of its roll.
 
     Raises:
@@ -67,7 +67,7 @@ def make_federation(folder: Path, broker: str) -> Federation:
                 f"--keys {folder}: expected a folder without {name}: keys are never overwritten; choose another folder"
             )
     below, above = Identity.new("broker", "broker"), Identity.new("aggregator", "aggregator")
-    federation = Federation(secrets.token_bytes(16), broker, below.public.transport, above.public)
+    federation = FederationInfo(secrets.token_bytes(16), broker, below.public.transport, above.public)
     write_identity(folder, below)
     write_identity(folder, above)
     for name in FOLDERS:
@@ -76,7 +76,7 @@ def make_federation(folder: Path, broker: str) -> Federation:
     return federation
 
 
-def read_home(folder: Path) -> Federation:
+def read_federation_home(folder: Path) -> FederationInfo:
     """The federation that was made in this folder.
 
     Raises:
@@ -97,23 +97,23 @@ def issue_token(folder: Path, expires: int, name: str | None, now: float) -> str
     Raises:
         BadConfiguration: too many are outstanding, or the name is another one's.
     """
-    federation, roll = read_home(folder), read_roll(folder, now)
-    if sum(ticket.used_by is None for ticket in roll.tokens.values()) >= TOKENS_MAX:
+    federation, membership = read_federation_home(folder), read_membership(folder, now)
+    if sum(issued.used_by is None for issued in membership.tokens.values()) >= TOKENS_MAX:
         raise BadConfiguration(f"expected less than {TOKENS_MAX} tokens outstanding; wait until some have expired")
-    if name is not None and any(one.name == name for one in (*roll.members, federation.aggregator)):
+    if name is not None and any(one.name == name for one in (*membership.members, federation.aggregator)):
         raise BadConfiguration(f"--name {name}: another one is named so already; choose another, fedmq keys ls")
     public, secret = transport_pair()
-    write_ticket(folder, public, Ticket(expires, name))
-    return write_line(make_token(federation, secret, expires, name))
+    write_issued_token(folder, public, IssuedToken(expires, name))
+    return encode_token(make_token(federation, secret, expires, name))
 
 
-def add_observer(folder: Path, name: str, out: Path) -> Public:
+def add_observer(folder: Path, name: str, out: Path) -> PublicIdentity:
     """Let in somebody who may only watch: a new key of that name, with the federation, in the folder `out`.
 
     Raises:
         BadConfiguration: a member is named so already, or there is anything in `out`.
     """
-    federation = read_home(folder)
+    federation = read_federation_home(folder)
     if any(one.name == name for one in (*read_publics(folder, MEMBERS), federation.aggregator)):
         raise BadConfiguration(f"{name}: another one is named so already; choose another, fedmq keys ls")
     if out.is_dir() and any(out.iterdir()):
@@ -125,72 +125,75 @@ def add_observer(folder: Path, name: str, out: Path) -> Public:
     return identity.public
 
 
-def read_roll(folder: Path, now: float) -> Roll:
+def read_membership(folder: Path, now: float) -> Membership:
     """The roll at `now`, seconds since 1970. What has expired goes: tokens, and the requests that came with them."""
-    read_home(folder)
-    tickets = read_tickets(folder)
+    read_federation_home(folder)
+    tokens = read_issued_tokens(folder)
     requests = read_publics(folder, REQUESTS)
-    for key, ticket in tickets.items():
-        if ticket.expires <= now:
+    for key, issued in tokens.items():
+        if issued.expires <= now:
             for public in requests:
-                if public.fingerprint == ticket.used_by:
+                if public.fingerprint == issued.used_by:
                     public_path(folder, REQUESTS, public).unlink(missing_ok=True)
-            ticket_path(folder, key).unlink(missing_ok=True)
-    good = {key: ticket for key, ticket in tickets.items() if ticket.expires > now}
-    return Roll(read_publics(folder, MEMBERS), read_publics(folder, REQUESTS), read_publics(folder, REVOKED), good)
+            issued_token_path(folder, key).unlink(missing_ok=True)
+    good = {key: issued for key, issued in tokens.items() if issued.expires > now}
+    return Membership(
+        read_publics(folder, MEMBERS), read_publics(folder, REQUESTS), read_publics(folder, REVOKED), good
+    )
 
 
-def accept(folder: Path, who: str, now: float) -> Public:
+def accept(folder: Path, who: str, now: float) -> PublicIdentity:
     """Let in who asks.
 
     Raises:
         BadConfiguration: nobody is meant, or several, or one who has a member's name, or is in already.
     """
-    roll = read_roll(folder, now)
-    if not fitting(who, roll.requests) and (there := fitting(who, roll.members)):
-        raise BadConfiguration(f"{described(there[0])} is accepted already; fedmq keys ls")
-    public = _only(who, roll.requests, "who asks to be let in")
-    if any(one.name == public.name for one in roll.members):
+    membership = read_membership(folder, now)
+    if not matching(who, membership.requests) and (there := matching(who, membership.members)):
+        raise BadConfiguration(f"{name_and_fingerprint(there[0])} is accepted already; fedmq keys ls")
+    public = _only(who, membership.requests, "who asks to be let in")
+    if any(one.name == public.name for one in membership.members):
         raise BadConfiguration(
-            f"expected a new name, got {described(public)}: another one is named so already; fedmq keys revoke it, or "
+            f"expected a new name, got {name_and_fingerprint(public)}: another one is named so already; "
+            f"fedmq keys revoke it, or "
             f"fedmq keys reject {public.fingerprint}"
         )
     move_public(folder, public, REQUESTS, MEMBERS)
     return public
 
 
-def reject(folder: Path, who: str, now: float) -> Public:
+def reject(folder: Path, who: str, now: float) -> PublicIdentity:
     """Do not let in who asks.
 
     Raises:
         BadConfiguration: nobody is meant, or several.
     """
-    public = _only(who, read_roll(folder, now).requests, "who asks to be let in")
+    public = _only(who, read_membership(folder, now).requests, "who asks to be let in")
     public_path(folder, REQUESTS, public).unlink(missing_ok=True)
     return public
 
 
-def revoke(folder: Path, who: str, now: float) -> Public:
+def revoke(folder: Path, who: str, now: float) -> PublicIdentity:
     """Let a member in no more.
 
     Raises:
         BadConfiguration: nobody is meant, or several, or one who is revoked already.
     """
-    roll = read_roll(folder, now)
-    if not fitting(who, roll.members) and (there := fitting(who, roll.revoked)):
-        raise BadConfiguration(f"{described(there[0])} is revoked already; fedmq keys ls")
-    public = _only(who, roll.members, "who is let in")
+    membership = read_membership(folder, now)
+    if not matching(who, membership.members) and (there := matching(who, membership.revoked)):
+        raise BadConfiguration(f"{name_and_fingerprint(there[0])} is revoked already; fedmq keys ls")
+    public = _only(who, membership.members, "who is let in")
     move_public(folder, public, MEMBERS, REVOKED)
     return public
 
 
-def renew(folder: Path, role: str) -> Public:
+def renew_key(folder: Path, role: str) -> PublicIdentity:
     """A new key for the broker or the aggregator of the federation that was made in this folder.
 
     Raises:
         BadConfiguration: the key is not there.
     """
-    federation = read_home(folder)
+    federation = read_federation_home(folder)
     is_broker = role == "broker"
     old = read_identity(folder, "broker" if is_broker else "aggregator")
     if old is None:
@@ -201,7 +204,7 @@ def renew(folder: Path, role: str) -> Public:
     adopt_next(folder, old.role)
     write_federation(
         folder,
-        Federation(
+        FederationInfo(
             federation.id,
             federation.broker,
             new.public.transport if is_broker else federation.broker_key,
@@ -211,7 +214,7 @@ def renew(folder: Path, role: str) -> Public:
     return new.public
 
 
-def fitting(who: str, among: list[Public]) -> list[Public]:
+def matching(who: str, among: list[PublicIdentity]) -> list[PublicIdentity]:
     """Who is meant by a name, a fingerprint, or the beginning of one; dashes and capitals do not matter."""
     letters = who.replace("-", "").lower()
     begins = len(letters) >= PREFIX_CHARACTERS_MIN
@@ -220,16 +223,16 @@ def fitting(who: str, among: list[Public]) -> list[Public]:
     ]
 
 
-def described(public: Public) -> str:
+def name_and_fingerprint(public: PublicIdentity) -> str:
     """For people: `alice (k7fq-2mzt-x4wd-hb3p)`."""
     return f"{public.name} ({public.fingerprint})"
 
 
-def _only(who: str, among: list[Public], kind: str) -> Public:
-    found = fitting(who, among)
+def _only(who: str, among: list[PublicIdentity], kind: str) -> PublicIdentity:
+    found = matching(who, among)
     if len(found) == 1:
         return found[0]
-    there = ", ".join(map(described, found or among)) or "nobody"
+    there = ", ".join(map(name_and_fingerprint, found or among)) or "nobody"
     if found:
         raise BadConfiguration(f"expected one {kind}, {who} can be each of {there}; give more of the fingerprint")
     raise BadConfiguration(

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fedmq.security.keyring import NEXT_SUFFIX, adopt_next, drop_next, read_identity, read_membership, write_identity
+from fedmq.security.keyring import NEXT_SUFFIX, adopt_next, drop_next, read_credentials, read_identity, write_identity
 from fedmq.security.keys import Identity
 
 if TYPE_CHECKING:
-    from fedmq.security.enrolment import Standing
+    from fedmq.security.enrolment import RequestStatus
 
 
-def rotate_trainer(folder: Path, timeout_s: float | None) -> tuple[Identity, Standing | None]:
+def rotate_trainer(folder: Path, timeout_s: float | None) -> tuple[Identity, RequestStatus | None]:
     """The new identity, and how its request ended; None when the broker lets in neither key.
 
     Raises:
@@ -27,14 +27,14 @@ def rotate_trainer(folder: Path, timeout_s: float | None) -> tuple[Identity, Sta
     from fedmq.security.enrolment_client import ask_broker
     from fedmq.transport.zeromq import TransportKeys
 
-    federation, old = read_membership(folder, "trainer")
+    federation, old = read_credentials(folder, "trainer")
     new = read_identity(folder, "trainer", NEXT_SUFFIX)
     if new is None:
         new = Identity.new(old.role, old.name)
         write_identity(folder, new, NEXT_SUFFIX)
 
-    def tell(standing: Standing) -> None:
-        click.echo(f"waiting: {standing.detail}")
+    def tell(status: RequestStatus) -> None:
+        click.echo(f"waiting: {status.detail}")
 
     # The old key first; over the new one, if only the answer was lost.
     for signers in ((new, old), (new,)):
@@ -44,11 +44,11 @@ def rotate_trainer(folder: Path, timeout_s: float | None) -> tuple[Identity, Sta
         if last.interrupted:
             click.echo("not replaced yet; the same command goes on", err=True)
             raise SystemExit(1)
-        if last.standing is not None and last.standing.state != "rejected":
+        if last.answer is not None and last.answer.state != "rejected":
             break
-    standing = last.standing
-    if standing is not None and standing.state == "accepted":
+    status = last.answer
+    if status is not None and status.state == "accepted":
         adopt_next(folder, "trainer")
-    elif standing is not None:
+    elif status is not None:
         drop_next(folder, "trainer")
-    return new, standing
+    return new, status

@@ -15,8 +15,8 @@ from fedmq.protocol.codec import Packet
 from fedmq.protocol.messages import FromTrainer, Presence
 
 if TYPE_CHECKING:
-    from fedmq.security.keyring import Members, Membership
-    from fedmq.security.keys import Public
+    from fedmq.security.keyring import Credentials, Members
+    from fedmq.security.keys import PublicIdentity
 
 PURPOSE = b"fedmq message, version 1\0"
 
@@ -57,19 +57,19 @@ class NoSigning:
 
 
 class _KeySigning:
-    def __init__(self, membership: Membership) -> None:
-        self._membership = membership
-        self._purpose = PURPOSE + membership.federation.id
+    def __init__(self, credentials: Credentials) -> None:
+        self._credentials = credentials
+        self._purpose = PURPOSE + credentials.federation.id
 
     def sign(self, header: bytes) -> bytes:
         """See `Seal`."""
-        return self._membership.identity.sign(self._purpose + header)
+        return self._credentials.identity.sign(self._purpose + header)
 
     def fingerprint(self, name: str) -> str:
         """See `Seal`; only the aggregator's knows the others' keys."""
         return ""
 
-    def _check_signature(self, packet: Packet, public: Public) -> None:
+    def _check_signature(self, packet: Packet, public: PublicIdentity) -> None:
         if not public.verifies(packet.frames[2], self._purpose + packet.frames[1]):
             kind = type(packet.message).__name__
             raise Rejected("signature", f"expected a {kind} signed by the {public.role} with key {public.fingerprint}")
@@ -80,13 +80,13 @@ class TrainerSigning(_KeySigning):
 
     def signer(self, packet: Packet) -> str | None:
         """The fingerprint of the pinned key, if it has signed this; else None."""
-        aggregator = self._membership.federation.aggregator
+        aggregator = self._credentials.federation.aggregator
         signed = aggregator.verifies(packet.frames[2], self._purpose + packet.frames[1])
         return aggregator.fingerprint if signed else None
 
     def check(self, packet: Packet, now: float) -> None:
         """See `Seal`."""
-        self._check_signature(packet, self._membership.federation.aggregator)
+        self._check_signature(packet, self._credentials.federation.aggregator)
 
 
 class AggregatorSigning(_KeySigning):
@@ -95,8 +95,8 @@ class AggregatorSigning(_KeySigning):
     An operator holds the aggregator's own key. Of presence the broker's word is taken: it decides nothing but pace.
     """
 
-    def __init__(self, membership: Membership, members: Members) -> None:
-        super().__init__(membership)
+    def __init__(self, credentials: Credentials, members: Members) -> None:
+        super().__init__(credentials)
         self._members = members
 
     def fingerprint(self, name: str) -> str:
@@ -113,7 +113,7 @@ class AggregatorSigning(_KeySigning):
                 raise Rejected("sender", f"expected the broker's word on {message.trainer}, it came as {packet.topic}")
             return
         if not isinstance(message, FromTrainer):
-            self._check_signature(packet, self._membership.federation.aggregator)
+            self._check_signature(packet, self._credentials.federation.aggregator)
             return
         member = self._members.of_name(message.trainer)
         if member is None or member.role != "trainer":

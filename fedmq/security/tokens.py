@@ -20,8 +20,16 @@ from msgspec import Meta
 from fedmq.errors import BadConfiguration
 from fedmq.names import Name
 from fedmq.runtime.atomic_files import write_whole, writing
-from fedmq.security.keyring import CHOOSE_ANOTHER, PUBLIC_SUFFIX, REFRESH_S, Federation, names_in, read_file, text_of
-from fedmq.security.keys import Key, Public, transport_public
+from fedmq.security.keyring import (
+    CHOOSE_ANOTHER,
+    PUBLIC_SUFFIX,
+    REFRESH_S,
+    FederationInfo,
+    names_in,
+    read_file,
+    text_of,
+)
+from fedmq.security.keys import Key, PublicIdentity, transport_public
 
 PREFIX = "fedmq1-"
 CHECKSUM_BYTES = 4
@@ -31,7 +39,7 @@ TOKENS_MAX = 100  # outstanding and not used at once; each brings one request at
 
 log = logging.getLogger(__name__)
 
-Moment = Annotated[int, Meta(ge=0, le=2**40)]  # seconds since 1970
+UnixTime = Annotated[int, Meta(ge=0, le=2**40)]  # seconds since 1970
 
 
 class Token(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -44,28 +52,28 @@ class Token(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
     aggregator_transport: Key
     aggregator_signing: Key
     secret: Key
-    expires: Moment
+    expires: UnixTime
     name: Name | None  # the only name that may be taken with it
 
     def __repr__(self) -> str:
-        return f"Token(until {moment(self.expires)})"
+        return f"Token(until {format_time(self.expires)})"
 
     @property
-    def federation(self) -> Federation:
+    def federation(self) -> FederationInfo:
         """What is kept of it on the new machine."""
-        aggregator = Public("aggregator", self.aggregator, self.aggregator_transport, self.aggregator_signing)
-        return Federation(self.id, self.broker, self.broker_key, aggregator)
+        aggregator = PublicIdentity("aggregator", self.aggregator, self.aggregator_transport, self.aggregator_signing)
+        return FederationInfo(self.id, self.broker, self.broker_key, aggregator)
 
 
-class Ticket(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class IssuedToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the federation's folder keeps of a token."""
 
-    expires: Moment
+    expires: UnixTime
     name: Name | None = None
     used_by: str | None = None  # the fingerprint of who has asked with it: nobody else may any more
 
 
-def make_token(federation: Federation, secret: bytes, expires: int, name: str | None) -> Token:
+def make_token(federation: FederationInfo, secret: bytes, expires: int, name: str | None) -> Token:
     """A token for a federation."""
     above = federation.aggregator
     return Token(
@@ -81,13 +89,13 @@ def make_token(federation: Federation, secret: bytes, expires: int, name: str | 
     )
 
 
-def write_line(token: Token) -> str:
+def encode_token(token: Token) -> str:
     """The token as one word, with a checksum: a part of it that is lost while it is copied is noticed."""
     said = msgspec.msgpack.encode(token)
     return PREFIX + base64.urlsafe_b64encode(said + _checksum(said)).decode().rstrip("=")
 
 
-def read_line(line: str) -> Token:
+def decode_token(line: str) -> Token:
     """The token that a line holds.
 
     Raises:
@@ -103,7 +111,7 @@ def read_line(line: str) -> Token:
         if _checksum(said) != checksum:
             raise ValueError
         token = msgspec.msgpack.decode(said, type=Token)
-        if write_line(token) != line:  # the last character may hold bits that nothing says
+        if encode_token(token) != line:  # the last character may hold bits that nothing says
             raise ValueError
     except (ValueError, msgspec.MsgspecError):
         raise BadConfiguration(
@@ -113,46 +121,46 @@ def read_line(line: str) -> Token:
     return token
 
 
-def moment(expires: float) -> str:
+def format_time(expires: float) -> str:
     """A point in time, for people."""
     return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(expires))
 
 
-def ticket_path(folder: Path, key: bytes) -> Path:
-    """Where the ticket of the token with this public key stands."""
+def issued_token_path(folder: Path, key: bytes) -> Path:
+    """Where the issued of the token with this public key stands."""
     return folder / TOKENS / f"{key.hex()}{PUBLIC_SUFFIX}"
 
 
-def write_ticket(folder: Path, key: bytes, ticket: Ticket) -> None:
-    """Keep a ticket.
+def write_issued_token(folder: Path, key: bytes, issued: IssuedToken) -> None:
+    """Keep a issued.
 
     Raises:
         BadConfiguration: it cannot be written.
     """
-    path = ticket_path(folder, key)
+    path = issued_token_path(folder, key)
     with writing(path, CHOOSE_ANOTHER):
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_whole(path, text_of(ticket))
+        write_whole(path, text_of(issued))
 
 
-def read_ticket(folder: Path, key: bytes) -> Ticket | None:
-    """The ticket of the token with this public key; None, with a line, when it is not as it was written."""
-    path = ticket_path(folder, key)
+def read_issued_token(folder: Path, key: bytes) -> IssuedToken | None:
+    """The issued of the token with this public key; None, with a line, when it is not as it was written."""
+    path = issued_token_path(folder, key)
     try:
-        return read_file(path, Ticket) if path.is_file() else None
+        return read_file(path, IssuedToken) if path.is_file() else None
     except BadConfiguration as error:
         log.warning("%s", error)
         return None
 
 
-def read_tickets(folder: Path) -> dict[bytes, Ticket]:
-    """All tickets by their public keys, the first to expire first."""
-    found = ((key, read_ticket(folder, key)) for key in _keys_in(folder))
-    known = [(key, ticket) for key, ticket in found if ticket is not None]
+def read_issued_tokens(folder: Path) -> dict[bytes, IssuedToken]:
+    """All tokens by their public keys, the first to expire first."""
+    found = ((key, read_issued_token(folder, key)) for key in _keys_in(folder))
+    known = [(key, issued) for key, issued in found if issued is not None]
     return dict(sorted(known, key=lambda pair: pair[1].expires))
 
 
-class Tickets:
+class IssuedTokens:
     """Which tokens are outstanding, as the folder `tokens` says; looked at again every REFRESH_S."""
 
     def __init__(self, folder: Path) -> None:
@@ -172,7 +180,7 @@ class Tickets:
         self._next = now + REFRESH_S
         keys = _keys_in(self._folder)
         gone, new = self._expires.keys() - keys, keys - self._expires.keys()
-        found = {key: ticket.expires for key in new if (ticket := read_ticket(self._folder, key)) is not None}
+        found = {key: issued.expires for key in new if (issued := read_issued_token(self._folder, key)) is not None}
         self._expires = {key: self._expires[key] for key in keys & self._expires.keys()} | found
         return gone
 

@@ -153,6 +153,6 @@ class AccessControl(Protocol):
         """Whose message of `size` bytes it is; None if it may not use the port (any more), or has used it too much."""
         ...
 
-    def punish(self, key: bytes) -> None:
+    def block(self, key: bytes) -> None:
         """Its connection had to be cut: let it in again only after a while."""
         ...

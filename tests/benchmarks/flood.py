@@ -41,10 +41,10 @@ from fedmq.runs.store import Description, Store
 from fedmq.runtime.clock import SystemClock
 from fedmq.security.keyring import (
     MEMBERS,
-    Federation,
+    Credentials,
+    FederationInfo,
     Members,
-    Membership,
-    read_membership,
+    read_credentials,
     write_federation,
     write_identity,
     write_public,
@@ -69,9 +69,9 @@ class Place(NamedTuple):
     """A federation's keys in a folder, and who mallory is in it."""
 
     folder: Path
-    federation: Federation
+    federation: FederationInfo
     port: int
-    mallory: Membership
+    mallory: Credentials
 
     @property
     def address(self) -> str:
@@ -162,7 +162,7 @@ def a_federation(folder: Path) -> Place:
     port = free_port()
     broker, aggregator = Identity.new("broker", "broker"), Identity.new("aggregator", "aggregator")
     address = f"tcp://127.0.0.1:{port}"
-    federation = Federation(os.urandom(16), address, broker.public.transport, aggregator.public)
+    federation = FederationInfo(os.urandom(16), address, broker.public.transport, aggregator.public)
     write_federation(folder, federation)
     write_identity(folder, broker)
     write_identity(folder, aggregator)
@@ -171,10 +171,10 @@ def a_federation(folder: Path) -> Place:
         write_federation(folder / name, federation)
         write_identity(folder / name, identity)
         write_public(folder, MEMBERS, identity.public)
-    return Place(folder, federation, port, Membership(federation, identity))
+    return Place(folder, federation, port, Credentials(federation, identity))
 
 
-def play(place: Place, aggregator: Membership, seconds: float, name: str) -> list[float]:
+def play(place: Place, aggregator: Credentials, seconds: float, name: str) -> list[float]:
     """The seconds that each round of a run took, for so long."""
     clock, store = SystemClock(), Store(":memory:")
     store.begin(Description(name, find_task("xor"), Idle.name, 0, clock.wall()))
@@ -218,7 +218,7 @@ class Watched(threading.Thread):
 
 def turn(place: Place, pid: int, flood: Callable[[Place], None] | None, run: str, seconds: float) -> Turn:
     """Rounds while a flood lasts."""
-    aggregator = read_membership(place.folder, "aggregator")
+    aggregator = read_credentials(place.folder, "aggregator")
     process = None if flood is None else SPAWN.Process(target=flood, args=(place,), daemon=True)
     if process is not None:
         process.start()
@@ -243,8 +243,8 @@ def measure(seconds: float) -> list[Outcome]:
         stack.callback(broker.wait)
         stack.callback(broker.kill)
         for trainer in TRAINERS:
-            membership = read_membership(place.folder / trainer, "trainer")
-            process = SPAWN.Process(target=serve_idle_trainer, args=(place.address, trainer, membership), daemon=True)
+            credentials = read_credentials(place.folder / trainer, "trainer")
+            process = SPAWN.Process(target=serve_idle_trainer, args=(place.address, trainer, credentials), daemon=True)
             process.start()
             stack.callback(process.kill)
         for number, (flood, make) in enumerate(FLOODS.items()):

@@ -40,7 +40,7 @@ from fedmq.runs.store import Description, Store
 from fedmq.runtime.clock import SystemClock
 from fedmq.runtime.loop import serve
 from fedmq.runtime.rng import derive_rng
-from fedmq.security.keyring import Membership
+from fedmq.security.keyring import Credentials
 from fedmq.security.signing import TrainerSigning
 from fedmq.tasks.task import Task, find_task
 from fedmq.trainer.service import Trainer
@@ -103,16 +103,16 @@ class Idle:
         return None
 
 
-def serve_idle_trainer(address: str, name: str, membership: Membership | None = None) -> None:
+def serve_idle_trainer(address: str, name: str, credentials: Credentials | None = None) -> None:
     """A trainer as the command starts it, but its work is to hand back what came."""
 
     def answer(packet: Packet, cancelled: Cancelled) -> dict[str, Array]:
         return dict(packet.arrays)
 
-    clock, link = SystemClock(), TrainerSockets(address, name, membership)
+    clock, link = SystemClock(), TrainerSockets(address, name, credentials)
     session = Session(name, 1, "benchmark", derive_rng(0, "jitter", name))
     try:
-        signing = None if membership is None else TrainerSigning(membership)
+        signing = None if credentials is None else TrainerSigning(credentials)
         serve(Trainer(link, session, ThreadWorker(answer, link.wake, clock), clock=clock, signing=signing), link, clock)
     finally:
         link.close()

@@ -17,7 +17,7 @@ from conftest import Built
 from desk import ROOT, Desk
 from machines import Machine, Network, until
 
-from fedmq.security.keyring import Federation, write_federation, write_identity
+from fedmq.security.keyring import FederationInfo, write_federation, write_identity
 from fedmq.security.keys import Identity
 from fedmq.security.membership import AT_HOME
 
@@ -123,7 +123,7 @@ def put_clone(machine: Machine, folder: Path) -> None:
     shutil.copytree(wheels(folder), root / WHEELS.lstrip("/"))
     (root / "etc/pip.conf").write_text(f"[global]\nno-index = true\nfind-links = {WHEELS}\n")
     broker, aggregator = (Identity.new(role, role) for role in AT_HOME)
-    federation = Federation(bytes(16), BROKER, broker.public.transport, aggregator.public)
+    federation = FederationInfo(bytes(16), BROKER, broker.public.transport, aggregator.public)
     (root / CLONE.lstrip("/") / "keys").mkdir(mode=0o700)
     write_federation(root / CLONE.lstrip("/") / "keys", federation)
     write_identity(root / CLONE.lstrip("/") / "keys", Identity.new("trainer", "alice"))

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 from services import Services, run_fedmq, until
 
-from fedmq.security.tokens import public_half, read_line, read_ticket, write_line, write_ticket
+from fedmq.security.tokens import decode_token, encode_token, public_half, read_issued_token, write_issued_token
 
 ENDLESS = """
 from fedmq import Linear, Task
@@ -88,11 +88,11 @@ class Federation(Services):
 
     def expire(self, token: str) -> str:
         """The token as it is when its time has come, here and where its line is."""
-        key, late = public_half(read_line(token)), int(time.time()) - 1
-        ticket = read_ticket(self.folder / "keys", key)
+        key, late = public_half(decode_token(token)), int(time.time()) - 1
+        ticket = read_issued_token(self.folder / "keys", key)
         assert ticket is not None
-        write_ticket(self.folder / "keys", key, msgspec.structs.replace(ticket, expires=late))
-        return write_line(msgspec.structs.replace(read_line(token), expires=late))
+        write_issued_token(self.folder / "keys", key, msgspec.structs.replace(ticket, expires=late))
+        return encode_token(msgspec.structs.replace(decode_token(token), expires=late))
 
     def start_endless(self, *names: str) -> Path:
         """A run without an end; the folder of it."""

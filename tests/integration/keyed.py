@@ -21,10 +21,10 @@ from fedmq.protocol.messages import Beacon
 from fedmq.security.keyring import (
     MEMBERS,
     REVOKED,
-    Federation,
-    Membership,
+    Credentials,
+    FederationInfo,
     public_path,
-    read_membership,
+    read_credentials,
     write_federation,
     write_identity,
     write_public,
@@ -51,7 +51,7 @@ class Keyed:
         self.services = Services(folder)
         self.port = self.services.port
         broker, aggregator = Identity.new("broker", "broker"), Identity.new("aggregator", "aggregator")
-        self.federation = Federation(
+        self.federation = FederationInfo(
             os.urandom(16), f"tcp://127.0.0.1:{self.port}", broker.public.transport, aggregator.public
         )
         write_federation(self.keys, self.federation)
@@ -60,13 +60,13 @@ class Keyed:
         self.of = {name: self.stranger(name) for name in members}
         for name in members:
             self.accept(name)
-        self.of["aggregator"] = Membership(self.federation, aggregator)
+        self.of["aggregator"] = Credentials(self.federation, aggregator)
 
-    def stranger(self, name: str) -> Membership:
+    def stranger(self, name: str) -> Credentials:
         """Somebody who has made keys, in a folder of that name, and is not let in."""
         write_federation(self.folder / name, self.federation)
         write_identity(self.folder / name, Identity.new("trainer", name))
-        return read_membership(self.folder / name, "trainer")
+        return read_credentials(self.folder / name, "trainer")
 
     def accept(self, name: str) -> None:
         write_public(self.keys, MEMBERS, self.of[name].identity.public)
@@ -88,9 +88,9 @@ class Keyed:
 
     def transport(self, name: str) -> TransportKeys:
         """What a party's connections are made with."""
-        membership = self.of[name]
-        public = membership.identity.public.transport
-        return TransportKeys(public, membership.identity.transport_secret, self.federation.broker_key)
+        credentials = self.of[name]
+        public = credentials.identity.public.transport
+        return TransportKeys(public, credentials.identity.transport_secret, self.federation.broker_key)
 
     def beacon(self, number: int, topic: str | None = None, signer: str = "aggregator") -> list[bytes]:
         """The frames of a beacon that somebody has signed."""

@@ -20,7 +20,7 @@ from fedmq.protocol import topics
 from fedmq.protocol.codec import encode
 from fedmq.protocol.messages import Goodbye, Hello, Presence
 from fedmq.runtime.clock import SystemClock
-from fedmq.security.keyring import Members, read_membership
+from fedmq.security.keyring import Members, read_credentials
 from fedmq.security.keys import Identity
 from fedmq.security.signing import TrainerSigning
 from fedmq.transport.link import LinkDown, LinkEvent, LinkRefused, LinkUp, Port
@@ -134,7 +134,7 @@ def test_wrong_credentials_deliver_nothing_and_hear_nothing_at_any_port(
 
 def test_without_its_authenticator_the_broker_lets_nobody_in(tmp_path: Path) -> None:
     keyed = Keyed(tmp_path, "alice")
-    access = KeyAccessControl(read_membership(keyed.keys, "broker"), Members(keyed.keys), SystemClock())
+    access = KeyAccessControl(read_credentials(keyed.keys, "broker"), Members(keyed.keys), SystemClock())
     hub = BrokerSockets("127.0.0.1", keyed.port, access)
     with closing(hub), peers_of(keyed) as peers:
         assert hub._authenticator is not None
@@ -320,11 +320,11 @@ def test_a_trainer_that_is_revoked_and_let_in_again_comes_back_by_itself(keyed: 
 @pytest.mark.parametrize("name", ["alice", "aggregator"])
 def test_a_broker_with_another_key_than_the_pinned_one_is_heard_to_end_the_connection(keyed: Keyed, name: str) -> None:
     federation = structs.replace(keyed.federation, broker_key=other_broker(keyed).broker)
-    membership = keyed.of[name]._replace(federation=federation)
+    credentials = keyed.of[name]._replace(federation=federation)
     with closing(
-        TrainerSockets(federation.broker, name, membership)
+        TrainerSockets(federation.broker, name, credentials)
         if name == "alice"
-        else AggregatorSockets(federation.broker, "r", membership)
+        else AggregatorSockets(federation.broker, "r", credentials)
     ) as link:
         until_heard(link, LinkDown())
 

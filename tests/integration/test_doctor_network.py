@@ -17,7 +17,7 @@ from fedmq.deploy.network_checks import check_door, check_ports, check_way
 from fedmq.deploy.processes import free_port
 from fedmq.protocol.codec import encode
 from fedmq.protocol.messages import Beacon
-from fedmq.security.keyring import Federation, Membership
+from fedmq.security.keyring import Credentials, FederationInfo
 from fedmq.security.keys import Identity
 from fedmq.transport.address import PORTS
 
@@ -57,11 +57,11 @@ def deaf() -> Iterator[str]:
         yield f"tcp://127.0.0.1:{listener.getsockname()[1]}"
 
 
-def member(port: int) -> Membership:
+def member(port: int) -> Credentials:
     """Somebody with keys that no broker has heard of."""
     broker, above = Identity.new("broker", "broker"), Identity.new("aggregator", "aggregator")
-    federation = Federation(os.urandom(16), f"tcp://127.0.0.1:{port}", broker.public.transport, above.public)
-    return Membership(federation, Identity.new("trainer", "zoe"))
+    federation = FederationInfo(os.urandom(16), f"tcp://127.0.0.1:{port}", broker.public.transport, above.public)
+    return Credentials(federation, Identity.new("trainer", "zoe"))
 
 
 def test_free_ports_are_free_for_a_broker(port: int) -> None:

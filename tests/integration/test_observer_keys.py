@@ -13,8 +13,8 @@ import pytest
 import zmq
 from keyed import REFUSALS, Keyed, Peers, peers_of
 
-from fedmq.security import membership as roll
-from fedmq.security.keyring import Membership, find_watching
+from fedmq.security import membership
+from fedmq.security.keyring import Credentials, find_broker_to_watch
 from fedmq.transport.link import Delivered, LinkEvent, LinkRefused, LinkUp, Port
 from fedmq.transport.zeromq import ObserverSockets
 
@@ -40,11 +40,11 @@ def peers(keyed: Keyed) -> Iterator[Peers]:
 @contextmanager
 def observer(keyed: Keyed, name: str) -> Iterator[ObserverSockets]:
     """The link of a new observer, with the key that the operator has made; `keyed` knows it by its name."""
-    roll.add_observer(keyed.keys, name, keyed.folder / name)
-    address, membership = find_watching(None, keyed.folder / name)
-    assert membership is not None
-    keyed.of[name] = Membership(keyed.federation, membership.identity)
-    link = ObserverSockets(address, name, membership)
+    membership.add_observer(keyed.keys, name, keyed.folder / name)
+    address, credentials = find_broker_to_watch(None, keyed.folder / name)
+    assert credentials is not None
+    keyed.of[name] = Credentials(keyed.federation, credentials.identity)
+    link = ObserverSockets(address, name, credentials)
     try:
         yield link
     finally:
@@ -130,7 +130,7 @@ def test_once_revoked_it_is_cut_within_a_second_and_not_let_in_again(keyed: Keye
     with observer(keyed, "gone") as link:
         until(link, LinkUp())
         listens = peers.member("gone", zmq.XSUB, Port.SUBSCRIBE, "event/")
-        roll.revoke(keyed.keys, "gone", time.time())
+        membership.revoke(keyed.keys, "gone", time.time())
         listens.event(zmq.EVENT_DISCONNECTED, REVOKED_S)
         listens.event(REFUSALS & ~zmq.EVENT_DISCONNECTED)
         until(link, LinkRefused())

@@ -19,7 +19,7 @@ import numpy as np
 from fedmq.protocol.codec import HEADER_BYTES_MAX, Frames, encode
 from fedmq.protocol.fixed_point import FRACTION_BITS
 from fedmq.protocol.messages import Message, Result
-from fedmq.security.keyring import MEMBERS, Federation, Members, Membership, write_public
+from fedmq.security.keyring import MEMBERS, Credentials, FederationInfo, Members, write_public
 from fedmq.security.keys import Identity
 from fedmq.security.signing import PURPOSE, TrainerSigning
 from fedmq.testing import VirtualClock
@@ -51,7 +51,9 @@ class Parties:
 
     def __init__(self, folder: Path) -> None:
         self.broker, self.aggregator = Identity.new("broker", "broker"), Identity.new("aggregator", "aggregator")
-        self.federation = Federation(os.urandom(16), "tcp://h:1", self.broker.public.transport, self.aggregator.public)
+        self.federation = FederationInfo(
+            os.urandom(16), "tcp://h:1", self.broker.public.transport, self.aggregator.public
+        )
         self.other = msgspec.structs.replace(self.federation, id=os.urandom(16))
         self.of = {name: Identity.new("trainer", name) for name in ("alice", "bob", "mallory")}
         self.of["olga"] = Identity.new("observer", "olga")
@@ -60,8 +62,8 @@ class Parties:
             write_public(folder, MEMBERS, self.of[name].public)
         self.members = Members(folder)
 
-    def sign(self, name: str, header: bytes, *, federation: Federation | None = None) -> bytes:
-        return TrainerSigning(Membership(federation or self.federation, self.of[name])).sign(header)
+    def sign(self, name: str, header: bytes, *, federation: FederationInfo | None = None) -> bytes:
+        return TrainerSigning(Credentials(federation or self.federation, self.of[name])).sign(header)
 
     def signed(
         self, topic: str, message: Message, signer: str, arrays: dict[str, np.ndarray] | None = None
@@ -185,5 +187,5 @@ def repacked(good: Bad) -> Bad:
     return [good[0], msgspec.msgpack.encode(header), *good[2:]]
 
 
-def signed_by(good: Bad, parties: Parties, name: str, federation: Federation | None = None) -> Bad:
+def signed_by(good: Bad, parties: Parties, name: str, federation: FederationInfo | None = None) -> Bad:
     return [*good[:2], parties.sign(name, good[1], federation=federation), *good[3:]]

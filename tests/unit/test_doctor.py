@@ -21,7 +21,7 @@ from fedmq.deploy.local_checks import (
     check_libzmq,
     check_python,
 )
-from fedmq.security.keyring import Federation, write_federation, write_identity
+from fedmq.security.keyring import FederationInfo, write_federation, write_identity
 from fedmq.security.keys import Identity, Role
 
 
@@ -30,7 +30,7 @@ def keys(tmp_path: Path) -> Path:
     """A trainer's folder of keys."""
     broker, aggregator = Identity.new("broker", "broker"), Identity.new("aggregator", "aggregator")
     folder = tmp_path / "keys"
-    federation = Federation(os.urandom(16), "tcp://127.0.0.1:7000", broker.public.transport, aggregator.public)
+    federation = FederationInfo(os.urandom(16), "tcp://127.0.0.1:7000", broker.public.transport, aggregator.public)
     write_federation(folder, federation)
     write_identity(folder, Identity.new("trainer", "alice"))
     return folder
@@ -100,9 +100,9 @@ def test_a_folder_that_cannot_be_written_is_a_problem(tmp_path: Path) -> None:
 def test_keys_that_can_be_used_say_whose_they_are(keys: Path, role: Role) -> None:
     (keys / "trainer.key").unlink()
     write_identity(keys, Identity.new(role, "wall"))
-    finding, membership = check_keys(keys)
+    finding, credentials = check_keys(keys)
     assert (finding.state, finding.found) == ("ok", f"{keys}: keys of {role} for the broker at tcp://127.0.0.1:7000")
-    connects = None if membership is None else membership.identity.role
+    connects = None if credentials is None else credentials.identity.role
     assert connects == (None if role == "broker" else role)
 
 

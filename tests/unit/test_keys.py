@@ -14,12 +14,12 @@ from fedmq.security.keyring import (
     FILE_BYTES_MAX,
     MEMBERS,
     REFRESH_S,
-    Federation,
+    FederationInfo,
     Members,
     find_broker,
     public_path,
+    read_credentials,
     read_federation,
-    read_membership,
     read_publics,
     write_federation,
     write_identity,
@@ -30,9 +30,9 @@ from fedmq.security.keys import Identity, transport_pair, transport_public
 ALICE = Identity.new("trainer", "alice")
 
 
-def a_federation() -> Federation:
+def a_federation() -> FederationInfo:
     broker, aggregator = Identity.new("broker", "broker"), Identity.new("aggregator", "aggregator")
-    return Federation(os.urandom(16), "tcp://127.0.0.1:7000", broker.public.transport, aggregator.public)
+    return FederationInfo(os.urandom(16), "tcp://127.0.0.1:7000", broker.public.transport, aggregator.public)
 
 
 @pytest.fixture
@@ -82,9 +82,9 @@ def test_a_transport_pair_belongs_together() -> None:
 
 
 def test_what_is_written_is_read_again(folder: Path) -> None:
-    membership = read_membership(folder, "trainer")
-    assert membership.identity == ALICE
-    assert membership.federation == read_federation(folder)
+    credentials = read_credentials(folder, "trainer")
+    assert credentials.identity == ALICE
+    assert credentials.federation == read_federation(folder)
     assert find_broker(None, folder, "trainer")[0] == "tcp://127.0.0.1:7000"
     assert find_broker("tcp://h:8000", folder, "trainer")[0] == "tcp://h:8000"
 
@@ -95,22 +95,22 @@ def test_a_secret_key_is_for_nobody_else_to_read(folder: Path) -> None:
     for mode in (0o640, 0o604, 0o666, 0o602):
         path.chmod(mode)
         with pytest.raises(BadConfiguration, match=r"expected mode 0600, got .*: others can read it; chmod 600"):
-            read_membership(folder, "trainer")
+            read_credentials(folder, "trainer")
 
 
 def test_what_systemd_hands_over_is_private_by_its_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "trainer.key").chmod(0o440)
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(folder))
-    assert read_membership(folder, "trainer").identity == ALICE
+    assert read_credentials(folder, "trainer").identity == ALICE
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(folder / "elsewhere"))
     with pytest.raises(BadConfiguration, match="0600"):
-        read_membership(folder, "trainer")
+        read_credentials(folder, "trainer")
 
 
 def test_keys_are_never_overwritten(folder: Path) -> None:
     with pytest.raises(BadConfiguration, match="never overwritten"):
         write_identity(folder, Identity.new("trainer", "other"))
-    assert read_membership(folder, "trainer").identity == ALICE
+    assert read_credentials(folder, "trainer").identity == ALICE
 
 
 @pytest.mark.parametrize("name", ["federation.json", "trainer.key"])
@@ -129,7 +129,7 @@ def test_a_damaged_file_is_one_line_without_anything_secret(folder: Path, name: 
         }[damage]
     )
     with pytest.raises(BadConfiguration) as refusal:
-        read_membership(folder, "trainer")
+        read_credentials(folder, "trainer")
     line = str(refusal.value)
     assert name in line
     assert "\n" not in line
@@ -138,15 +138,15 @@ def test_a_damaged_file_is_one_line_without_anything_secret(folder: Path, name: 
 
 def test_what_is_missing_is_said(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(BadConfiguration, match=r"expected federation\.json in it, got none"):
-        read_membership(tmp_path / "nothing", "trainer")
+        read_credentials(tmp_path / "nothing", "trainer")
     with pytest.raises(BadConfiguration, match=r"expected broker\.key in it, got none"):
-        read_membership(folder, "broker")
+        read_credentials(folder, "broker")
 
 
 def test_the_key_of_another_role_is_refused(folder: Path) -> None:
     shutil.copy(folder / "trainer.key", folder / "broker.key")
     with pytest.raises(BadConfiguration, match="expected the key of a broker, got that of a trainer"):
-        read_membership(folder, "broker")
+        read_credentials(folder, "broker")
 
 
 # --- members -------------------------------------------------------------------------------------------------------

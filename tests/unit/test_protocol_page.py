@@ -26,17 +26,17 @@ from fedmq.protocol.messages import (
 )
 from fedmq.security import enrolment
 from fedmq.security import tokens as token
-from fedmq.security.enrolment import Join, Standing
-from fedmq.security.keys import Public
+from fedmq.security.enrolment import JoinRequest, RequestStatus
+from fedmq.security.keys import PublicIdentity
 from fedmq.tasks.task import Search, Task
 from fedmq.transport import address
 from fedmq.transport.zeromq import endpoint
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "protocol.md").read_text(encoding="utf-8")
-STRUCTS: list[Any] = [*get_args(Message), Join, Standing]
+STRUCTS: list[Any] = [*get_args(Message), JoinRequest, RequestStatus]
 MODELS: list[Any] = [MLP, Linear, Code]
-NESTED: list[Any] = [ArrayInfo, Evolve, Train, EvolutionLearner, GradientLearner, Task, Search, *MODELS, Public]
+NESTED: list[Any] = [ArrayInfo, Evolve, Train, EvolutionLearner, GradientLearner, Task, Search, *MODELS, PublicIdentity]
 
 
 def section(heading: str) -> str:

@@ -22,7 +22,7 @@ from fedmq.dashboard.run_catalog import RunCatalog
 from fedmq.dashboard.server import CONNECTIONS_MAX, Server, _config
 from fedmq.dashboard.server_sent_events import Streams
 from fedmq.errors import BadConfiguration
-from fedmq.security import membership as roll
+from fedmq.security import membership
 
 
 class StoppedGallery:
@@ -91,8 +91,8 @@ def test_what_is_no_name_of_a_host_is_wrong_use(names: str) -> None:
 
 
 def test_with_an_observers_key_nothing_can_be_changed(tmp_path: Path) -> None:
-    roll.make_federation(tmp_path / "keys", "tcp://127.0.0.1:5550")
-    roll.add_observer(tmp_path / "keys", "wall", tmp_path / "wall")
+    membership.make_federation(tmp_path / "keys", "tcp://127.0.0.1:5550")
+    membership.add_observer(tmp_path / "keys", "wall", tmp_path / "wall")
     with pytest.raises(BadConfiguration, match=r"--control: .*expected aggregator\.key"):
         Controls(None, tmp_path / "wall")
 

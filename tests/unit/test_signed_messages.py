@@ -34,7 +34,7 @@ from fedmq.protocol.messages import (
 )
 from fedmq.runs.store import Description, Store
 from fedmq.runtime.rng import derive_rng
-from fedmq.security.keyring import Membership
+from fedmq.security.keyring import Credentials
 from fedmq.security.signing import AggregatorSigning, TrainerSigning
 from fedmq.simulation.clock import VirtualClock
 from fedmq.trainer.service import Trainer
@@ -72,7 +72,7 @@ class Scene:
         self.parties, self.link, self.clock = parties, Wire(), VirtualClock()
         self.store = Store(":memory:")
         self.store.begin(Description("run", TASK, MeanOfNumbers.name, 7, 0.0))
-        signing = AggregatorSigning(Membership(parties.federation, parties.aggregator), parties.members)
+        signing = AggregatorSigning(Credentials(parties.federation, parties.aggregator), parties.members)
         limits = Limits(rounds_max=10_000, min_trainers=2, quorum=1.0, deadline_s=1e6)
         self.service = Aggregator(
             self.link, self.store, MeanOfNumbers(), limits, clock=self.clock, watch=lambda _: None, signing=signing
@@ -277,7 +277,7 @@ def a_round(parties: Parties, number: int) -> list[bytes]:
 def test_no_bad_message_is_ever_used_by_a_trainer(parties: Parties) -> None:
     link, draws, table = Wire(), Random(SEED), Counter[tuple[str, str]]()
     session = Session("alice", 2, "x", derive_rng(0, "jitter", "alice"))
-    signing = TrainerSigning(Membership(parties.federation, parties.of["alice"]))
+    signing = TrainerSigning(Credentials(parties.federation, parties.of["alice"]))
     trainer = Trainer(link, session, Idle(), clock=VirtualClock(), signing=signing)  # type: ignore[arg-type]
     link.news.append(Delivered(a_round(parties, 5)))
     trainer.step()
@@ -305,7 +305,7 @@ def test_no_bad_message_is_ever_used_by_a_trainer(parties: Parties) -> None:
 
 
 def test_a_seal_gives_its_reason(parties: Parties) -> None:
-    signing = AggregatorSigning(Membership(parties.federation, parties.aggregator), parties.members)
+    signing = AggregatorSigning(Credentials(parties.federation, parties.aggregator), parties.members)
     good = result_of(parties, "bob", 1, 1.0)
     signing.check(decode(good), 0.0)
     with pytest.raises(Rejected, match="signature: expected a Result signed by the trainer with key"):

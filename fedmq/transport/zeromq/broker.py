@@ -248,7 +248,7 @@ class BrokerSockets(Endpoint):
     def _cut(self, connection: Connection, why: str) -> None:
         self.cuts += 1
         if self._access is not None and connection in self._keys:
-            self._access.punish(self._keys[connection])
+            self._access.block(self._keys[connection])
         if connection in self._watchdog.held:  # else it has ended, and its descriptor may be another's
             shut_down(connection.descriptor)
         if (now := time.monotonic()) >= self._told_at + TOLD_AGAIN_S:  # strangers must not fill a disk with lines

@@ -20,7 +20,7 @@ from fedmq.transport.link import Delivered, LinkDown, LinkEvent, LinkRefused, Li
 from fedmq.transport.zeromq.endpoint import Endpoint, drain, give
 
 if TYPE_CHECKING:
-    from fedmq.security.keyring import Membership
+    from fedmq.security.keyring import Credentials
 
 REFUSED = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
 REFUSED_AGAIN_S = 1.0  # not at once: each attempt costs the broker a handshake
@@ -35,12 +35,12 @@ class TransportKeys(NamedTuple):
     broker: bytes
 
 
-def keys_of(membership: Membership | None) -> TransportKeys | None:
+def keys_of(credentials: Credentials | None) -> TransportKeys | None:
     """A member's; None without keys."""
-    if membership is None:
+    if credentials is None:
         return None
-    identity = membership.identity
-    return TransportKeys(identity.public.transport, identity.transport_secret, membership.federation.broker_key)
+    identity = credentials.identity
+    return TransportKeys(identity.public.transport, identity.transport_secret, credentials.federation.broker_key)
 
 
 class EdgeSockets(Endpoint):
@@ -105,8 +105,8 @@ class EdgeSockets(Endpoint):
 class SubscriberSockets(EdgeSockets):
     """The link of who hears of runs: SUB for these topics, PUSH for what it says (only to a live connection)."""
 
-    def __init__(self, address: str, *wants: str, membership: Membership | None = None) -> None:
-        super().__init__(address, keys_of(membership))
+    def __init__(self, address: str, *wants: str, credentials: Credentials | None = None) -> None:
+        super().__init__(address, keys_of(credentials))
         self._down = self._socket(zmq.SUB)
         self._down.linger = 0  # nothing but subscriptions leaves through it
         self._up = self._socket(zmq.PUSH)
@@ -129,16 +129,16 @@ class SubscriberSockets(EdgeSockets):
 class TrainerSockets(SubscriberSockets):
     """A trainer's link: rounds, beacons and its inbox."""
 
-    def __init__(self, address: str, name: str, membership: Membership | None = None) -> None:
+    def __init__(self, address: str, name: str, credentials: Credentials | None = None) -> None:
         inbox = topics.inbox_of(name)  # to have it means "I am here"
-        super().__init__(address, topics.ROUNDS, topics.BEACONS, inbox, membership=membership)
+        super().__init__(address, topics.ROUNDS, topics.BEACONS, inbox, credentials=credentials)
 
 
 class ObserverSockets(EdgeSockets):
     """The link of who only watches: SUB for what happens in all runs, and nothing to speak through."""
 
-    def __init__(self, address: str, token: str, membership: Membership | None = None) -> None:
-        super().__init__(address, keys_of(membership))
+    def __init__(self, address: str, token: str, credentials: Credentials | None = None) -> None:
+        super().__init__(address, keys_of(credentials))
         self._down = self._socket(zmq.SUB)
         self._down.linger = 0
         for topic in (*topics.WATCHED, topics.watch_of(token)):
@@ -162,8 +162,8 @@ class AggregatorSockets(EdgeSockets):
     with the connection.
     """
 
-    def __init__(self, address: str, run: str, membership: Membership | None = None) -> None:
-        super().__init__(address, keys_of(membership))
+    def __init__(self, address: str, run: str, credentials: Credentials | None = None) -> None:
+        super().__init__(address, keys_of(credentials))
         self._down = self._socket(zmq.XPUB)
         self._down.xpub_verbose = True
         self._down.immediate = True  # else the subscription outlives the connection, and nobody hears that it is cut

@@ -11,12 +11,12 @@ import pytest
 from fedmq.broker.access_control import ASKS, KeyAccessControl
 from fedmq.errors import Rejected
 from fedmq.protocol.codec import Frames
-from fedmq.security import membership as roll
-from fedmq.security.admission import REPLACED_AGAIN_S, Enrolment
-from fedmq.security.enrolment import ASK_BYTES_MAX, Join, Standing, ask, read_answer
-from fedmq.security.keyring import MEMBERS, Members, Membership, public_path, read_identity
+from fedmq.security import membership
+from fedmq.security.admission import REPLACED_AGAIN_S, Admission
+from fedmq.security.enrolment import ASK_BYTES_MAX, JoinRequest, RequestStatus, ask, decode_status
+from fedmq.security.keyring import MEMBERS, Credentials, Members, public_path, read_identity
 from fedmq.security.keys import Identity
-from fedmq.security.tokens import Tickets, public_half, read_line
+from fedmq.security.tokens import IssuedTokens, decode_token, public_half
 from fedmq.transport.link import Port
 
 
@@ -38,41 +38,43 @@ class Scene:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.clock = folder, Hands()
-        self.federation = roll.make_federation(folder, "tcp://192.0.2.1:5550")
+        self.federation = membership.make_federation(folder, "tcp://192.0.2.1:5550")
         self.members = Members(folder)
         broker = read_identity(folder, "broker")
         assert broker is not None
-        self.access = KeyAccessControl(Membership(self.federation, broker), self.members, self.clock, Tickets(folder))
-        self.enrolment = Enrolment(folder, self.federation, self.members, self.clock)
+        self.access = KeyAccessControl(
+            Credentials(self.federation, broker), self.members, self.clock, IssuedTokens(folder)
+        )
+        self.enrolment = Admission(folder, self.federation, self.members, self.clock)
 
     def token(self, name: str | None = None) -> bytes:
         """The public half of a new token's key."""
-        line = roll.issue_token(self.folder, int(self.clock.time) + 60, name, self.clock.time)
+        line = membership.issue_token(self.folder, int(self.clock.time) + 60, name, self.clock.time)
         self.look()
-        return public_half(read_line(line))
+        return public_half(decode_token(line))
 
     def look(self) -> None:
         """What was moved is seen by the broker."""
         self.clock.time += 0.25
         self.access.refresh()
 
-    def ask(self, key: bytes, *identities: Identity) -> Standing | None:
+    def ask(self, key: bytes, *identities: Identity) -> RequestStatus | None:
         return self.send(key, ask(self.federation.id, key, *identities))
 
-    def send(self, key: bytes, frames: Frames) -> Standing | None:
+    def send(self, key: bytes, frames: Frames) -> RequestStatus | None:
         answered = self.enrolment.answer(key, frames)
-        return None if answered is None else read_answer(answered)
+        return None if answered is None else decode_status(answered)
 
     def state(self, key: bytes, *identities: Identity) -> str | None:
-        standing = self.ask(key, *identities)
-        return None if standing is None else standing.state
+        status = self.ask(key, *identities)
+        return None if status is None else status.state
 
     def accept(self, who: str) -> None:
-        roll.accept(self.folder, who, self.clock.time)
+        membership.accept(self.folder, who, self.clock.time)
         self.look()
 
     def requests(self) -> list[str]:
-        return [one.fingerprint for one in roll.read_roll(self.folder, self.clock.time).requests]
+        return [one.fingerprint for one in membership.read_membership(self.folder, self.clock.time).requests]
 
     def member(self, name: str = "alice") -> Identity:
         """A new trainer that is let in, since long."""
@@ -99,7 +101,7 @@ def test_who_asks_waits_until_it_is_accepted(scene: Scene, alice: Identity) -> N
 
     assert [scene.state(key, alice), scene.state(key, alice)] == ["waiting", "waiting"]
     assert scene.requests() == [alice.public.fingerprint]
-    roll.accept(scene.folder, "alice", scene.clock.time)
+    membership.accept(scene.folder, "alice", scene.clock.time)
     assert scene.state(key, alice) == "waiting"  # until its connections would be let in
     scene.look()
     assert scene.state(key, alice) == "accepted"
@@ -110,7 +112,7 @@ def test_who_is_rejected_hears_of_it_and_cannot_ask_again_with_the_token(scene: 
     key = scene.token()
     scene.ask(key, alice)
 
-    roll.reject(scene.folder, alice.public.fingerprint[:4], scene.clock.time)
+    membership.reject(scene.folder, alice.public.fingerprint[:4], scene.clock.time)
 
     assert [scene.state(key, alice), scene.state(key, alice)] == ["rejected", "rejected"]
     assert scene.requests() == []
@@ -132,7 +134,7 @@ def test_a_token_is_good_for_one_machine(scene: Scene, alice: Identity) -> None:
 def test_a_used_token_stays_used_when_the_broker_is_another_one(scene: Scene, alice: Identity) -> None:
     key = scene.token()
     scene.ask(key, alice)
-    scene.enrolment = Enrolment(scene.folder, scene.federation, scene.members, scene.clock)
+    scene.enrolment = Admission(scene.folder, scene.federation, scene.members, scene.clock)
 
     assert scene.state(key, alice) == "waiting"
     assert scene.state(key, Identity.new("trainer", "bob")) == "refused"
@@ -146,7 +148,7 @@ def test_an_expired_token_is_good_for_nothing_and_its_request_goes_with_it(scene
     assert scene.state(key, alice) == "expired"
     assert scene.requests() == []
     assert scene.state(key, alice) == "expired"
-    assert not scene.access.admits(Port.JOIN, key)
+    assert not scene.access.allows(Port.JOIN, key)
 
 
 def test_a_request_must_be_signed_by_the_key_that_asks(scene: Scene, alice: Identity) -> None:
@@ -157,7 +159,7 @@ def test_a_request_must_be_signed_by_the_key_that_asks(scene: Scene, alice: Iden
     for forged in ([header, by_mallory], [header, b""], [header, signature[:-1]], [header, bytes(64)]):
         assert scene.send(key, forged) is None
     assert scene.requests() == []
-    assert scene.send(key, [header, signature]) == Standing(state="waiting")
+    assert scene.send(key, [header, signature]) == RequestStatus(state="waiting")
 
 
 def test_a_request_is_good_for_one_token_and_one_federation_alone(scene: Scene, alice: Identity) -> None:
@@ -188,8 +190,8 @@ def test_what_is_no_request_is_not_answered(scene: Scene, frames: list[bytes]) -
 def test_what_is_no_answer_is_rejected() -> None:
     for frames in ([], [b"", b""], [b"\x80"], [bytes(ASK_BYTES_MAX + 1)]):
         with pytest.raises(Rejected):
-            read_answer(frames)
-    assert Join.__struct_config__.tag == "join"
+            decode_status(frames)
+    assert JoinRequest.__struct_config__.tag == "join"
 
 
 @pytest.mark.parametrize(
@@ -208,11 +210,11 @@ def test_a_request_that_nobody_could_accept_is_refused_at_once(scene: Scene, rol
     scene.ask(scene.token(), Identity.new("trainer", "carol"))
     before = scene.requests()
 
-    standing = scene.ask(scene.token(), Identity.new(role, name))  # type: ignore[arg-type]
+    status = scene.ask(scene.token(), Identity.new(role, name))  # type: ignore[arg-type]
 
-    assert standing is not None
-    assert standing.state == "refused"
-    assert said in standing.detail
+    assert status is not None
+    assert status.state == "refused"
+    assert said in status.detail
     assert scene.requests() == before
 
 
@@ -226,13 +228,13 @@ def test_a_refused_request_does_not_use_the_token_up(scene: Scene, alice: Identi
 def test_a_revoked_key_is_never_let_in_again_whatever_it_is_named(scene: Scene) -> None:
     alice = scene.member()
     again = Identity("trainer", "alicia", alice.transport_secret, Identity.new("trainer", "x").signing_secret)
-    roll.revoke(scene.folder, "alice", scene.clock.time)
+    membership.revoke(scene.folder, "alice", scene.clock.time)
     scene.look()
 
     for identity in (alice, again):
-        standing = scene.ask(scene.token(), identity)
-        assert standing is not None
-        assert (standing.state, standing.detail) == ("refused", "the key has been revoked; a new one is needed")
+        status = scene.ask(scene.token(), identity)
+        assert status is not None
+        assert (status.state, status.detail) == ("refused", "the key has been revoked; a new one is needed")
     assert scene.state(scene.token(), Identity.new("trainer", "alice")) == "waiting"
 
 
@@ -241,22 +243,22 @@ def test_nobody_takes_a_key_of_another_one(scene: Scene, key: str) -> None:
     alice = scene.member()
     thief = msgspec.structs.replace(Identity.new("trainer", "thief"), **{key: getattr(alice, key)})
 
-    standing = scene.ask(scene.token(), thief)
+    status = scene.ask(scene.token(), thief)
 
-    assert standing is not None
-    assert (standing.state, standing.detail) == ("refused", "the key is another one's already; a new one is needed")
+    assert status is not None
+    assert (status.state, status.detail) == ("refused", "the key is another one's already; a new one is needed")
 
 
 def test_the_fifth_port_lets_in_tokens_and_trainers_and_nobody_else(scene: Scene) -> None:
     stranger, key, alice = Identity.new("trainer", "x").public.transport, scene.token(), scene.member()
     above = scene.federation.aggregator.transport
 
-    admitted = [scene.access.admits(Port.JOIN, one) for one in (stranger, above, key, alice.public.transport)]
+    admitted = [scene.access.allows(Port.JOIN, one) for one in (stranger, above, key, alice.public.transport)]
 
     assert admitted == [False, False, True, True]
     assert scene.access.sender(Port.JOIN, key, 100) == ""
     assert scene.access.sender(Port.JOIN, stranger, 100) is None
-    assert [scene.access.admits(port, key) for port in Port if port is not Port.JOIN] == [False] * 4
+    assert [scene.access.allows(port, key) for port in Port if port is not Port.JOIN] == [False] * 4
     scene.clock.time += 60
     assert scene.access.sender(Port.JOIN, key, 100) is None
 
@@ -279,7 +281,7 @@ def test_a_member_has_its_key_replaced_without_anybody(scene: Scene) -> None:
     assert scene.members.of_key(old.public.transport) is None
     assert scene.members.of_name("alice") == new.public
     assert scene.state(new.public.transport, new) == "accepted"  # if the first answer was lost
-    assert not scene.access.admits(Port.JOIN, old.public.transport)
+    assert not scene.access.allows(Port.JOIN, old.public.transport)
 
 
 def test_a_replacement_must_be_signed_by_both_keys(scene: Scene) -> None:
@@ -296,7 +298,7 @@ def test_a_replacement_must_be_signed_by_both_keys(scene: Scene) -> None:
 
 def test_who_has_just_been_revoked_has_no_key_replaced(scene: Scene) -> None:
     old, new = scene.member(), Identity.new("trainer", "alice")
-    roll.revoke(scene.folder, "alice", scene.clock.time)
+    membership.revoke(scene.folder, "alice", scene.clock.time)
 
     assert scene.members.of_key(old.public.transport) is not None, "the broker has not looked again yet"
     assert scene.state(old.public.transport, new, old) == "rejected"

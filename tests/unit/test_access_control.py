@@ -16,7 +16,7 @@ from fedmq.broker.access_control import (
     Bucket,
     KeyAccessControl,
 )
-from fedmq.security.keyring import MEMBERS, REFRESH_S, Federation, Members, Membership, public_path, write_public
+from fedmq.security.keyring import MEMBERS, REFRESH_S, FederationInfo, Members, Credentials, public_path, write_public
 from fedmq.security.keys import Identity
 from fedmq.simulation.clock import VirtualClock
 from fedmq.transport.link import Port
@@ -32,8 +32,8 @@ class AccessControl:
         self.usurper, self.mallory = Identity.new("aggregator", "usurper"), Identity.new("trainer", "mallory")
         for member in (self.alice, self.olga, self.usurper):
             write_public(folder, MEMBERS, member.public)
-        federation = Federation(bytes(16), "tcp://h:1", self.broker.public.transport, self.aggregator.public)
-        self.access = KeyAccessControl(Membership(federation, self.broker), Members(folder), self.clock)
+        federation = FederationInfo(bytes(16), "tcp://h:1", self.broker.public.transport, self.aggregator.public)
+        self.access = KeyAccessControl(Credentials(federation, self.broker), Members(folder), self.clock)
 
     def allows(self, identity: Identity) -> set[Port]:
         return {port for port in Port if self.access.allows(port, identity.public.transport)}
@@ -87,7 +87,7 @@ def test_a_revoked_key_is_refused_at_the_next_refresh_and_nothing_is_kept_of_it(
     assert at.access.refresh() == [at.alice.public]
     assert at.sends(at.alice) is None
     assert at.allows(at.alice) == set()
-    at.access.punish(at.alice.public.transport)  # its connection still lives
+    at.access.block(at.alice.public.transport)  # its connection still lives
     assert at.alice.public.transport not in at.access._accounts
 
 
@@ -137,7 +137,7 @@ def test_the_aggregator_has_no_quota(at: AccessControl) -> None:
 def test_who_is_punished_is_shut_out_for_a_while_and_nobody_else(
     at: AccessControl, caplog: pytest.LogCaptureFixture
 ) -> None:
-    at.access.punish(at.alice.public.transport)
+    at.access.block(at.alice.public.transport)
     assert "trainer alice" in caplog.text
     assert at.sends(at.alice) is None
     assert at.allows(at.alice) == set()
@@ -150,7 +150,7 @@ def test_of_a_stranger_nothing_is_kept(at: AccessControl) -> None:
     for _ in range(100):
         stranger = Identity.new("trainer", "x").public.transport
         assert not at.access.allows(Port.PUSH, stranger)
-        at.access.punish(stranger)
+        at.access.block(stranger)
     assert not at.access._accounts
 
 

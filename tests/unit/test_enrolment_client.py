@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fedmq.protocol.codec import Frames
-from fedmq.security.enrolment import Standing, answer
-from fedmq.security.enrolment_client import REFUSALS_MAX, SILENT_S, Joiner
+from fedmq.security.enrolment import RequestStatus, answer
+from fedmq.security.enrolment_client import REFUSALS_MAX, SILENT_S, EnrolmentClient
 from fedmq.testing import VirtualClock
 from fedmq.transport.link import Delivered, LinkEvent, LinkRefused, LinkUp
 
@@ -27,8 +27,8 @@ class FakeLink:
         return True
 
 
-def joiner(link: FakeLink, clock: VirtualClock | None = None, expires: float | None = None) -> Joiner:
-    return Joiner(
+def joiner(link: FakeLink, clock: VirtualClock | None = None, expires: float | None = None) -> EnrolmentClient:
+    return EnrolmentClient(
         link,
         [b"asks"],
         clock=clock or VirtualClock(),
@@ -39,7 +39,7 @@ def joiner(link: FakeLink, clock: VirtualClock | None = None, expires: float | N
     )
 
 
-def refuse(one: Joiner, link: FakeLink, times: int) -> None:
+def refuse(one: EnrolmentClient, link: FakeLink, times: int) -> None:
     for _ in range(times):
         link.news.append(LinkRefused())
         one.step()
@@ -59,7 +59,7 @@ def test_a_broker_that_goes_on_refusing_is_believed() -> None:
     link = FakeLink()
     one = joiner(link)
     refuse(one, link, REFUSALS_MAX)
-    assert (one.done, one.standing) == (True, None)
+    assert (one.done, one.answer) == (True, None)
 
 
 def test_a_broker_that_answers_is_waited_for_and_one_that_falls_silent_is_not() -> None:
@@ -69,12 +69,12 @@ def test_a_broker_that_answers_is_waited_for_and_one_that_falls_silent_is_not() 
     one.step()
     for _ in range(3):
         clock.move_to(clock.now() + SILENT_S - 1)
-        link.news.append(Delivered(answer(Standing(state="waiting"))))
+        link.news.append(Delivered(answer(RequestStatus(state="waiting"))))
         one.step()
         assert not one.done
     clock.move_to(clock.now() + SILENT_S)
     one.step()
-    assert (one.done, one.standing) == (True, None)
+    assert (one.done, one.answer) == (True, None)
 
 
 def test_the_wait_ends_with_the_token() -> None:
@@ -85,4 +85,4 @@ def test_the_wait_ends_with_the_token() -> None:
     assert not one.done
     clock.move_to(clock.now() + 1)
     one.step()
-    assert one.standing == Standing(state="expired")
+    assert one.answer == RequestStatus(state="expired")

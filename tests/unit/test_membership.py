@@ -8,34 +8,34 @@ from types import SimpleNamespace
 import pytest
 
 from fedmq.errors import BadConfiguration
-from fedmq.security import membership as roll
-from fedmq.security.enrolment import Standing, State
+from fedmq.security import membership
+from fedmq.security.enrolment import RequestState, RequestStatus
 from fedmq.security.keyring import (
     MEMBERS,
     NEXT_SUFFIX,
     REQUESTS,
-    find_watching,
+    find_broker_to_watch,
+    read_credentials,
     read_federation,
     read_identity,
-    read_membership,
     write_federation,
     write_identity,
     write_public,
 )
-from fedmq.security.keys import Identity, Public
+from fedmq.security.keys import Identity, PublicIdentity
 from fedmq.security.rotation import rotate_trainer
-from fedmq.security.tokens import TOKENS_MAX, Ticket, read_tickets, write_ticket
+from fedmq.security.tokens import TOKENS_MAX, IssuedToken, read_issued_tokens, write_issued_token
 
 NOW = 1_000_000.0
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    roll.make_federation(tmp_path / "keys", "tcp://192.0.2.1:5550")
+    membership.make_federation(tmp_path / "keys", "tcp://192.0.2.1:5550")
     return tmp_path / "keys"
 
 
-def asks(folder: Path, name: str, kind: str = REQUESTS) -> Public:
+def asks(folder: Path, name: str, kind: str = REQUESTS) -> PublicIdentity:
     public = Identity.new("trainer", name).public
     write_public(folder, kind, public)
     return public
@@ -51,7 +51,7 @@ def test_a_federation_has_private_keys_and_is_never_made_twice(folder: Path) -> 
     before = {path: path.read_bytes() for path in folder.glob("*.*")}
 
     with pytest.raises(BadConfiguration, match="never overwritten"):
-        roll.make_federation(folder, "tcp://192.0.2.1:5550")
+        membership.make_federation(folder, "tcp://192.0.2.1:5550")
 
     assert {path: path.read_bytes() for path in folder.glob("*.*")} == before
 
@@ -67,8 +67,8 @@ def test_one_is_meant_by_its_name_or_the_beginning_of_its_fingerprint(folder: Pa
         "without dashes": print_.replace("-", "")[:9],
     }[said]
 
-    assert roll.accept(folder, who, NOW) == alice
-    known = roll.read_roll(folder, NOW)
+    assert membership.accept(folder, who, NOW) == alice
+    known = membership.read_membership(folder, NOW)
     assert (known.members, known.requests) == ([alice], [])
 
 
@@ -77,7 +77,7 @@ def test_nobody_is_meant_by_anything_else_and_who_is_there_is_listed(folder: Pat
     alice = asks(folder, "alice")
 
     with pytest.raises(BadConfiguration, match="that is: alice") as error:
-        roll.accept(folder, who, NOW)
+        membership.accept(folder, who, NOW)
 
     assert alice.fingerprint in says(error)
 
@@ -86,7 +86,7 @@ def test_three_characters_are_not_enough(folder: Path) -> None:
     alice = asks(folder, "alice")
 
     with pytest.raises(BadConfiguration, match="at least 4 characters"):
-        roll.reject(folder, alice.fingerprint[:3], NOW)
+        membership.reject(folder, alice.fingerprint[:3], NOW)
 
 
 def test_a_name_that_is_the_beginning_of_a_fingerprint_means_neither(folder: Path) -> None:
@@ -94,7 +94,7 @@ def test_a_name_that_is_the_beginning_of_a_fingerprint_means_neither(folder: Pat
     asks(folder, alice.fingerprint[:4])
 
     with pytest.raises(BadConfiguration, match="can be each of") as error:
-        roll.accept(folder, alice.fingerprint[:4], NOW)
+        membership.accept(folder, alice.fingerprint[:4], NOW)
 
     assert "alice" in says(error)
 
@@ -104,18 +104,18 @@ def test_a_name_that_a_member_has_is_not_let_in_again(folder: Path) -> None:
     other = asks(folder, "alice")
 
     with pytest.raises(BadConfiguration, match="another one is named so already"):
-        roll.accept(folder, other.fingerprint, NOW)
+        membership.accept(folder, other.fingerprint, NOW)
 
 
 def test_who_is_in_or_out_already_is_told_so(folder: Path) -> None:
     asks(folder, "alice")
-    roll.accept(folder, "alice", NOW)
+    membership.accept(folder, "alice", NOW)
 
     with pytest.raises(BadConfiguration, match="is accepted already"):
-        roll.accept(folder, "alice", NOW)
-    roll.revoke(folder, "alice", NOW)
+        membership.accept(folder, "alice", NOW)
+    membership.revoke(folder, "alice", NOW)
     with pytest.raises(BadConfiguration, match="is revoked already"):
-        roll.revoke(folder, "alice", NOW)
+        membership.revoke(folder, "alice", NOW)
 
 
 def test_a_folder_of_a_trainer_is_not_where_people_are_let_in(tmp_path: Path, folder: Path) -> None:
@@ -124,28 +124,28 @@ def test_a_folder_of_a_trainer_is_not_where_people_are_let_in(tmp_path: Path, fo
     (joined / "federation.json").write_bytes((folder / "federation.json").read_bytes())
 
     with pytest.raises(BadConfiguration, match="go to the broker's machine"):
-        roll.read_roll(joined, NOW)
+        membership.read_membership(joined, NOW)
 
 
 def test_there_are_never_too_many_tokens(folder: Path) -> None:
     for _ in range(TOKENS_MAX):
-        roll.issue_token(folder, int(NOW) + 60, None, NOW)
+        membership.issue_token(folder, int(NOW) + 60, None, NOW)
 
     with pytest.raises(BadConfiguration, match="expected less than"):
-        roll.issue_token(folder, int(NOW) + 60, None, NOW)
-    key, ticket = next(iter(read_tickets(folder).items()))
-    write_ticket(folder, key, Ticket(ticket.expires, used_by="abcd"))
-    assert roll.issue_token(folder, int(NOW) + 60, None, NOW), "for one that is used, another"
-    assert roll.issue_token(folder, int(NOW) + 120, None, NOW + 61)
+        membership.issue_token(folder, int(NOW) + 60, None, NOW)
+    key, issued = next(iter(read_issued_tokens(folder).items()))
+    write_issued_token(folder, key, IssuedToken(issued.expires, used_by="abcd"))
+    assert membership.issue_token(folder, int(NOW) + 60, None, NOW), "for one that is used, another"
+    assert membership.issue_token(folder, int(NOW) + 120, None, NOW + 61)
 
 
 @pytest.mark.parametrize("role", ["broker", "aggregator"])
 def test_a_new_key_of_the_federation_is_in_its_description(folder: Path, role: str) -> None:
     before, old = read_federation(folder), read_identity(folder, role)  # type: ignore[arg-type]
 
-    new = roll.renew(folder, role)
+    new = membership.renew_key(folder, role)
 
-    federation, identity = read_membership(folder, role)  # type: ignore[arg-type]
+    federation, identity = read_credentials(folder, role)  # type: ignore[arg-type]
     assert identity.public == new
     assert identity != old
     assert new in (federation.aggregator, identity.public)
@@ -156,28 +156,28 @@ def test_a_new_key_of_the_federation_is_in_its_description(folder: Path, role: s
 
 
 def test_an_observer_has_a_folder_of_its_own_and_is_revoked_as_others_are(tmp_path: Path, folder: Path) -> None:
-    public = roll.add_observer(folder, "wall", tmp_path / "wall")
+    public = membership.add_observer(folder, "wall", tmp_path / "wall")
 
-    address, membership = find_watching(None, tmp_path / "wall")
-    assert membership == read_membership(tmp_path / "wall", "observer")
-    assert (address, membership.identity.public) == ("tcp://192.0.2.1:5550", public)
+    address, credentials = find_broker_to_watch(None, tmp_path / "wall")
+    assert credentials == read_credentials(tmp_path / "wall", "observer")
+    assert (address, credentials.identity.public) == ("tcp://192.0.2.1:5550", public)
     assert (tmp_path / "wall" / "observer.key").stat().st_mode & 0o777 == 0o600
-    assert roll.read_roll(folder, NOW).members == [public]
-    assert roll.revoke(folder, "wall", NOW) == public
-    assert roll.read_roll(folder, NOW).members == []
+    assert membership.read_membership(folder, NOW).members == [public]
+    assert membership.revoke(folder, "wall", NOW) == public
+    assert membership.read_membership(folder, NOW).members == []
 
 
 def test_who_holds_the_aggregators_key_watches_with_it_and_a_trainer_with_none(tmp_path: Path, folder: Path) -> None:
-    assert find_watching(None, folder)[1] == read_membership(folder, "aggregator")
-    assert find_watching("tcp://192.0.2.9:7000", None) == ("tcp://192.0.2.9:7000", None)
-    roll.add_observer(folder, "wall", tmp_path / "wall")
+    assert find_broker_to_watch(None, folder)[1] == read_credentials(folder, "aggregator")
+    assert find_broker_to_watch("tcp://192.0.2.9:7000", None) == ("tcp://192.0.2.9:7000", None)
+    membership.add_observer(folder, "wall", tmp_path / "wall")
     (tmp_path / "wall" / "observer.key").rename(folder / "observer.key")  # on the same machine
-    assert find_watching(None, folder)[1] == read_membership(folder, "observer")
+    assert find_broker_to_watch(None, folder)[1] == read_credentials(folder, "observer")
     joined = tmp_path / "joined"
     write_federation(joined, read_federation(folder))
 
     with pytest.raises(BadConfiguration, match=r"expected observer\.key or aggregator\.key in it") as error:
-        find_watching(None, joined)
+        find_broker_to_watch(None, joined)
 
     says(error)
 
@@ -190,28 +190,28 @@ def test_an_observers_name_and_folder_are_new(tmp_path: Path, folder: Path, why:
     elif why == "the aggregator":
         name = "aggregator"
     elif why == "a key":
-        roll.add_observer(folder, "other", out)
+        membership.add_observer(folder, "other", out)
     elif why == "another federation":
-        roll.make_federation(out, "tcp://192.0.2.2:5550")
+        membership.make_federation(out, "tcp://192.0.2.2:5550")
     else:
         out = folder  # with the broker's and the aggregator's keys, which would be given away
-    before = roll.read_roll(folder, NOW)
+    before = membership.read_membership(folder, NOW)
 
     with pytest.raises(BadConfiguration, match=r"named so already|expected a new folder"):
-        roll.add_observer(folder, name, out)
+        membership.add_observer(folder, name, out)
 
-    assert roll.read_roll(folder, NOW) == before
+    assert membership.read_membership(folder, NOW) == before
 
 
 @pytest.mark.parametrize("state", ["refused", "rejected"])
 def test_a_next_key_that_is_refused_is_not_asked_for_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: State
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: RequestState
 ) -> None:
-    federation = roll.make_federation(tmp_path / "home", "tcp://127.0.0.1:5550")
+    federation = membership.make_federation(tmp_path / "home", "tcp://127.0.0.1:5550")
     write_federation(tmp_path / "alice", federation)
     write_identity(tmp_path / "alice", old := Identity.new("trainer", "alice"))
-    ended = SimpleNamespace(interrupted=False, standing=Standing(state=state))
+    ended = SimpleNamespace(interrupted=False, answer=RequestStatus(state=state))
     monkeypatch.setattr("fedmq.security.enrolment_client.ask_broker", lambda *_, **__: ended)
-    assert rotate_trainer(tmp_path / "alice", None)[1] == ended.standing
+    assert rotate_trainer(tmp_path / "alice", None)[1] == ended.answer
     assert read_identity(tmp_path / "alice", "trainer") == old
     assert read_identity(tmp_path / "alice", "trainer", NEXT_SUFFIX) is None

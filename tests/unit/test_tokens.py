@@ -9,7 +9,14 @@ import pytest
 
 from fedmq.errors import BadConfiguration
 from fedmq.security.membership import issue_token, make_federation
-from fedmq.security.tokens import LINE_CHARACTERS_MAX, Tickets, public_half, read_line, read_tickets, ticket_path
+from fedmq.security.tokens import (
+    LINE_CHARACTERS_MAX,
+    IssuedTokens,
+    decode_token,
+    issued_token_path,
+    public_half,
+    read_issued_tokens,
+)
 
 NOW = 1_000_000.0
 
@@ -28,7 +35,7 @@ def line(folder: Path) -> str:
 def test_a_token_says_where_the_federation_is_and_whom_to_believe(tmp_path: Path) -> None:
     federation = make_federation(tmp_path, "tcp://192.0.2.1:5550")
 
-    token = read_line(issue_token(tmp_path, int(NOW) + 60, None, NOW))
+    token = decode_token(issue_token(tmp_path, int(NOW) + 60, None, NOW))
 
     assert token.federation == federation
     assert (token.expires, token.name) == (int(NOW) + 60, None)
@@ -41,7 +48,7 @@ def test_a_token_is_one_short_word(line: str) -> None:
 
 def refused(damaged: str) -> None:
     with pytest.raises(BadConfiguration, match=r"expected a whole token, .*; copy the line again") as caught:
-        read_line(damaged)
+        decode_token(damaged)
     assert "\n" not in str(caught.value)
 
 
@@ -67,38 +74,38 @@ def test_what_is_no_token_is_refused(damaged: str) -> None:
 
 
 def test_the_white_space_around_a_pasted_token_does_not_matter(line: str) -> None:
-    assert read_line(f" {line}\n") == read_line(line)
+    assert decode_token(f" {line}\n") == decode_token(line)
 
 
 def test_the_folder_keeps_nothing_of_the_secret(folder: Path, line: str) -> None:
-    token = read_line(line)
+    token = decode_token(line)
     kept = b"".join(path.read_bytes() + path.name.encode() for path in (folder / "tokens").iterdir())
 
     assert token.secret.hex().encode() not in kept
     assert line.encode() not in kept
-    assert list(read_tickets(folder)) == [public_half(token)]
+    assert list(read_issued_tokens(folder)) == [public_half(token)]
     assert token.secret.hex() not in repr(token)
     assert repr(token.secret) not in repr(token)
 
 
 def test_tokens_that_come_and_go_are_seen_within_a_quarter_of_a_second(folder: Path) -> None:
-    tickets = Tickets(folder)
-    key = public_half(read_line(issue_token(folder, int(NOW) + 60, None, NOW)))
-    assert tickets.expires(key) is None
+    tokens = IssuedTokens(folder)
+    key = public_half(decode_token(issue_token(folder, int(NOW) + 60, None, NOW)))
+    assert tokens.expires(key) is None
 
-    assert tickets.refresh(0.25) == set()
-    assert tickets.expires(key) == int(NOW) + 60
-    ticket_path(folder, key).unlink()
-    assert tickets.refresh(0.3) == set()
-    assert tickets.refresh(0.5) == {key}
-    assert tickets.expires(key) is None
+    assert tokens.refresh(0.25) == set()
+    assert tokens.expires(key) == int(NOW) + 60
+    issued_token_path(folder, key).unlink()
+    assert tokens.refresh(0.3) == set()
+    assert tokens.refresh(0.5) == {key}
+    assert tokens.expires(key) is None
 
 
 def test_files_that_are_no_tickets_are_left_out(folder: Path) -> None:
     (folder / "tokens" / "zz.json").write_text("{}")
     (folder / "tokens" / f"{bytes(32).hex()}.json").write_text('{"expires": "soon"}')
 
-    tickets = Tickets(folder)
+    tokens = IssuedTokens(folder)
 
-    assert tickets.expires(bytes(32)) is None
-    assert read_tickets(folder) == {}
+    assert tokens.expires(bytes(32)) is None
+    assert read_issued_tokens(folder) == {}
