@@ -16,7 +16,7 @@ from fedmq.broker.access_control import (
     Bucket,
     KeyAccessControl,
 )
-from fedmq.security.keyring import MEMBERS, REFRESH_S, FederationInfo, Members, Credentials, public_path, write_public
+from fedmq.security.keyring import MEMBERS, REFRESH_S, Credentials, FederationInfo, Members, public_path, write_public
 from fedmq.security.keys import Identity
 from fedmq.simulation.clock import VirtualClock
 from fedmq.transport.link import Port
