@@ -43,7 +43,7 @@ def _check_name(_ctx: click.Context, param: click.Parameter, name: str | None) -
     one_thread_for_arrays()
     from fedmq.algorithms.averaging.robust_aggregation import check_rule
     from fedmq.algorithms.base import find_strategy
-    from fedmq.tasks.task import find_task
+    from fedmq.tasks.task_file import find_task
 
     check: dict[str | None, Callable[[str], object]] = {"task_name": find_task, "strategy": find_strategy}
     check.get(param.name, check_rule)(name)

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from fedmq.models.networks import TrainedModel
+from fedmq.models.trained_model import TrainedModel
 from fedmq.observe.run_state import RoundView, RunState
 
 # Okabe and Ito's palette, that is told apart with every kind of colour vision: https://jfly.uni-koeln.de/color/

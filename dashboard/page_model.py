@@ -9,7 +9,8 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from fedmq.models.networks import MLP, Code, Model
+from fedmq.models.code import Code, Model
+from fedmq.models.networks import MLP
 from fedmq.observe import events
 from fedmq.observe.event_text import describe
 from fedmq.observe.run_state import WORKS_KEPT_MAX, RoundView, RunState, drawable

@@ -19,7 +19,7 @@ from fedmq.runtime.atomic_files import writing
 from fedmq.runtime.run_folder import FIGURE, folder_of
 
 if TYPE_CHECKING:
-    from fedmq.models.networks import TrainedModel
+    from fedmq.models.trained_model import TrainedModel
     from fedmq.observe.run_state import RunState
 
 FORMATS = (".png", ".svg", ".pdf")
@@ -192,7 +192,8 @@ def _model(folder: Path, view: RunState, number: int | None) -> tuple[int, Train
     """
     import numpy as np
 
-    from fedmq.models.networks import Code, TrainedModel, load_model
+    from fedmq.models.code import Code
+    from fedmq.models.trained_model import TrainedModel, load_model
     from fedmq.runtime.run_folder import MODEL
 
     model = view.model

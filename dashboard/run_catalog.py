@@ -16,7 +16,7 @@ import msgspec
 from fedmq.dashboard.folders import Folders, Found
 from fedmq.dashboard.live_runs import LiveRuns
 from fedmq.dashboard.page_model import Origin, Values, changes, full_of, head_of, row_of, tables_of
-from fedmq.models.networks import Model
+from fedmq.models.code import Model
 from fedmq.observe.run_state import RunState
 from fedmq.runtime.clock import Clock
 from fedmq.runtime.lock import is_locked

@@ -9,8 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from fedmq.models.networks import Floating, Floats, Model, TrainedModel
-from fedmq.tasks.task import TASK_NAMES, Rows, find_task, task_rows
+from fedmq.models.arrays import Floating, Floats
+from fedmq.models.code import Model
+from fedmq.models.trained_model import TrainedModel
+from fedmq.tasks.builtin import TASK_NAMES
+from fedmq.tasks.task import Rows
+from fedmq.tasks.task_file import find_task, task_rows
 
 SIZE = 48  # cells along each side
 POINTS_MAX = 256  # rows to draw on it

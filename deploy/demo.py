@@ -20,7 +20,7 @@ from fedmq.errors import BadConfiguration
 from fedmq.runtime.run_folder import MODEL, REPORT, RUNS, STORE
 
 if TYPE_CHECKING:
-    from fedmq.models.networks import TrainedModel
+    from fedmq.models.trained_model import TrainedModel
     from fedmq.tasks.task import Task
 
 ROWS_SHOWN_MAX = PARAMETERS_SHOWN_MAX = 16
@@ -72,8 +72,8 @@ def demo(
     """
     one_thread_for_arrays()
     from fedmq.aggregator.cli import new_name
-    from fedmq.models.networks import Code
-    from fedmq.tasks.task import find_task, task_rows
+    from fedmq.models.code import Code
+    from fedmq.tasks.task_file import find_task, task_rows
 
     task = find_task(task_name)
     count = trainers or task.trainers
@@ -151,7 +151,8 @@ def _wait(processes: Processes, aggregator: subprocess.Popen[bytes]) -> int:
 
 def _show(task: Task, task_name: str, folder: Path) -> None:
     """What came out: a small task's rows with the model's predictions, or its parameters; and what to do next."""
-    from fedmq.models.networks import Code, load_model
+    from fedmq.models.code import Code
+    from fedmq.models.trained_model import load_model
 
     trained = load_model(folder / MODEL)
     if isinstance(trained.model, Code):
@@ -165,7 +166,7 @@ def _show(task: Task, task_name: str, folder: Path) -> None:
 
 
 def _show_predictions(task: Task, task_name: str, trained: TrainedModel) -> None:
-    from fedmq.tasks.task import task_rows
+    from fedmq.tasks.task_file import task_rows
 
     rows = task.fit(task_rows(task_name, 1, 1))
     predictions = trained.predict(rows.inputs)

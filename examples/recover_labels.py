@@ -16,7 +16,7 @@ from __future__ import annotations
 import numpy as np
 
 from fedmq import MLP, Rows, Task
-from fedmq.models.networks import cross_entropy
+from fedmq.models.losses import cross_entropy
 from fedmq.protocol.codec import decode, encode
 from fedmq.protocol.messages import Evolve, Result, Round
 from fedmq.runs.updates import as_update

@@ -15,8 +15,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fedmq.errors import FedmqError
-    from fedmq.models.networks import MLP, Code, Linear, TrainedModel, load_model
-    from fedmq.tasks.task import Rows, Search, Task, find_task
+    from fedmq.models.code import Code
+    from fedmq.models.networks import MLP, Linear
+    from fedmq.models.trained_model import TrainedModel, load_model
+    from fedmq.tasks.task import Rows, Search, Task
+    from fedmq.tasks.task_file import find_task
 
 __version__ = "0.1.0"
 
@@ -34,16 +37,16 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Code": "fedmq.models.networks",
+    "Code": "fedmq.models.code",
     "FedmqError": "fedmq.errors",
     "Linear": "fedmq.models.networks",
     "MLP": "fedmq.models.networks",
     "Rows": "fedmq.tasks.task",
     "Search": "fedmq.tasks.task",
     "Task": "fedmq.tasks.task",
-    "TrainedModel": "fedmq.models.networks",
-    "find_task": "fedmq.tasks.task",
-    "load_model": "fedmq.models.networks",
+    "TrainedModel": "fedmq.models.trained_model",
+    "find_task": "fedmq.tasks.task_file",
+    "load_model": "fedmq.models.trained_model",
 }
 
 

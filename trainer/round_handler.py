@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import partial
 
 from fedmq.algorithms.learning import Score, learn
-from fedmq.models.networks import Code
+from fedmq.models.code import Code
 from fedmq.protocol.codec import CODE, Array, Packet
 from fedmq.protocol.messages import Round
 from fedmq.runtime.rng import derive_rng

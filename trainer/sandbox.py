@@ -23,7 +23,8 @@ import msgspec
 import numpy as np
 
 from fedmq.errors import Rejected, WorkCancelled
-from fedmq.models.networks import ROW_SQUARED_ERROR_MAX, Floats, Scores
+from fedmq.models.arrays import Floats
+from fedmq.models.losses import ROW_SQUARED_ERROR_MAX, Scores
 from fedmq.tasks.task import Rows
 from fedmq.trainer.sandbox_protocol import (
     DETAIL_MAX,

@@ -14,7 +14,9 @@ import numpy.typing as npt
 
 from fedmq.algorithms.evolution.local_search import evolve
 from fedmq.errors import BadConfiguration, Rejected, WorkCancelled
-from fedmq.models.networks import Floats, Linear, Scores, all_finite
+from fedmq.models.arrays import Floats, all_finite
+from fedmq.models.losses import Scores
+from fedmq.models.networks import Linear
 from fedmq.protocol.codec import check_arrays
 from fedmq.protocol.messages import EvolutionLearner, Evolve, GradientLearner, Train, Work
 from fedmq.tasks.task import CANDIDATES_MAX, Rows, Task

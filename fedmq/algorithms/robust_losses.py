@@ -13,7 +13,9 @@ import numpy.typing as npt
 
 from fedmq.algorithms.averaging.robust_aggregation import LIARS_SHARE
 from fedmq.algorithms.inbox import GENE_MAX
-from fedmq.models.networks import ROW_CROSS_ENTROPY_MAX, ROW_SQUARED_ERROR_MAX, Code, Floats, Integers
+from fedmq.models.arrays import Floats, Integers
+from fedmq.models.code import Code
+from fedmq.models.losses import ROW_CROSS_ENTROPY_MAX, ROW_SQUARED_ERROR_MAX
 from fedmq.tasks.task import Task
 
 LOSS_PER_ROW_MAX = 3.0  # nats with two classes: 4.3 times what a guess costs

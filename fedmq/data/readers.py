@@ -19,9 +19,11 @@ import numpy as np
 import numpy.typing as npt
 
 from fedmq.errors import BadData, named
-from fedmq.models.networks import UNREADABLE
+from fedmq.models.arrays import UNREADABLE
 from fedmq.runtime.python_file import importable
-from fedmq.tasks.task import TASK_NAMES, Rows, as_rows, called_rows, task_rows
+from fedmq.tasks.builtin import TASK_NAMES
+from fedmq.tasks.task import Rows, as_rows
+from fedmq.tasks.task_file import called_rows, task_rows
 
 VALUES_MAX = 10_000_000  # numbers in all rows together, the targets among them
 VALUE_BYTES_MAX = 8

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from fedmq.errors import RejectReason
-from fedmq.models.networks import Model
+from fedmq.models.code import Model
 from fedmq.protocol.messages import Seconds
 
 BEST_PARAMETERS_MAX = 512  # a model of more weights is not told round by round; it is in the run's folder at the end

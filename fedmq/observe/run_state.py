@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from fedmq.models.networks import Model
+from fedmq.models.code import Model
 from fedmq.observe import events
 from fedmq.observe.events import BEST_PARAMETERS_MAX, Genes
 from fedmq.protocol.messages import At, Seconds

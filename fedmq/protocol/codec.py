@@ -20,7 +20,7 @@ import msgspec
 import numpy as np
 
 from fedmq.errors import ProtocolError, Rejected, one_line
-from fedmq.models.networks import all_finite
+from fedmq.models.arrays import all_finite
 from fedmq.protocol.messages import ArrayInfo, Message
 from fedmq.tasks.task import CODE_BYTES_MAX
 

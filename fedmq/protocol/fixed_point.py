@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from fedmq.errors import Rejected
-from fedmq.models.networks import Floats, Integers
+from fedmq.models.arrays import Floats, Integers
 from fedmq.protocol.codec import Array
 
 FRACTION_BITS = 16  # bits behind the point unless a trainer chooses; the same runs as with float64 losses

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from fedmq.algorithms.base import find_strategy
 from fedmq.errors import BadConfiguration, StoreError
-from fedmq.models.networks import TrainedModel
+from fedmq.models.trained_model import TrainedModel
 from fedmq.runs.replay import replay
 from fedmq.runs.report import read_report
 from fedmq.runs.store import Close, Description, Store, StoredResult

@@ -15,7 +15,7 @@ import msgspec
 
 from fedmq.algorithms.base import Evaluation
 from fedmq.errors import BadConfiguration
-from fedmq.models.networks import TrainedModel
+from fedmq.models.trained_model import TrainedModel
 from fedmq.observe import events
 from fedmq.runs.store import Close, Description
 from fedmq.runtime.atomic_files import write_whole

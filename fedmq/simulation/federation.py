@@ -11,7 +11,7 @@ from typing import Any
 from fedmq.aggregator.service import Aggregator, Limits
 from fedmq.algorithms.base import Strategy
 from fedmq.broker.service import Broker
-from fedmq.models.networks import TrainedModel
+from fedmq.models.trained_model import TrainedModel
 from fedmq.observe import events
 from fedmq.observe.run_state import RunState
 from fedmq.runs.store import Description, Store

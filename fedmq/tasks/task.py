@@ -7,31 +7,19 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Mapping
 from math import isfinite
-from pathlib import Path
 from typing import Literal, NamedTuple, cast
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from fedmq.errors import BadConfiguration, BadData, named, one_line
-from fedmq.models.networks import (
-    MLP,
-    Code,
-    Floating,
-    Floats,
-    Integers,
-    Linear,
-    Model,
-    Network,
-    Scores,
-    cross_entropy,
-    squared_error,
-)
+from fedmq.errors import BadConfiguration, BadData, one_line
+from fedmq.models.arrays import Floating, Floats, Integers
+from fedmq.models.code import Code, Model
+from fedmq.models.losses import Scores, cross_entropy, squared_error
+from fedmq.models.networks import Network
 from fedmq.names import NAME_PATTERN
-from fedmq.runtime.python_file import importable, run_file
 
 TRAINERS_MAX = 16_384  # of a run
 ROUNDS_MAX = 1_000_000
@@ -197,111 +185,6 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         return correct / rows if rows else 0.0
 
 
-class _Builtin(NamedTuple):
-    """A task that is installed everywhere, and the rows that it is shown with."""
-
-    task: Task
-    rows: Rows
-
-
-def _xor() -> _Builtin:
-    """Split so that no half alone holds XOR: 1/2 = (01 -> 1, 00 -> 0), 2/2 = (10 -> 1, 11 -> 0)."""
-    task = Task(name="xor", model=MLP((2, 4, 2)), loss="cross-entropy", metric="accuracy", target=1.0)
-    inputs = np.array([[0.0, 1.0], [0.0, 0.0], [1.0, 0.0], [1.0, 1.0]])
-    return _Builtin(task, Rows(inputs, np.array([1, 0, 1, 0], dtype=np.int64)))
-
-
-def _parity4() -> _Builtin:
-    """Whether the number of ones among four bits is odd; the 16 rows in binary order."""
-    task = Task(
-        name="parity4",
-        model=MLP((4, 8, 2), hidden="tanh"),
-        loss="cross-entropy",
-        metric="accuracy",
-        target=1.0,
-        trainers=4,
-        rounds=400,
-        search=Search(population=200),  # 99 of 100 runs solved it, in 79 to 88 rounds (median); with 100, 110
-    )
-    bits = (np.arange(16)[:, None] >> np.array([3, 2, 1, 0])) & 1
-    return _Builtin(task, Rows(bits.astype(np.float64), bits.sum(axis=1, dtype=np.int64) % 2))
-
-
-def _linear() -> _Builtin:
-    """Least squares over two trainers: part 1/2 is bob's, part 2/2 alice's.
-
-    The pooled optimum is y = 1.5 a + 0.5 b - 0.25 with a summed squared error of 0.25. With d the distance from it,
-    the loss is 0.25 + d' (X' X) d, so that a loss of 0.25 + e holds coefficient i within sqrt(e ((X' X)^-1)_ii): here
-    sqrt(e) for the weights and sqrt(0.75 e) for the bias. The target, e = 0.0001, holds all of them within 0.01.
-    """
-    task = Task(
-        name="linear",
-        model=Linear(2, 1),
-        loss="squared-error",
-        metric="loss",
-        target=0.2501,
-        search=Search(mutation=(-3.0, 0.0)),  # fine steps at the end: with the defaults 28 rounds instead of 16
-    )
-    inputs = np.array([[1.0, 1.0], [0.0, 1.0], [1.0, 0.0], [0.0, 0.0]])
-    return _Builtin(task, Rows(inputs, np.array([2.0, 0.0, 1.0, 0.0])))
-
-
-_BUILTINS: Mapping[str, Callable[[], _Builtin]] = {"xor": _xor, "parity4": _parity4, "linear": _linear}
-TASK_NAMES: tuple[str, ...] = tuple(_BUILTINS)
-
-
-def find_task(name_or_path: str) -> Task:
-    """The built-in task of that name, or `task` as the FILE.py defines it (the file is executed).
-
-    Raises:
-        BadConfiguration: no such task or file, a file that fails, or one that defines no `task`.
-    """
-    if name_or_path in _BUILTINS:
-        return _BUILTINS[name_or_path]().task
-    return task_in(run_task_file(name_or_path), name_or_path)
-
-
-def task_rows(name_or_path: str, part: int, parts: int) -> Rows:
-    """Part `part` (from 1) of `parts` of the rows of a built-in task, or what `rows(part, parts)` of a FILE.py returns.
-
-    They are fitted to the task. The parts of a built-in task are as equal as can be (numpy.array_split); with more
-    parts than rows, each part is one row, and rows repeat.
-
-    Raises:
-        BadData: a part that cannot be, or rows that do not fit the task.
-        BadConfiguration: as `find_task`, or a file that defines no `rows`.
-    """
-    if not 1 <= part <= parts:
-        wrong = f"a part from 1 to {parts}, got {part}" if parts > 0 else f"1 or more parts, got {parts}"
-        raise BadData(f"{name_or_path}:{part}/{parts}: expected {wrong}")
-    if name_or_path in _BUILTINS:
-        return _part(_BUILTINS[name_or_path]().rows, part, parts)
-    names = run_task_file(name_or_path)
-    task = task_in(names, name_or_path)
-    if not callable(names.get("rows")):
-        raise BadConfiguration(
-            f"{name_or_path}: expected a function rows(part, parts) that returns (inputs, targets), got none: define it"
-        )
-    function = cast(Callable[[int, int], object], names["rows"])
-    with importable(Path(name_or_path).parent):
-        return task.fit(called_rows(lambda: function(part, parts), f"{name_or_path}:{part}/{parts}"))
-
-
-def called_rows(function: Callable[[], object], source: str) -> Rows:
-    """The rows that somebody's function returns as (inputs, targets); `source` names it in errors.
-
-    Raises:
-        BadData: the function fails, or returns something else.
-    """
-    try:
-        returned = function()
-    except (Exception, SystemExit) as error:
-        raise BadData(f"{source}: expected (inputs, targets), got {named(error)}") from error
-    if not isinstance(returned, tuple | list) or len(returned) != 2:
-        raise BadData(f"{source}: expected a pair (inputs, targets), got {type(returned).__name__}: return two arrays")
-    return as_rows(returned[0], returned[1], source)
-
-
 def as_rows(inputs: npt.ArrayLike, targets: npt.ArrayLike, source: str) -> Rows:
     """Rows from anything like arrays, inputs and targets float64; `source` names them in errors.
 
@@ -324,37 +207,6 @@ def as_rows(inputs: npt.ArrayLike, targets: npt.ArrayLike, source: str) -> Rows:
             f"{source}: expected finite numbers, got NaN or infinity in row {row + 1}, {where}: mend or drop the row"
         )
     return Rows(table, column)
-
-
-def _part(rows: Rows, part: int, parts: int) -> Rows:
-    count = len(rows.inputs)
-    chosen = np.array([(part - 1) % count]) if parts > count else np.array_split(np.arange(count), parts)[part - 1]
-    return Rows(rows.inputs[chosen], rows.targets[chosen])
-
-
-def run_task_file(path: str) -> Mapping[str, object]:
-    """The names that the FILE.py of a task defines; modules beside it are found.
-
-    Raises:
-        BadConfiguration: as `find_task`.
-    """
-    if not path.endswith(".py"):
-        raise BadConfiguration(
-            f"expected a task, one of {', '.join(TASK_NAMES)}, or a FILE.py that defines `task`, got {path!r}"
-        )
-    return run_file(Path(path))
-
-
-def task_in(names: Mapping[str, object], path: str) -> Task:
-    """The task among the names that a file defines.
-
-    Raises:
-        BadConfiguration: there is none.
-    """
-    task = names.get("task")
-    if not isinstance(task, Task):
-        raise BadConfiguration(f"{path}: expected `task = Task(...)`, got {type(task).__name__}: define it in the file")
-    return task
 
 
 def _as_numbers(values: npt.ArrayLike, source: str) -> Floats:

@@ -35,7 +35,7 @@ from liars import play
 
 from fedmq.algorithms.averaging.robust_aggregation import RULES
 from fedmq.algorithms.base import find_strategy
-from fedmq.tasks.task import find_task
+from fedmq.tasks.task_file import find_task
 
 PROMISED = 0.99  # of the runs, for the default strategy
 PROMISES = ("garbage", "inverted", "scaled", "NaN", "copies")

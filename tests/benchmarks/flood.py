@@ -51,7 +51,7 @@ from fedmq.security.keyring import (
 )
 from fedmq.security.keys import Identity
 from fedmq.security.signing import AggregatorSigning
-from fedmq.tasks.task import find_task
+from fedmq.tasks.task_file import find_task
 from fedmq.transport.link import Port
 from fedmq.transport.zeromq import AggregatorSockets
 

@@ -42,7 +42,8 @@ from fedmq.runtime.loop import serve
 from fedmq.runtime.rng import derive_rng
 from fedmq.security.keyring import Credentials
 from fedmq.security.signing import TrainerSigning
-from fedmq.tasks.task import Task, find_task
+from fedmq.tasks.task import Task
+from fedmq.tasks.task_file import find_task
 from fedmq.trainer.service import Trainer
 from fedmq.trainer.session import Session
 from fedmq.trainer.worker import Cancelled, ThreadWorker

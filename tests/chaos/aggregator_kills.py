@@ -22,7 +22,7 @@ from fedmq.deploy.processes import Processes, free_port
 
 TASK = """
 from msgspec.structs import replace
-from fedmq.tasks.task import find_task, task_rows
+from fedmq.tasks.task_file import find_task, task_rows
 
 task = replace(find_task("linear"), name="kills", target=0.0, rounds={rounds})  # a target that nobody reaches
 

@@ -17,7 +17,7 @@ from fedmq.errors import ProtocolError, Rejected
 from fedmq.protocol import messages
 from fedmq.protocol.codec import Array, decode, encode
 from fedmq.protocol.messages import EvolutionLearner, Evolve, GradientLearner, Train
-from fedmq.tasks.task import find_task
+from fedmq.tasks.task_file import find_task
 
 NAME = "decoder"
 RUN: dict[str, Any] = {"run": "run-1", "term": 3}

@@ -19,7 +19,7 @@ from fedmq.runs.checkpoint import dump
 from fedmq.runs.replay import replay
 from fedmq.runs.store import Store
 from fedmq.simulation import Federation
-from fedmq.tasks.task import find_task, task_rows
+from fedmq.tasks.task_file import find_task, task_rows
 
 NAME = "store"
 ROUNDS = 3

@@ -29,7 +29,7 @@ REPORT = {
 TRAINER = {"name", "num_examples", "results", "late", "rejected", "resent"}
 ENDLESS = """
 from msgspec.structs import replace
-from fedmq.tasks.task import find_task, task_rows
+from fedmq.tasks.task_file import find_task, task_rows
 
 task = replace(find_task("linear"), name="endless", target=0.0, rounds=100_000)  # a target that nobody reaches
 

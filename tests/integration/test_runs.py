@@ -15,7 +15,7 @@ from fedmq.aggregator.service import Limits
 from fedmq.algorithms.base import find_strategy
 from fedmq.runs.store import Store
 from fedmq.simulation import Federation
-from fedmq.tasks.task import find_task, task_rows
+from fedmq.tasks.task_file import find_task, task_rows
 
 LONG = 230  # rounds; there is a checkpoint every hundred
 

@@ -13,7 +13,7 @@ import psutil
 from services import until
 from test_sandbox import POPULATION, ROWS, good, never, packed
 
-from fedmq.models.networks import Code
+from fedmq.models.code import Code
 from fedmq.protocol.codec import decode, encode
 from fedmq.protocol.messages import Evolve, Round
 from fedmq.tasks.task import Task

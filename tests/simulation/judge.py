@@ -35,7 +35,8 @@ from fedmq.protocol.messages import Accepted, Beacon, Message, Round, Welcome
 from fedmq.runs.replay import replay
 from fedmq.runs.store import Close, Store, StoredResult
 from fedmq.simulation import AGGREGATOR, Federation
-from fedmq.tasks.task import Rows, Task, find_task
+from fedmq.tasks.task import Rows, Task
+from fedmq.tasks.task_file import find_task
 from fedmq.testing import Faults
 from fedmq.trainer.session import HELD_MAX, STOP_S
 from fedmq.trainer.worker import Cancelled, Learn

@@ -15,11 +15,12 @@ import numpy.typing as npt
 
 from fedmq.algorithms.base import Evaluation, Strategy, Update
 from fedmq.errors import Rejected
-from fedmq.models.networks import TrainedModel
+from fedmq.models.trained_model import TrainedModel
 from fedmq.protocol.codec import Packet
 from fedmq.protocol.messages import Round
 from fedmq.runtime.rng import derive_rng
-from fedmq.tasks.task import Rows, Task, task_rows
+from fedmq.tasks.task import Rows, Task
+from fedmq.tasks.task_file import task_rows
 from fedmq.trainer.round_handler import on_rows
 from fedmq.trainer.worker import Learn
 

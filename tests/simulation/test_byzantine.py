@@ -12,7 +12,7 @@ from fedmq.aggregator.service import Limits
 from fedmq.algorithms.base import find_strategy
 from fedmq.observe import events
 from fedmq.simulation import Federation
-from fedmq.tasks.task import find_task
+from fedmq.tasks.task_file import find_task
 
 XOR = find_task("xor")
 SEEDS = 20

@@ -15,7 +15,7 @@ from fedmq.algorithms.base import Evaluation, Plan, Update
 from fedmq.errors import Rejected
 from fedmq.protocol.codec import decode, describe, digest_of, encode
 from fedmq.protocol.messages import GradientLearner, Hello, Message, Presence, Result, Round, Train
-from fedmq.tasks.task import find_task
+from fedmq.tasks.task_file import find_task
 
 TASK = find_task("linear")  # its target is a summed loss of at most 0.2501
 FORGET_S = 30.0

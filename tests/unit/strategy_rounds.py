@@ -13,7 +13,8 @@ import pytest
 from fedmq.algorithms.base import Evaluation, Plan, Strategy, Update
 from fedmq.algorithms.learning import learn
 from fedmq.runtime.rng import derive_rng
-from fedmq.tasks.task import Rows, Task, find_task, task_rows
+from fedmq.tasks.task import Rows, Task
+from fedmq.tasks.task_file import find_task, task_rows
 
 XOR, LINEAR = find_task("xor"), find_task("linear")
 Shards = Mapping[str, Rows]

@@ -14,7 +14,7 @@ from fedmq.algorithms.base import find_strategy
 from fedmq.protocol.codec import decode, describe, digest_of, encode
 from fedmq.protocol.messages import Accepted, GradientLearner, Refused, Result, Round, Train
 from fedmq.simulation import AGGREGATOR, Federation
-from fedmq.tasks.task import find_task, task_rows
+from fedmq.tasks.task_file import find_task, task_rows
 
 OTHER = bytes([255] * 32)
 

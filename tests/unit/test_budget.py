@@ -16,7 +16,7 @@ from fedmq.protocol.codec import decode, encode
 from fedmq.protocol.messages import Evolve, Goodbye, GradientLearner, Hello, Message, Result, Round, Train
 from fedmq.runtime.rng import derive_rng
 from fedmq.simulation import Federation
-from fedmq.tasks.task import find_task, task_rows
+from fedmq.tasks.task_file import find_task, task_rows
 from fedmq.trainer.budget import RUNS_REMEMBERED, Budget, Spent, evaluations_of
 from fedmq.trainer.machine import BrokerConnected, Effects, MessageReceived, WorkDone
 from fedmq.trainer.session import Session

@@ -21,7 +21,8 @@ from fedmq.errors import StoreError
 from fedmq.runs.checkpoint import dump, load
 from fedmq.runs.store import Store
 from fedmq.runtime.rng import derive_rng
-from fedmq.tasks.task import Task, find_task
+from fedmq.tasks.task import Task
+from fedmq.tasks.task_file import find_task
 
 ROUNDS = 12
 

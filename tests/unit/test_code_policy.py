@@ -16,13 +16,16 @@ from fedmq.aggregator.service import Limits
 from fedmq.algorithms.base import find_strategy
 from fedmq.algorithms.learning import learn
 from fedmq.errors import BadConfiguration, CodeRefused, Rejected
-from fedmq.models.networks import Code, Floats, Scores
+from fedmq.models.arrays import Floats
+from fedmq.models.code import Code
+from fedmq.models.losses import Scores
 from fedmq.protocol.codec import Packet, decode, encode
 from fedmq.protocol.messages import EvolutionLearner, Evolve, Goodbye, Round, Train
 from fedmq.runs.store import Description, Store
 from fedmq.simulation import AGGREGATOR, Federation
 from fedmq.tasks.shipping import Shipped, ship
-from fedmq.tasks.task import Rows, Task, find_task, task_rows
+from fedmq.tasks.task import Rows, Task
+from fedmq.tasks.task_file import find_task, task_rows
 from fedmq.trainer.code_policy import CodePolicy
 from fedmq.trainer.machine import MessageReceived, RunDeclined, Tick
 from fedmq.trainer.round_handler import on_rows

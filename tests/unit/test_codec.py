@@ -35,7 +35,7 @@ from fedmq.protocol.codec import (
 )
 from fedmq.protocol.messages import Beacon, Evolve, Goodbye, Header, Message, Presence, Result, Round, Train
 from fedmq.protocol.messages import GradientLearner as Gradient
-from fedmq.tasks.task import find_task
+from fedmq.tasks.task_file import find_task
 
 RESULT = Result(
     run="r",

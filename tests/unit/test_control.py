@@ -18,7 +18,7 @@ from fedmq.protocol.codec import Frames, decode, encode
 from fedmq.protocol.messages import Action, Beacon, Control, Evolve, Finished, Message, Refused, Round
 from fedmq.runs.control_client import AGAIN_S, ANSWER_S, Operator
 from fedmq.simulation import Federation
-from fedmq.tasks.task import find_task, task_rows
+from fedmq.tasks.task_file import find_task, task_rows
 from fedmq.testing import VirtualClock
 from fedmq.transport.link import Delivered, LinkEvent, LinkUp
 

@@ -18,7 +18,8 @@ import pytest
 import fedmq.data.readers
 from fedmq.data.readers import load_rows
 from fedmq.errors import BadConfiguration, BadData
-from fedmq.tasks.task import Rows, task_rows
+from fedmq.tasks.task import Rows
+from fedmq.tasks.task_file import task_rows
 
 TABLE = np.array([[1.0, 2.0, 0.0], [3.0, 4.5, 1.0]])
 

@@ -12,7 +12,8 @@ import pytest
 
 from fedmq.algorithms.evolution.local_search import as_pygad_network, evolve
 from fedmq.errors import BadConfiguration, WorkCancelled
-from fedmq.models.networks import MLP, Linear, TrainedModel
+from fedmq.models.networks import MLP, Linear
+from fedmq.models.trained_model import TrainedModel
 
 Floats = npt.NDArray[np.float64]
 

@@ -12,7 +12,7 @@ from msgspec import structs
 from fedmq.protocol.codec import decode, encode
 from fedmq.protocol.messages import Accepted, GradientLearner, Round, Train
 from fedmq.runtime.rng import derive_rng
-from fedmq.tasks.task import find_task
+from fedmq.tasks.task_file import find_task
 from fedmq.trainer.budget import Spent
 from fedmq.trainer.high_water_marks import RUNS_REMEMBERED, HighWaterMark, HighWaterMarks
 from fedmq.trainer.machine import BrokerConnected, Effects, MessageReceived, WorkDone

@@ -11,11 +11,12 @@ import pytest
 
 from fedmq.aggregator.service import Limits
 from fedmq.algorithms.base import find_strategy
-from fedmq.models.networks import TrainedModel
+from fedmq.models.trained_model import TrainedModel
 from fedmq.observe import events
 from fedmq.runs.store import Store
 from fedmq.simulation import AGGREGATOR, Federation
-from fedmq.tasks.task import Rows, find_task, task_rows
+from fedmq.tasks.task import Rows
+from fedmq.tasks.task_file import find_task, task_rows
 from fedmq.testing import Faults
 
 XOR_ROWS = {"bob": task_rows("xor", 1, 2), "alice": task_rows("xor", 2, 2)}

@@ -11,7 +11,7 @@ import pytest
 from fedmq.algorithms.learning import learn
 from fedmq.errors import BadConfiguration, Rejected, WorkCancelled
 from fedmq.protocol.messages import EvolutionLearner, Evolve, GradientLearner, Train
-from fedmq.tasks.task import find_task, task_rows
+from fedmq.tasks.task_file import find_task, task_rows
 
 Floats = npt.NDArray[np.float64]
 XOR, XOR_ROWS = find_task("xor"), task_rows("xor", 1, 2)

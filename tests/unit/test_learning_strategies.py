@@ -14,7 +14,7 @@ from fedmq.algorithms.base import Update, find_strategy
 from fedmq.algorithms.inbox import ROUNDS_REMEMBERED
 from fedmq.errors import BadConfiguration
 from fedmq.protocol.messages import Evolve, GradientLearner
-from fedmq.tasks.task import find_task
+from fedmq.tasks.task_file import find_task
 
 # Learning
 

@@ -40,7 +40,8 @@ from fedmq.protocol.messages import (
     Train,
     Welcome,
 )
-from fedmq.tasks.task import CANDIDATES_MAX, GENERATIONS_MAX, Task, find_task
+from fedmq.tasks.task import CANDIDATES_MAX, GENERATIONS_MAX, Task
+from fedmq.tasks.task_file import find_task
 
 KINDS: tuple[type[Any], ...] = get_args(Message)
 COUNT_MAX = 2**53

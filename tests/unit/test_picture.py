@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from fedmq.dashboard.page_model import Origin, changes, full_of, head_of, row_of, tables_of
-from fedmq.models.networks import MLP, Code
+from fedmq.models.code import Code
+from fedmq.models.networks import MLP
 from fedmq.observe import events
 from fedmq.observe.run_state import RunState
 

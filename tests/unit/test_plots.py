@@ -15,7 +15,9 @@ from fedmq import dashboard
 from fedmq.cli.main import fedmq
 from fedmq.dashboard.plots import compare, plot
 from fedmq.errors import BadConfiguration
-from fedmq.models.networks import MLP, Code, Linear, Model, TrainedModel
+from fedmq.models.code import Code, Model
+from fedmq.models.networks import MLP, Linear
+from fedmq.models.trained_model import TrainedModel
 from fedmq.observe import events
 from fedmq.observe.event_log import EventLog
 from fedmq.observe.run_state import RunState

@@ -12,7 +12,8 @@ import pytest
 
 from fedmq.broker import routing
 from fedmq.errors import RejectReason
-from fedmq.models.networks import MLP, Code, Linear
+from fedmq.models.code import Code
+from fedmq.models.networks import MLP, Linear
 from fedmq.protocol import codec as wire
 from fedmq.protocol import messages, topics
 from fedmq.protocol.messages import (

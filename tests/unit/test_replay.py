@@ -18,7 +18,7 @@ from fedmq.protocol.messages import Accepted
 from fedmq.runs.replay import Replayed, replay
 from fedmq.runs.store import Close, Description, Store, StoredResult
 from fedmq.simulation import Federation
-from fedmq.tasks.task import find_task, task_rows
+from fedmq.tasks.task_file import find_task, task_rows
 from fedmq.testing import Faults
 
 ROUNDS = 4

@@ -14,12 +14,12 @@ import pytest
 from fedmq import load_model
 from fedmq.algorithms.base import Evaluation
 from fedmq.errors import BadConfiguration, StoreError
-from fedmq.models.networks import TrainedModel
+from fedmq.models.trained_model import TrainedModel
 from fedmq.observe import events
 from fedmq.runs.report import Report, TrainerReport, make_report, read_report, write_report
 from fedmq.runs.store import Close, Description
 from fedmq.runtime.run_folder import HISTORY, MODEL, REPORT
-from fedmq.tasks.task import find_task
+from fedmq.tasks.task_file import find_task
 
 XOR = find_task("xor")
 DESCRIPTION = Description("run", XOR, "evolution", 7, 1000.0, "clip")

@@ -21,7 +21,7 @@ from fedmq.runs.maintenance import replay_run
 from fedmq.runs.store import Description, Store
 from fedmq.runtime.run_folder import STORE
 from fedmq.simulation import Federation
-from fedmq.tasks.task import find_task, task_rows
+from fedmq.tasks.task_file import find_task, task_rows
 
 LINEAR = find_task("linear")
 ORIGIN = np.zeros(1)

@@ -15,7 +15,8 @@ from fedmq.protocol.codec import Array, Packet
 from fedmq.protocol.fixed_point import FRACTION_BITS, UNITS_MAX, dequantize, from_units, quantize, to_units
 from fedmq.protocol.messages import FRACTION_BITS_MAX
 from fedmq.simulation import Federation
-from fedmq.tasks.task import Rows, find_task, task_rows
+from fedmq.tasks.task import Rows
+from fedmq.tasks.task_file import find_task, task_rows
 from fedmq.trainer.round_handler import on_rows
 from fedmq.trainer.worker import Cancelled, Learn
 

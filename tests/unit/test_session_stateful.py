@@ -31,7 +31,7 @@ from fedmq.protocol.messages import (
     Welcome,
 )
 from fedmq.runtime.rng import derive_rng
-from fedmq.tasks.task import find_task
+from fedmq.tasks.task_file import find_task
 from fedmq.trainer.machine import (
     BrokerConnected,
     BrokerDisconnected,

@@ -26,7 +26,7 @@ from fedmq.protocol.messages import (
     Welcome,
 )
 from fedmq.runtime.rng import derive_rng
-from fedmq.tasks.task import find_task
+from fedmq.tasks.task_file import find_task
 from fedmq.testing import VirtualClock
 from fedmq.trainer.high_water_marks import HighWaterMark, HighWaterMarks
 from fedmq.trainer.pending_result import PendingResult

@@ -14,7 +14,7 @@ from fedmq.runs.report import Report
 from fedmq.runs.status import state_of
 from fedmq.runs.store import Description, Store
 from fedmq.runtime.run_folder import EVENTS, STORE
-from fedmq.tasks.task import find_task
+from fedmq.tasks.task_file import find_task
 
 STARTED = events.RunStarted(run="run", term=1, round=1, task="xor", strategy="evolution", seed=1)
 ONE_OF_TWO = events.Waiting(present=1, needed=2)

@@ -22,7 +22,7 @@ from fedmq.errors import StoreError
 from fedmq.runs.replay import replay
 from fedmq.runs.store import Store
 from fedmq.simulation import AGGREGATOR, Federation
-from fedmq.tasks.task import find_task, task_rows
+from fedmq.tasks.task_file import find_task, task_rows
 
 ROUNDS = 3
 FLIPS = 300

@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 import fedmq.runs.blobs
 from fedmq.runs.store import Close, Description, Store, StoredResult
-from fedmq.tasks.task import find_task
+from fedmq.tasks.task_file import find_task
 
 DESCRIPTION = Description("run", find_task("xor"), "evolution", 7, 1e9)
 NAMES = st.sampled_from(["alice", "bob", "carol"])

@@ -10,8 +10,10 @@ import pytest
 
 from fedmq.dashboard.surface import SIZE, surface_of
 from fedmq.errors import BadConfiguration
-from fedmq.models.networks import MLP, Code, Linear, TrainedModel
-from fedmq.tasks.task import find_task
+from fedmq.models.code import Code
+from fedmq.models.networks import MLP, Linear
+from fedmq.models.trained_model import TrainedModel
+from fedmq.tasks.task_file import find_task
 
 XOR = find_task("xor").model
 PARAMETERS = np.random.default_rng(1).normal(size=XOR.num_parameters)

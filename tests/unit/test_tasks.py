@@ -16,7 +16,9 @@ import pytest
 import fedmq.tasks.task
 from fedmq.errors import BadConfiguration, BadData
 from fedmq.models.networks import MLP, Linear
-from fedmq.tasks.task import TASK_NAMES, Rows, Search, Task, as_rows, find_task, task_rows
+from fedmq.tasks.builtin import TASK_NAMES
+from fedmq.tasks.task import Rows, Search, Task, as_rows
+from fedmq.tasks.task_file import find_task, task_rows
 
 XOR, LINEAR = find_task("xor"), find_task("linear")
 FILE = """

@@ -15,7 +15,7 @@ from fedmq.protocol import topics
 from fedmq.protocol.codec import Packet, decode, encode
 from fedmq.protocol.messages import GradientLearner, Round, Train
 from fedmq.simulation.network import TimeStandsStill
-from fedmq.tasks.task import find_task
+from fedmq.tasks.task_file import find_task
 from fedmq.testing import Faults, NodeCrashed, Simulation, VirtualClock, VirtualWorker
 from fedmq.transport.link import (
     Delivered,

@@ -26,7 +26,8 @@ from fedmq.algorithms.base import find_strategy
 from fedmq.cli.main import fedmq
 from fedmq.data.readers import load_rows
 from fedmq.errors import FedmqError, Rejected
-from fedmq.models.networks import Code, load_model
+from fedmq.models.code import Code
+from fedmq.models.trained_model import load_model
 from fedmq.observe.event_log import read_view
 from fedmq.protocol.codec import decode, encode
 from fedmq.protocol.messages import ArrayInfo, Evolve, Round
@@ -40,7 +41,8 @@ from fedmq.runs.status import state_of
 from fedmq.runs.store import Description, Store, StoredResult
 from fedmq.runtime.clock import SystemClock
 from fedmq.runtime.run_folder import EVENTS, REPORT, STORE
-from fedmq.tasks.task import Task, find_task, task_rows
+from fedmq.tasks.task import Task
+from fedmq.tasks.task_file import find_task, task_rows
 from fedmq.trainer.code_policy import CodePolicy
 from fedmq.trainer.round_handler import on_rows
 from fedmq.trainer.spool import FileSpool

@@ -15,13 +15,13 @@ import fedmq.aggregator.service
 from fedmq.aggregator.service import Limits
 from fedmq.algorithms.base import Evaluation, find_strategy
 from fedmq.errors import BadConfiguration, StoreError
-from fedmq.models.networks import TrainedModel
+from fedmq.models.trained_model import TrainedModel
 from fedmq.runs.maintenance import Again, open_store, recover, replay_run
 from fedmq.runs.replay import Replayed, replay
 from fedmq.runs.store import Description, Store
 from fedmq.runtime.run_folder import STORE
 from fedmq.simulation import AGGREGATOR, Federation
-from fedmq.tasks.task import find_task, task_rows
+from fedmq.tasks.task_file import find_task, task_rows
 from fedmq.testing import Faults
 
 ROUNDS, EVERY = 9, 3  # rounds of the run, and rounds from checkpoint to checkpoint

@@ -18,7 +18,7 @@ from fedmq.protocol import topics
 from fedmq.protocol.codec import EVENTS, VIEW, encode
 from fedmq.protocol.messages import Beacon, Events, Snapshot
 from fedmq.simulation import AGGREGATOR, RUN, Federation
-from fedmq.tasks.task import find_task, task_rows
+from fedmq.tasks.task_file import find_task, task_rows
 from fedmq.testing import Faults, VirtualClock
 from fedmq.transport.link import Delivered, Link, LinkDown, LinkEvent, LinkRefused, LinkUp, Published, Subscribed
 

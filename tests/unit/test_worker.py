@@ -11,7 +11,7 @@ from fedmq.errors import BadData, WorkCancelled
 from fedmq.protocol.codec import Array, Packet, decode, encode
 from fedmq.protocol.messages import GradientLearner, Round, Train
 from fedmq.runtime.clock import SystemClock
-from fedmq.tasks.task import find_task
+from fedmq.tasks.task_file import find_task
 from fedmq.testing import VirtualClock
 from fedmq.trainer.worker import Cancelled, Learn, ThreadWorker, perform
 

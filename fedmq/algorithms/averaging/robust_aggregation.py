@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from fedmq.errors import BadConfiguration
-from fedmq.models.networks import Floats
+from fedmq.models.arrays import Floats
 
 LIARS_SHARE = 5  # one in so many is expected to lie; of three or four models, one
 

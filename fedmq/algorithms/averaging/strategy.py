@@ -17,7 +17,8 @@ from fedmq.algorithms.base import Evaluation, Plan, Update
 from fedmq.algorithms.inbox import ROUNDS_REMEMBERED, Inbox, check_genes, check_round, check_scores
 from fedmq.algorithms.robust_losses import row_loss_max
 from fedmq.errors import BadConfiguration
-from fedmq.models.networks import Floats, Linear
+from fedmq.models.arrays import Floats
+from fedmq.models.networks import Linear
 from fedmq.protocol.codec import check_arrays
 from fedmq.protocol.messages import EvolutionLearner, GradientLearner, Train
 from fedmq.runtime.rng import derive_rng

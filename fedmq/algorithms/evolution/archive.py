@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from fedmq.algorithms.base import Update
 from fedmq.algorithms.robust_losses import bounded_losses, medians, possible_losses, without_extremes
-from fedmq.models.networks import Floats, Integers
+from fedmq.models.arrays import Floats, Integers
 from fedmq.tasks.task import Task
 
 

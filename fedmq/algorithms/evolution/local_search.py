@@ -18,7 +18,8 @@ import pygad.nn
 
 from fedmq.algorithms.evolution.variation import Float, crossover, mutate
 from fedmq.errors import BadConfiguration, WorkCancelled
-from fedmq.models.networks import Linear, TrainedModel
+from fedmq.models.networks import Linear
+from fedmq.models.trained_model import TrainedModel
 
 Fitness = npt.NDArray[np.float64]  # (population,), higher is better
 

@@ -18,7 +18,7 @@ from fedmq.algorithms.evolution.archive import Archive, Tally
 from fedmq.algorithms.evolution.variation import crossover, fresh, mutate
 from fedmq.algorithms.inbox import ROUNDS_REMEMBERED, Inbox, check_genes, check_round, check_scores
 from fedmq.algorithms.robust_losses import shortened
-from fedmq.models.networks import Floats, Integers
+from fedmq.models.arrays import Floats, Integers
 from fedmq.protocol.codec import check_arrays
 from fedmq.protocol.messages import Evolve
 from fedmq.runtime.rng import derive_rng

@@ -1,0 +1,55 @@
+"""Losses of whole populations, summed over rows and bounded for each row."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from fedmq.models.arrays import Floating, Floats, Integers
+
+ROW_CROSS_ENTROPY_MAX = 20.0  # nats: one row that is badly wrong must not outweigh all others
+ROW_SQUARED_ERROR_MAX = 1e12  # keeps the loss of a candidate that overflows finite
+
+
+class Scores(NamedTuple):
+    """Scores of a population on some rows.
+
+    `losses` (population,) float64 is summed over the rows; `correct` (population,) int64 counts the correct rows.
+    """
+
+    losses: Floats
+    correct: Integers
+
+
+def cross_entropy(outputs: Floating, targets: Integers) -> Floats:
+    """Return the summed cross-entropy of each candidate, (population,) float64, in nats.
+
+    `outputs` are raw, (population, rows, classes); `targets` (rows,) int64. Log-sum-exp keeps large outputs exact.
+    Each row counts at most ROW_CROSS_ENTROPY_MAX, and exactly that where the outputs are not finite.
+    """
+    # Classes first: numpy reduces over a long last axis quickly, over a short one slowly (0.3 against 1.2 ms for
+    # 50 candidates, 300 rows and 10 classes).
+    by_class = np.ascontiguousarray(outputs.transpose(2, 0, 1))
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        largest = by_class.max(axis=0)
+        log_sum = np.log(np.exp(by_class - largest).sum(axis=0)) + largest
+        losses = log_sum - outputs[:, np.arange(len(targets)), targets]
+    return _summed(losses, ROW_CROSS_ENTROPY_MAX)
+
+
+def squared_error(outputs: Floating, targets: Floats) -> Floats:
+    """Return the summed squared error of each candidate, (population,) float64.
+
+    `outputs` (population, rows, 1); `targets` (rows,) float64. Each row counts at most ROW_SQUARED_ERROR_MAX, and
+    exactly that where the outputs are not finite.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        losses = np.square(outputs[:, :, 0] - targets)
+    return _summed(losses, ROW_SQUARED_ERROR_MAX)
+
+
+def _summed(losses: Floating, row_max: float) -> Floats:
+    """Sum row losses (population, rows) in float64; fmin prefers the bound to a NaN."""
+    summed: Floats = np.fmin(losses, row_max).sum(axis=1, dtype=np.float64)
+    return summed

@@ -1,0 +1,141 @@
+"""Trained models: predict, save, load."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from fedmq.errors import BadConfiguration, BadData, one_line
+from fedmq.models.arrays import UNREADABLE, Floats, Integers, all_finite
+from fedmq.models.code import Code, Model
+from fedmq.models.networks import Network
+
+_UNREADABLE_MODEL: tuple[type[Exception], ...] = (*UNREADABLE, msgspec.MsgspecError, BadConfiguration)
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedModel:
+    """A model with its parameters (num_parameters,) float64, and the name of the task it was trained for.
+
+    Raises:
+        BadConfiguration: the parameters do not fit the model.
+    """
+
+    model: Model
+    parameters: Floats
+    task: str
+
+    def __post_init__(self) -> None:
+        if self.parameters.shape != (self.model.num_parameters,) or self.parameters.dtype != np.float64:
+            raise BadConfiguration(
+                f"expected {self.model.num_parameters} parameters of float64 for {self.model}, "
+                f"got {self.parameters.dtype} of shape {self.parameters.shape}: give the parameters of one candidate"
+            )
+
+    def predict(self, rows: npt.ArrayLike) -> Floats | Integers:
+        """Return the class of each row, (rows,) int64, for softmax; else the values, (rows,) or (rows, outputs).
+
+        `rows` (rows, features) may be a list of lists.
+
+        Raises:
+            BadData: another number of columns than the model has inputs, or text.
+            BadConfiguration: the model is code, which fedmq can only score.
+        """
+        network, raw = self.network(), self._raw(rows)
+        if network.output == "softmax":
+            classes: Integers = raw.argmax(axis=1)
+            return classes
+        return raw.ravel() if network.outputs == 1 else raw
+
+    def probabilities(self, rows: npt.ArrayLike) -> Floats:
+        """Return the probability of each class for each row, (rows, classes) float64.
+
+        Raises:
+            BadConfiguration: the model gives values, not classes.
+            BadData: as `predict`.
+        """
+        if self.network().output != "softmax":
+            raise BadConfiguration(
+                f"expected a model with softmax output, got {self.model}, which has no probabilities: use predict"
+            )
+        raw = self._raw(rows)
+        weights = np.exp(raw - raw.max(axis=1, keepdims=True))
+        probabilities: Floats = weights / weights.sum(axis=1, keepdims=True)
+        return probabilities
+
+    def to_bytes(self) -> bytes:
+        """Return the bytes of an .npz file for `load_model`, without any pickle; equal models give equal bytes."""
+        description = msgspec.json.encode(_Description(model=self.model, task=self.task)).decode()
+        buffer = io.BytesIO()
+        # The name "genes" is part of the file format.
+        np.savez(buffer, genes=self.parameters.astype("<f8"), description=np.array(description, dtype="<U"))
+        return buffer.getvalue()
+
+    def network(self) -> Network:
+        """Return the model if fedmq can evaluate it.
+
+        Raises:
+            BadConfiguration: the model is code.
+        """
+        if isinstance(self.model, Code):
+            raise BadConfiguration(
+                f"expected a model that fedmq can evaluate, got one that is code, of task {self.task}: "
+                "give its `parameters` to a function of your own"
+            )
+        return self.model
+
+    def _raw(self, rows: npt.ArrayLike) -> Floats:
+        """Return the raw outputs, (rows, outputs)."""
+        try:
+            inputs = np.asarray(rows, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise BadData(f"expected rows of {self.model.inputs} numbers, got {one_line(error)}") from error
+        if inputs.ndim != 2 or inputs.shape[1] != self.model.inputs:
+            raise BadData(
+                f"expected rows of {self.model.inputs} columns for task {self.task}, got shape {inputs.shape}: "
+                f"give a table of shape (rows, {self.model.inputs})"
+            )
+        outputs: Floats = self.network().forward(self.parameters[None, :], inputs)[0]
+        return outputs
+
+
+class _Description(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The JSON next to the parameters in a model file."""
+
+    format: Literal["fedmq-model-1"] = "fedmq-model-1"
+    model: Model
+    task: str
+
+
+def load_model(path: str | Path) -> TrainedModel:
+    """Read a file that holds `TrainedModel.to_bytes()`, without unpickling anything.
+
+    Raises:
+        BadConfiguration: the file is missing, damaged, or not a model of fedmq.
+    """
+    try:
+        return _read_model(Path(path).read_bytes())
+    except OSError as error:
+        raise BadConfiguration(f"{path}: expected a model file, got: {error.strerror}") from error
+    except _UNREADABLE_MODEL as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise BadConfiguration(
+            f"{path}: expected a model that fedmq saved, got a damaged or foreign file ({reason}): copy it again"
+        ) from error
+
+
+def _read_model(data: bytes) -> TrainedModel:
+    if not data.startswith(b"PK"):  # np.load must not read a bare .npy, or a pickle, here
+        raise ValueError("not an .npz file")
+    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+        description = msgspec.json.decode(str(arrays["description"][()]), type=_Description)
+        parameters = arrays["genes"]
+    if not all_finite(parameters):
+        raise ValueError("parameters that are not finite")
+    return TrainedModel(description.model, parameters.astype(np.float64, copy=False), description.task)

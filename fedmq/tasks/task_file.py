@@ -1,0 +1,97 @@
+"""Tasks by name or FILE.py, and their rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+
+from fedmq.errors import BadConfiguration, BadData, named
+from fedmq.runtime.python_file import importable, run_file
+from fedmq.tasks.builtin import BUILTINS, TASK_NAMES
+from fedmq.tasks.task import Rows, Task, as_rows
+
+
+def find_task(name_or_path: str) -> Task:
+    """The built-in task of that name, or `task` as the FILE.py defines it (the file is executed).
+
+    Raises:
+        BadConfiguration: no such task or file, a file that fails, or one that defines no `task`.
+    """
+    if name_or_path in BUILTINS:
+        return BUILTINS[name_or_path]().task
+    return task_in(run_task_file(name_or_path), name_or_path)
+
+
+def task_rows(name_or_path: str, part: int, parts: int) -> Rows:
+    """Part `part` (from 1) of `parts` of the rows of a built-in task, or what `rows(part, parts)` of a FILE.py returns.
+
+    They are fitted to the task. The parts of a built-in task are as equal as can be (numpy.array_split); with more
+    parts than rows, each part is one row, and rows repeat.
+
+    Raises:
+        BadData: a part that cannot be, or rows that do not fit the task.
+        BadConfiguration: as `find_task`, or a file that defines no `rows`.
+    """
+    if not 1 <= part <= parts:
+        wrong = f"a part from 1 to {parts}, got {part}" if parts > 0 else f"1 or more parts, got {parts}"
+        raise BadData(f"{name_or_path}:{part}/{parts}: expected {wrong}")
+    if name_or_path in BUILTINS:
+        return _part(BUILTINS[name_or_path]().rows, part, parts)
+    names = run_task_file(name_or_path)
+    task = task_in(names, name_or_path)
+    if not callable(names.get("rows")):
+        raise BadConfiguration(
+            f"{name_or_path}: expected a function rows(part, parts) that returns (inputs, targets), got none: define it"
+        )
+    function = cast(Callable[[int, int], object], names["rows"])
+    with importable(Path(name_or_path).parent):
+        return task.fit(called_rows(lambda: function(part, parts), f"{name_or_path}:{part}/{parts}"))
+
+
+def called_rows(function: Callable[[], object], source: str) -> Rows:
+    """The rows that somebody's function returns as (inputs, targets); `source` names it in errors.
+
+    Raises:
+        BadData: the function fails, or returns something else.
+    """
+    try:
+        returned = function()
+    except (Exception, SystemExit) as error:
+        raise BadData(f"{source}: expected (inputs, targets), got {named(error)}") from error
+    if not isinstance(returned, tuple | list) or len(returned) != 2:
+        raise BadData(f"{source}: expected a pair (inputs, targets), got {type(returned).__name__}: return two arrays")
+    return as_rows(returned[0], returned[1], source)
+
+
+def run_task_file(path: str) -> Mapping[str, object]:
+    """The names that the FILE.py of a task defines; modules beside it are found.
+
+    Raises:
+        BadConfiguration: as `find_task`.
+    """
+    if not path.endswith(".py"):
+        raise BadConfiguration(
+            f"expected a task, one of {', '.join(TASK_NAMES)}, or a FILE.py that defines `task`, got {path!r}"
+        )
+    return run_file(Path(path))
+
+
+def task_in(names: Mapping[str, object], path: str) -> Task:
+    """The task among the names that a file defines.
+
+    Raises:
+        BadConfiguration: there is none.
+    """
+    task = names.get("task")
+    if not isinstance(task, Task):
+        raise BadConfiguration(f"{path}: expected `task = Task(...)`, got {type(task).__name__}: define it in the file")
+    return task
+
+
+def _part(rows: Rows, part: int, parts: int) -> Rows:
+    count = len(rows.inputs)
+    chosen = np.array([(part - 1) % count]) if parts > count else np.array_split(np.arange(count), parts)[part - 1]
+    return Rows(rows.inputs[chosen], rows.targets[chosen])
