@@ -61,16 +61,16 @@ def broker(bind: str | None, port: int | None, keys: Path | None, metrics: tuple
     address, credentials = find_broker(None, keys, "broker")
     host, first = parse_address(address)
     host, first, clock = bind or host, port or first, SystemClock()
-    access = enrolment = None
+    access = enrollment = None
     if keys is not None and credentials is not None:
         members = Members(keys)
         access = KeyAccessControl(credentials, members, clock, IssuedTokens(keys))
-        enrolment = Admission(keys, credentials.federation, members, clock)
+        enrollment = Admission(keys, credentials.federation, members, clock)
     hub = BrokerSockets(host, first, access)
     last = first + PORTS - 1 - (access is None)  # the last is for those who ask to be let in
     where = f" --keys {keys}" if keys else "" if first == DEFAULT_PORT else f" --broker tcp://{host}:{first}"
     line = f"broker on tcp://{host}:{first} (ports {first} to {last}); next: fedmq aggregator --task xor{where}"
-    service = Broker(hub, access, enrolment)
+    service = Broker(hub, access, enrollment)
     try:
         with exposed(metrics, measure(service, hub, access), lambda: "") as pulse:
             serve(service, hub, clock, ready=lambda: click.echo(line), pulse=pulse)

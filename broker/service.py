@@ -7,7 +7,7 @@ from typing import assert_never
 from fedmq.broker.access_control import KeyAccessControl
 from fedmq.broker.routing import Allow, Deliver, Disconnect, Effect, Publish, Routing
 from fedmq.security.admission import Admission
-from fedmq.transport.link import EnrolmentRequest, Hub
+from fedmq.transport.link import EnrollmentRequest, Hub
 
 
 class Broker:
@@ -15,11 +15,11 @@ class Broker:
 
     wake_at: float | None = None
 
-    def __init__(self, hub: Hub, access: KeyAccessControl | None = None, enrolment: Admission | None = None) -> None:
+    def __init__(self, hub: Hub, access: KeyAccessControl | None = None, enrollment: Admission | None = None) -> None:
         self.done = False
         self.routing = Routing()
         self.taken = 0  # messages
-        self._hub, self._access, self._enrolment = hub, access, enrolment
+        self._hub, self._access, self._enrollment = hub, access, enrollment
 
     @property
     def status(self) -> str:
@@ -32,14 +32,14 @@ class Broker:
             self._hub.drop_connections()  # what a revoked one has subscribed to ends with its connection alone
         for traffic in self._hub.receive():
             self.taken += 1
-            if isinstance(traffic, EnrolmentRequest):
+            if isinstance(traffic, EnrollmentRequest):
                 self._answer(traffic)
                 continue
             for effect in self.routing.step(traffic):
                 self._do(effect)
 
-    def _answer(self, asked: EnrolmentRequest) -> None:
-        if self._enrolment is not None and (frames := self._enrolment.answer(asked.key, asked.frames)) is not None:
+    def _answer(self, asked: EnrollmentRequest) -> None:
+        if self._enrollment is not None and (frames := self._enrollment.answer(asked.key, asked.frames)) is not None:
             self._hub.answer(frames)
 
     def _do(self, effect: Effect) -> None:

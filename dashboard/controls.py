@@ -56,7 +56,7 @@ class Controls:
         """Say it until the run heeds; what the reader is told then.
 
         Raises:
-            NotAuthorised: the broker does not let us in.
+            NotAuthorized: the broker does not let us in.
             Unreachable: the run did not heed in time.
             BadConfiguration: the run is over.
         """

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from fedmq.errors import NotAuthorised, Rejected, one_line
+from fedmq.errors import NotAuthorized, Rejected, one_line
 from fedmq.observe.events import AnyEvent
 from fedmq.observe.run_state import RunState
 from fedmq.protocol.codec import EVENTS, VIEW, Packet, decode
@@ -77,7 +77,7 @@ class LiveRuns:
         """See `loop.Service`.
 
         Raises:
-            NotAuthorised: the broker does not let us in, and never did.
+            NotAuthorized: the broker does not let us in, and never did.
         """
         for news in self._link.receive():
             if isinstance(news, Delivered):
@@ -86,7 +86,7 @@ class LiveRuns:
             self.there = isinstance(news, LinkUp)
             self._let_in = self._let_in or self.there
             if isinstance(news, LinkRefused) and not self._let_in:
-                raise NotAuthorised(
+                raise NotAuthorized(
                     "the broker does not let us in: expected --keys with the key of an observer or of the aggregator"
                 )
 

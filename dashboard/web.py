@@ -30,7 +30,7 @@ from fedmq.dashboard.run_catalog import BestModel, RunCatalog
 from fedmq.dashboard.security_middleware import Secrets, error_body
 from fedmq.dashboard.server_sent_events import Reader, Streams, TooManyStreams
 from fedmq.dashboard.surface import surface_of
-from fedmq.errors import BadConfiguration, FedmqError, NotAuthorised, Unreachable
+from fedmq.errors import BadConfiguration, FedmqError, NotAuthorized, Unreachable
 from fedmq.names import NAME_PATTERN
 
 STATIC = Path(__file__).parent / "static"
@@ -41,7 +41,7 @@ BODY_S = 5.0
 PIECE_BYTES = 32 << 10  # sent at once, and waited for until it is read
 
 _word = msgspec.json.Decoder(Word)
-_STATUS: dict[type[FedmqError], int] = {NotAuthorised: 403, Unreachable: 504, BadConfiguration: 409}
+_STATUS: dict[type[FedmqError], int] = {NotAuthorized: 403, Unreachable: 504, BadConfiguration: 409}
 
 
 class Web:

@@ -42,7 +42,7 @@ class Unreachable(FedmqError):
     exit_code = 69
 
 
-class NotAuthorised(FedmqError):
+class NotAuthorized(FedmqError):
     """The broker does not let this key in, or wants one where there is none."""
 
     exit_code = 77

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import secrets
 
-from fedmq.errors import BadConfiguration, NotAuthorised, Rejected, Unreachable
+from fedmq.errors import BadConfiguration, NotAuthorized, Rejected, Unreachable
 from fedmq.protocol import topics
 from fedmq.protocol.codec import decode, encode
 from fedmq.protocol.messages import Action, Beacon, Control, Finished, Round
@@ -28,7 +28,7 @@ class Operator:
     `heeded` says whether it was, once this is done; not if it was interrupted before.
 
     Raises (from `step`):
-        NotAuthorised: the broker does not let us in.
+        NotAuthorized: the broker does not let us in.
         Unreachable: nothing was heard of the run in time, or it did not heed.
         BadConfiguration: the run is over, so that nothing but a stop can be heeded.
     """
@@ -73,7 +73,7 @@ class Operator:
             if isinstance(news, Delivered):
                 self._hear(news)
             elif isinstance(news, LinkRefused):
-                raise NotAuthorised("the broker does not let us in: expected --keys with the aggregator's key")
+                raise NotAuthorized("the broker does not let us in: expected --keys with the aggregator's key")
         now = self._clock.now()
         if self.done:
             return

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 
-from fedmq.errors import NotAuthorised, Unreachable
+from fedmq.errors import NotAuthorized, Unreachable
 from fedmq.runtime.clock import earliest
 
 NOTICE_S = 1.0  # a broker that is started at the same time is there before that
@@ -66,11 +66,11 @@ class BrokerConnection:
         """The broker does not let us in; one that did before may do so again, when its keys are mended.
 
         Raises:
-            NotAuthorised: it never did.
+            NotAuthorized: it never did.
         """
         self.is_up = False
         if not self._reached:
-            raise NotAuthorised(
+            raise NotAuthorized(
                 f"the broker at {self._address} does not let us in: expected --keys DIR with a key that its federation "
                 "has accepted (fedmq trainer join TOKEN, fedmq keys accept FINGERPRINT)"
             )

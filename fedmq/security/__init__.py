@@ -1,1 +1,1 @@
-"""Keys, tokens, enrolment and signing, with the commands `fedmq keys` and `fedmq trainer join`."""
+"""Keys, tokens, enrollment and signing, with the commands `fedmq keys` and `fedmq trainer join`."""

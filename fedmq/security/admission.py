@@ -23,7 +23,7 @@ from fedmq.errors import BadConfiguration, Rejected
 from fedmq.protocol.codec import Frames
 from fedmq.runtime.clock import Clock
 from fedmq.runtime.rate_limit import RateLimited
-from fedmq.security.enrolment import RequestStatus, SignedRequest, answer, decode_request
+from fedmq.security.enrollment import RequestStatus, SignedRequest, answer, decode_request
 from fedmq.security.keyring import (
     MEMBERS,
     REQUESTS,

@@ -21,7 +21,7 @@ from fedmq.cli.options import (
     option,
     timeout_option,
 )
-from fedmq.errors import BadConfiguration, NotAuthorised
+from fedmq.errors import BadConfiguration, NotAuthorized
 
 if TYPE_CHECKING:
     from fedmq.security.keys import PublicIdentity
@@ -294,5 +294,5 @@ def rotate(role: str, keys: Path, connect_timeout: float | None) -> None:
     identity, evaluation = rotate_trainer(keys, connect_timeout)
     if evaluation is None or evaluation.state != "accepted":
         why = "the broker does not let in the old key, nor the new one" if evaluation is None else evaluation.detail
-        raise NotAuthorised(f"expected trainer {identity.name} to have its key replaced: {why or evaluation}")
+        raise NotAuthorized(f"expected trainer {identity.name} to have its key replaced: {why or evaluation}")
     click.echo(f"trainer {identity.name}, new fingerprint {identity.public.fingerprint}; restart fedmq trainer")

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 import click
 
 from fedmq.cli.options import check_name, keys_folder_option, log_options, option, timeout_option
-from fedmq.errors import BadConfiguration, NotAuthorised
+from fedmq.errors import BadConfiguration, NotAuthorized
 from fedmq.names import NAME_PATTERN
 
 if TYPE_CHECKING:
-    from fedmq.security.enrolment import RequestStatus
-    from fedmq.security.enrolment_client import EnrolmentClient
+    from fedmq.security.enrollment import RequestStatus
+    from fedmq.security.enrollment_client import EnrollmentClient
     from fedmq.security.keyring import FederationInfo
     from fedmq.security.keys import Identity
     from fedmq.security.tokens import Token
@@ -97,9 +97,9 @@ def _identity(keys: Path, pasted: Token, wanted: str | None) -> Identity:
     return identity
 
 
-def _ask(pasted: Token, identity: Identity, timeout_s: float | None) -> EnrolmentClient:
+def _ask(pasted: Token, identity: Identity, timeout_s: float | None) -> EnrollmentClient:
     """The last attempt: over the token's key, or over the own one, which may have been accepted meanwhile."""
-    from fedmq.security.enrolment_client import ask_broker
+    from fedmq.security.enrollment_client import ask_broker
     from fedmq.security.tokens import format_time, public_half
     from fedmq.transport.zeromq import TransportKeys
 
@@ -127,7 +127,7 @@ def _end(keys: Path, pasted: Token, identity: Identity, status: RequestStatus | 
     """Keep what was accepted, and say in one line what was not.
 
     Raises:
-        NotAuthorised: it was not accepted.
+        NotAuthorized: it was not accepted.
     """
     from fedmq.security.keyring import NEXT_SUFFIX, adopt_next, drop_next, read_identity, write_federation
 
@@ -139,16 +139,16 @@ def _end(keys: Path, pasted: Token, identity: Identity, status: RequestStatus | 
         if is_next:
             drop_next(keys, "trainer")  # it is good for nothing any more; the next attempt makes a new one
         said = "somebody has rejected it" if state == "rejected" else status.detail
-        raise NotAuthorised(f"the federation does not let in trainer {identity.name}: {said}")
+        raise NotAuthorized(f"the federation does not let in trainer {identity.name}: {said}")
     write_federation(keys, pasted.federation)
     if is_next:
         adopt_next(keys, "trainer")
 
 
-def _expired(pasted: Token) -> NotAuthorised:
+def _expired(pasted: Token) -> NotAuthorized:
     from fedmq.security.tokens import format_time
 
-    return NotAuthorised(
+    return NotAuthorized(
         f"expected a token that is still good, got one that was until {format_time(pasted.expires)} or has been used "
         f"(the clock here says {format_time(time.time())}); ask for a new one: fedmq keys token"
     )

@@ -14,7 +14,7 @@ from fedmq.security.keyring import NEXT_SUFFIX, adopt_next, drop_next, read_cred
 from fedmq.security.keys import Identity
 
 if TYPE_CHECKING:
-    from fedmq.security.enrolment import RequestStatus
+    from fedmq.security.enrollment import RequestStatus
 
 
 def rotate_trainer(folder: Path, timeout_s: float | None) -> tuple[Identity, RequestStatus | None]:
@@ -24,7 +24,7 @@ def rotate_trainer(folder: Path, timeout_s: float | None) -> tuple[Identity, Req
         BadConfiguration: there is no trainer's key in the folder.
         Unreachable: the broker was not there in the time that was allowed.
     """
-    from fedmq.security.enrolment_client import ask_broker
+    from fedmq.security.enrollment_client import ask_broker
     from fedmq.transport.zeromq import TransportKeys
 
     federation, old = read_credentials(folder, "trainer")

@@ -82,7 +82,7 @@ class Listening(NamedTuple):
     topic: str
 
 
-class EnrolmentRequest(NamedTuple):
+class EnrollmentRequest(NamedTuple):
     """Somebody who has no place yet asks for one; `key` is the transport key of its connection."""
 
     key: bytes
@@ -90,7 +90,7 @@ class EnrolmentRequest(NamedTuple):
 
 
 Routed = Published | Pushed | Subscribed | Unsubscribed | Listening
-LinkMessage = Routed | EnrolmentRequest
+LinkMessage = Routed | EnrollmentRequest
 
 
 class Hub(Protocol):

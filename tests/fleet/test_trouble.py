@@ -118,7 +118,7 @@ def write_fleet(desk: Desk, machine: Machine, trainer: str, *, data: str = "xor:
     (desk.folder / "fleet.toml").write_text(broker + trainers)
 
 
-def test_an_enrolment_that_is_interrupted_can_be_repeated(north: Machine, desk: Desk, network: Network) -> None:
+def test_an_enrollment_that_is_interrupted_can_be_repeated(north: Machine, desk: Desk, network: Network) -> None:
     write_fleet(desk, north, "late")
     words = [*network.inside, sys.executable, "-m", "fedmq", "deploy", "trainers", "north"]
     members = north.root / "var/lib/private/fedmq/keys/members"

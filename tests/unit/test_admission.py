@@ -13,7 +13,7 @@ from fedmq.errors import Rejected
 from fedmq.protocol.codec import Frames
 from fedmq.security import membership
 from fedmq.security.admission import REPLACED_AGAIN_S, Admission
-from fedmq.security.enrolment import ASK_BYTES_MAX, JoinRequest, RequestStatus, ask, decode_status
+from fedmq.security.enrollment import ASK_BYTES_MAX, JoinRequest, RequestStatus, ask, decode_status
 from fedmq.security.keyring import MEMBERS, Credentials, Members, public_path, read_identity
 from fedmq.security.keys import Identity
 from fedmq.security.tokens import IssuedTokens, decode_token, public_half
@@ -45,7 +45,7 @@ class Scene:
         self.access = KeyAccessControl(
             Credentials(self.federation, broker), self.members, self.clock, IssuedTokens(folder)
         )
-        self.enrolment = Admission(folder, self.federation, self.members, self.clock)
+        self.enrollment = Admission(folder, self.federation, self.members, self.clock)
 
     def token(self, name: str | None = None) -> bytes:
         """The public half of a new token's key."""
@@ -62,7 +62,7 @@ class Scene:
         return self.send(key, ask(self.federation.id, key, *identities))
 
     def send(self, key: bytes, frames: Frames) -> RequestStatus | None:
-        answered = self.enrolment.answer(key, frames)
+        answered = self.enrollment.answer(key, frames)
         return None if answered is None else decode_status(answered)
 
     def state(self, key: bytes, *identities: Identity) -> str | None:
@@ -134,7 +134,7 @@ def test_a_token_is_good_for_one_machine(scene: Scene, alice: Identity) -> None:
 def test_a_used_token_stays_used_when_the_broker_is_another_one(scene: Scene, alice: Identity) -> None:
     key = scene.token()
     scene.ask(key, alice)
-    scene.enrolment = Admission(scene.folder, scene.federation, scene.members, scene.clock)
+    scene.enrollment = Admission(scene.folder, scene.federation, scene.members, scene.clock)
 
     assert scene.state(key, alice) == "waiting"
     assert scene.state(key, Identity.new("trainer", "bob")) == "refused"

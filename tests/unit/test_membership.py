@@ -9,7 +9,7 @@ import pytest
 
 from fedmq.errors import BadConfiguration
 from fedmq.security import membership
-from fedmq.security.enrolment import RequestState, RequestStatus
+from fedmq.security.enrollment import RequestState, RequestStatus
 from fedmq.security.keyring import (
     MEMBERS,
     NEXT_SUFFIX,
@@ -211,7 +211,7 @@ def test_a_next_key_that_is_refused_is_not_asked_for_again(
     write_federation(tmp_path / "alice", federation)
     write_identity(tmp_path / "alice", old := Identity.new("trainer", "alice"))
     ended = SimpleNamespace(interrupted=False, answer=RequestStatus(state=state))
-    monkeypatch.setattr("fedmq.security.enrolment_client.ask_broker", lambda *_, **__: ended)
+    monkeypatch.setattr("fedmq.security.enrollment_client.ask_broker", lambda *_, **__: ended)
     assert rotate_trainer(tmp_path / "alice", None)[1] == ended.answer
     assert read_identity(tmp_path / "alice", "trainer") == old
     assert read_identity(tmp_path / "alice", "trainer", NEXT_SUFFIX) is None

@@ -25,9 +25,9 @@ from fedmq.protocol.messages import (
     Message,
     Train,
 )
-from fedmq.security import enrolment
+from fedmq.security import enrollment
 from fedmq.security import tokens as token
-from fedmq.security.enrolment import JoinRequest, RequestStatus
+from fedmq.security.enrollment import JoinRequest, RequestStatus
 from fedmq.security.keys import PublicIdentity
 from fedmq.tasks.task import Search, Task
 from fedmq.transport import address
@@ -94,7 +94,7 @@ def test_each_limit_of_the_wire_is_on_the_page() -> None:
     wanted = (
         constants_of(wire, "_MAX")
         | constants_of(messages, "_MAX")
-        | constants_of(enrolment, "_MAX")
+        | constants_of(enrollment, "_MAX")
         | constants_of(token, "_MAX")
         | constants_of(endpoint, "_MS")
         | constants_of(routing, "_MAX")

@@ -11,7 +11,7 @@ from fedmq.aggregator.service import Limits
 from fedmq.algorithms.base import find_strategy
 from fedmq.broker.routing import Allow, Publish, Routing
 from fedmq.dashboard.live_runs import RUNS_MAX, LiveRuns
-from fedmq.errors import NotAuthorised
+from fedmq.errors import NotAuthorized
 from fedmq.observe import events
 from fedmq.observe.run_state import BestView, RunState
 from fedmq.protocol import topics
@@ -274,7 +274,7 @@ def test_so_many_runs_are_kept(watching: LiveRuns) -> None:
 def test_who_was_never_let_in_ends_and_who_was_waits(watching: LiveRuns) -> None:
     take(watching, LinkDown(), LinkRefused())
     assert not watching.there
-    with pytest.raises(NotAuthorised):
+    with pytest.raises(NotAuthorized):
         take(LiveRuns(FakeLink(), clock=VirtualClock()), LinkRefused())
 
 

@@ -19,11 +19,11 @@ from zmq.utils.monitor import parse_monitor_message
 
 from fedmq.errors import BadConfiguration
 from fedmq.protocol.codec import FRAMES_MAX, Frames
-from fedmq.security.enrolment import ASK_BYTES_MAX
+from fedmq.security.enrollment import ASK_BYTES_MAX
 from fedmq.transport.address import PORTS, parse_address
 from fedmq.transport.link import (
     AccessControl,
-    EnrolmentRequest,
+    EnrollmentRequest,
     LinkMessage,
     Listening,
     Port,
@@ -287,7 +287,7 @@ class BrokerSockets(Endpoint):
         return Listening(taken.frames[0][1:].decode(errors="replace"))
 
     def _asked(self, taken: Taken) -> LinkMessage | None:
-        return None if self._sender(Port.JOIN, taken) is None else EnrolmentRequest(taken.key, taken.frames[1:])
+        return None if self._sender(Port.JOIN, taken) is None else EnrollmentRequest(taken.key, taken.frames[1:])
 
     # --- what is done -------------------------------------------------------------------------------------------
 

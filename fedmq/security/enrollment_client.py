@@ -12,7 +12,7 @@ from fedmq.errors import Rejected
 from fedmq.protocol.codec import Frames
 from fedmq.runtime.broker_connection import BrokerConnection
 from fedmq.runtime.clock import Clock, SystemClock, earliest
-from fedmq.security.enrolment import RequestStatus, ask, decode_status
+from fedmq.security.enrollment import RequestStatus, ask, decode_status
 from fedmq.transport.link import Delivered, Link, LinkRefused, LinkUp
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ REFUSALS_MAX = 3  # a second apart: the broker may not have seen yet a token tha
 SILENT_S = 10.0  # a broker that lets us connect and does not answer knows nothing of us
 
 
-class EnrolmentClient:
+class EnrollmentClient:
     """One attempt; see `loop.Service`. `status` is the last answer, None when the broker has none for this key.
 
     Raises (from `step`):
@@ -125,7 +125,7 @@ def ask_broker(
     *,
     timeout_s: float | None,
     expires: float | None = None,
-) -> EnrolmentClient:
+) -> EnrollmentClient:
     """How it ended: a place for the first identity was asked for over a connection with `keys`, signed by all of them.
 
     Raises:
@@ -135,7 +135,7 @@ def ask_broker(
     from fedmq.transport.zeromq import JoinSockets
 
     clock, link = SystemClock(), JoinSockets(federation.broker, keys)
-    joiner = EnrolmentClient(
+    joiner = EnrollmentClient(
         link,
         ask(federation.id, keys.public, *identities),
         clock=clock,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fedmq.protocol.codec import Frames
-from fedmq.security.enrolment import RequestStatus, answer
-from fedmq.security.enrolment_client import REFUSALS_MAX, SILENT_S, EnrolmentClient
+from fedmq.security.enrollment import RequestStatus, answer
+from fedmq.security.enrollment_client import REFUSALS_MAX, SILENT_S, EnrollmentClient
 from fedmq.testing import VirtualClock
 from fedmq.transport.link import Delivered, LinkEvent, LinkRefused, LinkUp
 
@@ -27,8 +27,8 @@ class FakeLink:
         return True
 
 
-def joiner(link: FakeLink, clock: VirtualClock | None = None, expires: float | None = None) -> EnrolmentClient:
-    return EnrolmentClient(
+def joiner(link: FakeLink, clock: VirtualClock | None = None, expires: float | None = None) -> EnrollmentClient:
+    return EnrollmentClient(
         link,
         [b"asks"],
         clock=clock or VirtualClock(),
@@ -39,7 +39,7 @@ def joiner(link: FakeLink, clock: VirtualClock | None = None, expires: float | N
     )
 
 
-def refuse(one: EnrolmentClient, link: FakeLink, times: int) -> None:
+def refuse(one: EnrollmentClient, link: FakeLink, times: int) -> None:
     for _ in range(times):
         link.news.append(LinkRefused())
         one.step()

@@ -17,7 +17,7 @@ from fedmq.protocol.codec import Frames
 from fedmq.protocol.messages import PROTOCOL_VERSION, Text
 from fedmq.security.keys import Identity, PublicIdentity
 
-PURPOSE = b"fedmq enrolment, version 1\0"
+PURPOSE = b"fedmq enrollment, version 1\0"
 ASK_FRAMES_MAX = 3  # the request, its signature, and that of the key which it is to replace
 ASK_BYTES_MAX = 1024  # of each frame
 
