@@ -33,7 +33,7 @@ BLOCK = re.compile(r"^```(?:sh|console)\n(.*?)^```", flags=re.MULTILINE | re.DOT
 BEFORE = re.compile(r"(git clone|make|cd|source \S*activate|sudo|systemctl|fedmq deploy)\b")
 NAMED = (
     "how-to/by-hand",
-    "how-to/enrol-a-trainer",
+    "how-to/enroll-a-trainer",
     "how-to/keep-a-run-alive",
     "how-to/metrics",
     "how-to/one-machine",
