@@ -1,1 +1,1 @@
-"""Rows: how a trainer's own files, folders and functions become arrays."""
+"""Readers of rows."""

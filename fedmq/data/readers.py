@@ -1,7 +1,4 @@
-"""The rows of a trainer: from a built-in task, a file, a folder or a function, checked before anybody learns from them.
-
-Knows nothing of rounds or models; whether rows fit a task, and which targets are classes, `Task.fit` says.
-"""
+"""Readers of a trainer's rows: from a built-in task, a file, a folder or a function. Rows are checked when read."""
 
 from __future__ import annotations
 
@@ -23,9 +20,9 @@ from fedmq.models.arrays import UNREADABLE
 from fedmq.runtime.python_file import importable
 from fedmq.tasks.builtin import TASK_NAMES
 from fedmq.tasks.task import Rows, as_rows
-from fedmq.tasks.task_file import called_rows, task_rows
+from fedmq.tasks.task_file import call_rows, task_rows
 
-VALUES_MAX = 10_000_000  # numbers in all rows together, the targets among them
+VALUES_MAX = 10_000_000  # numbers in all rows, including targets
 VALUE_BYTES_MAX = 8
 HEADER_BYTES_MAX = 65_536  # of an .npy file
 NAMED_PARTS: Mapping[str, tuple[str, int, int]] = {"linear:bob": ("linear", 1, 2), "linear:alice": ("linear", 2, 2)}
@@ -36,23 +33,23 @@ _FUNCTION = re.compile(r"(?P<module>[^\W\d]\w*(\.[^\W\d]\w*)*):(?P<function>[^\W
 
 
 def load_rows(spec: str) -> Rows:
-    """The rows that `spec` names: inputs (rows, features) float64, all finite, and targets (rows,).
+    """Read the rows that `spec` names: inputs (rows, features) float64, all finite, and targets (rows,).
 
-    Targets are float64 unless they belong to a built-in task or a FILE.py; `Task.fit` makes classes of them.
+    Targets are float64 unless they belong to a built-in task or a FILE.py; `Task.fit` converts them to classes.
     `spec` is one of
 
         xor:1/2, parity4:3/4, linear:bob   a part of the rows of a built-in task
-        FILE.py:1/2                        what `rows(1, 2)` of the file returns (the file is executed)
-        rows.csv                           one row a line, the target last; the first line may name the columns
+        FILE.py:1/2                        the rows that `rows(1, 2)` of the file returns (the file is executed)
+        rows.csv                           a line per row, the target last; the first line may name the columns
         rows.npz                           arrays `inputs` and `targets`
         rows.npy, rows.parquet             two dimensions, the target in the last column
-        FOLDER                             all such files in it, in the order of their names
-        module:function                    what `function()` returns: (inputs, targets)
+        FOLDER                             all such files in it, sorted by name
+        module:function                    the (inputs, targets) that `function()` returns
 
     Nothing is unpickled.
 
     Raises:
-        BadData: the rows cannot be had or cannot be used; names the file, the row and the column.
+        BadData: the rows cannot be read or used; names the file, the row and the column.
         BadConfiguration: FILE.py fails or defines no `task` or no `rows`.
     """
     if spec in NAMED_PARTS:
@@ -124,9 +121,11 @@ def _read_csv(path: Path) -> Rows:
 
 
 def _numbers(cells: Sequence[str], columns: Sequence[str], where: str) -> list[float]:
-    """The numbers in one line; `columns` are the cells of the first line, which may be names."""
+    """Parse one line; `columns` are the cells of the first line, which may be names."""
     if len(cells) != len(columns):
-        raise BadData(f"{where}: expected {len(columns)} columns as in the first line, got {len(cells)}: mend the line")
+        raise BadData(
+            f"{where}: expected {len(columns)} columns as in the first line, got {len(cells)}: correct the line"
+        )
     try:
         numbers = [float(cell) for cell in cells]
     except ValueError:
@@ -136,7 +135,7 @@ def _numbers(cells: Sequence[str], columns: Sequence[str], where: str) -> list[f
     wrong = next(index for index, cell in enumerate(cells) if not _is_finite(cell))
     name = "" if _is_number(columns[wrong]) else f" ({columns[wrong].strip()})"
     raise BadData(
-        f"{where}, column {wrong + 1}{name}: expected a finite number, got {cells[wrong]!r:.40}: mend or drop the line"
+        f"{where}, column {wrong + 1}{name}: expected a finite number, got {cells[wrong]!r:.40}: correct or drop the line"
     )
 
 
@@ -154,7 +153,7 @@ def _is_finite(cell: str) -> bool:
 
 def _read_npz(path: Path) -> Rows:
     try:
-        # Opened as what it has to be: numpy.load would see by itself whether it is a zip file, and may get an array.
+        # numpy.load would also accept a bare .npy here.
         with zipfile.ZipFile(path) as archive:
             inputs, targets = (_read_member(archive, name, path) for name in ("inputs", "targets"))
     except UNREADABLE as error:
@@ -184,7 +183,7 @@ def _read_npy(path: Path) -> Rows:
 
 
 def _read_array(file: IO[bytes], path: Path) -> npt.NDArray[Any]:
-    """One array in the .npy format (numpy NEP 1); its size is known, and refused, before memory is taken for it."""
+    """Read one array in the .npy format (numpy NEP 1); check its size before allocating memory."""
     version = np.lib.format.read_magic(file)
     read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = read_header(file, max_header_size=HEADER_BYTES_MAX)
@@ -212,7 +211,7 @@ def _read_parquet(path: Path) -> Rows:
 
 
 def _parquet_column(column: Any, name: str, path: Path) -> npt.NDArray[Any]:
-    """One column as numbers; a null becomes NaN, which is refused with its row later."""
+    """Return one column as numbers; a null becomes NaN, which `as_rows` rejects."""
     values: npt.NDArray[Any] = column.to_numpy()
     if values.dtype.kind not in "biuf":
         raise BadData(f"{path}, column {name}: expected numbers, got {column.type}: convert or drop the column")
@@ -220,7 +219,7 @@ def _parquet_column(column: Any, name: str, path: Path) -> npt.NDArray[Any]:
 
 
 def _last_column(table: npt.NDArray[Any], path: Path) -> Rows:
-    """The rows of a table (rows, columns) whose last column is the target."""
+    """Return the rows of a table (rows, columns) with the target in the last column."""
     if len(table) == 0:
         raise BadData(f"{path}: expected at least one row, got zero rows: add rows")
     if table.shape[1] < 2:
@@ -239,7 +238,7 @@ def _call(module: str, function: str) -> Rows:
             ) from error
         if not callable(found):
             raise BadData(f"{source}: expected a function, got {type(found).__name__}: define {function} in {module}")
-        rows = called_rows(found, source)
+        rows = call_rows(found, source)
     _check_values(rows.inputs.size + rows.targets.size, source)
     return rows
 
@@ -250,7 +249,7 @@ def _check_values(count: int, source: Path | str) -> None:
 
 
 def _damaged(path: Path, kind: str, error: Exception) -> BadData:
-    """What to raise for one of UNREADABLE, to which BadData does not belong: what is said clearly already passes."""
+    """Return the error to raise for one of UNREADABLE."""
     reason = (str(error) or type(error).__name__).splitlines()[0]
     return BadData(f"{path}: expected {kind}, got a damaged or foreign file ({reason:.120}): save it again")
 

@@ -1,1 +1,1 @@
-"""Tasks: what to train, as one value that can travel, and the built-in tasks."""
+"""Tasks and their rows, built in or from a FILE.py."""

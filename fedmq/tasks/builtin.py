@@ -12,21 +12,21 @@ from fedmq.tasks.task import Rows, Search, Task
 
 
 class Builtin(NamedTuple):
-    """A task that is installed everywhere, and the rows that it is shown with."""
+    """A built-in task and its rows."""
 
     task: Task
     rows: Rows
 
 
 def _xor() -> Builtin:
-    """Split so that no half alone holds XOR: 1/2 = (01 -> 1, 00 -> 0), 2/2 = (10 -> 1, 11 -> 0)."""
+    """XOR, split so that no half alone holds it: 1/2 = (01 -> 1, 00 -> 0), 2/2 = (10 -> 1, 11 -> 0)."""
     task = Task(name="xor", model=MLP((2, 4, 2)), loss="cross-entropy", metric="accuracy", target=1.0)
     inputs = np.array([[0.0, 1.0], [0.0, 0.0], [1.0, 0.0], [1.0, 1.0]])
     return Builtin(task, Rows(inputs, np.array([1, 0, 1, 0], dtype=np.int64)))
 
 
 def _parity4() -> Builtin:
-    """Whether the number of ones among four bits is odd; the 16 rows in binary order."""
+    """Parity of four bits: 1 for an odd number of ones; the 16 rows in binary order."""
     task = Task(
         name="parity4",
         model=MLP((4, 8, 2), hidden="tanh"),
@@ -42,11 +42,11 @@ def _parity4() -> Builtin:
 
 
 def _linear() -> Builtin:
-    """Least squares over two trainers: part 1/2 is bob's, part 2/2 alice's.
+    """Least squares over two trainers: part 1/2 belongs to bob, part 2/2 to alice.
 
     The pooled optimum is y = 1.5 a + 0.5 b - 0.25 with a summed squared error of 0.25. With d the distance from it,
-    the loss is 0.25 + d' (X' X) d, so that a loss of 0.25 + e holds coefficient i within sqrt(e ((X' X)^-1)_ii): here
-    sqrt(e) for the weights and sqrt(0.75 e) for the bias. The target, e = 0.0001, holds all of them within 0.01.
+    the loss is 0.25 + d' (X' X) d. So a loss of 0.25 + e bounds the error of coefficient i by
+    sqrt(e ((X' X)^-1)_ii): sqrt(e) for the weights, sqrt(0.75 e) for the bias. The target, e = 0.0001, gives 0.01.
     """
     task = Task(
         name="linear",

@@ -1,6 +1,6 @@
-"""Python code that scores a task, packed into bytes that can travel with its rounds.
+"""Packs the scoring code of a task into bytes that are sent with its rounds.
 
-It only packs: `fedmq.trainer.sandbox_worker`, and nothing else, unpacks.
+Only `fedmq.trainer.sandbox_worker` unpacks them.
 """
 
 from __future__ import annotations
@@ -19,30 +19,29 @@ from fedmq.errors import BadConfiguration, named
 from fedmq.models.code import Code
 from fedmq.tasks.builtin import TASK_NAMES
 from fedmq.tasks.task import CODE_BYTES_MAX, Task
-from fedmq.tasks.task_file import find_task, run_task_file, task_in
+from fedmq.tasks.task_file import find_task, run_task_file, task_of
 
 
 class Shipped(NamedTuple):
-    """A task, and the code that scores it; None for a task that is data, as most are."""
+    """A task, and the packed code that scores it; None unless the model is a Code model."""
 
     task: Task
     code: bytes | None
 
 
 def ship(name_or_path: str) -> Shipped:
-    """The task as `find_task` gives it; with a Code model also the packed `score` of the FILE.py, whose SHA-256 the
-    model then names.
+    """Return the task of `find_task`; for a Code model, with the packed `score` of the FILE.py and its SHA-256.
 
-    The function goes by value, with the modules beside the file that it uses; everything else that it imports has to
-    be installed where it runs.
+    The function is packed by value, with the modules next to the file. Everything else that it imports must be
+    installed where it runs.
 
     Raises:
-        BadConfiguration: as `find_task`; there is no `score`, or it cannot be packed, or into too many bytes.
+        BadConfiguration: as `find_task`; `score` is missing, cannot be packed, or is too large.
     """
     if name_or_path in TASK_NAMES:
         return Shipped(find_task(name_or_path), None)
     names = run_task_file(name_or_path)
-    task = task_in(names, name_or_path)
+    task = task_of(names, name_or_path)
     if not isinstance(task.model, Code):
         return Shipped(task, None)
     score = names.get("score")
@@ -64,18 +63,18 @@ def _packed(score: object, path: Path) -> bytes:
     except Exception as error:
         raise BadConfiguration(
             f"{path}: expected a score() that can be packed, got {named(error)}: "
-            "open files, locks and the like inside of it"
+            "open files and locks inside the function"
         ) from error
     if len(code) > CODE_BYTES_MAX:
         raise BadConfiguration(
-            f"{path}: expected at most {CODE_BYTES_MAX} bytes of code, got {len(code)}: read large tables on the spot"
+            f"{path}: expected at most {CODE_BYTES_MAX} bytes of code, got {len(code)}: read large tables where it runs"
         )
     return code
 
 
 @contextmanager
 def _by_value(folder: Path) -> Iterator[None]:
-    """While this holds, the modules that lie in `folder` are packed whole instead of by name."""
+    """Pack modules in `folder` by value instead of by name."""
     import cloudpickle
 
     beside = [module for module in list(sys.modules.values()) if _lies_in(folder.resolve(), module)]

@@ -1,7 +1,4 @@
-"""Tasks: a model, its loss, its target and the search settings, as one value that can travel; and the built-in tasks.
-
-Knows nothing of rounds, trainers or the formats of files with rows.
-"""
+"""Tasks and rows: what to train, as one value that is sent to trainers, and what it is trained on."""
 
 from __future__ import annotations
 
@@ -25,17 +22,17 @@ TRAINERS_MAX = 16_384  # of a run
 ROUNDS_MAX = 1_000_000
 CANDIDATES_MAX = 100_000
 GENERATIONS_MAX = 10_000
-CODE_BYTES_MAX = 1 << 20  # of packed code that scores a task
+CODE_BYTES_MAX = 1 << 20  # of the packed code of a Code model
 MUTATION_EXPONENT_MAX = 9.0
 INITIAL_MAX = 1e6
-CORRECT_WITHIN = 0.05  # a predicted value counts as correct when it is nearer than this
-BLOCK_VALUES = 1 << 19  # numbers in the widest layer that are computed at once: 4 MB, what a cache holds
+CORRECT_WITHIN = 0.05  # a predicted value is correct when its error is smaller
+BLOCK_VALUES = 1 << 19  # numbers of the widest layer computed at once: 4 MB fit into a cache
 
 
 class Rows(NamedTuple):
     """Rows to learn from: `inputs` (rows, features) float64; `targets` (rows,) float64, or int64 for classes.
 
-    What is read is float64 throughout; only `Task.fit`, which knows the loss, makes classes of targets.
+    Readers return float64 targets; `Task.fit`, which knows the loss, converts them to classes.
     """
 
     inputs: Floats
@@ -70,22 +67,22 @@ class Search(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What to train: complete in itself, so that a trainer needs nothing but the task and its own rows.
+    """What to train. A trainer needs only the task and its own rows.
 
-    `loss` is what the search lowers; `metric` and `target` say when it is done: the share of correct rows is at least
-    `target`, or the summed loss at most. Both are over the rows of all trainers together.
+    Training lowers `loss`. It ends when the `metric` reaches `target`: an accuracy of at least `target`, or a summed
+    loss of at most `target`, over the rows of all trainers.
 
     Raises:
-        BadConfiguration: settings out of bounds or that do not go together; also while decoding.
+        BadConfiguration: settings out of bounds or in conflict; also while decoding.
     """
 
     name: str
     model: Model
-    loss: Literal["cross-entropy", "squared-error", "own"]  # own: what the code of a Code model returns
+    loss: Literal["cross-entropy", "squared-error", "own"]  # own: returned by the code of a Code model
     metric: Literal["accuracy", "loss"]
     target: float
-    trainers: int = 2  # how many trainers the task is meant for
-    rounds: int = 200  # the most rounds
+    trainers: int = 2  # intended number of trainers
+    rounds: int = 200  # at most
     search: Search = msgspec.field(default_factory=Search)
 
     def __post_init__(self) -> None:
@@ -101,13 +98,13 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         _check_range("rounds", self.rounds, 1, ROUNDS_MAX)
 
     def score(self, population: Floating, rows: Rows) -> Scores:
-        """The summed loss and the number of correct rows of each candidate, on rows that came through `fit`.
+        """Return the summed loss and the number of correct rows of each candidate, on rows returned by `fit`.
 
-        `population` is (population, parameters), float64 or float32. Correct is the class with the largest output; for
-        values, an error under CORRECT_WITHIN. Works through blocks of rows, so that memory is bounded.
+        `population` is (population, num_parameters), float64 or float32. A class is correct if its output is the
+        largest, a value if its error is below CORRECT_WITHIN. Blocks of rows bound the memory.
 
         Raises:
-            BadConfiguration: the model is code, which runs in a trainer's sandbox and nowhere else.
+            BadConfiguration: the model is code, which runs only in a trainer's sandbox.
         """
         if isinstance(self.model, Code):
             raise BadConfiguration(f"expected a task that is data, got {self.name}, which is scored by code")
@@ -133,27 +130,27 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         return Scores(losses, np.count_nonzero(right, axis=1).astype(np.int64))
 
     def fit(self, rows: Rows) -> Rows:
-        """The same rows, ready for `score`: inputs float64, targets int64 for classes and float64 for values.
+        """Return rows ready for `score`: inputs float64, targets int64 for classes and float64 for values.
 
-        The one place where targets become classes; rows that are fitted already come out as they were.
+        Fitting rows again returns them unchanged.
 
         Raises:
-            BadData: no rows, another number of columns than the model has inputs, a number that is not finite, or a
-                target that is not a class from 0 to one less than the number of outputs.
+            BadData: no rows, a wrong number of columns, a number that is not finite, or a target that is not a class
+                from 0 to the number of outputs - 1.
         """
         checked = as_rows(rows.inputs, rows.targets, f"rows for task {self.name}")
         columns = checked.inputs.shape[1]
         if columns != self.model.inputs:
             raise BadData(
                 f"expected {self.model.inputs} input columns for task {self.name}, got {columns}: "
-                "give rows with these columns, the target apart"
+                "give rows with these columns, the target not among them"
             )
         if self.loss != "cross-entropy":
             return checked
         return Rows(checked.inputs, self._classes(checked.targets))
 
     def check(self, rows: Rows) -> None:
-        """Nothing, if the rows fit the task.
+        """Check that rows fit the task.
 
         Raises:
             BadData: as `fit`.
@@ -172,24 +169,24 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         return targets.astype(np.int64)
 
     def reached(self, loss: float, correct: int, rows: int) -> bool:
-        """Whether a candidate with this summed loss and so many correct of all rows is good enough to stop."""
+        """Return whether a candidate with this summed loss and number of correct rows meets the target."""
         if rows < 1:
             return False
         value = self.value(loss, correct, rows)
         return value >= self.target if self.metric == "accuracy" else value <= self.target
 
     def value(self, loss: float, correct: int, rows: int) -> float:
-        """The metric: the share of correct rows (0 where there are no rows), or the summed loss."""
+        """Return the metric: the share of correct rows (0 without rows), or the summed loss."""
         if self.metric == "loss":
             return float(loss)
         return correct / rows if rows else 0.0
 
 
 def as_rows(inputs: npt.ArrayLike, targets: npt.ArrayLike, source: str) -> Rows:
-    """Rows from anything like arrays, inputs and targets float64; `source` names them in errors.
+    """Return rows of float64 inputs and targets; `source` names them in errors.
 
     Raises:
-        BadData: not tables of numbers, shapes that do not belong together, no rows, or a number that is not finite.
+        BadData: not numbers, wrong shapes, no rows, or a number that is not finite.
     """
     table, column = _as_numbers(inputs, f"{source}: inputs"), _as_numbers(targets, f"{source}: targets")
     if table.ndim != 2 or column.ndim != 1 or len(table) != len(column):
@@ -204,7 +201,7 @@ def as_rows(inputs: npt.ArrayLike, targets: npt.ArrayLike, source: str) -> Rows:
         row, place = (int(index) for index in np.argwhere(bad)[0])
         where = f"column {place + 1}" if place < table.shape[1] else "the target"
         raise BadData(
-            f"{source}: expected finite numbers, got NaN or infinity in row {row + 1}, {where}: mend or drop the row"
+            f"{source}: expected finite numbers, got NaN or infinity in row {row + 1}, {where}: correct or drop the row"
         )
     return Rows(table, column)
 
@@ -224,7 +221,7 @@ def _check_loss(loss: str, model: Model) -> None:
         if not isinstance(model, Code) or loss != "own":
             raise BadConfiguration(
                 f'loss: expected "own" for a Code model and for no other, got {loss!r} for {model}: '
-                "what score() of a Code model returns is its loss"
+                "score() of a Code model returns its loss"
             )
     elif loss == "cross-entropy":
         if model.output != "softmax" or model.outputs < 2:

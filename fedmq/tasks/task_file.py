@@ -15,24 +15,24 @@ from fedmq.tasks.task import Rows, Task, as_rows
 
 
 def find_task(name_or_path: str) -> Task:
-    """The built-in task of that name, or `task` as the FILE.py defines it (the file is executed).
+    """Return the built-in task of that name, or the `task` that a FILE.py defines (the file is executed).
 
     Raises:
         BadConfiguration: no such task or file, a file that fails, or one that defines no `task`.
     """
     if name_or_path in BUILTINS:
         return BUILTINS[name_or_path]().task
-    return task_in(run_task_file(name_or_path), name_or_path)
+    return task_of(run_task_file(name_or_path), name_or_path)
 
 
 def task_rows(name_or_path: str, part: int, parts: int) -> Rows:
-    """Part `part` (from 1) of `parts` of the rows of a built-in task, or what `rows(part, parts)` of a FILE.py returns.
+    """Return part `part` (from 1) of `parts` of the rows of a task, fitted to it.
 
-    They are fitted to the task. The parts of a built-in task are as equal as can be (numpy.array_split); with more
-    parts than rows, each part is one row, and rows repeat.
+    A FILE.py defines `rows(part, parts)`. A built-in task is split as numpy.array_split does; with more parts than
+    rows, each part is one row, and rows repeat.
 
     Raises:
-        BadData: a part that cannot be, or rows that do not fit the task.
+        BadData: `part` out of range, or rows that do not fit the task.
         BadConfiguration: as `find_task`, or a file that defines no `rows`.
     """
     if not 1 <= part <= parts:
@@ -41,18 +41,18 @@ def task_rows(name_or_path: str, part: int, parts: int) -> Rows:
     if name_or_path in BUILTINS:
         return _part(BUILTINS[name_or_path]().rows, part, parts)
     names = run_task_file(name_or_path)
-    task = task_in(names, name_or_path)
+    task = task_of(names, name_or_path)
     if not callable(names.get("rows")):
         raise BadConfiguration(
             f"{name_or_path}: expected a function rows(part, parts) that returns (inputs, targets), got none: define it"
         )
     function = cast(Callable[[int, int], object], names["rows"])
     with importable(Path(name_or_path).parent):
-        return task.fit(called_rows(lambda: function(part, parts), f"{name_or_path}:{part}/{parts}"))
+        return task.fit(call_rows(lambda: function(part, parts), f"{name_or_path}:{part}/{parts}"))
 
 
-def called_rows(function: Callable[[], object], source: str) -> Rows:
-    """The rows that somebody's function returns as (inputs, targets); `source` names it in errors.
+def call_rows(function: Callable[[], object], source: str) -> Rows:
+    """Return the rows of a user's function that returns (inputs, targets); `source` names it in errors.
 
     Raises:
         BadData: the function fails, or returns something else.
@@ -67,7 +67,7 @@ def called_rows(function: Callable[[], object], source: str) -> Rows:
 
 
 def run_task_file(path: str) -> Mapping[str, object]:
-    """The names that the FILE.py of a task defines; modules beside it are found.
+    """Run the FILE.py of a task and return the names it defines; it can import modules next to it.
 
     Raises:
         BadConfiguration: as `find_task`.
@@ -79,11 +79,11 @@ def run_task_file(path: str) -> Mapping[str, object]:
     return run_file(Path(path))
 
 
-def task_in(names: Mapping[str, object], path: str) -> Task:
-    """The task among the names that a file defines.
+def task_of(names: Mapping[str, object], path: str) -> Task:
+    """Return the task among the names that a file defines.
 
     Raises:
-        BadConfiguration: there is none.
+        BadConfiguration: the file defines no task.
     """
     task = names.get("task")
     if not isinstance(task, Task):
