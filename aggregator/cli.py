@@ -18,6 +18,7 @@ from fedmq.cli.options import (
     metrics_option,
     one_thread_for_arrays,
     option,
+    optional_metrics,
     service_options,
 )
 from fedmq.errors import BadConfiguration, StoreError
@@ -205,7 +206,6 @@ def _serve(
     from fedmq.algorithms.base import find_strategy
     from fedmq.observe.event_log import EventLog, read_view
     from fedmq.observe.events import RoundPublished
-    from fedmq.observe.metrics_server import exposed
     from fedmq.runtime.clock import SystemClock
     from fedmq.runtime.loop import serve
     from fedmq.runtime.run_folder import EVENTS, HISTORY, MODEL, REPORT
@@ -233,7 +233,9 @@ def _serve(
         service = Aggregator(
             link, store, strategy, limits, clock=clock, watch=watch, broker=broker, signing=signing, view=view
         )
-        with exposed(metrics_at, measure(service, view, tally, clock), lambda: service.connection.problem) as pulse:
+        with optional_metrics(
+            metrics_at, measure(service, view, tally, clock), lambda: service.connection.problem
+        ) as pulse:
             serve(service, link, clock, pulse=pulse)
     finally:
         progress.close()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from fedmq.cli.options import keys_option, metrics_option, option, service_options
+from fedmq.cli.options import keys_option, metrics_option, option, optional_metrics, service_options
 from fedmq.transport.address import DEFAULT_PORT, PORTS, parse_address
 
 
@@ -50,7 +50,6 @@ def broker(bind: str | None, port: int | None, keys: Path | None, metrics: tuple
     from fedmq.broker.access_control import KeyAccessControl
     from fedmq.broker.metrics import measure
     from fedmq.broker.service import Broker
-    from fedmq.observe.metrics_server import exposed
     from fedmq.runtime.clock import SystemClock
     from fedmq.runtime.loop import serve
     from fedmq.security.admission import Admission
@@ -72,7 +71,7 @@ def broker(bind: str | None, port: int | None, keys: Path | None, metrics: tuple
     line = f"broker on tcp://{host}:{first} (ports {first} to {last}); next: fedmq aggregator --task xor{where}"
     service = Broker(hub, access, enrollment)
     try:
-        with exposed(metrics, measure(service, hub, access), lambda: "") as pulse:
+        with optional_metrics(metrics, measure(service, hub, access), lambda: "") as pulse:
             serve(service, hub, clock, ready=lambda: click.echo(line), pulse=pulse)
     finally:
         hub.close()

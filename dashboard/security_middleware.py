@@ -20,7 +20,7 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
-from fedmq.observe.host_header import is_ours
+from fedmq.observe.host_header import is_allowed_host
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
@@ -99,7 +99,7 @@ class SecurityMiddleware:
         if scope["method"] not in ("GET", "HEAD", "POST"):
             raise Refused(405, "expected GET or POST")
         host = headers.one("host")
-        if not is_ours(host, self._names, any_address=self._any_address):
+        if not is_allowed_host(host, self._names, any_address=self._any_address):
             raise Refused(403, "expected a Host that this server is bound to, or one of --allowed-hosts, got another")
         origin = headers.one("origin")
         if origin and origin not in (f"http://{host}", f"https://{host}"):

@@ -21,7 +21,7 @@ from fedmq.dashboard.run_catalog import RunCatalog
 from fedmq.dashboard.security_middleware import Secrets, SecurityMiddleware
 from fedmq.dashboard.server_sent_events import Streams
 from fedmq.dashboard.web import Web
-from fedmq.observe.host_header import names_of
+from fedmq.observe.host_header import names_of_host
 
 CONNECTIONS_MAX = 256
 SEND_BYTES_MAX = 128 << 10  # that wait in the kernel for a reader
@@ -65,7 +65,7 @@ class Server:
         known = Secrets(token)
         web = Web(gallery, self._streams, known, controls).app()
         guard = SecurityMiddleware(
-            web, known, names=names_of(host, address) | set(allowed), any_address=any_address, port=port
+            web, known, names=names_of_host(host, address) | set(allowed), any_address=any_address, port=port
         )
         self._uvicorn = uvicorn.Server(_config(guard))
         self._thread = threading.Thread(target=self._serve, name="http", daemon=True)

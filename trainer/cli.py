@@ -20,6 +20,7 @@ from fedmq.cli.options import (
     metrics_option,
     one_thread_for_arrays,
     option,
+    optional_metrics,
     service_options,
 )
 from fedmq.errors import BadConfiguration, BadData
@@ -188,11 +189,10 @@ def trainer(
 
 def _serve(service: Trainer, link: TrainerSockets, clock: Clock, line: str, metrics: tuple[str, int] | None) -> None:
     """Run the trainer until it is done; the line is said once it does its work."""
-    from fedmq.observe.metrics_server import exposed
     from fedmq.runtime.loop import serve
     from fedmq.trainer.metrics import measure
 
-    with exposed(metrics, measure(service), lambda: service.connection.problem) as pulse:
+    with optional_metrics(metrics, measure(service), lambda: service.connection.problem) as pulse:
         serve(service, link, clock, ready=lambda: click.echo(line), pulse=pulse)
 
 

@@ -10,8 +10,10 @@ import math
 import os
 import re
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -20,6 +22,10 @@ from fedmq.errors import BadConfiguration
 from fedmq.names import NAME_PATTERN
 from fedmq.runtime.journal import JournalHandler, is_journal
 from fedmq.transport.address import DEFAULT_ADDRESS, parse_address
+
+if TYPE_CHECKING:
+    from fedmq.observe.metrics import Metrics
+    from fedmq.runtime.loop import Pulse
 
 STDERR = 2
 LOOPBACK = "127.0.0.1"
@@ -124,6 +130,23 @@ def metrics_option(command: Command) -> Command:
         callback=_read_place,
         help=f"Serve /metrics for Prometheus, /healthz and /readyz, on {LOOPBACK}; HOST:PORT for another address.",
     )(command)
+
+
+def optional_metrics(
+    at: tuple[str, int] | None, measure: Callable[[Metrics], None], ready: Callable[[], str]
+) -> AbstractContextManager[Pulse | None]:
+    """Serve metrics at the address of --metrics, see `serve_metrics`; without one, load and do nothing.
+
+    Raises:
+        BadConfiguration: the port is in use, or the extra is not installed.
+    """
+    if at is None:
+        return nullcontext()
+    if find_spec("prometheus_client") is None:
+        raise BadConfiguration("--metrics: expected prometheus-client to be installed; pip install 'fedmq[metrics]'")
+    from fedmq.observe.metrics_server import serve_metrics
+
+    return serve_metrics(at, measure, ready)
 
 
 def service_options(command: Command) -> Command:

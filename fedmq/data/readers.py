@@ -135,7 +135,7 @@ def _numbers(cells: Sequence[str], columns: Sequence[str], where: str) -> list[f
     wrong = next(index for index, cell in enumerate(cells) if not _is_finite(cell))
     name = "" if _is_number(columns[wrong]) else f" ({columns[wrong].strip()})"
     raise BadData(
-        f"{where}, column {wrong + 1}{name}: expected a finite number, got {cells[wrong]!r:.40}: correct or drop the line"
+        f"{where}, column {wrong + 1}{name}: expected a finite number, got {cells[wrong]!r:.40}: correct or drop it"
     )
 
 

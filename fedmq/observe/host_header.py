@@ -1,7 +1,4 @@
-"""Whose name the `Host` of a request may be: no page of another site gets here by a name of its own (DNS rebinding).
-
-Knows what a server is bound to, nothing of what it serves.
-"""
+"""Check of the `Host` header: no page of another site can call a server under its own name (DNS rebinding)."""
 
 from __future__ import annotations
 
@@ -9,8 +6,8 @@ import ipaddress
 import socket
 
 
-def names_of(host: str, address: str) -> set[str]:
-    """The names and addresses of a server that was to listen on `host`, and is bound to `address`."""
+def names_of_host(host: str, address: str) -> set[str]:
+    """Return the names and addresses of a server that was asked to listen on `host` and is bound to `address`."""
     bound = ipaddress.ip_address(address)
     names = {host.lower(), f"[{address}]" if bound.version == 6 else address}
     if bound.is_loopback or bound.is_unspecified:
@@ -20,8 +17,8 @@ def names_of(host: str, address: str) -> set[str]:
     return names
 
 
-def is_ours(host: str, names: set[str], *, any_address: bool) -> bool:
-    """Whether a request with this `Host` is meant for a server of these names; with `any_address`, of all addresses."""
+def is_allowed_host(host: str, names: set[str], *, any_address: bool) -> bool:
+    """Return whether a `Host` header is one of `names`, or, with `any_address`, any IP address."""
     name = _without_port(host).lower()
     if name in names:
         return True
@@ -29,7 +26,7 @@ def is_ours(host: str, names: set[str], *, any_address: bool) -> bool:
         ipaddress.ip_address(name.strip("[]"))
     except ValueError:
         return False
-    return any_address  # an address is nobody's name: it cannot be bound again to another
+    return any_address  # DNS cannot rebind an IP address
 
 
 def _without_port(host: str) -> str:

@@ -1,7 +1,7 @@
-"""The metrics of one service: counters, gauges and histograms, as text for Prometheus.
+"""The metrics of one service: counters, gauges and histograms, in the text format of Prometheus.
 
-What a service counts anyway is read when somebody asks; only a histogram is told of each event. Knows nothing of who
-asks or of what is counted. The only module that imports prometheus_client.
+Existing counts are read when a client asks; only histograms are updated for each event. The only module that imports
+prometheus_client.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-Read = Callable[[], float | None]  # None: there is nothing to tell yet
-ReadEach = Callable[[], Mapping[str, float]]  # by the value of one label
+Read = Callable[[], float | None]  # None: no value yet
+ReadEach = Callable[[], Mapping[str, float]]  # values by the value of one label
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)  # bounds of buckets
 
 
 class Reading(NamedTuple):
-    """A metric, and how its values are read."""
+    """A metric, and the function that reads its values."""
 
     kind: type[CounterMetricFamily | GaugeMetricFamily]
     name: str
@@ -30,7 +30,10 @@ class Reading(NamedTuple):
 
 
 class Metrics(Collector):
-    """Of one service. What is given to be read is called from any thread: it must not iterate over what may change."""
+    """The metrics of one service.
+
+    Any thread may call the functions that read values: they must not iterate over data that changes.
+    """
 
     def __init__(self) -> None:
         self._readings: list[Reading] = []
@@ -40,19 +43,19 @@ class Metrics(Collector):
         ProcessCollector(registry=self.registry)
 
     def counter(self, name: str, text: str, read: Read | ReadEach, label: str = "") -> None:
-        """What only grows; its name ends in `_total`."""
+        """Add a value that only grows; its name ends in `_total`."""
         self._readings.append(Reading(CounterMetricFamily, name, text, read, label))
 
     def gauge(self, name: str, text: str, read: Read | ReadEach, label: str = "") -> None:
-        """What goes up and down."""
+        """Add a value that goes up and down."""
         self._readings.append(Reading(GaugeMetricFamily, name, text, read, label))
 
     def info(self, name: str, text: str, read: Callable[[], Mapping[str, str]]) -> None:
-        """Words about the service, as the labels of a metric that is 1; its name ends in `_info`."""
+        """Add text about the service, as the labels of a metric that is 1; its name ends in `_info`."""
         self._about = (name, text, read)
 
     def histogram(self, name: str, text: str, bounds: Sequence[float] = SECONDS) -> Callable[[float], None]:
-        """How long something takes, in seconds; what is returned is told of each time."""
+        """Add a histogram of durations; return the function that adds one duration, in seconds."""
         return Histogram(name, text, buckets=bounds, registry=self.registry).observe
 
     def collect(self) -> Iterator[Metric]:
@@ -69,6 +72,6 @@ class Metrics(Collector):
             yield InfoMetricFamily(name.removesuffix("_info"), text, value=dict(about()))
 
     def text(self, accept: str = "") -> tuple[bytes, str]:
-        """All of it, in the format that `accept` (an HTTP header) asks for, and the type of that."""
+        """Return all metrics in the format that the header `Accept` asks for, and its content type."""
         encode, content_type = choose_encoder(accept)
         return encode(self.registry), content_type

@@ -27,7 +27,7 @@ def ask(port: int, path: str) -> tuple[int, str]:
 
 def value(port: int, name: str) -> float:
     families = text_string_to_metric_families(ask(port, "/metrics")[1])
-    return next(one.value for family in families for one in family.num_examples if one.name == name)
+    return next(one.value for family in families for one in family.samples if one.name == name)
 
 
 def test_services_are_ready_while_the_broker_is_there_and_well_all_along(tmp_path: Path) -> None:

@@ -1,10 +1,12 @@
-"""Where a service tells how it is: three pages over HTTP, for a few clients at once, and what they say when."""
+"""The metrics server: its three paths, its limits, and the option --metrics."""
 
 from __future__ import annotations
 
 import http.client
 import select
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -14,12 +16,11 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from fedmq.cli.options import metrics_option
+from fedmq.cli.options import metrics_option, optional_metrics
 from fedmq.deploy.processes import free_port
 from fedmq.errors import BadConfiguration
 from fedmq.observe.metrics import Metrics
-from fedmq.observe.metrics_http import CONNECTIONS_MAX, Server, answers
-from fedmq.observe.metrics_server import exposed
+from fedmq.observe.metrics_server import CONNECTIONS_MAX, MetricsServer, metrics_routes
 from fedmq.runtime.loop import HANGS_S, Pulse
 from fedmq.simulation.clock import VirtualClock
 
@@ -28,7 +29,7 @@ DEADLINE_S = 10.0
 
 @contextmanager
 def serving(pulse: Pulse, ready: str = "", host: str = "127.0.0.1") -> Iterator[tuple[str, int]]:
-    server = Server(host, 0, answers(Metrics(), pulse, lambda: ready))
+    server = MetricsServer(host, 0, metrics_routes(Metrics(), pulse, lambda: ready))
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     try:
@@ -49,14 +50,14 @@ def ask(at: tuple[str, int], path: str, method: str = "GET", host: str | None = 
         connection.close()
 
 
-def is_answered(at: tuple[str, int]) -> bool:
+def responds(at: tuple[str, int]) -> bool:
     try:
         return ask(at, "/healthz")[0] == 200
     except ConnectionError:
         return False
 
 
-def test_healthz_is_well_while_the_loop_passes_and_503_when_it_hangs() -> None:
+def test_healthz_is_200_while_the_loop_runs_and_503_when_it_hangs() -> None:
     clock = VirtualClock()
     pulse = Pulse(clock.now)
     with serving(pulse) as at:
@@ -68,9 +69,9 @@ def test_healthz_is_well_while_the_loop_passes_and_503_when_it_hangs() -> None:
         assert ask(at, "/healthz") == (200, "ok\n")
 
 
-def test_readyz_says_what_is_missing() -> None:
-    with serving(Pulse(), "the broker is not there") as at:
-        assert ask(at, "/readyz") == (503, "the broker is not there\n")
+def test_readyz_names_what_is_missing() -> None:
+    with serving(Pulse(), "no connection to the broker") as at:
+        assert ask(at, "/readyz") == (503, "no connection to the broker\n")
         assert ask(at, "/healthz") == (200, "ok\n")
 
 
@@ -87,7 +88,7 @@ def test_readyz_says_what_is_missing() -> None:
         ("DELETE", "/healthz", 501),
     ],
 )
-def test_there_is_nothing_but_three_pages_to_get(method: str, path: str, status: int) -> None:
+def test_other_paths_and_methods_are_rejected(method: str, path: str, status: int) -> None:
     with serving(Pulse()) as at:
         assert ask(at, path, method)[0] == status
 
@@ -101,34 +102,34 @@ def test_there_is_nothing_but_three_pages_to_get(method: str, path: str, status:
         ("", "north.example:9102", 200),
     ],
 )
-def test_on_loopback_no_site_gets_in_by_a_name_of_its_own(bound: str, host: str, status: int) -> None:
+def test_foreign_host_header_is_rejected_on_loopback(bound: str, host: str, status: int) -> None:
     with serving(Pulse(), host=bound) as at:
         assert [ask(at, path, host=host)[0] for path in ("/metrics", "/healthz")] == [status] * 2
 
 
-def test_who_says_no_host_is_no_browser() -> None:
+def test_request_without_host_header_is_served() -> None:
     with serving(Pulse()) as at, socket.create_connection(at, DEADLINE_S) as probe:
         probe.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
         assert b" 200 " in probe.recv(1000)
 
 
-def test_who_holds_connections_keeps_nobody_out_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fedmq.observe.metrics_http.REQUEST_S", 3600.0)
+def test_idle_connections_are_cut_off_after_the_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedmq.observe.metrics_server.REQUEST_S", 3600.0)
     with serving(Pulse()) as at:
         silent = [socket.create_connection(at, DEADLINE_S) for _ in range(CONNECTIONS_MAX)]
         silent[0].sendall(b"GET /metrics HTTP/1.1\r\nX: ")
         with socket.create_connection(at, DEADLINE_S) as one_too_many:
             assert one_too_many.recv(1000) == b""
-        assert select.select(silent, [], [], 0)[0] == [], "the others are not cut for it"
-        monkeypatch.setattr("fedmq.observe.metrics_http.REQUEST_S", 0.0)
-        for one in silent:  # each is cut
+        assert select.select(silent, [], [], 0)[0] == [], "the other connections stay open"
+        monkeypatch.setattr("fedmq.observe.metrics_server.REQUEST_S", 0.0)
+        for one in silent:  # each is cut off
             while one.recv(1000):
                 continue
             one.close()
         monkeypatch.undo()
-        stop_by = time.monotonic() + DEADLINE_S  # their threads close them, each in its time
-        while not is_answered(at):
-            assert time.monotonic() < stop_by, "expected room for a client once the silent ones are cut"
+        stop_by = time.monotonic() + DEADLINE_S  # their threads close them one by one
+        while not responds(at):
+            assert time.monotonic() < stop_by, "expected room for a client once the idle ones are cut off"
 
 
 @pytest.mark.parametrize(
@@ -145,7 +146,7 @@ def test_who_holds_connections_keeps_nobody_out_for_long(monkeypatch: pytest.Mon
         ("-1", "expected PORT or HOST:PORT"),
     ],
 )
-def test_where_to_listen_is_a_port_or_a_host_and_a_port(given: str, expected: str) -> None:
+def test_metrics_option_takes_a_port_or_a_host_and_port(given: str, expected: str) -> None:
     @click.command()
     @metrics_option
     def command(metrics: tuple[str, int] | None) -> None:
@@ -154,20 +155,29 @@ def test_where_to_listen_is_a_port_or_a_host_and_a_port(given: str, expected: st
     assert expected in CliRunner().invoke(command, [f"--metrics={given}"]).output
 
 
-def test_a_port_that_is_taken_is_said_in_one_line() -> None:
+def test_port_in_use_is_reported_in_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with (
             pytest.raises(BadConfiguration, match=rf"cannot listen on 127\.0\.0\.1:{port} \(Address already in use\)"),
-            exposed(("127.0.0.1", port), lambda _: None, lambda: ""),
+            optional_metrics(("127.0.0.1", port), lambda _: None, lambda: ""),
         ):
             pass
 
 
-def test_without_the_extra_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fedmq.observe.metrics_server.find_spec", lambda _: None)
+def test_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedmq.cli.options.find_spec", lambda _: None)
     with (
         pytest.raises(BadConfiguration, match=r"pip install 'fedmq\[metrics\]'"),
-        exposed(("127.0.0.1", free_port()), lambda _: None, lambda: ""),
+        optional_metrics(("127.0.0.1", free_port()), lambda _: None, lambda: ""),
     ):
         pass
+
+
+def test_without_address_nothing_is_loaded() -> None:
+    code = (
+        "import sys, fedmq.cli.options as options\n"
+        "with options.optional_metrics(None, lambda _: None, lambda: '') as pulse: assert pulse is None\n"
+        "assert not {'http.server', 'prometheus_client'} & sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
