@@ -14,7 +14,7 @@ from fedmq.errors import Rejected
 from fedmq.observe import events
 from fedmq.protocol import topics
 from fedmq.protocol.codec import CODE, Array
-from fedmq.protocol.messages import Accepted, Beacon, Finished, Message, Refused, Result, Round, Welcome
+from fedmq.protocol.messages import Accepted, Beacon, Finished, Hello, Message, Refused, Result, Round, Welcome
 from fedmq.tasks.task import Task
 
 SPREAD_S, SPREAD_MAX_S = 0.001, 10.0  # for each trainer on the roster: many that return at once do so one by one
@@ -96,17 +96,17 @@ class Voice:
         run, term, name = self._settings.run, self._settings.term, result.trainer
         self._send(topics.inbox_of(name), Accepted(run=run, term=term, trainer=name, round=result.round))
 
-    def refused(self, result: Result, rejected: Rejected) -> None:
-        """A result will never be used."""
-        message = Refused(
+    def refused(self, message: Result | Hello, rejected: Rejected) -> None:
+        """Refuse a result, or a trainer by its Hello."""
+        refused = Refused(
             run=self._settings.run,
             term=self._settings.term,
-            trainer=result.trainer,
-            round=result.round,
+            trainer=message.trainer,
+            round=message.round if isinstance(message, Result) else 0,
             reason=rejected.reason,
             detail=rejected.detail[:200],
         )
-        self._send(topics.inbox_of(result.trainer), message)
+        self._send(topics.inbox_of(message.trainer), refused)
 
     def _send(self, topic: str, message: Message, arrays: dict[str, Array] | None = None) -> None:
         self._effects.sends.append(Outgoing(topic, message, arrays))

@@ -41,7 +41,18 @@ from fedmq.errors import Rejected
 from fedmq.observe.events import End, Why
 from fedmq.protocol import topics
 from fedmq.protocol.codec import Packet, describe, digest_of
-from fedmq.protocol.messages import Control, FromTrainer, Goodbye, Hello, Presence, Result
+from fedmq.protocol.messages import (
+    PROTOCOL_VERSION,
+    PROTOCOL_VERSION_MIN,
+    Control,
+    FromTrainer,
+    Goodbye,
+    Hello,
+    Presence,
+    Result,
+    common_version,
+    version_text,
+)
 from fedmq.runs.updates import as_update
 from fedmq.runtime.clock import earliest
 from fedmq.tasks.task import Task
@@ -219,6 +230,17 @@ class Rounds:
 
     def _hello(self, message: Hello, now: float) -> None:
         if not self.roster.may_ask(message.trainer, now):
+            return
+        if common_version(message.versions) is None:
+            here = version_text(PROTOCOL_VERSION_MIN, PROTOCOL_VERSION)
+            there = version_text(*message.versions)
+            rejected = Rejected(
+                "version",
+                f"expected a trainer that reads protocol version {here}, "
+                f"{message.trainer} reads {there}: upgrade the older of the two",
+            )
+            self._reject(message.trainer, rejected)
+            self._voice.refused(message, rejected)
             return
         self._meet(message.trainer, message.num_examples, now, words=(message.version, message.labels))
         inbox = topics.inbox_of(message.trainer)

@@ -10,7 +10,8 @@ from typing import ClassVar, Literal
 RejectReason = Literal[
     "frames",  # too few or too many frames for the message
     "header-size",  # the header frame is longer than the limit
-    "header",  # the header is not a message of this protocol version
+    "header",  # the header is no valid message
+    "version",  # the message or the trainer needs a protocol version that this side does not read
     "signature",  # not signed by the key of who alone may say it
     "sender",  # in the name of somebody else, or of nobody who is let in
     "names",  # a name in the header is not a legal name, or not the one that the topic says

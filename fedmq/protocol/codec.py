@@ -1,12 +1,12 @@
-"""The wire format: messages to frames and back; the one decoder, with every limit before any allocation.
+"""The wire format: encode messages to frames and decode them; every limit is checked before any allocation.
 
-Knows nothing of sockets or of what a message is for. A message is a list of frames:
+A message is a list of frames:
 
     topic | header | signature | array 0 | array 1 | ...
 
-The header is msgpack (a closed set of structs, `messages`), at most 4 KiB. The signature is over the header (`seal`),
-and empty as long as there are no keys. Arrays are raw little-endian bytes in C order that the header describes, each
-with its SHA-256. Past `decode` nothing is half valid. Nothing that comes from the network is ever unpickled.
+The header is msgpack of one of the structs in `messages`, at most 4 KiB. The signature covers the header
+(`fedmq.security.signing`) and is empty without keys. Arrays are raw little-endian bytes in C order, which the header
+describes, each with its SHA-256. A `Packet` is fully validated. Nothing from the network is unpickled.
 """
 
 from __future__ import annotations
@@ -21,7 +21,13 @@ import numpy as np
 
 from fedmq.errors import ProtocolError, Rejected, one_line
 from fedmq.models.arrays import all_finite
-from fedmq.protocol.messages import ArrayInfo, Message
+from fedmq.protocol.messages import (
+    PROTOCOL_VERSION,
+    PROTOCOL_VERSION_MIN,
+    ArrayInfo,
+    Message,
+    version_text,
+)
 from fedmq.tasks.task import CODE_BYTES_MAX
 
 HEAD_FRAMES = 3  # topic, header, signature
@@ -30,14 +36,14 @@ FRAMES_MAX = HEAD_FRAMES + ARRAYS_MAX
 TOPIC_BYTES_MAX = 200
 HEADER_BYTES_MAX = 4096
 SIGNATURE_BYTES_MAX = 64  # Ed25519, RFC 8032
-FRAME_BYTES_MAX = 32 << 20  # of one array frame, and of all together
-MESSAGE_BYTES_MAX = FRAME_BYTES_MAX + (1 << 16)  # a connection that sends more without an end is cut
+FRAME_BYTES_MAX = 32 << 20  # of one array frame, and of all array frames of a message together
+MESSAGE_BYTES_MAX = FRAME_BYTES_MAX + (1 << 16)  # the watchdog closes a connection with a longer incomplete message
 DIMENSIONS_MAX = 2
-LENGTH_MAX = FRAME_BYTES_MAX // 4  # of a dimension; in bytes, an empty array could be of any length
+LENGTH_MAX = FRAME_BYTES_MAX // 4  # of a dimension; the limit in bytes does not bound an empty array
 DTYPES = frozenset({"<f8", "<f4", "<i8"})
-CODE = "code"  # packed code, with the rounds of a task that is scored by it
-EVENTS, VIEW = "events", "view"  # for observers
-BYTES_DTYPE = "|u1"  # of the arrays that are no numbers, and of no other
+CODE = "code"  # array with the packed code of a Code model, sent with each round
+EVENTS, VIEW = "events", "view"  # arrays for observers
+BYTES_DTYPE = "|u1"  # only of these three arrays
 EVENTS_BYTES_MAX = 1 << 20
 VIEW_BYTES_MAX = 16 << 20
 
@@ -50,10 +56,17 @@ _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
 
 
-class Packet(NamedTuple):
-    """A decoded message: `topic` as it came, `message` one of the closed set, `arrays` by name (read-only).
+class _VersionOnly(msgspec.Struct):
+    v: int
 
-    `frames` are the bytes that were checked: what is kept or verified is never a re-serialisation.
+
+_version_decoder = msgspec.msgpack.Decoder(_VersionOnly)
+
+
+class Packet(NamedTuple):
+    """A decoded message with its read-only arrays by name.
+
+    `frames` are the received bytes: they are what is verified and stored, never a re-serialization.
     """
 
     topic: str
@@ -63,7 +76,7 @@ class Packet(NamedTuple):
 
 
 def unsigned(_header: bytes) -> bytes:
-    """The signature frame of those who have no keys."""
+    """Return the empty signature frame of a peer without keys."""
     return b""
 
 
@@ -73,10 +86,10 @@ def encode(
     arrays: Mapping[str, Array] | None = None,
     sign: Callable[[bytes], bytes] = unsigned,
 ) -> list[bytes]:
-    """Frames of one message; `sign` makes the signature of its header.
+    """Return the frames of one message; `sign` makes the signature of its header.
 
     Raises:
-        ProtocolError: an array or a header that the other side's decoder would refuse.
+        ProtocolError: an array or a header that the receiver's decoder would reject.
     """
     blobs: list[bytes] = []
     if arrays:
@@ -98,10 +111,10 @@ def encode(
 
 
 def decode(frames: Frames) -> Packet:
-    """The message in `frames`.
+    """Return the message in `frames`.
 
     Raises:
-        Rejected: with the reason `frames`, `header-size`, `header`, `dtype`, `shape`, `nbytes`, `sha256` or
+        Rejected: with the reason `frames`, `header-size`, `header`, `version`, `dtype`, `shape`, `nbytes`, `sha256` or
             `not-finite`. Nothing larger than the frames themselves is allocated before they are checked.
     """
     if not HEAD_FRAMES <= len(frames) <= FRAMES_MAX:
@@ -116,19 +129,31 @@ def decode(frames: Frames) -> Packet:
     try:
         message = _decoder.decode(header)
         name = topic.decode()
-    except Exception as error:
-        # msgspec passes on whatever a struct's own checks raise, beside its DecodeError: all of it is the sender's.
+    except Exception as error:  # msgspec passes on what a struct's own checks raise, beside its DecodeError
+        _check_version(header)
         raise Rejected("header", one_line(error)[:200]) from error
     if len(message.arrays) != len(frames) - HEAD_FRAMES:
-        raise Rejected("frames", f"the header describes {len(message.arrays)} arrays, {len(frames) - 3} came")
+        raise Rejected("frames", f"expected {len(message.arrays)} array frames, got {len(frames) - HEAD_FRAMES}")
     arrays = {info.name: _array(info, blob) for info, blob in zip(message.arrays, frames[HEAD_FRAMES:], strict=True)}
     if len(arrays) != len(message.arrays):
         raise Rejected("header", "two arrays have one name")
     return Packet(name, message, arrays, frames)
 
 
+def _check_version(header: bytes) -> None:
+    """Reject a header that needs another protocol version: that explains every other error in it."""
+    try:
+        version = _version_decoder.decode(header).v
+    except (msgspec.MsgspecError, UnicodeError):
+        return
+    if not PROTOCOL_VERSION_MIN <= version <= PROTOCOL_VERSION:
+        older = "the sender" if version < PROTOCOL_VERSION_MIN else "this host"
+        known = version_text(PROTOCOL_VERSION_MIN, PROTOCOL_VERSION)
+        raise Rejected("version", f"expected protocol version {known}, got {version}: upgrade fedmq on {older}")
+
+
 def check_arrays(arrays: Mapping[str, Array], expected: Expected) -> None:
-    """Nothing, if these are just the expected arrays, with finite numbers.
+    """Check that these are exactly the expected arrays, with finite numbers.
 
     Raises:
         Rejected: with the reason `arrays`, `dtype`, `shape` or `not-finite`.
@@ -153,12 +178,12 @@ def _fits(shape: Shape, expected: Shape) -> bool:
 
 
 def digest_of(infos: Iterable[ArrayInfo]) -> bytes:
-    """What names the model or pool of a round: SHA-256 over the digests of its arrays but `code`, in their order."""
+    """Return the digest of a round's model or pool: SHA-256 over its arrays' SHA-256 in order, without `code`."""
     return hashlib.sha256(b"".join(info.sha256 for info in infos if info.name != CODE)).digest()
 
 
 def describe(arrays: Mapping[str, Array]) -> tuple[ArrayInfo, ...]:
-    """How the header of a message describes these arrays.
+    """Return the header's description of these arrays.
 
     Raises:
         ProtocolError: as `encode`.
@@ -170,7 +195,7 @@ _LARGEST = {CODE: CODE_BYTES_MAX, EVENTS: EVENTS_BYTES_MAX, VIEW: VIEW_BYTES_MAX
 
 
 def _dtypes(name: str) -> frozenset[str]:
-    """The dtypes that an array of this name may have."""
+    """Return the dtypes that an array of this name may have."""
     return frozenset({BYTES_DTYPE}) if name in _LARGEST else DTYPES
 
 
@@ -187,7 +212,7 @@ def _describe(name: str, array: Array) -> tuple[ArrayInfo, bytes]:
 
 
 def _array(info: ArrayInfo, blob: bytes) -> Array:
-    """The array that `info` describes, a read-only view on `blob`."""
+    """Return the array that `info` describes, a read-only view of `blob`."""
     if info.dtype not in (dtypes := _dtypes(info.name)):
         raise Rejected("dtype", f"array {info.name}: expected one of {sorted(dtypes)}, got {info.dtype!r}")
     if len(info.shape) > DIMENSIONS_MAX:
@@ -197,11 +222,13 @@ def _array(info: ArrayInfo, blob: bytes) -> Array:
     nbytes = math.prod(info.shape) * int(info.dtype[2])
     if nbytes != info.nbytes or nbytes != len(blob) or nbytes > _bytes_max(info.name):
         raise Rejected(
-            "nbytes", f"array {info.name}: shape {info.shape} of {info.dtype}, {info.nbytes} claimed, {len(blob)} came"
+            "nbytes",
+            f"array {info.name}: expected {nbytes} bytes for {info.shape} of {info.dtype}, "
+            f"got {info.nbytes} in the header and {len(blob)} in the frame",
         )
     if hashlib.sha256(blob).digest() != info.sha256:
-        raise Rejected("sha256", f"array {info.name}: the bytes are not those that the header describes")
+        raise Rejected("sha256", f"array {info.name}: the SHA-256 of the frame is not the one in the header")
     array: Array = np.ndarray(info.shape, info.dtype, blob)
     if info.dtype[1] == "f" and not all_finite(array):
-        raise Rejected("not-finite", f"array {info.name} holds NaN or infinity")
+        raise Rejected("not-finite", f"array {info.name}: expected finite numbers, got NaN or infinity")
     return array

@@ -1,7 +1,6 @@
-"""Scores on the wire: summed losses as integers in units of 2**-fraction_bits, and back.
+"""Fixed-point losses: integers in units of 2**-fraction_bits on the wire.
 
-Integers add up without rounding, in any order, modulo any power of two: what sums behind masks or with noise will need.
-Knows nothing of messages, rounds or how a loss is computed.
+Integers add up without rounding, in any order and modulo any power of two, as masked or noisy sums need.
 """
 
 from __future__ import annotations
@@ -14,36 +13,36 @@ from fedmq.errors import Rejected
 from fedmq.models.arrays import Floats, Integers
 from fedmq.protocol.codec import Array
 
-FRACTION_BITS = 16  # bits behind the point unless a trainer chooses; the same runs as with float64 losses
-UNITS_MAX = 1 << 62  # a loss beyond it counts as just that; within an int64, and a float64 holds it exactly
-LOSSES = "losses"  # the array of a result that holds summed losses
+FRACTION_BITS = 16  # default; runs are the same as with float64 losses
+UNITS_MAX = 1 << 62  # larger losses are clipped to it; fits int64 and is exact in float64
+LOSSES = "losses"  # name of the array of summed losses in a result
 
 
 def to_units(losses: Floats, fraction_bits: int) -> Integers:
-    """The losses in units of 2**-fraction_bits: the nearest integer, of two the even one; int64.
+    """Return losses as int64 in units of 2**-fraction_bits, rounded half to even.
 
-    One beyond UNITS_MAX, or that is no number, becomes UNITS_MAX, of its sign if it has one.
+    Values beyond ±UNITS_MAX are clipped to it; NaN becomes UNITS_MAX.
     """
     unit = 2.0**-fraction_bits
-    bounded = np.fmax(np.fmin(losses, UNITS_MAX * unit), -UNITS_MAX * unit)  # fmin prefers the bound to a NaN
+    bounded = np.fmax(np.fmin(losses, UNITS_MAX * unit), -UNITS_MAX * unit)  # fmin returns the bound for NaN
     units: Integers = np.rint(bounded / unit).astype(np.int64)
     return units
 
 
 def from_units(units: Integers, fraction_bits: int) -> Floats:
-    """The losses, float64: exact up to 2**53 units."""
+    """Return the losses as float64; exact up to 2**53 units."""
     return units.astype(np.float64) * 2.0**-fraction_bits
 
 
 def quantize(arrays: Mapping[str, Array], fraction_bits: int) -> dict[str, Array]:
-    """What a trainer computed, as it is sent: its losses, if there are any, in units."""
+    """Return a trainer's arrays as they are sent: losses, if any, in units."""
     if LOSSES not in arrays:
         return dict(arrays)
     return {**arrays, LOSSES: to_units(arrays[LOSSES], fraction_bits)}
 
 
 def dequantize(arrays: Mapping[str, Array], fraction_bits: int) -> dict[str, Array]:
-    """What came in a result, as a strategy takes it: its losses, if there are any, as float64.
+    """Return the arrays of a result as a strategy uses them: losses, if any, as float64.
 
     Raises:
         Rejected: the losses are no integers.

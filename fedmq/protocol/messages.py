@@ -1,16 +1,21 @@
-"""The messages of fedmq: a closed set of frozen headers, one struct per message.
+"""The messages of fedmq: one frozen struct per kind. docs/protocol.md describes each field.
 
-Knows nothing of sockets, frames on the wire or what anybody does with a message: `wire` encodes and decodes, the
-state machines decide. Every header carries the protocol version `v`, and its kind as the msgpack tag `t`.
-
-Who says what to whom (docs/protocol.md has it field by field):
-
-    aggregator -> everybody   Round, Beacon, Finished        topics round/<run>, beacon/<run>
+    aggregator -> trainers    Round, Beacon, Finished        topics round/<run>, beacon/<run>
     aggregator -> observers   Events, Snapshot               topics event/<run>, snapshot/<run>
     aggregator -> one trainer Welcome, Accepted, Refused     topic to/<trainer>
     trainer -> aggregator     Hello, Result, Goodbye         topic up/<run>
-    operator -> aggregator    Control                        topic up/<run>
+    control -> aggregator     Control                        topic up/<run>
     broker -> aggregators     Presence                       topic presence/<trainer>
+
+How the protocol evolves, so that hosts can be upgraded one at a time:
+
+- `v` is the lowest version that a reader needs to understand the message, not the version of the sender. A reader
+  accepts `PROTOCOL_VERSION_MIN` to `PROTOCOL_VERSION`.
+- A reader ignores unknown fields of a message. A new optional field therefore keeps the `v` of its message.
+- A new kind of message, a new required field or another meaning needs a new version. A sender uses it only towards
+  peers that read it: Hello carries the versions that the trainer reads.
+- ArrayInfo, `work` and `task` stay strict: a reader that ignored a field there would compute something else. A field of
+  `work` at its default is left out, so that a new one reaches an old reader only when it is used.
 """
 
 from __future__ import annotations
@@ -20,20 +25,21 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from fedmq.errors import RejectReason
 from fedmq.names import Name
 from fedmq.tasks.task import CANDIDATES_MAX, GENERATIONS_MAX, MUTATION_EXPONENT_MAX, TRAINERS_MAX, Task
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2  # the newest version that this code reads and writes
+PROTOCOL_VERSION_MIN = 2  # the oldest
 BITMAP_BYTES_MAX = TRAINERS_MAX // 8  # half of what a header may hold
-FRACTION_BITS_MAX = 30  # bits behind the point of a loss
+FRACTION_BITS_MAX = 30  # of a loss on the wire
 STEPS_MAX = 1_000_000
 
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 Positive = Annotated[int, Meta(ge=1, le=2**53)]
-Bitmap = Annotated[bytes, Meta(max_length=BITMAP_BYTES_MAX)]  # bit i of byte i // 8 is roster index i
+Bitmap = Annotated[bytes, Meta(max_length=BITMAP_BYTES_MAX)]  # roster index i is bit i % 8 of byte i // 8
 Text = Annotated[str, Meta(max_length=200)]
 Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]  # SHA-256
+Versions = tuple[Positive, Positive]  # oldest and newest protocol version that a peer reads
 Labels = Annotated[tuple[Annotated[str, Meta(max_length=64)], ...], Meta(max_length=8)]
 Action = Literal["pause", "resume", "stop", "checkpoint", "drain", "ban", "readmit"]
 Candidates = Annotated[int, Meta(ge=0, le=CANDIDATES_MAX)]
@@ -41,12 +47,12 @@ Population = Annotated[int, Meta(ge=2, le=CANDIDATES_MAX)]
 Generations = Annotated[int, Meta(ge=0, le=GENERATIONS_MAX)]
 Exponent = Annotated[float, Meta(ge=-MUTATION_EXPONENT_MAX, le=MUTATION_EXPONENT_MAX)]
 Moderate = Annotated[float, Meta(ge=0, le=1e6)]
-At = Annotated[float, Meta(ge=-1e11, le=1e11)]  # seconds since 1970, of a day that calendars have
-Seconds = Annotated[float, Meta(ge=0, le=1e9)]  # about 30 years: neither NaN nor infinity gets into logs and reports
+At = Annotated[float, Meta(ge=-1e11, le=1e11)]  # seconds since 1970; a date that `datetime` can represent
+Seconds = Annotated[float, Meta(ge=0, le=1e9)]  # about 30 years; excludes NaN and infinity
 
 
 class ArrayInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Describes one array frame: C order, little-endian, at most two dimensions."""
+    """Description of one array frame: C order, little-endian, at most two dimensions."""
 
     name: Annotated[str, Meta(max_length=32)]
     dtype: Annotated[str, Meta(max_length=8)]
@@ -55,42 +61,46 @@ class ArrayInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sha256: Digest
 
 
-class EvolutionLearner(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="evolution"):
-    """Local training by a genetic algorithm around the model that was received."""
+class _Instruction(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Base of what a trainer is asked to compute: strict, see the module."""
+
+
+class EvolutionLearner(_Instruction, frozen=True, tag="evolution"):
+    """Local training by a genetic algorithm around the received model."""
 
     generations: Generations = 20
     population: Population = 20
-    spread: Moderate = 0.5  # standard deviation of the first population's genes
+    spread: Moderate = 0.5  # standard deviation of the parameters of the first population
     mutation: tuple[Exponent, Exponent] = (-1.5, 0.3)  # log10 of the smallest and largest mutation scale
 
 
-class GradientLearner(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="gradient"):
-    """Local training by plain gradient descent on the summed loss; for linear models."""
+class GradientLearner(_Instruction, frozen=True, tag="gradient"):
+    """Local training by gradient descent on the summed loss; for linear models."""
 
     steps: Annotated[int, Meta(ge=0, le=STEPS_MAX)] = 1
     learning_rate: Moderate = 0.1
 
 
-class Evolve(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="evolve"):
-    """Work of the strategy `evolution`: score the pool on your rows, evolve offspring from it, send the best back.
+class Evolve(_Instruction, frozen=True, tag="evolve"):
+    """Work of the strategy `evolution`: score the pool, evolve offspring from it, send the best back.
 
     Arrays down: `ids` (pool,) int64, `pool` (pool, genes) float64. Arrays up: `losses` (pool,) int64, the summed loss
     of each candidate on the trainer's rows in units of 2**-fraction_bits; `correct` (pool,) int64; `elites`
     (proposals or fewer, genes) float64.
     """
 
-    elites: Candidates  # the first so many rows of the pool are its elites
+    elites: Candidates  # number of elites; they are the first rows of the pool
     generations: Generations = 5  # of the local evolution; 0: score only
     population: Population = 20  # of the local evolution: half pool elites, half the trainer's own best of the pool
-    proposals: Candidates = 3  # elites to send back at the most
+    proposals: Candidates = 3  # most elites to send back
     mutation: tuple[Exponent, Exponent] = (-1.5, 0.3)  # log10 of the smallest and largest mutation scale
 
 
-class Train(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="train"):
-    """Work of the averaging strategies: train the model on your rows and send it back.
+class Train(_Instruction, frozen=True, tag="train"):
+    """Work of the averaging strategies: train the model on the trainer's rows and send it back.
 
-    Arrays down: `model` (genes,) float64. Arrays up: `model` (genes,) float64, the trained one; `losses` (1,) int64, in
-    units of 2**-fraction_bits, and `correct` (1,) int64 of the model that was received, on the trainer's rows.
+    Arrays down: `model` (parameters,) float64. Arrays up: `model` (parameters,) float64, trained; `losses` (1,) int64,
+    in units of 2**-fraction_bits, and `correct` (1,) int64 of the received model on the trainer's rows.
     """
 
     learner: EvolutionLearner | GradientLearner
@@ -99,144 +109,134 @@ class Train(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="train"
 Work = Evolve | Train
 
 
-class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="t"):
-    """What every message has: the protocol version and the arrays that follow the header."""
+class Header(msgspec.Struct, frozen=True, kw_only=True, tag_field="t"):
+    """Fields of every message; unknown fields are ignored."""
 
-    v: Annotated[int, Meta(ge=PROTOCOL_VERSION, le=PROTOCOL_VERSION)] = PROTOCOL_VERSION
+    v: Annotated[int, Meta(ge=PROTOCOL_VERSION_MIN, le=PROTOCOL_VERSION)] = 2  # lowest version that can read it
     arrays: tuple[ArrayInfo, ...] = ()
 
 
 class RunHeader(Header, frozen=True, kw_only=True):
-    """What every message of a run has. A higher term is a later life of the aggregator and wins."""
+    """Fields of every message about a run. The highest term wins; each start of the aggregator gets a higher one."""
 
     run: Name
     term: Count
 
 
 class Round(RunHeader, frozen=True, kw_only=True, tag="round"):
-    """One publication: the work of a round, complete in itself, so that who joins now can start at once.
-
-    `acknowledged` says, as in a beacon, whose result of the round before is on disk.
-    """
+    """The work of a round, complete, so that a trainer that joins late can start at once."""
 
     round: Positive
     seed: Count
-    deadline_s: Annotated[float, Meta(gt=0, le=1e9)]  # seconds after which the round may close without you
+    deadline_s: Annotated[float, Meta(gt=0, le=1e9)]  # after it the round may close without this trainer
     task: Task
     work: Work
-    acknowledged: Bitmap = b""
+    acknowledged: Bitmap = b""  # results of the previous round that are committed, by roster index
 
 
 class Beacon(RunHeader, frozen=True, kw_only=True, tag="beacon"):
-    """The repeated small truth about a run: its newest round, and whose result of it is on disk.
+    """Repeated status of a run: repairs lost publications and acknowledgements."""
 
-    `acknowledged` is a bitmap over roster indices (bit i of byte i // 8). Round 0 means: none has been opened yet.
-    """
-
-    round: Count
-    open: bool  # results of it are being collected
-    paused: bool = False  # no other round is opened until an operator resumes the run
-    waiting: bool = False  # for trainers: who is here says hello, in case the word of that was lost
-    spread_s: Annotated[float, Meta(ge=0, le=60)] = 0.0  # who comes (back) waits a random part of this first
-    acknowledged: Bitmap = b""
-    acked_request: Count = 0  # `word` of the last Control that was heeded
-    at: At = 0.0  # by the aggregator's clock, which may not be that of those who watch; 0: it does not say
+    round: Count  # the newest; 0: none was opened yet
+    open: bool  # its results are being collected
+    paused: bool = False  # no round is opened until a control client resumes the run
+    waiting: bool = False  # more trainers are needed: present ones send Hello, in case their Presence was lost
+    spread_s: Annotated[float, Meta(ge=0, le=60)] = 0.0  # a trainer that returns waits a random part of this first
+    acknowledged: Bitmap = b""  # results of `round` that are committed, by roster index
+    acked_request: Count = 0  # `request_id` of the last Control that was executed
+    at: At = 0.0  # the aggregator's wall clock, which may differ from the observer's; 0: unknown
 
 
 class Finished(RunHeader, frozen=True, kw_only=True, tag="finished"):
-    """The run is over; nothing that was not acknowledged will be used."""
+    """The run is over; results that are not acknowledged will not be used."""
 
     rounds: Count
     solved: bool
 
 
 class Events(RunHeader, frozen=True, kw_only=True, tag="events"):
-    """What has happened in a run: array `events`, msgpack of a list of (seconds since 1970, event).
+    """Events of a run. Array `events`: msgpack of a list of (seconds since 1970, event)."""
 
-    `first` is the number of the first one in the run: who holds a picture of just so many events is up to date with it.
-    """
-
-    first: Count
+    first: Count  # number of events before these; an observer that has exactly so many can apply these
     count: Positive
 
 
 class Snapshot(RunHeader, frozen=True, kw_only=True, tag="snapshot"):
-    """All that has happened in a run: array `view`, msgpack of a `view.View` of `seq` events."""
+    """State of a run after `seq` events. Array `view`: msgpack of a `fedmq.observe.run_state.RunState`."""
 
     seq: Count
 
 
 class Welcome(RunHeader, frozen=True, kw_only=True, tag="welcome"):
-    """Answer to Hello: you are on the roster of this term, at `index` of the beacon's bitmap."""
+    """Answer to Hello: the trainer is on the roster of this term, at bit `index` of the bitmaps."""
 
     trainer: Name
     index: Count
 
 
 class Accepted(RunHeader, frozen=True, kw_only=True, tag="accepted"):
-    """Your late or repeated result of this round is on disk: forget it. (Others are acknowledged by bitmap.)"""
+    """The late or repeated result of this round is committed; the trainer deletes it. Others: see `Beacon`."""
 
     trainer: Name
     round: Count
 
 
 class Refused(RunHeader, frozen=True, kw_only=True, tag="refused"):
-    """Your result of this round will never be used: forget it. Says why."""
+    """The result of this round will never be used; the trainer deletes it. Round 0: the trainer's Hello is refused.
+
+    `reason` is usually a `RejectReason`; a newer aggregator may have others.
+    """
 
     trainer: Name
     round: Count
-    reason: RejectReason
+    reason: Annotated[str, Meta(max_length=32)]
     detail: Text
 
 
 class Hello(RunHeader, frozen=True, kw_only=True, tag="hello"):
-    """A trainer offers itself to a run. `round` is the newest round that it holds (0: none): send me a newer one."""
+    """A trainer offers itself to a run and asks for a round newer than `round`."""
 
     trainer: Name
     num_examples: Positive
-    round: Count
-    version: Text
+    round: Count  # the newest that it has; 0: none
+    version: Text  # of the trainer's software, for people
     labels: Labels = ()
+    versions: Versions = (2, 2)  # protocol versions that the trainer reads
 
 
 class Result(RunHeader, frozen=True, kw_only=True, tag="result"):
-    """What a trainer found in one round; sent again until it is accepted or refused.
+    """Answer to a round; sent again until it is accepted or refused.
 
-    `base` says on what it was computed: `wire.base_of` the round's arrays. Its losses are integers in units of
-    2**-fraction_bits, so that their sums are exact. `cpu_s` and `memory` are for observers
-    only.
+    Losses are integers in units of 2**-fraction_bits, so that their sums are exact.
     """
 
     trainer: Name
     round: Count
     num_examples: Positive
     attempt: Positive  # 1 the first time
-    train_s: Seconds  # of local work
-    model_digest: Digest
+    train_s: Seconds  # local work
+    model_digest: Digest  # `codec.digest_of` the arrays of the round that it answers
     fraction_bits: Annotated[int, Meta(ge=0, le=FRACTION_BITS_MAX)]
-    cpu_s: Seconds = 0.0  # of the trainer's process, in all,
-    memory: Count = 0  # and the most bytes that it has held
+    cpu_s: Seconds = 0.0  # CPU time of the trainer's process when the work was done, for observers
+    memory: Count = 0  # peak resident bytes of the process, for observers
 
 
 class Goodbye(RunHeader, frozen=True, kw_only=True, tag="goodbye"):
-    """A trainer leaves for good and is not to be waited for."""
+    """A trainer leaves for good: the aggregator does not wait for it."""
 
     trainer: Name
 
 
 class Control(RunHeader, frozen=True, kw_only=True, tag="control"):
-    """An operator wants a live run to pause, to resume, to end, to keep its state, or to keep a trainer out.
-
-    `trainer` is whom to drain, ban or readmit; the beacon after it repeats `word`.
-    """
+    """A control client changes a live run; the next beacon carries its `request_id` as `acked_request`."""
 
     action: Action
-    trainer: Name | None = None
+    trainer: Name | None = None  # to drain, ban or readmit
     request_id: Count = 0
 
 
 class Presence(Header, frozen=True, kw_only=True, tag="presence"):
-    """The broker's word that a trainer's inbox appeared or disappeared."""
+    """The broker reports that a trainer's inbox subscription appeared or disappeared."""
 
     trainer: Name
     present: bool
@@ -246,3 +246,15 @@ FromAggregator = Round | Beacon | Finished | Welcome | Accepted | Refused
 ForObservers = Events | Snapshot
 FromTrainer = Hello | Result | Goodbye
 Message = FromAggregator | ForObservers | FromTrainer | Control | Presence
+
+
+def common_version(versions: Versions) -> int | None:
+    """Return the newest protocol version that this code and a peer with these `versions` both read, or None."""
+    oldest, newest = versions
+    common = min(newest, PROTOCOL_VERSION)
+    return common if common >= max(oldest, PROTOCOL_VERSION_MIN) else None
+
+
+def version_text(oldest: int, newest: int) -> str:
+    """Return a range of versions as people write it: `2` or `2 to 3`."""
+    return f"{oldest}" if oldest == newest else f"{oldest} to {newest}"

@@ -33,7 +33,18 @@ from fedmq.protocol.codec import (
     decode,
     encode,
 )
-from fedmq.protocol.messages import Beacon, Evolve, Goodbye, Header, Message, Presence, Result, Round, Train
+from fedmq.protocol.messages import (
+    PROTOCOL_VERSION,
+    Beacon,
+    Evolve,
+    Goodbye,
+    Header,
+    Message,
+    Presence,
+    Result,
+    Round,
+    Train,
+)
 from fedmq.protocol.messages import GradientLearner as Gradient
 from fedmq.tasks.task_file import find_task
 
@@ -132,10 +143,11 @@ BAD: dict[str, tuple[RejectReason, Frames]] = {
     "no tag": ("header", frames(without=("t",))),
     "an unknown tag": ("header", frames(t="execute")),
     "a tag that is a number": ("header", frames(t=1)),
-    "an unknown field": ("header", frames(command="rm")),
     "a missing field": ("header", frames(without=("trainer",))),
-    "a later version": ("header", frames(v=2)),
-    "an earlier version": ("header", frames(v=0)),
+    "a later version": ("version", frames(v=PROTOCOL_VERSION + 1)),
+    "a later version with other fields": ("version", frames(v=PROTOCOL_VERSION + 1, without=("trainer",), t="new")),
+    "an earlier version": ("version", frames(v=1)),
+    "a version that is no integer": ("header", frames(v="2")),
     "a name with a slash": ("header", frames(trainer="../../etc")),
     "a name with a line break": ("header", frames(trainer="alice\n")),
     "an empty name": ("header", frames(trainer="")),

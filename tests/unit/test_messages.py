@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, get_args
 
 import msgspec
@@ -16,6 +17,7 @@ from fedmq.protocol.codec import HEADER_BYTES_MAX, decode, encode
 from fedmq.protocol.messages import (
     FRACTION_BITS_MAX,
     PROTOCOL_VERSION,
+    PROTOCOL_VERSION_MIN,
     STEPS_MAX,
     Accepted,
     Action,
@@ -39,13 +41,14 @@ from fedmq.protocol.messages import (
     Snapshot,
     Train,
     Welcome,
+    common_version,
 )
 from fedmq.tasks.task import CANDIDATES_MAX, GENERATIONS_MAX, Task
 from fedmq.tasks.task_file import find_task
 
 KINDS: tuple[type[Any], ...] = get_args(Message)
 COUNT_MAX = 2**53
-DEFAULTED = ("v", "arrays", "acknowledged", "paused", "waiting", "spread_s", "labels", "cpu_s", "memory")
+DEFAULTED = ("v", "arrays", "acknowledged", "paused", "waiting", "spread_s", "labels", "versions", "cpu_s", "memory")
 LONGEST_NAME = "n" * 64
 
 names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", fullmatch=True)
@@ -159,7 +162,7 @@ def received(fields: dict[str, Any]) -> Message:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_message_arrives_as_it_was_sent(kind: type[Any]) -> None:
+def test_decoded_message_equals_the_encoded_one(kind: type[Any]) -> None:
     @settings(max_examples=60, deadline=None, derandomize=True)
     @given(messages[kind])
     def check(message: Message) -> None:
@@ -171,7 +174,7 @@ def test_a_message_arrives_as_it_was_sent(kind: type[Any]) -> None:
     check()
 
 
-def test_every_kind_is_said_by_exactly_one_side() -> None:
+def test_every_kind_has_exactly_one_sender() -> None:
     said = [*get_args(FromAggregator), *get_args(ForObservers), *get_args(FromTrainer), Control, Presence]
     assert len(said) == len(KINDS)
     assert set(said) == set(KINDS)
@@ -182,33 +185,54 @@ def test_the_tag_of_a_message_is_its_name_in_lower_case() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_header_says_the_version(kind: type[Any]) -> None:
+def test_every_header_has_the_version(kind: type[Any]) -> None:
     assert fields_of(kind)["v"] == PROTOCOL_VERSION
 
 
-@pytest.mark.parametrize("version", [0, PROTOCOL_VERSION + 1, -1, 1.5, "1", None, [1]])
+@pytest.mark.parametrize("version", [0, PROTOCOL_VERSION_MIN - 1, PROTOCOL_VERSION + 1, -1])
 @pytest.mark.parametrize("kind", KINDS)
-def test_another_version_is_refused_by_every_kind(kind: type[Any], version: object) -> None:
+def test_version_outside_the_range_is_rejected_with_both_versions(kind: type[Any], version: int) -> None:
+    with pytest.raises(Rejected) as refusal:
+        received({**fields_of(kind), "v": version, "extra": 1})
+    assert refusal.value.reason == "version"
+    assert {str(PROTOCOL_VERSION), str(version)} <= set(re.findall(r"-?\d+", refusal.value.detail))
+
+
+@pytest.mark.parametrize("version", [1.5, "1", None, [1]])
+@pytest.mark.parametrize("kind", KINDS)
+def test_version_that_is_no_integer_is_rejected(kind: type[Any], version: object) -> None:
     with pytest.raises(Rejected, match=r"\$\.v") as refusal:
         received({**fields_of(kind), "v": version})
     assert refusal.value.reason == "header"
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_unknown_field_is_refused_by_every_kind(kind: type[Any]) -> None:
-    with pytest.raises(Rejected, match="unknown field"):
-        received({**fields_of(kind), "extra": 1})
+def test_unknown_field_of_a_message_is_ignored(kind: type[Any]) -> None:
+    assert received({**fields_of(kind), "extra": {"of": [1, "later"]}}) == EXAMPLES[kind]
+
+
+@pytest.mark.parametrize(
+    ("versions", "common"), [((1, 1), None), ((1, 2), 2), ((2, 2), 2), ((2, 9), 2), ((3, 9), None), ((2, 1), None)]
+)
+def test_common_version_is_the_newest_that_both_read(versions: tuple[int, int], common: int | None) -> None:
+    assert common_version(versions) == common
+
+
+def test_fields_of_work_at_their_default_are_left_out() -> None:
+    for work in (Evolve(elites=3), Train(GradientLearner()), Train(EvolutionLearner())):
+        fields = msgspec.msgpack.decode(msgspec.msgpack.encode(work))
+        assert fields.keys() <= {"type", "elites", "learner"}
 
 
 @pytest.mark.parametrize(("kind", "field"), FIELDS)
-def test_a_field_of_another_type_is_refused(kind: type[Any], field: str) -> None:
+def test_field_of_another_type_is_rejected(kind: type[Any], field: str) -> None:
     with pytest.raises(Rejected) as refusal:
         received({**fields_of(kind), field: {"neither": "a number nor a text"}})
     assert refusal.value.reason == "header"
 
 
 @pytest.mark.parametrize(("kind", "field"), FIELDS)
-def test_a_field_without_a_default_must_be_there(kind: type[Any], field: str) -> None:
+def test_missing_required_field_is_rejected(kind: type[Any], field: str) -> None:
     fields = fields_of(kind)
     del fields[field]
     optional = ("trainer", "request_id") if kind is Control else ("acked_request", "at") if kind is Beacon else ()
@@ -235,14 +259,14 @@ def test_a_field_without_a_default_must_be_there(kind: type[Any], field: str) ->
         {"type": "train", "learner": {"type": "gradient", "learning_rate": np.inf}},
     ],
 )
-def test_work_that_cannot_be_done_is_refused(work: dict[str, Any]) -> None:
+def test_work_out_of_bounds_is_rejected(work: dict[str, Any]) -> None:
     with pytest.raises(Rejected, match=r"\$\.work") as refusal:
         received({**fields_of(Round), "work": work})
     assert refusal.value.reason == "header"
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_message_cannot_be_changed(kind: type[Any]) -> None:
+def test_message_is_immutable(kind: type[Any]) -> None:
     with pytest.raises(AttributeError, match="immutable"):
         EXAMPLES[kind].v = 2  # type: ignore[misc]
 
@@ -303,31 +327,31 @@ def test_seconds_are_finite_and_not_negative(kind: type[Any], field: str, second
 
 
 @pytest.mark.parametrize("seconds", [-0.001, float("inf"), float("nan"), 60.1])
-def test_nobody_is_told_to_wait_for_longer_than_a_minute(seconds: float) -> None:
+def test_spread_is_at_most_a_minute(seconds: float) -> None:
     with pytest.raises(Rejected, match="spread_s"):
         received({**fields_of(Beacon), "spread_s": seconds})
 
 
 @pytest.mark.parametrize("fraction_bits", [-1, FRACTION_BITS_MAX + 1, 16.5, "16", None])
-def test_a_scale_is_from_0_to_30_bits(fraction_bits: object) -> None:
+def test_fraction_bits_are_0_to_30(fraction_bits: object) -> None:
     with pytest.raises(Rejected, match="fraction_bits"):
         received({**fields_of(Result), "fraction_bits": fraction_bits})
 
 
 @pytest.mark.parametrize("length", [0, 31, 33])
-def test_a_base_is_32_bytes(length: int) -> None:
+def test_model_digest_has_32_bytes(length: int) -> None:
     with pytest.raises(Rejected, match="model_digest"):
         received({**fields_of(Result), "model_digest": bytes(length)})
 
 
 @pytest.mark.parametrize("action", ["", "Pause", "kill", "pause; stop", None, 1, True, ["stop"]])
-def test_an_operator_can_ask_for_nothing_but_the_known_actions(action: object) -> None:
+def test_unknown_control_action_is_rejected(action: object) -> None:
     with pytest.raises(Rejected, match="action"):
         received({**fields_of(Control), "action": action})
 
 
 @pytest.mark.parametrize("name", ["", ".hidden", "-x", "_x", "a/b", "../a", "a b", "a\n", "a\0", "é", "*", "n" * 65])
 @pytest.mark.parametrize(("kind", "field"), [(Hello, "trainer"), (Hello, "run"), (Presence, "trainer")])
-def test_a_name_that_does_not_fit_in_a_topic_or_a_path_is_refused(kind: type[Any], field: str, name: str) -> None:
+def test_name_that_is_unsafe_in_topics_or_paths_is_rejected(kind: type[Any], field: str, name: str) -> None:
     with pytest.raises(Rejected, match=field):
         received({**fields_of(kind), field: name})
