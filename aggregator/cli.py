@@ -204,7 +204,7 @@ def _serve(
     from fedmq.aggregator.progress import log_event, open_progress
     from fedmq.aggregator.service import Aggregator
     from fedmq.algorithms.base import find_strategy
-    from fedmq.observe.event_log import EventLog, read_view
+    from fedmq.observe.event_log import EventLog, read_run_state
     from fedmq.observe.events import RoundPublished
     from fedmq.runtime.clock import SystemClock
     from fedmq.runtime.loop import serve
@@ -213,7 +213,7 @@ def _serve(
     description = store.description
     assert description is not None
     clock, metric = SystemClock(), description.task.metric
-    view = read_view(folder / EVENTS)
+    view = read_run_state(folder / EVENTS)
     log, progress = EventLog(folder / EVENTS, clock.wall, view), open_progress(view, metric, quiet=silent)
 
     tally = Tally()

@@ -45,7 +45,7 @@ class Bulletin:
 
     def take(self, at: float, event: events.AnyEvent) -> None:
         """`event` happened, `at` seconds since 1970."""
-        self.view.take(at, event)
+        self.view.apply(at, event)
         self._gathered.append((at, event))
 
     def on_broker(self) -> None:

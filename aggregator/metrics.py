@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, get_args
 from fedmq import __version__
 from fedmq.errors import RejectReason
 from fedmq.observe import events
-from fedmq.observe.run_state import Condition, Presence
+from fedmq.observe.run_state import Condition, TrainerPresence
 
 if TYPE_CHECKING:
     from fedmq.aggregator.service import Aggregator
@@ -115,7 +115,7 @@ def _put_evaluation(metrics: Metrics, service: Aggregator, view: RunState, clock
 
     def presence() -> Mapping[str, float]:
         here = Counter[str](trainer.presence for trainer in list(view.trainers.values()))
-        return {kind: here[kind] for kind in get_args(Presence)}
+        return {kind: here[kind] for kind in get_args(TrainerPresence)}
 
     def state() -> Mapping[str, float]:
         condition = view.condition(clock.wall(), here=True)

@@ -14,9 +14,9 @@ from rich.console import Console, RenderableType
 from rich.live import Live
 
 from fedmq.observe import events
-from fedmq.observe.event_text import describe
+from fedmq.observe.event_text import event_line
 from fedmq.observe.run_state import RunState
-from fedmq.observe.terminal_view import Seen, draw_run
+from fedmq.observe.terminal_view import ObservedRun, render_run
 from fedmq.runtime.journal import is_journal
 
 LINES_MAX = 26  # of the panel: what was said before stays in sight
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 def log_event(event: events.AnyEvent, run: str, metric: str) -> None:
     """A line in the log about `event`, with the run, its round and its trainer as fields."""
-    if log.isEnabledFor(logging.INFO) and (line := describe(event, metric)) is not None:
+    if log.isEnabledFor(logging.INFO) and (line := event_line(event, metric)) is not None:
         about = {name: getattr(event, name) for name in ("round", "trainer") if hasattr(event, name)}
         log.info("%s", line, extra={"run": run, **about})
 
@@ -40,7 +40,7 @@ class PlainProgress:
 
     def __call__(self, event: events.AnyEvent) -> None:
         """Tell about `event`; the end is told by the report, with more figures."""
-        if not isinstance(event, events.RunFinished) and (line := describe(event, self._metric)) is not None:
+        if not isinstance(event, events.RunFinished) and (line := event_line(event, self._metric)) is not None:
             self._write(line)
 
     def close(self) -> None:
@@ -64,7 +64,7 @@ class LiveProgress:
 
     def _panel(self) -> RenderableType:
         height = min(self._console.height - 1, LINES_MAX)
-        return draw_run(Seen(self._view, self._wall(), here=True), self._console.width, height)
+        return render_run(ObservedRun(self._view, self._wall(), here=True), self._console.width, height)
 
 
 Progress = PlainProgress | LiveProgress

@@ -20,7 +20,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from fedmq.models.trained_model import TrainedModel
-from fedmq.observe.run_state import RoundView, RunState
+from fedmq.observe.run_state import RoundRecord, RunState
 
 # Okabe and Ito's palette, that is told apart with every kind of colour vision: https://jfly.uni-koeln.de/color/
 BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY, BLACK = (
@@ -128,7 +128,7 @@ def _heading(view: RunState) -> str:
     return f"{view.run}   {view.task}, {view.strategy}{rule}, seed {view.seed}: {end}, {count} rounds"
 
 
-def _draw_fitness(axes: Axes, rounds: Sequence[RoundView]) -> None:
+def _draw_fitness(axes: Axes, rounds: Sequence[RoundRecord]) -> None:
     numbers = [one.round for one in rounds]
     bests = [one.best for one in rounds if one.best is not None]
     mark = "o" if len(rounds) <= 30 else ""
@@ -146,7 +146,7 @@ def _draw_fitness(axes: Axes, rounds: Sequence[RoundView]) -> None:
     _legend_above(axes)
 
 
-def _draw_metric(axes: Axes, view: RunState, rounds: Sequence[RoundView]) -> None:
+def _draw_metric(axes: Axes, view: RunState, rounds: Sequence[RoundRecord]) -> None:
     values = [one.best.value for one in rounds if one.best is not None]
     axes.plot([one.round for one in rounds], values, color=GREEN, drawstyle="steps-post")
     axes.set(title="Accuracy" if view.metric == "accuracy" else "Loss, summed over all rows")
@@ -166,7 +166,7 @@ def _as_shares(axes: Axes) -> None:
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1.0], ["0 %", "25 %", "50 %", "75 %", "100 %"])
 
 
-def _draw_times(axes: Axes, rounds: Sequence[RoundView]) -> None:
+def _draw_times(axes: Axes, rounds: Sequence[RoundRecord]) -> None:
     took = [(one.round_s or 0.0) * 1000 for one in rounds]
     median = float(np.median(took))
     for why, colour in (("complete", SKY), ("deadline", VERMILLION)):
@@ -191,7 +191,7 @@ def _draw_times(axes: Axes, rounds: Sequence[RoundView]) -> None:
     _legend_above(axes)
 
 
-def _bar(rounds: Sequence[RoundView]) -> float:
+def _bar(rounds: Sequence[RoundRecord]) -> float:
     """The width of a bar in points, so that neighbours do not touch."""
     return min(10.0, max(0.5, 260.0 / (rounds[-1].round - rounds[0].round + 2)))
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from fedmq.dashboard.run_folder_follower import RunFolderFollower
 from fedmq.errors import BadConfiguration
 from fedmq.names import NAME_PATTERN
-from fedmq.observe.event_log import TAIL_BYTES, read_view
+from fedmq.observe.event_log import TAIL_BYTES, read_run_state
 from fedmq.observe.run_state import RunState
 from fedmq.runtime.clock import Clock
 from fedmq.runtime.run_folder import EVENTS
@@ -95,7 +95,7 @@ class Folders:
 def _glance(folder: Path) -> RunState:
     """What the first line and the last ones of a run's events come to: enough for a list, without its rows."""
     try:
-        view = read_view(folder / EVENTS, tail=TAIL_BYTES)
+        view = read_run_state(folder / EVENTS, tail=TAIL_BYTES)
     except OSError:  # it is nobody's to read
         view = RunState()
     view.works, view.bests, view.feed, view.rounds = [], [], [], view.rounds[-2:]

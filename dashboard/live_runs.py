@@ -134,7 +134,7 @@ class LiveRuns:
         if known < 0 or len(told) != message.count:
             return  # some are missing: the next snapshot has them
         for at, event in told[known:]:
-            view.take(at, event)
+            view.apply(at, event)
 
 
 def open_watching(broker: str | None, keys: Path | None, *, clock: Clock) -> tuple[LiveRuns, ObserverSockets, str]:

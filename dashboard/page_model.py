@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 from fedmq.models.code import Code, Model
 from fedmq.models.networks import MLP
 from fedmq.observe import events
-from fedmq.observe.event_text import describe
-from fedmq.observe.run_state import WORKS_KEPT_MAX, RoundView, RunState, drawable
+from fedmq.observe.event_text import event_line
+from fedmq.observe.run_state import WORKS_KEPT_MAX, RoundRecord, RunState, drawable
 
 DIGITS = 6  # that are significant, of a figure; of a time milliseconds are told
 
@@ -65,7 +65,7 @@ def head_of(view: RunState, origin: Origin, now: float) -> Values:
         if view.finished is None
         else {name: getattr(view.finished, name) for name in ("solved", "rounds", "value", "why")},
         "here": here,
-        "state": view.state(now, here=here),
+        "state": view.status_text(now, here=here),
         "condition": view.condition(now, here=here),
         "source": origin.source,
         "folder": origin.folder,
@@ -115,7 +115,7 @@ def tables_of(view: RunState, since: int | None) -> dict[str, Values]:
             columns = _COLUMNS[name]
             found[name] = {key: [column(row) for row in changed] for key, column in columns.items()}
     if "feed" in found:
-        found["feed"]["text"] = [describe(told.event, view.metric) or "" for told in rows["feed"]]
+        found["feed"]["text"] = [event_line(told.event, view.metric) or "" for told in rows["feed"]]
     return found
 
 
@@ -183,7 +183,7 @@ def _rounded(how: Callable[[float], float], names: Iterable[str]) -> dict[str, C
     return {name: reader(name) for name in names}
 
 
-def _of_best(name: str) -> Callable[[RoundView], float | None]:
+def _of_best(name: str) -> Callable[[RoundRecord], float | None]:
     return lambda row: None if row.best is None else _figure(getattr(row.best, name))
 
 

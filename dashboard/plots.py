@@ -175,10 +175,10 @@ def _text(value: object) -> str:
 
 
 def _view(folder: Path) -> RunState:
-    from fedmq.observe.event_log import read_view
+    from fedmq.observe.event_log import read_run_state
     from fedmq.runtime.run_folder import EVENTS
 
-    view = read_view(folder / EVENTS)
+    view = read_run_state(folder / EVENTS)
     if not view.run:
         raise BadConfiguration(f"{folder}: expected the folder of a run with {EVENTS} in it; fedmq runs ls lists runs")
     return view

@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 from fedmq.dashboard.live_runs import Watched
 from fedmq.errors import BadConfiguration
-from fedmq.observe.event_log import take_line
+from fedmq.observe.event_log import apply_line
 from fedmq.observe.run_state import RunState
 from fedmq.runtime.clock import Clock
 from fedmq.runtime.lock import is_locked
@@ -60,7 +60,7 @@ class RunFolderFollower:
         for line in self._file:
             self._half += line
             if self._half.endswith(b"\n"):
-                self._watched.view = take_line(self._watched.view, self._half)
+                self._watched.view = apply_line(self._watched.view, self._half)
                 self._half = b""
 
     def _is_anew(self) -> bool:

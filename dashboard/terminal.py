@@ -18,7 +18,7 @@ from fedmq.errors import BadConfiguration, Unreachable
 if TYPE_CHECKING:
     from fedmq.dashboard.live_runs import Watched
     from fedmq.dashboard.terminal_output import Show
-    from fedmq.observe.terminal_view import Seen
+    from fedmq.observe.terminal_view import ObservedRun
     from fedmq.runtime.clock import Clock
 
 DRAW_S = 0.1  # between two pictures at the least,
@@ -151,14 +151,14 @@ class Watcher:
             self._finish(seen, now)
         elif now >= self._next_at or (self._drawn != self._told() and now >= self._next_at - TICK_S + DRAW_S):
             self._draw(seen, now)
-        if not self.done and self._run is not None and seen and seen[0].view.finished is not None:
+        if not self.done and self._run is not None and seen and seen[0].state.finished is not None:
             self._draw(seen, now)
             self.done = True
         self.wake_at = now + DRAW_S if self._once or self._drawn != self._told() else self._next_at
 
-    def _finish(self, seen: list[Seen], now: float) -> None:
+    def _finish(self, seen: list[ObservedRun], now: float) -> None:
         """Show what is there, if it is all."""
-        over = self._run is not None and bool(seen) and seen[0].view.finished is not None
+        over = self._run is not None and bool(seen) and seen[0].state.finished is not None
         looked = self._there_at is not None and now - self._there_at >= self._look_s
         if not over and not looked:
             if self._there_at is None and now - self._began >= LOOK_S:
@@ -173,18 +173,18 @@ class Watcher:
         self._draw(seen, now)
         self.done = True
 
-    def _seen(self, now: float) -> list[Seen]:
-        from fedmq.observe.terminal_view import Seen
+    def _seen(self, now: float) -> list[ObservedRun]:
+        from fedmq.observe.terminal_view import ObservedRun
 
         wall, runs = self._clock.wall(), self._source.runs
         chosen = list(runs) if self._run is None else [self._run] if self._run in runs else []
-        return [Seen(runs[name].view, wall + runs[name].ahead_s, runs[name].here(now)) for name in chosen]
+        return [ObservedRun(runs[name].view, wall + runs[name].ahead_s, runs[name].here(now)) for name in chosen]
 
     def _told(self) -> int:
         """A number that changes when anything was told."""
         return sum(one.view.seq + (one.view.term << 32) for one in self._source.runs.values())
 
-    def _draw(self, seen: list[Seen], now: float) -> None:
+    def _draw(self, seen: list[ObservedRun], now: float) -> None:
         self._next_at, self._drawn = now + TICK_S, self._told()
         self._show.show(seen, self._note())
 

@@ -13,7 +13,7 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from fedmq.observe.terminal_view import Seen, draw_list, draw_run
+from fedmq.observe.terminal_view import ObservedRun, render_list, render_run
 
 PIPED_COLUMNS, PIPED_LINES = 100, 40  # where there is no terminal
 
@@ -21,7 +21,7 @@ PIPED_COLUMNS, PIPED_LINES = 100, 40  # where there is no terminal
 class Show(Protocol):
     """Where pictures are shown. `note` says what is wrong with where they come from; "" when nothing is."""
 
-    def show(self, several: list[Seen], note: str) -> None:
+    def show(self, several: list[ObservedRun], note: str) -> None:
         """Show these runs, as they are now."""
         ...
 
@@ -39,11 +39,11 @@ class Screen:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._last: tuple[list[Seen], str] = ([], "")
+        self._last: tuple[list[ObservedRun], str] = ([], "")
         self._live = Live(console=console, screen=True, auto_refresh=False)
         self._live.start()
 
-    def show(self, several: list[Seen], note: str) -> None:
+    def show(self, several: list[ObservedRun], note: str) -> None:
         """See `Show`."""
         self._last = several, note
         self._live.update(draw(several, note, self._console.width, self._console.height - 1), refresh=True)
@@ -65,7 +65,7 @@ class Once:
         self._console = console
         self._lacked = ""
 
-    def show(self, several: list[Seen], note: str) -> None:
+    def show(self, several: list[ObservedRun], note: str) -> None:
         """See `Show`."""
         height = self._console.height if self._console.is_terminal else PIPED_LINES
         self._console.print(draw(several, note, self._console.width, height - 1))
@@ -87,11 +87,11 @@ class Lines:
         self._before: dict[str, tuple[int, int, str]] = {}
         self._lacked = ""
 
-    def show(self, several: list[Seen], note: str) -> None:
+    def show(self, several: list[ObservedRun], note: str) -> None:
         """See `Show`."""
         self.lacks(note)
         for seen in several:
-            view = seen.view
+            view = seen.state
             now = (view.term, view.seq, seen.condition)
             if self._before.get(view.run) != now:
                 self._before[view.run] = now
@@ -117,22 +117,22 @@ def show_for(*, once: bool, as_json: bool) -> Show:
     return Screen(console)
 
 
-def draw(several: list[Seen], note: str, width: int, height: int) -> RenderableType:
+def draw(several: list[ObservedRun], note: str, width: int, height: int) -> RenderableType:
     """One run as a whole, several as a list, with `note` above."""
     above = [Text(note, style="bold yellow")] if note else []
     if not several:
         return Group(*above)
-    inside = draw_run(several[0], width, height - len(above)) if len(several) == 1 else draw_list(several, height)
+    inside = render_run(several[0], width, height - len(above)) if len(several) == 1 else render_list(several, height)
     return Group(*above, inside)
 
 
-def summary_of(seen: Seen) -> dict[str, Any]:
+def summary_of(seen: ObservedRun) -> dict[str, Any]:
     """How a run stands, in the terms of JSON: times in seconds, `at` since 1970; what came before is not in it."""
-    view = seen.view
+    view = seen.state
     return {
         "at": seen.now,
         "run": view.run,
-        "state": seen.state,
+        "state": seen.status_text,
         "task": view.task,
         "strategy": view.strategy,
         "robust": view.robust,

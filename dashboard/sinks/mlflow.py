@@ -17,7 +17,7 @@ from mlflow.tracking import MlflowClient
 from fedmq.dashboard.sinks.runner import Report, figures_of, parameters_of
 from fedmq.errors import Unreachable, one_line
 from fedmq.observe.events import RunFinished
-from fedmq.observe.run_state import RoundView, RunState
+from fedmq.observe.run_state import RoundRecord, RunState
 from fedmq.runtime.run_folder import REPORT
 
 RUN_TAG = "fedmq.run"
@@ -65,7 +65,7 @@ class TrackedRun:
                 parameters = [Param(key, value) for key, value in parameters_of(view).items()]
                 self._client.log_batch(self._id, params=parameters)
 
-    def take(self, rounds: list[RoundView]) -> None:
+    def take(self, rounds: list[RoundRecord]) -> None:
         """See `Sink`."""
         metrics = []
         for one in rounds:

@@ -13,7 +13,7 @@ import msgspec
 
 from fedmq.dashboard.live_runs import LiveRuns, Watched
 from fedmq.observe.events import RunFinished
-from fedmq.observe.run_state import RoundView, RunState
+from fedmq.observe.run_state import RoundRecord, RunState
 from fedmq.runtime.clock import Clock
 from fedmq.runtime.run_folder import REPORT
 
@@ -30,7 +30,7 @@ class Sink(Protocol):
 
     last: int
 
-    def take(self, rounds: list[RoundView]) -> None:
+    def take(self, rounds: list[RoundRecord]) -> None:
         """Put these closed rounds there."""
         ...
 
@@ -133,7 +133,7 @@ class Feeding:
         self._only_is_over = run == self._only
 
 
-def _closed_after(rounds: list[RoundView], last: int) -> list[RoundView]:
+def _closed_after(rounds: list[RoundRecord], last: int) -> list[RoundRecord]:
     """The closed rounds after that one, the oldest first."""
     new = []
     for one in reversed(rounds):
@@ -144,7 +144,7 @@ def _closed_after(rounds: list[RoundView], last: int) -> list[RoundView]:
     return new[::-1]
 
 
-def figures_of(one: RoundView) -> dict[str, float]:
+def figures_of(one: RoundRecord) -> dict[str, float]:
     """What a sink says of a closed round, by name."""
     figures = {"round_s": one.round_s or 0.0, "results": one.results, "late": one.late, "rejected": one.rejected}
     figures |= {"trainers": one.present, "bytes_up": one.bytes_up, "bytes_down": one.bytes_down}

@@ -13,7 +13,7 @@ from tensorboardX import SummaryWriter
 
 from fedmq.dashboard.sinks.runner import Report, figures_of, parameters_of
 from fedmq.observe.events import RunFinished
-from fedmq.observe.run_state import RoundView, RunState
+from fedmq.observe.run_state import RoundRecord, RunState
 from fedmq.runtime.atomic_files import writing
 
 NAMES = {"fitness_best": "fitness/best", "fitness_mean": "fitness/mean", "fitness_worst": "fitness/worst"}
@@ -29,7 +29,7 @@ class EventFile:
         table = "| | |\n|---|---|\n" + "".join(f"| {key} | {value} |\n" for key, value in parameters_of(view).items())
         self._writer.add_text("parameters", table, 0, view.started_at)
 
-    def take(self, rounds: list[RoundView]) -> None:
+    def take(self, rounds: list[RoundRecord]) -> None:
         """See `Sink`."""
         for one in rounds:
             for name, value in figures_of(one).items():

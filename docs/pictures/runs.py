@@ -14,9 +14,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from fedmq.observe.event_log import take_line
+from fedmq.observe.event_log import apply_line
 from fedmq.observe.run_state import RunState
-from fedmq.observe.terminal_view import Seen, draw_run
+from fedmq.observe.terminal_view import ObservedRun, render_run
 from fedmq.runtime.run_folder import EVENTS
 
 HERE = Path(__file__).parent
@@ -36,11 +36,11 @@ def draw_terminal(folder: Path) -> str:
     view = RunState()
     with (folder / EVENTS).open("rb") as file:
         for line in file:
-            view = take_line(view, line)
+            view = apply_line(view, line)
             if b'"result-accepted"' in line and len(view.rounds) > ROUNDS:
                 break
     console = Console(width=COLUMNS, record=True, file=io.StringIO(), force_terminal=True, color_system="truecolor")
-    console.print(draw_run(Seen(view, view.event_at, here=True), COLUMNS, LINES))
+    console.print(render_run(ObservedRun(view, view.event_at, here=True), COLUMNS, LINES))
     drawn = console.export_svg(title=f"fedmq watch {view.run}", unique_id="fedmq")
     drawn = drawn.replace("<svg ", '<svg xml:space="preserve" ', 1)  # else some readers drop the spaces before a word
     drawn = re.sub(r"@font-face \{.*?\}\n", "", drawn, flags=re.DOTALL)

@@ -1,7 +1,4 @@
-"""Curves in text: up to eight dots in a letter, so that a terminal of 80 columns shows 160 points side by side.
-
-Knows nothing of what is drawn.
-"""
+"""Curves in text: eight dots per character, so that a terminal of 80 columns shows 160 points side by side."""
 
 from __future__ import annotations
 
@@ -12,22 +9,22 @@ from typing import NamedTuple
 from rich.text import Text
 
 BLOCKS = "▁▂▃▄▅▆▇█"
-EMPTY = 0x2800  # the first of the 256 letters in Unicode's block of Braille patterns
-# The bit of the dot in row 0 to 3 and column 0 or 1 of a letter.
+EMPTY = 0x2800  # the first of the 256 characters in Unicode's block of Braille patterns
+# The bit of the dot in row 0 to 3 and column 0 or 1 of a character.
 DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 
 
 class Curve(NamedTuple):
-    """Values at equal distances, and the style of rich that they are drawn in."""
+    """Values at equal distances, and their rich style."""
 
     values: Sequence[float]
     style: str
 
 
 def draw_curves(curves: Sequence[Curve], low: float, high: float, width: int, height: int) -> list[Text]:
-    """`height` lines of `width` letters, the top one first; what is beyond `low` and `high` lies on the edge.
+    """Return `height` lines of `width` characters, top first; values beyond `low` and `high` lie on the edge.
 
-    Where two curves meet in one letter it has the style of the first.
+    A character of two curves has the style of the first.
     """
     dots = [[0] * width for _ in range(height)]
     styles = [[""] * width for _ in range(height)]
@@ -37,15 +34,15 @@ def draw_curves(curves: Sequence[Curve], low: float, high: float, width: int, he
             share = (min(max(value, low), high) - low) / (high - low) if high > low else 0.5
             row = round((1.0 - share) * (4 * height - 1))
             for between in _from_to(before, row):
-                line, letter = between // 4, column // 2
-                dots[line][letter] |= DOTS[between % 4][column % 2]
-                styles[line][letter] = styles[line][letter] or curve.style
+                line, place = between // 4, column // 2
+                dots[line][place] |= DOTS[between % 4][column % 2]
+                styles[line][place] = styles[line][place] or curve.style
             before = row
     return [_line(*both) for both in zip(dots, styles, strict=True)]
 
 
 def draw_blocks(values: Sequence[float], width: int) -> str:
-    """One line of bars from zero up to the largest value; of the last `width` values."""
+    """Return one line of bars for the last `width` values, from zero up to the largest."""
     shown = values[-width:]
     largest = max(shown, default=0.0)
     if largest <= 0:
@@ -54,7 +51,7 @@ def draw_blocks(values: Sequence[float], width: int) -> str:
 
 
 def _stretched(values: Sequence[float], count: int) -> list[float]:
-    """`count` values along the line through `values`; none of none."""
+    """Interpolate `values` linearly to `count` values; fewer than two stay as they are."""
     if len(values) < 2:
         return list(values)
     found = []
@@ -66,7 +63,7 @@ def _stretched(values: Sequence[float], count: int) -> list[float]:
 
 
 def _from_to(before: int | None, row: int) -> range:
-    """The rows that join two columns; the column before has its own end already."""
+    """Return the rows that join a column to the previous one."""
     if before is None or before == row:
         return range(row, row + 1)
     return range(row, before) if row < before else range(before + 1, row + 1)
@@ -74,7 +71,6 @@ def _from_to(before: int | None, row: int) -> range:
 
 def _line(dots: Sequence[int], styles: Sequence[str]) -> Text:
     text = Text(no_wrap=True)
-    letters = zip(dots, styles, strict=True)
-    for style, group in groupby(letters, key=lambda letter: letter[1]):
+    for style, group in groupby(zip(dots, styles, strict=True), key=lambda cell: cell[1]):
         text.append("".join(chr(EMPTY + bits) if bits else " " for bits, _ in group), style or None)
     return text

@@ -1,7 +1,6 @@
-"""`events.jsonl` in a run's folder: one event a line, with the time (seconds since 1970) as `at`.
+"""`events.jsonl` in a run's folder: one event a line, with its time (seconds since 1970) as `at`.
 
-Knows nothing of what the events are for. The file is bounded: when it has grown too long it begins anew, with one line
-that holds what the events before it came to.
+The file is bounded: beyond its limit it restarts with one line that holds the state of the run so far.
 """
 
 from __future__ import annotations
@@ -21,21 +20,21 @@ from fedmq.runtime.atomic_files import write_whole
 from fedmq.runtime.run_folder import writing
 
 LOG_BYTES_MAX = 32 << 20
-TAIL_BYTES = 64 << 10  # enough to see how a run stands
+TAIL_BYTES = 64 << 10  # enough for the status of a run
 
 
 class _Stamp(msgspec.Struct, frozen=True):
-    """What every line has."""
+    """The fields of every line."""
 
     at: At
     event: str
 
 
 class _Summary(msgspec.Struct, frozen=True, tag_field="event", tag="summary"):
-    """The first line of a file that began anew."""
+    """The first line of a restarted file."""
 
     at: At
-    view: RunState
+    run_state: RunState = msgspec.field(name="view")  # the name in files
 
 
 _stamp = msgspec.json.Decoder(_Stamp)
@@ -44,15 +43,15 @@ _summary = msgspec.json.Decoder(_Summary)
 
 
 class EventLog:
-    """Appends to `path`; `view` is what the file holds, and takes each event before it is written here."""
+    """Appends events to `path`. `run_state` is the state of the file; apply each event to it before writing it."""
 
     def __init__(
-        self, path: Path, wall: Callable[[], float], view: RunState, *, bytes_max: int = LOG_BYTES_MAX
+        self, path: Path, wall: Callable[[], float], run_state: RunState, *, bytes_max: int = LOG_BYTES_MAX
     ) -> None:
-        self._path, self._wall, self._view, self._bytes_max = path, wall, view, bytes_max
+        self._path, self._wall, self._run_state, self._bytes_max = path, wall, run_state, bytes_max
         with writing(path):
             self._file: BinaryIO = path.open("a+b")
-            if self._file.tell():  # a life that was killed may have left half a line
+            if self._file.tell():  # a crash may have left half a line
                 self._file.seek(-1, os.SEEK_END)
                 if self._file.read(1) != b"\n":
                     self._file.write(b"\n")
@@ -61,53 +60,53 @@ class EventLog:
         """Append `event`.
 
         Raises:
-            StoreError: it cannot be written.
+            StoreError: the file cannot be written.
         """
         fields = {"at": self._wall(), **msgspec.to_builtins(event)}
         with writing(self._path):
             self._file.write(msgspec.json.encode(fields) + b"\n")
-            if not isinstance(event, events.ResultAccepted):  # the others show how the run stands
+            if not isinstance(event, events.ResultAccepted):  # frequent, and not part of the status
                 self._file.flush()
                 if self._file.tell() > self._bytes_max:
-                    self._begin_anew()
+                    self._restart()
 
-    def _begin_anew(self) -> None:
-        write_whole(self._path, msgspec.json.encode(_Summary(self._wall(), self._view)) + b"\n", sync=False)
+    def _restart(self) -> None:
+        write_whole(self._path, msgspec.json.encode(_Summary(self._wall(), self._run_state)) + b"\n", sync=False)
         self._file.close()
         self._file = self._path.open("ab")
 
     def close(self) -> None:
-        """Write what is buffered and let go of the file."""
+        """Write buffered events and close the file."""
         with writing(self._path):
             self._file.close()
 
 
-def read_view(path: Path, *, tail: int | None = None) -> RunState:
-    """What the events in `path` come to; of the first line and the last `tail` bytes alone, if that is given.
+def read_run_state(path: Path, *, tail: int | None = None) -> RunState:
+    """Return the state after the events in `path`, or after its first line and the last `tail` bytes.
 
-    A line that is no event, such as a torn one, is left out; a file that is not there holds none.
+    Lines that are not events, such as a torn one, are skipped; a missing file has no events.
     """
-    view = RunState()
+    run_state = RunState()
     try:
         with path.open("rb") as file:
-            view = take_line(view, file.readline())  # it says which run it is
+            run_state = apply_line(run_state, file.readline())  # names the run
             if tail is not None:
                 file.seek(max(file.tell(), path.stat().st_size - tail))
             for line in file:
-                view = take_line(view, line)
+                run_state = apply_line(run_state, line)
     except (FileNotFoundError, NotADirectoryError):
         pass
-    return view
+    return run_state
 
 
-def take_line(view: RunState, line: bytes) -> RunState:
-    """What one more line of the file comes to: `view`, which has taken it, or the one that the line holds."""
+def apply_line(run_state: RunState, line: bytes) -> RunState:
+    """Return the state after one more line: `run_state`, updated, or the state that the line holds."""
     try:
         stamp = _stamp.decode(line)
         if stamp.event == "summary":
-            return _summary.decode(line).view
+            return _summary.decode(line).run_state
         event = _event.decode(line)
-    except (msgspec.MsgspecError, FedmqError, RecursionError):  # a struct's own checks raise FedmqError
-        return view
-    view.take(stamp.at, event)
-    return view
+    except (msgspec.MsgspecError, FedmqError, RecursionError):  # checks of a struct raise FedmqError
+        return run_state
+    run_state.apply(stamp.at, event)
+    return run_state

@@ -1,33 +1,30 @@
-"""What happened in a run, in words: one line for each event that is worth one.
-
-Knows events, nothing of where the lines go.
-"""
+"""Text of events: one line for each event worth a line."""
 
 from __future__ import annotations
 
 from fedmq.observe import events
 
 
-def describe(event: events.AnyEvent, metric: str) -> str | None:
-    """One line about `event`, or None when it is not worth one; safe on a terminal, whatever it quotes."""
+def event_line(event: events.AnyEvent, metric: str) -> str | None:
+    """Return one line about `event`, safe to print on a terminal, or None if the event is not worth a line."""
     line = _of_trainer(event) or _of_run(event, metric)
     return None if line is None else printable(line)
 
 
 def printable(text: str) -> str:
-    """`text` without what would move a cursor or colour a screen: it may be a stranger's."""
+    """Return `text` without control characters: it may come from another machine."""
     return "".join(one if one.isprintable() else "?" for one in text)
 
 
 def best_text(best: events.Best, metric: str) -> str:
-    """What the best model is worth, and on how many of the rows that is known."""
+    """Return the value of the best model, and the share of the rows it was scored on if that is not all."""
     value = value_text(best.value, metric)
     covered = "" if best.coverage >= 1.0 else f" of {best.coverage:.0%} of the rows"
     return f"{value} right{covered}" if metric == "accuracy" else f"loss {value}{covered}"
 
 
 def value_text(value: float, metric: str) -> str:
-    """A task's metric: the share of the rows that are right, or a loss."""
+    """Return a value of a task's metric: an accuracy in percent, or a loss."""
     return f"{value:.1%}".replace(".0%", "%") if metric == "accuracy" else f"{value:.5g}"
 
 
@@ -36,17 +33,17 @@ def _of_trainer(event: events.AnyEvent) -> str | None:
         case events.TrainerJoined():
             return f"trainer {event.trainer} joined ({event.num_examples} rows)"
         case events.TrainerSuspected():
-            return f"trainer {event.trainer} has not answered in time"
+            return f"trainer {event.trainer} missed a deadline"
         case events.TrainerLeft():
-            return f"trainer {event.trainer} {'said goodbye' if event.goodbye else 'is gone'}"
+            return f"trainer {event.trainer} {'left' if event.goodbye else 'disconnected'}"
         case events.TrainerBarred():
-            return f"trainer {event.trainer} is {event.how} by an operator"
+            return f"trainer {event.trainer} was {event.how}"
         case events.TrainerReadmitted():
-            return f"trainer {event.trainer} is readmitted by an operator"
+            return f"trainer {event.trainer} was readmitted"
         case events.ResultResent():
             return f"trainer {event.trainer} sent its result of round {event.round} again"
         case events.ResultRejected():
-            return f"rejected from {event.trainer or 'somebody'}: {event.reason}: {event.detail}"
+            return f"rejected from {event.trainer or 'an unknown sender'}: {event.reason}: {event.detail}"
         case _:
             return None
 
@@ -56,13 +53,14 @@ def _of_run(event: events.AnyEvent, metric: str) -> str | None:
         case events.RunStarted(again=False):
             return f"run {event.run}: task {event.task}, strategy {event.strategy}, seed {event.seed}"
         case events.RunStarted():
-            return f"run {event.run} goes on at round {event.round}"
+            return f"run {event.run} continues at round {event.round}"
         case events.Waiting():
             return f"waiting for trainers ({event.present} of {event.needed})"
         case events.Stalled():
-            return f"nothing has come for {event.seconds:.0f} s; missing: {', '.join(event.missing) or 'nobody'}"
+            missing = f"; missing: {', '.join(event.missing)}" if event.missing else ""
+            return f"no result for {event.seconds:.0f} s{missing}"
         case events.RunPaused():
-            return "paused; fedmq runs resume goes on"
+            return "paused; continue with fedmq runs resume"
         case events.RunResumed():
             return "resumed"
         case events.CheckpointKept():

@@ -1,7 +1,7 @@
-"""What happened in a run, as a closed set of frozen values: for `events.jsonl`, progress and observers.
+"""The events of a run, as a closed set of frozen values: for `events.jsonl`, the terminal and observers.
 
-Knows nothing of who listens. Times are added by who passes them on. docs/events.md lists them, field by field; a field
-that came later has a default, so that the events of older runs can still be read.
+Events carry no time; the writer adds it. docs/events.md documents each field. A field added later has a default, so
+that events of older runs can still be read.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from fedmq.errors import RejectReason
 from fedmq.models.code import Model
 from fedmq.protocol.messages import Seconds
 
-BEST_PARAMETERS_MAX = 512  # a model of more weights is not told round by round; it is in the run's folder at the end
+BEST_PARAMETERS_MAX = 512  # larger models are not published round by round; the run's folder has them at the end
 
-Genes = Annotated[bytes, Meta(max_length=8 * BEST_PARAMETERS_MAX)]  # (genes,) float64, little-endian
-Figure = Annotated[float, Meta(ge=-1e300, le=1e300)]  # neither NaN nor infinity gets where it would be drawn
-Why = Literal["complete", "deadline"]  # a round was closed: all who were there had answered, or its time was over
-End = Literal["solved", "rounds", "stopped"]  # a run: its target is reached, its rounds are used up, by an operator
+PackedParameters = Annotated[bytes, Meta(max_length=8 * BEST_PARAMETERS_MAX)]  # (num_parameters,) float64, "<f8"
+Figure = Annotated[float, Meta(ge=-1e300, le=1e300)]  # excludes NaN and infinity, which cannot be drawn
+Why = Literal["complete", "deadline"]  # why a round closed: all present trainers answered, or its deadline passed
+End = Literal["solved", "rounds", "stopped"]  # why a run ended: target reached, no rounds left, stopped by a user
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):
-    """Root of all events; `event` names the kind in JSON."""
+    """Base class of all events; `event` names the kind in JSON."""
 
 
 class Best(msgspec.Struct, frozen=True, kw_only=True):
-    """The candidate that would be deployed, and the pool around it. Fitness is minus the loss per row."""
+    """Figures of the best model, and of the pool it comes from. Fitness is minus the loss per row."""
 
     value: Figure  # the task's metric
-    coverage: Figure  # share of the members' rows on which it has been scored
+    coverage: Figure  # share of the members' rows on which the model was scored
     fitness: Figure
     fitness_mean: Figure
     fitness_worst: Figure
@@ -39,7 +39,7 @@ class Best(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunStarted(Event, frozen=True, kw_only=True, tag="run-started"):
-    """An aggregator began a run, or goes on with it `again`."""
+    """An aggregator started a run, or continues it (`again`)."""
 
     run: str
     term: int
@@ -49,77 +49,77 @@ class RunStarted(Event, frozen=True, kw_only=True, tag="run-started"):
     strategy: str
     seed: int
     robust: str = ""
-    metric: str = ""  # "accuracy" or "loss",
-    target: float | None = None  # and what it must reach
+    metric: str = ""  # "accuracy" or "loss"
+    target: float | None = None  # of the metric
     rounds_max: int = 0
     min_trainers: int = 0
     model: Model | None = None
 
 
 class RoundPublished(Event, frozen=True, kw_only=True, tag="round-published"):
-    """A round is open."""
+    """A round opened."""
 
     round: int
     invited: int
 
 
 class TrainerJoined(Event, frozen=True, kw_only=True, tag="trainer-joined"):
-    """A trainer offered itself, or is back."""
+    """A trainer joined, rejoined, or sent more about itself."""
 
     trainer: str
     num_examples: int
-    version: str = ""  # of fedmq, once it said so
+    version: str = ""  # of fedmq; "" until known
     labels: tuple[str, ...] = ()
-    fingerprint: str = ""  # of its key, where there are keys
+    fingerprint: str = ""  # of its key; "" without keys
 
 
 class TrainerSuspected(Event, frozen=True, kw_only=True, tag="trainer-suspected"):
-    """A trainer let a deadline pass, and the broker says that it is there."""
+    """A trainer missed a deadline, although it is connected to the broker."""
 
     trainer: str
 
 
 class TrainerLeft(Event, frozen=True, kw_only=True, tag="trainer-left"):
-    """A trainer's inbox disappeared, or it said goodbye."""
+    """A trainer disconnected, or left with a goodbye."""
 
     trainer: str
     goodbye: bool
 
 
 class TrainerBarred(Event, frozen=True, kw_only=True, tag="trainer-barred"):
-    """An operator keeps a trainer out, until it is readmitted or the aggregator begins a new life."""
+    """A control command excluded a trainer, until it is readmitted or the aggregator restarts."""
 
     trainer: str
-    how: Literal["drained", "banned"]  # drained: its answer to the open round still counts
+    how: Literal["drained", "banned"]  # drained: its result of the open round still counts
 
 
 class TrainerReadmitted(Event, frozen=True, kw_only=True, tag="trainer-readmitted"):
-    """An operator lets a trainer take part again."""
+    """A control command readmitted a trainer."""
 
     trainer: str
 
 
 class ResultAccepted(Event, frozen=True, kw_only=True, tag="result-accepted"):
-    """A result is on disk and counts, `staleness` rounds after the one that it answers."""
+    """A result is on disk and counts, `staleness` rounds after the round it belongs to."""
 
     round: int
     trainer: str
     staleness: int
     train_s: Seconds  # of local work
-    answer_s: Seconds = 0.0  # from the round's publication to the result's arrival; 0: unknown, it was late
-    cpu_s: Seconds = 0.0  # that the trainer's process has used in all,
-    memory: int = 0  # and the most bytes that it has held
+    answer_s: Seconds = 0.0  # from the round's publication to the result's arrival; 0: unknown, because late
+    cpu_s: Seconds = 0.0  # total processor time of the trainer's process
+    memory: int = 0  # its peak memory in bytes
 
 
 class ResultResent(Event, frozen=True, kw_only=True, tag="result-resent"):
-    """A result came again that is on disk already; it does not count again."""
+    """A trainer sent a result again that is already on disk; it counts once."""
 
     round: int
     trainer: str
 
 
 class ResultRejected(Event, frozen=True, kw_only=True, tag="result-rejected"):
-    """Something that came cannot be used; "" when it does not even say from whom it is."""
+    """The aggregator rejected a message; `trainer` is "" if the message names none."""
 
     trainer: str
     reason: RejectReason
@@ -127,67 +127,67 @@ class ResultRejected(Event, frozen=True, kw_only=True, tag="result-rejected"):
 
 
 class RoundClosed(Event, frozen=True, kw_only=True, tag="round-closed"):
-    """A round is over."""
+    """A round closed."""
 
     round: int
     why: Why
     results: int
     round_s: Seconds
     present: int
-    best: Best | None  # None before anything is known
-    late: int = 0  # of `results`, those that answer an earlier round
-    rejected: int = 0  # since the round before was closed
-    bytes_up: int = 0  # the same, as they came to the aggregator
-    bytes_down: int = 0  # and as it sent them
+    best: Best | None  # None before any score
+    late: int = 0  # of `results`, those of an earlier round
+    rejected: int = 0  # since the previous close
+    bytes_up: int = 0  # received by the aggregator since the previous close
+    bytes_down: int = 0  # sent by it since the previous close
 
 
 class BestChanged(Event, frozen=True, kw_only=True, tag="best-changed"):
-    """Another model would be deployed now; told of models with two inputs and few weights, that can be drawn."""
+    """The best model changed; published only for models with two inputs and few parameters, which can be drawn."""
 
-    round: int  # the one that was closed with it
-    genes: Genes
+    round: int  # the one that closed with it
+    genes: PackedParameters
 
 
 class CheckpointKept(Event, frozen=True, kw_only=True, tag="checkpoint-kept"):
-    """The state after this round is on disk: a next life need not begin before it."""
+    """The state after this round is on disk: a restart replays from here."""
 
     round: int
 
 
 class Stalled(Event, frozen=True, kw_only=True, tag="stalled"):
-    """Nothing has come for the open round for a while; told once for each stall."""
+    """No result of the open round arrived for a while; published once for each stall."""
 
     round: int
     seconds: Seconds
-    missing: tuple[str, ...]  # some of the trainers that have not answered
+    missing: tuple[str, ...]  # some of the trainers without a result
 
 
 class Waiting(Event, frozen=True, kw_only=True, tag="waiting"):
-    """No round is opened before more trainers are there."""
+    """No round opens until more trainers are present."""
 
     present: int
     needed: int
 
 
 class RunPaused(Event, frozen=True, kw_only=True, tag="run-paused"):
-    """An operator paused the run: no other round is opened."""
+    """A control command paused the run: no further round opens."""
 
 
 class RunResumed(Event, frozen=True, kw_only=True, tag="run-resumed"):
-    """An operator resumed the run."""
+    """A control command resumed the run."""
 
 
 class RunFinished(Event, frozen=True, kw_only=True, tag="run-finished"):
-    """The run is over."""
+    """The run ended."""
 
     solved: bool
     rounds: int
     value: Figure | None
-    why: Literal["", End] = ""  # "" in what was told before there was this
+    why: Literal["", End] = ""  # "" in events of older versions
 
     @property
     def verdict(self) -> str:
-        """What it came to, for people."""
+        """The outcome, for people."""
         if self.why == "stopped":
             return "not solved, stopped by an operator"
         return "solved" if self.solved else "not solved"

@@ -1,7 +1,7 @@
-"""How a run stands and how it got there, folded from its events: what every observer shows, whatever it shows it on.
+"""The state of a run, folded from its events: all observers show this.
 
-Knows nothing of networks, files or clocks; times are in seconds since 1970, as the events' are. What it holds is
-bounded, however long the run and however many its trainers: old rounds are thinned out, old work is forgotten.
+Times are in seconds since 1970, by the clock of the aggregator. The state is bounded, however long the run and however
+many its trainers: old rounds are thinned out, old work is dropped.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ from msgspec import Meta
 
 from fedmq.models.code import Model
 from fedmq.observe import events
-from fedmq.observe.events import BEST_PARAMETERS_MAX, Genes
+from fedmq.observe.events import BEST_PARAMETERS_MAX, PackedParameters
 from fedmq.protocol.messages import At, Seconds
 from fedmq.tasks.task import TRAINERS_MAX
 
-ROUNDS_KEPT_MAX = 10_240  # beyond that every other one of the older half goes
+ROUNDS_KEPT_MAX = 10_240  # beyond that, every other round of the older half is dropped
 BESTS_KEPT_MAX = 2_048
 WORKS_KEPT_MAX = 1_024
-FEED_KEPT_MAX = 256  # of closes and checkpoints a quarter of that: quick rounds drive nothing else out
+FEED_KEPT_MAX = 256  # at most a quarter of it closes and checkpoints, so that quick rounds displace no other event
 TRAINERS_KEPT_MAX = TRAINERS_MAX
-STALLED_S = 15.0  # without progress in an open round, a run is stalled
-PACE_ROUNDS = 20  # the last so many say how fast a run goes on
+STALLED_S = 15.0  # without progress in an open round
+RATE_ROUNDS = 20  # the last rounds, from which the remaining time is estimated
 
-Presence = Literal["alive", "suspect", "gone"]
+TrainerPresence = Literal["alive", "suspect", "gone"]
 Condition = Literal["running", "waiting", "paused", "stalled", "interrupted", "solved", "not solved"]
 
 
-class TrainerView(msgspec.Struct):
-    """What is known of one trainer. `touched` is the number of the last event that changed it, here and below."""
+class TrainerRecord(msgspec.Struct):
+    """One trainer. `touched`, here and below, is the number of the last event that changed the record."""
 
     name: str
-    presence: Presence = "alive"
+    presence: TrainerPresence = "alive"
     num_examples: int = 0
     results: int = 0
     late: int = 0
@@ -43,11 +43,11 @@ class TrainerView(msgspec.Struct):
     resent: int = 0
     joined_at: At = 0.0
     seen_at: At = 0.0
-    train_s: Seconds = 0.0  # of its last result,
-    round_trip_s: Seconds = 0.0  # and what else passed from the publication to its arrival
+    train_s: Seconds = 0.0  # of its last result
+    round_trip_s: Seconds = 0.0  # the rest of the time from publication to arrival
     cpu: events.Figure = 0.0  # share of one core between its last two results
     cpu_s: Seconds = 0.0
-    memory: int = 0  # bytes, at the most
+    memory: int = 0  # peak, in bytes
     version: str = ""
     labels: tuple[str, ...] = ()
     fingerprint: str = ""
@@ -55,8 +55,8 @@ class TrainerView(msgspec.Struct):
     touched: int = 0
 
 
-class RoundView(msgspec.Struct, array_like=True):
-    """One round; `closed_at` and what follows from it are None while it is open."""
+class RoundRecord(msgspec.Struct, array_like=True):
+    """One round; while it is open, `closed_at`, `round_s` and `best` are None."""
 
     round: int
     published_at: At
@@ -74,8 +74,8 @@ class RoundView(msgspec.Struct, array_like=True):
     touched: int = 0
 
 
-class WorkView(msgspec.Struct, array_like=True):
-    """A result: who worked on which round, and when. `began_at` is when the round was published."""
+class WorkRecord(msgspec.Struct, array_like=True):
+    """The work of a trainer for one result. `began_at` is when the round was published."""
 
     round: int
     trainer: str
@@ -86,26 +86,26 @@ class WorkView(msgspec.Struct, array_like=True):
     touched: int = 0
 
 
-class Told(msgspec.Struct, frozen=True, array_like=True):
-    """An event that people read, and when it was."""
+class FeedItem(msgspec.Struct, frozen=True, array_like=True):
+    """An event for people to read, with its time."""
 
     at: At
     event: events.AnyEvent
     touched: int = 0
 
 
-class BestView(msgspec.Struct, frozen=True, array_like=True):
-    """The model that would have been deployed from the close of `round` on."""
+class BestRecord(msgspec.Struct, frozen=True, array_like=True):
+    """The best model from the close of `round` on."""
 
     round: int
-    genes: Genes
+    genes: PackedParameters
     touched: int = 0
 
 
 class RunState(msgspec.Struct):
-    """One run. `take` each of its events, in order; `seq` says how many that were.
+    """The state of one run after `seq` events, each passed to `apply` in order.
 
-    `rounds` are in order, the last one is the newest; `trainers` by name, in the order in which they were met.
+    `rounds` are in order; `trainers` are by name, in the order of their first appearance.
     """
 
     run: str = ""
@@ -121,43 +121,43 @@ class RunState(msgspec.Struct):
     min_trainers: int = 0
     model: Model | None = None
     started_at: At = 0.0
-    progress_at: At = 0.0  # a round opened, a result came, the run began or goes on
+    progress_at: At = 0.0  # of the last start, resumption, opened or closed round, or result
     event_at: At = 0.0
     paused: bool = False
-    waiting: tuple[int, int] | None = None  # present, needed
+    waiting: tuple[int, int] | None = None  # trainers present, trainers needed
     finished: events.RunFinished | None = None
     results: int = 0
     late: int = 0
     resent: int = 0
     rejections: dict[str, int] = {}
-    checkpoint: int = 0  # the last round whose state is on disk
-    train_s: Seconds = 0.0  # that rounds were open,
-    bytes_up: int = 0  # and what came and was sent meanwhile
-    bytes_down: int = 0
-    trainers: Annotated[dict[str, TrainerView], Meta(max_length=TRAINERS_KEPT_MAX)] = {}
-    rounds: Annotated[list[RoundView], Meta(max_length=ROUNDS_KEPT_MAX)] = []
-    works: Annotated[list[WorkView], Meta(max_length=2 * WORKS_KEPT_MAX)] = []
-    bests: Annotated[list[BestView], Meta(max_length=BESTS_KEPT_MAX)] = []
-    feed: Annotated[list[Told], Meta(max_length=2 * FEED_KEPT_MAX)] = []
+    checkpoint: int = 0  # the last round with its state on disk
+    train_s: Seconds = 0.0  # total time of open rounds
+    bytes_up: int = 0  # received by the aggregator
+    bytes_down: int = 0  # sent by the aggregator
+    trainers: Annotated[dict[str, TrainerRecord], Meta(max_length=TRAINERS_KEPT_MAX)] = {}
+    rounds: Annotated[list[RoundRecord], Meta(max_length=ROUNDS_KEPT_MAX)] = []
+    works: Annotated[list[WorkRecord], Meta(max_length=2 * WORKS_KEPT_MAX)] = []
+    bests: Annotated[list[BestRecord], Meta(max_length=BESTS_KEPT_MAX)] = []
+    feed: Annotated[list[FeedItem], Meta(max_length=2 * FEED_KEPT_MAX)] = []
 
     @property
-    def newest(self) -> RoundView | None:
-        """The newest round that was published."""
+    def newest(self) -> RoundRecord | None:
+        """The newest published round."""
         return self.rounds[-1] if self.rounds else None
 
     @property
     def best(self) -> events.Best | None:
-        """The figures of the model that would be deployed now."""
+        """The figures of the best model at the last close."""
         closed = (one.best for one in reversed(self.rounds[-2:]) if one.closed_at is not None)
         return next(closed, None)
 
     @property
     def present(self) -> int:
-        """How many trainers are here."""
+        """The number of trainers that are alive or suspect."""
         return sum(one.presence != "gone" for one in self.trainers.values())
 
     def condition(self, now: float, *, here: bool) -> Condition:
-        """How it stands; `here` says whether its aggregator is there now."""
+        """Return the condition of the run; `here` is whether its aggregator is connected."""
         if self.finished is not None:
             return "solved" if self.finished.solved else "not solved"
         if not here:
@@ -168,8 +168,8 @@ class RunState(msgspec.Struct):
             return "waiting"
         return "stalled" if self.progress_at and now - self.progress_at >= STALLED_S else "running"
 
-    def state(self, now: float, *, here: bool) -> str:
-        """The same in a few words, with the figures that go with it."""
+    def status_text(self, now: float, *, here: bool) -> str:
+        """Return the condition as text, with its figures."""
         if self.finished is not None:
             return self.finished.verdict
         condition = self.condition(now, here=here)
@@ -178,57 +178,51 @@ class RunState(msgspec.Struct):
         return f"stalled for {now - self.progress_at:.0f} s" if condition == "stalled" else condition
 
     def left_s(self, now: float, *, here: bool) -> float | None:
-        """Seconds until the last round that is allowed, at the pace of the last ones; None: nobody knows."""
+        """Return the seconds until `rounds_max` at the rate of the last rounds, or None if unknown."""
         if self.condition(now, here=here) != "running" or not self.rounds_max:
             return None
-        closed = [(one.round, one.closed_at) for one in self.rounds[-PACE_ROUNDS - 1 :] if one.closed_at is not None]
-        paces = [(at - before) / (later - one) for (one, before), (later, at) in pairwise(closed) if later > one]
-        if not paces:
+        closed = [(one.round, one.closed_at) for one in self.rounds[-RATE_ROUNDS - 1 :] if one.closed_at is not None]
+        rates = [(at - before) / (later - one) for (one, before), (later, at) in pairwise(closed) if later > one]
+        if not rates:
             return None
-        return max(0.0, (self.rounds_max - closed[-1][0]) * statistics.median(paces))
+        return max(0.0, (self.rounds_max - closed[-1][0]) * statistics.median(rates))
 
-    def take(self, at: float, event: events.AnyEvent) -> None:
-        """Let `event`, which was told at that time, into the picture."""
+    def apply(self, at: float, event: events.AnyEvent) -> None:
+        """Update the state by `event`, which happened at that time."""
         self.seq += 1
         self.event_at = at
-        _TAKES[type(event)](self, at, event)
-        if not isinstance(event, _UNREAD):
-            self.feed.append(Told(at, event, self.seq))
+        _APPLY[type(event)](self, at, event)
+        if not isinstance(event, _NOT_IN_FEED):
+            self.feed.append(FeedItem(at, event, self.seq))
             if len(self.feed) >= 2 * FEED_KEPT_MAX:
-                often = [one for one in self.feed if isinstance(one.event, _OFTEN)][-FEED_KEPT_MAX // 4 :]
-                others = [one for one in self.feed if not isinstance(one.event, _OFTEN)][-FEED_KEPT_MAX:]
-                self.feed = sorted([*others, *often], key=lambda one: one.touched)
+                frequent = [one for one in self.feed if isinstance(one.event, _FREQUENT)][-FEED_KEPT_MAX // 4 :]
+                others = [one for one in self.feed if not isinstance(one.event, _FREQUENT)][-FEED_KEPT_MAX:]
+                self.feed = sorted([*others, *frequent], key=lambda one: one.touched)
 
     # --- each kind of event -------------------------------------------------------------------------------------
 
     def _run_started(self, at: float, event: events.RunStarted) -> None:
-        self.run, self.term, self.task, self.strategy, self.seed = (
-            event.run,
-            event.term,
-            event.task,
-            event.strategy,
-            event.seed,
-        )
-        self.robust, self.metric, self.target, self.model = event.robust, event.metric, event.target, event.model
-        self.rounds_max, self.min_trainers = event.rounds_max, event.min_trainers
+        self.run, self.term, self.task, self.strategy = event.run, event.term, event.task, event.strategy
+        self.seed, self.robust, self.metric, self.target = event.seed, event.robust, event.metric, event.target
+        self.model, self.rounds_max, self.min_trainers = event.model, event.rounds_max, event.min_trainers
         self.started_at = self.started_at or at
         self.progress_at = at
         self.paused, self.waiting, self.finished = False, None, None
-        for trainer in self.trainers.values():  # a new life of the aggregator has not seen any of them yet
-            self._turn(trainer, "gone")
-            if trainer.barred:  # nor has it been told whom to keep out
+        for trainer in self.trainers.values():  # a restarted aggregator knows neither connected nor barred trainers
+            self._set_presence(trainer, "gone")
+            if trainer.barred:
                 trainer.barred, trainer.touched = "", self.seq
 
     def _round_published(self, at: float, event: events.RoundPublished) -> None:
         self.progress_at = at
-        self.paused, self.waiting, self.finished = False, None, None  # whatever was told before, or was not
-        self._begin(RoundView(event.round, at, event.invited, touched=self.seq))
+        self.paused, self.waiting, self.finished = False, None, None  # an event that ends these may be lost
+        self._append(RoundRecord(event.round, at, event.invited, touched=self.seq))
 
     def _round_closed(self, at: float, event: events.RoundClosed) -> None:
         one = self.rounds[-1] if self.rounds and self.rounds[-1].round == event.round else None
         if one is None:
-            one = RoundView(event.round, at - event.round_s)
-            self._begin(one)
+            one = RoundRecord(event.round, at - event.round_s)
+            self._append(one)
         one.closed_at, one.why, one.round_s, one.results = at, event.why, event.round_s, event.results
         one.late, one.rejected, one.present, one.best = event.late, event.rejected, event.present, event.best
         one.bytes_up, one.bytes_down, one.touched = event.bytes_up, event.bytes_down, self.seq
@@ -248,11 +242,11 @@ class RunState(msgspec.Struct):
 
     def _trainer_suspected(self, at: float, event: events.TrainerSuspected) -> None:
         if event.trainer in self.trainers:
-            self._turn(self.trainers[event.trainer], "suspect")
+            self._set_presence(self.trainers[event.trainer], "suspect")
 
     def _trainer_left(self, at: float, event: events.TrainerLeft) -> None:
         if event.trainer in self.trainers:
-            self._turn(self.trainers[event.trainer], "gone")
+            self._set_presence(self.trainers[event.trainer], "gone")
 
     def _trainer_barred(self, at: float, event: events.TrainerBarred) -> None:
         self._bar(event.trainer, event.how)
@@ -281,7 +275,7 @@ class RunState(msgspec.Struct):
             trainer.cpu = max(0.0, event.cpu_s - trainer.cpu_s) / (at - before)
         trainer.cpu_s, trainer.memory = event.cpu_s, event.memory
         began = at - (event.answer_s or event.train_s)
-        work = WorkView(event.round, event.trainer, began, at, event.train_s, event.staleness, self.seq)
+        work = WorkRecord(event.round, event.trainer, began, at, event.train_s, event.staleness, self.seq)
         self.works.append(work)
         if len(self.works) >= 2 * WORKS_KEPT_MAX:
             del self.works[:WORKS_KEPT_MAX]
@@ -299,7 +293,7 @@ class RunState(msgspec.Struct):
             trainer.touched = self.seq
 
     def _best_changed(self, at: float, event: events.BestChanged) -> None:
-        self.bests.append(BestView(event.round, event.genes, self.seq))
+        self.bests.append(BestRecord(event.round, event.genes, self.seq))
         if len(self.bests) >= BESTS_KEPT_MAX:
             half = BESTS_KEPT_MAX // 2
             self.bests[:half] = self.bests[:half:2]
@@ -308,7 +302,7 @@ class RunState(msgspec.Struct):
         self.checkpoint = event.round
 
     def _stalled(self, at: float, event: events.Stalled) -> None:
-        """It is in the feed; how long a stall lasts is told by `progress_at`."""
+        """Change nothing but the feed: `progress_at` gives the length of a stall."""
 
     def _waiting(self, at: float, event: events.Waiting) -> None:
         self.waiting = event.present, event.needed
@@ -321,13 +315,13 @@ class RunState(msgspec.Struct):
 
     def _run_finished(self, at: float, event: events.RunFinished) -> None:
         self.finished = event
-        if self.rounds and self.rounds[-1].closed_at is None:  # it will never be
+        if self.rounds and self.rounds[-1].closed_at is None:  # it never closes
             del self.rounds[-1]
 
     # --- inside -------------------------------------------------------------------------------------------------
 
-    def _begin(self, row: RoundView) -> None:
-        """It is the newest round now. A life that was killed, or went back, may have told of it and of later ones."""
+    def _append(self, row: RoundRecord) -> None:
+        """Append the newest round. Drop it and later ones first: a restart may repeat rounds."""
         while self.rounds and self.rounds[-1].round >= row.round:
             del self.rounds[-1]
         while self.bests and self.bests[-1].round >= row.round:
@@ -337,17 +331,17 @@ class RunState(msgspec.Struct):
             half = ROUNDS_KEPT_MAX // 2
             self.rounds[:half] = self.rounds[:half:2]
 
-    def _trainer(self, name: str, at: float) -> TrainerView | None:
-        """Its line, as one that was seen now; None when there are too many."""
+    def _trainer(self, name: str, at: float) -> TrainerRecord | None:
+        """Return the record of a trainer, marked as seen now, or None if there are too many."""
         trainer = self.trainers.get(name)
         if trainer is None:
             if len(self.trainers) >= TRAINERS_KEPT_MAX:
                 return None
-            trainer = self.trainers[name] = TrainerView(name, joined_at=at)
+            trainer = self.trainers[name] = TrainerRecord(name, joined_at=at)
         trainer.seen_at, trainer.touched = at, self.seq
         return trainer
 
-    def _turn(self, trainer: TrainerView, presence: Presence) -> None:
+    def _set_presence(self, trainer: TrainerRecord, presence: TrainerPresence) -> None:
         if trainer.presence != presence:
             trainer.presence, trainer.touched = presence, self.seq
 
@@ -357,13 +351,13 @@ class RunState(msgspec.Struct):
 
 
 def drawable(model: Model) -> bool:
-    """Whether a picture of what `model` says about two inputs can be drawn, round by round."""
+    """Return whether the model has two inputs and is small enough to be published round by round."""
     return model.inputs == 2 and model.num_parameters <= BEST_PARAMETERS_MAX
 
 
-_UNREAD = (events.RoundPublished, events.ResultAccepted, events.BestChanged)  # too many; each has a place of its own
-_OFTEN = (events.RoundClosed, events.CheckpointKept)
-_TAKES: dict[type, Any] = {
+_NOT_IN_FEED = (events.RoundPublished, events.ResultAccepted, events.BestChanged)  # too many; other lists hold them
+_FREQUENT = (events.RoundClosed, events.CheckpointKept)
+_APPLY: dict[type, Any] = {
     events.RunStarted: RunState._run_started,
     events.RoundPublished: RunState._round_published,
     events.RoundClosed: RunState._round_closed,

@@ -1,7 +1,6 @@
-"""How a run stands, on one screen of a terminal: what `fedmq watch` shows, and an aggregator while it runs.
+"""A run on one screen of a terminal, for `fedmq watch` and `fedmq aggregator`.
 
-Knows pictures of runs, nothing of how they come or of when the screen is drawn. It may be drawn on one thread while
-another lets events into the picture: what it goes through it has copied before, in one step.
+One thread may render while another applies events to the run state: rendering first copies each list in one step.
 """
 
 from __future__ import annotations
@@ -19,96 +18,100 @@ from rich.text import Text
 
 from fedmq.observe import events
 from fedmq.observe.braille import Curve, draw_blocks, draw_curves
-from fedmq.observe.event_text import best_text, describe, printable, value_text
-from fedmq.observe.run_state import Condition, Presence, RoundView, RunState, TrainerView
+from fedmq.observe.event_text import best_text, event_line, printable, value_text
+from fedmq.observe.run_state import Condition, RoundRecord, RunState, TrainerPresence, TrainerRecord
 
 CHART_LINES_MIN, CHART_LINES_MAX = 4, 12
 FEED_LINES_MAX = 5
-OTHER_LINES = 9  # the head, the foot of the chart, headings and the lines between
-LABEL_LETTERS = 9  # of the chart's axis
-BEST, MEAN = "bright_cyan", "yellow"  # told apart by who sees no red or green, too
-PRESENCES: dict[Presence, str] = {"suspect": "yellow", "gone": "red", "alive": "green"}  # who is looked for goes first
+OTHER_LINES = 9  # the head, the foot of the chart, headings and empty lines
+LABEL_WIDTH = 9  # of the axis labels
+BEST, MEAN = "bright_cyan", "yellow"  # distinct with color blindness, too
+PRESENCES: dict[TrainerPresence, str] = {
+    "suspect": "yellow",
+    "gone": "red",
+    "alive": "green",
+}
 # Any other is red.
-COLOURS: dict[Condition, str] = {"solved": "green", "running": "green", "paused": "yellow", "waiting": "yellow"}
+COLORS: dict[Condition, str] = {"solved": "green", "running": "green", "paused": "yellow", "waiting": "yellow"}
 
 
-class Seen(NamedTuple):
-    """A run as it is at one moment, `now` by its aggregator's clock; `here` says whether that is there."""
+class ObservedRun(NamedTuple):
+    """A run at time `now`, by the clock of its aggregator; `here` is whether that is connected."""
 
-    view: RunState
+    state: RunState
     now: float
     here: bool
 
     @property
     def condition(self) -> Condition:
-        """See `View.condition`."""
-        return self.view.condition(self.now, here=self.here)
+        """See `RunState.condition`."""
+        return self.state.condition(self.now, here=self.here)
 
     @property
-    def state(self) -> str:
-        """See `View.state`."""
-        return self.view.state(self.now, here=self.here)
+    def status_text(self) -> str:
+        """See `RunState.status_text`."""
+        return self.state.status_text(self.now, here=self.here)
 
     @property
     def left_s(self) -> float | None:
-        """See `View.left_s`."""
-        return self.view.left_s(self.now, here=self.here)
+        """See `RunState.left_s`."""
+        return self.state.left_s(self.now, here=self.here)
 
     @property
     def idle_s(self) -> float | None:
-        """Seconds since something last moved; None when nothing is meant to."""
-        if self.view.finished is not None or not self.view.progress_at:
+        """Seconds since the last progress; None if the run is over or has not started."""
+        if self.state.finished is not None or not self.state.progress_at:
             return None
-        return max(0.0, self.now - self.view.progress_at)
+        return max(0.0, self.now - self.state.progress_at)
 
 
-def draw_run(seen: Seen, width: int, height: int) -> RenderableType:
-    """The run on a screen of so many columns and lines."""
-    view = seen.view
-    view = replace(view, rounds=view.rounds[:], trainers=dict(view.trainers), feed=view.feed[:])
-    seen, rounds, trainers = seen._replace(view=view), view.rounds, list(view.trainers.values())
-    told = [(one.at, line) for one in view.feed if (line := _told(one.event, view.metric))]
-    told = told[-min(FEED_LINES_MAX, height // 6) :]
-    alarm = _alarm(seen)
-    room = max(0, height - OTHER_LINES - len(alarm) - len(told))
+def render_run(run: ObservedRun, width: int, height: int) -> RenderableType:
+    """Render one run for a screen of this many columns and lines."""
+    state = run.state
+    state = replace(state, rounds=state.rounds[:], trainers=dict(state.trainers), feed=state.feed[:])
+    run, rounds, trainers = run._replace(state=state), state.rounds, list(state.trainers.values())
+    feed = [(one.at, line) for one in state.feed if (line := _feed_line(one.event, state.metric))]
+    feed = feed[-min(FEED_LINES_MAX, height // 6) :]
+    alarm = _alarm(run)
+    room = max(0, height - OTHER_LINES - len(alarm) - len(feed))
     chart_lines = min(max(room - len(trainers), CHART_LINES_MIN), CHART_LINES_MAX)
-    parts: list[RenderableType] = [_head(seen), _figures(seen), *alarm, Text()]
+    parts: list[RenderableType] = [_head(run), _figures(run), *alarm, Text()]
     parts += _chart([one for one in rounds if one.best is not None], width, chart_lines)
     parts += [_latencies(rounds, width), Text()]
-    parts.append(_trainers(seen, trainers, width, max(1, room - chart_lines)))
-    if told:
+    parts.append(_trainers(run, trainers, width, max(1, room - chart_lines)))
+    if feed:
         parts.append(Text())
-        parts += [Text(f"{_clock(at)}  {line}", style="dim", no_wrap=True, overflow="ellipsis") for at, line in told]
+        parts += [Text(f"{_clock(at)}  {line}", style="dim", no_wrap=True, overflow="ellipsis") for at, line in feed]
     return Group(*parts)
 
 
-def draw_list(several: Sequence[Seen], height: int) -> RenderableType:
-    """One line for each of several runs."""
+def render_list(runs: Sequence[ObservedRun], height: int) -> RenderableType:
+    """Render one line for each run."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for column in ("run", "state", "task", "strategy"):
         table.add_column(column, no_wrap=True, overflow="ellipsis")
     for column in ("round", "of", "value", "trainers", "progress"):
         table.add_column(column, justify="right", no_wrap=True)
-    shown = several[: max(1, height - 3)]
+    shown = runs[: max(1, height - 3)]
     for one in shown:
-        view = one.view
+        state = one.state
         table.add_row(
-            Text(printable(view.run), style="bold"),
-            _state(one),
-            Text(printable(view.task)),
-            Text(printable(view.strategy)),
-            str(view.newest.round if view.newest else 0),
-            str(view.rounds_max or ""),
-            "" if view.best is None else best_text(view.best, view.metric),
-            str(view.present),
+            Text(printable(state.run), style="bold"),
+            _status(one),
+            Text(printable(state.task)),
+            Text(printable(state.strategy)),
+            str(state.newest.round if state.newest else 0),
+            str(state.rounds_max or ""),
+            "" if state.best is None else best_text(state.best, state.metric),
+            str(state.present),
             _ago(one.idle_s),
         )
-    more = [Text(f"and {len(several) - len(shown)} more", style="dim")] if len(shown) < len(several) else []
+    more = [Text(f"and {len(runs) - len(shown)} more", style="dim")] if len(shown) < len(runs) else []
     return Group(table, *more)
 
 
 def span(seconds: float) -> str:
-    """A time that people can read."""
+    """Return a duration as text."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     if seconds < 99.5:
@@ -121,89 +124,91 @@ def span(seconds: float) -> str:
 # --- the head ---------------------------------------------------------------------------------------------------------
 
 
-def _head(seen: Seen) -> RenderableType:
-    view = seen.view
-    about = [view.task, view.strategy + (f" ({view.robust})" if view.robust else ""), f"seed {view.seed}"]
-    title = Text.assemble((printable(view.run), "bold"), "  ", (printable(", ".join(about)) if view.run else "", "dim"))
+def _head(run: ObservedRun) -> RenderableType:
+    state = run.state
+    about = [state.task, state.strategy + (f" ({state.robust})" if state.robust else ""), f"seed {state.seed}"]
+    title = Text.assemble(
+        (printable(state.run), "bold"), "  ", (printable(", ".join(about)) if state.run else "", "dim")
+    )
     table = _sides()
-    table.add_row(title, _state(seen))
-    done = view.newest.round if view.newest is not None else 0
-    total = view.rounds_max or done
+    table.add_row(title, _status(run))
+    done = state.newest.round if state.newest is not None else 0
+    total = state.rounds_max or done
     bar = Table.grid(padding=(0, 1))
     bar.add_row(
         Text.assemble("round ", (f"{done}", "bold"), f" of {total}"),
         ProgressBar(total=max(total, 1), completed=done, width=30, complete_style=BEST, finished_style=BEST),
     )
-    table.add_row(bar, Text("" if seen.left_s is None else f"at most {span(seen.left_s)} left"))
+    table.add_row(bar, Text("" if run.left_s is None else f"at most {span(run.left_s)} left"))
     return table
 
 
-def _figures(seen: Seen) -> RenderableType:
-    view, best = seen.view, seen.view.best
+def _figures(run: ObservedRun) -> RenderableType:
+    state, best = run.state, run.state.best
     table = _sides()
-    idle = "" if seen.idle_s is None else f"progress {_ago(seen.idle_s)}"
+    idle = "" if run.idle_s is None else f"progress {_ago(run.idle_s)}"
     if best is None:
         table.add_row(Text("nothing scored yet", style="dim"), Text(idle))
         return table
-    target = "" if view.target is None else f" (target {value_text(view.target, view.metric)})"
-    text = Text.assemble((best_text(best, view.metric), "bold"), target)
+    target = "" if state.target is None else f" (target {value_text(state.target, state.metric)})"
+    text = Text.assemble((best_text(best, state.metric), "bold"), target)
     text.append(f"   fitness best {best.fitness:.4f}", BEST).append(f"  mean {best.fitness_mean:.4f}", MEAN)
     table.add_row(text, Text(idle))
     return table
 
 
-def _alarm(seen: Seen) -> list[RenderableType]:
-    """A line that nobody overlooks when the run hangs; and whom it waits for, if that was told."""
-    if seen.condition != "stalled":
+def _alarm(run: ObservedRun) -> list[RenderableType]:
+    """Return a prominent line while the run is stalled, with the missing trainers if known."""
+    if run.condition != "stalled":
         return []
-    told = [one.event for one in seen.view.feed if one.at >= seen.view.progress_at]
-    names = [name for event in told if isinstance(event, events.Stalled) for name in event.missing]
-    missing = printable(f": nothing from {', '.join(names)}") if names else ""
-    return [Text(f" {seen.state}{missing} ", style="bold white on red", no_wrap=True, overflow="ellipsis")]
+    recent = [one.event for one in run.state.feed if one.at >= run.state.progress_at]
+    names = [name for event in recent if isinstance(event, events.Stalled) for name in event.missing]
+    missing = printable(f": no result from {', '.join(names)}") if names else ""
+    return [Text(f" {run.status_text}{missing} ", style="bold white on red", no_wrap=True, overflow="ellipsis")]
 
 
 # --- the curves -------------------------------------------------------------------------------------------------------
 
 
-def _chart(rounds: Sequence[RoundView], width: int, height: int) -> list[RenderableType]:
+def _chart(rounds: Sequence[RoundRecord], width: int, height: int) -> list[RenderableType]:
     best = [one.best.fitness for one in rounds if one.best is not None]
     mean = [one.best.fitness_mean for one in rounds if one.best is not None]
     if not best:
         return [Text() for _ in range(height + 1)]
-    # The first few means may be far below all that follows: a twentieth of the values may lie on the edge.
+    # The first few means may be far below the others: a twentieth of the values may lie on the edge.
     ranked = sorted([*best, *mean])
     low, high = ranked[len(ranked) // 20], ranked[-1]
     curves = [Curve(best, BEST), Curve(mean, MEAN)]
-    lines = draw_curves(curves, low, high, width - LABEL_LETTERS - 1, height)
+    lines = draw_curves(curves, low, high, width - LABEL_WIDTH - 1, height)
     labels = [f"{high:.4g}", *[""] * (height - 2), f"{low:.4g}"]
     drawn = [
-        Text.assemble((f"{label:>{LABEL_LETTERS}} ", "dim"), line) for label, line in zip(labels, lines, strict=True)
+        Text.assemble((f"{label:>{LABEL_WIDTH}} ", "dim"), line) for label, line in zip(labels, lines, strict=True)
     ]
     first, last = f"round {rounds[0].round}", f"{rounds[-1].round}"
-    foot = " " * (LABEL_LETTERS + 1) + first + " " * max(1, width - LABEL_LETTERS - 1 - len(first) - len(last)) + last
+    foot = " " * (LABEL_WIDTH + 1) + first + " " * max(1, width - LABEL_WIDTH - 1 - len(first) - len(last)) + last
     return [*drawn, Text(foot, style="dim", no_wrap=True)]
 
 
-def _latencies(rounds: Sequence[RoundView], width: int) -> RenderableType:
+def _latencies(rounds: Sequence[RoundRecord], width: int) -> RenderableType:
     took = [one.round_s * 1000 for one in rounds if one.round_s is not None]
     if not took:
         return Text()
-    said = f"  median {statistics.median(took):.1f} ms, last {took[-1]:.1f}, longest {max(took):.1f}"
-    bars = draw_blocks(took, max(1, min(60, width - LABEL_LETTERS - 1 - len(said))))
-    return Text.assemble((f"{'latency':>{LABEL_LETTERS}} ", "dim"), (bars, "blue"), (said, "dim"), no_wrap=True)
+    summary = f"  median {statistics.median(took):.1f} ms, last {took[-1]:.1f}, longest {max(took):.1f}"
+    bars = draw_blocks(took, max(1, min(60, width - LABEL_WIDTH - 1 - len(summary))))
+    return Text.assemble((f"{'latency':>{LABEL_WIDTH}} ", "dim"), (bars, "blue"), (summary, "dim"), no_wrap=True)
 
 
 # --- the trainers -----------------------------------------------------------------------------------------------------
 
-Cell = Callable[[Seen, TrainerView], str]
-# heading: (what stands there, the columns that the screen must have)
+Cell = Callable[[ObservedRun, TrainerRecord], str]
+# heading: (the text of a cell, the columns that the screen must have)
 COLUMNS: dict[str, tuple[Cell, int]] = {
     "rows": (lambda _, one: str(one.num_examples), 0),
     "results": (lambda _, one: str(one.results), 0),
-    "share": (lambda seen, one: f"{one.results / max(1, seen.view.results):.0%}", 0),
+    "share": (lambda run, one: f"{one.results / max(1, run.state.results):.0%}", 0),
     "late": (lambda _, one: str(one.late or ""), 100),
     "rejected": (lambda _, one: str(one.rejected or ""), 0),
-    "seen": (lambda seen, one: _ago(max(0.0, seen.now - one.seen_at)), 0),
+    "seen": (lambda run, one: _ago(max(0.0, run.now - one.seen_at)), 0),
     "work": (lambda _, one: f"{one.train_s * 1000:.1f} ms" if one.results else "", 100),
     "trip": (lambda _, one: f"{one.round_trip_s * 1000:.1f} ms" if one.round_trip_s else "", 0),
     "cpu": (lambda _, one: f"{one.cpu:.0%}" if one.cpu_s else "", 80),
@@ -211,8 +216,8 @@ COLUMNS: dict[str, tuple[Cell, int]] = {
 }
 
 
-def _trainers(seen: Seen, trainers: list[TrainerView], width: int, lines: int) -> RenderableType:
-    """A line for each; if they are too many, those that are not alive go first, then by name."""
+def _trainers(run: ObservedRun, trainers: list[TrainerRecord], width: int, lines: int) -> RenderableType:
+    """Render a line for each; if there are too many, those that are not alive come first."""
     if not trainers:
         return Text("no trainer yet", style="dim")
     ranks = {presence: rank for rank, presence in enumerate(PRESENCES)}
@@ -230,7 +235,7 @@ def _trainers(seen: Seen, trainers: list[TrainerView], width: int, lines: int) -
     for one in sorted(shown, key=lambda one: one.name):
         state = Text(f"● {one.barred or one.presence}", style=PRESENCES[one.presence])
         labels = [Text(printable(", ".join(one.labels)))] if labelled else []
-        table.add_row(Text(printable(one.name)), state, *(cell(seen, one) for cell in columns.values()), *labels)
+        table.add_row(Text(printable(one.name)), state, *(cell(run, one) for cell in columns.values()), *labels)
     if len(shown) == len(trainers):
         return table
     rest = urgent[len(shown) :]
@@ -239,16 +244,16 @@ def _trainers(seen: Seen, trainers: list[TrainerView], width: int, lines: int) -
     return Group(table, Text(f"and {len(rest)} more ({which})", style="dim"))
 
 
-# --- words ------------------------------------------------------------------------------------------------------------
+# --- text -------------------------------------------------------------------------------------------------------------
 
 
-def _told(event: events.AnyEvent, metric: str) -> str | None:
-    """What is said of it below the trainers; rounds have their own place."""
-    return None if isinstance(event, events.RoundClosed) else describe(event, metric)
+def _feed_line(event: events.AnyEvent, metric: str) -> str | None:
+    """Return the line below the trainers; rounds are shown elsewhere."""
+    return None if isinstance(event, events.RoundClosed) else event_line(event, metric)
 
 
-def _state(seen: Seen) -> Text:
-    return Text(f"● {seen.state}", style=f"bold {COLOURS.get(seen.condition, 'red')}", no_wrap=True)
+def _status(run: ObservedRun) -> Text:
+    return Text(f"● {run.status_text}", style=f"bold {COLORS.get(run.condition, 'red')}", no_wrap=True)
 
 
 def _ago(seconds: float | None) -> str:
@@ -260,7 +265,7 @@ def _clock(at: float) -> str:
 
 
 def _sides() -> Table:
-    """Two texts of a line, one at each side."""
+    """Return a table of one line with a text at each side."""
     table = Table.grid(expand=True)
     table.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
     table.add_column(justify="right", no_wrap=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fedmq.observe.event_log import TAIL_BYTES, read_view
+from fedmq.observe.event_log import TAIL_BYTES, read_run_state
 from fedmq.runs.report import Report
 from fedmq.runtime.lock import is_locked
 from fedmq.runtime.run_folder import EVENTS
@@ -18,7 +18,7 @@ def state_of(folder: Path, report: Report | None, now: float) -> str:
     here = is_locked(folder)
     if report is None and not here:
         return "interrupted"
-    view = read_view(folder / EVENTS, tail=TAIL_BYTES)
+    view = read_run_state(folder / EVENTS, tail=TAIL_BYTES)
     if report is None or here or view.finished is not None:
-        return view.state(now, here=here)
+        return view.status_text(now, here=here)
     return "solved" if report.solved else "not solved"

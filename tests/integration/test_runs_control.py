@@ -72,7 +72,7 @@ def test_a_live_run_is_paused_resumed_rid_of_a_trainer_and_stopped(services: Ser
     before = closed(run)
     assert state(services) == "paused"
     assert runs(services, "pause", "run").returncode == 0, "asking again is no error"
-    assert "paused; fedmq runs resume goes on" in services.out("aggregator")
+    assert "paused; continue with fedmq runs resume" in services.out("aggregator")
     assert closed(run) == before
 
     resumed = runs(services, "resume", events_of(run)[0]["run"])

@@ -61,7 +61,7 @@ def run_metrics(story: list[events.AnyEvent] = STORY) -> Metrics:
     service.connection.contacts, service.connection.is_up = 12, True
     fedmq.aggregator.metrics.measure(service, view, tally, clock)(metrics)
     for event in story:
-        view.take(clock.wall(), event)
+        view.apply(clock.wall(), event)
         tally(event)
     return metrics
 

@@ -11,7 +11,7 @@ import pytest
 
 from fedmq.errors import StoreError
 from fedmq.observe import events
-from fedmq.observe.event_log import EventLog, read_view, take_line
+from fedmq.observe.event_log import EventLog, apply_line, read_run_state
 from fedmq.observe.run_state import RunState
 from fedmq.runtime.run_folder import EVENTS
 
@@ -97,7 +97,7 @@ def test_events_that_cannot_be_written_end_in_one_line_that_says_what_to_do(tmp_
 
 def written(path: Path, *told: events.AnyEvent, bytes_max: int = 1 << 20) -> RunState:
     """What a log, opened on what is there, has taken in when it is closed."""
-    view, clock = read_view(path), iter(range(1, 1_000_000))
+    view, clock = read_run_state(path), iter(range(1, 1_000_000))
     now = 0.0
 
     def wall() -> float:
@@ -106,7 +106,7 @@ def written(path: Path, *told: events.AnyEvent, bytes_max: int = 1 << 20) -> Run
     log = EventLog(path, wall, view, bytes_max=bytes_max)
     for event in told:
         now = float(next(clock))
-        view.take(now, event)
+        view.apply(now, event)
         log(event)
     log.close()
     return view
@@ -115,17 +115,17 @@ def written(path: Path, *told: events.AnyEvent, bytes_max: int = 1 << 20) -> Run
 def test_what_is_read_is_the_picture_that_was_written(tmp_path: Path) -> None:
     view = written(tmp_path / EVENTS, *EXAMPLES)
     assert view.seq == len(EXAMPLES)
-    assert read_view(tmp_path / EVENTS) == view
+    assert read_run_state(tmp_path / EVENTS) == view
 
 
 def test_a_file_that_is_not_there_or_holds_other_lines_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
-    assert read_view(tmp_path / EVENTS) == RunState()
+    assert read_run_state(tmp_path / EVENTS) == RunState()
     (tmp_path / "file").touch()
-    assert read_view(tmp_path / "file" / EVENTS) == RunState()
+    assert read_run_state(tmp_path / "file" / EVENTS) == RunState()
     view = written(tmp_path / EVENTS, *EXAMPLES)
     with (tmp_path / EVENTS).open("ab") as file:
         file.write(b'{"at": 1.0, "event": "of another version"}\n\xff\n[]\n{"at": 2.0, "event": "run-pau')
-    assert read_view(tmp_path / EVENTS) == view
+    assert read_run_state(tmp_path / EVENTS) == view
 
 
 def test_half_a_line_of_a_life_that_was_killed_costs_nothing_that_follows(tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_half_a_line_of_a_life_that_was_killed_costs_nothing_that_follows(tmp_pa
     log = EventLog(tmp_path / EVENTS, lambda: 3.0, RunState())
     log(events.RunPaused())
     log.close()
-    assert read_view(tmp_path / EVENTS).paused
+    assert read_run_state(tmp_path / EVENTS).paused
 
 
 def test_a_file_that_grows_too_long_begins_anew_and_nothing_of_the_picture_is_lost(tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_a_file_that_grows_too_long_begins_anew_and_nothing_of_the_picture_is_lo
     assert (tmp_path / EVENTS).read_bytes().startswith(b'{"event":"summary"')
     assert (tmp_path / EVENTS).stat().st_size < (tmp_path / "whole.jsonl").stat().st_size
     assert view == whole
-    assert read_view(tmp_path / EVENTS) == whole
+    assert read_run_state(tmp_path / EVENTS) == whole
 
 
 @pytest.mark.parametrize(
@@ -164,12 +164,12 @@ def test_a_file_that_grows_too_long_begins_anew_and_nothing_of_the_picture_is_lo
     ],
 )
 def test_a_line_that_no_aggregator_wrote_is_left_out(line: bytes) -> None:
-    assert take_line(RunState(), line) == RunState()
+    assert apply_line(RunState(), line) == RunState()
 
 
 def test_of_a_long_file_the_tail_says_how_the_run_stands(tmp_path: Path) -> None:
     written(tmp_path / EVENTS, *EXAMPLES[:2], *[EXAMPLES[5]] * 50, events.RunPaused())
-    view = read_view(tmp_path / EVENTS, tail=500)
+    view = read_run_state(tmp_path / EVENTS, tail=500)
     assert view.paused
     assert view.run == "run"  # as the first line says
     assert view.seq < 11

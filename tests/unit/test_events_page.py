@@ -10,7 +10,7 @@ from typing import Any, get_args
 import msgspec
 import pytest
 
-from fedmq.observe.event_log import LOG_BYTES_MAX, take_line
+from fedmq.observe.event_log import LOG_BYTES_MAX, apply_line
 from fedmq.observe.events import BEST_PARAMETERS_MAX, AnyEvent, Best
 from fedmq.observe.run_state import STALLED_S, RunState
 
@@ -34,7 +34,7 @@ def test_the_example_of_each_event_is_a_whole_line_of_it(name: str) -> None:
     (example,) = re.findall(r"^```json\n(.*)\n```", SECTIONS[name], flags=re.MULTILINE)
     fields = [field.encode_name for field in msgspec.structs.fields(KINDS[name])]
     assert list(json.loads(example)) == ["at", "event", *fields]
-    assert take_line(RunState(), example.encode()).seq == 1
+    assert apply_line(RunState(), example.encode()).seq == 1
 
 
 def test_the_fields_of_the_figures_are_explained() -> None:

@@ -66,7 +66,7 @@ class Scene:
     def live(self, run: str, *story: events.AnyEvent) -> RunState:
         watched = self.watching.runs.setdefault(run, Watched(RunState()))
         for one in story:
-            watched.view.take(1e9, one)
+            watched.view.apply(1e9, one)
         watched.heard_at = self.clock.now()
         return watched.view
 

@@ -11,7 +11,7 @@ from rich.console import Console, RenderableType
 from fedmq.observe import events
 from fedmq.observe.braille import Curve, draw_blocks, draw_curves
 from fedmq.observe.run_state import STALLED_S, RunState
-from fedmq.observe.terminal_view import Seen, draw_list, draw_run, span
+from fedmq.observe.terminal_view import ObservedRun, render_list, render_run, span
 
 STARTED = events.RunStarted(
     run="one",
@@ -43,7 +43,7 @@ def view_of(*told: events.AnyEvent, begin: float = 100.0) -> RunState:
     """One event a second."""
     view = RunState()
     for second, event in enumerate((STARTED, *told)):
-        view.take(begin + second, event)
+        view.apply(begin + second, event)
     return view
 
 
@@ -54,7 +54,9 @@ def printed(picture: RenderableType, width: int = 100, height: int = 40) -> list
 
 
 def drawn(view: RunState, *, now: float | None = None, here: bool = True, width: int = 100, height: int = 40) -> str:
-    lines = printed(draw_run(Seen(view, view.event_at if now is None else now, here), width, height), width, height)
+    lines = printed(
+        render_run(ObservedRun(view, view.event_at if now is None else now, here), width, height), width, height
+    )
     assert len(lines) <= height
     assert max(map(len, lines)) <= width
     return "\n".join(lines)
@@ -111,7 +113,7 @@ def test_who_is_looked_for_is_shown_before_those_who_are_well() -> None:
 def test_a_stall_is_an_alarm_that_names_who_is_missing() -> None:
     stalled = events.Stalled(round=1, seconds=15.0, missing=("bob",))
     view = view_of(*trainers(2), events.RoundPublished(round=1, invited=2), stalled)
-    assert "stalled for 41 s: nothing from bob" in drawn(view, now=view.progress_at + 41)
+    assert "stalled for 41 s: no result from bob" in drawn(view, now=view.progress_at + 41)
     assert "stalled for" not in drawn(view, now=view.progress_at + STALLED_S - 1)
 
 
@@ -119,8 +121,8 @@ def test_whom_a_stalled_run_waits_for_is_said_however_much_has_happened_since_an
     stalled = events.Stalled(round=1, seconds=15.0, missing=("bob",))
     rejected = events.ResultRejected(trainer="amy", reason="values", detail="no")
     view = view_of(events.RoundPublished(round=1, invited=2), stalled, *[rejected] * 20)
-    assert "nothing from bob" in drawn(view, now=view.progress_at + 41)
-    view.take(200.0, events.RoundPublished(round=2, invited=2))
+    assert "no result from bob" in drawn(view, now=view.progress_at + 41)
+    view.apply(200.0, events.RoundPublished(round=2, invited=2))
     assert "stalled for 41 s " in drawn(view, now=241.0)
 
 
@@ -144,12 +146,12 @@ def test_a_picture_of_nothing_can_be_drawn() -> None:
 
 
 def test_a_list_has_a_line_for_each_run() -> None:
-    several = [Seen(view_of(*trainers(2), closed(1)), 110.0, here) for here in (True, False)]
-    heading, first, second = printed(draw_list(several, 20))
+    several = [ObservedRun(view_of(*trainers(2), closed(1)), 110.0, here) for here in (True, False)]
+    heading, first, second = printed(render_list(several, 20))
     assert heading.split() == ["run", "state", "task", "strategy", "round", "of", "value", "trainers", "progress"]
     assert first.split()[:7] == ["one", "●", "running", "xor", "evolution", "1", "200"]
     assert "interrupted" in second
-    assert printed(draw_list(several * 20, 10))[-1].split() == ["and", "33", "more"]
+    assert printed(render_list(several * 20, 10))[-1].split() == ["and", "33", "more"]
 
 
 def test_what_a_stranger_sent_neither_colours_the_terminal_nor_moves_its_cursor() -> None:

@@ -79,7 +79,7 @@ STOPPED = "not solved, stopped by an operator"
 def told(*story: events.AnyEvent) -> RunState:
     view = RunState()
     for second, event in enumerate(story):
-        view.take(1000.0 + second / 7, event)
+        view.apply(1000.0 + second / 7, event)
     return view
 
 
@@ -119,7 +119,7 @@ def test_who_merges_what_has_changed_has_everything(steps: int) -> None:
     seq, head = 0, {}
     for second, event in enumerate(STORY):
         now = 1000.0 + second / 7
-        view.take(now, event)
+        view.apply(now, event)
         if second % steps and second < len(STORY) - 1:
             continue
         if not page:
@@ -142,7 +142,7 @@ def test_of_what_has_not_changed_nothing_is_told() -> None:
 def test_one_result_changes_one_row_of_each_table_that_it_is_about() -> None:
     view = told(*STORY[:5])
     before = view.seq
-    view.take(1001.0, events.ResultAccepted(round=1, trainer="bob", staleness=0, train_s=0.1))
+    view.apply(1001.0, events.ResultAccepted(round=1, trainer="bob", staleness=0, train_s=0.1))
     tables = tables_of(view, before)
     assert {name: len(next(iter(table.values()))) for name, table in tables.items()} == {
         "rounds": 1,
@@ -163,7 +163,7 @@ def test_all_columns_of_a_table_are_of_one_length_and_empty_ones_are_there() -> 
 def test_the_feed_says_events_in_words_with_their_kinds() -> None:
     feed = tables_of(told(*STORY), None)["feed"]
     rows = dict(zip(feed["kind"], zip(feed["level"], feed["text"], strict=True), strict=True))
-    assert rows["trainer-barred"] == ("warn", "trainer bob is drained by an operator")
+    assert rows["trainer-barred"] == ("warn", "trainer bob was drained")
     assert rows["run-finished"] == ("good", "the run is over after 3 rounds: solved")
     assert rows["result-rejected"] == ("bad", "rejected from bob: values: a negative ? loss")
     assert all(feed["text"]), "each has words"

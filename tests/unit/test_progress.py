@@ -10,7 +10,7 @@ from rich.console import Console
 
 from fedmq.aggregator.progress import LiveProgress, PlainProgress, log_event, open_progress
 from fedmq.observe import events
-from fedmq.observe.event_text import describe
+from fedmq.observe.event_text import event_line
 from fedmq.observe.run_state import RunState
 
 BEST = events.Best(value=0.75, coverage=1.0, fitness=-0.25, fitness_mean=-0.5, fitness_worst=-2.0, diversity=0.3)
@@ -26,24 +26,27 @@ TOLD = [
     (STARTED, "run one: task xor, strategy evolution, seed 7"),
     (
         events.RunStarted(run="one", term=3, again=True, round=5, task="xor", strategy="evolution", seed=7),
-        "run one goes on at round 5",
+        "run one continues at round 5",
     ),
     (events.Waiting(present=1, needed=2), "waiting for trainers (1 of 2)"),
-    (events.RunPaused(), "paused; fedmq runs resume goes on"),
+    (events.RunPaused(), "paused; continue with fedmq runs resume"),
     (events.RunResumed(), "resumed"),
     (events.TrainerJoined(trainer="bob", num_examples=2), "trainer bob joined (2 rows)"),
-    (events.TrainerLeft(trainer="bob", goodbye=True), "trainer bob said goodbye"),
-    (events.TrainerLeft(trainer="bob", goodbye=False), "trainer bob is gone"),
-    (events.TrainerSuspected(trainer="bob"), "trainer bob has not answered in time"),
+    (events.TrainerLeft(trainer="bob", goodbye=True), "trainer bob left"),
+    (events.TrainerLeft(trainer="bob", goodbye=False), "trainer bob disconnected"),
+    (events.TrainerSuspected(trainer="bob"), "trainer bob missed a deadline"),
     (
         events.Stalled(round=2, seconds=15.4, missing=("amy", "bob")),
-        "nothing has come for 15 s; missing: amy, bob",
+        "no result for 15 s; missing: amy, bob",
     ),
     (
         events.ResultRejected(trainer="bob", reason="values", detail="a negative loss"),
         "rejected from bob: values: a negative loss",
     ),
-    (events.ResultRejected(trainer="", reason="frames", detail="none"), "rejected from somebody: frames: none"),
+    (
+        events.ResultRejected(trainer="", reason="frames", detail="none"),
+        "rejected from an unknown sender: frames: none",
+    ),
     (closed(7), "round   7  75% right  fitness best -0.2500 mean -0.5000  2 results of 3 trainers  12.5 ms"),
     (
         closed(7, HALF, "deadline"),
@@ -76,7 +79,7 @@ def test_nothing_is_told_of_events_that_are_not_worth_a_line(event: events.AnyEv
 
 
 def test_a_task_that_is_measured_by_its_loss_is_told_by_it() -> None:
-    assert "loss 0.75  " in str(describe(closed(1), "loss"))
+    assert "loss 0.75  " in str(event_line(closed(1), "loss"))
 
 
 def panel(*seen: events.AnyEvent) -> str:
@@ -85,7 +88,7 @@ def panel(*seen: events.AnyEvent) -> str:
     console = Console(file=screen, force_terminal=True, width=120, height=40, color_system=None)
     progress = LiveProgress(view, console, wall=lambda: 100.0)
     for event in seen:
-        view.take(99.0, event)
+        view.apply(99.0, event)
         progress(event)
     progress.close()
     return screen.getvalue()
@@ -106,7 +109,9 @@ def test_the_panel_bears_every_event_in_any_order() -> None:
 def test_what_a_stranger_sent_neither_colours_the_terminal_nor_moves_its_cursor() -> None:
     """A rejection may quote what came."""
     event = events.ResultRejected(trainer="", reason="header", detail="[bold]a[/b] \x1b[2J\nrun one is solved")
-    assert describe(event, "accuracy") == "rejected from somebody: header: [bold]a[/b] ?[2J?run one is solved"
+    assert (
+        event_line(event, "accuracy") == "rejected from an unknown sender: header: [bold]a[/b] ?[2J?run one is solved"
+    )
     assert "header: [bold]a[/b] ?[2J?run one" in panel(event)
 
 

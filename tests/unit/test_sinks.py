@@ -19,7 +19,7 @@ from fedmq.dashboard.sinks.tensorboard import event_files
 from fedmq.deploy.processes import free_port
 from fedmq.errors import Unreachable
 from fedmq.observe import events
-from fedmq.observe.run_state import RoundView, RunState
+from fedmq.observe.run_state import RoundRecord, RunState
 from fedmq.protocol.codec import Frames, encode
 from fedmq.simulation.clock import VirtualClock
 from fedmq.transport.link import Delivered, LinkEvent
@@ -83,7 +83,7 @@ class PendingResult:
         self.last, self.taken, self.calls, self.closed = last, list[int](), 0, False
         self.ended: tuple[events.RunFinished, Any] | None = None
 
-    def take(self, rounds: list[RoundView]) -> None:
+    def take(self, rounds: list[RoundRecord]) -> None:
         self.taken += [one.round for one in rounds]
         self.calls += 1
 

@@ -19,7 +19,7 @@ from fedmq.errors import BadConfiguration, Unreachable
 from fedmq.observe import events
 from fedmq.observe.event_log import EventLog
 from fedmq.observe.run_state import RunState
-from fedmq.observe.terminal_view import Seen
+from fedmq.observe.terminal_view import ObservedRun
 from fedmq.runtime.lock import FolderLock
 from fedmq.runtime.run_folder import EVENTS
 from fedmq.testing import VirtualClock
@@ -40,7 +40,7 @@ class Source:
 
     def add(self, name: str, *, heard_at: float = 0.0) -> RunState:
         view = RunState()
-        view.take(1e9, events.RunStarted(run=name, term=1, round=1, task="xor", strategy="evolution", seed=7))
+        view.apply(1e9, events.RunStarted(run=name, term=1, round=1, task="xor", strategy="evolution", seed=7))
         self.runs[name] = Watched(view)
         self.runs[name].heard_at = heard_at
         return view
@@ -53,8 +53,8 @@ class Shown:
         self.pictures: list[tuple[list[str], str]] = []
         self.lacked: list[str] = []
 
-    def show(self, several: list[Seen], note: str) -> None:
-        self.pictures.append(([f"{one.view.run} {one.state}" for one in several], note))
+    def show(self, several: list[ObservedRun], note: str) -> None:
+        self.pictures.append(([f"{one.state.run} {one.status_text}" for one in several], note))
 
     def lacks(self, note: str) -> None:
         self.lacked.append(note)
@@ -120,7 +120,7 @@ def test_pictures_follow_events_but_not_each_of_them_and_time_passes_without_any
     watcher.step()
     for hundredth in range(1, 41):
         clock.move_to(hundredth / 100)
-        view.take(1e9, events.RoundPublished(round=hundredth, invited=1))
+        view.apply(1e9, events.RoundPublished(round=hundredth, invited=1))
         watcher.step()
         assert watcher.wake_at is not None
         assert watcher.wake_at > clock.now()
@@ -187,11 +187,11 @@ def test_while_one_picture_waits_for_the_broker_it_says_so() -> None:
 # --- what is written -----------------------------------------------------------------------------------------------
 
 
-def seen(*told: events.AnyEvent) -> Seen:
+def seen(*told: events.AnyEvent) -> ObservedRun:
     view = RunState()
     for event in (STARTED, *told):
-        view.take(100.0, event)
-    return Seen(view, 101.0, here=True)
+        view.apply(100.0, event)
+    return ObservedRun(view, 101.0, here=True)
 
 
 def test_lines_are_json_and_come_with_changes_alone(capsys: pytest.CaptureFixture[str]) -> None:
@@ -199,7 +199,7 @@ def test_lines_are_json_and_come_with_changes_alone(capsys: pytest.CaptureFixtur
     now = seen(events.TrainerJoined(trainer="bob", num_examples=3))
     lines.show([now], "")
     lines.show([now._replace(now=102.0)], "")
-    now.view.take(102.0, events.RunPaused())
+    now.state.apply(102.0, events.RunPaused())
     lines.show([now._replace(now=102.0)], "the broker does not answer")
     out, err = capsys.readouterr()
     first, second = map(json.loads, out.splitlines())
@@ -235,7 +235,7 @@ def test_a_folder_is_followed_while_it_is_written_also_when_its_file_begins_anew
     log = EventLog(tmp_path / EVENTS, lambda: 100.0, view, bytes_max=400)
 
     def tell(event: events.AnyEvent) -> None:
-        view.take(100.0, event)
+        view.apply(100.0, event)
         log(event)
 
     tell(STARTED)

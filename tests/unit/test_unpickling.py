@@ -28,7 +28,7 @@ from fedmq.data.readers import load_rows
 from fedmq.errors import FedmqError, Rejected
 from fedmq.models.code import Code
 from fedmq.models.trained_model import load_model
-from fedmq.observe.event_log import read_view
+from fedmq.observe.event_log import read_run_state
 from fedmq.protocol.codec import decode, encode
 from fedmq.protocol.messages import ArrayInfo, Evolve, Round
 from fedmq.runs import store as stores
@@ -266,7 +266,7 @@ def test_the_files_of_a_run(tmp_path: Path, evil: bytes) -> None:
         (path.parent / name).write_bytes(evil)
     refused(read_report, path.parent)
     state_of(path.parent, None, 0.0)
-    assert read_view(path.parent / EVENTS).seq == 0
+    assert read_run_state(path.parent / EVENTS).seq == 0
     refused(lambda: Store(path).close())
     refused(load_model, path.parent / "model.npz")
     for command in ("ls", "show", "verify", "replay"):

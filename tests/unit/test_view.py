@@ -32,19 +32,19 @@ def seen(*told: events.AnyEvent, begin: float = 100.0) -> RunState:
     """One event a second."""
     picture = RunState()
     for second, event in enumerate((STARTED, *told)):
-        picture.take(begin + second, event)
+        picture.apply(begin + second, event)
     return picture
 
 
 def test_every_kind_of_event_is_taken() -> None:
-    assert set(get_args(events.AnyEvent)) == set(view._TAKES)
+    assert set(get_args(events.AnyEvent)) == set(view._APPLY)
 
 
 def test_a_round_goes_from_its_publication_to_its_close() -> None:
     picture = seen(events.RoundPublished(round=1, invited=2), accepted(1), accepted(1, "amy", staleness=1))
     (one,) = picture.rounds
     assert (one.published_at, one.closed_at, one.results, one.late) == (101.0, None, 2, 1)
-    picture.take(104.0, closed(1))
+    picture.apply(104.0, closed(1))
     assert (one.closed_at, one.why, one.best, one.bytes_up, one.bytes_down) == (104.0, "complete", BEST, 10, 20)
     assert picture.best == BEST
 
@@ -55,14 +55,14 @@ def test_a_new_life_has_seen_nobody_yet_and_bars_nobody() -> None:
     )
     bob = picture.trainers["bob"]
     assert (bob.presence, bob.barred) == ("alive", "banned")
-    picture.take(200.0, msgspec.structs.replace(STARTED, term=2))
+    picture.apply(200.0, msgspec.structs.replace(STARTED, term=2))
     assert (bob.presence, bob.barred, bob.touched) == ("gone", "", picture.seq)
 
 
 def test_who_is_suspected_is_here_until_it_has_left() -> None:
     picture = seen(events.TrainerJoined(trainer="bob", num_examples=2), events.TrainerSuspected(trainer="bob"))
     assert picture.present == 1
-    picture.take(200.0, events.TrainerLeft(trainer="bob", goodbye=False))
+    picture.apply(200.0, events.TrainerLeft(trainer="bob", goodbye=False))
     assert picture.present == 0
 
 
@@ -117,13 +117,13 @@ def test_a_trainer_is_alive_then_suspect_then_gone_and_back() -> None:
         ("north",),
         "ab12",
     )
-    picture.take(102.0, events.TrainerSuspected(trainer="bob"))
+    picture.apply(102.0, events.TrainerSuspected(trainer="bob"))
     assert bob.presence == "suspect"
-    picture.take(103.0, accepted(1))
+    picture.apply(103.0, accepted(1))
     assert bob.presence == "alive"
-    picture.take(104.0, events.TrainerLeft(trainer="bob", goodbye=False))
+    picture.apply(104.0, events.TrainerLeft(trainer="bob", goodbye=False))
     assert (bob.presence, bob.seen_at, picture.present) == ("gone", 103.0, 0)
-    picture.take(105.0, events.TrainerJoined(trainer="bob", num_examples=4))
+    picture.apply(105.0, events.TrainerJoined(trainer="bob", num_examples=4))
     assert (bob.presence, bob.num_examples, bob.version) == ("alive", 4, "1")
 
 
@@ -177,7 +177,7 @@ def test_what_cannot_be_used_is_counted_and_told() -> None:
     ],
 )
 def test_how_a_run_stands(told: list[events.AnyEvent], here: bool, now: float, said: str) -> None:
-    assert seen(*told).state(now, here=here) == said
+    assert seen(*told).status_text(now, here=here) == said
 
 
 def test_however_long_a_run_is_its_picture_is_bounded_and_goes_from_the_first_round_to_the_last(
@@ -186,12 +186,12 @@ def test_however_long_a_run_is_its_picture_is_bounded_and_goes_from_the_first_ro
     for name in ("ROUNDS_KEPT_MAX", "BESTS_KEPT_MAX", "WORKS_KEPT_MAX", "FEED_KEPT_MAX", "TRAINERS_KEPT_MAX"):
         monkeypatch.setattr(view, name, 16)
     picture = RunState()
-    picture.take(0.0, STARTED)
+    picture.apply(0.0, STARTED)
     for number in range(1, 1000):
-        picture.take(float(number), events.RoundPublished(round=number, invited=2))
-        picture.take(number + 0.4, accepted(number, f"trainer-{number}"))
-        picture.take(number + 0.5, closed(number))
-        picture.take(number + 0.5, events.BestChanged(round=number, genes=bytes(8)))
+        picture.apply(float(number), events.RoundPublished(round=number, invited=2))
+        picture.apply(number + 0.4, accepted(number, f"trainer-{number}"))
+        picture.apply(number + 0.5, closed(number))
+        picture.apply(number + 0.5, events.BestChanged(round=number, genes=bytes(8)))
     rounds = [one.round for one in picture.rounds]
     assert len(rounds) <= 16
     assert rounds == sorted(set(rounds))
@@ -226,7 +226,7 @@ def test_the_time_left_is_that_of_all_rounds_that_are_allowed_at_the_pace_of_the
     assert picture.left_s(now, here=True) == 170.0
     assert picture.left_s(now, here=False) is None
     assert picture.left_s(now + STALLED_S, here=True) is None
-    picture.take(now, events.RunPaused())
+    picture.apply(now, events.RunPaused())
     assert picture.left_s(now, here=True) is None
 
 

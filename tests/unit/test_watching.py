@@ -13,7 +13,7 @@ from fedmq.broker.routing import Allow, Publish, Routing
 from fedmq.dashboard.live_runs import RUNS_MAX, LiveRuns
 from fedmq.errors import NotAuthorized
 from fedmq.observe import events
-from fedmq.observe.run_state import BestView, RunState
+from fedmq.observe.run_state import BestRecord, RunState
 from fedmq.protocol import topics
 from fedmq.protocol.codec import EVENTS, VIEW, encode
 from fedmq.protocol.messages import Beacon, Events, Snapshot
@@ -116,7 +116,7 @@ def test_however_much_happens_so_many_messages_a_second_are_sent() -> None:
 
 
 def test_a_large_picture_is_sent_less_often() -> None:
-    bulletin = Bulletin(RunState(bests=[BestView(number, bytes(1024)) for number in range(1024)]))
+    bulletin = Bulletin(RunState(bests=[BestRecord(number, bytes(1024)) for number in range(1024)]))
     bulletin.take(0.0, STARTED)
     bulletin.due(0.0)
     bulletin.take(0.0, events.RunPaused())
@@ -196,7 +196,7 @@ def batch(*told: events.AnyEvent, first: int, term: int = 1) -> Delivered:
 
 def picture(run: str = "one", term: int = 1) -> RunState:
     view = RunState()
-    view.take(0.0, msgspec.structs.replace(STARTED, run=run, term=term))
+    view.apply(0.0, msgspec.structs.replace(STARTED, run=run, term=term))
     return view
 
 
@@ -219,8 +219,8 @@ def test_after_a_gap_the_next_snapshot_counts(watching: LiveRuns) -> None:
     view = watching.runs["one"].view
     assert (view.seq, view.paused) == (1, False)
     whole = picture()
-    whole.take(1.0, events.Waiting(present=0, needed=2))
-    whole.take(1.0, events.RunPaused())
+    whole.apply(1.0, events.Waiting(present=0, needed=2))
+    whole.apply(1.0, events.RunPaused())
     take(watching, snapshot(whole))
     assert watching.runs["one"].view == whole
 
