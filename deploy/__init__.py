@@ -1,4 +1,4 @@
-"""Puts fedmq onto machines: the systemd units that ship with it, and the demo that runs everything on one machine.
+"""Deployment: the demo on one machine, hosts over SSH, systemd units, and checks of a machine.
 
-Knows nothing of rounds, models or fitness: it starts the same commands that a person would.
+It starts the services through the same commands that a user types.
 """

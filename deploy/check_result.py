@@ -1,4 +1,4 @@
-"""What a check found: fine, odd or broken, and what to do about it. Knows nothing of the checks."""
+"""The result of one check of `fedmq doctor`: ok, a warning or a problem, with advice."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Literal
 import msgspec
 
 
-class Finding(msgspec.Struct, frozen=True):
-    """What one check found; `advice` is "" when there is nothing to do."""
+class CheckResult(msgspec.Struct, frozen=True):
+    """The result of one check; `advice` is "" when there is nothing to do."""
 
     check: str
     state: Literal["ok", "warning", "problem"]
@@ -16,16 +16,16 @@ class Finding(msgspec.Struct, frozen=True):
     advice: str = ""
 
 
-def fine(check: str, found: str) -> Finding:
-    """All is well."""
-    return Finding(check, "ok", found)
+def ok(check: str, found: str) -> CheckResult:
+    """Return the result of a check that passed."""
+    return CheckResult(check, "ok", found)
 
 
-def odd(check: str, found: str, advice: str) -> Finding:
-    """It works, but not always or not for all."""
-    return Finding(check, "warning", found, advice)
+def warning(check: str, found: str, advice: str) -> CheckResult:
+    """Return the result of a check that found a limitation: it works, but not always or not for all."""
+    return CheckResult(check, "warning", found, advice)
 
 
-def broken(check: str, found: str, advice: str) -> Finding:
-    """It does not work."""
-    return Finding(check, "problem", found, advice)
+def problem(check: str, found: str, advice: str) -> CheckResult:
+    """Return the result of a check that failed."""
+    return CheckResult(check, "problem", found, advice)

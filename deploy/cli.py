@@ -1,7 +1,4 @@
-"""The commands `fedmq deploy …`: fedmq on many hosts, over SSH.
-
-Says what is wanted, from the command line and the inventory; `rollout` makes it so.
-"""
+"""The commands `fedmq deploy …`: read the desired state from options and inventory; `rollout` applies it."""
 
 from __future__ import annotations
 
@@ -15,32 +12,32 @@ import click
 from fedmq.cli.options import COUNT, option
 from fedmq.deploy import inventory as inventories
 from fedmq.deploy import operations
-from fedmq.deploy.fleet_options import Command, end, fleet_options, hosts_of, work_on
+from fedmq.deploy.fleet_options import Command, fleet_options, hosts_of, raise_if_failed, run_rollout
 from fedmq.deploy.inventory import BrokerHost, Inventory, Setting, TrainerHost
 from fedmq.errors import BadConfiguration
 from fedmq.transport.address import DEFAULT_PORT, PORTS
 
 if TYPE_CHECKING:
-    from fedmq.deploy.rollout import Goal, Rollout
+    from fedmq.deploy.rollout import DesiredState, Rollout
 
 
 def package_option(command: Command) -> Command:
-    """--package."""
+    """Add --package."""
     return option(
         "--package",
         type=click.Path(path_type=Path, dir_okay=False),
         metavar="FILE.deb",
-        help="What to install, as make deb built it. [default: the newest in dist/]",
+        help="Package built by make deb. [default: the newest in dist/]",
     )(command)
 
 
 @click.group()
 def deploy() -> None:
-    """Put fedmq on hosts over SSH, as services of systemd, and look after it there.
+    """Install and operate fedmq on hosts over SSH, as systemd services.
 
-    Hosts are what ssh knows: names, users, keys and jump hosts come from ~/.ssh/config, and a host whose key is not in
-    known_hosts is refused. Log in as root, or as somebody who may use sudo without a password. Each command can be
-    repeated: what is as it should be is left alone.
+    Names, users, keys and jump hosts come from ~/.ssh/config; a host whose key is not in known_hosts is refused. Log in
+    as root, or as a user with sudo without a password. Commands can be repeated: they change only what differs from the
+    desired state.
 
     \b
     Examples:
@@ -50,14 +47,14 @@ def deploy() -> None:
       fedmq deploy status
     """
     if find_spec("asyncssh") is None:
-        raise BadConfiguration("expected asyncssh to be installed, it is not; pip install 'fedmq[deploy]'")
+        raise BadConfiguration("expected asyncssh, got none: pip install 'fedmq[deploy]'")
 
 
 @deploy.command()
 @package_option
 @fleet_options
 def up(inventory: Path, package: Path | None, ssh_config: Path | None, limit: int) -> None:
-    """Make everything so as the inventory says: the broker, the aggregator and all trainers.
+    """Apply the whole inventory: the broker, the aggregator and all trainers.
 
     \b
     Examples:
@@ -66,18 +63,18 @@ def up(inventory: Path, package: Path | None, ssh_config: Path | None, limit: in
     """
     known = inventories.read_inventory(inventory)
     wanted = inventories.instances(known)
-    goal = _goal(known, package)._replace(with_broker=True, aggregator=known.aggregator, trainers=wanted)
-    _reach(goal._replace(hosts=known.hosts), ssh_config, limit)
+    desired = _desired_state(known, package)._replace(with_broker=True, aggregator=known.aggregator, trainers=wanted)
+    _converge(desired._replace(hosts=known.hosts), ssh_config, limit)
 
 
 @deploy.command()
 @click.argument("host", required=False)
-@option("--address", metavar="HOST", help="How the others reach it. [default: by the host's name]")
+@option("--address", metavar="HOST", help="Its address for other hosts. [default: the host name]")
 @option(
     "--port",
     type=click.IntRange(1, 65536 - PORTS),
     metavar="PORT",
-    help=f"The first of five. [default: {DEFAULT_PORT}]",
+    help=f"The first of five ports. [default: {DEFAULT_PORT}]",
 )
 @package_option
 @fleet_options
@@ -90,9 +87,9 @@ def broker(
     ssh_config: Path | None,
     limit: int,
 ) -> None:
-    """Make HOST the broker's: the package, a federation's keys, and the service.
+    """Set up the broker on HOST: the package, the keys of a federation, and the service.
 
-    Without HOST it is the one in the inventory; a new one is written there.
+    Without HOST, use the broker of the inventory. A new HOST is added to the inventory.
 
     \b
     Examples:
@@ -105,19 +102,19 @@ def broker(
     if host is not None:
         wanted = BrokerHost(host, address, port or DEFAULT_PORT)
         if known.broker is None:
-            find_package(package)  # before anything is written
-            known = _remember(inventory, inventories.broker_section(wanted))
+            find_package(package)  # fails before the inventory is written
+            known = _append_section(inventory, inventories.broker_section(wanted))
         elif known.broker != wanted and (known.broker.host != host or address or port):
-            raise BadConfiguration(f"{inventory}: expected no broker, or this one, got {known.broker.host}; edit it")
-    goal = _goal(known, package)
-    assert goal.broker is not None
-    _reach(goal._replace(hosts=[goal.broker.host], with_broker=True), ssh_config, limit)
+            raise BadConfiguration(f"{inventory}: expected this broker or none, got {known.broker.host}; edit the file")
+    desired = _desired_state(known, package)
+    assert desired.broker is not None
+    _converge(desired._replace(hosts=[desired.broker.host], with_broker=True), ssh_config, limit)
 
 
 @deploy.command()
 @click.argument("host", required=False)
-@option("--task", metavar="NAME", help="What to train: xor, parity4, linear. [default: as the inventory says]")
-@click.option("--set", "more", multiple=True, metavar="KEY=VALUE", help="Any other setting of fedmq aggregator.")
+@option("--task", metavar="NAME", help="Task to train: xor, parity4, linear. [default: from the inventory]")
+@click.option("--set", "more", multiple=True, metavar="KEY=VALUE", help="Another setting of fedmq aggregator.")
 @package_option
 @fleet_options
 def aggregator(
@@ -129,7 +126,7 @@ def aggregator(
     ssh_config: Path | None,
     limit: int,
 ) -> None:
-    """Start a run: the aggregator, on the broker's HOST.
+    """Start a run: set up the aggregator on the broker's HOST.
 
     \b
     Examples:
@@ -137,23 +134,21 @@ def aggregator(
       fedmq deploy aggregator --task parity4 --set min_trainers=4 --set seed=7
     """
     known = inventories.read_inventory(inventory)
-    goal = _goal(known, package)
-    assert goal.broker is not None
-    if host not in (None, goal.broker.host):
-        raise BadConfiguration(
-            f"expected the broker's host {goal.broker.host}, got {host}; they share the list of keys"
-        )
+    desired = _desired_state(known, package)
+    assert desired.broker is not None
+    if host not in (None, desired.broker.host):
+        raise BadConfiguration(f"expected the broker's host {desired.broker.host}, got {host}; both use the same keys")
     if more and task is None:
-        raise BadConfiguration(f"expected --task with --set, got --set alone; to change a setting edit {inventory}")
+        raise BadConfiguration(f"expected --task with --set, got --set only; to change a setting edit {inventory}")
     if task is not None:
         settings: dict[str, Setting] = {"task": task, **dict(map(_setting, more))}
         if known.aggregator is None:
-            known = _remember(inventory, inventories.aggregator_section(settings))
+            known = _append_section(inventory, inventories.aggregator_section(settings))
         elif known.aggregator != settings:
-            raise BadConfiguration(f"{inventory}: expected no aggregator, or just this one, got another; edit it")
+            raise BadConfiguration(f"{inventory}: expected this aggregator or none, got another; edit the file")
     if known.aggregator is None:
         raise BadConfiguration(f"expected --task, or [aggregator] in {inventory}, got neither")
-    _reach(goal._replace(hosts=[goal.broker.host], aggregator=known.aggregator), ssh_config, limit)
+    _converge(desired._replace(hosts=[desired.broker.host], aggregator=known.aggregator), ssh_config, limit)
 
 
 @deploy.command()
@@ -161,10 +156,10 @@ def aggregator(
 @option(
     "--data",
     metavar="SPEC",
-    help="Where each one's rows are, on its host, as for fedmq trainer; {part}, {parts}, {n} and {name} are filled in. "
-    "[default: as the inventory says]",
+    help="Rows on each host, as for fedmq trainer; {part}, {parts}, {n} and {name} are replaced. "
+    "[default: from the inventory]",
 )
-@option("--count", type=COUNT, metavar="N", help="So many trainers on each new host. [default: 1]")
+@option("--count", type=COUNT, metavar="N", help="Number of trainers on each new host. [default: 1]")
 @option("--label", metavar="LABEL", help="Only the hosts with this label.")
 @package_option
 @fleet_options
@@ -178,9 +173,9 @@ def trainers(
     ssh_config: Path | None,
     limit: int,
 ) -> None:
-    """Make trainers run on HOSTS: the package, a key made there and let in at the broker, and the service.
+    """Set up trainers on HOSTS: the package, a key for each, accepted by the broker, and the services.
 
-    Without HOSTS all of the inventory; with --data new ones are written there.
+    Without HOSTS, set up all trainers of the inventory. With --data new HOSTS are added to it.
 
     \b
     Examples:
@@ -189,13 +184,13 @@ def trainers(
       fedmq deploy trainers --label clinic
     """
     known = inventories.read_inventory(inventory)
-    goal = _goal(known, package)
-    assert goal.broker is not None
+    desired = _desired_state(known, package)
+    assert desired.broker is not None
     known = _with_trainers(inventory, known, hosts, data, count)
     chosen = inventories.choose(known, hosts, label)
-    every = list(dict.fromkeys([goal.broker.host, *chosen]))
+    every = list(dict.fromkeys([desired.broker.host, *chosen]))
     wanted = [one for one in inventories.instances(known) if one.host in chosen]
-    _reach(goal._replace(hosts=every, trainers=wanted), ssh_config, limit)
+    _converge(desired._replace(hosts=every, trainers=wanted), ssh_config, limit)
 
 
 @deploy.command()
@@ -203,7 +198,7 @@ def trainers(
 @package_option
 @fleet_options
 def upgrade(hosts: tuple[str, ...], package: Path | None, inventory: Path, ssh_config: Path | None, limit: int) -> None:
-    """Install the package where another version is; what runs is started again, and goes on where it was.
+    """Install the package where another version is installed; services restart and continue their work.
 
     \b
     Examples:
@@ -211,29 +206,29 @@ def upgrade(hosts: tuple[str, ...], package: Path | None, inventory: Path, ssh_c
       fedmq deploy upgrade south --package dist/fedmq_0.2.0-1_amd64.deb
     """
     known = inventories.read_inventory(inventory)
-    _reach(_goal(known, package)._replace(hosts=hosts_of(inventory, hosts)), ssh_config, limit)
+    _converge(_desired_state(known, package)._replace(hosts=hosts_of(inventory, hosts)), ssh_config, limit)
 
 
 def _with_trainers(
     path: Path, known: Inventory, hosts: tuple[str, ...], data: str | None, count: int | None
 ) -> Inventory:
-    """The inventory with these hosts; the new ones are written there."""
+    """Add new hosts to the inventory; return all of it."""
     if data is None and count is None:
         return known
     if data is None or not hosts:
         raise BadConfiguration(f"expected HOSTS and --data for new trainers, got no {'HOSTS' if data else '--data'}")
     wanted = [TrainerHost(host, data, count or 1) for host in hosts]
     for one in wanted:
-        there = [(other.data, other.count) for other in known.trainers if other.host == one.host]
-        if there and (data, count or there[0][1]) not in there:
-            raise BadConfiguration(f"{path}: expected no {one.host}, or just these trainers there, got others; edit it")
+        present = [(other.data, other.count) for other in known.trainers if other.host == one.host]
+        if present and (data, count or present[0][1]) not in present:
+            raise BadConfiguration(f"{path}: expected these trainers or none on {one.host}, got others; edit the file")
     listed = {other.host for other in known.trainers}
     new = [one for one in wanted if one.host not in listed]
-    return _remember(path, "".join(map(inventories.trainers_section, new))) if new else known
+    return _append_section(path, "".join(map(inventories.trainers_section, new))) if new else known
 
 
 def _setting(pair: str) -> tuple[str, Setting]:
-    """KEY=VALUE; a number or a boolean is one."""
+    """Parse KEY=VALUE; a value of TOML keeps its type, any other is a string."""
     import tomllib
 
     key, equals, value = pair.partition("=")
@@ -244,12 +239,12 @@ def _setting(pair: str) -> tuple[str, Setting]:
     except tomllib.TOMLDecodeError:
         return key, value
     if isinstance(found, float) and not math.isfinite(found):
-        raise BadConfiguration(f"expected --set {key}=NUMBER, got {value}; leave it out for no limit")
+        raise BadConfiguration(f"expected --set {key}=NUMBER, got {value}; omit it for no limit")
     return key, found if isinstance(found, str | int | float | bool) else value
 
 
-def _remember(path: Path, section: str) -> Inventory:
-    """Put a section at the end of the inventory; all of it, which is written only if it is one."""
+def _append_section(path: Path, section: str) -> Inventory:
+    """Append a section to the inventory; the file is written only if the result is valid."""
     from fedmq.runtime.atomic_files import write_whole
 
     before = path.read_text(encoding="utf-8") if path.exists() else ""
@@ -260,21 +255,21 @@ def _remember(path: Path, section: str) -> Inventory:
     return known
 
 
-def _goal(known: Inventory, package: Path | None) -> Goal:
-    """Nothing yet, for who has a broker."""
+def _desired_state(known: Inventory, package: Path | None) -> DesiredState:
+    """Return a state without hosts; the inventory must have a broker."""
     from fedmq.deploy.package import find_package
-    from fedmq.deploy.rollout import Goal
+    from fedmq.deploy.rollout import DesiredState
 
     if known.broker is None:
-        raise BadConfiguration("expected a broker's host in the inventory, got none; first fedmq deploy broker HOST")
-    return Goal(find_package(package), known.broker, [])
+        raise BadConfiguration("expected a broker in the inventory, got none; first run fedmq deploy broker HOST")
+    return DesiredState(find_package(package), known.broker, [])
 
 
-def _reach(goal: Goal, ssh_config: Path | None, limit: int) -> None:
-    async def connection(rollout: Rollout) -> None:
-        await rollout.connection(goal)
+def _converge(desired: DesiredState, ssh_config: Path | None, limit: int) -> None:
+    async def work(rollout: Rollout) -> None:
+        await rollout.converge(desired)
 
-    end(work_on(connection, ssh_config, limit), len(goal.hosts))
+    raise_if_failed(run_rollout(work, ssh_config, limit), len(desired.hosts))
 
 
 for command in (operations.status, operations.logs, operations.stop, operations.remove):

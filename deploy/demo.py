@@ -1,4 +1,4 @@
-"""The command `fedmq demo`: a broker, an aggregator and trainers as processes on this machine, and what they learnt."""
+"""The command `fedmq demo`: run a broker, an aggregator and trainers on this machine, and print the trained model."""
 
 from __future__ import annotations
 
@@ -30,20 +30,25 @@ TRAINER_NAMES = ("alice", "bob", "carol", "dave", "erin", "frank", "grace", "hei
 
 @click.command()
 @option("--task", "task_name", default="xor", metavar="NAME|FILE.py", help="xor, parity4, linear or a file.")
-@option("--trainers", type=click.IntRange(1, 200), metavar="N", help="How many share the rows. [default: the task's]")
-@option("--rounds", type=COUNT, metavar="N", help="The most rounds. [default: the task's]")
+@option(
+    "--trainers",
+    type=click.IntRange(1, 200),
+    metavar="N",
+    help="Number of trainers that share the rows. [default: the task's]",
+)
+@option("--rounds", type=COUNT, metavar="N", help="Maximum number of rounds. [default: the task's]")
 @option(
     "--seed",
     type=click.IntRange(0, 2**53),
     metavar="S",
-    help="Every random draw comes from it. [default: drawn, and told]",
+    help="Seed of all random draws. [default: drawn, and printed]",
 )
 @option("--strategy", default="evolution", metavar="NAME", help="evolution, fedavg or fedsgd.")
 @option("--robust", metavar="RULE", help="As for fedmq aggregator. [default: the strategy's]")
 @option("--out", type=click.Path(path_type=Path), metavar="DIR", help="The run's folder. [default: runs/<run>]")
-@option("--dashboard", is_flag=True, help="Serve a page to watch it on, until it is over and its reader has gone.")
+@option("--dashboard", is_flag=True, help="Serve a page of the run, until the run is over and no browser reads it.")
 @option("--dashboard-port", type=click.IntRange(1, 65535), default=8550, metavar="PORT", help="The page's port.")
-@option("--quiet", is_flag=True, help="Print nothing but errors.")
+@option("--quiet", is_flag=True, help="Print errors only.")
 @service_options
 def demo(
     task_name: str,
@@ -57,7 +62,7 @@ def demo(
     dashboard_port: int,
     quiet: bool,
 ) -> None:
-    """Train a model that no single trainer could, across processes, in a second.
+    """Train a model on split rows across processes, in about a second.
 
     Starts a broker, an aggregator and the trainers as separate processes on 127.0.0.1; each trainer holds its part of
     the rows. A FILE.py defines `task` and rows(part, parts). Exit code 0 when the target is reached, 1 when not.
@@ -77,7 +82,7 @@ def demo(
 
     task = find_task(task_name)
     count = trainers or task.trainers
-    task_rows(task_name, 1, count)  # what is wrong with them is told once, and before anything is left behind
+    task_rows(task_name, 1, count)  # report an error in the rows once, before any file is written
     name = new_name(task.name)
     folder = out or RUNS / name
     if (folder / REPORT).exists():
@@ -87,30 +92,30 @@ def demo(
     for flag, value in (("--rounds", rounds), ("--seed", seed), ("--robust", robust)):
         arguments += [] if value is None else [flag, str(value)]
     arguments += ["--quiet"] if quiet else []
-    own = ["--score", task_name] if isinstance(task.model, Code) else []  # of this machine: nobody's leave is needed
+    score = ["--score", task_name] if isinstance(task.model, Code) else []  # local code needs no signature
     page = ["--port", str(dashboard_port), "--runs", str(folder.parent), "--until-over", name]
     try:
-        code = _run(arguments, task_name, count, own, (dashboard_port, page) if dashboard else None)
+        code = _run(arguments, task_name, count, score, (dashboard_port, page) if dashboard else None)
     except SystemExit:
         again = shlex.join(["fedmq", *sys.argv[1:], *([] if out else ["--out", str(folder)])])
         unfinished = (folder / STORE).exists() and not (folder / REPORT).exists()
-        click.echo("fedmq: interrupted" + f"; all of it goes on with: {again}" * unfinished, err=True)
+        click.echo("fedmq: interrupted" + f"; continue with: {again}" * unfinished, err=True)
         raise
     if not quiet and (folder / MODEL).exists():
         _show(task, task_name, folder)
     raise SystemExit(code)
 
 
-def _run(arguments: list[str], task_name: str, count: int, own: list[str], page: tuple[int, list[str]] | None) -> int:
-    """Start everything, wait for the aggregator, and for the readers of the page if there is one; its exit code.
+def _run(arguments: list[str], task_name: str, count: int, score: list[str], page: tuple[int, list[str]] | None) -> int:
+    """Run all services; return the exit code of the aggregator after the last reader of the page has disconnected.
 
-    The page, a port and its arguments, is there before anything can be seen on it.
+    `page` is a port and the arguments of the dashboard, which starts before the run.
 
     Raises:
-        SystemExit: a signal asked for it, and everything has ended.
+        SystemExit: a signal ended the demo; all services have stopped.
     """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup leaves it
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP
             signal.signal(number, _end)
     port = free_port()
     broker = f"tcp://127.0.0.1:{port}"
@@ -125,8 +130,8 @@ def _run(arguments: list[str], task_name: str, count: int, own: list[str], page:
         for part in range(1, count + 1):
             name = TRAINER_NAMES[part - 1] if count <= len(TRAINER_NAMES) else f"trainer-{part}"
             data = f"{task_name}:{part}/{count}"
-            few = ("--min-rows", "1")  # the rows of a demonstration are nobody's secret
-            processes.start(name, "trainer", "--name", name, "--data", data, "--broker", broker, *few, *own)
+            few = ("--min-rows", "1")  # the rows of a demo need no protection
+            processes.start(name, "trainer", "--name", name, "--data", data, "--broker", broker, *few, *score)
         code = _wait(processes, aggregator)
         if reader is not None and code in (0, 1):
             reader.wait()
@@ -134,7 +139,7 @@ def _run(arguments: list[str], task_name: str, count: int, own: list[str], page:
 
 
 def _end(number: int, _frame: FrameType | None) -> NoReturn:
-    raise SystemExit(128 + number)  # as a shell tells of a signal
+    raise SystemExit(128 + number)  # a shell's exit code for a signal
 
 
 def _wait(processes: Processes, aggregator: subprocess.Popen[bytes]) -> int:
@@ -142,26 +147,26 @@ def _wait(processes: Processes, aggregator: subprocess.Popen[bytes]) -> int:
         try:
             return int(aggregator.wait(0.2))
         except subprocess.TimeoutExpired:
-            dead = [name for name in processes.dead() if name != "aggregator"]
-        if dead:
-            code = processes.running[dead[0]].returncode
-            click.echo(f"fedmq demo: {', '.join(dead)} ended with exit code {code}; see above", err=True)
+            exited = [name for name in processes.exited() if name != "aggregator"]
+        if exited:
+            code = processes.running[exited[0]].returncode
+            click.echo(f"fedmq demo: {', '.join(exited)} ended with exit code {code}; see above", err=True)
             return code if code > 0 else 1
 
 
 def _show(task: Task, task_name: str, folder: Path) -> None:
-    """What came out: a small task's rows with the model's predictions, or its parameters; and what to do next."""
+    """Print the predictions for the rows of a small task, or the parameters; then the next command."""
     from fedmq.models.code import Code
     from fedmq.models.trained_model import load_model
 
     trained = load_model(folder / MODEL)
     if isinstance(trained.model, Code):
-        click.echo(f"  parameters: {' '.join(f'{gene:.4g}' for gene in trained.parameters[:PARAMETERS_SHOWN_MAX])}")
+        click.echo(f"  parameters: {' '.join(f'{value:.4g}' for value in trained.parameters[:PARAMETERS_SHOWN_MAX])}")
     else:
         _show_predictions(task, task_name, trained)
     report = json.loads((folder / REPORT).read_text())
     names = ", ".join(one["name"] for one in report["trainers"])
-    click.echo(f"No trainer saw another's rows: {names} exchanged rounds and results with the aggregator, no more.")
+    click.echo(f"No trainer received rows of another: {names} exchanged only rounds and results with the aggregator.")
     click.echo(f"Next: fedmq runs show {folder}")
 
 

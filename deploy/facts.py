@@ -1,7 +1,6 @@
-"""What is so on a host: the questions, as one shell script, and the answers as a value.
+"""Facts about a host: one shell script that collects them, and the parsed answers.
 
-The script runs as root on whatever is there, an old system too, so it is plain sh and asks for nothing that may be
-missing. Knows nothing of what anybody wants there, nor of how the script gets to the host.
+The script runs as root on any system, also an old one: it is plain sh, and optional programs may be missing.
 """
 
 from __future__ import annotations
@@ -11,12 +10,12 @@ from typing import NamedTuple
 
 STATE = "/var/lib/private/fedmq"
 KEYS = f"{STATE}/keys"  # of the broker and the aggregator
-CREDENTIALS = "/etc/credstore"  # from which systemd hands each trainer its own key
+CREDENTIALS = "/etc/credstore"  # systemd passes each trainer its key from here
 UNIT_PROPERTIES = "Id,ActiveState,UnitFileState,NRestarts,StatusText,Result"
 LINES_MAX = 4096
 
-# One `word rest` a line. The broker's ports are looked up in /proc: ss may not be installed.
-QUESTIONS = rf"""
+# Prints one `key value` a line. Ports come from /proc, because ss may not be installed.
+FACTS_SCRIPT = rf"""
 export LC_ALL=C
 [ ! -r /etc/os-release ] || (. /etc/os-release; echo "os ${{ID:-unknown}} ${{VERSION_ID:-}}")
 command -v dpkg > /dev/null && echo "architecture $(dpkg --print-architecture)"
@@ -27,10 +26,10 @@ echo "clock $(date +%s.%N)"
 awk '$4 == "0A" {{ split($2, at, ":"); print "port " at[2] }}' /proc/net/tcp /proc/net/tcp6 2> /dev/null | sort -u
 command -v dpkg-query > /dev/null && dpkg-query -W -f 'package ${{db:Status-Status}} ${{Version}}\n' fedmq 2> /dev/null
 sha256sum /etc/fedmq/*.toml 2> /dev/null | sed 's/^/file /'
-said() {{ sed -n "s/^ *\"$1\": *\"\(.*\)\",*$/\1/p" "$2"; }}
-[ ! -f {KEYS}/broker.key ] || echo "federation $(said id {KEYS}/federation.json)"
-[ ! -f {KEYS}/broker.key ] || echo "address $(said broker {KEYS}/federation.json)"
-[ ! -f {CREDENTIALS}/fedmq-federation.json ] || echo "joined $(said id {CREDENTIALS}/fedmq-federation.json)"
+json_value() {{ sed -n "s/^ *\"$1\": *\"\(.*\)\",*$/\1/p" "$2"; }}
+[ ! -f {KEYS}/broker.key ] || echo "federation $(json_value id {KEYS}/federation.json)"
+[ ! -f {KEYS}/broker.key ] || echo "address $(json_value broker {KEYS}/federation.json)"
+[ ! -f {CREDENTIALS}/fedmq-federation.json ] || echo "joined $(json_value id {CREDENTIALS}/fedmq-federation.json)"
 for key in {CREDENTIALS}/fedmq-trainer-*.key; do
     [ ! -f "$key" ] || {{ name=${{key#{CREDENTIALS}/fedmq-trainer-}}; echo "trainer ${{name%.key}}"; }}
 done
@@ -38,7 +37,7 @@ done
 if [ -d /run/systemd/system ]; then
     units=$(
         systemctl list-units --all --plain --no-legend 'fedmq-*.service' | cut -d' ' -f1
-        ls /etc/systemd/system/fedmq.target.wants 2> /dev/null  # systemd forgets an enabled unit that is over
+        ls /etc/systemd/system/fedmq.target.wants 2> /dev/null  # systemd unloads an enabled unit that has ended
     )
     [ -z "$units" ] || systemctl show --property={UNIT_PROPERTIES} $(echo "$units" | sort -u) | sed 's/^/unit /'
 fi
@@ -47,7 +46,7 @@ fi
 
 
 class Unit(NamedTuple):
-    """A unit as systemd sees it."""
+    """The state of a unit in systemd."""
 
     active: str = "inactive"  # active, activating, failed, …
     enabled: bool = False
@@ -58,7 +57,7 @@ class Unit(NamedTuple):
 
 @dataclass(frozen=True)
 class Facts:
-    """The answers; None where a host has none."""
+    """The parsed answers; None where the host gives none."""
 
     os: str | None = None
     architecture: str | None = None
@@ -66,65 +65,65 @@ class Facts:
     python: tuple[int, int] | None = None
     free_kb: int | None = None
     clock: float | None = None  # seconds since 1970
-    ports: frozenset[int] = frozenset()  # on which somebody listens
-    package: str | None = None  # how it stands there in dpkg's word, installed or config-files
-    version: str | None = None  # of the package, if it is installed whole
+    ports: frozenset[int] = frozenset()  # listening TCP ports
+    package: str | None = None  # status in dpkg: installed, config-files
+    version: str | None = None  # of the package, if fully installed
     files: dict[str, str] = field(default_factory=dict)  # SHA-256 of the settings, by path
-    federation: str | None = None  # the id of the one whose broker's key is there
-    address: str | None = None  # where its keys say that the broker is
-    joined: str | None = None  # the id of the one that its trainers belong to
-    trainers: frozenset[str] = frozenset()  # whose keys are there
-    finished: bool = False  # the aggregator's run is over
+    federation: str | None = None  # id of the federation whose broker key is on this host
+    address: str | None = None  # of the broker, from the federation's keys
+    joined: str | None = None  # id of the federation of its trainers
+    trainers: frozenset[str] = frozenset()  # names of the trainers whose keys are on this host
+    finished: bool = False  # the aggregator's run has finished
     units: dict[str, Unit] = field(default_factory=dict)
 
     def unit(self, name: str) -> Unit:
-        """A unit, also one that systemd has never heard of."""
+        """Return the state of a unit, inactive if systemd does not know it."""
         return self.units.get(name, Unit())
 
 
 def read_facts(text: str) -> Facts:
-    """The facts that the script printed; a line that it cannot have printed is left out."""
-    one: dict[str, str] = {}
+    """Parse the output of the script; lines of unknown form are ignored."""
+    single: dict[str, str] = {}
     ports: set[int] = set()
     files: dict[str, str] = {}
     trainers: set[str] = set()
     unit_lines: list[str] = []
     for line in text.splitlines()[:LINES_MAX]:
-        word, _, rest = line.partition(" ")
+        key, _, rest = line.partition(" ")
         first, _, second = rest.partition(" ")
-        if word == "port":
+        if key == "port":
             ports.add(int(rest, 16) if _is_hexadecimal(rest) else 0)
-        elif word == "file":
+        elif key == "file":
             files[second.strip()] = first
-        elif word == "trainer":
+        elif key == "trainer":
             trainers.add(rest)
-        elif word == "unit":
+        elif key == "unit":
             unit_lines.append(rest)
         else:
-            one[word] = rest.strip()
-    status, _, version = one.get("package", "").partition(" ")
+            single[key] = rest.strip()
+    status, _, version = single.get("package", "").partition(" ")
     return Facts(
-        os=one.get("os"),
-        architecture=one.get("architecture"),
-        systemd=_whole(one.get("systemd")),
-        python=_version(one.get("python")),
-        free_kb=_whole(one.get("free")),
-        clock=_number(one.get("clock")),
+        os=single.get("os"),
+        architecture=single.get("architecture"),
+        systemd=_whole(single.get("systemd")),
+        python=_version(single.get("python")),
+        free_kb=_whole(single.get("free")),
+        clock=_number(single.get("clock")),
         ports=frozenset(ports),
         package=status if status not in ("", "not-installed") else None,
         version=version if status == "installed" else None,
         files=files,
-        federation=one.get("federation"),
-        address=one.get("address"),
-        joined=one.get("joined"),
+        federation=single.get("federation"),
+        address=single.get("address"),
+        joined=single.get("joined"),
         trainers=frozenset(trainers),
-        finished="finished" in one,
+        finished="finished" in single,
         units=_units(unit_lines),
     )
 
 
 def _units(lines: list[str]) -> dict[str, Unit]:
-    """Blocks of `Property=value`, with an empty line between two units; one that is only mentioned is left out."""
+    """Parse blocks of `Property=value` separated by an empty line; omit units that are inactive and disabled."""
     found: dict[str, Unit] = {}
     block: dict[str, str] = {}
     for line in [*lines, ""]:

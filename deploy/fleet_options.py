@@ -1,7 +1,4 @@
-"""What the commands of `fedmq deploy` share: options, the hosts that are meant, and work on each of them.
-
-Knows nothing of what is done there.
-"""
+"""Shared parts of the commands `fedmq deploy`: options, the selected hosts, and running work on each host."""
 
 from __future__ import annotations
 
@@ -18,76 +15,83 @@ from fedmq.deploy.inventory import INVENTORY, read_inventory
 from fedmq.errors import BadConfiguration, FedmqError
 
 if TYPE_CHECKING:
-    from fedmq.deploy.rollout import News, Rollout, Tell
+    from fedmq.deploy.rollout import HostProgress, OnProgress, Rollout
 
 LIMIT = 8
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class HostsFailed(FedmqError):
-    """Some hosts failed; each has said why."""
+    """At least one host failed; the error of each host was printed."""
 
 
 def fleet_options(command: Command) -> Command:
-    """--inventory, --ssh-config, --limit and those of the log."""
+    """Add --inventory, --ssh-config, --limit and the log options."""
     path = click.Path(path_type=Path, dir_okay=False)
     for decorate in (
-        option("--inventory", type=path, default=INVENTORY, metavar="FILE", help="What runs where, in TOML."),
-        option("--ssh-config", type=path, metavar="FILE", help="Instead of ~/.ssh/config."),
-        option("--limit", type=COUNT, default=LIMIT, metavar="N", help="So many hosts at once."),
+        option("--inventory", type=path, default=INVENTORY, metavar="FILE", help="Hosts and their services, in TOML."),
+        option("--ssh-config", type=path, metavar="FILE", help="Use FILE instead of ~/.ssh/config."),
+        option("--limit", type=COUNT, default=LIMIT, metavar="N", help="Maximum number of hosts at the same time."),
     ):
         command = decorate(command)
     return log_options(command)
 
 
 def hosts_of(path: Path, given: tuple[str, ...]) -> list[str]:
-    """These, or all of the inventory."""
+    """Return the given hosts, or all hosts of the inventory."""
     hosts = list(given) or read_inventory(path).hosts
     if not hosts:
-        raise BadConfiguration(f"expected hosts, or some in {path}, got none; say them or name another --inventory")
+        raise BadConfiguration(f"expected hosts, or some in {path}, got none; name hosts or another --inventory")
     return hosts
 
 
-def work_on(
-    work: Callable[[Rollout], Coroutine[Any, Any, None]], ssh_config: Path | None, limit: int, tell: Tell | None = None
+def run_rollout(
+    work: Callable[[Rollout], Coroutine[Any, Any, None]],
+    ssh_config: Path | None,
+    limit: int,
+    on_progress: OnProgress | None = None,
 ) -> dict[str, str]:
-    """Do it, and `tell` how far it is (None: show it); a line for each host that failed."""
+    """Run `work` and return the error of each host that failed; without `on_progress` show a table of progress."""
     from fedmq.deploy.rollout import Rollout
-    from fedmq.deploy.status_table import Progress
+    from fedmq.deploy.status_table import ProgressTable
 
-    with Progress() if tell is None else nullcontext(tell) as told:
-        rollout = Rollout(ssh_config, limit, told)
+    with ProgressTable() if on_progress is None else nullcontext(on_progress) as callback:
+        rollout = Rollout(ssh_config, limit, callback)
         asyncio.run(work(rollout))
     return rollout.failed
 
 
-def silence(news: News) -> None:
-    """Tell nobody."""
+def ignore_progress(progress: HostProgress) -> None:
+    """Discard a report of progress."""
 
 
-def work_on_each(
-    hosts: list[str], work: Callable[..., Any], ssh_config: Path | None, limit: int, tell: Tell | None = None
+def run_on_hosts(
+    hosts: list[str],
+    work: Callable[..., Any],
+    ssh_config: Path | None,
+    limit: int,
+    on_progress: OnProgress | None = None,
 ) -> None:
-    """Do `work(rollout, host)` on each host.
+    """Run `work(rollout, host)` on each host.
 
     Raises:
-        HostsFailed: some did.
+        HostsFailed: at least one host failed.
     """
 
     async def each(rollout: Rollout) -> None:
         await rollout.each(hosts, lambda host: work(rollout, host))
 
-    end(work_on(each, ssh_config, limit, tell), len(hosts))
+    raise_if_failed(run_rollout(each, ssh_config, limit, on_progress), len(hosts))
 
 
-def end(failed: dict[str, str], count: int) -> None:
-    """Nothing, if no host failed.
+def raise_if_failed(failed: dict[str, str], count: int) -> None:
+    """Raise if a host failed.
 
     Raises:
-        HostsFailed: some did.
+        HostsFailed: names the hosts, and the error of the first.
     """
     if failed:
         which = ", ".join(failed)
         raise HostsFailed(
-            f"expected {count} hosts to be done, {len(failed)} failed: {which}; {next(iter(failed.values()))}"
+            f"expected {count} hosts to succeed, {len(failed)} failed: {which}; {next(iter(failed.values()))}"
         )

@@ -1,4 +1,4 @@
-"""Checks of this machine: Python, libzmq, limits, the clock, folders, keys and rows. Knows nothing of the network."""
+"""Checks of this machine: Python, libzmq, limits, the clock, folders, keys and rows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fedmq import __version__
-from fedmq.deploy.check_result import Finding, broken, fine, odd
+from fedmq.deploy.check_result import CheckResult, ok, problem, warning
 from fedmq.errors import BadConfiguration
 from fedmq.security.keyring import KEY_SUFFIX, Credentials, read_credentials, read_federation
 from fedmq.security.keys import Role
@@ -19,79 +19,83 @@ from fedmq.transport.zeromq import library
 
 PYTHON_MIN = (3, 11)
 LIBZMQ_MIN = (4, 3)
-FILES_MIN, FILES_WANTED = 256, 4096  # a broker takes two for each trainer
-TIME_ERROR = 5  # adjtimex(2): the clock is not synchronised
+FILES_MIN, FILES_WANTED = 256, 4096  # a broker opens two for each trainer
+TIME_ERROR = 5  # adjtimex(2): the clock is not synchronized
 TIMEX_BYTES = 1024  # more than struct timex has anywhere
 SECRET_ROLES: tuple[Role, ...] = ("trainer", "observer", "aggregator", "broker")
 
 
-def check_python(version: tuple[int, ...] = sys.version_info[:3]) -> Finding:
-    """Whether Python is new enough."""
+def check_python(version: tuple[int, ...] = sys.version_info[:3]) -> CheckResult:
+    """Check the version of Python."""
     found = f"Python {'.'.join(map(str, version))}, fedmq {__version__}, {platform.system()} {platform.machine()}"
     if version < PYTHON_MIN:
-        return broken("python", found, "fedmq needs Python 3.11 or newer: install it, and fedmq into it")
-    return fine("python", found)
+        return problem("python", found, "fedmq needs Python 3.11 or newer: install it, and fedmq into it")
+    return ok("python", found)
 
 
-def check_libzmq(known: Callable[[], tuple[str, bool]] = library) -> Finding:
-    """Whether libzmq is new enough, and can encrypt."""
+def check_libzmq(known: Callable[[], tuple[str, bool]] = library) -> CheckResult:
+    """Check the version of libzmq, and that it supports CURVE."""
     version, encrypts = known()
     found = f"libzmq {version}"
     if tuple(map(int, version.split(".")[:2])) < LIBZMQ_MIN:
-        return broken("libzmq", found, "expected 4.3 or newer: pip install --upgrade pyzmq")
+        return problem("libzmq", found, "expected 4.3 or newer: pip install --upgrade pyzmq")
     if not encrypts:
-        return odd("libzmq", f"{found} without CURVE", "it cannot use keys: pip install --force-reinstall pyzmq")
-    return fine("libzmq", found)
+        return warning("libzmq", f"{found} without CURVE", "it cannot use keys: pip install --force-reinstall pyzmq")
+    return ok("libzmq", found)
 
 
-def check_files_limit(limit: int | None = None) -> Finding:
-    """Whether the process may have enough files and connections open."""
+def check_files_limit(limit: int | None = None) -> CheckResult:
+    """Check the limit of open files and connections."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0] if limit is None else limit
-    found = f"{limit} files and connections may be open"
-    advice = f"ulimit -n {FILES_WANTED * 4} before fedmq broker; LimitNOFILE= in a unit (that of fedmq has it)"
+    found = f"the limit of open files and connections is {limit}"
+    advice = f"ulimit -n {FILES_WANTED * 4} before fedmq broker; LimitNOFILE= in a unit (those of fedmq set it)"
     if limit < FILES_MIN:
-        return broken("files", found, advice)
+        return problem("files", found, advice)
     if limit < FILES_WANTED:
-        return odd("files", f"{found}: enough for about {limit // 2} trainers at a broker here", advice)
-    return fine("files", found)
+        return warning("files", f"{found}: enough for about {limit // 2} trainers at a broker on this machine", advice)
+    return ok("files", found)
 
 
 def adjtimex() -> int:
-    """The state of the kernel's clock, or -1 when it does not say; see adjtimex(2)."""
+    """Return the state of the kernel's clock, -1 if unknown; see adjtimex(2)."""
     return int(ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(TIMEX_BYTES)))
 
 
-def check_clock(state: Callable[[], int] = adjtimex) -> Finding:
-    """Whether the clock is synchronised; no other machine's is looked at, and no training depends on it."""
+def check_clock(state: Callable[[], int] = adjtimex) -> CheckResult:
+    """Check that the clock is synchronized; training does not depend on it."""
     found = state()
     if found < 0:
-        return odd("clock", "the kernel does not say whether it is right", "compare `date -u` with another machine's")
-    if found == TIME_ERROR:
-        return odd(
+        return warning(
             "clock",
-            "not synchronised: times in logs and reports may be off; training does not depend on them",
+            "the kernel does not report whether the clock is synchronized",
+            "compare `date -u` with another machine's",
+        )
+    if found == TIME_ERROR:
+        return warning(
+            "clock",
+            "not synchronized: times in logs and reports may be off; training does not depend on them",
             "apt install systemd-timesyncd, or: timedatectl set-ntp true",
         )
-    return fine("clock", "synchronised")
+    return ok("clock", "synchronized")
 
 
-def check_folder(folder: Path) -> Finding:
-    """Whether a run or a trainer can write there."""
+def check_folder(folder: Path) -> CheckResult:
+    """Check that a run or a trainer can write to the folder."""
     try:
         with tempfile.NamedTemporaryFile(dir=folder) as file:
             file.write(b"x")
             file.flush()
     except OSError as error:
-        return broken(
+        return problem(
             "folder",
-            f"{folder.absolute()}: cannot be written ({error.strerror})",
-            "start where you may write, or choose a folder with --out (aggregator) and --state (trainer)",
+            f"{folder.absolute()}: not writable ({error.strerror})",
+            "start in a writable folder, or choose a folder with --out (aggregator) and --state (trainer)",
         )
-    return fine("folder", f"{folder.absolute()} can be written")
+    return ok("folder", f"{folder.absolute()} is writable")
 
 
-def check_keys(folder: Path) -> tuple[Finding, Credentials | None]:
-    """Whether the keys can be used, and who we are with them; the broker's own key cannot connect anywhere."""
+def check_keys(folder: Path) -> tuple[CheckResult, Credentials | None]:
+    """Check the keys; also return the credentials to connect with, None if there is only the broker's own key."""
     member = None
     try:
         federation = read_federation(folder)
@@ -100,18 +104,20 @@ def check_keys(folder: Path) -> tuple[Finding, Credentials | None]:
             credentials = read_credentials(folder, role)
             member = member or (credentials if role != "broker" else None)
     except BadConfiguration as error:
-        return broken("keys", str(error), "mend what it says, or join anew: fedmq trainer join TOKEN"), None
+        return problem("keys", str(error), "repair the file, or join again: fedmq trainer join TOKEN"), None
     if not roles:
-        return broken("keys", f"{folder}: a federation, but no secret key", "fedmq trainer join TOKEN makes one"), None
-    return fine("keys", f"{folder}: keys of {', '.join(roles)} for the broker at {federation.broker}"), member
+        return problem(
+            "keys", f"{folder}: a federation, but no secret key", "create one: fedmq trainer join TOKEN"
+        ), None
+    return ok("keys", f"{folder}: keys of {', '.join(roles)} for the broker at {federation.broker}"), member
 
 
-def check_data(spec: str) -> Finding:
-    """Whether the rows of a trainer can be used."""
+def check_data(spec: str) -> CheckResult:
+    """Check that a trainer can use these rows."""
     from fedmq.data.readers import load_rows
 
     try:
         rows = load_rows(spec)
     except BadConfiguration as error:
-        return broken("data", str(error), "the line above says what; the page your-own-data has all that --data takes")
-    return fine("data", f"{spec}: {len(rows.inputs)} rows, {rows.inputs.shape[1]} inputs")
+        return problem("data", str(error), "fix the file; the page your-own-data lists all forms of --data")
+    return ok("data", f"{spec}: {len(rows.inputs)} rows, {rows.inputs.shape[1]} inputs")

@@ -1,7 +1,6 @@
-"""Checks of the way to the broker: its name, its ports, its door, and what is heard behind it.
+"""Checks of the connection to the broker: its name, its ports, access with or without keys, and published runs.
 
-Each failure has its own advice: a name that does not resolve, a port that refuses, one that is silent, a door that
-stays shut. Knows nothing of runs but their names.
+Each failure has its own advice: the name does not resolve, a port refuses or does not answer, access is denied.
 """
 
 from __future__ import annotations
@@ -11,24 +10,24 @@ import socket
 import time
 
 from fedmq import __version__
-from fedmq.deploy.check_result import Finding, broken, fine, odd
+from fedmq.deploy.check_result import CheckResult, ok, problem, warning
 from fedmq.errors import Rejected
 from fedmq.protocol import topics
 from fedmq.protocol.codec import decode
-from fedmq.protocol.messages import PROTOCOL_VERSION, Beacon
+from fedmq.protocol.messages import PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, Beacon
 from fedmq.security.keyring import Credentials
 from fedmq.transport.address import PORTS, parse_address
 from fedmq.transport.link import Delivered, LinkRefused, LinkUp
 from fedmq.transport.zeromq import SubscriberSockets
 
 CONNECT_S = 2.0
-HANDSHAKE_S = 4.0  # libzmq's own patience, and a second
+HANDSHAKE_S = 4.0  # libzmq's own limit and one second
 LISTEN_S = 1.0  # a live run sends a beacon four times a second
 WITHOUT_KEYS = PORTS - 1
 
 
-def check_ports(host: str, first: int) -> Finding | None:
-    """Whether a broker could be started here; None when `host` is another machine."""
+def check_ports(host: str, first: int) -> CheckResult | None:
+    """Check that a broker can start on these ports; None if `host` is another machine."""
     taken = []
     for port in range(first, first + PORTS):
         with socket.socket() as probe:
@@ -40,48 +39,50 @@ def check_ports(host: str, first: int) -> Finding | None:
                     return None
                 taken.append(port)
     if taken:
-        return broken(
+        return problem(
             "ports",
-            f"in use on {host}, and not by a broker that can be talked to: {', '.join(map(str, taken))}",
-            f"ss -ltnp 'sport = :{taken[0]}' says by whom; end that, or: fedmq broker --port {first + 100}",
+            f"in use on {host} by a process that is not a reachable broker: {', '.join(map(str, taken))}",
+            f"ss -ltnp 'sport = :{taken[0]}' names the process; stop it, or: fedmq broker --port {first + 100}",
         )
-    return fine("ports", f"{first} to {first + PORTS - 1} on {host} are free for a broker")
+    return ok("ports", f"{first} to {first + PORTS - 1} on {host} are free for a broker")
 
 
-def check_way(address: str, *, wanted: bool, timeout_s: float = CONNECT_S) -> Finding:
-    """Whether the broker's ports can be reached over TCP; that nobody is there is odd only, unless one was `wanted`."""
+def check_reachable(address: str, *, wanted: bool, timeout_s: float = CONNECT_S) -> CheckResult:
+    """Check that the broker's ports accept TCP; a missing broker is only a warning unless it is `wanted`."""
     host, first = parse_address(address)
     try:
         socket.getaddrinfo(host, first, type=socket.SOCK_STREAM)
     except OSError as error:
-        return broken(
+        return problem(
             "broker",
             f"{host}: the name does not resolve ({error.strerror})",
-            f"check its spelling (getent hosts {host}), or use the number of its address",
+            f"check its spelling (getent hosts {host}), or use its IP address",
         )
     answers = {port: _connect(host, port, timeout_s) for port in range(first, first + WITHOUT_KEYS)}
     failed = {port: answer for port, answer in answers.items() if answer}
     if not failed:
-        return fine("broker", f"{host}: ports {first} to {first + WITHOUT_KEYS - 1} can be reached")
+        return ok("broker", f"{host}: ports {first} to {first + WITHOUT_KEYS - 1} are reachable")
     port, answer = next(iter(failed.items()))
     if answer != "refused":
-        return broken(
+        return problem(
             "broker",
             f"{host}:{port}: {answer}",
-            f"let TCP ports {first} to {first + PORTS - 1} through the firewalls between, and check the address",
+            f"allow TCP ports {first} to {first + PORTS - 1} in the firewalls between, and check the address",
         )
     if len(failed) < len(answers):
-        return broken("broker", f"{host}:{port} refuses, others do not", "is --broker the first of its ports?")
-    verdict = broken if wanted else odd
-    return verdict(
+        return problem(
+            "broker", f"{host}:{port} refuses, other ports do not", "check that --broker names the first of the ports"
+        )
+    result = problem if wanted else warning
+    return result(
         "broker",
-        f"{host}:{first}: nobody listens",
-        "start it there (fedmq broker, systemctl start fedmq-broker), or say with --broker where it is",
+        f"{host}:{first}: connection refused",
+        "start the broker (fedmq broker, systemctl start fedmq-broker), or give its address with --broker",
     )
 
 
 def _connect(host: str, port: int, timeout_s: float) -> str:
-    """How a connection fails; "" when it does not."""
+    """Return why a connection fails, "" if it succeeds."""
     try:
         socket.create_connection((host, port), timeout_s).close()
     except ConnectionRefusedError:
@@ -93,57 +94,58 @@ def _connect(host: str, port: int, timeout_s: float) -> str:
     return ""
 
 
-def check_door(address: str, credentials: Credentials | None, wait_s: float = HANDSHAKE_S) -> list[Finding]:
-    """Whether the broker lets us in, and then what is heard there."""
+def check_access(address: str, credentials: Credentials | None, wait_s: float = HANDSHAKE_S) -> list[CheckResult]:
+    """Check that the broker accepts the connection, then report a published run."""
     link = SubscriberSockets(address, topics.BEACONS, credentials=credentials)
     try:
-        give_up_at = time.monotonic() + wait_s
-        while (left_s := give_up_at - time.monotonic()) > 0:
+        deadline = time.monotonic() + wait_s
+        while (left_s := deadline - time.monotonic()) > 0:
             link.wait(left_s)
-            for news in link.receive():
-                if isinstance(news, LinkUp):
-                    return [fine("door", f"the broker at {address} lets us in"), _listen(link)]
-                if isinstance(news, LinkRefused):
+            for event in link.receive():
+                if isinstance(event, LinkUp):
+                    return [ok("access", f"the broker at {address} accepts the connection"), _published_run(link)]
+                if isinstance(event, LinkRefused):
                     return [_refused(address, credentials)]
     finally:
         link.close()
     return [
-        broken(
-            "door",
-            f"something listens at {address}, and does not greet as a broker of fedmq does",
-            "check the address; with keys, whether they are of this broker's federation (fedmq trainer join TOKEN)",
+        problem(
+            "access",
+            f"{address} accepts TCP connections, but does not answer as a fedmq broker",
+            "check the address, and that the keys belong to its federation (fedmq trainer join TOKEN)",
         )
     ]
 
 
-def _refused(address: str, credentials: Credentials | None) -> Finding:
+def _refused(address: str, credentials: Credentials | None) -> CheckResult:
     if credentials is None:
-        found = f"the broker at {address} wants keys, or is none"
-        return broken("door", found, "join its federation: fedmq trainer join TOKEN, then --keys DIR")
+        found = f"the broker at {address} requires keys, or is not a fedmq broker"
+        return problem("access", found, "join its federation: fedmq trainer join TOKEN, then --keys DIR")
     public = credentials.identity.public
-    return broken(
-        "door",
-        f"the broker at {address} does not let in {public.role} {public.name}, or has no keys itself",
-        f"on its machine: fedmq keys accept {public.fingerprint} (fedmq keys ls says who is in)",
+    return problem(
+        "access",
+        f"the broker at {address} rejects {public.role} {public.name}, or runs without keys",
+        f"on its machine: fedmq keys accept {public.fingerprint} (fedmq keys ls lists the members)",
     )
 
 
-def _listen(link: SubscriberSockets) -> Finding:
-    """What the first beacon says, if one comes."""
-    give_up_at = time.monotonic() + LISTEN_S
-    while (left_s := give_up_at - time.monotonic()) > 0:
+def _published_run(link: SubscriberSockets) -> CheckResult:
+    """Report the first beacon within LISTEN_S."""
+    deadline = time.monotonic() + LISTEN_S
+    while (left_s := deadline - time.monotonic()) > 0:
         link.wait(left_s)
-        for news in link.receive():
-            if not isinstance(news, Delivered):
+        for event in link.receive():
+            if not isinstance(event, Delivered):
                 continue
             try:
-                message = decode(news.frames).message
+                message = decode(event.frames).message
             except Rejected as rejected:
-                return broken(
+                return problem(
                     "runs",
-                    f"what is published cannot be read ({rejected.reason}): expected version {PROTOCOL_VERSION}",
+                    f"a published message is not readable ({rejected.reason}): expected protocol version "
+                    f"{PROTOCOL_VERSION_MIN} to {PROTOCOL_VERSION}",
                     f"install the same fedmq on all machines; here it is {__version__}",
                 )
             if isinstance(message, Beacon):
-                return fine("runs", f"run {message.run} is at round {message.round}")
-    return fine("runs", "nobody publishes a run now")
+                return ok("runs", f"run {message.run} is at round {message.round}")
+    return ok("runs", "no run is published now")

@@ -1,7 +1,4 @@
-"""The commands of `fedmq deploy` that look after what is there: status, logs, stop and remove.
-
-Say what is wanted; `rollout` does it.
-"""
+"""The commands of `fedmq deploy` that operate deployed hosts: status, logs, stop and remove."""
 
 from __future__ import annotations
 
@@ -11,57 +8,57 @@ from typing import TYPE_CHECKING
 import click
 
 from fedmq.cli.options import COUNT, option
-from fedmq.deploy.fleet_options import fleet_options, hosts_of, silence, work_on, work_on_each
+from fedmq.deploy.fleet_options import fleet_options, hosts_of, ignore_progress, run_on_hosts, run_rollout
 from fedmq.deploy.inventory import read_inventory
 
 if TYPE_CHECKING:
     from fedmq.deploy.facts import Facts
-    from fedmq.deploy.rollout import News, Rollout
+    from fedmq.deploy.rollout import HostProgress, Rollout
     from fedmq.deploy.ssh import Host
 
 
 @click.command()
 @click.argument("hosts", nargs=-1)
-@option("--json", "as_json", is_flag=True, help="One JSON object.")
+@option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @fleet_options
 def status(hosts: tuple[str, ...], as_json: bool, inventory: Path, ssh_config: Path | None, limit: int) -> None:
-    """Show how the services stand, on HOSTS or on all of the inventory.
+    """Show the state of the services, on HOSTS or on all hosts of the inventory.
 
-    Exit code 1 when a host cannot be asked or a service has failed.
+    Exit code 1 if a host is unreachable or a service has failed.
 
     \b
     Examples:
       fedmq deploy status
       fedmq deploy status south --json
     """
-    from fedmq.deploy.status_table import standing
+    from fedmq.deploy.status_table import format_status
 
     found: dict[str, Facts] = {}
 
-    async def ask(rollout: Rollout) -> None:
+    async def collect(rollout: Rollout) -> None:
         async def work(host: Host) -> str:
-            found[host.name] = await rollout.ask(host)
+            found[host.name] = await rollout.facts_of(host)
             return ""
 
         await rollout.each(hosts_of(inventory, hosts), work)
 
-    failed = work_on(ask, ssh_config, limit, silence)
-    click.echo(standing(found, failed, as_json=as_json))
+    failed = run_rollout(collect, ssh_config, limit, ignore_progress)
+    click.echo(format_status(found, failed, as_json=as_json))
     if failed or any(unit.active == "failed" for facts in found.values() for unit in facts.units.values()):
         raise SystemExit(1)
 
 
 @click.command()
 @click.argument("hosts", nargs=-1)
-@option("--lines", type=COUNT, default=20, metavar="N", help="So many of each host.")
-@option("--follow", is_flag=True, help="Go on with new lines as they come, until Ctrl-C.")
+@option("--lines", type=COUNT, default=20, metavar="N", help="Number of lines of each host.")
+@option("--follow", is_flag=True, help="Continue with new lines, until Ctrl-C.")
 @fleet_options
 def logs(
     hosts: tuple[str, ...], lines: int, follow: bool, inventory: Path, ssh_config: Path | None, limit: int
 ) -> None:
-    """Show the last lines that the services have logged, on HOSTS or on all of the inventory.
+    """Show the last log lines of the services, on HOSTS or on all hosts of the inventory.
 
-    With --follow all hosts are listened to at once. One that cannot be, or no longer, is told; the others go on.
+    With --follow all hosts are followed at the same time. A host that fails is reported; the others continue.
 
     \b
     Examples:
@@ -75,27 +72,27 @@ def logs(
             click.echo(f"{host.name}: {line}")
         return ""
 
-    async def listen(rollout: Rollout, host: Host) -> str:
+    async def follow_host(rollout: Rollout, host: Host) -> str:
         async for line in rollout.follow(host, lines):
             click.echo(f"{host.name}: {line}")
         return ""
 
-    def complain(news: News) -> None:
-        if news.error is not None:
-            click.echo(f"fedmq: {news.host}: {news.error}", err=True)
+    def print_error(progress: HostProgress) -> None:
+        if progress.error is not None:
+            click.echo(f"fedmq: {progress.host}: {progress.error}", err=True)
 
     chosen = hosts_of(inventory, hosts)
     if follow:
-        work_on_each(chosen, listen, ssh_config, len(chosen), complain)
+        run_on_hosts(chosen, follow_host, ssh_config, len(chosen), print_error)
     else:
-        work_on_each(chosen, show, ssh_config, limit, silence)
+        run_on_hosts(chosen, show, ssh_config, limit, ignore_progress)
 
 
 @click.command()
 @click.argument("hosts", nargs=-1)
 @fleet_options
 def stop(hosts: tuple[str, ...], inventory: Path, ssh_config: Path | None, limit: int) -> None:
-    """Stop the services, now and at the next boot; keys, settings and state stay.
+    """Stop and disable the services; keys, settings and state stay.
 
     \b
     Examples:
@@ -105,18 +102,18 @@ def stop(hosts: tuple[str, ...], inventory: Path, ssh_config: Path | None, limit
     from fedmq.deploy import plan
 
     async def work(rollout: Rollout, host: Host) -> str:
-        return await rollout.carry_out(host, plan.stop(await rollout.ask(host)))
+        return await rollout.execute(host, plan.stop(await rollout.facts_of(host)))
 
-    work_on_each(hosts_of(inventory, hosts), work, ssh_config, limit)
+    run_on_hosts(hosts_of(inventory, hosts), work, ssh_config, limit)
 
 
 @click.command()
 @click.argument("hosts", nargs=-1, required=True)
 @fleet_options
 def remove(hosts: tuple[str, ...], inventory: Path, ssh_config: Path | None, limit: int) -> None:
-    """Take fedmq from HOSTS: its trainers' keys are revoked, and no file, user or unit of it is left there.
+    """Remove fedmq from HOSTS: revoke the keys of its trainers, and delete all files, users and units.
 
-    Take the host from the inventory yourself.
+    The inventory is not changed: delete the host there.
 
     \b
     Examples:
@@ -124,15 +121,15 @@ def remove(hosts: tuple[str, ...], inventory: Path, ssh_config: Path | None, lim
     """
     from fedmq.deploy import plan
 
-    at = read_inventory(inventory).broker
+    broker = read_inventory(inventory).broker
 
     async def work(rollout: Rollout, host: Host) -> str:
-        facts = await rollout.ask(host)
+        facts = await rollout.facts_of(host)
         try:
-            await rollout.carry_out(host, plan.stop(facts))  # its trainers say goodbye: no run waits for their rows
+            await rollout.execute(host, plan.stop(facts))  # the trainers send Goodbye: no run waits for their rows
         finally:
-            if facts.trainers and at is not None and at.host not in hosts:
-                await rollout.revoke(at.host, sorted(facts.trainers))
-        return await rollout.carry_out(host, plan.remove(facts))
+            if facts.trainers and broker is not None and broker.host not in hosts:
+                await rollout.revoke(broker.host, sorted(facts.trainers))
+        return await rollout.execute(host, plan.remove(facts))
 
-    work_on_each(list(hosts), work, ssh_config, limit)
+    run_on_hosts(list(hosts), work, ssh_config, limit)

@@ -1,6 +1,6 @@
-"""What a Debian package says of itself: its version, its architecture, and the Pythons that it runs on.
+"""Read the control fields of a Debian package: version, architecture, and the supported Python versions.
 
-Reads the format of deb(5) itself, so that any machine can deploy it. Knows nothing of hosts.
+Parses the format of deb(5) itself, so that machines without dpkg can deploy, too.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ BUILD = "build one with make deb"
 
 
 class Package(NamedTuple):
-    """A package file; Pythons from `python_min` up to, but not, `python_below`."""
+    """A package file for Python versions in [`python_min`, `python_below`)."""
 
     path: Path
     version: str
@@ -32,17 +32,17 @@ class Package(NamedTuple):
 
 
 def read_package(path: Path) -> Package:
-    """What a package file says.
+    """Return the fields of a package file.
 
     Raises:
-        BadConfiguration: it is not a package of fedmq.
+        BadConfiguration: the file is not a package of fedmq.
     """
     try:
         fields = _fields(_control(path))
         python = [tuple(map(int, found)) for found in re.findall(r"python3 \(\S+ (\d+)\.(\d+)\)", fields["Depends"])]
         least, below = python
         if fields["Package"] != "fedmq":
-            raise ValueError(f"it is {fields['Package']}")
+            raise ValueError(f"package {fields['Package']}")
         return Package(
             path,
             fields["Version"],
@@ -57,10 +57,10 @@ def read_package(path: Path) -> Package:
 
 
 def find_package(given: Path | None) -> Package:
-    """The package that is meant: this one, or the newest in dist/.
+    """Return the given package, or the newest in dist/.
 
     Raises:
-        BadConfiguration: there is none.
+        BadConfiguration: there is no such package.
     """
     if given is not None:
         return read_package(given)
@@ -71,7 +71,7 @@ def find_package(given: Path | None) -> Package:
 
 
 def _control(path: Path) -> str:
-    """The control file, from the archive in the archive."""
+    """Return the text of the control file inside the control archive."""
     with path.open("rb") as file:
         if file.read(len(MAGIC)) != MAGIC:
             raise ValueError("not an archive")
@@ -79,13 +79,13 @@ def _control(path: Path) -> str:
             name, size = header[:16].decode("ascii").strip().rstrip("/"), int(header[48:58])
             if name.startswith("control.tar"):
                 if size > CONTROL_BYTES_MAX:
-                    raise ValueError("its control archive is too long")
+                    raise ValueError("control archive too long")
                 with tarfile.open(fileobj=io.BytesIO(file.read(size))) as archive:
                     member = archive.extractfile("./control")
                     assert member is not None
                     return member.read(CONTROL_BYTES_MAX).decode()
             file.seek(size + size % 2, io.SEEK_CUR)
-    raise ValueError("without a control file")
+    raise ValueError("no control file")
 
 
 def _fields(text: str) -> dict[str, str]:

@@ -1,7 +1,7 @@
-"""What would be done on a host: problems and steps as data, from what is wanted and from the facts.
+"""Plan the steps for a host, as data, from its desired state and its facts.
 
-Pure: the same facts give the same plan, and a host that is as it should be gives an empty one. A step is a shell script
-that root runs; what is secret or long comes on its standard input, never in its text. Knows nothing of SSH.
+Pure: the same facts give the same plan, and a host in its desired state gives an empty plan. A step is a shell script
+that runs as root; secrets and long values come on its standard input, never in its text.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from fedmq.deploy.package import Package
 from fedmq.transport.address import PORTS
 
 SYSTEMD_MIN = 252  # keys from /etc/credstore
-SKEW_S_MAX = 30.0  # tokens expire by the clock, and logs of several hosts are read side by side
-SPARE_KB = 64 << 10  # beside the package and what it unpacks to, for state and logs
+SKEW_S_MAX = 30.0  # tokens expire by the clock, and logs of several hosts are compared
+SPARE_KB = 64 << 10  # for state and logs, beside the installed package
 ETC = "/etc/fedmq"
 FEDMQ = "/opt/fedmq/bin/fedmq"
-KEYS_SEEN = "/var/lib/fedmq/keys"  # as the units see it
-WRITTEN = "# Written by fedmq deploy; the next deploy writes it again.\n"
+KEYS_SEEN = "/var/lib/fedmq/keys"  # the path inside the units
+WRITTEN = "# Written by fedmq deploy; the next deploy overwrites it.\n"
 BROKER, AGGREGATOR = "fedmq-broker.service", "fedmq-aggregator.service"
 
 
 @dataclass(frozen=True)
 class Step:
-    """One thing to do: what it is in words, the script, what it reads, and how long it may take."""
+    """One step: a description, the script, its standard input, and its time limit."""
 
     what: str
     script: str
@@ -37,25 +37,25 @@ class Step:
 
 @dataclass(frozen=True)
 class Install:
-    """Push the package and install it."""
+    """Copy the package to the host and install it."""
 
     package: Package
 
     @property
     def what(self) -> str:
-        """In words."""
+        """Describe the step."""
         return f"install {self.package.version}"
 
 
 @dataclass(frozen=True)
 class Enrol:
-    """Make this trainer's key on its host and have it accepted at the broker's."""
+    """Create a trainer's key on its host and accept it on the broker's host."""
 
     name: str
 
     @property
     def what(self) -> str:
-        """In words."""
+        """Describe the step."""
         return f"enrol {self.name}"
 
 
@@ -63,20 +63,20 @@ AnyStep = Step | Install | Enrol
 
 
 def trainer_unit(name: str) -> str:
-    """The unit of a trainer."""
+    """Return the name of the unit of a trainer."""
     return f"fedmq-trainer@{name}.service"
 
 
-def short(unit: str) -> str:
-    """A unit's name for people: broker, trainer@north."""
+def short_name(unit: str) -> str:
+    """Return the display name of a unit: broker, trainer@north."""
     return unit.removeprefix("fedmq-").removesuffix(".service")
 
 
 def problems(facts: Facts, package: Package, now: float) -> list[str]:
-    """Why the package can not be installed there; each one line. `now` is our clock when theirs was asked."""
+    """Return why the package cannot be installed, one line each; `now` is our clock at the time of the facts."""
     found = []
     if facts.architecture is None or facts.os is None:
-        found.append(f"expected Debian or Ubuntu, got {facts.os or 'neither'}; deploy to another host")
+        found.append(f"expected Debian or Ubuntu, got {facts.os or 'neither'}; choose another host")
     elif facts.architecture != package.architecture:
         found.append(f"expected {package.architecture}, got {facts.architecture}; build the package on such a machine")
     if facts.systemd is None:
@@ -101,7 +101,7 @@ def problems(facts: Facts, package: Package, now: float) -> list[str]:
 
 
 def broker_problems(facts: Facts, broker: BrokerHost) -> list[str]:
-    """Why the broker can not listen there."""
+    """Return why the broker cannot listen on this host."""
     taken = sorted(facts.ports & set(range(broker.port, broker.port + PORTS)))
     if not taken or facts.unit(BROKER).active == "active":
         return []
@@ -112,14 +112,14 @@ def broker_problems(facts: Facts, broker: BrokerHost) -> list[str]:
 
 
 def install(facts: Facts, package: Package) -> list[AnyStep]:
-    """The package, if it is not there in this version."""
+    """Install the package, unless this version is installed."""
     return [] if facts.version == package.version else [Install(package)]
 
 
 def install_script(version: str) -> str:
-    """Installs the package on the standard input. What it depends on comes from the host's own sources.
+    """Return a script that installs the package on its standard input, and dependencies from the host's sources.
 
-    apt-get mends what dpkg has left half done, and is content where dpkg has done nothing at all.
+    apt-get completes a partial installation, but also succeeds if dpkg did nothing: so the version is checked.
     """
     wanted = quote(f"installed {version}")
     return (
@@ -135,30 +135,30 @@ def install_script(version: str) -> str:
 
 
 def broker(facts: Facts, wanted: BrokerHost) -> list[AnyStep]:
-    """The federation's keys, the settings and the unit of a broker."""
+    """Set up the federation's keys, the settings and the unit of a broker."""
     steps: list[AnyStep] = []
     if facts.federation is None:
-        steps.append(Step("make the federation's keys", keys_command("init", "--broker", wanted.url)))
+        steps.append(Step("create the federation's keys", keys_command("init", "--broker", wanted.url)))
     elif facts.address != wanted.url:
-        says = r's|^\( *"broker": *"\)[^"]*|\1' + wanted.url + "|"
-        script = f"sed -i {quote(says)} {KEYS}/federation.json"
-        steps.append(Step("say the new address in the federation's keys", script))
+        edit = r's|^\( *"broker": *"\)[^"]*|\1' + wanted.url + "|"
+        script = f"sed -i {quote(edit)} {KEYS}/federation.json"
+        steps.append(Step("update the address in the federation's keys", script))
     settings: dict[str, Setting] = {"bind": "0.0.0.0", "port": wanted.port, "keys": KEYS_SEEN}  # noqa: S104 with keys
     return [*steps, *_run(facts, BROKER, "broker.toml", settings)]
 
 
 def aggregator(facts: Facts, wanted: dict[str, Setting], port: int) -> list[AnyStep]:
-    """The settings and the unit of an aggregator beside the broker.
+    """Set up the settings and the unit of an aggregator beside the broker.
 
-    A run that is over is left alone; when another one is wanted, its folder is put away.
+    A finished run stays as it is; if other settings are desired, its files are archived first.
     """
     settings = {"broker": f"tcp://127.0.0.1:{port}", **wanted, "keys": KEYS_SEEN}
-    steps = _run(facts, AGGREGATOR, "aggregator.toml", settings, over=facts.finished)
-    return [Step("put the finished run away", put_away_run()), *steps] if steps and facts.finished else steps
+    steps = _run(facts, AGGREGATOR, "aggregator.toml", settings, finished=facts.finished)
+    return [Step("archive the finished run", archive_run()), *steps] if steps and facts.finished else steps
 
 
-def put_away_run() -> str:
-    """Moves the files of a run that is over to a folder of its own, so that the next can begin."""
+def archive_run() -> str:
+    """Return a script that moves the files of a finished run to their own folder, so that the next run can start."""
     return (
         f"set -e; cd {STATE}/aggregator; systemctl stop {AGGREGATOR}\n"
         'run=$(sed -n \'s/^ *"run": "\\([A-Za-z0-9._-]*\\)",*$/\\1/p\' report.json); [ -n "$run" ]\n'
@@ -168,9 +168,9 @@ def put_away_run() -> str:
 
 
 def trainers(facts: Facts, wanted: list[Instance], federation: str, broker: str) -> list[AnyStep]:
-    """The keys, the settings and the units of the trainers of one host; what is there and not wanted is stopped.
+    """Set up the keys, settings and units of the trainers of one host; stop trainers that are not wanted.
 
-    `broker` is its address now; the keys there say what it was when they were made.
+    `broker` is the current address; the keys on the host may have an older one.
     """
     steps: list[AnyStep] = []
     for one in wanted:
@@ -178,23 +178,26 @@ def trainers(facts: Facts, wanted: list[Instance], federation: str, broker: str)
             steps.append(Enrol(one.name))
         steps += _run(facts, trainer_unit(one.name), f"trainer-{one.name}.toml", {"broker": broker, "data": one.data})
     units = {trainer_unit(one.name) for one in wanted}
-    return [*_stop([name for name in _busy(facts) if name.startswith("fedmq-trainer@") and name not in units]), *steps]
+    return [
+        *_stop([name for name in _units_in_use(facts) if name.startswith("fedmq-trainer@") and name not in units]),
+        *steps,
+    ]
 
 
 def trainer_problems(facts: Facts, federation: str) -> list[str]:
-    """Why trainers of this federation can not run there."""
+    """Return why trainers of this federation cannot run on this host."""
     if facts.joined in (None, federation):
         return []
-    return ["expected a host of this federation, got one with another's keys; fedmq deploy remove it first"]
+    return ["expected a host of this federation, got keys of another one; first run fedmq deploy remove"]
 
 
 def stop(facts: Facts) -> list[AnyStep]:
-    """Stops whatever of fedmq runs there, for now and at the next boot."""
-    return _stop(_busy(facts))
+    """Stop and disable all units of fedmq."""
+    return _stop(_units_in_use(facts))
 
 
-def _busy(facts: Facts) -> list[str]:
-    """The units that run, would at the next boot, or are remembered because they failed."""
+def _units_in_use(facts: Facts) -> list[str]:
+    """Return the units that run, are enabled, or have failed."""
     return sorted(name for name, unit in facts.units.items() if unit.enabled or unit.active != "inactive")
 
 
@@ -203,34 +206,34 @@ def _stop(units: list[str]) -> list[AnyStep]:
         return []
     names = " ".join(map(quote, units))
     script = f"systemctl disable --now --quiet {names} && {{ systemctl reset-failed {names} 2> /dev/null || true; }}"
-    return [Step(f"stop {', '.join(map(short, units))}", script)]
+    return [Step(f"stop {', '.join(map(short_name, units))}", script)]
 
 
 def remove(facts: Facts) -> list[AnyStep]:
-    """Takes everything of fedmq from there: files, state, keys, users and units; also of a package that was removed."""
+    """Purge the package: files, state, keys, users and units; also if only its configuration is left."""
     if facts.package is None:
         return []
     return [Step("purge", "export DEBIAN_FRONTEND=noninteractive; dpkg --purge fedmq 2>&1 > /dev/null")]
 
 
-def _run(facts: Facts, unit: str, file: str, settings: dict[str, Setting], *, over: bool = False) -> list[AnyStep]:
-    """The settings of a unit, and the unit: started, or started again when the settings are new."""
+def _run(facts: Facts, unit: str, file: str, settings: dict[str, Setting], *, finished: bool = False) -> list[AnyStep]:
+    """Write the settings of a unit and start it, or restart it if the settings are new."""
     path, text = f"{ETC}/{file}", (WRITTEN + settings_text(settings)).encode()
-    stands, same = facts.unit(unit), facts.files.get(path) == hashlib.sha256(text).hexdigest()
-    if same and stands.enabled and (stands.active == "active" or over):
+    state, same = facts.unit(unit), facts.files.get(path) == hashlib.sha256(text).hexdigest()
+    if same and state.enabled and (state.active == "active" or finished):
         return []
-    verb = "start" if stands.active != "active" else "restart"
+    verb = "start" if state.active != "active" else "restart"
     script = (
         f"set -e; cat > {path}.new; chmod 644 {path}.new; mv {path}.new {path}\n"
         f"systemctl enable --quiet fedmq.target {quote(unit)}; systemctl start fedmq.target\n"
         f"systemctl reset-failed {quote(unit)} 2> /dev/null || true\n"
         f"systemctl restart {quote(unit)} || {{ {_why(unit)} >&2; exit 1; }}"
     )
-    return [Step(f"{verb} {short(unit)}", script, text)]
+    return [Step(f"{verb} {short_name(unit)}", script, text)]
 
 
 def _why(unit: str) -> str:
-    """Prints the last words of the unit's own process in the start that failed, or else what systemd says of it."""
+    """Return a script that prints the last log line of the unit's failed start, or systemd's own line."""
     journal, one = "journalctl --quiet --lines 1 --output cat --no-pager", quote(unit)
     return (
         f"journalctl --sync; id=$(systemctl show --property InvocationID --value {one})\n"
@@ -239,18 +242,18 @@ def _why(unit: str) -> str:
     )
 
 
-def keys_command(*words: str) -> str:
-    """Runs `fedmq keys WORDS` as the user of the broker and the aggregator, on their folder of keys."""
+def keys_command(*arguments: str) -> str:
+    """Return a script that runs `fedmq keys ARGUMENTS` as the user of the broker and aggregator, on their keys."""
     properties = "-p DynamicUser=yes -p User=fedmq -p StateDirectory=fedmq/keys -p StateDirectoryMode=0700"
-    command = " ".join(map(quote, [FEDMQ, "keys", *words, "--keys", KEYS_SEEN]))
+    command = " ".join(map(quote, [FEDMQ, "keys", *arguments, "--keys", KEYS_SEEN]))
     return f"exec systemd-run --quiet --pipe --wait --collect -p UMask=0077 {properties} {command}"
 
 
 def join_script(name: str, connect_timeout_s: float) -> str:
-    """Makes a trainer's key, asks with the token on the standard input, and hands the key to the trainer's unit.
+    """Return a script that creates a trainer's key, enrols it with the token on stdin, and installs it for the unit.
 
-    It can be interrupted. What an earlier one has left is thrown away: that key is revoked. One that is accepted when
-    nobody listens any more, so that the last words of the command go nowhere, is handed over all the same.
+    It may be interrupted: the next run discards leftover files, whose key is revoked. A key that was accepted is
+    installed even if the join command fails afterward because its output has no reader.
     """
     folder = f"{ETC}/joining-{name}"
     return (

@@ -1,7 +1,4 @@
-"""The services as child processes of this one, on this machine's loopback address.
-
-Knows how to start and end them, nothing of what they do.
-"""
+"""Start and stop services as child processes, on this machine's loopback address."""
 
 from __future__ import annotations
 
@@ -18,13 +15,13 @@ from typing import Self
 
 from fedmq.transport.address import PORTS
 
-CANDIDATES = range(10_000, 32_000)  # below those that the kernel takes for connections that go out at any moment
+CANDIDATES = range(10_000, 32_000)  # below the ephemeral ports of outgoing connections
 STOP_S = 6.0  # after SIGTERM; a service needs at most 5
 _PARENT_DEATH_SIGNAL = 1  # prctl(2)
 
 
 def free_port() -> int:
-    """The first of five consecutive loopback ports that nobody uses now."""
+    """Return the first of five consecutive loopback ports that are free now."""
     while True:
         first = secrets.choice(CANDIDATES)
         if all(_is_free(first + offset) for offset in range(PORTS)):
@@ -32,7 +29,7 @@ def free_port() -> int:
 
 
 def listens(port: int) -> bool:
-    """Whether somebody takes connections at this loopback port."""
+    """Return whether a process accepts connections at this loopback port."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
@@ -47,20 +44,20 @@ def _is_free(port: int) -> bool:
 
 
 class Processes:
-    """Services that live as long as a `with` block; what is left at its end is stopped, and killed if it must be."""
+    """Services that run inside a `with` block; at its end the rest is stopped, and killed after STOP_S."""
 
     def __init__(self) -> None:
         self.running: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, name: str, *arguments: str, quiet: bool = True) -> subprocess.Popen[bytes]:
-        """Start `fedmq ARGUMENTS` under `name`; its output goes nowhere when `quiet`, its errors to ours.
+        """Start `fedmq ARGUMENTS` under `name`; `quiet` discards its output, errors go to our stderr.
 
-        It has a process group of its own: Ctrl-C reaches this process alone, which then asks it once to stop. Asked by
-        both, it would end at once. When this process is killed, the kernel asks in its place.
+        It has its own process group, so that Ctrl-C reaches this process only, which stops it once: a second signal
+        would end it at once. If this process is killed, the kernel sends SIGTERM.
         """
-        libc = ctypes.CDLL(None)  # found before the fork
+        libc = ctypes.CDLL(None)  # loaded before the fork
         environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-        environment.pop("FEDMQ_CONFIG", None)  # it is the caller's, and the services know other options
+        environment.pop("FEDMQ_CONFIG", None)  # the file is for the calling command; services have other options
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "fedmq", *arguments],
             stdout=subprocess.DEVNULL if quiet else None,
@@ -72,15 +69,17 @@ class Processes:
         self.running[name] = process
         return process
 
-    def dead(self) -> list[str]:
-        """The names of those that have ended."""
+    def exited(self) -> list[str]:
+        """Return the names of the processes that have ended."""
         return [name for name, process in self.running.items() if process.poll() is not None]
 
     def stop(self) -> None:
-        """SIGTERM to all, to an aggregator and a broker last, which others wait for; SIGKILL to what stays for long."""
+        """Send SIGTERM, to the aggregator and the broker last; send SIGKILL after STOP_S."""
         last = ("aggregator", "broker")
         for group in ([name for name in self.running if name not in last], *([name] for name in last)):
-            _end([self.running[name] for name in group if name in self.running and self.running[name].poll() is None])
+            _terminate(
+                [self.running[name] for name in group if name in self.running and self.running[name].poll() is None]
+            )
         self.running.clear()
 
     def __enter__(self) -> Self:
@@ -92,7 +91,7 @@ class Processes:
         self.stop()
 
 
-def _end(processes: list[subprocess.Popen[bytes]]) -> None:
+def _terminate(processes: list[subprocess.Popen[bytes]]) -> None:
     for process in processes:
         process.terminate()
     stop_by = time.monotonic() + STOP_S

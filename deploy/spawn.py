@@ -1,7 +1,6 @@
 """The command `fedmq spawn`: several trainers on this machine, each with its part of the rows.
 
-Says which trainers there are to be. Whoever keeps them running knows how: the user's systemd (`user_units`), or this
-process (`processes`) where there is none.
+The user's systemd runs them (`user_units`), or this process (`processes`) if there is no systemd.
 """
 
 from __future__ import annotations
@@ -33,20 +32,20 @@ ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     default=lambda: socket.gethostname().split(".")[0],
     show_default="the host's name",
     callback=check_name,
-    help="They are named PREFIX-1, PREFIX-2 and so on.",
+    help="Trainers are named PREFIX-1, PREFIX-2 and so on.",
 )
-@option("--foreground", is_flag=True, help="Run them below this command, also where systemd could have them.")
+@option("--foreground", is_flag=True, help="Run them as children of this command, even if systemd is available.")
 @click.pass_context
 def spawn(ctx: click.Context, /, count: int, prefix: str, foreground: bool, **settings: object) -> None:
     """Keep N trainers running on this machine.
 
-    The user's systemd has them: they come back when they are killed or hang, and do not end with this terminal. The
-    same command again starts what does not run, starts again what has other settings now, and leaves the rest alone.
-    Without a systemd that answers they run below this command instead: who ends is told and not started again, and
-    Ctrl-C or SIGTERM ends them all within five seconds.
+    The user's systemd runs them: it restarts trainers that crash or hang, and they outlive this terminal. Repeat the
+    command to start missing trainers and restart trainers with changed settings; the others keep running. Without
+    systemd they run as children of this command: an ended trainer is reported and not restarted, and Ctrl-C or SIGTERM
+    ends them all within five seconds.
 
-    All other options are those of fedmq trainer; in a text of theirs {part} and {n} are the trainer's number, {parts}
-    is N, and {name} its name. Exit code 0, or that of the first trainer that failed.
+    All other options are those of fedmq trainer. In their values {part} and {n} are the trainer's number, {parts} is N,
+    and {name} is its name. Exit code 0, or that of the first trainer that failed.
 
     \b
     Examples:
@@ -55,62 +54,62 @@ def spawn(ctx: click.Context, /, count: int, prefix: str, foreground: bool, **se
       fedmq spawn 2 --data rows.csv --keys keys-{name}
     """
     if settings["data"] is None:
-        raise click.UsageError("Missing option '--data': the rows, such as --data xor:{part}/{parts}.", ctx)
+        raise click.UsageError("Missing option '--data': expected rows, such as --data xor:{part}/{parts}.", ctx)
     given, trainers = _given(ctx), {}
     for part in range(1, count + 1):
         name = f"{prefix}-{part}"
-        own = [fill(word, part=part, parts=count, n=part, name=name) for word in given]
+        own = [fill(argument, part=part, parts=count, n=part, name=name) for argument in given]
         trainers[name] = ["trainer", "--name", name, *own]
-    keep = _run if foreground or not user_units.answers() else _hand_over
-    raise SystemExit(keep(trainers))
+    run = _run_children if foreground or not user_units.is_available() else _run_units
+    raise SystemExit(run(trainers))
 
 
-# One list of what a trainer can be told: its own.
+# The options of a trainer are defined once, in its own command.
 spawn.params += [param for param in trainer.params if param.name != "name"]
 
 
 def _given(ctx: click.Context) -> list[str]:
-    """The words for a trainer: what was set for it, in whatever way; the defaults are its own business."""
-    words: list[str] = []
+    """Return the arguments for each trainer: all options that were set; its defaults stay its own."""
+    arguments: list[str] = []
     for key, param in settings_of(trainer).items():
         name = str(param.name)
         if name == "name" or ctx.get_parameter_source(name) in (None, ParameterSource.DEFAULT):
             continue
         value = _log_level() if name == "log_level" else ctx.params[name]
         flag = f"--{key.replace('_', '-')}"
-        words += [flag] * bool(value) if param.is_flag else [flag, str(value)]
-    return words
+        arguments += [flag] * bool(value) if param.is_flag else [flag, str(value)]
+    return arguments
 
 
 def _log_level() -> str:
-    """What was set for this process, too, and stands nowhere else."""
+    """Return the log level of this process, which click does not keep."""
     return logging.getLevelName(logging.getLogger().level).lower()
 
 
-def _hand_over(trainers: dict[str, list[str]]) -> int:
-    """Let systemd have them; the first exit code of one that has ended, or 0."""
+def _run_units(trainers: dict[str, list[str]]) -> int:
+    """Start the trainers as units of systemd; return the first exit code of an ended one, or 0."""
     codes = []
-    for name, how, code in user_units.start(trainers):
-        click.echo(f"{name}: {how}" if code == 0 else f"fedmq spawn: {name} {how}", err=code != 0)
+    for name, result, code in user_units.start(trainers):
+        click.echo(f"{name}: {result}" if code == 0 else f"fedmq spawn: {name} {result}", err=code != 0)
         codes.append(code)
     if 0 in codes:
         click.echo(user_units.NEXT)
     return next((code for code in codes if code), 0)
 
 
-def _run(trainers: dict[str, list[str]]) -> int:
-    """Be their parent until all have ended, or a signal says so; the first exit code of one that failed, or 0."""
-    heard, said = os.pipe()
-    os.set_blocking(said, False)
-    signal.set_wakeup_fd(said)
+def _run_children(trainers: dict[str, list[str]]) -> int:
+    """Run the trainers as children until all end or a signal arrives; return the first failed exit code, or 0."""
+    signals, wakeup = os.pipe()
+    os.set_blocking(wakeup, False)
+    signal.set_wakeup_fd(wakeup)
     for number in (*ENDING, signal.SIGCHLD):
-        signal.signal(number, lambda _signal, _frame: None)  # as a byte in the pipe they cannot come at a wrong moment
+        signal.signal(number, lambda _signal, _frame: None)  # read from the pipe below, between two steps
     worst = 0
     with Processes() as processes:
-        for name, words in trainers.items():
-            processes.start(name, *words, quiet=False)
-        while processes.running and os.read(heard, 1)[0] == signal.SIGCHLD:
-            for name in processes.dead():
+        for name, arguments in trainers.items():
+            processes.start(name, *arguments, quiet=False)
+        while processes.running and os.read(signals, 1)[0] == signal.SIGCHLD:
+            for name in processes.exited():
                 code = processes.running.pop(name).returncode
                 click.echo(f"fedmq spawn: {name} ended with exit code {code}; see above", err=True)
                 worst = worst or (code if code >= 0 else 1)

@@ -1,8 +1,7 @@
-"""Hosts over SSH: a connection, a script that root runs on it, and one line for whatever goes wrong. The only module
-that imports asyncssh; its exceptions never pass here.
+"""Hosts over SSH: a connection, scripts that run as root, and one line for each error.
 
-Hosts, users, keys and jump hosts are what ~/.ssh/config and the agent say, as for ssh itself, and a host's key must be
-known already: it is never accepted blindly. Knows nothing of what the scripts do.
+The only module that imports asyncssh; its exceptions do not leave this module. Hosts, users, keys and jump hosts come
+from ~/.ssh/config and the agent, as for ssh itself. A host's key must be in known_hosts: it is never accepted blindly.
 """
 
 from __future__ import annotations
@@ -18,41 +17,41 @@ import asyncssh
 
 from fedmq.errors import FedmqError
 
-CONNECT_S = 10.0  # until somebody is logged in
+CONNECT_S = 10.0  # including the login
 KEEPALIVE_S, KEEPALIVE_COUNT = 5.0, 3
 LINE_MAX = 300
-# Becomes root, or says in sudo's own words why not.
+# Becomes root, or fails with sudo's own error.
 AS_ROOT = 'if [ "$(id -u)" = 0 ]; then exec sh -c {script}; else exec sudo -n sh -c {script}; fi'
 
 
-class HostTrouble(FedmqError):
-    """A host cannot be reached, or a script fails on it; the text is one line for people."""
+class HostError(FedmqError):
+    """A host is unreachable, or a script failed on it; the text is one line."""
 
 
 class Output(NamedTuple):
-    """What a script has printed."""
+    """The output of a script."""
 
     text: str
     errors: str
 
 
-class Conversation:
-    """A script that is running: lines in and out."""
+class RemoteProcess:
+    """A running script with lines of input and output."""
 
     def __init__(self, process: asyncssh.SSHClientProcess[str]) -> None:
         self._process = process
 
     def write(self, line: str) -> None:
-        """Give it a line on its standard input, the only one."""
+        """Write the only line of its standard input."""
         self._process.stdin.write(line + "\n")
         self._process.stdin.write_eof()
 
     async def read_line(self) -> str:
-        """Its next line; empty at its end."""
+        """Return its next line, "" at the end."""
         return (await self._process.stdout.readline()).rstrip("\n")
 
     async def lines(self) -> AsyncIterator[str]:
-        """Its lines as they come, to its end."""
+        """Yield its lines until it ends."""
         async for line in self._process.stdout:
             yield line.rstrip("\n")
 
@@ -60,11 +59,11 @@ class Conversation:
         """Wait for its end.
 
         Raises:
-            HostTrouble: it failed.
+            HostError: the script failed.
         """
         done = await self._process.wait(check=False)
         if done.exit_status != 0:
-            raise HostTrouble(_why(done, _text(done.stderr), _text(done.stdout)))
+            raise HostError(_why(done, _text(done.stderr), _text(done.stdout)))
 
 
 class Host:
@@ -78,40 +77,40 @@ class Host:
         """Run a shell script as root, with these bytes on its standard input.
 
         Raises:
-            HostTrouble: it fails, or does not end in time.
+            HostError: the script fails, or does not end in time.
         """
-        with _told(self.name):
+        with _translated(self.name):
             async with _within(timeout_s, "an answer"):
                 done = await self._connection.run(_as_root(script), input=reads, encoding=None, check=False)
         text, errors = _text(done.stdout), _text(done.stderr)
         if done.exit_status != 0:
-            raise HostTrouble(_why(done, errors, text))
+            raise HostError(_why(done, errors, text))
         return Output(text, errors)
 
     @asynccontextmanager
-    async def converse(self, script: str, timeout_s: float | None) -> AsyncIterator[Conversation]:
-        """Start a shell script as root, to talk with it; None: it may take for ever.
+    async def start(self, script: str, timeout_s: float | None) -> AsyncIterator[RemoteProcess]:
+        """Start a shell script as root and exchange lines with it; a `timeout_s` of None sets no limit.
 
         Raises:
-            HostTrouble: the connection breaks, or it does not end in time.
+            HostError: the connection breaks, or the script does not end in time.
         """
-        with _told(self.name):
+        with _translated(self.name):
             async with _within(timeout_s, "an end"), self._connection.create_process(_as_root(script)) as process:
-                yield Conversation(process)
+                yield RemoteProcess(process)
 
 
 @asynccontextmanager
 async def connect(name: str, config: Path | None, timeout_s: float = CONNECT_S) -> AsyncIterator[Host]:
-    """A connection to a host as ssh knows it, `[USER@]HOST`; `config` stands in for ~/.ssh/config.
+    """Connect to `[USER@]HOST` as ssh does; `config` replaces ~/.ssh/config.
 
     Raises:
-        HostTrouble: there is none within the time, or ssh's settings for it cannot be used.
+        HostError: no connection within the time, or invalid ssh settings.
     """
     user, _, host = name.rpartition("@")
     more: dict[str, Any] = {"username": user} if user else {}
     if config is not None:
         more["config"] = [str(config)]
-    with _told(name):
+    with _translated(name):
         async with _within(timeout_s, "to be logged in"):
             known_hosts = await _known_hosts(host, more)
             try:
@@ -123,35 +122,35 @@ async def connect(name: str, config: Path | None, timeout_s: float = CONNECT_S) 
                     login_timeout=timeout_s,
                     **more,
                 )
-            except ValueError as error:  # a UnicodeError: it is no name
-                raise HostTrouble(f"expected a host's name or address, got {host} ({_short(str(error))})") from None
+            except ValueError as error:  # a UnicodeError: no host name
+                raise HostError(f"expected a host's name or address, got {host} ({_short(str(error))})") from None
     try:
         yield Host(name, connection)
     finally:
-        connection.abort()  # nothing is in flight, or nobody answers
+        connection.abort()  # nothing is in flight, or the host does not answer
         with suppress(TimeoutError, OSError, asyncssh.Error):
             async with asyncio.timeout(1.0):
                 await connection.wait_closed()
 
 
 async def _known_hosts(host: str, settings: dict[str, Any], seen: frozenset[str] = frozenset()) -> Any:
-    """Whose keys are believed for this host, as its settings say; its jump hosts' settings are looked at as well.
+    """Return the known host keys of this host from its settings; check its jump hosts' settings, too.
 
     Raises:
-        HostTrouble: anybody's are, or the settings cannot be used.
+        HostError: the settings accept any host key, or are invalid.
     """
     try:
         options = await asyncssh.SSHClientConnectionOptions.construct(host=host, **settings)
     except (ValueError, OSError) as error:
         what = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
-        raise HostTrouble(f"expected settings of ssh that can be used, got: {_short(what)}; mend them") from None
+        raise HostError(f"expected valid ssh settings, got: {_short(what)}; fix them") from None
     if options.known_hosts is None:
-        raise HostTrouble(f"expected a file of known host keys for {host}, got UserKnownHostsFile none; name one")
+        raise HostError(f"expected a file of known host keys for {host}, got UserKnownHostsFile none; name a file")
     jumps = options.tunnel.split(",") if isinstance(options.tunnel, str) else []
     own = {key: value for key, value in settings.items() if key == "config"}
     for jump in {jump.rpartition("@")[2].partition(":")[0] for jump in jumps}:
         if jump in seen:
-            raise HostTrouble(f"expected a way to {jump}, got one that goes over itself; mend ssh's ProxyJump")
+            raise HostError(f"expected a way to {jump}, got a loop; fix ProxyJump in ssh's settings")
         await _known_hosts(jump, own, seen | {jump})
     return options.known_hosts
 
@@ -162,11 +161,13 @@ async def _within(timeout_s: float | None, what: str) -> AsyncIterator[None]:
         async with asyncio.timeout(timeout_s):
             yield
     except TimeoutError:
-        raise HostTrouble(f"expected {what} within {timeout_s:g} s, got none; is it overloaded or cut off?") from None
+        raise HostError(
+            f"expected {what} within {timeout_s:g} s, got none; check that the host is not overloaded or disconnected"
+        ) from None
 
 
-class _told:  # noqa: N801 - reads as the statement that it is
-    """Turns what asyncssh raises into one line."""
+class _translated:  # noqa: N801 - used as a context manager only
+    """Translate exceptions of asyncssh and of sockets into HostError."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -176,7 +177,7 @@ class _told:  # noqa: N801 - reads as the statement that it is
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if error is not None and (line := _line(self._name, error)) is not None:
-            raise HostTrouble(line) from error
+            raise HostError(line) from error
 
 
 def _line(name: str, error: BaseException) -> str | None:
@@ -203,15 +204,15 @@ def _text(output: object) -> str:
 
 
 def _why(done: asyncssh.SSHCompletedProcess, *outputs: str) -> str:
-    """Why a script has failed, in one line."""
+    """Return why a script failed, in one line."""
     if done.exit_status is None and done.exit_signal is None:
-        return "the connection broke; is it overloaded or cut off?"
+        return "the connection broke; check that the host is not overloaded or disconnected"
     how = done.exit_signal[0] if done.exit_signal else f"exit code {done.exit_status}"
-    return _last_line(*outputs) or f"ended with {how}, and no word why"
+    return _last_line(*outputs) or f"ended with {how} and printed no reason"
 
 
 def _last_line(*outputs: object) -> str:
-    """The last line that says something."""
+    """Return the last line that is not blank, from the first output that has one."""
     for output in outputs:
         lines = [line.strip() for line in _text(output).splitlines() if line.strip()]
         if lines:

@@ -1,7 +1,4 @@
-"""Trainers as transient services of the user's own systemd: started once, and from then on systemd's.
-
-Knows how to hand them over and what systemd says of them, nothing of their settings.
-"""
+"""Trainers as transient services of the user's own systemd, which restarts them from then on."""
 
 from __future__ import annotations
 
@@ -13,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-# Lives and ends as the trainer of a whole machine does. What that one may see is another matter: this one is the
-# user's own process, among the user's own files.
+# A user's trainer starts and stops like the system's one. It has no file restrictions: it runs as the user, among the
+# user's own files.
 UNIT = Path(__file__).with_name("systemd") / "fedmq-trainer@.service"
 SHARED = (
     "StartLimitIntervalSec",
@@ -31,68 +28,68 @@ SHARED = (
     "UMask",
     "NoNewPrivileges",
 )
-OWN = ("StateDirectory=fedmq", "StateDirectoryMode=0700")  # each trainer has a folder of its name in it
+OWN = ("StateDirectory=fedmq", "StateDirectoryMode=0700")  # each trainer has a folder of its name inside
 NEXT = """\
-Now systemd has them.
+Managed by systemd:
 see     systemctl --user status 'fedmq-trainer-*'
 follow  journalctl --user --follow --unit 'fedmq-trainer-*'
 stop    systemctl --user stop 'fedmq-trainer-*'
-keep    loginctl enable-linger    (or they end when you have logged out)"""
+keep    loginctl enable-linger    (without it they end when you log out)"""
 
 
-class Outcome(NamedTuple):
-    """What became of a trainer; `code` is 0 when it runs."""
+class StartResult(NamedTuple):
+    """The result of starting a trainer; `code` is 0 if it runs."""
 
     name: str
-    how: str
+    result: str
     code: int = 0
 
 
-def answers() -> bool:
-    """Whether the user has a systemd that can be asked."""
+def is_available() -> bool:
+    """Return whether the user has a running systemd."""
     try:
         return _systemctl("show", "--property=Version").returncode == 0
     except OSError:
         return False
 
 
-def start(trainers: dict[str, list[str]]) -> Iterator[Outcome]:
-    """Have these run, by name with the words of their commands; what is as it should be is left alone."""
-    stands = {name: _show(name) for name in trainers}
-    wanted = {name: _wanted(words) for name, words in trainers.items()}
-    same = {name for name, stand in stands.items() if stand["ActiveState"] in ("active", "activating")}
-    same = {name for name in same if {key: stands[name][key] for key in wanted[name]} == wanted[name]}
+def start(trainers: dict[str, list[str]]) -> Iterator[StartResult]:
+    """Run these trainers, by name with the arguments of their commands; unchanged running ones are left alone."""
+    states = {name: _show(name) for name in trainers}
+    wanted = {name: _identity(arguments) for name, arguments in trainers.items()}
+    same = {name for name, state in states.items() if state["ActiveState"] in ("active", "activating")}
+    same = {name for name in same if {key: states[name][key] for key in wanted[name]} == wanted[name]}
     others = [name for name in trainers if name not in same]
-    if before := [unit_of(name) for name in others if stands[name]["ActiveState"] != "inactive"]:
+    if before := [unit_of(name) for name in others if states[name]["ActiveState"] != "inactive"]:
         _systemctl("stop", *before)
         _systemctl("reset-failed", *before)  # a transient unit that has failed is kept until then
     begun = {name: _popen(command(name, trainers[name])) for name in others}
     for name in trainers:
         if name in same:
-            yield Outcome(name, "left alone, it runs")
+            yield StartResult(name, "already running")
         else:
             errors = begun[name].communicate()[1]
-            again = " again" * (stands[name]["ActiveState"] != "inactive")
+            verb = "started" if states[name]["ActiveState"] == "inactive" else "restarted"
             failed = begun[name].returncode != 0
-            yield _failure(name, errors) if failed else Outcome(name, f"started{again} as {unit_of(name)}")
+            yield _failure(name, errors) if failed else StartResult(name, f"{verb} as {unit_of(name)}")
 
 
 def unit_of(name: str) -> str:
-    """The unit of a trainer."""
+    """Return the name of the unit of a trainer."""
     return f"fedmq-trainer-{name}.service"
 
 
-def command(name: str, words: list[str]) -> list[str]:
-    """What starts `fedmq WORDS` as the unit of this trainer, and waits until it is ready."""
-    properties = [*shared_properties(), *OWN, *(f"{key}={value}" for key, value in _wanted(words).items())]
-    own = [sys.executable, "-P", "-m", "fedmq", *words]
+def command(name: str, arguments: list[str]) -> list[str]:
+    """Return the command that starts `fedmq ARGUMENTS` as the unit of a trainer, and waits until it is ready."""
+    properties = [*shared_properties(), *OWN, *(f"{key}={value}" for key, value in _identity(arguments).items())]
+    own = [sys.executable, "-P", "-m", "fedmq", *arguments]
     start = ["systemd-run", "--user", "--quiet", f"--unit={unit_of(name)}"]
-    # systemd takes $WORD for a variable.
+    # systemd would expand $NAME.
     return [*start, *(f"--property={one}" for one in properties), "--", *(word.replace("$", "$$") for word in own)]
 
 
 def shared_properties() -> list[str]:
-    """The lines of the unit that hold here, too."""
+    """Return the properties of the system unit that apply to a user unit, too."""
     unit = configparser.RawConfigParser(strict=False)
     unit.optionxform = str  # type: ignore[assignment,method-assign]
     unit.read_string(UNIT.read_text(encoding="utf-8"))
@@ -100,13 +97,13 @@ def shared_properties() -> list[str]:
     return [f"{key}={found[key]}" for key in SHARED]
 
 
-def _wanted(words: list[str]) -> dict[str, str]:
-    """What tells a unit from another with other settings; the first is for people to read, too."""
-    return {"Description": f"fedmq {shlex.join(words)}", "WorkingDirectory": str(Path.cwd())}
+def _identity(arguments: list[str]) -> dict[str, str]:
+    """Return the properties that differ between units with different settings."""
+    return {"Description": f"fedmq {shlex.join(arguments)}", "WorkingDirectory": str(Path.cwd())}
 
 
 def _show(name: str) -> dict[str, str]:
-    """How the unit of a trainer stands."""
+    """Return the state of the unit of a trainer."""
     keys = "ActiveState,Description,WorkingDirectory,ExecMainStatus,ExecMainPID"
     lines = _systemctl("show", f"--property={keys}", unit_of(name)).stdout.splitlines()
     return dict.fromkeys(keys.split(","), "") | {
@@ -114,27 +111,27 @@ def _show(name: str) -> dict[str, str]:
     }
 
 
-def _failure(name: str, errors: str) -> Outcome:
-    """Why it does not run, in one line: in its own words, if the journal shows them."""
-    stand = _show(name)
-    code = stand["ExecMainStatus"]
+def _failure(name: str, errors: str) -> StartResult:
+    """Return why a trainer does not run: its own last line, if the journal has it."""
+    state = _show(name)
+    code = state["ExecMainStatus"]
     if code in ("", "0"):
-        return Outcome(name, f"could not be started: {' '.join(errors.split()) or 'systemd-run does not say why'}", 1)
+        return StartResult(name, f"could not be started: {' '.join(errors.split()) or 'systemd-run gave no reason'}", 1)
     journal = ["journalctl", "--user", "--quiet", f"--unit={unit_of(name)}"]
-    last = _run([*journal, "--output=cat", "--lines=1", f"_PID={stand['ExecMainPID']}"]).stdout.strip()
-    why = last.removeprefix("fedmq: ") or f"{shlex.join(journal)} may say why"
-    return Outcome(name, f"ended with exit code {code}: {why}", int(code))
+    last = _run([*journal, "--output=cat", "--lines=1", f"_PID={state['ExecMainPID']}"]).stdout.strip()
+    why = last.removeprefix("fedmq: ") or f"see {shlex.join(journal)}"
+    return StartResult(name, f"ended with exit code {code}: {why}", int(code))
 
 
-def _systemctl(*words: str) -> subprocess.CompletedProcess[str]:
-    return _run(["systemctl", "--user", *words])
+def _systemctl(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return _run(["systemctl", "--user", *arguments])
 
 
-def _run(words: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
 
 
-def _popen(words: list[str]) -> subprocess.Popen[str]:
+def _popen(command: list[str]) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )

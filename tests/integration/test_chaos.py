@@ -1,7 +1,4 @@
-"""A short schedule of faults on real processes; `make chaos` and `make soak` run longer ones.
-
-Knows the harness by its command line alone.
-"""
+"""A short schedule of faults on real processes; `make chaos` and `make soak` run longer ones."""
 
 from __future__ import annotations
 
@@ -14,9 +11,9 @@ from pathlib import Path
 import pytest
 
 CHAOS = Path(__file__).parents[1] / "chaos" / "chaos.py"
-SEED, SECONDS, FAULTS = 1707, 12, 12  # a seed whose dozen holds a bit of everything
+SEED, SECONDS, FAULTS = 1707, 12, 12  # a seed with many kinds of faults
 RUN_S = 150.0
-END_S = 20.0  # for the harness to end what it has started
+END_S = 20.0  # for the harness to stop its processes
 KINDS = 19
 
 
@@ -25,12 +22,12 @@ def chaos(*arguments: object) -> list[str]:
 
 
 def listed(*arguments: object) -> str:
-    """The schedule that the harness would follow."""
+    """Return the schedule of the harness."""
     return subprocess.run(chaos("--list", *arguments), capture_output=True, text=True, check=True, timeout=30).stdout
 
 
 @pytest.mark.timeout(RUN_S + 2 * END_S)
-def test_nothing_is_lost_in_a_short_schedule_of_faults(tmp_path: Path) -> None:
+def test_short_schedule_of_faults_loses_nothing(tmp_path: Path) -> None:
     command = chaos("--seed", SEED, "--seconds", SECONDS, "--faults", FAULTS)
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     with (tmp_path / "output").open("wb") as output:
@@ -46,18 +43,18 @@ def test_nothing_is_lost_in_a_short_schedule_of_faults(tmp_path: Path) -> None:
         finally:
             process.kill()
             process.wait()
-    told = (tmp_path / "output").read_text()
-    assert code == 0, told
-    assert "nothing is lost" in told
+    printed = (tmp_path / "output").read_text()
+    assert code == 0, printed
+    assert "nothing is lost" in printed
 
 
-def test_a_seed_says_what_happens_to_whom_and_when() -> None:
+def test_seed_determines_the_schedule() -> None:
     first, again, other = (listed("--seed", seed, "--faults", 60) for seed in (3, 3, 4))
     assert first == again
     assert first != other
 
 
-def test_a_minute_of_faults_holds_sixty_of_all_kinds() -> None:
+def test_minute_of_faults_has_sixty_of_all_kinds() -> None:
     lines = listed("--seed", SEED).splitlines()
     assert len(lines) >= 60
     assert len(Counter(line[12:30].strip() for line in lines)) == KINDS
@@ -65,7 +62,7 @@ def test_a_minute_of_faults_holds_sixty_of_all_kinds() -> None:
 
 
 @pytest.mark.timeout(120)
-def test_an_aggregator_that_is_killed_again_and_again_comes_to_the_same_model() -> None:
+def test_aggregator_killed_repeatedly_reaches_the_same_model() -> None:
     script = CHAOS.with_name("aggregator_kills.py")
     command = [sys.executable, str(script), "--kills", "6", "--rounds", "20"]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=100)

@@ -1,6 +1,6 @@
 """The files for containers: as hadolint and Docker Compose read them, and their commands as processes.
 
-No container engine takes part: `docker_stand_in` stands where one would be.
+`docker_stand_in` replaces a container engine.
 """
 
 from __future__ import annotations
@@ -32,28 +32,28 @@ SERVICES = ["aggregator", "alice", "bob", "broker", "fedmq"]
 
 @pytest.fixture(scope="module")
 def project() -> dict[str, Any]:
-    """What Docker Compose makes of compose.yaml."""
+    """Return compose.yaml as Docker Compose resolves it."""
     return config(FOLDER)
 
 
 def lint(text: str) -> str:
-    """What hadolint says of a Containerfile."""
-    words = [str(HADOLINT), "--no-color", "--failure-threshold", "style", "-"]
-    done = subprocess.run(words, input=text, capture_output=True, text=True, check=False, timeout=30)
+    """Return the findings of hadolint."""
+    command = [str(HADOLINT), "--no-color", "--failure-threshold", "style", "-"]
+    done = subprocess.run(command, input=text, capture_output=True, text=True, check=False, timeout=30)
     assert (done.returncode != 0) == bool(done.stdout), done.stderr
     return done.stdout
 
 
 def parse(text: str, folder: Path) -> str:
-    """What Docker Compose complains about."""
+    """Return the errors of Docker Compose."""
     (folder / "compose.yaml").write_text(text)
-    words = [str(COMPOSE), "--profile", "by-hand", "config", "--quiet"]
-    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False, timeout=30)
+    command = [str(COMPOSE), "--profile", "by-hand", "config", "--quiet"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=30)
     assert (done.returncode != 0) == bool(done.stderr), done.stdout
     return done.stderr
 
 
-def test_hadolint_has_nothing_to_say() -> None:
+def test_hadolint_accepts_the_containerfile() -> None:
     assert lint(CONTAINERFILE) == ""
 
 
@@ -61,24 +61,24 @@ def test_hadolint_has_nothing_to_say() -> None:
     ("right", "wrong", "rule"),
     [("USER 1000:1000", "USER root", "DL3002"), ('["fedmq"]', "fedmq", "DL3025"), ("COPY deploy", "CPY deploy", "")],
 )
-def test_what_is_wrong_with_an_image_is_noticed(right: str, wrong: str, rule: str) -> None:
+def test_error_in_the_containerfile_is_found(right: str, wrong: str, rule: str) -> None:
     assert right in CONTAINERFILE
     assert rule in lint(CONTAINERFILE.replace(right, wrong))
     assert lint(CONTAINERFILE.replace(right, wrong)) != ""
 
 
-def test_docker_compose_has_nothing_to_say(tmp_path: Path) -> None:
+def test_docker_compose_accepts_the_file(tmp_path: Path) -> None:
     assert parse((FOLDER / "compose.yaml").read_text(), tmp_path) == ""
 
 
 @pytest.mark.parametrize(("right", "wrong"), [("read_only:", "readonly:"), ("source: bob", "source: carol")])
-def test_what_is_wrong_with_a_compose_file_is_noticed(right: str, wrong: str, tmp_path: Path) -> None:
+def test_error_in_the_compose_file_is_found(right: str, wrong: str, tmp_path: Path) -> None:
     text = (FOLDER / "compose.yaml").read_text()
     assert right in text
     assert parse(text.replace(right, wrong), tmp_path) != ""
 
 
-def test_the_image_is_made_from_every_package_and_file_that_setup_cfg_names() -> None:
+def test_image_has_every_package_and_file_of_setup_cfg() -> None:
     sources = [
         word for line in re.findall(r"^COPY (?!--)(.*)$", CONTAINERFILE, re.MULTILINE) for word in line.split()[:-1]
     ]
@@ -86,6 +86,9 @@ def test_the_image_is_made_from_every_package_and_file_that_setup_cfg_names() ->
     settings = configparser.ConfigParser()
     settings.read(ROOT / "setup.cfg")
     packages = settings["options.packages.find"]["include"].replace("*", "").split()
+    linked = [
+        os.path.normpath(link.parent.name / link.readlink()) for link in (ROOT / "fedmq").iterdir() if link.is_symlink()
+    ]
     metadata = settings["metadata"]
     needed = {
         "setup.cfg",
@@ -93,11 +96,11 @@ def test_the_image_is_made_from_every_package_and_file_that_setup_cfg_names() ->
         metadata["long_description"].removeprefix("file: "),
         metadata["license_files"],
     }
-    assert {*packages, *needed} <= set(sources)
+    assert {*packages, *linked, *needed} <= set(sources)
     assert "--constraint requirements.lock" in CONTAINERFILE
 
 
-def test_the_image_runs_as_nobody_in_particular_without_what_made_it() -> None:
+def test_image_runs_as_a_plain_user_without_build_tools() -> None:
     build, final = CONTAINERFILE.split("\nFROM ")[1:]
     assert build.splitlines()[0].endswith("-slim-bookworm AS build")
     assert "\nUSER 1000:1000\n" in final
@@ -105,18 +108,18 @@ def test_the_image_runs_as_nobody_in_particular_without_what_made_it() -> None:
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_a_container_can_do_little(name: str, project: dict[str, Any]) -> None:
+def test_container_has_no_privileges(name: str, project: dict[str, Any]) -> None:
     assert sorted(project["services"]) == SERVICES
     service = project["services"][name]
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
-    assert service["tmpfs"] == ["/tmp"]  # noqa: S108 - in memory, and the container's own
+    assert service["tmpfs"] == ["/tmp"]  # noqa: S108 - in memory, inside the container
     assert service["user"] == "1000:1000"
     assert not {"privileged", "cap_add", "network_mode", "pid", "devices"} & set(service)
 
 
-def test_each_container_sees_its_own_secret_key_alone(project: dict[str, Any]) -> None:
+def test_container_sees_only_its_own_secret_key(project: dict[str, Any]) -> None:
     services = project["services"]
     for name, other in (("broker", "aggregator"), ("aggregator", "broker")):
         covered = {one["target"] for one in services[name]["volumes"] if one["source"] == "/dev/null"}
@@ -128,14 +131,14 @@ def test_each_container_sees_its_own_secret_key_alone(project: dict[str, Any]) -
         assert [one["target"] for one in services[name]["volumes"]] == ["/state"]
 
 
-def test_the_ports_are_those_of_the_broker(project: dict[str, Any]) -> None:
+def test_published_ports_are_those_of_the_broker(project: dict[str, Any]) -> None:
     broker = project["services"]["broker"]
     first = int(broker["command"][broker["command"].index("--port") + 1])
     assert [int(one["published"]) for one in broker["ports"]] == list(range(first, first + 5))
     assert all(one["target"] == int(one["published"]) for one in broker["ports"])
 
 
-def test_the_commands_of_the_page_make_keys_and_a_model(tmp_path: Path) -> None:
+def test_commands_of_the_page_create_keys_and_a_model(tmp_path: Path) -> None:
     shutil.copytree(FOLDER, tmp_path / "deploy" / "container")
     docker = tmp_path / "bin" / "docker"
     docker.parent.mkdir()

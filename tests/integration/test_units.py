@@ -1,7 +1,4 @@
-"""The systemd units that ship with fedmq, as systemd itself reads them.
-
-Knows nothing of a running systemd: `systemd-analyze` reads files, here and in a container alike.
-"""
+"""The systemd units of fedmq, checked by `systemd-analyze`, which needs no running systemd."""
 
 from __future__ import annotations
 
@@ -25,14 +22,14 @@ UNITS = Path(__file__).parents[2] / "deploy" / "systemd"
 SERVICES = sorted(path.name for path in UNITS.glob("*.service"))
 EVERY_UNIT = [*SERVICES, "fedmq.target"]
 EXECUTABLE = "/opt/fedmq/bin/fedmq"
-# The units of systemd that ours lean on; stand-ins, so that what else is on this machine cannot change the verdict.
+# The units of systemd that ours depend on; stand-ins, so that this machine does not affect the result.
 STAND_INS = ["basic.target", "multi-user.target", "network-online.target", "shutdown.target", "sysinit.target"]
-EXPOSURE_TENTHS_MAX = 20  # of systemd's own scale, 0 (sealed) to 100 (a plain root service)
+EXPOSURE_TENTHS_MAX = 20  # of systemd's own scale, 0 (isolated) to 100 (a plain root service)
 
 
 @pytest.fixture
 def analyze() -> str:
-    """The path of systemd-analyze: without it a test is skipped, but never on CI."""
+    """Return the path of systemd-analyze; without it skip the test, or fail on CI."""
     found = shutil.which("systemd-analyze")
     if found is None:
         line = "systemd-analyze is needed to check the units, but is not on PATH: install Debian's package systemd"
@@ -44,7 +41,7 @@ def analyze() -> str:
 
 @pytest.fixture
 def unit_folder(tmp_path: Path) -> Path:
-    """A copy of the units whose executable exists, beside stand-ins for the system's own units."""
+    """Copy the units with an existing executable, and add stand-ins for the system's units."""
     for name in EVERY_UNIT:
         text = (UNITS / name).read_text()
         (tmp_path / name).write_text(text.replace(EXECUTABLE, "/bin/true"))
@@ -54,7 +51,7 @@ def unit_folder(tmp_path: Path) -> Path:
 
 
 def verify(analyze: str, folder: Path, unit: str) -> tuple[int, str]:
-    """The exit code and the complaints of systemd; unknown keys are only complaints, with exit code 0."""
+    """Return the exit code and the messages of systemd; unknown keys are messages with exit code 0."""
     done = subprocess.run(
         [analyze, "verify", "--man=no", f"./{unit}"],
         cwd=folder,
@@ -69,20 +66,20 @@ def verify(analyze: str, folder: Path, unit: str) -> tuple[int, str]:
 
 
 def commands_of(unit: str) -> list[list[str]]:
-    """The words of each ExecStart of `unit`."""
+    """Return the arguments of each ExecStart of `unit`."""
     lines = re.findall(r"^ExecStart=(.*)$", (UNITS / unit).read_text(), flags=re.MULTILINE)
     return [shlex.split(line) for line in lines]
 
 
 def subcommand(name: str) -> click.Command:
-    """The command `fedmq NAME`."""
+    """Return the command `fedmq NAME`."""
     found = fedmq.get_command(click.Context(fedmq), name)
     assert found is not None, f"fedmq has no command {name!r}"
     return found
 
 
 @pytest.mark.parametrize("unit", EVERY_UNIT)
-def test_systemd_has_nothing_to_say_about_a_unit(analyze: str, unit_folder: Path, unit: str) -> None:
+def test_systemd_accepts_the_unit(analyze: str, unit_folder: Path, unit: str) -> None:
     assert verify(analyze, unit_folder, unit) == (0, "")
 
 
@@ -90,23 +87,23 @@ def test_systemd_has_nothing_to_say_about_a_unit(analyze: str, unit_folder: Path
     ("right", "wrong"),
     [("RestartSec=", "RestartSecs="), ("MemoryMax=512M", "MemoryMax=plenty"), ("[Install]", "[Instal]")],
 )
-def test_a_misspelt_line_is_noticed(analyze: str, unit_folder: Path, right: str, wrong: str) -> None:
+def test_misspelled_line_is_found(analyze: str, unit_folder: Path, right: str, wrong: str) -> None:
     unit = unit_folder / "fedmq-broker.service"
     text = unit.read_text()
     assert right in text
     unit.write_text(text.replace(right, wrong))
-    _, complaints = verify(analyze, unit_folder, unit.name)
-    assert "fedmq-broker.service:" in complaints
+    _, messages = verify(analyze, unit_folder, unit.name)
+    assert "fedmq-broker.service:" in messages
 
 
-def test_a_missing_executable_is_noticed(analyze: str, unit_folder: Path) -> None:
+def test_missing_executable_is_found(analyze: str, unit_folder: Path) -> None:
     unit = unit_folder / "fedmq-broker.service"
     unit.write_text(unit.read_text().replace("/bin/true", str(unit_folder / "nowhere")))
     assert verify(analyze, unit_folder, unit.name) != (0, "")
 
 
 @pytest.mark.parametrize("unit", SERVICES)
-def test_a_service_is_barely_exposed(analyze: str, unit_folder: Path, unit: str) -> None:
+def test_service_has_low_exposure(analyze: str, unit_folder: Path, unit: str) -> None:
     done = subprocess.run(
         [analyze, "security", "--no-pager", "--offline=true", f"--threshold={EXPOSURE_TENTHS_MAX}", f"./{unit}"],
         cwd=unit_folder,
@@ -120,7 +117,7 @@ def test_a_service_is_barely_exposed(analyze: str, unit_folder: Path, unit: str)
 
 
 @pytest.mark.parametrize("unit", SERVICES)
-def test_a_service_is_allowed_what_libzmq_aborts_without(unit: str) -> None:
+def test_service_allows_the_system_calls_of_libzmq(unit: str) -> None:
     lines = (UNITS / unit).read_text().splitlines()
     families = next(line for line in lines if line.startswith("RestrictAddressFamilies="))
     assert "AF_NETLINK" in families.split()
@@ -129,16 +126,16 @@ def test_a_service_is_allowed_what_libzmq_aborts_without(unit: str) -> None:
 
 
 @pytest.mark.parametrize("unit", SERVICES)
-def test_systemd_waits_until_a_service_is_ready_and_ends_one_that_hangs(unit: str) -> None:
+def test_service_notifies_readiness_and_has_a_watchdog(unit: str) -> None:
     lines = (UNITS / unit).read_text().splitlines()
     assert "Type=notify" in lines
     assert any(line.startswith("WatchdogSec=") for line in lines)
     assert any("PYTHONFAULTHANDLER=1" in line for line in lines)
-    assert "LimitCORE=0" in lines  # it would hold keys and rows
+    assert "LimitCORE=0" in lines  # a core would contain keys and rows
 
 
 @pytest.mark.parametrize("unit", SERVICES)
-def test_a_service_that_grows_without_an_end_does_not_take_the_machine_with_it(unit: str) -> None:
+def test_service_has_limits_of_memory_and_tasks(unit: str) -> None:
     text = (UNITS / unit).read_text()
     assert re.search(r"^MemoryMax=\d+(M|G|%)$", text, flags=re.MULTILINE)
     assert re.search(r"^TasksMax=\d+$", text, flags=re.MULTILINE)
@@ -146,13 +143,13 @@ def test_a_service_that_grows_without_an_end_does_not_take_the_machine_with_it(u
 
 
 @pytest.mark.parametrize("unit", SERVICES)
-def test_what_somebody_has_to_mend_first_is_not_started_again(unit: str) -> None:
+def test_configuration_errors_are_not_restarted(unit: str) -> None:
     (line,) = re.findall(r"^RestartPreventExitStatus=(.*)$", (UNITS / unit).read_text(), flags=re.MULTILINE)
     assert {"2", "77", "78"} <= set(line.split())
     assert "69" not in line.split()
 
 
-def test_broker_and_aggregator_share_a_folder_of_keys_and_neither_sees_the_others_secret() -> None:
+def test_broker_and_aggregator_share_keys_but_no_secrets() -> None:
     broker, aggregator = ((UNITS / f"fedmq-{name}.service").read_text() for name in ("broker", "aggregator"))
     for text in (broker, aggregator):
         assert re.search(r"^StateDirectory=.*\bfedmq/keys$", text, flags=re.MULTILINE)
@@ -161,13 +158,13 @@ def test_broker_and_aggregator_share_a_folder_of_keys_and_neither_sees_the_other
     assert "\nInaccessiblePaths=-%S/fedmq/keys/broker.key\n" in aggregator
 
 
-def test_a_trainers_credentials_have_the_names_of_a_folder_of_keys() -> None:
+def test_credentials_of_a_trainer_have_the_names_of_key_files() -> None:
     text = (UNITS / "fedmq-trainer@.service").read_text()
-    names = re.findall(r"^LoadCredential=([^:]+):([^/\n]+)$", text, flags=re.MULTILINE)  # no path: may be missing
+    names = re.findall(r"^LoadCredential=([^:]+):([^/\n]+)$", text, flags=re.MULTILINE)  # no path: the file is optional
     assert [name for name, _ in names] == [FEDERATION, f"trainer{KEY_SUFFIX}"]
 
 
-def test_the_instances_of_the_template_do_not_share_a_user() -> None:
+def test_trainer_instances_have_different_users() -> None:
     assert "User=fedmq-trainer-%i" in (UNITS / "fedmq-trainer@.service").read_text().splitlines()
 
 
@@ -180,17 +177,17 @@ def test_the_instances_of_the_template_do_not_share_a_user() -> None:
         ("fedmq-dashboard.service", "dashboard.toml"),
     ],
 )
-def test_a_service_starts_a_command_that_takes_its_options_and_the_example_configuration(
+def test_service_command_accepts_its_options_and_the_example_settings(
     unit: str, example: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logging, "basicConfig", lambda **_: None)  # the log of the tests is not the command's
-    [(executable, name, *words)] = commands_of(unit)
+    monkeypatch.setattr(logging, "basicConfig", lambda **_: None)  # keep the log settings of the tests
+    [(executable, name, *arguments)] = commands_of(unit)
     assert executable == EXECUTABLE
     known = {"%i": "north", "${STATE_DIRECTORY}": str(tmp_path)}
-    words = [str(UNITS / example) if word.endswith(".toml") else known.get(word, word) for word in words]
+    arguments = [str(UNITS / example) if word.endswith(".toml") else known.get(word, word) for word in arguments]
     settings = tomllib.loads((UNITS / example).read_text())
-    with subcommand(name).make_context(name, words) as context:  # parses and converts, runs nothing
+    with subcommand(name).make_context(name, arguments) as context:  # parses and converts, runs nothing
         options = [param for param in context.command.params if isinstance(param, click.Option)]
-        came = {config_key(option): str(context.params.get(option.name)) for option in options}
-        assert set(settings) <= set(came)
-        assert {key: came[key] for key in settings} == {key: str(settings[key]) for key in settings}
+        parsed = {config_key(option): str(context.params.get(option.name)) for option in options}
+        assert set(settings) <= set(parsed)
+        assert {key: parsed[key] for key in settings} == {key: str(settings[key]) for key in settings}

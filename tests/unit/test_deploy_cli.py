@@ -1,4 +1,4 @@
-"""What `fedmq deploy` refuses to write into the inventory, or to leave aside in silence; no host is ever reached."""
+"""Options of `fedmq deploy` that are rejected or written to the inventory; no host is contacted."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from fedmq.deploy import cli, package
 from fedmq.deploy.facts import Facts
 from fedmq.deploy.package import Package
-from fedmq.deploy.status_table import standing
+from fedmq.deploy.status_table import format_status
 from fedmq.errors import BadConfiguration
 
 BROKER = '[broker]\nhost = "north"\n'
@@ -19,29 +19,29 @@ TASK = BROKER + '[aggregator]\ntask = "xor"\n'
 
 
 @pytest.fixture(autouse=True)
-def _desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _workstation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     found = Package(Path("fedmq.deb"), "1.0-1", "amd64", (3, 11), (3, 12), 80_000, 30_000)
     monkeypatch.setattr(package, "find_package", lambda _given: found)
-    monkeypatch.setattr(cli, "_reach", lambda *_: None)
+    monkeypatch.setattr(cli, "_converge", lambda *_: None)
 
 
 @pytest.mark.parametrize(
-    ("before", "words", "line"),
+    ("before", "words", "named"),
     [
-        ("", "broker a:b", "expected a host as HOST or USER@HOST"),
-        ("", "broker north --address tcp://x", "got 'tcp://x'"),
-        ("", "trainers south --data a.csv", "first fedmq deploy broker"),
-        (BROKER, "trainers a:b --data a.csv", "expected a host as HOST or USER@HOST"),
-        (BROKER, "aggregator --task xor --set deadline_s=inf", "expected --set deadline_s=NUMBER, got inf"),
-        (TASK, "aggregator --set seed=8", "expected --task with --set"),
-        (TRAINERS, "trainers south --data b.csv", "expected no south, or just these trainers there"),
-        (TRAINERS, "trainers south --data a.csv --count 1", "expected no south, or just these trainers there"),
-        (TRAINERS, "trainers south --count 1", "expected HOSTS and --data for new trainers, got no --data"),
-        (TRAINERS, "trainers --data b.csv", "expected HOSTS and --data for new trainers, got no HOSTS"),
+        ("", "broker a:b", ["'a:b'"]),
+        ("", "broker north --address tcp://x", ["'tcp://x'"]),
+        ("", "trainers south --data a.csv", ["fedmq deploy broker"]),
+        (BROKER, "trainers a:b --data a.csv", ["'a:b'"]),
+        (BROKER, "aggregator --task xor --set deadline_s=inf", ["--set deadline_s", "inf"]),
+        (TASK, "aggregator --set seed=8", ["--task", "--set"]),
+        (TRAINERS, "trainers south --data b.csv", ["fleet.toml", "south"]),
+        (TRAINERS, "trainers south --data a.csv --count 1", ["fleet.toml", "south"]),
+        (TRAINERS, "trainers south --count 1", ["no --data"]),
+        (TRAINERS, "trainers --data b.csv", ["no HOSTS"]),
     ],
 )
-def test_what_cannot_be_is_refused_before_it_is_written(tmp_path: Path, before: str, words: str, line: str) -> None:
+def test_invalid_options_do_not_change_the_inventory(tmp_path: Path, before: str, words: str, named: list[str]) -> None:
     path = tmp_path / "fleet.toml"
     if before:
         path.write_text(before)
@@ -49,14 +49,14 @@ def test_what_cannot_be_is_refused_before_it_is_written(tmp_path: Path, before: 
     done = CliRunner().invoke(cli.deploy, words.split())
 
     assert isinstance(done.exception, BadConfiguration), done.output
-    assert line in str(done.exception)
+    assert [value for value in named if value not in str(done.exception)] == []
     assert (path.read_text() if path.exists() else "") == before
 
 
 @pytest.mark.parametrize(
     "words", ["trainers south", "trainers south --data a.csv", "trainers south --data a.csv --count 2"]
 )
-def test_what_is_there_is_not_written_again(tmp_path: Path, words: str) -> None:
+def test_known_trainers_are_not_added_again(tmp_path: Path, words: str) -> None:
     (tmp_path / "fleet.toml").write_text(TRAINERS)
 
     assert CliRunner().invoke(cli.deploy, words.split()).exit_code == 0
@@ -64,7 +64,7 @@ def test_what_is_there_is_not_written_again(tmp_path: Path, words: str) -> None:
     assert (tmp_path / "fleet.toml").read_text() == TRAINERS
 
 
-def test_a_new_host_is_written(tmp_path: Path) -> None:
+def test_new_hosts_are_added_to_the_inventory(tmp_path: Path) -> None:
     for words in ("broker north", "trainers south --data a.csv --count 2", "aggregator --task xor --set seed=8"):
         assert CliRunner().invoke(cli.deploy, words.split()).exit_code == 0
 
@@ -74,10 +74,10 @@ def test_a_new_host_is_written(tmp_path: Path) -> None:
     assert "seed = 8" in text
 
 
-def test_a_host_that_failed_is_one_line_where_there_is_no_terminal() -> None:
+def test_failed_host_is_one_line_without_a_terminal() -> None:
     why = "expected something else, got this; " * 10
 
-    lines = standing({"north": Facts()}, {"south": why}, as_json=False).splitlines()
+    lines = format_status({"north": Facts()}, {"south": why}, as_json=False).splitlines()
 
     assert [line.split()[0] for line in lines] == ["host", "north", "south"]
     assert lines[2].endswith(why.rstrip())

@@ -1,4 +1,4 @@
-"""The files for Prometheus and Grafana: they ask only for what is told, and can be loaded as they are."""
+"""The files for Prometheus and Grafana: they use only published metrics, and load without an edit."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ STORY = Path(__file__).parent / "alerts_test.yml"
 BOARD = ROOT / "deploy" / "grafana" / "fedmq.json"
 
 
-SERIES = re.compile(r"\bfedmq_[a-z_]+")
+METRIC = re.compile(r"\bfedmq_[a-z_]+")
 
 
 def expressions() -> dict[str, str]:
-    """Each expression of the rules and of the dashboard, by where it stands."""
+    """Return each expression of the rules and of the dashboard by its place."""
     found = {}
     for group in yaml.safe_load(RULES.read_text())["groups"]:
         for rule in group["rules"]:
@@ -44,14 +44,14 @@ def board() -> dict[str, Any]:
     return known
 
 
-def test_rules_and_dashboard_ask_only_for_what_is_told() -> None:
+def test_rules_and_dashboard_use_only_published_metrics() -> None:
     known = names()
-    asked = {where: set(SERIES.findall(expr)) - known for where, expr in expressions().items()}
-    assert {where: unknown for where, unknown in asked.items() if unknown} == {}
+    used = {where: set(METRIC.findall(expr)) - known for where, expr in expressions().items()}
+    assert {where: unknown for where, unknown in used.items() if unknown} == {}
 
 
-@pytest.mark.skipif(which("promtool") is None, reason="promtool is not here (Debian: apt-get install prometheus)")
-def test_promtool_accepts_what_is_told_and_the_rules(tmp_path: Path) -> None:
+@pytest.mark.skipif(which("promtool") is None, reason="promtool is missing (Debian: prometheus)")
+def test_promtool_accepts_the_metrics_and_the_rules(tmp_path: Path) -> None:
     for make in SERVICES.values():
         subprocess.run(["promtool", "check", "metrics"], input=make().text()[0], check=True, capture_output=True)
     subprocess.run(["promtool", "check", "rules", RULES], check=True, capture_output=True)
@@ -65,7 +65,7 @@ def test_promtool_accepts_what_is_told_and_the_rules(tmp_path: Path) -> None:
     subprocess.run(["promtool", "check", "rules", tmp_path / "panels.yml"], check=True, capture_output=True)
 
 
-def test_every_alert_says_what_is_wrong_and_how_bad_that_is() -> None:
+def test_every_alert_has_a_severity_and_a_description() -> None:
     rules = [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
     assert len({rule["alert"] for rule in rules}) == len(rules) >= 6
     for rule in rules:
@@ -74,30 +74,34 @@ def test_every_alert_says_what_is_wrong_and_how_bad_that_is() -> None:
         assert set(rule["annotations"]) == {"summary", "description"}
 
 
-def test_grafanas_own_schema_knows_all_that_the_dashboard_says() -> None:
-    """The models are made from Grafana's schemas: what they do not know is not there any more when they write it."""
+def test_dashboard_conforms_to_the_schema_of_grafana() -> None:
+    """The models are generated from Grafana's schemas: they drop unknown fields when they write."""
     register_default_plugins()
-    again = json.loads(JSONEncoder(sort_keys=True).encode(Dashboard.from_json(board())))
-    assert lost(board(), again) == []
+    after = json.loads(JSONEncoder(sort_keys=True).encode(Dashboard.from_json(board())))
+    assert changes(board(), after) == []
 
 
-def lost(said: Any, again: Any, where: str = "") -> list[str]:
-    """Where something that was said is missing or other than it was."""
-    if isinstance(said, dict) and isinstance(again, dict):
-        return [one for key, value in said.items() for one in lost(value, again.get(key, "nothing"), f"{where}/{key}")]
-    if isinstance(said, list) and isinstance(again, list) and len(said) == len(again):
+def changes(before: Any, after: Any, where: str = "") -> list[str]:
+    """Return the places at which a value is missing or changed."""
+    if isinstance(before, dict) and isinstance(after, dict):
         return [
-            one for number, both in enumerate(zip(said, again, strict=True)) for one in lost(*both, f"{where}/{number}")
+            one for key, value in before.items() for one in changes(value, after.get(key, "nothing"), f"{where}/{key}")
         ]
-    return [] if said == again else [f"{where}: {said!r}, again {again!r}"]
+    if isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
+        return [
+            one
+            for number, both in enumerate(zip(before, after, strict=True))
+            for one in changes(*both, f"{where}/{number}")
+        ]
+    return [] if before == after else [f"{where}: {before!r}, after {after!r}"]
 
 
-def test_the_dashboard_can_be_loaded_without_an_edit() -> None:
+def test_dashboard_loads_without_an_edit() -> None:
     known = board()
     assert known["uid"] == "fedmq"
     assert known["schemaVersion"] >= 39
-    assert "__inputs" not in known, "Grafana would ask"
-    assert "id" not in known, "it is the server's to give"
+    assert "__inputs" not in known, "Grafana would prompt for them"
+    assert "id" not in known, "the server assigns it"
     assert [one["type"] for one in known["templating"]["list"]] == ["datasource", "query"]
     for place in (*known["panels"], *(target for panel in known["panels"] for target in panel["targets"])):
         assert place["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
@@ -105,7 +109,7 @@ def test_the_dashboard_can_be_loaded_without_an_edit() -> None:
     assert len({panel["title"] for panel in known["panels"]}) == len(known["panels"])
 
 
-def test_no_panel_covers_another() -> None:
+def test_panels_do_not_overlap() -> None:
     taken: dict[tuple[int, int], str] = {}
     for panel in board()["panels"]:
         place = panel["gridPos"]

@@ -1,4 +1,4 @@
-"""Hosts over SSH: what cannot be used of ssh's settings is one line of that host, and nobody's key is taken blindly."""
+"""Hosts over SSH: invalid ssh settings are one line, and unknown host keys are never accepted."""
 
 from __future__ import annotations
 
@@ -7,32 +7,32 @@ from pathlib import Path
 
 import pytest
 
-from fedmq.deploy.ssh import HostTrouble, connect
+from fedmq.deploy.ssh import HostError, connect
 
 
 @pytest.mark.parametrize(
-    ("config", "host", "line"),
+    ("config", "host", "named"),
     [
-        ("UserKnownHostsFile none", "north", "known host keys for north, got UserKnownHostsFile none"),
-        ("ProxyJump me@gate:22\nHost gate\nUserKnownHostsFile none", "north", "known host keys for gate, got"),
-        ("ProxyJump gate\nHost *\nProxyJump gate", "north", "a way to gate, got one that goes over itself"),
-        ("IdentityFile /nonexist", "north", "settings of ssh that can be used, got: /nonexist: No such file"),
-        ("IdentityFile /etc/hosts", "north", "settings of ssh that can be used, got: Invalid private key"),
-        ("Port abc", "north", "line 2: Invalid Port integer value: abc"),
-        ("", "a..b", "a host's name or address, got a..b"),
-        (None, "north", "ssh_config: No such file"),
+        ("UserKnownHostsFile none", "north", ["north", "UserKnownHostsFile none"]),
+        ("ProxyJump me@gate:22\nHost gate\nUserKnownHostsFile none", "north", ["gate", "UserKnownHostsFile none"]),
+        ("ProxyJump gate\nHost *\nProxyJump gate", "north", ["gate", "ProxyJump"]),
+        ("IdentityFile /nonexist", "north", ["/nonexist: No such file"]),
+        ("IdentityFile /etc/hosts", "north", ["Invalid private key"]),
+        ("Port abc", "north", ["line 2", "abc"]),
+        ("", "a..b", ["a..b"]),
+        (None, "north", ["ssh_config: No such file"]),
     ],
 )
-def test_what_cannot_be_used_is_one_line_of_that_host(tmp_path: Path, config: str | None, host: str, line: str) -> None:
+def test_invalid_ssh_settings_are_one_line(tmp_path: Path, config: str | None, host: str, named: list[str]) -> None:
     path = tmp_path / "ssh_config"
     if config is not None:
         path.write_text(f"Host north\n{config}\n")
 
-    async def connection() -> None:
+    async def try_connect() -> None:
         async with connect(host, path):
             pass
 
-    with pytest.raises(HostTrouble) as trouble:
-        asyncio.run(connection())
-    assert line in str(trouble.value)
-    assert "\n" not in str(trouble.value)
+    with pytest.raises(HostError) as caught:
+        asyncio.run(try_connect())
+    assert [value for value in named if value not in str(caught.value)] == []
+    assert "\n" not in str(caught.value)
