@@ -134,11 +134,11 @@ def test_pictures_follow_events_but_not_each_of_them_and_time_passes_without_any
 def test_it_ends_with_the_run_that_was_named_and_shows_its_end() -> None:
     watcher, source, shown, _ = scene(run="two")
     source.there = True
-    source.add("one").take(1e9, FINISHED)
+    source.add("one").apply(1e9, FINISHED)
     two = source.add("two")
     watcher.step()
     assert (watcher.done, shown.pictures[-1]) == (False, (["two running"], ""))
-    two.take(1e9, FINISHED)
+    two.apply(1e9, FINISHED)
     watcher.step()
     assert (watcher.done, shown.pictures[-1]) == (True, (["two solved"], ""))
 
@@ -148,7 +148,7 @@ def test_one_picture_of_a_run_that_is_over_is_shown_as_soon_as_it_comes() -> Non
     source.there = True
     watcher.step()
     assert shown.pictures == []
-    source.add("one").take(1e9, FINISHED)
+    source.add("one").apply(1e9, FINISHED)
     watcher.step()
     assert (watcher.done, shown.pictures) == (True, [(["one solved"], "")])
 
