@@ -1,1 +1,1 @@
-"""The broker: forwards between aggregators and trainers; knows connections and topics, nothing of rounds or models."""
+"""The broker: forward messages between aggregators, trainers and observers, by topic and by key."""

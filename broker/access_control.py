@@ -1,13 +1,12 @@
-"""Who may use which of the broker's ports, and how much: the allow-list, and a quota for each key.
+"""Access control: which key may use which port of the broker, and how much.
 
-Knows nothing of sockets or topics. A member that is revoked is not let in any more, and what still comes over its old
-connections is nobody's.
+A revoked member is refused at every new connection, and its messages over open connections are dropped.
 """
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from fedmq.runtime.clock import Clock
@@ -18,21 +17,19 @@ from fedmq.transport.link import Port
 
 ROLES = {
     Port.PUBLISH: {"aggregator"},
-    Port.SUBSCRIBE: {"trainer", "observer", "aggregator"},  # an operator holds the aggregator's key
+    Port.SUBSCRIBE: {"trainer", "observer", "aggregator"},  # a control client has the aggregator's key
     Port.PUSH: {"trainer", "aggregator"},
     Port.COLLECT: {"aggregator"},
-    Port.JOIN: {"trainer"},  # to hear that it is accepted, and to have its key replaced; else it takes a token
+    Port.JOIN: {"trainer"},  # to learn that it is accepted, and to replace its key; other keys need a token
 }
-PUNISHED_S = 60.0  # how long a key is shut out whose connection had to be cut
-HANDSHAKES, HANDSHAKES_S = 60.0, 5.0  # at once, and a second; a member makes two
+BLOCKED_S = 60.0  # after a violation
+# Quotas of a key: at once, and a second. A member makes two handshakes.
+HANDSHAKES, HANDSHAKES_S = 60.0, 5.0
 MESSAGES, MESSAGES_S = 2_000.0, 500.0
 MEBIBYTES, MEBIBYTES_S = 256.0, 64.0
-ASKS, ASKS_S = (
-    20.0,
-    3.0,
-)  # at the fifth port, where each costs a signature and some files; who waits asks twice a second
-TOLD_AGAIN_S = 60.0
-# Why a connection or a message is refused. The former are counted on a thread of their own: each has one writer.
+REQUESTS, REQUESTS_S = 20.0, 3.0  # each costs a signature and some files; a client sends two a second
+LOGGED_AGAIN_S = 60.0
+# Reasons of refusals. Those of connections are counted on a thread of their own: each counter has one writer.
 REFUSALS = ("connection-key", "connection-rate", "message-key", "message-rate")
 
 log = logging.getLogger(__name__)
@@ -44,11 +41,11 @@ class Bucket:
 
     most: float
     rate: float
-    level: float = 0.0  # what has been taken out of it
+    level: float = 0.0  # taken and not refilled yet
     at: float = 0.0
 
     def take(self, amount: float, now: float) -> bool:
-        """Take so much; False, and nothing is taken, when there is not so much in it."""
+        """Take an amount; return False, and take nothing, if the bucket has less."""
         self.level, self.at = max(0.0, self.level - self.rate * (now - self.at)), now
         if self.level + amount > self.most:
             return False
@@ -56,28 +53,28 @@ class Bucket:
         return True
 
 
-class Account:
-    """What one key has used."""
+@dataclass
+class Usage:
+    """The quotas that one key has used."""
 
-    def __init__(self) -> None:
-        self.handshakes = Bucket(HANDSHAKES, HANDSHAKES_S)
-        self.messages = Bucket(MESSAGES, MESSAGES_S)
-        self.mebibytes = Bucket(MEBIBYTES, MEBIBYTES_S)
-        self.asks = Bucket(ASKS, ASKS_S)
-        self.shut_out_until = 0.0
-        self.told_at = -TOLD_AGAIN_S
+    handshakes: Bucket = field(default_factory=lambda: Bucket(HANDSHAKES, HANDSHAKES_S))
+    messages: Bucket = field(default_factory=lambda: Bucket(MESSAGES, MESSAGES_S))
+    mebibytes: Bucket = field(default_factory=lambda: Bucket(MEBIBYTES, MEBIBYTES_S))
+    requests: Bucket = field(default_factory=lambda: Bucket(REQUESTS, REQUESTS_S))
+    blocked_until: float = 0.0
+    logged_at: float = -LOGGED_AGAIN_S
 
 
-class Bearer(NamedTuple):
-    """Who has a token, and no name yet."""
+class TokenHolder(NamedTuple):
+    """A machine with a token, which has no name yet."""
 
     fingerprint: str
-    role: str = "bearer of a token"
+    role: str = "holder of token"
     name: str = ""
 
 
 class KeyAccessControl:
-    """The gate of a broker that has keys; see `network.Gate`. Without `tokens` nobody can ask to be let in."""
+    """The access control of a broker with keys; see `link.AccessControl`. Without `tokens` there is no enrollment."""
 
     def __init__(
         self, credentials: Credentials, members: Members, clock: Clock, tokens: IssuedTokens | None = None
@@ -86,82 +83,74 @@ class KeyAccessControl:
         self._aggregator = credentials.federation.aggregator
         self._members, self._tokens, self._clock = members, tokens, clock
         self.refused = dict.fromkeys(REFUSALS, 0)
-        self._accounts: dict[bytes, Account] = {}  # only of those who are let in: bounded as members and tokens are
+        self._usage: dict[bytes, Usage] = {}  # of members and tokens only, so it is bounded
 
     def allows(self, port: Port, key: bytes) -> bool:
-        """See `network.Gate`."""
-        guest = self._guest(port, key)
-        if guest is None:
+        """See `link.AccessControl`."""
+        owner, now = self._owner(port, key), self._clock.now()
+        if owner is None or now < (usage := self._usage_of(key)).blocked_until:
             self.refused["connection-key"] += 1
             return False
-        account, now = self._account(key), self._clock.now()
-        if now < account.shut_out_until:
-            self.refused["connection-key"] += 1
-            return False
-        if not account.handshakes.take(1.0, now):
+        if not usage.handshakes.take(1.0, now):
             self.refused["connection-rate"] += 1
-            self._tell(guest, account, now, "connects too often")
+            self._log(owner, usage, now, "connects too often")
             return False
         return True
 
     def sender(self, port: Port, key: bytes, size: int) -> str | None:
-        """See `network.Gate`."""
-        guest = self._guest(port, key)
-        if guest is None:
-            self.refused["message-key"] += 1
-            return None
-        account, now = self._account(key), self._clock.now()
-        if now < account.shut_out_until:
+        """See `link.AccessControl`."""
+        owner, now = self._owner(port, key), self._clock.now()
+        if owner is None or now < (usage := self._usage_of(key)).blocked_until:
             self.refused["message-key"] += 1
             return None
         if port is Port.JOIN:
-            within = account.asks.take(1.0, now)
+            within = usage.requests.take(1.0, now)
         else:
-            within = guest.role == "aggregator" or (
-                account.messages.take(1.0, now) and account.mebibytes.take(size / 2**20, now)
+            within = owner.role == "aggregator" or (
+                usage.messages.take(1.0, now) and usage.mebibytes.take(size / 2**20, now)
             )
         if within:
-            # An inbox is a trainer's: who has none is nobody there.
-            return guest.name if guest.role == "trainer" or port is not Port.SUBSCRIBE else ""
+            # Only a trainer has an inbox: to the port of the inboxes, other roles have no name.
+            return owner.name if owner.role == "trainer" or port is not Port.SUBSCRIBE else ""
         self.refused["message-rate"] += 1
-        self._tell(guest, account, now, "sends too much; some of it is dropped")
+        self._log(owner, usage, now, "sends too much; some messages are dropped")
         return None
 
     def block(self, key: bytes) -> None:
-        """See `network.Gate`."""
+        """See `link.AccessControl`."""
         public = self._aggregator if key == self._aggregator.transport else self._members.of_key(key)
         if public is None:
-            return  # it is not let in any more, and nothing is kept of it
-        account, now = self._account(key), self._clock.now()
-        account.shut_out_until = now + PUNISHED_S
-        self._tell(public, account, now, f"did what nobody may, and is shut out for {PUNISHED_S:g} s")
+            return  # revoked: it is refused anyway, and its usage is forgotten
+        usage, now = self._usage_of(key), self._clock.now()
+        usage.blocked_until = now + BLOCKED_S
+        self._log(public, usage, now, f"violated the protocol and is blocked for {BLOCKED_S:g} s")
 
     def refresh(self) -> list[PublicIdentity]:
-        """Who was let in until now, and is not any more."""
+        """Read members and tokens again; return the identities that are no longer members."""
         for key in set() if self._tokens is None else self._tokens.refresh(self._clock.now()):
-            self._accounts.pop(key, None)
-        gone = self._members.refresh(self._clock.now())
-        for public in gone:
-            log.warning("%s %s (%s) is not let in any more", public.role, public.name, public.fingerprint)
-            self._accounts.pop(public.transport, None)
-        return gone
+            self._usage.pop(key, None)
+        removed = self._members.refresh(self._clock.now())
+        for public in removed:
+            log.warning("%s %s (%s) is no longer a member", public.role, public.name, public.fingerprint)
+            self._usage.pop(public.transport, None)
+        return removed
 
-    def _guest(self, port: Port, key: bytes) -> PublicIdentity | Bearer | None:
+    def _owner(self, port: Port, key: bytes) -> PublicIdentity | TokenHolder | None:
         if key == self._aggregator.transport:
             public: PublicIdentity | None = self._aggregator
-        else:  # a member is no aggregator, whatever its file says
+        else:  # a member is never the aggregator, whatever role is in its file
             public = self._members.of_key(key)
             public = None if public is not None and public.role == "aggregator" else public
         if public is not None:
             return public if public.role in ROLES[port] else None
         expires = self._tokens.expires(key) if port is Port.JOIN and self._tokens is not None else None
-        return None if expires is None or expires <= self._clock.wall() else Bearer(key.hex()[:8])
+        return None if expires is None or expires <= self._clock.wall() else TokenHolder(key.hex()[:8])
 
-    def _account(self, key: bytes) -> Account:
-        return self._accounts.setdefault(key, Account())
+    def _usage_of(self, key: bytes) -> Usage:
+        return self._usage.setdefault(key, Usage())
 
     @staticmethod
-    def _tell(guest: PublicIdentity | Bearer, account: Account, now: float, what: str) -> None:
-        if now >= account.told_at + TOLD_AGAIN_S:
-            account.told_at = now
-            log.warning("%s %s (%s) %s", guest.role, guest.name, guest.fingerprint, what)
+    def _log(owner: PublicIdentity | TokenHolder, usage: Usage, now: float, violation: str) -> None:
+        if now >= usage.logged_at + LOGGED_AGAIN_S:
+            usage.logged_at = now
+            log.warning("%s %s (%s) %s", owner.role, owner.name, owner.fingerprint, violation)

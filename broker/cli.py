@@ -11,7 +11,7 @@ from fedmq.transport.address import DEFAULT_PORT, PORTS, parse_address
 
 
 def _check_bind(_ctx: click.Context, _param: click.Parameter, host: str | None) -> str | None:
-    """A host that can be a broker's, or BadConfiguration."""
+    """Check the host of a broker's address."""
     if host is not None:
         parse_address(f"tcp://{host}:{DEFAULT_PORT}")
     return host
@@ -22,13 +22,13 @@ def _check_bind(_ctx: click.Context, _param: click.Parameter, host: str | None) 
     "--bind",
     metavar="HOST",
     callback=_check_bind,
-    help="Address to listen on; without keys only loopback. [default: 127.0.0.1; with keys the federation's]",
+    help="Address to listen on; only loopback without keys. [default: 127.0.0.1; with keys the federation's]",
 )
 @option(
     "--port",
     type=click.IntRange(1, 65536 - PORTS),
     metavar="PORT",
-    help=f"The first of {PORTS} consecutive ports. [default: {DEFAULT_PORT}; with keys the federation's]",
+    help=f"First of {PORTS} consecutive ports. [default: {DEFAULT_PORT}; with keys the federation's]",
 )
 @keys_option
 @metrics_option
@@ -36,9 +36,9 @@ def _check_bind(_ctx: click.Context, _param: click.Parameter, host: str | None) 
 def broker(bind: str | None, port: int | None, keys: Path | None, metrics: tuple[str, int] | None) -> None:
     """Run the broker until it is stopped.
 
-    Everything meets here: it forwards rounds to trainers and results to aggregators. It keeps nothing that matters,
-    so it can be killed and started again at any moment. Without keys it listens on this machine alone; with keys it
-    lets in whoever is accepted, and notices within a second who is revoked.
+    Forwards rounds to trainers and results to aggregators. It stores nothing, so it may be killed and restarted at any
+    time. Without keys it listens on this machine only. With keys it accepts members only, and disconnects a revoked key
+    within a second.
 
     \b
     Examples:
@@ -48,7 +48,7 @@ def broker(bind: str | None, port: int | None, keys: Path | None, metrics: tuple
       fedmq broker --metrics 9101
     """
     from fedmq.broker.access_control import KeyAccessControl
-    from fedmq.broker.metrics import measure
+    from fedmq.broker.metrics import broker_metrics
     from fedmq.broker.service import Broker
     from fedmq.runtime.clock import SystemClock
     from fedmq.runtime.loop import serve
@@ -60,18 +60,18 @@ def broker(bind: str | None, port: int | None, keys: Path | None, metrics: tuple
     address, credentials = find_broker(None, keys, "broker")
     host, first = parse_address(address)
     host, first, clock = bind or host, port or first, SystemClock()
-    access = enrollment = None
+    access = admission = None
     if keys is not None and credentials is not None:
         members = Members(keys)
         access = KeyAccessControl(credentials, members, clock, IssuedTokens(keys))
-        enrollment = Admission(keys, credentials.federation, members, clock)
+        admission = Admission(keys, credentials.federation, members, clock)
     hub = BrokerSockets(host, first, access)
-    last = first + PORTS - 1 - (access is None)  # the last is for those who ask to be let in
+    last = first + PORTS - 1 - (access is None)  # the last port is for enrollment, with keys only
     where = f" --keys {keys}" if keys else "" if first == DEFAULT_PORT else f" --broker tcp://{host}:{first}"
     line = f"broker on tcp://{host}:{first} (ports {first} to {last}); next: fedmq aggregator --task xor{where}"
-    service = Broker(hub, access, enrollment)
+    service = Broker(hub, access, admission)
     try:
-        with optional_metrics(metrics, measure(service, hub, access), lambda: "") as pulse:
+        with optional_metrics(metrics, broker_metrics(service, hub, access), lambda: "") as pulse:
             serve(service, hub, clock, ready=lambda: click.echo(line), pulse=pulse)
     finally:
         hub.close()

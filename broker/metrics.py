@@ -1,6 +1,6 @@
-"""What a broker tells of itself to Prometheus; docs/reference/metrics.md lists it.
+"""The broker's metrics for Prometheus; docs/reference/metrics.md lists them.
 
-Knows nothing of how it is asked. All of it is counted anyway, and read from another thread: one value at a time.
+They are read from another thread, one value at a time.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from fedmq.observe.metrics import Metrics
 
 
-def measure(broker: Broker, hub: BrokerSockets, access: KeyAccessControl | None) -> Callable[[Metrics], None]:
-    """What puts the broker's metrics where they are asked for."""
+def broker_metrics(broker: Broker, hub: BrokerSockets, access: KeyAccessControl | None) -> Callable[[Metrics], None]:
+    """Return a function that registers the broker's metrics."""
     routing = broker.routing
 
     def connections() -> dict[str, float]:
@@ -28,20 +28,24 @@ def measure(broker: Broker, hub: BrokerSockets, access: KeyAccessControl | None)
 
     def put(metrics: Metrics) -> None:
         metrics.info("fedmq_broker_info", "About this broker.", lambda: {"version": __version__})
-        metrics.counter("fedmq_broker_messages_total", "Messages that came.", lambda: broker.taken)
-        metrics.counter("fedmq_broker_received_bytes_total", "Bytes of the messages that came.", lambda: hub.bytes)
+        metrics.counter("fedmq_broker_messages_total", "Received messages.", lambda: broker.received)
+        metrics.counter("fedmq_broker_received_bytes_total", "Bytes of received messages.", lambda: hub.bytes)
         metrics.counter(
-            "fedmq_broker_dropped_total", "Messages with a topic that nobody may use.", lambda: routing.dropped
+            "fedmq_broker_dropped_total",
+            "Messages dropped for too many frames or an unknown topic.",
+            lambda: routing.dropped,
         )
         metrics.counter(
             "fedmq_broker_refused_total",
-            "Connections and messages that the keys do not allow, by reason; none without keys.",
+            "Connections and messages refused by access control, by reason; none without keys.",
             lambda: {} if access is None else access.refused.copy(),
             "reason",
         )
-        metrics.counter("fedmq_broker_cut_total", "Connections that were cut for what they sent.", lambda: hub.cuts)
-        metrics.gauge("fedmq_broker_connections", "Connections, by the broker's port.", connections, "port")
-        metrics.gauge("fedmq_broker_trainers", "Trainers that are here.", lambda: len(routing.inboxes))
-        metrics.gauge("fedmq_broker_runs", "Runs whose newest round is kept.", lambda: len(routing.newest))
+        metrics.counter(
+            "fedmq_broker_cut_total", "Connections that the broker closed for a violation.", lambda: hub.cuts
+        )
+        metrics.gauge("fedmq_broker_connections", "Connections, by port of the broker.", connections, "port")
+        metrics.gauge("fedmq_broker_trainers", "Connected trainers.", lambda: len(routing.inboxes))
+        metrics.gauge("fedmq_broker_runs", "Runs of which the newest round is stored.", lambda: len(routing.newest))
 
     return put

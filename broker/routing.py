@@ -1,19 +1,19 @@
-"""The broker's rules, as a state machine without sockets: what goes where, who is present, the newest round of a run.
+"""The broker's rules, as a state machine without sockets: where messages go, and which trainers are present.
 
-Knows topics and counts subscriptions; it opens no header and no array.
+It reads topics and counts subscriptions; it decodes no header and no array.
 
-    Published round/<run>     keep it, publish it; hand it to nobody twice
-    Published snapshot/<run>  the same, for observers
-    Published other           publish it
-    Pushed up/<run>           deliver it as up/<run>/<sender>
-    Subscribed to/<trainer>/  admit its owner; the first one is presence; hand over the newest round of each run
-                              cut off anybody else
-    Unsubscribed to/<trainer>/ the last one is absence: an old connection may close after the new one opened
-    Subscribed watch/<any>/   admit it; hand over the newest snapshot of each run
-    Subscribed other prefix   admit it, if it is one of ours; what observers hear is not for trainers
-    Listening presence/       tell who is present
+    Published round/<run>       store it as the newest; publish it
+    Published snapshot/<run>    the same, for observers
+    Published other             publish it
+    Pushed up/<run>             deliver it as up/<run>/<sender>
+    Subscribed to/<trainer>/    its owner: allow it, publish the newest round of each run to it, and report presence on
+                                the first subscription; another sender: disconnect
+    Unsubscribed to/<trainer>/  report absence on the last one: an old connection may close after a new one opened
+    Subscribed watch/<any>/     allow it; publish the newest snapshot of each run to it
+    Subscribed other prefix     allow the known ones; those for observers are not for trainers
+    Listening presence/         report every present trainer
 
-The broker may lose anything at any moment: nothing here is needed for a run to be right, only for it to be quick.
+The broker may lose its state at any time: a run is correct without it, only slower.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from __future__ import annotations
 import re
 from collections import OrderedDict
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, assert_never
 
 from fedmq.names import NAME_PATTERN
 from fedmq.protocol import topics
 from fedmq.protocol.codec import FRAMES_MAX, Frames, encode
 from fedmq.protocol.messages import Presence
-from fedmq.transport.link import Listening, Published, Pushed, Routed, Subscribed
+from fedmq.transport.link import Listening, Published, Pushed, Routed, Subscribed, Unsubscribed
 
 RUNS_KEPT_MAX = 64
 INBOXES_MAX = 100_000
@@ -37,53 +37,57 @@ _NAME = re.compile(NAME_PATTERN)
 
 
 class Allow(NamedTuple):
-    """Give the subscriber of this event the topic."""
+    """Allow the subscription of this event."""
 
     topic: str
 
 
 class Publish(NamedTuple):
-    """Send down."""
+    """Send to the subscribers of the first frame's topic."""
 
     frames: Frames
 
 
 class Deliver(NamedTuple):
-    """Send up."""
+    """Send to the aggregators that listen to the first frame's topic."""
 
     frames: Frames
 
 
 class Disconnect(NamedTuple):
-    """End the connection of this event."""
+    """Close the connection of this event."""
 
 
 Effect = Allow | Publish | Deliver | Disconnect
 
 
 class Routing:
-    """What the broker knows: connections per inbox, and the newest round and snapshot of each run.
+    """The broker's state: connections of each inbox, and the newest round and snapshot of each run.
 
-    Of more than `RUNS_KEPT_MAX` runs the one that was heard of longest ago goes first.
+    With more than `RUNS_KEPT_MAX` runs, the run without a message for the longest time is dropped.
     """
 
     def __init__(self) -> None:
         self.inboxes: dict[str, int] = {}
         self.newest: OrderedDict[str, Frames] = OrderedDict()  # rounds
         self.snapshots: OrderedDict[str, Frames] = OrderedDict()
-        self.dropped = 0  # messages of too many frames, or with a topic that nobody may use
+        self.dropped = 0  # messages with too many frames or an unknown topic
 
-    def step(self, traffic: Routed) -> Iterator[Effect]:
-        """The effects of one event, in order."""
-        if isinstance(traffic, Published):
-            return self._published(traffic.frames)
-        if isinstance(traffic, Pushed):
-            return self._pushed(traffic)
-        if isinstance(traffic, Listening):
-            return self._listening(traffic.topic)
-        if isinstance(traffic, Subscribed):
-            return self._subscribed(traffic.topic, traffic.sender)
-        return self._unsubscribed(traffic.topic)
+    def step(self, message: Routed) -> Iterator[Effect]:
+        """Return the effects of one event, in order."""
+        match message:
+            case Published(frames):
+                return self._published(frames)
+            case Pushed():
+                return self._pushed(message)
+            case Subscribed(topic, sender):
+                return self._subscribed(topic, sender)
+            case Unsubscribed(topic):
+                return self._unsubscribed(topic)
+            case Listening(topic):
+                return self._listening(topic)
+            case _:
+                assert_never(message)
 
     def _published(self, frames: Frames) -> Iterator[Effect]:
         topic = frames[0].decode(errors="replace")
@@ -94,12 +98,12 @@ class Routing:
         if not _NAME.match(name) or len(frames) > FRAMES_MAX:
             self.dropped += 1
             return
-        for prefix, kept in ((topics.ROUNDS, self.newest), (topics.SNAPSHOTS, self.snapshots)):
+        for prefix, newest in ((topics.ROUNDS, self.newest), (topics.SNAPSHOTS, self.snapshots)):
             if topic.startswith(prefix):
-                kept[topic] = frames
-                kept.move_to_end(topic)
-                if len(kept) > RUNS_KEPT_MAX:
-                    kept.popitem(last=False)
+                newest[topic] = frames
+                newest.move_to_end(topic)
+                if len(newest) > RUNS_KEPT_MAX:
+                    newest.popitem(last=False)
         yield Publish(frames)
 
     def _pushed(self, pushed: Pushed) -> Iterator[Effect]:
@@ -130,7 +134,7 @@ class Routing:
     def _subscribed_prefix(self, topic: str, sender: str | None) -> Iterator[Effect]:
         if topic.startswith((topics.ROUNDS, topics.BEACONS)):
             yield Allow(topic)
-        elif sender:  # a trainer, that has shown who it is
+        elif sender:  # an authenticated trainer
             return
         elif topic.startswith(FOR_OBSERVERS):
             yield Allow(topic)

@@ -1,4 +1,4 @@
-"""The broker's loop: take one event, route it, do what routing says. It decides nothing."""
+"""The broker's loop: receive an event, step the rules, apply their effects."""
 
 from __future__ import annotations
 
@@ -11,49 +11,50 @@ from fedmq.transport.link import EnrollmentRequest, Hub
 
 
 class Broker:
-    """A broker on a hub; `step` empties what has come."""
+    """A broker on a hub; see `loop.Service`."""
 
     wake_at: float | None = None
 
-    def __init__(self, hub: Hub, access: KeyAccessControl | None = None, enrollment: Admission | None = None) -> None:
+    def __init__(self, hub: Hub, access: KeyAccessControl | None = None, admission: Admission | None = None) -> None:
         self.done = False
         self.routing = Routing()
-        self.taken = 0  # messages
-        self._hub, self._access, self._enrollment = hub, access, enrollment
+        self.received = 0  # messages
+        self._hub, self._access, self._admission = hub, access, admission
 
     @property
     def status(self) -> str:
         """See `loop.Service`."""
-        return f"{len(self.routing.inboxes)} trainers, {len(self.routing.newest)} runs, {self.taken} messages"
+        return f"{len(self.routing.inboxes)} trainers, {len(self.routing.newest)} runs, {self.received} messages"
 
     def step(self) -> None:
-        """See `loop.Service`. An event's effects are done before the next is taken, as `Hub.allow` needs it."""
+        """See `loop.Service`. Applies all effects of an event before the next one, as `Hub.allow` requires."""
         if self._access is not None and self._access.refresh():
-            self._hub.drop_connections()  # what a revoked one has subscribed to ends with its connection alone
-        for traffic in self._hub.receive():
-            self.taken += 1
-            if isinstance(traffic, EnrollmentRequest):
-                self._answer(traffic)
+            self._hub.drop_connections()  # the subscriptions of a revoked key end only with its connection
+        for message in self._hub.receive():
+            self.received += 1
+            if isinstance(message, EnrollmentRequest):
+                self._answer(message)
                 continue
-            for effect in self.routing.step(traffic):
-                self._do(effect)
+            for effect in self.routing.step(message):
+                self._apply(effect)
 
-    def _answer(self, asked: EnrollmentRequest) -> None:
-        if self._enrollment is not None and (frames := self._enrollment.answer(asked.key, asked.frames)) is not None:
+    def _answer(self, request: EnrollmentRequest) -> None:
+        if self._admission is not None and (frames := self._admission.answer(request.key, request.frames)) is not None:
             self._hub.answer(frames)
 
-    def _do(self, effect: Effect) -> None:
-        if isinstance(effect, Publish):
-            self._hub.publish(effect.frames)
-        elif isinstance(effect, Deliver):
-            self._hub.deliver(effect.frames)
-        elif isinstance(effect, Allow):
-            self._hub.allow(effect.topic)
-        elif isinstance(effect, Disconnect):
-            self._hub.disconnect()
-        else:
-            assert_never(effect)
+    def _apply(self, effect: Effect) -> None:
+        match effect:
+            case Publish(frames):
+                self._hub.publish(frames)
+            case Deliver(frames):
+                self._hub.deliver(frames)
+            case Allow(topic):
+                self._hub.allow(topic)
+            case Disconnect():
+                self._hub.disconnect()
+            case _:
+                assert_never(effect)
 
     def stop(self) -> None:
-        """See `loop.Service`. Nothing in a broker is worth waiting for."""
+        """See `loop.Service`. A broker has nothing to save."""
         self.done = True

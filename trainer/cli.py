@@ -24,7 +24,7 @@ from fedmq.cli.options import (
     service_options,
 )
 from fedmq.errors import BadConfiguration, BadData
-from fedmq.security.join_command import join
+from fedmq.security.commands import join
 
 if TYPE_CHECKING:
     from fedmq.runtime.clock import Clock

@@ -1,11 +1,9 @@
-"""The commands `fedmq keys …`: a federation's keys, and who is let in.
-
-Says what was done and what to do next; `roll` does it.
-"""
+"""The commands `fedmq keys ...` and `fedmq trainer join`."""
 
 from __future__ import annotations
 
 import ipaddress
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,18 +19,21 @@ from fedmq.cli.options import (
     option,
     timeout_option,
 )
-from fedmq.errors import BadConfiguration, NotAuthorized
+from fedmq.errors import BadConfiguration
 
 if TYPE_CHECKING:
+    from fedmq.security.enrollment import RequestStatus
     from fedmq.security.keys import PublicIdentity
 
 HOURS_MAX = 24 * 365
 POLL_S = 0.1
+STANDARD_INPUT = "-"
+STANDARD_INPUT_MAX = 2048  # characters
 
 
 @click.group()
 def keys() -> None:
-    """Make a federation's keys, and say who is let in.
+    """Create the keys of a federation, and manage its members.
 
     \b
     Examples:
@@ -49,12 +50,12 @@ def keys() -> None:
     "--broker",
     required=True,
     metavar="ADDRESS",
-    help="Where the trainers will find the broker: tcp://HOST:PORT, the first of five ports.",
+    help="Address of the broker for the trainers: tcp://HOST:PORT, the first of five ports.",
 )
 @keys_folder_option
 @log_options
 def init(broker: str, keys: Path) -> None:
-    """Make a federation: the keys of its broker and its aggregator, on the machine where both run.
+    """Create a federation: the keys of its broker and its aggregator, on the machine where both run.
 
     \b
     Examples:
@@ -67,7 +68,7 @@ def init(broker: str, keys: Path) -> None:
 
     host, _ = parse_address(broker)
     if host == "0.0.0.0":  # noqa: S104 - refused, not bound
-        raise BadConfiguration(f"expected an address that trainers can connect to, got {broker}; name this machine")
+        raise BadConfiguration(f"expected an address that trainers can connect to, got {broker}: name this machine")
     federation = make_federation(keys, broker)
     click.echo(f"federation {federation.id.hex()[:8]}, broker at {broker}")
     click.echo(f"broker      {read_credentials(keys, 'broker').identity.public.fingerprint}")
@@ -96,14 +97,15 @@ def _where(keys: Path) -> str:
     type=FiniteRange(0, HOURS_MAX, min_open=True),
     default=24.0,
     metavar="HOURS",
-    help="How long it is good.",
+    help="How long the token is valid.",
 )
 @keys_folder_option
 @log_options
 def token(name: str | None, hours: float, keys: Path) -> None:
-    """Print a token: one line, to be pasted on one new machine.
+    """Print a token: one line, to paste on one new machine.
 
-    Who has it may ask to be let in, once; nobody is let in before you accept. What to do with it is said on stderr.
+    A token allows one request for membership. The machine becomes a member when you accept the request. The next step
+    is printed on stderr.
 
     \b
     Examples:
@@ -116,7 +118,7 @@ def token(name: str | None, hours: float, keys: Path) -> None:
     now = time.time()
     expires = int(now + hours * 3600)
     click.echo(issue_token(keys, expires, name, now))
-    click.echo(f"good for one machine until {format_time(expires)}; there: fedmq trainer join TOKEN", err=True)
+    click.echo(f"valid for one machine until {format_time(expires)}; on it: fedmq trainer join TOKEN", err=True)
 
 
 @keys.command()
@@ -126,15 +128,15 @@ def token(name: str | None, hours: float, keys: Path) -> None:
     required=True,
     type=click.Path(path_type=Path, file_okay=False),
     metavar="DIR",
-    help="Folder to make, with all that the observer needs.",
+    help="Folder to create, with all files that the observer needs.",
 )
 @keys_folder_option
 @log_options
 def observer(name: str, out: Path, keys: Path) -> None:
-    """Let in an observer NAME: who has its key can watch every run, and change nothing.
+    """Create a key for an observer NAME, which can watch every run and change nothing.
 
-    The key is in the folder DIR, which is all that is needed where it is watched from: take it there, and keep it
-    secret on the way. fedmq keys revoke NAME ends it.
+    Move the folder DIR to the machine of the observer, and keep it secret on the way. fedmq keys revoke NAME ends its
+    access.
 
     \b
     Examples:
@@ -143,17 +145,15 @@ def observer(name: str, out: Path, keys: Path) -> None:
     from fedmq.security.membership import add_observer, name_and_fingerprint
 
     public = add_observer(keys, name, out)
-    click.echo(
-        f"observer {name_and_fingerprint(public)} is let in; its secret key is in {out}, which goes where it is used"
-    )
+    click.echo(f"observer {name_and_fingerprint(public)} is a member; move the folder {out} to its machine")
 
 
 @keys.command()
-@option("--json", "as_json", is_flag=True, help="One JSON object.")
+@option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @keys_folder_option
 @log_options
 def ls(as_json: bool, keys: Path) -> None:
-    """List who is let in, who asks to be, who was, and the tokens that are outstanding.
+    """List members, waiting requests, revoked keys and valid tokens.
 
     \b
     Examples:
@@ -166,18 +166,17 @@ def ls(as_json: bool, keys: Path) -> None:
     from fedmq.security.tokens import format_time
 
     membership = read_membership(keys, time.time())
-    tokens = [
-        {"token": key.hex()[:8], "expires": issued.expires, "name": issued.name, "used_by": issued.used_by}
-        for key, issued in membership.tokens.items()
-    ]
     if as_json:
-        publics = {
-            kind: [_told(one) for one in getattr(membership, kind)] for kind in ("members", "requests", "revoked")
-        }
+        kinds = {"members": membership.members, "requests": membership.requests, "revoked": membership.revoked}
+        publics = {kind: [_row(one) for one in publics] for kind, publics in kinds.items()}
+        tokens = [
+            {"token": key.hex()[:8], "expires": issued.expires, "name": issued.name, "used_by": issued.used_by}
+            for key, issued in membership.tokens.items()
+        ]
         click.echo(msgspec.json.encode({**publics, "tokens": tokens}).decode())
         return
     for title, publics_of_kind in (
-        ("members", membership.members),
+        ("member", membership.members),
         ("waiting", membership.requests),
         ("revoked", membership.revoked),
     ):
@@ -185,83 +184,77 @@ def ls(as_json: bool, keys: Path) -> None:
             click.echo(f"{title:<8} {one.fingerprint}  {one.role} {one.name}")
     for key, issued in membership.tokens.items():
         use = f"used by {issued.used_by}" if issued.used_by else f"for {issued.name or 'any name'}"
-        click.echo(f"token    {key.hex()[:8]}, good until {format_time(issued.expires)}, {use}")
+        click.echo(f"token    {key.hex()[:8]}, valid until {format_time(issued.expires)}, {use}")
     if not any(membership):
-        click.echo(f"nobody yet; for each new machine: fedmq keys token{_where(keys)}")
+        click.echo(f"no members yet; for each new machine: fedmq keys token{_where(keys)}")
 
 
-def _told(public: PublicIdentity) -> dict[str, str]:
+def _row(public: PublicIdentity) -> dict[str, str]:
     return {"role": public.role, "name": public.name, "fingerprint": public.fingerprint}
 
 
 @keys.command()
-@click.argument("who")
+@click.argument("member")
 @option(
     "--wait",
     type=FiniteRange(0, SECONDS_MAX),
     default=0.0,
     metavar="SECONDS",
-    help="Wait so long for the request to come: for scripts.",
+    help="How long to wait for the request, for scripts.",
 )
 @keys_folder_option
 @log_options
-def accept(who: str, wait: float, keys: Path) -> None:
-    """Let in WHO asks: the fingerprint that its own screen shows, or its beginning, or its name.
+def accept(member: str, wait: float, keys: Path) -> None:
+    """Accept a request. MEMBER is the fingerprint on the new machine's screen, a prefix of it, or the name.
 
     \b
     Examples:
       fedmq keys accept k7fq-2mzt-x4wd-hb3p
       fedmq keys accept k7fq
     """
-    from fedmq.security import membership
+    from fedmq.security.membership import accept_request, matching, name_and_fingerprint, read_membership
 
     give_up_at = time.monotonic() + wait
-    while time.monotonic() < give_up_at and not membership.matching(
-        who, membership.read_membership(keys, time.time()).requests
-    ):
+    while time.monotonic() < give_up_at and not matching(member, read_membership(keys, time.time()).requests):
         time.sleep(POLL_S)
-    public = membership.accept(keys, who, time.time())
-    click.echo(
-        f"{public.role} {membership.name_and_fingerprint(public)} "
-        f"is let in; next: fedmq aggregator --keys {keys} --task xor"
-    )
+    public = accept_request(keys, member, time.time())
+    run = f"fedmq aggregator --keys {keys} --task xor"
+    click.echo(f"accepted {public.role} {name_and_fingerprint(public)}; next: {run}")
 
 
 @keys.command()
-@click.argument("who")
+@click.argument("member")
 @keys_folder_option
 @log_options
-def reject(who: str, keys: Path) -> None:
-    """Do not let in WHO asks; its token is used up.
+def reject(member: str, keys: Path) -> None:
+    """Reject the request of MEMBER. Its token cannot be used again.
 
     \b
     Examples:
       fedmq keys reject k7fq
     """
-    from fedmq.security import membership
+    from fedmq.security.membership import name_and_fingerprint, reject_request
 
-    public = membership.reject(keys, who, time.time())
-    click.echo(f"{public.role} {membership.name_and_fingerprint(public)} is not let in")
+    public = reject_request(keys, member, time.time())
+    click.echo(f"rejected {public.role} {name_and_fingerprint(public)}")
 
 
 @keys.command()
-@click.argument("who")
+@click.argument("member")
 @keys_folder_option
 @log_options
-def revoke(who: str, keys: Path) -> None:
-    """Let WHO in no more: within a second, and not with this key again.
+def revoke(member: str, keys: Path) -> None:
+    """Revoke the key of MEMBER: the broker disconnects it within a second, and never accepts this key again.
 
     \b
     Examples:
       fedmq keys revoke clinic-7
     """
-    from fedmq.security import membership
+    from fedmq.security.membership import name_and_fingerprint, revoke_member
 
-    public = membership.revoke(keys, who, time.time())
+    public = revoke_member(keys, member, time.time())
     again = "fedmq keys observer" if public.role == "observer" else "fedmq keys token"
-    click.echo(
-        f"{public.role} {membership.name_and_fingerprint(public)} is not let in any more; a new key can be: {again}"
-    )
+    click.echo(f"revoked {public.role} {name_and_fingerprint(public)}; for a new key: {again}")
 
 
 @keys.command()
@@ -270,29 +263,70 @@ def revoke(who: str, keys: Path) -> None:
 @timeout_option
 @log_options
 def rotate(role: str, keys: Path, connect_timeout: float | None) -> None:
-    """Make new keys in place of those of this machine's ROLE: trainer (when not given), broker or aggregator.
+    """Replace the keys of this machine's ROLE: trainer (the default), broker or aggregator.
 
-    A trainer's new key is let in by the old one, through the broker; nobody has to accept it. When the keys of the
-    broker or the aggregator change, each trainer has to be told by a new token; its own key stays accepted.
+    The broker accepts a trainer's new key because the old key signs it. After new keys of the broker or the aggregator
+    each trainer joins again with a new token; its own key stays accepted.
 
     \b
     Examples:
       fedmq keys rotate
       fedmq keys rotate aggregator --keys keys
     """
-    from fedmq.security import membership
-    from fedmq.security.rotation import rotate_trainer
+    from fedmq.security.membership import renew_key
+    from fedmq.security.trainer_keys import replace_trainer_key
 
     if role != "trainer":
-        public = membership.renew_key(keys, role)
+        public = renew_key(keys, role)
         click.echo(f"{role}, new fingerprint {public.fingerprint}; restart the broker and the aggregator")
-        click.echo(
-            f"each trainer has to join again: fedmq keys token{_where(keys)}, and there fedmq trainer join TOKEN"
-        )
+        click.echo(f"each trainer has to join again: fedmq keys token{_where(keys)}, then fedmq trainer join TOKEN")
         click.echo(f"each observer needs the new {keys}/federation.json in its folder")
         return
-    identity, evaluation = rotate_trainer(keys, connect_timeout)
-    if evaluation is None or evaluation.state != "accepted":
-        why = "the broker does not let in the old key, nor the new one" if evaluation is None else evaluation.detail
-        raise NotAuthorized(f"expected trainer {identity.name} to have its key replaced: {why or evaluation}")
+
+    def on_waiting(status: RequestStatus) -> None:
+        click.echo(f"waiting: {status.detail}")
+
+    identity = replace_trainer_key(keys, on_waiting, connect_timeout)
     click.echo(f"trainer {identity.name}, new fingerprint {identity.public.fingerprint}; restart fedmq trainer")
+
+
+@click.command()
+@click.argument("token")
+@option(
+    "--name",
+    callback=check_name,
+    metavar="NAME",
+    help="Name of this trainer. [default: the token's name, or the host's]",
+)
+@keys_folder_option
+@timeout_option
+@log_options
+def join(token: str, name: str | None, keys: Path, connect_timeout: float | None) -> None:
+    """Join a federation with a TOKEN from fedmq keys token; - reads it from the standard input.
+
+    Creates this machine's keys, which never leave it, prints their fingerprint, and waits until a user accepts it. The
+    user compares the fingerprint first. After an interruption, the same command continues to wait. Exit code 0 when the
+    key is accepted, 77 when it is rejected or the token has expired, 1 after an interruption.
+
+    \b
+    Examples:
+      fedmq trainer join fedmq1-…
+      fedmq trainer join fedmq1-… --name clinic-7 --keys /etc/fedmq/keys
+      fedmq trainer join - < token
+    """
+    from fedmq.security.tokens import decode_token, format_time
+    from fedmq.security.trainer_keys import identity_to_join, join_federation
+
+    pasted = decode_token(sys.stdin.read(STANDARD_INPUT_MAX) if token == STANDARD_INPUT else token)
+    identity = identity_to_join(keys, pasted, name)
+    fingerprint = identity.public.fingerprint
+
+    def on_waiting(_status: RequestStatus) -> None:
+        click.echo(
+            f"waiting until {format_time(pasted.expires)}; on the machine with the federation's keys, compare the "
+            f"fingerprint, then: fedmq keys accept {fingerprint}"
+        )
+
+    click.echo(f"trainer {identity.name}, fingerprint {fingerprint}")
+    join_federation(keys, pasted, identity, on_waiting, connect_timeout)
+    click.echo(f"accepted; next: fedmq trainer --keys {keys} --data xor:1/2")

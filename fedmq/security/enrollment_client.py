@@ -1,7 +1,4 @@
-"""Asks for a place in a federation, again and again, until it is answered for good.
-
-Knows nothing of files, nor of where the keys come from.
-"""
+"""The trainer's side of enrollment: send a request again and again until the broker's answer is final."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ from fedmq.errors import Rejected
 from fedmq.protocol.codec import Frames
 from fedmq.runtime.broker_connection import BrokerConnection
 from fedmq.runtime.clock import Clock, SystemClock, earliest
-from fedmq.security.enrollment import RequestStatus, ask, decode_status
+from fedmq.security.enrollment import RequestStatus, decode_status, encode_request
 from fedmq.transport.link import Delivered, Link, LinkRefused, LinkUp
 
 if TYPE_CHECKING:
@@ -20,16 +17,18 @@ if TYPE_CHECKING:
     from fedmq.security.keys import Identity
     from fedmq.transport.zeromq import TransportKeys
 
-AGAIN_S = 0.5
-REFUSALS_MAX = 3  # a second apart: the broker may not have seen yet a token that was made just now
-SILENT_S = 10.0  # a broker that lets us connect and does not answer knows nothing of us
+RETRY_S = 0.5
+REFUSALS_MAX = 3  # one second apart: the broker may not have read a new token yet
+SILENCE_MAX_S = 10.0  # a broker that accepts the connection and does not answer does not know the key
 
 
 class EnrollmentClient:
-    """One attempt; see `loop.Service`. `status` is the last answer, None when the broker has none for this key.
+    """One request over one connection; see `loop.Service`.
+
+    `answer` is the last answer; None if the broker refused the connection or did not answer.
 
     Raises (from `step`):
-        Unreachable: the broker was not there in the time that was allowed.
+        Unreachable: the broker did not answer within `connect_timeout_s`.
     """
 
     def __init__(
@@ -41,27 +40,28 @@ class EnrollmentClient:
         broker: str,
         connect_timeout_s: float | None,
         expires: float | None,
-        tell: Callable[[RequestStatus], None],
+        on_waiting: Callable[[RequestStatus], None],
     ) -> None:
-        """`expires` is when the token does, on the wall's clock."""
+        """Send `frames` until `expires`, in seconds since 1970; None stands for no limit."""
         self.done = self.interrupted = False
         self.answer: RequestStatus | None = None
-        self._link, self._frames, self._clock, self._expires, self._tell = link, frames, clock, expires, tell
-        self._reach = BrokerConnection(broker, clock.now(), connect_timeout_s)
-        self._ask_at: float | None = None  # none while there is no connection
+        self._link, self._frames, self._clock, self._expires = link, frames, clock, expires
+        self._on_waiting = on_waiting
+        self._connection = BrokerConnection(broker, clock.now(), connect_timeout_s)
+        self._send_at: float | None = None  # None while there is no connection
         self._answer_by = 0.0
         self._refusals = 0
 
     @property
     def wake_at(self) -> float:
         """See `loop.Service`."""
-        first = earliest(self._ask_at, self._reach.wake_at)
-        return self._clock.now() + AGAIN_S if first is None else first
+        first = earliest(self._send_at, self._connection.wake_at)
+        return self._clock.now() + RETRY_S if first is None else first
 
     @property
     def status(self) -> str:
         """See `loop.Service`."""
-        return "waits to be let in"
+        return "waits for acceptance"
 
     def stop(self) -> None:
         """See `loop.Service`."""
@@ -70,82 +70,84 @@ class EnrollmentClient:
     def step(self) -> None:
         """See `loop.Service`."""
         now = self._clock.now()
-        for news in self._link.receive():
-            if isinstance(news, Delivered):
-                self._hear(news.frames, now)
-            elif isinstance(news, LinkUp):
-                self._ask_at, self._answer_by = now, now + SILENT_S
-                self._reach.up()
-            elif isinstance(news, LinkRefused):
+        for event in self._link.receive():
+            if isinstance(event, Delivered):
+                self._receive(event.frames, now)
+            elif isinstance(event, LinkUp):
+                self._send_at, self._answer_by = now, now + SILENCE_MAX_S
+                self._connection.up()
+            elif isinstance(event, LinkRefused):
                 self._refused()
-            elif self._ask_at is not None:  # else it is about a connection that never was let in
-                self._ask_at = None
-                self._reach.down()
+            elif self._send_at is not None:  # else it is about a connection that was never accepted
+                self._send_at = None
+                self._connection.down()
         if self.done:
             return
-        self._reach.check(now)
+        self._connection.check(now)
         if self._expires is not None and self._clock.wall() >= self._expires:
             self._end(RequestStatus(state="expired"))
-        elif self._ask_at is not None and now >= self._answer_by:
+        elif self._send_at is not None and now >= self._answer_by:
             self._end(None)
-        elif self._ask_at is not None and now >= self._ask_at:
-            self._ask_at = now + AGAIN_S
+        elif self._send_at is not None and now >= self._send_at:
+            self._send_at = now + RETRY_S
             self._link.send(self._frames)
 
     def _refused(self) -> None:
-        self._reach.up()  # it answers, after all
+        self._connection.up()  # a refusal is an answer of the broker
         self._refusals += 1
         if self._refusals >= REFUSALS_MAX:
             self._end(None)
 
-    def _hear(self, frames: Frames, now: float) -> None:
+    def _receive(self, frames: Frames, now: float) -> None:
         try:
             status = decode_status(frames)
         except Rejected:
             return
         if self.done:
             return
-        self._answer_by = now + SILENT_S
+        self._answer_by = now + SILENCE_MAX_S
         if status.state != "waiting":
             self._end(status)
         elif status != self.answer:
             self.answer = status
-            self._tell(status)
+            self._on_waiting(status)
 
-    def _end(self, status: RequestStatus | None) -> None:
+    def _end(self, answer: RequestStatus | None) -> None:
         if not self.done:
-            self.done, self.answer = True, status
+            self.done, self.answer = True, answer
 
 
-def ask_broker(
+def request_membership(
     federation: FederationInfo,
     keys: TransportKeys,
     identities: tuple[Identity, ...],
-    tell: Callable[[RequestStatus], None],
+    on_waiting: Callable[[RequestStatus], None],
     *,
     timeout_s: float | None,
     expires: float | None = None,
 ) -> EnrollmentClient:
-    """How it ended: a place for the first identity was asked for over a connection with `keys`, signed by all of them.
+    """Request membership for the first identity over a connection with `keys`, signed by all identities.
+
+    Returns the client when it has ended: with an answer, without one, or interrupted.
 
     Raises:
-        Unreachable: the broker was not there in the time that was allowed.
+        Unreachable: the broker did not answer within `timeout_s`.
     """
     from fedmq.runtime.loop import serve
     from fedmq.transport.zeromq import JoinSockets
 
     clock, link = SystemClock(), JoinSockets(federation.broker, keys)
-    joiner = EnrollmentClient(
+    client = EnrollmentClient(
         link,
-        ask(federation.id, keys.public, *identities),
+        encode_request(federation.id, keys.public, *identities),
         clock=clock,
         broker=federation.broker,
         connect_timeout_s=timeout_s,
         expires=expires,
-        tell=tell,
+        on_waiting=on_waiting,
     )
     try:
-        serve(joiner, link, clock)
+        serve(client, link, clock)
     finally:
         link.close()
-    return joiner
+    return client

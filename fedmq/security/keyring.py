@@ -1,18 +1,18 @@
-"""The folder of keys: a federation as this machine knows it, this machine's own identity, and who is a member.
+"""The folder of keys: the federation, this machine's own identity, and the members.
 
-    federation.json     public: the federation's id, where its broker is, and the keys of broker and aggregator
-    broker.key          secret: only on the broker's machine,
-    aggregator.key      on the aggregator's,
-    trainer.key         on a trainer's,
-    observer.key        or on the machine of who only watches; mode 0600, and refused when others can read it
-    trainer.key.next    secret: a key that was made here and is not accepted yet
-    members/            public: one file for each key that is let in, named by its fingerprint
-    requests/           who asked to be let in and was not yet accepted,
-    revoked/            and who was let in once and is not any more
-    tokens/             what is known of each token that is outstanding, see `token`
+    federation.json     public: the federation's id, the broker's address, the keys of broker and aggregator
+    broker.key          secret, on the broker's machine only; files with secrets have mode 0600
+    aggregator.key      secret, on the aggregator's machine
+    trainer.key         secret, on a trainer's machine
+    observer.key        secret, on an observer's machine
+    trainer.key.next    secret: a new key that is not accepted yet
+    members/            public: one file for each accepted key, named by its fingerprint
+    requests/           public: keys that wait for acceptance
+    revoked/            public: keys that were accepted once
+    tokens/             one file for each issued token, see `tokens`
 
-Knows nothing of what the keys are used for. A file in members, requests and revoked holds what its name says, so that a
-change is seen by its name alone, and moving a file is all that accepting or revoking is.
+A file in members, requests and revoked is named by its content. A listing of names therefore shows every change, and
+accepting or revoking a key moves one file.
 """
 
 from __future__ import annotations
@@ -36,63 +36,63 @@ FEDERATION = "federation.json"
 MEMBERS, REQUESTS, REVOKED = "members", "requests", "revoked"
 KEY_SUFFIX, NEXT_SUFFIX, PUBLIC_SUFFIX = ".key", ".key.next", ".json"
 FILE_BYTES_MAX = 16 << 10
-REFRESH_S = 0.25  # a revocation is seen within it
-OBSERVER_ROLES: tuple[Role, ...] = ("observer", "aggregator")  # who may watch: an operator holds the aggregator's key
+REFRESH_S = 0.25  # the longest time until a revocation takes effect
+OBSERVER_ROLES: tuple[Role, ...] = ("observer", "aggregator")  # whose keys may watch runs
 
 _T = TypeVar("_T")
 log = logging.getLogger(__name__)
 
 
 class FederationInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What all members know: which federation it is, where its broker is, and whom to believe."""
+    """The public facts that every member has: id, broker's address, and the keys to trust."""
 
     id: Annotated[bytes, Meta(min_length=16, max_length=16)]
-    broker: str  # its address
-    broker_key: Key  # of its transport
+    broker: str  # address
+    broker_key: Key  # for connections
     aggregator: PublicIdentity
 
 
 class Credentials(NamedTuple):
-    """A federation and who we are in it."""
+    """A federation and this machine's identity in it."""
 
     federation: FederationInfo
     identity: Identity
 
 
 def read_federation(folder: Path) -> FederationInfo:
-    """The federation in a folder of keys.
+    """Read the federation of a folder of keys.
 
     Raises:
-        BadConfiguration: there is none, or the file is not as it was written.
+        BadConfiguration: the file is missing or damaged.
     """
     path = folder / FEDERATION
     if not path.is_file():
         raise BadConfiguration(
-            f"--keys {folder}: expected {FEDERATION} in it, got none; fedmq keys init makes a federation, "
-            "fedmq trainer join TOKEN joins one"
+            f"--keys {folder}: expected {FEDERATION} in it, got none: create a federation with fedmq keys init, or "
+            "join one with fedmq trainer join TOKEN"
         )
     return read_file(path, FederationInfo)
 
 
 def read_credentials(folder: Path, role: Role) -> Credentials:
-    """The federation in a folder of keys, and this machine's identity of that role.
+    """Read the federation of a folder of keys, and this machine's identity of that role.
 
     Raises:
-        BadConfiguration: they are not there, not as they were written, or the key can be read by others.
+        BadConfiguration: a file is missing or damaged, or other users can read the secret key.
     """
     federation, identity = read_federation(folder), read_identity(folder, role)
     if identity is None:
         raise BadConfiguration(
-            f"--keys {folder}: expected {role}{KEY_SUFFIX} in it, got none; is this the {role}'s machine?"
+            f"--keys {folder}: expected {role}{KEY_SUFFIX} in it, got none: run this on the {role}'s machine"
         )
     return Credentials(federation, identity)
 
 
 def read_identity(folder: Path, role: Role, suffix: str = KEY_SUFFIX) -> Identity | None:
-    """This machine's identity of that role, or the next one (NEXT_SUFFIX); None if there is none.
+    """Read this machine's identity of that role, or its next one (NEXT_SUFFIX); None without one.
 
     Raises:
-        BadConfiguration: it is not as it was written, or can be read by others.
+        BadConfiguration: the file is damaged, or other users can read it.
     """
     path = folder / f"{role}{suffix}"
     if not path.is_file():
@@ -105,7 +105,10 @@ def read_identity(folder: Path, role: Role, suffix: str = KEY_SUFFIX) -> Identit
 
 
 def find_broker(given: str | None, keys: Path | None, role: Role) -> tuple[str, Credentials | None]:
-    """Where the broker is, and who we are there: as the command line says, or the federation, or the defaults."""
+    """Return the broker's address and the credentials of that role; None without keys.
+
+    The address is the given one, or the federation's, or the default.
+    """
     credentials = None if keys is None else read_credentials(keys, role)
     address = given or (DEFAULT_ADDRESS if credentials is None else credentials.federation.broker)
     parse_address(address)
@@ -113,10 +116,10 @@ def find_broker(given: str | None, keys: Path | None, role: Role) -> tuple[str, 
 
 
 def find_broker_to_watch(given: str | None, keys: Path | None) -> tuple[str, Credentials | None]:
-    """As `find_broker`, for who only watches: with the key of an observer, or else of the aggregator.
+    """As `find_broker`, for observers: with the key of an observer, or else of the aggregator.
 
     Raises:
-        BadConfiguration: neither is there, or as `read_credentials` says.
+        BadConfiguration: neither key exists, or as `read_credentials`.
     """
     if keys is None:
         return find_broker(given, None, OBSERVER_ROLES[0])
@@ -125,27 +128,27 @@ def find_broker_to_watch(given: str | None, keys: Path | None) -> tuple[str, Cre
         if (keys / f"{role}{KEY_SUFFIX}").is_file():
             return find_broker(given, keys, role)
     raise BadConfiguration(
-        f"--keys {keys}: expected observer{KEY_SUFFIX} or aggregator{KEY_SUFFIX} in it, got neither; "
-        "on the broker's machine fedmq keys observer NAME --out DIR makes one"
+        f"--keys {keys}: expected observer{KEY_SUFFIX} or aggregator{KEY_SUFFIX} in it, got neither: create one on "
+        "the broker's machine with fedmq keys observer NAME --out DIR"
     )
 
 
 def write_federation(folder: Path, federation: FederationInfo) -> None:
-    """Make the folder, or the federation in it, what is given."""
+    """Write the federation; create the folder if it is missing."""
     with writing(folder, CHOOSE_ANOTHER):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_whole(folder / FEDERATION, text_of(federation))
 
 
 def write_identity(folder: Path, identity: Identity, suffix: str = KEY_SUFFIX) -> Path:
-    """Keep an identity's secret keys, for nobody else to read; the path.
+    """Write an identity's secret keys with mode 0600; return the path.
 
     Raises:
-        BadConfiguration: there is one of that role already: it is never overwritten.
+        BadConfiguration: there is one of that role already. Keys are never overwritten.
     """
     path = folder / f"{identity.role}{suffix}"
     if path.exists():
-        raise BadConfiguration(f"{path}: there is one already, and keys are never overwritten; choose another --keys")
+        raise BadConfiguration(f"{path}: expected no such file: keys are never overwritten; choose another --keys")
     with writing(path, CHOOSE_ANOTHER):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_whole(path, text_of(identity), mode=0o600)
@@ -153,7 +156,7 @@ def write_identity(folder: Path, identity: Identity, suffix: str = KEY_SUFFIX) -
 
 
 def adopt_next(folder: Path, role: Role) -> None:
-    """The next identity of that role is accepted: from now on it is the identity."""
+    """Replace the identity of that role by the next one, which has been accepted."""
     path = folder / f"{role}{NEXT_SUFFIX}"
     with writing(path, CHOOSE_ANOTHER):
         path.replace(folder / f"{role}{KEY_SUFFIX}")
@@ -161,19 +164,19 @@ def adopt_next(folder: Path, role: Role) -> None:
 
 
 def drop_next(folder: Path, role: Role) -> None:
-    """The next identity of that role was not accepted: it is good for nothing."""
+    """Delete the next identity of that role, which has been rejected."""
     path = folder / f"{role}{NEXT_SUFFIX}"
     with writing(path, CHOOSE_ANOTHER):
         path.unlink()
 
 
 def public_path(folder: Path, kind: str, public: PublicIdentity) -> Path:
-    """Where the public half of an identity stands, in `members`, `requests` or `revoked`."""
+    """Return the path of a public identity in `members`, `requests` or `revoked`."""
     return folder / kind / f"{public.fingerprint}{PUBLIC_SUFFIX}"
 
 
 def write_public(folder: Path, kind: str, public: PublicIdentity) -> None:
-    """Put an identity among the members, the requests or the revoked."""
+    """Write a public identity into `members`, `requests` or `revoked`."""
     path = public_path(folder, kind, public)
     with writing(path, CHOOSE_ANOTHER):
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -181,7 +184,7 @@ def write_public(folder: Path, kind: str, public: PublicIdentity) -> None:
 
 
 def move_public(folder: Path, public: PublicIdentity, source: str, target: str) -> None:
-    """From one of the three folders to another, at once: there is no moment at which it stands in neither."""
+    """Move a public identity between two of the three folders, atomically."""
     path = public_path(folder, target, public)
     with writing(path, CHOOSE_ANOTHER):
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -191,20 +194,20 @@ def move_public(folder: Path, public: PublicIdentity, source: str, target: str) 
 
 
 def read_publics(folder: Path, kind: str) -> list[PublicIdentity]:
-    """All of `members`, `requests` or `revoked`, by name; a file that is not as it was written is left out."""
+    """Read `members`, `requests` or `revoked`, sorted by name; damaged files are skipped with a warning."""
     found = (_read_public(path) for path in sorted((folder / kind).glob(f"*{PUBLIC_SUFFIX}")))
     return sorted((public for public in found if public is not None), key=lambda public: public.name)
 
 
 class Members:
-    """Who is let in, as the folder `members` says; looked at again every REFRESH_S. Any thread may ask.
+    """The accepted keys of the folder `members`, read again every REFRESH_S. Safe to call from any thread.
 
-    Of several with one name, or one transport key, none is: each could speak for the other.
+    Of several members with one name, or with one transport key, none is accepted: each could act as the other.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder / MEMBERS
-        self._seen: dict[str, int] = {}  # the files that have been looked at, and when they were last changed
+        self._seen: dict[str, int] = {}  # file names and their modification times, as of the last refresh
         self._files: dict[str, PublicIdentity] = {}
         self._by_key: dict[bytes, PublicIdentity] = {}
         self._by_name: dict[str, PublicIdentity] = {}
@@ -212,19 +215,19 @@ class Members:
         self.refresh(0.0)
 
     def of_key(self, transport: bytes) -> PublicIdentity | None:
-        """The member with this transport key."""
+        """Return the member with this transport key, or None."""
         return self._by_key.get(transport)
 
     def of_name(self, name: str) -> PublicIdentity | None:
-        """The member of this name."""
+        """Return the member of this name, or None."""
         return self._by_name.get(name)
 
     def refresh(self, now: float) -> list[PublicIdentity]:
-        """Look again if it is time; who is not a member any more."""
+        """Read the folder again if REFRESH_S have passed; return the identities that are no longer members."""
         if now < self._next:
             return []
         self._next = now + REFRESH_S
-        found = self._look()
+        found = self._scan()
         if found == self._seen:
             return []
         self._files = {name: public for name, public in self._files.items() if found.get(name) == self._seen[name]}
@@ -234,24 +237,24 @@ class Members:
         self._seen = found
         names = Counter(public.name for public in self._files.values())
         keys = Counter(public.transport for public in self._files.values())
-        alone = [one for one in self._files.values() if names[one.name] == keys[one.transport] == 1]
+        unique = [one for one in self._files.values() if names[one.name] == keys[one.transport] == 1]
         for name, count in names.items():
             if count > 1:
-                log.warning("%s members are named %s, and none is let in: fedmq keys revoke all but one", count, name)
-        before, self._by_key = self._by_key, {public.transport: public for public in alone}
-        self._by_name = {public.name: public for public in alone}
+                log.warning("%s members are named %s; none is accepted: fedmq keys revoke all but one", count, name)
+        before, self._by_key = self._by_key, {public.transport: public for public in unique}
+        self._by_name = {public.name: public for public in unique}
         return [public for key, public in before.items() if self._by_key.get(key) != public]
 
-    def _look(self) -> dict[str, int]:
+    def _scan(self) -> dict[str, int]:
         try:
             with os.scandir(self._folder) as entries:
                 return {entry.name: entry.stat().st_mtime_ns for entry in entries if entry.name.endswith(PUBLIC_SUFFIX)}
-        except FileNotFoundError:  # there is no folder, or a file went while we looked: the next look is soon
+        except FileNotFoundError:  # no folder, or a file was removed during the scan: the next refresh is soon
             return {} if not self._folder.is_dir() else self._seen
 
 
 def names_in(folder: Path) -> set[str]:
-    """The names of the files of a folder of publics or tokens, without those that are being written."""
+    """Return the file names of a folder of public identities or tokens, without unfinished files."""
     try:
         return {entry.name for entry in os.scandir(folder) if entry.name.endswith(PUBLIC_SUFFIX)}
     except FileNotFoundError:
@@ -259,11 +262,11 @@ def names_in(folder: Path) -> set[str]:
 
 
 def _read_public(path: Path) -> PublicIdentity | None:
-    """A file of one of the three folders; None, with a line, when it does not hold what its name says."""
+    """Read a public identity; None, with a warning, if the file is damaged or does not match its name."""
     try:
         public = read_file(path, PublicIdentity)
         if path.name != f"{public.fingerprint}{PUBLIC_SUFFIX}":
-            raise BadConfiguration(f"{path}: expected the keys that its name says, got others: left out")
+            raise BadConfiguration(f"{path}: expected the keys of its name, got those of {public.fingerprint}: ignored")
     except BadConfiguration as error:
         log.warning("%s", error)
         return None
@@ -271,10 +274,10 @@ def _read_public(path: Path) -> PublicIdentity | None:
 
 
 def read_file(path: Path, kind: type[_T]) -> _T:
-    """What a file of the folder holds.
+    """Read a file of the folder of keys.
 
     Raises:
-        BadConfiguration: it cannot be read, or is not as it was written.
+        BadConfiguration: it cannot be read, or is damaged.
     """
     try:
         with path.open("rb") as file:
@@ -285,19 +288,19 @@ def read_file(path: Path, kind: type[_T]) -> _T:
     except OSError as error:
         raise BadConfiguration(f"{path}: cannot be read ({error.strerror})") from error
     except msgspec.MsgspecError as error:
-        raise BadConfiguration(f"{path}: not as fedmq wrote it ({error})") from error
+        raise BadConfiguration(f"{path}: damaged ({error})") from error
 
 
 def _check_private(path: Path) -> None:
-    """Nothing, if nobody else can read the file. What systemd hands over is private by its folder."""
+    """Check that only the owner can read a file. A file that systemd provides is private by its folder."""
     credentials = os.environ.get("CREDENTIALS_DIRECTORY")
     if credentials and path.resolve().is_relative_to(Path(credentials).resolve()):
         return
     mode = path.stat().st_mode & 0o777
     if mode & 0o077:
-        raise BadConfiguration(f"{path}: expected mode 0600, got {mode:04o}: others can read it; chmod 600 {path}")
+        raise BadConfiguration(f"{path}: expected mode 0600, got {mode:04o}: other users can read it; chmod 600 {path}")
 
 
 def text_of(value: object) -> bytes:
-    """How a file of the folder holds a value: JSON that a person can read."""
+    """Encode a value as a file of the folder of keys: indented JSON."""
     return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"

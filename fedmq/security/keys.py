@@ -1,7 +1,7 @@
-"""Keys: who somebody is, and what only they can do. The only module that imports cryptography.
+"""Identities: the key pairs of one service. The only module that imports cryptography.
 
-An identity has two key pairs: one for the transport (X25519, as CURVE wants it, https://rfc.zeromq.org/spec/26/) and
-one for signatures (Ed25519, RFC 8032), because CURVE ends at the broker. Knows nothing of files or sockets.
+An identity has a key pair for connections (X25519, for CURVE, https://rfc.zeromq.org/spec/26/) and one for signatures
+(Ed25519, RFC 8032), because CURVE ends at the broker.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from fedmq.names import Name
 
 Role = Literal["broker", "aggregator", "trainer", "observer"]
 Key = Annotated[bytes, Meta(min_length=32, max_length=32)]
-FINGERPRINT_CHARACTERS = 16  # of five bits: as many as a person compares, and 2**80 tries to forge one
+FINGERPRINT_CHARACTERS = 16  # 5 bits each: short enough to compare by eye, 2**80 attempts to forge one
 
 
 class PublicIdentity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What everybody may know of an identity: its role, its name and the public halves of its keys."""
+    """The public part of an identity: role, name and public keys."""
 
     role: Role
     name: Name
@@ -33,14 +33,14 @@ class PublicIdentity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def fingerprint(self) -> str:
-        """A short digest of all of it, to be compared by eye, like `k7fq-2mzt-x4wd-hb3p`."""
-        said = b"".join(part + b"\0" for part in (b"fedmq identity", self.role.encode(), self.name.encode()))
-        digest = hashlib.sha256(said + self.transport + self.signing).digest()
+        """A digest of all fields, to be compared by eye, such as `k7fq-2mzt-x4wd-hb3p`."""
+        prefix = b"".join(part + b"\0" for part in (b"fedmq identity", self.role.encode(), self.name.encode()))
+        digest = hashlib.sha256(prefix + self.transport + self.signing).digest()
         letters = base64.b32encode(digest).decode().lower()[:FINGERPRINT_CHARACTERS]
         return "-".join(letters[start : start + 4] for start in range(0, FINGERPRINT_CHARACTERS, 4))
 
     def verifies(self, signature: bytes, signed: bytes) -> bool:
-        """Whether the holder of the signing key has signed just these bytes."""
+        """Return whether `signature` is this identity's signature of exactly these bytes."""
         try:
             Ed25519PublicKey.from_public_bytes(self.signing).verify(signature, signed)
         except (InvalidSignature, ValueError):
@@ -49,7 +49,7 @@ class PublicIdentity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Somebody's secret keys. They are made where they are used, and never leave; nothing of them is ever printed."""
+    """The secret keys of one service. They never leave the machine that made them, and are never printed."""
 
     role: Role
     name: Name
@@ -61,28 +61,27 @@ class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @classmethod
     def new(cls, role: Role, name: str) -> Identity:
-        """A new identity, from the kernel's random numbers."""
+        """Generate an identity from the kernel's random numbers."""
         transport = X25519PrivateKey.generate().private_bytes_raw()
         return cls(role, name, transport, Ed25519PrivateKey.generate().private_bytes_raw())
 
     @property
     def public(self) -> PublicIdentity:
-        """The public half."""
-        transport = X25519PrivateKey.from_private_bytes(self.transport_secret).public_key().public_bytes_raw()
+        """The public part."""
         signing = Ed25519PrivateKey.from_private_bytes(self.signing_secret).public_key().public_bytes_raw()
-        return PublicIdentity(self.role, self.name, transport, signing)
+        return PublicIdentity(self.role, self.name, transport_public(self.transport_secret), signing)
 
     def sign(self, signed: bytes) -> bytes:
-        """The signature, 64 bytes."""
+        """Return the signature, 64 bytes."""
         return Ed25519PrivateKey.from_private_bytes(self.signing_secret).sign(signed)
 
 
 def transport_pair() -> tuple[bytes, bytes]:
-    """A new key pair for one use of the transport: the public and the secret half."""
-    secret = X25519PrivateKey.generate()
-    return secret.public_key().public_bytes_raw(), secret.private_bytes_raw()
+    """Generate a key pair for connections; return the public key and the secret key."""
+    secret = X25519PrivateKey.generate().private_bytes_raw()
+    return transport_public(secret), secret
 
 
 def transport_public(secret: bytes) -> bytes:
-    """The public half of a transport key."""
+    """Return the public key of a secret transport key."""
     return X25519PrivateKey.from_private_bytes(secret).public_key().public_bytes_raw()

@@ -1,7 +1,6 @@
-"""The roll of a federation: who asks to be let in, who is in, who was; and who is meant by a part of a fingerprint.
+"""Changes to the folder of keys where the federation was created: invite, accept, reject and revoke members.
 
-Works on the federation's folder of keys alone; a broker that runs there sees what is done within a quarter of a second.
-Knows nothing of the network.
+A broker that runs with this folder applies changes within REFRESH_S.
 """
 
 from __future__ import annotations
@@ -43,11 +42,11 @@ from fedmq.security.tokens import (
 
 FOLDERS = (MEMBERS, REQUESTS, REVOKED, TOKENS)
 PREFIX_CHARACTERS_MIN = 4
-AT_HOME = ("broker", "aggregator")  # the roles whose keys lie where the federation was made
+AT_HOME = ("broker", "aggregator")  # the roles whose keys are in the folder where the federation was created
 
 
 class Membership(NamedTuple):
-    """Everybody who is known, and the tokens that are outstanding, by their public keys."""
+    """All keys of a federation by status, and the issued tokens by public key."""
 
     members: list[PublicIdentity]
     requests: list[PublicIdentity]
@@ -56,7 +55,7 @@ class Membership(NamedTuple):
 
 
 def make_federation(folder: Path, broker: str) -> FederationInfo:
-    """Make a federation: the keys of its broker and its aggregator, and the folders of its roll.
+    """Create a federation: the keys of its broker and its aggregator, and the folders for its members.
 
     Raises:
         BadConfiguration: there is one already, or the folder cannot be written.
@@ -72,52 +71,52 @@ def make_federation(folder: Path, broker: str) -> FederationInfo:
     write_identity(folder, above)
     for name in FOLDERS:
         (folder / name).mkdir(mode=0o700, exist_ok=True)
-    write_federation(folder, federation)  # the last: with it the folder is one
+    write_federation(folder, federation)  # last: it makes the folder a federation's
     return federation
 
 
 def read_federation_home(folder: Path) -> FederationInfo:
-    """The federation that was made in this folder.
+    """Read the federation that was created in this folder.
 
     Raises:
-        BadConfiguration: none was.
+        BadConfiguration: the folder is not one where a federation was created.
     """
     federation = read_federation(folder)
     if not (folder / MEMBERS).is_dir():
         raise BadConfiguration(
-            f"--keys {folder}: expected the folder where the federation was made (it has {MEMBERS}/), got that of a "
-            "trainer; go to the broker's machine"
+            f"--keys {folder}: expected the folder where the federation was created, with {MEMBERS}/ in it, got a "
+            "trainer's: run this on the broker's machine"
         )
     return federation
 
 
 def issue_token(folder: Path, expires: int, name: str | None, now: float) -> str:
-    """A new token's line; the folder keeps what the broker has to know of it.
+    """Create a token and its record; return its line.
 
     Raises:
-        BadConfiguration: too many are outstanding, or the name is another one's.
+        BadConfiguration: too many tokens are unused, or the name is taken.
     """
     federation, membership = read_federation_home(folder), read_membership(folder, now)
     if sum(issued.used_by is None for issued in membership.tokens.values()) >= TOKENS_MAX:
-        raise BadConfiguration(f"expected less than {TOKENS_MAX} tokens outstanding; wait until some have expired")
+        raise BadConfiguration(f"expected fewer than {TOKENS_MAX} unused tokens: wait until some have expired")
     if name is not None and any(one.name == name for one in (*membership.members, federation.aggregator)):
-        raise BadConfiguration(f"--name {name}: another one is named so already; choose another, fedmq keys ls")
+        raise BadConfiguration(f"--name {name}: expected a new name, got a member's (fedmq keys ls): choose another")
     public, secret = transport_pair()
     write_issued_token(folder, public, IssuedToken(expires, name))
     return encode_token(make_token(federation, secret, expires, name))
 
 
 def add_observer(folder: Path, name: str, out: Path) -> PublicIdentity:
-    """Let in somebody who may only watch: a new key of that name, with the federation, in the folder `out`.
+    """Create an observer's key, with the federation, in the folder `out`; make it a member.
 
     Raises:
-        BadConfiguration: a member is named so already, or there is anything in `out`.
+        BadConfiguration: the name is taken, or `out` is not empty.
     """
     federation = read_federation_home(folder)
     if any(one.name == name for one in (*read_publics(folder, MEMBERS), federation.aggregator)):
-        raise BadConfiguration(f"{name}: another one is named so already; choose another, fedmq keys ls")
+        raise BadConfiguration(f"{name}: expected a new name, got a member's (fedmq keys ls): choose another")
     if out.is_dir() and any(out.iterdir()):
-        raise BadConfiguration(f"--out {out}: expected a new folder, all of which is given away; choose another")
+        raise BadConfiguration(f"--out {out}: expected a new folder, to hand over as a whole: choose another")
     identity = Identity.new("observer", name)
     write_identity(out, identity)
     write_federation(out, federation)
@@ -126,7 +125,10 @@ def add_observer(folder: Path, name: str, out: Path) -> PublicIdentity:
 
 
 def read_membership(folder: Path, now: float) -> Membership:
-    """The roll at `now`, seconds since 1970. What has expired goes: tokens, and the requests that came with them."""
+    """Read members, requests, revoked keys and tokens at `now`, in seconds since 1970.
+
+    Deletes expired tokens and the requests that came with them.
+    """
     read_federation_home(folder)
     tokens = read_issued_tokens(folder)
     requests = read_publics(folder, REQUESTS)
@@ -136,62 +138,63 @@ def read_membership(folder: Path, now: float) -> Membership:
                 if public.fingerprint == issued.used_by:
                     public_path(folder, REQUESTS, public).unlink(missing_ok=True)
             issued_token_path(folder, key).unlink(missing_ok=True)
-    good = {key: issued for key, issued in tokens.items() if issued.expires > now}
+    valid = {key: issued for key, issued in tokens.items() if issued.expires > now}
     return Membership(
-        read_publics(folder, MEMBERS), read_publics(folder, REQUESTS), read_publics(folder, REVOKED), good
+        read_publics(folder, MEMBERS), read_publics(folder, REQUESTS), read_publics(folder, REVOKED), valid
     )
 
 
-def accept(folder: Path, who: str, now: float) -> PublicIdentity:
-    """Let in who asks.
+def accept_request(folder: Path, wanted: str, now: float) -> PublicIdentity:
+    """Make the requesting key a member.
 
     Raises:
-        BadConfiguration: nobody is meant, or several, or one who has a member's name, or is in already.
+        BadConfiguration: `wanted` does not match exactly one request, or matches a member, or the name is taken.
     """
     membership = read_membership(folder, now)
-    if not matching(who, membership.requests) and (there := matching(who, membership.members)):
-        raise BadConfiguration(f"{name_and_fingerprint(there[0])} is accepted already; fedmq keys ls")
-    public = _only(who, membership.requests, "who asks to be let in")
+    if not matching(wanted, membership.requests) and (found := matching(wanted, membership.members)):
+        raise BadConfiguration(f"expected a request, got {name_and_fingerprint(found[0])}, a member; see fedmq keys ls")
+    public = _only(wanted, membership.requests, "request")
     if any(one.name == public.name for one in membership.members):
         raise BadConfiguration(
-            f"expected a new name, got {name_and_fingerprint(public)}: another one is named so already; "
-            f"fedmq keys revoke it, or "
-            f"fedmq keys reject {public.fingerprint}"
+            f"expected a new name, got {name_and_fingerprint(public)}, the name of a member: fedmq keys revoke the "
+            f"member, or fedmq keys reject {public.fingerprint}"
         )
     move_public(folder, public, REQUESTS, MEMBERS)
     return public
 
 
-def reject(folder: Path, who: str, now: float) -> PublicIdentity:
-    """Do not let in who asks.
+def reject_request(folder: Path, wanted: str, now: float) -> PublicIdentity:
+    """Delete a request.
 
     Raises:
-        BadConfiguration: nobody is meant, or several.
+        BadConfiguration: `wanted` does not match exactly one request.
     """
-    public = _only(who, read_membership(folder, now).requests, "who asks to be let in")
+    public = _only(wanted, read_membership(folder, now).requests, "request")
     public_path(folder, REQUESTS, public).unlink(missing_ok=True)
     return public
 
 
-def revoke(folder: Path, who: str, now: float) -> PublicIdentity:
-    """Let a member in no more.
+def revoke_member(folder: Path, wanted: str, now: float) -> PublicIdentity:
+    """Revoke a member's key.
 
     Raises:
-        BadConfiguration: nobody is meant, or several, or one who is revoked already.
+        BadConfiguration: `wanted` does not match exactly one member, or matches a revoked key.
     """
     membership = read_membership(folder, now)
-    if not matching(who, membership.members) and (there := matching(who, membership.revoked)):
-        raise BadConfiguration(f"{name_and_fingerprint(there[0])} is revoked already; fedmq keys ls")
-    public = _only(who, membership.members, "who is let in")
+    if not matching(wanted, membership.members) and (found := matching(wanted, membership.revoked)):
+        raise BadConfiguration(
+            f"expected a member, got {name_and_fingerprint(found[0])}, a revoked key; see fedmq keys ls"
+        )
+    public = _only(wanted, membership.members, "member")
     move_public(folder, public, MEMBERS, REVOKED)
     return public
 
 
 def renew_key(folder: Path, role: str) -> PublicIdentity:
-    """A new key for the broker or the aggregator of the federation that was made in this folder.
+    """Replace the key of the broker or the aggregator of the federation that was created in this folder.
 
     Raises:
-        BadConfiguration: the key is not there.
+        BadConfiguration: the key is missing.
     """
     federation = read_federation_home(folder)
     is_broker = role == "broker"
@@ -199,7 +202,7 @@ def renew_key(folder: Path, role: str) -> PublicIdentity:
     if old is None:
         raise BadConfiguration(f"--keys {folder}: expected {role}{KEY_SUFFIX} in it, got none")
     new = read_identity(folder, old.role, NEXT_SUFFIX) or Identity.new(old.role, old.name)
-    if not (folder / f"{role}{NEXT_SUFFIX}").exists():  # else of a crash
+    if not (folder / f"{role}{NEXT_SUFFIX}").exists():  # else an earlier attempt crashed
         write_identity(folder, new, NEXT_SUFFIX)
     adopt_next(folder, old.role)
     write_federation(
@@ -214,28 +217,32 @@ def renew_key(folder: Path, role: str) -> PublicIdentity:
     return new.public
 
 
-def matching(who: str, among: list[PublicIdentity]) -> list[PublicIdentity]:
-    """Who is meant by a name, a fingerprint, or the beginning of one; dashes and capitals do not matter."""
-    letters = who.replace("-", "").lower()
-    begins = len(letters) >= PREFIX_CHARACTERS_MIN
+def matching(wanted: str, among: list[PublicIdentity]) -> list[PublicIdentity]:
+    """Return the identities with this name, fingerprint, or prefix of it; dashes and capitals do not matter."""
+    letters = wanted.replace("-", "").lower()
+    is_prefix = len(letters) >= PREFIX_CHARACTERS_MIN
     return [
-        one for one in among if one.name == who or (begins and one.fingerprint.replace("-", "").startswith(letters))
+        one
+        for one in among
+        if one.name == wanted or (is_prefix and one.fingerprint.replace("-", "").startswith(letters))
     ]
 
 
 def name_and_fingerprint(public: PublicIdentity) -> str:
-    """For people: `alice (k7fq-2mzt-x4wd-hb3p)`."""
+    """Return text such as `alice (k7fq-2mzt-x4wd-hb3p)`."""
     return f"{public.name} ({public.fingerprint})"
 
 
-def _only(who: str, among: list[PublicIdentity], kind: str) -> PublicIdentity:
-    found = matching(who, among)
+def _only(wanted: str, among: list[PublicIdentity], kind: str) -> PublicIdentity:
+    found = matching(wanted, among)
     if len(found) == 1:
         return found[0]
-    there = ", ".join(map(name_and_fingerprint, found or among)) or "nobody"
+    listed = ", ".join(map(name_and_fingerprint, found or among)) or "none"
     if found:
-        raise BadConfiguration(f"expected one {kind}, {who} can be each of {there}; give more of the fingerprint")
+        raise BadConfiguration(
+            f"expected one {kind}, got {wanted}, which matches {listed}: give more of the fingerprint"
+        )
     raise BadConfiguration(
-        f"expected the name or fingerprint (at least {PREFIX_CHARACTERS_MIN} characters) of one {kind}, got {who}; "
-        f"that is: {there}"
+        f"expected the name or the fingerprint (at least {PREFIX_CHARACTERS_MIN} characters) of a {kind}, "
+        f"got {wanted}: choose one of: {listed}"
     )

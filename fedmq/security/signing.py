@@ -1,8 +1,7 @@
-"""Signatures end to end: who says what, so that neither the broker nor another member can say it in their name.
+"""Message signing: neither the broker nor another member can send a message in a sender's name.
 
-Signed is the header as it was sent, never a re-serialisation: it names run, term, round, trainer, and the SHA-256 of
-every array. Before it stands what the signature is for, and the federation, so that none is good anywhere else. Knows
-nothing of sockets or of what follows from a message.
+The signature is over the header exactly as it was sent. The header names run, term, round, trainer, and the SHA-256 of
+every array. A purpose and the federation's id come first, so that a signature is valid nowhere else.
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ PURPOSE = b"fedmq message, version 1\0"
 
 
 class Signing(Protocol):
-    """Signs what one party says, and checks what it hears."""
+    """Sign the messages of one service, and verify those that it receives."""
 
     def sign(self, header: bytes) -> bytes:
-        """The signature frame for this header."""
+        """Return the signature frame for this header."""
         ...
 
     def check(self, packet: Packet, now: float) -> None:
-        """Nothing, if the message was said by who alone may say it.
+        """Verify that the message is from the only sender that may send it.
 
         Raises:
             Rejected: `signature` or `sender`.
@@ -37,22 +36,22 @@ class Signing(Protocol):
         ...
 
     def fingerprint(self, name: str) -> str:
-        """Of the key of a trainer that has been heard; "" where there are no keys."""
+        """Return the fingerprint of a trainer's key; "" where it is unknown."""
         ...
 
 
 class NoSigning:
-    """Without keys: nothing is signed, and everybody on this machine is believed."""
+    """Without keys: no message is signed, and every message of this machine is accepted."""
 
     def sign(self, header: bytes) -> bytes:
-        """See `Seal`."""
+        """Return an empty frame."""
         return b""
 
     def check(self, packet: Packet, now: float) -> None:
-        """See `Seal`."""
+        """Accept the message."""
 
     def fingerprint(self, name: str) -> str:
-        """See `Seal`."""
+        """Return ""."""
         return ""
 
 
@@ -62,11 +61,11 @@ class _KeySigning:
         self._purpose = PURPOSE + credentials.federation.id
 
     def sign(self, header: bytes) -> bytes:
-        """See `Seal`."""
+        """See `Signing`."""
         return self._credentials.identity.sign(self._purpose + header)
 
     def fingerprint(self, name: str) -> str:
-        """See `Seal`; only the aggregator's knows the others' keys."""
+        """Return "": only the aggregator has the keys of other trainers."""
         return ""
 
     def _check_signature(self, packet: Packet, public: PublicIdentity) -> None:
@@ -76,23 +75,24 @@ class _KeySigning:
 
 
 class TrainerSigning(_KeySigning):
-    """A trainer's, or an operator's: it heeds what the aggregator's pinned key has signed."""
+    """For a trainer or a control client: accept messages that the aggregator's pinned key has signed."""
 
     def signer(self, packet: Packet) -> str | None:
-        """The fingerprint of the pinned key, if it has signed this; else None."""
+        """Return the fingerprint of the pinned key if it has signed the message, else None."""
         aggregator = self._credentials.federation.aggregator
         signed = aggregator.verifies(packet.frames[2], self._purpose + packet.frames[1])
         return aggregator.fingerprint if signed else None
 
     def check(self, packet: Packet, now: float) -> None:
-        """See `Seal`."""
+        """See `Signing`."""
         self._check_signature(packet, self._credentials.federation.aggregator)
 
 
 class AggregatorSigning(_KeySigning):
-    """The aggregator's: what a trainer says is signed by the member of that name, and came over its own connection.
+    """For the aggregator: accept a trainer's message if the member of that name signed it and sent it itself.
 
-    An operator holds the aggregator's own key. Of presence the broker's word is taken: it decides nothing but pace.
+    A control client signs with the aggregator's own key. Presence comes from the broker without a signature: it
+    changes only when a round opens and closes.
     """
 
     def __init__(self, credentials: Credentials, members: Members) -> None:
@@ -100,17 +100,17 @@ class AggregatorSigning(_KeySigning):
         self._members = members
 
     def fingerprint(self, name: str) -> str:
-        """See `Seal`."""
+        """See `Signing`."""
         member = self._members.of_name(name)
         return "" if member is None else member.fingerprint
 
     def check(self, packet: Packet, now: float) -> None:
-        """See `Seal`."""
+        """See `Signing`."""
         self._members.refresh(now)
         message = packet.message
         if isinstance(message, Presence):
             if packet.topic != topics.presence_of(message.trainer):
-                raise Rejected("sender", f"expected the broker's word on {message.trainer}, it came as {packet.topic}")
+                raise Rejected("sender", f"expected the presence of {message.trainer}, got topic {packet.topic}")
             return
         if not isinstance(message, FromTrainer):
             self._check_signature(packet, self._credentials.federation.aggregator)
@@ -119,5 +119,5 @@ class AggregatorSigning(_KeySigning):
         if member is None or member.role != "trainer":
             raise Rejected("sender", f"expected a trainer that is a member, got {message.trainer}; see fedmq keys ls")
         if packet.topic.rpartition("/")[2] != message.trainer:
-            raise Rejected("sender", f"expected {message.trainer} itself, it came as {packet.topic}")
+            raise Rejected("sender", f"expected a message from {message.trainer}, got topic {packet.topic}")
         self._check_signature(packet, member)

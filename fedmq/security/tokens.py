@@ -1,8 +1,8 @@
-"""Tokens: the one line that is pasted on a new machine, and what the federation's folder keeps of it.
+"""Tokens: a line that invites one machine to a federation, and the federation's record of it.
 
-A token's secret is the secret half of a key of the transport, so that who has no token fails at the handshake. The
-folder `tokens` holds a file for each one, named by the public half in hexadecimal: nobody can make the line of it.
-Knows nothing of sockets, nor of who is let in for what.
+A token's secret is the secret half of a transport key, so a connection without a token fails at the handshake. The
+folder `tokens` has a file for each issued token, named by the public half in hexadecimal: the line cannot be made from
+it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ PREFIX = "fedmq1-"
 CHECKSUM_BYTES = 4
 LINE_CHARACTERS_MAX = 1024
 TOKENS = "tokens"
-TOKENS_MAX = 100  # outstanding and not used at once; each brings one request at the most
+TOKENS_MAX = 100  # unused tokens at once; each allows one request
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ UnixTime = Annotated[int, Meta(ge=0, le=2**40)]  # seconds since 1970
 
 
 class Token(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """What the line says: where the federation is and whom to believe there, the secret, and until when it is good."""
+    """The content of the line: the federation, the secret, and when it expires."""
 
     id: Annotated[bytes, Meta(min_length=16, max_length=16)]
     broker: Annotated[str, Meta(max_length=300)]
@@ -53,28 +53,33 @@ class Token(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
     aggregator_signing: Key
     secret: Key
     expires: UnixTime
-    name: Name | None  # the only name that may be taken with it
+    name: Name | None  # the only name that may join with it
 
     def __repr__(self) -> str:
         return f"Token(until {format_time(self.expires)})"
 
     @property
     def federation(self) -> FederationInfo:
-        """What is kept of it on the new machine."""
+        """The federation, as the new machine stores it."""
         aggregator = PublicIdentity("aggregator", self.aggregator, self.aggregator_transport, self.aggregator_signing)
         return FederationInfo(self.id, self.broker, self.broker_key, aggregator)
 
+    @property
+    def public_key(self) -> bytes:
+        """The public half of the token's transport key."""
+        return transport_public(self.secret)
+
 
 class IssuedToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the federation's folder keeps of a token."""
+    """The federation's record of a token."""
 
     expires: UnixTime
     name: Name | None = None
-    used_by: str | None = None  # the fingerprint of who has asked with it: nobody else may any more
+    used_by: str | None = None  # the fingerprint of the key that used it; no other key may
 
 
 def make_token(federation: FederationInfo, secret: bytes, expires: int, name: str | None) -> Token:
-    """A token for a federation."""
+    """Return a token for a federation."""
     above = federation.aggregator
     return Token(
         federation.id,
@@ -90,49 +95,49 @@ def make_token(federation: FederationInfo, secret: bytes, expires: int, name: st
 
 
 def encode_token(token: Token) -> str:
-    """The token as one word, with a checksum: a part of it that is lost while it is copied is noticed."""
-    said = msgspec.msgpack.encode(token)
-    return PREFIX + base64.urlsafe_b64encode(said + _checksum(said)).decode().rstrip("=")
+    """Return the token as one word, with a checksum that detects an incomplete copy."""
+    packed = msgspec.msgpack.encode(token)
+    return PREFIX + base64.urlsafe_b64encode(packed + _checksum(packed)).decode().rstrip("=")
 
 
 def decode_token(line: str) -> Token:
-    """The token that a line holds.
+    """Return the token of a line.
 
     Raises:
-        BadConfiguration: it is not a whole token, just as it was printed.
+        BadConfiguration: the line is not a complete token.
     """
     line = line.strip()
     try:
         if len(line) > LINE_CHARACTERS_MAX or not line.startswith(PREFIX):
             raise ValueError
         coded = line.removeprefix(PREFIX)
-        packed = base64.b64decode(coded + "=" * (-len(coded) % 4), altchars=b"-_", validate=True)
-        said, checksum = packed[:-CHECKSUM_BYTES], packed[-CHECKSUM_BYTES:]
-        if _checksum(said) != checksum:
+        decoded = base64.b64decode(coded + "=" * (-len(coded) % 4), altchars=b"-_", validate=True)
+        packed, checksum = decoded[:-CHECKSUM_BYTES], decoded[-CHECKSUM_BYTES:]
+        if _checksum(packed) != checksum:
             raise ValueError
-        token = msgspec.msgpack.decode(said, type=Token)
-        if encode_token(token) != line:  # the last character may hold bits that nothing says
+        token = msgspec.msgpack.decode(packed, type=Token)
+        if encode_token(token) != line:  # the last character may have unused bits
             raise ValueError
     except (ValueError, msgspec.MsgspecError):
         raise BadConfiguration(
-            f"expected a whole token, {PREFIX} and about 270 letters as fedmq keys token printed them, got "
-            f"{len(line)} that are not; copy the line again"
+            f"expected a token, {PREFIX} and about 270 characters as printed by fedmq keys token, got {len(line)} "
+            "characters that are not one: copy the whole line again"
         ) from None
     return token
 
 
-def format_time(expires: float) -> str:
-    """A point in time, for people."""
-    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(expires))
+def format_time(seconds: float) -> str:
+    """Return a time in seconds since 1970 as text, in UTC."""
+    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))
 
 
 def issued_token_path(folder: Path, key: bytes) -> Path:
-    """Where the issued of the token with this public key stands."""
+    """Return the path of the record of the token with this public key."""
     return folder / TOKENS / f"{key.hex()}{PUBLIC_SUFFIX}"
 
 
 def write_issued_token(folder: Path, key: bytes, issued: IssuedToken) -> None:
-    """Keep a issued.
+    """Write the record of the token with this public key.
 
     Raises:
         BadConfiguration: it cannot be written.
@@ -144,7 +149,7 @@ def write_issued_token(folder: Path, key: bytes, issued: IssuedToken) -> None:
 
 
 def read_issued_token(folder: Path, key: bytes) -> IssuedToken | None:
-    """The issued of the token with this public key; None, with a line, when it is not as it was written."""
+    """Read the record of the token with this public key; None, with a warning, if it is damaged."""
     path = issued_token_path(folder, key)
     try:
         return read_file(path, IssuedToken) if path.is_file() else None
@@ -154,14 +159,14 @@ def read_issued_token(folder: Path, key: bytes) -> IssuedToken | None:
 
 
 def read_issued_tokens(folder: Path) -> dict[bytes, IssuedToken]:
-    """All tokens by their public keys, the first to expire first."""
+    """Read all records by public key, sorted by expiry."""
     found = ((key, read_issued_token(folder, key)) for key in _keys_in(folder))
     known = [(key, issued) for key, issued in found if issued is not None]
     return dict(sorted(known, key=lambda pair: pair[1].expires))
 
 
 class IssuedTokens:
-    """Which tokens are outstanding, as the folder `tokens` says; looked at again every REFRESH_S."""
+    """The expiry of each issued token, from the folder `tokens`, which is read again every REFRESH_S."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -170,19 +175,19 @@ class IssuedTokens:
         self.refresh(0.0)
 
     def expires(self, key: bytes) -> int | None:
-        """Until when the token with this public key is good; None if there is none."""
+        """Return when the token with this public key expires, in seconds since 1970; None without such a token."""
         return self._expires.get(key)
 
     def refresh(self, now: float) -> set[bytes]:
-        """Look again if it is time; the keys of the tokens that are gone."""
+        """Read the folder again if REFRESH_S have passed; return the keys of removed tokens."""
         if now < self._next:
             return set()
         self._next = now + REFRESH_S
         keys = _keys_in(self._folder)
-        gone, new = self._expires.keys() - keys, keys - self._expires.keys()
+        removed, new = self._expires.keys() - keys, keys - self._expires.keys()
         found = {key: issued.expires for key in new if (issued := read_issued_token(self._folder, key)) is not None}
         self._expires = {key: self._expires[key] for key in keys & self._expires.keys()} | found
-        return gone
+        return removed
 
 
 def _keys_in(folder: Path) -> set[bytes]:
@@ -191,14 +196,9 @@ def _keys_in(folder: Path) -> set[bytes]:
         try:
             keys.add(bytes.fromhex(name.removesuffix(PUBLIC_SUFFIX)))
         except ValueError:
-            log.warning("%s: expected the name of a token, left out", folder / TOKENS / name)
+            log.warning("%s: expected a file name in hexadecimal: ignored", folder / TOKENS / name)
     return keys
 
 
-def public_half(token: Token) -> bytes:
-    """The public half of the token's key."""
-    return transport_public(token.secret)
-
-
-def _checksum(said: bytes) -> bytes:
-    return hashlib.sha256(PREFIX.encode() + said).digest()[:CHECKSUM_BYTES]
+def _checksum(packed: bytes) -> bytes:
+    return hashlib.sha256(PREFIX.encode() + packed).digest()[:CHECKSUM_BYTES]

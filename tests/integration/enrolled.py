@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 from services import Services, run_fedmq, until
 
-from fedmq.security.tokens import decode_token, encode_token, public_half, read_issued_token, write_issued_token
+from fedmq.security.tokens import decode_token, encode_token, read_issued_token, write_issued_token
 
 ENDLESS = """
 from fedmq import Linear, Task
@@ -88,7 +88,7 @@ class Federation(Services):
 
     def expire(self, token: str) -> str:
         """The token as it is when its time has come, here and where its line is."""
-        key, late = public_half(decode_token(token)), int(time.time()) - 1
+        key, late = decode_token(token).public_key, int(time.time()) - 1
         ticket = read_issued_token(self.folder / "keys", key)
         assert ticket is not None
         write_issued_token(self.folder / "keys", key, msgspec.structs.replace(ticket, expires=late))

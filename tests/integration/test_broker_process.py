@@ -63,7 +63,7 @@ def running(folder: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[st
             process.kill()
 
 
-def test_it_says_where_it_is_and_what_to_do_next(tmp_path: Path) -> None:
+def test_broker_prints_its_address_and_the_next_command(tmp_path: Path) -> None:
     port = free_port()
     with running(tmp_path, "--port", str(port)) as (_, line):
         assert f"tcp://127.0.0.1:{port} (ports {port} to {port + PORTS - 2})" in line
@@ -73,7 +73,7 @@ def test_it_says_where_it_is_and_what_to_do_next(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_in_an_orderly_way_and_at_once(tmp_path: Path, number: signal.Signals) -> None:
+def test_signal_ends_the_broker_at_once_with_exit_code_0(tmp_path: Path, number: signal.Signals) -> None:
     with running(tmp_path, "--port", str(free_port())) as (process, line):
         assert line
         asked_at = time.monotonic()
@@ -84,7 +84,7 @@ def test_a_signal_ends_it_in_an_orderly_way_and_at_once(tmp_path: Path, number: 
         assert errors == ""
 
 
-def test_it_starts_again_on_the_same_ports_at_once(tmp_path: Path) -> None:
+def test_broker_restarts_on_the_same_ports(tmp_path: Path) -> None:
     port = str(free_port())
     for _ in range(2):
         with running(tmp_path, "--port", port) as (process, line):
@@ -93,7 +93,7 @@ def test_it_starts_again_on_the_same_ports_at_once(tmp_path: Path) -> None:
             process.communicate(timeout=DEADLINE_S)
 
 
-def test_a_port_in_use_is_one_line_and_exit_code_78(tmp_path: Path) -> None:
+def test_port_in_use_gives_one_line_and_exit_code_78(tmp_path: Path) -> None:
     port = free_port()
     with running(tmp_path, "--port", str(port)) as (first, line):
         assert line
@@ -106,7 +106,7 @@ def test_a_port_in_use_is_one_line_and_exit_code_78(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.7"])  # noqa: S104
-def test_to_be_open_to_others_without_keys_is_one_line_and_exit_code_78(tmp_path: Path, host: str) -> None:
+def test_public_address_without_keys_gives_one_line_and_exit_code_78(tmp_path: Path, host: str) -> None:
     done = refusal(tmp_path, "--bind", host, "--port", str(free_port()))
     assert (done.returncode, done.stdout) == (78, "")
     assert done.stderr.count("\n") == 1
@@ -114,14 +114,14 @@ def test_to_be_open_to_others_without_keys_is_one_line_and_exit_code_78(tmp_path
 
 
 @pytest.mark.parametrize("host", ["::", "*"])
-def test_what_is_no_address_is_one_line_and_exit_code_78(tmp_path: Path, host: str) -> None:
+def test_invalid_address_gives_one_line_and_exit_code_78(tmp_path: Path, host: str) -> None:
     done = refusal(tmp_path, "--bind", host)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (78, "", 1)
     assert "expected a broker" in done.stderr
 
 
 @pytest.mark.parametrize("port", ["0", "65534", "-1", "http"])
-def test_a_port_that_cannot_be_is_a_usage_error(tmp_path: Path, port: str) -> None:
+def test_invalid_port_is_a_usage_error(tmp_path: Path, port: str) -> None:
     done = refusal(tmp_path, "--port", port)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr

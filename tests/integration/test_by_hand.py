@@ -29,7 +29,7 @@ def trainers_in(services: Services, kind: str, since: int = 0) -> list[str]:
     return [one["trainer"] for one in events_of(services.folder / "run")[since:] if one["event"] == kind]
 
 
-def test_a_trainer_that_comes_later_takes_part_in_the_next_round(services: Services) -> None:
+def test_late_trainer_takes_part_in_the_next_round(services: Services) -> None:
     (services.folder / "endless.py").write_text(NEVER_SOLVED)
     run = services.folder / "run"
     services.start_broker()
@@ -48,7 +48,7 @@ def test_a_trainer_that_comes_later_takes_part_in_the_next_round(services: Servi
     assert "continue with: fedmq aggregator --out run" in services.err("aggregator")
 
 
-def test_a_killed_trainer_and_a_killed_broker_come_back_and_everybody_trains_on(services: Services) -> None:
+def test_training_continues_after_kills_of_a_trainer_and_the_broker(services: Services) -> None:
     (services.folder / "endless.py").write_text(NEVER_SOLVED)
     run = services.folder / "run"
     names = ["alice", "bob", "carol", "dave"]
@@ -80,7 +80,7 @@ def test_a_killed_trainer_and_a_killed_broker_come_back_and_everybody_trains_on(
     assert "Traceback" not in "".join(services.err(name) for name in [*names, "aggregator", "broker"])
 
 
-def test_a_killed_aggregator_continues_to_the_model_of_an_undisturbed_run(services: Services, tmp_path: Path) -> None:
+def test_killed_aggregator_reaches_the_model_of_an_undisturbed_run(services: Services, tmp_path: Path) -> None:
     command = ["--task", "parity4", "--seed", "1"]
     undisturbed = run_fedmq("demo", *command, "--trainers", "2", "--out", "undisturbed", "--quiet", cwd=tmp_path)
     assert undisturbed.returncode == 0, undisturbed.stderr
@@ -102,7 +102,7 @@ def test_a_killed_aggregator_continues_to_the_model_of_an_undisturbed_run(servic
     assert (report["model_sha256"], report["rounds"]) == (expected["model_sha256"], expected["rounds"])
 
 
-def test_the_same_command_on_a_finished_run_leaves_its_report_alone(services: Services, tmp_path: Path) -> None:
+def test_same_command_on_a_finished_run_leaves_its_report_unchanged(services: Services, tmp_path: Path) -> None:
     done = run_fedmq("demo", "--seed", "1", "--out", "run", "--quiet", cwd=tmp_path)
     before = (tmp_path / "run" / "report.json").read_bytes()
 
@@ -113,7 +113,7 @@ def test_the_same_command_on_a_finished_run_leaves_its_report_alone(services: Se
     assert (tmp_path / "run" / "report.json").read_bytes() == before
 
 
-def test_without_a_broker_and_with_a_connect_timeout_the_services_end_with_69(services: Services) -> None:
+def test_services_end_with_69_after_the_connect_timeout(services: Services) -> None:
     services.start_trainer("alice", "xor:1/2", "--connect-timeout", "1.5", "--min-rows", "1")
     services.start("aggregator", "aggregator", "--task", "xor", "--connect-timeout", "1.5", "--out", "run")
 
@@ -124,7 +124,7 @@ def test_without_a_broker_and_with_a_connect_timeout_the_services_end_with_69(se
         assert end.startswith(f"fedmq: expected a broker at {services.address} within 1.5 s")
 
 
-def test_a_second_broker_on_the_same_ports_ends_with_78(services: Services) -> None:
+def test_second_broker_on_the_same_ports_ends_with_78(services: Services) -> None:
     services.start_broker()
 
     second = run_fedmq("broker", "--port", str(services.port), cwd=services.folder)

@@ -7,7 +7,7 @@ from pathlib import Path
 from services import run_fedmq
 
 
-def test_a_file_is_written_once_checked_and_used(tmp_path: Path) -> None:
+def test_settings_file_is_written_once_checked_and_used(tmp_path: Path) -> None:
     written = run_fedmq("config", "init", "aggregator", "--out", "a.toml", cwd=tmp_path)
     assert written.returncode == 0
     checked = run_fedmq("config", "check", "aggregator", "a.toml", cwd=tmp_path)
@@ -17,7 +17,7 @@ def test_a_file_is_written_once_checked_and_used(tmp_path: Path) -> None:
     assert "there is a file already" in again.stderr
 
 
-def test_every_fault_is_told_with_its_line_and_a_service_refuses_the_file(tmp_path: Path) -> None:
+def test_faults_are_printed_with_lines_and_a_service_refuses_the_file(tmp_path: Path) -> None:
     (tmp_path / "b.toml").write_text("prot = 1\n\nport = 0\n")
     checked = run_fedmq("config", "check", "broker", "b.toml", cwd=tmp_path)
     assert checked.returncode == 78
@@ -29,7 +29,7 @@ def test_every_fault_is_told_with_its_line_and_a_service_refuses_the_file(tmp_pa
     assert started.stderr == f"fedmq: {first} (and 1 more, which fedmq config check tells)\n"
 
 
-def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_missing_settings_file_is_reported(tmp_path: Path) -> None:
     done = run_fedmq("config", "check", "trainer", "none.toml", cwd=tmp_path)
     assert done.returncode == 78
     assert done.stderr.startswith("fedmq: none.toml: cannot be read")

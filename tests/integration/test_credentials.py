@@ -108,9 +108,7 @@ MESSAGES = {
 
 
 @pytest.mark.parametrize("variant", WRONG)
-def test_wrong_credentials_deliver_nothing_and_hear_nothing_at_any_port(
-    keyed: Keyed, peers: Peers, variant: str
-) -> None:
+def test_wrong_credentials_send_and_receive_nothing_at_any_port(keyed: Keyed, peers: Peers, variant: str) -> None:
     keys = WRONG[variant](keyed)
     if variant == "a revoked key":
         until_known_as_revoked(keyed)
@@ -132,7 +130,7 @@ def test_wrong_credentials_deliver_nothing_and_hear_nothing_at_any_port(
     assert [raw.receive(0) for raw in wrong] == [None] * len(wrong)
 
 
-def test_without_its_authenticator_the_broker_lets_nobody_in(tmp_path: Path) -> None:
+def test_broker_without_its_authenticator_refuses_every_connection(tmp_path: Path) -> None:
     keyed = Keyed(tmp_path, "alice")
     access = KeyAccessControl(read_credentials(keyed.keys, "broker"), Members(keyed.keys), SystemClock())
     hub = BrokerSockets("127.0.0.1", keyed.port, access)
@@ -150,7 +148,7 @@ def until_known_as_revoked(keyed: Keyed) -> None:
 
 
 @pytest.mark.parametrize("port", [Port.PUBLISH, Port.COLLECT])
-def test_a_members_key_has_no_business_at_the_aggregators_ports(keyed: Keyed, peers: Peers, port: Port) -> None:
+def test_key_of_a_trainer_is_refused_at_the_ports_of_the_aggregator(keyed: Keyed, peers: Peers, port: Port) -> None:
     honest = Honest(keyed, peers)
     wrong = peers.make(KINDS[port], port, keyed.transport("mallory"))
     if port is Port.COLLECT:
@@ -161,9 +159,7 @@ def test_a_members_key_has_no_business_at_the_aggregators_ports(keyed: Keyed, pe
     assert wrong.receive(0) is None
 
 
-def test_a_round_that_a_member_signs_and_pushes_or_sends_to_the_subscribers_port_reaches_nobody(
-    keyed: Keyed, peers: Peers
-) -> None:
+def test_round_signed_and_sent_by_a_trainer_is_not_delivered(keyed: Keyed, peers: Peers) -> None:
     honest = Honest(keyed, peers)
     pushes = peers.member("mallory", zmq.PUSH, Port.PUSH)
     shouts = peers.member("mallory", zmq.XSUB, Port.SUBSCRIBE, "beacon/")
@@ -178,7 +174,7 @@ def test_a_round_that_a_member_signs_and_pushes_or_sends_to_the_subscribers_port
 
 
 @pytest.mark.parametrize("topic", ["", "t", "to", "to/", "to/al", "r", "up/", "presence/", "/", "to/al/x"])
-def test_a_prefix_is_not_a_way_to_hear_more(keyed: Keyed, peers: Peers, topic: str) -> None:
+def test_subscription_to_a_prefix_receives_nothing_more(keyed: Keyed, peers: Peers, topic: str) -> None:
     honest = Honest(keyed, peers)
     al = peers.member("al", zmq.XSUB, Port.SUBSCRIBE, topic, "to/al/")
     honest.until_present("al")
@@ -189,7 +185,7 @@ def test_a_prefix_is_not_a_way_to_hear_more(keyed: Keyed, peers: Peers, topic: s
 
 
 @pytest.mark.parametrize("name", ["mallory", "aggregator"])
-def test_who_asks_for_the_inbox_of_another_is_cut_off_and_shut_out(keyed: Keyed, peers: Peers, name: str) -> None:
+def test_trainer_that_subscribes_to_another_inbox_is_blocked(keyed: Keyed, peers: Peers, name: str) -> None:
     honest = Honest(keyed, peers)
     wrong = peers.make(zmq.XSUB, Port.SUBSCRIBE, keyed.transport(name), "to/al/")
     wrong.event(zmq.EVENT_HANDSHAKE_SUCCEEDED)
@@ -201,7 +197,7 @@ def test_who_asks_for_the_inbox_of_another_is_cut_off_and_shut_out(keyed: Keyed,
     assert wrong.receive(0) is None
 
 
-def test_the_aggregators_key_has_no_inbox(keyed: Keyed, peers: Peers) -> None:
+def test_key_of_the_aggregator_has_no_inbox(keyed: Keyed, peers: Peers) -> None:
     honest = Honest(keyed, peers)
     operator = peers.make(zmq.XSUB, Port.SUBSCRIBE, keyed.transport("aggregator"), "beacon/", "to/aggregator/")
     operator.event(zmq.EVENT_DISCONNECTED)
@@ -210,7 +206,7 @@ def test_the_aggregators_key_has_no_inbox(keyed: Keyed, peers: Peers) -> None:
     assert encode("presence/aggregator", Presence(trainer="aggregator", present=True)) not in came
 
 
-def test_who_subscribes_to_too_much_is_cut_off(keyed: Keyed, peers: Peers) -> None:
+def test_connection_with_too_many_subscriptions_is_closed(keyed: Keyed, peers: Peers) -> None:
     honest = Honest(keyed, peers)
     wants = [topics.beacon_of(f"run-{number}") for number in range(TOPICS_MAX)]
     al = peers.member("al", zmq.XSUB, Port.SUBSCRIBE, *wants[1:], "to/al/")
@@ -221,7 +217,7 @@ def test_who_subscribes_to_too_much_is_cut_off(keyed: Keyed, peers: Peers) -> No
     assert honest.are_served() == ([], [])
 
 
-def test_nobody_ends_the_presence_of_another(keyed: Keyed, peers: Peers) -> None:
+def test_trainer_cannot_end_the_presence_of_another(keyed: Keyed, peers: Peers) -> None:
     honest = Honest(keyed, peers)
     mallory = peers.member("mallory", zmq.XSUB, Port.SUBSCRIBE, "to/mallory/")
     honest.until_present("mallory")
@@ -232,9 +228,7 @@ def test_nobody_ends_the_presence_of_another(keyed: Keyed, peers: Peers) -> None
     assert honest.are_served() == ([[b"to/alice/", b"still there"]], [])
 
 
-def test_a_second_subscription_is_no_second_presence_and_no_second_copy_of_the_rounds(
-    keyed: Keyed, peers: Peers
-) -> None:
+def test_repeated_subscription_gives_no_second_presence_and_no_copy(keyed: Keyed, peers: Peers) -> None:
     honest = Honest(keyed, peers)
     honest.above.socket.send_multipart([b"round/r", b"one"])
     honest.hears.until([b"round/r", b"one"])
@@ -247,9 +241,7 @@ def test_a_second_subscription_is_no_second_presence_and_no_second_copy_of_the_r
     assert honest.are_served() == ([], [])
 
 
-def test_a_revoked_keys_next_message_is_refused_within_a_second_although_its_connection_lives(
-    keyed: Keyed, peers: Peers
-) -> None:
+def test_message_over_an_open_connection_is_refused_within_a_second_of_revocation(keyed: Keyed, peers: Peers) -> None:
     honest = Honest(keyed, peers)
     pushes = peers.member("mallory", zmq.PUSH, Port.PUSH)
     pushes.socket.send_multipart([b"up/r", b"before"])
@@ -277,7 +269,7 @@ def honest_again(honest: Honest) -> tuple[list[list[bytes]], list[list[bytes]]]:
     return honest.are_served()
 
 
-def test_a_revoked_key_that_only_listens_hears_nothing_more_within_a_second(keyed: Keyed, peers: Peers) -> None:
+def test_subscriber_receives_nothing_within_a_second_of_revocation(keyed: Keyed, peers: Peers) -> None:
     honest = Honest(keyed, peers)
     listens = peers.member("mallory", zmq.XSUB, Port.SUBSCRIBE, "beacon/", "to/mallory/")
     honest.until_present("mallory")
@@ -292,7 +284,7 @@ def test_a_revoked_key_that_only_listens_hears_nothing_more_within_a_second(keye
     assert listens.receive(0) is None
 
 
-def test_what_a_member_says_in_anothers_name_carries_its_own(keyed: Keyed, peers: Peers) -> None:
+def test_message_in_another_name_is_delivered_with_its_real_sender(keyed: Keyed, peers: Peers) -> None:
     """The broker stamps who it was; the aggregator's seal compares (tests/unit/test_signed_messages.py)."""
     honest = Honest(keyed, peers)
     pushes = peers.member("mallory", zmq.PUSH, Port.PUSH)
@@ -308,7 +300,7 @@ def test_what_a_member_says_in_anothers_name_carries_its_own(keyed: Keyed, peers
     assert {frames[0] for frames in came} == {b"up/r/mallory"}
 
 
-def test_a_trainer_that_is_revoked_and_let_in_again_comes_back_by_itself(keyed: Keyed) -> None:
+def test_trainer_reconnects_when_it_is_accepted_after_a_revocation(keyed: Keyed) -> None:
     with trainer_link(keyed, "mallory") as link:
         until_heard(link, LinkUp())
         keyed.revoke("mallory")
@@ -318,7 +310,7 @@ def test_a_trainer_that_is_revoked_and_let_in_again_comes_back_by_itself(keyed: 
 
 
 @pytest.mark.parametrize("name", ["alice", "aggregator"])
-def test_a_broker_with_another_key_than_the_pinned_one_is_heard_to_end_the_connection(keyed: Keyed, name: str) -> None:
+def test_broker_without_the_pinned_key_is_reported_as_a_closed_connection(keyed: Keyed, name: str) -> None:
     federation = structs.replace(keyed.federation, broker_key=other_broker(keyed).broker)
     credentials = keyed.of[name]._replace(federation=federation)
     with closing(

@@ -79,7 +79,7 @@ WRONG_USES = [
 
 
 @pytest.mark.parametrize(("arguments", "code", "said"), WRONG_USES, ids=[" ".join(one[0]) for one in WRONG_USES])
-def test_each_wrong_use_is_answered_in_one_line(home: Path, arguments: list[str], code: int, said: str) -> None:
+def test_wrong_use_gives_one_line_and_an_exit_code(home: Path, arguments: list[str], code: int, said: str) -> None:
     words = [(home / one[1:]).read_text() if one.startswith("@") else one for one in arguments]
     before = sorted(home.rglob("*"))
 
@@ -90,7 +90,7 @@ def test_each_wrong_use_is_answered_in_one_line(home: Path, arguments: list[str]
     assert sorted(home.rglob("*")) == before
 
 
-def test_who_is_accepted_trains_and_who_is_rejected_does_not(federation: Federation) -> None:
+def test_accepted_trainer_trains_and_rejected_trainer_does_not(federation: Federation) -> None:
     federation.start_join("alice", federation.token())
     federation.start_join("mallory", federation.token("--name", "mallory"))
     assert federation.names("requests") == ["alice", "mallory"]
@@ -109,7 +109,7 @@ def test_who_is_accepted_trains_and_who_is_rejected_does_not(federation: Federat
     until(lambda: closed(run) >= 2, "rounds with alice")
 
 
-def test_a_join_that_was_interrupted_goes_on_with_the_same_command(federation: Federation) -> None:
+def test_interrupted_join_continues_with_the_same_command(federation: Federation) -> None:
     token = federation.token()
     federation.start_join("alice", token)
     federation.running["join-alice"].send_signal(signal.SIGINT)
@@ -128,7 +128,7 @@ def test_a_join_that_was_interrupted_goes_on_with_the_same_command(federation: F
     assert (again.returncode, again.stdout) == (0, done.stdout)
 
 
-def test_the_broker_may_be_killed_while_somebody_waits(federation: Federation) -> None:
+def test_join_survives_a_kill_of_the_broker(federation: Federation) -> None:
     federation.start_join("alice", federation.token())
     federation.kill("broker")
     until(lambda: "is gone; trying again" in federation.err("join-alice"), "the broker to be missed")
@@ -140,7 +140,7 @@ def test_the_broker_may_be_killed_while_somebody_waits(federation: Federation) -
     assert federation.wait("join-alice") == 0, federation.err("join-alice")
 
 
-def test_a_token_is_used_once_and_only_until_it_expires(federation: Federation) -> None:
+def test_used_or_expired_token_is_refused(federation: Federation) -> None:
     token, short = federation.token(), federation.token()
     federation.start_join("alice", token)
     second = federation.fedmq("trainer", "join", token, "--name", "bob", "--keys", "bob")
@@ -155,7 +155,7 @@ def test_a_token_is_used_once_and_only_until_it_expires(federation: Federation) 
     assert len(federation.roll()["tokens"]) == 1
 
 
-def test_who_was_accepted_while_it_was_away_hears_of_it_after_its_token_has_expired(federation: Federation) -> None:
+def test_trainer_accepted_while_away_joins_after_its_token_has_expired(federation: Federation) -> None:
     token = federation.token()
     federation.start_join("alice", token)
     federation.kill("join-alice")
@@ -168,7 +168,7 @@ def test_who_was_accepted_while_it_was_away_hears_of_it_after_its_token_has_expi
     assert done.returncode == 0, done.stderr
 
 
-def test_a_stranger_is_not_answered_at_the_port_of_who_joins(federation: Federation) -> None:
+def test_token_of_another_federation_is_refused(federation: Federation) -> None:
     other = Federation(federation.folder / "other")
     other.folder.mkdir()
     assert other.fedmq("keys", "init", "--broker", federation.address).returncode == 0
@@ -181,7 +181,7 @@ def test_a_stranger_is_not_answered_at_the_port_of_who_joins(federation: Federat
     assert federation.names("requests") == []
 
 
-def test_a_revoked_trainer_is_shut_out_within_a_second_and_a_new_key_lets_it_in(federation: Federation) -> None:
+def test_revoked_trainer_is_disconnected_and_joins_again_with_a_new_key(federation: Federation) -> None:
     federation.join("alice")
     run = federation.start_endless("alice")
     until(lambda: closed(run) >= 3, "rounds with alice")
@@ -202,7 +202,7 @@ def test_a_revoked_trainer_is_shut_out_within_a_second_and_a_new_key_lets_it_in(
     assert federation.names("members") == federation.names("revoked") == ["alice"]
 
 
-def test_a_trainer_has_its_key_replaced_and_trains_on(federation: Federation) -> None:
+def test_trainer_continues_with_a_replaced_key(federation: Federation) -> None:
     federation.join("alice")
     federation.make_older("alice")
     before = federation.fingerprint("alice")
@@ -219,7 +219,7 @@ def test_a_trainer_has_its_key_replaced_and_trains_on(federation: Federation) ->
 
 
 @pytest.mark.parametrize("role", ["broker", "aggregator"])
-def test_the_keys_above_are_replaced_and_a_new_token_tells_the_trainer(federation: Federation, role: str) -> None:
+def test_trainer_joins_again_after_new_keys_of_broker_or_aggregator(federation: Federation, role: str) -> None:
     federation.join("alice")
     done = federation.fedmq("keys", "rotate", role)
     assert done.returncode == 0, done.stderr
@@ -234,7 +234,7 @@ def test_the_keys_above_are_replaced_and_a_new_token_tells_the_trainer(federatio
     until(lambda: closed(run) >= 2, "rounds with the new key")
 
 
-def test_a_key_that_others_can_read_is_refused(federation: Federation) -> None:
+def test_command_refuses_a_key_that_other_users_can_read(federation: Federation) -> None:
     federation.join("alice")
     key = federation.folder / "alice" / "trainer.key"
     key.chmod(0o644)
@@ -245,7 +245,7 @@ def test_a_key_that_others_can_read_is_refused(federation: Federation) -> None:
         assert "expected mode 0600, got 0644: others can read it; chmod 600" in one_line(done)
 
 
-def test_a_key_that_systemd_hands_over_is_private_by_its_folder(federation: Federation) -> None:
+def test_command_accepts_a_key_in_the_credentials_folder_of_systemd(federation: Federation) -> None:
     federation.join("alice")
     credentials = federation.folder / "credentials"
     shutil.copytree(federation.folder / "alice", credentials)
@@ -273,7 +273,7 @@ def spellings(secret: bytes) -> list[str]:
     return [secret.hex(), secret.hex().upper(), coded, safe, z85.encode(secret).decode(), repr(secret)[2:-1]]
 
 
-def test_nothing_that_is_said_or_kept_elsewhere_holds_a_secret(federation: Federation) -> None:
+def test_outputs_and_other_files_contain_no_secret(federation: Federation) -> None:
     token = federation.token()
     federation.start_join("alice", token)
     said = [federation.fedmq("keys", "accept", "alice", "--log-level", "debug")]

@@ -62,7 +62,7 @@ def until(link: ObserverSockets, wanted: LinkEvent) -> list[LinkEvent]:
     return came
 
 
-def test_it_hears_what_happens_and_the_newest_picture_of_each_run(keyed: Keyed, peers: Peers) -> None:
+def test_observer_receives_events_and_the_newest_snapshot_of_each_run(keyed: Keyed, peers: Peers) -> None:
     above = peers.member("aggregator", zmq.XPUB, Port.PUBLISH)
     assert above.receive() == [b"\x01"]  # the broker takes what is published from now on
     with observer(keyed, "early") as early:
@@ -80,7 +80,7 @@ def test_it_hears_what_happens_and_the_newest_picture_of_each_run(keyed: Keyed, 
         assert Delivered([b"to/wall/", b"private"]) not in until(wall, Delivered([b"beacon/r", b"last"]))
 
 
-def test_a_trainers_key_is_told_nothing_of_that(keyed: Keyed, peers: Peers) -> None:
+def test_trainer_receives_no_events_and_no_snapshots(keyed: Keyed, peers: Peers) -> None:
     above = peers.member("aggregator", zmq.XPUB, Port.PUBLISH)
     assert above.receive() == [b"\x01"]
     above.socket.send_multipart([b"snapshot/r", b"before"])
@@ -97,9 +97,7 @@ def test_a_trainers_key_is_told_nothing_of_that(keyed: Keyed, peers: Peers) -> N
 
 
 @pytest.mark.parametrize("port", KINDS)
-def test_it_is_not_let_in_where_one_could_speak_or_hear_what_trainers_say(
-    keyed: Keyed, peers: Peers, port: Port
-) -> None:
+def test_observer_is_refused_at_every_other_port(keyed: Keyed, peers: Peers, port: Port) -> None:
     with observer(keyed, f"olga-{port.name}") as link:
         until(link, LinkUp())
         wrong = peers.make(KINDS[port], port, keyed.transport(f"olga-{port.name}"))
@@ -109,7 +107,7 @@ def test_it_is_not_let_in_where_one_could_speak_or_hear_what_trainers_say(
         assert wrong.receive(0) is None
 
 
-def test_what_it_says_where_it_hears_reaches_nobody_and_its_key_is_shut_out(keyed: Keyed, peers: Peers) -> None:
+def test_message_of_an_observer_is_dropped_and_its_key_blocked(keyed: Keyed, peers: Peers) -> None:
     hears = peers.member("alice", zmq.XSUB, Port.SUBSCRIBE, "beacon/")
     with observer(keyed, "loud") as link:
         until(link, LinkUp())
@@ -120,17 +118,17 @@ def test_what_it_says_where_it_hears_reaches_nobody_and_its_key_is_shut_out(keye
     assert hears.receive(0) is None
 
 
-def test_nor_has_it_an_inbox(keyed: Keyed, peers: Peers) -> None:
+def test_observer_has_no_inbox(keyed: Keyed, peers: Peers) -> None:
     with observer(keyed, "nosy") as link:
         until(link, LinkUp())
         peers.member("nosy", zmq.XSUB, Port.SUBSCRIBE, "to/alice/").event(zmq.EVENT_DISCONNECTED)
 
 
-def test_once_revoked_it_is_cut_within_a_second_and_not_let_in_again(keyed: Keyed, peers: Peers) -> None:
+def test_revoked_observer_is_disconnected_within_a_second(keyed: Keyed, peers: Peers) -> None:
     with observer(keyed, "gone") as link:
         until(link, LinkUp())
         listens = peers.member("gone", zmq.XSUB, Port.SUBSCRIBE, "event/")
-        membership.revoke(keyed.keys, "gone", time.time())
+        membership.revoke_member(keyed.keys, "gone", time.time())
         listens.event(zmq.EVENT_DISCONNECTED, REVOKED_S)
         listens.event(REFUSALS & ~zmq.EVENT_DISCONNECTED)
         until(link, LinkRefused())

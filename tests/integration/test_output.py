@@ -33,21 +33,21 @@ def ended(*words: str, cwd: Path, **settings: Any) -> subprocess.CompletedProces
 @pytest.mark.parametrize(
     ("words", "code"), [(["--help"], 0), (["config", "init", "trainer"], 0), (["runs", "show", "none"], 78)]
 )
-def test_a_closed_output_is_no_error(words: list[str], code: int, tmp_path: Path) -> None:
+def test_closed_output_is_not_an_error(words: list[str], code: int, tmp_path: Path) -> None:
     done = ended(*words, cwd=tmp_path, preexec_fn=lambda: os.close(1))
 
     assert done.returncode == code
     assert done.stderr.count("\n") == (code != 0)
 
 
-def test_all_of_a_demo_runs_without_an_output(tmp_path: Path) -> None:
+def test_demo_runs_without_an_output(tmp_path: Path) -> None:
     done = ended("demo", "--seed", "1", "--out", "run", cwd=tmp_path, preexec_fn=lambda: os.close(1))
 
     assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "run" / "report.json").exists()
 
 
-def test_a_full_device_is_one_line(tmp_path: Path) -> None:
+def test_full_device_gives_one_line(tmp_path: Path) -> None:
     with Path("/dev/full").open("w") as full:
         done = ended("config", "init", "trainer", cwd=tmp_path, stdout=full)
 
@@ -56,7 +56,7 @@ def test_a_full_device_is_one_line(tmp_path: Path) -> None:
     assert done.stderr.count("\n") == 1
 
 
-def test_an_output_with_few_letters_gets_question_marks_for_others(tmp_path: Path) -> None:
+def test_characters_outside_the_encoding_become_question_marks(tmp_path: Path) -> None:
     (tmp_path / "Ελλάδα").mkdir()
 
     done = run_fedmq("runs", "ls", "Ελλάδα", cwd=tmp_path, PYTHONIOENCODING="latin-1")
@@ -65,7 +65,7 @@ def test_an_output_with_few_letters_gets_question_marks_for_others(tmp_path: Pat
     assert "??????" in done.stdout
 
 
-def test_an_interrupted_command_says_so(tmp_path: Path) -> None:
+def test_interrupted_command_prints_one_line(tmp_path: Path) -> None:
     (tmp_path / "msgspec.py").write_text(INTERRUPT)
 
     done = run_fedmq("runs", "ls", cwd=tmp_path)
@@ -73,7 +73,7 @@ def test_an_interrupted_command_says_so(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr.strip()) == (130, "fedmq: interrupted")
 
 
-def test_who_is_interrupted_before_it_is_there_ends_without_a_word(tmp_path: Path) -> None:
+def test_interrupt_during_imports_ends_the_command_silently(tmp_path: Path) -> None:
     (tmp_path / "click.py").write_text(INTERRUPT)
 
     done = run_fedmq("runs", "ls", cwd=tmp_path)

@@ -67,13 +67,13 @@ def run_metrics(story: list[events.AnyEvent] = STORY) -> Metrics:
 
 
 def broker_metrics() -> Metrics:
-    metrics, hub, access, service = Metrics(), MagicMock(bytes=5000, cuts=1), MagicMock(), MagicMock(taken=7)
+    metrics, hub, access, service = Metrics(), MagicMock(bytes=5000, cuts=1), MagicMock(), MagicMock(received=7)
     hub.ports = list(Port)
     hub.connections = [Connection(port, number) for port in Port for number in range(port + 8)]
     access.refused = {"connection-key": 3, "connection-rate": 4, "message-key": 5, "message-rate": 6}
     service.routing.dropped = 2
     service.routing.inboxes, service.routing.newest = dict.fromkeys(range(13)), dict.fromkeys(range(14))
-    fedmq.broker.metrics.measure(service, hub, access)(metrics)
+    fedmq.broker.metrics.broker_metrics(service, hub, access)(metrics)
     return metrics
 
 

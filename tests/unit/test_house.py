@@ -145,23 +145,23 @@ def long_options_of(command: click.Command) -> dict[str, int]:
     }
 
 
-def test_no_folder_of_tests_shadows_a_package() -> None:
+def test_folders_of_tests_are_not_packages() -> None:
     assert list((ROOT / "tests").rglob("__init__.py")) == []
 
 
-def test_the_package_says_that_it_is_typed() -> None:
+def test_package_is_marked_as_typed() -> None:
     assert (ROOT / "fedmq" / "py.typed").is_file()
 
 
-def test_importing_fedmq_loads_nothing_heavy() -> None:
+def test_importing_fedmq_loads_no_heavy_module() -> None:
     assert printed_by(f"import sys, fedmq; print([name for name in {HEAVY} if name in sys.modules])").strip() == "[]"
 
 
-def test_asking_for_help_loads_nothing_heavy() -> None:
+def test_help_loads_no_heavy_module() -> None:
     assert printed_by(LIGHT_HELP).splitlines()[-1] == "loaded: []"
 
 
-def test_no_file_names_a_path_of_one_machine_or_the_host_of_a_registry() -> None:
+def test_files_name_no_path_of_one_machine_and_no_registry() -> None:
     pattern = re.compile("|".join(FORBIDDEN))
     found = []
     for path in files_of_the_project():
@@ -177,11 +177,11 @@ def version() -> str:
     return settings["metadata"]["version"]
 
 
-def test_the_package_and_the_metadata_say_the_same_version() -> None:
+def test_package_and_metadata_have_the_same_version() -> None:
     assert __version__ == version()
 
 
-def test_the_newest_heading_of_the_changelog_is_this_version_or_unreleased() -> None:
+def test_first_heading_of_the_changelog_is_this_version_or_unreleased() -> None:
     headings = re.findall(r"^## \[?([^\]\s]+)", (ROOT / "CHANGELOG.md").read_text(), flags=re.MULTILINE)
     assert headings[0] in {version(), "Unreleased"}
 
@@ -192,14 +192,14 @@ def test_the_readme_shows_shell_that_a_shell_can_read() -> None:
         assert done.returncode == 0, f"{done.stderr}in:\n{block}"
 
 
-def test_the_readme_shows_only_commands_and_options_that_exist() -> None:
+def test_commands_and_options_in_the_readme_exist() -> None:
     commands = fedmq_commands()
     assert commands, "the README shows no fedmq command"
     assert [complaint for words in commands for complaint in complaints_about(words)] == []
 
 
 @pytest.mark.parametrize("words", [["demoo"], ["--no-such-option"], ["demo", "--no-such-option=1"]], ids=" ".join)
-def test_a_command_or_an_option_that_does_not_exist_is_noticed(words: list[str]) -> None:
+def test_unknown_command_or_option_is_detected(words: list[str]) -> None:
     assert len(list(complaints_about(words))) == 1
 
 

@@ -1,4 +1,4 @@
-"""Keys and the folder that they stand in: what is secret stays so, and what is damaged is said in words."""
+"""Keys and the folder of keys: secrets stay secret, and damaged files give one clear line."""
 
 from __future__ import annotations
 
@@ -45,19 +45,19 @@ def folder(tmp_path: Path) -> Path:
 # --- identities ----------------------------------------------------------------------------------------------------
 
 
-def test_a_signature_is_good_for_its_bytes_and_its_key_only() -> None:
-    signature = ALICE.sign(b"word")
-    assert ALICE.public.verifies(signature, b"word")
-    assert not ALICE.public.verifies(signature, b"ward")
-    assert not Identity.new("trainer", "alice").public.verifies(signature, b"word")
+def test_signature_is_valid_only_for_its_bytes_and_its_key() -> None:
+    signature = ALICE.sign(b"text")
+    assert ALICE.public.verifies(signature, b"text")
+    assert not ALICE.public.verifies(signature, b"test")
+    assert not Identity.new("trainer", "alice").public.verifies(signature, b"text")
 
 
 @pytest.mark.parametrize("signature", [b"", b"x", bytes(63), bytes(64), bytes(65), b"\xff" * 64])
-def test_what_is_no_signature_is_simply_wrong(signature: bytes) -> None:
-    assert not ALICE.public.verifies(signature, b"word")
+def test_malformed_signature_is_invalid_without_an_error(signature: bytes) -> None:
+    assert not ALICE.public.verifies(signature, b"text")
 
 
-def test_a_fingerprint_is_of_all_of_an_identity() -> None:
+def test_fingerprint_covers_every_field_of_an_identity() -> None:
     public = ALICE.public
     others = [
         msgspec.structs.replace(public, role="observer"),
@@ -69,11 +69,11 @@ def test_a_fingerprint_is_of_all_of_an_identity() -> None:
     assert [len(part) for part in public.fingerprint.split("-")] == [4] * 4
 
 
-def test_nothing_secret_is_printed() -> None:
+def test_repr_of_an_identity_has_no_secret() -> None:
     assert repr(ALICE) == str(ALICE) == "Identity(trainer alice)"
 
 
-def test_a_transport_pair_belongs_together() -> None:
+def test_public_key_of_a_transport_pair_belongs_to_its_secret() -> None:
     public, secret = transport_pair()
     assert transport_public(secret) == public
 
@@ -81,7 +81,7 @@ def test_a_transport_pair_belongs_together() -> None:
 # --- the folder ----------------------------------------------------------------------------------------------------
 
 
-def test_what_is_written_is_read_again(folder: Path) -> None:
+def test_written_credentials_are_read_back(folder: Path) -> None:
     credentials = read_credentials(folder, "trainer")
     assert credentials.identity == ALICE
     assert credentials.federation == read_federation(folder)
@@ -89,16 +89,18 @@ def test_what_is_written_is_read_again(folder: Path) -> None:
     assert find_broker("tcp://h:8000", folder, "trainer")[0] == "tcp://h:8000"
 
 
-def test_a_secret_key_is_for_nobody_else_to_read(folder: Path) -> None:
+def test_secret_key_that_other_users_can_read_is_refused(folder: Path) -> None:
     path = folder / "trainer.key"
     assert path.stat().st_mode & 0o777 == 0o600
     for mode in (0o640, 0o604, 0o666, 0o602):
         path.chmod(mode)
-        with pytest.raises(BadConfiguration, match=r"expected mode 0600, got .*: others can read it; chmod 600"):
+        with pytest.raises(BadConfiguration, match=rf"0600.*{mode:04o}"):
             read_credentials(folder, "trainer")
 
 
-def test_what_systemd_hands_over_is_private_by_its_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_secret_key_in_the_credentials_folder_of_systemd_is_accepted(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (folder / "trainer.key").chmod(0o440)
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(folder))
     assert read_credentials(folder, "trainer").identity == ALICE
@@ -107,15 +109,15 @@ def test_what_systemd_hands_over_is_private_by_its_folder(folder: Path, monkeypa
         read_credentials(folder, "trainer")
 
 
-def test_keys_are_never_overwritten(folder: Path) -> None:
-    with pytest.raises(BadConfiguration, match="never overwritten"):
+def test_existing_key_is_not_overwritten(folder: Path) -> None:
+    with pytest.raises(BadConfiguration, match=r"trainer\.key"):
         write_identity(folder, Identity.new("trainer", "other"))
     assert read_credentials(folder, "trainer").identity == ALICE
 
 
 @pytest.mark.parametrize("name", ["federation.json", "trainer.key"])
 @pytest.mark.parametrize("damage", ["empty", "half", "a byte more", "another field", "huge", "binary"])
-def test_a_damaged_file_is_one_line_without_anything_secret(folder: Path, name: str, damage: str) -> None:
+def test_damaged_file_gives_one_line_without_a_secret(folder: Path, name: str, damage: str) -> None:
     path = folder / name
     text = path.read_bytes()
     path.write_bytes(
@@ -136,24 +138,24 @@ def test_a_damaged_file_is_one_line_without_anything_secret(folder: Path, name: 
     assert not any(line.count(text[at : at + 20].decode()) for at in range(len(text) - 20) if name == "trainer.key")
 
 
-def test_what_is_missing_is_said(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(BadConfiguration, match=r"expected federation\.json in it, got none"):
+def test_missing_file_is_named(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadConfiguration, match=r"federation\.json"):
         read_credentials(tmp_path / "nothing", "trainer")
-    with pytest.raises(BadConfiguration, match=r"expected broker\.key in it, got none"):
+    with pytest.raises(BadConfiguration, match=r"broker\.key"):
         read_credentials(folder, "broker")
 
 
-def test_the_key_of_another_role_is_refused(folder: Path) -> None:
+def test_key_of_another_role_is_refused(folder: Path) -> None:
     shutil.copy(folder / "trainer.key", folder / "broker.key")
-    with pytest.raises(BadConfiguration, match="expected the key of a broker, got that of a trainer"):
+    with pytest.raises(BadConfiguration, match=r"broker\.key.*broker.*trainer"):
         read_credentials(folder, "broker")
 
 
 # --- members -------------------------------------------------------------------------------------------------------
 
 
-def test_members_come_and_go_within_a_quarter_of_a_second(tmp_path: Path) -> None:
-    members = Members(tmp_path)  # there is no folder yet
+def test_members_are_refreshed_after_the_refresh_interval(tmp_path: Path) -> None:
+    members = Members(tmp_path)  # without a folder
     assert members.of_key(ALICE.public.transport) is None
     write_public(tmp_path, MEMBERS, ALICE.public)
     assert members.refresh(REFRESH_S / 2) == []
@@ -166,47 +168,45 @@ def test_members_come_and_go_within_a_quarter_of_a_second(tmp_path: Path) -> Non
     assert REFRESH_S <= 0.25
 
 
-def test_a_member_whose_file_was_damaged_at_first_is_let_in_when_it_is_whole(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_member_is_accepted_once_its_damaged_file_is_complete(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = public_path(tmp_path, MEMBERS, ALICE.public)
     write_public(tmp_path, MEMBERS, ALICE.public)
     text = path.read_bytes()
-    path.write_bytes(text[:40])  # somebody copies it here at this moment
+    path.write_bytes(text[:40])  # a copy is in progress
     members = Members(tmp_path)
     for number in range(1, 5):
         members.refresh(REFRESH_S * number)
     assert members.of_name("alice") is None
-    assert caplog.text.count("not as fedmq wrote it") == 1
+    assert caplog.text.count(path.name) == 1
     path.write_bytes(text)
     members.refresh(REFRESH_S * 5)
     assert members.of_name("alice") == ALICE.public
 
 
-def test_a_file_that_does_not_hold_what_its_name_says_is_left_out(
+def test_file_with_another_fingerprint_than_its_name_is_ignored(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     write_public(tmp_path, MEMBERS, ALICE.public)
     public_path(tmp_path, MEMBERS, ALICE.public).rename(tmp_path / MEMBERS / "aaaa-bbbb-cccc-dddd.json")
     assert read_publics(tmp_path, MEMBERS) == []
     assert Members(tmp_path).of_name("alice") is None
-    assert "expected the keys that its name says, got others" in caplog.text
+    assert ALICE.public.fingerprint in caplog.text
 
 
-def test_of_two_members_with_one_name_neither_is_let_in(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Whoever of them came first or last, the other could speak in its name; which is right, a person must say."""
+def test_two_members_with_one_name_are_both_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Each could act as the other: a user has to decide."""
     write_public(tmp_path, MEMBERS, ALICE.public)
     members, other = Members(tmp_path), Identity.new("trainer", "alice").public
     write_public(tmp_path, MEMBERS, other)
     assert members.refresh(REFRESH_S) == [ALICE.public]
     assert members.of_name("alice") is members.of_key(ALICE.public.transport) is members.of_key(other.transport) is None
-    assert "2 members are named alice" in caplog.text
+    assert "alice" in caplog.text
     public_path(tmp_path, MEMBERS, other).unlink()
     assert members.refresh(2 * REFRESH_S) == []
     assert members.of_name("alice") == ALICE.public
 
 
-def test_of_two_members_with_one_transport_key_neither_is_let_in(tmp_path: Path) -> None:
+def test_two_members_with_one_transport_key_are_both_refused(tmp_path: Path) -> None:
     write_public(tmp_path, MEMBERS, ALICE.public)
     write_public(tmp_path, MEMBERS, msgspec.structs.replace(ALICE.public, name="bob"))
     members = Members(tmp_path)

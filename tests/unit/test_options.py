@@ -29,20 +29,22 @@ def keys(*words: str) -> Path | None:
         return found
 
 
-def test_keys_are_those_that_systemd_hands_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_default_to_the_credentials_of_systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "federation.json").write_text("{}")
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
     assert keys() == tmp_path
     assert keys("--keys", "mine") == Path("mine")
 
 
-def test_credentials_without_a_federation_are_no_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_credentials_without_a_federation_are_not_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
     assert keys() is None
 
 
 @pytest.mark.parametrize(("journal", "level"), [(True, "INFO"), (False, "WARNING")])
-def test_in_the_journal_more_is_logged(journal: bool, level: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_log_level_is_lower_when_stderr_is_the_journal(
+    journal: bool, level: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     levels = []
     monkeypatch.setattr(logging, "basicConfig", lambda **settings: levels.append(settings["level"]))
     monkeypatch.setattr("fedmq.cli.options.is_journal", lambda _: journal)
@@ -51,7 +53,7 @@ def test_in_the_journal_more_is_logged(journal: bool, level: str, monkeypatch: p
     assert levels == [level]
 
 
-def test_every_number_that_a_command_takes_has_two_ends_and_nan_is_outside() -> None:
+def test_every_numeric_option_has_two_bounds_that_exclude_nan() -> None:
     found = dict(numbers(fedmq, "fedmq"))
 
     assert len(found) > 15

@@ -31,24 +31,24 @@ def broker() -> Routing:
 # --- presence ------------------------------------------------------------------------------------------------------
 
 
-def test_the_first_subscription_of_an_inbox_is_presence(broker: Routing) -> None:
+def test_first_subscription_of_an_inbox_reports_presence(broker: Routing) -> None:
     assert effects(broker, Subscribed("to/alice/")) == [Allow("to/alice/"), told("alice", True)]
 
 
-def test_the_end_of_the_last_subscription_is_absence(broker: Routing) -> None:
+def test_end_of_the_last_subscription_reports_absence(broker: Routing) -> None:
     effects(broker, Subscribed("to/alice/"))
     assert effects(broker, Unsubscribed("to/alice/")) == [told("alice", False)]
     assert not broker.inboxes
 
 
-def test_an_old_connection_that_closes_after_the_new_one_opened_changes_nothing(broker: Routing) -> None:
+def test_old_connection_that_closes_after_a_new_one_is_not_absence(broker: Routing) -> None:
     effects(broker, Subscribed("to/alice/"))
     assert effects(broker, Subscribed("to/alice/")) == [Allow("to/alice/")]
     assert effects(broker, Unsubscribed("to/alice/")) == []
     assert effects(broker, Unsubscribed("to/alice/")) == [told("alice", False)]
 
 
-def test_presence_names_the_trainer_in_the_topic_and_in_the_header(broker: Routing) -> None:
+def test_presence_names_the_trainer_in_topic_and_header(broker: Routing) -> None:
     (_, word) = effects(broker, Subscribed("to/alice/"))
     assert isinstance(word, Deliver)
     packet = decode(word.frames)
@@ -57,13 +57,13 @@ def test_presence_names_the_trainer_in_the_topic_and_in_the_header(broker: Routi
 
 
 @pytest.mark.parametrize("topic", ["to/alice/", "to/nobody/", "to/", "", "round/", "presence/"])
-def test_the_end_of_a_subscription_that_never_was_is_nothing(broker: Routing, topic: str) -> None:
+def test_end_of_an_unknown_subscription_has_no_effect(broker: Routing, topic: str) -> None:
     assert effects(broker, Unsubscribed(topic)) == []
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=40))
-def test_a_trainer_is_present_while_it_has_a_connection(steps: list[tuple[str, bool]]) -> None:
+def test_trainer_is_present_while_it_has_a_connection(steps: list[tuple[str, bool]]) -> None:
     broker, connections, known = Routing(), Counter[str](), dict.fromkeys("abc", False)
     for name, comes in steps:
         if not comes and not connections[name]:
@@ -78,13 +78,13 @@ def test_a_trainer_is_present_while_it_has_a_connection(steps: list[tuple[str, b
         assert known == {name: connections[name] > 0 for name in "abc"}
 
 
-def test_an_aggregator_that_begins_to_listen_is_told_who_is_present(broker: Routing) -> None:
+def test_new_aggregator_receives_the_present_trainers(broker: Routing) -> None:
     effects(broker, Subscribed("to/bob/"), Subscribed("to/alice/"), Subscribed("to/carol/"), Unsubscribed("to/bob/"))
     assert effects(broker, Listening("presence/")) == [told("alice", True), told("carol", True)]
 
 
 @pytest.mark.parametrize("topic", ["up/r/", "", "presence", "presence/alice", "to/"])
-def test_listening_to_anything_else_tells_nothing(broker: Routing, topic: str) -> None:
+def test_listening_to_other_topics_has_no_effect(broker: Routing, topic: str) -> None:
     effects(broker, Subscribed("to/alice/"))
     assert effects(broker, Listening(topic)) == []
 
@@ -92,7 +92,7 @@ def test_listening_to_anything_else_tells_nothing(broker: Routing, topic: str) -
 # --- late joiners --------------------------------------------------------------------------------------------------
 
 
-def test_a_late_joiner_gets_the_newest_round_of_each_run_in_its_inbox(broker: Routing) -> None:
+def test_late_trainer_receives_the_newest_round_of_each_run(broker: Routing) -> None:
     for frames in ([b"round/r", b"1"], [b"round/s", b"7", b"", b"array"], [b"round/r", b"2"]):
         effects(broker, Published(frames))
     assert effects(broker, Subscribed("to/alice/")) == [
@@ -103,32 +103,32 @@ def test_a_late_joiner_gets_the_newest_round_of_each_run_in_its_inbox(broker: Ro
     ]
 
 
-def test_an_inbox_is_admitted_before_anything_is_put_into_it(broker: Routing) -> None:
+def test_inbox_is_allowed_before_a_round_is_sent_to_it(broker: Routing) -> None:
     effects(broker, Published([b"round/r", b"1"]))
     first, *others = effects(broker, Subscribed("to/alice/"))
     assert first == Allow("to/alice/")
     assert others[0] == Publish([b"to/alice/", b"1"])
 
 
-def test_nobody_but_the_late_joiner_gets_a_copy(broker: Routing) -> None:
+def test_only_the_late_trainer_receives_a_copy(broker: Routing) -> None:
     effects(broker, Subscribed("round/"), Subscribed("to/alice/"), Published([b"round/r", b"1"]))
     published = [effect for effect in effects(broker, Subscribed("to/bob/")) if isinstance(effect, Publish)]
     assert [effect.frames[0] for effect in published] == [b"to/bob/"]
 
 
-def test_a_second_connection_gets_the_round_too(broker: Routing) -> None:
+def test_second_connection_receives_the_round_too(broker: Routing) -> None:
     """The old one may be dead without anybody knowing yet."""
     effects(broker, Published([b"round/r", b"1"]), Subscribed("to/alice/"))
     assert effects(broker, Subscribed("to/alice/")) == [Allow("to/alice/"), Publish([b"to/alice/", b"1"])]
 
 
-def test_only_rounds_are_kept(broker: Routing) -> None:
+def test_only_rounds_are_stored(broker: Routing) -> None:
     for topic in (b"beacon/r", b"event/r", b"to/bob/"):
         effects(broker, Published([topic, b"x"]))
     assert not broker.newest
 
 
-def test_so_many_runs_are_kept_and_the_one_that_was_silent_longest_goes_first(broker: Routing) -> None:
+def test_run_without_a_round_for_the_longest_time_is_dropped_first(broker: Routing) -> None:
     for number in range(RUNS_KEPT_MAX):
         effects(broker, Published([f"round/r{number}".encode(), b"1"]))
     effects(broker, Published([b"round/r0", b"2"]), Published([b"round/new", b"1"]))
@@ -141,12 +141,12 @@ def test_so_many_runs_are_kept_and_the_one_that_was_silent_longest_goes_first(br
 
 
 @pytest.mark.parametrize("topic", [b"round/r", b"beacon/r", b"event/r", b"to/alice/"])
-def test_what_an_aggregator_says_is_published_as_it_came(broker: Routing, topic: bytes) -> None:
+def test_message_of_an_aggregator_is_published_unchanged(broker: Routing, topic: bytes) -> None:
     frames = [topic, b"header", b"", b"array"]
     assert effects(broker, Published(frames)) == [Publish(frames)]
 
 
-def test_what_a_trainer_pushes_is_delivered_with_its_sender(broker: Routing) -> None:
+def test_message_of_a_trainer_is_delivered_with_its_sender(broker: Routing) -> None:
     assert effects(broker, Pushed("alice", [b"up/r", b"h", b"", b"a"])) == [Deliver([b"up/r/alice", b"h", b"", b"a"])]
     assert effects(broker, Pushed("", [b"up/r", b"h"])) == [Deliver([b"up/r/", b"h"])]
 
@@ -180,30 +180,30 @@ BAD_TOPICS = [
 
 
 @pytest.mark.parametrize("topic", BAD_TOPICS)
-def test_a_topic_that_nobody_may_use_goes_nowhere(broker: Routing, topic: bytes) -> None:
+def test_message_with_an_unknown_topic_is_dropped(broker: Routing, topic: bytes) -> None:
     assert effects(broker, Published([topic, b"h"]), Pushed("", [topic, b"h"])) == []
     assert broker.dropped == 2
     assert not broker.newest
 
 
 @pytest.mark.parametrize("topic", [b"round/r", b"beacon/r", b"to/alice/"])
-def test_a_trainer_cannot_publish(broker: Routing, topic: bytes) -> None:
+def test_trainer_cannot_publish(broker: Routing, topic: bytes) -> None:
     assert effects(broker, Pushed("mallory", [topic, b"h"])) == []
     assert broker.dropped == 1
 
 
-def test_an_aggregator_cannot_push(broker: Routing) -> None:
+def test_aggregator_cannot_push(broker: Routing) -> None:
     assert effects(broker, Published([b"up/r", b"h"])) == []
 
 
-def test_a_message_of_too_many_frames_goes_nowhere(broker: Routing) -> None:
+def test_message_with_too_many_frames_is_dropped(broker: Routing) -> None:
     effects(broker, Published([b"round/r"] * (FRAMES_MAX + 1)), Pushed("", [b"up/r"] * (FRAMES_MAX + 1)))
     assert broker.dropped == 2
     assert effects(broker, Published([b"round/r"] * FRAMES_MAX)) == [Publish([b"round/r"] * FRAMES_MAX)]
 
 
 @pytest.mark.parametrize("topic", ["round/", "round/r", "beacon/", "beacon/r", "event/", "event/r"])
-def test_everybody_may_follow_rounds_beacons_and_events(broker: Routing, topic: str) -> None:
+def test_rounds_beacons_and_events_may_be_subscribed(broker: Routing, topic: str) -> None:
     assert effects(broker, Subscribed(topic)) == [Allow(topic)]
     assert effects(broker, Unsubscribed(topic)) == []
 
@@ -211,12 +211,12 @@ def test_everybody_may_follow_rounds_beacons_and_events(broker: Routing, topic: 
 @pytest.mark.parametrize(
     "topic", ["", "t", "to", "to/", "to/a/b", "to/*", "to/a\n", "to/" + "a" * 65, "r", "up/r/", "presence/", "\ufffd"]
 )
-def test_nobody_may_follow_everything_or_the_inboxes_of_all(broker: Routing, topic: str) -> None:
+def test_all_topics_or_all_inboxes_cannot_be_subscribed(broker: Routing, topic: str) -> None:
     assert effects(broker, Subscribed(topic)) == []
     assert not broker.inboxes
 
 
-def test_there_is_a_limit_to_the_number_of_inboxes(broker: Routing, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_number_of_inboxes_is_limited(broker: Routing, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(routing, "INBOXES_MAX", 2)
     effects(broker, Subscribed("to/a/"), Subscribed("to/b/"))
     assert effects(broker, Subscribed("to/c/")) == []

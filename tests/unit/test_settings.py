@@ -69,25 +69,25 @@ def faults(service: str, text: str) -> list[tuple[int, str]]:
         ("trainer", 'data = "a\\u0000b"', 1, "data: expected one value"),
     ],
 )
-def test_a_fault_is_told_with_its_line(service: str, text: str, line: int, said: str) -> None:
+def test_fault_in_a_file_is_reported_with_its_line(service: str, text: str, line: int, said: str) -> None:
     found = faults(service, text)
     assert found[0][0] == line
     assert said in found[0][1]
 
 
-def test_all_faults_are_told_in_the_order_of_their_lines() -> None:
+def test_faults_are_sorted_by_line() -> None:
     found = faults("aggregator", "seed = -1\n\nrounds = 3\nquorum = 2\nzzz = 1\n")
     assert [line for line, _ in found] == [1, 4, 5]
 
 
-def test_a_good_file_gives_text_by_the_names_of_parameters() -> None:
+def test_valid_file_gives_text_by_parameter_name() -> None:
     values, wrong = values_of(command("aggregator"), "task = 'xor'\nrounds = 3\nquorum = 0.5\njson = true\n")
     assert wrong == []
     assert values == {"task_name": "xor", "rounds": "3", "quorum": "0.5", "as_json": "true"}
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_a_file_to_begin_with_names_every_setting_once_and_sets_none(service: str) -> None:
+def test_template_names_every_setting_once_and_sets_none(service: str) -> None:
     text = template(command(service), service)
     named = re.findall(r"^# (\w+) = ", text, flags=re.MULTILINE)
     assert named == [key for key, option in settings_of(command(service)).items() if not option.hidden]
@@ -96,14 +96,14 @@ def test_a_file_to_begin_with_names_every_setting_once_and_sets_none(service: st
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_its_defaults_are_good_values_once_the_comment_signs_are_gone(service: str) -> None:
+def test_defaults_in_the_template_are_valid_values(service: str) -> None:
     lines = re.findall(r"^# (\w+ = [^A-Z\n]*)$", template(command(service), service), flags=re.MULTILINE)
     lines = [line for line in lines if "|" not in line]  # that shows a choice
     assert faults(service, "\n".join(lines)) == []
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_the_example_that_ships_is_what_is_generated_with_the_essentials_set(service: str) -> None:
+def test_shipped_file_is_the_template_with_some_values_set(service: str) -> None:
     shipped = (SHIPPED / f"{service}.toml").read_text().splitlines()
     generated = template(command(service), service).splitlines()
     assert len(shipped) == len(generated), f"run: fedmq config init {service}"

@@ -19,7 +19,7 @@ from zmq.utils.monitor import parse_monitor_message
 
 from fedmq.errors import BadConfiguration
 from fedmq.protocol.codec import FRAMES_MAX, Frames
-from fedmq.security.enrollment import ASK_BYTES_MAX
+from fedmq.security.enrollment import REQUEST_BYTES_MAX
 from fedmq.transport.address import PORTS, parse_address
 from fedmq.transport.link import (
     AccessControl,
@@ -44,7 +44,7 @@ KINDS = {
     Port.JOIN: zmq.ROUTER,
 }
 
-FRAME_BYTES = {Port.SUBSCRIBE: 4 << 10, Port.COLLECT: 4 << 10, Port.JOIN: ASK_BYTES_MAX}  # more is cut off
+FRAME_BYTES = {Port.SUBSCRIBE: 4 << 10, Port.COLLECT: 4 << 10, Port.JOIN: REQUEST_BYTES_MAX}  # more is cut off
 TURN = 16  # messages from one socket before the others have their turn
 TOPICS_MAX = 64  # of one connection; ours have three
 TOLD_AGAIN_S = 10.0

@@ -1,0 +1,181 @@
+"""A trainer's keys: create them and join a federation with a token, or replace them.
+
+A new key is `trainer.key.next` until the broker has accepted it. After an interruption or a crash, the same command
+continues with the same key.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fedmq.errors import BadConfiguration, FedmqError, NotAuthorized
+from fedmq.names import NAME_PATTERN
+from fedmq.security.enrollment import RequestState, RequestStatus
+from fedmq.security.enrollment_client import EnrollmentClient, request_membership
+from fedmq.security.keyring import (
+    FEDERATION,
+    NEXT_SUFFIX,
+    adopt_next,
+    drop_next,
+    read_credentials,
+    read_federation,
+    read_identity,
+    write_federation,
+    write_identity,
+)
+from fedmq.security.keys import Identity
+from fedmq.security.tokens import Token, format_time
+
+if TYPE_CHECKING:
+    from fedmq.security.keyring import FederationInfo
+    from fedmq.transport.zeromq import TransportKeys
+
+Attempt = tuple["TransportKeys", tuple[Identity, ...], float | None]  # connection, signers, when the token expires
+
+
+class Interrupted(FedmqError):
+    """A signal ended the request before its final answer; the same command continues it."""
+
+
+def identity_to_join(folder: Path, token: Token, wanted: str | None) -> Identity:
+    """Return this machine's identity: the current one, the one that waits for acceptance, or a new one.
+
+    Raises:
+        BadConfiguration: the folder is another federation's, or the name is not the token's or the existing key's.
+        NotAuthorized: there is no key yet, and the token has expired.
+    """
+    if (folder / FEDERATION).exists() and read_federation(folder).id != token.federation.id:
+        raise BadConfiguration(
+            f"--keys {folder}: expected a token of the federation in it, got another's: choose another"
+        )
+    found = read_identity(folder, "trainer") or read_identity(folder, "trainer", NEXT_SUFFIX)
+    name = wanted or token.name or (found.name if found else socket.gethostname().split(".")[0])
+    if token.name not in (None, name):
+        raise BadConfiguration(f"expected --name {token.name}, the name of the token, got {name}: omit --name")
+    if found is not None:
+        if found.name != name:
+            raise BadConfiguration(
+                f"--keys {folder}: expected --name {found.name}, the name of the key in it, got {name}: choose another"
+            )
+        return found
+    if token.expires <= time.time():
+        raise _expired(token)
+    if not re.match(NAME_PATTERN, name):
+        raise BadConfiguration(f"expected a name of letters, digits and . _ -, got {name!r}: choose one with --name")
+    identity = Identity.new("trainer", name)
+    write_identity(folder, identity, NEXT_SUFFIX)
+    return identity
+
+
+def join_federation(
+    folder: Path,
+    token: Token,
+    identity: Identity,
+    on_waiting: Callable[[RequestStatus], None],
+    timeout_s: float | None,
+) -> None:
+    """Request membership for an identity until a user accepts it; then adopt the key.
+
+    The request travels over the token's key, and after the token's expiry over the identity's own key, which may have
+    been accepted meanwhile.
+
+    Raises:
+        Interrupted: a signal ended the wait.
+        NotAuthorized: the request was rejected, or the token is not valid.
+        Unreachable: the broker did not answer within `timeout_s`.
+    """
+    federation = token.federation
+    attempts: list[Attempt] = [(_transport_keys(federation, identity), (identity,), None)]
+    if token.expires > time.time():
+        keys = _keys(token.public_key, token.secret, federation)
+        attempts.insert(0, (keys, (identity,), token.expires))
+    status = _request(federation, attempts, on_waiting, timeout_s, retry_after="expired")
+    if status is None or status.state == "expired":
+        raise _expired(token)
+    is_next = read_identity(folder, "trainer", NEXT_SUFFIX) == identity
+    if status.state != "accepted":
+        if is_next:
+            drop_next(folder, "trainer")  # it is never accepted; the next attempt makes a new one
+        raise NotAuthorized(
+            f"expected trainer {identity.name} to become a member, got: {status.detail or status.state}: "
+            "ask for a new token"
+        )
+    write_federation(folder, federation)
+    if is_next:
+        adopt_next(folder, "trainer")
+
+
+def replace_trainer_key(folder: Path, on_waiting: Callable[[RequestStatus], None], timeout_s: float | None) -> Identity:
+    """Replace a trainer's key by a new one; return the new identity.
+
+    The request travels over the old key, or over the new one if only the answer to an earlier request was lost.
+
+    Raises:
+        BadConfiguration: there is no trainer's key in the folder.
+        Interrupted: a signal ended the wait.
+        NotAuthorized: the broker accepts neither key, or refused the new one.
+        Unreachable: the broker did not answer within `timeout_s`.
+    """
+    federation, old = read_credentials(folder, "trainer")
+    new = read_identity(folder, "trainer", NEXT_SUFFIX)
+    if new is None:
+        new = Identity.new(old.role, old.name)
+        write_identity(folder, new, NEXT_SUFFIX)
+    attempts: list[Attempt] = [
+        (_transport_keys(federation, old), (new, old), None),
+        (_transport_keys(federation, new), (new,), None),
+    ]
+    status = _request(federation, attempts, on_waiting, timeout_s, retry_after="rejected")
+    if status is not None and status.state == "accepted":
+        adopt_next(folder, "trainer")
+        return new
+    if status is not None:
+        drop_next(folder, "trainer")
+    reason = (
+        "the broker accepts neither the old key nor the new one" if status is None else status.detail or status.state
+    )
+    raise NotAuthorized(f"expected a new key for trainer {new.name}, got: {reason}: join with a new token")
+
+
+def _request(
+    federation: FederationInfo,
+    attempts: list[Attempt],
+    on_waiting: Callable[[RequestStatus], None],
+    timeout_s: float | None,
+    *,
+    retry_after: RequestState,
+) -> RequestStatus | None:
+    """Return the first final answer; go on to the next attempt without an answer, and after `retry_after`."""
+    answer = None
+    for keys, signers, expires in attempts:
+        client: EnrollmentClient = request_membership(
+            federation, keys, signers, on_waiting, timeout_s=timeout_s, expires=expires
+        )
+        if client.interrupted:
+            raise Interrupted("interrupted before the key was accepted: the same command continues")
+        answer = client.answer
+        if answer is not None and answer.state != retry_after:
+            break
+    return answer
+
+
+def _transport_keys(federation: FederationInfo, identity: Identity) -> TransportKeys:
+    return _keys(identity.public.transport, identity.transport_secret, federation)
+
+
+def _keys(public: bytes, secret: bytes, federation: FederationInfo) -> TransportKeys:
+    from fedmq.transport.zeromq import TransportKeys
+
+    return TransportKeys(public, secret, federation.broker_key)
+
+
+def _expired(token: Token) -> NotAuthorized:
+    return NotAuthorized(
+        f"expected a valid token, got one that expired at {format_time(token.expires)} or has been used (this clock is "
+        f"at {format_time(time.time())}): create a new one with fedmq keys token"
+    )
