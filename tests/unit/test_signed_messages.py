@@ -308,11 +308,11 @@ def test_a_seal_gives_its_reason(parties: Parties) -> None:
     signing = AggregatorSigning(Credentials(parties.federation, parties.aggregator), parties.members)
     good = result_of(parties, "bob", 1, 1.0)
     signing.check(decode(good), 0.0)
-    with pytest.raises(Rejected, match="signature: expected a Result signed by the trainer with key"):
+    with pytest.raises(Rejected, match="^signature: .*trainer"):
         signing.check(decode(signed_by(good, parties, "alice")), 0.0)
-    with pytest.raises(Rejected, match="sender: expected bob itself"):
+    with pytest.raises(Rejected, match="^sender: .*bob"):
         signing.check(decode([b"up/run/alice", *good[1:]]), 0.0)
-    with pytest.raises(Rejected, match="sender: expected a trainer that is a member, got olga"):
+    with pytest.raises(Rejected, match="^sender: .*olga"):
         signing.check(decode([b"up/run/olga", *reheaded(good, parties, "olga", trainer="olga")[1:]]), 0.0)
-    with pytest.raises(Rejected, match="sender: expected the broker's word on bob"):
+    with pytest.raises(Rejected, match="^sender: .*bob"):
         signing.check(decode(encode("up/run/alice", Presence(trainer="bob", present=True))), 0.0)
