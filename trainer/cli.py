@@ -228,10 +228,10 @@ def _session(
 
     kept = [] if spool is None else spool.load(name, count)
     budget = Budget(cap, () if spool is None or cap is None else spool.spent())
-    seen = HighWaterMarks(() if spool is None else spool.seen())
+    marks = HighWaterMarks(() if spool is None else spool.marks())
     jitter, words = derive_rng(0, "jitter", name), tuple(filter(None, labels.split(",")))
     return Session(
-        name, count, __version__, jitter, kept, fraction_bits=fraction_bits, budget=budget, seen=seen, labels=words
+        name, count, __version__, jitter, kept, fraction_bits=fraction_bits, budget=budget, marks=marks, labels=words
     )
 
 

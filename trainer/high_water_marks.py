@@ -1,7 +1,7 @@
-"""How far each run had come when an answer of this trainer last arrived, so that nothing older is ever heeded again.
+"""High-water marks: the newest term and round of each run, so that a replayed older message has no effect.
 
-A signature says who published a round, not when: whoever keeps an old one could send it again. Terms and rounds only
-go up, so the highest that was seen tells old from new without any clock. Knows nothing of messages or files.
+A signature proves who published a round, not when: an attacker could send an old one again. Terms and rounds only
+rise, so the highest one seen separates old from new without a clock.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ RUNS_REMEMBERED = 1000
 
 
 class HighWaterMark(NamedTuple):
-    """The highest term of a run, and its highest round whose result has arrived; both 0: the run is forgotten."""
+    """The highest term of a run and its highest acknowledged round; both 0: the run is forgotten."""
 
     run: str
     term: int
@@ -22,23 +22,23 @@ class HighWaterMark(NamedTuple):
 
 
 class HighWaterMarks:
-    """The marks of all runs, those of an earlier life among them; the run that was longest unchanged goes first."""
+    """The marks of all runs, starting with those of the previous process; the oldest are dropped first."""
 
     def __init__(self, marks: Iterable[HighWaterMark] = ()) -> None:
         self._marks = OrderedDict((mark.run, mark) for mark in marks)
 
     def of(self, run: str) -> HighWaterMark:
-        """How far this run had come; zeros when it has never been heard of."""
+        """Return the mark of a run; zeros if it is unknown."""
         return self._marks.get(run, HighWaterMark(run, 0, 0))
 
     def reached(self, run: str, term: int, round: int = 0) -> list[HighWaterMark]:
-        """Take note of it; the marks that are to be kept because of that, if any."""
+        """Raise the mark of a run; return the marks to write to disk."""
         mark = HighWaterMark(run, term, round)
         if mark <= self.of(run):
             return []
         self._marks[run] = mark
         self._marks.move_to_end(run)
-        news = [mark]
+        changed = [mark]
         while len(self._marks) > RUNS_REMEMBERED:
-            news.append(HighWaterMark(self._marks.popitem(last=False)[0], 0, 0))
-        return news
+            changed.append(HighWaterMark(self._marks.popitem(last=False)[0], 0, 0))
+        return changed

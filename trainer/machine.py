@@ -1,13 +1,11 @@
-"""What a trainer's session is told and what it asks for: its events and its effects, as values.
-
-Knows nothing of the rules between them.
-"""
+"""Inputs and outputs of a trainer's session, as values."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from fedmq.errors import Rejected
 from fedmq.protocol.codec import Array, Packet
 from fedmq.protocol.messages import FromTrainer
 from fedmq.trainer.budget import Spent
@@ -16,75 +14,97 @@ from fedmq.trainer.pending_result import PendingResult
 
 
 class MessageReceived(NamedTuple):
-    """A message came."""
+    """A message was received, decoded and verified."""
 
     packet: Packet
 
 
+class MessageRejected(NamedTuple):
+    """Received frames are no acceptable message."""
+
+    rejected: Rejected
+
+
 class BrokerConnected(NamedTuple):
-    """The broker is there (again)."""
+    """The connection to the broker is up."""
 
 
 class BrokerDisconnected(NamedTuple):
-    """The broker is gone."""
+    """The connection to the broker is down."""
 
 
 class WorkDone(NamedTuple):
-    """The work on a round is done."""
+    """The worker finished a round: the arrays of its result and what the process has used so far."""
 
     run: str
     round: int
     arrays: dict[str, Array]
     train_s: float
+    cpu_s: float = 0.0
+    memory: int = 0
 
 
 class WorkFailed(NamedTuple):
-    """The work on a round cannot be done."""
+    """The worker could not do the work of a round."""
 
     run: str
     round: int
-
-
-class RunDeclined(NamedTuple):
-    """The operator does not let us take part in a run."""
-
-    run: str
+    error: Exception
 
 
 class Tick(NamedTuple):
-    """Time has passed."""
+    """Time has passed and nothing else happened."""
 
 
 class StopRequested(NamedTuple):
-    """The trainer is asked to end."""
+    """The process is asked to end."""
 
 
-Event = (
-    MessageReceived | BrokerConnected | BrokerDisconnected | WorkDone | WorkFailed | RunDeclined | Tick | StopRequested
+Input = (
+    MessageReceived
+    | MessageRejected
+    | BrokerConnected
+    | BrokerDisconnected
+    | WorkDone
+    | WorkFailed
+    | Tick
+    | StopRequested
 )
 
 
 class Outgoing(NamedTuple):
-    """Send a message."""
+    """A message to send."""
 
     topic: str
     message: FromTrainer
     arrays: dict[str, Array] | None = None
 
 
-@dataclass
-class Effects:
-    """What a step asks for: save `marks`, `spends`, `keeps`, forget `drops`, `cancel` work, `start` some, then `sends`.
+class Notice(NamedTuple):
+    """A log line. At most one of a `kind` is written in `again_s` seconds; 0: no limit."""
 
-    `leaves` are runs that this trainer takes no further part in from now on, `ignores` those it has no room for.
+    text: str
+    warning: bool = False
+    kind: str = ""
+    again_s: float = 0.0
+    run: str | None = None
+    round: int | None = None
+
+
+@dataclass
+class Output:
+    """What a step asks for, to be done in the order of the fields.
+
+    `marks`, `spends` and `keeps` are on disk before the first of `sends` leaves: the aggregator may commit a result as
+    soon as it has it. With a `failure` the process ends with that error.
     """
 
     marks: list[HighWaterMark] = field(default_factory=list)
     spends: list[Spent] = field(default_factory=list)
     keeps: list[PendingResult] = field(default_factory=list)
-    drops: list[tuple[str, int]] = field(default_factory=list)  # run and round
-    cancel: bool = False
-    start: Packet | None = None
+    drops: list[tuple[str, int]] = field(default_factory=list)  # pending results to delete: run and round
+    cancel: bool = False  # the worker's current work
+    start: Packet | None = None  # the next work
     sends: list[Outgoing] = field(default_factory=list)
-    leaves: list[str] = field(default_factory=list)
-    ignores: list[str] = field(default_factory=list)
+    notices: list[Notice] = field(default_factory=list)
+    failure: Exception | None = None

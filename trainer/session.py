@@ -1,24 +1,25 @@
-"""A trainer's session, as a state machine without sockets, threads or clocks: events and `now` in, effects out.
+"""A trainer's session: a state machine without I/O. Inputs and `now` in, outputs out.
 
-Knows nothing of how work is done. For each run that it hears of, a trainer is
+For each run that it follows, a trainer is
 
-    OFFERED   it said hello and waits to be welcomed (again after each beacon that it does not know the term of)
-    WELCOMED  it has a place on the roster of the run's term
+    OFFERED   it has sent Hello (and repeats it at each beacon)
+    WELCOMED  it is on the roster of the run's term
+    DECLINED  it takes no part: its budget is used up, or it may not run the code of the task
 
-and, whichever run its one worker works for, it is
+and its one worker is
 
-    IDLE      -> WORKING  when a round comes that is newer than what it has
-    WORKING   -> HOLDING  when the work is done: the result is sent, and sent again with back-off until it is
-                          accepted, refused, acknowledged by a beacon, or the run is over
-              -> WORKING  when a newer round of that run comes: the old work is cancelled
+    IDLE      -> WORKING  when a round newer than the last one is received
+    WORKING   -> IDLE     when the work is done: the result is pending. It is sent, and sent again with back-off, until
+                          it is accepted, refused, acknowledged by a bitmap, or the run is finished
+              -> WORKING  when a newer round of that run is received: the old work is cancelled
 
-A lower term than the highest that was seen is a zombie's and is ignored. What is held is saved before it is sent, and
-of each run one result at a time is under way.
+Messages of a lower term than the highest one seen come from an outdated aggregator and are ignored. A result is saved
+before it is sent. Only the newest pending result of a run is sent, so at most one of each run is in flight.
 
-It follows `RUNS_MAX` runs. One more is taken in when one of them is silent, the one that was heard of longest ago going
-first, and is ignored until then. Never is it the run that is worked on, and one whose result waits for an answer only
-after a long silence; that result is given up, and its round may be worked on again. A run of which only a round is
-known that the broker has kept, and one that it has left, make room at once.
+A trainer follows `RUNS_MAX` runs. Another run replaces the one with the oldest message, provided that one is silent;
+until then it is ignored. The run that is worked on is never replaced, and a run with a pending result only after a
+long silence; that result is dropped, and its round may be worked on again. Two kinds of runs are replaced at once:
+declined ones, and those of which only a round kept by the broker is known.
 """
 
 from __future__ import annotations
@@ -27,77 +28,99 @@ import math
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import assert_never, get_args
 
 import numpy as np
 
+from fedmq.errors import BadData, CodeRefused, Rejected, RejectReason
 from fedmq.protocol import topics
 from fedmq.protocol.codec import Array, Packet, digest_of
 from fedmq.protocol.fixed_point import FRACTION_BITS, quantize
-from fedmq.protocol.messages import Beacon, Finished, FromAggregator, FromTrainer, Goodbye, Hello, Round, Welcome
+from fedmq.protocol.messages import (
+    PROTOCOL_VERSION,
+    PROTOCOL_VERSION_MIN,
+    Accepted,
+    Beacon,
+    Finished,
+    FromAggregator,
+    FromTrainer,
+    Goodbye,
+    Hello,
+    Refused,
+    Round,
+    Welcome,
+)
 from fedmq.runtime.clock import earliest
 from fedmq.trainer.budget import Budget, evaluations_of
 from fedmq.trainer.high_water_marks import HighWaterMarks
 from fedmq.trainer.machine import (
     BrokerConnected,
     BrokerDisconnected,
-    Effects,
-    Event,
+    Input,
     MessageReceived,
+    MessageRejected,
+    Notice,
     Outgoing,
-    RunDeclined,
+    Output,
     StopRequested,
+    Tick,
     WorkDone,
     WorkFailed,
 )
 from fedmq.trainer.pending_result import PendingResult
 
 RUNS_MAX = 16  # followed at once
-SILENT_S = 5.0  # without a word of a run, then another may take its place: an aggregator speaks four times a second,
-HELD_SILENT_S = 60.0  # and so long where a result is held: an aggregator that is started again is back by then
-HELD_MAX = 8  # results of one run that wait for an acknowledgement
-HELLO_AGAIN_S, HERE_AGAIN_S = 0.5, 2.0
+SILENT_S = 5.0  # without a message, then a run may be replaced; an aggregator sends four beacons a second
+PENDING_SILENT_S = 60.0  # the same for a run with a pending result: enough to restart an aggregator
+PENDING_MAX = 8  # results of one run
+HELLO_AGAIN_S, WAITING_HELLO_AGAIN_S, REFUSED_HELLO_AGAIN_S = 0.5, 2.0, 60.0
 RESEND_S, RESEND_MAX_S = 0.5, 8.0
-STOP_S = 4.0  # to finish the work, and then to see its result acknowledged
+STOP_S = 4.0  # to finish the work and to get its result acknowledged
+NOTICE_AGAIN_S = 10.0  # between log lines of one kind that a peer can cause,
+IGNORED_AGAIN_S = 3600.0  # and about an ignored run, for which nothing changes soon
+OTHER_REASON = "other"  # counts refusals with a reason that this version does not know
+
+_REASONS = frozenset(get_args(RejectReason))
 
 
 @dataclass
-class Held:
-    """A result that nobody has acknowledged yet."""
+class Delivery:
+    """A pending result and its retransmission state."""
 
-    kept: PendingResult
+    result: PendingResult
     attempt: int = 0
     send_at: float = 0.0
     backoff_s: float = RESEND_S
 
 
 @dataclass
-class KnownRun:
+class FollowedRun:
     """What a trainer knows of one run."""
 
     term: int
-    round: int = 0  # the newest round that came,
+    round: int = 0  # the newest received,
     round_term: int = 0  # and the term that published it
-    index: int | None = None  # on the roster; None while OFFERED
-    hello_at: float = 0.0  # not before
-    spread_s: float = 0.0  # over which those who come back at once are to spread
-    heard_at: float = -math.inf  # or connected again since then; a run that is finished is not waited for
-    live: bool = False  # its aggregator was heard, and not only a round that the broker has kept
-    left: bool = False  # we take no part any more: it is told goodbye, whatever it publishes
-    held: dict[int, Held] = field(default_factory=dict)  # by round
+    index: int | None = None  # on the roster; None: OFFERED
+    hello_at: float = 0.0  # earliest time of the next Hello
+    spread_s: float = 0.0  # over which returning trainers spread their messages
+    last_message_at: float = -math.inf  # or the last reconnection; -inf: the run is finished
+    live: bool = False  # its aggregator has sent something, not only the broker a round that it has kept
+    declined: bool = False
+    pending: dict[int, Delivery] = field(default_factory=dict)  # by round
 
     @property
     def patience_s(self) -> float:
-        """How long it keeps its place without a word."""
-        if not self.live or (self.left and not self.held):
+        """Silence after which another run may replace this one."""
+        if not self.live or (self.declined and not self.pending):
             return 0.0
-        return HELD_SILENT_S if self.held else SILENT_S
+        return PENDING_SILENT_S if self.pending else SILENT_S
 
 
 class Session:
-    """A trainer's side of all the runs that it hears of; `kept` is what an earlier life had not seen acknowledged.
+    """A trainer's state over all runs that it follows; `pending` are results that an earlier process left.
 
-    Losses leave in units of 2**-`fraction_bits`; `budget` says how many candidates of a run may be scored, `seen`
-    what is too old to be heeded.
+    Losses are sent in units of 2**-`fraction_bits`. `rejections` counts unacceptable messages by reason, `refusals` the
+    trainer's own results that an aggregator refused.
     """
 
     def __init__(
@@ -106,226 +129,328 @@ class Session:
         num_examples: int,
         version: str,
         jitter: np.random.Generator,
-        kept: Iterable[PendingResult] = (),
+        pending: Iterable[PendingResult] = (),
         *,
         fraction_bits: int = FRACTION_BITS,
         budget: Budget | None = None,
-        seen: HighWaterMarks | None = None,
+        marks: HighWaterMarks | None = None,
         labels: tuple[str, ...] = (),
     ) -> None:
         self.name, self.num_examples, self.version, self.fraction_bits = name, num_examples, version, fraction_bits
         self.labels = labels
-        self.budget, self.seen = budget or Budget(), seen or HighWaterMarks()
+        self.budget, self.marks = budget or Budget(), marks or HighWaterMarks()
         self.done = False
-        self.runs: OrderedDict[str, KnownRun] = OrderedDict()
+        self.runs: OrderedDict[str, FollowedRun] = OrderedDict()  # the one with the oldest message first
         self.working: tuple[str, int] | None = None  # run and round,
-        self._model_digest, self._evaluations = b"", 0  # what it works on, and how much that costs
+        self._model_digest, self._evaluations = b"", 0  # its model's digest and its cost
+        self.rejections: dict[str, int] = {}
+        self.refusals: dict[str, int] = {}
         self._next: OrderedDict[str, Packet] = OrderedDict()  # the newest round of each run that waits for the worker
+        self._fits: set[str] = set()  # runs whose task the rows fit,
+        self._unfit: dict[str, BadData] = {}  # and others, not known to be live
         self._jitter = jitter
         self._connected = False
         self._stop_by: float | None = None
-        self._effects = Effects()
-        for one in sorted(kept, key=lambda one: (one.run, one.term, one.round)):
-            known = self.runs.setdefault(one.run, self._new_run(one.run))
-            known.term = max(known.term, one.term)
-            known.round_term, known.round = max((known.round_term, known.round), (one.term, one.round))
-            known.held[one.round], known.live = Held(one), True
-
-    def is_live(self, run: str) -> bool:
-        """Whether that run is followed, and its aggregator was heard."""
-        return run in self.runs and self.runs[run].live
+        self._output = Output()
+        for one in sorted(pending, key=lambda one: (one.run, one.term, one.round)):
+            followed = self.runs.setdefault(one.run, self._new_run(one.run))
+            followed.term = max(followed.term, one.term)
+            followed.round_term, followed.round = max((followed.round_term, followed.round), (one.term, one.round))
+            followed.pending[one.round], followed.live = Delivery(one), True
 
     @property
     def wake_at(self) -> float | None:
-        """When the next `Tick` is due, at the latest."""
+        """Time at which the next `Tick` is due, or None."""
         if not self._connected:
             return self._stop_by
-        return earliest(
-            self._stop_by, *(known.held[max(known.held)].send_at for known in self.runs.values() if known.held)
-        )
+        newest = (followed.pending[max(followed.pending)] for followed in self.runs.values() if followed.pending)
+        return earliest(self._stop_by, *(delivery.send_at for delivery in newest))
 
-    def step(self, event: Event, now: float) -> Effects:
-        """Take one event; what follows from it."""
-        self._effects = Effects()
-        if isinstance(event, MessageReceived):
-            self._heard(event.packet, now)
-        elif isinstance(event, BrokerConnected):
-            self._on_connected(now)
-        elif isinstance(event, BrokerDisconnected):
-            self._connected = False
-        elif isinstance(event, WorkDone):
-            self._worked(event, now)
-        elif isinstance(event, WorkFailed) and self.working == (event.run, event.round):
-            self.working = None
-        elif isinstance(event, RunDeclined) and event.run in self.runs:
-            self._leave(event.run, self.runs[event.run])
-        elif isinstance(event, StopRequested):
-            self._stop_by = now if self._stop_by is not None else now + STOP_S
-            self._next.clear()
+    @property
+    def status(self) -> str:
+        """Describe the state for people, in one line."""
+        if self.working is not None:
+            return f"round {self.working[1]} of run {self.working[0]}, working"
+        if not self.runs:
+            return "no run is published"
+        run, followed = next(reversed(self.runs.items()))
+        if not followed.round:
+            return f"run {run}, waiting for a round"
+        state = "its result is not acknowledged yet" if followed.pending else "done"
+        return f"round {followed.round} of run {run}, {state}"
+
+    def step(self, event: Input, now: float) -> Output:
+        """Process one input; return what to do."""
+        self._output = Output()
+        match event:
+            case MessageReceived():
+                self._on_message(event.packet, now)
+            case MessageRejected():
+                self._reject(event.rejected)
+            case BrokerConnected():
+                self._on_connected(now)
+            case BrokerDisconnected():
+                self._connected = False
+            case WorkDone():
+                self._on_work_done(event, now)
+            case WorkFailed():
+                self._on_work_failed(event, now)
+            case StopRequested():
+                self._stop_by = now if self._stop_by is not None else now + STOP_S
+                self._next.clear()
+            case Tick():
+                pass
+            case _:
+                assert_never(event)
+        self._check_unfit(now)
         if not self.done:
             self._resend(now)
-            self._go_on(now)
-        return self._effects
+            self._start_or_end(now)
+        return self._output
 
-    # --- what comes ---------------------------------------------------------------------------------------------
+    # --- messages -----------------------------------------------------------------------------------------------
 
-    def _heard(self, packet: Packet, now: float) -> None:
+    def _on_message(self, packet: Packet, now: float) -> None:
         message = packet.message
         if not isinstance(message, FromAggregator):
             return
-        known = self._known(message, now)
-        if known is None:
+        followed = self._follow(message, now)
+        if followed is None:
             return
-        known.live = known.live or not isinstance(message, Round) or packet.topic != topics.inbox_of(self.name)
-        if isinstance(message, Round):
-            self._round(packet, message, known, now)
-        elif isinstance(message, Beacon):
-            self._beacon(message, known, now)
-        elif isinstance(message, Finished):
-            self._forget_work(message.run)
-            known.heard_at = -math.inf
-            for number in list(known.held):
-                self._release(message.run, known, number)
-        elif message.trainer != self.name:
+        kept_by_broker = isinstance(message, Round) and packet.topic == topics.inbox_of(self.name)
+        followed.live = followed.live or not kept_by_broker
+        if isinstance(message, Welcome | Accepted | Refused) and message.trainer != self.name:
             return
-        elif isinstance(message, Welcome):
-            known.index = message.index
-        else:
-            self._release(message.run, known, message.round)
+        match message:
+            case Round():
+                self._on_round(packet, message, followed, now)
+            case Beacon():
+                self._on_beacon(message, followed, now)
+            case Finished():
+                self._on_finished(message, followed)
+            case Welcome():
+                followed.index = message.index
+                self._notice(f"takes part in run {message.run}", message.run)
+            case Accepted():
+                self._acknowledged(message.run, followed, message.round)
+            case Refused():
+                self._on_refused(message, followed, now)
+            case _:
+                assert_never(message)
 
-    def _new_run(self, run: str) -> KnownRun:
-        """A run as far as it is remembered."""
-        mark = self.seen.of(run)
-        return KnownRun(mark.term, mark.round, mark.term)
+    def _new_run(self, run: str) -> FollowedRun:
+        """Return the state of a run that is not followed, from its high-water mark."""
+        mark = self.marks.of(run)
+        return FollowedRun(mark.term, mark.round, mark.term)
 
-    def _known(self, message: FromAggregator, now: float) -> KnownRun | None:
-        """What is known of the message's run, now at its term; None when it is not to be heeded.
+    def _follow(self, message: FromAggregator, now: float) -> FollowedRun | None:
+        """Return the state of the message's run, raised to its term, or None to ignore the message.
 
-        So it is with a message from an older life of the run's aggregator, and of runs that are not followed with all
-        but the offer of work, for which there must be room.
+        Ignored are messages of a lower term. Of runs that are not followed, everything but an offer of work is ignored,
+        and that one too as long as no followed run can be replaced.
         """
         run, term = message.run, message.term
-        known = self.runs.get(run) or self._new_run(run)
-        if term < known.term or (run not in self.runs and not isinstance(message, Round | Beacon)):
+        followed = self.runs.get(run) or self._new_run(run)
+        if term < followed.term or (run not in self.runs and not isinstance(message, Round | Beacon)):
             return None
-        if run not in self.runs and not self._makes_room(now):
-            self._effects.ignores.append(run)
+        if run not in self.runs and not self._make_room(now):
+            text = f"run {run} is ignored: {RUNS_MAX} runs are followed, the limit, until one ends or falls silent"
+            self._notice(text, run, warning=True, kind=run, again_s=IGNORED_AGAIN_S)
             return None
-        self.runs[run], known.heard_at = known, now
+        self.runs[run], followed.last_message_at = followed, now
         self.runs.move_to_end(run)
-        if term > known.term:
-            self._effects.marks += self.seen.reached(run, term)
-            pause_s = self._pause_s(known)
-            known.term, known.index, known.hello_at = term, None, now + pause_s
-            self._next.pop(run, None)  # an older life's round; this one's comes, or is asked for
-            for held in known.held.values():
-                held.send_at, held.backoff_s = now + pause_s, RESEND_S
-        return known
+        if term > followed.term:
+            self._output.marks += self.marks.reached(run, term)
+            pause_s = self._pause_s(followed)
+            followed.term, followed.index, followed.hello_at = term, None, now + pause_s
+            self._next.pop(run, None)  # a round of the earlier term; the one of this term is sent, or requested
+            for delivery in followed.pending.values():
+                delivery.send_at, delivery.backoff_s = now + pause_s, RESEND_S
+        return followed
 
-    def _makes_room(self, now: float) -> bool:
-        """Whether one more run can be followed; may forget silent ones for it."""
+    def _make_room(self, now: float) -> bool:
+        """Return whether one more run can be followed; may drop silent ones."""
         while len(self.runs) >= RUNS_MAX:
             silent = [
-                (known.live, bool(known.held), known.heard_at, run)
-                for run, known in self.runs.items()
-                if now - known.heard_at >= known.patience_s and (self.working is None or self.working[0] != run)
+                (followed.live, bool(followed.pending), followed.last_message_at, run)
+                for run, followed in self.runs.items()
+                if now - followed.last_message_at >= followed.patience_s
+                and (self.working is None or self.working[0] != run)
             ]
             if not silent:
                 return False
             run = min(silent)[-1]
             self._next.pop(run, None)
-            self._effects.drops += [(run, number) for number in self.runs.pop(run).held]
+            self._output.drops += [(run, number) for number in self.runs.pop(run).pending]
         return True
 
-    def _round(self, packet: Packet, message: Round, known: KnownRun, now: float) -> None:
-        self._acknowledge(message.run, known, message.round - 1, message.acknowledged)
+    def _on_round(self, packet: Packet, message: Round, followed: FollowedRun, now: float) -> None:
+        self._check_bit(message.run, followed, message.round - 1, message.acknowledged)
         model_digest = digest_of(message.arrays)
-        if message.round in known.held and known.held[message.round].kept.model_digest != model_digest:
-            self._release(message.run, known, message.round)  # of a life that went back to an earlier round
-        if message.term == known.round_term:
-            new = message.round > known.round
-        else:  # the same round of a later life is the same work; another one, even a lower one, is what counts now
-            at_work = self.working == (message.run, message.round) and self._model_digest == model_digest
-            new = message.round not in known.held and not at_work
-        if new and not known.left and not self.budget.allows(message.run, evaluations_of(message)):
-            self._effects.spends += self.budget.close(message.run)
-            self._effects.leaves.append(message.run)
-            self._leave(message.run, known)
-        elif known.left:
-            self._leave(message.run, known)
+        pending = followed.pending.get(message.round)
+        if pending is not None and pending.result.model_digest != model_digest:
+            self._release(message.run, followed, message.round)  # of a term that was restarted at an earlier round
+        if message.term == followed.round_term:
+            new = message.round > followed.round
+        else:  # the same round of a later term is the same work; any other one, even a lower one, is new
+            in_work = self.working == (message.run, message.round) and self._model_digest == model_digest
+            new = message.round not in followed.pending and not in_work
+        if new and not followed.declined and not self.budget.allows(message.run, evaluations_of(message)):
+            self._output.spends += self.budget.close(message.run)
+            text = f"run {message.run}: another round would go beyond --max-evaluations {self.budget.cap}"
+            self._notice(f"{text}: takes no further part in it", message.run, warning=True)
+            self._decline(message.run, followed)
+        elif followed.declined:
+            self._decline(message.run, followed)  # again: the first Goodbye may have been lost
         elif new:
-            self._forget_work(message.run)
+            self._cancel(message.run)
             self._next[message.run] = packet
-        if new or message.term != known.round_term:
-            known.round, known.round_term = message.round, message.term
-        if known.index is None:
-            self._hello(message.run, known, now)
+        if new or message.term != followed.round_term:
+            followed.round, followed.round_term = message.round, message.term
+        if followed.index is None:
+            self._hello(message.run, followed, now)
 
-    def _beacon(self, message: Beacon, known: KnownRun, now: float) -> None:
-        known.spread_s = message.spread_s
-        self._acknowledge(message.run, known, message.round, message.acknowledged)
-        if known.index is None or (message.open and message.round > self._newest(known)):
-            self._hello(message.run, known, now)
+    def _on_beacon(self, message: Beacon, followed: FollowedRun, now: float) -> None:
+        followed.spread_s = message.spread_s
+        self._check_bit(message.run, followed, message.round, message.acknowledged)
+        newest = followed.round if followed.round_term == followed.term else 0
+        if followed.index is None or (message.open and message.round > newest):
+            self._hello(message.run, followed, now)
         elif message.waiting:
-            self._hello(message.run, known, now, again_s=HERE_AGAIN_S)
+            self._hello(message.run, followed, now, again_s=WAITING_HELLO_AGAIN_S)
 
-    def _acknowledge(self, run: str, known: KnownRun, number: int, bitmap: bytes) -> None:
-        """Forget the result of round `number` if our bit says that it is on disk."""
-        index = known.index
+    def _on_finished(self, message: Finished, followed: FollowedRun) -> None:
+        self._cancel(message.run)
+        self._notice(f"run {message.run} is finished after {message.rounds} rounds", message.run, message.rounds)
+        followed.last_message_at = -math.inf
+        for number in list(followed.pending):
+            self._release(message.run, followed, number)
+
+    def _on_refused(self, message: Refused, followed: FollowedRun, now: float) -> None:
+        reason = message.reason if message.reason in _REASONS else OTHER_REASON
+        self.refusals[reason] = self.refusals.get(reason, 0) + 1
+        if message.round:
+            self._release(message.run, followed, message.round)
+            what = f"the result of round {message.round}"
+        else:
+            followed.hello_at = now + REFUSED_HELLO_AGAIN_S
+            what = f"this trainer's request to take part in run {message.run}"
+        text = f"{what} was refused: {message.reason}: {message.detail}"
+        self._limited(f"refused {reason}", text, message.run, message.round)
+
+    def _check_bit(self, run: str, followed: FollowedRun, number: int, bitmap: bytes) -> None:
+        """Drop the result of round `number` if this trainer's bit says that it is committed."""
+        index = followed.index
         if index is not None and index // 8 < len(bitmap) and bitmap[index // 8] >> index % 8 & 1:
-            self._release(run, known, number)
+            self._acknowledged(run, followed, number)
 
-    def _release(self, run: str, known: KnownRun, number: int) -> None:
-        """Forget a result for good: its round is never worked on again."""
-        if (held := known.held.pop(number, None)) is not None:
-            self._effects.marks += self.seen.reached(run, held.kept.term, number)
-            self._effects.drops.append((run, number))
+    def _acknowledged(self, run: str, followed: FollowedRun, number: int) -> None:
+        if number in followed.pending:
+            self._notice(f"the result of round {number} of run {run} is accepted", run, number)
+        self._release(run, followed, number)
 
-    def _pause_s(self, known: KnownRun) -> float:
-        """How long to wait with what others do at the same moment; nothing among few."""
-        return known.spread_s * float(self._jitter.random()) if known.spread_s > HELLO_AGAIN_S else 0.0
+    def _release(self, run: str, followed: FollowedRun, number: int) -> None:
+        """Drop a pending result for good: its round is never worked on again."""
+        if (delivery := followed.pending.pop(number, None)) is not None:
+            self._output.marks += self.marks.reached(run, delivery.result.term, number)
+            self._output.drops.append((run, number))
+
+    def _pause_s(self, followed: FollowedRun) -> float:
+        """Return a random delay for what many trainers do at one moment; 0 if they are few."""
+        return followed.spread_s * float(self._jitter.random()) if followed.spread_s > HELLO_AGAIN_S else 0.0
 
     def _on_connected(self, now: float) -> None:
         self._connected = True
-        for known in self.runs.values():
-            if known.heard_at > -math.inf or known.held:
-                known.heard_at = now  # nobody could be heard until now
-            for held in known.held.values():
-                held.send_at = now + max(self._pause_s(known), 0.2 * float(self._jitter.random()))
+        for followed in self.runs.values():
+            if followed.last_message_at > -math.inf or followed.pending:
+                followed.last_message_at = now  # the time without a broker does not count as silence
+            for delivery in followed.pending.values():
+                delivery.send_at = now + max(self._pause_s(followed), 0.2 * float(self._jitter.random()))
 
-    def _worked(self, event: WorkDone, now: float) -> None:
+    def _reject(self, rejected: Rejected) -> None:
+        self.rejections[rejected.reason] = self.rejections.get(rejected.reason, 0) + 1
+        if isinstance(rejected, CodeRefused):
+            self._limited(str(rejected), f"takes no part: {rejected}")
+        else:
+            self._limited(rejected.reason, f"a message was rejected: {rejected}")
+
+    # --- work ---------------------------------------------------------------------------------------------------
+
+    def _on_work_done(self, event: WorkDone, now: float) -> None:
         if self.working != (event.run, event.round):
-            return  # cancelled in the meantime
+            return  # it was cancelled
         self.working = None
-        known = self.runs[event.run]
-        arrays = quantize(event.arrays, self.fraction_bits)
-        kept = PendingResult(
-            event.run, known.round_term, event.round, arrays, event.train_s, self._model_digest, self.fraction_bits
+        self._fits.add(event.run)
+        text = f"round {event.round} of run {event.run} took {event.train_s:.3f} s"
+        self._notice(text, event.run, event.round)
+        followed = self.runs[event.run]
+        result = PendingResult(
+            run=event.run,
+            term=followed.round_term,
+            round=event.round,
+            arrays=quantize(event.arrays, self.fraction_bits),
+            train_s=event.train_s,
+            model_digest=self._model_digest,
+            fraction_bits=self.fraction_bits,
+            cpu_s=event.cpu_s,
+            memory=event.memory,
         )
-        known.held[event.round] = Held(kept, send_at=now)
-        self._effects.keeps.append(kept)
-        self._effects.spends += self.budget.spend(event.run, self._evaluations)
-        while len(known.held) > HELD_MAX:
-            self._release(event.run, known, min(known.held))
+        followed.pending[event.round] = Delivery(result, send_at=now)
+        self._output.keeps.append(result)
+        self._output.spends += self.budget.spend(event.run, self._evaluations)
+        while len(followed.pending) > PENDING_MAX:
+            self._release(event.run, followed, min(followed.pending))
 
-    # --- what follows -------------------------------------------------------------------------------------------
+    def _on_work_failed(self, event: WorkFailed, now: float) -> None:
+        if self.working != (event.run, event.round):
+            return  # it was cancelled
+        self.working = None
+        error, followed = event.error, self.runs[event.run]
+        if isinstance(error, Rejected):
+            self._reject(error)
+            if isinstance(error, CodeRefused):
+                self._decline(event.run, followed)
+        elif not isinstance(error, BadData):
+            self._fail(error, now)
+        elif self._fits - {event.run}:  # the rows fit another run: leave this one to other trainers
+            self._decline(event.run, followed)
+            self._limited(str(error), f"takes no part: {error}", event.run)
+        elif followed.live:
+            self._fail(error, now)
+        else:
+            self._unfit[event.run] = error
+
+    def _check_unfit(self, now: float) -> None:
+        """Fail if the rows fit no run and one that they do not fit is live. A round kept by the broker is no proof."""
+        if self._fits or self.done:
+            return
+        for run, error in self._unfit.items():
+            if run in self.runs and self.runs[run].live:
+                self._fail(error, now)
+                return
+
+    def _fail(self, error: Exception, now: float) -> None:
+        self._output.failure = error
+        self._stop_by = now
+        self._next.clear()
 
     def _resend(self, now: float) -> None:
         if not self._connected:
             return
-        for run, known in self.runs.items():
-            number = max(known.held, default=0)  # one at a time is under way: the newest, which is wanted most
-            if number and now >= known.held[number].send_at:
-                held = known.held[number]
-                held.attempt += 1
-                held.send_at = now + held.backoff_s * (0.5 + float(self._jitter.random()))
-                held.backoff_s = min(2 * held.backoff_s, RESEND_MAX_S)
-                self._send_result(run, known, held)
+        for run, followed in self.runs.items():
+            number = max(followed.pending, default=0)  # the newest, which the aggregator needs most
+            if number and now >= followed.pending[number].send_at:
+                delivery = followed.pending[number]
+                delivery.attempt += 1
+                delivery.send_at = now + delivery.backoff_s * (0.5 + float(self._jitter.random()))
+                delivery.backoff_s = min(2 * delivery.backoff_s, RESEND_MAX_S)
+                result = delivery.result.result(self.name, self.num_examples, followed.term, delivery.attempt)
+                self._send(run, result, delivery.result.arrays)
 
-    def _go_on(self, now: float) -> None:
-        """Start the next work, or end."""
+    def _start_or_end(self, now: float) -> None:
+        """Start the next work, or end when the trainer is asked to and has nothing left to wait for."""
         if self._stop_by is not None:
-            waits = self.working is not None or any(known.held for known in self.runs.values())
+            waits = self.working is not None or any(followed.pending for followed in self.runs.values())
             if now >= self._stop_by or not waits or not self._connected:
                 self._end()
             return
@@ -335,50 +460,60 @@ class Session:
             assert isinstance(message, Round)
             self.working = (run, message.round)
             self._model_digest, self._evaluations = digest_of(message.arrays), evaluations_of(message)
-            self._effects.start = packet
+            self._output.start = packet
 
     def _end(self) -> None:
         self.done = True
-        self._effects.cancel, self.working = self._effects.cancel or self.working is not None, None
-        for run, known in self.runs.items():
-            self._send(run, Goodbye(run=run, term=known.term, trainer=self.name))
+        self._output.cancel, self.working = self._output.cancel or self.working is not None, None
+        for run, followed in self.runs.items():
+            self._send(run, Goodbye(run=run, term=followed.term, trainer=self.name))
 
-    def _leave(self, run: str, known: KnownRun) -> None:
-        """Take no part in it. Each round that still comes is told goodbye: the last one may have been lost."""
-        self._forget_work(run)
-        known.left = True
-        self._send(run, Goodbye(run=run, term=known.term, trainer=self.name))
+    def _decline(self, run: str, followed: FollowedRun) -> None:
+        self._cancel(run)
+        followed.declined = True
+        self._send(run, Goodbye(run=run, term=followed.term, trainer=self.name))
 
-    def _forget_work(self, run: str) -> None:
+    def _cancel(self, run: str) -> None:
+        """Give up all work on a run."""
         self._next.pop(run, None)
         if self.working is not None and self.working[0] == run:
-            self._effects.cancel, self.working = True, None
+            self._output.cancel, self.working = True, None
 
-    @staticmethod
-    def _newest(known: KnownRun) -> int:
-        """The newest round of this term that came; 0: none yet."""
-        return known.round if known.round_term == known.term else 0
-
-    # --- what leaves --------------------------------------------------------------------------------------------
+    # --- outputs ------------------------------------------------------------------------------------------------
 
     def _send(self, run: str, message: FromTrainer, arrays: dict[str, Array] | None = None) -> None:
-        self._effects.sends.append(Outgoing(topics.up_to(run), message, arrays))
+        self._output.sends.append(Outgoing(topics.up_to(run), message, arrays))
 
-    def _hello(self, run: str, known: KnownRun, now: float, again_s: float = HELLO_AGAIN_S) -> None:
-        if now < known.hello_at or self._stop_by is not None or known.left or not self.budget.allows(run, 1):
+    def _hello(self, run: str, followed: FollowedRun, now: float, again_s: float = HELLO_AGAIN_S) -> None:
+        if now < followed.hello_at or self._stop_by is not None:
             return
-        known.hello_at = now + again_s
+        if followed.declined or not self.budget.allows(run, 1):
+            return
+        followed.hello_at = now + again_s
         hello = Hello(
             run=run,
-            term=known.term,
+            term=followed.term,
             trainer=self.name,
             num_examples=self.num_examples,
-            round=self._newest(known),
+            round=followed.round if followed.round_term == followed.term else 0,
             version=self.version,
             labels=self.labels,
+            versions=(PROTOCOL_VERSION_MIN, PROTOCOL_VERSION),
         )
         self._send(run, hello)
 
-    def _send_result(self, run: str, known: KnownRun, held: Held) -> None:
-        result = held.kept.result(self.name, self.num_examples, known.term, held.attempt)
-        self._send(run, result, held.kept.arrays)
+    def _notice(
+        self,
+        text: str,
+        run: str | None = None,
+        round: int | None = None,
+        *,
+        warning: bool = False,
+        kind: str = "",
+        again_s: float = 0.0,
+    ) -> None:
+        self._output.notices.append(Notice(text, warning, kind, again_s, run, round))
+
+    def _limited(self, kind: str, text: str, run: str | None = None, round: int | None = None) -> None:
+        """Add a warning that a peer can cause at any rate."""
+        self._notice(text, run, round, warning=True, kind=kind, again_s=NOTICE_AGAIN_S)

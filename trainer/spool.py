@@ -72,7 +72,10 @@ class MemorySpool:
 
     def mark(self, mark: HighWaterMark) -> None:
         """See `Spool`."""
-        self.marks[mark.run] = mark
+        if mark.term:
+            self.marks[mark.run] = mark
+        else:
+            self.marks.pop(mark.run, None)
 
 
 class FileSpool:
@@ -123,7 +126,7 @@ class FileSpool:
         else:
             _remove(path)
 
-    def seen(self) -> list[HighWaterMark]:
+    def marks(self) -> list[HighWaterMark]:
         """How far runs had come, the one that is longest unchanged first. A damaged file is as if there were none."""
         paths = sorted(self._folder.glob(f"*{SEEN_SUFFIX}"), key=lambda path: path.stat().st_mtime_ns)
         return [mark for mark in map(_read_mark, paths) if mark is not None]

@@ -94,8 +94,8 @@ class Federation:
                 lambda: simulation.random.uniform(*self._work_s),
             )
             jitter, kept = derive_rng(self.seed, "jitter", name), spool.kept.values()
-            seen = HighWaterMarks(spool.marks.values())
-            session = Session(name, len(rows.inputs), "in-process", jitter, list(kept), seen=seen)
+            marks = HighWaterMarks(spool.marks.values())
+            session = Session(name, len(rows.inputs), "in-process", jitter, list(kept), marks=marks)
             return Trainer(link, session, worker, clock=simulation.clock, spool=spool)
 
         return make

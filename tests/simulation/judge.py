@@ -38,7 +38,7 @@ from fedmq.simulation import AGGREGATOR, Federation
 from fedmq.tasks.task import Rows, Task
 from fedmq.tasks.task_file import find_task
 from fedmq.testing import Faults
-from fedmq.trainer.session import HELD_MAX, STOP_S
+from fedmq.trainer.session import PENDING_MAX, STOP_S
 from fedmq.trainer.worker import Cancelled, Learn
 
 ROUNDS_MIN, ROUNDS_MAX = 2, 5
@@ -333,7 +333,7 @@ def check(scene: Federation, seen: Seen, over: bool) -> None:
     for name in scene.trainers:
         node = scene.simulation.node(name)
         views = [] if node is None else node.session.runs.values()  # type: ignore[attr-defined]
-        assert all(len(view.held) <= HELD_MAX for view in views), "what a trainer holds is bounded"
+        assert all(len(view.pending) <= PENDING_MAX for view in views), "what a trainer holds is bounded"
 
 
 def failure(seed: int, only: Iterable[int] | None = None) -> str | None:

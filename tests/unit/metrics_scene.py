@@ -78,14 +78,15 @@ def broker_metrics() -> Metrics:
 
 
 def trainer_metrics() -> Metrics:
-    metrics, service = Metrics(), MagicMock(rejections={"term": 5}, refusals={"round": 6}, trained=None)
+    metrics, service = Metrics(), MagicMock(on_trained=None)
+    service.session.rejections, service.session.refusals = {"term": 5}, {"round": 6}
     service.session.name, service.session.num_examples, service.session.working = "alice", 7, ("r", 1)
-    service.session.runs = {"r": MagicMock(held={1: None, 2: None}), "s": MagicMock(held={1: None, 3: None})}
-    service.session.runs["t"] = MagicMock(held={})
+    service.session.runs = {"r": MagicMock(pending={1: None, 2: None}), "s": MagicMock(pending={1: None, 3: None})}
+    service.session.runs["t"] = MagicMock(pending={})
     service.connection.contacts, service.connection.is_up = 8, False
     fedmq.trainer.metrics.measure(service)(metrics)
     for seconds in (0.5, 6.0):
-        service.trained(seconds)
+        service.on_trained(seconds)
     return metrics
 
 

@@ -18,7 +18,7 @@ from fedmq.runtime.rng import derive_rng
 from fedmq.simulation import Federation
 from fedmq.tasks.task_file import find_task, task_rows
 from fedmq.trainer.budget import RUNS_REMEMBERED, Budget, Spent, evaluations_of
-from fedmq.trainer.machine import BrokerConnected, Effects, MessageReceived, WorkDone
+from fedmq.trainer.machine import BrokerConnected, MessageReceived, Output, WorkDone
 from fedmq.trainer.session import Session
 from fedmq.trainer.spool import SPENT_SUFFIX, SPENT_UNKNOWN, FileSpool
 
@@ -42,14 +42,14 @@ class Bob:
     def hear(self, heard: MessageReceived) -> list[Message]:
         """What bob says to it, in the end."""
         effects = self.session.step(heard, 0.0)
-        self.left = effects.leaves
+        self.left = [notice.run for notice in effects.notices if "--max-evaluations" in notice.text]
         said = self.take(effects)
         while self.session.working is not None:
             run, number = self.session.working
             said += self.take(self.session.step(WorkDone(run, number, {"losses": np.zeros(1)}, 0.1), 0.0))
         return said
 
-    def take(self, effects: Effects) -> list[Message]:
+    def take(self, effects: Output) -> list[Message]:
         self.spent += effects.spends
         if any(isinstance(one.message, Result) for one in effects.sends):
             assert self.spent or self.session.budget.cap is None, "what is sent is counted first"
@@ -140,7 +140,7 @@ def test_a_result_within_the_budget_is_sent_again_after_the_run_was_left() -> No
     bob = Bob(Budget(10))
     bob.hear(round_of(1))
     bob.hear(round_of(2))
-    assert sorted(bob.session.runs["run"].held) == [1]
+    assert sorted(bob.session.runs["run"].pending) == [1]
     assert bob.session.wake_at is not None
 
 

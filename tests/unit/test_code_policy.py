@@ -27,7 +27,7 @@ from fedmq.tasks.shipping import Shipped, ship
 from fedmq.tasks.task import Rows, Task
 from fedmq.tasks.task_file import find_task, task_rows
 from fedmq.trainer.code_policy import CodePolicy
-from fedmq.trainer.machine import MessageReceived, RunDeclined, Tick
+from fedmq.trainer.machine import MessageReceived, Tick, WorkFailed
 from fedmq.trainer.round_handler import on_rows
 from fedmq.trainer.session import Session
 
@@ -130,17 +130,12 @@ def session() -> Session:
 def test_who_declines_says_goodbye_and_works_on_nothing_more_of_that_run() -> None:
     one = session()
     assert one.step(MessageReceived(round_of()), 0.0).start is not None
-    effects = one.step(RunDeclined("run"), 0.1)
-    assert effects.cancel
+    effects = one.step(WorkFailed("run", 1, CodeRefused("not signed")), 0.1)
     assert [type(outgoing.message) for outgoing in effects.sends] == [Goodbye]
     effects = one.step(MessageReceived(round_of(number=2)), 5.0)
     assert effects.start is None
     assert [type(outgoing.message) for outgoing in effects.sends] == [Goodbye], "and no Hello"
     assert one.step(Tick(), 9.0).sends == []
-
-
-def test_to_decline_an_unknown_run_changes_nothing() -> None:
-    assert session().step(RunDeclined("other"), 0.0).sends == []
 
 
 def test_a_trainer_that_refuses_code_says_so_once_and_serves_other_runs(caplog: pytest.LogCaptureFixture) -> None:

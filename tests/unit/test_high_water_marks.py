@@ -15,7 +15,7 @@ from fedmq.runtime.rng import derive_rng
 from fedmq.tasks.task_file import find_task
 from fedmq.trainer.budget import Spent
 from fedmq.trainer.high_water_marks import RUNS_REMEMBERED, HighWaterMark, HighWaterMarks
-from fedmq.trainer.machine import BrokerConnected, Effects, MessageReceived, WorkDone
+from fedmq.trainer.machine import BrokerConnected, MessageReceived, Output, WorkDone
 from fedmq.trainer.session import RUNS_MAX, SILENT_S, Session
 from fedmq.trainer.spool import SEEN_SUFFIX, SPENT_SUFFIX, FileSpool
 
@@ -24,28 +24,28 @@ ROUND = Round(
 )
 
 
-def session(seen: HighWaterMarks | None = None) -> Session:
-    bob = Session("bob", 2, "test", derive_rng(1, "jitter"), seen=seen)
+def session(marks: HighWaterMarks | None = None) -> Session:
+    bob = Session("bob", 2, "test", derive_rng(1, "jitter"), marks=marks)
     bob.step(BrokerConnected(), 0.0)
     return bob
 
 
-def hear(bob: Session, *, run: str = "run", term: int = 3, round: int = 5, at: float = 1.0) -> Effects:
+def hear(bob: Session, *, run: str = "run", term: int = 3, round: int = 5, at: float = 1.0) -> Output:
     message = structs.replace(ROUND, run=run, term=term, round=round)
     return bob.step(MessageReceived(decode(encode(f"round/{run}", message, {"model": np.zeros(3)}))), at)
 
 
-def work(bob: Session, round: int = 5) -> Effects:
+def work(bob: Session, round: int = 5) -> Output:
     arrays = {"model": np.zeros(3), "losses": np.zeros(1), "correct": np.zeros(1, np.int64)}
     return bob.step(WorkDone("run", round, arrays, 0.1), 2.0)
 
 
-def accept(bob: Session, round: int = 5) -> Effects:
+def accept(bob: Session, round: int = 5) -> Output:
     accepted = Accepted(run="run", term=3, trainer="bob", round=round)
     return bob.step(MessageReceived(decode(encode("to/bob/", accepted))), 2.0)
 
 
-def marks_of(*effects: Effects) -> list[HighWaterMark]:
+def marks_of(*effects: Output) -> list[HighWaterMark]:
     return [mark for one in effects for mark in one.marks]
 
 
@@ -104,13 +104,13 @@ def test_files_keep_the_marks_and_a_damaged_one_is_left_out(tmp_path: Path, capl
     ):
         spool.mark(mark)
     spool.mark(HighWaterMark("c", 0, 0))
-    assert sorted(FileSpool(tmp_path).seen()) == [HighWaterMark("a", 1, 3), HighWaterMark("b", 2, 7)]
+    assert sorted(FileSpool(tmp_path).marks()) == [HighWaterMark("a", 1, 3), HighWaterMark("b", 2, 7)]
     path = tmp_path / f"b{SEEN_SUFFIX}"
     whole = path.read_bytes()
     for damaged in (b"", whole[:-1], whole + b"x", bytes([whole[0] ^ 1]) + whole[1:]):
         path.write_bytes(damaged)
         caplog.clear()
-        assert FileSpool(tmp_path).seen() == [HighWaterMark("a", 1, 3)]
+        assert FileSpool(tmp_path).marks() == [HighWaterMark("a", 1, 3)]
         assert len(caplog.messages) == 1
 
 
@@ -121,4 +121,4 @@ def test_what_is_longest_unchanged_comes_first_for_it_is_forgotten_first(tmp_pat
         spool.mark(HighWaterMark(run, 1, 1))
         for suffix in (SPENT_SUFFIX, SEEN_SUFFIX):
             os.utime(tmp_path / f"{run}{suffix}", (0, 1000 - age))
-    assert [one.run for one in spool.spent()] == [one.run for one in spool.seen()] == ["c", "b", "a"]
+    assert [one.run for one in spool.spent()] == [one.run for one in spool.marks()] == ["c", "b", "a"]

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from msgspec import structs
 
-from fedmq.protocol.codec import decode, describe, digest_of, encode
+from fedmq.errors import Rejected
+from fedmq.protocol.codec import Packet, decode, describe, digest_of, encode
 from fedmq.protocol.messages import (
     Accepted,
     Beacon,
     Finished,
+    FromAggregator,
     GradientLearner,
     Hello,
     Message,
@@ -20,24 +22,26 @@ from fedmq.protocol.messages import (
     Refused,
     Result,
     Round,
+    RunHeader,
     Train,
     Welcome,
 )
 from fedmq.protocol.messages import Goodbye as GoodbyeMessage
 from fedmq.runtime.rng import derive_rng
 from fedmq.tasks.task_file import find_task
+from fedmq.trainer import session as session_module
 from fedmq.trainer.machine import (
     BrokerConnected,
     BrokerDisconnected,
-    Effects,
-    Event,
+    Input,
     MessageReceived,
+    Output,
     StopRequested,
     Tick,
     WorkDone,
     WorkFailed,
 )
-from fedmq.trainer.session import HELD_MAX, HELLO_AGAIN_S, RESEND_MAX_S, RESEND_S, STOP_S, Session
+from fedmq.trainer.session import HELLO_AGAIN_S, PENDING_MAX, RESEND_MAX_S, RESEND_S, STOP_S, Session
 
 TASK = find_task("linear")
 ROUND = Round(run="run", term=1, round=1, seed=0, deadline_s=10.0, task=TASK, work=Train(GradientLearner()))
@@ -53,28 +57,28 @@ class Scene:
         if connected:
             self.take(BrokerConnected())
 
-    def take(self, event: Event, at: float | None = None) -> Effects:
+    def take(self, event: Input, at: float | None = None) -> Output:
         self.now = self.now if at is None else at
         return self.session.step(event, self.now)
 
-    def hear(self, message: Message, at: float | None = None, topic: str = "topic", **arrays: Any) -> Effects:
+    def hear(self, message: Message, at: float | None = None, topic: str = "topic", **arrays: Any) -> Output:
         return self.take(MessageReceived(decode(encode(topic, message, arrays))), at)
 
-    def round(self, number: int, *, run: str = "run", term: int = 1, bits: int = 0, at: float | None = None) -> Effects:
+    def round(self, number: int, *, run: str = "run", term: int = 1, bits: int = 0, at: float | None = None) -> Output:
         message = structs.replace(ROUND, run=run, term=term, round=number, acknowledged=bytes([bits]))
         return self.hear(message, at, model=np.zeros(3))
 
-    def beacon(self, number: int, bits: int = 0, *, term: int = 1, at: float | None = None) -> Effects:
+    def beacon(self, number: int, bits: int = 0, *, term: int = 1, at: float | None = None) -> Output:
         return self.hear(Beacon(run="run", term=term, round=number, open=True, acknowledged=bytes([bits])), at)
 
-    def welcome(self, index: int = 0, *, term: int = 1) -> Effects:
+    def welcome(self, index: int = 0, *, term: int = 1) -> Output:
         return self.hear(Welcome(run="run", term=term, trainer="bob", index=index))
 
-    def worked(self, number: int, *, run: str = "run", at: float | None = None) -> Effects:
+    def worked(self, number: int, *, run: str = "run", at: float | None = None) -> Output:
         return self.take(WorkDone(run, number, {"model": np.full(3, float(number))}, 0.1), at)
 
     def held(self, run: str = "run") -> list[int]:
-        return sorted(self.session.runs[run].held)
+        return sorted(self.session.runs[run].pending)
 
 
 def holding(number: int = 1, *, connected: bool = True) -> Scene:
@@ -86,11 +90,11 @@ def holding(number: int = 1, *, connected: bool = True) -> Scene:
     return scene
 
 
-def sent(effects: Effects, kind: type[Kind]) -> list[Kind]:
+def sent(effects: Output, kind: type[Kind]) -> list[Kind]:
     return [one.message for one in effects.sends if isinstance(one.message, kind)]
 
 
-def started(effects: Effects) -> int | None:
+def started(effects: Output) -> int | None:
     return None if effects.start is None else effects.start.message.round  # type: ignore[union-attr]
 
 
@@ -165,13 +169,37 @@ def test_rounds_that_come_twice_or_in_another_order_change_nothing() -> None:
 def test_work_that_cannot_be_done_is_given_up_until_a_newer_round() -> None:
     scene = Scene()
     scene.round(1)
-    assert scene.take(WorkFailed("run", 1)).sends == []
+    assert scene.take(WorkFailed("run", 1, Rejected("shape", "other"))).sends == []
     assert scene.session.working is None
     assert scene.round(1).start is None
     assert started(scene.round(2)) == 2
 
 
-# Results are kept until somebody answers for them
+# Every kind of message and of input is handled by name
+
+
+class Deferred(RunHeader, frozen=True, kw_only=True, tag="deferred"):
+    """An answer that a later version might add."""
+
+    trainer: str
+    round: int
+
+
+def test_new_kind_of_answer_does_not_delete_a_pending_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session_module, "FromAggregator", FromAggregator | Deferred)
+    scene = holding()
+    packet = Packet("to/bob/", Deferred(run="run", term=1, trainer="bob", round=1), {}, ())  # type: ignore[arg-type]
+    with pytest.raises(AssertionError):
+        scene.take(MessageReceived(packet))
+    assert scene.held() == [1]
+
+
+def test_unknown_input_is_an_error() -> None:
+    with pytest.raises(AssertionError):
+        Scene().take("later")  # type: ignore[arg-type]
+
+
+# Results are pending until they are answered
 
 
 def test_a_result_is_sent_again_with_growing_pauses() -> None:
@@ -253,10 +281,10 @@ def test_without_a_broker_nothing_is_sent_and_with_a_new_one_soon() -> None:
 
 def test_of_results_that_nobody_answers_for_the_newest_are_kept() -> None:
     scene = Scene(connected=False)
-    for number in range(1, HELD_MAX + 3):
+    for number in range(1, PENDING_MAX + 3):
         scene.round(number)
         scene.worked(number)
-    assert scene.held() == list(range(3, HELD_MAX + 3))
+    assert scene.held() == list(range(3, PENDING_MAX + 3))
 
 
 def test_the_end_of_a_run_ends_its_work() -> None:
@@ -370,7 +398,7 @@ def test_while_it_stops_it_begins_nothing_and_offers_itself_to_nobody() -> None:
     scene.round(5, run="other")
     scene.round(2)
     scene.take(StopRequested())
-    scene.take(WorkFailed("other", 5))
+    scene.take(WorkFailed("other", 5, Rejected("shape", "other")))
     assert scene.session.working is None
     assert scene.round(3).start is None
     assert sent(scene.beacon(9, at=1.0), Hello) == []

@@ -7,7 +7,7 @@ from test_session import Scene, holding, sent
 
 from fedmq.protocol.messages import Accepted, Beacon, Hello, Result, Welcome
 from fedmq.trainer.machine import BrokerConnected, BrokerDisconnected, Tick
-from fedmq.trainer.session import HELD_MAX, HELLO_AGAIN_S, RESEND_MAX_S, RESEND_S
+from fedmq.trainer.session import HELLO_AGAIN_S, PENDING_MAX, RESEND_MAX_S, RESEND_S
 
 TRAINERS = 200
 
@@ -104,7 +104,7 @@ def test_what_is_saved_and_what_is_forgotten_is_said_in_the_step_in_which_it_is_
 def test_what_is_crowded_out_is_dropped_too() -> None:
     scene = Scene(connected=False)
     dropped = []
-    for number in range(1, HELD_MAX + 3):
+    for number in range(1, PENDING_MAX + 3):
         scene.round(number)
         dropped += scene.worked(number).drops
     assert dropped == [("run", 1), ("run", 2)]

@@ -7,15 +7,20 @@ import pytest
 from msgspec import structs
 from test_session import ROUND, Scene, holding, sent, started
 
+from fedmq.errors import CodeRefused
 from fedmq.protocol.messages import Accepted, Beacon, Finished, Hello, Message, Refused, Result, Welcome
-from fedmq.trainer.machine import BrokerConnected, BrokerDisconnected, Effects, RunDeclined, Tick, WorkFailed
-from fedmq.trainer.session import HELD_SILENT_S, RUNS_MAX, SILENT_S
+from fedmq.trainer.machine import BrokerConnected, BrokerDisconnected, Output, Tick, WorkFailed
+from fedmq.trainer.session import IGNORED_AGAIN_S, PENDING_SILENT_S, RUNS_MAX, SILENT_S
 
 MANY = 64  # runs whose newest message a broker keeps, and hands to whoever comes
 
 
-def beacon(scene: Scene, run: str, at: float | None = None) -> Effects:
+def beacon(scene: Scene, run: str, at: float | None = None) -> Output:
     return scene.hear(Beacon(run=run, term=1, round=1, open=False), at)
+
+
+def ignored(output: Output) -> list[str | None]:
+    return [notice.run for notice in output.notices if notice.again_s == IGNORED_AGAIN_S]
 
 
 def crowd(scene: Scene, at: float | None = None) -> None:
@@ -31,7 +36,7 @@ def test_runs_that_are_over_take_no_place_and_no_result() -> None:
     scene.take(BrokerConnected(), at=1000.0)
     for number in range(MANY):
         effects = scene.hear(Finished(run=f"old-{number}", term=1, rounds=9, solved=True))
-        assert (effects.drops, effects.marks, effects.ignores) == ([], [], [])
+        assert (effects.drops, effects.marks, ignored(effects)) == ([], [], [])
     assert (list(scene.session.runs), scene.held()) == (["run"], [1])
     assert len(sent(scene.take(Tick(), at=1000.2), Result)) == 1
 
@@ -58,10 +63,9 @@ def test_rounds_that_a_broker_has_kept_of_dead_runs_keep_no_place() -> None:
 def test_a_run_that_was_left_makes_room_at_once() -> None:
     scene = Scene()
     scene.round(1)
-    scene.take(WorkFailed("run", 1))
-    scene.take(RunDeclined("run"))
+    scene.take(WorkFailed("run", 1, CodeRefused("not signed")))
     crowd(scene)
-    assert beacon(scene, "new").ignores == []
+    assert ignored(beacon(scene, "new")) == []
     assert "run" not in scene.session.runs
 
 
@@ -77,7 +81,7 @@ def test_a_run_that_was_left_makes_room_at_once() -> None:
 )
 def test_only_an_offer_of_work_makes_it_follow_a_run(message: Message) -> None:
     scene = Scene()
-    assert scene.hear(message) == Effects()
+    assert scene.hear(message) == Output()
     assert not scene.session.runs
 
 
@@ -90,8 +94,8 @@ def test_beside_as_many_live_runs_as_it_follows_a_newcomer_is_ignored_and_that_i
         for run in list(scene.session.runs):
             beacon(scene, run, at=at)
         effects = beacon(scene, "new")
-        assert (effects.ignores, effects.cancel, effects.sends, effects.marks) == (["new"], False, [], [])
-        assert scene.round(1, run="other-new").ignores == ["other-new"]
+        assert (ignored(effects), effects.cancel, effects.sends, effects.marks) == (["new"], False, [], [])
+        assert ignored(scene.round(1, run="other-new")) == ["other-new"]
     assert scene.session.working == ("run", 1)
 
 
@@ -101,7 +105,7 @@ def test_the_run_that_was_heard_of_longest_ago_makes_room() -> None:
     for number in range(2, RUNS_MAX):
         beacon(scene, f"run-{number}", at=1.0)
     beacon(scene, "run-0", at=0.5)
-    assert beacon(scene, "new", at=SILENT_S - 0.01).ignores == ["new"]
+    assert ignored(beacon(scene, "new", at=SILENT_S - 0.01)) == ["new"]
     assert len(sent(beacon(scene, "new", at=SILENT_S), Hello)) == 1
     assert "run-1" not in scene.session.runs
     assert "run-0" in scene.session.runs
@@ -111,7 +115,7 @@ def test_a_run_that_is_finished_makes_room_at_once() -> None:
     scene = holding()
     crowd(scene)
     scene.hear(Finished(run="run", term=1, rounds=1, solved=True))
-    assert beacon(scene, "new").ignores == []
+    assert ignored(beacon(scene, "new")) == []
     assert "run" not in scene.session.runs
 
 
@@ -120,7 +124,7 @@ def test_a_run_that_is_worked_on_never_makes_room() -> None:
     scene.round(1)
     crowd(scene)
     for number in range(RUNS_MAX):
-        assert not beacon(scene, f"new-{number}", at=2 * HELD_SILENT_S).cancel
+        assert not beacon(scene, f"new-{number}", at=2 * PENDING_SILENT_S).cancel
     assert "run" in scene.session.runs
     assert "new-0" in scene.session.runs
 
@@ -130,8 +134,8 @@ def test_a_run_that_will_not_answer_for_a_result_makes_room_after_a_long_silence
     for number in range(1, RUNS_MAX):
         scene.round(1, run=f"run-{number}")
         scene.worked(1, run=f"run-{number}", at=1.0)
-    assert beacon(scene, "new", at=HELD_SILENT_S - 0.01).ignores == ["new"]
-    effects = beacon(scene, "new", at=HELD_SILENT_S)
-    assert (effects.ignores, effects.drops) == ([], [("run", 1)])
+    assert ignored(beacon(scene, "new", at=PENDING_SILENT_S - 0.01)) == ["new"]
+    effects = beacon(scene, "new", at=PENDING_SILENT_S)
+    assert (ignored(effects), effects.drops) == ([], [("run", 1)])
     scene.hear(Finished(run="new", term=1, rounds=1, solved=True))
     assert started(scene.round(1)) == 1, "nobody has its result, so it is worked on again"

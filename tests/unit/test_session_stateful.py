@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from fedmq.errors import Rejected
 from fedmq.protocol.codec import decode, encode
 from fedmq.protocol.messages import (
     Accepted,
@@ -35,9 +36,9 @@ from fedmq.tasks.task_file import find_task
 from fedmq.trainer.machine import (
     BrokerConnected,
     BrokerDisconnected,
-    Effects,
-    Event,
+    Input,
     MessageReceived,
+    Output,
     StopRequested,
     Tick,
     WorkDone,
@@ -45,14 +46,14 @@ from fedmq.trainer.machine import (
 )
 from fedmq.trainer.pending_result import PendingResult
 from fedmq.trainer.session import (
-    HELD_MAX,
-    HELD_SILENT_S,
     HELLO_AGAIN_S,
+    PENDING_MAX,
+    PENDING_SILENT_S,
     RESEND_MAX_S,
     RUNS_MAX,
     SILENT_S,
     STOP_S,
-    KnownRun,
+    FollowedRun,
     Session,
 )
 
@@ -157,7 +158,7 @@ class SessionMachine(RuleBasedStateMachine):
     def work_fails(self) -> None:
         assert self.work is not None
         (run, number), self.work = self.work, None
-        self.take(WorkFailed(run, number))
+        self.take(WorkFailed(run, number, Rejected("shape", "other")))
 
     @rule(run=RUNS, number=ROUNDS)
     def work_that_was_cancelled_is_done(self, run: str, number: int) -> None:
@@ -166,7 +167,7 @@ class SessionMachine(RuleBasedStateMachine):
             assert self.take(WorkDone(run, number, {"model": np.zeros(3)}, 0.1)).start is None
             assert self.held == before
 
-    @rule(wait_s=st.sampled_from([0.0, 0.01, 0.3, 1.0, 5.0, HELD_SILENT_S]))
+    @rule(wait_s=st.sampled_from([0.0, 0.01, 0.3, 1.0, 5.0, PENDING_SILENT_S]))
     def time_passes(self, wait_s: float) -> None:
         self.now += wait_s
         self.take(Tick())
@@ -181,7 +182,9 @@ class SessionMachine(RuleBasedStateMachine):
     @rule(acknowledged=st.booleans())
     def everything_held_is_sent_again_in_time(self, acknowledged: bool) -> None:
         """The newest of each run, and the others as soon as that one is acknowledged."""
-        missing = self.held if acknowledged else {(run, max(known.held)) for run, known in self.runs if known.held}
+        missing = (
+            self.held if acknowledged else {(run, max(known.pending)) for run, known in self.runs if known.pending}
+        )
         until = self.now + WAIT_S
         while missing and (wake_at := self.session.wake_at) is not None and wake_at <= until:
             self.now = max(self.now, wake_at)
@@ -213,16 +216,16 @@ class SessionMachine(RuleBasedStateMachine):
     # --- what must hold -----------------------------------------------------------------------------------------
 
     @property
-    def runs(self) -> Iterable[tuple[str, KnownRun]]:
+    def runs(self) -> Iterable[tuple[str, FollowedRun]]:
         return self.session.runs.items()
 
     @staticmethod
-    def results_in(effects: Effects) -> list[tuple[str, int]]:
+    def results_in(effects: Output) -> list[tuple[str, int]]:
         return [(one.message.run, one.message.round) for one in effects.sends if isinstance(one.message, Result)]
 
     @property
     def held(self) -> set[tuple[str, int]]:
-        return {(run, number) for run, known in self.runs for number in known.held}
+        return {(run, number) for run, known in self.runs for number in known.pending}
 
     def hear(self, message: Message, **arrays: Any) -> None:
         assert isinstance(message, Round | Beacon | Finished | Welcome | Accepted | Refused)
@@ -235,9 +238,9 @@ class SessionMachine(RuleBasedStateMachine):
         for run in {*followed, *(run for run, _ in effects.drops)} - {*self.session.runs, message.run}:
             held = any(dropped == run for dropped, _ in effects.drops)
             silent_s = self.now - self.heard_at.get(run, -math.inf)
-            assert silent_s >= (HELD_SILENT_S if held else SILENT_S), "who speaks is not forgotten for another"
+            assert silent_s >= (PENDING_SILENT_S if held else SILENT_S), "who speaks is not forgotten for another"
         if old:
-            assert effects == Effects(), "a lower term never has an effect"
+            assert effects == Output(), "a lower term never has an effect"
             assert self.all_that_it_knows() == before
         else:
             self.terms[message.run] = message.term
@@ -247,7 +250,7 @@ class SessionMachine(RuleBasedStateMachine):
         runs = {run: repr(known) for run, known in self.session.runs.items()}
         return copy.deepcopy((runs, self.session.working, self.session.wake_at, list(self.session._next)))
 
-    def take(self, event: Event) -> Effects:
+    def take(self, event: Input) -> Output:
         was_done = self.session.done
         effects = self.session.step(event, self.now)
         if effects.cancel:
@@ -295,7 +298,7 @@ class SessionMachine(RuleBasedStateMachine):
     def it_is_bounded(self) -> None:
         assert len(self.session.runs) <= RUNS_MAX
         assert len(self.session._next) <= RUNS_MAX
-        assert all(len(known.held) <= HELD_MAX for known in self.session.runs.values())
+        assert all(len(known.pending) <= PENDING_MAX for known in self.session.runs.values())
 
     @invariant()
     def it_never_asks_to_be_woken_in_the_past(self) -> None:

@@ -289,10 +289,10 @@ def test_no_bad_message_is_ever_used_by_a_trainer(parties: Parties) -> None:
         bad = AT_TRAINER[kind](list(draws.choice(rounds)), list(draws.choice(rounds[:5])), parties, draws)
         if bad in rounds:  # two draws were one
             continue
-        counted = Counter(trainer.rejections)
+        counted = Counter(trainer.session.rejections)
         link.news.append(Delivered(bad))
         trainer.step()
-        reasons = list((Counter(trainer.rejections) - counted).elements())
+        reasons = list((Counter(trainer.session.rejections) - counted).elements())
         assert len(reasons) == 1, f"seed {SEED}, message {number}, {kind}: {reasons}"
         table[kind, reasons[0]] += 1
     assert (repr(session.runs), session.working) == before, f"seed {SEED}"

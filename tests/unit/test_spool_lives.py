@@ -19,6 +19,7 @@ from fedmq.protocol.messages import (
     Finished,
     Goodbye,
     GradientLearner,
+    Hello,
     Message,
     Result,
     Round,
@@ -31,7 +32,7 @@ from fedmq.testing import VirtualClock
 from fedmq.trainer.high_water_marks import HighWaterMark, HighWaterMarks
 from fedmq.trainer.pending_result import PendingResult
 from fedmq.trainer.service import Trainer
-from fedmq.trainer.session import HELD_MAX, HELD_SILENT_S, RUNS_MAX, Session
+from fedmq.trainer.session import PENDING_MAX, PENDING_SILENT_S, RUNS_MAX, Session
 from fedmq.trainer.spool import SUFFIX, FileSpool, MemorySpool, Spool
 from fedmq.trainer.worker import Done
 from fedmq.transport.link import Delivered, LinkDown, LinkEvent, LinkUp
@@ -48,6 +49,7 @@ class Recorder:
         self.order = order
         self.news: list[LinkEvent] = []
         self.sent: list[Result] = []
+        self.hellos = 0
         self.finished: list[Done] = []
 
     def receive(self) -> Iterator[LinkEvent]:
@@ -59,6 +61,8 @@ class Recorder:
         if isinstance(message, Result):
             self.order.append(f"send {message.round}")
             self.sent.append(message)
+        elif isinstance(message, Hello):
+            self.hellos += 1
         elif isinstance(message, Goodbye):
             self.order.append("goodbye")
         return True
@@ -96,12 +100,12 @@ class Life:
     """One life of bob, on a spool that outlives it."""
 
     def __init__(
-        self, spool: Spool, kept: list[PendingResult], at: float = 0.0, seen: HighWaterMarks | None = None
+        self, spool: Spool, kept: list[PendingResult], at: float = 0.0, marks: HighWaterMarks | None = None
     ) -> None:
         self.order: list[str] = []
         self.outside, self.clock = Recorder(self.order), VirtualClock()
         self.clock.move_to(at)
-        session = Session("bob", SAMPLES, "test", derive_rng(1, "jitter"), kept, seen=seen)
+        session = Session("bob", SAMPLES, "test", derive_rng(1, "jitter"), kept, marks=marks)
         self.trainer = Trainer(self.outside, session, self.outside, clock=self.clock, spool=Noted(spool, self.order))
         self.news(LinkUp())
 
@@ -190,7 +194,7 @@ def test_a_zombie_of_the_aggregator_stays_one_after_a_restart_of_the_trainer(liv
     second = lives()
     second.hear(Finished(run="run", term=2, rounds=5, solved=True))
     assert "drop 5" not in second.order
-    assert second.trainer.session.runs["run"].held.keys() == {5}
+    assert second.trainer.session.runs["run"].pending.keys() == {5}
 
 
 def test_the_end_of_the_run_empties_the_spool(lives: Any) -> None:
@@ -202,14 +206,14 @@ def test_the_end_of_the_run_empties_the_spool(lives: Any) -> None:
 def test_results_of_several_lives_of_an_aggregator_are_taken_as_the_last_one_left_them() -> None:
     kept = [result(round=9, term=1), result(round=7, term=2), result(round=8, term=2)]
     view = Session("bob", SAMPLES, "test", derive_rng(1, "jitter"), kept).runs["run"]
-    assert (view.term, view.round, view.round_term, sorted(view.held)) == (2, 8, 2, [7, 8, 9])
+    assert (view.term, view.round, view.round_term, sorted(view.pending)) == (2, 8, 2, [7, 8, 9])
 
 
 def test_a_result_that_is_damaged_before_anybody_has_it_is_computed_again(tmp_path: Path) -> None:
     spool = FileSpool(tmp_path)
     Life(spool, []).works_on(ROUND)
     (tmp_path / f"run.5{SUFFIX}").write_bytes(b"")
-    second = Life(spool, spool.load("bob", SAMPLES), seen=HighWaterMarks(spool.seen()))
+    second = Life(spool, spool.load("bob", SAMPLES), marks=HighWaterMarks(spool.marks()))
     second.works_on(ROUND)
     assert second.order == ["work 5", "keep 5", "send 5"]
 
@@ -227,13 +231,13 @@ def test_a_disk_that_is_full_costs_no_result(tmp_path: Path, monkeypatch: pytest
 
 def test_more_runs_and_rounds_than_are_followed_do_not_stay_for_ever() -> None:
     kept = [result(f"run-{number}") for number in range(2 * RUNS_MAX)]
-    kept += [result("many", number) for number in range(1, HELD_MAX + 4)]
+    kept += [result("many", number) for number in range(1, PENDING_MAX + 4)]
     life = Life(MemorySpool(), kept)
-    life.later(HELD_SILENT_S)
+    life.later(PENDING_SILENT_S)
     life.works_on(structs.replace(ROUND, run="one-more"))
     runs = life.trainer.session.runs
     assert len(runs) <= RUNS_MAX
     assert "one-more" in runs
     life = Life(MemorySpool(), kept[2 * RUNS_MAX :])
     life.works_on(structs.replace(ROUND, run="many", round=99))
-    assert len(life.trainer.session.runs["many"].held) == HELD_MAX
+    assert len(life.trainer.session.runs["many"].pending) == PENDING_MAX

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import psutil
 import pytest
@@ -11,7 +12,7 @@ from test_spool_lives import ROUND, Life
 from fedmq.errors import BadData
 from fedmq.protocol import topics
 from fedmq.protocol.codec import encode
-from fedmq.protocol.messages import Beacon
+from fedmq.protocol.messages import Beacon, Refused
 from fedmq.trainer.service import usage_of_process
 from fedmq.trainer.spool import MemorySpool
 from fedmq.trainer.worker import Done
@@ -52,6 +53,43 @@ def test_rows_that_do_not_fit_end_it_only_once_the_run_is_seen_to_go_on() -> Non
     with pytest.raises(BadData):
         life.hear(Beacon(run="run", term=ROUND.term, round=ROUND.round, open=True))
     assert life.trainer.done
+
+
+def test_unknown_kind_of_message_is_rejected_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    life = Life(MemorySpool(), [])
+    life.works_on(ROUND)
+    header = {"t": "deferred", "v": 2, "run": "run", "term": ROUND.term, "trainer": "bob", "round": ROUND.round}
+    for _ in range(3):
+        life.news(Delivered([b"to/bob/", msgspec.msgpack.encode(header), b""]))
+    session = life.trainer.session
+    assert session.runs["run"].pending.keys() == {ROUND.round}
+    assert session.rejections == {"header": 3}
+    assert len(caplog.messages) == 1
+    assert "deferred" in caplog.messages[0]
+
+
+def test_refused_hello_is_logged_once_and_not_repeated_at_once(caplog: pytest.LogCaptureFixture) -> None:
+    life = Life(MemorySpool(), [])
+    life.works_on(ROUND)
+    refused = Refused(run="run", term=ROUND.term, trainer="bob", round=0, reason="version", detail="got 3")
+    life.hear(refused)
+    beacon = Beacon(run="run", term=ROUND.term, round=ROUND.round, open=True)
+    hellos = life.outside.hellos
+    for _ in range(20):
+        life.later(0.5)
+        life.hear(beacon)
+    assert life.outside.hellos == hellos
+    assert [line for line in caplog.messages if "version: got 3" in line] == caplog.messages[:1]
+    assert life.trainer.session.runs["run"].pending, "a refused Hello is no answer to a result"
+
+
+def test_refusals_for_unknown_reasons_are_counted_together() -> None:
+    life = Life(MemorySpool(), [])
+    life.works_on(ROUND)
+    for reason in ("later-1", "later-2"):
+        life.hear(Refused(run="run", term=ROUND.term, trainer="bob", round=ROUND.round, reason=reason, detail=""))
+    assert life.trainer.session.refusals == {"other": 2}
+    assert not life.trainer.session.runs["run"].pending
 
 
 def test_a_result_says_what_this_process_has_used() -> None:
