@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from fedmq.cli.renamed import renamed_to, variable_of
 from fedmq.cli.settings import values_of
 from fedmq.errors import BadConfiguration
 from fedmq.names import NAME_PATTERN
@@ -50,11 +51,18 @@ SECONDS = FiniteRange(0, SECONDS_MAX, min_open=True)
 
 
 def option(*names: str, **settings: Any) -> Callable[[Command], Command]:
-    """A click option that also listens to `FEDMQ_<ITS LONG NAME>` and shows its default."""
+    """A click option that `FEDMQ_<LONG_NAME>` also sets, and that shows its default; its old names are refused."""
     long_name = next(name for name in names if name.startswith("--")).split("/")[0]
-    variable = "FEDMQ_" + long_name.removeprefix("--").replace("-", "_").upper()
     settings.setdefault("show_default", settings.get("default") is not None and not settings.get("is_flag"))
-    return click.option(*names, envvar=variable, show_envvar=False, **settings)
+    decorate = click.option(*names, envvar=variable_of(long_name), show_envvar=False, **settings)
+
+    def add(command: Command) -> Command:
+        decorated = decorate(command)
+        params: list[click.Parameter] = decorated.__click_params__  # type: ignore[attr-defined]
+        params += renamed_to(long_name)
+        return decorated
+
+    return add
 
 
 def read_text(path: Path) -> str:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import click
 
+from fedmq.cli.renamed import RenamedOption, key_of
 from fedmq.errors import BadConfiguration
 
 COLUMNS = 100
@@ -29,7 +30,7 @@ class Fault(NamedTuple):
 
 def config_key(param: click.Option) -> str:
     """The option's long name, as a TOML key: `--min-trainers` is `min_trainers`."""
-    return max(param.opts, key=len).removeprefix("--").replace("-", "_")
+    return key_of(max(param.opts, key=len))
 
 
 def settings_of(command: click.Command) -> dict[str, click.Option]:
@@ -51,12 +52,16 @@ def values_of(command: click.Command, text: str) -> tuple[dict[str, str], list[F
         return {}, [Fault(line, f"expected TOML, got {str(error)[: place.start() if place else None]}")]
     known, values, wrong = settings_of(command), {}, {}
     for key, value in settings.items():
-        if key not in known:
-            wrong[key] = f"unknown setting {key!r}; {_suggestion(key, list(known))}"
-        elif (complaint := _complaint(command, known[key], value)) is not None:
+        if isinstance(option := known.get(key), RenamedOption):
+            wrong[key] = option.fault_in_file
+        elif option is None:
+            wrong[key] = (
+                f"unknown setting {key!r}; {_suggestion(key, [name for name, one in known.items() if not one.hidden])}"
+            )
+        elif (complaint := _complaint(command, option, value)) is not None:
             wrong[key] = f"{key}: {complaint}"
         else:
-            values[str(known[key].name)] = _text(value)
+            values[str(option.name)] = _text(value)
     lines = _lines(text) if wrong else {}
     return values, sorted(Fault(lines[key], line) for key, line in wrong.items())
 

@@ -14,7 +14,7 @@ from msgspec import Meta
 
 from fedmq.errors import Rejected
 from fedmq.protocol.codec import Frames
-from fedmq.protocol.messages import PROTOCOL_VERSION, Text
+from fedmq.protocol.messages import PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, Text
 from fedmq.security.keys import Identity, PublicIdentity
 
 PURPOSE = b"fedmq enrollment, version 1\0"
@@ -22,6 +22,7 @@ REQUEST_FRAMES_MAX = 3  # the request, its signature, and the signature of the k
 REQUEST_BYTES_MAX = 1024  # of each frame
 
 _T = TypeVar("_T")
+Version = Annotated[int, Meta(ge=PROTOCOL_VERSION_MIN, le=PROTOCOL_VERSION)]
 RequestState = Literal[
     "waiting",  # for a user to accept or reject it
     "accepted",  # the key is a member
@@ -31,17 +32,17 @@ RequestState = Literal[
 ]
 
 
-class JoinRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="t", tag="join"):
+class JoinRequest(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="join"):
     """Request membership. Over the connection of a member: request that a new key replaces the member's key."""
 
-    v: Annotated[int, Meta(ge=PROTOCOL_VERSION, le=PROTOCOL_VERSION)] = PROTOCOL_VERSION
+    v: Version = 2  # lowest version that can read it
     public: PublicIdentity
 
 
-class RequestStatus(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="t", tag="status"):
+class RequestStatus(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="status"):
     """The status of a request at the broker."""
 
-    v: Annotated[int, Meta(ge=PROTOCOL_VERSION, le=PROTOCOL_VERSION)] = PROTOCOL_VERSION
+    v: Version = 2  # lowest version that can read it
     state: RequestState
     detail: Text = ""
 

@@ -308,11 +308,11 @@ def test_a_seal_gives_its_reason(parties: Parties) -> None:
     signing = AggregatorSigning(Credentials(parties.federation, parties.aggregator), parties.members)
     good = result_of(parties, "bob", 1, 1.0)
     signing.check(decode(good), 0.0)
-    with pytest.raises(Rejected, match="^signature: .*trainer"):
+    with pytest.raises(Rejected, match=r"^signature: .*trainer"):
         signing.check(decode(signed_by(good, parties, "alice")), 0.0)
-    with pytest.raises(Rejected, match="^sender: .*bob"):
+    with pytest.raises(Rejected, match=r"^sender: .*bob"):
         signing.check(decode([b"up/run/alice", *good[1:]]), 0.0)
-    with pytest.raises(Rejected, match="^sender: .*olga"):
+    with pytest.raises(Rejected, match=r"^sender: .*olga"):
         signing.check(decode([b"up/run/olga", *reheaded(good, parties, "olga", trainer="olga")[1:]]), 0.0)
-    with pytest.raises(Rejected, match="^sender: .*bob"):
+    with pytest.raises(Rejected, match=r"^sender: .*bob"):
         signing.check(decode(encode("up/run/alice", Presence(trainer="bob", present=True))), 0.0)
