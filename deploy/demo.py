@@ -16,6 +16,7 @@ import click
 
 from deploy.processes import Processes, free_port, listens
 from fedmq.errors import BadConfiguration
+from fedmq.loop import stop_signals
 from fedmq.options import COUNT, one_thread_for_arrays, option, service_options
 from fedmq.run_files import MODEL, REPORT, RUNS, STORE
 
@@ -109,9 +110,8 @@ def _run(arguments: list[str], task_name: str, count: int, own: list[str], page:
     Raises:
         SystemExit: a signal asked for it, and everything has ended.
     """
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup leaves it
-            signal.signal(number, _end)
+    for number in stop_signals(signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, _end)
     port = free_port()
     broker = f"tcp://127.0.0.1:{port}"
     with Processes() as processes:

@@ -17,11 +17,10 @@ from click.core import ParameterSource
 from deploy import user_units
 from deploy.inventory import COUNT_MAX, fill
 from deploy.processes import Processes
+from fedmq.loop import stop_signals
 from fedmq.options import check_name, option
 from fedmq.settings import settings_of
 from trainer.cli import trainer
-
-ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 @click.command()
@@ -103,7 +102,7 @@ def _run(trainers: dict[str, list[str]]) -> int:
     heard, said = os.pipe()
     os.set_blocking(said, False)
     signal.set_wakeup_fd(said)
-    for number in (*ENDING, signal.SIGCHLD):
+    for number in (*stop_signals(signal.SIGINT, signal.SIGHUP), signal.SIGCHLD):
         signal.signal(number, lambda _signal, _frame: None)  # as a byte in the pipe they cannot come at a wrong moment
     worst = 0
     with Processes() as processes:
