@@ -18,7 +18,8 @@ import sqlite3
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from types import TracebackType
+from typing import Any, NamedTuple, Self, TypeVar
 
 import msgspec
 
@@ -91,7 +92,7 @@ _FRAMES = msgspec.msgpack.Decoder(list[bytes | list[bytes]])  # a list in the pl
 
 
 class Store:
-    """A run's store; `path` ":memory:" keeps it for as long as the object lives.
+    """A run's store, closed by `close` or at the end of a `with` block; `path` ":memory:" keeps it until then.
 
     Every method raises StoreError when the file cannot be read or written, in one line with a way out.
 
@@ -301,6 +302,14 @@ class Store:
         if self._lock is not None:
             self._lock.release()
             self._lock = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
     # --- inside -------------------------------------------------------------------------------------------------
 
