@@ -41,15 +41,18 @@ demo: $(RUN_STAMP)  ## train split XOR over two trainers on this machine (ARGS="
 	@$(BIN)/fedmq demo $(ARGS)
 	@echo "Here fedmq is $(BIN)/fedmq. Another task: make demo ARGS='--task parity4 --trainers 4'"
 
-# The page is tested in a real browser. Without one those tests are skipped, and fail with CI=true.
-define get_browser
-	@[ -x /usr/bin/chromium ] || { [ "$$(id -u)" = 0 ] && echo "installing Debian's chromium ..." >&2 && \
-		apt-get -qq update && apt-get -qq -y install --no-install-recommends chromium > /dev/null; } || \
-		echo "chromium is missing, in which the page is tested: install it (Debian: apt-get install chromium)" >&2
+# The page is tested in a real browser, and with CI=true the tests that need other programs of Debian are not skipped.
+define get_programs
+	@lacking=; [ -x /usr/bin/chromium ] || lacking="chromium"; \
+	[ "$$CI" != true ] || command -v systemd-analyze > /dev/null || lacking="$$lacking systemd"; \
+	[ "$$CI" != true ] || command -v ip > /dev/null || lacking="$$lacking iproute2"; \
+	[ -z "$$lacking" ] || { [ "$$(id -u)" = 0 ] && echo "installing from Debian: $$lacking ..." >&2 && \
+		apt-get -qq update && apt-get -qq -y install --no-install-recommends $$lacking > /dev/null; } || \
+		echo "missing, so that tests are left out: $$lacking (Debian: apt-get install $$lacking)" >&2
 endef
 
 test: $(DEVELOP_STAMP)  ## run every test (ARGS="tests/unit -k broker" for some)
-	$(get_browser)
+	$(get_programs)
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(DEVELOP_STAMP)  ## lint, formatting, types and the import rules
@@ -68,7 +71,7 @@ bench: $(DEVELOP_STAMP)  ## run the benchmarks, one after the other
 	[ -n "$$found" ] || { echo "make bench: there is no script in tests/benchmarks/" >&2; exit 1; }
 
 pictures: $(DEVELOP_STAMP)  ## draw the pictures in docs and README
-	$(get_browser)
+	$(get_programs)
 	@set -e; for script in docs/pictures/[a-z]*.py; do \
 		echo "== $$script"; OPENBLAS_NUM_THREADS=1 $(BIN)/python "$$script"; \
 	done

@@ -30,13 +30,8 @@ class Cable(NamedTuple):
     there: str
 
 
-def missing() -> str | None:
-    """What is not there to make a second host of, in one line."""
-    if shutil.which("ip") is None:
-        return "a second host is a network namespace, but `ip` is not on PATH: install Debian's package iproute2"
-    if os.geteuid() != 0:
-        return "a second host is a network namespace, but only root can make one: run the tests as root"
-    return None
+NO_IP = "a second host is a network namespace, but `ip` is not on PATH: install Debian's package iproute2"
+NO_ROOT = "a second host is a network namespace, but only root can make one: run the tests as root"
 
 
 def ip(*arguments: str) -> None:
@@ -67,18 +62,18 @@ def second_host() -> Iterator[Cable]:
 
 @pytest.fixture
 def cable() -> Iterator[Cable]:
-    """A second host; without what it is made of a test is skipped, but never on CI."""
+    """A second host; a test is skipped where nobody may make one, and without `ip`, but that never on CI."""
+    if os.geteuid() != 0:
+        pytest.skip(NO_ROOT)
+    if shutil.which("ip") is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail(NO_IP, pytrace=False)
+        pytest.skip(NO_IP)
     with ExitStack() as stack:
         try:
-            line = missing()
-            made = None if line else stack.enter_context(second_host())
+            made = stack.enter_context(second_host())
         except subprocess.CalledProcessError as error:  # in a container that may not do what root may
-            line, made = f"a second host cannot be made: {' '.join(error.cmd)}: {error.stderr.decode().strip()}", None
-        if made is None:
-            assert line is not None
-            if os.environ.get("CI") == "true":
-                pytest.fail(line, pytrace=False)
-            pytest.skip(line)
+            pytest.skip(f"a second host cannot be made: {' '.join(error.cmd)}: {error.stderr.decode().strip()}")
         yield made
 
 
