@@ -15,6 +15,7 @@ noticed.
 from __future__ import annotations
 
 import sqlite3
+import weakref
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -92,7 +93,9 @@ _FRAMES = msgspec.msgpack.Decoder(list[bytes | list[bytes]])  # a list in the pl
 
 
 class Store:
-    """A run's store, closed by `close` or at the end of a `with` block; `path` ":memory:" keeps it until then.
+    """A run's store, closed by `close` or at the end of a `with` block.
+
+    `path` ":memory:" keeps it for as long as the object lives; its owner need not close it.
 
     Every method raises StoreError when the file cannot be read or written, in one line with a way out.
 
@@ -107,7 +110,11 @@ class Store:
         self._witness = None if self.path == ":memory:" else Witness(Path(path).with_suffix(".witness"))
         self._lock: FolderLock | None = None  # once this store has written
         with self._errors:
-            self._connection = sqlite3.connect(self.path, isolation_level=None, timeout=2.0)
+            self._connection = sqlite3.connect(
+                self.path, isolation_level=None, timeout=2.0, check_same_thread=self.path != ":memory:"
+            )
+        if self.path == ":memory:":  # any thread may be the one that collects this object
+            weakref.finalize(self, self._connection.close)
         try:
             self._open()
         except StoreError:

@@ -6,8 +6,7 @@ The same classes that run as processes; for examples, notebooks and tests. Knows
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from aggregator.service import Aggregator, Limits
 from aggregator.store import Description, Store
@@ -37,8 +36,7 @@ class Federation:
     `learn` stands in for the trainers' work, `store` for the aggregator's, for tests of everything around them. With a
     `view`, observers are told of the run; they are added through `simulation`.
     `events` holds all that the aggregator told, `finished` whether it told of the run's end. Parts are crashed, stopped
-    and started through `simulation`, as `broker`, `aggregator`, and by the trainers' names. `close`, or the end of a
-    `with` block, closes the store in memory; a `store` that was given stays open.
+    and started through `simulation`, as `broker`, `aggregator`, and by the trainers' names.
     """
 
     def __init__(
@@ -61,7 +59,6 @@ class Federation:
         self.events: list[events.AnyEvent] = []
         self.finished = False
         self.store = store or Store(":memory:")
-        self._owns_store = store is None
         if self.store.description is None:
             started = self.simulation.clock.wall()
             self.store.begin(Description(RUN, task, strategy.name, seed, started, strategy.robust))
@@ -111,19 +108,6 @@ class Federation:
         self.start()
         self.simulation.run(lambda: self.finished, limit_s)
         return self.model
-
-    def close(self) -> None:
-        """Close the store that was made here; a second time does nothing."""
-        if self._owns_store:
-            self.store.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     @property
     def model(self) -> TrainedModel | None:

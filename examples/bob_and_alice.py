@@ -24,8 +24,8 @@ def train(rows: dict[str, Rows], steps: int, averages: int) -> np.ndarray:
     task = replace(find_task("linear"), target=0.0)  # go on to the last round
     learner = GradientLearner(steps=steps, learning_rate=0.1)
     limits = Limits(rounds_max=averages + 1, min_trainers=len(rows))  # one round more, to score the last average
-    with Federation(task, FedAvg(learner), rows, limits=limits) as federation:
-        return federation.train().genes  # send, train, average; again; get
+    model = Federation(task, FedAvg(learner), rows, limits=limits).train()  # send, train, average; again; get
+    return model.genes
 
 
 if __name__ == "__main__":
