@@ -13,12 +13,12 @@ WORDS = ["trainer", "--name", "ward-1", "--data", "rows of $ward.csv"]
 # Writes down how it was called; systemctl answers with what the file `stand` says.
 STAND_IN = """\
 #!/bin/sh
-printf '%s\\n' "$(basename "$0") $*" >> {folder}/calls
+printf '%s\\n' "$(basename "$0") $*" >> "{folder}/calls"
 case "$(basename "$0") $*" in
-    systemctl*show*Version*) [ -e {folder}/stand ] ;;
-    systemctl*show*) cat {folder}/stand ;;
-    systemd-run*) [ ! -e {folder}/refusal ] || {{ cat {folder}/refusal >&2; exit 1; }} ;;
-    journalctl*) cat {folder}/journal ;;
+    systemctl*show*Version*) [ -e "{folder}/stand" ] ;;
+    systemctl*show*) cat "{folder}/stand" ;;
+    systemd-run*) [ ! -e "{folder}/refusal" ] || {{ cat "{folder}/refusal" >&2; exit 1; }} ;;
+    journalctl*) cat "{folder}/journal" ;;
 esac
 """
 
