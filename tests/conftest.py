@@ -43,7 +43,9 @@ def _conditions(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.C
         for name in ("no_proxy", "NO_PROXY"):  # the tests talk to this machine only
             patch.setenv(name, "127.0.0.1,localhost")
         if "MPLCONFIGDIR" not in os.environ:  # kept between runs: matplotlib reports when it lists the fonts anew
-            patch.setenv("MPLCONFIGDIR", str(pytestconfig.cache.mkdir("matplotlib")))
+            cache: pytest.Cache | None = getattr(pytestconfig, "cache", None)  # None with -p no:cacheprovider
+            kept = tmp_path_factory.mktemp("matplotlib") if cache is None else cache.mkdir("matplotlib")
+            patch.setenv("MPLCONFIGDIR", str(kept))
         yield
 
 
