@@ -171,21 +171,21 @@ def aggregator(
     name = run or new_name("run" if wanted is None else wanted.name)
     folder = out or RUNS / name
     _make(folder)
-    store = Store(folder / STORE)
-    task = _open_run(store, folder, name, wanted, code, strategy, robust, seed)
-    limits = Limits(
-        rounds_max=rounds or task.rounds,
-        min_trainers=min_trainers or task.trainers,
-        quorum=quorum,
-        deadline_s=deadline_s,
-        num_examples_max=max_examples,
-        keep_rounds=keep_rounds,
-        connect_timeout_s=connect_timeout,
-    )
-    signing = None if keys is None or credentials is None else AggregatorSigning(credentials, Members(keys))
-    link = AggregatorSockets(address, store.description.run if store.description else name, credentials)
-    service = _serve(link, store, folder, limits, address, signing, metrics, silent=quiet or as_json)
-    _end(service, folder, store, quiet=quiet, as_json=as_json)
+    with Store(folder / STORE) as store:
+        task = _open_run(store, folder, name, wanted, code, strategy, robust, seed)
+        limits = Limits(
+            rounds_max=rounds or task.rounds,
+            min_trainers=min_trainers or task.trainers,
+            quorum=quorum,
+            deadline_s=deadline_s,
+            num_examples_max=max_examples,
+            keep_rounds=keep_rounds,
+            connect_timeout_s=connect_timeout,
+        )
+        signing = None if keys is None or credentials is None else AggregatorSigning(credentials, Members(keys))
+        link = AggregatorSockets(address, store.description.run if store.description else name, credentials)
+        service = _serve(link, store, folder, limits, address, signing, metrics, silent=quiet or as_json)
+        _end(service, folder, store, quiet=quiet, as_json=as_json)
 
 
 def _serve(

@@ -17,6 +17,7 @@ import click
 from fedmq.cli.options import COUNT, one_thread_for_arrays, option, service_options
 from fedmq.deploy.processes import Processes, free_port, listens
 from fedmq.errors import BadConfiguration
+from fedmq.runtime.loop import stop_signals
 from fedmq.runtime.run_folder import MODEL, REPORT, RUNS, STORE
 
 if TYPE_CHECKING:
@@ -114,9 +115,8 @@ def _run(arguments: list[str], task_name: str, count: int, score: list[str], pag
     Raises:
         SystemExit: a signal ended the demo; all services have stopped.
     """
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP
-            signal.signal(number, _end)
+    for number in stop_signals(signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, _end)
     port = free_port()
     broker = f"tcp://127.0.0.1:{port}"
     with Processes() as processes:

@@ -18,9 +18,8 @@ from fedmq.cli.settings import settings_of
 from fedmq.deploy import user_units
 from fedmq.deploy.inventory import COUNT_MAX, fill
 from fedmq.deploy.processes import Processes
+from fedmq.runtime.loop import stop_signals
 from fedmq.trainer.cli import trainer
-
-ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 @click.command()
@@ -102,7 +101,7 @@ def _run_children(trainers: dict[str, list[str]]) -> int:
     signals, wakeup = os.pipe()
     os.set_blocking(wakeup, False)
     signal.set_wakeup_fd(wakeup)
-    for number in (*ENDING, signal.SIGCHLD):
+    for number in (*stop_signals(signal.SIGINT, signal.SIGHUP), signal.SIGCHLD):
         signal.signal(number, lambda _signal, _frame: None)  # read from the pipe below, between two steps
     worst = 0
     with Processes() as processes:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -162,8 +163,8 @@ def _summary(folder: Path) -> tuple[dict[str, Any], list[Close]]:
     from fedmq.runs.status import state_of
 
     store, description = open_store(folder)
-    closes = list(store.closes())
-    store.close()
+    with store:
+        closes = list(store.closes())
     best = closes[-1].best if closes else None
     summary = {
         "folder": str(folder),
@@ -218,14 +219,12 @@ def verify(run: str) -> None:
 
     folder = folder_of(run)
     store, _ = open_store(folder)
-    problems, rounds = store.verify(), 0
-    try:
-        for close in store.closes():
-            list(store.results(close.round))
-            rounds = close.round
-    except BadConfiguration:
-        pass  # `problems` says so
-    store.close()
+    with store:
+        problems, rounds = store.verify(), 0
+        with suppress(BadConfiguration):  # `problems` says so
+            for close in store.closes():
+                list(store.results(close.round))
+                rounds = close.round
     if problems:
         for problem in problems:
             click.echo(problem)
@@ -279,7 +278,7 @@ def gc(run: str, keep_rounds: int) -> None:
 
     folder = folder_of(run)
     store, _ = open_store(folder)
-    dropped = store.keep_last(keep_rounds)
-    store.shrink()
-    store.close()
+    with store:
+        dropped = store.keep_last(keep_rounds)
+        store.shrink()
     click.echo(f"{folder}: {dropped} rounds dropped")

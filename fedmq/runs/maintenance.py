@@ -32,7 +32,7 @@ class Again(NamedTuple):
 
 
 def open_store(folder: Path) -> tuple[Store, Description]:
-    """The store of the run in `folder`.
+    """The store of the run in `folder`, open, and what the run is.
 
     Raises:
         BadConfiguration: there is none, or it is damaged or was never begun.
@@ -42,7 +42,11 @@ def open_store(folder: Path) -> tuple[Store, Description]:
         raise BadConfiguration(f"{folder}: expected the folder of a run, found no {STORE}; fedmq runs ls lists them")
     try:
         store = Store(path)
-        description = store.description
+        try:
+            description = store.description
+        except StoreError:
+            store.close()
+            raise
     except StoreDamaged as error:  # without its description nothing of a run is worth anything
         none = path.is_dir() or "not a database" in error.what
         said = "not a store at all: nothing can be kept" if none else "nothing can be read"
@@ -58,9 +62,9 @@ def open_store(folder: Path) -> tuple[Store, Description]:
 def replay_run(folder: Path) -> Again:
     """Compute the run's model again, from its accepted results alone."""
     store, description = open_store(folder)
-    strategy = find_strategy(description.strategy, description.robust)
-    replayed = replay(store, description.task, strategy, description.seed, from_start=True)
-    store.close()
+    with store:
+        strategy = find_strategy(description.strategy, description.robust)
+        replayed = replay(store, description.task, strategy, description.seed, from_start=True)
     evaluation = strategy.evaluation(replayed.state)
     model = (
         None if evaluation is None else TrainedModel(description.task.model, evaluation.genes, description.task.name)
@@ -103,15 +107,12 @@ def recover(folder: Path, last: int | None) -> int:
     """
     damaged, description = open_store(folder)
     path, partial = folder / STORE, folder / f"recovered-{STORE}"
-    for old in folder.glob(f"{partial.stem}*"):
-        old.unlink()
-    whole = Store(partial)
-    try:
-        whole.begin(description, damaged.term)
-        kept = _copy(damaged, whole, last)
-    finally:
-        whole.close()
-        damaged.close()
+    with damaged:
+        for old in folder.glob(f"{partial.stem}*"):
+            old.unlink()
+        with Store(partial) as whole:
+            whole.begin(description, damaged.term)
+            kept = _copy(damaged, whole, last)
     times = len(list(folder.glob(f"{STORE}{DAMAGED}*")))
     suffix = f"{DAMAGED}-{times + 1}" if times else DAMAGED
     came_of_it = [folder / name for name in (REPORT, MODEL, HISTORY)]

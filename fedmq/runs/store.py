@@ -15,10 +15,12 @@ noticed.
 from __future__ import annotations
 
 import sqlite3
+import weakref
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from types import TracebackType
+from typing import Any, NamedTuple, Self, TypeVar
 
 import msgspec
 
@@ -91,7 +93,9 @@ _FRAMES = msgspec.msgpack.Decoder(list[bytes | list[bytes]])  # a list in the pl
 
 
 class Store:
-    """A run's store; `path` ":memory:" keeps it for as long as the object lives.
+    """A run's store, closed by `close` or at the end of a `with` block.
+
+    `path` ":memory:" keeps it for as long as the object lives; its owner need not close it.
 
     Every method raises StoreError when the file cannot be read or written, in one line with a way out.
 
@@ -108,7 +112,11 @@ class Store:
         )
         self._lock: FolderLock | None = None  # once this store has written
         with self._errors:
-            self._connection = sqlite3.connect(self.path, isolation_level=None, timeout=2.0)
+            self._connection = sqlite3.connect(
+                self.path, isolation_level=None, timeout=2.0, check_same_thread=self.path != ":memory:"
+            )
+        if self.path == ":memory:":  # any thread may be the one that collects this object
+            weakref.finalize(self, self._connection.close)
         try:
             self._open()
         except StoreError:
@@ -303,6 +311,14 @@ class Store:
         if self._lock is not None:
             self._lock.release()
             self._lock = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
     # --- inside -------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,8 @@
 """The loop that each service runs on: wait for the network or the next deadline, let the service take one step.
 
-It decides nothing. SIGTERM and SIGINT ask the service to stop; a second one ends it at once. Each pass is a sign of
-life: for systemd, where there is one, and for the pulse, where somebody feels it.
+It decides nothing. SIGTERM and SIGINT ask the service to stop; a second one ends it at once. A service that is started
+with SIGINT ignored, as a shell's background job is, keeps ignoring it. Each pass is a sign of life: for systemd, where
+there is one, and for the pulse, where somebody feels it.
 """
 
 from __future__ import annotations
@@ -77,6 +78,14 @@ class Pulse:
         return "" if age_s < HANGS_S else f"the service has not moved for {age_s:.0f} s"
 
 
+def stop_signals(*from_terminal: signal.Signals) -> list[signal.Signals]:
+    """Return the signals that stop this process: SIGTERM, and those of `from_terminal` that its parent did not ignore.
+
+    POSIX lets a shell start background jobs with SIGINT ignored, and nohup ignores SIGHUP: a program leaves that alone.
+    """
+    return [signal.SIGTERM, *(number for number in from_terminal if signal.getsignal(number) is not signal.SIG_IGN)]
+
+
 def serve(
     service: Service,
     link: Waitable,
@@ -101,7 +110,7 @@ def serve(
         asked = True  # the service may be in the middle of a step: it is told between two
         link.wake()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in stop_signals(signal.SIGINT):
         signal.signal(number, on_signal)
     if ready is not None:
         ready()

@@ -76,6 +76,9 @@ deadline_s = 30
 | 130 | interrupted with Ctrl-C; `demo` also ends with 143 after SIGTERM, 129 after SIGHUP |
 
 An error is one line on stderr: what was expected, what came, what to do. `--debug` shows a traceback as well.
+
+SIGTERM stops a service. Ctrl-C (SIGINT) does, too, unless the service was started with SIGINT ignored, as a script
+starts its background jobs: then it keeps ignoring it. The same holds for SIGHUP under `nohup`.
 """
 
 

@@ -32,8 +32,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("home")
     still = Federation(folder)
     assert still.fedmq("keys", "init", "--broker", still.address).returncode == 0
-    (folder / "expired").write_text(still.token("--hours", "0.0001"))
-    (folder / "good").write_text(still.token("--name", "alice"))
+    (folder / "expired").write_text(still.expire(still.token()))
+    (folder / "good").write_text(still.token("--name", "alice"))  # and what has expired goes
     return folder
 
 

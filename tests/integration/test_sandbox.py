@@ -370,5 +370,5 @@ def test_the_network_is_cut_off_twice_and_each_way_is_enough(left_out: str) -> N
             env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
         )
     if "network" in done.stdout.splitlines()[0]:
-        pytest.skip(f"this kernel gives no network of one's own: {done.stdout}")
+        pytest.skip(f"there is no network of one's own here: {done.stdout.splitlines()[0]}")
     assert "cut off:" in done.stdout, done

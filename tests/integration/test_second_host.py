@@ -30,13 +30,8 @@ class Cable(NamedTuple):
     there: str
 
 
-def missing() -> str | None:
-    """Return what is missing for a second host in one line, or None."""
-    if shutil.which("ip") is None:
-        return "a second host is a network namespace, but `ip` is not on PATH: install Debian's package iproute2"
-    if os.geteuid() != 0:
-        return "a second host is a network namespace, but only root can make one: run the tests as root"
-    return None
+NO_IP = "a second host is a network namespace, but `ip` is not on PATH: install Debian's package iproute2"
+NO_ROOT = "a second host is a network namespace, but only root can make one: run the tests as root"
 
 
 def ip(*arguments: str) -> None:
@@ -67,18 +62,18 @@ def second_host() -> Iterator[Cable]:
 
 @pytest.fixture
 def cable() -> Iterator[Cable]:
-    """Yield a second host; if it cannot be created, skip the test, or fail on CI."""
+    """Yield a second host; skip the test without the rights, and without `ip` except on CI."""
+    if os.geteuid() != 0:
+        pytest.skip(NO_ROOT)
+    if shutil.which("ip") is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail(NO_IP, pytrace=False)
+        pytest.skip(NO_IP)
     with ExitStack() as stack:
         try:
-            line = missing()
-            made = None if line else stack.enter_context(second_host())
+            made = stack.enter_context(second_host())
         except subprocess.CalledProcessError as error:  # a container without the privileges of root
-            line, made = f"a second host cannot be made: {' '.join(error.cmd)}: {error.stderr.decode().strip()}", None
-        if made is None:
-            assert line is not None
-            if os.environ.get("CI") == "true":
-                pytest.fail(line, pytrace=False)
-            pytest.skip(line)
+            pytest.skip(f"a second host cannot be made: {' '.join(error.cmd)}: {error.stderr.decode().strip()}")
         yield made
 
 

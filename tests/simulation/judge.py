@@ -58,6 +58,7 @@ class FragileStore(Store):
     """A store at each of whose writes its aggregator may crash, or the disk be full."""
 
     fragile: Any = None  # the simulation, once there is one
+    lender: FragileStore | None = None  # that made the connection; None: this one
 
     def keep_result(self, result: StoredResult) -> None:
         self._operation()
@@ -80,6 +81,7 @@ class FragileStore(Store):
         """The store of the next life; this one goes on with a copy, as a zombie's on another machine would."""
         self.abandon()  # nobody was told of what is not committed
         heir, other = copy.copy(self), FragileStore(":memory:")
+        heir.lender, self.lender = self.lender or self, other  # a connection is closed with the object that made it
         self._connection.backup(other._connection)
         self._connection, self.fragile = other._connection, None
         return heir

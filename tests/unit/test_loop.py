@@ -108,6 +108,17 @@ def test_a_signal_is_told_as_the_end(tmp_path: Path) -> None:
     assert lines[-1] == "STOPPING=1"
 
 
+def test_sigint_that_was_ignored_at_the_start_stays_ignored_and_sigterm_stops() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    service = Counting(100, signal_at=3)
+
+    serve(service, service, service, notifier=Notifier({}))
+
+    assert (service.stopped, service.steps) == (True, 4)
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
 def test_a_loop_whose_pulse_is_felt_passes_now_and_then_and_beats_it_each_time() -> None:
     service = Counting(20)
     pulse = Pulse(service.now)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import os
 import shutil
 import signal
@@ -141,6 +142,13 @@ def test_a_store_in_memory_lives_as_long_as_its_object() -> None:
     store.begin(DESCRIPTION)
     assert store.next_term(0.0) == 1
     store.close()
+
+
+def test_a_store_in_memory_is_closed_when_its_object_is_collected() -> None:
+    connection = Store(":memory:")._connection
+    gc.collect()
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        connection.execute("SELECT 1")
 
 
 # What goes wrong

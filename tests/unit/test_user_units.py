@@ -13,12 +13,12 @@ ARGUMENTS = ["trainer", "--name", "ward-1", "--data", "rows of $ward.csv"]
 # Records how it was called; systemctl prints the file `state`.
 FAKE = """\
 #!/bin/sh
-printf '%s\\n' "$(basename "$0") $*" >> {folder}/calls
+printf '%s\\n' "$(basename "$0") $*" >> "{folder}/calls"
 case "$(basename "$0") $*" in
-    systemctl*show*Version*) [ -e {folder}/state ] ;;
-    systemctl*show*) cat {folder}/state ;;
-    systemd-run*) [ ! -e {folder}/refusal ] || {{ cat {folder}/refusal >&2; exit 1; }} ;;
-    journalctl*) cat {folder}/journal ;;
+    systemctl*show*Version*) [ -e "{folder}/state" ] ;;
+    systemctl*show*) cat "{folder}/state" ;;
+    systemd-run*) [ ! -e "{folder}/refusal" ] || {{ cat "{folder}/refusal" >&2; exit 1; }} ;;
+    journalctl*) cat "{folder}/journal" ;;
 esac
 """
 
