@@ -36,7 +36,7 @@ from fedmq.observe import events
 from fedmq.observe.run_state import RunState
 from fedmq.protocol.codec import decode, encode
 from fedmq.protocol.messages import Beacon, Finished
-from fedmq.runs.checkpoint import dump
+from fedmq.algorithms.checkpoint import dump
 from fedmq.runs.replay import Replayed, replay
 from fedmq.runs.store import Close, Description, Store, StoredResult
 from fedmq.runtime.broker_connection import BrokerConnection

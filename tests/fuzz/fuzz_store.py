@@ -15,7 +15,7 @@ from fedmq.aggregator.service import Limits
 from fedmq.algorithms.base import find_strategy
 from fedmq.errors import FedmqError, StoreError
 from fedmq.runs import store as store_module
-from fedmq.runs.checkpoint import dump
+from fedmq.algorithms.checkpoint import dump
 from fedmq.runs.replay import replay
 from fedmq.runs.store import Store
 from fedmq.simulation import Federation

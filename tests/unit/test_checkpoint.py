@@ -18,7 +18,7 @@ from fedmq.algorithms.base import STRATEGY_NAMES, Strategy, Update, find_strateg
 from fedmq.algorithms.evolution.archive import Archive
 from fedmq.algorithms.evolution.strategy import EvolutionState
 from fedmq.errors import StoreError
-from fedmq.runs.checkpoint import dump, load
+from fedmq.algorithms.checkpoint import dump, load
 from fedmq.runs.store import Store
 from fedmq.runtime.rng import derive_rng
 from fedmq.tasks.task import Task

@@ -33,7 +33,7 @@ from fedmq.protocol.codec import decode, encode
 from fedmq.protocol.messages import ArrayInfo, Evolve, Round
 from fedmq.runs import store as stores
 from fedmq.runs.blobs import Blobs
-from fedmq.runs.checkpoint import load
+from fedmq.algorithms.checkpoint import load
 from fedmq.runs.maintenance import recover, replay_run
 from fedmq.runs.replay import replay
 from fedmq.runs.report import read_report
