@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from store_scene import DESCRIPTION, a_close, a_result, filled, reopened
+from store_scene import CONFIG, a_close, a_result, filled, reopened
 from strategy_rounds import shards, task_for, trained
 
 from fedmq.algorithms.averaging.strategy import AveragingState
@@ -155,7 +155,7 @@ def test_what_cannot_be_in_a_state_is_not_written() -> None:
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
     opened = Store(tmp_path / "store.sqlite3")
-    opened.begin(DESCRIPTION)
+    opened.begin(CONFIG)
     yield opened
     opened.close()
 
