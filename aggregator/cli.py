@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -28,8 +28,9 @@ from fedmq.runtime.run_folder import RUNS
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from fedmq.aggregator.service import Aggregator, Limits
+    from fedmq.aggregator.service import Aggregator
     from fedmq.observe.events import AnyEvent
+    from fedmq.protocol.run_config import RunConfig
     from fedmq.runs.report import Report
     from fedmq.runs.store import Store
     from fedmq.security.signing import Signing
@@ -82,9 +83,8 @@ def _check_name(_ctx: click.Context, param: click.Parameter, name: str | None) -
 @option(
     "--quorum",
     type=FiniteRange(0, 1),
-    default=0.5,
     metavar="SHARE",
-    help="Share of a round's trainers without whose results it never closes; at least one.",
+    help="Share of a round's trainers whose results it needs to close; at least one trainer. [default: 0.5]",
 )
 @option(
     "--deadline-s",
@@ -123,7 +123,7 @@ def aggregator(
     robust: str | None,
     rounds: int | None,
     min_trainers: int | None,
-    quorum: float,
+    quorum: float | None,
     deadline_s: float | None,
     max_examples: int | None,
     keep_rounds: int | None,
@@ -139,8 +139,9 @@ def aggregator(
 ) -> None:
     """Run one training to its end, or continue the one in --out.
 
-    Publishes rounds, collects results and keeps what it accepted; it can be killed at any moment, and the same
-    command with the same --out goes on where it was, to the same model. It waits until --min-trainers are present.
+    Publishes rounds, collects results and stores what it accepts. It can be killed at any moment: the same command
+    with the same --out continues the run, to the same model. A continued run keeps the limits that it was given
+    (--rounds, --quorum, ...) unless you give others. A round opens once --min-trainers are present.
 
     Exit code 0 when the target is reached, 1 when not or when it was stopped before.
 
@@ -152,7 +153,6 @@ def aggregator(
       fedmq aggregator --out runs/parity         (continue it)
     """
     one_thread_for_arrays()
-    from fedmq.aggregator.service import Limits
     from fedmq.algorithms.base import find_strategy
     from fedmq.runs.store import Store
     from fedmq.runtime.run_folder import STORE
@@ -171,29 +171,39 @@ def aggregator(
     name = run or new_name("run" if wanted is None else wanted.name)
     folder = out or RUNS / name
     _make(folder)
+    limits = {
+        "rounds_max": rounds,
+        "min_trainers": min_trainers,
+        "quorum": quorum,
+        "deadline_s": deadline_s,
+        "num_examples_max": max_examples,
+        "keep_rounds": keep_rounds,
+    }
+    chosen = {name: value for name, value in limits.items() if value is not None}
     with Store(folder / STORE) as store:
-        task = _open_run(store, folder, name, wanted, code, strategy, robust, seed)
-        limits = Limits(
-            rounds_max=rounds or task.rounds,
-            min_trainers=min_trainers or task.trainers,
-            quorum=quorum,
-            deadline_s=deadline_s,
-            num_examples_max=max_examples,
-            keep_rounds=keep_rounds,
-            connect_timeout_s=connect_timeout,
-        )
+        if store.config is None:
+            if wanted is None:
+                raise BadConfiguration(f"expected --task for a new run; {folder} holds none to continue")
+            _begin(store, name, wanted, code, strategy, robust, seed, chosen)
+        else:
+            _continue(store, store.config, folder, wanted, code, strategy, robust, seed, chosen)
+        config = store.config
+        assert config is not None
         signing = None if keys is None or credentials is None else AggregatorSigning(credentials, Members(keys))
-        link = AggregatorSockets(address, store.description.run if store.description else name, credentials)
-        service = _serve(link, store, folder, limits, address, signing, metrics, silent=quiet or as_json)
+        link = AggregatorSockets(address, config.run, credentials)
+        service = _serve(
+            link, store, config, folder, address, connect_timeout, signing, metrics, silent=quiet or as_json
+        )
         _end(service, folder, store, quiet=quiet, as_json=as_json)
 
 
 def _serve(
     link: AggregatorSockets,
     store: Store,
+    config: RunConfig,
     folder: Path,
-    limits: Limits,
     broker: str,
+    connect_timeout_s: float | None,
     signing: Signing | None,
     metrics_at: tuple[str, int] | None,
     *,
@@ -210,9 +220,7 @@ def _serve(
     from fedmq.runtime.loop import serve
     from fedmq.runtime.run_folder import EVENTS, HISTORY, MODEL, REPORT
 
-    description = store.description
-    assert description is not None
-    clock, metric = SystemClock(), description.task.metric
+    clock, metric = SystemClock(), config.task.metric
     view = read_run_state(folder / EVENTS)
     log, progress = EventLog(folder / EVENTS, clock.wall, view), open_progress(view, metric, quiet=silent)
 
@@ -224,14 +232,22 @@ def _serve(
             (folder / of_its_end.pop()).unlink(missing_ok=True)
         log(event)
         progress(event)
-        log_event(event, description.run, metric)
+        log_event(event, config.run, metric)
         if metrics_at is not None:
             tally(event)
 
     try:
-        strategy = find_strategy(description.strategy, description.robust)
+        strategy = find_strategy(config.algorithm, config.parameters.get("robust"))
         service = Aggregator(
-            link, store, strategy, limits, clock=clock, watch=watch, broker=broker, signing=signing, view=view
+            link,
+            store,
+            strategy,
+            clock=clock,
+            watch=watch,
+            broker=broker,
+            connect_timeout_s=connect_timeout_s,
+            signing=signing,
+            view=view,
         )
         with optional_metrics(
             metrics_at, measure(service, view, tally, clock), lambda: service.connection.problem
@@ -254,44 +270,61 @@ def _make(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
 
 
-def _open_run(
+def _begin(
     store: Store,
-    folder: Path,
     run: str,
-    wanted: Task | None,
+    task: Task,
     code: bytes | None,
     strategy: str | None,
     robust: str | None,
     seed: int | None,
-) -> Task:
-    """Begin a run in an empty store, or check that the one in it is the one that is asked for."""
+    limits: dict[str, Any],
+) -> None:
+    """Begin a new run in an empty store."""
     from fedmq.algorithms.base import find_strategy
-    from fedmq.runs.store import Description
+    from fedmq.protocol.run_config import Limits, RunConfig
 
-    known = store.description
-    if known is None:
-        if wanted is None:
-            raise BadConfiguration(f"expected --task for a new run; {folder} holds none to continue")
-        chosen = secrets.randbelow(2**31) if seed is None else seed
-        learns = find_strategy(strategy or "evolution", robust)
-        store.begin(Description(run, wanted, learns.name, chosen, time.time(), learns.robust, code))
-        return wanted
-    for option_name, came, there in (
-        ("--task", wanted and wanted.name, known.task.name),
-        ("--strategy", strategy, known.strategy),
-        ("--robust", robust, find_strategy(known.strategy, known.robust).robust),
-        ("--seed", seed, known.seed),
+    algorithm = find_strategy(strategy or "evolution", robust)
+    config = RunConfig(
+        run=run,
+        task=task,
+        algorithm=algorithm.name,
+        parameters={"robust": algorithm.robust},
+        seed=secrets.randbelow(2**31) if seed is None else seed,
+        started=time.time(),
+        limits=Limits(**{"rounds_max": task.rounds, "min_trainers": task.trainers, **limits}),
+    )
+    store.begin(config, code)
+
+
+def _continue(
+    store: Store,
+    config: RunConfig,
+    folder: Path,
+    task: Task | None,
+    code: bytes | None,
+    strategy: str | None,
+    robust: str | None,
+    seed: int | None,
+    limits: dict[str, Any],
+) -> None:
+    """Continue the run in the store: take over the limits that are given, refuse other values of what is fixed."""
+    import msgspec
+
+    for option_name, given, fixed in (
+        ("--task", task and task.name, config.task.name),
+        ("--strategy", strategy, config.algorithm),
+        ("--robust", robust, config.parameters.get("robust")),
+        ("--seed", seed, config.seed),
     ):
-        if came is not None and came != there:
+        if given is not None and given != fixed:
             raise StoreError(
-                f"{folder} holds a run with {option_name} {there}, got {came}; continue it without {option_name}, "
-                "move its files away, or choose another --out"
+                f"{folder}: expected {option_name} {fixed}, which is fixed for this run, got {given}: "
+                f"continue it without {option_name}, or choose another --out"
             )
-    if wanted is not None and code != known.code:
-        click.echo(
-            f"fedmq: {folder}: the run goes on with the score() that it began with, not with the one given", err=True
-        )
-    return known.task
+    if task is not None and code != store.code:
+        click.echo(f"fedmq: {folder}: the run keeps the score() that it began with", err=True)
+    store.change_limits(msgspec.structs.replace(config.limits, **limits))
 
 
 def _end(service: Aggregator, folder: Path, store: Store, *, quiet: bool, as_json: bool) -> None:
@@ -299,7 +332,7 @@ def _end(service: Aggregator, folder: Path, store: Store, *, quiet: bool, as_jso
     import msgspec
 
     from fedmq.aggregator.machine import Phase
-    from fedmq.runs.report import TrainerReport, make_report, read_report, write_report
+    from fedmq.runs.report import Report, TrainerReport, make_report, read_report, write_report
 
     rounds = service.rounds
     if rounds.phase is not Phase.FINISHED:
@@ -309,7 +342,7 @@ def _end(service: Aggregator, folder: Path, store: Store, *, quiet: bool, as_jso
         raise SystemExit(1)
     closes = list(store.closes())
     report, model = make_report(
-        service.description,
+        service.config,
         closes,
         rounds.evaluation,
         [
@@ -324,7 +357,7 @@ def _end(service: Aggregator, folder: Path, store: Store, *, quiet: bool, as_jso
     )
     store.close()
     before = read_report(folder)
-    if before is not None and before.rounds == report.rounds:  # it was finished already: the first report stands
+    if isinstance(before, Report) and before.rounds == report.rounds:  # the run had finished already
         report = before
     else:
         write_report(folder, report, model, closes)

@@ -16,25 +16,6 @@ from fedmq.protocol.codec import Array, Frames, Packet
 from fedmq.protocol.messages import Message
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What is chosen once for a run, and the term of this life of its aggregator."""
-
-    run: str
-    seed: int
-    term: int
-    rounds_max: int
-    min_trainers: int  # a round opens when so many are present
-    quorum: float = 0.5  # share of the invited without whose results no round closes; at least one
-    deadline_s: float | None = None  # a round may close without the stragglers after this; None: it adapts
-    staleness: int = 2  # a result may be so many rounds late; 0: only the open round's
-    num_examples_max: int | None = None  # rows that one trainer may say it has; None: any number
-    beacon_s: float = 0.25
-    grace_s: float = 3.0  # after a broker's restart; must be longer than an edge's longest reconnect interval
-    forget_s: float = 30.0  # an absent trainer's rows count for so long
-    code: bytes | None = None  # that scores the task and goes with each round; None: the task is data
-
-
 class Phase(Enum):
     """Where a run is."""
 

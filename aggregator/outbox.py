@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fedmq.aggregator.machine import Effects, KeepClose, KeepResult, Outgoing, Settings
+from fedmq.aggregator.machine import Effects, KeepClose, KeepResult, Outgoing
 from fedmq.aggregator.roster import Roster
 from fedmq.algorithms.base import Plan
 from fedmq.errors import Rejected
@@ -15,16 +15,16 @@ from fedmq.observe import events
 from fedmq.protocol import topics
 from fedmq.protocol.codec import CODE, Array
 from fedmq.protocol.messages import Accepted, Beacon, Finished, Hello, Message, Refused, Result, Round, Welcome
-from fedmq.tasks.task import Task
+from fedmq.protocol.run_config import RunConfig
 
 SPREAD_S, SPREAD_MAX_S = 0.001, 10.0  # for each trainer on the roster: many that return at once do so one by one
 
 
 class Voice:
-    """Gathers the effects of a step, for the run of these settings."""
+    """Gathers the effects of a step, for one run, in one term."""
 
-    def __init__(self, settings: Settings, task: Task) -> None:
-        self._settings, self._task = settings, task
+    def __init__(self, config: RunConfig, term: int, code: bytes | None) -> None:
+        self._config, self._term, self._code = config, term, code
         self._effects = Effects()
 
     def take(self) -> Effects:
@@ -43,18 +43,18 @@ class Voice:
     def round(self, topic: str, number: int, plan: Plan, deadline_s: float, acknowledged: bytes) -> None:
         """Publish a round, or send it to an inbox."""
         message = Round(
-            run=self._settings.run,
-            term=self._settings.term,
+            run=self._config.run,
+            term=self._term,
             round=number,
-            seed=self._settings.seed,
+            seed=self._config.seed,
             deadline_s=deadline_s,
-            task=self._task,
+            task=self._config.task,
             work=plan.work,
             acknowledged=acknowledged,
         )
         arrays = dict(plan.arrays)
-        if self._settings.code is not None:
-            arrays[CODE] = np.frombuffer(self._settings.code, np.uint8)
+        if self._code is not None:
+            arrays[CODE] = np.frombuffer(self._code, np.uint8)
         self._send(topic, message, arrays)
 
     def beacon(
@@ -70,8 +70,8 @@ class Voice:
     ) -> None:
         """The small truth: the newest round, and whose result of it is on disk."""
         message = Beacon(
-            run=self._settings.run,
-            term=self._settings.term,
+            run=self._config.run,
+            term=self._term,
             round=number,
             open=opened,
             paused=paused,
@@ -84,23 +84,23 @@ class Voice:
 
     def finished(self, topic: str, rounds: int, *, solved: bool) -> None:
         """The run is over."""
-        self._send(topic, Finished(run=self._settings.run, term=self._settings.term, rounds=rounds, solved=solved))
+        self._send(topic, Finished(run=self._config.run, term=self._term, rounds=rounds, solved=solved))
 
     def welcome(self, trainer: str, index: int) -> None:
         """A trainer is on the roster."""
-        run, term = self._settings.run, self._settings.term
+        run, term = self._config.run, self._term
         self._send(topics.inbox_of(trainer), Welcome(run=run, term=term, trainer=trainer, index=index))
 
     def accepted(self, result: Result) -> None:
         """A late or repeated result is on disk."""
-        run, term, name = self._settings.run, self._settings.term, result.trainer
+        run, term, name = self._config.run, self._term, result.trainer
         self._send(topics.inbox_of(name), Accepted(run=run, term=term, trainer=name, round=result.round))
 
     def refused(self, message: Result | Hello, rejected: Rejected) -> None:
         """Refuse a result, or a trainer by its Hello."""
         refused = Refused(
-            run=self._settings.run,
-            term=self._settings.term,
+            run=self._config.run,
+            term=self._term,
             trainer=message.trainer,
             round=message.round if isinstance(message, Result) else 0,
             reason=rejected.reason,

@@ -31,7 +31,6 @@ from fedmq.aggregator.machine import (
     KeepResult,
     Malformed,
     Phase,
-    Settings,
 )
 from fedmq.aggregator.outbox import Voice
 from fedmq.aggregator.roster import Introduction, Roster
@@ -53,9 +52,9 @@ from fedmq.protocol.messages import (
     common_version,
     version_text,
 )
+from fedmq.protocol.run_config import RunConfig
 from fedmq.runs.updates import as_update
 from fedmq.runtime.clock import earliest
-from fedmq.tasks.task import Task
 
 
 class Rounds:
@@ -69,12 +68,13 @@ class Rounds:
 
     def __init__(
         self,
-        settings: Settings,
-        task: Task,
+        config: RunConfig,
+        term: int,
         strategy: Strategy[Any],
         state: Any,
         roster: Roster,
         *,
+        code: bytes | None = None,
         round: int = 1,
         accepted: Iterable[tuple[int, str]] = (),
         counted: int = 0,
@@ -82,7 +82,7 @@ class Rounds:
         answer_s: Iterable[float] = (),
         model_digests: Mapping[int, bytes] | None = None,
     ) -> None:
-        self.settings, self.task, self.roster, self.round = settings, task, roster, round
+        self.config, self.term, self.roster, self.round = config, term, roster, round
         self.phase = Phase.WAITING
         self.solved = self.paused = False
         self._acked_request = 0  # the operator's last word
@@ -96,12 +96,12 @@ class Rounds:
         self._invited: set[str] = set()
         self._opened_at = 0.0
         self._deadline_s = 0.0
-        self._pace = Pace(settings.deadline_s, answer_s)
+        self._pace = Pace(config.limits.deadline_s, answer_s)
         self._deadline: float | None = None
         self._broker_up = False
         self._beacon_at = 0.0
-        self._voice = Voice(settings, task)
-        self._chronicle = Chronicle(self._voice, task)
+        self._voice = Voice(config, term, code)
+        self._chronicle = Chronicle(self._voice, config.task)
         if (evaluation := self.evaluation) is not None and round > 1:
             self._finish_if_over(evaluation, members, 0.0)
 
@@ -138,8 +138,8 @@ class Rounds:
         if self._broker_up and self._chronicle.has_stalled(now):
             self._chronicle.stalled(self.round, self._invited - self._answered)
         if self._broker_up and now >= self._beacon_at and self.phase is not Phase.FINISHED:
-            self._send_beacon(topics.beacon_of(self.settings.run))
-            self._beacon_at = now + self.settings.beacon_s
+            self._send_beacon(topics.beacon_of(self.config.run))
+            self._beacon_at = now + self.config.limits.beacon_s
         return self._voice.take()
 
     # --- what comes ---------------------------------------------------------------------------------------------
@@ -166,12 +166,12 @@ class Rounds:
         except Rejected as rejected:
             self._reject(message.trainer, rejected)
             # A refusal is about a round of this run: of another run's result it would make a trainer forget this one's.
-            if isinstance(message, Result) and message.run == self.settings.run:
+            if isinstance(message, Result) and message.run == self.config.run:
                 self._voice.refused(message, rejected)
 
     def _control(self, message: Control, now: float) -> None:
         """An operator wants something: a paused run closes the round that is open, and opens no other."""
-        ours = (message.run, message.term) == (self.settings.run, self.settings.term)
+        ours = (message.run, message.term) == (self.config.run, self.term)
         if not ours or self.phase is Phase.FINISHED:  # what was said to an earlier life may only have been held back
             return
         if message.action == "stop":
@@ -196,12 +196,12 @@ class Rounds:
             self._invited.discard(name)
 
     def _check_run(self, message: FromTrainer) -> None:
-        if message.run != self.settings.run:
-            raise Rejected("run", f"expected {self.settings.run}, got {message.run}")
-        if message.term > self.settings.term:
-            raise Rejected("term", f"{message.term} is above {self.settings.term}: a later aggregator has this run")
-        if isinstance(message, Goodbye) and message.term < self.settings.term:  # it may be an old one, sent again
-            raise Rejected("term", f"expected a goodbye to {self.settings.term}, got one to {message.term}")
+        if message.run != self.config.run:
+            raise Rejected("run", f"expected {self.config.run}, got {message.run}")
+        if message.term > self.term:
+            raise Rejected("term", f"{message.term} is above {self.term}: a later aggregator has this run")
+        if isinstance(message, Goodbye) and message.term < self.term:  # it may be an old one, sent again
+            raise Rejected("term", f"expected a goodbye to {self.term}, got one to {message.term}")
 
     def _lose_broker(self) -> None:
         if self._broker_up:  # else whoever a new one has shown since would be in doubt again
@@ -210,13 +210,13 @@ class Rounds:
 
     def _on_broker(self, now: float) -> None:
         self._lose_broker()  # it may be a new one without a word that the old one was gone
-        self.roster.begin_grace(now, self.settings.grace_s)
+        self.roster.begin_grace(now, self.config.limits.grace_s)
         self._broker_up = True
         self._beacon_at = now
         if self.phase is Phase.COLLECTING:
-            self._send_round(topics.round_of(self.settings.run))
+            self._send_round(topics.round_of(self.config.run))
         elif self.phase is Phase.FINISHED:
-            self._send_finished(topics.round_of(self.settings.run))
+            self._send_finished(topics.round_of(self.config.run))
 
     def _presence(self, message: Presence, now: float) -> None:
         name = message.trainer
@@ -275,7 +275,7 @@ class Rounds:
             if self.phase is Phase.COLLECTING:
                 answer_s = now - self._opened_at
                 self._pace.took(answer_s)
-        if self.roster[name].gone and message.term == self.settings.term and message.attempt == 1:
+        if self.roster[name].gone and message.term == self.term and message.attempt == 1:
             self._meet(name, message.num_examples, now)  # the goodbye was of one that it replaces
         self.roster.count(name, message.num_examples, late=staleness > 0, again=message.attempt > 1)
         self._voice.keep(KeepResult(message.round, name, self.round, packet.frames))
@@ -287,15 +287,14 @@ class Rounds:
         """How many rounds late a result is that can be used."""
         self.roster.check_barred(message.trainer, message.round)
         staleness = self.round - message.round
-        if self.phase is Phase.FINISHED or not 0 <= staleness <= self.settings.staleness or message.round < 1:
-            late = f"round {message.round} is not one of the last {self.settings.staleness + 1} up to {self.round}"
+        if self.phase is Phase.FINISHED or not 0 <= staleness <= self.config.limits.staleness or message.round < 1:
+            late = f"round {message.round} is not one of the last {self.config.limits.staleness + 1} up to {self.round}"
             raise Rejected("round", "the run is over" if self.phase is Phase.FINISHED else late)
         if message.model_digest != self._model_digest(message.round):
             raise Rejected("model-digest", f"computed on another model than round {message.round} published")
-        if self.settings.num_examples_max is not None and message.num_examples > self.settings.num_examples_max:
-            raise Rejected(
-                "values", f"expected at most {self.settings.num_examples_max} rows, got {message.num_examples}"
-            )
+        most = self.config.limits.num_examples_max
+        if most is not None and message.num_examples > most:
+            raise Rejected("values", f"expected at most {most} rows, got {message.num_examples}")
         return staleness
 
     def _model_digest(self, number: int) -> bytes | None:
@@ -310,10 +309,10 @@ class Rounds:
         """Open or close as far as it goes."""
         if self.phase is Phase.WAITING and self._broker_up and not self.paused:
             present = len(self.roster.eligible(self.round))
-            if present >= self.settings.min_trainers:
+            if present >= self.config.limits.min_trainers:
                 self._open(now)
             else:
-                self._chronicle.waits(present, self.settings.min_trainers)
+                self._chronicle.waits(present, self.config.limits.min_trainers)
         if self.phase is Phase.COLLECTING and (why := self._closes(now)):
             self.phase = Phase.CLOSING
             self._close(why, now)
@@ -328,13 +327,13 @@ class Rounds:
         self._opened_at = now
         self._deadline_s = self._pace.deadline_s
         self._deadline = now + self._deadline_s
-        self._send_round(topics.round_of(self.settings.run))
-        self._beacon_at = now + self.settings.beacon_s
+        self._send_round(topics.round_of(self.config.run))
+        self._beacon_at = now + self.config.limits.beacon_s
         self._chronicle.opened(self.round, len(self._invited), now)
 
     def _closes(self, now: float) -> Why | None:
         """Why the open round closes now, or None."""
-        quorum = max(1, math.ceil(self.settings.quorum * len(self._invited)))
+        quorum = max(1, math.ceil(self.config.limits.quorum * len(self._invited)))
         if len(self._answered) < quorum:
             if self._deadline is not None and now >= self._deadline:
                 self._deadline = None  # from now on the quorum alone decides
@@ -374,7 +373,7 @@ class Rounds:
         )
         self.round += 1
         self._answered, self._counted, self._keep_state, self._deadline, self._plan = set(), 0, False, None, None
-        oldest = self.round - self.settings.staleness - 1
+        oldest = self.round - self.config.limits.staleness - 1
         self._accepted = {key for key in self._accepted if key[0] >= oldest}
         self._model_digests = {
             number: model_digest for number, model_digest in self._model_digests.items() if number >= oldest
@@ -389,18 +388,18 @@ class Rounds:
         """
         self.solved = (
             evaluation is not None
-            and members >= self.settings.min_trainers
+            and members >= self.config.limits.min_trainers
             and evaluation.coverage >= 1.0
             and not self.roster.pending(now, self.round)
-            and self.task.reached(evaluation.loss, evaluation.correct, evaluation.rows)
+            and self.config.task.reached(evaluation.loss, evaluation.correct, evaluation.rows)
         )
-        if self.solved or self.round > self.settings.rounds_max:
+        if self.solved or self.round > self.config.limits.rounds_max:
             self._finish(evaluation, "solved" if self.solved else "rounds")
 
     def _finish(self, evaluation: Evaluation | None, why: End) -> None:
         self.phase = Phase.FINISHED
         self._chronicle.finished(evaluation, self.round - 1, why)
-        self._send_finished(topics.round_of(self.settings.run))
+        self._send_finished(topics.round_of(self.config.run))
 
     # --- what leaves --------------------------------------------------------------------------------------------
 

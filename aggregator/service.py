@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -24,21 +23,21 @@ from fedmq.aggregator.machine import (
     Malformed,
     Outgoing,
     Phase,
-    Settings,
     Tick,
 )
 from fedmq.aggregator.roster import Roster
 from fedmq.aggregator.rounds import Rounds
 from fedmq.aggregator.run_events import best_of
 from fedmq.algorithms.base import Strategy
+from fedmq.algorithms.checkpoint import dump
 from fedmq.errors import Rejected
 from fedmq.observe import events
 from fedmq.observe.run_state import RunState
 from fedmq.protocol.codec import decode, encode
 from fedmq.protocol.messages import Beacon, Finished
-from fedmq.runs.checkpoint import dump
+from fedmq.protocol.run_config import RunConfig
 from fedmq.runs.replay import Replayed, replay
-from fedmq.runs.store import Close, Description, Store, StoredResult
+from fedmq.runs.store import Close, Store, StoredResult
 from fedmq.runtime.broker_connection import BrokerConnection
 from fedmq.runtime.clock import Clock, earliest
 from fedmq.security.signing import NoSigning, Signing
@@ -49,20 +48,6 @@ CHECKPOINT_ROUNDS = 100
 FAREWELL_S = 2.0  # to tell the trainers that the run is over, when the broker is not there
 
 Watch = Callable[[events.AnyEvent], None]
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a person chooses about a run's pace; see `steps.Settings` for the meanings."""
-
-    rounds_max: int
-    min_trainers: int
-    quorum: float = 0.5
-    deadline_s: float | None = None
-    staleness: int = 2
-    num_examples_max: int | None = None
-    keep_rounds: int | None = None  # how many of the last rounds stay in the store; None: all
-    connect_timeout_s: float | None = None  # None: wait for the broker for ever
 
 
 class Aggregator:
@@ -77,22 +62,22 @@ class Aggregator:
         link: Link,
         store: Store,
         strategy: Strategy[Any],
-        limits: Limits,
         *,
         clock: Clock,
         watch: Watch,
         broker: str = DEFAULT_ADDRESS,
+        connect_timeout_s: float | None = None,
         signing: Signing | None = None,
         view: RunState | None = None,
     ) -> None:
-        description = store.description
-        assert description is not None, "the store must have been begun"
-        self.description: Description = description
-        replayed = replay(store, description.task, strategy, description.seed)
+        config = store.config
+        assert config is not None, "the store must have been begun"
+        self.config: RunConfig = config
+        replayed = replay(store, config.task, strategy, config.seed)
         again = store.term > 0
-        self.rounds = _rounds(store, description, strategy, limits, replayed, clock)
+        self.rounds = _rounds(store, config, strategy, replayed, clock)
         self.stopping = False
-        self._keep_rounds = limits.keep_rounds
+        self._keep_rounds = config.limits.keep_rounds
         self._told, self._farewell_by = False, math.inf
         self._best = replayed.closes[-1].best if replayed.closes else None
         self.bytes_up = self.bytes_down = 0
@@ -100,25 +85,8 @@ class Aggregator:
         self._bulletin = None if view is None else Bulletin(view)
         self._link, self._store, self._clock, self._watch = link, store, clock, watch
         self._signing: Signing = signing or NoSigning()
-        self.connection = BrokerConnection(broker, clock.now(), limits.connect_timeout_s)
-        task, settings = description.task, self.rounds.settings
-        self._tell(
-            events.RunStarted(
-                run=description.run,
-                term=settings.term,
-                again=again,
-                round=self.rounds.round,
-                task=task.name,
-                strategy=description.strategy,
-                seed=description.seed,
-                robust=description.robust or "",
-                metric=task.metric,
-                target=task.target,
-                rounds_max=settings.rounds_max,
-                min_trainers=settings.min_trainers,
-                model=task.model,
-            )
-        )
+        self.connection = BrokerConnection(broker, clock.now(), connect_timeout_s)
+        self._tell(events.RunStarted(config=config, term=self.rounds.term, again=again, round=self.rounds.round))
 
     @property
     def done(self) -> bool:
@@ -139,7 +107,7 @@ class Aggregator:
     def status(self) -> str:
         """See `loop.Service`."""
         rounds, present = self.rounds, len(self.rounds.roster.present)
-        needed = rounds.settings.min_trainers
+        needed = self.config.limits.min_trainers
         people = f"{present} trainers" if present >= needed else f"waiting for trainers ({present} of {needed})"
         if not self.connection.is_up:
             people = "the broker is not there"
@@ -212,7 +180,7 @@ class Aggregator:
                 results=save.results,
                 round_s=save.round_s,
                 closed=self._clock.wall(),
-                best=None if evaluation is None else best_of(evaluation, self.description.task),
+                best=None if evaluation is None else best_of(evaluation, self.config.task),
                 model_digest=save.model_digest,
             )
             self._best = close.best
@@ -260,36 +228,23 @@ class Aggregator:
             self._store.keep_last(self._keep_rounds)
 
 
-def _rounds(
-    store: Store, description: Description, strategy: Strategy[Any], limits: Limits, replayed: Replayed, clock: Clock
-) -> Rounds:
-    settings = Settings(
-        run=description.run,
-        seed=description.seed,
-        term=store.next_term(clock.wall()),
-        rounds_max=limits.rounds_max,
-        min_trainers=limits.min_trainers,
-        quorum=limits.quorum,
-        deadline_s=limits.deadline_s,
-        staleness=limits.staleness,
-        num_examples_max=limits.num_examples_max,
-        code=description.code,
-    )
-    roster, now = Roster(settings.forget_s), clock.now()
+def _rounds(store: Store, config: RunConfig, strategy: Strategy[Any], replayed: Replayed, clock: Clock) -> Rounds:
+    limits = config.limits
+    roster, now = Roster(limits.forget_s), clock.now()
     members = replayed.closes[-1].members if replayed.closes else tuple(replayed.trainers)
     for name, (num_examples, results) in sorted(replayed.trainers.items()):
         roster.restore(name, num_examples, results, now, gone=name not in members)
-    accepted = store.keys_since(replayed.round - settings.staleness - 1)
     return Rounds(
-        settings,
-        description.task,
+        config,
+        store.next_term(clock.wall()),
         strategy,
         replayed.state,
         roster,
+        code=store.code,
         round=replayed.round,
-        accepted=accepted,
+        accepted=store.keys_since(replayed.round - limits.staleness - 1),
         counted=replayed.open_results,
-        model_digests={close.round: close.model_digest for close in replayed.closes[-settings.staleness - 1 :]},
+        model_digests={close.round: close.model_digest for close in replayed.closes[-limits.staleness - 1 :]},
         answer_s=[close.round_s for close in replayed.closes if close.why == "complete"],
         members=len(members) if replayed.closes else 0,
     )

@@ -10,9 +10,9 @@ import numpy as np
 from msgspec.structs import replace
 
 from fedmq import Rows, find_task
-from fedmq.aggregator.service import Limits
 from fedmq.algorithms.averaging.strategy import FedAvg
 from fedmq.protocol.messages import GradientLearner
+from fedmq.protocol.run_config import Limits
 from fedmq.simulation import Federation
 
 BOB = Rows(np.array([[1.0, 1.0], [0.0, 1.0]]), np.array([2.0, 0.0]))

@@ -1,54 +1,182 @@
-"""Strategies: how the results of one round become the work of the next, as pure functions over explicit state.
+"""The contract of an algorithm: queries, strategies, learners.
 
-Knows nothing of sockets, time, disks or who is present; the state machine of the rounds tells it what it needs.
+Each algorithm is a folder. `query.py` says what a round sends down and what an answer may hold. `strategy.py` is the
+aggregator's half: pure functions over explicit state. `learner.py` is the trainer's half: query and rows in, answer
+out. No strategy imports a learner.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, NamedTuple, Protocol, TypeVar
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
+from msgspec import Meta
 
-from fedmq.errors import BadConfiguration
-from fedmq.protocol.messages import Work
-from fedmq.tasks.task import Task
+from fedmq.errors import Rejected
+from fedmq.models.arrays import Floats
+from fedmq.models.losses import ROW_CROSS_ENTROPY_MAX, ROW_SQUARED_ERROR_MAX, Scores
+from fedmq.protocol.codec import Shape, check_arrays
+from fedmq.protocol.messages import FRACTION_BITS_MAX
+from fedmq.tasks.task import Rows, Task
 
 Arrays = Mapping[str, npt.NDArray[Any]]
-STRATEGY_NAMES = ("evolution", "fedavg", "fedsgd")
+Shapes = Mapping[str, Shape]  # of the arrays that a round sends down, by name
+State = TypeVar("State")
+BYZANTINE_SHARE = 5  # one trainer in so many is expected to be Byzantine
+SUM_BITS_MAX = 62  # a sum of int64 stays below 2**62
+VALUES_MAX = 1 << 26  # numbers that one query may make a trainer hold at once: 512 MiB of float64
+
+
+class ArrayBounds(NamedTuple):
+    """Shape, dtype and smallest and largest value of one array.
+
+    A first dimension `rows_max` or smaller is legal where it is given; else the shape is exact, -1 being any length.
+    """
+
+    shape: Shape
+    dtype: type[np.generic] = np.float64
+    smallest: float = -math.inf  # an int for integers
+    largest: float = math.inf
+    rows_max: int | None = None
+
+
+class Query(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind"):
+    """What a round asks of a trainer. A subclass is a frozen struct with a tag, the kind of the query.
+
+    It travels as msgpack inside a Round. Both sides check it before any work: the aggregator before a run begins,
+    the trainer before it computes.
+    """
+
+    @abstractmethod
+    def arrays(self, task: Task) -> Mapping[str, ArrayBounds]:
+        """Return the arrays that come down with the query."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def answer(self, task: Task, shapes: Shapes, num_examples: int) -> Mapping[str, ArrayBounds]:
+        """Return the arrays of an answer of `num_examples` rows; losses as float64, of an additive query as int64."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def evaluations(self, shapes: Shapes) -> int:
+        """Return how many candidate evaluations an answer reveals; a trainer's cap counts them."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def values(self, task: Task, shapes: Shapes) -> int:
+        """Return how many numbers the work holds at once, at most VALUES_MAX."""
+        raise NotImplementedError
+
+    def check(self, task: Task, shapes: Shapes) -> None:
+        """Raise Rejected if the fields do not fit the arrays."""
+
+
+class AdditiveQuery(Query, frozen=True):
+    """A query whose answers are integers that may be summed, in units of 2**-fraction_bits for losses.
+
+    Its bounds grow with the rows: `answer` for n rows allows n times what it allows for one.
+    """
+
+    fraction_bits: Annotated[int, Meta(ge=0, le=FRACTION_BITS_MAX)] = 16
+    rows_max: Annotated[int, Meta(ge=1, le=2**53)] = 1 << 32  # of all trainers together
+
+    @property
+    @abstractmethod
+    def row_bits(self) -> int:
+        """How many bits the greatest number of one row's answer has."""
+        raise NotImplementedError
+
+    def check(self, task: Task, shapes: Shapes) -> None:
+        """See `Query`: a total must fit an int64."""
+        if self.row_bits + math.log2(self.rows_max) > SUM_BITS_MAX:
+            raise Rejected(
+                "values",
+                f"expected a sum of at most {SUM_BITS_MAX} bits, got {self.row_bits} bits a row for {self.rows_max} "
+                "rows: lower fraction_bits or rows_max",
+            )
+
+
+def check_down(query: Query, task: Task, arrays: Arrays) -> None:
+    """Check the arrays that a query comes with, and that its work has a bearable size.
+
+    Raises:
+        Rejected: with the reason `arrays`, `dtype`, `shape`, `not-finite` or `values`.
+    """
+    check_bounds(query.arrays(task), arrays)
+    shapes = {name: array.shape for name, array in arrays.items()}
+    query.check(task, shapes)
+    values = query.values(task, shapes)
+    if values > VALUES_MAX:
+        raise Rejected(
+            "values", f"expected work on at most {VALUES_MAX} numbers at once, got {values}: lower the population"
+        )
+
+
+def check_bounds(bounds: Mapping[str, ArrayBounds], arrays: Arrays) -> None:
+    """Check that these are exactly the arrays that the bounds describe.
+
+    Raises:
+        Rejected: with the reason `arrays`, `dtype`, `shape`, `not-finite` or `values`.
+    """
+    exact = {
+        name: ((-1, *one.shape[1:]) if one.rows_max is not None else one.shape, one.dtype)
+        for name, one in bounds.items()
+    }
+    check_arrays(arrays, exact)
+    for name, one in bounds.items():
+        array = arrays[name]
+        if one.rows_max is not None and len(array) > one.rows_max:
+            raise Rejected("shape", f"expected at most {one.rows_max} rows in {name}, got {len(array)}")
+        if array.size and not (one.smallest <= array.min() and array.max() <= one.largest):
+            raise Rejected(
+                "values",
+                f"expected {name} from {one.smallest:g} to {one.largest:g}, got {array.min():g} to {array.max():g}",
+            )
+
+
+def encode_query(query: Query) -> msgspec.Raw:
+    """Return the query as a Round carries it."""
+    return msgspec.Raw(msgspec.msgpack.encode(query))
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """What a round publishes: the work and the arrays that go with it, as `fedmq.protocol.messages` describes them."""
+    """What a round publishes: the query and the arrays that go with it."""
 
-    work: Work
+    query: Query
     arrays: Arrays
 
 
 @dataclass(frozen=True, eq=False)
 class Update:
-    """One trainer's result of one round, with the arrays that `fedmq.protocol.messages` describes for its work."""
+    """One trainer's answer to one round.
+
+    Losses are float64. For an additive algorithm they are int64, in units of 2**-`fraction_bits`.
+    """
 
     trainer: str
     round: int  # the round that it answers
-    staleness: int  # rounds that were closed since that one; 0: it is in time
+    staleness: int  # rounds closed since that one; 0: in time
     num_examples: int  # rows that the trainer holds
     arrays: Arrays
+    fraction_bits: int = 0
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """The candidate that would be deployed now, and how well it and the others do.
+    """The candidate that would be deployed now, and the scores of it and of the others.
 
-    `loss` and `correct` are sums over the `rows` on which the candidate has been scored, and only of trainers that
-    count. They speak for the whole federation when `coverage` is 1; before that some member's verdict is missing.
-    Fitness is the negative loss per row.
+    `loss` and `correct` are sums over the `rows` on which the candidate has been scored, of members only. With a
+    `coverage` of 1 every member has scored it. Fitness is the negative loss per row.
     """
 
-    genes: npt.NDArray[np.float64]  # (genes,)
+    genes: npt.NDArray[np.float64]  # (parameters,)
     loss: float
     correct: int
     rows: int
@@ -56,122 +184,133 @@ class Evaluation:
     fitness_best: float
     fitness_mean: float
     fitness_worst: float
-    diversity: float  # the mean standard deviation of a gene over the candidates
+    diversity: float  # the mean standard deviation of a parameter over the candidates
 
 
-State = TypeVar("State")
+class NoParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The parameters of an algorithm that has none."""
 
 
 class Strategy(Protocol[State]):
-    """How a federation learns: `ask` for a round's work, `tell` what came back, `close` the round.
+    """The aggregator's half of an algorithm: `ask` for a round's query, `tell` the answers, `close` the round.
 
     A strategy is a value without memory: all that changes is in the state, which is never changed in place. The same
-    calls give the same bits, on whatever order of arrival; so a run that is replayed from disk continues as if it had
-    never stopped. `init` opens round 1, and each `close` opens the next.
-
-    Here is a whole strategy, for trainers that each know one number and look for the mean of them all:
-
-    >>> from dataclasses import replace
-    >>> @dataclass(frozen=True)
-    ... class Guess:
-    ...     value: float = 0.0
-    ...     told: tuple[tuple[str, float], ...] = ()
-    >>> class MeanOfNumbers:
-    ...     name = "mean-of-numbers"
-    ...     robust = "none"
-    ...     def init(self, task, seed):
-    ...         return Guess()
-    ...     def ask(self, state):
-    ...         return Plan(Train(GradientLearner()), {"model": np.array([state.value])})
-    ...     def tell(self, state, update):
-    ...         others = tuple(pair for pair in state.told if pair[0] != update.trainer)
-    ...         return replace(state, told=(*others, (update.trainer, float(update.arrays["model"][0]))))
-    ...     def close(self, state, members):
-    ...         numbers = [number for trainer, number in sorted(state.told) if trainer in members]
-    ...         return Guess(sum(numbers) / len(numbers)) if numbers else Guess(state.value)
-    ...     def evaluation(self, state):
-    ...         return None
-    >>> from fedmq.protocol.messages import GradientLearner, Train
-    >>> strategy = MeanOfNumbers()
-    >>> state = strategy.init(None, seed=1)
-    >>> for trainer, number in [("bob", 4.0), ("alice", 1.0), ("bob", 4.0)]:
-    ...     update = Update(trainer, round=1, staleness=0, num_examples=1, arrays={"model": np.array([number])})
-    ...     state = strategy.tell(state, update)
-    >>> state = strategy.close(state, members={"alice", "bob"})
-    >>> strategy.ask(state).arrays["model"]
-    array([2.5])
+    calls give the same bits in any order of arrival, so a run that is replayed from disk continues exactly.
+    `init` opens round 1, each `close` the next. A state is a frozen dataclass of numbers, names, arrays and the like.
+    `fedmq.testing.check_algorithm` checks all of this.
     """
 
-    @property
-    def name(self) -> str:
-        """The name by which a command asks for it."""
-        ...
-
-    @property
-    def robust(self) -> str:
-        """The name of the rule by which it bounds what one trainer can do; `none`: it does not."""
-        ...
+    name: str
+    additive: bool  # the framework sums the answers: see `fedmq.algorithms.additive`
+    parameters: Any  # a frozen struct; None at the class for none
 
     def init(self, task: Task, seed: int) -> State:
-        """The state before round 1. All random draws of the run derive from `seed`.
+        """Return the state of round 1. All random draws of the run derive from `seed`.
 
         Raises:
-            BadConfiguration: the strategy cannot train this task's model.
+            BadConfiguration: the algorithm cannot train this task's model.
         """
         ...
 
     def ask(self, state: State) -> Plan:
-        """What the open round publishes. Pure: asked again, it says the same."""
+        """Return what the open round publishes; the same each time."""
         ...
 
     def tell(self, state: State, update: Update) -> State:
-        """The state that knows of one more result. The same trainer's same round again changes nothing.
+        """Return the state with one more answer. The same trainer's same round again changes nothing.
 
         Raises:
-            Rejected: the result cannot be: wrong arrays, dtypes or shapes, numbers that are not finite, a negative
-                loss, more correct rows than rows, no rows, a round that has not been or is too long ago. The state
-                that was given stays as it was.
+            Rejected: wrong arrays, dtypes or shapes, numbers out of bounds, or a round that is not remembered.
         """
         ...
 
     def close(self, state: State, members: Collection[str]) -> State:
-        """The state of the next round: all that was told since the last close is merged.
+        """Return the state of the next round, with all answers since the last close merged.
 
-        `members` are the trainers that count: present, or expected back. What others said is kept while it may be of
-        use again, but decides nothing. Sums run in (round, trainer) order in float64: the order of arrival changes
-        no bit.
+        `members` are the trainers that count: present, or expected back. Sums run in (round, trainer) order.
         """
         ...
 
     def evaluation(self, state: State) -> Evaluation | None:
-        """The candidate that would be deployed: the best covered, of those the most correct, then the least loss.
+        """Return the candidate to deploy: the best covered, then the most correct, then the least loss.
 
-        The number of correct rows counts for tasks that are measured by it. None: nothing has been scored yet.
+        Correct rows count for tasks with the metric accuracy. None: nothing has been scored yet.
         """
         ...
 
 
-def find_strategy(name: str, robust: str | None = None) -> Strategy[Any]:
-    """The strategy of that name, with that rule against liars. Its state is nobody's business but its own, hence Any.
+@dataclass(frozen=True, eq=False)
+class Total:
+    """The sum of all answers to one round, in integers.
 
-    No rule: the strategy's default, `clip` for evolution and `none` for those that average models.
-
-    Raises:
-        BadConfiguration: there is no such strategy or rule, or they do not go together; the message lists what there
-            is.
+    `coverage` is the share of the members at the close that are in it.
     """
-    from fedmq.algorithms.averaging.robust_aggregation import check_rule
-    from fedmq.algorithms.averaging.strategy import fedavg, fedsgd  # here, for both build on this module
-    from fedmq.algorithms.evolution.strategy import Evolution
 
-    averaging = {"fedavg": fedavg, "fedsgd": fedsgd}
-    if name in averaging:
-        return averaging[name](robust or "none")
-    if name != "evolution":
-        raise BadConfiguration(f"strategy: expected one of {', '.join(STRATEGY_NAMES)}, got {name!r}")
-    if robust is not None and check_rule(robust) != "clip":
-        raise BadConfiguration(
-            f"robust: expected clip, which is always on, for the strategy evolution, got {robust}: "
-            f"for that use the strategy {' or '.join(averaging)}"
-        )
-    return Evolution()
+    arrays: Mapping[str, npt.NDArray[np.int64]]
+    num_examples: int
+    trainers: int
+    coverage: float
+    fraction_bits: int  # of the losses
+
+    @property
+    def losses(self) -> Floats:
+        """The summed losses, float64."""
+        losses: Floats = self.arrays["losses"] * 2.0**-self.fraction_bits
+        return losses
+
+
+class AdditiveAlgorithm(Protocol[State]):
+    """An algorithm that needs only the total of a round's answers; see `docs/how-to/your-own-algorithm.md`.
+
+    `name` is a class attribute, and so may be `Parameters`, a frozen msgspec struct with a default for each field; the
+    class is called with one. The framework checks, sums and stores the answers.
+    """
+
+    name: str
+
+    def init(self, task: Task, seed: int) -> State:
+        """See `Strategy`."""
+        ...
+
+    def ask(self, state: State) -> Plan:
+        """See `Strategy`. The query must be additive."""
+        ...
+
+    def close(self, state: State, total: Total | None, late: Mapping[int, Total]) -> State:
+        """Return the state of the next round; `total` is None if no trainer answered.
+
+        `late` has the totals of earlier rounds that have grown since the last close.
+        """
+        ...
+
+    def evaluation(self, state: State) -> Evaluation | None:
+        """See `Strategy`."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Assignment:
+    """A round as a learner gets it: the task, the arrays that came down, the trainer's own rows."""
+
+    task: Task
+    arrays: Arrays
+    rows: Rows  # fitted to the task
+    score: Callable[[Floats], Scores]  # scores candidates (n, parameters) on the rows
+    generator: np.random.Generator
+    cancelled: Callable[[], bool] = field(default=lambda: False)  # a newer round makes the work needless
+
+
+class Learner(NamedTuple):
+    """The trainer's half of an algorithm, for one kind of query.
+
+    `learn` returns the answer's arrays, losses as float64. It raises BadConfiguration if the model cannot be trained
+    in this way, and WorkCancelled when `cancelled()` is true.
+    """
+
+    query: type[Query]
+    learn: Callable[[Any, Assignment], dict[str, npt.NDArray[Any]]]
+
+
+def row_loss_max(task: Task) -> float:
+    """Return the most that one row's loss can come to."""
+    return ROW_CROSS_ENTROPY_MAX if task.loss == "cross-entropy" else ROW_SQUARED_ERROR_MAX

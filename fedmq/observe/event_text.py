@@ -50,10 +50,10 @@ def _of_trainer(event: events.AnyEvent) -> str | None:
 
 def _of_run(event: events.AnyEvent, metric: str) -> str | None:
     match event:
-        case events.RunStarted(again=False):
-            return f"run {event.run}: task {event.task}, strategy {event.strategy}, seed {event.seed}"
+        case events.RunStarted(config=config, again=False):
+            return f"run {config.run}: task {config.task.name}, strategy {config.algorithm}, seed {config.seed}"
         case events.RunStarted():
-            return f"run {event.run} continues at round {event.round}"
+            return f"run {event.config.run} continues at round {event.round}"
         case events.Waiting():
             return f"waiting for trainers ({event.present} of {event.needed})"
         case events.Stalled():

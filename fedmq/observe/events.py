@@ -12,8 +12,8 @@ import msgspec
 from msgspec import Meta
 
 from fedmq.errors import RejectReason
-from fedmq.models.code import Model
 from fedmq.protocol.messages import Seconds
+from fedmq.protocol.run_config import RunConfig
 
 BEST_PARAMETERS_MAX = 512  # larger models are not published round by round; the run's folder has them at the end
 
@@ -41,19 +41,10 @@ class Best(msgspec.Struct, frozen=True, kw_only=True):
 class RunStarted(Event, frozen=True, kw_only=True, tag="run-started"):
     """An aggregator started a run, or continues it (`again`)."""
 
-    run: str
+    config: RunConfig
     term: int
     again: bool = False
-    round: int
-    task: str
-    strategy: str
-    seed: int
-    robust: str = ""
-    metric: str = ""  # "accuracy" or "loss"
-    target: float | None = None  # of the metric
-    rounds_max: int = 0
-    min_trainers: int = 0
-    model: Model | None = None
+    round: int  # the next one to open
 
 
 class RoundPublished(Event, frozen=True, kw_only=True, tag="round-published"):

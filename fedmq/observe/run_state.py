@@ -17,6 +17,7 @@ from fedmq.models.code import Model
 from fedmq.observe import events
 from fedmq.observe.events import BEST_PARAMETERS_MAX, PackedParameters
 from fedmq.protocol.messages import At, Seconds
+from fedmq.protocol.run_config import RunConfig
 from fedmq.tasks.task import TRAINERS_MAX
 
 ROUNDS_KEPT_MAX = 10_240  # beyond that, every other round of the older half is dropped
@@ -108,18 +109,9 @@ class RunState(msgspec.Struct):
     `rounds` are in order; `trainers` are by name, in the order of their first appearance.
     """
 
-    run: str = ""
+    config: RunConfig | None = None  # None before the first event
     term: int = 0
     seq: int = 0
-    task: str = ""
-    strategy: str = ""
-    robust: str = ""
-    seed: int = 0
-    metric: str = ""
-    target: float | None = None
-    rounds_max: int = 0
-    min_trainers: int = 0
-    model: Model | None = None
     started_at: At = 0.0
     progress_at: At = 0.0  # of the last start, resumption, opened or closed round, or result
     event_at: At = 0.0
@@ -139,6 +131,56 @@ class RunState(msgspec.Struct):
     works: Annotated[list[WorkRecord], Meta(max_length=2 * WORKS_KEPT_MAX)] = []
     bests: Annotated[list[BestRecord], Meta(max_length=BESTS_KEPT_MAX)] = []
     feed: Annotated[list[FeedItem], Meta(max_length=2 * FEED_KEPT_MAX)] = []
+
+    @property
+    def run(self) -> str:
+        """Return the name of the run, or "" before its first event."""
+        return "" if self.config is None else self.config.run
+
+    @property
+    def task(self) -> str:
+        """Return the name of the task."""
+        return "" if self.config is None else self.config.task.name
+
+    @property
+    def strategy(self) -> str:
+        """Return the name of the algorithm."""
+        return "" if self.config is None else self.config.algorithm
+
+    @property
+    def robust(self) -> str:
+        """Return the robust aggregation rule, or "" without one."""
+        return "" if self.config is None else self.config.parameters.get("robust", "")
+
+    @property
+    def metric(self) -> str:
+        """Return "accuracy" or "loss"."""
+        return "" if self.config is None else self.config.task.metric
+
+    @property
+    def target(self) -> float | None:
+        """Return the value that the metric must reach."""
+        return None if self.config is None else self.config.task.target
+
+    @property
+    def model(self) -> Model | None:
+        """Return the model that the task trains."""
+        return None if self.config is None else self.config.task.model
+
+    @property
+    def seed(self) -> int:
+        """Return the seed of the run."""
+        return 0 if self.config is None else self.config.seed
+
+    @property
+    def rounds_max(self) -> int:
+        """Return the largest number of rounds."""
+        return 0 if self.config is None else self.config.limits.rounds_max
+
+    @property
+    def min_trainers(self) -> int:
+        """Return the number of trainers that a round needs to open."""
+        return 0 if self.config is None else self.config.limits.min_trainers
 
     @property
     def newest(self) -> RoundRecord | None:
@@ -202,9 +244,7 @@ class RunState(msgspec.Struct):
     # --- each kind of event -------------------------------------------------------------------------------------
 
     def _run_started(self, at: float, event: events.RunStarted) -> None:
-        self.run, self.term, self.task, self.strategy = event.run, event.term, event.task, event.strategy
-        self.seed, self.robust, self.metric, self.target = event.seed, event.robust, event.metric, event.target
-        self.model, self.rounds_max, self.min_trainers = event.model, event.rounds_max, event.min_trainers
+        self.config, self.term = event.config, event.term
         self.started_at = self.started_at or at
         self.progress_at = at
         self.paused, self.waiting, self.finished = False, None, None

@@ -9,7 +9,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -20,7 +20,8 @@ from fedmq.runs import control_commands
 from fedmq.runtime.run_folder import RUNS, folder_of
 
 if TYPE_CHECKING:
-    from fedmq.runs.report import Report
+    from fedmq.runs.report import EarlierReport, Report
+    from fedmq.runs.status import RunSummary
     from fedmq.runs.store import Close
 
 ROUNDS_SHOWN = 10
@@ -63,7 +64,7 @@ def ls(folder: Path, as_json: bool) -> None:
     """
     import msgspec
 
-    found = sorted(_summaries(folder), key=lambda one: float(one["started"]), reverse=True)
+    found = sorted(_summaries(folder), key=lambda one: one.started, reverse=True)
     if as_json:
         click.echo(msgspec.json.encode(found).decode())
         return
@@ -74,13 +75,11 @@ def ls(folder: Path, as_json: bool) -> None:
     from rich.table import Table
 
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for column in ("folder", "task", "strategy", "state", "rounds", "value", "seed"):
+    for column in ("folder", "task", "algorithm", "state", "rounds", "value", "seed"):
         table.add_column(column, justify="right" if column in ("rounds", "value", "seed") else "left", no_wrap=True)
     for one in found:
-        value = "" if one["value"] is None else f"{one['value']:.6g}"
-        table.add_row(
-            one["folder"], one["task"], one["strategy"], one["state"], str(one["rounds"]), value, str(one["seed"])
-        )
+        value = "" if one.value is None else f"{one.value:.6g}"
+        table.add_row(one.folder, one.task, one.algorithm, one.state, str(one.rounds), value, str(one.seed))
     Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
@@ -97,28 +96,53 @@ def show(run: str, as_json: bool) -> None:
     """
     import msgspec
 
-    from fedmq.runs.report import read_report
+    from fedmq.runs.maintenance import open_store
+    from fedmq.runs.report import EarlierReport, read_report
+    from fedmq.runs.status import status_text, summarize
     from fedmq.runtime.lock import is_locked
 
     folder = folder_of(run)
     report = read_report(folder)
-    summary, closes = _summary(folder)
     if as_json:
-        click.echo(msgspec.json.encode(summary if report is None else report).decode())
+        shown = summarize(folder, time.time()) if report is None else report
+        click.echo(msgspec.json.encode(shown).decode())
         return
-    for key in ("run", "task", "strategy", "seed", "state", "rounds"):
-        click.echo(f"{key:<10} {summary[key]}")
+    if isinstance(report, EarlierReport):  # its store has another schema
+        _print_values({"run": report.run, "task": report.task, "strategy": report.strategy, "seed": report.seed})
+        closes = []
+    else:
+        store, config = open_store(folder)
+        closes = list(store.closes())
+        store.close()
+        _print_values({"run": config.run, "task": config.task.name, "algorithm": config.algorithm})
+        _print_values({"parameters": _listed(config.parameters), "seed": config.seed})
+        _print_values({"limits": _listed(msgspec.to_builtins(config.limits))})
+    _print_values({"state": status_text(folder, time.time()), "rounds": _rounds(report, closes)})
     if is_locked(folder):
-        click.echo(f"watch      fedmq watch {folder}   (its trainers, too)")
-        click.echo(f"stop       fedmq runs stop {folder}")
+        _print_values({"watch": f"fedmq watch {folder}", "stop": f"fedmq runs stop {folder}"})
     elif report is not None:
         _show_report(report, folder)
     else:
-        click.echo(f"continue   fedmq aggregator --out {folder}")
+        _print_values({"continue": f"fedmq aggregator --out {folder}"})
     _show_closes(closes[-ROUNDS_SHOWN:])
 
 
-def _show_report(report: Report, folder: Path) -> None:
+def _rounds(report: Report | EarlierReport | None, closes: list[Close]) -> int:
+    if report is not None:
+        return report.rounds
+    return closes[-1].round if closes else 0
+
+
+def _print_values(values: dict[str, object]) -> None:
+    for name, value in values.items():
+        click.echo(f"{name:<10} {value}")
+
+
+def _listed(values: dict[str, object]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items() if value is not None) or "none"
+
+
+def _show_report(report: Report | EarlierReport, folder: Path) -> None:
     value = "nothing scored" if report.value is None else f"{report.value:.6g}"
     click.echo(f"{report.metric:<10} {value}")
     click.echo(f"training   {report.train_s:.3f} s (whole run {report.wall_s:.3f} s)")
@@ -140,7 +164,8 @@ def _show_closes(closes: list[Close]) -> None:
         click.echo(f"round {close.round:>4}  {close.results} results  {close.round_s * 1000:.1f} ms  {close.why}{best}")
 
 
-def _summaries(folder: Path) -> list[dict[str, Any]]:
+def _summaries(folder: Path) -> list[RunSummary]:
+    from fedmq.runs.status import summarize
     from fedmq.runtime.run_folder import STORE
 
     if (folder / STORE).exists():
@@ -150,34 +175,10 @@ def _summaries(folder: Path) -> list[dict[str, Any]]:
     found = []
     for path in sorted(folder.glob(f"*/{STORE}")):
         try:
-            found.append(_summary(path.parent)[0])
+            found.append(summarize(path.parent, time.time()))
         except BadConfiguration as error:
             click.echo(f"fedmq: left out: {error}", err=True)
     return found
-
-
-def _summary(folder: Path) -> tuple[dict[str, Any], list[Close]]:
-    """What `ls` says of one run, and its closed rounds."""
-    from fedmq.runs.maintenance import open_store
-    from fedmq.runs.report import read_report
-    from fedmq.runs.status import state_of
-
-    store, description = open_store(folder)
-    with store:
-        closes = list(store.closes())
-    best = closes[-1].best if closes else None
-    summary = {
-        "folder": str(folder),
-        "run": description.run,
-        "task": description.task.name,
-        "strategy": description.strategy,
-        "state": state_of(folder, read_report(folder), time.time()),
-        "rounds": closes[-1].round if closes else 0,
-        "value": None if best is None else best.value,
-        "seed": description.seed,
-        "started": description.started,
-    }
-    return summary, closes
 
 
 @runs.command()

@@ -51,9 +51,9 @@ def _name(run: str, action: Action) -> str:
 
     name, folder = run, folder_of(run)
     if (folder / STORE).exists():
-        store, description = open_store(folder)
+        store, config = open_store(folder)
         store.close()
-        name = description.run
+        name = config.run
         if (report := read_report(folder)) is not None and not is_locked(folder):
             raise BadConfiguration(f"{folder}: the run is over after {report.rounds} rounds; it cannot {action}")
     if not re.match(NAME_PATTERN, name):

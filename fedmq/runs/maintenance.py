@@ -14,9 +14,10 @@ from typing import NamedTuple
 from fedmq.algorithms.base import find_strategy
 from fedmq.errors import BadConfiguration, StoreError
 from fedmq.models.trained_model import TrainedModel
+from fedmq.protocol.run_config import RunConfig
 from fedmq.runs.replay import replay
 from fedmq.runs.report import read_report
-from fedmq.runs.store import Close, Description, Store, StoredResult
+from fedmq.runs.store import Close, Store, StoredResult
 from fedmq.runs.store_errors import StoreDamaged
 from fedmq.runtime.run_folder import HISTORY, MODEL, REPORT, STORE
 
@@ -31,8 +32,8 @@ class Again(NamedTuple):
     model_sha256: str | None  # of the model's file; None when nothing was scored
 
 
-def open_store(folder: Path) -> tuple[Store, Description]:
-    """The store of the run in `folder`, open, and what the run is.
+def open_store(folder: Path) -> tuple[Store, RunConfig]:
+    """The store of the run in `folder`.
 
     Raises:
         BadConfiguration: there is none, or it is damaged or was never begun.
@@ -43,32 +44,30 @@ def open_store(folder: Path) -> tuple[Store, Description]:
     try:
         store = Store(path)
         try:
-            description = store.description
+            config = store.config
         except StoreError:
             store.close()
             raise
-    except StoreDamaged as error:  # without its description nothing of a run is worth anything
+    except StoreDamaged as error:  # without its configuration nothing of a run is worth anything
         none = path.is_dir() or "not a database" in error.what
         said = "not a store at all: nothing can be kept" if none else "nothing can be read"
         raise StoreError(f"{error.what}; {said}; put a copy of the folder back, or choose another --out") from error
-    if description is None:
+    if config is None:
         store.close()
         raise BadConfiguration(
             f"{folder}: the run was never begun, or its store removed; put a copy back, or choose another --out"
         )
-    return store, description
+    return store, config
 
 
 def replay_run(folder: Path) -> Again:
     """Compute the run's model again, from its accepted results alone."""
-    store, description = open_store(folder)
+    store, config = open_store(folder)
     with store:
-        strategy = find_strategy(description.strategy, description.robust)
-        replayed = replay(store, description.task, strategy, description.seed, from_start=True)
+        strategy = find_strategy(config.algorithm, config.parameters.get("robust"))
+        replayed = replay(store, config.task, strategy, config.seed, from_start=True)
     evaluation = strategy.evaluation(replayed.state)
-    model = (
-        None if evaluation is None else TrainedModel(description.task.model, evaluation.genes, description.task.name)
-    )
+    model = None if evaluation is None else TrainedModel(config.task.model, evaluation.genes, config.task.name)
     sha256 = None if model is None else hashlib.sha256(model.to_bytes()).hexdigest()
     return Again(replayed.round - 1, sum(results for _, results in replayed.trainers.values()), sha256)
 
@@ -102,16 +101,16 @@ def recover(folder: Path, last: int | None) -> int:
     report, the model and the history are of rounds that may be gone.
 
     Raises:
-        StoreError: not even the description of the run can be read, the new store cannot be written, or an aggregator
+        StoreError: not even the configuration of the run can be read, the new store cannot be written, or an aggregator
             writes to this one.
     """
-    damaged, description = open_store(folder)
+    damaged, config = open_store(folder)
     path, partial = folder / STORE, folder / f"recovered-{STORE}"
     with damaged:
         for old in folder.glob(f"{partial.stem}*"):
             old.unlink()
         with Store(partial) as whole:
-            whole.begin(description, damaged.term)
+            whole.begin(config, damaged.code, damaged.term)
             kept = _copy(damaged, whole, last)
     times = len(list(folder.glob(f"{STORE}{DAMAGED}*")))
     suffix = f"{DAMAGED}-{times + 1}" if times else DAMAGED

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fedmq.algorithms.base import Strategy, Update
+from fedmq.algorithms.checkpoint import load
 from fedmq.errors import Rejected, StoreError
 from fedmq.protocol.codec import decode
 from fedmq.protocol.messages import Result
-from fedmq.runs.checkpoint import load
 from fedmq.runs.store import Close, Store, StoredResult
 from fedmq.runs.updates import as_update
 from fedmq.tasks.task import Task

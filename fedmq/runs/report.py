@@ -1,6 +1,6 @@
-"""What a run leaves in its folder: `report.json`, `model.npz` and `history.csv`.
+"""The files that a finished run leaves in its folder: `report.json`, `model.npz` and `history.csv`.
 
-Knows the figures, not how they came about. Files appear whole or not at all.
+Each file appears whole or not at all.
 """
 
 from __future__ import annotations
@@ -10,14 +10,16 @@ import hashlib
 import io
 import statistics
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from fedmq.algorithms.base import Evaluation
-from fedmq.errors import BadConfiguration
+from fedmq.errors import BadConfiguration, one_line
 from fedmq.models.trained_model import TrainedModel
 from fedmq.observe import events
-from fedmq.runs.store import Close, Description
+from fedmq.protocol.run_config import RunConfig
+from fedmq.runs.store import Close
 from fedmq.runtime.atomic_files import write_whole
 from fedmq.runtime.run_folder import HISTORY, MODEL, REPORT, writing
 
@@ -33,31 +35,72 @@ class TrainerReport(msgspec.Struct, frozen=True):
     resent: int
 
 
-class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """`report.json`. Times in seconds, traffic in bytes as the aggregator saw it in its last life."""
+class _Figures(msgspec.Struct, frozen=True, kw_only=True):
+    """The outcome of a run. Times in seconds, traffic in bytes at the aggregator in its last life."""
 
-    run: str
-    task: str
-    strategy: str
-    robust: str | None = None  # the rule against liars; None: of a run from before one could choose
-    seed: int
     solved: bool
     rounds: int
-    metric: str
-    value: float | None
-    train_s: float  # that rounds were open, from the first publication to the last close
-    wall_s: float  # since the run was begun
+    value: float | None  # of the task's metric; None: nothing was scored
+    train_s: float  # while rounds were open
+    wall_s: float  # since the run began
     round_s_median: float | None
     trainers: list[TrainerReport]
     rejections: dict[str, int]
     bytes_up: int
     bytes_down: int
-    model: str | None  # file name in this folder
+    model: str | None  # name of a file in this folder
     model_sha256: str | None  # of that file
 
 
+class Report(_Figures, frozen=True, kw_only=True):
+    """`report.json`."""
+
+    config: RunConfig
+
+    @property
+    def run(self) -> str:
+        """Return the name of the run."""
+        return self.config.run
+
+    @property
+    def task(self) -> str:
+        """Return the name of the task."""
+        return self.config.task.name
+
+    @property
+    def algorithm(self) -> str:
+        """Return the name of the algorithm."""
+        return self.config.algorithm
+
+    @property
+    def seed(self) -> int:
+        """Return the seed of the run."""
+        return self.config.seed
+
+    @property
+    def metric(self) -> str:
+        """Return the metric of the task."""
+        return self.config.task.metric
+
+
+class EarlierReport(_Figures, frozen=True, kw_only=True):
+    """`report.json` of fedmq 0.1, before there was a `RunConfig`."""
+
+    run: str
+    task: str
+    strategy: str
+    robust: str | None = None
+    seed: int
+    metric: str
+
+    @property
+    def algorithm(self) -> str:
+        """Return the name that `strategy` has now."""
+        return self.strategy
+
+
 def make_report(
-    description: Description,
+    config: RunConfig,
     closes: list[Close],
     evaluation: Evaluation | None,
     trainers: list[TrainerReport],
@@ -68,21 +111,16 @@ def make_report(
     bytes_down: int,
     ended: float,
 ) -> tuple[Report, TrainedModel | None]:
-    """The report of a run and its model (None when nothing has been scored). `ended` is in seconds since 1970."""
-    task = description.task
+    """Return the report of a run and its model, None if nothing was scored. `ended` is in seconds since 1970."""
+    task = config.task
     model = None if evaluation is None else TrainedModel(task.model, evaluation.genes, task.name)
     report = Report(
-        run=description.run,
-        task=task.name,
-        strategy=description.strategy,
-        robust=description.robust,
-        seed=description.seed,
+        config=config,
         solved=solved,
         rounds=closes[-1].round if closes else 0,
-        metric=task.metric,
         value=None if evaluation is None else task.value(evaluation.loss, evaluation.correct, evaluation.rows),
         train_s=sum(close.round_s for close in closes),
-        wall_s=ended - description.started,
+        wall_s=ended - config.started,
         round_s_median=statistics.median(close.round_s for close in closes) if closes else None,
         trainers=sorted(trainers, key=lambda one: one.name),
         rejections=rejections,
@@ -95,26 +133,32 @@ def make_report(
 
 
 def write_report(folder: Path, report: Report, model: TrainedModel | None, closes: list[Close]) -> None:
-    """Write the files of a finished run; the report last, so that who sees it sees the others."""
+    """Write the files of a finished run, the report last: a reader that finds it finds the others."""
     if model is not None:
         _write(folder / MODEL, model.to_bytes())
     _write(folder / HISTORY, _history(closes).encode())
     _write(folder / REPORT, msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
 
 
-def read_report(folder: Path) -> Report | None:
-    """The report in `folder`, or None when the run is not finished.
+def read_report(folder: Path) -> Report | EarlierReport | None:
+    """Return the report in `folder`, or None if the run is not finished.
 
     Raises:
         BadConfiguration: the file is not a report.
     """
     path = folder / REPORT
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Report)
+        fields = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+        if "config" in fields:
+            return msgspec.convert(fields, Report)
+        for trainer in fields.get("trainers", ()):
+            trainer.setdefault("num_examples", trainer.pop("samples", None))
+        return msgspec.convert(fields, EarlierReport)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, msgspec.MsgspecError) as error:
-        raise BadConfiguration(f"{path}: expected the report of a run, got {error}") from error
+    # A TypeError or AttributeError: JSON of another shape. A BadConfiguration: the task's own checks.
+    except (OSError, msgspec.MsgspecError, TypeError, AttributeError, BadConfiguration) as error:
+        raise BadConfiguration(f"{path}: expected the report of a run, got {one_line(error)}") from error
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -27,19 +27,19 @@ import msgspec
 from fedmq.errors import BadConfiguration, StoreError
 from fedmq.observe.events import Best, Why
 from fedmq.protocol.codec import Frames
+from fedmq.protocol.run_config import Limits, RunConfig
 from fedmq.runs.blobs import Blobs
 from fedmq.runs.commit_marker import CommitMarker, Reached
 from fedmq.runs.store_errors import Errors, StoreDamaged
 from fedmq.runtime.lock import FolderLock
-from fedmq.tasks.task import Task
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 _T = TypeVar("_T")
 # A damaged file can also make the module sqlite3 fail at text (UnicodeError) or at sizes.
 _UNREADABLE = (sqlite3.Error, UnicodeError, MemoryError, OverflowError)
 _SCHEMA = """
 CREATE TABLE run (
-    only_row INTEGER PRIMARY KEY CHECK (only_row = 1), description BLOB NOT NULL, term INTEGER NOT NULL,
+    only_row INTEGER PRIMARY KEY CHECK (only_row = 1), config BLOB NOT NULL, code BLOB NOT NULL, term INTEGER NOT NULL,
     digest BLOB NOT NULL
 );
 CREATE TABLE results (
@@ -52,18 +52,6 @@ CREATE TABLE closes (
 );
 CREATE TABLE checkpoints (round INTEGER PRIMARY KEY, state BLOB NOT NULL, digest BLOB NOT NULL);
 """
-
-
-class Description(msgspec.Struct, frozen=True):
-    """What a run is: chosen once, at its beginning."""
-
-    run: str
-    task: Task
-    strategy: str
-    seed: int
-    started: float  # seconds since 1970
-    robust: str | None = None  # the rule against liars; None: the strategy's default, as before one could choose
-    code: bytes | None = None  # that scores the task; None: the task is data
 
 
 class Close(msgspec.Struct, frozen=True):
@@ -88,7 +76,15 @@ class StoredResult(NamedTuple):
     frames: Frames
 
 
-_DESCRIPTION, _CLOSE = msgspec.msgpack.Decoder(Description), msgspec.msgpack.Decoder(Close)
+class _Run(NamedTuple):
+    """The one row of the table `run`."""
+
+    config: bytes
+    code: bytes
+    term: int
+
+
+_CONFIG, _CLOSE = msgspec.msgpack.Decoder(RunConfig), msgspec.msgpack.Decoder(Close)
 _FRAMES = msgspec.msgpack.Decoder(list[bytes | list[bytes]])  # a list in the place of a frame names its file
 
 
@@ -142,45 +138,63 @@ class Store:
     # --- the run ------------------------------------------------------------------------------------------------
 
     @property
-    def description(self) -> Description | None:
-        """What the run is; None in a new store."""
+    def config(self) -> RunConfig | None:
+        """The configuration of the run; None in a new store."""
         row = self._run()
-        return None if row is None else self._decode(row[0], _DESCRIPTION)
+        return None if row is None else self._decode(row.config, _CONFIG)
+
+    @property
+    def code(self) -> bytes | None:
+        """The packed code that the run's task names; None: the task has none."""
+        row = self._run()
+        return None if row is None else row.code or None
 
     @property
     def term(self) -> int:
-        """That of the newest life of the run's aggregator; 0: it had none."""
+        """The term of the newest life of the run's aggregator; 0: it had none."""
         row = self._run()
-        return 0 if row is None else row[1]
+        return 0 if row is None else row.term
 
-    def begin(self, description: Description, term: int = 0) -> None:
+    def begin(self, config: RunConfig, code: bytes | None = None, term: int = 0) -> None:
         """Make a new store that of this run, whose newest life had this term."""
         self._check_reached()
-        blob = msgspec.msgpack.encode(description)
-        self._write("INSERT INTO run VALUES (1, ?, ?, ?)", blob, term, _digest(blob, term))
+        row = _Run(msgspec.msgpack.encode(config), code or b"", term)
+        self._write("INSERT INTO run VALUES (1, ?, ?, ?, ?)", *row, _digest(*row))
         self.commit()
+
+    def change_limits(self, limits: Limits) -> None:
+        """Replace the limits of the run, as its configuration allows."""
+        config = self.config
+        assert config is not None, "the store must have been begun"
+        if limits != config.limits:
+            self._update_run(config=msgspec.msgpack.encode(msgspec.structs.replace(config, limits=limits)))
 
     def next_term(self, wall: float) -> int:
-        """The term of a life that begins at `wall`, in seconds since 1970: that in ms, but above the last; on disk.
+        """Return the term of a life that begins at `wall` (seconds since 1970), once it is on disk.
 
-        So a copy that is put back, and a run that is begun anew under its name, are above all that was before.
+        It is `wall` in ms, but above the last term: terms stay monotonic after a restored backup, and in a new run of
+        the same name.
         """
-        row = self._run()
-        assert row is not None, "the store must have been begun"
         self._check_reached()
-        for (line,) in self._read("PRAGMA quick_check(1)"):  # what nobody reads may be in the way of what is written
+        for (line,) in self._read("PRAGMA quick_check(1)"):  # a page that no query reads may still block a write
             self._check(line == "ok", "the list of its pages")
-        blob, term = row[0], max(row[1] + 1, int(1000 * wall))
-        self._write("UPDATE run SET term = ?, digest = ?", term, _digest(blob, term))
-        self.commit()
+        term = max(self.term + 1, int(1000 * wall))
+        self._update_run(term=term)
         return term
 
-    def _run(self) -> tuple[bytes, int] | None:
-        row = self._row("SELECT description, term, digest FROM run")
+    def _run(self) -> _Run | None:
+        row = self._row("SELECT config, code, term, digest FROM run")
         if row is None:
             return None
-        self._check(row[2] == _digest(row[0], row[1]), "the description of the run")
-        return row[0], int(row[1])
+        self._check(row[3] == _digest(*row[:3]), "the configuration of the run")
+        return _Run(*row[:3])
+
+    def _update_run(self, **changes: Any) -> None:
+        row = self._run()
+        assert row is not None, "the store must have been begun"
+        row = row._replace(**changes)
+        self._write("UPDATE run SET config = ?, code = ?, term = ?, digest = ?", *row, _digest(*row))
+        self.commit()
 
     # --- what is kept -------------------------------------------------------------------------------------------
 
@@ -286,7 +300,7 @@ class Store:
         try:
             lines = [str(line) for (line,) in self._read("PRAGMA integrity_check(10)")]
             problems += [line for line in lines if line != "ok"]
-            if self.description is None:
+            if self.config is None:
                 problems.append("it was never begun")
             last = 0
             for close in self.closes():

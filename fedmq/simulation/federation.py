@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from fedmq.aggregator.service import Aggregator, Limits
+from fedmq.aggregator.service import Aggregator
 from fedmq.algorithms.base import Strategy
 from fedmq.broker.service import Broker
 from fedmq.models.trained_model import TrainedModel
 from fedmq.observe import events
 from fedmq.observe.run_state import RunState
-from fedmq.runs.store import Description, Store
+from fedmq.protocol.run_config import Limits, RunConfig
+from fedmq.runs.store import Store
 from fedmq.runtime.rng import derive_rng
 from fedmq.simulation.network import Faults, Simulation
 from fedmq.simulation.worker import VirtualWorker
@@ -55,14 +56,25 @@ class Federation:
         work_s: tuple[float, float] = (0.001, 0.003),
     ) -> None:
         self.task, self.strategy, self.seed = task, strategy, seed
-        self.limits = limits or Limits(rounds_max=task.rounds, min_trainers=len(rows))
+        limits = limits or Limits(rounds_max=task.rounds, min_trainers=len(rows))
         self.simulation = Simulation(seed, faults)
         self.events: list[events.AnyEvent] = []
         self.finished = False
         self.store = store or Store(":memory:")
-        if self.store.description is None:
-            started = self.simulation.clock.wall()
-            self.store.begin(Description(RUN, task, strategy.name, seed, started, strategy.robust))
+        if self.store.config is None:
+            self.store.begin(
+                RunConfig(
+                    run=RUN,
+                    task=task,
+                    algorithm=strategy.name,
+                    parameters={"robust": strategy.robust},
+                    seed=seed,
+                    started=self.simulation.clock.wall(),
+                    limits=limits,
+                )
+            )
+        else:
+            self.store.change_limits(limits)
         self._learn, self._work_s, self._view = learn, work_s, view
         self.simulation.add_broker(Broker)
         self.simulation.add_aggregator(AGGREGATOR, RUN, self._aggregator)
@@ -80,7 +92,7 @@ class Federation:
                 self.events.append(event)
                 self.finished = self.finished or isinstance(event, events.RunFinished)
 
-        self.aggregator = Aggregator(link, store, self.strategy, self.limits, clock=clock, watch=watch, view=self._view)
+        self.aggregator = Aggregator(link, store, self.strategy, clock=clock, watch=watch, view=self._view)
         return self.aggregator
 
     def _trainer(self, name: str, rows: Rows) -> Callable[[Link], Trainer]:

@@ -12,5 +12,15 @@ True
 from fedmq.simulation.clock import VirtualClock
 from fedmq.simulation.network import Faults, Node, NodeCrashed, Simulation
 from fedmq.simulation.worker import VirtualWorker
+from fedmq.testing.runs import run_config, run_started
 
-__all__ = ["Faults", "Node", "NodeCrashed", "Simulation", "VirtualClock", "VirtualWorker"]
+__all__ = [
+    "Faults",
+    "Node",
+    "NodeCrashed",
+    "Simulation",
+    "VirtualClock",
+    "VirtualWorker",
+    "run_config",
+    "run_started",
+]

@@ -33,11 +33,11 @@ import psutil
 import zmq
 from idle_round import Idle, serve_idle_trainer
 
-from fedmq.aggregator.service import Aggregator, Limits
+from fedmq.aggregator.service import Aggregator
 from fedmq.deploy.processes import free_port
 from fedmq.observe import events
 from fedmq.protocol.codec import FRAME_BYTES_MAX
-from fedmq.runs.store import Description, Store
+from fedmq.runs.store import Store
 from fedmq.runtime.clock import SystemClock
 from fedmq.security.keyring import (
     MEMBERS,
@@ -51,7 +51,7 @@ from fedmq.security.keyring import (
 )
 from fedmq.security.keys import Identity
 from fedmq.security.signing import AggregatorSigning
-from fedmq.tasks.task_file import find_task
+from fedmq.testing import run_config
 from fedmq.transport.link import Port
 from fedmq.transport.zeromq import AggregatorSockets
 
@@ -177,7 +177,7 @@ def a_federation(folder: Path) -> Place:
 def play(place: Place, aggregator: Credentials, seconds: float, name: str) -> list[float]:
     """The seconds that each round of a run took, for so long."""
     clock, store = SystemClock(), Store(":memory:")
-    store.begin(Description(name, find_task("xor"), Idle.name, 0, clock.wall()))
+    store.begin(run_config(name, algorithm=Idle.name, rounds_max=10**6, min_trainers=len(TRAINERS), quorum=1.0))
     published: list[float] = []
 
     def watch(event: events.AnyEvent) -> None:
@@ -185,9 +185,8 @@ def play(place: Place, aggregator: Credentials, seconds: float, name: str) -> li
             published.append(time.perf_counter())
 
     link = AggregatorSockets(place.address, name, aggregator)
-    limits = Limits(rounds_max=10**6, min_trainers=len(TRAINERS), quorum=1.0)
     signing = AggregatorSigning(aggregator, Members(place.folder))
-    service = Aggregator(link, store, Idle(), limits, clock=clock, watch=watch, broker=place.address, signing=signing)
+    service = Aggregator(link, store, Idle(), clock=clock, watch=watch, broker=place.address, signing=signing)
     stop_at = clock.now() + seconds
     while clock.now() < stop_at:
         service.step()

@@ -30,20 +30,20 @@ import numpy as np
 import psutil
 import zmq
 
-from fedmq.aggregator.service import Aggregator, Limits
+from fedmq.aggregator.service import Aggregator
 from fedmq.algorithms.base import Evaluation, Plan, Update
 from fedmq.deploy.processes import Processes, free_port
 from fedmq.observe import events
 from fedmq.protocol.codec import Array, Packet
 from fedmq.protocol.messages import GradientLearner, Train
-from fedmq.runs.store import Description, Store
+from fedmq.runs.store import Store
 from fedmq.runtime.clock import SystemClock
 from fedmq.runtime.loop import serve
 from fedmq.runtime.rng import derive_rng
 from fedmq.security.keyring import Credentials
 from fedmq.security.signing import TrainerSigning
 from fedmq.tasks.task import Task
-from fedmq.tasks.task_file import find_task
+from fedmq.testing import run_config
 from fedmq.trainer.service import Trainer
 from fedmq.trainer.session import Session
 from fedmq.trainer.worker import Cancelled, ThreadWorker
@@ -126,7 +126,8 @@ def federation(address: str, trainers: int, folder: Path | None, watched: Collec
     def play(rounds: int) -> Turn:
         clock, run = SystemClock(), f"idle-{'durable' if folder else 'memory'}-{trainers}-{next(numbers)}"
         store = Store(folder / f"{run}.sqlite3" if folder else ":memory:")
-        store.begin(Description(run, find_task("xor"), Idle.name, 0, clock.wall()))
+        limits = {"rounds_max": WARM_UP + rounds, "min_trainers": trainers, "quorum": 1.0}
+        store.begin(run_config(run, algorithm=Idle.name, **limits))
         published: list[tuple[float, float]] = []
 
         def watch(event: events.AnyEvent) -> None:
@@ -134,8 +135,7 @@ def federation(address: str, trainers: int, folder: Path | None, watched: Collec
                 published.append((time.perf_counter(), cpu_s(watched) if event.round == WARM_UP + 1 else 0.0))
 
         link = AggregatorSockets(address, run)
-        limits = Limits(rounds_max=WARM_UP + rounds, min_trainers=trainers, quorum=1.0)
-        service = Aggregator(link, store, Idle(), limits, clock=clock, watch=watch)
+        service = Aggregator(link, store, Idle(), clock=clock, watch=watch)
         stop_by = clock.now() + TURN_S_MAX
         service.step()
         while not service.done and clock.now() < stop_by:

@@ -29,6 +29,7 @@ from fedmq import MLP
 from fedmq.observe import events
 from fedmq.runtime.lock import FolderLock
 from fedmq.runtime.run_folder import EVENTS
+from fedmq.testing import run_started
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "browser"))
 from chromium import CHROMIUM, MISSING, chromium
@@ -59,8 +60,8 @@ class Crowd:
         model = MLP([2, 8, 2], hidden="tanh")
         self._genes = self._generator.normal(0, 1, model.num_parameters)
         with self._path.open("wb") as file:
-            started = events.RunStarted(
-                run=RUN, term=1, round=1, task="crowd", strategy="evolution", seed=1, metric="accuracy",
+            started = run_started(
+                run=RUN, term=1, round=1, task="crowd", algorithm="evolution", seed=1, metric="accuracy",
                 target=1.0, rounds_max=20_000, min_trainers=TRAINERS, model=model,
             )  # fmt: skip
             file.write(self._line(started))

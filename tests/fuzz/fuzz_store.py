@@ -11,11 +11,11 @@ from typing import Any
 import msgspec
 from mutation import changed, changed_value
 
-from fedmq.aggregator.service import Limits
 from fedmq.algorithms.base import find_strategy
+from fedmq.algorithms.checkpoint import dump
 from fedmq.errors import FedmqError, StoreError
+from fedmq.protocol.run_config import Limits
 from fedmq.runs import store as store_module
-from fedmq.runs.checkpoint import dump
 from fedmq.runs.replay import replay
 from fedmq.runs.store import Store
 from fedmq.simulation import Federation
@@ -24,7 +24,7 @@ from fedmq.tasks.task_file import find_task, task_rows
 NAME = "store"
 ROUNDS = 3
 ROWS = {
-    "run": ("description", "SELECT description, term FROM run"),
+    "run": ("config", "SELECT config, code, term FROM run"),
     "results": ("frames", "SELECT round, trainer, counted_in, frames FROM results"),
     "checkpoints": ("state", "SELECT round, state FROM checkpoints"),
 }
@@ -89,16 +89,16 @@ class Reader:
 
     def _read(self, *, from_start: bool) -> str:
         store = self._store
-        description = store.description
-        if description is None:
+        config = store.config
+        if config is None:
             return "never begun"
         store.keys_since(0)
         try:
-            strategy = find_strategy(description.strategy)
-            replay(store, description.task, strategy, description.seed, from_start=from_start)
+            strategy = find_strategy(config.algorithm)
+            replay(store, config.task, strategy, config.seed, from_start=from_start)
         except StoreError:
             raise
-        except FedmqError as error:  # a description that names what this fedmq does not have
+        except FedmqError as error:  # a config that names what this fedmq does not have
             return f"refused: {type(error).__name__}"
         return "noticed by verify" if store.verify() else "whole"
 

@@ -21,6 +21,7 @@ from pages import Page
 from services import WAIT_S, Services, closed, until
 
 from fedmq.observe import events
+from fedmq.testing import run_started
 
 ENDLESS = """
 from fedmq import Linear, Task
@@ -47,7 +48,7 @@ def write_long_run(folder: Path) -> None:
     folder.mkdir(parents=True)
     best = events.Best(value=0.5, coverage=1.0, fitness=-0.5, fitness_mean=-1.0, fitness_worst=-2.0, diversity=0.1)
     story: list[events.AnyEvent] = [
-        events.RunStarted(run="long", term=1, round=1, task="xor", strategy="evolution", seed=1, rounds_max=9000)
+        run_started(run="long", term=1, round=1, task="xor", algorithm="evolution", seed=1, rounds_max=9000)
     ]
     for number in range(1, LONG_ROUNDS + 1):
         story.append(events.RoundPublished(round=number, invited=2))
@@ -124,7 +125,7 @@ def test_a_run_that_nobody_knows_is_absent_until_it_comes(scene: Scene) -> None:
         assert stream.next("absent", "full")[0] == "absent"
         folder = scene.services.folder / "runs" / "later"
         folder.mkdir()
-        started = events.RunStarted(run="later", term=1, round=1, task="xor", strategy="evolution", seed=1)
+        started = run_started(run="later", term=1, round=1, task="xor", algorithm="evolution", seed=1)
         line = msgspec.json.encode({"at": 1e9, **msgspec.to_builtins(started)})
         (folder / "events.jsonl").write_bytes(line + b"\n")
         _, picture = stream.next("full")

@@ -23,7 +23,7 @@ from fedmq.deploy.processes import free_port
 
 FILES = {"events.jsonl", "history.csv", "model.npz", "report.json", "store.sqlite3", "store.commit-marker"}
 REPORT = {
-    *("run", "task", "strategy", "robust", "seed", "solved", "rounds", "metric", "value", "train_s", "wall_s"),
+    *("config", "solved", "rounds", "value", "train_s", "wall_s"),
     *("round_s_median", "trainers", "rejections", "bytes_up", "bytes_down", "model", "model_sha256"),
 }
 TRAINER = {"name", "num_examples", "results", "late", "rejected", "resent"}
@@ -60,8 +60,9 @@ def test_report_has_every_field(xor: tuple[subprocess.CompletedProcess[str], Pat
 
     assert set(report) == REPORT
     assert [set(one) for one in report["trainers"]] == [TRAINER, TRAINER]
-    assert (report["task"], report["strategy"], report["seed"]) == ("xor", "evolution", 1)
-    assert (report["solved"], report["metric"], report["value"]) == (True, "accuracy", 1.0)
+    config = report["config"]
+    assert (config["task"]["name"], config["algorithm"], config["seed"]) == ("xor", "evolution", 1)
+    assert (report["solved"], config["task"]["metric"], report["value"]) == (True, "accuracy", 1.0)
     assert [(one["name"], one["num_examples"]) for one in report["trainers"]] == [("alice", 2), ("bob", 2)]
     assert 0 < report["train_s"] <= report["wall_s"]
     assert min(report["bytes_up"], report["bytes_down"]) > 0
@@ -116,7 +117,7 @@ def test_run_below_its_target_exits_with_1(tmp_path: Path) -> None:
     (folder,) = (tmp_path / "runs").iterdir()
     assert {path.name for path in folder.iterdir()} == FILES
     report = report_of(folder)
-    assert (report["run"], report["solved"], report["rounds"]) == (folder.name, False, 1)
+    assert (report["config"]["run"], report["solved"], report["rounds"]) == (folder.name, False, 1)
 
 
 def test_four_trainers_learn_parity_of_four_bits(tmp_path: Path) -> None:
@@ -211,7 +212,8 @@ def test_command_line_overrides_environment_overrides_file(tmp_path: Path) -> No
 
     assert done.returncode == 1, done.stderr
     report = report_of(tmp_path / "run")
-    assert (report["task"], report["seed"], report["rounds"]) == ("xor", 7, 1)
+    config = report["config"]
+    assert (config["task"]["name"], config["seed"], report["rounds"]) == ("xor", 7, 1)
     assert json.loads((tmp_path / "run" / "report.json").read_text()) == report
 
 

@@ -11,8 +11,8 @@ import msgspec
 import pytest
 from services import Services, closed, events_of, report_of, run_fedmq, until
 
-from fedmq.aggregator.service import Limits
 from fedmq.algorithms.base import find_strategy
+from fedmq.protocol.run_config import Limits
 from fedmq.runs.store import Store
 from fedmq.simulation import Federation
 from fedmq.tasks.task_file import find_task, task_rows
@@ -35,7 +35,7 @@ def test_ls_lists_the_runs_the_newest_first(folder: Path) -> None:
 
     assert done.returncode == 0, done.stderr
     heading, first, second = done.stdout.splitlines()
-    assert heading.split() == ["folder", "task", "strategy", "state", "rounds", "value", "seed"]
+    assert heading.split() == ["folder", "task", "algorithm", "state", "rounds", "value", "seed"]
     assert first.split()[:4] == ["runs/two", "xor", "evolution", "not"]
     rounds = str(report_of(folder / "runs" / "one")["rounds"])
     assert second.split() == ["runs/one", "xor", "evolution", "solved", rounds, "1", "1"]

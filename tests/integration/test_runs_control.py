@@ -75,7 +75,7 @@ def test_a_live_run_is_paused_resumed_rid_of_a_trainer_and_stopped(services: Ser
     assert "paused; continue with fedmq runs resume" in services.out("aggregator")
     assert closed(run) == before
 
-    resumed = runs(services, "resume", events_of(run)[0]["run"])
+    resumed = runs(services, "resume", events_of(run)[0]["config"]["run"])
 
     assert (resumed.returncode, resumed.stderr) == (0, ""), "by its name, too: not everybody has the folder"
     until(lambda: closed(run) > before + 1, "rounds after the pause")

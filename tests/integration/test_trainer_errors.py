@@ -94,7 +94,7 @@ def test_a_trainer_leaves_a_run_that_asks_for_more_than_its_cap_also_after_a_kil
         services.start_trainer("carol", "xor:2/2")
         assert services.wait("aggregator") == 0, services.err("aggregator")
         assert services.err("bob").count(line) >= 1
-    assert (tmp_path / "state" / "bob" / f"{report_of(run)['run']}.spent").exists()
+    assert (tmp_path / "state" / "bob" / f"{report_of(run)['config']['run']}.spent").exists()
     results = {one["name"]: one["results"] for one in report_of(run)["trainers"]}
     assert results["bob"] == 1, "100 candidates of 150, then no more"
 

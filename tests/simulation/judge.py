@@ -26,12 +26,12 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from fedmq.aggregator.service import Limits
 from fedmq.algorithms.base import find_strategy
 from fedmq.errors import FedmqError, StoreError
 from fedmq.observe import events
 from fedmq.protocol.codec import Array, Frames, Packet
 from fedmq.protocol.messages import Accepted, Beacon, Message, Round, Welcome
+from fedmq.protocol.run_config import Limits
 from fedmq.runs.replay import replay
 from fedmq.runs.store import Close, Store, StoredResult
 from fedmq.simulation import AGGREGATOR, Federation

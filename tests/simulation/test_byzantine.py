@@ -8,9 +8,9 @@ from __future__ import annotations
 import pytest
 from liars import HONEST, LIAR, is_right, learning, play, rows_of
 
-from fedmq.aggregator.service import Limits
 from fedmq.algorithms.base import find_strategy
 from fedmq.observe import events
+from fedmq.protocol.run_config import Limits
 from fedmq.simulation import Federation
 from fedmq.tasks.task_file import find_task
 

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from judge import TRAINERS, FragileStore, linear_task
 
-from fedmq.aggregator.service import Limits
 from fedmq.algorithms.base import find_strategy
 from fedmq.errors import WorkCancelled
 from fedmq.protocol import messages
 from fedmq.protocol.codec import Array, Frames, Packet, decode, encode
+from fedmq.protocol.run_config import Limits
 from fedmq.simulation import Federation
 from fedmq.tasks.task import Rows
 from fedmq.testing import Faults, VirtualClock

@@ -17,6 +17,7 @@ from fedmq.observe import events
 from fedmq.observe.metrics import Metrics
 from fedmq.observe.run_state import RunState
 from fedmq.simulation.clock import VirtualClock
+from fedmq.testing import run_started
 from fedmq.transport.link import Port
 from fedmq.transport.zeromq.watchdog import Connection
 
@@ -30,9 +31,7 @@ def closed(number: int, why: events.Why, round_s: float) -> events.RoundClosed:
 
 # No two counts are the same.
 CLOSED: list[events.AnyEvent] = [
-    events.RunStarted(
-        run="r", term=15, round=1, task="xor", strategy="evolution", seed=1, metric="accuracy", rounds_max=16
-    ),
+    run_started(run="r", term=15, round=1, task="xor", algorithm="evolution", seed=1, metric="accuracy", rounds_max=16),
     *(events.TrainerJoined(trainer=name, num_examples=2) for name in "abcdefghi"),
     events.RoundPublished(round=1, invited=9),
     *(events.ResultAccepted(round=1, trainer=name, staleness=0, train_s=0.1, answer_s=0.25) for name in "ab"),

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from fedmq.aggregator.machine import BrokerUp, Effects, Event, Heard, KeepClose, KeepResult, Phase, Settings
+from fedmq.aggregator.machine import BrokerUp, Effects, Event, Heard, KeepClose, KeepResult, Phase
 from fedmq.aggregator.roster import Roster
 from fedmq.aggregator.rounds import Rounds
 from fedmq.algorithms.base import Evaluation, Plan, Update
@@ -16,6 +16,7 @@ from fedmq.errors import Rejected
 from fedmq.protocol.codec import decode, describe, digest_of, encode
 from fedmq.protocol.messages import GradientLearner, Hello, Message, Presence, Result, Round, Train
 from fedmq.tasks.task_file import find_task
+from fedmq.testing import run_config
 
 TASK = find_task("linear")  # its target is a summed loss of at most 0.2501
 FORGET_S = 30.0
@@ -67,6 +68,7 @@ class Scene:
     def __init__(
         self,
         *,
+        term: int = 2,
         round: int = 1,
         accepted: Collection[tuple[int, str]] = (),
         state: Guess | None = None,
@@ -74,16 +76,17 @@ class Scene:
         away: Collection[str] = (),
         **chosen: Any,
     ) -> None:
-        defaults = {"run": "run", "seed": 7, "term": 2, "rounds_max": 100, "min_trainers": 2}
-        self.settings, self.roster, self.now = Settings(**{**defaults, **chosen}), Roster(FORGET_S), 0.0
+        limits = {"rounds_max": 100, "min_trainers": 2, **chosen}
+        self.config = run_config("run", TASK, MeanOfNumbers.name, seed=7, **limits)
+        self.roster, self.now = Roster(FORGET_S), 0.0
         for name in away:
             self.roster.restore(name, 2, 1, self.now)
         self.model_digests = {
             number: bytes([number] * 32) for number in range(1, round)
         }  # of what earlier rounds published
         self.rounds = Rounds(
-            self.settings,
-            TASK,
+            self.config,
+            term,
             MeanOfNumbers(),
             state or Guess(),
             self.roster,

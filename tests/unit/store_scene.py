@@ -8,10 +8,11 @@ import pytest
 
 from fedmq.errors import StoreError
 from fedmq.observe.events import Best
-from fedmq.runs.store import Close, Description, Store, StoredResult
+from fedmq.runs.store import Close, Store, StoredResult
 from fedmq.tasks.task_file import find_task
+from fedmq.testing import run_config
 
-DESCRIPTION = Description("run", find_task("xor"), "evolution", 7, 1e9)
+CONFIG = run_config("run", find_task("xor"), "evolution", seed=7, started=1e9)
 BEST = Best(value=1.0, coverage=1.0, fitness=-0.1, fitness_mean=-0.5, fitness_worst=-2.0, diversity=0.3)
 WAYS_OUT = ("--to-round N keeps that much", "choose another --out", "start the same command again")
 

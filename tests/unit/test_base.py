@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from rounds_scene import Scene, kept, opened, sent
 
-from fedmq.aggregator.service import Limits
 from fedmq.algorithms.base import find_strategy
 from fedmq.protocol.codec import decode, describe, digest_of, encode
 from fedmq.protocol.messages import Accepted, GradientLearner, Refused, Result, Round, Train
+from fedmq.protocol.run_config import Limits
 from fedmq.simulation import AGGREGATOR, Federation
 from fedmq.tasks.task_file import find_task, task_rows
 

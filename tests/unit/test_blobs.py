@@ -8,7 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from store_scene import DESCRIPTION, a_close, one_line, reopened
+from store_scene import CONFIG, a_close, one_line, reopened
 
 from fedmq.errors import StoreError
 from fedmq.runs.blobs import BLOB_BYTES, Blobs
@@ -108,7 +108,7 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 def store(path: Path) -> Iterator[Store]:
     opened = Store(path)
-    opened.begin(DESCRIPTION)
+    opened.begin(CONFIG)
     yield opened
     opened.close()
 

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedmq.aggregator.service import Limits
 from fedmq.algorithms.base import find_strategy
 from fedmq.protocol.codec import decode, encode
 from fedmq.protocol.messages import Evolve, Goodbye, GradientLearner, Hello, Message, Result, Round, Train
+from fedmq.protocol.run_config import Limits
 from fedmq.runtime.rng import derive_rng
 from fedmq.simulation import Federation
 from fedmq.tasks.task_file import find_task, task_rows

@@ -10,15 +10,15 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from store_scene import DESCRIPTION, a_close, a_result, filled, reopened
+from store_scene import CONFIG, a_close, a_result, filled, reopened
 from strategy_rounds import shards, task_for, trained
 
 from fedmq.algorithms.averaging.strategy import AveragingState
 from fedmq.algorithms.base import STRATEGY_NAMES, Strategy, Update, find_strategy
+from fedmq.algorithms.checkpoint import dump, load
 from fedmq.algorithms.evolution.archive import Archive
 from fedmq.algorithms.evolution.strategy import EvolutionState
 from fedmq.errors import StoreError
-from fedmq.runs.checkpoint import dump, load
 from fedmq.runs.store import Store
 from fedmq.runtime.rng import derive_rng
 from fedmq.tasks.task import Task
@@ -155,7 +155,7 @@ def test_what_cannot_be_in_a_state_is_not_written() -> None:
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
     opened = Store(tmp_path / "store.sqlite3")
-    opened.begin(DESCRIPTION)
+    opened.begin(CONFIG)
     yield opened
     opened.close()
 

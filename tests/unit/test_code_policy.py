@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from fedmq.aggregator.service import Limits
 from fedmq.algorithms.base import find_strategy
 from fedmq.algorithms.learning import learn
 from fedmq.errors import BadConfiguration, CodeRefused, Rejected
@@ -21,11 +20,13 @@ from fedmq.models.code import Code
 from fedmq.models.losses import Scores
 from fedmq.protocol.codec import Packet, decode, encode
 from fedmq.protocol.messages import EvolutionLearner, Evolve, Goodbye, Round, Train
-from fedmq.runs.store import Description, Store
+from fedmq.protocol.run_config import Limits
+from fedmq.runs.store import Store
 from fedmq.simulation import AGGREGATOR, Federation
 from fedmq.tasks.shipping import Shipped, ship
 from fedmq.tasks.task import Rows, Task
 from fedmq.tasks.task_file import find_task, task_rows
+from fedmq.testing import run_config
 from fedmq.trainer.code_policy import CodePolicy
 from fedmq.trainer.machine import MessageReceived, Tick, WorkFailed
 from fedmq.trainer.round_handler import on_rows
@@ -147,7 +148,7 @@ def test_a_trainer_that_refuses_code_says_so_once_and_serves_other_runs(caplog: 
     own = Shipped(TASK, cloudpickle.dumps(scores))
     policies = {"alice": CodePolicy(own=own), "bob": CodePolicy()}
     store = Store(":memory:")
-    store.begin(Description("run", TASK, "evolution", 1, 0.0, code=own.code))
+    store.begin(run_config("run", TASK), own.code)
     federation = Federation(
         TASK,
         find_strategy("evolution"),
@@ -172,7 +173,7 @@ def test_a_trainer_that_refuses_code_says_so_once_and_serves_other_runs(caplog: 
 
 def test_an_aggregator_that_comes_back_ships_the_code_that_it_began_with(tmp_path: Path) -> None:
     store = Store(tmp_path / "store.sqlite3")
-    store.begin(Description("run", TASK, "evolution", 1, 0.0, code=CODE))
+    store.begin(run_config("run", TASK), CODE)
     store.close()
     store = Store(tmp_path / "store.sqlite3")
     seen: list[bytes] = []

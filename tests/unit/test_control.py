@@ -10,12 +10,12 @@ from msgspec import structs
 from rounds_scene import Scene, closes, opened, sent, told
 
 from fedmq.aggregator.machine import BrokerDown, BrokerUp, Effects, Phase, Tick
-from fedmq.aggregator.service import Limits
 from fedmq.algorithms.base import find_strategy
 from fedmq.errors import BadConfiguration, Unreachable
 from fedmq.observe import events
 from fedmq.protocol.codec import Frames, decode, encode
 from fedmq.protocol.messages import Action, Beacon, Control, Evolve, Finished, Message, Refused, Round
+from fedmq.protocol.run_config import Limits
 from fedmq.runs.control_client import AGAIN_S, ANSWER_S, Operator
 from fedmq.simulation import Federation
 from fedmq.tasks.task_file import find_task, task_rows

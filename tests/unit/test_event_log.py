@@ -14,11 +14,12 @@ from fedmq.observe import events
 from fedmq.observe.event_log import EventLog, apply_line, read_run_state
 from fedmq.observe.run_state import RunState
 from fedmq.runtime.run_folder import EVENTS
+from fedmq.testing import run_started
 
 BEST = events.Best(value=1.0, coverage=1.0, fitness=-0.1, fitness_mean=-0.5, fitness_worst=-2.0, diversity=0.3)
 
 EXAMPLES: list[events.AnyEvent] = [
-    events.RunStarted(run="run", term=1, round=1, task="xor", strategy="evolution", seed=7),
+    run_started(run="run", term=1, round=1, task="xor", algorithm="evolution", seed=7),
     events.Waiting(present=0, needed=2),
     events.TrainerJoined(trainer="bob", num_examples=2),
     events.RoundPublished(round=1, invited=2),

@@ -17,12 +17,12 @@ from fedmq.observe import events
 from fedmq.observe.event_log import TAIL_BYTES
 from fedmq.observe.run_state import RunState
 from fedmq.protocol.codec import Frames
-from fedmq.testing import VirtualClock
+from fedmq.testing import VirtualClock, run_started
 from fedmq.transport.link import LinkEvent
 
 
 def started(run: str, term: int = 1) -> events.RunStarted:
-    return events.RunStarted(run=run, term=term, round=1, task="xor", strategy="evolution", seed=1, rounds_max=9)
+    return run_started(run=run, term=term, round=1, task="xor", algorithm="evolution", seed=1, rounds_max=9)
 
 
 def finished(rounds: int = 1) -> events.RunFinished:

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedmq.aggregator.service import Limits
 from fedmq.algorithms.base import find_strategy
 from fedmq.models.trained_model import TrainedModel
 from fedmq.observe import events
+from fedmq.protocol.run_config import Limits
 from fedmq.runs.store import Store
 from fedmq.simulation import AGGREGATOR, Federation
 from fedmq.tasks.task import Rows

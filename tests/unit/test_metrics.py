@@ -53,6 +53,7 @@ COUNTED = {
         "trainers|gone": 2,
         "term": 15,
         "round": 4,
+        "trainers_needed": 2,
         "rounds_max": 16,
         "open_rounds": 1,
         "progress_timestamp_seconds": VirtualClock().wall(),

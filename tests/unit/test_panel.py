@@ -12,15 +12,16 @@ from fedmq.observe import events
 from fedmq.observe.braille import Curve, draw_blocks, draw_curves
 from fedmq.observe.run_state import STALLED_S, RunState
 from fedmq.observe.terminal_view import ObservedRun, render_list, render_run, span
+from fedmq.testing import run_started
 
-STARTED = events.RunStarted(
+STARTED = run_started(
     run="one",
     term=1,
     round=1,
     task="xor",
-    strategy="evolution",
+    algorithm="evolution",
     seed=7,
-    robust="clip",
+    parameters={"robust": "clip"},
     metric="accuracy",
     target=1.0,
     rounds_max=200,

@@ -14,6 +14,7 @@ from fedmq.models.code import Code
 from fedmq.models.networks import MLP
 from fedmq.observe import events
 from fedmq.observe.run_state import RunState
+from fedmq.testing import run_started
 
 HERE = Origin(here=True, source="live", folder=None, broker=True)
 GONE = Origin(here=False, source="folder", folder="runs/one", broker=False)
@@ -22,12 +23,12 @@ MODEL = MLP((2, 4, 2))
 
 
 def started(term: int = 1) -> events.RunStarted:
-    return events.RunStarted(
+    return run_started(
         run="one",
         term=term,
         round=1,
         task="xor",
-        strategy="evolution",
+        algorithm="evolution",
         seed=7,
         metric="accuracy",
         target=1.0,
@@ -212,5 +213,5 @@ def test_what_ended_a_run_is_said() -> None:
 def test_a_model_is_named_and_whether_it_can_be_drawn() -> None:
     view = told(started())
     assert (head_of(view, HERE, 0.0)["model"], head_of(view, HERE, 0.0)["drawable"]) == ("MLP 2-4-2 relu", True)
-    view.model = Code(num_parameters=5, inputs=3)
+    view.apply(0.0, run_started(model=Code(num_parameters=5, inputs=3)))
     assert (head_of(view, HERE, 0.0)["model"], head_of(view, HERE, 0.0)["drawable"]) == ("code, 5 parameters", False)

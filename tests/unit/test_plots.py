@@ -22,6 +22,7 @@ from fedmq.observe import events
 from fedmq.observe.event_log import EventLog
 from fedmq.observe.run_state import RunState
 from fedmq.runtime.run_folder import EVENTS
+from fedmq.testing import run_started
 
 XOR = MLP([2, 4, 2])
 PNG = b"\x89PNG\r\n"
@@ -42,12 +43,12 @@ def write_run(folder: Path, *, rounds: int = 5, model: Model = XOR, seed: int = 
         log(event)
 
     tell(
-        events.RunStarted(
+        run_started(
             run=folder.name,
             term=1,
             round=1,
             task="xor",
-            strategy="evolution",
+            algorithm="evolution",
             seed=seed,
             metric=metric,
             target=1.0,

@@ -12,10 +12,11 @@ from fedmq.aggregator.progress import LiveProgress, PlainProgress, log_event, op
 from fedmq.observe import events
 from fedmq.observe.event_text import event_line
 from fedmq.observe.run_state import RunState
+from fedmq.testing import run_started
 
 BEST = events.Best(value=0.75, coverage=1.0, fitness=-0.25, fitness_mean=-0.5, fitness_worst=-2.0, diversity=0.3)
 HALF = events.Best(value=1.0, coverage=0.5, fitness=-0.25, fitness_mean=-0.5, fitness_worst=-2.0, diversity=0.3)
-STARTED = events.RunStarted(run="one", term=1, round=1, task="xor", strategy="evolution", seed=7, rounds_max=200)
+STARTED = run_started(run="one", term=1, round=1, task="xor", algorithm="evolution", seed=7, rounds_max=200)
 
 
 def closed(number: int, best: events.Best | None = BEST, why: str = "complete") -> events.RoundClosed:
@@ -25,7 +26,7 @@ def closed(number: int, best: events.Best | None = BEST, why: str = "complete") 
 TOLD = [
     (STARTED, "run one: task xor, strategy evolution, seed 7"),
     (
-        events.RunStarted(run="one", term=3, again=True, round=5, task="xor", strategy="evolution", seed=7),
+        run_started(run="one", term=3, again=True, round=5, task="xor", algorithm="evolution", seed=7),
         "run one continues at round 5",
     ),
     (events.Waiting(present=1, needed=2), "waiting for trainers (1 of 2)"),

@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 
 from fedmq.aggregator.machine import Phase
-from fedmq.aggregator.service import Limits
 from fedmq.algorithms.base import Evaluation, find_strategy
 from fedmq.errors import StoreError
 from fedmq.observe import events
 from fedmq.protocol.codec import Frames, Packet, decode, encode
 from fedmq.protocol.messages import Accepted
+from fedmq.protocol.run_config import Limits
 from fedmq.runs.replay import Replayed, replay
-from fedmq.runs.store import Close, Description, Store, StoredResult
+from fedmq.runs.store import Close, Store, StoredResult
 from fedmq.simulation import Federation
 from fedmq.tasks.task_file import find_task, task_rows
-from fedmq.testing import Faults
+from fedmq.testing import Faults, run_config
 
 ROUNDS = 4
 TASKS = {"evolution": "xor", "fedavg": "xor", "fedsgd": "linear"}
@@ -51,10 +51,10 @@ def bits(evaluation: Evaluation | None) -> dict[str, Any]:
 
 def copied(federation: Federation, change: Any = None, *, without_round: int = 0) -> Store:
     """The run's store again, each result through `change`."""
-    description = federation.store.description
-    assert description is not None
+    config = federation.store.config
+    assert config is not None
     store = Store(":memory:")
-    store.begin(description)
+    store.begin(config)
     for close in federation.store.closes():
         for result in federation.store.results(close.round):
             store.keep_result(result if change is None else change(result))
@@ -227,7 +227,7 @@ def test_who_has_said_goodbye_does_not_count_in_the_next_life_either() -> None:
 @pytest.mark.parametrize(("why", "deadline_s"), [("complete", 50.0), ("deadline", 30.0)])
 def test_what_a_round_took_that_was_cut_short_says_nothing_of_what_is_usual(why: events.Why, deadline_s: float) -> None:
     store = Store(":memory:")
-    store.begin(Description("run", find_task("linear"), "fedsgd", 0, 0.0))
+    store.begin(run_config("run", find_task("linear"), "fedsgd", seed=0, started=0.0))
     store.keep_close(Close(1, why, (), 0, 5.0, 1.0, None, bytes(32)))
     store.commit()
     federation = endless(store)

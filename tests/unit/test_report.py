@@ -17,12 +17,13 @@ from fedmq.errors import BadConfiguration, StoreError
 from fedmq.models.trained_model import TrainedModel
 from fedmq.observe import events
 from fedmq.runs.report import Report, TrainerReport, make_report, read_report, write_report
-from fedmq.runs.store import Close, Description
+from fedmq.runs.store import Close
 from fedmq.runtime.run_folder import HISTORY, MODEL, REPORT
 from fedmq.tasks.task_file import find_task
+from fedmq.testing import run_config
 
 XOR = find_task("xor")
-DESCRIPTION = Description("run", XOR, "evolution", 7, 1000.0, "clip")
+CONFIG = run_config("run", XOR, "evolution", seed=7, started=1000.0, parameters={"robust": "clip"})
 STANDING = Evaluation(np.linspace(-1.0, 1.0, 22), 0.4, 4, 4, 1.0, -0.1, -0.5, -2.0, 0.3)
 BEST = events.Best(value=1.0, coverage=1.0, fitness=-0.1, fitness_mean=-0.5, fitness_worst=-2.0, diversity=0.3)
 CLOSES = [
@@ -39,7 +40,7 @@ def report_of(
     closes: list[Close] = CLOSES, evaluation: Evaluation | None = STANDING
 ) -> tuple[Report, TrainedModel | None]:
     return make_report(
-        DESCRIPTION,
+        CONFIG,
         closes,
         evaluation,
         TRAINERS,
@@ -69,14 +70,9 @@ def test_the_report_has_the_fields_that_scripts_rely_on(folder: Path) -> None:
     content = json.loads((folder / REPORT).read_text(encoding="utf-8"))
     sha256 = hashlib.sha256((folder / MODEL).read_bytes()).hexdigest()
     assert content == {
-        "run": "run",
-        "task": "xor",
-        "strategy": "evolution",
-        "robust": "clip",
-        "seed": 7,
+        "config": json.loads(msgspec.json.encode(CONFIG)),
         "solved": True,
         "rounds": 3,
-        "metric": "accuracy",
         "value": 1.0,
         "train_s": 3.75,  # rounds of 0.5, 3 and 0.25 s; the time in between, when none was open, is not training
         "wall_s": 10.0,

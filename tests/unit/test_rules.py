@@ -6,19 +6,18 @@ import hashlib
 from dataclasses import replace
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from fedmq.aggregator.service import Limits
 from fedmq.algorithms.averaging.robust_aggregation import RULES, clipped_mean, krum, liars_among, median, trimmed_mean
 from fedmq.algorithms.base import Update, find_strategy
 from fedmq.errors import BadConfiguration
+from fedmq.protocol.run_config import Limits
 from fedmq.runs.maintenance import replay_run
-from fedmq.runs.store import Description, Store
+from fedmq.runs.store import Store
 from fedmq.runtime.run_folder import STORE
 from fedmq.simulation import Federation
 from fedmq.tasks.task_file import find_task, task_rows
@@ -163,10 +162,3 @@ def test_a_run_is_replayed_by_the_rule_it_was_begun_with(tmp_path: Any) -> None:
     assert plain is not None
     assert model.parameters.tobytes() != plain.parameters.tobytes()
     assert replay_run(tmp_path).model_sha256 == hashlib.sha256(model.to_bytes()).hexdigest()
-
-
-def test_a_description_from_before_one_could_choose_is_still_read() -> None:
-    fields = msgspec.to_builtins(Description("run", LINEAR, "fedsgd", 7, 1e9, "median"))
-    assert msgspec.convert(fields, Description).robust == "median"
-    del fields["robust"]
-    assert msgspec.msgpack.decode(msgspec.msgpack.encode(fields), type=Description).robust is None

@@ -16,7 +16,7 @@ import pytest
 from rounds_scene import TASK, MeanOfNumbers
 from signed_scene import ANYWHERE, EPOCH, Bad, Kind, Parties, Wire, reheaded, result_of, signed_by
 
-from fedmq.aggregator.service import Aggregator, Limits
+from fedmq.aggregator.service import Aggregator
 from fedmq.errors import Rejected
 from fedmq.protocol.codec import Frames, decode, encode
 from fedmq.protocol.messages import (
@@ -32,11 +32,12 @@ from fedmq.protocol.messages import (
     Train,
     Welcome,
 )
-from fedmq.runs.store import Description, Store
+from fedmq.runs.store import Store
 from fedmq.runtime.rng import derive_rng
 from fedmq.security.keyring import Credentials
 from fedmq.security.signing import AggregatorSigning, TrainerSigning
 from fedmq.simulation.clock import VirtualClock
+from fedmq.testing import run_config
 from fedmq.trainer.service import Trainer
 from fedmq.trainer.session import Session
 from fedmq.transport.link import Delivered
@@ -71,11 +72,11 @@ class Scene:
     def __init__(self, parties: Parties, rounds: int = 6) -> None:
         self.parties, self.link, self.clock = parties, Wire(), VirtualClock()
         self.store = Store(":memory:")
-        self.store.begin(Description("run", TASK, MeanOfNumbers.name, 7, 0.0))
+        limits = {"rounds_max": 10_000, "min_trainers": 2, "quorum": 1.0, "deadline_s": 1e6}
+        self.store.begin(run_config("run", TASK, MeanOfNumbers.name, **limits))
         signing = AggregatorSigning(Credentials(parties.federation, parties.aggregator), parties.members)
-        limits = Limits(rounds_max=10_000, min_trainers=2, quorum=1.0, deadline_s=1e6)
         self.service = Aggregator(
-            self.link, self.store, MeanOfNumbers(), limits, clock=self.clock, watch=lambda _: None, signing=signing
+            self.link, self.store, MeanOfNumbers(), clock=self.clock, watch=lambda _: None, signing=signing
         )
         self.genuine: dict[tuple[str, int], list[bytes]] = {}
         self.hellos = []

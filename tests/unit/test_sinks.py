@@ -22,6 +22,7 @@ from fedmq.observe import events
 from fedmq.observe.run_state import RoundRecord, RunState
 from fedmq.protocol.codec import Frames, encode
 from fedmq.simulation.clock import VirtualClock
+from fedmq.testing import run_started
 from fedmq.transport.link import Delivered, LinkEvent
 
 REPORT = {"run": "r", "solved": True, "model_sha256": "ab" * 32}
@@ -34,8 +35,8 @@ class Run:
         self.clock, self.folder, self.name = VirtualClock(), folder, name
         self._bulletin, self._sent, self._round = Bulletin(RunState()), deque[LinkEvent](), 0
         self._tell(
-            events.RunStarted(
-                run=name, term=1, round=1, task="xor", strategy="evolution", seed=7, metric="accuracy", target=1.0
+            run_started(
+                run=name, term=1, round=1, task="xor", algorithm="evolution", seed=7, metric="accuracy", target=1.0
             )
         )
 
@@ -254,7 +255,7 @@ def test_mlflow_has_a_run_of_ours_as_one_of_its_own_however_often_we_come(run: R
     assert (one.info.run_name, one.info.status) == ("r", "FINISHED")
     assert one.data.params == {
         "task": "xor", "strategy": "evolution", "seed": "7", "metric": "accuracy", "target": "1.0",
-        "rounds_max": "0", "min_trainers": "0",
+        "rounds_max": "200", "min_trainers": "2",
     }  # fmt: skip
     history = client.get_metric_history(one.info.run_id, "fitness_best")
     assert [(point.step, point.value) for point in history] == [(1, -1.0), (2, -0.5), (3, -1.0 / 3)]

@@ -10,13 +10,14 @@ import pytest
 from fedmq.observe import events
 from fedmq.observe.event_log import TAIL_BYTES, EventLog
 from fedmq.observe.run_state import STALLED_S, RunState
-from fedmq.runs.report import Report
-from fedmq.runs.status import state_of
-from fedmq.runs.store import Description, Store
+from fedmq.runs.report import Report, write_report
+from fedmq.runs.status import status_text
+from fedmq.runs.store import Store
 from fedmq.runtime.run_folder import EVENTS, STORE
 from fedmq.tasks.task_file import find_task
+from fedmq.testing import run_config, run_started
 
-STARTED = events.RunStarted(run="run", term=1, round=1, task="xor", strategy="evolution", seed=1)
+STARTED = run_started(run="run", term=1, round=1, task="xor", algorithm="evolution", seed=1)
 ONE_OF_TWO = events.Waiting(present=1, needed=2)
 JOINED = events.TrainerJoined(trainer="bob", num_examples=2)
 LEFT = events.TrainerLeft(trainer="bob", goodbye=False)
@@ -31,7 +32,7 @@ PAUSED, RESUMED = events.RunPaused(), events.RunResumed()
 def running(tmp_path: Path) -> Iterator[Path]:
     """The folder of a run whose aggregator lives."""
     store = Store(tmp_path / STORE)
-    store.begin(Description("run", find_task("xor"), "evolution", 1, 0.0))
+    store.begin(run_config("run", find_task("xor"), "evolution", seed=1, started=0.0))
     yield tmp_path
     store.close()
 
@@ -53,15 +54,11 @@ def happened(folder: Path, *told: events.AnyEvent) -> None:
     (folder / "read").replace(folder / EVENTS)
 
 
-def report(*, solved: bool) -> Report:
-    return Report(
-        run="run",
-        task="xor",
-        strategy="evolution",
-        seed=1,
+def write_a_report(folder: Path, *, solved: bool) -> None:
+    report = Report(
+        config=run_config("run"),
         solved=solved,
         rounds=1,
-        metric="accuracy",
         value=1.0,
         train_s=1.0,
         wall_s=1.0,
@@ -73,6 +70,7 @@ def report(*, solved: bool) -> Report:
         model=None,
         model_sha256=None,
     )
+    write_report(folder, report, None, [])
 
 
 @pytest.mark.parametrize(
@@ -94,7 +92,7 @@ def report(*, solved: bool) -> Report:
 )
 def test_a_living_run_stands_as_its_last_events_say(running: Path, told: list[events.AnyEvent], state: str) -> None:
     happened(running, *told)
-    assert state_of(running, None, len(told)) == state
+    assert status_text(running, len(told)) == state
 
 
 @pytest.mark.parametrize(
@@ -109,36 +107,38 @@ def test_a_living_run_stands_as_its_last_events_say(running: Path, told: list[ev
 )
 def test_a_round_that_is_open_for_long_has_stalled(running: Path, since_s: float, state: str) -> None:
     happened(running, STARTED, ONE_OF_TWO, JOINED, PUBLISHED)
-    assert state_of(running, None, 3.0 + since_s) == state
+    assert status_text(running, 3.0 + since_s) == state
 
 
 def test_a_round_has_stalled_since_its_own_publication(running: Path) -> None:
     happened(running, *[STARTED] * 18, PUBLISHED, CLOSED, PUBLISHED)
-    assert state_of(running, None, 20.0 + STALLED_S - 0.5) == "running"
+    assert status_text(running, 20.0 + STALLED_S - 0.5) == "running"
 
 
 def test_who_waits_for_trainers_or_is_paused_has_not_stalled(running: Path) -> None:
     happened(running, STARTED, ONE_OF_TWO)
-    assert state_of(running, None, 1e6) == "waiting for trainers (1 of 2)"
+    assert status_text(running, 1e6) == "waiting for trainers (1 of 2)"
     happened(running, PAUSED)
-    assert state_of(running, None, 1e6) == "paused"
+    assert status_text(running, 1e6) == "paused"
 
 
 def test_a_run_that_nobody_writes_is_interrupted_whatever_it_said_last(interrupted: Path) -> None:
-    assert state_of(interrupted, None, 0.0) == "interrupted"
+    assert status_text(interrupted, 0.0) == "interrupted"
     happened(interrupted, STARTED, ONE_OF_TWO)
-    assert state_of(interrupted, None, 2.0) == "interrupted"
+    assert status_text(interrupted, 2.0) == "interrupted"
 
 
 @pytest.mark.parametrize(("solved", "state"), [(True, "solved"), (False, "not solved")])
 def test_a_run_with_a_report_is_over(interrupted: Path, solved: bool, state: str) -> None:
-    assert state_of(interrupted, report(solved=solved), 0.0) == state
+    write_a_report(interrupted, solved=solved)
+    assert status_text(interrupted, 0.0) == state
 
 
 def test_a_run_that_was_stopped_says_so(interrupted: Path) -> None:
     stopped = events.RunFinished(solved=False, rounds=1, value=1.0, why="stopped")
     happened(interrupted, STARTED, PUBLISHED, stopped)
-    assert state_of(interrupted, report(solved=False), 3.0) == "not solved, stopped by an operator"
+    write_a_report(interrupted, solved=False)
+    assert status_text(interrupted, 3.0) == "not solved, stopped by an operator"
 
 
 @pytest.mark.parametrize(
@@ -150,12 +150,12 @@ def test_lines_that_are_no_events_are_passed_over(running: Path, junk: bytes) ->
     happened(running, STARTED, ONE_OF_TWO)
     with (running / EVENTS).open("ab") as file:
         file.write(junk)
-    assert state_of(running, None, 2.0) == "waiting for trainers (1 of 2)"
+    assert status_text(running, 2.0) == "waiting for trainers (1 of 2)"
 
 
 def test_of_a_long_history_only_the_first_line_and_the_end_are_read(running: Path) -> None:
     happened(running, REJECTED, ONE_OF_TWO, *[REJECTED] * (TAIL_BYTES // 64))
     assert (running / EVENTS).stat().st_size > TAIL_BYTES
-    assert state_of(running, None, 0.0) == "running", "what is said of it is too far back"
+    assert status_text(running, 0.0) == "running", "what is said of it is too far back"
     happened(running, ONE_OF_TWO)
-    assert state_of(running, None, 0.0) == "waiting for trainers (1 of 2)"
+    assert status_text(running, 0.0) == "waiting for trainers (1 of 2)"

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from store_scene import DESCRIPTION, a_close, a_result, filled, one_line, reopened
+from store_scene import CONFIG, a_close, a_result, filled, one_line, reopened
 
 from fedmq.errors import StoreError
 from fedmq.runs.store import SCHEMA_VERSION, Store
@@ -32,7 +32,7 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 def store(path: Path) -> Iterator[Store]:
     opened = Store(path)
-    opened.begin(DESCRIPTION)
+    opened.begin(CONFIG)
     yield opened
     opened.close()
 
@@ -54,7 +54,7 @@ def test_what_is_committed_is_synced_before_commit_returns(store: Store) -> None
 
 def test_a_new_store_holds_no_run(path: Path) -> None:
     store = Store(path)
-    assert (store.description, list(store.closes()), store.keys_since(0)) == (None, [], set())
+    assert (store.config, list(store.closes()), store.keys_since(0)) == (None, [], set())
     store.close()
 
 
@@ -66,7 +66,7 @@ def test_what_was_committed_is_there_after_reopening(store: Store) -> None:
         store.keep_close(close)
     store.commit()
     again = reopened(store)
-    assert again.description == DESCRIPTION
+    assert again.config == CONFIG
     assert list(again.closes()) == [a_close(1, best=None), a_close(2)]
     assert list(again.results(1)) == [results[1], results[0]], "by trainer, however they came"
     assert list(again.results(2)) == [results[2], results[3]]
@@ -88,7 +88,7 @@ def test_what_was_not_committed_is_not_there(store: Store, end: Callable[[Store]
 
 def test_a_run_may_begin_with_the_terms_that_it_has_had(path: Path) -> None:
     store = Store(path)
-    store.begin(DESCRIPTION, term=5)
+    store.begin(CONFIG, term=5)
     assert (store.term, store.next_term(0.0), store.term) == (5, 6, 6)
     store.close()
 
@@ -113,7 +113,7 @@ def test_a_copy_that_is_put_back_and_a_run_begun_anew_are_above_every_life_befor
     path.write_bytes(copy)
     back = Store(path)
     anew = Store(":memory:")
-    anew.begin(DESCRIPTION)
+    anew.begin(CONFIG)
     assert (lives, back.next_term(1010.0), anew.next_term(1020.0)) == ([1_000_900, 1_000_901], 1_010_000, 1_020_000)
     back.close()
     anew.close()
@@ -122,7 +122,7 @@ def test_a_copy_that_is_put_back_and_a_run_begun_anew_are_above_every_life_befor
 def test_a_commit_of_nothing_and_an_abandon_of_nothing_do_nothing(store: Store) -> None:
     store.commit()
     store.abandon()
-    assert store.description == DESCRIPTION
+    assert store.config == CONFIG
 
 
 def test_a_result_is_kept_once(store: Store) -> None:
@@ -133,13 +133,13 @@ def test_a_result_is_kept_once(store: Store) -> None:
 
 def test_a_store_is_that_of_one_run(store: Store) -> None:
     with pytest.raises(StoreError):
-        store.begin(DESCRIPTION)
-    assert store.description == DESCRIPTION
+        store.begin(CONFIG)
+    assert store.config == CONFIG
 
 
 def test_a_store_in_memory_lives_as_long_as_its_object() -> None:
     store = Store(":memory:")
-    store.begin(DESCRIPTION)
+    store.begin(CONFIG)
     assert store.next_term(0.0) == 1
     store.close()
 
@@ -182,12 +182,12 @@ def test_a_damaged_row_is_refused(store: Store, path: Path, junk: object) -> Non
     store.keep_close(a_close(1))
     store.commit()
     for statement in (
-        "UPDATE run SET description = ?",
+        "UPDATE run SET config = ?",
         "UPDATE closes SET summary = ?",
         "UPDATE results SET frames = ?",
     ):
         change(path, statement, junk)
-    for read in (lambda: store.description, lambda: list(store.closes()), lambda: list(store.results(1))):
+    for read in (lambda: store.config, lambda: list(store.closes()), lambda: list(store.results(1))):
         with pytest.raises(StoreError) as error:
             read()
         assert "not as it was written" in one_line(error, path)
@@ -204,7 +204,7 @@ def test_a_damaged_file_is_refused_wherever_it_is_read(store: Store, path: Path)
     path.write_bytes(content)
     broken = Store(path)
     reads: list[Callable[[], object]] = [
-        lambda: broken.description,
+        lambda: broken.config,
         lambda: list(broken.closes()),
         lambda: list(broken.results(1)),
         lambda: broken.keys_since(0),
@@ -249,7 +249,7 @@ def test_a_store_in_a_folder_of_somebody_else_is_not_called_damaged(store: Store
         raise theirs
     assert "as the owner of the folder" in one_line(error, path)
     assert not isinstance(error.value, StoreDamaged)
-    assert store.description == DESCRIPTION
+    assert store.config == CONFIG
 
 
 # What was changed behind its back
@@ -358,7 +358,7 @@ def writer(store: Store, path: Path) -> Iterator[subprocess.Popen[str]]:
 
 def test_while_one_process_writes_another_may_read_but_not_write(writer: subprocess.Popen[str], path: Path) -> None:
     second = Store(path)
-    assert second.description == DESCRIPTION
+    assert second.config == CONFIG
     with pytest.raises(StoreError, match="only one that writes this run, but another process does; wait") as error:
         second.next_term(0.0)
     one_line(error, path)

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 import fedmq.runs.blobs
-from fedmq.aggregator.service import Limits
 from fedmq.algorithms.base import find_strategy
 from fedmq.errors import StoreError
+from fedmq.protocol.run_config import Limits
 from fedmq.runs.replay import replay
 from fedmq.runs.store import Store
 from fedmq.simulation import AGGREGATOR, Federation
@@ -70,14 +70,14 @@ def content(path: Path) -> dict[str, Any]:
     """
     store = opened(path)
     try:
-        description = store.description
-        if description is None:
+        config = store.config
+        if config is None:
             raise StoreError("the store was never begun: choose another --out")
-        strategy = find_strategy(description.strategy)
-        again = replay(store, description.task, strategy, description.seed)
+        strategy = find_strategy(config.algorithm)
+        again = replay(store, config.task, strategy, config.seed)
         plan, evaluation = strategy.ask(again.state), strategy.evaluation(again.state)
         return {
-            "description": description,
+            "config": config,
             "keys": store.keys_since(0),
             "where": (again.round, again.open_results, again.closes, again.trainers),
             "arrays": {name: array.tobytes() for name, array in plan.arrays.items()},

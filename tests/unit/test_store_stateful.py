@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 import fedmq.runs.blobs
-from fedmq.runs.store import Close, Description, Store, StoredResult
+from fedmq.runs.store import Close, Store, StoredResult
 from fedmq.tasks.task_file import find_task
+from fedmq.testing import run_config
 
-DESCRIPTION = Description("run", find_task("xor"), "evolution", 7, 1e9)
+CONFIG = run_config("run", find_task("xor"), "evolution", seed=7, started=1e9)
 NAMES = st.sampled_from(["alice", "bob", "carol"])
 STORE = "store.sqlite3"
 BLOB_BYTES = 100  # a file for each frame over this, instead of 1 MiB
@@ -45,7 +46,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.folder, self.lives, self.term, self.open = self.place / "0", 0, 0, 1
         self.folder.mkdir()
         self.store = self.opened()
-        self.store.begin(DESCRIPTION)
+        self.store.begin(CONFIG)
         self.committed = self.now = Content()
 
     def opened(self) -> Store:
@@ -144,7 +145,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @invariant()
     def everything_is_there_and_nothing_else(self) -> None:
-        assert self.store.description == DESCRIPTION
+        assert self.store.config == CONFIG
         assert {close.round: close for close in self.store.closes()} == self.now.closes
         there = [result for number in range(1, self.open + 1) for result in self.store.results(number)]
         assert {(result.round, result.trainer): result for result in there} == self.now.results

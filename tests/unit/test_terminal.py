@@ -22,9 +22,9 @@ from fedmq.observe.run_state import RunState
 from fedmq.observe.terminal_view import ObservedRun
 from fedmq.runtime.lock import FolderLock
 from fedmq.runtime.run_folder import EVENTS
-from fedmq.testing import VirtualClock
+from fedmq.testing import VirtualClock, run_started
 
-STARTED = events.RunStarted(run="one", term=1, round=1, task="xor", strategy="evolution", seed=7, rounds_max=200)
+STARTED = run_started(run="one", term=1, round=1, task="xor", algorithm="evolution", seed=7, rounds_max=200)
 FINISHED = events.RunFinished(solved=True, rounds=1, value=1.0)
 
 
@@ -40,7 +40,7 @@ class Source:
 
     def add(self, name: str, *, heard_at: float = 0.0) -> RunState:
         view = RunState()
-        view.apply(1e9, events.RunStarted(run=name, term=1, round=1, task="xor", strategy="evolution", seed=7))
+        view.apply(1e9, run_started(run=name, term=1, round=1, task="xor", algorithm="evolution", seed=7))
         self.runs[name] = Watched(view)
         self.runs[name].heard_at = heard_at
         return view
@@ -251,9 +251,10 @@ def test_a_folder_is_followed_while_it_is_written_also_when_its_file_begins_anew
 
 
 def test_half_a_line_is_taken_when_it_is_whole(tmp_path: Path) -> None:
-    (tmp_path / EVENTS).write_text('{"at":1,"event":"run-started","run":"one","term":1,"round":1,"task":"xor",')
-    with (tmp_path / EVENTS).open("a") as file:
-        file.write('"strategy":"evolution","seed":7}\n{"at":2,"event":"wait')
+    line = msgspec.json.encode({"at": 1, **msgspec.to_builtins(STARTED)})
+    (tmp_path / EVENTS).write_bytes(line[:90])
+    with (tmp_path / EVENTS).open("ab") as file:
+        file.write(line[90:] + b'\n{"at":2,"event":"wait')
     following = RunFolderFollower(tmp_path, clock=VirtualClock())
     assert following.runs["one"].view.seq == 1
     with (tmp_path / EVENTS).open("a") as file:

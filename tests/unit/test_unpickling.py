@@ -23,6 +23,7 @@ from click.testing import CliRunner
 from msgspec.structs import replace
 
 from fedmq.algorithms.base import find_strategy
+from fedmq.algorithms.checkpoint import load
 from fedmq.cli.main import fedmq
 from fedmq.data.readers import load_rows
 from fedmq.errors import FedmqError, Rejected
@@ -33,16 +34,16 @@ from fedmq.protocol.codec import decode, encode
 from fedmq.protocol.messages import ArrayInfo, Evolve, Round
 from fedmq.runs import store as stores
 from fedmq.runs.blobs import Blobs
-from fedmq.runs.checkpoint import load
 from fedmq.runs.maintenance import recover, replay_run
 from fedmq.runs.replay import replay
 from fedmq.runs.report import read_report
-from fedmq.runs.status import state_of
-from fedmq.runs.store import Description, Store, StoredResult
+from fedmq.runs.status import status_text
+from fedmq.runs.store import Store, StoredResult
 from fedmq.runtime.clock import SystemClock
 from fedmq.runtime.run_folder import EVENTS, REPORT, STORE
 from fedmq.tasks.task import Task
 from fedmq.tasks.task_file import find_task, task_rows
+from fedmq.testing import run_config
 from fedmq.trainer.code_policy import CodePolicy
 from fedmq.trainer.round_handler import on_rows
 from fedmq.trainer.spool import FileSpool
@@ -220,23 +221,23 @@ def test_a_round_with_code_that_is_not_what_it_says_at_a_trainer_that_would_run_
         assert isinstance(done.outcome, Rejected)
 
 
-def begun(folder: Path, description: bytes | None = None) -> Path:
+def begun(folder: Path, config: bytes | None = None) -> Path:
     """A store whose own digests are right, whatever is in it."""
     folder.mkdir()
     store = Store(folder / STORE)
-    store.begin(Description("run", find_task("xor"), "evolution", 1, 0.0))
+    store.begin(run_config("run", find_task("xor"), "evolution", seed=1, started=0.0))
     store.close()
-    if description is not None:
+    if config is not None:
         with closing(sqlite3.connect(folder / STORE)) as connection:
-            digest = stores._digest(description, 0)
-            connection.execute("UPDATE run SET description = ?, digest = ?", (description, digest))
+            digest = stores._digest(config, b"", 0)
+            connection.execute("UPDATE run SET config = ?, digest = ?", (config, digest))
             connection.commit()
     return folder / STORE
 
 
-def test_the_description_of_a_store(tmp_path: Path, evil: bytes) -> None:
+def test_the_configuration_in_a_store(tmp_path: Path, evil: bytes) -> None:
     store = Store(begun(tmp_path / "run", evil))
-    refused(lambda: store.description)
+    refused(lambda: store.config)
     store.close()
     refused(replay_run, tmp_path / "run")
 
@@ -265,7 +266,7 @@ def test_the_files_of_a_run(tmp_path: Path, evil: bytes) -> None:
     for name in (EVENTS, REPORT, "store.commit_marker", "model.npz"):
         (path.parent / name).write_bytes(evil)
     refused(read_report, path.parent)
-    state_of(path.parent, None, 0.0)
+    refused(status_text, path.parent, 0.0)
     assert read_run_state(path.parent / EVENTS).seq == 0
     refused(lambda: Store(path).close())
     refused(load_model, path.parent / "model.npz")

@@ -12,17 +12,17 @@ import msgspec
 import pytest
 
 import fedmq.aggregator.service
-from fedmq.aggregator.service import Limits
 from fedmq.algorithms.base import Evaluation, find_strategy
 from fedmq.errors import BadConfiguration, StoreError
 from fedmq.models.trained_model import TrainedModel
+from fedmq.protocol.run_config import Limits
 from fedmq.runs.maintenance import Again, open_store, recover, replay_run
 from fedmq.runs.replay import Replayed, replay
-from fedmq.runs.store import Description, Store
+from fedmq.runs.store import Store
 from fedmq.runtime.run_folder import STORE
 from fedmq.simulation import AGGREGATOR, Federation
 from fedmq.tasks.task_file import find_task, task_rows
-from fedmq.testing import Faults
+from fedmq.testing import Faults, run_config
 
 ROUNDS, EVERY = 9, 3  # rounds of the run, and rounds from checkpoint to checkpoint
 TASKS = {"evolution": "xor", "fedsgd": "linear"}
@@ -82,9 +82,9 @@ def verify(folder: Path) -> list[str]:
 
 def resumed(folder: Path, *, from_start: bool = False) -> tuple[Replayed, Any]:
     """Where the run in the folder stands, and its standing as values that are equal only when each bit is."""
-    store, description = open_store(folder)
-    strategy = find_strategy(description.strategy)
-    again = replay(store, description.task, strategy, description.seed, from_start=from_start)
+    store, config = open_store(folder)
+    strategy = find_strategy(config.algorithm)
+    again = replay(store, config.task, strategy, config.seed, from_start=from_start)
     store.close()
     evaluation: Evaluation | None = strategy.evaluation(again.state)
     return again, None if evaluation is None else {**vars(evaluation), "genes": evaluation.genes.tobytes()}
@@ -92,21 +92,19 @@ def resumed(folder: Path, *, from_start: bool = False) -> tuple[Replayed, Any]:
 
 def after(original: Path, rounds: int) -> str | None:
     """The SHA-256 of the model of the run as it was after so many rounds."""
-    store, description = open_store(original)
-    strategy = find_strategy(description.strategy)
+    store, config = open_store(original)
+    strategy = find_strategy(config.algorithm)
     short = Store(":memory:")
-    short.begin(description)
+    short.begin(config)
     for close in list(store.closes())[:rounds]:
         for result in store.results(close.round):
             short.keep_result(result)
         short.keep_close(close)
-    evaluation = strategy.evaluation(replay(short, description.task, strategy, description.seed).state)
+    evaluation = strategy.evaluation(replay(short, config.task, strategy, config.seed).state)
     store.close()
     if evaluation is None:
         return None
-    return hashlib.sha256(
-        TrainedModel(description.task.model, evaluation.genes, description.task.name).to_bytes()
-    ).hexdigest()
+    return hashlib.sha256(TrainedModel(config.task.model, evaluation.genes, config.task.name).to_bytes()).hexdigest()
 
 
 # Replay
@@ -121,7 +119,7 @@ def test_a_replay_comes_to_the_model_of_the_run(original: Path) -> None:
 
 def test_a_replay_of_a_run_without_results_has_no_model(tmp_path: Path) -> None:
     store = Store(tmp_path / STORE)
-    store.begin(Description("run", find_task("xor"), "evolution", 7, 1e9))
+    store.begin(run_config("run", find_task("xor"), "evolution", seed=7, started=1e9))
     store.close()
     assert replay_run(tmp_path) == Again(0, 0, None)
 
@@ -173,9 +171,9 @@ def test_a_run_that_forgot_its_old_rounds_stands_where_it_stood(original: Path, 
 def test_a_run_that_forgot_its_old_rounds_can_be_continued(folder: Path) -> None:
     store = Store(folder / STORE)
     store.keep_last(1)
-    description = store.description
-    assert description is not None
-    more = federation(description.strategy, store, ROUNDS + 4)
+    config = store.config
+    assert config is not None
+    more = federation(config.algorithm, store, ROUNDS + 4)
     model = more.train()
     assert model is not None
     assert [close.round for close in store.closes()] == list(range(7, ROUNDS + 5))
@@ -229,9 +227,9 @@ def test_a_recovered_run_can_be_continued(folder: Path) -> None:
     change(folder, "DELETE FROM closes WHERE round = 5")
     recover(folder, None)
     store = Store(folder / STORE)
-    description, before = store.description, store.term
-    assert description is not None
-    more = federation(description.strategy, store, ROUNDS)
+    config, before = store.config, store.term
+    assert config is not None
+    more = federation(config.algorithm, store, ROUNDS)
     model = more.train()
     assert model is not None
     assert [close.round for close in store.closes()] == list(range(1, ROUNDS + 1))
@@ -289,9 +287,9 @@ def test_what_a_crashed_recovery_left_is_in_nobodys_way(folder: Path) -> None:
 
 def test_a_run_whose_log_was_removed_is_recovered_as_far_as_it_is_there(folder: Path) -> None:
     store = Store(folder / STORE)
-    description = store.description
-    assert description is not None
-    more = federation(description.strategy, store, ROUNDS + 3)
+    config = store.config
+    assert config is not None
+    more = federation(config.algorithm, store, ROUNDS + 3)
     more.start()
     more.simulation.run(lambda: len(list(store.closes())) == ROUNDS + 2, 60.0)
     more.simulation.crash(AGGREGATOR)
@@ -330,7 +328,7 @@ def test_a_recovery_that_cannot_be_written_leaves_the_store_as_it_was(
 
 
 def test_a_store_that_cannot_even_say_what_its_run_is_is_refused(folder: Path) -> None:
-    change(folder, "UPDATE run SET description = x'00'")
-    with pytest.raises(StoreError, match=r"^[^\n]*the description of the run is not as it was written[^\n]*$"):
+    change(folder, "UPDATE run SET config = x'00'")
+    with pytest.raises(StoreError, match=r"^[^\n]*the configuration of the run is not as it was written[^\n]*$"):
         recover(folder, None)
     assert not list(folder.glob("*.damaged"))

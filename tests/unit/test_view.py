@@ -10,8 +10,9 @@ import pytest
 from fedmq.observe import events
 from fedmq.observe import run_state as view
 from fedmq.observe.run_state import STALLED_S, RunState
+from fedmq.testing import run_started
 
-STARTED = events.RunStarted(run="one", term=1, round=1, task="xor", strategy="evolution", seed=7, rounds_max=200)
+STARTED = run_started(run="one", term=1, round=1, task="xor", algorithm="evolution", seed=7, rounds_max=200)
 BEST = events.Best(value=0.75, coverage=1.0, fitness=-0.25, fitness_mean=-0.5, fitness_worst=-2.0, diversity=0.3)
 
 

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from fedmq.aggregator.event_publisher import AT_ONCE_MAX, EVENTS_EVERY_S, SNAPSHOT_EVERY_S, Bulletin
-from fedmq.aggregator.service import Limits
 from fedmq.algorithms.base import find_strategy
 from fedmq.broker.routing import Allow, Publish, Routing
 from fedmq.dashboard.live_runs import RUNS_MAX, LiveRuns
@@ -17,12 +16,13 @@ from fedmq.observe.run_state import BestRecord, RunState
 from fedmq.protocol import topics
 from fedmq.protocol.codec import EVENTS, VIEW, encode
 from fedmq.protocol.messages import Beacon, Events, Snapshot
+from fedmq.protocol.run_config import Limits
 from fedmq.simulation import AGGREGATOR, RUN, Federation
 from fedmq.tasks.task_file import find_task, task_rows
-from fedmq.testing import Faults, VirtualClock
+from fedmq.testing import Faults, VirtualClock, run_started
 from fedmq.transport.link import Delivered, Link, LinkDown, LinkEvent, LinkRefused, LinkUp, Published, Subscribed
 
-STARTED = events.RunStarted(run="one", term=1, round=1, task="xor", strategy="evolution", seed=7)
+STARTED = run_started(run="one", term=1, round=1, task="xor", algorithm="evolution", seed=7)
 XOR = find_task("xor")
 
 
@@ -196,7 +196,7 @@ def batch(*told: events.AnyEvent, first: int, term: int = 1) -> Delivered:
 
 def picture(run: str = "one", term: int = 1) -> RunState:
     view = RunState()
-    view.apply(0.0, msgspec.structs.replace(STARTED, run=run, term=term))
+    view.apply(0.0, run_started(run, term=term))
     return view
 
 

@@ -1,7 +1,6 @@
-"""The rules by which an averaging strategy makes one model of many, of which some may come from liars.
+"""Robust aggregation: rules that make one model of many, of which some may come from Byzantine trainers.
 
-Knows nothing of rounds or trainers' names: models are rows of an array, in an order that is always the same. All sums
-are in float64, in that order.
+Models are rows of an array, in the order of their trainers' names. All sums are in float64, in that order.
 """
 
 from __future__ import annotations
@@ -10,16 +9,16 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from fedmq.errors import BadConfiguration
+from fedmq.algorithms.base import BYZANTINE_SHARE
 from fedmq.models.arrays import Floats
 
-LIARS_SHARE = 5  # one in so many is expected to lie; of three or four models, one
-
-Rule = Callable[[Floats, Floats], Floats]  # models (n, genes), the one that they were made from (genes,) -> (genes,)
+Rule = Callable[
+    [Floats, Floats], Floats
+]  # models (n, parameters), the model they were trained from (parameters,) -> (parameters,)
 
 
 def clipped_mean(models: Floats, before: Floats) -> Floats:
-    """The mean, after each model's change was shortened to the median length of the changes.
+    """Return the mean, after shortening each model's change to the median length of the changes.
 
     Norm clipping after Sun et al. (2019), "Can you really backdoor federated learning?", with the median as the bound,
     so that there is nothing to choose.
@@ -32,41 +31,41 @@ def clipped_mean(models: Floats, before: Floats) -> Floats:
 
 
 def trimmed_mean(models: Floats, _before: Floats) -> Floats:
-    """Of each gene, the mean without as many of the largest and of the smallest values as liars are expected.
+    """Return the mean of each parameter without the f largest and f smallest values, f Byzantine models expected.
 
     After Yin et al. (2018), "Byzantine-robust distributed learning". Two models have no extremes: their mean.
     """
-    liars = liars_among(len(models))
-    ordered = np.sort(models, axis=0)[liars : len(models) - liars]
-    mean: Floats = np.clip(_mean(ordered), ordered[0], ordered[-1])  # rounding may not lead out of what was said
+    byzantine = byzantine_among(len(models))
+    ordered = np.sort(models, axis=0)[byzantine : len(models) - byzantine]
+    mean: Floats = np.clip(_mean(ordered), ordered[0], ordered[-1])  # rounding must not leave the range of the values
     return mean
 
 
 def median(models: Floats, _before: Floats) -> Floats:
-    """Of each gene, the median. After Yin et al. (2018)."""
+    """Return the median of each parameter. After Yin et al. (2018)."""
     middle: Floats = np.median(models, axis=0)
     return middle
 
 
 def krum(models: Floats, _before: Floats) -> Floats:
-    """The one model that is nearest to its nearest n - f - 2 neighbours, with f liars expected; the first of equals.
+    """Return the model nearest to its nearest n - f - 2 neighbors, f Byzantine models expected; the first of equals.
 
-    After Blanchard et al. (2017), "Machine learning with adversaries: Byzantine tolerant gradient descent". Of two
-    models nobody can say which is the honest one: their mean.
+    After Blanchard et al. (2017), "Machine learning with adversaries: Byzantine tolerant gradient descent". Two models
+    have no majority: their mean.
     """
     count = len(models)
     if count < 3:
         return _mean(models)
     distances = np.array([np.square(models - model).sum(axis=1) for model in models])
-    neighbours = max(1, count - liars_among(count) - 2)
-    nearest = np.sort(distances, axis=1)[:, 1 : 1 + neighbours]  # the first is its distance from itself
+    neighbors = max(1, count - byzantine_among(count) - 2)
+    nearest = np.sort(distances, axis=1)[:, 1 : 1 + neighbors]  # the first is its distance from itself
     best: Floats = models[np.argmin(nearest.sum(axis=1))].copy()
     return best
 
 
-def liars_among(count: int) -> int:
-    """How many of so many are expected to lie: one in five, of three or four one, of two nobody."""
-    return max(count // LIARS_SHARE, int(count >= 3))
+def byzantine_among(count: int) -> int:
+    """Return how many of `count` models are expected to be Byzantine: one in five, one of three or four, none of two."""
+    return max(count // BYZANTINE_SHARE, int(count >= 3))
 
 
 def _mean(models: Floats) -> Floats:
@@ -75,14 +74,3 @@ def _mean(models: Floats) -> Floats:
 
 
 RULES: Mapping[str, Rule] = {"clip": clipped_mean, "trimmed-mean": trimmed_mean, "median": median, "krum": krum}
-
-
-def check_rule(name: str) -> str:
-    """The name itself, `none` or one of RULES.
-
-    Raises:
-        BadConfiguration: there is no such rule; the message lists those there are.
-    """
-    if name != "none" and name not in RULES:
-        raise BadConfiguration(f"robust: expected one of none, {', '.join(RULES)}, got {name!r}")
-    return name

@@ -13,13 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from fedmq.algorithms.base import Update
-from fedmq.algorithms.robust_losses import bounded_losses, medians, possible_losses, without_extremes
+from fedmq.algorithms.evolution.robust_losses import bounded_losses, medians, possible_losses, without_extremes
 from fedmq.models.arrays import Floats, Integers
 from fedmq.tasks.task import Task
 
 
 @dataclass(frozen=True, eq=False)
-class Tally:
+class ScoreSummary:
     """The candidates that any member has scored, by place in the archive, and their sums over the members.
 
     All arrays are (candidates,), the oldest candidate first.
@@ -110,7 +110,7 @@ class Archive:
             correct=self.correct[:, places][lines],
         )
 
-    def tally(self, members: Collection[str], task: Task) -> Tally | None:
+    def summary(self, members: Collection[str], task: Task) -> ScoreSummary | None:
         """The sums over the members that have been heard; None if none of them has scored anything."""
         lines = np.array([line for line, name in enumerate(self.trainers) if name in members], np.intp)
         has = ~np.isnan(self.losses[lines])
@@ -121,7 +121,7 @@ class Archive:
         losses = possible_losses(self.losses[np.ix_(lines, places)], num_examples, task)
         counted = _imputed(bounded_losses(losses, has, num_examples, task), has)
         known = int(num_examples.sum())
-        return Tally(
+        return ScoreSummary(
             places=places,
             loss=counted.sum(axis=0),
             loss_without_extremes=without_extremes(counted, num_examples),

@@ -1,28 +1,31 @@
-"""The default strategy: federated evolution, in which every candidate is scored by every trainer.
+"""The default algorithm: federated evolution, in which every trainer scores every candidate.
 
-Knows nothing of networks, clocks or PyGAD. A round publishes a pool of candidates; each trainer scores all of them on
-its own rows, so that the sums over trainers are the exact losses on the union of the data, however it is split; and it
-sends back elites of its own, which the next pool carries and everybody scores: nobody's claim is believed.
+A round publishes a pool of candidates. Each trainer scores all of them on its own rows, so the sums over trainers are
+the exact losses on the union of the data, however it is split. It also sends elites of its own; the next pool carries
+them and every trainer scores them, so no trainer's own claim counts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Annotated
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
+from msgspec import Meta
 
 from fedmq.algorithms.base import Evaluation, Plan, Update
-from fedmq.algorithms.evolution.archive import Archive, Tally
+from fedmq.algorithms.evolution.archive import Archive, ScoreSummary
+from fedmq.algorithms.evolution.query import Evolve
+from fedmq.algorithms.evolution.robust_losses import shortened
 from fedmq.algorithms.evolution.variation import crossover, fresh, mutate
-from fedmq.algorithms.inbox import ROUNDS_REMEMBERED, Inbox, check_genes, check_round, check_scores
-from fedmq.algorithms.robust_losses import shortened
+from fedmq.algorithms.inbox import ROUNDS_REMEMBERED, Inbox, check_answer, check_round
+from fedmq.errors import BadConfiguration
 from fedmq.models.arrays import Floats, Integers
-from fedmq.protocol.codec import check_arrays
-from fedmq.protocol.messages import Evolve
 from fedmq.runtime.rng import derive_rng
-from fedmq.tasks.task import Task
+from fedmq.tasks.task import CANDIDATES_MAX, GENERATIONS_MAX, MUTATION_EXPONENT_MAX, ROUNDS_MAX, Task
 
 ELITES_SHARE = 10  # one in so many of a pool is kept as it is
 PARENTS_SHARE = 4  # one in so many breeds
@@ -31,23 +34,56 @@ ARCHIVE_POOLS = 2  # the best candidates that are kept, in sizes of a pool
 PROGRESS = 1e-3  # a loss lower by less than this share is no progress
 
 
+INITIAL_MAX = 1e6
+
+Initial = Annotated[float, Meta(ge=-INITIAL_MAX, le=INITIAL_MAX)]
+Exponent = Annotated[float, Meta(ge=-MUTATION_EXPONENT_MAX, le=MUTATION_EXPONENT_MAX)]
+
+
+class EvolutionParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The parameters of `evolution`; the defaults solved split XOR in 1,000 of 1,000 runs.
+
+    Raises:
+        BadConfiguration: settings that do not go together.
+    """
+
+    population: Annotated[int, Meta(ge=4, le=CANDIDATES_MAX)] = 100  # candidates in a round's pool
+    generations: Annotated[int, Meta(ge=0, le=GENERATIONS_MAX)] = 5  # of the trainers' local search; 0: score only
+    local_population: Annotated[int, Meta(ge=4, le=CANDIDATES_MAX)] = 20  # candidates of the local search
+    proposals: Annotated[int, Meta(ge=0, le=CANDIDATES_MAX)] = 3  # the most elites that a trainer sends back
+    immigrants: Annotated[float, Meta(ge=0, le=1)] = 0.1  # share of each pool that is random
+    restart_after: Annotated[int, Meta(ge=0, le=ROUNDS_MAX)] = 15  # rounds without progress before a restart; 0: never
+    initial: tuple[Initial, Initial] = (-2.0, 2.0)  # random genes are uniform in between
+    mutation: tuple[Exponent, Exponent] = (-1.5, 0.3)  # log10 of the smallest and largest mutation scale
+
+    def __post_init__(self) -> None:
+        if self.proposals > self.local_population:
+            raise BadConfiguration(
+                f"parameter proposals: expected a number from 0 to local_population, {self.local_population}, "
+                f"got {self.proposals}"
+            )
+        for name, (low, high) in (("initial", self.initial), ("mutation", self.mutation)):
+            if not low <= high:
+                raise BadConfiguration(f"parameter {name}: expected [low, high], got {[low, high]}")
+
+
 @dataclass(frozen=True, eq=False)
-class Progress:
-    """How the search goes: the least loss per row since the last restart, and for how many rounds it has stood."""
+class Stagnation:
+    """The least loss per row since the last restart, and for how many rounds it has not improved."""
 
     best: float = np.inf
     stagnant: int = 0
 
-    def after(self, loss: float) -> Progress:
-        """The progress after a round whose best candidate has this loss per row."""
+    def after(self, loss: float) -> Stagnation:
+        """Return the value after a round whose best candidate has this loss per row."""
         if loss < self.best * (1.0 - PROGRESS):
-            return Progress(best=loss)
+            return Stagnation(best=loss)
         return replace(self, stagnant=self.stagnant + 1)
 
 
 @dataclass(frozen=True, eq=False)
 class EvolutionState:
-    """All that the strategy knows while round `round` is open."""
+    """The state while round `round` is open."""
 
     task: Task
     seed: int
@@ -57,58 +93,52 @@ class EvolutionState:
     elites: int  # how many of the open round's pool
     next_id: int
     champion: int | None = None  # a candidate from before a restart that is still the best to deploy
-    progress: Progress = field(default_factory=Progress)
+    progress: Stagnation = field(default_factory=Stagnation)
     inbox: Inbox = field(default_factory=Inbox)
     evaluation: Evaluation | None = None
 
 
 class Evolution:
-    """The strategy `evolution`: see `fedmq.algorithms.base.Strategy` for what each method promises."""
+    """The strategy of `evolution`: see `fedmq.algorithms.base.Strategy` for each method.
 
-    @property
-    def name(self) -> str:
-        """`evolution`."""
-        return "evolution"
+    Not additive: the archive keeps each trainer's scores, and bounds how much one of them can weigh.
+    """
 
-    @property
-    def robust(self) -> str:
-        """`clip`, always: see `fedmq.algorithms.robust_losses`."""
-        return "clip"
+    name = "evolution"
+    additive = False
+    Parameters = EvolutionParameters
+
+    def __init__(self, parameters: EvolutionParameters | None = None) -> None:
+        self.parameters = parameters or EvolutionParameters()
 
     def init(self, task: Task, seed: int) -> EvolutionState:
-        """A pool of random candidates."""
-        ids = np.arange(task.search.population)
-        genes = fresh(len(ids), task.model.num_parameters, task.search.initial, derive_rng(seed, "evolution", 0))
+        """Return a pool of random candidates."""
+        ids = np.arange(self.parameters.population)
+        genes = fresh(len(ids), task.model.num_parameters, self.parameters.initial, derive_rng(seed, "evolution", 0))
         return EvolutionState(task, seed, 1, Archive.of(ids, genes), {1: ids}, elites=0, next_id=len(ids))
 
     def ask(self, state: EvolutionState) -> Plan:
-        """The pool: score it, and evolve offspring from it."""
-        search, ids = state.task.search, state.pools[state.round]
-        work = Evolve(
-            elites=state.elites,
+        """Publish the pool: score it, and search from it."""
+        ids = state.pools[state.round]
+        return Plan(self._query(state.elites), {"ids": ids, "pool": state.archive.genes[state.archive.places(ids)]})
+
+    def _query(self, elites: int) -> Evolve:
+        search = self.parameters
+        return Evolve(
+            elites=elites,
             generations=search.generations,
             population=search.local_population,
             proposals=search.proposals,
             mutation=search.mutation,
         )
-        return Plan(work, {"ids": ids, "pool": state.archive.genes[state.archive.places(ids)]})
 
     def tell(self, state: EvolutionState, update: Update) -> EvolutionState:
-        """Keeps the result until the round closes."""
+        """Keep the answer until the round closes."""
         check_round(update, state.round)
         if state.inbox.knows(update):
             return state
-        size = len(state.pools[update.round])
-        check_arrays(
-            update.arrays,
-            {
-                "losses": ((size,), np.float64),
-                "correct": ((size,), np.int64),
-                "elites": ((-1, state.task.model.num_parameters), np.float64),
-            },
-        )
-        check_scores(update)
-        check_genes("elites", update)
+        shapes = {"pool": (len(state.pools[update.round]), state.task.model.num_parameters)}
+        check_answer(update, self._query(0).answer(state.task, shapes, update.num_examples))
         return replace(state, inbox=state.inbox.add(update))
 
     def close(self, state: EvolutionState, members: Collection[str]) -> EvolutionState:
@@ -116,55 +146,63 @@ class Evolution:
         members, updates = frozenset(members), state.inbox.updates()
         state = replace(state, round=state.round + 1, inbox=state.inbox.emptied(state.round))
         archive = state.archive.scored(updates, state.pools)
-        tally = archive.tally(members, state.task)
-        if tally is None:
+        summary = archive.summary(members, state.task)
+        if summary is None:
             return _same_pool(replace(state, archive=archive))
-        chosen = tally.deployed(by_correct=state.task.metric == "accuracy")
-        state = replace(state, archive=archive, evaluation=_evaluation(archive, tally, chosen))
+        chosen = summary.deployed(by_correct=state.task.metric == "accuracy")
+        state = replace(state, archive=archive, evaluation=_evaluation(archive, summary, chosen))
         if not updates:
             return _same_pool(state)
-        state = replace(state, progress=state.progress.after(float(tally.loss[chosen]) / tally.rows_known))
-        deployed = int(tally.places[chosen])
-        if state.task.search.restart_after and state.progress.stagnant >= state.task.search.restart_after:
-            return _restarted(state, deployed, members)
-        return _bred(state, tally, deployed, updates, members)
+        state = replace(state, progress=state.progress.after(float(summary.loss[chosen]) / summary.rows_known))
+        deployed = int(summary.places[chosen])
+        patience = self.parameters.restart_after
+        if patience and state.progress.stagnant >= patience:
+            return _restarted(state, self.parameters, deployed, members)
+        return _bred(state, self.parameters, summary, deployed, updates, members)
 
     def evaluation(self, state: EvolutionState) -> Evaluation | None:
         """The best candidate at the last close."""
         return state.evaluation
 
 
-def _evaluation(archive: Archive, tally: Tally, chosen: int) -> Evaluation:
-    fitness = -tally.loss / tally.rows_known
+def _evaluation(archive: Archive, summary: ScoreSummary, chosen: int) -> Evaluation:
+    fitness = -summary.loss / summary.rows_known
     return Evaluation(
-        genes=archive.genes[tally.places[chosen]],
-        loss=float(tally.loss_scored[chosen]),
-        correct=int(tally.correct[chosen]),
-        rows=int(tally.rows[chosen]),
-        coverage=float(tally.rows[chosen] / tally.rows_expected),
+        genes=archive.genes[summary.places[chosen]],
+        loss=float(summary.loss_scored[chosen]),
+        correct=int(summary.correct[chosen]),
+        rows=int(summary.rows[chosen]),
+        coverage=float(summary.rows[chosen] / summary.rows_expected),
         fitness_best=float(fitness.max()),
         fitness_mean=float(fitness.mean()),
         fitness_worst=float(fitness.min()),
-        diversity=float(archive.genes[tally.places].std(axis=0).mean()),
+        diversity=float(archive.genes[summary.places].std(axis=0).mean()),
     )
 
 
-def _restarted(state: EvolutionState, deployed: int, members: Collection[str]) -> EvolutionState:
+def _restarted(
+    state: EvolutionState, search: EvolutionParameters, deployed: int, members: Collection[str]
+) -> EvolutionState:
     """A pool of random candidates once more: the search stood still. The best one stays, but takes no part in it."""
     archive = state.archive.reduced(np.array([deployed]), members)
-    search, generator = state.task.search, derive_rng(state.seed, "evolution", state.round)
+    generator = derive_rng(state.seed, "evolution", state.round)
     genes = fresh(search.population, state.task.model.num_parameters, search.initial, generator)
     champion = int(state.archive.ids[deployed])
-    return _with_new(replace(state, archive=archive, champion=champion, progress=Progress()), np.arange(0), genes)
+    return _with_new(replace(state, archive=archive, champion=champion, progress=Stagnation()), np.arange(0), genes)
 
 
 def _bred(
-    state: EvolutionState, tally: Tally, deployed: int, updates: Sequence[Update], members: Collection[str]
+    state: EvolutionState,
+    search: EvolutionParameters,
+    summary: ScoreSummary,
+    deployed: int,
+    updates: Sequence[Update],
+    members: Collection[str],
 ) -> EvolutionState:
     """The next pool: elites, children of the best, what the trainers found, and random immigrants."""
-    archive, search = state.archive, state.task.search
+    archive = state.archive
     generator = derive_rng(state.seed, "evolution", state.round)
-    ranked = tally.places[np.argsort(tally.loss, kind="stable")]
+    ranked = summary.places[np.argsort(summary.loss, kind="stable")]
     champion = state.champion if state.champion == archive.ids[deployed] else None
     if champion is not None:
         ranked = ranked[ranked != deployed]

@@ -1,7 +1,7 @@
 """How much one trainer can weigh in the strategy `evolution`, whatever it says.
 
 Knows nothing of rounds, candidates' ids or how the next pool is made. An honest trainer's numbers stay as they are,
-but for those of candidates that are hopeless anyway. The reasons and the figures are in docs/explanation/byzantine-trainers.md.
+but for those of candidates that are hopeless anyway. The reasons and the figures are in docs/explanation/liars.md.
 """
 
 from __future__ import annotations
@@ -11,11 +11,10 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from fedmq.algorithms.averaging.robust_aggregation import LIARS_SHARE
+from fedmq.algorithms.base import BYZANTINE_SHARE, row_loss_max
 from fedmq.algorithms.inbox import GENE_MAX
 from fedmq.models.arrays import Floats, Integers
 from fedmq.models.code import Code
-from fedmq.models.losses import ROW_CROSS_ENTROPY_MAX, ROW_SQUARED_ERROR_MAX
 from fedmq.tasks.task import Task
 
 LOSS_PER_ROW_MAX = 3.0  # nats with two classes: 4.3 times what a guess costs
@@ -32,11 +31,6 @@ def possible_losses(losses: Floats, num_examples: Integers, task: Task) -> Float
     return possible
 
 
-def row_loss_max(task: Task) -> float:
-    """The most that one row's loss can come to."""
-    return ROW_CROSS_ENTROPY_MAX if task.loss == "cross-entropy" else ROW_SQUARED_ERROR_MAX
-
-
 def bounded_losses(losses: Floats, has: Mask, num_examples: Integers, task: Task) -> Floats:
     """Possible losses (trainers, candidates) as they count in a ranking; NaN, where `has` is false, stays.
 
@@ -51,7 +45,7 @@ def bounded_losses(losses: Floats, has: Mask, num_examples: Integers, task: Task
         bounded: Floats = np.minimum(losses, LOSS_PER_ROW_MAX * math.log2(task.model.outputs) * num_examples[:, None])
         return bounded
     own = medians(losses / num_examples[:, None], has)
-    credible = float(np.sort(own)[-1 - len(own) // LIARS_SHARE])
+    credible = float(np.sort(own)[-1 - len(own) // BYZANTINE_SHARE])
     if credible == 0.0:  # there is no scale: all but liars say that half of the candidates are perfect
         return losses
     most = LOSS_TIMES * np.maximum(own, credible) * num_examples
@@ -64,7 +58,7 @@ def without_extremes(losses: Floats, num_examples: Integers) -> Floats:
 
     As many on each side as liars are expected; with too few trainers for one liar, simply the sums.
     """
-    liars = len(losses) // LIARS_SHARE
+    liars = len(losses) // BYZANTINE_SHARE
     kept: Floats = losses.sum(axis=0)
     if liars:
         kept = np.sort(losses / num_examples[:, None], axis=0)[liars:-liars].mean(axis=0)

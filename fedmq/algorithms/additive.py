@@ -1,0 +1,163 @@
+"""Totals for additive algorithms: answers are summed per round as integers, so no order changes a bit.
+
+An answer's losses arrive in units of 2**-fraction_bits that the trainer chose, no finer than the query's; they are
+brought to the query's unit by an exact shift. An answer that could make a sum overflow is rejected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, make_dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fedmq.algorithms.base import (
+    AdditiveAlgorithm,
+    AdditiveQuery,
+    ArrayBounds,
+    Evaluation,
+    Plan,
+    Total,
+    Update,
+    check_bounds,
+    check_down,
+)
+from fedmq.algorithms.inbox import ROUNDS_REMEMBERED, check_round
+from fedmq.errors import BadConfiguration, Rejected
+from fedmq.tasks.task import Task
+
+LOSSES = "losses"
+
+
+@dataclass(frozen=True, eq=False)
+class RowBounds:
+    """One array of an answer: its shape, and the smallest and largest number that one row may add to an element."""
+
+    shape: tuple[int, ...]
+    smallest: int
+    largest: int
+
+
+@dataclass(frozen=True, eq=False)
+class RoundSum:
+    """The answers to one round, added up."""
+
+    bounds: Mapping[str, RowBounds]
+    fraction_bits: int
+    rows_max: int
+    arrays: Mapping[str, npt.NDArray[np.int64]]
+    num_examples: int = 0
+    trainers: frozenset[str] = frozenset()
+    grown: bool = False  # since the last close
+
+    def plus(self, update: Update) -> RoundSum:
+        """Return the sum with one more answer.
+
+        Raises:
+            Rejected: the answer is out of bounds, or the total could overflow.
+        """
+        rows, shift = update.num_examples, self.fraction_bits - update.fraction_bits
+        if rows < 1 or self.num_examples + rows > self.rows_max:
+            raise Rejected(
+                "values", f"expected 1 to {self.rows_max - self.num_examples} more rows, got {rows}: raise rows_max"
+            )
+        if shift < 0:
+            raise Rejected(
+                "values", f"expected losses of at most {self.fraction_bits} fraction bits, got {update.fraction_bits}"
+            )
+        shifts = {name: shift if name == LOSSES else 0 for name in self.bounds}
+        check_bounds(
+            {
+                name: ArrayBounds(
+                    one.shape, np.int64, -(-one.smallest * rows >> shifts[name]), one.largest * rows >> shifts[name]
+                )
+                for name, one in self.bounds.items()
+            },
+            update.arrays,
+        )
+        return replace(
+            self,
+            arrays={name: array + (update.arrays[name] << shifts[name]) for name, array in self.arrays.items()},
+            num_examples=self.num_examples + rows,
+            trainers=self.trainers | {update.trainer},
+            grown=True,
+        )
+
+    def total(self, members: frozenset[str]) -> Total:
+        """Return the total as the algorithm gets it."""
+        coverage = len(self.trainers & members) / max(1, len(members))
+        return Total(self.arrays, self.num_examples, len(self.trainers), coverage, self.fraction_bits)
+
+
+class Additive:
+    """An additive algorithm as a strategy: see `fedmq.algorithms.base.Strategy` for each method."""
+
+    additive = True
+
+    def __init__(self, algorithm: AdditiveAlgorithm[Any], name: str, parameters: Any) -> None:
+        self.algorithm, self.name, self.parameters = algorithm, name, parameters
+
+    def init(self, task: Task, seed: int) -> Any:
+        """See `Strategy`."""
+        inner = self.algorithm.init(task, seed)
+        # A type of its own, so that a checkpoint knows which type the algorithm's own state has.
+        kind = make_dataclass(
+            f"Additive{type(inner).__name__}",
+            [
+                ("task", Task),
+                ("round", int),
+                ("inner", type(inner)),
+                ("sums", dict[int, RoundSum]),
+            ],
+            frozen=True,
+            eq=False,
+        )
+        return self._opened(kind(task=task, round=1, inner=inner, sums={}))
+
+    def ask(self, state: Any) -> Plan:
+        """See `Strategy`."""
+        return self.algorithm.ask(state.inner)
+
+    def tell(self, state: Any, update: Update) -> Any:
+        """Add an answer to the sum of its round."""
+        check_round(update, state.round)
+        total: RoundSum = state.sums[update.round]
+        if update.trainer in total.trainers:
+            return state
+        return replace(state, sums={**state.sums, update.round: total.plus(update)})
+
+    def close(self, state: Any, members: Collection[str]) -> Any:
+        """Give the algorithm the total of the round, and those of earlier rounds that have grown."""
+        members = frozenset(members)
+        totals = {number: one.total(members) for number, one in state.sums.items() if one.grown}
+        inner = self.algorithm.close(state.inner, totals.pop(state.round, None), totals)
+        oldest = state.round + 1 - ROUNDS_REMEMBERED
+        sums = {number: replace(one, grown=False) for number, one in state.sums.items() if number > oldest}
+        return self._opened(replace(state, round=state.round + 1, inner=inner, sums=sums))
+
+    def evaluation(self, state: Any) -> Evaluation | None:
+        """See `Strategy`."""
+        return self.algorithm.evaluation(state.inner)
+
+    def _opened(self, state: Any) -> Any:
+        """Return the state with an empty sum for its round."""
+        plan, task = self.ask(state), state.task
+        query, shapes = plan.query, {name: array.shape for name, array in plan.arrays.items()}
+        if not isinstance(query, AdditiveQuery):
+            raise BadConfiguration(
+                f"algorithm {self.name}: expected an additive query such as Evaluate, got {type(query).__name__}: "
+                "ask another, or set additive = False"
+            )
+        try:
+            check_down(query, task, plan.arrays)
+        except Rejected as rejected:
+            raise BadConfiguration(f"algorithm {self.name}: {rejected.detail}") from rejected
+        bounds = {
+            name: RowBounds(one.shape, int(one.smallest), int(one.largest))
+            for name, one in query.answer(task, shapes, 1).items()
+        }
+        nothing = {name: np.zeros(one.shape, np.int64) for name, one in bounds.items()}
+        empty = RoundSum(bounds, query.fraction_bits, query.rows_max, nothing)
+        return replace(state, sums={**state.sums, state.round: empty})

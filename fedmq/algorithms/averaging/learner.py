@@ -1,0 +1,66 @@
+"""The trainer's half of `averaging`: scores the model as it came, then trains it on the rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fedmq.algorithms.averaging.query import EvolutionLearner, GradientLearner, Train
+from fedmq.algorithms.base import Assignment, Learner
+from fedmq.algorithms.evolution.learner import search
+from fedmq.errors import BadConfiguration, WorkCancelled
+from fedmq.models.arrays import Floats, all_finite
+from fedmq.models.networks import Linear
+
+
+def train_model(query: Train, work: Assignment) -> dict[str, npt.NDArray[Any]]:
+    """Score the model, then train it."""
+    model = work.arrays["model"]
+    losses, correct = work.score(model[None])
+    if isinstance(query.learner, GradientLearner):
+        trained = _descend(query.learner, model, work)
+    else:
+        trained = _evolve_model(query.learner, model, work)
+    return {"model": trained, "losses": losses, "correct": correct}
+
+
+def _evolve_model(learner: EvolutionLearner, model: Floats, work: Assignment) -> Floats:
+    """Return the best candidate of a population that starts as a Gaussian cloud around the model, itself included."""
+    cloud = work.generator.normal(0.0, learner.spread, (learner.population, len(model)))
+    cloud[0] = 0.0
+    population, fitness = search(
+        work.score, model + cloud, learner.generations, learner.mutation, work.generator, work.cancelled
+    )
+    best: Floats = population[np.argmax(fitness)].copy()
+    return best
+
+
+def _descend(learner: GradientLearner, model: Floats, work: Assignment) -> Floats:
+    """Return the linear model after plain gradient descent on the summed squared error over all rows.
+
+    The loss is sum((x w + b - y)^2), its gradient 2 X' (X w + b - y), with a column of ones in X for the bias.
+    """
+    task, rows = work.task, work.rows
+    if not isinstance(task.model, Linear):
+        raise BadConfiguration(
+            f"expected a linear model for the gradient learner, got {type(task.model).__name__} of task {task.name}: "
+            "use the algorithm evolution, or averaging with learner=evolution"
+        )
+    inputs = np.column_stack([rows.inputs, np.ones(len(rows.inputs))])
+    trained = model.copy()
+    with np.errstate(over="ignore", invalid="ignore"):
+        for _ in range(learner.steps):
+            if work.cancelled():
+                raise WorkCancelled("gradient descent was cancelled: a newer round makes it needless")
+            trained -= learner.learning_rate * 2.0 * (inputs.T @ (inputs @ trained - rows.targets))
+    if not all_finite(trained):
+        raise BadConfiguration(
+            f"expected gradient descent to converge on task {task.name}, got infinite weights: "
+            f"lower learning_rate, now {learner.learning_rate:g}"
+        )
+    return trained
+
+
+LEARNER = Learner(Train, train_model)

@@ -1,0 +1,71 @@
+"""The query `train`: train this model on your rows and send it back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+
+from fedmq.algorithms.base import ArrayBounds, Query, Shapes
+from fedmq.algorithms.inbox import GENE_MAX
+from fedmq.tasks.task import CANDIDATES_MAX, GENERATIONS_MAX, MUTATION_EXPONENT_MAX, Task
+
+STEPS_MAX = 1_000_000
+RATE_MAX = 1e6
+
+Steps = Annotated[int, Meta(ge=0, le=STEPS_MAX)]
+Moderate = Annotated[float, Meta(ge=0, le=RATE_MAX)]
+Population = Annotated[int, Meta(ge=2, le=CANDIDATES_MAX)]
+Generations = Annotated[int, Meta(ge=0, le=GENERATIONS_MAX)]
+Exponent = Annotated[float, Meta(ge=-MUTATION_EXPONENT_MAX, le=MUTATION_EXPONENT_MAX)]
+
+
+class EvolutionLearner(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="evolution"):
+    """Local training by a genetic algorithm around the model that was received."""
+
+    generations: Generations = 20
+    population: Population = 20
+    spread: Moderate = 0.5  # standard deviation of the first population's parameters
+    mutation: tuple[Exponent, Exponent] = (-1.5, 0.3)  # log10 of the smallest and largest mutation scale
+
+
+class GradientLearner(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="gradient"):
+    """Local training by plain gradient descent on the summed loss; for linear models."""
+
+    steps: Steps = 1
+    learning_rate: Moderate = 0.1
+
+
+class Train(Query, frozen=True, tag="train"):
+    """Train the model.
+
+    Down: `model` (parameters,) float64. Up: `model` (parameters,) float64, the trained one; `losses` (1,) int64, in
+    units of 2**-fraction_bits, and `correct` (1,) int64 of the model that was received.
+    """
+
+    learner: EvolutionLearner | GradientLearner
+
+    def arrays(self, task: Task) -> Mapping[str, ArrayBounds]:
+        """See `Query`."""
+        return {"model": ArrayBounds((task.model.num_parameters,))}
+
+    def answer(self, task: Task, _shapes: Shapes, num_examples: int) -> Mapping[str, ArrayBounds]:
+        """See `Query`."""
+        return {
+            "model": ArrayBounds((task.model.num_parameters,), np.float64, -GENE_MAX, GENE_MAX),
+            "losses": ArrayBounds((1,), np.float64, 0),
+            "correct": ArrayBounds((1,), np.int64, 0, num_examples),
+        }
+
+    def evaluations(self, _shapes: Shapes) -> int:
+        """See `Query`: the model that was received."""
+        return 1
+
+    def values(self, task: Task, _shapes: Shapes) -> int:
+        """See `Query`."""
+        return task.model.num_parameters * (
+            self.learner.population if isinstance(self.learner, EvolutionLearner) else 1
+        )

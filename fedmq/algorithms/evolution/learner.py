@@ -1,0 +1,80 @@
+"""The trainer's half of `evolution`: scores the pool on its rows, then searches from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fedmq.algorithms.base import Assignment, Learner
+from fedmq.algorithms.evolution.local_search import evolve
+from fedmq.algorithms.evolution.query import Evolve
+from fedmq.models.arrays import Floats
+from fedmq.models.losses import Scores
+
+ELITES_SHARE = 10  # one in so many of a local population survives each generation unchanged
+PARENTS_SHARE = 4  # one in so many breeds the others
+
+
+def evolve_pool(query: Evolve, work: Assignment) -> dict[str, npt.NDArray[Any]]:
+    """Score the pool, then evolve offspring from it and pick the best that are new."""
+    pool = work.arrays["pool"]
+    losses, correct = work.score(pool)
+    start = _starting_rows(query, losses)
+    proposals = np.empty((0, work.task.model.num_parameters))
+    if query.generations and query.proposals and len(start) > 1:
+        population, fitness = search(
+            work.score,
+            pool[start],
+            query.generations,
+            query.mutation,
+            work.generator,
+            work.cancelled,
+            known=-losses[start],
+        )
+        proposals = _newcomers(population, fitness, pool[start], query.proposals)
+    return {"losses": losses, "correct": correct, "elites": proposals}
+
+
+def search(
+    score: Callable[[Floats], Scores],
+    population: Floats,
+    generations: int,
+    mutation: tuple[float, float],
+    generator: np.random.Generator,
+    cancelled: Callable[[], bool],
+    known: Floats | None = None,
+) -> tuple[Floats, Floats]:
+    """Evolve a population on these rows; return it and its fitness, the negative summed loss."""
+    return evolve(
+        population,
+        lambda candidates: -score(candidates).losses,
+        generations,
+        generator,
+        elites=max(1, len(population) // ELITES_SHARE),
+        parents=max(2, len(population) // PARENTS_SHARE),
+        mutation=mutation,
+        cancelled=cancelled,
+        known=known,
+    )
+
+
+def _starting_rows(query: Evolve, losses: Floats) -> npt.NDArray[np.intp]:
+    """Return the rows of the pool where the search starts: half are its elites, half the trainer's own best."""
+    elites = np.arange(min(query.elites, query.population // 2))
+    order = np.argsort(losses, kind="stable")
+    own = order[order >= len(elites)][: query.population - len(elites)]
+    return np.concatenate([elites, own])
+
+
+def _newcomers(population: Floats, fitness: Floats, start: Floats, most: int) -> Floats:
+    """Return the best of the population, best first, without those it started from: `(most or fewer, genes)`."""
+    known = {candidate.tobytes() for candidate in start}
+    best_first = population[np.argsort(-fitness, kind="stable")]
+    new = [candidate for candidate in best_first[: most + len(known)] if candidate.tobytes() not in known]
+    return np.array(new[:most], dtype=np.float64).reshape(-1, population.shape[1])
+
+
+LEARNER = Learner(Evolve, evolve_pool)

@@ -1,0 +1,170 @@
+"""Algorithms and learners by name: the built-in ones, installed ones, and an algorithm in a Python file.
+
+An installed package offers an algorithm as an entry point of the group `fedmq.algorithms`, and the learner of a query
+of its own, by the query's kind, as one of `fedmq.learners`. Only the one that is asked for is loaded.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Mapping
+from functools import cache
+from hashlib import sha256
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from fedmq.algorithms.additive import Additive
+from fedmq.algorithms.base import Learner, NoParameters, Query, Strategy
+from fedmq.algorithms.parameters import resolve_parameters
+from fedmq.errors import BadConfiguration, QueryRefused, named, one_line
+from fedmq.runtime.python_file import importable
+from fedmq.tasks.task import Task
+
+GROUP, LEARNERS_GROUP = "fedmq.algorithms", "fedmq.learners"
+DEFAULT_ALGORITHM = "evolution"
+BUILTIN = {
+    "evolution": "fedmq.algorithms.evolution.strategy:Evolution",
+    "averaging": "fedmq.algorithms.averaging.strategy:Averaging",
+}
+BUILTIN_LEARNERS = {
+    "evolve": "fedmq.algorithms.evolution.learner:LEARNER",
+    "train": "fedmq.algorithms.averaging.learner:LEARNER",
+    "evaluate": "fedmq.algorithms.evaluation.learner:LEARNER",
+}
+
+
+class _Kind(msgspec.Struct):
+    """The kind of a query; its other fields are not looked at."""
+
+    kind: str
+
+
+def algorithm_names() -> tuple[str, ...]:
+    """Return the names of all algorithms: built in, then installed."""
+    return (*BUILTIN, *sorted(_installed(GROUP).keys() - BUILTIN.keys()))
+
+
+def find_algorithm(
+    name: str = DEFAULT_ALGORITHM, task: Task | None = None, parameters: Mapping[str, Any] | None = None
+) -> Strategy[Any]:
+    """Return the strategy of this algorithm with its parameters: defaults, then the task's, then `parameters`.
+
+    `name` is one of `algorithm_names()`, or FILE.py:NAME for an additive algorithm in a file, which is executed.
+
+    Raises:
+        BadConfiguration: no such algorithm, or one that cannot be loaded; parameters out of bounds.
+    """
+    kind = _algorithm_class(name)
+    of_task = {} if task is None else task.parameters.get(name, {})
+    chosen = resolve_parameters(getattr(kind, "Parameters", NoParameters), of_task, parameters or {})
+    algorithm = kind(chosen) if hasattr(kind, "Parameters") else kind()
+    if getattr(algorithm, "additive", True):
+        return Additive(algorithm, name, chosen)
+    if _is_file(name):
+        raise BadConfiguration(
+            f"algorithm {name}: expected an additive one in a file, got additive = False: install it"
+        )
+    strategy: Strategy[Any] = algorithm
+    return strategy
+
+
+def find_learner(kind: str) -> Learner:
+    """Return the learner for queries of this kind.
+
+    Raises:
+        QueryRefused: there is none here.
+    """
+    target = BUILTIN_LEARNERS.get(kind)
+    entry = _installed(LEARNERS_GROUP).get(kind) if target is None else None
+    if target is None and entry is None:
+        raise QueryRefused(
+            f"expected one of {', '.join(sorted({*BUILTIN_LEARNERS, *_installed(LEARNERS_GROUP)}))}, got {kind!r:.80}: "
+            "install the package that has it"
+        )
+    try:
+        learner = _object(target) if target is not None else entry.load() if entry is not None else None
+    except Exception as error:
+        raise QueryRefused(f"the learner of {kind!r:.80} cannot be loaded: {named(error)}") from error
+    assert isinstance(learner, Learner)
+    return learner
+
+
+def decode_query(raw: msgspec.Raw | bytes) -> tuple[Query, Learner]:
+    """Return the query that a Round carries, and its learner.
+
+    Raises:
+        QueryRefused: an unknown kind, or fields that are wrong for it.
+    """
+    try:
+        kind = msgspec.msgpack.decode(raw, type=_Kind).kind
+    except msgspec.MsgspecError as error:
+        raise QueryRefused(f"expected a query with a kind, got {one_line(error)}") from error
+    learner = find_learner(kind)
+    try:
+        return msgspec.msgpack.decode(raw, type=learner.query), learner
+    except (msgspec.MsgspecError, BadConfiguration) as error:
+        raise QueryRefused(f"{kind}: {one_line(error)}") from error
+
+
+def _algorithm_class(name: str) -> Any:
+    if name in BUILTIN:
+        return _object(BUILTIN[name])
+    if _is_file(name):
+        return _in_file(name)
+    entry = _installed(GROUP).get(name)
+    if entry is None:
+        raise BadConfiguration(
+            f"algorithm: expected one of {', '.join(algorithm_names())}, or FILE.py:NAME, got {name!r:.80}"
+        )
+    try:
+        return entry.load()
+    except Exception as error:
+        raise BadConfiguration(f"algorithm {name}: cannot be loaded ({named(error)}): reinstall its package") from error
+
+
+def _is_file(name: str) -> bool:
+    return name.rpartition(":")[0].endswith(".py")
+
+
+def _in_file(name: str) -> Any:
+    """Return the class of FILE.py:NAME. The file is a module of its own, so that its annotations can be resolved."""
+    path, _, attribute = name.rpartition(":")
+    module = _module_of(Path(path))
+    found = getattr(module, attribute, None)
+    if not isinstance(found, type):
+        raise BadConfiguration(f"{path}: expected a class {attribute}, got {type(found).__name__}: define it there")
+    return found
+
+
+@cache
+def _module_of(path: Path) -> Any:
+    if not path.is_file():
+        raise BadConfiguration(f"{path}: expected a Python file with an algorithm, got no such file: check the path")
+    module_name = f"fedmq_algorithm_{sha256(str(path.resolve()).encode()).hexdigest()[:16]}"
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module
+    try:
+        with importable(path.parent):
+            spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        del sys.modules[module_name]
+        raise BadConfiguration(f"{path}: expected a file that runs, got {named(error)}") from error
+    return module
+
+
+@cache
+def _installed(group: str) -> Mapping[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group=group)}
+
+
+def _object(target: str) -> Any:
+    module, _, name = target.partition(":")
+    return getattr(import_module(module), name)
