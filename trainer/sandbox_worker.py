@@ -6,6 +6,10 @@ of the code, and whoever starts it has seen signature, pin and flag: `fedmq.trai
 
 from __future__ import annotations
 
+from fedmq.runtime.search_path import move_user_folders_last
+
+move_user_folders_last()  # before any import that could find a file of the user, such as random.py
+
 import os
 import pickle
 import sys

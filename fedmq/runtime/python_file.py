@@ -1,7 +1,4 @@
-"""Somebody's own Python file, run by the process of whoever names it: the names that it defines.
-
-Knows nothing of what they are for.
-"""
+"""Run a Python file of the user and return the names that it defines."""
 
 from __future__ import annotations
 
@@ -12,25 +9,26 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fedmq.errors import BadConfiguration, named
+from fedmq.runtime import search_path
 
 
 @contextmanager
 def importable(folder: Path) -> Iterator[None]:
-    """While this holds, somebody's Python file finds the modules beside it, as when it is started by itself."""
-    place = str(folder.resolve())
-    sys.path.insert(0, place)
+    """Let user code import the modules in `folder`, ahead of installed ones; see `search_path.user_first`."""
+    before = list(sys.path)
+    user_first = search_path.user_first(str(folder.resolve()))
+    sys.path[:] = user_first
     try:
         yield
     finally:
-        if place in sys.path:
-            sys.path.remove(place)
+        sys.path[:] = [*(path for path in sys.path if path not in user_first), *before]  # what the code added stays
 
 
 def run_file(path: Path) -> Mapping[str, object]:
-    """The names that a Python file defines.
+    """Return the names that a Python file defines.
 
     Raises:
-        BadConfiguration: there is no such file, or it fails.
+        BadConfiguration: the file does not exist or fails.
     """
     if not path.is_file():
         raise BadConfiguration(f"{path}: expected a Python file that defines `task`, got no such file: check the path")
