@@ -16,7 +16,7 @@ INSTALL_LOG := $(VENV)/install.log
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check bench pictures chaos soak fuzz mutants deb fleet clean
+.PHONY: help demo test check bench golden pictures chaos soak fuzz mutants deb fleet clean
 
 # Create the virtual environment if there is no working one, or report what is missing.
 define make_environment
@@ -82,6 +82,11 @@ bench: $(DEVELOP_STAMP)  ## run all benchmarks in sequence
 		OPENBLAS_NUM_THREADS=1 $(BIN)/python "$$script"; \
 	done; \
 	[ -n "$$found" ] || { echo "make bench: expected scripts in tests/benchmarks/, got none" >&2; exit 1; }
+
+golden: $(DEVELOP_STAMP)  ## rewrite what is generated from the commands: transcripts, reference, settings files
+	$(BIN)/python tests/golden/test_golden.py
+	$(BIN)/python tests/integration/test_docs.py
+	$(BIN)/python tests/unit/test_settings.py
 
 pictures: $(DEVELOP_STAMP)  ## draw the pictures of docs and README
 	$(get_programs)

@@ -1,1 +1,1 @@
-"""The command line: the command `fedmq`, its groups, shared options and settings files."""
+"""The command line: the command `fedmq`, lazy groups, shared options and settings files."""

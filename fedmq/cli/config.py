@@ -1,7 +1,4 @@
-"""The command `fedmq config`: writes a file of settings for a service, and says what is wrong with one.
-
-Knows nothing of the services but their names; `settings` reads their options.
-"""
+"""The command `fedmq config`: write a file of settings for a service, or check one."""
 
 from __future__ import annotations
 
@@ -25,9 +22,14 @@ def config() -> None:
 
 @config.command()
 @service_argument
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write it there.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write to this file. [default: stdout]",
+)
 def init(service: str, out: Path | None) -> None:
-    """Print every setting of SERVICE with its meaning and its default, as a TOML file for --config.
+    """Print every setting of SERVICE with its help and its default, as a TOML file for --config.
 
     \b
     Examples:
@@ -39,17 +41,17 @@ def init(service: str, out: Path | None) -> None:
         click.echo(text, nl=False)
         return
     if out.exists():
-        raise BadConfiguration(f"--out {out}: there is a file already, and it is not overwritten; choose another")
+        raise BadConfiguration(f"--out {out}: expected no such file: files are not overwritten; choose another")
     with writing(f"--out {out}"):
         write_whole(out, text.encode())
-    click.echo(f"{out}: set what you need, then: fedmq config check {service} {out}")
+    click.echo(f"{out}: edit it, then: fedmq config check {service} {out}")
 
 
 @config.command()
 @service_argument
 @click.argument("file", type=click.Path(path_type=Path))
 def check(service: str, file: Path) -> None:
-    """Say what is wrong with FILE as the --config of SERVICE, line by line; exit code 78 when something is.
+    """List the faults of FILE as a --config of SERVICE, with lines; exit code 78 if there are any.
 
     \b
     Examples:
@@ -60,7 +62,7 @@ def check(service: str, file: Path) -> None:
         click.echo(f"{file}, line {fault.line}: {fault.text}", err=True)
     if faults:
         raise SystemExit(BadConfiguration.exit_code)
-    click.echo(f"{file}: {len(values)} settings, all of them good for fedmq {service}")
+    click.echo(f"{file}: {len(values)} settings, all valid for fedmq {service}")
 
 
 def _command(service: str) -> click.Command:

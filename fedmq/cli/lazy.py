@@ -1,8 +1,4 @@
-"""Groups of commands that are imported when they are called, so that `--help` is quick, and one service's group may
-have a command of another's.
-
-Knows nothing of what the commands do.
-"""
+"""Groups of commands that are imported when they are called: `--help` stays fast, and rooms stay apart."""
 
 from __future__ import annotations
 
@@ -12,13 +8,13 @@ from typing import Any
 
 import click
 
-LINE_LETTERS = 90  # of a command's line in the overview
+LINE_CHARACTERS = 90  # of a command's line in the overview
 
 
 class LazyGroup(click.Group):
-    """`lazy` maps the name of a command to its module and its line in the overview, in the order of that.
+    """A group whose `lazy` maps a command's name to its module and its line in the overview, in order.
 
-    The command has its own name in its module; a dash is an underscore there.
+    The command's variable in its module has the same name, with underscores for dashes.
     """
 
     def __init__(self, *arguments: Any, lazy: Mapping[str, tuple[str, str]], **settings: Any) -> None:
@@ -38,7 +34,7 @@ class LazyGroup(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """See `click.Group`; from the table, so that `--help` imports nothing."""
-        own = [(name, one.get_short_help_str(LINE_LETTERS)) for name, one in sorted(self.commands.items())]
+        """See `click.Group`. The lines come from the table, so that `--help` imports no command."""
+        own = [(name, one.get_short_help_str(LINE_CHARACTERS)) for name, one in sorted(self.commands.items())]
         with formatter.section("Commands"):
             formatter.write_dl([*own, *((name, line) for name, (_, line) in self._lazy.items())])

@@ -1,6 +1,6 @@
-"""The command `fedmq`: which subcommands there are, and how an error becomes one line and an exit code.
+"""The command `fedmq`: its subcommands, and how an error becomes one line and an exit code.
 
-Knows nothing of what the subcommands do; importing it loads no numpy, zmq or pygad.
+Importing it loads no numpy, zmq or pygad.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from fedmq.cli.lazy import LazyGroup
 from fedmq.errors import BadConfiguration, FedmqError, named
 
 STDOUT, STDERR = 1, 2
-INTERRUPTED = 130  # as a shell tells of SIGINT
+INTERRUPTED = 130  # as shells report SIGINT
 
 # name: (module, one line for the overview), in the order of the overview
 COMMANDS = {
     "demo": ("fedmq.deploy.demo", "Train split XOR across processes on this machine."),
     "broker": ("fedmq.broker.cli", "Run the broker between an aggregator and its trainers."),
     "aggregator": ("fedmq.aggregator.cli", "Run one training to its end, or continue it."),
-    "trainer": ("fedmq.trainer.cli", "Train on this machine's rows, for whoever publishes rounds."),
-    "spawn": ("fedmq.deploy.spawn", "Keep several trainers running on this machine, each with its part of the rows."),
-    "watch": ("fedmq.dashboard.terminal", "Watch runs on this terminal, live or from their folders."),
+    "trainer": ("fedmq.trainer.cli", "Train on this machine's rows."),
+    "spawn": ("fedmq.deploy.spawn", "Run several trainers on this machine, each with a part of the rows."),
+    "watch": ("fedmq.dashboard.terminal", "Watch runs in this terminal, live or from their folders."),
     "dashboard": ("fedmq.dashboard.cli", "Watch runs in a browser."),
-    "keys": ("fedmq.security.commands", "Make a federation's keys; say who is let in."),
-    "deploy": ("fedmq.deploy.cli", "Put fedmq on hosts over SSH, and look after it there."),
-    "sink": ("fedmq.dashboard.sink", "Write what happens in live runs for TensorBoard or MLflow."),
-    "runs": ("fedmq.runs.commands", "List, compare and plot runs; look after them; pause or stop a live one."),
+    "keys": ("fedmq.security.commands", "Create the keys of a federation, and manage its members."),
+    "deploy": ("fedmq.deploy.cli", "Deploy fedmq to hosts over SSH, and operate it there."),
+    "sink": ("fedmq.dashboard.sink", "Write live runs to TensorBoard or MLflow."),
+    "runs": ("fedmq.runs.commands", "List, compare, plot, maintain and control runs."),
     "config": ("fedmq.cli.config", "Write a file of settings for a service, or check one."),
-    "doctor": ("fedmq.deploy.doctor", "Look for what usually goes wrong, and say what to do."),
+    "doctor": ("fedmq.deploy.doctor", "Check this machine for common problems, and suggest fixes."),
 }
 
 
@@ -47,10 +47,10 @@ COMMANDS = {
 def fedmq() -> None:
     """Federated learning over a message queue.
 
-    A broker stands between an aggregator that publishes rounds and trainers that keep their rows to themselves.
+    An aggregator publishes rounds, trainers answer them from their own rows, and a broker forwards the messages.
 
     \b
-    See it work, in one terminal:
+    Try it in one terminal:
       fedmq demo
     By hand, in four:
       fedmq broker
@@ -58,10 +58,10 @@ def fedmq() -> None:
       fedmq trainer --name alice --data xor:1/2
       fedmq trainer --name bob --data xor:2/2
 
-    Each option OPTION of a command can also come from the environment (FEDMQ_OPTION) or from --config FILE.toml.
+    Each option can also be set in the environment (FEDMQ_OPTION) or in a file (--config FILE.toml).
 
-    Exit codes: 0 done, 1 target not reached, 2 usage, 69 no broker, 77 not let in, 78 bad configuration or rows,
-    130 interrupted.
+    Exit codes: 0 done, 1 target not reached, 2 usage, 69 no broker, 77 not authorized, 78 bad configuration or
+    rows, 130 interrupted.
     """
 
 
@@ -72,34 +72,34 @@ def main() -> NoReturn:
 
 
 def _run(*, debug: bool) -> int | None:
-    """The exit code, once everything is said."""
+    """Run the command; print errors; return the exit code."""
     try:
         code: int | None = fedmq.main(prog_name="fedmq", standalone_mode=False)
         sys.stdout.flush()
         return code
     except click.exceptions.Abort:
-        said, code = "interrupted", INTERRUPTED
+        line, code = "interrupted", INTERRUPTED
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return error.exit_code
     except click.ClickException as error:
-        said, code = _line(error), error.exit_code
+        line, code = _line(error), error.exit_code
     except FedmqError as error:
         if debug:
             raise
-        said, code = str(error), error.exit_code
+        line, code = str(error), error.exit_code
     except Exception as error:
         if debug:
             raise
-        said, code = _unexpected(error)
-    click.echo(f"fedmq: {said}", err=True)
+        line, code = _unexpected(error)
+    click.echo(f"fedmq: {line}", err=True)
     return code
 
 
 def _open_streams() -> None:
-    """Whatever is closed leads nowhere, and takes no file's place; what the terminal cannot show becomes a `?`."""
+    """Open closed standard streams to nowhere, and replace characters outside the terminal's encoding by `?`."""
     while (nowhere := os.open(os.devnull, os.O_RDWR)) <= STDERR:
-        os.set_inheritable(nowhere, True)  # the services of a demo have it, too
+        os.set_inheritable(nowhere, True)  # the services of a demo inherit it
     os.close(nowhere)
     sys.stdout = sys.stdout or open(STDOUT, "w", closefd=False)  # noqa: SIM115 - as long as the process
     sys.stderr = sys.stderr or open(STDERR, "w", closefd=False)  # noqa: SIM115
@@ -108,21 +108,21 @@ def _open_streams() -> None:
 
 
 def _unexpected(error: Exception) -> tuple[str, int]:
-    """What to say of an error that nobody knows, and the exit code; what is left of the output is given up."""
+    """Return the line and the exit code of an unexpected error; drop the rest of the output on a full disk."""
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         os.dup2(os.open(os.devnull, os.O_WRONLY), STDOUT)
         return (
-            f"expected room for what is written, got: {error.strerror}; make room and start it again",
+            f"expected space for the output, got: {error.strerror}: free some space and retry",
             BadConfiguration.exit_code,
         )
     if isinstance(error, PermissionError) and error.filename is not None:
-        said = f"{error.filename}: expected to be allowed to use it, got: {error.strerror}; start it as its owner"
-        return said, BadConfiguration.exit_code
+        line = f"{error.filename}: expected access, got: {error.strerror}: run it as the owner"
+        return line, BadConfiguration.exit_code
     return f"unexpected {named(error)}; --debug shows where", 1
 
 
 def _line(error: click.ClickException) -> str:
-    """What click says, as one line, and where to read how it is right."""
-    said = " ".join(error.format_message().split())
+    """Return click's message as one line, with the command that shows the right usage."""
+    text = " ".join(error.format_message().split())
     path = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx is not None else "fedmq"
-    return f"{said.rstrip('.')}; {path} --help shows how"
+    return f"{text.rstrip('.')}; see {path} --help"

@@ -1,6 +1,6 @@
-"""The options that several commands share, and where their values come from.
+"""Options that several commands share.
 
-Command line over environment (`FEDMQ_<OPTION>`) over file (`--config FILE.toml`) over default.
+An option is set by command line over environment (`FEDMQ_<OPTION>`) over file (`--config FILE.toml`) over default.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 
 STDERR = 2
 LOOPBACK = "127.0.0.1"
-LABELS_MAX, LABEL_MAX = 8, 64  # as `fedmq.protocol.messages.Labels` has it, which would load numpy for a `--help`
-SECONDS_MAX = 10**9  # as `fedmq.protocol.messages` has it, too
-COUNT = click.IntRange(1, 2**53)  # what JSON and the store hold exactly
+LABELS_MAX, LABEL_MAX = 8, 64  # as in `fedmq.protocol.messages.Labels`, which imports numpy
+SECONDS_MAX = 10**9  # as in `fedmq.protocol.messages`
+COUNT = click.IntRange(1, 2**53)  # exact in JSON and in the store
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class FiniteRange(click.FloatRange):
-    """A range with an upper end that NaN is outside of, too: click compares, and all comparisons with it are false."""
+    """A range that excludes NaN: click compares, and every comparison with NaN is false."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """See `click.ParamType`."""
@@ -66,7 +66,7 @@ def option(*names: str, **settings: Any) -> Callable[[Command], Command]:
 
 
 def read_text(path: Path) -> str:
-    """The text of a file of settings.
+    """Return the text of a file of settings.
 
     Raises:
         BadConfiguration: it cannot be read.
@@ -82,14 +82,14 @@ def _read_config(ctx: click.Context, _param: click.Parameter, path: Path | None)
         return
     values, faults = values_of(ctx.command, read_text(path))
     if faults:
-        more = f" (and {len(faults) - 1} more, which fedmq config check tells)" if len(faults) > 1 else ""
+        more = f" (and {len(faults) - 1} more: see fedmq config check)" if len(faults) > 1 else ""
         raise BadConfiguration(f"{path}, line {faults[0].line}: {faults[0].text}{more}")
     ctx.default_map = {**(ctx.default_map or {}), **values}
 
 
 def _set_up_log(_ctx: click.Context, _param: click.Parameter, level: str) -> None:
     handlers = [JournalHandler()] if is_journal(STDERR) else None
-    form = "%(message)s" if handlers else "%(asctime)s %(levelname)s %(name)s: %(message)s"  # the journal has the rest
+    form = "%(message)s" if handlers else "%(asctime)s %(levelname)s %(name)s: %(message)s"  # the journal adds the rest
     logging.basicConfig(level=level.upper(), format=form, handlers=handlers, force=True)
 
 
@@ -97,8 +97,8 @@ def _usual_log_level() -> str:
     return "info" if is_journal(STDERR) else "warning"
 
 
-def _handed_keys() -> str | None:
-    """The folder of credentials, if systemd has handed over keys."""
+def _keys_from_systemd() -> str | None:
+    """Return the credentials folder of systemd, if it has keys in it."""
     from fedmq.security.keyring import FEDERATION
 
     folder = os.environ.get("CREDENTIALS_DIRECTORY")
@@ -114,19 +114,19 @@ def log_options(command: Command) -> Command:
         show_default="warning; info when stderr is the journal",
         callback=_set_up_log,
         expose_value=False,
-        help="What to log on stderr.",
+        help="Lowest level of log lines on stderr.",
     )
-    debug = click.option("--debug", is_flag=True, expose_value=False, help="Show a traceback when something fails.")
+    debug = click.option("--debug", is_flag=True, expose_value=False, help="Show a traceback on errors.")
     return level(debug(command))
 
 
-def _read_place(_ctx: click.Context, _param: click.Parameter, place: str | None) -> tuple[str, int] | None:
-    """PORT or HOST:PORT as a host and a port, or a usage error."""
-    if place is None:
+def _parse_host_and_port(_ctx: click.Context, _param: click.Parameter, text: str | None) -> tuple[str, int] | None:
+    """Parse PORT or HOST:PORT."""
+    if text is None:
         return None
-    host, _, port = place.rpartition(":")
+    host, _, port = text.rpartition(":")
     if not port.isascii() or not port.isdecimal() or not 0 < int(port) < 1 << 16:
-        raise click.BadParameter(f"expected PORT or HOST:PORT, such as 9100, got {place!r:.80}")
+        raise click.BadParameter(f"expected PORT or HOST:PORT, such as 9100, got {text!r:.80}")
     return host.strip("[]") or LOOPBACK, int(port)
 
 
@@ -135,8 +135,8 @@ def metrics_option(command: Command) -> Command:
     return option(
         "--metrics",
         metavar="PORT",
-        callback=_read_place,
-        help=f"Serve /metrics for Prometheus, /healthz and /readyz, on {LOOPBACK}; HOST:PORT for another address.",
+        callback=_parse_host_and_port,
+        help=f"Serve /metrics for Prometheus, /healthz and /readyz, on {LOOPBACK} or HOST:PORT.",
     )(command)
 
 
@@ -171,7 +171,7 @@ def service_options(command: Command) -> Command:
 
 
 def keys_folder_option(command: Command) -> Command:
-    """--keys, of the commands that make and keep them."""
+    """--keys, for commands that create or change keys."""
     return option(
         "--keys",
         type=click.Path(path_type=Path, file_okay=False),
@@ -187,14 +187,14 @@ def keys_option(command: Command) -> Command:
         "--keys",
         type=click.Path(path_type=Path, file_okay=False),
         metavar="DIR",
-        default=_handed_keys,
-        show_default="those in $CREDENTIALS_DIRECTORY; else no keys, this machine alone",
-        help="Folder of keys, made by fedmq keys init or fedmq trainer join.",
+        default=_keys_from_systemd,
+        show_default="$CREDENTIALS_DIRECTORY if it has keys; else no keys, for this machine only",
+        help="Folder of keys, from fedmq keys init or fedmq trainer join.",
     )(command)
 
 
 def check_address(_ctx: click.Context, _param: click.Parameter, address: str | None) -> str | None:
-    """A broker's address, or BadConfiguration."""
+    """Check a broker's address."""
     if address is not None:
         parse_address(address)
     return address
@@ -206,7 +206,7 @@ def broker_option(command: Command) -> Command:
         "--broker",
         metavar="ADDRESS",
         callback=check_address,
-        help=f"Where the broker is. [default: {DEFAULT_ADDRESS}; with keys where they say]",
+        help=f"Address of the broker. [default: {DEFAULT_ADDRESS}; with keys the federation's]",
     )
     return broker(keys_option(command))
 
@@ -217,7 +217,7 @@ def timeout_option(command: Command) -> Command:
         "--connect-timeout",
         type=SECONDS,
         metavar="SECONDS",
-        help="Give up (exit code 69) when the broker has not answered by then. [default: keep trying]",
+        help="End with exit code 69 if the broker does not answer within this time. [default: keep trying]",
     )(command)
 
 
@@ -227,21 +227,23 @@ def edge_options(command: Command) -> Command:
 
 
 def check_labels(_ctx: click.Context, _param: click.Parameter, text: str) -> str:
-    """A list of words with commas between, and nothing else; what cannot be one is a wrong usage."""
-    labels = [word.strip() for word in text.split(",") if word.strip()]
+    """Check labels separated by commas."""
+    labels = [label.strip() for label in text.split(",") if label.strip()]
     if len(labels) > LABELS_MAX or any(len(one) > LABEL_MAX or not one.isprintable() for one in labels):
-        raise click.BadParameter(f"expected up to {LABELS_MAX} words of up to {LABEL_MAX} letters, got {text!r:.80}")
+        raise click.BadParameter(
+            f"expected up to {LABELS_MAX} labels of up to {LABEL_MAX} characters, got {text!r:.80}"
+        )
     return ",".join(labels)
 
 
 def check_name(_ctx: click.Context, _param: click.Parameter, name: str | None) -> str | None:
-    """A name of a run or trainer, or a usage error."""
+    """Check the name of a run or a trainer."""
     if name is not None and not re.match(NAME_PATTERN, name):
-        raise click.BadParameter(f"expected letters, digits and . _ - (at most 64), got {name!r}")
+        raise click.BadParameter(f"expected at most 64 letters, digits and . _ -, got {name!r}")
     return name
 
 
 def one_thread_for_arrays() -> None:
-    """Keep numpy's library from starting a thread a core: its matrices are small here. Call before importing numpy."""
+    """Limit numpy's BLAS to one thread: the matrices are small. Call before importing numpy."""
     for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(variable, "1")

@@ -1,6 +1,6 @@
-"""The settings of a command as a TOML file: what it may hold, what is wrong with one, and one to begin with.
+"""Settings of a command in a TOML file: read a file, list its faults, and write a template.
 
-All of it comes from the command's own options, so that it never drifts from them. Knows nothing of what they mean.
+Everything comes from the command's own options.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ COLUMNS = 100
 
 
 class Fault(NamedTuple):
-    """Something that cannot be used; `line` counts from 1."""
+    """A setting that cannot be used; `line` counts from 1."""
 
     line: int
     text: str
 
 
 def config_key(param: click.Option) -> str:
-    """The option's long name, as a TOML key: `--min-trainers` is `min_trainers`."""
+    """Return the option's key in a file: `min_trainers` for `--min-trainers`."""
     return key_of(max(param.opts, key=len))
 
 
 def settings_of(command: click.Command) -> dict[str, click.Option]:
-    """The options that a file may set, by key: those that the environment may set as well, but for the file itself."""
+    """Return the options that a file may set, by key: all that the environment may set, except --config."""
     options = (param for param in command.params if isinstance(param, click.Option) and param.envvar)
     return {key: option for option in options if (key := config_key(option)) != "config"}
 
 
 def values_of(command: click.Command, text: str) -> tuple[dict[str, str], list[Fault]]:
-    """The values in a file, by the names of the command's parameters, and all that is wrong with it.
+    """Return the values of a file by parameter name, and its faults.
 
-    They are text, as in the environment: click takes a number for a path's descriptor, and fails at dates.
+    Values are text, as in the environment: click takes a number for a file descriptor, and fails at dates.
     """
     try:
         settings = tomllib.loads(text)
@@ -67,11 +67,11 @@ def values_of(command: click.Command, text: str) -> tuple[dict[str, str], list[F
 
 
 def template(command: click.Command, name: str) -> str:
-    """A file for `fedmq NAME` that sets nothing: every setting with its help and its default, as comments."""
+    """Return a file for `fedmq NAME` that sets nothing: every setting with help and default, as comments."""
     heading = (
-        f"# What fedmq {name} would take on the command line: the keys are the long options, with underscores. "
-        "A setting counts once the # before it is gone; a word in capitals stands for a value. The command line wins "
-        f"over the environment, the environment over this file. fedmq config check {name} FILE says what is wrong."
+        f"# Settings of fedmq {name}: each key is a long option, with underscores. Remove the # before a setting to use "
+        "it, and replace words in capitals by a value. The command line wins over the environment, and the environment "
+        f"over this file. Check it with: fedmq config check {name} FILE"
     )
     blocks = [_wrapped(heading)]
     for key, option in settings_of(command).items():
@@ -82,7 +82,7 @@ def template(command: click.Command, name: str) -> str:
 
 def _suggestion(key: str, known: list[str]) -> str:
     near = difflib.get_close_matches(key.lower().replace("-", "_"), known, 1)
-    return f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(known))}"
+    return f"did you mean {near[0]}?" if near else f"expected one of {', '.join(sorted(known))}"
 
 
 def _text(value: Any) -> str:
@@ -90,7 +90,7 @@ def _text(value: Any) -> str:
 
 
 def _complaint(command: click.Command, option: click.Option, value: Any) -> str | None:
-    """What is wrong with a value for `option`, or None."""
+    """Return the fault of a value for `option`, or None."""
     text = _text(value)
     if isinstance(value, dict | list) or "\0" in text:
         return f"expected one value, got {text!r:.80}; write {config_key(option)} = VALUE"
@@ -99,7 +99,7 @@ def _complaint(command: click.Command, option: click.Option, value: Any) -> str 
     with click.Context(command, resilient_parsing=False) as context:
         try:
             option.type_cast_value(context, text)
-            if option.callback is not None and option.expose_value:  # the others do something, instead of checking
+            if option.callback is not None and option.expose_value:  # the other callbacks act instead of checking
                 option.callback(context, option, text)
         except click.BadParameter as error:
             return error.message
@@ -113,7 +113,7 @@ def _is_text(option: click.Option) -> bool:
 
 
 def _lines(text: str) -> dict[str, int]:
-    """The line on which each key of a TOML document stands: that where the shortest beginning that has it went on."""
+    """Return the line of each key of a TOML document: the start of the last statement of the shortest valid prefix."""
     found: dict[str, int] = {}
     lines, start = text.split("\n"), 0
     for number, line in enumerate(lines, start=1):
@@ -130,7 +130,7 @@ def _lines(text: str) -> dict[str, int]:
 
 
 def _help(option: click.Option) -> str:
-    """What the option is for, and its default where the value below cannot show it."""
+    """Return the help, and the default where the example cannot show it."""
     text = option.help or ""
     if isinstance(option.show_default, str):
         text += f" [default: {option.show_default}]"
@@ -138,7 +138,7 @@ def _help(option: click.Option) -> str:
 
 
 def _example(command: click.Command, option: click.Option) -> str:
-    """The default, as TOML; without one, what a value looks like."""
+    """Return the default as TOML, or a placeholder."""
     if option.is_flag:
         return "false"
     default = option.get_default(click.Context(command), call=False)

@@ -1,4 +1,7 @@
-"""Files of settings: what is wrong with one, and where; and the one to begin with, which never drifts."""
+"""Files of settings: faults with their lines, templates, and the files that ship with the systemd units.
+
+`python tests/unit/test_settings.py` rewrites the shipped files from the options; values that are set stay.
+"""
 
 from __future__ import annotations
 
@@ -27,52 +30,52 @@ def faults(service: str, text: str) -> list[tuple[int, str]]:
 
 
 @pytest.mark.parametrize(
-    ("service", "text", "line", "said"),
+    ("service", "text", "line", "named"),
     [
-        ("broker", "\n# a comment\nprot = 1\n", 3, "unknown setting 'prot'; did you mean port?"),
-        ("broker", "zzz = 1", 1, "unknown setting 'zzz'; known are bind, keys, log_level, metrics, port"),
-        ("broker", "config = 'x'", 1, "unknown setting 'config'"),
-        ("broker", "port = 0", 1, "port: 0 is not in the range"),
-        ("broker", "port = 'many'", 1, "port: 'many' is not a valid integer range"),
-        ("broker", "port = 1\nport = 2", 2, "expected TOML, got Cannot overwrite a value"),
-        ("broker", "bind = \n", 1, "expected TOML, got Invalid value"),
-        ("broker", "\nbind = [1,\n", 2, "expected TOML, got Invalid value"),
-        ("broker", "bind = 7", 1, 'bind: expected text in quotes, got 7; write bind = "7"'),
-        ("broker", "bind = true", 1, 'write bind = "true"'),
-        ("broker", "bind = [\n'a',\n]\nprot = 1", 1, "bind: expected one value, got"),
-        ("broker", "log_level = 'loud'", 1, "log_level: 'loud' is not one of"),
-        ("broker", "[table]\nport = 1", 1, "unknown setting 'table'"),
-        ("broker", "port = 1\n\n[[bind]]\n", 3, "bind: expected one value"),
-        ("aggregator", 'out = """\nmin_trainers = 0\n"""\nmin-trainers = 2', 4, "did you mean min_trainers?"),
-        ("aggregator", "quorum = 1.5", 1, "quorum: 1.5 is not in the range"),
-        ("aggregator", "quorum = nan", 1, "quorum: nan is not in the range"),
-        ("aggregator", "deadline_s = nan", 1, "deadline_s: nan is not in the range"),
-        ("aggregator", "deadline_s = inf", 1, "deadline_s: inf is not in the range"),
-        ("aggregator", "deadline_s = 1e300", 1, "deadline_s: 1e+300 is not in the range"),
-        ("aggregator", "connect_timeout = nan", 1, "connect_timeout: nan is not in the range"),
-        ("aggregator", "rounds = 99999999999999999999", 1, "rounds: 99999999999999999999 is not in the range"),
+        ("broker", "\n# a comment\nprot = 1\n", 3, "did you mean port?"),
+        ("broker", "zzz = 1", 1, "bind, keys, log_level, metrics, port"),
+        ("broker", "config = 'x'", 1, "config"),
+        ("broker", "port = 0", 1, "port: 0"),
+        ("broker", "port = 'many'", 1, "port: 'many'"),
+        ("broker", "port = 1\nport = 2", 2, "expected TOML"),
+        ("broker", "bind = \n", 1, "expected TOML"),
+        ("broker", "\nbind = [1,\n", 2, "expected TOML"),
+        ("broker", "bind = 7", 1, 'bind = "7"'),
+        ("broker", "bind = true", 1, 'bind = "true"'),
+        ("broker", "bind = [\n'a',\n]\nprot = 1", 1, "bind"),
+        ("broker", "log_level = 'loud'", 1, "log_level: 'loud'"),
+        ("broker", "[table]\nport = 1", 1, "table"),
+        ("broker", "port = 1\n\n[[bind]]\n", 3, "bind"),
+        ("aggregator", 'out = """\nmin_trainers = 0\n"""\nmin-trainers = 2', 4, "min_trainers"),
+        ("aggregator", "quorum = 1.5", 1, "quorum: 1.5"),
+        ("aggregator", "quorum = nan", 1, "quorum: nan"),
+        ("aggregator", "deadline_s = nan", 1, "deadline_s: nan"),
+        ("aggregator", "deadline_s = inf", 1, "deadline_s: inf"),
+        ("aggregator", "deadline_s = 1e300", 1, "deadline_s: 1e+300"),
+        ("aggregator", "connect_timeout = nan", 1, "connect_timeout: nan"),
+        ("aggregator", "rounds = 99999999999999999999", 1, "rounds: 99999999999999999999"),
         ("aggregator", "min_trainers = 99999999999999999999", 1, "is not in the range"),
         ("aggregator", "max_examples = 99999999999999999999", 1, "is not in the range"),
         ("aggregator", "keep_rounds = 99999999999999999999", 1, "is not in the range"),
         ("trainer", "min_rows = 99999999999999999999", 1, "is not in the range"),
-        ("aggregator", "quiet = 'perhaps'", 1, "quiet: 'perhaps' is not a valid boolean"),
-        ("aggregator", "task = 1979-05-27", 1, "task: expected text in quotes, got 1979-05-27"),
-        ("trainer", "data = 'xor:1/2'\nname = 'a b'", 2, "name: expected letters, digits and . _ -"),
-        ("trainer", "broker = 'foo'", 1, "broker: expected a broker address like"),
-        ("trainer", "broker = 'tcp://h:99999'", 1, "broker: expected a broker address like"),
-        ("trainer", "data = 'xor:9/2'", 1, "data: xor:9/2: expected a part from 1 to 2, got 9"),
-        ("trainer", "data = 'xr:1/2'", 1, "data: expected rows such as"),
-        ("broker", "bind = '::1'", 1, "bind: expected a broker's name or IPv4 address"),
-        ("aggregator", "task = 'xr'", 1, "task: expected a task, one of xor"),
-        ("aggregator", "strategy = 'fedag'", 1, "strategy: expected one of evolution"),
-        ("aggregator", "robust = 'mean'", 1, "robust: expected one of none"),
-        ("trainer", 'data = "a\\u0000b"', 1, "data: expected one value"),
+        ("aggregator", "quiet = 'perhaps'", 1, "quiet: 'perhaps'"),
+        ("aggregator", "task = 1979-05-27", 1, "1979-05-27"),
+        ("trainer", "data = 'xor:1/2'\nname = 'a b'", 2, "'a b'"),
+        ("trainer", "broker = 'foo'", 1, "broker:"),
+        ("trainer", "broker = 'tcp://h:99999'", 1, "broker:"),
+        ("trainer", "data = 'xor:9/2'", 1, "xor:9/2"),
+        ("trainer", "data = 'xr:1/2'", 1, "xr:1/2"),
+        ("broker", "bind = '::1'", 1, "::1"),
+        ("aggregator", "task = 'xr'", 1, "xr"),
+        ("aggregator", "strategy = 'fedag'", 1, "fedag"),
+        ("aggregator", "robust = 'mean'", 1, "mean"),
+        ("trainer", 'data = "a\\u0000b"', 1, "data"),
     ],
 )
-def test_fault_in_a_file_is_reported_with_its_line(service: str, text: str, line: int, said: str) -> None:
+def test_fault_in_a_file_is_reported_with_its_line(service: str, text: str, line: int, named: str) -> None:
     found = faults(service, text)
     assert found[0][0] == line
-    assert said in found[0][1]
+    assert named in found[0][1]
 
 
 def test_faults_are_sorted_by_line() -> None:
@@ -102,11 +105,21 @@ def test_defaults_in_the_template_are_valid_values(service: str) -> None:
     assert faults(service, "\n".join(lines)) == []
 
 
+def with_values_of(shipped: str, text: str) -> str:
+    """Return a template with the settings that the shipped file sets."""
+    for line in re.findall(r"^\w+ = .*$", shipped, flags=re.MULTILINE):
+        text = re.sub(rf"^# {line.partition(' ')[0]} = .*$", lambda _, line=line: line, text, flags=re.MULTILINE)
+    return text
+
+
 @pytest.mark.parametrize("service", SERVICES)
 def test_shipped_file_is_the_template_with_some_values_set(service: str) -> None:
-    shipped = (SHIPPED / f"{service}.toml").read_text().splitlines()
-    generated = template(command(service), service).splitlines()
-    assert len(shipped) == len(generated), f"run: fedmq config init {service}"
-    for ours, theirs in zip(shipped, generated, strict=True):
-        assert ours == theirs or theirs.startswith(f"# {ours.partition('=')[0]}=")
-    assert faults(service, "\n".join(shipped)) == []
+    shipped = (SHIPPED / f"{service}.toml").read_text()
+    assert shipped == with_values_of(shipped, template(command(service), service)), "run: make golden"
+    assert faults(service, shipped) == []
+
+
+if __name__ == "__main__":
+    for name in SERVICES:
+        path = SHIPPED / f"{name}.toml"
+        path.write_text(with_values_of(path.read_text(), template(command(name), name)))
