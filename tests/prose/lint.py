@@ -23,6 +23,9 @@ NAME_CHARACTERS_MAX = 80
 CODE = re.compile(r"```.*?```|``[^`]+``|`[^`\n]+`|\{[^{}\n]*\}|<!--.*?-->", flags=re.DOTALL)
 STARTS = re.compile(r" *(?:[-*] |\d+\. |[|#>])")  # an item, a row, a heading, a quotation
 ENDS = re.compile(r"(?<=[.!?:;])[)*\"]*(?: |$)")
+NOTES = re.compile(r"(?:(?<![\w:\"'])(?:#|//)|^ *\*|/\*|<!--)\s.*|\"[^\"]* [^\"]*\"|`[^`]* [^`]*`|>[^<>]* [^<>]*<")
+SUFFIXES = {".md", ".py", ".css", ".html", ".js", ".service", ".sh", ".target", ".toml", ".yaml", ".yml", ""}
+SKIPPED = re.compile(r"\.min\.|(^|/)LICENSE$|words\.toml$")
 TARGET = re.compile(r"\]\([^)]*\)|https?://\S+")
 STRINGS = {
     tokenize.STRING,
@@ -54,6 +57,12 @@ def lines_of_python(text: str, is_test: bool) -> Iterator[Line]:
             before = token.type
 
 
+def lines_of_other(text: str) -> Iterator[Line]:
+    """Yield the comments of scripts, settings and units, and the strings of scripts that have a space."""
+    for line, content in enumerate(text.splitlines(), start=1):
+        yield line, " ".join(part.group() for part in NOTES.finditer(content))
+
+
 def sentences(page: str) -> Iterator[Line]:
     """Yield each sentence of a page with its line. A colon or semicolon ends one; tables and headings have none."""
     sentence, start = "", 1
@@ -75,7 +84,12 @@ def findings_of(path: Path, warn: bool) -> Iterator[str]:
     text = path.read_text(encoding="utf-8")
     shown = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
     is_page = path.suffix == ".md"
-    lines = list(lines_of_page(text) if is_page else lines_of_python(text, "tests" in path.parts))
+    if is_page:
+        lines = list(lines_of_page(text))
+    elif path.suffix == ".py":
+        lines = list(lines_of_python(text, "tests" in path.parts))
+    else:
+        lines = list(lines_of_other(text))
     levels = ("error", "warning") if warn else ("error",)
     for kind, words, use in (
         (kind, re.compile(rf"\b(?:{words})\b", re.IGNORECASE), use)
@@ -101,11 +115,11 @@ def main() -> int:
     parser.add_argument("paths", nargs="*", type=Path, help="files or folders; all that git knows, if there are none")
     parser.add_argument("--warn", action="store_true", help="also report what needs a person's judgment")
     options = parser.parse_args()
-    command = ["git", "-C", ROOT, "ls-files", "--cached", "--others", "--exclude-standard", "*.py", "*.md"]
+    command = ["git", "-C", ROOT, "ls-files", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     wanted = [path.resolve() for path in options.paths] or [ROOT]
-    known = [ROOT / name for name in listed if (ROOT / name).is_file()]
-    chosen = [path for path in known if any(path.is_relative_to(one) for one in wanted)]
+    known = [ROOT / name for name in listed if Path(name).suffix in SUFFIXES and not SKIPPED.search(name)]
+    chosen = [path for path in known if path.is_file() and any(path.is_relative_to(one) for one in wanted)]
     found = [finding for path in chosen for finding in findings_of(path, options.warn)]
     print("\n".join([*found, f"{len(found)} findings in {len(chosen)} files"]))
     return 1 if found else 0
