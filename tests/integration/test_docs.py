@@ -1,6 +1,6 @@
-"""What the README and the pages of docs/ show: each shell command is run, in order, and the reference is up to date.
+"""The README and the pages of docs/: every shell command runs, in order, and the reference is up to date.
 
-`python tests/integration/test_docs.py` writes docs/reference/commands.md from the commands themselves.
+`python tests/integration/test_docs.py` writes `docs/reference/commands.md` from the help texts of the commands.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ ROOT = Path(__file__).parents[2]
 COMMANDS = ROOT / "docs" / "reference" / "commands.md"
 PAGE_S = 45.0
 BLOCK = re.compile(r"^```(?:sh|console)\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
-# What is there already when a test runs a page; what the verbs of the Makefile do is tested by doing it, and what
-# changes a machine or asks its systemd belongs to a machine that is there for it.
-BEFORE = re.compile(r"(git clone|make|cd|source \S*activate|sudo|systemctl|fedmq deploy)\b")
+# Commands that a test skips: setup that already exists, verbs of the Makefile with tests of their own, and changes to a
+# machine, which `make fleet` runs on machines of its own.
+SKIPPED = re.compile(r"(git clone|make|cd|source \S*activate|sudo|systemctl|fedmq deploy)\b")
 NAMED = (
     "how-to/by-hand",
     "how-to/enroll-a-trainer",
@@ -45,18 +45,20 @@ NAMED = (
     "tutorial",
 )
 PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in NAMED)]
-FIRST_MACHINE = "tcp://192.0.2.1:5550"  # on the pages, where the broker of a federation with keys is
+FIRST_MACHINE = "tcp://192.0.2.1:5550"  # the broker of a federation with keys, on the pages
 METRICS_PORTS = ("9101", "9102", "9103")  # on the pages
 
 INTRODUCTION = """\
 # Commands
 
-<!-- Written by `python tests/integration/test_docs.py` from the commands themselves. -->
+<!-- Written by `python tests/integration/test_docs.py` from the help texts of the commands. -->
 
-Every option `--some-option` of the five commands that start something can also be set as `FEDMQ_SOME_OPTION` in the
-environment, or as `some_option = value` in a TOML file that is named with `--config` (the variable `FEDMQ_CONFIG`
-names one, too). The command line wins over the environment, the environment over the file, the file over the default.
-A key that is not an option of the command is an error. [Files of settings](configuration.md) has all about them.
+The options, defaults and exit codes of every command.
+
+For `broker`, `aggregator`, `trainer`, `dashboard` and `demo`, the option `--some-option` can also be set as
+`FEDMQ_SOME_OPTION` in the environment, or as `some_option = value` in a TOML file. `--config` or `FEDMQ_CONFIG` names
+the file. The command line overrides the environment, the environment the file, and the file the default. An unknown key
+is an error. See [settings files](configuration.md).
 
 ```toml
 # aggregator.toml, for: fedmq aggregator --config aggregator.toml
@@ -67,39 +69,39 @@ deadline_s = 30
 
 | exit code | meaning |
 |---|---|
-| 0 | done; for `demo` and `aggregator`: the target is reached |
-| 1 | the target is not reached, or the aggregator was stopped before the end; for `doctor`: something is a problem |
-| 2 | usage: an option that does not exist, or a value out of bounds |
-| 69 | no broker answered within `--connect-timeout`; for what is said to a live run (`runs pause`): it did not |
-| 77 | the broker does not let this key in; for `trainer join`: it is rejected, or the token is not good any more |
-| 78 | bad configuration or settings, rows that cannot be used, a store that is damaged, no room to write |
+| 0 | success; for `demo` and `aggregator`: the target is reached |
+| 1 | the target is not reached, or the aggregator was stopped before the end; for `doctor`: there is a problem |
+| 2 | usage: an unknown option, or a value out of bounds |
+| 69 | no broker answered within `--connect-timeout`; for commands to a live run (`runs pause`): the run did not |
+| 77 | the broker rejects this key; for `trainer join`: the request is rejected, or the token is not valid any more |
+| 78 | bad configuration or settings, unusable rows, a damaged store, a full disk |
 | 130 | interrupted with Ctrl-C; `demo` also ends with 143 after SIGTERM, 129 after SIGHUP |
 
-An error is one line on stderr: what was expected, what came, what to do. `--debug` shows a traceback as well.
+An error is one line on stderr, *expected X, got Y: do Z*. `--debug` shows a traceback as well.
 
-SIGTERM stops a service. Ctrl-C (SIGINT) does, too, unless the service was started with SIGINT ignored, as a script
-starts its background jobs: then it keeps ignoring it. The same holds for SIGHUP under `nohup`.
+SIGTERM stops a service, and so does Ctrl-C (SIGINT). A service that starts with SIGINT ignored, such as a
+background job of a script, keeps ignoring it. The same holds for SIGHUP under `nohup`.
 """
 
 
 def script_of(page: Path) -> str:
-    """The commands of a page's shell blocks, without prompts, printed output, and what is done before."""
+    """Return the commands of a page's shell blocks, without prompts, output and skipped commands."""
     lines: list[str] = []
     for block in BLOCK.findall(page.read_text()):
         commands = block.splitlines()
         if any(line.startswith("$ ") for line in commands):
             commands = [line.removeprefix("$ ") for line in commands if line.startswith("$ ")]
-        lines += [line for line in commands if not BEFORE.match(line)]
+        lines += [line for line in commands if not SKIPPED.match(line)]
     return "\n".join(lines)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_the_commands_of_a_page_work_in_order(page: Path, tmp_path: Path) -> None:
+def test_commands_of_page_run_in_order(page: Path, tmp_path: Path) -> None:
     script = script_of(page)
-    assert "\nfedmq " in script, "the page shows no command of fedmq"
+    assert "\nfedmq " in script, "the page has no command of fedmq"
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     port, others = free_port(), free_port()
-    while abs(port - others) < PORTS:  # five each
+    while abs(port - others) < PORTS:  # five ports each
         others = free_port()
     script = script.replace(FIRST_MACHINE, f"tcp://127.0.0.1:{port}")
     script = re.sub("|".join(METRICS_PORTS), lambda one: str(others + METRICS_PORTS.index(one[0])), script)
@@ -112,7 +114,7 @@ def test_the_commands_of_a_page_work_in_order(page: Path, tmp_path: Path) -> Non
 
 
 def run_script(script: str, folder: Path, environment: dict[str, str]) -> None:
-    """Run the commands of a page in `folder`, where their output is kept; each has to be done with success."""
+    """Run the commands of a page in `folder` and keep their output there; each must succeed."""
     with (folder / "output").open("wb") as output:
         shell = subprocess.Popen(
             ["bash", "-c", f"set -e\n{script}\n"],
@@ -133,26 +135,26 @@ def run_script(script: str, folder: Path, environment: dict[str, str]) -> None:
 
 
 def end(shell: subprocess.Popen[bytes]) -> None:
-    """End a shell and all that it left in the background."""
-    with contextlib.suppress(ProcessLookupError):  # nothing was left
+    """Kill a shell and its background processes."""
+    with contextlib.suppress(ProcessLookupError):  # no process is left
         os.killpg(shell.pid, signal.SIGKILL)
     shell.wait()
 
 
-def test_every_command_is_in_the_reference_and_up_to_date() -> None:
+def test_reference_has_current_help_of_every_command() -> None:
     expected = reference()
 
     assert COMMANDS.read_text() == expected, "run: python tests/integration/test_docs.py"
 
 
 def reference() -> str:
-    """The page docs/reference/commands.md."""
+    """Return the text of docs/reference/commands.md."""
     sections = [section(path, command) for path, command in commands_below("fedmq", fedmq)]
     return "\n".join([INTRODUCTION, *sections])
 
 
 def commands_below(path: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
-    """All commands that do something, with their full names, in the order of the overview."""
+    """Yield all commands that are not mere groups, with their full names, in the order of the overview."""
     if not isinstance(command, click.Group) or command.invoke_without_command:
         yield path, command
     if not isinstance(command, click.Group):
@@ -165,7 +167,7 @@ def commands_below(path: str, command: click.Command) -> Iterator[tuple[str, cli
 
 
 def section(path: str, command: click.Command) -> str:
-    """What the reference says of one command."""
+    """Return the section of one command."""
     context = click.Context(command)
     arguments = [one.make_metavar(context) for one in command.params if isinstance(one, click.Argument)]
     options = [one for one in command.params if isinstance(one, click.Option) and not one.hidden]
@@ -175,7 +177,7 @@ def section(path: str, command: click.Command) -> str:
 
 
 def explanation(command: click.Command) -> str:
-    """The help of a command; its examples as a block of code."""
+    """Return the help of a command, with its examples as a code block."""
     text, _, examples = inspect.cleandoc(command.help or "").partition("\b\nExamples:\n")
     lines = [line.strip() for line in examples.splitlines()]
     return "\n".join([text.strip(), *(["", "```text", *lines, "```"] if lines else [])])
@@ -183,9 +185,9 @@ def explanation(command: click.Command) -> str:
 
 def table_row(option: click.Option, context: click.Context) -> str:
     text = option.help or ""
-    told = re.search(r" \[default: (.*)\]", text)
-    if told is not None:
-        default, text = f"{told.group(1)}", text.replace(told.group(0), "")
+    shown = re.search(r" \[default: (.*)\]", text)
+    if shown is not None:
+        default, text = shown.group(1), text.replace(shown.group(0), "")
     elif option.required:
         default = "(required)"
     elif isinstance(option.show_default, str):
