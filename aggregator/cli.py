@@ -12,6 +12,7 @@ import click
 from fedmq.cli.options import (
     COUNT,
     SECONDS,
+    Command,
     FiniteRange,
     check_name,
     edge_options,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fedmq.aggregator.service import Aggregator
+    from fedmq.algorithms.base import Strategy
     from fedmq.observe.events import AnyEvent
     from fedmq.protocol.run_config import RunConfig
     from fedmq.runs.report import Report
@@ -39,17 +41,41 @@ if TYPE_CHECKING:
 
 
 def _check_name(_ctx: click.Context, param: click.Parameter, name: str | None) -> str | None:
-    """The name of a task, a strategy or a rule that there is, or BadConfiguration; a FILE.py is not looked into yet."""
-    if name is None or name.endswith(".py"):
+    """Return the name of a known task or algorithm; a FILE.py is not run yet."""
+    if name is None or ".py" in name:
         return name
     one_thread_for_arrays()
-    from fedmq.algorithms.averaging.robust_aggregation import check_rule
-    from fedmq.algorithms.base import find_strategy
+    from fedmq.algorithms.registry import find_algorithm
     from fedmq.tasks.task_file import find_task
 
-    check: dict[str | None, Callable[[str], object]] = {"task_name": find_task, "strategy": find_strategy}
-    check.get(param.name, check_rule)(name)
+    check: Callable[[str], object] = find_task if param.name == "task_name" else find_algorithm
+    check(name)
     return name
+
+
+def _read_parameters(_ctx: click.Context, _param: click.Parameter, pairs: tuple[str, ...]) -> dict[str, Any]:
+    from fedmq.algorithms.parameters import parse_parameters
+
+    return parse_parameters(pairs)
+
+
+def algorithm_options(command: Command) -> Command:
+    """Add --algorithm and --param."""
+    algorithm = option(
+        "--algorithm",
+        metavar="NAME",
+        callback=_check_name,
+        help="How to learn: evolution, averaging, an installed algorithm or FILE.py:NAME. [default: evolution]",
+    )
+    parameters = option(
+        "--param",
+        "parameters",
+        multiple=True,
+        metavar="NAME=VALUE",
+        callback=_read_parameters,
+        help="A parameter of the algorithm, such as population=200; repeatable. [default: the task's]",
+    )
+    return algorithm(parameters(command))
 
 
 @click.command()
@@ -60,19 +86,7 @@ def _check_name(_ctx: click.Context, param: click.Parameter, name: str | None) -
     callback=_check_name,
     help="What to train: xor, parity4, linear or a file.",
 )
-@option(
-    "--strategy",
-    metavar="NAME",
-    callback=_check_name,
-    help="How to learn: evolution, fedavg, fedsgd. [default: evolution]",
-)
-@option(
-    "--robust",
-    metavar="RULE",
-    callback=_check_name,
-    help="What one lying trainer may do to the model: none, clip, trimmed-mean, median, krum for fedavg and fedsgd. "
-    "[default: none; for evolution always clip]",
-)
+@algorithm_options
 @option("--rounds", type=COUNT, metavar="N", help="The most rounds. [default: the task's]")
 @option(
     "--min-trainers",
@@ -119,8 +133,8 @@ def _check_name(_ctx: click.Context, param: click.Parameter, name: str | None) -
 @service_options
 def aggregator(
     task_name: str | None,
-    strategy: str | None,
-    robust: str | None,
+    algorithm: str | None,
+    parameters: dict[str, Any],
     rounds: int | None,
     min_trainers: int | None,
     quorum: float | None,
@@ -149,11 +163,10 @@ def aggregator(
     Examples:
       fedmq aggregator --task xor
       fedmq aggregator --task parity4 --min-trainers 4 --out runs/parity
-      fedmq aggregator --task parity4 --strategy fedavg --rounds 50 --seed 7 --json
+      fedmq aggregator --task linear --algorithm averaging --param steps=10 --rounds 50 --seed 7 --json
       fedmq aggregator --out runs/parity         (continue it)
     """
     one_thread_for_arrays()
-    from fedmq.algorithms.base import find_strategy
     from fedmq.runs.store import Store
     from fedmq.runtime.run_folder import STORE
     from fedmq.security.keyring import Members, find_broker
@@ -163,13 +176,12 @@ def aggregator(
 
     address, credentials = find_broker(broker, keys, "aggregator")
     new = out is None or not (out / STORE).exists()
-    if new or strategy is not None:
-        find_strategy(strategy or "evolution", robust)
     wanted, code = (None, None) if task_name is None else ship(task_name)
     if wanted is None and new:
         raise BadConfiguration("expected --task for a new run, or --out with the folder of a run to continue")
     name = run or new_name("run" if wanted is None else wanted.name)
     folder = out or RUNS / name
+    strategy = _checked_strategy(wanted, code, algorithm, parameters) if new and wanted is not None else None
     _make(folder)
     limits = {
         "rounds_max": rounds,
@@ -182,11 +194,11 @@ def aggregator(
     chosen = {name: value for name, value in limits.items() if value is not None}
     with Store(folder / STORE) as store:
         if store.config is None:
-            if wanted is None:
+            if wanted is None or strategy is None:
                 raise BadConfiguration(f"expected --task for a new run; {folder} holds none to continue")
-            _begin(store, name, wanted, code, strategy, robust, seed, chosen)
+            _begin(store, name, wanted, code, strategy, seed, chosen)
         else:
-            _continue(store, store.config, folder, wanted, code, strategy, robust, seed, chosen)
+            _continue(store, store.config, folder, wanted, code, algorithm, parameters, seed, chosen)
         config = store.config
         assert config is not None
         signing = None if keys is None or credentials is None else AggregatorSigning(credentials, Members(keys))
@@ -213,7 +225,7 @@ def _serve(
     from fedmq.aggregator.metrics import Tally, measure
     from fedmq.aggregator.progress import log_event, open_progress
     from fedmq.aggregator.service import Aggregator
-    from fedmq.algorithms.base import find_strategy
+    from fedmq.algorithms.registry import find_algorithm
     from fedmq.observe.event_log import EventLog, read_run_state
     from fedmq.observe.events import RoundPublished
     from fedmq.runtime.clock import SystemClock
@@ -237,7 +249,7 @@ def _serve(
             tally(event)
 
     try:
-        strategy = find_strategy(config.algorithm, config.parameters.get("robust"))
+        strategy = find_algorithm(config.algorithm, parameters=config.parameters)
         service = Aggregator(
             link,
             store,
@@ -270,26 +282,40 @@ def _make(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
 
 
+def _checked_strategy(
+    task: Task, code: bytes | None, algorithm: str | None, parameters: dict[str, Any]
+) -> Strategy[Any]:
+    """Return the strategy of a new run, checked before anything is written."""
+    from fedmq.algorithms.conformance import check_algorithm
+    from fedmq.algorithms.first_plan import check_first_plan
+    from fedmq.algorithms.registry import DEFAULT_ALGORITHM, find_algorithm, is_file
+
+    name = algorithm or DEFAULT_ALGORITHM
+    strategy = find_algorithm(name, task, parameters)
+    if is_file(name):
+        check_algorithm(strategy)
+    check_first_plan(strategy, task, code)
+    return strategy
+
+
 def _begin(
     store: Store,
     run: str,
     task: Task,
     code: bytes | None,
-    strategy: str | None,
-    robust: str | None,
+    strategy: Strategy[Any],
     seed: int | None,
     limits: dict[str, Any],
 ) -> None:
     """Begin a new run in an empty store."""
-    from fedmq.algorithms.base import find_strategy
+    from fedmq.algorithms.parameters import parameters_of
     from fedmq.protocol.run_config import Limits, RunConfig
 
-    algorithm = find_strategy(strategy or "evolution", robust)
     config = RunConfig(
         run=run,
         task=task,
-        algorithm=algorithm.name,
-        parameters={"robust": algorithm.robust},
+        algorithm=strategy.name,
+        parameters=parameters_of(strategy),
         seed=secrets.randbelow(2**31) if seed is None else seed,
         started=time.time(),
         limits=Limits(**{"rounds_max": task.rounds, "min_trainers": task.trainers, **limits}),
@@ -303,24 +329,26 @@ def _continue(
     folder: Path,
     task: Task | None,
     code: bytes | None,
-    strategy: str | None,
-    robust: str | None,
+    algorithm: str | None,
+    parameters: dict[str, Any],
     seed: int | None,
     limits: dict[str, Any],
 ) -> None:
     """Continue the run in the store: take over the limits that are given, refuse other values of what is fixed."""
     import msgspec
 
+    from fedmq.algorithms.registry import absolute_name
+
     for option_name, given, fixed in (
         ("--task", task and task.name, config.task.name),
-        ("--strategy", strategy, config.algorithm),
-        ("--robust", robust, config.parameters.get("robust")),
+        ("--algorithm", algorithm and absolute_name(algorithm), config.algorithm),
+        *((f"--param {name}", value, config.parameters.get(name)) for name, value in parameters.items()),
         ("--seed", seed, config.seed),
     ):
-        if given is not None and given != fixed:
+        if given is not None and given != (list(fixed) if isinstance(fixed, tuple) else fixed):
             raise StoreError(
                 f"{folder}: expected {option_name} {fixed}, which is fixed for this run, got {given}: "
-                f"continue it without {option_name}, or choose another --out"
+                f"continue it without {option_name.split()[0]}, or choose another --out"
             )
     if task is not None and code != store.code:
         click.echo(f"fedmq: {folder}: the run keeps the score() that it began with", err=True)

@@ -5,11 +5,12 @@ Knows nothing of when anything is to be said; `rounds` does.
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 
 from fedmq.aggregator.machine import Effects, KeepClose, KeepResult, Outgoing
 from fedmq.aggregator.roster import Roster
-from fedmq.algorithms.base import Plan
+from fedmq.algorithms.base import Plan, encode_query
 from fedmq.errors import Rejected
 from fedmq.observe import events
 from fedmq.protocol import topics
@@ -25,6 +26,7 @@ class Voice:
 
     def __init__(self, config: RunConfig, term: int, code: bytes | None) -> None:
         self._config, self._term, self._code = config, term, code
+        self._task = msgspec.structs.replace(config.task, parameters={})  # a query has what trainers need
         self._effects = Effects()
 
     def take(self) -> Effects:
@@ -48,8 +50,8 @@ class Voice:
             round=number,
             seed=self._config.seed,
             deadline_s=deadline_s,
-            task=self._config.task,
-            work=plan.work,
+            task=self._task,
+            query=encode_query(plan.query),
             acknowledged=acknowledged,
         )
         arrays = dict(plan.arrays)

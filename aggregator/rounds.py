@@ -265,7 +265,7 @@ class Rounds:
             self._voice.accepted(message)
             return
         staleness = self._staleness(message)
-        update = as_update(message, packet.arrays, self.round)
+        update = as_update(message, packet.arrays, self.round, additive=self._strategy.additive)
         self._state = self._strategy.tell(self._state, update)
         self._accepted.add(key)
         self._counted += 1

@@ -44,8 +44,8 @@ TRAINER_NAMES = ("alice", "bob", "carol", "dave", "erin", "frank", "grace", "hei
     metavar="S",
     help="Seed of all random draws. [default: drawn, and printed]",
 )
-@option("--strategy", default="evolution", metavar="NAME", help="evolution, fedavg or fedsgd.")
-@option("--robust", metavar="RULE", help="As for fedmq aggregator. [default: the strategy's]")
+@option("--algorithm", metavar="NAME", help="As for fedmq aggregator. [default: evolution]")
+@option("--param", "parameters", multiple=True, metavar="NAME=VALUE", help="As for fedmq aggregator.")
 @option("--out", type=click.Path(path_type=Path), metavar="DIR", help="The run's folder. [default: runs/<run>]")
 @option("--dashboard", is_flag=True, help="Serve a page of the run, until the run is over and no browser reads it.")
 @option("--dashboard-port", type=click.IntRange(1, 65535), default=8550, metavar="PORT", help="The page's port.")
@@ -56,8 +56,8 @@ def demo(
     trainers: int | None,
     rounds: int | None,
     seed: int | None,
-    strategy: str,
-    robust: str | None,
+    algorithm: str | None,
+    parameters: tuple[str, ...],
     out: Path | None,
     dashboard: bool,
     dashboard_port: int,
@@ -72,7 +72,7 @@ def demo(
     Examples:
       fedmq demo
       fedmq demo --task parity4 --trainers 4
-      fedmq demo --task linear --strategy fedsgd --seed 7
+      fedmq demo --task linear --algorithm averaging --seed 7
       fedmq demo --task FILE.py --trainers 3 --out runs/mine
       fedmq demo --dashboard
     """
@@ -88,10 +88,11 @@ def demo(
     folder = out or RUNS / name
     if (folder / REPORT).exists():
         raise BadConfiguration(f"--out {folder}: expected a new folder, this one holds a finished run; choose another")
-    arguments = ["--task", task_name, "--strategy", strategy, "--min-trainers", str(count)]
+    arguments = ["--task", task_name, "--min-trainers", str(count)]
     arguments += ["--run", name, "--out", str(folder)]
-    for flag, value in (("--rounds", rounds), ("--seed", seed), ("--robust", robust)):
+    for flag, value in (("--rounds", rounds), ("--seed", seed), ("--algorithm", algorithm)):
         arguments += [] if value is None else [flag, str(value)]
+    arguments += [text for pair in parameters for text in ("--param", pair)]
     arguments += ["--quiet"] if quiet else []
     score = ["--score", task_name] if isinstance(task.model, Code) else []  # local code needs no signature
     page = ["--port", str(dashboard_port), "--runs", str(folder.parent), "--until-over", name]

@@ -10,8 +10,7 @@ import numpy as np
 from msgspec.structs import replace
 
 from fedmq import Rows, find_task
-from fedmq.algorithms.averaging.strategy import FedAvg
-from fedmq.protocol.messages import GradientLearner
+from fedmq.algorithms.registry import find_algorithm
 from fedmq.protocol.run_config import Limits
 from fedmq.simulation import Federation
 
@@ -22,9 +21,9 @@ ALICE = Rows(np.array([[1.0, 0.0], [0.0, 0.0]]), np.array([1.0, 0.0]))
 def train(rows: dict[str, Rows], steps: int, averages: int) -> np.ndarray:
     """Two weights and a bias after so many averages of models that were each trained for so many steps."""
     task = replace(find_task("linear"), target=0.0)  # go on to the last round
-    learner = GradientLearner(steps=steps, learning_rate=0.1)
+    averaging = find_algorithm("averaging", task, {"learner": "gradient", "steps": steps, "learning_rate": 0.1})
     limits = Limits(rounds_max=averages + 1, min_trainers=len(rows))  # one round more, to score the last average
-    model = Federation(task, FedAvg(learner), rows, limits=limits).train()  # send, train, average; again; get
+    model = Federation(task, averaging, rows, limits=limits).train()  # send, train, average; again; get
     return model.parameters
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from fedmq import MLP, Search, Task
+from fedmq import MLP, Task
 
 KINDS = 3
 FLOWERS = 20  # of each kind
@@ -23,7 +23,7 @@ task = Task(
     target=0.95,  # stop when 95 % of all flowers, of all trainers together, are told right
     trainers=3,
     rounds=100,
-    search=Search(population=100, generations=5),
+    parameters={"evolution": {"population": 100, "generations": 5}},
 )
 
 

@@ -16,9 +16,11 @@ from __future__ import annotations
 import numpy as np
 
 from fedmq import MLP, Rows, Task
+from fedmq.algorithms.base import encode_query
+from fedmq.algorithms.evolution.query import Evolve
 from fedmq.models.losses import cross_entropy
 from fedmq.protocol.codec import decode, encode
-from fedmq.protocol.messages import Evolve, Result, Round
+from fedmq.protocol.messages import Result, Round
 from fedmq.runs.updates import as_update
 from fedmq.runtime.clock import SystemClock
 from fedmq.trainer.budget import Budget
@@ -52,15 +54,15 @@ class Victim:
 
     def _round(self, pool: np.ndarray) -> Scores | None:
         self.rounds += 1
-        work = Evolve(elites=0, generations=0, proposals=0)
-        message = Round(run="r", term=1, round=self.rounds, seed=0, deadline_s=9.0, task=TASK, work=work)
+        query = encode_query(Evolve(elites=0, generations=0, proposals=0))
+        message = Round(run="r", term=1, round=self.rounds, seed=0, deadline_s=9.0, task=TASK, query=query)
         packet = decode(encode("round/r", message, {"ids": np.arange(len(pool)), "pool": pool}))
         if self.session.step(MessageReceived(packet), 0.0).start is None:
             return None
         done = perform(packet, self.learn, lambda: False, SystemClock())
         sends: list[Outgoing] = self.session.step(WorkDone("r", self.rounds, done.outcome, 0.0), 0.0).sends
         result = next(one for one in sends if isinstance(one.message, Result))
-        arrays = as_update(result.message, result.arrays, self.rounds).arrays
+        arrays = as_update(result.message, result.arrays, self.rounds, additive=False).arrays
         return arrays["losses"], arrays["correct"]
 
 

@@ -1,7 +1,7 @@
 """fedmq: federated learning over a message queue.
 
     Models     MLP, Linear, Code, TrainedModel, load_model
-    Tasks      Task, Search, Rows, find_task
+    Tasks      Task, Rows, find_task
     Errors     FedmqError and its leaves, in `fedmq.errors`
     Testing    the in-memory network and the virtual clock, in `fedmq.testing`
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from fedmq.models.code import Code
     from fedmq.models.networks import MLP, Linear
     from fedmq.models.trained_model import TrainedModel, load_model
-    from fedmq.tasks.task import Rows, Search, Task
+    from fedmq.tasks.task import Rows, Task
     from fedmq.tasks.task_file import find_task
 
 __version__ = "0.1.0"
@@ -29,7 +29,6 @@ __all__ = [
     "FedmqError",
     "Linear",
     "Rows",
-    "Search",
     "Task",
     "TrainedModel",
     "find_task",
@@ -42,7 +41,6 @@ _HOMES = {
     "Linear": "fedmq.models.networks",
     "MLP": "fedmq.models.networks",
     "Rows": "fedmq.tasks.task",
-    "Search": "fedmq.tasks.task",
     "Task": "fedmq.tasks.task",
     "TrainedModel": "fedmq.models.trained_model",
     "find_task": "fedmq.tasks.task_file",
@@ -51,6 +49,9 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
+    if name == "Search":
+        errors = import_module("fedmq.errors")
+        raise errors.BadConfiguration(errors.SEARCH_IS_GONE)
     if name not in _HOMES:
         raise AttributeError(f"module 'fedmq' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

@@ -27,8 +27,14 @@ RejectReason = Literal[
     "round",  # a round that has not been published, or is too old to be used
     "model-digest",  # computed on another model than the round published
     "barred",  # of a trainer that an operator keeps out of the run
+    "query",  # a query of a kind that this trainer does not know, or with wrong fields
     "code",  # Python code that this trainer does not run, or that failed when it did
 ]
+
+SEARCH_IS_GONE = (  # of a Task, in the files of users
+    "search: expected the parameters of an algorithm, got search=Search(...): "
+    'write Task(..., parameters={"evolution": {"population": 200}})'
+)
 
 
 class FedmqError(Exception):
@@ -84,6 +90,13 @@ class CodeRefused(Rejected):
 
     def __init__(self, detail: str) -> None:
         super().__init__("code", detail)
+
+
+class QueryRefused(Rejected):
+    """This trainer cannot answer the query of a run: an unknown kind, or fields that are wrong for it."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__("query", detail)
 
 
 class WorkCancelled(FedmqError):

@@ -1,7 +1,7 @@
-"""How many candidates an aggregator may have scored by this trainer, run by run; what is used up stays used up.
+"""A trainer's cap on candidate evaluations, run by run.
 
-Knows nothing of messages' way or of files: `session` asks it before it works, a spool keeps what is spent. Each score
-tells a little about the rows, and an aggregator that chooses candidates freely can put them together (docs/privacy.md).
+Each score reveals a little about the rows, and an aggregator that chooses candidates freely can combine them
+(docs/privacy.md). What is spent stays spent: a spool keeps it.
 """
 
 from __future__ import annotations
@@ -10,39 +10,56 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from fedmq.protocol.messages import Evolve, Round
+from fedmq.algorithms.base import AdditiveQuery
+from fedmq.algorithms.registry import decode_query
+from fedmq.errors import QueryRefused
+from fedmq.protocol.messages import Round
 
-RUNS_REMEMBERED = 1000  # who forges names of runs gets a new budget with each of them, remembered or not
+RUNS_REMEMBERED = 1000  # forged names of runs get a new budget each, remembered or not
 
 
 class Spent(NamedTuple):
-    """So many candidates of a run were scored and reported; 0: the run is forgotten."""
+    """The candidates of a run that were scored and reported; 0: the run is forgotten."""
 
     run: str
     evaluations: int
 
 
-def evaluations_of(message: Round) -> int:
-    """How many candidates that the aggregator chose are scored and reported in answer to this round, at least 1."""
-    if not isinstance(message.work, Evolve):
-        return 1
-    sizes = [info.shape[0] for info in message.arrays if info.name == "pool" and info.shape]
-    return max(1, *sizes, 0)
+class Cost(NamedTuple):
+    """What an answer to a round reveals: candidate evaluations, and the fraction bits of its losses."""
+
+    evaluations: int
+    fraction_bits: int
+
+
+def cost_of(message: Round, fraction_bits: int) -> Cost:
+    """Return the cost of a round for a trainer that sends losses with `fraction_bits`.
+
+    At least 1 evaluation, and no finer losses than the query can sum. A query that is refused costs nothing: the
+    worker refuses it before any row is read.
+    """
+    try:
+        query, _ = decode_query(message.query)
+    except QueryRefused:
+        return Cost(0, fraction_bits)
+    shapes = {info.name: info.shape for info in message.arrays}
+    finest = query.fraction_bits if isinstance(query, AdditiveQuery) else fraction_bits
+    return Cost(max(1, query.evaluations(shapes)), min(fraction_bits, finest))
 
 
 class Budget:
-    """What is left for each run of the `cap` on its evaluations; None: no cap. `spent` is from an earlier life."""
+    """The rest of each run's `cap` on evaluations; None: no cap. `spent` is from an earlier start."""
 
     def __init__(self, cap: int | None = None, spent: Iterable[Spent] = ()) -> None:
         self.cap = cap
         self._spent: OrderedDict[str, int] = OrderedDict(spent)
 
     def allows(self, run: str, evaluations: int) -> bool:
-        """Whether so many more evaluations stay within the cap."""
+        """Return whether so many more evaluations stay within the cap."""
         return self.cap is None or self._spent.get(run, 0) + evaluations <= self.cap
 
     def spend(self, run: str, evaluations: int) -> list[Spent]:
-        """Count so many evaluations; what is to be kept."""
+        """Count so many evaluations; return what is to be stored."""
         if self.cap is None:
             return []
         self._spent[run] = self._spent.get(run, 0) + evaluations
@@ -53,6 +70,6 @@ class Budget:
         return news
 
     def close(self, run: str) -> list[Spent]:
-        """Use up what is left of a run's budget: a smaller round that would still fit is not answered either."""
+        """Use up the rest of a run's budget, so that a smaller round that would still fit is not answered either."""
         left = (self.cap or 0) - self._spent.get(run, 0)
         return self.spend(run, left) if left > 0 else []

@@ -1,14 +1,15 @@
-"""What a trainer answers to a round: its rows, made ready for the round's task, and the round's own random stream.
-
-Knows nothing of sockets, threads or sessions.
-"""
+"""A trainer's answer to a round: its rows, fitted to the round's task, and the round's own random stream."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
-from fedmq.algorithms.learning import Score, learn
+from fedmq.algorithms.base import Assignment, check_down
+from fedmq.algorithms.registry import decode_query
+from fedmq.models.arrays import Floats
 from fedmq.models.code import Code
+from fedmq.models.losses import Scores
 from fedmq.protocol.codec import CODE, Array, Packet
 from fedmq.protocol.messages import Round
 from fedmq.runtime.rng import derive_rng
@@ -19,15 +20,16 @@ from fedmq.trainer.worker import Cancelled, Learn
 
 
 def on_rows(rows: Rows, name: str, policy: CodePolicy = NO_CODE) -> Learn:
-    """The work of trainer `name` on its rows, for a worker.
+    """Return the function that answers rounds from the rows of trainer `name`, for a worker.
 
-    The same round gives the same answer, bit for bit: its draws come from the run's seed, the round and the name.
-    The rows are fitted to a task once, and again when another task comes. Code runs only as `policy` lets it.
+    The same round gives the same answer, bit for bit: its draws derive from the run's seed, the round and the name.
+    The rows are fitted to a task once, and again when another task arrives. Code runs only as `policy` allows.
 
     Raises (when called):
         BadData: the rows do not fit the task.
-        Rejected: what came with the round does not fit it, or the code failed.
-        CodeRefused: the task is scored by code that the policy does not let run.
+        QueryRefused: the query is of an unknown kind, or malformed.
+        Rejected: the arrays of the round do not fit its query or the task, or the code failed.
+        CodeRefused: code scores the task, and the policy does not allow it.
     """
     fitted: tuple[Task, Rows] | None = None
     sandboxes = _Sandboxes(rows)
@@ -36,28 +38,30 @@ def on_rows(rows: Rows, name: str, policy: CodePolicy = NO_CODE) -> Learn:
         nonlocal fitted
         message = packet.message
         assert isinstance(message, Round)
-        arrays, score = packet.arrays, None
-        if isinstance(message.task.model, Code):
-            code = policy.code(packet)
-            arrays = {key: array for key, array in arrays.items() if key != CODE}
-            score = sandboxes.scoring(code, message.task, cancelled)
-        if fitted is None or fitted[0] != message.task:
-            fitted = (message.task, message.task.fit(rows))
+        task = message.task
+        query, learner = decode_query(message.query)
+        arrays = {key: array for key, array in packet.arrays.items() if key != CODE or not isinstance(task.model, Code)}
+        code = policy.code(packet) if isinstance(task.model, Code) else None
+        check_down(query, task, arrays)
+        if fitted is None or fitted[0] != task:
+            fitted = (task, task.fit(rows))
+        own = fitted[1]
+        score = partial(task.score, rows=own) if code is None else sandboxes.scoring(code, task, cancelled)
         draws = derive_rng(message.seed, "trainer", name, message.round)
-        return learn(message.task, message.work, arrays, fitted[1], draws, cancelled, score)
+        return learner.learn(query, Assignment(task, arrays, own, score, draws, cancelled))
 
     return answer
 
 
 class _Sandboxes:
-    """The sandbox of the newest task that is scored by code; another one's takes its place."""
+    """The sandbox of the newest task that code scores; that of another task replaces it."""
 
     def __init__(self, rows: Rows) -> None:
         self._rows = rows
         self._newest: tuple[Task, bytes, Sandbox] | None = None
 
-    def scoring(self, code: bytes, task: Task, cancelled: Cancelled) -> Score:
-        """How to score candidates by this code."""
+    def scoring(self, code: bytes, task: Task, cancelled: Cancelled) -> Callable[[Floats], Scores]:
+        """Return the function that scores candidates by this code."""
         if self._newest is None or self._newest[:2] != (task, code):
             if self._newest is not None:
                 self._newest[2].close()

@@ -32,7 +32,7 @@ from typing import assert_never, get_args
 
 import numpy as np
 
-from fedmq.errors import BadData, CodeRefused, Rejected, RejectReason
+from fedmq.errors import BadData, CodeRefused, QueryRefused, Rejected, RejectReason
 from fedmq.protocol import topics
 from fedmq.protocol.codec import Array, Packet, digest_of
 from fedmq.protocol.fixed_point import FRACTION_BITS, quantize
@@ -51,7 +51,7 @@ from fedmq.protocol.messages import (
     Welcome,
 )
 from fedmq.runtime.clock import earliest
-from fedmq.trainer.budget import Budget, evaluations_of
+from fedmq.trainer.budget import Budget, Cost, cost_of
 from fedmq.trainer.high_water_marks import HighWaterMarks
 from fedmq.trainer.machine import (
     BrokerConnected,
@@ -142,7 +142,7 @@ class Session:
         self.done = False
         self.runs: OrderedDict[str, FollowedRun] = OrderedDict()  # the one with the oldest message first
         self.working: tuple[str, int] | None = None  # run and round,
-        self._model_digest, self._evaluations = b"", 0  # its model's digest and its cost
+        self._model_digest, self._cost = b"", Cost(0, fraction_bits)  # its model's digest and its cost
         self.rejections: dict[str, int] = {}
         self.refusals: dict[str, int] = {}
         self._next: OrderedDict[str, Packet] = OrderedDict()  # the newest round of each run that waits for the worker
@@ -295,7 +295,8 @@ class Session:
         else:  # the same round of a later term is the same work; any other one, even a lower one, is new
             in_work = self.working == (message.run, message.round) and self._model_digest == model_digest
             new = message.round not in followed.pending and not in_work
-        if new and not followed.declined and not self.budget.allows(message.run, evaluations_of(message)):
+        cost = cost_of(message, self.fraction_bits)
+        if new and not followed.declined and not self.budget.allows(message.run, cost.evaluations):
             self._output.spends += self.budget.close(message.run)
             text = f"run {message.run}: another round would go beyond --max-evaluations {self.budget.cap}"
             self._notice(f"{text}: takes no further part in it", message.run, warning=True)
@@ -369,7 +370,7 @@ class Session:
 
     def _reject(self, rejected: Rejected) -> None:
         self.rejections[rejected.reason] = self.rejections.get(rejected.reason, 0) + 1
-        if isinstance(rejected, CodeRefused):
+        if isinstance(rejected, CodeRefused | QueryRefused):
             self._limited(str(rejected), f"takes no part: {rejected}")
         else:
             self._limited(rejected.reason, f"a message was rejected: {rejected}")
@@ -388,16 +389,16 @@ class Session:
             run=event.run,
             term=followed.round_term,
             round=event.round,
-            arrays=quantize(event.arrays, self.fraction_bits),
+            arrays=quantize(event.arrays, self._cost.fraction_bits),
             train_s=event.train_s,
             model_digest=self._model_digest,
-            fraction_bits=self.fraction_bits,
+            fraction_bits=self._cost.fraction_bits,
             cpu_s=event.cpu_s,
             memory=event.memory,
         )
         followed.pending[event.round] = Delivery(result, send_at=now)
         self._output.keeps.append(result)
-        self._output.spends += self.budget.spend(event.run, self._evaluations)
+        self._output.spends += self.budget.spend(event.run, self._cost.evaluations)
         while len(followed.pending) > PENDING_MAX:
             self._release(event.run, followed, min(followed.pending))
 
@@ -408,7 +409,7 @@ class Session:
         error, followed = event.error, self.runs[event.run]
         if isinstance(error, Rejected):
             self._reject(error)
-            if isinstance(error, CodeRefused):
+            if isinstance(error, CodeRefused | QueryRefused):
                 self._decline(event.run, followed)
         elif not isinstance(error, BadData):
             self._fail(error, now)
@@ -459,7 +460,7 @@ class Session:
             message = packet.message
             assert isinstance(message, Round)
             self.working = (run, message.round)
-            self._model_digest, self._evaluations = digest_of(message.arrays), evaluations_of(message)
+            self._model_digest, self._cost = digest_of(message.arrays), cost_of(message, self.fraction_bits)
             self._output.start = packet
 
     def _end(self) -> None:

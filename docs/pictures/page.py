@@ -22,10 +22,10 @@ ROUNDS_MIN = 60
 BYTES_MAX = 300_000
 SPIRALS = f"""
 import numpy as np
-from fedmq import MLP, Rows, Search, Task
+from fedmq import MLP, Rows, Task
 task = Task(
     name="spirals", model=MLP([2, 16, 2], hidden="tanh"), loss="cross-entropy", metric="accuracy", target=1.0,
-    trainers={len(TRAINERS)}, rounds=400, search=Search(population=80, generations=2),
+    trainers={len(TRAINERS)}, rounds=400, parameters={"evolution": {"population": 80, "generations": 2}},
 )
 def rows(part, parts):
     generator = np.random.default_rng(part)

@@ -28,6 +28,9 @@ from fedmq.tasks.task import Rows, Task
 Arrays = Mapping[str, npt.NDArray[Any]]
 Shapes = Mapping[str, Shape]  # of the arrays that a round sends down, by name
 State = TypeVar("State")
+CANDIDATES_MAX = 100_000
+GENERATIONS_MAX = 10_000
+MUTATION_EXPONENT_MAX = 9.0
 BYZANTINE_SHARE = 5  # one trainer in so many is expected to be Byzantine
 SUM_BITS_MAX = 62  # a sum of int64 stays below 2**62
 VALUES_MAX = 1 << 26  # numbers that one query may make a trainer hold at once: 512 MiB of float64
@@ -46,7 +49,7 @@ class ArrayBounds(NamedTuple):
     rows_max: int | None = None
 
 
-class Query(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind"):
+class Query(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, tag_field="kind"):
     """What a round asks of a trainer. A subclass is a frozen struct with a tag, the kind of the query.
 
     It travels as msgpack inside a Round. Both sides check it before any work: the aggregator before a run begins,
@@ -255,7 +258,7 @@ class Total:
     @property
     def losses(self) -> Floats:
         """The summed losses, float64."""
-        losses: Floats = self.arrays["losses"] * 2.0**-self.fraction_bits
+        losses: Floats = self.arrays["losses"].astype(np.float64) * 2.0**-self.fraction_bits
         return losses
 
 

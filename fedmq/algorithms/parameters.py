@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import inspect
 
+from fedmq.algorithms.base import Strategy
 from fedmq.errors import BadConfiguration
 
 Parameters = TypeVar("Parameters", bound=msgspec.Struct)
@@ -52,6 +53,12 @@ def resolve_parameters(kind: type[Parameters], *layers: Mapping[str, Any]) -> Pa
             raise BadConfiguration(f"parameter {name}: unknown; {known}")
         values[name] = _converted(name, value, types[name])
     return kind(**values)
+
+
+def parameters_of(strategy: Strategy[Any]) -> dict[str, Any]:
+    """Return the parameters of a strategy as a run keeps them; none for a strategy without any."""
+    values: dict[str, Any] = msgspec.to_builtins(strategy.parameters or {})
+    return values
 
 
 def _converted(name: str, value: object, kind: Any) -> Any:

@@ -37,6 +37,11 @@ BUILTIN_LEARNERS = {
     "evaluate": "fedmq.algorithms.evaluation.learner:LEARNER",
 }
 
+EARLIER_NAMES = {
+    "fedavg": "--algorithm averaging --param learner=evolution",
+    "fedsgd": "--algorithm averaging",
+}
+
 
 class _Kind(msgspec.Struct):
     """The kind of a query; its other fields are not looked at."""
@@ -59,13 +64,14 @@ def find_algorithm(
     Raises:
         BadConfiguration: no such algorithm, or one that cannot be loaded; parameters out of bounds.
     """
+    name = absolute_name(name)
     kind = _algorithm_class(name)
-    of_task = {} if task is None else task.parameters.get(name, {})
+    of_task = {} if task is None else task.parameters.get(getattr(kind, "name", name), {})
     chosen = resolve_parameters(getattr(kind, "Parameters", NoParameters), of_task, parameters or {})
     algorithm = kind(chosen) if hasattr(kind, "Parameters") else kind()
     if getattr(algorithm, "additive", True):
         return Additive(algorithm, name, chosen)
-    if _is_file(name):
+    if is_file(name):
         raise BadConfiguration(
             f"algorithm {name}: expected an additive one in a file, got additive = False: install it"
         )
@@ -114,9 +120,11 @@ def decode_query(raw: msgspec.Raw | bytes) -> tuple[Query, Learner]:
 def _algorithm_class(name: str) -> Any:
     if name in BUILTIN:
         return _object(BUILTIN[name])
-    if _is_file(name):
+    if is_file(name):
         return _in_file(name)
     entry = _installed(GROUP).get(name)
+    if entry is None and name in EARLIER_NAMES:
+        raise BadConfiguration(f"algorithm {name}: it was renamed: use {EARLIER_NAMES[name]}")
     if entry is None:
         raise BadConfiguration(
             f"algorithm: expected one of {', '.join(algorithm_names())}, or FILE.py:NAME, got {name!r:.80}"
@@ -127,8 +135,15 @@ def _algorithm_class(name: str) -> Any:
         raise BadConfiguration(f"algorithm {name}: cannot be loaded ({named(error)}): reinstall its package") from error
 
 
-def _is_file(name: str) -> bool:
+def is_file(name: str) -> bool:
+    """Return whether a name is FILE.py:NAME."""
     return name.rpartition(":")[0].endswith(".py")
+
+
+def absolute_name(name: str) -> str:
+    """Return the name with an absolute path where it is FILE.py:NAME, as a run keeps it."""
+    path, _, attribute = name.rpartition(":")
+    return f"{Path(path).resolve()}:{attribute}" if is_file(name) else name
 
 
 def _in_file(name: str) -> Any:

@@ -150,7 +150,7 @@ class RunState(msgspec.Struct):
     @property
     def robust(self) -> str:
         """Return the robust aggregation rule, or "" without one."""
-        return "" if self.config is None else self.config.parameters.get("robust", "")
+        return "" if self.config is None else str(self.config.parameters.get("rule", ""))
 
     @property
     def metric(self) -> str:

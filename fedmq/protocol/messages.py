@@ -26,13 +26,12 @@ import msgspec
 from msgspec import Meta
 
 from fedmq.names import Name
-from fedmq.tasks.task import CANDIDATES_MAX, GENERATIONS_MAX, MUTATION_EXPONENT_MAX, TRAINERS_MAX, Task
+from fedmq.tasks.task import TRAINERS_MAX, Task
 
 PROTOCOL_VERSION = 2  # the newest version that this code reads and writes
 PROTOCOL_VERSION_MIN = 2  # the oldest
 BITMAP_BYTES_MAX = TRAINERS_MAX // 8  # half of what a header may hold
 FRACTION_BITS_MAX = 30  # of a loss on the wire
-STEPS_MAX = 1_000_000
 
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 Positive = Annotated[int, Meta(ge=1, le=2**53)]
@@ -42,11 +41,6 @@ Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]  # SHA-256
 Versions = tuple[Positive, Positive]  # oldest and newest protocol version that a peer reads
 Labels = Annotated[tuple[Annotated[str, Meta(max_length=64)], ...], Meta(max_length=8)]
 Action = Literal["pause", "resume", "stop", "checkpoint", "drain", "ban", "readmit"]
-Candidates = Annotated[int, Meta(ge=0, le=CANDIDATES_MAX)]
-Population = Annotated[int, Meta(ge=2, le=CANDIDATES_MAX)]
-Generations = Annotated[int, Meta(ge=0, le=GENERATIONS_MAX)]
-Exponent = Annotated[float, Meta(ge=-MUTATION_EXPONENT_MAX, le=MUTATION_EXPONENT_MAX)]
-Moderate = Annotated[float, Meta(ge=0, le=1e6)]
 At = Annotated[float, Meta(ge=-1e11, le=1e11)]  # seconds since 1970; a date that `datetime` can represent
 Seconds = Annotated[float, Meta(ge=0, le=1e9)]  # about 30 years; excludes NaN and infinity
 
@@ -59,54 +53,6 @@ class ArrayInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     shape: Annotated[tuple[Count, ...], Meta(max_length=8)]
     nbytes: Count
     sha256: Digest
-
-
-class _Instruction(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Base of what a trainer is asked to compute: strict, see the module."""
-
-
-class EvolutionLearner(_Instruction, frozen=True, tag="evolution"):
-    """Local training by a genetic algorithm around the received model."""
-
-    generations: Generations = 20
-    population: Population = 20
-    spread: Moderate = 0.5  # standard deviation of the parameters of the first population
-    mutation: tuple[Exponent, Exponent] = (-1.5, 0.3)  # log10 of the smallest and largest mutation scale
-
-
-class GradientLearner(_Instruction, frozen=True, tag="gradient"):
-    """Local training by gradient descent on the summed loss; for linear models."""
-
-    steps: Annotated[int, Meta(ge=0, le=STEPS_MAX)] = 1
-    learning_rate: Moderate = 0.1
-
-
-class Evolve(_Instruction, frozen=True, tag="evolve"):
-    """Work of the strategy `evolution`: score the pool, evolve offspring from it, send the best back.
-
-    Arrays down: `ids` (pool,) int64, `pool` (pool, genes) float64. Arrays up: `losses` (pool,) int64, the summed loss
-    of each candidate on the trainer's rows in units of 2**-fraction_bits; `correct` (pool,) int64; `elites`
-    (proposals or fewer, genes) float64.
-    """
-
-    elites: Candidates  # number of elites; they are the first rows of the pool
-    generations: Generations = 5  # of the local evolution; 0: score only
-    population: Population = 20  # of the local evolution: half pool elites, half the trainer's own best of the pool
-    proposals: Candidates = 3  # most elites to send back
-    mutation: tuple[Exponent, Exponent] = (-1.5, 0.3)  # log10 of the smallest and largest mutation scale
-
-
-class Train(_Instruction, frozen=True, tag="train"):
-    """Work of the averaging strategies: train the model on the trainer's rows and send it back.
-
-    Arrays down: `model` (parameters,) float64. Arrays up: `model` (parameters,) float64, trained; `losses` (1,) int64,
-    in units of 2**-fraction_bits, and `correct` (1,) int64 of the received model on the trainer's rows.
-    """
-
-    learner: EvolutionLearner | GradientLearner
-
-
-Work = Evolve | Train
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True, tag_field="t"):
@@ -124,13 +70,13 @@ class RunHeader(Header, frozen=True, kw_only=True):
 
 
 class Round(RunHeader, frozen=True, kw_only=True, tag="round"):
-    """The work of a round, complete, so that a trainer that joins late can start at once."""
+    """The query of a round, complete, so that a trainer that joins late can start at once."""
 
     round: Positive
     seed: Count
     deadline_s: Annotated[float, Meta(gt=0, le=1e9)]  # after it the round may close without this trainer
     task: Task
-    work: Work
+    query: msgspec.Raw  # a map with its `kind`, strict; `fedmq.algorithms.registry` decodes it
     acknowledged: Bitmap = b""  # results of the previous round that are committed, by roster index
 
 

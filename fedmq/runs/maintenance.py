@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from fedmq.algorithms.base import find_strategy
+from fedmq.algorithms.registry import find_algorithm
 from fedmq.errors import BadConfiguration, StoreError
 from fedmq.models.trained_model import TrainedModel
 from fedmq.protocol.run_config import RunConfig
@@ -64,7 +64,7 @@ def replay_run(folder: Path) -> Again:
     """Compute the run's model again, from its accepted results alone."""
     store, config = open_store(folder)
     with store:
-        strategy = find_strategy(config.algorithm, config.parameters.get("robust"))
+        strategy = find_algorithm(config.algorithm, parameters=config.parameters)
         replayed = replay(store, config.task, strategy, config.seed, from_start=True)
     evaluation = strategy.evaluation(replayed.state)
     model = None if evaluation is None else TrainedModel(config.task.model, evaluation.genes, config.task.name)

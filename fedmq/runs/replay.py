@@ -49,7 +49,7 @@ def replay(store: Store, task: Task, strategy: Strategy[Any], seed: int, *, from
     for close in closes:
         replayed.closes.append(close)
         if close.round < replayed.round:
-            _count(store, replayed, close.round)
+            _count(store, replayed, close.round, strategy.additive)
             continue
         if close.round != replayed.round:
             raise StoreError(
@@ -62,16 +62,16 @@ def replay(store: Store, task: Task, strategy: Strategy[Any], seed: int, *, from
     return replayed
 
 
-def _count(store: Store, replayed: Replayed, counted_in: int) -> None:
+def _count(store: Store, replayed: Replayed, counted_in: int, additive: bool) -> None:
     """Who sent results that a checkpoint has taken in already."""
     for stored in store.results(counted_in):
-        _update(store, stored, replayed)
+        _update(store, stored, replayed, additive)
 
 
 def _tell(store: Store, strategy: Strategy[Any], replayed: Replayed) -> int:
     count = 0
     for stored in store.results(replayed.round):
-        update = _update(store, stored, replayed)
+        update = _update(store, stored, replayed, strategy.additive)
         try:
             replayed.state = strategy.tell(replayed.state, update)
         except Rejected as rejected:
@@ -80,14 +80,14 @@ def _tell(store: Store, strategy: Strategy[Any], replayed: Replayed) -> int:
     return count
 
 
-def _update(store: Store, stored: StoredResult, replayed: Replayed) -> Update:
+def _update(store: Store, stored: StoredResult, replayed: Replayed, additive: bool) -> Update:
     """The result as the strategy takes it; its trainer is counted."""
     try:
         packet = decode(stored.frames)
         result = packet.message
         if not isinstance(result, Result) or (result.round, result.trainer) != (stored.round, stored.trainer):
             raise Rejected("header", f"expected a result of {stored.trainer} in round {stored.round}")
-        update = as_update(result, packet.arrays, stored.counted_in)
+        update = as_update(result, packet.arrays, stored.counted_in, additive=additive)
     except Rejected as rejected:
         raise _impossible(store, stored, rejected) from rejected
     replayed.trainers[stored.trainer] = (update.num_examples, replayed.trainers.get(stored.trainer, (0, 0))[1] + 1)

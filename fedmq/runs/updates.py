@@ -1,7 +1,4 @@
-"""A result as it came over the wire, made what a strategy takes: the one place where its numbers are read.
-
-Knows nothing of rounds, stores or strategies' rules; a live run and a replay of it both pass here.
-"""
+"""A result from the wire as a strategy receives it; both a live run and its replay use this."""
 
 from __future__ import annotations
 
@@ -13,13 +10,17 @@ from fedmq.protocol.fixed_point import dequantize
 from fedmq.protocol.messages import Result
 
 
-def as_update(result: Result, arrays: Mapping[str, Array], counted_in: int) -> Update:
-    """The result with its losses as float64; it is used at the close of round `counted_in`.
+def as_update(result: Result, arrays: Mapping[str, Array], counted_in: int, *, additive: bool) -> Update:
+    """Return the result, used at the close of round `counted_in`: its losses as float64, or as sent if `additive`.
 
     Raises:
-        Rejected: its losses are no integers.
+        Rejected: its losses are not integers.
     """
-    staleness = counted_in - result.round
     return Update(
-        result.trainer, result.round, staleness, result.num_examples, dequantize(arrays, result.fraction_bits)
+        result.trainer,
+        result.round,
+        counted_in - result.round,
+        result.num_examples,
+        arrays if additive else dequantize(arrays, result.fraction_bits),
+        result.fraction_bits,
     )

@@ -10,6 +10,7 @@ from typing import Any
 
 from fedmq.aggregator.service import Aggregator
 from fedmq.algorithms.base import Strategy
+from fedmq.algorithms.parameters import parameters_of
 from fedmq.broker.service import Broker
 from fedmq.models.trained_model import TrainedModel
 from fedmq.observe import events
@@ -67,7 +68,7 @@ class Federation:
                     run=RUN,
                     task=task,
                     algorithm=strategy.name,
-                    parameters={"robust": strategy.robust},
+                    parameters=parameters_of(strategy),
                     seed=seed,
                     started=self.simulation.clock.wall(),
                     limits=limits,

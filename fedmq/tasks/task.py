@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from math import isfinite
-from typing import Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import msgspec
 import numpy as np
@@ -20,11 +19,7 @@ from fedmq.names import NAME_PATTERN
 
 TRAINERS_MAX = 16_384  # of a run
 ROUNDS_MAX = 1_000_000
-CANDIDATES_MAX = 100_000
-GENERATIONS_MAX = 10_000
 CODE_BYTES_MAX = 1 << 20  # of the packed code of a Code model
-MUTATION_EXPONENT_MAX = 9.0
-INITIAL_MAX = 1e6
 CORRECT_WITHIN = 0.05  # a predicted value is correct when its error is smaller
 BLOCK_VALUES = 1 << 19  # numbers of the widest layer computed at once: 4 MB fit into a cache
 
@@ -37,33 +32,6 @@ class Rows(NamedTuple):
 
     inputs: Floats
     targets: Floats | Integers
-
-
-class Search(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How the strategy `evolution` searches; the defaults solved split XOR in 1,000 of 1,000 runs.
-
-    Raises:
-        BadConfiguration: a setting out of bounds; also while decoding.
-    """
-
-    population: int = 100  # candidates in a round's pool
-    generations: int = 5  # of the trainers' local evolution, each round; 0: they only score
-    local_population: int = 20  # candidates of the local evolution
-    proposals: int = 3  # elites that a trainer sends back, at the most
-    immigrants: float = 0.1  # share of each pool that is random
-    restart_after: int = 15  # rounds without progress, then the population starts anew; 0: never
-    initial: tuple[float, float] = (-2.0, 2.0)  # random genes are uniform in between
-    mutation: tuple[float, float] = (-1.5, 0.3)  # log10 of the smallest and largest mutation scale
-
-    def __post_init__(self) -> None:
-        _check_range("population", self.population, 4, CANDIDATES_MAX)
-        _check_range("generations", self.generations, 0, GENERATIONS_MAX)
-        _check_range("local_population", self.local_population, 4, CANDIDATES_MAX)
-        _check_range("proposals", self.proposals, 0, self.local_population)
-        _check_range("immigrants", self.immigrants, 0.0, 1.0)
-        _check_range("restart_after", self.restart_after, 0, ROUNDS_MAX)
-        _check_interval("initial", self.initial, INITIAL_MAX)
-        _check_interval("mutation", self.mutation, MUTATION_EXPONENT_MAX)
 
 
 class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -83,7 +51,7 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     target: float
     trainers: int = 2  # intended number of trainers
     rounds: int = 200  # at most
-    search: Search = msgspec.field(default_factory=Search)
+    parameters: dict[str, dict[str, Any]] = {}  # of algorithms, by name, where not their defaults; not sent
 
     def __post_init__(self) -> None:
         if not re.match(NAME_PATTERN, self.name):
@@ -242,9 +210,3 @@ def _check_loss(loss: str, model: Model) -> None:
 def _check_range(field: str, value: float, smallest: float, largest: float) -> None:
     if not smallest <= value <= largest:
         raise BadConfiguration(f"{field}: expected a number from {smallest:g} to {largest:g}, got {value}")
-
-
-def _check_interval(field: str, interval: tuple[float, float], largest: float) -> None:
-    low, high = interval
-    if not (isfinite(low) and isfinite(high) and -largest <= low <= high <= largest):
-        raise BadConfiguration(f"{field}: expected (low, high) within -{largest:g} to {largest:g}, got {interval}")

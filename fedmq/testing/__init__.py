@@ -9,6 +9,7 @@ two virtual seconds, at once
 True
 """
 
+from fedmq.algorithms.conformance import NonConforming, check_algorithm
 from fedmq.simulation.clock import VirtualClock
 from fedmq.simulation.network import Faults, Node, NodeCrashed, Simulation
 from fedmq.simulation.worker import VirtualWorker
@@ -18,9 +19,11 @@ __all__ = [
     "Faults",
     "Node",
     "NodeCrashed",
+    "NonConforming",
     "Simulation",
     "VirtualClock",
     "VirtualWorker",
+    "check_algorithm",
     "run_config",
     "run_started",
 ]

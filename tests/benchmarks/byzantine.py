@@ -27,14 +27,15 @@ import statistics
 import sys
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "simulation"))
 
 from liars import play
 
 from fedmq.algorithms.averaging.robust_aggregation import RULES
-from fedmq.algorithms.base import find_strategy
+from fedmq.algorithms.base import Strategy
+from fedmq.algorithms.registry import find_algorithm
 from fedmq.tasks.task_file import find_task
 
 PROMISED = 0.99  # of the runs, for the default strategy
@@ -56,13 +57,18 @@ class Case(NamedTuple):
         """How the table names it."""
         return f"{self.attack or 'nobody lies':<12} {self.strategy:<10} {self.rule:<13} {self.task:<7} {self.rounds:>5}"
 
+    def found(self) -> Strategy[Any]:
+        """The strategy that it is about."""
+        parameters = {} if self.strategy == "evolution" else {"learner": "evolution", "rule": self.rule}
+        return find_algorithm(self.strategy, find_task(self.task), parameters)
+
 
 CASES = [
     Case(None, "evolution", "clip", 200),
     *(Case(attack, "evolution", "clip", 200) for attack in PROMISES),
     *(Case(attack, "evolution", "clip", SHORT) for attack in ("favours", "greedy")),
-    *(Case("garbage", "fedavg", rule, SHORT) for rule in ("none", *RULES)),
-    *(Case(None, "fedavg", rule, SHORT) for rule in ("none", *RULES)),
+    *(Case("garbage", "averaging", rule, SHORT) for rule in ("none", *RULES)),
+    *(Case(None, "averaging", rule, SHORT) for rule in ("none", *RULES)),
     *(Case(attack, "evolution", "clip", SHORT, "linear") for attack in (None, *PROMISES, "favours")),
 ]
 
@@ -83,9 +89,7 @@ class Line(NamedTuple):
 def measure(case: Case, seeds: int) -> Line:
     """Play a case with each seed."""
     began, task = time.monotonic(), find_task(case.task)
-    outcomes = [
-        play(task, find_strategy(case.strategy, case.rule), case.attack, seed, case.rounds) for seed in range(seeds)
-    ]
+    outcomes = [play(task, case.found(), case.attack, seed, case.rounds) for seed in range(seeds)]
     since = [outcome.since for outcome in outcomes if outcome.since is not None]
     right, said = sum(outcome.right for outcome in outcomes), sum(outcome.said for outcome in outcomes)
     middle, latest = (statistics.median(since), max(since)) if since else (None, None)

@@ -31,11 +31,11 @@ import psutil
 import zmq
 
 from fedmq.aggregator.service import Aggregator
+from fedmq.algorithms.averaging.query import GradientLearner, Train
 from fedmq.algorithms.base import Evaluation, Plan, Update
 from fedmq.deploy.processes import Processes, free_port
 from fedmq.observe import events
 from fedmq.protocol.codec import Array, Packet
-from fedmq.protocol.messages import GradientLearner, Train
 from fedmq.runs.store import Store
 from fedmq.runtime.clock import SystemClock
 from fedmq.runtime.loop import serve
@@ -85,7 +85,8 @@ class Idle:
     """A strategy that publishes 72 bytes and takes 72 bytes; its state is the number of the open round."""
 
     name = "idle"
-    robust = "none"
+    additive = False
+    parameters = None
 
     def init(self, task: Task, seed: int) -> int:
         return 1

@@ -17,10 +17,10 @@ RUN = "coins"
 # What coins say cannot be learnt: the best model goes on changing, and the target is never reached.
 COINS = f"""
 import numpy as np
-from fedmq import MLP, Rows, Search, Task
+from fedmq import MLP, Rows, Task
 task = Task(
     name="coins", model=MLP([2, 8, 2], hidden="tanh"), loss="cross-entropy", metric="accuracy", target=1.0,
-    trainers={len(TRAINERS)}, rounds=100000, search=Search(population=60, generations=2),
+    trainers={len(TRAINERS)}, rounds=100000, parameters={"evolution": {"population": 60, "generations": 2}},
 )
 def rows(part, parts):
     generator = np.random.default_rng(part)

@@ -13,10 +13,12 @@ import msgspec
 import numpy as np
 from mutation import changed, changed_value
 
+from fedmq.algorithms.averaging.query import EvolutionLearner, GradientLearner, Train
+from fedmq.algorithms.base import encode_query
+from fedmq.algorithms.evolution.query import Evolve
 from fedmq.errors import ProtocolError, Rejected
 from fedmq.protocol import messages
 from fedmq.protocol.codec import Array, decode, encode
-from fedmq.protocol.messages import EvolutionLearner, Evolve, GradientLearner, Train
 from fedmq.tasks.task_file import find_task
 
 NAME = "decoder"
@@ -37,12 +39,14 @@ def _seeds() -> list[list[bytes]]:
     result: dict[str, Any] = {**RUN, "trainer": "bob", "round": 4, "num_examples": 2, "attempt": 1, "train_s": 0.1}
     result |= {"model_digest": bytes(range(32)), "fraction_bits": 16}
     told: list[tuple[messages.Message, dict[str, Array]]] = [
-        (messages.Round(**rounds, task=find_task("xor"), work=Evolve(elites=2)), pool),
+        (messages.Round(**rounds, task=find_task("xor"), query=encode_query(Evolve(elites=2))), pool),
         (
-            messages.Round(**rounds, task=find_task("linear"), work=Train(GradientLearner()), acknowledged=b"\x03"),
+            messages.Round(
+                **rounds, task=find_task("linear"), query=encode_query(Train(GradientLearner())), acknowledged=b"\x03"
+            ),
             model,
         ),
-        (messages.Round(**rounds, task=find_task("parity4"), work=Train(EvolutionLearner())), model),
+        (messages.Round(**rounds, task=find_task("parity4"), query=encode_query(Train(EvolutionLearner()))), model),
         (messages.Beacon(**RUN, round=4, open=True, acknowledged=b"\xff\x01"), {}),
         (messages.Finished(**RUN, rounds=9, solved=True), {}),
         (messages.Welcome(**RUN, trainer="bob", index=1), {}),

@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 from mutation import changed, changed_value
 
-from fedmq.algorithms.base import find_strategy
 from fedmq.algorithms.checkpoint import dump
+from fedmq.algorithms.registry import find_algorithm
 from fedmq.errors import FedmqError, StoreError
 from fedmq.protocol.run_config import Limits
 from fedmq.runs import store as store_module
@@ -34,7 +34,7 @@ def _image() -> bytes:
     """Three rounds of two trainers, a checkpoint after two."""
     rows = {name: task_rows("linear", part, 2) for part, name in enumerate(("alice", "bob"), start=1)}
     limits = Limits(rounds_max=ROUNDS, min_trainers=2)
-    federation = Federation(find_task("linear"), find_strategy("fedsgd"), rows, limits=limits)
+    federation = Federation(find_task("linear"), find_algorithm("averaging"), rows, limits=limits)
     federation.train()
     store = federation.store
     strategy = federation.strategy
@@ -94,7 +94,7 @@ class Reader:
             return "never begun"
         store.keys_since(0)
         try:
-            strategy = find_strategy(config.algorithm)
+            strategy = find_algorithm(config.algorithm, parameters=config.parameters)
             replay(store, config.task, strategy, config.seed, from_start=from_start)
         except StoreError:
             raise

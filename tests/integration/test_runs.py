@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from services import Services, closed, events_of, report_of, run_fedmq, until
 
-from fedmq.algorithms.base import find_strategy
+from fedmq.algorithms.registry import find_algorithm
 from fedmq.protocol.run_config import Limits
 from fedmq.runs.store import Store
 from fedmq.simulation import Federation
@@ -148,7 +148,7 @@ def long(tmp_path: Path) -> Path:
     task = msgspec.structs.replace(find_task("linear"), target=0.0)
     rows = {name: task_rows("linear", part, 2) for part, name in enumerate(("alice", "bob"), start=1)}
     limits = Limits(rounds_max=LONG, min_trainers=2)
-    assert Federation(task, find_strategy("fedsgd"), rows, limits=limits, store=store).train() is not None
+    assert Federation(task, find_algorithm("averaging"), rows, limits=limits, store=store).train() is not None
     store.close()
     return folder
 

@@ -20,10 +20,10 @@ from fedmq import Linear, Task
 task = Task(name="endless", model=Linear(2), loss="squared-error", metric="loss", target=0.0, rounds=1000000)
 """
 SLOW = """
-from fedmq import Linear, Search, Task
+from fedmq import Linear, Task
 task = Task(
     name="slow", model=Linear(2), loss="squared-error", metric="loss", target=0.0, trainers=1, rounds=1000,
-    search=Search(generations=6000),
+    parameters={"evolution": {"generations": 6000}},
 )
 """
 

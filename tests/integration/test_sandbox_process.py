@@ -13,9 +13,11 @@ import psutil
 from services import until
 from test_sandbox import POPULATION, ROWS, good, never, packed
 
+from fedmq.algorithms.base import encode_query
+from fedmq.algorithms.evolution.query import Evolve
 from fedmq.models.code import Code
 from fedmq.protocol.codec import decode, encode
-from fedmq.protocol.messages import Evolve, Round
+from fedmq.protocol.messages import Round
 from fedmq.tasks.task import Task
 from fedmq.trainer.code_policy import CodePolicy
 from fedmq.trainer.confinement import FILES_MAX
@@ -39,7 +41,9 @@ def test_the_sandbox_of_an_earlier_task_makes_room_for_that_of_the_next() -> Non
     for genes in (2, 3):
         model = Code(num_parameters=genes, inputs=2, sha256=sha256(code).digest())
         task = Task(name="mine", model=model, loss="own", metric="loss", target=0.0)
-        message = Round(run="run", term=1, round=1, seed=1, deadline_s=1.0, task=task, work=Evolve(elites=0))
+        message = Round(
+            run="run", term=1, round=1, seed=1, deadline_s=1.0, task=task, query=encode_query(Evolve(elites=0))
+        )
         arrays = {"ids": np.arange(1), "pool": np.zeros((1, genes)), "code": np.frombuffer(code, np.uint8)}
         answer(decode(encode("round/run", message, arrays)), never)
         assert len(set(psutil.Process().children()) - before) == 1

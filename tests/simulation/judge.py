@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from fedmq.algorithms.base import find_strategy
+from fedmq.algorithms.registry import find_algorithm
 from fedmq.errors import FedmqError, StoreError
 from fedmq.observe import events
 from fedmq.protocol.codec import Array, Frames, Packet
@@ -148,7 +148,7 @@ def federation(seed: int) -> Federation:
     rounds = draws.randint(ROUNDS_MIN, ROUNDS_MAX)
     scene = Federation(
         linear_task(rounds),
-        find_strategy("fedsgd"),
+        find_algorithm("averaging"),
         {name: Rows(np.zeros((3, 2)), np.zeros(3)) for name in TRAINERS[: draws.choice((2, 3))]},
         seed=seed,
         limits=Limits(rounds_max=rounds, min_trainers=2, deadline_s=0.6),

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fedmq.algorithms.base import Evaluation, Strategy, Update
+from fedmq.algorithms.base import Evaluation, Strategy, Update, encode_query
 from fedmq.errors import Rejected
 from fedmq.models.trained_model import TrainedModel
 from fedmq.protocol.codec import Packet
@@ -175,7 +175,9 @@ def play(task: Task, strategy: Strategy[Any], attack: str | None, seed: int, rou
     evaluation: Evaluation | None = None
     for number in range(1, rounds + 1):
         plan = strategy.ask(state)
-        message = Round(run="run", term=1, round=number, seed=seed, deadline_s=1.0, task=task, work=plan.work)
+        message = Round(
+            run="run", term=1, round=number, seed=seed, deadline_s=1.0, task=task, query=encode_query(plan.query)
+        )
         packet = Packet("run/run/round", message, plan.arrays, [])
         for name, (learn, rows) in trainers.items():
             update = Update(name, number, 0, len(rows.inputs), learn(packet, lambda: False))

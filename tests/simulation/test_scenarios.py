@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from judge import TRAINERS, FragileStore, linear_task
 
-from fedmq.algorithms.base import find_strategy
+from fedmq.algorithms.base import encode_query
+from fedmq.algorithms.registry import find_algorithm
 from fedmq.errors import WorkCancelled
 from fedmq.protocol import messages
 from fedmq.protocol.codec import Array, Frames, Packet, decode, encode
@@ -57,7 +58,7 @@ class Stage:
         self.hung: set[str] = set()
         self.federation = Federation(
             linear_task(rounds=2),
-            find_strategy("fedsgd"),
+            find_algorithm("averaging"),
             rows,
             limits=limits,
             faults=steady,
@@ -117,7 +118,7 @@ class Stage:
             seed=0,
             deadline_s=1.0,
             task=self.federation.task,
-            work=plan.work,
+            query=encode_query(plan.query),
         )
         self.simulation.send_up(connection, encode(f"to/{name}/", message, dict(plan.arrays)))
 

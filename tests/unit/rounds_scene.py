@@ -11,10 +11,11 @@ import numpy as np
 from fedmq.aggregator.machine import BrokerUp, Effects, Event, Heard, KeepClose, KeepResult, Phase
 from fedmq.aggregator.roster import Roster
 from fedmq.aggregator.rounds import Rounds
+from fedmq.algorithms.averaging.query import GradientLearner, Train
 from fedmq.algorithms.base import Evaluation, Plan, Update
 from fedmq.errors import Rejected
 from fedmq.protocol.codec import decode, describe, digest_of, encode
-from fedmq.protocol.messages import GradientLearner, Hello, Message, Presence, Result, Round, Train
+from fedmq.protocol.messages import Hello, Message, Presence, Result, Round
 from fedmq.tasks.task_file import find_task
 from fedmq.testing import run_config
 
@@ -36,7 +37,8 @@ class MeanOfNumbers:
     """Trainers that each know one number; their mean is learnt. The loss is a trainer's distance from the guess."""
 
     name = "mean-of-numbers"
-    robust = "none"
+    additive = False
+    parameters = None
 
     def init(self, task: Any, seed: int) -> Guess:
         return Guess()

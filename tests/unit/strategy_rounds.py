@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from fedmq.algorithms.base import Evaluation, Plan, Strategy, Update
-from fedmq.algorithms.learning import learn
+from fedmq.algorithms.base import (
+    Assignment,
+    Evaluation,
+    Plan,
+    Query,
+    Strategy,
+    Update,
+    check_down,
+    encode_query,
+)
+from fedmq.algorithms.registry import decode_query, find_algorithm
 from fedmq.runtime.rng import derive_rng
 from fedmq.tasks.task import Rows, Task
 from fedmq.tasks.task_file import find_task, task_rows
 
 XOR, LINEAR = find_task("xor"), find_task("linear")
+CASES: Mapping[str, tuple[str, dict[str, Any]]] = {
+    "evolution": ("evolution", {}),
+    "fedavg": ("averaging", {"learner": "evolution"}),
+    "fedsgd": ("averaging", {}),
+}
 Shards = Mapping[str, Rows]
 
 
@@ -24,11 +39,33 @@ def shards(task: Task, parts: int) -> Shards:
     return {f"trainer-{part}": task_rows(task.name, part, parts) for part in range(1, parts + 1)}
 
 
+def strategy_of(case: str, task: Task | None = None, **parameters: Any) -> Strategy[Any]:
+    """The strategy of an algorithm, or of one of the CASES."""
+    name, chosen = CASES.get(case, (case, {}))
+    return find_algorithm(name, task, {**chosen, **parameters})
+
+
+def learned(
+    task: Task,
+    query: Query,
+    arrays: Mapping[str, npt.NDArray[Any]],
+    rows: Rows,
+    generator: np.random.Generator | None = None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> dict[str, npt.NDArray[Any]]:
+    """The answer of a trainer with these rows."""
+    again, learner = decode_query(encode_query(query))
+    check_down(again, task, arrays)
+    generator = generator or np.random.default_rng(1)
+    work = Assignment(task, arrays, task.fit(rows), partial(task.score, rows=task.fit(rows)), generator, cancelled)
+    return learner.learn(again, work)
+
+
 def trained(
     task: Task, plan: Plan, rows: Shards, name: str, number: int, *, seed: int = 1, staleness: int = 0
 ) -> Update:
     generator = derive_rng(seed, "trainer", name, number)
-    arrays = learn(task, plan.work, plan.arrays, rows[name], generator, lambda: False)
+    arrays = learned(task, plan.query, plan.arrays, rows[name], generator)
     return Update(name, number, staleness, len(rows[name].inputs), arrays)
 
 
@@ -80,13 +117,13 @@ def one_round(strategy: Strategy[Any], state: Any, task: Task, members: Collecti
 
 
 def same_plan(first: Plan, second: Plan) -> bool:
-    return first.work == second.work and all(
+    return first.query == second.query and all(
         first.arrays[name].tobytes() == second.arrays[name].tobytes() for name in first.arrays.keys() | second.arrays
     )
 
 
-def task_for(name: str) -> Task:
-    return LINEAR if name == "fedsgd" else XOR
+def task_for(strategy: Strategy[Any]) -> Task:
+    return LINEAR if getattr(strategy.parameters, "learner", None) == "gradient" else XOR
 
 
 def spoilt(update: Update, name: str, array: npt.NDArray[Any]) -> Update:

@@ -8,10 +8,12 @@ import msgspec
 import numpy as np
 import pytest
 from rounds_scene import Scene, kept, opened, sent
+from strategy_rounds import strategy_of
 
-from fedmq.algorithms.base import find_strategy
+from fedmq.algorithms.averaging.query import GradientLearner, Train
+from fedmq.algorithms.base import encode_query
 from fedmq.protocol.codec import decode, describe, digest_of, encode
-from fedmq.protocol.messages import Accepted, GradientLearner, Refused, Result, Round, Train
+from fedmq.protocol.messages import Accepted, Refused, Result, Round
 from fedmq.protocol.run_config import Limits
 from fedmq.simulation import AGGREGATOR, Federation
 from fedmq.tasks.task_file import find_task, task_rows
@@ -35,7 +37,9 @@ def test_a_base_is_of_the_arrays_in_their_order_and_nothing_else() -> None:
 def test_both_sides_name_the_same_base() -> None:
     arrays = {"ids": np.arange(4), "pool": np.linspace(-1, 1, 8).reshape(4, 2)}
     work = Train(GradientLearner())
-    message = Round(run="r", term=1, round=1, seed=0, deadline_s=1.0, task=find_task("linear"), work=work)
+    message = Round(
+        run="r", term=1, round=1, seed=0, deadline_s=1.0, task=find_task("linear"), query=encode_query(work)
+    )
     assert digest_of(decode(encode("t", message, arrays)).message.arrays) == digest_of(describe(arrays))
 
 
@@ -91,7 +95,7 @@ def test_a_killed_aggregator_knows_the_bases_of_late_rounds_again(strategy: str)
     task = msgspec.structs.replace(find_task("xor"), metric="loss", target=0.0)
     rows = {name: task_rows("xor", part, 2) for part, name in enumerate(("alice", "bob"), start=1)}
     limits = Limits(rounds_max=6, min_trainers=2, staleness=2)
-    federation = Federation(task, find_strategy(strategy), rows, limits=limits)
+    federation = Federation(task, strategy_of(strategy), rows, limits=limits)
     federation.start()
     federation.simulation.run(lambda: len(list(federation.store.closes())) >= 4, 60.0)
     assert federation.aggregator is not None

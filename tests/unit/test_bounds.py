@@ -10,10 +10,8 @@ import numpy as np
 import pytest
 from strategy_rounds import LINEAR, XOR, shards, spoilt, trained
 
-from fedmq.algorithms.base import find_strategy
 from fedmq.algorithms.evolution.archive import Archive
-from fedmq.algorithms.inbox import GENE_MAX
-from fedmq.algorithms.robust_losses import (
+from fedmq.algorithms.evolution.robust_losses import (
     LOSS_PER_ROW_MAX,
     NORM_MAX,
     bounded_losses,
@@ -22,6 +20,8 @@ from fedmq.algorithms.robust_losses import (
     shortened,
     without_extremes,
 )
+from fedmq.algorithms.inbox import GENE_MAX
+from fedmq.algorithms.registry import find_algorithm
 from fedmq.models.networks import MLP
 
 TWO, FIVE = np.array([2, 2]), np.full(5, 2)
@@ -104,7 +104,7 @@ def test_a_liar_who_makes_a_wrong_candidate_as_correct_as_the_right_one_does_not
         losses=np.array([[0.1, 0.1], [0.1, 0.1], [0.1, 0.8], [0.1, 0.8], [1e9, 0.0]]),
         correct=np.array([[2, 2], [2, 2], [2, 1], [2, 1], [0, 2]]),
     )
-    tally = archive.tally(archive.trainers, XOR)
+    tally = archive.summary(archive.trainers, XOR)
     assert tally is not None
     assert tally.correct.tolist() == [8, 8]
     assert tally.deployed(by_correct=True) == 0
@@ -112,7 +112,7 @@ def test_a_liar_who_makes_a_wrong_candidate_as_correct_as_the_right_one_does_not
 
 def test_what_a_trainer_claims_of_its_own_elite_is_not_believed() -> None:
     """It has no place to claim anything: its elites enter the next pool without a score, and are not deployed yet."""
-    strategy = find_strategy("evolution")
+    strategy = find_algorithm("evolution")
     state = strategy.init(XOR, 1)
     plan, rows = strategy.ask(state), shards(XOR, 2)
     for name in rows:

@@ -10,14 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedmq.algorithms.base import find_strategy
+from fedmq.algorithms.averaging.query import GradientLearner, Train
+from fedmq.algorithms.base import encode_query
+from fedmq.algorithms.evolution.query import Evolve
+from fedmq.algorithms.registry import find_algorithm
 from fedmq.protocol.codec import decode, encode
-from fedmq.protocol.messages import Evolve, Goodbye, GradientLearner, Hello, Message, Result, Round, Train
+from fedmq.protocol.messages import Goodbye, Hello, Message, Result, Round
 from fedmq.protocol.run_config import Limits
 from fedmq.runtime.rng import derive_rng
 from fedmq.simulation import Federation
 from fedmq.tasks.task_file import find_task, task_rows
-from fedmq.trainer.budget import RUNS_REMEMBERED, Budget, Spent, evaluations_of
+from fedmq.trainer.budget import RUNS_REMEMBERED, Budget, Cost, Spent, cost_of
 from fedmq.trainer.machine import BrokerConnected, MessageReceived, Output, WorkDone
 from fedmq.trainer.session import Session
 from fedmq.trainer.spool import SPENT_SUFFIX, SPENT_UNKNOWN, FileSpool
@@ -26,7 +29,9 @@ XOR = find_task("xor")
 
 
 def round_of(number: int, pool: int = 10, *, run: str = "run", term: int = 1) -> MessageReceived:
-    message = Round(run=run, term=term, round=number, seed=0, deadline_s=9.0, task=XOR, work=Evolve(elites=1))
+    message = Round(
+        run=run, term=term, round=number, seed=0, deadline_s=9.0, task=XOR, query=encode_query(Evolve(elites=1))
+    )
     arrays = {"ids": np.arange(pool), "pool": np.zeros((pool, 22))}
     return MessageReceived(decode(encode(f"round/{run}", message, arrays)))
 
@@ -67,15 +72,15 @@ def kinds(said: list[Message]) -> list[type[Message]]:
 def test_each_candidate_of_a_pool_counts(pool: int) -> None:
     message = round_of(1, pool).packet.message
     assert isinstance(message, Round)
-    assert evaluations_of(message) == pool
+    assert cost_of(message, 16) == Cost(pool, 16)
 
 
 def test_a_model_to_train_counts_once_and_nothing_counts_less() -> None:
     train = Train(GradientLearner())
-    message = Round(run="r", term=1, round=1, seed=0, deadline_s=1.0, task=XOR, work=train)
-    assert evaluations_of(message) == 1
-    without = Round(run="r", term=1, round=1, seed=0, deadline_s=1.0, task=XOR, work=Evolve(elites=1))
-    assert evaluations_of(without) == 1
+    message = Round(run="r", term=1, round=1, seed=0, deadline_s=1.0, task=XOR, query=encode_query(train))
+    assert cost_of(message, 16).evaluations == 1
+    without = Round(run="r", term=1, round=1, seed=0, deadline_s=1.0, task=XOR, query=encode_query(Evolve(elites=1)))
+    assert cost_of(without, 16).evaluations == 1
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)
@@ -184,7 +189,7 @@ def test_a_run_goes_on_without_the_trainer_that_left_it(caplog: pytest.LogCaptur
     rows = {name: task_rows("xor", 1, 1) for name in ("alice", "bob")}
     limits = Limits(rounds_max=6, min_trainers=1, deadline_s=5.0)
     task = XOR.__class__(name="xor", model=XOR.model, loss=XOR.loss, metric="loss", target=0.0)
-    federation = Federation(task, find_strategy("evolution"), rows, limits=limits)
+    federation = Federation(task, find_algorithm("evolution"), rows, limits=limits)
     federation.start()
     trainer = federation.simulation.node("bob")
     trainer.session.budget = Budget(250)  # type: ignore[union-attr]

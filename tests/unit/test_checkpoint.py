@@ -11,13 +11,14 @@ import msgspec
 import numpy as np
 import pytest
 from store_scene import CONFIG, a_close, a_result, filled, reopened
-from strategy_rounds import shards, task_for, trained
+from strategy_rounds import CASES, LINEAR, XOR, shards, strategy_of, task_for, trained
 
 from fedmq.algorithms.averaging.strategy import AveragingState
-from fedmq.algorithms.base import STRATEGY_NAMES, Strategy, Update, find_strategy
+from fedmq.algorithms.base import Strategy, Update
 from fedmq.algorithms.checkpoint import dump, load
 from fedmq.algorithms.evolution.archive import Archive
 from fedmq.algorithms.evolution.strategy import EvolutionState
+from fedmq.algorithms.registry import find_algorithm
 from fedmq.errors import StoreError
 from fedmq.runs.store import Store
 from fedmq.runtime.rng import derive_rng
@@ -70,33 +71,33 @@ def rounds(strategy: Strategy[Any], task: Task, *, stored: bool, parts: int = 2)
         yield state
 
 
-@pytest.fixture(params=STRATEGY_NAMES)
+@pytest.fixture(params=tuple(CASES))
 def strategy(request: pytest.FixtureRequest) -> Strategy[Any]:
-    return find_strategy(request.param)
+    return strategy_of(request.param)
 
 
 def test_every_state_of_a_run_comes_back_bit_for_bit(strategy: Strategy[Any]) -> None:
-    task = small(task_for(strategy.name))
+    task = small(task_for(strategy))
     for state in [strategy.init(task, 5), *rounds(strategy, task, stored=False)]:
         assert bits(again(state)) == bits(state)
 
 
 def test_a_run_that_was_loaded_at_every_step_goes_the_same_way(strategy: Strategy[Any]) -> None:
-    task = small(task_for(strategy.name))
+    task = small(task_for(strategy))
     undisturbed = [bits(state) for state in rounds(strategy, task, stored=False)]
     assert [bits(state) for state in rounds(strategy, task, stored=True)] == undisturbed
 
 
 def test_the_order_of_arrays_in_memory_changes_no_sum() -> None:
     """With so many trainers NumPy sums in another order along another axis; a loaded array may lie otherwise."""
-    task, evolution = small(find_task("parity4")), find_strategy("evolution")
+    task, evolution = small(find_task("parity4")), find_algorithm("evolution")
     undisturbed = [bits(state) for state in rounds(evolution, task, stored=False, parts=16)]
     assert [bits(state) for state in rounds(evolution, task, stored=True, parts=16)] == undisturbed
 
 
 def test_the_evolution_above_has_restarted_and_had_late_results() -> None:
     """Else the tests above would say less than they seem to."""
-    states = list(rounds(find_strategy("evolution"), small(task_for("evolution")), stored=False))
+    states = list(rounds(find_algorithm("evolution"), small(XOR), stored=False))
     assert any(state.champion is not None for state in states)
     assert any(waiting.round < state.round for state in states for waiting in state.inbox.waiting.values())
 
@@ -129,7 +130,14 @@ def test_arrays_of_all_kinds_come_back_bit_for_bit(genes: Any) -> None:
 
 @pytest.mark.parametrize(
     "blob",
-    [b"", b"\xc1", b"\x07", dump({}), dump({"task": 7}), dump(find_strategy("fedavg").init(task_for("fedavg"), 1))],
+    [
+        b"",
+        b"\xc1",
+        b"\x07",
+        dump({}),
+        dump({"task": 7}),
+        dump(find_algorithm("averaging", parameters={"learner": "evolution"}).init(XOR, 1)),
+    ],
     ids=["empty", "no msgpack", "a number", "no field", "another field", "another strategy"],
 )
 def test_bytes_that_are_no_state_are_refused_in_one_line(blob: bytes) -> None:
@@ -138,7 +146,7 @@ def test_bytes_that_are_no_state_are_refused_in_one_line(blob: bytes) -> None:
 
 
 def test_a_state_that_was_cut_off_anywhere_is_refused() -> None:
-    blob = dump(find_strategy("fedsgd").init(task_for("fedsgd"), 1))
+    blob = dump(find_algorithm("averaging").init(LINEAR, 1))
     for length in range(len(blob)):
         with pytest.raises(StoreError):
             load(blob[:length], AveragingState)

@@ -11,15 +11,19 @@ import cloudpickle
 import numpy as np
 import pytest
 from msgspec.structs import replace
+from strategy_rounds import strategy_of
 
-from fedmq.algorithms.base import find_strategy
-from fedmq.algorithms.learning import learn
+from fedmq.algorithms.averaging.learner import LEARNER
+from fedmq.algorithms.averaging.query import EvolutionLearner, Train
+from fedmq.algorithms.base import Assignment, encode_query
+from fedmq.algorithms.evolution.query import Evolve
+from fedmq.algorithms.registry import find_algorithm
 from fedmq.errors import BadConfiguration, CodeRefused, Rejected
 from fedmq.models.arrays import Floats
 from fedmq.models.code import Code
 from fedmq.models.losses import Scores
 from fedmq.protocol.codec import Packet, decode, encode
-from fedmq.protocol.messages import EvolutionLearner, Evolve, Goodbye, Round, Train
+from fedmq.protocol.messages import Goodbye, Round
 from fedmq.protocol.run_config import Limits
 from fedmq.runs.store import Store
 from fedmq.simulation import AGGREGATOR, Federation
@@ -46,7 +50,9 @@ KEY = "SHA256:q1w2e3"
 
 
 def round_of(task: Task = TASK, code: bytes | None = CODE, number: int = 1) -> Packet:
-    message = Round(run="run", term=1, round=number, seed=1, deadline_s=1.0, task=task, work=Evolve(elites=0))
+    message = Round(
+        run="run", term=1, round=number, seed=1, deadline_s=1.0, task=task, query=encode_query(Evolve(elites=0))
+    )
     arrays = {"ids": np.arange(1), "pool": np.zeros((1, 2))}
     if code is not None:
         arrays["code"] = np.frombuffer(code, np.uint8)
@@ -151,7 +157,7 @@ def test_a_trainer_that_refuses_code_says_so_once_and_serves_other_runs(caplog: 
     store.begin(run_config("run", TASK), own.code)
     federation = Federation(
         TASK,
-        find_strategy("evolution"),
+        find_algorithm("evolution"),
         {"alice": ROWS, "bob": ROWS},
         seed=1,
         limits=Limits(rounds_max=5, min_trainers=1),
@@ -187,7 +193,9 @@ def test_an_aggregator_that_comes_back_ships_the_code_that_it_began_with(tmp_pat
         return answer
 
     limits = Limits(rounds_max=3, min_trainers=1)
-    federation = Federation(TASK, find_strategy("evolution"), {"bob": ROWS}, limits=limits, learn=watching, store=store)
+    federation = Federation(
+        TASK, find_algorithm("evolution"), {"bob": ROWS}, limits=limits, learn=watching, store=store
+    )
     federation.start()
     federation.simulation.run(lambda: len(seen) == 1, 60.0)
     federation.simulation.crash(AGGREGATOR)
@@ -263,7 +271,7 @@ def test_code_is_scored_by_no_process_but_the_sandbox() -> None:
 
 @pytest.mark.parametrize("strategy", ["fedavg", "evolution"])
 def test_strategies_without_gradients_take_code(strategy: str) -> None:
-    chosen = find_strategy(strategy)
+    chosen = strategy_of(strategy)
     assert chosen.ask(chosen.init(TASK, 1)).arrays
 
 
@@ -271,12 +279,12 @@ def test_local_evolution_around_a_model_uses_the_same_function() -> None:
     def scores(population: Floats) -> Scores:
         return Scores(np.abs(population - 1.0).sum(axis=1), np.zeros(len(population), dtype=np.int64))
 
-    work, draws = Train(EvolutionLearner()), np.random.default_rng(1)
-    answer = learn(TASK, work, {"model": np.zeros(2)}, ROWS, draws, lambda: False, scores)
+    work = Assignment(TASK, {"model": np.zeros(2)}, ROWS, scores, np.random.default_rng(1))
+    answer = LEARNER.learn(Train(EvolutionLearner()), work)
     assert answer["losses"].tolist() == [2.0]
     assert scores(answer["model"][None]).losses[0] < 0.5
 
 
 def test_a_strategy_with_gradients_refuses_code_in_one_line() -> None:
-    with pytest.raises(BadConfiguration, match="expected a task with a linear model for fedsgd"):
-        find_strategy("fedsgd").init(TASK, 1)
+    with pytest.raises(BadConfiguration, match="expected a task with a linear model"):
+        find_algorithm("averaging").init(TASK, 1)

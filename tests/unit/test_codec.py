@@ -16,6 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
+from fedmq.algorithms.averaging.query import GradientLearner as Gradient
+from fedmq.algorithms.averaging.query import Train
+from fedmq.algorithms.base import encode_query
+from fedmq.algorithms.evolution.query import Evolve
 from fedmq.errors import ProtocolError, Rejected, RejectReason
 from fedmq.protocol.codec import (
     ARRAYS_MAX,
@@ -36,16 +40,13 @@ from fedmq.protocol.codec import (
 from fedmq.protocol.messages import (
     PROTOCOL_VERSION,
     Beacon,
-    Evolve,
     Goodbye,
     Header,
     Message,
     Presence,
     Result,
     Round,
-    Train,
 )
-from fedmq.protocol.messages import GradientLearner as Gradient
 from fedmq.tasks.task_file import find_task
 
 RESULT = Result(
@@ -60,7 +61,9 @@ RESULT = Result(
     fraction_bits=16,
 )
 GOODBYE = Goodbye(run="r", term=1, trainer="alice")
-ROUND = Round(run="r", term=1, round=3, seed=7, deadline_s=10.0, task=find_task("xor"), work=Evolve(elites=10))
+ROUND = Round(
+    run="r", term=1, round=3, seed=7, deadline_s=10.0, task=find_task("xor"), query=encode_query(Evolve(elites=10))
+)
 VALUES = np.arange(6.0).reshape(2, 3)
 OF_BYTES = (CODE, EVENTS, VIEW)
 FUZZED = 20_000
@@ -105,10 +108,6 @@ def described(blob: bytes = VALUES.tobytes(), **changes: object) -> list[bytes]:
 def task_with(**changes: object) -> list[bytes]:
     task = msgspec.to_builtins(ROUND.task)
     return frames(message=ROUND, task=task | changes)
-
-
-def search_with(**changes: object) -> list[bytes]:
-    return task_with(search=msgspec.to_builtins(ROUND.task.search) | changes)
 
 
 def model_with(**changes: object) -> list[bytes]:
@@ -164,8 +163,6 @@ BAD: dict[str, tuple[RejectReason, Frames]] = {
         frames(message=Beacon(run="r", term=1, round=1, open=True), acknowledged=bytes(2049)),
     ),
     "presence that is neither": ("header", frames(message=Presence(trainer="a", present=True), present=2)),
-    "unknown work": ("header", frames(message=ROUND, work={"type": "shell", "command": "true"})),
-    "work with an unknown field": ("header", frames(message=ROUND, work={"type": "evolve", "elites": 1, "code": "x"})),
     "a task with an illegal name": ("header", task_with(name="a/b")),
     "a task with an unknown loss": ("header", task_with(loss="none")),
     "a task with a target over 1": ("header", task_with(target=1.5)),
@@ -176,10 +173,6 @@ BAD: dict[str, tuple[RejectReason, Frames]] = {
     "a model of one layer": ("header", model_with(sizes=[2])),
     "a model with a layer of nothing": ("header", model_with(sizes=[2, 0, 2])),
     "a model of 10**10 genes": ("header", model_with(sizes=[65_536] * 4)),
-    "a search with a huge population": ("header", search_with(population=10**9)),
-    "a search with a negative share": ("header", search_with(immigrants=-0.1)),
-    "a search with an inverted interval": ("header", search_with(initial=[2.0, -2.0])),
-    "a search with an infinite interval": ("header", search_with(initial=[-1.0, float("inf")])),
     "an array without a name that is text": ("header", described(name=3)),
     "an array with an endless name": ("header", described(name="x" * 33)),
     "an array with an unknown field": ("header", described(order="F")),
@@ -232,7 +225,7 @@ def test_a_bad_message_is_rejected_with_its_reason(reason: RejectReason, bad: Fr
 
 def test_the_frames_that_the_bad_ones_were_made_from_are_good() -> None:
     assert np.array_equal(decode(described()).arrays["x"], VALUES)
-    for good in (frames(), task_with(), search_with(), model_with()):
+    for good in (frames(), task_with(), model_with()):
         decode(good)
 
 
@@ -348,7 +341,7 @@ def test_mutated_frames_are_rejected_or_whole_and_nothing_else() -> None:
     originals = [
         encode("up/r", RESULT, {"losses": np.arange(5.0), "correct": np.arange(5), "elites": np.empty((0, 22))}),
         encode("round/r", ROUND, {"ids": np.arange(3), "pool": np.ones((3, 22))}),
-        encode("round/r", msgspec.structs.replace(ROUND, work=train), {"model": np.ones(22)}),
+        encode("round/r", msgspec.structs.replace(ROUND, query=encode_query(train)), {"model": np.ones(22)}),
         encode("beacon/r", Beacon(run="r", term=1, round=3, open=True, acknowledged=b"\x03")),
         encode("presence/alice", Presence(trainer="alice", present=True)),
     ]

@@ -10,11 +10,21 @@ from msgspec import structs
 from rounds_scene import Scene, closes, opened, sent, told
 
 from fedmq.aggregator.machine import BrokerDown, BrokerUp, Effects, Phase, Tick
-from fedmq.algorithms.base import find_strategy
+from fedmq.algorithms.base import encode_query
+from fedmq.algorithms.evolution.query import Evolve
+from fedmq.algorithms.registry import find_algorithm
 from fedmq.errors import BadConfiguration, Unreachable
 from fedmq.observe import events
 from fedmq.protocol.codec import Frames, decode, encode
-from fedmq.protocol.messages import Action, Beacon, Control, Evolve, Finished, Message, Refused, Round
+from fedmq.protocol.messages import (
+    Action,
+    Beacon,
+    Control,
+    Finished,
+    Message,
+    Refused,
+    Round,
+)
 from fedmq.protocol.run_config import Limits
 from fedmq.runs.control_client import AGAIN_S, ANSWER_S, Operator
 from fedmq.simulation import Federation
@@ -24,7 +34,9 @@ from fedmq.transport.link import Delivered, LinkEvent, LinkUp
 
 ACTIONS: tuple[Action, ...] = ("pause", "resume", "stop")
 PAUSED, GOES_ON = (Beacon(run="run", term=2, round=3, open=True, paused=paused) for paused in (True, False))
-ROUND = Round(run="run", term=2, round=3, seed=7, deadline_s=10.0, task=find_task("xor"), work=Evolve(elites=10))
+ROUND = Round(
+    run="run", term=2, round=3, seed=7, deadline_s=10.0, task=find_task("xor"), query=encode_query(Evolve(elites=10))
+)
 OVER = Finished(run="run", term=2, rounds=3, solved=False)
 WORD = 77
 
@@ -379,7 +391,7 @@ def test_a_checkpoint_that_was_asked_for_is_in_the_store() -> None:
     rows = {name: task_rows("linear", part, 2) for part, name in enumerate(("alice", "bob"), 1)}
     task = structs.replace(find_task("linear"), target=0.0)
     limits = Limits(rounds_max=50, min_trainers=2)
-    federation = Federation(task, find_strategy("fedsgd"), rows, limits=limits)
+    federation = Federation(task, find_algorithm("averaging"), rows, limits=limits)
     simulation, clock = federation.simulation, federation.simulation.clock
     simulation.add_trainer("olga", lambda link: Operator(link, "run", "checkpoint", clock=clock, request_id=WORD))
     federation.start()

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from msgspec import structs
 
+from fedmq.algorithms.averaging.query import GradientLearner, Train
+from fedmq.algorithms.base import encode_query
 from fedmq.protocol.codec import decode, encode
-from fedmq.protocol.messages import Accepted, GradientLearner, Round, Train
+from fedmq.protocol.messages import Accepted, Round
 from fedmq.runtime.rng import derive_rng
 from fedmq.tasks.task_file import find_task
 from fedmq.trainer.budget import Spent
@@ -20,7 +22,13 @@ from fedmq.trainer.session import RUNS_MAX, SILENT_S, Session
 from fedmq.trainer.spool import SEEN_SUFFIX, SPENT_SUFFIX, FileSpool
 
 ROUND = Round(
-    run="run", term=3, round=5, seed=0, deadline_s=9.0, task=find_task("linear"), work=Train(GradientLearner())
+    run="run",
+    term=3,
+    round=5,
+    seed=0,
+    deadline_s=9.0,
+    task=find_task("linear"),
+    query=encode_query(Train(GradientLearner())),
 )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedmq.algorithms.base import find_strategy
+from fedmq.algorithms.registry import find_algorithm
 from fedmq.models.trained_model import TrainedModel
 from fedmq.observe import events
 from fedmq.protocol.run_config import Limits
@@ -23,7 +23,7 @@ XOR_ROWS = {"bob": task_rows("xor", 1, 2), "alice": task_rows("xor", 2, 2)}
 
 
 def xor(seed: int = 1, **options: Any) -> Federation:
-    return Federation(find_task("xor"), find_strategy("evolution"), XOR_ROWS, seed=seed, **options)
+    return Federation(find_task("xor"), find_algorithm("evolution"), XOR_ROWS, seed=seed, **options)
 
 
 def digest(model: TrainedModel | None) -> str:
@@ -80,7 +80,7 @@ def test_another_seed_gives_another_model() -> None:
 def test_a_trainer_alone_with_half_of_the_rows_does_not_learn_the_whole() -> None:
     rows = {"bob": XOR_ROWS["bob"]}
     limits = Limits(rounds_max=5, min_trainers=1)
-    federation = Federation(find_task("xor"), find_strategy("evolution"), rows, seed=1, limits=limits)
+    federation = Federation(find_task("xor"), find_algorithm("evolution"), rows, seed=1, limits=limits)
     model = federation.train()
     assert federation.finished, "its own half it learns at once"
     assert model is not None
@@ -129,7 +129,7 @@ def test_the_trainers_work_can_be_stood_in_for() -> None:
     ones = {"model": np.ones(3), "losses": np.ones(1), "correct": np.zeros(1, dtype=np.int64)}
     federation = Federation(
         find_task("linear"),
-        find_strategy("fedsgd"),
+        find_algorithm("averaging"),
         rows,
         limits=Limits(rounds_max=2, min_trainers=2),
         learn=lambda _rows, _name: lambda _packet, _cancelled: ones,

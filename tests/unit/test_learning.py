@@ -7,19 +7,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from strategy_rounds import learned
 
-from fedmq.algorithms.learning import learn
+from fedmq.algorithms.averaging.query import EvolutionLearner, GradientLearner, Train
+from fedmq.algorithms.evolution.query import Evolve
 from fedmq.errors import BadConfiguration, Rejected, WorkCancelled
-from fedmq.protocol.messages import EvolutionLearner, Evolve, GradientLearner, Train
 from fedmq.tasks.task_file import find_task, task_rows
 
 Floats = npt.NDArray[np.float64]
 XOR, XOR_ROWS = find_task("xor"), task_rows("xor", 1, 2)
 LINEAR, BOB, ALICE = find_task("linear"), task_rows("linear", 1, 2), task_rows("linear", 2, 2)
-
-
-def never() -> bool:
-    return False
 
 
 def pool(size: int = 100, seed: int = 1) -> dict[str, npt.NDArray[Any]]:
@@ -28,7 +25,7 @@ def pool(size: int = 100, seed: int = 1) -> dict[str, npt.NDArray[Any]]:
 
 
 def evolved(work: Evolve, arrays: dict[str, npt.NDArray[Any]], seed: int = 1) -> dict[str, npt.NDArray[Any]]:
-    return learn(XOR, work, arrays, XOR_ROWS, np.random.default_rng(seed), never)
+    return learned(XOR, work, arrays, XOR_ROWS, np.random.default_rng(seed))
 
 
 def test_the_whole_pool_is_scored_on_the_own_rows() -> None:
@@ -73,7 +70,7 @@ def test_the_same_generator_finds_the_same() -> None:
 
 def test_a_newer_round_cancels_the_work() -> None:
     with pytest.raises(WorkCancelled):
-        learn(XOR, Evolve(elites=10), pool(), XOR_ROWS, np.random.default_rng(1), lambda: True)
+        learned(XOR, Evolve(elites=10), pool(), XOR_ROWS, cancelled=lambda: True)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +98,7 @@ def test_more_elites_than_candidates_are_refused() -> None:
 
 def descended(steps: int, rows: Any, model: Floats | None = None) -> dict[str, npt.NDArray[Any]]:
     arrays = {"model": np.zeros(3) if model is None else model}
-    return learn(LINEAR, Train(GradientLearner(steps, 0.1)), arrays, rows, np.random.default_rng(1), never)
+    return learned(LINEAR, Train(GradientLearner(steps, 0.1)), arrays, rows, np.random.default_rng(1))
 
 
 def test_ten_steps_of_bob_and_of_alice_give_the_tutorials_numbers() -> None:
@@ -120,26 +117,19 @@ def test_the_model_that_came_is_scored_before_it_is_trained() -> None:
 
 
 def test_a_learning_rate_that_diverges_is_one_clear_line() -> None:
-    with pytest.raises(BadConfiguration, match="learning rate"):
-        learn(
-            LINEAR,
-            Train(GradientLearner(steps=5000, learning_rate=5.0)),
-            {"model": np.zeros(3)},
-            BOB,
-            np.random.default_rng(1),
-            never,
-        )
+    with pytest.raises(BadConfiguration, match="learning_rate"):
+        learned(LINEAR, Train(GradientLearner(steps=5000, learning_rate=5.0)), {"model": np.zeros(3)}, BOB)
 
 
 def test_the_gradient_learner_wants_a_linear_model() -> None:
     with pytest.raises(BadConfiguration, match=r"^expected a linear model .* got MLP"):
-        learn(XOR, Train(GradientLearner()), {"model": np.zeros(22)}, XOR_ROWS, np.random.default_rng(1), never)
+        learned(XOR, Train(GradientLearner()), {"model": np.zeros(22)}, XOR_ROWS, np.random.default_rng(1))
 
 
 def test_the_evolution_learner_improves_the_model() -> None:
     model = np.random.default_rng(2).normal(0, 0.5, 22)
     work = Train(EvolutionLearner())
-    found = learn(XOR, work, {"model": model}, XOR_ROWS, np.random.default_rng(1), never)
+    found = learned(XOR, work, {"model": model}, XOR_ROWS, np.random.default_rng(1))
     assert found["model"].shape == (22,)
     assert XOR.score(found["model"][None], XOR_ROWS).losses[0] < found["losses"][0]
 

@@ -7,20 +7,20 @@ from dataclasses import replace
 import msgspec
 import numpy as np
 import pytest
-from strategy_rounds import LINEAR, XOR, one_round, rounds_needed, shards, spoilt, trained
+from strategy_rounds import LINEAR, XOR, one_round, rounds_needed, shards, spoilt, strategy_of, trained
 
-from fedmq.algorithms.averaging.strategy import FedAvg
-from fedmq.algorithms.base import Update, find_strategy
+from fedmq.algorithms.base import Update
+from fedmq.algorithms.evolution.query import Evolve
 from fedmq.algorithms.inbox import ROUNDS_REMEMBERED
+from fedmq.algorithms.registry import find_algorithm
 from fedmq.errors import BadConfiguration
-from fedmq.protocol.messages import Evolve, GradientLearner
 from fedmq.tasks.task_file import find_task
 
 # Learning
 
 
 def test_evolution_solves_split_xor_for_every_seed() -> None:
-    needed = {seed: rounds_needed(find_strategy("evolution"), XOR, seed) for seed in range(60)}
+    needed = {seed: rounds_needed(find_algorithm("evolution"), XOR, seed) for seed in range(60)}
     assert [seed for seed, rounds in needed.items() if rounds is None] == []
     rounds = sorted(rounds for rounds in needed.values() if rounds is not None)
     assert rounds[len(rounds) // 2] <= 5
@@ -28,28 +28,33 @@ def test_evolution_solves_split_xor_for_every_seed() -> None:
 
 
 def test_evolution_solves_split_xor_while_trainers_drop_out_and_are_late() -> None:
-    needed = {seed: rounds_needed(find_strategy("evolution"), XOR, seed, absent=0.3, late=0.3) for seed in range(25)}
+    needed = {seed: rounds_needed(find_algorithm("evolution"), XOR, seed, absent=0.3, late=0.3) for seed in range(25)}
     assert [seed for seed, rounds in needed.items() if rounds is None] == []
 
 
 def test_evolution_fits_the_linear_task_for_every_seed() -> None:
-    needed = {seed: rounds_needed(find_strategy("evolution"), LINEAR, seed) for seed in range(15)}
+    needed = {seed: rounds_needed(find_algorithm("evolution", LINEAR), LINEAR, seed) for seed in range(15)}
     assert [seed for seed, rounds in needed.items() if rounds is None or rounds > 50] == []
 
 
 def test_evolution_solves_parity_over_four_trainers() -> None:
-    needed = {seed: rounds_needed(find_strategy("evolution"), find_task("parity4"), seed, parts=4) for seed in (0, 1)}
+    task = find_task("parity4")
+    needed = {seed: rounds_needed(find_algorithm("evolution", task), task, seed, parts=4) for seed in (0, 1)}
     assert [seed for seed, rounds in needed.items() if rounds is None] == []
 
 
 def test_fedavg_of_evolved_models_solves_split_xor_for_most_seeds() -> None:
     task = msgspec.structs.replace(XOR, rounds=60)
-    solved = [seed for seed in range(8) if rounds_needed(find_strategy("fedavg"), task, seed)]
+    solved = [
+        seed
+        for seed in range(8)
+        if rounds_needed(find_algorithm("averaging", parameters={"learner": "evolution"}), task, seed)
+    ]
     assert len(solved) >= 5, f"solved only seeds {solved}"
 
 
 def test_ten_local_steps_and_one_average_give_the_tutorials_numbers() -> None:
-    strategy = FedAvg(GradientLearner(steps=10))
+    strategy = strategy_of("averaging", steps=10)
     state = one_round(strategy, strategy.init(LINEAR, 1), LINEAR)
     np.testing.assert_allclose(
         strategy.ask(state).arrays["model"], [0.9914640896, 0.0968729600, 0.1977464320], atol=1e-9
@@ -57,7 +62,7 @@ def test_ten_local_steps_and_one_average_give_the_tutorials_numbers() -> None:
 
 
 def test_fedsgd_reaches_the_pooled_optimum() -> None:
-    strategy = find_strategy("fedsgd")
+    strategy = find_algorithm("averaging")
     state = strategy.init(LINEAR, 1)
     for _ in range(1000):
         state = one_round(strategy, state, LINEAR)
@@ -71,11 +76,11 @@ def test_fedsgd_reaches_the_pooled_optimum() -> None:
 
 
 def test_the_elites_of_a_pool_are_the_best_of_what_was_scored() -> None:
-    strategy = find_strategy("evolution")
+    strategy = find_algorithm("evolution")
     start = strategy.init(XOR, 1)
     plan = strategy.ask(one_round(strategy, start, XOR))
-    assert isinstance(plan.work, Evolve)
-    assert plan.work.elites == 10
+    assert isinstance(plan.query, Evolve)
+    assert plan.query.elites == 10
     rows = shards(XOR, 2)
     before = strategy.ask(start).arrays
     losses = sum(XOR.score(before["pool"], one).losses for one in rows.values())
@@ -86,7 +91,7 @@ def test_the_elites_of_a_pool_are_the_best_of_what_was_scored() -> None:
 
 
 def test_what_the_trainers_found_enters_the_next_pool_with_their_weighted_mean() -> None:
-    strategy = find_strategy("evolution")
+    strategy = find_algorithm("evolution")
     state = strategy.init(XOR, 1)
     plan, rows = strategy.ask(state), shards(XOR, 2)
     updates = [trained(XOR, plan, rows, name, 1) for name in rows]
@@ -101,7 +106,7 @@ def test_what_the_trainers_found_enters_the_next_pool_with_their_weighted_mean()
 
 
 def test_a_late_score_completes_a_candidate_that_still_lives() -> None:
-    strategy = find_strategy("evolution")
+    strategy = find_algorithm("evolution")
     start = strategy.init(XOR, 1)
     rows = shards(XOR, 2)
     both = [trained(XOR, strategy.ask(start), rows, name, 1) for name in rows]
@@ -117,7 +122,7 @@ def test_a_late_score_completes_a_candidate_that_still_lives() -> None:
 
 
 def test_the_scores_of_one_who_left_count_again_when_it_returns() -> None:
-    strategy = find_strategy("evolution")
+    strategy = find_algorithm("evolution")
     state = one_round(strategy, strategy.init(XOR, 1), XOR)
     before = strategy.evaluation(state)
     rows = shards(XOR, 2)
@@ -136,14 +141,14 @@ def test_the_scores_of_one_who_left_count_again_when_it_returns() -> None:
 
 
 def test_a_search_that_stands_still_starts_anew_and_keeps_the_best() -> None:
-    strategy = find_strategy("evolution")
+    strategy = find_algorithm("evolution")
     state = strategy.init(XOR, 1)
     state = replace(one_round(strategy, state, XOR), progress=replace(state.progress, best=0.0, stagnant=14))
     elites = strategy.ask(state).arrays["ids"][:10]
     state = one_round(strategy, state, XOR)
     plan, best = strategy.ask(state), strategy.evaluation(state)
-    assert isinstance(plan.work, Evolve)
-    assert plan.work.elites == 0
+    assert isinstance(plan.query, Evolve)
+    assert plan.query.elites == 0
     assert not set(elites.tolist()) & set(plan.arrays["ids"].tolist())
     assert plan.arrays["pool"].min() >= -2.0
     after = strategy.evaluation(one_round(strategy, state, XOR))
@@ -153,7 +158,7 @@ def test_a_search_that_stands_still_starts_anew_and_keeps_the_best() -> None:
 
 
 def test_late_results_alone_do_not_break_a_search_that_just_started_anew() -> None:
-    strategy = find_strategy("evolution")
+    strategy = find_algorithm("evolution")
     rows = shards(XOR, 2)
     state = one_round(strategy, strategy.init(XOR, 1), XOR)
     old = state
@@ -166,16 +171,16 @@ def test_late_results_alone_do_not_break_a_search_that_just_started_anew() -> No
 
 
 def test_the_archive_stays_bounded() -> None:
-    strategy = find_strategy("evolution")
+    strategy = find_algorithm("evolution")
     state = strategy.init(LINEAR, 1)
     for _ in range(40):
         state = one_round(strategy, state, LINEAR)
-    assert len(state.archive.ids) <= 4 * LINEAR.search.population + 1
+    assert len(state.archive.ids) <= 4 * 100 + 1
     assert len(state.pools) <= ROUNDS_REMEMBERED
 
 
 def test_more_trainers_than_places_all_have_a_chance_of_being_published() -> None:
-    strategy = find_strategy("evolution")
+    strategy = find_algorithm("evolution")
     state = strategy.init(XOR, 1)
     plan, rows = strategy.ask(state), shards(XOR, 2)
     update = trained(XOR, plan, rows, "trainer-1", 1)
@@ -195,7 +200,7 @@ def test_more_trainers_than_places_all_have_a_chance_of_being_published() -> Non
 
 
 def test_a_model_weighs_its_rows_divided_by_one_plus_its_staleness() -> None:
-    strategy = find_strategy("fedsgd")
+    strategy = find_algorithm("averaging")
     state = strategy.init(LINEAR, 1)
     scores = {"losses": np.ones(1), "correct": np.zeros(1, np.int64)}
     for _ in range(2):
@@ -208,12 +213,12 @@ def test_a_model_weighs_its_rows_divided_by_one_plus_its_staleness() -> None:
 
 
 def test_fedsgd_refuses_a_model_that_is_not_linear() -> None:
-    with pytest.raises(BadConfiguration, match=r"^strategy: expected a task with a linear model for fedsgd, got xor"):
-        find_strategy("fedsgd").init(XOR, 1)
+    with pytest.raises(BadConfiguration, match="linear model.* xor"):
+        find_algorithm("averaging").init(XOR, 1)
 
 
 def test_the_deployed_model_is_the_one_that_was_scored() -> None:
-    strategy = find_strategy("fedsgd")
+    strategy = find_algorithm("averaging")
     start = strategy.init(LINEAR, 1)
     evaluation = strategy.evaluation(one_round(strategy, start, LINEAR))
     assert evaluation is not None

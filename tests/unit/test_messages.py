@@ -6,11 +6,13 @@ import re
 from typing import Any, get_args
 
 import msgspec
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedmq.algorithms.averaging.query import STEPS_MAX, EvolutionLearner, GradientLearner, Train
+from fedmq.algorithms.base import CANDIDATES_MAX, GENERATIONS_MAX, encode_query
+from fedmq.algorithms.evolution.query import Evolve
 from fedmq.errors import Rejected, RejectReason
 from fedmq.models.networks import LAYERS_MAX, MLP
 from fedmq.protocol.codec import HEADER_BYTES_MAX, decode, encode
@@ -18,20 +20,16 @@ from fedmq.protocol.messages import (
     FRACTION_BITS_MAX,
     PROTOCOL_VERSION,
     PROTOCOL_VERSION_MIN,
-    STEPS_MAX,
     Accepted,
     Action,
     Beacon,
     Control,
     Events,
-    EvolutionLearner,
-    Evolve,
     Finished,
     ForObservers,
     FromAggregator,
     FromTrainer,
     Goodbye,
-    GradientLearner,
     Hello,
     Message,
     Presence,
@@ -39,11 +37,10 @@ from fedmq.protocol.messages import (
     Result,
     Round,
     Snapshot,
-    Train,
     Welcome,
     common_version,
 )
-from fedmq.tasks.task import CANDIDATES_MAX, GENERATIONS_MAX, Task
+from fedmq.tasks.task import Task
 from fedmq.tasks.task_file import find_task
 
 KINDS: tuple[type[Any], ...] = get_args(Message)
@@ -71,7 +68,7 @@ messages: dict[type[Any], st.SearchStrategy[Any]] = {
         seed=counts,
         deadline_s=seconds.filter(bool),
         task=tasks,
-        work=works,
+        query=works.map(encode_query),
     ),
     Beacon: st.builds(
         Beacon,
@@ -118,7 +115,9 @@ messages: dict[type[Any], st.SearchStrategy[Any]] = {
     Presence: st.builds(Presence, trainer=names, present=st.booleans()),
 }
 EXAMPLES: dict[type[Any], Message] = {
-    Round: Round(run="r", term=1, round=3, seed=7, deadline_s=10.0, task=find_task("xor"), work=Evolve(elites=10)),
+    Round: Round(
+        run="r", term=1, round=3, seed=7, deadline_s=10.0, task=find_task("xor"), query=encode_query(Evolve(elites=10))
+    ),
     Beacon: Beacon(run="r", term=1, round=3, open=True, acknowledged=b"\x03", acked_request=7, at=1e9),
     Finished: Finished(run="r", term=1, rounds=3, solved=True),
     Events: Events(run="r", term=1, first=0, count=3),
@@ -147,6 +146,7 @@ FIELDS = [
     for kind in KINDS
     for field in msgspec.structs.fields(kind)
 ]
+TYPED = [one for one in FIELDS if one.id != "Round.query"]  # what a query may hold is not the protocol's to say
 
 
 def fields_of(kind: type[Any]) -> dict[str, Any]:
@@ -221,10 +221,10 @@ def test_common_version_is_the_newest_that_both_read(versions: tuple[int, int], 
 def test_fields_of_work_at_their_default_are_left_out() -> None:
     for work in (Evolve(elites=3), Train(GradientLearner()), Train(EvolutionLearner())):
         fields = msgspec.msgpack.decode(msgspec.msgpack.encode(work))
-        assert fields.keys() <= {"type", "elites", "learner"}
+        assert fields.keys() <= {"kind", "elites", "learner"}
 
 
-@pytest.mark.parametrize(("kind", "field"), FIELDS)
+@pytest.mark.parametrize(("kind", "field"), TYPED)
 def test_field_of_another_type_is_rejected(kind: type[Any], field: str) -> None:
     with pytest.raises(Rejected) as refusal:
         received({**fields_of(kind), field: {"neither": "a number nor a text"}})
@@ -241,28 +241,6 @@ def test_missing_required_field_is_rejected(kind: type[Any], field: str) -> None
         return
     with pytest.raises(Rejected, match="missing required field"):
         received(fields)
-
-
-@pytest.mark.parametrize(
-    "work",
-    [
-        {"type": "evolve", "elites": -1},
-        {"type": "evolve", "elites": 1, "population": 1},
-        {"type": "evolve", "elites": 1, "generations": 10**9},
-        {"type": "evolve", "elites": 1, "proposals": -1},
-        {"type": "evolve", "elites": 1, "mutation": [0.0, np.inf]},
-        {"type": "evolve", "elites": 1, "mutation": [np.nan, 0.0]},
-        {"type": "train", "learner": {"type": "evolution", "population": 1}},
-        {"type": "train", "learner": {"type": "evolution", "spread": -1.0}},
-        {"type": "train", "learner": {"type": "evolution", "spread": np.nan}},
-        {"type": "train", "learner": {"type": "gradient", "steps": -1}},
-        {"type": "train", "learner": {"type": "gradient", "learning_rate": np.inf}},
-    ],
-)
-def test_work_out_of_bounds_is_rejected(work: dict[str, Any]) -> None:
-    with pytest.raises(Rejected, match=r"\$\.work") as refusal:
-        received({**fields_of(Round), "work": work})
-    assert refusal.value.reason == "header"
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -284,7 +262,7 @@ def test_the_largest_header_of_each_kind_fits() -> None:
     most = CANDIDATES_MAX
     work = Evolve(elites=most, generations=GENERATIONS_MAX, population=most, proposals=most)
     largest: list[Message] = [
-        Round(**of_run, round=COUNT_MAX, seed=COUNT_MAX, deadline_s=1e9, task=task, work=work),
+        Round(**of_run, round=COUNT_MAX, seed=COUNT_MAX, deadline_s=1e9, task=task, query=encode_query(work)),
         Beacon(
             **of_run,
             round=COUNT_MAX,

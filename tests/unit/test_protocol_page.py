@@ -10,26 +10,21 @@ from typing import Any, get_args
 import msgspec
 import pytest
 
+from fedmq.algorithms.averaging.query import EvolutionLearner, GradientLearner, Train
+from fedmq.algorithms.evaluation.query import Evaluate
+from fedmq.algorithms.evolution.query import Evolve
 from fedmq.broker import routing
 from fedmq.errors import RejectReason
 from fedmq.models.code import Code
 from fedmq.models.networks import MLP, Linear
 from fedmq.protocol import codec as wire
 from fedmq.protocol import messages, topics
-from fedmq.protocol.messages import (
-    PROTOCOL_VERSION,
-    ArrayInfo,
-    EvolutionLearner,
-    Evolve,
-    GradientLearner,
-    Message,
-    Train,
-)
+from fedmq.protocol.messages import PROTOCOL_VERSION, ArrayInfo, Message
 from fedmq.security import enrollment
 from fedmq.security import tokens as token
 from fedmq.security.enrollment import JoinRequest, RequestStatus
 from fedmq.security.keys import PublicIdentity
-from fedmq.tasks.task import Search, Task
+from fedmq.tasks.task import Task
 from fedmq.transport import address
 from fedmq.transport.zeromq import endpoint
 
@@ -37,7 +32,17 @@ DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "protocol.md").read_text(encoding="utf-8")
 STRUCTS: list[Any] = [*get_args(Message), JoinRequest, RequestStatus]
 MODELS: list[Any] = [MLP, Linear, Code]
-NESTED: list[Any] = [ArrayInfo, Evolve, Train, EvolutionLearner, GradientLearner, Task, Search, *MODELS, PublicIdentity]
+NESTED: list[Any] = [
+    ArrayInfo,
+    Evolve,
+    Train,
+    EvolutionLearner,
+    GradientLearner,
+    Evaluate,
+    Task,
+    *MODELS,
+    PublicIdentity,
+]
 
 
 def section(heading: str) -> str:

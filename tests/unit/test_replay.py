@@ -7,9 +7,11 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from strategy_rounds import strategy_of
 
 from fedmq.aggregator.machine import Phase
-from fedmq.algorithms.base import Evaluation, find_strategy
+from fedmq.algorithms.base import Evaluation
+from fedmq.algorithms.registry import find_algorithm
 from fedmq.errors import StoreError
 from fedmq.observe import events
 from fedmq.protocol.codec import Frames, Packet, decode, encode
@@ -33,14 +35,14 @@ def trained(strategy: str, *, seed: int = 3, rounds: int = ROUNDS) -> Federation
     task = msgspec.structs.replace(find_task(TASKS[strategy]), metric="loss", target=0.0)
     rows = {name: task_rows(TASKS[strategy], part, 2) for part, name in enumerate(NAMES, start=1)}
     limits = Limits(rounds_max=rounds, min_trainers=2, deadline_s=0.2)
-    federation = Federation(task, find_strategy(strategy), rows, seed=seed, limits=limits, faults=UNEVEN)
+    federation = Federation(task, strategy_of(strategy), rows, seed=seed, limits=limits, faults=UNEVEN)
     federation.train()
     assert federation.finished
     return federation
 
 
 def replayed(federation: Federation, store: Store | None = None) -> Replayed:
-    return replay(store or federation.store, federation.task, find_strategy(federation.strategy.name), federation.seed)
+    return replay(store or federation.store, federation.task, federation.strategy, federation.seed)
 
 
 def bits(evaluation: Evaluation | None) -> dict[str, Any]:
@@ -85,7 +87,7 @@ def test_a_replay_publishes_the_same_next_round(federation: Federation) -> None:
     assert federation.aggregator is not None
     theirs = federation.strategy.ask(replayed(federation).state)
     ours = federation.strategy.ask(federation.aggregator.rounds._state)
-    assert theirs.work == ours.work
+    assert theirs.query == ours.query
     assert {name: array.tobytes() for name, array in theirs.arrays.items()} == {
         name: array.tobytes() for name, array in ours.arrays.items()
     }
@@ -107,7 +109,7 @@ def test_who_took_part_is_known_again_with_its_rows_and_results(linear: Federati
 
 
 def test_an_empty_store_stands_at_the_first_round() -> None:
-    store, strategy = Store(":memory:"), find_strategy("fedsgd")
+    store, strategy = Store(":memory:"), find_algorithm("averaging")
     empty = replay(store, find_task("linear"), strategy, 1)
     assert (empty.round, empty.closes, empty.open_results, empty.trainers) == (1, [], 0, {})
     assert strategy.evaluation(empty.state) is None
@@ -203,7 +205,7 @@ def endless(store: Store | None = None) -> Federation:
     task = msgspec.structs.replace(find_task("linear"), target=0.0)
     rows = {name: task_rows("linear", 1, 1) for name in NAMES}
     limits = Limits(rounds_max=1000, min_trainers=1)
-    return Federation(task, find_strategy("fedsgd"), rows, limits=limits, store=store)
+    return Federation(task, find_algorithm("averaging"), rows, limits=limits, store=store)
 
 
 def until_closed(federation: Federation, rounds: int) -> list[Close]:

@@ -23,7 +23,7 @@ from fedmq.tasks.task_file import find_task
 from fedmq.testing import run_config
 
 XOR = find_task("xor")
-CONFIG = run_config("run", XOR, "evolution", seed=7, started=1000.0, parameters={"robust": "clip"})
+CONFIG = run_config("run", XOR, "evolution", seed=7, started=1000.0, parameters={"population": 100})
 STANDING = Evaluation(np.linspace(-1.0, 1.0, 22), 0.4, 4, 4, 1.0, -0.1, -0.5, -2.0, 0.3)
 BEST = events.Best(value=1.0, coverage=1.0, fitness=-0.1, fitness_mean=-0.5, fitness_worst=-2.0, diversity=0.3)
 CLOSES = [

@@ -7,6 +7,8 @@ from rounds_scene import TASK, MeanOfNumbers, Scene, closes, kept, opened, sent,
 
 from fedmq.aggregator.machine import BrokerUp, KeepResult, Malformed, Tick
 from fedmq.aggregator.run_events import REJECTIONS_TOLD_MAX
+from fedmq.algorithms.averaging.query import GradientLearner, Train
+from fedmq.algorithms.base import encode_query
 from fedmq.errors import Rejected
 from fedmq.observe import events
 from fedmq.observe.run_state import STALLED_S
@@ -15,13 +17,11 @@ from fedmq.protocol.messages import (
     Accepted,
     Beacon,
     Goodbye,
-    GradientLearner,
     Hello,
     Message,
     Presence,
     Refused,
     Round,
-    Train,
     Welcome,
 )
 from fedmq.trainer.session import HELLO_AGAIN_S
@@ -51,9 +51,16 @@ def test_a_round_is_published_once_for_everybody_with_all_that_a_trainer_needs()
     scene.hello("bob")
     (outgoing,) = [one for one in scene.hello("alice").sends if isinstance(one.message, Round)]
     assert outgoing.topic == "round/run"
-    work, nobody = Train(GradientLearner()), b"\0"
+    work, nobody, sent_task = Train(GradientLearner()), b"\0", msgspec.structs.replace(TASK, parameters={})
     assert outgoing.message == Round(
-        run="run", term=2, round=1, seed=7, deadline_s=10.0, task=TASK, work=work, acknowledged=nobody
+        run="run",
+        term=2,
+        round=1,
+        seed=7,
+        deadline_s=10.0,
+        task=sent_task,
+        query=encode_query(work),
+        acknowledged=nobody,
     )
     assert outgoing.arrays is not None
     assert outgoing.arrays["model"].tolist() == [0.0]

@@ -12,8 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from fedmq.algorithms.averaging.robust_aggregation import RULES, clipped_mean, krum, liars_among, median, trimmed_mean
-from fedmq.algorithms.base import Update, find_strategy
+from fedmq.algorithms.averaging.robust_aggregation import (
+    RULES,
+    byzantine_among,
+    clipped_mean,
+    krum,
+    median,
+    trimmed_mean,
+)
+from fedmq.algorithms.base import Update
+from fedmq.algorithms.registry import find_algorithm
 from fedmq.errors import BadConfiguration
 from fedmq.protocol.run_config import Limits
 from fedmq.runs.maintenance import replay_run
@@ -71,7 +79,7 @@ def test_of_two_models_nobody_can_say_which_one_lies(rule: str) -> None:
 
 
 def test_one_in_five_is_expected_to_lie_and_one_of_three_or_four() -> None:
-    assert [liars_among(count) for count in (1, 2, 3, 4, 5, 9, 10, 100)] == [0, 0, 1, 1, 1, 1, 2, 20]
+    assert [byzantine_among(count) for count in (1, 2, 3, 4, 5, 9, 10, 100)] == [0, 0, 1, 1, 1, 1, 2, 20]
 
 
 # Whatever comes
@@ -105,7 +113,7 @@ def test_a_clipped_liar_moves_the_mean_no_further_than_a_usual_change(models: An
 @given(order=st.permutations(range(5)), seed=st.integers(0, 99))
 def test_the_order_of_arrival_changes_no_bit(rule: str, order: list[int], seed: int) -> None:
     models = np.random.default_rng(seed).normal(size=(5, 3))
-    strategy = find_strategy("fedsgd", rule)
+    strategy = find_algorithm("averaging", parameters={"rule": rule})
     scores = {"losses": np.ones(1), "correct": np.zeros(1, np.int64)}
     published = []
     for arrival in (range(5), order):
@@ -118,7 +126,7 @@ def test_the_order_of_arrival_changes_no_bit(rule: str, order: list[int], seed: 
 
 
 def test_under_a_rule_neither_many_rows_nor_a_late_result_give_a_trainer_more_votes() -> None:
-    strategy = find_strategy("fedsgd", "median")
+    strategy = find_algorithm("averaging", parameters={"rule": "median"})
     state = strategy.close(strategy.init(LINEAR, 1), ())
     said = {"losses": np.ones(1), "correct": np.zeros(1, np.int64), "model": np.ones(3)}
     for name, value in (("a", 1.0), ("b", 2.0), ("liar", 9.0)):
@@ -132,32 +140,26 @@ def test_under_a_rule_neither_many_rows_nor_a_late_result_give_a_trainer_more_vo
 # The choice
 
 
-def test_a_rule_that_a_strategy_does_not_take_is_refused_with_those_that_do() -> None:
-    for rule in ("none", "trimmed-mean", "median", "krum"):
-        with pytest.raises(BadConfiguration) as refused:
-            find_strategy("evolution", rule)
-        assert str(refused.value) == (
-            f"robust: expected clip, which is always on, for the strategy evolution, got {rule}: "
-            "for that use the strategy fedavg or fedsgd"
-        )
-    for strategy in ("evolution", "fedavg", "fedsgd"):
-        with pytest.raises(
-            BadConfiguration, match="expected one of none, clip, trimmed-mean, median, krum, got 'mean'"
-        ):
-            find_strategy(strategy, "mean")
+def test_unknown_rule_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(BadConfiguration) as refused:
+        find_algorithm("averaging", parameters={"rule": "mean"})
+    assert all(rule in str(refused.value) for rule in ("rule", "none", *RULES, "mean"))
 
 
-def test_without_a_choice_evolution_clips_and_averages_are_plain() -> None:
-    assert [find_strategy(name).robust for name in ("evolution", "fedavg", "fedsgd")] == ["clip", "none", "none"]
+def test_evolution_has_no_rule() -> None:
+    with pytest.raises(BadConfiguration, match="parameter rule: unknown"):
+        find_algorithm("evolution", parameters={"rule": "median"})
 
 
 def test_a_run_is_replayed_by_the_rule_it_was_begun_with(tmp_path: Any) -> None:
     rows = {f"t{part}": task_rows("linear", part, 3) for part in (1, 2, 3)}
     store, limits = Store(tmp_path / STORE), Limits(rounds_max=6, min_trainers=3)
-    federation = Federation(LINEAR, find_strategy("fedsgd", "median"), rows, limits=limits, store=store)
+    federation = Federation(
+        LINEAR, find_algorithm("averaging", parameters={"rule": "median"}), rows, limits=limits, store=store
+    )
     model = federation.train()
     store.close()
-    plain = Federation(LINEAR, find_strategy("fedsgd"), rows, limits=limits).train()
+    plain = Federation(LINEAR, find_algorithm("averaging"), rows, limits=limits).train()
     assert model is not None
     assert plain is not None
     assert model.parameters.tobytes() != plain.parameters.tobytes()

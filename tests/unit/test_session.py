@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from msgspec import structs
 
+from fedmq.algorithms.averaging.query import GradientLearner, Train
+from fedmq.algorithms.base import encode_query
 from fedmq.errors import Rejected
 from fedmq.protocol.codec import Packet, decode, describe, digest_of, encode
 from fedmq.protocol.messages import (
@@ -15,7 +17,6 @@ from fedmq.protocol.messages import (
     Beacon,
     Finished,
     FromAggregator,
-    GradientLearner,
     Hello,
     Message,
     Presence,
@@ -23,7 +24,6 @@ from fedmq.protocol.messages import (
     Result,
     Round,
     RunHeader,
-    Train,
     Welcome,
 )
 from fedmq.protocol.messages import Goodbye as GoodbyeMessage
@@ -44,7 +44,9 @@ from fedmq.trainer.machine import (
 from fedmq.trainer.session import HELLO_AGAIN_S, PENDING_MAX, RESEND_MAX_S, RESEND_S, STOP_S, Session
 
 TASK = find_task("linear")
-ROUND = Round(run="run", term=1, round=1, seed=0, deadline_s=10.0, task=TASK, work=Train(GradientLearner()))
+ROUND = Round(
+    run="run", term=1, round=1, seed=0, deadline_s=10.0, task=TASK, query=encode_query(Train(GradientLearner()))
+)
 MODEL_DIGEST = digest_of(describe({"model": np.zeros(3)}))  # of every round here
 Kind = TypeVar("Kind")
 

@@ -15,6 +15,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from fedmq.algorithms.averaging.query import GradientLearner, Train
+from fedmq.algorithms.base import encode_query
 from fedmq.errors import Rejected
 from fedmq.protocol.codec import decode, encode
 from fedmq.protocol.messages import (
@@ -22,13 +24,11 @@ from fedmq.protocol.messages import (
     Beacon,
     Finished,
     Goodbye,
-    GradientLearner,
     Hello,
     Message,
     Refused,
     Result,
     Round,
-    Train,
     Welcome,
 )
 from fedmq.runtime.rng import derive_rng
@@ -90,7 +90,7 @@ class SessionMachine(RuleBasedStateMachine):
                 seed=0,
                 deadline_s=10.0,
                 task=TASK,
-                work=work,
+                query=encode_query(work),
                 acknowledged=bytes([bits]),
             ),
             model=model,

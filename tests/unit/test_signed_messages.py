@@ -17,6 +17,8 @@ from rounds_scene import TASK, MeanOfNumbers
 from signed_scene import ANYWHERE, EPOCH, Bad, Kind, Parties, Wire, reheaded, result_of, signed_by
 
 from fedmq.aggregator.service import Aggregator
+from fedmq.algorithms.averaging.query import GradientLearner, Train
+from fedmq.algorithms.base import encode_query
 from fedmq.errors import Rejected
 from fedmq.protocol.codec import Frames, decode, encode
 from fedmq.protocol.messages import (
@@ -24,12 +26,10 @@ from fedmq.protocol.messages import (
     Beacon,
     Control,
     Finished,
-    GradientLearner,
     Hello,
     Presence,
     Refused,
     Round,
-    Train,
     Welcome,
 )
 from fedmq.runs.store import Store
@@ -270,7 +270,13 @@ AT_TRAINER: dict[str, Kind] = {
 
 def a_round(parties: Parties, number: int) -> list[bytes]:
     message = Round(
-        run="run", term=EPOCH, round=number, seed=7, deadline_s=10.0, task=TASK, work=Train(GradientLearner())
+        run="run",
+        term=EPOCH,
+        round=number,
+        seed=7,
+        deadline_s=10.0,
+        task=TASK,
+        query=encode_query(Train(GradientLearner())),
     )
     return parties.signed("round/run", message, "aggregator", {"model": np.array([number / 8])})
 

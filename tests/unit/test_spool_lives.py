@@ -12,18 +12,18 @@ import pytest
 from msgspec import structs
 from test_spool import ARRAYS, SAMPLES, result
 
+from fedmq.algorithms.averaging.query import GradientLearner, Train
+from fedmq.algorithms.base import encode_query
 from fedmq.protocol.codec import Frames, Packet, decode, encode
 from fedmq.protocol.messages import (
     Accepted,
     Beacon,
     Finished,
     Goodbye,
-    GradientLearner,
     Hello,
     Message,
     Result,
     Round,
-    Train,
     Welcome,
 )
 from fedmq.runtime.rng import derive_rng
@@ -38,7 +38,13 @@ from fedmq.trainer.worker import Done
 from fedmq.transport.link import Delivered, LinkDown, LinkEvent, LinkUp
 
 ROUND = Round(
-    run="run", term=3, round=5, seed=0, deadline_s=9.0, task=find_task("linear"), work=Train(GradientLearner())
+    run="run",
+    term=3,
+    round=5,
+    seed=0,
+    deadline_s=9.0,
+    task=find_task("linear"),
+    query=encode_query(Train(GradientLearner())),
 )
 
 

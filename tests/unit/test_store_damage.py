@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import fedmq.runs.blobs
-from fedmq.algorithms.base import find_strategy
+from fedmq.algorithms.registry import find_algorithm
 from fedmq.errors import StoreError
 from fedmq.protocol.run_config import Limits
 from fedmq.runs.replay import replay
@@ -40,7 +40,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     rows = {name: task_rows("linear", part, 3) for part, name in enumerate(names, start=1)}
     store = Store(closed / STORE)
     limits = Limits(rounds_max=100, min_trainers=3)
-    federation = Federation(find_task("linear"), find_strategy("fedsgd"), rows, limits=limits, store=store)
+    federation = Federation(find_task("linear"), find_algorithm("averaging"), rows, limits=limits, store=store)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fedmq.runs.blobs, "BLOB_BYTES", 20)  # a model of 24 bytes is a file
         federation.start()
@@ -73,7 +73,7 @@ def content(path: Path) -> dict[str, Any]:
         config = store.config
         if config is None:
             raise StoreError("the store was never begun: choose another --out")
-        strategy = find_strategy(config.algorithm)
+        strategy = find_algorithm(config.algorithm, parameters=config.parameters)
         again = replay(store, config.task, strategy, config.seed)
         plan, evaluation = strategy.ask(again.state), strategy.evaluation(again.state)
         return {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import itertools
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,51 +10,45 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from strategy_rounds import one_round, same_plan, shards, spoilt, task_for, trained
+from strategy_rounds import CASES, one_round, same_plan, shards, spoilt, strategy_of, task_for, trained
 
-import fedmq.algorithms.base
-from fedmq.algorithms.base import STRATEGY_NAMES, Strategy, Update, find_strategy
+from fedmq.algorithms.base import Strategy, Update
 from fedmq.algorithms.inbox import ROUNDS_REMEMBERED
+from fedmq.algorithms.registry import algorithm_names, find_algorithm
 from fedmq.errors import BadConfiguration, Rejected
 
 
-@pytest.fixture(params=STRATEGY_NAMES)
+@pytest.fixture(params=CASES)
 def strategy(request: pytest.FixtureRequest) -> Strategy[Any]:
-    return find_strategy(request.param)
-
-
-def test_the_toy_strategy_in_the_docstring_runs() -> None:
-    results = doctest.testmod(fedmq.algorithms.base)
-    assert results.attempted > 5
-    assert results.failed == 0
+    return strategy_of(request.param)
 
 
 def test_strategies_are_found_by_name(strategy: Strategy[Any]) -> None:
-    assert strategy.name in STRATEGY_NAMES
-    with pytest.raises(BadConfiguration, match="evolution, fedavg, fedsgd, got 'nonesuch'"):
-        find_strategy("nonesuch")
+    assert strategy.name in algorithm_names()
+    with pytest.raises(BadConfiguration, match=r"evolution, averaging.* got 'nonesuch'"):
+        find_algorithm("nonesuch")
 
 
 def test_nothing_stands_before_anything_was_told(strategy: Strategy[Any]) -> None:
-    state = strategy.init(task_for(strategy.name), 1)
+    state = strategy.init(task_for(strategy), 1)
     assert strategy.evaluation(state) is None
     assert strategy.evaluation(strategy.close(state, {"bob"})) is None
 
 
 def test_asking_twice_publishes_the_same(strategy: Strategy[Any]) -> None:
-    task = task_for(strategy.name)
+    task = task_for(strategy)
     state = one_round(strategy, strategy.init(task, 1), task)
     assert same_plan(strategy.ask(state), strategy.ask(state))
 
 
 def test_a_round_without_results_publishes_the_same_again(strategy: Strategy[Any]) -> None:
-    task = task_for(strategy.name)
+    task = task_for(strategy)
     state = one_round(strategy, strategy.init(task, 1), task)
     assert same_plan(strategy.ask(strategy.close(state, {"trainer-1"})), strategy.ask(state))
 
 
 def test_a_round_that_nobody_answered_does_not_spoil_the_next(strategy: Strategy[Any]) -> None:
-    task = task_for(strategy.name)
+    task = task_for(strategy)
     state = strategy.close(strategy.init(task, 1), ())
     evaluation = strategy.evaluation(one_round(strategy, state, task))
     assert evaluation is not None
@@ -63,7 +56,7 @@ def test_a_round_that_nobody_answered_does_not_spoil_the_next(strategy: Strategy
 
 
 def test_who_counts_is_asked_at_each_close(strategy: Strategy[Any]) -> None:
-    task = task_for(strategy.name)
+    task = task_for(strategy)
     state = one_round(strategy, strategy.init(task, 1), task)
     for members, coverage, rows in [(("trainer-1",), 1.0, 2), (("trainer-1", "trainer-2", "new"), 2 / 3, 4)]:
         evaluation = strategy.evaluation(strategy.close(state, members))
@@ -73,7 +66,7 @@ def test_who_counts_is_asked_at_each_close(strategy: Strategy[Any]) -> None:
 
 
 def test_the_order_of_arrival_changes_no_bit(strategy: Strategy[Any]) -> None:
-    task = task_for(strategy.name)
+    task = task_for(strategy)
     rows = shards(task, 3)
     start = strategy.init(task, 1)
     second = strategy.close(start, rows)  # so that one of the results is late
@@ -96,7 +89,7 @@ def test_the_order_of_arrival_changes_no_bit(strategy: Strategy[Any]) -> None:
 
 
 def test_the_same_result_told_again_changes_nothing_in_that_round_or_later(strategy: Strategy[Any]) -> None:
-    task = task_for(strategy.name)
+    task = task_for(strategy)
     rows = shards(task, 2)
     start = strategy.init(task, 1)
     updates = [trained(task, strategy.ask(start), rows, name, 1) for name in rows]
@@ -107,7 +100,7 @@ def test_the_same_result_told_again_changes_nothing_in_that_round_or_later(strat
 
 
 def test_telling_leaves_the_state_that_was_given_untouched(strategy: Strategy[Any]) -> None:
-    task = task_for(strategy.name)
+    task = task_for(strategy)
     rows = shards(task, 2)
     start = strategy.init(task, 1)
     told = strategy.tell(start, trained(task, strategy.ask(start), rows, "trainer-1", 1))
@@ -116,7 +109,7 @@ def test_telling_leaves_the_state_that_was_given_untouched(strategy: Strategy[An
 
 
 def test_one_silent_member_keeps_the_coverage_below_one(strategy: Strategy[Any]) -> None:
-    task = task_for(strategy.name)
+    task = task_for(strategy)
     rows = shards(task, 2)
     start = strategy.init(task, 1)
     told = strategy.tell(start, trained(task, strategy.ask(start), rows, "trainer-1", 1))
@@ -130,7 +123,7 @@ def test_one_silent_member_keeps_the_coverage_below_one(strategy: Strategy[Any])
 
 
 def test_whoever_is_no_member_decides_nothing(strategy: Strategy[Any]) -> None:
-    task = task_for(strategy.name)
+    task = task_for(strategy)
     rows = shards(task, 2)
     start = strategy.init(task, 1)
     state = start
@@ -172,7 +165,7 @@ def impossible_updates(update: Update, genes: str) -> Sequence[tuple[str, Update
 
 
 def test_what_cannot_be_is_refused_for_its_reason(strategy: Strategy[Any]) -> None:
-    task = task_for(strategy.name)
+    task = task_for(strategy)
     rows = shards(task, 2)
     state = strategy.init(task, 1)
     update = trained(task, strategy.ask(state), rows, "trainer-1", 1)
@@ -185,7 +178,7 @@ def test_what_cannot_be_is_refused_for_its_reason(strategy: Strategy[Any]) -> No
 
 
 def test_a_result_that_is_much_too_late_is_refused(strategy: Strategy[Any]) -> None:
-    task = task_for(strategy.name)
+    task = task_for(strategy)
     rows = shards(task, 2)
     state = strategy.init(task, 1)
     update = trained(task, strategy.ask(state), rows, "trainer-1", 1)

@@ -17,7 +17,7 @@ import fedmq.tasks.task
 from fedmq.errors import BadConfiguration, BadData
 from fedmq.models.networks import MLP, Linear
 from fedmq.tasks.builtin import TASK_NAMES
-from fedmq.tasks.task import Rows, Search, Task, as_rows
+from fedmq.tasks.task import Rows, Task, as_rows
 from fedmq.tasks.task_file import find_task, task_rows
 
 XOR, LINEAR = find_task("xor"), find_task("linear")
@@ -218,26 +218,6 @@ def test_a_loss_is_reached_from_above() -> None:
 def test_settings_that_do_not_go_together_are_refused(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(BadConfiguration, match=words):
         changed(XOR, **settings)
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"population": 3},
-        {"population": 10**9},
-        {"generations": -1},
-        {"local_population": 0},
-        {"proposals": 21},
-        {"immigrants": 1.1},
-        {"restart_after": -1},
-        {"initial": (2.0, -2.0)},
-        {"initial": (float("nan"), 1.0)},
-        {"mutation": (-1.0, 300.0)},
-    ],
-)
-def test_search_settings_are_bounded(settings: dict[str, Any]) -> None:
-    with pytest.raises(BadConfiguration, match=f"{next(iter(settings))}: expected"):
-        Search(**settings)
 
 
 def test_an_absurd_task_from_the_network_is_refused_while_it_is_decoded() -> None:

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 import fedmq.testing
+from fedmq.algorithms.averaging.query import GradientLearner, Train
+from fedmq.algorithms.base import encode_query
 from fedmq.protocol import topics
 from fedmq.protocol.codec import Packet, decode, encode
-from fedmq.protocol.messages import GradientLearner, Round, Train
+from fedmq.protocol.messages import Round
 from fedmq.simulation.network import TimeStandsStill
 from fedmq.tasks.task_file import find_task
 from fedmq.testing import Faults, NodeCrashed, Simulation, VirtualClock, VirtualWorker
@@ -362,7 +364,11 @@ def test_work_takes_virtual_time_and_the_newest_start_wins() -> None:
 
 def a_packet() -> Packet:
     task, work = find_task("linear"), Train(GradientLearner())
-    return decode(encode("round/run", Round(run="run", term=1, round=1, seed=0, deadline_s=1.0, task=task, work=work)))
+    return decode(
+        encode(
+            "round/run", Round(run="run", term=1, round=1, seed=0, deadline_s=1.0, task=task, query=encode_query(work))
+        )
+    )
 
 
 def test_the_examples_of_the_page_on_testing_run_in_order() -> None:

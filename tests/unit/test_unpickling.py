@@ -22,8 +22,10 @@ import pytest
 from click.testing import CliRunner
 from msgspec.structs import replace
 
-from fedmq.algorithms.base import find_strategy
+from fedmq.algorithms.base import encode_query
 from fedmq.algorithms.checkpoint import load
+from fedmq.algorithms.evolution.query import Evolve
+from fedmq.algorithms.registry import find_algorithm
 from fedmq.cli.main import fedmq
 from fedmq.data.readers import load_rows
 from fedmq.errors import FedmqError, Rejected
@@ -31,7 +33,7 @@ from fedmq.models.code import Code
 from fedmq.models.trained_model import load_model
 from fedmq.observe.event_log import read_run_state
 from fedmq.protocol.codec import decode, encode
-from fedmq.protocol.messages import ArrayInfo, Evolve, Round
+from fedmq.protocol.messages import ArrayInfo, Round
 from fedmq.runs import store as stores
 from fedmq.runs.blobs import Blobs
 from fedmq.runs.maintenance import recover, replay_run
@@ -171,7 +173,7 @@ TASK = Task(name="mine", model=Code(num_parameters=2, inputs=2), loss="own", met
 def code_round(code: bytes, task: Task = TASK, *, name: bytes | None = None) -> Any:
     if isinstance(task.model, Code):
         task = replace(task, model=replace(task.model, sha256=sha256(code).digest() if name is None else name))
-    message = Round(run="run", term=1, round=1, seed=1, deadline_s=1.0, task=task, work=Evolve(elites=0))
+    message = Round(run="run", term=1, round=1, seed=1, deadline_s=1.0, task=task, query=encode_query(Evolve(elites=0)))
     arrays = {
         "ids": np.arange(1),
         "pool": np.zeros((1, task.model.num_parameters)),
@@ -249,7 +251,7 @@ def test_the_results_checkpoints_and_blobs_of_a_store(tmp_path: Path, evil: byte
     store.commit()
     store.close()
     store = Store(tmp_path / "run" / STORE)
-    refused(replay, store, find_task("xor"), find_strategy("evolution"), 1)
+    refused(replay, store, find_task("xor"), find_algorithm("evolution"), 1)
     refused(lambda: list(store.closes()))
     refused(store.verify)
     store.close()

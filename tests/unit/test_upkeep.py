@@ -10,9 +10,11 @@ from typing import Any
 
 import msgspec
 import pytest
+from strategy_rounds import strategy_of
 
 import fedmq.aggregator.service
-from fedmq.algorithms.base import Evaluation, find_strategy
+from fedmq.algorithms.base import Evaluation
+from fedmq.algorithms.registry import find_algorithm
 from fedmq.errors import BadConfiguration, StoreError
 from fedmq.models.trained_model import TrainedModel
 from fedmq.protocol.run_config import Limits
@@ -35,7 +37,7 @@ def federation(strategy: str, store: Store, rounds: int) -> Federation:
     task = msgspec.structs.replace(find_task(TASKS[strategy]), metric="loss", target=0.0)
     rows = {name: task_rows(TASKS[strategy], part, 2) for part, name in enumerate(("alice", "bob"), start=1)}
     limits = Limits(rounds_max=rounds, min_trainers=2, deadline_s=0.2)
-    return Federation(task, find_strategy(strategy), rows, seed=SEED, limits=limits, faults=UNEVEN, store=store)
+    return Federation(task, strategy_of(strategy), rows, seed=SEED, limits=limits, faults=UNEVEN, store=store)
 
 
 @pytest.fixture(params=TASKS, scope="module")
@@ -83,7 +85,7 @@ def verify(folder: Path) -> list[str]:
 def resumed(folder: Path, *, from_start: bool = False) -> tuple[Replayed, Any]:
     """Where the run in the folder stands, and its standing as values that are equal only when each bit is."""
     store, config = open_store(folder)
-    strategy = find_strategy(config.algorithm)
+    strategy = find_algorithm(config.algorithm, parameters=config.parameters)
     again = replay(store, config.task, strategy, config.seed, from_start=from_start)
     store.close()
     evaluation: Evaluation | None = strategy.evaluation(again.state)
@@ -93,7 +95,7 @@ def resumed(folder: Path, *, from_start: bool = False) -> tuple[Replayed, Any]:
 def after(original: Path, rounds: int) -> str | None:
     """The SHA-256 of the model of the run as it was after so many rounds."""
     store, config = open_store(original)
-    strategy = find_strategy(config.algorithm)
+    strategy = find_algorithm(config.algorithm, parameters=config.parameters)
     short = Store(":memory:")
     short.begin(config)
     for close in list(store.closes())[:rounds]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fedmq.aggregator.event_publisher import AT_ONCE_MAX, EVENTS_EVERY_S, SNAPSHOT_EVERY_S, Bulletin
-from fedmq.algorithms.base import find_strategy
+from fedmq.algorithms.registry import find_algorithm
 from fedmq.broker.routing import Allow, Publish, Routing
 from fedmq.dashboard.live_runs import RUNS_MAX, LiveRuns
 from fedmq.errors import NotAuthorized
@@ -38,7 +38,7 @@ class Scene:
         self.view = RunState()
         limits = Limits(rounds_max=rounds, min_trainers=2, deadline_s=0.5)
         self.federation = Federation(
-            XOR, find_strategy("evolution"), rows, seed=seed, limits=limits, faults=faults, view=self.view
+            XOR, find_algorithm("evolution"), rows, seed=seed, limits=limits, faults=faults, view=self.view
         )
         self.simulation = self.federation.simulation
         self.watching: LiveRuns | None = None

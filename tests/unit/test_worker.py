@@ -7,9 +7,11 @@ from collections.abc import Callable
 
 import numpy as np
 
+from fedmq.algorithms.averaging.query import GradientLearner, Train
+from fedmq.algorithms.base import encode_query
 from fedmq.errors import BadData, WorkCancelled
 from fedmq.protocol.codec import Array, Packet, decode, encode
-from fedmq.protocol.messages import GradientLearner, Round, Train
+from fedmq.protocol.messages import Round
 from fedmq.runtime.clock import SystemClock
 from fedmq.tasks.task_file import find_task
 from fedmq.testing import VirtualClock
@@ -20,7 +22,9 @@ WAIT_S = 10.0
 
 def round_packet(number: int) -> Packet:
     work = Train(GradientLearner())
-    message = Round(run="run", term=1, round=number, seed=0, deadline_s=1.0, task=find_task("linear"), work=work)
+    message = Round(
+        run="run", term=1, round=number, seed=0, deadline_s=1.0, task=find_task("linear"), query=encode_query(work)
+    )
     return decode(encode("round/run", message))
 
 

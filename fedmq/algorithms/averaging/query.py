@@ -9,9 +9,9 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
-from fedmq.algorithms.base import ArrayBounds, Query, Shapes
+from fedmq.algorithms.base import CANDIDATES_MAX, GENERATIONS_MAX, MUTATION_EXPONENT_MAX, ArrayBounds, Query, Shapes
 from fedmq.algorithms.inbox import GENE_MAX
-from fedmq.tasks.task import CANDIDATES_MAX, GENERATIONS_MAX, MUTATION_EXPONENT_MAX, Task
+from fedmq.tasks.task import Task
 
 STEPS_MAX = 1_000_000
 RATE_MAX = 1e6
@@ -23,7 +23,7 @@ Generations = Annotated[int, Meta(ge=0, le=GENERATIONS_MAX)]
 Exponent = Annotated[float, Meta(ge=-MUTATION_EXPONENT_MAX, le=MUTATION_EXPONENT_MAX)]
 
 
-class EvolutionLearner(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="evolution"):
+class EvolutionLearner(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, tag="evolution"):
     """Local training by a genetic algorithm around the model that was received."""
 
     generations: Generations = 20
@@ -32,7 +32,7 @@ class EvolutionLearner(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     mutation: tuple[Exponent, Exponent] = (-1.5, 0.3)  # log10 of the smallest and largest mutation scale
 
 
-class GradientLearner(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="gradient"):
+class GradientLearner(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, tag="gradient"):
     """Local training by plain gradient descent on the summed loss; for linear models."""
 
     steps: Steps = 1

@@ -64,7 +64,7 @@ def krum(models: Floats, _before: Floats) -> Floats:
 
 
 def byzantine_among(count: int) -> int:
-    """Return how many of `count` models are expected to be Byzantine: one in five, one of three or four, none of two."""
+    """Return how many of `count` models may be Byzantine: one in five, one of three or four, none of two."""
     return max(count // BYZANTINE_SHARE, int(count >= 3))
 
 

@@ -22,13 +22,21 @@ from fedmq.algorithms.averaging.query import (
     Train,
 )
 from fedmq.algorithms.averaging.robust_aggregation import RULES
-from fedmq.algorithms.base import Evaluation, Plan, Update, row_loss_max
+from fedmq.algorithms.base import (
+    CANDIDATES_MAX,
+    GENERATIONS_MAX,
+    MUTATION_EXPONENT_MAX,
+    Evaluation,
+    Plan,
+    Update,
+    row_loss_max,
+)
 from fedmq.algorithms.inbox import ROUNDS_REMEMBERED, Inbox, check_answer, check_round
 from fedmq.errors import BadConfiguration
 from fedmq.models.arrays import Floats
 from fedmq.models.networks import Linear
 from fedmq.runtime.rng import derive_rng
-from fedmq.tasks.task import CANDIDATES_MAX, GENERATIONS_MAX, MUTATION_EXPONENT_MAX, Task
+from fedmq.tasks.task import Task
 
 ROUNDING = 1e-12  # relative: two summed losses nearer than this are equal
 INITIAL_SPREAD = 0.5  # standard deviation of the first model's parameters; zeros would make hidden units the same
@@ -200,7 +208,7 @@ def _is_better(old: Evaluation | None, new: Evaluation | None, task: Task) -> bo
 
 
 def _mean(updates: Sequence[Update]) -> Floats:
-    """Return the models' mean (parameters,), weighted by rows / (1 + staleness), summed in float64 in the order of the updates."""
+    """Return the mean (parameters,), weighted by rows / (1 + staleness), summed in float64 in the updates' order."""
     weights = [update.num_examples / (1 + update.staleness) for update in updates]
     total = np.zeros_like(updates[0].arrays["model"], dtype=np.float64)
     for update, weight in zip(updates, weights, strict=True):

@@ -8,9 +8,9 @@ from typing import Annotated
 import numpy as np
 from msgspec import Meta
 
-from fedmq.algorithms.base import AdditiveQuery, ArrayBounds, Shapes
+from fedmq.algorithms.base import CANDIDATES_MAX, AdditiveQuery, ArrayBounds, Shapes
 from fedmq.errors import Rejected
-from fedmq.tasks.task import CANDIDATES_MAX, Task
+from fedmq.tasks.task import Task
 
 
 class Evaluate(AdditiveQuery, frozen=True, tag="evaluate"):

@@ -8,10 +8,10 @@ from typing import Annotated
 import numpy as np
 from msgspec import Meta
 
-from fedmq.algorithms.base import ArrayBounds, Query, Shapes
+from fedmq.algorithms.base import CANDIDATES_MAX, GENERATIONS_MAX, MUTATION_EXPONENT_MAX, ArrayBounds, Query, Shapes
 from fedmq.algorithms.inbox import GENE_MAX
 from fedmq.errors import Rejected
-from fedmq.tasks.task import CANDIDATES_MAX, GENERATIONS_MAX, MUTATION_EXPONENT_MAX, Task
+from fedmq.tasks.task import Task
 
 Candidates = Annotated[int, Meta(ge=0, le=CANDIDATES_MAX)]
 Population = Annotated[int, Meta(ge=2, le=CANDIDATES_MAX)]

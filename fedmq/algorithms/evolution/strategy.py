@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Meta
 
-from fedmq.algorithms.base import Evaluation, Plan, Update
+from fedmq.algorithms.base import CANDIDATES_MAX, GENERATIONS_MAX, MUTATION_EXPONENT_MAX, Evaluation, Plan, Update
 from fedmq.algorithms.evolution.archive import Archive, ScoreSummary
 from fedmq.algorithms.evolution.query import Evolve
 from fedmq.algorithms.evolution.robust_losses import shortened
@@ -25,7 +25,7 @@ from fedmq.algorithms.inbox import ROUNDS_REMEMBERED, Inbox, check_answer, check
 from fedmq.errors import BadConfiguration
 from fedmq.models.arrays import Floats, Integers
 from fedmq.runtime.rng import derive_rng
-from fedmq.tasks.task import CANDIDATES_MAX, GENERATIONS_MAX, MUTATION_EXPONENT_MAX, ROUNDS_MAX, Task
+from fedmq.tasks.task import ROUNDS_MAX, Task
 
 ELITES_SHARE = 10  # one in so many of a pool is kept as it is
 PARENTS_SHARE = 4  # one in so many breeds

@@ -1,0 +1,245 @@
+"""The conformance suite of algorithms: what a run that is recovered, replayed or attacked relies on.
+
+`fedmq.testing.check_algorithm` is its public name. The aggregator runs it on an algorithm from a file.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from fedmq.algorithms.additive import Additive
+from fedmq.algorithms.base import (
+    AdditiveQuery,
+    Assignment,
+    Evaluation,
+    Plan,
+    Query,
+    Strategy,
+    Update,
+    check_down,
+    encode_query,
+)
+from fedmq.algorithms.checkpoint import dump, load
+from fedmq.algorithms.registry import decode_query
+from fedmq.errors import BadConfiguration, FedmqError, Rejected, named
+from fedmq.protocol.fixed_point import to_units
+from fedmq.runtime.rng import derive_rng
+from fedmq.tasks.task import Rows, Task
+from fedmq.tasks.task_file import find_task, task_rows
+
+TRAINERS = ("alice", "bob", "carol")
+ROUNDS = 3
+
+
+class NonConforming(BadConfiguration):
+    """An algorithm breaks the contract; `check` names the broken promise."""
+
+    def __init__(self, algorithm: str, check: str, detail: str) -> None:
+        super().__init__(f"algorithm {algorithm}: fails the check {check!r}: {detail}")
+        self.check = check
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """A strategy with trainers that answer at once."""
+
+    strategy: Strategy[Any]
+    task: Task
+    rows: Mapping[str, Rows]
+    seed: int
+
+    def init(self) -> Any:
+        return self.strategy.init(self.task, self.seed)
+
+    def answers(self, state: Any, number: int, trainers: Sequence[str] = TRAINERS) -> list[Update]:
+        plan = self.strategy.ask(state)
+        return [self.answer(plan, number, name) for name in trainers]
+
+    def answer(self, plan: Plan, number: int, name: str) -> Update:
+        """Return a trainer's answer, after the way through the wire."""
+        query, learner = decode_query(encode_query(plan.query))
+        check_down(query, self.task, plan.arrays)
+        rows, draws = self.rows[name], derive_rng(self.seed, "trainer", name, number)
+        work = Assignment(self.task, plan.arrays, rows, partial(self.task.score, rows=rows), draws)
+        arrays, bits = learner.learn(query, work), 0
+        if isinstance(query, AdditiveQuery):
+            bits = query.fraction_bits
+            arrays = {key: to_units(one, bits) if one.dtype == np.float64 else one for key, one in arrays.items()}
+        return Update(name, number, 0, len(rows.inputs), arrays, bits)
+
+    def told(self, state: Any, updates: Sequence[Update]) -> Any:
+        for update in updates:
+            state = self.strategy.tell(state, update)
+        return state
+
+    def closed(self, state: Any, updates: Sequence[Update], members: Sequence[str] = TRAINERS) -> Any:
+        return self.strategy.close(self.told(state, updates), members)
+
+    def figures(self, state: Any) -> bytes:
+        """Return all that can be seen of a state, as bytes."""
+        plan = self.strategy.ask(state)
+        arrays = [(name, array.tobytes()) for name, array in sorted(plan.arrays.items())]
+        return repr((plan.query, arrays, _as_bytes(self.strategy.evaluation(state)))).encode()
+
+
+def _as_bytes(evaluation: Evaluation | None) -> object:
+    if evaluation is None:
+        return None
+    return [value.tobytes() if isinstance(value, np.ndarray) else repr(value) for value in vars(evaluation).values()]
+
+
+def _order(bench: _Bench) -> Iterator[str]:
+    """Any order of arrival gives the same bits, a late answer among them."""
+    first = bench.init()
+    late = [replace(one, staleness=1) for one in bench.answers(first, 1, TRAINERS[:1])]
+    second = bench.closed(first, bench.answers(first, 1, TRAINERS[1:]))
+    updates = [*late, *bench.answers(second, 2)]
+    results = {bench.figures(bench.closed(second, order)) for order in itertools.permutations(updates)}
+    if len(results) > 1:
+        yield f"{len(results)} results from the same answers in different orders: sum by round and trainer"
+
+
+def _repetition(bench: _Bench) -> Iterator[str]:
+    """An answer that arrives again changes nothing, before the close and after it."""
+    state, updates = bench.init(), bench.answers(bench.init(), 1)
+    once, twice = bench.closed(state, updates), bench.closed(state, [*updates, *updates[:1]])
+    if bench.figures(once) != bench.figures(twice):
+        yield "an answer that arrived twice in its round counts twice"
+    second = bench.answers(once, 2)
+    again = bench.closed(once, [replace(updates[0], staleness=1), *second])
+    if bench.figures(again) != bench.figures(bench.closed(once, second)):
+        yield "an answer that arrived again a round later counts twice"
+
+
+def _participation(bench: _Bench) -> Iterator[str]:
+    """Rounds close with some answers or none, and without members."""
+    state = bench.closed(bench.init(), [], ())
+    state = bench.closed(state, bench.answers(state, 2, TRAINERS[:1]))
+    evaluation = bench.strategy.evaluation(state)
+    if evaluation is None or not 0.0 < evaluation.coverage < 1.0:
+        got = "no evaluation" if evaluation is None else f"coverage {evaluation.coverage:g}"
+        yield f"expected a coverage between 0 and 1 with one answer of three, got {got}"
+    state = bench.closed(state, [])
+    evaluation = bench.strategy.evaluation(bench.closed(state, bench.answers(state, 4)))
+    if evaluation is None or evaluation.coverage != 1.0:
+        yield "expected coverage 1 after a round that all members answered"
+
+
+def _checkpoint(bench: _Bench) -> Iterator[str]:
+    """A state that is stored and loaded continues with the same bits, with answers waiting, too."""
+    kept = stored = bench.init()
+    kind = type(kept)
+    for number in range(1, ROUNDS + 1):
+        updates = bench.answers(kept, number)
+        kept = bench.told(kept, updates[:2])
+        stored = load(dump(bench.told(load(dump(stored), kind), updates[:2])), kind)
+        kept, stored = bench.closed(kept, updates[2:]), bench.closed(stored, updates[2:])
+        if bench.figures(kept) != bench.figures(stored):
+            yield f"another result after a checkpoint in round {number}"
+            return
+
+
+def _bounds(bench: _Bench) -> Iterator[str]:
+    """Answers outside of what the query allows are rejected, and queries count what they reveal."""
+    state = bench.init()
+    plan = bench.strategy.ask(state)
+    shapes = {name: array.shape for name, array in plan.arrays.items()}
+    if plan.query.evaluations(shapes) < 1:
+        yield "expected a query to count at least one evaluation"
+    good = bench.answers(state, 1, TRAINERS[:1])[0]
+    for what, bad in _impossible(plan.query, bench.task, shapes, good):
+        try:
+            bench.strategy.tell(state, bad)
+        except Rejected:
+            continue
+        yield f"expected Rejected for {what}"
+
+
+def _purity(bench: _Bench) -> Iterator[str]:
+    """No call changes the state that it is given, a refused answer least of all, and asking again gives the same."""
+    state = bench.closed(bench.init(), bench.answers(bench.init(), 1))
+    before, figures = dump(state), bench.figures(state)
+    if bench.figures(state) != figures:
+        yield "asked twice, it publishes two different things"
+    plan, updates = bench.strategy.ask(state), bench.answers(state, 2)
+    shapes = {name: array.shape for name, array in plan.arrays.items()}
+    for _, bad in _impossible(plan.query, bench.task, shapes, updates[0]):
+        try:
+            bench.strategy.tell(state, bad)
+        except Rejected:
+            if dump(state) != before:
+                yield "a refused answer changes the state"
+                return
+    bench.closed(state, updates)
+    if dump(state) != before:
+        yield "tell or close changes the state that it is given"
+
+
+def _impossible(query: Query, task: Task, shapes: Mapping[str, Any], good: Update) -> Iterator[tuple[str, Update]]:
+    """Yield answers that the query does not allow, with what is wrong."""
+
+    def with_array(name: str, array: np.ndarray) -> Update:
+        return replace(good, arrays={**good.arrays, name: array})
+
+    for name, bounds in query.answer(task, shapes, good.num_examples).items():
+        array = good.arrays[name]
+        yield f"no {name}", replace(good, arrays={key: one for key, one in good.arrays.items() if key != name})
+        yield f"{name} of another shape", with_array(name, array[..., None])
+        yield f"{name} of float32", with_array(name, array.astype(np.float32))
+        for value in (bounds.smallest - 1, bounds.largest * 2 + 1):
+            if array.size and np.isfinite(value) and abs(value) < 2**62:
+                bad = array.copy()
+                bad.flat[0] = value
+                yield f"{name} of {value:g}", with_array(name, bad)
+        if array.size and array.dtype == np.float64:
+            yield f"NaN in {name}", with_array(name, np.full_like(array, np.nan))
+    yield "no rows", replace(good, num_examples=0)
+    yield "a round that is to come", replace(good, round=good.round + 5)
+
+
+CHECKS: Mapping[str, Callable[[_Bench], Iterator[str]]] = {
+    "order": _order,
+    "repetition": _repetition,
+    "participation": _participation,
+    "checkpoint": _checkpoint,
+    "bounds": _bounds,
+    "purity": _purity,
+}
+
+
+def check_algorithm(algorithm: Any, task: Task | str = "xor", *, seed: int = 1) -> None:
+    """Check that an algorithm keeps the contract of `fedmq.algorithms.base`, within a few rounds of a small task.
+
+    `algorithm` is a strategy, an additive algorithm, or a class of either, which is used with its default parameters.
+    A `task` by name has its own rows; any other is used with the rows of `xor`. The checks: `order`, `repetition`,
+    `participation`, `checkpoint`, `bounds`, `purity`.
+
+    Raises:
+        NonConforming: a check failed; it names the check and what is wrong, in one line.
+    """
+    name = getattr(algorithm, "name", type(algorithm).__name__)
+    if isinstance(algorithm, type):
+        algorithm = algorithm(algorithm.Parameters()) if hasattr(algorithm, "Parameters") else algorithm()
+    if getattr(algorithm, "additive", True) and not isinstance(algorithm, Additive):
+        algorithm = Additive(algorithm, str(name), getattr(algorithm, "parameters", None))
+    of_task = task if isinstance(task, Task) else find_task(task)
+    source = "xor" if isinstance(task, Task) else task
+    rows = {one: of_task.fit(task_rows(source, part, len(TRAINERS))) for part, one in enumerate(TRAINERS, start=1)}
+    bench = _Bench(algorithm, of_task, rows, seed)
+    for check, found in CHECKS.items():
+        try:
+            problem = next(found(bench), None)
+        except NotImplementedError as error:
+            problem = f"{named(error)}: expected only numbers, names, arrays and the like in the state"
+        except FedmqError as error:
+            problem = named(error)
+        except Exception as error:  # noqa: BLE001  somebody else's code
+            problem = f"expected no error, got {named(error)}"
+        if problem is not None:
+            raise NonConforming(str(name), check, problem)
