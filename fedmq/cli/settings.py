@@ -113,7 +113,7 @@ def _is_text(option: click.Option) -> bool:
 
 
 def _lines(text: str) -> dict[str, int]:
-    """Return the line of each key of a TOML document: the start of the last statement of the shortest valid prefix."""
+    """Return the line on which each key of a TOML document: the last start within its shortest valid prefix."""
     found: dict[str, int] = {}
     lines, start = text.split("\n"), 0
     for number, line in enumerate(lines, start=1):
