@@ -1,6 +1,6 @@
 """A task that is scored by Python code: a rule that a person can read, tuned on rows that never leave their trainers.
 
-Try it: `fedmq demo --task examples/own_score.py`. The rule says who should see a doctor first. It has no gradient and
+Try it: `fedmq demo --task examples/own_score.py`. The rule selects patients for urgent treatment. It has no gradient and
 is no network: two thresholds and the sizes of three steps. A file like this one defines `task` and `score`, and
 `rows(part, parts)` if trainers are to take their rows from it, too.
 """
@@ -28,9 +28,9 @@ task = Task(
 
 
 def score(population: Floats, inputs: Floats, targets: Floats) -> tuple[Floats, npt.NDArray[np.int64]]:
-    """How wrong each rule of (population, 3) is on these rows, summed, and how many rows it gets right.
+    """Return the summed loss of each rule of (population, 3) on these rows, and how many rows it gets right.
 
-    A rule is three thresholds; who is over two of them goes first. Each wrong row costs one, and a little of how far
+    A rule is three thresholds; a patient over two of them goes first. Each wrong row costs one, and a little of how far
     it is from the other side, so that the search sees which way to go.
     """
     thresholds = np.array([37.0, 80.0, 50.0]) + population * np.array([1.0, 20.0, 15.0])
@@ -42,7 +42,7 @@ def score(population: Floats, inputs: Floats, targets: Floats) -> tuple[Floats, 
 
 
 def rows(part: int, parts: int) -> tuple[Floats, npt.NDArray[np.int64]]:
-    """The patients of clinic `part` of `parts`: temperature, pulse, age; and who went first."""
+    """Return the patients of clinic `part` of `parts`: temperature, pulse, age; and whether each went first."""
     draws = np.random.default_rng(11)
     inputs = draws.normal([38.0, 95.0, 60.0], [1.0, 20.0, 15.0], (PATIENTS, 3))
     first = np.count_nonzero(inputs > np.array([FEVER_C, FAST_PULSE, OLD_YEARS]), axis=1) >= 2

@@ -1,7 +1,7 @@
-"""A curious aggregator: it reads every label of a trainer out of nothing but the sums that the trainer sends.
+"""A curious aggregator: it reconstructs every label of a trainer from the sums that the trainer sends.
 
-It plays by the protocol. It knows the inputs of the rows (public features, say) and chooses the candidates that the
-trainer scores; only the labels are secret. Three ways, each with the summed losses or the counts of correct rows alone:
+It follows the protocol. It knows the inputs of the rows, such as public features, and chooses the candidates that the
+trainer scores; only the labels are secret. Three methods, each with the summed losses or the counts of correct rows:
 
     losses   the loss of row i under candidate k is known for either label, so that each sum is a linear equation in
              the labels: as many random candidates as there are rows, and one more, give all of them
@@ -78,10 +78,10 @@ def random_candidates(count: int, seed: int) -> np.ndarray:
 
 
 def pointed_candidates(inputs: np.ndarray, seed: int) -> np.ndarray:
-    """For each row a network that is sure of that row's class and undecided about all others.
+    """Return for each row a network that is sure of that row's class and undecided about all others.
 
     Along a random direction each row has a place of its own; three ReLU units make a peak over it as narrow as the gap
-    to its neighbours: relu(t - p + w) - 2 relu(t - p) + relu(t - p - w), which is w at p and 0 from w on.
+    to its neighbors: relu(t - p + w) - 2 relu(t - p) + relu(t - p - w), which is w at p and 0 from w on.
     """
     direction = np.random.default_rng([seed, 2]).normal(size=FEATURES)
     places = inputs @ direction
@@ -108,13 +108,13 @@ def equations(candidates: np.ndarray, inputs: np.ndarray, what: str) -> tuple[np
 
 
 def estimated(sums: np.ndarray, zero: np.ndarray, change: np.ndarray) -> np.ndarray:
-    """The labels that explain the sums best, by least squares: each near 0 or 1 once the sums say enough."""
+    """Return the labels that explain the sums best, by least squares: near 0 or 1 once the sums suffice."""
     estimate: np.ndarray = np.linalg.lstsq(change, sums - zero, rcond=None)[0]
     return estimate
 
 
 def scores_needed(count: int, bits: int, way: str, seed: int) -> int:
-    """How many scores it takes until the aggregator can be sure of every label of so many rows, tried one by one."""
+    """Return the number of scores until the aggregator is sure of every label of `count` rows, tried one by one."""
     rows = make_rows(count, seed)
     candidates = pointed_candidates(rows.inputs, seed) if way == "pointed" else random_candidates(6 * count, seed)
     scores = Victim(rows, bits).score(candidates)
@@ -124,7 +124,7 @@ def scores_needed(count: int, bits: int, way: str, seed: int) -> int:
     for number in range(count, len(candidates) + 1):
         labels = estimated(sums[:number], zero[:number], change[:number])
         if np.abs(labels - labels.round()).max() < SURE:
-            assert (labels.round() == rows.targets).all(), "who is sure is right"
+            assert (labels.round() == rows.targets).all(), "a sure estimate is right"
             return number
     raise AssertionError(f"{len(candidates)} scores did not give every label")
 
