@@ -1,7 +1,7 @@
 """A task that is scored by Python code: a rule that a person can read, tuned on rows that never leave their trainers.
 
-Try it: `fedmq demo --task examples/own_score.py`. The rule selects patients for urgent treatment. It has no gradient and
-is no network: two thresholds and the sizes of three steps. A file like this one defines `task` and `score`, and
+Try it: `fedmq demo --task examples/own_score.py`. The rule selects urgent patients. It has no gradient and is no
+network: three thresholds. A file like this one defines `task` and `score`, and
 `rows(part, parts)` if trainers are to take their rows from it, too.
 """
 

@@ -18,18 +18,18 @@ def kinds(path: Path, text: str, *, warn: bool = False) -> list[tuple[int, str]]
 @pytest.mark.parametrize(
     ("name", "text", "expected"),
     [
-        ("page.md", "# Title\n\nNobody answers.\n", [(3, "process-as-person")]),
-        ("page.md", "Skip `nobody` in code.\n\n```sh\nwhoever\n```\n", []),
+        ("page.md", "# Title\n\nIt heeds them.\n", [(3, "process-as-person")]),
+        ("page.md", "Skip `heeded` in code.\n\n```sh\nheeded\n```\n", []),
         ("page.md", "word " * 26 + "end.\n", [(1, "long-sentence")]),
         ("page.md", "- " + "word " * 14 + "end.\n- " + "word " * 14 + "end.\n", []),
         ("page.md", "The behaviour is\nlearnt.\n", [(1, "american-spelling"), (2, "american-spelling")]),
-        ("module.py", '"""One.\n\nNobody else.\n"""\n', [(3, "process-as-person")]),
-        ("module.py", "x = 1  # for whoever reads it\n", [(1, "process-as-person")]),
-        ("module.py", 'raise ValueError("nobody has answered in time")\n', [(1, "process-as-person")]),
-        ("module.py", 'NAME = "nobody"\n', []),
-        ("module.py", "def test_nobody_is_asked() -> None: ...\n", [(1, "process-as-person")]),
+        ("module.py", '"""One.\n\nHeeded once.\n"""\n', [(3, "process-as-person")]),
+        ("module.py", "x = 1  # heeded later\n", [(1, "process-as-person")]),
+        ("module.py", 'raise ValueError("heeded it in time")\n', [(1, "process-as-person")]),
+        ("module.py", 'NAME = "heeded"\n', []),
+        ("module.py", "def test_result_is_heeded() -> None: ...\n", [(1, "process-as-person")]),
         ("module.py", f"def test_{'long_' * 16}name() -> None: ...\n", [(1, "long-name")]),
-        ("settings.toml", 'name = "x"  # for nobody\n', [(1, "process-as-person")]),
+        ("settings.toml", 'name = "x"  # never heeded\n', [(1, "process-as-person")]),
     ],
 )
 def test_finding_has_line_and_kind(tmp_path: Path, name: str, text: str, expected: list[tuple[int, str]]) -> None:
