@@ -54,6 +54,7 @@ def _check_name(_ctx: click.Context, param: click.Parameter, name: str | None) -
 
 
 def _read_parameters(_ctx: click.Context, _param: click.Parameter, pairs: tuple[str, ...]) -> dict[str, Any]:
+    one_thread_for_arrays()
     from fedmq.algorithms.parameters import parse_parameters
 
     return parse_parameters(pairs)

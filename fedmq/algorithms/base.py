@@ -261,6 +261,21 @@ class Total:
         losses: Floats = self.arrays["losses"].astype(np.float64) * 2.0**-self.fraction_bits
         return losses
 
+    def evaluation(self, candidate: Floats, index: int = 0, *, diversity: float = 0.0) -> Evaluation:
+        """Return the evaluation of the candidate (parameters,) that was published at `index`."""
+        fitness = -self.losses / self.num_examples
+        return Evaluation(
+            genes=candidate,
+            loss=float(self.losses[index]),
+            correct=int(self.arrays["correct"][index]),
+            rows=self.num_examples,
+            coverage=self.coverage,
+            fitness_best=float(fitness.max()),
+            fitness_mean=float(fitness.mean()),
+            fitness_worst=float(fitness.min()),
+            diversity=diversity,
+        )
+
 
 class AdditiveAlgorithm(Protocol[State]):
     """An algorithm that needs only the total of a round's answers; see `docs/how-to/your-own-algorithm.md`.

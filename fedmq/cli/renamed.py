@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import click
@@ -14,11 +15,13 @@ class Renamed(NamedTuple):
     old: str
     new: str
     value: str = ""
+    values: Mapping[str, str] = {}  # new values by old values, where they differ
 
 
+_STRATEGIES = {"fedavg": "averaging --param learner=evolution", "fedsgd": "averaging"}
 RENAMED = (
     Renamed("--max-samples", "--max-examples"),
-    Renamed("--strategy", "--algorithm"),
+    Renamed("--strategy", "--algorithm", values=_STRATEGIES),
     Renamed("--robust", "--param", "rule=RULE"),
 )
 
@@ -45,13 +48,15 @@ class RenamedOption(click.Option):
     @property
     def fault_in_file(self) -> str:
         """What a file with the old name has to write instead."""
-        old, new, value = self._renamed
-        return f"{key_of(old)} was renamed: use {key_of(new)}" + (f' = "{value}"' if value else "")
+        old, new, value, _ = self._renamed
+        name, _, text = value.partition("=")
+        return f"{key_of(old)} was renamed: use {key_of(new)}" + (f' = {{ {name} = "{text}" }}' if value else "")
 
     def _refuse(self, ctx: click.Context, _param: click.Parameter, given: Any) -> None:
         if given is None:
             return
-        old, new, value = self._renamed
+        old, new, value, values = self._renamed
+        value = values.get(str(given), value)
         if ctx.get_parameter_source(str(self.name)) is ParameterSource.ENVIRONMENT:
             old, new, value = variable_of(old), variable_of(new), value and f"={value}"
         else:

@@ -39,7 +39,7 @@ def settings_of(command: click.Command) -> dict[str, click.Option]:
     return {key: option for option in options if (key := config_key(option)) != "config"}
 
 
-def values_of(command: click.Command, text: str) -> tuple[dict[str, str], list[Fault]]:
+def values_of(command: click.Command, text: str) -> tuple[dict[str, str | list[str]], list[Fault]]:
     """Return the values of a file by parameter name, and its faults.
 
     Values are text, as in the environment: click takes a number for a file descriptor, and fails at dates.
@@ -50,7 +50,8 @@ def values_of(command: click.Command, text: str) -> tuple[dict[str, str], list[F
         place = re.search(r" \(at (?:line (\d+).*|end of document)\)", str(error))
         line = int(place[1]) if place and place[1] else max(1, len(text.rstrip().split("\n")))
         return {}, [Fault(line, f"expected TOML, got {str(error)[: place.start() if place else None]}")]
-    known, values, wrong = settings_of(command), {}, {}
+    known, wrong = settings_of(command), {}
+    values: dict[str, str | list[str]] = {}
     for key, value in settings.items():
         if isinstance(option := known.get(key), RenamedOption):
             wrong[key] = option.fault_in_file
@@ -61,7 +62,7 @@ def values_of(command: click.Command, text: str) -> tuple[dict[str, str], list[F
         elif (complaint := _complaint(command, option, value)) is not None:
             wrong[key] = f"{key}: {complaint}"
         else:
-            values[str(option.name)] = _text(value)
+            values[str(option.name)] = _pairs(value) if option.multiple else _text(value)
     lines = _lines(text) if wrong else {}
     return values, sorted(Fault(lines[key], line) for key, line in wrong.items())
 
@@ -89,18 +90,25 @@ def _text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def _pairs(table: dict[str, Any]) -> list[str]:
+    """Return a table as the values of an option NAME=VALUE that may be given several times."""
+    return [f"{name}={json.dumps(value, default=str)}" for name, value in table.items()]
+
+
 def _complaint(command: click.Command, option: click.Option, value: Any) -> str | None:
     """Return the fault of a value for `option`, or None."""
-    text = _text(value)
-    if isinstance(value, dict | list) or "\0" in text:
+    if option.multiple and not isinstance(value, dict):
+        return f"expected a table, got {value!r:.80}; write {config_key(option)} = {{ NAME = VALUE }}"
+    text = _pairs(value) if option.multiple else _text(value)
+    if not option.multiple and (isinstance(value, dict | list) or "\0" in text):
         return f"expected one value, got {text!r:.80}; write {config_key(option)} = VALUE"
-    if _is_text(option) and not isinstance(value, str):
+    if _is_text(option) and not isinstance(value, str) and not option.multiple:
         return f"expected text in quotes, got {text}; write {config_key(option)} = {json.dumps(text)}"
     with click.Context(command, resilient_parsing=False) as context:
         try:
-            option.type_cast_value(context, text)
+            cast = option.type_cast_value(context, text)
             if option.callback is not None and option.expose_value:  # the other callbacks act instead of checking
-                option.callback(context, option, text)
+                option.callback(context, option, cast if option.multiple else text)
         except click.BadParameter as error:
             return error.message
         except BadConfiguration as error:
@@ -146,6 +154,8 @@ def _example(command: click.Command, option: click.Option) -> str:
         return json.dumps(str(default))
     if isinstance(default, int | float):
         return str(default)
+    if option.multiple:
+        return "{ NAME = VALUE }"
     word = option.make_metavar(click.Context(command)).strip("[]")
     return json.dumps(word) if _is_text(option) else word
 
