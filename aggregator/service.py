@@ -97,7 +97,6 @@ class Aggregator:
 
     @property
     def wake_at(self) -> float | None:
-        """See `loop.Service`."""
         if self.rounds.phase is Phase.FINISHED:
             return self._farewell_by
         told = None if self._bulletin is None or not self.connection.is_up else self._bulletin.wake_at
@@ -105,7 +104,6 @@ class Aggregator:
 
     @property
     def status(self) -> str:
-        """See `loop.Service`."""
         rounds, present = self.rounds, len(self.rounds.roster.present)
         needed = self.config.limits.min_trainers
         people = f"{present} trainers" if present >= needed else f"waiting for trainers ({present} of {needed})"
@@ -121,7 +119,6 @@ class Aggregator:
         self._send_bulletin()
 
     def step(self) -> None:
-        """See `loop.Service`."""
         effects = Effects()
         came = False
         for news in self._link.receive():

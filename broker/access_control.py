@@ -86,7 +86,6 @@ class KeyAccessControl:
         self._usage: dict[bytes, Usage] = {}  # of members and tokens only, so it is bounded
 
     def allows(self, port: Port, key: bytes) -> bool:
-        """See `link.AccessControl`."""
         owner, now = self._owner(port, key), self._clock.now()
         if owner is None or now < (usage := self._usage_of(key)).blocked_until:
             self.refused["connection-key"] += 1
@@ -98,7 +97,6 @@ class KeyAccessControl:
         return True
 
     def sender(self, port: Port, key: bytes, size: int) -> str | None:
-        """See `link.AccessControl`."""
         owner, now = self._owner(port, key), self._clock.now()
         if owner is None or now < (usage := self._usage_of(key)).blocked_until:
             self.refused["message-key"] += 1
@@ -117,7 +115,6 @@ class KeyAccessControl:
         return None
 
     def block(self, key: bytes) -> None:
-        """See `link.AccessControl`."""
         public = self._aggregator if key == self._aggregator.transport else self._members.of_key(key)
         if public is None:
             return  # revoked: it is refused anyway, and its usage is forgotten

@@ -23,7 +23,6 @@ class Broker:
 
     @property
     def status(self) -> str:
-        """See `loop.Service`."""
         return f"{len(self.routing.inboxes)} trainers, {len(self.routing.newest)} runs, {self.received} messages"
 
     def step(self) -> None:

@@ -19,19 +19,16 @@ class TimedProtocol(H11Protocol):
     """uvicorn's protocol of one connection, with these deadlines."""
 
     def connection_made(self, transport: Any) -> None:
-        """See `asyncio.Protocol`."""
         super().connection_made(transport)
         self._cut: dict[str, asyncio.TimerHandle] = {}
         self._cut_after("request", REQUEST_S)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """See `asyncio.Protocol`."""
         for timer in self._cut.values():
             timer.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """See `asyncio.Protocol`."""
         if not self._is_answering():
             self._cut_after("request", REQUEST_S)
         super().data_received(data)
@@ -49,7 +46,6 @@ class TimedProtocol(H11Protocol):
         super().pause_writing()
 
     def resume_writing(self) -> None:
-        """See `asyncio.Protocol`."""
         self._spare("read")
         super().resume_writing()
 

@@ -66,11 +66,9 @@ class LiveRuns:
 
     @property
     def status(self) -> str:
-        """See `loop.Service`."""
         return f"watches {len(self.runs)} runs" if self.there else "the broker is not there"
 
     def stop(self) -> None:
-        """See `loop.Service`."""
         self.done = True
 
     def step(self) -> None:

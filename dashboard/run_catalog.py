@@ -61,25 +61,20 @@ class RunCatalog:
 
     @property
     def done(self) -> bool:
-        """See `loop.Service`."""
         return self._watching.done
 
     @property
     def wake_at(self) -> float | None:
-        """See `loop.Service`."""
         return self._watching.wake_at
 
     @property
     def status(self) -> str:
-        """See `loop.Service`."""
         return self._watching.status
 
     def stop(self) -> None:
-        """See `loop.Service`."""
         self._watching.stop()
 
     def step(self) -> None:
-        """See `loop.Service`."""
         with self._lock:
             self._watching.step()
 

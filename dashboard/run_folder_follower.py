@@ -86,7 +86,6 @@ class Looks:
     """What a loop sleeps on where there is no network: it looks again after a while; see `loop.Waitable`."""
 
     def wait(self, timeout_s: float | None) -> None:
-        """See `loop.Waitable`."""
         time.sleep(LOOK_S if timeout_s is None else min(max(timeout_s, 0.0), LOOK_S))
 
     def wake(self) -> None:

@@ -70,7 +70,6 @@ class SecurityMiddleware:
         self._cookie = f"fedmq-{port}"  # cookies are of a host, whatever the port
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See ASGI."""
         if scope["type"] != "http":
             return
         headers = _Headers(scope)

@@ -126,11 +126,9 @@ class Watcher:
 
     @property
     def status(self) -> str:
-        """See `loop.Service`."""
         return f"watches {self._where}"
 
     def stop(self) -> None:
-        """See `loop.Service`."""
         self.done = True
 
     def step(self) -> None:

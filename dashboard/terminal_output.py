@@ -44,16 +44,13 @@ class Screen:
         self._live.start()
 
     def show(self, several: list[ObservedRun], note: str) -> None:
-        """See `Show`."""
         self._last = several, note
         self._live.update(draw(several, note, self._console.width, self._console.height - 1), refresh=True)
 
     def lacks(self, note: str) -> None:
-        """See `Show`."""
         self.show([], note)
 
     def close(self) -> None:
-        """See `Show`."""
         self._live.stop()
         self._console.print(draw(*self._last, self._console.width, self._console.height - 2))
 
@@ -66,18 +63,15 @@ class Once:
         self._lacked = ""
 
     def show(self, several: list[ObservedRun], note: str) -> None:
-        """See `Show`."""
         height = self._console.height if self._console.is_terminal else PIPED_LINES
         self._console.print(draw(several, note, self._console.width, height - 1))
 
     def lacks(self, note: str) -> None:
-        """See `Show`."""
         if note != self._lacked:
             click.echo(f"fedmq: {note}", err=True)
         self._lacked = note
 
-    def close(self) -> None:
-        """See `Show`."""
+    def close(self) -> None: ...
 
 
 class Lines:
@@ -88,7 +82,6 @@ class Lines:
         self._lacked = ""
 
     def show(self, several: list[ObservedRun], note: str) -> None:
-        """See `Show`."""
         self.lacks(note)
         for seen in several:
             view = seen.state
@@ -98,13 +91,11 @@ class Lines:
                 click.echo(msgspec.json.encode(summary_of(seen)).decode())
 
     def lacks(self, note: str) -> None:
-        """See `Show`."""
         if note and note != self._lacked:
             click.echo(f"fedmq: {note}", err=True)
         self._lacked = note
 
-    def close(self) -> None:
-        """See `Show`."""
+    def close(self) -> None: ...
 
 
 def show_for(*, once: bool, as_json: bool) -> Show:

@@ -155,7 +155,6 @@ class EventStream(Response):
         self._streams, self._run, self._last_event_id = streams, run, last_event_id
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See ASGI."""
         try:
             async with self._streams.reader(self._run, self._last_event_id) as reader:
                 headers = [(b"content-type", b"text/event-stream; charset=utf-8")]

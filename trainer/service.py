@@ -72,17 +72,14 @@ class Trainer:
 
     @property
     def done(self) -> bool:
-        """See `loop.Service`."""
         return self.session.done
 
     @property
     def wake_at(self) -> float | None:
-        """See `loop.Service`."""
         return earliest(self.connection.wake_at, self.session.wake_at)
 
     @property
     def status(self) -> str:
-        """See `loop.Service`."""
         return self.session.status if self.connection.is_up else "the broker is not there"
 
     def stop(self) -> None:

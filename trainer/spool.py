@@ -59,19 +59,15 @@ class MemorySpool:
         self.marks: dict[str, HighWaterMark] = {}
 
     def keep(self, kept: PendingResult, trainer: str, num_examples: int) -> None:
-        """See `Spool`."""
         self.kept[kept.run, kept.round] = kept
 
     def drop(self, run: str, round: int) -> None:
-        """See `Spool`."""
         self.kept.pop((run, round), None)
 
     def spend(self, spent: Spent) -> None:
-        """See `Spool`."""
         self.spent[spent.run] = spent
 
     def mark(self, mark: HighWaterMark) -> None:
-        """See `Spool`."""
         if mark.term:
             self.marks[mark.run] = mark
         else:

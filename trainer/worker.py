@@ -75,16 +75,13 @@ class ThreadWorker:
         threading.Thread(target=self._run, name="worker", daemon=True).start()
 
     def start(self, packet: Packet) -> None:
-        """See `Worker`."""
         self._current += 1
         self._inbox.put((self._current, packet))
 
     def cancel(self) -> None:
-        """See `Worker`."""
         self._current += 1
 
     def done(self) -> list[Done]:
-        """See `Worker`."""
         found = []
         while self._done:
             job, done = self._done.popleft()

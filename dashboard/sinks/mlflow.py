@@ -66,7 +66,6 @@ class TrackedRun:
                 self._client.log_batch(self._id, params=parameters)
 
     def take(self, rounds: list[RoundRecord]) -> None:
-        """See `Sink`."""
         metrics = []
         for one in rounds:
             at = int((one.closed_at or 0.0) * 1000)
@@ -77,7 +76,6 @@ class TrackedRun:
                 self._client.log_batch(self._id, metrics=metrics[start : start + METRICS_AT_ONCE_MAX])
 
     def finish(self, finished: RunFinished, report: Report | None) -> None:
-        """See `Sink`."""
         tags = {"fedmq.solved": str(finished.solved).lower(), "fedmq.rounds": str(finished.rounds)}
         if report is not None and report.get("model_sha256"):
             tags["fedmq.model_sha256"] = str(report["model_sha256"])
@@ -87,8 +85,7 @@ class TrackedRun:
                 self._client.log_dict(self._id, report, REPORT)
             self._client.set_terminated(self._id)
 
-    def close(self) -> None:
-        """See `Sink`; nothing is left open."""
+    def close(self) -> None: ...
 
 
 def experiment(uri: str, name: str) -> Callable[[RunState], TrackedRun]:

@@ -62,23 +62,19 @@ class Feeding:
 
     @property
     def done(self) -> bool:
-        """See `loop.Service`."""
         return self._watching.done or self._only_is_over
 
     @property
     def wake_at(self) -> float | None:
-        """See `loop.Service`."""
         if self._more:
             return self._clock.now()
         return self._clock.now() + POLL_S if self._look_until else None
 
     @property
     def status(self) -> str:
-        """See `loop.Service`."""
         return self._watching.status
 
     def stop(self) -> None:
-        """See `loop.Service`."""
         self._watching.stop()
 
     def step(self) -> None:

@@ -30,19 +30,16 @@ class EventFile:
         self._writer.add_text("parameters", table, 0, view.started_at)
 
     def take(self, rounds: list[RoundRecord]) -> None:
-        """See `Sink`."""
         for one in rounds:
             for name, value in figures_of(one).items():
                 self._writer.add_scalar(NAMES.get(name, f"rounds/{name}"), value, one.round, one.closed_at)
         self._writer.flush()
 
     def finish(self, finished: RunFinished, report: Report | None) -> None:
-        """See `Sink`."""
         words = msgspec.to_builtins(finished) if report is None else report
         self._writer.add_text("report", f"```json\n{msgspec.json.format(msgspec.json.encode(words)).decode()}\n```")
 
     def close(self) -> None:
-        """See `Sink`."""
         self._writer.close()
 
 

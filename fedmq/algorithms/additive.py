@@ -100,7 +100,6 @@ class Additive:
         self.algorithm, self.name, self.parameters = algorithm, name, parameters
 
     def init(self, task: Task, seed: int) -> Any:
-        """See `Strategy`."""
         inner = self.algorithm.init(task, seed)
         # A type of its own, so that a checkpoint knows which type the algorithm's own state has.
         kind = make_dataclass(
@@ -117,7 +116,6 @@ class Additive:
         return self._opened(kind(task=task, round=1, inner=inner, sums={}))
 
     def ask(self, state: Any) -> Plan:
-        """See `Strategy`."""
         return self.algorithm.ask(state.inner)
 
     def tell(self, state: Any, update: Update) -> Any:
@@ -138,7 +136,6 @@ class Additive:
         return self._opened(replace(state, round=state.round + 1, inner=inner, sums=sums))
 
     def evaluation(self, state: Any) -> Evaluation | None:
-        """See `Strategy`."""
         return self.algorithm.evaluation(state.inner)
 
     def _opened(self, state: Any) -> Any:

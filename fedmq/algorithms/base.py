@@ -286,9 +286,7 @@ class AdditiveAlgorithm(Protocol[State]):
 
     name: str
 
-    def init(self, task: Task, seed: int) -> State:
-        """See `Strategy`."""
-        ...
+    def init(self, task: Task, seed: int) -> State: ...
 
     def ask(self, state: State) -> Plan:
         """See `Strategy`. The query must be additive."""
@@ -301,9 +299,7 @@ class AdditiveAlgorithm(Protocol[State]):
         """
         ...
 
-    def evaluation(self, state: State) -> Evaluation | None:
-        """See `Strategy`."""
-        ...
+    def evaluation(self, state: State) -> Evaluation | None: ...
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,11 +22,9 @@ class LazyGroup(click.Group):
         self._lazy = lazy
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """See `click.Group`."""
         return [*super().list_commands(ctx), *self._lazy]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """See `click.Group`."""
         if cmd_name not in self._lazy:
             return super().get_command(ctx, cmd_name)
         command = getattr(import_module(self._lazy[cmd_name][0]), cmd_name.replace("-", "_"))
@@ -34,7 +32,7 @@ class LazyGroup(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """See `click.Group`. The lines come from the table, so that `--help` imports no command."""
+        """List the commands from the table, so that `--help` imports no command."""
         own = [(name, one.get_short_help_str(LINE_CHARACTERS)) for name, one in sorted(self.commands.items())]
         with formatter.section("Commands"):
             formatter.write_dl([*own, *((name, line) for name, (_, line) in self._lazy.items())])

@@ -59,7 +59,6 @@ class Metrics(Collector):
         return Histogram(name, text, buckets=bounds, registry=self.registry).observe
 
     def collect(self) -> Iterator[Metric]:
-        """See `prometheus_client.registry.Collector`."""
         for kind, name, text, read, label in self._readings:
             family = kind(name, text, labels=[label] if label else None)
             value = read()

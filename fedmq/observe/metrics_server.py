@@ -62,7 +62,7 @@ class MetricsHandler(BaseHTTPRequestHandler):
         self.wfile.write(text)
 
     def log_message(self, *arguments: Any) -> None:
-        """See `BaseHTTPRequestHandler`; at the level debug, because each request would log a line."""
+        """Log at the level debug, because each request would log a line."""
         log.debug(*arguments)
 
 
@@ -81,7 +81,7 @@ class MetricsServer(ThreadingMixIn, HTTPServer):
         super().__init__((host, port), MetricsHandler)
 
     def server_bind(self) -> None:
-        """See `TCPServer`; without the DNS lookup of `HTTPServer`."""
+        """Bind without the DNS lookup of `HTTPServer`."""
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind(self.server_address)
         self.server_name, self.server_port = self.socket.getsockname()[:2]
@@ -89,7 +89,7 @@ class MetricsServer(ThreadingMixIn, HTTPServer):
             self.names = names_of_host(str(self.server_address[0]), self.server_name)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """See `BaseServer`; handle the request on a thread, or close it if there are too many."""
+        """Handle the request on a thread, or close it if there are too many."""
         with self._lock:
             full = len(self._since) >= CONNECTIONS_MAX
             if not full:
@@ -100,7 +100,6 @@ class MetricsServer(ThreadingMixIn, HTTPServer):
             super().process_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:
-        """See `BaseServer`."""
         with self._lock:
             self._since.pop(request, None)
         super().shutdown_request(request)

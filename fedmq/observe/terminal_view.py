@@ -44,17 +44,14 @@ class ObservedRun(NamedTuple):
 
     @property
     def condition(self) -> Condition:
-        """See `RunState.condition`."""
         return self.state.condition(self.now, here=self.here)
 
     @property
     def status_text(self) -> str:
-        """See `RunState.status_text`."""
         return self.state.status_text(self.now, here=self.here)
 
     @property
     def left_s(self) -> float | None:
-        """See `RunState.left_s`."""
         return self.state.left_s(self.now, here=self.here)
 
     @property

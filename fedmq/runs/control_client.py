@@ -55,20 +55,16 @@ class Operator:
 
     @property
     def wake_at(self) -> float:
-        """See `loop.Service`."""
         return self._give_up_at if self._term is None else min(self._ask_at, self._give_up_at)
 
     @property
     def status(self) -> str:
-        """See `loop.Service`."""
         return f"asks run {self._run} {self._asks}"
 
     def stop(self) -> None:
-        """See `loop.Service`."""
         self.done = True
 
     def step(self) -> None:
-        """See `loop.Service`."""
         for news in self._link.receive():
             if isinstance(news, Delivered):
                 self._hear(news)

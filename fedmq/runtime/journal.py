@@ -39,7 +39,6 @@ class JournalHandler(logging.Handler):
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """See `logging.Handler`."""
         message = self.format(record)
         priority = next((number for level, number in PRIORITIES if record.levelno >= level), DEBUG_PRIORITY)
         fields = {"MESSAGE": message, "PRIORITY": priority, "SYSLOG_IDENTIFIER": "fedmq", "LOGGER": record.name}
@@ -50,7 +49,6 @@ class JournalHandler(logging.Handler):
             print(message, file=sys.stderr)
 
     def close(self) -> None:
-        """See `logging.Handler`."""
         self._socket.close()
         super().close()
 

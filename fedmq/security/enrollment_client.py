@@ -54,21 +54,17 @@ class EnrollmentClient:
 
     @property
     def wake_at(self) -> float:
-        """See `loop.Service`."""
         first = earliest(self._send_at, self._connection.wake_at)
         return self._clock.now() + RETRY_S if first is None else first
 
     @property
     def status(self) -> str:
-        """See `loop.Service`."""
         return "waits for acceptance"
 
     def stop(self) -> None:
-        """See `loop.Service`."""
         self.done = self.interrupted = True
 
     def step(self) -> None:
-        """See `loop.Service`."""
         now = self._clock.now()
         for event in self._link.receive():
             if isinstance(event, Delivered):

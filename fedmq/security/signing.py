@@ -61,7 +61,6 @@ class _KeySigning:
         self._purpose = PURPOSE + credentials.federation.id
 
     def sign(self, header: bytes) -> bytes:
-        """See `Signing`."""
         return self._credentials.identity.sign(self._purpose + header)
 
     def fingerprint(self, name: str) -> str:
@@ -84,7 +83,6 @@ class TrainerSigning(_KeySigning):
         return aggregator.fingerprint if signed else None
 
     def check(self, packet: Packet, now: float) -> None:
-        """See `Signing`."""
         self._check_signature(packet, self._credentials.federation.aggregator)
 
 
@@ -100,12 +98,10 @@ class AggregatorSigning(_KeySigning):
         self._members = members
 
     def fingerprint(self, name: str) -> str:
-        """See `Signing`."""
         member = self._members.of_name(name)
         return "" if member is None else member.fingerprint
 
     def check(self, packet: Packet, now: float) -> None:
-        """See `Signing`."""
         self._members.refresh(now)
         message = packet.message
         if isinstance(message, Presence):

@@ -17,11 +17,11 @@ from fedmq.transport.link import LinkEvent, LinkMessage
 class Wire(Protocol):
     """What carries messages between links and hub: a simulation."""
 
-    def operation(self, name: str) -> None: ...  # noqa: D102
+    def operation(self, name: str) -> None: ...
 
-    def send_up(self, connection: Connection, frames: Frames) -> None: ...  # noqa: D102
+    def send_up(self, connection: Connection, frames: Frames) -> None: ...
 
-    def send_down(self, frames: Frames, *, to_aggregators: bool) -> None: ...  # noqa: D102
+    def send_down(self, frames: Frames, *, to_aggregators: bool) -> None: ...
 
 
 @dataclass
@@ -44,12 +44,10 @@ class MemoryLink:
         self._wire = wire
 
     def receive(self) -> Iterator[LinkEvent]:
-        """See `network.Link`."""
         while self.news:
             yield self.news.popleft()
 
     def send(self, frames: Frames) -> bool:
-        """See `network.Link`."""
         self._wire.operation(self.name)
         if self.connection is None:
             return False
@@ -66,13 +64,11 @@ class MemoryHub:
         self._current: Connection | None = None
 
     def receive(self) -> Iterator[LinkMessage]:
-        """See `network.Hub`."""
         while self.traffic:
             self._current, traffic = self.traffic.popleft()
             yield traffic
 
     def allow(self, topic: str) -> None:
-        """See `network.Hub`."""
         assert self._current is not None
         self._current.topics += (topic,)
 
@@ -86,9 +82,7 @@ class MemoryHub:
         """See `network.Hub`; nobody is revoked in memory."""
 
     def publish(self, frames: Frames) -> None:
-        """See `network.Hub`."""
         self._wire.send_down(frames, to_aggregators=False)
 
     def deliver(self, frames: Frames) -> None:
-        """See `network.Hub`."""
         self._wire.send_down(frames, to_aggregators=True)

@@ -47,14 +47,14 @@ class Node(Protocol):
     """A service on a link; see `loop.Service`."""
 
     @property
-    def done(self) -> bool: ...  # noqa: D102
+    def done(self) -> bool: ...
 
     @property
-    def wake_at(self) -> float | None: ...  # noqa: D102
+    def wake_at(self) -> float | None: ...
 
-    def step(self) -> None: ...  # noqa: D102
+    def step(self) -> None: ...
 
-    def stop(self) -> None: ...  # noqa: D102
+    def stop(self) -> None: ...
 
 
 @dataclass(frozen=True)

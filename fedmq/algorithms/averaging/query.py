@@ -49,11 +49,9 @@ class Train(Query, frozen=True, tag="train"):
     learner: EvolutionLearner | GradientLearner
 
     def arrays(self, task: Task) -> Mapping[str, ArrayBounds]:
-        """See `Query`."""
         return {"model": ArrayBounds((task.model.num_parameters,))}
 
     def answer(self, task: Task, _shapes: Shapes, num_examples: int) -> Mapping[str, ArrayBounds]:
-        """See `Query`."""
         return {
             "model": ArrayBounds((task.model.num_parameters,), np.float64, -GENE_MAX, GENE_MAX),
             "losses": ArrayBounds((1,), np.float64, 0),
@@ -65,7 +63,6 @@ class Train(Query, frozen=True, tag="train"):
         return 1
 
     def values(self, task: Task, _shapes: Shapes) -> int:
-        """See `Query`."""
         return task.model.num_parameters * (
             self.learner.population if isinstance(self.learner, EvolutionLearner) else 1
         )

@@ -24,15 +24,12 @@ class Evaluate(AdditiveQuery, frozen=True, tag="evaluate"):
 
     @property
     def row_bits(self) -> int:
-        """See `AdditiveQuery`."""
         return self.fraction_bits + self.row_loss_bits
 
     def arrays(self, task: Task) -> Mapping[str, ArrayBounds]:
-        """See `Query`."""
         return {"candidates": ArrayBounds((-1, task.model.num_parameters))}
 
     def answer(self, _task: Task, shapes: Shapes, num_examples: int) -> Mapping[str, ArrayBounds]:
-        """See `Query`."""
         size = shapes["candidates"][:1]
         return {
             "losses": ArrayBounds(size, np.int64, 0, num_examples << self.row_bits),
@@ -44,11 +41,9 @@ class Evaluate(AdditiveQuery, frozen=True, tag="evaluate"):
         return max(1, *shapes.get("candidates", ())[:1], 0)
 
     def values(self, task: Task, shapes: Shapes) -> int:
-        """See `Query`."""
         return shapes["candidates"][0] * task.model.num_parameters
 
     def check(self, task: Task, shapes: Shapes) -> None:
-        """See `Query`."""
         super().check(task, shapes)
         if not 1 <= (size := shapes["candidates"][0]) <= CANDIDATES_MAX:
             raise Rejected("values", f"expected 1 to {CANDIDATES_MAX} candidates, got {size}")

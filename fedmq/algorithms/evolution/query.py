@@ -33,11 +33,9 @@ class Evolve(Query, frozen=True, tag="evolve"):
     mutation: tuple[Exponent, Exponent] = (-1.5, 0.3)  # log10 of the smallest and largest mutation scale
 
     def arrays(self, task: Task) -> Mapping[str, ArrayBounds]:
-        """See `Query`."""
         return {"ids": ArrayBounds((-1,), np.int64), "pool": ArrayBounds((-1, task.model.num_parameters))}
 
     def answer(self, task: Task, shapes: Shapes, num_examples: int) -> Mapping[str, ArrayBounds]:
-        """See `Query`."""
         size = shapes["pool"][:1]
         return {
             "losses": ArrayBounds(size, np.float64, 0),
@@ -52,11 +50,9 @@ class Evolve(Query, frozen=True, tag="evolve"):
         return max(1, *shapes.get("pool", ())[:1], 0)
 
     def values(self, task: Task, shapes: Shapes) -> int:
-        """See `Query`."""
         return (shapes["pool"][0] + self.population) * task.model.num_parameters
 
     def check(self, _task: Task, shapes: Shapes) -> None:
-        """See `Query`."""
         size, least = shapes["pool"][0], max(1, self.elites)
         if shapes["ids"] != (size,):
             raise Rejected("shape", f"expected ids of shape {(size,)}, got {shapes['ids']}")

@@ -168,7 +168,6 @@ class BrokerSockets(Endpoint):
         super().wait(pause_s if timeout_s is None else min(timeout_s, pause_s))
 
     def receive(self) -> Iterator[LinkMessage]:
-        """See `network.Hub`."""
         for _ in range(BATCH // TURN):
             ready = self._ready()
             for monitor in ready:
@@ -292,26 +291,21 @@ class BrokerSockets(Endpoint):
     # --- what is done -------------------------------------------------------------------------------------------
 
     def allow(self, topic: str) -> None:
-        """See `network.Hub`."""
         assert self._current is not None
         self._of[Port.SUBSCRIBE].subscribe(topic)
         self._topics.setdefault(self._current.connection, []).append(topic)
 
     def publish(self, frames: Frames) -> None:
-        """See `network.Hub`."""
         give(self._of[Port.SUBSCRIBE], frames)
 
     def deliver(self, frames: Frames) -> None:
-        """See `network.Hub`."""
         give(self._of[Port.COLLECT], frames)
 
     def answer(self, frames: Frames) -> None:
-        """See `network.Hub`."""
         assert self._current is not None
         give(self._of[Port.JOIN], [self._current.frames[0], *frames])
 
     def disconnect(self) -> None:
-        """See `network.Hub`."""
         assert self._current is not None
         self._cut(self._current.connection, "it asked for another's inbox")
 

@@ -118,11 +118,9 @@ class SubscriberSockets(EdgeSockets):
         self._connect(self._down, Port.SUBSCRIBE, WATCHED)
 
     def receive(self) -> Iterator[LinkEvent]:
-        """See `network.Link`."""
         return self._heard(self._down)
 
     def send(self, frames: Frames) -> bool:
-        """See `network.Link`."""
         return give(self._up, frames)
 
 
@@ -147,7 +145,6 @@ class ObserverSockets(EdgeSockets):
         self._connect(self._down, Port.SUBSCRIBE, WATCHED)
 
     def receive(self) -> Iterator[LinkEvent]:
-        """See `network.Link`."""
         return self._heard(self._down)
 
     def send(self, frames: Frames) -> bool:
@@ -177,7 +174,6 @@ class AggregatorSockets(EdgeSockets):
         self._connect(self._down, Port.PUBLISH, REFUSED | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL)
 
     def receive(self) -> Iterator[LinkEvent]:
-        """See `network.Link`."""
         ready = self._ready()
         yield from self._connections(ready)
         if self._down in ready:
@@ -188,7 +184,6 @@ class AggregatorSockets(EdgeSockets):
             yield from map(Delivered, drain(self._up))
 
     def send(self, frames: Frames) -> bool:
-        """See `network.Link`."""
         return self._heard_of and give(self._down, frames)
 
 
@@ -203,9 +198,7 @@ class JoinSockets(EdgeSockets):
         self._connect(self._dealer, Port.JOIN, WATCHED)
 
     def receive(self) -> Iterator[LinkEvent]:
-        """See `network.Link`."""
         return self._heard(self._dealer)
 
     def send(self, frames: Frames) -> bool:
-        """See `network.Link`."""
         return give(self._dealer, frames)
