@@ -7,7 +7,6 @@ from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 from store_scene import CONFIG, a_close, a_result, filled, reopened
@@ -26,6 +25,7 @@ from fedmq.tasks.task import Task
 from fedmq.tasks.task_file import find_task
 
 ROUNDS = 12
+SMALL = {"population": 20, "generations": 1, "restart_after": 3}  # restarts now and then
 
 
 def bits(value: Any) -> Any:
@@ -44,12 +44,6 @@ def bits(value: Any) -> Any:
 def again(state: Any) -> Any:
     """The state, from its bytes."""
     return load(dump(state), type(state))
-
-
-def small(task: Task) -> Task:
-    """The task with a search that stands still now and then, and begins again."""
-    search = msgspec.structs.replace(task.search, population=20, generations=1, restart_after=3)
-    return msgspec.structs.replace(task, search=search)
 
 
 def rounds(strategy: Strategy[Any], task: Task, *, stored: bool, parts: int = 2) -> Iterator[Any]:
@@ -73,31 +67,31 @@ def rounds(strategy: Strategy[Any], task: Task, *, stored: bool, parts: int = 2)
 
 @pytest.fixture(params=tuple(CASES))
 def strategy(request: pytest.FixtureRequest) -> Strategy[Any]:
-    return strategy_of(request.param)
+    return strategy_of(request.param, **(SMALL if request.param == "evolution" else {}))
 
 
 def test_every_state_of_a_run_comes_back_bit_for_bit(strategy: Strategy[Any]) -> None:
-    task = small(task_for(strategy))
+    task = task_for(strategy)
     for state in [strategy.init(task, 5), *rounds(strategy, task, stored=False)]:
         assert bits(again(state)) == bits(state)
 
 
 def test_a_run_that_was_loaded_at_every_step_goes_the_same_way(strategy: Strategy[Any]) -> None:
-    task = small(task_for(strategy))
+    task = task_for(strategy)
     undisturbed = [bits(state) for state in rounds(strategy, task, stored=False)]
     assert [bits(state) for state in rounds(strategy, task, stored=True)] == undisturbed
 
 
 def test_the_order_of_arrays_in_memory_changes_no_sum() -> None:
     """With so many trainers NumPy sums in another order along another axis; a loaded array may lie otherwise."""
-    task, evolution = small(find_task("parity4")), find_algorithm("evolution")
+    task, evolution = find_task("parity4"), find_algorithm("evolution", parameters=SMALL)
     undisturbed = [bits(state) for state in rounds(evolution, task, stored=False, parts=16)]
     assert [bits(state) for state in rounds(evolution, task, stored=True, parts=16)] == undisturbed
 
 
 def test_the_evolution_above_has_restarted_and_had_late_results() -> None:
     """Else the tests above would say less than they seem to."""
-    states = list(rounds(find_algorithm("evolution"), small(XOR), stored=False))
+    states = list(rounds(find_algorithm("evolution", parameters=SMALL), XOR, stored=False))
     assert any(state.champion is not None for state in states)
     assert any(waiting.round < state.round for state in states for waiting in state.inbox.waiting.values())
 

@@ -213,7 +213,7 @@ def test_a_model_weighs_its_rows_divided_by_one_plus_its_staleness() -> None:
 
 
 def test_fedsgd_refuses_a_model_that_is_not_linear() -> None:
-    with pytest.raises(BadConfiguration, match="linear model.* xor"):
+    with pytest.raises(BadConfiguration, match=r"linear model.* xor"):
         find_algorithm("averaging").init(XOR, 1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from rounds_scene import TASK, MeanOfNumbers, Scene, closes, kept, opened, sent, told
 

@@ -27,7 +27,7 @@ from fedmq.tasks.task_file import find_task, task_rows
 from fedmq.testing import Faults, run_config
 
 ROUNDS, EVERY = 9, 3  # rounds of the run, and rounds from checkpoint to checkpoint
-TASKS = {"evolution": "xor", "fedsgd": "linear"}
+TASKS = {"evolution": "xor", "averaging": "linear"}
 UNEVEN = Faults(delay_s=(0.001, 0.3), reorder=True, duplicate=0.2)  # so that results come late
 SEED = 3
 
