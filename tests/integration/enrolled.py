@@ -1,7 +1,4 @@
-"""A federation with keys as real processes: made, running, and joined by the commands that a person types.
-
-Knows nothing of what a test looks for.
-"""
+"""A federation with keys as real processes, created and joined by the commands that a user types."""
 
 from __future__ import annotations
 
@@ -21,12 +18,12 @@ ENDLESS = """
 from fedmq import Linear, Task
 task = Task(name="endless", model=Linear(2), loss="squared-error", metric="loss", target=0.0, rounds=1000000)
 def rows(part, parts):
-    return [[1.0, 1.0], [1.0, 1.0]], [0.0, 1.0]  # that no model fits
+    return [[1.0, 1.0], [1.0, 1.0]], [0.0, 1.0]  # no model fits them
 """
 
 
 class Federation(Services):
-    """Services around a federation whose keys are in `folder/keys`; each trainer's are in a folder of its name."""
+    """Services of a federation with its keys in `folder/keys`, and each trainer's keys in a folder of its name."""
 
     def __init__(self, folder: Path, host: str = "127.0.0.1") -> None:
         super().__init__(folder)
@@ -37,7 +34,7 @@ class Federation(Services):
         return run_fedmq(*arguments, cwd=self.folder, **more)
 
     def make(self) -> None:
-        """Make the keys, and start the broker."""
+        """Create the keys, and start the broker."""
         done = self.fedmq("keys", "init", "--broker", self.address)
         assert done.returncode == 0, done.stderr
         self.start_broker()
@@ -57,37 +54,37 @@ class Federation(Services):
         return line
 
     def start_join(self, name: str, token: str) -> None:
-        """Start to join, and wait until there is a request to be accepted."""
+        """Start to join, and wait until there is a request to accept."""
         before = self.out(f"join-{name}").count("waiting until")
         self.start(f"join-{name}", "trainer", "join", token, "--name", name, "--keys", name, "--log-level", "debug")
         until(lambda: self.out(f"join-{name}").count("waiting until") > before, f"{name} to wait")
 
     def join(self, name: str) -> None:
-        """Let in a trainer."""
+        """Join a trainer, and accept it."""
         self.start_join(name, self.token())
         assert self.fedmq("keys", "accept", name).returncode == 0
         assert self.wait(f"join-{name}") == 0, self.err(f"join-{name}")
 
     def fingerprint(self, name: str) -> str:
-        """What the screen of who joins shows."""
+        """The fingerprint that `fedmq trainer join` prints."""
         shown = {line.rpartition(" ")[2] for line in self.out(f"join-{name}").splitlines() if "fingerprint " in line}
         (found,) = (one for one in shown if one.count("-") == 3)
         return found
 
-    def roll(self) -> dict[str, list[dict[str, Any]]]:
+    def membership(self) -> dict[str, list[dict[str, Any]]]:
         known: dict[str, list[dict[str, Any]]] = json.loads(self.fedmq("keys", "ls", "--json").stdout)
         return known
 
     def names(self, kind: str) -> list[str]:
-        return [one["name"] for one in self.roll()[kind]]
+        return [one["name"] for one in self.membership()[kind]]
 
     def make_older(self, name: str) -> None:
-        """The member's key has been there for a minute."""
+        """Set the age of a member's key to a minute."""
         (path,) = (one for one in (self.folder / "keys" / "members").iterdir() if f'"{name}"' in one.read_text())
         os.utime(path, (path.stat().st_atime, path.stat().st_mtime - 60))
 
     def expire(self, token: str) -> str:
-        """The token as it is when its time has come, here and where its line is."""
+        """Let a token expire, in the folder and in its line; return the new line."""
         key, late = decode_token(token).public_key, int(time.time()) - 1
         ticket = read_issued_token(self.folder / "keys", key)
         assert ticket is not None
@@ -95,7 +92,7 @@ class Federation(Services):
         return encode_token(msgspec.structs.replace(decode_token(token), expires=late))
 
     def start_endless(self, *names: str) -> Path:
-        """A run without an end; the folder of it."""
+        """Start a run without an end; return its folder."""
         (self.folder / "endless.py").write_text(ENDLESS)
         arguments = ["--keys", "keys", "--out", "run", "--task", "endless.py", "--min-trainers", str(len(names))]
         self.start("aggregator", "aggregator", *arguments)
@@ -105,7 +102,7 @@ class Federation(Services):
 
 
 def one_line(done: CompletedProcess[str]) -> str:
-    """The only line that a command has said on stderr."""
+    """Return the only line of a command on stderr."""
     assert done.stderr.count("\n") == 1, done.stderr
     assert "Traceback" not in done.stderr
     return done.stderr

@@ -1,7 +1,4 @@
-"""A federation with keys around a broker that is a process of its own, and raw peers at its ports, for tests.
-
-Knows nothing of what a test looks for. Every wait has a deadline.
-"""
+"""A federation with keys, its broker as a process, and raw peers at its ports. Every wait has a deadline."""
 
 from __future__ import annotations
 
@@ -44,7 +41,7 @@ REFUSALS = (
 
 
 class Keyed:
-    """The folders of a federation's parties, and its broker; `services` runs them as processes."""
+    """The folders of a federation's services, and its broker; `services` runs them as processes."""
 
     def __init__(self, folder: Path, *members: str, run: str = "r") -> None:
         self.folder, self.keys, self.run = folder, folder / "keys", run
@@ -57,13 +54,13 @@ class Keyed:
         write_federation(self.keys, self.federation)
         write_identity(self.keys, broker)
         write_identity(self.keys, aggregator)
-        self.of = {name: self.stranger(name) for name in members}
+        self.of = {name: self.non_member(name) for name in members}
         for name in members:
             self.accept(name)
         self.of["aggregator"] = Credentials(self.federation, aggregator)
 
-    def stranger(self, name: str) -> Credentials:
-        """Somebody who has made keys, in a folder of that name, and is not let in."""
+    def non_member(self, name: str) -> Credentials:
+        """Create the keys of a trainer that is not a member, in a folder of its name."""
         write_federation(self.folder / name, self.federation)
         write_identity(self.folder / name, Identity.new("trainer", name))
         return read_credentials(self.folder / name, "trainer")
@@ -87,19 +84,19 @@ class Keyed:
             assert services.running["broker"].poll() is None, services.err("broker")
 
     def transport(self, name: str) -> TransportKeys:
-        """What a party's connections are made with."""
+        """Return the keys of a member's connections."""
         credentials = self.of[name]
         public = credentials.identity.public.transport
         return TransportKeys(public, credentials.identity.transport_secret, self.federation.broker_key)
 
     def beacon(self, number: int, topic: str | None = None, signer: str = "aggregator") -> list[bytes]:
-        """The frames of a beacon that somebody has signed."""
+        """Return the frames of a beacon with the signature of `signer`."""
         message = Beacon(run=self.run, term=1, round=number, open=False)
         return encode(topic or f"beacon/{self.run}", message, sign=TrainerSigning(self.of[signer]).sign)
 
 
 class Raw:
-    """A bare socket at one of the broker's ports, and what became of its connection."""
+    """A bare socket at one of the broker's ports, with a monitor of its connection."""
 
     def __init__(
         self, context: zmq.Context[zmq.Socket[bytes]], kind: int, port: int, keys: TransportKeys | None
@@ -119,24 +116,24 @@ class Raw:
         self.socket.connect(self._target)
 
     def event(self, wanted: int, within_s: float = WAIT_S) -> int:
-        """Wait for one of these events of the connection; which."""
+        """Wait for one of these events of the connection; return it."""
         give_up_at = time.monotonic() + within_s
         while self.monitor.poll(max(0, int(1000 * (give_up_at - time.monotonic())))):
             event = int(parse_monitor_message(self.monitor.recv_multipart())["event"])
             if event & wanted:
                 return event
-        raise AssertionError(f"waited {within_s:g} s in vain for an event of {wanted:#x}")
+        raise AssertionError(f"expected an event of {wanted:#x} within {within_s:g} s, got none")
 
     def receive(self, within_s: float = WAIT_S) -> list[bytes] | None:
-        """The next message, or None."""
+        """Return the next message, or None."""
         return self.socket.recv_multipart() if self.socket.poll(int(1000 * within_s)) else None
 
     def until(self, frames: list[bytes]) -> list[list[bytes]]:
-        """What comes before `frames`."""
+        """Wait for `frames`; return the messages before them."""
         before = []
-        while (came := self.receive()) != frames:
-            assert came is not None, f"waited {WAIT_S:g} s in vain for {frames}, {before} came"
-            before.append(came)
+        while (received := self.receive()) != frames:
+            assert received is not None, f"expected {frames} within {WAIT_S:g} s, got {before}"
+            before.append(received)
         return before
 
     def close(self) -> None:
@@ -148,14 +145,14 @@ class Raw:
 
 
 class Peers:
-    """Raw peers of a broker, all closed at the end."""
+    """Raw peers of a broker; `close` closes all."""
 
     def __init__(self, keyed: Keyed) -> None:
         self._keyed, self._raw = keyed, list[Raw]()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
 
     def make(self, kind: int, port: Port, keys: TransportKeys | None, *topics: str, plain: bool = False) -> Raw:
-        """A peer that is connecting; `topics` are subscribed to."""
+        """Return a peer that connects and subscribes to `topics`."""
         raw = Raw(self._context, kind, self._keyed.port + port, keys)
         if plain:
             raw.socket.plain_username, raw.socket.plain_password = b"aggregator", b"aggregator"
@@ -166,7 +163,7 @@ class Peers:
         return raw
 
     def member(self, name: str, kind: int, port: Port, *topics: str) -> Raw:
-        """A peer with a party's key, once it is connected."""
+        """Return a peer with the key of a service, once it is connected."""
         raw = self.make(kind, port, self._keyed.transport(name), *topics)
         raw.event(zmq.EVENT_HANDSHAKE_SUCCEEDED)
         return raw
@@ -179,7 +176,7 @@ class Peers:
 
 @contextmanager
 def peers_of(keyed: Keyed) -> Iterator[Peers]:
-    """See `Peers`."""
+    """Yield the raw peers of a broker; close them at the end."""
     peers = Peers(keyed)
     try:
         yield peers

@@ -1,4 +1,4 @@
-"""The broker as a process: what it prints, how it ends, and how it refuses to start."""
+"""The broker as a process: what it prints, how it ends, and when it does not start."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fedmq.deploy.processes import free_port
 from fedmq.transport.address import PORTS
 
 DEADLINE_S = 30.0
-STOP_S = 2.0  # a broker keeps nothing that is worth waiting for
+STOP_S = 2.0  # a broker has nothing to save
 
 
 def command(*arguments: str) -> list[str]:
@@ -26,12 +26,12 @@ def command(*arguments: str) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """Ours, without the settings of a person who works with fedmq."""
+    """This process's environment without settings of fedmq."""
     return {name: value for name, value in os.environ.items() if not name.startswith("FEDMQ_")}
 
 
-def refusal(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """How a broker ends that does not start."""
+def failed_start(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a broker that does not start, to its end."""
     return subprocess.run(
         command(*arguments),
         cwd=folder,
@@ -46,7 +46,7 @@ def refusal(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 @contextmanager
 def running(folder: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A broker and the line that it prints when its ports are open."""
+    """Yield a broker and the line that it prints when its ports are open."""
     with subprocess.Popen(
         command(*arguments),
         cwd=folder,
@@ -67,8 +67,8 @@ def test_broker_prints_its_address_and_the_next_command(tmp_path: Path) -> None:
     port = free_port()
     with running(tmp_path, "--port", str(port)) as (_, line):
         assert f"tcp://127.0.0.1:{port} (ports {port} to {port + PORTS - 2})" in line
-        assert f"next: fedmq aggregator --task xor --broker tcp://127.0.0.1:{port}" in line
-        for offset in range(PORTS - 1):  # the last is bound only with keys
+        assert f"fedmq aggregator --task xor --broker tcp://127.0.0.1:{port}" in line
+        for offset in range(PORTS - 1):  # the last port is for enrollment, with keys only
             socket.create_connection(("127.0.0.1", port + offset), DEADLINE_S).close()
 
 
@@ -76,10 +76,10 @@ def test_broker_prints_its_address_and_the_next_command(tmp_path: Path) -> None:
 def test_signal_ends_the_broker_at_once_with_exit_code_0(tmp_path: Path, number: signal.Signals) -> None:
     with running(tmp_path, "--port", str(free_port())) as (process, line):
         assert line
-        asked_at = time.monotonic()
+        signaled_at = time.monotonic()
         process.send_signal(number)
         _, errors = process.communicate(timeout=DEADLINE_S)
-        assert time.monotonic() - asked_at < STOP_S
+        assert time.monotonic() - signaled_at < STOP_S
         assert process.returncode == 0
         assert errors == ""
 
@@ -97,31 +97,32 @@ def test_port_in_use_gives_one_line_and_exit_code_78(tmp_path: Path) -> None:
     port = free_port()
     with running(tmp_path, "--port", str(port)) as (first, line):
         assert line
-        second = refusal(tmp_path, "--port", str(port))
+        second = failed_start(tmp_path, "--port", str(port))
         assert first.poll() is None
     assert (second.returncode, second.stdout) == (78, "")
     assert second.stderr.count("\n") == 1
-    assert second.stderr.startswith(f"fedmq: cannot bind 127.0.0.1:{port} ")
-    assert "choose others with --port" in second.stderr
+    assert f"127.0.0.1:{port}" in second.stderr
+    assert "--port" in second.stderr
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.7"])  # noqa: S104
 def test_public_address_without_keys_gives_one_line_and_exit_code_78(tmp_path: Path, host: str) -> None:
-    done = refusal(tmp_path, "--bind", host, "--port", str(free_port()))
+    done = failed_start(tmp_path, "--bind", host, "--port", str(free_port()))
     assert (done.returncode, done.stdout) == (78, "")
     assert done.stderr.count("\n") == 1
-    assert f"expected --bind 127.0.0.1, got {host}" in done.stderr
+    assert "--bind" in done.stderr
+    assert host in done.stderr
 
 
 @pytest.mark.parametrize("host", ["::", "*"])
 def test_invalid_address_gives_one_line_and_exit_code_78(tmp_path: Path, host: str) -> None:
-    done = refusal(tmp_path, "--bind", host)
+    done = failed_start(tmp_path, "--bind", host)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (78, "", 1)
-    assert "expected a broker" in done.stderr
+    assert host in done.stderr
 
 
 @pytest.mark.parametrize("port", ["0", "65534", "-1", "http"])
 def test_invalid_port_is_a_usage_error(tmp_path: Path, port: str) -> None:
-    done = refusal(tmp_path, "--port", port)
+    done = failed_start(tmp_path, "--port", port)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr

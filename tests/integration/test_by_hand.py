@@ -1,7 +1,4 @@
-"""The three services as a person starts them, each in a terminal of its own, and what happens when one is killed.
-
-Knows what the processes print and write, nothing of their insides.
-"""
+"""The three services as a user starts them, each in its own terminal, and what happens when one is killed."""
 
 from __future__ import annotations
 
@@ -25,7 +22,7 @@ def services(tmp_path: Path) -> Iterator[Services]:
 
 
 def trainers_in(services: Services, kind: str, since: int = 0) -> list[str]:
-    """The trainers that the run's events of this kind name."""
+    """Return the trainers of the run's events of this kind."""
     return [one["trainer"] for one in events_of(services.folder / "run")[since:] if one["event"] == kind]
 
 
@@ -53,7 +50,7 @@ def test_training_continues_after_kills_of_a_trainer_and_the_broker(services: Se
     run = services.folder / "run"
     names = ["alice", "bob", "carol", "dave"]
     services.start("alice", "trainer", "--name", "alice", "--data", "linear:1/1")
-    until(lambda: NOT_THERE in services.err("alice"), "alice to say that there is no broker")
+    until(lambda: NOT_THERE in services.err("alice"), "alice to report that there is no broker")
     services.start_broker()
     services.start("aggregator", "aggregator", "--task", "endless.py", "--min-trainers", "4", "--out", "run")
     for name in names[1:]:
@@ -61,15 +58,22 @@ def test_training_continues_after_kills_of_a_trainer_and_the_broker(services: Se
 
     until(lambda: closed(run) >= 3, "three rounds")
     services.kill("carol")
-    until(lambda: "carol" in trainers_in(services, "trainer-left"), "carol to be missed", timeout_s=10)
+    until(
+        lambda: "carol" in trainers_in(services, "trainer-left"),
+        "the aggregator to notice that carol is gone",
+        timeout_s=10,
+    )
     since = len(events_of(run))
     services.start_trainer("carol", "linear:1/1")
-    until(lambda: "carol" in trainers_in(services, "result-accepted", since), "a result of carol, who is back")
+    until(lambda: "carol" in trainers_in(services, "result-accepted", since), "a result of carol after her restart")
 
     services.kill("broker")
     since = len(events_of(run))
     services.start_broker()
-    until(lambda: set(trainers_in(services, "result-accepted", since)) == set(names), "a result of each after that")
+    until(
+        lambda: set(trainers_in(services, "result-accepted", since)) == set(names),
+        "a result of each trainer after the restart",
+    )
 
     assert services.err("alice").count(NOT_THERE) == 1
     for name in names:  # the aggregator still acknowledges what they hold: without it each waits four seconds for that
@@ -92,7 +96,7 @@ def test_killed_aggregator_reaches_the_model_of_an_undisturbed_run(services: Ser
         services.start("aggregator", "aggregator", *command, "--min-trainers", "2", "--out", "run")
         until(lambda wanted=4 * life: closed(tmp_path / "run") >= wanted, "some rounds")  # type: ignore[misc]
         services.kill("aggregator")
-    assert closed(tmp_path / "run") < expected["rounds"], "the run was over before it could be disturbed"
+    assert closed(tmp_path / "run") < expected["rounds"], "the run ended before it was disturbed"
 
     services.start("aggregator", "aggregator", *command, "--min-trainers", "2", "--out", "run")
 
@@ -121,7 +125,8 @@ def test_services_end_with_69_after_the_connect_timeout(services: Services) -> N
     for name in ("alice", "aggregator"):
         notice, end = services.err(name).splitlines()
         assert notice.endswith(f"the broker at {services.address} {NOT_THERE}")
-        assert end.startswith(f"fedmq: expected a broker at {services.address} within 1.5 s")
+        assert end.startswith("fedmq: ")
+        assert services.address in end
 
 
 def test_second_broker_on_the_same_ports_ends_with_78(services: Services) -> None:
@@ -131,4 +136,4 @@ def test_second_broker_on_the_same_ports_ends_with_78(services: Services) -> Non
 
     assert second.returncode == 78
     assert second.stderr.count("\n") == 1
-    assert "choose others with --port" in second.stderr
+    assert "--port" in second.stderr

@@ -1,6 +1,6 @@
-"""Who is let in: what raw peers with wrong credentials get through a real broker with keys, in either direction.
+"""Raw peers with wrong credentials at a real broker with keys: they send and receive nothing.
 
-Right credentials beside them are served all along, so that each of these tests can fail.
+Peers with right credentials are served at the same time, so that each of these tests can fail.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from fedmq.transport.zeromq import AggregatorSockets, BrokerSockets, TrainerSock
 from fedmq.transport.zeromq.broker import TOPICS_MAX
 from fedmq.transport.zeromq.edge import SubscriberSockets, TransportKeys
 
-REVOKED_S = 1.0  # how soon a revocation must bite
+REVOKED_S = 1.0  # the longest time until a revocation takes effect
 KINDS = {Port.PUBLISH: zmq.XPUB, Port.SUBSCRIBE: zmq.XSUB, Port.PUSH: zmq.PUSH, Port.COLLECT: zmq.XSUB}
 KINDS[Port.JOIN] = zmq.DEALER
 
@@ -48,30 +48,30 @@ def peers(keyed: Keyed) -> Iterator[Peers]:
 
 
 class Honest:
-    """An aggregator and alice, as raw peers that hear whatever the broker would give them."""
+    """An aggregator and alice, as raw peers that receive everything from the broker."""
 
     def __init__(self, keyed: Keyed, peers: Peers) -> None:
         self._keyed, self._number = keyed, 0
         self.above = peers.member("aggregator", zmq.XPUB, Port.PUBLISH)
-        assert self.above.receive() == [b"\x01"]  # the broker takes what is published from now on
+        assert self.above.receive() == [b"\x01"]  # the broker forwards what is published from now on
         self.collects = peers.member("aggregator", zmq.XSUB, Port.COLLECT, "", "presence/")
-        self.hears = peers.member("alice", zmq.XSUB, Port.SUBSCRIBE, "round/", "beacon/", "event/", "to/alice/")
+        self.receives = peers.member("alice", zmq.XSUB, Port.SUBSCRIBE, "round/", "beacon/", "event/", "to/alice/")
         self.pushes = peers.member("alice", zmq.PUSH, Port.PUSH)
         self.until_present("alice")
 
     def until_present(self, name: str) -> None:
-        """Wait until the broker says that a trainer is there."""
+        """Wait until the broker reports that a trainer is present."""
         wanted = encode(f"presence/{name}", Presence(trainer=name, present=True))
         self.collects.until(wanted)
 
     def are_served(self) -> tuple[list[list[bytes]], list[list[bytes]]]:
-        """What came before a message in either direction: from above to alice, and up to the aggregator."""
+        """Send a message in each direction; return what alice and the aggregator received before it."""
         self._number += 1
-        request_id = b"honest %d" % self._number
-        self.above.socket.send_multipart([b"beacon/honest", request_id])
-        below = self.hears.until([b"beacon/honest", request_id])
-        self.pushes.socket.send_multipart([b"up/r", request_id])
-        came = self.collects.until([b"up/r/alice", request_id])
+        marker = b"honest %d" % self._number
+        self.above.socket.send_multipart([b"beacon/honest", marker])
+        below = self.receives.until([b"beacon/honest", marker])
+        self.pushes.socket.send_multipart([b"up/r", marker])
+        came = self.collects.until([b"up/r/alice", marker])
         return below, [frames for frames in came if not frames[0].startswith(b"presence/")]
 
 
@@ -81,12 +81,12 @@ def revoked(keyed: Keyed) -> TransportKeys:
 
 
 def unknown(keyed: Keyed) -> TransportKeys:
-    keys = Identity.new("trainer", "alice")  # of a right name, too
+    keys = Identity.new("trainer", "alice")  # with the right name
     return TransportKeys(keys.public.transport, keys.transport_secret, keyed.federation.broker_key)
 
 
 def other_broker(keyed: Keyed) -> TransportKeys:
-    """A right key for a broker that has another: what a member of another federation comes with."""
+    """A member's key, with another broker's key, as a member of another federation has."""
     other = Identity.new("broker", "broker").public.transport
     return keyed.transport("alice")._replace(broker=other)
 
@@ -118,7 +118,7 @@ def test_wrong_credentials_send_and_receive_nothing_at_any_port(keyed: Keyed, pe
         if KINDS[port] == zmq.XSUB:
             for topic in (b"", b"round/", b"to/", b"to/alice/", b"up/"):
                 raw.socket.send(b"\x01" + topic)
-        try:  # it waits for a connection that never is, or nothing takes it
+        try:  # it waits for a connection that is never made, or nothing receives it
             raw.socket.send_multipart(MESSAGES[port], zmq.NOBLOCK)
         except zmq.Again:
             continue
@@ -144,7 +144,7 @@ def test_broker_without_its_authenticator_refuses_every_connection(tmp_path: Pat
 def until_known_as_revoked(keyed: Keyed) -> None:
     give_up_at = time.monotonic() + REVOKED_S
     while "mallory" not in keyed.services.err("broker"):
-        assert time.monotonic() < give_up_at, "the broker has not noticed"
+        assert time.monotonic() < give_up_at, "the broker has not read the revocation"
 
 
 @pytest.mark.parametrize("port", [Port.PUBLISH, Port.COLLECT])
@@ -162,13 +162,13 @@ def test_key_of_a_trainer_is_refused_at_the_ports_of_the_aggregator(keyed: Keyed
 def test_round_signed_and_sent_by_a_trainer_is_not_delivered(keyed: Keyed, peers: Peers) -> None:
     honest = Honest(keyed, peers)
     pushes = peers.member("mallory", zmq.PUSH, Port.PUSH)
-    shouts = peers.member("mallory", zmq.XSUB, Port.SUBSCRIBE, "beacon/")
+    subscribes = peers.member("mallory", zmq.XSUB, Port.SUBSCRIBE, "beacon/")
     forged = keyed.beacon(9, signer="mallory")
     for topic in (b"beacon/r", b"round/r", b"to/alice/", b"event/r", b"presence/alice"):
         pushes.socket.send_multipart([topic, *forged[1:]])
-    shouts.socket.send_multipart(forged)  # up a SUB's connection, as XSUB can
-    shouts.event(zmq.EVENT_DISCONNECTED)
-    pushes.socket.send_multipart([b"up/r", b"last"])  # nothing: the whole key is shut out now
+    subscribes.socket.send_multipart(forged)  # as an XSUB socket can
+    subscribes.event(zmq.EVENT_DISCONNECTED)
+    pushes.socket.send_multipart([b"up/r", b"last"])  # dropped: the key is blocked
     below, above = honest.are_served()
     assert below + above == []
 
@@ -199,8 +199,8 @@ def test_trainer_that_subscribes_to_another_inbox_is_blocked(keyed: Keyed, peers
 
 def test_key_of_the_aggregator_has_no_inbox(keyed: Keyed, peers: Peers) -> None:
     honest = Honest(keyed, peers)
-    operator = peers.make(zmq.XSUB, Port.SUBSCRIBE, keyed.transport("aggregator"), "beacon/", "to/aggregator/")
-    operator.event(zmq.EVENT_DISCONNECTED)
+    client = peers.make(zmq.XSUB, Port.SUBSCRIBE, keyed.transport("aggregator"), "beacon/", "to/aggregator/")
+    client.event(zmq.EVENT_DISCONNECTED)
     honest.pushes.socket.send_multipart([b"up/r", b"end"])
     came = honest.collects.until([b"up/r/alice", b"end"])
     assert encode("presence/aggregator", Presence(trainer="aggregator", present=True)) not in came
@@ -231,11 +231,11 @@ def test_trainer_cannot_end_the_presence_of_another(keyed: Keyed, peers: Peers) 
 def test_repeated_subscription_gives_no_second_presence_and_no_copy(keyed: Keyed, peers: Peers) -> None:
     honest = Honest(keyed, peers)
     honest.above.socket.send_multipart([b"round/r", b"one"])
-    honest.hears.until([b"round/r", b"one"])
+    honest.receives.until([b"round/r", b"one"])
     al = peers.member("al", zmq.XSUB, Port.SUBSCRIBE, *["to/al/"] * 5, "beacon/")
     honest.until_present("al")
-    honest.above.socket.send_multipart([b"to/al/", b"request_id"])
-    assert al.until([b"to/al/", b"request_id"]) == [[b"to/al/", b"one"]]
+    honest.above.socket.send_multipart([b"to/al/", b"marker"])
+    assert al.until([b"to/al/", b"marker"]) == [[b"to/al/", b"one"]]
     al.close()
     honest.collects.until(encode("presence/al", Presence(trainer="al", present=False)))
     assert honest.are_served() == ([], [])
@@ -259,10 +259,10 @@ def test_message_over_an_open_connection_is_refused_within_a_second_of_revocatio
 
 
 def honest_again(honest: Honest) -> tuple[list[list[bytes]], list[list[bytes]]]:
-    """Once everybody whose key is good is back; a subscriber subscribes again when somebody touches it."""
-    for raw in (honest.above, honest.collects, honest.hears, honest.pushes):
+    """Wait until all peers with valid keys are connected again; a subscriber subscribes when it is used."""
+    for raw in (honest.above, honest.collects, honest.receives, honest.pushes):
         raw.event(zmq.EVENT_HANDSHAKE_SUCCEEDED)
-    while honest.hears.receive(0) is not None:
+    while honest.receives.receive(0) is not None:
         continue
     assert honest.above.receive() in ([b"\x00"], [b"\x01"])
     honest.until_present("alice")
@@ -271,21 +271,21 @@ def honest_again(honest: Honest) -> tuple[list[list[bytes]], list[list[bytes]]]:
 
 def test_subscriber_receives_nothing_within_a_second_of_revocation(keyed: Keyed, peers: Peers) -> None:
     honest = Honest(keyed, peers)
-    listens = peers.member("mallory", zmq.XSUB, Port.SUBSCRIBE, "beacon/", "to/mallory/")
+    subscribes = peers.member("mallory", zmq.XSUB, Port.SUBSCRIBE, "beacon/", "to/mallory/")
     honest.until_present("mallory")
     honest.above.socket.send_multipart([b"beacon/r", b"before"])
-    assert listens.receive() == [b"beacon/r", b"before"]
+    assert subscribes.receive() == [b"beacon/r", b"before"]
     keyed.revoke("mallory")
     revoked_at = time.monotonic()
-    listens.event(zmq.EVENT_DISCONNECTED, REVOKED_S)
-    listens.event(REFUSALS & ~zmq.EVENT_DISCONNECTED)
+    subscribes.event(zmq.EVENT_DISCONNECTED, REVOKED_S)
+    subscribes.event(REFUSALS & ~zmq.EVENT_DISCONNECTED)
     assert time.monotonic() - revoked_at < 3 * REVOKED_S
     honest_again(honest)
-    assert listens.receive(0) is None
+    assert subscribes.receive(0) is None
 
 
 def test_message_in_another_name_is_delivered_with_its_real_sender(keyed: Keyed, peers: Peers) -> None:
-    """The broker stamps who it was; the aggregator's seal compares (tests/unit/test_signed_messages.py)."""
+    """The broker adds the sender; the aggregator compares it with the signature (test_signed_messages.py)."""
     honest = Honest(keyed, peers)
     pushes = peers.member("mallory", zmq.PUSH, Port.PUSH)
     signing = TrainerSigning(keyed.of["mallory"])
@@ -302,11 +302,11 @@ def test_message_in_another_name_is_delivered_with_its_real_sender(keyed: Keyed,
 
 def test_trainer_reconnects_when_it_is_accepted_after_a_revocation(keyed: Keyed) -> None:
     with trainer_link(keyed, "mallory") as link:
-        until_heard(link, LinkUp())
+        wait_for(link, LinkUp())
         keyed.revoke("mallory")
-        until_heard(link, LinkRefused())
+        wait_for(link, LinkRefused())
         keyed.accept("mallory")
-        until_heard(link, LinkUp())
+        wait_for(link, LinkUp())
 
 
 @pytest.mark.parametrize("name", ["alice", "aggregator"])
@@ -318,13 +318,13 @@ def test_broker_without_the_pinned_key_is_reported_as_a_closed_connection(keyed:
         if name == "alice"
         else AggregatorSockets(federation.broker, "r", credentials)
     ) as link:
-        until_heard(link, LinkDown())
+        wait_for(link, LinkDown())
 
 
-def until_heard(link: SubscriberSockets | AggregatorSockets, wanted: LinkEvent) -> None:
+def wait_for(link: SubscriberSockets | AggregatorSockets, wanted: LinkEvent) -> None:
     give_up_at = time.monotonic() + 10.0
-    while not any(type(news) is type(wanted) for news in link.receive()):
-        assert time.monotonic() < give_up_at, f"waited in vain for {wanted}"
+    while not any(type(event) is type(wanted) for event in link.receive()):
+        assert time.monotonic() < give_up_at, f"expected {wanted}, got nothing"
         link.wait(0.1)
 
 

@@ -1,12 +1,10 @@
-"""`fedmq keys` and `fedmq trainer join` as a person uses them, and misuses them: real processes on this machine.
-
-Knows what the processes print and write, nothing of their insides.
-"""
+"""`fedmq keys` and `fedmq trainer join`, used and misused, as real processes on this machine."""
 
 from __future__ import annotations
 
 import base64
 import json
+import os
 import shutil
 import signal
 import time
@@ -28,65 +26,64 @@ def federation(tmp_path: Path) -> Iterator[Federation]:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a federation without processes, that no test may change."""
+    """The folder of a federation without processes; tests do not change it."""
     folder = tmp_path_factory.mktemp("home")
-    still = Federation(folder)
-    assert still.fedmq("keys", "init", "--broker", still.address).returncode == 0
-    (folder / "expired").write_text(still.expire(still.token()))
-    (folder / "good").write_text(still.token("--name", "alice"))  # and what has expired goes
+    offline = Federation(folder)
+    assert offline.fedmq("keys", "init", "--broker", offline.address).returncode == 0
+    (folder / "expired").write_text(offline.expire(offline.token()))
+    (folder / "good").write_text(offline.token("--name", "alice"))  # and what has expired goes
     return folder
 
 
-NOBODY = "that is: nobody"
 WRONG_USES = [
-    (["keys", "init"], 2, "Missing option '--broker'"),
-    (["keys", "init", "--broker", "here"], 78, "expected a broker address like tcp://"),
-    (["keys", "init", "--broker", "tcp://0.0.0.0:5550"], 78, "expected an address that trainers can connect to"),
-    (["keys", "init", "--broker", "tcp://192.0.2.1:5550"], 78, "keys are never overwritten"),
-    (["keys", "init", "--broker", "tcp://192.0.2.1:5550", "--keys", "good"], 2, "is a file"),
-    (["keys", "token", "--keys", "nowhere"], 78, "expected federation.json in it, got none"),
+    (["keys", "init"], 2, "--broker"),
+    (["keys", "init", "--broker", "here"], 78, "'here'"),
+    (["keys", "init", "--broker", "tcp://0.0.0.0:5550"], 78, "tcp://0.0.0.0:5550"),
+    (["keys", "init", "--broker", "tcp://192.0.2.1:5550"], 78, "federation.json"),
+    (["keys", "init", "--broker", "tcp://192.0.2.1:5550", "--keys", "good"], 2, "good"),
+    (["keys", "token", "--keys", "nowhere"], 78, "federation.json"),
     (["keys", "token", "--hours", "0"], 2, "--hours"),
     (["keys", "token", "--hours", "soon"], 2, "--hours"),
-    (["keys", "token", "--name", "a b"], 2, "expected letters, digits"),
-    (["keys", "token", "--name", "aggregator"], 78, "another one is named so already"),
-    (["keys", "ls", "--keys", "nowhere"], 78, "expected federation.json in it, got none"),
-    (["keys", "ls", "everything"], 2, "unexpected extra argument"),
-    (["keys", "accept"], 2, "Missing argument 'WHO'"),
-    (["keys", "accept", "k7fq"], 78, NOBODY),
-    (["keys", "accept", "alice", "--keys", "nowhere"], 78, "expected federation.json in it, got none"),
-    (["keys", "reject", "k7fq"], 78, NOBODY),
-    (["keys", "revoke", "alice"], 78, NOBODY),
-    (["keys", "rotate"], 78, "expected trainer.key in it, got none"),
-    (["keys", "rotate", "alice"], 2, "is not one of 'trainer', 'broker', 'aggregator'"),
-    (["keys", "rotate", "broker", "--keys", "nowhere"], 78, "expected federation.json in it, got none"),
-    (["keys", "acept", "k7fq"], 2, "No such command 'acept'"),
-    (["keys", "token", "--no-such-option"], 2, "No such option"),
-    (["trainer", "join"], 2, "Missing argument 'TOKEN'"),
-    (["trainer", "join", "fedmq1-abc"], 78, "expected a whole token"),
-    (["trainer", "join", "@good", "--name", "bob"], 78, "expected --name alice, for whom the token is, got bob"),
-    (["trainer", "join", "@good", "--name", "a b"], 2, "expected letters, digits"),
-    (["trainer", "join", "@expired", "--keys", "new"], 77, "expected a token that is still good"),
-    (["trainer", "--name", "alice", "join", "@good"], 2, "expected --name after join"),
-    (["trainer", "joni", "@good"], 2, "No such command 'joni'"),
-    (["trainer"], 2, "Missing option '--data'"),
-    (["trainer", "--keys", "nowhere", "--data", "xor:1/2"], 78, "expected federation.json in it, got none"),
-    (["trainer", "--keys", "keys", "--data", "xor:1/2"], 78, "expected trainer.key in it, got none"),
-    (["broker", "--keys", "nowhere"], 78, "expected federation.json in it, got none"),
-    (["broker", "--keys", "keys", "--bind", "192.0.2.1"], 78, "expected an address of this machine"),
-    (["broker", "--bind", "192.0.2.1"], 78, "a broker without keys would let anybody in"),
-    (["aggregator", "--task", "xor", "--keys", "nowhere"], 78, "expected federation.json in it, got none"),
+    (["keys", "token", "--name", "a b"], 2, "'a b'"),
+    (["keys", "token", "--name", "aggregator"], 78, "--name aggregator"),
+    (["keys", "ls", "--keys", "nowhere"], 78, "federation.json"),
+    (["keys", "ls", "everything"], 2, "everything"),
+    (["keys", "accept"], 2, "MEMBER"),
+    (["keys", "accept", "k7fq"], 78, "k7fq"),
+    (["keys", "accept", "alice", "--keys", "nowhere"], 78, "federation.json"),
+    (["keys", "reject", "k7fq"], 78, "k7fq"),
+    (["keys", "revoke", "alice"], 78, "alice"),
+    (["keys", "rotate"], 78, "trainer.key"),
+    (["keys", "rotate", "alice"], 2, "alice"),
+    (["keys", "rotate", "broker", "--keys", "nowhere"], 78, "federation.json"),
+    (["keys", "acept", "k7fq"], 2, "acept"),
+    (["keys", "token", "--no-such-option"], 2, "--no-such-option"),
+    (["trainer", "join"], 2, "TOKEN"),
+    (["trainer", "join", "fedmq1-abc"], 78, "fedmq1-"),
+    (["trainer", "join", "@good", "--name", "bob"], 78, "--name alice"),
+    (["trainer", "join", "@good", "--name", "a b"], 2, "'a b'"),
+    (["trainer", "join", "@expired", "--keys", "new"], 77, "fedmq keys token"),
+    (["trainer", "--name", "alice", "join", "@good"], 2, "--name"),
+    (["trainer", "joni", "@good"], 2, "joni"),
+    (["trainer"], 2, "--data"),
+    (["trainer", "--keys", "nowhere", "--data", "xor:1/2"], 78, "federation.json"),
+    (["trainer", "--keys", "keys", "--data", "xor:1/2"], 78, "trainer.key"),
+    (["broker", "--keys", "nowhere"], 78, "federation.json"),
+    (["broker", "--keys", "keys", "--bind", "192.0.2.1"], 78, "192.0.2.1"),
+    (["broker", "--bind", "192.0.2.1"], 78, "192.0.2.1"),
+    (["aggregator", "--task", "xor", "--keys", "nowhere"], 78, "federation.json"),
 ]
 
 
-@pytest.mark.parametrize(("arguments", "code", "said"), WRONG_USES, ids=[" ".join(one[0]) for one in WRONG_USES])
-def test_wrong_use_gives_one_line_and_an_exit_code(home: Path, arguments: list[str], code: int, said: str) -> None:
+@pytest.mark.parametrize(("arguments", "code", "named"), WRONG_USES, ids=[" ".join(one[0]) for one in WRONG_USES])
+def test_wrong_use_gives_one_line_and_an_exit_code(home: Path, arguments: list[str], code: int, named: str) -> None:
     words = [(home / one[1:]).read_text() if one.startswith("@") else one for one in arguments]
     before = sorted(home.rglob("*"))
 
     done = Federation(home).fedmq(*words)
 
     assert (done.returncode, done.stdout) == (code, "")
-    assert said in one_line(done)
+    assert named in one_line(done)
     assert sorted(home.rglob("*")) == before
 
 
@@ -100,7 +97,7 @@ def test_accepted_trainer_trains_and_rejected_trainer_does_not(federation: Feder
 
     assert accepted.returncode == 0, accepted.stderr
     assert federation.wait("join-mallory") == 77
-    assert federation.err("join-mallory").endswith("does not let in trainer mallory: somebody has rejected it\n")
+    assert "mallory" in federation.err("join-mallory")
     assert federation.wait("join-alice") == 0
     assert "next: fedmq trainer --keys alice" in federation.out("join-alice")
     assert not list((federation.folder / "mallory").iterdir())
@@ -114,10 +111,10 @@ def test_interrupted_join_continues_with_the_same_command(federation: Federation
     federation.start_join("alice", token)
     federation.running["join-alice"].send_signal(signal.SIGINT)
     assert federation.wait("join-alice") == 1
-    assert federation.err("join-alice") == "not accepted yet; the same command goes on waiting\n"
+    assert federation.err("join-alice").count("\n") == 1
 
     federation.start_join("alice", token)
-    fingerprint = federation.fingerprint("alice")  # there is but one
+    fingerprint = federation.fingerprint("alice")
     federation.kill("join-alice")
     assert federation.fedmq("keys", "accept", fingerprint).returncode == 0
     done = federation.fedmq("trainer", "join", token, "--keys", "alice")
@@ -131,7 +128,7 @@ def test_interrupted_join_continues_with_the_same_command(federation: Federation
 def test_join_survives_a_kill_of_the_broker(federation: Federation) -> None:
     federation.start_join("alice", federation.token())
     federation.kill("broker")
-    until(lambda: "is gone; trying again" in federation.err("join-alice"), "the broker to be missed")
+    until(lambda: "is gone; trying again" in federation.err("join-alice"), "alice to notice")
     federation.start_broker()
     until(lambda: "is there" in federation.err("join-alice"), "the broker to be back")
 
@@ -148,11 +145,11 @@ def test_used_or_expired_token_is_refused(federation: Federation) -> None:
     federation.expire(short)
 
     assert second.returncode == 77
-    assert "the token has been used: it is good for one machine" in one_line(second)
+    assert "bob" in one_line(second)
     assert federation.wait("join-carol") == 77
-    assert "expected a token that is still good" in federation.err("join-carol")
+    assert "fedmq keys token" in federation.err("join-carol")
     assert federation.names("requests") == ["alice"]
-    assert len(federation.roll()["tokens"]) == 1
+    assert len(federation.membership()["tokens"]) == 1
 
 
 def test_trainer_accepted_while_away_joins_after_its_token_has_expired(federation: Federation) -> None:
@@ -161,7 +158,7 @@ def test_trainer_accepted_while_away_joins_after_its_token_has_expired(federatio
     federation.kill("join-alice")
     assert federation.fedmq("keys", "accept", "alice").returncode == 0
     late = federation.expire(token)
-    assert federation.roll()["tokens"] == []
+    assert federation.membership()["tokens"] == []
 
     done = federation.fedmq("trainer", "join", late, "--keys", "alice")
 
@@ -177,7 +174,7 @@ def test_token_of_another_federation_is_refused(federation: Federation) -> None:
     done = federation.fedmq("trainer", "join", other.token("--name", "eve"), "--keys", "eve")
 
     assert done.returncode == 77
-    assert "expected a token that is still good" in one_line(done)
+    assert "fedmq keys token" in one_line(done)
     assert federation.names("requests") == []
 
 
@@ -188,9 +185,9 @@ def test_revoked_trainer_is_disconnected_and_joins_again_with_a_new_key(federati
 
     assert federation.fedmq("keys", "revoke", "alice").returncode == 0
     revoked = time.time()
-    until(lambda: "does not let us in any more" in federation.err("alice"), "alice to be shut out", timeout_s=5)
+    until(lambda: "does not let us in any more" in federation.err("alice"), "alice to be disconnected", timeout_s=5)
 
-    until(lambda: any(one["event"] == "trainer-left" for one in events_of(run)), "alice to be missed")
+    until(lambda: any(one["event"] == "trainer-left" for one in events_of(run)), "the aggregator to notice")
     late = [one["at"] - revoked for one in events_of(run) if one["event"] == "result-accepted"]
     assert max(late) < 1.0
     federation.kill("alice")
@@ -210,7 +207,7 @@ def test_trainer_continues_with_a_replaced_key(federation: Federation) -> None:
     done = federation.fedmq("keys", "rotate", "--keys", "alice")
 
     assert done.returncode == 0, done.stderr
-    (member,), (revoked,) = (federation.roll()[kind] for kind in ("members", "revoked"))
+    (member,), (revoked,) = (federation.membership()[kind] for kind in ("members", "revoked"))
     assert revoked["fingerprint"] == before
     assert member["fingerprint"] in done.stdout
     assert sorted(path.name for path in (federation.folder / "alice").iterdir()) == ["federation.json", "trainer.key"]
@@ -223,7 +220,7 @@ def test_trainer_joins_again_after_new_keys_of_broker_or_aggregator(federation: 
     federation.join("alice")
     done = federation.fedmq("keys", "rotate", role)
     assert done.returncode == 0, done.stderr
-    assert "each trainer has to join again" in done.stdout
+    assert "fedmq trainer join" in done.stdout
     federation.kill("broker")
     federation.start_broker()
 
@@ -242,7 +239,7 @@ def test_command_refuses_a_key_that_other_users_can_read(federation: Federation)
     for command in (["trainer", "--data", "xor:1/2"], ["keys", "rotate"], ["trainer", "join", federation.token()]):
         done = federation.fedmq(*command, "--keys", "alice")
         assert done.returncode == 78
-        assert "expected mode 0600, got 0644: others can read it; chmod 600" in one_line(done)
+        assert f"chmod 600 alice{os.sep}trainer.key" in one_line(done)
 
 
 def test_command_accepts_a_key_in_the_credentials_folder_of_systemd(federation: Federation) -> None:
@@ -257,17 +254,17 @@ def test_command_accepts_a_key_in_the_credentials_folder_of_systemd(federation: 
     taken = federation.fedmq(*arguments, FEDMQ_KEYS=str(credentials), CREDENTIALS_DIRECTORY=str(credentials))
 
     assert refused.returncode == 78
-    assert taken.returncode == 69, taken.stderr  # it got so far as to look for the broker
+    assert taken.returncode == 69, taken.stderr  # it accepted the key, and looked for the broker
 
 
 def secrets_in(folder: Path) -> Iterator[bytes]:
-    """The secret halves of all keys below."""
+    """Yield the secret halves of all keys below a folder."""
     for path in folder.rglob("*.key"):
         kept = json.loads(path.read_text())
         yield from (base64.b64decode(kept[name]) for name in ("transport_secret", "signing_secret"))
 
 
-def spellings(secret: bytes) -> list[str]:
+def encodings(secret: bytes) -> list[str]:
     coded = base64.b64encode(secret).decode().rstrip("=")
     safe = base64.urlsafe_b64encode(secret).decode().rstrip("=")
     return [secret.hex(), secret.hex().upper(), coded, safe, z85.encode(secret).decode(), repr(secret)[2:-1]]
@@ -276,20 +273,20 @@ def spellings(secret: bytes) -> list[str]:
 def test_outputs_and_other_files_contain_no_secret(federation: Federation) -> None:
     token = federation.token()
     federation.start_join("alice", token)
-    said = [federation.fedmq("keys", "accept", "alice", "--log-level", "debug")]
+    done = [federation.fedmq("keys", "accept", "alice", "--log-level", "debug")]
     federation.wait("join-alice")
     federation.make_older("alice")
     secrets = list(secrets_in(federation.folder))
-    said.append(federation.fedmq("keys", "rotate", "--keys", "alice", "--log-level", "debug"))
-    said.append(federation.fedmq("keys", "ls", "--log-level", "debug"))
+    done.append(federation.fedmq("keys", "rotate", "--keys", "alice", "--log-level", "debug"))
+    done.append(federation.fedmq("keys", "ls", "--log-level", "debug"))
     run = federation.start_endless("alice")
     until(lambda: closed(run) >= 2, "rounds")
     secrets += secrets_in(federation.folder)
     assert len(set(secrets)) == 8
 
     kept = [path for path in federation.folder.rglob("*") if path.is_file() and path.suffix != ".key"]
-    texts = [one.stdout + one.stderr for one in said] + [path.read_bytes().decode("latin-1") for path in kept]
+    texts = [one.stdout + one.stderr for one in done] + [path.read_bytes().decode("latin-1") for path in kept]
 
     assert "alice" in "".join(texts)
     assert [one for one in texts if token in one] == []
-    assert [one for one in texts for secret in secrets for spelt in spellings(secret) if spelt in one] == []
+    assert [one for one in texts for secret in secrets for encoded in encodings(secret) if encoded in one] == []

@@ -1,7 +1,4 @@
-"""What the key of an observer is good for, at a real broker: to watch every run, and nothing else, until it is revoked.
-
-What is told is made up here.
-"""
+"""An observer's key at a real broker: it receives every run and can do nothing else, until it is revoked."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ from fedmq.transport.link import Delivered, LinkEvent, LinkRefused, LinkUp, Port
 from fedmq.transport.zeromq import ObserverSockets
 
 DEADLINE_S = 15.0
-REVOKED_S = 1.0  # how soon a revocation must bite
+REVOKED_S = 1.0  # the longest time until a revocation takes effect
 KINDS = {Port.PUBLISH: zmq.XPUB, Port.PUSH: zmq.PUSH, Port.COLLECT: zmq.XSUB, Port.JOIN: zmq.DEALER}
 
 
@@ -39,7 +36,7 @@ def peers(keyed: Keyed) -> Iterator[Peers]:
 
 @contextmanager
 def observer(keyed: Keyed, name: str) -> Iterator[ObserverSockets]:
-    """The link of a new observer, with the key that the operator has made; `keyed` knows it by its name."""
+    """Yield the link of a new observer; `keyed` has its credentials by its name."""
     membership.add_observer(keyed.keys, name, keyed.folder / name)
     address, credentials = find_broker_to_watch(None, keyed.folder / name)
     assert credentials is not None
@@ -52,29 +49,29 @@ def observer(keyed: Keyed, name: str) -> Iterator[ObserverSockets]:
 
 
 def until(link: ObserverSockets, wanted: LinkEvent) -> list[LinkEvent]:
-    """What comes before `wanted`, or before the first of its kind when that says no more."""
-    came: list[LinkEvent] = []
+    """Wait for `wanted`, or for an event of its type if it is not a message; return all events."""
+    received: list[LinkEvent] = []
     give_up_at = time.monotonic() + DEADLINE_S
-    while wanted not in came and not (not isinstance(wanted, Delivered) and type(wanted) in map(type, came)):
-        assert time.monotonic() < give_up_at, f"waited in vain for {wanted}, {came} came"
+    while wanted not in received and not (not isinstance(wanted, Delivered) and type(wanted) in map(type, received)):
+        assert time.monotonic() < give_up_at, f"expected {wanted}, got {received}"
         link.wait(0.1)
-        came += link.receive()
-    return came
+        received += link.receive()
+    return received
 
 
 def test_observer_receives_events_and_the_newest_snapshot_of_each_run(keyed: Keyed, peers: Peers) -> None:
     above = peers.member("aggregator", zmq.XPUB, Port.PUBLISH)
-    assert above.receive() == [b"\x01"]  # the broker takes what is published from now on
+    assert above.receive() == [b"\x01"]  # the broker forwards what is published from now on
     with observer(keyed, "early") as early:
         give_up_at = time.monotonic() + DEADLINE_S
-        while Delivered([b"snapshot/r", b"picture"]) not in early.receive():  # until it has subscribed
+        while Delivered([b"snapshot/r", b"snapshot"]) not in early.receive():  # until it has subscribed
             assert time.monotonic() < give_up_at
-            above.socket.send_multipart([b"snapshot/r", b"picture"])
+            above.socket.send_multipart([b"snapshot/r", b"snapshot"])
             early.wait(0.1)
     with observer(keyed, "wall") as wall:
-        until(wall, Delivered([b"watch/wall/", b"picture"]))
-        above.socket.send_multipart([b"event/r", b"news"])
-        until(wall, Delivered([b"event/r", b"news"]))
+        until(wall, Delivered([b"watch/wall/", b"snapshot"]))
+        above.socket.send_multipart([b"event/r", b"event"])
+        until(wall, Delivered([b"event/r", b"event"]))
         above.socket.send_multipart([b"to/wall/", b"private"])
         above.socket.send_multipart([b"beacon/r", b"last"])
         assert Delivered([b"to/wall/", b"private"]) not in until(wall, Delivered([b"beacon/r", b"last"]))
@@ -85,15 +82,15 @@ def test_trainer_receives_no_events_and_no_snapshots(keyed: Keyed, peers: Peers)
     assert above.receive() == [b"\x01"]
     above.socket.send_multipart([b"snapshot/r", b"before"])
     wants = ("event/", "snapshot/", "event/r", "watch/x/", "watch/alice/", "beacon/")
-    hears = peers.member("alice", zmq.XSUB, Port.SUBSCRIBE, *wants)
+    receives = peers.member("alice", zmq.XSUB, Port.SUBSCRIBE, *wants)
     give_up_at = time.monotonic() + DEADLINE_S
-    while hears.receive(0.1) is None:  # its subscriptions come in order: once it has the last one, it has had all
+    while receives.receive(0.1) is None:  # subscriptions are ordered: the last one is active after all others
         assert time.monotonic() < give_up_at
         above.socket.send_multipart([b"beacon/r", b"again"])
     for topic in (b"event/r", b"snapshot/r", b"watch/x/", b"watch/alice/"):
-        above.socket.send_multipart([topic, b"news"])
+        above.socket.send_multipart([topic, b"event"])
     above.socket.send_multipart([b"beacon/r", b"last"])
-    assert {tuple(frames) for frames in hears.until([b"beacon/r", b"last"])} <= {(b"beacon/r", b"again")}
+    assert {tuple(frames) for frames in receives.until([b"beacon/r", b"last"])} <= {(b"beacon/r", b"again")}
 
 
 @pytest.mark.parametrize("port", KINDS)
@@ -108,14 +105,14 @@ def test_observer_is_refused_at_every_other_port(keyed: Keyed, peers: Peers, por
 
 
 def test_message_of_an_observer_is_dropped_and_its_key_blocked(keyed: Keyed, peers: Peers) -> None:
-    hears = peers.member("alice", zmq.XSUB, Port.SUBSCRIBE, "beacon/")
+    receives = peers.member("alice", zmq.XSUB, Port.SUBSCRIBE, "beacon/")
     with observer(keyed, "loud") as link:
         until(link, LinkUp())
         loud = peers.member("loud", zmq.XSUB, Port.SUBSCRIBE, "event/")
         loud.socket.send_multipart([b"beacon/r", b"evil"])
         loud.event(zmq.EVENT_DISCONNECTED)
         loud.event(zmq.EVENT_HANDSHAKE_FAILED_AUTH)
-    assert hears.receive(0) is None
+    assert receives.receive(0) is None
 
 
 def test_observer_has_no_inbox(keyed: Keyed, peers: Peers) -> None:
@@ -127,9 +124,9 @@ def test_observer_has_no_inbox(keyed: Keyed, peers: Peers) -> None:
 def test_revoked_observer_is_disconnected_within_a_second(keyed: Keyed, peers: Peers) -> None:
     with observer(keyed, "gone") as link:
         until(link, LinkUp())
-        listens = peers.member("gone", zmq.XSUB, Port.SUBSCRIBE, "event/")
+        subscribes = peers.member("gone", zmq.XSUB, Port.SUBSCRIBE, "event/")
         membership.revoke_member(keyed.keys, "gone", time.time())
-        listens.event(zmq.EVENT_DISCONNECTED, REVOKED_S)
-        listens.event(REFUSALS & ~zmq.EVENT_DISCONNECTED)
+        subscribes.event(zmq.EVENT_DISCONNECTED, REVOKED_S)
+        subscribes.event(REFUSALS & ~zmq.EVENT_DISCONNECTED)
         until(link, LinkRefused())
-        assert listens.receive(0) is None
+        assert subscribes.receive(0) is None
