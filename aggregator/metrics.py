@@ -118,7 +118,7 @@ def _put_evaluation(metrics: Metrics, service: Aggregator, view: RunState, clock
         return {kind: here[kind] for kind in get_args(TrainerPresence)}
 
     def state() -> Mapping[str, float]:
-        condition = view.condition(clock.wall(), here=True)
+        condition = view.condition(clock.wall(), connected=True)
         return {name: float(name == condition) for name in get_args(Condition) if name != "interrupted"}
 
     def is_open() -> float:

@@ -64,7 +64,7 @@ class LiveProgress:
 
     def _panel(self) -> RenderableType:
         height = min(self._console.height - 1, LINES_MAX)
-        return render_run(ObservedRun(self._view, self._wall(), here=True), self._console.width, height)
+        return render_run(ObservedRun(self._view, self._wall(), connected=True), self._console.width, height)
 
 
 Progress = PlainProgress | LiveProgress

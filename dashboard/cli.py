@@ -24,7 +24,7 @@ HOST_PATTERN = r"[A-Za-z0-9][A-Za-z0-9.-]{0,252}"
 
 def _check_hosts(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
     if value and not all(re.fullmatch(HOST_PATTERN, one) for one in value.split(",")):
-        raise click.BadParameter(f"expected names of hosts, such as fl.example.org, with commas between, got {value!r}")
+        raise click.BadParameter(f"expected host names separated by commas, such as fl.example.org, got {value!r}")
     return value
 
 
@@ -35,23 +35,29 @@ def _check_hosts(_context: click.Context, _parameter: click.Parameter, value: st
     type=click.Path(path_type=Path, file_okay=False),
     default=RUNS,
     metavar="DIR",
-    help="Show the runs in this folder, too.",
+    help="Also show the runs in this folder.",
 )
-@option("--host", default="127.0.0.1", metavar="HOST", help="Address to listen on; beyond loopback with a token only.")
-@option("--port", type=click.IntRange(0, 65535), default=DEFAULT_PORT, metavar="PORT", help="0: any that is free.")
+@option(
+    "--host", default="127.0.0.1", metavar="HOST", help="Address to listen on; beyond loopback, the URL has a token."
+)
+@option("--port", type=click.IntRange(0, 65535), default=DEFAULT_PORT, metavar="PORT", help="0: any free port.")
 @option(
     "--allowed-hosts",
     callback=_check_hosts,
     default="",
     metavar="NAME,...",
-    help="Other names that the page is asked for by, as behind a proxy; with a token only.",
+    help="Other host names of the page, as behind a proxy; with a token.",
 )
-@option("--control", is_flag=True, help="Let the page pause and stop runs; with a token, and the aggregator's key.")
+@option(
+    "--control",
+    is_flag=True,
+    help="Let the page pause and stop runs; needs the aggregator's key, and the URL has a token.",
+)
 @option(
     "--until-over",
     metavar="RUN",
     callback=check_name,
-    help="End once RUN is over and its last reader has gone, or a minute after it when nobody came.",
+    help="End when RUN is over and its last page is closed, or a minute after RUN if no page was open.",
 )
 @broker_option
 @service_options
@@ -65,11 +71,11 @@ def dashboard(
     broker: str | None,
     keys: Path | None,
 ) -> None:
-    """Serve a page on which runs are watched as they go on, and looked at when they are over.
+    """Serve a page that shows live and finished runs.
 
-    It shows what is told at the broker and what is in a folder of runs, and it slows no round. Without more it
-    listens on this machine alone and changes nothing. With keys it takes observer.key, or else the aggregator's. The
-    URL is printed; where it has a token, the token is the key to the page. To see it from elsewhere:
+    It shows the runs at the broker and in a folder of runs, and slows no round. By default it listens on this
+    machine only and changes nothing. With --keys it uses observer.key, or else the aggregator's key. It prints its
+    URL; a token in the URL gives access to the page. To open it from another machine:
     ssh -L 8550:127.0.0.1:8550 HOST.
 
     \b
@@ -81,28 +87,27 @@ def dashboard(
     """
     one_thread_for_arrays()
     try:
-        from fedmq.dashboard.server import Server
+        from fedmq.dashboard.server import DashboardServer
     except ModuleNotFoundError as error:
         raise BadConfiguration(
             f"fedmq dashboard needs {error.name}, which is not installed: pip install 'fedmq[dashboard]'"
         ) from error
     from fedmq.dashboard.controls import Controls
-    from fedmq.dashboard.folders import Folders
-    from fedmq.dashboard.live_runs import open_watching
+    from fedmq.dashboard.live_runs import open_live_runs
     from fedmq.dashboard.run_catalog import RunCatalog
+    from fedmq.dashboard.run_folders import RunFolders
     from fedmq.runtime.clock import SystemClock
     from fedmq.runtime.loop import serve
 
     clock = SystemClock()
     listener = _listen(host, port)
-    wide = not _is_loopback(listener)
     controls = Controls(broker, keys) if control else None
-    watching, link, address = open_watching(broker, keys, clock=clock)
-    gallery = RunCatalog(watching, Folders(folder, clock=clock), address=address, clock=clock)
+    live_runs, link, address = open_live_runs(broker, keys, clock=clock)
+    catalog = RunCatalog(live_runs, RunFolders(folder, clock=clock), address=address, clock=clock)
     allowed = allowed_hosts.lower().split(",") if allowed_hosts else []
-    token = secrets.token_urlsafe(32) if wide or control or allowed else ""
-    server = Server(
-        gallery,
+    token = secrets.token_urlsafe(32) if control or allowed or not _is_loopback(listener) else ""
+    server = DashboardServer(
+        catalog,
         listener,
         host=host,
         allowed=allowed,
@@ -113,19 +118,19 @@ def dashboard(
     )
     try:
         server.start()
-        serve(gallery, link, clock, ready=lambda: _tell(server.url))
+        serve(catalog, link, clock, ready=lambda: _announce(server.url))
         server.check()
     finally:
         server.close()
         link.close()
-        gallery.close()
+        catalog.close()
 
 
-def _tell(url: str) -> None:
-    """Print the URL; where it has a token, and the output is the journal, only say where it is.
+def _announce(url: str) -> None:
+    """Print the URL. If it has a token and stdout is the journal, write it to a file instead and print the path.
 
     Raises:
-        BadConfiguration: there is no place for it.
+        BadConfiguration: the unit has no runtime directory.
     """
     shown, _, token = url.partition("?")
     if not token or not is_journal(STDOUT):
@@ -139,16 +144,16 @@ def _tell(url: str) -> None:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """A socket that listens there.
+    """Return a listening socket.
 
     Raises:
-        BadConfiguration: it cannot.
+        BadConfiguration: the address is invalid or in use.
     """
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         return socket.create_server(address[:2], family=family, backlog=128)
     except OSError as error:
-        why = str(error.strerror or error).partition(" (while")[0]  # `create_server` says once more where it was
+        why = str(error.strerror or error).partition(" (while")[0]  # `create_server` repeats the address
         raise BadConfiguration(f"--host {host} --port {port}: cannot listen there ({why}); choose another") from error
 
 

@@ -1,7 +1,4 @@
-"""An operator's word from the page to a live run, with the keys of the aggregator.
-
-Knows nothing of HTTP; blocks for as long as the run takes to heed, so it is asked in a thread.
-"""
+"""Control requests from the page to live runs, signed with the key of the aggregator."""
 
 from __future__ import annotations
 
@@ -16,34 +13,34 @@ from fedmq.runs.control_client import open_operator
 from fedmq.runtime.clock import SystemClock
 from fedmq.security.keyring import find_broker
 
-OF_A_TRAINER = ("drain", "ban", "readmit")
-TOLD: dict[Action, str] = {
-    "pause": "paused: the open round is closed, and no other is opened",
-    "resume": "the run goes on",
+TRAINER_ACTIONS = ("drain", "ban", "readmit")
+CONFIRMATIONS: dict[Action, str] = {
+    "pause": "paused: the open round is closed, and no other opens",
+    "resume": "the run continues",
     "stop": "stopped: the report and the best model are written",
-    "checkpoint": "the state is kept at the next close of a round",
-    "drain": "drained: invited to no further round, as long as this life of the aggregator lasts",
-    "ban": "banned: refused from now on, as long as this life of the aggregator lasts",
+    "checkpoint": "the state is saved at the next close of a round",
+    "drain": "drained: excluded from further rounds until the aggregator restarts",
+    "ban": "banned: its messages are rejected until the aggregator restarts",
     "readmit": "takes part again",
 }
 
 
-class Word(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the page sends."""
+class ControlRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A request of the page."""
 
     action: Action
     trainer: Name | None = None
 
     def __post_init__(self) -> None:
-        if (self.action in OF_A_TRAINER) is (self.trainer is None):
-            raise ValueError("expected a trainer with drain, ban and readmit, and with nothing else")
+        if (self.action in TRAINER_ACTIONS) is (self.trainer is None):
+            raise ValueError("expected a trainer with drain, ban and readmit, and with no other action")
 
 
 class Controls:
-    """Says words to runs at one broker.
+    """Sends control requests to runs at one broker.
 
     Raises:
-        BadConfiguration: there are no keys of the aggregator in the folder.
+        BadConfiguration: the folder has no key of the aggregator.
     """
 
     def __init__(self, broker: str | None, keys: Path | None) -> None:
@@ -52,23 +49,23 @@ class Controls:
         except BadConfiguration as error:
             raise BadConfiguration(f"--control: {error}") from error
 
-    def say(self, run: str, word: Word) -> str:
-        """Say it until the run heeds; what the reader is told then.
+    def send(self, run: str, request: ControlRequest) -> str:
+        """Send a request until the run acknowledges it; return a confirmation for people. Blocks: call it in a thread.
 
         Raises:
-            NotAuthorized: the broker does not let us in.
-            Unreachable: the run did not heed in time.
+            NotAuthorized: the broker rejects the key.
+            Unreachable: the run did not acknowledge in time.
             BadConfiguration: the run is over.
         """
         clock = SystemClock()
-        operator, link = open_operator(
-            self._address, self._credentials, run, word.action, clock=clock, trainer=word.trainer
+        client, link = open_operator(
+            self._address, self._credentials, run, request.action, clock=clock, trainer=request.trainer
         )
         try:
-            operator.step()
-            while not operator.done:
-                link.wait(operator.wake_at - clock.now())
-                operator.step()
+            client.step()
+            while not client.done:
+                link.wait(client.wake_at - clock.now())
+                client.step()
         finally:
             link.close()
-        return f"{word.trainer or run}: {TOLD[word.action]}"
+        return f"{request.trainer or run}: {CONFIRMATIONS[request.action]}"

@@ -1,7 +1,6 @@
-"""Figures of runs: convergence, round times, who took part, the decision surface. The only module that draws with
-matplotlib.
+"""Figures of runs: convergence, round times, participation, decision surface; drawn without a screen.
 
-Knows pictures of runs and models, nothing of folders or of the command line. No screen is needed.
+The only module that imports matplotlib.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from matplotlib.ticker import MaxNLocator
 from fedmq.models.trained_model import TrainedModel
 from fedmq.observe.run_state import RoundRecord, RunState
 
-# Okabe and Ito's palette, that is told apart with every kind of colour vision: https://jfly.uni-koeln.de/color/
+# Okabe and Ito's palette, distinct for every kind of color vision: https://jfly.uni-koeln.de/color/
 BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY, BLACK = (
     "#0072B2",
     "#E69F00",
@@ -33,8 +32,8 @@ BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY, BLACK = (
     "#000000",
 )
 PALETTE = (BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY, BLACK)
-GREY, PALE = "#8A8A8A", "#EDEDED"
-STYLES = ("-", "--", ":", "-.")  # when there are more curves than colours
+GRAY, PALE = "#8A8A8A", "#EDEDED"
+STYLES = ("-", "--", ":", "-.")  # for more curves than colors
 SETTINGS: Any = {
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "fedmq",  # the same figure gives the same bytes
@@ -53,47 +52,47 @@ SETTINGS: Any = {
     "legend.frameon": False,
 }
 DPI = 150
-TRAINERS_MAX = 40  # rows of the map; more than that nobody can read
-CELLS_MAX = 60  # rounds; of more the lines between would be all there is
+TRAINERS_MAX = 40  # rows of the map that are readable
+CELLS_MAX = 60  # rounds up to which lines separate the cells
 GRID = 160  # points of the surface along an axis
-LOG_FROM = 20  # times the median, then round times are drawn on a scale of powers of ten
+LOG_FROM = 20  # a maximum of so many medians is drawn on a logarithmic scale
 
 
-def draw_run(view: RunState, surface: tuple[int, TrainedModel] | None, inputs: tuple[float, float]) -> Figure:
-    """One run, with the surface of a model (and the round that it was the best from) between these inputs."""
+def draw_run(run_state: RunState, surface: tuple[int, TrainedModel] | None, inputs: tuple[float, float]) -> Figure:
+    """Draw one run. `surface` is a round and its best model, drawn over the range `inputs`."""
     with mpl.rc_context(SETTINGS):
         figure = Figure(figsize=(10.5, 7.2), layout="constrained")
-        figure.suptitle(_heading(view), x=0.01, ha="left", fontsize=11)
+        figure.suptitle(_heading(run_state), x=0.01, ha="left", fontsize=11)
         grid = figure.add_gridspec(6, 2, width_ratios=(1.25, 1.0))
-        rounds = [one for one in view.rounds if one.best is not None]
+        rounds = [one for one in run_state.rounds if one.best is not None]
         fitness = figure.add_subplot(grid[:2, 0])
         metric = figure.add_subplot(grid[2:4, 0], sharex=fitness)
         times = figure.add_subplot(grid[4:, 0], sharex=fitness)
         _draw_fitness(fitness, rounds)
-        _draw_metric(metric, view, rounds)
-        _draw_times(times, [one for one in view.rounds if one.round_s is not None])
+        _draw_metric(metric, run_state, rounds)
+        _draw_times(times, [one for one in run_state.rounds if one.round_s is not None])
         times.set_xlabel("round")
         times.xaxis.set_major_locator(MaxNLocator(integer=True))
         for axes in (fitness, metric):
             axes.tick_params(labelbottom=False)
         below = 3 if surface is not None else 6
-        _draw_participation(figure, figure.add_subplot(grid[:below, 1]), view)
+        _draw_participation(figure, figure.add_subplot(grid[:below, 1]), run_state)
         if surface is not None:
             _draw_surface(figure, figure.add_subplot(grid[3:, 1]), *surface, inputs)
         return figure
 
 
-def draw_comparison(views: Sequence[RunState]) -> Figure:
-    """The curves of several runs: fitness by round, the metric by the time that rounds were open."""
+def draw_comparison(run_states: Sequence[RunState]) -> Figure:
+    """Draw the curves of several runs: fitness by round, the metric by the time of open rounds."""
     with mpl.rc_context(SETTINGS):
         figure = Figure(figsize=(10.5, 4.2), layout="constrained")
         left, right = figure.subplots(1, 2)
-        for index, view in enumerate(views):
-            rounds = [one for one in view.rounds if one.best is not None]
+        for index, run_state in enumerate(run_states):
+            rounds = [one for one in run_state.rounds if one.best is not None]
             look: dict[str, Any] = {
                 "color": PALETTE[index % len(PALETTE)],
                 "linestyle": STYLES[index // len(PALETTE) % len(STYLES)],
-                "label": f"{view.run}: {view.strategy}, seed {view.seed}",
+                "label": f"{run_state.run}: {run_state.strategy}, seed {run_state.seed}",
             }
             numbers = [one.round for one in rounds]
             left.plot(numbers, [one.best.fitness for one in rounds if one.best], **look)
@@ -101,8 +100,8 @@ def draw_comparison(views: Sequence[RunState]) -> Figure:
             right.plot(spent, [one.best.value for one in rounds if one.best], drawstyle="steps-post", **look)
         left.set(title="Best fitness", xlabel="round", ylabel="minus the loss per row")
         left.xaxis.set_major_locator(MaxNLocator(integer=True))
-        metrics = sorted({view.metric for view in views if view.metric})
-        right.set(title=" and ".join(metrics).capitalize() or "Metric", xlabel="seconds that rounds were open")
+        metrics = sorted({run_state.metric for run_state in run_states if run_state.metric})
+        right.set(title=" and ".join(metrics).capitalize() or "Metric", xlabel="seconds of open rounds")
         if metrics == ["accuracy"]:
             _as_shares(right)
         figure.legend(*left.get_legend_handles_labels(), loc="outside lower left", ncols=2)
@@ -110,10 +109,10 @@ def draw_comparison(views: Sequence[RunState]) -> Figure:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write `figure` in the format of the file's ending; the same figure gives the same bytes.
+    """Write `figure` in the format of the file's extension; equal figures give equal bytes.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     FigureCanvasAgg(figure)
     undated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix)
@@ -121,11 +120,13 @@ def save(figure: Figure, path: Path) -> None:
         figure.savefig(path, dpi=DPI, metadata=undated)
 
 
-def _heading(view: RunState) -> str:
-    end = "not over yet" if view.finished is None else view.finished.verdict
-    rule = f" ({view.robust})" if view.robust else ""
-    count = max(one.round for one in view.rounds if one.closed_at is not None)
-    return f"{view.run}   {view.task}, {view.strategy}{rule}, seed {view.seed}: {end}, {count} rounds"
+def _heading(run_state: RunState) -> str:
+    end = "not over yet" if run_state.finished is None else run_state.finished.verdict
+    rule = f" ({run_state.robust})" if run_state.robust else ""
+    count = max(one.round for one in run_state.rounds if one.closed_at is not None)
+    return (
+        f"{run_state.run}   {run_state.task}, {run_state.strategy}{rule}, seed {run_state.seed}: {end}, {count} rounds"
+    )
 
 
 def _draw_fitness(axes: Axes, rounds: Sequence[RoundRecord]) -> None:
@@ -136,26 +137,26 @@ def _draw_fitness(axes: Axes, rounds: Sequence[RoundRecord]) -> None:
     axes.plot(numbers, best, color=BLUE, marker=mark, markersize=3, label="best")
     axes.plot(numbers, mean, color=ORANGE, marker=mark, markersize=3, label="mean")
     worst = [one.fitness_worst for one in bests]
-    # The worst, and the first few means, may be far below what one wants to see.
+    # The worst, and the first few means, may be far below the other values.
     low, high = float(np.quantile([*best, *mean], 0.02)), max(best)
     margin = (high - low or abs(high) or 1.0) * 0.12
     seen = "worst" if max(worst) > low - margin else None
-    axes.plot(numbers, worst, color=GREY, linewidth=0.9, linestyle=":", label=seen)
+    axes.plot(numbers, worst, color=GRAY, linewidth=0.9, linestyle=":", label=seen)
     axes.set_ylim(low - margin, high + margin)
     axes.set(title="Fitness", ylabel="minus the loss per row")
     _legend_above(axes)
 
 
-def _draw_metric(axes: Axes, view: RunState, rounds: Sequence[RoundRecord]) -> None:
+def _draw_metric(axes: Axes, run_state: RunState, rounds: Sequence[RoundRecord]) -> None:
     values = [one.best.value for one in rounds if one.best is not None]
     axes.plot([one.round for one in rounds], values, color=GREEN, drawstyle="steps-post")
-    axes.set(title="Accuracy" if view.metric == "accuracy" else "Loss, summed over all rows")
-    if view.target is not None:
-        axes.axhline(view.target, color=BLACK, linewidth=0.8, linestyle="--")
+    axes.set(title="Accuracy" if run_state.metric == "accuracy" else "Loss, summed over all rows")
+    if run_state.target is not None:
+        axes.axhline(run_state.target, color=BLACK, linewidth=0.8, linestyle="--")
         axes.annotate(
-            "target", (1.0, view.target), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8
+            "target", (1.0, run_state.target), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8
         )
-    if view.metric == "accuracy":
+    if run_state.metric == "accuracy":
         _as_shares(axes)
     elif min(values) > 0 and max(values) > LOG_FROM * min(values):
         axes.set_yscale("log")
@@ -169,7 +170,7 @@ def _as_shares(axes: Axes) -> None:
 def _draw_times(axes: Axes, rounds: Sequence[RoundRecord]) -> None:
     took = [(one.round_s or 0.0) * 1000 for one in rounds]
     median = float(np.median(took))
-    for why, colour in (("complete", SKY), ("deadline", VERMILLION)):
+    for why, color in (("complete", SKY), ("deadline", VERMILLION)):
         some = [
             (one.round, ms)
             for one, ms in zip(rounds, took, strict=True)
@@ -178,7 +179,7 @@ def _draw_times(axes: Axes, rounds: Sequence[RoundRecord]) -> None:
         if some:
             axes.vlines(
                 *zip(*[(number, 0, ms) for number, ms in some], strict=True),
-                color=colour,
+                color=color,
                 linewidth=_bar(rounds),
                 label=why,
             )
@@ -192,17 +193,17 @@ def _draw_times(axes: Axes, rounds: Sequence[RoundRecord]) -> None:
 
 
 def _bar(rounds: Sequence[RoundRecord]) -> float:
-    """The width of a bar in points, so that neighbours do not touch."""
+    """Return the width of a bar in points, so that bars do not touch."""
     return min(10.0, max(0.5, 260.0 / (rounds[-1].round - rounds[0].round + 2)))
 
 
-def _draw_participation(figure: Figure, axes: Axes, view: RunState) -> None:
-    """Who answered which round, and after how long; of as many of the last rounds as are remembered."""
-    closed = [one.round for one in view.rounds if one.closed_at is not None]
-    first = max(closed[0], min((one.round for one in view.works), default=closed[0]))
+def _draw_participation(figure: Figure, axes: Axes, run_state: RunState) -> None:
+    """Draw the time of each trainer's result for each round, as far back as the run state holds."""
+    closed = [one.round for one in run_state.rounds if one.closed_at is not None]
+    first = max(closed[0], min((one.round for one in run_state.works), default=closed[0]))
     last = closed[-1]
-    names = sorted(view.trainers)[:TRAINERS_MAX]
-    works = [one for one in view.works if one.trainer in names and first <= one.round <= last]
+    names = sorted(run_state.trainers)[:TRAINERS_MAX]
+    works = [one for one in run_state.works if one.trainer in names and first <= one.round <= last]
     took = np.full((len(names), last - first + 1), np.nan)
     for one in works:
         took[names.index(one.trainer), one.round - first] = max(0.01, (one.ended_at - one.began_at) * 1000)
@@ -218,7 +219,7 @@ def _draw_participation(figure: Figure, axes: Axes, view: RunState) -> None:
         extent=(first - 0.5, last + 0.5, len(names) - 0.5, -0.5),
     )
     if answered.size:
-        figure.colorbar(image, ax=axes, label="ms to the answer")
+        figure.colorbar(image, ax=axes, label="ms to the result")
     late = [(one.round, names.index(one.trainer)) for one in works if one.staleness]
     if late:
         axes.plot(*zip(*late, strict=True), linestyle="", marker="x", markersize=4, color=VERMILLION, label="late")
@@ -229,17 +230,17 @@ def _draw_participation(figure: Figure, axes: Axes, view: RunState) -> None:
         for edge in np.arange(first, last) + 0.5:
             axes.axvline(edge, color="white", linewidth=1.0)
     axes.set_yticks(range(len(names)), names, fontsize=9 if len(names) <= 12 else 6)
-    more = "" if len(view.trainers) <= len(names) else f", {len(names)} of {len(view.trainers)} trainers"
-    axes.set(title=f"Who answered{more}", xlabel="round")
+    more = "" if len(run_state.trainers) <= len(names) else f", {len(names)} of {len(run_state.trainers)} trainers"
+    axes.set(title=f"Results of trainers{more}", xlabel="round")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if answered.size < took.size:
-        axes.plot([], [], linestyle="", marker="s", markersize=8, color=PALE, label="no answer")
+        axes.plot([], [], linestyle="", marker="s", markersize=8, color=PALE, label="no result")
     if axes.get_legend_handles_labels()[0]:
         _legend_above(axes)
 
 
 def _legend_above(axes: Axes) -> None:
-    """On the line of the title, where no curve is."""
+    """Place the legend on the line of the title, above the curves."""
     axes.legend(ncols=3, loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.2, fontsize=8)
 
 

@@ -1,7 +1,7 @@
-"""Watching live runs through the broker: their pictures, kept up to date from the events that are told.
+"""Live runs at one broker: their states, updated from published events and snapshots.
 
-Knows nothing of what the pictures are shown on. Whoever comes late, or has missed something, takes the next snapshot;
-of two aggregators of one run the one with the higher term is believed, of two runs of one name the one begun later.
+An observer that joins late, or missed an event, waits for the next snapshot. Of two aggregators of one run the higher
+term wins; of two runs with one name the later one does.
 """
 
 from __future__ import annotations
@@ -29,44 +29,44 @@ from fedmq.transport.link import Delivered, Link, LinkRefused, LinkUp
 if TYPE_CHECKING:
     from fedmq.transport.zeromq import ObserverSockets
 
-RUNS_MAX = 64  # the run that was heard of longest ago goes first
-HERE_S = 2.0  # since an aggregator was heard: it says something four times a second
+RUNS_MAX = 64  # the run that was silent for the longest time is dropped first
+CONNECTED_S = 2.0  # since the last message of an aggregator, which sends four a second
 
 _events: msgspec.msgpack.Decoder[list[tuple[At, AnyEvent]]] = msgspec.msgpack.Decoder(list[tuple[At, AnyEvent]])
-_view = msgspec.msgpack.Decoder(RunState)
+_run_state = msgspec.msgpack.Decoder(RunState)
 
 log = logging.getLogger(__name__)
 
 
-class Watched:
-    """One run: its picture, which is replaced as a whole now and then, and when its aggregator was last heard."""
+class WatchedRun:
+    """The state of one run, and when its aggregator last sent a message."""
 
-    def __init__(self, view: RunState) -> None:
-        self.view = view
-        self.heard_at = -math.inf  # on the clock's `now`
-        self.ahead_s = 0.0  # how far its aggregator's wall clock, by which its events are, is ahead of ours
+    def __init__(self, run_state: RunState) -> None:
+        self.run_state = run_state
+        self.received_at = -math.inf  # on the clock's `now`
+        self.ahead_s = 0.0  # the wall clock of its aggregator, which dates its events, minus ours
 
-    def here(self, now: float) -> bool:
-        """Whether its aggregator is there."""
-        return now - self.heard_at < HERE_S
+    def connected(self, now: float) -> bool:
+        """Return whether its aggregator is connected."""
+        return now - self.received_at < CONNECTED_S
 
 
 class LiveRuns:
-    """Everything that is told at one broker, by run; see `loop.Service`."""
+    """All runs at one broker, by name; see `loop.Service`."""
 
     def __init__(self, link: Link, *, clock: Clock, signing: Signing | None = None) -> None:
-        self.runs: OrderedDict[str, Watched] = OrderedDict()
+        self.runs: OrderedDict[str, WatchedRun] = OrderedDict()
         self.done = False
-        self.there = False  # the broker
+        self.connected = False  # to the broker
         self.wake_at: float | None = None
         self._link, self._clock = link, clock
         self._signing: Signing = signing or NoSigning()
-        self._let_in = False  # once at least
+        self._was_connected = False
         self._limited = RateLimited(log, clock)
 
     @property
     def status(self) -> str:
-        return f"watches {len(self.runs)} runs" if self.there else "the broker is not there"
+        return f"watches {len(self.runs)} runs" if self.connected else "no connection to the broker"
 
     def stop(self) -> None:
         self.done = True
@@ -75,71 +75,71 @@ class LiveRuns:
         """See `loop.Service`.
 
         Raises:
-            NotAuthorized: the broker does not let us in, and never did.
+            NotAuthorized: the broker rejects our key, and never accepted it.
         """
-        for news in self._link.receive():
-            if isinstance(news, Delivered):
-                self._hear(news)
+        for event in self._link.receive():
+            if isinstance(event, Delivered):
+                self._receive(event)
                 continue
-            self.there = isinstance(news, LinkUp)
-            self._let_in = self._let_in or self.there
-            if isinstance(news, LinkRefused) and not self._let_in:
+            self.connected = isinstance(event, LinkUp)
+            self._was_connected = self._was_connected or self.connected
+            if isinstance(event, LinkRefused) and not self._was_connected:
                 raise NotAuthorized(
-                    "the broker does not let us in: expected --keys with the key of an observer or of the aggregator"
+                    "the broker rejects this key: expected --keys with the key of an observer or of the aggregator"
                 )
 
-    def _hear(self, news: Delivered) -> None:
+    def _receive(self, delivered: Delivered) -> None:
         try:
-            packet = decode(news.frames)
+            packet = decode(delivered.frames)
             self._signing.check(packet, self._clock.now())
-            self._take(packet)
+            self._handle(packet)
         except Rejected as rejected:
-            self._limited.warning(rejected.reason, "what came cannot be used: %s", rejected)
+            self._limited.warning(rejected.reason, "rejected a message: %s", rejected)
 
-    def _take(self, packet: Packet) -> None:
+    def _handle(self, packet: Packet) -> None:
         message = packet.message
         if not isinstance(message, Events | Snapshot | Beacon):
             return
         watched = self.runs.get(message.run)
-        if watched is not None and message.term < watched.view.term:
-            return  # an older life of its aggregator, that speaks for nobody
+        if watched is not None and message.term < watched.run_state.term:
+            return
         if isinstance(message, Snapshot):
-            watched = self._take_snapshot(packet, message, watched)
+            watched = self._handle_snapshot(packet, message, watched)
         elif watched is not None and isinstance(message, Beacon) and message.at:
             watched.ahead_s = message.at - self._clock.wall()
-        elif watched is not None and isinstance(message, Events) and message.term == watched.view.term:
-            self._take_events(packet, message, watched.view)
-        if watched is not None and not packet.topic.startswith(WATCH):  # those are what the broker has kept
-            watched.heard_at = self._clock.now()
+        elif watched is not None and isinstance(message, Events) and message.term == watched.run_state.term:
+            self._handle_events(packet, message, watched.run_state)
+        if watched is not None and not packet.topic.startswith(WATCH):  # the broker sends those from its memory
+            watched.received_at = self._clock.now()
             self.runs.move_to_end(message.run)
 
-    def _take_snapshot(self, packet: Packet, message: Snapshot, watched: Watched | None) -> Watched:
-        if watched is not None and (message.term, message.seq) <= (watched.view.term, watched.view.seq):
+    def _handle_snapshot(self, packet: Packet, message: Snapshot, watched: WatchedRun | None) -> WatchedRun:
+        if watched is not None and (message.term, message.seq) <= (watched.run_state.term, watched.run_state.seq):
             return watched
-        view: RunState = _decoded(_view, packet, VIEW)
-        if (view.run, view.term, view.seq) != (message.run, message.term, message.seq):
-            raise Rejected("values", f"expected a picture of run {message.run} after {message.seq} events")
+        state: RunState = _decoded(_run_state, packet, VIEW)
+        if (state.run, state.term, state.seq) != (message.run, message.term, message.seq):
+            raise Rejected("values", f"expected the state of run {message.run} after {message.seq} events")
         if watched is None:
-            watched = self.runs[message.run] = Watched(view)
+            watched = self.runs[message.run] = WatchedRun(state)
             if len(self.runs) > RUNS_MAX:
                 self.runs.popitem(last=False)
-        watched.view = view
+        watched.run_state = state
         return watched
 
-    def _take_events(self, packet: Packet, message: Events, view: RunState) -> None:
-        told: list[tuple[At, AnyEvent]] = _decoded(_events, packet, EVENTS)
-        known = view.seq - message.first
-        if known < 0 or len(told) != message.count:
-            return  # some are missing: the next snapshot has them
-        for at, event in told[known:]:
-            view.apply(at, event)
+    def _handle_events(self, packet: Packet, message: Events, run_state: RunState) -> None:
+        received: list[tuple[At, AnyEvent]] = _decoded(_events, packet, EVENTS)
+        known = run_state.seq - message.first
+        if known < 0 or len(received) != message.count:
+            return  # some events are missing: the next snapshot includes them
+        for at, event in received[known:]:
+            run_state.apply(at, event)
 
 
-def open_watching(broker: str | None, keys: Path | None, *, clock: Clock) -> tuple[LiveRuns, ObserverSockets, str]:
-    """Watching at the broker that these options of a command mean, its link, and the broker's address.
+def open_live_runs(broker: str | None, keys: Path | None, *, clock: Clock) -> tuple[LiveRuns, ObserverSockets, str]:
+    """Return the live runs at the broker of these options, their link, and the broker's address.
 
     Raises:
-        BadConfiguration: there are no keys of an observer in the folder, nor those of the aggregator.
+        BadConfiguration: the folder has neither the key of an observer nor of the aggregator.
     """
     from fedmq.security.keyring import find_broker_to_watch
     from fedmq.transport.zeromq import ObserverSockets
@@ -155,6 +155,5 @@ def _decoded(decoder: msgspec.msgpack.Decoder[Any], packet: Packet, name: str) -
         raise Rejected("arrays", f"expected an array {name}")
     try:
         return decoder.decode(packet.arrays[name].data)
-    except Exception as error:
-        # As in `wire.decode`: whatever a struct's own checks raise is the sender's.
+    except Exception as error:  # as in `codec.decode`: checks of a struct may raise anything
         raise Rejected("values", one_line(error)[:200]) from error

@@ -1,6 +1,6 @@
-"""A run's picture as the page takes it: everything, or what has changed since an event; columns of plain values.
+"""A run state as JSON values for the page: everything, or the changes since an event; tables as columns.
 
-Pure: a `View` and the time in, values for JSON out. Knows nothing of HTTP; the page's side of it is `static/`.
+`static/page_model.js` reads these values.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from fedmq.observe import events
 from fedmq.observe.event_text import event_line
 from fedmq.observe.run_state import WORKS_KEPT_MAX, RoundRecord, RunState, drawable
 
-DIGITS = 6  # that are significant, of a figure; of a time milliseconds are told
+DIGITS = 6  # significant digits of a figure; times are in milliseconds
 
 Values = dict[str, Any]
 _BEST = ("value", "coverage", "fitness", "fitness_mean", "fitness_worst", "diversity")
@@ -31,62 +31,61 @@ _WARNINGS = (
 
 
 class Origin(NamedTuple):
-    """Where a run's picture comes from; `here` says whether its aggregator is there, `broker` whether that is."""
+    """Where a run state comes from, and whether the run's aggregator is connected."""
 
-    here: bool
+    connected: bool
     source: str  # "live" or "folder"
     folder: str | None
-    broker: bool
-    ahead_s: float = 0.0  # how far its aggregator's clock is ahead of ours
+    ahead_s: float = 0.0  # the clock of its aggregator minus ours
 
 
-def head_of(view: RunState, origin: Origin, now: float) -> Values:
-    """The figures of a run that stand alone; `now`, here and below, is by its aggregator's clock."""
-    newest, here, left_s = view.newest, origin.here, view.left_s(now, here=origin.here)
+def head_values(run_state: RunState, origin: Origin, now: float) -> Values:
+    """Return the single figures of a run. `now`, here and below, is by the clock of its aggregator."""
+    newest, connected = run_state.newest, origin.connected
+    left_s = run_state.left_s(now, connected=connected)
     return {
-        "run": view.run,
-        "term": view.term,
-        "task": view.task,
-        "strategy": view.strategy,
-        "robust": view.robust,
-        "seed": view.seed,
-        "metric": view.metric,
-        "target": view.target,
-        "rounds_max": view.rounds_max,
-        "min_trainers": view.min_trainers,
-        "model": _model_text(view.model),
-        "drawable": view.model is not None and drawable(view.model),
-        "started_at": _time(view.started_at),
-        "progress_at": _time(view.progress_at),
-        "event_at": _time(view.event_at),
-        "paused": view.paused,
-        "waiting": view.waiting,
+        "run": run_state.run,
+        "term": run_state.term,
+        "task": run_state.task,
+        "strategy": run_state.strategy,
+        "robust": run_state.robust,
+        "seed": run_state.seed,
+        "metric": run_state.metric,
+        "target": run_state.target,
+        "rounds_max": run_state.rounds_max,
+        "min_trainers": run_state.min_trainers,
+        "model": _model_text(run_state.model),
+        "drawable": run_state.model is not None and drawable(run_state.model),
+        "started_at": _time(run_state.started_at),
+        "progress_at": _time(run_state.progress_at),
+        "event_at": _time(run_state.event_at),
+        "paused": run_state.paused,
+        "waiting": run_state.waiting,
         "finished": None
-        if view.finished is None
-        else {name: getattr(view.finished, name) for name in ("solved", "rounds", "value", "why")},
-        "here": here,
-        "state": view.status_text(now, here=here),
-        "condition": view.condition(now, here=here),
+        if run_state.finished is None
+        else {name: getattr(run_state.finished, name) for name in ("solved", "rounds", "value", "why")},
+        "connected": connected,
+        "state": run_state.status_text(now, connected=connected),
+        "condition": run_state.condition(now, connected=connected),
         "source": origin.source,
         "folder": origin.folder,
-        "broker": origin.broker,
         "round": 0 if newest is None else newest.round,
-        "open": newest is not None and newest.closed_at is None and view.finished is None,
-        "results": view.results,
-        "late": view.late,
-        "resent": view.resent,
-        "rejections": dict(view.rejections),
-        "checkpoint": view.checkpoint,
-        "present": view.present,
+        "open": newest is not None and newest.closed_at is None and run_state.finished is None,
+        "results": run_state.results,
+        "late": run_state.late,
+        "resent": run_state.resent,
+        "rejections": dict(run_state.rejections),
+        "checkpoint": run_state.checkpoint,
+        "present": run_state.present,
         "left_s": None if left_s is None else _figure(left_s),
-        "best": None if view.best is None else {name: _figure(getattr(view.best, name)) for name in _BEST},
+        "best": None if run_state.best is None else {name: _figure(getattr(run_state.best, name)) for name in _BEST},
     }
 
 
-def row_of(view: RunState, origin: Origin, now: float) -> Values:
-    """A run in the list of runs."""
-    head = head_of(view, origin, now)
-    kept = ("run", "task", "strategy", "state", "condition", "here", "source", "round", "rounds_max", "metric")
+def list_row(run_state: RunState, origin: Origin, now: float) -> Values:
+    """Return the row of a run in the list of runs."""
+    head = head_values(run_state, origin, now)
+    kept = ("run", "task", "strategy", "state", "condition", "connected", "source", "round", "rounds_max", "metric")
     best = head["best"]
     return {
         **{name: head[name] for name in kept},
@@ -97,17 +96,17 @@ def row_of(view: RunState, origin: Origin, now: float) -> Values:
     }
 
 
-def tables_of(view: RunState, since: int | None) -> dict[str, Values]:
-    """The tables of a run as columns: all rows, or of each table those that changed after event number `since`.
+def table_values(run_state: RunState, since: int | None) -> dict[str, Values]:
+    """Return the tables of a run as columns: all rows, or the rows changed after event number `since`.
 
-    With `since` a table in which nothing has changed is left out.
+    With `since`, unchanged tables are left out.
     """
     rows: dict[str, Sequence[Any]] = {
-        "rounds": _newer(view.rounds, since),
-        "trainers": [one for one in view.trainers.values() if since is None or one.touched > since],
-        "works": _newer(view.works, since)[-WORKS_KEPT_MAX:],
-        "bests": _newer(view.bests, since),
-        "feed": _newer(view.feed, since),
+        "rounds": _newer(run_state.rounds, since),
+        "trainers": [one for one in run_state.trainers.values() if since is None or one.touched > since],
+        "works": _newer(run_state.works, since)[-WORKS_KEPT_MAX:],
+        "bests": _newer(run_state.bests, since),
+        "feed": _newer(run_state.feed, since),
     }
     found: dict[str, Values] = {}
     for name, changed in rows.items():
@@ -115,22 +114,23 @@ def tables_of(view: RunState, since: int | None) -> dict[str, Values]:
             columns = _COLUMNS[name]
             found[name] = {key: [column(row) for row in changed] for key, column in columns.items()}
     if "feed" in found:
-        found["feed"]["text"] = [event_line(told.event, view.metric) or "" for told in rows["feed"]]
+        found["feed"]["text"] = [event_line(item.event, run_state.metric) or "" for item in rows["feed"]]
     return found
 
 
-def full_of(view: RunState, origin: Origin, now: float) -> Values:
-    """Everything."""
-    return {"now": _time(now), "head": head_of(view, origin, now), **tables_of(view, None)}
+def all_values(run_state: RunState, origin: Origin, now: float) -> Values:
+    """Return all values of a run."""
+    head = head_values(run_state, origin, now)
+    return {"now": _time(now), "head": head, **table_values(run_state, None)}
 
 
-def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> Values:
-    """What of `after` is not as it was."""
+def changed_values(before: Mapping[str, Any], after: Mapping[str, Any]) -> Values:
+    """Return the items of `after` that are new or differ from `before`."""
     return {name: value for name, value in after.items() if name not in before or before[name] != value}
 
 
 def _newer(rows: Sequence[Any], since: int | None) -> Sequence[Any]:
-    """Those that changed after that event; they are in the order in which they did."""
+    """Return the rows changed after that event; rows are sorted by their last change."""
     if since is None:
         return rows
     first = len(rows)
@@ -207,11 +207,11 @@ _COLUMNS: dict[str, dict[str, Callable[[Any], Any]]] = {
     },
     "bests": _plain("round"),
     "feed": {
-        "seq": lambda told: told.touched,
-        "at": lambda told: _time(told.at),
-        "kind": lambda told: type(told.event).__struct_config__.tag,
-        "level": lambda told: _level(told.event),
-        "round": lambda told: getattr(told.event, "round", None),
-        "trainer": lambda told: getattr(told.event, "trainer", None) or None,
+        "seq": lambda item: item.touched,
+        "at": lambda item: _time(item.at),
+        "kind": lambda item: type(item.event).__struct_config__.tag,
+        "level": lambda item: _level(item.event),
+        "round": lambda item: getattr(item.event, "round", None),
+        "trainer": lambda item: getattr(item.event, "trainer", None) or None,
     },
 }

@@ -1,7 +1,4 @@
-"""The commands `fedmq runs plot` and `fedmq runs compare`: what runs came to, as figures and as a table.
-
-Reads folders of runs; knows nothing of live ones' networks, nor of how a figure is drawn.
-"""
+"""The commands `fedmq runs plot` and `fedmq runs compare`: runs in folders, as figures and as a table."""
 
 from __future__ import annotations
 
@@ -24,15 +21,15 @@ if TYPE_CHECKING:
 
 FORMATS = (".png", ".svg", ".pdf")
 PIPED_COLUMNS = 200
-COLUMN_LETTERS = 14  # for a run at the least, and the room between
-SETTINGS = ("task", "strategy", "robust", "seed", "rounds_max")  # the others are what came out
+COLUMN_WIDTH_MIN = 14  # of a run, with the space between columns
+SETTINGS = ("task", "strategy", "robust", "seed", "rounds_max")  # the other rows are outcomes
 
 output_option = option(
     "-o",
     "--output",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help=f"Where to; its ending says in which format: {', '.join(FORMATS)}.",
+    help=f"File to write; its extension chooses the format: {', '.join(FORMATS)}.",
 )
 
 
@@ -43,14 +40,14 @@ output_option = option(
     "--output",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help=f"A .png, .svg or .pdf. [default: {FIGURE} in the run's folder]",
+    help=f"File to write: .png, .svg or .pdf. [default: {FIGURE} in the run's folder]",
 )
 @option(
     "--round",
     "number",
     type=COUNT,
     metavar="K",
-    help="The surface of that round's model. [default: the last]",
+    help="Draw the surface of the best model of this round. [default: the last round]",
 )
 @option(
     "--inputs",
@@ -58,13 +55,13 @@ output_option = option(
     type=FiniteRange(-1e9, 1e9),
     default=(-0.5, 1.5),
     metavar="LOW HIGH",
-    help="Both axes of the surface.",
+    help="Range of both axes of the surface.",
 )
 def plot(run: str, output: Path | None, number: int | None, inputs: tuple[float, float]) -> None:
-    """Draw RUN (a folder, or a name below runs), over or not, as one figure.
+    """Draw RUN (a folder, or a name below runs), live or finished, as one figure.
 
-    It shows the fitness, the metric and the time of each round, who answered when, and for a model with two inputs its
-    decision surface. Needs matplotlib: pip install 'fedmq[plot]'.
+    It shows the fitness, the metric and the time of each round, the work of each trainer, and the decision surface of
+    a model with two inputs. Needs matplotlib: pip install 'fedmq[plot]'.
 
     \b
     Examples:
@@ -74,17 +71,17 @@ def plot(run: str, output: Path | None, number: int | None, inputs: tuple[float,
     """
     one_thread_for_arrays()
     folder = folder_of(run)
-    view = _view(folder)
-    if view.best is None:
-        raise BadConfiguration(f"{folder}: expected a closed round with a score, there is none yet; draw it later")
+    run_state = _run_state(folder)
+    if run_state.best is None:
+        raise BadConfiguration(f"{folder}: expected a closed round with a score, got none yet: draw it later")
     if not inputs[0] < inputs[1]:
         raise BadConfiguration(f"--inputs: expected LOW below HIGH, got {inputs[0]:g} {inputs[1]:g}")
     figures = _figures()
     target = _checked(output or folder / FIGURE)
-    if number is not None and number > (last := max(one.round for one in view.rounds if one.best is not None)):
-        raise BadConfiguration(f"{folder}: --round {number}: expected a round that is closed, the last one is {last}")
-    surface = _model(folder, view, number)
-    _save(figures, figures.draw_run(view, surface, inputs), target)
+    if number is not None and number > (last := _last_scored(run_state)):
+        raise BadConfiguration(f"{folder}: expected --round of a closed round, at most {last}, got {number}")
+    surface = _surface_model(folder, run_state, number)
+    _save(figures, figures.draw_run(run_state, surface, inputs), target)
     click.echo(target)
 
 
@@ -93,9 +90,9 @@ def plot(run: str, output: Path | None, number: int | None, inputs: tuple[float,
 @output_option
 @option("--json", "as_json", is_flag=True, help="One JSON array.")
 def compare(runs: tuple[str, ...], output: Path | None, as_json: bool) -> None:
-    """Compare RUNS (folders, or names below runs): a line for each figure, marked where they differ.
+    """Compare RUNS (folders, or names below runs): a line for each figure, marked if it differs.
 
-    With -o their curves are drawn, too: the fitness by round, the metric by time. That needs matplotlib: pip install
+    With -o, also draw their curves: the fitness by round, the metric by time. That needs matplotlib: pip install
     'fedmq[plot]'.
 
     \b
@@ -107,11 +104,11 @@ def compare(runs: tuple[str, ...], output: Path | None, as_json: bool) -> None:
     one_thread_for_arrays()
     import msgspec
 
-    views = [_view(folder_of(run)) for run in runs]
-    rows = [row_of(view) for view in views]
+    states = [_run_state(folder_of(run)) for run in runs]
+    rows = [comparison_row(state) for state in states]
     if output is not None:
         figures, target = _figures(), _checked(output)
-        _save(figures, figures.draw_comparison(views), target)
+        _save(figures, figures.draw_comparison(states), target)
     if as_json:
         click.echo(msgspec.json.encode(rows).decode())
         return
@@ -120,28 +117,28 @@ def compare(runs: tuple[str, ...], output: Path | None, as_json: bool) -> None:
         click.echo(output)
 
 
-def row_of(view: RunState) -> dict[str, Any]:
-    """What `compare` says of one run; times in seconds, traffic in bytes as the aggregator saw it."""
-    closed = [one for one in view.rounds if one.round_s is not None]
+def comparison_row(run_state: RunState) -> dict[str, Any]:
+    """Return the figures of one run for `compare`; times in seconds, traffic in bytes at the aggregator."""
+    closed = [one for one in run_state.rounds if one.round_s is not None]
     return {
-        "run": view.run,
-        "task": view.task,
-        "strategy": view.strategy,
-        "robust": view.robust,
-        "seed": view.seed,
-        "rounds_max": view.rounds_max,
-        "solved": view.finished is not None and view.finished.solved,
+        "run": run_state.run,
+        "task": run_state.task,
+        "strategy": run_state.strategy,
+        "robust": run_state.robust,
+        "seed": run_state.seed,
+        "rounds_max": run_state.rounds_max,
+        "solved": run_state.finished is not None and run_state.finished.solved,
         "rounds": closed[-1].round if closed else 0,
-        "metric": view.metric,
-        "value": None if view.best is None else view.best.value,
-        "train_s": view.train_s,
+        "metric": run_state.metric,
+        "value": None if run_state.best is None else run_state.best.value,
+        "train_s": run_state.train_s,
         "round_s_median": statistics.median(one.round_s or 0.0 for one in closed) if closed else None,
-        "trainers": len(view.trainers),
-        "results": view.results,
-        "late": view.late,
-        "rejected": sum(view.rejections.values()),
-        "bytes_up": view.bytes_up,
-        "bytes_down": view.bytes_down,
+        "trainers": len(run_state.trainers),
+        "results": run_state.results,
+        "late": run_state.late,
+        "rejected": sum(run_state.rejections.values()),
+        "bytes_up": run_state.bytes_up,
+        "bytes_down": run_state.bytes_down,
     }
 
 
@@ -153,17 +150,17 @@ def _print(rows: list[dict[str, Any]]) -> None:
     from fedmq.observe.event_text import printable
 
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
-    for _ in range(2):  # the mark and the name of the figure keep their room,
+    for _ in range(2):  # the mark and the name of the figure
         table.add_column(no_wrap=True)
-    for _ in rows:  # and names of runs go on below where there are too many
-        table.add_column(overflow="fold")
+    for _ in rows:
+        table.add_column(overflow="fold")  # long names of runs wrap
     for name in rows[0]:
         texts = [printable(_text(row[name])) for row in rows]
         differs = name != "run" and len(set(texts)) > 1
         style = "bold" if name == "run" or (differs and name in SETTINGS) else ""
         table.add_row("≠" if differs else "", Text(name, style="dim"), *(Text(text, style=style) for text in texts))
     width = Console().width if sys.stdout.isatty() else PIPED_COLUMNS
-    Console(width=max(width, COLUMN_LETTERS * (2 + len(rows)))).print(table, soft_wrap=True)
+    Console(width=max(width, COLUMN_WIDTH_MIN * (2 + len(rows)))).print(table, soft_wrap=True)
 
 
 def _text(value: object) -> str:
@@ -174,40 +171,45 @@ def _text(value: object) -> str:
     return "" if value is None else f"{value}"
 
 
-def _view(folder: Path) -> RunState:
+def _run_state(folder: Path) -> RunState:
     from fedmq.observe.event_log import read_run_state
     from fedmq.runtime.run_folder import EVENTS
 
-    view = read_run_state(folder / EVENTS)
-    if not view.run:
+    run_state = read_run_state(folder / EVENTS)
+    if not run_state.run:
         raise BadConfiguration(f"{folder}: expected the folder of a run with {EVENTS} in it; fedmq runs ls lists runs")
-    return view
+    return run_state
 
 
-def _model(folder: Path, view: RunState, number: int | None) -> tuple[int, TrainedModel] | None:
-    """The model whose surface is drawn, and the round that was closed with it; None where there is nothing to draw.
+def _last_scored(run_state: RunState) -> int:
+    return max(one.round for one in run_state.rounds if one.best is not None)
+
+
+def _surface_model(folder: Path, run_state: RunState, number: int | None) -> tuple[int, TrainedModel] | None:
+    """Return the model to draw the surface of, with its round; None if it has no surface.
 
     Raises:
-        BadConfiguration: that of one round is wanted, and was not told.
+        BadConfiguration: the model of round `number` is not in the events.
     """
     import numpy as np
 
     from fedmq.models.code import Code
     from fedmq.models.trained_model import TrainedModel, load_model
+    from fedmq.observe.events import BEST_PARAMETERS_MAX
     from fedmq.runtime.run_folder import MODEL
 
-    model = view.model
+    model = run_state.model
     if model is not None and not isinstance(model, Code) and model.inputs == 2:
-        told = [one for one in view.bests if number is None or one.round <= number]
-        if told:
-            return number or told[-1].round, TrainedModel(
-                model, np.frombuffer(told[-1].genes, "<f8").astype(np.float64), view.task
-            )
+        bests = [one for one in run_state.bests if number is None or one.round <= number]
+        if bests:
+            parameters = np.frombuffer(bests[-1].genes, "<f8").astype(np.float64)
+            return number or bests[-1].round, TrainedModel(model, parameters, run_state.task)
         if number is None and (folder / MODEL).exists():
-            return max(one.round for one in view.rounds if one.best is not None), load_model(folder / MODEL)
+            return _last_scored(run_state), load_model(folder / MODEL)
     if number is not None:
         raise BadConfiguration(
-            f"{folder}: --round {number}: expected a model with two inputs and few weights, of which each round is told"
+            f"{folder}: --round {number}: expected a model with two inputs and at most {BEST_PARAMETERS_MAX} "
+            "parameters, because events hold no others"
         )
     return None
 
@@ -216,7 +218,7 @@ def _figures() -> ModuleType:
     try:
         from fedmq.dashboard import figures
     except ModuleNotFoundError as error:
-        raise BadConfiguration("plots need matplotlib: pip install 'fedmq[plot]'") from error
+        raise BadConfiguration("expected matplotlib to be installed: pip install 'fedmq[plot]'") from error
     return figures
 
 

@@ -1,7 +1,6 @@
-"""All runs that can be shown, those at the broker and those in folders, as one list; and their pictures for the page.
+"""All runs, from the broker and from folders, in one list; and their values and updates for the page.
 
-The broker's are kept up to date by the thread that steps this (see `loop.Service`); whatever thread asks waits while it
-does. Knows nothing of HTTP.
+One thread steps the live runs (see `loop.Service`); any thread may call the other methods, which wait for a step.
 """
 
 from __future__ import annotations
@@ -13,19 +12,19 @@ from typing import NamedTuple
 
 import msgspec
 
-from fedmq.dashboard.folders import Folders, Found
 from fedmq.dashboard.live_runs import LiveRuns
-from fedmq.dashboard.page_model import Origin, Values, changes, full_of, head_of, row_of, tables_of
+from fedmq.dashboard.page_model import Origin, Values, all_values, changed_values, head_values, list_row, table_values
+from fedmq.dashboard.run_folders import FoundRun, RunFolders
 from fedmq.models.code import Model
 from fedmq.observe.run_state import RunState
 from fedmq.runtime.clock import Clock
 from fedmq.runtime.lock import is_locked
 
-Message = tuple[str, bytes]  # the kind, and its JSON
+PageMessage = tuple[str, bytes]  # "full" or "patch", and its JSON
 
 
-class Cursor(NamedTuple):
-    """How far somebody has been told: the event, and the head that went with it."""
+class PageCursor(NamedTuple):
+    """The last event that pages have received, and the head sent with it."""
 
     term: int
     seq: int
@@ -33,7 +32,7 @@ class Cursor(NamedTuple):
 
 
 class BestModel(NamedTuple):
-    """A model to draw: `genes` are float64, little-endian, of the best one when `round` was closed."""
+    """The best model at the close of `round`; its parameters are float64, little-endian."""
 
     model: Model
     task: str
@@ -41,152 +40,147 @@ class BestModel(NamedTuple):
     genes: bytes
 
 
-class News(NamedTuple):
-    """What is to be told of a run: `patch` to who was at the cursor, `joining` to each who has just come."""
+class PageUpdate(NamedTuple):
+    """The new cursor, the patch for pages at the old one, and a message for each joining page."""
 
-    cursor: Cursor
-    patch: Message | None
-    joining: list[Message]
+    cursor: PageCursor
+    patch: PageMessage | None
+    joining: list[PageMessage]
 
 
 class RunCatalog:
-    """The runs at one broker and in a folder; `address` is the broker's."""
+    """The runs at one broker and in folders; `address` is the broker's."""
 
-    def __init__(self, watching: LiveRuns, folders: Folders, *, address: str, clock: Clock) -> None:
-        self._watching, self._folders, self._address, self._clock = watching, folders, address, clock
-        self._lock = threading.Lock()  # on what is watched,
-        self._asking = threading.Lock()  # and on the folders; who wants both takes this one first
+    def __init__(self, live_runs: LiveRuns, folders: RunFolders, *, address: str, clock: Clock) -> None:
+        self._live_runs, self._folders, self._address, self._clock = live_runs, folders, address, clock
+        self._live_lock = threading.Lock()
+        self._folder_lock = threading.Lock()  # taken before `_live_lock` where both are needed
 
-    # --- the thread that watches ---------------------------------------------------------------------------------
+    # --- the thread of the live runs ----------------------------------------------------------------------------
 
     @property
     def done(self) -> bool:
-        return self._watching.done
+        return self._live_runs.done
 
     @property
     def wake_at(self) -> float | None:
-        return self._watching.wake_at
+        return self._live_runs.wake_at
 
     @property
     def status(self) -> str:
-        return self._watching.status
+        return self._live_runs.status
 
     def stop(self) -> None:
-        self._watching.stop()
+        self._live_runs.stop()
 
     def step(self) -> None:
-        with self._lock:
-            self._watching.step()
+        with self._live_lock:
+            self._live_runs.step()
 
     # --- any thread ---------------------------------------------------------------------------------------------
 
     def runs(self) -> Values:
-        """The list: those whose aggregator is there first, then the newest first."""
+        """Return the list of runs: connected ones first, then the newest first."""
         now = self._clock.wall()
-        with self._asking:
+        with self._folder_lock:
             found = self._folders.runs()
-            with self._lock:
-                shown = {run: self._live(run, found) for run in self._watching.runs}
-                rows = {run: row_of(*live, now + live[1].ahead_s) for run, live in shown.items() if live is not None}
+            with self._live_lock:
+                shown = {run: self._live(run, found) for run in self._live_runs.runs}
+                rows = {run: list_row(*live, now + live[1].ahead_s) for run, live in shown.items() if live is not None}
             for run in found.keys() - rows.keys():
-                rows[run] = row_of(found[run].view, self._origin(found[run]), now)
-        listed = sorted(rows.values(), key=lambda row: (not row["here"], -float(row["event_at"])))
-        return {"now": round(now, 3), "broker": {"address": self._address, "there": self.there}, "runs": listed}
+                rows[run] = list_row(found[run].run_state, self._folder_origin(found[run]), now)
+        listed = sorted(rows.values(), key=lambda row: (not row["connected"], -float(row["event_at"])))
+        broker = {"address": self._address, "connected": self._live_runs.connected}
+        return {"now": round(now, 3), "broker": broker, "runs": listed}
 
-    @property
-    def there(self) -> bool:
-        """Whether the broker is."""
-        return self._watching.there
-
-    def news(self, run: str, cursor: Cursor | None, joining: list[tuple[int, int] | None]) -> News | None:
-        """What has changed since `cursor`, and what those who join are told; each says up to which event it knows.
+    def update(self, run: str, cursor: PageCursor | None, joining: list[tuple[int, int] | None]) -> PageUpdate | None:
+        """Return the changes since `cursor`, and a message for each joining page, by the last event that it has.
 
         None: there is no such run.
         """
         now = self._clock.wall()
-        with self._shown(run) as shown:
-            return None if shown is None else _news(*shown, cursor, joining, now + shown[1].ahead_s)
+        with self._run(run) as shown:
+            return None if shown is None else _update(*shown, cursor, joining, now + shown[1].ahead_s)
 
-    def picture(self, run: str) -> Values | None:
-        """Everything about a run; None: there is no such run."""
-        with self._shown(run) as shown:
-            return None if shown is None else full_of(*shown, self._clock.wall() + shown[1].ahead_s)
+    def values(self, run: str) -> Values | None:
+        """Return all values of a run, or None if there is no such run."""
+        with self._run(run) as shown:
+            return None if shown is None else all_values(*shown, self._clock.wall() + shown[1].ahead_s)
 
     def best(self, run: str, number: int | None) -> BestModel | None:
-        """The model that was the best at the close of that round (None: now); None: there is none that can be drawn."""
-        with self._shown(run) as shown:
-            if shown is None or shown[0].model is None:
+        """Return the best model at the close of round `number` (None: now), or None if it is not known."""
+        with self._run(run) as shown:
+            if shown is None or (model := shown[0].model) is None:
                 return None
-            view = shown[0]
-            known = [one for one in view.bests if number is None or one.round <= number]
-            return BestModel(view.model, view.task, known[-1].round, known[-1].genes) if view.model and known else None
+            bests = [one for one in shown[0].bests if number is None or one.round <= number]
+            return BestModel(model, shown[0].task, bests[-1].round, bests[-1].genes) if bests else None
 
     def is_over(self, run: str) -> bool:
-        """Whether nothing more will happen in that run."""
-        with self._shown(run) as shown:
+        """Return whether the run has finished."""
+        with self._run(run) as shown:
             return shown is not None and shown[0].finished is not None
 
     def close(self) -> None:
-        """Let go of all files."""
-        with self._asking:
+        """Close all files."""
+        with self._folder_lock:
             self._folders.close()
 
     # --- inside -------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _shown(self, run: str) -> Iterator[tuple[RunState, Origin] | None]:
-        """A run's picture, which stands still for as long as this lasts."""
-        with self._asking:
+    def _run(self, run: str) -> Iterator[tuple[RunState, Origin] | None]:
+        """Yield the state of a run, which does not change inside the context."""
+        with self._folder_lock:
             found = self._folders.runs()
-            with self._lock:
+            with self._live_lock:
                 if (live := self._live(run, found)) is not None:
                     yield live
                     return
-            view = self._folders.follow(found[run].folder) if run in found else None
-            yield None if view is None else (view, self._origin(found[run]))
+            run_state = self._folders.follow(found[run].folder) if run in found else None
+            yield None if run_state is None else (run_state, self._folder_origin(found[run]))
 
-    def _live(self, run: str, found: dict[str, Found]) -> tuple[RunState, Origin] | None:
-        """A run as it was told at the broker, unless its folder knows better: nobody has told of it for a while."""
-        watched = self._watching.runs.get(run)
+    def _live(self, run: str, found: dict[str, FoundRun]) -> tuple[RunState, Origin] | None:
+        """Return a run from the broker, or None if its folder is more recent: its aggregator is not connected."""
+        watched = self._live_runs.runs.get(run)
         if watched is None:
             return None
-        here = watched.here(self._clock.now())
-        if run in found and not here and watched.view.finished is None:
+        connected = watched.connected(self._clock.now())
+        if run in found and not connected and watched.run_state.finished is None:
             return None
         folder = str(found[run].folder) if run in found else None
-        return watched.view, Origin(here, "live", folder, self.there, watched.ahead_s)
+        return watched.run_state, Origin(connected, "live", folder, watched.ahead_s)
 
-    def _origin(self, found: Found) -> Origin:
-        return Origin(is_locked(found.folder), "folder", str(found.folder), self.there)
+    def _folder_origin(self, found: FoundRun) -> Origin:
+        return Origin(is_locked(found.folder), "folder", str(found.folder))
 
 
-def _news(
-    view: RunState, origin: Origin, cursor: Cursor | None, joining: list[tuple[int, int] | None], now: float
-) -> News:
-    head = head_of(view, origin, now)
-    made: list[Message] = []
+def _update(
+    run_state: RunState, origin: Origin, cursor: PageCursor | None, joining: list[tuple[int, int] | None], now: float
+) -> PageUpdate:
+    head = head_values(run_state, origin, now)
+    encoded: list[PageMessage] = []
 
-    def full() -> Message:
-        if not made:  # once for all
-            made.append(("full", msgspec.json.encode(full_of(view, origin, now))))
-        return made[0]
+    def full() -> PageMessage:
+        if not encoded:  # once for all pages
+            encoded.append(("full", msgspec.json.encode(all_values(run_state, origin, now))))
+        return encoded[0]
 
-    def follows(knows: tuple[int, int], was_open: bool = True) -> bool:
-        if view.finished is not None and was_open and knows[1] < view.seq:
-            return False  # the end takes an open round back, and no patch says that
-        return knows[0] == view.term and knows[1] <= view.seq
+    def can_patch(known: tuple[int, int], was_open: bool = True) -> bool:
+        if run_state.finished is not None and was_open and known[1] < run_state.seq:
+            return False  # the end removes an open round, which a patch cannot
+        return known[0] == run_state.term and known[1] <= run_state.seq
 
-    def patch(head: Values, since: int) -> Message | None:
-        tables = tables_of(view, since)
+    def patch(head: Values, since: int) -> PageMessage | None:
+        tables = table_values(run_state, since)
         if not head and not tables:
             return None
         return "patch", msgspec.json.encode({"now": round(now, 3), "head": head, **tables})
 
-    news = None
+    changes = None
     if cursor is not None:
-        goes_on = follows((cursor.term, cursor.seq), cursor.head.get("open", True))
-        news = patch(changes(cursor.head, head), cursor.seq) if goes_on else full()
-    told = []
-    for knows in joining:
-        told.append((patch(head, knows[1]) if knows is not None and follows(knows) else None) or full())
-    return News(Cursor(view.term, view.seq, head), news, told)
+        patched = can_patch((cursor.term, cursor.seq), cursor.head.get("open", True))
+        changes = patch(changed_values(cursor.head, head), cursor.seq) if patched else full()
+    messages = [
+        (patch(head, known[1]) if known is not None and can_patch(known) else None) or full() for known in joining
+    ]
+    return PageUpdate(PageCursor(run_state.term, run_state.seq, head), changes, messages)

@@ -1,7 +1,4 @@
-"""Watching a run through its folder: its picture, kept up to date from what is appended to `events.jsonl`.
-
-Knows nothing of networks, nor of what the picture is shown on.
-"""
+"""Follows one run folder: its run state, updated from the lines appended to `events.jsonl`."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import BinaryIO
 
-from fedmq.dashboard.live_runs import Watched
+from fedmq.dashboard.live_runs import WatchedRun
 from fedmq.errors import BadConfiguration
 from fedmq.observe.event_log import apply_line
 from fedmq.observe.run_state import RunState
@@ -20,57 +17,57 @@ from fedmq.runtime.clock import Clock
 from fedmq.runtime.lock import is_locked
 from fedmq.runtime.run_folder import EVENTS
 
-LOOK_S = 0.1  # between two looks at the file
+POLL_S = 0.1
 
 
 class RunFolderFollower:
-    """One folder, as `watching.Watching` is many runs at a broker.
+    """The run in one folder, with the attributes of `LiveRuns`.
 
     Raises:
-        BadConfiguration: no events of a run are there.
+        BadConfiguration: the folder holds no events of a run.
     """
 
     def __init__(self, folder: Path, *, clock: Clock) -> None:
         self._folder, self._clock = folder, clock
-        self._half = b""  # of a line whose end is not written yet
-        self.there = True
-        self._watched = Watched(RunState())
+        self._partial = b""  # a line still being written
+        self.connected = True
+        self._watched = WatchedRun(RunState())
         self._file = self._open()
         self.step()
-        if not self._watched.view.run:
+        if not self._watched.run_state.run:
             self.close()
             raise BadConfiguration(f"{folder}: expected the folder of a run, but {EVENTS} holds no events of one")
-        self.runs = OrderedDict({self._watched.view.run: self._watched})
+        self.runs = OrderedDict({self._watched.run_state.run: self._watched})
 
     def step(self) -> None:
-        """Take what was written since the last time."""
+        """Apply the lines written since the last step."""
         self._read()
-        if self._is_anew():
+        if self._is_replaced():
             self._file.close()
-            self._file, self._half = self._open(), b""
-            self._watched.view = RunState()
+            self._file, self._partial = self._open(), b""
+            self._watched.run_state = RunState()
             self._read()
-        self._watched.heard_at = self._clock.now() if is_locked(self._folder) else -math.inf
+        self._watched.received_at = self._clock.now() if is_locked(self._folder) else -math.inf
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._file.close()
 
     def _read(self) -> None:
         for line in self._file:
-            self._half += line
-            if self._half.endswith(b"\n"):
-                self._watched.view = apply_line(self._watched.view, self._half)
-                self._half = b""
+            self._partial += line
+            if self._partial.endswith(b"\n"):
+                self._watched.run_state = apply_line(self._watched.run_state, self._partial)
+                self._partial = b""
 
-    def _is_anew(self) -> bool:
-        """Whether another file stands in the place of the one that is read: it grew too long."""
-        here = os.fstat(self._file.fileno())
+    def _is_replaced(self) -> bool:
+        """Return whether the path names another file than the open one: the event log restarted."""
+        opened = os.fstat(self._file.fileno())
         try:
-            there = (self._folder / EVENTS).stat()
-        except OSError:  # in the moment between
+            current = (self._folder / EVENTS).stat()
+        except OSError:  # it was removed in between
             return False
-        return (here.st_dev, here.st_ino) != (there.st_dev, there.st_ino)
+        return (opened.st_dev, opened.st_ino) != (current.st_dev, current.st_ino)
 
     def _open(self) -> BinaryIO:
         try:
@@ -82,11 +79,10 @@ class RunFolderFollower:
             ) from error
 
 
-class Looks:
-    """What a loop sleeps on where there is no network: it looks again after a while; see `loop.Waitable`."""
+class PollWait:
+    """The wait of a loop without a network: poll again after POLL_S; see `loop.Waitable`."""
 
     def wait(self, timeout_s: float | None) -> None:
-        time.sleep(LOOK_S if timeout_s is None else min(max(timeout_s, 0.0), LOOK_S))
+        time.sleep(POLL_S if timeout_s is None else min(max(timeout_s, 0.0), POLL_S))
 
-    def wake(self) -> None:
-        """See `loop.Waitable`; a wait is short."""
+    def wake(self) -> None: ...

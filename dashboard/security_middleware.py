@@ -1,11 +1,10 @@
-"""What stands before every request: who may ask, from where, and how much; and the headers that every answer has.
+"""ASGI middleware that checks every request and adds the security headers of every response.
 
-An ASGI middleware that is closed by default. Knows nothing of what is asked for.
-    Host      a name or address that the server is bound to, or was told to allow, so that no page of another site gets
-              here by a name of its own (DNS rebinding)
-    Origin    the page's own, wherever a browser says one; and always for what changes anything
-    token     where one is needed: once in the URL, then in a cookie; or as a bearer
-    CSRF      for what changes anything: a number that only the page could read
+It rejects a request unless all of these are valid:
+    Host      a name or address of the server, or an allowed one; prevents DNS rebinding
+    Origin    the page's own, if the browser sends one; required for requests that change something
+    token     if the server has one: first in the URL, then in a cookie, or as a bearer token
+    CSRF      for requests that change something: a number that only the page can read
 """
 
 from __future__ import annotations
@@ -22,10 +21,10 @@ import msgspec
 
 from fedmq.observe.host_header import is_allowed_host
 
-Message = MutableMapping[str, Any]
+AsgiMessage = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
+Receive = Callable[[], Awaitable[AsgiMessage]]
+Send = Callable[[AsgiMessage], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 TARGET_BYTES_MAX = 2048  # path and query
@@ -46,28 +45,28 @@ HEADERS = (
 
 
 @dataclass(frozen=True)
-class Secrets:
-    """Of one life of the server. `token` "": none is needed to read."""
+class ServerSecrets:
+    """The secrets of one run of the server. With an empty `token`, every request may read."""
 
     token: str
     cookie: str = field(default_factory=lambda: secrets.token_urlsafe(32))
     csrf: str = field(default_factory=lambda: secrets.token_urlsafe(32))
 
 
-class Refused(Exception):
-    """A request is not answered; says with which status, and why."""
+class RequestRejected(Exception):
+    """A request is rejected, with an HTTP status and a reason."""
 
-    def __init__(self, status: int, why: str) -> None:
-        super().__init__(why)
-        self.status, self.why = status, why
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status, self.reason = status, reason
 
 
 class SecurityMiddleware:
-    """Before `app`. `names` are the host names and addresses that are ours, `any_address`: all addresses are."""
+    """Wraps `app`. Requests may name the server by `names`, and by any IP address with `any_address`."""
 
-    def __init__(self, app: App, known: Secrets, *, names: set[str], any_address: bool, port: int) -> None:
-        self._app, self._secrets, self._names, self._any_address = app, known, names, any_address
-        self._cookie = f"fedmq-{port}"  # cookies are of a host, whatever the port
+    def __init__(self, app: App, secrets: ServerSecrets, *, names: set[str], any_address: bool, port: int) -> None:
+        self._app, self._secrets, self._names, self._any_address = app, secrets, names, any_address
+        self._cookie = f"fedmq-{port}"  # a host's ports share its cookies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -81,11 +80,11 @@ class SecurityMiddleware:
             self._check_token(headers)
             if scope["method"] not in ("GET", "HEAD"):
                 self._check_change(headers)
-        except Refused as refused:
-            kind, body = b"application/json", error_body(refused.why)
-            if "text/html" in headers.one("accept"):  # a person reads it
-                kind, body = b"text/plain; charset=utf-8", f"{refused.why}\n".encode()
-            await _answer(send, refused.status, body, (b"content-type", kind))
+        except RequestRejected as rejected:
+            kind, body = b"application/json", error_body(rejected.reason)
+            if "text/html" in headers.one("accept"):  # for people
+                kind, body = b"text/plain; charset=utf-8", f"{rejected.reason}\n".encode()
+            await _answer(send, rejected.status, body, (b"content-type", kind))
             return
         await self._app(scope, receive, _with_headers(send))
 
@@ -94,25 +93,25 @@ class SecurityMiddleware:
     def _check(self, scope: Scope, headers: _Headers) -> None:
         size = len(scope.get("raw_path") or b"") + len(scope["query_string"])
         if size > TARGET_BYTES_MAX:
-            raise Refused(414, f"expected a path and a query of at most {TARGET_BYTES_MAX} bytes, got {size}")
+            raise RequestRejected(414, f"expected a path and a query of at most {TARGET_BYTES_MAX} bytes, got {size}")
         if scope["method"] not in ("GET", "HEAD", "POST"):
-            raise Refused(405, "expected GET or POST")
+            raise RequestRejected(405, "expected GET or POST")
         host = headers.one("host")
         if not is_allowed_host(host, self._names, any_address=self._any_address):
-            raise Refused(403, "expected a Host that this server is bound to, or one of --allowed-hosts, got another")
+            raise RequestRejected(403, "expected the Host of this server, or one of --allowed-hosts, got another")
         origin = headers.one("origin")
         if origin and origin not in (f"http://{host}", f"https://{host}"):
-            raise Refused(403, "expected this page's own Origin, got another site's")
+            raise RequestRejected(403, "expected this page's own Origin, got another site's")
         if scope["path"].startswith("/api/") and headers.one("sec-fetch-site") in ("cross-site", "same-site"):
-            raise Refused(403, "expected a request of this page, got another site's")
+            raise RequestRejected(403, "expected a request of this page, got another site's")
 
     def _has_token(self, scope: Scope) -> bool:
-        """Whether the token is in the URL of the page, the one place where it may be."""
+        """Return whether the token is in the URL of the page, the only URL that may hold it."""
         if scope["path"] != "/" or not self._secrets.token or b"token=" not in scope["query_string"]:
             return False
         query: dict[str, str] = dict(parse_qsl(scope["query_string"].decode("latin-1")))
         if not _same(query.get("token", ""), self._secrets.token):
-            raise Refused(401, "expected the token of this life of the server, got another: fedmq dashboard printed it")
+            raise RequestRejected(401, "expected the token that fedmq dashboard printed at its start, got another")
         return True
 
     def _check_token(self, headers: _Headers) -> None:
@@ -121,27 +120,27 @@ class SecurityMiddleware:
         bearer = headers.one("authorization").removeprefix("Bearer ")
         if _same(bearer, self._secrets.token) or _same(headers.cookie(self._cookie), self._secrets.cookie):
             return
-        raise Refused(401, "expected a token: open the URL that fedmq dashboard printed")
+        raise RequestRejected(401, "expected a token: open the URL that fedmq dashboard printed")
 
     def _check_change(self, headers: _Headers) -> None:
         if not headers.one("origin"):
-            raise Refused(403, "expected an Origin: only the page changes anything")
+            raise RequestRejected(403, "expected an Origin header: only the page may change anything")
         if not _same(headers.one("x-csrf-token"), self._secrets.csrf):
-            raise Refused(403, "expected the X-CSRF-Token of this session, got none or another: load the page again")
+            raise RequestRejected(403, "expected the X-CSRF-Token of this session: load the page again")
         length = headers.one("content-length")
         if not length.isdecimal() or headers.one("transfer-encoding"):
-            raise Refused(411, "expected a Content-Length")
+            raise RequestRejected(411, "expected a Content-Length")
         if int(length) > BODY_BYTES_MAX:
-            raise Refused(413, f"expected a body of at most {BODY_BYTES_MAX} bytes, got {length}")
+            raise RequestRejected(413, f"expected a body of at most {BODY_BYTES_MAX} bytes, got {length}")
         if headers.one("content-type").partition(";")[0].strip().lower() != "application/json":
-            raise Refused(415, "expected Content-Type: application/json")
+            raise RequestRejected(415, "expected Content-Type: application/json")
 
     def _set_cookie(self) -> bytes:
         return f"{self._cookie}={self._secrets.cookie}; Path=/; Max-Age={COOKIE_S}; HttpOnly; SameSite=Lax".encode()
 
 
 class _Headers:
-    """A request's; one that is there twice is as good as wrong."""
+    """The headers of a request; a repeated header is invalid."""
 
     def __init__(self, scope: Scope) -> None:
         self._found: dict[str, str] = {}
@@ -161,7 +160,7 @@ class _Headers:
 
 
 def error_body(why: str) -> bytes:
-    """What is answered to who is refused."""
+    """Return the body of an error response."""
     return msgspec.json.encode({"error": why}) + b"\n"
 
 
@@ -171,7 +170,7 @@ def _same(given: str, expected: str) -> bool:
 
 async def _answer(send: Send, status: int, body: bytes, *headers: tuple[bytes, bytes]) -> None:
     length = (b"content-length", str(len(body)).encode())
-    closing = ((b"connection", b"close"),) if status >= 400 else ()  # what may still come of it is not read
+    closing = ((b"connection", b"close"),) if status >= 400 else ()  # the rest of the request is not read
     await _with_headers(send)(
         {"type": "http.response.start", "status": status, "headers": [length, *headers, *closing]}
     )
@@ -179,7 +178,7 @@ async def _answer(send: Send, status: int, body: bytes, *headers: tuple[bytes, b
 
 
 def _with_headers(send: Send) -> Send:
-    async def told(message: Message) -> None:
+    async def send_message(message: AsgiMessage) -> None:
         if message["type"] == "http.response.start":
             headers = list(message.get("headers", []))
             if not any(name.lower() == b"cache-control" for name, _ in headers):
@@ -187,4 +186,4 @@ def _with_headers(send: Send) -> Send:
             message = {**message, "headers": [*headers, *HEADERS]}
         await send(message)
 
-    return told
+    return send_message

@@ -1,7 +1,4 @@
-"""The HTTP server of the dashboard, in a thread beside the one that watches.
-
-Knows how the two begin and end together; see `guard`, `web` and `gallery` for what is between.
-"""
+"""The HTTP server of the dashboard, in a thread next to the one that steps the run catalog."""
 
 from __future__ import annotations
 
@@ -18,33 +15,33 @@ import uvicorn
 from fedmq.dashboard.connection import TimedProtocol
 from fedmq.dashboard.controls import Controls
 from fedmq.dashboard.run_catalog import RunCatalog
-from fedmq.dashboard.security_middleware import Secrets, SecurityMiddleware
-from fedmq.dashboard.server_sent_events import Streams
-from fedmq.dashboard.web import Web
+from fedmq.dashboard.security_middleware import SecurityMiddleware, ServerSecrets
+from fedmq.dashboard.server_sent_events import PageStreams
+from fedmq.dashboard.web import WebApp
 from fedmq.observe.host_header import names_of_host
 
 CONNECTIONS_MAX = 256
-SEND_BYTES_MAX = 128 << 10  # that wait in the kernel for a reader
+SEND_BYTES_MAX = 128 << 10  # in the kernel's buffer of a connection
 HEADERS_BYTES_MAX = 16 << 10
 KEEP_ALIVE_S = 5
 END_S = 3.0
-GONE_S = 4.0  # without any open page, the reader has gone: a page that is loaded again is quicker
-NOBODY_S = 60.0
+LAST_PAGE_S = 4.0  # after the last page closed; longer than a reload takes
+NO_PAGE_S = 60.0  # after the end of the run, if no page was ever open
 LOOK_S = 0.5
 
 log = logging.getLogger(__name__)
 
 
-class Server:
-    """Serves a gallery on `listener`; when it ends, of itself or by a failure, it stops the gallery.
+class DashboardServer:
+    """Serves a run catalog on `listener`; stops the catalog when it ends, also after a failure.
 
-    `allowed` are names that it has elsewhere, as at a proxy. `token` "": who gets here may read. `wake` ends a wait of
-    the thread that steps the gallery.
+    `allowed` are further host names, as of a proxy. Without a `token`, every request may read. `wake` ends a wait of
+    the thread that steps the catalog.
     """
 
     def __init__(
         self,
-        gallery: RunCatalog,
+        catalog: RunCatalog,
         listener: socket.socket,
         *,
         host: str,
@@ -54,38 +51,33 @@ class Server:
         until_over: str | None,
         wake: Callable[[], None],
     ) -> None:
-        self._gallery, self._listener, self._until_over, self._wake = gallery, listener, until_over, wake
+        self._catalog, self._listener, self._until_over, self._wake = catalog, listener, until_over, wake
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BYTES_MAX)  # of each connection
         address, port = listener.getsockname()[:2]
         shown = f"[{address}]" if ":" in address else address
         any_address = ipaddress.ip_address(address).is_unspecified
         shown = socket.gethostname() if any_address else shown
         self.url = f"http://{shown}:{port}/" + (f"?token={token}" if token else "")
-        self._streams = Streams(gallery)
-        known = Secrets(token)
-        web = Web(gallery, self._streams, known, controls).app()
-        guard = SecurityMiddleware(
-            web, known, names=names_of_host(host, address) | set(allowed), any_address=any_address, port=port
-        )
-        self._uvicorn = uvicorn.Server(_config(guard))
+        self._streams = PageStreams(catalog)
+        secrets = ServerSecrets(token)
+        app = WebApp(catalog, self._streams, secrets, controls).app()
+        names = names_of_host(host, address) | set(allowed)
+        checked = SecurityMiddleware(app, secrets, names=names, any_address=any_address, port=port)
+        self._uvicorn = uvicorn.Server(_config(checked))
         self._thread = threading.Thread(target=self._serve, name="http", daemon=True)
         self._failed: BaseException | None = None
 
     def check(self) -> None:
-        """Nothing, if it ended because it was to.
-
-        Raises:
-            BaseException: what ended it.
-        """
+        """Raise the failure that ended the server, if one did."""
         if self._failed is not None:
             raise self._failed
 
     def start(self) -> None:
-        """Begin to answer."""
+        """Start the thread."""
         self._thread.start()
 
     def close(self) -> None:
-        """End, and wait for the end for a while."""
+        """End the server and wait for its thread, at most END_S."""
         self._end()
         if self._thread.is_alive():
             self._thread.join(END_S)
@@ -94,29 +86,29 @@ class Server:
     def _serve(self) -> None:
         try:
             asyncio.run(self._main())
-        except BaseException as error:  # noqa: BLE001  # `check` raises it where it is seen
+        except BaseException as error:  # noqa: BLE001  # `check` raises it in the main thread
             self._failed = error
         finally:
-            self._gallery.stop()
+            self._catalog.stop()
             self._wake()
 
     async def _main(self) -> None:
-        """Answer, until one of those that go on beside it ends."""
-        beside = [asyncio.create_task(self._streams.run())]
+        """Serve until a background task ends."""
+        tasks = [asyncio.create_task(self._streams.run())]
         if self._until_over is not None:
-            beside.append(asyncio.create_task(self._end_when_over(self._until_over)))
-        for task in beside:
+            tasks.append(asyncio.create_task(self._wait_until_over(self._until_over)))
+        for task in tasks:
             task.add_done_callback(self._end)
         await self._uvicorn.serve(sockets=[self._listener])
-        for task in beside:
+        for task in tasks:
             if task.done():
                 task.result()
 
     def _end(self, _task: object = None) -> None:
         self._uvicorn.should_exit = True
 
-    async def _end_when_over(self, run: str) -> None:
-        """Until that run is over and nobody looks any more."""
+    async def _wait_until_over(self, run: str) -> None:
+        """Wait until the run is over and no page is open."""
         clock = asyncio.get_running_loop().time
         over_at: float | None = None
         left_at, opened = clock(), 0
@@ -125,9 +117,9 @@ class Server:
             now = clock()
             if self._streams.open or self._streams.opened > opened:
                 left_at, opened = now, self._streams.opened
-            if over_at is None and await asyncio.to_thread(self._gallery.is_over, run):
+            if over_at is None and await asyncio.to_thread(self._catalog.is_over, run):
                 over_at = now
-            if over_at is not None and now - max(over_at, left_at) >= (GONE_S if opened else NOBODY_S):
+            if over_at is not None and now - max(over_at, left_at) >= (LAST_PAGE_S if opened else NO_PAGE_S):
                 return
 
 
@@ -139,7 +131,7 @@ def _config(app: Any) -> uvicorn.Config:
         lifespan="off",
         loop="asyncio",
         log_config=None,
-        access_log=False,  # a URL may have a token in it
+        access_log=False,  # a URL may hold a token
         server_header=False,
         proxy_headers=False,
         limit_concurrency=CONNECTIONS_MAX,

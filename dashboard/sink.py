@@ -1,4 +1,4 @@
-"""The commands `fedmq sink …`: what happens in runs, written to where other tools look for it."""
+"""The commands `fedmq sink …`: they write rounds of live runs to other tools."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ Command = TypeVar("Command", bound=Callable[..., None])
 
 @click.group()
 def sink() -> None:
-    """Write what happens in live runs to where other tools look for it.
+    """Write the rounds of live runs to other tools.
 
-    A sink is an observer: it can come and go, slows no round and changes nothing. It begins with what has happened
-    before it came, and goes on with every run at the broker until it is stopped, or until the run of --run is over.
+    A sink is an observer: it can start and stop at any time, slows no round and changes nothing. It first writes the
+    rounds closed before its start. It follows every run at the broker until it is stopped, or until --run is over.
 
     \b
     Examples:
@@ -36,14 +36,14 @@ def sink() -> None:
 
 
 def sink_options(command: Command) -> Command:
-    """--run, --runs, and those that all observers have."""
-    one = option("--run", callback=check_name, metavar="RUN", help="This run alone, until it is over. [default: all]")
+    """Add --run, --runs, and the options of all observers."""
+    one = option("--run", callback=check_name, metavar="RUN", help="Only this run, until it is over. [default: all]")
     folder = option(
         "--runs",
         type=click.Path(path_type=Path, file_okay=False),
         default=RUNS,
         metavar="DIR",
-        help="Where folders of runs may be: when a run is over its report is taken from there.",
+        help="Folder of runs, from which the sink reads the report of a finished run.",
     )
     return one(folder(broker_option(service_options(command))))
 
@@ -54,7 +54,7 @@ def sink_options(command: Command) -> Command:
     type=click.Path(path_type=Path, file_okay=False),
     default=Path("tb"),
     metavar="DIR",
-    help="Where TensorBoard looks: a folder for each run.",
+    help="Log directory of TensorBoard; each run gets a folder in it.",
 )
 @sink_options
 def tensorboard(out: Path, run: str | None, runs: Path, broker: str | None, keys: Path | None) -> None:
@@ -74,12 +74,12 @@ def tensorboard(out: Path, run: str | None, runs: Path, broker: str | None, keys
 
 @sink.command()
 @option("--to", metavar="URI", help="The tracking server. [default: $MLFLOW_TRACKING_URI]")
-@option("--experiment", "name", default="fedmq", metavar="NAME", help="Which experiment the runs are part of.")
+@option("--experiment", "name", default="fedmq", metavar="NAME", help="Experiment of the runs.")
 @sink_options
 def mlflow(to: str | None, name: str, run: str | None, runs: Path, broker: str | None, keys: Path | None) -> None:
     """Log to an MLflow tracking server.
 
-    A sink that is started again goes on with the runs that are there.
+    A restarted sink continues the runs that it logged before.
 
     \b
     Examples:
@@ -98,23 +98,23 @@ def mlflow(to: str | None, name: str, run: str | None, runs: Path, broker: str |
 
 def _need(module: str, extra: str) -> None:
     if find_spec(module) is None:
-        raise BadConfiguration(f"expected {module} to be installed, it is not; pip install 'fedmq[{extra}]'")
+        raise BadConfiguration(f"expected {module} to be installed: pip install 'fedmq[{extra}]'")
 
 
 def _serve(
     open_sink: Callable[[RunState], Sink], run: str | None, runs: Path, broker: str | None, keys: Path | None
 ) -> None:
-    """Watch, and feed the sinks, until it is over."""
-    from fedmq.dashboard.live_runs import open_watching
-    from fedmq.dashboard.sinks.runner import Feeding
+    """Run the sinks until the command is stopped, or the run is over."""
+    from fedmq.dashboard.live_runs import open_live_runs
+    from fedmq.dashboard.sinks.runner import SinkRunner
     from fedmq.runtime.clock import SystemClock
     from fedmq.runtime.loop import serve
 
     clock = SystemClock()
-    watching, link, address = open_watching(broker, keys, clock=clock)
-    feeding = Feeding(watching, open_sink, clock, runs, run)
+    live_runs, link, address = open_live_runs(broker, keys, clock=clock)
+    runner = SinkRunner(live_runs, open_sink, clock, runs, run)
     try:
-        serve(feeding, link, clock, ready=lambda: click.echo(f"watches {run or 'every run'} at {address}"))
+        serve(runner, link, clock, ready=lambda: click.echo(f"watches {run or 'every run'} at {address}"))
     finally:
-        feeding.close()
+        runner.close()
         link.close()

@@ -1,7 +1,4 @@
-"""What a model of two inputs says at each point of a square: the picture that is drawn of it.
-
-Pure arithmetic on one candidate's genes. Knows nothing of runs or of the page.
-"""
+"""The decision surface of a model with two inputs: its output at each point of a grid."""
 
 from __future__ import annotations
 
@@ -17,18 +14,18 @@ from fedmq.tasks.task import Rows
 from fedmq.tasks.task_file import find_task, task_rows
 
 SIZE = 48  # cells along each side
-POINTS_MAX = 256  # rows to draw on it
-MARGIN = 0.5  # of the rows' own extent, on each side
-BOX = (-2.0, 2.0)  # where nobody knows what the rows look like
+POINTS_MAX = 256  # rows drawn on it
+MARGIN = 0.5  # on each side, as a share of the extent of the rows
+BOX = (-2.0, 2.0)  # where the rows are unknown
 
 
-def surface_of(model: Model, genes: Floats, task: str) -> dict[str, Any]:
-    """What `model` with these genes (genes,) says, as the page takes it; `task` names whose rows to show.
+def surface_of(model: Model, parameters: Floats, task: str) -> dict[str, Any]:
+    """Return the surface of a model with these parameters (num_parameters,), and the rows of the task, for the page.
 
     Raises:
-        BadConfiguration: the genes are not those of the model, or the model is code.
+        BadConfiguration: the parameters do not fit the model, or the model is code.
     """
-    trained = TrainedModel(model, genes, task)
+    trained = TrainedModel(model, parameters, task)
     rows = _rows(model, task)
     low, high = _box(rows)
     values, label = _values(trained, _grid(low, high))
@@ -47,7 +44,7 @@ def surface_of(model: Model, genes: Floats, task: str) -> dict[str, Any]:
 
 
 def _grid(low: list[float], high: list[float]) -> Floats:
-    """The centres of the cells, (SIZE * SIZE, 2); x changes fastest."""
+    """Return the centers of the cells, (SIZE * SIZE, 2); x changes fastest."""
     steps = (np.arange(SIZE) + 0.5) / SIZE
     x, y = (low[axis] + steps * (high[axis] - low[axis]) for axis in (0, 1))
     grid: Floats = np.column_stack([np.tile(x, SIZE), np.repeat(y, SIZE)])
@@ -55,7 +52,7 @@ def _grid(low: list[float], high: list[float]) -> Floats:
 
 
 def _values(trained: TrainedModel, grid: Floats) -> tuple[Floats, int | None]:
-    """A number for each point, and of which class it is the probability; None: it is a value."""
+    """Return a number for each point, and the class if the number is its probability, else None."""
     network = trained.network()
     with np.errstate(over="ignore", invalid="ignore"):
         if network.output == "softmax":
@@ -70,7 +67,7 @@ def _values(trained: TrainedModel, grid: Floats) -> tuple[Floats, int | None]:
 
 
 def _rows(model: Model, task: str) -> Rows | None:
-    """Those of a built-in task, if the run is about it."""
+    """Return the rows of a built-in task, or None for another task."""
     if task not in TASK_NAMES or find_task(task).model != model:
         return None
     return task_rows(task, 1, 1)

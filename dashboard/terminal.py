@@ -1,7 +1,4 @@
-"""The command `fedmq watch`: runs on a terminal, redrawn in place, or as lines of JSON.
-
-Knows pictures of runs, nothing of how they come here.
-"""
+"""The command `fedmq watch`: runs on a terminal, redrawn in place, or as lines of JSON."""
 
 from __future__ import annotations
 
@@ -16,30 +13,30 @@ from fedmq.cli.options import edge_options, log_options, one_thread_for_arrays, 
 from fedmq.errors import BadConfiguration, Unreachable
 
 if TYPE_CHECKING:
-    from fedmq.dashboard.live_runs import Watched
-    from fedmq.dashboard.terminal_output import Show
+    from fedmq.dashboard.live_runs import WatchedRun
+    from fedmq.dashboard.terminal_output import WatchOutput
     from fedmq.observe.terminal_view import ObservedRun
     from fedmq.runtime.clock import Clock
 
-DRAW_S = 0.1  # between two pictures at the least,
-TICK_S = 0.5  # and at the most: times pass
-LOOK_S = 1.2  # once the broker is there: what it has kept may be a second old, and then the next picture comes
+DRAW_S = 0.1  # between two views at least
+TICK_S = 0.5  # and at most, to update durations
+LOOK_S = 1.2  # after the broker connects: its snapshot may be a second old, and then the next one arrives
 
 
 @click.command()
 @click.argument("run", required=False)
-@option("--once", is_flag=True, help="Show one picture and end; so it is where the output is no terminal.")
-@option("--json", "as_json", is_flag=True, help="One JSON object a line and run, whenever something has changed.")
+@option("--once", is_flag=True, help="Show one view and end; the default unless the output is a terminal.")
+@option("--json", "as_json", is_flag=True, help="Print one JSON object a line for each run that changed.")
 @edge_options
 @log_options
 def watch(
     run: str | None, once: bool, as_json: bool, broker: str | None, keys: Path | None, connect_timeout: float | None
 ) -> None:
-    """Watch RUN, or what runs at the broker now: how it stands, how it got there, who takes part.
+    """Watch RUN, or the runs at the broker: status, progress and trainers.
 
-    RUN is a name at the broker, or the folder of a run, live or over. Without it the only run is shown, or a list where
-    there are several. Watching slows no round, and may begin and end at any time; it ends with the run that was named,
-    or with Ctrl-C. With keys it takes observer.key, or else the aggregator's.
+    RUN is a name at the broker, or the folder of a live or finished run. Without RUN, the command shows the only run,
+    or a list of several. Watching slows no round, and can start and end at any time. It ends with RUN, or with
+    Ctrl-C. With --keys it uses observer.key, or else the aggregator's key.
 
     \b
     Examples:
@@ -49,64 +46,64 @@ def watch(
       fedmq watch --json --once
     """
     one_thread_for_arrays()
-    from fedmq.dashboard.live_runs import open_watching
-    from fedmq.dashboard.run_folder_follower import Looks, RunFolderFollower
-    from fedmq.dashboard.terminal_output import show_for
+    from fedmq.dashboard.live_runs import open_live_runs
+    from fedmq.dashboard.run_folder_follower import PollWait, RunFolderFollower
+    from fedmq.dashboard.terminal_output import output_for
     from fedmq.runtime.clock import SystemClock
     from fedmq.runtime.loop import Waitable, serve
 
     clock = SystemClock()
     once = once or not (as_json or sys.stdout.isatty())
-    source: Source
+    source: RunSource
     link: Waitable
     close: Callable[[], None]
     look_s = LOOK_S
-    if run is not None and ("/" in run or Path(run).is_dir()):  # no name has a slash
-        source = following = RunFolderFollower(Path(run), clock=clock)
-        link, close, where, run = Looks(), following.close, run, next(iter(following.runs))
+    if run is not None and ("/" in run or Path(run).is_dir()):  # a name has no slash
+        source = follower = RunFolderFollower(Path(run), clock=clock)
+        link, close, where, run = PollWait(), follower.close, run, next(iter(follower.runs))
         look_s = 0.0
     else:
-        source, sockets, where = open_watching(broker, keys, clock=clock)
+        source, sockets, where = open_live_runs(broker, keys, clock=clock)
         link, close = sockets, sockets.close
-    show = show_for(once=once, as_json=as_json)
+    output = output_for(once=once, as_json=as_json)
     try:
         watcher = Watcher(
-            source, show, clock=clock, where=where, run=run, once=once, look_s=look_s, timeout_s=connect_timeout
+            source, output, clock=clock, where=where, run=run, once=once, look_s=look_s, timeout_s=connect_timeout
         )
         serve(watcher, link, clock)
     finally:
-        show.close()
+        output.close()
         close()
 
 
-class Source(Protocol):
-    """Where pictures come from: a broker, or a folder."""
+class RunSource(Protocol):
+    """The source of run states: a broker, or a folder."""
 
     @property
-    def runs(self) -> Mapping[str, Watched]:
-        """By name."""
+    def runs(self) -> Mapping[str, WatchedRun]:
+        """The runs by name."""
         ...
 
     @property
-    def there(self) -> bool:
-        """Whether anything can come from there."""
+    def connected(self) -> bool:
+        """Whether the source is connected."""
         ...
 
     def step(self) -> None:
-        """Take what came."""
+        """Receive the changes since the last step."""
         ...
 
 
 class Watcher:
-    """Shows what comes from `source` until the run that was named is over; see `loop.Service`.
+    """Shows the runs of `source` until the named run is over; see `loop.Service`.
 
-    With `once` it shows it one time, as soon as all that is there now can have come.
+    With `once`, it shows them once, after the time in which the states of all current runs arrive.
     """
 
     def __init__(
         self,
-        source: Source,
-        show: Show,
+        source: RunSource,
+        output: WatchOutput,
         *,
         clock: Clock,
         where: str,
@@ -117,12 +114,12 @@ class Watcher:
     ) -> None:
         self.done = False
         self.wake_at: float | None = None
-        self._source, self._show, self._clock, self._where = source, show, clock, where
+        self._source, self._output, self._clock, self._where = source, output, clock, where
         self._run, self._once, self._look_s, self._timeout_s = run, once, look_s, timeout_s
         self._began = clock.now()
-        self._there_at: float | None = None  # when anything could come for the first time
-        self._next_at = self._began  # when to draw
-        self._drawn = -1  # what was
+        self._connected_at: float | None = None  # for the first time
+        self._next_at = self._began  # time of the next view
+        self._shown = -1  # `_version` of the last view
 
     @property
     def status(self) -> str:
@@ -135,64 +132,63 @@ class Watcher:
         """See `loop.Service`.
 
         Raises:
-            Unreachable: nothing could come from there for as long as was allowed.
-            BadConfiguration: one picture of one run is wanted, and there is no such run.
+            Unreachable: the source did not connect in time.
+            BadConfiguration: there is no such run, with `once`.
         """
         self._source.step()
         now = self._clock.now()
-        if self._there_at is None and self._source.there:
-            self._there_at = now
-        if self._there_at is None and self._timeout_s is not None and now - self._began >= self._timeout_s:
+        if self._connected_at is None and self._source.connected:
+            self._connected_at = now
+        if self._connected_at is None and self._timeout_s is not None and now - self._began >= self._timeout_s:
             raise Unreachable(f"no broker answered at {self._where} within {self._timeout_s:g} s; is it started?")
-        seen = self._seen(now)
+        runs = self._observed(now)
+        over = self._run is not None and bool(runs) and runs[0].run_state.finished is not None
         if self._once:
-            self._finish(seen, now)
-        elif now >= self._next_at or (self._drawn != self._told() and now >= self._next_at - TICK_S + DRAW_S):
-            self._draw(seen, now)
-        if not self.done and self._run is not None and seen and seen[0].state.finished is not None:
-            self._draw(seen, now)
+            self._show_once(runs, over, now)
+        elif over:
+            self._show(runs, now)
             self.done = True
-        self.wake_at = now + DRAW_S if self._once or self._drawn != self._told() else self._next_at
+        elif now >= self._next_at or (self._shown != self._version() and now >= self._next_at - TICK_S + DRAW_S):
+            self._show(runs, now)
+        self.wake_at = now + DRAW_S if self._once or self._shown != self._version() else self._next_at
 
-    def _finish(self, seen: list[ObservedRun], now: float) -> None:
-        """Show what is there, if it is all."""
-        over = self._run is not None and bool(seen) and seen[0].state.finished is not None
-        looked = self._there_at is not None and now - self._there_at >= self._look_s
+    def _show_once(self, runs: list[ObservedRun], over: bool, now: float) -> None:
+        """Show the runs once they are complete, and end."""
+        looked = self._connected_at is not None and now - self._connected_at >= self._look_s
         if not over and not looked:
-            if self._there_at is None and now - self._began >= LOOK_S:
-                self._show.lacks(self._note())
+            if self._connected_at is None and now - self._began >= LOOK_S:
+                self._output.show_problem(self._problem())
             return
-        if self._run is not None and not seen:
+        if self._run is not None and not runs:
             others = ", ".join(self._source.runs) or "none"
             raise BadConfiguration(
-                f"expected a run {self._run} at {self._where}, there are: {others}; "
-                f"where its folder is: fedmq watch runs/{self._run}"
+                f"expected a run {self._run} at {self._where}, got: {others}; "
+                f"to watch a run in its folder: fedmq watch runs/{self._run}"
             )
-        self._draw(seen, now)
+        self._show(runs, now)
         self.done = True
 
-    def _seen(self, now: float) -> list[ObservedRun]:
+    def _observed(self, now: float) -> list[ObservedRun]:
         from fedmq.observe.terminal_view import ObservedRun
 
         wall, runs = self._clock.wall(), self._source.runs
         chosen = list(runs) if self._run is None else [self._run] if self._run in runs else []
-        return [ObservedRun(runs[name].view, wall + runs[name].ahead_s, runs[name].here(now)) for name in chosen]
+        return [
+            ObservedRun(runs[name].run_state, wall + runs[name].ahead_s, runs[name].connected(now)) for name in chosen
+        ]
 
-    def _told(self) -> int:
-        """A number that changes when anything was told."""
-        return sum(one.view.seq + (one.view.term << 32) for one in self._source.runs.values())
+    def _version(self) -> int:
+        """Return a number that changes with each event."""
+        return sum(one.run_state.seq + (one.run_state.term << 32) for one in self._source.runs.values())
 
-    def _draw(self, seen: list[ObservedRun], now: float) -> None:
-        self._next_at, self._drawn = now + TICK_S, self._told()
-        self._show.show(seen, self._note())
+    def _show(self, runs: list[ObservedRun], now: float) -> None:
+        self._next_at, self._shown = now + TICK_S, self._version()
+        self._output.show(runs, self._problem())
 
-    def _note(self) -> str:
-        """What is wrong with the source; "" when all is well."""
-        if self._source.there:
-            if self._run is None and not self._source.runs:
-                return f"no run at {self._where} yet; start one with: fedmq aggregator --task xor"
-            return f"no run {self._run} at {self._where} yet" if not self._known() else ""
-        return f"the broker at {self._where} does not answer; trying again"
-
-    def _known(self) -> bool:
-        return self._run is None or self._run in self._source.runs
+    def _problem(self) -> str:
+        """Return the problem of the source, "" if there is none."""
+        if not self._source.connected:
+            return f"the broker at {self._where} does not answer; trying again"
+        if self._run is None and not self._source.runs:
+            return f"no run at {self._where} yet; start one with: fedmq aggregator --task xor"
+        return "" if self._run is None or self._run in self._source.runs else f"no run {self._run} at {self._where} yet"

@@ -1,7 +1,4 @@
-"""The routes of the dashboard: the page, its files, and what it asks for; /api/ is for the page alone and may change.
-
-Knows how questions become answers; who may ask is the `guard`'s, what is answered the `gallery`'s.
-"""
+"""The routes of the dashboard: the page, its files and its API. The API is for the page only and may change."""
 
 from __future__ import annotations
 
@@ -25,35 +22,38 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
 from fedmq import __version__
-from fedmq.dashboard.controls import Controls, Word
+from fedmq.dashboard.controls import ControlRequest, Controls
+from fedmq.dashboard.page_model import Values
 from fedmq.dashboard.run_catalog import BestModel, RunCatalog
-from fedmq.dashboard.security_middleware import Secrets, error_body
-from fedmq.dashboard.server_sent_events import Reader, Streams, TooManyStreams
+from fedmq.dashboard.security_middleware import ServerSecrets, error_body
+from fedmq.dashboard.server_sent_events import PageStream, PageStreams, TooManyStreams
 from fedmq.dashboard.surface import surface_of
 from fedmq.errors import BadConfiguration, FedmqError, NotAuthorized, Unreachable
 from fedmq.names import NAME_PATTERN
 
 STATIC = Path(__file__).parent / "static"
 SURFACES_KEPT_MAX = 512
-AT_WORK_MAX, WAITING_MAX = 2, 16  # surfaces and exports at once, and those that may wait for their turn
-WORDS_MAX = 2  # of operators that are under way: each has one of the few threads to itself
+JOBS_MAX, WAITING_MAX = 2, 16  # surfaces and exports computed at once, and in all
+CONTROLS_MAX = 2  # control requests at once: each occupies one of the few threads
 BODY_S = 5.0
-PIECE_BYTES = 32 << 10  # sent at once, and waited for until it is read
+PIECE_BYTES = 32 << 10  # sent at once; the next piece waits until the client has read this one
 
-_word = msgspec.json.Decoder(Word)
+_control_request = msgspec.json.Decoder(ControlRequest)
 _STATUS: dict[type[FedmqError], int] = {NotAuthorized: 403, Unreachable: 504, BadConfiguration: 409}
 
 
-class Web:
-    """Answers questions about the runs of a gallery; `controls` None: nothing can be changed."""
+class WebApp:
+    """Serves the runs of a catalog; without `controls`, it changes nothing."""
 
-    def __init__(self, gallery: RunCatalog, streams: Streams, known: Secrets, controls: Controls | None) -> None:
-        self._gallery, self._streams, self._secrets, self._controls = gallery, streams, known, controls
-        self._work, self._waiting, self._words = asyncio.Semaphore(AT_WORK_MAX), 0, 0
+    def __init__(
+        self, catalog: RunCatalog, streams: PageStreams, secrets: ServerSecrets, controls: Controls | None
+    ) -> None:
+        self._catalog, self._streams, self._secrets, self._controls = catalog, streams, secrets, controls
+        self._jobs, self._waiting, self._controlling = asyncio.Semaphore(JOBS_MAX), 0, 0
         self._surfaces: OrderedDict[BestModel, bytes] = OrderedDict()
 
     def app(self) -> Starlette:
-        """The ASGI application."""
+        """Return the ASGI application."""
         run = "/api/runs/{run}"
         routes: list[Route | Mount] = [
             Route("/", self._page),
@@ -71,48 +71,48 @@ class Web:
 
         return Starlette(routes=routes, exception_handlers={HTTPException: _on_error, Exception: _on_failure})
 
-    # --- questions ------------------------------------------------------------------------------------------------
+    # --- routes ---------------------------------------------------------------------------------------------------
 
     async def _page(self, _request: Request) -> Response:
         return FileResponse(STATIC / "index.html", headers={"cache-control": "no-cache"})
 
     async def _session(self, _request: Request) -> Response:
         csrf = None if self._controls is None else self._secrets.csrf
-        now = (await asyncio.to_thread(self._gallery.runs))["now"]
+        now = (await asyncio.to_thread(self._catalog.runs))["now"]
         return _json({"version": __version__, "control": csrf is not None, "csrf": csrf, "now": now})
 
     async def _runs(self, _request: Request) -> Response:
-        return _json(await asyncio.to_thread(self._gallery.runs))
+        return _json(await asyncio.to_thread(self._catalog.runs))
 
     async def _stream(self, request: Request) -> Response:
         run = _run(request) if "run" in request.path_params else ""
         known = request.headers.get("last-event-id") or request.query_params.get("after", "")
-        return EventStream(self._streams, run, known)
+        return EventStreamResponse(self._streams, run, known)
 
     async def _surface(self, request: Request) -> Response:
-        asked, run = request.query_params.get("round"), _run(request)
-        if asked is not None and not re.fullmatch(r"\d{1,15}", asked):
-            raise HTTPException(400, f"expected the number of a round, got {asked[:20]!r}")
-        best = await asyncio.to_thread(self._gallery.best, run, None if asked is None else int(asked))
+        number, run = request.query_params.get("round"), _run(request)
+        if number is not None and not re.fullmatch(r"\d{1,15}", number):
+            raise HTTPException(400, f"expected the number of a round, got {number[:20]!r}")
+        best = await asyncio.to_thread(self._catalog.best, run, None if number is None else int(number))
         if best is None:
             raise HTTPException(404, f"run {run} has no model at that round that can be drawn")
         if (known := self._surfaces.get(best)) is not None:
             self._surfaces.move_to_end(best)
             return _json(known)
-        drawn = await self._worked(lambda: _drawn(best))
-        self._surfaces[best] = drawn
+        surface = await self._compute(lambda: _surface_json(best))
+        self._surfaces[best] = surface
         if len(self._surfaces) > SURFACES_KEPT_MAX:
             self._surfaces.popitem(last=False)
-        return _json(drawn)
+        return _json(surface)
 
     async def _export_json(self, request: Request) -> Response:
         run = _run(request)
-        data = await self._worked(lambda: _or_missing(self._gallery.picture(run), run, msgspec.json.encode))
+        data = await self._compute(lambda: _or_missing(self._catalog.values(run), run, msgspec.json.encode))
         return _file(data, "application/json", f"{run}.json")
 
     async def _export_csv(self, request: Request) -> Response:
         run = _run(request)
-        data = await self._worked(lambda: _or_missing(self._gallery.picture(run), run, _rounds_csv))
+        data = await self._compute(lambda: _or_missing(self._catalog.values(run), run, _rounds_csv))
         return _file(data, "text/csv", f"{run}.csv")
 
     async def _control(self, request: Request) -> Response:
@@ -120,67 +120,67 @@ class Web:
         run, controls = _run(request), self._controls
         try:
             async with asyncio.timeout(BODY_S):
-                word = _word.decode(await request.body())
+                control = _control_request.decode(await request.body())
         except TimeoutError as error:
             raise HTTPException(408, f"expected the body within {BODY_S:g} s") from error
         except (msgspec.MsgspecError, ClientDisconnect) as error:
-            raise HTTPException(400, f"expected an action and perhaps a trainer: {error}") from error
-        if self._words >= WORDS_MAX:
-            raise HTTPException(429, "too many are telling runs something: try again")
-        self._words += 1
+            raise HTTPException(400, f"expected an action, with a trainer for some actions: {error}") from error
+        if self._controlling >= CONTROLS_MAX:
+            raise HTTPException(429, "too many control requests at once: try again")
+        self._controlling += 1
         try:
-            return _json({"told": await asyncio.to_thread(controls.say, run, word)})
+            return _json({"done": await asyncio.to_thread(controls.send, run, control)})
         except FedmqError as error:
             raise HTTPException(_STATUS.get(type(error), 409), str(error)) from error
         finally:
-            self._words -= 1
+            self._controlling -= 1
 
-    async def _worked(self, work: Callable[[], bytes]) -> bytes:
-        """What `work` comes to, in a thread; few do at once."""
+    async def _compute(self, job: Callable[[], bytes]) -> bytes:
+        """Run `job` in a thread, at most JOBS_MAX at once, and return its result."""
         if self._waiting >= WAITING_MAX:
-            raise HTTPException(429, "too many ask for that at once: try again")
+            raise HTTPException(429, "too many such requests at once: try again")
         self._waiting += 1
         try:
-            async with self._work:
-                return await asyncio.to_thread(work)
+            async with self._jobs:
+                return await asyncio.to_thread(job)
         finally:
             self._waiting -= 1
 
 
-class EventStream(Response):
-    """A stream of server-sent events, for as long as its reader reads."""
+class EventStreamResponse(Response):
+    """A stream of server-sent events, until the client disconnects or stops reading."""
 
-    def __init__(self, streams: Streams, run: str, last_event_id: str) -> None:
+    def __init__(self, streams: PageStreams, run: str, last_event_id: str) -> None:
         super().__init__(media_type="text/event-stream")
         self._streams, self._run, self._last_event_id = streams, run, last_event_id
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            async with self._streams.reader(self._run, self._last_event_id) as reader:
+            async with self._streams.stream(self._run, self._last_event_id) as stream:
                 headers = [(b"content-type", b"text/event-stream; charset=utf-8")]
                 await send({"type": "http.response.start", "status": 200, "headers": headers})
                 if scope["method"] != "HEAD":
-                    await _send_all(reader, receive, send)
+                    await _send_all(stream, receive, send)
                 await send({"type": "http.response.body", "body": b""})
         except TooManyStreams:
-            await _refusal(503, "too many pages are open: close some")(scope, receive, send)
+            await _error(503, "too many pages are open: close some")(scope, receive, send)
 
 
-async def _send_all(reader: Reader, receive: Receive, send: Send) -> None:
-    left = asyncio.create_task(_leave(reader, receive))
+async def _send_all(stream: PageStream, receive: Receive, send: Send) -> None:
+    closing = asyncio.create_task(_close_on_disconnect(stream, receive))
     try:
-        async for chunk in reader.chunks():
+        async for chunk in stream.chunks():
             for first in range(0, len(chunk), PIECE_BYTES):
                 piece = chunk[first : first + PIECE_BYTES]
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
     finally:
-        left.cancel()
+        closing.cancel()
 
 
-async def _leave(reader: Reader, receive: Receive) -> None:
+async def _close_on_disconnect(stream: PageStream, receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-    reader.leave()
+    stream.close()
 
 
 def _run(request: Request) -> str:
@@ -190,22 +190,22 @@ def _run(request: Request) -> str:
     return run
 
 
-def _drawn(best: BestModel) -> bytes:
-    genes = np.frombuffer(best.genes, "<f8").astype(np.float64)
+def _surface_json(best: BestModel) -> bytes:
+    parameters = np.frombuffer(best.genes, "<f8").astype(np.float64)
     try:
-        return msgspec.json.encode({"round": best.round, **surface_of(best.model, genes, best.task)})
+        return msgspec.json.encode({"round": best.round, **surface_of(best.model, parameters, best.task)})
     except BadConfiguration as error:
         raise HTTPException(404, str(error)) from error
 
 
-def _or_missing(picture: dict[str, Any] | None, run: str, encode: Callable[[dict[str, Any]], bytes]) -> bytes:
-    if picture is None:
+def _or_missing(values: Values | None, run: str, encode: Callable[[Values], bytes]) -> bytes:
+    if values is None:
         raise HTTPException(404, f"there is no run {run}")
-    return encode(picture)
+    return encode(values)
 
 
-def _rounds_csv(picture: dict[str, Any]) -> bytes:
-    columns: dict[str, list[Any]] = picture["rounds"]
+def _rounds_csv(values: Values) -> bytes:
+    columns: dict[str, list[Any]] = values["rounds"]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
@@ -226,14 +226,14 @@ def _file(data: bytes, media_type: str, name: str) -> Response:
     return StreamingResponse(pieces(), media_type=media_type, headers=headers)
 
 
-def _refusal(status: int, why: str) -> Response:
-    return Response(error_body(why), status, media_type="application/json")
+def _error(status: int, reason: str) -> Response:
+    return Response(error_body(reason), status, media_type="application/json")
 
 
 async def _on_error(_request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return _refusal(error.status_code, error.detail)
+    return _error(error.status_code, error.detail)
 
 
-async def _on_failure(_request: Request, _error: Exception) -> Response:
-    return _refusal(500, "unexpected: the log of fedmq dashboard says more")
+async def _on_failure(_request: Request, _failure: Exception) -> Response:
+    return _error(500, "unexpected error: see the log of fedmq dashboard")

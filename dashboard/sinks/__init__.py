@@ -1,1 +1,1 @@
-"""Sinks: what happens in runs, written to where other tools look for it; each is an observer, and slows no round."""
+"""Sinks: observers that write the rounds of live runs to other tools."""

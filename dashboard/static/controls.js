@@ -45,8 +45,8 @@ export function makeControls(session) {
         headers: { "Content-Type": "application/json", "X-CSRF-Token": session().csrf },
         body: JSON.stringify(trainer ? { action, trainer } : { action }),
       });
-      const told = await answer.json();
-      toast(told.told ?? told.error);
+      const result = await answer.json();
+      toast(result.done ?? result.error);
     } catch {
       toast("The dashboard did not answer. Is it still running?");
     } finally {

@@ -36,7 +36,7 @@ export function makeGantt() {
     const { rounds, head } = picture;
     const length = picture.length();
     const from = Math.max(0, length - Number($("gantt-rounds").value));
-    const last = rounds.closed_at?.[length - 1] ?? (head.here ? picture.now() : head.event_at);
+    const last = rounds.closed_at?.[length - 1] ?? (head.connected ? picture.now() : head.event_at);
     return { from, length, start: rounds.published_at[from], end: Math.max(last, rounds.published_at[length - 1] + 1e-3) };
   }
 
@@ -109,7 +109,7 @@ export function makeGantt() {
   /** The open round: who has not answered has an empty bar that grows. */
   function drawOpen(context, { length }, x) {
     const { rounds, head } = picture;
-    if (!head.open || !head.here || rounds.closed_at[length - 1] !== null) return;
+    if (!head.open || !head.connected || rounds.closed_at[length - 1] !== null) return;
     const round = rounds.round[length - 1];
     const answered = new Set();
     for (let at = picture.works.length - 1; at >= 0 && picture.works[at].round >= round; at -= 1) {

@@ -81,11 +81,11 @@ export function drawClock(picture) {
   if (head === null) return;
   const now = picture.now();
   const over = head.finished !== null;
-  const until = over || !head.here ? head.event_at : now;
-  say($("eta-name"), over || !head.here ? "It ran for" : "Time left");
-  const left = over || !head.here ? Math.max(0, until - head.started_at) : head.left_s;
+  const until = over || !head.connected ? head.event_at : now;
+  say($("eta-name"), over || !head.connected ? "It ran for" : "Time left");
+  const left = over || !head.connected ? Math.max(0, until - head.started_at) : head.left_s;
   say($("eta"), duration(left));
-  say($("eta-note"), !over && head.here && left !== null ? "at most" : "");
+  say($("eta-note"), !over && head.connected && left !== null ? "at most" : "");
   const age = head.progress_at ? Math.max(0, now - head.progress_at) : null;
   say($("progress-age"), age === null ? NOTHING : ago(age));
   say($("progress-note"), age === null || age < 1 ? "" : "ago");

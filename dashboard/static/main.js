@@ -6,7 +6,7 @@ import { makeFeed } from "./feed.js";
 import { makeGantt } from "./gantt.js";
 import { drawClock, drawHeader, NO_SUCH_RUN } from "./header.js";
 import { $, mark, paint, paintAll, part, say } from "./paint.js";
-import { Picture } from "./picture.js";
+import { Picture } from "./page_model.js";
 import { drawExports, makeRounds } from "./rounds.js";
 import { drawRuns } from "./runs.js";
 import { Stream } from "./stream.js";
@@ -57,7 +57,7 @@ function wanted() {
   const now = runs.find((one) => one.run === shown);
   if (chosen() !== null) return chosen();
   if (now === undefined) return runs[0]?.run ?? shown;
-  return now.here ? shown : (runs.find((one) => one.here && one.started_at > now.event_at)?.run ?? shown);
+  return now.connected ? shown : (runs.find((one) => one.connected && one.started_at > now.event_at)?.run ?? shown);
 }
 
 function choose() {
@@ -91,7 +91,7 @@ function hear(name, data) {
 }
 
 function drawLink() {
-  const away = broker !== null && broker.address !== null && !broker.there;
+  const away = broker !== null && broker.address !== null && !broker.connected;
   const without = picture.head?.source === "folder" ? ["calm", "From its folder; no broker"] : ["warn", "The broker is away; waiting for it"];
   const [tone, text] = {
     connecting: ["calm", "Connecting …"],

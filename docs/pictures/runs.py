@@ -40,7 +40,7 @@ def draw_terminal(folder: Path) -> str:
             if b'"result-accepted"' in line and len(view.rounds) > ROUNDS:
                 break
     console = Console(width=COLUMNS, record=True, file=io.StringIO(), force_terminal=True, color_system="truecolor")
-    console.print(render_run(ObservedRun(view, view.event_at, here=True), COLUMNS, LINES))
+    console.print(render_run(ObservedRun(view, view.event_at, connected=True), COLUMNS, LINES))
     drawn = console.export_svg(title=f"fedmq watch {view.run}", unique_id="fedmq")
     drawn = drawn.replace("<svg ", '<svg xml:space="preserve" ', 1)  # else some readers drop the spaces before a word
     drawn = re.sub(r"@font-face \{.*?\}\n", "", drawn, flags=re.DOTALL)

@@ -198,11 +198,11 @@ class RunState(msgspec.Struct):
         """The number of trainers that are alive or suspect."""
         return sum(one.presence != "gone" for one in self.trainers.values())
 
-    def condition(self, now: float, *, here: bool) -> Condition:
-        """Return the condition of the run; `here` is whether its aggregator is connected."""
+    def condition(self, now: float, *, connected: bool) -> Condition:
+        """Return the condition of the run; `connected` is whether its aggregator is."""
         if self.finished is not None:
             return "solved" if self.finished.solved else "not solved"
-        if not here:
+        if not connected:
             return "interrupted"
         if self.paused:
             return "paused"
@@ -210,18 +210,18 @@ class RunState(msgspec.Struct):
             return "waiting"
         return "stalled" if self.progress_at and now - self.progress_at >= STALLED_S else "running"
 
-    def status_text(self, now: float, *, here: bool) -> str:
+    def status_text(self, now: float, *, connected: bool) -> str:
         """Return the condition as text, with its figures."""
         if self.finished is not None:
             return self.finished.verdict
-        condition = self.condition(now, here=here)
+        condition = self.condition(now, connected=connected)
         if condition == "waiting" and self.waiting is not None:
             return f"waiting for trainers ({self.waiting[0]} of {self.waiting[1]})"
         return f"stalled for {now - self.progress_at:.0f} s" if condition == "stalled" else condition
 
-    def left_s(self, now: float, *, here: bool) -> float | None:
+    def left_s(self, now: float, *, connected: bool) -> float | None:
         """Return the seconds until `rounds_max` at the rate of the last rounds, or None if unknown."""
-        if self.condition(now, here=here) != "running" or not self.rounds_max:
+        if self.condition(now, connected=connected) != "running" or not self.rounds_max:
             return None
         closed = [(one.round, one.closed_at) for one in self.rounds[-RATE_ROUNDS - 1 :] if one.closed_at is not None]
         rates = [(at - before) / (later - one) for (one, before), (later, at) in pairwise(closed) if later > one]
@@ -342,7 +342,7 @@ class RunState(msgspec.Struct):
         self.checkpoint = event.round
 
     def _stalled(self, at: float, event: events.Stalled) -> None:
-        """Change nothing but the feed: `progress_at` gives the length of a stall."""
+        """Change only the feed: `progress_at` gives the length of a stall."""
 
     def _waiting(self, at: float, event: events.Waiting) -> None:
         self.waiting = event.present, event.needed

@@ -36,37 +36,37 @@ COLORS: dict[Condition, str] = {"solved": "green", "running": "green", "paused":
 
 
 class ObservedRun(NamedTuple):
-    """A run at time `now`, by the clock of its aggregator; `here` is whether that is connected."""
+    """A run at time `now`, by the clock of its aggregator; `connected` is whether that is connected to the broker."""
 
-    state: RunState
+    run_state: RunState
     now: float
-    here: bool
+    connected: bool
 
     @property
     def condition(self) -> Condition:
-        return self.state.condition(self.now, here=self.here)
+        return self.run_state.condition(self.now, connected=self.connected)
 
     @property
     def status_text(self) -> str:
-        return self.state.status_text(self.now, here=self.here)
+        return self.run_state.status_text(self.now, connected=self.connected)
 
     @property
     def left_s(self) -> float | None:
-        return self.state.left_s(self.now, here=self.here)
+        return self.run_state.left_s(self.now, connected=self.connected)
 
     @property
     def idle_s(self) -> float | None:
         """Seconds since the last progress; None if the run is over or has not started."""
-        if self.state.finished is not None or not self.state.progress_at:
+        if self.run_state.finished is not None or not self.run_state.progress_at:
             return None
-        return max(0.0, self.now - self.state.progress_at)
+        return max(0.0, self.now - self.run_state.progress_at)
 
 
 def render_run(run: ObservedRun, width: int, height: int) -> RenderableType:
     """Render one run for a screen of this many columns and lines."""
-    state = run.state
+    state = run.run_state
     state = replace(state, rounds=state.rounds[:], trainers=dict(state.trainers), feed=state.feed[:])
-    run, rounds, trainers = run._replace(state=state), state.rounds, list(state.trainers.values())
+    run, rounds, trainers = run._replace(run_state=state), state.rounds, list(state.trainers.values())
     feed = [(one.at, line) for one in state.feed if (line := _feed_line(one.event, state.metric))]
     feed = feed[-min(FEED_LINES_MAX, height // 6) :]
     alarm = _alarm(run)
@@ -91,7 +91,7 @@ def render_list(runs: Sequence[ObservedRun], height: int) -> RenderableType:
         table.add_column(column, justify="right", no_wrap=True)
     shown = runs[: max(1, height - 3)]
     for one in shown:
-        state = one.state
+        state = one.run_state
         table.add_row(
             Text(printable(state.run), style="bold"),
             _status(one),
@@ -122,7 +122,7 @@ def span(seconds: float) -> str:
 
 
 def _head(run: ObservedRun) -> RenderableType:
-    state = run.state
+    state = run.run_state
     about = [state.task, state.strategy + (f" ({state.robust})" if state.robust else ""), f"seed {state.seed}"]
     title = Text.assemble(
         (printable(state.run), "bold"), "  ", (printable(", ".join(about)) if state.run else "", "dim")
@@ -141,7 +141,7 @@ def _head(run: ObservedRun) -> RenderableType:
 
 
 def _figures(run: ObservedRun) -> RenderableType:
-    state, best = run.state, run.state.best
+    state, best = run.run_state, run.run_state.best
     table = _sides()
     idle = "" if run.idle_s is None else f"progress {_ago(run.idle_s)}"
     if best is None:
@@ -158,7 +158,7 @@ def _alarm(run: ObservedRun) -> list[RenderableType]:
     """Return a prominent line while the run is stalled, with the missing trainers if known."""
     if run.condition != "stalled":
         return []
-    recent = [one.event for one in run.state.feed if one.at >= run.state.progress_at]
+    recent = [one.event for one in run.run_state.feed if one.at >= run.run_state.progress_at]
     names = [name for event in recent if isinstance(event, events.Stalled) for name in event.missing]
     missing = printable(f": no result from {', '.join(names)}") if names else ""
     return [Text(f" {run.status_text}{missing} ", style="bold white on red", no_wrap=True, overflow="ellipsis")]
@@ -202,7 +202,7 @@ Cell = Callable[[ObservedRun, TrainerRecord], str]
 COLUMNS: dict[str, tuple[Cell, int]] = {
     "rows": (lambda _, one: str(one.num_examples), 0),
     "results": (lambda _, one: str(one.results), 0),
-    "share": (lambda run, one: f"{one.results / max(1, run.state.results):.0%}", 0),
+    "share": (lambda run, one: f"{one.results / max(1, run.run_state.results):.0%}", 0),
     "late": (lambda _, one: str(one.late or ""), 100),
     "rejected": (lambda _, one: str(one.rejected or ""), 0),
     "seen": (lambda run, one: _ago(max(0.0, run.now - one.seen_at)), 0),

@@ -68,7 +68,7 @@ def summarize(folder: Path, now: float) -> RunSummary:
 
 def status_text(folder: Path, now: float) -> str:
     """Return the status in a few words; `now` is in seconds since 1970."""
-    return observe_run(folder, tail=TAIL_BYTES).status_text(now, here=is_locked(folder))
+    return observe_run(folder, tail=TAIL_BYTES).status_text(now, connected=is_locked(folder))
 
 
 def observe_run(folder: Path, *, tail: int | None = None) -> RunState:

@@ -28,7 +28,7 @@ from multiprocessing.synchronize import Event, Semaphore
 from pathlib import Path
 from typing import NamedTuple
 
-from fedmq.dashboard.live_runs import open_watching
+from fedmq.dashboard.live_runs import open_live_runs
 from fedmq.deploy.processes import Processes, free_port
 from fedmq.runtime.clock import SystemClock
 from fedmq.runtime.run_folder import EVENTS
@@ -56,7 +56,7 @@ class Outcome(NamedTuple):
 def watch(address: str, number: int, attached: Semaphore, stopping: Event) -> None:
     """So many links that watch the broker, in one process; says when each has the run's picture."""
     clock = SystemClock()
-    watchers = [open_watching(address, None, clock=clock)[:2] for _ in range(number)]
+    watchers = [open_live_runs(address, None, clock=clock)[:2] for _ in range(number)]
     waiting = set(range(number))
     while not stopping.is_set():
         for index, (watching, link) in enumerate(watchers):

@@ -170,13 +170,13 @@ def test_the_page_stays_with_a_run_that_is_over_until_another_begins(open_page: 
         """Each by name, condition, beginning and newest event."""
         same = {"task": "xor", "round": 1, "metric": "loss", "value": None}
         told[:] = [
-            {**same, "run": run, "state": state, "condition": state, "here": state == "running"}
+            {**same, "run": run, "state": state, "condition": state, "connected": state == "running"}
             | {"started_at": started_at, "event_at": event_at}
             for run, state, started_at, event_at in runs
         ]
 
     def answer(route: Route) -> None:
-        data = json.dumps({"now": 100, "broker": {"address": None, "there": False}, "runs": told})
+        data = json.dumps({"now": 100, "broker": {"address": None, "connected": False}, "runs": told})
         route.fulfill(content_type="text/event-stream", body=f"retry: 100\nevent: runs\ndata: {data}\n\n")
 
     page = open_page(address)

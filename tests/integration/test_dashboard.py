@@ -91,9 +91,10 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
 
 def test_runs_at_the_broker_and_in_the_folder_are_in_one_list(scene: Scene) -> None:
     listed = scene.page.get("/api/runs")
-    assert listed["broker"] == {"address": scene.services.address, "there": True}
+    assert listed["broker"] == {"address": scene.services.address, "connected": True}
     first, second = listed["runs"]
-    assert (first["run"], first["source"], first["here"], first["condition"]) == ("endless", "live", True, "running")
+    assert (first["run"], first["source"], first["condition"]) == ("endless", "live", "running")
+    assert first["connected"]
     assert (second["run"], second["source"], second["state"]) == ("long", "folder", "not solved")
     assert (second["round"], second["value"]) == (LONG_ROUNDS, 0.5)
 
@@ -158,7 +159,7 @@ def test_an_operators_word_is_acked_request(scene: Scene) -> None:
 
     with scene.page.stream("/api/runs/endless/stream") as stream:
         stream.next("full")
-        assert say("pause") == (200, {"told": "endless: paused: the open round is closed, and no other is opened"})
+        assert say("pause") == (200, {"done": "endless: paused: the open round is closed, and no other opens"})
         stream.until(lambda picture: picture["head"].get("state") == "paused")
         assert say("ban", trainer="bob")[0] == 200
         stream.until(lambda picture: "banned" in picture.get("trainers", {}).get("barred", []))

@@ -60,14 +60,14 @@ def test_the_page_asks_for_all_modules_at_once() -> None:
     imported = {
         name
         for module in STATIC.glob("*.js")
-        for name in re.findall(r'^(?:import|\}) .*from "\./([a-z]+\.js)";$', module.read_text(), flags=re.MULTILINE)
+        for name in re.findall(r'^(?:import|\}) .*from "\./([a-z_]+\.js)";$', module.read_text(), flags=re.MULTILINE)
     }
     assert asked == imported
 
 
 @pytest.mark.parametrize("what", ["ROUNDS", "WORKS", "BESTS", "FEED"])
 def test_the_page_keeps_as_much_as_the_server(what: str) -> None:
-    here = re.search(rf"^const {what}_MAX = (\d+);", (STATIC / "picture.js").read_text(), flags=re.MULTILINE)
+    here = re.search(rf"^const {what}_MAX = (\d+);", (STATIC / "page_model.js").read_text(), flags=re.MULTILINE)
     assert here is not None
     assert int(here[1]) == getattr(view, f"{what}_KEPT_MAX")
 

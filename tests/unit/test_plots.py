@@ -120,12 +120,12 @@ def test_a_figure_shows_convergence_times_participation_and_the_surface(tmp_path
     for words in ("Fitness", "best", "mean", "Accuracy", "target", "Round time", "complete", "deadline"):
         assert words in said
     for words in (
-        "Who answered",
+        "Results of trainers",
         "alice",
         "bob",
         "carol",
         "late",
-        "no answer",
+        "no result",
         "Best model after round 5",
         "probability of class 1",
     ):
@@ -178,7 +178,7 @@ def test_the_figure_of_a_run_is_its_history_unless_somebody_says_otherwise(tmp_p
         (("empty",), "empty: expected a closed round"),
         (("one", "-o", "one.jpg"), "one.jpg: expected a name that ends in .png, .svg, .pdf"),
         (("one", "-o", "no/such/folder.png"), "cannot be written"),
-        (("one", "--round", "9"), "one: --round 9: expected a round that is closed, the last one is 5"),
+        (("one", "--round", "9"), "one: expected --round of a closed round, at most 5, got 9"),
         (("one", "--inputs", "3", "2"), "expected LOW below HIGH, got 3 2"),
     ],
 )
@@ -197,7 +197,9 @@ def test_without_matplotlib_it_says_what_to_install(tmp_path: Path, monkeypatch:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.delitem(sys.modules, "fedmq.dashboard.figures", raising=False)
     monkeypatch.delattr(dashboard, "figures", raising=False)
-    with pytest.raises(BadConfiguration, match=re.escape("plots need matplotlib: pip install 'fedmq[plot]'")):
+    with pytest.raises(
+        BadConfiguration, match=re.escape("expected matplotlib to be installed: pip install 'fedmq[plot]'")
+    ):
         CliRunner().invoke(plot, [str(folder)], catch_exceptions=False)
 
 

@@ -19,13 +19,13 @@ from fedmq.dashboard.cli import dashboard
 from fedmq.dashboard.connection import REQUEST_S, TimedProtocol
 from fedmq.dashboard.controls import Controls
 from fedmq.dashboard.run_catalog import RunCatalog
-from fedmq.dashboard.server import CONNECTIONS_MAX, Server, _config
-from fedmq.dashboard.server_sent_events import Streams
+from fedmq.dashboard.server import CONNECTIONS_MAX, DashboardServer, _config
+from fedmq.dashboard.server_sent_events import PageStreams
 from fedmq.errors import BadConfiguration
 from fedmq.security import membership
 
 
-class StoppedGallery:
+class StoppedCatalog:
     """Of no runs; says when it was stopped."""
 
     def __init__(self) -> None:
@@ -36,13 +36,13 @@ class StoppedGallery:
 
 
 def test_a_failure_of_what_tells_the_pages_is_not_silent(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def fail(_self: Streams) -> None:
+    async def fail(_self: PageStreams) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(Streams, "run", fail)
-    gallery, listener = StoppedGallery(), socket.create_server(("127.0.0.1", 0))
-    server = Server(
-        cast(RunCatalog, gallery),
+    monkeypatch.setattr(PageStreams, "run", fail)
+    catalog, listener = StoppedCatalog(), socket.create_server(("127.0.0.1", 0))
+    server = DashboardServer(
+        cast(RunCatalog, catalog),
         listener,
         host="127.0.0.1",
         allowed=(),
@@ -53,7 +53,7 @@ def test_a_failure_of_what_tells_the_pages_is_not_silent(monkeypatch: pytest.Mon
     )
     server.start()
     try:
-        assert gallery.stopped.wait(10.0)
+        assert catalog.stopped.wait(10.0)
         with pytest.raises(ZeroDivisionError):
             server.check()
     finally:
@@ -62,9 +62,9 @@ def test_a_failure_of_what_tells_the_pages_is_not_silent(monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize(("host", "status"), [("fl.example.org", 200), ("localhost", 200), ("evil.example", 403)])
 def test_a_name_that_is_allowed_is_ours_behind_a_proxy(host: str, status: int) -> None:
-    gallery, listener = StoppedGallery(), socket.create_server(("127.0.0.1", 0))
-    server = Server(
-        cast(RunCatalog, gallery),
+    catalog, listener = StoppedCatalog(), socket.create_server(("127.0.0.1", 0))
+    server = DashboardServer(
+        cast(RunCatalog, catalog),
         listener,
         host="127.0.0.1",
         allowed=("fl.example.org",),
@@ -87,7 +87,7 @@ def test_a_name_that_is_allowed_is_ours_behind_a_proxy(host: str, status: int) -
 def test_what_is_no_name_of_a_host_is_wrong_use(names: str) -> None:
     done = CliRunner().invoke(dashboard, ["--allowed-hosts", names])
     assert done.exit_code == 2
-    assert "expected names of hosts, such as fl.example.org" in done.output
+    assert "expected host names separated by commas" in done.output
 
 
 def test_with_an_observers_key_nothing_can_be_changed(tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_the_url_with_its_token_is_for_its_owner_alone(
     status = os.fstat(1)
     monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
     monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path))
-    cli._tell("http://127.0.0.1:8550/?token=secret")
+    cli._announce("http://127.0.0.1:8550/?token=secret")
     assert "secret" not in capfd.readouterr().out
     assert (tmp_path / "url").read_text() == "http://127.0.0.1:8550/?token=secret\n"
     assert (tmp_path / "url").stat().st_mode & 0o777 == 0o600

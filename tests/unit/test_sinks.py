@@ -2,30 +2,45 @@
 
 from __future__ import annotations
 
-import json
 import struct
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from fedmq.aggregator.event_publisher import Bulletin
 from fedmq.dashboard.live_runs import LiveRuns
-from fedmq.dashboard.sinks.runner import AT_ONCE_MAX, REPORT_S, Feeding, Sink
+from fedmq.dashboard.sinks.runner import BATCH_MAX, REPORT_S, Sink, SinkRunner
 from fedmq.dashboard.sinks.tensorboard import event_files
 from fedmq.deploy.processes import free_port
 from fedmq.errors import Unreachable
 from fedmq.observe import events
 from fedmq.observe.run_state import RoundRecord, RunState
 from fedmq.protocol.codec import Frames, encode
+from fedmq.runs.report import Report
 from fedmq.simulation.clock import VirtualClock
-from fedmq.testing import run_started
+from fedmq.testing import run_config, run_started
 from fedmq.transport.link import Delivered, LinkEvent
 
-REPORT = {"run": "r", "solved": True, "model_sha256": "ab" * 32}
+REPORT = Report(
+    config=run_config("r", seed=7),
+    solved=True,
+    rounds=1,
+    value=1.0,
+    train_s=0.5,
+    wall_s=1.0,
+    round_s_median=0.5,
+    trainers=[],
+    rejections={},
+    bytes_up=1,
+    bytes_down=1,
+    model="model.npz",
+    model_sha256="ab" * 32,
+)
 
 
 class Run:
@@ -57,7 +72,7 @@ class Run:
         if report:
             path = self.folder / "runs" / self.name / "report.json"
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(REPORT))
+            path.write_bytes(msgspec.json.encode(REPORT))
 
     def _tell(self, event: events.AnyEvent) -> None:
         self._bulletin.take(self.clock.wall() + self._round, event)
@@ -72,20 +87,20 @@ class Run:
     def send(self, frames: Frames) -> bool:
         raise AssertionError("an observer says nothing")
 
-    def feeding(self, open_sink: Any, only: str | None = None) -> Feeding:
+    def runner(self, open_sink: Any, only: str | None = None) -> SinkRunner:
         self._bulletin.on_broker()
-        return Feeding(LiveRuns(self, clock=self.clock), open_sink, self.clock, self.folder / "runs", only)
+        return SinkRunner(LiveRuns(self, clock=self.clock), open_sink, self.clock, self.folder / "runs", only)
 
 
-class PendingResult:
+class MemorySink:
     """A sink in memory."""
 
     def __init__(self, _view: RunState, last: int = 0) -> None:
-        self.last, self.taken, self.calls, self.closed = last, list[int](), 0, False
+        self.last, self.written, self.calls, self.closed = last, list[int](), 0, False
         self.ended: tuple[events.RunFinished, Any] | None = None
 
-    def take(self, rounds: list[RoundRecord]) -> None:
-        self.taken += [one.round for one in rounds]
+    def write(self, rounds: list[RoundRecord]) -> None:
+        self.written += [one.round for one in rounds]
         self.calls += 1
 
     def finish(self, finished: events.RunFinished, report: Any) -> None:
@@ -100,10 +115,10 @@ def run(tmp_path: Path) -> Run:
     return Run(tmp_path)
 
 
-def watched(run: Run, sink: Sink, only: str | None = None) -> Feeding:
-    feeding = run.feeding(lambda _: sink, only)
-    feeding.step()
-    return feeding
+def watched(run: Run, sink: Sink, only: str | None = None) -> SinkRunner:
+    runner = run.runner(lambda _: sink, only)
+    runner.step()
+    return runner
 
 
 # --- what sinks are given ------------------------------------------------------------------------------------------
@@ -111,79 +126,79 @@ def watched(run: Run, sink: Sink, only: str | None = None) -> Feeding:
 
 def test_a_sink_gets_what_was_before_it_came_and_then_each_round_once(run: Run) -> None:
     run.rounds(3)
-    sink = PendingResult(RunState())
-    feeding = watched(run, sink)
-    assert sink.taken == [1, 2, 3]
+    sink = MemorySink(RunState())
+    runner = watched(run, sink)
+    assert sink.written == [1, 2, 3]
     run.rounds(2)
-    feeding.step()
-    feeding.step()
-    assert sink.taken == [1, 2, 3, 4, 5]
+    runner.step()
+    runner.step()
+    assert sink.written == [1, 2, 3, 4, 5]
 
 
 def test_a_sink_that_has_some_already_gets_the_others(run: Run) -> None:
     run.rounds(5)
-    sink = PendingResult(RunState(), last=3)
+    sink = MemorySink(RunState(), last=3)
     watched(run, sink)
-    assert sink.taken == [4, 5]
+    assert sink.written == [4, 5]
 
 
 def test_a_long_history_is_given_in_pieces_and_the_end_comes_last(run: Run) -> None:
-    run.rounds(2 * AT_ONCE_MAX + 1)
+    run.rounds(2 * BATCH_MAX + 1)
     run.finish()
-    sink = PendingResult(RunState())
-    feeding = watched(run, sink)
-    assert (len(sink.taken), sink.ended) == (AT_ONCE_MAX, None)
-    assert feeding.wake_at == run.clock.now(), "there is more"
-    feeding.step()
-    feeding.step()
-    assert sink.taken == list(range(1, 2 * AT_ONCE_MAX + 2))
+    sink = MemorySink(RunState())
+    runner = watched(run, sink)
+    assert (len(sink.written), sink.ended) == (BATCH_MAX, None)
+    assert runner.wake_at == run.clock.now(), "there is more"
+    runner.step()
+    runner.step()
+    assert sink.written == list(range(1, 2 * BATCH_MAX + 2))
     assert sink.ended is not None
 
 
 def test_with_one_run_it_is_done_when_that_is_over_and_others_are_left_alone(run: Run, tmp_path: Path) -> None:
     run.rounds(1)
-    sink, other = PendingResult(RunState()), PendingResult(RunState())
-    feeding, elsewhere = watched(run, sink, "r"), watched(run, other, "another")
+    sink, other = MemorySink(RunState()), MemorySink(RunState())
+    runner, elsewhere = watched(run, sink, "r"), watched(run, other, "another")
     run.finish()
-    for one in (feeding, elsewhere):
+    for one in (runner, elsewhere):
         run._bulletin.on_broker()
         one.step()
-    assert feeding.done
+    assert runner.done
     assert sink.ended is not None
     assert (sink.ended[1], sink.closed) == (REPORT, True)
     assert not elsewhere.done
-    assert (other.taken, other.ended) == ([], None)
+    assert (other.written, other.ended) == ([], None)
 
 
 def test_without_one_it_goes_on_and_a_run_is_finished_once(run: Run) -> None:
     run.rounds(1)
     run.finish()
-    opened = list[PendingResult]()
+    opened = list[MemorySink]()
 
-    def open_sink(view: RunState) -> PendingResult:
-        opened.append(PendingResult(view))
+    def open_sink(view: RunState) -> MemorySink:
+        opened.append(MemorySink(view))
         return opened[-1]
 
-    feeding = run.feeding(open_sink)
-    feeding.step()
+    runner = run.runner(open_sink)
+    runner.step()
     run._bulletin.on_broker()  # the picture comes again
-    feeding.step()
-    assert not feeding.done
+    runner.step()
+    assert not runner.done
     assert len(opened) == 1
 
 
 def test_a_report_that_is_not_there_is_waited_for_and_not_for_long(run: Run) -> None:
     run.rounds(1)
     run.finish(report=False)
-    sink = PendingResult(RunState())
-    feeding = watched(run, sink, "r")
+    sink = MemorySink(RunState())
+    runner = watched(run, sink, "r")
     assert sink.ended is None
-    assert feeding.wake_at is not None
+    assert runner.wake_at is not None
     run.clock.move_to(run.clock.now() + REPORT_S)
-    feeding.step()
+    runner.step()
     assert sink.ended is not None
     assert sink.ended[1] is None
-    assert feeding.done
+    assert runner.done
 
 
 # --- TensorBoard ---------------------------------------------------------------------------------------------------
@@ -204,9 +219,9 @@ def events_in(folder: Path) -> list[Event]:
 def test_tensorboard_finds_each_round_at_its_step_and_its_time(run: Run, tmp_path: Path) -> None:
     run.rounds(3)
     run.finish()
-    feeding = run.feeding(event_files(tmp_path / "tb"), "r")
-    feeding.step()
-    feeding.close()
+    runner = run.runner(event_files(tmp_path / "tb"), "r")
+    runner.step()
+    runner.close()
     found = events_in(tmp_path / "tb" / "r")
     points = {
         (one.summary.value[0].tag, one.step): (one.summary.value[0].simple_value, one.wall_time)
@@ -221,7 +236,7 @@ def test_tensorboard_finds_each_round_at_its_step_and_its_time(run: Run, tmp_pat
     words = [value for one in found for value in one.summary.value if value.tensor.string_val]
     texts = {value.tag: value.tensor.string_val[0].decode() for value in words}
     assert "| seed | 7 |" in next(text for tag, text in texts.items() if tag.startswith("parameters"))
-    assert REPORT["model_sha256"] in next(text for tag, text in texts.items() if tag.startswith("report"))
+    assert REPORT.model_sha256 in next(text for tag, text in texts.items() if tag.startswith("report"))
 
 
 # --- MLflow --------------------------------------------------------------------------------------------------------
@@ -241,12 +256,12 @@ def test_mlflow_has_a_run_of_ours_as_one_of_its_own_however_often_we_come(run: R
     from fedmq.dashboard.sinks.mlflow import experiment
 
     run.rounds(2)
-    run.feeding(experiment(store, "clinics")).step()
+    run.runner(experiment(store, "clinics")).step()
     run.rounds(1)
     run.finish()
-    feeding = run.feeding(experiment(store, "clinics"), "r")  # a later life
-    feeding.step()
-    assert feeding.done
+    runner = run.runner(experiment(store, "clinics"), "r")  # a later life
+    runner.step()
+    assert runner.done
 
     client = MlflowClient(tracking_uri=store)
     known = client.get_experiment_by_name("clinics")
@@ -260,7 +275,7 @@ def test_mlflow_has_a_run_of_ours_as_one_of_its_own_however_often_we_come(run: R
     history = client.get_metric_history(one.info.run_id, "fitness_best")
     assert [(point.step, point.value) for point in history] == [(1, -1.0), (2, -0.5), (3, -1.0 / 3)]
     assert one.data.metrics["late"] == 1
-    assert (one.data.tags["fedmq.solved"], one.data.tags["fedmq.model_sha256"]) == ("true", REPORT["model_sha256"])
+    assert (one.data.tags["fedmq.solved"], one.data.tags["fedmq.model_sha256"]) == ("true", REPORT.model_sha256)
 
 
 @pytest.mark.filterwarnings("default")
@@ -270,7 +285,7 @@ def test_an_mlflow_that_does_not_take_it_is_said_in_one_line_without_a_password(
     from fedmq.dashboard.sinks.mlflow import experiment
 
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with pytest.raises(Unreachable, match="--to: expected an MLflow that takes what comes, got ") as error:
+    with pytest.raises(Unreachable, match="--to: expected an MLflow server") as error:
         experiment(f"http://me:geheim@127.0.0.1:{free_port()}", "clinics")
     assert "\n" not in str(error.value)
     assert "geheim" not in str(error.value)

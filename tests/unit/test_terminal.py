@@ -11,10 +11,10 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from fedmq.dashboard.live_runs import Watched
+from fedmq.dashboard.live_runs import WatchedRun
 from fedmq.dashboard.run_folder_follower import RunFolderFollower
 from fedmq.dashboard.terminal import LOOK_S, TICK_S, Watcher
-from fedmq.dashboard.terminal_output import Lines, Once, Screen
+from fedmq.dashboard.terminal_output import JsonOutput, ScreenOutput, SingleOutput
 from fedmq.errors import BadConfiguration, Unreachable
 from fedmq.observe import events
 from fedmq.observe.event_log import EventLog
@@ -32,17 +32,17 @@ class Source:
     """Runs that a test sets."""
 
     def __init__(self) -> None:
-        self.runs: OrderedDict[str, Watched] = OrderedDict()
-        self.there = False
+        self.runs: OrderedDict[str, WatchedRun] = OrderedDict()
+        self.connected = False
 
     def step(self) -> None:
         """Nothing comes by itself."""
 
-    def add(self, name: str, *, heard_at: float = 0.0) -> RunState:
+    def add(self, name: str, *, received_at: float = 0.0) -> RunState:
         view = RunState()
         view.apply(1e9, run_started(run=name, term=1, round=1, task="xor", algorithm="evolution", seed=7))
-        self.runs[name] = Watched(view)
-        self.runs[name].heard_at = heard_at
+        self.runs[name] = WatchedRun(view)
+        self.runs[name].received_at = received_at
         return view
 
 
@@ -50,14 +50,14 @@ class Shown:
     """What was shown."""
 
     def __init__(self) -> None:
-        self.pictures: list[tuple[list[str], str]] = []
-        self.lacked: list[str] = []
+        self.views: list[tuple[list[str], str]] = []
+        self.problems: list[str] = []
 
     def show(self, several: list[ObservedRun], note: str) -> None:
-        self.pictures.append(([f"{one.state.run} {one.status_text}" for one in several], note))
+        self.views.append(([f"{one.run_state.run} {one.status_text}" for one in several], note))
 
-    def lacks(self, note: str) -> None:
-        self.lacked.append(note)
+    def show_problem(self, note: str) -> None:
+        self.problems.append(note)
 
     def close(self) -> None:
         """Nothing is open."""
@@ -74,24 +74,24 @@ def scene(
 def test_a_broker_that_is_not_there_is_said_and_tried_again() -> None:
     watcher, source, shown, clock = scene()
     watcher.step()
-    assert shown.pictures == [([], "the broker at tcp://b:1 does not answer; trying again")]
-    source.there = True
-    source.add("one", heard_at=1.0)
+    assert shown.views == [([], "the broker at tcp://b:1 does not answer; trying again")]
+    source.connected = True
+    source.add("one", received_at=1.0)
     clock.move_to(1.0)
     watcher.step()
-    assert shown.pictures[-1] == (["one running"], "")
+    assert shown.views[-1] == (["one running"], "")
     assert not watcher.done
 
 
 @pytest.mark.parametrize(("behind_s", "state"), [(90.0, "running"), (60.0, "stalled for 30 s")])
 def test_an_aggregator_whose_clock_is_behind_has_not_stalled_for_that(behind_s: float, state: str) -> None:
     watcher, source, shown, clock = scene()
-    source.there = True
-    source.add("one", heard_at=90.0)
+    source.connected = True
+    source.add("one", received_at=90.0)
     source.runs["one"].ahead_s = -behind_s
     clock.move_to(90.0)
     watcher.step()
-    assert shown.pictures[-1][0] == [f"one {state}"]
+    assert shown.views[-1][0] == [f"one {state}"]
 
 
 def test_a_broker_that_never_answers_ends_it_after_the_timeout() -> None:
@@ -104,18 +104,18 @@ def test_a_broker_that_never_answers_ends_it_after_the_timeout() -> None:
 
 def test_a_broker_that_answered_once_is_waited_for() -> None:
     watcher, source, shown, clock = scene(timeout_s=3)
-    source.there = True
+    source.connected = True
     source.add("one")
     watcher.step()
-    source.there = False
+    source.connected = False
     clock.move_to(10.0)
     watcher.step()
-    assert shown.pictures[-1] == (["one interrupted"], "the broker at tcp://b:1 does not answer; trying again")
+    assert shown.views[-1] == (["one interrupted"], "the broker at tcp://b:1 does not answer; trying again")
 
 
 def test_pictures_follow_events_but_not_each_of_them_and_time_passes_without_any() -> None:
     watcher, source, shown, clock = scene()
-    source.there = True
+    source.connected = True
     view = source.add("one")
     watcher.step()
     for hundredth in range(1, 41):
@@ -124,55 +124,55 @@ def test_pictures_follow_events_but_not_each_of_them_and_time_passes_without_any
         watcher.step()
         assert watcher.wake_at is not None
         assert watcher.wake_at > clock.now()
-    assert 4 <= len(shown.pictures) <= 6
-    before = len(shown.pictures)
+    assert 4 <= len(shown.views) <= 6
+    before = len(shown.views)
     clock.move_to(clock.now() + 2 * TICK_S)
     watcher.step()
-    assert len(shown.pictures) == before + 1
+    assert len(shown.views) == before + 1
 
 
 def test_it_ends_with_the_run_that_was_named_and_shows_its_end() -> None:
     watcher, source, shown, _ = scene(run="two")
-    source.there = True
+    source.connected = True
     source.add("one").apply(1e9, FINISHED)
     two = source.add("two")
     watcher.step()
-    assert (watcher.done, shown.pictures[-1]) == (False, (["two running"], ""))
+    assert (watcher.done, shown.views[-1]) == (False, (["two running"], ""))
     two.apply(1e9, FINISHED)
     watcher.step()
-    assert (watcher.done, shown.pictures[-1]) == (True, (["two solved"], ""))
+    assert (watcher.done, shown.views[-1]) == (True, (["two solved"], ""))
 
 
 def test_one_picture_of_a_run_that_is_over_is_shown_as_soon_as_it_comes() -> None:
     watcher, source, shown, _ = scene(run="one", once=True)
-    source.there = True
+    source.connected = True
     watcher.step()
-    assert shown.pictures == []
+    assert shown.views == []
     source.add("one").apply(1e9, FINISHED)
     watcher.step()
-    assert (watcher.done, shown.pictures) == (True, [(["one solved"], "")])
+    assert (watcher.done, shown.views) == (True, [(["one solved"], "")])
 
 
 def test_one_picture_of_all_runs_waits_for_what_the_broker_has_kept() -> None:
     watcher, source, shown, clock = scene(once=True)
-    source.there = True
+    source.connected = True
     watcher.step()
     source.add("one")
-    source.add("two", heard_at=-9.0)
+    source.add("two", received_at=-9.0)
     watcher.step()
-    assert shown.pictures == []
+    assert shown.views == []
     clock.move_to(LOOK_S)
     watcher.step()
-    assert (watcher.done, shown.pictures) == (True, [(["one running", "two interrupted"], "")])
+    assert (watcher.done, shown.views) == (True, [(["one running", "two interrupted"], "")])
 
 
 def test_one_picture_of_a_run_that_is_not_there_is_an_error_that_names_the_others() -> None:
     watcher, source, _, clock = scene(run="nope", once=True)
-    source.there = True
+    source.connected = True
     source.add("one")
     watcher.step()
     clock.move_to(LOOK_S)
-    with pytest.raises(BadConfiguration, match="expected a run nope at tcp://b:1, there are: one"):
+    with pytest.raises(BadConfiguration, match="expected a run nope at tcp://b:1, got: one"):
         watcher.step()
 
 
@@ -181,7 +181,7 @@ def test_while_one_picture_waits_for_the_broker_it_says_so() -> None:
     watcher.step()
     clock.move_to(LOOK_S)
     watcher.step()
-    assert shown.lacked == ["the broker at tcp://b:1 does not answer; trying again"]
+    assert shown.problems == ["the broker at tcp://b:1 does not answer; trying again"]
 
 
 # --- what is written -----------------------------------------------------------------------------------------------
@@ -191,15 +191,15 @@ def seen(*told: events.AnyEvent) -> ObservedRun:
     view = RunState()
     for event in (STARTED, *told):
         view.apply(100.0, event)
-    return ObservedRun(view, 101.0, here=True)
+    return ObservedRun(view, 101.0, connected=True)
 
 
 def test_lines_are_json_and_come_with_changes_alone(capsys: pytest.CaptureFixture[str]) -> None:
-    lines = Lines()
+    lines = JsonOutput()
     now = seen(events.TrainerJoined(trainer="bob", num_examples=3))
     lines.show([now], "")
     lines.show([now._replace(now=102.0)], "")
-    now.state.apply(102.0, events.RunPaused())
+    now.run_state.apply(102.0, events.RunPaused())
     lines.show([now._replace(now=102.0)], "the broker does not answer")
     out, err = capsys.readouterr()
     first, second = map(json.loads, out.splitlines())
@@ -211,14 +211,14 @@ def test_lines_are_json_and_come_with_changes_alone(capsys: pytest.CaptureFixtur
 
 def test_a_pipe_gets_one_picture_without_colours() -> None:
     screen = io.StringIO()
-    Once(Console(file=screen, width=100)).show([seen()], "")
+    SingleOutput(Console(file=screen, width=100)).show([seen()], "")
     assert screen.getvalue().startswith("one  xor, evolution, seed 7")
     assert "\x1b" not in screen.getvalue()
 
 
 def test_a_screen_gives_the_terminal_back_and_leaves_the_last_picture() -> None:
     written = io.StringIO()
-    screen = Screen(Console(file=written, force_terminal=True, width=100, height=30, color_system=None))
+    screen = ScreenOutput(Console(file=written, force_terminal=True, width=100, height=30, color_system=None))
     screen.show([seen()], "a note")
     screen.close()
     inside, after = written.getvalue().split("\x1b[?1049l")
@@ -239,14 +239,14 @@ def test_a_folder_is_followed_while_it_is_written_also_when_its_file_begins_anew
         log(event)
 
     tell(STARTED)
-    following = RunFolderFollower(tmp_path, clock=clock)
-    (watched,) = following.runs.values()
+    follower = RunFolderFollower(tmp_path, clock=clock)
+    (watched,) = follower.runs.values()
     for number in range(1, 50):
         tell(events.RoundPublished(round=number, invited=1))
-        following.step()
-        assert (watched.view.seq, watched.view.newest) == (view.seq, view.newest)
+        follower.step()
+        assert (watched.run_state.seq, watched.run_state.newest) == (view.seq, view.newest)
     assert (tmp_path / EVENTS).read_bytes().startswith(b'{"event":"summary"')
-    following.close()
+    follower.close()
     log.close()
 
 
@@ -255,24 +255,24 @@ def test_half_a_line_is_taken_when_it_is_whole(tmp_path: Path) -> None:
     (tmp_path / EVENTS).write_bytes(line[:90])
     with (tmp_path / EVENTS).open("ab") as file:
         file.write(line[90:] + b'\n{"at":2,"event":"wait')
-    following = RunFolderFollower(tmp_path, clock=VirtualClock())
-    assert following.runs["one"].view.seq == 1
+    follower = RunFolderFollower(tmp_path, clock=VirtualClock())
+    assert follower.runs["one"].run_state.seq == 1
     with (tmp_path / EVENTS).open("a") as file:
         file.write('ing","present":0,"needed":2}\n')
-    following.step()
-    assert following.runs["one"].view.waiting == (0, 2)
-    following.close()
+    follower.step()
+    assert follower.runs["one"].run_state.waiting == (0, 2)
+    follower.close()
 
 
 def test_half_a_line_is_no_part_of_a_log_that_began_anew(tmp_path: Path) -> None:
     line = msgspec.json.encode({"at": 1.0, **msgspec.to_builtins(STARTED)}) + b"\n"
     (tmp_path / EVENTS).write_bytes(line + b'{"at":2,"event":"wait')
-    following = RunFolderFollower(tmp_path, clock=VirtualClock())
+    follower = RunFolderFollower(tmp_path, clock=VirtualClock())
     (tmp_path / "anew").write_bytes(line)
     (tmp_path / "anew").replace(tmp_path / EVENTS)
-    following.step()
-    assert following.runs["one"].view.seq == 1
-    following.close()
+    follower.step()
+    assert follower.runs["one"].run_state.seq == 1
+    follower.close()
 
 
 def test_a_folder_whose_aggregator_lives_is_told_by_its_lock(tmp_path: Path) -> None:
@@ -280,13 +280,13 @@ def test_a_folder_whose_aggregator_lives_is_told_by_its_lock(tmp_path: Path) -> 
     log(STARTED)
     log.close()
     clock = VirtualClock()
-    following, lock = RunFolderFollower(tmp_path, clock=clock), FolderLock(tmp_path)
-    following.step()
-    assert following.runs["one"].here(clock.now())
+    follower, lock = RunFolderFollower(tmp_path, clock=clock), FolderLock(tmp_path)
+    follower.step()
+    assert follower.runs["one"].connected(clock.now())
     lock.release()
-    following.step()
-    assert not following.runs["one"].here(clock.now())
-    following.close()
+    follower.step()
+    assert not follower.runs["one"].connected(clock.now())
+    follower.close()
 
 
 @pytest.mark.parametrize("there", [True, False])

@@ -11,11 +11,11 @@ import pytest
 from starlette.types import ASGIApp, Message
 
 from fedmq.dashboard import web
-from fedmq.dashboard.controls import Controls, Word
+from fedmq.dashboard.controls import ControlRequest, Controls
 from fedmq.dashboard.run_catalog import BestModel, RunCatalog
-from fedmq.dashboard.security_middleware import Secrets
-from fedmq.dashboard.server_sent_events import Streams
-from fedmq.dashboard.web import WORDS_MAX, Web
+from fedmq.dashboard.security_middleware import ServerSecrets
+from fedmq.dashboard.server_sent_events import PageStreams
+from fedmq.dashboard.web import CONTROLS_MAX, WebApp
 from fedmq.models.networks import Linear
 
 
@@ -37,37 +37,37 @@ async def ask(app: ASGIApp, method: str, path: str, query: str = "", body: bytes
 
 
 class SlowControls:
-    """Runs that heed when they are let."""
+    """Controls that finish when the test lets them."""
 
     def __init__(self) -> None:
-        self.asked, self.let = threading.Semaphore(0), threading.Event()
+        self.started, self.finish = threading.Semaphore(0), threading.Event()
 
-    def say(self, run: str, word: Word) -> str:
-        self.asked.release()
-        assert self.let.wait(10.0)
-        return f"{run}: {word.action}"
-
-
-def app(gallery: object = None, controls: object = None) -> ASGIApp:
-    return Web(cast(RunCatalog, gallery), cast(Streams, None), Secrets(""), cast(Controls, controls)).app()
+    def send(self, run: str, request: ControlRequest) -> str:
+        self.started.release()
+        assert self.finish.wait(10.0)
+        return f"{run}: {request.action}"
 
 
-def test_of_more_words_than_may_be_under_way_each_is_told_to_try_again() -> None:
+def app(catalog: object = None, controls: object = None) -> ASGIApp:
+    return WebApp(cast(RunCatalog, catalog), cast(PageStreams, None), ServerSecrets(""), cast(Controls, controls)).app()
+
+
+def test_control_requests_over_the_limit_are_rejected() -> None:
     controls = SlowControls()
     pages = app(controls=controls)
-    word = json.dumps({"action": "pause"}).encode()
+    body = json.dumps({"action": "pause"}).encode()
 
-    async def words() -> list[int]:
-        first = [asyncio.create_task(ask(pages, "POST", "/api/runs/r/control", body=word)) for _ in range(WORDS_MAX)]
+    async def statuses() -> list[int]:
+        first = [asyncio.create_task(ask(pages, "POST", "/api/runs/r/control", body=body)) for _ in range(CONTROLS_MAX)]
         for _ in first:
-            assert await asyncio.to_thread(controls.asked.acquire, timeout=10.0)
-        refused = asyncio.create_task(ask(pages, "POST", "/api/runs/r/control", body=word))
-        await asyncio.wait([refused], timeout=5.0)
-        controls.let.set()
-        acked_request = [await one for one in first]
-        return [await refused, *acked_request, await ask(pages, "POST", "/api/runs/r/control", body=word)]
+            assert await asyncio.to_thread(controls.started.acquire, timeout=10.0)
+        rejected = asyncio.create_task(ask(pages, "POST", "/api/runs/r/control", body=body))
+        await asyncio.wait([rejected], timeout=5.0)
+        controls.finish.set()
+        done = [await one for one in first]
+        return [await rejected, *done, await ask(pages, "POST", "/api/runs/r/control", body=body)]
 
-    assert asyncio.run(words()) == [429, *[200] * WORDS_MAX, 200]
+    assert asyncio.run(statuses()) == [429, *[200] * CONTROLS_MAX, 200]
 
 
 class Bests:
@@ -84,7 +84,7 @@ def test_so_many_surfaces_are_kept_and_those_that_are_looked_at(monkeypatch: pyt
         drawn.append(best.round)
         return b"{}"
 
-    monkeypatch.setattr(web, "_drawn", draw)
+    monkeypatch.setattr(web, "_surface_json", draw)
     monkeypatch.setattr(web, "SURFACES_KEPT_MAX", 3)
     pages = app(Bests())
 

@@ -54,9 +54,11 @@ def printed(picture: RenderableType, width: int = 100, height: int = 40) -> list
     return screen.getvalue().splitlines()
 
 
-def drawn(view: RunState, *, now: float | None = None, here: bool = True, width: int = 100, height: int = 40) -> str:
+def drawn(
+    view: RunState, *, now: float | None = None, connected: bool = True, width: int = 100, height: int = 40
+) -> str:
     lines = printed(
-        render_run(ObservedRun(view, view.event_at if now is None else now, here), width, height), width, height
+        render_run(ObservedRun(view, view.event_at if now is None else now, connected), width, height), width, height
     )
     assert len(lines) <= height
     assert max(map(len, lines)) <= width
@@ -128,7 +130,7 @@ def test_whom_a_stalled_run_waits_for_is_said_however_much_has_happened_since_an
 
 
 @pytest.mark.parametrize(
-    ("told", "here", "state"),
+    ("told", "connected", "state"),
     [
         ((), False, "interrupted"),
         ((events.RunPaused(),), True, "paused"),
@@ -137,8 +139,8 @@ def test_whom_a_stalled_run_waits_for_is_said_however_much_has_happened_since_an
         ((closed(1), events.RunFinished(solved=False, rounds=1, value=0.5)), True, "not solved"),
     ],
 )
-def test_how_it_stands_is_at_the_top(told: tuple[events.AnyEvent, ...], here: bool, state: str) -> None:
-    first = drawn(view_of(*told), here=here).splitlines()[0]
+def test_how_it_stands_is_at_the_top(told: tuple[events.AnyEvent, ...], connected: bool, state: str) -> None:
+    first = drawn(view_of(*told), connected=connected).splitlines()[0]
     assert first.endswith(f"● {state}")
 
 

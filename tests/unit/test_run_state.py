@@ -163,7 +163,7 @@ def test_what_cannot_be_used_is_counted_and_told() -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "here", "now", "said"),
+    ("told", "connected", "now", "said"),
     [
         ([], True, 100.0, "running"),
         ([], False, 100.0, "interrupted"),
@@ -177,8 +177,8 @@ def test_what_cannot_be_used_is_counted_and_told() -> None:
         ([events.RunFinished(solved=False, rounds=1, value=0.5, why="stopped")], False, 200.0, STOPPED),
     ],
 )
-def test_how_a_run_stands(told: list[events.AnyEvent], here: bool, now: float, said: str) -> None:
-    assert seen(*told).status_text(now, here=here) == said
+def test_how_a_run_stands(told: list[events.AnyEvent], connected: bool, now: float, said: str) -> None:
+    assert seen(*told).status_text(now, connected=connected) == said
 
 
 def test_however_long_a_run_is_its_picture_is_bounded_and_goes_from_the_first_round_to_the_last(
@@ -221,14 +221,14 @@ def test_a_picture_survives_the_wire() -> None:
 
 
 def test_the_time_left_is_that_of_all_rounds_that_are_allowed_at_the_pace_of_the_last_ones() -> None:
-    assert seen(closed(1)).left_s(110.0, here=True) is None
+    assert seen(closed(1)).left_s(110.0, connected=True) is None
     picture = seen(*(closed(number) for number in range(1, 31)))
     now = picture.event_at
-    assert picture.left_s(now, here=True) == 170.0
-    assert picture.left_s(now, here=False) is None
-    assert picture.left_s(now + STALLED_S, here=True) is None
+    assert picture.left_s(now, connected=True) == 170.0
+    assert picture.left_s(now, connected=False) is None
+    assert picture.left_s(now + STALLED_S, connected=True) is None
     picture.apply(now, events.RunPaused())
-    assert picture.left_s(now, here=True) is None
+    assert picture.left_s(now, connected=True) is None
 
 
 @pytest.mark.parametrize(

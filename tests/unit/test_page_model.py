@@ -9,15 +9,15 @@ import msgspec
 import numpy as np
 import pytest
 
-from fedmq.dashboard.page_model import Origin, changes, full_of, head_of, row_of, tables_of
+from fedmq.dashboard.page_model import Origin, all_values, changed_values, head_values, list_row, table_values
 from fedmq.models.code import Code
 from fedmq.models.networks import MLP
 from fedmq.observe import events
 from fedmq.observe.run_state import RunState
 from fedmq.testing import run_started
 
-HERE = Origin(here=True, source="live", folder=None, broker=True)
-GONE = Origin(here=False, source="folder", folder="runs/one", broker=False)
+HERE = Origin(connected=True, source="live", folder=None)
+GONE = Origin(connected=False, source="folder", folder="runs/one")
 BEST = events.Best(value=0.75, coverage=1.0, fitness=-0.123456789, fitness_mean=-0.5, fitness_worst=-2.0, diversity=0.3)
 MODEL = MLP((2, 4, 2))
 
@@ -124,27 +124,27 @@ def test_who_merges_what_has_changed_has_everything(steps: int) -> None:
         if second % steps and second < len(STORY) - 1:
             continue
         if not page:
-            page = plain(full_of(view, HERE, now))
+            page = plain(all_values(view, HERE, now))
         else:
-            patch = {"now": now, "head": changes(head, head_of(view, HERE, now)), **tables_of(view, seq)}
+            patch = {"now": now, "head": changed_values(head, head_values(view, HERE, now)), **table_values(view, seq)}
             page = merged(page, plain(patch))
-        seq, head = view.seq, head_of(view, HERE, now)
-    assert {**page, "now": 0} == {**plain(full_of(view, HERE, 0.0)), "now": 0, "head": plain(head)}
+        seq, head = view.seq, head_values(view, HERE, now)
+    assert {**page, "now": 0} == {**plain(all_values(view, HERE, 0.0)), "now": 0, "head": plain(head)}
 
 
 def test_of_what_has_not_changed_nothing_is_told() -> None:
     view = told(*STORY)
-    assert tables_of(view, view.seq) == {}
-    head = head_of(view, HERE, 1010.0)
-    assert changes(head, head_of(view, HERE, 1010.0)) == {}
-    assert set(changes(head, head_of(view, GONE, 1010.0))) == {"here", "source", "folder", "broker"}
+    assert table_values(view, view.seq) == {}
+    head = head_values(view, HERE, 1010.0)
+    assert changed_values(head, head_values(view, HERE, 1010.0)) == {}
+    assert set(changed_values(head, head_values(view, GONE, 1010.0))) == {"connected", "source", "folder"}
 
 
 def test_one_result_changes_one_row_of_each_table_that_it_is_about() -> None:
     view = told(*STORY[:5])
     before = view.seq
     view.apply(1001.0, events.ResultAccepted(round=1, trainer="bob", staleness=0, train_s=0.1))
-    tables = tables_of(view, before)
+    tables = table_values(view, before)
     assert {name: len(next(iter(table.values()))) for name, table in tables.items()} == {
         "rounds": 1,
         "trainers": 1,
@@ -155,14 +155,14 @@ def test_one_result_changes_one_row_of_each_table_that_it_is_about() -> None:
 
 def test_all_columns_of_a_table_are_of_one_length_and_empty_ones_are_there() -> None:
     for view in (RunState(), told(started()), told(*STORY)):
-        tables = tables_of(view, None)
+        tables = table_values(view, None)
         assert set(tables) == {"rounds", "trainers", "works", "bests", "feed"}
         for table in tables.values():
             assert len({len(column) for column in table.values()}) == 1
 
 
 def test_the_feed_says_events_in_words_with_their_kinds() -> None:
-    feed = tables_of(told(*STORY), None)["feed"]
+    feed = table_values(told(*STORY), None)["feed"]
     rows = dict(zip(feed["kind"], zip(feed["level"], feed["text"], strict=True), strict=True))
     assert rows["trainer-barred"] == ("warn", "trainer bob was drained")
     assert rows["run-finished"] == ("good", "the run is over after 3 rounds: solved")
@@ -173,9 +173,9 @@ def test_the_feed_says_events_in_words_with_their_kinds() -> None:
 
 def test_figures_are_short_and_what_is_no_number_is_null() -> None:
     view = told(*STORY)
-    assert head_of(view, HERE, 1.0)["best"]["fitness"] == -0.123457
+    assert head_values(view, HERE, 1.0)["best"]["fitness"] == -0.123457
     view.rounds[-1].best = msgspec.structs.replace(BEST, fitness=float("inf"))
-    assert plain(tables_of(view, None))["rounds"]["fitness"][-1] is None
+    assert plain(table_values(view, None))["rounds"]["fitness"][-1] is None
 
 
 @pytest.mark.parametrize(
@@ -200,18 +200,20 @@ def test_figures_are_short_and_what_is_no_number_is_null() -> None:
 def test_a_row_says_how_the_run_stands(
     story: list[events.AnyEvent], origin: Origin, now: float, state: str, condition: str
 ) -> None:
-    row = row_of(told(*story), origin, now)
+    row = list_row(told(*story), origin, now)
     assert (row["state"], row["condition"]) == (state, condition)
 
 
 def test_what_ended_a_run_is_said() -> None:
-    assert head_of(told(*STORY[:-1], events.RunFinished(solved=False, rounds=3, value=None, why="stopped")), HERE, 0.0)[
-        "finished"
-    ] == {"solved": False, "rounds": 3, "value": None, "why": "stopped"}
+    assert head_values(
+        told(*STORY[:-1], events.RunFinished(solved=False, rounds=3, value=None, why="stopped")), HERE, 0.0
+    )["finished"] == {"solved": False, "rounds": 3, "value": None, "why": "stopped"}
 
 
 def test_a_model_is_named_and_whether_it_can_be_drawn() -> None:
     view = told(started())
-    assert (head_of(view, HERE, 0.0)["model"], head_of(view, HERE, 0.0)["drawable"]) == ("MLP 2-4-2 relu", True)
+    head = head_values(view, HERE, 0.0)
+    assert (head["model"], head["drawable"]) == ("MLP 2-4-2 relu", True)
     view.apply(0.0, run_started(model=Code(num_parameters=5, inputs=3)))
-    assert (head_of(view, HERE, 0.0)["model"], head_of(view, HERE, 0.0)["drawable"]) == ("code, 5 parameters", False)
+    head = head_values(view, HERE, 0.0)
+    assert (head["model"], head["drawable"]) == ("code, 5 parameters", False)

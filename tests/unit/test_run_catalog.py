@@ -9,10 +9,17 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from fedmq.dashboard.folders import FOLLOWED_MAX, SCAN_S, Folders
-from fedmq.dashboard.live_runs import HERE_S, LiveRuns, Watched
-from fedmq.dashboard.run_catalog import Cursor, RunCatalog
-from fedmq.dashboard.server_sent_events import QUEUE_MAX, STREAMS_MAX, Reader, Streams, TooManyStreams, event
+from fedmq.dashboard.live_runs import CONNECTED_S, LiveRuns, WatchedRun
+from fedmq.dashboard.run_catalog import PageCursor, RunCatalog
+from fedmq.dashboard.run_folders import FOLLOWED_MAX, SCAN_S, RunFolders
+from fedmq.dashboard.server_sent_events import (
+    QUEUE_MAX,
+    STREAMS_MAX,
+    PageStream,
+    PageStreams,
+    TooManyStreams,
+    format_event,
+)
 from fedmq.observe import events
 from fedmq.observe.event_log import TAIL_BYTES
 from fedmq.observe.run_state import RunState
@@ -56,19 +63,21 @@ class Silence:
 
 
 class Scene:
-    """A gallery of a folder and of pictures that a test puts in the place of the broker's."""
+    """A catalog of a folder and of pictures that a test puts in the place of the broker's."""
 
     def __init__(self, folder: Path) -> None:
         self.clock = VirtualClock()
-        self.watching = LiveRuns(Silence(), clock=self.clock)
-        self.gallery = RunCatalog(self.watching, Folders(folder, clock=self.clock), address="tcp://b", clock=self.clock)
+        self.live_runs = LiveRuns(Silence(), clock=self.clock)
+        self.catalog = RunCatalog(
+            self.live_runs, RunFolders(folder, clock=self.clock), address="tcp://b", clock=self.clock
+        )
 
     def live(self, run: str, *story: events.AnyEvent) -> RunState:
-        watched = self.watching.runs.setdefault(run, Watched(RunState()))
+        watched = self.live_runs.runs.setdefault(run, WatchedRun(RunState()))
         for one in story:
-            watched.view.apply(1e9, one)
-        watched.heard_at = self.clock.now()
-        return watched.view
+            watched.run_state.apply(1e9, one)
+        watched.received_at = self.clock.now()
+        return watched.run_state
 
     def pass_s(self, seconds: float) -> None:
         self.clock.move_to(self.clock.now() + seconds)
@@ -78,98 +87,98 @@ class Scene:
 def scene(tmp_path: Path) -> Iterator[Scene]:
     found = Scene(tmp_path)
     yield found
-    found.gallery.close()
+    found.catalog.close()
 
 
-def kinds(told: list[tuple[str, bytes]]) -> list[str]:
-    return [kind for kind, _ in told]
+def kinds(messages: list[tuple[str, bytes]]) -> list[str]:
+    return [kind for kind, _ in messages]
 
 
 def test_a_run_that_is_live_and_in_a_folder_is_listed_once_as_the_live_one(scene: Scene, tmp_path: Path) -> None:
     write(tmp_path / "a", started("one"), *a_round(1))
     write(tmp_path / "b", started("two"), finished())
     scene.live("one", started("one"), *a_round(1))
-    rows = scene.gallery.runs()["runs"]
-    assert [(row["run"], row["source"], row["here"]) for row in rows] == [
+    rows = scene.catalog.runs()["runs"]
+    assert [(row["run"], row["source"], row["connected"]) for row in rows] == [
         ("one", "live", True),
         ("two", "folder", False),
     ]
-    scene.pass_s(HERE_S + SCAN_S)
-    rows = {row["run"]: row for row in scene.gallery.runs()["runs"]}
-    assert rows["one"]["source"] == "folder", "nobody tells of it any more: its folder knows best"
+    scene.pass_s(CONNECTED_S + SCAN_S)
+    rows = {row["run"]: row for row in scene.catalog.runs()["runs"]}
+    assert rows["one"]["source"] == "folder", "its aggregator is not connected: the folder is newer"
     assert rows["one"]["state"] == "interrupted"
 
 
 def test_who_joins_is_told_everything_or_what_it_does_not_know(scene: Scene) -> None:
-    view = scene.live("one", started("one"), *a_round(1))
-    known = [(1, 1), (1, view.seq), (1, view.seq + 1), (2, 1), (0, 1)]
-    news = scene.gallery.news("one", None, [None, *known])
-    assert news is not None
-    assert kinds(news.joining) == ["full", "patch", "patch", "full", "full", "full"]
-    assert news.patch is None
-    assert (news.cursor.term, news.cursor.seq) == (1, 3)
+    run_state = scene.live("one", started("one"), *a_round(1))
+    known = [(1, 1), (1, run_state.seq), (1, run_state.seq + 1), (2, 1), (0, 1)]
+    update = scene.catalog.update("one", None, [None, *known])
+    assert update is not None
+    assert kinds(update.joining) == ["full", "patch", "patch", "full", "full", "full"]
+    assert update.patch is None
+    assert (update.cursor.term, update.cursor.seq) == (1, 3)
 
 
 def test_who_follows_is_told_what_is_new_and_everything_after_a_new_life_or_a_step_back(scene: Scene) -> None:
     scene.live("one", started("one"), *a_round(1))
-    first = scene.gallery.news("one", None, [])
+    first = scene.catalog.update("one", None, [])
     assert first is not None
-    again = scene.gallery.news("one", first.cursor, [])
+    again = scene.catalog.update("one", first.cursor, [])
     assert again is not None
     assert again.patch is None
     scene.live("one", *a_round(2))
-    second = scene.gallery.news("one", again.cursor, [])
+    second = scene.catalog.update("one", again.cursor, [])
     assert second is not None
     assert second.patch is not None
     assert second.patch[0] == "patch"
     assert msgspec.json.decode(second.patch[1])["rounds"]["round"] == [2]
-    for cursor in (Cursor(1, 99, {}), Cursor(0, 1, {})):
-        news = scene.gallery.news("one", cursor, [])
-        assert news is not None
-        assert news.patch is not None
-        assert news.patch[0] == "full"
-    assert scene.gallery.news("nobody", None, []) is None
+    for cursor in (PageCursor(1, 99, {}), PageCursor(0, 1, {})):
+        update = scene.catalog.update("one", cursor, [])
+        assert update is not None
+        assert update.patch is not None
+        assert update.patch[0] == "full"
+    assert scene.catalog.update("none", None, []) is None
 
 
 def test_the_end_which_takes_the_open_round_back_is_told_as_a_whole(scene: Scene) -> None:
-    view = scene.live("one", started("one"), *a_round(1), events.RoundPublished(round=2, invited=1))
-    first = scene.gallery.news("one", None, [])
+    run_state = scene.live("one", started("one"), *a_round(1), events.RoundPublished(round=2, invited=1))
+    first = scene.catalog.update("one", None, [])
     assert first is not None
     scene.live("one", finished())
-    news = scene.gallery.news("one", first.cursor, [(1, first.cursor.seq), (1, view.seq)])
-    assert news is not None
-    assert news.patch is not None
-    assert [news.patch[0], *kinds(news.joining)] == ["full", "full", "patch"]
-    assert msgspec.json.decode(news.patch[1])["rounds"]["round"] == [1]
+    update = scene.catalog.update("one", first.cursor, [(1, first.cursor.seq), (1, run_state.seq)])
+    assert update is not None
+    assert update.patch is not None
+    assert [update.patch[0], *kinds(update.joining)] == ["full", "full", "patch"]
+    assert msgspec.json.decode(update.patch[1])["rounds"]["round"] == [1]
 
 
 def test_the_page_is_told_all_times_and_the_time_by_the_clock_of_the_aggregator(scene: Scene) -> None:
     scene.live("one", started("one"), events.RoundPublished(round=1, invited=1))
-    scene.watching.runs["one"].ahead_s = -90.0
+    scene.live_runs.runs["one"].ahead_s = -90.0
     scene.pass_s(100.0)
     scene.live("one")
-    told = [scene.gallery.picture("one"), *scene.gallery.runs()["runs"]]
-    news = scene.gallery.news("one", None, [None])
-    assert news is not None
-    told.append(msgspec.json.decode(news.joining[0][1]))
+    told = [scene.catalog.values("one"), *scene.catalog.runs()["runs"]]
+    update = scene.catalog.update("one", None, [None])
+    assert update is not None
+    told.append(msgspec.json.decode(update.joining[0][1]))
     assert [(one or {}).get("now") for one in told] == [1e9 + 10, None, 1e9 + 10]
     assert [(one or {}).get("head", one)["state"] for one in told] == ["running"] * 3
     scene.pass_s(40.0)
     scene.live("one")
-    assert scene.gallery.runs()["runs"][0]["state"] == "stalled for 50 s"
+    assert scene.catalog.runs()["runs"][0]["state"] == "stalled for 50 s"
 
 
 def test_a_folder_is_followed_as_it_grows(scene: Scene, tmp_path: Path) -> None:
     folder = write(tmp_path / "a", started("one"), *a_round(1))
-    first = scene.gallery.news("one", None, [])
+    first = scene.catalog.update("one", None, [])
     assert first is not None
     write(folder, *a_round(2), finished(2))
     scene.pass_s(SCAN_S)
-    second = scene.gallery.news("one", first.cursor, [])
+    second = scene.catalog.update("one", first.cursor, [])
     assert second is not None
     assert second.patch is not None
     assert msgspec.json.decode(second.patch[1])["rounds"]["round"] == [2]
-    assert scene.gallery.is_over("one")
+    assert scene.catalog.is_over("one")
 
 
 def test_the_list_needs_no_more_of_a_long_run_than_its_beginning_and_its_end(scene: Scene, tmp_path: Path) -> None:
@@ -177,7 +186,7 @@ def test_the_list_needs_no_more_of_a_long_run_than_its_beginning_and_its_end(sce
     folder = write(tmp_path / "a", started("long"), *(event for number in range(rounds) for event in a_round(number)))
     assert (folder / "events.jsonl").stat().st_size > 2 * TAIL_BYTES
     write(folder, finished(rounds))
-    (row,) = scene.gallery.runs()["runs"]
+    (row,) = scene.catalog.runs()["runs"]
     assert (row["run"], row["task"], row["state"], row["round"]) == ("long", "xor", "solved", rounds - 1)
 
 
@@ -185,29 +194,29 @@ def test_so_many_folders_are_held_open_at_the_most(scene: Scene, tmp_path: Path)
     for number in range(FOLLOWED_MAX + 3):
         write(tmp_path / f"{number}", started(f"run-{number}"))
     for number in range(FOLLOWED_MAX + 3):
-        assert scene.gallery.picture(f"run-{number}") is not None
-    assert len(scene.gallery._folders._followed) == FOLLOWED_MAX
+        assert scene.catalog.values(f"run-{number}") is not None
+    assert len(scene.catalog._folders._followed) == FOLLOWED_MAX
 
 
 def test_what_is_no_run_and_a_name_that_fits_in_no_url_are_left_out(scene: Scene, tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "events.jsonl").write_bytes(b"\xff nothing\n" * 9)
     write(tmp_path / "b", started("../b"))
-    assert scene.gallery.runs()["runs"] == []
-    assert scene.gallery.picture("../b") is None
+    assert scene.catalog.runs()["runs"] == []
+    assert scene.catalog.values("../b") is None
 
 
 def test_who_is_too_far_behind_is_dropped_and_the_others_are_not() -> None:
     async def play() -> None:
-        slow, quick = Reader(None), Reader(None)
+        slow, quick = PageStream(None), PageStream(None)
         chunks = quick.chunks()
         assert await anext(chunks) == b"retry: 1000\n\n"
         for number in range(QUEUE_MAX + 1):
-            told = event("patch", b"%d" % number)
-            slow.tell(told)
-            quick.tell(told)
-            assert await anext(chunks) == told
-        assert (slow.gone, quick.gone) == (True, False)
+            chunk = format_event("patch", b"%d" % number)
+            slow.send(chunk)
+            quick.send(chunk)
+            assert await anext(chunks) == chunk
+        assert (slow.closed, quick.closed) == (True, False)
         assert [chunk async for chunk in slow.chunks()] == [b"retry: 1000\n\n"]
 
     asyncio.run(play())
@@ -215,14 +224,14 @@ def test_who_is_too_far_behind_is_dropped_and_the_others_are_not() -> None:
 
 def test_so_many_streams_are_open_at_the_most(scene: Scene) -> None:
     async def play() -> None:
-        streams = Streams(scene.gallery)
-        opened = [streams.reader("one", "") for _ in range(STREAMS_MAX)]
+        streams = PageStreams(scene.catalog)
+        opened = [streams.stream("one", "") for _ in range(STREAMS_MAX)]
         for one in opened:
             await one.__aenter__()
         with pytest.raises(TooManyStreams):
-            await streams.reader("one", "").__aenter__()
+            await streams.stream("one", "").__aenter__()
         await opened[0].__aexit__(None, None, None)
-        await streams.reader("one", "").__aenter__()
+        await streams.stream("one", "").__aenter__()
         assert streams.open == STREAMS_MAX
 
     asyncio.run(play())

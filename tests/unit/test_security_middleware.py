@@ -10,16 +10,16 @@ import pytest
 from fedmq.dashboard.security_middleware import (
     BODY_BYTES_MAX,
     TARGET_BYTES_MAX,
-    Message,
+    AsgiMessage,
     Receive,
     Scope,
-    Secrets,
     SecurityMiddleware,
     Send,
+    ServerSecrets,
 )
 
-KNOWN = Secrets("the-token", cookie="the-cookie", csrf="the-csrf")
-FREE = Secrets("", cookie="the-cookie", csrf="the-csrf")
+KNOWN = ServerSecrets("the-token", cookie="the-cookie", csrf="the-csrf")
+FREE = ServerSecrets("", cookie="the-cookie", csrf="the-csrf")
 HOST = {"host": "127.0.0.1:8550"}
 READER = {**HOST, "cookie": "fedmq-8550=the-cookie"}
 WRITER = {
@@ -42,7 +42,7 @@ def ask(
     method: str = "GET",
     path: str = "/api/runs",
     query: str = "",
-    known: Secrets = KNOWN,
+    known: ServerSecrets = KNOWN,
     any_address: bool = False,
 ) -> tuple[int, dict[str, str], bytes]:
     """What the guard, or what is behind it, answers."""
@@ -56,12 +56,12 @@ def ask(
         "query_string": query.encode(),
         "headers": [(name.encode(), value.encode()) for name, value in pairs],
     }
-    sent: list[Message] = []
+    sent: list[AsgiMessage] = []
 
-    async def receive() -> Message:
+    async def receive() -> AsgiMessage:
         raise AssertionError("the guard reads no body")
 
-    async def send(message: Message) -> None:
+    async def send(message: AsgiMessage) -> None:
         sent.append(message)
 
     asyncio.run(guard(scope, receive, send))

@@ -32,7 +32,7 @@ export class Picture {
   isHeard = () => this.#halted === null;
 
   /** Whether the run goes on, as far as was heard. */
-  goesOn = () => this.head !== null && this.head.finished === null && this.head.here;
+  goesOn = () => this.head !== null && this.head.finished === null && this.head.connected;
 
   /** Of when what is said of its trainers is, in words; "": of now. */
   past() {

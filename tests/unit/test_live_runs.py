@@ -41,17 +41,17 @@ class Scene:
             XOR, find_algorithm("evolution"), rows, seed=seed, limits=limits, faults=faults, view=self.view
         )
         self.simulation = self.federation.simulation
-        self.watching: LiveRuns | None = None
+        self.live_runs: LiveRuns | None = None
         self.simulation.add_observer("watcher", self._watch)
 
     def _watch(self, link: Link) -> LiveRuns:
-        self.watching = LiveRuns(link, clock=self.simulation.clock)
-        return self.watching
+        self.live_runs = LiveRuns(link, clock=self.simulation.clock)
+        return self.live_runs
 
     @property
     def seen(self) -> RunState:
-        assert self.watching is not None
-        return self.watching.runs[RUN].view
+        assert self.live_runs is not None
+        return self.live_runs.runs[RUN].run_state
 
     def run(self, seconds: float = 60.0) -> None:
         self.simulation.run(lambda: False, seconds)
@@ -73,8 +73,8 @@ def test_an_aggregator_says_what_time_it_is() -> None:
     scene.federation.start()
     scene.simulation.start("watcher")
     scene.run()
-    assert scene.watching is not None
-    assert -0.2 < scene.watching.runs[RUN].ahead_s < 0.0, "as much as its word was under way"
+    assert scene.live_runs is not None
+    assert -0.2 < scene.live_runs.runs[RUN].ahead_s < 0.0, "as much as its word was under way"
 
 
 def test_who_comes_when_all_is_over_is_handed_the_last_picture_by_the_broker() -> None:
@@ -145,13 +145,13 @@ def test_a_broker_that_is_new_is_given_the_whole_picture() -> None:
 
 
 def test_many_events_at_once_go_in_several_messages_that_follow_each_other() -> None:
-    bulletin, watching = Bulletin(RunState()), LiveRuns(FakeLink(), clock=VirtualClock())
+    bulletin, live_runs = Bulletin(RunState()), LiveRuns(FakeLink(), clock=VirtualClock())
     bulletin.take(0.0, STARTED)
-    deliver(watching, bulletin, 0.0)
+    deliver(live_runs, bulletin, 0.0)
     for number in range(3 * AT_ONCE_MAX):
         bulletin.take(1.0, events.RoundPublished(round=number + 1, invited=2))
-    assert len(deliver(watching, bulletin, 0.2)) == 3
-    assert watching.runs["one"].view == bulletin.view
+    assert len(deliver(live_runs, bulletin, 0.2)) == 3
+    assert live_runs.runs["one"].run_state == bulletin.view
 
 
 # --- what comes ----------------------------------------------------------------------------------------------------
@@ -171,15 +171,15 @@ class FakeLink:
         return False
 
 
-def deliver(watching: LiveRuns, bulletin: Bulletin, now: float) -> list[object]:
+def deliver(live_runs: LiveRuns, bulletin: Bulletin, now: float) -> list[object]:
     sends = bulletin.due(now)
-    take(watching, *(Delivered(encode(*one)) for one in sends))
+    take(live_runs, *(Delivered(encode(*one)) for one in sends))
     return list(sends)
 
 
-def take(watching: LiveRuns, *news: LinkEvent) -> None:
-    watching._link.news += news  # type: ignore[attr-defined]
-    watching.step()
+def take(live_runs: LiveRuns, *news: LinkEvent) -> None:
+    live_runs._link.news += news  # type: ignore[attr-defined]
+    live_runs.step()
 
 
 def snapshot(view: RunState, run: str = "one", term: int = 1, seq: int | None = None) -> Delivered:
@@ -194,86 +194,92 @@ def batch(*told: events.AnyEvent, first: int, term: int = 1) -> Delivered:
     return Delivered(encode(topics.events_of("one"), message, {EVENTS: content}))
 
 
-def picture(run: str = "one", term: int = 1) -> RunState:
+def state_of(run: str = "one", term: int = 1) -> RunState:
     view = RunState()
     view.apply(0.0, run_started(run, term=term))
     return view
 
 
 @pytest.fixture
-def watching() -> LiveRuns:
+def live_runs() -> LiveRuns:
     made = LiveRuns(FakeLink(), clock=VirtualClock())
-    take(made, LinkUp(), snapshot(picture()))
+    take(made, LinkUp(), snapshot(state_of()))
     return made
 
 
-def test_events_that_were_seen_before_are_taken_once(watching: LiveRuns) -> None:
+def test_events_that_were_seen_before_are_taken_once(live_runs: LiveRuns) -> None:
     paused, resumed = events.RunPaused(), events.RunResumed()
     for news in (batch(paused, first=1), batch(paused, first=1), batch(paused, resumed, first=1)):
-        take(watching, news)
-    assert watching.runs["one"].view.seq == 3
+        take(live_runs, news)
+    assert live_runs.runs["one"].run_state.seq == 3
 
 
-def test_after_a_gap_the_next_snapshot_counts(watching: LiveRuns) -> None:
-    take(watching, batch(events.RunPaused(), first=2))
-    view = watching.runs["one"].view
+def test_after_a_gap_the_next_snapshot_counts(live_runs: LiveRuns) -> None:
+    take(live_runs, batch(events.RunPaused(), first=2))
+    view = live_runs.runs["one"].run_state
     assert (view.seq, view.paused) == (1, False)
-    whole = picture()
+    whole = state_of()
     whole.apply(1.0, events.Waiting(present=0, needed=2))
     whole.apply(1.0, events.RunPaused())
-    take(watching, snapshot(whole))
-    assert watching.runs["one"].view == whole
+    take(live_runs, snapshot(whole))
+    assert live_runs.runs["one"].run_state == whole
 
 
-def test_an_older_picture_or_one_of_an_older_life_is_nothing(watching: LiveRuns) -> None:
-    later = picture(term=2)
-    take(watching, snapshot(later, term=2), snapshot(picture()), batch(events.RunPaused(), first=1))
-    assert watching.runs["one"].view == later
+def test_an_older_picture_or_one_of_an_older_life_is_nothing(live_runs: LiveRuns) -> None:
+    later = state_of(term=2)
+    take(live_runs, snapshot(later, term=2), snapshot(state_of()), batch(events.RunPaused(), first=1))
+    assert live_runs.runs["one"].run_state == later
 
 
-def test_what_is_ago_is_told_by_the_clock_of_the_aggregator(watching: LiveRuns) -> None:
-    clock, run = watching._clock, watching.runs["one"]
+def test_what_is_ago_is_told_by_the_clock_of_the_aggregator(live_runs: LiveRuns) -> None:
+    clock, run = live_runs._clock, live_runs.runs["one"]
     assert run.ahead_s == 0.0
     beacon = Beacon(run="one", term=1, round=1, open=True, at=clock.wall() - 90.0)
     zombie = msgspec.structs.replace(beacon, term=0, at=1.0)
     for one in (beacon, zombie, msgspec.structs.replace(beacon, at=0.0)):
-        take(watching, Delivered(encode("beacon/one", one)))
+        take(live_runs, Delivered(encode("beacon/one", one)))
         assert run.ahead_s == -90.0
 
 
 def test_what_cannot_be_a_picture_is_refused_and_nothing_is_lost(
-    watching: LiveRuns, caplog: pytest.LogCaptureFixture
+    live_runs: LiveRuns, caplog: pytest.LogCaptureFixture
 ) -> None:
-    before = watching.runs["one"].view
+    before = live_runs.runs["one"].run_state
     nothing = encode("snapshot/one", Snapshot(run="one", term=9, seq=9))
     noise = encode("snapshot/one", Snapshot(run="one", term=9, seq=9), {VIEW: np.frombuffer(b"noise", np.uint8)})
-    for frames in (nothing, noise, snapshot(picture(), run="other").frames, snapshot(picture(), seq=7).frames, [b"x"]):
-        take(watching, Delivered(frames), Delivered(frames))
+    for frames in (
+        nothing,
+        noise,
+        snapshot(state_of(), run="other").frames,
+        snapshot(state_of(), seq=7).frames,
+        [b"x"],
+    ):
+        take(live_runs, Delivered(frames), Delivered(frames))
     assert [line.split(": ")[1] for line in caplog.messages] == ["arrays", "values", "frames"]  # each reason once
     assert not any("\n" in line for line in caplog.messages)
-    assert list(watching.runs) == ["one"]
-    assert watching.runs["one"].view is before
+    assert list(live_runs.runs) == ["one"]
+    assert live_runs.runs["one"].run_state is before
 
 
-def test_an_aggregator_that_is_not_heard_is_not_here(watching: LiveRuns) -> None:
-    clock = watching._clock
-    assert watching.runs["one"].here(clock.now())
+def test_an_aggregator_that_is_not_heard_is_not_here(live_runs: LiveRuns) -> None:
+    clock = live_runs._clock
+    assert live_runs.runs["one"].connected(clock.now())
     clock.move_to(5.0)  # type: ignore[attr-defined]
-    assert not watching.runs["one"].here(clock.now())
-    take(watching, Delivered(encode("beacon/one", Beacon(run="one", term=1, round=1, open=True))))
-    assert watching.runs["one"].here(clock.now())
+    assert not live_runs.runs["one"].connected(clock.now())
+    take(live_runs, Delivered(encode("beacon/one", Beacon(run="one", term=1, round=1, open=True))))
+    assert live_runs.runs["one"].connected(clock.now())
 
 
-def test_so_many_runs_are_kept(watching: LiveRuns) -> None:
+def test_so_many_runs_are_kept(live_runs: LiveRuns) -> None:
     for number in range(RUNS_MAX + 5):
-        take(watching, snapshot(picture(f"run-{number}"), run=f"run-{number}"))
-    assert len(watching.runs) == RUNS_MAX
-    assert "one" not in watching.runs
+        take(live_runs, snapshot(state_of(f"run-{number}"), run=f"run-{number}"))
+    assert len(live_runs.runs) == RUNS_MAX
+    assert "one" not in live_runs.runs
 
 
-def test_who_was_never_let_in_ends_and_who_was_waits(watching: LiveRuns) -> None:
-    take(watching, LinkDown(), LinkRefused())
-    assert not watching.there
+def test_who_was_never_let_in_ends_and_who_was_waits(live_runs: LiveRuns) -> None:
+    take(live_runs, LinkDown(), LinkRefused())
+    assert not live_runs.connected
     with pytest.raises(NotAuthorized):
         take(LiveRuns(FakeLink(), clock=VirtualClock()), LinkRefused())
 
@@ -283,8 +289,8 @@ def test_who_was_never_let_in_ends_and_who_was_waits(watching: LiveRuns) -> None
 
 def test_an_observer_is_handed_the_newest_snapshot_of_each_run() -> None:
     broker = Routing()
-    old, new = snapshot(picture()).frames, snapshot(picture(term=2), term=2).frames
-    other = snapshot(picture("two"), run="two").frames
+    old, new = snapshot(state_of()).frames, snapshot(state_of(term=2), term=2).frames
+    other = snapshot(state_of("two"), run="two").frames
     for frames in (old, other, new):
         assert list(broker.step(Published(frames))) == [Publish(frames)]
     assert list(broker.step(Subscribed("watch/abc/"))) == [
