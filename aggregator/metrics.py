@@ -69,41 +69,43 @@ def _put_learning(metrics: Metrics, tally: Tally) -> None:
         return {"best": best.fitness, "mean": best.fitness_mean, "worst": best.fitness_worst}
 
     tally.round_s = metrics.histogram(
-        "fedmq_aggregator_round_seconds", "How long a round was open, from its publication to its close."
+        "fedmq_aggregator_round_seconds", "Duration of a round, from its publication to its close."
     )
     tally.answer_s = metrics.histogram(
-        "fedmq_aggregator_answer_seconds", "From a round's publication to the arrival of a result for it."
+        "fedmq_aggregator_answer_seconds", "Time from a round's publication to the arrival of a result for it."
     )
-    metrics.gauge("fedmq_aggregator_fitness", "Fitness in the pool, as of the last close.", fitness, "of")
+    metrics.gauge("fedmq_aggregator_fitness", "Fitness in the pool at the last close.", fitness, "of")
     metrics.gauge(
         "fedmq_aggregator_value",
-        "The task's metric (see fedmq_aggregator_info) of the model that would be deployed.",
+        "The task's metric (see fedmq_aggregator_info) of the best model.",
         lambda: None if tally.best is None else tally.best.value,
     )
 
 
 def _put_counts(metrics: Metrics, service: Aggregator, tally: Tally) -> None:
     count, counts = metrics.counter, tally.counts
-    count("fedmq_aggregator_rounds_total", "Rounds that were closed, by why.", lambda: tally.closed, "why")
-    count("fedmq_aggregator_results_total", "Results that were accepted.", lambda: counts[events.ResultAccepted])
-    count("fedmq_aggregator_results_late_total", "Of these, those for an earlier round.", lambda: tally.late)
+    count("fedmq_aggregator_rounds_total", "Closed rounds, by reason.", lambda: tally.closed, "why")
+    count("fedmq_aggregator_results_total", "Accepted results.", lambda: counts[events.ResultAccepted])
+    count("fedmq_aggregator_results_late_total", "Accepted results of an earlier round.", lambda: tally.late)
     count(
         "fedmq_aggregator_results_resent_total",
-        "Results that came again, and count once.",
+        "Results that a trainer sent again; each counts once.",
         lambda: counts[events.ResultResent],
     )
     count(
         "fedmq_aggregator_rejected_total",
-        "Messages that cannot be used, by reason.",
+        "Rejected messages, by reason.",
         lambda: _by_reason(service.rounds.rejections),
         "reason",
     )
-    count("fedmq_aggregator_received_bytes_total", "Bytes that came.", lambda: service.bytes_up)
-    count("fedmq_aggregator_sent_bytes_total", "Bytes sent; the broker multiplies them.", lambda: service.bytes_down)
-    count("fedmq_aggregator_stalls_total", "Times that nothing came for a while.", lambda: counts[events.Stalled])
+    count("fedmq_aggregator_received_bytes_total", "Received bytes.", lambda: service.bytes_up)
+    count("fedmq_aggregator_sent_bytes_total", "Sent bytes; the broker multiplies them.", lambda: service.bytes_down)
+    count(
+        "fedmq_aggregator_stalls_total", "Stalls: times without a result for a while.", lambda: counts[events.Stalled]
+    )
     count(
         "fedmq_aggregator_broker_contacts_total",
-        "Times that the broker was reached; one more than reconnections.",
+        "Connections to the broker; one more than reconnections.",
         lambda: service.connection.contacts,
     )
 
@@ -127,20 +129,21 @@ def _put_evaluation(metrics: Metrics, service: Aggregator, view: RunState, clock
 
     gauge = metrics.gauge
     metrics.info("fedmq_aggregator_info", "About this run.", about)
-    gauge("fedmq_aggregator_state", "1 for the state that the run is in, 0 for the others.", state, "state")
-    gauge("fedmq_aggregator_trainers", "Trainers that the run has met, by presence.", presence, "presence")
-    gauge("fedmq_aggregator_trainers_needed", "Trainers without whom no round opens.", lambda: view.min_trainers)
+    gauge("fedmq_aggregator_state", "1 for the current condition of the run, 0 for the others.", state, "state")
+    gauge("fedmq_aggregator_trainers", "Trainers of the run, by presence.", presence, "presence")
+    gauge("fedmq_aggregator_trainers_needed", "Trainers required to open a round.", lambda: view.min_trainers)
     gauge(
         "fedmq_aggregator_term",
-        "Which life of the run's aggregator this is: each has a higher number.",
+        "Term of the aggregator: higher after each restart.",
         lambda: view.term,
     )
+    gauge("fedmq_aggregator_epoch", "Deprecated: the former name of fedmq_aggregator_term.", lambda: view.term)
     gauge("fedmq_aggregator_round", "The newest round.", lambda: service.rounds.round)
-    gauge("fedmq_aggregator_rounds_max", "The most rounds that there will be.", lambda: view.rounds_max)
-    gauge("fedmq_aggregator_open_rounds", "Rounds that wait for results: 0 or 1.", is_open)
+    gauge("fedmq_aggregator_rounds_max", "The maximum number of rounds.", lambda: view.rounds_max)
+    gauge("fedmq_aggregator_open_rounds", "Open rounds: 0 or 1.", is_open)
     gauge(
         "fedmq_aggregator_progress_timestamp_seconds",
-        "When a round opened or closed, or a result came; seconds since 1970.",
+        "Time of the last opened or closed round, or result; seconds since 1970.",
         lambda: view.progress_at,
     )
-    gauge("fedmq_aggregator_broker_connected", "Whether the broker is there.", lambda: service.connection.is_up)
+    gauge("fedmq_aggregator_broker_connected", "1 while connected to the broker.", lambda: service.connection.is_up)

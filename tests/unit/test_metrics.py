@@ -52,6 +52,7 @@ COUNTED = {
         "trainers|suspect": 1,
         "trainers|gone": 2,
         "term": 15,
+        "epoch": 15,
         "round": 4,
         "trainers_needed": 2,
         "rounds_max": 16,
