@@ -42,7 +42,7 @@ class EnrollmentClient:
         expires: float | None,
         on_waiting: Callable[[RequestStatus], None],
     ) -> None:
-        """Send `frames` until `expires`, in seconds since 1970; None stands for no limit."""
+        """Send `frames` until `expires`, in seconds since 1970; None for no limit."""
         self.done = self.interrupted = False
         self.answer: RequestStatus | None = None
         self._link, self._frames, self._clock, self._expires = link, frames, clock, expires

@@ -37,7 +37,7 @@ MEMBERS, REQUESTS, REVOKED = "members", "requests", "revoked"
 KEY_SUFFIX, NEXT_SUFFIX, PUBLIC_SUFFIX = ".key", ".key.next", ".json"
 FILE_BYTES_MAX = 16 << 10
 REFRESH_S = 0.25  # the longest time until a revocation takes effect
-OBSERVER_ROLES: tuple[Role, ...] = ("observer", "aggregator")  # whose keys may watch runs
+OBSERVER_ROLES: tuple[Role, ...] = ("observer", "aggregator")  # with a key that may watch runs
 
 _T = TypeVar("_T")
 log = logging.getLogger(__name__)

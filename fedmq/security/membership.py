@@ -42,7 +42,7 @@ from fedmq.security.tokens import (
 
 FOLDERS = (MEMBERS, REQUESTS, REVOKED, TOKENS)
 PREFIX_CHARACTERS_MIN = 4
-AT_HOME = ("broker", "aggregator")  # the roles whose keys are in the folder where the federation was created
+AT_HOME = ("broker", "aggregator")  # their keys are in the folder where the federation was created
 
 
 class Membership(NamedTuple):

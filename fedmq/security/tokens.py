@@ -95,7 +95,7 @@ def make_token(federation: FederationInfo, secret: bytes, expires: int, name: st
 
 
 def encode_token(token: Token) -> str:
-    """Return the token as one word, with a checksum that detects an incomplete copy."""
+    """Return the token as one line, with a checksum that detects an incomplete copy."""
     packed = msgspec.msgpack.encode(token)
     return PREFIX + base64.urlsafe_b64encode(packed + _checksum(packed)).decode().rstrip("=")
 

@@ -150,7 +150,7 @@ def _request(
     *,
     retry_after: RequestState,
 ) -> RequestStatus | None:
-    """Return the first final answer; go on to the next attempt without an answer, and after `retry_after`."""
+    """Return the first final answer; try the next attempt without an answer, and after `retry_after`."""
     answer = None
     for keys, signers, expires in attempts:
         client: EnrollmentClient = request_membership(

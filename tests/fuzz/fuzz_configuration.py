@@ -1,4 +1,4 @@
-"""The configuration as a target: TOML files, environments and arguments for every command, read as click reads them.
+"""The configuration as a target: TOML files, environments and arguments for every command, parsed by click.
 
 The commands and their options are taken from the program itself; nothing is started.
 """
@@ -23,7 +23,7 @@ LINES = ("[a]", "a = [1, 2]", "x = 1979-05-27", 'quote = """', "= 1", "\ufeff", 
 
 
 class Input(msgspec.Struct):
-    """What one call of the program finds."""
+    """The inputs of one call of the program."""
 
     command: list[str]
     toml: bytes
@@ -32,7 +32,7 @@ class Input(msgspec.Struct):
 
 
 def _commands(group: click.Group, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], click.Command]:
-    """Every command by the words that call it."""
+    """Return every command by its path."""
     found: dict[tuple[str, ...], click.Command] = {}
     for name in group.list_commands(click.Context(group)):
         command = group.get_command(click.Context(group), name)
@@ -45,17 +45,17 @@ def _commands(group: click.Group, path: tuple[str, ...] = ()) -> dict[tuple[str,
 
 
 class Configuration:
-    """Draws inputs and lets click read them; an input is a msgpack `Input`."""
+    """Draw inputs and parse them with click; an input is a msgpack `Input`."""
 
     def __init__(self) -> None:
         self._commands = _commands(fedmq)
-        self._file = os.memfd_create("fedmq.toml")  # a file without a disk, for a million of them
+        self._file = os.memfd_create("fedmq.toml")  # a file in memory: there are a million inputs
         self._path = f"/proc/self/fd/{self._file}"
 
     def draw(self, draws: Random) -> bytes:
-        """A command with settings from a file, the environment and its arguments."""
-        words = draws.choice(list(self._commands))
-        options = [one for one in self._commands[words].params if isinstance(one, click.Option)]
+        """Draw a command with settings from a file, the environment and its arguments."""
+        path = draws.choice(list(self._commands))
+        options = [one for one in self._commands[path].params if isinstance(one, click.Option)]
         lines = [self._line(draws.choice(options), draws) for _ in range(draws.choice((0, 1, 1, 2, 5)))]
         toml = "\n".join(lines).encode(errors="replace")
         if draws.random() < 0.4:
@@ -64,15 +64,15 @@ class Configuration:
         if draws.random() < 0.4:
             variable = draws.choice(options).envvar
             environment[str(variable or "FEDMQ_DEBUG")] = self._text(draws).replace("\0", "")
-        arguments = self._required(self._commands[words], draws)
+        arguments = self._required(self._commands[path], draws)
         if draws.random() < 0.4:
             arguments.append(f"{max(draws.choice(options).opts, key=len)}={self._text(draws)}")
         if draws.random() < 0.1:
             arguments.append(self._text(draws))
-        return msgspec.msgpack.encode(Input(list(words), toml, environment, arguments))
+        return msgspec.msgpack.encode(Input(list(path), toml, environment, arguments))
 
     def take(self, blob: bytes) -> str:
-        """What came of an input: `read`, or the class of the error that ends the program in words."""
+        """Parse an input; return `read`, or the class of the error that ends the program with a message."""
         given = msgspec.msgpack.decode(blob, type=Input)
         command = self._commands[tuple(given.command)]
         has_file = any("--config" in one.opts for one in command.params)
@@ -94,12 +94,12 @@ class Configuration:
             os.environ.update(before)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         os.close(self._file)
 
     @staticmethod
     def _required(command: click.Command, draws: Random) -> list[str]:
-        """What the command cannot do without, mostly."""
+        """Return the required options of a command, most of the time."""
         found = []
         for one in command.params:
             if one.required and draws.random() < 0.9:

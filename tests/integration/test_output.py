@@ -1,4 +1,4 @@
-"""Commands whose output is closed or full, and interrupted commands."""
+"""Commands with a closed or full output, and interrupted commands."""
 
 from __future__ import annotations
 

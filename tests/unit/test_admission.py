@@ -79,7 +79,7 @@ class Scene:
         return [one.fingerprint for one in membership.read_membership(self.folder, self.clock.time).requests]
 
     def member(self, name: str = "alice") -> Identity:
-        """A new trainer whose key may be replaced."""
+        """Return a new member with a key that may be replaced."""
         identity, key = Identity.new("trainer", name), self.token()
         assert self.state(key, identity) == "waiting"
         self.accept(name)
@@ -118,7 +118,7 @@ def test_rejected_request_cannot_be_repeated_with_the_token(scene: Scene, alice:
 
     assert [scene.state(key, alice), scene.state(key, alice)] == ["rejected", "rejected"]
     assert scene.requests() == []
-    assert scene.state(scene.token(), alice) == "waiting"  # a user who creates another token invites it again
+    assert scene.state(scene.token(), alice) == "waiting"  # another token invites it again
 
 
 def test_token_is_refused_for_a_second_machine(scene: Scene, alice: Identity) -> None:

@@ -115,7 +115,7 @@ def test_files_name_no_path_of_one_machine_and_no_registry() -> None:
 
 
 def version() -> str:
-    """The version in setup.cfg."""
+    """Return the version in setup.cfg."""
     settings = configparser.ConfigParser()
     settings.read(ROOT / "setup.cfg")
     return settings["metadata"]["version"]

@@ -1,4 +1,4 @@
-"""What options are by default where systemd says more than the command line does."""
+"""Defaults of options under systemd, and the bounds of numeric options."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ TRAINER = fedmq.get_command(click.Context(fedmq), "trainer")
 
 @pytest.fixture(autouse=True)
 def _no_log(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The log of the tests is not the command's."""
+    """Keep the log configuration of the tests."""
     monkeypatch.setattr(logging, "basicConfig", lambda **_: None)
 
 
 def keys(*words: str) -> Path | None:
-    """What `fedmq trainer --data xor:1/2 WORDS` takes for its keys."""
+    """Return the keys of `fedmq trainer --data xor:1/2 WORDS`."""
     assert TRAINER is not None
     with TRAINER.make_context("trainer", ["--data", "xor:1/2", *words]) as context:
         found: Path | None = context.params["keys"]
@@ -66,10 +66,10 @@ def test_every_numeric_option_has_two_bounds_that_exclude_nan() -> None:
 
 
 def numbers(command: click.Command, path: str) -> Iterator[tuple[str, click.IntRange | click.FloatRange]]:
-    """The types of all options and arguments that are numbers, of a command and of those below it."""
+    """Yield the types of all numeric options and arguments of a command and its subcommands."""
     for param in command.params:
         if isinstance(param.type, click.types.IntParamType | click.types.FloatParamType):
-            assert isinstance(param.type, click.IntRange | click.FloatRange), f"{path} {param.name}: any number"
+            assert isinstance(param.type, click.IntRange | click.FloatRange), f"{path} {param.name} has no bounds"
             yield f"{path} {param.name}", param.type
     if isinstance(command, click.Group):
         context = click.Context(command)

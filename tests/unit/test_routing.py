@@ -1,4 +1,4 @@
-"""The broker's rules: who is present, who gets which round, and what goes nowhere. No socket is opened here."""
+"""The broker's rules: presence, late trainers, and which messages are dropped. No socket is opened."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from fedmq.protocol.messages import Presence
 from fedmq.transport.link import LinkMessage, Listening, Published, Pushed, Subscribed, Unsubscribed
 
 
-def told(name: str, present: bool) -> Deliver:
+def presence(name: str, present: bool) -> Deliver:
     return Deliver(encode(f"presence/{name}", Presence(trainer=name, present=present)))
 
 
-def effects(broker: Routing, *traffic: LinkMessage) -> list[Effect]:
-    return [effect for one in traffic for effect in broker.step(one)]
+def effects(broker: Routing, *messages: LinkMessage) -> list[Effect]:
+    return [effect for one in messages for effect in broker.step(one)]
 
 
 @pytest.fixture
@@ -32,12 +32,12 @@ def broker() -> Routing:
 
 
 def test_first_subscription_of_an_inbox_reports_presence(broker: Routing) -> None:
-    assert effects(broker, Subscribed("to/alice/")) == [Allow("to/alice/"), told("alice", True)]
+    assert effects(broker, Subscribed("to/alice/")) == [Allow("to/alice/"), presence("alice", True)]
 
 
 def test_end_of_the_last_subscription_reports_absence(broker: Routing) -> None:
     effects(broker, Subscribed("to/alice/"))
-    assert effects(broker, Unsubscribed("to/alice/")) == [told("alice", False)]
+    assert effects(broker, Unsubscribed("to/alice/")) == [presence("alice", False)]
     assert not broker.inboxes
 
 
@@ -45,13 +45,13 @@ def test_old_connection_that_closes_after_a_new_one_is_not_absence(broker: Routi
     effects(broker, Subscribed("to/alice/"))
     assert effects(broker, Subscribed("to/alice/")) == [Allow("to/alice/")]
     assert effects(broker, Unsubscribed("to/alice/")) == []
-    assert effects(broker, Unsubscribed("to/alice/")) == [told("alice", False)]
+    assert effects(broker, Unsubscribed("to/alice/")) == [presence("alice", False)]
 
 
 def test_presence_names_the_trainer_in_topic_and_header(broker: Routing) -> None:
-    (_, word) = effects(broker, Subscribed("to/alice/"))
-    assert isinstance(word, Deliver)
-    packet = decode(word.frames)
+    (_, effect) = effects(broker, Subscribed("to/alice/"))
+    assert isinstance(effect, Deliver)
+    packet = decode(effect.frames)
     assert packet.topic == "presence/alice"
     assert packet.message == Presence(trainer="alice", present=True)
 
@@ -71,16 +71,16 @@ def test_trainer_is_present_while_it_has_a_connection(steps: list[tuple[str, boo
         connections[name] += 1 if comes else -1
         for effect in effects(broker, Subscribed(f"to/{name}/") if comes else Unsubscribed(f"to/{name}/")):
             if isinstance(effect, Deliver):
-                word = decode(effect.frames).message
-                assert isinstance(word, Presence)
-                assert known[word.trainer] is not word.present  # never told twice
-                known[word.trainer] = word.present
+                message = decode(effect.frames).message
+                assert isinstance(message, Presence)
+                assert known[message.trainer] is not message.present  # never reported twice
+                known[message.trainer] = message.present
         assert known == {name: connections[name] > 0 for name in "abc"}
 
 
 def test_new_aggregator_receives_the_present_trainers(broker: Routing) -> None:
     effects(broker, Subscribed("to/bob/"), Subscribed("to/alice/"), Subscribed("to/carol/"), Unsubscribed("to/bob/"))
-    assert effects(broker, Listening("presence/")) == [told("alice", True), told("carol", True)]
+    assert effects(broker, Listening("presence/")) == [presence("alice", True), presence("carol", True)]
 
 
 @pytest.mark.parametrize("topic", ["up/r/", "", "presence", "presence/alice", "to/"])
@@ -89,7 +89,7 @@ def test_listening_to_other_topics_has_no_effect(broker: Routing, topic: str) ->
     assert effects(broker, Listening(topic)) == []
 
 
-# --- late joiners --------------------------------------------------------------------------------------------------
+# --- late trainers -------------------------------------------------------------------------------------------------
 
 
 def test_late_trainer_receives_the_newest_round_of_each_run(broker: Routing) -> None:
@@ -99,7 +99,7 @@ def test_late_trainer_receives_the_newest_round_of_each_run(broker: Routing) -> 
         Allow("to/alice/"),
         Publish([b"to/alice/", b"7", b"", b"array"]),
         Publish([b"to/alice/", b"2"]),
-        told("alice", True),
+        presence("alice", True),
     ]
 
 
@@ -117,7 +117,7 @@ def test_only_the_late_trainer_receives_a_copy(broker: Routing) -> None:
 
 
 def test_second_connection_receives_the_round_too(broker: Routing) -> None:
-    """The old one may be dead without anybody knowing yet."""
+    """The broker may not have noticed yet that the old one is dead."""
     effects(broker, Published([b"round/r", b"1"]), Subscribed("to/alice/"))
     assert effects(broker, Subscribed("to/alice/")) == [Allow("to/alice/"), Publish([b"to/alice/", b"1"])]
 
@@ -137,7 +137,7 @@ def test_run_without_a_round_for_the_longest_time_is_dropped_first(broker: Routi
     assert broker.newest["round/r0"] == [b"round/r0", b"2"]
 
 
-# --- what may pass -------------------------------------------------------------------------------------------------
+# --- topics -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("topic", [b"round/r", b"beacon/r", b"event/r", b"to/alice/"])
