@@ -10,7 +10,7 @@ from click.core import ParameterSource
 
 
 class Renamed(NamedTuple):
-    """An option that was renamed; `value` is the new value where it is not written as the old one."""
+    """An option that was renamed; `value` is NAME=VALUE where the new option takes pairs."""
 
     old: str
     new: str

@@ -67,8 +67,10 @@ def faults(service: str, text: str) -> list[tuple[int, str]]:
         ("trainer", "data = 'xr:1/2'", 1, "xr:1/2"),
         ("broker", "bind = '::1'", 1, "::1"),
         ("aggregator", "task = 'xr'", 1, "xr"),
-        ("aggregator", "strategy = 'fedag'", 1, "fedag"),
-        ("aggregator", "robust = 'mean'", 1, "mean"),
+        ("aggregator", "algorithm = 'fedag'", 1, "fedag"),
+        ("aggregator", "param = 'rule=median'", 1, "param"),
+        ("aggregator", "strategy = 'fedavg'", 1, "algorithm"),
+        ("aggregator", "robust = 'median'", 1, "rule"),
         ("trainer", 'data = "a\\u0000b"', 1, "data"),
     ],
 )
