@@ -1,7 +1,4 @@
-"""A broker's address, `tcp://HOST:PORT`: one host, five consecutive ports.
-
-Knows nothing of sockets; light enough for a command line to import.
-"""
+"""A broker's address, `tcp://HOST:PORT`: one host, five consecutive ports. Cheap to import for the command line."""
 
 from __future__ import annotations
 
@@ -13,19 +10,19 @@ DEFAULT_PORT = 5550
 DEFAULT_ADDRESS = f"tcp://127.0.0.1:{DEFAULT_PORT}"
 PORTS = 5  # XSUB, XPUB, PULL, XPUB, and with keys ROUTER
 
-_ADDRESS = re.compile(r"tcp://(?P<host>[A-Za-z0-9._:%\[\]-]+):(?P<port>[0-9]{1,5})")  # what a socket connects to
+_ADDRESS = re.compile(r"tcp://(?P<host>[A-Za-z0-9._:%\[\]-]+):(?P<port>[0-9]{1,5})")
 
 
 def parse_address(address: str) -> tuple[str, int]:
-    """Host and first port of a broker's address.
+    """Return host and first port of a broker's address.
 
     Raises:
-        BadConfiguration: it is not such an address, one of IPv6, or the last of the consecutive ports does not exist.
+        BadConfiguration: it is no such address, is of IPv6, or its last port exceeds 65535.
     """
     parts = _ADDRESS.fullmatch(address)
     if parts is None or not 1 <= int(parts["port"]) <= 65536 - PORTS:
         raise BadConfiguration(f"expected a broker address like {DEFAULT_ADDRESS}, got {address!r:.80}")
     host = parts["host"]
     if set(host) & set(":[]%"):
-        raise BadConfiguration(f"expected a broker's name or IPv4 address, got {host:.80}: IPv6 is not spoken")
+        raise BadConfiguration(f"expected a broker's name or IPv4 address, got {host:.80}: IPv6 is not supported")
     return host, int(parts["port"])

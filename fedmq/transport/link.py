@@ -1,4 +1,4 @@
-"""What a service sees of the network: links that hand over frames and news of connections.
+"""The interface between services and the network: links of the edges and the hub of the broker.
 
 Two implementations: `fedmq.transport.zeromq`, and `fedmq.simulation` in memory and on virtual time.
 """
@@ -15,55 +15,55 @@ from fedmq.protocol.codec import Frames
 
 
 class Delivered(NamedTuple):
-    """A message for this end."""
+    """A message was received."""
 
     frames: Frames
 
 
 class LinkUp(msgspec.Struct, frozen=True):
-    """The broker is there (again), and what is sent from now on reaches it."""
+    """The broker is connected: messages sent from now on reach it."""
 
 
 class LinkDown(msgspec.Struct, frozen=True):
-    """The broker is gone."""
+    """The broker is disconnected."""
 
 
 class LinkRefused(msgspec.Struct, frozen=True):
-    """The broker does not let us in: not with this key, or not without one."""
+    """The broker rejects this key, or connections without one."""
 
 
 LinkEvent = Delivered | LinkUp | LinkDown | LinkRefused
 
 
 class Link(Protocol):
-    """An edge's connection to the broker: an aggregator's or a trainer's."""
+    """The connection of an edge to the broker: an aggregator's, a trainer's or an observer's."""
 
     def receive(self) -> Iterator[LinkEvent]:
-        """What came since the last call, oldest first; never waits, and ends after a bounded number."""
+        """Yield a bounded number of events, oldest first, without waiting."""
         ...
 
     def send(self, frames: Frames) -> bool:
-        """Hand `frames` to the network; False when it takes nothing now (no connection, or a full queue)."""
+        """Hand `frames` to the network; return False if it accepts none now (no connection, or a full queue)."""
         ...
 
 
 class Published(NamedTuple):
-    """An aggregator published this."""
+    """An aggregator published a message."""
 
     frames: Frames
 
 
 class Pushed(NamedTuple):
-    """A trainer pushed this; `sender` is the name that the connection has authenticated, "" without keys."""
+    """A trainer pushed a message; `sender` is the authenticated name of its connection, "" without keys."""
 
     sender: str
     frames: Frames
 
 
 class Subscribed(NamedTuple):
-    """A subscriber wants this topic; it gets it only if `admit` is called before the next event is taken.
+    """A subscription, which takes effect only if `Hub.allow` is called before the next event is received.
 
-    `sender` is the name that its connection has authenticated, None without keys.
+    `sender` is the authenticated name of the connection, None without keys.
     """
 
     topic: str
@@ -71,19 +71,19 @@ class Subscribed(NamedTuple):
 
 
 class Unsubscribed(NamedTuple):
-    """A subscriber that had this topic wants it no more, or is gone."""
+    """A subscription ended, also by the end of its connection."""
 
     topic: str
 
 
 class Listening(NamedTuple):
-    """An aggregator has subscribed to this topic of what trainers push."""
+    """An aggregator subscribed to a topic of pushed messages."""
 
     topic: str
 
 
 class EnrollmentRequest(NamedTuple):
-    """Somebody who has no place yet asks for one; `key` is the transport key of its connection."""
+    """An enrollment request; `key` is the transport key of its connection."""
 
     key: bytes
     frames: Frames
@@ -94,65 +94,65 @@ LinkMessage = Routed | EnrollmentRequest
 
 
 class Hub(Protocol):
-    """The broker's side: everything meets here."""
+    """The broker's side of all connections."""
 
     def receive(self) -> Iterator[LinkMessage]:
-        """What came since the last call, one at a time; never waits, and ends after a bounded number."""
+        """Yield a bounded number of events without waiting."""
         ...
 
     def allow(self, topic: str) -> None:
-        """Let the subscriber of the event that was just received have `topic`."""
+        """Allow the subscription of the event that was just received."""
         ...
 
     def answer(self, frames: Frames) -> None:
-        """Tell whoever sent the `Asked` that was just received. It is lost if the other end has gone."""
+        """Answer the `EnrollmentRequest` that was just received; lost if its connection has ended."""
         ...
 
     def disconnect(self) -> None:
-        """End the connection of the event that was just received: its other end does what nobody may."""
+        """Close the connection of the event that was just received, for a violation."""
         ...
 
     def drop_connections(self) -> None:
-        """Let go of every connection and listen anew: those who are still let in are back within a second."""
+        """Close all connections and bind again; peers whose keys are still accepted reconnect within a second."""
         ...
 
     def publish(self, frames: Frames) -> None:
-        """Down to every subscriber of the first frame's topic. What does not fit in a queue is lost."""
+        """Send to every subscriber of the topic in the first frame. A message is lost where the queue is full."""
         ...
 
     def deliver(self, frames: Frames) -> None:
-        """Up to every aggregator that listens to the first frame's topic. What does not fit in a queue is lost."""
+        """Send to every aggregator that listens to the topic in the first frame. Lost where the queue is full."""
         ...
 
 
 class Port(IntEnum):
-    """The broker's ports, as offsets from the first; each lets in who has business there."""
+    """The broker's ports, as offsets from the first."""
 
     PUBLISH = 0
     SUBSCRIBE = 1
     PUSH = 2
     COLLECT = 3
-    JOIN = 4  # only where there are keys
+    JOIN = 4  # only with keys
 
-    __hash__ = int.__hash__  # asked for each message; an Enum's own is slow
+    __hash__ = int.__hash__  # called for each message; that of Enum is slow
 
 
 class AccessControl(Protocol):
-    """Who may use which of the broker's ports; keys are the public halves of transport keys."""
+    """Decides which public transport key may use which port of the broker."""
 
     @property
     def secret(self) -> bytes:
-        """The broker's own secret transport key."""
+        """The broker's secret transport key."""
         ...
 
     def allows(self, port: Port, key: bytes) -> bool:
-        """Whether a new connection with this key is let in. Called from a thread of its own."""
+        """Return whether a port accepts a new connection with this key. Called from another thread."""
         ...
 
     def sender(self, port: Port, key: bytes, size: int) -> str | None:
-        """Whose message of `size` bytes it is; None if it may not use the port (any more), or has used it too much."""
+        """Return the sender of a message of `size` bytes; None if it may not use the port or exceeds its rate."""
         ...
 
     def block(self, key: bytes) -> None:
-        """Its connection had to be cut: let it in again only after a while."""
+        """Reject this key for a while: its connection was closed for a violation."""
         ...

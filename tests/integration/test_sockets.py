@@ -115,15 +115,15 @@ def test_who_has_gone_before_it_was_heard_is_nobody(port: int) -> None:
         subscriber = context.socket(zmq.SUB)
         subscriber.subscribe(b"to/alice/")
         subscriber.connect(f"tcp://127.0.0.1:{port + Port.SUBSCRIBE}")
-        assert hub._of[Port.SUBSCRIBE].poll(DEADLINE_S * 1000) == zmq.POLLIN
-        hub._follow(hub._subscriber_monitor)
+        assert hub._socket_of[Port.SUBSCRIBE].poll(DEADLINE_S * 1000) == zmq.POLLIN
+        hub._read_monitor(hub._subscriber_monitor)
         assert hub.connections
         context.destroy(linger=0)
         deadline = time.monotonic() + DEADLINE_S
         while hub.connections:
             assert time.monotonic() < deadline
             hub._subscriber_monitor.poll(100)
-            hub._follow(hub._subscriber_monitor)
+            hub._read_monitor(hub._subscriber_monitor)
         assert list(hub.receive()) == []
 
 

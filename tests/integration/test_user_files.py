@@ -31,7 +31,8 @@ import random  # of the standard library
 import numpy as np
 from fedmq import Code, Task
 
-task = Task(name="own", model=Code(num_parameters=2, inputs=1), loss="own", metric="loss", target=0.5, trainers=1, rounds=3)
+model = Code(num_parameters=2, inputs=1)
+task = Task(name="own", model=model, loss="own", metric="loss", target=0.5, trainers=1, rounds=3)
 
 def rows(part, parts):
     return [[1.0], [2.0]], [0.0, 1.0]

@@ -11,16 +11,16 @@ from fedmq.protocol.codec import MESSAGE_BYTES_MAX
 from fedmq.transport.link import Port
 from fedmq.transport.zeromq.watchdog import (
     HANDSHAKE_BYTES_MAX,
+    HANDSHAKE_SENT_BYTES,
     KERNEL_BYTES_MAX,
     OWNER_BYTES_MAX,
-    SHAKEN_BYTES,
     SWEEP_S,
     UNKNOWN_BYTES_MAX,
     Connection,
-    Passed,
+    TrafficCounts,
     Watchdog,
-    bytes_passed,
     memory_bytes,
+    read_counts,
     shut_down,
 )
 
@@ -33,29 +33,29 @@ class Kernel:
     """What the kernel says of descriptors and of memory; the test's hands are on all of it."""
 
     def __init__(self, *, handshakes: bool = True) -> None:
-        self.passed: dict[int, Passed] = {}
+        self.counts: dict[int, TrafficCounts] = {}
         self.memory, self.now = 50 * MIB, 0.0
         self.looks = 0
-        self.watchdog = Watchdog(handshakes=handshakes, passed=self._passed, memory=lambda: self.memory)
+        self.watchdog = Watchdog(handshakes=handshakes, counts=self._counts, memory=lambda: self.memory)
 
-    def _passed(self, descriptor: int) -> Passed | None:
+    def _counts(self, descriptor: int) -> TrafficCounts | None:
         self.looks += 1
-        return self.passed.get(descriptor)
+        return self.counts.get(descriptor)
 
-    def opened(self, descriptor: int = 7, *, port: Port = Port.PUSH, shaken: bool = True) -> Connection:
+    def opened(self, descriptor: int = 7, *, port: Port = Port.PUSH, handshake_done: bool = True) -> Connection:
         connection = Connection(port, descriptor)
-        self.passed[descriptor] = Passed(0, SHAKEN_BYTES if shaken else SHAKEN_BYTES - 1)
+        self.counts[descriptor] = TrafficCounts(0, HANDSHAKE_SENT_BYTES if handshake_done else HANDSHAKE_SENT_BYTES - 1)
         self.watchdog.opened(connection, self.now)
         return connection
 
     def comes(self, connection: Connection, size: int) -> None:
-        before = self.passed[connection.descriptor]
-        self.passed[connection.descriptor] = before._replace(received=before.received + size)
+        before = self.counts[connection.descriptor]
+        self.counts[connection.descriptor] = before._replace(received=before.received + size)
 
     def look(self, *, after_s: float = SWEEP_S, busy: tuple[Port, ...] = ()) -> list[Connection]:
         """Let time pass, look, and judge."""
         self.now += after_s
-        return self.watchdog.judge(self.now, busy) if self.watchdog.look(self.now) else []
+        return self.watchdog.judge(self.now, busy) if self.watchdog.measure(self.now) else []
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_one_that_grows_slowly_is_cut_when_it_is_too_much(kernel: Kernel) -> Non
     while not cut:
         kernel.comes(connection, MIB)
         cut = kernel.look()
-    assert kernel.passed[7].received <= MESSAGE_BYTES_MAX + 3 * MIB
+    assert kernel.counts[7].received <= MESSAGE_BYTES_MAX + 3 * MIB
 
 
 def test_an_honest_large_result_as_the_first_message_of_a_connection_is_never_cut(kernel: Kernel) -> None:
@@ -91,7 +91,7 @@ def test_an_honest_large_result_as_the_first_message_of_a_connection_is_never_cu
         assert kernel.look() == []
     kernel.watchdog.delivered(connection, ALICE, RESULT)
     assert kernel.look() == []
-    assert kernel.watchdog.held[connection].pending == 0
+    assert kernel.watchdog.states[connection].pending == 0
 
 
 def test_who_sends_many_large_messages_between_two_looks_is_never_cut(kernel: Kernel) -> None:
@@ -140,11 +140,11 @@ def test_heartbeats_of_an_idle_connection_over_weeks_are_never_too_much(kernel: 
     for _ in range(24 * 7 * 5):
         kernel.comes(connection, 3600 * 100)  # a hundred bytes a second
         assert kernel.look(after_s=3600.0) == []
-    assert kernel.passed[7].received > MESSAGE_BYTES_MAX
+    assert kernel.counts[7].received > MESSAGE_BYTES_MAX
 
 
 def test_before_its_handshake_is_over_nobody_may_send_more_than_one(kernel: Kernel) -> None:
-    connection = kernel.opened(shaken=False)
+    connection = kernel.opened(handshake_done=False)
     kernel.comes(connection, HANDSHAKE_BYTES_MAX)
     assert kernel.look() == []
     kernel.comes(connection, 1)
@@ -153,7 +153,7 @@ def test_before_its_handshake_is_over_nobody_may_send_more_than_one(kernel: Kern
 
 def test_without_keys_nobody_is_a_stranger() -> None:
     kernel = Kernel(handshakes=False)
-    connection = kernel.opened(shaken=False)
+    connection = kernel.opened(handshake_done=False)
     kernel.comes(connection, RESULT)
     assert kernel.look() == []
     assert kernel.look() == []
@@ -168,7 +168,7 @@ def test_all_connections_of_a_key_together_hold_back_so_much_at_the_most(kernel:
     kernel.look()
     cut = kernel.look()
     assert cut == connections[2:5][::-1] or set(cut) <= set(connections[:5])
-    rest = sum(kernel.watchdog.held[one].pending for one in connections[:5] if one not in cut)
+    rest = sum(kernel.watchdog.states[one].pending for one in connections[:5] if one not in cut)
     assert rest <= OWNER_BYTES_MAX + 5 * 4096
     assert cut
 
@@ -179,7 +179,7 @@ def test_connections_that_have_said_nothing_whole_share_one_limit(kernel: Kernel
         kernel.comes(connection, RESULT)
     kernel.look()
     cut = kernel.look()
-    rest = sum(kernel.watchdog.held[one].pending for one in connections if one not in cut)
+    rest = sum(kernel.watchdog.states[one].pending for one in connections if one not in cut)
     assert rest <= UNKNOWN_BYTES_MAX + len(connections) * 4096 * SWEEP_S
     assert len(cut) < len(connections)
 
@@ -199,9 +199,9 @@ def test_a_descriptor_that_is_reused_before_the_end_is_known_is_not_cut(kernel: 
     connection = kernel.opened()
     kernel.comes(connection, MESSAGE_BYTES_MAX + MIB)
     assert kernel.look() == []
-    kernel.passed[7] = Passed(1000, SHAKEN_BYTES)
+    kernel.counts[7] = TrafficCounts(1000, HANDSHAKE_SENT_BYTES)
     assert kernel.look() == []
-    kernel.passed.pop(7)
+    kernel.counts.pop(7)
     assert kernel.look() == []
 
 
@@ -243,7 +243,7 @@ def test_the_kernel_says_what_passed_and_a_connection_can_be_shut_down() -> None
             assert len(far.recv(1000, socket.MSG_WAITALL)) == 1000
             far.sendall(bytes(100))
             assert len(near.recv(100, socket.MSG_WAITALL)) == 100
-            passed = bytes_passed(far.fileno())
+            passed = read_counts(far.fileno())
             assert passed is not None
             assert passed.received == 1000
             shut_down(far.fileno())
@@ -255,7 +255,7 @@ def test_a_descriptor_that_is_none_any_more_harms_nobody() -> None:
     """Between the look and the cut a connection may end by itself: its descriptor is closed, or something else."""
     reading, writing = os.pipe()
     for descriptor in (reading, 10_000):
-        assert bytes_passed(descriptor) is None
+        assert read_counts(descriptor) is None
         shut_down(descriptor)
     os.close(reading)
     os.close(writing)

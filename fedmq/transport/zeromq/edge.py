@@ -1,6 +1,6 @@
-"""The edges' links as ZeroMQ sockets: they connect, to whatever stands at the broker's address.
+"""The edges' links as ZeroMQ sockets; they connect to a broker's address.
 
-Knows nothing of what is sent. With keys, every connection is encrypted to the broker whose key is pinned (CURVE).
+With keys, every connection is encrypted to the broker whose key is pinned (CURVE).
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from fedmq.protocol import topics
 from fedmq.protocol.codec import Frames
 from fedmq.transport.address import parse_address
 from fedmq.transport.link import Delivered, LinkDown, LinkEvent, LinkRefused, LinkUp, Port
-from fedmq.transport.zeromq.endpoint import Endpoint, drain, give
+from fedmq.transport.zeromq.endpoint import Endpoint, receive_all, try_send
 
 if TYPE_CHECKING:
     from fedmq.security.keyring import Credentials
 
 REFUSED = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
-REFUSED_AGAIN_S = 1.0  # not at once: each attempt costs the broker a handshake
-WATCHED = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | REFUSED
+REFUSED_AGAIN_S = 1.0  # between attempts: each costs the broker a handshake
+MONITORED = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | REFUSED
 
 
 class TransportKeys(NamedTuple):
-    """What a connection is made with: our key pair, and the broker's public key."""
+    """The keys of a connection: an own key pair, and the broker's public key."""
 
     public: bytes
     secret: bytes
@@ -36,7 +36,7 @@ class TransportKeys(NamedTuple):
 
 
 def keys_of(credentials: Credentials | None) -> TransportKeys | None:
-    """A member's; None without keys."""
+    """Return the transport keys of a member; None without credentials."""
     if credentials is None:
         return None
     identity = credentials.identity
@@ -44,96 +44,96 @@ def keys_of(credentials: Credentials | None) -> TransportKeys | None:
 
 
 class EdgeSockets(Endpoint):
-    """An edge's end."""
+    """Base of the edges' links."""
 
     def __init__(self, address: str, keys: TransportKeys | None) -> None:
         self.host, self.port = parse_address(address)
         self._keys = keys
         self._targets: dict[zmq.Socket[bytes], str] = {}
-        self._watches: list[zmq.Socket[bytes]] = []
-        self._again_at: float | None = None  # after a refusal
+        self._monitors: list[zmq.Socket[bytes]] = []
+        self._reconnect_at: float | None = None  # after a refusal
         super().__init__()
 
     def _connect(self, socket: zmq.Socket[bytes], port: Port, events: int) -> None:
-        """Connect, and watch these events of the connection."""
-        self._watches.append(self._monitor(socket, events))
+        """Connect, and monitor these events of the connection."""
+        self._monitors.append(self._monitor(socket, events))
         if self._keys is not None:
             socket.curve_publickey, socket.curve_secretkey, socket.curve_serverkey = self._keys
         self._targets[socket] = f"tcp://{self.host}:{self.port + port}"
         socket.connect(self._targets[socket])
 
     def wait(self, timeout_s: float | None) -> None:
-        """See `Endpoint`; not beyond the next attempt to be let in."""
-        if self._again_at is not None:
-            pause_s = max(0.0, self._again_at - time.monotonic())
+        """See `Endpoint`; ends when a reconnection is due."""
+        if self._reconnect_at is not None:
+            pause_s = max(0.0, self._reconnect_at - time.monotonic())
             timeout_s = pause_s if timeout_s is None else min(timeout_s, pause_s)
         super().wait(timeout_s)
 
-    def _heard(self, socket: zmq.Socket[bytes]) -> Iterator[LinkEvent]:
-        """Who came and went, and what came through this one socket."""
+    def _receive_from(self, socket: zmq.Socket[bytes]) -> Iterator[LinkEvent]:
+        """Yield connection events, and the messages of this one socket."""
         ready = self._ready()
-        yield from self._connections(ready)
+        yield from self._connection_events(ready)
         if socket in ready:
-            yield from map(Delivered, drain(socket))
+            yield from map(Delivered, receive_all(socket))
 
-    def _connections(self, ready: list[zmq.Socket[bytes]]) -> Iterator[LinkEvent]:
-        """What the monitors tell of the connections."""
-        if self._again_at is not None and time.monotonic() >= self._again_at:
-            self._again_at = None
-            self._connect_again()
-        for monitor in self._watches:
+    def _connection_events(self, ready: list[zmq.Socket[bytes]]) -> Iterator[LinkEvent]:
+        """Yield what the monitors report; reconnect if that is due."""
+        if self._reconnect_at is not None and time.monotonic() >= self._reconnect_at:
+            self._reconnect_at = None
+            self._reconnect()
+        for monitor in self._monitors:
             if monitor in ready:
-                for frames in drain(monitor):
-                    yield self._news_of(parse_monitor_message(frames)["event"])
+                for frames in receive_all(monitor):
+                    yield self._link_event(parse_monitor_message(frames)["event"])
 
-    def _news_of(self, event: int) -> LinkEvent:
+    def _link_event(self, event: int) -> LinkEvent:
         if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
             return LinkUp()
         if not event & REFUSED:
             return LinkDown()
-        self._again_at = self._again_at or time.monotonic() + REFUSED_AGAIN_S
+        self._reconnect_at = self._reconnect_at or time.monotonic() + REFUSED_AGAIN_S
         return LinkRefused()
 
-    def _connect_again(self) -> None:
-        """Who is refused once may be let in later: libzmq itself never asks again."""
+    def _reconnect(self) -> None:
+        """Connect again: a refused key may be accepted later, but libzmq itself never retries after a refusal."""
         for socket, target in self._targets.items():
-            with suppress(zmq.ZMQError):  # there is nothing left to disconnect
+            with suppress(zmq.ZMQError):  # it is not connected any more
                 socket.disconnect(target)
             socket.connect(target)
 
 
 class SubscriberSockets(EdgeSockets):
-    """The link of who hears of runs: SUB for these topics, PUSH for what it says (only to a live connection)."""
+    """A link that subscribes to topics (SUB) and pushes messages (PUSH, only over an established connection)."""
 
-    def __init__(self, address: str, *wants: str, credentials: Credentials | None = None) -> None:
+    def __init__(self, address: str, *subscriptions: str, credentials: Credentials | None = None) -> None:
         super().__init__(address, keys_of(credentials))
         self._down = self._socket(zmq.SUB)
-        self._down.linger = 0  # nothing but subscriptions leaves through it
+        self._down.linger = 0  # it sends nothing but subscriptions
         self._up = self._socket(zmq.PUSH)
         self._up.immediate = True
-        for topic in wants:
+        for topic in subscriptions:
             self._down.subscribe(topic)
         self._poller.register(self._down, zmq.POLLIN)
         self._connect(self._up, Port.PUSH, REFUSED)
-        self._connect(self._down, Port.SUBSCRIBE, WATCHED)
+        self._connect(self._down, Port.SUBSCRIBE, MONITORED)
 
     def receive(self) -> Iterator[LinkEvent]:
-        return self._heard(self._down)
+        return self._receive_from(self._down)
 
     def send(self, frames: Frames) -> bool:
-        return give(self._up, frames)
+        return try_send(self._up, frames)
 
 
 class TrainerSockets(SubscriberSockets):
-    """A trainer's link: rounds, beacons and its inbox."""
+    """A trainer's link: rounds, beacons and its inbox, which makes it present."""
 
     def __init__(self, address: str, name: str, credentials: Credentials | None = None) -> None:
-        inbox = topics.inbox_of(name)  # to have it means "I am here"
+        inbox = topics.inbox_of(name)
         super().__init__(address, topics.ROUNDS, topics.BEACONS, inbox, credentials=credentials)
 
 
 class ObserverSockets(EdgeSockets):
-    """The link of who only watches: SUB for what happens in all runs, and nothing to speak through."""
+    """An observer's link: SUB for the events of all runs; it sends nothing."""
 
     def __init__(self, address: str, token: str, credentials: Credentials | None = None) -> None:
         super().__init__(address, keys_of(credentials))
@@ -142,32 +142,32 @@ class ObserverSockets(EdgeSockets):
         for topic in (*topics.WATCHED, topics.watch_of(token)):
             self._down.subscribe(topic)
         self._poller.register(self._down, zmq.POLLIN)
-        self._connect(self._down, Port.SUBSCRIBE, WATCHED)
+        self._connect(self._down, Port.SUBSCRIBE, MONITORED)
 
     def receive(self) -> Iterator[LinkEvent]:
-        return self._heard(self._down)
+        return self._receive_from(self._down)
 
     def send(self, frames: Frames) -> bool:
-        """See `network.Link`; nothing leaves."""
+        """See `Link`; always False."""
         return False
 
 
 class AggregatorSockets(EdgeSockets):
-    """An aggregator's link: XPUB for what it publishes, SUB for what the trainers of its run push.
+    """An aggregator's link: XPUB to publish, SUB for what the trainers of its run push.
 
-    The broker's own subscription, seen through XPUB_VERBOSE, says that publications reach it from now on; it ends
-    with the connection.
+    The connection is up once the broker's own subscription is received (XPUB_VERBOSE): from then on publications reach
+    the broker. The subscription ends with the connection.
     """
 
     def __init__(self, address: str, run: str, credentials: Credentials | None = None) -> None:
         super().__init__(address, keys_of(credentials))
         self._down = self._socket(zmq.XPUB)
         self._down.xpub_verbose = True
-        self._down.immediate = True  # else the subscription outlives the connection, and nobody hears that it is cut
+        self._down.immediate = True  # else the subscription outlives the connection, and its end is not noticed
         self._up = self._socket(zmq.SUB)
         self._up.subscribe(topics.up_to(run) + "/")
         self._up.subscribe(topics.PRESENCE)
-        self._heard_of = False  # whether a broker has subscribed; XPUB drops what nobody has
+        self._is_subscribed = False  # by a broker; XPUB drops messages without a subscriber
         self._poller.register(self._down, zmq.POLLIN)
         self._poller.register(self._up, zmq.POLLIN)
         self._connect(self._up, Port.COLLECT, REFUSED)
@@ -175,30 +175,30 @@ class AggregatorSockets(EdgeSockets):
 
     def receive(self) -> Iterator[LinkEvent]:
         ready = self._ready()
-        yield from self._connections(ready)
+        yield from self._connection_events(ready)
         if self._down in ready:
-            for frames in drain(self._down):
-                self._heard_of = frames[0][:1] == b"\x01"
-                yield LinkUp() if self._heard_of else LinkDown()
+            for frames in receive_all(self._down):
+                self._is_subscribed = frames[0][:1] == b"\x01"
+                yield LinkUp() if self._is_subscribed else LinkDown()
         if self._up in ready:
-            yield from map(Delivered, drain(self._up))
+            yield from map(Delivered, receive_all(self._up))
 
     def send(self, frames: Frames) -> bool:
-        return self._heard_of and give(self._down, frames)
+        return self._is_subscribed and try_send(self._down, frames)
 
 
 class JoinSockets(EdgeSockets):
-    """The link of who asks for a place in a federation, with a key that is good for nothing else."""
+    """The link of an enrollment client, with a key that only gives access to enrollment."""
 
     def __init__(self, address: str, keys: TransportKeys) -> None:
         super().__init__(address, keys)
         self._dealer = self._socket(zmq.DEALER)
         self._dealer.immediate = True
         self._poller.register(self._dealer, zmq.POLLIN)
-        self._connect(self._dealer, Port.JOIN, WATCHED)
+        self._connect(self._dealer, Port.JOIN, MONITORED)
 
     def receive(self) -> Iterator[LinkEvent]:
-        return self._heard(self._dealer)
+        return self._receive_from(self._dealer)
 
     def send(self, frames: Frames) -> bool:
-        return give(self._dealer, frames)
+        return try_send(self._dealer, frames)
