@@ -14,8 +14,8 @@ How the protocol evolves, so that hosts can be upgraded one at a time:
 - A reader ignores unknown fields of a message. A new optional field therefore keeps the `v` of its message.
 - A new kind of message, a new required field or another meaning needs a new version. A sender uses it only towards
   peers that read it: Hello carries the versions that the trainer reads.
-- ArrayInfo, `work` and `task` stay strict: a reader that ignored a field there would compute something else. A field of
-  `work` at its default is left out, so that a new one reaches an old reader only when it is used.
+- ArrayInfo, `query` and `task` stay strict: a reader that ignored a field there would compute something else. A field
+  of a query at its default is left out, so that a new one reaches an old reader only when it is used.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ class Round2(RunHeader2, frozen=True, kw_only=True, tag="round"):
     seed: int
     deadline_s: float
     task: dict[str, Any]
-    work: dict[str, Any]
+    query: dict[str, Any]
     acknowledged: bytes = b""
 
 

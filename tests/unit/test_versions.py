@@ -8,7 +8,7 @@ import pytest
 from peers import TranslatingLink, Version, Version2, Version3
 
 from fedmq.aggregator.service import Aggregator
-from fedmq.algorithms.base import find_strategy
+from fedmq.algorithms.registry import find_algorithm
 from fedmq.observe import events
 from fedmq.protocol.messages import PROTOCOL_VERSION
 from fedmq.simulation import Federation
@@ -27,7 +27,7 @@ class Mixed(Federation):
         self.version, self.versions = aggregator, trainers
         task = find_task("xor")
         rows = {name: task_rows("xor", part, 2) for part, name in enumerate(NAMES, 1)}
-        super().__init__(task, find_strategy("evolution"), rows, seed=1)
+        super().__init__(task, find_algorithm("evolution", task), rows, seed=1)
 
     def _aggregator(self, link: Link) -> Aggregator:
         return super()._aggregator(link if self.version is None else TranslatingLink(link, self.version))
