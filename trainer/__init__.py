@@ -1,1 +1,1 @@
-"""A trainer: scores and trains on rows that never leave it, and pushes what it found until that is acknowledged."""
+"""A trainer computes on its own rows and sends the results until they are acknowledged."""

@@ -260,11 +260,11 @@ def _check_count(name: str, rows: int, least: int | None) -> None:
 def _policy(allowed: bool, score: str | None, signing: TrainerSigning | None) -> CodePolicy:
     """Whose code this trainer runs."""
     from fedmq.tasks.shipping import ship
-    from fedmq.trainer.code_policy import CodePolicy, unsigned
+    from fedmq.trainer.code_policy import CodePolicy, no_signer
 
     own = None if score is None else ship(score)
     if own is not None and own.code is None:
         raise BadConfiguration(
             f"--score {score}: expected a task with a Code model, got one that is data: leave it out"
         )
-    return CodePolicy(allowed=allowed, own=own, signer=unsigned if signing is None else signing.signer)
+    return CodePolicy(allowed=allowed, own=own, signer=no_signer if signing is None else signing.signer)

@@ -1,7 +1,4 @@
-"""Whether this trainer runs the code that scores a run: the one door to the sandbox.
-
-Knows nothing of how signatures are checked or how code is run.
-"""
+"""Decides whether this trainer runs the code of a task; only this code reaches the sandbox."""
 
 from __future__ import annotations
 
@@ -22,30 +19,29 @@ if TYPE_CHECKING:
     from fedmq.tasks.shipping import Shipped
 
 
-def unsigned(_packet: Packet) -> str | None:
-    """Nobody has signed anything: a trainer without keys."""
+def no_signer(_packet: Packet) -> str | None:
+    """Return None: without keys no packet is signed."""
     return None
 
 
 @dataclass(frozen=True)
 class CodePolicy:
-    """Code runs when the operator allowed it (`--allow-code`) and a pinned aggregator key signed the round.
+    """Code runs if `--allow-code` is set and a pinned aggregator key signed the round.
 
-    `signer` says of a packet the fingerprint of the pinned aggregator key whose signature over it was verified; None
-    when there is no such signature, or no keys at all. `own` is this machine's own copy of a task and its code: it is
-    used, with nobody's leave, in place of what travels with a task of that name and shape.
+    `signer` returns the fingerprint of the pinned aggregator key that signed a packet, or None. `own` is a local copy
+    of a task and its code: it replaces the received code of a task of the same name and shape, without a signature.
     """
 
     allowed: bool = False
-    signer: Callable[[Packet], str | None] = unsigned
+    signer: Callable[[Packet], str | None] = no_signer
     own: Shipped | None = None
 
     def code(self, packet: Packet) -> bytes:
-        """The code to run for this round.
+        """Return the code to run for this round.
 
         Raises:
-            CodeRefused: says which key and which flag would change that.
-            Rejected: the round does not carry the code that its task names.
+            CodeRefused: names the key and the flag that would allow it.
+            Rejected: the round does not carry the code of its task.
         """
         message = packet.message
         assert isinstance(message, Round)
@@ -54,12 +50,12 @@ class CodePolicy:
         if self.own is not None and self.own.code is not None and self._is_own(message.task.name, model):
             return self.own.code
         self._check(message, self.signer(packet))
-        came = packet.arrays.get(CODE)
-        if came is None or came.dtype != np.uint8:
+        received = packet.arrays.get(CODE)
+        if received is None or received.dtype != np.uint8:
             raise Rejected("arrays", f"expected {CODE!r} with the round, got {sorted(packet.arrays)}")
-        code = came.tobytes()
+        code = received.tobytes()
         if sha256(code).digest() != model.sha256:
-            raise Rejected("sha256", "the code that came is not the one that the task names")
+            raise Rejected("sha256", "expected the code with the digest in the task, got another")
         return code
 
     def _is_own(self, name: str, model: Code) -> bool:

@@ -1,9 +1,8 @@
-"""The spool: results that were computed and not acknowledged, as files, so that a killed trainer sends them again.
+"""The spool: pending results, spent evaluations and high-water marks as files, so that they survive a kill.
 
-And how many evaluations of each run are spent, and how far it has come. Knows nothing of when anything is kept or
-dropped; `session` does. A file is written under another name, synced and renamed; it holds a SHA-256 and the frames of
-the Result message, or the numbers. A damaged result is left out: its round is only worked on again. A damaged number of
-evaluations counts as all that there was.
+A file holds a SHA-256 and then the frames of the Result message, or numbers; it is written under another name, synced
+and renamed. A corrupt result is skipped: its round is worked on again. A corrupt number of evaluations counts as the
+whole budget.
 """
 
 from __future__ import annotations
@@ -31,38 +30,38 @@ log = logging.getLogger(__name__)
 
 
 class Spool(Protocol):
-    """Where a trainer's results outlive it."""
+    """Durable storage of a session."""
 
-    def keep(self, kept: PendingResult, trainer: str, num_examples: int) -> None:
-        """Write a result; it is safe when this returns."""
+    def keep(self, result: PendingResult, trainer: str, num_examples: int) -> None:
+        """Store a pending result; it is durable on return."""
         ...
 
     def drop(self, run: str, round: int) -> None:
-        """Forget a result."""
+        """Delete a pending result."""
         ...
 
     def spend(self, spent: Spent) -> None:
-        """Write how many evaluations of a run are spent; it is safe when this returns."""
+        """Store the spent evaluations of a run; durable on return."""
         ...
 
     def mark(self, mark: HighWaterMark) -> None:
-        """Write how far a run has come; a new term is safe when this returns."""
+        """Store the high-water mark of a run; a new term is durable on return."""
         ...
 
 
 class MemorySpool:
-    """A spool that outlives a trainer of a simulation, or nothing at all."""
+    """A spool in memory; in a simulation it outlives the trainer."""
 
     def __init__(self) -> None:
-        self.kept: dict[tuple[str, int], PendingResult] = {}
+        self.results: dict[tuple[str, int], PendingResult] = {}
         self.spent: dict[str, Spent] = {}
         self.marks: dict[str, HighWaterMark] = {}
 
-    def keep(self, kept: PendingResult, trainer: str, num_examples: int) -> None:
-        self.kept[kept.run, kept.round] = kept
+    def keep(self, result: PendingResult, trainer: str, num_examples: int) -> None:
+        self.results[result.run, result.round] = result
 
     def drop(self, run: str, round: int) -> None:
-        self.kept.pop((run, round), None)
+        self.results.pop((run, round), None)
 
     def spend(self, spent: Spent) -> None:
         self.spent[spent.run] = spent
@@ -75,10 +74,10 @@ class MemorySpool:
 
 
 class FileSpool:
-    """A folder of one trainer's results, and of no other's: files are named by run and round.
+    """A folder for one trainer only: files are named by run and round.
 
     Raises:
-        BadConfiguration: the folder cannot be made.
+        BadConfiguration: the folder cannot be created.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -87,52 +86,52 @@ class FileSpool:
             folder.mkdir(parents=True, exist_ok=True)
 
     def load(self, trainer: str, num_examples: int) -> list[PendingResult]:
-        """What an earlier life of `trainer` kept, when it had as many rows.
+        """Return the pending results of `trainer` with this number of rows.
 
-        Files that are damaged, another's, or of other rows are left out, with a line.
+        Files that are corrupt, of another trainer or of other rows are skipped with a warning.
         """
         found = []
         for path in sorted(self._folder.glob(f"*{SUFFIX}")):
             try:
                 found.append(_read(path, trainer, num_examples))
             except (OSError, Rejected, msgspec.MsgspecError) as error:
-                log.warning("%s is left out, its round is worked on again: %s", path, error)
+                log.warning("%s is skipped, its round is worked on again: %s", path, error)
         return found
 
-    def keep(self, kept: PendingResult, trainer: str, num_examples: int) -> None:
-        """Write a result; on disk when this returns. A disk that is full costs the file, not the result."""
-        message = kept.result(trainer, num_examples, kept.term)
-        content = msgspec.msgpack.encode(encode(topics.up_to(kept.run), message, kept.arrays))
-        _write(self._path(kept.run, kept.round), content, "the result")
+    def keep(self, result: PendingResult, trainer: str, num_examples: int) -> None:
+        """See `Spool`. On a full disk the result stays in memory only."""
+        message = result.result(trainer, num_examples, result.term)
+        content = msgspec.msgpack.encode(encode(topics.up_to(result.run), message, result.arrays))
+        _write(self._path(result.run, result.round), content, "the result")
 
     def drop(self, run: str, round: int) -> None:
-        """Forget a result."""
+        """See `Spool`."""
         _remove(self._path(run, round))
 
     def spent(self) -> list[Spent]:
-        """What earlier lives spent. The file that is longest unchanged comes first; of a damaged one, all is spent."""
+        """Return the spent evaluations, least recently changed first; of a corrupt file, the whole budget."""
         paths = sorted(self._folder.glob(f"*{SPENT_SUFFIX}"), key=lambda path: path.stat().st_mtime_ns)
         return [_read_spent(path) for path in paths]
 
     def spend(self, spent: Spent) -> None:
-        """Write how many evaluations of a run are spent; on disk when this returns, unless the disk is full."""
+        """See `Spool`; in memory only if the disk is full."""
         path = self._folder / f"{spent.run}{SPENT_SUFFIX}"
         if spent.evaluations:
-            _write(path, msgspec.msgpack.encode(spent.evaluations), "what was spent")
+            _write(path, msgspec.msgpack.encode(spent.evaluations), "the number of spent evaluations")
         else:
             _remove(path)
 
     def marks(self) -> list[HighWaterMark]:
-        """How far runs had come, the one that is longest unchanged first. A damaged file is as if there were none."""
+        """Return the high-water marks, least recently changed first, without those of corrupt files."""
         paths = sorted(self._folder.glob(f"*{SEEN_SUFFIX}"), key=lambda path: path.stat().st_mtime_ns)
         return [mark for mark in map(_read_mark, paths) if mark is not None]
 
     def mark(self, mark: HighWaterMark) -> None:
-        """Write how far a run has come. Synced for a new term; a power cut may cost the newest round, no more."""
+        """See `Spool`. Only a new term is synced: a power cut may lose the newest round, no more."""
         path = self._folder / f"{mark.run}{SEEN_SUFFIX}"
         if mark.term:
             content = msgspec.msgpack.encode((mark.term, mark.round))
-            _write(path, content, "how far the run has come", sync=not mark.round)
+            _write(path, content, "the high-water mark", sync=not mark.round)
         else:
             _remove(path)
 
@@ -144,20 +143,20 @@ def _write(path: Path, content: bytes, what: str, *, sync: bool = True) -> None:
     try:
         write_whole(path, sha256(content).digest() + content, sync=sync)
     except OSError as error:
-        log.warning("%s cannot be written (%s); %s is in memory only", path, error.strerror, what)
+        log.warning("%s: cannot be written (%s); %s is in memory only", path, error.strerror, what)
 
 
 def _remove(path: Path) -> None:
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
-        log.warning("%s cannot be removed: %s", path, error.strerror)
+        log.warning("%s: cannot be removed: %s", path, error.strerror)
 
 
 def _content(path: Path) -> bytes:
     content = path.read_bytes()
     if sha256(content[32:]).digest() != content[:32]:
-        raise Rejected("sha256", "it is not as it was written")
+        raise Rejected("sha256", "the content does not match its SHA-256")
     return content[32:]
 
 
@@ -166,7 +165,7 @@ def _read_spent(path: Path) -> Spent:
     try:
         return Spent(run, msgspec.msgpack.decode(_content(path), type=int))
     except (OSError, Rejected, msgspec.MsgspecError) as error:
-        log.warning("%s cannot be read, as if all evaluations of that run were spent: %s", path, error)
+        log.warning("%s: cannot be read (%s); all evaluations of that run count as spent", path, error)
         return Spent(run, SPENT_UNKNOWN)
 
 
@@ -174,7 +173,7 @@ def _read_mark(path: Path) -> HighWaterMark | None:
     try:
         term, number = msgspec.msgpack.decode(_content(path), type=tuple[int, int])
     except (OSError, Rejected, msgspec.MsgspecError) as error:
-        log.warning("%s is left out: %s", path, error)
+        log.warning("%s is skipped: %s", path, error)
         return None
     return HighWaterMark(path.name.removesuffix(SEEN_SUFFIX), term, number)
 
@@ -183,10 +182,17 @@ def _read(path: Path, trainer: str, num_examples: int) -> PendingResult:
     packet = decode(msgspec.msgpack.decode(_content(path), type=list[bytes]))
     message = packet.message
     if not isinstance(message, Result) or message.trainer != trainer:
-        raise Rejected("names", f"it is not a result of {trainer}")
+        raise Rejected("names", f"expected a result of {trainer}")
     if message.num_examples != num_examples:
-        raise Rejected("values", f"it is about {message.num_examples} rows, now there are {num_examples}")
-    arrays = dict(packet.arrays)
+        raise Rejected("values", f"expected a result over {num_examples} rows, got {message.num_examples}")
     return PendingResult(
-        message.run, message.term, message.round, arrays, message.train_s, message.model_digest, message.fraction_bits
+        run=message.run,
+        term=message.term,
+        round=message.round,
+        arrays=dict(packet.arrays),
+        train_s=message.train_s,
+        model_digest=message.model_digest,
+        fraction_bits=message.fraction_bits,
+        cpu_s=message.cpu_s,
+        memory=message.memory,
     )

@@ -1,6 +1,6 @@
-"""The worker: does a round's work on a thread of its own, so that the network is never kept waiting.
+"""The worker: does the work of a round on its own thread, so that the network loop never waits.
 
-Knows nothing of sockets or of what the work is. A newer round cancels the work at the next generation.
+A newer round cancels the work at its next check.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Learn = Callable[[Packet, Cancelled], dict[str, Array]]
 
 
 class Done(NamedTuple):
-    """What came of a round's work: arrays, or the error that ended it."""
+    """The outcome of a round's work: arrays, or the error that ended it."""
 
     run: str
     round: int
@@ -30,23 +30,23 @@ class Done(NamedTuple):
 
 
 class Worker(Protocol):
-    """Does one round's work at a time."""
+    """Does the work of one round at a time."""
 
     def start(self, packet: Packet) -> None:
-        """Begin the work of a round; whatever was begun before is cancelled."""
+        """Start the work of a round; cancel the previous one."""
         ...
 
     def cancel(self) -> None:
-        """Give up what was begun, soon; nothing will come of it."""
+        """Cancel the current work; it will have no outcome."""
         ...
 
     def done(self) -> list[Done]:
-        """What has been finished since the last call."""
+        """Return what was finished since the last call."""
         ...
 
 
 def perform(packet: Packet, learn: Learn, cancelled: Cancelled, clock: Clock) -> Done | None:
-    """Do the work of a round; None when it was cancelled."""
+    """Do the work of a round; return None if it was cancelled."""
     message = packet.message
     assert isinstance(message, Round)
     began = clock.now()
@@ -55,23 +55,22 @@ def perform(packet: Packet, learn: Learn, cancelled: Cancelled, clock: Clock) ->
         outcome = learn(packet, cancelled)
     except WorkCancelled:
         return None
-    except Exception as error:  # noqa: BLE001  a thread has nobody to raise to: the service raises it again, or tells it
+    except Exception as error:  # noqa: BLE001  a thread has no caller: the session decides about the error
         outcome = error
     return Done(message.run, message.round, outcome, max(0.0, clock.now() - began))
 
 
 class ThreadWorker:
-    """A worker on a thread; `wake` is called, from that thread, when something is done.
+    """A worker on a thread; it calls `wake` from that thread after each piece of work.
 
-    The other methods are called from one thread only. Nothing comes of a cancelled job, even when it ended as it was
-    cancelled.
+    Call its methods from one thread only. Cancelled work has no outcome, even if it ended at that very moment.
     """
 
     def __init__(self, learn: Learn, wake: Callable[[], None], clock: Clock) -> None:
         self._learn, self._wake, self._clock = learn, wake, clock
         self._inbox: SimpleQueue[tuple[int, Packet]] = SimpleQueue()
         self._done: deque[tuple[int, Done]] = deque()
-        self._current = 0  # the job that is wanted; any other is cancelled
+        self._current = 0  # any other job is cancelled
         threading.Thread(target=self._run, name="worker", daemon=True).start()
 
     def start(self, packet: Packet) -> None:

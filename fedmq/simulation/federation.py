@@ -106,7 +106,7 @@ class Federation:
                 lambda packet, cancelled: perform(packet, learn, cancelled, simulation.clock),
                 lambda: simulation.random.uniform(*self._work_s),
             )
-            jitter, kept = derive_rng(self.seed, "jitter", name), spool.kept.values()
+            jitter, kept = derive_rng(self.seed, "jitter", name), spool.results.values()
             marks = HighWaterMarks(spool.marks.values())
             session = Session(name, len(rows.inputs), "in-process", jitter, list(kept), marks=marks)
             return Trainer(link, session, worker, clock=simulation.clock, spool=spool)

@@ -139,7 +139,7 @@ def lives(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
 
     def begin() -> Life:
         if request.param == "memory":
-            return Life(memory, list(memory.kept.values()))
+            return Life(memory, list(memory.results.values()))
         spool = FileSpool(folder)
         return Life(spool, spool.load("bob", SAMPLES))
 
