@@ -70,8 +70,8 @@ def values_of(command: click.Command, text: str) -> tuple[dict[str, str | list[s
 def template(command: click.Command, name: str) -> str:
     """Return a file for `fedmq NAME` that sets nothing: every setting with help and default, as comments."""
     heading = (
-        f"# Settings of fedmq {name}: each key is a long option, with underscores. Remove the # before a setting to use "
-        "it, and replace words in capitals by a value. The command line wins over the environment, and the environment "
+        f"# Settings of fedmq {name}: each key is a long option, with underscores. Remove the # before a setting to "
+        "use it, and replace words in capitals by a value. The command line wins over the environment, and the environment "
         f"over this file. Check it with: fedmq config check {name} FILE"
     )
     blocks = [_wrapped(heading)]
