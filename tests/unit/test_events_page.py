@@ -43,5 +43,5 @@ def test_the_fields_of_the_figures_are_explained() -> None:
 
 def test_the_limits_are_those_of_the_code() -> None:
     assert f"beyond {LOG_BYTES_MAX >> 20} MiB" in PAGE
-    assert f"at most {BEST_PARAMETERS_MAX} weights" in PAGE
+    assert f"at most {BEST_PARAMETERS_MAX}" in PAGE
     assert f"for {STALLED_S:.0f} s" in SECTIONS["stalled"]
