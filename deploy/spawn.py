@@ -14,7 +14,7 @@ import click
 from click.core import ParameterSource
 
 from fedmq.cli.options import check_name, option
-from fedmq.cli.settings import settings_of
+from fedmq.cli.settings import settable_options
 from fedmq.deploy import user_units
 from fedmq.deploy.inventory import COUNT_MAX, fill
 from fedmq.deploy.processes import Processes
@@ -70,7 +70,7 @@ spawn.params += [param for param in trainer.params if param.name != "name"]
 def _given(ctx: click.Context) -> list[str]:
     """Return the arguments for each trainer: all options that were set; its defaults stay its own."""
     arguments: list[str] = []
-    for key, param in settings_of(trainer).items():
+    for key, param in settable_options(trainer).items():
         name = str(param.name)
         if name == "name" or ctx.get_parameter_source(name) in (None, ParameterSource.DEFAULT):
             continue

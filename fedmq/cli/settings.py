@@ -33,7 +33,7 @@ def config_key(param: click.Option) -> str:
     return key_of(max(param.opts, key=len))
 
 
-def settings_of(command: click.Command) -> dict[str, click.Option]:
+def settable_options(command: click.Command) -> dict[str, click.Option]:
     """Return the options that a file may set, by key: all that the environment may set, except --config."""
     options = (param for param in command.params if isinstance(param, click.Option) and param.envvar)
     return {key: option for option in options if (key := config_key(option)) != "config"}
@@ -50,7 +50,7 @@ def values_of(command: click.Command, text: str) -> tuple[dict[str, str | list[s
         place = re.search(r" \(at (?:line (\d+).*|end of document)\)", str(error))
         line = int(place[1]) if place and place[1] else max(1, len(text.rstrip().split("\n")))
         return {}, [Fault(line, f"expected TOML, got {str(error)[: place.start() if place else None]}")]
-    known, wrong = settings_of(command), {}
+    known, wrong = settable_options(command), {}
     values: dict[str, str | list[str]] = {}
     for key, value in settings.items():
         if isinstance(option := known.get(key), RenamedOption):
@@ -71,11 +71,11 @@ def template(command: click.Command, name: str) -> str:
     """Return a file for `fedmq NAME` that sets nothing: every setting with help and default, as comments."""
     heading = (
         f"# Settings of fedmq {name}: each key is a long option, with underscores. Remove the # before a setting to "
-        "use it, and replace words in capitals by a value. The command line wins over the environment, and the environment "
-        f"over this file. Check it with: fedmq config check {name} FILE"
+        "use it, and replace words in capitals by a value. The command line wins over the environment, and the "
+        f"environment over this file. Check it with: fedmq config check {name} FILE"
     )
     blocks = [_wrapped(heading)]
-    for key, option in settings_of(command).items():
+    for key, option in settable_options(command).items():
         if not option.hidden:
             blocks.append(f"{_wrapped('# ' + _help(option))}\n# {key} = {_example(command, option)}")
     return "\n\n".join(blocks) + "\n"

@@ -13,7 +13,7 @@ import click
 import pytest
 
 from fedmq.cli.main import fedmq
-from fedmq.cli.settings import settings_of, template, values_of
+from fedmq.cli.settings import settable_options, template, values_of
 
 SERVICES = ["broker", "aggregator", "trainer", "dashboard"]
 SHIPPED = Path(__file__).parents[2] / "deploy" / "systemd"
@@ -95,7 +95,7 @@ def test_valid_file_gives_text_by_parameter_name() -> None:
 def test_template_names_every_setting_once_and_sets_none(service: str) -> None:
     text = template(command(service), service)
     named = re.findall(r"^# (\w+) = ", text, flags=re.MULTILINE)
-    assert named == [key for key, option in settings_of(command(service)).items() if not option.hidden]
+    assert named == [key for key, option in settable_options(command(service)).items() if not option.hidden]
     assert tomllib.loads(text) == {}
     assert max(map(len, text.splitlines())) <= 100
 
