@@ -1,34 +1,31 @@
-"""The exceptions of fedmq: one root, one-sentence leaves, each with the exit code of the command that ends by it.
-
-Knows nothing of the parts that raise them.
-"""
+"""The exceptions of fedmq: one root, and leaves with the exit code of the command that they end."""
 
 from __future__ import annotations
 
 from typing import ClassVar, Literal
 
 RejectReason = Literal[
-    "frames",  # too few or too many frames for the message
+    "frames",  # too few or too many frames
     "header-size",  # the header frame is longer than the limit
     "header",  # the header is no valid message
     "version",  # the message or the trainer needs a protocol version that this side does not read
-    "signature",  # not signed by the key of who alone may say it
-    "sender",  # in the name of somebody else, or of nobody who is let in
-    "names",  # a name in the header is not a legal name, or not the one that the topic says
-    "arrays",  # the arrays are not those that this kind of message has
-    "dtype",  # a dtype outside of the closed set
-    "shape",  # more than two dimensions, a negative or an absurd one, or not the one expected here
-    "nbytes",  # the claimed size, the shape and the frame disagree, or are over the limit
-    "sha256",  # the frame's bytes are not those that the header describes
+    "signature",  # not signed by the key of the only sender that may send it
+    "sender",  # in the name of another sender, or of no member
+    "names",  # an invalid name in the header, or another one than in the topic
+    "arrays",  # other arrays than this message has
+    "dtype",  # a dtype outside the closed set
+    "shape",  # more than two dimensions, a negative or an absurd one, or an unexpected one
+    "nbytes",  # declared size, shape and frame disagree, or exceed the limit
+    "sha256",  # the frame differs from the hash in the header
     "not-finite",  # NaN or infinity
-    "values",  # numbers that cannot be: a negative loss, more correct rows than rows
-    "run",  # another run than the one that listens
-    "term",  # from an older life of the aggregator, or from one that has not been yet
-    "round",  # a round that has not been published, or is too old to be used
-    "model-digest",  # computed on another model than the round published
-    "barred",  # of a trainer that an operator keeps out of the run
-    "query",  # a query of a kind that this trainer does not know, or with wrong fields
-    "code",  # Python code that this trainer does not run, or that failed when it did
+    "values",  # impossible numbers: a negative loss, more correct rows than rows
+    "run",  # another run than the receiver's
+    "term",  # an old term, or one that has not started
+    "round",  # a round that is not published yet, or too old
+    "model-digest",  # computed from another model than the round's
+    "barred",  # from a trainer that is banned from the run
+    "query",  # a query of an unknown kind, or with wrong fields
+    "code",  # Python code that this trainer does not run, or that failed
 ]
 
 SEARCH_IS_GONE = (  # of a Task, in the files of users
@@ -44,19 +41,19 @@ class FedmqError(Exception):
 
 
 class Unreachable(FedmqError):
-    """The broker did not answer within the time that was allowed."""
+    """The broker did not answer within `--connect-timeout`."""
 
     exit_code = 69
 
 
 class NotAuthorized(FedmqError):
-    """The broker does not let this key in, or wants one where there is none."""
+    """The broker refuses this key, or a connection without one."""
 
     exit_code = 77
 
 
 class BadConfiguration(FedmqError):
-    """A file, a flag or rows that cannot be used: says what was expected, what came and what to do."""
+    """A file, an option or rows that cannot be used: expected X, got Y, do Z."""
 
     exit_code = 78
 
@@ -70,13 +67,13 @@ class StoreError(BadConfiguration):
 
 
 class ProtocolError(FedmqError):
-    """Local misuse: this side tried to send what the protocol does not allow."""
+    """Local misuse: this process tried to send an invalid message."""
 
 
 class Rejected(FedmqError):
-    """Remote misbehaviour: what came over the wire is not acceptable.
+    """Remote misbehavior: a received message is not acceptable.
 
-    `reason` is one of a closed set, so that rejections can be counted; the text is for people.
+    `reason` is one of a closed set, so that rejections can be counted.
     """
 
     def __init__(self, reason: RejectReason, detail: str) -> None:
@@ -86,28 +83,28 @@ class Rejected(FedmqError):
 
 
 class CodeRefused(Rejected):
-    """This trainer does not run the code that scores a run: says which flag and which key would change that."""
+    """This trainer does not run the code of a run; the detail names the option and the key that permit it."""
 
     def __init__(self, detail: str) -> None:
         super().__init__("code", detail)
 
 
 class QueryRefused(Rejected):
-    """This trainer cannot answer the query of a run: an unknown kind, or fields that are wrong for it."""
+    """This trainer cannot answer the query of a run: its kind is unknown, or its fields are wrong."""
 
     def __init__(self, detail: str) -> None:
         super().__init__("query", detail)
 
 
 class WorkCancelled(FedmqError):
-    """A newer round made the local work needless."""
+    """A newer round made the local work obsolete."""
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says, without line breaks."""
+    """Return the message of an error without line breaks."""
     return " ".join(str(error).split())
 
 
 def named(error: BaseException) -> str:
-    """Of which kind an error is and what it says, without line breaks: `KeyError: 'x'`."""
+    """Return class and message of an error without line breaks: `KeyError: 'x'`."""
     return f"{type(error).__name__}: {one_line(error)}"

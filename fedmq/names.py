@@ -1,4 +1,4 @@
-"""Names: what a run, a trainer or a task may be called."""
+"""Valid names of runs, trainers and tasks."""
 
 from __future__ import annotations
 
