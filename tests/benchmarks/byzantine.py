@@ -1,25 +1,25 @@
-"""One liar among five trainers: how often split XOR is learnt all the same, by attack and by rule.
+"""Benchmark: how often five trainers learn split XOR if one of them is Byzantine, by attack and by rule.
 
     python tests/benchmarks/byzantine.py [--seeds 20] [--only WORD ...]
 
-Four honest trainers hold split XOR, two each half, and the fifth lies in one way (tests/simulation/liars.py). Strategy
-and trainers' work are those of the product, called directly: no network, everybody answers each round at once. A run
-ends when its own count says that it is solved, or after the rounds of the line. The figures of a line:
+Four honest trainers hold split XOR, two for each half; the fifth attacks in one way (tests/simulation/liars.py). The
+algorithm and the trainers' code are called directly, without a network; all trainers answer each round. A run ends when
+its own count reports the target, or after the rounds of the line. The figures of a line:
 
-- *right*: in how many runs the model that would be deployed at the end is right about all four rows, asked on the rows;
-- *said so*: how many runs ended because they said that they are solved;
-- *from round*: from which round on the deployed model was right for good, the median of those runs, and the latest;
-- *loss*: of the model at the end over all rows, the median over all runs. For the task linear, whose least loss is
-  0.25, only that says much: somebody's rows counted twice move the optimum.
+- *right*: the number of runs whose final model is right on all four rows;
+- *solved*: the number of runs that reported their target as reached;
+- *from round*: the round from which on the best model stayed right: the median of these runs, and the latest;
+- *loss*: the loss of the final model over all rows, the median of all runs. For the task linear, with a minimum of
+  0.25, only this figure matters: rows counted twice move the optimum.
 
-Ends with 1 if the default settings learn split XOR in fewer than 99 of 100 seeds under one of the first five attacks.
+Exit code 1 if the default settings learn split XOR in fewer than 99 of 100 seeds under one of the first five attacks.
 """
 
 from __future__ import annotations
 
 import os
 
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy: the products are too small to share out
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy: the products are too small for threads
 
 import argparse
 import json
@@ -38,13 +38,13 @@ from fedmq.algorithms.base import Strategy
 from fedmq.algorithms.registry import find_algorithm
 from fedmq.tasks.task_file import find_task
 
-PROMISED = 0.99  # of the runs, for the default strategy
+PROMISED = 0.99  # share of runs, for the default algorithm
 PROMISES = ("garbage", "inverted", "scaled", "NaN", "copies")
-SHORT = 60  # rounds, where a run with a liar seldom ends by itself
+SHORT = 60  # rounds, for runs that seldom reach their target
 
 
 class Case(NamedTuple):
-    """One line: what lies, to which strategy, for how many rounds; attack None: the fifth trainer does not exist."""
+    """One line: attack, algorithm and rounds; attack None: there is no fifth trainer."""
 
     attack: str | None
     strategy: str
@@ -54,11 +54,11 @@ class Case(NamedTuple):
 
     @property
     def title(self) -> str:
-        """How the table names it."""
-        return f"{self.attack or 'nobody lies':<12} {self.strategy:<10} {self.rule:<13} {self.task:<7} {self.rounds:>5}"
+        """Return its title in the table."""
+        return f"{self.attack or 'no attack':<12} {self.strategy:<10} {self.rule:<13} {self.task:<7} {self.rounds:>5}"
 
     def found(self) -> Strategy[Any]:
-        """The strategy that it is about."""
+        """Return the strategy of this line."""
         parameters = {} if self.strategy == "evolution" else {"learner": "evolution", "rule": self.rule}
         return find_algorithm(self.strategy, find_task(self.task), parameters)
 
@@ -74,7 +74,7 @@ CASES = [
 
 
 class Line(NamedTuple):
-    """What came out, over all seeds."""
+    """The figures of a case over all seeds."""
 
     case: Case
     seeds: int
@@ -87,7 +87,7 @@ class Line(NamedTuple):
 
 
 def measure(case: Case, seeds: int) -> Line:
-    """Play a case with each seed."""
+    """Run a case with each seed."""
     began, task = time.monotonic(), find_task(case.task)
     outcomes = [play(task, case.found(), case.attack, seed, case.rounds) for seed in range(seeds)]
     since = [outcome.since for outcome in outcomes if outcome.since is not None]
@@ -98,16 +98,16 @@ def measure(case: Case, seeds: int) -> Line:
 
 
 def main() -> None:
-    """See the module."""
-    parser = argparse.ArgumentParser(description="One liar among five trainers, on split XOR.")
+    """Run all cases, print the table, and exit with the result."""
+    parser = argparse.ArgumentParser(description="One Byzantine trainer among five, on split XOR.")
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--only", nargs="*", default=[], help="only lines with one of these words")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     given = parser.parse_args()
     failed = False
     if not given.json:
-        heading = f"{'the liar':<12} {'strategy':<10} {'rule':<13} {'task':<7} rounds"
-        print(f"{heading}  right of {given.seeds:<4}  said so  from round    loss")
+        heading = f"{'attack':<12} {'strategy':<10} {'rule':<13} {'task':<7} rounds"
+        print(f"{heading}  right of {given.seeds:<4}  solved   from round    loss")
     for case in CASES:
         if given.only and not any(word in case.title for word in given.only):
             continue

@@ -1,9 +1,8 @@
-"""Benchmark: honest rounds of a federation with keys while its broker is flooded, beside the same on an idle broker.
+"""Benchmark: honest rounds of a federation with keys at a flooded broker, compared with an idle broker.
 
-Run it: `python tests/benchmarks/flood.py [--json] [--seconds N]`. An aggregator and two trainers with keys, which do
-nothing but hand back 72 bytes, and floods from a process of its own; idle and flooded turns take turns. The floods take
-CPU of this machine too, so the ratio says how a broker fares whose attackers sit beside it: an upper bound. Ends with 1
-if a ratio of medians is over the target.
+Run it: `python tests/benchmarks/flood.py [--json] [--seconds N]`. An aggregator and two trainers with keys exchange 72
+bytes; another process floods the broker; idle and flooded phases alternate. The flood uses CPU of this machine, too, so
+the ratio is an upper bound. Exit code 1 if a ratio of medians is over the target.
 """
 
 from __future__ import annotations
@@ -57,7 +56,7 @@ from fedmq.transport.zeromq import AggregatorSockets
 
 RATIO_MAX = 2.0
 WARM_UP = 20
-START_S = 1.5  # for a flood to be one
+START_S = 1.5  # start-up time of a flood
 SPAWN = multiprocessing.get_context("spawn")
 TRAINERS = ("alice", "bob")
 GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"CURVE".ljust(20, b"\0") + bytes(32)
@@ -66,7 +65,7 @@ MB = 1e6
 
 
 class Place(NamedTuple):
-    """A federation's keys in a folder, and who mallory is in it."""
+    """A federation's keys in a folder, and the credentials of the attacker mallory."""
 
     folder: Path
     federation: FederationInfo
@@ -79,7 +78,7 @@ class Place(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """One line of the table; `grew_mb` is the broker's resident memory at its most, over what it was before."""
+    """One line of the table; `grew_mb` is the maximum growth of the broker's resident memory."""
 
     flood: str
     rounds: int
@@ -91,14 +90,14 @@ class Outcome(NamedTuple):
 
 
 class Turn(NamedTuple):
-    """The seconds of each round, and by how many bytes the broker grew at the most."""
+    """The seconds of each round, and the maximum growth of the broker in bytes."""
 
     rounds_s: list[float]
     grew: float
 
 
 def silent(place: Place) -> None:
-    """A thousand TCP connections that say nothing, made again when they are ended."""
+    """Open a thousand silent TCP connections, repeatedly."""
     while True:
         peers = [socket.create_connection(("127.0.0.1", place.port + number % 5)) for number in range(1000)]
         time.sleep(4.0)
@@ -107,7 +106,7 @@ def silent(place: Place) -> None:
 
 
 def handshakes(place: Place) -> None:
-    """Handshake commands of 32 MiB, one after the other."""
+    """Send handshake commands of 32 MiB, one after the other."""
     number = 0
     while True:
         number += 1
@@ -118,11 +117,11 @@ def handshakes(place: Place) -> None:
                 for _ in range(31):
                     peer.sendall(BLOCK)
             except OSError:
-                continue  # it was cut
+                continue  # the broker closed it
 
 
 def member(place: Place, send: Callable[[zmq.Socket[bytes]], None]) -> None:
-    """What a member sends at full speed."""
+    """Send from a member at full speed."""
     raw = zmq.Context.instance().socket(zmq.PUSH)
     raw.sndhwm = 1000
     public = place.mallory.identity.public.transport
@@ -134,7 +133,7 @@ def member(place: Place, send: Callable[[zmq.Socket[bytes]], None]) -> None:
 
 
 def endless(place: Place) -> None:
-    """A message of 600 MB, again and again."""
+    """Send messages of 600 MB."""
 
     def send(raw: zmq.Socket[bytes]) -> None:
         for _ in range(600):
@@ -145,7 +144,7 @@ def endless(place: Place) -> None:
 
 
 def messages(place: Place) -> None:
-    """Small messages, as many as go."""
+    """Send small messages at full speed."""
     member(place, lambda raw: raw.send_multipart([b"up/r", b"x"]))
 
 
@@ -157,8 +156,8 @@ FLOODS: dict[str, Callable[[Place], None]] = {
 }
 
 
-def a_federation(folder: Path) -> Place:
-    """A federation with two trainers and mallory, its keys in `folder`."""
+def make_federation(folder: Path) -> Place:
+    """Create the keys of a federation with two trainers and mallory in `folder`."""
     port = free_port()
     broker, aggregator = Identity.new("broker", "broker"), Identity.new("aggregator", "aggregator")
     address = f"tcp://127.0.0.1:{port}"
@@ -175,7 +174,7 @@ def a_federation(folder: Path) -> Place:
 
 
 def play(place: Place, aggregator: Credentials, seconds: float, name: str) -> list[float]:
-    """The seconds that each round of a run took, for so long."""
+    """Execute rounds for some seconds; return the seconds of each round."""
     clock, store = SystemClock(), Store(":memory:")
     store.begin(run_config(name, algorithm=Idle.name, rounds_max=10**6, min_trainers=len(TRAINERS), quorum=1.0))
     published: list[float] = []
@@ -196,8 +195,8 @@ def play(place: Place, aggregator: Credentials, seconds: float, name: str) -> li
     return [after - before for before, after in pairwise(published[WARM_UP:])]
 
 
-class Watched(threading.Thread):
-    """Keeps the most that a process has held, until it is told to end."""
+class MemoryWatch(threading.Thread):
+    """Records the maximum of a process's resident memory."""
 
     def __init__(self, pid: int) -> None:
         super().__init__(daemon=True)
@@ -209,20 +208,20 @@ class Watched(threading.Thread):
             self.peak = max(self.peak, self._process.memory_info().rss)
 
     def grew(self) -> float:
-        """By how many bytes, at the most."""
+        """Stop, and return the maximum growth in bytes."""
         self._ended.set()
         self.join()
         return self.peak - self.before
 
 
 def turn(place: Place, pid: int, flood: Callable[[Place], None] | None, run: str, seconds: float) -> Turn:
-    """Rounds while a flood lasts."""
+    """Execute rounds during a flood."""
     aggregator = read_credentials(place.folder, "aggregator")
     process = None if flood is None else SPAWN.Process(target=flood, args=(place,), daemon=True)
     if process is not None:
         process.start()
-        time.sleep(START_S)  # its interpreter takes CPU, too
-    watched = Watched(pid)
+        time.sleep(START_S)  # its interpreter uses CPU, too
+    watched = MemoryWatch(pid)
     watched.start()
     try:
         return Turn(play(place, aggregator, seconds, run), watched.grew())
@@ -233,11 +232,11 @@ def turn(place: Place, pid: int, flood: Callable[[Place], None] | None, run: str
 
 
 def measure(seconds: float) -> list[Outcome]:
-    """An idle turn before each flooded one."""
+    """Measure each flood after an idle phase."""
     outcomes = []
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
-        place = a_federation(Path(name))
-        command = [sys.executable, "-m", "fedmq", "broker", "--keys", name, "--log-level", "error"]
+        place = make_federation(Path(name))
+        command = [sys.executable, "-P", "-m", "fedmq", "broker", "--keys", name, "--log-level", "error"]
         broker = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         stack.callback(broker.wait)
         stack.callback(broker.kill)
@@ -254,19 +253,19 @@ def measure(seconds: float) -> list[Outcome]:
 
 
 def outcome(flood: str, idle: Turn, during: Turn) -> Outcome:
-    """A line of the table."""
+    """Return a line of the table."""
     quiet, busy = (statistics.median(turn.rounds_s) for turn in (idle, during))
     p95 = statistics.quantiles(during.rounds_s, n=20)[-1]
     return Outcome(flood, len(during.rounds_s), 1e3 * quiet, 1e3 * busy, 1e3 * p95, busy / quiet, during.grew / MB)
 
 
 def main() -> int:
-    """Measures, prints, and says whether the target was reached."""
+    """Run the benchmark, print the table and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("--seconds", type=float, default=5.0, metavar="N", help="of each turn [5]")
+    parser.add_argument("--seconds", type=float, default=5.0, metavar="N", help="seconds of each phase [5]")
     asked = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that child processes are ended
     found = measure(asked.seconds)
     if asked.json:
         print(json.dumps([one._asdict() for one in found]))

@@ -1,8 +1,8 @@
-"""Benchmark: a round with trainers that do nothing, over the real services, beside a bare pyzmq echo.
+"""Benchmark: a round of the real services with trainers that do no work, compared with a bare pyzmq echo.
 
-Run it: `python tests/benchmarks/idle_round.py [--json] [--rounds N]`. 72 bytes go down to each trainer and 72 come
-back. The variants take turns, so that a busy machine slows all of them; what counts is the ratio of the medians to the
-echo's, and ends with 1 if a target is missed. The milliseconds are shown beside those that the design asks for.
+Run it: `python tests/benchmarks/idle_round.py [--json] [--rounds N]`. Each trainer receives 72 bytes and returns 72.
+The variants alternate, so that load on the machine affects all; the result is the ratio of the medians to the echo.
+Exit code 1 if a target is missed.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ from fedmq.trainer.worker import Cancelled, ThreadWorker
 from fedmq.transport.zeromq import AggregatorSockets, TrainerSockets
 
 MODEL = np.linspace(0.0, 1.0, 9)  # 72 bytes
-FOLDER = Path("build")  # on the file system of the checkout, and nothing that git would take
+FOLDER = Path("build")  # on the file system of the checkout, ignored by git
 TURNS = 6
-WARM_UP = 20  # rounds of each turn that do not count
+WARM_UP = 20  # rounds of each turn that are not counted
 TURN_S_MAX = 60.0
 RATIO_MAX = {"in memory": 6.0, "durable": 12.0}
 MS_WANTED = {("in memory", 2): 1.0, ("durable", 2): 2.0, ("in memory", 10): 3.0}
@@ -65,11 +65,11 @@ class Turn(NamedTuple):
     cpu_s: float
 
 
-Variant = Callable[[int], Turn]  # plays so many rounds
+Variant = Callable[[int], Turn]  # executes this number of rounds
 
 
 class Outcome(NamedTuple):
-    """One line of the table: medians over all rounds of all turns; None where nothing is asked for."""
+    """One line of the table: medians over all rounds of all turns; None: no target."""
 
     variant: str
     trainers: int
@@ -82,7 +82,7 @@ class Outcome(NamedTuple):
 
 
 class Idle:
-    """A strategy that publishes 72 bytes and takes 72 bytes; its state is the number of the open round."""
+    """A strategy that publishes and receives 72 bytes; its state is the number of the open round."""
 
     name = "idle"
     additive = False
@@ -106,7 +106,7 @@ class Idle:
 
 
 def serve_idle_trainer(address: str, name: str, credentials: Credentials | None = None) -> None:
-    """A trainer as the command starts it, but its work is to hand back what came."""
+    """Run a trainer as the command does, but with work that returns its input."""
 
     def answer(packet: Packet, cancelled: Cancelled) -> dict[str, Array]:
         return dict(packet.arrays)
@@ -121,7 +121,7 @@ def serve_idle_trainer(address: str, name: str, credentials: Credentials | None 
 
 
 def federation(address: str, trainers: int, folder: Path | None, watched: Collection[int]) -> Variant:
-    """Rounds of an aggregator in this process, each turn with a new run; `folder` None keeps the store in memory."""
+    """Return a variant with an aggregator in this process; `folder` None keeps the store in memory."""
     numbers = count(1)
 
     def play(rounds: int) -> Turn:
@@ -146,7 +146,9 @@ def federation(address: str, trainers: int, folder: Path | None, watched: Collec
         link.close()
         store.close()
         if not service.done:
-            raise SystemExit(f"expected {rounds} rounds in {TURN_S_MAX} s, got {len(published)}: is the machine busy?")
+            raise SystemExit(
+                f"expected {rounds} rounds in {TURN_S_MAX} s, got {len(published)}: the machine may be overloaded"
+            )
         marks = [moment for moment, _ in published[WARM_UP:]] + [ended]
         return Turn([after - before for before, after in pairwise(marks)], (spent - published[WARM_UP][1]) / rounds)
 
@@ -154,7 +156,7 @@ def federation(address: str, trainers: int, folder: Path | None, watched: Collec
 
 
 def serve_echo_broker(port: int) -> None:
-    """The least that can stand between: every frame is passed on by a Python poll loop."""
+    """Forward every frame in a Python poll loop: the minimal broker."""
     context = zmq.Context()
     sockets = [context.socket(kind) for kind in (zmq.XSUB, zmq.XPUB, zmq.PULL, zmq.XPUB)]
     for offset, socket in enumerate(sockets):
@@ -170,7 +172,7 @@ def serve_echo_broker(port: int) -> None:
 
 
 def serve_echo_trainer(port: int) -> None:
-    """Pushes back what comes."""
+    """Return each message."""
     context = zmq.Context()
     down, up = context.socket(zmq.SUB), context.socket(zmq.PUSH)
     down.subscribe(b"")
@@ -181,7 +183,7 @@ def serve_echo_trainer(port: int) -> None:
 
 
 def echo(port: int, trainers: int, watched: Collection[int], stack: ExitStack) -> Variant:
-    """Rounds of nothing but publishing 72 bytes and waiting until they have come back from everybody."""
+    """Return a variant that only publishes 72 bytes and waits for all trainers to return them."""
     context = zmq.Context()
     down, up = context.socket(zmq.PUB), context.socket(zmq.SUB)
     stack.callback(context.destroy, linger=0)
@@ -190,17 +192,17 @@ def echo(port: int, trainers: int, watched: Collection[int], stack: ExitStack) -
     up.connect(f"tcp://127.0.0.1:{port + 3}")
     down.connect(f"tcp://127.0.0.1:{port}")
     payload = MODEL.tobytes()
-    while not up.poll(100):  # until somebody is there,
+    while not up.poll(100):  # until a trainer is connected,
         down.send_multipart([b"start", payload])
-    heard = 0
-    while heard < trainers:  # then until all answer one publication, and nothing else is on its way
+    answered = 0
+    while answered < trainers:  # then until all answer one publication, and no other message is in flight
         while up.poll(200):
             up.recv_multipart()
         down.send_multipart([b"start", payload])
-        heard = 0
-        while heard < trainers and up.poll(1000):
+        answered = 0
+        while answered < trainers and up.poll(1000):
             up.recv_multipart()
-            heard += 1
+            answered += 1
 
     def play(rounds: int) -> Turn:
         marks, spent = [], 0.0
@@ -218,13 +220,13 @@ def echo(port: int, trainers: int, watched: Collection[int], stack: ExitStack) -
 
 
 def cpu_s(watched: Collection[int]) -> float:
-    """CPU seconds that this process and those watched have used; the kernel counts in hundredths."""
+    """Return the CPU seconds of this process and the watched ones; the kernel counts hundredths."""
     own = time.process_time()
     return own + sum(sum(psutil.Process(one).cpu_times()[:2]) for one in watched)
 
 
 def start(stack: ExitStack, target: Callable[..., None], *arguments: Any) -> int:
-    """Run `target` in a process of its own until the stack is closed; its id."""
+    """Run `target` in its own process until the stack is closed; return its id."""
     process = multiprocessing.get_context("spawn").Process(target=target, args=arguments, daemon=True)
     process.start()
     stack.callback(end, process)
@@ -233,14 +235,14 @@ def start(stack: ExitStack, target: Callable[..., None], *arguments: Any) -> int
 
 
 def end(process: BaseProcess) -> None:
-    """SIGTERM, and SIGKILL if that does not help."""
+    """Send SIGTERM, and SIGKILL after a time-out."""
     process.terminate()
     process.join(6.0)
     process.kill()
 
 
 def measure(trainers: int, rounds: int) -> list[Outcome]:
-    """The three variants in turns, with so many trainers."""
+    """Measure the three variants in turns."""
     with ExitStack() as stack:
         FOLDER.mkdir(exist_ok=True)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="idle-round-", dir=FOLDER)))
@@ -264,7 +266,7 @@ def measure(trainers: int, rounds: int) -> list[Outcome]:
 
 
 def outcomes(trainers: int, turns: dict[str, list[Turn]]) -> list[Outcome]:
-    """The lines of the table."""
+    """Return the lines of the table."""
     medians = {
         name: statistics.median(second for turn in found for second in turn.rounds_s) for name, found in turns.items()
     }
@@ -284,12 +286,12 @@ def outcomes(trainers: int, turns: dict[str, list[Turn]]) -> list[Outcome]:
 
 
 def main() -> int:
-    """Measures, prints, and says whether the targets were reached."""
+    """Run the benchmark, print the table and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--rounds", type=int, default=600, metavar="N", help="rounds of each variant [600]")
     asked = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that child processes are ended
     found = [outcome for trainers in (2, 10) for outcome in measure(trainers, asked.rounds)]
     if asked.json:
         print(json.dumps([outcome._asdict() for outcome in found]))

@@ -1,8 +1,8 @@
-"""Benchmark: the rounds of one run with ten observers attached, beside its rounds with none.
+"""Benchmark: rounds of one run with ten observers, compared with its rounds without.
 
-Run it: `python tests/benchmarks/observers.py [--json] [--turns N]`. One run of two trainers goes on without an end;
-observers come and go. Five watch at the broker, as `fedmq watch` does, five read the streams of a page. Both ways take
-turns, so that a busy machine slows both; what counts is the ratio of the medians, and it ends with 1 if it is missed.
+Run it: `python tests/benchmarks/observers.py [--json] [--turns N]`. Five observers are connected to the broker, as
+`fedmq watch` is; five read the streams of a page. Phases with and without observers alternate in one endless run; the
+result is the ratio of the medians. Exit code 1 if the target is missed.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Outcome(NamedTuple):
 
 
 def watch(address: str, number: int, attached: Semaphore, stopping: Event) -> None:
-    """So many links that watch the broker, in one process; says when each has the run's picture."""
+    """Run this number of observers in one process; release `attached` for each that has the state of the run."""
     clock = SystemClock()
     watchers = [open_live_runs(address, None, clock=clock)[:2] for _ in range(number)]
     waiting = set(range(number))
@@ -70,21 +70,21 @@ def watch(address: str, number: int, attached: Semaphore, stopping: Event) -> No
 
 
 def read_stream(port: int, attached: threading.Semaphore, stopping: threading.Event) -> None:
-    """A page's stream, read as it comes."""
+    """Read the stream of a page."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=WAIT_S)
     connection.request("GET", f"/api/runs/{RUN}/stream")
     answer = connection.getresponse()
-    told = False
+    complete = False
     while not stopping.is_set():
-        if answer.readline().startswith(b"event: full") and not told:
-            told = True
+        if answer.readline().startswith(b"event: full") and not complete:
+            complete = True
             attached.release()
     connection.close()
 
 
 @contextmanager
 def observers(address: str) -> Iterator[None]:
-    """Ten of them, attached; gone at the end."""
+    """Attach ten observers; detach them at the end."""
     context = multiprocessing.get_context("spawn")
     attached, stopping = context.Semaphore(0), context.Event()
     read, ending = threading.Semaphore(0), threading.Event()
@@ -100,7 +100,7 @@ def observers(address: str) -> Iterator[None]:
         for semaphore, number in ((attached, WATCHES), (read, PAGES)):
             for _ in range(number):
                 if not semaphore.acquire(timeout=WAIT_S):
-                    raise SystemExit("expected ten observers to have the run's picture in time, they had not")
+                    raise SystemExit(f"expected ten observers with the state of the run within {WAIT_S:g} s, got fewer")
         try:
             yield
         finally:
@@ -113,7 +113,7 @@ def observers(address: str) -> Iterator[None]:
 
 
 def answers(port: int) -> bool:
-    """Whether the dashboard knows the run."""
+    """Return whether the dashboard lists the run."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=WAIT_S)
     try:
         connection.request("GET", "/api/runs")
@@ -125,16 +125,16 @@ def answers(port: int) -> bool:
 
 
 def until(condition: Callable[[], bool], what: str) -> None:
-    """Return when it is so; end when it is not in time."""
-    give_up_at = time.monotonic() + WAIT_S
+    """Wait for the condition; exit if it does not hold in time."""
+    deadline = time.monotonic() + WAIT_S
     while not condition():
-        if time.monotonic() > give_up_at:
-            raise SystemExit(f"waited {WAIT_S:g} s in vain: {what}")
+        if time.monotonic() > deadline:
+            raise SystemExit(f"expected {what} within {WAIT_S:g} s")
         time.sleep(0.05)
 
 
 def rounds_between(path: Path, began: float, ended: float) -> list[float]:
-    """The seconds from each publication to the next, of those in that time."""
+    """Return the seconds between consecutive publications in that time."""
     published = []
     with path.open("rb") as lines:
         for line in lines:
@@ -146,7 +146,7 @@ def rounds_between(path: Path, began: float, ended: float) -> list[float]:
 
 
 def measure(turns: int) -> list[Outcome]:
-    """Both ways in turns, in one run."""
+    """Measure both phases in turns, in one run."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="observers-")))
         processes = stack.enter_context(Processes())
@@ -176,12 +176,12 @@ def measure(turns: int) -> list[Outcome]:
 
 
 def main() -> int:
-    """Measures, prints, and says whether the target was reached."""
+    """Run the benchmark, print the table and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("--turns", type=int, default=4, metavar="N", help="turns of each way [4]")
+    parser.add_argument("--turns", type=int, default=4, metavar="N", help="phases of each kind [4]")
     asked = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that child processes are ended
     none, ten = measure(asked.turns)
     ratio = ten.median_ms / none.median_ms
     if asked.json:

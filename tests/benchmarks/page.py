@@ -1,9 +1,8 @@
-"""Benchmark: the page of a run of 10,000 rounds and 1,000 trainers, in Chromium, while ten updates a second come.
+"""Benchmark: the page of a run of 10,000 rounds and 1,000 trainers in Chromium, with ten updates a second.
 
-Run it: `python tests/benchmarks/page.py [--json] [--seconds N]`. The run's events are made up and lie in a folder, as
-an aggregator's do; the dashboard and the browser are real. First paint and the moment at which the whole curve is
-drawn are counted from the navigation; how busy the page's main thread is comes from the browser's own metrics. Ends
-with 1 if a target is missed.
+Run it: `python tests/benchmarks/page.py [--json] [--seconds N]`. The events are synthetic, in a run folder; the
+dashboard and the browser are real. First paint and the complete curve are measured from the navigation on; the load of
+the main thread comes from the browser's own metrics. Exit code 1 if a target is missed.
 """
 
 from __future__ import annotations
@@ -35,13 +34,13 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "browser"))
 from chromium import CHROMIUM, MISSING, chromium
 
 ROUNDS, TRAINERS = 10_000, 1_000
-ANSWERED_ROUNDS = 4  # the last ones: of older ones a picture holds no results
-ANSWERS = 100  # that come with each update
+ANSWERED_ROUNDS = 4  # the last ones: the page has no results of older rounds
+ANSWERS = 100  # in each update
 UPDATE_S = 0.1
 PAINT_MS_MAX, CURVE_MS_MAX, BUSY_MAX, UPDATES_MIN = 2000.0, 2000.0, 0.5, 8.0
 RUN = "crowd"
 LARGE = {"width": 1440, "height": 1000}
-# Notes when the curve has all rounds; a script of the page could not be told to.
+# Records when the curve has all rounds.
 NOTE_CURVE = f"""
 new MutationObserver((_, observer) => {{
   if (Number(document.querySelector("#fitness")?.dataset.rounds) < {ROUNDS}) return;
@@ -52,7 +51,7 @@ new MutationObserver((_, observer) => {{
 
 
 class Crowd:
-    """Writes what happens in the run, as its aggregator would."""
+    """Writes the events of a run, as an aggregator does."""
 
     def __init__(self, folder: Path) -> None:
         self._path, self._generator = folder / EVENTS, np.random.default_rng(1)
@@ -71,8 +70,8 @@ class Crowd:
                 answers = TRAINERS if before_last <= ANSWERED_ROUNDS else 0
                 file.writelines(self._round_of(answers, 0.3))
 
-    def go_on(self, stop: threading.Event) -> None:
-        """Ten rounds a second, of which each has some of the trainers' answers, until `stop`."""
+    def continue_run(self, stop: threading.Event) -> None:
+        """Write ten rounds a second, each with answers of some trainers, until `stop`."""
         with self._path.open("ab") as file:
             due = time.monotonic()
             while not stop.is_set():
@@ -125,11 +124,11 @@ class Crowd:
 
 @contextmanager
 def dashboard(folder: Path) -> Iterator[str]:
-    """The address of a dashboard over the runs in that folder; there is no broker."""
+    """Serve a dashboard for the runs in that folder, without a broker; yield its address."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("FEDMQ_")}
-    words = ["dashboard", "--runs", str(folder), "--port", "0"]
+    arguments = ["dashboard", "--runs", str(folder), "--port", "0"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "fedmq", *words],
+        [sys.executable, "-P", "-m", "fedmq", *arguments],
         stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, env={**kept, "PYTHONUNBUFFERED": "1"},
     )  # fmt: skip
     try:
@@ -143,7 +142,7 @@ def dashboard(folder: Path) -> Iterator[str]:
 
 
 def measure(address: str, crowd: Crowd, seconds: float) -> dict[str, Any]:
-    """Open the page, let it go on for a while, and say what it cost."""
+    """Open the page, update it for some seconds, and return the figures."""
     with chromium() as browser:
         page = browser.new_page(viewport=LARGE)
         page.add_init_script(NOTE_CURVE)
@@ -154,7 +153,7 @@ def measure(address: str, crowd: Crowd, seconds: float) -> dict[str, Any]:
         session = page.context.new_cdp_session(page)
         session.send("Performance.enable")
         stop = threading.Event()
-        writing = threading.Thread(target=crowd.go_on, args=(stop,))
+        writing = threading.Thread(target=crowd.continue_run, args=(stop,))
         writing.start()
         try:
             page.wait_for_timeout(2000)
@@ -183,14 +182,14 @@ ROUND_SHOWN = "() => Number(document.querySelector('#round').textContent.replace
 
 
 def metrics(session: Any) -> dict[str, float]:
-    """What the browser has counted for this page, in seconds; TaskDuration is the main thread's."""
+    """Return the browser's metrics of this page, in seconds; TaskDuration is the main thread's."""
     return {one["name"]: one["value"] for one in session.send("Performance.getMetrics")["metrics"]}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
-    parser.add_argument("--seconds", type=float, default=8.0, help="how long the updates are watched")
+    parser.add_argument("--seconds", type=float, default=8.0, help="length of the measurement")
     options = parser.parse_args()
     if not CHROMIUM.exists():
         print(f"skipped: {MISSING}", file=sys.stderr)
@@ -198,7 +197,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / RUN
         folder.mkdir()
-        lock = FolderLock(folder)  # so that the run is seen to go on
+        lock = FolderLock(folder)  # so that the run counts as live
         try:
             crowd = Crowd(folder)
             with dashboard(Path(name)) as address:

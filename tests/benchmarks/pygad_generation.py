@@ -1,14 +1,14 @@
-"""Benchmark: one PyGAD generation in fedmq's adapter, beside stock `pygad.gann` and the bare matrix products.
+"""Benchmark: one PyGAD generation in fedmq's adapter, compared with stock `pygad.gann` and the bare matrix products.
 
-Run it: `python tests/benchmarks/pygad_generation.py [--json]`. The three are measured in turns within one process, so
-that a busy machine slows all of them; what counts is the ratio of the medians. Ends with 1 if a target is missed.
+Run it: `python tests/benchmarks/pygad_generation.py [--json]`. The three alternate in one process, so that load on the
+machine affects all; the result is the ratio of the medians. Exit code 1 if a target is missed.
 """
 
 from __future__ import annotations
 
 import os
 
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy: the products are too small to share out
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy: the products are too small for threads
 
 import argparse
 import json
@@ -34,7 +34,7 @@ SILENT = logging.getLogger("benchmark")
 
 
 class Case(NamedTuple):
-    """A network and rows to evolve it on, and how many times stock PyGAD's speed is asked for."""
+    """A network, its rows, and the target speed as a multiple of stock PyGAD."""
 
     name: str
     task: Task
@@ -45,7 +45,7 @@ class Case(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """Milliseconds per generation, the medians over all turns."""
+    """Milliseconds per generation, medians over all turns."""
 
     name: str
     stock_ms: float
@@ -55,12 +55,12 @@ class Outcome(NamedTuple):
 
     @property
     def ratio(self) -> float:
-        """How many generations fedmq makes while stock makes one."""
+        """Return the number of generations of fedmq during one of stock PyGAD."""
         return self.stock_ms / self.fedmq_ms
 
 
 def cases() -> list[Case]:
-    """XOR, and a network of the size that the 8 x 8 digits need."""
+    """Return XOR, and a network of the size for the 8 x 8 digits."""
     generator = np.random.default_rng(0)
     xor = Rows(np.array([[0.0, 0], [0, 1], [1, 0], [1, 1]]), np.array([0, 1, 1, 0]))
     digits = Rows(generator.random((300, 64)), generator.integers(0, 10, 300))
@@ -71,14 +71,14 @@ def cases() -> list[Case]:
 
 
 def _task(sizes: tuple[int, ...]) -> Task:
-    """Without biases, which stock PyGAD does not know."""
+    """Return the network without biases, which stock PyGAD does not have."""
     return Task(
         name="benchmark", model=MLP(sizes, bias=False), loss="cross-entropy", metric="accuracy", target=1.0, trainers=1
     )
 
 
 def stock(case: Case) -> Callable[[], int]:
-    """Two generations as PyGAD's documentation has it: `pygad.nn.predict` for each solution, weights set after each."""
+    """Run two generations as in PyGAD's documentation: `pygad.nn.predict` for each solution."""
     sizes = case.task.model.sizes  # type: ignore[union-attr]
     networks = pygad.gann.GANN(
         num_solutions=POPULATION,
@@ -115,7 +115,7 @@ def stock(case: Case) -> Callable[[], int]:
 
 
 def adapter(case: Case) -> Callable[[], int]:
-    """The same with fedmq's adapter, its construction included."""
+    """Run generations with fedmq's adapter, including its construction."""
     generator = np.random.default_rng(1)
     population = generator.uniform(-0.1, 0.1, (POPULATION, case.task.model.num_parameters))
 
@@ -136,7 +136,7 @@ def adapter(case: Case) -> Callable[[], int]:
 
 
 def products(case: Case) -> Callable[[], int]:
-    """Only the matrix products that a generation cannot do without."""
+    """Run only the matrix products of a generation."""
     generator = np.random.default_rng(2)
     sizes = case.task.model.sizes  # type: ignore[union-attr]
     first = generator.random((sizes[0], POPULATION * sizes[1]))
@@ -155,7 +155,7 @@ def products(case: Case) -> Callable[[], int]:
 
 
 def measure(case: Case) -> Outcome:
-    """The three in turns."""
+    """Measure the three in turns."""
     runs = [stock(case), adapter(case), products(case)]
     times: list[list[float]] = [[], [], []]
     for turn in range(case.turns + 1):
@@ -169,7 +169,7 @@ def measure(case: Case) -> Outcome:
 
 
 def main() -> int:
-    """Measures, prints, and says whether the targets were reached."""
+    """Run the benchmark, print the table and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     asked = parser.parse_args()

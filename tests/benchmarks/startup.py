@@ -1,7 +1,7 @@
-"""Benchmark: how long `fedmq demo` and `fedmq --help` take from their start, and what an idle trainer weighs.
+"""Benchmark: the duration of `fedmq demo` and `fedmq --help`, and the memory of an idle trainer.
 
-Run it: `python tests/benchmarks/startup.py [--json] [--repetitions N]`. The commands take turns with the reference, a
-Python that does nothing; medians are compared with absolute targets. Ends with 1 if one is missed.
+Run it: `python tests/benchmarks/startup.py [--json] [--repetitions N]`. The commands alternate with the reference, an
+empty Python program; medians are compared with absolute targets. Exit code 1 if a target is missed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import psutil
 from fedmq.deploy.processes import Processes, free_port
 
 COMMAND_S_MAX = 60.0
-SETTLE_S_MAX = 10.0  # for an idle trainer to have loaded everything
+SETTLE_S_MAX = 10.0  # limit for an idle trainer to load all modules
 STEADY_S = 0.3
 MB = 1e6
 
@@ -40,7 +40,7 @@ class Outcome(NamedTuple):
 
 
 def run(*command: str) -> float:
-    """Seconds that `command` takes; its exit code does not matter, an unsolved demo takes as long."""
+    """Return the seconds of `command`; any exit code is accepted."""
     start = time.perf_counter()
     subprocess.run(
         [sys.executable, *command],
@@ -53,9 +53,9 @@ def run(*command: str) -> float:
 
 
 def demo(folder: Path) -> tuple[float, float]:
-    """Seconds from the start of `fedmq demo` to its first closed round, and to its end."""
+    """Return the seconds from the start of `fedmq demo` to its first closed round, and to its end."""
     started = time.time()
-    whole_s = run("-m", "fedmq", "demo", "--seed", "7", "--out", str(folder))
+    whole_s = run("-P", "-m", "fedmq", "demo", "--seed", "7", "--out", str(folder))
     events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
     closed = next((event["at"] for event in events if event["event"] == "round-closed"), None)
     if closed is None:
@@ -64,7 +64,7 @@ def demo(folder: Path) -> tuple[float, float]:
 
 
 def idle_trainer_mb() -> float:
-    """Megabytes of resident memory of a trainer that waits at a broker, when they have stopped to grow."""
+    """Return the resident megabytes of an idle trainer, once they are constant."""
     port = free_port()
     with Processes() as processes:
         processes.start("broker", "broker", "--port", str(port))
@@ -85,7 +85,7 @@ def measure(repetitions: int) -> list[Outcome]:
     with tempfile.TemporaryDirectory() as folder:
         for turn in range(repetitions + 1):
             first_s, whole_s = demo(Path(folder) / str(turn))
-            values = (run("-c", ""), run("-m", "fedmq", "--help"), first_s, whole_s, idle_trainer_mb())
+            values = (run("-c", ""), run("-P", "-m", "fedmq", "--help"), first_s, whole_s, idle_trainer_mb())
             if turn:  # the first turn warms up the file system's cache
                 for what, value in zip(found, values, strict=True):
                     found[what].append(value)
@@ -103,12 +103,12 @@ def measure(repetitions: int) -> list[Outcome]:
 
 
 def main() -> int:
-    """Measures, prints, and says whether the targets were reached."""
+    """Run the benchmark, print the table and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("--repetitions", type=int, default=5, metavar="N", help="of each [5]")
+    parser.add_argument("--repetitions", type=int, default=5, metavar="N", help="repetitions of each [5]")
     asked = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that child processes are ended
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     found = measure(asked.repetitions)
     if asked.json:

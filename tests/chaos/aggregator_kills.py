@@ -1,10 +1,9 @@
-"""The aggregator killed again and again in one run: the model must be that of a run that was left alone, bit for bit.
+"""Kill the aggregator repeatedly in one run: the model must equal that of an undisturbed run, bit for bit.
 
     python tests/chaos/aggregator_kills.py [--kills 60] [--rounds 200] [--seed 1]
 
-Two trainers must answer every round, so that both runs have the same results. Each life is killed at a random moment
-after it has closed a round, until the kills are used up; then it may end. Prints what came out; exit code 1 when the
-models differ, or a closed round was closed again.
+Two trainers must answer every round, so that both runs have the same results. Each process is killed at a random moment
+after it has closed a round, until all kills are done. Exit code 1 if the models differ, or a round was closed twice.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ TASK = """
 from msgspec.structs import replace
 from fedmq.tasks.task_file import find_task, task_rows
 
-task = replace(find_task("linear"), name="kills", target=0.0, rounds={rounds})  # a target that nobody reaches
+task = replace(find_task("linear"), name="kills", target=0.0, rounds={rounds})  # an unreachable target
 
 
 def rows(part, parts):
@@ -34,7 +33,7 @@ WAIT_S = 60.0
 
 
 def events_of(folder: Path, kind: str) -> list[int]:
-    """The rounds of all events of a kind, in order."""
+    """Return the rounds of all events of a kind, in order."""
     try:
         lines = (folder / "events.jsonl").read_bytes().splitlines()
     except FileNotFoundError:
@@ -44,21 +43,21 @@ def events_of(folder: Path, kind: str) -> list[int]:
         try:
             event = json.loads(line)
         except ValueError:
-            continue  # half a line of a life that was killed
+            continue  # an incomplete line of a killed process
         if event["event"] == kind:
             found.append(int(event["round"]))
     return found
 
 
 def train(processes: Processes, folder: Path, arguments: list[str], kills: int, draws: random.Random) -> None:
-    """One run to its end, with so many kills on the way."""
+    """Execute one run to its end with this number of kills."""
     while True:
         before = len(events_of(folder, "round-closed"))
         aggregator = processes.start("aggregator", "aggregator", *arguments, "--out", str(folder))
         if kills:
-            give_up_at = time.monotonic() + WAIT_S
+            deadline = time.monotonic() + WAIT_S
             while aggregator.poll() is None and len(events_of(folder, "round-closed")) <= before:
-                if time.monotonic() > give_up_at:
+                if time.monotonic() > deadline:
                     raise SystemExit(f"no round was closed within {WAIT_S:g} s")
                 time.sleep(0.002)
             time.sleep(draws.uniform(0.0, 0.02))
@@ -71,7 +70,7 @@ def train(processes: Processes, folder: Path, arguments: list[str], kills: int, 
 
 
 def main() -> int:
-    """The command line at the top of this file."""
+    """Run both and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=60)
     parser.add_argument("--rounds", type=int, default=200)
@@ -88,21 +87,23 @@ def main() -> int:
             processes.start(name, "trainer", "--name", name, "--data", f"linear:{name}", *broker)
         arguments = ["--task", str(task), "--quorum", "1", "--deadline-s", "600", "--seed", str(chosen.seed), *broker]
         train(processes, folder / "killed", [*arguments, "--quiet"], chosen.kills, random.Random(chosen.seed))
-        train(processes, folder / "alone", [*arguments, "--quiet"], 0, random.Random(chosen.seed))
+        train(processes, folder / "undisturbed", [*arguments, "--quiet"], 0, random.Random(chosen.seed))
         return verdict(folder, chosen.seed)
 
 
 def verdict(folder: Path, seed: int) -> int:
-    """Compare the two runs."""
-    killed, alone = (json.loads((folder / name / "report.json").read_text()) for name in ("killed", "alone"))
+    """Compare the two runs, print the result and return the exit code."""
+    killed, undisturbed = (
+        json.loads((folder / name / "report.json").read_text()) for name in ("killed", "undisturbed")
+    )
     lives = (folder / "killed" / "events.jsonl").read_text().count('"run-started"')
     twice = [number for number, times in Counter(events_of(folder / "killed", "round-closed")).items() if times > 1]
-    same = killed["model_sha256"] == alone["model_sha256"]
+    same = killed["model_sha256"] == undisturbed["model_sha256"]
     print(f"lives of the aggregator  {lives}")
-    print(f"rounds                   {killed['rounds']} killed, {alone['rounds']} left alone")
-    print(f"closed again             {twice or 'none'}")
+    print(f"rounds                   {killed['rounds']} killed, {undisturbed['rounds']} undisturbed")
+    print(f"closed twice             {twice or 'none'}")
     print(f"model                    {killed['model_sha256']}")
-    print(f"that of the other        {alone['model_sha256']}")
+    print(f"undisturbed model        {undisturbed['model_sha256']}")
     print("verdict                  " + ("the same" if same and not twice else f"WRONG, seed {seed}"))
     return 0 if same and not twice else 1
 

@@ -1,9 +1,9 @@
-"""`make chaos` and `make soak`: a federation of processes under faults drawn from a seed, and the verdict.
+"""`make chaos` and `make soak`: run a federation of processes under faults drawn from a seed, and judge the run.
 
     python tests/chaos/chaos.py --seed 1 --seconds 60 --faults 60
 
-Exit code 0 when nothing was lost, 1 when something was: then the folder with all logs is kept. Knows the order of
-things: start, follow the schedule, heal, wait for the target, judge.
+Steps: start, follow the schedule, heal, wait for the target, judge. Exit code 0 if nothing was lost, else 1, and the
+folder with all logs is kept.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from schedule import AGGREGATOR, KINDS, Fault, draw_schedule
 from training import latency_for, rounds_for, write_task
 from verdict import Verdict, judge
 
-BEGIN_S = 60.0  # until the first round is closed
+BEGIN_S = 60.0  # limit for the first closed round
 END_S = 120.0  # from the last fault to the target
 RECOVERS_S = 10.0  # from the last fault to the next closed round
 DISK_BYTES = 64 << 20
@@ -37,7 +37,7 @@ RSS_GROWTH_MAX_PERCENT = 5.0
 
 
 class Chaos:
-    """One run of the harness, in `folder`."""
+    """One run of the harness in `folder`."""
 
     def __init__(self, folder: Path, schedule: list[Fault], seconds: float, seed: int) -> None:
         self.schedule = schedule
@@ -48,7 +48,7 @@ class Chaos:
         self.faults = Faults(self.federation, self.disk, self._note)
         self.recorder = Recorder(self.federation.services)
         self.recovered_s = self.ended_s = 0.0
-        self.closed_meanwhile = 0  # rounds, while there were faults
+        self.closed_under_faults = 0  # rounds
         self._began = time.monotonic()
         self._log = (folder / "chaos.log").open("w")
 
@@ -60,7 +60,7 @@ class Chaos:
         return (self.disk.folder / "report.json").exists()
 
     def _closed(self) -> int:
-        """How many rounds the aggregator has told of; cheap enough to be asked often."""
+        """Return the number of rounds in the aggregator's output; cheap enough to poll."""
         path = self.federation.services[AGGREGATOR].out
         return path.read_bytes().count(b"\nround ") if path.exists() else 0
 
@@ -84,43 +84,46 @@ class Chaos:
         return await judge(self.disk.folder, self.federation.services)
 
     async def _end(self) -> None:
-        """The faults are over: rounds close again soon, and the target is reached."""
-        self._note("all is healed")
+        """After the last fault: check that a round closes soon, and that the run reaches its target."""
+        self._note("all faults are healed")
         healed_at, before = time.monotonic(), self._closed()
-        self.closed_meanwhile = before
+        self.closed_under_faults = before
         if self._finished():
-            self.faults.complain("the run was over before the schedule was")
+            self.faults.report_violation("the run ended before the schedule")
         if not await until(lambda: self._closed() > before or self._finished(), RECOVERS_S):
-            self.faults.complain(f"no round was closed within {RECOVERS_S:g} s of the end of the faults")
+            self.faults.report_violation(f"no round was closed within {RECOVERS_S:g} s of the end of the faults")
         self.recovered_s = time.monotonic() - healed_at
         for proxy in self.federation.proxies.values():
             proxy.delay_s = 0.0
         if not await until(self._finished, END_S):
-            self.faults.complain(f"the target was not reached within {END_S:g} s of the end of the faults")
+            self.faults.report_violation(f"the target was not reached within {END_S:g} s of the end of the faults")
             return
         code = await self.federation.services[AGGREGATOR].wait(10.0)
         self.ended_s = time.monotonic() - healed_at
         if code != 0:
-            self.faults.complain(f"expected the aggregator to end with exit code 0, got {code}")
+            self.faults.report_violation(f"expected the aggregator to end with exit code 0, got {code}")
 
 
-def tell(chaos: Chaos, verdict: Verdict, wrong: list[str], command: str, duration_s: float) -> None:
-    """Print the table."""
+def print_table(chaos: Chaos, verdict: Verdict, wrong: list[str], command: str, duration_s: float) -> None:
+    """Print the result of a run as a table."""
     faults = chaos.faults
     for kind in KINDS:
         print(f"  {kind.name:<18} {faults.done[kind.name]:>5}")
     stops_s = max(faults.stops_s, default=0.0)
     rows = [
         ("faults", f"{faults.done.total()} of {sum(count > 0 for count in faults.done.values())} kinds"),
-        ("full disk by", f"{chaos.disk.how}; {faults.unnoticed_full} ended before anything had to be written"),
-        ("copies", f"{faults.unused_bytes} damaged where nothing was stored"),
-        ("rounds", f"{verdict.rounds}, {chaos.closed_meanwhile} of them before all was healed"),
-        ("results", f"{verdict.results} in the store, {verdict.seen_accepted} of them seen accepted by their trainers"),
-        ("terms", f"{verdict.terms} told, {chaos.federation.services[AGGREGATOR].lives} starts of the aggregator"),
+        ("full disk by", f"{chaos.disk.how}; {faults.unnoticed_full} ended before a write"),
+        ("copies", f"{faults.unused_bytes} damaged in unused bytes"),
+        ("rounds", f"{verdict.rounds}, {chaos.closed_under_faults} of them under faults"),
+        ("results", f"{verdict.results} in the store, {verdict.seen_accepted} of them logged as accepted by trainers"),
+        (
+            "terms",
+            f"{verdict.terms} in the event log, {chaos.federation.services[AGGREGATOR].lives} starts of the aggregator",
+        ),
         ("model", verdict.model_sha256),
-        ("after SIGTERM", f"{stops_s:.2f} s at the most"),
+        ("after SIGTERM", f"{stops_s:.2f} s at most"),
         ("after healing", f"{chaos.recovered_s:.2f} s to the next closed round, {chaos.ended_s:.1f} s to the end"),
-        ("memory", f"{chaos.recorder.rss_max_bytes() / 1e6:.0f} MB at the most"),
+        ("memory", f"{chaos.recorder.rss_max_bytes() / 1e6:.0f} MB at most"),
         ("duration", f"{duration_s:.1f} s"),
         ("verdict", "nothing is lost" if not wrong else f"{len(wrong)} WRONG"),
         ("again", command),
@@ -131,11 +134,11 @@ def tell(chaos: Chaos, verdict: Verdict, wrong: list[str], command: str, duratio
         print(f"WRONG: {line}", file=sys.stderr)
 
 
-def tell_growth(chaos: Chaos, folder: Path) -> list[str]:
-    """Write the CSV and the plot, print how each service grew; what grew too much."""
+def print_growth(chaos: Chaos, folder: Path) -> list[str]:
+    """Write the CSV and the plot, print the growth of each service; return the violations."""
     folder.mkdir(parents=True, exist_ok=True)
     chaos.recorder.write(folder / "resources.csv")
-    write_plot(folder / "resources.svg", chaos.recorder.num_examples, [fault.at_s for fault in chaos.schedule])
+    write_plot(folder / "resources.svg", chaos.recorder.samples, [fault.at_s for fault in chaos.schedule])
     print(f"  recorded in        {folder}")
     print(f"  {'service':<12} {'RSS max':>9} {'overall':>9} {'in lives':>9} {'descriptors':>12}")
     wrong = []
@@ -150,19 +153,21 @@ def tell_growth(chaos: Chaos, folder: Path) -> list[str]:
 
 
 def parse_arguments() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seed", type=int, default=1, help="of the schedule")
-    parser.add_argument("--seconds", type=float, default=60.0, help="of faults")
-    parser.add_argument("--faults", type=int, help="how many [default: one a second, 60 at least]")
-    parser.add_argument("--record", type=Path, metavar="DIR", help="write memory and descriptors, and judge them")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the schedule")
+    parser.add_argument("--seconds", type=float, default=60.0, help="length of the schedule")
+    parser.add_argument("--faults", type=int, help="number of faults [default: one a second, at least 60]")
+    parser.add_argument(
+        "--record", type=Path, metavar="DIR", help="record memory and descriptors, and check their growth"
+    )
     parser.add_argument("--keep", action="store_true", help="keep the folder with all logs")
-    parser.add_argument("--list", action="store_true", help="print the schedule and do nothing")
+    parser.add_argument("--list", action="store_true", help="only print the schedule")
     return parser.parse_args()
 
 
-async def run_until_told(chaos: Chaos) -> Verdict:
-    """The run; the first SIGTERM ends it as Ctrl-C does."""
+async def run_until_signal(chaos: Chaos) -> Verdict:
+    """Run the harness; the first SIGTERM ends it as Ctrl-C does."""
     task, loop = asyncio.current_task(), asyncio.get_running_loop()
     assert task is not None
     cancel = task.cancel
@@ -177,7 +182,7 @@ async def run_until_told(chaos: Chaos) -> Verdict:
 
 
 def main() -> int:
-    """Run the harness; the exit code."""
+    """Run the harness and return the exit code."""
     arguments = parse_arguments()
     count = max(60, int(arguments.seconds)) if arguments.faults is None else arguments.faults
     schedule = draw_schedule(arguments.seed, arguments.seconds, count)
@@ -190,14 +195,14 @@ def main() -> int:
     began = time.monotonic()
     kept: Path | None = folder / "run-kept"
     try:
-        verdict = asyncio.run(run_until_told(chaos))
+        verdict = asyncio.run(run_until_signal(chaos))
         wrong = [*chaos.faults.violations, *verdict.wrong]
         if chaos.recorder.rss_max_bytes() > RSS_MAX_BYTES:
-            wrong.append(f"a service needs {chaos.recorder.rss_max_bytes()} bytes (at most {RSS_MAX_BYTES})")
+            wrong.append(f"a service used {chaos.recorder.rss_max_bytes()} bytes (at most {RSS_MAX_BYTES})")
         command = f'make chaos SEED={arguments.seed} SECONDS={arguments.seconds:g} ARGS="--faults {count}"'
-        tell(chaos, verdict, wrong, command, time.monotonic() - began)
+        print_table(chaos, verdict, wrong, command, time.monotonic() - began)
         if arguments.record is not None:
-            wrong += tell_growth(chaos, arguments.record)
+            wrong += print_growth(chaos, arguments.record)
         kept = folder / "run-kept" if wrong or arguments.keep else None
         return 1 if wrong else 0
     finally:
@@ -205,7 +210,7 @@ def main() -> int:
         if kept is None:
             shutil.rmtree(folder)
         else:
-            print(f"everything is kept in {folder}", file=sys.stderr)
+            print(f"all files are in {folder}", file=sys.stderr)
 
 
 if __name__ == "__main__":

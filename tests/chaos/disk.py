@@ -1,7 +1,4 @@
-"""The disk of a run: a small file system of its own that can be full, and stores that can be damaged.
-
-Knows which files a run has, nothing of what is in them.
-"""
+"""The disk of a run: a small file system that can be filled, and damage to store files."""
 
 from __future__ import annotations
 
@@ -21,7 +18,7 @@ FILL_BYTES = 1 << 20
 
 
 class Disk:
-    """A folder on a tmpfs of its own; without the right to mount one, a plain folder and RLIMIT_FSIZE instead."""
+    """A folder on its own tmpfs; without the right to mount one, a plain folder and RLIMIT_FSIZE."""
 
     def __init__(self, folder: Path, bytes_max: int) -> None:
         folder.mkdir()
@@ -29,12 +26,12 @@ class Disk:
         command = ["mount", "-t", "tmpfs", "-o", f"size={bytes_max}", "fedmq-chaos", str(folder)]
         done = subprocess.run(command, capture_output=True, check=False)
         self.mounted = done.returncode == 0
-        self.how = "a tmpfs, filled" if self.mounted else "RLIMIT_FSIZE (no tmpfs could be mounted here)"
+        self.how = "a tmpfs, filled" if self.mounted else "RLIMIT_FSIZE (no right to mount a tmpfs)"
 
     def fill(self, pid: int | None) -> None:
-        """From now on nothing more can be written, by anybody or by the process `pid`."""
+        """Fill the disk; without a tmpfs limit the file size of the process `pid`."""
         if not self.mounted:
-            if pid is not None:  # the run's files are longer than that now, or are soon; the logs are not
+            if pid is not None:  # the files of the run reach this size, the logs do not
                 longest = (self.folder / EVENTS).stat().st_size
                 resource.prlimit(pid, resource.RLIMIT_FSIZE, (longest, resource.RLIM_INFINITY))
             return
@@ -47,13 +44,13 @@ class Disk:
                     size //= 2
 
     def free(self, pid: int | None) -> None:
-        """There is room again."""
+        """Free the space again."""
         (self.folder / BALLAST).unlink(missing_ok=True)
         if not self.mounted and pid is not None:
             resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
     def release(self, keep_in: Path | None) -> None:
-        """Copy what is there to `keep_in`, if given, and unmount."""
+        """Copy the files to `keep_in`, if given, and unmount."""
         try:
             (self.folder / BALLAST).unlink(missing_ok=True)
             if keep_in is not None:
@@ -71,11 +68,11 @@ class Damage(NamedTuple):
     bit: int | None
 
     def __str__(self) -> str:
-        what = "cut off at" if self.bit is None else f"bit {self.bit} flipped of"
+        what = "truncated at" if self.bit is None else f"bit {self.bit} flipped of"
         return f"{self.file} {what} byte {self.place}"
 
     def apply(self, folder: Path) -> None:
-        """Do it to the files in `folder`."""
+        """Damage the file in `folder`."""
         path = folder / self.file
         if self.bit is None:
             os.truncate(path, self.place)
@@ -88,7 +85,7 @@ class Damage(NamedTuple):
 
 
 def draw_damage(folder: Path, generator: np.random.Generator) -> Damage:
-    """A damage to one of the store's files, in proportion to their sizes; three quarters of them are flips."""
+    """Draw a damage to one of the store's files, by size; three quarters are bit flips, the rest truncations."""
     sizes = {name: (folder / name).stat().st_size for name in STORE_FILES if (folder / name).exists()}
     names = [name for name, size in sizes.items() if size]
     shares = np.array([sizes[name] for name in names], dtype=np.float64)
@@ -98,6 +95,6 @@ def draw_damage(folder: Path, generator: np.random.Generator) -> Damage:
 
 
 def copy_run(folder: Path, to: Path) -> Path:
-    """A copy of the run in `folder`, without what another process can hold of it."""
+    """Copy the run in `folder`, without files of a running process."""
     shutil.copytree(folder, to, ignore=shutil.ignore_patterns(BALLAST, "*-shm", "*.partial"))
     return to

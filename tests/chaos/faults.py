@@ -1,6 +1,6 @@
-"""Does the faults of a schedule to a federation, and notes what a part did that it must not do.
+"""Inject the faults of a schedule into a federation, and record violations.
 
-Knows how each kind is done; when, and to whom, the schedule says. Every coroutine here leaves its target alive.
+Every coroutine here leaves its target running.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from schedule import AGGREGATOR, BROKER, Fault
 
 from fedmq.runtime.rng import derive_rng
 
-STOP_S = 5.0  # what a service may take after SIGTERM
-STOP_SLACK_S = 1.0  # for a machine that is busy with something else
-REFUSES_S = 20.0  # an aggregator that cannot go on has said so by then
-FULL_S = 6.0  # how long a disk stays full if nobody complains
+STOP_S = 5.0  # time limit of a service after SIGTERM
+STOP_SLACK_S = 1.0  # for a busy machine
+REFUSES_S = 20.0  # time limit for an aggregator to reject a damaged store
+FULL_S = 6.0  # how long a disk stays full if the aggregator does not notice
 LATE_S = (0.1, 0.5)
 SLOW_BYTES_PER_S = (4_000, 40_000)
-TRIES = 20  # to find a damage that matters
-STOPPED_CODES = {BROKER: 0, AGGREGATOR: 1}  # of an orderly end; a trainer's is 0
+TRIES = 20  # to find a damage that is detected
+STOPPED_CODES = {BROKER: 0, AGGREGATOR: 1}  # after a clean stop; of a trainer 0
 
 CUTS: dict[str, tuple[Direction, ...]] = {"cut up": ("up",), "cut down": ("down",), "cut both ways": ("up", "down")}
 
@@ -36,7 +36,7 @@ Act = Callable[[Fault, np.random.Generator], Awaitable[None]]
 
 
 class Faults:
-    """The faults that were done, by kind, and the `violations` that came to light by them."""
+    """Injects faults; counts them by kind, and collects `violations`."""
 
     def __init__(self, federation: Federation, disk: Disk, note: Callable[[str], None]) -> None:
         self.done: Counter[str] = Counter()
@@ -49,7 +49,7 @@ class Faults:
         self._acts: dict[str, Act] = {
             "kill all": self._kill_all,
             "kill": self._kill,
-            "term": self._terminate,
+            "sigterm": self._terminate,
             "pause": self._pause,
             "late link": self._late,
             "slow link": self._slow,
@@ -60,24 +60,26 @@ class Faults:
             "damaged store": self._damaged_store,
         }
 
-    async def do(self, fault: Fault) -> None:
-        """Do `fault`; returns when its target is whole again."""
+    async def inject(self, fault: Fault) -> None:
+        """Inject `fault`; return when its target is healthy again."""
         act = self._acts.get(fault.kind) or self._acts[fault.kind.split()[0]]
         self._note(f"{fault.kind}: {fault.target} for {fault.seconds:.1f} s")
         await act(fault, derive_rng(fault.draw, "fault"))
         self.done[fault.kind] += 1
 
-    def complain(self, line: str) -> None:
-        """Note that something is not as it must be."""
+    def report_violation(self, line: str) -> None:
+        """Record a violation."""
         self.violations.append(line)
         self._note(f"VIOLATION: {line}")
 
     async def revive(self, service: Service) -> None:
-        """Complain about a service that has ended by itself, and start it again."""
+        """Report a service that ended without a fault, and restart it."""
         async with service.lock:
             if service.pid is None:
                 lines = service.error_lines(0)[-1:]
-                self.complain(f"{service.name} ended by itself with exit code {service.code}: {' '.join(lines)}")
+                self.report_violation(
+                    f"{service.name} ended without a fault, exit code {service.code}: {' '.join(lines)}"
+                )
                 await service.start()
 
     # --- processes ----------------------------------------------------------------------------------------------
@@ -90,7 +92,7 @@ class Faults:
             await service.start()
 
     async def _kill_all(self, fault: Fault, _draws: np.random.Generator) -> None:
-        """As a power cut of the whole machine room would, with an unsynced disk that survives."""
+        """Kill all services at once, as in a power cut; the page cache survives."""
         services = list(self._federation.services.values())
         async with contextlib.AsyncExitStack() as stack:
             for service in services:
@@ -103,16 +105,18 @@ class Faults:
     async def _terminate(self, fault: Fault, _draws: np.random.Generator) -> None:
         service = self._federation.services[fault.target]
         async with service.lock:
-            age_s, asked_at = service.age_s, time.monotonic()
+            age_s, sent_at = service.age_s, time.monotonic()
             service.send(signal.SIGTERM)
             code = await service.wait(STOP_S + STOP_SLACK_S)
-            self.stops_s.append(time.monotonic() - asked_at)
+            self.stops_s.append(time.monotonic() - sent_at)
             expected = {STOPPED_CODES.get(service.name, 0)} | ({-signal.SIGTERM} if age_s < YOUNG_S else set())
             if code is None:
-                self.complain(f"{service.name} still lives {self.stops_s[-1]:.1f} s after SIGTERM")
+                self.report_violation(f"{service.name} still runs {self.stops_s[-1]:.1f} s after SIGTERM")
                 await service.kill()
             elif code not in expected:
-                self.complain(f"{service.name} ended with {code} after SIGTERM, expected one of {sorted(expected)}")
+                self.report_violation(
+                    f"{service.name} ended with {code} after SIGTERM, expected one of {sorted(expected)}"
+                )
             await asyncio.sleep(fault.seconds)
             await service.start()
 
@@ -159,7 +163,7 @@ class Faults:
     # --- the disk -----------------------------------------------------------------------------------------------
 
     async def _full_disk(self, fault: Fault, _draws: np.random.Generator) -> None:
-        """An aggregator that cannot write ends with one line; with room again it goes on."""
+        """An aggregator that cannot write exits with a one-line error; with free space it resumes."""
         service = self._federation.services[AGGREGATOR]
         async with service.lock:
             since, pid = service.err.stat().st_size, service.pid
@@ -168,7 +172,7 @@ class Faults:
                 code = await service.wait(FULL_S)
             finally:
                 self._disk.free(pid if service.pid else None)
-            if code is None:  # nothing had to be written, or it fitted into what the files had already
+            if code is None:  # no write happened, or it fitted into allocated space
                 self.unnoticed_full += 1
                 return
             self._check_refusal(service, code, since, "a full disk", "make room")
@@ -176,30 +180,30 @@ class Faults:
             await service.start()
 
     async def _damaged_copy(self, fault: Fault, draws: np.random.Generator) -> None:
-        """Whatever befalls a copy, `runs verify` notices it, or nothing that matters has changed."""
+        """`runs verify` detects any damage to a copy, unless it is in unused bytes."""
         service = self._federation.services[AGGREGATOR]
         async with service.lock:
             await service.kill()
-            whole = copy_run(self._disk.folder, self._copies / f"{fault.draw}-whole")
+            intact = copy_run(self._disk.folder, self._copies / f"{fault.draw}-intact")
             await asyncio.sleep(fault.seconds)
             await service.start()
-        copy = copy_run(whole, self._copies / f"{fault.draw}-damaged")
+        copy = copy_run(intact, self._copies / f"{fault.draw}-damaged")
         damage = draw_damage(copy, draws)
         damage.apply(copy)
         if await self._verifies(copy, damage):
-            before, after = await self._replayed(whole), await self._replayed(copy)
+            before, after = await self._replayed(intact), await self._replayed(copy)
             if before != after:
-                self.complain(f"{damage}: went unnoticed, and the replay gives {after} instead of {before}")
+                self.report_violation(f"{damage}: not detected, and the replay gives {after} instead of {before}")
             self.unused_bytes += 1
 
     async def _damaged_store(self, fault: Fault, draws: np.random.Generator) -> None:
-        """An aggregator refuses a store that is damaged, with one line; with the old bytes back it goes on."""
+        """An aggregator rejects a damaged store with a one-line error; with the old bytes it resumes."""
         service, folder = self._federation.services[AGGREGATOR], self._disk.folder
         async with service.lock:
             await service.kill()
-            damage = await self._damage_that_matters(folder, fault, draws)
+            damage = await self._detected_damage(folder, fault, draws)
             if damage is None:
-                self.complain(f"no damage was noticed in {TRIES} tries")
+                self.report_violation(f"no damage was detected in {TRIES} tries")
             else:
                 saved = {path.name: path.read_bytes() for name in STORE_FILES if (path := folder / name).exists()}
                 damage.apply(folder)
@@ -207,7 +211,7 @@ class Faults:
                 await service.start()
                 code = await service.wait(REFUSES_S)
                 if code is None:
-                    self.complain(f"{damage}: the aggregator goes on with it")
+                    self.report_violation(f"{damage}: the aggregator continues with it")
                     await service.kill()
                 else:
                     self._check_refusal(service, code, since, str(damage), "damaged")
@@ -218,7 +222,7 @@ class Faults:
             await asyncio.sleep(fault.seconds)
             await service.start()
 
-    async def _damage_that_matters(self, folder: Path, fault: Fault, draws: np.random.Generator) -> Damage | None:
+    async def _detected_damage(self, folder: Path, fault: Fault, draws: np.random.Generator) -> Damage | None:
         for attempt in range(TRIES):
             copy = copy_run(folder, self._copies / f"{fault.draw}-{attempt}")
             damage = draw_damage(copy, draws)
@@ -228,27 +232,27 @@ class Faults:
         return None
 
     async def _verifies(self, folder: Path, damage: Damage) -> bool:
-        """Whether `fedmq runs verify` finds nothing wrong; complains about anything but an answer."""
+        """Return whether `fedmq runs verify` accepts the run; any other failure is a violation."""
         code, out, errors = await run_fedmq(self._federation.folder, "runs", "verify", str(folder))
         if code not in (0, 78) or "Traceback" in out + errors or "unexpected" in errors:
-            self.complain(f"{damage}: runs verify ended with {code}: {errors.strip()[-300:]}")
+            self.report_violation(f"{damage}: runs verify ended with {code}: {errors.strip()[-300:]}")
         return code == 0
 
     async def _replayed(self, folder: Path) -> str:
         code, out, errors = await run_fedmq(self._federation.folder, "runs", "replay", str(folder))
         return out.strip() if code == 0 else f"exit code {code}: {errors.strip()[-300:]}"
 
-    def _check_refusal(self, service: Service, code: int, since: int, what: str, word: str) -> None:
+    def _check_refusal(self, service: Service, code: int, since: int, what: str, named: str) -> None:
         lines = service.error_lines(since)
-        if code != 78 or len(lines) != 1 or word not in lines[0]:
-            self.complain(
-                f"{what}: expected exit code 78 and one line with {word!r} of the {service.name}, got {code} and "
+        if code != 78 or len(lines) != 1 or named not in lines[0]:
+            self.report_violation(
+                f"{what}: expected exit code 78 and one line with {named!r} of the {service.name}, got {code} and "
                 f"{len(lines)} lines: {' / '.join(lines)[-600:]}"
             )
 
 
 async def watch(federation: Federation, faults: Faults, finished: Callable[[], bool]) -> None:
-    """Until cancelled: whoever ends without being told to is a violation; an aggregator may end with its run."""
+    """Until canceled: report and restart services that end without a fault; an aggregator may end with its run."""
     while True:
         for service in federation.services.values():
             gone = service.pid is None and not service.lock.locked()
@@ -258,12 +262,12 @@ async def watch(federation: Federation, faults: Faults, finished: Callable[[], b
 
 
 async def follow(schedule: list[Fault], faults: Faults) -> None:
-    """Do every fault at its time; returns when all are done and everything is whole again."""
+    """Inject every fault at its time; return when all targets are healthy again."""
     began = time.monotonic()
     tasks = []
     for fault in schedule:
         await asyncio.sleep(max(0.0, began + fault.at_s - time.monotonic()))
-        tasks.append(asyncio.create_task(faults.do(fault)))
+        tasks.append(asyncio.create_task(faults.inject(fault)))
     try:
         await asyncio.gather(*tasks)
     except BaseException:

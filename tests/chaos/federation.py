@@ -1,7 +1,4 @@
-"""The parts of a federation as processes behind proxies: how each is started, ended, paused and looked at.
-
-Knows nothing of schedules or verdicts.
-"""
+"""The services of a federation as processes behind proxies: start, stop, pause and inspect them."""
 
 from __future__ import annotations
 
@@ -23,13 +20,13 @@ from training import SCORE_BITS
 from fedmq.transport.address import PORTS
 
 MIN_TRAINERS = 3
-FIRST_PORT, LAST_PORT = 12_000, 30_000  # below the ports of outgoing connections: none can take a dead broker's
-YOUNG_S = 5.0  # a signal in the first seconds of a life may come before it is heeded
+FIRST_PORT, LAST_PORT = 12_000, 30_000  # below the ephemeral ports, which could take a dead broker's port
+YOUNG_S = 5.0  # a signal in the first seconds may arrive before its handler is installed
 PR_SET_PDEATHSIG = 1
 
 
 def find_ports(generator: np.random.Generator, count: int) -> list[int]:
-    """The first ones of `count` groups of consecutive loopback ports that nobody uses now."""
+    """Return the first port of `count` groups of consecutive free loopback ports."""
     firsts = generator.permutation(np.arange(FIRST_PORT, LAST_PORT, PORTS))
     free = (int(first) for first in firsts if all(_is_free(int(first) + offset) for offset in range(PORTS)))
     return [next(free) for _ in range(count)]
@@ -45,41 +42,41 @@ def _is_free(port: int) -> bool:
 
 
 def die_with_parent() -> None:
-    """Called in a child: the kernel kills it when its parent is gone, however that ended."""
+    """Run in a child: the kernel kills it when its parent ends."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def environment() -> dict[str, str]:
-    """Ours, without settings of fedmq, and with one thread for arrays."""
+    """Return our environment without settings of fedmq, and with one BLAS thread."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("FEDMQ_")}
     return {**kept, "OPENBLAS_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 
 
 async def run_fedmq(folder: Path, *arguments: str, timeout_s: float = 60.0) -> tuple[int, str, str]:
-    """Exit code, output and errors of `fedmq ARGUMENTS`."""
+    """Return exit code, output and errors of `fedmq ARGUMENTS`."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "fedmq", *arguments),
+        *(sys.executable, "-P", "-m", "fedmq", *arguments),
         cwd=folder,
         env=environment(),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         preexec_fn=die_with_parent,
-        start_new_session=True,  # a signal to the harness and its group is not meant for them
+        start_new_session=True,  # signals to the group of the harness do not reach it
     )
     try:
         out, errors = await asyncio.wait_for(process.communicate(), timeout_s)
     except TimeoutError:
         process.kill()
         await process.wait()
-        return -1, "", f"it did not end within {timeout_s:g} s"
+        return -1, "", f"not finished within {timeout_s:g} s"
     return int(process.returncode or 0), out.decode(), errors.decode()
 
 
 class Service:
-    """One part: its command, the process of its present life, and its logs over all lives.
+    """One service: its command, its current process, and its logs over all lives.
 
-    Whoever does something to it holds its `lock`; who finds it dead without the lock being held has found a bug.
+    A fault holds `lock` while it works on the service; a service that is dead while the lock is free is a bug.
     """
 
     def __init__(self, name: str, folder: Path, arguments: list[str]) -> None:
@@ -92,42 +89,42 @@ class Service:
 
     @property
     def pid(self) -> int | None:
-        """Of its present life; None between two."""
+        """Return the id of the current process, None if it has ended."""
         return None if self._process is None or self._process.returncode is not None else self._process.pid
 
     @property
     def code(self) -> int | None:
-        """The exit code of a life that has ended."""
+        """Return the exit code of an ended process."""
         return None if self._process is None else self._process.returncode
 
     @property
     def age_s(self) -> float:
-        """How long its present life has lasted."""
+        """Return the time since the last start."""
         return time.monotonic() - self._started_at
 
     async def start(self) -> None:
-        """Begin its next life."""
+        """Start a new process."""
         self.lives += 1
         self._started_at = time.monotonic()
         with self.out.open("ab") as out, self.err.open("ab") as err:
             self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "fedmq", *self.arguments, "--log-level", "info"),
+                *(sys.executable, "-P", "-m", "fedmq", *self.arguments, "--log-level", "info"),
                 cwd=self._folder,
                 env=environment(),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
                 preexec_fn=die_with_parent,
-                start_new_session=True,  # a signal to the harness and its group is not meant for them
+                start_new_session=True,  # signals to the group of the harness do not reach it
             )
 
     def send(self, number: signal.Signals) -> None:
-        """Send it a signal, if it lives."""
+        """Send a signal to a running process."""
         if self.pid is not None:
             os.kill(self.pid, number)
 
     async def wait(self, timeout_s: float) -> int | None:
-        """Its exit code, or None when it still lives after `timeout_s`."""
+        """Return the exit code, or None if the process still runs after `timeout_s`."""
         assert self._process is not None
         try:
             return await asyncio.wait_for(self._process.wait(), timeout_s)
@@ -135,21 +132,21 @@ class Service:
             return None
 
     async def kill(self) -> None:
-        """As a power cut would."""
+        """Send SIGKILL and wait."""
         self.send(signal.SIGKILL)
         await self.wait(10.0)
 
     def error_lines(self, since: int) -> list[str]:
-        """The lines of its errors from byte `since` on that are no log records."""
+        """Return the lines of stderr from byte `since` on that are not log records."""
         lines = self.err.read_bytes()[since:].decode(errors="replace").splitlines()
         return [line for line in lines if not (line[:1].isdigit() and (" INFO " in line or " WARNING " in line))]
 
 
 class Federation:
-    """A broker, an aggregator and five trainers, each of which reaches the broker through a proxy of its own."""
+    """A broker, an aggregator and five trainers; each of these connects to the broker through its own proxy."""
 
     def __init__(self, folder: Path, run_folder: Path, task: Path, seed: int, rounds: int) -> None:
-        generator = np.random.default_rng()  # which ports are free is not for a seed to say
+        generator = np.random.default_rng()  # free ports do not depend on the seed
         self.folder, self.run_folder = folder, run_folder
         port, *ports = find_ports(generator, 1 + len(EDGES))
         self.proxies = {name: Proxy(own, port, PORTS) for name, own in zip(EDGES, ports, strict=True)}
@@ -175,14 +172,14 @@ class Federation:
             self.services[name] = Service(name, folder, own)
 
     async def start(self) -> None:
-        """Start everything."""
+        """Start all proxies and services."""
         for proxy in self.proxies.values():
             await proxy.start()
         for service in self.services.values():
             await service.start()
 
     async def stop(self) -> None:
-        """Kill everything; no process and no port is left."""
+        """Kill all services and close all ports."""
         for service in self.services.values():
             if service.pid is not None:
                 await service.kill()
@@ -191,10 +188,10 @@ class Federation:
 
 
 async def until(condition: Callable[[], bool], timeout_s: float, every_s: float = 0.05) -> bool:
-    """Whether `condition()` became true in time."""
-    give_up_at = time.monotonic() + timeout_s
+    """Wait for `condition()`; return whether it became true in time."""
+    deadline = time.monotonic() + timeout_s
     while not condition():
-        if time.monotonic() > give_up_at:
+        if time.monotonic() > deadline:
             return False
         await asyncio.sleep(every_s)
     return True

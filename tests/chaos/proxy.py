@@ -1,7 +1,7 @@
-"""A TCP proxy that misbehaves when told to: late, slow, cut in one direction or both, with connections that break.
+"""A TCP proxy that injects network faults: delay, low bandwidth, cuts in one or both directions, resets.
 
-Knows nothing of what goes through it. A cut keeps what was sent, as TCP does, and hands it over once it is healed; the
-end of a connection does not get through either, so that the other side is left with a half-open one.
+A cut holds data back, as TCP does, and delivers it once healed. The end of a connection is held back, too, so that the
+other side keeps a half-open connection.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ CHUNK_BYTES = 65_536
 QUEUED_CHUNKS_MAX = 64
 
 Direction = Literal["up", "down"]
-Chunk = tuple[float, bytes]  # when it is due, what; b"": the end
+Chunk = tuple[float, bytes]  # due time and data; b"": the end
 
 
 class Proxy:
-    """Stands between one edge and the broker, on as many consecutive ports as `ports` says.
+    """Forwards `ports` consecutive ports between one edge and the broker.
 
-    `delay_s` is added to everything in each direction; `bytes_per_s` limits each connection's direction, None: no
-    limit. Both may be changed at any time.
+    `delay_s` is added in each direction. `bytes_per_s` limits each direction of a connection, None: no limit. Both may
+    be changed at any time.
     """
 
     def __init__(self, port: int, broker_port: int, ports: int) -> None:
@@ -38,7 +38,7 @@ class Proxy:
             access.set()
 
     async def start(self) -> None:
-        """Listen."""
+        """Start to listen."""
         for offset in range(self._ports):
             target = self._broker_port + offset
 
@@ -50,7 +50,7 @@ class Proxy:
             self._servers.append(await asyncio.start_server(accept, "127.0.0.1", self.port + offset, backlog=256))
 
     async def stop(self) -> None:
-        """Let go of all ports and connections."""
+        """Close all ports and connections."""
         for server in self._servers:
             server.close()
         for task in list(self._tasks):
@@ -59,7 +59,7 @@ class Proxy:
         self.drop()
 
     def cut(self, *directions: Direction) -> None:
-        """Nothing gets through in these directions, and no new connection at all."""
+        """Block these directions and all new connections."""
         for direction in directions:
             self._cuts[direction] += 1
             self._open[direction].clear()
@@ -72,7 +72,7 @@ class Proxy:
                 self._open[direction].set()
 
     def drop(self) -> int:
-        """Reset every connection; how many sockets there were."""
+        """Reset every connection and return the number of sockets."""
         count = len(self._writers)
         for writer in list(self._writers):
             writer.transport.abort()
@@ -88,7 +88,7 @@ class Proxy:
             self._writers.add(broker_writer)
             await self._both_ways((reader, writer), (broker_reader, broker_writer))
         except OSError:
-            pass  # nobody there, or a connection was reset: the edge sees its own end closed
+            pass  # no broker, or a reset connection: the edge's end is closed below
         finally:
             for end in (writer, broker_writer):
                 if end is not None:
@@ -100,7 +100,7 @@ class Proxy:
         edge: tuple[asyncio.StreamReader, asyncio.StreamWriter],
         broker: tuple[asyncio.StreamReader, asyncio.StreamWriter],
     ) -> None:
-        """Forward until one end is closed and the other has been told."""
+        """Forward until one end is closed and the other has received the end."""
         tasks: list[asyncio.Task[None]] = []
         ends: list[asyncio.Task[None]] = []
         flows: tuple[tuple[Direction, asyncio.StreamReader, asyncio.StreamWriter], ...] = (
@@ -109,8 +109,8 @@ class Proxy:
         )
         for direction, reader, writer in flows:
             queue: asyncio.Queue[Chunk] = asyncio.Queue(QUEUED_CHUNKS_MAX)
-            tasks.append(asyncio.create_task(self._take(reader, queue)))
-            ends.append(asyncio.create_task(self._give(direction, queue, writer)))
+            tasks.append(asyncio.create_task(self._read_from(reader, queue)))
+            ends.append(asyncio.create_task(self._write_to(direction, queue, writer)))
         try:
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -118,7 +118,7 @@ class Proxy:
                 task.cancel()
             await asyncio.gather(*tasks, *ends, return_exceptions=True)
 
-    async def _take(self, reader: asyncio.StreamReader, queue: asyncio.Queue[Chunk]) -> None:
+    async def _read_from(self, reader: asyncio.StreamReader, queue: asyncio.Queue[Chunk]) -> None:
         clock = asyncio.get_running_loop().time
         chunk = b"more"
         while chunk:
@@ -127,7 +127,7 @@ class Proxy:
                 chunk = await reader.read(CHUNK_BYTES)
             await queue.put((clock() + self.delay_s, chunk))
 
-    async def _give(self, direction: Direction, queue: asyncio.Queue[Chunk], writer: asyncio.StreamWriter) -> None:
+    async def _write_to(self, direction: Direction, queue: asyncio.Queue[Chunk], writer: asyncio.StreamWriter) -> None:
         clock = asyncio.get_running_loop().time
         while True:
             due, chunk = await queue.get()

@@ -1,6 +1,6 @@
-"""Schedules of faults, drawn from a seed: what happens to whom, when, and for how long.
+"""Schedules of faults drawn from a seed: kind, target, time and length of each.
 
-Knows nothing of processes or of how a fault is done. The same seed, length and number give the same schedule.
+The same seed, length and number of faults give the same schedule.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ import numpy as np
 
 from fedmq.runtime.rng import derive_rng
 
-BROKER, AGGREGATOR, EVERYBODY = "broker", "aggregator", "everybody"
+BROKER, AGGREGATOR, ALL = "broker", "aggregator", "all"
 TRAINERS = tuple(f"trainer-{number}" for number in range(1, 6))
-EDGES = (AGGREGATOR, *TRAINERS)  # those that connect through a proxy
-LONG_SHARE = 0.1  # of the pauses and cuts last longer than PAUSE_S
+EDGES = (AGGREGATOR, *TRAINERS)  # they connect through a proxy
+LONG_SHARE = 0.1  # of pauses and cuts, which last longer than PAUSE_S
 PAUSE_S = (1.0, 4.0)
 PAUSE_MAX_S = 30.0
-REST_S = (0.1, 1.5)  # between an end and the start after it
-TROUBLE_S = (1.0, 4.0)  # of a link that is slow, or late
+REST_S = (0.1, 1.5)  # between an end and the next start
+TROUBLE_S = (1.0, 4.0)  # of a slow or late link
 
 
 class Kind(NamedTuple):
-    """A kind of fault; it comes up at least once in a schedule, and then as often as its weight says."""
+    """A kind of fault: at least once in a schedule, then with a frequency by its weight."""
 
     name: str
     targets: tuple[str, ...]
@@ -31,13 +31,13 @@ class Kind(NamedTuple):
 
 
 KINDS = (
-    Kind("kill all", (EVERYBODY,), REST_S, 0.5),
+    Kind("kill all", (ALL,), REST_S, 0.5),
     Kind("kill broker", (BROKER,), REST_S, 1.5),
     Kind("kill aggregator", (AGGREGATOR,), REST_S, 1.5),
     Kind("kill trainer", TRAINERS, REST_S, 4.0),
-    Kind("term broker", (BROKER,), REST_S, 1.0),
-    Kind("term aggregator", (AGGREGATOR,), REST_S, 1.0),
-    Kind("term trainer", TRAINERS, REST_S, 3.0),
+    Kind("sigterm broker", (BROKER,), REST_S, 1.0),
+    Kind("sigterm aggregator", (AGGREGATOR,), REST_S, 1.0),
+    Kind("sigterm trainer", TRAINERS, REST_S, 3.0),
     Kind("pause broker", (BROKER,), PAUSE_S, 0.5),
     Kind("pause aggregator", (AGGREGATOR,), PAUSE_S, 0.5),
     Kind("pause trainer", TRAINERS, PAUSE_S, 4.0),
@@ -54,7 +54,7 @@ KINDS = (
 
 
 class Fault(NamedTuple):
-    """One fault: `at_s` after the beginning, lasting `seconds`; `draw` seeds whatever else there is to choose."""
+    """One fault, `at_s` after the start, for `seconds`; `draw` seeds its other random choices."""
 
     at_s: float
     kind: str
@@ -64,7 +64,7 @@ class Fault(NamedTuple):
 
 
 def draw_schedule(seed: int, seconds: float, count: int) -> list[Fault]:
-    """`count` faults over `seconds`, by time; every kind is among them when `count` allows."""
+    """Draw `count` faults over `seconds`, ordered by time; every kind occurs if `count` allows."""
     generator = derive_rng(seed, "chaos", count)
     once = [KINDS[index] for index in generator.permutation(len(KINDS))][:count]
     weights = np.array([kind.weight for kind in KINDS])
@@ -75,9 +75,9 @@ def draw_schedule(seed: int, seconds: float, count: int) -> list[Fault]:
     return [_fault(float(at_s), kinds[index], seconds, generator) for at_s, index in zip(slots, order, strict=True)]
 
 
-def _fault(at_s: float, kind: Kind, whole_s: float, generator: np.random.Generator) -> Fault:
+def _fault(at_s: float, kind: Kind, total_s: float, generator: np.random.Generator) -> Fault:
     target = kind.targets[generator.integers(len(kind.targets))]
     seconds = generator.uniform(*kind.seconds)
     if kind.seconds == PAUSE_S and generator.random() < LONG_SHARE:
         seconds = generator.uniform(PAUSE_S[1], PAUSE_MAX_S)
-    return Fault(at_s, kind.name, target, min(float(seconds), whole_s / 4), int(generator.integers(2**31)))
+    return Fault(at_s, kind.name, target, min(float(seconds), total_s / 4), int(generator.integers(2**31)))

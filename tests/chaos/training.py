@@ -1,8 +1,8 @@
-"""A task that takes a known number of rounds, whoever takes part in them; and how many a schedule needs.
+"""A task with a known number of rounds for any participants, and the number of rounds for a schedule.
 
-Each trainer has a few orthogonal rows of length s, and their opposites, so that one gradient step on them shrinks the
-error by almost the same factor whoever takes it: s differs by a percent from one to the next, so that a sum of their
-models in another order is another sum. Knows nothing of faults.
+Each trainer has a few orthogonal rows of length s, and their opposites. One gradient step shrinks the error by almost
+the same factor for every trainer. s differs by a percent between trainers, so that a sum of their models in another
+order is another sum.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import math
 from pathlib import Path
 
 HOPS = 4  # through the proxies, in one round
-ROUND_S, LONG_ROUND_S = 0.1, 0.25  # what latency alone makes a round last, without using the processor
-LONG_S = 300.0  # a schedule from this length on has long rounds
-NATS = 8.0  # by which the error has shrunk at the target
-SCORE_BITS = 30  # of the trainers: losses that have shrunk so far are still told apart
+ROUND_S, LONG_ROUND_S = 0.1, 0.25  # the length of a round by latency alone, without load
+LONG_S = 300.0  # schedules of at least this length have long rounds
+NATS = 8.0  # reduction of the error at the target
+SCORE_BITS = 30  # of the trainers: small losses stay distinct
 STEP = 0.2  # twice the learning rate of fedsgd
-COLUMNS = 128  # a weight each; many, so that a difference in the last bit of some cannot vanish in all of them
-BLOCKS = 4  # rows without their opposites; with more than 9 in all, steps of this size on the bias would not converge
+COLUMNS = 128  # one weight each; many, so that a last-bit difference cannot vanish in all
+BLOCKS = 4  # rows without their opposites; with more than 9 in total, steps of this size on the bias would diverge
 TRAINERS = 5
 SOURCE = '''"""Least squares with a known solution, over rows that are almost the same for every trainer."""
 
@@ -47,22 +47,22 @@ def rows(part, parts):
 
 
 def latency_for(seconds: float) -> float:
-    """Of each proxy and direction, in seconds, for a schedule of this length."""
+    """Return the latency in seconds of each proxy and direction for a schedule of this length."""
     return (ROUND_S if seconds < LONG_S else LONG_ROUND_S) / HOPS
 
 
 def rounds_for(seconds: float) -> int:
-    """So many rounds that the run cannot be over before the schedule is."""
+    """Return a number of rounds that outlasts the schedule."""
     return math.ceil(1.1 * seconds / (HOPS * latency_for(seconds))) + 20
 
 
 def write_task(path: Path, rounds: int) -> Path:
-    """Write a FILE.py whose target is reached after about `rounds` rounds, and certainly before twice as many."""
+    """Write a FILE.py that reaches its target after about `rounds` rounds, at most twice as many."""
     # A step changes the error along each row by STEP times the eigenvalue of X'X there, which is 2 s^2.
-    fraction_bits = math.sqrt((1.0 - math.exp(-NATS / rounds)) / (2.0 * STEP))
-    target = TRAINERS * 2.0 * BLOCKS * fraction_bits**2 * math.exp(-2.0 * NATS)
+    scale = math.sqrt((1.0 - math.exp(-NATS / rounds)) / (2.0 * STEP))
+    target = TRAINERS * 2.0 * BLOCKS * scale**2 * math.exp(-2.0 * NATS)
     source = SOURCE.format(
-        fraction_bits=fraction_bits,
+        scale=scale,
         columns=COLUMNS,
         blocks=BLOCKS,
         target=target,

@@ -1,7 +1,4 @@
-"""The verdict on a run, from outside: what its folder, its store and the logs of its parts say when all is over.
-
-Knows nothing of what was done to them.
-"""
+"""The verdict on a finished run from its folder, its store and the logs of its services."""
 
 from __future__ import annotations
 
@@ -22,7 +19,7 @@ BROKEN = ("Traceback", "fedmq: unexpected", "Fatal Python error", "Assertion fai
 
 
 class Verdict(NamedTuple):
-    """What came out, and all that is wrong with it."""
+    """The figures of a run, and the list of violations."""
 
     rounds: int
     results: int
@@ -33,7 +30,7 @@ class Verdict(NamedTuple):
 
 
 async def judge(folder: Path, services: dict[str, Service]) -> Verdict:
-    """Look at a finished run in `folder`, and at the logs of `services`."""
+    """Check a finished run in `folder` and the logs of `services`."""
     wrong = list(_broken_logs(services))
     report = json.loads((folder / "report.json").read_text()) if (folder / "report.json").exists() else None
     if report is None or not report["solved"]:
@@ -49,11 +46,16 @@ async def judge(folder: Path, services: dict[str, Service]) -> Verdict:
     if closed != list(range(1, len(closed) + 1)):
         wrong.append(f"expected the rounds 1 to {len(closed)} to be closed once each, got {closed}")
     seen = {(number, name) for name in TRAINERS for number in _accepted(services[name])}
-    wrong += [f"{name} saw its result of round {number} accepted; it is lost" for number, name in seen - kept.keys()]
-    wrong += [f"the result of {key} is there {count} times" for key, count in kept.items() if count > 1]
+    wrong += [
+        f"{name} logged its result of round {number} as accepted; the store has lost it"
+        for number, name in seen - kept.keys()
+    ]
+    if not seen:
+        wrong.append("expected accepted results in the logs of the trainers, got none")
+    wrong += [f"the store has the result of {key} {count} times" for key, count in kept.items() if count > 1]
     wrong += _against_report(report, closed, kept)
-    started, told = _events(folder)
-    wrong += [f"round {number} was told as closed {count} times" for number, count in told.items() if count > 1]
+    started, logged = _events(folder)
+    wrong += [f"the event log closes round {number} {count} times" for number, count in logged.items() if count > 1]
     replayed = await _replayed(folder, services)
     if report is not None and replayed != report["model_sha256"]:
         wrong.append(f"the replay gives the model {replayed}, the report {report['model_sha256']}")
@@ -63,10 +65,10 @@ async def judge(folder: Path, services: dict[str, Service]) -> Verdict:
 def _broken_logs(services: dict[str, Service]) -> Iterator[str]:
     for name, service in services.items():
         log = service.err.read_text(errors="replace") if service.err.exists() else ""
-        for word in BROKEN:
-            if word in log:
-                place = log.index(word)
-                yield f"{name}.err holds {word!r}: {log[place : place + 2000]}"
+        for text in BROKEN:
+            if text in log:
+                place = log.index(text)
+                yield f"{name}.err has {text!r}: {log[place : place + 2000]}"
 
 
 def _accepted(service: Service) -> Iterator[int]:
@@ -74,7 +76,7 @@ def _accepted(service: Service) -> Iterator[int]:
 
 
 def _against_report(report: dict[str, Any] | None, closed: list[int], kept: Counter[tuple[int, str]]) -> Iterator[str]:
-    """What the report counts is what the store holds."""
+    """Compare the counts of the report with the store."""
     if report is None:
         return
     if report["rounds"] != len(closed):
@@ -87,8 +89,8 @@ def _against_report(report: dict[str, Any] | None, closed: list[int], kept: Coun
 
 
 def _events(folder: Path) -> tuple[int, Counter[int]]:
-    """The number of lives that the aggregator's log tells of, and how often it tells each round as closed."""
-    lives, told = 0, Counter[int]()
+    """Return the number of starts in the event log, and the number of closes of each round."""
+    lives, closes = 0, Counter[int]()
     for line in (folder / "events.jsonl").read_bytes().splitlines():
         try:
             event = json.loads(line)
@@ -96,8 +98,8 @@ def _events(folder: Path) -> tuple[int, Counter[int]]:
             continue
         lives += event["event"] == "run-started"
         if event["event"] == "round-closed":
-            told[event["round"]] += 1
-    return lives, told
+            closes[event["round"]] += 1
+    return lives, closes
 
 
 async def _replayed(folder: Path, services: dict[str, Service]) -> str:

@@ -1,9 +1,9 @@
-"""Fuzzing: so many random inputs to a target, none of which may crash it, hang it, or make it grow.
+"""Fuzzing: give random inputs to a target; none may crash it, hang it, or let its memory grow.
 
     python tests/fuzz/fuzz.py decoder|store|configuration [--inputs N] [--seed S]
 
-Prints the rate, the classes of outcomes and the memory before and after. An input that crashes is kept in corpus/, from
-where a test replays it for ever. Knows nothing of the targets but how to draw an input and how to give it to them.
+Prints the rate, the classes of outcomes, and the memory before and after. A crashing input is saved in corpus/, and a
+test replays it from then on.
 """
 
 from __future__ import annotations
@@ -30,54 +30,54 @@ from fuzz_store import Reader
 CORPUS = Path(__file__).with_name("corpus")
 HANG_S = 30.0  # for one chunk of inputs
 CHUNK = 500
-WARM_UP = 0.1  # share of the inputs before memory is first looked at
+WARM_UP = 0.1  # share of the inputs before memory is first measured
 GROWTH_MAX = 0.05  # of the resident memory, after the warm-up
-CRASHES_MAX = 10  # of different places, then it gives up
+CRASHES_MAX = 10  # at different places; then fuzzing stops
 
 
 class Target(Protocol):
-    """What is fuzzed."""
+    """A part of fedmq that reads untrusted input."""
 
     def draw(self, draws: Random) -> bytes:
-        """An input."""
+        """Draw an input."""
 
     def take(self, blob: bytes) -> str:
-        """Give it the input; the class of the outcome. Whatever this raises is a crash."""
+        """Process the input and return the class of the outcome; any exception is a crash."""
 
     def close(self) -> None:
-        """Let go of what it holds."""
+        """Release all resources."""
 
 
 TARGETS: dict[str, type[Target]] = {"decoder": Decoder, "store": Reader, "configuration": Configuration}
 
 
 def resident_bytes() -> int:
-    """The resident memory of this process."""
+    """Return the resident memory of this process."""
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 class Crashes:
-    """The inputs that crashed a target, one for each place at which it did."""
+    """The inputs that crashed a target, one for each place in the code."""
 
     def __init__(self, target: str) -> None:
         self.places: dict[str, Path] = {}
         self._folder = CORPUS / target
 
     def keep(self, blob: bytes, error: Exception) -> str:
-        """Keep an input if the place is new; the class of the outcome."""
+        """Save an input if the place is new; return the class of the outcome."""
         frame = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{type(error).__name__} at {Path(frame.filename).name}:{frame.lineno}"
         if place not in self.places:
             self._folder.mkdir(parents=True, exist_ok=True)
             path = self.places[place] = self._folder / f"{hashlib.sha256(blob).hexdigest()[:16]}.bin"
             path.write_bytes(blob)
-            sys.stderr.write(f"{place}: {error}\n  kept as {path}\n")
+            sys.stderr.write(f"{place}: {error}\n  saved as {path}\n")
         return f"CRASH {place}"
 
 
 def fuzz(name: str, inputs: int, seed: int, growth_max: float = GROWTH_MAX) -> bool:
-    """Give a target so many inputs; whether all went well."""
+    """Give inputs to a target; return whether there was no crash and no growth."""
     target, draws = TARGETS[name](), Random(f"{name} {seed}")
     outcomes: Counter[str] = Counter()
     crashes = Crashes(name)
@@ -85,13 +85,13 @@ def fuzz(name: str, inputs: int, seed: int, growth_max: float = GROWTH_MAX) -> b
     began = time.monotonic()
     for number in range(inputs):
         if number % CHUNK == 0:
-            faulthandler.dump_traceback_later(HANG_S, exit=True, file=2)  # not what stderr is for now
+            faulthandler.dump_traceback_later(HANG_S, exit=True, file=2)  # the real stderr
         if number == warm:
             before = resident_bytes()
         blob = target.draw(draws)
         try:
             outcomes[target.take(blob)] += 1
-        except Exception as error:  # noqa: BLE001  to find any is what this is for
+        except Exception as error:  # noqa: BLE001  any exception is a finding
             outcomes[crashes.keep(blob, error)] += 1
             if len(crashes.places) >= CRASHES_MAX:
                 break
@@ -113,7 +113,7 @@ def fuzz(name: str, inputs: int, seed: int, growth_max: float = GROWTH_MAX) -> b
 
 
 def main() -> None:
-    """See the module."""
+    """Fuzz the chosen targets and exit with the result."""
     parser = argparse.ArgumentParser(description="Fuzz a part of fedmq.")
     parser.add_argument("targets", nargs="+", choices=TARGETS)
     parser.add_argument("--inputs", type=int, default=1_000_000)

@@ -1,7 +1,4 @@
-"""Mutators: bytes, and values of msgpack or TOML, with small and large damage, from a seeded generator.
-
-Knows nothing of what the bytes mean.
-"""
+"""Mutators of bytes and of msgpack or TOML values, from a seeded generator."""
 
 from __future__ import annotations
 
@@ -11,11 +8,11 @@ from typing import Any
 EDGES = (0, 1, -1, 2, 7, 8, 127, 128, 255, 256, 4096, 65_535, 2**31 - 1, 2**31, 2**53, 2**53 + 1, 2**63 - 1, 2**64 - 1)
 FLOATS = (0.0, -0.0, 1.0, -1.0, 0.5, 1e-300, 1e9, 1e300, float("inf"), float("-inf"), float("nan"))
 TEXTS = ("", "a", "run", "alice", "xor", "../x", "a/b", "*", "%s", "é", "\ud7ff", "x" * 65, "x" * 300, "\n", "0", "nan")
-BLOB_BYTES_MAX = 1 << 16  # an input never grows beyond this by insertions
+BLOB_BYTES_MAX = 1 << 16  # insertions stop at this size
 
 
 def changed(blob: bytes, draws: Random, others: list[bytes]) -> bytes:
-    """`blob` after one to four random changes; slices of `others` may get into it."""
+    """Return `blob` after one to four random changes, some with slices of `others`."""
     content = bytearray(blob)
     for _ in range(draws.choice((1, 1, 1, 2, 4))):
         _change(content, draws, others)
@@ -49,7 +46,7 @@ def _change(content: bytearray, draws: Random, others: list[bytes]) -> None:
 
 
 def any_value(draws: Random, depth: int = 0) -> Any:
-    """A value of any kind that msgpack knows, small or at the edge of its kind."""
+    """Draw a value of any msgpack type, small or at the limit of its type."""
     kind = draws.randrange(9 if depth < 2 else 7)
     if kind == 0:
         return draws.choice((None, True, False))
@@ -68,7 +65,7 @@ def any_value(draws: Random, depth: int = 0) -> Any:
 
 
 def changed_value(value: Any, draws: Random) -> Any:
-    """A value like `value`, with something in it replaced, removed or added."""
+    """Return `value` with one element replaced, removed or added."""
     if isinstance(value, dict) and value and draws.random() < 0.9:
         key = draws.choice(list(value))
         if draws.random() < 0.1:
