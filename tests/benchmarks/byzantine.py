@@ -2,7 +2,7 @@
 
     python tests/benchmarks/byzantine.py [--seeds 20] [--only WORD ...]
 
-Four honest trainers hold split XOR, two for each half; the fifth attacks in one way (tests/simulation/liars.py). The
+Four honest trainers hold split XOR, two for each half; the fifth attacks in one way (tests/simulation). The
 algorithm and the trainers' code are called directly, without a network; all trainers answer each round. A run ends when
 its own count reports the target, or after the rounds of the line. The figures of a line:
 

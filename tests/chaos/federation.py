@@ -165,7 +165,7 @@ class Federation:
                 ]
                 own += ["--state", str(folder / f"{name}.state")]
             else:
-                own = ["aggregator", "--task", str(task), "--strategy", "fedsgd", "--seed", str(seed)]
+                own = ["aggregator", "--task", str(task), "--algorithm", "averaging", "--seed", str(seed)]
                 own += ["--rounds", str(rounds), "--min-trainers", str(MIN_TRAINERS), "--run", "chaos"]
                 own += ["--out", str(run_folder)]
             own += ["--broker", f"tcp://127.0.0.1:{self.proxies[name].port}"]
