@@ -1,25 +1,25 @@
-// The controls of a run, for whom the server lets use them; what cannot be taken back is asked about first.
+// The controls of a run, if the server allows them; actions that cannot be undone need a confirmation.
 
-import { $, make, say } from "./paint.js";
+import { $, make, setText } from "./paint.js";
 
 const TOAST_MS = 6000;
 const ACTIONS = {
   pause: { name: "Pause", if: (head) => !head.paused },
   resume: { name: "Resume", if: (head) => head.paused },
   checkpoint: { name: "Checkpoint now", if: () => true },
-  stop: { name: "Stop the run", if: () => true, sure: () => "It ends after the open round, and keeps the best model so far." },
-  drain: { name: "Drain", sure: (name) => `${name} finishes what it has, and gets no more rounds until it is readmitted or the aggregator is started again.` },
-  ban: { name: "Ban", sure: (name) => `What ${name} sends is refused from now on, until it is readmitted or the aggregator is started again.` },
+  stop: { name: "Stop the run", if: () => true, sure: () => "The run ends after the open round, and keeps the best model." },
+  drain: { name: "Drain", sure: (name) => `${name} finishes its round, and gets no more rounds until it is readmitted or the aggregator restarts.` },
+  ban: { name: "Ban", sure: (name) => `Messages of ${name} are rejected until it is readmitted or the aggregator restarts.` },
   readmit: { name: "Readmit" },
 };
 
-/** `session()` is what the server said at the beginning. Returns { able(picture), act(action, trainer), draw(picture) }. */
+/** `session()` is the answer of /api/session. Returns { able(model), act(action, trainer), draw(model) }. */
 export function makeControls(session) {
-  let picture = null;
+  let model = null;
   let hiding = 0;
   const buttons = new Map();
-  for (const [action, { name, if: there }] of Object.entries(ACTIONS)) {
-    if (!there) continue;
+  for (const [action, { name, if: allowed }] of Object.entries(ACTIONS)) {
+    if (!allowed) continue;
     const button = make("button", { type: "button", class: "quiet", text: name });
     button.addEventListener("click", () => act(action));
     buttons.set(action, button);
@@ -29,12 +29,12 @@ export function makeControls(session) {
   function toast(text) {
     clearTimeout(hiding);
     $("toast").hidden = false;
-    say($("toast"), text);
+    setText($("toast"), text);
     hiding = setTimeout(() => ($("toast").hidden = true), TOAST_MS);
   }
 
   async function act(action, trainer) {
-    const run = picture.head.run;
+    const run = model.head.run;
     const { name, sure } = ACTIONS[action];
     if (sure && !(await agreed(trainer ? `${name} ${trainer}?` : `${name}?`, sure(trainer), name))) return;
     const busy = buttons.get(action);
@@ -54,13 +54,13 @@ export function makeControls(session) {
     }
   }
 
-  const able = (of) => Boolean(session()?.control) && of.goesOn();
+  const able = (of) => Boolean(session()?.control) && of.isLive();
 
   function draw(next) {
-    picture = next;
-    $("controls").hidden = !able(picture);
-    if (!able(picture)) return;
-    for (const [action, button] of buttons) button.hidden = !ACTIONS[action].if(picture.head);
+    model = next;
+    $("controls").hidden = !able(model);
+    if (!able(model)) return;
+    for (const [action, button] of buttons) button.hidden = !ACTIONS[action].if(model.head);
   }
 
   return { able, act, draw };
@@ -68,9 +68,9 @@ export function makeControls(session) {
 
 function agreed(title, text, name) {
   const dialog = $("sure");
-  say($("sure-title"), title);
-  say($("sure-text"), text);
-  say($("sure-yes"), name);
+  setText($("sure-title"), title);
+  setText($("sure-text"), text);
+  setText($("sure-yes"), name);
   dialog.returnValue = "no";
   dialog.showModal();
   return new Promise((resolve) => {

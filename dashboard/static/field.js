@@ -1,6 +1,6 @@
-// Colours and border lines of a field of values over a square grid. Knows nothing of the page.
+// Colors and contour lines of a field of values over a square grid.
 
-/** 256 colours, [red, green, blue, 255] each: from `low` over `middle` to `high`, which are "#rrggbb". */
+/** Return 256 colors, [red, green, blue, 255] each: from `low` over `middle` to `high`, which are "#rrggbb". */
 export function mixed(low, middle, high) {
   const [a, b, c] = [low, middle, high].map((one) => [1, 3, 5].map((at) => Number.parseInt(one.slice(at, at + 2), 16)));
   return Array.from({ length: 256 }, (_, at) => {
@@ -9,7 +9,7 @@ export function mixed(low, middle, high) {
   });
 }
 
-/** Where `values` (size × size, row by row) cross `level`: marching squares, as [x, y, x, y] in cells. */
+/** Return the lines where `values` (size × size, row by row) cross `level`: marching squares, as [x, y, x, y] in cells. */
 export function contour(values, size, level) {
   const lines = [];
   for (let y = 0; y + 1 < size; y += 1) {
@@ -27,7 +27,7 @@ export function contour(values, size, level) {
   return lines;
 }
 
-/** The point `t` of the way along a side of the cell: bottom, right, top (backwards), left (backwards). */
+/** Return the point `t` of the way along a side of the cell: bottom, right, top (backwards), left (backwards). */
 function cut(side, t, x, y) {
   return [[x + t, y], [x + 1, y + t], [x + 1 - t, y + 1], [x, y + 1 - t]][side];
 }

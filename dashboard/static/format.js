@@ -1,4 +1,4 @@
-// Numbers, times and sizes as text. Knows nothing of what they measure.
+// Numbers, times and sizes as text.
 
 const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 const clockTime = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
@@ -12,7 +12,7 @@ export const NOTHING = "–";
 /** 12345 → "12,345". */
 export const count = (n) => (n === null || n === undefined ? NOTHING : whole.format(n));
 
-/** Three significant digits, and all of a number of less than a million: -0.0123, 1.57, 1,234, 2.66e12. */
+/** Three significant digits, or the whole number below a million: -0.0123, 1.57, 1,234, 2.66e12. */
 export function figure(x) {
   if (x === null || x === undefined || Number.isNaN(x)) return NOTHING;
   const size = Math.abs(x);
@@ -22,13 +22,13 @@ export function figure(x) {
   return Number(x.toPrecision(3)).toString().replace("-", "−");
 }
 
-/** A metric's value: accuracy in per cent, loss as a figure. */
+/** A metric's value: accuracy in percent, loss as a figure. */
 export function value(x, metric) {
   if (x === null || x === undefined) return NOTHING;
   return metric === "accuracy" ? `${Number((100 * x).toFixed(1))} %` : figure(x);
 }
 
-/** A duration with the unit that suits it: 3 ms, 1.2 s, 4 min 05 s, 2 h 10 min, 3 d 4 h. */
+/** A duration in a suitable unit: 3 ms, 1.2 s, 4 min 05 s, 2 h 10 min, 3 d 4 h. */
 export function duration(s) {
   if (s === null || s === undefined) return NOTHING;
   if (s < 0.0995) return `${Number((1000 * s).toPrecision(2))} ms`;
@@ -41,7 +41,7 @@ export function duration(s) {
   return `${Math.floor(hours / 24)} d ${hours % 24} h`;
 }
 
-/** How long ago, in whole seconds, so that it does not flicker. */
+/** An age in whole seconds, so that it does not flicker. */
 export const ago = (s) => (s < 1 ? "now" : s < 60 ? `${Math.floor(s)} s` : duration(s));
 
 /** 1536 → "1.5 kB". */

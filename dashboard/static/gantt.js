@@ -1,47 +1,47 @@
-// Who worked when: a line a trainer, a bar a result, over the newest rounds. Stragglers stand out, because everybody
-// else waits for them.
+// The work of trainers over the newest rounds: a line for each trainer, a bar for each result. Stragglers stand out,
+// because the other trainers wait for them.
 
 import { count, duration, plural } from "./format.js";
-import { $, colour, paint, part, prepare, say, sized } from "./paint.js";
+import { $, color, paint, part, prepare, setText, sized } from "./paint.js";
 
 const LINES_MAX = 16;
-const LINES_MIN = 4; // so that nothing moves when the first trainers come
+const LINES_MIN = 4; // so that nothing moves when the first trainers join
 const LINE_PX = 26;
 const AXIS_PX = 24;
 const ORDERED_MS = 1000;
 const inOrder = new Intl.Collator("en", { numeric: true }).compare;
 
-/** Make it; returns `show(picture)`, to be called for another run. */
+/** Make the chart; returns `show(model)`, to be called for another run. */
 export function makeGantt() {
   const canvas = $("gantt");
   const box = sized($("gantt-box"), "gantt");
-  let picture = null;
+  let model = null;
   let lines = [];
   let orderedAt = -Infinity;
-  let bars = []; // what is under the pointer: [x, width, line, work]
+  let bars = []; // for the pointer: [x, width, line, work]
   let pointed = false;
 
   function order() {
     if (performance.now() - orderedAt < ORDERED_MS && lines.length) return;
     orderedAt = performance.now();
-    const all = [...picture.trainers.values()];
+    const all = [...model.trainers.values()];
     const few = all.length <= LINES_MAX;
     const seen = few ? all : all.filter((one) => one.presence !== "gone").sort((a, b) => slowness(b) - slowness(a));
     lines = seen.slice(0, LINES_MAX).map((one) => one.name);
     if (few) lines.sort(inOrder);
   }
 
-  /** From when to when, and the rows of the rounds in it. */
+  /** The shown time span, and its rounds. */
   function span() {
-    const { rounds, head } = picture;
-    const length = picture.length();
+    const { rounds, head } = model;
+    const length = model.length();
     const from = Math.max(0, length - Number($("gantt-rounds").value));
-    const last = rounds.closed_at?.[length - 1] ?? (head.connected ? picture.now() : head.event_at);
+    const last = rounds.closed_at?.[length - 1] ?? (head.connected ? model.now() : head.event_at);
     return { from, length, start: rounds.published_at[from], end: Math.max(last, rounds.published_at[length - 1] + 1e-3) };
   }
 
   function draw() {
-    if (picture === null || picture.head === null) return;
+    if (model === null || model.head === null) return;
     order();
     const width = box.width;
     const height = Math.max(LINES_MIN, lines.length) * LINE_PX + AXIS_PX;
@@ -52,38 +52,38 @@ export function makeGantt() {
     const left = Math.ceil(Math.min(width * 0.28, Math.max(48, ...lines.map((name) => context.measureText(name).width)))) + 14;
     drawNames(context, left, width);
     bars = [];
-    if (picture.length() === 0) return void words();
+    if (model.length() === 0) return void showText();
     const time = span();
     const x = (at) => left + (Math.max(0, at - time.start) / (time.end - time.start)) * (width - left - 2);
     drawRounds(context, time, x, height);
     drawWorks(context, time, x);
     drawOpen(context, time, x);
-    words(time);
+    showText(time);
   }
 
   function drawNames(context, left, width) {
     lines.forEach((name, line) => {
       const y = line * LINE_PX + LINE_PX / 2;
-      context.fillStyle = colour("line");
+      context.fillStyle = color("line");
       context.fillRect(left, y - 0.5, width - left, 1);
-      context.fillStyle = colour(picture.trainers.get(name)?.presence === "gone" ? "soft" : "ink");
+      context.fillStyle = color(model.trainers.get(name)?.presence === "gone" ? "soft" : "ink");
       context.textAlign = "left";
       context.fillText(fitted(context, name, left - 14), 0, y);
     });
   }
 
   function drawRounds(context, { from, length }, x, height) {
-    const { round, published_at, closed_at } = picture.rounds;
+    const { round, published_at, closed_at } = model.rounds;
     context.textAlign = "left";
     let free = -Infinity;
     for (let at = from; at < length; at += 1) {
       const begin = x(published_at[at]);
-      context.fillStyle = colour("line");
+      context.fillStyle = color("line");
       context.fillRect(Math.round(begin), 0, 1, height - AXIS_PX + 4);
       const text = count(round[at]);
       const end = closed_at[at] === null ? Infinity : x(closed_at[at]);
       if (begin < free || end - begin < context.measureText(text).width + 4) continue;
-      context.fillStyle = colour("soft");
+      context.fillStyle = color("soft");
       context.fillText(text, begin, height - AXIS_PX / 2 + 2);
       free = begin + context.measureText(text).width + 12;
     }
@@ -91,8 +91,8 @@ export function makeGantt() {
 
   function drawWorks(context, { start }, x) {
     const place = new Map(lines.map((name, line) => [name, line]));
-    for (let at = picture.works.length - 1; at >= 0; at -= 1) {
-      const work = picture.works[at];
+    for (let at = model.works.length - 1; at >= 0; at -= 1) {
+      const work = model.works[at];
       if (work.ended_at < start) break;
       const line = place.get(work.trainer);
       if (line === undefined) continue;
@@ -106,44 +106,44 @@ export function makeGantt() {
     }
   }
 
-  /** The open round: who has not answered has an empty bar that grows. */
+  /** The open round: a growing empty bar for each trainer without a result. */
   function drawOpen(context, { length }, x) {
-    const { rounds, head } = picture;
+    const { rounds, head } = model;
     if (!head.open || !head.connected || rounds.closed_at[length - 1] !== null) return;
     const round = rounds.round[length - 1];
     const answered = new Set();
-    for (let at = picture.works.length - 1; at >= 0 && picture.works[at].round >= round; at -= 1) {
-      answered.add(picture.works[at].trainer);
+    for (let at = model.works.length - 1; at >= 0 && model.works[at].round >= round; at -= 1) {
+      answered.add(model.works[at].trainer);
     }
     const begin = x(rounds.published_at[length - 1]);
-    context.strokeStyle = colour("strong-line");
+    context.strokeStyle = color("strong-line");
     lines.forEach((name, line) => {
-      if (answered.has(name) || picture.trainers.get(name)?.presence === "gone") return;
+      if (answered.has(name) || model.trainers.get(name)?.presence === "gone") return;
       context.beginPath();
-      context.roundRect(begin + 0.5, line * LINE_PX + 7.5, Math.max(1, x(picture.now()) - begin - 1), LINE_PX - 15, 2);
+      context.roundRect(begin + 0.5, line * LINE_PX + 7.5, Math.max(1, x(model.now()) - begin - 1), LINE_PX - 15, 2);
       context.stroke();
     });
   }
 
   function bar(context, begin, y, end, name, opacity) {
     context.globalAlpha = opacity;
-    context.fillStyle = colour(name);
+    context.fillStyle = color(name);
     context.beginPath();
     context.roundRect(begin, y, Math.max(1.5, end - begin - 0.5), LINE_PX - 14, 2);
     context.fill();
     context.globalAlpha = 1;
   }
 
-  function words(time) {
+  function showText(time) {
     if (pointed) return;
-    say($("gantt-words"), time ? inWords(picture, lines, time) : "Waiting for the first result.");
+    setText($("gantt-text"), time ? describeRounds(model, lines, time) : "Waiting for the first result.");
   }
 
   canvas.addEventListener("pointermove", (event) => {
     const line = Math.floor(event.offsetY / LINE_PX);
     const hit = bars.find(([x, width, at]) => at === line && event.offsetX >= x - 1 && event.offsetX <= x + width + 1);
     pointed = hit !== undefined;
-    if (pointed) say($("gantt-words"), workInWords(hit[3]));
+    if (pointed) setText($("gantt-text"), describeWork(hit[3]));
     else paint("gantt");
   });
   canvas.addEventListener("pointerleave", () => {
@@ -155,26 +155,26 @@ export function makeGantt() {
 
   return (next) => {
     canvas.getContext("2d").clearRect(0, 0, canvas.width, canvas.height);
-    say($("gantt-words"), "");
-    [picture, lines, orderedAt, pointed] = [next, [], -Infinity, false];
+    setText($("gantt-text"), "");
+    [model, lines, orderedAt, pointed] = [next, [], -Infinity, false];
   };
 }
 
 const slowness = (one) => one.train_s + one.round_trip_s;
 
-function workInWords(work) {
+function describeWork(work) {
   const all = work.ended_at - work.began_at;
   const late = work.staleness ? `, ${plural(work.staleness, "round")} late` : "";
   return `${work.trainer}, round ${count(work.round)}: ${duration(work.train_s)} of training in ${duration(all)}${late}.`;
 }
 
-function inWords(picture, lines, { from, length, start, end }) {
-  const seen = lines.map((name) => picture.trainers.get(name)).filter((one) => one && one.presence !== "gone");
+function describeRounds(model, lines, { from, length, start, end }) {
+  const seen = lines.map((name) => model.trainers.get(name)).filter((one) => one && one.presence !== "gone");
   const slowest = seen.sort((a, b) => slowness(b) - slowness(a))[0];
-  const told = `${plural(length - from, "round")} in ${duration(end - start)}.`;
-  const some = lines.length < picture.trainers.size ? ` The ${lines.length} slowest of ${plural(picture.trainers.size, "trainer")}.` : "";
-  if (!slowest || slowness(slowest) === 0) return told + some;
-  return `${told}${some} Slowest at last: ${slowest.name}, ${duration(slowest.train_s)} of training in ${duration(slowness(slowest))}.`;
+  const summary = `${plural(length - from, "round")} in ${duration(end - start)}.`;
+  const some = lines.length < model.trainers.size ? ` The ${lines.length} slowest of ${plural(model.trainers.size, "trainer")}.` : "";
+  if (!slowest || slowness(slowest) === 0) return summary + some;
+  return `${summary}${some} Slowest now: ${slowest.name}, ${duration(slowest.train_s)} of training in ${duration(slowness(slowest))}.`;
 }
 
 function fitted(context, text, width) {

@@ -1,12 +1,12 @@
-// Puts the page together: which run is shown, what comes from the server, and which part has to be painted for it.
+// Builds the page: chooses the run to show, receives its events, and repaints the parts that they change.
 
 import { makeControls } from "./controls.js";
 import { makeCurves } from "./curves.js";
 import { makeFeed } from "./feed.js";
 import { makeGantt } from "./gantt.js";
 import { drawClock, drawHeader, NO_SUCH_RUN } from "./header.js";
-import { $, mark, paint, paintAll, part, say } from "./paint.js";
-import { Picture } from "./page_model.js";
+import { $, setAttr, paint, paintAll, part, setText } from "./paint.js";
+import { PageModel } from "./page_model.js";
 import { drawExports, makeRounds } from "./rounds.js";
 import { drawRuns } from "./runs.js";
 import { Stream } from "./stream.js";
@@ -27,32 +27,32 @@ let session = null;
 let runs = [];
 let broker = null;
 let shown = null; // the name of the run
-let picture = new Picture();
-let why = "connecting …"; // there is no picture
+let model = new PageModel();
+let why = "connecting …"; // the reason that there is no model
 let link = "connecting";
 
 const controls = makeControls(() => session);
 const [drawTrainers, drawRounds, drawFeed] = [makeTrainers(controls.act), makeRounds(), makeFeed()];
 const shows = [makeCurves(), makeGantt(), makeSurface()];
-const stream = new Stream(hear, (state) => {
+const stream = new Stream(receive, (state) => {
   link = state;
-  if (state !== "live") picture.halt();
+  if (state !== "live") model.stopClock();
   paint("link", "header", "clock", "trainers");
 });
 
 part("runs", () => drawRuns(runs, shown));
 part("link", drawLink);
-part("header", () => drawHeader(picture, shown, why));
-part("clock", () => drawClock(picture));
-part("controls", () => controls.draw(picture));
-part("trainers", () => drawTrainers(picture, controls.able(picture)));
-part("rounds", () => drawRounds(picture));
-part("feed", () => drawFeed(picture));
+part("header", () => drawHeader(model, shown, why));
+part("clock", () => drawClock(model));
+part("controls", () => controls.draw(model));
+part("trainers", () => drawTrainers(model, controls.able(model)));
+part("rounds", () => drawRounds(model));
+part("feed", () => drawFeed(model));
 
-/** The run that the reader chose, by the address of the page. */
+/** The run in the address of the page. */
 const chosen = () => new URLSearchParams(location.hash.slice(1)).get("run");
 
-/** The run to show: the one that was chosen, else the one that is shown, until another begins after its end. */
+/** The run to show: the chosen one, else the current one until another starts after its end. */
 function wanted() {
   const now = runs.find((one) => one.run === shown);
   if (chosen() !== null) return chosen();
@@ -64,58 +64,58 @@ function choose() {
   const run = wanted();
   if (run === shown) return;
   [shown, why] = [run, "loading …"];
-  picture = new Picture();
-  for (const show of shows) show(picture);
+  model = new PageModel();
+  for (const show of shows) show(model);
   if (run !== null) drawExports(run);
   stream.open(run === null ? "/api/stream" : `/api/runs/${encodeURIComponent(run)}/stream`);
   paintAll();
 }
 
-function hear(name, data) {
+function receive(name, data) {
   if (name === "runs") {
     ({ runs, broker } = data);
-    picture.clock(data.now);
+    model.clock(data.now);
     choose();
     if (shown === null) why = "no run yet";
     paint("runs", "link", "header");
   } else if (name === "absent") {
     why = NO_SUCH_RUN;
-    picture.halt();
+    model.stopClock();
     paint("header", "clock", "trainers");
   } else if (name === "full") {
-    picture.replace(data);
+    model.replace(data);
     paintAll();
   } else {
-    for (const changed of picture.merge(data)) paint(...(NEEDS[changed] ?? []));
+    for (const changed of model.merge(data)) paint(...(NEEDS[changed] ?? []));
   }
 }
 
 function drawLink() {
-  const away = broker !== null && broker.address !== null && !broker.connected;
-  const without = picture.head?.source === "folder" ? ["calm", "From its folder; no broker"] : ["warn", "The broker is away; waiting for it"];
+  const disconnected = broker !== null && broker.address !== null && !broker.connected;
+  const without = model.head?.source === "folder" ? ["calm", "From its folder; no broker"] : ["warn", "No connection to the broker; retrying"];
   const [tone, text] = {
     connecting: ["calm", "Connecting …"],
-    live: away ? without : ["good", "Live"],
-    lost: ["warn", "The dashboard is away; trying again"],
+    live: disconnected ? without : ["good", "Live"],
+    lost: ["warn", "No connection to the dashboard; retrying"],
     shut: ["warn", "Open the address that fedmq dashboard printed"],
   }[link];
-  mark($("link"), "data-tone", tone);
-  say($("link-text"), text);
+  setAttr($("link"), "data-tone", tone);
+  setText($("link-text"), text);
 }
 
 async function begin() {
   try {
     session = await (await fetch("/api/session")).json();
   } catch {
-    // The stream says that the server is away, and tries again.
+    // The stream shows that the server does not answer, and retries.
   }
   paint("controls", "trainers");
 }
 
 addEventListener("hashchange", choose);
-setInterval(() => paint("clock", "trainers", ...CURVES, ...(picture.goesOn() ? ["gantt"] : [])), 1000);
+setInterval(() => paint("clock", "trainers", ...CURVES, ...(model.isLive() ? ["gantt"] : [])), 1000);
 shown = chosen();
-for (const show of shows) show(picture);
+for (const show of shows) show(model);
 if (shown !== null) drawExports(shown);
 stream.open(shown === null ? "/api/stream" : `/api/runs/${encodeURIComponent(shown)}/stream`);
 paintAll();

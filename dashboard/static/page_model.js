@@ -1,48 +1,47 @@
-// The picture of the run that is shown, kept up to date from what the server sends. Bounded as the server's own is.
-// Knows nothing of the page.
+// The state of the shown run, updated by the events of the server. It has the bounds of the server's own state.
 
 const ROUNDS_MAX = 10240;
 const WORKS_MAX = 1024;
 const BESTS_MAX = 2048;
-const FEED_MAX = 256; // of rounds that were closed, and of everything else
+const FEED_MAX = 256; // of closed rounds, and of all other events
 
-/** Everything known of one run; `now()` is the server's clock, which stands while nothing is heard. */
-export class Picture {
+/** The state of one run; `now()` is the clock of the server, which stops while no events arrive. */
+export class PageModel {
   head = null;
   rounds = {}; // columns, in order of the round
-  trainers = new Map(); // name → row, in the order in which they were met
+  trainers = new Map(); // name → row, in the order of their first appearance
   works = []; // rows, the newest last
   bests = []; // numbers of rounds
   feed = []; // rows, the newest last
-  edition = 0; // goes up whenever something is said of rounds
+  edition = 0; // number of changes of rounds
   #ahead = 0;
-  #halted = null; // since when nothing is heard
+  #stoppedAt = null; // since when no events arrive
 
-  now = () => (this.#halted ?? Date.now() / 1000) + this.#ahead;
+  now = () => (this.#stoppedAt ?? Date.now() / 1000) + this.#ahead;
 
   clock(now) {
     if (now !== undefined) this.#ahead = now - Date.now() / 1000;
   }
 
-  /** Nothing is heard of the run any more, until something is. */
-  halt() {
-    this.#halted ??= Date.now() / 1000;
+  /** Stop the clock until the next event. */
+  stopClock() {
+    this.#stoppedAt ??= Date.now() / 1000;
   }
 
-  isHeard = () => this.#halted === null;
+  isCurrent = () => this.#stoppedAt === null;
 
-  /** Whether the run goes on, as far as was heard. */
-  goesOn = () => this.head !== null && this.head.finished === null && this.head.connected;
+  /** Whether the run is live, by the last event. */
+  isLive = () => this.head !== null && this.head.finished === null && this.head.connected;
 
-  /** Of when what is said of its trainers is, in words; "": of now. */
-  past() {
+  /** The time of the shown state as text; "" for now. */
+  asOf() {
     if (this.head?.finished) return "at the end";
-    return this.goesOn() && this.isHeard() ? "" : "last known";
+    return this.isLive() && this.isCurrent() ? "" : "last known";
   }
 
-  /** Take a whole picture in place of all there is. */
+  /** Replace the whole state. */
   replace(all) {
-    this.#halted = null;
+    this.#stoppedAt = null;
     this.head = all.head;
     this.rounds = all.rounds;
     this.trainers = new Map(rows(all.trainers).map((row) => [row.name, row]));
@@ -53,10 +52,10 @@ export class Picture {
     this.clock(all.now);
   }
 
-  /** Merge what has changed; returns the names of what did. */
+  /** Merge changes; returns the names of the changed parts. */
   merge(patch) {
     if (this.head === null) return []; // a `full` comes first
-    this.#halted = null;
+    this.#stoppedAt = null;
     this.clock(patch.now);
     if (patch.head) Object.assign(this.head, patch.head);
     if (patch.rounds) this.#mergeRounds(patch.rounds);
@@ -81,15 +80,15 @@ export class Picture {
     }
   }
 
-  /** The row of this round, or the one where it goes; -1 for an old one that was thinned out. */
+  /** The row of this round, or the row to insert it at; -1 for an old round that was dropped. */
   place(round) {
     const known = this.rounds.round ?? [];
     let at = known.length;
-    while (at > 0 && known[at - 1] >= round) at -= 1; // the newest ones are asked for most
+    while (at > 0 && known[at - 1] >= round) at -= 1; // the newest are requested most often
     return at === known.length || known[at] === round ? at : -1;
   }
 
-  /** How many rows of rounds there are. */
+  /** The number of rounds. */
   length() {
     return this.rounds.round?.length ?? 0;
   }
@@ -116,7 +115,7 @@ function bounded(old, more, most) {
   return old.length > 2 * most ? old.slice(-most) : old;
 }
 
-/** Quick rounds must not drive everything else out. */
+/** Quick rounds must not displace other events. */
 function boundedFeed(old, more) {
   old.push(...more);
   if (old.length <= 4 * FEED_MAX) return old;

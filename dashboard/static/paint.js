@@ -1,5 +1,4 @@
-// When something is painted: at most once an animation frame, only what was asked for, and pictures only where they
-// can be seen. Knows nothing of what is painted.
+// Painting: at most once an animation frame, only the requested parts, and canvases only while they are visible.
 
 const parts = new Map(); // name → { draw, seen }
 const dirty = new Set();
@@ -16,13 +15,13 @@ const watcher = new IntersectionObserver(
   { rootMargin: "25%" },
 );
 
-/** Have `draw` called for `name`; with `where`, an element, only while that is on the screen or near it. */
+/** Register `draw` for `name`; with an element `where`, only while it is on the screen or near it. */
 export function part(name, draw, where = null) {
   parts.set(name, { draw, where, seen: where === null });
   if (where) watcher.observe(where);
 }
 
-/** Ask for these parts to be painted in the next frame. */
+/** Request these parts for the next frame. */
 export function paint(...names) {
   for (const name of names) dirty.add(name);
   frame ||= requestAnimationFrame(run);
@@ -34,19 +33,19 @@ function run() {
   frame = 0;
   for (const name of [...dirty]) {
     const one = parts.get(name);
-    if (one === undefined || !one.seen) continue; // it stays dirty until it is seen
+    if (one === undefined || !one.seen) continue; // it stays dirty until it is visible
     dirty.delete(name);
     one.draw();
   }
 }
 
-/** Set the text of an element, if it is another one. */
-export function say(element, text) {
+/** Set the text of an element if it changed. */
+export function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
-/** Set or remove an attribute, if it is another one. */
-export function mark(element, name, to) {
+/** Set or remove an attribute if it changed. */
+export function setAttr(element, name, to) {
   if (to === null || to === false) {
     if (element.hasAttribute(name)) element.removeAttribute(name);
   } else if (element.getAttribute(name) !== String(to)) {
@@ -56,7 +55,7 @@ export function mark(element, name, to) {
 
 export const $ = (id) => document.getElementById(id);
 
-/** A new element: make("li", { class: "x", text: "y" }, child, …). */
+/** Make an element: make("li", { class: "x", text: "y" }, child, …). */
 export function make(tag, { text, ...attributes } = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, to] of Object.entries(attributes)) element.setAttribute(name, to);
@@ -65,17 +64,17 @@ export function make(tag, { text, ...attributes } = {}, ...children) {
   return element;
 }
 
-/** The colours of the theme, read once and again when it changes. */
-let colours = {};
-export function colour(name) {
-  return (colours[name] ??= getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim());
+/** The colors of the theme, read again when it changes. */
+let colors = {};
+export function color(name) {
+  return (colors[name] ??= getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim());
 }
 addEventListener("theme", () => {
-  colours = {};
+  colors = {};
   paintAll();
 });
 
-/** The size of an element, kept up to date without asking for a layout; `name` is painted when it changes. */
+/** The size of an element, updated without forcing a layout; `name` is painted when it changes. */
 export function sized(element, name) {
   const size = { width: element.clientWidth, height: element.clientHeight };
   new ResizeObserver(([{ contentRect }]) => {
@@ -86,7 +85,7 @@ export function sized(element, name) {
   return size;
 }
 
-/** A canvas in the screen's own pixels: its context, scaled, and its size in CSS pixels. */
+/** Clear a canvas in device pixels; returns its context, scaled to CSS pixels. */
 export function prepare(canvas, width, height) {
   const ratio = devicePixelRatio || 1;
   const [w, h] = [Math.round(width * ratio), Math.round(height * ratio)];

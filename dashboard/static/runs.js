@@ -1,7 +1,7 @@
-// The list of runs, live and finished. Knows nothing of the one that is shown but its name.
+// The list of live and finished runs.
 
 import { date, exactDate, plural, value } from "./format.js";
-import { $, make, mark, say } from "./paint.js";
+import { $, make, setAttr, setText } from "./paint.js";
 import { TONES } from "./tones.js";
 
 /** Paint the list; `shown` is the name of the run that the page shows. */
@@ -13,13 +13,13 @@ export function drawRuns(runs, shown) {
   runs.forEach((run, at) => {
     const item = list.children[at] ?? list.appendChild(newItem());
     const link = item.firstChild;
-    mark(link, "href", `#run=${run.run}`);
-    mark(link, "data-tone", TONES[run.condition] ?? "calm");
-    mark(link, "aria-current", run.run === shown ? "page" : null);
-    mark(link, "title", `${run.run}\n${about(run)}`);
+    setAttr(link, "href", `#run=${run.run}`);
+    setAttr(link, "data-tone", TONES[run.condition] ?? "calm");
+    setAttr(link, "aria-current", run.run === shown ? "page" : null);
+    setAttr(link, "title", `${run.run}\n${about(run)}`);
     const alone = names.indexOf(names[at]) === names.lastIndexOf(names[at]);
-    say(link.children[1], alone ? names[at] : named(run, exactDate));
-    say(link.children[2], about(run));
+    setText(link.children[1], alone ? names[at] : named(run, exactDate));
+    setText(link.children[2], about(run));
   });
 }
 
@@ -28,7 +28,7 @@ function newItem() {
   return make("li", {}, make("a", {}, ...parts.map((one) => make("span", one))));
 }
 
-/** A name that fedmq made holds the task and when it was begun; one that a person gave is shown as it is. */
+/** Shorten a name that fedmq generated to its task and start time. */
 function named(run, when) {
   const made = run.run.startsWith(`${run.task}-`) && /-\d{8}-\d{6}(-\w+)?$/.test(run.run);
   return made && run.started_at ? `${run.task}, ${when(run.started_at)}` : run.run;

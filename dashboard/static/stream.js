@@ -1,9 +1,9 @@
-// The connection to the server: one event stream at a time, opened again whenever it ends, and none while nobody looks:
-// a browser has six connections to a host, for all its tabs. Knows nothing of what comes.
+// The connection to the server: one event stream, reopened when it ends, and none while the page is hidden, because a
+// browser has six connections to a host for all its tabs.
 
 const AGAIN_MS_MAX = 8000;
 
-/** `hear(name, data)` is called for each event, `tell(state)` with "connecting", "live", "lost" or "shut". */
+/** Calls `onEvent(name, data)` for each event, and `onState(state)` with "connecting", "live", "lost" or "shut". */
 export class Stream {
   #source = null;
   #path = null;
@@ -11,13 +11,13 @@ export class Stream {
   #timer = 0;
   #wait_ms = 1000;
 
-  constructor(hear, tell) {
-    this.hear = hear;
-    this.tell = tell;
+  constructor(onEvent, onState) {
+    this.onEvent = onEvent;
+    this.onState = onState;
     document.addEventListener("visibilitychange", () => this.#connect());
   }
 
-  /** Listen at `path` and nowhere else. */
+  /** Open the stream at `path`, and close any other. */
   open(path) {
     [this.#path, this.#after] = [path, ""];
     this.#connect();
@@ -31,23 +31,23 @@ export class Stream {
     const source = (this.#source = new EventSource(this.#after ? `${this.#path}?after=${this.#after}` : this.#path));
     source.onopen = () => {
       this.#wait_ms = 1000;
-      this.tell("live");
+      this.onState("live");
     };
     source.onerror = () => this.#lost(source);
     for (const name of ["runs", "absent", "full", "patch"]) {
       source.addEventListener(name, (event) => {
         this.#after = event.lastEventId || this.#after;
-        this.hear(name, JSON.parse(event.data));
+        this.onEvent(name, JSON.parse(event.data));
       });
     }
   }
 
   async #lost(source) {
     if (source !== this.#source) return;
-    const closed = source.readyState === EventSource.CLOSED; // else the browser tries again by itself
+    const closed = source.readyState === EventSource.CLOSED; // else the browser retries by itself
     const state = closed && (await shut()) ? "shut" : "lost";
     if (source !== this.#source) return;
-    this.tell(state);
+    this.onState(state);
     if (!closed) return;
     this.#timer = setTimeout(() => this.#connect(), this.#wait_ms);
     this.#wait_ms = Math.min(2 * this.#wait_ms, AGAIN_MS_MAX);

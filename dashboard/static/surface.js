@@ -1,40 +1,40 @@
-// The decision surface: what the best model of any past round says about its two inputs, with a slider over the rounds.
+// The decision surface of the best model of any past round, over its two inputs, with a slider over the rounds.
 
 import { count, figure } from "./format.js";
-import { $, colour, mark, paint, part, prepare, say, sized } from "./paint.js";
+import { $, color, setAttr, paint, part, prepare, setText, sized } from "./paint.js";
 import { contour, mixed } from "./field.js";
 
-const KEPT_MAX = 512; // surfaces, so that sliding back and forth asks for each once
+const KEPT_MAX = 512; // surfaces, so that each is requested once
 const STEP_MS = 120; // between two models while playing
 const AGAIN_MS = 500;
 
-/** Make it; returns `show(picture)`, to be called for another run. */
+/** Make the surface; returns `show(model)`, to be called for another run. */
 export function makeSurface() {
   const [card, canvas, slider, play] = ["surface-card", "surface", "surface-slider", "surface-play"].map($);
   const box = sized(canvas.parentNode, "surface");
-  let picture = null;
-  let following = true; // the newest round, until the reader takes the slider
-  let kept = new Map(); // number of a round → what the server said
+  let model = null;
+  let following = true; // the newest round, until the reader moves the slider
+  let kept = new Map(); // round → surface
   let shown = null;
-  let drawn = []; // what was shown, how large and in which theme
+  let drawn = []; // the last drawn surface, its size and its theme
   let asking = false;
   let playing = 0;
 
-  /** The round at whose close the model came that was the best at `round`. */
-  const modelOf = (round) => picture.bests.findLast((one) => one <= round) ?? null;
+  /** The round that closed with the best model of `round`. */
+  const modelOf = (round) => model.bests.findLast((one) => one <= round) ?? null;
 
   function draw() {
-    if (picture === null || picture.head === null) return;
-    card.hidden = !picture.head.drawable;
+    if (model === null || model.head === null) return;
+    card.hidden = !model.head.drawable;
     document.documentElement.classList.toggle("flat", card.hidden);
     if (card.hidden) return;
-    const [first, last] = [picture.bests[0] ?? null, picture.rounds.round?.[picture.newestClosed()] ?? null];
-    const there = first !== null && last !== null;
-    slider.disabled = play.disabled = !there;
-    $("surface-nothing").hidden = there;
-    if (!there) return;
-    mark(slider, "min", first);
-    mark(slider, "max", Math.max(first, last));
+    const [first, last] = [model.bests[0] ?? null, model.rounds.round?.[model.newestClosed()] ?? null];
+    const known = first !== null && last !== null;
+    slider.disabled = play.disabled = !known;
+    $("surface-nothing").hidden = known;
+    if (!known) return;
+    setAttr(slider, "min", first);
+    setAttr(slider, "max", Math.max(first, last));
     if (following) slider.value = slider.max;
     const wanted = modelOf(Number(slider.value));
     if (kept.has(wanted)) shown = kept.get(wanted);
@@ -48,18 +48,18 @@ export function makeSurface() {
     drawn = now;
     const round = Number(slider.value);
     const since = shown.round === round ? "" : `, by the model of round ${count(shown.round)}`;
-    say($("surface-round"), `round ${count(round)}`);
-    mark(slider, "aria-valuetext", `round ${count(round)}${since}`);
-    const what = shown.what === "probability" ? `How likely class ${shown.class} is` : `Values from ${figure(shown.low)} to ${figure(shown.high)}`;
-    say($("surface-words"), `${what}${since}; inputs from ${figure(shown.x[0])} to ${figure(shown.x[1])}.`);
-    canvas.dataset.round = shown.round; // for who looks at the page from outside
+    setText($("surface-round"), `round ${count(round)}`);
+    setAttr(slider, "aria-valuetext", `round ${count(round)}${since}`);
+    const what = shown.what === "probability" ? `Probability of class ${shown.class}` : `Values from ${figure(shown.low)} to ${figure(shown.high)}`;
+    setText($("surface-text"), `${what}${since}; inputs from ${figure(shown.x[0])} to ${figure(shown.x[1])}.`);
+    canvas.dataset.round = shown.round; // for tests
   }
 
-  /** One question at a time; what is wanted by then is asked next. */
+  /** Request one surface at a time; the next request is for the round shown by then. */
   async function ask() {
     if (asking) return;
     asking = true;
-    const run = picture.head.run;
+    const run = model.head.run;
     const asked = modelOf(Number(slider.value));
     let rest = 0;
     try {
@@ -67,7 +67,7 @@ export function makeSurface() {
       if (answer.ok) keep(run, asked, await answer.json());
       else rest = AGAIN_MS;
     } catch {
-      rest = AGAIN_MS; // the server is away; the stream says so
+      rest = AGAIN_MS; // the stream shows that the server does not answer
     }
     setTimeout(() => {
       asking = false;
@@ -76,7 +76,7 @@ export function makeSurface() {
   }
 
   function keep(run, round, surface) {
-    if (run !== picture.head?.run) return;
+    if (run !== model.head?.run) return;
     kept.set(round, surface);
     if (kept.size > KEPT_MAX) kept.delete(kept.keys().next().value);
   }
@@ -84,14 +84,14 @@ export function makeSurface() {
   function stop() {
     clearInterval(playing);
     playing = 0;
-    mark(play, "aria-label", "Play the rounds");
+    setAttr(play, "aria-label", "Play the rounds");
     play.classList.remove("on");
   }
 
   function step() {
     const at = Number(slider.value);
-    if (!kept.has(modelOf(at))) return; // it is on its way
-    const next = picture.bests.find((one) => one > at);
+    if (!kept.has(modelOf(at))) return; // not loaded yet
+    const next = model.bests.find((one) => one > at);
     slider.value = next ?? slider.max;
     if (next === undefined) stop();
     following = next === undefined;
@@ -107,7 +107,7 @@ export function makeSurface() {
     if (playing) return stop();
     if (slider.value === slider.max) slider.value = slider.min;
     following = false;
-    mark(play, "aria-label", "Stop playing");
+    setAttr(play, "aria-label", "Stop playing");
     play.classList.add("on");
     playing = setInterval(step, STEP_MS);
     return paint("surface");
@@ -116,27 +116,27 @@ export function makeSurface() {
 
   return (next) => {
     stop();
-    [picture, following, kept, shown, drawn] = [next, true, new Map(), null, []];
+    [model, following, kept, shown, drawn] = [next, true, new Map(), null, []];
     canvas.getContext("2d").clearRect(0, 0, canvas.width, canvas.height);
-    say($("surface-round"), "");
-    say($("surface-words"), "");
+    setText($("surface-round"), "");
+    setText($("surface-text"), "");
   };
 }
 
 function drawField(context, { size, values, low, high, what, x, y, points }, width, height) {
-  const picture = new ImageData(size, size);
-  const colours = mixed(colour("field-low"), colour("field-middle"), colour("field-high"));
+  const image = new ImageData(size, size);
+  const colors = mixed(color("field-low"), color("field-middle"), color("field-high"));
   const span = high - low || 1;
   for (let row = 0; row < size; row += 1) {
     for (let column = 0; column < size; column += 1) {
       const level = Math.min(1, Math.max(0, (values[row * size + column] - low) / span));
-      picture.data.set(colours[Math.round(255 * level)], 4 * ((size - 1 - row) * size + column)); // y upwards
+      image.data.set(colors[Math.round(255 * level)], 4 * ((size - 1 - row) * size + column)); // y upwards
     }
   }
   const small = new OffscreenCanvas(size, size);
-  small.getContext("2d").putImageData(picture, 0, 0);
+  small.getContext("2d").putImageData(image, 0, 0);
   context.imageSmoothingQuality = "high";
-  // The cells' centres stand half a cell from the edge.
+  // The centers of the cells are half a cell from the edge.
   context.drawImage(small, 0.5, 0.5, size - 1, size - 1, 0, 0, width, height);
   if (what === "probability") drawBorder(context, contour(values, size, (low + high) / 2), size, width, height);
   drawPoints(context, points, x, y, (low + high) / 2, width, height);
@@ -148,7 +148,7 @@ function drawBorder(context, lines, size, width, height) {
     context.moveTo((ax / (size - 1)) * width, height - (ay / (size - 1)) * height);
     context.lineTo((bx / (size - 1)) * width, height - (by / (size - 1)) * height);
   }
-  context.strokeStyle = colour("ink");
+  context.strokeStyle = color("ink");
   context.lineWidth = 1.5;
   context.lineCap = "round";
   context.stroke();
@@ -158,9 +158,9 @@ function drawPoints(context, points, [left, right], [bottom, top], middle, width
   for (const [x, y, target] of points) {
     context.beginPath();
     context.arc(((x - left) / (right - left)) * width, height - ((y - bottom) / (top - bottom)) * height, 5.5, 0, 7);
-    context.fillStyle = colour(target > middle ? "field-high" : "field-low");
+    context.fillStyle = color(target > middle ? "field-high" : "field-low");
     context.fill();
-    context.strokeStyle = colour("ink");
+    context.strokeStyle = color("ink");
     context.lineWidth = 1.5;
     context.stroke();
   }

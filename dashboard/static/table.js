@@ -1,17 +1,16 @@
-// A table of a few rows at a time, out of however many: pages, sorting by a column, cells changed in place.
-// Knows nothing of what the rows are.
+// A table with pages and sorting; its cells are changed in place.
 
 import { count } from "./format.js";
-import { make, mark, say } from "./paint.js";
+import { make, setAttr, setText } from "./paint.js";
 
 /**
- * columns: { name, cell(row, td), number?, sort?(row), head? }: `cell` gives a text or fills `td` itself and gives
- * nothing; `sort` makes the column's head a button; `head` makes its cells the heads of their rows.
+ * columns: { name, cell(row, td), number?, sort?(row), head? }: `cell` returns a text, or fills `td` and returns
+ * nothing; `sort` makes the heading a button; `head` makes the cells the headings of their rows.
  */
 export class Table {
   page = 0;
-  by = null; // a column,
-  down = false; // and which way
+  by = null; // the column to sort by
+  down = false; // descending
   #cells = [];
 
   constructor(box, { caption, columns, size, nothing, redraw }) {
@@ -51,15 +50,15 @@ export class Table {
       return button;
     };
     this.where = make("span");
-    this.back = turn("←", `Back, in ${caption}`, (page) => page - 1);
-    this.on = turn("→", `On, in ${caption}`, (page) => page + 1);
-    this.first = turn("First", `To the first, in ${caption}`, () => 0);
-    this.last = turn("Last", `To the last, in ${caption}`, () => Infinity);
+    this.back = turn("←", `Previous page of ${caption}`, (page) => page - 1);
+    this.on = turn("→", `Next page of ${caption}`, (page) => page + 1);
+    this.first = turn("First", `First page of ${caption}`, () => 0);
+    this.last = turn("Last", `Last page of ${caption}`, () => Infinity);
     this.pager = make("div", { class: "pager" }, this.where, this.first, this.back, this.on, this.last);
     return this.pager;
   }
 
-  /** Paint rows `row(0)` … `row(length - 1)`, as far as they are on this page. */
+  /** Paint those of the rows `row(0)` … `row(length - 1)` that are on this page. */
   draw(length, row) {
     const pages = Math.max(1, Math.ceil(length / this.size));
     this.page = Math.min(Math.max(0, this.page), pages - 1);
@@ -71,12 +70,12 @@ export class Table {
       if (at < shown) this.#fill(cells, row(from + at));
     });
     this.columns.forEach((column, at) => {
-      if (column.sort) mark(this.heads[at], "aria-sort", column !== this.by ? null : this.down ? "descending" : "ascending");
+      if (column.sort) setAttr(this.heads[at], "aria-sort", column !== this.by ? null : this.down ? "descending" : "ascending");
     });
-    say(this.empty, length ? "" : this.nothing());
+    setText(this.empty, length ? "" : this.nothing());
     this.empty.hidden = length > 0;
     this.pager.hidden = pages === 1;
-    say(this.where, `${count(from + 1)} to ${count(from + shown)} of ${count(length)}`);
+    setText(this.where, `${count(from + 1)} to ${count(from + shown)} of ${count(length)}`);
     this.first.disabled = this.back.disabled = this.page === 0;
     this.on.disabled = this.last.disabled = this.page === pages - 1;
   }
@@ -92,7 +91,7 @@ export class Table {
   #fill(cells, row) {
     this.columns.forEach((column, at) => {
       const text = column.cell(row, cells[at]);
-      if (text !== undefined) say(cells[at], text);
+      if (text !== undefined) setText(cells[at], text);
     });
   }
 }

@@ -1,4 +1,4 @@
-// Light or dark, before the first paint: what the reader chose here, else what the system says.
+// Light or dark, set before the first paint: the choice of the reader, else that of the system.
 "use strict";
 {
   const root = document.documentElement;
@@ -7,7 +7,7 @@
     try {
       return localStorage.getItem("fedmq-theme");
     } catch {
-      return null; // storage is shut
+      return null; // storage is disabled
     }
   };
   const apply = () => {

@@ -1,4 +1,4 @@
-// How a run's condition looks: one word of the server's, one of the style sheet's.
+// The tone in the style sheet for each condition of a run.
 
 export const TONES = {
   running: "good",

@@ -1,18 +1,18 @@
-// The table of trainers: who is here, how quick they are and what they gave.
+// The table of trainers: presence, speed and contribution.
 
 import { ago, bytes, count, duration, NOTHING, share } from "./format.js";
-import { $, make, mark, paint, say } from "./paint.js";
+import { $, make, setAttr, paint, setText } from "./paint.js";
 import { Table } from "./table.js";
 
 const ROWS = 12;
-const ORDERED_MS = 1000; // rows do not jump about more often
+const ORDERED_MS = 1000; // between two sorts of the rows
 const TONE = { alive: "good", suspect: "warn", gone: "gone" };
 const RANK = { alive: 0, suspect: 1, gone: 2 };
 const inOrder = new Intl.Collator("en", { numeric: true }).compare;
 
-/** Make the table; `act(action, name)` is what its buttons do. Returns `draw(picture, control)`. */
+/** Make the table; its buttons call `act(action, name)`. Returns `draw(model, control)`. */
 export function makeTrainers(act) {
-  let picture = null;
+  let model = null;
   let control = false;
   let order = [];
   let orderedAt = -Infinity;
@@ -21,7 +21,7 @@ export function makeTrainers(act) {
     orderedAt = -Infinity;
     paint("trainers");
   };
-  const columns = columnsFor(() => picture, act);
+  const columns = columnsFor(() => model, act);
   const tables = [false, true].map((acting) => {
     const box = make("div");
     $("trainers").append(box);
@@ -29,7 +29,7 @@ export function makeTrainers(act) {
       caption: "Trainers",
       columns: columns.filter((column) => acting || !column.acting),
       size: ROWS,
-      nothing: () => (find.value ? "No trainer is called that." : "Waiting for the first trainer."),
+      nothing: () => (find.value ? "No such trainer." : "Waiting for the first trainer."),
       redraw,
     });
     [table.by] = columns;
@@ -41,8 +41,8 @@ export function makeTrainers(act) {
     if (performance.now() - orderedAt < ORDERED_MS && order.length) return;
     orderedAt = performance.now();
     const wanted = find.value.trim().toLowerCase();
-    const all = [...picture.trainers.values()];
-    const found = wanted ? all.filter((one) => words(one).includes(wanted)) : all;
+    const all = [...model.trainers.values()];
+    const found = wanted ? all.filter((one) => searchText(one).includes(wanted)) : all;
     const key = table.by.sort;
     const sign = table.down ? -1 : 1;
     order = found
@@ -52,40 +52,40 @@ export function makeTrainers(act) {
   }
 
   return (next, mayControl) => {
-    if (next !== picture) orderedAt = -Infinity;
-    [picture, control] = [next, mayControl];
+    if (next !== model) orderedAt = -Infinity;
+    [model, control] = [next, mayControl];
     tables.forEach(({ box }, acting) => (box.hidden = Boolean(acting) !== control));
     const { table } = tables[Number(control)];
     reorder(table);
-    const known = order.filter((name) => picture.trainers.has(name));
-    table.draw(known.length, (at) => picture.trainers.get(known[at]));
-    say($("trainers-sum"), summary(picture));
+    const known = order.filter((name) => model.trainers.has(name));
+    table.draw(known.length, (at) => model.trainers.get(known[at]));
+    setText($("trainers-sum"), summary(model));
   };
 }
 
-const words = (one) => [one.name, one.presence, one.barred, one.version, one.fingerprint, ...one.labels].join(" ").toLowerCase();
+const searchText = (one) => [one.name, one.presence, one.barred, one.version, one.fingerprint, ...one.labels].join(" ").toLowerCase();
 
-function summary(picture) {
+function summary(model) {
   const by = { alive: 0, suspect: 0, gone: 0 };
-  for (const one of picture.trainers.values()) by[one.presence] += 1;
-  const told = Object.entries(by)
+  for (const one of model.trainers.values()) by[one.presence] += 1;
+  const counts = Object.entries(by)
     .filter(([, n]) => n)
     .map(([presence, n]) => `${count(n)} ${presence}`)
     .join(" · ");
-  return told && picture.past() ? `${picture.past()}: ${told}` : told;
+  return counts && model.asOf() ? `${model.asOf()}: ${counts}` : counts;
 }
 
-function columnsFor(picture, act) {
+function columnsFor(model, act) {
   const number = (name, of, text = count) => ({ name, number: true, sort: of, cell: (one) => text(of(one)) });
   const known = (text) => (x) => (x ? text(x) : NOTHING);
   return [
     { name: "Name", head: true, sort: (one) => one.name, cell: nameCell },
-    { name: "State", sort: (one) => RANK[one.presence], cell: (one, cell) => presenceCell(picture(), one, cell) },
-    { name: "Last seen", number: true, sort: (one) => -one.seen_at, cell: (one) => since(picture(), one) },
+    { name: "State", sort: (one) => RANK[one.presence], cell: (one, cell) => presenceCell(model(), one, cell) },
+    { name: "Last seen", number: true, sort: (one) => -one.seen_at, cell: (one) => since(model(), one) },
     number("Training", (one) => one.train_s, known(duration)),
     number("Round trip", (one) => one.round_trip_s, known(duration)),
     number("Rows", (one) => one.num_examples, known(count)),
-    { name: "Contribution", number: true, sort: (one) => one.results, cell: (one) => contribution(picture(), one) },
+    { name: "Contribution", number: true, sort: (one) => one.results, cell: (one) => contribution(model(), one) },
     number("Late", (one) => one.late),
     { ...number("Rejected", (one) => one.rejected), cell: rejectedCell },
     number("CPU", (one) => one.cpu, known(share)),
@@ -96,13 +96,13 @@ function columnsFor(picture, act) {
   ];
 }
 
-function since(picture, one) {
-  const age = ago(Math.max(0, picture.now() - one.seen_at));
+function since(model, one) {
+  const age = ago(Math.max(0, model.now() - one.seen_at));
   return age === "now" ? age : `${age} ago`;
 }
 
-const contribution = (picture, one) =>
-  picture.head.results ? `${share(one.results / picture.head.results)} · ${count(one.results)}` : NOTHING;
+const contribution = (model, one) =>
+  model.head.results ? `${share(one.results / model.head.results)} · ${count(one.results)}` : NOTHING;
 
 function nameCell(one, cell) {
   const labels = one.labels.join("\n");
@@ -112,23 +112,23 @@ function nameCell(one, cell) {
   cell.replaceChildren(make("span", { class: "name", text: one.name }), ...one.labels.map((text) => make("span", { class: "tag", text })));
 }
 
-function presenceCell(picture, one, cell) {
+function presenceCell(model, one, cell) {
   if (!cell.firstChild) {
     cell.append(make("span", { class: "presence" }, make("span", { class: "dot", "aria-hidden": "true" }), make("span")));
   }
-  mark(cell.firstChild, "data-tone", one.presence !== "gone" && picture.past() ? "past" : TONE[one.presence]);
-  say(cell.firstChild.lastChild, one.barred ? `${one.presence}, ${one.barred}` : one.presence);
+  setAttr(cell.firstChild, "data-tone", one.presence !== "gone" && model.asOf() ? "past" : TONE[one.presence]);
+  setText(cell.firstChild.lastChild, one.barred ? `${one.presence}, ${one.barred}` : one.presence);
 }
 
 function rejectedCell(one, cell) {
-  mark(cell, "class", one.rejected ? "number bad" : "number");
+  setAttr(cell, "class", one.rejected ? "number bad" : "number");
   return count(one.rejected);
 }
 
 function keyCell(one, cell) {
   if (!cell.firstChild) cell.append(make("code"));
-  say(cell.firstChild, one.fingerprint ? one.fingerprint.slice(0, 8) : NOTHING);
-  mark(cell.firstChild, "title", one.fingerprint || null);
+  setText(cell.firstChild, one.fingerprint ? one.fingerprint.slice(0, 8) : NOTHING);
+  setAttr(cell.firstChild, "title", one.fingerprint || null);
 }
 
 const ACTS = { "": ["drain", "ban"], drained: ["readmit", "ban"], banned: ["readmit"] };

@@ -1,7 +1,4 @@
-"""Debian's Chromium, driven by Playwright: for tests of the page, its benchmark and its pictures.
-
-Knows nothing of what is on a page. No browser is ever downloaded.
-"""
+"""Debian's Chromium, driven by Playwright; no browser is downloaded."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from playwright.sync_api import Browser, Page, Request, sync_playwright
 CHROMIUM = Path("/usr/bin/chromium")
 MISSING = f"{CHROMIUM} is missing: install it (Debian: apt-get install chromium)"
 SWITCHES = (
-    "--no-sandbox",  # root cannot have one, and the pages are our own
+    "--no-sandbox",  # root cannot have one, and the pages are ours
     "--disable-gpu",
     "--disable-quic",
     "--no-first-run",
@@ -27,7 +24,7 @@ SWITCHES = (
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    """A browser for the length of a `with` block."""
+    """Run a browser."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(SWITCHES))
         try:
@@ -37,17 +34,17 @@ def chromium() -> Iterator[Browser]:
 
 
 class Complaints:
-    """What a page should never do: errors or warnings in its console, and requests to another host."""
+    """Errors and warnings in the console of a page, and its requests to other hosts."""
 
     def __init__(self, page: Page, address: str) -> None:
         self.found: list[str] = []
         self._host = urlsplit(address).netloc
-        page.on("console", lambda one: self._hear(one.type, one.text))
+        page.on("console", lambda one: self._log(one.type, one.text))
         page.on("pageerror", lambda error: self.found.append(f"exception: {error}"))
         page.on("request", self._see)
 
-    def _hear(self, kind: str, text: str) -> None:
-        if kind in ("error", "warning") and "net::ERR_" not in text:  # no page is to blame that its server is away
+    def _log(self, kind: str, text: str) -> None:
+        if kind in ("error", "warning") and "net::ERR_" not in text:  # the server of a page may be stopped
             self.found.append(f"console {kind}: {text}")
 
     def _see(self, request: Request) -> None:

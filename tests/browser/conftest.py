@@ -1,4 +1,4 @@
-"""What the tests of the page share: one browser, one federation, and a page that must not complain."""
+"""Fixtures of the browser tests: one browser, one federation, and pages without console errors."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def scene(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 @pytest.fixture(scope="module")
 def address(scene: Scene) -> str:
-    """Of a dashboard that may only watch."""
+    """The address of a dashboard without controls."""
     return scene.start_dashboard()
 
 
 @pytest.fixture
 def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
-    """Opens an address as `settings` of a browser's context say; at the end no page may have complained."""
+    """Open an address, with `settings` of the browser context; fail at the end if a page had a console error."""
     complaints, contexts = [], []
 
     def open_one(address: str, **settings: object) -> Page:

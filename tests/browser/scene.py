@@ -1,7 +1,4 @@
-"""A federation of real processes that does not come to an end, with a dashboard beside it.
-
-Knows nothing of browsers.
-"""
+"""An endless federation of real processes, with dashboards."""
 
 from __future__ import annotations
 
@@ -14,13 +11,13 @@ from fedmq.deploy.processes import free_port
 
 TRAINERS = ("alice", "bob", "carol")
 RUN = "coins"
-# What coins say cannot be learnt: the best model goes on changing, and the target is never reached.
+# Random targets cannot be learned: the best model keeps changing, and the target is never reached.
 COINS = f"""
 import numpy as np
 from fedmq import MLP, Rows, Task
 task = Task(
     name="coins", model=MLP([2, 8, 2], hidden="tanh"), loss="cross-entropy", metric="accuracy", target=1.0,
-    trainers={len(TRAINERS)}, rounds=100000, parameters={"evolution": {"population": 60, "generations": 2}},
+    trainers={len(TRAINERS)}, rounds=100000, parameters={{"evolution": {{"population": 60, "generations": 2}}}},
 )
 def rows(part, parts):
     generator = np.random.default_rng(part)
@@ -36,7 +33,7 @@ class Scene(Services):
         self.run = folder / "runs" / RUN
 
     def begin(self) -> None:
-        """Start everything, and wait for the first rounds."""
+        """Start all processes, and wait for the first rounds."""
         (self.folder / "coins.py").write_text(COINS)
         self.start_broker()
         self.start(
@@ -47,10 +44,10 @@ class Scene(Services):
         until(lambda: closed(self.run) >= 3, "three rounds")
 
     def start_dashboard(self, name: str = "dashboard", *options: str) -> str:
-        """Start a dashboard; returns the address that it prints."""
+        """Start a dashboard; return the address that it prints."""
         self.start(name, "dashboard", "--port", str(free_port()), *options)
         address = re.compile(r"http://127\.0\.0\.1:\d+/\S*")
-        until(lambda: address.search(self.out(name)) is not None, "the dashboard to say where it is")
+        until(lambda: address.search(self.out(name)) is not None, "the dashboard to print its address")
         found = address.search(self.out(name))
         assert found is not None
         return found[0]

@@ -1,6 +1,6 @@
-"""The page in a real browser, beside a real federation: what a person sees when things go on, and when they break.
+"""The page in a real browser, with a real federation that runs and fails.
 
-Knows the page by what it says; the curve and the surface are canvases, of which the page tells how far they are.
+Curves and the surface are canvases; data attributes hold their round.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobil
 
 
 def until_rounds(page: Page, count: int) -> int:
-    """Wait until the curve has so many rounds; returns how many it has."""
+    """Wait until the curve has `count` rounds; return how many it has."""
     handle = page.wait_for_function(
         "count => { const n = Number(document.querySelector('#fitness').dataset.rounds); return n >= count && n; }",
         arg=count,
@@ -35,7 +35,7 @@ def pixels(canvas: Locator) -> str:
 
 
 def turn(page: Page, *, hidden: bool) -> None:
-    """As if the reader had turned to another tab, or back: to Playwright every tab is in front."""
+    """Simulate a change to another tab or back: in Playwright every tab is visible."""
     page.evaluate(
         "hidden => { Object.defineProperty(document, 'hidden', { configurable: true, value: hidden });"
         " document.dispatchEvent(new Event('visibilitychange')); }",
@@ -47,7 +47,7 @@ def trainer_row(page: Page, name: str) -> Locator:
     return page.locator("#trainers tbody tr").filter(has=page.get_by_role("rowheader", name=name, exact=True))
 
 
-def test_the_curve_grows_while_the_run_goes_on(open_page: Open, address: str) -> None:
+def test_curve_grows_while_the_run_is_live(open_page: Open, address: str) -> None:
     page = open_page(address)
     expect(page.get_by_role("heading", level=1)).to_have_text(RUN)
     expect(page.locator("#state-text")).to_have_text("running")
@@ -55,11 +55,11 @@ def test_the_curve_grows_while_the_run_goes_on(open_page: Open, address: str) ->
     drawn = pixels(page.locator("#fitness canvas"))
     until_rounds(page, before + 5)
     assert pixels(page.locator("#fitness canvas")) != drawn
-    expect(page.locator("#fitness-words")).to_contain_text(re.compile(r"Round \d+: best −"))
-    expect(page.get_by_role("group", name="Controls of the run")).to_be_hidden()  # nobody gave leave
+    expect(page.locator("#fitness-text")).to_contain_text(re.compile(r"Round \d+: best −"))
+    expect(page.get_by_role("group", name="Controls of the run")).to_be_hidden()  # without --control
 
 
-def test_a_zoomed_curve_stays_so_while_rounds_come_until_it_is_clicked_twice(open_page: Open, address: str) -> None:
+def test_zoomed_curve_stays_until_a_double_click(open_page: Open, address: str) -> None:
     page = open_page(address)
     until_rounds(page, 10)
     curve = page.locator("#fitness canvas")
@@ -72,21 +72,21 @@ def test_a_zoomed_curve_stays_so_while_rounds_come_until_it_is_clicked_twice(ope
     page.mouse.up()
     zoomed, there = pixels(curve), until_rounds(page, 10)
     until_rounds(page, there + 5)
-    assert pixels(curve) == zoomed  # of rounds that are past nothing changes
+    assert pixels(curve) == zoomed  # closed rounds do not change
     page.mouse.dblclick(x + width / 2, y)
     assert pixels(curve) != zoomed
 
 
-def test_a_page_that_is_opened_in_mid_run_shows_the_whole_history(open_page: Open, address: str, scene: Scene) -> None:
+def test_page_opened_during_a_run_shows_all_rounds(open_page: Open, address: str, scene: Scene) -> None:
     there = closed(scene.run)
     page = open_page(address)
     until_rounds(page, there)
     table = page.locator("#rounds")
-    table.get_by_role("button", name="To the last").click()
+    table.get_by_role("button", name="Last page").click()
     expect(table.locator("tbody tr:visible").last.get_by_role("rowheader")).to_have_text("1")
 
 
-def test_a_trainer_that_is_killed_is_gone_within_ten_seconds_and_alive_when_it_is_back(
+def test_killed_trainer_is_gone_within_ten_seconds_and_alive_after_a_restart(
     open_page: Open, address: str, scene: Scene
 ) -> None:
     page = open_page(address)
@@ -100,7 +100,7 @@ def test_a_trainer_that_is_killed_is_gone_within_ten_seconds_and_alive_when_it_i
     expect(row).to_contain_text("alive", timeout=10_000)
 
 
-def test_a_hidden_tab_holds_no_connection_and_goes_on_where_it_stopped(open_page: Open, address: str) -> None:
+def test_hidden_tab_has_no_connection_and_continues_where_it_stopped(open_page: Open, address: str) -> None:
     page = open_page(address)
     before = until_rounds(page, 1)
     with page.expect_event("requestfailed", lambda request: request.url.endswith("/stream")):
@@ -110,7 +110,7 @@ def test_a_hidden_tab_holds_no_connection_and_goes_on_where_it_stopped(open_page
     until_rounds(page, before + 3)
 
 
-def test_the_slider_shows_the_decision_surface_of_any_past_round(open_page: Open, address: str) -> None:
+def test_slider_shows_the_decision_surface_of_a_past_round(open_page: Open, address: str) -> None:
     page = open_page(address)
     until_rounds(page, 10)
     slider, surface = page.get_by_label("Round of the decision surface"), page.locator("#surface")
@@ -126,26 +126,26 @@ def test_the_slider_shows_the_decision_surface_of_any_past_round(open_page: Open
     expect(surface).not_to_have_attribute("data-round", str(first))
     expect(page.locator("#surface-round")).not_to_have_text(f"round {first}")
     assert pixels(surface) != early
-    page.keyboard.press("Home")  # a page that was there keeps it
+    page.keyboard.press("Home")  # the page keeps it
     expect(surface).to_have_attribute("data-round", str(first))
     assert pixels(surface) == early
 
 
-def test_the_page_outlives_the_broker_without_a_reload(open_page: Open, address: str, scene: Scene) -> None:
+def test_page_recovers_from_a_broker_restart_without_a_reload(open_page: Open, address: str, scene: Scene) -> None:
     page = open_page(address)
     until_rounds(page, 1)
-    page.evaluate("() => { window.never = 'loaded again'; }")
+    page.evaluate("() => { window.marker = 'kept'; }")
     scene.kill("broker")
-    expect(page.locator("#link-text")).to_contain_text("The broker is away")
+    expect(page.locator("#link-text")).to_contain_text("No connection to the broker")
     before = int(page.locator("#fitness").get_attribute("data-rounds") or 0)
     scene.start_broker()
     expect(page.locator("#link-text")).to_have_text("Live")
     until_rounds(page, before + 3)
     expect(page.locator("#state-text")).to_have_text("running")
-    assert page.evaluate("() => window.never") == "loaded again"
+    assert page.evaluate("() => window.marker") == "kept"
 
 
-def test_an_operator_pauses_and_resumes_the_run(open_page: Open, scene: Scene) -> None:
+def test_buttons_pause_and_resume_the_run(open_page: Open, scene: Scene) -> None:
     page = open_page(scene.start_dashboard("desk", "--control"))
     page.get_by_role("button", name="Pause").click()
     expect(page.locator("#state-text")).to_have_text("paused")
@@ -163,37 +163,37 @@ def test_an_operator_pauses_and_resumes_the_run(open_page: Open, scene: Scene) -
     expect(page.locator("#trainers-sum")).to_have_text("last known: 3 alive")
 
 
-def test_the_page_stays_with_a_run_that_is_over_until_another_begins(open_page: Open, address: str) -> None:
-    told: list[dict[str, object]] = []
+def test_page_shows_a_finished_run_until_another_starts(open_page: Open, address: str) -> None:
+    runs: list[dict[str, object]] = []
 
-    def tell(*runs: tuple[str, str, int, int]) -> None:
-        """Each by name, condition, beginning and newest event."""
+    def list_runs(*listed: tuple[str, str, int, int]) -> None:
+        """Set the list of runs: name, condition, start and newest event of each."""
         same = {"task": "xor", "round": 1, "metric": "loss", "value": None}
-        told[:] = [
+        runs[:] = [
             {**same, "run": run, "state": state, "condition": state, "connected": state == "running"}
             | {"started_at": started_at, "event_at": event_at}
-            for run, state, started_at, event_at in runs
+            for run, state, started_at, event_at in listed
         ]
 
     def answer(route: Route) -> None:
-        data = json.dumps({"now": 100, "broker": {"address": None, "connected": False}, "runs": told})
+        data = json.dumps({"now": 100, "broker": {"address": None, "connected": False}, "runs": runs})
         route.fulfill(content_type="text/event-stream", body=f"retry: 100\nevent: runs\ndata: {data}\n\n")
 
     page = open_page(address)
     name, verdict = page.get_by_role("heading", level=1), page.locator("#runs [href='#run=first']")
     page.route(re.compile(r"/api/(.*/)?stream"), answer)
-    tell(("first", "running", 20, 30), ("earlier", "running", 10, 30))
+    list_runs(("first", "running", 20, 30), ("earlier", "running", 10, 30))
     page.reload()
     expect(name).to_have_text("first")
-    tell(("earlier", "running", 10, 50), ("first", "solved", 20, 40))
+    list_runs(("earlier", "running", 10, 50), ("first", "solved", 20, 40))
     expect(verdict).to_contain_text("solved")
     expect(name).to_have_text("first")
-    tell(("later", "running", 60, 60), ("earlier", "running", 10, 50), ("first", "solved", 20, 40))
+    list_runs(("later", "running", 60, 60), ("earlier", "running", 10, 50), ("first", "solved", 20, 40))
     expect(name).to_have_text("later")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing_serious(open_page: Open, address: str, scheme: str) -> None:
+def test_axe_reports_no_serious_violation(open_page: Open, address: str, scheme: str) -> None:
     page = open_page(address, color_scheme=scheme)
     until_rounds(page, 5)
     expect(page.locator("html")).to_have_attribute("data-theme", scheme)
@@ -201,7 +201,7 @@ def test_axe_finds_nothing_serious(open_page: Open, address: str, scheme: str) -
     assert [(one["id"], one["help"]) for one in found if one["impact"] in ("serious", "critical")] == []
 
 
-def test_the_keyboard_reaches_the_run_first_and_chooses_the_theme(open_page: Open, address: str) -> None:
+def test_keyboard_reaches_the_run_first_and_sets_the_theme(open_page: Open, address: str) -> None:
     page = open_page(address, color_scheme="light")
     page.keyboard.press("Tab")
     expect(page.get_by_role("link", name="Skip to the run")).to_be_focused()
@@ -215,7 +215,7 @@ def test_the_keyboard_reaches_the_run_first_and_chooses_the_theme(open_page: Ope
     expect(page.locator("html")).to_have_attribute("data-theme", "dark")
 
 
-def test_a_phone_shows_the_state_and_nothing_sticks_out(open_page: Open, address: str) -> None:
+def test_phone_shows_the_state_without_horizontal_scrolling(open_page: Open, address: str) -> None:
     page = open_page(address, **PHONE)
     until_rounds(page, 3)
     expect(page.locator("#state-text")).to_be_in_viewport()
