@@ -20,22 +20,22 @@ ROOT = Path(__file__).parents[2]
 RULES = tomllib.loads((Path(__file__).with_name("words.toml")).read_text(encoding="utf-8"))
 SENTENCE_WORDS_MAX = 25
 NAME_CHARACTERS_MAX = 80
-CODE = re.compile(r"```.*?```|``[^`]+``|`[^`\n]+`|\{[^{}\n]*\}|<!--.*?-->", flags=re.DOTALL)
-STARTS = re.compile(r" *(?:[-*] |\d+\. |[|#>])")  # an item, a row, a heading, a quotation
-ENDS = re.compile(r"(?<=[.!?:;])[)*\"]*(?: |$)")
-NOTES = re.compile(r"(?:(?<![\w:\"'])(?:#|//)|^ *\*|/\*|<!--)\s.*|\"[^\"]* [^\"]*\"|`[^`]* [^`]*`|>[^<>]* [^<>]*<")
 SUFFIXES = {".md", ".py", ".css", ".html", ".js", ".service", ".sh", ".target", ".toml", ".yaml", ".yml", ""}
 SKIPPED = re.compile(r"\.min\.|(^|/)LICENSE$|words\.toml$")
-TARGET = re.compile(r"\]\([^)]*\)|https?://\S+")
-STRINGS = {
-    tokenize.STRING,
-    getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING),
-}  # from Python 3.12 on, f-strings have parts
+
+CODE = re.compile(r"```.*?```|``[^`]+``|`[^`\n]+`|\{[^{}\n]*\}|<!--.*?-->", flags=re.DOTALL)
+TARGET = re.compile(r"\]\([^)]*\)|https?://\S+")  # of a link
+STARTS = re.compile(r" *(?:[-*] |\d+\. |[|#>])")  # an item, a row, a heading, a quotation
+ENDS = re.compile(r"(?<=[.!?:;])[)*\"]*(?: |$)")  # a sentence
+COMMENT = r"(?:(?<![\w:\"'])(?:#|//)|^ *\*|/\*|<!--)\s.*"
+TEXT = r"\"[^\"]* [^\"]*\"|`[^`]* [^`]*`|>[^<>]* [^<>]*<"  # a string or an element with a space
+NOTES = re.compile(f"{COMMENT}|{TEXT}")
+STRINGS = {tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING)}  # since 3.12 f-strings have parts
 Line = tuple[int, str]
 
 
 def blank(text: str) -> str:
-    """Return the text with its code spans emptied and every line kept in its place."""
+    """Return the text without its code, with every line in its place."""
     return CODE.sub(lambda span: "`_`" + "\n" * span[0].count("\n"), text)
 
 
@@ -58,9 +58,19 @@ def lines_of_python(text: str, is_test: bool) -> Iterator[Line]:
 
 
 def lines_of_other(text: str) -> Iterator[Line]:
-    """Yield the comments of scripts, settings and units, and the strings of scripts that have a space."""
+    """Yield the comments and texts of scripts, pages of a browser, settings and units."""
     for line, content in enumerate(text.splitlines(), start=1):
-        yield line, " ".join(part.group() for part in NOTES.finditer(content))
+        yield line, " ".join(note.group() for note in NOTES.finditer(content))
+
+
+def lines_of(path: Path, text: str) -> list[Line]:
+    match path.suffix:
+        case ".md":
+            return list(lines_of_page(text))
+        case ".py":
+            return list(lines_of_python(text, "tests" in path.parts))
+        case _:
+            return list(lines_of_other(text))
 
 
 def sentences(page: str) -> Iterator[Line]:
@@ -83,36 +93,26 @@ def sentences(page: str) -> Iterator[Line]:
 def findings_of(path: Path, warn: bool) -> Iterator[str]:
     text = path.read_text(encoding="utf-8")
     shown = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
-    is_page = path.suffix == ".md"
-    if is_page:
-        lines = list(lines_of_page(text))
-    elif path.suffix == ".py":
-        lines = list(lines_of_python(text, "tests" in path.parts))
-    else:
-        lines = list(lines_of_other(text))
-    levels = ("error", "warning") if warn else ("error",)
-    for kind, words, use in (
-        (kind, re.compile(rf"\b(?:{words})\b", re.IGNORECASE), use)
-        for level in levels
-        for kind, table in RULES[level].items()
-        for words, use in table.items()
-    ):
-        for line, content in lines:
-            yield from (f"{shown}:{line}: {kind}: {found[0]!r}: use {use}" for found in words.finditer(content))
-    if is_page:
-        for line, sentence in sentences(text):
-            count = len(re.findall(r"[^\W_][\w'’-]*", sentence))
-            if count > SENTENCE_WORDS_MAX:
-                yield f"{shown}:{line}: long-sentence: {count} words: use at most {SENTENCE_WORDS_MAX}"
-    else:
-        for line, content in lines:
-            if content.startswith("test ") and len(content) > NAME_CHARACTERS_MAX:
-                yield f"{shown}:{line}: long-name: {len(content)} characters: use at most {NAME_CHARACTERS_MAX}"
+    lines = lines_of(path, text)
+    for level in ("error", "warning") if warn else ("error",):
+        for kind, table in RULES[level].items():
+            for words, use in table.items():
+                pattern = re.compile(rf"\b(?:{words})\b", re.IGNORECASE)
+                for line, content in lines:
+                    for found in pattern.finditer(content):
+                        yield f"{shown}:{line}: {kind}: {found[0]!r}: use {use}"
+    for line, sentence in sentences(text) if path.suffix == ".md" else ():
+        count = len(re.findall(r"[^\W_][\w'’-]*", sentence))
+        if count > SENTENCE_WORDS_MAX:
+            yield f"{shown}:{line}: long-sentence: {count} words: use at most {SENTENCE_WORDS_MAX}"
+    for line, content in lines if path.suffix == ".py" else ():
+        if content.startswith("test ") and len(content) > NAME_CHARACTERS_MAX:
+            yield f"{shown}:{line}: long-name: {len(content)} characters: use at most {NAME_CHARACTERS_MAX}"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("paths", nargs="*", type=Path, help="files or folders; all that git knows, if there are none")
+    parser.add_argument("paths", nargs="*", type=Path, help="files or folders; without any, all that git knows")
     parser.add_argument("--warn", action="store_true", help="also report what needs a person's judgment")
     options = parser.parse_args()
     command = ["git", "-C", ROOT, "ls-files", "--cached", "--others", "--exclude-standard"]
