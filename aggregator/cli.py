@@ -27,7 +27,7 @@ from fedmq.runtime.atomic_files import writing
 from fedmq.runtime.run_folder import RUNS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from fedmq.aggregator.service import Aggregator
     from fedmq.algorithms.base import Strategy
@@ -235,19 +235,20 @@ def _serve(
 
     clock, metric = SystemClock(), config.task.metric
     view = read_run_state(folder / EVENTS)
-    log, progress = EventLog(folder / EVENTS, clock.wall, view), open_progress(view, metric, quiet=silent)
+    log, progress = EventLog(folder / EVENTS, view), open_progress(view, metric, quiet=silent)
 
     tally = Tally()
     of_its_end = [HISTORY, MODEL, REPORT]  # of a run that was over, and goes on; the report is the first to go
 
-    def watch(event: AnyEvent) -> None:
-        while of_its_end and isinstance(event, RoundPublished):
+    def watch(at: float, happened: Sequence[AnyEvent]) -> None:
+        while of_its_end and any(isinstance(event, RoundPublished) for event in happened):
             (folder / of_its_end.pop()).unlink(missing_ok=True)
-        log(event)
-        progress(event)
-        log_event(event, config.run, metric)
-        if metrics_at is not None:
-            tally(event)
+        log(at, *happened)
+        for event in happened:
+            progress(event)
+            log_event(event, config.run, metric)
+            if metrics_at is not None:
+                tally(event)
 
     try:
         strategy = find_algorithm(config.algorithm, parameters=config.parameters)
@@ -260,7 +261,7 @@ def _serve(
             broker=broker,
             connect_timeout_s=connect_timeout_s,
             signing=signing,
-            view=view,
+            run_state=view,
         )
         with optional_metrics(
             metrics_at, measure(service, view, tally, clock), lambda: service.connection.problem
@@ -380,8 +381,8 @@ def _end(service: Aggregator, folder: Path, store: Store, *, quiet: bool, as_jso
         ],
         solved=rounds.solved,
         rejections=rounds.rejections,
-        bytes_up=service.bytes_up,
-        bytes_down=service.bytes_down,
+        bytes_up=rounds.bytes_received,
+        bytes_down=rounds.bytes_sent,
         ended=time.time(),
     )
     store.close()

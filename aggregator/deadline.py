@@ -1,7 +1,4 @@
-"""How long a round may take: the deadline that was chosen, or many times what an answer usually takes.
-
-Knows nothing of rounds or trainers; times are in seconds.
-"""
+"""The deadline of a round: the configured one, or a multiple of the usual answer time. Times are in seconds."""
 
 from __future__ import annotations
 
@@ -10,26 +7,26 @@ from collections.abc import Iterable
 from statistics import median
 
 ANSWERS_REMEMBERED = 64
-DEADLINE_TIMES = 10  # the median answer, when no deadline was chosen
+DEADLINE_TIMES = 10  # the median answer time
 DEADLINE_FIRST_S, DEADLINE_MIN_S, DEADLINE_MAX_S = 30.0, 2.0, 600.0
 
 
-class Pace:
-    """Learns from `answer_s`, the seconds from a round's publication to each answer; `chosen_s` None: it adapts."""
+class AdaptiveDeadline:
+    """Learns from `answer_s`, the times from a round's publication to each answer, unless `fixed_s` is given."""
 
-    def __init__(self, chosen_s: float | None, answer_s: Iterable[float]) -> None:
-        self._chosen_s = chosen_s
+    def __init__(self, fixed_s: float | None, answer_s: Iterable[float]) -> None:
+        self._fixed_s = fixed_s
         self._answer_s = deque(answer_s, maxlen=ANSWERS_REMEMBERED)
 
-    def took(self, answer_s: float) -> None:
-        """An answer came in time."""
+    def add(self, answer_s: float) -> None:
+        """Add the time of an answer that was in time."""
         self._answer_s.append(answer_s)
 
     @property
     def deadline_s(self) -> float:
-        """Of the next round. The median of the answers, for a minority of stragglers does not move it."""
-        if self._chosen_s is not None:
-            return self._chosen_s
+        """The deadline of the next round. It uses the median, which a minority of stragglers does not move."""
+        if self._fixed_s is not None:
+            return self._fixed_s
         if not self._answer_s:
             return DEADLINE_FIRST_S
         return min(DEADLINE_MAX_S, max(DEADLINE_MIN_S, DEADLINE_TIMES * median(self._answer_s)))

@@ -1,78 +1,227 @@
-"""What is sent to those who watch a run: its events, gathered for a moment, and from time to time the whole picture.
+"""The events of a run: their counts, the state that they fold to, and what observers get of both through the broker.
 
-Knows nothing of the broker but that it may be a new one, which has kept nothing. However fast the rounds follow each
-other, so many messages a second and no more; what is lost on the way the next picture holds.
+However fast the rounds are, observers get a bounded number of messages a second. The next snapshot replaces lost ones.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 import msgspec
 import numpy as np
 
-from fedmq.aggregator.machine import Outgoing
+from fedmq.aggregator.outbox import Outbox
+from fedmq.aggregator.roster import RosterEntry
+from fedmq.algorithms.base import Evaluation
+from fedmq.errors import Rejected
 from fedmq.observe import events
-from fedmq.observe.run_state import RunState
+from fedmq.observe.run_state import STALLED_S, RunState, drawable
 from fedmq.protocol import topics
-from fedmq.protocol.codec import EVENTS, EVENTS_BYTES_MAX, VIEW, VIEW_BYTES_MAX
-from fedmq.protocol.messages import Events, Message, Snapshot
+from fedmq.protocol.codec import EVENTS, EVENTS_BYTES_MAX, VIEW, VIEW_BYTES_MAX, Payload, pack
+from fedmq.protocol.messages import Events, Result, Snapshot
+from fedmq.tasks.task import Task
 
 EVENTS_EVERY_S = 0.1
 SNAPSHOT_EVERY_S = 1.0
-SNAPSHOT_BYTES_S = 256 << 10  # a large picture is sent less often
-EVENT_BYTES_MAX = 1 << 13  # of one: a rejection quotes what came, a model has its weights
-AT_ONCE_MAX = EVENTS_BYTES_MAX // EVENT_BYTES_MAX
+SNAPSHOT_BYTES_S = 256 << 10  # large snapshots are sent less often
+EVENT_BYTES_MAX = 1 << 13  # of one event: a rejection quotes its message, a model has its parameters
+EVENTS_MAX = EVENTS_BYTES_MAX // EVENT_BYTES_MAX  # of one message
+REJECTION_EVENTS_MAX = 100  # in one term; all rejections are counted
+MISSING_MAX = 5  # names of missing trainers in one event
 
 _encoder = msgspec.msgpack.Encoder()
 
 
-class Bulletin:
-    """Of one run, in one term; `view` is its picture, and takes each event here."""
+class EventPublisher:
+    """Reports the events of one run, in one term.
 
-    def __init__(self, view: RunState) -> None:
-        self.view = view
-        self._gathered: list[tuple[float, events.AnyEvent]] = []
+    `rejections` counts unusable messages by reason. With a `run_state`, events are applied to it and published to
+    observers; without one they are only reported.
+    """
+
+    def __init__(self, outbox: Outbox, task: Task, run_state: RunState | None) -> None:
+        self.rejections: dict[str, int] = {}
+        self.best: events.Best | None = None
+        self._outbox, self._task, self._run_state = outbox, task, run_state
+        self._late = self._rejected = self._bytes_received = self._bytes_sent = 0  # of the round before: at its close
+        self._stalls_at: float | None = None  # when the open round counts as stalled; None: no round, or reported
+        self._best_parameters = b""
+        self._waiting: tuple[int, int] | None = None
+        self._unsent: list[tuple[float, events.AnyEvent]] = []
         self._events_at = self._snapshot_at = -math.inf  # not before
-        self._shown = -1  # events in the last picture that was sent
+        self._snapshot_seq = -1  # events in the last snapshot that was sent
+
+    # --- events ---------------------------------------------------------------------------------------------------
+
+    def report(self, event: events.AnyEvent) -> None:
+        """Report an event that needs no figures from here."""
+        self._outbox.report(event)
+
+    def joined(self, trainer: RosterEntry) -> None:
+        """Report that a trainer is present, or has introduced itself."""
+        introduction = trainer.introduction
+        self.report(
+            events.TrainerJoined(
+                trainer=trainer.name,
+                num_examples=trainer.num_examples,
+                version=introduction.version,
+                labels=introduction.labels,
+                fingerprint=introduction.fingerprint,
+            )
+        )
+
+    def left(self, name: str, *, goodbye: bool = False) -> None:
+        """Report that a trainer is absent."""
+        self.report(events.TrainerLeft(trainer=name, goodbye=goodbye))
+
+    def waiting(self, present: int, needed: int) -> None:
+        """Report that too few trainers are present for a round, once for each pair of numbers."""
+        if self._waiting != (present, needed):
+            self._waiting = (present, needed)
+            self.report(events.Waiting(present=present, needed=needed))
+
+    def opened(self, number: int, invited: int, now: float) -> None:
+        """Report an open round."""
+        self._waiting, self._stalls_at = None, now + STALLED_S
+        self.report(events.RoundPublished(round=number, invited=invited))
+
+    def accepted(self, result: Result, staleness: int, answer_s: float, now: float) -> None:
+        """Report an accepted result; `answer_s` is 0 if it answers no open round."""
+        self._late += staleness > 0
+        if self._stalls_at is not None:
+            self._stalls_at = now + STALLED_S
+        self.report(
+            events.ResultAccepted(
+                round=result.round,
+                trainer=result.trainer,
+                staleness=staleness,
+                train_s=result.train_s,
+                answer_s=answer_s,
+                cpu_s=result.cpu_s,
+                memory=result.memory,
+            )
+        )
+
+    def rejected(self, trainer: str, rejected: Rejected) -> None:
+        """Count and report an unusable message; `trainer` is "" if its sender is unknown."""
+        self.rejections[rejected.reason] = self.rejections.get(rejected.reason, 0) + 1
+        self._rejected += 1
+        if sum(self.rejections.values()) <= REJECTION_EVENTS_MAX:
+            self.report(events.ResultRejected(trainer=trainer, reason=rejected.reason, detail=rejected.detail))
+
+    def check_stalled(self, number: int, missing: Collection[str], now: float) -> None:
+        """Report once that the open round has had no result for STALLED_S."""
+        if self._stalls_at is not None and now >= self._stalls_at:
+            self._stalls_at = None
+            names = tuple(sorted(missing)[:MISSING_MAX])
+            self.report(events.Stalled(round=number, seconds=STALLED_S, missing=names))
+
+    def closed(
+        self,
+        number: int,
+        why: events.Why,
+        *,
+        results: int,
+        round_s: float,
+        present: int,
+        suspects: Collection[str],
+        evaluation: Evaluation | None,
+        bytes_received: int,
+    ) -> None:
+        """Report a closed round. The `suspects` are present and have not answered; bytes are totals of this term."""
+        for name in sorted(suspects):
+            self.report(events.TrainerSuspected(trainer=name))
+        bytes_sent = self._outbox.bytes_sent
+        self.best = self.best_of(evaluation)
+        self.report(
+            events.RoundClosed(
+                round=number,
+                why=why,
+                results=results,
+                round_s=round_s,
+                present=present,
+                best=self.best,
+                late=self._late,
+                rejected=self._rejected,
+                bytes_up=bytes_received - self._bytes_received,
+                bytes_down=bytes_sent - self._bytes_sent,
+            )
+        )
+        self._late, self._rejected, self._stalls_at = 0, 0, None
+        self._bytes_received, self._bytes_sent = bytes_received, bytes_sent
+        if evaluation is not None and drawable(self._task.model):
+            parameters = np.ascontiguousarray(evaluation.genes, "<f8").tobytes()
+            if parameters != self._best_parameters:
+                self._best_parameters = parameters
+                self.report(events.BestChanged(round=number, genes=parameters))
+
+    def finished(self, evaluation: Evaluation | None, rounds: int, why: events.End) -> None:
+        """Report that the run is over."""
+        best = self.best_of(evaluation)
+        value = None if best is None else best.value
+        self.report(events.RunFinished(solved=why == "solved", rounds=rounds, value=value, why=why))
+
+    def best_of(self, evaluation: Evaluation | None) -> events.Best | None:
+        """Return the figures of an evaluation that observers show."""
+        if evaluation is None:
+            return None
+        return events.Best(
+            value=self._task.value(evaluation.loss, evaluation.correct, evaluation.rows),
+            coverage=evaluation.coverage,
+            fitness=evaluation.fitness_best,
+            fitness_mean=evaluation.fitness_mean,
+            fitness_worst=evaluation.fitness_worst,
+            diversity=evaluation.diversity,
+        )
+
+    # --- observers ------------------------------------------------------------------------------------------------
 
     @property
     def wake_at(self) -> float | None:
-        """When `due` has something to send, on the clock's `now`; None: when something happens."""
-        if self._gathered:
+        """When `publish` has something to send, on the clock's `now`; None: not before the next event."""
+        if self._run_state is None:
+            return None
+        if self._unsent:
             return self._events_at
-        return None if self._shown == self.view.seq else self._snapshot_at
-
-    def take(self, at: float, event: events.AnyEvent) -> None:
-        """`event` happened, `at` seconds since 1970."""
-        self.view.apply(at, event)
-        self._gathered.append((at, event))
+        return None if self._snapshot_seq == self._run_state.seq else self._snapshot_at
 
     def on_broker(self) -> None:
-        """Whoever is there now has not seen anything yet."""
+        """Send a snapshot soon: a new broker has kept none."""
         self._snapshot_at = -math.inf
-        self._shown = -1
+        self._snapshot_seq = -1
 
-    def due(self, now: float, *, last: bool = False) -> list[Outgoing]:
-        """What is to be sent now; all there is, when it is the `last` time."""
-        sends = []
-        if self._gathered and (last or now >= self._events_at):
+    def apply(self, at: float) -> None:
+        """Apply the events in the outbox, which happened `at` seconds since 1970, to the state of the run."""
+        if self._run_state is not None:
+            for event in self._outbox.events:
+                self._run_state.apply(at, event)
+                self._unsent.append((at, event))
+
+    def publish(self, now: float, *, last: bool) -> None:
+        """Send observers what is due now, or everything if it is the `last` time."""
+        if (state := self._run_state) is None:
+            return
+        if self._unsent and (last or now >= self._events_at):
             self._events_at = now + EVENTS_EVERY_S
-            first = self.view.seq - len(self._gathered)
-            for start in range(0, len(self._gathered), AT_ONCE_MAX):
-                some = self._gathered[start : start + AT_ONCE_MAX]
-                message = Events(run=self.view.run, term=self.view.term, first=first + start, count=len(some))
-                sends.append(_outgoing(topics.events_of(self.view.run), message, EVENTS, _encoder.encode(some)))
-            self._gathered = []
-        if self._shown != self.view.seq and (last or now >= self._snapshot_at):
-            self._shown = self.view.seq
-            content = _encoder.encode(self.view)
+            first = state.seq - len(self._unsent)
+            for start in range(0, len(self._unsent), EVENTS_MAX):
+                part = self._unsent[start : start + EVENTS_MAX]
+                message = Events(run=state.run, term=state.term, first=first + start, count=len(part))
+                self._outbox.send_observers(topics.events_of(state.run), message, _packed(EVENTS, part))
+            self._unsent = []
+        if self._snapshot_seq != state.seq and (last or now >= self._snapshot_at):
+            self._snapshot_seq = state.seq
+            content = _encoder.encode(state)
             self._snapshot_at = now + max(SNAPSHOT_EVERY_S, len(content) / SNAPSHOT_BYTES_S)
             if len(content) <= VIEW_BYTES_MAX:
-                snapshot = Snapshot(run=self.view.run, term=self.view.term, seq=self.view.seq)
-                sends.append(_outgoing(topics.snapshot_of(self.view.run), snapshot, VIEW, content))
-        return sends
+                snapshot = Snapshot(run=state.run, term=state.term, seq=state.seq)
+                self._outbox.send_observers(topics.snapshot_of(state.run), snapshot, _bytes(VIEW, content))
 
 
-def _outgoing(topic: str, message: Message, name: str, content: bytes) -> Outgoing:
-    return Outgoing(topic, message, {name: np.frombuffer(content, np.uint8)})
+def _packed(name: str, value: object) -> Payload:
+    return _bytes(name, _encoder.encode(value))
+
+
+def _bytes(name: str, content: bytes) -> Payload:
+    return pack({name: np.frombuffer(content, np.uint8)})

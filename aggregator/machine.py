@@ -1,23 +1,19 @@
-"""What goes into a step of the rounds, and what comes out: settings, phases, events and effects, all values.
-
-Knows nothing of the rules; those are in `rounds`.
-"""
+"""Inputs and outputs of the aggregator's state machine: closed sets of values. `rounds` has the rules."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from fedmq.algorithms.base import Evaluation
 from fedmq.errors import Rejected
-from fedmq.observe import events
-from fedmq.protocol.codec import Array, Frames, Packet
-from fedmq.protocol.messages import Message
+from fedmq.observe.events import AnyEvent
+from fedmq.protocol.codec import Frames, Packet
+from fedmq.runs.records import Record
 
 
 class Phase(Enum):
-    """Where a run is."""
+    """The phase of a run; see `rounds`."""
 
     WAITING = "waiting"
     COLLECTING = "collecting"
@@ -25,68 +21,52 @@ class Phase(Enum):
     FINISHED = "finished"
 
 
-class Heard(NamedTuple):
-    """A message came."""
+class Received(NamedTuple):
+    """A message that passed the decoder and the signature check."""
 
     packet: Packet
+    fingerprint: str = ""  # of the key that signed it; "" without keys
 
 
 class Malformed(NamedTuple):
-    """Frames came that are no message."""
+    """Frames that failed the decoder or the signature check."""
 
     rejected: Rejected
+    nbytes: int = 0
 
 
 class BrokerUp(NamedTuple):
-    """The broker takes publications from now on; it may be a new one that knows nothing."""
+    """The broker forwards publications from now on. It may be a new process with an empty state."""
 
 
 class BrokerDown(NamedTuple):
-    """Nothing reaches anybody for now."""
+    """The connection to the broker is lost."""
 
 
 class Tick(NamedTuple):
     """Time has passed."""
 
 
-Event = Heard | Malformed | BrokerUp | BrokerDown | Tick
+class Stop(NamedTuple):
+    """The process was asked to end; the run can be continued."""
 
 
-class KeepResult(NamedTuple):
-    """Save an accepted result, as it came; it is used at the close of round `counted_in`."""
-
-    round: int
-    trainer: str
-    counted_in: int
-    frames: Frames
-
-
-class KeepClose(NamedTuple):
-    """Save that a round is closed, and with which members: with the results, all that a replay needs."""
-
-    round: int
-    why: events.Why
-    members: tuple[str, ...]
-    results: int
-    round_s: float
-    evaluation: Evaluation | None
-    model_digest: bytes  # of what the round published
-    state: Any  # the strategy's, at the beginning of the next round
-    checkpoint: bool = False  # an operator wants that state on disk
-
-
-class Outgoing(NamedTuple):
-    """Send a message."""
-
-    topic: str
-    message: Message
-    arrays: dict[str, Array] | None = None
+Input = Received | Malformed | BrokerUp | BrokerDown | Tick | Stop
 
 
 @dataclass
-class Effects:
-    """What a step asks for. All `saves` must be on disk before the first of `sends` leaves."""
+class Output:
+    """What the loop must do, in this order: save before send.
 
-    saves: list[KeepResult | KeepClose] = field(default_factory=list)
-    sends: list[Outgoing] = field(default_factory=list)
-    events: list[events.AnyEvent] = field(default_factory=list)
+    1. Save all `records`. If `commit` is set, return from the commit before the first send: a trainer deletes its copy
+       of an acknowledged result. Without `commit` nothing that leaves acknowledges a record: it may wait for the next
+       commit.
+    2. Send all `sends`, each a message as frames.
+    3. Report all `events`, which happened `at` seconds since 1970.
+    """
+
+    at: float
+    records: list[Record] = field(default_factory=list)
+    commit: bool = False
+    sends: list[Frames] = field(default_factory=list)
+    events: list[AnyEvent] = field(default_factory=list)

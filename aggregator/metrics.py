@@ -98,8 +98,12 @@ def _put_counts(metrics: Metrics, service: Aggregator, tally: Tally) -> None:
         lambda: _by_reason(service.rounds.rejections),
         "reason",
     )
-    count("fedmq_aggregator_received_bytes_total", "Received bytes.", lambda: service.bytes_up)
-    count("fedmq_aggregator_sent_bytes_total", "Sent bytes; the broker multiplies them.", lambda: service.bytes_down)
+    count("fedmq_aggregator_received_bytes_total", "Received bytes.", lambda: service.rounds.bytes_received)
+    count(
+        "fedmq_aggregator_sent_bytes_total",
+        "Sent bytes; the broker multiplies them.",
+        lambda: service.rounds.bytes_sent,
+    )
     count(
         "fedmq_aggregator_stalls_total", "Stalls: times without a result for a while.", lambda: counts[events.Stalled]
     )

@@ -1,76 +1,96 @@
-"""What an aggregator says in a step: how each of its messages is made, and the effects that a step has gathered.
-
-Knows nothing of when anything is to be said; `rounds` does.
-"""
+"""The one output buffer of the aggregator's state machine: records to save, messages to send, events to report."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import msgspec
 import numpy as np
 
-from fedmq.aggregator.machine import Effects, KeepClose, KeepResult, Outgoing
-from fedmq.aggregator.roster import Roster
+from fedmq.aggregator.machine import Output
 from fedmq.algorithms.base import Plan, encode_query
 from fedmq.errors import Rejected
-from fedmq.observe import events
+from fedmq.observe.events import AnyEvent
 from fedmq.protocol import topics
-from fedmq.protocol.codec import CODE, Array
+from fedmq.protocol.codec import CODE, Frames, Payload, encode, pack
 from fedmq.protocol.messages import Accepted, Beacon, Finished, Hello, Message, Refused, Result, Round, Welcome
 from fedmq.protocol.run_config import RunConfig
+from fedmq.runs.records import Record, StoredResult
 
-SPREAD_S, SPREAD_MAX_S = 0.001, 10.0  # for each trainer on the roster: many that return at once do so one by one
+SPREAD_S, SPREAD_MAX_S = 0.001, 10.0  # per trainer on the roster: trainers that reconnect together wait a random part
+DETAIL_MAX = 200
 
 
-class Voice:
-    """Gathers the effects of a step, for one run, in one term."""
+class Outbox:
+    """Encodes, signs and buffers the output of one run in one term. `sign` makes the signature of a header."""
 
-    def __init__(self, config: RunConfig, term: int, code: bytes | None) -> None:
-        self._config, self._term, self._code = config, term, code
+    def __init__(self, config: RunConfig, term: int, code: bytes | None, sign: Callable[[bytes], bytes]) -> None:
+        self.bytes_sent = 0  # to the broker, which multiplies them; without what observers get
+        self._config, self._term, self._sign = config, term, sign
+        self._code = {} if code is None else {CODE: np.frombuffer(code, np.uint8)}
         self._task = msgspec.structs.replace(config.task, parameters={})  # a query has what trainers need
-        self._effects = Effects()
+        self._round: tuple[int, bytes, Frames] | None = None  # the encoded round, with its acknowledgements
+        self._output = Output(0.0)
 
-    def take(self) -> Effects:
-        """The effects since the last call."""
-        effects, self._effects = self._effects, Effects()
-        return effects
+    def take(self, at: float) -> Output:
+        """Return the output since the last call."""
+        output, self._output = self._output, Output(0.0)
+        output.at = at
+        return output
 
-    def keep(self, save: KeepResult | KeepClose) -> None:
-        """To be saved before anything is sent."""
-        self._effects.saves.append(save)
+    def save(self, record: Record) -> None:
+        """Save `record` before anything is sent; all but a result are on disk before the next event."""
+        self._output.records.append(record)
+        self._output.commit |= not isinstance(record, StoredResult)
 
-    def tell(self, event: events.AnyEvent) -> None:
-        """For those who watch."""
-        self._effects.events.append(event)
+    def commit(self) -> None:
+        """Commit all records, also those that nothing acknowledges yet."""
+        self._output.commit = True
 
-    def round(self, topic: str, number: int, plan: Plan, deadline_s: float, acknowledged: bytes) -> None:
-        """Publish a round, or send it to an inbox."""
-        message = Round(
-            run=self._config.run,
-            term=self._term,
-            round=number,
-            seed=self._config.seed,
-            deadline_s=deadline_s,
-            task=self._task,
-            query=encode_query(plan.query),
-            acknowledged=acknowledged,
-        )
-        arrays = dict(plan.arrays)
-        if self._code is not None:
-            arrays[CODE] = np.frombuffer(self._code, np.uint8)
-        self._send(topic, message, arrays)
+    def report(self, event: AnyEvent) -> None:
+        """Report `event` to all who watch the run."""
+        self._output.events.append(event)
 
-    def beacon(
+    @property
+    def events(self) -> list[AnyEvent]:
+        """Return the events since the last `take`."""
+        return self._output.events
+
+    def pack(self, plan: Plan) -> Payload:
+        """Return the arrays of a round, encoded and hashed: once for all recipients."""
+        return pack({**plan.arrays, **self._code})
+
+    def send_round(
+        self, topic: str, number: int, plan: Plan, payload: Payload, deadline_s: float, acknowledged: bytes
+    ) -> None:
+        """Publish the open round, or send it to an inbox."""
+        if self._round is None or self._round[:2] != (number, acknowledged):
+            message = Round(
+                run=self._config.run,
+                term=self._term,
+                round=number,
+                seed=self._config.seed,
+                deadline_s=deadline_s,
+                task=self._task,
+                query=encode_query(plan.query),
+                acknowledged=acknowledged,
+            )
+            self._round = number, acknowledged, encode("", message, payload, self._sign)
+        self._append([topic.encode(), *self._round[2][1:]])
+
+    def send_beacon(
         self,
         topic: str,
         number: int,
-        roster: Roster,
-        acknowledged: bytes,
         *,
         opened: bool,
         paused: bool,
+        trainers: int,
+        acknowledged: bytes,
         acked_request: int,
+        at: float,
     ) -> None:
-        """The small truth: the newest round, and whose result of it is on disk."""
+        """Send the newest round, the acknowledgements of its results, and the time (seconds since 1970)."""
         message = Beacon(
             run=self._config.run,
             term=self._term,
@@ -78,37 +98,47 @@ class Voice:
             open=opened,
             paused=paused,
             waiting=not opened and not paused,
-            spread_s=min(SPREAD_MAX_S, SPREAD_S * len(roster)),
+            spread_s=min(SPREAD_MAX_S, SPREAD_S * trainers),
             acknowledged=acknowledged,
             acked_request=acked_request,
+            at=at,
         )
         self._send(topic, message)
 
-    def finished(self, topic: str, rounds: int, *, solved: bool) -> None:
-        """The run is over."""
+    def send_finished(self, topic: str, rounds: int, *, solved: bool) -> None:
+        """Send that the run is over."""
         self._send(topic, Finished(run=self._config.run, term=self._term, rounds=rounds, solved=solved))
 
-    def welcome(self, trainer: str, index: int) -> None:
-        """A trainer is on the roster."""
-        run, term = self._config.run, self._term
-        self._send(topics.inbox_of(trainer), Welcome(run=run, term=term, trainer=trainer, index=index))
+    def send_welcome(self, trainer: str, index: int) -> None:
+        """Send a trainer its place on the roster."""
+        message = Welcome(run=self._config.run, term=self._term, trainer=trainer, index=index)
+        self._send(topics.inbox_of(trainer), message)
 
-    def accepted(self, result: Result) -> None:
-        """A late or repeated result is on disk."""
-        run, term, name = self._config.run, self._term, result.trainer
-        self._send(topics.inbox_of(name), Accepted(run=run, term=term, trainer=name, round=result.round))
+    def send_accepted(self, result: Result) -> None:
+        """Acknowledge a late or repeated result; others are acknowledged by the next round or beacon."""
+        message = Accepted(run=self._config.run, term=self._term, trainer=result.trainer, round=result.round)
+        self._send(topics.inbox_of(result.trainer), message)
 
-    def refused(self, message: Result | Hello, rejected: Rejected) -> None:
+    def send_refused(self, refused: Result | Hello, rejected: Rejected) -> None:
         """Refuse a result, or a trainer by its Hello."""
-        refused = Refused(
+        message = Refused(
             run=self._config.run,
             term=self._term,
-            trainer=message.trainer,
-            round=message.round if isinstance(message, Result) else 0,
+            trainer=refused.trainer,
+            round=refused.round if isinstance(refused, Result) else 0,
             reason=rejected.reason,
-            detail=rejected.detail[:200],
+            detail=rejected.detail[:DETAIL_MAX],
         )
-        self._send(topics.inbox_of(message.trainer), refused)
+        self._send(topics.inbox_of(refused.trainer), message)
 
-    def _send(self, topic: str, message: Message, arrays: dict[str, Array] | None = None) -> None:
-        self._effects.sends.append(Outgoing(topic, message, arrays))
+    def send_observers(self, topic: str, message: Message, payload: Payload) -> None:
+        """Send to observers. It acknowledges nothing, so it does not need a commit."""
+        self._output.sends.append(encode(topic, message, payload, self._sign))
+
+    def _send(self, topic: str, message: Message) -> None:
+        self._append(encode(topic, message, sign=self._sign))
+
+    def _append(self, frames: Frames) -> None:
+        self.bytes_sent += sum(map(len, frames))
+        self._output.commit = True
+        self._output.sends.append(frames)

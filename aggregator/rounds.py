@@ -1,45 +1,32 @@
-"""The rounds of a run, as a state machine without sockets, files or clocks: events and `now` in, effects out.
+"""The rounds of a run: a state machine without I/O. Inputs and the time go in, an `Output` comes out.
 
-Knows nothing of how results are learnt from (that is the strategy's) or of how anything is stored or sent.
-
-    SELECTION   waits until `min_trainers` are present                  -> opens the round: COLLECTING
-    COLLECTING  takes each (round, trainer) once, in any order;         -> CLOSING when everybody invited who is still
-                late results up to `staleness` rounds count here           present has answered, or at the deadline,
-                                                                           and in both cases a quorum has answered
-    CLOSING     the strategy makes the next round of what came          -> SELECTION, or FINISHED when the target is
-                (within one step: nobody sees it from outside)             reached or the rounds are used up
-    FINISHED    answers everybody that the run is over
-
-`step` gives effects in the order that is part of the contract: **save before send**. An acknowledgement may leave only
-after the result is on disk, a round only after the close of the one before it.
+WAITING     until `min_trainers` are present                        -> COLLECTING: opens the round
+COLLECTING  accepts each (round, trainer) once, in any order;       -> CLOSING: every invited trainer that is
+            results up to `staleness` rounds late count here           present has answered, or the deadline has
+                                                                       passed; either way with a quorum
+CLOSING     the strategy turns the results into the next round      -> WAITING, or FINISHED: the target is reached
+            (within one step)                                          or no rounds are left
+FINISHED    answers every message with Finished
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal, assert_never
 
-from fedmq.aggregator.deadline import Pace
-from fedmq.aggregator.machine import (
-    BrokerDown,
-    BrokerUp,
-    Effects,
-    Event,
-    Heard,
-    KeepClose,
-    KeepResult,
-    Malformed,
-    Phase,
-)
-from fedmq.aggregator.outbox import Voice
+from fedmq.aggregator.deadline import AdaptiveDeadline
+from fedmq.aggregator.event_publisher import EventPublisher
+from fedmq.aggregator.machine import BrokerDown, BrokerUp, Input, Malformed, Output, Phase, Received, Stop, Tick
+from fedmq.aggregator.outbox import Outbox
 from fedmq.aggregator.roster import Introduction, Roster
-from fedmq.aggregator.run_events import Chronicle
 from fedmq.algorithms.base import Evaluation, Plan, Strategy
+from fedmq.algorithms.checkpoint import dump
 from fedmq.errors import Rejected
-from fedmq.observe.events import End, Why
-from fedmq.protocol import topics
-from fedmq.protocol.codec import Packet, describe, digest_of
+from fedmq.observe import events
+from fedmq.observe.run_state import RunState
+from fedmq.protocol import messages, topics
+from fedmq.protocol.codec import Packet, Payload, digest_of, unsigned
 from fedmq.protocol.messages import (
     PROTOCOL_VERSION,
     PROTOCOL_VERSION_MIN,
@@ -53,17 +40,21 @@ from fedmq.protocol.messages import (
     version_text,
 )
 from fedmq.protocol.run_config import RunConfig
+from fedmq.runs.records import Checkpoint, Close, DropOldRounds, StoredResult
 from fedmq.runs.updates import as_update
 from fedmq.runtime.clock import earliest
 
+CHECKPOINT_ROUNDS = 100
+FAREWELL_S = 2.0  # how long a finished run waits for a broker that is down, to send Finished
+
 
 class Rounds:
-    """One run's rounds, in one term.
+    """The rounds of one run, in one term.
 
-    `state` is the strategy's, `round` the number of the round to open next; `accepted` holds the (round, trainer)
-    pairs that the store knows and that are recent enough to come again; `counted` says how many of them the close of
-    `round` will use; `members` counted at the last close; `answer_s` are seconds that rounds took; `bases` say what the
-    rounds published whose results may still come late.
+    `state` is the strategy's and `round` the next round to open. `accepted` holds the stored (round, trainer) pairs
+    that may be sent again, `counted` the number of them that the close of `round` will use. `members` is the number of
+    members at the last close, `answer_s` how long rounds took, `model_digests` what the rounds published whose results
+    may still arrive. `again` is set if the run has had an earlier life.
     """
 
     def __init__(
@@ -75,6 +66,9 @@ class Rounds:
         roster: Roster,
         *,
         code: bytes | None = None,
+        sign: Callable[[bytes], bytes] = unsigned,
+        run_state: RunState | None = None,
+        again: bool = False,
         round: int = 1,
         accepted: Iterable[tuple[int, str]] = (),
         counted: int = 0,
@@ -84,11 +78,14 @@ class Rounds:
     ) -> None:
         self.config, self.term, self.roster, self.round = config, term, roster, round
         self.phase = Phase.WAITING
-        self.solved = self.paused = False
-        self._acked_request = 0  # the operator's last word
-        self._keep_state = False  # at the next close, whatever its number
+        self.solved = self.paused = self.stopped = False
+        self.bytes_received = 0
+        self._now = self._wall = 0.0  # of the step
+        self._acked_request = 0  # of the last control command
+        self._checkpoint_next = False  # a control command asked for one at the next close
         self._strategy, self._state = strategy, state
         self._plan: Plan | None = None
+        self._payload: Payload | None = None  # the arrays of the open round
         self._model_digests = dict(model_digests or {})  # by round
         self._accepted = set(accepted)
         self._answered = {trainer for number, trainer in self._accepted if number == round}
@@ -96,140 +93,219 @@ class Rounds:
         self._invited: set[str] = set()
         self._opened_at = 0.0
         self._deadline_s = 0.0
-        self._pace = Pace(config.limits.deadline_s, answer_s)
+        self._adaptive_deadline = AdaptiveDeadline(config.limits.deadline_s, answer_s)
         self._deadline: float | None = None
         self._broker_up = False
         self._beacon_at = 0.0
-        self._voice = Voice(config, term, code)
-        self._chronicle = Chronicle(self._voice, config.task)
+        self._farewell_by: float | None = None  # set by the first step of a finished run
+        self._farewell_sent = False
+        self._outbox = Outbox(config, term, code, sign)
+        self._publisher = EventPublisher(self._outbox, config.task, run_state)
+        self._publisher.report(events.RunStarted(config=config, term=term, again=again, round=round))
         if (evaluation := self.evaluation) is not None and round > 1:
-            self._finish_if_over(evaluation, members, 0.0)
+            self._publisher.best = self._publisher.best_of(evaluation)
+            self._finish_if_over(evaluation, members)
 
     @property
     def evaluation(self) -> Evaluation | None:
-        """The candidate that would be deployed now, or None."""
+        """The candidate to deploy, or None."""
         return self._strategy.evaluation(self._state)
 
     @property
     def rejections(self) -> dict[str, int]:
-        """How much could not be used, by reason."""
-        return self._chronicle.rejections
+        """The number of unusable messages, by reason."""
+        return self._publisher.rejections
+
+    @property
+    def best(self) -> events.Best | None:
+        """The figures of the evaluation at the last close."""
+        return self._publisher.best
+
+    @property
+    def bytes_sent(self) -> int:
+        """Bytes sent to the broker for trainers."""
+        return self._outbox.bytes_sent
+
+    @property
+    def done(self) -> bool:
+        """Whether the process may end: the run is over and Finished was sent, or it was asked to stop."""
+        if self.stopped or self.phase is not Phase.FINISHED:
+            return self.stopped
+        return self._farewell_sent or (self._farewell_by is not None and self._now >= self._farewell_by)
 
     @property
     def wake_at(self) -> float | None:
         """When the next `Tick` is due, at the latest."""
-        if self.phase is Phase.FINISHED or not self._broker_up:
+        if self.phase is Phase.FINISHED:
+            return None if self.done else self._farewell_by
+        if not self._broker_up:
             return None
-        return earliest(self._beacon_at, self._deadline, self.roster.grace_until)
+        return earliest(self._beacon_at, self._deadline, self.roster.grace_until, self._publisher.wake_at)
 
-    def step(self, event: Event, now: float) -> Effects:
-        """Take one event; what follows from it."""
-        if isinstance(event, Heard):
-            self._heard(event.packet, now)
-        elif isinstance(event, Malformed):
-            self._reject("", event.rejected)
-        elif isinstance(event, BrokerUp):
-            self._on_broker(now)
-        elif isinstance(event, BrokerDown):
-            self._lose_broker()
-        for name in self.roster.expire(now) if self._broker_up else ():  # without a broker nobody can be seen
-            self._chronicle.left(name)
-        self._advance(now)
-        if self._broker_up and self._chronicle.has_stalled(now):
-            self._chronicle.stalled(self.round, self._invited - self._answered)
-        if self._broker_up and now >= self._beacon_at and self.phase is not Phase.FINISHED:
+    def step(self, incoming: Input, now: float, wall: float) -> None:
+        """Apply one input. `now` is monotonic, `wall` in seconds since 1970; `take_output` returns what follows."""
+        self._now, self._wall = now, wall
+        self._apply(incoming)
+        if self._broker_up:  # without a broker no trainer can be seen
+            for name in self.roster.expire(now):
+                self._publisher.left(name)
+        self._advance()
+        if self._broker_up:
+            self._publisher.check_stalled(self.round, self._invited - self._answered, now)
+        if self.phase is Phase.FINISHED:
+            self._farewell_by = now + FAREWELL_S if self._farewell_by is None else self._farewell_by
+        elif self._broker_up and now >= self._beacon_at:
             self._send_beacon(topics.beacon_of(self.config.run))
             self._beacon_at = now + self.config.limits.beacon_s
-        return self._voice.take()
 
-    # --- what comes ---------------------------------------------------------------------------------------------
+    def take_output(self) -> Output:
+        """Return the output of all steps since the last call."""
+        self._publisher.apply(self._wall)
+        if self._broker_up:
+            self._publisher.publish(self._now, last=self.done)
+        return self._outbox.take(self._wall)
 
-    def _heard(self, packet: Packet, now: float) -> None:
-        message = packet.message
-        if isinstance(message, Presence):
-            self._presence(message, now)
-            return
-        if isinstance(message, Control):
-            self._control(message, now)
-            return
-        if not isinstance(message, FromTrainer):
-            self._reject("", Rejected("header", f"{type(message).__name__} is not for an aggregator"))
-            return
+    # --- inputs ---------------------------------------------------------------------------------------------------
+
+    def _apply(self, incoming: Input) -> None:
+        match incoming:
+            case Received(packet, fingerprint):
+                self.bytes_received += sum(map(len, packet.frames))
+                self._receive(packet, fingerprint)
+            case Malformed(rejected, nbytes):
+                self.bytes_received += nbytes
+                self._reject("", rejected)
+            case BrokerUp():
+                self._connect()
+            case BrokerDown():
+                self._disconnect()
+            case Tick():
+                pass
+            case Stop():
+                self.stopped = True
+                self._outbox.commit()
+            case _:
+                assert_never(incoming)
+
+    def _receive(self, packet: Packet, fingerprint: str) -> None:
+        match message := packet.message:
+            case Presence():
+                self._presence(message)
+            case Control():
+                self._control(message)
+            case Hello() | Result() | Goodbye():
+                self._receive_from_trainer(message, packet, fingerprint)
+            case (
+                messages.Round()
+                | messages.Beacon()
+                | messages.Finished()
+                | messages.Welcome()
+                | messages.Accepted()
+                | messages.Refused()
+                | messages.Events()
+                | messages.Snapshot()
+            ):
+                self._reject("", Rejected("header", f"{type(message).__name__} is not for an aggregator"))
+            case _:
+                assert_never(message)
+
+    def _receive_from_trainer(self, message: FromTrainer, packet: Packet, fingerprint: str) -> None:
         try:
             self._check_run(message)
-            if isinstance(message, Hello):
-                self._hello(message, now)
-            elif isinstance(message, Result):
-                self._result(message, packet, now)
-            elif self.roster.leave(message.trainer, now, for_good=True):
-                self._chronicle.left(message.trainer, goodbye=True)
+            match message:
+                case Hello():
+                    self._hello(message, fingerprint)
+                case Result():
+                    self._result(message, packet)
+                case Goodbye():
+                    if self.roster.leave(message.trainer, self._now, for_good=True):
+                        self._publisher.left(message.trainer, goodbye=True)
+                case _:
+                    assert_never(message)
         except Rejected as rejected:
             self._reject(message.trainer, rejected)
-            # A refusal is about a round of this run: of another run's result it would make a trainer forget this one's.
+            # Refused is about a round of this run: sent for another run's result, the trainer would drop this run's.
             if isinstance(message, Result) and message.run == self.config.run:
-                self._voice.refused(message, rejected)
+                self._outbox.send_refused(message, rejected)
 
-    def _control(self, message: Control, now: float) -> None:
-        """An operator wants something: a paused run closes the round that is open, and opens no other."""
+    def _control(self, message: Control) -> None:
+        """Apply a control command, and send a beacon that acknowledges it.
+
+        pause: no further round opens. drain: a trainer is excluded after the open round; ban: at once; readmit: lifts
+        either.
+        """
         ours = (message.run, message.term) == (self.config.run, self.term)
-        if not ours or self.phase is Phase.FINISHED:  # what was said to an earlier life may only have been held back
+        if not ours or self.phase is Phase.FINISHED:  # a command to an earlier life may arrive late
             return
-        if message.action == "stop":
-            self._finish(self.evaluation, "stopped")
-        elif message.action == "checkpoint":
-            self._keep_state = True
-        elif message.action in ("pause", "resume"):
-            if self.paused is not (message.action == "pause"):
-                self.paused = not self.paused
-                self._chronicle.paused(self.paused)
-        elif message.trainer is not None:
-            self._bar(message.trainer, message.action)
+        match message.action:
+            case "stop":
+                self._finish(self.evaluation, "stopped")
+            case "checkpoint":
+                self._checkpoint_next = True
+            case "pause" | "resume":
+                if self.paused is not (message.action == "pause"):
+                    self.paused = not self.paused
+                    self._publisher.report(events.RunPaused() if self.paused else events.RunResumed())
+            case "drain" | "ban" | "readmit":
+                if message.trainer is not None:
+                    self._exclude(message.trainer, message.action)
+            case _:
+                assert_never(message.action)
         self._acked_request = message.request_id
-        self._beacon_at = now  # so that who asked sees it at once
+        self._beacon_at = self._now
 
-    def _bar(self, name: str, action: str) -> None:
-        """Who is drained may still answer the open round, who is banned none; who is readmitted all from now on."""
-        following = self.round + (self.phase is Phase.COLLECTING)
-        if self.roster.bar(name, {"drain": following, "ban": 0}.get(action)):
-            self._chronicle.barred(name, action)
-        if action == "ban" and name not in self._answered:
-            self._invited.discard(name)
+    def _exclude(self, name: str, action: Literal["drain", "ban", "readmit"]) -> None:
+        match action:
+            case "drain":
+                if self.roster.bar(name, self.round + (self.phase is Phase.COLLECTING)):
+                    self._publisher.report(events.TrainerBarred(trainer=name, how="drained"))
+            case "ban":
+                if self.roster.bar(name, 0):
+                    self._publisher.report(events.TrainerBarred(trainer=name, how="banned"))
+                if name not in self._answered:
+                    self._invited.discard(name)
+            case "readmit":
+                if self.roster.readmit(name):
+                    self._publisher.report(events.TrainerReadmitted(trainer=name))
+            case _:
+                assert_never(action)
 
     def _check_run(self, message: FromTrainer) -> None:
         if message.run != self.config.run:
             raise Rejected("run", f"expected {self.config.run}, got {message.run}")
         if message.term > self.term:
-            raise Rejected("term", f"{message.term} is above {self.term}: a later aggregator has this run")
-        if isinstance(message, Goodbye) and message.term < self.term:  # it may be an old one, sent again
+            raise Rejected("term", f"expected at most {self.term}, got {message.term}: a later aggregator has this run")
+        if isinstance(message, Goodbye) and message.term < self.term:  # an old one may be sent again
             raise Rejected("term", f"expected a goodbye to {self.term}, got one to {message.term}")
 
-    def _lose_broker(self) -> None:
-        if self._broker_up:  # else whoever a new one has shown since would be in doubt again
+    def _disconnect(self) -> None:
+        if self._broker_up:  # else trainers that a new broker has announced since would be unconfirmed again
             self.roster.mark_unconfirmed()
         self._broker_up = False
 
-    def _on_broker(self, now: float) -> None:
-        self._lose_broker()  # it may be a new one without a word that the old one was gone
-        self.roster.begin_grace(now, self.config.limits.grace_s)
+    def _connect(self) -> None:
+        self._disconnect()  # a new broker may be up before the old one's end is known
+        self.roster.begin_grace(self._now, self.config.limits.grace_s)
         self._broker_up = True
-        self._beacon_at = now
+        self._beacon_at = self._now
+        self._publisher.on_broker()
         if self.phase is Phase.COLLECTING:
             self._send_round(topics.round_of(self.config.run))
         elif self.phase is Phase.FINISHED:
             self._send_finished(topics.round_of(self.config.run))
 
-    def _presence(self, message: Presence, now: float) -> None:
+    def _presence(self, message: Presence) -> None:
         name = message.trainer
         if not message.present:
-            if self.roster.leave(name, now):
-                self._chronicle.left(name)
+            if self.roster.leave(name, self._now):
+                self._publisher.left(name)
         elif name in self.roster:
-            self._meet(name, self.roster[name].num_examples, now, confirmed=True)
+            self._join(name, self.roster[name].num_examples, confirmed=True)
         else:
             self._send_beacon(topics.inbox_of(name))
 
-    def _hello(self, message: Hello, now: float) -> None:
-        if not self.roster.may_ask(message.trainer, now):
+    def _hello(self, message: Hello, fingerprint: str) -> None:
+        if not self.roster.may_ask(message.trainer, self._now):
             return
         if common_version(message.versions) is None:
             here = version_text(PROTOCOL_VERSION_MIN, PROTOCOL_VERSION)
@@ -240,29 +316,30 @@ class Rounds:
                 f"{message.trainer} reads {there}: upgrade the older of the two",
             )
             self._reject(message.trainer, rejected)
-            self._voice.refused(message, rejected)
+            self._outbox.send_refused(message, rejected)
             return
-        self._meet(message.trainer, message.num_examples, now, words=(message.version, message.labels))
+        introduction = Introduction(message.version, message.labels, fingerprint)
+        self._join(message.trainer, message.num_examples, introduction=introduction)
         inbox = topics.inbox_of(message.trainer)
         if self.phase is Phase.FINISHED:
             self._send_finished(inbox)
             return
-        self._voice.welcome(message.trainer, self.roster[message.trainer].index)
+        self._outbox.send_welcome(message.trainer, self.roster[message.trainer].index)
         barred = self.roster.is_barred(message.trainer, self.round)
         if self.phase is Phase.COLLECTING and message.round < self.round and not barred:
             self._send_round(inbox)
 
-    def _result(self, message: Result, packet: Packet, now: float) -> None:
+    def _result(self, message: Result, packet: Packet) -> None:
         name, key = message.trainer, (message.round, message.trainer)
         if name not in self.roster:
-            self._meet(name, message.num_examples, now)
-            self._voice.welcome(name, self.roster[name].index)
+            self._join(name, message.num_examples)
+            self._outbox.send_welcome(name, self.roster[name].index)
         elif not self.roster[name].gone:
-            self._meet(name, message.num_examples, now)
+            self._join(name, message.num_examples)
         if key in self._accepted:
             self.roster[name].resent += 1
-            self._chronicle.resent(message)
-            self._voice.accepted(message)
+            self._publisher.report(events.ResultResent(round=message.round, trainer=name))
+            self._outbox.send_accepted(message)
             return
         staleness = self._staleness(message)
         update = as_update(message, packet.arrays, self.round, additive=self._strategy.additive)
@@ -273,168 +350,184 @@ class Rounds:
         if not staleness:
             self._answered.add(name)
             if self.phase is Phase.COLLECTING:
-                answer_s = now - self._opened_at
-                self._pace.took(answer_s)
+                answer_s = self._now - self._opened_at
+                self._adaptive_deadline.add(answer_s)
         if self.roster[name].gone and message.term == self.term and message.attempt == 1:
-            self._meet(name, message.num_examples, now)  # the goodbye was of one that it replaces
+            self._join(name, message.num_examples)  # the goodbye came from the process that this one replaces
         self.roster.count(name, message.num_examples, late=staleness > 0, again=message.attempt > 1)
-        self._voice.keep(KeepResult(message.round, name, self.round, packet.frames))
-        self._chronicle.accepted(message, staleness, answer_s, now)
-        if staleness:  # one in time is acknowledged by the next round or beacon
-            self._voice.accepted(message)
+        self._outbox.save(StoredResult(message.round, name, self.round, packet.frames))
+        self._publisher.accepted(message, staleness, answer_s, self._now)
+        if staleness:  # the next round or beacon acknowledges the others
+            self._outbox.send_accepted(message)
 
     def _staleness(self, message: Result) -> int:
-        """How many rounds late a result is that can be used."""
+        """Return how many rounds late a usable result is."""
+        limits = self.config.limits
         self.roster.check_barred(message.trainer, message.round)
         staleness = self.round - message.round
-        if self.phase is Phase.FINISHED or not 0 <= staleness <= self.config.limits.staleness or message.round < 1:
-            late = f"round {message.round} is not one of the last {self.config.limits.staleness + 1} up to {self.round}"
-            raise Rejected("round", "the run is over" if self.phase is Phase.FINISHED else late)
+        if self.phase is Phase.FINISHED:
+            raise Rejected("round", "the run is over")
+        if not 0 <= staleness <= limits.staleness or message.round < 1:
+            first = max(1, self.round - limits.staleness)
+            raise Rejected("round", f"expected a round from {first} to {self.round}, got {message.round}")
         if message.model_digest != self._model_digest(message.round):
             raise Rejected("model-digest", f"computed on another model than round {message.round} published")
-        most = self.config.limits.num_examples_max
+        most = limits.num_examples_max
         if most is not None and message.num_examples > most:
             raise Rejected("values", f"expected at most {most} rows, got {message.num_examples}")
         return staleness
 
     def _model_digest(self, number: int) -> bytes | None:
-        """What names the model or pool that this round published; None when its close has been dropped."""
-        if number == self.round and number not in self._model_digests:  # the round is about to be opened again
-            return digest_of(describe(self._strategy.ask(self._state).arrays))
+        """Return the digest of the arrays of this round; None if its close was dropped."""
+        if number == self.round and number not in self._model_digests:  # a later life will open this round again
+            return digest_of(self._outbox.pack(self._strategy.ask(self._state)).infos)
         return self._model_digests.get(number)
 
-    # --- how a round goes on ------------------------------------------------------------------------------------
+    # --- rounds ---------------------------------------------------------------------------------------------------
 
-    def _advance(self, now: float) -> None:
-        """Open or close as far as it goes."""
-        if self.phase is Phase.WAITING and self._broker_up and not self.paused:
-            present = len(self.roster.eligible(self.round))
-            if present >= self.config.limits.min_trainers:
-                self._open(now)
-            else:
-                self._chronicle.waits(present, self.config.limits.min_trainers)
-        if self.phase is Phase.COLLECTING and (why := self._closes(now)):
+    def _advance(self) -> None:
+        """Open and close rounds as far as possible."""
+        while True:
+            if self.phase is Phase.WAITING and self._broker_up and not self.paused:
+                present, needed = len(self.roster.eligible(self.round)), self.config.limits.min_trainers
+                if present >= needed:
+                    self._open()
+                else:
+                    self._publisher.waiting(present, needed)
+            if self.phase is not Phase.COLLECTING or (why := self._why_close()) is None:
+                return
             self.phase = Phase.CLOSING
-            self._close(why, now)
-            if self.phase is Phase.WAITING:
-                self._advance(now)
+            self._close(why)
 
-    def _open(self, now: float) -> None:
+    def _open(self) -> None:
         self.phase = Phase.COLLECTING
         self._plan = self._strategy.ask(self._state)
-        self._model_digests[self.round] = digest_of(describe(self._plan.arrays))
+        self._payload = self._outbox.pack(self._plan)
+        self._model_digests[self.round] = digest_of(self._payload.infos)
         self._invited = set(self.roster.eligible(self.round))
-        self._opened_at = now
-        self._deadline_s = self._pace.deadline_s
-        self._deadline = now + self._deadline_s
+        self._opened_at = self._now
+        self._deadline_s = self._adaptive_deadline.deadline_s
+        self._deadline = self._now + self._deadline_s
         self._send_round(topics.round_of(self.config.run))
-        self._beacon_at = now + self.config.limits.beacon_s
-        self._chronicle.opened(self.round, len(self._invited), now)
+        self._beacon_at = self._now + self.config.limits.beacon_s
+        self._publisher.opened(self.round, len(self._invited), self._now)
 
-    def _closes(self, now: float) -> Why | None:
-        """Why the open round closes now, or None."""
+    def _why_close(self) -> events.Why | None:
+        """Return why the open round closes now, or None."""
         quorum = max(1, math.ceil(self.config.limits.quorum * len(self._invited)))
         if len(self._answered) < quorum:
-            if self._deadline is not None and now >= self._deadline:
-                self._deadline = None  # from now on the quorum alone decides
+            if self._deadline is not None and self._now >= self._deadline:
+                self._deadline = None  # from now on the round closes with its quorum
             return None
         if not any(name in self.roster and self.roster[name].present for name in self._invited - self._answered):
             return "complete"
-        return "deadline" if self._deadline is None or now >= self._deadline else None
+        return "deadline" if self._deadline is None or self._now >= self._deadline else None
 
-    def _close(self, why: Why, now: float) -> None:
-        silent = self._invited - self._answered
-        for name in self.roster.time_out(silent, now):
-            self._chronicle.left(name)
-        members = tuple(self.roster.members(now, self.round))
+    def _close(self, why: events.Why) -> None:
+        missing = self._invited - self._answered
+        for name in self.roster.time_out(missing, self._now):
+            self._publisher.left(name)
+        members = tuple(self.roster.members(self._now, self.round))
         self._state = self._strategy.close(self._state, members)
-        evaluation, round_s, model_digest = self.evaluation, now - self._opened_at, self._model_digests[self.round]
-        close = (
-            self.round,
-            why,
-            members,
-            self._counted,
-            round_s,
-            evaluation,
-            model_digest,
-            self._state,
-            self._keep_state,
-        )
-        self._voice.keep(KeepClose(*close))
-        present = self.roster.present
-        self._chronicle.closed(
+        evaluation, round_s, present = self.evaluation, self._now - self._opened_at, self.roster.present
+        self._publisher.closed(
             self.round,
             why,
             results=self._counted,
             round_s=round_s,
             present=len(present),
-            suspects=silent.intersection(present),
+            suspects=missing.intersection(present),
             evaluation=evaluation,
+            bytes_received=self.bytes_received,
+        )
+        self._outbox.save(
+            Close(
+                round=self.round,
+                why=why,
+                members=members,
+                results=self._counted,
+                round_s=round_s,
+                closed=self._wall,
+                best=self.best,
+                model_digest=self._model_digests[self.round],
+            )
         )
         self.round += 1
-        self._answered, self._counted, self._keep_state, self._deadline, self._plan = set(), 0, False, None, None
+        if self._checkpoint_next or (self.round - 1) % CHECKPOINT_ROUNDS == 0:
+            self._save_checkpoint()
+        self._answered, self._counted, self._deadline, self._plan, self._payload = set(), 0, None, None, None
         oldest = self.round - self.config.limits.staleness - 1
         self._accepted = {key for key in self._accepted if key[0] >= oldest}
-        self._model_digests = {
-            number: model_digest for number, model_digest in self._model_digests.items() if number >= oldest
-        }
+        self._model_digests = {number: digest for number, digest in self._model_digests.items() if number >= oldest}
         self.phase = Phase.WAITING
-        self._finish_if_over(evaluation, len(members), now)
+        self._finish_if_over(evaluation, len(members))
 
-    def _finish_if_over(self, evaluation: Evaluation | None, members: int, now: float) -> None:
-        """The target counts only when every row of every member, and of everybody present, has been looked at.
+    def _save_checkpoint(self) -> None:
+        """Save the state at the beginning of `self.round`: a later life replays from there."""
+        self._checkpoint_next = False
+        self._outbox.save(Checkpoint(self.round, dump(self._state)))
+        self._publisher.report(events.CheckpointKept(round=self.round - 1))
+        if (keep := self.config.limits.keep_rounds) is not None:
+            self._outbox.save(DropOldRounds(keep))
 
-        And when there are as many members as the run is for: half of XOR is learnt by anybody, and worth nothing.
+    def _finish_if_over(self, evaluation: Evaluation | None, members: int) -> None:
+        """Finish the run if its target is reached or no rounds are left.
+
+        The target counts only if every row of every member has been scored, no present trainer is still to send its
+        first result, and there are `min_trainers` members: half of XOR is easy to learn, and useless.
         """
         self.solved = (
             evaluation is not None
             and members >= self.config.limits.min_trainers
             and evaluation.coverage >= 1.0
-            and not self.roster.pending(now, self.round)
+            and not self.roster.pending(self._now, self.round)
             and self.config.task.reached(evaluation.loss, evaluation.correct, evaluation.rows)
         )
         if self.solved or self.round > self.config.limits.rounds_max:
             self._finish(evaluation, "solved" if self.solved else "rounds")
 
-    def _finish(self, evaluation: Evaluation | None, why: End) -> None:
+    def _finish(self, evaluation: Evaluation | None, why: events.End) -> None:
         self.phase = Phase.FINISHED
-        self._chronicle.finished(evaluation, self.round - 1, why)
+        self._publisher.finished(evaluation, self.round - 1, why)
         self._send_finished(topics.round_of(self.config.run))
 
-    # --- what leaves --------------------------------------------------------------------------------------------
+    # --- outputs --------------------------------------------------------------------------------------------------
 
-    def _meet(
-        self, name: str, num_examples: int, now: float, *, confirmed: bool = False, words: Introduction | None = None
+    def _join(
+        self, name: str, num_examples: int, *, confirmed: bool = False, introduction: Introduction | None = None
     ) -> None:
-        if self.roster.join(name, num_examples, now, confirmed=confirmed, words=words):
-            self._chronicle.joined(self.roster[name])
+        if self.roster.join(name, num_examples, self._now, confirmed=confirmed, introduction=introduction):
+            self._publisher.joined(self.roster[name])
 
     def _send_round(self, topic: str) -> None:
         assert self._plan is not None
-        self._voice.round(topic, self.round, self._plan, self._deadline_s, self._acknowledged(self.round - 1))
+        assert self._payload is not None
+        acknowledged = self._acknowledged(self.round - 1)
+        self._outbox.send_round(topic, self.round, self._plan, self._payload, self._deadline_s, acknowledged)
 
     def _send_finished(self, topic: str) -> None:
-        self._voice.finished(topic, self.round - 1, solved=self.solved)
+        self._farewell_sent = self._farewell_sent or self._broker_up
+        self._outbox.send_finished(topic, self.round - 1, solved=self.solved)
 
     def _send_beacon(self, topic: str) -> None:
         opened = self.phase is Phase.COLLECTING
         number = self.round if opened else self.round - 1
-        acknowledged = self._acknowledged(number)
-        self._voice.beacon(
+        self._outbox.send_beacon(
             topic,
             number,
-            self.roster,
-            acknowledged,
             opened=opened,
             paused=self.paused,
+            trainers=len(self.roster),
+            acknowledged=self._acknowledged(number),
             acked_request=self._acked_request,
+            at=self._wall,
         )
 
     def _acknowledged(self, number: int) -> bytes:
-        """The bitmap of those whose result of round `number` is saved by the time that it is sent."""
+        """Return the bitmap of the trainers whose result of round `number` is on disk once this is sent."""
         return self.roster.bitmap(lambda name: (number, name) in self._accepted)
 
     def _reject(self, trainer: str, rejected: Rejected) -> None:
         if trainer in self.roster:
             self.roster[trainer].rejected += 1
-        self._chronicle.rejected(trainer, rejected)
+        self._publisher.rejected(trainer, rejected)

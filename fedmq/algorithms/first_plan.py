@@ -8,7 +8,7 @@ import msgspec
 
 from fedmq.algorithms.base import Strategy, check_down, encode_query
 from fedmq.errors import BadConfiguration, ProtocolError, Rejected
-from fedmq.protocol.codec import FRAME_BYTES_MAX, describe, encode
+from fedmq.protocol.codec import FRAME_BYTES_MAX, encode
 from fedmq.protocol.messages import Round
 from fedmq.tasks.task import Task
 
@@ -37,8 +37,7 @@ def check_first_plan(strategy: Strategy[Any], task: Task, code: bytes | None = N
             deadline_s=1.0,
             task=msgspec.structs.replace(task, parameters={}),
             query=encode_query(plan.query),
-            arrays=describe(plan.arrays),
         )
-        encode("round", message)
+        encode("round", message, plan.arrays)
     except (ProtocolError, Rejected) as error:
         raise BadConfiguration(f"{who}: {error}") from error

@@ -6,7 +6,6 @@ The file is bounded: beyond its limit it restarts with one line that holds the s
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -43,12 +42,10 @@ _summary = msgspec.json.Decoder(_Summary)
 
 
 class EventLog:
-    """Appends events to `path`. `run_state` is the state of the file; apply each event to it before writing it."""
+    """Appends events to `path`. `run_state` is the state of the file; apply events to it before writing them."""
 
-    def __init__(
-        self, path: Path, wall: Callable[[], float], run_state: RunState, *, bytes_max: int = LOG_BYTES_MAX
-    ) -> None:
-        self._path, self._wall, self._run_state, self._bytes_max = path, wall, run_state, bytes_max
+    def __init__(self, path: Path, run_state: RunState, *, bytes_max: int = LOG_BYTES_MAX) -> None:
+        self._path, self._run_state, self._bytes_max = path, run_state, bytes_max
         with writing(path):
             self._file: BinaryIO = path.open("a+b")
             if self._file.tell():  # a crash may have left half a line
@@ -56,22 +53,23 @@ class EventLog:
                 if self._file.read(1) != b"\n":
                     self._file.write(b"\n")
 
-    def __call__(self, event: events.AnyEvent) -> None:
-        """Append `event`.
+    def __call__(self, at: float, *happened: events.AnyEvent) -> None:
+        """Append the events of a step, `at` seconds since 1970.
 
         Raises:
             StoreError: the file cannot be written.
         """
-        fields = {"at": self._wall(), **msgspec.to_builtins(event)}
         with writing(self._path):
-            self._file.write(msgspec.json.encode(fields) + b"\n")
-            if not isinstance(event, events.ResultAccepted):  # frequent, and not part of the status
+            for event in happened:
+                self._file.write(msgspec.json.encode({"at": at, **msgspec.to_builtins(event)}) + b"\n")
+            # Accepted results are frequent, and not part of the status.
+            if not all(isinstance(event, events.ResultAccepted) for event in happened):
                 self._file.flush()
                 if self._file.tell() > self._bytes_max:
-                    self._restart()
+                    self._restart(at)
 
-    def _restart(self) -> None:
-        write_whole(self._path, msgspec.json.encode(_Summary(self._wall(), self._run_state)) + b"\n", sync=False)
+    def _restart(self, at: float) -> None:
+        write_whole(self._path, msgspec.json.encode(_Summary(at, self._run_state)) + b"\n", sync=False)
         self._file.close()
         self._file = self._path.open("ab")
 

@@ -80,10 +80,27 @@ def unsigned(_header: bytes) -> bytes:
     return b""
 
 
+class Payload(NamedTuple):
+    """The arrays of a message, encoded and hashed: `pack` once, `encode` for each recipient."""
+
+    infos: tuple[ArrayInfo, ...]
+    blobs: tuple[bytes, ...]
+
+
+def pack(arrays: Mapping[str, Array]) -> Payload:
+    """Encode and hash arrays.
+
+    Raises:
+        ProtocolError: an array that the receiver's decoder would reject.
+    """
+    packed = [_pack(name, array) for name, array in arrays.items()]
+    return Payload(tuple(info for info, _ in packed), tuple(blob for _, blob in packed))
+
+
 def encode(
     topic: str,
     message: Message,
-    arrays: Mapping[str, Array] | None = None,
+    arrays: Mapping[str, Array] | Payload | None = None,
     sign: Callable[[bytes], bytes] = unsigned,
 ) -> list[bytes]:
     """Return the frames of one message; `sign` makes the signature of its header.
@@ -91,11 +108,9 @@ def encode(
     Raises:
         ProtocolError: an array or a header that the receiver's decoder would reject.
     """
-    blobs: list[bytes] = []
-    if arrays:
-        described = [_describe(name, array) for name, array in arrays.items()]
-        blobs = [blob for _, blob in described]
-        message = msgspec.structs.replace(message, arrays=tuple(info for info, _ in described))
+    infos, blobs = arrays if isinstance(arrays, Payload) else pack(arrays or {})
+    if infos:
+        message = msgspec.structs.replace(message, arrays=infos)
     header = _encoder.encode(message)
     if len(header) > HEADER_BYTES_MAX or len(blobs) > ARRAYS_MAX:
         raise ProtocolError(
@@ -182,15 +197,6 @@ def digest_of(infos: Iterable[ArrayInfo]) -> bytes:
     return hashlib.sha256(b"".join(info.sha256 for info in infos if info.name != CODE)).digest()
 
 
-def describe(arrays: Mapping[str, Array]) -> tuple[ArrayInfo, ...]:
-    """Return the header's description of these arrays.
-
-    Raises:
-        ProtocolError: as `encode`.
-    """
-    return tuple(_describe(name, array)[0] for name, array in arrays.items())
-
-
 _LARGEST = {CODE: CODE_BYTES_MAX, EVENTS: EVENTS_BYTES_MAX, VIEW: VIEW_BYTES_MAX}
 
 
@@ -203,7 +209,7 @@ def _bytes_max(name: str) -> int:
     return _LARGEST.get(name, FRAME_BYTES_MAX)
 
 
-def _describe(name: str, array: Array) -> tuple[ArrayInfo, bytes]:
+def _pack(name: str, array: Array) -> tuple[ArrayInfo, bytes]:
     dtype = array.dtype.newbyteorder("<").str
     if dtype not in _dtypes(name) or array.ndim > DIMENSIONS_MAX or array.nbytes > _bytes_max(name):
         raise ProtocolError(f"array {name}: {array.dtype} {array.shape} cannot be sent")

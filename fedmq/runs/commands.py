@@ -20,9 +20,9 @@ from fedmq.runs import control_commands
 from fedmq.runtime.run_folder import RUNS, folder_of
 
 if TYPE_CHECKING:
+    from fedmq.runs.records import Close
     from fedmq.runs.report import EarlierReport, Report
     from fedmq.runs.status import RunSummary
-    from fedmq.runs.store import Close
 
 ROUNDS_SHOWN = 10
 

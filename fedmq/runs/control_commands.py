@@ -116,7 +116,7 @@ def checkpoint(run: str, broker: str | None, keys: Path | None) -> None:
 
     \b
     Examples:
-      fedmq runs checkpoint xor-20260101-120000-ab12
+      fedmq.algorithms.checkpoint xor-20260101-120000-ab12
     """
     _ask("checkpoint", run, broker, keys, f"{run} keeps its state at the next close of a round")
 

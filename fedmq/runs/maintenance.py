@@ -15,9 +15,10 @@ from fedmq.algorithms.registry import find_algorithm
 from fedmq.errors import BadConfiguration, StoreError
 from fedmq.models.trained_model import TrainedModel
 from fedmq.protocol.run_config import RunConfig
+from fedmq.runs.records import Checkpoint, Close, StoredResult
 from fedmq.runs.replay import replay
 from fedmq.runs.report import read_report
-from fedmq.runs.store import Close, Store, StoredResult
+from fedmq.runs.store import Store
 from fedmq.runs.store_errors import StoreDamaged
 from fedmq.runtime.run_folder import HISTORY, MODEL, REPORT, STORE
 
@@ -128,13 +129,13 @@ def _copy(damaged: Store, whole: Store, last: int | None) -> int:
     first = kept = 0
     for close, results in _whole_rounds(damaged, last):
         for result in results:
-            whole.keep_result(result)
-        whole.keep_close(close)
+            whole.save(result)
+        whole.save(close)
         first, kept = first or close.round, close.round
     begins = first <= 1
     for checkpoint in _whole_checkpoints(damaged, kept + 1):
-        whole.keep_checkpoint(*checkpoint)
-        begins = begins or checkpoint[0] >= first
+        whole.save(checkpoint)
+        begins = begins or checkpoint.round >= first
     if not begins:  # earlier rounds were dropped, and no checkpoint that stands for them is whole
         whole.abandon()
         return 0
@@ -150,7 +151,7 @@ def _whole_rounds(damaged: Store, last: int | None) -> Iterator[tuple[Close, lis
             yield close, list(damaged.results(close.round))
 
 
-def _whole_checkpoints(damaged: Store, at_most: int) -> Iterator[tuple[int, bytes]]:
+def _whole_checkpoints(damaged: Store, at_most: int) -> Iterator[Checkpoint]:
     """The newest first."""
     while at_most > 0:
         try:
@@ -161,4 +162,4 @@ def _whole_checkpoints(damaged: Store, at_most: int) -> Iterator[tuple[int, byte
         if checkpoint is None:
             return
         yield checkpoint
-        at_most = checkpoint[0] - 1
+        at_most = checkpoint.round - 1

@@ -13,7 +13,8 @@ from fedmq.algorithms.checkpoint import load
 from fedmq.errors import Rejected, StoreError
 from fedmq.protocol.codec import decode
 from fedmq.protocol.messages import Result
-from fedmq.runs.store import Close, Store, StoredResult
+from fedmq.runs.records import Close, StoredResult
+from fedmq.runs.store import Store
 from fedmq.runs.updates import as_update
 from fedmq.tasks.task import Task
 
@@ -45,7 +46,7 @@ def replay(store: Store, task: Task, strategy: Strategy[Any], seed: int, *, from
     replayed = Replayed(strategy.init(task, seed))
     checkpoint = store.checkpoint(first) if from_start else store.checkpoint()
     if checkpoint is not None:
-        replayed.round, replayed.state = checkpoint[0], load(checkpoint[1], type(replayed.state))
+        replayed.round, replayed.state = checkpoint.round, load(checkpoint.state, type(replayed.state))
     for close in closes:
         replayed.closes.append(close)
         if close.round < replayed.round:

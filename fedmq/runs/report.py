@@ -19,7 +19,7 @@ from fedmq.errors import BadConfiguration, one_line
 from fedmq.models.trained_model import TrainedModel
 from fedmq.observe import events
 from fedmq.protocol.run_config import RunConfig
-from fedmq.runs.store import Close
+from fedmq.runs.records import Close
 from fedmq.runtime.atomic_files import write_whole
 from fedmq.runtime.run_folder import HISTORY, MODEL, REPORT, writing
 

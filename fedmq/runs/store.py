@@ -20,16 +20,15 @@ from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar, assert_never
 
 import msgspec
 
 from fedmq.errors import BadConfiguration, StoreError
-from fedmq.observe.events import Best, Why
-from fedmq.protocol.codec import Frames
 from fedmq.protocol.run_config import Limits, RunConfig
 from fedmq.runs.blobs import Blobs
 from fedmq.runs.commit_marker import CommitMarker, Reached
+from fedmq.runs.records import Checkpoint, Close, DropOldRounds, Record, StoredResult
 from fedmq.runs.store_errors import Errors, StoreDamaged
 from fedmq.runtime.lock import FolderLock
 
@@ -52,28 +51,6 @@ CREATE TABLE closes (
 );
 CREATE TABLE checkpoints (round INTEGER PRIMARY KEY, state BLOB NOT NULL, digest BLOB NOT NULL);
 """
-
-
-class Close(msgspec.Struct, frozen=True):
-    """A closed round."""
-
-    round: int
-    why: Why
-    members: tuple[str, ...]
-    results: int
-    round_s: float
-    closed: float  # seconds since 1970
-    best: Best | None
-    model_digest: bytes  # of what the round published, see `wire.base_of`: its late results are checked against it
-
-
-class StoredResult(NamedTuple):
-    """An accepted result; `frames` as they came."""
-
-    round: int
-    trainer: str
-    counted_in: int
-    frames: Frames
 
 
 class _Run(NamedTuple):
@@ -198,22 +175,26 @@ class Store:
 
     # --- what is kept -------------------------------------------------------------------------------------------
 
-    def keep_result(self, result: StoredResult) -> None:
-        """Save an accepted result; on disk after the next `commit`."""
-        frames = list(result.frames) if self._blobs is None else self._blobs.keep(result.frames)
-        blob = msgspec.msgpack.encode(frames)
-        self._write("INSERT INTO results VALUES (?, ?, ?, ?, ?)", *result[:3], blob, _digest(*result[:3], blob))
-
-    def keep_close(self, close: Close) -> None:
-        """Save that a round is closed; on disk after the next `commit`."""
-        blob = msgspec.msgpack.encode(close)
-        (before,) = self._row("SELECT digest FROM closes WHERE round = ?", close.round - 1) or (b"",)
-        digest = self._chain(before, close.round, blob)
-        self._write("INSERT INTO closes VALUES (?, ?, ?, ?)", close.round, blob, before, digest)
-
-    def keep_checkpoint(self, round: int, state: bytes) -> None:
-        """Save the strategy's state at the beginning of `round`; on disk after the next `commit`."""
-        self._write("INSERT OR REPLACE INTO checkpoints VALUES (?, ?, ?)", round, state, _digest(round, state))
+    def save(self, record: Record) -> None:
+        """Save a record; on disk after the next `commit`."""
+        match record:
+            case StoredResult(round, trainer, counted_in, frames):
+                kept = list(frames) if self._blobs is None else self._blobs.keep(frames)
+                blob = msgspec.msgpack.encode(kept)
+                digest = _digest(round, trainer, counted_in, blob)
+                self._write("INSERT INTO results VALUES (?, ?, ?, ?, ?)", round, trainer, counted_in, blob, digest)
+            case Close():
+                blob = msgspec.msgpack.encode(record)
+                (before,) = self._row("SELECT digest FROM closes WHERE round = ?", record.round - 1) or (b"",)
+                digest = self._chain(before, record.round, blob)
+                self._write("INSERT INTO closes VALUES (?, ?, ?, ?)", record.round, blob, before, digest)
+            case Checkpoint(round, state):
+                digest = _digest(round, state)
+                self._write("INSERT OR REPLACE INTO checkpoints VALUES (?, ?, ?)", round, state, digest)
+            case DropOldRounds(keep):
+                self.keep_last(keep)
+            case _:
+                assert_never(record)
 
     def commit(self) -> None:
         """Return when everything that was kept is on disk."""
@@ -253,14 +234,14 @@ class Store:
             frames = [frame if isinstance(frame, bytes) else self._blob(frame, what) for frame in kept]
             yield StoredResult(number, trainer, counted, frames)
 
-    def checkpoint(self, at_most: int = 2**62) -> tuple[int, bytes] | None:
-        """The newest checkpoint, of a round `at_most` this: the round, and the strategy's state at its beginning."""
+    def checkpoint(self, at_most: int = 2**62) -> Checkpoint | None:
+        """Return the newest checkpoint of a round up to `at_most`."""
         query = "SELECT round, state, digest FROM checkpoints WHERE round <= ? ORDER BY round DESC LIMIT 1"
         row = self._row(query, at_most)
         if row is None:
             return None
         self._check(row[2] == _digest(row[0], row[1]), f"the checkpoint of round {row[0]}")
-        return row[0], row[1]
+        return Checkpoint(row[0], row[1])
 
     def keys_since(self, round: int) -> set[tuple[int, str]]:
         """The (round, trainer) of every result of `round` and later ones."""
@@ -277,7 +258,7 @@ class Store:
         checkpoint = self.checkpoint(at_most=last + 1 - rounds)
         if checkpoint is None:
             return 0
-        first = checkpoint[0]
+        first = checkpoint.round
         (count,) = next(self._read("SELECT count(*) FROM closes WHERE round < ?", first))
         self._write("DELETE FROM results WHERE counted_in < ?", first)
         self._write("DELETE FROM closes WHERE round < ?", first)

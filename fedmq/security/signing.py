@@ -27,16 +27,14 @@ class Signing(Protocol):
         """Return the signature frame for this header."""
         ...
 
-    def check(self, packet: Packet, now: float) -> None:
+    def check(self, packet: Packet, now: float) -> str:
         """Verify that the message is from the only sender that may send it.
+
+        Returns the fingerprint of the key that signed it, or "" if no key did.
 
         Raises:
             Rejected: `signature` or `sender`.
         """
-        ...
-
-    def fingerprint(self, name: str) -> str:
-        """Return the fingerprint of a trainer's key; "" where it is unknown."""
         ...
 
 
@@ -47,11 +45,8 @@ class NoSigning:
         """Return an empty frame."""
         return b""
 
-    def check(self, packet: Packet, now: float) -> None:
+    def check(self, packet: Packet, now: float) -> str:
         """Accept the message."""
-
-    def fingerprint(self, name: str) -> str:
-        """Return ""."""
         return ""
 
 
@@ -63,14 +58,11 @@ class _KeySigning:
     def sign(self, header: bytes) -> bytes:
         return self._credentials.identity.sign(self._purpose + header)
 
-    def fingerprint(self, name: str) -> str:
-        """Return "": only the aggregator has the keys of other trainers."""
-        return ""
-
-    def _check_signature(self, packet: Packet, public: PublicIdentity) -> None:
+    def _check_signature(self, packet: Packet, public: PublicIdentity) -> str:
         if not public.verifies(packet.frames[2], self._purpose + packet.frames[1]):
             kind = type(packet.message).__name__
             raise Rejected("signature", f"expected a {kind} signed by the {public.role} with key {public.fingerprint}")
+        return public.fingerprint
 
 
 class TrainerSigning(_KeySigning):
@@ -82,8 +74,8 @@ class TrainerSigning(_KeySigning):
         signed = aggregator.verifies(packet.frames[2], self._purpose + packet.frames[1])
         return aggregator.fingerprint if signed else None
 
-    def check(self, packet: Packet, now: float) -> None:
-        self._check_signature(packet, self._credentials.federation.aggregator)
+    def check(self, packet: Packet, now: float) -> str:
+        return self._check_signature(packet, self._credentials.federation.aggregator)
 
 
 class AggregatorSigning(_KeySigning):
@@ -97,23 +89,18 @@ class AggregatorSigning(_KeySigning):
         super().__init__(credentials)
         self._members = members
 
-    def fingerprint(self, name: str) -> str:
-        member = self._members.of_name(name)
-        return "" if member is None else member.fingerprint
-
-    def check(self, packet: Packet, now: float) -> None:
+    def check(self, packet: Packet, now: float) -> str:
         self._members.refresh(now)
         message = packet.message
         if isinstance(message, Presence):
             if packet.topic != topics.presence_of(message.trainer):
                 raise Rejected("sender", f"expected the presence of {message.trainer}, got topic {packet.topic}")
-            return
+            return ""
         if not isinstance(message, FromTrainer):
-            self._check_signature(packet, self._credentials.federation.aggregator)
-            return
+            return self._check_signature(packet, self._credentials.federation.aggregator)
         member = self._members.of_name(message.trainer)
         if member is None or member.role != "trainer":
             raise Rejected("sender", f"expected a trainer that is a member, got {message.trainer}; see fedmq keys ls")
         if packet.topic.rpartition("/")[2] != message.trainer:
             raise Rejected("sender", f"expected a message from {message.trainer}, got topic {packet.topic}")
-        self._check_signature(packet, member)
+        return self._check_signature(packet, member)

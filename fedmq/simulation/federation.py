@@ -5,7 +5,7 @@ The same classes that run as processes; for examples, notebooks and tests. Knows
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fedmq.aggregator.service import Aggregator
@@ -88,12 +88,12 @@ class Federation:
         store, clock = self.store, self.simulation.clock
         store.abandon()  # what an earlier life had not committed
 
-        def watch(event: events.AnyEvent) -> None:
-            if store is self.store:  # else this life has been cut off from the run, and knows no better
-                self.events.append(event)
-                self.finished = self.finished or isinstance(event, events.RunFinished)
+        def watch(_at: float, happened: Sequence[events.AnyEvent]) -> None:
+            if store is self.store:  # else this life has been replaced
+                self.events += happened
+                self.finished = self.finished or any(isinstance(event, events.RunFinished) for event in happened)
 
-        self.aggregator = Aggregator(link, store, self.strategy, clock=clock, watch=watch, view=self._view)
+        self.aggregator = Aggregator(link, store, self.strategy, clock=clock, watch=watch, run_state=self._view)
         return self.aggregator
 
     def _trainer(self, name: str, rows: Rows) -> Callable[[Link], Trainer]:

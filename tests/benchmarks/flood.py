@@ -22,7 +22,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
@@ -179,9 +179,9 @@ def play(place: Place, aggregator: Credentials, seconds: float, name: str) -> li
     store.begin(run_config(name, algorithm=Idle.name, rounds_max=10**6, min_trainers=len(TRAINERS), quorum=1.0))
     published: list[float] = []
 
-    def watch(event: events.AnyEvent) -> None:
-        if isinstance(event, events.RoundPublished):
-            published.append(time.perf_counter())
+    def watch(_at: float, happened: Sequence[events.AnyEvent]) -> None:
+        opened = sum(isinstance(event, events.RoundPublished) for event in happened)
+        published.extend([time.perf_counter()] * opened)
 
     link = AggregatorSockets(place.address, name, aggregator)
     signing = AggregatorSigning(aggregator, Members(place.folder))

@@ -19,7 +19,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from itertools import count, pairwise
 from multiprocessing.process import BaseProcess
@@ -131,9 +131,10 @@ def federation(address: str, trainers: int, folder: Path | None, watched: Collec
         store.begin(run_config(run, algorithm=Idle.name, **limits))
         published: list[tuple[float, float]] = []
 
-        def watch(event: events.AnyEvent) -> None:
-            if isinstance(event, events.RoundPublished):
-                published.append((time.perf_counter(), cpu_s(watched) if event.round == WARM_UP + 1 else 0.0))
+        def watch(_at: float, happened: Sequence[events.AnyEvent]) -> None:
+            for event in happened:
+                if isinstance(event, events.RoundPublished):
+                    published.append((time.perf_counter(), cpu_s(watched) if event.round == WARM_UP + 1 else 0.0))
 
         link = AggregatorSockets(address, run)
         service = Aggregator(link, store, Idle(), clock=clock, watch=watch)

@@ -16,6 +16,7 @@ from fedmq.algorithms.registry import find_algorithm
 from fedmq.errors import FedmqError, StoreError
 from fedmq.protocol.run_config import Limits
 from fedmq.runs import store as store_module
+from fedmq.runs.records import Checkpoint
 from fedmq.runs.replay import replay
 from fedmq.runs.store import Store
 from fedmq.simulation import Federation
@@ -41,7 +42,7 @@ def _image() -> bytes:
     state = strategy.init(federation.task, federation.seed)
     for _ in range(2):
         state = strategy.close(state, ())
-    store.keep_checkpoint(3, dump(state))
+    store.save(Checkpoint(3, dump(state)))
     store.commit()
     image: bytes = store._connection.serialize()
     store.close()

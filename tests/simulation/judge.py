@@ -32,8 +32,9 @@ from fedmq.observe import events
 from fedmq.protocol.codec import Array, Frames, Packet
 from fedmq.protocol.messages import Accepted, Beacon, Message, Round, Welcome
 from fedmq.protocol.run_config import Limits
+from fedmq.runs.records import Record
 from fedmq.runs.replay import replay
-from fedmq.runs.store import Close, Store, StoredResult
+from fedmq.runs.store import Store
 from fedmq.simulation import AGGREGATOR, Federation
 from fedmq.tasks.task import Rows, Task
 from fedmq.tasks.task_file import find_task
@@ -60,13 +61,9 @@ class FragileStore(Store):
     fragile: Any = None  # the simulation, once there is one
     lender: FragileStore | None = None  # that made the connection; None: this one
 
-    def keep_result(self, result: StoredResult) -> None:
+    def save(self, record: Record) -> None:
         self._operation()
-        super().keep_result(result)
-
-    def keep_close(self, close: Close) -> None:
-        self._operation()
-        super().keep_close(close)
+        super().save(record)
 
     def commit(self) -> None:
         if self._connection.in_transaction:

@@ -55,7 +55,8 @@ STORY: list[events.AnyEvent] = [
 def run_metrics(story: list[events.AnyEvent] = STORY) -> Metrics:
     """Of an aggregator that has had the events of a story."""
     metrics, view, clock, tally = Metrics(), RunState(), VirtualClock(), Tally()
-    service = MagicMock(bytes_up=1000, bytes_down=2000)
+    service = MagicMock()
+    service.rounds.bytes_received, service.rounds.bytes_sent = 1000, 2000
     service.rounds.round, service.rounds.rejections = 4, {"values": 13, "model-digest": 14}
     service.connection.contacts, service.connection.is_up = 12, True
     fedmq.aggregator.metrics.measure(service, view, tally, clock)(metrics)

@@ -8,19 +8,21 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from fedmq.aggregator.machine import BrokerUp, Effects, Event, Heard, KeepClose, KeepResult, Phase
+from fedmq.aggregator.machine import BrokerUp, Input, Output, Phase, Received
 from fedmq.aggregator.roster import Roster
 from fedmq.aggregator.rounds import Rounds
 from fedmq.algorithms.averaging.query import GradientLearner, Train
 from fedmq.algorithms.base import Evaluation, Plan, Update
 from fedmq.errors import Rejected
-from fedmq.protocol.codec import decode, describe, digest_of, encode
+from fedmq.protocol.codec import decode, digest_of, encode, pack
 from fedmq.protocol.messages import Hello, Message, Presence, Result, Round
+from fedmq.runs.records import Close, StoredResult
 from fedmq.tasks.task_file import find_task
 from fedmq.testing import run_config
 
 TASK = find_task("linear")  # its target is a summed loss of at most 0.2501
 FORGET_S = 30.0
+WALL = 1e9  # seconds since 1970 when the clock begins
 Kind = TypeVar("Kind")
 
 
@@ -99,30 +101,30 @@ class Scene:
             model_digests=self.model_digests,
         )
 
-    def take(self, event: Event, at: float | None = None) -> Effects:
+    def take(self, incoming: Input, at: float | None = None) -> Output:
         self.now = self.now if at is None else at
-        effects = self.rounds.step(event, self.now)
-        for one in effects.sends:
-            if isinstance(one.message, Round):
-                self.model_digests[one.message.round] = digest_of(describe(one.arrays or {}))
-        return effects
+        self.rounds.step(incoming, self.now, WALL + self.now)
+        output = self.rounds.take_output()
+        for _, message in sent(output, Round):
+            self.model_digests[message.round] = digest_of(message.arrays)
+        return output
 
     def model_digest(self, round: int) -> bytes:
         """What names the model that a round published, or will."""
         guess = np.array([self.rounds._state.value])
-        return self.model_digests.get(round) or digest_of(describe({"model": guess}))
+        return self.model_digests.get(round) or digest_of(pack({"model": guess}).infos)
 
-    def hear(self, message: Message, *numbers: float, at: float | None = None) -> Effects:
+    def hear(self, message: Message, *numbers: float, at: float | None = None) -> Output:
         arrays = {"model": np.array(numbers)} if numbers else None
-        return self.take(Heard(decode(encode("up/run/", message, arrays))), at)
+        return self.take(Received(decode(encode("up/run/", message, arrays))), at)
 
-    def hello(self, name: str, *, round: int = 0, at: float | None = None) -> Effects:
+    def hello(self, name: str, *, round: int = 0, at: float | None = None) -> Output:
         message = Hello(run="run", term=2, trainer=name, num_examples=2, round=round, version="test")
         return self.hear(message, at=at)
 
     def result(
         self, name: str, round: int, number: float = 1.0, *, attempt: int = 1, at: float | None = None
-    ) -> Effects:
+    ) -> Output:
         return self.hear(self.result_of(name, round, attempt=attempt), number, at=at)
 
     def result_of(self, name: str, round: int, **others: Any) -> Result:
@@ -132,7 +134,7 @@ class Scene:
             **{**fields, "train_s": 0.1, "model_digest": self.model_digest(round), "fraction_bits": 16, **others}
         )
 
-    def present(self, name: str, present: bool, at: float | None = None) -> Effects:
+    def present(self, name: str, present: bool, at: float | None = None) -> Output:
         return self.hear(Presence(trainer=name, present=present), at=at)
 
 
@@ -147,17 +149,18 @@ def opened(*names: str, **chosen: Any) -> Scene:
     return scene
 
 
-def sent(effects: Effects, kind: type[Kind]) -> list[tuple[str, Kind]]:
-    return [(one.topic, one.message) for one in effects.sends if isinstance(one.message, kind)]
+def sent(output: Output, kind: type[Kind]) -> list[tuple[str, Kind]]:
+    packets = [decode(frames) for frames in output.sends]
+    return [(packet.topic, packet.message) for packet in packets if isinstance(packet.message, kind)]
 
 
-def told(effects: Effects, kind: type[Kind]) -> list[Kind]:
-    return [event for event in effects.events if isinstance(event, kind)]
+def told(output: Output, kind: type[Kind]) -> list[Kind]:
+    return [event for event in output.events if isinstance(event, kind)]
 
 
-def kept(effects: Effects) -> list[tuple[int, str, int]]:
-    return [(save.round, save.trainer, save.counted_in) for save in effects.saves if isinstance(save, KeepResult)]
+def kept(output: Output) -> list[tuple[int, str, int]]:
+    return [record[:3] for record in output.records if isinstance(record, StoredResult)]
 
 
-def closes(effects: Effects) -> list[KeepClose]:
-    return [save for save in effects.saves if isinstance(save, KeepClose)]
+def closes(output: Output) -> list[Close]:
+    return [record for record in output.records if isinstance(record, Close)]

@@ -8,7 +8,8 @@ import pytest
 
 from fedmq.errors import StoreError
 from fedmq.observe.events import Best
-from fedmq.runs.store import Close, Store, StoredResult
+from fedmq.runs.records import Checkpoint, Close, StoredResult
+from fedmq.runs.store import Store
 from fedmq.tasks.task_file import find_task
 from fedmq.testing import run_config
 
@@ -28,10 +29,10 @@ def a_close(round: int, best: Best | None = BEST) -> Close:
 def filled(store: Store, rounds: int = 3) -> Store:
     """The store with so many closed rounds of two results each, and a checkpoint at each."""
     for number in range(1, rounds + 1):
-        store.keep_result(a_result(number, "alice"))
-        store.keep_result(a_result(number, "bob"))
-        store.keep_close(a_close(number))
-        store.keep_checkpoint(number + 1, b"state %d" % number)
+        store.save(a_result(number, "alice"))
+        store.save(a_result(number, "bob"))
+        store.save(a_close(number))
+        store.save(Checkpoint(number + 1, b"state %d" % number))
     store.commit()
     return store
 

@@ -12,7 +12,7 @@ from strategy_rounds import strategy_of
 
 from fedmq.algorithms.averaging.query import GradientLearner, Train
 from fedmq.algorithms.base import encode_query
-from fedmq.protocol.codec import decode, describe, digest_of, encode
+from fedmq.protocol.codec import decode, digest_of, encode, pack
 from fedmq.protocol.messages import Accepted, Refused, Result, Round
 from fedmq.protocol.run_config import Limits
 from fedmq.simulation import AGGREGATOR, Federation
@@ -21,15 +21,15 @@ from fedmq.tasks.task_file import find_task, task_rows
 OTHER = bytes([255] * 32)
 
 
-def reasons(effects: Any) -> list[str]:
-    return [message.reason for _, message in sent(effects, Refused)]
+def reasons(output: Any) -> list[str]:
+    return [message.reason for _, message in sent(output, Refused)]
 
 
 def test_a_base_is_of_the_arrays_in_their_order_and_nothing_else() -> None:
     one, two = {"a": np.arange(3), "b": np.zeros(2)}, {"b": np.zeros(2), "a": np.arange(3)}
-    model_digests = {digest_of(describe(arrays)) for arrays in (one, two, {"a": np.arange(3)}, {})}
+    model_digests = {digest_of(pack(arrays).infos) for arrays in (one, two, {"a": np.arange(3)}, {})}
     assert len(model_digests) == 4
-    assert digest_of(describe({"x": np.arange(3)})) == digest_of(describe({"a": np.arange(3)})), (
+    assert digest_of(pack({"x": np.arange(3)}).infos) == digest_of(pack({"a": np.arange(3)}).infos), (
         "names are the header's"
     )
 
@@ -40,13 +40,13 @@ def test_both_sides_name_the_same_base() -> None:
     message = Round(
         run="r", term=1, round=1, seed=0, deadline_s=1.0, task=find_task("linear"), query=encode_query(work)
     )
-    assert digest_of(decode(encode("t", message, arrays)).message.arrays) == digest_of(describe(arrays))
+    assert digest_of(decode(encode("t", message, arrays)).message.arrays) == digest_of(pack(arrays).infos)
 
 
 def test_a_result_on_another_model_is_refused_counted_and_may_come_again_on_the_right_one() -> None:
     scene = opened("bob", "alice")
-    effects = scene.hear(scene.result_of("bob", 1, model_digest=OTHER), 1.0)
-    assert (effects.saves, reasons(effects)) == ([], ["model-digest"])
+    output = scene.hear(scene.result_of("bob", 1, model_digest=OTHER), 1.0)
+    assert (output.records, reasons(output)) == ([], ["model-digest"])
     assert scene.rounds.rejections == {"model-digest": 1}
     assert kept(scene.result("bob", 1)) == [(1, "bob", 1)]
 

@@ -12,7 +12,8 @@ from store_scene import CONFIG, a_close, one_line, reopened
 
 from fedmq.errors import StoreError
 from fedmq.runs.blobs import BLOB_BYTES, Blobs
-from fedmq.runs.store import Store, StoredResult
+from fedmq.runs.records import Checkpoint, StoredResult
+from fedmq.runs.store import Store
 
 LARGE = b"large" * BLOB_BYTES
 
@@ -119,7 +120,7 @@ def a_large_result(round: int, fill: bytes = b"a") -> StoredResult:
 
 
 def test_a_frame_over_the_limit_is_a_file_and_comes_back_as_it_was(store: Store, path: Path) -> None:
-    store.keep_result(a_large_result(1))
+    store.save(a_large_result(1))
     store.commit()
     again = reopened(store)
     assert list(again.results(1)) == [a_large_result(1)]
@@ -129,7 +130,7 @@ def test_a_frame_over_the_limit_is_a_file_and_comes_back_as_it_was(store: Store,
 
 @pytest.mark.parametrize("content", [None, b"cut"], ids=["missing", "another"])
 def test_a_large_frame_that_is_not_there_as_it_was_is_noticed(store: Store, path: Path, content: bytes | None) -> None:
-    store.keep_result(a_large_result(1))
+    store.save(a_large_result(1))
     store.commit()
     (blob,) = (path.parent / "blobs").iterdir()
     blob.unlink()
@@ -142,16 +143,16 @@ def test_a_large_frame_that_is_not_there_as_it_was_is_noticed(store: Store, path
 
 def test_a_store_in_memory_keeps_large_frames_as_well() -> None:
     store = Store(":memory:")
-    store.keep_result(a_large_result(1))
+    store.save(a_large_result(1))
     assert list(store.results(1)) == [a_large_result(1)]
     store.close()
 
 
 def test_what_is_forgotten_gives_its_room_back(store: Store, path: Path) -> None:
     for number in (1, 2):
-        store.keep_result(a_large_result(number, fill=b"%d" % number))
-        store.keep_close(a_close(number))
-    store.keep_checkpoint(2, b"state")
+        store.save(a_large_result(number, fill=b"%d" % number))
+        store.save(a_close(number))
+    store.save(Checkpoint(2, b"state"))
     store.commit()
     before = list((path.parent / "blobs").iterdir())
     assert store.keep_last(1) == 1

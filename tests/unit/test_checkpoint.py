@@ -19,6 +19,7 @@ from fedmq.algorithms.evolution.archive import Archive
 from fedmq.algorithms.evolution.strategy import EvolutionState
 from fedmq.algorithms.registry import find_algorithm
 from fedmq.errors import StoreError
+from fedmq.runs.records import Checkpoint
 from fedmq.runs.store import Store
 from fedmq.runtime.rng import derive_rng
 from fedmq.tasks.task import Task
@@ -164,9 +165,9 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 def test_the_newest_checkpoint_that_is_not_too_new_is_given(store: Store) -> None:
     assert store.checkpoint() is None
-    store.keep_checkpoint(3, b"old")
-    store.keep_checkpoint(3, b"three")
-    store.keep_checkpoint(9, b"nine")
+    store.save(Checkpoint(3, b"old"))
+    store.save(Checkpoint(3, b"three"))
+    store.save(Checkpoint(9, b"nine"))
     store.commit()
     kept = reopened(store)
     assert [kept.checkpoint(), kept.checkpoint(8), kept.checkpoint(3)] == [(9, b"nine"), (3, b"three"), (3, b"three")]
@@ -182,16 +183,16 @@ def test_only_what_a_checkpoint_stands_for_is_forgotten(store: Store, rounds: in
     assert [len(list(kept.results(number))) for number in range(1, 7)] == [0] * dropped + [2] * (6 - dropped)
     assert kept.checkpoint(dropped + 1) == (None if dropped == 0 else (dropped + 1, b"state %d" % dropped))
     assert kept.verify() == []
-    kept.keep_result(a_result(7, "bob"))
-    kept.keep_close(a_close(7))
+    kept.save(a_result(7, "bob"))
+    kept.save(a_close(7))
     kept.commit()
     assert kept.verify() == []
     kept.close()
 
 
 def test_without_a_checkpoint_nothing_is_forgotten(store: Store) -> None:
-    store.keep_result(a_result(1, "bob"))
-    store.keep_close(a_close(1))
+    store.save(a_result(1, "bob"))
+    store.save(a_close(1))
     store.commit()
     assert store.keep_last(1) == 0
     assert list(store.closes()) == [a_close(1)]

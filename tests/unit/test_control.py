@@ -9,13 +9,13 @@ import pytest
 from msgspec import structs
 from rounds_scene import Scene, closes, opened, sent, told
 
-from fedmq.aggregator.machine import BrokerDown, BrokerUp, Effects, Phase, Tick
+from fedmq.aggregator.machine import BrokerDown, BrokerUp, Output, Phase, Received, Tick
 from fedmq.algorithms.base import encode_query
 from fedmq.algorithms.evolution.query import Evolve
 from fedmq.algorithms.registry import find_algorithm
 from fedmq.errors import BadConfiguration, Unreachable
 from fedmq.observe import events
-from fedmq.protocol.codec import Frames, decode, encode
+from fedmq.protocol.codec import Frames, Packet, decode, encode
 from fedmq.protocol.messages import (
     Action,
     Beacon,
@@ -27,6 +27,7 @@ from fedmq.protocol.messages import (
 )
 from fedmq.protocol.run_config import Limits
 from fedmq.runs.control_client import AGAIN_S, ANSWER_S, Operator
+from fedmq.runs.records import Checkpoint, Close, StoredResult
 from fedmq.simulation import Federation
 from fedmq.tasks.task_file import find_task, task_rows
 from fedmq.testing import VirtualClock
@@ -194,23 +195,23 @@ def control(
     run: str = "run",
     trainer: str | None = None,
     term: int = 2,
-) -> Effects:
+) -> Output:
     return scene.hear(Control(run=run, term=term, action=action, trainer=trainer, request_id=WORD), at=at)
 
 
-def paused(effects: Effects) -> list[bool]:
-    return [message.paused for _, message in sent(effects, Beacon)]
+def paused(output: Output) -> list[bool]:
+    return [message.paused for _, message in sent(output, Beacon)]
 
 
 def test_a_paused_run_says_so_at_once_closes_its_round_and_opens_no_other() -> None:
     scene = opened("bob", "alice")
-    effects = control(scene, "pause", at=0.1)
-    assert told(effects, events.RunPaused) == [events.RunPaused()]
-    assert paused(effects) == [True]
+    output = control(scene, "pause", at=0.1)
+    assert told(output, events.RunPaused) == [events.RunPaused()]
+    assert paused(output) == [True]
     scene.result("bob", 1)
-    effects = scene.result("alice", 1)
-    assert [close.round for close in closes(effects)] == [1]
-    assert sent(effects, Round) == []
+    output = scene.result("alice", 1)
+    assert [close.round for close in closes(output)] == [1]
+    assert sent(output, Round) == []
     assert sent(scene.hello("carol"), Round) == []
     assert sent(scene.take(Tick(), at=3600.0), Round) == []
     assert scene.rounds.phase is Phase.WAITING
@@ -221,9 +222,9 @@ def test_a_run_that_is_resumed_goes_on_at_once() -> None:
     control(scene, "pause")
     scene.result("bob", 1)
     scene.result("alice", 1)
-    effects = control(scene, "resume", at=60.0)
-    assert told(effects, events.RunResumed) == [events.RunResumed()]
-    assert [message.round for _, message in sent(effects, Round)] == [2]
+    output = control(scene, "resume", at=60.0)
+    assert told(output, events.RunResumed) == [events.RunResumed()]
+    assert [message.round for _, message in sent(output, Round)] == [2]
     assert paused(control(scene, "resume", at=61.0)) == [False]
 
 
@@ -233,14 +234,14 @@ def test_who_asks_twice_gets_an_answer_twice_and_the_run_only_tells_it_once(acti
     if action == "resume":
         control(scene, "pause")
     first, second = control(scene, action, at=0.1), control(scene, action, at=0.2)
-    assert [len(effects.events) for effects in (first, second)] == [1, 0]
+    assert [len(output.events) for output in (first, second)] == [1, 0]
     assert paused(first) == paused(second) == [action == "pause"]
 
 
 def test_results_of_a_paused_run_are_saved_and_acknowledged() -> None:
     scene = opened("bob", "alice")
     control(scene, "pause")
-    assert len(scene.result("bob", 1, at=0.1).saves) == 1
+    assert len(scene.result("bob", 1, at=0.1).records) == 1
     (beacon,) = [message for _, message in sent(scene.take(Tick(), at=0.5), Beacon)]
     assert (beacon.acknowledged, beacon.paused) == (bytes([0b01]), True)
 
@@ -249,9 +250,9 @@ def test_a_new_broker_does_not_end_a_pause() -> None:
     scene = opened("bob", "alice")
     control(scene, "pause")
     scene.take(BrokerDown(), at=1.0)
-    effects = scene.take(BrokerUp(), at=2.0)
-    assert paused(effects) == [True]
-    assert [message.round for _, message in sent(effects, Round)] == [1], "which is still open"
+    output = scene.take(BrokerUp(), at=2.0)
+    assert paused(output) == [True]
+    assert [message.round for _, message in sent(output, Round)] == [1], "which is still open"
 
 
 def test_a_run_that_is_stopped_is_over_with_what_it_has() -> None:
@@ -259,11 +260,11 @@ def test_a_run_that_is_stopped_is_over_with_what_it_has() -> None:
     scene.result("bob", 1, 3.0)
     scene.result("alice", 1, 5.0)
     scene.result("bob", 2, 4.0)
-    effects = control(scene, "stop")
+    output = control(scene, "stop")
     assert scene.rounds.phase is Phase.FINISHED
-    assert told(effects, events.RunFinished) == [events.RunFinished(solved=False, rounds=1, value=8.0, why="stopped")]
-    assert [topic for topic, _ in sent(effects, Finished)] == ["round/run"]
-    assert closes(effects) == [], "the open round had not all its answers"
+    assert told(output, events.RunFinished) == [events.RunFinished(solved=False, rounds=1, value=8.0, why="stopped")]
+    assert [topic for topic, _ in sent(output, Finished)] == ["round/run"]
+    assert closes(output) == [], "the open round had not all its answers"
 
 
 def test_a_paused_run_and_one_that_waits_for_trainers_can_be_stopped_too() -> None:
@@ -271,16 +272,16 @@ def test_a_paused_run_and_one_that_waits_for_trainers_can_be_stopped_too() -> No
     waiting.take(BrokerUp())
     control(halted, "pause")
     for scene in (waiting, halted):
-        effects = control(scene, "stop")
-        assert [message.rounds for _, message in sent(effects, Finished)] == [0]
+        output = control(scene, "stop")
+        assert [message.rounds for _, message in sent(output, Finished)] == [0]
 
 
 @pytest.mark.parametrize("other", [{"run": "other"}, {"term": 1}, {"term": 3}])
 def test_a_word_to_another_run_or_to_another_life_of_this_one_changes_nothing(other: Any) -> None:
     scene = opened("bob", "alice")
     for action in ACTIONS:
-        effects = control(scene, action, **other)
-        assert (effects.saves, effects.sends, effects.events) == ([], [], [])
+        output = control(scene, action, **other)
+        assert (output.records, output.sends, output.events) == ([], [], [])
     assert scene.rounds.rejections == {}
 
 
@@ -288,17 +289,17 @@ def test_a_word_to_another_run_or_to_another_life_of_this_one_changes_nothing(ot
 def test_a_run_that_is_over_stays_so(action: Action) -> None:
     scene = opened("bob", rounds_max=1)
     scene.result("bob", 1, 5.0)
-    effects = control(scene, action)
-    assert (effects.saves, effects.events) == ([], [])
-    assert sent(effects, Refused) == []
+    output = control(scene, action)
+    assert (output.records, output.events) == ([], [])
+    assert sent(output, Refused) == []
     assert scene.rounds.phase is Phase.FINISHED
 
 
 # Who is kept out
 
 
-def refusals(effects: Effects) -> list[tuple[str, str]]:
-    return [(message.trainer, message.reason) for _, message in sent(effects, Refused)]
+def refusals(output: Output) -> list[tuple[str, str]]:
+    return [(message.trainer, message.reason) for _, message in sent(output, Refused)]
 
 
 @pytest.mark.parametrize("action", ["checkpoint", "drain", "ban", "readmit"])
@@ -317,8 +318,8 @@ def test_a_beacon_that_repeats_the_word_shows_that_it_was_heeded(action: Action)
 
 def test_who_is_drained_may_answer_the_open_round_and_is_invited_to_no_other() -> None:
     scene = opened("bob", "alice", min_trainers=1)
-    effects = control(scene, "drain", trainer="bob")
-    assert told(effects, events.TrainerBarred) == [events.TrainerBarred(trainer="bob", how="drained")]
+    output = control(scene, "drain", trainer="bob")
+    assert told(output, events.TrainerBarred) == [events.TrainerBarred(trainer="bob", how="drained")]
     assert told(control(scene, "drain", trainer="bob"), events.TrainerBarred) == [], "told once"
     scene.result("alice", 1, 3.0)
     (close,) = closes(scene.result("bob", 1, 5.0))
@@ -340,9 +341,9 @@ def test_who_is_drained_between_two_rounds_is_not_invited_to_the_next() -> None:
 def test_who_is_banned_is_refused_from_now_on_and_not_waited_for() -> None:
     scene = opened("bob", "alice", quorum=1.0)
     scene.result("alice", 1, 3.0)
-    effects = control(scene, "ban", trainer="bob")
-    assert told(effects, events.TrainerBarred) == [events.TrainerBarred(trainer="bob", how="banned")]
-    (close,) = closes(effects)
+    output = control(scene, "ban", trainer="bob")
+    assert told(output, events.TrainerBarred) == [events.TrainerBarred(trainer="bob", how="banned")]
+    (close,) = closes(output)
     assert (close.results, close.members) == (1, ("alice",))
     assert refusals(scene.result("bob", 1, 5.0)) == [("bob", "barred")]
     assert refusals(scene.result("bob", 2, 5.0)) == [("bob", "barred")]
@@ -361,11 +362,11 @@ def test_a_run_waits_for_trainers_that_may_take_part() -> None:
     scene = opened("bob", "alice")
     control(scene, "drain", trainer="bob")
     scene.result("bob", 1)
-    effects = scene.result("alice", 1)
-    assert told(effects, events.Waiting) == [events.Waiting(present=1, needed=2)]
-    effects = control(scene, "readmit", trainer="bob")
-    assert told(effects, events.TrainerReadmitted) == [events.TrainerReadmitted(trainer="bob")]
-    assert [message.round for _, message in sent(effects, Round)] == [2]
+    output = scene.result("alice", 1)
+    assert told(output, events.Waiting) == [events.Waiting(present=1, needed=2)]
+    output = control(scene, "readmit", trainer="bob")
+    assert told(output, events.TrainerReadmitted) == [events.TrainerReadmitted(trainer="bob")]
+    assert [message.round for _, message in sent(output, Round)] == [2]
     scene.result("alice", 2)
     (close,) = closes(scene.result("bob", 2))
     assert close.members == ("alice", "bob")
@@ -384,7 +385,18 @@ def test_who_is_drained_can_be_banned_and_both_are_undone_at_once() -> None:
 def test_a_checkpoint_is_kept_at_the_next_close_and_at_no_other() -> None:
     scene = opened("bob", min_trainers=1)
     control(scene, "checkpoint")
-    assert [close.checkpoint for number in (1, 2) for close in closes(scene.result("bob", number))] == [True, False]
+    outputs = [scene.result("bob", number) for number in (1, 2)]
+    kept = [[type(record) for record in output.records] for output in outputs]
+    assert kept == [[StoredResult, Close, Checkpoint], [StoredResult, Close]]
+
+
+def test_unknown_action_is_no_readmission() -> None:
+    scene = opened("bob", "alice")
+    control(scene, "ban", trainer="bob")
+    unknown = Control(run="run", term=2, action="rollback", trainer="bob")  # type: ignore[arg-type]
+    with pytest.raises(AssertionError, match="rollback"):
+        scene.take(Received(Packet("up/run", unknown, {}, [])))
+    assert scene.roster.is_barred("bob", 1)
 
 
 def test_a_checkpoint_that_was_asked_for_is_in_the_store() -> None:

@@ -6,17 +6,17 @@ import pytest
 from rounds_scene import Scene, closes, opened, sent, told
 
 from fedmq.aggregator.deadline import DEADLINE_FIRST_S, DEADLINE_MAX_S, DEADLINE_MIN_S, DEADLINE_TIMES
-from fedmq.aggregator.machine import BrokerUp, Effects, Tick
+from fedmq.aggregator.machine import BrokerUp, Output, Tick
 from fedmq.aggregator.outbox import SPREAD_MAX_S, SPREAD_S
 from fedmq.observe import events
 from fedmq.protocol.messages import Beacon, Round
 
 
-def deadlines(effects: Effects) -> list[float]:
-    return [message.deadline_s for _, message in sent(effects, Round)]
+def deadlines(output: Output) -> list[float]:
+    return [message.deadline_s for _, message in sent(output, Round)]
 
 
-def answer(scene: Scene, name: str, round: int, at: float | None = None) -> Effects:
+def answer(scene: Scene, name: str, round: int, at: float | None = None) -> Output:
     """A result that does not end the run: in each round everybody is for another number."""
     return scene.result(name, round, 10.0 * round, at=at)
 

@@ -43,9 +43,9 @@ def lines_of(path: Path) -> list[dict[str, Any]]:
 
 
 def test_each_event_is_one_line_of_json_with_its_time_and_kind(tmp_path: Path) -> None:
-    log = EventLog(tmp_path / EVENTS, iter(range(100)).__next__, RunState())
-    for event in EXAMPLES:
-        log(event)
+    log = EventLog(tmp_path / EVENTS, RunState())
+    for at, event in enumerate(EXAMPLES):
+        log(at, event)
     log.close()
     lines = lines_of(tmp_path / EVENTS)
     assert [line["at"] for line in lines] == list(range(len(EXAMPLES)))
@@ -69,46 +69,41 @@ def test_each_event_is_one_line_of_json_with_its_time_and_kind(tmp_path: Path) -
 
 def test_a_run_that_goes_on_appends_to_its_events(tmp_path: Path) -> None:
     for _ in range(2):
-        log = EventLog(tmp_path / EVENTS, lambda: 0.0, RunState())
-        log(EXAMPLES[0])
+        log = EventLog(tmp_path / EVENTS, RunState())
+        log(0.0, EXAMPLES[0])
         log.close()
     assert len(lines_of(tmp_path / EVENTS)) == 2
 
 
 def test_what_people_wait_for_is_in_the_file_before_the_log_is_closed(tmp_path: Path) -> None:
-    log = EventLog(tmp_path / EVENTS, lambda: 0.0, RunState())
-    log(EXAMPLES[4])
-    log(EXAMPLES[7])
+    log = EventLog(tmp_path / EVENTS, RunState())
+    log(0.0, EXAMPLES[4])
+    log(0.0, EXAMPLES[7])
     assert [line["event"] for line in lines_of(tmp_path / EVENTS)] == ["result-accepted", "round-closed"]
-    log(EXAMPLES[3])
+    log(0.0, EXAMPLES[3])
     assert lines_of(tmp_path / EVENTS)[-1]["event"] == "round-published", "it shows how the run stands now"
     log.close()
 
 
 def test_events_that_cannot_be_written_end_in_one_line_that_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / EVENTS).symlink_to("/dev/full")
-    log = EventLog(tmp_path / EVENTS, lambda: 0.0, RunState())
+    log = EventLog(tmp_path / EVENTS, RunState())
     with pytest.raises(
         StoreError, match=r"^[^\n]*events.jsonl: cannot be written \(No space left[^\n]*make room[^\n]*$"
     ):
-        log(EXAMPLES[0])
+        log(0.0, EXAMPLES[0])
     with pytest.raises(StoreError):
         log.close()
 
 
-def written(path: Path, *told: events.AnyEvent, bytes_max: int = 1 << 20) -> RunState:
+def written(path: Path, *told: events.AnyEvent, bytes_max: int = 1 << 20, step: int = 1) -> RunState:
     """What a log, opened on what is there, has taken in when it is closed."""
-    view, clock = read_run_state(path), iter(range(1, 1_000_000))
-    now = 0.0
-
-    def wall() -> float:
-        return now
-
-    log = EventLog(path, wall, view, bytes_max=bytes_max)
-    for event in told:
-        now = float(next(clock))
-        view.apply(now, event)
-        log(event)
+    view = read_run_state(path)
+    log = EventLog(path, view, bytes_max=bytes_max)
+    for at in range(0, len(told), step):
+        for event in told[at : at + step]:
+            view.apply(float(at), event)
+        log(float(at), *told[at : at + step])
     log.close()
     return view
 
@@ -131,13 +126,14 @@ def test_a_file_that_is_not_there_or_holds_other_lines_is_read_as_far_as_it_goes
 
 def test_half_a_line_of_a_life_that_was_killed_costs_nothing_that_follows(tmp_path: Path) -> None:
     (tmp_path / EVENTS).write_bytes(START_LINE + b'\n{"at": 2.0, "event": "wai')
-    log = EventLog(tmp_path / EVENTS, lambda: 3.0, RunState())
-    log(events.RunPaused())
+    log = EventLog(tmp_path / EVENTS, RunState())
+    log(0.0, events.RunPaused())
     log.close()
     assert read_run_state(tmp_path / EVENTS).paused
 
 
-def test_a_file_that_grows_too_long_begins_anew_and_nothing_of_the_picture_is_lost(tmp_path: Path) -> None:
+@pytest.mark.parametrize("step", [1, 7])
+def test_a_file_that_grows_too_long_begins_anew_and_nothing_of_the_picture_is_lost(tmp_path: Path, step: int) -> None:
     rounds = [
         event
         for number in range(1, 200)
@@ -147,8 +143,8 @@ def test_a_file_that_grows_too_long_begins_anew_and_nothing_of_the_picture_is_lo
             events.RoundClosed(round=number, why="complete", results=1, round_s=0.5, present=1, best=BEST),
         )
     ]
-    whole = written(tmp_path / "whole.jsonl", EXAMPLES[0], *rounds)
-    view = written(tmp_path / EVENTS, EXAMPLES[0], *rounds, bytes_max=40_000)
+    whole = written(tmp_path / "whole.jsonl", EXAMPLES[0], *rounds, step=step)
+    view = written(tmp_path / EVENTS, EXAMPLES[0], *rounds, bytes_max=40_000, step=step)
     assert (tmp_path / EVENTS).read_bytes().startswith(b'{"event":"summary"')
     assert (tmp_path / EVENTS).stat().st_size < (tmp_path / "whole.jsonl").stat().st_size
     assert view == whole

@@ -5,8 +5,9 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 import pytest
+from publisher_scene import Publisher
 
-from fedmq.aggregator.event_publisher import AT_ONCE_MAX, EVENTS_EVERY_S, SNAPSHOT_EVERY_S, Bulletin
+from fedmq.aggregator.event_publisher import EVENTS_EVERY_S, EVENTS_MAX, SNAPSHOT_EVERY_S
 from fedmq.algorithms.registry import find_algorithm
 from fedmq.broker.routing import Allow, Publish, Routing
 from fedmq.dashboard.live_runs import RUNS_MAX, LiveRuns
@@ -106,52 +107,52 @@ def test_whatever_is_lost_doubled_or_killed_the_picture_is_right_in_the_end(seed
 
 
 def test_however_much_happens_so_many_messages_a_second_are_sent() -> None:
-    bulletin, sent = Bulletin(RunState()), 0
-    bulletin.take(0.0, STARTED)
+    publisher, sent = Publisher(), 0
+    publisher.report(0.0, STARTED)
     for step in range(10_000):
         now = step / 1000
-        bulletin.take(now, events.RoundPublished(round=step + 1, invited=2))
-        sent += len(bulletin.due(now))
+        publisher.report(now, events.RoundPublished(round=step + 1, invited=2))
+        sent += len(publisher.due(now))
     assert sent <= 10 / EVENTS_EVERY_S + 10 / SNAPSHOT_EVERY_S + 2
 
 
 def test_a_large_picture_is_sent_less_often() -> None:
-    bulletin = Bulletin(RunState(bests=[BestRecord(number, bytes(1024)) for number in range(1024)]))
-    bulletin.take(0.0, STARTED)
-    bulletin.due(0.0)
-    bulletin.take(0.0, events.RunPaused())
-    kinds = {now: [type(one.message) for one in bulletin.due(now)] for now in (3.9, 4.5)}
+    publisher = Publisher(RunState(bests=[BestRecord(number, bytes(1024)) for number in range(1024)]))
+    publisher.report(0.0, STARTED)
+    publisher.due(0.0)
+    publisher.report(0.0, events.RunPaused())
+    kinds = {now: publisher.kinds(now) for now in (3.9, 4.5)}
     assert kinds == {3.9: [Events], 4.5: [Snapshot]}
 
 
 def test_the_last_time_all_there_is_is_sent() -> None:
-    bulletin = Bulletin(RunState())
-    bulletin.take(0.0, STARTED)
-    bulletin.due(0.0)
-    bulletin.take(0.0, events.RunFinished(solved=True, rounds=1, value=1.0))
-    assert bulletin.due(0.01) == []
-    assert bulletin.wake_at == EVENTS_EVERY_S
-    assert [type(one.message) for one in bulletin.due(0.01, last=True)] == [Events, Snapshot]
-    assert bulletin.wake_at is None
+    publisher = Publisher()
+    publisher.report(0.0, STARTED)
+    publisher.due(0.0)
+    publisher.report(0.0, events.RunFinished(solved=True, rounds=1, value=1.0))
+    assert publisher.due(0.01) == []
+    assert publisher.wake_at == EVENTS_EVERY_S
+    assert publisher.kinds(0.01, last=True) == [Events, Snapshot]
+    assert publisher.wake_at is None
 
 
 def test_a_broker_that_is_new_is_given_the_whole_picture() -> None:
-    bulletin = Bulletin(RunState())
-    bulletin.take(0.0, STARTED)
-    bulletin.due(0.0)
-    assert bulletin.due(100.0) == []
-    bulletin.on_broker()
-    assert [type(one.message) for one in bulletin.due(100.0)] == [Snapshot]
+    publisher = Publisher()
+    publisher.report(0.0, STARTED)
+    publisher.due(0.0)
+    assert publisher.due(100.0) == []
+    publisher.on_broker()
+    assert publisher.kinds(100.0) == [Snapshot]
 
 
 def test_many_events_at_once_go_in_several_messages_that_follow_each_other() -> None:
-    bulletin, live_runs = Bulletin(RunState()), LiveRuns(FakeLink(), clock=VirtualClock())
-    bulletin.take(0.0, STARTED)
-    deliver(live_runs, bulletin, 0.0)
-    for number in range(3 * AT_ONCE_MAX):
-        bulletin.take(1.0, events.RoundPublished(round=number + 1, invited=2))
-    assert len(deliver(live_runs, bulletin, 0.2)) == 3
-    assert live_runs.runs["one"].run_state == bulletin.view
+    publisher, live_runs = Publisher(), LiveRuns(FakeLink(), clock=VirtualClock())
+    publisher.report(0.0, STARTED)
+    deliver(live_runs, publisher, 0.0)
+    for number in range(3 * EVENTS_MAX):
+        publisher.report(1.0, events.RoundPublished(round=number + 1, invited=2))
+    assert len(deliver(live_runs, publisher, 0.2)) == 3
+    assert live_runs.runs["one"].run_state == publisher.run_state
 
 
 # --- what comes ----------------------------------------------------------------------------------------------------
@@ -171,9 +172,9 @@ class FakeLink:
         return False
 
 
-def deliver(live_runs: LiveRuns, bulletin: Bulletin, now: float) -> list[object]:
-    sends = bulletin.due(now)
-    take(live_runs, *(Delivered(encode(*one)) for one in sends))
+def deliver(live_runs: LiveRuns, publisher: Publisher, now: float) -> list[object]:
+    sends = publisher.due(now)
+    take(live_runs, *(Delivered(frames) for frames in sends))
     return list(sends)
 
 

@@ -36,11 +36,11 @@ def write_run(folder: Path, *, rounds: int = 5, model: Model = XOR, seed: int = 
     """The folder of a run of three trainers, of whom one is late and one is missing now and then."""
     folder.mkdir()
     view, at = RunState(), [1000.0]
-    log = EventLog(folder / EVENTS, lambda: at[0], view)
+    log = EventLog(folder / EVENTS, view)
 
     def tell(event: events.AnyEvent) -> None:
         at[0] += 0.01
-        log(event)
+        log(at[0], event)
 
     tell(
         run_started(

@@ -17,8 +17,9 @@ from fedmq.observe import events
 from fedmq.protocol.codec import Frames, Packet, decode, encode
 from fedmq.protocol.messages import Accepted
 from fedmq.protocol.run_config import Limits
+from fedmq.runs.records import Close, StoredResult
 from fedmq.runs.replay import Replayed, replay
-from fedmq.runs.store import Close, Store, StoredResult
+from fedmq.runs.store import Store
 from fedmq.simulation import Federation
 from fedmq.tasks.task_file import find_task, task_rows
 from fedmq.testing import Faults, run_config
@@ -59,9 +60,9 @@ def copied(federation: Federation, change: Any = None, *, without_round: int = 0
     store.begin(config)
     for close in federation.store.closes():
         for result in federation.store.results(close.round):
-            store.keep_result(result if change is None else change(result))
+            store.save(result if change is None else change(result))
         if close.round != without_round:
-            store.keep_close(close)
+            store.save(close)
     store.commit()
     return store
 
@@ -230,7 +231,7 @@ def test_who_has_said_goodbye_does_not_count_in_the_next_life_either() -> None:
 def test_what_a_round_took_that_was_cut_short_says_nothing_of_what_is_usual(why: events.Why, deadline_s: float) -> None:
     store = Store(":memory:")
     store.begin(run_config("run", find_task("linear"), "fedsgd", seed=0, started=0.0))
-    store.keep_close(Close(1, why, (), 0, 5.0, 1.0, None, bytes(32)))
+    store.save(Close(1, why, (), 0, 5.0, 1.0, None, bytes(32)))
     store.commit()
     federation = endless(store)
     federation.start()

@@ -16,8 +16,8 @@ from fedmq.algorithms.base import Evaluation
 from fedmq.errors import BadConfiguration, StoreError
 from fedmq.models.trained_model import TrainedModel
 from fedmq.observe import events
+from fedmq.runs.records import Close
 from fedmq.runs.report import Report, TrainerReport, make_report, read_report, write_report
-from fedmq.runs.store import Close
 from fedmq.runtime.run_folder import HISTORY, MODEL, REPORT
 from fedmq.tasks.task_file import find_task
 from fedmq.testing import run_config

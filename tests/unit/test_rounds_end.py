@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from rounds_scene import FORGET_S, Guess, MeanOfNumbers, Scene, closes, kept, opened, sent, told
 
-from fedmq.aggregator.machine import BrokerDown, BrokerUp, Effects, Phase, Tick
+from fedmq.aggregator.machine import BrokerDown, BrokerUp, Output, Phase, Tick
 from fedmq.algorithms.base import Update
 from fedmq.observe import events
 from fedmq.protocol.messages import Accepted, Beacon, Finished, Goodbye, Refused, Round, Welcome
 
 
-def beacons(effects: Effects) -> list[tuple[int, bytes]]:
-    return [(message.round, message.acknowledged) for _, message in sent(effects, Beacon)]
+def beacons(output: Output) -> list[tuple[int, bytes]]:
+    return [(message.round, message.acknowledged) for _, message in sent(output, Beacon)]
 
 
 def finished(scene: Scene) -> bool:
@@ -34,13 +34,13 @@ def learnt(number: float, *members: str) -> Guess:
 def test_the_run_ends_when_the_target_is_reached_on_everybodys_rows() -> None:
     scene = opened("bob", "alice")
     scene.result("bob", 1, 0.0)
-    effects = scene.result("alice", 1, 0.2)
+    output = scene.result("alice", 1, 0.2)
     assert finished(scene)
     assert scene.rounds.solved
-    assert len(closes(effects)) == 1
-    assert told(effects, events.RunFinished) == [events.RunFinished(solved=True, rounds=1, value=0.2, why="solved")]
-    assert sent(effects, Finished) == [("round/run", Finished(run="run", term=2, rounds=1, solved=True))]
-    assert sent(effects, Round) == []
+    assert len(closes(output)) == 1
+    assert told(output, events.RunFinished) == [events.RunFinished(solved=True, rounds=1, value=0.2, why="solved")]
+    assert sent(output, Finished) == [("round/run", Finished(run="run", term=2, rounds=1, solved=True))]
+    assert sent(output, Round) == []
 
 
 def test_the_target_does_not_end_the_run_while_a_members_rows_have_not_been_looked_at() -> None:
@@ -91,8 +91,8 @@ def test_what_a_trainer_that_has_left_sends_again_is_taken_and_nobody_waits_for_
 
 def test_a_goodbye_to_an_earlier_life_is_refused() -> None:
     scene = opened("alice", "bob")
-    effects = scene.hear(Goodbye(run="run", term=1, trainer="alice"))
-    assert told(effects, events.TrainerLeft) == []
+    output = scene.hear(Goodbye(run="run", term=1, trainer="alice"))
+    assert told(output, events.TrainerLeft) == []
     assert (scene.rounds.rejections, scene.roster.present) == ({"term": 1}, ["alice", "bob"])
 
 
@@ -133,18 +133,18 @@ def test_the_target_does_not_end_the_run_with_fewer_members_than_it_is_for() -> 
 def test_the_run_ends_when_its_rounds_are_used_up() -> None:
     scene = opened("bob", rounds_max=2)
     scene.result("bob", 1, 5.0)
-    effects = scene.result("bob", 2, 9.0)
-    assert told(effects, events.RunFinished) == [events.RunFinished(solved=False, rounds=2, value=4.0, why="rounds")]
-    assert sent(effects, Finished) == [("round/run", Finished(run="run", term=2, rounds=2, solved=False))]
+    output = scene.result("bob", 2, 9.0)
+    assert told(output, events.RunFinished) == [events.RunFinished(solved=False, rounds=2, value=4.0, why="rounds")]
+    assert sent(output, Finished) == [("round/run", Finished(run="run", term=2, rounds=2, solved=False))]
 
 
 def test_after_the_end_everybody_who_asks_is_told_so() -> None:
     scene = opened("bob", rounds_max=1)
     scene.result("bob", 1, 5.0)
     over = Finished(run="run", term=2, rounds=1, solved=False)
-    effects = scene.hello("carol")
-    assert sent(effects, Finished) == [("to/carol/", over)]
-    assert (sent(effects, Welcome), sent(effects, Round)) == ([], [])
+    output = scene.hello("carol")
+    assert sent(output, Finished) == [("to/carol/", over)]
+    assert (sent(output, Welcome), sent(output, Round)) == ([], [])
     assert len(sent(scene.result("bob", 1), Accepted)) == 1, "an acknowledgement may have been lost"
     assert [message.reason for _, message in sent(scene.result("carol", 1), Refused)] == ["round"]
     assert sent(scene.take(BrokerUp()), Finished) == [("round/run", over)]
@@ -186,8 +186,8 @@ def test_between_two_rounds_the_beacon_speaks_of_the_one_that_was_closed() -> No
 
 def test_somebody_unknown_who_appears_gets_a_beacon_in_its_inbox_so_that_it_says_hello() -> None:
     scene = opened("bob")
-    effects = scene.present("carol", present=True)
-    assert [topic for topic, _ in sent(effects, Beacon)] == ["to/carol/"]
+    output = scene.present("carol", present=True)
+    assert [topic for topic, _ in sent(output, Beacon)] == ["to/carol/"]
     assert "carol" not in scene.roster
 
 
@@ -198,9 +198,9 @@ def test_a_new_broker_gets_the_open_round_and_a_beacon_at_once() -> None:
     scene = opened("bob", "alice")
     assert beacons(scene.take(BrokerDown(), at=1.0)) == []
     assert scene.rounds.wake_at is None
-    effects = scene.take(BrokerUp(), at=2.0)
-    assert [(topic, message.round) for topic, message in sent(effects, Round)] == [("round/run", 1)]
-    assert beacons(effects) == [(1, b"\0")]
+    output = scene.take(BrokerUp(), at=2.0)
+    assert [(topic, message.round) for topic, message in sent(output, Round)] == [("round/run", 1)]
+    assert beacons(output) == [(1, b"\0")]
 
 
 def test_after_a_broker_came_back_nobody_counts_as_gone_before_the_grace_is_over() -> None:
@@ -210,9 +210,9 @@ def test_after_a_broker_came_back_nobody_counts_as_gone_before_the_grace_is_over
     scene.take(BrokerUp(), at=2.0)
     scene.present("bob", present=True, at=2.1)
     assert closes(scene.take(Tick(), at=4.9)) == []
-    effects = scene.take(Tick(), at=5.0)
-    assert told(effects, events.TrainerLeft) == [events.TrainerLeft(trainer="alice", goodbye=False)]
-    assert [close.why for close in closes(effects)] == ["complete"]
+    output = scene.take(Tick(), at=5.0)
+    assert told(output, events.TrainerLeft) == [events.TrainerLeft(trainer="alice", goodbye=False)]
+    assert [close.why for close in closes(output)] == ["complete"]
 
 
 def test_whom_a_new_broker_shows_before_publications_reach_it_is_here() -> None:
@@ -236,10 +236,10 @@ def test_while_no_broker_is_there_nobody_counts_as_gone_either() -> None:
     scene.result("bob", 1)
     scene.take(BrokerUp(), at=1.0)
     scene.take(BrokerDown(), at=2.0)
-    effects = scene.take(Tick(), at=50.0)
-    assert (effects.saves, effects.events) == ([], [])
+    output = scene.take(Tick(), at=50.0)
+    assert (output.records, output.events) == ([], [])
     scene.take(BrokerUp(), at=51.0)
-    assert scene.take(Tick(), at=53.9).saves == []
+    assert scene.take(Tick(), at=53.9).records == []
     assert len(closes(scene.take(Tick(), at=54.0))) == 1
 
 
@@ -265,7 +265,7 @@ def test_a_later_life_opens_the_same_round_and_knows_what_was_accepted() -> None
     scene.hello("bob")
     assert [message.round for _, message in sent(scene.hello("alice"), Round)] == [3]
     again = scene.result("bob", 3)
-    assert (again.saves, len(sent(again, Accepted))) == ([], 1)
+    assert (again.records, len(sent(again, Accepted))) == ([], 1)
     assert beacons(scene.take(Tick(), at=0.25)) == [(3, bytes([0b10]))]
     (close,) = closes(scene.result("alice", 3))
     assert (close.round, close.why, close.results) == (3, "complete", 2)
@@ -289,8 +289,8 @@ def test_a_later_life_of_a_run_that_was_over_says_so_and_of_another_goes_on(
 ) -> None:
     scene = Scene(round=2, state=state, members=members, away=("alice", "bob"))
     assert finished(scene) is solved
-    effects = scene.take(BrokerUp())
-    assert [event.solved for event in told(effects, events.RunFinished)] == [True] * solved
+    output = scene.take(BrokerUp())
+    assert [event.solved for event in told(output, events.RunFinished)] == [True] * solved
 
 
 def test_a_later_life_of_a_run_whose_rounds_were_used_up_is_over() -> None:

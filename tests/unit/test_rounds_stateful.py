@@ -16,19 +16,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from rounds_scene import Scene
 
-from fedmq.aggregator.machine import (
-    BrokerDown,
-    BrokerUp,
-    Effects,
-    Event,
-    Heard,
-    KeepClose,
-    KeepResult,
-    Malformed,
-    Phase,
-    Tick,
-)
-from fedmq.aggregator.run_events import REJECTIONS_TOLD_MAX
+from fedmq.aggregator.event_publisher import REJECTION_EVENTS_MAX
+from fedmq.aggregator.machine import BrokerDown, BrokerUp, Input, Malformed, Output, Phase, Received, Tick
 from fedmq.errors import Rejected
 from fedmq.observe import events
 from fedmq.protocol.codec import decode, encode
@@ -44,6 +33,7 @@ from fedmq.protocol.messages import (
     Refused,
     Round,
 )
+from fedmq.runs.records import Close, Record, StoredResult
 
 NAMES = st.sampled_from(["alice", "bob", "carol", "dave", "erin"])
 ROUNDS_MAX = 6
@@ -67,7 +57,7 @@ class RoundsMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.saved: dict[tuple[int, str], int] = {}  # (round, trainer): counted in
-        self.closed: list[KeepClose] = []
+        self.closed: list[Close] = []
         self.told: list[events.AnyEvent] = []  # in this life
         self.numbers: dict[str, float] = {}
         self.highest, self.term = 1, 1
@@ -145,7 +135,7 @@ class RoundsMachine(RuleBasedStateMachine):
         self.take(Tick())
 
     @rule(event=st.sampled_from([BrokerUp(), BrokerUp(), BrokerDown()]))
-    def broker(self, event: Event) -> None:
+    def broker(self, event: Input) -> None:
         self.take(event)
 
     @rule(action=st.sampled_from(["pause", "resume", "resume", "stop"]), seldom=st.integers(0, 4))
@@ -180,24 +170,24 @@ class RoundsMachine(RuleBasedStateMachine):
 
     def hear(self, message: Message, **numbers: float) -> None:
         arrays = {name: np.array([number]) for name, number in numbers.items()}
-        self.take(Heard(decode(encode("up/run/", message, arrays))))
+        self.take(Received(decode(encode("up/run/", message, arrays))))
 
-    def take(self, event: Event) -> None:
+    def take(self, event: Input) -> None:
         was_finished = self.rounds.phase is Phase.FINISHED
-        effects = self.scene.take(event)
-        assert not (was_finished and effects.saves), "nothing is saved after the end"
-        self.check_rounds(effects)
-        for outgoing in effects.sends:
-            self.check_sent(outgoing.message)
-        self.told += effects.events
+        output = self.scene.take(event)
+        assert not (was_finished and output.records), "nothing is saved after the end"
+        self.check_rounds(output)
+        for frames in output.sends:
+            self.check_sent(decode(frames).message)
+        self.told += output.events
         assert not was_finished or self.rounds.phase is Phase.FINISHED, "the end is the end"
         assert self.rounds.round >= self.highest, "the round never falls"
         self.highest = self.rounds.round
 
-    def check_rounds(self, effects: Effects) -> None:
+    def check_rounds(self, output: Output) -> None:
         """What was saved, opened and closed in a step, in its order: it may open a round that is answered already."""
-        saves = iter(effects.saves)
-        for event in effects.events:
+        saves = iter(output.records)
+        for event in output.events:
             if isinstance(event, events.ResultAccepted):
                 self.check_result(next(saves))
             elif isinstance(event, events.RoundPublished):
@@ -212,16 +202,16 @@ class RoundsMachine(RuleBasedStateMachine):
             self.opened.names = set(self.rounds._invited)
             assert self.opened.round == self.rounds.round
 
-    def check_result(self, save: KeepResult | KeepClose) -> None:
-        assert isinstance(save, KeepResult)
+    def check_result(self, save: Record) -> None:
+        assert isinstance(save, StoredResult)
         key = (save.round, save.trainer)
         assert key not in self.saved, "each result is saved once"
         assert save.counted_in == len(self.closed) + 1, "it counts in the round that is open"
         assert 0 <= save.counted_in - save.round <= self.chosen["staleness"], "it is not too late"
         self.saved[key] = save.counted_in
 
-    def check_close(self, close: KeepResult | KeepClose) -> None:
-        assert isinstance(close, KeepClose)
+    def check_close(self, close: Record) -> None:
+        assert isinstance(close, Close)
         opened, self.opened = self.opened, None
         assert opened is not None, "what was not opened is not closed"
         assert close.round == opened.round == len(self.closed) + 1, "rounds close one after the other"
@@ -261,7 +251,7 @@ class RoundsMachine(RuleBasedStateMachine):
             return
         recent = self.chosen["staleness"] + 2
         assert len(self.rounds._accepted) <= recent * len(self.scene.roster)
-        assert sum(isinstance(event, events.ResultRejected) for event in self.told) <= REJECTIONS_TOLD_MAX
+        assert sum(isinstance(event, events.ResultRejected) for event in self.told) <= REJECTION_EVENTS_MAX
         assert sum(isinstance(event, events.RunFinished) for event in self.told) <= 1, "the end is told once a life"
 
     @invariant()

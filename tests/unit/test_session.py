@@ -11,7 +11,7 @@ from msgspec import structs
 from fedmq.algorithms.averaging.query import GradientLearner, Train
 from fedmq.algorithms.base import encode_query
 from fedmq.errors import Rejected
-from fedmq.protocol.codec import Packet, decode, describe, digest_of, encode
+from fedmq.protocol.codec import Packet, decode, digest_of, encode, pack
 from fedmq.protocol.messages import (
     Accepted,
     Beacon,
@@ -47,7 +47,7 @@ TASK = find_task("linear")
 ROUND = Round(
     run="run", term=1, round=1, seed=0, deadline_s=10.0, task=TASK, query=encode_query(Train(GradientLearner()))
 )
-MODEL_DIGEST = digest_of(describe({"model": np.zeros(3)}))  # of every round here
+MODEL_DIGEST = digest_of(pack({"model": np.zeros(3)}).infos)  # of every round here
 Kind = TypeVar("Kind")
 
 

@@ -7,7 +7,7 @@ import pytest
 from msgspec import structs
 from test_session import MODEL_DIGEST, ROUND, Scene, sent, started
 
-from fedmq.protocol.codec import describe, digest_of
+from fedmq.protocol.codec import digest_of, pack
 from fedmq.protocol.fixed_point import UNITS_MAX
 from fedmq.protocol.messages import Result
 from fedmq.trainer.machine import WorkDone
@@ -24,7 +24,7 @@ def test_the_same_round_of_a_later_life_on_another_model_is_other_work(at_work: 
     assert (effects.cancel, started(effects), scene.held()) == (at_work, 3, [])
     assert effects.drops == ([] if at_work else [("run", 3)]), "nobody would take it"
     (result,) = sent(scene.worked(3), Result)
-    assert result.model_digest == digest_of(describe({"model": np.ones(3)})) != MODEL_DIGEST
+    assert result.model_digest == digest_of(pack({"model": np.ones(3)}).infos) != MODEL_DIGEST
 
 
 def test_losses_leave_as_integers_in_the_units_that_the_result_declares() -> None:

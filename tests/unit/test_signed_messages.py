@@ -76,7 +76,7 @@ class Scene:
         self.store.begin(run_config("run", TASK, MeanOfNumbers.name, **limits))
         signing = AggregatorSigning(Credentials(parties.federation, parties.aggregator), parties.members)
         self.service = Aggregator(
-            self.link, self.store, MeanOfNumbers(), clock=self.clock, watch=lambda _: None, signing=signing
+            self.link, self.store, MeanOfNumbers(), clock=self.clock, watch=lambda _at, _events: None, signing=signing
         )
         self.genuine: dict[tuple[str, int], list[bytes]] = {}
         self.hellos = []

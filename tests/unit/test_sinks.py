@@ -10,9 +10,9 @@ from typing import Any
 
 import msgspec
 import pytest
+from publisher_scene import Publisher
 from tensorboardX.proto.event_pb2 import Event
 
-from fedmq.aggregator.event_publisher import Bulletin
 from fedmq.dashboard.live_runs import LiveRuns
 from fedmq.dashboard.sinks.runner import BATCH_MAX, REPORT_S, Sink, SinkRunner
 from fedmq.dashboard.sinks.tensorboard import event_files
@@ -20,7 +20,7 @@ from fedmq.deploy.processes import free_port
 from fedmq.errors import Unreachable
 from fedmq.observe import events
 from fedmq.observe.run_state import RoundRecord, RunState
-from fedmq.protocol.codec import Frames, encode
+from fedmq.protocol.codec import Frames
 from fedmq.runs.report import Report
 from fedmq.simulation.clock import VirtualClock
 from fedmq.testing import run_config, run_started
@@ -48,7 +48,7 @@ class Run:
 
     def __init__(self, folder: Path, name: str = "r") -> None:
         self.clock, self.folder, self.name = VirtualClock(), folder, name
-        self._bulletin, self._sent, self._round = Bulletin(RunState()), deque[LinkEvent](), 0
+        self._publisher, self._sent, self._round = Publisher(), deque[LinkEvent](), 0
         self._tell(
             run_started(
                 run=name, term=1, round=1, task="xor", algorithm="evolution", seed=7, metric="accuracy", target=1.0
@@ -75,12 +75,11 @@ class Run:
             path.write_bytes(msgspec.json.encode(REPORT))
 
     def _tell(self, event: events.AnyEvent) -> None:
-        self._bulletin.take(self.clock.wall() + self._round, event)
+        self._publisher.report(self.clock.wall() + self._round, event)
 
     def receive(self) -> Iterator[LinkEvent]:
         """See `Link`: what has been told, and the whole picture for who has just come."""
-        for outgoing in self._bulletin.due(self.clock.now(), last=True):
-            self._sent.append(Delivered(encode(*outgoing)))
+        self._sent += map(Delivered, self._publisher.due(self.clock.now(), last=True))
         while self._sent:
             yield self._sent.popleft()
 
@@ -88,7 +87,7 @@ class Run:
         raise AssertionError("an observer says nothing")
 
     def runner(self, open_sink: Any, only: str | None = None) -> SinkRunner:
-        self._bulletin.on_broker()
+        self._publisher.on_broker()
         return SinkRunner(LiveRuns(self, clock=self.clock), open_sink, self.clock, self.folder / "runs", only)
 
 
@@ -161,7 +160,7 @@ def test_with_one_run_it_is_done_when_that_is_over_and_others_are_left_alone(run
     runner, elsewhere = watched(run, sink, "r"), watched(run, other, "another")
     run.finish()
     for one in (runner, elsewhere):
-        run._bulletin.on_broker()
+        run._publisher.on_broker()
         one.step()
     assert runner.done
     assert sink.ended is not None
@@ -181,7 +180,7 @@ def test_without_one_it_goes_on_and_a_run_is_finished_once(run: Run) -> None:
 
     runner = run.runner(open_sink)
     runner.step()
-    run._bulletin.on_broker()  # the picture comes again
+    run._publisher.on_broker()  # the picture comes again
     runner.step()
     assert not runner.done
     assert len(opened) == 1

@@ -46,9 +46,9 @@ def interrupted(tmp_path: Path) -> Path:
 
 def happened(folder: Path, *told: events.AnyEvent) -> None:
     """One event a second from second 0 on; the log stays open, as that of a living aggregator does."""
-    log = EventLog(folder / EVENTS, iter(range(len(told))).__next__, RunState())
-    for event in told:
-        log(event)
+    log = EventLog(folder / EVENTS, RunState())
+    for at, event in enumerate(told):
+        log(at, event)
     folder.joinpath("read").write_bytes((folder / EVENTS).read_bytes())  # before the log is closed
     log.close()
     (folder / "read").replace(folder / EVENTS)

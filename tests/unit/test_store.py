@@ -61,9 +61,9 @@ def test_a_new_store_holds_no_run(path: Path) -> None:
 def test_what_was_committed_is_there_after_reopening(store: Store) -> None:
     results = [a_result(1, "bob"), a_result(1, "alice"), a_result(1, "carol", counted_in=2), a_result(2, "bob")]
     for result in results:
-        store.keep_result(result)
+        store.save(result)
     for close in (a_close(1, best=None), a_close(2)):
-        store.keep_close(close)
+        store.save(close)
     store.commit()
     again = reopened(store)
     assert again.config == CONFIG
@@ -77,9 +77,9 @@ def test_what_was_committed_is_there_after_reopening(store: Store) -> None:
 
 @pytest.mark.parametrize("end", [Store.abandon, Store.close], ids=["abandoned", "closed"])
 def test_what_was_not_committed_is_not_there(store: Store, end: Callable[[Store], None]) -> None:
-    store.keep_result(a_result(1, "bob"))
+    store.save(a_result(1, "bob"))
     store.commit()
-    store.keep_result(a_result(1, "alice"))
+    store.save(a_result(1, "alice"))
     end(store)
     again = reopened(store)
     assert again.keys_since(0) == {(1, "bob")}
@@ -126,9 +126,9 @@ def test_a_commit_of_nothing_and_an_abandon_of_nothing_do_nothing(store: Store) 
 
 
 def test_a_result_is_kept_once(store: Store) -> None:
-    store.keep_result(a_result(1, "bob"))
+    store.save(a_result(1, "bob"))
     with pytest.raises(StoreError, match="UNIQUE"):
-        store.keep_result(a_result(1, "bob"))
+        store.save(a_result(1, "bob"))
 
 
 def test_a_store_is_that_of_one_run(store: Store) -> None:
@@ -178,8 +178,8 @@ def test_a_store_of_another_schema_is_refused(store: Store, path: Path) -> None:
 
 @pytest.mark.parametrize("junk", [b"\xc1junk", b"\x01", "text", 7], ids=["no msgpack", "no struct", "text", "number"])
 def test_a_damaged_row_is_refused(store: Store, path: Path, junk: object) -> None:
-    store.keep_result(a_result(1, "bob"))
-    store.keep_close(a_close(1))
+    store.save(a_result(1, "bob"))
+    store.save(a_close(1))
     store.commit()
     for statement in (
         "UPDATE run SET config = ?",
@@ -195,8 +195,8 @@ def test_a_damaged_row_is_refused(store: Store, path: Path, junk: object) -> Non
 
 def test_a_damaged_file_is_refused_wherever_it_is_read(store: Store, path: Path) -> None:
     for number in range(1, 40):
-        store.keep_result(a_result(number, "bob", size=1000))
-        store.keep_close(a_close(number))
+        store.save(a_result(number, "bob", size=1000))
+        store.save(a_close(number))
     store.commit()
     store.close()
     content = bytearray(path.read_bytes())
@@ -219,16 +219,16 @@ def test_a_damaged_file_is_refused_wherever_it_is_read(store: Store, path: Path)
 
 
 def test_a_full_disk_is_told_and_nothing_that_was_committed_is_lost(store: Store, path: Path) -> None:
-    store.keep_result(a_result(1, "bob"))
+    store.save(a_result(1, "bob"))
     store.commit()
     (pages,) = store._connection.execute("PRAGMA page_count").fetchone()
     store._connection.execute(f"PRAGMA max_page_count = {pages + 2}")
     with pytest.raises(StoreError) as error:
-        store.keep_result(a_result(1, "alice", size=BIG))
+        store.save(a_result(1, "alice", size=BIG))
     assert "full" in one_line(error, path)
     store.abandon()
     store._connection.execute("PRAGMA max_page_count = 1000000")  # somebody made room
-    store.keep_result(a_result(1, "carol"))
+    store.save(a_result(1, "carol"))
     store.commit()
     again = reopened(store)
     assert again.keys_since(0) == {(1, "bob"), (1, "carol")}
@@ -258,7 +258,7 @@ def test_a_store_in_a_folder_of_somebody_else_is_not_called_damaged(store: Store
 @pytest.mark.parametrize("how", ["removed", "replaced", "with its folder"])
 def test_a_store_that_is_not_there_any_more_says_nothing_is_safe(store: Store, path: Path, how: str) -> None:
     filled(store)
-    store.keep_result(a_result(4, "bob"))
+    store.save(a_result(4, "bob"))
     if how == "with its folder":
         shutil.rmtree(path.parent)
     else:
@@ -308,7 +308,7 @@ def test_a_store_that_was_set_back_to_an_older_copy_is_noticed(store: Store, pat
     store.close()
     older = path.read_bytes()
     again = Store(path)
-    again.keep_result(a_result(2, "bob"))
+    again.save(a_result(2, "bob"))
     again.commit()
     again.close()
     path.write_bytes(older)

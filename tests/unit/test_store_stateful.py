@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 import fedmq.runs.blobs
-from fedmq.runs.store import Close, Store, StoredResult
+from fedmq.runs.records import Checkpoint, Close, StoredResult
+from fedmq.runs.store import Store
 from fedmq.tasks.task_file import find_task
 from fedmq.testing import run_config
 
@@ -66,19 +67,19 @@ class StoreMachine(RuleBasedStateMachine):
         key = (max(1, self.open - late), name)
         if key not in self.now.results:
             result = StoredResult(*key, self.open, [b"up/run/", b"header", b"", name.encode() + bytes(size)])
-            self.store.keep_result(result)
+            self.store.save(result)
             self.now = replace(self.now, results={**self.now.results, key: result})
 
     @rule()
     def keep_close(self) -> None:
         close = Close(self.open, "complete", ("alice", "bob"), 2, 0.25, 1e9 + self.open, None, bytes(32))
-        self.store.keep_close(close)
+        self.store.save(close)
         self.now = replace(self.now, closes={**self.now.closes, self.open: close})
         self.open += 1
 
     @rule(size=st.sampled_from([1, 10_000]))
     def keep_checkpoint(self, size: int) -> None:
-        self.store.keep_checkpoint(self.open, bytes(size))
+        self.store.save(Checkpoint(self.open, bytes(size)))
         self.now = replace(self.now, checkpoints={**self.now.checkpoints, self.open: bytes(size)})
 
     @rule()

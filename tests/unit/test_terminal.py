@@ -232,11 +232,11 @@ def test_a_screen_gives_the_terminal_back_and_leaves_the_last_picture() -> None:
 
 def test_a_folder_is_followed_while_it_is_written_also_when_its_file_begins_anew(tmp_path: Path) -> None:
     view, clock = RunState(), VirtualClock()
-    log = EventLog(tmp_path / EVENTS, lambda: 100.0, view, bytes_max=400)
+    log = EventLog(tmp_path / EVENTS, view, bytes_max=400)
 
     def tell(event: events.AnyEvent) -> None:
         view.apply(100.0, event)
-        log(event)
+        log(100.0, event)
 
     tell(STARTED)
     follower = RunFolderFollower(tmp_path, clock=clock)
@@ -276,8 +276,8 @@ def test_half_a_line_is_no_part_of_a_log_that_began_anew(tmp_path: Path) -> None
 
 
 def test_a_folder_whose_aggregator_lives_is_told_by_its_lock(tmp_path: Path) -> None:
-    log = EventLog(tmp_path / EVENTS, lambda: 1e9, RunState())
-    log(STARTED)
+    log = EventLog(tmp_path / EVENTS, RunState())
+    log(1e9, STARTED)
     log.close()
     clock = VirtualClock()
     follower, lock = RunFolderFollower(tmp_path, clock=clock), FolderLock(tmp_path)

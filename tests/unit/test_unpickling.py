@@ -37,10 +37,11 @@ from fedmq.protocol.messages import ArrayInfo, Round
 from fedmq.runs import store as stores
 from fedmq.runs.blobs import Blobs
 from fedmq.runs.maintenance import recover, replay_run
+from fedmq.runs.records import Checkpoint, StoredResult
 from fedmq.runs.replay import replay
 from fedmq.runs.report import read_report
 from fedmq.runs.status import status_text
-from fedmq.runs.store import Store, StoredResult
+from fedmq.runs.store import Store
 from fedmq.runtime.clock import SystemClock
 from fedmq.runtime.run_folder import EVENTS, REPORT, STORE
 from fedmq.tasks.task import Task
@@ -246,8 +247,8 @@ def test_the_configuration_in_a_store(tmp_path: Path, evil: bytes) -> None:
 
 def test_the_results_checkpoints_and_blobs_of_a_store(tmp_path: Path, evil: bytes) -> None:
     store = Store(begun(tmp_path / "run"))
-    store.keep_result(StoredResult(1, "bob", 1, [evil, evil, evil, evil]))
-    store.keep_checkpoint(1, evil)
+    store.save(StoredResult(1, "bob", 1, [evil, evil, evil, evil]))
+    store.save(Checkpoint(1, evil))
     store.commit()
     store.close()
     store = Store(tmp_path / "run" / STORE)

@@ -19,6 +19,7 @@ from fedmq.errors import BadConfiguration, StoreError
 from fedmq.models.trained_model import TrainedModel
 from fedmq.protocol.run_config import Limits
 from fedmq.runs.maintenance import Again, open_store, recover, replay_run
+from fedmq.runs.records import Checkpoint
 from fedmq.runs.replay import Replayed, replay
 from fedmq.runs.store import Store
 from fedmq.runtime.run_folder import STORE
@@ -46,7 +47,7 @@ def original(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     folder = tmp_path_factory.mktemp(request.param)
     store = Store(folder / STORE)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fedmq.aggregator.service, "CHECKPOINT_ROUNDS", EVERY)
+        patch.setattr(fedmq.aggregator.rounds, "CHECKPOINT_ROUNDS", EVERY)
         trained = federation(request.param, store, ROUNDS)
         model = trained.train()
     assert trained.finished
@@ -100,8 +101,8 @@ def after(original: Path, rounds: int) -> str | None:
     short.begin(config)
     for close in list(store.closes())[:rounds]:
         for result in store.results(close.round):
-            short.keep_result(result)
-        short.keep_close(close)
+            short.save(result)
+        short.save(close)
     evaluation = strategy.evaluation(replay(short, config.task, strategy, config.seed).state)
     store.close()
     if evaluation is None:
@@ -128,7 +129,7 @@ def test_a_replay_of_a_run_without_results_has_no_model(tmp_path: Path) -> None:
 
 def test_a_replay_believes_the_results_and_no_checkpoint(folder: Path) -> None:
     store = Store(folder / STORE)
-    store.keep_checkpoint(ROUNDS + 1, store.checkpoint(EVERY + 1)[1])  # type: ignore[index]
+    store.save(Checkpoint(ROUNDS + 1, store.checkpoint(EVERY + 1)[1]))  # type: ignore[index]
     store.commit()
     store.close()
     assert replay_run(folder).model_sha256 == model_sha256(folder)

@@ -1,0 +1,48 @@
+"""The records of a run, as the aggregator's state machine makes them and as the store keeps them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import msgspec
+
+from fedmq.observe.events import Best, Why
+from fedmq.protocol.codec import Frames
+
+
+class StoredResult(NamedTuple):
+    """An accepted result: the frames that arrived, used at the close of round `counted_in`."""
+
+    round: int
+    trainer: str
+    counted_in: int
+    frames: Frames
+
+
+class Close(msgspec.Struct, frozen=True):
+    """A closed round. With the results before it, all that a replay needs."""
+
+    round: int
+    why: Why
+    members: tuple[str, ...]
+    results: int
+    round_s: float
+    closed: float  # seconds since 1970
+    best: Best | None
+    model_digest: bytes  # `codec.digest_of` the arrays of the round: its late results must name it
+
+
+class Checkpoint(NamedTuple):
+    """The state of the algorithm at the beginning of `round`, as `checkpoint.dump` writes it."""
+
+    round: int
+    state: bytes
+
+
+class DropOldRounds(NamedTuple):
+    """Drop the rounds before the last checkpoint that `keep` closed rounds follow."""
+
+    keep: int
+
+
+Record = StoredResult | Close | Checkpoint | DropOldRounds
