@@ -35,12 +35,10 @@ class TimedProtocol(H11Protocol):
             self._cancel("request")
 
     def on_response_complete(self) -> None:
-        """See uvicorn; the connection may now be reused, or stay idle until it is closed."""
         self._cancel("request")
         super().on_response_complete()
 
     def pause_writing(self) -> None:
-        """See `asyncio.Protocol`; the client does not read."""
         self._abort_after("read", READ_S)
         super().pause_writing()
 

@@ -47,7 +47,6 @@ class WatchedRun:
         self.ahead_s = 0.0  # the wall clock of its aggregator, which dates its events, minus ours
 
     def connected(self, now: float) -> bool:
-        """Return whether its aggregator is connected."""
         return now - self.received_at < CONNECTED_S
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fedmq.cli.options import COUNT, FiniteRange, one_thread_for_arrays, option
+from fedmq.cli.options import COUNT, FILE, FiniteRange, echo_json, one_thread_for_arrays, option, require
 from fedmq.errors import BadConfiguration
 from fedmq.runtime.atomic_files import writing
 from fedmq.runtime.run_folder import FIGURE, folder_of
@@ -20,43 +20,18 @@ if TYPE_CHECKING:
     from fedmq.observe.run_state import RunState
 
 FORMATS = (".png", ".svg", ".pdf")
+FORMATS_TEXT = f"File to write, in the format of its extension: {', '.join(FORMATS)}"
+COORDINATE = FiniteRange(-1e9, 1e9)
 PIPED_COLUMNS = 200
 COLUMN_WIDTH_MIN = 14  # of a run, with the space between columns
 SETTINGS = ("task", "strategy", "robust", "seed", "rounds_max")  # the other rows are outcomes
 
-output_option = option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE",
-    help=f"File to write; its extension chooses the format: {', '.join(FORMATS)}.",
-)
-
 
 @click.command()
 @click.argument("run")
-@option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE",
-    help=f"File to write: .png, .svg or .pdf. [default: {FIGURE} in the run's folder]",
-)
-@option(
-    "--round",
-    "number",
-    type=COUNT,
-    metavar="K",
-    help="Draw the surface of the best model of this round. [default: the last round]",
-)
-@option(
-    "--inputs",
-    nargs=2,
-    type=FiniteRange(-1e9, 1e9),
-    default=(-0.5, 1.5),
-    metavar="LOW HIGH",
-    help="Range of both axes of the surface.",
-)
+@option("-o", "--output", type=FILE, metavar="FILE", help=f"{FORMATS_TEXT}. [default: {FIGURE} in the run's folder]")
+@option("--round", "number", type=COUNT, metavar="K", help="Draw the best model of round K. [default: the last]")
+@option("--inputs", nargs=2, type=COORDINATE, default=(-0.5, 1.5), metavar="LOW HIGH", help="Axes of the surface.")
 def plot(run: str, output: Path | None, number: int | None, inputs: tuple[float, float]) -> None:
     """Draw RUN (a folder, or a name below runs), live or finished, as one figure.
 
@@ -76,18 +51,19 @@ def plot(run: str, output: Path | None, number: int | None, inputs: tuple[float,
         raise BadConfiguration(f"{folder}: expected a closed round with a score, got none yet: draw it later")
     if not inputs[0] < inputs[1]:
         raise BadConfiguration(f"--inputs: expected LOW below HIGH, got {inputs[0]:g} {inputs[1]:g}")
-    figures = _figures()
-    target = _checked(output or folder / FIGURE)
+    target = output or folder / FIGURE
+    figures = _figures(target)
     if number is not None and number > (last := _last_scored(run_state)):
         raise BadConfiguration(f"{folder}: expected --round of a closed round, at most {last}, got {number}")
     surface = _surface_model(folder, run_state, number)
-    _save(figures, figures.draw_run(run_state, surface, inputs), target)
+    with writing(target, "choose another -o"):
+        figures.save(figures.draw_run(run_state, surface, inputs), target)
     click.echo(target)
 
 
 @click.command()
 @click.argument("runs", nargs=-1, required=True)
-@output_option
+@option("-o", "--output", type=FILE, metavar="FILE", help=f"{FORMATS_TEXT}.")
 @option("--json", "as_json", is_flag=True, help="One JSON array.")
 def compare(runs: tuple[str, ...], output: Path | None, as_json: bool) -> None:
     """Compare RUNS (folders, or names below runs): a line for each figure, marked if it differs.
@@ -102,15 +78,14 @@ def compare(runs: tuple[str, ...], output: Path | None, as_json: bool) -> None:
       fedmq runs compare runs/* --json
     """
     one_thread_for_arrays()
-    import msgspec
-
     states = [_run_state(folder_of(run)) for run in runs]
     rows = [comparison_row(state) for state in states]
     if output is not None:
-        figures, target = _figures(), _checked(output)
-        _save(figures, figures.draw_comparison(states), target)
+        figures = _figures(output)
+        with writing(output, "choose another -o"):
+            figures.save(figures.draw_comparison(states), output)
     if as_json:
-        click.echo(msgspec.json.encode(rows).decode())
+        echo_json(rows)
         return
     _print(rows)
     if output is not None:
@@ -122,11 +97,7 @@ def comparison_row(run_state: RunState) -> dict[str, Any]:
     closed = [one for one in run_state.rounds if one.round_s is not None]
     return {
         "run": run_state.run,
-        "task": run_state.task,
-        "strategy": run_state.strategy,
-        "robust": run_state.robust,
-        "seed": run_state.seed,
-        "rounds_max": run_state.rounds_max,
+        **{name: getattr(run_state, name) for name in SETTINGS},
         "solved": run_state.finished is not None and run_state.finished.solved,
         "rounds": closed[-1].round if closed else 0,
         "metric": run_state.metric,
@@ -214,20 +185,11 @@ def _surface_model(folder: Path, run_state: RunState, number: int | None) -> tup
     return None
 
 
-def _figures() -> ModuleType:
-    try:
-        from fedmq.dashboard import figures
-    except ModuleNotFoundError as error:
-        raise BadConfiguration("expected matplotlib to be installed: pip install 'fedmq[plot]'") from error
+def _figures(target: Path) -> ModuleType:
+    """Load matplotlib, and check that it can write `target`."""
+    require("matplotlib", "plot")
+    from fedmq.dashboard import figures
+
+    if target.suffix not in FORMATS:
+        raise BadConfiguration(f"{target}: expected a name that ends in {', '.join(FORMATS)}")
     return figures
-
-
-def _checked(path: Path) -> Path:
-    if path.suffix not in FORMATS:
-        raise BadConfiguration(f"{path}: expected a name that ends in {', '.join(FORMATS)}")
-    return path
-
-
-def _save(figures: ModuleType, figure: Any, path: Path) -> None:
-    with writing(path, "choose another -o"):
-        figures.save(figure, path)

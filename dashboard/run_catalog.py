@@ -116,12 +116,10 @@ class RunCatalog:
             return BestModel(model, shown[0].task, bests[-1].round, bests[-1].genes) if bests else None
 
     def is_over(self, run: str) -> bool:
-        """Return whether the run has finished."""
         with self._run(run) as shown:
             return shown is not None and shown[0].finished is not None
 
     def close(self) -> None:
-        """Close all files."""
         with self._folder_lock:
             self._folders.close()
 

@@ -50,7 +50,6 @@ class RunFolderFollower:
         self._watched.received_at = self._clock.now() if is_locked(self._folder) else -math.inf
 
     def close(self) -> None:
-        """Close the file."""
         self._file.close()
 
     def _read(self) -> None:

@@ -70,7 +70,6 @@ class RunFolders:
         return next(iter(follower.runs.values())).run_state
 
     def close(self) -> None:
-        """Close all files."""
         for _, follower in self._followed.values():
             follower.close()
         self._followed.clear()

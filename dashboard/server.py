@@ -73,7 +73,6 @@ class DashboardServer:
             raise self._failed
 
     def start(self) -> None:
-        """Start the thread."""
         self._thread.start()
 
     def close(self) -> None:

@@ -48,7 +48,6 @@ class PageStream:
             self.closed = True
 
     def close(self) -> None:
-        """Close the stream."""
         self.closed = True
         with suppress(asyncio.QueueFull):
             self.queue.put_nowait(None)
@@ -87,7 +86,6 @@ class PageStreams:
 
     @property
     def open(self) -> int:
-        """The number of open streams."""
         return sum(len(one.streams) + len(one.joining) for one in self._channels.values())
 
     @asynccontextmanager

@@ -53,7 +53,6 @@ class WebApp:
         self._surfaces: OrderedDict[BestModel, bytes] = OrderedDict()
 
     def app(self) -> Starlette:
-        """Return the ASGI application."""
         run = "/api/runs/{run}"
         routes: list[Route | Mount] = [
             Route("/", self._page),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fedmq.cli.options import broker_option, one_thread_for_arrays, option
+from fedmq.cli.options import broker_option, echo_json, one_thread_for_arrays, option
 from fedmq.transport.address import DEFAULT_ADDRESS, parse_address
 
 if TYPE_CHECKING:
@@ -36,9 +36,7 @@ def doctor(data: str | None, as_json: bool, broker: str | None, keys: Path | Non
     one_thread_for_arrays()
     results = run_checks(broker, keys, data)
     if as_json:
-        import msgspec
-
-        click.echo(msgspec.json.encode(results).decode())
+        echo_json(results)
     for result in () if as_json else results:
         click.secho(f"{result.state:<8}", fg=COLORS[result.state], nl=False)
         click.echo(f" {result.check:<7} {result.found}")

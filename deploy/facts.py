@@ -77,7 +77,6 @@ class Facts:
     units: dict[str, Unit] = field(default_factory=dict)
 
     def unit(self, name: str) -> Unit:
-        """Return the state of a unit, inactive if systemd does not know it."""
         return self.units.get(name, Unit())
 
 

@@ -71,7 +71,6 @@ class Inventory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def hosts(self) -> list[str]:
-        """Return every host once, the broker's first."""
         first = [] if self.broker is None else [self.broker.host]
         return list(dict.fromkeys([*first, *(one.host for one in self.trainers)]))
 

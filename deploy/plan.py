@@ -43,7 +43,6 @@ class Install:
 
     @property
     def what(self) -> str:
-        """Describe the step."""
         return f"install {self.package.version}"
 
 
@@ -55,7 +54,6 @@ class Enrol:
 
     @property
     def what(self) -> str:
-        """Describe the step."""
         return f"enrol {self.name}"
 
 

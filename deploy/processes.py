@@ -70,7 +70,6 @@ class Processes:
         return process
 
     def exited(self) -> list[str]:
-        """Return the names of the processes that have ended."""
         return [name for name, process in self.running.items() if process.poll() is not None]
 
     def stop(self) -> None:

@@ -76,7 +76,6 @@ class Rollout:
                 self._on_progress(HostProgress(name, end, True))
 
     async def converge(self, desired: DesiredState) -> None:
-        """Bring all hosts to the desired state."""
         self._federation: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._desired = desired
         await self.each(desired.hosts, self._converge_host)
@@ -128,7 +127,6 @@ class Rollout:
         return done
 
     async def facts_of(self, host: Host) -> Facts:
-        """Collect the facts of a host."""
         self._on_progress(HostProgress(host.name, "collect facts"))
         return read_facts((await host.run(FACTS_SCRIPT, timeout_s=FACTS_S)).text)
 
@@ -138,7 +136,6 @@ class Rollout:
             raise HostError("; ".join(problems))
 
     async def execute(self, host: Host, steps: list[plan.AnyStep]) -> str:
-        """Execute a plan and return a summary."""
         start = time.monotonic()
         done = await self._run_steps(host, steps)
         return _summary(done, start)
@@ -187,7 +184,6 @@ class Rollout:
                 await host.run(f"({plan.keys_command('revoke', name)}) > /dev/null 2>&1 || true")
 
     async def journal(self, host: Host, lines: int) -> str:
-        """Return the last log lines of fedmq."""
         return (await host.run(_journal_script(lines))).text
 
     async def follow(self, host: Host, lines: int) -> AsyncIterator[str]:

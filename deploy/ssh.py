@@ -51,7 +51,6 @@ class RemoteProcess:
         return (await self._process.stdout.readline()).rstrip("\n")
 
     async def lines(self) -> AsyncIterator[str]:
-        """Yield its lines until it ends."""
         async for line in self._process.stdout:
             yield line.rstrip("\n")
 

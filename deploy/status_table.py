@@ -31,7 +31,6 @@ class ProgressTable:
         self._start = time.monotonic()
 
     def __call__(self, progress: HostProgress) -> None:
-        """Show the progress of a host."""
         now = time.monotonic()
         before, since = self._rows.get(progress.host, (None, now))
         self._rows[progress.host] = (progress, now)

@@ -79,7 +79,7 @@ class SinkRunner:
         self._live_runs.stop()
 
     def step(self) -> None:
-        """See `loop.Service`; raises what the live runs and the sinks raise."""
+        """Raise what the live runs and the sinks raise."""
         self._live_runs.step()
         self._forget(self._live_runs.runs)
         self._more = False
@@ -88,7 +88,6 @@ class SinkRunner:
                 self._write(run, watched)
 
     def close(self) -> None:
-        """Close all sinks."""
         for sink in self._sinks.values():
             sink.close()
 

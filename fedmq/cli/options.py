@@ -33,6 +33,8 @@ LOOPBACK = "127.0.0.1"
 LABELS_MAX, LABEL_MAX = 8, 64  # as in `fedmq.protocol.messages.Labels`, which imports numpy
 SECONDS_MAX = 10**9  # as in `fedmq.protocol.messages`
 COUNT = click.IntRange(1, 2**53)  # exact in JSON and in the store
+FILE = click.Path(path_type=Path, dir_okay=False)
+FOLDER = click.Path(path_type=Path, file_okay=False)
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -60,6 +62,17 @@ def option(*names: str, **settings: Any) -> Callable[[Command], Command]:
         params: list[click.Parameter] = decorated.__click_params__  # type: ignore[attr-defined]
         params += renamed_to(long_name)
         return decorated
+
+    return add
+
+
+def together(*options: Callable[[Any], Any]) -> Callable[[Command], Command]:
+    """Return one decorator for several options, in this order."""
+
+    def add(command: Command) -> Command:
+        for one in reversed(options):
+            command = one(command)
+        return command
 
     return add
 
@@ -104,9 +117,8 @@ def _keys_from_systemd() -> str | None:
     return folder if folder and (Path(folder) / FEDERATION).is_file() else None
 
 
-def log_options(command: Command) -> Command:
-    """--log-level and --debug."""
-    level = option(
+log_options = together(
+    option(
         "--log-level",
         type=click.Choice(["debug", "info", "warning", "error"]),
         default=_usual_log_level,
@@ -114,9 +126,9 @@ def log_options(command: Command) -> Command:
         callback=_set_up_log,
         expose_value=False,
         help="Lowest level of log lines on stderr.",
-    )
-    debug = click.option("--debug", is_flag=True, expose_value=False, help="Show a traceback on errors.")
-    return level(debug(command))
+    ),
+    click.option("--debug", is_flag=True, expose_value=False, help="Show a traceback on errors."),
+)
 
 
 def _parse_host_and_port(_ctx: click.Context, _param: click.Parameter, text: str | None) -> tuple[str, int] | None:
@@ -129,14 +141,12 @@ def _parse_host_and_port(_ctx: click.Context, _param: click.Parameter, text: str
     return host.strip("[]") or LOOPBACK, int(port)
 
 
-def metrics_option(command: Command) -> Command:
-    """--metrics."""
-    return option(
-        "--metrics",
-        metavar="PORT",
-        callback=_parse_host_and_port,
-        help=f"Serve /metrics for Prometheus, /healthz and /readyz, on {LOOPBACK} or HOST:PORT.",
-    )(command)
+metrics_option = option(
+    "--metrics",
+    metavar="PORT",
+    callback=_parse_host_and_port,
+    help=f"Serve /metrics for Prometheus, /healthz and /readyz, on {LOOPBACK} or HOST:PORT.",
+)
 
 
 def optional_metrics(
@@ -149,47 +159,33 @@ def optional_metrics(
     """
     if at is None:
         return nullcontext()
-    if find_spec("prometheus_client") is None:
-        raise BadConfiguration("--metrics: expected prometheus-client to be installed; pip install 'fedmq[metrics]'")
+    require("prometheus_client", "metrics")
     from fedmq.observe.metrics_server import serve_metrics
 
     return serve_metrics(at, measure, ready)
 
 
-def service_options(command: Command) -> Command:
-    """--config, --log-level and --debug."""
-    config = option(
+service_options = together(
+    option(
         "--config",
-        type=click.Path(path_type=Path, dir_okay=False),
+        type=FILE,
         callback=_read_config,
         is_eager=True,
         expose_value=False,
         help="TOML file with the long names of options as keys (min_trainers = 2).",
-    )
-    return config(log_options(command))
-
-
-def keys_folder_option(command: Command) -> Command:
-    """--keys, for commands that create or change keys."""
-    return option(
-        "--keys",
-        type=click.Path(path_type=Path, file_okay=False),
-        default=Path("keys"),
-        metavar="DIR",
-        help="Folder of keys.",
-    )(command)
-
-
-def keys_option(command: Command) -> Command:
-    """--keys."""
-    return option(
-        "--keys",
-        type=click.Path(path_type=Path, file_okay=False),
-        metavar="DIR",
-        default=_keys_from_systemd,
-        show_default="$CREDENTIALS_DIRECTORY if it has keys; else no keys, for this machine only",
-        help="Folder of keys, from fedmq keys init or fedmq trainer join.",
-    )(command)
+    ),
+    log_options,
+)
+# For commands that create or change keys.
+keys_folder_option = option("--keys", type=FOLDER, default=Path("keys"), metavar="DIR", help="Folder of keys.")
+keys_option = option(
+    "--keys",
+    type=FOLDER,
+    metavar="DIR",
+    default=_keys_from_systemd,
+    show_default="$CREDENTIALS_DIRECTORY if it has keys; else no keys, for this machine only",
+    help="Folder of keys, from fedmq keys init or fedmq trainer join.",
+)
 
 
 def check_address(_ctx: click.Context, _param: click.Parameter, address: str | None) -> str | None:
@@ -199,30 +195,22 @@ def check_address(_ctx: click.Context, _param: click.Parameter, address: str | N
     return address
 
 
-def broker_option(command: Command) -> Command:
-    """--broker and --keys."""
-    broker = option(
+broker_option = together(
+    option(
         "--broker",
         metavar="ADDRESS",
         callback=check_address,
         help=f"Address of the broker. [default: {DEFAULT_ADDRESS}; with keys the federation's]",
-    )
-    return broker(keys_option(command))
-
-
-def timeout_option(command: Command) -> Command:
-    """--connect-timeout."""
-    return option(
-        "--connect-timeout",
-        type=SECONDS,
-        metavar="SECONDS",
-        help="End with exit code 69 if the broker does not answer within this time. [default: keep trying]",
-    )(command)
-
-
-def edge_options(command: Command) -> Command:
-    """--broker, --keys and --connect-timeout."""
-    return broker_option(timeout_option(command))
+    ),
+    keys_option,
+)
+timeout_option = option(
+    "--connect-timeout",
+    type=SECONDS,
+    metavar="SECONDS",
+    help="End with exit code 69 if the broker does not answer within this time. [default: keep trying]",
+)
+edge_options = together(broker_option, timeout_option)
 
 
 def check_labels(_ctx: click.Context, _param: click.Parameter, text: str) -> str:
@@ -240,6 +228,23 @@ def check_name(_ctx: click.Context, _param: click.Parameter, name: str | None) -
     if name is not None and not re.match(NAME_PATTERN, name):
         raise click.BadParameter(f"expected at most 64 letters, digits and . _ -, got {name!r}")
     return name
+
+
+def require(module: str, extra: str) -> None:
+    """Check that an optional dependency is installed.
+
+    Raises:
+        BadConfiguration: it is not.
+    """
+    if find_spec(module) is None:
+        raise BadConfiguration(f"expected {module} to be installed: pip install 'fedmq[{extra}]'")
+
+
+def echo_json(value: object) -> None:
+    """Print a value as one line of JSON."""
+    import msgspec
+
+    click.echo(msgspec.json.encode(value).decode())
 
 
 def one_thread_for_arrays() -> None:

@@ -178,7 +178,6 @@ class RunFinished(Event, frozen=True, kw_only=True, tag="run-finished"):
 
     @property
     def verdict(self) -> str:
-        """The outcome, for people."""
         if self.why == "stopped":
             return "not solved, stopped by an operator"
         return "solved" if self.solved else "not solved"

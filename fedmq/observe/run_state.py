@@ -134,22 +134,18 @@ class RunState(msgspec.Struct):
 
     @property
     def run(self) -> str:
-        """Return the name of the run, or "" before its first event."""
         return "" if self.config is None else self.config.run
 
     @property
     def task(self) -> str:
-        """Return the name of the task."""
         return "" if self.config is None else self.config.task.name
 
     @property
     def strategy(self) -> str:
-        """Return the name of the algorithm."""
         return "" if self.config is None else self.config.algorithm
 
     @property
     def robust(self) -> str:
-        """Return the robust aggregation rule, or "" without one."""
         return "" if self.config is None else str(self.config.parameters.get("rule", ""))
 
     @property
@@ -159,32 +155,26 @@ class RunState(msgspec.Struct):
 
     @property
     def target(self) -> float | None:
-        """Return the value that the metric must reach."""
         return None if self.config is None else self.config.task.target
 
     @property
     def model(self) -> Model | None:
-        """Return the model that the task trains."""
         return None if self.config is None else self.config.task.model
 
     @property
     def seed(self) -> int:
-        """Return the seed of the run."""
         return 0 if self.config is None else self.config.seed
 
     @property
     def rounds_max(self) -> int:
-        """Return the largest number of rounds."""
         return 0 if self.config is None else self.config.limits.rounds_max
 
     @property
     def min_trainers(self) -> int:
-        """Return the number of trainers that a round needs to open."""
         return 0 if self.config is None else self.config.limits.min_trainers
 
     @property
     def newest(self) -> RoundRecord | None:
-        """The newest published round."""
         return self.rounds[-1] if self.rounds else None
 
     @property

@@ -14,18 +14,17 @@ from typing import TYPE_CHECKING
 import click
 
 from fedmq.cli.lazy import LazyGroup
-from fedmq.cli.options import COUNT, one_thread_for_arrays, option
+from fedmq.cli.options import COUNT, FOLDER, echo_json, one_thread_for_arrays, option
 from fedmq.errors import BadConfiguration
-from fedmq.runs import control_commands
+from fedmq.runs.control_commands import COMMANDS, control_command
 from fedmq.runtime.run_folder import RUNS, folder_of
 
 if TYPE_CHECKING:
-    from fedmq.runs.records import Close
     from fedmq.runs.report import EarlierReport, Report
     from fedmq.runs.status import RunSummary
 
 ROUNDS_SHOWN = 10
-
+ROUND = click.IntRange(0, 2**53)
 
 # What only looks at runs is an observer's.
 OBSERVERS = {
@@ -47,12 +46,12 @@ def runs() -> None:
     one_thread_for_arrays()
 
 
-for command in control_commands.COMMANDS:
-    runs.add_command(command)
+for action in COMMANDS:
+    runs.add_command(control_command(action))
 
 
 @runs.command()
-@click.argument("folder", type=click.Path(path_type=Path, file_okay=False), default=RUNS)
+@click.argument("folder", type=FOLDER, default=RUNS)
 @option("--json", "as_json", is_flag=True, help="One JSON array.")
 def ls(folder: Path, as_json: bool) -> None:
     """List the runs in FOLDER (runs, when not given), the newest first.
@@ -62,11 +61,9 @@ def ls(folder: Path, as_json: bool) -> None:
       fedmq runs ls
       fedmq runs ls /var/lib/fedmq --json
     """
-    import msgspec
-
     found = sorted(_summaries(folder), key=lambda one: one.started, reverse=True)
     if as_json:
-        click.echo(msgspec.json.encode(found).decode())
+        echo_json(found)
         return
     if not found:
         click.echo(f"no runs in {folder}; make one with: fedmq demo")
@@ -87,7 +84,7 @@ def ls(folder: Path, as_json: bool) -> None:
 @click.argument("run")
 @option("--json", "as_json", is_flag=True, help="The report as JSON.")
 def show(run: str, as_json: bool) -> None:
-    """Show RUN (a folder, or a name below runs): how it went, who took part, its last rounds.
+    """Show RUN (a folder, or a name below runs): its results, its trainers and its last rounds.
 
     \b
     Examples:
@@ -104,8 +101,7 @@ def show(run: str, as_json: bool) -> None:
     folder = folder_of(run)
     report = read_report(folder)
     if as_json:
-        shown = summarize(folder, time.time()) if report is None else report
-        click.echo(msgspec.json.encode(shown).decode())
+        echo_json(summarize(folder, time.time()) if report is None else report)
         return
     if isinstance(report, EarlierReport):  # its store has another schema
         _print_values({"run": report.run, "task": report.task, "strategy": report.strategy, "seed": report.seed})
@@ -115,22 +111,21 @@ def show(run: str, as_json: bool) -> None:
         closes = list(store.closes())
         store.close()
         _print_values({"run": config.run, "task": config.task.name, "algorithm": config.algorithm})
-        _print_values({"parameters": _listed(config.parameters), "seed": config.seed})
-        _print_values({"limits": _listed(msgspec.to_builtins(config.limits))})
-    _print_values({"state": status_text(folder, time.time()), "rounds": _rounds(report, closes)})
+        about = {"parameters": _listed(config.parameters), "seed": config.seed}
+        _print_values({**about, "limits": _listed(msgspec.to_builtins(config.limits))})
+    rounds = report.rounds if report is not None else closes[-1].round if closes else 0
+    _print_values({"state": status_text(folder, time.time()), "rounds": rounds})
     if is_locked(folder):
         _print_values({"watch": f"fedmq watch {folder}", "stop": f"fedmq runs stop {folder}"})
     elif report is not None:
         _show_report(report, folder)
     else:
         _print_values({"continue": f"fedmq aggregator --out {folder}"})
-    _show_closes(closes[-ROUNDS_SHOWN:])
-
-
-def _rounds(report: Report | EarlierReport | None, closes: list[Close]) -> int:
-    if report is not None:
-        return report.rounds
-    return closes[-1].round if closes else 0
+    for close in closes[-ROUNDS_SHOWN:]:
+        best = close.best
+        fitness = "" if best is None else f"  fitness best {best.fitness:.4f} mean {best.fitness_mean:.4f}"
+        took = f"{close.round_s * 1000:.1f} ms"
+        click.echo(f"round {close.round:>4}  {close.results} results  {took}  {close.why}{fitness}")
 
 
 def _print_values(values: dict[str, object]) -> None:
@@ -144,9 +139,9 @@ def _listed(values: dict[str, object]) -> str:
 
 def _show_report(report: Report | EarlierReport, folder: Path) -> None:
     value = "nothing scored" if report.value is None else f"{report.value:.6g}"
-    click.echo(f"{report.metric:<10} {value}")
-    click.echo(f"training   {report.train_s:.3f} s (whole run {report.wall_s:.3f} s)")
-    click.echo(f"traffic    {report.bytes_down} bytes down, {report.bytes_up} bytes up")
+    training = f"{report.train_s:.3f} s (whole run {report.wall_s:.3f} s)"
+    traffic = f"{report.bytes_down} bytes down, {report.bytes_up} bytes up"
+    _print_values({report.metric: value, "training": training, "traffic": traffic})
     if report.model is not None:
         click.echo(f"model      {folder / report.model}  sha256 {report.model_sha256}")
     for one in report.trainers:
@@ -154,14 +149,6 @@ def _show_report(report: Report | EarlierReport, folder: Path) -> None:
             f"trainer    {one.name}: {one.num_examples} rows, {one.results} results, {one.late} late, "
             f"{one.rejected} rejected, {one.resent} sent again"
         )
-
-
-def _show_closes(closes: list[Close]) -> None:
-    for close in closes:
-        best = (
-            "" if close.best is None else f"  fitness best {close.best.fitness:.4f} mean {close.best.fitness_mean:.4f}"
-        )
-        click.echo(f"round {close.round:>4}  {close.results} results  {close.round_s * 1000:.1f} ms  {close.why}{best}")
 
 
 def _summaries(folder: Path) -> list[RunSummary]:
@@ -194,14 +181,12 @@ def replay(run: str, as_json: bool) -> None:
     Examples:
       fedmq runs replay runs/xor-20260101-120000-ab12
     """
-    import msgspec
-
     from fedmq.runs.maintenance import check_model, replay_run
 
     folder = folder_of(run)
     again = replay_run(folder)
     if as_json:
-        click.echo(msgspec.json.encode(again._asdict()).decode())
+        echo_json(again._asdict())
     else:
         click.echo(f"rounds       {again.rounds}\nresults      {again.results}\nmodel_sha256 {again.model_sha256}")
     check_model(folder, again)
@@ -238,12 +223,7 @@ def verify(run: str) -> None:
 
 @runs.command()
 @click.argument("run")
-@option(
-    "--to-round",
-    type=click.IntRange(0, 2**53),
-    metavar="N",
-    help="The last round to keep. [default: all that are whole]",
-)
+@option("--to-round", type=ROUND, metavar="N", help="The last round to keep. [default: all that are whole]")
 def recover(run: str, to_round: int | None) -> None:
     """Make a damaged store of RUN usable again: keep its rounds up to one, as far as they are whole.
 

@@ -1,13 +1,13 @@
-"""The commands `fedmq runs …` that say something to a live run, through the broker, and wait until it has heard.
+"""The commands `fedmq runs …` that send a control command to a live run through the broker, and wait for its effect.
 
-Knows the run's folder only to find its name; what is done about it the run's own aggregator decides.
+The run's own aggregator decides what to do.
 """
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
@@ -20,10 +20,70 @@ if TYPE_CHECKING:
     from fedmq.protocol.messages import Action
 
 
-def _ask(
-    action: Action, run: str, broker: str | None, keys: Path | None, told: str, trainer: str | None = None
-) -> None:
-    """Have a live run do something, and wait until it has heard."""
+class ControlCommand(NamedTuple):
+    """A control command: its help, and the line to print once it has taken effect."""
+
+    help: str
+    printed: str
+    more: str = ""  # a second paragraph of the help
+
+
+BARRED = "It lasts until the aggregator ends. To exclude a trainer for good: fedmq keys revoke."
+UNDO = "undo with fedmq runs readmit {run} {trainer}"
+COMMANDS: dict[Action, ControlCommand] = {
+    "pause": ControlCommand(
+        "Let the live run RUN close its open round, and open no other until it is resumed.",
+        "{run} is paused; continue with fedmq runs resume {run}",
+    ),
+    "resume": ControlCommand("Let the paused run RUN continue.", "{run} continues"),
+    "stop": ControlCommand(
+        "End the live run RUN now.",
+        "{run} is stopped; see its results with fedmq runs show {run}",
+        "Its aggregator writes the report and the best model so far, and ends. An aggregator that is started on its "
+        "folder again continues it.",
+    ),
+    "checkpoint": ControlCommand(
+        "Let the live run RUN save its state when its open round closes.",
+        "{run} saves its state when the open round closes",
+        "Otherwise it saves its state every hundred rounds.",
+    ),
+    "drain": ControlCommand(
+        "Invite TRAINER to no further round of the live run RUN.",
+        f"{{trainer}} is drained from {{run}}; {UNDO}",
+        f"Its result of the open round still counts. {BARRED}",
+    ),
+    "ban": ControlCommand(
+        "Reject from now on all messages of TRAINER to the live run RUN.",
+        f"{{trainer}} is banned from {{run}}; {UNDO}",
+        BARRED,
+    ),
+    "readmit": ControlCommand(
+        "Let TRAINER, which was drained or banned, take part in the live run RUN again.",
+        "{trainer} takes part in {run} again",
+    ),
+}
+OF_A_TRAINER: tuple[Action, ...] = ("drain", "ban", "readmit")
+
+
+def control_command(action: Action) -> click.Command:
+    """Return the click command for a control command."""
+    text, printed, more = COMMANDS[action]
+
+    def control(run: str, broker: str | None, keys: Path | None, trainer: str | None = None) -> None:
+        _control(action, run, broker, keys, trainer)
+        click.echo(printed.format(run=run, trainer=trainer))
+
+    command = broker_option(control)
+    trainer = ""
+    if action in OF_A_TRAINER:
+        command, trainer = click.argument("trainer", callback=check_name)(command), " alice"
+    example = f"\b\nExamples:\n  fedmq runs {action} xor-20260101-120000-ab12{trainer}"
+    paragraphs = [text, more, example] if more else [text, example]
+    return click.command(action, help="\n\n".join(paragraphs))(click.argument("run")(command))
+
+
+def _control(action: Action, run: str, broker: str | None, keys: Path | None, trainer: str | None) -> None:
+    """Have a live run do something, and wait until it has acknowledged."""
     from fedmq.runs.control_client import open_operator
     from fedmq.runtime.clock import SystemClock
     from fedmq.runtime.loop import serve
@@ -39,11 +99,10 @@ def _ask(
         link.close()
     if not operator.acked_request:
         raise click.Abort
-    click.echo(told)
 
 
 def _name(run: str, action: Action) -> str:
-    """Of a run by its folder, by its folder's name below `runs`, or by its own name."""
+    """Return the name of a run that is given by its folder, its folder's name below `runs`, or its own name."""
     from fedmq.runs.maintenance import open_store
     from fedmq.runs.report import read_report
     from fedmq.runtime.lock import is_locked
@@ -59,115 +118,3 @@ def _name(run: str, action: Action) -> str:
     if not re.match(NAME_PATTERN, name):
         raise BadConfiguration(f"expected the name or the folder of a run, got {run!r}; fedmq runs ls lists them")
     return name
-
-
-trainer_argument = click.argument("trainer", callback=check_name)
-
-
-@click.command()
-@click.argument("run")
-@broker_option
-def pause(run: str, broker: str | None, keys: Path | None) -> None:
-    """Let the live run RUN close its open round, and open no other until it is resumed.
-
-    \b
-    Examples:
-      fedmq runs pause xor-20260101-120000-ab12
-    """
-    _ask("pause", run, broker, keys, f"{run} is paused; fedmq runs resume {run} goes on")
-
-
-@click.command()
-@click.argument("run")
-@broker_option
-def resume(run: str, broker: str | None, keys: Path | None) -> None:
-    """Let the paused run RUN go on.
-
-    \b
-    Examples:
-      fedmq runs resume xor-20260101-120000-ab12
-    """
-    _ask("resume", run, broker, keys, f"{run} goes on")
-
-
-@click.command()
-@click.argument("run")
-@broker_option
-def stop(run: str, broker: str | None, keys: Path | None) -> None:
-    """End the live run RUN now.
-
-    Its aggregator writes the report and the best model so far, and ends. An aggregator that is started on its folder
-    again goes on with it.
-
-    \b
-    Examples:
-      fedmq runs stop runs/xor-20260101-120000-ab12
-    """
-    _ask("stop", run, broker, keys, f"{run} is stopped; fedmq runs show {run} shows what it came to")
-
-
-@click.command()
-@click.argument("run")
-@broker_option
-def checkpoint(run: str, broker: str | None, keys: Path | None) -> None:
-    """Let the live run RUN keep its state when its open round closes.
-
-    Without being asked it does so every hundred rounds.
-
-    \b
-    Examples:
-      fedmq.algorithms.checkpoint xor-20260101-120000-ab12
-    """
-    _ask("checkpoint", run, broker, keys, f"{run} keeps its state at the next close of a round")
-
-
-@click.command()
-@click.argument("run")
-@trainer_argument
-@broker_option
-def drain(run: str, trainer: str, broker: str | None, keys: Path | None) -> None:
-    """Invite TRAINER to no further round of the live run RUN.
-
-    Its result of the open round still counts. It lasts as long as this life of the aggregator. What keeps a trainer
-    out for good is fedmq keys revoke.
-
-    \b
-    Examples:
-      fedmq runs drain xor-20260101-120000-ab12 alice
-    """
-    told = f"{trainer} is drained from {run}; fedmq runs readmit {run} {trainer} undoes it"
-    _ask("drain", run, broker, keys, told, trainer)
-
-
-@click.command()
-@click.argument("run")
-@trainer_argument
-@broker_option
-def ban(run: str, trainer: str, broker: str | None, keys: Path | None) -> None:
-    """Refuse from now on whatever TRAINER sends to the live run RUN.
-
-    It lasts as long as this life of the aggregator. What keeps a trainer out for good is fedmq keys revoke.
-
-    \b
-    Examples:
-      fedmq runs ban xor-20260101-120000-ab12 alice
-    """
-    told = f"{trainer} is banned from {run}; fedmq runs readmit {run} {trainer} undoes it"
-    _ask("ban", run, broker, keys, told, trainer)
-
-
-@click.command()
-@click.argument("run")
-@trainer_argument
-@broker_option
-def readmit(run: str, trainer: str, broker: str | None, keys: Path | None) -> None:
-    """Let TRAINER, who was drained or banned, take part in the live run RUN again.
-
-    \b
-    Examples:
-      fedmq runs readmit xor-20260101-120000-ab12 alice
-    """
-    _ask("readmit", run, broker, keys, f"{trainer} takes part in {run} again", trainer)
-
-
-COMMANDS = (pause, resume, stop, checkpoint, drain, ban, readmit)

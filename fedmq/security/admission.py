@@ -89,7 +89,6 @@ class Admission:
         return self._recorded(request.public)
 
     def _use_token(self, key: bytes, issued: IssuedToken, public: PublicIdentity) -> RequestStatus:
-        """Record the first request with a token."""
         if reason := self._why_impossible(issued, public):
             return RequestStatus(state="refused", detail=reason)
         is_recorded = any(self._is_in(kind, public) for kind in (REQUESTS, MEMBERS))
@@ -131,7 +130,6 @@ class Admission:
         return None
 
     def _recorded(self, public: PublicIdentity) -> RequestStatus:
-        """Return the status of a request that has been recorded."""
         if self._is_in(REQUESTS, public):
             return RequestStatus(state="waiting")
         if self._is_in(MEMBERS, public):  # accepted once the list of members is refreshed
@@ -139,7 +137,6 @@ class Admission:
         return RequestStatus(state="rejected")
 
     def _replace(self, member: PublicIdentity, request: SignedRequest) -> RequestStatus:
-        """Replace a member's key by the key of the request."""
         public, is_in = request.public, self._is_in(MEMBERS, request.public)
         self._check(request.is_signed_by(member, 1), "signed by the key to replace")
         if not self._is_in(MEMBERS, member):

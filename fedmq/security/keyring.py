@@ -215,11 +215,9 @@ class Members:
         self.refresh(0.0)
 
     def of_key(self, transport: bytes) -> PublicIdentity | None:
-        """Return the member with this transport key, or None."""
         return self._by_key.get(transport)
 
     def of_name(self, name: str) -> PublicIdentity | None:
-        """Return the member of this name, or None."""
         return self._by_name.get(name)
 
     def refresh(self, now: float) -> list[PublicIdentity]:

@@ -67,7 +67,6 @@ class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def public(self) -> PublicIdentity:
-        """The public part."""
         signing = Ed25519PrivateKey.from_private_bytes(self.signing_secret).public_key().public_bytes_raw()
         return PublicIdentity(self.role, self.name, transport_public(self.transport_secret), signing)
 

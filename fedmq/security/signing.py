@@ -42,7 +42,6 @@ class NoSigning:
     """Without keys: no message is signed, and every message of this machine is accepted."""
 
     def sign(self, header: bytes) -> bytes:
-        """Return an empty frame."""
         return b""
 
     def check(self, packet: Packet, now: float) -> str:

@@ -66,7 +66,6 @@ class Token(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
 
     @property
     def public_key(self) -> bytes:
-        """The public half of the token's transport key."""
         return transport_public(self.secret)
 
 

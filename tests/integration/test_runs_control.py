@@ -67,7 +67,7 @@ def test_a_live_run_is_paused_resumed_rid_of_a_trainer_and_stopped(services: Ser
     paused = runs(services, "pause", "run")
 
     assert (paused.returncode, paused.stderr) == (0, "")
-    assert paused.stdout == "run is paused; fedmq runs resume run goes on\n"
+    assert paused.stdout == "run is paused; continue with fedmq runs resume run\n"
     until(lambda: not is_open(run), "the open round to close")
     before = closed(run)
     assert state(services) == "paused"
@@ -81,14 +81,14 @@ def test_a_live_run_is_paused_resumed_rid_of_a_trainer_and_stopped(services: Ser
     until(lambda: closed(run) > before + 1, "rounds after the pause")
     assert state(services) == "running"
 
-    assert runs(services, "checkpoint", "run").stdout == "run keeps its state at the next close of a round\n"
+    assert runs(services, "checkpoint", "run").stdout == "run saves its state when the open round closes\n"
     until(lambda: any(one["event"] == "checkpoint-kept" for one in events_of(run)), "the state on disk")
 
     assert "stop       fedmq runs stop run\n" in runs(services, "show", "run").stdout
 
     drained = runs(services, "drain", "run", "alice")
 
-    assert drained.stdout == "alice is drained from run; fedmq runs readmit run alice undoes it\n"
+    assert drained.stdout == "alice is drained from run; undo with fedmq runs readmit run alice\n"
     until(lambda: not is_open(run), "the open round to close")
     before = closed(run)
     assert state(services) == "waiting for trainers (1 of 2)"
@@ -98,7 +98,7 @@ def test_a_live_run_is_paused_resumed_rid_of_a_trainer_and_stopped(services: Ser
 
     stopped = runs(services, "stop", "run")
 
-    assert (stopped.returncode, stopped.stdout) == (0, "run is stopped; fedmq runs show run shows what it came to\n")
+    assert (stopped.returncode, stopped.stdout) == (0, "run is stopped; see its results with fedmq runs show run\n")
     assert services.wait("aggregator") == 1, "the target was not reached"
     report = report_of(run)
     assert (report["solved"], report["rounds"]) == (False, closed(run))
