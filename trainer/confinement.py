@@ -1,7 +1,6 @@
-"""What the kernel takes from a process before it runs somebody else's code: files, network, other processes, memory.
+"""Restricts a process before it runs the code of a task: no files, network or other processes, limited memory.
 
-Knows nothing of the code. Everything here is for ever: no call gives back what it took. A process keeps what it has
-open, may compute, and may read the files of Python itself.
+No call lifts a restriction. The process keeps its open descriptors, may compute, and may read the files of Python.
 """
 
 from __future__ import annotations
@@ -23,22 +22,26 @@ FILES_MAX = 64
 _NEW_USER, _NEW_NETWORK, _NEW_IPC = 0x10000000, 0x40000000, 0x08000000  # unshare(2)
 _PARENT_DEATH_SIGNAL, _SECCOMP, _NO_NEW_PRIVILEGES = 1, 22, 38  # prctl(2)
 _SECCOMP_FILTER = 2
-_LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446  # system calls, the same numbers everywhere
+_LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = (
+    444,
+    445,
+    446,
+)  # system calls; the same numbers on all architectures
 _READ_FILE, _READ_FOLDER = 1 << 2, 1 << 3
-_LANDLOCK_RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15}  # how many each version of Landlock knows; 16 since the fifth
+_LANDLOCK_RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15}  # number of rights by version of Landlock; 16 since 5
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
-_LIBRARIES = ("/usr", "/lib", "/lib64", "/etc/ld.so.cache")  # of the modules that are loaded late
+_LIBRARIES = ("/usr", "/lib", "/lib64", "/etc/ld.so.cache")  # for modules that are imported late
 
 
 class _Calls(NamedTuple):
-    """The system calls of an architecture that stay allowed: `openat` for reading only, the others as they are."""
+    """Allowed system calls of an architecture: `openat` for reading only, the others without conditions."""
 
     architecture: int  # AUDIT_ARCH_… of linux/audit.h
     openat: int
     others: str  # name:number
 
 
-# Not among them: sockets, new processes and threads, signals to others, whatever changes a file or a limit.
+# Not allowed: sockets, new processes and threads, signals to other processes, changes of files and limits.
 _ALLOWED = {
     "x86_64": _Calls(
         0xC000003E,
@@ -70,26 +73,26 @@ _ALLOWED = {
 
 
 def confine(memory_bytes: int) -> tuple[str, ...]:
-    """Take all of it from this process, which must have one thread; what this kernel does not let us take, in words.
+    """Restrict this process, which must have one thread; return the restrictions that this kernel does not support.
 
-    `memory_bytes` bounds the address space of the process as a whole, its libraries included.
+    `memory_bytes` limits the address space of the whole process, its libraries included.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     missing = []
     own_network = any(libc.unshare(user | _NEW_NETWORK | _NEW_IPC) == 0 for user in (_NEW_USER, 0))
     if not own_network:
         missing.append(f"a network of its own ({_why()})")
-    # After unshare, which would forget it: the new credentials count as a change of them.
+    # After unshare, which would reset it: a change of credentials clears the parent-death signal.
     libc.prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
     libc.prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0)
     if (problem := _limit(memory_bytes)) is not None:
         missing.append(f"limits of memory, files and processes ({problem})")
     if (problem := _close_files(libc, [*sys.path, sys.prefix, sys.base_prefix, *_LIBRARIES])) is not None:
-        missing.append(f"files out of its reach ({problem})")
+        missing.append(f"no access to files ({problem})")
     if (problem := _filter_calls(libc)) is not None:
         missing.append(f"a filter of system calls ({problem})")
         if not own_network:
-            missing.append("anything that cuts off the network")
+            missing.append("no network")
     return tuple(missing)
 
 
@@ -113,7 +116,7 @@ def _limit(memory_bytes: int) -> str | None:
 
 
 def _close_files(libc: ctypes.CDLL, readable: Iterable[str]) -> str | None:
-    """Landlock (https://docs.kernel.org/userspace-api/landlock.html): no file but these, and these for reading."""
+    """Allow only to read these paths, by Landlock (https://docs.kernel.org/userspace-api/landlock.html)."""
     version = libc.syscall(_LANDLOCK_CREATE, None, 0, 1)
     if version < 1:
         return _why()
@@ -124,7 +127,7 @@ def _close_files(libc: ctypes.CDLL, readable: Iterable[str]) -> str | None:
     for path in set(readable):
         try:
             place = os.open(path, os.O_PATH | os.O_CLOEXEC)
-        except OSError:  # it is not there, or not for us to read
+        except OSError:  # it does not exist or is not readable
             continue
         allowed = _READ_FILE | _READ_FOLDER if Path(path).is_dir() else _READ_FILE
         libc.syscall(_LANDLOCK_ADD, ruleset, 1, struct.pack("=Qi", allowed, place), 0)
@@ -136,10 +139,10 @@ def _close_files(libc: ctypes.CDLL, readable: Iterable[str]) -> str | None:
 
 
 def _filter_calls(libc: ctypes.CDLL) -> str | None:
-    """A seccomp filter (https://docs.kernel.org/userspace-api/seccomp_filter.html): what is not allowed says EPERM."""
+    """Let forbidden calls fail with EPERM, by seccomp (https://docs.kernel.org/userspace-api/seccomp_filter.html)."""
     calls = _ALLOWED.get(platform.machine())
     if calls is None:
-        return f"none is written for {platform.machine()}"
+        return f"not supported on {platform.machine()}"
     filters = b"".join(struct.pack("=HBBI", *line) for line in _program(calls))
     kept = ctypes.create_string_buffer(filters, len(filters))
     program = struct.pack("@HP", len(filters) // 8, ctypes.addressof(kept))
@@ -147,13 +150,13 @@ def _filter_calls(libc: ctypes.CDLL) -> str | None:
 
 
 def _program(calls: _Calls) -> list[tuple[int, int, int, int]]:
-    """In classic BPF: (operation, lines to skip if true, lines to skip if not, operand)."""
+    """Return the filter as classic BPF: (operation, lines to skip if true, lines to skip if false, operand)."""
     load, equal, any_bit, answer = 0x20, 0x15, 0x45, 0x06
     deny, allow = 0x00050000 | errno.EPERM, 0x7FFF0000
     others = [int(call.partition(":")[2]) for call in calls.others.split()]
     count = len(others)
     lines = [
-        (load, 0, 0, 4),  # the architecture: the numbers of another one mean other calls
+        (load, 0, 0, 4),  # the architecture: others have other numbers
         (equal, 0, count + 2, calls.architecture),
         (load, 0, 0, 0),  # the number of the call
         (equal, count + 1, 0, calls.openat),

@@ -1,7 +1,6 @@
-"""A sandbox: a child process without files, network or children, in which somebody's code scores candidates.
+"""A sandbox: a child process without files, network or children, in which the code of a task scores candidates.
 
-`fedmq.trainer.code_policy` decides whose code runs here. What comes back is checked before it is believed: the process
-belongs to the code, and so does whatever it says.
+`fedmq.trainer.code_policy` decides which code runs here. The code controls the process, so every answer is checked.
 """
 
 from __future__ import annotations
@@ -25,26 +24,27 @@ import numpy as np
 from fedmq.errors import Rejected, WorkCancelled
 from fedmq.models.arrays import Floats
 from fedmq.models.losses import ROW_SQUARED_ERROR_MAX, Scores
+from fedmq.runtime.search_path import python_path
 from fedmq.tasks.task import Rows
 from fedmq.trainer.sandbox_protocol import (
     DETAIL_MAX,
     LENGTH_BYTES,
-    Ask,
     Confined,
-    Failed,
     FromSandbox,
     Loaded,
-    Scored,
-    Setup,
+    SandboxFailure,
+    SandboxSetup,
+    ScoreReply,
+    ScoreRequest,
     ToSandbox,
     body_bytes,
-    pack,
+    encode_message,
 )
 
-MEMORY_BYTES = 1 << 30  # of address space, and room for four copies of the rows
+MEMORY_BYTES = 1 << 30  # of address space, plus four copies of the rows
 ANSWER_S = 300.0  # for one population
-ANSWER_BYTES_MAX = 4096  # beside the scores
-POLL_S = 0.05  # between two looks at whether the work is still wanted
+ANSWER_BYTES_MAX = 4096  # in addition to the scores
+POLL_S = 0.05  # between two checks for cancellation
 CHUNK_BYTES = 1 << 16
 
 log = logging.getLogger(__name__)
@@ -53,47 +53,47 @@ Cancelled = Callable[[], bool]
 
 
 class Sandbox:
-    """The code of one task, loaded beside one trainer's rows; the process starts with the first population.
+    """The code of one task with one trainer's rows; the process starts with the first population.
 
-    After a failure the next population gets a new process. To be used by one thread, with whose end the process ends;
-    it also ends with this object.
+    After a failure, the next population gets a new process. Use it from one thread only; the process ends with that
+    thread, or with this object.
     """
 
     def __init__(
         self, code: bytes, rows: Rows, *, memory_bytes: int = MEMORY_BYTES, answer_s: float = ANSWER_S
     ) -> None:
-        self._setup = Setup(code, rows.inputs.shape[1], _raw(rows.inputs), _raw(rows.targets))
+        self._setup = SandboxSetup(code, rows.inputs.shape[1], _raw(rows.inputs), _raw(rows.targets))
         self._rows = len(rows.inputs)
         self._memory_bytes = memory_bytes + 4 * (rows.inputs.nbytes + rows.targets.nbytes)
         self._answer_s = answer_s
         self._process: subprocess.Popen[bytes] | None = None
 
     def score(self, population: Floats, cancelled: Cancelled) -> Scores:
-        """The summed loss and the number of correct rows of each candidate in (population, parameters).
+        """Return summed loss and number of correct rows of each candidate of (population, parameters).
 
         Raises:
-            Rejected: with the reason `code`: it failed, took too long or too much, or what it says cannot be.
+            Rejected: with the reason `code`: it failed, exceeded time or memory, or returned impossible numbers.
             WorkCancelled: `cancelled()` became true.
         """
         try:
             if self._process is None:
                 self._start(cancelled)
             size = 16 * len(population)
-            answer = self._talk(Ask(population.shape[1], _raw(population)), size, cancelled)
+            answer = self._exchange(ScoreRequest(population.shape[1], _raw(population)), size, cancelled)
             return self._checked(answer, len(population))
         except BaseException:
             self.close()
             raise
 
     def close(self) -> None:
-        """End the process at once."""
+        """Kill the process."""
         if self._process is not None:
             self._process = None
             self._end()
 
     def _start(self, cancelled: Cancelled) -> None:
         environment = {
-            "PYTHONPATH": os.pathsep.join(map(os.path.abspath, _paths())),
+            "PYTHONPATH": os.pathsep.join(python_path()),
             **{f"{name}_NUM_THREADS": "1" for name in ("OPENBLAS", "OMP", "MKL")},
         }
         nowhere = tempfile.mkdtemp(prefix="fedmq-")
@@ -109,23 +109,23 @@ class Sandbox:
                 start_new_session=True,
             )
         finally:
-            Path(nowhere).rmdir()  # it is in there already; a folder that is gone takes no files
+            Path(nowhere).rmdir()  # the process is in it; a removed folder accepts no files
         self._end = weakref.finalize(self, _end, self._process)
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe is not None
             os.set_blocking(pipe.fileno(), False)
-        confined = self._talk(None, 0, cancelled)
+        confined = self._exchange(None, 0, cancelled)
         if not isinstance(confined, Confined):
-            self._refuse(f"expected to hear of its confinement, got {confined}")
+            self._refuse(f"expected a message about its confinement, got {confined}")
         if confined.missing:
-            log.warning("code runs without: %s", "; ".join(confined.missing))
-        if not isinstance(loaded := self._talk(self._setup, 0, cancelled), Loaded):
-            self._refuse(loaded.detail if isinstance(loaded, Failed) else f"expected it to load, got {loaded}")
+            log.warning("this kernel does not support for code of tasks: %s", "; ".join(confined.missing))
+        if not isinstance(loaded := self._exchange(self._setup, 0, cancelled), Loaded):
+            self._refuse(loaded.detail if isinstance(loaded, SandboxFailure) else f"expected it to load, got {loaded}")
 
     def _checked(self, answer: FromSandbox, size: int) -> Scores:
-        if isinstance(answer, Failed):
+        if isinstance(answer, SandboxFailure):
             self._refuse(answer.detail)
-        if not isinstance(answer, Scored) or len(answer.losses) != 8 * size or len(answer.correct) != 8 * size:
+        if not isinstance(answer, ScoreReply) or len(answer.losses) != 8 * size or len(answer.correct) != 8 * size:
             self._refuse(f"expected scores of {size} candidates, got something else")
         losses, correct = np.frombuffer(answer.losses, "<f8"), np.frombuffer(answer.correct, "<i8")
         most = ROW_SQUARED_ERROR_MAX * self._rows
@@ -135,13 +135,13 @@ class Sandbox:
             self._refuse(f"expected from 0 to {self._rows} correct rows, got another number")
         return Scores(losses, correct)
 
-    def _talk(self, said: ToSandbox | None, answer_bytes: int, cancelled: Cancelled) -> FromSandbox:
-        """Say it, and the answer, which may have so many bytes beside a few."""
+    def _exchange(self, message: ToSandbox | None, answer_bytes: int, cancelled: Cancelled) -> FromSandbox:
+        """Send a message; return the answer, of at most `answer_bytes` plus `ANSWER_BYTES_MAX`."""
         process = self._process
         assert process is not None
         assert process.stdin is not None
         assert process.stdout is not None
-        left, got = memoryview(b"" if said is None else pack(said)), bytearray()
+        left, got = memoryview(b"" if message is None else encode_message(message)), bytearray()
         most = answer_bytes + ANSWER_BYTES_MAX
         until = time.monotonic() + self._answer_s
         with selectors.DefaultSelector() as pipes:
@@ -161,13 +161,13 @@ class Sandbox:
             answer: FromSandbox = msgspec.msgpack.decode(memoryview(got)[LENGTH_BYTES:], type=FromSandbox)
             return answer
         except (msgspec.MsgspecError, UnicodeError):
-            self._refuse("expected scores, got what is no answer")
+            self._refuse("expected scores, got an invalid message")
 
     def _check_time(self, until: float, cancelled: Cancelled) -> None:
         if cancelled():
-            raise WorkCancelled("the code was stopped: a newer round makes it needless")
+            raise WorkCancelled("the code was stopped: a newer round replaces its work")
         if time.monotonic() > until:
-            self._refuse(f"expected an answer within {self._answer_s:g} s, got none: it was stopped")
+            self._refuse(f"expected an answer within {self._answer_s:g} s, got none: killed")
 
     def _read(self, process: subprocess.Popen[bytes], descriptor: int) -> bytes:
         chunk = os.read(descriptor, CHUNK_BYTES)
@@ -180,7 +180,7 @@ class Sandbox:
         try:
             return left[os.write(descriptor, left[:CHUNK_BYTES]) :]
         except BrokenPipeError:
-            return left[:0]  # it has ended; its last words are still to be read
+            return left[:0]  # it has ended; its last message is still to be read
 
     @staticmethod
     def _refuse(detail: str) -> NoReturn:
@@ -194,11 +194,6 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     for pipe in (process.stdin, process.stdout):
         assert pipe is not None
         pipe.close()
-
-
-def _paths() -> list[str]:
-    """Where the person who started us wants modules to be found, beside where they are installed."""
-    return [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
 
 
 def _raw(array: np.ndarray) -> bytes:

@@ -1,7 +1,6 @@
-"""What a trainer and its sandbox say to each other: length-prefixed msgpack over two pipes.
+"""Messages between a trainer and its sandbox: length-prefixed msgpack over two pipes.
 
-Knows nothing of processes or of what anything is for. Arrays are raw bytes, little-endian and in C order; whoever gets
-them knows their shapes and checks the sizes.
+Arrays are raw little-endian bytes in C order; the receiver knows their shapes and checks the sizes.
 """
 
 from __future__ import annotations
@@ -12,8 +11,8 @@ LENGTH_BYTES = 8
 DETAIL_MAX = 300  # characters
 
 
-class Setup(msgspec.Struct, frozen=True, tag="setup"):
-    """To the sandbox, first: the code, and the rows to score on."""
+class SandboxSetup(msgspec.Struct, frozen=True, tag="setup"):
+    """First message to the sandbox: the code, and the rows to score on."""
 
     code: bytes
     columns: int
@@ -21,7 +20,7 @@ class Setup(msgspec.Struct, frozen=True, tag="setup"):
     targets: bytes  # (rows,) float64
 
 
-class Ask(msgspec.Struct, frozen=True, tag="ask"):
+class ScoreRequest(msgspec.Struct, frozen=True, tag="ask"):
     """To the sandbox: score these candidates."""
 
     genes: int
@@ -29,38 +28,38 @@ class Ask(msgspec.Struct, frozen=True, tag="ask"):
 
 
 class Confined(msgspec.Struct, frozen=True, tag="confined"):
-    """From the sandbox, first, before it has seen any code: what the kernel did not let it give up, in words."""
+    """First message from the sandbox, before it reads code: restrictions that this kernel does not support, as text."""
 
     missing: tuple[str, ...]
 
 
 class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
-    """From the sandbox: the code is ready to be asked."""
+    """From the sandbox: the code is loaded."""
 
 
-class Scored(msgspec.Struct, frozen=True, tag="scored"):
-    """From the sandbox, in answer to Ask."""
+class ScoreReply(msgspec.Struct, frozen=True, tag="scored"):
+    """From the sandbox, in answer to ScoreRequest."""
 
     losses: bytes  # (population,) float64
     correct: bytes  # (population,) int64
 
 
-class Failed(msgspec.Struct, frozen=True, tag="failed"):
-    """From the sandbox, in answer to Setup or Ask."""
+class SandboxFailure(msgspec.Struct, frozen=True, tag="failed"):
+    """From the sandbox, in answer to SandboxSetup or ScoreRequest."""
 
     detail: str
 
 
-ToSandbox = Setup | Ask
-FromSandbox = Confined | Loaded | Scored | Failed
+ToSandbox = SandboxSetup | ScoreRequest
+FromSandbox = Confined | Loaded | ScoreReply | SandboxFailure
 
 
-def pack(said: ToSandbox | FromSandbox) -> bytes:
-    """The bytes of a message."""
-    body = msgspec.msgpack.encode(said)
+def encode_message(message: ToSandbox | FromSandbox) -> bytes:
+    """Return the bytes of a message, with their length first."""
+    body = msgspec.msgpack.encode(message)
     return len(body).to_bytes(LENGTH_BYTES, "little") + body
 
 
 def body_bytes(head: bytes | bytearray) -> int:
-    """How many bytes follow these first LENGTH_BYTES."""
+    """Return the number of bytes that follow these first LENGTH_BYTES."""
     return int.from_bytes(head[:LENGTH_BYTES], "little")

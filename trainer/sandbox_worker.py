@@ -1,7 +1,7 @@
 """The process that runs the code of a task: `python -m fedmq.trainer.sandbox_worker MEMORY_BYTES`.
 
-THE ONE PLACE OF FEDMQ THAT UNPICKLES. Nobody imports this module. It gives up all that it can before it reads a byte
-of the code, and whoever starts it has seen signature, pin and flag: `fedmq.trainer.code_policy`.
+THE ONLY MODULE OF FEDMQ THAT UNPICKLES. No module imports it. It restricts itself before it reads any code, and
+`fedmq.trainer.code_policy` has checked signature, pinned key and option before it is started.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from fedmq.trainer.confinement import confine
 from fedmq.trainer.sandbox_protocol import (
     DETAIL_MAX,
     LENGTH_BYTES,
-    Ask,
     Confined,
-    Failed,
     FromSandbox,
     Loaded,
-    Scored,
-    Setup,
+    SandboxFailure,
+    SandboxSetup,
+    ScoreReply,
+    ScoreRequest,
     ToSandbox,
     body_bytes,
-    pack,
+    encode_message,
 )
 
 Floats = npt.NDArray[np.float64]
@@ -41,35 +41,35 @@ Score = Callable[[Floats, Floats, Floats], object]
 
 
 def main() -> None:
-    """Serve the process at the other end of stdin and stdout until it closes them, or the code fails."""
-    asked, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    """Serve the trainer over stdin and stdout until it closes them, or the code fails."""
+    requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     nowhere = os.open(os.devnull, os.O_RDWR)
-    for stream in (0, 1, 2):  # the code may print as it likes
+    for stream in (0, 1, 2):  # the code may print
         os.dup2(nowhere, stream)
     os.close(nowhere)
-    _say(answers, Confined(confine(int(sys.argv[1]))))
+    _send(replies, Confined(confine(int(sys.argv[1]))))
     try:
-        _serve(asked, answers)
-    except BaseException as error:  # noqa: BLE001  whatever the code raises, SystemExit too, is an answer
-        _say(answers, Failed(f"{type(error).__name__}: {error}"[:DETAIL_MAX]))
-    os._exit(0)  # nothing of what the code has left behind is run
+        _serve(requests, replies)
+    except BaseException as error:  # noqa: BLE001  any exception of the code, SystemExit too, is an answer
+        _send(replies, SandboxFailure(f"{type(error).__name__}: {error}"[:DETAIL_MAX]))
+    os._exit(0)  # runs no exit handlers of the code
 
 
-def _serve(asked: BinaryIO, answers: BinaryIO) -> None:
-    setup = _hear(asked)
-    assert isinstance(setup, Setup)
+def _serve(requests: BinaryIO, replies: BinaryIO) -> None:
+    setup = _receive(requests)
+    assert isinstance(setup, SandboxSetup)
     inputs = np.frombuffer(setup.inputs, "<f8").reshape(-1, setup.columns)  # read-only, like every frombuffer of bytes
     targets = np.frombuffer(setup.targets, "<f8")
-    score: Score = pickle.loads(setup.code)  # noqa: S301  behind signature, pin and flag, in a process that has nothing
-    _say(answers, Loaded())
-    while (ask := _hear(asked)) is not None:
-        assert isinstance(ask, Ask)
-        population = np.frombuffer(ask.population, "<f8").reshape(-1, ask.genes).copy()
-        _say(answers, _scored(score(population, inputs, targets), len(population)))
+    score: Score = pickle.loads(setup.code)  # noqa: S301  checked signature, pinned key and option, restricted process
+    _send(replies, Loaded())
+    while (request := _receive(requests)) is not None:
+        assert isinstance(request, ScoreRequest)
+        population = np.frombuffer(request.population, "<f8").reshape(-1, request.genes).copy()
+        _send(replies, _scored(score(population, inputs, targets), len(population)))
 
 
-def _scored(returned: object, size: int) -> Scored:
-    """What the code returned, if it is what it should be; the other side checks the numbers."""
+def _scored(returned: object, size: int) -> ScoreReply:
+    """Check types and shapes of what the code returned; the trainer checks the numbers."""
     if not isinstance(returned, tuple | list) or len(returned) != 2:
         raise TypeError(f"expected a pair (losses, correct), got {type(returned).__name__}")
     columns = []
@@ -82,17 +82,17 @@ def _scored(returned: object, size: int) -> Scored:
         if dtype == "<i8" and (exact != array).any():
             raise ValueError(f"expected whole numbers of {name} rows, got {array[exact != array][0]:g}")
         columns.append(exact.tobytes())
-    return Scored(*columns)
+    return ScoreReply(*columns)
 
 
-def _hear(asked: BinaryIO) -> ToSandbox | None:
-    head = asked.read(LENGTH_BYTES)
-    return msgspec.msgpack.decode(asked.read(body_bytes(head)), type=ToSandbox) if head else None
+def _receive(requests: BinaryIO) -> ToSandbox | None:
+    head = requests.read(LENGTH_BYTES)
+    return msgspec.msgpack.decode(requests.read(body_bytes(head)), type=ToSandbox) if head else None
 
 
-def _say(answers: BinaryIO, said: FromSandbox) -> None:
-    answers.write(pack(said))
-    answers.flush()
+def _send(replies: BinaryIO, message: FromSandbox) -> None:
+    replies.write(encode_message(message))
+    replies.flush()
 
 
 if __name__ == "__main__":

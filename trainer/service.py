@@ -80,7 +80,7 @@ class Trainer:
 
     @property
     def status(self) -> str:
-        return self.session.status if self.connection.is_up else "the broker is not there"
+        return self.session.status if self.connection.is_up else "the broker is not connected"
 
     def stop(self) -> None:
         """See `loop.Service`: finish or cancel the work within seconds, send Goodbye."""

@@ -1,1 +1,1 @@
-"""What every service runs on: the loop, clocks, files, locks and systemd notification."""
+"""What every service runs on: loop, clocks, files, locks and systemd notifications."""

@@ -1,7 +1,4 @@
-"""Whether an edge has reached its broker: says once that it is not there, and gives up when it was told to.
-
-Knows nothing of sockets: the service that owns the link tells it what it heard of the broker.
-"""
+"""The state of an edge's connection to its broker: logs each change once, and gives up after the connect timeout."""
 
 from __future__ import annotations
 
@@ -10,93 +7,94 @@ import logging
 from fedmq.errors import NotAuthorized, Unreachable
 from fedmq.runtime.clock import earliest
 
-NOTICE_S = 1.0  # a broker that is started at the same time is there before that
+NOTICE_S = 1.0  # a broker that starts at the same time is up before that
 
 log = logging.getLogger(__name__)
 
 
 class BrokerConnection:
-    """How things stand with the broker at `address`; times are on the clock of the service that asks.
+    """The connection to the broker at `address`; times are on the clock of the calling service.
 
-    `timeout_s` bounds the wait for the first contact; None: wait for ever. Once it was reached, a broker that goes
-    away is waited for without an end: it is being restarted.
+    `timeout_s` limits the wait for the first connection; None: no limit. After it, the service waits for a broker that
+    is down without a limit: it is being restarted.
     """
 
     def __init__(self, address: str, now: float, timeout_s: float | None) -> None:
         self._address, self._timeout_s = address, timeout_s
         self._give_up_at = None if timeout_s is None else now + timeout_s
         self._notice_at: float | None = now + NOTICE_S
-        self._missed = False  # somebody was told that the broker is away,
-        self._shut_out = False  # or that it does not let us in
-        self._reached = False  # once at least
-        self._answered = False  # something was there, and ended the connection before it was one
-        self.is_up = False  # now
-        self.contacts = 0  # how many times it was reached
+        self._logged_down = False  # it was logged that the broker is down,
+        self._logged_refused = False  # or that it rejects our key
+        self._was_up = False  # at least once
+        self._was_closed = False  # something accepted the connection and closed it before the handshake
+        self.is_up = False
+        self.contacts = 0  # number of connections so far
 
     @property
     def problem(self) -> str:
-        """What is missing, in words; "" when the broker is there."""
-        return "" if self.is_up else f"the broker at {self._address} is not there"
+        """What is wrong, for people; "" while connected."""
+        return "" if self.is_up else f"the broker at {self._address} is not connected"
 
     @property
     def wake_at(self) -> float | None:
-        """When `check` is due, at the latest."""
+        """Time at which `check` is due, or None."""
         return earliest(self._notice_at, self._give_up_at)
 
     def up(self) -> None:
-        """The broker is there."""
+        """Register that the connection is up."""
         self.contacts += not self.is_up
         self._notice_at = self._give_up_at = None
-        self._reached = self.is_up = True
-        if self._missed:
-            log.warning("the broker at %s is there", self._address)
-        self._missed = self._shut_out = False
+        self._was_up = self.is_up = True
+        if self._logged_down:
+            log.warning("the broker at %s is connected", self._address)
+        self._logged_down = self._logged_refused = False
 
     def down(self) -> None:
-        """The broker is gone, or what is there is none of ours."""
+        """Register that the connection is down, or was closed before the handshake."""
         self.is_up = False
-        if not self._reached:
-            self._answered = True  # `check` says so
+        if not self._was_up:
+            self._was_closed = True  # `check` says so
             return
-        if not self._missed:
-            log.warning("the broker at %s is gone; trying again until it is back", self._address)
-        self._missed = True
+        if not self._logged_down:
+            log.warning("the broker at %s is disconnected; trying again until it is back", self._address)
+        self._logged_down = True
 
     def refused(self) -> None:
-        """The broker does not let us in; one that did before may do so again, when its keys are mended.
+        """Register that the broker rejects our key. After a first connection, retry: its keys may be corrected.
 
         Raises:
-            NotAuthorized: it never did.
+            NotAuthorized: the broker has never accepted the key.
         """
         self.is_up = False
-        if not self._reached:
+        if not self._was_up:
             raise NotAuthorized(
-                f"the broker at {self._address} does not let us in: expected --keys DIR with a key that its federation "
+                f"the broker at {self._address} rejects this key: expected --keys DIR with a key that its federation "
                 "has accepted (fedmq trainer join TOKEN, fedmq keys accept FINGERPRINT)"
             )
-        if not self._shut_out:  # that its connection has ended was said before
-            log.warning("the broker at %s does not let us in any more; trying again until it does", self._address)
-        self._missed = self._shut_out = True
+        if not self._logged_refused:  # the disconnection was logged before
+            log.warning("the broker at %s rejects this key; trying again until it accepts it", self._address)
+        self._logged_down = self._logged_refused = True
 
     def check(self, now: float) -> None:
-        """Say, once, that the broker is not there.
+        """Log once that the broker is not connected.
 
         Raises:
-            Unreachable: it was not there in the time that was allowed.
+            Unreachable: there was no connection within the timeout.
         """
         if self._give_up_at is not None and now >= self._give_up_at:
-            came, start = "nothing answered", "it with fedmq broker"
-            if self._answered:
-                came, start = "what is there ends our connections", "fedmq broker with our keys there"
+            got, start = "no answer", "it with fedmq broker"
+            if self._was_closed:
+                got, start = "closed connections", "fedmq broker with our keys there"
             raise Unreachable(
-                f"expected a broker at {self._address} within {self._timeout_s:g} s, {came}: "
-                f"start {start}, or say with --broker where it is"
+                f"expected a broker at {self._address} within {self._timeout_s:g} s, got {got}: "
+                f"start {start}, or set --broker"
             )
         if self._notice_at is not None and now >= self._notice_at:
-            self._notice_at, self._missed = None, True
-            if self._answered:
+            self._notice_at, self._logged_down = None, True
+            if self._was_closed:
                 log.warning(
-                    "what is at %s ends our connections: no broker, or with other keys; trying again", self._address
+                    "the service at %s closes connections: it is no broker, or has other keys; trying again",
+                    self._address,
                 )
             else:
-                log.warning("the broker at %s is not there yet; trying again", self._address)
+                log.warning("the broker at %s does not answer yet; trying again", self._address)

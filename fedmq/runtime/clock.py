@@ -1,4 +1,4 @@
-"""Time, given to those who need it; `fedmq.testing` has a clock whose hands are moved by a test."""
+"""Clocks; `fedmq.testing` has one that tests move."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """What the services ask for the time."""
+    """The clock of a service."""
 
     def now(self) -> float:
-        """Seconds on a clock that never goes back; only differences mean anything."""
+        """Return monotonic seconds; only differences have a meaning."""
         ...
 
     def wall(self) -> float:
-        """Seconds since 1970-01-01 UTC, for people; may jump. It decides nothing but whether a token has expired."""
+        """Return seconds since 1970-01-01 UTC; they may jump, so only the expiry of tokens depends on them."""
         ...
 
 
@@ -22,11 +22,11 @@ class SystemClock:
     """The machine's clocks."""
 
     def now(self) -> float:
-        """CLOCK_MONOTONIC."""
+        """Return CLOCK_MONOTONIC."""
         return time.monotonic()
 
     def wall(self) -> float:
-        """CLOCK_REALTIME."""
+        """Return CLOCK_REALTIME."""
         return time.time()
 
 

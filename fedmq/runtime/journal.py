@@ -1,7 +1,6 @@
-"""Log lines for the journal of systemd, with the run, the round and the trainer as fields of their own.
+"""Log lines in the journal of systemd, with run, round and trainer as fields: `journalctl ROUND=3` finds round 3.
 
-`journalctl ROUND=3` finds what was said about round 3. Speaks the journal's native protocol
-(https://systemd.io/JOURNAL_NATIVE_PROTOCOL/). Knows nothing of what the lines are about.
+Uses the journal's native protocol (https://systemd.io/JOURNAL_NATIVE_PROTOCOL/).
 """
 
 from __future__ import annotations
@@ -15,14 +14,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 SOCKET = Path("/run/systemd/journal/socket")
-FIELDS = ("run", "round", "trainer")  # what `extra` of a log line may hold
-VALUE_BYTES_MAX = 16 << 10  # a datagram has to fit into the socket's buffer
+FIELDS = ("run", "round", "trainer")  # of `extra` of a log line
+VALUE_BYTES_MAX = 16 << 10  # a datagram must fit into the socket's buffer
 PRIORITIES = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))  # syslog(3)
 DEBUG_PRIORITY = 7
 
 
 def is_journal(descriptor: int, environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether what is written to this descriptor goes to the journal: $JOURNAL_STREAM is its device and inode."""
+    """Return whether this descriptor is connected to the journal: $JOURNAL_STREAM holds its device and inode."""
     try:
         status = os.fstat(descriptor)
     except OSError:
@@ -31,7 +30,7 @@ def is_journal(descriptor: int, environment: Mapping[str, str] = os.environ) -> 
 
 
 class JournalHandler(logging.Handler):
-    """Hands log lines to the journal; to stderr when it does not take one."""
+    """Writes log lines to the journal, or to stderr if that fails."""
 
     def __init__(self, path: Path = SOCKET) -> None:
         super().__init__()
@@ -54,6 +53,6 @@ class JournalHandler(logging.Handler):
 
 
 def _field(name: str, value: str) -> bytes:
-    """A field with the length of its value, so that no line break in it begins another field."""
+    """Return a field with the length of its value, so that a line break in it starts no other field."""
     data = value.encode(errors="replace")[:VALUE_BYTES_MAX]
     return b"%s\n%s%s\n" % (name.encode(), struct.pack("<Q", len(data)), data)

@@ -1,8 +1,8 @@
-"""The loop that each service runs on: wait for the network or the next deadline, let the service take one step.
+"""The loop of every service: wait for the network or the next deadline, then let the service take one step.
 
-It decides nothing. SIGTERM and SIGINT ask the service to stop; a second one ends it at once. A service that is started
-with SIGINT ignored, as a shell's background job is, keeps ignoring it. Each pass is a sign of life: for systemd, where
-there is one, and for the pulse, where somebody feels it.
+SIGTERM and SIGINT stop the service cleanly; a second signal ends the process at once. A service that is started with
+SIGINT ignored, like a background job of a shell, keeps ignoring it. Each iteration feeds systemd's watchdog and the
+pulse.
 """
 
 from __future__ import annotations
@@ -17,42 +17,42 @@ from typing import Protocol
 from fedmq.runtime.clock import Clock, earliest
 from fedmq.runtime.systemd import Notifier
 
-BEAT_S = 1.0  # a loop whose pulse is felt passes so often,
-HANGS_S = 10.0  # and hangs when it has not for so long
+BEAT_S = 1.0  # longest wait of a loop with a pulse
+HANGS_S = 10.0  # without an iteration, then the loop counts as hanging
 
 
 class Service(Protocol):
-    """Anything that moves in steps: receive, decide, save, send."""
+    """A service that works in steps: receive, decide, save, send."""
 
     @property
     def done(self) -> bool:
-        """Whether there is nothing left to do."""
+        """Whether the service has ended."""
         ...
 
     @property
     def wake_at(self) -> float | None:
-        """When to step at the latest, on the clock's `now`; None: only when something comes."""
+        """Time of the next step on the clock's `now`; None: only when something is received."""
         ...
 
     @property
     def status(self) -> str:
-        """How it stands, for people, in one line."""
+        """The state for people, in one line."""
         ...
 
     def step(self) -> None:
-        """Take what came and do what follows from it; never waits."""
+        """Process everything that was received, without waiting."""
         ...
 
     def stop(self) -> None:
-        """Begin to end, in an orderly way."""
+        """Begin a clean stop."""
         ...
 
 
 class Waitable(Protocol):
-    """The end of a link that a loop sleeps on."""
+    """The link that a loop waits on."""
 
     def wait(self, timeout_s: float | None) -> None:
-        """Until something comes, `wake` is called, or the time is over."""
+        """Wait until something is received, `wake` is called, or the time is over."""
         ...
 
     def wake(self) -> None:
@@ -61,19 +61,19 @@ class Waitable(Protocol):
 
 
 class Pulse:
-    """When a loop has last passed: beaten by it, felt from any thread. Before the first pass nothing hangs yet."""
+    """The time of a loop's last iteration; readable from any thread. Before the first one the loop does not hang."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
         self._at = now()
 
     def beat(self) -> None:
-        """The loop has passed."""
+        """Register an iteration of the loop."""
         self._at = self._now()
 
     @property
     def problem(self) -> str:
-        """What is wrong with the loop, in words; "" when nothing is."""
+        """What is wrong with the loop, for people; "" if nothing is."""
         age_s = self._now() - self._at
         return "" if age_s < HANGS_S else f"the service has not moved for {age_s:.0f} s"
 
@@ -95,19 +95,19 @@ def serve(
     notifier: Notifier | None = None,
     pulse: Pulse | None = None,
 ) -> None:
-    """Run `service` until it is done; `ready` is called once signals are heeded.
+    """Run `service` until it is done; call `ready` once signal handlers are set.
 
-    `notifier` None: systemd's, if it is there. `pulse` None: nobody feels it.
+    `notifier` None: the one of the environment.
     """
     notifier = notifier or Notifier(os.environ)
-    asked = told = False
+    requested = stopped = False
 
     def on_signal(number: int, _frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked:  # a second one ends it at once
+        nonlocal requested
+        if requested:  # the second signal
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
-        asked = True  # the service may be in the middle of a step: it is told between two
+        requested = True  # the service may be in the middle of a step: stop it after that
         link.wake()
 
     for number in stop_signals(signal.SIGINT):
@@ -124,8 +124,8 @@ def serve(
             beat_at = clock.now() + BEAT_S
         wake_at = earliest(service.wake_at, notifier.wake_at, beat_at)
         link.wait(None if wake_at is None else wake_at - clock.now())
-        if asked and not told:
-            told = True
+        if requested and not stopped:
+            stopped = True
             notifier.stopping()
             service.stop()
         service.step()

@@ -1,7 +1,4 @@
-"""Warnings about what anybody may cause at any rate: of each kind one, then one in a while that says how many came.
-
-Knows nothing of what the lines are about.
-"""
+"""Rate limit for warnings that a peer can cause: the first of each kind, then one per interval with a count."""
 
 from __future__ import annotations
 
@@ -12,26 +9,26 @@ from collections.abc import Mapping
 from fedmq.runtime.clock import Clock
 
 AGAIN_S = 10.0
-KINDS_MAX = 100  # all others are one kind together
+KINDS_MAX = 100  # further kinds share one
 
 
 class RateLimited:
-    """A logger's warnings, of each kind the first, and then at most one in `again_s` seconds."""
+    """Writes the first warning of each kind, then at most one in `again_s` seconds."""
 
     def __init__(self, log: logging.Logger, clock: Clock, again_s: float = AGAIN_S) -> None:
         self._log, self._clock, self._again_s = log, clock, again_s
-        self._said: dict[str, tuple[float, int]] = {}  # by kind: when, and how many were left out since
+        self._logged: dict[str, tuple[float, int]] = {}  # by kind: time of the last line, and suppressed ones since
 
     def warning(self, kind: str, text: str, *args: object, extra: Mapping[str, object] | None = None) -> None:
-        """Say it, as `logging.Logger.warning` does, or count it."""
-        if kind not in self._said and len(self._said) >= KINDS_MAX:
+        """Log a warning as `logging.Logger.warning` does, or count it as suppressed."""
+        if kind not in self._logged and len(self._logged) >= KINDS_MAX:
             kind = ""
         now = self._clock.now()
-        said_at, left_out = self._said.get(kind, (-math.inf, 0))
-        if now - said_at < self._again_s:
-            self._said[kind] = said_at, left_out + 1
+        logged_at, suppressed = self._logged.get(kind, (-math.inf, 0))
+        if now - logged_at < self._again_s:
+            self._logged[kind] = logged_at, suppressed + 1
             return
-        self._said[kind] = now, 0
-        if left_out:
-            text, args = text + " (and %s more like it since the last line)", (*args, left_out)
+        self._logged[kind] = now, 0
+        if suppressed:
+            text, args = text + " (and %s more like it since the last line)", (*args, suppressed)
         self._log.warning(text, *args, extra=extra)

@@ -1,7 +1,4 @@
-"""A whole federation in one process: the services as plain objects, on the in-memory network and on virtual time.
-
-The same classes that run as processes; for examples, notebooks and tests. Knows how to put them together, no more.
-"""
+"""A federation in one process: the same service classes as in deployment, on an in-memory network and virtual time."""
 
 from __future__ import annotations
 
@@ -34,12 +31,11 @@ AGGREGATOR = "aggregator"
 
 
 class Federation:
-    """A broker, an aggregator and trainers by name, each with its rows; nothing runs before `train`.
+    """A broker, an aggregator and trainers by name, each with its rows; they start with `train` or `start`.
 
-    `learn` stands in for the trainers' work, `store` for the aggregator's, for tests of everything around them. With a
-    `view`, observers are told of the run; they are added through `simulation`.
-    `events` holds all that the aggregator told, `finished` whether it told of the run's end. Parts are crashed, stopped
-    and started through `simulation`, as `broker`, `aggregator`, and by the trainers' names.
+    `learn` replaces the trainers' work and `store` the aggregator's store. With a `view`, the aggregator publishes
+    events for observers, which are added through `simulation`. `events` holds all events, `finished` whether the run
+    has ended. `simulation` crashes, stops and starts services: `broker`, `aggregator`, and trainers by their names.
     """
 
     def __init__(
@@ -81,12 +77,12 @@ class Federation:
         self.simulation.add_aggregator(AGGREGATOR, RUN, self._aggregator)
         for name, own in rows.items():
             self.simulation.add_trainer(name, self._trainer(name, own))
-        self.aggregator: Aggregator | None = None  # the newest life of it
+        self.aggregator: Aggregator | None = None  # of the latest start
         self.trainers = tuple(rows)
 
     def _aggregator(self, link: Link) -> Aggregator:
         store, clock = self.store, self.simulation.clock
-        store.abandon()  # what an earlier life had not committed
+        store.abandon()  # uncommitted changes of the previous start
 
         def watch(_at: float, happened: Sequence[events.AnyEvent]) -> None:
             if store is self.store:  # else this life has been replaced
@@ -114,17 +110,17 @@ class Federation:
         return make
 
     def start(self) -> None:
-        """Start all parts."""
+        """Start all services."""
         self.simulation.start(Simulation.broker_name, AGGREGATOR, *self.trainers)
 
     def train(self, limit_s: float = 3600.0) -> TrainedModel | None:
-        """Start all parts, run to the end of the run or for so many virtual seconds; the model, or None."""
+        """Start all services and run until the run ends or `limit_s` virtual seconds have passed; return `model`."""
         self.start()
         self.simulation.run(lambda: self.finished, limit_s)
         return self.model
 
     @property
     def model(self) -> TrainedModel | None:
-        """The model that would be deployed now."""
+        """The best model so far, or None."""
         evaluation = None if self.aggregator is None else self.aggregator.rounds.evaluation
         return None if evaluation is None else TrainedModel(self.task.model, evaluation.genes, self.task.name)

@@ -1,7 +1,4 @@
-"""Links and hub in memory: what a node of a simulation holds instead of sockets.
-
-Knows nothing of time or faults; the simulation carries what is sent.
-"""
+"""Links and hub in memory: what the services of a simulation use instead of sockets."""
 
 from __future__ import annotations
 
@@ -14,59 +11,59 @@ from fedmq.protocol.codec import Frames
 from fedmq.transport.link import LinkEvent, LinkMessage
 
 
-class Wire(Protocol):
-    """What carries messages between links and hub: a simulation."""
+class Carrier(Protocol):
+    """Carries messages between links and hub: a simulation."""
 
     def operation(self, name: str) -> None: ...
 
-    def send_up(self, connection: Connection, frames: Frames) -> None: ...
+    def send_up(self, connection: MemoryConnection, frames: Frames) -> None: ...
 
     def send_down(self, frames: Frames, *, to_aggregators: bool) -> None: ...
 
 
 @dataclass
-class Connection:
-    """An edge's connection to one life of the broker."""
+class MemoryConnection:
+    """An edge's connection to one start of the broker."""
 
     link: MemoryLink
     topics: tuple[str, ...] = ()
     alive: bool = True
-    arrived: dict[str, float] = field(default_factory=dict)  # when the last message of each direction arrives
+    arrived: dict[str, float] = field(default_factory=dict)  # arrival time of the last message, by direction
 
 
 class MemoryLink:
-    """An edge's link in memory; see `network.Link`."""
+    """An edge's link in memory."""
 
-    def __init__(self, wire: Wire, name: str, wants: tuple[str, ...], *, publishes: bool) -> None:
+    def __init__(self, carrier: Carrier, name: str, wants: tuple[str, ...], *, publishes: bool) -> None:
         self.name, self.wants, self.publishes = name, wants, publishes
-        self.news: deque[LinkEvent] = deque()
-        self.connection: Connection | None = None
-        self._wire = wire
+        self.events: deque[LinkEvent] = deque()
+        self.connection: MemoryConnection | None = None
+        self._carrier = carrier
 
     def receive(self) -> Iterator[LinkEvent]:
-        while self.news:
-            yield self.news.popleft()
+        while self.events:
+            yield self.events.popleft()
 
     def send(self, frames: Frames) -> bool:
-        self._wire.operation(self.name)
+        self._carrier.operation(self.name)
         if self.connection is None:
             return False
-        self._wire.send_up(self.connection, frames)
+        self._carrier.send_up(self.connection, frames)
         return True
 
 
 class MemoryHub:
-    """The broker's hub in memory; see `network.Hub`."""
+    """The broker's hub in memory."""
 
-    def __init__(self, wire: Wire) -> None:
-        self.traffic: deque[tuple[Connection, LinkMessage]] = deque()
-        self._wire = wire
-        self._current: Connection | None = None
+    def __init__(self, carrier: Carrier) -> None:
+        self.inbox: deque[tuple[MemoryConnection, LinkMessage]] = deque()
+        self._carrier = carrier
+        self._current: MemoryConnection | None = None
 
     def receive(self) -> Iterator[LinkMessage]:
-        while self.traffic:
-            self._current, traffic = self.traffic.popleft()
-            yield traffic
+        while self.inbox:
+            self._current, message = self.inbox.popleft()
+            yield message
 
     def allow(self, topic: str) -> None:
         assert self._current is not None
@@ -82,7 +79,7 @@ class MemoryHub:
         """See `network.Hub`; nobody is revoked in memory."""
 
     def publish(self, frames: Frames) -> None:
-        self._wire.send_down(frames, to_aggregators=False)
+        self._carrier.send_down(frames, to_aggregators=False)
 
     def deliver(self, frames: Frames) -> None:
-        self._wire.send_down(frames, to_aggregators=True)
+        self._carrier.send_down(frames, to_aggregators=True)

@@ -1,4 +1,4 @@
-"""A trainer's worker on virtual time. Knows nothing of what the work is."""
+"""A trainer's worker on virtual time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Outcome = TypeVar("Outcome")
 
 
 class VirtualWorker(Generic[Outcome]):
-    """A trainer's worker on virtual time: does the work at once, and hands it over after `duration_s()`."""
+    """A trainer's worker on virtual time: the outcome is ready after `duration_s()`."""
 
     def __init__(
         self,
@@ -27,7 +27,6 @@ class VirtualWorker(Generic[Outcome]):
         self._done: list[Outcome] = []
 
     def start(self, packet: Packet) -> None:
-        """Begin the work of a round; whatever was begun before is cancelled."""
         self._job += 1
         job = self._job
 
@@ -39,10 +38,8 @@ class VirtualWorker(Generic[Outcome]):
         self._simulation.at(self._simulation.clock.now() + self._duration_s(), finish)
 
     def cancel(self) -> None:
-        """Give up what was begun."""
         self._job += 1
 
     def done(self) -> list[Outcome]:
-        """What has been finished since the last call."""
         done, self._done = self._done, []
         return done

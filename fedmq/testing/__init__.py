@@ -1,4 +1,4 @@
-"""The fakes that fedmq is tested with, for your tests too: an in-memory network and a clock whose hands are moved.
+"""The fakes that fedmq is tested with, for your tests too: an in-memory network and a virtual clock.
 
 A whole federation runs on one thread and on virtual time; the same service classes run here and on ZeroMQ.
 

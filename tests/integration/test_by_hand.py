@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from services import Services, closed, events_of, report_of, run_fedmq, until
 
-NOT_THERE = "is not there yet; trying again"
+NOT_THERE = "does not answer yet; trying again"
 NEVER_SOLVED = """
 from fedmq import Linear, Task
 task = Task(name="endless", model=Linear(2), loss="squared-error", metric="loss", target=0.0, rounds=100000)

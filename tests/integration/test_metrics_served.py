@@ -41,7 +41,7 @@ def test_services_are_ready_while_the_broker_is_there_and_well_all_along(tmp_pat
         for name in ("aggregator", "alice"):
             until(lambda name=name: ask(at[name], "/healthz")[0] == 200, f"{name} to be well")
             status, text = ask(at[name], "/readyz")
-            assert (status, text) == (503, f"the broker at {services.address} is not there\n")
+            assert (status, text) == (503, f"the broker at {services.address} is not connected\n")
         for contacts in (1, 2):
             services.start("broker", "broker", "--metrics", str(at["broker"]))
             for name in at:

@@ -197,7 +197,7 @@ def says_it_has_failed_with_garbage(population: Any, inputs: Any, targets: Any) 
         (halves, "expected whole numbers of correct rows, got 0.5"),
         (changes_the_rows, "read-only"),
         (takes_the_pipe, "expected an answer of at most"),
-        (says_it_has_failed_with_garbage, "what is no answer"),
+        (says_it_has_failed_with_garbage, "invalid message"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )

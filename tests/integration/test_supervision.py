@@ -121,7 +121,7 @@ def test_a_broker_tells_of_its_life_and_one_that_is_stopped_is_silent(
 
 def test_all_three_say_how_they_stand(services: Services, systemd: dict[str, Systemd]) -> None:
     services.start("trainer", "trainer", "--name", "alice", "--data", "xor:1/2", **systemd["trainer"].environment)
-    systemd["trainer"].until("STATUS=the broker is not there")
+    systemd["trainer"].until("STATUS=the broker is not connected")
     services.start("broker", "broker", **systemd["broker"].environment)
     systemd["trainer"].until("STATUS=no run is published")
     words = ("--task", "xor", "--strategy", "fedavg", "--rounds", "100000", "--run", "xor-1", "--out", "run")

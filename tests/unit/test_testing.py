@@ -319,7 +319,7 @@ def test_a_node_that_wakes_itself_for_ever_at_one_instant_is_an_error() -> None:
     scene = Scene()
     scene.ears["bob"].wake_at = 0.0
     scene.simulation.step("bob")
-    with pytest.raises(TimeStandsStill, match=r"100000 things happened at 1\.0 s"):
+    with pytest.raises(TimeStandsStill, match=r"100000 events at 1\.0 s"):
         scene.pass_time(1.0)
 
 
