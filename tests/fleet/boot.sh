@@ -1,16 +1,15 @@
 #!/bin/bash
-# boot.sh NAME SEED CGROUPS SIZE: becomes a machine of its own. machines.py starts it; it is killed with its parent.
+# boot.sh NAME SEED CGROUPS SIZE: becomes a machine. machines.py starts it; it is killed with its parent.
 #
-# A real systemd as the first process of its own namespaces, over a copy-on-write view of this machine's root that lies
-# in memory. All mounts are made in the machine's own mount namespace: when its last process ends, nothing is left.
-# SEED is a folder whose files are put over the root; CGROUPS are the control groups that the machine becomes the root
-# of, one a line; SIZE is how much it may write.
+# A systemd as the first process of its own namespaces, over a copy-on-write view of this host's root in memory. All
+# mounts are in the machine's own mount namespace: they end with its last process. SEED is a folder of files to copy
+# over the root; CGROUPS are the control groups of the machine, one a line; SIZE is its disk space.
 set -eu
 name=$1 seed=$2 groups=$3 size=$4
 
 if [ "${5:-}" != inside ]; then
     for group in $groups; do echo $$ > "$group/cgroup.procs"; done
-    # setpriv: a machine whose parent is gone, however it went, is gone too.
+    # setpriv: the machine ends with its parent.
     exec setpriv --pdeathsig KILL unshare --net --pid --fork --kill-child --mount --uts --ipc --cgroup \
         -- bash "$0" "$name" "$seed" "$groups" "$size" inside
 fi
@@ -25,7 +24,7 @@ mount -t overlay "fedmq-$name" -o "lowerdir=/,upperdir=$scratch/upper,workdir=$s
 cp -a "$seed/." "$root/"
 cd "$root"
 
-# What this machine starts is nothing to the new one, which starts with sshd alone.
+# Units of this host do not start in the machine; only sshd does.
 find etc/systemd/system -mindepth 1 -maxdepth 1 \( -name '*.wants' -o -name '*.requires' \) -exec rm -r {} +
 for unit in systemd-udevd systemd-networkd systemd-resolved systemd-timesyncd; do
     ln -sf /dev/null "etc/systemd/system/$unit.service"
@@ -55,8 +54,8 @@ ln -s fd/2 dev/stderr
 mount -t tmpfs tmpfs dev/shm -o mode=1777
 mount -t tmpfs tmpfs run -o mode=755
 mount -t tmpfs tmpfs tmp -o mode=1777
-mount -t tmpfs tmpfs var/tmp -o mode=1777   # this machine's own changes while tests run here too
-# Only what belongs to Debian is shown: no home, and no folder of this machine's own.
+mount -t tmpfs tmpfs var/tmp -o mode=1777   # the host's own changes while tests run
+# Show only Debian's folders: no home, and no other folder of this host.
 for folder in *; do
     case $folder in
         bin | boot | dev | etc | lib* | opt | proc | run | sbin | sys | tmp | usr | var | root) ;;
@@ -68,8 +67,8 @@ chmod 700 "$home"
 cp -a "$seed/root/." "$home/" 2> /dev/null || true
 mount --bind "$home" root
 
-# The machine's control groups as this machine has them: all in one, or one tree for each kind (then MemoryMax needs
-# the old kind of memory controller).
+# The same layout of control groups as on this host: one tree, or one for each kind (MemoryMax then needs the old
+# memory controller).
 if [ "$(stat -f -c %T /sys/fs/cgroup)" = cgroup2fs ]; then
     mount -t cgroup2 cgroup2 sys/fs/cgroup -o nosuid,nodev,noexec
 else
@@ -89,6 +88,6 @@ pivot_root . run/.old
 cd /
 umount -l /run/.old
 rmdir /run/.old
-mount --make-rshared /   # or systemd hands no credentials to a service
+mount --make-rshared /   # or systemd passes no credentials to services
 [ ! -x /etc/fedmq-fleet-init ] || exec /etc/fedmq-fleet-init
 exec env -i container=fedmq-fleet PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin /lib/systemd/systemd

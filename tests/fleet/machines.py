@@ -1,12 +1,12 @@
-"""Machines for tests: real systemd, real sshd, an address of their own on a network of their own. Needs root.
+"""Machines for tests: systemd, sshd and an address on a separate network. Needs root.
 
     with Network() as network:
         north = network.machine("north")
         north.boot()
         north.run("systemctl", "is-system-running")
 
-Everything lives in namespaces whose processes die with this one: after a crash no process, mount or interface is left,
-and the control groups are removed by the process that holds the network. Knows nothing of fedmq.
+All run in namespaces whose processes end with this one: after a crash no process, mount or interface is left. The
+process that holds the network removes the control groups.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ HOME = "/root"
 SUBNET = "10.77.0"
 BOOT_S = 60.0
 STOP_S = 20.0
-POLL_S = 0.1  # most conditions start a process
+POLL_S = 0.1  # a condition usually starts a process
 NEEDED = {"sshd": "openssh-server", "nft": "nftables", "ping": "iputils-ping", "sudo": "sudo", "ip": "iproute2"}
-# Ends when the other end of its standard input is closed, however that came about, and removes what is left by then.
+# Ends when its standard input is closed, and removes all remaining groups and files.
 HOLDER = """
 echo up; read -r _ || true
 for _ in $(seq 100); do
@@ -44,28 +44,25 @@ rm -rf {folder}
 
 
 def missing() -> list[str]:
-    """The Debian packages that this machine lacks."""
+    """Return the Debian packages that are missing on this machine."""
     path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
     return [package for command, package in NEEDED.items() if shutil.which(command, path=path) is None]
 
 
 def until(
-    condition: Callable[[], object], what: str, timeout_s: float, *, stands: Callable[[], str] | None = None
+    condition: Callable[[], object], what: str, timeout_s: float, *, details: Callable[[], str] | None = None
 ) -> float:
-    """Return when `condition()` is true, with the seconds that it took; fail with `what` when it is not in time.
-
-    `stands` says how things stand then.
-    """
+    """Wait for `condition()` and return the seconds; if it does not hold in time, fail with `what` and `details()`."""
     start = time.monotonic()
     while not condition():
         if time.monotonic() > start + timeout_s:
-            raise AssertionError(f"waited {timeout_s:g} s in vain: {what}\n{'' if stands is None else stands()}")
+            raise AssertionError(f"expected {what} within {timeout_s:g} s\n{'' if details is None else details()}")
         time.sleep(POLL_S)
     return time.monotonic() - start
 
 
 class Network:
-    """A switch in a network namespace of its own, with this machine on it as 10.77.0.1, and the machines' folder."""
+    """A switch in its own network namespace, with this machine as 10.77.0.1, and the folder of the machines."""
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}-"))
@@ -73,7 +70,7 @@ class Network:
         self.tag = f"{PREFIX}-{os.getpid()}"
         self._trees = cgroup_trees()
         script = HOLDER.format(groups=" ".join(map(str, self._trees)), prefix=self.tag, folder=self.folder)
-        # A session of its own: an interrupt from the keyboard does not reach it before we are done.
+        # Its own session: an interrupt from the keyboard does not end it before the tests.
         self._holder = subprocess.Popen(
             ["unshare", "--net", "bash", "-c", script],
             stdin=subprocess.PIPE,
@@ -90,25 +87,25 @@ class Network:
 
     @property
     def inside(self) -> list[str]:
-        """The words before a command that is to be run on this network instead of this machine's own."""
+        """Return the command prefix that runs a command in this network."""
         return ["nsenter", f"--net=/proc/{self._holder.pid}/ns/net", "--"]
 
-    def ip(self, *words: str) -> None:
-        """Run `ip WORDS` on the switch."""
-        run([*self.inside, "ip", *words])
+    def ip(self, *arguments: str) -> None:
+        """Run `ip ARGUMENTS` on the switch."""
+        run([*self.inside, "ip", *arguments])
 
     def machine(self, name: str, *, size: str = "2G", init: str | None = None) -> Machine:
-        """A new machine, not yet booted; it may write `size`; `init` is a script that runs instead of systemd."""
+        """Create a machine without booting it; it may write `size`; `init` is a script instead of systemd."""
         address = f"{SUBNET}.{11 + len(self.machines)}"
         self.machines[name] = Machine(self, name, address, size, init)
         return self.machines[name]
 
     def cgroups_of(self, name: str) -> list[Path]:
-        """Where a machine's control groups are."""
+        """Return the control groups of a machine."""
         return [tree / f"{self.tag}-{name}" for tree in self._trees]
 
     def write_known_hosts(self, path: Path) -> None:
-        """What an operator who has seen every machine's key knows."""
+        """Write the host keys of all machines."""
         lines = []
         for machine in self.machines.values():
             kind, key = (self.folder / f"{machine.name}.host.pub").read_text().split()[:2]
@@ -116,9 +113,9 @@ class Network:
         path.write_text("".join(lines))
 
     def close(self) -> None:
-        """Stop the machines, all at once, and remove everything."""
+        """Stop the machines at the same time, and remove all files."""
         for machine in self.machines.values():
-            machine.ask_to_stop()
+            machine.request_stop()
         for machine in self.machines.values():
             machine.wait_until_stopped()
         self._holder.communicate(timeout=STOP_S + 15)  # closes its input, and waits for it
@@ -133,7 +130,7 @@ class Network:
 
 
 class Machine:
-    """One machine of a network: its files before it boots in `seed`, as they are then under `root`."""
+    """A machine of a network; its files are in `seed` before the boot, and under `root` after it."""
 
     def __init__(self, network: Network, name: str, address: str, size: str, init: str | None) -> None:
         self.name, self.address = name, address
@@ -148,7 +145,7 @@ class Machine:
             self.put("/etc/fedmq-fleet-init", init, mode=0o755)
 
     def put(self, path: str, content: str | bytes, mode: int = 0o644) -> None:
-        """A file of the machine, before it boots."""
+        """Write a file of the machine before it boots."""
         target = self.seed / path.lstrip("/")
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content.encode() if isinstance(content, str) else content)
@@ -165,16 +162,16 @@ class Machine:
         self.put("/etc/resolv.conf", "")
 
     def boot(self, *, wait: bool = True) -> None:
-        """Start it and put it on the network; `wait` until it runs and answers on port 22."""
-        everybody = "".join(f"{one.address} {one.name}\n" for one in self._network.machines.values())
-        self.put("/etc/hosts", f"127.0.0.1 localhost\n{everybody}")
+        """Start the machine and connect it; `wait` until it runs and answers on port 22."""
+        hosts = "".join(f"{one.address} {one.name}\n" for one in self._network.machines.values())
+        self.put("/etc/hosts", f"127.0.0.1 localhost\n{hosts}")
         groups = self._network.cgroups_of(self.name)
         for group in groups:
             group.mkdir(exist_ok=True)
-        words = [self.name, str(self.seed), "\n".join(map(str, groups)), self._size]
+        arguments = [self.name, str(self.seed), "\n".join(map(str, groups)), self._size]
         with (self._folder / "console").open("wb") as console:
             self._process = subprocess.Popen(
-                ["bash", str(BOOT), *words],
+                ["bash", str(BOOT), *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=console,
                 stderr=subprocess.STDOUT,
@@ -197,7 +194,7 @@ class Machine:
         return own_network and name not in ("unshare", "setpriv")
 
     def _connect(self) -> None:
-        """A cable from the switch, whose end here is called eth0."""
+        """Connect the machine to the switch as eth0."""
         peer = ["peer", "name", "eth0", "netns", str(self._leader)]
         self._network.ip("link", "add", self.name, "type", "veth", *peer)
         self._network.ip("link", "set", self.name, "master", "br0", "up")
@@ -206,7 +203,7 @@ class Machine:
         run([*self._in_network(), "ip", "link", "set", "eth0", "up"])
 
     def wait_until_up(self) -> None:
-        """Return when systemd has started everything and sshd answers."""
+        """Wait until systemd has started all units and sshd answers."""
         until(self._is_up, f"{self.name} to boot: {self.console()}", BOOT_S)
 
     def _is_up(self) -> bool:
@@ -214,59 +211,59 @@ class Machine:
         return states in ("running", "degraded") and self.show("ssh.service", "ActiveState") == "active"
 
     def console(self) -> str:
-        """What it has said while it booted."""
+        """Return its output during the boot."""
         path = self._folder / "console"
         return path.read_text(errors="replace")[-2000:] if path.exists() else ""
 
     @property
     def root(self) -> Path:
-        """Its files, seen from here."""
+        """Return the path of its files from this machine."""
         return Path(f"/proc/{self._leader}/root")
 
     def run(self, *command: str, check: bool = True, timeout_s: float = 60.0, text: str | None = None) -> str:
-        """What a command prints that root runs on it; `text` is its standard input."""
+        """Run a command as root with `text` as standard input; return its output."""
         enter = ["nsenter", "-t", str(self._leader), "-m", "-u", "-i", "-n", "-p", "-C", "--"]
         clean = ["env", "-i", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8"]
         return run([*enter, *clean, *command], check=check, timeout_s=timeout_s, text=text)
 
     def show(self, unit: str, what: str) -> str:
-        """One property of a unit, as systemd says it."""
+        """Return a property of a unit from systemd."""
         return self.run("systemctl", "show", "--property", what, "--value", unit).strip()
 
     def journal(self, unit: str) -> str:
-        """All that a unit has logged."""
+        """Return the log of a unit."""
         return self.run("journalctl", "--unit", unit, "--no-pager", "--output", "cat")
 
     def cut(self) -> None:
-        """Pull the cable: nothing comes in or goes out any more, and nobody is told."""
+        """Drop all packets in both directions without a reply."""
         rules = "table inet cut { chain in { type filter hook input priority -10; iifname != lo drop; }; "
         rules += "chain out { type filter hook output priority -10; oifname != lo drop; }; }"
         run([*self._in_network(), "nft", "-f", "-"], text=rules)
 
     def heal(self) -> None:
-        """Put the cable back."""
+        """Undo `cut`."""
         run([*self._in_network(), "nft", "delete", "table", "inet", "cut"])
 
     def slow_down(self, kilobits_s: int) -> None:
-        """Let so much out per second, like a line over which many rows do not go."""
+        """Limit its outgoing bandwidth."""
         limit = ["tbf", "rate", f"{kilobits_s}kbit", "burst", "32kb", "latency", "500ms"]
         run([*self._in_network(), "tc", "qdisc", "replace", "dev", "eth0", "root", *limit])
 
     def speed_up(self) -> None:
-        """Let everything out again."""
+        """Undo `slow_down`."""
         run([*self._in_network(), "tc", "qdisc", "delete", "dev", "eth0", "root"])
 
     def _in_network(self) -> list[str]:
-        """The words before a command that is to be run in its network, with this machine's programs."""
+        """Return the command prefix that runs a program of this host in its network."""
         return ["nsenter", f"--net=/proc/{self._leader}/ns/net", "--"]
 
-    def ask_to_stop(self) -> None:
-        """Tell systemd to stop every unit, in order, and then itself."""
+    def request_stop(self) -> None:
+        """Request systemd to stop all units and itself."""
         if self._process is not None and self._process.poll() is None:
             os.kill(self._leader, signal.SIGRTMIN + 4)
 
     def wait_until_stopped(self) -> None:
-        """Return when it is gone; it is killed when it takes too long."""
+        """Wait for its end; kill it after STOP_S."""
         if self._process is None:
             return
         try:
@@ -277,7 +274,7 @@ class Machine:
 
 
 def cgroup_trees() -> list[Path]:
-    """Where a machine's control groups go: one tree, or on a machine with the old layout one for each kind."""
+    """Return the trees of control groups: one, or with the old layout one for each kind."""
     if not (CGROUPS / "unified").is_dir():
         return [CGROUPS]
     own = {}
@@ -290,12 +287,12 @@ def cgroup_trees() -> list[Path]:
 
 
 def make_key(path: Path) -> None:
-    """A new SSH key pair without a passphrase."""
+    """Create an SSH key pair without a passphrase."""
     run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", path.name, "-f", str(path)])
 
 
 def run(command: Sequence[str], *, check: bool = True, timeout_s: float = 30.0, text: str | None = None) -> str:
-    """What a command prints; fail with what it said when it ends with an error."""
+    """Run a command and return its output; fail with its output if it fails."""
     done = subprocess.run(
         list(command), input=text or "", capture_output=True, text=True, check=False, timeout=timeout_s
     )

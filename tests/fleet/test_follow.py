@@ -1,4 +1,4 @@
-"""`fedmq deploy logs --follow`: the journals of several hosts, live, until whoever reads them goes."""
+"""`fedmq deploy logs --follow`: the journals of several hosts, live, until the command ends."""
 
 from __future__ import annotations
 
@@ -8,36 +8,37 @@ import sys
 from collections.abc import Callable, Iterator
 
 import pytest
-from desk import Desk
 from machines import Machine, Network, until
+from workstation import Workstation
 
 pytestmark = pytest.mark.timeout(60)
 
 
 @pytest.fixture(scope="module")
-def machines(boot: Callable[..., list[Machine]], desk: Desk) -> list[Machine]:
-    """Two machines that log in the name of a service of ours, without anything installed."""
+def machines(boot: Callable[..., list[Machine]], workstation: Workstation) -> list[Machine]:
+    """Boot two machines with log lines of a fedmq service, without the package."""
     found = boot("north", "south")
-    desk.write_ssh_config()
+    workstation.write_ssh_config()
     for machine in found:
-        say(machine, "before")
+        log(machine, "before")
     return found
 
 
-def say(machine: Machine, what: str) -> None:
-    """Have a service log a line."""
-    machine.run("systemd-run", "--quiet", "--wait", "--unit=fedmq-broker", "echo", f"{machine.name} says {what}")
+def log(machine: Machine, what: str) -> None:
+    """Log a line as a service."""
+    machine.run("systemd-run", "--quiet", "--wait", "--unit=fedmq-broker", "echo", f"{machine.name} logs {what}")
 
 
 @pytest.fixture
-def follower(desk: Desk, network: Network, machines: list[Machine]) -> Iterator[subprocess.Popen[bytes]]:
-    """The command, its output in the files `out` and `err` of the desk."""
-    words = [*network.inside, sys.executable, "-m", "fedmq", "deploy", "logs", "north", "south", "nowhere", "--follow"]
-    with (desk.folder / "out").open("wb") as out, (desk.folder / "err").open("wb") as err:
+def follower(workstation: Workstation, network: Network, machines: list[Machine]) -> Iterator[subprocess.Popen[bytes]]:
+    """Run the command with its output in the files `out` and `err` of the workstation."""
+    fedmq = [sys.executable, "-P", "-m", "fedmq"]
+    command = [*network.inside, *fedmq, "deploy", "logs", "north", "south", "nowhere", "--follow"]
+    with (workstation.folder / "out").open("wb") as out, (workstation.folder / "err").open("wb") as err:
         process = subprocess.Popen(
-            words,
-            cwd=desk.folder,
-            env=desk.environment,
+            command,
+            cwd=workstation.folder,
+            env=workstation.environment,
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=err,
@@ -47,33 +48,33 @@ def follower(desk: Desk, network: Network, machines: list[Machine]) -> Iterator[
     process.wait()
 
 
-def test_the_lines_of_several_hosts_come_live_and_nothing_is_left_behind_at_the_end(
-    machines: list[Machine], desk: Desk, follower: subprocess.Popen[bytes]
+def test_logs_of_several_hosts_are_followed_and_leave_no_process(
+    machines: list[Machine], workstation: Workstation, follower: subprocess.Popen[bytes]
 ) -> None:
-    def heard(line: str) -> bool:
-        return line in (desk.folder / "out").read_text()
+    def printed(line: str) -> bool:
+        return line in (workstation.folder / "out").read_text()
 
     def left() -> str:
         return "".join(machine.run("pgrep", "--list-full", "journalctl", check=False) for machine in machines)
 
     for machine in machines:
-        until(lambda of=machine: heard(f"{of.name} says before\n"), f"what {machine.name} has said", 15)  # type: ignore[misc]
+        until(lambda of=machine: printed(f"{of.name} logs before\n"), f"the old line of {machine.name}", 15)  # type: ignore[misc]
     for machine in machines:
-        say(machine, "more")
-        until(lambda of=machine: heard(f"{of.name} says more\n"), f"what {machine.name} says", 15)  # type: ignore[misc]
-    lines = (desk.folder / "out").read_text().splitlines()
+        log(machine, "more")
+        until(lambda of=machine: printed(f"{of.name} logs more\n"), f"what {machine.name} says", 15)  # type: ignore[misc]
+    lines = (workstation.folder / "out").read_text().splitlines()
     assert all(line.startswith(("north: ", "south: ")) for line in lines), lines
-    until(lambda: "fedmq: nowhere: expected" in (desk.folder / "err").read_text(), "the host that is not there", 15)
+    until(lambda: "fedmq: nowhere: " in (workstation.folder / "err").read_text(), "the unknown host", 15)
     assert left().count("--follow") == len(machines)
 
     machines[1].run("pkill", "--full", "sshd: root@notty")
-    until(lambda: "fedmq: south: " in (desk.folder / "err").read_text(), "the host that is lost", 15)
-    say(machines[0], "still more")
-    until(lambda: heard("north says still more\n"), "what the other says", 15)
+    until(lambda: "fedmq: south: " in (workstation.folder / "err").read_text(), "the lost host", 15)
+    log(machines[0], "still more")
+    until(lambda: printed("north logs still more\n"), "the line of the other host", 15)
 
     follower.send_signal(signal.SIGINT)
 
     assert follower.wait(10) == 130
-    told = [line for line in (desk.folder / "err").read_text().splitlines() if line]
-    assert [line.split()[1] for line in told] == ["nowhere:", "south:", "interrupted"], told
-    until(lambda: left() == "", "journalctl to end", 10, stands=left)
+    errors = [line for line in (workstation.folder / "err").read_text().splitlines() if line]
+    assert [line.split()[1] for line in errors] == ["nowhere:", "south:", "interrupted"], errors
+    until(lambda: left() == "", "journalctl to end", 10, details=left)

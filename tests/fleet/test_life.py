@@ -1,7 +1,7 @@
-"""The life of a fleet, in order: deployed, trained on, everything in it killed, cut off, changed, upgraded, removed.
+"""The life of a fleet in order: deployment, training, kills, cuts, changes, upgrade and removal.
 
-Each test goes on where the one before has stopped. All is asserted from outside: by what systemd says, by the files of
-the run, and by what an operator sees.
+Each test continues where the one before has ended. Asserts use systemd's states, the files of the run, and the output
+of commands.
 """
 
 from __future__ import annotations
@@ -14,16 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from desk import Desk
 from machines import Machine, until
+from workstation import Workstation
 
 BROKER, AGGREGATOR = "fedmq-broker.service", "fedmq-aggregator.service"
 RUN = "/var/lib/fedmq/aggregator"
-# A round that takes milliseconds on a fast line takes some tenths of a second on this one, and leaves the processor to
-# what this story is about.
+# At this rate a round takes some tenths of a second instead of milliseconds, which leaves the processor to the tests.
 KILOBITS_S = 10_000
-# The rows of parity4:1/4 and 2/4, twice, and against them one that no model can be right about as well, so that the run
-# is still there whatever happens to it; at the end of this story the trainers get the rows that were meant.
+# The rows of parity4:1/4 and 2/4 twice, and one contradicting row, so that the run cannot reach its target. At the end
+# the trainers get consistent rows.
 CONTRADICTIONS = (
     "a,b,c,d,target\n" + 2 * "0,0,0,0,0\n0,0,0,1,1\n0,0,1,0,1\n0,0,1,1,0\n" + "0,0,0,0,1\n",
     "a,b,c,d,target\n" + 2 * "0,1,0,0,1\n0,1,0,1,0\n0,1,1,0,0\n0,1,1,1,1\n" + "0,1,0,0,0\n",
@@ -31,7 +30,7 @@ CONTRADICTIONS = (
 WRONG, RIGHT = "/usr/local/share/rows-{n}.csv", "parity4:{part}/4"
 WAIT_S = 60.0
 CUT_S = 20.0
-FORGET_S = 30.0  # for so long the rows of a trainer count that is missed without a goodbye
+FORGET_S = 30.0  # time until the rows of a trainer that left without Goodbye are not expected any more
 INVENTORY = """\
 [broker]
 host = "north"
@@ -58,55 +57,55 @@ pytestmark = pytest.mark.timeout(150)
 
 
 class Fleet:
-    """Three machines, and what can be seen of the run on the first."""
+    """Three machines, and the state of the run on the first."""
 
-    def __init__(self, machines: list[Machine], desk: Desk, began: float) -> None:
+    def __init__(self, machines: list[Machine], workstation: Workstation, began: float) -> None:
         self.began = began
         self.north, self.south, self.east = machines
-        self.desk = desk
+        self.workstation = workstation
         self.before = listings(*machines)
 
     def rounds(self) -> int:
-        """How many rounds have been closed."""
+        """Return the number of closed rounds."""
         return sum(event["event"] == "round-closed" for event in self.events())
 
-    def looks_at_all_rows(self) -> bool:
-        """Whether every row of every trainer that counts has been looked at in the last round."""
+    def covers_all_rows(self) -> bool:
+        """Return whether the last round has covered the rows of all trainers."""
         closed = [event for event in self.events() if event["event"] == "round-closed"]
         return bool(closed[-1]["best"]["coverage"] == 1.0)
 
     def events(self) -> list[dict[str, Any]]:
-        """What the run has told so far."""
+        """Return the events of the run so far."""
         path = self.north.root / "var/lib/private/fedmq/aggregator/events.jsonl"
         lines = path.read_text().splitlines(keepends=True) if path.exists() else []
         return [json.loads(line) for line in lines if line.endswith("\n")]
 
-    def goes_on(self, what: str) -> float:
-        """Return when two more rounds have been closed."""
+    def continues(self, what: str) -> float:
+        """Wait until two more rounds are closed."""
         enough = self.rounds() + 2
-        return self.until(lambda: self.rounds() >= enough, f"the run to go on after {what}")
+        return self.until(lambda: self.rounds() >= enough, f"the run to continue after {what}")
 
     def until(self, condition: Callable[[], object], what: str, timeout_s: float = WAIT_S) -> float:
-        """Return when `condition()` is true; fail with what the run has said."""
-        return until(condition, what, timeout_s, stands=self.stands)
+        """Wait for `condition()`; fail with the state of the run."""
+        return until(condition, what, timeout_s, details=self.details)
 
-    def stands(self) -> str:
-        """How the run stands, for who has to find out why."""
+    def details(self) -> str:
+        """Return the state and the last log lines of the run."""
         lines = (self.north.journal(unit)[-3000:] for unit in (AGGREGATOR, BROKER))
         return "\n--\n".join([self.status(), self.north.show(BROKER, "StatusText"), *lines])
 
     def status(self) -> str:
-        """What the aggregator says of itself."""
+        """Return the status text of the aggregator."""
         return self.north.show(AGGREGATOR, "StatusText")
 
     def report(self) -> dict[str, Any]:
-        """The report of the finished run."""
+        """Return the report of the finished run."""
         found: dict[str, Any] = json.loads(self.north.run("cat", f"{RUN}/report.json"))
         return found
 
 
 def listing(machine: Machine) -> set[str]:
-    """Every file, user, group and unit of a machine, but for what systemd and the journal keep of whatever has run."""
+    """Return every file, user, group and unit of a machine, without the records of systemd and the journal."""
     kept = ("/var/log/", "/var/cache/", "/var/lib/PackageKit/")
     files = machine.run("find", "/", "/root", "-xdev").splitlines()
     ours = machine.run("find", "/run", "/tmp", "/var/log", "/var/cache", "-name", "*fedmq*").splitlines()  # noqa: S108 - its own
@@ -117,29 +116,29 @@ def listing(machine: Machine) -> set[str]:
 
 
 def listings(*machines: Machine) -> dict[str, set[str]]:
-    """The listings of these machines, by their names."""
+    """Return the listings of these machines by name."""
     with ThreadPoolExecutor() as pool:
         return dict(zip((machine.name for machine in machines), pool.map(listing, machines), strict=True))
 
 
 @pytest.fixture(scope="module")
-def fleet(boot: Callable[..., list[Machine]], desk: Desk) -> Fleet:
+def fleet(boot: Callable[..., list[Machine]], workstation: Workstation) -> Fleet:
     start = time.monotonic()
     machines = boot("north", "south", "east")
-    desk.write_ssh_config()
-    (desk.folder / "fleet.toml").write_text(INVENTORY.replace("DATA", WRONG))
+    workstation.write_ssh_config()
+    (workstation.folder / "fleet.toml").write_text(INVENTORY.replace("DATA", WRONG))
     north, south, _ = machines
     for n, rows in enumerate(CONTRADICTIONS, 1):
         (south.root / WRONG.replace("{n}", str(n)).lstrip("/")).write_text(rows)
-    # The watchdog's minute, in three seconds.
+    # A watchdog of three seconds instead of a minute.
     folder = f"/etc/systemd/system/{AGGREGATOR}.d"
-    fleet = Fleet(machines, desk, start)
+    fleet = Fleet(machines, workstation, start)
     north.run("sh", "-c", f"mkdir {folder}; printf '[Service]\\nWatchdogSec=3\\n' > {folder}/test.conf")
     return fleet
 
 
-def test_the_fleet_is_deployed_and_trains(fleet: Fleet) -> None:
-    fleet.desk.deploy("up")
+def test_deployed_fleet_trains(fleet: Fleet) -> None:
+    fleet.workstation.deploy("up")
     fleet.north.slow_down(KILOBITS_S)
 
     for machine, unit in [
@@ -150,94 +149,94 @@ def test_the_fleet_is_deployed_and_trains(fleet: Fleet) -> None:
         assert machine.show(unit, "ActiveState") == "active"
         assert machine.show(unit, "NRestarts") == "0"
         assert machine.show(unit, "Type") == "notify"
-    fleet.goes_on("the deployment")
+    fleet.continues("the deployment")
 
 
-def test_a_second_deployment_changes_nothing(fleet: Fleet) -> None:
+def test_second_deployment_changes_nothing(fleet: Fleet) -> None:
     before = [fleet.north.show(unit, "MainPID") for unit in (BROKER, AGGREGATOR)]
 
-    said = fleet.desk.deploy("up")
+    output = fleet.workstation.deploy("up")
 
-    assert said.count("nothing to do") == 3, said
+    assert output.count("nothing to do") == 3, output
     assert [fleet.north.show(unit, "MainPID") for unit in (BROKER, AGGREGATOR)] == before
 
 
-def test_a_killed_broker_and_a_killed_trainer_are_started_again_and_the_run_goes_on(fleet: Fleet) -> None:
+def test_killed_broker_and_trainer_restart_and_the_run_continues(fleet: Fleet) -> None:
     fleet.north.run("systemctl", "kill", "--signal", "KILL", BROKER)
     fleet.south.run("systemctl", "kill", "--signal", "KILL", "fedmq-trainer@south-1")
 
     for machine, unit in ((fleet.north, BROKER), (fleet.south, "fedmq-trainer@south-1")):
-        until(lambda: machine.show(unit, "NRestarts") == "1", f"{unit} to be started again", WAIT_S)  # noqa: B023
+        until(lambda: machine.show(unit, "NRestarts") == "1", f"{unit} to restart", WAIT_S)  # noqa: B023
         until(lambda: machine.show(unit, "ActiveState") == "active", f"{unit} to be active", WAIT_S)  # noqa: B023
-    fleet.goes_on("the kills")
+    fleet.continues("the kills")
 
 
-def test_a_hung_aggregator_is_ended_by_the_watchdog_and_resumes_the_run(fleet: Fleet) -> None:
+def test_watchdog_restarts_hung_aggregator_and_the_run_resumes(fleet: Fleet) -> None:
     fleet.north.run("systemctl", "kill", "--signal", "STOP", AGGREGATOR)
 
-    fleet.until(lambda: fleet.north.show(AGGREGATOR, "NRestarts") == "1", "the watchdog to bite")
+    fleet.until(lambda: fleet.north.show(AGGREGATOR, "NRestarts") == "1", "the watchdog to restart the aggregator")
     assert "Watchdog timeout" in fleet.north.journal(AGGREGATOR)
-    fleet.until(lambda: fleet.north.show(AGGREGATOR, "ActiveState") == "active", "the aggregator to be back")
-    fleet.goes_on("the watchdog")
+    fleet.until(lambda: fleet.north.show(AGGREGATOR, "ActiveState") == "active", "the aggregator to be active")
+    fleet.continues("the watchdog")
 
 
-def test_a_host_that_is_cut_off_is_missed_and_takes_part_again(fleet: Fleet) -> None:
+def test_disconnected_host_times_out_and_reconnects(fleet: Fleet) -> None:
     fleet.south.cut()
-    missed_s = fleet.until(lambda: "(2 of 4)" in fleet.status(), "two trainers to be missed", CUT_S)
-    stands = fleet.rounds()
-    gone = until_seconds(CUT_S - missed_s, lambda: fleet.rounds() > stands)
+    missed_s = fleet.until(lambda: "(2 of 4)" in fleet.status(), "two trainers to time out", CUT_S)
+    rounds = fleet.rounds()
+    closed = until_seconds(CUT_S - missed_s, lambda: fleet.rounds() > rounds)
     fleet.south.heal()
 
-    assert not gone, "the run went on with two of four trainers, where four are wanted"
-    fleet.goes_on("the cut")
+    assert not closed, "a round closed with two trainers, although min_trainers is 4"
+    fleet.continues("the cut")
 
 
 def until_seconds(seconds: float, never: Callable[[], bool]) -> bool:
-    """Whether something happened within these seconds that should not."""
+    """Return whether the condition became true within these seconds."""
     try:
-        until(never, "what should not happen", seconds)
+        until(never, "an event that must not happen", seconds)
     except AssertionError:
         return False
     return True
 
 
-def test_a_host_is_added_and_removed_while_the_run_goes_on(fleet: Fleet, boot: Callable[..., list[Machine]]) -> None:
+def test_host_is_added_and_removed_during_the_run(fleet: Fleet, boot: Callable[..., list[Machine]]) -> None:
     [west] = boot("west")
     before = listing(west)
-    fleet.desk.write_ssh_config()
+    fleet.workstation.write_ssh_config()
 
-    fleet.desk.deploy("trainers", "west", "--data", "parity4:4/4")
-    fleet.until(lambda: "5 trainers" in fleet.status(), "the fifth trainer to take part")
-    fleet.goes_on("a host was added")
+    fleet.workstation.deploy("trainers", "west", "--data", "parity4:4/4")
+    fleet.until(lambda: "5 trainers" in fleet.status(), "the fifth trainer to join")
+    fleet.continues("adding a host")
 
-    fleet.desk.deploy("remove", "west")
-    (fleet.desk.folder / "fleet.toml").write_text(INVENTORY.replace("DATA", WRONG))
-    fleet.until(lambda: "4 trainers" in fleet.status(), "the fifth trainer to be gone")
+    fleet.workstation.deploy("remove", "west")
+    (fleet.workstation.folder / "fleet.toml").write_text(INVENTORY.replace("DATA", WRONG))
+    fleet.until(lambda: "4 trainers" in fleet.status(), "the fifth trainer to leave")
     revoked = fleet.north.run("sh", "-c", "cat /var/lib/fedmq/keys/revoked/*.json")
     assert '"west"' in revoked
     assert listing(west) - before == set()
-    fleet.until(fleet.looks_at_all_rows, "the rows of a host that is no more to be expected no more", FORGET_S / 2)
-    fleet.goes_on("a host was removed")
+    fleet.until(fleet.covers_all_rows, "the rows of the removed host to be dropped", FORGET_S / 2)
+    fleet.continues("removing a host")
 
 
-def test_an_upgrade_starts_again_what_ran_and_the_run_goes_on(fleet: Fleet, packages: list[Path]) -> None:
+def test_upgrade_restarts_services_and_the_run_continues(fleet: Fleet, packages: list[Path]) -> None:
     before = fleet.rounds()
 
-    fleet.desk.deploy("upgrade", "--package", str(packages[1]))
+    fleet.workstation.deploy("upgrade", "--package", str(packages[1]))
 
     for machine in (fleet.north, fleet.south, fleet.east):
         assert machine.run("dpkg-query", "-W", "-f", "${Version}", "fedmq").endswith("-2")
     assert fleet.rounds() >= before
-    fleet.goes_on("the upgrade")
-    status = json.loads(fleet.desk.deploy("status", "--json"))
+    fleet.continues("the upgrade")
+    status = json.loads(fleet.workstation.deploy("status", "--json"))
     states = [unit["active"] for host in status["hosts"].values() for unit in host["units"].values()]
     assert states == ["active"] * 6, status
 
 
-def test_new_settings_reach_a_host_and_the_run_its_target(fleet: Fleet) -> None:
-    (fleet.desk.folder / "fleet.toml").write_text(INVENTORY.replace("DATA", RIGHT))
+def test_new_settings_are_deployed_and_the_run_reaches_its_target(fleet: Fleet) -> None:
+    (fleet.workstation.folder / "fleet.toml").write_text(INVENTORY.replace("DATA", RIGHT))
 
-    fleet.desk.deploy("up")
+    fleet.workstation.deploy("up")
     fleet.north.speed_up()
     fleet.until(lambda: fleet.north.show(AGGREGATOR, "ActiveState") in ("inactive", "failed"), "the run to end")
 
@@ -249,12 +248,10 @@ def test_new_settings_reach_a_host_and_the_run_its_target(fleet: Fleet) -> None:
     assert report["model_sha256"][:8] in replayed, replayed
 
 
-def test_a_removal_leaves_no_file_no_user_and_no_unit(
-    fleet: Fleet, record_property: Callable[[str, object], None]
-) -> None:
-    fleet.south.run("systemctl", "set-property", "fedmq-trainer@south-1.service", "MemoryMax=4G")  # as the pages say
+def test_removal_leaves_no_file_user_or_unit(fleet: Fleet, record_property: Callable[[str, object], None]) -> None:
+    fleet.south.run("systemctl", "set-property", "fedmq-trainer@south-1.service", "MemoryMax=4G")  # as documented
 
-    fleet.desk.deploy("remove", "south", "east", "north")
+    fleet.workstation.deploy("remove", "south", "east", "north")
 
     machines = (fleet.north, fleet.south, fleet.east)
     for name, after in listings(*machines).items():
@@ -262,6 +259,4 @@ def test_a_removal_leaves_no_file_no_user_and_no_unit(
     for machine in machines:
         running = machine.run("systemctl", "list-units", "--all", "--no-legend", "--plain", "fedmq*")
         assert running == "", running
-    record_property(
-        "for the life of a fleet, from three machines' boot to their purge (goal: 240)", time.monotonic() - fleet.began
-    )
+    record_property("from the boot of three machines to their purge (goal: 240)", time.monotonic() - fleet.began)

@@ -1,4 +1,4 @@
-"""The machines themselves: nothing of them outlives who booted them, however that one ended."""
+"""The test machines leave no process, mount or control group after a crash."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ GONE_S = 20.0
 
 
 def left_of(tag: str) -> list[str]:
-    """Processes, mounts and control groups with this tag."""
+    """Return processes, mounts and control groups with this tag."""
     found = [str(path) for tree in cgroup_trees() for path in tree.glob(f"{tag}-*")]
     for process in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
@@ -31,11 +31,11 @@ def left_of(tag: str) -> list[str]:
     return found + [line for line in Path("/proc/mounts").read_text().splitlines() if PREFIX in line and tag in line]
 
 
-def test_a_crash_leaves_no_process_no_mount_and_no_control_group() -> None:
+def test_crash_leaves_no_process_mount_or_control_group() -> None:
     folder = Path(__file__).parent
 
     done = subprocess.run([sys.executable, "-c", CRASH], cwd=folder, capture_output=True, text=True, check=False)
 
     assert done.returncode == -signal.SIGKILL, done.stderr
     tag = f"{PREFIX}-{int(done.stdout)}"
-    until(lambda: not left_of(tag), f"everything of {tag} to be gone", GONE_S, stands=lambda: "\n".join(left_of(tag)))
+    until(lambda: not left_of(tag), f"all of {tag} to be removed", GONE_S, details=lambda: "\n".join(left_of(tag)))

@@ -1,4 +1,4 @@
-"""What the README and the pages say of several machines, typed as it stands, on machines that have nothing yet."""
+"""The commands of the README and the pages about several machines, on machines without fedmq."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 from conftest import Built
-from desk import ROOT, Desk
 from machines import Machine, Network, until
+from workstation import ROOT, Workstation
 
 from fedmq.security.keyring import FederationInfo, write_federation, write_identity
 from fedmq.security.keys import Identity
@@ -26,34 +26,34 @@ SECTION = re.compile(r"^## On several machines.*?(?=^## )", flags=re.MULTILINE |
 COMMANDS_MAX = 6
 AGGREGATOR = "fedmq-aggregator.service"
 BROKER = "tcp://127.0.0.1:5550"
-PYTHON = "/usr/bin/python3"  # of the machines
+PYTHON = "/usr/bin/python3"  # on the machines
 CLONE, WHEELS = "/usr/src/fedmq", "/usr/src/wheels"
 
 pytestmark = pytest.mark.timeout(180)
 
 
 def script_of(text: str) -> str:
-    """The commands of the blocks, but for those that build the package: that was done."""
+    """Return the commands of the blocks, without those that build the package."""
     lines = "".join(BLOCK.findall(text)).splitlines()
     return "\n".join(line for line in lines if not line.startswith("make "))
 
 
-def type_all(desk: Desk, network: Network, packages: list[Path], script: str) -> str:
-    """What a script prints at a desk where `ssh` and `fedmq` are on the path, and the packages in dist/."""
-    dist, programs = desk.folder / "dist", desk.folder / "bin"
+def run_script(workstation: Workstation, network: Network, packages: list[Path], script: str) -> str:
+    """Run a script at a workstation with `ssh` and `fedmq` on PATH and the packages in dist/; return its output."""
+    dist, programs = workstation.folder / "dist", workstation.folder / "bin"
     for folder in (dist, programs):
         folder.mkdir(exist_ok=True)
     for package in packages:
         (dist / package.name).unlink(missing_ok=True)
         (dist / package.name).hardlink_to(package)
-    for name, command in {"ssh": f"ssh -F {desk.ssh_config}", "fedmq": f"{sys.executable} -m fedmq"}.items():
+    for name, command in {"ssh": f"ssh -F {workstation.ssh_config}", "fedmq": f"{sys.executable} -P -m fedmq"}.items():
         (programs / name).write_text(f'#!/bin/sh\nPATH={os.environ["PATH"]} exec {command} "$@"\n')
         (programs / name).chmod(0o755)
-    environment = {**desk.environment, "PATH": f"{programs}:{os.environ['PATH']}"}
+    environment = {**workstation.environment, "PATH": f"{programs}:{os.environ['PATH']}"}
     environment.pop("FEDMQ_PACKAGE")
     done = subprocess.run(
         [*network.inside, "bash", "-c", f"set -e\n{script}\n"],
-        cwd=desk.folder,
+        cwd=workstation.folder,
         env=environment,
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -66,14 +66,18 @@ def type_all(desk: Desk, network: Network, packages: list[Path], script: str) ->
 
 
 @pytest.fixture(scope="module")
-def machines(boot: Callable[..., list[Machine]], desk: Desk) -> list[Machine]:
+def machines(boot: Callable[..., list[Machine]], workstation: Workstation) -> list[Machine]:
     found = boot("north", "south", "east")
-    desk.write_ssh_config()
+    workstation.write_ssh_config()
     return found
 
 
-def test_the_readme_brings_two_machines_to_a_run(
-    machines: list[Machine], desk: Desk, network: Network, built: Built, record_property: Callable[[str, object], None]
+def test_commands_of_the_readme_run_on_two_machines(
+    machines: list[Machine],
+    workstation: Workstation,
+    network: Network,
+    built: Built,
+    record_property: Callable[[str, object], None],
 ) -> None:
     found = SECTION.search((ROOT / "README.md").read_text())
     assert found is not None
@@ -81,28 +85,28 @@ def test_the_readme_brings_two_machines_to_a_run(
     assert len(block.splitlines()) <= COMMANDS_MAX
     start = time.monotonic()
 
-    type_all(desk, network, built.packages[:1], script_of(found[0]))
+    run_script(workstation, network, built.packages[:1], script_of(found[0]))
 
     until(lambda: machines[0].show(AGGREGATOR, "ActiveState") == "inactive", "the run to end", 60)
     took_s = built.seconds + time.monotonic() - start
-    record_property("for the README's commands, from a clone and two machines to a finished run (goal: 90)", took_s)
+    record_property("from a clone and two machines to a finished run (goal: 90)", took_s)
     assert '"solved": true' in machines[0].run("cat", "/var/lib/fedmq/aggregator/report.json")
-    desk.deploy("remove", "north", "south")
-    (desk.folder / "fleet.toml").unlink()
+    workstation.deploy("remove", "north", "south")
+    (workstation.folder / "fleet.toml").unlink()
 
 
 @pytest.mark.parametrize("page", ["three-machines", "upgrade", "firewall"])
-def test_the_commands_of_a_page_work_in_order(
-    page: str, machines: list[Machine], desk: Desk, network: Network, packages: list[Path]
+def test_commands_of_the_page_work_in_order(
+    page: str, machines: list[Machine], workstation: Workstation, network: Network, packages: list[Path]
 ) -> None:
     script = script_of((ROOT / "docs" / "how-to" / f"{page}.md").read_text())
     assert "fedmq deploy" in script
 
-    type_all(desk, network, packages, script)
+    run_script(workstation, network, packages, script)
 
 
 def wheels(folder: Path) -> Path:
-    """What `pip install '.[dashboard,metrics]'` fetches, for a machine that has no way to fetch anything."""
+    """Download the packages of `pip install '.[dashboard,metrics]'` for a machine without a network."""
     settings = configparser.ConfigParser()
     settings.read(ROOT / "setup.cfg")
     extras = settings["options.extras_require"]
@@ -116,10 +120,10 @@ def wheels(folder: Path) -> Path:
 
 
 def put_clone(machine: Machine, folder: Path) -> None:
-    """A clone on a machine, where pip finds what it needs, and the keys that `fedmq trainer join` has made there."""
+    """Put a clone on a machine, packages for pip, and keys as of `fedmq trainer join`."""
     root = machine.root
     kept = shutil.ignore_patterns(".*", "build", "dist", "tests", "*.egg-info", "__pycache__")
-    shutil.copytree(ROOT, root / CLONE.lstrip("/"), ignore=kept)
+    shutil.copytree(ROOT, root / CLONE.lstrip("/"), symlinks=True, ignore=kept)
     shutil.copytree(wheels(folder), root / WHEELS.lstrip("/"))
     (root / "etc/pip.conf").write_text(f"[global]\nno-index = true\nfind-links = {WHEELS}\n")
     broker, aggregator = (Identity.new(role, role) for role in AT_HOME)
@@ -129,27 +133,25 @@ def put_clone(machine: Machine, folder: Path) -> None:
     write_identity(root / CLONE.lstrip("/") / "keys", Identity.new("trainer", "alice"))
 
 
-def test_the_commands_of_the_page_for_one_machine_work_in_order(
-    boot: Callable[..., list[Machine]], tmp_path: Path
-) -> None:
+def test_commands_of_the_one_machine_page_work_in_order(boot: Callable[..., list[Machine]], tmp_path: Path) -> None:
     [lone] = boot("lone")
     put_clone(lone, tmp_path / "wheels")
     script = "".join(BLOCK.findall((ROOT / "docs" / "how-to" / "one-machine.md").read_text()))
-    # The exit code of status says whether all of them run; the run may be over by then.
+    # status exits with 3 if a service has ended; the run may have finished by then.
     script = re.sub(r"^(systemctl status .*)$", r"\1 || [ $? = 3 ]", script, flags=re.MULTILINE)
 
-    said = lone.run("bash", "-c", f"set -e; cd {CLONE}; PATH=/opt/fedmq/bin:$PATH\n{script}", timeout_s=120)
+    output = lone.run("bash", "-c", f"set -e; cd {CLONE}; PATH=/opt/fedmq/bin:$PATH\n{script}", timeout_s=120)
 
-    assert "exit code 78" in said, said
+    assert "exit code 78" in output, output
     until(lambda: lone.show(AGGREGATOR, "ActiveState") == "inactive", "the run to end", 60)
     assert '"solved": true' in lone.run("cat", "/var/lib/fedmq/aggregator/report.json")
     for unit in ("fedmq-broker", "fedmq-trainer@bob"):
         assert lone.show(unit, "ActiveState") == "active"
-    # The keys of the page's last step are of another federation than the broker, which has none.
+    # The keys of the last step belong to another federation; the broker has no keys.
     until(
         lambda: lone.show("fedmq-trainer@alice", "ExecMainStatus") == "77",
-        "alice not to be let in",
+        "the broker to reject alice",
         30,
-        stands=lambda: lone.journal("fedmq-trainer@alice"),
+        details=lambda: lone.journal("fedmq-trainer@alice"),
     )
     assert int(lone.show("fedmq-trainer@alice", "MemoryMax")) == 8 << 30

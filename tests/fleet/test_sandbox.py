@@ -1,4 +1,4 @@
-"""What a service can not do, tried from the inside: a probe runs in place of the service, in its unit."""
+"""The restrictions of the units: a probe runs in the unit in place of the service."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from desk import ROOT
 from machines import Machine, until
+from workstation import ROOT
 
 UNITS = "/etc/systemd/system"
 SERVICES = sorted(path.name for path in (ROOT / "deploy" / "systemd").glob("*.service"))
-REFUSED = ("PermissionError", "OSError", "FileNotFoundError")  # a file system for reading; or not even to be seen
+REFUSED = ("PermissionError", "OSError", "FileNotFoundError")  # read-only or invisible
 PROBE = """\
 import json, os, pathlib
 
@@ -40,7 +40,7 @@ found = {
 }
 (own / "found.json").write_text(json.dumps(found))
 """
-# The broker and the aggregator share a folder of keys, and a user, but not their secret keys.
+# The broker and the aggregator share a folder of keys and a user, but not their secret keys.
 KEYS = "/var/lib/fedmq/keys"
 KEYS_PROBE = """\
 import json, pathlib
@@ -62,7 +62,7 @@ pytestmark = pytest.mark.timeout(90)
 
 @pytest.fixture(scope="module")
 def machine(boot: Callable[..., list[Machine]], packages: list[Path]) -> Machine:
-    """A machine with the package and with keys for two trainers."""
+    """Return a machine with the package and keys of two trainers."""
     [machine] = boot("north")
     shutil.copy(packages[0], machine.root / "opt" / "fedmq.deb")
     machine.run("dpkg", "--install", "/opt/fedmq.deb")
@@ -74,13 +74,13 @@ def machine(boot: Callable[..., list[Machine]], packages: list[Path]) -> Machine
 
 
 def run_instead(machine: Machine, unit: str, command: str, kind: str) -> None:
-    """Let a unit run a command, in its sandbox, once."""
+    """Set a unit to run a command once, with its restrictions."""
     lines = f"[Service]\nType={kind}\nExecStart=\nExecStart={command}\nRestart=no\nWatchdogSec=0\n"
     machine.run("sh", "-c", f"mkdir -p {UNITS}/{unit}.d; cat > {UNITS}/{unit}.d/probe.conf", text=lines)
     machine.run("systemctl", "daemon-reload")
 
 
-def test_a_trainer_can_not_leave_its_own_state_nor_read_what_is_anothers(machine: Machine) -> None:
+def test_trainer_writes_only_its_state_and_reads_no_other_key(machine: Machine) -> None:
     run_instead(machine, "fedmq-trainer@other.service", "/bin/sleep infinity", "exec")
     machine.run("systemctl", "start", "fedmq-trainer@other")
     machine.run("sh", "-c", "echo secret > /var/lib/fedmq/trainer-other/secret")
@@ -93,32 +93,30 @@ def test_a_trainer_can_not_leave_its_own_state_nor_read_what_is_anothers(machine
     assert found.pop("write own state") == 1
     assert found.pop("read own key") == "key of probe"
     assert found.pop("see others' processes") == 1
-    assert {what: said for what, said in found.items() if said not in REFUSED} == {}
+    assert {what: result for what, result in found.items() if result not in REFUSED} == {}
 
 
 @pytest.mark.parametrize(("own", "other"), [("broker", "aggregator"), ("aggregator", "broker")])
-def test_broker_and_aggregator_read_no_secret_of_the_other_and_write_only_their_state(
-    machine: Machine, own: str, other: str
-) -> None:
+def test_broker_and_aggregator_read_only_their_own_secret_key(machine: Machine, own: str, other: str) -> None:
     unit = f"fedmq-{own}.service"
     machine.run("sh", "-c", "cat > /usr/local/bin/probe.py", text=KEYS_PROBE)
     run_instead(machine, unit, "/bin/true", "oneshot")
-    machine.run("systemctl", "start", unit)  # makes the folder
+    machine.run("systemctl", "start", unit)  # creates the folder
     script = f"cd {KEYS}; for name in broker aggregator; do echo key of $name > $name.key; done; "
     machine.run("sh", "-c", f"{script} chmod 600 *.key; chown --reference=. *.key")
     run_instead(machine, unit, "/opt/fedmq/bin/python /usr/local/bin/probe.py", "oneshot")
 
     machine.run("systemctl", "start", unit)
 
-    until(lambda: '"broker"' in machine.journal(unit), "the probe to say what it found", 20)
+    until(lambda: '"broker"' in machine.journal(unit), "the result of the probe", 20)
     found = json.loads(next(line for line in machine.journal(unit).splitlines() if '"broker"' in line))
     assert found.pop(own) == f"key of {own}\n"
     assert set(found) == {other, "/etc/fedmq/x", "/opt/fedmq/x", "/usr/x", "/var/lib/x", "/var/lib/fedmq/x"}
-    assert {what: said for what, said in found.items() if said not in REFUSED} == {}
+    assert {what: result for what, result in found.items() if result not in REFUSED} == {}
 
 
 @pytest.mark.parametrize("unit", SERVICES)
-def test_a_service_may_take_a_part_of_the_machine_and_not_all(machine: Machine, unit: str) -> None:
+def test_service_has_limits_below_the_machine(machine: Machine, unit: str) -> None:
     unit = unit.replace("@.", "@probe.")
     total = int(machine.run("awk", "/^MemTotal/ { print $2 }", "/proc/meminfo")) << 10
 
@@ -128,25 +126,25 @@ def test_a_service_may_take_a_part_of_the_machine_and_not_all(machine: Machine, 
 
 
 @pytest.mark.parametrize("unit", ["fedmq-aggregator.service", "fedmq-trainer@other.service"])
-def test_a_limit_on_memory_that_was_set_holds(machine: Machine, unit: str) -> None:
+def test_memory_limit_of_set_property_applies(machine: Machine, unit: str) -> None:
     run_instead(machine, unit, f'/opt/fedmq/bin/python -c "{EAT.format(megabytes=300)}"', "exec")
 
     machine.run("systemctl", "set-property", unit, "MemoryMax=150M")
     machine.run("systemctl", "restart", unit)
 
-    until(lambda: machine.show(unit, "ActiveState") == "failed", "the limit to bite", 20)
+    until(lambda: machine.show(unit, "ActiveState") == "failed", "the limit to apply", 20)
     assert machine.show(unit, "Result") in ("oom-kill", "signal")
 
 
 @pytest.mark.parametrize(("megabytes", "lives"), [(100, True), (600, False)])
-def test_a_broker_that_takes_more_memory_than_it_may_is_ended(machine: Machine, megabytes: int, lives: bool) -> None:
+def test_broker_above_its_memory_limit_is_killed(machine: Machine, megabytes: int, lives: bool) -> None:
     unit = "fedmq-broker.service"
     run_instead(machine, unit, f'/opt/fedmq/bin/python -c "{EAT.format(megabytes=megabytes)}"', "exec")
 
     machine.run("systemctl", "restart", unit)
 
     if lives:
-        until(lambda: "still here" in machine.journal(unit), "the memory to be taken", 20)
+        until(lambda: "still here" in machine.journal(unit), "the memory to be allocated", 20)
     else:
-        until(lambda: machine.show(unit, "ActiveState") == "failed", "the limit to bite", 20)
+        until(lambda: machine.show(unit, "ActiveState") == "failed", "the limit to apply", 20)
         assert machine.show(unit, "Result") in ("oom-kill", "signal")

@@ -1,7 +1,4 @@
-"""An operator's desk on the network of the machines: a folder with ssh's settings, and `fedmq deploy` to run in it.
-
-Knows what a person at that desk knows: names, addresses, a key, and the host keys that were compared.
-"""
+"""An operator's workstation on the network of the machines: a folder with ssh settings for `fedmq deploy`."""
 
 from __future__ import annotations
 
@@ -15,8 +12,8 @@ from machines import Network
 ROOT = Path(__file__).parents[2]
 
 
-class Desk:
-    """Where commands are typed; `folder` is the working directory."""
+class Workstation:
+    """The place of commands; `folder` is the working directory."""
 
     def __init__(self, network: Network, folder: Path, package: Path) -> None:
         self.folder = folder
@@ -25,11 +22,11 @@ class Desk:
 
     @property
     def ssh_config(self) -> Path:
-        """What ~/.ssh/config would hold."""
+        """Return the path of the ssh settings."""
         return self.folder / "ssh_config"
 
     def write_ssh_config(self, *more: str) -> None:
-        """Every machine of the network by its name; `more` lines go before, where they win."""
+        """Write every machine of the network by name; `more` lines come first and take precedence."""
         known_hosts = self.folder / "known_hosts"
         self._network.write_known_hosts(known_hosts)
         lines = list(more)
@@ -39,10 +36,10 @@ class Desk:
         lines += [f"  UserKnownHostsFile {known_hosts}", ""]
         self.ssh_config.write_text("\n".join(lines))
 
-    def type(self, *words: str, timeout_s: float = 120.0, **more: str) -> subprocess.CompletedProcess[str]:
-        """Run `fedmq WORDS` here, to its end."""
+    def run(self, *arguments: str, timeout_s: float = 120.0, **more: str) -> subprocess.CompletedProcess[str]:
+        """Run `fedmq ARGUMENTS` to its end."""
         return subprocess.run(
-            [*self._network.inside, sys.executable, "-m", "fedmq", *words],
+            [*self._network.inside, sys.executable, "-P", "-m", "fedmq", *arguments],
             cwd=self.folder,
             env={**self.environment, **more},
             stdin=subprocess.DEVNULL,
@@ -54,13 +51,15 @@ class Desk:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What is set at the desk."""
+        """Return the environment of commands."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith("FEDMQ_")}
         settings = {"FEDMQ_SSH_CONFIG": str(self.ssh_config), "FEDMQ_PACKAGE": str(self._package)}
         return {**kept, **settings, "OPENBLAS_NUM_THREADS": "1", "COLUMNS": "200", "PYTHONPATH": str(ROOT)}
 
-    def deploy(self, *words: str, timeout_s: float = 120.0) -> str:
-        """What `fedmq deploy WORDS` prints; fail when it does."""
-        done = self.type("deploy", *words, timeout_s=timeout_s)
-        assert done.returncode == 0, f"fedmq deploy {' '.join(words)}: {done.returncode}\n{done.stdout}{done.stderr}"
+    def deploy(self, *arguments: str, timeout_s: float = 120.0) -> str:
+        """Run `fedmq deploy ARGUMENTS` and return its output; fail if it fails."""
+        done = self.run("deploy", *arguments, timeout_s=timeout_s)
+        assert done.returncode == 0, (
+            f"fedmq deploy {' '.join(arguments)}: {done.returncode}\n{done.stdout}{done.stderr}"
+        )
         return done.stdout
