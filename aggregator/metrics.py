@@ -116,7 +116,7 @@ def _put_counts(metrics: Metrics, service: Aggregator, tally: Tally) -> None:
 
 def _put_evaluation(metrics: Metrics, service: Aggregator, view: RunState, clock: Clock) -> None:
     def about() -> dict[str, str]:
-        words = {"run": view.run, "task": view.task, "strategy": view.strategy, "metric": view.metric}
+        words = {"run": view.run, "task": view.task, "strategy": view.algorithm, "metric": view.metric}
         return {**words, "robust": view.robust, "version": __version__}
 
     def presence() -> Mapping[str, float]:

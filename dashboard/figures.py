@@ -92,7 +92,7 @@ def draw_comparison(run_states: Sequence[RunState]) -> Figure:
             look: dict[str, Any] = {
                 "color": PALETTE[index % len(PALETTE)],
                 "linestyle": STYLES[index // len(PALETTE) % len(STYLES)],
-                "label": f"{run_state.run}: {run_state.strategy}, seed {run_state.seed}",
+                "label": f"{run_state.run}: {run_state.algorithm}, seed {run_state.seed}",
             }
             numbers = [one.round for one in rounds]
             left.plot(numbers, [one.best.fitness for one in rounds if one.best], **look)
@@ -125,7 +125,7 @@ def _heading(run_state: RunState) -> str:
     rule = f" ({run_state.robust})" if run_state.robust else ""
     count = max(one.round for one in run_state.rounds if one.closed_at is not None)
     return (
-        f"{run_state.run}   {run_state.task}, {run_state.strategy}{rule}, seed {run_state.seed}: {end}, {count} rounds"
+        f"{run_state.run}   {run_state.task}, {run_state.algorithm}{rule}, seed {run_state.seed}: {end}, {count} rounds"
     )
 
 

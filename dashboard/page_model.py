@@ -47,7 +47,7 @@ def head_values(run_state: RunState, origin: Origin, now: float) -> Values:
         "run": run_state.run,
         "term": run_state.term,
         "task": run_state.task,
-        "strategy": run_state.strategy,
+        "algorithm": run_state.algorithm,
         "robust": run_state.robust,
         "seed": run_state.seed,
         "metric": run_state.metric,
@@ -85,7 +85,7 @@ def head_values(run_state: RunState, origin: Origin, now: float) -> Values:
 def list_row(run_state: RunState, origin: Origin, now: float) -> Values:
     """Return the row of a run in the list of runs."""
     head = head_values(run_state, origin, now)
-    kept = ("run", "task", "strategy", "state", "condition", "connected", "source", "round", "rounds_max", "metric")
+    kept = ("run", "task", "algorithm", "state", "condition", "connected", "source", "round", "rounds_max", "metric")
     best = head["best"]
     return {
         **{name: head[name] for name in kept},

@@ -24,7 +24,7 @@ FORMATS_TEXT = f"File to write, in the format of its extension: {', '.join(FORMA
 COORDINATE = FiniteRange(-1e9, 1e9)
 PIPED_COLUMNS = 200
 COLUMN_WIDTH_MIN = 14  # of a run, with the space between columns
-SETTINGS = ("task", "strategy", "robust", "seed", "rounds_max")  # the other rows are outcomes
+SETTINGS = ("task", "algorithm", "robust", "seed", "rounds_max")  # the other rows are outcomes
 
 
 @click.command()

@@ -122,7 +122,7 @@ def summary_of(run: ObservedRun) -> dict[str, Any]:
         "run": state.run,
         "state": run.status_text,
         "task": state.task,
-        "strategy": state.strategy,
+        "algorithm": state.algorithm,
         "robust": state.robust,
         "seed": state.seed,
         "term": state.term,

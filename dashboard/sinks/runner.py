@@ -159,5 +159,5 @@ def figures_of(one: RoundRecord) -> dict[str, float]:
 
 def settings_of(run_state: RunState) -> dict[str, str]:
     """Return the settings of a run, by name."""
-    names = ("task", "strategy", "robust", "seed", "metric", "target", "rounds_max", "min_trainers")
+    names = ("task", "algorithm", "robust", "seed", "metric", "target", "rounds_max", "min_trainers")
     return {name: str(value) for name in names if (value := getattr(run_state, name)) not in ("", None)}

@@ -39,7 +39,7 @@ function drawNothing(name, why) {
 }
 
 function about(head) {
-  const parts = [head.task, head.model, head.strategy, head.robust && `robust rule: ${head.robust}`, `seed ${head.seed}`];
+  const parts = [head.task, head.model, head.algorithm, head.robust && `robust rule: ${head.robust}`, `seed ${head.seed}`];
   return [...parts, `started ${date(head.started_at)}`].filter(Boolean).join(" · ");
 }
 

@@ -20,8 +20,8 @@ export function makeRounds() {
     { name: "Results", number: true, cell: (at) => `${count(get("results")(at))} of ${count(get("invited")(at))}` },
     { name: "Late", number: true, cell: toneCell("late", "warn") },
     { name: "Rejected", number: true, cell: toneCell("rejected", "bad") },
-    { name: "Received", number: true, cell: (at) => bytes(get("bytes_up")(at)) },
-    { name: "Sent", number: true, cell: (at) => bytes(get("bytes_down")(at)) },
+    { name: "In", number: true, cell: (at) => bytes(get("bytes_up")(at)) },
+    { name: "Out", number: true, cell: (at) => bytes(get("bytes_down")(at)) },
     { name: "Best", number: true, cell: (at) => value(get("value")(at), model.head.metric) },
   ];
   const table = new Table($("rounds"), {

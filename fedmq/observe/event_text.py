@@ -51,7 +51,7 @@ def _of_trainer(event: events.AnyEvent) -> str | None:
 def _of_run(event: events.AnyEvent, metric: str) -> str | None:
     match event:
         case events.RunStarted(config=config, again=False):
-            return f"run {config.run}: task {config.task.name}, strategy {config.algorithm}, seed {config.seed}"
+            return f"run {config.run}: task {config.task.name}, algorithm {config.algorithm}, seed {config.seed}"
         case events.RunStarted():
             return f"run {event.config.run} continues at round {event.round}"
         case events.Waiting():

@@ -141,12 +141,14 @@ class RunState(msgspec.Struct):
         return "" if self.config is None else self.config.task.name
 
     @property
-    def strategy(self) -> str:
+    def algorithm(self) -> str:
         return "" if self.config is None else self.config.algorithm
 
     @property
     def robust(self) -> str:
-        return "" if self.config is None else str(self.config.parameters.get("rule", ""))
+        """Return the robust rule of the algorithm, or "" without one."""
+        rule = "none" if self.config is None else str(self.config.parameters.get("rule", "none"))
+        return "" if rule == "none" else rule
 
     @property
     def metric(self) -> str:

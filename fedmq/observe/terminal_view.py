@@ -85,7 +85,7 @@ def render_run(run: ObservedRun, width: int, height: int) -> RenderableType:
 def render_list(runs: Sequence[ObservedRun], height: int) -> RenderableType:
     """Render one line for each run."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for column in ("run", "state", "task", "strategy"):
+    for column in ("run", "state", "task", "algorithm"):
         table.add_column(column, no_wrap=True, overflow="ellipsis")
     for column in ("round", "of", "value", "trainers", "progress"):
         table.add_column(column, justify="right", no_wrap=True)
@@ -96,7 +96,7 @@ def render_list(runs: Sequence[ObservedRun], height: int) -> RenderableType:
             Text(printable(state.run), style="bold"),
             _status(one),
             Text(printable(state.task)),
-            Text(printable(state.strategy)),
+            Text(printable(state.algorithm)),
             str(state.newest.round if state.newest else 0),
             str(state.rounds_max or ""),
             "" if state.best is None else best_text(state.best, state.metric),
@@ -123,7 +123,7 @@ def span(seconds: float) -> str:
 
 def _head(run: ObservedRun) -> RenderableType:
     state = run.run_state
-    about = [state.task, state.strategy + (f" ({state.robust})" if state.robust else ""), f"seed {state.seed}"]
+    about = [state.task, state.algorithm + (f" ({state.robust})" if state.robust else ""), f"seed {state.seed}"]
     title = Text.assemble(
         (printable(state.run), "bold"), "  ", (printable(", ".join(about)) if state.run else "", "dim")
     )

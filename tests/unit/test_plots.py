@@ -221,7 +221,7 @@ def test_runs_are_compared_figure_by_figure(tmp_path: Path) -> None:
 def test_of_many_runs_no_name_is_cut_and_no_figure_either(tmp_path: Path) -> None:
     runs = [str(write_run(tmp_path / f"xor-20260101-1200{number}-ab12", seed=number)) for number in range(10, 30)]
     lines = CliRunner().invoke(compare, runs, catch_exceptions=False).output.splitlines()
-    assert {"run", "strategy", "rounds_max", "round_s_median", "bytes_down"} <= {line[3:17].strip() for line in lines}
+    assert {"run", "algorithm", "rounds_max", "round_s_median", "bytes_down"} <= {line[3:17].strip() for line in lines}
     task = next(at for at, line in enumerate(lines) if line[3:7] == "task")
     first, second = (line[17:].split() for line in lines[:task])
     assert [one + two for one, two in zip(first, second, strict=True)] == [Path(run).name for run in runs]

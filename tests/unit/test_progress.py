@@ -24,7 +24,7 @@ def closed(number: int, best: events.Best | None = BEST, why: str = "complete") 
 
 
 TOLD = [
-    (STARTED, "run one: task xor, strategy evolution, seed 7"),
+    (STARTED, "run one: task xor, algorithm evolution, seed 7"),
     (
         run_started(run="one", term=3, again=True, round=5, task="xor", algorithm="evolution", seed=7),
         "run one continues at round 5",

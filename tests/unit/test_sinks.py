@@ -268,7 +268,7 @@ def test_mlflow_has_a_run_of_ours_as_one_of_its_own_however_often_we_come(run: R
     (one,) = client.search_runs([known.experiment_id])
     assert (one.info.run_name, one.info.status) == ("r", "FINISHED")
     assert one.data.params == {
-        "task": "xor", "strategy": "evolution", "seed": "7", "metric": "accuracy", "target": "1.0",
+        "task": "xor", "algorithm": "evolution", "seed": "7", "metric": "accuracy", "target": "1.0",
         "rounds_max": "200", "min_trainers": "2",
     }  # fmt: skip
     history = client.get_metric_history(one.info.run_id, "fitness_best")

@@ -151,7 +151,7 @@ def test_a_picture_of_nothing_can_be_drawn() -> None:
 def test_a_list_has_a_line_for_each_run() -> None:
     several = [ObservedRun(view_of(*trainers(2), closed(1)), 110.0, here) for here in (True, False)]
     heading, first, second = printed(render_list(several, 20))
-    assert heading.split() == ["run", "state", "task", "strategy", "round", "of", "value", "trainers", "progress"]
+    assert heading.split() == ["run", "state", "task", "algorithm", "round", "of", "value", "trainers", "progress"]
     assert first.split()[:7] == ["one", "●", "running", "xor", "evolution", "1", "200"]
     assert "interrupted" in second
     assert printed(render_list(several * 20, 10))[-1].split() == ["and", "33", "more"]
