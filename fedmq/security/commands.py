@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import sys
 import time
 from pathlib import Path
@@ -11,24 +10,31 @@ from typing import TYPE_CHECKING
 import click
 
 from fedmq.cli.options import (
+    FOLDER,
     SECONDS_MAX,
     FiniteRange,
     check_name,
+    echo_json,
     keys_folder_option,
     log_options,
     option,
     timeout_option,
+    together,
 )
 from fedmq.errors import BadConfiguration
 
 if TYPE_CHECKING:
     from fedmq.security.enrollment import RequestStatus
-    from fedmq.security.keys import PublicIdentity
 
 HOURS_MAX = 24 * 365
 POLL_S = 0.1
 STANDARD_INPUT = "-"
 STANDARD_INPUT_MAX = 2048  # characters
+HOURS = FiniteRange(0, HOURS_MAX, min_open=True)
+WAIT_S = FiniteRange(0, SECONDS_MAX)
+
+folder_options = together(keys_folder_option, log_options)
+trainer_options = together(keys_folder_option, timeout_option, log_options)
 
 
 @click.group()
@@ -46,14 +52,8 @@ def keys() -> None:
 
 
 @keys.command()
-@option(
-    "--broker",
-    required=True,
-    metavar="ADDRESS",
-    help="Address of the broker for the trainers: tcp://HOST:PORT, the first of five ports.",
-)
-@keys_folder_option
-@log_options
+@option("--broker", required=True, metavar="ADDRESS", help="tcp://HOST:PORT, the first of five ports, for trainers.")
+@folder_options
 def init(broker: str, keys: Path) -> None:
     """Create a federation: the keys of its broker and its aggregator, on the machine where both run.
 
@@ -74,16 +74,8 @@ def init(broker: str, keys: Path) -> None:
     click.echo(f"broker      {read_credentials(keys, 'broker').identity.public.fingerprint}")
     click.echo(f"aggregator  {federation.aggregator.fingerprint}")
     click.echo(f"secret: {keys}/broker.key and {keys}/aggregator.key; they stay on this machine")
-    bind = "" if _is_numeric(host) else " --bind 0.0.0.0"
+    bind = "" if host.replace(".", "").isdecimal() else " --bind 0.0.0.0"  # an IPv4 address can be bound itself
     click.echo(f"next: fedmq broker --keys {keys}{bind}; then, for each new machine: fedmq keys token{_where(keys)}")
-
-
-def _is_numeric(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 def _where(keys: Path) -> str:
@@ -92,15 +84,8 @@ def _where(keys: Path) -> str:
 
 @keys.command()
 @option("--name", callback=check_name, metavar="NAME", help="The only name that may join with it. [default: any]")
-@option(
-    "--hours",
-    type=FiniteRange(0, HOURS_MAX, min_open=True),
-    default=24.0,
-    metavar="HOURS",
-    help="How long the token is valid.",
-)
-@keys_folder_option
-@log_options
+@option("--hours", type=HOURS, default=24.0, metavar="HOURS", help="How long the token is valid.")
+@folder_options
 def token(name: str | None, hours: float, keys: Path) -> None:
     """Print a token: one line, to paste on one new machine.
 
@@ -123,15 +108,8 @@ def token(name: str | None, hours: float, keys: Path) -> None:
 
 @keys.command()
 @click.argument("name", callback=check_name)
-@option(
-    "--out",
-    required=True,
-    type=click.Path(path_type=Path, file_okay=False),
-    metavar="DIR",
-    help="Folder to create, with all files that the observer needs.",
-)
-@keys_folder_option
-@log_options
+@option("--out", required=True, type=FOLDER, metavar="DIR", help="Folder to create, with all files of the observer.")
+@folder_options
 def observer(name: str, out: Path, keys: Path) -> None:
     """Create a key for an observer NAME, which can watch every run and change nothing.
 
@@ -150,8 +128,7 @@ def observer(name: str, out: Path, keys: Path) -> None:
 
 @keys.command()
 @option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@keys_folder_option
-@log_options
+@folder_options
 def ls(as_json: bool, keys: Path) -> None:
     """List members, waiting requests, revoked keys and valid tokens.
 
@@ -160,27 +137,24 @@ def ls(as_json: bool, keys: Path) -> None:
       fedmq keys ls
       fedmq keys ls --json
     """
-    import msgspec
+    from msgspec.structs import asdict
 
     from fedmq.security.membership import read_membership
     from fedmq.security.tokens import format_time
 
     membership = read_membership(keys, time.time())
     if as_json:
-        kinds = {"members": membership.members, "requests": membership.requests, "revoked": membership.revoked}
-        publics = {kind: [_row(one) for one in publics] for kind, publics in kinds.items()}
-        tokens = [
-            {"token": key.hex()[:8], "expires": issued.expires, "name": issued.name, "used_by": issued.used_by}
-            for key, issued in membership.tokens.items()
-        ]
-        click.echo(msgspec.json.encode({**publics, "tokens": tokens}).decode())
+        names = ("role", "name", "fingerprint")
+        publics = {
+            kind: [{name: getattr(one, name) for name in names} for one in getattr(membership, kind)]
+            for kind in ("members", "requests", "revoked")
+        }
+        tokens = [{"token": key.hex()[:8], **asdict(issued)} for key, issued in membership.tokens.items()]
+        echo_json({**publics, "tokens": tokens})
         return
-    for title, publics_of_kind in (
-        ("member", membership.members),
-        ("waiting", membership.requests),
-        ("revoked", membership.revoked),
-    ):
-        for one in publics_of_kind:
+    titles = {"member": membership.members, "waiting": membership.requests, "revoked": membership.revoked}
+    for title, identities in titles.items():
+        for one in identities:
             click.echo(f"{title:<8} {one.fingerprint}  {one.role} {one.name}")
     for key, issued in membership.tokens.items():
         use = f"used by {issued.used_by}" if issued.used_by else f"for {issued.name or 'any name'}"
@@ -189,21 +163,10 @@ def ls(as_json: bool, keys: Path) -> None:
         click.echo(f"no members yet; for each new machine: fedmq keys token{_where(keys)}")
 
 
-def _row(public: PublicIdentity) -> dict[str, str]:
-    return {"role": public.role, "name": public.name, "fingerprint": public.fingerprint}
-
-
 @keys.command()
 @click.argument("member")
-@option(
-    "--wait",
-    type=FiniteRange(0, SECONDS_MAX),
-    default=0.0,
-    metavar="SECONDS",
-    help="How long to wait for the request, for scripts.",
-)
-@keys_folder_option
-@log_options
+@option("--wait", type=WAIT_S, default=0.0, metavar="SECONDS", help="How long to wait for the request, for scripts.")
+@folder_options
 def accept(member: str, wait: float, keys: Path) -> None:
     """Accept a request. MEMBER is the fingerprint on the new machine's screen, a prefix of it, or the name.
 
@@ -224,8 +187,7 @@ def accept(member: str, wait: float, keys: Path) -> None:
 
 @keys.command()
 @click.argument("member")
-@keys_folder_option
-@log_options
+@folder_options
 def reject(member: str, keys: Path) -> None:
     """Reject the request of MEMBER. Its token cannot be used again.
 
@@ -241,8 +203,7 @@ def reject(member: str, keys: Path) -> None:
 
 @keys.command()
 @click.argument("member")
-@keys_folder_option
-@log_options
+@folder_options
 def revoke(member: str, keys: Path) -> None:
     """Revoke the key of MEMBER: the broker disconnects it within a second, and never accepts this key again.
 
@@ -259,9 +220,7 @@ def revoke(member: str, keys: Path) -> None:
 
 @keys.command()
 @click.argument("role", type=click.Choice(["trainer", "broker", "aggregator"]), default="trainer")
-@keys_folder_option
-@timeout_option
-@log_options
+@trainer_options
 def rotate(role: str, keys: Path, connect_timeout: float | None) -> None:
     """Replace the keys of this machine's ROLE: trainer (the default), broker or aggregator.
 
@@ -292,15 +251,8 @@ def rotate(role: str, keys: Path, connect_timeout: float | None) -> None:
 
 @click.command()
 @click.argument("token")
-@option(
-    "--name",
-    callback=check_name,
-    metavar="NAME",
-    help="Name of this trainer. [default: the token's name, or the host's]",
-)
-@keys_folder_option
-@timeout_option
-@log_options
+@option("--name", callback=check_name, metavar="NAME", help="This trainer. [default: the token's name, or the host's]")
+@trainer_options
 def join(token: str, name: str | None, keys: Path, connect_timeout: float | None) -> None:
     """Join a federation with a TOKEN from fedmq keys token; - reads it from the standard input.
 

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from fedmq.errors import Rejected
 from fedmq.protocol.codec import Frames
 from fedmq.runtime.broker_connection import BrokerConnection
-from fedmq.runtime.clock import Clock, SystemClock, earliest
-from fedmq.security.enrollment import RequestStatus, decode_status, encode_request
+from fedmq.runtime.clock import Clock, earliest
+from fedmq.security.enrollment import RequestStatus, decode_status
 from fedmq.transport.link import Delivered, Link, LinkRefused, LinkUp
-
-if TYPE_CHECKING:
-    from fedmq.security.keyring import FederationInfo
-    from fedmq.security.keys import Identity
-    from fedmq.transport.zeromq import TransportKeys
 
 RETRY_S = 0.5
 REFUSALS_MAX = 3  # one second apart: the broker may not have read a new token yet
@@ -23,7 +17,7 @@ SILENCE_MAX_S = 10.0  # a broker that accepts the connection and does not answer
 
 
 class EnrollmentClient:
-    """One request over one connection; see `loop.Service`.
+    """One request over one connection, sent until `expires` (seconds since 1970; None for no limit).
 
     `answer` is the last answer; None if the broker refused the connection or did not answer.
 
@@ -42,7 +36,6 @@ class EnrollmentClient:
         expires: float | None,
         on_waiting: Callable[[RequestStatus], None],
     ) -> None:
-        """Send `frames` until `expires`, in seconds since 1970; None for no limit."""
         self.done = self.interrupted = False
         self.answer: RequestStatus | None = None
         self._link, self._frames, self._clock, self._expires = link, frames, clock, expires
@@ -111,39 +104,3 @@ class EnrollmentClient:
     def _end(self, answer: RequestStatus | None) -> None:
         if not self.done:
             self.done, self.answer = True, answer
-
-
-def request_membership(
-    federation: FederationInfo,
-    keys: TransportKeys,
-    identities: tuple[Identity, ...],
-    on_waiting: Callable[[RequestStatus], None],
-    *,
-    timeout_s: float | None,
-    expires: float | None = None,
-) -> EnrollmentClient:
-    """Request membership for the first identity over a connection with `keys`, signed by all identities.
-
-    Returns the client when it has ended: with an answer, without one, or interrupted.
-
-    Raises:
-        Unreachable: the broker did not answer within `timeout_s`.
-    """
-    from fedmq.runtime.loop import serve
-    from fedmq.transport.zeromq import JoinSockets
-
-    clock, link = SystemClock(), JoinSockets(federation.broker, keys)
-    client = EnrollmentClient(
-        link,
-        encode_request(federation.id, keys.public, *identities),
-        clock=clock,
-        broker=federation.broker,
-        connect_timeout_s=timeout_s,
-        expires=expires,
-        on_waiting=on_waiting,
-    )
-    try:
-        serve(client, link, clock)
-    finally:
-        link.close()
-    return client

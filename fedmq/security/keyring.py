@@ -135,9 +135,7 @@ def find_broker_to_watch(given: str | None, keys: Path | None) -> tuple[str, Cre
 
 def write_federation(folder: Path, federation: FederationInfo) -> None:
     """Write the federation; create the folder if it is missing."""
-    with writing(folder, CHOOSE_ANOTHER):
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_whole(folder / FEDERATION, text_of(federation))
+    write_file(folder / FEDERATION, federation)
 
 
 def write_identity(folder: Path, identity: Identity, suffix: str = KEY_SUFFIX) -> Path:
@@ -149,9 +147,7 @@ def write_identity(folder: Path, identity: Identity, suffix: str = KEY_SUFFIX) -
     path = folder / f"{identity.role}{suffix}"
     if path.exists():
         raise BadConfiguration(f"{path}: expected no such file: keys are never overwritten; choose another --keys")
-    with writing(path, CHOOSE_ANOTHER):
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_whole(path, text_of(identity), mode=0o600)
+    write_file(path, identity, mode=0o600)
     return path
 
 
@@ -177,10 +173,7 @@ def public_path(folder: Path, kind: str, public: PublicIdentity) -> Path:
 
 def write_public(folder: Path, kind: str, public: PublicIdentity) -> None:
     """Write a public identity into `members`, `requests` or `revoked`."""
-    path = public_path(folder, kind, public)
-    with writing(path, CHOOSE_ANOTHER):
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_whole(path, text_of(public))
+    write_file(public_path(folder, kind, public), public)
 
 
 def move_public(folder: Path, public: PublicIdentity, source: str, target: str) -> None:
@@ -251,14 +244,6 @@ class Members:
             return {} if not self._folder.is_dir() else self._seen
 
 
-def names_in(folder: Path) -> set[str]:
-    """Return the file names of a folder of public identities or tokens, without unfinished files."""
-    try:
-        return {entry.name for entry in os.scandir(folder) if entry.name.endswith(PUBLIC_SUFFIX)}
-    except FileNotFoundError:
-        return set()
-
-
 def _read_public(path: Path) -> PublicIdentity | None:
     """Read a public identity; None, with a warning, if the file is damaged or does not match its name."""
     try:
@@ -299,6 +284,8 @@ def _check_private(path: Path) -> None:
         raise BadConfiguration(f"{path}: expected mode 0600, got {mode:04o}: other users can read it; chmod 600 {path}")
 
 
-def text_of(value: object) -> bytes:
-    """Encode a value as a file of the folder of keys: indented JSON."""
-    return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
+def write_file(path: Path, value: object, mode: int = 0o666) -> None:
+    """Write a value as a file of the folder of keys, as indented JSON; create the folder if it is missing."""
+    with writing(path, CHOOSE_ANOTHER):
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_whole(path, msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n", mode=mode)

@@ -9,6 +9,8 @@ import secrets
 from pathlib import Path
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from fedmq.errors import BadConfiguration
 from fedmq.security.keyring import (
     FEDERATION,
@@ -205,15 +207,8 @@ def renew_key(folder: Path, role: str) -> PublicIdentity:
     if not (folder / f"{role}{NEXT_SUFFIX}").exists():  # else an earlier attempt crashed
         write_identity(folder, new, NEXT_SUFFIX)
     adopt_next(folder, old.role)
-    write_federation(
-        folder,
-        FederationInfo(
-            federation.id,
-            federation.broker,
-            new.public.transport if is_broker else federation.broker_key,
-            federation.aggregator if is_broker else new.public,
-        ),
-    )
+    change = {"broker_key": new.public.transport} if is_broker else {"aggregator": new.public}
+    write_federation(folder, replace(federation, **change))
     return new.public
 
 

@@ -19,16 +19,7 @@ from msgspec import Meta
 
 from fedmq.errors import BadConfiguration
 from fedmq.names import Name
-from fedmq.runtime.atomic_files import write_whole, writing
-from fedmq.security.keyring import (
-    CHOOSE_ANOTHER,
-    PUBLIC_SUFFIX,
-    REFRESH_S,
-    FederationInfo,
-    names_in,
-    read_file,
-    text_of,
-)
+from fedmq.security.keyring import PUBLIC_SUFFIX, REFRESH_S, FederationInfo, read_file, write_file
 from fedmq.security.keys import Key, PublicIdentity, transport_public
 
 PREFIX = "fedmq1-"
@@ -80,17 +71,8 @@ class IssuedToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def make_token(federation: FederationInfo, secret: bytes, expires: int, name: str | None) -> Token:
     """Return a token for a federation."""
     above = federation.aggregator
-    return Token(
-        federation.id,
-        federation.broker,
-        federation.broker_key,
-        above.name,
-        above.transport,
-        above.signing,
-        secret,
-        expires,
-        name,
-    )
+    public = (federation.id, federation.broker, federation.broker_key, above.name, above.transport, above.signing)
+    return Token(*public, secret, expires, name)
 
 
 def encode_token(token: Token) -> str:
@@ -141,10 +123,7 @@ def write_issued_token(folder: Path, key: bytes, issued: IssuedToken) -> None:
     Raises:
         BadConfiguration: it cannot be written.
     """
-    path = issued_token_path(folder, key)
-    with writing(path, CHOOSE_ANOTHER):
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_whole(path, text_of(issued))
+    write_file(issued_token_path(folder, key), issued)
 
 
 def read_issued_token(folder: Path, key: bytes) -> IssuedToken | None:
@@ -191,11 +170,11 @@ class IssuedTokens:
 
 def _keys_in(folder: Path) -> set[bytes]:
     keys = set()
-    for name in names_in(folder / TOKENS):
+    for path in (folder / TOKENS).glob(f"*{PUBLIC_SUFFIX}"):
         try:
-            keys.add(bytes.fromhex(name.removesuffix(PUBLIC_SUFFIX)))
+            keys.add(bytes.fromhex(path.stem))
         except ValueError:
-            log.warning("%s: expected a file name in hexadecimal: ignored", folder / TOKENS / name)
+            log.warning("%s: expected a file name in hexadecimal: ignored", path)
     return keys
 
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 from fedmq.errors import BadConfiguration, FedmqError, NotAuthorized
 from fedmq.names import NAME_PATTERN
-from fedmq.security.enrollment import RequestState, RequestStatus
-from fedmq.security.enrollment_client import EnrollmentClient, request_membership
+from fedmq.security.enrollment import RequestState, RequestStatus, encode_request
+from fedmq.security.enrollment_client import EnrollmentClient
 from fedmq.security.keyring import (
     FEDERATION,
     NEXT_SUFFIX,
@@ -150,12 +150,30 @@ def _request(
     *,
     retry_after: RequestState,
 ) -> RequestStatus | None:
-    """Return the first final answer; try the next attempt without an answer, and after `retry_after`."""
-    answer = None
+    """Request membership for the first signer; return the first final answer, or None without one.
+
+    Try the next attempt without an answer, and after `retry_after`.
+    """
+    from fedmq.runtime.clock import SystemClock
+    from fedmq.runtime.loop import serve
+    from fedmq.transport.zeromq import JoinSockets
+
+    clock, answer = SystemClock(), None
     for keys, signers, expires in attempts:
-        client: EnrollmentClient = request_membership(
-            federation, keys, signers, on_waiting, timeout_s=timeout_s, expires=expires
+        link = JoinSockets(federation.broker, keys)
+        client = EnrollmentClient(
+            link,
+            encode_request(federation.id, keys.public, *signers),
+            clock=clock,
+            broker=federation.broker,
+            connect_timeout_s=timeout_s,
+            expires=expires,
+            on_waiting=on_waiting,
         )
+        try:
+            serve(client, link, clock)
+        finally:
+            link.close()
         if client.interrupted:
             raise Interrupted("interrupted before the key was accepted: the same command continues")
         answer = client.answer

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -209,8 +208,7 @@ def test_refused_next_key_is_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyP
     federation = membership.make_federation(tmp_path / "home", "tcp://127.0.0.1:5550")
     write_federation(tmp_path / "alice", federation)
     write_identity(tmp_path / "alice", old := Identity.new("trainer", "alice"))
-    ended = SimpleNamespace(interrupted=False, answer=RequestStatus(state=state))
-    monkeypatch.setattr("fedmq.security.trainer_keys.request_membership", lambda *_, **__: ended)
+    monkeypatch.setattr("fedmq.security.trainer_keys._request", lambda *_, **__: RequestStatus(state=state))
     with pytest.raises(NotAuthorized):
         replace_trainer_key(tmp_path / "alice", lambda _status: None, None)
     assert read_identity(tmp_path / "alice", "trainer") == old
