@@ -40,6 +40,11 @@ def test_example_conforms() -> None:
     check_algorithm(find_algorithm(f"{EXAMPLE}:OpenAIES"))
 
 
+def test_page_shows_the_example_as_it_is() -> None:
+    page = (EXAMPLE.parents[1] / "docs" / "how-to" / "your-own-algorithm.md").read_text(encoding="utf-8")
+    assert f"```python\n{EXAMPLE.read_text(encoding='utf-8')}```" in page
+
+
 class InboxByArrival(Inbox):
     """Answers in the order of arrival."""
 
