@@ -6,6 +6,7 @@ import math
 import os
 import time
 from collections import OrderedDict
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,6 +14,7 @@ from fedmq.dashboard.live_runs import WatchedRun
 from fedmq.errors import BadConfiguration
 from fedmq.observe.event_log import apply_line
 from fedmq.observe.run_state import RunState
+from fedmq.runs.status import finish
 from fedmq.runtime.clock import Clock
 from fedmq.runtime.lock import is_locked
 from fedmq.runtime.run_folder import EVENTS
@@ -47,6 +49,8 @@ class RunFolderFollower:
             self._file, self._partial = self._open(), b""
             self._watched.run_state = RunState()
             self._read()
+        with suppress(BadConfiguration):  # the report cannot be read
+            finish(self._watched.run_state, self._folder)
         self._watched.received_at = self._clock.now() if is_locked(self._folder) else -math.inf
 
     def close(self) -> None:

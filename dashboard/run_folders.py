@@ -10,8 +10,9 @@ from typing import NamedTuple
 from fedmq.dashboard.run_folder_follower import RunFolderFollower
 from fedmq.errors import BadConfiguration
 from fedmq.names import NAME_PATTERN
-from fedmq.observe.event_log import TAIL_BYTES, read_run_state
+from fedmq.observe.event_log import TAIL_BYTES
 from fedmq.observe.run_state import RunState
+from fedmq.runs.status import observe_run
 from fedmq.runtime.clock import Clock
 from fedmq.runtime.run_folder import EVENTS
 
@@ -92,8 +93,8 @@ class RunFolders:
 def _status(folder: Path) -> RunState:
     """Return the state after the first and the last lines of a run's events: enough for a list."""
     try:
-        run_state = read_run_state(folder / EVENTS, tail=TAIL_BYTES)
-    except OSError:  # we may not read it
+        run_state = observe_run(folder, tail=TAIL_BYTES)
+    except (BadConfiguration, OSError):  # we may not read it
         run_state = RunState()
     run_state.works, run_state.bests, run_state.feed, run_state.rounds = [], [], [], run_state.rounds[-2:]
     return run_state

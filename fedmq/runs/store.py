@@ -109,7 +109,7 @@ class Store:
         if version != SCHEMA_VERSION:
             raise StoreError(
                 f"{self.path}: expected a store of schema {SCHEMA_VERSION}, got {version}; "
-                "continue it with the fedmq that wrote it, or choose another --out"
+                "continue the run with the version of fedmq that wrote it, or choose another --out"
             )
 
     # --- the run ------------------------------------------------------------------------------------------------

@@ -5,20 +5,24 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from fedmq import load_model
 from fedmq.algorithms.base import Evaluation
+from fedmq.cli.main import fedmq
 from fedmq.errors import BadConfiguration, StoreError
 from fedmq.models.trained_model import TrainedModel
 from fedmq.observe import events
 from fedmq.runs.records import Close
-from fedmq.runs.report import Report, TrainerReport, make_report, read_report, write_report
-from fedmq.runtime.run_folder import HISTORY, MODEL, REPORT
+from fedmq.runs.report import EarlierReport, Report, TrainerReport, make_report, read_report, write_report
+from fedmq.runtime.run_folder import HISTORY, MODEL, REPORT, STORE
 from fedmq.tasks.task_file import find_task
 from fedmq.testing import run_config
 
@@ -91,6 +95,31 @@ def test_the_report_has_the_fields_that_scripts_rely_on(folder: Path) -> None:
 
 def test_a_report_reads_back_as_it_was_written(folder: Path) -> None:
     assert read_report(folder) == report_of()[0]
+
+
+BEFORE = {
+    "run": "old", "task": "xor", "strategy": "evolution", "robust": "clip", "seed": 7, "solved": True, "rounds": 4,
+    "metric": "accuracy", "value": 1.0, "train_s": 0.1, "wall_s": 0.5, "round_s_median": 0.02, "rejections": {},
+    "trainers": [{"name": "bob", "samples": 2, "results": 4, "late": 0, "rejected": 0, "resent": 0}],
+    "bytes_up": 1, "bytes_down": 2, "model": None, "model_sha256": None,
+}  # fmt: skip
+
+
+def test_report_of_the_version_before_is_read_and_listed(tmp_path: Path) -> None:
+    folder = tmp_path / "old"
+    folder.mkdir()
+    (folder / REPORT).write_text(json.dumps(BEFORE), encoding="utf-8")
+    with closing(sqlite3.connect(folder / STORE)) as connection:
+        connection.executescript("CREATE TABLE run (description BLOB, epoch INTEGER); PRAGMA user_version = 3;")
+    report = read_report(folder)
+    assert isinstance(report, EarlierReport)
+    assert (report.algorithm, report.trainers[0].num_examples) == ("evolution", 2)
+    (one,) = json.loads(CliRunner().invoke(fedmq, ["runs", "ls", str(tmp_path), "--json"]).stdout)
+    assert [one[name] for name in ("run", "task", "algorithm", "state", "rounds", "value", "seed")] == [
+        "old", "xor", "evolution", "solved", 4, 1.0, 7,
+    ]  # fmt: skip
+    shown = CliRunner().invoke(fedmq, ["runs", "show", str(folder)])
+    assert (shown.exit_code, "bob: 2 rows" in shown.stdout) == (0, True)
 
 
 def test_a_run_that_is_not_finished_has_no_report(tmp_path: Path) -> None:

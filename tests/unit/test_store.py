@@ -11,6 +11,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -174,6 +175,15 @@ def test_a_store_of_another_schema_is_refused(store: Store, path: Path) -> None:
     with pytest.raises(StoreError) as error:
         Store(path)
     assert f"schema {SCHEMA_VERSION}, got {SCHEMA_VERSION + 1}" in one_line(error, path)
+
+
+def test_store_of_schema_3_is_refused_with_a_way_out(path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript("CREATE TABLE run (description BLOB, epoch INTEGER); PRAGMA user_version = 3;")
+    with pytest.raises(StoreError, match="schema 5, got 3") as error:
+        Store(path)
+    assert "with the version of fedmq that wrote it" in one_line(error, path)
 
 
 @pytest.mark.parametrize("junk", [b"\xc1junk", b"\x01", "text", 7], ids=["no msgpack", "no struct", "text", "number"])
