@@ -60,7 +60,7 @@ class Crowd:
         self._genes = self._generator.normal(0, 1, model.num_parameters)
         with self._path.open("wb") as file:
             started = run_started(
-                run=RUN, term=1, round=1, task="crowd", algorithm="evolution", seed=1, metric="accuracy",
+                run=RUN, term=1, round=1, task="xor", algorithm="evolution", seed=1, metric="accuracy",
                 target=1.0, rounds_max=20_000, min_trainers=TRAINERS, model=model,
             )  # fmt: skip
             file.write(self._line(started))
