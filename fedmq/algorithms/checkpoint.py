@@ -1,6 +1,6 @@
-"""A strategy's state as bytes and back, for the store; any frozen dataclass of numbers, names, arrays and the like.
+"""A strategy's state as bytes: a frozen dataclass of numbers, texts, arrays, collections and such dataclasses.
 
-Knows nothing of strategies. Nothing is unpickled: the state's own type says what the bytes must be.
+Nothing is unpickled: the type of the state says what the bytes must be.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ _ARRAY = 1  # msgpack's extension type for a NumPy array
 
 
 def dump(state: object) -> bytes:
-    """The bytes of a strategy's state."""
+    """Return the bytes of a state."""
     return msgspec.msgpack.encode(state, enc_hook=_encode)
 
 
 def load(blob: bytes, kind: type[Any]) -> Any:
-    """The state of type `kind` in `blob`, bit for bit as it was.
+    """Return the state of type `kind` in `blob`, bit for bit.
 
     Raises:
-        StoreError: the bytes are not such a state, e.g. of another version of the strategy.
+        StoreError: the bytes are not such a state, for example of another version of the strategy.
     """
     try:
         return msgspec.msgpack.decode(blob, type=kind, dec_hook=lambda _kind, value: value, ext_hook=_array)
@@ -48,6 +48,6 @@ def _encode(value: object) -> object:
 
 def _array(_code: int, blob: memoryview) -> np.ndarray:
     dtype, shape, content = msgspec.msgpack.decode(blob, type=tuple[str, tuple[int, ...], bytes])
-    if not re.fullmatch("[<|][biuf][1248]", dtype):  # NumPy reads much else out of a text, and fails in many ways
+    if not re.fullmatch("[<|][biuf][1248]", dtype):  # numpy reads much else from a text, and fails in many ways
         raise ValueError(f"expected an array of numbers, got dtype {dtype!r:.40}")
     return np.frombuffer(bytearray(content), dtype).reshape(shape)

@@ -1,7 +1,6 @@
-"""The archive of the strategy `evolution`: candidates, and how each did on each trainer's rows.
+"""The archive of `evolution`: candidates, and the score of each on each trainer's rows.
 
-Knows nothing of how candidates are made. Scores are merged by candidate id whenever they arrive, so that an absent
-or a late trainer never corrupts a comparison.
+Scores are merged by candidate id whenever they arrive, so that an absent or late trainer distorts no comparison.
 """
 
 from __future__ import annotations
@@ -20,24 +19,24 @@ from fedmq.tasks.task import Task
 
 @dataclass(frozen=True, eq=False)
 class ScoreSummary:
-    """The candidates that any member has scored, by place in the archive, and their sums over the members.
+    """The sums over the members, for the candidates that any member has scored.
 
     All arrays are (candidates,), the oldest candidate first.
     """
 
     places: npt.NDArray[np.intp]  # rows of the archive
-    loss: Floats  # bounded and summed; a member that has not scored a candidate counts with the median of its scores
-    loss_without_extremes: Floats  # the same, without the members that say the most and the least
-    loss_scored: Floats  # as it was told, summed over the members that have scored it
+    loss: Floats  # bounded and summed; a missing score counts as the median of the member's scores
+    loss_without_extremes: Floats  # the same, without the largest and smallest losses of each candidate
+    loss_scored: Floats  # as sent, summed over the members that have scored it
     correct: Integers
     rows: Integers  # of the members that have scored it
     rows_known: int  # of all members that have scored anything
-    rows_expected: float  # of all members; one never heard counts like the mean of the others
+    rows_expected: float  # of all members; one without any score counts as the mean of the others
 
     def deployed(self, by_correct: bool) -> int:
-        """Which candidate to deploy: the best covered, then the most correct if that counts, then the least loss.
+        """Return the candidate to deploy: the best covered, then the most correct if that counts, then the least loss.
 
-        Among equally correct ones, who says the most and the least has no say: a liar could make many equal.
+        Ties in correct rows are broken without the extreme losses, because a Byzantine trainer could make many ties.
         """
         if by_correct:
             return int(np.lexsort((self.loss_without_extremes, -self.correct, -self.rows))[0])
@@ -57,18 +56,18 @@ class Archive:
 
     @classmethod
     def of(cls, ids: Integers, genes: Floats) -> Archive:
-        """An archive of new candidates."""
+        """Return an archive of new candidates."""
         none = len(ids)
         return cls(ids, genes, (), np.zeros(0, np.int64), np.zeros((0, none)), np.zeros((0, none), np.int64))
 
     def places(self, ids: Integers) -> npt.NDArray[np.intp]:
-        """The row of each of these ids in the archive; -1 for one that is not there."""
+        """Return the row of each of these ids in the archive; -1 for an unknown one."""
         found = np.searchsorted(self.ids, ids)
         found[found == len(self.ids)] = 0
         return np.where(self.ids[found] == ids, found, -1)
 
     def scored(self, updates: Sequence[Update], pools: Mapping[int, Integers]) -> Archive:
-        """The archive with the updates' scores, in their order. `pools` has the candidate ids of each round."""
+        """Return the archive with the updates' scores, in their order. `pools` has the candidate ids of each round."""
         grown = self._with_trainers({update.trainer for update in updates})
         losses, correct, num_examples = grown.losses.copy(), grown.correct.copy(), grown.num_examples.copy()
         line_of = {trainer: line for line, trainer in enumerate(grown.trainers)}
@@ -76,14 +75,14 @@ class Archive:
         for update in updates:
             line, place = line_of[update.trainer], places[update.round]
             alive = place >= 0
-            if num_examples[line] != update.num_examples:  # other rows than before: the old scores say nothing of them
+            if num_examples[line] != update.num_examples:  # other rows: the old scores do not hold
                 losses[line], correct[line], num_examples[line] = np.nan, 0, update.num_examples
             losses[line, place[alive]] = update.arrays["losses"][alive]
             correct[line, place[alive]] = update.arrays["correct"][alive]
         return replace(grown, losses=losses, correct=correct, num_examples=num_examples)
 
     def extended(self, ids: Integers, genes: Floats) -> Archive:
-        """The archive with new candidates, whose ids must be higher than all there are."""
+        """Return the archive with new candidates, whose ids must be higher than all others."""
         lines, new = len(self.trainers), len(ids)
         return replace(
             self,
@@ -94,7 +93,7 @@ class Archive:
         )
 
     def reduced(self, keep: npt.NDArray[np.intp], members: Collection[str]) -> Archive:
-        """Only the candidates at these places; of others than members only those who have scored one of them."""
+        """Return the candidates at these places, with the members and the trainers that have scored one of them."""
         kept = np.zeros(len(self.ids), np.bool_)
         kept[keep] = True
         places = np.flatnonzero(kept)
@@ -111,7 +110,7 @@ class Archive:
         )
 
     def summary(self, members: Collection[str], task: Task) -> ScoreSummary | None:
-        """The sums over the members that have been heard; None if none of them has scored anything."""
+        """Return the sums over the members that have sent scores; None if no member has."""
         lines = np.array([line for line, name in enumerate(self.trainers) if name in members], np.intp)
         has = ~np.isnan(self.losses[lines])
         places = np.flatnonzero(has.any(axis=0))
@@ -133,7 +132,7 @@ class Archive:
         )
 
     def _with_trainers(self, names: Collection[str]) -> Archive:
-        """The archive with an empty line for each of these names that has none yet."""
+        """Return the archive with an empty line for each of these names that has none yet."""
         before = set(self.trainers)
         if before.issuperset(names):
             return self
@@ -147,7 +146,7 @@ class Archive:
 
 
 def _imputed(losses: Floats, has: npt.NDArray[np.bool_]) -> Floats:
-    """The losses (trainers, candidates), each gap filled with the median of that trainer's scores; no scores: 0."""
+    """Return the losses (trainers, candidates), gaps filled with the median of the trainer's scores, or with 0."""
     gaps = np.flatnonzero(~has.all(axis=1))
     if not len(gaps):
         return losses

@@ -1,7 +1,6 @@
-"""The local search of a trainer, by PyGAD; and a finished model as a network of `pygad.nn`.
+"""A trainer's local search by PyGAD, and a trained model as a network of `pygad.nn`.
 
-The only module that imports PyGAD, and its exceptions and log lines never pass it. Knows nothing of rounds, messages
-or where the population came from.
+The only module that imports PyGAD. Its exceptions and log lines do not leave this module.
 """
 
 from __future__ import annotations
@@ -23,7 +22,9 @@ from fedmq.models.trained_model import TrainedModel
 
 Fitness = npt.NDArray[np.float64]  # (population,), higher is better
 
-_SILENT = logging.Logger("fedmq.trainer.pygad", level=logging.CRITICAL + 1)  # belongs to no tree: prints nothing  # noqa: LOG001
+_SILENT = logging.Logger(
+    "fedmq.trainer.pygad", level=logging.CRITICAL + 1
+)  # outside of the logger tree: prints nothing  # noqa: LOG001
 _SATURATION = 40.0  # sigmoid(40) is 1.0 to the last bit of a float64
 
 
@@ -39,15 +40,14 @@ def evolve(
     cancelled: Callable[[], bool],
     known: Fitness | None = None,
 ) -> tuple[npt.NDArray[Float], Fitness]:
-    """The population `(population, genes)` and its fitness `(population,)` after `generations` of PyGAD.
+    """Return the population `(population, genes)` and its fitness `(population,)` after `generations` of PyGAD.
 
     The best `elites` survive each generation unchanged, the best `parents` breed the others.
-    `fitness` scores a whole population at once; `known` is the fitness of the one given, when it has been computed
-    before. `mutation` is log10 of the smallest and the largest step. The dtype of the genes is kept.
+    `fitness` scores a whole population at once; `known` is the fitness of the given one, if it is known. `mutation` is log10 of the smallest and the largest step. The dtype of the genes is kept.
 
     Raises:
         BadConfiguration: the sizes do not fit together.
-        WorkCancelled: `cancelled()` became true; it is asked before each generation is scored.
+        WorkCancelled: `cancelled()` is true; it is called before each generation is scored.
     """
     _check_sizes(population, elites, parents)
     if generations < 1:
@@ -112,17 +112,17 @@ class _LocalSearch(pygad.GA, Generic[Float]):  # type: ignore[misc]  # PyGAD has
         )
 
     def initialize_population(self, *_: object) -> None:
-        """Takes the population that was given; given as `initial_population`, PyGAD would check it gene by gene."""
+        """Take the given population; given as `initial_population`, PyGAD would check it gene by gene."""
         self.population: npt.NDArray[Float] = self.start.copy()
         self.initial_population: npt.NDArray[Float] = self.start
         self.pop_size = self.start.shape
 
     def change_population_dtype_and_round(self, population: npt.NDArray[Float]) -> npt.NDArray[Float]:
-        """The same: the operators keep the dtype, and there is nothing to round."""
+        """Return the population as it is: the operators keep the dtype, and there is nothing to round."""
         return population
 
     def cal_pop_fitness(self) -> Fitness:
-        """The fitness of the population; that of the elites, its first rows, is known from the generation before."""
+        """Return the fitness; that of the elites, the first rows, is known from the generation before."""
         if self.cancelled():
             raise WorkCancelled("the local search was cancelled: a newer round makes it needless")
         if self.generations_completed == 0:
@@ -139,7 +139,7 @@ class _LocalSearch(pygad.GA, Generic[Float]):  # type: ignore[misc]  # PyGAD has
         return fitness
 
     def best_solution(self, pop_fitness: Fitness | None = None) -> tuple[npt.NDArray[Float], np.float64, int]:
-        """The best candidate's genes, fitness and row."""
+        """Return the best candidate's genes, fitness and row."""
         fitness = self.last_generation_fitness if pop_fitness is None else pop_fitness
         best = int(np.argmax(fitness))
         return self.population[best], fitness[best], best
@@ -147,7 +147,7 @@ class _LocalSearch(pygad.GA, Generic[Float]):  # type: ignore[misc]  # PyGAD has
     def steady_state_selection(
         self, fitness: Fitness, num_parents: int
     ) -> tuple[npt.NDArray[Float], npt.NDArray[np.intp]]:
-        """The best `num_parents` candidates, `(num_parents, genes)`, and their rows."""
+        """Return the best `num_parents` candidates, `(num_parents, genes)`, and their rows."""
         return _select_best(fitness, num_parents, self)
 
 
@@ -167,12 +167,12 @@ def _mutate(children: npt.NDArray[Float], search: _LocalSearch[Float]) -> npt.ND
 
 
 def _never_called(search: _LocalSearch[Float], solution: npt.NDArray[Float], row: int) -> float:
-    """PyGAD wants a fitness function; `cal_pop_fitness` above stands in its place."""
+    """Satisfy PyGAD, which requires a fitness function; `cal_pop_fitness` replaces it."""
     raise NotImplementedError
 
 
 def _check_sizes(population: npt.NDArray[Float], elites: int, parents: int) -> None:
-    """Says in one line what PyGAD would say in five."""
+    """Check in one line what PyGAD reports in five."""
     size = len(population)
     if population.ndim != 2 or population.dtype not in (np.float64, np.float32):
         raise BadConfiguration(
@@ -187,14 +187,14 @@ def _check_sizes(population: npt.NDArray[Float], elites: int, parents: int) -> N
 
 
 def as_pygad_network(trained: TrainedModel) -> pygad.nn.DenseLayer:
-    """The trained model as a PyGAD network: its last layer, for `pygad.nn.predict(layer, inputs)`.
+    """Return the trained model as a PyGAD network: its last layer, for `pygad.nn.predict(layer, inputs)`.
 
     `pygad.nn` has no biases. For a model with biases the network expects one more input column, the last, that is
     always 1: `np.column_stack([inputs, np.ones(len(inputs))])`; each hidden layer gets one unit that keeps the 1
     (exact: relu(1) = 1, sigmoid(40) = 1). The outputs are raw: use `problem_type="regression"` for values.
 
     Raises:
-        BadConfiguration: the hidden activation is tanh, which `pygad.nn` does not know, or the model is code.
+        BadConfiguration: the hidden activation is tanh, which `pygad.nn` lacks, or the model is code.
     """
     weights = _layer_weights(trained)
     model = trained.network()
@@ -204,7 +204,7 @@ def as_pygad_network(trained: TrainedModel) -> pygad.nn.DenseLayer:
             "expected hidden relu or sigmoid, which pygad.nn knows, got tanh: keep the model as .npz instead"
         )
     activations = [hidden] * (len(weights) - 1) + ["None"]
-    # pygad.nn draws initial weights, needlessly, from numpy's global generator: leave no trace there.
+    # pygad.nn draws unused initial weights from numpy's global generator: restore its state.
     before = np.random.get_state()  # noqa: NPY002
     layer = pygad.nn.InputLayer(len(weights[0]))
     for matrix, activation in zip(weights, activations, strict=True):
@@ -216,7 +216,7 @@ def as_pygad_network(trained: TrainedModel) -> pygad.nn.DenseLayer:
 
 
 def _layer_weights(trained: TrainedModel) -> list[npt.NDArray[np.float64]]:
-    """The weights of each layer, `(inputs, outputs)`, biases folded into one constant unit more per layer."""
+    """Return the weights of each layer, `(inputs, outputs)`, biases folded into one constant unit more per layer."""
     model, genes, start = trained.network(), trained.parameters, 0
     sizes = (model.inputs, model.outputs) if isinstance(model, Linear) else model.sizes
     bias = isinstance(model, Linear) or model.bias

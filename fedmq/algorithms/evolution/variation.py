@@ -1,7 +1,6 @@
-"""The operators that make new candidates from old ones, for the aggregator's pool and the trainers' local search.
+"""Operators that make new candidates, for the aggregator's pool and the trainers' local search.
 
-Knows nothing of fitness, rounds or PyGAD. Everything is one array operation over the whole population, keeps the
-dtype of its input, and draws from the generator that it is given.
+Each is one array operation over the whole population, keeps the dtype, and draws from the given generator.
 """
 
 from __future__ import annotations
@@ -13,22 +12,21 @@ import numpy.typing as npt
 
 Float = TypeVar("Float", np.float64, np.float32)
 
-LEAST_SHARE = 0.02  # of a child's genes that a mutation touches, at the least
+LEAST_SHARE = 0.02  # least share of a child's genes that a mutation touches
 
 
 def fresh(
     count: int, genes: int, bounds: tuple[float, float], generator: np.random.Generator
 ) -> npt.NDArray[np.float64]:
-    """New candidates, `(count, genes)` float64, each gene uniform in `[low, high)`."""
+    """Return new candidates, `(count, genes)` float64, each gene uniform in `[low, high)`."""
     low, high = bounds
     return generator.uniform(low, high, (count, genes))
 
 
 def crossover(parents: npt.NDArray[Float], children: int, generator: np.random.Generator) -> npt.NDArray[Float]:
-    """Children, `(children, genes)`, of random pairs of parents: each gene comes from either with the same chance.
+    """Return children, `(children, genes)`, of random pairs of parents: each gene is either's with the same chance.
 
-    Uniform crossover after Syswerda (1989). A parent may meet itself; the child is then its copy, which mutation
-    makes a new candidate.
+    Uniform crossover after Syswerda (1989). A pair may be one parent twice; mutation then makes the copy new.
     """
     first, second = generator.integers(0, len(parents), (2, children))
     from_second = generator.integers(0, 2, (children, parents.shape[1]), dtype=np.bool_)
@@ -47,7 +45,7 @@ def crossover(parents: npt.NDArray[Float], children: int, generator: np.random.G
 def mutate(
     population: npt.NDArray[Float], scales: tuple[float, float], generator: np.random.Generator
 ) -> npt.NDArray[Float]:
-    """A changed copy of each candidate: Gaussian steps on some of its genes, on one at the least.
+    """Return a changed copy of each candidate: Gaussian steps on some of its genes, at least one.
 
     `scales` are log10 of the smallest and the largest standard deviation of a step. Each child draws its own
     deviation and its own share of genes, both log-uniform, so that one population holds fine and coarse searches
