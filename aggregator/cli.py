@@ -223,7 +223,7 @@ def _serve(
     silent: bool,
 ) -> Aggregator:
     """Run the aggregator of the run in `store` until it is done."""
-    from fedmq.aggregator.metrics import Tally, measure
+    from fedmq.aggregator.metrics import Tally, aggregator_metrics
     from fedmq.aggregator.progress import log_event, open_progress
     from fedmq.aggregator.service import Aggregator
     from fedmq.algorithms.registry import find_algorithm
@@ -264,7 +264,7 @@ def _serve(
             run_state=view,
         )
         with optional_metrics(
-            metrics_at, measure(service, view, tally, clock), lambda: service.connection.problem
+            metrics_at, aggregator_metrics(service, view, tally, clock), lambda: service.connection.problem
         ) as pulse:
             serve(service, link, clock, pulse=pulse)
     finally:

@@ -51,7 +51,7 @@ class Tally:
                 self.round_s(event.round_s)
 
 
-def measure(service: Aggregator, view: RunState, tally: Tally, clock: Clock) -> Callable[[Metrics], None]:
+def aggregator_metrics(service: Aggregator, view: RunState, tally: Tally, clock: Clock) -> Callable[[Metrics], None]:
     """What puts the metrics of a run where they are asked for; `view` is its picture."""
 
     def put(metrics: Metrics) -> None:

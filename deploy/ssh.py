@@ -28,7 +28,7 @@ class HostError(FedmqError):
     """A host is unreachable, or a script failed on it; the text is one line."""
 
 
-class Output(NamedTuple):
+class ScriptOutput(NamedTuple):
     """The output of a script."""
 
     text: str
@@ -72,7 +72,7 @@ class Host:
         self.name = name
         self._connection = connection
 
-    async def run(self, script: str, reads: bytes = b"", timeout_s: float = 30.0) -> Output:
+    async def run(self, script: str, reads: bytes = b"", timeout_s: float = 30.0) -> ScriptOutput:
         """Run a shell script as root, with these bytes on its standard input.
 
         Raises:
@@ -84,7 +84,7 @@ class Host:
         text, errors = _text(done.stdout), _text(done.stderr)
         if done.exit_status != 0:
             raise HostError(_why(done, errors, text))
-        return Output(text, errors)
+        return ScriptOutput(text, errors)
 
     @asynccontextmanager
     async def start(self, script: str, timeout_s: float | None) -> AsyncIterator[RemoteProcess]:

@@ -190,9 +190,9 @@ def trainer(
 def _serve(service: Trainer, link: TrainerSockets, clock: Clock, line: str, metrics: tuple[str, int] | None) -> None:
     """Run the trainer until it is done; the line is said once it does its work."""
     from fedmq.runtime.loop import serve
-    from fedmq.trainer.metrics import measure
+    from fedmq.trainer.metrics import trainer_metrics
 
-    with optional_metrics(metrics, measure(service), lambda: service.connection.problem) as pulse:
+    with optional_metrics(metrics, trainer_metrics(service), lambda: service.connection.problem) as pulse:
         serve(service, link, clock, ready=lambda: click.echo(line), pulse=pulse)
 
 

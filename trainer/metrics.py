@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 REASONS: tuple[str, ...] = get_args(RejectReason)
 
 
-def measure(trainer: Trainer) -> Callable[[Metrics], None]:
+def trainer_metrics(trainer: Trainer) -> Callable[[Metrics], None]:
     """Return a function that registers the trainer's metrics."""
     session = trainer.session
 

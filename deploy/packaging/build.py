@@ -40,7 +40,7 @@ def main() -> None:
     put_environment(tree, options.python, options.work)
     put_files(tree)
     for revision in options.revision:
-        print(pack(tree, options.python, f"{version()}-{revision}", options.out))
+        print(build_package(tree, options.python, f"{version()}-{revision}", options.out))
 
 
 def put_environment(tree: Path, python: str, work: Path) -> None:
@@ -95,7 +95,7 @@ def put(source: Path, target: Path) -> None:
     target.chmod(0o644)
 
 
-def pack(tree: Path, python: str, full_version: str, out: Path) -> Path:
+def build_package(tree: Path, python: str, full_version: str, out: Path) -> Path:
     """Build one package of the tree and return its path."""
     control = tree / "DEBIAN"
     shutil.rmtree(control, ignore_errors=True)

@@ -16,7 +16,7 @@ from fedmq.observe import events
 from fedmq.observe.run_state import RunState
 from fedmq.protocol.messages import At
 from fedmq.runtime.atomic_files import write_whole
-from fedmq.runtime.run_folder import writing
+from fedmq.runtime.run_folder import writing_run_file
 
 LOG_BYTES_MAX = 32 << 20
 TAIL_BYTES = 64 << 10  # enough for the status of a run
@@ -46,7 +46,7 @@ class EventLog:
 
     def __init__(self, path: Path, run_state: RunState, *, bytes_max: int = LOG_BYTES_MAX) -> None:
         self._path, self._run_state, self._bytes_max = path, run_state, bytes_max
-        with writing(path):
+        with writing_run_file(path):
             self._file: BinaryIO = path.open("a+b")
             if self._file.tell():  # a crash may have left half a line
                 self._file.seek(-1, os.SEEK_END)
@@ -59,7 +59,7 @@ class EventLog:
         Raises:
             StoreError: the file cannot be written.
         """
-        with writing(self._path):
+        with writing_run_file(self._path):
             for event in happened:
                 self._file.write(msgspec.json.encode({"at": at, **msgspec.to_builtins(event)}) + b"\n")
             # Accepted results are frequent, and not part of the status.
@@ -75,7 +75,7 @@ class EventLog:
 
     def close(self) -> None:
         """Write buffered events and close the file."""
-        with writing(self._path):
+        with writing_run_file(self._path):
             self._file.close()
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fedmq.protocol.codec import Frames
 from fedmq.runtime.atomic_files import sync_folder, write_whole
-from fedmq.runtime.run_folder import writing
+from fedmq.runtime.run_folder import writing_run_file
 
 BLOB_BYTES = 1 << 20  # a frame over this is a file
 
@@ -49,7 +49,7 @@ class Blobs:
     def _write(self, blob: bytes) -> bytes:
         name = sha256(blob).digest()
         path = self._folder / name.hex()
-        with writing(path):
+        with writing_run_file(path):
             if path.exists() and self.read(name) is not None:
                 return name
             if not self._folder.exists():

@@ -21,7 +21,7 @@ from fedmq.observe import events
 from fedmq.protocol.run_config import RunConfig
 from fedmq.runs.records import Close
 from fedmq.runtime.atomic_files import write_whole
-from fedmq.runtime.run_folder import HISTORY, MODEL, REPORT, writing
+from fedmq.runtime.run_folder import HISTORY, MODEL, REPORT, writing_run_file
 
 
 class TrainerReport(msgspec.Struct, frozen=True):
@@ -162,7 +162,7 @@ def read_report(folder: Path) -> Report | EarlierReport | None:
 
 
 def _write(path: Path, content: bytes) -> None:
-    with writing(path):
+    with writing_run_file(path):
         write_whole(path, content)
 
 

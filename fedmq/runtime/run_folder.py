@@ -26,7 +26,7 @@ def folder_of(run: str) -> Path:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
+def writing_run_file(path: Path) -> Iterator[None]:
     """Whatever keeps a run's file from being written is a StoreError, in one line with a way out."""
     try:
         yield

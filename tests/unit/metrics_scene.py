@@ -59,7 +59,7 @@ def run_metrics(story: list[events.AnyEvent] = STORY) -> Metrics:
     service.rounds.bytes_received, service.rounds.bytes_sent = 1000, 2000
     service.rounds.round, service.rounds.rejections = 4, {"values": 13, "model-digest": 14}
     service.connection.contacts, service.connection.is_up = 12, True
-    fedmq.aggregator.metrics.measure(service, view, tally, clock)(metrics)
+    fedmq.aggregator.metrics.aggregator_metrics(service, view, tally, clock)(metrics)
     for event in story:
         view.apply(clock.wall(), event)
         tally(event)
@@ -84,7 +84,7 @@ def trainer_metrics() -> Metrics:
     service.session.runs = {"r": MagicMock(pending={1: None, 2: None}), "s": MagicMock(pending={1: None, 3: None})}
     service.session.runs["t"] = MagicMock(pending={})
     service.connection.contacts, service.connection.is_up = 8, False
-    fedmq.trainer.metrics.measure(service)(metrics)
+    fedmq.trainer.metrics.trainer_metrics(service)(metrics)
     for seconds in (0.5, 6.0):
         service.on_trained(seconds)
     return metrics

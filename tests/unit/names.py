@@ -16,6 +16,8 @@ PRODUCT = Path(__file__).parents[2] / "fedmq"
 
 SHARED_NAMES = {
     "main": "the entry point of a process",
+    "Output": "the outputs of a step, of every machine",
+    "Tick": "the passing of time, an input of every machine",
 }
 
 

@@ -110,7 +110,7 @@ def test_between_two_rounds_none_is_open() -> None:
 
 def test_before_a_round_is_closed_there_is_no_fitness() -> None:
     metrics = Metrics()
-    fedmq.aggregator.metrics.measure(MagicMock(), RunState(), Tally(), VirtualClock())(metrics)
+    fedmq.aggregator.metrics.aggregator_metrics(MagicMock(), RunState(), Tally(), VirtualClock())(metrics)
     assert not [name for name in values(metrics) if "fitness" in name]
 
 

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from fedmq.cli.main import fedmq
 from fedmq.deploy.facts import FACTS_SCRIPT
 from fedmq.deploy.inventory import BrokerHost, TrainerHost, broker_section, trainers_section
-from fedmq.deploy.ssh import Output
+from fedmq.deploy.ssh import ScriptOutput
 
 SOUTH = """\
 package installed 1.0-1
@@ -46,11 +46,13 @@ class Host:
     def __init__(self, fleet: Fleet, name: str) -> None:
         self._fleet, self.name = fleet, name
 
-    async def run(self, script: str, _reads: bytes = b"", timeout_s: float = 0.0) -> Output:
+    async def run(self, script: str, _reads: bytes = b"", timeout_s: float = 0.0) -> ScriptOutput:
         if script != FACTS_SCRIPT:
             self._fleet.scripts[self.name].append(script)
-            return Output("", "")
-        return Output(SOUTH.format(self._fleet.active) if self.name == "south" else "package installed 1.0-1\n", "")
+            return ScriptOutput("", "")
+        return ScriptOutput(
+            SOUTH.format(self._fleet.active) if self.name == "south" else "package installed 1.0-1\n", ""
+        )
 
 
 @pytest.fixture
