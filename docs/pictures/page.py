@@ -25,7 +25,7 @@ import numpy as np
 from fedmq import MLP, Rows, Task
 task = Task(
     name="spirals", model=MLP([2, 16, 2], hidden="tanh"), loss="cross-entropy", metric="accuracy", target=1.0,
-    trainers={len(TRAINERS)}, rounds=400, parameters={"evolution": {"population": 80, "generations": 2}},
+    trainers={len(TRAINERS)}, rounds=400, parameters={{"evolution": {{"population": 80, "generations": 2}}}},
 )
 def rows(part, parts):
     generator = np.random.default_rng(part)
