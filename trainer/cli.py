@@ -37,14 +37,14 @@ if TYPE_CHECKING:
     from fedmq.trainer.spool import FileSpool
     from fedmq.transport.zeromq import TrainerSockets
 
-ROWS_FEW = 10  # with fewer, a round's scores tell the labels to who looks at them; see docs/privacy.md
-FRACTION_BITS_MAX = 30  # as `fedmq.protocol.messages` has it, which would load numpy for a `--help`
+ROWS_FEW = 10  # scores over fewer rows reveal their labels; see docs/privacy.md
+FRACTION_BITS_MAX = 30  # as in `fedmq.protocol.messages`, which would load numpy for `--help`
 
 log = logging.getLogger(__name__)
 
 
 def _check_data(_ctx: click.Context, _param: click.Parameter, spec: str | None) -> str | None:
-    """Rows of a built-in task that there are, or BadConfiguration; nothing else is looked at yet."""
+    """Check early that a part of a built-in task exists."""
     if spec is not None and re.fullmatch(r"\w+:[0-9]{1,9}/[0-9]{1,9}", spec):
         one_thread_for_arrays()
         from fedmq.data.readers import load_rows
@@ -58,60 +58,59 @@ def _check_data(_ctx: click.Context, _param: click.Parameter, spec: str | None) 
     "--name",
     callback=check_name,
     metavar="NAME",
-    help="Who this is; each trainer has its own name, and keeps it when it comes back. "
-    "[default: the host's name; with keys the key's]",
+    help="Name of this trainer: unique, and the same after a restart. [default: the host's name; with keys the key's]",
 )
 @option(
     "--data",
     metavar="SPEC",
     callback=_check_data,
-    help="The rows: xor:1/2, parity4:3/4, linear:bob, FILE.py:1/2, a file (.csv .npz .npy .parquet), a folder of "
-    "them, or module:function.",
+    help="Rows: xor:1/2, parity4:3/4, linear:bob, FILE.py:1/2, a file (.csv .npz .npy .parquet), a folder of them, or "
+    "module:function.",
 )
 @option(
     "--state",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="DIR",
     default=lambda: os.environ.get("STATE_DIRECTORY"),
-    show_default="$STATE_DIRECTORY; without it in memory only",
-    help="Where results that nobody has acknowledged yet outlive a kill.",
+    show_default="$STATE_DIRECTORY, else in memory only",
+    help="Folder for pending results, so that they survive a kill.",
 )
 @option(
     "--score-bits",
     type=click.IntRange(0, FRACTION_BITS_MAX),
     default=16,
     metavar="B",
-    help="Losses leave as integers in units of 2**-B: fewer bits say less about the rows.",
+    help="Send losses as integers in units of 2**-B: fewer bits reveal less about the rows.",
 )
 @option(
     "--min-rows",
     type=COUNT,
     metavar="N",
-    help="Do not start with fewer rows: their scores tell too much. "
-    f"[default: start all the same, with a warning when there are fewer than {ROWS_FEW}]",
+    help="Do not start with fewer rows: their scores reveal too much. "
+    f"[default: start, with a warning if there are fewer than {ROWS_FEW}]",
 )
 @option(
     "--max-evaluations",
     type=COUNT,
     metavar="N",
-    help="Score at most so many candidates of a run, then take no further part in it. [default: any number]",
+    help="Score at most N candidates of a run, then decline it. [default: no limit]",
 )
 @option(
     "--allow-code",
     is_flag=True,
-    help="Run Python code that scores a run, if a pinned aggregator key signed it; in a sandbox.",
+    help="Run the Python code of a task in a sandbox, if a pinned aggregator key signed it.",
 )
 @option(
     "--score",
     metavar="FILE.py",
-    help="Your own copy of a task that is scored by code: used in place of what travels with its rounds.",
+    help="Local copy of a task with code: it replaces the code in the rounds.",
 )
 @option(
     "--labels",
     callback=check_labels,
     default="",
     metavar="A,B",
-    help="Words about this trainer, for those who watch the run: site=north,rack=3.",
+    help="Labels of this trainer for observers of a run: site=north,rack=3.",
 )
 @edge_options
 @metrics_option
@@ -135,10 +134,10 @@ def trainer(
 ) -> None:
     """Train on this machine's rows until it is stopped.
 
-    Takes part in every run that is published at the broker, one round at a time. The rows never leave; scores and
-    candidate models do. It can be started before the broker, killed and started again at any moment; SIGTERM and
-    Ctrl-C end it within five seconds, with exit code 0. Rows that cannot be used, or do not fit the first task that is
-    published, end it with exit code 78; a run that they do not fit beside one that they fit is left to others.
+    Takes part in every run at the broker, one round at a time. Rows stay on this machine; scores and candidate models
+    are sent. It can start before the broker, and be killed and restarted at any moment. SIGTERM and Ctrl-C end it
+    within five seconds, with exit code 0. Invalid rows, and rows that do not fit the first task, end it with exit code
+    78. If the rows fit one run but not another, the trainer declines the other.
 
     \b
     Examples:
@@ -188,7 +187,7 @@ def trainer(
 
 
 def _serve(service: Trainer, link: TrainerSockets, clock: Clock, line: str, metrics: tuple[str, int] | None) -> None:
-    """Run the trainer until it is done; the line is said once it does its work."""
+    """Run the trainer until it is done; print the line once it is ready."""
     from fedmq.runtime.loop import serve
     from fedmq.trainer.metrics import trainer_metrics
 
@@ -197,7 +196,7 @@ def _serve(service: Trainer, link: TrainerSockets, clock: Clock, line: str, metr
 
 
 def _check_nothing_is_given(ctx: click.Context) -> None:
-    """Options of `fedmq trainer` itself mean nothing to a command below it."""
+    """Reject options of `fedmq trainer` in front of a subcommand."""
     given = [name for name in ctx.params if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE]
     if given:
         raise click.UsageError(f"expected --{given[0].replace('_', '-')} after {ctx.invoked_subcommand}.", ctx)
@@ -207,36 +206,44 @@ trainer.add_command(join)
 
 
 def _name(given: str | None, credentials: Credentials | None) -> str:
-    """Who this is: with keys the one that they were made for."""
+    """Return the trainer's name; with keys the one in the key."""
     if credentials is None:
         return given or socket.gethostname().split(".")[0]
     name = credentials.identity.name
     if given not in (None, name):
-        raise BadConfiguration(f"expected --name {name}, for whom the key was made, got {given}; leave --name out")
+        raise BadConfiguration(f"expected --name {name}, the name in the key, got {given}; omit --name")
     return name
 
 
 def _session(
     name: str, count: int, spool: FileSpool | None, fraction_bits: int, cap: int | None, labels: str
 ) -> Session:
-    """A session that goes on with what an earlier life has kept."""
+    """Return a session that continues from the spool."""
     from fedmq import __version__
     from fedmq.runtime.rng import derive_rng
     from fedmq.trainer.budget import Budget
     from fedmq.trainer.high_water_marks import HighWaterMarks
     from fedmq.trainer.session import Session
 
-    kept = [] if spool is None else spool.load(name, count)
+    pending = [] if spool is None else spool.load(name, count)
     budget = Budget(cap, () if spool is None or cap is None else spool.spent())
     marks = HighWaterMarks(() if spool is None else spool.marks())
-    jitter, words = derive_rng(0, "jitter", name), tuple(filter(None, labels.split(",")))
+    jitter, label_names = derive_rng(0, "jitter", name), tuple(filter(None, labels.split(",")))
     return Session(
-        name, count, __version__, jitter, kept, fraction_bits=fraction_bits, budget=budget, marks=marks, labels=words
+        name,
+        count,
+        __version__,
+        jitter,
+        pending,
+        fraction_bits=fraction_bits,
+        budget=budget,
+        marks=marks,
+        labels=label_names,
     )
 
 
 def _rows(spec: str, name: str, least: int | None) -> Rows:
-    """The rows of this trainer, if they are enough."""
+    """Return the rows of this trainer; check their number."""
     from fedmq.data.readers import load_rows
 
     rows = load_rows(spec)
@@ -245,26 +252,24 @@ def _rows(spec: str, name: str, least: int | None) -> Rows:
 
 
 def _check_count(name: str, rows: int, least: int | None) -> None:
-    """Nothing, a warning, or BadData: few rows have few secrets left once they are scored."""
+    """Warn about few rows, or reject them: their scores reveal the labels."""
     if least is not None and rows < least:
         raise BadData(f"--min-rows: expected at least {least} rows, got {rows}: add rows, or lower --min-rows")
     if least is None and rows < ROWS_FEW:
         log.warning(
-            "trainer %s has %s rows: the scores that it sends tell their labels to who looks closely; "
-            "--min-rows N asks for more rows, or says that so few are meant",
+            "trainer %s has %s rows: their labels can be computed from its scores; "
+            "use more rows, or set --min-rows N to allow so few",
             name,
             rows,
         )
 
 
 def _policy(allowed: bool, score: str | None, signing: TrainerSigning | None) -> CodePolicy:
-    """Whose code this trainer runs."""
+    """Return which code this trainer runs."""
     from fedmq.tasks.shipping import ship
     from fedmq.trainer.code_policy import CodePolicy, no_signer
 
     own = None if score is None else ship(score)
     if own is not None and own.code is None:
-        raise BadConfiguration(
-            f"--score {score}: expected a task with a Code model, got one that is data: leave it out"
-        )
+        raise BadConfiguration(f"--score {score}: expected a task with a Code model, got one without code: omit it")
     return CodePolicy(allowed=allowed, own=own, signer=no_signer if signing is None else signing.signer)

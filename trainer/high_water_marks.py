@@ -1,6 +1,6 @@
 """High-water marks: the newest term and round of each run, so that a replayed older message has no effect.
 
-A signature proves who published a round, not when: an attacker could send an old one again. Terms and rounds only
+A signature proves the origin of a round, not its time: an attacker could send an old one again. Terms and rounds only
 rise, so the highest one seen separates old from new without a clock.
 """
 

@@ -1,7 +1,6 @@
-"""The lock on a run's folder: one writer at a time, for as long as its process lives.
+"""The lock on a run's folder: one writer at a time.
 
-Knows nothing of what is written. It is an flock on the folder itself: the kernel lifts it when the process dies, in
-whatever way, and it leaves no file.
+It is an flock on the folder itself: the kernel releases it when the process ends, and it leaves no file.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ class FolderLock:
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether somebody writes there now; nobody does where no folder is that we may look at."""
+    """Return whether a process holds the lock; False if the folder is missing or not readable."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError:

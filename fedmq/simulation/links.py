@@ -70,13 +70,13 @@ class MemoryHub:
         self._current.topics += (topic,)
 
     def answer(self, frames: Frames) -> None:
-        """See `network.Hub`; nobody asks in memory."""
+        """See `Hub`; there is no enrollment in memory."""
 
     def disconnect(self) -> None:
-        """See `network.Hub`; nobody has keys in memory."""
+        """See `Hub`; there are no keys in memory."""
 
     def drop_connections(self) -> None:
-        """See `network.Hub`; nobody is revoked in memory."""
+        """See `Hub`; there are no keys in memory."""
 
     def publish(self, frames: Frames) -> None:
         self._carrier.send_down(frames, to_aggregators=False)

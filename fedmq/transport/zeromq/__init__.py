@@ -1,7 +1,7 @@
-"""ZeroMQ: the links of `network` as real sockets. The only package that imports zmq.
+"""The links and the hub of `fedmq.transport.link` as ZeroMQ sockets. The only package that imports zmq.
 
-Knows nothing of messages: frames in, frames out. One thread owns a link; training never runs on it, because a SUB
-socket re-subscribes after a broker's restart only when its thread touches it.
+One thread owns a link. Training never runs on it: a SUB socket re-subscribes after a restart of the broker only when
+its thread uses it.
 """
 
 from fedmq.transport.zeromq.broker import BrokerSockets
