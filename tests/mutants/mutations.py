@@ -28,9 +28,11 @@ class Mutation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=Tru
         """The source of `file` with the bug in it.
 
         Raises:
-            ValueError: the symbol or a test does not exist, the pattern does not occur exactly once, or the result is
-                no valid Python.
+            ValueError: the file, the symbol or a test does not exist, the pattern does not occur exactly once, or the
+                result is no valid Python.
         """
+        if not (ROOT / self.file).exists():
+            raise ValueError(f"{self.what}: expected {self.symbol} in {self.file}, got no such file")
         source = (ROOT / self.file).read_text(encoding="utf-8")
         lines = source.splitlines(keepends=True)
         node = _find_symbol(ast.parse(source), self.symbol)

@@ -15,6 +15,7 @@ def test_every_planted_bug_fits_the_code() -> None:
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
+        ({"file": "aggregator/none.py"}, ["aggregator/none.py"]),
         ({"symbol": "Rounds.no_such_method"}, ["Rounds.no_such_method", "got 0"]),
         ({"pattern": "no such text"}, ["'no such text'", "got 0"]),
         ({"symbol": "Rounds", "pattern": "self"}, ["Rounds", "'self'"]),
