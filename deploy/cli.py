@@ -3,32 +3,27 @@
 from __future__ import annotations
 
 import math
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from fedmq.cli.options import COUNT, option
+from fedmq.cli.options import COUNT, FILE, option, require
 from fedmq.deploy import inventory as inventories
 from fedmq.deploy import operations
-from fedmq.deploy.fleet_options import Command, fleet_options, hosts_of, raise_if_failed, run_rollout
+from fedmq.deploy.fleet_options import Fleet, fleet_options
 from fedmq.deploy.inventory import BrokerHost, Inventory, Setting, TrainerHost
 from fedmq.errors import BadConfiguration
 from fedmq.transport.address import DEFAULT_PORT, PORTS
 
 if TYPE_CHECKING:
-    from fedmq.deploy.rollout import DesiredState, Rollout
+    from fedmq.deploy.rollout import DesiredState
 
 
-def package_option(command: Command) -> Command:
-    """Add --package."""
-    return option(
-        "--package",
-        type=click.Path(path_type=Path, dir_okay=False),
-        metavar="FILE.deb",
-        help="Package built by make deb. [default: the newest in dist/]",
-    )(command)
+PORT = click.IntRange(1, 65536 - PORTS)
+package_option = option(
+    "--package", type=FILE, metavar="FILE.deb", help="Package built by make deb. [default: the newest in dist/]"
+)
 
 
 @click.group()
@@ -46,14 +41,13 @@ def deploy() -> None:
       fedmq deploy aggregator --task parity4
       fedmq deploy status
     """
-    if find_spec("asyncssh") is None:
-        raise BadConfiguration("expected asyncssh, got none: pip install 'fedmq[deploy]'")
+    require("asyncssh", "deploy")
 
 
 @deploy.command()
 @package_option
 @fleet_options
-def up(inventory: Path, package: Path | None, ssh_config: Path | None, limit: int) -> None:
+def up(fleet: Fleet, package: Path | None) -> None:
     """Apply the whole inventory: the broker, the aggregator and all trainers.
 
     \b
@@ -61,32 +55,19 @@ def up(inventory: Path, package: Path | None, ssh_config: Path | None, limit: in
       fedmq deploy up
       fedmq deploy up --inventory clinics.toml
     """
-    known = inventories.read_inventory(inventory)
+    known = inventories.read_inventory(fleet.inventory)
     wanted = inventories.instances(known)
     desired = _desired_state(known, package)._replace(with_broker=True, aggregator=known.aggregator, trainers=wanted)
-    _converge(desired._replace(hosts=known.hosts), ssh_config, limit)
+    _converge(fleet, desired._replace(hosts=known.hosts))
 
 
 @deploy.command()
 @click.argument("host", required=False)
 @option("--address", metavar="HOST", help="Its address for other hosts. [default: the host name]")
-@option(
-    "--port",
-    type=click.IntRange(1, 65536 - PORTS),
-    metavar="PORT",
-    help=f"The first of five ports. [default: {DEFAULT_PORT}]",
-)
+@option("--port", type=PORT, metavar="PORT", help=f"The first of five ports. [default: {DEFAULT_PORT}]")
 @package_option
 @fleet_options
-def broker(
-    host: str | None,
-    address: str | None,
-    port: int | None,
-    package: Path | None,
-    inventory: Path,
-    ssh_config: Path | None,
-    limit: int,
-) -> None:
+def broker(fleet: Fleet, host: str | None, address: str | None, port: int | None, package: Path | None) -> None:
     """Set up the broker on HOST: the package, the keys of a federation, and the service.
 
     Without HOST, use the broker of the inventory. A new HOST is added to the inventory.
@@ -98,17 +79,18 @@ def broker(
     """
     from fedmq.deploy.package import find_package
 
-    known = inventories.read_inventory(inventory)
+    known = inventories.read_inventory(fleet.inventory)
     if host is not None:
         wanted = BrokerHost(host, address, port or DEFAULT_PORT)
         if known.broker is None:
             find_package(package)  # fails before the inventory is written
-            known = _append_section(inventory, inventories.broker_section(wanted))
+            known = _append_section(fleet.inventory, inventories.section(wanted))
         elif known.broker != wanted and (known.broker.host != host or address or port):
-            raise BadConfiguration(f"{inventory}: expected this broker or none, got {known.broker.host}; edit the file")
+            raise BadConfiguration(
+                f"{fleet.inventory}: expected this broker or none, got {known.broker.host}; edit the file"
+            )
     desired = _desired_state(known, package)
-    assert desired.broker is not None
-    _converge(desired._replace(hosts=[desired.broker.host], with_broker=True), ssh_config, limit)
+    _converge(fleet, desired._replace(hosts=[desired.broker.host], with_broker=True))
 
 
 @deploy.command()
@@ -117,15 +99,7 @@ def broker(
 @click.option("--set", "more", multiple=True, metavar="KEY=VALUE", help="Another setting of fedmq aggregator.")
 @package_option
 @fleet_options
-def aggregator(
-    host: str | None,
-    task: str | None,
-    more: tuple[str, ...],
-    package: Path | None,
-    inventory: Path,
-    ssh_config: Path | None,
-    limit: int,
-) -> None:
+def aggregator(fleet: Fleet, host: str | None, task: str | None, more: tuple[str, ...], package: Path | None) -> None:
     """Start a run: set up the aggregator on the broker's HOST.
 
     \b
@@ -133,22 +107,23 @@ def aggregator(
       fedmq deploy aggregator --task parity4
       fedmq deploy aggregator --task parity4 --set min_trainers=4 --set seed=7
     """
-    known = inventories.read_inventory(inventory)
+    known = inventories.read_inventory(fleet.inventory)
     desired = _desired_state(known, package)
-    assert desired.broker is not None
     if host not in (None, desired.broker.host):
         raise BadConfiguration(f"expected the broker's host {desired.broker.host}, got {host}; both use the same keys")
     if more and task is None:
-        raise BadConfiguration(f"expected --task with --set, got --set only; to change a setting edit {inventory}")
+        raise BadConfiguration(
+            f"expected --task with --set, got --set only; to change a setting edit {fleet.inventory}"
+        )
     if task is not None:
         settings: dict[str, Setting] = {"task": task, **dict(map(_setting, more))}
         if known.aggregator is None:
-            known = _append_section(inventory, inventories.aggregator_section(settings))
+            known = _append_section(fleet.inventory, inventories.section(settings))
         elif known.aggregator != settings:
-            raise BadConfiguration(f"{inventory}: expected this aggregator or none, got another; edit the file")
+            raise BadConfiguration(f"{fleet.inventory}: expected this aggregator or none, got another; edit the file")
     if known.aggregator is None:
-        raise BadConfiguration(f"expected --task, or [aggregator] in {inventory}, got neither")
-    _converge(desired._replace(hosts=[desired.broker.host], aggregator=known.aggregator), ssh_config, limit)
+        raise BadConfiguration(f"expected --task, or [aggregator] in {fleet.inventory}, got neither")
+    _converge(fleet, desired._replace(hosts=[desired.broker.host], aggregator=known.aggregator))
 
 
 @deploy.command()
@@ -164,14 +139,12 @@ def aggregator(
 @package_option
 @fleet_options
 def trainers(
+    fleet: Fleet,
     hosts: tuple[str, ...],
     data: str | None,
     count: int | None,
     label: str | None,
     package: Path | None,
-    inventory: Path,
-    ssh_config: Path | None,
-    limit: int,
 ) -> None:
     """Set up trainers on HOSTS: the package, a key for each, accepted by the broker, and the services.
 
@@ -183,21 +156,20 @@ def trainers(
       fedmq deploy trainers south --count 2 --data parity4:{part}/{parts}
       fedmq deploy trainers --label clinic
     """
-    known = inventories.read_inventory(inventory)
+    known = inventories.read_inventory(fleet.inventory)
     desired = _desired_state(known, package)
-    assert desired.broker is not None
-    known = _with_trainers(inventory, known, hosts, data, count)
+    known = _with_trainers(fleet.inventory, known, hosts, data, count)
     chosen = inventories.choose(known, hosts, label)
     every = list(dict.fromkeys([desired.broker.host, *chosen]))
     wanted = [one for one in inventories.instances(known) if one.host in chosen]
-    _converge(desired._replace(hosts=every, trainers=wanted), ssh_config, limit)
+    _converge(fleet, desired._replace(hosts=every, trainers=wanted))
 
 
 @deploy.command()
 @click.argument("hosts", nargs=-1)
 @package_option
 @fleet_options
-def upgrade(hosts: tuple[str, ...], package: Path | None, inventory: Path, ssh_config: Path | None, limit: int) -> None:
+def upgrade(fleet: Fleet, hosts: tuple[str, ...], package: Path | None) -> None:
     """Install the package where another version is installed; services restart and continue their work.
 
     \b
@@ -205,8 +177,8 @@ def upgrade(hosts: tuple[str, ...], package: Path | None, inventory: Path, ssh_c
       fedmq deploy upgrade
       fedmq deploy upgrade south --package dist/fedmq_0.2.0-1_amd64.deb
     """
-    known = inventories.read_inventory(inventory)
-    _converge(_desired_state(known, package)._replace(hosts=hosts_of(inventory, hosts)), ssh_config, limit)
+    known = inventories.read_inventory(fleet.inventory)
+    _converge(fleet, _desired_state(known, package)._replace(hosts=fleet.hosts(hosts)))
 
 
 def _with_trainers(
@@ -224,7 +196,7 @@ def _with_trainers(
             raise BadConfiguration(f"{path}: expected these trainers or none on {one.host}, got others; edit the file")
     listed = {other.host for other in known.trainers}
     new = [one for one in wanted if one.host not in listed]
-    return _append_section(path, "".join(map(inventories.trainers_section, new))) if new else known
+    return _append_section(path, "".join(map(inventories.section, new))) if new else known
 
 
 def _setting(pair: str) -> tuple[str, Setting]:
@@ -265,11 +237,8 @@ def _desired_state(known: Inventory, package: Path | None) -> DesiredState:
     return DesiredState(find_package(package), known.broker, [])
 
 
-def _converge(desired: DesiredState, ssh_config: Path | None, limit: int) -> None:
-    async def work(rollout: Rollout) -> None:
-        await rollout.converge(desired)
-
-    raise_if_failed(run_rollout(work, ssh_config, limit), len(desired.hosts))
+def _converge(fleet: Fleet, desired: DesiredState) -> None:
+    fleet.run_all(lambda rollout: rollout.converge(desired), len(desired.hosts))
 
 
 for command in (operations.status, operations.logs, operations.stop, operations.remove):

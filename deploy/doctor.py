@@ -12,7 +12,7 @@ from fedmq.cli.options import broker_option, echo_json, one_thread_for_arrays, o
 from fedmq.transport.address import DEFAULT_ADDRESS, parse_address
 
 if TYPE_CHECKING:
-    from fedmq.deploy.check_result import CheckResult
+    from fedmq.deploy.local_checks import CheckResult
 
 COLORS = {"ok": "green", "warning": "yellow", "problem": "red"}
 
@@ -48,22 +48,14 @@ def doctor(data: str | None, as_json: bool, broker: str | None, keys: Path | Non
 
 def run_checks(broker: str | None, keys: Path | None, data: str | None) -> list[CheckResult]:
     """Run all checks; the broker's address comes from the command line, the keys, or the default."""
-    from fedmq.deploy.local_checks import (
-        check_clock,
-        check_data,
-        check_files_limit,
-        check_folder,
-        check_keys,
-        check_libzmq,
-        check_python,
-    )
+    from fedmq.deploy import local_checks as local
     from fedmq.deploy.network_checks import check_access, check_ports, check_reachable
 
-    results = [check_python(), check_libzmq(), check_files_limit(), check_clock()]
-    results.append(check_folder(Path(os.environ.get("STATE_DIRECTORY", "."))))
+    results = [local.check_python(), local.check_libzmq(), local.check_files_limit(), local.check_clock()]
+    results.append(local.check_folder(Path(os.environ.get("STATE_DIRECTORY", "."))))
     credentials = None
     if keys is not None:
-        result, credentials = check_keys(keys)
+        result, credentials = local.check_keys(keys)
         results.append(result)
     at = None if credentials is None else credentials.federation.broker
     address = broker or at or DEFAULT_ADDRESS
@@ -76,5 +68,5 @@ def run_checks(broker: str | None, keys: Path | None, data: str | None) -> list[
     if not connected and (ports := check_ports(*parse_address(address))) is not None:
         results.append(ports)
     if data is not None:
-        results.append(check_data(data))
+        results.append(local.check_data(data))
     return results

@@ -196,31 +196,14 @@ def choose(inventory: Inventory, hosts: tuple[str, ...], label: str | None) -> l
 
 
 def settings_text(settings: dict[str, Setting]) -> str:
-    """Format settings as TOML for `--config`."""
-    return "".join(f"{key} = {_toml(value)}\n" for key, value in settings.items())
+    """Format settings as TOML: strings, numbers and booleans of JSON are valid in it."""
+    return "".join(f"{key} = {msgspec.json.encode(value).decode()}\n" for key, value in settings.items())
 
 
-def broker_section(broker: BrokerHost) -> str:
-    """Format the section of a broker, to append to the inventory."""
-    settings: dict[str, Setting] = {"host": broker.host}
-    if broker.address is not None:
-        settings["address"] = broker.address
-    return "[broker]\n" + settings_text({**settings, "port": broker.port}) + "\n"
-
-
-def aggregator_section(settings: dict[str, Setting]) -> str:
-    """Format the section of an aggregator, to append to the inventory."""
-    return "[aggregator]\n" + settings_text(settings) + "\n"
-
-
-def trainers_section(trainers: TrainerHost) -> str:
-    """Format the section of a host with trainers, to append to the inventory."""
-    settings: dict[str, Setting] = {"host": trainers.host, "count": trainers.count, "data": trainers.data}
-    if trainers.name is not None:
-        settings["name"] = trainers.name
-    return "[[trainers]]\n" + settings_text(settings) + "\n"
-
-
-def _toml(value: Setting) -> str:
-    # Strings, numbers and booleans of JSON are valid TOML.
-    return msgspec.json.encode(value).decode()
+def section(part: BrokerHost | TrainerHost | dict[str, Setting]) -> str:
+    """Format a section to append to the inventory: the broker, a host with trainers, or settings of the aggregator."""
+    if isinstance(part, dict):
+        return f"[aggregator]\n{settings_text(part)}\n"
+    heading = "[broker]" if isinstance(part, BrokerHost) else "[[trainers]]"
+    settings = {key: value for key, value in msgspec.structs.asdict(part).items() if value not in (None, ())}
+    return f"{heading}\n{settings_text(settings)}\n"

@@ -9,9 +9,11 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
+
+import msgspec
 
 from fedmq import __version__
-from fedmq.deploy.check_result import CheckResult, ok, problem, warning
 from fedmq.errors import BadConfiguration
 from fedmq.security.keyring import KEY_SUFFIX, Credentials, read_credentials, read_federation
 from fedmq.security.keys import Role
@@ -23,6 +25,30 @@ FILES_MIN, FILES_WANTED = 256, 4096  # a broker opens two for each trainer
 TIME_ERROR = 5  # adjtimex(2): the clock is not synchronized
 TIMEX_BYTES = 1024  # more than struct timex has anywhere
 SECRET_ROLES: tuple[Role, ...] = ("trainer", "observer", "aggregator", "broker")
+
+
+class CheckResult(msgspec.Struct, frozen=True):
+    """The result of one check; `advice` is "" when there is nothing to do."""
+
+    check: str
+    state: Literal["ok", "warning", "problem"]  # warning: it works, but not always or not for all
+    found: str
+    advice: str = ""
+
+
+def ok(check: str, found: str) -> CheckResult:
+    """Return the result of a check that passed."""
+    return CheckResult(check, "ok", found)
+
+
+def warning(check: str, found: str, advice: str) -> CheckResult:
+    """Return the result of a check that found a limitation."""
+    return CheckResult(check, "warning", found, advice)
+
+
+def problem(check: str, found: str, advice: str) -> CheckResult:
+    """Return the result of a check that failed."""
+    return CheckResult(check, "problem", found, advice)
 
 
 def check_python(version: tuple[int, ...] = sys.version_info[:3]) -> CheckResult:
@@ -65,17 +91,11 @@ def check_clock(state: Callable[[], int] = adjtimex) -> CheckResult:
     """Check that the clock is synchronized; training does not depend on it."""
     found = state()
     if found < 0:
-        return warning(
-            "clock",
-            "the kernel does not report whether the clock is synchronized",
-            "compare `date -u` with another machine's",
-        )
+        unknown = "the kernel does not report whether the clock is synchronized"
+        return warning("clock", unknown, "compare `date -u` with another machine's")
     if found == TIME_ERROR:
-        return warning(
-            "clock",
-            "not synchronized: times in logs and reports may be off; training does not depend on them",
-            "apt install systemd-timesyncd, or: timedatectl set-ntp true",
-        )
+        wrong = "not synchronized: times in logs and reports may be off; training does not depend on them"
+        return warning("clock", wrong, "apt install systemd-timesyncd, or: timedatectl set-ntp true")
     return ok("clock", "synchronized")
 
 
@@ -86,11 +106,8 @@ def check_folder(folder: Path) -> CheckResult:
             file.write(b"x")
             file.flush()
     except OSError as error:
-        return problem(
-            "folder",
-            f"{folder.absolute()}: not writable ({error.strerror})",
-            "start in a writable folder, or choose a folder with --out (aggregator) and --state (trainer)",
-        )
+        advice = "start in a writable folder, or choose a folder with --out (aggregator) and --state (trainer)"
+        return problem("folder", f"{folder.absolute()}: not writable ({error.strerror})", advice)
     return ok("folder", f"{folder.absolute()} is writable")
 
 
@@ -106,9 +123,8 @@ def check_keys(folder: Path) -> tuple[CheckResult, Credentials | None]:
     except BadConfiguration as error:
         return problem("keys", str(error), "repair the file, or join again: fedmq trainer join TOKEN"), None
     if not roles:
-        return problem(
-            "keys", f"{folder}: a federation, but no secret key", "create one: fedmq trainer join TOKEN"
-        ), None
+        found = f"{folder}: a federation, but no secret key"
+        return problem("keys", found, "create one: fedmq trainer join TOKEN"), None
     return ok("keys", f"{folder}: keys of {', '.join(roles)} for the broker at {federation.broker}"), member
 
 

@@ -10,7 +10,7 @@ import socket
 import time
 
 from fedmq import __version__
-from fedmq.deploy.check_result import CheckResult, ok, problem, warning
+from fedmq.deploy.local_checks import CheckResult, ok, problem, warning
 from fedmq.errors import Rejected
 from fedmq.protocol import topics
 from fedmq.protocol.codec import decode
@@ -39,11 +39,9 @@ def check_ports(host: str, first: int) -> CheckResult | None:
                     return None
                 taken.append(port)
     if taken:
-        return problem(
-            "ports",
-            f"in use on {host} by a process that is not a reachable broker: {', '.join(map(str, taken))}",
-            f"ss -ltnp 'sport = :{taken[0]}' names the process; stop it, or: fedmq broker --port {first + 100}",
-        )
+        found = f"in use on {host} by a process that is not a reachable broker: {', '.join(map(str, taken))}"
+        advice = f"ss -ltnp 'sport = :{taken[0]}' names the process; stop it, or: fedmq broker --port {first + 100}"
+        return problem("ports", found, advice)
     return ok("ports", f"{first} to {first + PORTS - 1} on {host} are free for a broker")
 
 
@@ -53,32 +51,21 @@ def check_reachable(address: str, *, wanted: bool, timeout_s: float = CONNECT_S)
     try:
         socket.getaddrinfo(host, first, type=socket.SOCK_STREAM)
     except OSError as error:
-        return problem(
-            "broker",
-            f"{host}: the name does not resolve ({error.strerror})",
-            f"check its spelling (getent hosts {host}), or use its IP address",
-        )
+        advice = f"check its spelling (getent hosts {host}), or use its IP address"
+        return problem("broker", f"{host}: the name does not resolve ({error.strerror})", advice)
     answers = {port: _connect(host, port, timeout_s) for port in range(first, first + WITHOUT_KEYS)}
     failed = {port: answer for port, answer in answers.items() if answer}
     if not failed:
         return ok("broker", f"{host}: ports {first} to {first + WITHOUT_KEYS - 1} are reachable")
     port, answer = next(iter(failed.items()))
     if answer != "refused":
-        return problem(
-            "broker",
-            f"{host}:{port}: {answer}",
-            f"allow TCP ports {first} to {first + PORTS - 1} in the firewalls between, and check the address",
-        )
+        advice = f"allow TCP ports {first} to {first + PORTS - 1} in the firewalls between, and check the address"
+        return problem("broker", f"{host}:{port}: {answer}", advice)
     if len(failed) < len(answers):
-        return problem(
-            "broker", f"{host}:{port} refuses, other ports do not", "check that --broker names the first of the ports"
-        )
-    result = problem if wanted else warning
-    return result(
-        "broker",
-        f"{host}:{first}: connection refused",
-        "start the broker (fedmq broker, systemctl start fedmq-broker), or give its address with --broker",
-    )
+        advice = "check that --broker names the first of the ports"
+        return problem("broker", f"{host}:{port} refuses, other ports do not", advice)
+    advice = "start the broker (fedmq broker, systemctl start fedmq-broker), or give its address with --broker"
+    return (problem if wanted else warning)("broker", f"{host}:{first}: connection refused", advice)
 
 
 def _connect(host: str, port: int, timeout_s: float) -> str:
@@ -108,13 +95,9 @@ def check_access(address: str, credentials: Credentials | None, wait_s: float = 
                     return [_refused(address, credentials)]
     finally:
         link.close()
-    return [
-        problem(
-            "access",
-            f"{address} accepts TCP connections, but does not answer as a fedmq broker",
-            "check the address, and that the keys belong to its federation (fedmq trainer join TOKEN)",
-        )
-    ]
+    found = f"{address} accepts TCP connections, but does not answer as a fedmq broker"
+    advice = "check the address, and that the keys belong to its federation (fedmq trainer join TOKEN)"
+    return [problem("access", found, advice)]
 
 
 def _refused(address: str, credentials: Credentials | None) -> CheckResult:
@@ -122,11 +105,9 @@ def _refused(address: str, credentials: Credentials | None) -> CheckResult:
         found = f"the broker at {address} requires keys, or is not a fedmq broker"
         return problem("access", found, "join its federation: fedmq trainer join TOKEN, then --keys DIR")
     public = credentials.identity.public
-    return problem(
-        "access",
-        f"the broker at {address} rejects {public.role} {public.name}, or runs without keys",
-        f"on its machine: fedmq keys accept {public.fingerprint} (fedmq keys ls lists the members)",
-    )
+    advice = f"on its machine: fedmq keys accept {public.fingerprint} (fedmq keys ls lists the members)"
+    found = f"the broker at {address} rejects {public.role} {public.name}, or runs without keys"
+    return problem("access", found, advice)
 
 
 def _published_run(link: SubscriberSockets) -> CheckResult:
@@ -140,12 +121,9 @@ def _published_run(link: SubscriberSockets) -> CheckResult:
             try:
                 message = decode(event.frames).message
             except Rejected as rejected:
-                return problem(
-                    "runs",
-                    f"a published message is not readable ({rejected.reason}): expected protocol version "
-                    f"{PROTOCOL_VERSION_MIN} to {PROTOCOL_VERSION}",
-                    f"install the same fedmq on all machines; here it is {__version__}",
-                )
+                versions = f"{PROTOCOL_VERSION_MIN} to {PROTOCOL_VERSION}"
+                found = f"a published message is not readable ({rejected.reason}): expected protocol version {versions}"
+                return problem("runs", found, f"install the same fedmq on all machines; here it is {__version__}")
             if isinstance(message, Beacon):
                 return ok("runs", f"run {message.run} is at round {message.round}")
     return ok("runs", "no run is published now")

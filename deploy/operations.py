@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from fedmq.cli.options import COUNT, option
-from fedmq.deploy.fleet_options import fleet_options, hosts_of, ignore_progress, run_on_hosts, run_rollout
+from fedmq.deploy.fleet_options import Fleet, fleet_options, ignore_progress
 from fedmq.deploy.inventory import read_inventory
 
 if TYPE_CHECKING:
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 @click.argument("hosts", nargs=-1)
 @option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @fleet_options
-def status(hosts: tuple[str, ...], as_json: bool, inventory: Path, ssh_config: Path | None, limit: int) -> None:
+def status(fleet: Fleet, hosts: tuple[str, ...], as_json: bool) -> None:
     """Show the state of the services, on HOSTS or on all hosts of the inventory.
 
     Exit code 1 if a host is unreachable or a service has failed.
@@ -40,9 +39,9 @@ def status(hosts: tuple[str, ...], as_json: bool, inventory: Path, ssh_config: P
             found[host.name] = await rollout.facts_of(host)
             return ""
 
-        await rollout.each(hosts_of(inventory, hosts), work)
+        await rollout.each(fleet.hosts(hosts), work)
 
-    failed = run_rollout(collect, ssh_config, limit, ignore_progress)
+    failed = fleet.run(collect, ignore_progress)
     click.echo(format_status(found, failed, as_json=as_json))
     if failed or any(unit.active == "failed" for facts in found.values() for unit in facts.units.values()):
         raise SystemExit(1)
@@ -53,9 +52,7 @@ def status(hosts: tuple[str, ...], as_json: bool, inventory: Path, ssh_config: P
 @option("--lines", type=COUNT, default=20, metavar="N", help="Number of lines of each host.")
 @option("--follow", is_flag=True, help="Continue with new lines, until Ctrl-C.")
 @fleet_options
-def logs(
-    hosts: tuple[str, ...], lines: int, follow: bool, inventory: Path, ssh_config: Path | None, limit: int
-) -> None:
+def logs(fleet: Fleet, hosts: tuple[str, ...], lines: int, follow: bool) -> None:
     """Show the last log lines of the services, on HOSTS or on all hosts of the inventory.
 
     With --follow all hosts are followed at the same time. A host that fails is reported; the others continue.
@@ -81,17 +78,17 @@ def logs(
         if progress.error is not None:
             click.echo(f"fedmq: {progress.host}: {progress.error}", err=True)
 
-    chosen = hosts_of(inventory, hosts)
+    chosen = fleet.hosts(hosts)
     if follow:
-        run_on_hosts(chosen, follow_host, ssh_config, len(chosen), print_error)
+        fleet._replace(limit=len(chosen)).run_each(chosen, follow_host, print_error)
     else:
-        run_on_hosts(chosen, show, ssh_config, limit, ignore_progress)
+        fleet.run_each(chosen, show, ignore_progress)
 
 
 @click.command()
 @click.argument("hosts", nargs=-1)
 @fleet_options
-def stop(hosts: tuple[str, ...], inventory: Path, ssh_config: Path | None, limit: int) -> None:
+def stop(fleet: Fleet, hosts: tuple[str, ...]) -> None:
     """Stop and disable the services; keys, settings and state stay.
 
     \b
@@ -104,13 +101,13 @@ def stop(hosts: tuple[str, ...], inventory: Path, ssh_config: Path | None, limit
     async def work(rollout: Rollout, host: Host) -> str:
         return await rollout.execute(host, plan.stop(await rollout.facts_of(host)))
 
-    run_on_hosts(hosts_of(inventory, hosts), work, ssh_config, limit)
+    fleet.run_each(fleet.hosts(hosts), work)
 
 
 @click.command()
 @click.argument("hosts", nargs=-1, required=True)
 @fleet_options
-def remove(hosts: tuple[str, ...], inventory: Path, ssh_config: Path | None, limit: int) -> None:
+def remove(fleet: Fleet, hosts: tuple[str, ...]) -> None:
     """Remove fedmq from HOSTS: revoke the keys of its trainers, and delete all files, users and units.
 
     The inventory is not changed: delete the host there.
@@ -121,7 +118,7 @@ def remove(hosts: tuple[str, ...], inventory: Path, ssh_config: Path | None, lim
     """
     from fedmq.deploy import plan
 
-    broker = read_inventory(inventory).broker
+    broker = read_inventory(fleet.inventory).broker
 
     async def work(rollout: Rollout, host: Host) -> str:
         facts = await rollout.facts_of(host)
@@ -132,4 +129,4 @@ def remove(hosts: tuple[str, ...], inventory: Path, ssh_config: Path | None, lim
                 await rollout.revoke(broker.host, sorted(facts.trainers))
         return await rollout.execute(host, plan.remove(facts))
 
-    run_on_hosts(list(hosts), work, ssh_config, limit)
+    fleet.run_each(list(hosts), work)

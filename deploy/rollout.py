@@ -44,7 +44,7 @@ class DesiredState(NamedTuple):
     """The desired state of some hosts; parts that are None, False or empty stay as they are."""
 
     package: Package
-    broker: BrokerHost | None
+    broker: BrokerHost
     hosts: list[str]
     with_broker: bool = False
     aggregator: dict[str, Setting] | None = None
@@ -83,10 +83,14 @@ class Rollout:
             self._federation.exception()  # retrieved: each host has reported its own
 
     async def _converge_host(self, host: Host) -> str:
-        desired, start, is_broker = self._desired, time.monotonic(), self._is_broker(host.name)
+        desired, start = self._desired, time.monotonic()
+        is_broker = host.name == desired.broker.host
         try:
             facts = await self.facts_of(host)
-            self._check([*plan.problems(facts, desired.package, time.time()), *self._broker_problems(host.name, facts)])
+            found = plan.problems(facts, desired.package, time.time())
+            if is_broker and desired.with_broker:
+                found += plan.broker_problems(facts, desired.broker)
+            _check(found)
             done = await self._run_steps(host, plan.install(facts, desired.package))
             if is_broker:
                 done += await self._converge_broker(host, facts)
@@ -95,26 +99,15 @@ class Rollout:
                 self._federation.set_exception(HostError(f"expected a broker, but {host.name} failed: see its error"))
             raise
         if wanted := [one for one in desired.trainers if one.host == host.name]:
-            assert desired.broker is not None
             self._on_progress(HostProgress(host.name, "wait for the broker"))
             federation = await self._federation
-            self._check(plan.trainer_problems(facts, federation))
+            _check(plan.trainer_problems(facts, federation))
             done += await self._run_steps(host, plan.trainers(facts, wanted, federation, desired.broker.url))
         return _summary(done, start)
-
-    def _is_broker(self, name: str) -> bool:
-        return self._desired.broker is not None and name == self._desired.broker.host
-
-    def _broker_problems(self, name: str, facts: Facts) -> list[str]:
-        desired = self._desired
-        if desired.broker is None or name != desired.broker.host or not desired.with_broker:
-            return []
-        return plan.broker_problems(facts, desired.broker)
 
     async def _converge_broker(self, host: Host, facts: Facts) -> int:
         """Set up the broker and the aggregator, then release waiting hosts; return the number of steps."""
         desired = self._desired
-        assert desired.broker is not None
         done = 0
         if desired.with_broker:
             done += await self._run_steps(host, plan.broker(facts, desired.broker))
@@ -128,17 +121,11 @@ class Rollout:
 
     async def facts_of(self, host: Host) -> Facts:
         self._on_progress(HostProgress(host.name, "collect facts"))
-        return read_facts((await host.run(FACTS_SCRIPT, timeout_s=FACTS_S)).text)
-
-    @staticmethod
-    def _check(problems: list[str]) -> None:
-        if problems:
-            raise HostError("; ".join(problems))
+        return read_facts(await host.run(FACTS_SCRIPT, timeout_s=FACTS_S))
 
     async def execute(self, host: Host, steps: list[plan.AnyStep]) -> str:
         start = time.monotonic()
-        done = await self._run_steps(host, steps)
-        return _summary(done, start)
+        return _summary(await self._run_steps(host, steps), start)
 
     async def _run_steps(self, host: Host, steps: list[plan.AnyStep]) -> int:
         for step in steps:
@@ -164,14 +151,11 @@ class Rollout:
         The token passes through this process on standard input, never on a command line. The accepted fingerprint is
         the one that the trainer's own host printed.
         """
-        assert self._desired.broker is not None
         async with connect(self._desired.broker.host, self._config) as broker:
             await broker.run(f"({plan.keys_command('revoke', name)}) > /dev/null 2>&1 || true")
-            token = (
-                await broker.run(plan.keys_command("token", "--name", name, "--hours", f"{ENROL_HOURS:g}"))
-            ).text.strip()
+            token = await broker.run(plan.keys_command("token", "--name", name, "--hours", f"{ENROL_HOURS:g}"))
             async with host.start(plan.join_script(name, REACH_S), JOIN_S) as join:
-                join.write(token)
+                join.write(token.strip())
                 found = re.search(r"fingerprint (\S+)", await join.read_line())
                 if found is not None:
                     await broker.run(plan.keys_command("accept", found[1], "--wait", f"{REACH_S:g}"))
@@ -184,7 +168,7 @@ class Rollout:
                 await host.run(f"({plan.keys_command('revoke', name)}) > /dev/null 2>&1 || true")
 
     async def journal(self, host: Host, lines: int) -> str:
-        return (await host.run(_journal_script(lines))).text
+        return await host.run(_journal_script(lines))
 
     async def follow(self, host: Host, lines: int) -> AsyncIterator[str]:
         """Yield the last log lines, then new ones; closing the iterator ends journalctl on the host."""
@@ -193,6 +177,11 @@ class Rollout:
             async for line in journal.lines():
                 yield line
             await journal.end()
+
+
+def _check(problems: list[str]) -> None:
+    if problems:
+        raise HostError("; ".join(problems))
 
 
 def _journal_script(lines: int) -> str:

@@ -7,11 +7,11 @@ from ~/.ssh/config and the agent, as for ssh itself. A host's key must be in kno
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from shlex import quote
-from typing import Any, NamedTuple
+from typing import Any
 
 import asyncssh
 
@@ -26,13 +26,6 @@ AS_ROOT = 'if [ "$(id -u)" = 0 ]; then exec sh -c {script}; else exec sudo -n sh
 
 class HostError(FedmqError):
     """A host is unreachable, or a script failed on it; the text is one line."""
-
-
-class ScriptOutput(NamedTuple):
-    """The output of a script."""
-
-    text: str
-    errors: str
 
 
 class RemoteProcess:
@@ -60,9 +53,7 @@ class RemoteProcess:
         Raises:
             HostError: the script failed.
         """
-        done = await self._process.wait(check=False)
-        if done.exit_status != 0:
-            raise HostError(_why(done, _text(done.stderr), _text(done.stdout)))
+        _output(await self._process.wait(check=False))
 
 
 class Host:
@@ -72,8 +63,8 @@ class Host:
         self.name = name
         self._connection = connection
 
-    async def run(self, script: str, reads: bytes = b"", timeout_s: float = 30.0) -> ScriptOutput:
-        """Run a shell script as root, with these bytes on its standard input.
+    async def run(self, script: str, reads: bytes = b"", timeout_s: float = 30.0) -> str:
+        """Run a shell script as root, with these bytes on its standard input; return its output.
 
         Raises:
             HostError: the script fails, or does not end in time.
@@ -81,10 +72,7 @@ class Host:
         with _translated(self.name):
             async with _within(timeout_s, "an answer"):
                 done = await self._connection.run(_as_root(script), input=reads, encoding=None, check=False)
-        text, errors = _text(done.stdout), _text(done.stderr)
-        if done.exit_status != 0:
-            raise HostError(_why(done, errors, text))
-        return ScriptOutput(text, errors)
+        return _output(done)
 
     @asynccontextmanager
     async def start(self, script: str, timeout_s: float | None) -> AsyncIterator[RemoteProcess]:
@@ -165,21 +153,16 @@ async def _within(timeout_s: float | None, what: str) -> AsyncIterator[None]:
         ) from None
 
 
-class _translated:  # noqa: N801 - used as a context manager only
+@contextmanager
+def _translated(name: str) -> Iterator[None]:
     """Translate exceptions of asyncssh and of sockets into HostError."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if error is not None and (line := _line(self._name, error)) is not None:
-            raise HostError(line) from error
+    try:
+        yield
+    except (asyncssh.Error, OSError) as error:
+        raise HostError(_line(name, error)) from error
 
 
-def _line(name: str, error: BaseException) -> str | None:
+def _line(name: str, error: asyncssh.Error | OSError) -> str:
     if isinstance(error, asyncssh.HostKeyNotVerifiable):
         return (
             "expected the host's key in known_hosts, got none or another; compare its fingerprint, then "
@@ -189,9 +172,7 @@ def _line(name: str, error: BaseException) -> str | None:
         return f"expected to be logged in with a key, got: {error.reason}; try ssh {name}"
     if isinstance(error, asyncssh.Error):
         return f"the connection broke: {_short(error.reason)}; try ssh {name}"
-    if isinstance(error, OSError):
-        return f"expected sshd to answer, got: {_short(error.strerror or str(error))}; try ssh {name}"
-    return None
+    return f"expected sshd to answer, got: {_short(error.strerror or str(error))}; try ssh {name}"
 
 
 def _as_root(script: str) -> str:
@@ -202,21 +183,21 @@ def _text(output: object) -> str:
     return output.decode(errors="replace") if isinstance(output, bytes) else str(output or "")
 
 
-def _why(done: asyncssh.SSHCompletedProcess, *outputs: str) -> str:
-    """Return why a script failed, in one line."""
+def _output(done: asyncssh.SSHCompletedProcess) -> str:
+    """Return the output of a script.
+
+    Raises:
+        HostError: the script failed; names its last line, of its errors or else of its output.
+    """
+    if done.exit_status == 0:
+        return _text(done.stdout)
     if done.exit_status is None and done.exit_signal is None:
-        return "the connection broke; check that the host is not overloaded or disconnected"
+        raise HostError("the connection broke; check that the host is not overloaded or disconnected")
+    for output in (done.stderr, done.stdout):
+        if text := _text(output).strip():
+            raise HostError(_short(text.splitlines()[-1].strip().removeprefix("fedmq: ")))
     how = done.exit_signal[0] if done.exit_signal else f"exit code {done.exit_status}"
-    return _last_line(*outputs) or f"ended with {how} and printed no reason"
-
-
-def _last_line(*outputs: object) -> str:
-    """Return the last line that is not blank, from the first output that has one."""
-    for output in outputs:
-        lines = [line.strip() for line in _text(output).splitlines() if line.strip()]
-        if lines:
-            return _short(lines[-1].removeprefix("fedmq: "))
-    return ""
+    raise HostError(f"ended with {how} and printed no reason")
 
 
 def _short(text: str) -> str:

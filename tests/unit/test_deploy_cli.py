@@ -70,7 +70,7 @@ def test_new_hosts_are_added_to_the_inventory(tmp_path: Path) -> None:
 
     text = (tmp_path / "fleet.toml").read_text()
     assert 'host = "north"' in text
-    assert 'count = 2\ndata = "a.csv"' in text
+    assert 'data = "a.csv"\ncount = 2' in text
     assert "seed = 8" in text
 
 

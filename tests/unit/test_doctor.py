@@ -11,8 +11,8 @@ from typing import get_args
 
 import pytest
 
-from fedmq.deploy.check_result import CheckResult
 from fedmq.deploy.local_checks import (
+    CheckResult,
     check_clock,
     check_data,
     check_files_limit,

@@ -11,12 +11,10 @@ from fedmq.deploy.inventory import (
     BrokerHost,
     Inventory,
     TrainerHost,
-    aggregator_section,
-    broker_section,
     choose,
     instances,
     read_inventory,
-    trainers_section,
+    section,
 )
 from fedmq.errors import BadConfiguration
 
@@ -36,7 +34,7 @@ def test_written_sections_are_read_back(tmp_path: Path) -> None:
     settings: dict[str, str | int | float | bool] = {"task": "parity4", "seed": 7, "quorum": 0.5, "quiet": True}
     trainers = TrainerHost("south", 'a "quoted" \\ file.csv', 2, "ward")
 
-    text = broker_section(broker) + aggregator_section(settings) + trainers_section(trainers)
+    text = section(broker) + section(settings) + section(trainers)
 
     assert write_and_read(tmp_path, text) == Inventory(broker, settings, (trainers,))
 

@@ -12,8 +12,7 @@ from click.testing import CliRunner, Result
 
 from fedmq.cli.main import fedmq
 from fedmq.deploy.facts import FACTS_SCRIPT
-from fedmq.deploy.inventory import BrokerHost, TrainerHost, broker_section, trainers_section
-from fedmq.deploy.ssh import ScriptOutput
+from fedmq.deploy.inventory import BrokerHost, TrainerHost, section
 
 SOUTH = """\
 package installed 1.0-1
@@ -30,7 +29,7 @@ class Fleet:
 
     def __init__(self, folder: Path) -> None:
         self.inventory, self.active, self.scripts = folder / "fleet.toml", "active", defaultdict[str, list[str]](list)
-        self.inventory.write_text(broker_section(BrokerHost("north")) + trainers_section(TrainerHost("south", "xor")))
+        self.inventory.write_text(section(BrokerHost("north")) + section(TrainerHost("south", "xor")))
 
     @asynccontextmanager
     async def connect(self, name: str, _config: Path | None) -> AsyncIterator[Host]:
@@ -46,13 +45,11 @@ class Host:
     def __init__(self, fleet: Fleet, name: str) -> None:
         self._fleet, self.name = fleet, name
 
-    async def run(self, script: str, _reads: bytes = b"", timeout_s: float = 0.0) -> ScriptOutput:
+    async def run(self, script: str, _reads: bytes = b"", timeout_s: float = 0.0) -> str:
         if script != FACTS_SCRIPT:
             self._fleet.scripts[self.name].append(script)
-            return ScriptOutput("", "")
-        return ScriptOutput(
-            SOUTH.format(self._fleet.active) if self.name == "south" else "package installed 1.0-1\n", ""
-        )
+            return ""
+        return SOUTH.format(self._fleet.active) if self.name == "south" else "package installed 1.0-1\n"
 
 
 @pytest.fixture
