@@ -1,7 +1,4 @@
-"""What a browser does with the dashboard, for tests: it asks, with its cookie, and reads a stream of events.
-
-Knows the page's HTTP interface, nothing of what a test looks for.
-"""
+"""A browser for tests of the dashboard: requests with a cookie, and event streams."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ from services import WAIT_S
 
 @dataclass
 class Page:
-    """What a browser knows: where the server is, and the cookie that the URL with the token was changed for."""
+    """The address of the server, and the cookie that replaces the token."""
 
     port: int
     token: str
@@ -33,7 +30,7 @@ class Page:
     def ask(
         self, method: str, path: str, body: object = None, **headers: str
     ) -> tuple[int, dict[str, str], dict[str, Any]]:
-        """An answer's status, headers and JSON."""
+        """Return the status, headers and JSON of a response."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=WAIT_S)
         try:
             data = None if body is None else json.dumps(body).encode()
@@ -60,7 +57,7 @@ class Page:
 
 
 class Stream:
-    """A stream of events that is open."""
+    """An open event stream."""
 
     def __init__(self, page: Page, path: str, headers: dict[str, str]) -> None:
         self._connection = http.client.HTTPConnection("127.0.0.1", page.port, timeout=WAIT_S)
@@ -71,7 +68,7 @@ class Stream:
         self.last_id = ""
 
     def next(self, *kinds: str) -> tuple[str, dict[str, Any]]:
-        """The next event of these kinds (of any, when none is named)."""
+        """Return the next event of these kinds, or of any kind."""
         kind = ""
         give_up_at = time.monotonic() + WAIT_S
         while time.monotonic() < give_up_at:
@@ -84,14 +81,14 @@ class Stream:
                 return kind, json.loads(value)
         raise AssertionError(f"no {kinds} came")
 
-    def until(self, seen: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-        """The first picture of which that is true."""
+    def until(self, condition: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """Return the first values that fulfill a condition."""
         give_up_at = time.monotonic() + WAIT_S
         while time.monotonic() < give_up_at:
-            _, picture = self.next("full", "patch")
-            if seen(picture):
-                return picture
-        raise AssertionError("no such picture came")
+            _, values = self.next("full", "patch")
+            if condition(values):
+                return values
+        raise AssertionError("no such event arrived")
 
     def close(self) -> None:
         self._connection.close()

@@ -1,7 +1,4 @@
-"""`fedmq dashboard` as a process, asked by a real HTTP client, while a run goes on: what it tells, and whom it refuses.
-
-Knows the page's HTTP interface, nothing of the insides.
-"""
+"""`fedmq dashboard` as a process with a real run and HTTP client: its content, and requests that it rejects."""
 
 from __future__ import annotations
 
@@ -27,12 +24,12 @@ ENDLESS = """
 from fedmq import Linear, Task
 task = Task(name="endless", model=Linear(2), loss="squared-error", metric="loss", target=0.0, rounds=1000000)
 """
-LONG_ROUNDS = 4000  # a picture of about a megabyte
+LONG_ROUNDS = 4000  # about a megabyte of values
 
 
 @dataclass
 class Scene:
-    """A run of bob and alice that has no end, and the page."""
+    """An endless run of bob and alice, and the page."""
 
     services: Services
     page: Page
@@ -44,7 +41,7 @@ class Scene:
 
 
 def write_long_run(folder: Path) -> None:
-    """A run of LONG_ROUNDS that is over long ago."""
+    """Write a finished run of LONG_ROUNDS rounds."""
     folder.mkdir(parents=True)
     best = events.Best(value=0.5, coverage=1.0, fitness=-0.5, fitness_mean=-1.0, fitness_worst=-2.0, diversity=0.1)
     story: list[events.AnyEvent] = [
@@ -82,14 +79,14 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         assert port is not None
         page = Page(port, parse_qs(urlsplit(url).query)["token"][0])
         until(lambda: closed(services.folder / "runs" / "endless") > 1, "rounds")
-        until(lambda: is_live(page), "the picture from the broker")
+        until(lambda: is_live(page), "the state from the broker")
         yield Scene(services, page, "endless")
 
 
-# What it tells
+# Content
 
 
-def test_runs_at_the_broker_and_in_the_folder_are_in_one_list(scene: Scene) -> None:
+def test_runs_of_broker_and_folder_are_in_one_list(scene: Scene) -> None:
     listed = scene.page.get("/api/runs")
     assert listed["broker"] == {"address": scene.services.address, "connected": True}
     first, second = listed["runs"]
@@ -99,29 +96,29 @@ def test_runs_at_the_broker_and_in_the_folder_are_in_one_list(scene: Scene) -> N
     assert (second["round"], second["value"]) == (LONG_ROUNDS, 0.5)
 
 
-def test_a_page_that_is_opened_in_mid_run_has_its_whole_history_and_what_follows(scene: Scene) -> None:
+def test_page_opened_during_a_run_receives_all_rounds(scene: Scene) -> None:
     with scene.page.stream("/api/runs/endless/stream") as stream:
         assert stream.next()[0] == "runs"
-        _, picture = stream.next("full")
-        rounds = picture["rounds"]["round"]
+        _, values = stream.next("full")
+        rounds = values["rounds"]["round"]
         assert rounds == list(range(1, len(rounds) + 1))
-        assert picture["head"]["round"] == rounds[-1]
-        assert sorted(picture["trainers"]["name"]) == ["alice", "bob"]
+        assert values["head"]["round"] == rounds[-1]
+        assert sorted(values["trainers"]["name"]) == ["alice", "bob"]
         later = stream.until(lambda patch: "rounds" in patch and patch["rounds"]["round"][-1] > rounds[-1])
-        assert later["rounds"]["round"][0] <= rounds[-1] + 1, "none is left out"
+        assert later["rounds"]["round"][0] <= rounds[-1] + 1, "no round is missing"
         last_id = stream.last_id
     with scene.page.stream("/api/runs/endless/stream", Last_Event_ID=last_id) as stream:
-        kind, picture = stream.next("full", "patch")
-        assert kind == "patch", "who comes again goes on from there"
-        assert picture["head"]["run"] == "endless"
-        if "rounds" not in picture:  # since then no round was closed
-            picture = stream.until(lambda patch: "rounds" in patch)
-        assert picture["rounds"]["round"][0] >= rounds[-1]
+        kind, values = stream.next("full", "patch")
+        assert kind == "patch", "a reconnected page receives a patch"
+        assert values["head"]["run"] == "endless"
+        if "rounds" not in values:  # no round closed since then
+            values = stream.until(lambda patch: "rounds" in patch)
+        assert values["rounds"]["round"][0] >= rounds[-1]
     with scene.page.stream("/api/runs/endless/stream", Last_Event_ID="9-1") as stream:
         assert stream.next("full", "patch")[0] == "full"
 
 
-def test_a_run_that_nobody_knows_is_absent_until_it_comes(scene: Scene) -> None:
+def test_unknown_run_is_absent_until_it_starts(scene: Scene) -> None:
     with scene.page.stream("/api/runs/later/stream") as stream:
         assert stream.next("absent", "full")[0] == "absent"
         folder = scene.services.folder / "runs" / "later"
@@ -129,11 +126,11 @@ def test_a_run_that_nobody_knows_is_absent_until_it_comes(scene: Scene) -> None:
         started = run_started(run="later", term=1, round=1, task="xor", algorithm="evolution", seed=1)
         line = msgspec.json.encode({"at": 1e9, **msgspec.to_builtins(started)})
         (folder / "events.jsonl").write_bytes(line + b"\n")
-        _, picture = stream.next("full")
-        assert (picture["head"]["run"], picture["head"]["state"]) == ("later", "interrupted")
+        _, values = stream.next("full")
+        assert (values["head"]["run"], values["head"]["state"]) == ("later", "interrupted")
 
 
-def test_the_surface_of_any_past_round_and_the_exports_can_be_had(scene: Scene) -> None:
+def test_surfaces_of_past_rounds_and_exports_are_served(scene: Scene) -> None:
     first = scene.page.get("/api/runs/endless/surface?round=1")
     newest = scene.page.get("/api/runs/endless/surface")
     assert first["round"] == 1 < newest["round"]
@@ -146,10 +143,10 @@ def test_the_surface_of_any_past_round_and_the_exports_can_be_had(scene: Scene) 
     assert len(lines) == LONG_ROUNDS + 1
     assert lines[0].startswith("round,")
     assert scene.page.get("/api/runs/long/export.json")["head"]["finished"]["rounds"] == LONG_ROUNDS
-    assert scene.page.ask("GET", "/api/runs/nobody/export.csv")[0] == 404
+    assert scene.page.ask("GET", "/api/runs/none/export.csv")[0] == 404
 
 
-def test_an_operators_word_is_acked_request(scene: Scene) -> None:
+def test_control_request_is_acknowledged(scene: Scene) -> None:
     csrf = scene.page.get("/api/session")["csrf"]
     origin = {"Origin": f"http://{scene.page.host}", "X_CSRF_Token": csrf, "Content_Type": "application/json"}
 
@@ -160,18 +157,18 @@ def test_an_operators_word_is_acked_request(scene: Scene) -> None:
     with scene.page.stream("/api/runs/endless/stream") as stream:
         stream.next("full")
         assert say("pause") == (200, {"done": "endless: paused: the open round is closed, and no other opens"})
-        stream.until(lambda picture: picture["head"].get("state") == "paused")
+        stream.until(lambda values: values["head"].get("state") == "paused")
         assert say("ban", trainer="bob")[0] == 200
-        stream.until(lambda picture: "banned" in picture.get("trainers", {}).get("barred", []))
+        stream.until(lambda values: "banned" in values.get("trainers", {}).get("barred", []))
         assert say("readmit", trainer="bob")[0] == 200
         assert say("resume")[0] == 200
-        stream.until(lambda picture: picture["head"].get("state") == "running")
+        stream.until(lambda values: values["head"].get("state") == "running")
     assert say("ban")[0] == 400
     assert say("pause", trainer="bob")[0] == 400
     assert say("explode")[0] == 400
 
 
-# Whom it refuses
+# Rejections
 
 
 def no_token(page: Page) -> int:
@@ -228,12 +225,12 @@ def giant_query(page: Page) -> int:
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
-def test_who_may_not_is_refused(scene: Scene, attack: Callable[[Page], int], status: int) -> None:
+def test_unauthorized_request_is_rejected(scene: Scene, attack: Callable[[Page], int], status: int) -> None:
     assert attack(scene.page) == status
 
 
 def lazy(page: Page, request: str) -> socket.socket:
-    """Somebody who asks for that, and then neither sends nor reads anything."""
+    """Open a connection that sends a request, and then neither sends nor reads."""
     peer = socket.socket()
     peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     peer.settimeout(WAIT_S)
@@ -243,7 +240,7 @@ def lazy(page: Page, request: str) -> socket.socket:
 
 
 def is_cut(peer: socket.socket) -> bool:
-    """Read what has come; whether the other end is not there any more, rather than waiting."""
+    """Read what arrived; return whether the server closed the connection, without waiting."""
     try:
         while peer.recv(1 << 16):
             pass
@@ -254,14 +251,14 @@ def is_cut(peer: socket.socket) -> bool:
     return True
 
 
-def test_who_does_not_read_its_stream_or_never_ends_its_request_is_cut_off(scene: Scene) -> None:
+def test_slow_clients_are_cut_off(scene: Scene) -> None:
     asked = f"GET /api/runs/long/stream HTTP/1.1\r\nHost: {scene.page.host}\r\nCookie: {scene.page.cookie}\r\n"
     start = time.monotonic()
     reader, sender = lazy(scene.page, asked + "\r\n"), lazy(scene.page, asked)
     silent = lazy(scene.page, "")
     try:
         err = scene.services.err("dashboard")
-        with scene.page.stream("/api/runs/endless/stream") as stream:  # another's goes on meanwhile
+        with scene.page.stream("/api/runs/endless/stream") as stream:  # another stream stays open
             while time.monotonic() < start + 6.0:
                 stream.next("full", "patch")
         assert is_cut(sender)
@@ -273,7 +270,7 @@ def test_who_does_not_read_its_stream_or_never_ends_its_request_is_cut_off(scene
             peer.close()
 
 
-def test_more_than_enough_streams_are_refused_and_the_others_go_on(scene: Scene) -> None:
+def test_streams_over_the_limit_are_rejected(scene: Scene) -> None:
     streams = []
     try:
         with scene.page.stream("/api/stream") as one:
@@ -291,7 +288,7 @@ def test_more_than_enough_streams_are_refused_and_the_others_go_on(scene: Scene)
             peer.close()
 
 
-def test_a_run_goes_on_while_the_page_is_attacked(scene: Scene) -> None:
+def test_run_continues_while_the_page_is_attacked(scene: Scene) -> None:
     page, stopping, refused = scene.page, threading.Event(), [0]
     attacks = (no_token, wrong_token, foreign_origin, rebinding_host, csrf_missing, path_traversal, giant_query)
     asked = f"GET /api/runs/long/stream HTTP/1.1\r\nHost: {page.host}\r\nCookie: {page.cookie}\r\n\r\n"
@@ -319,27 +316,27 @@ def test_a_run_goes_on_while_the_page_is_attacked(scene: Scene) -> None:
     assert page.get("/api/runs")["runs"][0]["condition"] == "running"
 
 
-def test_a_page_that_a_proxy_shows_elsewhere_has_a_token(scene: Scene) -> None:
+def test_page_behind_a_proxy_has_a_token(scene: Scene) -> None:
     services = scene.services
     services.start("proxied", "dashboard", "--allowed-hosts", "fl.example.org", "--port", "0")
     until(lambda: re.search(r"dashboard on \S+/\?token=\S{20}", services.out("proxied")) is not None, "a token")
     services.terminate("proxied")
 
 
-# What it outlives; last, because the broker is killed
+# Restarts; last, because the broker is killed
 
 
-def test_a_trainer_that_is_killed_is_gone_and_a_broker_that_is_killed_comes_back(scene: Scene) -> None:
+def test_page_shows_a_killed_trainer_and_a_restarted_broker(scene: Scene) -> None:
     services = scene.services
     with scene.page.stream("/api/runs/endless/stream") as stream:
         stream.next("full")
         services.kill("bob")
-        stream.until(lambda picture: "gone" in picture.get("trainers", {}).get("presence", []))
+        stream.until(lambda values: "gone" in values.get("trainers", {}).get("presence", []))
         services.kill("broker")
         services.start_broker()
         services.start_trainer("bob", "linear:bob")
         before = closed(scene.folder)
-        stream.until(lambda picture: picture.get("rounds", {}).get("round", [0])[-1] > before + 3)
+        stream.until(lambda values: values.get("rounds", {}).get("round", [0])[-1] > before + 3)
     assert "token" not in services.err("dashboard")
     services.terminate("dashboard")
     assert services.wait("dashboard") == 0

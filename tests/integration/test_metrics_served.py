@@ -1,4 +1,4 @@
-"""What real services tell at `--metrics`: whether they are ready follows the broker's comings and goings."""
+"""Real services at `--metrics`: readiness follows the connection to the broker."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fedmq.transport.address import PORTS
 
 
 def ask(port: int, path: str) -> tuple[int, str]:
-    """The status and the text; 0 while nobody listens."""
+    """Return the status and the text, or 0 while the port is closed."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
             return answer.status, answer.read().decode()
@@ -30,10 +30,10 @@ def value(port: int, name: str) -> float:
     return next(one.value for family in families for one in family.samples if one.name == name)
 
 
-def test_services_are_ready_while_the_broker_is_there_and_well_all_along(tmp_path: Path) -> None:
+def test_services_are_ready_only_with_a_broker(tmp_path: Path) -> None:
     with Services(tmp_path) as services:
         first = free_port()
-        while abs(first - services.port) < PORTS:  # five each
+        while abs(first - services.port) < PORTS:  # five ports each
             first = free_port()
         at = {name: first + place for place, name in enumerate(("broker", "aggregator", "alice"))}
         services.start("aggregator", "aggregator", "--task", "xor", "--out", "run", "--metrics", str(at["aggregator"]))

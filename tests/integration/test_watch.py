@@ -1,4 +1,4 @@
-"""`fedmq watch` at a real broker, on a real run: trainers, the aggregator and the broker are killed and come back."""
+"""`fedmq watch` with a real run; trainers, the aggregator and the broker are killed and restarted."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ RUN = ("aggregator", "--task", "xor", "--min-trainers", "2", "--rounds", "100000
 
 @pytest.fixture(scope="module")
 def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
-    """A run that goes on, and somebody who watches it; each test leaves them well."""
+    """Start an endless run and `fedmq watch`; each test leaves them running."""
     with Services(tmp_path_factory.mktemp("watch")) as services:
-        (services.folder / "rows.csv").write_text("a,b,y\n0,1,0\n0,1,1\n")  # that nobody can learn
+        (services.folder / "rows.csv").write_text("a,b,y\n0,1,0\n0,1,1\n")  # cannot be learned
         services.start("watch", "watch", "--json")
         services.start_broker()
         services.start("aggregator", *RUN, "--run", "one", "--quiet")
@@ -29,7 +29,7 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
 
 
 def last(services: Services) -> dict[str, Any]:
-    """The last whole line of who watches."""
+    """Return the last complete line of `fedmq watch`."""
     lines = services.out("watch").split("\n")[:-1]
     line: dict[str, Any] = json.loads(lines[-1]) if lines else {"round": 0, "term": 0, "state": "", "trainers": []}
     return line
@@ -50,30 +50,30 @@ def once(services: Services, *arguments: str) -> str:
     return done.stdout
 
 
-def test_a_live_run_is_shown_in_one_picture_by_name_or_from_its_folder(services: Services) -> None:
+def test_once_shows_a_live_run_by_name_or_folder(services: Services) -> None:
     seen(services, "rounds", lambda line: line["round"] > 2)
     for run in ("one", "r"):
-        picture = once(services, run)
-        first = picture.splitlines()[0]
-        assert first.startswith("one  xor, evolution (clip), seed 1")
+        shown = once(services, run)
+        first = shown.splitlines()[0]
+        assert first.startswith("one  xor, evolution, seed 1")
         assert first.endswith("● running")
-        assert "alice" in picture
-        assert " of 1000000 " in picture
+        assert "alice" in shown
+        assert " of 1000000 " in shown
     assert json.loads(once(services, "--json"))["trainers"][0]["labels"] == ["north"]
 
 
-def test_a_trainer_that_is_killed_is_gone_and_comes_back(services: Services) -> None:
+def test_watch_shows_a_killed_and_restarted_trainer(services: Services) -> None:
     services.kill("bob")
     seen(services, "bob to be gone", lambda line: presence(line, "bob") == "gone")
     services.start_trainer("bob", "rows.csv")
     seen(services, "bob to be back", lambda line: presence(line, "bob") == "alive")
 
 
-def test_a_run_that_is_killed_is_interrupted_and_goes_on_in_the_same_picture(services: Services) -> None:
+def test_killed_run_is_interrupted_and_continues(services: Services) -> None:
     before = last(services)
     services.kill("aggregator")
     seen(services, "the run to be interrupted", lambda line: line["state"] == "interrupted")
-    assert "● interrupted" in once(services)  # and not taken for alive because the broker has kept a picture of it
+    assert "● interrupted" in once(services)  # although the broker has its snapshot
     services.start("aggregator", *RUN[:1], "--out", "r", "--min-trainers", "2", "--rounds", "1000000", "--quiet")
     again = seen(
         services, "the run to go on", lambda line: line["term"] > before["term"] and line["round"] > before["round"]
@@ -81,8 +81,8 @@ def test_a_run_that_is_killed_is_interrupted_and_goes_on_in_the_same_picture(ser
     assert again["state"] == "running"
 
 
-def test_a_broker_that_is_killed_is_missed_and_watching_goes_on_when_it_is_back(services: Services) -> None:
-    missed = services.err("watch").count("does not answer; trying again")  # when it was not started yet
+def test_watch_continues_after_a_broker_restart(services: Services) -> None:
+    missed = services.err("watch").count("does not answer; trying again")  # before its start
     services.kill("broker")
     until(
         lambda: services.err("watch").count("does not answer; trying again") > missed, "the broker to be missed again"
@@ -92,25 +92,25 @@ def test_a_broker_that_is_killed_is_missed_and_watching_goes_on_when_it_is_back(
     seen(services, "news after the restart", lambda line: line["at"] > came and line["state"] == "running")
 
 
-def test_an_interrupt_ends_watching_with_exit_code_0(services: Services) -> None:
+def test_interrupt_ends_watch_with_exit_code_0(services: Services) -> None:
     services.running["watch"].send_signal(signal.SIGINT)
     assert services.wait("watch") == 0
     assert "Traceback" not in services.err("watch")
 
 
-def test_no_broker_within_the_timeout_ends_it_with_69_in_one_line(tmp_path: Path) -> None:
+def test_timeout_without_a_broker_ends_watch_with_69(tmp_path: Path) -> None:
     done = run_fedmq("watch", "--broker", "tcp://127.0.0.1:9", "--connect-timeout", "0.2", cwd=tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (69, 1)
     assert "no broker answered at tcp://127.0.0.1:9 within 0.2 s" in done.stderr
 
 
-def test_a_folder_that_is_not_there_is_not_waited_for(tmp_path: Path) -> None:
+def test_missing_folder_is_rejected_at_once(tmp_path: Path) -> None:
     done = run_fedmq("watch", "runs/nosuch", "--once", "--broker", "tcp://127.0.0.1:9", cwd=tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (78, 1)
     assert done.stderr.startswith("fedmq: runs/nosuch: expected the folder of a run")
 
 
-def test_with_keys_the_aggregators_opens_the_door_and_a_trainers_does_not(tmp_path: Path) -> None:
+def test_key_of_the_aggregator_may_watch_and_that_of_a_trainer_not(tmp_path: Path) -> None:
     keyed = Keyed(tmp_path, "alice")
     with keyed.running_broker():
         services = keyed.services

@@ -1,7 +1,4 @@
-"""What the three services tell Prometheus, after a little story that is made up here, for tests.
-
-Knows nothing of what a test looks for.
-"""
+"""The metrics of the three services after a fixed sequence of events."""
 
 from __future__ import annotations
 
@@ -29,7 +26,7 @@ def closed(number: int, why: events.Why, round_s: float) -> events.RoundClosed:
     return events.RoundClosed(round=number, why=why, results=2, round_s=round_s, present=9, best=best)
 
 
-# No two counts are the same.
+# No two counts are equal.
 CLOSED: list[events.AnyEvent] = [
     run_started(run="r", term=15, round=1, task="xor", algorithm="evolution", seed=1, metric="accuracy", rounds_max=16),
     *(events.TrainerJoined(trainer=name, num_examples=2) for name in "abcdefghi"),
@@ -53,15 +50,15 @@ STORY: list[events.AnyEvent] = [
 
 
 def run_metrics(story: list[events.AnyEvent] = STORY) -> Metrics:
-    """Of an aggregator that has had the events of a story."""
-    metrics, view, clock, tally = Metrics(), RunState(), VirtualClock(), Tally()
+    """Return the metrics of an aggregator after these events."""
+    metrics, run_state, clock, tally = Metrics(), RunState(), VirtualClock(), Tally()
     service = MagicMock()
     service.rounds.bytes_received, service.rounds.bytes_sent = 1000, 2000
     service.rounds.round, service.rounds.rejections = 4, {"values": 13, "model-digest": 14}
     service.connection.contacts, service.connection.is_up = 12, True
-    fedmq.aggregator.metrics.aggregator_metrics(service, view, tally, clock)(metrics)
+    fedmq.aggregator.metrics.aggregator_metrics(service, run_state, tally, clock)(metrics)
     for event in story:
-        view.apply(clock.wall(), event)
+        run_state.apply(clock.wall(), event)
         tally(event)
     return metrics
 
@@ -94,7 +91,7 @@ SERVICES = {"broker": broker_metrics, "aggregator": run_metrics, "trainer": trai
 
 
 def values(metrics: Metrics) -> dict[str, float]:
-    """Each sample, by its name and labels, as Prometheus' own client reads them; of buckets those up to 5 s."""
+    """Return each sample by name and labels, read by the Prometheus client; of buckets only that of 5 s."""
     families = text_string_to_metric_families(metrics.text()[0].decode())
     return {
         one.name
@@ -106,28 +103,28 @@ def values(metrics: Metrics) -> dict[str, float]:
 
 
 def counted(metrics: Metrics, service: str) -> dict[str, float]:
-    """What is told of this service and is not 0, without what it is and when it began."""
+    """Return the samples of a service that are not 0, without its info and start times."""
     prefix = f"fedmq_{service}_"
-    told = {name.removeprefix(prefix): value for name, value in values(metrics).items() if name.startswith(prefix)}
+    found = {name.removeprefix(prefix): value for name, value in values(metrics).items() if name.startswith(prefix)}
     beside = ("info", "round_seconds_created", "answer_seconds_created", "train_seconds_created")
-    return {name: value for name, value in told.items() if value and name.partition("|")[0] not in beside}
+    return {name: value for name, value in found.items() if value and name.partition("|")[0] not in beside}
 
 
 def rows(metrics: Metrics) -> list[str]:
-    """The table of a service on the page."""
+    """Return the rows of the table of a service on the page."""
     found = []
     for family in metrics.registry.collect():
         if not family.name.startswith("fedmq_"):
             continue
         name = family.name + {"counter": "_total", "info": "_info"}.get(family.type, "")
         labels = sorted({key for one in family.samples for key in one.labels} - {"le"})
-        told = ", ".join(f"`{label}`" for label in labels)
-        found.append(f"| `{name}` | {family.type} | {told} | {family.documentation} |")
+        label_list = ", ".join(f"`{label}`" for label in labels)
+        found.append(f"| `{name}` | {family.type} | {label_list} | {family.documentation} |")
     return found
 
 
 def names() -> set[str]:
-    """Every series that can be asked for."""
+    """Return the names of all series."""
     found = set()
     for make in SERVICES.values():
         for family in make().registry.collect():

@@ -1,7 +1,4 @@
-"""Rows of a trainer: each form of SPEC, and one clear line for whatever can be wrong with it.
-
-Knows nothing of models or rounds.
-"""
+"""Readers of rows: each form of SPEC, and its errors in one line."""
 
 from __future__ import annotations
 
@@ -28,11 +25,11 @@ def same(rows: Rows, inputs: Any, targets: Any) -> bool:
     return bool(rows.inputs.tolist() == inputs and rows.targets.tolist() == targets)
 
 
-def refusal_of(spec: str | Path) -> str:
-    with pytest.raises(BadData) as refusal:
+def error_of(spec: str | Path) -> str:
+    with pytest.raises(BadData) as rejection:
         load_rows(str(spec))
-    assert "\n" not in str(refusal.value)
-    return str(refusal.value)
+    assert "\n" not in str(rejection.value)
+    return str(rejection.value)
 
 
 @pytest.fixture
@@ -45,30 +42,30 @@ def csv_file(tmp_path: Path) -> Callable[[str | bytes], Path]:
     return write
 
 
-def test_parts_of_built_in_tasks_are_named_by_number() -> None:
+def test_part_of_a_built_in_task_is_named_by_number() -> None:
     assert same(load_rows("xor:1/2"), [[0, 1], [0, 0]], [1, 0])
     assert same(load_rows("xor:2/2"), [[1, 0], [1, 1]], [1, 0])
     assert same(load_rows("parity4:3/4"), task_rows("parity4", 3, 4).inputs.tolist(), [1, 0, 0, 1])
 
 
-def test_bob_and_alice_have_the_two_halves_of_the_linear_task() -> None:
+def test_bob_and_alice_have_the_halves_of_the_linear_task() -> None:
     assert same(load_rows("linear:bob"), [[1, 1], [0, 1]], [2, 0])
     assert same(load_rows("linear:alice"), [[1, 0], [0, 0]], [1, 0])
 
 
-def test_a_part_out_of_range_is_refused() -> None:
-    assert refusal_of("xor:3/2") == "xor:3/2: expected a part from 1 to 2, got 3"
-    assert "expected a part from 1 to 2, got 0" in refusal_of("xor:0/2")
+def test_part_out_of_range_is_rejected() -> None:
+    assert error_of("xor:3/2") == "xor:3/2: expected a part from 1 to 2, got 3"
+    assert "expected a part from 1 to 2, got 0" in error_of("xor:0/2")
 
 
 @pytest.mark.parametrize("spec", ["", "xor", "xor:1", "nand:1/2", "rows.txt", "linear:carol", "a b:c", "task.py"])
-def test_an_unknown_spec_is_answered_with_the_known_forms(spec: str) -> None:
-    message = refusal_of(spec)
+def test_unknown_spec_is_rejected_with_the_known_forms(spec: str) -> None:
+    message = error_of(spec)
     assert "xor:1/2" in message
     assert repr(spec) in message
 
 
-def test_a_python_file_gives_a_part(tmp_path: Path) -> None:
+def test_python_file_gives_a_part(tmp_path: Path) -> None:
     path = tmp_path / "one.py"
     path.write_text(
         "from fedmq.models.networks import Linear\n"
@@ -91,7 +88,7 @@ def test_a_python_file_gives_a_part(tmp_path: Path) -> None:
         '"a","b, c",t\n 1 ,"2",0\n3,45e-1,1\n',
     ],
 )
-def test_a_csv_file_may_name_its_columns_and_ends_in_the_target(csv_file: Any, text: str) -> None:
+def test_csv_file_may_name_its_columns(csv_file: Any, text: str) -> None:
     rows = load_rows(str(csv_file(text)))
     assert same(rows, [[1, 2], [3, 4.5]], [0, 1])
     assert rows.targets.dtype == np.float64
@@ -117,13 +114,13 @@ def test_a_csv_file_may_name_its_columns_and_ends_in_the_target(csv_file: Any, t
         ('1,"' + "2" * 200_000, "expected comma-separated numbers in UTF-8"),
     ],
 )
-def test_a_bad_csv_file_is_refused_with_line_and_column(csv_file: Any, text: str | bytes, words: str) -> None:
-    message = refusal_of(csv_file(text))
+def test_bad_csv_file_is_rejected_with_line_and_column(csv_file: Any, text: str | bytes, words: str) -> None:
+    message = error_of(csv_file(text))
     assert "rows.csv" in message
     assert words in message
 
 
-def test_npz_and_npy_files_are_read_whatever_their_numeric_dtype(tmp_path: Path) -> None:
+def test_npz_and_npy_files_of_any_numeric_dtype_are_read(tmp_path: Path) -> None:
     np.savez(tmp_path / "rows.npz", inputs=TABLE[:, :2].astype(np.float32), targets=np.array([0, 1], dtype=np.int8))
     np.save(tmp_path / "rows.npy", np.asfortranarray(TABLE.astype(">f8")))
     np.savez_compressed(tmp_path / "small.npz", inputs=TABLE[:, :2], targets=TABLE[:, 2] == 1)
@@ -133,34 +130,34 @@ def test_npz_and_npy_files_are_read_whatever_their_numeric_dtype(tmp_path: Path)
         assert rows.inputs.dtype == rows.targets.dtype == np.float64
 
 
-def test_a_bad_npz_file_is_refused(tmp_path: Path) -> None:
+def test_bad_npz_file_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / "rows.npz"
     np.savez(path, inputs=TABLE, labels=[0, 1])
-    assert "expected an array `targets`, got inputs, labels" in refusal_of(path)
+    assert "expected an array `targets`, got inputs, labels" in error_of(path)
     np.savez(path, inputs=TABLE, targets=[0])
-    assert "got (2, 3) and (1,)" in refusal_of(path)
+    assert "got (2, 3) and (1,)" in error_of(path)
     np.savez(path, inputs=[[1.0, np.nan]], targets=[0])
-    assert "rows.npz: expected finite numbers, got NaN or infinity in row 1, column 2" in refusal_of(path)
+    assert "rows.npz: expected finite numbers, got NaN or infinity in row 1, column 2" in error_of(path)
     np.savez(path, inputs=np.zeros((0, 2)), targets=np.zeros(0))
-    assert "expected at least one row" in refusal_of(path)
+    assert "expected at least one row" in error_of(path)
     np.savez(path, inputs=[["a"]], targets=[0])
-    assert "expected an array of numbers, got dtype <U1" in refusal_of(path)
+    assert "expected an array of numbers, got dtype <U1" in error_of(path)
     whole = path.read_bytes()
     for damaged in (b"", b"text", whole[:-30], whole[:60] + b"\0" * 40 + whole[100:]):
         path.write_bytes(damaged)
-        assert "rows.npz: expected .npz, got a damaged or foreign file" in refusal_of(path)
+        assert "rows.npz: expected .npz, got a damaged or foreign file" in error_of(path)
 
 
-def test_a_bad_npy_file_is_refused(tmp_path: Path) -> None:
+def test_bad_npy_file_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / "rows.npy"
     np.save(path, np.zeros(3))
-    assert "expected two dimensions, rows and columns, got shape (3,)" in refusal_of(path)
+    assert "expected two dimensions, rows and columns, got shape (3,)" in error_of(path)
     np.save(path, np.zeros((3, 1)))
-    assert "expected inputs and, last, a target, got 1 columns" in refusal_of(path)
+    assert "expected inputs and, last, a target, got 1 columns" in error_of(path)
     np.save(path, np.zeros((0, 3)))
-    assert "expected at least one row, got zero rows" in refusal_of(path)
+    assert "expected at least one row, got zero rows" in error_of(path)
     path.write_bytes(path.read_bytes()[:40])
-    assert "rows.npy: expected .npy, got a damaged or foreign file" in refusal_of(path)
+    assert "rows.npy: expected .npy, got a damaged or foreign file" in error_of(path)
 
 
 def test_nothing_is_unpickled(tmp_path: Path) -> None:
@@ -168,27 +165,27 @@ def test_nothing_is_unpickled(tmp_path: Path) -> None:
     np.save(tmp_path / "rows.npy", objects, allow_pickle=True)
     np.savez(tmp_path / "rows.npz", inputs=objects, targets=[0])
     for name in ("rows.npy", "rows.npz"):
-        assert "expected an array of numbers, got dtype object" in refusal_of(tmp_path / name)
+        assert "expected an array of numbers, got dtype object" in error_of(tmp_path / name)
 
 
-def test_a_size_that_is_only_claimed_takes_no_memory(tmp_path: Path) -> None:
+def test_claimed_size_is_checked_before_allocation(tmp_path: Path) -> None:
     path = tmp_path / "rows.npy"
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, {"descr": "<f8", "fortran_order": False, "shape": (10**12, 3)})
-    assert "expected at most 10000000 numbers, got 3000000000000" in refusal_of(path)
+    assert "expected at most 10000000 numbers, got 3000000000000" in error_of(path)
 
 
-def test_too_many_numbers_are_refused(tmp_path: Path, csv_file: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_numbers_are_rejected(tmp_path: Path, csv_file: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     np.savez(tmp_path / "rows.npz", inputs=TABLE[:, :2], targets=TABLE[:, 2])
     csv_file("1,2,0\n3,4.5,1\n")
     monkeypatch.setattr(fedmq.data.readers, "VALUES_MAX", 5)
     for spec in (tmp_path / "rows.npz", tmp_path / "rows.csv"):
-        assert "expected at most 5 numbers, got 6" in refusal_of(spec)
+        assert "expected at most 5 numbers, got 6" in error_of(spec)
     monkeypatch.setattr(fedmq.data.readers, "VALUES_MAX", 11)
-    assert "expected at most 11 numbers, got 12" in refusal_of(tmp_path)
+    assert "expected at most 11 numbers, got 12" in error_of(tmp_path)
 
 
-def test_a_folder_is_its_files_in_the_order_of_their_names(tmp_path: Path) -> None:
+def test_folder_is_read_in_the_order_of_names(tmp_path: Path) -> None:
     np.save(tmp_path / "b.npy", TABLE)
     (tmp_path / "a.CSV").write_text("5,6,1\n")
     (tmp_path / "notes.txt").write_text("not rows")
@@ -196,37 +193,37 @@ def test_a_folder_is_its_files_in_the_order_of_their_names(tmp_path: Path) -> No
     assert same(load_rows(str(tmp_path)), [[5, 6], [1, 2], [3, 4.5]], [1, 0, 1])
 
 
-def test_a_folder_of_unlike_files_or_none_is_refused(tmp_path: Path) -> None:
-    assert "expected .csv, .npz, .npy, .parquet files in the folder, got none" in refusal_of(tmp_path)
+def test_folder_of_unlike_or_no_files_is_rejected(tmp_path: Path) -> None:
+    assert "expected .csv, .npz, .npy, .parquet files in the folder, got none" in error_of(tmp_path)
     (tmp_path / "a.csv").write_text("5,1\n")
     np.save(tmp_path / "b.npy", TABLE)
-    assert "b.npy: expected 1 input columns as in a.csv, got 2" in refusal_of(tmp_path)
+    assert "b.npy: expected 1 input columns as in a.csv, got 2" in error_of(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["rows.csv", "rows.npz", "rows.npy", "rows.parquet"])
-def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
-    assert refusal_of(tmp_path / name).startswith(f"{tmp_path / name}: expected a file with rows, got no such file")
+def test_missing_file_is_named(tmp_path: Path, name: str) -> None:
+    assert error_of(tmp_path / name).startswith(f"{tmp_path / name}: expected a file with rows, got no such file")
 
 
-def test_parquet_without_pyarrow_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_pyarrow_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "rows.parquet").write_bytes(b"PAR1")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    assert 'pip install "fedmq[parquet]"' in refusal_of(tmp_path / "rows.parquet")
+    assert 'pip install "fedmq[parquet]"' in error_of(tmp_path / "rows.parquet")
 
 
-def test_parquet_files_are_read_and_refused_by_column(tmp_path: Path) -> None:
+def test_parquet_files_are_read_and_rejected_by_column(tmp_path: Path) -> None:
     arrow: Any = pytest.importorskip("pyarrow")
     parquet: Any = importlib.import_module("pyarrow.parquet")
     path = tmp_path / "rows.parquet"
     parquet.write_table(arrow.table({"a": [1, 3], "b": [2, 4.5], "t": [False, True]}), path)
     assert same(load_rows(str(path)), [[1, 2], [3, 4.5]], [0, 1])
     parquet.write_table(arrow.table({"a": [1, None], "t": [0, 1]}), path)
-    assert "got NaN or infinity in row 2, column 1" in refusal_of(path)
+    assert "got NaN or infinity in row 2, column 1" in error_of(path)
     parquet.write_table(arrow.table({"a": ["x", "y"], "t": [0, 1]}), path)
-    assert "rows.parquet, column a: expected numbers, got string" in refusal_of(path)
+    assert "rows.parquet, column a: expected numbers, got string" in error_of(path)
     path.write_bytes(b"PAR1 and no more than that")
-    assert "expected .parquet, got a damaged or foreign file" in refusal_of(path)
+    assert "expected .parquet, got a damaged or foreign file" in error_of(path)
 
 
 @pytest.fixture
@@ -236,12 +233,12 @@ def module(monkeypatch: pytest.MonkeyPatch) -> Any:
     return made
 
 
-def test_a_function_of_a_module_gives_rows(module: Any) -> None:
+def test_function_of_a_module_gives_rows(module: Any) -> None:
     module.load = lambda: (TABLE[:, :2], [0, 1])
     assert same(load_rows("clinic_rows:load"), [[1, 2], [3, 4.5]], [0, 1])
 
 
-def test_a_module_in_the_current_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_module_in_the_current_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "ward_rows.py").write_text("def load():\n    return [[1]], [2]\n")
     monkeypatch.chdir(tmp_path)
     path_before = list(sys.path)
@@ -250,18 +247,18 @@ def test_a_module_in_the_current_folder_is_found(tmp_path: Path, monkeypatch: py
     monkeypatch.delitem(sys.modules, "ward_rows")
 
 
-def test_a_function_that_fails_or_gives_something_else_is_refused(module: Any) -> None:
-    assert "clinic_rows:load: expected a function, got NoneType" in refusal_of("clinic_rows:load")
+def test_failing_function_is_rejected(module: Any) -> None:
+    assert "clinic_rows:load: expected a function, got NoneType" in error_of("clinic_rows:load")
     module.load = lambda: 1 / 0
-    assert "expected (inputs, targets), got ZeroDivisionError" in refusal_of("clinic_rows:load")
+    assert "expected (inputs, targets), got ZeroDivisionError" in error_of("clinic_rows:load")
     module.load = lambda: "ab"
-    assert "expected a pair (inputs, targets), got str" in refusal_of("clinic_rows:load")
+    assert "expected a pair (inputs, targets), got str" in error_of("clinic_rows:load")
     module.load = lambda: ([["a"]], [1])
-    assert "clinic_rows:load: inputs: expected an array of numbers" in refusal_of("clinic_rows:load")
-    assert "expected a module to import, got ModuleNotFoundError" in refusal_of("no_such_module:load")
+    assert "clinic_rows:load: inputs: expected an array of numbers" in error_of("clinic_rows:load")
+    assert "expected a module to import, got ModuleNotFoundError" in error_of("no_such_module:load")
 
 
-def test_a_module_that_ends_python_ends_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_module_that_exits_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "quits_rows.py").write_text("raise SystemExit('two\\nlines')\n")
     monkeypatch.chdir(tmp_path)
-    assert "expected a module to import, got SystemExit: two lines: start" in refusal_of("quits_rows:load")
+    assert "expected a module to import, got SystemExit: two lines: start" in error_of("quits_rows:load")

@@ -1,4 +1,4 @@
-"""The file of a run's events: one a line, read back as the picture that they make, and never longer than it may be."""
+"""The event log: one event a line, read back as a run state, with a bounded size."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def lines_of(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def test_each_event_is_one_line_of_json_with_its_time_and_kind(tmp_path: Path) -> None:
+def test_event_is_one_json_line_with_time_and_kind(tmp_path: Path) -> None:
     log = EventLog(tmp_path / EVENTS, RunState())
     for at, event in enumerate(EXAMPLES):
         log(at, event)
@@ -67,7 +67,7 @@ def test_each_event_is_one_line_of_json_with_its_time_and_kind(tmp_path: Path) -
     assert lines[8]["best"] is None
 
 
-def test_a_run_that_goes_on_appends_to_its_events(tmp_path: Path) -> None:
+def test_continued_run_appends_to_its_events(tmp_path: Path) -> None:
     for _ in range(2):
         log = EventLog(tmp_path / EVENTS, RunState())
         log(0.0, EXAMPLES[0])
@@ -75,17 +75,17 @@ def test_a_run_that_goes_on_appends_to_its_events(tmp_path: Path) -> None:
     assert len(lines_of(tmp_path / EVENTS)) == 2
 
 
-def test_what_people_wait_for_is_in_the_file_before_the_log_is_closed(tmp_path: Path) -> None:
+def test_events_are_flushed_before_the_log_is_closed(tmp_path: Path) -> None:
     log = EventLog(tmp_path / EVENTS, RunState())
     log(0.0, EXAMPLES[4])
     log(0.0, EXAMPLES[7])
     assert [line["event"] for line in lines_of(tmp_path / EVENTS)] == ["result-accepted", "round-closed"]
     log(0.0, EXAMPLES[3])
-    assert lines_of(tmp_path / EVENTS)[-1]["event"] == "round-published", "it shows how the run stands now"
+    assert lines_of(tmp_path / EVENTS)[-1]["event"] == "round-published", "it shows the current status"
     log.close()
 
 
-def test_events_that_cannot_be_written_end_in_one_line_that_says_what_to_do(tmp_path: Path) -> None:
+def test_unwritable_log_is_reported_in_one_line(tmp_path: Path) -> None:
     (tmp_path / EVENTS).symlink_to("/dev/full")
     log = EventLog(tmp_path / EVENTS, RunState())
     with pytest.raises(
@@ -96,35 +96,35 @@ def test_events_that_cannot_be_written_end_in_one_line_that_says_what_to_do(tmp_
         log.close()
 
 
-def written(path: Path, *told: events.AnyEvent, bytes_max: int = 1 << 20, step: int = 1) -> RunState:
-    """What a log, opened on what is there, has taken in when it is closed."""
-    view = read_run_state(path)
-    log = EventLog(path, view, bytes_max=bytes_max)
-    for at in range(0, len(told), step):
-        for event in told[at : at + step]:
-            view.apply(float(at), event)
-        log(float(at), *told[at : at + step])
+def written(path: Path, *happened: events.AnyEvent, bytes_max: int = 1 << 20, step: int = 1) -> RunState:
+    """Append events to the log at `path`; return the state after them."""
+    run_state = read_run_state(path)
+    log = EventLog(path, run_state, bytes_max=bytes_max)
+    for at in range(0, len(happened), step):
+        for event in happened[at : at + step]:
+            run_state.apply(float(at), event)
+        log(float(at), *happened[at : at + step])
     log.close()
-    return view
+    return run_state
 
 
-def test_what_is_read_is_the_picture_that_was_written(tmp_path: Path) -> None:
-    view = written(tmp_path / EVENTS, *EXAMPLES)
-    assert view.seq == len(EXAMPLES)
-    assert read_run_state(tmp_path / EVENTS) == view
+def test_read_state_equals_written_state(tmp_path: Path) -> None:
+    run_state = written(tmp_path / EVENTS, *EXAMPLES)
+    assert run_state.seq == len(EXAMPLES)
+    assert read_run_state(tmp_path / EVENTS) == run_state
 
 
-def test_a_file_that_is_not_there_or_holds_other_lines_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
+def test_missing_file_and_other_lines_are_skipped(tmp_path: Path) -> None:
     assert read_run_state(tmp_path / EVENTS) == RunState()
     (tmp_path / "file").touch()
     assert read_run_state(tmp_path / "file" / EVENTS) == RunState()
-    view = written(tmp_path / EVENTS, *EXAMPLES)
+    run_state = written(tmp_path / EVENTS, *EXAMPLES)
     with (tmp_path / EVENTS).open("ab") as file:
         file.write(b'{"at": 1.0, "event": "of another version"}\n\xff\n[]\n{"at": 2.0, "event": "run-pau')
-    assert read_run_state(tmp_path / EVENTS) == view
+    assert read_run_state(tmp_path / EVENTS) == run_state
 
 
-def test_half_a_line_of_a_life_that_was_killed_costs_nothing_that_follows(tmp_path: Path) -> None:
+def test_partial_line_of_a_crash_loses_no_later_line(tmp_path: Path) -> None:
     (tmp_path / EVENTS).write_bytes(START_LINE + b'\n{"at": 2.0, "event": "wai')
     log = EventLog(tmp_path / EVENTS, RunState())
     log(0.0, events.RunPaused())
@@ -133,7 +133,7 @@ def test_half_a_line_of_a_life_that_was_killed_costs_nothing_that_follows(tmp_pa
 
 
 @pytest.mark.parametrize("step", [1, 7])
-def test_a_file_that_grows_too_long_begins_anew_and_nothing_of_the_picture_is_lost(tmp_path: Path, step: int) -> None:
+def test_log_restarts_at_its_limit_without_losing_state(tmp_path: Path, step: int) -> None:
     rounds = [
         event
         for number in range(1, 200)
@@ -144,10 +144,10 @@ def test_a_file_that_grows_too_long_begins_anew_and_nothing_of_the_picture_is_lo
         )
     ]
     whole = written(tmp_path / "whole.jsonl", EXAMPLES[0], *rounds, step=step)
-    view = written(tmp_path / EVENTS, EXAMPLES[0], *rounds, bytes_max=40_000, step=step)
+    run_state = written(tmp_path / EVENTS, EXAMPLES[0], *rounds, bytes_max=40_000, step=step)
     assert (tmp_path / EVENTS).read_bytes().startswith(b'{"event":"summary"')
     assert (tmp_path / EVENTS).stat().st_size < (tmp_path / "whole.jsonl").stat().st_size
-    assert view == whole
+    assert run_state == whole
     assert read_run_state(tmp_path / EVENTS) == whole
 
 
@@ -160,13 +160,13 @@ def test_a_file_that_grows_too_long_begins_anew_and_nothing_of_the_picture_is_lo
         CLOSE_LINE.replace(b"complete", b"=cmd()"),
     ],
 )
-def test_a_line_that_no_aggregator_wrote_is_left_out(line: bytes) -> None:
+def test_invalid_line_is_skipped(line: bytes) -> None:
     assert apply_line(RunState(), line) == RunState()
 
 
-def test_of_a_long_file_the_tail_says_how_the_run_stands(tmp_path: Path) -> None:
+def test_tail_of_a_long_file_gives_the_status(tmp_path: Path) -> None:
     written(tmp_path / EVENTS, *EXAMPLES[:2], *[EXAMPLES[5]] * 50, events.RunPaused())
-    view = read_run_state(tmp_path / EVENTS, tail=500)
-    assert view.paused
-    assert view.run == "run"  # as the first line says
-    assert view.seq < 11
+    run_state = read_run_state(tmp_path / EVENTS, tail=500)
+    assert run_state.paused
+    assert run_state.run == "run"  # from the first line
+    assert run_state.seq < 11

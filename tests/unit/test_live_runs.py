@@ -1,4 +1,4 @@
-"""Watching a run through the broker: the observer's picture is the aggregator's own, whatever happens in between."""
+"""Live runs: an observer has the state of the aggregator, also after losses and crashes."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ XOR = find_task("xor")
 
 
 class Scene:
-    """XOR split over two, watched by one observer, for at most so many rounds."""
+    """A federation on split XOR with one observer, for at most `rounds` rounds."""
 
     def __init__(self, seed: int, rounds: int = 200, faults: Faults | None = None) -> None:
         names = ("alice", "bob")
         rows = {name: XOR.fit(task_rows("xor", part, 2)) for part, name in enumerate(names, start=1)}
-        self.view = RunState()
+        self.run_state = RunState()
         limits = Limits(rounds_max=rounds, min_trainers=2, deadline_s=0.5)
         self.federation = Federation(
-            XOR, find_algorithm("evolution"), rows, seed=seed, limits=limits, faults=faults, view=self.view
+            XOR, find_algorithm("evolution"), rows, seed=seed, limits=limits, faults=faults, view=self.run_state
         )
         self.simulation = self.federation.simulation
         self.live_runs: LiveRuns | None = None
@@ -58,37 +58,37 @@ class Scene:
         self.simulation.run(lambda: False, seconds)
 
 
-def test_the_observers_picture_is_the_aggregators_at_the_end() -> None:
+def test_observer_has_the_state_of_the_aggregator() -> None:
     scene = Scene(3)
     scene.federation.start()
     scene.simulation.start("watcher")
     scene.run()
-    assert scene.seen == scene.view
+    assert scene.seen == scene.run_state
     assert scene.seen.finished is not None
     assert scene.seen.bests, "a model of two inputs can be drawn"
     assert scene.seen.trainers["bob"].version == "in-process"
 
 
-def test_an_aggregator_says_what_time_it_is() -> None:
+def test_beacon_carries_the_clock_of_the_aggregator() -> None:
     scene = Scene(3, faults=Faults(delay_s=(0.05, 0.05)))
     scene.federation.start()
     scene.simulation.start("watcher")
     scene.run()
     assert scene.live_runs is not None
-    assert -0.2 < scene.live_runs.runs[RUN].ahead_s < 0.0, "as much as its word was under way"
+    assert -0.2 < scene.live_runs.runs[RUN].ahead_s < 0.0, "minus the delay of the beacon"
 
 
-def test_who_comes_when_all_is_over_is_handed_the_last_picture_by_the_broker() -> None:
+def test_late_observer_receives_the_last_snapshot_from_the_broker() -> None:
     scene = Scene(3)
     scene.federation.start()
     scene.run()
     scene.simulation.start("watcher")
     scene.run(1.0)
-    assert scene.seen == scene.view
+    assert scene.seen == scene.run_state
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_whatever_is_lost_doubled_or_killed_the_picture_is_right_in_the_end(seed: int) -> None:
+def test_state_is_right_after_losses_duplicates_and_crashes(seed: int) -> None:
     scene = Scene(seed, rounds=40, faults=Faults(loss=0.1, duplicate=0.2, delay_s=(0.0002, 0.05), reorder=True))
     simulation = scene.simulation
     scene.federation.start()
@@ -99,14 +99,14 @@ def test_whatever_is_lost_doubled_or_killed_the_picture_is_right_in_the_end(seed
     simulation.at(4.0, simulation.heal)
     simulation.at(4.0, lambda: simulation.start("broker", AGGREGATOR, "watcher"))
     scene.run(20.0)
-    assert scene.seen == scene.view, f"seed {seed}"
+    assert scene.seen == scene.run_state, f"seed {seed}"
     assert [one.round for one in scene.seen.rounds] == list(range(1, len(scene.seen.rounds) + 1))
 
 
-# --- what is sent --------------------------------------------------------------------------------------------------
+# --- publication ---------------------------------------------------------------------------------------------------
 
 
-def test_however_much_happens_so_many_messages_a_second_are_sent() -> None:
+def test_rate_of_event_messages_is_bounded() -> None:
     publisher, sent = Publisher(), 0
     publisher.report(0.0, STARTED)
     for step in range(10_000):
@@ -116,7 +116,7 @@ def test_however_much_happens_so_many_messages_a_second_are_sent() -> None:
     assert sent <= 10 / EVENTS_EVERY_S + 10 / SNAPSHOT_EVERY_S + 2
 
 
-def test_a_large_picture_is_sent_less_often() -> None:
+def test_large_snapshot_is_sent_less_often() -> None:
     publisher = Publisher(RunState(bests=[BestRecord(number, bytes(1024)) for number in range(1024)]))
     publisher.report(0.0, STARTED)
     publisher.due(0.0)
@@ -125,7 +125,7 @@ def test_a_large_picture_is_sent_less_often() -> None:
     assert kinds == {3.9: [Events], 4.5: [Snapshot]}
 
 
-def test_the_last_time_all_there_is_is_sent() -> None:
+def test_last_publication_sends_all_pending_events() -> None:
     publisher = Publisher()
     publisher.report(0.0, STARTED)
     publisher.due(0.0)
@@ -136,7 +136,7 @@ def test_the_last_time_all_there_is_is_sent() -> None:
     assert publisher.wake_at is None
 
 
-def test_a_broker_that_is_new_is_given_the_whole_picture() -> None:
+def test_reconnected_broker_receives_a_snapshot() -> None:
     publisher = Publisher()
     publisher.report(0.0, STARTED)
     publisher.due(0.0)
@@ -145,7 +145,7 @@ def test_a_broker_that_is_new_is_given_the_whole_picture() -> None:
     assert publisher.kinds(100.0) == [Snapshot]
 
 
-def test_many_events_at_once_go_in_several_messages_that_follow_each_other() -> None:
+def test_many_events_are_split_into_consecutive_messages() -> None:
     publisher, live_runs = Publisher(), LiveRuns(FakeLink(), clock=VirtualClock())
     publisher.report(0.0, STARTED)
     deliver(live_runs, publisher, 0.0)
@@ -155,11 +155,11 @@ def test_many_events_at_once_go_in_several_messages_that_follow_each_other() -> 
     assert live_runs.runs["one"].run_state == publisher.run_state
 
 
-# --- what comes ----------------------------------------------------------------------------------------------------
+# --- reception -----------------------------------------------------------------------------------------------------
 
 
 class FakeLink:
-    """Hands over what a test puts into it."""
+    """A link that receives the events of a test."""
 
     def __init__(self) -> None:
         self.news: list[LinkEvent] = []
@@ -183,22 +183,22 @@ def take(live_runs: LiveRuns, *news: LinkEvent) -> None:
     live_runs.step()
 
 
-def snapshot(view: RunState, run: str = "one", term: int = 1, seq: int | None = None) -> Delivered:
-    content = np.frombuffer(msgspec.msgpack.encode(view), np.uint8)
-    message = Snapshot(run=run, term=term, seq=view.seq if seq is None else seq)
+def snapshot(run_state: RunState, run: str = "one", term: int = 1, seq: int | None = None) -> Delivered:
+    content = np.frombuffer(msgspec.msgpack.encode(run_state), np.uint8)
+    message = Snapshot(run=run, term=term, seq=run_state.seq if seq is None else seq)
     return Delivered(encode(topics.snapshot_of(run), message, {VIEW: content}))
 
 
-def batch(*told: events.AnyEvent, first: int, term: int = 1) -> Delivered:
-    content = np.frombuffer(msgspec.msgpack.encode([(1.0, event) for event in told]), np.uint8)
-    message = Events(run="one", term=term, first=first, count=len(told))
+def batch(*happened: events.AnyEvent, first: int, term: int = 1) -> Delivered:
+    content = np.frombuffer(msgspec.msgpack.encode([(1.0, event) for event in happened]), np.uint8)
+    message = Events(run="one", term=term, first=first, count=len(happened))
     return Delivered(encode(topics.events_of("one"), message, {EVENTS: content}))
 
 
 def state_of(run: str = "one", term: int = 1) -> RunState:
-    view = RunState()
-    view.apply(0.0, run_started(run, term=term))
-    return view
+    run_state = RunState()
+    run_state.apply(0.0, run_started(run, term=term))
+    return run_state
 
 
 @pytest.fixture
@@ -208,17 +208,17 @@ def live_runs() -> LiveRuns:
     return made
 
 
-def test_events_that_were_seen_before_are_taken_once(live_runs: LiveRuns) -> None:
+def test_known_events_are_applied_once(live_runs: LiveRuns) -> None:
     paused, resumed = events.RunPaused(), events.RunResumed()
     for news in (batch(paused, first=1), batch(paused, first=1), batch(paused, resumed, first=1)):
         take(live_runs, news)
     assert live_runs.runs["one"].run_state.seq == 3
 
 
-def test_after_a_gap_the_next_snapshot_counts(live_runs: LiveRuns) -> None:
+def test_snapshot_closes_a_gap(live_runs: LiveRuns) -> None:
     take(live_runs, batch(events.RunPaused(), first=2))
-    view = live_runs.runs["one"].run_state
-    assert (view.seq, view.paused) == (1, False)
+    run_state = live_runs.runs["one"].run_state
+    assert (run_state.seq, run_state.paused) == (1, False)
     whole = state_of()
     whole.apply(1.0, events.Waiting(present=0, needed=2))
     whole.apply(1.0, events.RunPaused())
@@ -226,13 +226,13 @@ def test_after_a_gap_the_next_snapshot_counts(live_runs: LiveRuns) -> None:
     assert live_runs.runs["one"].run_state == whole
 
 
-def test_an_older_picture_or_one_of_an_older_life_is_nothing(live_runs: LiveRuns) -> None:
+def test_older_snapshot_or_term_is_ignored(live_runs: LiveRuns) -> None:
     later = state_of(term=2)
     take(live_runs, snapshot(later, term=2), snapshot(state_of()), batch(events.RunPaused(), first=1))
     assert live_runs.runs["one"].run_state == later
 
 
-def test_what_is_ago_is_told_by_the_clock_of_the_aggregator(live_runs: LiveRuns) -> None:
+def test_ages_follow_the_clock_of_the_aggregator(live_runs: LiveRuns) -> None:
     clock, run = live_runs._clock, live_runs.runs["one"]
     assert run.ahead_s == 0.0
     beacon = Beacon(run="one", term=1, round=1, open=True, at=clock.wall() - 90.0)
@@ -242,7 +242,7 @@ def test_what_is_ago_is_told_by_the_clock_of_the_aggregator(live_runs: LiveRuns)
         assert run.ahead_s == -90.0
 
 
-def test_what_cannot_be_a_picture_is_refused_and_nothing_is_lost(
+def test_invalid_snapshot_is_rejected_and_changes_nothing(
     live_runs: LiveRuns, caplog: pytest.LogCaptureFixture
 ) -> None:
     before = live_runs.runs["one"].run_state
@@ -262,7 +262,7 @@ def test_what_cannot_be_a_picture_is_refused_and_nothing_is_lost(
     assert live_runs.runs["one"].run_state is before
 
 
-def test_an_aggregator_that_is_not_heard_is_not_here(live_runs: LiveRuns) -> None:
+def test_silent_aggregator_is_not_connected(live_runs: LiveRuns) -> None:
     clock = live_runs._clock
     assert live_runs.runs["one"].connected(clock.now())
     clock.move_to(5.0)  # type: ignore[attr-defined]
@@ -271,24 +271,24 @@ def test_an_aggregator_that_is_not_heard_is_not_here(live_runs: LiveRuns) -> Non
     assert live_runs.runs["one"].connected(clock.now())
 
 
-def test_so_many_runs_are_kept(live_runs: LiveRuns) -> None:
+def test_number_of_runs_is_bounded(live_runs: LiveRuns) -> None:
     for number in range(RUNS_MAX + 5):
         take(live_runs, snapshot(state_of(f"run-{number}"), run=f"run-{number}"))
     assert len(live_runs.runs) == RUNS_MAX
     assert "one" not in live_runs.runs
 
 
-def test_who_was_never_let_in_ends_and_who_was_waits(live_runs: LiveRuns) -> None:
+def test_rejected_key_ends_the_observer_unless_it_was_connected(live_runs: LiveRuns) -> None:
     take(live_runs, LinkDown(), LinkRefused())
     assert not live_runs.connected
     with pytest.raises(NotAuthorized):
         take(LiveRuns(FakeLink(), clock=VirtualClock()), LinkRefused())
 
 
-# --- the broker's part ---------------------------------------------------------------------------------------------
+# --- the broker ----------------------------------------------------------------------------------------------------
 
 
-def test_an_observer_is_handed_the_newest_snapshot_of_each_run() -> None:
+def test_observer_receives_the_newest_snapshot_of_each_run() -> None:
     broker = Routing()
     old, new = snapshot(state_of()).frames, snapshot(state_of(term=2), term=2).frames
     other = snapshot(state_of("two"), run="two").frames
@@ -302,11 +302,11 @@ def test_an_observer_is_handed_the_newest_snapshot_of_each_run() -> None:
 
 
 @pytest.mark.parametrize("topic", ["event/", "snapshot/", "event/one", "watch/abc/"])
-def test_what_observers_hear_is_for_no_trainer_that_has_shown_who_it_is(topic: str) -> None:
+def test_authenticated_trainer_receives_no_observer_topic(topic: str) -> None:
     assert Allow(topic) in list(Routing().step(Subscribed(topic, "")))
     assert list(Routing().step(Subscribed(topic, "alice"))) == []
 
 
 @pytest.mark.parametrize("topic", ["watch/", "watch/abc", "watcher/abc/", "snap"])
-def test_another_prefix_is_given_to_nobody(topic: str) -> None:
+def test_other_prefix_is_rejected(topic: str) -> None:
     assert list(Routing().step(Subscribed(topic))) == []

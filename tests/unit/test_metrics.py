@@ -1,4 +1,4 @@
-"""What the services tell Prometheus: the page lists just that, and the numbers are those of a run.
+"""The metrics of the services: docs/reference/metrics.md lists them, and their values are right.
 
 `python tests/unit/test_metrics.py` writes the tables of the page.
 """
@@ -23,7 +23,7 @@ PAGE = ROOT / "docs" / "reference" / "metrics.md"
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_the_page_lists_what_a_service_tells_and_nothing_else(service: str) -> None:
+def test_page_lists_exactly_the_metrics_of_a_service(service: str) -> None:
     section = re.search(rf"^## fedmq {service}\n(.*?)(?=^## |\Z)", PAGE.read_text(), re.MULTILINE | re.DOTALL)
     assert section is not None
     assert re.findall(r"^\| `.*$", section[1], re.MULTILINE) == rows(SERVICES[service]())
@@ -61,7 +61,7 @@ COUNTED = {
         "round_seconds_count": 3,
         "round_seconds_sum": 15.5,
         "round_seconds_bucket|5.0": 2,
-        "answer_seconds_count": 2,  # how long the late ones took is not known
+        "answer_seconds_count": 2,  # the time of late results is unknown
         "answer_seconds_sum": 0.5,
         "answer_seconds_bucket|5.0": 2,
     },
@@ -98,23 +98,23 @@ COUNTED = {
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_a_service_tells_just_what_it_has_counted(service: str) -> None:
+def test_metrics_equal_the_counts_of_a_service(service: str) -> None:
     assert counted(SERVICES[service](), service) == COUNTED[service]
 
 
-def test_between_two_rounds_none_is_open() -> None:
-    told = counted(run_metrics(CLOSED), "aggregator")
-    assert "open_rounds" not in told
-    assert told["state|running"] == 1
+def test_no_round_is_open_between_two_rounds() -> None:
+    found = counted(run_metrics(CLOSED), "aggregator")
+    assert "open_rounds" not in found
+    assert found["state|running"] == 1
 
 
-def test_before_a_round_is_closed_there_is_no_fitness() -> None:
+def test_no_fitness_before_the_first_close() -> None:
     metrics = Metrics()
     fedmq.aggregator.metrics.aggregator_metrics(MagicMock(), RunState(), Tally(), VirtualClock())(metrics)
     assert not [name for name in values(metrics) if "fitness" in name]
 
 
-def test_what_is_told_is_also_openmetrics() -> None:
+def test_metrics_are_served_as_openmetrics() -> None:
     text, content_type = run_metrics().text("application/openmetrics-text; version=1.0.0")
     assert content_type.startswith("application/openmetrics-text")
     assert text.endswith(b"# EOF\n")

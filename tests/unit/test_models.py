@@ -1,7 +1,4 @@
-"""Models: the batched forward agrees with a slow one and with pygad.nn, losses are bounded, damaged files refused.
-
-Knows nothing of tasks or training.
-"""
+"""Models: the batched forward pass, bounded losses, and model files."""
 
 from __future__ import annotations
 
@@ -35,7 +32,7 @@ ACTIVATIONS: dict[str, Callable[[Floats], Floats]] = {
 
 
 def forward_one_by_one(model: MLP, candidate: Floats, row: Floats) -> Floats:
-    """The raw outputs of one candidate for one row, layer by layer, as the docstring of MLP says genes lie."""
+    """Return the outputs of one candidate for one row, layer by layer, with the parameter layout of MLP."""
     values, start = row, 0
     for layer, (above, below) in enumerate(zip(model.sizes, model.sizes[1:], strict=False)):
         values = values if layer == 0 else ACTIVATIONS[model.hidden](values)
@@ -57,9 +54,7 @@ def model_file(tmp_path: Path, data: bytes) -> Path:
 @pytest.mark.parametrize("sizes", [(2, 4, 2), (5, 3), (3, 6, 5, 4)])
 @pytest.mark.parametrize("hidden", ["relu", "tanh", "sigmoid"])
 @pytest.mark.parametrize("bias", [True, False])
-def test_a_population_is_evaluated_as_each_candidate_on_each_row(
-    sizes: tuple[int, ...], hidden: Any, bias: bool
-) -> None:
+def test_population_output_equals_each_candidate_on_each_row(sizes: tuple[int, ...], hidden: Any, bias: bool) -> None:
     generator = np.random.default_rng(3)
     model = MLP(sizes, hidden=hidden, bias=bias)
     population, rows = generator.normal(size=(7, model.num_parameters)), generator.normal(size=(6, sizes[0]))
@@ -68,41 +63,41 @@ def test_a_population_is_evaluated_as_each_candidate_on_each_row(
 
 
 @pytest.mark.parametrize("hidden", ["relu", "sigmoid"])
-def test_without_biases_and_output_activation_the_outputs_are_those_of_pygad(hidden: Any) -> None:
+def test_outputs_without_biases_equal_those_of_pygad(hidden: Any) -> None:
     generator = np.random.default_rng(4)
     model = MLP((3, 5, 2), hidden=hidden, output="identity", bias=False)
-    rows, genes = generator.normal(size=(9, 3)), generator.normal(size=model.num_parameters)
+    rows, parameters = generator.normal(size=(9, 3)), generator.normal(size=model.num_parameters)
     hidden_layer = pygad.nn.DenseLayer(5, pygad.nn.InputLayer(3), hidden)
     last_layer = pygad.nn.DenseLayer(2, hidden_layer, "None")
-    # Not by layers_weights_as_matrix, which turns the vector of each layer round.
-    pygad.nn.update_layers_trained_weights(last_layer, [genes[:15].reshape(3, 5), genes[15:].reshape(5, 2)])
+    # layers_weights_as_matrix would transpose each layer.
+    pygad.nn.update_layers_trained_weights(last_layer, [parameters[:15].reshape(3, 5), parameters[15:].reshape(5, 2)])
     values = pygad.nn.predict(last_layer, rows, problem_type="regression")
     classes = pygad.nn.predict(last_layer, rows, problem_type="classification")
-    np.testing.assert_allclose(model.forward(genes[None], rows)[0], np.reshape(values, (9, 2)), atol=1e-12)
-    kept = TrainedModel(model=MLP((3, 5, 2), hidden=hidden, bias=False), parameters=genes, task="compared")
-    np.testing.assert_array_equal(kept.predict(rows), classes)
+    np.testing.assert_allclose(model.forward(parameters[None], rows)[0], np.reshape(values, (9, 2)), atol=1e-12)
+    trained = TrainedModel(model=MLP((3, 5, 2), hidden=hidden, bias=False), parameters=parameters, task="compared")
+    np.testing.assert_array_equal(trained.predict(rows), classes)
 
 
-def test_a_linear_model_is_weights_then_biases() -> None:
+def test_linear_parameters_are_weights_then_biases() -> None:
     outputs = Linear(2, 3).forward(np.arange(9.0)[None], np.array([[1.0, 10.0]]))
     np.testing.assert_array_equal(outputs, [[[0 + 30 + 6, 1 + 40 + 7, 2 + 50 + 8]]])
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("model", [MLP((4, 8, 2), hidden="sigmoid"), Linear(4)])
-def test_the_dtype_of_the_population_is_kept_and_nothing_passed_in_is_changed(model: Model, dtype: Any) -> None:
+def test_forward_keeps_the_dtype_and_its_inputs(model: Model, dtype: Any) -> None:
     population, rows = np.ones((3, model.num_parameters), dtype=dtype), np.ones((2, 4))
     assert model.forward(population, rows).dtype == dtype
     assert (population == 1).all()
     assert (rows == 1).all()
 
 
-def test_a_population_of_another_model_is_refused() -> None:
+def test_population_of_another_model_is_rejected() -> None:
     with pytest.raises(ValueError, match=r"layers \(2, 4, 2\), got \(1, 21\)"):
         MLP((2, 4, 2)).forward(np.zeros((1, 21)), np.zeros((1, 2)))
 
 
-def test_a_list_of_sizes_becomes_a_tuple() -> None:
+def test_sizes_are_stored_as_a_tuple() -> None:
     model = MLP([2, 4, 2], hidden="relu", output="softmax")
     assert model == MLP((2, 4, 2))
     assert hash(model) == hash(MLP((2, 4, 2)))
@@ -111,7 +106,7 @@ def test_a_list_of_sizes_becomes_a_tuple() -> None:
 
 
 @pytest.mark.parametrize("model", [MLP((4, 8, 2), hidden="tanh", bias=False), Linear(3, 2)])
-def test_models_travel_as_messagepack_and_json(model: Model) -> None:
+def test_models_survive_messagepack_and_json(model: Model) -> None:
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(model), type=Model) == model
     assert msgspec.json.decode(msgspec.json.encode(model), type=Model) == model
 
@@ -131,7 +126,7 @@ def test_models_travel_as_messagepack_and_json(model: Model) -> None:
         "242",
     ],
 )
-def test_sizes_out_of_bounds_are_refused_also_when_they_come_from_the_network(sizes: Any) -> None:
+def test_sizes_out_of_bounds_are_rejected_also_while_decoding(sizes: Any) -> None:
     with pytest.raises(BadConfiguration, match="expected"):
         MLP(sizes)
     with pytest.raises((BadConfiguration, msgspec.ValidationError)):
@@ -141,12 +136,12 @@ def test_sizes_out_of_bounds_are_refused_also_when_they_come_from_the_network(si
 @pytest.mark.parametrize(
     ("inputs", "outputs"), [(0, 1), (1, 0), (LAYER_UNITS_MAX + 1, 1), (LAYER_UNITS_MAX, PARAMETERS_MAX)]
 )
-def test_a_linear_model_has_the_same_bounds(inputs: int, outputs: int) -> None:
+def test_linear_model_has_the_same_bounds(inputs: int, outputs: int) -> None:
     with pytest.raises(BadConfiguration, match="expected"):
         Linear(inputs, outputs)
 
 
-def test_an_unknown_activation_is_refused_with_the_known_ones() -> None:
+def test_unknown_activation_is_rejected_with_the_known_ones() -> None:
     unknown: Any = "gelu"
     with pytest.raises(BadConfiguration, match="hidden: expected one of relu, tanh, sigmoid, got 'gelu'"):
         MLP((2, 2), hidden=unknown)
@@ -163,21 +158,21 @@ def test_cross_entropy_is_the_negative_log_of_the_softmax() -> None:
     np.testing.assert_allclose(cross_entropy(outputs + 5000, targets), expected)
 
 
-@pytest.mark.parametrize("wild", [np.nan, np.inf, -np.inf, 1e308])
-def test_a_row_counts_at_most_the_bound_however_wild_the_outputs(wild: float) -> None:
-    outputs = np.array([[[wild, 0.0], [0.0, 0.0]]])
+@pytest.mark.parametrize("extreme", [np.nan, np.inf, -np.inf, 1e308])
+def test_loss_of_a_row_is_bounded(extreme: float) -> None:
+    outputs = np.array([[[extreme, 0.0], [0.0, 0.0]]])
     losses = cross_entropy(outputs, np.array([1, 0]))
     assert np.log(2) <= losses[0] <= ROW_CROSS_ENTROPY_MAX + np.log(2)
     assert squared_error(outputs[:, :, :1], np.array([1.0, 0.0])) == [ROW_SQUARED_ERROR_MAX]
 
 
-def test_candidates_that_overflow_give_finite_losses_without_a_warning() -> None:
+def test_overflowing_candidate_has_a_finite_loss_without_a_warning() -> None:
     model = MLP((2, 4, 2))
     outputs = model.forward(np.full((1, 22), 1e300), np.full((1, 2), 1e300))
     assert cross_entropy(outputs, np.array([0])) == [ROW_CROSS_ENTROPY_MAX]
 
 
-def test_losses_are_summed_in_float64_whatever_the_outputs_are() -> None:
+def test_losses_are_summed_in_float64() -> None:
     outputs, targets = np.full((1, 3, 1), 0.5, dtype=np.float32), np.array([0.5, 1.5, 2.5])
     losses = squared_error(outputs, targets)
     assert losses.dtype == np.float64
@@ -185,7 +180,7 @@ def test_losses_are_summed_in_float64_whatever_the_outputs_are() -> None:
     assert cross_entropy(np.zeros((2, 3, 2), dtype=np.float32), np.zeros(3, dtype=np.int64)).dtype == np.float64
 
 
-def test_a_classifier_predicts_classes_and_their_probabilities() -> None:
+def test_classifier_predicts_classes_and_probabilities() -> None:
     assert XOR.predict([[0, 1], [0, 0], [1, 0], [1, 1]]).tolist() == [1, 0, 1, 0]
     assert XOR.predict([[0, 1]]).dtype == np.int64
     probabilities = XOR.probabilities([[0, 1], [1, 1]])
@@ -193,7 +188,7 @@ def test_a_classifier_predicts_classes_and_their_probabilities() -> None:
     assert probabilities[0, 1] > 0.9
 
 
-def test_a_linear_model_predicts_values() -> None:
+def test_linear_model_predicts_values() -> None:
     one = TrainedModel(model=Linear(2), parameters=np.array([1.5, 0.5, -0.25]), task="linear")
     np.testing.assert_allclose(one.predict([[1, 1], [0, 0]]), [1.75, -0.25])
     two = TrainedModel(model=Linear(1, 2), parameters=np.array([1.0, 2.0, 0.0, 0.5]), task="two")
@@ -203,24 +198,24 @@ def test_a_linear_model_predicts_values() -> None:
 
 
 @pytest.mark.parametrize("rows", [[[1, 2, 3]], [1, 2], [[1, 2], [3]], [["a", "b"]], []])
-def test_rows_with_another_number_of_columns_are_refused_in_one_line(rows: Any) -> None:
-    with pytest.raises(BadData, match="expected rows of 2") as refusal:
+def test_rows_of_other_columns_are_rejected_in_one_line(rows: Any) -> None:
+    with pytest.raises(BadData, match="expected rows of 2") as rejection:
         XOR.predict(rows)
-    assert "\n" not in str(refusal.value)
+    assert "\n" not in str(rejection.value)
 
 
-def test_genes_of_another_model_are_refused() -> None:
+def test_parameters_of_another_model_are_rejected() -> None:
     with pytest.raises(BadConfiguration, match="expected 22 parameters"):
         TrainedModel(model=MLP((2, 4, 2)), parameters=np.zeros(21), task="xor")
 
 
-def test_a_model_survives_its_file(tmp_path: Path) -> None:
+def test_saved_model_is_loaded_unchanged(tmp_path: Path) -> None:
     read = load_model(model_file(tmp_path, XOR.to_bytes()))
     assert (read.model, read.task) == (XOR.model, "xor")
     assert read.parameters.tobytes() == XOR.parameters.tobytes()
 
 
-def test_the_same_model_has_the_same_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_equal_models_have_equal_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     first = XOR.to_bytes()
     monkeypatch.setattr("time.time", lambda: 2_000_000_000.0)
     again = TrainedModel(model=MLP([2, 4, 2]), parameters=np.ascontiguousarray(XOR.parameters[::-1])[::-1], task="xor")
@@ -248,20 +243,20 @@ def array_file(**arrays: Any) -> bytes:
     ],
     ids=["empty", "stub", "text", "pickle", "cut", "no description", "empty description", "objects", "not finite"],
 )
-def test_a_foreign_file_is_refused_in_one_line(tmp_path: Path, data: bytes) -> None:
-    with pytest.raises(BadConfiguration, match=r"model\.npz: expected a model that fedmq saved") as refusal:
+def test_foreign_file_is_rejected_in_one_line(tmp_path: Path, data: bytes) -> None:
+    with pytest.raises(BadConfiguration, match=r"model\.npz: expected a model that fedmq saved") as rejection:
         load_model(model_file(tmp_path, data))
-    assert "\n" not in str(refusal.value)
+    assert "\n" not in str(rejection.value)
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
+def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadConfiguration, match=r"none\.npz: expected a model file, got: No such file"):
         load_model(tmp_path / "none.npz")
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(place=st.integers(0, len(XOR.to_bytes()) - 1), byte=st.integers(0, 255))
-def test_a_damaged_byte_gives_the_model_or_a_refusal_and_nothing_else(
+def test_damaged_byte_gives_the_model_or_a_rejection(
     tmp_path_factory: pytest.TempPathFactory, place: int, byte: int
 ) -> None:
     data = bytearray(XOR.to_bytes())

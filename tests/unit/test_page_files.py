@@ -1,4 +1,4 @@
-"""The page's files, read and not run: what a strict policy asks of them, and what is said of the work of others."""
+"""The files of the page: what the content security policy requires, and the third-party note."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import get_args
 
 import pytest
 
-from fedmq.observe import run_state as view
+from fedmq.observe import run_state
 
 STATIC = Path(__file__).parents[2] / "dashboard" / "static"
 PAGE = (STATIC / "index.html").read_text()
@@ -27,14 +27,14 @@ class Elements(HTMLParser):
         self.found.append((tag, dict(attrs)))
 
 
-def test_nothing_in_the_page_is_inline() -> None:
+def test_page_has_no_inline_script_or_style() -> None:
     elements = Elements().found
     assert all(name != "style" for name, _ in elements)
     assert all("src" in attributes for name, attributes in elements if name == "script")
     assert [key for _, attributes in elements for key in attributes if key == "style" or key.startswith("on")] == []
 
 
-def test_what_comes_is_text_and_never_markup() -> None:
+def test_page_writes_no_markup() -> None:
     modules = sorted(STATIC.glob("*.js"))
     assert "main.js" in [module.name for module in modules]
     ours = {module.name: module.read_text() for module in modules if not module.name.endswith(".min.js")}
@@ -42,7 +42,7 @@ def test_what_comes_is_text_and_never_markup() -> None:
     assert {name: found for name, text in ours.items() if (found := markup.findall(text))} == {}
 
 
-def test_every_file_that_the_page_names_is_there_and_ours() -> None:
+def test_page_names_only_existing_own_files() -> None:
     named = [attributes.get("src") or attributes.get("href") for name, attributes in Elements().found if name != "a"]
     files = [file for file in named if file]
     assert files
@@ -51,7 +51,7 @@ def test_every_file_that_the_page_names_is_there_and_ours() -> None:
         assert (STATIC / file.removeprefix("/static/")).is_file(), file
 
 
-def test_the_page_asks_for_all_modules_at_once() -> None:
+def test_page_preloads_all_modules() -> None:
     asked = {
         (attributes.get("href") or "").removeprefix("/static/")
         for name, attributes in Elements().found
@@ -66,18 +66,18 @@ def test_the_page_asks_for_all_modules_at_once() -> None:
 
 
 @pytest.mark.parametrize("what", ["ROUNDS", "WORKS", "BESTS", "FEED"])
-def test_the_page_keeps_as_much_as_the_server(what: str) -> None:
+def test_page_has_the_bounds_of_the_server(what: str) -> None:
     here = re.search(rf"^const {what}_MAX = (\d+);", (STATIC / "page_model.js").read_text(), flags=re.MULTILINE)
     assert here is not None
-    assert int(here[1]) == getattr(view, f"{what}_KEPT_MAX")
+    assert int(here[1]) == getattr(run_state, f"{what}_KEPT_MAX")
 
 
-def test_every_condition_of_a_run_has_a_tone() -> None:
+def test_every_condition_has_a_tone() -> None:
     tones = re.findall(r'^  "?([a-z ]+)"?: "', (STATIC / "tones.js").read_text(), flags=re.MULTILINE)
-    assert set(tones) == set(get_args(view.Condition))
+    assert set(tones) == set(get_args(run_state.Condition))
 
 
-def test_the_note_on_the_work_of_others_has_the_versions_that_are_there() -> None:
+def test_third_party_note_has_the_versions() -> None:
     note = (STATIC.parent / "THIRD-PARTY.md").read_text()
     version = re.search(r"\(v([\d.]+)\)", (STATIC / "uPlot.iife.min.js").read_text())
     assert version is not None

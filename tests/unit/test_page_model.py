@@ -1,4 +1,4 @@
-"""A run's picture as the page takes it: whoever merges what has changed has what everything would be."""
+"""The values of a run for the page: merging all changes gives the same values as reading everything."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def started(term: int = 1) -> events.RunStarted:
 
 
 def a_round(number: int) -> list[events.AnyEvent]:
-    """Everything of one round of two trainers."""
+    """Return all events of one round of two trainers."""
     genes = np.arange(MODEL.num_parameters, dtype="<f8").tobytes()
     return [
         events.RoundPublished(round=number, invited=2),
@@ -77,29 +77,29 @@ STORY: list[events.AnyEvent] = [
 STOPPED = "not solved, stopped by an operator"
 
 
-def told(*story: events.AnyEvent) -> RunState:
-    view = RunState()
+def state_of(*story: events.AnyEvent) -> RunState:
+    run_state = RunState()
     for second, event in enumerate(story):
-        view.apply(1000.0 + second / 7, event)
-    return view
+        run_state.apply(1000.0 + second / 7, event)
+    return run_state
 
 
 def plain(value: Any) -> Any:
-    """As the page reads it."""
+    """Return the values after a JSON round trip."""
     return json.loads(msgspec.json.encode(value))
 
 
 KEYS = {"rounds": "round", "trainers": "name"}
 
 
-def merged(picture: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
-    """What the page has after a patch: the rule of the page, in Python."""
-    head = {**picture["head"], **patch.get("head", {})}
-    after = {**picture, "now": patch["now"], "head": head}
+def merged(values_before: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
+    """Merge a patch as the page does."""
+    head = {**values_before["head"], **patch.get("head", {})}
+    after = {**values_before, "now": patch["now"], "head": head}
     for table in ("rounds", "trainers", "works", "bests", "feed"):
         if table not in patch:
             continue
-        columns = {name: list(values) for name, values in picture[table].items()}
+        columns = {name: list(values) for name, values in values_before[table].items()}
         for row in zip(*patch[table].values(), strict=True):
             fresh = dict(zip(patch[table], row, strict=True))
             known = columns[KEYS[table]] if table in KEYS else []
@@ -114,37 +114,41 @@ def merged(picture: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 5, len(STORY)])
-def test_who_merges_what_has_changed_has_everything(steps: int) -> None:
-    view = RunState()
+def test_merged_changes_equal_all_values(steps: int) -> None:
+    run_state = RunState()
     page: dict[str, Any] = {}
     seq, head = 0, {}
     for second, event in enumerate(STORY):
         now = 1000.0 + second / 7
-        view.apply(now, event)
+        run_state.apply(now, event)
         if second % steps and second < len(STORY) - 1:
             continue
         if not page:
-            page = plain(all_values(view, HERE, now))
+            page = plain(all_values(run_state, HERE, now))
         else:
-            patch = {"now": now, "head": changed_values(head, head_values(view, HERE, now)), **table_values(view, seq)}
+            patch = {
+                "now": now,
+                "head": changed_values(head, head_values(run_state, HERE, now)),
+                **table_values(run_state, seq),
+            }
             page = merged(page, plain(patch))
-        seq, head = view.seq, head_values(view, HERE, now)
-    assert {**page, "now": 0} == {**plain(all_values(view, HERE, 0.0)), "now": 0, "head": plain(head)}
+        seq, head = run_state.seq, head_values(run_state, HERE, now)
+    assert {**page, "now": 0} == {**plain(all_values(run_state, HERE, 0.0)), "now": 0, "head": plain(head)}
 
 
-def test_of_what_has_not_changed_nothing_is_told() -> None:
-    view = told(*STORY)
-    assert table_values(view, view.seq) == {}
-    head = head_values(view, HERE, 1010.0)
-    assert changed_values(head, head_values(view, HERE, 1010.0)) == {}
-    assert set(changed_values(head, head_values(view, GONE, 1010.0))) == {"connected", "source", "folder"}
+def test_unchanged_values_are_left_out() -> None:
+    run_state = state_of(*STORY)
+    assert table_values(run_state, run_state.seq) == {}
+    head = head_values(run_state, HERE, 1010.0)
+    assert changed_values(head, head_values(run_state, HERE, 1010.0)) == {}
+    assert set(changed_values(head, head_values(run_state, GONE, 1010.0))) == {"connected", "source", "folder"}
 
 
-def test_one_result_changes_one_row_of_each_table_that_it_is_about() -> None:
-    view = told(*STORY[:5])
-    before = view.seq
-    view.apply(1001.0, events.ResultAccepted(round=1, trainer="bob", staleness=0, train_s=0.1))
-    tables = table_values(view, before)
+def test_one_result_changes_one_row_of_each_table() -> None:
+    run_state = state_of(*STORY[:5])
+    before = run_state.seq
+    run_state.apply(1001.0, events.ResultAccepted(round=1, trainer="bob", staleness=0, train_s=0.1))
+    tables = table_values(run_state, before)
     assert {name: len(next(iter(table.values()))) for name, table in tables.items()} == {
         "rounds": 1,
         "trainers": 1,
@@ -153,29 +157,29 @@ def test_one_result_changes_one_row_of_each_table_that_it_is_about() -> None:
     assert tables["trainers"]["name"] == ["bob"]
 
 
-def test_all_columns_of_a_table_are_of_one_length_and_empty_ones_are_there() -> None:
-    for view in (RunState(), told(started()), told(*STORY)):
-        tables = table_values(view, None)
+def test_columns_have_one_length_and_empty_tables_have_columns() -> None:
+    for run_state in (RunState(), state_of(started()), state_of(*STORY)):
+        tables = table_values(run_state, None)
         assert set(tables) == {"rounds", "trainers", "works", "bests", "feed"}
         for table in tables.values():
             assert len({len(column) for column in table.values()}) == 1
 
 
-def test_the_feed_says_events_in_words_with_their_kinds() -> None:
-    feed = table_values(told(*STORY), None)["feed"]
+def test_feed_has_text_level_and_kind() -> None:
+    feed = table_values(state_of(*STORY), None)["feed"]
     rows = dict(zip(feed["kind"], zip(feed["level"], feed["text"], strict=True), strict=True))
     assert rows["trainer-barred"] == ("warn", "trainer bob was drained")
     assert rows["run-finished"] == ("good", "the run is over after 3 rounds: solved")
     assert rows["result-rejected"] == ("bad", "rejected from bob: values: a negative ? loss")
-    assert all(feed["text"]), "each has words"
+    assert all(feed["text"]), "each event has a text"
     assert feed["seq"] == sorted(feed["seq"])
 
 
-def test_figures_are_short_and_what_is_no_number_is_null() -> None:
-    view = told(*STORY)
-    assert head_values(view, HERE, 1.0)["best"]["fitness"] == -0.123457
-    view.rounds[-1].best = msgspec.structs.replace(BEST, fitness=float("inf"))
-    assert plain(table_values(view, None))["rounds"]["fitness"][-1] is None
+def test_figures_are_rounded_and_nan_is_null() -> None:
+    run_state = state_of(*STORY)
+    assert head_values(run_state, HERE, 1.0)["best"]["fitness"] == -0.123457
+    run_state.rounds[-1].best = msgspec.structs.replace(BEST, fitness=float("inf"))
+    assert plain(table_values(run_state, None))["rounds"]["fitness"][-1] is None
 
 
 @pytest.mark.parametrize(
@@ -197,23 +201,23 @@ def test_figures_are_short_and_what_is_no_number_is_null() -> None:
         (STORY[:5], HERE, 1060.0, "stalled for 59 s", "stalled"),
     ],
 )
-def test_a_row_says_how_the_run_stands(
+def test_list_row_has_status_and_condition(
     story: list[events.AnyEvent], origin: Origin, now: float, state: str, condition: str
 ) -> None:
-    row = list_row(told(*story), origin, now)
+    row = list_row(state_of(*story), origin, now)
     assert (row["state"], row["condition"]) == (state, condition)
 
 
-def test_what_ended_a_run_is_said() -> None:
+def test_end_of_a_run_has_its_reason() -> None:
     assert head_values(
-        told(*STORY[:-1], events.RunFinished(solved=False, rounds=3, value=None, why="stopped")), HERE, 0.0
+        state_of(*STORY[:-1], events.RunFinished(solved=False, rounds=3, value=None, why="stopped")), HERE, 0.0
     )["finished"] == {"solved": False, "rounds": 3, "value": None, "why": "stopped"}
 
 
-def test_a_model_is_named_and_whether_it_can_be_drawn() -> None:
-    view = told(started())
-    head = head_values(view, HERE, 0.0)
+def test_head_describes_the_model() -> None:
+    run_state = state_of(started())
+    head = head_values(run_state, HERE, 0.0)
     assert (head["model"], head["drawable"]) == ("MLP 2-4-2 relu", True)
-    view.apply(0.0, run_started(model=Code(num_parameters=5, inputs=3)))
-    head = head_values(view, HERE, 0.0)
+    run_state.apply(0.0, run_started(model=Code(num_parameters=5, inputs=3)))
+    head = head_values(run_state, HERE, 0.0)
     assert (head["model"], head["drawable"]) == ("code, 5 parameters", False)

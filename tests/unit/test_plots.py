@@ -1,4 +1,4 @@
-"""`fedmq runs plot` and `fedmq runs compare` on the folders of runs: what is in the files and in the table."""
+"""`fedmq runs plot` and `fedmq runs compare`: the content of figures and tables."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def genes(model: Model, seed: int) -> bytes:
 
 
 def write_run(folder: Path, *, rounds: int = 5, model: Model = XOR, seed: int = 1, metric: str = "accuracy") -> Path:
-    """The folder of a run of three trainers, of whom one is late and one is missing now and then."""
+    """Write the folder of a run with three trainers; one is sometimes late, one sometimes absent."""
     folder.mkdir()
-    view, at = RunState(), [1000.0]
-    log = EventLog(folder / EVENTS, view)
+    run_state, at = RunState(), [1000.0]
+    log = EventLog(folder / EVENTS, run_state)
 
     def tell(event: events.AnyEvent) -> None:
         at[0] += 0.01
@@ -101,7 +101,7 @@ def write_run(folder: Path, *, rounds: int = 5, model: Model = XOR, seed: int = 
 
 
 def plotted(folder: Path, *arguments: str) -> str:
-    """The SVG of a run."""
+    """Return the SVG of a run."""
     target = folder / "figure.svg"
     done = CliRunner().invoke(plot, [str(folder), "-o", str(target), *arguments], catch_exceptions=False)
     assert done.exit_code == 0, done.output
@@ -112,13 +112,13 @@ def texts(svg: str) -> list[str]:
     return re.findall(r"<text[^>]*>([^<]*)</text>", svg)
 
 
-def test_a_figure_shows_convergence_times_participation_and_the_surface(tmp_path: Path) -> None:
+def test_figure_has_all_charts(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "one")
     svg = plotted(folder)
     assert svg == plotted(folder)  # the same run gives the same bytes
-    said = texts(svg)
+    shown = texts(svg)
     for words in ("Fitness", "best", "mean", "Accuracy", "target", "Round time", "complete", "deadline"):
-        assert words in said
+        assert words in shown
     for words in (
         "Results of trainers",
         "alice",
@@ -129,12 +129,12 @@ def test_a_figure_shows_convergence_times_participation_and_the_surface(tmp_path
         "Best model after round 5",
         "probability of class 1",
     ):
-        assert words in said
-    assert "one xor, evolution, seed 1: solved, 5 rounds" in [re.sub(r"\s+", " ", text) for text in said]
-    assert not re.findall(r"(?:href|url|src)\W+https?:", svg)  # nothing is fetched by who looks at it
+        assert words in shown
+    assert "one xor, evolution, seed 1: solved, 5 rounds" in [re.sub(r"\s+", " ", text) for text in shown]
+    assert not re.findall(r"(?:href|url|src)\W+https?:", svg)  # a viewer fetches nothing
 
 
-def test_the_surface_is_that_of_the_round_that_is_asked_for(tmp_path: Path) -> None:
+def test_surface_is_of_the_requested_round(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "one")
     two, three = (plotted(folder, "--round", str(number)) for number in (2, 3))
     image = r'"data:image/png;base64,([^"]+)"'
@@ -143,7 +143,7 @@ def test_the_surface_is_that_of_the_round_that_is_asked_for(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("model", [MLP([4, 3, 2]), Code(num_parameters=3, inputs=2)])
-def test_a_model_of_which_no_surface_can_be_drawn_is_plotted_without(model: Model, tmp_path: Path) -> None:
+def test_model_without_a_surface_is_plotted_without_it(model: Model, tmp_path: Path) -> None:
     folder = write_run(tmp_path / "one", model=model)
     assert not any("Best model" in text for text in texts(plotted(folder)))
     with pytest.raises(BadConfiguration, match="--round 2: expected a model with two inputs"):
@@ -151,11 +151,11 @@ def test_a_model_of_which_no_surface_can_be_drawn_is_plotted_without(model: Mode
 
 
 @pytest.mark.parametrize(("model", "words"), [(Linear(2, 1), "value"), (MLP([2, 3, 3]), "class 2")])
-def test_each_kind_of_output_has_a_surface(model: Model, words: str, tmp_path: Path) -> None:
+def test_each_output_kind_has_a_surface(model: Model, words: str, tmp_path: Path) -> None:
     assert words in texts(plotted(write_run(tmp_path / "one", model=model, metric="loss")))
 
 
-def test_the_surface_of_a_model_that_is_too_large_to_be_told_is_that_of_its_file(tmp_path: Path) -> None:
+def test_surface_of_a_large_model_comes_from_its_file(tmp_path: Path) -> None:
     model = MLP([2, 200, 2])
     folder = write_run(tmp_path / "one", model=MLP([3, 2]))
     text = (folder / EVENTS).read_text().replace('"sizes":[3,2]', '"sizes":[2,200,2]')
@@ -164,7 +164,7 @@ def test_the_surface_of_a_model_that_is_too_large_to_be_told_is_that_of_its_file
     assert "Best model after round 5" in texts(plotted(folder))
 
 
-def test_the_figure_of_a_run_is_its_history_unless_somebody_says_otherwise(tmp_path: Path) -> None:
+def test_figure_goes_into_the_run_folder_by_default(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "one")
     done = CliRunner().invoke(plot, [str(folder)], catch_exceptions=False)
     assert done.output == f"{folder / 'history.png'}\n"
@@ -182,7 +182,7 @@ def test_the_figure_of_a_run_is_its_history_unless_somebody_says_otherwise(tmp_p
         (("one", "--inputs", "3", "2"), "expected LOW below HIGH, got 3 2"),
     ],
 )
-def test_what_cannot_be_drawn_is_said_in_a_line(
+def test_invalid_plot_is_rejected_in_one_line(
     arguments: tuple[str, ...], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -192,7 +192,7 @@ def test_what_cannot_be_drawn_is_said_in_a_line(
         CliRunner().invoke(plot, list(arguments), catch_exceptions=False)
 
 
-def test_without_matplotlib_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_matplotlib_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_run(tmp_path / "one")
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.delitem(sys.modules, "fedmq.dashboard.figures", raising=False)
@@ -203,7 +203,7 @@ def test_without_matplotlib_it_says_what_to_install(tmp_path: Path, monkeypatch:
         CliRunner().invoke(plot, [str(folder)], catch_exceptions=False)
 
 
-def test_runs_are_compared_figure_by_figure(tmp_path: Path) -> None:
+def test_comparison_has_a_line_for_each_figure(tmp_path: Path) -> None:
     one, two = write_run(tmp_path / "one"), write_run(tmp_path / "two", rounds=8, seed=2)
     done = CliRunner().invoke(fedmq, ["runs", "compare", str(one), str(two)], catch_exceptions=False)
     lines = {line.replace("≠", " ").split()[0]: line.split() for line in done.output.splitlines()}
@@ -218,7 +218,7 @@ def test_runs_are_compared_figure_by_figure(tmp_path: Path) -> None:
     assert lines["solved"] == ["solved", "yes", "yes"]
 
 
-def test_of_many_runs_no_name_is_cut_and_no_figure_either(tmp_path: Path) -> None:
+def test_comparison_of_many_runs_cuts_nothing(tmp_path: Path) -> None:
     runs = [str(write_run(tmp_path / f"xor-20260101-1200{number}-ab12", seed=number)) for number in range(10, 30)]
     lines = CliRunner().invoke(compare, runs, catch_exceptions=False).output.splitlines()
     assert {"run", "algorithm", "rounds_max", "round_s_median", "bytes_down"} <= {line[3:17].strip() for line in lines}
@@ -227,7 +227,7 @@ def test_of_many_runs_no_name_is_cut_and_no_figure_either(tmp_path: Path) -> Non
     assert [one + two for one, two in zip(first, second, strict=True)] == [Path(run).name for run in runs]
 
 
-def test_a_comparison_is_json_and_a_figure_with_all_curves(tmp_path: Path) -> None:
+def test_comparison_writes_json_and_a_figure(tmp_path: Path) -> None:
     one, two = write_run(tmp_path / "one"), write_run(tmp_path / "two", rounds=8, seed=2)
     target = tmp_path / "curves.svg"
     done = CliRunner().invoke(compare, [str(one), str(two), "--json", "-o", str(target)], catch_exceptions=False)
@@ -235,6 +235,6 @@ def test_a_comparison_is_json_and_a_figure_with_all_curves(tmp_path: Path) -> No
         ("one", 1, 5, 1.0),
         ("two", 2, 8, 1.0),
     ]
-    said = texts(target.read_text())
+    shown = texts(target.read_text())
     for words in ("Best fitness", "Accuracy", "one: evolution, seed 1", "two: evolution, seed 2"):
-        assert words in said
+        assert words in shown

@@ -1,4 +1,4 @@
-"""The list of runs and their pictures, from a broker in memory and from folders; and what a slow reader costs."""
+"""The run catalog with live runs and folders, and the bounds of page streams."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def a_round(number: int) -> list[events.AnyEvent]:
 
 
 def write(folder: Path, *story: events.AnyEvent) -> Path:
-    """Events at the end of what is in the folder."""
+    """Append events to the log of a folder."""
     folder.mkdir(exist_ok=True)
     with (folder / "events.jsonl").open("ab") as file:
         for one in story:
@@ -53,7 +53,7 @@ def write(folder: Path, *story: events.AnyEvent) -> Path:
 
 
 class Silence:
-    """A link over which nothing comes."""
+    """A link that receives nothing."""
 
     def receive(self) -> Iterator[LinkEvent]:
         yield from ()
@@ -63,7 +63,7 @@ class Silence:
 
 
 class Scene:
-    """A catalog of a folder and of pictures that a test puts in the place of the broker's."""
+    """A catalog of a folder, and of live runs that a test sets."""
 
     def __init__(self, folder: Path) -> None:
         self.clock = VirtualClock()
@@ -94,7 +94,7 @@ def kinds(messages: list[tuple[str, bytes]]) -> list[str]:
     return [kind for kind, _ in messages]
 
 
-def test_a_run_that_is_live_and_in_a_folder_is_listed_once_as_the_live_one(scene: Scene, tmp_path: Path) -> None:
+def test_live_run_with_a_folder_is_listed_once(scene: Scene, tmp_path: Path) -> None:
     write(tmp_path / "a", started("one"), *a_round(1))
     write(tmp_path / "b", started("two"), finished())
     scene.live("one", started("one"), *a_round(1))
@@ -109,7 +109,7 @@ def test_a_run_that_is_live_and_in_a_folder_is_listed_once_as_the_live_one(scene
     assert rows["one"]["state"] == "interrupted"
 
 
-def test_who_joins_is_told_everything_or_what_it_does_not_know(scene: Scene) -> None:
+def test_joining_page_receives_all_values_or_the_missing_ones(scene: Scene) -> None:
     run_state = scene.live("one", started("one"), *a_round(1))
     known = [(1, 1), (1, run_state.seq), (1, run_state.seq + 1), (2, 1), (0, 1)]
     update = scene.catalog.update("one", None, [None, *known])
@@ -119,7 +119,7 @@ def test_who_joins_is_told_everything_or_what_it_does_not_know(scene: Scene) -> 
     assert (update.cursor.term, update.cursor.seq) == (1, 3)
 
 
-def test_who_follows_is_told_what_is_new_and_everything_after_a_new_life_or_a_step_back(scene: Scene) -> None:
+def test_page_receives_a_patch_or_all_values_after_a_restart(scene: Scene) -> None:
     scene.live("one", started("one"), *a_round(1))
     first = scene.catalog.update("one", None, [])
     assert first is not None
@@ -140,7 +140,7 @@ def test_who_follows_is_told_what_is_new_and_everything_after_a_new_life_or_a_st
     assert scene.catalog.update("none", None, []) is None
 
 
-def test_the_end_which_takes_the_open_round_back_is_told_as_a_whole(scene: Scene) -> None:
+def test_end_of_a_run_sends_all_values_if_a_round_was_open(scene: Scene) -> None:
     run_state = scene.live("one", started("one"), *a_round(1), events.RoundPublished(round=2, invited=1))
     first = scene.catalog.update("one", None, [])
     assert first is not None
@@ -152,23 +152,23 @@ def test_the_end_which_takes_the_open_round_back_is_told_as_a_whole(scene: Scene
     assert msgspec.json.decode(update.patch[1])["rounds"]["round"] == [1]
 
 
-def test_the_page_is_told_all_times_and_the_time_by_the_clock_of_the_aggregator(scene: Scene) -> None:
+def test_page_times_follow_the_clock_of_the_aggregator(scene: Scene) -> None:
     scene.live("one", started("one"), events.RoundPublished(round=1, invited=1))
     scene.live_runs.runs["one"].ahead_s = -90.0
     scene.pass_s(100.0)
     scene.live("one")
-    told = [scene.catalog.values("one"), *scene.catalog.runs()["runs"]]
+    values = [scene.catalog.values("one"), *scene.catalog.runs()["runs"]]
     update = scene.catalog.update("one", None, [None])
     assert update is not None
-    told.append(msgspec.json.decode(update.joining[0][1]))
-    assert [(one or {}).get("now") for one in told] == [1e9 + 10, None, 1e9 + 10]
-    assert [(one or {}).get("head", one)["state"] for one in told] == ["running"] * 3
+    values.append(msgspec.json.decode(update.joining[0][1]))
+    assert [(one or {}).get("now") for one in values] == [1e9 + 10, None, 1e9 + 10]
+    assert [(one or {}).get("head", one)["state"] for one in values] == ["running"] * 3
     scene.pass_s(40.0)
     scene.live("one")
     assert scene.catalog.runs()["runs"][0]["state"] == "stalled for 50 s"
 
 
-def test_a_folder_is_followed_as_it_grows(scene: Scene, tmp_path: Path) -> None:
+def test_growing_folder_is_followed(scene: Scene, tmp_path: Path) -> None:
     folder = write(tmp_path / "a", started("one"), *a_round(1))
     first = scene.catalog.update("one", None, [])
     assert first is not None
@@ -181,7 +181,7 @@ def test_a_folder_is_followed_as_it_grows(scene: Scene, tmp_path: Path) -> None:
     assert scene.catalog.is_over("one")
 
 
-def test_the_list_needs_no_more_of_a_long_run_than_its_beginning_and_its_end(scene: Scene, tmp_path: Path) -> None:
+def test_list_reads_only_the_start_and_the_end_of_a_long_run(scene: Scene, tmp_path: Path) -> None:
     rounds = TAIL_BYTES // 100
     folder = write(tmp_path / "a", started("long"), *(event for number in range(rounds) for event in a_round(number)))
     assert (folder / "events.jsonl").stat().st_size > 2 * TAIL_BYTES
@@ -190,7 +190,7 @@ def test_the_list_needs_no_more_of_a_long_run_than_its_beginning_and_its_end(sce
     assert (row["run"], row["task"], row["state"], row["round"]) == ("long", "xor", "solved", rounds - 1)
 
 
-def test_so_many_folders_are_held_open_at_the_most(scene: Scene, tmp_path: Path) -> None:
+def test_number_of_open_folders_is_bounded(scene: Scene, tmp_path: Path) -> None:
     for number in range(FOLLOWED_MAX + 3):
         write(tmp_path / f"{number}", started(f"run-{number}"))
     for number in range(FOLLOWED_MAX + 3):
@@ -198,7 +198,7 @@ def test_so_many_folders_are_held_open_at_the_most(scene: Scene, tmp_path: Path)
     assert len(scene.catalog._folders._followed) == FOLLOWED_MAX
 
 
-def test_what_is_no_run_and_a_name_that_fits_in_no_url_are_left_out(scene: Scene, tmp_path: Path) -> None:
+def test_folders_without_a_run_or_with_an_illegal_name_are_ignored(scene: Scene, tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "events.jsonl").write_bytes(b"\xff nothing\n" * 9)
     write(tmp_path / "b", started("../b"))
@@ -206,7 +206,7 @@ def test_what_is_no_run_and_a_name_that_fits_in_no_url_are_left_out(scene: Scene
     assert scene.catalog.values("../b") is None
 
 
-def test_who_is_too_far_behind_is_dropped_and_the_others_are_not() -> None:
+def test_slow_stream_is_closed_and_others_stay_open() -> None:
     async def play() -> None:
         slow, quick = PageStream(None), PageStream(None)
         chunks = quick.chunks()
@@ -222,7 +222,7 @@ def test_who_is_too_far_behind_is_dropped_and_the_others_are_not() -> None:
     asyncio.run(play())
 
 
-def test_so_many_streams_are_open_at_the_most(scene: Scene) -> None:
+def test_number_of_open_streams_is_bounded(scene: Scene) -> None:
     async def play() -> None:
         streams = PageStreams(scene.catalog)
         opened = [streams.stream("one", "") for _ in range(STREAMS_MAX)]

@@ -1,4 +1,4 @@
-"""Who may ask: each check of the guard alone, on requests that are right but for one thing."""
+"""Each check of the security middleware alone, on requests with one invalid part."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def ask(
     known: ServerSecrets = KNOWN,
     any_address: bool = False,
 ) -> tuple[int, dict[str, str], bytes]:
-    """What the guard, or what is behind it, answers."""
+    """Return the response of the middleware, or of the app behind it."""
     guard = SecurityMiddleware(hello, known, names={"127.0.0.1", "localhost"}, any_address=any_address, port=8550)
     pairs = headers.items() if isinstance(headers, dict) else headers
     scope = {
@@ -73,10 +73,10 @@ def without(headers: dict[str, str], name: str) -> dict[str, str]:
     return {key: value for key, value in headers.items() if key != name}
 
 
-def test_what_is_as_it_should_be_is_let_through() -> None:
+def test_valid_request_passes() -> None:
     assert ask(READER)[::2] == (200, b"hello")
     assert ask(WRITER, method="POST")[::2] == (200, b"hello")
-    assert ask(HOST, known=FREE)[0] == 200, "without a token whoever gets here may read"
+    assert ask(HOST, known=FREE)[0] == 200, "without a token, every request may read"
     assert ask({**HOST, "authorization": "Bearer the-token"})[0] == 200
     assert ask({**READER, "host": "localhost:8550"})[0] == 200
     assert ask({**READER, "host": "LOCALHOST:1234"})[0] == 200, "through a tunnel"
@@ -107,7 +107,7 @@ def test_what_is_as_it_should_be_is_let_through() -> None:
     ],
     ids=str,
 )
-def test_a_reader_with_one_thing_wrong_is_refused(headers: dict[str, str], status: int) -> None:
+def test_read_request_with_one_invalid_part_is_rejected(headers: dict[str, str], status: int) -> None:
     got, came, body = ask(headers)
     assert got == status
     assert came["content-type"] == "application/json"
@@ -133,22 +133,22 @@ def test_a_reader_with_one_thing_wrong_is_refused(headers: dict[str, str], statu
     ],
     ids=str,
 )
-def test_a_change_with_one_thing_wrong_is_refused(headers: dict[str, str], status: int) -> None:
+def test_change_request_with_one_invalid_part_is_rejected(headers: dict[str, str], status: int) -> None:
     assert ask(headers, method="POST")[0] == status
 
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "OPTIONS", "TRACE", "PATCH"])
-def test_other_methods_are_not_known(method: str) -> None:
+def test_other_methods_are_rejected(method: str) -> None:
     assert ask(WRITER, method=method)[0] == 405
 
 
-def test_what_is_asked_for_has_a_length_at_the_most() -> None:
+def test_long_request_target_is_rejected() -> None:
     assert ask(READER, query="q" * (TARGET_BYTES_MAX - len("/api/runs")))[0] == 200
     assert ask(READER, query="q" * (TARGET_BYTES_MAX - len("/api/runs") + 1))[0] == 414
     assert ask(READER, path="/" + "p" * TARGET_BYTES_MAX)[0] == 414
 
 
-def test_the_token_in_the_url_of_the_page_becomes_a_cookie() -> None:
+def test_token_in_the_url_becomes_a_cookie() -> None:
     status, headers, body = ask(HOST, path="/", query="token=the-token")
     assert (status, headers["location"], body) == (303, "/", b"")
     cookie = headers["set-cookie"]
@@ -157,10 +157,10 @@ def test_the_token_in_the_url_of_the_page_becomes_a_cookie() -> None:
     assert "the-token" not in str(headers)
     assert ask(HOST, path="/", query="token=wrong")[0] == 401
     assert ask(HOST, path="/", query="token=")[0] == 401
-    assert ask(HOST, path="/api/runs", query="token=the-token")[0] == 401, "at the page alone"
+    assert ask(HOST, path="/api/runs", query="token=the-token")[0] == 401, "only at the page"
 
 
-def test_a_person_is_told_in_plain_text_why_and_a_script_in_json() -> None:
+def test_rejection_is_text_for_a_browser_and_json_for_a_script() -> None:
     _, headers, body = ask({**HOST, "accept": "text/html,*/*;q=0.8"}, path="/")
     assert (headers["content-type"], body.decode()) == (
         "text/plain; charset=utf-8",
@@ -170,14 +170,14 @@ def test_a_person_is_told_in_plain_text_why_and_a_script_in_json() -> None:
     assert (headers["content-type"], body[:1]) == ("application/json", b"{")
 
 
-def test_an_address_is_ours_where_we_listen_on_all_and_a_strangers_name_never() -> None:
+def test_any_address_is_allowed_on_all_interfaces_but_no_foreign_name() -> None:
     assert ask({**READER, "host": "192.0.2.7:8550"}, any_address=True)[0] == 200
     assert ask({**READER, "host": "[2001:db8::1]:8550"}, any_address=True)[0] == 200
     assert ask({**READER, "host": "evil.example"}, any_address=True)[0] == 403
 
 
 @pytest.mark.parametrize(("headers", "status"), [(READER, 200), (HOST, 401), ({"host": "evil.example"}, 403)])
-def test_every_answer_has_the_headers_that_close_the_page(headers: dict[str, str], status: int) -> None:
+def test_every_response_has_the_security_headers(headers: dict[str, str], status: int) -> None:
     got, came, _ = ask(headers)
     assert got == status
     policy = came["content-security-policy"]

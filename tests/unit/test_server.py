@@ -1,4 +1,4 @@
-"""The server of the page: what ends it is seen, what it costs is bounded, what opens it is for its owner alone."""
+"""The dashboard server: failures, limits, and the URL with its token."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from fedmq.security import membership
 
 
 class StoppedCatalog:
-    """Of no runs; says when it was stopped."""
+    """A catalog without runs; `stopped` is set when it stops."""
 
     def __init__(self) -> None:
         self.stopped = threading.Event()
@@ -35,7 +35,7 @@ class StoppedCatalog:
         self.stopped.set()
 
 
-def test_a_failure_of_what_tells_the_pages_is_not_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failure_of_the_page_streams_ends_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
     async def fail(_self: PageStreams) -> None:
         raise ZeroDivisionError
 
@@ -61,7 +61,7 @@ def test_a_failure_of_what_tells_the_pages_is_not_silent(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(("host", "status"), [("fl.example.org", 200), ("localhost", 200), ("evil.example", 403)])
-def test_a_name_that_is_allowed_is_ours_behind_a_proxy(host: str, status: int) -> None:
+def test_allowed_host_is_served_behind_a_proxy(host: str, status: int) -> None:
     catalog, listener = StoppedCatalog(), socket.create_server(("127.0.0.1", 0))
     server = DashboardServer(
         cast(RunCatalog, catalog),
@@ -84,13 +84,13 @@ def test_a_name_that_is_allowed_is_ours_behind_a_proxy(host: str, status: int) -
 
 
 @pytest.mark.parametrize("names", ["https://fl.example.org", "fl.example.org:443", "fl.example.org, x", ",", "*"])
-def test_what_is_no_name_of_a_host_is_wrong_use(names: str) -> None:
+def test_invalid_host_name_is_a_usage_error(names: str) -> None:
     done = CliRunner().invoke(dashboard, ["--allowed-hosts", names])
     assert done.exit_code == 2
     assert "expected host names separated by commas" in done.output
 
 
-def test_with_an_observers_key_nothing_can_be_changed(tmp_path: Path) -> None:
+def test_control_needs_the_key_of_the_aggregator(tmp_path: Path) -> None:
     membership.make_federation(tmp_path / "keys", "tcp://127.0.0.1:5550")
     membership.add_observer(tmp_path / "keys", "wall", tmp_path / "wall")
     with pytest.raises(BadConfiguration, match=r"--control: .*expected aggregator\.key"):
@@ -98,7 +98,7 @@ def test_with_an_observers_key_nothing_can_be_changed(tmp_path: Path) -> None:
 
 
 class Hands:
-    """As much of an event loop as a connection's deadlines need; its clock is moved by the test."""
+    """The parts of an event loop that the time limits of a connection need, with a clock set by the test."""
 
     def __init__(self) -> None:
         self.time, self._timers = 0.0, list[tuple[float, Any, Mock]]()
@@ -115,7 +115,7 @@ class Hands:
                 call()
 
 
-def test_a_byte_now_and_then_does_not_put_off_the_cut() -> None:
+def test_slow_request_is_aborted_despite_further_bytes() -> None:
     hands, transport = Hands(), Mock()
     transport.get_extra_info.return_value = None
     connection = TimedProtocol(_config(Mock()), ServerState(), {}, _loop=cast(Any, hands))
@@ -128,11 +128,11 @@ def test_a_byte_now_and_then_does_not_put_off_the_cut() -> None:
     assert transport.abort.called
 
 
-def test_so_many_connections_are_served_at_once() -> None:
+def test_number_of_connections_is_bounded() -> None:
     assert _config(Mock()).limit_concurrency == CONNECTIONS_MAX
 
 
-def test_the_url_with_its_token_is_for_its_owner_alone(
+def test_url_with_a_token_is_readable_by_its_owner_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     status = os.fstat(1)

@@ -1,4 +1,4 @@
-"""What sinks are given, and what TensorBoard and MLflow find: real event files and a real store, of a made-up run."""
+"""Sinks: rounds and end of a fake run, in memory, in event files of TensorBoard and in a store of MLflow."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ REPORT = Report(
 
 
 class Run:
-    """A run that tells what happens, and a link of who watches it."""
+    """A run that publishes events, and the link of its observer."""
 
     def __init__(self, folder: Path, name: str = "r") -> None:
         self.clock, self.folder, self.name = VirtualClock(), folder, name
         self._publisher, self._sent, self._round = Publisher(), deque[LinkEvent](), 0
-        self._tell(
+        self._publish(
             run_started(
                 run=name, term=1, round=1, task="xor", algorithm="evolution", seed=7, metric="accuracy", target=1.0
             )
@@ -60,25 +60,25 @@ class Run:
             self._round += 1
             figures = {"coverage": 1.0, "fitness_mean": -2.0, "fitness_worst": -3.0, "diversity": 0.1}
             best = events.Best(value=0.75, fitness=-1.0 / self._round, **figures)
-            self._tell(events.RoundPublished(round=self._round, invited=2))
-            self._tell(
+            self._publish(events.RoundPublished(round=self._round, invited=2))
+            self._publish(
                 events.RoundClosed(
                     round=self._round, why="complete", results=2, round_s=0.5, present=2, best=best, late=1, rejected=3
                 )
             )
 
     def finish(self, *, report: bool = True) -> None:
-        self._tell(events.RunFinished(solved=True, rounds=self._round, value=1.0))
+        self._publish(events.RunFinished(solved=True, rounds=self._round, value=1.0))
         if report:
             path = self.folder / "runs" / self.name / "report.json"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(msgspec.json.encode(REPORT))
 
-    def _tell(self, event: events.AnyEvent) -> None:
+    def _publish(self, event: events.AnyEvent) -> None:
         self._publisher.report(self.clock.wall() + self._round, event)
 
     def receive(self) -> Iterator[LinkEvent]:
-        """See `Link`: what has been told, and the whole picture for who has just come."""
+        """Return pending events, with a snapshot after a reconnect."""
         self._sent += map(Delivered, self._publisher.due(self.clock.now(), last=True))
         while self._sent:
             yield self._sent.popleft()
@@ -120,10 +120,10 @@ def watched(run: Run, sink: Sink, only: str | None = None) -> SinkRunner:
     return runner
 
 
-# --- what sinks are given ------------------------------------------------------------------------------------------
+# --- the runner ---------------------------------------------------------------------------------------------------
 
 
-def test_a_sink_gets_what_was_before_it_came_and_then_each_round_once(run: Run) -> None:
+def test_sink_receives_earlier_rounds_and_each_later_round_once(run: Run) -> None:
     run.rounds(3)
     sink = MemorySink(RunState())
     runner = watched(run, sink)
@@ -134,27 +134,27 @@ def test_a_sink_gets_what_was_before_it_came_and_then_each_round_once(run: Run) 
     assert sink.written == [1, 2, 3, 4, 5]
 
 
-def test_a_sink_that_has_some_already_gets_the_others(run: Run) -> None:
+def test_sink_receives_only_rounds_it_does_not_have(run: Run) -> None:
     run.rounds(5)
     sink = MemorySink(RunState(), last=3)
     watched(run, sink)
     assert sink.written == [4, 5]
 
 
-def test_a_long_history_is_given_in_pieces_and_the_end_comes_last(run: Run) -> None:
+def test_long_history_is_written_in_batches_before_the_end(run: Run) -> None:
     run.rounds(2 * BATCH_MAX + 1)
     run.finish()
     sink = MemorySink(RunState())
     runner = watched(run, sink)
     assert (len(sink.written), sink.ended) == (BATCH_MAX, None)
-    assert runner.wake_at == run.clock.now(), "there is more"
+    assert runner.wake_at == run.clock.now(), "more rounds are pending"
     runner.step()
     runner.step()
     assert sink.written == list(range(1, 2 * BATCH_MAX + 2))
     assert sink.ended is not None
 
 
-def test_with_one_run_it_is_done_when_that_is_over_and_others_are_left_alone(run: Run, tmp_path: Path) -> None:
+def test_sink_of_one_run_ends_with_it(run: Run, tmp_path: Path) -> None:
     run.rounds(1)
     sink, other = MemorySink(RunState()), MemorySink(RunState())
     runner, elsewhere = watched(run, sink, "r"), watched(run, other, "another")
@@ -169,24 +169,24 @@ def test_with_one_run_it_is_done_when_that_is_over_and_others_are_left_alone(run
     assert (other.written, other.ended) == ([], None)
 
 
-def test_without_one_it_goes_on_and_a_run_is_finished_once(run: Run) -> None:
+def test_sink_of_all_runs_continues_and_finishes_each_run_once(run: Run) -> None:
     run.rounds(1)
     run.finish()
     opened = list[MemorySink]()
 
-    def open_sink(view: RunState) -> MemorySink:
-        opened.append(MemorySink(view))
+    def open_sink(run_state: RunState) -> MemorySink:
+        opened.append(MemorySink(run_state))
         return opened[-1]
 
     runner = run.runner(open_sink)
     runner.step()
-    run._publisher.on_broker()  # the picture comes again
+    run._publisher.on_broker()  # sends the snapshot again
     runner.step()
     assert not runner.done
     assert len(opened) == 1
 
 
-def test_a_report_that_is_not_there_is_waited_for_and_not_for_long(run: Run) -> None:
+def test_missing_report_is_awaited_for_a_bounded_time(run: Run) -> None:
     run.rounds(1)
     run.finish(report=False)
     sink = MemorySink(RunState())
@@ -204,7 +204,7 @@ def test_a_report_that_is_not_there_is_waited_for_and_not_for_long(run: Run) -> 
 
 
 def events_in(folder: Path) -> list[Event]:
-    """What TensorBoard finds: records of a length, its checksum, an event, and its checksum (the TFRecord format)."""
+    """Read event files (TFRecord: length, its checksum, event, its checksum)."""
     found = []
     for path in folder.glob("events.out.tfevents.*"):
         content = path.read_bytes()
@@ -215,7 +215,7 @@ def events_in(folder: Path) -> list[Event]:
     return found
 
 
-def test_tensorboard_finds_each_round_at_its_step_and_its_time(run: Run, tmp_path: Path) -> None:
+def test_tensorboard_has_each_round_at_its_step_and_time(run: Run, tmp_path: Path) -> None:
     run.rounds(3)
     run.finish()
     runner = run.runner(event_files(tmp_path / "tb"), "r")
@@ -232,8 +232,8 @@ def test_tensorboard_finds_each_round_at_its_step_and_its_time(run: Run, tmp_pat
     ]
     expected = {"value": 0.75, "round_s": 0.5, "results": 2, "late": 1, "rejected": 3}
     assert {name: points[f"rounds/{name}", 2][0] for name in expected} == expected
-    words = [value for one in found for value in one.summary.value if value.tensor.string_val]
-    texts = {value.tag: value.tensor.string_val[0].decode() for value in words}
+    texts_found = [value for one in found for value in one.summary.value if value.tensor.string_val]
+    texts = {value.tag: value.tensor.string_val[0].decode() for value in texts_found}
     assert "| seed | 7 |" in next(text for tag, text in texts.items() if tag.startswith("parameters"))
     assert REPORT.model_sha256 in next(text for tag, text in texts.items() if tag.startswith("report"))
 
@@ -243,13 +243,13 @@ def test_tensorboard_finds_each_round_at_its_step_and_its_time(run: Run, tmp_pat
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Where MLflow keeps runs; without a server and a database this is what its light package has."""
+    """Return the URI of a file store, which needs neither a server nor a database."""
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     return f"file:{tmp_path}/mlruns"
 
 
-@pytest.mark.filterwarnings("default")  # what MLflow warns of is its own
-def test_mlflow_has_a_run_of_ours_as_one_of_its_own_however_often_we_come(run: Run, store: str) -> None:
+@pytest.mark.filterwarnings("default")  # MLflow raises warnings of its own
+def test_restarted_mlflow_sink_continues_its_run(run: Run, store: str) -> None:
     from mlflow.tracking import MlflowClient
 
     from fedmq.dashboard.sinks.mlflow import experiment
@@ -258,7 +258,7 @@ def test_mlflow_has_a_run_of_ours_as_one_of_its_own_however_often_we_come(run: R
     run.runner(experiment(store, "clinics")).step()
     run.rounds(1)
     run.finish()
-    runner = run.runner(experiment(store, "clinics"), "r")  # a later life
+    runner = run.runner(experiment(store, "clinics"), "r")  # a restart
     runner.step()
     assert runner.done
 
@@ -278,7 +278,7 @@ def test_mlflow_has_a_run_of_ours_as_one_of_its_own_however_often_we_come(run: R
 
 
 @pytest.mark.filterwarnings("default")
-def test_an_mlflow_that_does_not_take_it_is_said_in_one_line_without_a_password(
+def test_mlflow_error_is_one_line_without_the_password(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from fedmq.dashboard.sinks.mlflow import experiment

@@ -1,4 +1,4 @@
-"""The picture of what a model of two inputs says: the right cell has the right value."""
+"""The decision surface: each cell has the right value."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ XOR = find_task("xor").model
 PARAMETERS = np.random.default_rng(1).normal(size=XOR.num_parameters)
 
 
-def centre(drawn: dict[str, list[float]], column: int, row: int) -> list[float]:
+def center(drawn: dict[str, list[float]], column: int, row: int) -> list[float]:
     return [
         drawn[axis][0] + (place + 0.5) / SIZE * (drawn[axis][1] - drawn[axis][0])
         for axis, place in (("x", column), ("y", row))
@@ -27,20 +27,20 @@ def centre(drawn: dict[str, list[float]], column: int, row: int) -> list[float]:
 
 
 @pytest.mark.parametrize(("column", "row"), [(0, 0), (SIZE - 1, 0), (0, SIZE - 1), (17, 31)])
-def test_a_cell_holds_the_probability_of_the_second_of_two_classes_at_its_centre(column: int, row: int) -> None:
+def test_cell_is_the_probability_of_class_one_at_its_center(column: int, row: int) -> None:
     drawn = surface_of(XOR, PARAMETERS, "xor")
-    expected = TrainedModel(XOR, PARAMETERS, "xor").probabilities([centre(drawn, column, row)])[0, 1]
+    expected = TrainedModel(XOR, PARAMETERS, "xor").probabilities([center(drawn, column, row)])[0, 1]
     assert drawn["values"][row * SIZE + column] == pytest.approx(expected, abs=1e-4)
     assert (drawn["what"], drawn["class"], drawn["low"], drawn["high"]) == ("probability", 1, 0.0, 1.0)
 
 
-def test_the_rows_of_a_built_in_task_are_drawn_on_it_with_some_room_around() -> None:
+def test_surface_of_a_built_in_task_has_its_rows_and_a_margin() -> None:
     drawn = surface_of(XOR, PARAMETERS, "xor")
     assert sorted(drawn["points"]) == [[0, 0, 0], [0, 1, 1], [1, 0, 1], [1, 1, 0]]
     assert (drawn["x"], drawn["y"]) == ([-0.5, 1.5], [-0.5, 1.5])
 
 
-def test_of_somebodys_own_task_no_rows_are_known_whatever_its_name_is() -> None:
+def test_surface_of_another_task_has_no_rows() -> None:
     model = MLP((2, 3, 3))
     drawn = surface_of(model, np.zeros(model.num_parameters), "xor")
     assert drawn["points"] == []
@@ -48,10 +48,10 @@ def test_of_somebodys_own_task_no_rows_are_known_whatever_its_name_is() -> None:
     assert drawn["values"] == pytest.approx([0.3333] * SIZE**2)
 
 
-def test_a_linear_model_gives_values_between_their_extremes() -> None:
+def test_linear_model_has_values_with_their_range() -> None:
     drawn = surface_of(Linear(2), np.array([1.0, 10.0, 0.0]), "mine")
     assert (drawn["what"], drawn["class"]) == ("value", None)
-    x, y = centre(drawn, 3, 5)
+    x, y = center(drawn, 3, 5)
     assert drawn["values"][5 * SIZE + 3] == pytest.approx(x + 10 * y, rel=1e-3)
     assert drawn["low"] == pytest.approx(min(drawn["values"]), rel=1e-3)
     assert drawn["high"] == pytest.approx(max(drawn["values"]), rel=1e-3)
@@ -61,12 +61,12 @@ def test_a_linear_model_gives_values_between_their_extremes() -> None:
     "parameters",
     [np.full(XOR.num_parameters, 1e308), np.full(XOR.num_parameters, np.nan), np.full(XOR.num_parameters, np.inf)],
 )
-def test_a_wild_candidate_gives_numbers_all_the_same(parameters: np.ndarray) -> None:
+def test_overflowing_candidate_gives_finite_numbers(parameters: np.ndarray) -> None:
     drawn = json.loads(msgspec.json.encode(surface_of(XOR, parameters, "xor")))
     assert all(value is not None and 0.0 <= value <= 1.0 for value in drawn["values"])
 
 
-def test_what_is_no_model_of_two_inputs_is_refused() -> None:
+def test_code_model_has_no_surface() -> None:
     with pytest.raises(BadConfiguration):
         surface_of(XOR, np.zeros(3), "xor")
     with pytest.raises(BadConfiguration):

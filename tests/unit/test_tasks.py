@@ -1,7 +1,4 @@
-"""Tasks: what is built in, what fits, what counts as reached, and what a FILE.py may define.
-
-Knows nothing of rounds or of files with rows.
-"""
+"""Tasks: built-in tasks, fitting, scores, targets, and tasks of a FILE.py."""
 
 from __future__ import annotations
 
@@ -47,37 +44,37 @@ def changed(task: Task, **settings: Any) -> Task:
     return msgspec.structs.replace(task, **settings)
 
 
-def test_the_halves_of_xor_are_those_of_the_tutorial() -> None:
+def test_xor_halves_equal_the_tutorial() -> None:
     assert pairs(task_rows("xor", 1, 2)) == [([0, 1], 1), ([0, 0], 0)]
     assert pairs(task_rows("xor", 2, 2)) == [([1, 0], 1), ([1, 1], 0)]
 
 
-def test_parity_asks_whether_the_ones_are_odd() -> None:
+def test_parity_target_is_one_for_odd_sums() -> None:
     rows = task_rows("parity4", 1, 1)
     assert len(rows.inputs) == 16
     assert pairs(rows)[:4] == [([0, 0, 0, 0], 0), ([0, 0, 0, 1], 1), ([0, 0, 1, 0], 1), ([0, 0, 1, 1], 0)]
     assert len(task_rows("parity4", 3, 4).inputs) == 4
 
 
-def test_the_parts_of_the_linear_task_are_bobs_and_alices() -> None:
+def test_linear_parts_belong_to_bob_and_alice() -> None:
     assert pairs(task_rows("linear", 1, 2)) == [([1, 1], 2), ([0, 1], 0)]
     assert pairs(task_rows("linear", 2, 2)) == [([1, 0], 1), ([0, 0], 0)]
 
 
 @pytest.mark.parametrize("name", TASK_NAMES)
 @pytest.mark.parametrize("parts", [1, 2, 3, 4])
-def test_parts_together_are_the_whole_in_its_order(name: str, parts: int) -> None:
+def test_parts_joined_equal_the_whole(name: str, parts: int) -> None:
     pieces = [pairs(task_rows(name, part, parts)) for part in range(1, parts + 1)]
     assert list(chain.from_iterable(pieces)) == pairs(task_rows(name, 1, 1))
 
 
-def test_with_more_parts_than_rows_each_part_is_one_row_and_rows_repeat() -> None:
+def test_more_parts_than_rows_repeat_rows() -> None:
     whole = pairs(task_rows("xor", 1, 1))
     assert [pairs(task_rows("xor", part, 10)) for part in range(1, 11)] == [[whole[part % 4]] for part in range(10)]
 
 
 @pytest.mark.parametrize("name", TASK_NAMES)
-def test_a_built_in_task_travels_unchanged_and_its_rows_fit_it(name: str) -> None:
+def test_built_in_task_survives_encoding_and_fits_its_rows(name: str) -> None:
     task, rows = find_task(name), task_rows(name, 1, 2)
     assert task.name == name
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(task), type=Task) == task
@@ -85,7 +82,7 @@ def test_a_built_in_task_travels_unchanged_and_its_rows_fit_it(name: str) -> Non
     assert rows.targets.dtype == (np.int64 if task.loss == "cross-entropy" else np.float64)
 
 
-def test_the_target_of_the_linear_task_holds_each_weight_within_a_hundredth() -> None:
+def test_linear_target_bounds_each_weight_error() -> None:
     rows, optimum = task_rows("linear", 1, 1), np.array([1.5, 0.5, -0.25])
     design = np.column_stack([rows.inputs, np.ones(4)])
     np.testing.assert_allclose(np.linalg.lstsq(design, rows.targets, rcond=None)[0], optimum)
@@ -112,7 +109,7 @@ def test_scores_are_summed_losses_and_counts_of_correct_rows() -> None:
     assert correct.dtype == np.int64
 
 
-def test_a_value_is_correct_when_it_is_within_a_twentieth() -> None:
+def test_value_is_correct_within_a_twentieth() -> None:
     rows = LINEAR.fit(Rows(np.zeros((3, 2)), np.array([0.0, 0.049, -0.051])))
     assert LINEAR.score(np.zeros((1, 3)), rows).correct.tolist() == [2]
 
@@ -139,7 +136,7 @@ def test_summed_scores_of_the_parts_are_the_scores_of_the_whole() -> None:
     assert (halves[0].correct + halves[1].correct == whole.correct).all()
 
 
-def test_a_candidate_that_overflows_still_has_a_finite_loss() -> None:
+def test_overflowing_candidate_has_a_finite_loss() -> None:
     for task in (XOR, LINEAR, find_task("parity4")):
         population = np.full((2, task.model.num_parameters), 1e300)
         population[1] *= -1
@@ -149,7 +146,7 @@ def test_a_candidate_that_overflows_still_has_a_finite_loss() -> None:
         assert (scores.correct <= len(rows.inputs)).all()
 
 
-def test_fit_makes_classes_of_whole_numbers_and_may_be_repeated() -> None:
+def test_fit_converts_classes_and_is_idempotent() -> None:
     fitted = XOR.fit(Rows(np.zeros((2, 2)), np.array([0.0, 1.0])))
     assert fitted.targets.dtype == np.int64
     again = XOR.fit(fitted)
@@ -174,13 +171,13 @@ def test_fit_makes_classes_of_whole_numbers_and_may_be_repeated() -> None:
         ([[1, 2], [3]], [0, 1], "inputs: expected an array of numbers"),
     ],
 )
-def test_rows_that_do_not_fit_are_refused_in_one_line(inputs: Any, targets: Any, words: str) -> None:
-    with pytest.raises(BadData, match=words) as refusal:
+def test_unfit_rows_are_rejected_in_one_line(inputs: Any, targets: Any, words: str) -> None:
+    with pytest.raises(BadData, match=words) as rejection:
         XOR.check(Rows(inputs, targets))
-    assert "\n" not in str(refusal.value)
+    assert "\n" not in str(rejection.value)
 
 
-def test_accuracy_is_reached_at_the_target_and_never_without_rows() -> None:
+def test_accuracy_meets_its_target_only_with_rows() -> None:
     task = changed(XOR, target=0.75)
     assert task.reached(loss=9.0, correct=3, rows=4)
     assert not task.reached(loss=0.0, correct=2, rows=4)
@@ -189,7 +186,7 @@ def test_accuracy_is_reached_at_the_target_and_never_without_rows() -> None:
     assert task.value(loss=0.0, correct=0, rows=0) == 0.0
 
 
-def test_a_loss_is_reached_from_above() -> None:
+def test_loss_meets_its_target_from_above() -> None:
     assert LINEAR.reached(loss=0.2501, correct=0, rows=4)
     assert not LINEAR.reached(loss=0.2502, correct=4, rows=4)
     assert not LINEAR.reached(loss=float("nan"), correct=4, rows=4)
@@ -215,26 +212,26 @@ def test_a_loss_is_reached_from_above() -> None:
         ({"name": "x" * 65}, "name: expected a task name"),
     ],
 )
-def test_settings_that_do_not_go_together_are_refused(settings: dict[str, Any], words: str) -> None:
+def test_conflicting_settings_are_rejected(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(BadConfiguration, match=words):
         changed(XOR, **settings)
 
 
-def test_an_absurd_task_from_the_network_is_refused_while_it_is_decoded() -> None:
+def test_absurd_task_is_rejected_while_decoding() -> None:
     plain = msgspec.to_builtins(XOR)
     plain["model"]["sizes"] = [65_536, 65_536, 2]
     with pytest.raises(BadConfiguration, match="at most 10000000 parameters"):
         msgspec.msgpack.decode(msgspec.msgpack.encode(plain), type=Task)
 
 
-def test_a_python_file_defines_a_task_and_its_rows(tmp_path: Path) -> None:
+def test_python_file_defines_a_task_and_its_rows(tmp_path: Path) -> None:
     path = task_file(tmp_path, FILE)
     assert find_task(path).name == "sign"
     assert pairs(task_rows(path, 2, 3)) == [([2], 1), ([-3], 0)]
     assert task_rows(path, 1, 1).targets.dtype == np.int64
 
 
-def test_a_python_file_finds_the_modules_beside_it(tmp_path: Path) -> None:
+def test_python_file_imports_modules_next_to_it(tmp_path: Path) -> None:
     (tmp_path / "sign_sizes.py").write_text("SIZES = [3, 2]\n")
     path = task_file(tmp_path, FILE.replace("[1, 2]", "__import__('sign_sizes').SIZES"))
     assert find_task(path).model == MLP((3, 2))
@@ -252,10 +249,10 @@ def test_a_python_file_finds_the_modules_beside_it(tmp_path: Path) -> None:
         ("from fedmq.models.networks import MLP\nMLP([2])", "sign.py: expected 2 to 16 layer sizes"),
     ],
 )
-def test_a_python_file_without_a_task_is_refused_in_one_line(tmp_path: Path, text: str, words: str) -> None:
-    with pytest.raises(BadConfiguration, match=words) as refusal:
+def test_python_file_without_a_task_is_rejected_in_one_line(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(BadConfiguration, match=words) as rejection:
         find_task(task_file(tmp_path, text))
-    assert "\n" not in str(refusal.value)
+    assert "\n" not in str(rejection.value)
 
 
 @pytest.mark.parametrize(
@@ -275,12 +272,12 @@ def test_rows_of_a_python_file_are_checked(tmp_path: Path, body: str, words: str
         task_rows(path, 1, 2)
 
 
-def test_a_python_file_without_rows_says_what_is_missing(tmp_path: Path) -> None:
+def test_python_file_without_rows_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(BadConfiguration, match=r"expected a function rows\(part, parts\)"):
         task_rows(task_file(tmp_path, FILE[: FILE.index("def")]), 1, 2)
 
 
-def test_an_unknown_task_is_answered_with_the_known_ones() -> None:
+def test_unknown_task_is_rejected_with_the_known_ones() -> None:
     with pytest.raises(BadConfiguration, match=r"one of xor, parity4, linear, or a FILE\.py .* got 'nand'"):
         find_task("nand")
     with pytest.raises(BadConfiguration, match="no such file"):
@@ -288,12 +285,12 @@ def test_an_unknown_task_is_answered_with_the_known_ones() -> None:
 
 
 @pytest.mark.parametrize(("part", "parts"), [(0, 2), (3, 2), (1, 0), (-1, 2)])
-def test_a_part_out_of_range_is_refused(part: int, parts: int) -> None:
+def test_part_out_of_range_is_rejected(part: int, parts: int) -> None:
     wrong = f"a part from 1 to {parts}, got {part}" if parts else "1 or more parts, got 0"
     with pytest.raises(BadData, match=f"xor:{part}/{parts}: expected {wrong}"):
         task_rows("xor", part, parts)
 
 
-def test_rows_that_are_read_are_float64_throughout() -> None:
+def test_read_rows_are_float64() -> None:
     rows = as_rows([[1, 2], [3, 4]], [True, False], "somewhere")
     assert rows.inputs.dtype == rows.targets.dtype == np.float64

@@ -1,4 +1,4 @@
-"""`fedmq watch` without a network: what is shown when, how it ends, and a folder that is written meanwhile."""
+"""`fedmq watch` without a network: the time of each run_state, the end, and a folder that grows."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ FINISHED = events.RunFinished(solved=True, rounds=1, value=1.0)
 
 
 class Source:
-    """Runs that a test sets."""
+    """A source with runs that a test sets."""
 
     def __init__(self) -> None:
         self.runs: OrderedDict[str, WatchedRun] = OrderedDict()
         self.connected = False
 
     def step(self) -> None:
-        """Nothing comes by itself."""
+        """Receive nothing."""
 
     def add(self, name: str, *, received_at: float = 0.0) -> RunState:
-        view = RunState()
-        view.apply(1e9, run_started(run=name, term=1, round=1, task="xor", algorithm="evolution", seed=7))
-        self.runs[name] = WatchedRun(view)
+        run_state = RunState()
+        run_state.apply(1e9, run_started(run=name, term=1, round=1, task="xor", algorithm="evolution", seed=7))
+        self.runs[name] = WatchedRun(run_state)
         self.runs[name].received_at = received_at
-        return view
+        return run_state
 
 
 class Shown:
-    """What was shown."""
+    """Records the output."""
 
     def __init__(self) -> None:
         self.views: list[tuple[list[str], str]] = []
@@ -71,7 +71,7 @@ def scene(
     return watcher, source, shown, clock
 
 
-def test_a_broker_that_is_not_there_is_said_and_tried_again() -> None:
+def test_missing_broker_is_reported_and_retried() -> None:
     watcher, source, shown, clock = scene()
     watcher.step()
     assert shown.views == [([], "the broker at tcp://b:1 does not answer; trying again")]
@@ -84,7 +84,7 @@ def test_a_broker_that_is_not_there_is_said_and_tried_again() -> None:
 
 
 @pytest.mark.parametrize(("behind_s", "state"), [(90.0, "running"), (60.0, "stalled for 30 s")])
-def test_an_aggregator_whose_clock_is_behind_has_not_stalled_for_that(behind_s: float, state: str) -> None:
+def test_slow_clock_of_the_aggregator_is_no_stall(behind_s: float, state: str) -> None:
     watcher, source, shown, clock = scene()
     source.connected = True
     source.add("one", received_at=90.0)
@@ -94,7 +94,7 @@ def test_an_aggregator_whose_clock_is_behind_has_not_stalled_for_that(behind_s: 
     assert shown.views[-1][0] == [f"one {state}"]
 
 
-def test_a_broker_that_never_answers_ends_it_after_the_timeout() -> None:
+def test_watch_ends_after_the_timeout_without_a_broker() -> None:
     watcher, _, _, clock = scene(timeout_s=3)
     watcher.step()
     clock.move_to(3.0)
@@ -102,7 +102,7 @@ def test_a_broker_that_never_answers_ends_it_after_the_timeout() -> None:
         watcher.step()
 
 
-def test_a_broker_that_answered_once_is_waited_for() -> None:
+def test_watch_waits_for_a_broker_that_was_connected() -> None:
     watcher, source, shown, clock = scene(timeout_s=3)
     source.connected = True
     source.add("one")
@@ -113,14 +113,14 @@ def test_a_broker_that_answered_once_is_waited_for() -> None:
     assert shown.views[-1] == (["one interrupted"], "the broker at tcp://b:1 does not answer; trying again")
 
 
-def test_pictures_follow_events_but_not_each_of_them_and_time_passes_without_any() -> None:
+def test_views_are_limited_in_rate_and_updated_without_events() -> None:
     watcher, source, shown, clock = scene()
     source.connected = True
-    view = source.add("one")
+    run_state = source.add("one")
     watcher.step()
     for hundredth in range(1, 41):
         clock.move_to(hundredth / 100)
-        view.apply(1e9, events.RoundPublished(round=hundredth, invited=1))
+        run_state.apply(1e9, events.RoundPublished(round=hundredth, invited=1))
         watcher.step()
         assert watcher.wake_at is not None
         assert watcher.wake_at > clock.now()
@@ -131,7 +131,7 @@ def test_pictures_follow_events_but_not_each_of_them_and_time_passes_without_any
     assert len(shown.views) == before + 1
 
 
-def test_it_ends_with_the_run_that_was_named_and_shows_its_end() -> None:
+def test_watch_ends_with_its_run_and_shows_the_end() -> None:
     watcher, source, shown, _ = scene(run="two")
     source.connected = True
     source.add("one").apply(1e9, FINISHED)
@@ -143,7 +143,7 @@ def test_it_ends_with_the_run_that_was_named_and_shows_its_end() -> None:
     assert (watcher.done, shown.views[-1]) == (True, (["two solved"], ""))
 
 
-def test_one_picture_of_a_run_that_is_over_is_shown_as_soon_as_it_comes() -> None:
+def test_once_shows_a_finished_run_at_once() -> None:
     watcher, source, shown, _ = scene(run="one", once=True)
     source.connected = True
     watcher.step()
@@ -153,7 +153,7 @@ def test_one_picture_of_a_run_that_is_over_is_shown_as_soon_as_it_comes() -> Non
     assert (watcher.done, shown.views) == (True, [(["one solved"], "")])
 
 
-def test_one_picture_of_all_runs_waits_for_what_the_broker_has_kept() -> None:
+def test_once_waits_for_the_snapshots_of_the_broker() -> None:
     watcher, source, shown, clock = scene(once=True)
     source.connected = True
     watcher.step()
@@ -166,7 +166,7 @@ def test_one_picture_of_all_runs_waits_for_what_the_broker_has_kept() -> None:
     assert (watcher.done, shown.views) == (True, [(["one running", "two interrupted"], "")])
 
 
-def test_one_picture_of_a_run_that_is_not_there_is_an_error_that_names_the_others() -> None:
+def test_once_with_an_unknown_run_names_the_known_runs() -> None:
     watcher, source, _, clock = scene(run="nope", once=True)
     source.connected = True
     source.add("one")
@@ -176,7 +176,7 @@ def test_one_picture_of_a_run_that_is_not_there_is_an_error_that_names_the_other
         watcher.step()
 
 
-def test_while_one_picture_waits_for_the_broker_it_says_so() -> None:
+def test_once_reports_that_it_waits_for_the_broker() -> None:
     watcher, _, shown, clock = scene(once=True)
     watcher.step()
     clock.move_to(LOOK_S)
@@ -184,17 +184,17 @@ def test_while_one_picture_waits_for_the_broker_it_says_so() -> None:
     assert shown.problems == ["the broker at tcp://b:1 does not answer; trying again"]
 
 
-# --- what is written -----------------------------------------------------------------------------------------------
+# --- output --------------------------------------------------------------------------------------------------------
 
 
-def seen(*told: events.AnyEvent) -> ObservedRun:
-    view = RunState()
-    for event in (STARTED, *told):
-        view.apply(100.0, event)
-    return ObservedRun(view, 101.0, connected=True)
+def seen(*happened: events.AnyEvent) -> ObservedRun:
+    run_state = RunState()
+    for event in (STARTED, *happened):
+        run_state.apply(100.0, event)
+    return ObservedRun(run_state, 101.0, connected=True)
 
 
-def test_lines_are_json_and_come_with_changes_alone(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_lines_are_printed_for_changes_only(capsys: pytest.CaptureFixture[str]) -> None:
     lines = JsonOutput()
     now = seen(events.TrainerJoined(trainer="bob", num_examples=3))
     lines.show([now], "")
@@ -209,14 +209,14 @@ def test_lines_are_json_and_come_with_changes_alone(capsys: pytest.CaptureFixtur
     assert err == "fedmq: the broker does not answer\n"
 
 
-def test_a_pipe_gets_one_picture_without_colours() -> None:
+def test_pipe_receives_one_view_without_colors() -> None:
     screen = io.StringIO()
     SingleOutput(Console(file=screen, width=100)).show([seen()], "")
     assert screen.getvalue().startswith("one  xor, evolution, seed 7")
     assert "\x1b" not in screen.getvalue()
 
 
-def test_a_screen_gives_the_terminal_back_and_leaves_the_last_picture() -> None:
+def test_screen_restores_the_terminal_and_leaves_the_last_view() -> None:
     written = io.StringIO()
     screen = ScreenOutput(Console(file=written, force_terminal=True, width=100, height=30, color_system=None))
     screen.show([seen()], "a note")
@@ -230,12 +230,12 @@ def test_a_screen_gives_the_terminal_back_and_leaves_the_last_picture() -> None:
 # --- folders -------------------------------------------------------------------------------------------------------
 
 
-def test_a_folder_is_followed_while_it_is_written_also_when_its_file_begins_anew(tmp_path: Path) -> None:
-    view, clock = RunState(), VirtualClock()
-    log = EventLog(tmp_path / EVENTS, view, bytes_max=400)
+def test_folder_is_followed_also_when_its_log_restarts(tmp_path: Path) -> None:
+    run_state, clock = RunState(), VirtualClock()
+    log = EventLog(tmp_path / EVENTS, run_state, bytes_max=400)
 
     def tell(event: events.AnyEvent) -> None:
-        view.apply(100.0, event)
+        run_state.apply(100.0, event)
         log(100.0, event)
 
     tell(STARTED)
@@ -244,13 +244,13 @@ def test_a_folder_is_followed_while_it_is_written_also_when_its_file_begins_anew
     for number in range(1, 50):
         tell(events.RoundPublished(round=number, invited=1))
         follower.step()
-        assert (watched.run_state.seq, watched.run_state.newest) == (view.seq, view.newest)
+        assert (watched.run_state.seq, watched.run_state.newest) == (run_state.seq, run_state.newest)
     assert (tmp_path / EVENTS).read_bytes().startswith(b'{"event":"summary"')
     follower.close()
     log.close()
 
 
-def test_half_a_line_is_taken_when_it_is_whole(tmp_path: Path) -> None:
+def test_partial_line_is_applied_when_complete(tmp_path: Path) -> None:
     line = msgspec.json.encode({"at": 1, **msgspec.to_builtins(STARTED)})
     (tmp_path / EVENTS).write_bytes(line[:90])
     with (tmp_path / EVENTS).open("ab") as file:
@@ -264,7 +264,7 @@ def test_half_a_line_is_taken_when_it_is_whole(tmp_path: Path) -> None:
     follower.close()
 
 
-def test_half_a_line_is_no_part_of_a_log_that_began_anew(tmp_path: Path) -> None:
+def test_partial_line_is_dropped_when_the_log_restarts(tmp_path: Path) -> None:
     line = msgspec.json.encode({"at": 1.0, **msgspec.to_builtins(STARTED)}) + b"\n"
     (tmp_path / EVENTS).write_bytes(line + b'{"at":2,"event":"wait')
     follower = RunFolderFollower(tmp_path, clock=VirtualClock())
@@ -275,7 +275,7 @@ def test_half_a_line_is_no_part_of_a_log_that_began_anew(tmp_path: Path) -> None
     follower.close()
 
 
-def test_a_folder_whose_aggregator_lives_is_told_by_its_lock(tmp_path: Path) -> None:
+def test_lock_of_a_folder_shows_a_live_aggregator(tmp_path: Path) -> None:
     log = EventLog(tmp_path / EVENTS, RunState())
     log(1e9, STARTED)
     log.close()
@@ -290,7 +290,7 @@ def test_a_folder_whose_aggregator_lives_is_told_by_its_lock(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("there", [True, False])
-def test_a_folder_that_is_no_runs_is_an_error_in_one_line(there: bool, tmp_path: Path) -> None:
+def test_folder_without_a_run_is_rejected_in_one_line(there: bool, tmp_path: Path) -> None:
     if there:
         (tmp_path / EVENTS).write_text("no event\n")
     with pytest.raises(BadConfiguration, match="expected the folder of a run"):

@@ -1,4 +1,4 @@
-"""The picture of a run on a terminal: what stands where, and that it fits however many trainers there are."""
+"""The run_state of a run on a terminal: its content, and that it fits the screen."""
 
 from __future__ import annotations
 
@@ -40,25 +40,27 @@ def closed(number: int, fitness: float = -0.25) -> events.RoundClosed:
     )
 
 
-def view_of(*told: events.AnyEvent, begin: float = 100.0) -> RunState:
-    """One event a second."""
-    view = RunState()
-    for second, event in enumerate((STARTED, *told)):
-        view.apply(begin + second, event)
-    return view
+def state_of(*happened: events.AnyEvent, begin: float = 100.0) -> RunState:
+    """Return the state after these events, one a second."""
+    run_state = RunState()
+    for second, event in enumerate((STARTED, *happened)):
+        run_state.apply(begin + second, event)
+    return run_state
 
 
-def printed(picture: RenderableType, width: int = 100, height: int = 40) -> list[str]:
+def printed(shown: RenderableType, width: int = 100, height: int = 40) -> list[str]:
     screen = io.StringIO()
-    Console(file=screen, width=width, height=height, color_system=None).print(picture)
+    Console(file=screen, width=width, height=height, color_system=None).print(shown)
     return screen.getvalue().splitlines()
 
 
 def drawn(
-    view: RunState, *, now: float | None = None, connected: bool = True, width: int = 100, height: int = 40
+    run_state: RunState, *, now: float | None = None, connected: bool = True, width: int = 100, height: int = 40
 ) -> str:
     lines = printed(
-        render_run(ObservedRun(view, view.event_at if now is None else now, connected), width, height), width, height
+        render_run(ObservedRun(run_state, run_state.event_at if now is None else now, connected), width, height),
+        width,
+        height,
     )
     assert len(lines) <= height
     assert max(map(len, lines)) <= width
@@ -69,8 +71,8 @@ def trainers(count: int) -> list[events.AnyEvent]:
     return [events.TrainerJoined(trainer=f"t{number:03}", num_examples=number) for number in range(count)]
 
 
-def test_the_picture_says_what_a_person_asks_first() -> None:
-    told = [
+def test_view_shows_the_main_figures() -> None:
+    happened = [
         events.TrainerJoined(trainer="bob", num_examples=3, labels=("north", "gpu")),
         closed(1, -0.6),
         closed(2, -0.5),
@@ -78,8 +80,8 @@ def test_the_picture_says_what_a_person_asks_first() -> None:
     accepted = events.ResultAccepted(
         round=2, trainer="bob", staleness=0, train_s=0.004, answer_s=0.010, cpu_s=1.0, memory=57_000_000
     )
-    view = view_of(*told, accepted)
-    picture = drawn(view, now=view.event_at + 3, width=140)
+    run_state = state_of(*happened, accepted)
+    shown = drawn(run_state, now=run_state.event_at + 3, width=140)
     for words in (
         "one  xor, evolution (clip), seed 7",
         "● running",
@@ -90,47 +92,47 @@ def test_the_picture_says_what_a_person_asks_first() -> None:
         "median 12.5 ms, last 12.5, longest 12.5",
         "trainer bob joined (3 rows)",
     ):
-        assert words in picture
-    (row,) = [line for line in picture.splitlines() if line.startswith("bob")]
+        assert words in shown
+    (row,) = [line for line in shown.splitlines() if line.startswith("bob")]
     assert re.split(r" {2,}", row.strip())[1:] == (
         ["● alive", "3", "1", "100%", "3.0 s ago", "4.0 ms", "6.0 ms", "0%", "57 MB", "north, gpu"]
     )
 
 
 @pytest.mark.parametrize(("width", "height"), [(60, 20), (80, 24), (100, 30), (200, 60)])
-def test_it_fits_any_screen_with_a_thousand_trainers(width: int, height: int) -> None:
-    view = view_of(*trainers(1000), *(closed(number) for number in range(1, 400)))
-    picture = drawn(view, width=width, height=height)
-    assert re.search(r"and \d+ more \(\d+ alive\)", picture)
-    assert "round 399 of 200" in picture
+def test_view_of_a_thousand_trainers_fits_any_screen(width: int, height: int) -> None:
+    run_state = state_of(*trainers(1000), *(closed(number) for number in range(1, 400)))
+    shown = drawn(run_state, width=width, height=height)
+    assert re.search(r"and \d+ more \(\d+ alive\)", shown)
+    assert "round 399 of 200" in shown
 
 
-def test_who_is_looked_for_is_shown_before_those_who_are_well() -> None:
+def test_absent_trainers_are_shown_first() -> None:
     gone = [events.TrainerLeft(trainer="t900", goodbye=False), events.TrainerSuspected(trainer="t901")]
-    picture = drawn(view_of(*trainers(1000), *gone), height=24)
-    assert re.search(r"^t900 +● gone", picture, flags=re.MULTILINE)
-    assert re.search(r"^t901 +● suspect", picture, flags=re.MULTILINE)
-    assert "alive)" in picture
+    shown = drawn(state_of(*trainers(1000), *gone), height=24)
+    assert re.search(r"^t900 +● gone", shown, flags=re.MULTILINE)
+    assert re.search(r"^t901 +● suspect", shown, flags=re.MULTILINE)
+    assert "alive)" in shown
 
 
-def test_a_stall_is_an_alarm_that_names_who_is_missing() -> None:
+def test_stall_is_an_alarm_with_the_missing_trainers() -> None:
     stalled = events.Stalled(round=1, seconds=15.0, missing=("bob",))
-    view = view_of(*trainers(2), events.RoundPublished(round=1, invited=2), stalled)
-    assert "stalled for 41 s: no result from bob" in drawn(view, now=view.progress_at + 41)
-    assert "stalled for" not in drawn(view, now=view.progress_at + STALLED_S - 1)
+    run_state = state_of(*trainers(2), events.RoundPublished(round=1, invited=2), stalled)
+    assert "stalled for 41 s: no result from bob" in drawn(run_state, now=run_state.progress_at + 41)
+    assert "stalled for" not in drawn(run_state, now=run_state.progress_at + STALLED_S - 1)
 
 
-def test_whom_a_stalled_run_waits_for_is_said_however_much_has_happened_since_and_not_of_an_earlier_stall() -> None:
+def test_alarm_names_missing_trainers_of_the_current_stall_only() -> None:
     stalled = events.Stalled(round=1, seconds=15.0, missing=("bob",))
     rejected = events.ResultRejected(trainer="amy", reason="values", detail="no")
-    view = view_of(events.RoundPublished(round=1, invited=2), stalled, *[rejected] * 20)
-    assert "no result from bob" in drawn(view, now=view.progress_at + 41)
-    view.apply(200.0, events.RoundPublished(round=2, invited=2))
-    assert "stalled for 41 s " in drawn(view, now=241.0)
+    run_state = state_of(events.RoundPublished(round=1, invited=2), stalled, *[rejected] * 20)
+    assert "no result from bob" in drawn(run_state, now=run_state.progress_at + 41)
+    run_state.apply(200.0, events.RoundPublished(round=2, invited=2))
+    assert "stalled for 41 s " in drawn(run_state, now=241.0)
 
 
 @pytest.mark.parametrize(
-    ("told", "connected", "state"),
+    ("happened", "connected", "state"),
     [
         ((), False, "interrupted"),
         ((events.RunPaused(),), True, "paused"),
@@ -139,17 +141,17 @@ def test_whom_a_stalled_run_waits_for_is_said_however_much_has_happened_since_an
         ((closed(1), events.RunFinished(solved=False, rounds=1, value=0.5)), True, "not solved"),
     ],
 )
-def test_how_it_stands_is_at_the_top(told: tuple[events.AnyEvent, ...], connected: bool, state: str) -> None:
-    first = drawn(view_of(*told), connected=connected).splitlines()[0]
+def test_status_is_in_the_first_line(happened: tuple[events.AnyEvent, ...], connected: bool, state: str) -> None:
+    first = drawn(state_of(*happened), connected=connected).splitlines()[0]
     assert first.endswith(f"● {state}")
 
 
-def test_a_picture_of_nothing_can_be_drawn() -> None:
+def test_empty_state_is_rendered() -> None:
     assert "no trainer yet" in drawn(RunState())
 
 
-def test_a_list_has_a_line_for_each_run() -> None:
-    several = [ObservedRun(view_of(*trainers(2), closed(1)), 110.0, here) for here in (True, False)]
+def test_list_has_a_line_for_each_run() -> None:
+    several = [ObservedRun(state_of(*trainers(2), closed(1)), 110.0, here) for here in (True, False)]
     heading, first, second = printed(render_list(several, 20))
     assert heading.split() == ["run", "state", "task", "algorithm", "round", "of", "value", "trainers", "progress"]
     assert first.split()[:7] == ["one", "●", "running", "xor", "evolution", "1", "200"]
@@ -157,33 +159,33 @@ def test_a_list_has_a_line_for_each_run() -> None:
     assert printed(render_list(several * 20, 10))[-1].split() == ["and", "33", "more"]
 
 
-def test_what_a_stranger_sent_neither_colours_the_terminal_nor_moves_its_cursor() -> None:
+def test_received_text_has_no_control_characters() -> None:
     joined = events.TrainerJoined(trainer="[red]b\x1b[2Job", num_examples=1, labels=("[blink]\x1b[5m",))
-    picture = drawn(view_of(joined), width=140)
-    assert "\x1b" not in picture
-    assert "[red]b?[2Job" in picture
+    shown = drawn(state_of(joined), width=140)
+    assert "\x1b" not in shown
+    assert "[red]b?[2Job" in shown
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0.04, "0.0 s"), (9.9, "9.9 s"), (42.2, "42 s"), (600, "10 min"), (7300, "2 h")]
 )
-def test_times_are_short(seconds: float, text: str) -> None:
+def test_durations_are_short(seconds: float, text: str) -> None:
     assert span(seconds) == text
 
 
-def test_a_curve_goes_from_one_corner_to_the_other() -> None:
+def test_curve_spans_the_chart() -> None:
     lines = [str(line) for line in draw_curves([Curve([0.0, 1.0], "red")], 0.0, 1.0, 4, 2)]
     assert lines[0][-1] != " "
     assert lines[1][0] != " "
     assert lines[0][0] == lines[1][-1] == " "
 
 
-def test_values_beyond_the_frame_lie_on_its_edge() -> None:
+def test_values_out_of_range_lie_on_the_edge() -> None:
     (line,) = draw_curves([Curve([-5.0, 5.0], "red")], 0.0, 1.0, 8, 1)
     assert " " not in str(line)
 
 
-def test_bars_are_of_the_last_values_from_zero_on() -> None:
+def test_bars_show_the_last_values_from_zero() -> None:
     assert draw_blocks([9.0, 0.0, 4.0, 8.0], 3) == "▁▅█"
     assert draw_blocks([], 3) == ""
     assert draw_blocks([0.0, 0.0], 3) == "▁▁"

@@ -1,4 +1,4 @@
-"""The routes of the page, without a server: how many words are under way at once, how many pictures are kept."""
+"""The routes of the page without a server: limits and the cache of surfaces."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fedmq.models.networks import Linear
 
 
 async def ask(app: ASGIApp, method: str, path: str, query: str = "", body: bytes = b"") -> int:
-    """The status of an answer."""
+    """Return the status of a response."""
     scope = {"type": "http", "method": method, "path": path, "query_string": query.encode(), "headers": []}
     statuses = []
 
@@ -37,7 +37,7 @@ async def ask(app: ASGIApp, method: str, path: str, query: str = "", body: bytes
 
 
 class SlowControls:
-    """Controls that finish when the test lets them."""
+    """Controls that block until `finish` is set."""
 
     def __init__(self) -> None:
         self.started, self.finish = threading.Semaphore(0), threading.Event()
@@ -71,13 +71,13 @@ def test_control_requests_over_the_limit_are_rejected() -> None:
 
 
 class Bests:
-    """A run whose best model is another one in every round."""
+    """A run with another best model in every round."""
 
     def best(self, _run: str, number: int) -> BestModel:
         return BestModel(Linear(2), "linear", number, bytes(24))
 
 
-def test_so_many_surfaces_are_kept_and_those_that_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recent_surfaces_are_cached(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[int] = []
 
     def draw(best: BestModel) -> bytes:
