@@ -22,9 +22,8 @@ from fedmq.models.trained_model import TrainedModel
 
 Fitness = npt.NDArray[np.float64]  # (population,), higher is better
 
-_SILENT = logging.Logger(
-    "fedmq.trainer.pygad", level=logging.CRITICAL + 1
-)  # outside of the logger tree: prints nothing  # noqa: LOG001
+# Outside of the logger tree: prints nothing.
+_SILENT = logging.Logger("fedmq.trainer.pygad", level=logging.CRITICAL + 1)  # noqa: LOG001
 _SATURATION = 40.0  # sigmoid(40) is 1.0 to the last bit of a float64
 
 
@@ -43,7 +42,8 @@ def evolve(
     """Return the population `(population, genes)` and its fitness `(population,)` after `generations` of PyGAD.
 
     The best `elites` survive each generation unchanged, the best `parents` breed the others.
-    `fitness` scores a whole population at once; `known` is the fitness of the given one, if it is known. `mutation` is log10 of the smallest and the largest step. The dtype of the genes is kept.
+    `fitness` scores a whole population at once; `known` is the fitness of the given one, if it is known. `mutation` is
+    log10 of the smallest and the largest step. The dtype of the genes is kept.
 
     Raises:
         BadConfiguration: the sizes do not fit together.
