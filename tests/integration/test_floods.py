@@ -121,9 +121,7 @@ def long_handshakes(port: int, announced: int, total: int) -> Iterator[None]:
                 yield
 
 
-def test_a_thousand_silent_peers_and_400_mb_of_handshakes_take_no_memory(
-    keyed: Keyed, leave_out: Callable[[str], None]
-) -> None:
+def test_silent_peers_and_endless_handshakes_use_no_memory(keyed: Keyed, leave_out: Callable[[str], None]) -> None:
     with keyed.running_broker() as pid, peers_of(keyed) as peers, ExitStack() as stack:
         honest = Honest(peers)
         honest.are_served()
@@ -137,7 +135,7 @@ def test_a_thousand_silent_peers_and_400_mb_of_handshakes_take_no_memory(
             in_turns(long_handshakes(keyed.port, 10 << 30, 400 * MB), honest)
 
 
-def test_400_mb_of_handshakes_as_long_as_a_frame_may_be_take_less_than_one_such_frame(keyed: Keyed) -> None:
+def test_large_handshakes_use_less_memory_than_one_frame(keyed: Keyed) -> None:
     """libzmq takes them until we look, milliseconds later: how much that is depends on how fast they come."""
     with keyed.running_broker() as pid, peers_of(keyed) as peers:
         honest = Honest(peers)
@@ -154,7 +152,7 @@ def queue_a_message_of(raw: zmq.Socket[bytes], part: bytes, parts: int) -> None:
 
 
 @pytest.mark.parametrize("first", [True, False], ids=["after something whole", "as its first"])
-def test_a_member_that_sends_a_message_without_an_end_is_cut_and_shut_out(keyed: Keyed, first: bool) -> None:
+def test_member_with_an_endless_message_is_closed_and_blocked(keyed: Keyed, first: bool) -> None:
     with keyed.running_broker() as pid, peers_of(keyed) as peers:
         honest = Honest(peers)
         honest.are_served()
@@ -172,7 +170,7 @@ def test_a_member_that_sends_a_message_without_an_end_is_cut_and_shut_out(keyed:
         honest.are_served()
 
 
-def test_a_message_of_half_a_million_frames_is_cut_and_its_key_shut_out(keyed: Keyed) -> None:
+def test_message_of_half_a_million_frames_blocks_its_key(keyed: Keyed) -> None:
     with keyed.running_broker() as pid, peers_of(keyed) as peers:
         honest = Honest(peers)
         mallory = peers.member("mallory", zmq.PUSH, Port.PUSH)
@@ -183,7 +181,7 @@ def test_a_message_of_half_a_million_frames_is_cut_and_its_key_shut_out(keyed: K
         honest.are_served()
 
 
-def test_a_member_that_connects_again_and_again_is_refused_after_a_while_and_only_it(keyed: Keyed) -> None:
+def test_only_the_member_that_reconnects_too_often_is_refused(keyed: Keyed) -> None:
     with keyed.running_broker(), peers_of(keyed) as peers:
         refused, keys = 0, keyed.transport("mallory")
         for _ in range(200):
@@ -196,7 +194,7 @@ def test_a_member_that_connects_again_and_again_is_refused_after_a_while_and_onl
         Honest(peers).are_served()
 
 
-def test_of_five_thousand_messages_at_once_the_quota_passes(keyed: Keyed) -> None:
+def test_messages_over_the_quota_are_dropped(keyed: Keyed) -> None:
     with keyed.running_broker(), peers_of(keyed) as peers:
         honest = Honest(peers)
         mallory = peers.member("mallory", zmq.PUSH, Port.PUSH)
@@ -212,7 +210,7 @@ def test_of_five_thousand_messages_at_once_the_quota_passes(keyed: Keyed) -> Non
         assert came < 4500
 
 
-def test_memory_is_bounded_when_the_aggregator_is_frozen_and_a_member_pushes_at_full_speed(keyed: Keyed) -> None:
+def test_memory_is_bounded_with_a_frozen_aggregator_and_a_flood(keyed: Keyed) -> None:
     """256 MiB at once, and 64 MiB a second after it; for a second here."""
     with keyed.running_broker() as pid, peers_of(keyed) as peers:
         honest = Honest(peers)
@@ -229,7 +227,7 @@ def test_memory_is_bounded_when_the_aggregator_is_frozen_and_a_member_pushes_at_
                     mallory.socket.poll(10, zmq.POLLOUT)
 
 
-def test_a_handshake_that_takes_too_long_is_ended(keyed: Keyed) -> None:
+def test_slow_handshake_is_closed(keyed: Keyed) -> None:
     with keyed.running_broker(), ExitStack() as stack:
         slow = [stack.enter_context(socket.create_connection(("127.0.0.1", keyed.port + port))) for port in range(5)]
         began = time.monotonic()
@@ -242,7 +240,7 @@ def test_a_handshake_that_takes_too_long_is_ended(keyed: Keyed) -> None:
         assert time.monotonic() - began < 6.0
 
 
-def test_an_honest_message_as_large_as_may_be_passes_through_encryption(keyed: Keyed) -> None:
+def test_largest_message_passes_encryption(keyed: Keyed) -> None:
     """And as the first one over its connection; and many of them, faster than anybody looks."""
     with keyed.running_broker(), peers_of(keyed) as peers:
         honest = Honest(peers)
@@ -265,7 +263,7 @@ def loopback_flood(port: int, frames: Callable[[], Iterator[bytes]]) -> None:
                     pytest.fail("nobody has cut it")
 
 
-def test_without_keys_a_message_without_an_end_is_cut_too() -> None:
+def test_endless_message_is_closed_without_keys() -> None:
     port = free_port()
 
     def parts() -> Iterator[bytes]:

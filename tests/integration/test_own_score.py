@@ -12,14 +12,14 @@ from fedmq.security.keyring import read_federation
 EXAMPLE = str(Path(__file__).parents[2] / "examples" / "own_score.py")
 
 
-def test_the_demo_runs_the_code_of_the_file_that_it_is_given(tmp_path: Path) -> None:
+def test_demo_runs_the_code_of_a_file(tmp_path: Path) -> None:
     done = run_fedmq("demo", "--task", EXAMPLE, "--seed", "1", "--out", "run", cwd=tmp_path, timeout_s=50.0)
     assert done.returncode == 0, done.stderr
     assert "parameters: " in done.stdout
     assert report_of(tmp_path / "run")["solved"]
 
 
-def test_a_trainer_that_does_not_run_code_says_so_once_and_serves_another_run(tmp_path: Path) -> None:
+def test_trainer_without_code_permission_serves_other_runs(tmp_path: Path) -> None:
     with Services(tmp_path) as services:
         services.start_broker()
         services.start_trainer("bob", "linear:bob", "--allow-code")
@@ -37,7 +37,7 @@ def test_a_trainer_that_does_not_run_code_says_so_once_and_serves_another_run(tm
         assert closed(tmp_path / "code") == 0
 
 
-def test_a_run_goes_on_with_the_code_that_it_began_with(tmp_path: Path) -> None:
+def test_run_continues_with_its_first_code(tmp_path: Path) -> None:
     own = tmp_path / "own.py"
     own.write_text(
         Path(EXAMPLE).read_text().replace("target=0.99", "target=1.0").replace("rounds=100", "rounds=100000")
@@ -56,7 +56,7 @@ def test_a_run_goes_on_with_the_code_that_it_began_with(tmp_path: Path) -> None:
         assert report_of(tmp_path / "run")["trainers"][0]["results"] >= 1
 
 
-def test_a_copy_of_a_task_that_is_data_is_refused_in_one_line(tmp_path: Path) -> None:
+def test_local_copy_without_code_is_an_error(tmp_path: Path) -> None:
     done = run_fedmq("trainer", "--name", "bob", "--data", "xor:1/2", "--min-rows", "1", "--score", "xor", cwd=tmp_path)
     assert done.returncode == 78
     assert done.stderr == (
@@ -64,14 +64,14 @@ def test_a_copy_of_a_task_that_is_data_is_refused_in_one_line(tmp_path: Path) ->
     )
 
 
-def test_gradients_and_code_do_not_go_together(tmp_path: Path) -> None:
+def test_code_with_gradients_is_an_error(tmp_path: Path) -> None:
     done = run_fedmq("aggregator", "--task", EXAMPLE, "--strategy", "fedsgd", "--out", "run", cwd=tmp_path)
     assert done.returncode == 78
     assert "expected a task with a linear model for fedsgd" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_signed_code_runs_where_the_operator_allowed_it_and_nowhere_else(tmp_path: Path) -> None:
+def test_signed_code_runs_only_with_allow_code(tmp_path: Path) -> None:
     with Federation(tmp_path) as federation:
         federation.make()
         for name in ("alice", "bob"):

@@ -64,7 +64,7 @@ def good(population: Any, inputs: Any, targets: Any) -> Any:
     return (population.sum(axis=1) + inputs.sum() + targets.sum()), np.arange(len(population)) % 3
 
 
-def test_code_scores_a_population_on_the_rows_again_and_again(boxes: list[Sandbox]) -> None:
+def test_code_scores_several_populations(boxes: list[Sandbox]) -> None:
     boxes.append(box := Sandbox(packed(good), ROWS))
     for population in (POPULATION, POPULATION[:1], np.zeros((0, 2))):
         losses, correct = box.score(population, never)
@@ -73,7 +73,7 @@ def test_code_scores_a_population_on_the_rows_again_and_again(boxes: list[Sandbo
         assert (losses.dtype, correct.dtype) == (np.float64, np.int64)
 
 
-def test_prints_go_nowhere_and_disturb_nothing(boxes: list[Sandbox], capfd: pytest.CaptureFixture[str]) -> None:
+def test_prints_of_code_are_discarded(boxes: list[Sandbox], capfd: pytest.CaptureFixture[str]) -> None:
     def talkative(population: Any, inputs: Any, targets: Any) -> Any:
         print("hello" * 10_000)
         os.write(1, b"\x00" * 100)
@@ -201,11 +201,11 @@ def says_it_has_failed_with_garbage(population: Any, inputs: Any, targets: Any) 
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_whatever_code_does_comes_back_as_one_line(score: Score, words: str, boxes: list[Sandbox]) -> None:
+def test_every_failure_of_code_is_one_line(score: Score, words: str, boxes: list[Sandbox]) -> None:
     assert words in failure_of(score, boxes)
 
 
-def test_code_reaches_no_port_of_this_machine_even_one_that_listens(boxes: list[Sandbox]) -> None:
+def test_code_reaches_no_open_port(boxes: list[Sandbox]) -> None:
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen()
@@ -220,7 +220,7 @@ def test_code_reaches_no_port_of_this_machine_even_one_that_listens(boxes: list[
             listening.accept()
 
 
-def test_code_changes_and_reads_no_file(tmp_path: Path, boxes: list[Sandbox]) -> None:
+def test_code_reads_and_writes_no_file(tmp_path: Path, boxes: list[Sandbox]) -> None:
     (tmp_path / "secret").write_text("rows of somebody else")
     new, secret = tmp_path / "new", tmp_path / "secret"
 
@@ -243,7 +243,7 @@ def test_code_changes_and_reads_no_file(tmp_path: Path, boxes: list[Sandbox]) ->
     assert (tmp_path / "secret").read_text() == "rows of somebody else"
 
 
-def test_modules_that_are_installed_can_be_loaded_late(boxes: list[Sandbox]) -> None:
+def test_installed_modules_can_be_imported_late(boxes: list[Sandbox]) -> None:
     def loads(population: Any, inputs: Any, targets: Any) -> Any:
         import sqlite3  # an extension with a library of its own
 
@@ -254,7 +254,7 @@ def test_modules_that_are_installed_can_be_loaded_late(boxes: list[Sandbox]) -> 
     assert len(box.score(POPULATION, never).losses) == 4
 
 
-def test_code_sees_nothing_of_the_environment(boxes: list[Sandbox], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_has_no_environment_variables(boxes: list[Sandbox], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FEDMQ_SECRET", "secret")
 
     def looks(population: Any, inputs: Any, targets: Any) -> Any:
@@ -276,11 +276,11 @@ def loops(population: Any, inputs: Any, targets: Any) -> Any:
         pass
 
 
-def test_code_that_never_ends_is_stopped(boxes: list[Sandbox]) -> None:
+def test_endless_code_is_stopped(boxes: list[Sandbox]) -> None:
     assert "expected an answer within 2 s, got none" in failure_of(loops, boxes, answer_s=2.0)
 
 
-def test_work_that_is_not_wanted_any_more_is_stopped_and_leaves_no_process(boxes: list[Sandbox]) -> None:
+def test_cancelled_code_is_killed(boxes: list[Sandbox]) -> None:
     boxes.append(box := Sandbox(packed(loops), ROWS))
     before = psutil.Process().children()
     looks = iter(range(10))
@@ -289,7 +289,7 @@ def test_work_that_is_not_wanted_any_more_is_stopped_and_leaves_no_process(boxes
     assert psutil.Process().children() == before
 
 
-def test_after_a_failure_the_next_population_has_a_new_process(boxes: list[Sandbox]) -> None:
+def test_failure_restarts_the_process(boxes: list[Sandbox]) -> None:
     def fails_with_one(population: Any, inputs: Any, targets: Any) -> Any:
         if len(population) == 1:
             raise ValueError
@@ -302,7 +302,7 @@ def test_after_a_failure_the_next_population_has_a_new_process(boxes: list[Sandb
     assert box.score(POPULATION, never).losses.tolist() == [0.0] * 4
 
 
-def test_bytes_that_are_no_code_are_one_line_too(boxes: list[Sandbox]) -> None:
+def test_invalid_code_is_one_line(boxes: list[Sandbox]) -> None:
     boxes.append(box := Sandbox(b"no pickle", ROWS))
     with pytest.raises(Rejected, match="UnpicklingError"):
         box.score(POPULATION, never)
@@ -318,14 +318,14 @@ class Evil:
         return os.mkdir, (str(self.marker),)
 
 
-def test_what_code_does_while_it_is_unpickled_is_confined_already(tmp_path: Path, boxes: list[Sandbox]) -> None:
+def test_code_is_confined_while_it_is_unpickled(tmp_path: Path, boxes: list[Sandbox]) -> None:
     boxes.append(box := Sandbox(cloudpickle.dumps(Evil(tmp_path / "marker")), ROWS))
     with pytest.raises(Rejected, match="PermissionError"):
         box.score(POPULATION, never)
     assert not (tmp_path / "marker").exists()
 
 
-def test_large_rows_and_populations_pass(boxes: list[Sandbox]) -> None:
+def test_large_rows_and_populations_are_scored(boxes: list[Sandbox]) -> None:
     rows = Rows(np.ones((20_000, 20)), np.zeros(20_000))
 
     def counts(population: Any, inputs: Any, targets: Any) -> Any:
@@ -357,7 +357,7 @@ except OSError as error:
 
 
 @pytest.mark.parametrize("left_out", ["_filter_calls", "_close_files"])
-def test_the_network_is_cut_off_twice_and_each_way_is_enough(left_out: str) -> None:
+def test_network_is_blocked_in_two_ways(left_out: str) -> None:
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen()

@@ -25,7 +25,7 @@ from fedmq.trainer.round_handler import on_rows
 from fedmq.trainer.sandbox import Sandbox
 
 
-def test_the_process_has_limits_of_its_own_beside_the_filter_of_calls() -> None:
+def test_sandbox_process_has_resource_limits() -> None:
     before = set(psutil.Process().children())
     with closing(Sandbox(packed(good), ROWS)) as box:
         box.score(POPULATION, never)
@@ -35,7 +35,7 @@ def test_the_process_has_limits_of_its_own_beside_the_filter_of_calls() -> None:
         assert process.rlimit(psutil.RLIMIT_NOFILE) == (FILES_MAX, FILES_MAX)
 
 
-def test_the_sandbox_of_an_earlier_task_makes_room_for_that_of_the_next() -> None:
+def test_sandbox_of_a_new_task_replaces_the_old_one() -> None:
     answer, code = on_rows(ROWS, "bob", CodePolicy(allowed=True, signer=lambda _packet: "SHA256:key")), packed(good)
     before = set(psutil.Process().children())
     for genes in (2, 3):
@@ -61,7 +61,7 @@ box.score(np.ones((1, 2)), lambda: print("asked", flush=True))  # the second tim
 """
 
 
-def test_code_ends_with_the_trainer_even_when_that_is_killed() -> None:
+def test_sandbox_ends_when_the_trainer_is_killed() -> None:
     def loops_over_one(population: Any, inputs: Any, targets: Any) -> Any:
         while len(population) == 1:
             pass

@@ -53,7 +53,7 @@ def inbox_works(below: Edge, above: Edge, name: str) -> None:
     below.until(says(topics.inbox_of(name), b"ping"))
 
 
-def test_a_round_goes_down_and_a_result_goes_up(address: str) -> None:
+def test_round_and_result_are_forwarded(address: str) -> None:
     with aggregator(address) as above, trainer(address) as below:
         assert above.presence(1) == [("alice", True)]
         above.send(b"round/r", b"header", b"", b"array")
@@ -62,7 +62,7 @@ def test_a_round_goes_down_and_a_result_goes_up(address: str) -> None:
         above.until(says("up/r/", b"header", b"", b"array"))
 
 
-def test_an_aggregator_hears_its_own_run_only(address: str) -> None:
+def test_aggregator_receives_only_its_own_run(address: str) -> None:
     with aggregator(address, "r") as first, aggregator(address, "r2") as second, trainer(address) as below:
         first.presence(1)
         second.presence(1)
@@ -73,7 +73,7 @@ def test_an_aggregator_hears_its_own_run_only(address: str) -> None:
         assert second.messages(says("up/r2/", b"2")) == [says("up/r2/", b"1"), says("up/r2/", b"2")]
 
 
-def test_a_late_joiner_gets_the_newest_round_of_each_run_and_nobody_else_a_copy(address: str) -> None:
+def test_only_late_trainer_gets_kept_rounds(address: str) -> None:
     with aggregator(address) as above, trainer(address, "alice") as alice:
         above.presence(1)
         for frames in ([b"round/r", b"1"], [b"round/r", b"2"], [b"round/s", b"7"], [b"event/r", b"e"]):
@@ -85,7 +85,7 @@ def test_a_late_joiner_gets_the_newest_round_of_each_run_and_nobody_else_a_copy(
             assert alice.messages(says("round/r", b"3")) == [says("round/r", b"3")]
 
 
-def test_a_trainer_that_is_there_first_gets_each_round_once(address: str) -> None:
+def test_early_trainer_gets_each_round_once(address: str) -> None:
     with aggregator(address) as above, trainer(address) as below:
         above.presence(1)
         for number in (b"1", b"2"):
@@ -93,7 +93,7 @@ def test_a_trainer_that_is_there_first_gets_each_round_once(address: str) -> Non
         assert below.messages(says("round/r", b"2")) == [says("round/r", b"1"), says("round/r", b"2")]
 
 
-def test_a_trainer_does_not_read_the_inbox_of_another(address: str) -> None:
+def test_trainer_receives_only_its_own_inbox(address: str) -> None:
     with aggregator(address) as above, trainer(address, "alice") as alice, trainer(address, "alicia") as alicia:
         above.presence(2)
         above.send(b"to/alicia/", b"for alicia")
@@ -102,14 +102,14 @@ def test_a_trainer_does_not_read_the_inbox_of_another(address: str) -> None:
         assert alice.messages(says("to/alice/", b"for alice")) == [says("to/alice/", b"for alice")]
 
 
-def test_closing_a_link_is_absence(address: str) -> None:
+def test_closed_link_makes_a_trainer_absent(address: str) -> None:
     with aggregator(address) as above:
         with trainer(address):
             assert above.presence(1) == [("alice", True)]
         assert above.presence(1) == [("alice", False)]
 
 
-def test_who_has_gone_before_it_was_heard_is_nobody(port: int) -> None:
+def test_subscription_of_an_ended_connection_is_ignored(port: int) -> None:
     hub, context = BrokerSockets("127.0.0.1", port), zmq.Context()
     with closing(hub):
         subscriber = context.socket(zmq.SUB)
@@ -127,7 +127,7 @@ def test_who_has_gone_before_it_was_heard_is_nobody(port: int) -> None:
         assert list(hub.receive()) == []
 
 
-def test_a_killed_trainer_is_absent_at_once(address: str) -> None:
+def test_killed_trainer_is_absent_at_once(address: str) -> None:
     with aggregator(address) as above:
         process = subprocess.Popen([sys.executable, "-c", PEER, address, "carol"])
         try:
@@ -141,7 +141,7 @@ def test_a_killed_trainer_is_absent_at_once(address: str) -> None:
             process.wait(DEADLINE_S)
 
 
-def test_a_trainer_that_comes_back_before_its_old_connection_closes_stays_present(address: str) -> None:
+def test_trainer_that_reconnects_early_stays_present(address: str) -> None:
     with aggregator(address) as above, ExitStack() as later:
         with trainer(address, "alice") as old:
             assert above.presence(1) == [("alice", True)]
@@ -156,14 +156,14 @@ def test_a_trainer_that_comes_back_before_its_old_connection_closes_stays_presen
             assert above.presence(1) == [("alice", False)]
 
 
-def test_an_aggregator_that_comes_later_is_told_who_is_there(address: str) -> None:
+def test_late_aggregator_receives_present_trainers(address: str) -> None:
     with aggregator(address) as first, trainer(address, "alice"), trainer(address, "bob"):
         assert set(first.presence(2)) == {("alice", True), ("bob", True)}
         with aggregator(address, "s") as second:
             assert set(second.presence(2)) == {("alice", True), ("bob", True)}
 
 
-def test_links_find_a_broker_that_starts_again_on_its_ports(port: int) -> None:
+def test_links_reconnect_to_a_restarted_broker(port: int) -> None:
     address = f"tcp://127.0.0.1:{port}"
     with ExitStack() as links:
         with running_broker(port):
@@ -178,7 +178,7 @@ def test_links_find_a_broker_that_starts_again_on_its_ports(port: int) -> None:
             below.send_until(above, says("up/r/", b"again"), b"up/r", b"again")
 
 
-def test_nothing_is_taken_before_the_broker_is_there(port: int) -> None:
+def test_messages_are_not_accepted_without_a_broker(port: int) -> None:
     address = f"tcp://127.0.0.1:{port}"
     with trainer(address) as below, aggregator(address) as above:
         assert not below.link.send([b"up/r", b"early"])
@@ -189,7 +189,7 @@ def test_nothing_is_taken_before_the_broker_is_there(port: int) -> None:
             assert above.messages(says("up/r/", b"in time")) == [says("up/r/", b"in time")]
 
 
-def test_a_wait_ends_when_it_is_woken_from_another_thread(port: int) -> None:
+def test_wake_from_another_thread_ends_a_wait(port: int) -> None:
     with trainer(f"tcp://127.0.0.1:{port}") as below:
         thread = threading.Thread(target=below.link.wake)
         thread.start()
@@ -198,13 +198,13 @@ def test_a_wait_ends_when_it_is_woken_from_another_thread(port: int) -> None:
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.7", "*", "", "::", "example.invalid"])  # noqa: S104
-def test_nothing_but_the_loopback_address_is_bound_without_keys(host: str, port: int) -> None:
+def test_without_keys_only_loopback_is_bound(host: str, port: int) -> None:
     with pytest.raises(BadConfiguration, match=r"expected --bind 127\.0\.0\.1, got"):
         BrokerSockets(host, port)
 
 
 @pytest.mark.parametrize("offset", range(PORTS - 1))
-def test_a_port_in_use_is_one_line_that_says_which(port: int, offset: int) -> None:
+def test_port_in_use_is_an_error_with_its_number(port: int, offset: int) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", port + offset))
         taken.listen()
@@ -217,7 +217,7 @@ def test_a_port_in_use_is_one_line_that_says_which(port: int, offset: int) -> No
     BrokerSockets("127.0.0.1", port).close()  # what was bound before the failure is free again
 
 
-def test_every_socket_has_limits_and_misses_who_falls_silent(port: int) -> None:
+def test_every_socket_has_limits_and_heartbeats(port: int) -> None:
     address = f"tcp://127.0.0.1:{port}"
     ends: list[Endpoint] = [
         BrokerSockets("127.0.0.1", port),

@@ -101,9 +101,7 @@ def systemd(tmp_path: Path) -> Iterator[dict[str, Systemd]]:
         one.close()
 
 
-def test_a_broker_tells_of_its_life_and_one_that_is_stopped_is_silent(
-    services: Services, systemd: dict[str, Systemd]
-) -> None:
+def test_broker_notifies_systemd_until_it_is_stopped(services: Services, systemd: dict[str, Systemd]) -> None:
     heard = systemd["broker"]
     services.start("broker", "broker", **heard.environment)
     assert heard.next(DEADLINE_S) == "READY=1"
@@ -119,7 +117,7 @@ def test_a_broker_tells_of_its_life_and_one_that_is_stopped_is_silent(
     assert services.wait("broker") == 0
 
 
-def test_all_three_say_how_they_stand(services: Services, systemd: dict[str, Systemd]) -> None:
+def test_all_services_send_a_status(services: Services, systemd: dict[str, Systemd]) -> None:
     services.start("trainer", "trainer", "--name", "alice", "--data", "xor:1/2", **systemd["trainer"].environment)
     systemd["trainer"].until("STATUS=the broker is not connected")
     services.start("broker", "broker", **systemd["broker"].environment)
@@ -139,7 +137,7 @@ def test_all_three_say_how_they_stand(services: Services, systemd: dict[str, Sys
     systemd["trainer"].until("STOPPING=1")
 
 
-def test_a_step_that_hangs_is_silent(tmp_path: Path) -> None:
+def test_hanging_step_sends_nothing(tmp_path: Path) -> None:
     heard = Systemd(tmp_path, "hangs")
     process = subprocess.Popen([sys.executable, "-c", HANGS], env=clean_environment(**heard.environment))
     try:
@@ -153,7 +151,7 @@ def test_a_step_that_hangs_is_silent(tmp_path: Path) -> None:
         heard.close()
 
 
-def test_in_the_journal_a_run_is_told_once_with_fields_and_not_on_stdout(services: Services, tmp_path: Path) -> None:
+def test_events_go_once_to_the_journal_and_not_to_stdout(services: Services, tmp_path: Path) -> None:
     """Stands in for the journal with a file: without the journal's socket, its lines come back to stderr."""
     services.start_broker()
     for name, data in (("alice", "xor:1/2"), ("bob", "xor:2/2")):

@@ -44,9 +44,7 @@ def with_arrays_of_other_names(folder: Path) -> str:
         (with_arrays_of_other_names, "rows.npz: expected an array `inputs`, got x, y"),
     ],
 )
-def test_rows_that_cannot_be_used_end_a_trainer_with_one_line(
-    make: Callable[[Path], str], said: str, tmp_path: Path
-) -> None:
+def test_invalid_rows_end_the_trainer_with_one_line(make: Callable[[Path], str], said: str, tmp_path: Path) -> None:
     done = run_fedmq("trainer", "--name", "mallory", "--data", make(tmp_path), cwd=tmp_path)
 
     assert done.returncode == 78
@@ -55,7 +53,7 @@ def test_rows_that_cannot_be_used_end_a_trainer_with_one_line(
     assert done.stderr.count("\n") == 1
 
 
-def test_a_trainer_whose_rows_do_not_fit_the_task_leaves_and_the_others_solve_it(tmp_path: Path) -> None:
+def test_trainer_with_unfit_rows_leaves_and_the_others_solve(tmp_path: Path) -> None:
     (tmp_path / "wide.csv").write_text("a,b,c,class\n0,1,1,1\n")
     run = tmp_path / "run"
     with Services(tmp_path) as services:
@@ -76,7 +74,7 @@ def test_a_trainer_whose_rows_do_not_fit_the_task_leaves_and_the_others_solve_it
     assert (report["solved"], report["value"]) == (True, 1.0)
 
 
-def test_a_trainer_leaves_a_run_that_asks_for_more_than_its_cap_also_after_a_kill(tmp_path: Path) -> None:
+def test_used_up_budget_holds_after_a_kill(tmp_path: Path) -> None:
     run, line = tmp_path / "run", "would go beyond --max-evaluations 150: takes no further part in it"
 
     def goodbyes() -> int:
@@ -110,9 +108,7 @@ def test_a_trainer_leaves_a_run_that_asks_for_more_than_its_cap_also_after_a_kil
         (["--data", "xor:1/2", "--broker", "localhost"], 78, "expected a broker address like tcp://127.0.0.1:5550"),
     ],
 )
-def test_a_trainer_that_is_started_wrongly_says_how(
-    arguments: list[str], exit_code: int, said: str, tmp_path: Path
-) -> None:
+def test_invalid_options_are_reported(arguments: list[str], exit_code: int, said: str, tmp_path: Path) -> None:
     done = run_fedmq("trainer", *arguments, cwd=tmp_path)
 
     assert done.returncode == exit_code

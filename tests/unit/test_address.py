@@ -9,7 +9,7 @@ from fedmq.transport.address import parse_address
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "broker.example.org", "localhost", "my_host-2"])
-def test_an_address_is_a_host_and_the_first_port(host: str) -> None:
+def test_address_has_a_host_and_a_first_port(host: str) -> None:
     assert parse_address(f"tcp://{host}:5550") == (host, 5550)
 
 
@@ -20,12 +20,12 @@ def test_an_address_is_a_host_and_the_first_port(host: str) -> None:
         *("a:5550", "ipc://a:5550", "tcp://a", "tcp://a:0", "tcp://a:65532", "tcp://a:٥٥٥٠", "tcp://a:5550\n"),
     ],
 )
-def test_what_no_socket_connects_to_is_refused(address: str) -> None:
+def test_invalid_address_is_an_error(address: str) -> None:
     with pytest.raises(BadConfiguration, match="expected a broker address like tcp://127"):
         parse_address(address)
 
 
 @pytest.mark.parametrize("host", ["[::1]", "[fe80::1%eth0]"])
-def test_ipv6_is_refused_by_its_name(host: str) -> None:
+def test_ipv6_address_is_an_error(host: str) -> None:
     with pytest.raises(BadConfiguration, match="IPv6"):
         parse_address(f"tcp://{host}:5550")

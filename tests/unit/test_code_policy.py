@@ -63,7 +63,7 @@ def signed(_packet: Packet) -> str:
     return KEY
 
 
-def test_code_of_a_pinned_key_runs_with_the_flag() -> None:
+def test_code_of_a_pinned_key_runs_with_allow_code() -> None:
     assert CodePolicy(allowed=True, signer=signed).code(round_of()) == CODE
 
 
@@ -84,9 +84,7 @@ def test_code_of_a_pinned_key_runs_with_the_flag() -> None:
     ],
     ids=["neither", "no key", "no flag"],
 )
-def test_a_refusal_says_in_one_line_which_key_and_which_flag_would_change_it(
-    policy: CodePolicy, expected: str, offered: list[str]
-) -> None:
+def test_refusal_names_the_key_and_the_option(policy: CodePolicy, expected: str, offered: list[str]) -> None:
     with pytest.raises(CodeRefused, match=r"^code: run run is scored by code, task mine") as refusal:
         policy.code(round_of())
     line = str(refusal.value)
@@ -94,13 +92,13 @@ def test_a_refusal_says_in_one_line_which_key_and_which_flag_would_change_it(
     assert all(words in line for words in [expected, *offered, "--score FILE.py"])
 
 
-def test_with_the_flag_and_no_key_the_line_does_not_ask_for_the_flag_again() -> None:
+def test_refusal_without_a_key_does_not_name_a_given_option() -> None:
     with pytest.raises(CodeRefused) as refusal:
         CodePolicy(allowed=True).code(round_of())
     assert "--allow-code" not in str(refusal.value)
 
 
-def test_code_that_is_missing_or_another_than_the_task_names_is_rejected() -> None:
+def test_missing_or_other_code_is_rejected() -> None:
     policy = CodePolicy(allowed=True, signer=signed)
     for code, reason in ((None, "arrays"), (CODE + b"!", "sha256")):
         with pytest.raises(Rejected) as refusal:
@@ -108,7 +106,7 @@ def test_code_that_is_missing_or_another_than_the_task_names_is_rejected() -> No
         assert refusal.value.reason == reason
 
 
-def test_ones_own_copy_is_used_in_place_of_what_travels() -> None:
+def test_local_copy_replaces_received_code() -> None:
     own = Shipped(replace(TASK, model=Code(2, 3, sha256(b"own").digest())), b"own")
     policy = CodePolicy(own=own)
     assert policy.code(round_of()) == b"own"
@@ -121,7 +119,7 @@ def test_ones_own_copy_is_used_in_place_of_what_travels() -> None:
             policy.code(round_of(replace(TASK, **changes)))
 
 
-def test_a_round_of_a_task_that_is_data_may_not_carry_code() -> None:
+def test_code_with_a_task_without_code_is_rejected() -> None:
     xor = find_task("xor")
     with pytest.raises(Rejected, match="arrays: expected"):
         on_rows(task_rows("xor", 1, 2), "bob")(round_of(xor), lambda: False)
@@ -134,7 +132,7 @@ def session() -> Session:
     return Session("bob", 4, "test", np.random.default_rng(1))
 
 
-def test_who_declines_says_goodbye_and_works_on_nothing_more_of_that_run() -> None:
+def test_declined_run_gets_goodbye_and_no_more_work() -> None:
     one = session()
     assert one.step(MessageReceived(round_of()), 0.0).start is not None
     effects = one.step(WorkFailed("run", 1, CodeRefused("not signed")), 0.1)
@@ -145,7 +143,7 @@ def test_who_declines_says_goodbye_and_works_on_nothing_more_of_that_run() -> No
     assert one.step(Tick(), 9.0).sends == []
 
 
-def test_a_trainer_that_refuses_code_says_so_once_and_serves_other_runs(caplog: pytest.LogCaptureFixture) -> None:
+def test_refused_code_is_logged_once_and_other_runs_continue(caplog: pytest.LogCaptureFixture) -> None:
     """Alice has her own copy and goes on alone once bob has declined."""
 
     def scores(population: Any, inputs: Any, targets: Any) -> Any:
@@ -177,7 +175,7 @@ def test_a_trainer_that_refuses_code_says_so_once_and_serves_other_runs(caplog: 
     assert evaluation.loss < 2.0
 
 
-def test_an_aggregator_that_comes_back_ships_the_code_that_it_began_with(tmp_path: Path) -> None:
+def test_restarted_aggregator_sends_the_code_of_the_run(tmp_path: Path) -> None:
     store = Store(tmp_path / "store.sqlite3")
     store.begin(run_config("run", TASK), CODE)
     store.close()
@@ -228,7 +226,7 @@ def written(tmp_path: Path, text: str = FILE) -> str:
     return str(tmp_path / "mine.py")
 
 
-def test_the_score_of_a_file_travels_by_value_with_the_modules_beside_it(tmp_path: Path) -> None:
+def test_code_is_packed_with_the_modules_beside_its_file(tmp_path: Path) -> None:
     task, code = ship(written(tmp_path))
     assert code is not None
     assert isinstance(task.model, Code)
@@ -240,7 +238,7 @@ def test_the_score_of_a_file_travels_by_value_with_the_modules_beside_it(tmp_pat
     assert answer["losses"].tolist() == [0.0]
 
 
-def test_tasks_that_are_data_ship_no_code(tmp_path: Path) -> None:
+def test_tasks_without_code_send_no_code(tmp_path: Path) -> None:
     assert ship("xor") == Shipped(find_task("xor"), None)
     data = FILE.replace("Code(num_parameters=2, inputs=3)", "Linear(3)").replace('"own"', '"squared-error"')
     assert ship(written(tmp_path, data.replace("import Code", "import Linear"))).code is None
@@ -258,19 +256,19 @@ def test_tasks_that_are_data_ship_no_code(tmp_path: Path) -> None:
         (FILE.replace("inputs=3", "inputs=3, sha256=b'1'"), "sha256: expected 32 bytes, got 1"),
     ],
 )
-def test_a_file_that_cannot_be_shipped_is_refused_in_one_line(tmp_path: Path, text: str, words: str) -> None:
+def test_file_that_cannot_be_packed_is_an_error(tmp_path: Path, text: str, words: str) -> None:
     with pytest.raises(BadConfiguration, match=words) as refusal:
         ship(written(tmp_path, text))
     assert "\n" not in str(refusal.value)
 
 
-def test_code_is_scored_by_no_process_but_the_sandbox() -> None:
+def test_only_the_sandbox_runs_code() -> None:
     with pytest.raises(BadConfiguration, match="scored by code"):
         TASK.score(np.zeros((1, 2)), ROWS)
 
 
 @pytest.mark.parametrize("strategy", ["fedavg", "evolution"])
-def test_strategies_without_gradients_take_code(strategy: str) -> None:
+def test_strategies_without_gradients_accept_code(strategy: str) -> None:
     chosen = strategy_of(strategy)
     assert chosen.ask(chosen.init(TASK, 1)).arrays
 
@@ -285,6 +283,6 @@ def test_local_evolution_around_a_model_uses_the_same_function() -> None:
     assert scores(answer["model"][None]).losses[0] < 0.5
 
 
-def test_a_strategy_with_gradients_refuses_code_in_one_line() -> None:
+def test_strategy_with_gradients_rejects_code() -> None:
     with pytest.raises(BadConfiguration, match="expected a task with a linear model"):
         find_algorithm("averaging").init(TASK, 1)

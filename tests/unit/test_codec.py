@@ -215,7 +215,7 @@ BAD: dict[str, tuple[RejectReason, Frames]] = {
 
 
 @pytest.mark.parametrize(("reason", "bad"), BAD.values(), ids=BAD.keys())
-def test_a_bad_message_is_rejected_with_its_reason(reason: RejectReason, bad: Frames) -> None:
+def test_invalid_message_is_rejected_with_its_reason(reason: RejectReason, bad: Frames) -> None:
     with pytest.raises(Rejected) as refusal:
         decode(bad)
     assert refusal.value.reason == reason
@@ -223,7 +223,7 @@ def test_a_bad_message_is_rejected_with_its_reason(reason: RejectReason, bad: Fr
     assert "\n" not in refusal.value.detail
 
 
-def test_the_frames_that_the_bad_ones_were_made_from_are_good() -> None:
+def test_unmodified_frames_are_accepted() -> None:
     assert np.array_equal(decode(described()).arrays["x"], VALUES)
     for good in (frames(), task_with(), model_with()):
         decode(good)
@@ -231,7 +231,7 @@ def test_the_frames_that_the_bad_ones_were_made_from_are_good() -> None:
 
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(st.dictionaries(st.text(max_size=32).filter(lambda name: name not in OF_BYTES), sendable, max_size=ARRAYS_MAX))
-def test_arrays_arrive_bit_for_bit(arrays: dict[str, Any]) -> None:
+def test_arrays_are_decoded_bit_for_bit(arrays: dict[str, Any]) -> None:
     packet = decode(encode("up/r", RESULT, arrays))
     assert list(packet.arrays) == list(arrays)
     for name, array in arrays.items():
@@ -245,7 +245,7 @@ def test_arrays_arrive_bit_for_bit(arrays: dict[str, Any]) -> None:
     [np.arange(6.0).reshape(2, 3).T, np.arange(12.0)[::2], np.arange(3, dtype=">f8"), np.arange(3, dtype=">i8")],
     ids=["transposed", "strided", "big-endian", "big-endian integers"],
 )
-def test_any_layout_in_memory_is_sent_in_the_one_layout(array: Any) -> None:
+def test_any_memory_layout_is_sent_in_c_order(array: Any) -> None:
     came = decode(encode("t", RESULT, {"x": array})).arrays["x"]
     assert np.array_equal(came, array)
     assert came.dtype.str in DTYPES
@@ -253,16 +253,16 @@ def test_any_layout_in_memory_is_sent_in_the_one_layout(array: Any) -> None:
 
 
 @pytest.mark.parametrize("shape", [(0,), (0, 22), (5, 0), (0, 0), ()])
-def test_empty_arrays_and_single_numbers_keep_their_shape(shape: tuple[int, ...]) -> None:
+def test_empty_arrays_and_scalars_keep_their_shape(shape: tuple[int, ...]) -> None:
     assert decode(encode("t", RESULT, {"x": np.ones(shape)})).arrays["x"].shape == shape
 
 
-def test_a_packet_keeps_the_frames_as_they_came() -> None:
+def test_packet_keeps_the_received_frames() -> None:
     sent = encode("up/r", RESULT, {"x": VALUES})
     assert decode(sent).frames is sent
 
 
-def test_an_array_of_the_largest_size_passes_and_one_number_more_does_not() -> None:
+def test_array_over_the_size_limit_is_rejected() -> None:
     largest = np.zeros(FRAME_BYTES_MAX // 8)
     assert decode(encode("t", RESULT, {"x": largest})).arrays["x"].nbytes == FRAME_BYTES_MAX
     over = bytes(FRAME_BYTES_MAX + 8)
@@ -280,12 +280,12 @@ def test_no_dtype_allows_a_dimension_over_the_limit(dtype: str) -> None:
     [np.zeros((1, 1, 1)), np.zeros(2, dtype=complex), np.array(["a"]), np.array([None]), np.zeros(2, dtype=np.int32)],
     ids=["three dimensions", "complex", "text", "objects", "int32"],
 )
-def test_what_the_other_side_would_refuse_is_not_sent(array: Any) -> None:
+def test_array_that_a_receiver_would_reject_is_not_sent(array: Any) -> None:
     with pytest.raises(ProtocolError, match="cannot be sent"):
         encode("t", RESULT, {"x": array})
 
 
-def test_a_header_over_the_limit_or_too_many_arrays_are_not_sent() -> None:
+def test_too_large_header_and_too_many_arrays_are_not_sent() -> None:
     with pytest.raises(ProtocolError, match="4096"):
         encode("t", Beacon(run="r", term=1, round=1, open=True, acknowledged=bytes(HEADER_BYTES_MAX)))
     with pytest.raises(ProtocolError, match="9 arrays"):
@@ -295,7 +295,7 @@ def test_a_header_over_the_limit_or_too_many_arrays_are_not_sent() -> None:
 @pytest.mark.parametrize(
     "lie", ["10 GB claimed", "10 GB claimed in two dimensions", "a header that claims 4 GB of map"]
 )
-def test_a_claim_moves_no_memory(lie: str) -> None:
+def test_declared_size_allocates_no_memory(lie: str) -> None:
     bad = BAD[lie][1]
     tracemalloc.start()
     try:
@@ -318,7 +318,7 @@ class Malicious:
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_nothing_is_unpickled_whichever_frame_it_comes_in(tmp_path: Path, protocol: int) -> None:
+def test_no_frame_is_unpickled(tmp_path: Path, protocol: int) -> None:
     trap = tmp_path / "sprung"
     evil = pickle.dumps(Malicious(trap), protocol)
     padded = evil + bytes(-len(evil) % 8)
@@ -334,7 +334,7 @@ def test_nothing_is_unpickled_whichever_frame_it_comes_in(tmp_path: Path, protoc
     assert not trap.exists()
 
 
-def test_mutated_frames_are_rejected_or_whole_and_nothing_else() -> None:
+def test_mutated_frames_are_rejected_or_valid() -> None:
     """Flips, cuts, insertions, swaps and repetitions; seeded, so that a failure can be repeated."""
     generator = np.random.default_rng(20)
     train = Train(learner=Gradient())

@@ -57,7 +57,7 @@ def marks_of(*effects: Output) -> list[HighWaterMark]:
     return [mark for one in effects for mark in one.marks]
 
 
-def test_marks_only_rise_and_only_a_rise_is_kept() -> None:
+def test_marks_only_rise_and_each_rise_is_stored() -> None:
     seen = HighWaterMarks()
     assert seen.of("run") == HighWaterMark("run", 0, 0)
     assert seen.reached("run", 1) == [HighWaterMark("run", 1, 0)]
@@ -66,14 +66,14 @@ def test_marks_only_rise_and_only_a_rise_is_kept() -> None:
     assert seen.reached("run", 2) == [HighWaterMark("run", 2, 0)], "a later life may begin lower"
 
 
-def test_the_run_that_was_longest_unchanged_is_forgotten_first() -> None:
+def test_least_recently_changed_run_is_dropped_first() -> None:
     seen = HighWaterMarks([HighWaterMark(f"run-{number}", 1, 1) for number in range(RUNS_REMEMBERED)])
     seen.reached("run-0", 1, 2)
     assert seen.reached("one-more", 1) == [HighWaterMark("one-more", 1, 0), HighWaterMark("run-1", 0, 0)]
     assert seen.of("run-0") == HighWaterMark("run-0", 1, 2)
 
 
-def test_an_term_is_kept_when_it_is_heard_of_and_a_round_when_its_result_has_arrived() -> None:
+def test_term_is_stored_at_once_and_round_when_acknowledged() -> None:
     bob = session()
     assert marks_of(hear(bob)) == [HighWaterMark("run", 3, 0)], "who is killed at work must be able to begin it again"
     assert marks_of(work(bob)) == [], "and so must he whose result is lost before anybody has it"
@@ -83,12 +83,12 @@ def test_an_term_is_kept_when_it_is_heard_of_and_a_round_when_its_result_has_arr
 @pytest.mark.parametrize(
     ("term", "round", "works"), [(3, 5, False), (3, 4, False), (2, 9, False), (3, 6, True), (4, 1, True)]
 )
-def test_the_next_life_works_only_on_what_is_newer(term: int, round: int, works: bool) -> None:
+def test_restarted_trainer_works_only_on_newer_rounds(term: int, round: int, works: bool) -> None:
     bob = session(HighWaterMarks([HighWaterMark("run", 3, 5)]))
     assert (hear(bob, term=term, round=round).start is not None) is works
 
 
-def test_a_run_that_is_no_longer_followed_is_remembered_all_the_same() -> None:
+def test_mark_of_a_replaced_run_is_kept() -> None:
     bob = session()
     hear(bob)
     work(bob)
@@ -102,7 +102,7 @@ def test_a_run_that_is_no_longer_followed_is_remembered_all_the_same() -> None:
         assert "run" not in bob._next
 
 
-def test_files_keep_the_marks_and_a_damaged_one_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_marks_survive_in_files_without_corrupt_ones(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     spool = FileSpool(tmp_path)
     for mark in (
         HighWaterMark("a", 1, 0),
@@ -122,7 +122,7 @@ def test_files_keep_the_marks_and_a_damaged_one_is_left_out(tmp_path: Path, capl
         assert len(caplog.messages) == 1
 
 
-def test_what_is_longest_unchanged_comes_first_for_it_is_forgotten_first(tmp_path: Path) -> None:
+def test_least_recently_changed_files_are_loaded_first(tmp_path: Path) -> None:
     spool = FileSpool(tmp_path)
     for age, run in enumerate("abc"):
         spool.spend(Spent(run, 1))

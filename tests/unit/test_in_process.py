@@ -36,7 +36,7 @@ def of_kind(federation: Federation, kind: type[Any]) -> list[Any]:
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_split_xor_is_learnt_by_two_who_each_know_half_of_it(seed: int) -> None:
+def test_split_xor_is_solved_by_two_trainers(seed: int) -> None:
     federation = xor(seed)
     model = federation.train()
     assert federation.finished
@@ -46,7 +46,7 @@ def test_split_xor_is_learnt_by_two_who_each_know_half_of_it(seed: int) -> None:
     assert finished.solved
 
 
-def test_the_bytes_of_a_round_are_those_since_the_close_before() -> None:
+def test_bytes_of_a_round_count_from_the_previous_close() -> None:
     federation = xor()
     federation.train()
     closes = of_kind(federation, events.RoundClosed)
@@ -71,7 +71,7 @@ def test_the_bytes_of_a_round_are_those_since_the_close_before() -> None:
     ],
     ids=["slow work", "slow network", "another order", "losses"],
 )
-def test_with_everybody_in_each_round_the_network_changes_no_bit_of_the_model(options: dict[str, Any]) -> None:
+def test_faults_change_no_bit_of_the_model_if_all_trainers_answer(options: dict[str, Any]) -> None:
     limits = Limits(rounds_max=200, min_trainers=2, quorum=1.0, deadline_s=1000.0)
     assert digest(xor(limits=limits, **options).train()) == digest(xor().train())
 
@@ -80,7 +80,7 @@ def test_another_seed_gives_another_model() -> None:
     assert digest(xor(1).train()) != digest(xor(2).train())
 
 
-def test_a_trainer_alone_with_half_of_the_rows_does_not_learn_the_whole() -> None:
+def test_trainer_with_half_of_the_rows_does_not_solve_the_task() -> None:
     rows = {"bob": XOR_ROWS["bob"]}
     limits = Limits(rounds_max=5, min_trainers=1)
     federation = Federation(find_task("xor"), find_algorithm("evolution"), rows, seed=1, limits=limits)
@@ -90,12 +90,12 @@ def test_a_trainer_alone_with_half_of_the_rows_does_not_learn_the_whole() -> Non
     assert model.predict([[0, 1], [0, 0]]).tolist() == [1, 0]
 
 
-def test_before_anything_ran_there_is_no_model() -> None:
+def test_model_is_none_before_the_run() -> None:
     federation = xor()
     assert (federation.model, federation.finished, federation.events) == (None, False, [])
 
 
-def test_a_run_that_cannot_begin_ends_at_the_limit_without_a_model() -> None:
+def test_run_without_trainers_has_no_model() -> None:
     federation = xor(limits=Limits(rounds_max=5, min_trainers=3))
     assert federation.train(limit_s=10.0) is None
     assert not federation.finished
@@ -103,7 +103,7 @@ def test_a_run_that_cannot_begin_ends_at_the_limit_without_a_model() -> None:
 
 
 @pytest.mark.parametrize("part", ["broker", AGGREGATOR, "alice"])
-def test_a_part_that_crashes_and_comes_back_changes_no_bit_of_the_model(part: str) -> None:
+def test_restarted_service_changes_no_bit_of_the_model(part: str) -> None:
     limits = Limits(rounds_max=200, min_trainers=2, quorum=1.0, deadline_s=1000.0)
     federation = xor(limits=limits)
     simulation = federation.simulation
@@ -116,7 +116,7 @@ def test_a_part_that_crashes_and_comes_back_changes_no_bit_of_the_model(part: st
     assert digest(federation.model) == digest(xor().train())
 
 
-def test_a_store_on_disk_holds_the_run(tmp_path: Any) -> None:
+def test_store_on_disk_has_the_run(tmp_path: Any) -> None:
     store = Store(tmp_path / "store.sqlite3")
     federation = xor(store=store)
     federation.train()
@@ -126,7 +126,7 @@ def test_a_store_on_disk_holds_the_run(tmp_path: Any) -> None:
     again.close()
 
 
-def test_the_trainers_work_can_be_stood_in_for() -> None:
+def test_work_of_trainers_can_be_replaced() -> None:
     """Each answers with a model of ones, whatever it is asked."""
     rows = {name: Rows(np.zeros((2, 2)), np.ones(2)) for name in ("bob", "alice")}
     ones = {"model": np.ones(3), "losses": np.ones(1), "correct": np.zeros(1, dtype=np.int64)}
@@ -143,7 +143,7 @@ def test_the_trainers_work_can_be_stood_in_for() -> None:
     assert federation.strategy.ask(state).arrays["model"].tolist() == [1.0, 1.0, 1.0]
 
 
-def test_what_a_trainer_logs_of_a_round_names_the_run_the_round_and_itself(caplog: pytest.LogCaptureFixture) -> None:
+def test_log_lines_of_a_trainer_have_run_round_and_name(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="fedmq.trainer"):
         xor().train()
     rounds = {

@@ -47,7 +47,7 @@ def entry(journal: socket.socket) -> dict[str, str]:
     return fields
 
 
-def test_a_line_carries_its_run_its_round_and_its_trainer(journal: socket.socket, log: logging.Logger) -> None:
+def test_line_has_run_round_and_trainer_as_fields(journal: socket.socket, log: logging.Logger) -> None:
     log.info("round %s closed", 3, extra={"run": "xor-1", "round": 3, "trainer": "alice"})
     assert entry(journal) == {
         "MESSAGE": "round 3 closed",
@@ -60,7 +60,7 @@ def test_a_line_carries_its_run_its_round_and_its_trainer(journal: socket.socket
     }
 
 
-def test_a_line_about_nothing_in_particular_has_no_such_fields(journal: socket.socket, log: logging.Logger) -> None:
+def test_line_without_extra_has_no_such_fields(journal: socket.socket, log: logging.Logger) -> None:
     log.warning("the broker is gone")
     assert {"RUN", "ROUND", "TRAINER"}.isdisjoint(entry(journal))
 
@@ -69,21 +69,21 @@ def test_a_line_about_nothing_in_particular_has_no_such_fields(journal: socket.s
     ("level", "priority"),
     [("DEBUG", "7"), ("INFO", "6"), ("WARNING", "4"), ("ERROR", "3"), ("CRITICAL", "2")],
 )
-def test_a_level_is_a_priority_of_syslog(
+def test_level_becomes_a_syslog_priority(
     level: str, priority: str, journal: socket.socket, log: logging.Logger
 ) -> None:
     log.log(logging.getLevelName(level), "x")
     assert entry(journal)["PRIORITY"] == priority
 
 
-def test_a_line_break_begins_no_other_field(journal: socket.socket, log: logging.Logger) -> None:
+def test_line_break_starts_no_field(journal: socket.socket, log: logging.Logger) -> None:
     log.info("one\nPRIORITY=0\n", extra={"run": "a\nROUND=1"})
     fields = entry(journal)
     assert (fields["MESSAGE"], fields["RUN"]) == ("one\nPRIORITY=0\n", "a\nROUND=1")
     assert "ROUND" not in fields
 
 
-def test_an_exception_is_told_with_its_trace(journal: socket.socket, log: logging.Logger) -> None:
+def test_exception_is_logged_with_its_traceback(journal: socket.socket, log: logging.Logger) -> None:
     try:
         raise ValueError("no")
     except ValueError:
@@ -91,19 +91,19 @@ def test_an_exception_is_told_with_its_trace(journal: socket.socket, log: loggin
     assert entry(journal)["MESSAGE"].startswith("it failed\nTraceback")
 
 
-def test_a_long_line_is_cut_to_fit(journal: socket.socket, log: logging.Logger) -> None:
+def test_long_line_is_truncated(journal: socket.socket, log: logging.Logger) -> None:
     log.info("x" * (VALUE_BYTES_MAX + 1))
     assert len(entry(journal)["MESSAGE"]) == VALUE_BYTES_MAX
 
 
-def test_a_line_that_the_journal_does_not_take_goes_to_stderr(
+def test_line_that_the_journal_rejects_goes_to_stderr(
     tmp_path: Path, log: logging.Logger, capsys: pytest.CaptureFixture[str]
 ) -> None:
     log.info("nobody listens")
     assert capsys.readouterr().err == "nobody listens\n"
 
 
-def test_a_stream_is_the_journal_when_the_environment_names_it(tmp_path: Path) -> None:
+def test_stream_in_the_environment_is_the_journal(tmp_path: Path) -> None:
     with (tmp_path / "file").open("w") as file:
         status = os.fstat(file.fileno())
         stream = {"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"}

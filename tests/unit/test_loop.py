@@ -76,31 +76,31 @@ def told(service: Counting, folder: Path, **environment: str) -> list[str]:
                 return lines
 
 
-def test_a_service_that_waits_for_nothing_passes_often_enough_for_the_watchdog(tmp_path: Path) -> None:
+def test_idle_service_feeds_the_watchdog_in_time(tmp_path: Path) -> None:
     service = Counting(4)
     lines = told(service, tmp_path, WATCHDOG_USEC="8000000")
     assert service.waits == [4.0, 4.0, 4.0]
     assert lines.count("WATCHDOG=1") == 3
 
 
-def test_a_service_that_wakes_earlier_is_not_kept_waiting(tmp_path: Path) -> None:
+def test_service_wakes_at_its_own_earlier_time(tmp_path: Path) -> None:
     service = Counting(2)
     service.wake_at = 0.25
     told(service, tmp_path, WATCHDOG_USEC="8000000")
     assert service.waits == [0.25]
 
 
-def test_without_systemd_the_loop_waits_for_ever() -> None:
+def test_without_systemd_the_loop_has_no_timeout() -> None:
     service = Counting(3)
     serve(service, service, service, notifier=Notifier({}))
     assert service.waits == [None, None]
 
 
-def test_a_life_is_told_in_order(tmp_path: Path) -> None:
+def test_notifications_of_a_service_are_in_order(tmp_path: Path) -> None:
     assert told(Counting(2), tmp_path) == ["READY=1", "STATUS=step 1", "STOPPING=1"]
 
 
-def test_a_signal_is_told_as_the_end(tmp_path: Path) -> None:
+def test_signal_is_notified_as_stopping(tmp_path: Path) -> None:
     service = Counting(100, signal_at=3)
     lines = told(service, tmp_path)
     assert service.stopped
@@ -119,7 +119,7 @@ def test_sigint_that_was_ignored_at_the_start_stays_ignored_and_sigterm_stops() 
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
-def test_a_loop_whose_pulse_is_felt_passes_now_and_then_and_beats_it_each_time() -> None:
+def test_loop_with_a_pulse_beats_in_time() -> None:
     service = Counting(20)
     pulse = Pulse(service.now)
     service.wait(HANGS_S)

@@ -67,7 +67,7 @@ def constants_of(module: Any, ending: str) -> set[str]:
 
 
 @pytest.mark.parametrize("struct", [*STRUCTS, *NESTED])
-def test_the_fields_of_each_struct_are_in_its_table_and_no_others(struct: Any) -> None:
+def test_table_of_each_struct_has_exactly_its_fields(struct: Any) -> None:
     named = first_column(section(struct.__name__))
     fields = {field.encode_name for field in msgspec.structs.fields(struct)} | ({"t"} if struct in STRUCTS else set())
     assert len(named) == len(set(named))
@@ -75,27 +75,27 @@ def test_the_fields_of_each_struct_are_in_its_table_and_no_others(struct: Any) -
 
 
 @pytest.mark.parametrize("struct", [*STRUCTS, *NESTED[1:5], MLP, Linear, Code])
-def test_the_tag_of_each_struct_is_said_in_its_section(struct: Any) -> None:
+def test_tag_of_each_struct_is_in_its_section(struct: Any) -> None:
     assert f'"{struct.__struct_config__.tag}"' in section(struct.__name__)
 
 
-def test_the_fields_of_every_header_are_explained() -> None:
+def test_fields_of_every_header_are_described() -> None:
     named = re.findall(r"^`(\w+)`\n:", section("Fields of every header"), flags=re.MULTILINE)
     assert named == ["t", "v", "arrays", "run", "term"]
 
 
-def test_the_version_is_the_one_that_is_spoken() -> None:
+def test_version_of_page_is_the_protocol_version() -> None:
     assert f"Protocol version: **{PROTOCOL_VERSION}**" in PAGE
     assert re.findall(r"^\| `v` \| (\d+) \|", PAGE, flags=re.MULTILINE) == [str(PROTOCOL_VERSION)] * len(STRUCTS)
 
 
-def test_each_figure_is_that_of_the_code() -> None:
+def test_each_limit_has_the_value_of_its_constant() -> None:
     for name, value in limits().items():
         module, _, constant = name.rpartition(".")
         assert getattr(import_module(module), constant) == value, name
 
 
-def test_each_limit_of_the_wire_is_on_the_page() -> None:
+def test_each_limit_is_on_the_page() -> None:
     wanted = (
         constants_of(wire, "_MAX")
         | constants_of(messages, "_MAX")
@@ -134,7 +134,7 @@ def test_each_dtype_is_named() -> None:
     assert set(re.findall(r"`([<|]\w\d)`", section("Frames"))) == {*wire.DTYPES, wire.BYTES_DTYPE}
 
 
-def test_the_pages_that_are_linked_exist() -> None:
+def test_linked_pages_exist() -> None:
     links = re.findall(r"\]\(([^)#]+)\)", PAGE)
     assert links
     assert all((DOCS / link).exists() for link in links)

@@ -17,7 +17,7 @@ from fedmq.transport.link import Delivered
 log = logging.getLogger("strangers")
 
 
-def test_each_kind_is_said_at_once_and_again_after_a_while_with_how_many_came(caplog: pytest.LogCaptureFixture) -> None:
+def test_each_kind_is_logged_once_per_interval_with_a_count(caplog: pytest.LogCaptureFixture) -> None:
     clock = VirtualClock()
     limited = RateLimited(log, clock)
     for kind in ("frames", "header", "frames", "frames"):
@@ -35,14 +35,14 @@ def test_each_kind_is_said_at_once_and_again_after_a_while_with_how_many_came(ca
     ]
 
 
-def test_kinds_without_an_end_are_one_kind_from_some_point_on(caplog: pytest.LogCaptureFixture) -> None:
+def test_kinds_over_the_limit_share_one(caplog: pytest.LogCaptureFixture) -> None:
     limited = RateLimited(log, VirtualClock())
     for number in range(3 * KINDS_MAX):
         limited.warning(f"kind-{number}", "rejected")
     assert len(caplog.messages) == KINDS_MAX + 1
 
 
-def test_a_trainer_says_in_few_lines_what_anybody_may_send_it(caplog: pytest.LogCaptureFixture) -> None:
+def test_trainer_logs_floods_of_messages_in_few_lines(caplog: pytest.LogCaptureFixture) -> None:
     life = Life(MemorySpool(), [])
     life.news(*[Delivered([b"topic", b"no header", b""])] * 1000)
     life.hear(Beacon(run="run", term=1, round=1, open=False))

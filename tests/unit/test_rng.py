@@ -40,7 +40,7 @@ def test_the_numbers_do_not_change_between_versions() -> None:
     assert derive_rng(7, "trainer", "bob", 3).integers(0, 1_000_000, 4).tolist() == [165319, 707230, 355756, 265440]
 
 
-def test_streams_of_neighbouring_rounds_are_independent() -> None:
+def test_streams_of_neighboring_rounds_are_independent() -> None:
     table = np.array([derive_rng(7, "trainer", "bob", number).normal(size=1000) for number in range(1, 21)])
     correlations = np.corrcoef(table) - np.eye(len(table))
     assert np.abs(correlations).max() < 0.15  # 4.7 standard deviations of 1 / sqrt(1000)

@@ -104,7 +104,7 @@ def started(effects: Output) -> int | None:
 
 
 @pytest.mark.parametrize("first", ["round", "beacon"])
-def test_a_trainer_offers_itself_at_the_first_it_hears_of_a_run(first: str) -> None:
+def test_first_message_of_a_run_is_answered_with_hello(first: str) -> None:
     scene = Scene()
     effects = scene.round(3) if first == "round" else scene.beacon(3)
     held = 3 if first == "round" else 0
@@ -113,7 +113,7 @@ def test_a_trainer_offers_itself_at_the_first_it_hears_of_a_run(first: str) -> N
     assert outgoing.message == Hello(run="run", term=1, trainer="bob", num_examples=2, round=held, version="test")
 
 
-def test_it_says_hello_again_at_most_once_per_half_second_until_it_is_welcome() -> None:
+def test_hello_is_repeated_every_half_second_until_welcome() -> None:
     scene = Scene()
     assert len(sent(scene.beacon(0, at=0.0), Hello)) == 1
     assert sent(scene.beacon(0, at=HELLO_AGAIN_S - 0.01), Hello) == []
@@ -122,7 +122,7 @@ def test_it_says_hello_again_at_most_once_per_half_second_until_it_is_welcome() 
     assert sent(scene.beacon(0, at=10.0), Hello) == []
 
 
-def test_it_asks_for_a_round_that_a_beacon_speaks_of_and_that_did_not_come() -> None:
+def test_missed_round_in_a_beacon_is_requested() -> None:
     scene = holding(1)
     assert [hello.round for hello in sent(scene.beacon(2, at=1.0), Hello)] == [1]
     assert sent(scene.beacon(2, at=1.2), Hello) == []
@@ -130,7 +130,7 @@ def test_it_asks_for_a_round_that_a_beacon_speaks_of_and_that_did_not_come() -> 
     assert sent(scene.beacon(2, at=9.0), Hello) == []
 
 
-def test_it_does_not_ask_for_a_round_that_is_closed() -> None:
+def test_closed_round_is_not_requested() -> None:
     scene = holding(1)
     assert sent(scene.hear(Beacon(run="run", term=1, round=2, open=False), at=1.0), Hello) == []
 
@@ -138,7 +138,7 @@ def test_it_does_not_ask_for_a_round_that_is_closed() -> None:
 # Work
 
 
-def test_a_round_starts_the_work_and_what_comes_of_it_is_sent() -> None:
+def test_round_starts_work_and_its_result_is_sent() -> None:
     scene = Scene()
     assert started(scene.round(1)) == 1
     (outgoing,) = [one for one in scene.worked(1).sends if isinstance(one.message, Result)]
@@ -149,7 +149,7 @@ def test_a_round_starts_the_work_and_what_comes_of_it_is_sent() -> None:
     assert outgoing.arrays["model"].tolist() == [1.0, 1.0, 1.0]
 
 
-def test_a_newer_round_cancels_the_work_on_the_older_one() -> None:
+def test_newer_round_cancels_older_work() -> None:
     scene = Scene()
     assert not scene.round(1).cancel
     effects = scene.round(2)
@@ -158,7 +158,7 @@ def test_a_newer_round_cancels_the_work_on_the_older_one() -> None:
     assert len(sent(scene.worked(2), Result)) == 1
 
 
-def test_rounds_that_come_twice_or_in_another_order_change_nothing() -> None:
+def test_repeated_and_reordered_rounds_have_no_effect() -> None:
     scene = Scene()
     scene.round(2)
     for number in (2, 1):
@@ -168,7 +168,7 @@ def test_rounds_that_come_twice_or_in_another_order_change_nothing() -> None:
     assert scene.round(2).start is None
 
 
-def test_work_that_cannot_be_done_is_given_up_until_a_newer_round() -> None:
+def test_failed_work_is_not_repeated_until_a_newer_round() -> None:
     scene = Scene()
     scene.round(1)
     assert scene.take(WorkFailed("run", 1, Rejected("shape", "other"))).sends == []
@@ -204,7 +204,7 @@ def test_unknown_input_is_an_error() -> None:
 # Results are pending until they are answered
 
 
-def test_a_result_is_sent_again_with_growing_pauses() -> None:
+def test_result_is_resent_with_back_off() -> None:
     scene = holding()
     pauses, attempts = [], []
     for _ in range(8):
@@ -229,7 +229,7 @@ def test_a_result_is_sent_again_with_growing_pauses() -> None:
     ],
     ids=lambda answer: type(answer).__name__,
 )
-def test_a_result_is_forgotten_when_it_is(answer: Message) -> None:
+def test_result_is_dropped_when_it_is_answered(answer: Message) -> None:
     scene = holding()
     scene.hear(answer)
     assert scene.held() == []
@@ -250,20 +250,20 @@ def test_a_result_is_forgotten_when_it_is(answer: Message) -> None:
     ],
     ids=["other round", "other trainer", "other run", "older life", "other bits", "no bits", "newer round", "no kind"],
 )
-def test_a_result_is_not_forgotten_for_what_is_said_of_another(message: Message) -> None:
+def test_result_is_kept_when_another_one_is_answered(message: Message) -> None:
     scene = holding()
     scene.hear(message)
     assert scene.held() == [1]
 
 
-def test_the_next_round_acknowledges_the_result_of_the_one_before() -> None:
+def test_next_round_acknowledges_the_previous_result() -> None:
     for number, bits, held in ((2, 0b1, []), (2, 0b10, [1]), (3, 0b1, [1])):
         scene = holding(1)
         scene.round(number, bits=bits)
         assert scene.held() == held
 
 
-def test_a_bit_means_nothing_before_the_place_in_the_bitmap_is_known() -> None:
+def test_bitmap_is_ignored_before_the_index_is_known() -> None:
     scene = Scene()
     scene.round(1)
     scene.worked(1)
@@ -271,7 +271,7 @@ def test_a_bit_means_nothing_before_the_place_in_the_bitmap_is_known() -> None:
     assert scene.held() == [1]
 
 
-def test_without_a_broker_nothing_is_sent_and_with_a_new_one_soon() -> None:
+def test_result_waits_for_the_broker_and_is_sent_soon_after() -> None:
     scene = Scene()
     scene.round(1)
     scene.take(BrokerDisconnected())
@@ -281,7 +281,7 @@ def test_without_a_broker_nothing_is_sent_and_with_a_new_one_soon() -> None:
     assert len(sent(scene.take(Tick(), at=60.2), Result)) == 1
 
 
-def test_of_results_that_nobody_answers_for_the_newest_are_kept() -> None:
+def test_only_newest_unanswered_results_are_kept() -> None:
     scene = Scene(connected=False)
     for number in range(1, PENDING_MAX + 3):
         scene.round(number)
@@ -289,7 +289,7 @@ def test_of_results_that_nobody_answers_for_the_newest_are_kept() -> None:
     assert scene.held() == list(range(3, PENDING_MAX + 3))
 
 
-def test_the_end_of_a_run_ends_its_work() -> None:
+def test_finished_run_cancels_its_work() -> None:
     scene = Scene()
     scene.round(1)
     assert scene.hear(Finished(run="run", term=1, rounds=1, solved=True)).cancel
@@ -299,7 +299,7 @@ def test_the_end_of_a_run_ends_its_work() -> None:
 # Lives of the aggregator
 
 
-def test_to_a_later_life_it_says_hello_again_and_sends_what_it_holds() -> None:
+def test_new_term_gets_hello_and_pending_results() -> None:
     scene = holding(3)
     effects = scene.beacon(0, term=2, at=0.1)
     assert [(hello.term, hello.round) for hello in sent(effects, Hello)] == [(2, 0)]
@@ -308,7 +308,7 @@ def test_to_a_later_life_it_says_hello_again_and_sends_what_it_holds() -> None:
     assert scene.held() == [3], "its old place in the bitmap means nothing now"
 
 
-def test_the_same_round_of_a_later_life_is_not_worked_on_twice() -> None:
+def test_same_round_of_a_new_term_is_not_worked_on_again() -> None:
     busy = Scene()
     busy.round(3)
     effects = busy.round(3, term=2)
@@ -317,14 +317,14 @@ def test_the_same_round_of_a_later_life_is_not_worked_on_twice() -> None:
     assert holding(3).round(3, term=2).start is None
 
 
-def test_a_lower_round_of_a_later_life_is_worked_on() -> None:
+def test_lower_round_of_a_new_term_is_worked_on() -> None:
     scene = holding(3)
     assert started(scene.round(2, term=2)) == 2
     scene.worked(2)
     assert started(scene.round(4, term=2)) == 4
 
 
-def test_an_earlier_life_is_a_zombie_and_is_ignored() -> None:
+def test_messages_of_an_old_term_are_ignored() -> None:
     scene = Scene()
     scene.round(3, term=2)
     effects = scene.round(9, term=1)
@@ -336,7 +336,7 @@ def test_an_earlier_life_is_a_zombie_and_is_ignored() -> None:
 # Several runs
 
 
-def test_several_runs_are_served_one_after_the_other() -> None:
+def test_runs_are_worked_on_one_after_the_other() -> None:
     scene = Scene()
     assert started(scene.round(1, run="one")) == 1
     assert scene.round(5, run="two").start is None
@@ -346,7 +346,7 @@ def test_several_runs_are_served_one_after_the_other() -> None:
     assert scene.session.working == ("two", 6)
 
 
-def test_a_round_of_an_earlier_life_that_still_waits_is_not_begun() -> None:
+def test_waiting_round_of_an_old_term_is_not_started() -> None:
     scene = holding(3)
     scene.round(1, run="other")
     scene.round(5)
@@ -358,7 +358,7 @@ def test_a_round_of_an_earlier_life_that_still_waits_is_not_begun() -> None:
 # The end
 
 
-def test_asked_to_stop_it_finishes_its_work_waits_for_the_acknowledgement_and_says_goodbye() -> None:
+def test_stop_waits_for_work_and_acknowledgement_then_sends_goodbye() -> None:
     scene = Scene()
     scene.round(1)
     scene.welcome()
@@ -372,7 +372,7 @@ def test_asked_to_stop_it_finishes_its_work_waits_for_the_acknowledgement_and_sa
     assert scene.take(Tick(), at=9.0).sends == [], "goodbye is said once"
 
 
-def test_stopping_takes_only_so_long() -> None:
+def test_stop_is_limited_in_time() -> None:
     scene = Scene()
     scene.round(1)
     scene.take(StopRequested())
@@ -384,7 +384,7 @@ def test_stopping_takes_only_so_long() -> None:
 
 
 @pytest.mark.parametrize("how", ["asked twice", "no broker", "nothing to do"])
-def test_it_stops_at_once_when_it_is(how: str) -> None:
+def test_stop_is_immediate_without_pending_work(how: str) -> None:
     scene = Scene() if how == "nothing to do" else holding()
     if how == "no broker":
         scene.take(BrokerDisconnected())
@@ -395,7 +395,7 @@ def test_it_stops_at_once_when_it_is(how: str) -> None:
     assert scene.session.done
 
 
-def test_while_it_stops_it_begins_nothing_and_offers_itself_to_nobody() -> None:
+def test_stopping_trainer_starts_no_work_and_sends_no_hello() -> None:
     scene = holding()
     scene.round(5, run="other")
     scene.round(2)

@@ -14,7 +14,7 @@ from fedmq.trainer.machine import WorkDone
 
 
 @pytest.mark.parametrize("at_work", [True, False])
-def test_the_same_round_of_a_later_life_on_another_model_is_other_work(at_work: bool) -> None:
+def test_same_round_on_another_model_is_worked_on_again(at_work: bool) -> None:
     scene = Scene()
     scene.round(3)
     if not at_work:
@@ -27,7 +27,7 @@ def test_the_same_round_of_a_later_life_on_another_model_is_other_work(at_work: 
     assert result.model_digest == digest_of(pack({"model": np.ones(3)}).infos) != MODEL_DIGEST
 
 
-def test_losses_leave_as_integers_in_the_units_that_the_result_declares() -> None:
+def test_losses_are_sent_in_the_declared_units() -> None:
     scene = Scene()
     scene.session.fraction_bits = 2
     scene.round(1)

@@ -29,7 +29,7 @@ def wait_of(scene: Scene) -> float:
 # One at a time
 
 
-def test_of_several_results_of_a_run_only_the_newest_is_sent_until_it_is_answered_for() -> None:
+def test_only_newest_result_of_a_run_is_sent_until_answered() -> None:
     scene = Scene(connected=False)
     for number in (1, 2, 3):
         scene.round(number)
@@ -40,7 +40,7 @@ def test_of_several_results_of_a_run_only_the_newest_is_sent_until_it_is_answere
     assert seen == {3}
 
 
-def test_when_the_newest_is_answered_for_the_next_one_follows_in_the_same_step() -> None:
+def test_next_result_is_sent_in_the_step_of_the_answer() -> None:
     scene = Scene(connected=False)
     for number in (1, 2):
         scene.round(number)
@@ -51,14 +51,14 @@ def test_when_the_newest_is_answered_for_the_next_one_follows_in_the_same_step()
     assert (effects.drops, [result.round for result in sent(effects, Result)]) == ([("run", 2)], [1])
 
 
-def test_a_newer_result_goes_before_an_older_one_that_waits() -> None:
+def test_newer_result_is_sent_before_a_waiting_older_one() -> None:
     scene = holding(1)
     scene.round(2)
     assert [result.round for result in sent(scene.worked(2), Result)] == [2]
     assert scene.held() == [1, 2]
 
 
-def test_each_run_has_one_under_way() -> None:
+def test_each_run_has_one_result_in_flight() -> None:
     scene = Scene(connected=False)
     for run in ("one", "two"):
         scene.round(1, run=run)
@@ -67,7 +67,7 @@ def test_each_run_has_one_under_way() -> None:
     assert sorted(result.run for result in sent(scene.take(Tick(), at=1.2), Result)) == ["one", "two"]
 
 
-def test_nothing_wakes_it_for_results_that_are_not_under_way() -> None:
+def test_results_not_in_flight_cause_no_wake_up() -> None:
     scene = holding(1)
     scene.round(2)
     scene.worked(2)
@@ -77,7 +77,7 @@ def test_nothing_wakes_it_for_results_that_are_not_under_way() -> None:
     assert wait_of(scene) >= 0.5 * RESEND_MAX_S
 
 
-def test_a_later_life_is_sent_what_is_held_at_once_and_the_pauses_grow_anew() -> None:
+def test_new_term_resets_the_back_off_of_pending_results() -> None:
     scene = holding(1)
     for _ in range(6):
         assert scene.session.wake_at is not None
@@ -90,7 +90,7 @@ def test_a_later_life_is_sent_what_is_held_at_once_and_the_pauses_grow_anew() ->
 # What is kept, and what is dropped
 
 
-def test_what_is_saved_and_what_is_forgotten_is_said_in_the_step_in_which_it_is_so() -> None:
+def test_saves_and_drops_are_in_the_output_of_their_step() -> None:
     scene = Scene()
     scene.round(1)
     effects = scene.worked(1)
@@ -101,7 +101,7 @@ def test_what_is_saved_and_what_is_forgotten_is_said_in_the_step_in_which_it_is_
     assert scene.hear(Accepted(run="run", term=1, trainer="bob", round=1)).drops == []
 
 
-def test_what_is_crowded_out_is_dropped_too() -> None:
+def test_results_over_the_limit_are_dropped() -> None:
     scene = Scene(connected=False)
     dropped = []
     for number in range(1, PENDING_MAX + 3):
@@ -114,7 +114,7 @@ def test_what_is_crowded_out_is_dropped_too() -> None:
 
 
 @pytest.mark.parametrize("spread_s", [0.0, 0.002, HELLO_AGAIN_S])
-def test_a_few_trainers_do_not_wait_for_each_other(spread_s: float) -> None:
+def test_few_trainers_do_not_spread_their_messages(spread_s: float) -> None:
     scene = holding()
     scene.hear(beacon(spread_s))
     scene.take(BrokerDisconnected())
@@ -123,7 +123,7 @@ def test_a_few_trainers_do_not_wait_for_each_other(spread_s: float) -> None:
     assert len(sent(scene.hear(beacon(spread_s, term=2)), Hello)) == 1
 
 
-def test_many_trainers_send_again_over_the_spread_when_the_broker_is_back() -> None:
+def test_reconnection_spreads_results_of_many_trainers() -> None:
     scene = holding()
     scene.hear(beacon(8.0))
     waits = []
@@ -137,7 +137,7 @@ def test_many_trainers_send_again_over_the_spread_when_the_broker_is_back() -> N
     assert 3.0 < sum(waits) / len(waits) < 5.0
 
 
-def test_many_trainers_say_hello_and_send_again_over_the_spread_when_the_aggregator_is_back() -> None:
+def test_new_term_spreads_messages_of_many_trainers() -> None:
     waits = []
     scene = holding()
     scene.hear(beacon(8.0))
@@ -152,14 +152,14 @@ def test_many_trainers_say_hello_and_send_again_over_the_spread_when_the_aggrega
     assert 3.0 < sum(waits) / len(waits) < 5.0
 
 
-def test_a_trainer_that_meets_a_run_for_the_first_time_does_not_wait() -> None:
+def test_first_hello_to_a_run_is_not_delayed() -> None:
     assert len(sent(Scene().hear(beacon(8.0)), Hello)) == 1
 
 
 # A run that waits for trainers
 
 
-def test_who_is_here_says_hello_to_a_run_that_waits_but_not_at_every_beacon() -> None:
+def test_waiting_run_gets_hello_but_not_at_every_beacon() -> None:
     scene = Scene()
     scene.round(1)
     waiting = Beacon(run="run", term=1, round=0, open=False, waiting=True)

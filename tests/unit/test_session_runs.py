@@ -30,7 +30,7 @@ def crowd(scene: Scene, at: float | None = None) -> None:
     assert len(scene.session.runs) == RUNS_MAX
 
 
-def test_runs_that_are_over_take_no_place_and_no_result() -> None:
+def test_finished_runs_replace_no_run_and_drop_no_result() -> None:
     scene = holding()
     scene.take(BrokerDisconnected())
     scene.take(BrokerConnected(), at=1000.0)
@@ -41,7 +41,7 @@ def test_runs_that_are_over_take_no_place_and_no_result() -> None:
     assert len(sent(scene.take(Tick(), at=1000.2), Result)) == 1
 
 
-def test_rounds_of_dead_runs_that_a_broker_has_kept_take_no_result_away() -> None:
+def test_kept_rounds_of_dead_runs_drop_no_result() -> None:
     scene = holding()
     scene.take(BrokerDisconnected())
     scene.take(BrokerConnected(), at=1000.0)
@@ -50,7 +50,7 @@ def test_rounds_of_dead_runs_that_a_broker_has_kept_take_no_result_away() -> Non
     assert scene.held() == [1], "the time without a broker does not count: nobody could be heard"
 
 
-def test_rounds_that_a_broker_has_kept_of_dead_runs_keep_no_place() -> None:
+def test_dead_runs_known_from_kept_rounds_are_replaced() -> None:
     scene = Scene()
     for number in range(MANY):
         message = structs.replace(ROUND, run=f"dead-{number}", term=1, round=1)
@@ -60,7 +60,7 @@ def test_rounds_that_a_broker_has_kept_of_dead_runs_keep_no_place() -> None:
     assert len(sent(beacon(scene, "live"), Hello)) == 1
 
 
-def test_a_run_that_was_left_makes_room_at_once() -> None:
+def test_declined_run_is_replaced_at_once() -> None:
     scene = Scene()
     scene.round(1)
     scene.take(WorkFailed("run", 1, CodeRefused("not signed")))
@@ -79,13 +79,13 @@ def test_a_run_that_was_left_makes_room_at_once() -> None:
     ],
     ids=lambda message: type(message).__name__,
 )
-def test_only_an_offer_of_work_makes_it_follow_a_run(message: Message) -> None:
+def test_only_rounds_and_beacons_make_a_run_followed(message: Message) -> None:
     scene = Scene()
     assert scene.hear(message) == Output()
     assert not scene.session.runs
 
 
-def test_beside_as_many_live_runs_as_it_follows_a_newcomer_is_ignored_and_that_is_said() -> None:
+def test_run_over_the_limit_is_ignored_and_logged() -> None:
     scene = Scene()
     assert started(scene.round(1)) == 1
     crowd(scene)
@@ -99,7 +99,7 @@ def test_beside_as_many_live_runs_as_it_follows_a_newcomer_is_ignored_and_that_i
     assert scene.session.working == ("run", 1)
 
 
-def test_the_run_that_was_heard_of_longest_ago_makes_room() -> None:
+def test_run_with_the_oldest_message_is_replaced() -> None:
     scene = Scene()
     crowd(scene)
     for number in range(2, RUNS_MAX):
@@ -111,7 +111,7 @@ def test_the_run_that_was_heard_of_longest_ago_makes_room() -> None:
     assert "run-0" in scene.session.runs
 
 
-def test_a_run_that_is_finished_makes_room_at_once() -> None:
+def test_finished_run_is_replaced_at_once() -> None:
     scene = holding()
     crowd(scene)
     scene.hear(Finished(run="run", term=1, rounds=1, solved=True))
@@ -119,7 +119,7 @@ def test_a_run_that_is_finished_makes_room_at_once() -> None:
     assert "run" not in scene.session.runs
 
 
-def test_a_run_that_is_worked_on_never_makes_room() -> None:
+def test_run_in_work_is_never_replaced() -> None:
     scene = Scene()
     scene.round(1)
     crowd(scene)
@@ -129,7 +129,7 @@ def test_a_run_that_is_worked_on_never_makes_room() -> None:
     assert "new-0" in scene.session.runs
 
 
-def test_a_run_that_will_not_answer_for_a_result_makes_room_after_a_long_silence_and_may_ask_again() -> None:
+def test_silent_run_with_a_pending_result_is_replaced_late() -> None:
     scene = holding()
     for number in range(1, RUNS_MAX):
         scene.round(1, run=f"run-{number}")

@@ -160,7 +160,7 @@ AT_AGGREGATOR: dict[str, Kind] = {
 }
 
 
-def test_no_bad_message_is_ever_counted_by_an_aggregator(parties: Parties) -> None:
+def test_aggregator_uses_no_invalid_message(parties: Parties) -> None:
     scene, draws, table = Scene(parties), Random(SEED), Counter[tuple[str, str]]()
     fresh = draws_of_rounds(scene, draws)
     for number in range(BAD_AT_AGGREGATOR):
@@ -197,7 +197,7 @@ def show(table: Counter[tuple[str, str]]) -> None:
         print(f"{kind:48} {reason:12} {count:5}")
 
 
-def test_replays_and_late_ones_are_answered_and_counted_once(parties: Parties) -> None:
+def test_replayed_and_late_results_count_once(parties: Parties) -> None:
     scene, draws = Scene(parties, rounds=8), Random(SEED)
     before, resent = scene.state(), 0
     for _ in range(1000):
@@ -217,7 +217,7 @@ def test_replays_and_late_ones_are_answered_and_counted_once(parties: Parties) -
     assert sum(trainer.resent for trainer in scene.rounds.roster.trainers) == resent
 
 
-def test_a_genuine_result_that_was_overtaken_counts_within_the_staleness_rules_and_only_once(parties: Parties) -> None:
+def test_overtaken_result_counts_once_within_staleness(parties: Parties) -> None:
     late = Scene(parties, rounds=3)  # bob's result of round 4 is not there, and nothing of what he sends after it
 
     def bob(number: int) -> list[bytes]:
@@ -281,7 +281,7 @@ def a_round(parties: Parties, number: int) -> list[bytes]:
     return parties.signed("round/run", message, "aggregator", {"model": np.array([number / 8])})
 
 
-def test_no_bad_message_is_ever_used_by_a_trainer(parties: Parties) -> None:
+def test_trainer_uses_no_invalid_message(parties: Parties) -> None:
     link, draws, table = Wire(), Random(SEED), Counter[tuple[str, str]]()
     session = Session("alice", 2, "x", derive_rng(0, "jitter", "alice"))
     signing = TrainerSigning(Credentials(parties.federation, parties.of["alice"]))
@@ -311,7 +311,7 @@ def test_no_bad_message_is_ever_used_by_a_trainer(parties: Parties) -> None:
     assert session.working == ("run", 6)
 
 
-def test_a_seal_gives_its_reason(parties: Parties) -> None:
+def test_invalid_signature_is_rejected_with_its_reason(parties: Parties) -> None:
     signing = AggregatorSigning(Credentials(parties.federation, parties.aggregator), parties.members)
     good = result_of(parties, "bob", 1, 1.0)
     signing.check(decode(good), 0.0)

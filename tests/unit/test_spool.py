@@ -41,7 +41,7 @@ def files(spool: FileSpool) -> list[str]:
 # Files
 
 
-def test_what_was_kept_is_there_for_the_next_life_bit_for_bit(spool: FileSpool, tmp_path: Path) -> None:
+def test_stored_result_is_loaded_bit_for_bit(spool: FileSpool, tmp_path: Path) -> None:
     spool.keep(result(), "bob", SAMPLES)
     (kept,) = FileSpool(tmp_path / "spool").load("bob", SAMPLES)
     assert kept._replace(arrays={}) == result()._replace(arrays={})
@@ -50,7 +50,7 @@ def test_what_was_kept_is_there_for_the_next_life_bit_for_bit(spool: FileSpool, 
     }
 
 
-def test_what_was_dropped_is_gone_and_dropping_it_again_is_no_error(spool: FileSpool) -> None:
+def test_dropped_result_is_gone_and_can_be_dropped_again(spool: FileSpool) -> None:
     spool.keep(result(round=5), "bob", SAMPLES)
     spool.keep(result(round=6), "bob", SAMPLES)
     for _ in range(2):
@@ -58,21 +58,21 @@ def test_what_was_dropped_is_gone_and_dropping_it_again_is_no_error(spool: FileS
     assert [kept.round for kept in spool.load("bob", SAMPLES)] == [6]
 
 
-def test_runs_and_rounds_do_not_get_in_each_others_way(spool: FileSpool) -> None:
+def test_runs_and_rounds_have_separate_files(spool: FileSpool) -> None:
     wanted = [("a", 1), ("a", 11), ("a.1", 1), ("a.1", 11), ("a-1.result", 1)]
     for run, number in wanted:
         spool.keep(result(run, number), "bob", SAMPLES)
     assert sorted((kept.run, kept.round) for kept in spool.load("bob", SAMPLES)) == sorted(wanted)
 
 
-def test_a_result_that_is_computed_again_takes_the_place_of_the_first(spool: FileSpool) -> None:
+def test_recomputed_result_replaces_the_first(spool: FileSpool) -> None:
     spool.keep(result(term=3), "bob", SAMPLES)
     spool.keep(result(term=4), "bob", SAMPLES)
     assert [kept.term for kept in spool.load("bob", SAMPLES)] == [4]
     assert files(spool) == [f"run.5{SUFFIX}"]
 
 
-def test_every_flipped_bit_and_every_truncation_is_noticed_and_costs_that_file_only(
+def test_every_corruption_is_detected_and_skips_only_that_file(
     spool: FileSpool, caplog: pytest.LogCaptureFixture
 ) -> None:
     for number in (5, 6):
@@ -104,7 +104,7 @@ def sign_again(path: Path, frames: list[bytes]) -> None:
     ],
     ids=["of another trainer", "of other rows", "no result"],
 )
-def test_what_is_no_result_of_this_trainer_and_these_rows_is_left_out(
+def test_result_of_another_trainer_or_other_rows_is_skipped(
     spool: FileSpool, caplog: pytest.LogCaptureFixture, message: Message, reason: str
 ) -> None:
     sign_again(spool._folder / f"run.5{SUFFIX}", encode("up/run", message, ARRAYS))
@@ -112,20 +112,20 @@ def test_what_is_no_result_of_this_trainer_and_these_rows_is_left_out(
     assert reason in caplog.text
 
 
-def test_frames_that_are_no_message_are_left_out(spool: FileSpool, caplog: pytest.LogCaptureFixture) -> None:
+def test_invalid_frames_are_skipped(spool: FileSpool, caplog: pytest.LogCaptureFixture) -> None:
     sign_again(spool._folder / f"run.5{SUFFIX}", [b"up/run", b"no header", b""])
     (spool._folder / f"folder{SUFFIX}").mkdir()
     assert spool.load("bob", SAMPLES) == []
     assert len(caplog.messages) == 2
 
 
-def test_what_a_crash_left_half_written_is_no_result(spool: FileSpool) -> None:
+def test_partial_file_of_a_crash_is_no_result(spool: FileSpool) -> None:
     spool.keep(result(), "bob", SAMPLES)
     (spool._folder / f"run.5{SUFFIX}").rename(spool._folder / "run.5.partial")
     assert spool.load("bob", SAMPLES) == []
 
 
-def test_a_file_under_its_name_is_whole_and_synced(spool: FileSpool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_is_complete_and_synced_before_it_is_renamed(spool: FileSpool, monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
     replace, fsync = Path.replace, os.fsync
 
@@ -146,7 +146,7 @@ def test_a_file_under_its_name_is_whole_and_synced(spool: FileSpool, monkeypatch
     assert order == [f"sync run{SEEN_SUFFIX}.partial", f"rename to run{SEEN_SUFFIX}", f"sync {spool._folder.name}"]
 
 
-def test_a_full_disk_costs_a_line_and_leaves_no_half_of_a_file(
+def test_full_disk_is_logged_and_leaves_no_partial_file(
     spool: FileSpool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(_descriptor: int) -> None:
@@ -159,7 +159,7 @@ def test_a_full_disk_costs_a_line_and_leaves_no_half_of_a_file(
     assert files(spool) == []
 
 
-def test_a_folder_that_is_gone_costs_a_line_and_no_result(spool: FileSpool, caplog: pytest.LogCaptureFixture) -> None:
+def test_missing_folder_is_logged(spool: FileSpool, caplog: pytest.LogCaptureFixture) -> None:
     shutil.rmtree(spool._folder)
     spool.keep(result(), "bob", SAMPLES)
     assert "No such file or directory" in caplog.text
@@ -167,25 +167,25 @@ def test_a_folder_that_is_gone_costs_a_line_and_no_result(spool: FileSpool, capl
     assert spool.load("bob", SAMPLES) == []
 
 
-def test_what_cannot_be_removed_costs_a_line(spool: FileSpool, caplog: pytest.LogCaptureFixture) -> None:
+def test_failed_removal_is_logged(spool: FileSpool, caplog: pytest.LogCaptureFixture) -> None:
     (spool._folder / f"run.5{SUFFIX}").mkdir()
     spool.drop("run", 5)
     assert "cannot be removed" in caplog.text
 
 
-def test_a_folder_that_cannot_be_made_is_refused_in_one_line(tmp_path: Path) -> None:
+def test_folder_that_cannot_be_created_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(BadConfiguration, match=r"^--state [^\n]*file/bob: cannot be written [^\n]*; choose another$"):
         FileSpool(tmp_path / "file" / "bob")
 
 
-def test_the_topic_in_a_file_is_the_one_that_it_was_sent_to(spool: FileSpool) -> None:
+def test_file_has_the_topic_of_the_message(spool: FileSpool) -> None:
     """So that whoever finds a file can say what it is."""
     spool.keep(result(), "bob", SAMPLES)
     assert topics.up_to("run").encode() in (spool._folder / f"run.5{SUFFIX}").read_bytes()
 
 
-def test_a_spool_says_nothing_when_all_is_well(spool: FileSpool, caplog: pytest.LogCaptureFixture) -> None:
+def test_spool_logs_nothing_without_errors(spool: FileSpool, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     spool.keep(result(), "bob", SAMPLES)
     spool.load("bob", SAMPLES)

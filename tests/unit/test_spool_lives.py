@@ -146,7 +146,7 @@ def lives(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
     return begin
 
 
-def test_a_result_is_saved_before_it_is_sent_and_dropped_when_it_is_acknowledged(lives: Any) -> None:
+def test_result_is_stored_before_sent_and_dropped_when_acknowledged(lives: Any) -> None:
     life = lives()
     life.works_on(ROUND)
     life.hear(Accepted(run="run", term=3, trainer="bob", round=5))
@@ -154,7 +154,7 @@ def test_a_result_is_saved_before_it_is_sent_and_dropped_when_it_is_acknowledged
     assert lives().trainer.session.runs == {}
 
 
-def test_a_result_of_which_nobody_has_heard_is_sent_by_the_next_life_and_not_computed_again(lives: Any) -> None:
+def test_unsent_result_is_sent_after_restart_without_new_work(lives: Any) -> None:
     first = lives()
     first.news(LinkDown())
     first.works_on(ROUND)
@@ -168,7 +168,7 @@ def test_a_result_of_which_nobody_has_heard_is_sent_by_the_next_life_and_not_com
     assert (sent.run, sent.term, sent.round, sent.attempt, sent.train_s) == ("run", 3, 5, 1, 0.25)
 
 
-def test_the_next_life_is_acknowledged_like_any_other(lives: Any) -> None:
+def test_result_of_the_previous_process_is_acknowledged(lives: Any) -> None:
     lives().works_on(ROUND)
     second = lives()
     second.hear(Welcome(run="run", term=3, trainer="bob", index=1))
@@ -177,7 +177,7 @@ def test_the_next_life_is_acknowledged_like_any_other(lives: Any) -> None:
     assert lives().trainer.session.wake_at is None
 
 
-def test_the_next_life_works_on_what_came_after_it(lives: Any) -> None:
+def test_restarted_trainer_works_on_the_next_round(lives: Any) -> None:
     lives().works_on(ROUND)
     second = lives()
     second.works_on(structs.replace(ROUND, round=6))
@@ -187,7 +187,7 @@ def test_the_next_life_works_on_what_came_after_it(lives: Any) -> None:
     assert second.order[3:] == ["drop 6", "send 5"], "one at a time is under way, the newest first"
 
 
-def test_a_later_life_of_the_aggregator_gets_what_an_earlier_life_of_the_trainer_computed(lives: Any) -> None:
+def test_new_term_gets_the_result_of_the_previous_process(lives: Any) -> None:
     lives().works_on(ROUND)
     second = lives()
     second.hear(Beacon(run="run", term=4, round=0, open=False))
@@ -195,7 +195,7 @@ def test_a_later_life_of_the_aggregator_gets_what_an_earlier_life_of_the_trainer
     assert [(sent.term, sent.round) for sent in second.outside.sent] == [(4, 5)]
 
 
-def test_a_zombie_of_the_aggregator_stays_one_after_a_restart_of_the_trainer(lives: Any) -> None:
+def test_old_term_is_ignored_after_a_restart_of_the_trainer(lives: Any) -> None:
     lives().works_on(ROUND)
     second = lives()
     second.hear(Finished(run="run", term=2, rounds=5, solved=True))
@@ -203,19 +203,19 @@ def test_a_zombie_of_the_aggregator_stays_one_after_a_restart_of_the_trainer(liv
     assert second.trainer.session.runs["run"].pending.keys() == {5}
 
 
-def test_the_end_of_the_run_empties_the_spool(lives: Any) -> None:
+def test_finished_run_empties_the_spool(lives: Any) -> None:
     lives().works_on(ROUND)
     lives().hear(Finished(run="run", term=3, rounds=5, solved=True))
     assert lives().trainer.session.runs == {}
 
 
-def test_results_of_several_lives_of_an_aggregator_are_taken_as_the_last_one_left_them() -> None:
+def test_results_of_several_terms_restore_the_newest_state() -> None:
     kept = [result(round=9, term=1), result(round=7, term=2), result(round=8, term=2)]
     view = Session("bob", SAMPLES, "test", derive_rng(1, "jitter"), kept).runs["run"]
     assert (view.term, view.round, view.round_term, sorted(view.pending)) == (2, 8, 2, [7, 8, 9])
 
 
-def test_a_result_that_is_damaged_before_anybody_has_it_is_computed_again(tmp_path: Path) -> None:
+def test_corrupt_unacknowledged_result_is_computed_again(tmp_path: Path) -> None:
     spool = FileSpool(tmp_path)
     Life(spool, []).works_on(ROUND)
     (tmp_path / f"run.5{SUFFIX}").write_bytes(b"")
@@ -224,7 +224,7 @@ def test_a_result_that_is_damaged_before_anybody_has_it_is_computed_again(tmp_pa
     assert second.order == ["work 5", "keep 5", "send 5"]
 
 
-def test_a_disk_that_is_full_costs_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_loses_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(_descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
@@ -235,7 +235,7 @@ def test_a_disk_that_is_full_costs_no_result(tmp_path: Path, monkeypatch: pytest
     assert life.order == ["work 5", "keep 5", "send 5", "drop 5"]
 
 
-def test_more_runs_and_rounds_than_are_followed_do_not_stay_for_ever() -> None:
+def test_loaded_runs_and_results_over_the_limit_are_dropped() -> None:
     kept = [result(f"run-{number}") for number in range(2 * RUNS_MAX)]
     kept += [result("many", number) for number in range(1, PENDING_MAX + 4)]
     life = Life(MemorySpool(), kept)

@@ -38,7 +38,7 @@ def environment(systemd: socket.socket, **more: str) -> dict[str, str]:
     return {"NOTIFY_SOCKET": address, **more}
 
 
-def test_readiness_and_the_end_are_told_once_each(systemd: socket.socket) -> None:
+def test_readiness_and_stop_are_notified_once(systemd: socket.socket) -> None:
     notifier = Notifier(environment(systemd))
     notifier.ready()
     notifier.stopping()
@@ -46,7 +46,7 @@ def test_readiness_and_the_end_are_told_once_each(systemd: socket.socket) -> Non
     assert heard(systemd) == ["READY=1", "STOPPING=1"]
 
 
-def test_an_abstract_address_is_understood() -> None:
+def test_abstract_socket_address_is_supported() -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
         end.bind(f"\0fedmq-test-{os.getpid()}")
         end.setblocking(False)
@@ -54,7 +54,7 @@ def test_an_abstract_address_is_understood() -> None:
         assert heard(end) == ["READY=1"]
 
 
-def test_the_watchdog_is_fed_at_half_its_time_and_not_more_often(systemd: socket.socket) -> None:
+def test_watchdog_is_fed_at_half_its_interval(systemd: socket.socket) -> None:
     notifier = Notifier(environment(systemd, WATCHDOG_USEC="10000000", WATCHDOG_PID=str(os.getpid())))
     for now in (0.0, 1.0, 4.9, 5.0, 5.1, 30.0):
         notifier.passed(now, lambda: "")
@@ -68,21 +68,21 @@ def test_the_watchdog_is_fed_at_half_its_time_and_not_more_often(systemd: socket
     [{}, {"WATCHDOG_USEC": "soon"}, {"WATCHDOG_USEC": "0"}, {"WATCHDOG_USEC": "1000000", "WATCHDOG_PID": "1"}],
     ids=str,
 )
-def test_without_a_watchdog_for_this_process_none_is_fed(systemd: socket.socket, watchdog: dict[str, str]) -> None:
+def test_watchdog_of_another_process_is_not_fed(systemd: socket.socket, watchdog: dict[str, str]) -> None:
     notifier = Notifier(environment(systemd, **watchdog))
     notifier.passed(0.0, lambda: "at rest")
     assert heard(systemd) == ["STATUS=at rest"]
     assert notifier.wake_at is None
 
 
-def test_a_status_is_told_when_it_has_changed_and_at_most_once_a_second(systemd: socket.socket) -> None:
+def test_changed_status_is_sent_at_most_once_a_second(systemd: socket.socket) -> None:
     notifier = Notifier(environment(systemd))
     for now, status in ((0.0, "one"), (0.1, "two"), (0.2, "three"), (1.0, "three"), (5.0, "three")):
         notifier.passed(now, lambda status=status: status)  # type: ignore[misc]
     assert heard(systemd) == ["STATUS=one", "STATUS=three"]
 
 
-def test_a_status_that_could_not_be_told_yet_wakes_the_loop_once(systemd: socket.socket) -> None:
+def test_delayed_status_wakes_the_loop_once(systemd: socket.socket) -> None:
     notifier = Notifier(environment(systemd))
     notifier.passed(0.0, lambda: "one")
     assert notifier.wake_at is None
@@ -97,7 +97,7 @@ def test_a_status_is_one_line(systemd: socket.socket) -> None:
     assert heard(systemd) == ["STATUS=one READY=1"]
 
 
-def test_without_systemd_nobody_is_asked_for_a_status() -> None:
+def test_without_systemd_no_status_is_computed() -> None:
     notifier = Notifier({"WATCHDOG_USEC": "1000000"})
     notifier.ready()
     notifier.passed(0.0, lambda: pytest.fail("asked"))
@@ -105,7 +105,7 @@ def test_without_systemd_nobody_is_asked_for_a_status() -> None:
     assert notifier.wake_at is None
 
 
-def test_a_systemd_that_is_gone_costs_a_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_missing_systemd_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         Notifier({"NOTIFY_SOCKET": str(tmp_path / "nobody")}).ready()
     assert "READY" in caplog.text

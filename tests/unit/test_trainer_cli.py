@@ -15,30 +15,28 @@ from fedmq.trainer import cli
 
 
 @pytest.mark.parametrize(("rows", "least"), [(2, 3), (9, 10), (1, 2**40)])
-def test_fewer_rows_than_asked_for_are_refused_in_a_line(rows: int, least: int) -> None:
+def test_fewer_rows_than_the_minimum_are_an_error(rows: int, least: int) -> None:
     with pytest.raises(BadData, match=rf"^--min-rows: expected at least {least} rows, got {rows}: .*$") as refusal:
         cli._check_count("bob", rows, least)
     assert refusal.value.exit_code == 78
 
 
 @pytest.mark.parametrize(("rows", "least"), [(2, 2), (2, 1), (10, None), (500, 500)])
-def test_enough_rows_are_nothing_to_talk_about(rows: int, least: int | None, caplog: pytest.LogCaptureFixture) -> None:
+def test_enough_rows_cause_no_warning(rows: int, least: int | None, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG):
         cli._check_count("bob", rows, least)
     assert caplog.messages == []
 
 
 @pytest.mark.parametrize("rows", [1, 9])
-def test_few_rows_are_warned_of_in_a_line_when_nobody_said_how_many(
-    rows: int, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_few_rows_without_a_minimum_cause_a_warning(rows: int, caplog: pytest.LogCaptureFixture) -> None:
     cli._check_count("bob", rows, None)
     (line,) = caplog.messages
     assert f"trainer bob has {rows} rows" in line
     assert "\n" not in line
 
 
-def test_the_command_refuses_before_it_connects() -> None:
+def test_command_checks_rows_before_it_connects() -> None:
     done = CliRunner().invoke(cli.trainer, ["--name", "bob", "--data", "xor:1/2", "--min-rows", "3"])
     assert isinstance(done.exception, BadData)
 
@@ -55,20 +53,20 @@ def test_the_command_refuses_before_it_connects() -> None:
         ["--labels", "two\nlines"],
     ],
 )
-def test_a_value_out_of_bounds_is_a_usage_error(flags: list[str]) -> None:
+def test_option_out_of_bounds_is_a_usage_error(flags: list[str]) -> None:
     done = CliRunner().invoke(cli.trainer, ["--data", "xor:1/2", *flags])
     assert done.exit_code == 2
 
 
 @pytest.mark.parametrize(("text", "words"), [("", ()), ("north", ("north",)), (" a=1 ,b, ,", ("a=1", "b"))])
-def test_labels_are_words_with_commas_between(text: str, words: tuple[str, ...]) -> None:
+def test_labels_are_separated_by_commas(text: str, words: tuple[str, ...]) -> None:
     param = next(param for param in cli.trainer.params if param.name == "labels")
     assert param.callback is not None
     checked = param.callback(click.Context(cli.trainer), param, text)
     assert cli._session("bob", 3, None, 16, None, checked).labels == words
 
 
-def test_the_command_and_the_wire_agree_about_bits() -> None:
+def test_limit_of_score_bits_is_that_of_the_protocol() -> None:
     assert cli.FRACTION_BITS_MAX == messages.FRACTION_BITS_MAX
     (bits,) = (parameter for parameter in cli.trainer.params if parameter.name == "score_bits")
     assert bits.default == scores.FRACTION_BITS

@@ -19,7 +19,7 @@ from fedmq.trainer.worker import Done
 from fedmq.transport.link import Delivered
 
 
-def test_rows_that_do_not_fit_end_it_at_once_although_a_result_is_not_acknowledged() -> None:
+def test_unfit_rows_end_the_trainer_despite_a_pending_result() -> None:
     life = Life(MemorySpool(), [])
     life.works_on(ROUND)
     life.hear(structs.replace(ROUND, round=6), model=np.zeros(3))
@@ -30,7 +30,7 @@ def test_rows_that_do_not_fit_end_it_at_once_although_a_result_is_not_acknowledg
     assert life.order[-1] == "goodbye"
 
 
-def test_rows_that_do_not_fit_a_run_beside_another_keep_it_out_of_that_one_alone(
+def test_run_with_unfit_rows_is_declined_if_another_run_fits(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     life = Life(MemorySpool(), [])
@@ -42,7 +42,7 @@ def test_rows_that_do_not_fit_a_run_beside_another_keep_it_out_of_that_one_alone
     assert not life.trainer.done
 
 
-def test_rows_that_do_not_fit_end_it_only_once_the_run_is_seen_to_go_on() -> None:
+def test_unfit_rows_end_the_trainer_only_if_the_run_is_live() -> None:
     life = Life(MemorySpool(), [])
     kept = encode(topics.inbox_of("bob"), ROUND, {"model": np.zeros(3)})  # by the broker, of who knows when
     life.outside.news.append(Delivered(kept))
@@ -92,7 +92,7 @@ def test_refusals_for_unknown_reasons_are_counted_together() -> None:
     assert not life.trainer.session.runs["run"].pending
 
 
-def test_a_result_says_what_this_process_has_used() -> None:
+def test_usage_is_that_of_this_process() -> None:
     cpu_s, memory = usage_of_process()
     process = psutil.Process()
     assert 0.0 < cpu_s < sum(process.cpu_times()[:2]) + 1.0

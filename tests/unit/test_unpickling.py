@@ -86,27 +86,27 @@ def calls(path: str) -> Iterator[tuple[str, ast.Call]]:
             yield node.func.attr, node
 
 
-def test_one_module_imports_what_can_unpickle() -> None:
+def test_only_one_module_imports_pickle() -> None:
     assert importers(UNPICKLERS) == {THE_ONE_PLACE}
 
 
-def test_that_module_unpickles_in_one_line() -> None:
+def test_sandbox_worker_unpickles_in_one_line() -> None:
     assert [name for name, call in calls(THE_ONE_PLACE) if ast.unparse(call).startswith("pickle.")] == ["loads"]
 
 
-def test_one_module_packs_code_and_only_packs() -> None:
+def test_only_one_module_packs_code() -> None:
     assert importers("cloudpickle.*") == {"fedmq/tasks/shipping.py"}
     used = {name for name, call in calls("fedmq/tasks/shipping.py") if ast.unparse(call).startswith("cloudpickle.")}
     assert used == {"dumps", "register_pickle_by_value", "unregister_pickle_by_value"}
 
 
-def test_nobody_imports_the_module_that_unpickles_and_one_starts_it() -> None:
+def test_no_module_imports_the_sandbox_worker_and_one_starts_it() -> None:
     assert importers(r"fedmq\.trainer\.sandbox_worker.*") == set()
     naming = {path for path in MODULES if re.search(r'"fedmq\.trainer\.sandbox_worker"', (ROOT / path).read_text())}
     assert naming == {"trainer/sandbox.py"}
 
 
-def test_one_module_opens_a_sandbox_with_what_the_policy_gives_it() -> None:
+def test_only_one_module_starts_a_sandbox_with_allowed_code() -> None:
     assert importers(r"fedmq\.trainer\.sandbox\.Sandbox") == {"trainer/round_handler.py"}
     text = (ROOT / "trainer" / "round_handler.py").read_text()
     assert text.count("policy.code(packet)") == 1
@@ -114,7 +114,7 @@ def test_one_module_opens_a_sandbox_with_what_the_policy_gives_it() -> None:
     assert text.index("policy.code(packet)") < text.index("sandboxes.scoring(code,")
 
 
-def test_numpy_is_never_let_unpickle() -> None:
+def test_numpy_never_unpickles() -> None:
     for path in MODULES:
         assert "allow_pickle=True" not in (ROOT / path).read_text(), path
         for name, call in calls(path):
@@ -123,7 +123,7 @@ def test_numpy_is_never_let_unpickle() -> None:
                 assert said.get("allow_pickle") == "False", f"{path}:{call.lineno}"
 
 
-def test_nothing_evaluates_text() -> None:
+def test_no_module_evaluates_text() -> None:
     for path, tree in MODULES.items():
         names = {
             node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
@@ -194,7 +194,7 @@ def test_frames_of_the_network(evil: bytes) -> None:
             decode([b"round/run", msgspec.msgpack.encode(message), b"", evil])
 
 
-def test_a_frame_of_code_is_bytes_of_at_most_a_mebibyte() -> None:
+def test_code_frame_is_at_most_a_mebibyte_of_bytes() -> None:
     large = bytes((1 << 20) + 1)
     info = ArrayInfo("code", "|u1", (len(large),), len(large), sha256(large).digest())
     message = msgspec.structs.replace(code_round(b"x").message, arrays=(info,))
@@ -216,7 +216,7 @@ def test_a_round_with_code_at_a_trainer_that_does_not_run_it(evil: bytes, policy
     assert done.outcome.reason == "code"
 
 
-def test_a_round_with_code_that_is_not_what_it_says_at_a_trainer_that_would_run_it(evil: bytes) -> None:
+def test_code_with_a_wrong_digest_at_a_trainer_that_runs_code(evil: bytes) -> None:
     learn = on_rows(task_rows("xor", 1, 2), "bob", CodePolicy(allowed=True, signer=lambda _packet: "SHA256:key"))
     for packet in (code_round(evil, name=b"\0" * 32), code_round(evil, find_task("xor"))):
         done = perform(packet, learn, lambda: False, SystemClock())

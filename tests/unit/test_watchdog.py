@@ -63,20 +63,20 @@ def kernel() -> Kernel:
     return Kernel()
 
 
-def test_a_message_without_an_end_is_cut_at_the_second_look(kernel: Kernel) -> None:
+def test_endless_message_is_closed_at_the_second_measurement(kernel: Kernel) -> None:
     connection = kernel.opened()
     kernel.comes(connection, MESSAGE_BYTES_MAX + 100_000)
     assert kernel.look() == []
     assert kernel.look() == [connection]
 
 
-def test_what_is_beyond_doubt_is_cut_at_the_first_look(kernel: Kernel) -> None:
+def test_extreme_backlog_is_closed_at_the_first_measurement(kernel: Kernel) -> None:
     connection = kernel.opened()
     kernel.comes(connection, MESSAGE_BYTES_MAX + KERNEL_BYTES_MAX + 100_000)
     assert kernel.look() == [connection]
 
 
-def test_one_that_grows_slowly_is_cut_when_it_is_too_much(kernel: Kernel) -> None:
+def test_slow_endless_message_is_closed_at_the_limit(kernel: Kernel) -> None:
     connection, cut = kernel.opened(), list[Connection]()
     while not cut:
         kernel.comes(connection, MIB)
@@ -84,7 +84,7 @@ def test_one_that_grows_slowly_is_cut_when_it_is_too_much(kernel: Kernel) -> Non
     assert kernel.counts[7].received <= MESSAGE_BYTES_MAX + 3 * MIB
 
 
-def test_an_honest_large_result_as_the_first_message_of_a_connection_is_never_cut(kernel: Kernel) -> None:
+def test_large_first_result_is_not_closed(kernel: Kernel) -> None:
     connection = kernel.opened()
     for _ in range(60):
         kernel.comes(connection, RESULT // 60)
@@ -94,7 +94,7 @@ def test_an_honest_large_result_as_the_first_message_of_a_connection_is_never_cu
     assert kernel.watchdog.states[connection].pending == 0
 
 
-def test_who_sends_many_large_messages_between_two_looks_is_never_cut(kernel: Kernel) -> None:
+def test_many_large_messages_between_measurements_are_allowed(kernel: Kernel) -> None:
     connection = kernel.opened()
     for _ in range(20):
         for _ in range(30):
@@ -106,7 +106,7 @@ def test_who_sends_many_large_messages_between_two_looks_is_never_cut(kernel: Ke
         kernel.watchdog.delivered(connection, ALICE, RESULT)
 
 
-def test_what_waits_whole_at_a_busy_port_is_not_held_against_anybody(kernel: Kernel) -> None:
+def test_complete_messages_waiting_at_a_busy_port_are_allowed(kernel: Kernel) -> None:
     connection, other = kernel.opened(7), kernel.opened(8)
     kernel.comes(connection, 3 * RESULT)
     for _ in range(2):  # of the two, the other one has its turn first
@@ -117,7 +117,7 @@ def test_what_waits_whole_at_a_busy_port_is_not_held_against_anybody(kernel: Ker
     assert kernel.look(busy=(Port.PUSH,)) == []
 
 
-def test_a_port_that_is_kept_busy_hides_nobody(kernel: Kernel) -> None:
+def test_busy_port_does_not_hide_an_endless_message(kernel: Kernel) -> None:
     endless, noise = kernel.opened(7), kernel.opened(8)
     kernel.comes(endless, 2 * MESSAGE_BYTES_MAX)
     assert kernel.look(busy=(Port.PUSH,)) == []
@@ -126,7 +126,7 @@ def test_a_port_that_is_kept_busy_hides_nobody(kernel: Kernel) -> None:
     assert kernel.look(busy=(Port.PUSH,)) == [endless]
 
 
-def test_a_message_in_front_does_not_excuse_what_follows(kernel: Kernel) -> None:
+def test_complete_message_does_not_excuse_an_endless_one(kernel: Kernel) -> None:
     connection = kernel.opened()
     kernel.comes(connection, 100)
     kernel.watchdog.delivered(connection, ALICE, 60)
@@ -135,7 +135,7 @@ def test_a_message_in_front_does_not_excuse_what_follows(kernel: Kernel) -> None
     assert kernel.look() == [connection]
 
 
-def test_heartbeats_of_an_idle_connection_over_weeks_are_never_too_much(kernel: Kernel) -> None:
+def test_heartbeats_of_weeks_are_allowed(kernel: Kernel) -> None:
     connection = kernel.opened()
     for _ in range(24 * 7 * 5):
         kernel.comes(connection, 3600 * 100)  # a hundred bytes a second
@@ -143,7 +143,7 @@ def test_heartbeats_of_an_idle_connection_over_weeks_are_never_too_much(kernel: 
     assert kernel.counts[7].received > MESSAGE_BYTES_MAX
 
 
-def test_before_its_handshake_is_over_nobody_may_send_more_than_one(kernel: Kernel) -> None:
+def test_connection_may_send_only_one_handshake(kernel: Kernel) -> None:
     connection = kernel.opened(handshake_done=False)
     kernel.comes(connection, HANDSHAKE_BYTES_MAX)
     assert kernel.look() == []
@@ -151,7 +151,7 @@ def test_before_its_handshake_is_over_nobody_may_send_more_than_one(kernel: Kern
     assert kernel.look() == [connection]
 
 
-def test_without_keys_nobody_is_a_stranger() -> None:
+def test_connections_without_keys_have_no_handshake() -> None:
     kernel = Kernel(handshakes=False)
     connection = kernel.opened(handshake_done=False)
     kernel.comes(connection, RESULT)
@@ -159,7 +159,7 @@ def test_without_keys_nobody_is_a_stranger() -> None:
     assert kernel.look() == []
 
 
-def test_all_connections_of_a_key_together_hold_back_so_much_at_the_most(kernel: Kernel) -> None:
+def test_connections_of_one_key_share_a_limit(kernel: Kernel) -> None:
     connections = [kernel.opened(descriptor) for descriptor in range(10, 16)]
     for size, connection in enumerate(connections, 20):
         kernel.comes(connection, 10)
@@ -173,7 +173,7 @@ def test_all_connections_of_a_key_together_hold_back_so_much_at_the_most(kernel:
     assert cut
 
 
-def test_connections_that_have_said_nothing_whole_share_one_limit(kernel: Kernel) -> None:
+def test_connections_without_a_message_share_one_limit(kernel: Kernel) -> None:
     connections = [kernel.opened(descriptor) for descriptor in range(10, 20)]
     for connection in connections:
         kernel.comes(connection, RESULT)
@@ -184,7 +184,7 @@ def test_connections_that_have_said_nothing_whole_share_one_limit(kernel: Kernel
     assert len(cut) < len(connections)
 
 
-def test_a_descriptor_that_is_another_connections_now_starts_anew(kernel: Kernel) -> None:
+def test_reused_descriptor_is_measured_from_zero(kernel: Kernel) -> None:
     connection = kernel.opened()
     kernel.comes(connection, RESULT)
     kernel.look()
@@ -195,7 +195,7 @@ def test_a_descriptor_that_is_another_connections_now_starts_anew(kernel: Kernel
     assert kernel.look() == []
 
 
-def test_a_descriptor_that_is_reused_before_the_end_is_known_is_not_cut(kernel: Kernel) -> None:
+def test_reused_descriptor_is_not_closed_before_its_end_is_known(kernel: Kernel) -> None:
     connection = kernel.opened()
     kernel.comes(connection, MESSAGE_BYTES_MAX + MIB)
     assert kernel.look() == []
@@ -205,13 +205,13 @@ def test_a_descriptor_that_is_reused_before_the_end_is_known_is_not_cut(kernel: 
     assert kernel.look() == []
 
 
-def test_an_end_that_nobody_knew_is_nothing(kernel: Kernel) -> None:
+def test_end_of_an_unknown_connection_has_no_effect(kernel: Kernel) -> None:
     kernel.watchdog.closed(Connection(Port.PUSH, 99))
     kernel.watchdog.delivered(Connection(Port.PUSH, -1), b"", 10)
     assert kernel.look() == []
 
 
-def test_nobody_is_looked_at_between_sweeps_while_memory_does_not_grow(kernel: Kernel) -> None:
+def test_connections_are_not_measured_while_memory_is_stable(kernel: Kernel) -> None:
     kernel.opened()
     kernel.look()
     looks = kernel.looks
@@ -223,7 +223,7 @@ def test_nobody_is_looked_at_between_sweeps_while_memory_does_not_grow(kernel: K
     assert kernel.looks == looks + 1
 
 
-def test_memory_that_was_given_back_and_is_taken_again_is_growth(kernel: Kernel) -> None:
+def test_reused_freed_memory_counts_as_growth(kernel: Kernel) -> None:
     kernel.opened()
     kernel.memory += 30 * MIB
     kernel.look()
@@ -235,7 +235,7 @@ def test_memory_that_was_given_back_and_is_taken_again_is_growth(kernel: Kernel)
     assert kernel.looks == looks + 1
 
 
-def test_the_kernel_says_what_passed_and_a_connection_can_be_shut_down() -> None:
+def test_kernel_counts_bytes_and_connection_can_be_shut_down() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as near:
         far, _ = server.accept()
         with far:
@@ -251,7 +251,7 @@ def test_the_kernel_says_what_passed_and_a_connection_can_be_shut_down() -> None
             assert far.fileno() != -1
 
 
-def test_a_descriptor_that_is_none_any_more_harms_nobody() -> None:
+def test_closed_descriptor_has_no_effect() -> None:
     """Between the look and the cut a connection may end by itself: its descriptor is closed, or something else."""
     reading, writing = os.pipe()
     for descriptor in (reading, 10_000):
@@ -262,5 +262,5 @@ def test_a_descriptor_that_is_none_any_more_harms_nobody() -> None:
     shut_down(reading)
 
 
-def test_memory_is_what_this_process_holds() -> None:
+def test_memory_is_that_of_this_process() -> None:
     assert 10 * MIB < memory_bytes() < 10_000 * MIB

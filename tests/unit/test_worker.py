@@ -63,7 +63,7 @@ class Bench:
         assert self.woken.acquire(timeout=WAIT_S)
 
 
-def test_what_is_done_wakes_and_is_handed_over_once() -> None:
+def test_finished_work_wakes_the_loop_and_is_returned_once() -> None:
     bench = Bench()
     bench.begin(1)
     assert bench.worker.done() == []
@@ -76,7 +76,7 @@ def test_what_is_done_wakes_and_is_handed_over_once() -> None:
     assert bench.worker.done() == []
 
 
-def test_the_network_is_not_kept_waiting_while_it_works() -> None:
+def test_worker_does_not_block_the_loop() -> None:
     bench = Bench()
     bench.begin(1)
     bench.worker.start(round_packet(2))  # returns although the first has not ended
@@ -84,7 +84,7 @@ def test_the_network_is_not_kept_waiting_while_it_works() -> None:
     assert not bench.may_end[1].is_set()
 
 
-def test_the_newest_start_wins() -> None:
+def test_newest_start_replaces_earlier_ones() -> None:
     bench = Bench()
     bench.begin(1)
     for number in (2, 3):
@@ -97,7 +97,7 @@ def test_the_newest_start_wins() -> None:
     assert bench.cancelled_seen == {1: True, 3: False}
 
 
-def test_nothing_comes_of_a_cancelled_job_even_when_it_does_not_notice() -> None:
+def test_cancelled_work_that_ignores_it_has_no_outcome() -> None:
     bench = Bench()
     bench.begin(1)
     bench.worker.cancel()
@@ -105,7 +105,7 @@ def test_nothing_comes_of_a_cancelled_job_even_when_it_does_not_notice() -> None
     assert bench.worker.done() == []
 
 
-def test_nothing_comes_of_a_job_that_is_cancelled_as_it_ends() -> None:
+def test_work_cancelled_at_its_end_has_no_outcome() -> None:
     bench = Bench()
     bench.begin(1)
     bench.end(1)
@@ -113,7 +113,7 @@ def test_nothing_comes_of_a_job_that_is_cancelled_as_it_ends() -> None:
     assert bench.worker.done() == []
 
 
-def test_a_job_that_notices_its_end_wakes_nobody_and_the_next_is_done() -> None:
+def test_cancelled_work_does_not_wake_and_the_next_is_done() -> None:
     bench = Bench(lambda packet, cancelled: noticing(bench, packet, cancelled))
     bench.begin(1)
     bench.worker.start(round_packet(2))
@@ -130,7 +130,7 @@ def noticing(bench: Bench, packet: Packet, cancelled: Cancelled) -> dict[str, Ar
     return result
 
 
-def test_an_exception_is_an_outcome_and_the_worker_lives_on() -> None:
+def test_exception_is_an_outcome_and_the_worker_continues() -> None:
     bench = Bench(failing_in_round_one)
     bench.worker.start(round_packet(1))
     assert bench.woken.acquire(timeout=WAIT_S)
@@ -159,7 +159,7 @@ def timed(clock: VirtualClock, to: float) -> Callable[[Packet, Cancelled], dict[
     return learn
 
 
-def test_the_time_of_the_work_is_taken_from_the_clock() -> None:
+def test_duration_of_work_is_measured_on_the_clock() -> None:
     clock = VirtualClock()
     clock.move_to(5.0)
     done = perform(round_packet(1), timed(clock, 7.5), never, clock)
