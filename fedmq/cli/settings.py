@@ -56,9 +56,8 @@ def values_of(command: click.Command, text: str) -> tuple[dict[str, str | list[s
         if isinstance(option := known.get(key), RenamedOption):
             wrong[key] = option.fault_in_file
         elif option is None:
-            wrong[key] = (
-                f"unknown setting {key!r}; {_suggestion(key, [name for name, one in known.items() if not one.hidden])}"
-            )
+            visible = [name for name, one in known.items() if not one.hidden]
+            wrong[key] = f"unknown setting {key!r}; {_suggestion(key, visible)}"
         elif (complaint := _complaint(command, option, value)) is not None:
             wrong[key] = f"{key}: {complaint}"
         else:
@@ -98,12 +97,12 @@ def _pairs(table: dict[str, Any]) -> list[str]:
 def _complaint(command: click.Command, option: click.Option, value: Any) -> str | None:
     """Return the fault of a value for `option`, or None."""
     if option.multiple and not isinstance(value, dict):
-        return f"expected a table, got {value!r:.80}; write {config_key(option)} = {{ NAME = VALUE }}"
+        return f"expected a table, got {value!r:.80}: write {config_key(option)} = {{ NAME = VALUE }}"
     text = _pairs(value) if option.multiple else _text(value)
     if not option.multiple and (isinstance(value, dict | list) or "\0" in text):
-        return f"expected one value, got {text!r:.80}; write {config_key(option)} = VALUE"
+        return f"expected one value, got {text!r:.80}: write {config_key(option)} = VALUE"
     if _is_text(option) and not isinstance(value, str) and not option.multiple:
-        return f"expected text in quotes, got {text}; write {config_key(option)} = {json.dumps(text)}"
+        return f"expected text in quotes, got {text}: write {config_key(option)} = {json.dumps(text)}"
     with click.Context(command, resilient_parsing=False) as context:
         try:
             cast = option.type_cast_value(context, text)
@@ -121,7 +120,7 @@ def _is_text(option: click.Option) -> bool:
 
 
 def _lines(text: str) -> dict[str, int]:
-    """Return the line on which each key of a TOML document: the last start within its shortest valid prefix."""
+    """Return the first line of each key of a TOML document, found by parsing every prefix of the document."""
     found: dict[str, int] = {}
     lines, start = text.split("\n"), 0
     for number, line in enumerate(lines, start=1):
