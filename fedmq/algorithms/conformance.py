@@ -239,7 +239,7 @@ def check_algorithm(algorithm: Any, task: Task | str = "xor", *, seed: int = 1) 
             problem = f"{named(error)}: expected only numbers, names, arrays and the like in the state"
         except FedmqError as error:
             problem = named(error)
-        except Exception as error:  # noqa: BLE001  somebody else's code
+        except Exception as error:  # noqa: BLE001  code of the user
             problem = f"expected no error, got {named(error)}"
         if problem is not None:
             raise NonConforming(str(name), check, problem)

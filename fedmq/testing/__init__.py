@@ -1,6 +1,6 @@
 """The fakes that fedmq is tested with, for your tests too: an in-memory network and a virtual clock.
 
-A whole federation runs on one thread and on virtual time; the same service classes run here and on ZeroMQ.
+A whole federation runs on one thread, in memory and on virtual time; the same service classes run on ZeroMQ.
 
 >>> simulation = Simulation(seed=1)
 >>> simulation.at(2.0, lambda: print("two virtual seconds, at once"))

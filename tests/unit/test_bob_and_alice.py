@@ -1,4 +1,4 @@
-"""The example of Bob and Alice, held to the figures that its tasks are known for."""
+"""The example of Bob and Alice: it gives the known parameters."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ BOB, ALICE, train = NAMES["BOB"], NAMES["ALICE"], NAMES["train"]
     ],
     ids=["one average", "bob alone", "alice alone", "the pooled optimum"],
 )
-def test_training_gives_the_known_figures(rows: dict, steps: int, averages: int, expected: tuple) -> None:
+def test_training_gives_the_known_parameters(rows: dict, steps: int, averages: int, expected: tuple) -> None:
     np.testing.assert_allclose(train(rows, steps, averages), expected, rtol=0, atol=1e-9)
 
 
-def test_the_example_is_short_enough_to_read_at_once() -> None:
+def test_example_is_short() -> None:
     assert len(EXAMPLE.read_text(encoding="utf-8").splitlines()) < 45

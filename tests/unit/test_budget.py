@@ -1,4 +1,4 @@
-"""A trainer's own cap on evaluations: counted by run, kept over a kill, and a run that goes beyond it is left."""
+"""A trainer's cap on evaluations: counted by run, kept across restarts; a run beyond it is declined."""
 
 from __future__ import annotations
 
@@ -69,13 +69,13 @@ def kinds(said: list[Message]) -> list[type[Message]]:
 
 
 @pytest.mark.parametrize("pool", [1, 7, 100])
-def test_each_candidate_of_a_pool_counts(pool: int) -> None:
+def test_each_candidate_of_a_pool_counts_as_an_evaluation(pool: int) -> None:
     message = round_of(1, pool).packet.message
     assert isinstance(message, Round)
     assert cost_of(message, 16) == Cost(pool, 16)
 
 
-def test_a_model_to_train_counts_once_and_nothing_counts_less() -> None:
+def test_model_to_train_counts_once_and_no_query_counts_less() -> None:
     train = Train(GradientLearner())
     message = Round(run="r", term=1, round=1, seed=0, deadline_s=1.0, task=XOR, query=encode_query(train))
     assert cost_of(message, 16).evaluations == 1
@@ -85,7 +85,7 @@ def test_a_model_to_train_counts_once_and_nothing_counts_less() -> None:
 
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(st.integers(1, 50), st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 20))))
-def test_no_run_ever_gets_more_than_the_cap(cap: int, asked: list[tuple[str, int]]) -> None:
+def test_no_run_gets_more_evaluations_than_the_cap(cap: int, asked: list[tuple[str, int]]) -> None:
     budget, spent = Budget(cap), dict.fromkeys("abc", 0)
     for run, evaluations in asked:
         if budget.allows(run, evaluations):
@@ -100,7 +100,7 @@ def test_without_a_cap_nothing_is_counted() -> None:
     assert budget.spend("run", 2**60) == []
 
 
-def test_what_is_remembered_is_bounded() -> None:
+def test_remembered_runs_are_bounded() -> None:
     budget = Budget(5)
     news = [spent for number in range(RUNS_REMEMBERED + 1) for spent in budget.spend(f"run-{number}", 1)]
     assert news[-1] == Spent("run-0", 0)
@@ -110,7 +110,7 @@ def test_what_is_remembered_is_bounded() -> None:
 # The session
 
 
-def test_a_run_is_answered_up_to_its_cap_and_then_left() -> None:
+def test_run_is_answered_up_to_its_cap_and_then_declined() -> None:
     bob = Bob(Budget(25))
     assert kinds(bob.hear(round_of(1))) == [Hello, Result]
     assert Result in kinds(bob.hear(round_of(2)))
@@ -120,28 +120,28 @@ def test_a_run_is_answered_up_to_its_cap_and_then_left() -> None:
     assert bob.spent[-1] == Spent("run", 25), "what was left of it is gone, too"
 
 
-def test_a_run_that_was_left_is_told_so_at_each_round_and_gets_nothing_more() -> None:
+def test_declined_run_gets_a_goodbye_per_round_and_no_result() -> None:
     bob = Bob(Budget(9))
     for heard in (round_of(1), round_of(2, 1), round_of(2, 1), round_of(2, 1, term=2)):
         assert kinds(bob.hear(heard)) == [Goodbye]
     assert bob.left == [], "it is logged once"
 
 
-def test_one_run_pays_nothing_for_another() -> None:
+def test_budgets_of_two_runs_are_independent() -> None:
     bob = Bob(Budget(10))
     bob.hear(round_of(1))
     assert kinds(bob.hear(round_of(2))) == [Goodbye]
     assert Result in kinds(bob.hear(round_of(1, run="other")))
 
 
-def test_work_that_is_cancelled_costs_nothing() -> None:
+def test_cancelled_work_costs_nothing() -> None:
     bob = Bob(Budget(10))
     bob.session.step(round_of(1), 0.0)
     assert Result in kinds(bob.hear(round_of(2)))
     assert bob.spent == [Spent("run", 10)]
 
 
-def test_a_result_within_the_budget_is_sent_again_after_the_run_was_left() -> None:
+def test_result_within_the_budget_is_resent_after_the_run_was_declined() -> None:
     bob = Bob(Budget(10))
     bob.hear(round_of(1))
     bob.hear(round_of(2))
@@ -149,7 +149,7 @@ def test_a_result_within_the_budget_is_sent_again_after_the_run_was_left() -> No
     assert bob.session.wake_at is not None
 
 
-def test_the_next_life_knows_what_was_spent(tmp_path: Path) -> None:
+def test_restarted_trainer_knows_its_spent_evaluations(tmp_path: Path) -> None:
     spool, bob = FileSpool(tmp_path), Bob(Budget(15))
     bob.hear(round_of(1))
     for spent in bob.spent:
@@ -165,7 +165,7 @@ def test_the_next_life_knows_what_was_spent(tmp_path: Path) -> None:
 # Files
 
 
-def test_what_is_forgotten_has_no_file(tmp_path: Path) -> None:
+def test_forgotten_run_has_no_file(tmp_path: Path) -> None:
     spool = FileSpool(tmp_path)
     for evaluations in (3, 0, 0):
         spool.spend(Spent("run", evaluations))
@@ -173,7 +173,7 @@ def test_what_is_forgotten_has_no_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [b"", b"damaged", bytes(40)])
-def test_a_damaged_file_counts_as_all_spent(tmp_path: Path, damage: bytes, caplog: pytest.LogCaptureFixture) -> None:
+def test_damaged_file_counts_as_all_spent(tmp_path: Path, damage: bytes, caplog: pytest.LogCaptureFixture) -> None:
     spool = FileSpool(tmp_path)
     spool.spend(Spent("run.1", 3))
     (tmp_path / f"run.1{SPENT_SUFFIX}").write_bytes(damage)
@@ -185,7 +185,7 @@ def test_a_damaged_file_counts_as_all_spent(tmp_path: Path, damage: bytes, caplo
 # A federation
 
 
-def test_a_run_goes_on_without_the_trainer_that_left_it(caplog: pytest.LogCaptureFixture) -> None:
+def test_run_continues_without_a_trainer_that_declined_it(caplog: pytest.LogCaptureFixture) -> None:
     rows = {name: task_rows("xor", 1, 1) for name in ("alice", "bob")}
     limits = Limits(rounds_max=6, min_trainers=1, deadline_s=5.0)
     task = XOR.__class__(name="xor", model=XOR.model, loss=XOR.loss, metric="loss", target=0.0)

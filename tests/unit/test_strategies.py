@@ -1,4 +1,4 @@
-"""The promises of every strategy: what it publishes and refuses, and what changes no bit. No network, no time."""
+"""The contract of each built-in strategy: plans, rejections and reproducible bits."""
 
 from __future__ import annotations
 
@@ -23,31 +23,31 @@ def strategy(request: pytest.FixtureRequest) -> Strategy[Any]:
     return strategy_of(request.param)
 
 
-def test_strategies_are_found_by_name(strategy: Strategy[Any]) -> None:
+def test_strategy_is_found_by_name_and_an_unknown_name_is_refused(strategy: Strategy[Any]) -> None:
     assert strategy.name in algorithm_names()
     with pytest.raises(BadConfiguration, match=r"evolution, averaging.* got 'nonesuch'"):
         find_algorithm("nonesuch")
 
 
-def test_nothing_stands_before_anything_was_told(strategy: Strategy[Any]) -> None:
+def test_evaluation_is_none_before_the_first_answer(strategy: Strategy[Any]) -> None:
     state = strategy.init(task_for(strategy), 1)
     assert strategy.evaluation(state) is None
     assert strategy.evaluation(strategy.close(state, {"bob"})) is None
 
 
-def test_asking_twice_publishes_the_same(strategy: Strategy[Any]) -> None:
+def test_ask_returns_the_same_plan_twice(strategy: Strategy[Any]) -> None:
     task = task_for(strategy)
     state = one_round(strategy, strategy.init(task, 1), task)
     assert same_plan(strategy.ask(state), strategy.ask(state))
 
 
-def test_a_round_without_results_publishes_the_same_again(strategy: Strategy[Any]) -> None:
+def test_round_without_results_publishes_the_same_plan_again(strategy: Strategy[Any]) -> None:
     task = task_for(strategy)
     state = one_round(strategy, strategy.init(task, 1), task)
     assert same_plan(strategy.ask(strategy.close(state, {"trainer-1"})), strategy.ask(state))
 
 
-def test_a_round_that_nobody_answered_does_not_spoil_the_next(strategy: Strategy[Any]) -> None:
+def test_round_without_answers_does_not_affect_the_next(strategy: Strategy[Any]) -> None:
     task = task_for(strategy)
     state = strategy.close(strategy.init(task, 1), ())
     evaluation = strategy.evaluation(one_round(strategy, state, task))
@@ -55,7 +55,7 @@ def test_a_round_that_nobody_answered_does_not_spoil_the_next(strategy: Strategy
     assert evaluation.coverage == 1.0
 
 
-def test_who_counts_is_asked_at_each_close(strategy: Strategy[Any]) -> None:
+def test_members_are_those_of_each_close(strategy: Strategy[Any]) -> None:
     task = task_for(strategy)
     state = one_round(strategy, strategy.init(task, 1), task)
     for members, coverage, rows in [(("trainer-1",), 1.0, 2), (("trainer-1", "trainer-2", "new"), 2 / 3, 4)]:
@@ -65,7 +65,7 @@ def test_who_counts_is_asked_at_each_close(strategy: Strategy[Any]) -> None:
         assert evaluation.rows == rows
 
 
-def test_the_order_of_arrival_changes_no_bit(strategy: Strategy[Any]) -> None:
+def test_order_of_arrival_changes_no_bit(strategy: Strategy[Any]) -> None:
     task = task_for(strategy)
     rows = shards(task, 3)
     start = strategy.init(task, 1)
@@ -88,7 +88,7 @@ def test_the_order_of_arrival_changes_no_bit(strategy: Strategy[Any]) -> None:
     assert all(one is not None and one.loss == first.loss and one.diversity == first.diversity for one in evaluations)
 
 
-def test_the_same_result_told_again_changes_nothing_in_that_round_or_later(strategy: Strategy[Any]) -> None:
+def test_repeated_result_changes_nothing_in_its_round_or_later(strategy: Strategy[Any]) -> None:
     task = task_for(strategy)
     rows = shards(task, 2)
     start = strategy.init(task, 1)
@@ -99,7 +99,7 @@ def test_the_same_result_told_again_changes_nothing_in_that_round_or_later(strat
     assert strategy.tell(closed, replace(updates[1], staleness=1)) is closed
 
 
-def test_telling_leaves_the_state_that_was_given_untouched(strategy: Strategy[Any]) -> None:
+def test_tell_does_not_change_the_given_state(strategy: Strategy[Any]) -> None:
     task = task_for(strategy)
     rows = shards(task, 2)
     start = strategy.init(task, 1)
@@ -108,7 +108,7 @@ def test_telling_leaves_the_state_that_was_given_untouched(strategy: Strategy[An
     assert strategy.evaluation(strategy.close(told, rows)) is not None
 
 
-def test_one_silent_member_keeps_the_coverage_below_one(strategy: Strategy[Any]) -> None:
+def test_member_without_an_answer_keeps_the_coverage_below_one(strategy: Strategy[Any]) -> None:
     task = task_for(strategy)
     rows = shards(task, 2)
     start = strategy.init(task, 1)
@@ -122,7 +122,7 @@ def test_one_silent_member_keeps_the_coverage_below_one(strategy: Strategy[Any])
     assert alone.coverage == 1.0
 
 
-def test_whoever_is_no_member_decides_nothing(strategy: Strategy[Any]) -> None:
+def test_trainer_that_is_no_member_does_not_count(strategy: Strategy[Any]) -> None:
     task = task_for(strategy)
     rows = shards(task, 2)
     start = strategy.init(task, 1)
@@ -164,7 +164,7 @@ def impossible_updates(update: Update, genes: str) -> Sequence[tuple[str, Update
     ]
 
 
-def test_what_cannot_be_is_refused_for_its_reason(strategy: Strategy[Any]) -> None:
+def test_impossible_result_is_rejected_with_its_reason(strategy: Strategy[Any]) -> None:
     task = task_for(strategy)
     rows = shards(task, 2)
     state = strategy.init(task, 1)
@@ -177,7 +177,7 @@ def test_what_cannot_be_is_refused_for_its_reason(strategy: Strategy[Any]) -> No
     assert strategy.evaluation(strategy.close(state, rows)) is None
 
 
-def test_a_result_that_is_much_too_late_is_refused(strategy: Strategy[Any]) -> None:
+def test_result_of_a_forgotten_round_is_rejected(strategy: Strategy[Any]) -> None:
     task = task_for(strategy)
     rows = shards(task, 2)
     state = strategy.init(task, 1)

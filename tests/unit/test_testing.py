@@ -1,4 +1,4 @@
-"""The promises of the fakes that ship: what the simulated network does, when nodes crash, how time goes."""
+"""The fakes of fedmq.testing: the simulated network, crashes of nodes, virtual time."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ STEADY = Faults(delay_s=(0.01, 0.01), reconnect_s=(0.1, 0.1))
 
 @dataclass
 class Echo:
-    """A broker that admits everybody and publishes what is pushed, to the same topic."""
+    """A broker that allows all subscribers and publishes pushed messages to their topic."""
 
     hub: Hub
     seen: list[str] = field(default_factory=list)
@@ -61,7 +61,7 @@ class Echo:
 
 @dataclass
 class Ear:
-    """An edge that notes what it hears and when."""
+    """An edge that records events and their times."""
 
     link: Link
     now: Callable[[], float]
@@ -132,7 +132,7 @@ def everything_from(scene: Scene) -> list[int]:
     return scene.publish() + scene.push()
 
 
-def test_the_example_in_the_docstring_runs() -> None:
+def test_docstring_example_runs() -> None:
     results = doctest.testmod(fedmq.testing)
     assert (results.attempted > 2, results.failed) == (True, 0)
 
@@ -141,12 +141,12 @@ def test_the_example_in_the_docstring_runs() -> None:
 
 
 @pytest.mark.parametrize("delay_s", [(0.01, 0.01), (0.0, 5.0)], ids=["steady", "uneven"])
-def test_messages_of_a_connection_arrive_in_order_and_all_of_them(delay_s: tuple[float, float]) -> None:
+def test_messages_of_a_connection_all_arrive_in_order(delay_s: tuple[float, float]) -> None:
     scene = Scene(Faults(delay_s=delay_s))
     assert everything_from(scene) == [*range(MANY), *range(MANY)]
 
 
-def test_with_reorder_they_overtake_each_other_and_none_is_lost() -> None:
+def test_reordered_messages_all_arrive() -> None:
     came = Scene(Faults(delay_s=(0.0, 5.0), reorder=True)).publish()
     assert came != sorted(came)
     assert sorted(came) == list(range(MANY))
@@ -158,13 +158,13 @@ def test_lost_messages_never_arrive() -> None:
     assert 0.5 * MANY < len(came) < 0.78 * MANY  # two hops: 0.8 squared is 0.64, and the deviation is 0.015
 
 
-def test_doubled_messages_arrive_twice() -> None:
+def test_duplicated_messages_arrive_twice() -> None:
     came = Scene(Faults(duplicate=0.5)).push()
     assert set(came) == set(range(MANY))
     assert 2.0 * MANY < len(came) < 2.5 * MANY  # two hops: 1.5 squared is 2.25
 
 
-def test_a_message_takes_as_long_as_a_draw_between_the_bounds() -> None:
+def test_delay_of_a_message_is_drawn_between_the_bounds() -> None:
     scene = Scene(Faults(delay_s=(0.2, 0.3)))
     sent_at = scene.simulation.clock.now()
     scene.publish(1)
@@ -172,7 +172,7 @@ def test_a_message_takes_as_long_as_a_draw_between_the_bounds() -> None:
     assert 2 * 0.2 <= arrived - sent_at <= 2 * 0.3
 
 
-def test_only_who_has_the_topic_hears_it() -> None:
+def test_only_subscribers_of_a_topic_receive_it() -> None:
     scene = Scene()
     scene.ears["aggregator"].link.send([topics.inbox_of("alice").encode(), b"1"])
     scene.ears["aggregator"].link.send([topics.inbox_of("bob").encode(), b"2"])
@@ -180,21 +180,21 @@ def test_only_who_has_the_topic_hears_it() -> None:
     assert scene.ears["bob"].numbers == [2]
 
 
-def test_the_same_seed_gives_the_same_run_and_another_one_another() -> None:
+def test_same_seed_gives_the_same_run() -> None:
     faults = Faults(loss=0.1, duplicate=0.1, delay_s=(0.0, 1.0), reorder=True)
     first, again, other = (everything_from(Scene(faults, seed)) for seed in (1, 1, 2))
     assert first == again
     assert first != other
 
 
-def test_heal_ends_the_faults_and_those_to_come() -> None:
+def test_heal_ends_present_and_future_faults() -> None:
     scene = Scene(Faults(loss=1.0))
     scene.simulation.crash_in("aggregator", 1)
     scene.simulation.heal()
     assert scene.publish(10) == list(range(10))
 
 
-def test_a_trace_is_told_of_all_that_happens() -> None:
+def test_trace_is_called_for_each_event() -> None:
     scene, lines = Scene(), list[tuple[str, str]]()
     scene.simulation.trace = lambda time, what, name, frames: lines.append((what, name))
     scene.publish(1)
@@ -214,7 +214,7 @@ def test_a_trace_is_told_of_all_that_happens() -> None:
 # Connections
 
 
-def test_an_edge_is_told_when_the_broker_comes_and_goes() -> None:
+def test_edge_gets_events_of_the_broker_connection() -> None:
     scene = Scene()
     scene.simulation.crash("broker")
     scene.pass_time(1.0)
@@ -231,7 +231,7 @@ def test_without_a_broker_nothing_is_sent() -> None:
     assert not scene.ears["bob"].link.send([b"up/run", b"2"])
 
 
-def test_what_is_under_way_when_the_broker_dies_is_lost() -> None:
+def test_messages_in_flight_are_lost_when_the_broker_crashes() -> None:
     scene = Scene()
     scene.ears["bob"].link.send([b"up/run", b"1"])
     scene.simulation.crash("broker")
@@ -239,7 +239,7 @@ def test_what_is_under_way_when_the_broker_dies_is_lost() -> None:
     assert scene.push(0) == []
 
 
-def test_the_broker_sees_the_subscriptions_of_who_comes_and_the_end_of_who_goes() -> None:
+def test_broker_sees_subscriptions_and_their_ends() -> None:
     scene = Scene()
     before = len(scene.brokers[0].seen)
     scene.simulation.crash("bob")
@@ -254,7 +254,7 @@ def test_the_broker_sees_the_subscriptions_of_who_comes_and_the_end_of_who_goes(
 
 
 @pytest.mark.parametrize("operations", [1, 3])
-def test_a_node_crashes_at_just_the_operation_that_was_asked_for(operations: int) -> None:
+def test_node_crashes_at_the_given_operation(operations: int) -> None:
     scene = Scene()
     scene.simulation.crash_in("bob", operations)
     scene.ears["bob"].on_step = send_five
@@ -269,7 +269,7 @@ def send_five(ear: Ear) -> None:
         ear.link.send([b"up/run", str(number).encode()])
 
 
-def test_an_operation_can_be_anything_a_test_names_one() -> None:
+def test_test_may_define_what_an_operation_is() -> None:
     scene = Scene()
     scene.simulation.crash_in("bob", 2)
     scene.simulation.operation("bob")
@@ -278,7 +278,7 @@ def test_an_operation_can_be_anything_a_test_names_one() -> None:
     scene.simulation.operation("bob")  # a fuse burns once
 
 
-def test_who_crashed_is_gone_until_it_is_started_and_then_knows_nothing() -> None:
+def test_crashed_node_starts_again_without_its_state() -> None:
     scene = Scene()
     scene.publish(3)
     old = scene.ears["bob"]
@@ -292,7 +292,7 @@ def test_who_crashed_is_gone_until_it_is_started_and_then_knows_nothing() -> Non
     assert scene.simulation.node("bob") is scene.ears["bob"]
 
 
-def test_a_node_that_is_done_is_taken_away() -> None:
+def test_finished_node_is_removed() -> None:
     scene = Scene()
     scene.simulation.stop("bob")
     assert scene.simulation.node("bob") is None
@@ -301,7 +301,7 @@ def test_a_node_that_is_done_is_taken_away() -> None:
 # Time
 
 
-def test_a_node_is_woken_when_it_asked_to_be() -> None:
+def test_node_wakes_at_its_time() -> None:
     scene, woken = Scene(), list[float]()
     bob, clock = scene.ears["bob"], scene.simulation.clock
 
@@ -315,7 +315,7 @@ def test_a_node_is_woken_when_it_asked_to_be() -> None:
     assert woken == [1.0, 11.0, 21.0, 31.0]
 
 
-def test_a_node_that_wakes_itself_for_ever_at_one_instant_is_an_error() -> None:
+def test_node_that_keeps_waking_at_one_instant_is_an_error() -> None:
     scene = Scene()
     scene.ears["bob"].wake_at = 0.0
     scene.simulation.step("bob")
@@ -323,7 +323,7 @@ def test_a_node_that_wakes_itself_for_ever_at_one_instant_is_an_error() -> None:
         scene.pass_time(1.0)
 
 
-def test_a_run_ends_as_soon_as_it_may_or_at_its_limit() -> None:
+def test_run_ends_at_its_condition_or_at_its_limit() -> None:
     simulation, happened = Simulation(1), list[str]()
     simulation.at(2.0, lambda: happened.append("two"))
     simulation.at(1.0, lambda: happened.append("one"))
@@ -336,7 +336,7 @@ def test_a_run_ends_as_soon_as_it_may_or_at_its_limit() -> None:
     assert (happened[2:], simulation.clock.now()) == (["three"], 12.5)
 
 
-def test_the_clock_never_goes_back() -> None:
+def test_clock_is_monotonic() -> None:
     clock = VirtualClock()
     clock.move_to(2.0)
     clock.move_to(1.0)
@@ -346,7 +346,7 @@ def test_the_clock_never_goes_back() -> None:
 # Work
 
 
-def test_work_takes_virtual_time_and_the_newest_start_wins() -> None:
+def test_work_takes_virtual_time_and_a_newer_start_replaces_it() -> None:
     scene = Scene()
     clock = scene.simulation.clock
     worker = VirtualWorker(scene.simulation, "bob", lambda packet, _cancelled: clock.now(), lambda: 3.0)
@@ -371,7 +371,7 @@ def a_packet() -> Packet:
     )
 
 
-def test_the_examples_of_the_page_on_testing_run_in_order() -> None:
+def test_examples_of_the_testing_page_run_in_order() -> None:
     page = Path(__file__).parents[2] / "docs" / "reference" / "testing.md"
     blocks = re.findall(r"^( *)```python\n(.*?)^ *```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     names: dict[str, object] = {"__name__": "page"}

@@ -1,4 +1,4 @@
-"""The operators of evolution: what they may and may not do to candidates."""
+"""The operators of evolution: crossover, mutation and new candidates."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_fresh_candidates_fill_the_interval() -> None:
     assert abs(genes.mean() - 0.5) < 0.2
 
 
-def test_each_gene_of_a_child_comes_from_one_of_two_parents() -> None:
+def test_each_gene_of_a_child_is_one_of_its_parents() -> None:
     parents = np.arange(12.0).reshape(3, 4)
     children = crossover(parents, 400, generator())
     assert (children % 4 == np.arange(4)).all()
@@ -45,7 +45,7 @@ def test_crossover_keeps_float32() -> None:
     assert bits_of_each_gene(children) == bits_of_each_gene(parents)
 
 
-def test_parents_stay_as_they_are() -> None:
+def test_parents_are_not_changed() -> None:
     parents = np.arange(40.0).reshape(4, 10)
     before = parents.copy()
     crossover(parents, 20, generator())
@@ -53,7 +53,7 @@ def test_parents_stay_as_they_are() -> None:
     np.testing.assert_array_equal(parents, before)
 
 
-def test_mutation_changes_every_child_and_some_only_in_few_genes() -> None:
+def test_mutation_changes_each_child_and_some_in_few_genes() -> None:
     population = np.zeros((2000, 100))
     changed = np.count_nonzero(mutate(population, (-1.5, 0.3), generator()), axis=1)
     assert changed.min() >= 1
@@ -68,7 +68,7 @@ def test_mutation_draws_steps_between_the_two_scales() -> None:
     assert sizes.max() < 0.7
 
 
-def test_a_single_gene_is_always_touched() -> None:
+def test_single_gene_is_always_mutated() -> None:
     assert np.all(mutate(np.zeros((50, 1)), (-1.0, 0.0), generator()) != 0.0)
 
 
@@ -76,7 +76,7 @@ def test_mutation_keeps_float32() -> None:
     assert mutate(np.zeros((3, 5), np.float32), (-1.0, 0.0), generator()).dtype == np.float32
 
 
-def test_the_same_generator_gives_the_same_children() -> None:
+def test_same_generator_gives_the_same_children() -> None:
     parents = fresh(10, 22, (-1.0, 1.0), generator())
 
     def bred() -> npt.NDArray[np.float64]:

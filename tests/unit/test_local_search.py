@@ -1,4 +1,4 @@
-"""The PyGAD adapter: a local search that is seeded, quiet and can be cancelled; models as pygad.nn networks."""
+"""The local search by PyGAD: seeded, silent, cancellable; and models as networks of pygad.nn."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_evolution_finds_better_candidates() -> None:
 
 
 @pytest.mark.parametrize("elites", [0, 1, 7])
-def test_the_fitness_returned_is_that_of_the_population_returned(elites: int) -> None:
+def test_returned_fitness_is_that_of_the_returned_population(elites: int) -> None:
     evolved, scores = search(start(), elites=elites)
     np.testing.assert_array_equal(scores, fitness(evolved))
 
@@ -61,19 +61,19 @@ def test_elites_survive_unchanged() -> None:
     np.testing.assert_array_equal(evolved[:2], best)
 
 
-def test_the_same_seed_gives_the_same_search() -> None:
+def test_same_seed_gives_the_same_search() -> None:
     np.testing.assert_array_equal(search(start(), seed=5)[0], search(start(), seed=5)[0])
     assert (search(start(), seed=5)[0] != search(start(), seed=6)[0]).any()
 
 
-def test_the_population_that_was_given_stays_as_it_was() -> None:
+def test_given_population_is_not_changed() -> None:
     population = start()
     before = population.copy()
     search(population)
     np.testing.assert_array_equal(population, before)
 
 
-def test_a_fitness_that_is_known_is_not_computed_again() -> None:
+def test_known_fitness_is_not_computed_again() -> None:
     sizes: list[int] = []
 
     def counted(population: Floats) -> Floats:
@@ -109,14 +109,14 @@ def test_float32_genes_stay_float32() -> None:
     assert evolved.dtype == np.float32
 
 
-def test_no_generations_leave_the_population_alone() -> None:
+def test_zero_generations_return_the_population_unchanged() -> None:
     population = start()
     evolved, scores = search(population, generations=0)
     np.testing.assert_array_equal(evolved, population)
     np.testing.assert_array_equal(scores, fitness(population))
 
 
-def test_a_search_is_cancelled_between_two_generations() -> None:
+def test_search_is_cancelled_between_two_generations() -> None:
     asked = iter([False, False, False, True])
     with pytest.raises(WorkCancelled, match="newer round"):
         evolve(
@@ -148,7 +148,7 @@ def test_pygad_prints_and_logs_nothing(capfd: pytest.CaptureFixture[str], caplog
     assert not caplog.records
 
 
-def test_what_the_fitness_raises_comes_out_as_it_is() -> None:
+def test_error_of_the_fitness_function_is_raised_unchanged() -> None:
     def broken(_: Floats) -> Floats:
         raise ZeroDivisionError("in the fitness")
 
@@ -166,7 +166,7 @@ def test_what_the_fitness_raises_comes_out_as_it_is() -> None:
 
 
 @pytest.mark.parametrize(("size", "elites", "parents"), [(1, 0, 1), (4, 4, 2), (4, 1, 5), (4, 1, 0), (4, -1, 2)])
-def test_sizes_that_cannot_be_are_one_clear_line(size: int, elites: int, parents: int) -> None:
+def test_impossible_sizes_are_refused_in_one_line(size: int, elites: int, parents: int) -> None:
     with pytest.raises(BadConfiguration, match=r"^expected at least 2 candidates .* got"):
         evolve(
             start(size),
@@ -211,12 +211,12 @@ def test_pygad_predicts_the_same_values(model: MLP | Linear) -> None:
     np.testing.assert_allclose(np.array(theirs), ours, rtol=1e-12, atol=1e-12)
 
 
-def test_a_tanh_network_cannot_be_expressed_in_pygad() -> None:
+def test_tanh_network_is_refused_as_pygad_network() -> None:
     with pytest.raises(BadConfiguration, match=r"^expected hidden relu or sigmoid.*got tanh"):
         as_pygad_network(trained(MLP((4, 8, 2), hidden="tanh"), 1))
 
 
-def test_making_a_pygad_network_leaves_the_global_generator_alone() -> None:
+def test_pygad_network_does_not_change_the_global_generator() -> None:
     before = np.random.get_state()[1].copy()  # type: ignore[index]  # noqa: NPY002
     as_pygad_network(trained(MLP((2, 4, 2)), 1))
     np.testing.assert_array_equal(np.random.get_state()[1], before)  # type: ignore[index]  # noqa: NPY002

@@ -1,4 +1,4 @@
-"""Losses as integers: the nearest one, in their order, never beyond an int64; and the same run as with float64."""
+"""Losses in fixed point: nearest integer, order kept, within an int64, and the same run as with float64."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ thorough = settings(max_examples=300, deadline=None, derandomize=True)
 
 @thorough
 @given(st.lists(fitting, min_size=1), scales)
-def test_a_loss_is_off_by_half_a_unit_at_the_most(losses: list[float], fraction_bits: int) -> None:
+def test_rounded_loss_differs_by_at_most_half_a_unit(losses: list[float], fraction_bits: int) -> None:
     again = from_units(to_units(np.array(losses), fraction_bits), fraction_bits)
     assert (np.abs(again - losses) <= 0.5 * 2.0**-fraction_bits).all()
 
 
 @thorough
 @given(st.lists(anything.filter(lambda loss: loss == loss), min_size=1), scales)
-def test_no_loss_overtakes_another(losses: list[float], fraction_bits: int) -> None:
+def test_rounding_keeps_the_order_of_losses(losses: list[float], fraction_bits: int) -> None:
     units = to_units(np.sort(np.array(losses)), fraction_bits)
     assert (np.diff(units) >= 0).all() or (units[1:] >= units[:-1]).all()
     assert (np.diff(from_units(units, fraction_bits)) >= 0).all()
@@ -43,7 +43,7 @@ def test_no_loss_overtakes_another(losses: list[float], fraction_bits: int) -> N
 
 @thorough
 @given(st.lists(anything, min_size=1), scales)
-def test_whatever_a_loss_is_it_fits(losses: list[float], fraction_bits: int) -> None:
+def test_any_float_fits_the_units(losses: list[float], fraction_bits: int) -> None:
     units = to_units(np.array(losses), fraction_bits)
     assert units.dtype == np.int64
     assert (units >= -UNITS_MAX).all()
@@ -53,7 +53,7 @@ def test_whatever_a_loss_is_it_fits(losses: list[float], fraction_bits: int) -> 
 
 @thorough
 @given(st.lists(st.integers(-(2**53), 2**53), min_size=1), scales)
-def test_integers_come_back_as_they_went(units: list[int], fraction_bits: int) -> None:
+def test_units_survive_the_conversion_to_floats(units: list[int], fraction_bits: int) -> None:
     assert to_units(from_units(np.array(units), fraction_bits), fraction_bits).tolist() == units
 
 
@@ -62,7 +62,7 @@ def test_integers_come_back_as_they_went(units: list[int], fraction_bits: int) -
     [
         (0.0, 0),
         (1.0, 1 << FRACTION_BITS),
-        (2.0**-17, 0),  # half a unit goes to the even neighbour
+        (2.0**-17, 0),  # half a unit goes to the even neighbor
         (3 * 2.0**-17, 2),
         (2.0**46, UNITS_MAX),
         (1e300, UNITS_MAX),
@@ -72,11 +72,11 @@ def test_integers_come_back_as_they_went(units: list[int], fraction_bits: int) -
         (float("nan"), UNITS_MAX),
     ],
 )
-def test_a_loss_in_units(loss: float, units: int) -> None:
+def test_loss_in_units(loss: float, units: int) -> None:
     assert to_units(np.array([loss]), FRACTION_BITS).tolist() == [units]
 
 
-def test_only_losses_are_changed_and_what_was_given_stays() -> None:
+def test_only_losses_are_quantized_and_the_input_is_not_changed() -> None:
     arrays = {"losses": np.array([0.25]), "correct": np.array([1]), "model": np.array([0.3])}
     sent = quantize(arrays, 4)
     assert {name: array.tolist() for name, array in sent.items()} == {"losses": [4], "correct": [1], "model": [0.3]}
@@ -87,14 +87,14 @@ def test_only_losses_are_changed_and_what_was_given_stays() -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
-def test_losses_that_are_no_integers_are_refused(dtype: type[np.generic]) -> None:
+def test_losses_that_are_no_integers_are_rejected(dtype: type[np.generic]) -> None:
     with pytest.raises(Rejected, match="losses of int64") as refusal:
         dequantize({"losses": np.array([1.0], dtype)}, 16)
     assert refusal.value.reason == "dtype"
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_run_is_the_same_as_with_losses_that_are_never_rounded(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_equals_that_with_unrounded_losses(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """On split XOR; in general a run is only as good, for two candidates may be nearer than a unit."""
 
     def genes() -> bytes:
@@ -117,7 +117,7 @@ def _evolution() -> Any:
     return Evolution()
 
 
-def test_a_loss_that_is_no_number_does_not_stop_a_run() -> None:
+def test_loss_that_is_no_number_does_not_stop_a_run() -> None:
     def broken(rows: Rows, name: str) -> Learn:
         work: Callable[[Packet, Cancelled], dict[str, Array]] = on_rows(rows, name)
 

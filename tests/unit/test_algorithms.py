@@ -1,4 +1,4 @@
-"""Evolution and averaging: that federations learn by them, and how each goes about it. No network, no time."""
+"""Evolution and averaging: federations learn with them, and the steps of each."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_evolution_solves_parity_over_four_trainers() -> None:
     assert [seed for seed, rounds in needed.items() if rounds is None] == []
 
 
-def test_fedavg_of_evolved_models_solves_split_xor_for_most_seeds() -> None:
+def test_averaging_of_evolved_models_solves_split_xor_for_most_seeds() -> None:
     task = msgspec.structs.replace(XOR, rounds=60)
     solved = [
         seed
@@ -53,7 +53,7 @@ def test_fedavg_of_evolved_models_solves_split_xor_for_most_seeds() -> None:
     assert len(solved) >= 5, f"solved only seeds {solved}"
 
 
-def test_ten_local_steps_and_one_average_give_the_tutorials_numbers() -> None:
+def test_ten_local_steps_and_one_average_match_the_tutorial() -> None:
     strategy = strategy_of("averaging", steps=10)
     state = one_round(strategy, strategy.init(LINEAR, 1), LINEAR)
     np.testing.assert_allclose(
@@ -61,7 +61,7 @@ def test_ten_local_steps_and_one_average_give_the_tutorials_numbers() -> None:
     )
 
 
-def test_fedsgd_reaches_the_pooled_optimum() -> None:
+def test_averaging_of_gradient_steps_reaches_the_pooled_optimum() -> None:
     strategy = find_algorithm("averaging")
     state = strategy.init(LINEAR, 1)
     for _ in range(1000):
@@ -75,7 +75,7 @@ def test_fedsgd_reaches_the_pooled_optimum() -> None:
 # Evolution
 
 
-def test_the_elites_of_a_pool_are_the_best_of_what_was_scored() -> None:
+def test_elites_of_a_pool_are_the_best_scored_candidates() -> None:
     strategy = find_algorithm("evolution")
     start = strategy.init(XOR, 1)
     plan = strategy.ask(one_round(strategy, start, XOR))
@@ -90,7 +90,7 @@ def test_the_elites_of_a_pool_are_the_best_of_what_was_scored() -> None:
     assert len(set(plan.arrays["ids"].tolist())) == 100
 
 
-def test_what_the_trainers_found_enters_the_next_pool_with_their_weighted_mean() -> None:
+def test_proposals_and_their_weighted_mean_enter_the_next_pool() -> None:
     strategy = find_algorithm("evolution")
     state = strategy.init(XOR, 1)
     plan, rows = strategy.ask(state), shards(XOR, 2)
@@ -105,7 +105,7 @@ def test_what_the_trainers_found_enters_the_next_pool_with_their_weighted_mean()
     assert np.isclose(pool, mean).all(axis=1).any()
 
 
-def test_a_late_score_completes_a_candidate_that_still_lives() -> None:
+def test_late_score_completes_a_candidate_in_the_archive() -> None:
     strategy = find_algorithm("evolution")
     start = strategy.init(XOR, 1)
     rows = shards(XOR, 2)
@@ -121,7 +121,7 @@ def test_a_late_score_completes_a_candidate_that_still_lives() -> None:
     assert late.rows == 4
 
 
-def test_the_scores_of_one_who_left_count_again_when_it_returns() -> None:
+def test_scores_of_a_trainer_count_again_when_it_returns() -> None:
     strategy = find_algorithm("evolution")
     state = one_round(strategy, strategy.init(XOR, 1), XOR)
     before = strategy.evaluation(state)
@@ -140,7 +140,7 @@ def test_the_scores_of_one_who_left_count_again_when_it_returns() -> None:
     assert together.correct >= before.correct
 
 
-def test_a_search_that_stands_still_starts_anew_and_keeps_the_best() -> None:
+def test_stagnant_search_restarts_and_keeps_the_best() -> None:
     strategy = find_algorithm("evolution")
     state = strategy.init(XOR, 1)
     state = replace(one_round(strategy, state, XOR), progress=replace(state.progress, best=0.0, stagnant=14))
@@ -157,7 +157,7 @@ def test_a_search_that_stands_still_starts_anew_and_keeps_the_best() -> None:
     assert (after.correct, -after.loss) >= (best.correct, -best.loss)
 
 
-def test_late_results_alone_do_not_break_a_search_that_just_started_anew() -> None:
+def test_late_results_alone_do_not_break_a_restarted_search() -> None:
     strategy = find_algorithm("evolution")
     rows = shards(XOR, 2)
     state = one_round(strategy, strategy.init(XOR, 1), XOR)
@@ -170,7 +170,7 @@ def test_late_results_alone_do_not_break_a_search_that_just_started_anew() -> No
     np.testing.assert_array_equal(strategy.ask(state).arrays["ids"], restarted)
 
 
-def test_the_archive_stays_bounded() -> None:
+def test_archive_stays_bounded() -> None:
     strategy = find_algorithm("evolution")
     state = strategy.init(LINEAR, 1)
     for _ in range(40):
@@ -179,7 +179,7 @@ def test_the_archive_stays_bounded() -> None:
     assert len(state.pools) <= ROUNDS_REMEMBERED
 
 
-def test_more_trainers_than_places_all_have_a_chance_of_being_published() -> None:
+def test_each_of_more_trainers_than_places_may_be_published() -> None:
     strategy = find_algorithm("evolution")
     state = strategy.init(XOR, 1)
     plan, rows = strategy.ask(state), shards(XOR, 2)
@@ -199,7 +199,7 @@ def test_more_trainers_than_places_all_have_a_chance_of_being_published() -> Non
 # Averaging
 
 
-def test_a_model_weighs_its_rows_divided_by_one_plus_its_staleness() -> None:
+def test_weight_of_a_model_is_rows_divided_by_one_plus_staleness() -> None:
     strategy = find_algorithm("averaging")
     state = strategy.init(LINEAR, 1)
     scores = {"losses": np.ones(1), "correct": np.zeros(1, np.int64)}
@@ -212,12 +212,12 @@ def test_a_model_weighs_its_rows_divided_by_one_plus_its_staleness() -> None:
     np.testing.assert_allclose(strategy.ask(state).arrays["model"], [3 * 2 / 6, 6 * 4 / 6, 0.0])
 
 
-def test_fedsgd_refuses_a_model_that_is_not_linear() -> None:
+def test_gradient_averaging_refuses_a_task_with_a_network() -> None:
     with pytest.raises(BadConfiguration, match=r"linear model.* xor"):
         find_algorithm("averaging").init(XOR, 1)
 
 
-def test_the_deployed_model_is_the_one_that_was_scored() -> None:
+def test_deployed_model_is_the_one_that_was_scored() -> None:
     strategy = find_algorithm("averaging")
     start = strategy.init(LINEAR, 1)
     evaluation = strategy.evaluation(one_round(strategy, start, LINEAR))

@@ -1,4 +1,4 @@
-"""The local work of a round, for each kind of work, and what is refused."""
+"""The learners of the built-in queries: answers, and what they reject."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def evolved(work: Evolve, arrays: dict[str, npt.NDArray[Any]], seed: int = 1) ->
     return learned(XOR, work, arrays, XOR_ROWS, np.random.default_rng(seed))
 
 
-def test_the_whole_pool_is_scored_on_the_own_rows() -> None:
+def test_whole_pool_is_scored_on_the_trainers_rows() -> None:
     arrays = pool()
     found = evolved(Evolve(elites=10), arrays)
     expected = XOR.score(arrays["pool"], XOR_ROWS)
@@ -36,7 +36,7 @@ def test_the_whole_pool_is_scored_on_the_own_rows() -> None:
     np.testing.assert_array_equal(found["correct"], expected.correct)
 
 
-def test_the_elites_are_new_and_best_first() -> None:
+def test_elites_are_new_and_best_first() -> None:
     arrays = pool()
     found = evolved(Evolve(elites=10, proposals=3), arrays)
     assert found["elites"].shape == (3, XOR.model.num_parameters)
@@ -45,7 +45,7 @@ def test_the_elites_are_new_and_best_first() -> None:
     assert (np.diff(losses) >= 0).all()
 
 
-def test_the_arrays_have_the_dtypes_of_the_protocol() -> None:
+def test_answer_has_the_dtypes_of_the_protocol() -> None:
     found = evolved(Evolve(elites=0), pool())
     assert {name: array.dtype for name, array in found.items()} == {
         "losses": np.dtype(np.float64),
@@ -55,20 +55,20 @@ def test_the_arrays_have_the_dtypes_of_the_protocol() -> None:
 
 
 @pytest.mark.parametrize("work", [Evolve(elites=10, generations=0), Evolve(elites=10, proposals=0)])
-def test_without_generations_or_proposals_it_only_scores(work: Evolve) -> None:
+def test_without_generations_or_proposals_there_are_only_scores(work: Evolve) -> None:
     assert evolved(work, pool())["elites"].shape == (0, XOR.model.num_parameters)
 
 
-def test_a_pool_of_one_is_scored() -> None:
+def test_pool_of_one_is_scored() -> None:
     assert evolved(Evolve(elites=1), pool(1))["losses"].shape == (1,)
 
 
-def test_the_same_generator_finds_the_same() -> None:
+def test_same_generator_gives_the_same_elites() -> None:
     first, second = evolved(Evolve(elites=10), pool(), seed=4), evolved(Evolve(elites=10), pool(), seed=4)
     np.testing.assert_array_equal(first["elites"], second["elites"])
 
 
-def test_a_newer_round_cancels_the_work() -> None:
+def test_newer_round_cancels_the_work() -> None:
     with pytest.raises(WorkCancelled):
         learned(XOR, Evolve(elites=10), pool(), XOR_ROWS, cancelled=lambda: True)
 
@@ -84,13 +84,13 @@ def test_a_newer_round_cancels_the_work() -> None:
         ({"more": np.zeros(1)}, "arrays"),
     ],
 )
-def test_arrays_that_do_not_fit_the_task_are_refused(change: dict[str, npt.NDArray[Any]], reason: str) -> None:
+def test_arrays_that_do_not_fit_the_task_are_rejected(change: dict[str, npt.NDArray[Any]], reason: str) -> None:
     with pytest.raises(Rejected) as refused:
         evolved(Evolve(elites=10), {**pool(), **change})
     assert refused.value.reason == reason
 
 
-def test_more_elites_than_candidates_are_refused() -> None:
+def test_more_elites_than_candidates_are_rejected() -> None:
     with pytest.raises(Rejected) as refused:
         evolved(Evolve(elites=101), pool())
     assert refused.value.reason == "values"
@@ -101,7 +101,7 @@ def descended(steps: int, rows: Any, model: Floats | None = None) -> dict[str, n
     return learned(LINEAR, Train(GradientLearner(steps, 0.1)), arrays, rows, np.random.default_rng(1))
 
 
-def test_ten_steps_of_bob_and_of_alice_give_the_tutorials_numbers() -> None:
+def test_ten_steps_of_bob_and_of_alice_match_the_tutorial() -> None:
     bob = descended(10, BOB)["model"]
     alice = descended(10, ALICE)["model"]
     np.testing.assert_allclose(bob, [1.3099636736, 0.1937459200, 0.1937459200], atol=1e-9)
@@ -109,24 +109,24 @@ def test_ten_steps_of_bob_and_of_alice_give_the_tutorials_numbers() -> None:
     np.testing.assert_allclose((bob + alice) / 2, [0.9914640896, 0.0968729600, 0.1977464320], atol=1e-9)
 
 
-def test_the_model_that_came_is_scored_before_it_is_trained() -> None:
+def test_received_model_is_scored_before_it_is_trained() -> None:
     found = descended(1, BOB)
     assert found["losses"].tolist() == [4.0]
     assert found["correct"].tolist() == [1]
     assert found["correct"].dtype == np.int64
 
 
-def test_a_learning_rate_that_diverges_is_one_clear_line() -> None:
+def test_diverging_learning_rate_is_refused_by_name() -> None:
     with pytest.raises(BadConfiguration, match="learning_rate"):
         learned(LINEAR, Train(GradientLearner(steps=5000, learning_rate=5.0)), {"model": np.zeros(3)}, BOB)
 
 
-def test_the_gradient_learner_wants_a_linear_model() -> None:
+def test_gradient_learner_refuses_a_network() -> None:
     with pytest.raises(BadConfiguration, match=r"^expected a linear model .* got MLP"):
         learned(XOR, Train(GradientLearner()), {"model": np.zeros(22)}, XOR_ROWS, np.random.default_rng(1))
 
 
-def test_the_evolution_learner_improves_the_model() -> None:
+def test_evolution_learner_improves_the_model() -> None:
     model = np.random.default_rng(2).normal(0, 0.5, 22)
     work = Train(EvolutionLearner())
     found = learned(XOR, work, {"model": model}, XOR_ROWS, np.random.default_rng(1))
@@ -134,7 +134,7 @@ def test_the_evolution_learner_improves_the_model() -> None:
     assert XOR.score(found["model"][None], XOR_ROWS).losses[0] < found["losses"][0]
 
 
-def test_a_model_of_another_size_is_refused() -> None:
+def test_model_of_another_size_is_rejected() -> None:
     with pytest.raises(Rejected) as refused:
         descended(1, BOB, model=np.zeros(4))
     assert refused.value.reason == "shape"

@@ -1,4 +1,4 @@
-"""The rules by which many models become one: by hand, and what holds whatever comes. No strategy, no network."""
+"""Robust aggregation: examples, and properties for any models."""
 
 from __future__ import annotations
 
@@ -43,42 +43,42 @@ def column(*values: float) -> np.ndarray[Any, np.dtype[np.float64]]:
 # By hand
 
 
-def test_a_change_is_shortened_to_the_median_length_of_the_changes() -> None:
+def test_change_is_shortened_to_the_median_length() -> None:
     before = np.array([10.0, 0.0])
     changes = np.array([[1.0, 0.0], [0.0, 1.0], [0.0, -1.0], [-0.5, 0.0], [1000.0, 0.0]])
     np.testing.assert_allclose(clipped_mean(before + changes, before), [10.3, 0.0])
 
 
-def test_models_that_changed_nothing_can_be_clipped() -> None:
+def test_unchanged_models_can_be_clipped() -> None:
     before = np.array([1.0, 2.0])
     np.testing.assert_array_equal(clipped_mean(np.array([before, before, before]), before), before)
 
 
-def test_the_trimmed_mean_leaves_out_the_largest_and_the_smallest_of_each_gene() -> None:
+def test_trimmed_mean_ignores_the_extremes_of_each_parameter() -> None:
     models = np.array([[0.0, 5.0], [1.0, 4.0], [2.0, -900.0], [3.0, 2.0], [100.0, 1.0]])
     np.testing.assert_array_equal(trimmed_mean(models, np.zeros(2)), [2.0, 7.0 / 3.0])
 
 
-def test_the_median_is_the_middle_of_each_gene() -> None:
+def test_median_is_the_middle_of_each_parameter() -> None:
     models = np.array([[0.0, 5.0], [1.0, 4.0], [100.0, -900.0]])
     np.testing.assert_array_equal(median(models, np.zeros(2)), [1.0, 4.0])
 
 
-def test_krum_takes_the_model_that_is_nearest_to_its_two_nearest_of_five() -> None:
+def test_krum_selects_the_model_nearest_to_its_neighbors() -> None:
     """Squared distances to the two nearest: 0.05, 0.02, 0.05, 47, 18051."""
     assert krum(column(0.0, 0.1, 0.2, 5.0, 100.0), ORIGIN) == 0.1
 
 
-def test_krum_is_not_led_by_two_far_models_that_agree_only_with_each_other() -> None:
+def test_krum_ignores_two_far_models_that_agree() -> None:
     assert krum(column(0.0, 0.5, 1.0, 1.5, 2.0, 90.0, 90.0), ORIGIN) == 1.0
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_of_two_models_nobody_can_say_which_one_lies(rule: str) -> None:
+def test_two_models_are_averaged_by_each_rule(rule: str) -> None:
     assert RULES[rule](column(1.0, 3.0), column(2.0)[0]) == 2.0
 
 
-def test_one_in_five_is_expected_to_lie_and_one_of_three_or_four() -> None:
+def test_expected_byzantine_models_are_one_in_five() -> None:
     assert [byzantine_among(count) for count in (1, 2, 3, 4, 5, 9, 10, 100)] == [0, 0, 1, 1, 1, 1, 2, 20]
 
 
@@ -86,7 +86,7 @@ def test_one_in_five_is_expected_to_lie_and_one_of_three_or_four() -> None:
 
 
 @given(arrays(np.float64, st.integers(1, 6), elements=NUMBERS), st.integers(1, 12))
-def test_if_all_say_the_same_that_is_the_model(model: Any, count: int) -> None:
+def test_equal_models_give_the_same_model(model: Any, count: int) -> None:
     models = np.repeat(model[None], count, axis=0)
     for rule in (trimmed_mean, median, krum):
         np.testing.assert_array_equal(rule(models, np.zeros_like(model)), krum(models[:1], model))
@@ -94,7 +94,7 @@ def test_if_all_say_the_same_that_is_the_model(model: Any, count: int) -> None:
 
 
 @given(arrays(np.float64, (4, 3), elements=NUMBERS), arrays(np.float64, (1, 3), elements=NUMBERS))
-def test_one_liar_in_five_cannot_move_a_gene_out_of_the_range_of_the_honest(honest: Any, lie: Any) -> None:
+def test_one_byzantine_of_five_keeps_parameters_in_the_honest_range(honest: Any, lie: Any) -> None:
     for rule in (trimmed_mean, median):
         model = rule(np.concatenate([honest, lie]), np.zeros(3))
         assert (honest.min(axis=0) <= model).all()
@@ -102,7 +102,7 @@ def test_one_liar_in_five_cannot_move_a_gene_out_of_the_range_of_the_honest(hone
 
 
 @given(arrays(np.float64, (5, 3), elements=st.floats(-10, 10)), st.floats(1, 1e9))
-def test_a_clipped_liar_moves_the_mean_no_further_than_a_usual_change(models: Any, size: float) -> None:
+def test_clipped_byzantine_model_moves_the_mean_at_most_a_usual_change(models: Any, size: float) -> None:
     models[4] *= size
     lengths = np.linalg.norm(models, axis=1)
     moved = np.linalg.norm(clipped_mean(models, np.zeros(3)))
@@ -111,7 +111,7 @@ def test_a_clipped_liar_moves_the_mean_no_further_than_a_usual_change(models: An
 
 @pytest.mark.parametrize("rule", RULES)
 @given(order=st.permutations(range(5)), seed=st.integers(0, 99))
-def test_the_order_of_arrival_changes_no_bit(rule: str, order: list[int], seed: int) -> None:
+def test_order_of_arrival_changes_no_bit(rule: str, order: list[int], seed: int) -> None:
     models = np.random.default_rng(seed).normal(size=(5, 3))
     strategy = find_algorithm("averaging", parameters={"rule": rule})
     scores = {"losses": np.ones(1), "correct": np.zeros(1, np.int64)}
@@ -125,7 +125,7 @@ def test_the_order_of_arrival_changes_no_bit(rule: str, order: list[int], seed: 
     assert published[0] == published[1]
 
 
-def test_under_a_rule_neither_many_rows_nor_a_late_result_give_a_trainer_more_votes() -> None:
+def test_rule_gives_each_trainer_one_vote_despite_rows_or_late_results() -> None:
     strategy = find_algorithm("averaging", parameters={"rule": "median"})
     state = strategy.close(strategy.init(LINEAR, 1), ())
     said = {"losses": np.ones(1), "correct": np.zeros(1, np.int64), "model": np.ones(3)}
@@ -151,7 +151,7 @@ def test_evolution_has_no_rule() -> None:
         find_algorithm("evolution", parameters={"rule": "median"})
 
 
-def test_a_run_is_replayed_by_the_rule_it_was_begun_with(tmp_path: Any) -> None:
+def test_run_is_replayed_with_its_own_rule(tmp_path: Any) -> None:
     rows = {f"t{part}": task_rows("linear", part, 3) for part in (1, 2, 3)}
     store, limits = Store(tmp_path / STORE), Limits(rounds_max=6, min_trainers=3)
     federation = Federation(
