@@ -26,7 +26,7 @@ RUN: dict[str, Any] = {"run": "run-1", "term": 3}
 
 
 def _seeds() -> list[list[bytes]]:
-    """One of each message, rounds and results of each kind of work."""
+    """Return one of each message, with rounds and results of each query."""
     pool: dict[str, Array] = {"ids": np.arange(4), "pool": np.linspace(-1, 1, 4 * 22).reshape(4, 22)}
     scores: dict[str, Array] = {
         "losses": np.arange(4) << 16,
@@ -70,7 +70,7 @@ class Decoder:
         self._blobs = [frame for frames in self._seeds for frame in frames]
 
     def draw(self, draws: Random) -> bytes:
-        """An input: valid frames with something wrong, or with something unusual that is described rightly."""
+        """Return an input: valid frames with an error, or with something unusual that is described correctly."""
         frames = list(draws.choice(self._seeds))
         for _ in range(draws.choice((1, 1, 2))):
             kind = draws.randrange(10)
@@ -88,7 +88,7 @@ class Decoder:
         return msgspec.msgpack.encode(frames)
 
     def take(self, blob: bytes) -> str:
-        """What came of an input: `accepted`, or the reason for which it was rejected."""
+        """Return the outcome of an input: `accepted`, or the reason of its rejection."""
         frames = msgspec.msgpack.decode(blob, type=list[bytes])
         try:
             packet = decode(frames)
@@ -104,7 +104,7 @@ class Decoder:
         return "accepted"
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: there is no state."""
 
     @staticmethod
     def _other_values(header: bytes, draws: Random) -> bytes:
@@ -114,7 +114,7 @@ class Decoder:
             return header
 
     def _described(self, frames: list[bytes], draws: Random) -> list[bytes]:
-        """The frames with one array changed, and described as it is now."""
+        """Return the frames with one array changed and described again."""
         try:
             header = msgspec.msgpack.decode(frames[1])
             at = draws.randrange(len(header["arrays"]))

@@ -1,7 +1,4 @@
-"""Links to a broker that runs in a thread, with deadlines: what the tests of real sockets share.
-
-Knows nothing of what is tested.
-"""
+"""Links to a broker in a thread, with deadlines, for tests of real sockets."""
 
 from __future__ import annotations
 
@@ -23,7 +20,7 @@ DEADLINE_S = 15.0
 
 @contextmanager
 def running_broker(port: int) -> Iterator[Broker]:
-    """A broker in a thread of its own, on the loop's terms: wait, then step."""
+    """Run a broker in a thread: wait, then step."""
     hub = BrokerSockets("127.0.0.1", port)
     broker = Broker(hub)
     failures: list[BaseException] = []
@@ -51,7 +48,7 @@ def running_broker(port: int) -> Iterator[Broker]:
 
 
 class Edge:
-    """A link, and what it has brought that nobody has asked for yet."""
+    """A link and its events that are not read yet."""
 
     def __init__(self, link: TrainerSockets | AggregatorSockets) -> None:
         self.link = link
@@ -59,7 +56,7 @@ class Edge:
         self._present: dict[str, bool] = {}
 
     def hear(self) -> LinkEvent:
-        """The next piece of news, in time."""
+        """Return the next event before the deadline."""
         stop_at = time.monotonic() + DEADLINE_S
         while not self._waiting:
             assert time.monotonic() < stop_at, "nothing more came"
@@ -68,20 +65,20 @@ class Edge:
         return self._waiting.popleft()
 
     def until(self, wanted: LinkEvent) -> list[LinkEvent]:
-        """What comes, up to and with `wanted`."""
+        """Return the events up to and including `wanted`."""
         news: list[LinkEvent] = []
         while not news or type(news[-1]) is not type(wanted) or news[-1] != wanted:
             news.append(self.hear())
         return news
 
     def messages(self, last: Delivered) -> list[LinkEvent]:
-        """The messages that come, up to and with `last`; without news of connections and of who is present."""
+        """Return the messages up to and including `last`, without connection events and presence."""
         return [one for one in self.until(last) if isinstance(one, Delivered) and not _is_presence(one)]
 
     def presence(self, count: int) -> list[tuple[str, bool]]:
-        """The next `count` changes of who is there, in order.
+        """Return the next `count` changes of presence, in order.
 
-        The broker may repeat itself: what it tells an aggregator that comes, all others hear, too.
+        The broker may repeat them: all aggregators receive what it sends to a new one.
         """
         said: list[tuple[str, bool]] = []
         while len(said) < count:
@@ -93,7 +90,7 @@ class Edge:
         return said
 
     def send(self, *frames: bytes) -> None:
-        """Send as soon as the network takes it."""
+        """Send as soon as the link accepts it."""
         stop_at = time.monotonic() + DEADLINE_S
         while not self.link.send(frames):
             assert time.monotonic() < stop_at, "there is no connection"
@@ -101,7 +98,7 @@ class Edge:
             self._waiting += self.link.receive()
 
     def send_until(self, other: Edge, wanted: LinkEvent, *frames: bytes) -> None:
-        """Send again and again until the other edge has heard it."""
+        """Send repeatedly until the other edge has received it."""
         stop_at = time.monotonic() + DEADLINE_S
         heard: list[LinkEvent] = []
         while wanted not in heard:
@@ -118,7 +115,7 @@ def _is_presence(news: Delivered) -> bool:
 
 @contextmanager
 def trainer(address: str, name: str = "alice") -> Iterator[Edge]:
-    """A trainer's link, closed at the end."""
+    """Yield a trainer's link; close it at the end."""
     link = TrainerSockets(address, name)
     try:
         yield Edge(link)
@@ -128,7 +125,7 @@ def trainer(address: str, name: str = "alice") -> Iterator[Edge]:
 
 @contextmanager
 def aggregator(address: str, run: str = "r") -> Iterator[Edge]:
-    """An aggregator's link."""
+    """Yield an aggregator's link; close it at the end."""
     link = AggregatorSockets(address, run)
     try:
         yield Edge(link)
@@ -137,5 +134,5 @@ def aggregator(address: str, run: str = "r") -> Iterator[Edge]:
 
 
 def says(topic: str, *frames: bytes) -> Delivered:
-    """A message as it is delivered."""
+    """Return a delivered message."""
     return Delivered([topic.encode(), *frames])

@@ -1,6 +1,6 @@
-"""The services as real processes, for tests: start, kill, wait for what they say or write, and leave none behind.
+"""The services as real processes for tests: start, kill, and wait for their output; all end with the test.
 
-Knows nothing of what a test looks for. Every wait has a deadline and says what it waited for.
+Every wait has a deadline and names what it waited for.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ POLL_S = 0.005
 
 
 def until(condition: Callable[[], Any], what: str, timeout_s: float = WAIT_S) -> None:
-    """Return when `condition()` is true; fail with `what` when it is not in time."""
+    """Return when `condition()` is true; fail with `what` after the timeout."""
     give_up_at = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < give_up_at, f"waited {timeout_s:g} s in vain: {what}"
@@ -31,7 +31,7 @@ def until(condition: Callable[[], Any], what: str, timeout_s: float = WAIT_S) ->
 
 
 def clean_environment(**more: str) -> dict[str, str]:
-    """This process's environment without settings of fedmq, and with one thread for arrays."""
+    """Return this environment without settings of fedmq, with one thread for arrays."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("FEDMQ_")}
     return {**kept, "OPENBLAS_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **more}
 
@@ -51,14 +51,14 @@ def run_fedmq(*arguments: str, cwd: Path, timeout_s: float = WAIT_S, **more: str
 
 
 def events_of(folder: Path) -> list[dict[str, Any]]:
-    """The events of the run in `folder`, as far as they are whole lines on disk."""
+    """Return the events of the run in `folder` from complete lines on disk."""
     path = folder / "events.jsonl"
     lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
     return [json.loads(line) for line in lines]
 
 
 def closed(folder: Path) -> int:
-    """How many rounds of the run in `folder` are closed."""
+    """Return the number of closed rounds of the run in `folder`."""
     return sum(one["event"] == "round-closed" for one in events_of(folder))
 
 
@@ -77,7 +77,7 @@ class Services:
         self.running: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, name: str, *arguments: str, **more: str) -> None:
-        """Start `fedmq ARGUMENTS`, with `more` in its environment; a second start under a name adds to its output."""
+        """Start `fedmq ARGUMENTS` with `more` in its environment; a second start of a name appends to its output."""
         with (self.folder / f"{name}.out").open("ab") as out, (self.folder / f"{name}.err").open("ab") as err:
             self.running[name] = subprocess.Popen(
                 [sys.executable, "-m", "fedmq", *arguments],
@@ -98,17 +98,17 @@ class Services:
         self.start(name, "trainer", "--name", name, "--data", data, *arguments)
 
     def out(self, name: str) -> str:
-        """What it has written to stdout."""
+        """Return its stdout so far."""
         path = self.folder / f"{name}.out"
         return path.read_text() if path.exists() else ""
 
     def err(self, name: str) -> str:
-        """What it has written to stderr."""
+        """Return its stderr so far."""
         path = self.folder / f"{name}.err"
         return path.read_text() if path.exists() else ""
 
     def kill(self, name: str) -> None:
-        """As a power cut would."""
+        """Kill it, like a power cut."""
         self.running[name].kill()
         self.running[name].wait(WAIT_S)
 
@@ -116,7 +116,7 @@ class Services:
         self.running[name].send_signal(signal.SIGTERM)
 
     def wait(self, name: str, timeout_s: float = WAIT_S) -> int:
-        """Its exit code, once it has ended."""
+        """Wait for its end; return the exit code."""
         return self.running[name].wait(timeout_s)
 
     def __enter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""Tasks that are scored by code, across real processes: the demo, a trainer that refuses, a run that goes on."""
+"""Tasks with code across real processes: the demo, a trainer that declines, and a run that continues."""
 
 from __future__ import annotations
 

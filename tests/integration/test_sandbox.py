@@ -1,4 +1,4 @@
-"""The sandbox as a real process: it scores; and whatever else the code does, the trainer gets one line and lives on."""
+"""The sandbox as a real process: it scores, and every failure of the code is one line for the trainer."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def never() -> bool:
 
 
 def packed(score: Score) -> bytes:
-    """By value, as the functions of a FILE.py are."""
+    """Pack by value, like the functions of a FILE.py."""
     module = sys.modules[__name__]
     cloudpickle.register_pickle_by_value(module)
     try:
@@ -50,7 +50,7 @@ def boxes() -> Iterator[list[Sandbox]]:
 
 
 def failure_of(score: Score, boxes: list[Sandbox], **limits: Any) -> str:
-    """The one line that a trainer gets when this code scores."""
+    """Return the error line of a trainer when this code scores."""
     box = Sandbox(packed(score), ROWS, **limits)
     boxes.append(box)
     with pytest.raises(Rejected) as failure:
@@ -309,7 +309,7 @@ def test_invalid_code_is_one_line(boxes: list[Sandbox]) -> None:
 
 
 class Evil:
-    """Makes a file where it is unpickled."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = marker

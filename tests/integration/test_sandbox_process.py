@@ -1,4 +1,4 @@
-"""The process of a sandbox: what it is limited to by itself, whose place it takes, and that it outlives nobody."""
+"""The process of a sandbox: its resource limits, its replacement, and its end."""
 
 from __future__ import annotations
 

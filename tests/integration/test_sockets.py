@@ -1,4 +1,4 @@
-"""The links over real ZeroMQ sockets: who hears what, who counts as present, and what happens without a broker."""
+"""Links over real ZeroMQ sockets: delivery, presence, and a missing broker."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ while True:
 
 @pytest.fixture
 def port() -> int:
-    """The first of the ports of a broker."""
+    """The first port of a broker."""
     return free_port()
 
 
 @pytest.fixture
 def address(port: int) -> Iterator[str]:
-    """Where a broker runs."""
+    """The address of a running broker."""
     with running_broker(port):
         yield f"tcp://127.0.0.1:{port}"
 
 
 def inbox_works(below: Edge, above: Edge, name: str) -> None:
-    """A message for `name` arrives."""
+    """Check that a message for `name` arrives."""
     above.send(topics.inbox_of(name).encode(), b"ping")
     below.until(says(topics.inbox_of(name), b"ping"))
 

@@ -1,4 +1,4 @@
-"""What strangers send to the broker's ports, over ZeroMQ and as raw bytes: it goes on serving honest peers."""
+"""Invalid peers and raw bytes at the broker's ports: it continues to serve valid peers."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from fedmq.protocol.codec import FRAMES_MAX
 
 @pytest.fixture
 def port() -> int:
-    """The first of the ports of a broker."""
+    """The first port of a broker."""
     return free_port()
 
 
 @pytest.fixture
 def address(port: int) -> Iterator[str]:
-    """Where a broker runs."""
+    """The address of a running broker."""
     with running_broker(port):
         yield f"tcp://127.0.0.1:{port}"
 
 
 def an_honest_pair_is_served(address: str, run: str = "honest") -> None:
-    """A round goes down and a result up, for two that have just come."""
+    """Check that a round and a result pass for two new peers."""
     with aggregator(address, run) as above, trainer(address, f"zoe-{run}") as below:
         while above.presence(1) != [(f"zoe-{run}", True)]:
             continue
@@ -40,7 +40,7 @@ def an_honest_pair_is_served(address: str, run: str = "honest") -> None:
 
 @contextmanager
 def stranger(kind: int, port: int) -> Iterator[zmq.Socket[bytes]]:
-    """A raw socket that is connected; what it sends is handed over before it closes."""
+    """A connected raw socket; its bytes are delivered before it closes."""
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     raw = context.socket(kind)
     raw.linger = 2000
@@ -111,7 +111,7 @@ def frame(flags: int, body: bytes) -> bytes:
 
 
 def greeting_as(kind: bytes) -> bytes:
-    """All that a peer must say before its first message."""
+    """Return the bytes that a peer sends before its first message."""
     return GREETING + frame(COMMAND, READY[kind])
 
 

@@ -1,4 +1,4 @@
-"""Rows that a trainer cannot use: it says so in one line and ends with 78, and the run goes on for the others."""
+"""Rows that a trainer cannot use: one line, exit code 78, and the run continues without it."""
 
 from __future__ import annotations
 

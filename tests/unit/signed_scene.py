@@ -31,7 +31,7 @@ Bad = list[bytes]
 
 
 class Wire:
-    """A link in memory: what a test puts in comes, what leaves is kept."""
+    """A link in memory: it delivers what the test adds, and records what is sent."""
 
     def __init__(self) -> None:
         self.news: deque[LinkEvent] = deque([LinkUp()])
@@ -47,7 +47,7 @@ class Wire:
 
 
 class Parties:
-    """A federation of alice and bob, another one, a member whose key is an observer's, and somebody unknown."""
+    """A federation of alice and bob, another federation, an observer's key, and an unknown key."""
 
     def __init__(self, folder: Path) -> None:
         self.broker, self.aggregator = Identity.new("broker", "broker"), Identity.new("aggregator", "aggregator")
@@ -87,13 +87,13 @@ def result_of(parties: Parties, name: str, round: int, number: float, **other: A
 
 
 def reheaded(frames: Bad, parties: Parties, signer: str | None = None, **other: Any) -> Bad:
-    """The frames with fields of the header changed; signed again by somebody, or not at all."""
+    """Return the frames with changed header fields, signed again by `signer` or not at all."""
     header = msgspec.msgpack.encode({**msgspec.msgpack.decode(frames[1]), **other})
     return [frames[0], header, frames[2] if signer is None else parties.sign(signer, header), *frames[3:]]
 
 
 def with_array(frames: Bad, blob: bytes, *, fixed: bool) -> Bad:
-    """The first array replaced; with its description fixed up, or not."""
+    """Replace the first array, with or without its description."""
     header = msgspec.msgpack.decode(frames[1])
     if fixed:
         header["arrays"][0] |= {
@@ -183,7 +183,7 @@ ANYWHERE: dict[str, Kind] = {
 
 
 def repacked(good: Bad) -> Bad:
-    """The header as another encoder would write it: the same values, other bytes."""
+    """Return the header in another encoding: the same values, other bytes."""
     header = dict(reversed(msgspec.msgpack.decode(good[1]).items()))
     return [good[0], msgspec.msgpack.encode(header), *good[2:]]
 

@@ -1,4 +1,4 @@
-"""Which addresses a broker can have."""
+"""Valid addresses of a broker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Times that may never come."""
+"""The earliest of optional times."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may have code run: signature, pin and flag, or one's own copy; and a trainer that declines, once and for all."""
+"""Which code a trainer runs: signature, pinned key and option, or a local copy; and how it declines a run."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_declined_run_gets_goodbye_and_no_more_work() -> None:
 
 
 def test_refused_code_is_logged_once_and_other_runs_continue(caplog: pytest.LogCaptureFixture) -> None:
-    """Alice has her own copy and goes on alone once bob has declined."""
+    """Alice has a local copy and continues alone after bob has declined."""
 
     def scores(population: Any, inputs: Any, targets: Any) -> Any:
         return np.abs(population - 1.0).sum(axis=1) + 1.0, np.zeros(len(population), dtype=np.int64)

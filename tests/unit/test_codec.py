@@ -1,4 +1,4 @@
-"""The one decoder: what was encoded comes out bit for bit, and anything else is a typed rejection, and cheap."""
+"""The decoder: encoded messages are restored bit for bit; all others are rejected with a reason, at low cost."""
 
 from __future__ import annotations
 
@@ -85,12 +85,12 @@ def header_with(message: Message, changes: Mapping[str, object], without: tuple[
 
 
 def frames(*blobs: bytes, message: Message = RESULT, without: tuple[str, ...] = (), **changes: object) -> list[bytes]:
-    """The frames of a message whose header has been tampered with."""
+    """Return the frames of a message with a changed header."""
     return [b"up/r", header_with(message, changes, without), b"", *blobs]
 
 
 def info(blob: bytes = VALUES.tobytes(), **changes: object) -> dict[str, object]:
-    """How a header describes `blob`, tampered with."""
+    """Return the header's description of `blob`, with changes."""
     honest = {
         "name": "x",
         "dtype": "<f8",
@@ -308,7 +308,7 @@ def test_declared_size_allocates_no_memory(lie: str) -> None:
 
 
 class Malicious:
-    """Makes a folder when it is unpickled."""
+    """Creates a folder when it is unpickled."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -335,7 +335,7 @@ def test_no_frame_is_unpickled(tmp_path: Path, protocol: int) -> None:
 
 
 def test_mutated_frames_are_rejected_or_valid() -> None:
-    """Flips, cuts, insertions, swaps and repetitions; seeded, so that a failure can be repeated."""
+    """Flip, cut, insert, swap and repeat; seeded, so that a failure can be repeated."""
     generator = np.random.default_rng(20)
     train = Train(learner=Gradient())
     originals = [
@@ -362,7 +362,7 @@ def test_mutated_frames_are_rejected_or_valid() -> None:
 
 
 def mutate(mutant: list[bytes], generator: np.random.Generator) -> None:
-    """Do one random thing to one random frame."""
+    """Mutate one random frame."""
     which = int(generator.integers(len(mutant))) if mutant else 0
     blob = bytearray(mutant[which]) if mutant else bytearray()
     place = int(generator.integers(len(blob) + 1))

@@ -1,4 +1,4 @@
-"""What is too old to be heeded: also after a restart, and without any clock."""
+"""High-water marks: what a trainer ignores as old, also after a restart and without a clock."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_marks_only_rise_and_each_rise_is_stored() -> None:
     assert seen.reached("run", 1) == [HighWaterMark("run", 1, 0)]
     assert seen.reached("run", 1, 4) == [HighWaterMark("run", 1, 4)]
     assert seen.reached("run", 1, 4) == seen.reached("run", 1, 3) == seen.reached("run", 0, 9) == []
-    assert seen.reached("run", 2) == [HighWaterMark("run", 2, 0)], "a later life may begin lower"
+    assert seen.reached("run", 2) == [HighWaterMark("run", 2, 0)], "a new term may start at a lower round"
 
 
 def test_least_recently_changed_run_is_dropped_first() -> None:
@@ -75,8 +75,10 @@ def test_least_recently_changed_run_is_dropped_first() -> None:
 
 def test_term_is_stored_at_once_and_round_when_acknowledged() -> None:
     bob = session()
-    assert marks_of(hear(bob)) == [HighWaterMark("run", 3, 0)], "who is killed at work must be able to begin it again"
-    assert marks_of(work(bob)) == [], "and so must he whose result is lost before anybody has it"
+    assert marks_of(hear(bob)) == [HighWaterMark("run", 3, 0)], (
+        "a killed trainer must be able to work on the round again"
+    )
+    assert marks_of(work(bob)) == [], "also if its result is lost before it is acknowledged"
     assert marks_of(accept(bob)) == [HighWaterMark("run", 3, 5)]
 
 

@@ -1,4 +1,4 @@
-"""A whole federation in one process: it learns, it repeats itself, and no mood of the network changes the model."""
+"""A federation in one process: it learns, is repeatable, and network faults do not change the model."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_store_on_disk_has_the_run(tmp_path: Any) -> None:
 
 
 def test_work_of_trainers_can_be_replaced() -> None:
-    """Each answers with a model of ones, whatever it is asked."""
+    """Answer every query with a model of ones."""
     rows = {name: Rows(np.zeros((2, 2)), np.ones(2)) for name in ("bob", "alice")}
     ones = {"model": np.ones(3), "losses": np.ones(1), "correct": np.zeros(1, dtype=np.int64)}
     federation = Federation(

@@ -1,4 +1,4 @@
-"""Log lines as the journal gets them: fields, priorities, and what happens when it takes none."""
+"""Log lines for the journal: fields, priorities, and a journal that is missing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fedmq.runtime.journal import VALUE_BYTES_MAX, JournalHandler, is_journal
 
 @pytest.fixture
 def journal(tmp_path: Path) -> Iterator[socket.socket]:
-    """The socket on which the journal would listen."""
+    """The socket of the journal."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
         end.bind(str(tmp_path / "socket"))
         end.settimeout(0)
@@ -25,7 +25,7 @@ def journal(tmp_path: Path) -> Iterator[socket.socket]:
 
 @pytest.fixture
 def log(tmp_path: Path) -> Iterator[logging.Logger]:
-    """A logger that writes there, and nowhere else."""
+    """A logger that writes only to the journal."""
     logger, handler = logging.getLogger("fedmq.test"), JournalHandler(tmp_path / "socket")
     logger.addHandler(handler)
     logger.setLevel(logging.DEBUG)
@@ -36,7 +36,7 @@ def log(tmp_path: Path) -> Iterator[logging.Logger]:
 
 
 def entry(journal: socket.socket) -> dict[str, str]:
-    """The next datagram, read as systemd reads it."""
+    """Return the fields of the next datagram."""
     rest, fields = journal.recv(1 << 20), {}
     while rest:
         name, _, rest = rest.partition(b"\n")

@@ -1,4 +1,4 @@
-"""The loop that each service runs on: when it wakes, and what it tells systemd, with a service that only counts."""
+"""The loop of services: when it wakes, and what it sends to systemd."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fedmq.runtime.systemd import Notifier
 
 
 class Counting:
-    """A service that is done after so many steps, its own clock and its own link; a wait takes as long as it may."""
+    """A service that ends after a number of steps, with its own clock and link; each wait lasts until its timeout."""
 
     def __init__(self, steps: int, *, signal_at: int | None = None) -> None:
         self.steps, self.stopped = 0, False
@@ -55,7 +55,7 @@ class Counting:
 
 @pytest.fixture(autouse=True)
 def _signals() -> Iterator[None]:
-    """What the loop does with signals ends with the test."""
+    """Restore signal handlers after the test."""
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     yield
     for number, handler in before.items():
@@ -63,7 +63,7 @@ def _signals() -> Iterator[None]:
 
 
 def told(service: Counting, folder: Path, **environment: str) -> list[str]:
-    """What systemd hears while `service` runs."""
+    """Return what systemd receives while `service` runs."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
         end.bind(str(folder / "notify"))
         end.settimeout(0)

@@ -1,4 +1,4 @@
-"""The messages as values: each survives the wire, each has its bounds, and the largest of each kind still fits."""
+"""Messages: encoding, bounds of each field, unknown fields, and the size of the largest header."""
 
 from __future__ import annotations
 
@@ -150,14 +150,14 @@ TYPED = [one for one in FIELDS if one.id != "Round.query"]  # what a query may h
 
 
 def fields_of(kind: type[Any]) -> dict[str, Any]:
-    """The header of an example, as a map."""
+    """Return the header of an example as a map."""
     fields = msgspec.msgpack.decode(encode("t", EXAMPLES[kind])[1])
     assert isinstance(fields, dict)
     return fields
 
 
 def received(fields: dict[str, Any]) -> Message:
-    """What the other side makes of a header."""
+    """Return the message that a receiver decodes from a header."""
     return decode([b"t", msgspec.msgpack.encode(fields), b""]).message
 
 

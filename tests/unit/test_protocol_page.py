@@ -1,4 +1,4 @@
-"""The page about the protocol names what the code has: each message and field, each topic, each limit as it is."""
+"""docs/protocol.md agrees with the code: messages and fields, topics, reasons and limits."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ NESTED: list[Any] = [
 
 
 def section(heading: str) -> str:
-    """What stands under a heading, up to the next one."""
+    """Return the text between a heading and the next one."""
     found = re.search(rf"^#+ {re.escape(heading)}\n(.*?)(?=^#+ |\Z)", PAGE, flags=re.MULTILINE | re.DOTALL)
     assert found, f"expected a heading {heading!r} on the page"
     return found[1]
 
 
 def first_column(text: str) -> list[str]:
-    """The code in the first cell of each row of the tables in `text`."""
+    """Return the code in the first cell of each table row in `text`."""
     return re.findall(r"^\| `([^`]+)` \|", text, flags=re.MULTILINE)
 
 
@@ -111,7 +111,7 @@ def test_each_limit_is_on_the_page() -> None:
         "fedmq.transport.zeromq.endpoint.LINGER_MS",
         "fedmq.broker.routing.FRAMES_MAX",
         *of_tasks,
-    }  # nobody's; imported
+    }  # not of the protocol, or imported
     assert wanted - elsewhere <= set(limits())
 
 

@@ -1,4 +1,4 @@
-"""Warnings that anybody may cause: each kind is said once, then once in a while with how many came."""
+"""The rate limit of warnings: one line for each kind and interval, with a count."""
 
 from __future__ import annotations
 

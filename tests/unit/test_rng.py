@@ -1,4 +1,4 @@
-"""The random streams: the same path draws the same numbers everywhere, another path draws others."""
+"""Random streams: equal paths draw equal numbers everywhere, other paths others."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_a_number_and_its_text_are_not_the_same_path() -> None:
 
 
 def test_the_numbers_do_not_change_between_versions() -> None:
-    """A stored run is continued by a later version: these are the draws that it has seen."""
+    """A later version continues a stored run, so these draws must not change."""
     assert derive_rng(7, "trainer", "bob", 3).integers(0, 1_000_000, 4).tolist() == [165319, 707230, 355756, 265440]
 
 

@@ -1,4 +1,4 @@
-"""The rules of a trainer's session, one by one: events and the time in, effects out."""
+"""The rules of a trainer's session: inputs and times, and the expected outputs."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ Kind = TypeVar("Kind")
 
 
 class Scene:
-    """Bob's session and the hands of its clock."""
+    """Bob's session and its clock."""
 
     def __init__(self, *, connected: bool = True) -> None:
         self.session, self.now = Session("bob", 2, "test", derive_rng(1, "jitter")), 0.0
@@ -84,7 +84,7 @@ class Scene:
 
 
 def holding(number: int = 1, *, connected: bool = True) -> Scene:
-    """A scene in which bob has been welcomed at index 0 and holds the result of a round."""
+    """Return a scene in which bob is welcome at index 0 and has the pending result of a round."""
     scene = Scene(connected=connected)
     scene.round(number)
     scene.welcome()
@@ -154,7 +154,7 @@ def test_newer_round_cancels_older_work() -> None:
     assert not scene.round(1).cancel
     effects = scene.round(2)
     assert (effects.cancel, started(effects)) == (True, 2)
-    assert (sent(scene.worked(1), Result), scene.held()) == ([], []), "what a cancelled work gives is not used"
+    assert (sent(scene.worked(1), Result), scene.held()) == ([], []), "the outcome of cancelled work is not used"
     assert len(sent(scene.worked(2), Result)) == 1
 
 
@@ -296,7 +296,7 @@ def test_finished_run_cancels_its_work() -> None:
     assert scene.session.working is None
 
 
-# Lives of the aggregator
+# Terms
 
 
 def test_new_term_gets_hello_and_pending_results() -> None:
@@ -305,7 +305,7 @@ def test_new_term_gets_hello_and_pending_results() -> None:
     assert [(hello.term, hello.round) for hello in sent(effects, Hello)] == [(2, 0)]
     assert [(result.term, result.round) for result in sent(effects, Result)] == [(2, 3)]
     scene.beacon(3, 0b1, term=2)
-    assert scene.held() == [3], "its old place in the bitmap means nothing now"
+    assert scene.held() == [3], "the index of the old term is invalid"
 
 
 def test_same_round_of_a_new_term_is_not_worked_on_again() -> None:
@@ -369,7 +369,7 @@ def test_stop_waits_for_work_and_acknowledgement_then_sends_goodbye() -> None:
     effects = scene.hear(Accepted(run="run", term=1, trainer="bob", round=1))
     assert sent(effects, GoodbyeMessage) == [GoodbyeMessage(run="run", term=1, trainer="bob")]
     assert scene.session.done
-    assert scene.take(Tick(), at=9.0).sends == [], "goodbye is said once"
+    assert scene.take(Tick(), at=9.0).sends == [], "Goodbye is sent once"
 
 
 def test_stop_is_limited_in_time() -> None:

@@ -1,4 +1,4 @@
-"""What a session makes of its work's answer: integers in declared units, about the model that the round published."""
+"""Results of a session: losses in the declared units, and the digest of the round's model."""
 
 from __future__ import annotations
 

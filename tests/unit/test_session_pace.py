@@ -1,4 +1,4 @@
-"""A trainer's pace: one result at a time is under way; of many that return at once each waits a while of its own."""
+"""The rate of a session's messages: one result in flight, and a spread when many trainers return at once."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def beacon(spread_s: float, *, term: int = 1) -> Beacon:
 
 
 def wait_of(scene: Scene) -> float:
-    """How long until it sends what it holds."""
+    """Return the time until the next result is sent."""
     assert scene.session.wake_at is not None
     return scene.session.wake_at - scene.now
 
 
-# One at a time
+# One in flight
 
 
 def test_only_newest_result_of_a_run_is_sent_until_answered() -> None:
@@ -87,7 +87,7 @@ def test_new_term_resets_the_back_off_of_pending_results() -> None:
     assert wait_of(scene) <= 1.5 * RESEND_S
 
 
-# What is kept, and what is dropped
+# Saves and drops
 
 
 def test_saves_and_drops_are_in_the_output_of_their_step() -> None:
@@ -110,7 +110,7 @@ def test_results_over_the_limit_are_dropped() -> None:
     assert dropped == [("run", 1), ("run", 2)]
 
 
-# Many that return at once
+# Spread of many trainers
 
 
 @pytest.mark.parametrize("spread_s", [0.0, 0.002, HELLO_AGAIN_S])
@@ -156,7 +156,7 @@ def test_first_hello_to_a_run_is_not_delayed() -> None:
     assert len(sent(Scene().hear(beacon(8.0)), Hello)) == 1
 
 
-# A run that waits for trainers
+# Runs that wait for trainers
 
 
 def test_waiting_run_gets_hello_but_not_at_every_beacon() -> None:

@@ -1,4 +1,4 @@
-"""A trainer among more runs than it can follow: what is held and what is worked on stays; a newcomer waits for room."""
+"""A session with more runs than it can follow: which run is replaced, and which one is ignored."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def ignored(output: Output) -> list[str | None]:
 
 
 def crowd(scene: Scene, at: float | None = None) -> None:
-    """All the room that is left is taken."""
+    """Follow as many further runs as possible."""
     for number in range(RUNS_MAX - len(scene.session.runs)):
         beacon(scene, f"run-{number}", at)
     assert len(scene.session.runs) == RUNS_MAX
@@ -47,7 +47,7 @@ def test_kept_rounds_of_dead_runs_drop_no_result() -> None:
     scene.take(BrokerConnected(), at=1000.0)
     for number in range(MANY):
         scene.round(1, run=f"old-{number}")
-    assert scene.held() == [1], "the time without a broker does not count: nobody could be heard"
+    assert scene.held() == [1], "the time without a broker does not count as silence"
 
 
 def test_dead_runs_known_from_kept_rounds_are_replaced() -> None:
@@ -138,4 +138,4 @@ def test_silent_run_with_a_pending_result_is_replaced_late() -> None:
     effects = beacon(scene, "new", at=PENDING_SILENT_S)
     assert (ignored(effects), effects.drops) == ([], [("run", 1)])
     scene.hear(Finished(run="new", term=1, rounds=1, solved=True))
-    assert started(scene.round(1)) == 1, "nobody has its result, so it is worked on again"
+    assert started(scene.round(1)) == 1, "its result was dropped"

@@ -1,6 +1,6 @@
-"""The rules of a trainer's session under any sequence of events that can come.
+"""The rules of a trainer's session under any sequence of inputs.
 
-What must hold is checked after every step, against nothing but what the session was told and what it said.
+Invariants are checked after every step, only from the inputs and outputs of the session.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ WAIT_S = 1.5 * RESEND_MAX_S  # the longest back-off with the longest jitter
 
 
 class SessionMachine(RuleBasedStateMachine):
-    """Bob's session, his worker, and what he has said."""
+    """Bob's session, its worker, and its messages."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class SessionMachine(RuleBasedStateMachine):
         self.heard_at: dict[str, float] = {}  # or connected since then, by run; not those that are over
         self.spool: dict[tuple[str, int], PendingResult] = {}  # what outlives the process
 
-    # --- what comes ---------------------------------------------------------------------------------------------
+    # --- inputs -------------------------------------------------------------------------------------------------
 
     @rule(run=RUNS, term=EPOCHS, number=ROUNDS, bits=st.integers(0, 3))
     def round(self, run: str, term: int, number: int, bits: int) -> None:
@@ -181,7 +181,7 @@ class SessionMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.connected and not self.session.done)
     @rule(acknowledged=st.booleans())
     def everything_held_is_sent_again_in_time(self, acknowledged: bool) -> None:
-        """The newest of each run, and the others as soon as that one is acknowledged."""
+        """Check the newest of each run, and the others once that one is acknowledged."""
         missing = (
             self.held if acknowledged else {(run, max(known.pending)) for run, known in self.runs if known.pending}
         )
@@ -197,23 +197,23 @@ class SessionMachine(RuleBasedStateMachine):
                     sent += self.results_in(self.take(MessageReceived(decode(encode("topic", accepted)))))
             if self.session.done:
                 return
-        assert not missing, "everything held is sent again in bounded time"
+        assert not missing, "each pending result is sent again in bounded time"
 
     @rule()
     def the_trainer_is_killed_and_starts_again(self) -> None:
         self.session = Session("bob", 2, "test", derive_rng(1, "jitter"), list(self.spool.values()))
         self.work, self.connected, self.stop_by, self.said_hello, self.heard_at = None, False, None, {}, {}
         self.terms = {run: known.term for run, known in self.runs}
-        assert self.held == set(self.spool), "what was not acknowledged is held again"
+        assert self.held == set(self.spool), "unacknowledged results are pending again"
 
     @rule()
     def stop(self) -> None:
         again = self.stop_by is not None
         self.stop_by = self.stop_by or self.now + STOP_S
         self.take(StopRequested())
-        assert self.session.done or not again, "who is asked twice does not wait"
+        assert self.session.done or not again, "a second request stops at once"
 
-    # --- what must hold -----------------------------------------------------------------------------------------
+    # --- invariants ---------------------------------------------------------------------------------------------
 
     @property
     def runs(self) -> Iterable[tuple[str, FollowedRun]]:
@@ -234,11 +234,11 @@ class SessionMachine(RuleBasedStateMachine):
         before = self.all_that_it_knows() if old else None
         followed, working = set(self.session.runs), self.session.working
         effects = self.take(MessageReceived(decode(encode("topic", message, arrays))))
-        assert not effects.cancel or (working or "")[0] == message.run, "no run ends the work of another"
+        assert not effects.cancel or (working or "")[0] == message.run, "no run cancels the work of another"
         for run in {*followed, *(run for run, _ in effects.drops)} - {*self.session.runs, message.run}:
             held = any(dropped == run for dropped, _ in effects.drops)
             silent_s = self.now - self.heard_at.get(run, -math.inf)
-            assert silent_s >= (PENDING_SILENT_S if held else SILENT_S), "who speaks is not forgotten for another"
+            assert silent_s >= (PENDING_SILENT_S if held else SILENT_S), "a run that is not silent is not replaced"
         if old:
             assert effects == Output(), "a lower term never has an effect"
             assert self.all_that_it_knows() == before
@@ -258,19 +258,19 @@ class SessionMachine(RuleBasedStateMachine):
         if effects.start is not None:
             message = effects.start.message
             assert isinstance(message, Round)
-            assert self.work is None, "it never works on two things"
-            assert self.stop_by is None, "nor begins when it is asked to end"
+            assert self.work is None, "one work at a time"
+            assert self.stop_by is None, "no new work while stopping"
             self.work = (message.run, message.round)
         for kept in effects.keeps:
             self.spool[kept.run, kept.round] = kept
         for dropped in effects.drops:
             self.spool.pop(dropped)
         results = self.results_in(effects)
-        assert set(results) <= set(self.spool), "what is sent is kept first"
-        assert len({run for run, _ in results}) == len(results), "one result of a run at a time is under way"
-        assert self.connected or not results, "nor into the void"
+        assert set(results) <= set(self.spool), "a result is saved before it is sent"
+        assert len({run for run, _ in results}) == len(results), "one result of each run is in flight"
+        assert self.connected or not results, "no result is sent without a broker"
         for one in effects.sends:
-            assert not was_done, "who has ended says nothing"
+            assert not was_done, "nothing is sent after the end"
             if isinstance(one.message, Hello):
                 self.check_hello(one.message)
             if isinstance(one.message, Goodbye):
@@ -280,10 +280,10 @@ class SessionMachine(RuleBasedStateMachine):
 
     def check_hello(self, hello: Hello) -> None:
         term, said_at = self.said_hello.get(hello.run, (0, -1.0))
-        # A run that was forgotten among many others is met again.
+        # A run that was replaced by others may be followed again.
         known = hello.run in self.terms and not hello.run.startswith("many-")
         if known and term == hello.term and len(self.session.runs) < RUNS_MAX:
-            assert self.now >= said_at + HELLO_AGAIN_S, "it does not shout"
+            assert self.now >= said_at + HELLO_AGAIN_S, "Hello is rate-limited"
         self.said_hello[hello.run] = (hello.term, self.now)
 
     @invariant()
@@ -309,7 +309,7 @@ class SessionMachine(RuleBasedStateMachine):
     def it_ends_in_time(self) -> None:
         if self.stop_by is not None:
             assert self.session.done or self.now < self.stop_by
-            assert self.session.done or (self.session.wake_at or 0.0) <= self.stop_by, "and wakes for it"
+            assert self.session.done or (self.session.wake_at or 0.0) <= self.stop_by, "it wakes up for the end"
 
     @invariant()
     def an_term_never_falls(self) -> None:

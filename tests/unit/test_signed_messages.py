@@ -1,7 +1,7 @@
-"""Ten thousand bad signed messages, each of a named kind, at an aggregator and at a trainer: none is ever counted.
+"""Ten thousand invalid signed messages of named kinds, to an aggregator and a trainer: none is used.
 
-Real keys, a real store and real rounds in memory. What is recorded is genuine; a seeded generator then flips, swaps,
-forges, replays and re-orders it. Prints how many of each kind ended in which reason; a failure says the seed.
+Real keys, a real store and real rounds in memory. A seeded generator flips, swaps, forges, replays and reorders genuine
+messages. The test prints the reasons by kind; a failure names the seed.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def parties(tmp_path_factory: pytest.TempPathFactory) -> Parties:
 
 
 class Idle:
-    """A worker that never works."""
+    """A worker that does nothing."""
 
     def start(self, packet: object) -> None: ...
 
@@ -67,7 +67,7 @@ class Idle:
 
 
 class Scene:
-    """An aggregator with a run of two members, some rounds of which are over; round `rounds.round` is open."""
+    """An aggregator with a run of two members after some rounds; round `rounds.round` is open."""
 
     def __init__(self, parties: Parties, rounds: int = 6) -> None:
         self.parties, self.link, self.clock = parties, Wire(), VirtualClock()
@@ -93,7 +93,7 @@ class Scene:
         return self.service.rounds
 
     def result(self, name: str) -> list[bytes]:
-        """A genuine result of the open round."""
+        """Return a valid result of the open round."""
         number = self.rounds.round
         model_digest = self.rounds._model_digests[number]
         far = 10.0 * number * (1 if name == "alice" else -1)  # from each other's, so that the target is never reached
@@ -111,11 +111,11 @@ class Scene:
         self.service.step()
 
     def state(self) -> Any:
-        """Everything that a bad message must leave alone."""
+        """Return all state that an invalid message must not change."""
         return repr(self.rounds._state), self.rounds.round, set(self.rounds._accepted), self.stored(), self.rounds.phase
 
     def stored(self) -> dict[tuple[str, int], list[bytes]]:
-        """The results in the store, without their topics."""
+        """Return the results in the store, without their topics."""
         found = [one for number in range(1, self.rounds.round + 1) for one in self.store.results(number)]
         stored = {(one.trainer, one.round): list(one.frames[1:]) for one in found}
         assert len(stored) == len(found)
@@ -183,7 +183,7 @@ def test_aggregator_uses_no_invalid_message(parties: Parties) -> None:
 
 
 def draws_of_rounds(scene: Scene, draws: Random) -> Iterator[tuple[Bad, Bad]]:
-    """Bob's result of the open round, that never came before, and another genuine one; now and then a round closes."""
+    """Yield a new result of bob for the open round and another valid one; close a round from time to time."""
     for number in range(1_000_000):
         if number % 500 == 499:
             scene.come(scene.result("bob"))
@@ -192,7 +192,7 @@ def draws_of_rounds(scene: Scene, draws: Random) -> Iterator[tuple[Bad, Bad]]:
 
 
 def show(table: Counter[tuple[str, str]]) -> None:
-    """The table that -rP prints."""
+    """Print the table, which -rP shows."""
     for (kind, reason), count in sorted(table.items()):
         print(f"{kind:48} {reason:12} {count:5}")
 

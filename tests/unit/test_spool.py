@@ -1,4 +1,4 @@
-"""The trainer's spool: what was computed and not acknowledged lies in files that are whole, or are left out."""
+"""The trainer's spool: files of pending results are complete, or skipped."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_every_corruption_is_detected_and_skips_only_that_file(
 
 
 def sign_again(path: Path, frames: list[bytes]) -> None:
-    """Write frames into a file of the spool as if they belonged there."""
+    """Write frames into a file of the spool with a valid SHA-256."""
     content = msgspec.msgpack.encode(frames)
     path.write_bytes(sha256(content).digest() + content)
 
@@ -180,7 +180,7 @@ def test_folder_that_cannot_be_created_is_an_error(tmp_path: Path) -> None:
 
 
 def test_file_has_the_topic_of_the_message(spool: FileSpool) -> None:
-    """So that whoever finds a file can say what it is."""
+    """The file is self-describing."""
     spool.keep(result(), "bob", SAMPLES)
     assert topics.up_to("run").encode() in (spool._folder / f"run.5{SUFFIX}").read_bytes()
 

@@ -1,4 +1,4 @@
-"""Lives of a trainer on one spool: what one has computed and nobody acknowledged, the next one sends."""
+"""Several processes of a trainer on one spool: each sends the pending results of the one before."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ ROUND = Round(
 
 
 class Recorder:
-    """A link and a worker whose outside is the test; `order` is what was done, in its order."""
+    """A link and a worker that the test controls; `order` lists their calls."""
 
     def __init__(self, order: list[str]) -> None:
         self.order = order
@@ -85,7 +85,7 @@ class Recorder:
 
 
 class Noted:
-    """A spool that notes what is asked of it."""
+    """A spool that records its calls."""
 
     def __init__(self, spool: Spool, order: list[str]) -> None:
         self._spool, self._order = spool, order
@@ -103,7 +103,7 @@ class Noted:
 
 
 class Life:
-    """One life of bob, on a spool that outlives it."""
+    """One process of bob, on a spool that outlives it."""
 
     def __init__(
         self, spool: Spool, kept: list[PendingResult], at: float = 0.0, marks: HighWaterMarks | None = None
@@ -134,7 +134,7 @@ class Life:
 
 @pytest.fixture(params=["memory", "files"])
 def lives(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
-    """What begins one life after the other, on the same spool."""
+    """Start one process after the other, on the same spool."""
     memory, folder = MemorySpool(), tmp_path / "spool"
 
     def begin() -> Life:
@@ -184,7 +184,7 @@ def test_restarted_trainer_works_on_the_next_round(lives: Any) -> None:
     assert second.order == ["work 6", "keep 6", "send 6"]
     second.hear(Accepted(run="run", term=3, trainer="bob", round=6))
     second.later(0.2)
-    assert second.order[3:] == ["drop 6", "send 5"], "one at a time is under way, the newest first"
+    assert second.order[3:] == ["drop 6", "send 5"], "one result in flight, the newest first"
 
 
 def test_new_term_gets_the_result_of_the_previous_process(lives: Any) -> None:

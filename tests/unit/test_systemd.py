@@ -1,4 +1,4 @@
-"""What systemd hears, on a real datagram socket: what, when, and nothing where nobody listens."""
+"""Notifications to systemd on a real datagram socket."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fedmq.runtime.systemd import Notifier
 
 @pytest.fixture
 def systemd(tmp_path: Path) -> Iterator[socket.socket]:
-    """The socket on which systemd would listen."""
+    """The socket of systemd."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
         end.bind(str(tmp_path / "notify"))
         end.setblocking(False)
@@ -23,7 +23,7 @@ def systemd(tmp_path: Path) -> Iterator[socket.socket]:
 
 
 def heard(systemd: socket.socket) -> list[str]:
-    """What has come since the last call; a local datagram is there once it was sent."""
+    """Return what was received since the last call; local datagrams are delivered at once."""
     lines = []
     while True:
         try:

@@ -1,4 +1,4 @@
-"""What `fedmq trainer` refuses before it connects anywhere: too few rows, and bits that cannot be."""
+"""Checks of `fedmq trainer` before it connects: number of rows, options, labels."""
 
 from __future__ import annotations
 

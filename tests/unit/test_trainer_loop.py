@@ -1,4 +1,4 @@
-"""The trainer's loop: how it ends when the rows do not fit, and what it says of the process."""
+"""The trainer's loop: rows that do not fit, unknown and refused messages, usage of the process."""
 
 from __future__ import annotations
 

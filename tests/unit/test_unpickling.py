@@ -1,6 +1,6 @@
-"""Code gets in by one door: one module unpickles, nobody imports it, and every other entrance takes pickles for bytes.
+"""Only one module unpickles, no module imports it, and every other entrance treats pickles as bytes.
 
-Knows nothing of what the sandbox then keeps code from; `tests/integration/test_sandbox.py` does.
+`tests/integration/test_sandbox.py` tests what the sandbox prevents.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ UNPICKLERS = re.compile(r"_?pickle|cPickle|marshal|shelve|dill|joblib|jsonpickle
 
 
 def imported(tree: ast.AST) -> set[str]:
-    """Every module that is imported anywhere in it, by its full name, and `module.name` of each name from one."""
+    """Return the full name of every imported module, and `module.name` of each name imported from one."""
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -80,7 +80,7 @@ def importers(pattern: str | re.Pattern[str]) -> set[str]:
 
 
 def calls(path: str) -> Iterator[tuple[str, ast.Call]]:
-    """Each call of `something.name(...)` in a module: its name, and itself."""
+    """Return each call of `something.name(...)` in a module, with its name."""
     for node in ast.walk(MODULES[path]):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             yield node.func.attr, node
@@ -135,7 +135,7 @@ def test_no_module_evaluates_text() -> None:
 
 
 class Evil:
-    """Makes a folder where it is unpickled."""
+    """Creates a folder when it is unpickled."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = marker
@@ -146,7 +146,7 @@ class Evil:
 
 @pytest.fixture
 def marker(tmp_path: Path) -> Iterator[Path]:
-    """What must not have appeared at the end of a test."""
+    """A path that must not exist at the end of a test."""
     marker = tmp_path / "marker"
     yield marker
     assert not marker.exists()
@@ -163,7 +163,7 @@ def test_the_trap_works(tmp_path: Path) -> None:
 
 
 def refused(function: Callable[..., object], *arguments: Any) -> None:
-    """Call it; it may refuse, and must not fail in any other way."""
+    """Call a function that may raise FedmqError, and no other exception."""
     with suppress(FedmqError):
         function(*arguments)
 
@@ -225,7 +225,7 @@ def test_code_with_a_wrong_digest_at_a_trainer_that_runs_code(evil: bytes) -> No
 
 
 def begun(folder: Path, config: bytes | None = None) -> Path:
-    """A store whose own digests are right, whatever is in it."""
+    """Return a store with this content and valid digests."""
     folder.mkdir()
     store = Store(folder / STORE)
     store.begin(run_config("run", find_task("xor"), "evolution", seed=1, started=0.0))

@@ -1,4 +1,4 @@
-"""The watchdog's rules with a made-up kernel: who is cut, who never is, and when anybody looks at all."""
+"""The watchdog's rules with a fake kernel: which connections are closed, and when they are measured."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ALICE, BOB = b"a" * 32, b"b" * 32
 
 
 class Kernel:
-    """What the kernel says of descriptors and of memory; the test's hands are on all of it."""
+    """A fake kernel: byte counts of descriptors and memory, set by the test."""
 
     def __init__(self, *, handshakes: bool = True) -> None:
         self.counts: dict[int, TrafficCounts] = {}
@@ -53,7 +53,7 @@ class Kernel:
         self.counts[connection.descriptor] = before._replace(received=before.received + size)
 
     def look(self, *, after_s: float = SWEEP_S, busy: tuple[Port, ...] = ()) -> list[Connection]:
-        """Let time pass, look, and judge."""
+        """Advance the clock, measure and judge."""
         self.now += after_s
         return self.watchdog.judge(self.now, busy) if self.watchdog.measure(self.now) else []
 
@@ -252,7 +252,7 @@ def test_kernel_counts_bytes_and_connection_can_be_shut_down() -> None:
 
 
 def test_closed_descriptor_has_no_effect() -> None:
-    """Between the look and the cut a connection may end by itself: its descriptor is closed, or something else."""
+    """A connection may end between measurement and close: its descriptor is closed or reused."""
     reading, writing = os.pipe()
     for descriptor in (reading, 10_000):
         assert read_counts(descriptor) is None

@@ -1,4 +1,4 @@
-"""The trainer's worker: real threads, and events instead of waits."""
+"""The trainer's worker on real threads, synchronized by events."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def answer(packet: Packet) -> dict[str, Array]:
 
 
 class Bench:
-    """A worker whose work on each round begins and ends when the test says so."""
+    """A worker whose work the test starts and ends."""
 
     def __init__(self, learn: Learn | None = None) -> None:
         self.began: dict[int, threading.Event] = {number: threading.Event() for number in range(1, 5)}
