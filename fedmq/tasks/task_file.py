@@ -8,7 +8,7 @@ from typing import cast
 
 import numpy as np
 
-from fedmq.errors import BadConfiguration, BadData, named
+from fedmq.errors import SEARCH_IS_GONE, BadConfiguration, BadData, named
 from fedmq.runtime.python_file import importable, run_file
 from fedmq.tasks.builtin import BUILTINS, TASK_NAMES
 from fedmq.tasks.task import Rows, Task, as_rows
@@ -76,7 +76,12 @@ def run_task_file(path: str) -> Mapping[str, object]:
         raise BadConfiguration(
             f"expected a task, one of {', '.join(TASK_NAMES)}, or a FILE.py that defines `task`, got {path!r}"
         )
-    return run_file(Path(path))
+    try:
+        return run_file(Path(path))
+    except BadConfiguration as error:
+        if isinstance(error.__cause__, TypeError) and "'search'" in str(error):
+            raise BadConfiguration(f"{path}: {SEARCH_IS_GONE}") from error
+        raise
 
 
 def task_of(names: Mapping[str, object], path: str) -> Task:

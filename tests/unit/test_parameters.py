@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -12,7 +13,10 @@ from fedmq.algorithms.evolution.strategy import EvolutionParameters
 from fedmq.algorithms.parameters import parameters_of, parse_parameters, resolve_parameters
 from fedmq.algorithms.registry import find_algorithm
 from fedmq.errors import BadConfiguration
-from fedmq.tasks.task_file import find_task
+from fedmq.protocol.codec import decode
+from fedmq.protocol.messages import Round
+from fedmq.simulation import Federation
+from fedmq.tasks.task_file import find_task, task_rows
 
 
 def test_later_layers_win_over_the_defaults() -> None:
@@ -78,3 +82,34 @@ def test_values_of_the_command_line_have_types() -> None:
 def test_text_that_is_no_parameter_is_refused(pairs: list[str]) -> None:
     with pytest.raises(BadConfiguration):
         parse_parameters(pairs)
+
+
+@pytest.mark.parametrize(
+    ("name", "search"), [("MLP, Search, Task", "Search(population=5)"), ("MLP, Task", "{'population': 5}")]
+)
+def test_search_of_a_task_is_refused_with_the_new_form(tmp_path: Path, name: str, search: str) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(
+        f"from fedmq import {name}\n"
+        "task = Task(name='a', model=MLP((2, 2)), loss='cross-entropy', metric='accuracy', target=1.0, "
+        f"search={search})\n",
+        encoding="utf-8",
+    )
+    with pytest.raises(BadConfiguration) as refused:
+        find_task(str(path))
+    assert 'parameters={"evolution": {"population": 200}}' in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_parameters_of_a_task_stay_with_the_aggregator() -> None:
+    task = find_task("parity4")
+    federation = Federation(task, find_algorithm("evolution", task), {"bob": task_rows("parity4", 1, 1)})
+    sent: list[Round] = []
+    federation.simulation.trace = lambda _time, _what, _name, frames: sent.extend(
+        message for message in [decode(frames).message if frames else None] if isinstance(message, Round)
+    )
+    federation.start()
+    federation.simulation.run(lambda: len(sent) > 0, 60.0)
+    assert sent[0].task.parameters == {}
+    assert federation.store.config is not None
+    assert federation.store.config.parameters["population"] == 200
