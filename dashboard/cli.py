@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from fedmq.cli.options import broker_option, check_name, one_thread_for_arrays, option, service_options
+from fedmq.cli.options import FOLDER, broker_option, check_name, one_thread_for_arrays, option, require, service_options
 from fedmq.errors import BadConfiguration
 from fedmq.runtime.atomic_files import write_whole
 from fedmq.runtime.journal import is_journal
@@ -29,16 +29,9 @@ def _check_hosts(_context: click.Context, _parameter: click.Parameter, value: st
 
 
 @click.command()
+@option("--runs", "folder", type=FOLDER, default=RUNS, metavar="DIR", help="Also show the runs in this folder.")
 @option(
-    "--runs",
-    "folder",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=RUNS,
-    metavar="DIR",
-    help="Also show the runs in this folder.",
-)
-@option(
-    "--host", default="127.0.0.1", metavar="HOST", help="Address to listen on; beyond loopback, the URL has a token."
+    "--host", default="127.0.0.1", metavar="HOST", help="Address to listen on; if not loopback, the URL has a token."
 )
 @option("--port", type=click.IntRange(0, 65535), default=DEFAULT_PORT, metavar="PORT", help="0: any free port.")
 @option(
@@ -48,11 +41,7 @@ def _check_hosts(_context: click.Context, _parameter: click.Parameter, value: st
     metavar="NAME,...",
     help="Other host names of the page, as behind a proxy; with a token.",
 )
-@option(
-    "--control",
-    is_flag=True,
-    help="Let the page pause and stop runs; needs the aggregator's key, and the URL has a token.",
-)
+@option("--control", is_flag=True, help="Let the page control runs, with the aggregator's key and a token in the URL.")
 @option(
     "--until-over",
     metavar="RUN",
@@ -86,16 +75,13 @@ def dashboard(
       fedmq dashboard --allowed-hosts fl.example.org
     """
     one_thread_for_arrays()
-    try:
-        from fedmq.dashboard.server import DashboardServer
-    except ModuleNotFoundError as error:
-        raise BadConfiguration(
-            f"fedmq dashboard needs {error.name}, which is not installed: pip install 'fedmq[dashboard]'"
-        ) from error
+    for module in ("starlette", "uvicorn"):
+        require(module, "dashboard")
     from fedmq.dashboard.controls import Controls
     from fedmq.dashboard.live_runs import open_live_runs
     from fedmq.dashboard.run_catalog import RunCatalog
     from fedmq.dashboard.run_folders import RunFolders
+    from fedmq.dashboard.server import DashboardServer
     from fedmq.runtime.clock import SystemClock
     from fedmq.runtime.loop import serve
 
@@ -105,7 +91,8 @@ def dashboard(
     live_runs, link, address = open_live_runs(broker, keys, clock=clock)
     catalog = RunCatalog(live_runs, RunFolders(folder, clock=clock), address=address, clock=clock)
     allowed = allowed_hosts.lower().split(",") if allowed_hosts else []
-    token = secrets.token_urlsafe(32) if control or allowed or not _is_loopback(listener) else ""
+    is_loopback = ipaddress.ip_address(listener.getsockname()[0]).is_loopback
+    token = "" if is_loopback and not control and not allowed else secrets.token_urlsafe(32)
     server = DashboardServer(
         catalog,
         listener,
@@ -155,7 +142,3 @@ def _listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         why = str(error.strerror or error).partition(" (while")[0]  # `create_server` repeats the address
         raise BadConfiguration(f"--host {host} --port {port}: cannot listen there ({why}); choose another") from error
-
-
-def _is_loopback(listener: socket.socket) -> bool:
-    return ipaddress.ip_address(listener.getsockname()[0]).is_loopback

@@ -10,10 +10,10 @@ from fedmq.errors import BadConfiguration
 from fedmq.names import Name
 from fedmq.protocol.messages import Action
 from fedmq.runs.control_client import open_operator
+from fedmq.runs.control_commands import TRAINER_ACTIONS
 from fedmq.runtime.clock import SystemClock
 from fedmq.security.keyring import find_broker
 
-TRAINER_ACTIONS = ("drain", "ban", "readmit")
 CONFIRMATIONS: dict[Action, str] = {
     "pause": "paused: the open round is closed, and no other opens",
     "resume": "the run continues",

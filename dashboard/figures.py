@@ -22,16 +22,8 @@ from fedmq.models.trained_model import TrainedModel
 from fedmq.observe.run_state import RoundRecord, RunState
 
 # Okabe and Ito's palette, distinct for every kind of color vision: https://jfly.uni-koeln.de/color/
-BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY, BLACK = (
-    "#0072B2",
-    "#E69F00",
-    "#009E73",
-    "#D55E00",
-    "#CC79A7",
-    "#56B4E9",
-    "#000000",
-)
-PALETTE = (BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY, BLACK)
+PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
+BLUE, ORANGE, GREEN, VERMILLION, _, SKY, BLACK = PALETTE
 GRAY, PALE = "#8A8A8A", "#EDEDED"
 STYLES = ("-", "--", ":", "-.")  # for more curves than colors
 SETTINGS: Any = {
@@ -170,19 +162,11 @@ def _as_shares(axes: Axes) -> None:
 def _draw_times(axes: Axes, rounds: Sequence[RoundRecord]) -> None:
     took = [(one.round_s or 0.0) * 1000 for one in rounds]
     median = float(np.median(took))
+    width = min(10.0, max(0.5, 260.0 / (rounds[-1].round - rounds[0].round + 2)))  # in points: bars do not touch
     for why, color in (("complete", SKY), ("deadline", VERMILLION)):
-        some = [
-            (one.round, ms)
-            for one, ms in zip(rounds, took, strict=True)
-            if (one.why == "complete") == (why == "complete")
-        ]
-        if some:
-            axes.vlines(
-                *zip(*[(number, 0, ms) for number, ms in some], strict=True),
-                color=color,
-                linewidth=_bar(rounds),
-                label=why,
-            )
+        bars = [(one.round, 0, ms) for one, ms in zip(rounds, took, strict=True) if one.why == why]
+        if bars:
+            axes.vlines(*zip(*bars, strict=True), color=color, linewidth=width, label=why)
     axes.axhline(median, color=BLACK, linewidth=0.8, linestyle="--", label=f"median {median:.1f} ms")
     if median > 0 and max(took) > LOG_FROM * median:
         axes.set_yscale("log")
@@ -190,11 +174,6 @@ def _draw_times(axes: Axes, rounds: Sequence[RoundRecord]) -> None:
         axes.set_ylim(bottom=0)
     axes.set(title="Round time", ylabel="ms")
     _legend_above(axes)
-
-
-def _bar(rounds: Sequence[RoundRecord]) -> float:
-    """Return the width of a bar in points, so that bars do not touch."""
-    return min(10.0, max(0.5, 260.0 / (rounds[-1].round - rounds[0].round + 2)))
 
 
 def _draw_participation(figure: Figure, axes: Axes, run_state: RunState) -> None:
@@ -253,11 +232,9 @@ def _draw_surface(figure: Figure, axes: Axes, number: int, trained: TrainedModel
     network = trained.network()
     if network.output == "softmax" and network.outputs > 2:
         classes = trained.predict(rows).reshape(GRID, GRID)
-        palette = ListedColormap([PALETTE[one % len(PALETTE)] for one in range(network.outputs)])
-        axes.imshow(classes, cmap=palette, vmin=-0.5, vmax=network.outputs - 0.5, alpha=0.75, **look)
-        handles = [
-            Patch(color=PALETTE[one % len(PALETTE)], alpha=0.75, label=f"class {one}") for one in range(network.outputs)
-        ]
+        colors = [PALETTE[one % len(PALETTE)] for one in range(network.outputs)]
+        axes.imshow(classes, cmap=ListedColormap(colors), vmin=-0.5, vmax=network.outputs - 0.5, alpha=0.75, **look)
+        handles = [Patch(color=color, alpha=0.75, label=f"class {one}") for one, color in enumerate(colors)]
         axes.legend(handles=handles, loc="center left", bbox_to_anchor=(1.02, 0.5))
     else:
         softmax = network.output == "softmax"

@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from fedmq.models.code import Code, Model
@@ -18,6 +20,8 @@ from fedmq.observe.run_state import WORKS_KEPT_MAX, RoundRecord, RunState, drawa
 DIGITS = 6  # significant digits of a figure; times are in milliseconds
 
 Values = dict[str, Any]
+_AS_IN_STATE = ("run", "term", "task", "algorithm", "robust", "seed", "metric", "target", "rounds_max", "min_trainers")
+_COUNTS = ("paused", "waiting", "results", "late", "resent", "checkpoint", "present")
 _BEST = ("value", "coverage", "fitness", "fitness_mean", "fitness_worst", "diversity")
 _GOOD = (events.TrainerJoined, events.TrainerReadmitted, events.RunResumed)
 _WARNINGS = (
@@ -41,44 +45,24 @@ class Origin(NamedTuple):
 
 def head_values(run_state: RunState, origin: Origin, now: float) -> Values:
     """Return the single figures of a run. `now`, here and below, is by the clock of its aggregator."""
-    newest, connected = run_state.newest, origin.connected
+    newest, best, end, connected = run_state.newest, run_state.best, run_state.finished, origin.connected
     left_s = run_state.left_s(now, connected=connected)
     return {
-        "run": run_state.run,
-        "term": run_state.term,
-        "task": run_state.task,
-        "algorithm": run_state.algorithm,
-        "robust": run_state.robust,
-        "seed": run_state.seed,
-        "metric": run_state.metric,
-        "target": run_state.target,
-        "rounds_max": run_state.rounds_max,
-        "min_trainers": run_state.min_trainers,
+        **{name: getattr(run_state, name) for name in (*_AS_IN_STATE, *_COUNTS)},
         "model": _model_text(run_state.model),
         "drawable": run_state.model is not None and drawable(run_state.model),
-        "started_at": _time(run_state.started_at),
-        "progress_at": _time(run_state.progress_at),
-        "event_at": _time(run_state.event_at),
-        "paused": run_state.paused,
-        "waiting": run_state.waiting,
-        "finished": None
-        if run_state.finished is None
-        else {name: getattr(run_state.finished, name) for name in ("solved", "rounds", "value", "why")},
+        **{name: _time(getattr(run_state, name)) for name in ("started_at", "progress_at", "event_at")},
+        "finished": end and {name: getattr(end, name) for name in ("solved", "rounds", "value", "why")},
         "connected": connected,
         "state": run_state.status_text(now, connected=connected),
         "condition": run_state.condition(now, connected=connected),
         "source": origin.source,
         "folder": origin.folder,
         "round": 0 if newest is None else newest.round,
-        "open": newest is not None and newest.closed_at is None and run_state.finished is None,
-        "results": run_state.results,
-        "late": run_state.late,
-        "resent": run_state.resent,
+        "open": newest is not None and newest.closed_at is None and end is None,
         "rejections": dict(run_state.rejections),
-        "checkpoint": run_state.checkpoint,
-        "present": run_state.present,
         "left_s": None if left_s is None else _figure(left_s),
-        "best": None if run_state.best is None else {name: _figure(getattr(run_state.best, name)) for name in _BEST},
+        "best": best and {name: _figure(getattr(best, name)) for name in _BEST},
     }
 
 
@@ -86,14 +70,8 @@ def list_row(run_state: RunState, origin: Origin, now: float) -> Values:
     """Return the row of a run in the list of runs."""
     head = head_values(run_state, origin, now)
     kept = ("run", "task", "algorithm", "state", "condition", "connected", "source", "round", "rounds_max", "metric")
-    best = head["best"]
-    return {
-        **{name: head[name] for name in kept},
-        "value": None if best is None else best["value"],
-        "trainers": head["present"],
-        "started_at": head["started_at"],
-        "event_at": head["event_at"],
-    }
+    shown = {name: head[name] for name in (*kept, "started_at", "event_at")}
+    return {**shown, "value": head["best"] and head["best"]["value"], "trainers": head["present"]}
 
 
 def table_values(run_state: RunState, since: int | None) -> dict[str, Values]:
@@ -166,44 +144,38 @@ def _level(event: events.AnyEvent) -> str:
 
 
 def _plain(*names: str) -> dict[str, Callable[[Any], Any]]:
-    def reader(name: str) -> Callable[[Any], Any]:
-        return lambda row: getattr(row, name)
-
-    return {name: reader(name) for name in names}
+    return {name: attrgetter(name) for name in names}
 
 
-def _rounded(how: Callable[[float], float], names: Iterable[str]) -> dict[str, Callable[[Any], Any]]:
-    def reader(name: str) -> Callable[[Any], Any]:
-        def read(row: Any) -> float | None:
-            value: float | None = getattr(row, name)
-            return None if value is None else how(value)
+def _rounded(how: Callable[[float], float], *names: str) -> dict[str, Callable[[Any], Any]]:
+    def read(name: str, row: Any) -> float | None:
+        value: float | None = getattr(row, name)
+        return None if value is None else how(value)
 
-        return read
-
-    return {name: reader(name) for name in names}
+    return {name: partial(read, name) for name in names}
 
 
-def _of_best(name: str) -> Callable[[RoundRecord], float | None]:
-    return lambda row: None if row.best is None else _figure(getattr(row.best, name))
+def _of_best(name: str, row: RoundRecord) -> float | None:
+    return None if row.best is None else _figure(getattr(row.best, name))
 
 
 _COLUMNS: dict[str, dict[str, Callable[[Any], Any]]] = {
     "rounds": {
         **_plain("round", "why", "invited", "results", "late", "rejected", "present", "bytes_up", "bytes_down"),
-        **_rounded(_time, ("published_at", "closed_at")),
-        **_rounded(_figure, ("round_s",)),
-        **{name: _of_best(name) for name in _BEST},
+        **_rounded(_time, "published_at", "closed_at"),
+        **_rounded(_figure, "round_s"),
+        **{name: partial(_of_best, name) for name in _BEST},
     },
     "trainers": {
         **_plain("name", "presence", "barred", "num_examples", "results", "late", "rejected", "resent"),
         **_plain("memory", "version", "labels", "fingerprint"),
-        **_rounded(_time, ("joined_at", "seen_at")),
-        **_rounded(_figure, ("train_s", "round_trip_s", "cpu")),
+        **_rounded(_time, "joined_at", "seen_at"),
+        **_rounded(_figure, "train_s", "round_trip_s", "cpu"),
     },
     "works": {
         **_plain("round", "trainer", "staleness"),
-        **_rounded(_time, ("began_at", "ended_at")),
-        **_rounded(_figure, ("train_s",)),
+        **_rounded(_time, "began_at", "ended_at"),
+        **_rounded(_figure, "train_s"),
     },
     "bests": _plain("round"),
     "feed": {

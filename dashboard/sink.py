@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from fedmq.cli.options import broker_option, check_name, one_thread_for_arrays, option, service_options
+from fedmq.cli.options import (
+    FOLDER,
+    broker_option,
+    check_name,
+    one_thread_for_arrays,
+    option,
+    require,
+    service_options,
+    together,
+)
 from fedmq.errors import BadConfiguration
 from fedmq.runtime.run_folder import RUNS
 
@@ -18,7 +26,14 @@ if TYPE_CHECKING:
     from fedmq.dashboard.sinks.runner import Sink
     from fedmq.observe.run_state import RunState
 
-Command = TypeVar("Command", bound=Callable[..., None])
+sink_options = together(
+    option("--run", callback=check_name, metavar="RUN", help="Only this run, until it is over. [default: all]"),
+    option(
+        "--runs", type=FOLDER, default=RUNS, metavar="DIR", help="Folder of runs, for the reports of finished runs."
+    ),
+    broker_option,
+    service_options,
+)
 
 
 @click.group()
@@ -35,29 +50,12 @@ def sink() -> None:
     """
 
 
-def sink_options(command: Command) -> Command:
-    """Add --run, --runs, and the options of all observers."""
-    one = option("--run", callback=check_name, metavar="RUN", help="Only this run, until it is over. [default: all]")
-    folder = option(
-        "--runs",
-        type=click.Path(path_type=Path, file_okay=False),
-        default=RUNS,
-        metavar="DIR",
-        help="Folder of runs, from which the sink reads the report of a finished run.",
-    )
-    return one(folder(broker_option(service_options(command))))
-
-
 @sink.command()
 @option(
-    "--out",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=Path("tb"),
-    metavar="DIR",
-    help="Log directory of TensorBoard; each run gets a folder in it.",
+    "--out", type=FOLDER, default=Path("tb"), metavar="DIR", help="Log directory of TensorBoard, a folder for a run."
 )
 @sink_options
-def tensorboard(out: Path, run: str | None, runs: Path, broker: str | None, keys: Path | None) -> None:
+def tensorboard(out: Path, **options: Any) -> None:
     """Write event files for TensorBoard.
 
     \b
@@ -65,18 +63,18 @@ def tensorboard(out: Path, run: str | None, runs: Path, broker: str | None, keys
       fedmq sink tensorboard --out tb
       fedmq sink tensorboard --out tb --run xor-7 --keys wall
     """
-    _need("tensorboardX", "tensorboard")
+    require("tensorboardX", "tensorboard")
     one_thread_for_arrays()
     from fedmq.dashboard.sinks.tensorboard import event_files
 
-    _serve(event_files(out), run, runs, broker, keys)
+    _serve(event_files(out), **options)
 
 
 @sink.command()
 @option("--to", metavar="URI", help="The tracking server. [default: $MLFLOW_TRACKING_URI]")
 @option("--experiment", "name", default="fedmq", metavar="NAME", help="Experiment of the runs.")
 @sink_options
-def mlflow(to: str | None, name: str, run: str | None, runs: Path, broker: str | None, keys: Path | None) -> None:
+def mlflow(to: str | None, name: str, **options: Any) -> None:
     """Log to an MLflow tracking server.
 
     A restarted sink continues the runs that it logged before.
@@ -86,19 +84,14 @@ def mlflow(to: str | None, name: str, run: str | None, runs: Path, broker: str |
       fedmq sink mlflow --to http://127.0.0.1:5000
       fedmq sink mlflow --to http://127.0.0.1:5000 --experiment clinics --run xor-7
     """
-    _need("mlflow", "mlflow")
+    require("mlflow", "mlflow")
     uri = to or os.environ.get("MLFLOW_TRACKING_URI")
     if not uri:
         raise BadConfiguration("expected --to URI, or $MLFLOW_TRACKING_URI, got neither; such as http://127.0.0.1:5000")
     one_thread_for_arrays()
     from fedmq.dashboard.sinks.mlflow import experiment
 
-    _serve(experiment(uri, name), run, runs, broker, keys)
-
-
-def _need(module: str, extra: str) -> None:
-    if find_spec(module) is None:
-        raise BadConfiguration(f"expected {module} to be installed: pip install 'fedmq[{extra}]'")
+    _serve(experiment(uri, name), **options)
 
 
 def _serve(

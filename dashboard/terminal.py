@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,7 +13,8 @@ from fedmq.cli.options import edge_options, log_options, one_thread_for_arrays, 
 from fedmq.errors import BadConfiguration, Unreachable
 
 if TYPE_CHECKING:
-    from fedmq.dashboard.live_runs import WatchedRun
+    from fedmq.dashboard.live_runs import LiveRuns
+    from fedmq.dashboard.run_folder_follower import RunFolderFollower
     from fedmq.dashboard.terminal_output import WatchOutput
     from fedmq.observe.terminal_view import ObservedRun
     from fedmq.runtime.clock import Clock
@@ -54,7 +55,7 @@ def watch(
 
     clock = SystemClock()
     once = once or not (as_json or sys.stdout.isatty())
-    source: RunSource
+    source: LiveRuns | RunFolderFollower
     link: Waitable
     close: Callable[[], None]
     look_s = LOOK_S
@@ -76,24 +77,6 @@ def watch(
         close()
 
 
-class RunSource(Protocol):
-    """The source of run states: a broker, or a folder."""
-
-    @property
-    def runs(self) -> Mapping[str, WatchedRun]:
-        """The runs by name."""
-        ...
-
-    @property
-    def connected(self) -> bool:
-        """Whether the source is connected."""
-        ...
-
-    def step(self) -> None:
-        """Receive the changes since the last step."""
-        ...
-
-
 class Watcher:
     """Shows the runs of `source` until the named run is over; see `loop.Service`.
 
@@ -102,7 +85,7 @@ class Watcher:
 
     def __init__(
         self,
-        source: RunSource,
+        source: LiveRuns | RunFolderFollower,
         output: WatchOutput,
         *,
         clock: Clock,

@@ -2,36 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from typing import Any
 
 import click
-import msgspec
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
+from fedmq.cli.options import echo_json
 from fedmq.observe.terminal_view import ObservedRun, render_list, render_run
 
 PIPED_COLUMNS, PIPED_LINES = 100, 40  # without a terminal
+SETTINGS = ("task", "algorithm", "robust", "seed", "term", "rounds_max", "metric", "target")
+FIGURES = ("best", "present", "results", "late", "resent", "rejections")
 
 
-class WatchOutput(Protocol):
+class WatchOutput(ABC):
     """Shows runs. `note` names a problem of their source, "" if there is none."""
 
+    _problem = ""
+
+    @abstractmethod
     def show(self, runs: list[ObservedRun], note: str) -> None:
         """Show these runs as they are now."""
-        ...
 
     def show_problem(self, note: str) -> None:
-        """Show that there are no runs to show yet."""
-        ...
+        """Report that there are no runs to show yet: print each problem once to stderr."""
+        if note and note != self._problem:
+            click.echo(f"fedmq: {note}", err=True)
+        self._problem = note
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - most outputs have nothing to end
         """End the output."""
-        ...
 
 
-class ScreenOutput:
+class ScreenOutput(WatchOutput):
     """The whole terminal, redrawn in place; the last view stays when it closes."""
 
     def __init__(self, console: Console) -> None:
@@ -52,31 +58,22 @@ class ScreenOutput:
         self._console.print(render(*self._last, self._console.width, self._console.height - 2))
 
 
-class SingleOutput:
-    """One view, on a terminal or not; each problem is printed once to stderr."""
+class SingleOutput(WatchOutput):
+    """One view, on a terminal or not."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._problem = ""
 
     def show(self, runs: list[ObservedRun], note: str) -> None:
         height = self._console.height if self._console.is_terminal else PIPED_LINES
         self._console.print(render(runs, note, self._console.width, height - 1))
 
-    def show_problem(self, note: str) -> None:
-        if note != self._problem:
-            click.echo(f"fedmq: {note}", err=True)
-        self._problem = note
 
-    def close(self) -> None: ...
-
-
-class JsonOutput:
+class JsonOutput(WatchOutput):
     """A JSON object a line for each run that changed; the passing of time alone is no change."""
 
     def __init__(self) -> None:
         self._before: dict[str, tuple[int, int, str]] = {}
-        self._problem = ""
 
     def show(self, runs: list[ObservedRun], note: str) -> None:
         self.show_problem(note)
@@ -85,14 +82,7 @@ class JsonOutput:
             now = (state.term, state.seq, run.condition)
             if self._before.get(state.run) != now:
                 self._before[state.run] = now
-                click.echo(msgspec.json.encode(summary_of(run)).decode())
-
-    def show_problem(self, note: str) -> None:
-        if note and note != self._problem:
-            click.echo(f"fedmq: {note}", err=True)
-        self._problem = note
-
-    def close(self) -> None: ...
+                echo_json(summary_of(run))
 
 
 def output_for(*, once: bool, as_json: bool) -> WatchOutput:
@@ -121,22 +111,10 @@ def summary_of(run: ObservedRun) -> dict[str, Any]:
         "at": run.now,
         "run": state.run,
         "state": run.status_text,
-        "task": state.task,
-        "algorithm": state.algorithm,
-        "robust": state.robust,
-        "seed": state.seed,
-        "term": state.term,
+        **{name: getattr(state, name) for name in SETTINGS},
         "round": state.newest.round if state.newest else 0,
-        "rounds_max": state.rounds_max,
         "left_s": run.left_s,
         "idle_s": run.idle_s,
-        "metric": state.metric,
-        "target": state.target,
-        "best": state.best,
-        "present": state.present,
-        "results": state.results,
-        "late": state.late,
-        "resent": state.resent,
-        "rejections": state.rejections,
+        **{name: getattr(state, name) for name in FIGURES},
         "trainers": list(state.trainers.values()),
     }

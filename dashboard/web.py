@@ -62,8 +62,8 @@ class WebApp:
             Route("/api/stream", self._stream),
             Route(f"{run}/stream", self._stream),
             Route(f"{run}/surface", self._surface),
-            Route(f"{run}/export.csv", self._export_csv),
-            Route(f"{run}/export.json", self._export_json),
+            Route(f"{run}/export.csv", self._export),
+            Route(f"{run}/export.json", self._export),
         ]
         if self._controls is not None:
             routes.append(Route(f"{run}/control", self._control, methods=["POST"]))
@@ -104,15 +104,11 @@ class WebApp:
             self._surfaces.popitem(last=False)
         return _json(surface)
 
-    async def _export_json(self, request: Request) -> Response:
-        run = _run(request)
-        data = await self._compute(lambda: _or_missing(self._catalog.values(run), run, msgspec.json.encode))
-        return _file(data, "application/json", f"{run}.json")
-
-    async def _export_csv(self, request: Request) -> Response:
-        run = _run(request)
-        data = await self._compute(lambda: _or_missing(self._catalog.values(run), run, _rounds_csv))
-        return _file(data, "text/csv", f"{run}.csv")
+    async def _export(self, request: Request) -> Response:
+        run, is_csv = _run(request), request.url.path.endswith(".csv")
+        encode, kind = (_rounds_csv, "csv") if is_csv else (msgspec.json.encode, "json")
+        data = await self._compute(lambda: _or_missing(self._catalog.values(run), run, encode))
+        return _file(data, "text/csv" if is_csv else "application/json", f"{run}.{kind}")
 
     async def _control(self, request: Request) -> Response:
         assert self._controls is not None

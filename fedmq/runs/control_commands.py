@@ -62,7 +62,7 @@ COMMANDS: dict[Action, ControlCommand] = {
         "{trainer} takes part in {run} again",
     ),
 }
-OF_A_TRAINER: tuple[Action, ...] = ("drain", "ban", "readmit")
+TRAINER_ACTIONS: tuple[Action, ...] = ("drain", "ban", "readmit")
 
 
 def control_command(action: Action) -> click.Command:
@@ -75,7 +75,7 @@ def control_command(action: Action) -> click.Command:
 
     command = broker_option(control)
     trainer = ""
-    if action in OF_A_TRAINER:
+    if action in TRAINER_ACTIONS:
         command, trainer = click.argument("trainer", callback=check_name)(command), " alice"
     example = f"\b\nExamples:\n  fedmq runs {action} xor-20260101-120000-ab12{trainer}"
     paragraphs = [text, more, example] if more else [text, example]
