@@ -56,6 +56,7 @@ from fedmq.transport.zeromq import AggregatorSockets
 
 RATIO_MAX = 2.0
 WARM_UP = 20
+JOIN_S_MAX = 30.0  # until the first round
 START_S = 1.5  # start-up time of a flood
 SPAWN = multiprocessing.get_context("spawn")
 TRAINERS = ("alice", "bob")
@@ -174,7 +175,7 @@ def make_federation(folder: Path) -> Place:
 
 
 def play(place: Place, aggregator: Credentials, seconds: float, name: str) -> list[float]:
-    """Execute rounds for some seconds; return the seconds of each round."""
+    """Execute rounds for some seconds after the first; return the seconds of each round."""
     clock, store = SystemClock(), Store(":memory:")
     store.begin(run_config(name, algorithm=Idle.name, rounds_max=10**6, min_trainers=len(TRAINERS), quorum=1.0))
     published: list[float] = []
@@ -186,9 +187,12 @@ def play(place: Place, aggregator: Credentials, seconds: float, name: str) -> li
     link = AggregatorSockets(place.address, name, aggregator)
     signing = AggregatorSigning(aggregator, Members(place.folder))
     service = Aggregator(link, store, Idle(), clock=clock, watch=watch, broker=place.address, signing=signing)
-    stop_at = clock.now() + seconds
+    stop_at = clock.now() + JOIN_S_MAX
     while clock.now() < stop_at:
+        started = bool(published)
         service.step()
+        if published and not started:
+            stop_at = clock.now() + seconds
         link.wait(min(1.0, max(0.0, (service.wake_at or 0.0) - clock.now())))
     link.close()
     store.close()
