@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import NamedTuple
 
+import numpy as np
 from rich.text import Text
 
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -54,12 +55,9 @@ def _stretched(values: Sequence[float], count: int) -> list[float]:
     """Interpolate `values` linearly to `count` values; fewer than two stay as they are."""
     if len(values) < 2:
         return list(values)
-    found = []
-    for index in range(count):
-        place = index * (len(values) - 1) / (count - 1)
-        left = min(int(place), len(values) - 2)
-        found.append(values[left] + (values[left + 1] - values[left]) * (place - left))
-    return found
+    places = np.arange(count) * (len(values) - 1) / (count - 1)
+    stretched: list[float] = np.interp(places, np.arange(len(values)), values).tolist()
+    return stretched
 
 
 def _from_to(before: int | None, row: int) -> range:

@@ -4,10 +4,24 @@ from __future__ import annotations
 
 from fedmq.observe import events
 
+LINES: dict[type, str] = {
+    events.TrainerJoined: "trainer {0.trainer} joined ({0.num_examples} rows)",
+    events.TrainerSuspected: "trainer {0.trainer} missed a deadline",
+    events.TrainerBarred: "trainer {0.trainer} was {0.how}",
+    events.TrainerReadmitted: "trainer {0.trainer} was readmitted",
+    events.ResultResent: "trainer {0.trainer} sent its result of round {0.round} again",
+    events.RunStarted: "run {0.config.run} continues at round {0.round}",
+    events.Waiting: "waiting for trainers ({0.present} of {0.needed})",
+    events.RunPaused: "paused; continue with fedmq runs resume",
+    events.RunResumed: "resumed",
+    events.CheckpointKept: "the state after round {0.round} is on disk",
+    events.RunFinished: "the run is over after {0.rounds} rounds: {0.verdict}",
+}
+
 
 def event_line(event: events.AnyEvent, metric: str) -> str | None:
     """Return one line about `event`, safe to print on a terminal, or None if the event is not worth a line."""
-    line = _of_trainer(event) or _of_run(event, metric)
+    line = _line(event, metric)
     return None if line is None else printable(line)
 
 
@@ -28,49 +42,22 @@ def value_text(value: float, metric: str) -> str:
     return f"{value:.1%}".replace(".0%", "%") if metric == "accuracy" else f"{value:.5g}"
 
 
-def _of_trainer(event: events.AnyEvent) -> str | None:
+def _line(event: events.AnyEvent, metric: str) -> str | None:
     match event:
-        case events.TrainerJoined():
-            return f"trainer {event.trainer} joined ({event.num_examples} rows)"
-        case events.TrainerSuspected():
-            return f"trainer {event.trainer} missed a deadline"
         case events.TrainerLeft():
             return f"trainer {event.trainer} {'left' if event.goodbye else 'disconnected'}"
-        case events.TrainerBarred():
-            return f"trainer {event.trainer} was {event.how}"
-        case events.TrainerReadmitted():
-            return f"trainer {event.trainer} was readmitted"
-        case events.ResultResent():
-            return f"trainer {event.trainer} sent its result of round {event.round} again"
         case events.ResultRejected():
             return f"rejected from {event.trainer or 'an unknown sender'}: {event.reason}: {event.detail}"
-        case _:
-            return None
-
-
-def _of_run(event: events.AnyEvent, metric: str) -> str | None:
-    match event:
         case events.RunStarted(config=config, again=False):
             return f"run {config.run}: task {config.task.name}, algorithm {config.algorithm}, seed {config.seed}"
-        case events.RunStarted():
-            return f"run {event.config.run} continues at round {event.round}"
-        case events.Waiting():
-            return f"waiting for trainers ({event.present} of {event.needed})"
         case events.Stalled():
             missing = f"; missing: {', '.join(event.missing)}" if event.missing else ""
             return f"no result for {event.seconds:.0f} s{missing}"
-        case events.RunPaused():
-            return "paused; continue with fedmq runs resume"
-        case events.RunResumed():
-            return "resumed"
-        case events.CheckpointKept():
-            return f"the state after round {event.round} is on disk"
-        case events.RunFinished():
-            return f"the run is over after {event.rounds} rounds: {event.verdict}"
         case events.RoundClosed():
             return _of_round(event, metric)
         case _:
-            return None
+            text = LINES.get(type(event))
+            return None if text is None else text.format(event)
 
 
 def _of_round(event: events.RoundClosed, metric: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 from itertools import pairwise
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 from msgspec import Meta
@@ -389,23 +389,7 @@ def drawable(model: Model) -> bool:
 
 _NOT_IN_FEED = (events.RoundPublished, events.ResultAccepted, events.BestChanged)  # too many; other lists hold them
 _FREQUENT = (events.RoundClosed, events.CheckpointKept)
+# The tag of an event names the method that applies it: `_round_closed` for "round-closed".
 _APPLY: dict[type, Any] = {
-    events.RunStarted: RunState._run_started,
-    events.RoundPublished: RunState._round_published,
-    events.RoundClosed: RunState._round_closed,
-    events.TrainerJoined: RunState._trainer_joined,
-    events.TrainerSuspected: RunState._trainer_suspected,
-    events.TrainerLeft: RunState._trainer_left,
-    events.TrainerBarred: RunState._trainer_barred,
-    events.TrainerReadmitted: RunState._trainer_readmitted,
-    events.ResultAccepted: RunState._result_accepted,
-    events.ResultResent: RunState._result_resent,
-    events.ResultRejected: RunState._result_rejected,
-    events.BestChanged: RunState._best_changed,
-    events.CheckpointKept: RunState._checkpoint_kept,
-    events.Stalled: RunState._stalled,
-    events.Waiting: RunState._waiting,
-    events.RunPaused: RunState._run_paused,
-    events.RunResumed: RunState._run_resumed,
-    events.RunFinished: RunState._run_finished,
+    kind: getattr(RunState, f"_{kind.__struct_config__.tag.replace('-', '_')}") for kind in get_args(events.AnyEvent)
 }
