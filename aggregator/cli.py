@@ -123,7 +123,7 @@ def algorithm_options(command: Command) -> Command:
     "--seed",
     type=click.IntRange(0, 2**53),
     metavar="S",
-    help="Every random draw comes from it. [default: drawn, and told]",
+    help="Every random draw comes from it. [default: drawn, and printed]",
 )
 @option("--out", type=click.Path(path_type=Path), metavar="DIR", help="The run's folder. [default: runs/<run>]")
 @option("--run", callback=check_name, hidden=True, help="The run's name, for who has chosen it already.")

@@ -35,8 +35,8 @@ SETTINGS = ("task", "algorithm", "robust", "seed", "rounds_max")  # the other ro
 def plot(run: str, output: Path | None, number: int | None, inputs: tuple[float, float]) -> None:
     """Draw RUN (a folder, or a name below runs), live or finished, as one figure.
 
-    It shows the fitness, the metric and the time of each round, the work of each trainer, and the decision surface of
-    a model with two inputs. Needs matplotlib: pip install 'fedmq[plot]'.
+    It shows fitness, metric and time by round, the work of each trainer, and the decision surface of a model with two
+    inputs. Needs matplotlib: pip install 'fedmq[plot]'.
 
     \b
     Examples:

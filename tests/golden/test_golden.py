@@ -30,7 +30,7 @@ PLACEHOLDERS = {
     r"\b\d+(\.\d+)? (s|ms)\b": r"<duration>",
     r"\b\d+ (bytes|late|sent again)\b": r"<n> \1",
 }
-VARYING_LINES = re.compile(r"waiting for trainers \(1 of 2\)")
+VARYING_LINES = re.compile(r"waiting for trainers \(1 of 2\)|trainer \w+ sent its result of round \d+ again")
 
 
 def run(command: str, folder: Path) -> str:
