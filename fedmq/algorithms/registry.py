@@ -108,13 +108,13 @@ def decode_query(raw: msgspec.Raw | bytes) -> tuple[Query, Learner]:
     """
     try:
         kind = msgspec.msgpack.decode(raw, type=_Kind).kind
-    except msgspec.MsgspecError as error:
-        raise QueryRefused(f"expected a query with a kind, got {one_line(error)}") from error
+    except Exception as error:  # not only msgspec's: text that is not UTF-8, nesting that is too deep
+        raise QueryRefused(f"expected a query with a kind, got {one_line(error)[:200]}") from error
     learner = find_learner(kind)
     try:
         return msgspec.msgpack.decode(raw, type=learner.query), learner
-    except (msgspec.MsgspecError, BadConfiguration) as error:
-        raise QueryRefused(f"{kind}: {one_line(error)}") from error
+    except Exception as error:
+        raise QueryRefused(f"{kind}: {one_line(error)[:200]}") from error
 
 
 def _algorithm_class(name: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fedmq import MLP, Task
 from fedmq.algorithms import registry
@@ -65,6 +68,30 @@ def test_unknown_or_malformed_query_is_refused(query: Any) -> None:
     with pytest.raises(QueryRefused) as refused:
         decode_query(msgspec.msgpack.encode(query))
     assert refused.value.reason == "query"
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"\xc1",
+        b"\x81\xa4kind\xa2\xff\xfe",
+        b"\x91" * 4000,
+        b"\x81\xa4kind" + b"\x91" * 4000,
+        b"\x82\xa4kind\xa6evolve\xa1x" + b"\x91" * 4000,
+    ],
+    ids=["empty", "reserved", "text", "nested", "nested kind", "nested field"],
+)
+def test_bytes_that_are_no_query_are_refused(raw: bytes) -> None:
+    with pytest.raises(QueryRefused):
+        decode_query(raw)
+
+
+@given(st.integers(0, 40), st.binary(max_size=4))
+def test_damaged_query_is_decoded_or_refused(place: int, damage: bytes) -> None:
+    raw = bytes(encode_query(Train(EvolutionLearner(spread=0.1))))
+    with contextlib.suppress(QueryRefused):
+        decode_query(raw[:place] + damage + raw[place + len(damage) :])
 
 
 def test_query_without_declarations_cannot_be_made() -> None:
