@@ -1,6 +1,6 @@
-"""Takes the pictures of the page: a run of two spirals over five trainers, in Debian's Chromium (`make pictures`).
+"""Takes the pictures of the page with Debian's Chromium: two spirals over five trainers (`make pictures`).
 
-Writes page.png, page-dark.png and page-phone.png beside this file.
+Writes page.png, page-dark.png and page-phone.png next to this file.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ PICTURES = {
 
 
 def take(browser: Browser, address: str, name: str) -> None:
-    """One picture, once the page has enough to show."""
+    """Take one picture once the page shows ROUNDS_MIN rounds."""
     page = browser.new_page(**PICTURES[name])
     page.goto(address)
     page.wait_for_function(
@@ -62,7 +62,7 @@ def take(browser: Browser, address: str, name: str) -> None:
 
 
 def main() -> None:
-    """Start the run, and take the pictures while it goes on."""
+    """Start the run, and take the pictures during it."""
     if not CHROMIUM.exists():
         sys.exit(MISSING)
     with tempfile.TemporaryDirectory() as name, Services(Path(name)) as services, chromium() as browser:
@@ -74,7 +74,7 @@ def main() -> None:
             more = ["--labels", label] if label else []
             services.start_trainer(trainer, f"spirals.py:{part}/{len(TRAINERS)}", *more)
         services.start("dashboard", "dashboard", "--port", "0")
-        until(lambda: "http://" in services.out("dashboard"), "the dashboard to say where it is")
+        until(lambda: "http://" in services.out("dashboard"), "the dashboard to print its address")
         address = next(word for word in services.out("dashboard").split() if word.startswith("http://"))
         for picture in PICTURES:
             take(browser, address, picture)

@@ -1,7 +1,4 @@
-"""Draws `terminal.svg`, what `fedmq watch` shows of a run, and `run.svg`, what `fedmq runs plot` makes of one.
-
-Run it: `make pictures`. Both are of real runs, which it makes first.
-"""
+"""Draws `terminal.svg`, the output of `fedmq watch`, and `run.svg`, the output of `fedmq runs plot` (`make pictures`)."""
 
 from __future__ import annotations
 
@@ -22,33 +19,33 @@ from fedmq.runtime.run_folder import EVENTS
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 COLUMNS, LINES = 104, 30
-ROUNDS = 21  # of the run that the terminal shows: it goes on
-FONTS = "'DejaVu Sans Mono', Menlo, Consolas, monospace"  # those of the reader's machine: nothing is fetched
+ROUNDS = 21  # closed rounds that the terminal shows
+FONTS = "'DejaVu Sans Mono', Menlo, Consolas, monospace"  # of the reader's machine: no font is fetched
 
 
 def fedmq(*arguments: str) -> None:
-    """Run `fedmq ARGUMENTS`; it must do what it is asked for."""
+    """Run `fedmq ARGUMENTS`; it must succeed."""
     subprocess.run([sys.executable, "-m", "fedmq", *arguments], cwd=ROOT, check=True)
 
 
 def draw_terminal(folder: Path) -> str:
-    """The panel of the run in `folder`, as it was after so many rounds, as SVG."""
-    view = RunState()
+    """Return the run_state of the run in `folder` after ROUNDS rounds, as SVG."""
+    run_state = RunState()
     with (folder / EVENTS).open("rb") as file:
         for line in file:
-            view = apply_line(view, line)
-            if b'"result-accepted"' in line and len(view.rounds) > ROUNDS:
+            run_state = apply_line(run_state, line)
+            if b'"result-accepted"' in line and len(run_state.rounds) > ROUNDS:
                 break
     console = Console(width=COLUMNS, record=True, file=io.StringIO(), force_terminal=True, color_system="truecolor")
-    console.print(render_run(ObservedRun(view, view.event_at, connected=True), COLUMNS, LINES))
-    drawn = console.export_svg(title=f"fedmq watch {view.run}", unique_id="fedmq")
-    drawn = drawn.replace("<svg ", '<svg xml:space="preserve" ', 1)  # else some readers drop the spaces before a word
+    console.print(render_run(ObservedRun(run_state, run_state.event_at, connected=True), COLUMNS, LINES))
+    drawn = console.export_svg(title=f"fedmq watch {run_state.run}", unique_id="fedmq")
+    drawn = drawn.replace("<svg ", '<svg xml:space="preserve" ', 1)  # some viewers drop leading spaces without it
     drawn = re.sub(r"@font-face \{.*?\}\n", "", drawn, flags=re.DOTALL)
     return re.sub(r"font-family: [^;]*;", f"font-family: {FONTS};", drawn)
 
 
 def main() -> None:
-    """Make the runs, then their pictures."""
+    """Run the demos, then draw their pictures."""
     with tempfile.TemporaryDirectory() as temporary:
         parity, flowers = Path(temporary, "parity4"), Path(temporary, "flowers")
         fedmq("demo", "--task", "parity4", "--trainers", "4", "--seed", "3", "--quiet", "--out", str(parity))
