@@ -14,7 +14,7 @@ from fedmq.errors import BadConfiguration, Unreachable
 
 if TYPE_CHECKING:
     from fedmq.dashboard.live_runs import LiveRuns
-    from fedmq.dashboard.run_folder_follower import RunFolderFollower
+    from fedmq.dashboard.run_folders import RunFolderFollower
     from fedmq.dashboard.terminal_output import WatchOutput
     from fedmq.observe.terminal_view import ObservedRun
     from fedmq.runtime.clock import Clock
@@ -48,7 +48,7 @@ def watch(
     """
     one_thread_for_arrays()
     from fedmq.dashboard.live_runs import open_live_runs
-    from fedmq.dashboard.run_folder_follower import PollWait, RunFolderFollower
+    from fedmq.dashboard.run_folders import PollWait, RunFolderFollower
     from fedmq.dashboard.terminal_output import output_for
     from fedmq.runtime.clock import SystemClock
     from fedmq.runtime.loop import Waitable, serve

@@ -104,11 +104,9 @@ def _identity(arguments: list[str]) -> dict[str, str]:
 
 def _show(name: str) -> dict[str, str]:
     """Return the state of the unit of a trainer."""
-    keys = "ActiveState,Description,WorkingDirectory,ExecMainStatus,ExecMainPID"
-    lines = _systemctl("show", f"--property={keys}", unit_of(name)).stdout.splitlines()
-    return dict.fromkeys(keys.split(","), "") | {
-        key: value for key, _, value in (line.partition("=") for line in lines)
-    }
+    state = dict.fromkeys(("ActiveState", "Description", "WorkingDirectory", "ExecMainStatus", "ExecMainPID"), "")
+    lines = _systemctl("show", f"--property={','.join(state)}", unit_of(name)).stdout.splitlines()
+    return state | {key: value for key, _, value in (line.partition("=") for line in lines)}
 
 
 def _failure(name: str, errors: str) -> StartResult:

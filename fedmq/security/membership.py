@@ -6,6 +6,7 @@ A broker that runs with this folder applies changes within REFRESH_S.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -153,9 +154,7 @@ def accept_request(folder: Path, wanted: str, now: float) -> PublicIdentity:
         BadConfiguration: `wanted` does not match exactly one request, or matches a member, or the name is taken.
     """
     membership = read_membership(folder, now)
-    if not matching(wanted, membership.requests) and (found := matching(wanted, membership.members)):
-        raise BadConfiguration(f"expected a request, got {name_and_fingerprint(found[0])}, a member; see fedmq keys ls")
-    public = _only(wanted, membership.requests, "request")
+    public = _only(wanted, membership.requests, "request", membership.members, "member")
     if any(one.name == public.name for one in membership.members):
         raise BadConfiguration(
             f"expected a new name, got {name_and_fingerprint(public)}, the name of a member: fedmq keys revoke the "
@@ -183,11 +182,7 @@ def revoke_member(folder: Path, wanted: str, now: float) -> PublicIdentity:
         BadConfiguration: `wanted` does not match exactly one member, or matches a revoked key.
     """
     membership = read_membership(folder, now)
-    if not matching(wanted, membership.members) and (found := matching(wanted, membership.revoked)):
-        raise BadConfiguration(
-            f"expected a member, got {name_and_fingerprint(found[0])}, a revoked key; see fedmq keys ls"
-        )
-    public = _only(wanted, membership.members, "member")
+    public = _only(wanted, membership.members, "member", membership.revoked, "revoked key")
     move_public(folder, public, MEMBERS, REVOKED)
     return public
 
@@ -212,7 +207,7 @@ def renew_key(folder: Path, role: str) -> PublicIdentity:
     return new.public
 
 
-def matching(wanted: str, among: list[PublicIdentity]) -> list[PublicIdentity]:
+def matching(wanted: str, among: Sequence[PublicIdentity]) -> list[PublicIdentity]:
     """Return the identities with this name, fingerprint, or prefix of it; dashes and capitals do not matter."""
     letters = wanted.replace("-", "").lower()
     is_prefix = len(letters) >= PREFIX_CHARACTERS_MIN
@@ -228,10 +223,15 @@ def name_and_fingerprint(public: PublicIdentity) -> str:
     return f"{public.name} ({public.fingerprint})"
 
 
-def _only(wanted: str, among: list[PublicIdentity], kind: str) -> PublicIdentity:
+def _only(
+    wanted: str, among: list[PublicIdentity], kind: str, others: Sequence[PublicIdentity] = (), other_kind: str = ""
+) -> PublicIdentity:
     found = matching(wanted, among)
     if len(found) == 1:
         return found[0]
+    if not found and (other := matching(wanted, others)):
+        got = name_and_fingerprint(other[0])
+        raise BadConfiguration(f"expected a {kind}, got {got}, a {other_kind}; see fedmq keys ls")
     listed = ", ".join(map(name_and_fingerprint, found or among)) or "none"
     if found:
         raise BadConfiguration(

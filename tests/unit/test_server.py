@@ -16,10 +16,9 @@ from uvicorn.server import ServerState
 
 from fedmq.dashboard import cli
 from fedmq.dashboard.cli import dashboard
-from fedmq.dashboard.connection import REQUEST_S, TimedProtocol
 from fedmq.dashboard.controls import Controls
 from fedmq.dashboard.run_catalog import RunCatalog
-from fedmq.dashboard.server import CONNECTIONS_MAX, DashboardServer, _config
+from fedmq.dashboard.server import CONNECTIONS_MAX, REQUEST_S, DashboardServer, TimedProtocol, _config
 from fedmq.dashboard.server_sent_events import PageStreams
 from fedmq.errors import BadConfiguration
 from fedmq.security import membership

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from fedmq.dashboard.live_runs import WatchedRun
-from fedmq.dashboard.run_folder_follower import RunFolderFollower
+from fedmq.dashboard.run_folders import RunFolderFollower
 from fedmq.dashboard.terminal import LOOK_S, TICK_S, Watcher
 from fedmq.dashboard.terminal_output import JsonOutput, ScreenOutput, SingleOutput
 from fedmq.errors import BadConfiguration, Unreachable
