@@ -154,7 +154,7 @@ class EventPublisher:
             parameters = np.ascontiguousarray(evaluation.genes, "<f8").tobytes()
             if parameters != self._best_parameters:
                 self._best_parameters = parameters
-                self.report(events.BestChanged(round=number, genes=parameters))
+                self.report(events.BestChanged(round=number, parameters=parameters))
 
     def finished(self, evaluation: Evaluation | None, rounds: int, why: events.End) -> None:
         """Report that the run is over."""

@@ -173,7 +173,7 @@ def _surface_model(folder: Path, run_state: RunState, number: int | None) -> tup
     if model is not None and not isinstance(model, Code) and model.inputs == 2:
         bests = [one for one in run_state.bests if number is None or one.round <= number]
         if bests:
-            parameters = np.frombuffer(bests[-1].genes, "<f8").astype(np.float64)
+            parameters = np.frombuffer(bests[-1].parameters, "<f8").astype(np.float64)
             return number or bests[-1].round, TrainedModel(model, parameters, run_state.task)
         if number is None and (folder / MODEL).exists():
             return _last_scored(run_state), load_model(folder / MODEL)

@@ -32,12 +32,12 @@ class PageCursor(NamedTuple):
 
 
 class BestModel(NamedTuple):
-    """The best model at the close of `round`; its parameters are float64, little-endian."""
+    """The best model at the close of `round`; `parameters` are float64, little-endian."""
 
     model: Model
     task: str
     round: int
-    genes: bytes
+    parameters: bytes
 
 
 class PageUpdate(NamedTuple):
@@ -113,7 +113,7 @@ class RunCatalog:
             if shown is None or (model := shown[0].model) is None:
                 return None
             bests = [one for one in shown[0].bests if number is None or one.round <= number]
-            return BestModel(model, shown[0].task, bests[-1].round, bests[-1].genes) if bests else None
+            return BestModel(model, shown[0].task, bests[-1].round, bests[-1].parameters) if bests else None
 
     def is_over(self, run: str) -> bool:
         with self._run(run) as shown:

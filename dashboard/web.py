@@ -186,7 +186,7 @@ def _run(request: Request) -> str:
 
 
 def _surface_json(best: BestModel) -> bytes:
-    parameters = np.frombuffer(best.genes, "<f8").astype(np.float64)
+    parameters = np.frombuffer(best.parameters, "<f8").astype(np.float64)
     try:
         return msgspec.json.encode({"round": best.round, **surface_of(best.model, parameters, best.task)})
     except BadConfiguration as error:

@@ -1,4 +1,4 @@
-"""Draws `terminal.svg`, the output of `fedmq watch`, and `run.svg`, the output of `fedmq runs plot` (`make pictures`)."""
+"""Draws `terminal.svg`, the output of `fedmq watch`, and `run.svg`, that of `fedmq runs plot` (`make pictures`)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def fedmq(*arguments: str) -> None:
 
 
 def draw_terminal(folder: Path) -> str:
-    """Return the run_state of the run in `folder` after ROUNDS rounds, as SVG."""
+    """Return the view of the run in `folder` after ROUNDS rounds, as SVG."""
     run_state = RunState()
     with (folder / EVENTS).open("rb") as file:
         for line in file:

@@ -136,7 +136,7 @@ class BestChanged(Event, frozen=True, kw_only=True, tag="best-changed"):
     """The best model changed; published only for models with two inputs and few parameters, which can be drawn."""
 
     round: int  # the one that closed with it
-    genes: PackedParameters
+    parameters: PackedParameters = msgspec.field(name="genes")
 
 
 class CheckpointKept(Event, frozen=True, kw_only=True, tag="checkpoint-kept"):

@@ -99,7 +99,7 @@ class BestRecord(msgspec.Struct, frozen=True, array_like=True):
     """The best model from the close of `round` on."""
 
     round: int
-    genes: PackedParameters
+    parameters: PackedParameters
     touched: int = 0
 
 
@@ -325,7 +325,7 @@ class RunState(msgspec.Struct):
             trainer.touched = self.seq
 
     def _best_changed(self, at: float, event: events.BestChanged) -> None:
-        self.bests.append(BestRecord(event.round, event.genes, self.seq))
+        self.bests.append(BestRecord(event.round, event.parameters, self.seq))
         if len(self.bests) >= BESTS_KEPT_MAX:
             half = BESTS_KEPT_MAX // 2
             self.bests[:half] = self.bests[:half:2]

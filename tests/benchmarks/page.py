@@ -103,7 +103,7 @@ class Crowd:
         self._at += length_s / (answers + 1)
         if self._round % 10 == 0:
             self._genes += self._generator.normal(0, 0.05, self._genes.shape)
-            yield self._line(events.BestChanged(round=self._round, genes=self._genes.tobytes()))
+            yield self._line(events.BestChanged(round=self._round, parameters=self._genes.tobytes()))
         yield self._line(self._closed(answers, length_s))
 
     def _closed(self, answers: int, length_s: float) -> events.RoundClosed:

@@ -48,7 +48,7 @@ def a_round(number: int) -> list[events.AnyEvent]:
             for name in ("alice", "bob")
         ),
         events.RoundClosed(round=number, why="complete", results=2, round_s=0.5, present=2, best=BEST, bytes_up=9),
-        events.BestChanged(round=number, genes=genes),
+        events.BestChanged(round=number, parameters=genes),
     ]
 
 

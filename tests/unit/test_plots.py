@@ -94,7 +94,7 @@ def write_run(folder: Path, *, rounds: int = 5, model: Model = XOR, seed: int = 
             )
         )
         if not isinstance(model, Code) and model.inputs == 2:
-            tell(events.BestChanged(round=number, genes=genes(model, number)))
+            tell(events.BestChanged(round=number, parameters=genes(model, number)))
     tell(events.RunFinished(solved=True, rounds=rounds, value=1.0))
     log.close()
     return folder

@@ -76,7 +76,7 @@ def test_rounds_after_a_recovered_round_are_dropped() -> None:
     """`fedmq runs recover --to-round 1` repeats rounds."""
     rounds = [(events.RoundPublished(round=number, invited=2), closed(number)) for number in (1, 2, 3)]
     happened = [event for pair in rounds for event in pair]
-    changed = [events.BestChanged(round=number, genes=bytes(8)) for number in (1, 3)]
+    changed = [events.BestChanged(round=number, parameters=bytes(8)) for number in (1, 3)]
     state = seen(*happened, *changed, msgspec.structs.replace(STARTED, term=2), *rounds[1])
     assert [one.round for one in state.rounds] == [1, 2]
     assert [one.round for one in state.bests] == [1]
@@ -190,7 +190,7 @@ def test_state_is_bounded_from_the_first_to_the_last_round(
         state.apply(float(number), events.RoundPublished(round=number, invited=2))
         state.apply(number + 0.4, accepted(number, f"trainer-{number}"))
         state.apply(number + 0.5, closed(number))
-        state.apply(number + 0.5, events.BestChanged(round=number, genes=bytes(8)))
+        state.apply(number + 0.5, events.BestChanged(round=number, parameters=bytes(8)))
     rounds = [one.round for one in state.rounds]
     assert len(rounds) <= 16
     assert rounds == sorted(set(rounds))
