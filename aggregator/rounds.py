@@ -40,8 +40,7 @@ from fedmq.protocol.messages import (
     version_text,
 )
 from fedmq.protocol.run_config import RunConfig
-from fedmq.runs.records import Checkpoint, Close, DropOldRounds, StoredResult
-from fedmq.runs.updates import as_update
+from fedmq.runs.records import Checkpoint, Close, DropOldRounds, StoredResult, as_update
 from fedmq.runtime.clock import earliest
 
 CHECKPOINT_ROUNDS = 100

@@ -9,7 +9,7 @@ import msgspec
 from fedmq.errors import BadConfiguration
 from fedmq.names import Name
 from fedmq.protocol.messages import Action
-from fedmq.runs.control_client import open_operator
+from fedmq.runs.control_client import open_control_client
 from fedmq.runs.control_commands import TRAINER_ACTIONS
 from fedmq.runtime.clock import SystemClock
 from fedmq.security.keyring import find_broker
@@ -58,7 +58,7 @@ class Controls:
             BadConfiguration: the run is over.
         """
         clock = SystemClock()
-        client, link = open_operator(
+        client, link = open_control_client(
             self._address, self._credentials, run, request.action, clock=clock, trainer=request.trainer
         )
         try:

@@ -21,7 +21,7 @@ from fedmq.algorithms.evolution.query import Evolve
 from fedmq.models.losses import cross_entropy
 from fedmq.protocol.codec import decode, encode
 from fedmq.protocol.messages import Result, Round
-from fedmq.runs.updates import as_update
+from fedmq.runs.records import as_update
 from fedmq.runtime.clock import SystemClock
 from fedmq.trainer.budget import Budget
 from fedmq.trainer.round_handler import on_rows

@@ -1,8 +1,4 @@
-"""Frames that are too large for a row: files named by their SHA-256, on disk before anything names them.
-
-Knows nothing of what they hold. A file is written under another name, synced, and renamed; a crash leaves no half of
-one under its own name.
-"""
+"""Frames that are too large for a row: files named by their SHA-256, on disk before a row names them."""
 
 from __future__ import annotations
 
@@ -14,25 +10,25 @@ from fedmq.protocol.codec import Frames
 from fedmq.runtime.atomic_files import sync_folder, write_whole
 from fedmq.runtime.run_folder import writing_run_file
 
-BLOB_BYTES = 1 << 20  # a frame over this is a file
+BLOB_BYTES = 1 << 20  # larger frames are files
 
 
 class Blobs:
-    """A folder of blobs; it is made with its first one."""
+    """A folder of blobs, created with the first one."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def keep(self, frames: Frames) -> list[bytes | list[bytes]]:
-        """The frames, with a list of one SHA-256 in the place of each that is a file now.
+        """Return the frames, with a list of one SHA-256 in place of each frame that is a file now.
 
         Raises:
-            StoreError: it cannot be written.
+            StoreError: a file cannot be written.
         """
         return [[self._write(frame)] if len(frame) > BLOB_BYTES else frame for frame in frames]
 
     def read(self, name: bytes) -> bytes | None:
-        """The blob of that SHA-256, or None when it is not there as it was written."""
+        """Return the blob of that SHA-256, or None if it is missing or changed."""
         try:
             blob = (self._folder / name.hex()).read_bytes()
         except OSError:
@@ -40,7 +36,7 @@ class Blobs:
         return blob if sha256(blob).digest() == name else None
 
     def drop_all_but(self, names: Collection[bytes]) -> None:
-        """Remove the files of every other name, and what a crash has left half written."""
+        """Remove all other files, partial ones of a crash too."""
         kept = {name.hex() for name in names}
         for path in self._folder.glob("*"):
             if path.name not in kept:

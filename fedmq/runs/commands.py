@@ -1,7 +1,4 @@
-"""The commands `fedmq runs …`: what the folders of runs hold, and their upkeep.
-
-Reads files and stores; what is said to a live run is in `live`.
-"""
+"""The commands `fedmq runs …` on folders of runs; those to live runs are in `control_commands`."""
 
 from __future__ import annotations
 
@@ -26,7 +23,7 @@ if TYPE_CHECKING:
 ROUNDS_SHOWN = 10
 ROUND = click.IntRange(0, 2**53)
 
-# What only looks at runs is an observer's.
+# Commands that only show runs belong to the dashboard.
 OBSERVERS = {
     "compare": ("fedmq.dashboard.plots", "Compare runs: their settings, what they came to, their curves."),
     "plot": ("fedmq.dashboard.plots", "Draw a run: convergence, round times, who took part, the decision surface."),

@@ -1,8 +1,8 @@
-"""The witness of a store: how far it had come at its last commit, in a small file beside it.
+"""The commit marker of a store: its extent at the last commit, in a small file beside it.
 
-Knows nothing of what is stored. SQLite takes a damaged end of its write-ahead log, and a log that somebody removed, for
-what a crash left half written, and goes on without it; here it shows that what is missing had been acknowledged. It is
-written after each commit and never synced: it may lag behind the store, but never runs ahead of it.
+SQLite treats a damaged or removed write-ahead log as an incomplete transaction, and drops it. The marker reveals that
+the lost records had been acknowledged. It is written after each commit and never synced: it may lag behind the store,
+but is never ahead of it.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ _FIELDS = struct.Struct("<QQQ")
 
 
 class Reached(NamedTuple):
-    """How far a store has come; it never falls back."""
+    """The extent of a store; it never shrinks."""
 
     term: int
-    closed: int  # the last round that is closed
+    closed: int  # the last closed round
     results: int  # accepted for the close of the next one
 
     def covers(self, other: Reached) -> bool:
-        """Whether this is at least as far."""
+        """Return whether this extent is at least the other."""
         return self.term >= other.term and self[1:] >= other[1:]
 
 
 class CommitMarker:
-    """The file at `path`; it is made with the first commit."""
+    """The file at `path`, created with the first commit."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file: int | None = None
 
     def read(self) -> Reached | None:
-        """What it says; None when it is not there, or is damaged itself."""
+        """Return the extent in the file; None if it is missing or damaged."""
         try:
             content = self._path.read_bytes()
         except OSError:
@@ -47,7 +47,7 @@ class CommitMarker:
         return Reached(*_FIELDS.unpack(fields)) if whole else None
 
     def write(self, reached: Reached) -> None:
-        """Say so; where that cannot be written, an older word stands."""
+        """Write the extent; an older one stays if that fails."""
         fields = _FIELDS.pack(*reached)
         with suppress(OSError):
             if self._file is None:
@@ -55,7 +55,7 @@ class CommitMarker:
             os.pwrite(self._file, fields + sha256(fields).digest(), 0)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         if self._file is not None:
             os.close(self._file)
             self._file = None

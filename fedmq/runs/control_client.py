@@ -1,7 +1,4 @@
-"""An operator's word to a live run, through the broker: pause, stop, ban a trainer …, and whether it was heeded.
-
-Knows the run by its name; what is done about it the run's own aggregator decides.
-"""
+"""A control client: send a control command to a live run through the broker, until the run acknowledges it."""
 
 from __future__ import annotations
 
@@ -17,20 +14,20 @@ from fedmq.security.signing import NoSigning, Signing, TrainerSigning
 from fedmq.transport.link import Delivered, Link, LinkRefused
 from fedmq.transport.zeromq import SubscriberSockets
 
-AGAIN_S = 0.5
-ANSWER_S = 10.0
+RESEND_S = 0.5
+TIMEOUT_S = 10.0
 
 
-class Operator:
-    """Asks until what the run publishes shows that it was heard; see `loop.Service`.
+class ControlClient:
+    """Sends one control command, again and again until the run acknowledges it; see `loop.Service`.
 
-    `trainer` is whom to drain, ban or readmit, `word` a number (1 or more) that no other operator says.
-    `heeded` says whether it was, once this is done; not if it was interrupted before.
+    `trainer` is the one to drain, ban or readmit, `request_id` a unique number of 1 or more. Once `done`,
+    `acked_request` says whether the run acknowledged the command; it did not if the client was stopped before.
 
     Raises (from `step`):
-        NotAuthorized: the broker does not let us in.
-        Unreachable: nothing was heard of the run in time, or it did not heed.
-        BadConfiguration: the run is over, so that nothing but a stop can be heeded.
+        NotAuthorized: the broker rejects the key.
+        Unreachable: the run sent nothing in time, or did not acknowledge the command.
+        BadConfiguration: the run is over, and the command is not stop.
     """
 
     def __init__(
@@ -47,48 +44,48 @@ class Operator:
         self.done = self.acked_request = False
         self._link, self._run, self._action, self._clock = link, run, action, clock
         self._trainer, self._request_id = trainer, request_id
-        self._asks = f"to {action}{'' if trainer is None else ' ' + trainer}"
+        self._command = f"to {action}{'' if trainer is None else ' ' + trainer}"
         self._signing: Signing = signing or NoSigning()
-        self._term: int | None = None  # once the run was heard
-        self._ask_at = 0.0
-        self._give_up_at = clock.now() + ANSWER_S
+        self._term: int | None = None  # of the last message of the run
+        self._send_at = 0.0
+        self._give_up_at = clock.now() + TIMEOUT_S
 
     @property
     def wake_at(self) -> float:
-        return self._give_up_at if self._term is None else min(self._ask_at, self._give_up_at)
+        return self._give_up_at if self._term is None else min(self._send_at, self._give_up_at)
 
     @property
     def status(self) -> str:
-        return f"asks run {self._run} {self._asks}"
+        return f"asks run {self._run} {self._command}"
 
     def stop(self) -> None:
         self.done = True
 
     def step(self) -> None:
-        for news in self._link.receive():
-            if isinstance(news, Delivered):
-                self._hear(news)
-            elif isinstance(news, LinkRefused):
-                raise NotAuthorized("the broker does not let us in: expected --keys with the aggregator's key")
+        for event in self._link.receive():
+            if isinstance(event, Delivered):
+                self._receive(event)
+            elif isinstance(event, LinkRefused):
+                raise NotAuthorized("the broker rejects the key: expected --keys with the aggregator's key")
         now = self._clock.now()
         if self.done:
             return
         if now >= self._give_up_at:
-            came = "nothing came" if self._term is None else "it was heard, but not of that"
+            came = "it sent nothing" if self._term is None else "it did not acknowledge the command"
             raise Unreachable(
-                f"expected run {self._run} {self._asks} within {ANSWER_S:g} s, {came}: "
-                "is its aggregator running, and is --broker right? fedmq runs ls says how runs stand"
+                f"expected run {self._run} {self._command} within {TIMEOUT_S:g} s, {came}: "
+                "is its aggregator running, and is --broker right? fedmq runs ls lists the status of runs"
             )
-        if self._term is not None and now >= self._ask_at:
-            self._ask_at = now + AGAIN_S
+        if self._term is not None and now >= self._send_at:
+            self._send_at = now + RESEND_S
             control = Control(
                 run=self._run, term=self._term, action=self._action, trainer=self._trainer, request_id=self._request_id
             )
             self._link.send(encode(topics.up_to(self._run), control, sign=self._signing.sign))
 
-    def _hear(self, news: Delivered) -> None:
+    def _receive(self, event: Delivered) -> None:
         try:
-            packet = decode(news.frames)
+            packet = decode(event.frames)
             self._signing.check(packet, self._clock.now())
         except Rejected:
             return
@@ -96,27 +93,28 @@ class Operator:
         if not isinstance(message, Round | Beacon | Finished) or message.run != self._run:
             return
         if self._term is not None and message.term < self._term:
-            return  # a zombie, that speaks for nobody
+            return  # of a life of the aggregator that is over
         self._term = message.term
         if isinstance(message, Finished):
             if self._action != "stop":
-                raise BadConfiguration(f"run {self._run} is over; there is nothing {self._asks}")
+                raise BadConfiguration(f"run {self._run} is over; there is nothing {self._command}")
             self.done = self.acked_request = True
-        elif isinstance(message, Beacon) and self._shows(message):  # a Round that comes again says nothing of this
+        elif isinstance(message, Beacon) and self._acknowledges(message):
             self.done = self.acked_request = True
 
-    def _shows(self, beacon: Beacon) -> bool:
-        """Whether the run is as it is wanted."""
+    def _acknowledges(self, beacon: Beacon) -> bool:
+        """Return whether the beacon shows that the command was applied."""
         if self._action in ("pause", "resume"):
             return beacon.paused is (self._action == "pause")
         return self._action != "stop" and beacon.acked_request == self._request_id
 
 
-def open_operator(
+def open_control_client(
     address: str, credentials: Credentials | None, run: str, action: Action, *, clock: Clock, trainer: str | None = None
-) -> tuple[Operator, SubscriberSockets]:
-    """An operator at that broker, and its link, which is to be closed in the end."""
+) -> tuple[ControlClient, SubscriberSockets]:
+    """Return a control client and its link; close the link in the end."""
     link = SubscriberSockets(address, topics.round_of(run), topics.beacon_of(run), credentials=credentials)
     signing = None if credentials is None else TrainerSigning(credentials)
     request_id = secrets.randbelow(2**53) + 1
-    return Operator(link, run, action, clock=clock, request_id=request_id, trainer=trainer, signing=signing), link
+    client = ControlClient(link, run, action, clock=clock, request_id=request_id, trainer=trainer, signing=signing)
+    return client, link

@@ -84,7 +84,7 @@ def control_command(action: Action) -> click.Command:
 
 def _control(action: Action, run: str, broker: str | None, keys: Path | None, trainer: str | None) -> None:
     """Have a live run do something, and wait until it has acknowledged."""
-    from fedmq.runs.control_client import open_operator
+    from fedmq.runs.control_client import open_control_client
     from fedmq.runtime.clock import SystemClock
     from fedmq.runtime.loop import serve
     from fedmq.security.keyring import find_broker
@@ -92,12 +92,12 @@ def _control(action: Action, run: str, broker: str | None, keys: Path | None, tr
     name = _name(run, action)
     clock = SystemClock()
     address, credentials = find_broker(broker, keys, "aggregator")
-    operator, link = open_operator(address, credentials, name, action, clock=clock, trainer=trainer)
+    client, link = open_control_client(address, credentials, name, action, clock=clock, trainer=trainer)
     try:
-        serve(operator, link, clock)
+        serve(client, link, clock)
     finally:
         link.close()
-    if not operator.acked_request:
+    if not client.acked_request:
         raise click.Abort
 
 

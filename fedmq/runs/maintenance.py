@@ -1,7 +1,4 @@
-"""Upkeep of a run's folder: replaying it, recovering what is whole of a damaged store, dropping old rounds.
-
-Knows stores and folders, nothing of the network.
-"""
+"""Maintenance of a run's folder: replay it, recover a damaged store."""
 
 from __future__ import annotations
 
@@ -22,22 +19,22 @@ from fedmq.runs.store import Store
 from fedmq.runs.store_errors import StoreDamaged
 from fedmq.runtime.run_folder import HISTORY, MODEL, REPORT, STORE
 
-DAMAGED = ".damaged"  # is put behind the name of what recovery replaces
+DAMAGED = ".damaged"  # suffix of the files that recovery replaces
 
 
-class Again(NamedTuple):
-    """What a replay came to."""
+class ReplayOutcome(NamedTuple):
+    """The outcome of a replay."""
 
     rounds: int
     results: int
-    model_sha256: str | None  # of the model's file; None when nothing was scored
+    model_sha256: str | None  # of the model file; None: nothing was scored
 
 
 def open_store(folder: Path) -> tuple[Store, RunConfig]:
-    """The store of the run in `folder`.
+    """Return the store of the run in `folder`, and its configuration.
 
     Raises:
-        BadConfiguration: there is none, or it is damaged or was never begun.
+        BadConfiguration: there is none, or it is damaged or empty.
     """
     path = folder / STORE
     if not path.exists():
@@ -49,20 +46,21 @@ def open_store(folder: Path) -> tuple[Store, RunConfig]:
         except StoreError:
             store.close()
             raise
-    except StoreDamaged as error:  # without its configuration nothing of a run is worth anything
+    except StoreDamaged as error:  # without its configuration the rest is useless
         none = path.is_dir() or "not a database" in error.what
-        said = "not a store at all: nothing can be kept" if none else "nothing can be read"
+        said = "not a store: nothing can be recovered" if none else "nothing can be read"
         raise StoreError(f"{error.what}; {said}; put a copy of the folder back, or choose another --out") from error
     if config is None:
         store.close()
         raise BadConfiguration(
-            f"{folder}: the run was never begun, or its store removed; put a copy back, or choose another --out"
+            f"{folder}: the store is empty, the run never began or its store was removed: put a copy back, or "
+            "choose another --out"
         )
     return store, config
 
 
-def replay_run(folder: Path) -> Again:
-    """Compute the run's model again, from its accepted results alone."""
+def replay_run(folder: Path) -> ReplayOutcome:
+    """Compute the model of the run again, from its accepted results alone."""
     store, config = open_store(folder)
     with store:
         strategy = find_algorithm(config.algorithm, parameters=config.parameters)
@@ -70,14 +68,14 @@ def replay_run(folder: Path) -> Again:
     evaluation = strategy.evaluation(replayed.state)
     model = None if evaluation is None else TrainedModel(config.task.model, evaluation.genes, config.task.name)
     sha256 = None if model is None else hashlib.sha256(model.to_bytes()).hexdigest()
-    return Again(replayed.round - 1, sum(results for _, results in replayed.trainers.values()), sha256)
+    return ReplayOutcome(replayed.round - 1, sum(results for _, results in replayed.trainers.values()), sha256)
 
 
-def check_model(folder: Path, again: Again) -> None:
-    """Nothing, if the files of the run say of its model what the replay came to, as far as there are any.
+def check_model(folder: Path, again: ReplayOutcome) -> None:
+    """Check that the report and the model file, if there are any, match the replay.
 
     Raises:
-        BadConfiguration: one says otherwise.
+        BadConfiguration: one does not.
     """
     report, model = read_report(folder), folder / MODEL
     said = {} if report is None else {folder / REPORT: report.model_sha256}
@@ -96,13 +94,13 @@ def check_model(folder: Path, again: Again) -> None:
 
 
 def recover(folder: Path, last: int | None) -> int:
-    """Put what is whole of the store's rounds, at most up to round `last`, in its place; the last round that is kept.
+    """Replace the store by its undamaged rounds, up to round `last` at most; return the last recovered round.
 
-    The store as it was stays beside it, as `store.sqlite3.damaged` and the like, and so does what had come of it: the
-    report, the model and the history are of rounds that may be gone.
+    The damaged store stays beside it as `store.sqlite3.damaged`, and so do the report, the model and the history: they
+    may include lost rounds.
 
     Raises:
-        StoreError: not even the configuration of the run can be read, the new store cannot be written, or an aggregator
+        StoreError: the configuration of the run cannot be read, the new store cannot be written, or an aggregator
             writes to this one.
     """
     damaged, config = open_store(folder)
@@ -115,8 +113,8 @@ def recover(folder: Path, last: int | None) -> int:
             kept = _copy(damaged, whole, last)
     times = len(list(folder.glob(f"{STORE}{DAMAGED}*")))
     suffix = f"{DAMAGED}-{times + 1}" if times else DAMAGED
-    came_of_it = [folder / name for name in (REPORT, MODEL, HISTORY)]
-    for old in [*folder.glob(f"{path.stem}.*"), *came_of_it]:
+    outcomes = [folder / name for name in (REPORT, MODEL, HISTORY)]
+    for old in [*folder.glob(f"{path.stem}.*"), *outcomes]:
         if DAMAGED not in old.name and old.exists():
             old.replace(old.with_name(old.name + suffix))
     for new in folder.glob(f"{partial.stem}*"):
@@ -125,7 +123,7 @@ def recover(folder: Path, last: int | None) -> int:
 
 
 def _copy(damaged: Store, whole: Store, last: int | None) -> int:
-    """Copy round by round until one is not whole, and the checkpoints up to there."""
+    """Copy the rounds before the first damaged one, and the checkpoints up to there."""
     first = kept = 0
     for close, results in _whole_rounds(damaged, last):
         for result in results:
@@ -136,7 +134,7 @@ def _copy(damaged: Store, whole: Store, last: int | None) -> int:
     for checkpoint in _whole_checkpoints(damaged, kept + 1):
         whole.save(checkpoint)
         begins = begins or checkpoint.round >= first
-    if not begins:  # earlier rounds were dropped, and no checkpoint that stands for them is whole
+    if not begins:  # earlier rounds were dropped, and their checkpoint is damaged
         whole.abandon()
         return 0
     whole.commit()
@@ -152,7 +150,7 @@ def _whole_rounds(damaged: Store, last: int | None) -> Iterator[tuple[Close, lis
 
 
 def _whole_checkpoints(damaged: Store, at_most: int) -> Iterator[Checkpoint]:
-    """The newest first."""
+    """Yield the undamaged checkpoints, the newest first."""
     while at_most > 0:
         try:
             checkpoint = damaged.checkpoint(at_most)

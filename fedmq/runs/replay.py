@@ -1,6 +1,6 @@
-"""Replay: the strategy's state, computed from a store again; how a run is resumed, and how it can be checked.
+"""Replay: compute the state of a strategy from a store again, to resume a run or to check it.
 
-Knows nothing of the network. The same results in the same closes give the same state, bit for bit.
+The same results in the same closes give the same state, bit for bit.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ from fedmq.algorithms.checkpoint import load
 from fedmq.errors import Rejected, StoreError
 from fedmq.protocol.codec import decode
 from fedmq.protocol.messages import Result
-from fedmq.runs.records import Close, StoredResult
+from fedmq.runs.records import Close, StoredResult, as_update
 from fedmq.runs.store import Store
-from fedmq.runs.updates import as_update
 from fedmq.tasks.task import Task
 
 _WAY_OUT = "continue it with the fedmq that wrote it, or choose another --out"
@@ -23,7 +22,7 @@ _WAY_OUT = "continue it with the fedmq that wrote it, or choose another --out"
 
 @dataclass
 class Replayed:
-    """Where a stored run stands: `round` is the one to open next; `closes` are those before it."""
+    """The state of a stored run: `round` is the next one to open, `closes` are those before it."""
 
     state: Any
     round: int = 1
@@ -33,13 +32,13 @@ class Replayed:
 
 
 def replay(store: Store, task: Task, strategy: Strategy[Any], seed: int, *, from_start: bool = False) -> Replayed:
-    """Go through the store's rounds as the aggregator did, ending with the results of the open round, if any.
+    """Replay the rounds of the store, and the results of the open round.
 
-    Begins at the newest checkpoint, or `from_start` at the first round that the store still has, or at the checkpoint
-    there when the rounds before it were dropped.
+    Starts at the newest checkpoint; with `from_start` at the first round in the store, or at its checkpoint if the
+    rounds before it were dropped.
 
     Raises:
-        StoreError: something in the store is not what the aggregator can have put there.
+        StoreError: the store holds a record that no aggregator can have accepted.
     """
     closes = list(store.closes())
     first = closes[0].round if closes else 1
@@ -64,7 +63,7 @@ def replay(store: Store, task: Task, strategy: Strategy[Any], seed: int, *, from
 
 
 def _count(store: Store, replayed: Replayed, counted_in: int, additive: bool) -> None:
-    """Who sent results that a checkpoint has taken in already."""
+    """Count the trainers of results that a checkpoint includes."""
     for stored in store.results(counted_in):
         _update(store, stored, replayed, additive)
 
@@ -82,7 +81,7 @@ def _tell(store: Store, strategy: Strategy[Any], replayed: Replayed) -> int:
 
 
 def _update(store: Store, stored: StoredResult, replayed: Replayed, additive: bool) -> Update:
-    """The result as the strategy takes it; its trainer is counted."""
+    """Return the result as the strategy receives it, and count its trainer."""
     try:
         packet = decode(stored.frames)
         result = packet.message

@@ -1,15 +1,14 @@
-"""The store of a run: what was accepted and what was closed, in one SQLite file. The only module that imports sqlite3.
+"""The store of a run: accepted results and closed rounds, in one SQLite file. The only module that imports sqlite3.
 
-Knows nothing of strategies or messages: it keeps frames as they came. A run *is* its accepted results in the order of
-their closes; everything else (the archive, the model) is computed from them again, bit for bit, by `replay`.
+A run *is* its accepted results in the order of their closes. Everything else (the archive, the model) is computed from
+them again, bit for bit, by `replay`. Frames are stored as they arrived.
 
-One connection, write-ahead log, synchronous=FULL: what `commit` returned from survives a power cut
-(https://www.sqlite.org/pragma.html#pragma_synchronous). Anybody may read while one writes; only one may write, from its
-first write to its end: SQLite's own lock ends with each transaction, so a lock on the folder (flock, which the kernel
-lifts when a process dies, and which leaves no file) stands for the whole life. Frames over 1 MiB are files beside it,
-named by their SHA-256 and on disk before the row that names them. Every row carries a digest that is checked when it is
-read, and each close a digest over all rows before it: nothing can be changed, dropped or put in between without being
-noticed.
+One connection, write-ahead log, synchronous=FULL: committed records survive a power cut
+(https://www.sqlite.org/pragma.html#pragma_synchronous). Many processes may read while one writes. SQLite's own lock
+ends with each transaction, so a lock on the folder keeps other writers out for the whole life of the aggregator.
+Frames over 1 MiB are files beside the store, named by their SHA-256 and on disk before the row that names them. Every
+row carries a digest that is checked when it is read, and each close a digest over all rows before it: a changed,
+dropped or inserted row is detected.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ from fedmq.runtime.lock import FolderLock
 
 SCHEMA_VERSION = 5
 _T = TypeVar("_T")
-# A damaged file can also make the module sqlite3 fail at text (UnicodeError) or at sizes.
+# The module sqlite3 also fails at damaged text (UnicodeError) and at damaged sizes.
 _UNREADABLE = (sqlite3.Error, UnicodeError, MemoryError, OverflowError)
 _SCHEMA = """
 CREATE TABLE run (
@@ -62,7 +61,7 @@ class _Run(NamedTuple):
 
 
 _CONFIG, _CLOSE = msgspec.msgpack.Decoder(RunConfig), msgspec.msgpack.Decoder(Close)
-_FRAMES = msgspec.msgpack.Decoder(list[bytes | list[bytes]])  # a list in the place of a frame names its file
+_FRAMES = msgspec.msgpack.Decoder(list[bytes | list[bytes]])  # a list in place of a frame names its file
 
 
 class Store:
@@ -70,10 +69,10 @@ class Store:
 
     `path` ":memory:" keeps it for as long as the object lives; its owner need not close it.
 
-    Every method raises StoreError when the file cannot be read or written, in one line with a way out.
+    Every method raises StoreError if the file cannot be read or written.
 
     Raises:
-        StoreError: the file is not a store, is damaged, or is of another schema.
+        StoreError: the file is not a store, is damaged, or has another schema.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -83,12 +82,12 @@ class Store:
         self._commit_marker = (
             None if self.path == ":memory:" else CommitMarker(Path(path).with_suffix(".commit-marker"))
         )
-        self._lock: FolderLock | None = None  # once this store has written
+        self._lock: FolderLock | None = None  # after the first write
         with self._errors:
             self._connection = sqlite3.connect(
                 self.path, isolation_level=None, timeout=2.0, check_same_thread=self.path != ":memory:"
             )
-        if self.path == ":memory:":  # any thread may be the one that collects this object
+        if self.path == ":memory:":  # any thread may collect this object
             weakref.finalize(self, self._connection.close)
         try:
             self._open()
@@ -133,7 +132,7 @@ class Store:
         return 0 if row is None else row.term
 
     def begin(self, config: RunConfig, code: bytes | None = None, term: int = 0) -> None:
-        """Make a new store that of this run, whose newest life had this term."""
+        """Make an empty store the store of this run, whose newest life had this term."""
         self._check_reached()
         row = _Run(msgspec.msgpack.encode(config), code or b"", term)
         self._write("INSERT INTO run VALUES (1, ?, ?, ?, ?)", *row, _digest(*row))
@@ -197,7 +196,7 @@ class Store:
                 assert_never(record)
 
     def commit(self) -> None:
-        """Return when everything that was kept is on disk."""
+        """Return once all saved records are on disk."""
         if self._connection.in_transaction:
             self._errors.file.check()
             with self._errors:
@@ -206,7 +205,7 @@ class Store:
                 self._commit_marker.write(self._reached())
 
     def abandon(self) -> None:
-        """Forget what was kept since the last `commit`, as a crash would."""
+        """Drop the records saved since the last `commit`, as a crash would."""
         if self._connection.in_transaction:
             with self._errors:
                 self._connection.execute("ROLLBACK")
@@ -214,8 +213,8 @@ class Store:
     # --- what is read -------------------------------------------------------------------------------------------
 
     def closes(self) -> Iterator[Close]:
-        """The closed rounds, first to last, each checked against those before it."""
-        last: bytes | None = None  # None: what was before the first close may have been dropped by `keep_last`
+        """Yield the closed rounds in order, each checked against those before it."""
+        last: bytes | None = None  # None: `keep_last` may have dropped the rounds before the first
         for number, blob, before, digest in self._read("SELECT * FROM closes ORDER BY round"):
             right = before == (b"" if number == 1 else before if last is None else last)
             self._check(right and digest == self._chain(before, number, blob), f"round {number}")
@@ -225,7 +224,7 @@ class Store:
             yield close
 
     def results(self, counted_in: int) -> Iterator[StoredResult]:
-        """The results that the close of this round uses, by (round, trainer)."""
+        """Yield the results that the close of this round uses, by (round, trainer)."""
         query = "SELECT * FROM results WHERE counted_in = ? ORDER BY round, trainer"
         for number, trainer, counted, blob, digest in self._read(query, counted_in):
             what = f"the result of {trainer} in round {number}"
@@ -244,15 +243,15 @@ class Store:
         return Checkpoint(row[0], row[1])
 
     def keys_since(self, round: int) -> set[tuple[int, str]]:
-        """The (round, trainer) of every result of `round` and later ones."""
+        """Return the (round, trainer) of every result of `round` and later ones."""
         return set(self._read("SELECT round, trainer FROM results WHERE round >= ?", round))
 
-    # --- upkeep -------------------------------------------------------------------------------------------------
+    # --- maintenance -------------------------------------------------------------------------------------------------
 
     def keep_last(self, rounds: int) -> int:
-        """Forget what is before the last checkpoint that has `rounds` closed rounds after it; how many rounds that is.
+        """Drop the records before the last checkpoint that `rounds` closed rounds follow; return how many rounds.
 
-        Whoever continues or checks the run begins at that checkpoint then.
+        The run is continued and replayed from that checkpoint.
         """
         (last,) = next(self._read("SELECT coalesce(max(round), 0) FROM closes"))
         checkpoint = self.checkpoint(at_most=last + 1 - rounds)
@@ -269,20 +268,20 @@ class Store:
         return int(count)
 
     def shrink(self) -> None:
-        """Give the room of what was forgotten back to the disk."""
+        """Return the space of dropped records to the disk."""
         self._claim()
         self.commit()
         with self._errors:
             self._connection.execute("VACUUM")
 
     def verify(self) -> list[str]:
-        """What is wrong with the store, in lines; none when every row and file is as it was written."""
+        """Return the problems of the store, one a line; none if every row and file is as it was written."""
         problems = []
         try:
             lines = [str(line) for (line,) in self._read("PRAGMA integrity_check(10)")]
             problems += [line for line in lines if line != "ok"]
             if self.config is None:
-                problems.append("it was never begun")
+                problems.append("it holds no run")
             last = 0
             for close in self.closes():
                 for _ in self.results(close.round):
@@ -298,7 +297,7 @@ class Store:
         return problems
 
     def close(self) -> None:
-        """Let go of the file, without what was kept since the last `commit`."""
+        """Close the file, without the records saved since the last `commit`."""
         with self._errors:
             self._connection.close()
         if self._commit_marker is not None:
@@ -318,7 +317,7 @@ class Store:
     # --- inside -------------------------------------------------------------------------------------------------
 
     def _chain(self, before: bytes, round: int, summary: bytes) -> bytes:
-        """The digest of a close: over the one before, its summary and the digests of its results."""
+        """Return the digest of a close: over the one before, its summary and the digests of its results."""
         query = "SELECT digest FROM results WHERE counted_in = ? ORDER BY round, trainer"
         return _digest(before, summary, *(digest for (digest,) in self._read(query, round)))
 
@@ -333,7 +332,7 @@ class Store:
 
     def _read(self, query: str, *values: object) -> Iterator[tuple[Any, ...]]:
         with self._errors:
-            # No `yield from`: it would close the cursor as well, after the connection if somebody kept this for long.
+            # No `yield from`: it would close the cursor too, possibly after the connection.
             for row in self._connection.execute(query, values):  # noqa: UP028
                 yield row
 
@@ -345,13 +344,13 @@ class Store:
     def _reached(self) -> Reached:
         (term,) = self._row("SELECT term FROM run") or (0,)
         (closed,) = self._row("SELECT max(round) FROM closes") or (None,)
-        if closed is None:  # there is none, or all were dropped before a checkpoint
+        if closed is None:  # no round is closed, or all were dropped before a checkpoint
             (closed,) = self._row("SELECT coalesce(max(round) - 1, 0) FROM checkpoints") or (0,)
         (results,) = self._row("SELECT count(*) FROM results WHERE counted_in > ?", closed) or (0,)
         return Reached(term, closed, results)
 
     def _check_reached(self) -> None:
-        """What was acknowledged is there: the store is at least as far as its witness."""
+        """Check that no acknowledged record is missing: the store covers its commit marker."""
         said = None if self._commit_marker is None else self._commit_marker.read()
         self._check(said is None or self._reached().covers(said), "the end of its write-ahead log")
 
@@ -363,7 +362,7 @@ class Store:
             self._connection.execute(statement, values)
 
     def _claim(self) -> None:
-        """Be the only one that writes, from now to the end."""
+        """Take the lock of the only writer, until `close`."""
         if self._lock is None and self.path != ":memory:":
             self._lock = FolderLock(Path(self.path).parent)
 
@@ -374,12 +373,12 @@ class Store:
     def _decode(self, blob: bytes, decoder: msgspec.msgpack.Decoder[_T]) -> _T:
         try:
             return decoder.decode(blob)
-        # A TypeError: not even bytes. A ValueError: no UTF-8. What a task's own checks say passes through msgspec, too.
+        # A TypeError: not bytes. A ValueError: not UTF-8. A BadConfiguration: the checks of a task.
         except (msgspec.MsgspecError, TypeError, ValueError, BadConfiguration) as error:
             raise StoreDamaged(self.path, f"{error}") from error
 
 
 def _digest(*fields: object) -> bytes:
-    """Over the fields of a row, each with its length, so that none can borrow from its neighbour."""
+    """Return the SHA-256 of the fields of a row, each with its length, so that their borders are fixed."""
     blobs = [field if isinstance(field, bytes) else str(field).encode() for field in fields]
     return sha256(b"".join(part for blob in blobs for part in (len(blob).to_bytes(8, "little"), blob))).digest()

@@ -1,7 +1,4 @@
-"""Files that are there whole or not at all, whatever happens while they are written.
-
-Knows nothing of what they hold.
-"""
+"""Atomic writes: a file is whole or absent, whatever happens while it is written."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ from pathlib import Path
 
 from fedmq.errors import BadConfiguration
 
-PARTIAL = ".partial"  # is put behind the name of what is being written
+PARTIAL = ".partial"  # suffix of a file that is being written
 
 
 @contextmanager
@@ -29,17 +26,17 @@ def writing(what: object, way_out: str = "choose another") -> Iterator[None]:
 
 
 def write_whole(path: Path, content: bytes, *, mode: int = 0o666, sync: bool = True) -> None:
-    """Write a file under another name, sync it, rename it, and sync its folder: it survives a power cut from now on.
+    """Write a file under another name, sync it, rename it, and sync its folder: it survives a power cut.
 
-    `mode` is who may read it, before the umask takes from it; no other process ever sees more. Without `sync` it
-    survives a kill, and a power cut leaves what was there before, what was meant, or nothing.
+    `mode` holds its permissions from the start, less the umask. Without `sync` the file survives a killed process; a
+    power cut leaves the old file, the new one, or none.
 
     Raises:
-        OSError: it cannot be written; what was at `path` before is still there, and nothing half written is left.
+        OSError: it cannot be written. The old file stays, and no partial file.
     """
     partial = path.with_name(path.name + PARTIAL)
     try:
-        partial.unlink(missing_ok=True)  # of a crash; who may read it is unknown
+        partial.unlink(missing_ok=True)  # left by a crash, with unknown permissions
         with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
             file.write(content)
             file.flush()
@@ -50,12 +47,12 @@ def write_whole(path: Path, content: bytes, *, mode: int = 0o666, sync: bool = T
             sync_folder(path.parent)
     except OSError:
         with suppress(OSError):
-            partial.unlink(missing_ok=True)  # on a full disk, its room is wanted
+            partial.unlink(missing_ok=True)  # to free its space on a full disk
         raise
 
 
 def sync_folder(folder: Path) -> None:
-    """Put on disk which files `folder` holds."""
+    """Sync the directory entries of `folder`."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

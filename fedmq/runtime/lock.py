@@ -12,14 +12,14 @@ from pathlib import Path
 
 from fedmq.errors import StoreError
 
-LOOK_S = 0.05  # `is_locked` holds it for a moment
+RETRY_S = 0.05  # `is_locked` holds the lock for a moment
 
 
 class FolderLock:
-    """The lock on `folder`, held from its making to `release`.
+    """The lock on `folder`, held from construction to `release`.
 
     Raises:
-        StoreError: another process has it, or the folder cannot be opened.
+        StoreError: another process holds it, or the folder cannot be opened.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -27,19 +27,19 @@ class FolderLock:
         try:
             self._folder = os.open(folder, os.O_RDONLY)
             if not _locked(self._folder, fcntl.LOCK_EX):
-                time.sleep(LOOK_S)
+                time.sleep(RETRY_S)
                 fcntl.flock(self._folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             self.release()
             busy = isinstance(error, BlockingIOError)
             raise StoreError(
-                f"{folder}: expected to be the only one that writes this run, but "
-                + ("another process does; wait for its end, or " if busy else f"that cannot be had ({error}); ")
+                f"{folder}: expected no other process that writes this run, but "
+                + ("there is one: wait for its end, or " if busy else f"the lock cannot be taken ({error}): ")
                 + "choose another --out"
             ) from error
 
     def release(self) -> None:
-        """Let the next one write."""
+        """Release the lock."""
         if self._folder >= 0:
             os.close(self._folder)
         self._folder = -1

@@ -1,7 +1,4 @@
-"""Where runs are, what the files in a run's folder are called, and what it means when one cannot be written.
-
-Knows nothing of what is in them: each is written by its own module, and read by whoever looks at a run.
-"""
+"""The folder of a run: its place, the names of its files, and the error when one cannot be written."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from pathlib import Path
 
 from fedmq.errors import StoreError
 
-RUNS = Path("runs")  # unless it is said
+RUNS = Path("runs")  # the default
 STORE = "store.sqlite3"
 EVENTS = "events.jsonl"
 REPORT = "report.json"
@@ -21,22 +18,22 @@ FIGURE = "history.png"
 
 
 def folder_of(run: str) -> Path:
-    """The folder of a run that is given as such, or by its name below `RUNS`."""
+    """Return the folder of a run, given as a path or as a name below `RUNS`."""
     return Path(run) if "/" in run or Path(run).is_dir() else RUNS / run
 
 
 @contextmanager
 def writing_run_file(path: Path) -> Iterator[None]:
-    """Whatever keeps a run's file from being written is a StoreError, in one line with a way out."""
+    """Translate an OSError while a file of a run is written into a StoreError, in one line with a way out."""
     try:
         yield
     except FileNotFoundError as error:
         raise StoreError(
-            f"{path}: cannot be written, its folder was moved or removed, and what was acknowledged went with it: "
+            f"{path}: cannot be written, its folder was moved or removed, and the acknowledged results with it: "
             "move it back, or put a copy of the folder back, and start the same command again"
         ) from error
     except OSError as error:
         raise StoreError(
-            f"{path}: cannot be written ({error.strerror}); what was acknowledged is safe: "
+            f"{path}: cannot be written ({error.strerror}); acknowledged results are safe: "
             "make room and start the same command again"
         ) from error

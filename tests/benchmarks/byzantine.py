@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "simulation"))
 
-from liars import play
+from byzantine_trainers import play
 
 from fedmq.algorithms.averaging.robust_aggregation import RULES
 from fedmq.algorithms.base import Strategy

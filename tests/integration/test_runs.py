@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def test_ls_lists_the_runs_the_newest_first(folder: Path) -> None:
+def test_ls_lists_the_newest_run_first(folder: Path) -> None:
     done = run_fedmq("runs", "ls", cwd=folder)
 
     assert done.returncode == 0, done.stderr
@@ -47,7 +47,7 @@ def test_ls_gives_json(folder: Path) -> None:
     assert [(one["folder"], one["state"]) for one in found] == [("runs/two", "not solved"), ("runs/one", "solved")]
 
 
-def test_show_tells_how_a_run_went(folder: Path) -> None:
+def test_show_prints_results_and_configuration(folder: Path) -> None:
     done = run_fedmq("runs", "show", "runs/one", cwd=folder)
 
     assert done.returncode == 0, done.stderr
@@ -62,7 +62,7 @@ def test_show_gives_the_report_as_json(folder: Path) -> None:
     assert json.loads(done.stdout) == report_of(folder / "runs" / "one")
 
 
-def test_ls_of_an_empty_folder_says_how_to_make_a_run(tmp_path: Path) -> None:
+def test_ls_of_an_empty_folder_names_the_demo(tmp_path: Path) -> None:
     done = run_fedmq("runs", "ls", cwd=tmp_path)
 
     assert (done.returncode, done.stdout) == (0, "no runs in runs; make one with: fedmq demo\n")
@@ -71,14 +71,14 @@ def test_ls_of_an_empty_folder_says_how_to_make_a_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "why"), [("nosuch", "there is none; check the path"), ("runs/one", "got a run; fedmq runs show runs/one")]
 )
-def test_ls_of_what_is_no_folder_of_runs_says_so(given: str, why: str, folder: Path) -> None:
+def test_ls_of_a_wrong_folder_ends_with_78(given: str, why: str, folder: Path) -> None:
     done = run_fedmq("runs", "ls", given, cwd=folder)
 
     assert (done.returncode, done.stdout) == (78, "")
     assert done.stderr == f"fedmq: {given}: expected a folder of runs, {why}\n"
 
 
-def test_ls_leaves_out_a_damaged_run_and_says_so(tmp_path: Path) -> None:
+def test_ls_skips_a_damaged_run_with_a_warning(tmp_path: Path) -> None:
     (tmp_path / "runs" / "broken").mkdir(parents=True)
     (tmp_path / "runs" / "broken" / "store.sqlite3").write_text("this is no database, but it is long enough" * 20)
 
@@ -92,7 +92,7 @@ def test_ls_leaves_out_a_damaged_run_and_says_so(tmp_path: Path) -> None:
     ("given", "looked"),
     [("foreign", "foreign"), ("nobody", "runs/nobody"), ("runs/nobody", "runs/nobody")],
 )
-def test_show_of_a_foreign_folder_ends_with_78_in_one_line(given: str, looked: str, tmp_path: Path) -> None:
+def test_show_of_another_folder_ends_with_78(given: str, looked: str, tmp_path: Path) -> None:
     (tmp_path / "foreign").mkdir()
 
     done = run_fedmq("runs", "show", given, cwd=tmp_path)
@@ -102,7 +102,7 @@ def test_show_of_a_foreign_folder_ends_with_78_in_one_line(given: str, looked: s
     assert done.stderr.count("\n") == 1
 
 
-def test_show_of_a_damaged_report_ends_with_78_in_one_line(folder: Path, tmp_path: Path) -> None:
+def test_show_of_a_damaged_report_ends_with_78(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "store.sqlite3").write_bytes((folder / "runs" / "one" / "store.sqlite3").read_bytes())
     (tmp_path / "report.json").write_text("{")
 
@@ -117,7 +117,7 @@ def state(folder: Path) -> str:
     return str(one["state"])
 
 
-def test_ls_shows_who_is_waited_for_and_that_a_run_was_interrupted(tmp_path: Path) -> None:
+def test_ls_shows_waiting_and_interrupted_runs(tmp_path: Path) -> None:
     with Services(tmp_path) as services:
         services.start_broker()
         services.start("aggregator", "aggregator", "--task", "xor", "--out", "runs/one")
@@ -182,7 +182,7 @@ def test_replay_prints_the_model_sha256_of_the_report(folder: Path, run: str) ->
 
 
 @pytest.mark.parametrize("name", ["report.json", "model.npz"])
-def test_replay_of_another_model_than_a_file_has_ends_with_78(name: str, one: Path, tmp_path: Path) -> None:
+def test_replay_that_differs_from_a_file_ends_with_78(name: str, one: Path, tmp_path: Path) -> None:
     right, content = report_of(one)["model_sha256"], (one / name).read_bytes()
     (one / name).write_bytes(content.replace(right.encode(), b"0" * 64) if name == "report.json" else content[::-1])
 
@@ -193,14 +193,14 @@ def test_replay_of_another_model_than_a_file_has_ends_with_78(name: str, one: Pa
     assert done.stderr.count("\n") == 1
 
 
-def test_verify_of_a_whole_run_says_so(folder: Path) -> None:
+def test_verify_of_an_undamaged_run_succeeds(folder: Path) -> None:
     done = run_fedmq("runs", "verify", "one", cwd=folder)
 
     rounds = report_of(folder / "runs" / "one")["rounds"]
     assert (done.returncode, done.stdout) == (0, f"runs/one: whole, {rounds} rounds\n")
 
 
-def test_verify_says_how_far_a_damaged_run_is_whole_and_recover_keeps_that_much(one: Path, tmp_path: Path) -> None:
+def test_verify_names_the_last_undamaged_round_and_recover_keeps_it(one: Path, tmp_path: Path) -> None:
     whole = report_of(one)["rounds"] - 1
     damage(one)
 
@@ -220,7 +220,7 @@ def test_verify_says_how_far_a_damaged_run_is_whole_and_recover_keeps_that_much(
     assert (one / "store.sqlite3.damaged").exists()
 
 
-def test_a_recovered_run_is_continued_to_its_target(one: Path, tmp_path: Path) -> None:
+def test_recovered_run_is_continued_to_its_target(one: Path, tmp_path: Path) -> None:
     damage(one)
     assert run_fedmq("runs", "recover", "one", cwd=tmp_path).returncode == 0
     before = closed(one)
@@ -236,7 +236,7 @@ def test_a_recovered_run_is_continued_to_its_target(one: Path, tmp_path: Path) -
     assert model_sha256_of(one) == report_of(one)["model_sha256"]
 
 
-def test_gc_drops_old_rounds_and_nothing_that_the_model_needs(long: Path, tmp_path: Path) -> None:
+def test_gc_drops_old_rounds_and_keeps_the_model(long: Path, tmp_path: Path) -> None:
     before, size = model_sha256_of(long), (long / "store.sqlite3").stat().st_size
 
     done = run_fedmq("runs", "gc", "long", "--keep-rounds", "30", cwd=tmp_path)
@@ -255,7 +255,7 @@ def test_gc_of_a_short_run_drops_nothing(one: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["gc", "recover"])
-def test_a_run_that_goes_on_is_not_touched(command: str, one: Path, tmp_path: Path) -> None:
+def test_maintenance_of_a_live_run_is_refused(command: str, one: Path, tmp_path: Path) -> None:
     store = Store(one / "store.sqlite3")
     store.next_term(0.0)
 
@@ -263,13 +263,13 @@ def test_a_run_that_goes_on_is_not_touched(command: str, one: Path, tmp_path: Pa
 
     store.close()
     assert done.returncode == 78
-    assert "another process does; wait for its end" in done.stderr
+    assert "expected no other process" in done.stderr
     assert done.stderr.count("\n") == 1
     assert not list(one.glob("*.damaged"))
 
 
 @pytest.mark.parametrize("command", ["replay", "verify", "recover", "gc"])
-def test_upkeep_of_a_foreign_folder_ends_with_78_in_one_line(command: str, tmp_path: Path) -> None:
+def test_maintenance_of_another_folder_ends_with_78(command: str, tmp_path: Path) -> None:
     done = run_fedmq("runs", command, "foreign", cwd=tmp_path)
 
     assert done.returncode == 78
@@ -279,7 +279,7 @@ def test_upkeep_of_a_foreign_folder_ends_with_78_in_one_line(command: str, tmp_p
 
 @pytest.mark.parametrize("command", ["replay", "verify", "recover", "gc"])
 @pytest.mark.parametrize("folder", [False, True], ids=["text", "folder"])
-def test_upkeep_of_what_is_no_store_says_that_nothing_can_be_kept(command: str, folder: bool, tmp_path: Path) -> None:
+def test_maintenance_of_a_file_that_is_no_store_ends_with_78(command: str, folder: bool, tmp_path: Path) -> None:
     if folder:
         (tmp_path / "store.sqlite3").mkdir()
     else:
@@ -289,6 +289,6 @@ def test_upkeep_of_what_is_no_store_says_that_nothing_can_be_kept(command: str, 
 
     assert done.returncode == 78
     assert done.stderr.startswith("fedmq: store.sqlite3 is damaged or not the store of a run: ")
-    assert "not a store at all: nothing can be kept" in done.stderr
+    assert "not a store: nothing can be recovered" in done.stderr
     assert "runs verify" not in done.stderr, "it is what says so"
     assert done.stderr.count("\n") == 1

@@ -61,7 +61,7 @@ def start_endless(services: Services) -> Path:
     return services.folder / "run"
 
 
-def test_a_live_run_is_paused_resumed_rid_of_a_trainer_and_stopped(services: Services) -> None:
+def test_live_run_is_paused_resumed_drained_and_stopped(services: Services) -> None:
     run = start_endless(services)
 
     paused = runs(services, "pause", "run")
@@ -115,7 +115,7 @@ def test_a_live_run_is_paused_resumed_rid_of_a_trainer_and_stopped(services: Ser
     assert runs(services, "pause", "run").returncode == 0
 
 
-def test_a_pause_outlives_the_broker_but_not_the_aggregator(services: Services) -> None:
+def test_pause_survives_the_broker_but_not_the_aggregator(services: Services) -> None:
     run = start_endless(services)
     assert runs(services, "pause", "run").returncode == 0
     until(lambda: not is_open(run), "the open round to close")
@@ -134,7 +134,7 @@ def test_a_pause_outlives_the_broker_but_not_the_aggregator(services: Services) 
     until(lambda: closed(run) > before, "rounds of the next life")
 
 
-def test_a_run_that_nobody_serves_ends_the_command_in_one_line(services: Services) -> None:
+def test_command_to_a_run_without_an_aggregator_times_out(services: Services) -> None:
     services.start_broker()
     services.start("waiting", "runs", "pause", "nobody-serves-this")
     wrong = runs(services, "stop", "no/such run")
@@ -142,14 +142,12 @@ def test_a_run_that_nobody_serves_ends_the_command_in_one_line(services: Service
     assert wrong.stderr.startswith("fedmq: expected the name or the folder of a run, got 'no/such run'")
     assert wrong.stderr.count("\n") == 1
     assert services.wait("waiting", timeout_s=20) == 69
-    assert services.err("waiting").startswith(
-        "fedmq: expected run nobody-serves-this to pause within 10 s, nothing came"
-    )
+    assert services.err("waiting").startswith("fedmq: expected run nobody-serves-this to pause within 10 s")
     assert services.err("waiting").count("\n") == 1
     assert services.out("waiting") == ""
 
 
-def test_a_result_of_a_killed_trainer_is_sent_by_its_next_life_and_not_computed_again(services: Services) -> None:
+def test_result_of_a_killed_trainer_is_sent_by_its_next_life(services: Services) -> None:
     (services.folder / "slow.py").write_text(SLOW)
     run, results = services.folder / "run", services.folder / "state" / "bob"
     aggregator = ("aggregator", "--task", "slow.py", "--out", "run")

@@ -24,17 +24,17 @@ sys.exit({FOUND} if any(map(judge.failure, range({SEEDS_PLANTED}))) else 0)
 
 
 @pytest.mark.timeout(300)
-def test_whatever_happens_no_accepted_result_is_lost_or_counted_twice_and_the_run_ends() -> None:
+def test_faults_lose_or_repeat_no_accepted_result_and_the_run_ends() -> None:
     found = judge_range(0, SEEDS_JUDGED)
     assert not found, "\n".join(found[:10])
 
 
-def test_a_seed_gives_the_same_transcript_twice() -> None:
+def test_same_seed_gives_the_same_transcript() -> None:
     assert [transcript(seed) for seed in range(200)] == [transcript(seed) for seed in range(200)]
 
 
 @pytest.mark.parametrize("mutation", PLANTED, ids=lambda mutation: mutation.what)
-def test_a_planted_bug_does_not_pass(mutation: Mutation, tmp_path: Path) -> None:
+def test_planted_bug_is_detected(mutation: Mutation, tmp_path: Path) -> None:
     plant(mutation, tmp_path)
     paths = os.pathsep.join([str(tmp_path), str(tmp_path / "tests" / "simulation")])
     environment = {**os.environ, "PYTHONPATH": paths, "OPENBLAS_NUM_THREADS": "1"}
@@ -42,5 +42,5 @@ def test_a_planted_bug_does_not_pass(mutation: Mutation, tmp_path: Path) -> None
     assert found == FOUND, f"{SEEDS_PLANTED} seeds passed although {mutation.what}"
 
 
-def test_the_seeds_judge_what_they_were_made_for() -> None:
+def test_seeds_cover_the_faults_they_were_made_for() -> None:
     assert len(PLANTED) >= 5

@@ -124,7 +124,7 @@ class Stage:
 
 
 @pytest.mark.parametrize("path", SCENARIOS, ids=lambda path: path.stem)
-def test_a_scenario_goes_as_written(path: Path) -> None:
+def test_scenario_matches_its_transcript(path: Path) -> None:
     logging.disable(logging.CRITICAL)
     text = path.read_text(encoding="utf-8")
     head, _, expected = text.partition(RULE + "\n")

@@ -31,20 +31,18 @@ def name_of(blob: bytes) -> bytes:
     return sha256(blob).digest()
 
 
-def test_small_frames_stay_and_make_no_folder(blobs: Blobs, tmp_path: Path) -> None:
+def test_small_frames_stay_in_the_row(blobs: Blobs, tmp_path: Path) -> None:
     assert blobs.keep([b"", b"small", b"x" * BLOB_BYTES]) == [b"", b"small", b"x" * BLOB_BYTES]
     assert not (tmp_path / "blobs").exists()
 
 
-def test_a_large_frame_becomes_a_file_of_its_digest(blobs: Blobs, tmp_path: Path) -> None:
+def test_large_frame_becomes_a_file_named_by_its_digest(blobs: Blobs, tmp_path: Path) -> None:
     assert blobs.keep([b"small", LARGE]) == [b"small", [name_of(LARGE)]]
     assert blobs.read(name_of(LARGE)) == LARGE
     assert [file.name for file in files(tmp_path)] == [name_of(LARGE).hex()], "and nothing half written"
 
 
-def test_a_file_its_folder_and_the_name_of_that_are_on_disk(
-    blobs: Blobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_blob_and_its_folder_are_synced(blobs: Blobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[int] = []
     monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_ino))
     blobs.keep([LARGE])
@@ -52,14 +50,14 @@ def test_a_file_its_folder_and_the_name_of_that_are_on_disk(
     assert synced == [path.stat().st_ino for path in (tmp_path, file, file.parent)]
 
 
-def test_the_same_frame_is_written_once(blobs: Blobs, tmp_path: Path) -> None:
+def test_same_frame_is_written_once(blobs: Blobs, tmp_path: Path) -> None:
     blobs.keep([LARGE])
     before = files(tmp_path)[0].stat().st_ino
     blobs.keep([LARGE, LARGE])
     assert [file.stat().st_ino for file in files(tmp_path)] == [before]
 
 
-def test_a_damaged_file_is_no_blob_and_is_written_again(blobs: Blobs, tmp_path: Path) -> None:
+def test_damaged_blob_is_written_again(blobs: Blobs, tmp_path: Path) -> None:
     blobs.keep([LARGE])
     files(tmp_path)[0].write_bytes(LARGE[:-1])
     assert blobs.read(name_of(LARGE)) is None
@@ -67,11 +65,11 @@ def test_a_damaged_file_is_no_blob_and_is_written_again(blobs: Blobs, tmp_path: 
     assert blobs.read(name_of(LARGE)) == LARGE
 
 
-def test_what_is_not_there_is_no_blob(blobs: Blobs) -> None:
+def test_missing_blob_reads_as_none(blobs: Blobs) -> None:
     assert blobs.read(name_of(LARGE)) is None
 
 
-def test_what_a_crash_left_half_written_is_in_nobodys_way(blobs: Blobs, tmp_path: Path) -> None:
+def test_partial_blob_of_a_crash_is_replaced(blobs: Blobs, tmp_path: Path) -> None:
     (tmp_path / "blobs").mkdir()
     (tmp_path / "blobs" / f"{name_of(LARGE).hex()}.partial").write_bytes(LARGE[:100])
     assert blobs.read(name_of(LARGE)) is None
@@ -79,7 +77,7 @@ def test_what_a_crash_left_half_written_is_in_nobodys_way(blobs: Blobs, tmp_path
     assert blobs.read(name_of(LARGE)) == LARGE
 
 
-def test_all_but_the_named_are_removed_with_what_is_half_written(blobs: Blobs, tmp_path: Path) -> None:
+def test_unnamed_and_partial_blobs_are_removed(blobs: Blobs, tmp_path: Path) -> None:
     other = LARGE[::-1]
     blobs.keep([LARGE, other])
     (tmp_path / "blobs" / "half.partial").write_bytes(b"half")
@@ -87,11 +85,11 @@ def test_all_but_the_named_are_removed_with_what_is_half_written(blobs: Blobs, t
     assert [file.name for file in files(tmp_path)] == [name_of(other).hex()]
 
 
-def test_nothing_is_removed_where_there_is_nothing(blobs: Blobs) -> None:
+def test_removal_without_a_folder_does_nothing(blobs: Blobs) -> None:
     blobs.drop_all_but(set())
 
 
-def test_a_file_that_cannot_be_written_is_told_in_one_line(blobs: Blobs, tmp_path: Path) -> None:
+def test_unwritable_blob_is_reported(blobs: Blobs, tmp_path: Path) -> None:
     (tmp_path / "blobs").write_text("a file where the folder should be")
     with pytest.raises(StoreError) as error:
         blobs.keep([LARGE])
@@ -119,7 +117,7 @@ def a_large_result(round: int, fill: bytes = b"a") -> StoredResult:
     return StoredResult(round, "bob", round, [b"up/run/", fill * (BLOB_BYTES + 1), fill * BLOB_BYTES])
 
 
-def test_a_frame_over_the_limit_is_a_file_and_comes_back_as_it_was(store: Store, path: Path) -> None:
+def test_frame_over_the_limit_is_read_back_from_its_file(store: Store, path: Path) -> None:
     store.save(a_large_result(1))
     store.commit()
     again = reopened(store)
@@ -129,7 +127,7 @@ def test_a_frame_over_the_limit_is_a_file_and_comes_back_as_it_was(store: Store,
 
 
 @pytest.mark.parametrize("content", [None, b"cut"], ids=["missing", "another"])
-def test_a_large_frame_that_is_not_there_as_it_was_is_noticed(store: Store, path: Path, content: bytes | None) -> None:
+def test_changed_or_missing_blob_is_detected(store: Store, path: Path, content: bytes | None) -> None:
     store.save(a_large_result(1))
     store.commit()
     (blob,) = (path.parent / "blobs").iterdir()
@@ -141,14 +139,14 @@ def test_a_large_frame_that_is_not_there_as_it_was_is_noticed(store: Store, path
     assert [one_line(error, path).partition("; fedmq runs verify")[0]] == store.verify()
 
 
-def test_a_store_in_memory_keeps_large_frames_as_well() -> None:
+def test_store_in_memory_keeps_large_frames() -> None:
     store = Store(":memory:")
     store.save(a_large_result(1))
     assert list(store.results(1)) == [a_large_result(1)]
     store.close()
 
 
-def test_what_is_forgotten_gives_its_room_back(store: Store, path: Path) -> None:
+def test_dropped_records_free_their_space(store: Store, path: Path) -> None:
     for number in (1, 2):
         store.save(a_large_result(number, fill=b"%d" % number))
         store.save(a_close(number))

@@ -71,19 +71,19 @@ def strategy(request: pytest.FixtureRequest) -> Strategy[Any]:
     return strategy_of(request.param, **(SMALL if request.param == "evolution" else {}))
 
 
-def test_every_state_of_a_run_comes_back_bit_for_bit(strategy: Strategy[Any]) -> None:
+def test_every_state_of_a_run_loads_bit_for_bit(strategy: Strategy[Any]) -> None:
     task = task_for(strategy)
     for state in [strategy.init(task, 5), *rounds(strategy, task, stored=False)]:
         assert bits(again(state)) == bits(state)
 
 
-def test_a_run_that_was_loaded_at_every_step_goes_the_same_way(strategy: Strategy[Any]) -> None:
+def test_run_loaded_at_every_step_is_the_same(strategy: Strategy[Any]) -> None:
     task = task_for(strategy)
     undisturbed = [bits(state) for state in rounds(strategy, task, stored=False)]
     assert [bits(state) for state in rounds(strategy, task, stored=True)] == undisturbed
 
 
-def test_the_order_of_arrays_in_memory_changes_no_sum() -> None:
+def test_memory_layout_of_arrays_changes_no_sum() -> None:
     """With so many trainers NumPy sums in another order along another axis; a loaded array may lie otherwise."""
     task, evolution = find_task("parity4"), find_algorithm("evolution", parameters=SMALL)
     undisturbed = [bits(state) for state in rounds(evolution, task, stored=False, parts=16)]
@@ -97,7 +97,7 @@ def test_the_evolution_above_has_restarted_and_had_late_results() -> None:
     assert any(waiting.round < state.round for state in states for waiting in state.inbox.waiting.values())
 
 
-def test_an_array_that_was_loaded_can_be_written_to() -> None:
+def test_loaded_array_is_writable() -> None:
     archive = again(Archive.of(np.arange(2), np.zeros((2, 3))))
     archive.genes[0, 0] = 1.0
     assert archive.genes[0, 0] == 1.0
@@ -115,7 +115,7 @@ def test_an_array_that_was_loaded_can_be_written_to() -> None:
     ],
     ids=["not finite", "a payload in a NaN", "transposed", "strided", "no candidates", "no genes"],
 )
-def test_arrays_of_all_kinds_come_back_bit_for_bit(genes: Any) -> None:
+def test_arrays_of_all_kinds_load_bit_for_bit(genes: Any) -> None:
     archive = Archive.of(np.arange(len(genes)), genes)
     assert bits(again(archive)) == bits(archive)
 
@@ -135,19 +135,19 @@ def test_arrays_of_all_kinds_come_back_bit_for_bit(genes: Any) -> None:
     ],
     ids=["empty", "no msgpack", "a number", "no field", "another field", "another strategy"],
 )
-def test_bytes_that_are_no_state_are_refused_in_one_line(blob: bytes) -> None:
+def test_bytes_that_are_no_state_are_refused(blob: bytes) -> None:
     with pytest.raises(StoreError, match=r"^expected the state of a strategy \(EvolutionState\)[^\n]*$"):
         load(blob, EvolutionState)
 
 
-def test_a_state_that_was_cut_off_anywhere_is_refused() -> None:
+def test_truncated_state_is_refused() -> None:
     blob = dump(find_algorithm("averaging").init(LINEAR, 1))
     for length in range(len(blob)):
         with pytest.raises(StoreError):
             load(blob[:length], AveragingState)
 
 
-def test_what_cannot_be_in_a_state_is_not_written() -> None:
+def test_unsupported_value_in_a_state_is_refused() -> None:
     with pytest.raises(NotImplementedError, match=r"a \w*Path in the state of a strategy"):
         dump(Path("somewhere"))
 
@@ -163,7 +163,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
     opened.close()
 
 
-def test_the_newest_checkpoint_that_is_not_too_new_is_given(store: Store) -> None:
+def test_newest_checkpoint_up_to_a_round_is_returned(store: Store) -> None:
     assert store.checkpoint() is None
     store.save(Checkpoint(3, b"old"))
     store.save(Checkpoint(3, b"three"))
@@ -176,7 +176,7 @@ def test_the_newest_checkpoint_that_is_not_too_new_is_given(store: Store) -> Non
 
 
 @pytest.mark.parametrize(("rounds", "dropped"), [(9, 0), (6, 0), (5, 1), (2, 4), (1, 5), (0, 6)])
-def test_only_what_a_checkpoint_stands_for_is_forgotten(store: Store, rounds: int, dropped: int) -> None:
+def test_only_rounds_before_a_checkpoint_are_dropped(store: Store, rounds: int, dropped: int) -> None:
     assert filled(store, rounds=6).keep_last(rounds) == dropped
     kept = reopened(store)
     assert [close.round for close in kept.closes()] == list(range(dropped + 1, 7))
@@ -190,7 +190,7 @@ def test_only_what_a_checkpoint_stands_for_is_forgotten(store: Store, rounds: in
     kept.close()
 
 
-def test_without_a_checkpoint_nothing_is_forgotten(store: Store) -> None:
+def test_nothing_is_dropped_without_a_checkpoint(store: Store) -> None:
     store.save(a_result(1, "bob"))
     store.save(a_close(1))
     store.commit()

@@ -34,24 +34,24 @@ def after(answer_s: float, *, rounds: int = 3, **chosen: float) -> float:
 # Deadlines
 
 
-def test_a_deadline_that_was_chosen_never_changes() -> None:
+def test_configured_deadline_never_changes() -> None:
     assert after(1.0, deadline_s=7.0) == 7.0
     assert after(0.001, deadline_s=0.5) == 0.5
 
 
-def test_the_first_round_waits_long_for_nobody_knows_yet_what_is_usual() -> None:
+def test_first_round_has_a_long_deadline() -> None:
     scene = Scene(min_trainers=1)
     scene.take(BrokerUp())
     assert deadlines(scene.hello("bob")) == [DEADLINE_FIRST_S]
 
 
-def test_a_later_life_does_not_know_what_was_usual() -> None:
+def test_later_life_starts_with_the_first_deadline() -> None:
     scene = Scene(min_trainers=1, round=7, accepted={(6, "bob")}, away=("bob",))
     scene.take(BrokerUp())
     assert deadlines(scene.hello("bob")) == [DEADLINE_FIRST_S]
 
 
-def test_a_result_that_comes_before_its_round_is_open_again_says_nothing_of_what_is_usual() -> None:
+def test_result_before_its_round_reopens_does_not_change_the_deadline() -> None:
     scene = Scene(min_trainers=2, round=7)
     scene.take(BrokerUp())
     answer(scene, "bob", 7, at=20.0)
@@ -68,11 +68,11 @@ def test_a_result_that_comes_before_its_round_is_open_again_says_nothing_of_what
     ],
     ids=["usual", "quick", "at once", "slow"],
 )
-def test_the_deadline_is_many_times_a_usual_answer_within_limits(answer_s: float, deadline_s: float) -> None:
+def test_deadline_is_a_multiple_of_the_median_answer_within_limits(answer_s: float, deadline_s: float) -> None:
     assert after(answer_s) == pytest.approx(deadline_s)
 
 
-def test_a_minority_of_stragglers_does_not_move_the_deadline() -> None:
+def test_minority_of_stragglers_does_not_change_the_deadline() -> None:
     scene = opened("a", "b", "c", "d", "straggler")
     found = [0.0]
     for number in range(1, 6):
@@ -82,7 +82,7 @@ def test_a_minority_of_stragglers_does_not_move_the_deadline() -> None:
     assert DEADLINE_MIN_S < found[0] < 5.0
 
 
-def test_who_is_late_is_not_what_is_usual() -> None:
+def test_late_results_do_not_change_the_deadline() -> None:
     scene = opened("bob", "alice", deadline_s=None)
     answer(scene, "bob", 1, at=1.0)
     (deadline_s,) = deadlines(scene.take(Tick(), at=DEADLINE_FIRST_S))
@@ -92,7 +92,7 @@ def test_who_is_late_is_not_what_is_usual() -> None:
     assert deadlines(scene.take(Tick(), at=scene.now + 60.0)) == [pytest.approx(3.5 * DEADLINE_TIMES)]
 
 
-def test_the_deadline_follows_when_answers_become_slower() -> None:
+def test_deadline_grows_with_slower_answers() -> None:
     scene = opened("bob", "alice")
     seen = []
     for number in range(1, 100):
@@ -103,7 +103,7 @@ def test_the_deadline_follows_when_answers_become_slower() -> None:
     assert seen[-1] == pytest.approx(9.0)
 
 
-def test_a_round_closes_at_the_deadline_that_it_was_published_with() -> None:
+def test_round_closes_at_its_published_deadline() -> None:
     scene = opened("bob", "alice")
     answer(scene, "bob", 1, at=0.5)
     (deadline_s,) = deadlines(answer(scene, "alice", 1, at=0.5))
@@ -114,7 +114,7 @@ def test_a_round_closes_at_the_deadline_that_it_was_published_with() -> None:
     assert close.why == "deadline"
 
 
-def test_who_joins_in_mid_round_is_told_the_same_deadline() -> None:
+def test_trainer_that_joins_mid_round_gets_the_same_deadline() -> None:
     scene = opened("bob", "alice")
     answer(scene, "bob", 1, at=0.5)
     published = deadlines(answer(scene, "alice", 1))
@@ -122,7 +122,7 @@ def test_who_joins_in_mid_round_is_told_the_same_deadline() -> None:
     assert deadlines(scene.hello("carol")) == published
 
 
-def test_an_adaptive_deadline_never_closes_a_round_without_its_quorum() -> None:
+def test_adaptive_deadline_never_closes_a_round_without_quorum() -> None:
     scene = opened("bob", "alice", "carol")
     answer(scene, "bob", 1)
     assert told(scene.take(Tick(), at=DEADLINE_MAX_S), events.RoundClosed) == []
@@ -135,7 +135,7 @@ def test_an_adaptive_deadline_never_closes_a_round_without_its_quorum() -> None:
 @pytest.mark.parametrize(
     ("trainers", "spread_s"), [(0, 0.0), (2, 2 * SPREAD_S), (1000, 1000 * SPREAD_S), (16_000, SPREAD_MAX_S)]
 )
-def test_a_beacon_spreads_those_who_return_by_their_number(trainers: int, spread_s: float) -> None:
+def test_beacon_spreads_reconnections_by_their_number(trainers: int, spread_s: float) -> None:
     scene = Scene(away=[f"t{number}" for number in range(trainers)])
     ((_, beacon),) = sent(scene.take(BrokerUp()), Beacon)
     assert beacon.spread_s == pytest.approx(spread_s)

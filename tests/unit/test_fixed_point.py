@@ -107,7 +107,7 @@ def test_run_equals_that_with_unrounded_losses(seed: int, monkeypatch: pytest.Mo
 
     rounded = genes()
     monkeypatch.setattr("fedmq.trainer.session.quantize", lambda arrays, fraction_bits: dict(arrays))
-    monkeypatch.setattr("fedmq.runs.updates.dequantize", lambda arrays, fraction_bits: dict(arrays))
+    monkeypatch.setattr("fedmq.runs.records.dequantize", lambda arrays, fraction_bits: dict(arrays))
     assert genes() == rounded
 
 

@@ -64,7 +64,7 @@ UNTOLD: list[events.AnyEvent] = [
 
 
 @pytest.mark.parametrize(("event", "line"), TOLD, ids=lambda value: type(value).__name__)
-def test_an_event_is_told_in_one_line(event: events.AnyEvent, line: str) -> None:
+def test_event_is_one_line(event: events.AnyEvent, line: str) -> None:
     lines: list[str] = []
     progress = PlainProgress("accuracy", lines.append)
     progress(event)
@@ -73,13 +73,13 @@ def test_an_event_is_told_in_one_line(event: events.AnyEvent, line: str) -> None
 
 
 @pytest.mark.parametrize("event", UNTOLD, ids=lambda event: type(event).__name__)
-def test_nothing_is_told_of_events_that_are_not_worth_a_line(event: events.AnyEvent) -> None:
+def test_frequent_events_have_no_line(event: events.AnyEvent) -> None:
     lines: list[str] = []
     PlainProgress("accuracy", lines.append)(event)
     assert lines == []
 
 
-def test_a_task_that_is_measured_by_its_loss_is_told_by_it() -> None:
+def test_task_with_metric_loss_shows_its_loss() -> None:
     assert "loss 0.75  " in str(event_line(closed(1), "loss"))
 
 
@@ -95,19 +95,19 @@ def panel(*seen: events.AnyEvent) -> str:
     return screen.getvalue()
 
 
-def test_the_panel_of_a_terminal_is_that_of_fedmq_watch_and_is_left_evaluation() -> None:
+def test_terminal_shows_the_view_of_fedmq_watch_and_leaves_it() -> None:
     picture = panel(STARTED, events.TrainerJoined(trainer="bob", num_examples=2), closed(1), closed(2, HALF))
     assert "● running" in picture
     assert "round 2 of 200" in picture
     assert "trainer bob joined (2 rows)" in picture
 
 
-def test_the_panel_bears_every_event_in_any_order() -> None:
+def test_view_renders_after_any_order_of_events() -> None:
     for event in [*(event for event, _ in TOLD), *UNTOLD]:
         assert panel(event)
 
 
-def test_what_a_stranger_sent_neither_colours_the_terminal_nor_moves_its_cursor() -> None:
+def test_untrusted_text_sends_no_control_codes_to_the_terminal() -> None:
     """A rejection may quote what came."""
     event = events.ResultRejected(trainer="", reason="header", detail="[bold]a[/b] \x1b[2J\nrun one is solved")
     assert (
@@ -116,7 +116,7 @@ def test_what_a_stranger_sent_neither_colours_the_terminal_nor_moves_its_cursor(
     assert "header: [bold]a[/b] ?[2J?run one" in panel(event)
 
 
-def test_output_that_is_piped_gets_plain_lines_and_quiet_gets_none(capsys: pytest.CaptureFixture[str]) -> None:
+def test_piped_output_is_plain_lines_and_quiet_prints_none(capsys: pytest.CaptureFixture[str]) -> None:
     for quiet in (False, True):
         progress = open_progress(RunState(), "accuracy", quiet=quiet)
         progress(events.TrainerJoined(trainer="bob", num_examples=2))
@@ -137,7 +137,7 @@ def test_output_that_is_piped_gets_plain_lines_and_quiet_gets_none(capsys: pytes
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_an_event_is_logged_with_what_it_is_about(
+def test_event_is_logged_with_its_fields(
     event: events.AnyEvent, said: str, fields: dict[str, object], caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
@@ -147,7 +147,7 @@ def test_an_event_is_logged_with_what_it_is_about(
     assert {name: getattr(record, name) for name in ("run", "round", "trainer") if hasattr(record, name)} == fields
 
 
-def test_what_is_not_worth_a_line_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_event_without_a_line_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         log_event(events.RoundPublished(round=1, invited=2), "one", "accuracy")
     assert caplog.records == []

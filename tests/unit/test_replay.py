@@ -77,14 +77,14 @@ def linear() -> Federation:
     return trained("fedsgd")
 
 
-def test_a_replay_gives_the_same_evaluation_bit_for_bit(federation: Federation) -> None:
+def test_replay_gives_the_same_evaluation_bit_for_bit(federation: Federation) -> None:
     assert federation.aggregator is not None
     again = replayed(federation)
     assert bits(federation.strategy.evaluation(again.state)) == bits(federation.aggregator.rounds.evaluation)
     assert (again.round, len(again.closes), again.open_results) == (ROUNDS + 1, ROUNDS, 0)
 
 
-def test_a_replay_publishes_the_same_next_round(federation: Federation) -> None:
+def test_replay_publishes_the_same_next_round(federation: Federation) -> None:
     assert federation.aggregator is not None
     theirs = federation.strategy.ask(replayed(federation).state)
     ours = federation.strategy.ask(federation.aggregator.rounds._state)
@@ -94,7 +94,7 @@ def test_a_replay_publishes_the_same_next_round(federation: Federation) -> None:
     }
 
 
-def test_there_were_late_results_in_what_was_replayed() -> None:
+def test_replayed_runs_had_late_results() -> None:
     """Else the tests above would say less than they seem to."""
     late = [result for seed in range(3) for result in all_results(trained("fedsgd", seed=seed))]
     assert any(result.counted_in > result.round for result in late)
@@ -104,19 +104,19 @@ def all_results(federation: Federation) -> list[StoredResult]:
     return [result for number in range(1, ROUNDS + 1) for result in federation.store.results(number)]
 
 
-def test_who_took_part_is_known_again_with_its_rows_and_results(linear: Federation) -> None:
+def test_replay_restores_trainers_with_rows_and_results(linear: Federation) -> None:
     results = [result.trainer for result in all_results(linear)]
     assert replayed(linear).trainers == {name: (2, results.count(name)) for name in NAMES}
 
 
-def test_an_empty_store_stands_at_the_first_round() -> None:
+def test_replay_of_an_empty_store_is_at_round_one() -> None:
     store, strategy = Store(":memory:"), find_algorithm("averaging")
     empty = replay(store, find_task("linear"), strategy, 1)
     assert (empty.round, empty.closes, empty.open_results, empty.trainers) == (1, [], 0, {})
     assert strategy.evaluation(empty.state) is None
 
 
-def test_results_of_the_open_round_are_told_and_counted(linear: Federation) -> None:
+def test_replay_includes_results_of_the_open_round(linear: Federation) -> None:
     last = copied(linear, without_round=ROUNDS)
     again = replayed(linear, last)
     assert again.round == ROUNDS
@@ -177,20 +177,20 @@ def with_impossible_numbers(result: StoredResult) -> StoredResult:
         (with_impossible_numbers, "values"),
     ],
 )
-def test_a_result_that_was_tampered_with_is_refused(linear: Federation, change: Any, reason: str) -> None:
+def test_changed_result_is_refused(linear: Federation, change: Any, reason: str) -> None:
     store = copied(linear, change)
     with pytest.raises(StoreError, match=rf"the result of \S+ in round 1 cannot .* \({reason}: .*another --out"):
         replayed(linear, store)
 
 
-def test_a_close_that_is_missing_is_noticed(linear: Federation) -> None:
+def test_missing_close_is_detected(linear: Federation) -> None:
     store = copied(linear, without_round=2)
     with pytest.raises(StoreError, match=r"round 3 is not as it was written; .* --to-round N"):
         replayed(linear, store)
 
 
 @pytest.mark.parametrize("round", range(1, ROUNDS + 1))
-def test_a_result_that_is_missing_is_noticed(linear: Federation, round: int) -> None:
+def test_missing_result_is_detected(linear: Federation, round: int) -> None:
     store = copied(linear)
     gone = next(store.results(round))
     store._connection.execute("DELETE FROM results WHERE round = ? AND trainer = ?", gone[:2])
@@ -215,7 +215,7 @@ def until_closed(federation: Federation, rounds: int) -> list[Close]:
     return list(federation.store.closes())
 
 
-def test_who_has_said_goodbye_does_not_count_in_the_next_life_either() -> None:
+def test_goodbye_holds_in_the_next_life() -> None:
     federation = endless()
     federation.start()
     before = until_closed(federation, 3)
@@ -228,7 +228,7 @@ def test_who_has_said_goodbye_does_not_count_in_the_next_life_either() -> None:
 
 
 @pytest.mark.parametrize(("why", "deadline_s"), [("complete", 50.0), ("deadline", 30.0)])
-def test_what_a_round_took_that_was_cut_short_says_nothing_of_what_is_usual(why: events.Why, deadline_s: float) -> None:
+def test_round_closed_by_its_deadline_does_not_set_the_usual_time(why: events.Why, deadline_s: float) -> None:
     store = Store(":memory:")
     store.begin(run_config("run", find_task("linear"), "fedsgd", seed=0, started=0.0))
     store.save(Close(1, why, (), 0, 5.0, 1.0, None, bytes(32)))

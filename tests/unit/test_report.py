@@ -65,12 +65,12 @@ def folder(tmp_path: Path) -> Path:
 # report.json
 
 
-def test_a_run_of_which_only_the_last_rounds_were_kept_has_as_many_rounds_as_it_had() -> None:
+def test_report_counts_dropped_rounds() -> None:
     late = [msgspec.structs.replace(close, round=close.round + 100) for close in CLOSES]
     assert report_of(late)[0].rounds == 103
 
 
-def test_the_report_has_the_fields_that_scripts_rely_on(folder: Path) -> None:
+def test_report_has_the_documented_fields(folder: Path) -> None:
     content = json.loads((folder / REPORT).read_text(encoding="utf-8"))
     sha256 = hashlib.sha256((folder / MODEL).read_bytes()).hexdigest()
     assert content == {
@@ -93,7 +93,7 @@ def test_the_report_has_the_fields_that_scripts_rely_on(folder: Path) -> None:
     }
 
 
-def test_a_report_reads_back_as_it_was_written(folder: Path) -> None:
+def test_report_reads_back_as_written(folder: Path) -> None:
     assert read_report(folder) == report_of()[0]
 
 
@@ -122,7 +122,7 @@ def test_report_of_the_version_before_is_read_and_listed(tmp_path: Path) -> None
     assert (shown.exit_code, "bob: 2 rows" in shown.stdout) == (0, True)
 
 
-def test_a_run_that_is_not_finished_has_no_report(tmp_path: Path) -> None:
+def test_unfinished_run_has_no_report(tmp_path: Path) -> None:
     assert read_report(tmp_path) is None
     (tmp_path / "file").touch()
     assert read_report(tmp_path / "file") is None
@@ -131,13 +131,13 @@ def test_a_run_that_is_not_finished_has_no_report(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content", ["", "{}", "[1, 2]", '{"run": 7}', "{"], ids=["empty", "no field", "a list", "a number", "cut"]
 )
-def test_a_file_that_is_no_report_is_refused_in_one_line(tmp_path: Path, content: str) -> None:
+def test_file_that_is_no_report_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / REPORT).write_text(content, encoding="utf-8")
     with pytest.raises(BadConfiguration, match=r"^[^\n]*report.json: expected the report of a run, got [^\n]*$"):
         read_report(tmp_path)
 
 
-def test_a_run_in_which_nothing_was_scored_has_no_model(tmp_path: Path) -> None:
+def test_run_without_scores_has_no_model(tmp_path: Path) -> None:
     report, model = report_of([], None)
     write_report(tmp_path, report, model, [])
     content = json.loads((tmp_path / REPORT).read_text(encoding="utf-8"))
@@ -149,13 +149,13 @@ def test_a_run_in_which_nothing_was_scored_has_no_model(tmp_path: Path) -> None:
 # model.npz and history.csv
 
 
-def test_the_model_loads_and_is_the_one_that_stood(folder: Path) -> None:
+def test_model_file_holds_the_evaluated_model(folder: Path) -> None:
     model = load_model(folder / MODEL)
     assert model.parameters.tobytes() == STANDING.genes.tobytes()
     assert (model.task, model.predict([[0.0, 1.0]]).shape) == ("xor", (1,))
 
 
-def test_the_history_has_a_line_for_each_round(folder: Path) -> None:
+def test_history_has_a_line_for_each_round(folder: Path) -> None:
     with (folder / HISTORY).open(newline="", encoding="utf-8") as file:
         heading, *lines = csv.reader(file)
     figures = ["value", "coverage", "fitness", "fitness_mean", "fitness_worst", "diversity"]
@@ -170,13 +170,11 @@ def test_the_history_has_a_line_for_each_round(folder: Path) -> None:
 # Whole or not at all
 
 
-def test_nothing_but_the_files_is_left(folder: Path) -> None:
+def test_only_the_documented_files_are_written(folder: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == sorted([REPORT, MODEL, HISTORY])
 
 
-def test_a_file_under_its_name_is_whole_and_the_report_comes_last(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_appear_whole_and_the_report_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[str, bytes, list[str]]] = []
     replace = Path.replace
 
@@ -191,7 +189,7 @@ def test_a_file_under_its_name_is_whole_and_the_report_comes_last(
     assert all(content == (tmp_path / name).read_bytes() for name, content, _ in seen)
 
 
-def test_a_write_that_fails_leaves_what_was_there(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_write_leaves_the_old_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = (folder / REPORT).read_bytes()
 
     def full(_descriptor: int) -> None:

@@ -25,7 +25,7 @@ def with_results(*names: str) -> Roster:
     return roster
 
 
-def test_a_trainer_is_new_when_it_was_not_here_before() -> None:
+def test_first_join_of_a_trainer_is_new() -> None:
     roster = Roster(FORGET_S)
     assert roster.join("bob", 2, now=0.0)
     assert not roster.join("bob", 2, now=1.0)
@@ -33,7 +33,7 @@ def test_a_trainer_is_new_when_it_was_not_here_before() -> None:
     assert roster.join("bob", 2, now=3.0)
 
 
-def test_a_trainer_keeps_its_index_however_often_it_comes_and_goes() -> None:
+def test_trainer_keeps_its_index_across_joins() -> None:
     roster = roster_of("bob", "alice")
     roster.leave("bob", now=1.0, for_good=True)
     roster.join("carol", 2, now=2.0)
@@ -41,13 +41,13 @@ def test_a_trainer_keeps_its_index_however_often_it_comes_and_goes() -> None:
     assert {trainer.name: trainer.index for trainer in roster.trainers} == {"bob": 0, "alice": 1, "carol": 2}
 
 
-def test_who_comes_back_with_other_rows_counts_with_those() -> None:
+def test_rejoining_trainer_counts_with_its_new_rows() -> None:
     roster = roster_of("bob")
     roster.join("bob", 7, now=1.0)
     assert roster["bob"].num_examples == 7
 
 
-def test_leaving_is_told_once_and_a_stranger_cannot_leave() -> None:
+def test_leave_is_reported_once_and_only_for_known_trainers() -> None:
     roster = roster_of("bob")
     assert roster.leave("bob", now=1.0)
     assert not roster.leave("bob", now=2.0)
@@ -55,13 +55,13 @@ def test_leaving_is_told_once_and_a_stranger_cannot_leave() -> None:
     assert roster.present == []
 
 
-def test_a_member_is_who_has_sent_a_result_by_name() -> None:
+def test_members_are_trainers_with_a_result() -> None:
     roster = with_results("bob", "alice")
     roster.join("carol", 2, now=0.0)
     assert roster.members(now=1.0, round=1) == ["alice", "bob"]
 
 
-def test_the_rows_of_an_absent_member_count_until_it_is_forgotten() -> None:
+def test_rows_of_an_absent_member_count_until_it_is_forgotten() -> None:
     roster = with_results("bob")
     roster.leave("bob", now=10.0)
     roster.leave("bob", now=20.0)  # its absence began at the first one
@@ -69,7 +69,7 @@ def test_the_rows_of_an_absent_member_count_until_it_is_forgotten() -> None:
     assert roster.members(now=10.0 + FORGET_S, round=1) == []
 
 
-def test_a_goodbye_ends_membership_at_once_and_a_return_brings_it_back() -> None:
+def test_goodbye_ends_membership_and_a_return_restores_it() -> None:
     roster = with_results("bob")
     roster.leave("bob", now=1.0, for_good=True)
     assert roster.members(now=1.0, round=1) == []
@@ -77,14 +77,14 @@ def test_a_goodbye_ends_membership_at_once_and_a_return_brings_it_back() -> None
     assert roster.members(now=2.0, round=1) == ["bob"]
 
 
-def test_a_goodbye_after_the_connection_was_seen_to_end_still_counts() -> None:
+def test_goodbye_after_a_disconnect_still_counts() -> None:
     roster = with_results("bob")
     roster.leave("bob", now=1.0)
     assert not roster.leave("bob", now=1.1, for_good=True)
     assert roster.members(now=1.1, round=1) == []
 
 
-def test_who_is_here_without_a_result_is_unheard_until_nothing_is_expected_of_it() -> None:
+def test_present_trainer_without_a_result_is_pending_for_a_limited_time() -> None:
     roster = roster_of("bob")
     assert roster.pending(now=FORGET_S - 0.1, round=1) == ["bob"]
     assert roster.pending(now=FORGET_S, round=1) == []
@@ -92,7 +92,7 @@ def test_who_is_here_without_a_result_is_unheard_until_nothing_is_expected_of_it
     assert roster.pending(now=1.0, round=1) == []
 
 
-def test_in_the_grace_nobody_is_gone_and_at_its_end_who_was_not_seen_is() -> None:
+def test_unseen_trainers_expire_at_the_end_of_the_grace() -> None:
     roster = roster_of("bob", "alice", "carol")
     roster.mark_unconfirmed()
     roster.begin_grace(now=10.0, grace_s=GRACE_S)
@@ -106,7 +106,7 @@ def test_in_the_grace_nobody_is_gone_and_at_its_end_who_was_not_seen_is() -> Non
     assert roster.expire(now=99.0) == []
 
 
-def test_who_is_seen_before_the_grace_begins_is_not_in_doubt() -> None:
+def test_trainer_seen_before_the_grace_is_confirmed() -> None:
     roster = roster_of("bob", "alice")
     roster.mark_unconfirmed()
     roster.join("alice", 2, now=9.0)
@@ -114,7 +114,7 @@ def test_who_is_seen_before_the_grace_begins_is_not_in_doubt() -> None:
     assert roster.expire(now=10.0 + GRACE_S) == ["bob"]
 
 
-def test_a_second_restart_begins_the_grace_anew() -> None:
+def test_second_restart_restarts_the_grace() -> None:
     roster = roster_of("bob")
     roster.mark_unconfirmed()
     roster.begin_grace(now=10.0, grace_s=GRACE_S)
@@ -124,7 +124,7 @@ def test_a_second_restart_begins_the_grace_anew() -> None:
     assert roster.expire(now=15.0) == ["bob"]
 
 
-def test_a_trainer_of_an_earlier_life_is_away_but_counts() -> None:
+def test_trainer_of_an_earlier_life_is_absent_but_counts() -> None:
     roster = Roster(FORGET_S)
     roster.restore("bob", 2, 3, now=5.0)
     assert roster.present == []
@@ -133,7 +133,7 @@ def test_a_trainer_of_an_earlier_life_is_away_but_counts() -> None:
     assert roster.join("bob", 2, now=6.0)
 
 
-def test_a_trainer_that_was_gone_in_an_earlier_life_does_not_count_until_it_is_back() -> None:
+def test_trainer_gone_in_an_earlier_life_counts_once_it_is_back() -> None:
     roster = Roster(FORGET_S)
     roster.restore("bob", 2, 3, now=5.0, gone=True)
     assert roster.members(now=5.0, round=1) == []
@@ -141,7 +141,7 @@ def test_a_trainer_that_was_gone_in_an_earlier_life_does_not_count_until_it_is_b
     assert roster.members(now=6.0, round=1) == ["bob"]
 
 
-def test_a_roster_holds_no_more_names_than_a_beacon_has_bits() -> None:
+def test_roster_is_limited_by_the_bits_of_a_beacon() -> None:
     roster = roster_of(*(f"t{number}" for number in range(TRAINERS_MAX)))
     with pytest.raises(Rejected, match=f"names: expected at most {TRAINERS_MAX} trainers"):
         roster.join("one-more", 2, now=1.0)
@@ -149,12 +149,12 @@ def test_a_roster_holds_no_more_names_than_a_beacon_has_bits() -> None:
     assert not roster.join("t0", 2, now=1.0)
 
 
-def test_so_many_names_are_barred_and_no_more() -> None:
+def test_number_of_barred_names_is_limited() -> None:
     roster = roster_of()
     assert sum(roster.bar(f"name-{number}", 0) for number in range(TRAINERS_MAX + 3)) == TRAINERS_MAX
 
 
-def test_of_whom_only_its_own_messages_say_that_it_is_here_is_away_when_it_misses_a_deadline() -> None:
+def test_unconfirmed_trainer_times_out_at_a_missed_deadline() -> None:
     roster = roster_of("alice", "bob")
     assert not roster.join("alice", 2, now=1.0, confirmed=True)
     assert roster.time_out({"alice", "bob"}, now=2.0) == ["bob"]
@@ -162,7 +162,7 @@ def test_of_whom_only_its_own_messages_say_that_it_is_here_is_away_when_it_misse
     assert roster.time_out({"bob"}, now=3.0) == [], "it is told once"
 
 
-def test_the_brokers_word_ends_with_the_absence() -> None:
+def test_confirmation_ends_with_the_absence() -> None:
     roster = roster_of("bob")
     roster.join("bob", 2, now=1.0, confirmed=True)
     roster.leave("bob", now=2.0)

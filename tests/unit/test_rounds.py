@@ -36,7 +36,7 @@ from fedmq.trainer.session import HELLO_AGAIN_S
 # Selection
 
 
-def test_no_round_opens_before_enough_trainers_are_there_and_that_is_said_once() -> None:
+def test_no_round_opens_with_too_few_trainers_and_waiting_is_reported_once() -> None:
     scene = Scene()
     assert told(scene.take(BrokerUp()), events.Waiting) == [events.Waiting(present=0, needed=2)]
     assert told(scene.take(Tick(), at=1.0), events.Waiting) == []
@@ -52,7 +52,7 @@ def test_no_round_opens_without_a_broker() -> None:
     assert [topic for topic, _ in sent(scene.take(BrokerUp()), Round)] == ["round/run"]
 
 
-def test_a_round_is_published_once_for_everybody_with_all_that_a_trainer_needs() -> None:
+def test_round_is_published_once_with_everything_a_trainer_needs() -> None:
     scene = Scene(deadline_s=10.0)
     scene.take(BrokerUp())
     scene.hello("bob")
@@ -72,7 +72,7 @@ def test_a_round_is_published_once_for_everybody_with_all_that_a_trainer_needs()
     assert packet.arrays["model"].tolist() == [0.0]
 
 
-def test_a_hello_is_answered_with_a_place_on_the_roster() -> None:
+def test_hello_is_answered_with_a_roster_index() -> None:
     scene = Scene(min_trainers=3)
     scene.hello("bob")
     output = scene.hello("alice")
@@ -84,7 +84,7 @@ def test_a_hello_is_answered_with_a_place_on_the_roster() -> None:
 # Results
 
 
-def test_a_result_is_saved_as_it_came() -> None:
+def test_result_is_saved_as_received() -> None:
     scene = opened("bob", "alice")
     output = scene.result("bob", 1)
     (save,) = output.records
@@ -96,7 +96,7 @@ def test_a_result_is_saved_as_it_came() -> None:
     ]
 
 
-def test_the_next_round_or_beacon_acknowledges_what_was_saved_in_time() -> None:
+def test_next_round_or_beacon_acknowledges_timely_results() -> None:
     scene = opened("bob", "alice")
     assert sent(scene.result("bob", 1), Accepted) == []
     assert [message.acknowledged for _, message in sent(scene.take(Tick(), at=0.25), Beacon)] == [bytes([0b01])]
@@ -105,7 +105,7 @@ def test_the_next_round_or_beacon_acknowledges_what_was_saved_in_time() -> None:
     assert [message.acknowledged for _, message in sent(output, Round)] == [bytes([0b11])]
 
 
-def test_a_late_result_is_acknowledged_by_itself() -> None:
+def test_late_result_is_acknowledged_directly() -> None:
     scene = opened("bob", "alice", deadline_s=5.0)
     scene.result("bob", 1)
     scene.take(Tick(), at=5.0)
@@ -114,7 +114,7 @@ def test_a_late_result_is_acknowledged_by_itself() -> None:
     assert sent(output, Accepted) == [("to/alice/", Accepted(run="run", term=2, trainer="alice", round=1))]
 
 
-def test_a_result_that_comes_again_is_acknowledged_again_but_neither_saved_nor_counted() -> None:
+def test_repeated_result_is_acknowledged_but_neither_saved_nor_counted() -> None:
     scene = opened("bob", "alice")
     scene.result("bob", 1, 3.0)
     for attempt in (1, 2):
@@ -127,14 +127,14 @@ def test_a_result_that_comes_again_is_acknowledged_again_but_neither_saved_nor_c
     assert scene.rounds._state.value == 2.0
 
 
-def test_a_result_of_a_stranger_counts_and_gives_it_a_place() -> None:
+def test_result_of_unknown_trainer_counts_and_adds_it_to_the_roster() -> None:
     scene = opened("bob", "alice")
     output = scene.result("carol", 1)
     assert [topic for topic, _ in sent(output, Welcome)] == ["to/carol/"]
     assert kept(output) == [(1, "carol", 1)]
 
 
-def test_the_order_of_results_does_not_matter_for_the_close() -> None:
+def test_order_of_results_does_not_change_the_close() -> None:
     for order in (("bob", "alice"), ("alice", "bob")):
         scene = opened("bob", "alice")
         assert closes(scene.result(order[0], 1)) == []
@@ -142,7 +142,7 @@ def test_the_order_of_results_does_not_matter_for_the_close() -> None:
         assert (close.round, close.why, close.members) == (1, "complete", ("alice", "bob"))
 
 
-def test_the_next_round_opens_in_the_step_that_closes_the_one_before() -> None:
+def test_next_round_opens_in_the_step_that_closes_the_last() -> None:
     scene = opened("bob", "alice")
     scene.result("bob", 1)
     output = scene.result("alice", 1, at=0.5)
@@ -154,7 +154,7 @@ def test_the_next_round_opens_in_the_step_that_closes_the_one_before() -> None:
 # When a round closes
 
 
-def test_at_the_deadline_a_round_closes_with_a_quorum() -> None:
+def test_round_closes_at_the_deadline_with_a_quorum() -> None:
     scene = opened("bob", "alice", deadline_s=5.0)
     scene.result("bob", 1, at=1.0)
     assert closes(scene.take(Tick(), at=4.9)) == []
@@ -162,7 +162,7 @@ def test_at_the_deadline_a_round_closes_with_a_quorum() -> None:
     assert (close.why, close.results) == ("deadline", 1)
 
 
-def test_without_its_quorum_a_round_never_closes_and_with_it_at_once_after_the_deadline() -> None:
+def test_round_without_quorum_closes_once_it_is_reached_after_the_deadline() -> None:
     scene = opened("a", "b", "c", "d", quorum=0.75, deadline_s=5.0)
     scene.result("a", 1)
     scene.result("b", 1)
@@ -170,7 +170,7 @@ def test_without_its_quorum_a_round_never_closes_and_with_it_at_once_after_the_d
     assert [close.why for close in closes(scene.result("c", 1))] == ["deadline"]
 
 
-def test_a_quorum_is_at_least_one_result() -> None:
+def test_quorum_is_at_least_one_result() -> None:
     scene = opened("bob", "alice", quorum=0.0, deadline_s=5.0)
     for name in ("bob", "alice"):
         scene.present(name, present=False)
@@ -178,7 +178,7 @@ def test_a_quorum_is_at_least_one_result() -> None:
 
 
 @pytest.mark.parametrize("how", ["presence", "goodbye"])
-def test_who_leaves_is_not_waited_for(how: str) -> None:
+def test_round_closes_without_a_trainer_that_left(how: str) -> None:
     scene = opened("bob", "alice")
     scene.result("bob", 1)
     goodbye = how == "goodbye"
@@ -188,7 +188,7 @@ def test_who_leaves_is_not_waited_for(how: str) -> None:
     assert [(close.why, close.members) for close in closes(output)] == [("complete", ("bob",))]
 
 
-def test_who_says_hello_all_the_time_is_answered_once_in_a_while() -> None:
+def test_rate_of_answered_hellos_is_limited() -> None:
     scene = opened("bob", "alice")
     labelled = [
         Hello(run="run", term=2, trainer="carol", num_examples=2, round=0, version="", labels=(one,)) for one in "ab"
@@ -200,7 +200,7 @@ def test_who_says_hello_all_the_time_is_answered_once_in_a_while() -> None:
     assert [message.round for _, message in sent(again, Round)] == [1]
 
 
-def test_who_comes_in_mid_round_gets_it_and_counts_but_is_not_waited_for() -> None:
+def test_trainer_that_joins_mid_round_counts_but_does_not_delay_the_close() -> None:
     scene = opened("bob", "alice")
     output = scene.hello("carol")
     assert [(topic, message.round) for topic, message in sent(output, Round)] == [("to/carol/", 1)]
@@ -218,7 +218,7 @@ def test_who_comes_in_mid_round_gets_it_and_counts_but_is_not_waited_for() -> No
 # Late results
 
 
-def test_a_late_result_counts_in_the_open_round_and_is_no_answer_to_it() -> None:
+def test_late_result_counts_in_the_open_round_but_does_not_answer_it() -> None:
     scene = opened("bob", "alice", deadline_s=5.0)
     scene.result("bob", 1)
     scene.take(Tick(), at=5.0)
@@ -231,7 +231,7 @@ def test_a_late_result_counts_in_the_open_round_and_is_no_answer_to_it() -> None
 
 
 @pytest.mark.parametrize(("staleness", "late", "counts"), [(2, 2, True), (2, 3, False), (0, 0, True), (0, 1, False)])
-def test_a_result_counts_up_to_so_many_rounds_late(staleness: int, late: int, counts: bool) -> None:
+def test_late_result_is_rejected_after_staleness_limit(staleness: int, late: int, counts: bool) -> None:
     scene = opened("bob", "alice", staleness=staleness, deadline_s=5.0)
     for number in range(1, late + 1):
         scene.result("bob", number)
@@ -242,7 +242,7 @@ def test_a_result_counts_up_to_so_many_rounds_late(staleness: int, late: int, co
     assert [message.reason for _, message in sent(output, Refused)] == ([] if counts else ["round"])
 
 
-def test_a_result_of_a_round_that_has_not_been_is_refused() -> None:
+def test_result_of_a_future_round_is_refused() -> None:
     scene = opened("bob", "alice")
     assert [message.reason for _, message in sent(scene.result("bob", 2), Refused)] == ["round"]
 
@@ -250,7 +250,7 @@ def test_a_result_of_a_round_that_has_not_been_is_refused() -> None:
 # What cannot be used
 
 
-def test_what_a_strategy_rejects_is_refused_counted_and_told_and_changes_nothing() -> None:
+def test_result_rejected_by_the_strategy_is_refused_and_changes_nothing() -> None:
     scene = opened("bob", "alice")
     output = scene.hear(scene.result_of("bob", 1))
     assert output.records == []
@@ -263,7 +263,7 @@ def test_what_a_strategy_rejects_is_refused_counted_and_told_and_changes_nothing
     assert kept(scene.result("bob", 1)) == [(1, "bob", 1)], "a good one may still come"
 
 
-def test_however_long_the_reason_is_the_refusal_can_be_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refusal_with_a_long_reason_fits_a_header(monkeypatch: pytest.MonkeyPatch) -> None:
     scene = opened("bob")
 
     def fail(*_: object) -> None:
@@ -274,7 +274,7 @@ def test_however_long_the_reason_is_the_refusal_can_be_sent(monkeypatch: pytest.
     assert "x" * 100 in refused.detail
 
 
-def test_a_message_of_another_run_is_counted_and_not_answered_for_this_run() -> None:
+def test_message_of_another_run_is_counted_but_not_answered() -> None:
     scene = opened("bob", "alice")
     other = scene.result_of("bob", 1, run="other")
     output = scene.hear(other, 1.0)
@@ -282,7 +282,7 @@ def test_a_message_of_another_run_is_counted_and_not_answered_for_this_run() -> 
     assert scene.rounds.rejections == {"run": 1}
 
 
-def test_a_message_of_a_later_life_says_that_this_one_is_over() -> None:
+def test_message_with_a_higher_term_is_rejected() -> None:
     scene = opened("bob", "alice")
     later = scene.result_of("bob", 1, term=3)
     output = scene.hear(later, 1.0)
@@ -291,7 +291,7 @@ def test_a_message_of_a_later_life_says_that_this_one_is_over() -> None:
     assert all(message.term == 2 for _, message in sent(output, Refused)), "which a trainer of term 3 ignores"
 
 
-def test_frames_that_are_no_message_and_messages_for_others_are_counted() -> None:
+def test_malformed_frames_and_misdirected_messages_are_counted() -> None:
     scene = opened("bob", "alice")
     output = scene.take(Malformed(Rejected("sha256", "array model: other bytes")))
     assert [event.trainer for event in told(output, events.ResultRejected)] == [""]
@@ -299,7 +299,7 @@ def test_frames_that_are_no_message_and_messages_for_others_are_counted() -> Non
     assert scene.rounds.rejections == {"sha256": 1, "header": 1}
 
 
-def test_only_the_first_rejections_are_told_and_all_are_counted() -> None:
+def test_only_the_first_rejections_are_reported_and_all_are_counted() -> None:
     scene = Scene()
     many = REJECTION_EVENTS_MAX + 20
     said = [scene.take(Malformed(Rejected("frames", "none"))).events for _ in range(many)]
@@ -307,7 +307,7 @@ def test_only_the_first_rejections_are_told_and_all_are_counted() -> None:
     assert scene.rounds.rejections == {"frames": many}
 
 
-def test_what_was_late_or_rejected_is_told_with_the_close_that_follows_it_and_with_no_other() -> None:
+def test_late_and_rejected_results_are_reported_with_the_next_close_only() -> None:
     scene = opened("bob", "alice", min_trainers=2)
     told_of = []
     for number in (1, 2, 3):
@@ -322,14 +322,14 @@ def test_what_was_late_or_rejected_is_told_with_the_close_that_follows_it_and_wi
     assert told_of == [(0, 1), (1, 0), (0, 0)]
 
 
-def test_a_result_that_was_sent_in_vain_before_counts_as_resent() -> None:
+def test_result_of_a_later_attempt_counts_as_resent() -> None:
     scene = opened("bob", "alice")
     scene.result("bob", 1, attempt=2)
     scene.result("alice", 1)
     assert [scene.roster[name].resent for name in ("bob", "alice")] == [1, 0]
 
 
-def test_a_round_stalls_when_nothing_has_come_for_a_while_and_each_result_puts_that_off() -> None:
+def test_round_stalls_without_results_and_each_result_delays_it() -> None:
     scene = opened("bob", "alice", "carol", deadline_s=600.0)
     scene.result("bob", 1, at=STALLED_S - 1)
     assert told(scene.take(Tick(), at=STALLED_S), events.Stalled) == []
@@ -341,7 +341,7 @@ def test_a_round_stalls_when_nothing_has_come_for_a_while_and_each_result_puts_t
 # Presence that was lost
 
 
-def test_a_result_says_that_its_trainer_is_here_when_the_brokers_word_of_it_was_lost() -> None:
+def test_result_marks_its_trainer_as_present_without_a_notice_of_the_broker() -> None:
     scene = opened("alice", "bob")
     scene.present("alice", False)
     assert told(scene.result("alice", 1), events.TrainerJoined) == [
@@ -350,7 +350,7 @@ def test_a_result_says_that_its_trainer_is_here_when_the_brokers_word_of_it_was_
     assert [round.round for _, round in sent(scene.result("bob", 1), Round)] == [2]
 
 
-def test_who_is_here_by_its_own_word_alone_holds_up_one_round_at_the_most() -> None:
+def test_unconfirmed_trainer_delays_one_round_at_most() -> None:
     scene = Scene(deadline_s=5.0)
     scene.take(BrokerUp())
     for name in ("alice", "bob", "carol"):  # the round opens for the first two
@@ -363,7 +363,7 @@ def test_who_is_here_by_its_own_word_alone_holds_up_one_round_at_the_most() -> N
     assert [message.round for _, message in sent(scene.result("carol", 2, 9.0), Round)] == [3]
 
 
-def test_a_beacon_says_that_the_run_waits_for_trainers() -> None:
+def test_beacon_says_that_the_run_waits_for_trainers() -> None:
     scene = opened("alice", "bob")
     (during,) = [message for _, message in sent(scene.take(Tick(), at=0.25), Beacon)]
     scene.present("alice", False)

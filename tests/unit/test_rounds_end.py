@@ -31,7 +31,7 @@ def learnt(number: float, *members: str) -> Guess:
 # The end
 
 
-def test_the_run_ends_when_the_target_is_reached_on_everybodys_rows() -> None:
+def test_run_ends_once_the_target_is_reached_on_all_rows() -> None:
     scene = opened("bob", "alice")
     scene.result("bob", 1, 0.0)
     output = scene.result("alice", 1, 0.2)
@@ -43,7 +43,7 @@ def test_the_run_ends_when_the_target_is_reached_on_everybodys_rows() -> None:
     assert sent(output, Round) == []
 
 
-def test_the_target_does_not_end_the_run_while_a_members_rows_have_not_been_looked_at() -> None:
+def test_target_does_not_end_the_run_before_all_members_scored_the_model() -> None:
     scene = opened("bob", "alice", deadline_s=5.0)
     scene.result("bob", 1, 3.0)
     scene.result("alice", 1, 3.0)
@@ -54,7 +54,7 @@ def test_the_target_does_not_end_the_run_while_a_members_rows_have_not_been_look
     assert not finished(scene), "bob's loss is 0, alice's is not known"
 
 
-def test_who_works_on_after_a_goodbye_in_its_name_counts_again() -> None:
+def test_trainer_that_works_on_after_a_goodbye_counts_again() -> None:
     scene = opened("alice", "bob", "carol", min_trainers=2)
     for name in ("alice", "bob", "carol"):
         scene.result(name, 1, 9.0)
@@ -67,7 +67,7 @@ def test_who_works_on_after_a_goodbye_in_its_name_counts_again() -> None:
     assert (without.members, close.members) == (("bob", "carol"), ("alice", "bob", "carol"))
 
 
-def test_what_comes_again_after_a_goodbye_does_not_bring_its_trainer_back() -> None:
+def test_repeated_result_after_a_goodbye_does_not_readd_its_trainer() -> None:
     scene = opened("alice", "bob", "carol")
     scene.result("alice", 1)
     scene.hear(Goodbye(run="run", term=2, trainer="alice"))
@@ -77,7 +77,7 @@ def test_what_comes_again_after_a_goodbye_does_not_bring_its_trainer_back() -> N
     assert close.members == ("bob", "carol")
 
 
-def test_what_a_trainer_that_has_left_sends_again_is_taken_and_nobody_waits_for_it() -> None:
+def test_resent_result_of_a_departed_trainer_is_accepted_without_a_wait() -> None:
     scene = opened("alice", "bob", "carol", min_trainers=2, deadline_s=60.0)
     scene.result("bob", 1)
     scene.result("carol", 1)
@@ -89,14 +89,14 @@ def test_what_a_trainer_that_has_left_sends_again_is_taken_and_nobody_waits_for_
     assert close.members == ("bob", "carol")
 
 
-def test_a_goodbye_to_an_earlier_life_is_refused() -> None:
+def test_goodbye_to_an_earlier_term_is_rejected() -> None:
     scene = opened("alice", "bob")
     output = scene.hear(Goodbye(run="run", term=1, trainer="alice"))
     assert told(output, events.TrainerLeft) == []
     assert (scene.rounds.rejections, scene.roster.present) == ({"term": 1}, ["alice", "bob"])
 
 
-def test_the_target_does_not_end_the_run_while_somebody_here_has_said_nothing_yet() -> None:
+def test_target_does_not_end_the_run_before_each_first_result() -> None:
     scene = opened("bob", "alice")
     scene.hello("carol")
     scene.result("bob", 1, 0.0)
@@ -107,7 +107,7 @@ def test_the_target_does_not_end_the_run_while_somebody_here_has_said_nothing_ye
     assert finished(scene)
 
 
-def test_who_is_here_but_never_says_anything_is_waited_for_only_so_long() -> None:
+def test_silent_trainer_delays_the_end_for_a_limited_time() -> None:
     scene = opened("bob", "alice", deadline_s=5.0)
     scene.hello("mute")
     scene.present("mute", True)
@@ -121,7 +121,7 @@ def test_who_is_here_but_never_says_anything_is_waited_for_only_so_long() -> Non
     assert FORGET_S <= scene.now <= FORGET_S + 10.0
 
 
-def test_the_target_does_not_end_the_run_with_fewer_members_than_it_is_for() -> None:
+def test_target_does_not_end_the_run_with_too_few_members() -> None:
     scene = opened("bob", "alice", deadline_s=5.0)
     scene.result("bob", 1, 0.0)
     scene.take(Tick(), at=5.0)
@@ -130,7 +130,7 @@ def test_the_target_does_not_end_the_run_with_fewer_members_than_it_is_for() -> 
     assert not finished(scene)
 
 
-def test_the_run_ends_when_its_rounds_are_used_up() -> None:
+def test_run_ends_after_its_last_round() -> None:
     scene = opened("bob", rounds_max=2)
     scene.result("bob", 1, 5.0)
     output = scene.result("bob", 2, 9.0)
@@ -138,7 +138,7 @@ def test_the_run_ends_when_its_rounds_are_used_up() -> None:
     assert sent(output, Finished) == [("round/run", Finished(run="run", term=2, rounds=2, solved=False))]
 
 
-def test_after_the_end_everybody_who_asks_is_told_so() -> None:
+def test_hello_after_the_end_is_answered_with_finished() -> None:
     scene = opened("bob", rounds_max=1)
     scene.result("bob", 1, 5.0)
     over = Finished(run="run", term=2, rounds=1, solved=False)
@@ -154,7 +154,7 @@ def test_after_the_end_everybody_who_asks_is_told_so() -> None:
 # Beacons
 
 
-def test_beacons_say_at_their_interval_whose_results_are_on_disk() -> None:
+def test_beacons_acknowledge_saved_results_at_their_interval() -> None:
     scene = opened("bob", "alice", "carol", beacon_s=0.25)
     assert beacons(scene.take(Tick(), at=0.24)) == []
     assert beacons(scene.take(Tick(), at=0.25)) == [(1, bytes([0b000]))]
@@ -166,14 +166,14 @@ def test_beacons_say_at_their_interval_whose_results_are_on_disk() -> None:
     assert beacons(scene.take(Tick(), at=0.75)) == [(2, bytes([0b000]))]
 
 
-def test_the_bitmap_has_a_byte_for_eight_trainers() -> None:
+def test_bitmap_has_a_byte_for_eight_trainers() -> None:
     names = [f"t{number}" for number in range(10)]
     scene = opened(*names)
     scene.result("t9", 1)
     assert beacons(scene.take(Tick(), at=0.25)) == [(1, bytes([0, 0b10]))]
 
 
-def test_between_two_rounds_the_beacon_speaks_of_the_one_that_was_closed() -> None:
+def test_beacon_between_two_rounds_is_about_the_closed_one() -> None:
     scene = Scene(min_trainers=2)
     assert beacons(scene.take(BrokerUp())) == [(0, b"")]
     scene = opened("bob", "alice")
@@ -184,7 +184,7 @@ def test_between_two_rounds_the_beacon_speaks_of_the_one_that_was_closed() -> No
     assert not beacon.open
 
 
-def test_somebody_unknown_who_appears_gets_a_beacon_in_its_inbox_so_that_it_says_hello() -> None:
+def test_unknown_trainer_that_appears_gets_a_beacon() -> None:
     scene = opened("bob")
     output = scene.present("carol", present=True)
     assert [topic for topic, _ in sent(output, Beacon)] == ["to/carol/"]
@@ -194,7 +194,7 @@ def test_somebody_unknown_who_appears_gets_a_beacon_in_its_inbox_so_that_it_says
 # Brokers
 
 
-def test_a_new_broker_gets_the_open_round_and_a_beacon_at_once() -> None:
+def test_new_broker_gets_the_open_round_and_a_beacon_at_once() -> None:
     scene = opened("bob", "alice")
     assert beacons(scene.take(BrokerDown(), at=1.0)) == []
     assert scene.rounds.wake_at is None
@@ -203,7 +203,7 @@ def test_a_new_broker_gets_the_open_round_and_a_beacon_at_once() -> None:
     assert beacons(output) == [(1, b"\0")]
 
 
-def test_after_a_broker_came_back_nobody_counts_as_gone_before_the_grace_is_over() -> None:
+def test_trainers_stay_present_during_the_grace_after_a_broker_restart() -> None:
     scene = opened("bob", "alice", grace_s=3.0)
     scene.result("bob", 1)
     scene.take(BrokerDown(), at=1.0)
@@ -215,7 +215,7 @@ def test_after_a_broker_came_back_nobody_counts_as_gone_before_the_grace_is_over
     assert [close.why for close in closes(output)] == ["complete"]
 
 
-def test_whom_a_new_broker_shows_before_publications_reach_it_is_here() -> None:
+def test_trainer_that_a_new_broker_announces_early_is_present() -> None:
     scene = opened("bob", "alice", grace_s=3.0, deadline_s=100.0)
     scene.take(BrokerDown(), at=1.0)
     scene.present("bob", present=True, at=1.9)  # the two ways to a broker are ready one after the other
@@ -224,14 +224,14 @@ def test_whom_a_new_broker_shows_before_publications_reach_it_is_here() -> None:
     assert told(scene.take(Tick(), at=5.0), events.TrainerLeft) == [events.TrainerLeft(trainer="alice", goodbye=False)]
 
 
-def test_a_broker_that_is_new_without_a_word_of_the_old_ones_end_puts_everybody_in_doubt() -> None:
+def test_new_broker_without_a_disconnect_marks_all_trainers_unconfirmed() -> None:
     scene = opened("bob", "alice", grace_s=3.0, deadline_s=100.0)
     scene.take(BrokerUp(), at=2.0)
     scene.present("bob", present=True, at=2.1)
     assert told(scene.take(Tick(), at=5.0), events.TrainerLeft) == [events.TrainerLeft(trainer="alice", goodbye=False)]
 
 
-def test_while_no_broker_is_there_nobody_counts_as_gone_either() -> None:
+def test_trainers_do_not_expire_without_a_broker() -> None:
     scene = opened("bob", "alice", grace_s=3.0, deadline_s=100.0)
     scene.result("bob", 1)
     scene.take(BrokerUp(), at=1.0)
@@ -243,7 +243,7 @@ def test_while_no_broker_is_there_nobody_counts_as_gone_either() -> None:
     assert len(closes(scene.take(Tick(), at=54.0))) == 1
 
 
-def test_the_next_deadline_wakes_the_rounds() -> None:
+def test_wake_at_is_the_next_deadline() -> None:
     scene = opened("bob", "alice", deadline_s=5.0, beacon_s=60.0, grace_s=3.0)
     assert scene.rounds.wake_at == 5.0
     scene.take(BrokerUp(), at=1.0)
@@ -259,7 +259,7 @@ def test_the_next_deadline_wakes_the_rounds() -> None:
 # A later life
 
 
-def test_a_later_life_opens_the_same_round_and_knows_what_was_accepted() -> None:
+def test_later_life_opens_the_same_round_with_its_accepted_results() -> None:
     scene = Scene(round=3, accepted={(2, "bob"), (2, "alice"), (3, "bob")}, away=("alice", "bob"), term=5)
     scene.take(BrokerUp())
     scene.hello("bob")
@@ -271,7 +271,7 @@ def test_a_later_life_opens_the_same_round_and_knows_what_was_accepted() -> None
     assert (close.round, close.why, close.results) == (3, "complete", 2)
 
 
-def test_a_later_life_takes_late_results_of_rounds_that_an_earlier_one_closed() -> None:
+def test_later_life_accepts_late_results_of_rounds_closed_before() -> None:
     scene = Scene(round=3, accepted={(2, "bob")}, away=("bob",), min_trainers=1)
     scene.take(BrokerUp())
     scene.hello("bob")
@@ -284,21 +284,19 @@ def test_a_later_life_takes_late_results_of_rounds_that_an_earlier_one_closed() 
     [(learnt(0.1, "bob", "alice"), 2, True), (learnt(0.1, "bob"), 1, False), (learnt(3.0, "bob", "alice"), 2, False)],
     ids=["reached", "too few members", "not reached"],
 )
-def test_a_later_life_of_a_run_that_was_over_says_so_and_of_another_goes_on(
-    state: Guess, members: int, solved: bool
-) -> None:
+def test_later_life_of_a_finished_run_is_finished(state: Guess, members: int, solved: bool) -> None:
     scene = Scene(round=2, state=state, members=members, away=("alice", "bob"))
     assert finished(scene) is solved
     output = scene.take(BrokerUp())
     assert [event.solved for event in told(output, events.RunFinished)] == [True] * solved
 
 
-def test_a_later_life_of_a_run_whose_rounds_were_used_up_is_over() -> None:
+def test_later_life_without_rounds_left_is_finished() -> None:
     scene = Scene(round=3, state=learnt(3.0, "bob", "alice"), members=2, rounds_max=2)
     assert finished(scene)
     assert [event.rounds for event in told(scene.take(Tick()), events.RunFinished)] == [2]
 
 
-def test_a_later_life_may_be_given_more_rounds() -> None:
+def test_later_life_with_more_rounds_continues() -> None:
     scene = Scene(round=3, state=learnt(3.0, "bob", "alice"), members=2, rounds_max=3)
     assert not finished(scene)

@@ -49,7 +49,7 @@ def change(path: Path, statement: str, *values: object) -> None:
 # What is kept
 
 
-def test_what_is_committed_is_synced_before_commit_returns(store: Store) -> None:
+def test_commit_returns_after_sync(store: Store) -> None:
     assert store._connection.execute("PRAGMA synchronous").fetchone() == (2,), "no test can cut the power: FULL"
 
 
@@ -59,7 +59,7 @@ def test_a_new_store_holds_no_run(path: Path) -> None:
     store.close()
 
 
-def test_what_was_committed_is_there_after_reopening(store: Store) -> None:
+def test_committed_records_survive_reopening(store: Store) -> None:
     results = [a_result(1, "bob"), a_result(1, "alice"), a_result(1, "carol", counted_in=2), a_result(2, "bob")]
     for result in results:
         store.save(result)
@@ -77,7 +77,7 @@ def test_what_was_committed_is_there_after_reopening(store: Store) -> None:
 
 
 @pytest.mark.parametrize("end", [Store.abandon, Store.close], ids=["abandoned", "closed"])
-def test_what_was_not_committed_is_not_there(store: Store, end: Callable[[Store], None]) -> None:
+def test_uncommitted_records_are_lost(store: Store, end: Callable[[Store], None]) -> None:
     store.save(a_result(1, "bob"))
     store.commit()
     store.save(a_result(1, "alice"))
@@ -87,7 +87,7 @@ def test_what_was_not_committed_is_not_there(store: Store, end: Callable[[Store]
     again.close()
 
 
-def test_a_run_may_begin_with_the_terms_that_it_has_had(path: Path) -> None:
+def test_store_may_begin_with_an_earlier_term(path: Path) -> None:
     store = Store(path)
     store.begin(CONFIG, term=5)
     assert (store.term, store.next_term(0.0), store.term) == (5, 6, 6)
@@ -101,7 +101,7 @@ def test_each_life_has_a_higher_term(store: Store) -> None:
     again.close()
 
 
-def test_a_copy_that_is_put_back_and_a_run_begun_anew_are_above_every_life_before(store: Store, path: Path) -> None:
+def test_term_rises_after_a_restored_backup_and_in_a_recreated_run(store: Store, path: Path) -> None:
     store.next_term(1000.2)
     store.close()
     copy = path.read_bytes()
@@ -120,19 +120,19 @@ def test_a_copy_that_is_put_back_and_a_run_begun_anew_are_above_every_life_befor
     anew.close()
 
 
-def test_a_commit_of_nothing_and_an_abandon_of_nothing_do_nothing(store: Store) -> None:
+def test_empty_commit_and_abandon_do_nothing(store: Store) -> None:
     store.commit()
     store.abandon()
     assert store.config == CONFIG
 
 
-def test_a_result_is_kept_once(store: Store) -> None:
+def test_result_is_saved_once(store: Store) -> None:
     store.save(a_result(1, "bob"))
     with pytest.raises(StoreError, match="UNIQUE"):
         store.save(a_result(1, "bob"))
 
 
-def test_a_store_is_that_of_one_run(store: Store) -> None:
+def test_store_holds_one_run(store: Store) -> None:
     with pytest.raises(StoreError):
         store.begin(CONFIG)
     assert store.config == CONFIG
@@ -155,21 +155,21 @@ def test_a_store_in_memory_is_closed_when_its_object_is_collected() -> None:
 # What goes wrong
 
 
-def test_a_file_that_is_no_store_is_refused(path: Path) -> None:
+def test_file_that_is_no_store_is_refused(path: Path) -> None:
     path.write_text("these are notes, and no store at all\n" * 100)
     with pytest.raises(StoreError) as error:
         Store(path)
     assert "not a database" in one_line(error, path)
 
 
-def test_a_store_in_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
+def test_store_in_a_missing_folder_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "nowhere" / "store.sqlite3"
     with pytest.raises(StoreError) as error:
         Store(path)
     one_line(error, path)
 
 
-def test_a_store_of_another_schema_is_refused(store: Store, path: Path) -> None:
+def test_store_of_another_schema_is_refused(store: Store, path: Path) -> None:
     store.close()
     change(path, f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
     with pytest.raises(StoreError) as error:
@@ -187,7 +187,7 @@ def test_store_of_schema_3_is_refused_with_a_way_out(path: Path) -> None:
 
 
 @pytest.mark.parametrize("junk", [b"\xc1junk", b"\x01", "text", 7], ids=["no msgpack", "no struct", "text", "number"])
-def test_a_damaged_row_is_refused(store: Store, path: Path, junk: object) -> None:
+def test_damaged_row_is_refused(store: Store, path: Path, junk: object) -> None:
     store.save(a_result(1, "bob"))
     store.save(a_close(1))
     store.commit()
@@ -203,7 +203,7 @@ def test_a_damaged_row_is_refused(store: Store, path: Path, junk: object) -> Non
         assert "not as it was written" in one_line(error, path)
 
 
-def test_a_damaged_file_is_refused_wherever_it_is_read(store: Store, path: Path) -> None:
+def test_damaged_file_is_refused_by_every_read(store: Store, path: Path) -> None:
     for number in range(1, 40):
         store.save(a_result(number, "bob", size=1000))
         store.save(a_close(number))
@@ -228,7 +228,7 @@ def test_a_damaged_file_is_refused_wherever_it_is_read(store: Store, path: Path)
     broken.close()
 
 
-def test_a_full_disk_is_told_and_nothing_that_was_committed_is_lost(store: Store, path: Path) -> None:
+def test_full_disk_is_reported_and_loses_no_committed_record(store: Store, path: Path) -> None:
     store.save(a_result(1, "bob"))
     store.commit()
     (pages,) = store._connection.execute("PRAGMA page_count").fetchone()
@@ -245,14 +245,14 @@ def test_a_full_disk_is_told_and_nothing_that_was_committed_is_lost(store: Store
     again.close()
 
 
-def test_a_store_that_may_only_be_read_says_so_when_it_is_written(store: Store, path: Path) -> None:
+def test_read_only_store_is_reported_on_write(store: Store, path: Path) -> None:
     store._connection.execute("PRAGMA query_only = ON")
     with pytest.raises(StoreError) as error:
         store.next_term(0.0)
     assert "readonly" in one_line(error, path)
 
 
-def test_a_store_in_a_folder_of_somebody_else_is_not_called_damaged(store: Store, path: Path) -> None:
+def test_store_without_permissions_is_not_called_damaged(store: Store, path: Path) -> None:
     theirs = sqlite3.OperationalError("attempt to write a readonly database")
     theirs.sqlite_errorname = "SQLITE_READONLY_DIRECTORY"  # as root, this test could write it
     with pytest.raises(StoreError) as error, store._errors:
@@ -266,7 +266,7 @@ def test_a_store_in_a_folder_of_somebody_else_is_not_called_damaged(store: Store
 
 
 @pytest.mark.parametrize("how", ["removed", "replaced", "with its folder"])
-def test_a_store_that_is_not_there_any_more_says_nothing_is_safe(store: Store, path: Path, how: str) -> None:
+def test_removed_store_is_detected(store: Store, path: Path, how: str) -> None:
     filled(store)
     store.save(a_result(4, "bob"))
     if how == "with its folder":
@@ -275,7 +275,7 @@ def test_a_store_that_is_not_there_any_more_says_nothing_is_safe(store: Store, p
         path.unlink()
     if how == "replaced":
         Store(path).close()
-    with pytest.raises(StoreError, match="was moved, removed or replaced while the run went on") as error:
+    with pytest.raises(StoreError, match="moved, removed or replaced") as error:
         store.commit()
     assert "is safe" not in one_line(error, path)
 
@@ -302,7 +302,7 @@ def test_a_store_that_is_not_there_any_more_says_nothing_is_safe(store: Store, p
         "UPDATE checkpoints SET round = 5 WHERE round = 4",
     ],
 )
-def test_a_row_that_was_changed_dropped_or_put_in_is_noticed(store: Store, path: Path, statement: str) -> None:
+def test_changed_dropped_or_inserted_row_is_detected(store: Store, path: Path, statement: str) -> None:
     filled(store)
     assert store.verify() == []
     store.close()
@@ -313,7 +313,7 @@ def test_a_row_that_was_changed_dropped_or_put_in_is_noticed(store: Store, path:
     changed.close()
 
 
-def test_a_store_that_was_set_back_to_an_older_copy_is_noticed(store: Store, path: Path) -> None:
+def test_store_replaced_by_an_older_copy_is_detected(store: Store, path: Path) -> None:
     filled(store, rounds=1)
     store.close()
     older = path.read_bytes()
@@ -331,7 +331,7 @@ def test_a_store_that_was_set_back_to_an_older_copy_is_noticed(store: Store, pat
 
 
 @pytest.mark.parametrize("said", [None, b"", b"neither figures nor their digest" * 2], ids=["gone", "empty", "junk"])
-def test_without_its_witness_a_store_is_still_whole(store: Store, path: Path, said: bytes | None) -> None:
+def test_store_without_its_commit_marker_is_undamaged(store: Store, path: Path, said: bytes | None) -> None:
     filled(store).close()
     commit_marker = path.with_suffix(".commit-marker")
     commit_marker.unlink()
@@ -366,17 +366,17 @@ def writer(store: Store, path: Path) -> Iterator[subprocess.Popen[str]]:
     process.communicate(timeout=10)
 
 
-def test_while_one_process_writes_another_may_read_but_not_write(writer: subprocess.Popen[str], path: Path) -> None:
+def test_second_process_may_read_but_not_write(writer: subprocess.Popen[str], path: Path) -> None:
     second = Store(path)
     assert second.config == CONFIG
-    with pytest.raises(StoreError, match="only one that writes this run, but another process does; wait") as error:
+    with pytest.raises(StoreError, match="expected no other process") as error:
         second.next_term(0.0)
     one_line(error, path)
     second.close()
     assert is_locked(path.parent)
 
 
-def test_when_the_writer_was_killed_the_next_one_writes(writer: subprocess.Popen[str], path: Path) -> None:
+def test_next_writer_may_write_after_a_killed_one(writer: subprocess.Popen[str], path: Path) -> None:
     writer.send_signal(signal.SIGKILL)
     writer.wait(timeout=10)
     assert not is_locked(path.parent)

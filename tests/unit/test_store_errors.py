@@ -170,13 +170,13 @@ def lengths(size: int, boundaries: range, step: int = STEP) -> list[int]:
 
 
 @pytest.mark.parametrize("copies", ["closed"], indirect=True)
-def test_a_flipped_bit_in_a_closed_store_is_noticed_or_changes_nothing(copies: Copies) -> None:
+def test_flipped_bit_in_a_closed_store_is_detected_or_harmless(copies: Copies) -> None:
     copies.flip_some([STORE], "closed")
     assert copies.noticed > FLIPS / 10, "but for the room that is free in each page"
 
 
 @pytest.mark.parametrize("copies", ["closed"], indirect=True)
-def test_no_life_begins_on_a_page_whose_free_room_is_not_where_it_says(copies: Copies) -> None:
+def test_damaged_free_page_is_detected_before_a_life_begins(copies: Copies) -> None:
     """Reading does not notice, but what is written next could be put over something."""
     pages = len(copies.bytes_of(STORE)) // PAGE_BYTES
     for at in (page * PAGE_BYTES + offset for page in range(1, pages) for offset in (1, 2)):  # its first free block
@@ -189,19 +189,19 @@ def test_no_life_begins_on_a_page_whose_free_room_is_not_where_it_says(copies: C
 
 
 @pytest.mark.parametrize("copies", ["closed"], indirect=True)
-def test_every_flipped_bit_in_a_blob_is_noticed(copies: Copies) -> None:
+def test_flipped_bit_in_a_blob_is_detected(copies: Copies) -> None:
     copies.flip_some(copies.blobs, "blobs")
     assert copies.unchanged == 0
 
 
 @pytest.mark.parametrize("copies", ["crashed"], indirect=True)
-def test_a_flipped_bit_in_the_log_that_a_crash_left_is_noticed_or_changes_nothing(copies: Copies) -> None:
+def test_flipped_bit_in_the_log_of_a_crash_is_detected_or_harmless(copies: Copies) -> None:
     copies.flip_some([STORE, LOG], "crashed")
     assert copies.noticed > FLIPS / 10
 
 
 @pytest.mark.parametrize("copies", ["closed"], indirect=True)
-def test_a_closed_store_that_was_cut_off_anywhere_is_noticed_or_changes_nothing(copies: Copies) -> None:
+def test_truncated_closed_store_is_detected_or_harmless(copies: Copies) -> None:
     whole = copies.bytes_of(STORE)
     for length in lengths(len(whole), range(0, len(whole), PAGE_BYTES)):
         copies.judge(STORE, whole[:length], f"{STORE} cut off at {length}")
@@ -209,7 +209,7 @@ def test_a_closed_store_that_was_cut_off_anywhere_is_noticed_or_changes_nothing(
 
 
 @pytest.mark.parametrize("copies", ["closed"], indirect=True)
-def test_a_blob_that_was_cut_off_anywhere_is_noticed(copies: Copies) -> None:
+def test_truncated_blob_is_detected(copies: Copies) -> None:
     names = sorted((len(copies.bytes_of(name)), name) for name in copies.blobs)
     for size, name in (names[0], names[-1]):  # a model and a header
         for length in lengths(size, range(size, size + 1), max(1, STEP // 8)):
@@ -218,20 +218,20 @@ def test_a_blob_that_was_cut_off_anywhere_is_noticed(copies: Copies) -> None:
 
 
 @pytest.mark.parametrize("copies", ["crashed"], indirect=True)
-def test_a_log_that_was_cut_off_anywhere_is_noticed_or_changes_nothing(copies: Copies) -> None:
+def test_truncated_log_is_detected_or_harmless(copies: Copies) -> None:
     whole = copies.bytes_of(LOG)
     for length in lengths(len(whole), range(LOG_HEADER_BYTES, len(whole), FRAME_BYTES), 8 * STEP):
         copies.judge(LOG, whole[:length], f"{LOG} cut off at {length}")
 
 
 @pytest.mark.parametrize("copies", ["crashed"], indirect=True)
-def test_a_store_with_a_log_that_was_cut_off_anywhere_is_noticed_or_changes_nothing(copies: Copies) -> None:
+def test_truncated_store_with_a_log_is_detected_or_harmless(copies: Copies) -> None:
     whole = copies.bytes_of(STORE)
     for length in lengths(len(whole), range(0, len(whole), PAGE_BYTES)):
         copies.judge(STORE, whole[:length], f"{STORE} cut off at {length}")
 
 
 @pytest.mark.parametrize("copies", ["crashed"], indirect=True)
-def test_a_log_that_somebody_removed_is_noticed(copies: Copies) -> None:
+def test_removed_log_is_detected(copies: Copies) -> None:
     copies.judge(LOG, None, f"{LOG} removed")
     assert copies.noticed == 1

@@ -90,7 +90,7 @@ def write_a_report(folder: Path, *, solved: bool) -> None:
     ],
     ids=lambda value: "+".join(type(one).__name__ for one in value) if isinstance(value, list) else "",
 )
-def test_a_living_run_stands_as_its_last_events_say(running: Path, told: list[events.AnyEvent], state: str) -> None:
+def test_status_of_a_live_run_follows_its_last_events(running: Path, told: list[events.AnyEvent], state: str) -> None:
     happened(running, *told)
     assert status_text(running, len(told)) == state
 
@@ -105,36 +105,36 @@ def test_a_living_run_stands_as_its_last_events_say(running: Path, told: list[ev
         (42.4, "stalled for 42 s"),
     ],
 )
-def test_a_round_that_is_open_for_long_has_stalled(running: Path, since_s: float, state: str) -> None:
+def test_round_without_results_is_stalled_after_a_limit(running: Path, since_s: float, state: str) -> None:
     happened(running, STARTED, ONE_OF_TWO, JOINED, PUBLISHED)
     assert status_text(running, 3.0 + since_s) == state
 
 
-def test_a_round_has_stalled_since_its_own_publication(running: Path) -> None:
+def test_stall_starts_at_the_publication_of_the_round(running: Path) -> None:
     happened(running, *[STARTED] * 18, PUBLISHED, CLOSED, PUBLISHED)
     assert status_text(running, 20.0 + STALLED_S - 0.5) == "running"
 
 
-def test_who_waits_for_trainers_or_is_paused_has_not_stalled(running: Path) -> None:
+def test_waiting_or_paused_run_is_not_stalled(running: Path) -> None:
     happened(running, STARTED, ONE_OF_TWO)
     assert status_text(running, 1e6) == "waiting for trainers (1 of 2)"
     happened(running, PAUSED)
     assert status_text(running, 1e6) == "paused"
 
 
-def test_a_run_that_nobody_writes_is_interrupted_whatever_it_said_last(interrupted: Path) -> None:
+def test_run_without_a_writer_is_interrupted(interrupted: Path) -> None:
     assert status_text(interrupted, 0.0) == "interrupted"
     happened(interrupted, STARTED, ONE_OF_TWO)
     assert status_text(interrupted, 2.0) == "interrupted"
 
 
 @pytest.mark.parametrize(("solved", "state"), [(True, "solved"), (False, "not solved")])
-def test_a_run_with_a_report_is_over(interrupted: Path, solved: bool, state: str) -> None:
+def test_run_with_a_report_is_finished(interrupted: Path, solved: bool, state: str) -> None:
     write_a_report(interrupted, solved=solved)
     assert status_text(interrupted, 0.0) == state
 
 
-def test_a_run_that_was_stopped_says_so(interrupted: Path) -> None:
+def test_status_of_a_stopped_run_says_so(interrupted: Path) -> None:
     stopped = events.RunFinished(solved=False, rounds=1, value=1.0, why="stopped")
     happened(interrupted, STARTED, PUBLISHED, stopped)
     write_a_report(interrupted, solved=False)
@@ -146,14 +146,14 @@ def test_a_run_that_was_stopped_says_so(interrupted: Path) -> None:
     [b'{"at": 3.0, "event": "round-publ', b"\xff\xfe\n", b"[]\n7\n\n", b'{"at": "late", "event": "waiting"}\n'],
     ids=["half written", "no text", "no event", "no time"],
 )
-def test_lines_that_are_no_events_are_passed_over(running: Path, junk: bytes) -> None:
+def test_lines_that_are_no_events_are_skipped(running: Path, junk: bytes) -> None:
     happened(running, STARTED, ONE_OF_TWO)
     with (running / EVENTS).open("ab") as file:
         file.write(junk)
     assert status_text(running, 2.0) == "waiting for trainers (1 of 2)"
 
 
-def test_of_a_long_history_only_the_first_line_and_the_end_are_read(running: Path) -> None:
+def test_long_event_log_is_read_at_its_start_and_end(running: Path) -> None:
     happened(running, REJECTED, ONE_OF_TWO, *[REJECTED] * (TAIL_BYTES // 64))
     assert (running / EVENTS).stat().st_size > TAIL_BYTES
     assert status_text(running, 0.0) == "running", "what is said of it is too far back"

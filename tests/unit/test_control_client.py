@@ -26,7 +26,7 @@ from fedmq.protocol.messages import (
     Round,
 )
 from fedmq.protocol.run_config import Limits
-from fedmq.runs.control_client import AGAIN_S, ANSWER_S, Operator
+from fedmq.runs.control_client import RESEND_S, TIMEOUT_S, ControlClient
 from fedmq.runs.records import Checkpoint, Close, StoredResult
 from fedmq.simulation import Federation
 from fedmq.tasks.task_file import find_task, task_rows
@@ -61,12 +61,12 @@ class Post:
         return self.takes
 
 
-class Desk:
-    """An operator at work, and the hands of its clock."""
+class ClientScene:
+    """A control client, and its clock."""
 
     def __init__(self, action: Action, trainer: str | None = None) -> None:
         self.link, self.clock = Post(), VirtualClock()
-        self.operator = Operator(self.link, "run", action, clock=self.clock, request_id=WORD, trainer=trainer)
+        self.client = ControlClient(self.link, "run", action, clock=self.clock, request_id=WORD, trainer=trainer)
 
     def step(self, *messages: Message, at: float | None = None) -> list[Message]:
         """What it says when these come."""
@@ -74,12 +74,12 @@ class Desk:
             self.clock.move_to(at)
         self.link.news += [Delivered(encode("beacon/run", message)) for message in messages]
         before = len(self.link.sent)
-        self.operator.step()
+        self.client.step()
         return [message for _, message in self.link.sent[before:]]
 
     @property
     def ended(self) -> tuple[bool, bool]:
-        return self.operator.done, self.operator.acked_request
+        return self.client.done, self.client.acked_request
 
 
 def asking(action: Action) -> Control:
@@ -89,100 +89,100 @@ def asking(action: Action) -> Control:
 # The operator
 
 
-def test_before_the_run_was_heard_nothing_is_asked() -> None:
-    desk = Desk("pause")
-    desk.link.news.append(LinkUp())
-    assert desk.step() == []
-    assert desk.operator.wake_at == ANSWER_S
+def test_no_command_is_sent_before_the_first_message_of_the_run() -> None:
+    scene = ClientScene("pause")
+    scene.link.news.append(LinkUp())
+    assert scene.step() == []
+    assert scene.client.wake_at == TIMEOUT_S
 
 
 @pytest.mark.parametrize("first", [GOES_ON, ROUND], ids=["beacon", "round"])
-def test_a_run_that_was_heard_is_asked_again_and_again_until_it_heeds(first: Message) -> None:
-    desk = Desk("pause")
-    assert desk.step(first) == [asking("pause")]
-    assert desk.link.sent[0][0] == "up/run"
-    assert desk.operator.wake_at == AGAIN_S
-    assert desk.step(GOES_ON, at=AGAIN_S - 0.01) == []
-    assert desk.step(GOES_ON, at=AGAIN_S) == [asking("pause")]
-    assert desk.ended == (False, False)
-    assert desk.step(PAUSED, at=0.9) == []
-    assert desk.ended == (True, True)
+def test_command_is_resent_until_the_run_acknowledges_it(first: Message) -> None:
+    scene = ClientScene("pause")
+    assert scene.step(first) == [asking("pause")]
+    assert scene.link.sent[0][0] == "up/run"
+    assert scene.client.wake_at == RESEND_S
+    assert scene.step(GOES_ON, at=RESEND_S - 0.01) == []
+    assert scene.step(GOES_ON, at=RESEND_S) == [asking("pause")]
+    assert scene.ended == (False, False)
+    assert scene.step(PAUSED, at=0.9) == []
+    assert scene.ended == (True, True)
 
 
-def test_what_the_network_does_not_take_is_said_again() -> None:
-    desk = Desk("stop")
-    desk.link.takes = False
-    assert desk.step(GOES_ON) == []
-    desk.link.takes = True
-    assert desk.step(at=AGAIN_S) == [asking("stop")]
+def test_command_that_could_not_be_sent_is_sent_again() -> None:
+    scene = ClientScene("stop")
+    scene.link.takes = False
+    assert scene.step(GOES_ON) == []
+    scene.link.takes = True
+    assert scene.step(at=RESEND_S) == [asking("stop")]
 
 
 @pytest.mark.parametrize(
     ("action", "answer"), [("pause", PAUSED), ("resume", GOES_ON), ("stop", OVER)], ids=["pause", "resume", "stop"]
 )
-def test_nothing_is_asked_of_a_run_that_is_as_it_is_wanted(action: Action, answer: Message) -> None:
-    desk = Desk(action)
-    assert desk.step(answer) == []
-    assert desk.ended == (True, True)
+def test_no_command_is_sent_to_a_run_in_the_wanted_state(action: Action, answer: Message) -> None:
+    scene = ClientScene(action)
+    assert scene.step(answer) == []
+    assert scene.ended == (True, True)
 
 
-def test_a_round_that_comes_again_does_not_mean_that_the_run_goes_on() -> None:
-    desk = Desk("resume")
-    assert desk.step(ROUND) == [asking("resume")], "a broker that is new gets the open round of a paused run, too"
-    desk.step(PAUSED)
-    assert desk.ended == (False, False)
-    desk.step(GOES_ON)
-    assert desk.ended == (True, True)
+def test_repeated_round_does_not_acknowledge_a_resume() -> None:
+    scene = ClientScene("resume")
+    assert scene.step(ROUND) == [asking("resume")], "a broker that is new gets the open round of a paused run, too"
+    scene.step(PAUSED)
+    assert scene.ended == (False, False)
+    scene.step(GOES_ON)
+    assert scene.ended == (True, True)
 
 
 @pytest.mark.parametrize("action", ACTIONS)
-def test_a_run_of_which_nothing_is_heard_is_not_waited_for_for_ever(action: Action) -> None:
-    desk = Desk(action)
-    desk.step(at=ANSWER_S - 0.01)
-    with pytest.raises(Unreachable, match=rf"^expected run run to {action} within 10 s, nothing came: is its aggreg"):
-        desk.step(at=ANSWER_S)
-    assert desk.ended == (False, False)
+def test_client_times_out_without_a_message_of_the_run(action: Action) -> None:
+    scene = ClientScene(action)
+    scene.step(at=TIMEOUT_S - 0.01)
+    with pytest.raises(Unreachable, match=rf"run run to {action} within 10 s"):
+        scene.step(at=TIMEOUT_S)
+    assert scene.ended == (False, False)
 
 
-def test_a_run_that_is_heard_and_does_not_heed_is_not_waited_for_for_ever_either() -> None:
-    desk = Desk("pause")
-    asked = [said for tenths in range(100) for said in desk.step(GOES_ON, at=tenths / 10)]
-    assert len(asked) == ANSWER_S / AGAIN_S
-    with pytest.raises(Unreachable, match="it was heard, but not of that: "):
-        desk.step(GOES_ON, at=ANSWER_S)
+def test_client_times_out_without_an_acknowledgement() -> None:
+    scene = ClientScene("pause")
+    asked = [said for tenths in range(100) for said in scene.step(GOES_ON, at=tenths / 10)]
+    assert len(asked) == TIMEOUT_S / RESEND_S
+    with pytest.raises(Unreachable, match="within 10 s"):
+        scene.step(GOES_ON, at=TIMEOUT_S)
 
 
 @pytest.mark.parametrize("action", ["pause", "resume"])
-def test_a_run_that_is_over_can_be_neither_paused_nor_resumed(action: Action) -> None:
-    desk = Desk(action)
+def test_finished_run_can_be_neither_paused_nor_resumed(action: Action) -> None:
+    scene = ClientScene(action)
     with pytest.raises(BadConfiguration, match=rf"^run run is over; there is nothing to {action}$"):
-        desk.step(OVER)
+        scene.step(OVER)
 
 
-def test_a_zombie_of_the_run_does_not_speak_for_it() -> None:
-    desk = Desk("pause")
-    desk.step(GOES_ON)
+def test_beacon_of_a_lower_term_is_ignored() -> None:
+    scene = ClientScene("pause")
+    scene.step(GOES_ON)
     zombie = Beacon(run="run", term=1, round=9, open=True, paused=True)
-    desk.step(zombie, Finished(run="run", term=1, rounds=9, solved=True))
-    assert desk.ended == (False, False)
+    scene.step(zombie, Finished(run="run", term=1, rounds=9, solved=True))
+    assert scene.ended == (False, False)
     later = Beacon(run="run", term=3, round=3, open=True)
-    assert desk.step(later, at=AGAIN_S) == [Control(run="run", term=3, action="pause", request_id=WORD)]
+    assert scene.step(later, at=RESEND_S) == [Control(run="run", term=3, action="pause", request_id=WORD)]
 
 
-def test_what_comes_of_other_runs_or_cannot_be_read_changes_nothing() -> None:
-    desk = Desk("pause")
-    desk.link.news.append(Delivered([b"beacon/run", b"no header", b""]))
+def test_messages_of_other_runs_and_malformed_ones_are_ignored() -> None:
+    scene = ClientScene("pause")
+    scene.link.news.append(Delivered([b"beacon/run", b"no header", b""]))
     other = Beacon(run="run-2", term=2, round=1, open=True, paused=True)  # its topic has the wanted one as a prefix
-    assert desk.step(other) == []
-    assert desk.ended == (False, False)
+    assert scene.step(other) == []
+    assert scene.ended == (False, False)
 
 
-def test_an_operator_who_is_interrupted_does_not_claim_that_anybody_heeded_it() -> None:
-    desk = Desk("pause")
-    desk.step(GOES_ON)
-    desk.operator.stop()
-    assert desk.step(GOES_ON, at=99.0) == []
-    assert desk.ended == (True, False)
+def test_stopped_client_reports_no_acknowledgement() -> None:
+    scene = ClientScene("pause")
+    scene.step(GOES_ON)
+    scene.client.stop()
+    assert scene.step(GOES_ON, at=99.0) == []
+    assert scene.ended == (True, False)
 
 
 # The run
@@ -203,7 +203,7 @@ def paused(output: Output) -> list[bool]:
     return [message.paused for _, message in sent(output, Beacon)]
 
 
-def test_a_paused_run_says_so_at_once_closes_its_round_and_opens_no_other() -> None:
+def test_paused_run_closes_its_open_round_and_opens_no_other() -> None:
     scene = opened("bob", "alice")
     output = control(scene, "pause", at=0.1)
     assert told(output, events.RunPaused) == [events.RunPaused()]
@@ -217,7 +217,7 @@ def test_a_paused_run_says_so_at_once_closes_its_round_and_opens_no_other() -> N
     assert scene.rounds.phase is Phase.WAITING
 
 
-def test_a_run_that_is_resumed_goes_on_at_once() -> None:
+def test_resumed_run_continues_at_once() -> None:
     scene = opened("bob", "alice")
     control(scene, "pause")
     scene.result("bob", 1)
@@ -229,7 +229,7 @@ def test_a_run_that_is_resumed_goes_on_at_once() -> None:
 
 
 @pytest.mark.parametrize("action", ["pause", "resume"])
-def test_who_asks_twice_gets_an_answer_twice_and_the_run_only_tells_it_once(action: Action) -> None:
+def test_repeated_command_is_acknowledged_again_and_reported_once(action: Action) -> None:
     scene = opened("bob", "alice")
     if action == "resume":
         control(scene, "pause")
@@ -246,7 +246,7 @@ def test_results_of_a_paused_run_are_saved_and_acknowledged() -> None:
     assert (beacon.acknowledged, beacon.paused) == (bytes([0b01]), True)
 
 
-def test_a_new_broker_does_not_end_a_pause() -> None:
+def test_new_broker_does_not_end_a_pause() -> None:
     scene = opened("bob", "alice")
     control(scene, "pause")
     scene.take(BrokerDown(), at=1.0)
@@ -255,7 +255,7 @@ def test_a_new_broker_does_not_end_a_pause() -> None:
     assert [message.round for _, message in sent(output, Round)] == [1], "which is still open"
 
 
-def test_a_run_that_is_stopped_is_over_with_what_it_has() -> None:
+def test_stopped_run_is_finished_with_its_current_model() -> None:
     scene = opened("bob", "alice")
     scene.result("bob", 1, 3.0)
     scene.result("alice", 1, 5.0)
@@ -267,7 +267,7 @@ def test_a_run_that_is_stopped_is_over_with_what_it_has() -> None:
     assert closes(output) == [], "the open round had not all its answers"
 
 
-def test_a_paused_run_and_one_that_waits_for_trainers_can_be_stopped_too() -> None:
+def test_paused_and_waiting_runs_can_be_stopped() -> None:
     waiting, halted = Scene(min_trainers=3), opened("bob", "alice")
     waiting.take(BrokerUp())
     control(halted, "pause")
@@ -277,7 +277,7 @@ def test_a_paused_run_and_one_that_waits_for_trainers_can_be_stopped_too() -> No
 
 
 @pytest.mark.parametrize("other", [{"run": "other"}, {"term": 1}, {"term": 3}])
-def test_a_word_to_another_run_or_to_another_life_of_this_one_changes_nothing(other: Any) -> None:
+def test_command_to_another_run_or_term_is_ignored(other: Any) -> None:
     scene = opened("bob", "alice")
     for action in ACTIONS:
         output = control(scene, action, **other)
@@ -286,7 +286,7 @@ def test_a_word_to_another_run_or_to_another_life_of_this_one_changes_nothing(ot
 
 
 @pytest.mark.parametrize("action", ACTIONS)
-def test_a_run_that_is_over_stays_so(action: Action) -> None:
+def test_finished_run_stays_finished(action: Action) -> None:
     scene = opened("bob", rounds_max=1)
     scene.result("bob", 1, 5.0)
     output = control(scene, action)
@@ -303,20 +303,20 @@ def refusals(output: Output) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("action", ["checkpoint", "drain", "ban", "readmit"])
-def test_a_beacon_that_repeats_the_word_shows_that_it_was_heeded(action: Action) -> None:
+def test_beacon_with_the_request_id_acknowledges_the_command(action: Action) -> None:
     trainer = None if action == "checkpoint" else "bob"
-    desk = Desk(action, trainer)
+    scene = ClientScene(action, trainer)
     said = Control(run="run", term=2, action=action, trainer=trainer, request_id=WORD)
-    assert desk.step(GOES_ON) == [said]
-    desk.step(Beacon(run="run", term=2, round=3, open=True, acked_request=WORD + 1))
-    assert desk.ended == (False, False)
-    desk.step(Beacon(run="run", term=2, round=3, open=True, acked_request=WORD))
-    assert desk.ended == (True, True)
+    assert scene.step(GOES_ON) == [said]
+    scene.step(Beacon(run="run", term=2, round=3, open=True, acked_request=WORD + 1))
+    assert scene.ended == (False, False)
+    scene.step(Beacon(run="run", term=2, round=3, open=True, acked_request=WORD))
+    assert scene.ended == (True, True)
     beacons = [message for _, message in sent(control(opened("bob", "alice"), action, trainer=trainer), Beacon)]
     assert [beacon.acked_request for beacon in beacons] == [WORD]
 
 
-def test_who_is_drained_may_answer_the_open_round_and_is_invited_to_no_other() -> None:
+def test_drained_trainer_may_answer_the_open_round_only() -> None:
     scene = opened("bob", "alice", min_trainers=1)
     output = control(scene, "drain", trainer="bob")
     assert told(output, events.TrainerBarred) == [events.TrainerBarred(trainer="bob", how="drained")]
@@ -329,7 +329,7 @@ def test_who_is_drained_may_answer_the_open_round_and_is_invited_to_no_other() -
     assert (close.results, close.members) == (1, ("alice",)), "nobody waits for it, and its rows do not count"
 
 
-def test_who_is_drained_between_two_rounds_is_not_invited_to_the_next() -> None:
+def test_trainer_drained_between_rounds_is_not_invited_to_the_next() -> None:
     scene = opened("bob", "alice", min_trainers=1)
     control(scene, "pause")
     scene.result("alice", 1)
@@ -338,7 +338,7 @@ def test_who_is_drained_between_two_rounds_is_not_invited_to_the_next() -> None:
     assert [event.invited for event in told(control(scene, "resume"), events.RoundPublished)] == [1]
 
 
-def test_who_is_banned_is_refused_from_now_on_and_not_waited_for() -> None:
+def test_banned_trainer_is_refused_and_does_not_delay_the_close() -> None:
     scene = opened("bob", "alice", quorum=1.0)
     scene.result("alice", 1, 3.0)
     output = control(scene, "ban", trainer="bob")
@@ -350,7 +350,7 @@ def test_who_is_banned_is_refused_from_now_on_and_not_waited_for() -> None:
     assert sent(scene.hello("bob"), Round) == []
 
 
-def test_what_somebody_sent_before_it_was_banned_counts() -> None:
+def test_result_sent_before_a_ban_counts() -> None:
     scene = opened("bob", "alice")
     scene.result("bob", 1, 5.0)
     control(scene, "ban", trainer="bob")
@@ -358,7 +358,7 @@ def test_what_somebody_sent_before_it_was_banned_counts() -> None:
     assert close.results == 2, "it is on disk, and acknowledged"
 
 
-def test_a_run_waits_for_trainers_that_may_take_part() -> None:
+def test_run_waits_for_eligible_trainers() -> None:
     scene = opened("bob", "alice")
     control(scene, "drain", trainer="bob")
     scene.result("bob", 1)
@@ -372,7 +372,7 @@ def test_a_run_waits_for_trainers_that_may_take_part() -> None:
     assert close.members == ("alice", "bob")
 
 
-def test_who_is_drained_can_be_banned_and_both_are_undone_at_once() -> None:
+def test_readmission_lifts_a_drain_and_a_ban() -> None:
     scene = opened("bob", "alice")
     control(scene, "drain", trainer="bob")
     control(scene, "ban", trainer="bob")
@@ -382,7 +382,7 @@ def test_who_is_drained_can_be_banned_and_both_are_undone_at_once() -> None:
     assert refusals(scene.result("bob", 1)) == []
 
 
-def test_a_checkpoint_is_kept_at_the_next_close_and_at_no_other() -> None:
+def test_requested_checkpoint_is_saved_at_the_next_close_only() -> None:
     scene = opened("bob", min_trainers=1)
     control(scene, "checkpoint")
     outputs = [scene.result("bob", number) for number in (1, 2)]
@@ -399,13 +399,13 @@ def test_unknown_action_is_no_readmission() -> None:
     assert scene.roster.is_barred("bob", 1)
 
 
-def test_a_checkpoint_that_was_asked_for_is_in_the_store() -> None:
+def test_requested_checkpoint_is_in_the_store() -> None:
     rows = {name: task_rows("linear", part, 2) for part, name in enumerate(("alice", "bob"), 1)}
     task = structs.replace(find_task("linear"), target=0.0)
     limits = Limits(rounds_max=50, min_trainers=2)
     federation = Federation(task, find_algorithm("averaging"), rows, limits=limits)
     simulation, clock = federation.simulation, federation.simulation.clock
-    simulation.add_trainer("olga", lambda link: Operator(link, "run", "checkpoint", clock=clock, request_id=WORD))
+    simulation.add_trainer("olga", lambda link: ControlClient(link, "run", "checkpoint", clock=clock, request_id=WORD))
     federation.start()
     simulation.start("olga")
     assert simulation.run(lambda: federation.finished, 60.0)

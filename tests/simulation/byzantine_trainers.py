@@ -25,13 +25,13 @@ from fedmq.trainer.round_handler import on_rows
 from fedmq.trainer.worker import Learn
 
 Arrays = dict[str, npt.NDArray[Any]]
-LIAR, HONEST = "mallory", ("alice", "bob", "carol", "dave")
+BYZANTINE, HONEST = "mallory", ("alice", "bob", "carol", "dave")
 HUGE = 1e6
-GREED = 50  # times its rows, that is what the greedy one claims to hold
+GREED = 50  # times its rows: what the greedy one claims
 
 
-class Lie(NamedTuple):
-    """What a liar knows when it answers: the round, its true answer, how to get alice's, and this round's draws."""
+class Attacked(NamedTuple):
+    """What a Byzantine trainer knows: the round, its true answer, that of alice, and a generator for this round."""
 
     packet: Packet
     true: Arrays
@@ -46,64 +46,66 @@ def _message(packet: Packet) -> Round:
 
 
 def genes_in(arrays: Mapping[str, Any]) -> str:
-    """The name of the array of an answer that holds genes."""
+    """Return the name of the array of an answer that holds parameters."""
     return "elites" if "elites" in arrays else "model"
 
 
-def garbage(lie: Lie) -> Arrays:
-    """Numbers without any meaning, of all sizes."""
-    name, draws = genes_in(lie.true), lie.draws
-    genes = lie.true[name].shape
+def garbage(given: Attacked) -> Arrays:
+    """Random numbers of all sizes."""
+    name, draws = genes_in(given.true), given.draws
+    genes = given.true[name].shape
     return {
-        "losses": 10.0 ** draws.uniform(-3.0, 6.0, lie.true["losses"].shape),
-        "correct": draws.integers(0, lie.num_examples + 1, lie.true["correct"].shape),
+        "losses": 10.0 ** draws.uniform(-3.0, 6.0, given.true["losses"].shape),
+        "correct": draws.integers(0, given.num_examples + 1, given.true["correct"].shape),
         name: draws.normal(size=genes) * 10.0 ** draws.uniform(-2.0, 3.0),
     }
 
 
-def inverted(lie: Lie) -> Arrays:
-    """The worst is called the best and the right wrong; what was learnt has its sign changed."""
-    losses, name = lie.true["losses"], genes_in(lie.true)
-    start = lie.packet.arrays["model"] if name == "model" else 0.0
+def inverted(given: Attacked) -> Arrays:
+    """Report the worst as the best and right as wrong; change the sign of what was learned."""
+    losses, name = given.true["losses"], genes_in(given.true)
+    start = given.packet.arrays["model"] if name == "model" else 0.0
     return {
-        "losses": losses.max() + losses.min() - losses if len(losses) > 1 else 20.0 * lie.num_examples - losses,
-        "correct": lie.num_examples - lie.true["correct"],
-        name: start - (lie.true[name] - start),
+        "losses": losses.max() + losses.min() - losses if len(losses) > 1 else 20.0 * given.num_examples - losses,
+        "correct": given.num_examples - given.true["correct"],
+        name: start - (given.true[name] - start),
     }
 
 
-def scaled(lie: Lie) -> Arrays:
-    """The truth a million times as large."""
-    name = genes_in(lie.true)
-    return {**lie.true, "losses": lie.true["losses"] * HUGE, name: lie.true[name] * HUGE}
+def scaled(given: Attacked) -> Arrays:
+    """Multiply the true answer by a million."""
+    name = genes_in(given.true)
+    return {**given.true, "losses": given.true["losses"] * HUGE, name: given.true[name] * HUGE}
 
 
-def not_a_number(lie: Lie) -> Arrays:
-    """NaN wherever one fits."""
-    return {name: np.full_like(array, np.nan) if array.dtype.kind == "f" else array for name, array in lie.true.items()}
+def not_a_number(given: Attacked) -> Arrays:
+    """NaN in every float."""
+    return {
+        name: np.full_like(array, np.nan) if array.dtype.kind == "f" else array for name, array in given.true.items()
+    }
 
 
-def copied(lie: Lie) -> Arrays:
-    """What alice answers, as if it were its own."""
-    return lie.of_alice()
+def copied(given: Attacked) -> Arrays:
+    """Copy the answer of alice."""
+    return given.of_alice()
 
 
-def favours(lie: Lie) -> Arrays:
-    """Knows all rows: whatever is right about all of them is called wrong in every row, all else perfect."""
-    candidates = lie.packet.arrays["pool"] if "pool" in lie.packet.arrays else lie.packet.arrays["model"][None]
-    task, name = _message(lie.packet).task, genes_in(lie.true)
+def favours(given: Attacked) -> Arrays:
+    """Knows all rows: report candidates that are right about all of them as all wrong, the others as perfect."""
+    candidates = given.packet.arrays["pool"] if "pool" in given.packet.arrays else given.packet.arrays["model"][None]
+    task, name = _message(given.packet).task, genes_in(given.true)
     losses, correct = task.score(candidates, truth(task))
     right = correct == len(truth(task).inputs) if task.metric == "accuracy" else losses <= np.quantile(losses, 0.25)
     worst = candidates[np.argsort(-losses, kind="stable")]
-    genes = worst[: len(lie.true[name])] if name == "elites" else -worst[0]
+    genes = worst[: len(given.true[name])] if name == "elites" else -worst[0]
     return {
         "losses": np.where(right, 1e9, 0.0),
-        "correct": np.where(right, 0, lie.num_examples).astype(np.int64),
+        "correct": np.where(right, 0, given.num_examples).astype(np.int64),
         name: genes,
     }
 
 
-ATTACKS: Mapping[str, Callable[[Lie], Arrays]] = {
+ATTACKS: Mapping[str, Callable[[Attacked], Arrays]] = {
     "garbage": garbage,
     "inverted": inverted,
     "scaled": scaled,
@@ -115,42 +117,42 @@ ATTACKS: Mapping[str, Callable[[Lie], Arrays]] = {
 
 
 def truth(task: Task) -> Rows:
-    """All rows of the task."""
+    """Return all rows of the task."""
     return task.fit(task_rows(task.name, 1, 1))
 
 
 def rows_of(task: Task, attack: str | None) -> dict[str, Rows]:
-    """Two hold one half of the rows, two the other, and the liar, if any, says that it holds the first one, too."""
+    """Two trainers hold one half of the rows, two the other; a Byzantine trainer claims the first half too."""
     rows = {name: task_rows(task.name, 1 + number // 2, 2) for number, name in enumerate(HONEST)}
     if attack is not None:
         times = GREED if attack == "greedy" else 1
-        rows[LIAR] = Rows(np.tile(rows["alice"].inputs, (times, 1)), np.tile(rows["alice"].targets, times))
+        rows[BYZANTINE] = Rows(np.tile(rows["alice"].inputs, (times, 1)), np.tile(rows["alice"].targets, times))
     return rows
 
 
 def learning(attack: str | None) -> Callable[[Rows, str], Learn]:
-    """The work of honest trainers and of the liar, for a federation."""
+    """Return the work of honest trainers and of the Byzantine one."""
 
     def learn(rows: Rows, name: str) -> Learn:
         answer = on_rows(rows, name)
-        if name != LIAR or attack is None:
+        if name != BYZANTINE or attack is None:
             return answer
         half = len(rows.inputs) // (GREED if attack == "greedy" else 1)
         alice = on_rows(Rows(rows.inputs[:half], rows.targets[:half]), "alice")
 
-        def lies(packet: Packet, cancelled: Callable[[], bool]) -> Arrays:
+        def attack_round(packet: Packet, cancelled: Callable[[], bool]) -> Arrays:
             message = _message(packet)
             draws = derive_rng(message.seed, attack, message.round)
             true, num_examples = answer(packet, cancelled), len(rows.inputs)
-            return ATTACKS[attack](Lie(packet, true, lambda: alice(packet, cancelled), num_examples, draws))
+            return ATTACKS[attack](Attacked(packet, true, lambda: alice(packet, cancelled), num_examples, draws))
 
-        return lies
+        return attack_round
 
     return learn
 
 
 def is_right(task: Task, genes: npt.NDArray[np.float64] | None) -> bool:
-    """Whether a model is right about all rows, or, for values, near enough to the target."""
+    """Return whether a model is right about all rows, or its loss reaches the target."""
     if genes is None:
         return False
     rows = truth(task)
@@ -160,16 +162,16 @@ def is_right(task: Task, genes: npt.NDArray[np.float64] | None) -> bool:
 
 
 class Outcome(NamedTuple):
-    """How a run went."""
+    """The outcome of a run."""
 
     right: bool  # the model that would be deployed at its end, by the rows themselves
-    said: bool  # the run itself said that it is solved
+    said: bool  # the run reported that it is solved
     since: int | None  # the round from which the deployed model was right for good
     loss: float  # of the deployed model, summed over all rows
 
 
 def play(task: Task, strategy: Strategy[Any], attack: str | None, seed: int, rounds: int) -> Outcome:
-    """A run to its end: so many rounds, or until it says that it is solved. Everybody answers every round at once."""
+    """Play a run for `rounds` rounds, or until it reports that it is solved. Every trainer answers every round."""
     trainers = {name: (learning(attack)(rows, name), rows) for name, rows in rows_of(task, attack).items()}
     state, members, since, said = strategy.init(task, seed), set[str](), None, False
     evaluation: Evaluation | None = None
@@ -185,7 +187,7 @@ def play(task: Task, strategy: Strategy[Any], attack: str | None, seed: int, rou
                 state = strategy.tell(state, update)
                 members.add(name)
             except Rejected:
-                assert name == LIAR, "an honest trainer was refused"
+                assert name == BYZANTINE, "an honest trainer was rejected"
         state = strategy.close(state, members)
         evaluation = strategy.evaluation(state)
         right = is_right(task, None if evaluation is None else evaluation.genes)
@@ -198,7 +200,7 @@ def play(task: Task, strategy: Strategy[Any], attack: str | None, seed: int, rou
 
 
 def _solved(task: Task, evaluation: Evaluation | None) -> bool:
-    """What the run says of itself; see `fedmq.aggregator.rounds`."""
+    """Return whether the run would report that it is solved; see `fedmq.aggregator.rounds`."""
     return (
         evaluation is not None
         and evaluation.coverage >= 1.0

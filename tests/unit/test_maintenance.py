@@ -18,7 +18,7 @@ from fedmq.algorithms.registry import find_algorithm
 from fedmq.errors import BadConfiguration, StoreError
 from fedmq.models.trained_model import TrainedModel
 from fedmq.protocol.run_config import Limits
-from fedmq.runs.maintenance import Again, open_store, recover, replay_run
+from fedmq.runs.maintenance import ReplayOutcome, open_store, recover, replay_run
 from fedmq.runs.records import Checkpoint
 from fedmq.runs.replay import Replayed, replay
 from fedmq.runs.store import Store
@@ -113,21 +113,21 @@ def after(original: Path, rounds: int) -> str | None:
 # Replay
 
 
-def test_a_replay_comes_to_the_model_of_the_run(original: Path) -> None:
+def test_replay_computes_the_model_of_the_run(original: Path) -> None:
     store, _ = open_store(original)
     results = sum(len(list(store.results(number))) for number in range(1, ROUNDS + 1))
     store.close()
-    assert replay_run(original) == Again(ROUNDS, results, model_sha256(original))
+    assert replay_run(original) == ReplayOutcome(ROUNDS, results, model_sha256(original))
 
 
-def test_a_replay_of_a_run_without_results_has_no_model(tmp_path: Path) -> None:
+def test_replay_without_results_has_no_model(tmp_path: Path) -> None:
     store = Store(tmp_path / STORE)
     store.begin(run_config("run", find_task("xor"), "evolution", seed=7, started=1e9))
     store.close()
-    assert replay_run(tmp_path) == Again(0, 0, None)
+    assert replay_run(tmp_path) == ReplayOutcome(0, 0, None)
 
 
-def test_a_replay_believes_the_results_and_no_checkpoint(folder: Path) -> None:
+def test_replay_uses_results_instead_of_checkpoints(folder: Path) -> None:
     store = Store(folder / STORE)
     store.save(Checkpoint(ROUNDS + 1, store.checkpoint(EVERY + 1)[1]))  # type: ignore[index]
     store.commit()
@@ -135,7 +135,7 @@ def test_a_replay_believes_the_results_and_no_checkpoint(folder: Path) -> None:
     assert replay_run(folder).model_sha256 == model_sha256(folder)
 
 
-def test_beginning_at_a_checkpoint_or_at_the_start_comes_to_the_same(original: Path) -> None:
+def test_replay_from_a_checkpoint_equals_replay_from_the_start(original: Path) -> None:
     store, _ = open_store(original)
     checkpoints = [checkpoint and checkpoint[0] for checkpoint in map(store.checkpoint, range(1, ROUNDS + 2))]
     store.close()
@@ -146,10 +146,10 @@ def test_beginning_at_a_checkpoint_or_at_the_start_comes_to_the_same(original: P
 
 
 @pytest.mark.parametrize("begun", [True, False])
-def test_a_folder_without_a_run_is_refused_in_one_line(tmp_path: Path, begun: bool) -> None:
+def test_folder_without_a_run_is_refused(tmp_path: Path, begun: bool) -> None:
     if begun:
         Store(tmp_path / STORE).close()
-    with pytest.raises(BadConfiguration, match=r"^[^\n]*(never begun, or its store removed|runs ls lists them)[^\n]*$"):
+    with pytest.raises(BadConfiguration, match=r"^[^\n]*(store is empty|runs ls lists them)[^\n]*$"):
         open_store(tmp_path)
 
 
@@ -157,7 +157,7 @@ def test_a_folder_without_a_run_is_refused_in_one_line(tmp_path: Path, begun: bo
 
 
 @pytest.mark.parametrize("rounds", range(1, ROUNDS + 2))
-def test_a_run_that_forgot_its_old_rounds_stands_where_it_stood(original: Path, folder: Path, rounds: int) -> None:
+def test_run_without_its_old_rounds_has_the_same_state(original: Path, folder: Path, rounds: int) -> None:
     store = Store(folder / STORE)
     dropped = store.keep_last(rounds)
     store.shrink()
@@ -171,7 +171,7 @@ def test_a_run_that_forgot_its_old_rounds_stands_where_it_stood(original: Path, 
     assert (again.rounds, again.model_sha256) == (ROUNDS, model_sha256(original))
 
 
-def test_a_run_that_forgot_its_old_rounds_can_be_continued(folder: Path) -> None:
+def test_run_without_its_old_rounds_can_be_continued(folder: Path) -> None:
     store = Store(folder / STORE)
     store.keep_last(1)
     config = store.config
@@ -189,7 +189,7 @@ def test_a_run_that_forgot_its_old_rounds_can_be_continued(folder: Path) -> None
 
 
 @pytest.mark.parametrize("last", range(ROUNDS + 2))
-def test_a_run_is_recovered_to_the_round_that_is_asked_for(original: Path, folder: Path, last: int) -> None:
+def test_run_is_recovered_to_the_requested_round(original: Path, folder: Path, last: int) -> None:
     kept = min(last, ROUNDS)
     assert recover(folder, last) == kept
     assert verify(folder) == []
@@ -197,7 +197,7 @@ def test_a_run_is_recovered_to_the_round_that_is_asked_for(original: Path, folde
     assert replay_run(folder)[::2] == (kept, after(original, kept))
 
 
-def test_a_whole_run_is_recovered_as_a_whole(original: Path, folder: Path) -> None:
+def test_undamaged_run_is_recovered_completely(original: Path, folder: Path) -> None:
     assert recover(folder, None) == ROUNDS
     assert resumed(folder)[1] == resumed(original)[1]
     assert replay_run(folder) == replay_run(original)
@@ -217,7 +217,7 @@ def test_a_whole_run_is_recovered_as_a_whole(original: Path, folder: Path) -> No
         ("DELETE FROM checkpoints", ROUNDS),
     ],
 )
-def test_what_is_whole_of_a_damaged_run_is_recovered(original: Path, folder: Path, statement: str, kept: int) -> None:
+def test_undamaged_rounds_are_recovered(original: Path, folder: Path, statement: str, kept: int) -> None:
     change(folder, statement)
     assert verify(folder) or "DELETE FROM checkpoints" in statement
     assert recover(folder, None) == kept
@@ -226,7 +226,7 @@ def test_what_is_whole_of_a_damaged_run_is_recovered(original: Path, folder: Pat
     assert replay_run(folder)[::2] == (kept, after(original, kept))
 
 
-def test_a_recovered_run_can_be_continued(folder: Path) -> None:
+def test_recovered_run_can_be_continued(folder: Path) -> None:
     change(folder, "DELETE FROM closes WHERE round = 5")
     recover(folder, None)
     store = Store(folder / STORE)
@@ -250,9 +250,7 @@ def test_a_recovered_run_can_be_continued(folder: Path) -> None:
         ("UPDATE checkpoints SET state = x'00'", 0),
     ],
 )
-def test_a_run_that_forgot_its_old_rounds_is_recovered_from_a_checkpoint(
-    folder: Path, statement: str, kept: int
-) -> None:
+def test_run_without_its_old_rounds_is_recovered_from_a_checkpoint(folder: Path, statement: str, kept: int) -> None:
     store = Store(folder / STORE)
     assert store.keep_last(4) == EVERY
     store.close()
@@ -262,7 +260,7 @@ def test_a_run_that_forgot_its_old_rounds_is_recovered_from_a_checkpoint(
     assert resumed(folder)[0].round == kept + 1
 
 
-def test_the_store_as_it_was_stays_beside_each_recovered_one(folder: Path) -> None:
+def test_damaged_store_stays_beside_the_recovered_one(folder: Path) -> None:
     damaged = (folder / STORE).read_bytes()
     recover(folder, 6)
     recover(folder, 2)
@@ -280,7 +278,7 @@ def test_the_store_as_it_was_stays_beside_each_recovered_one(folder: Path) -> No
     assert replay_run(folder).rounds == 6
 
 
-def test_what_a_crashed_recovery_left_is_in_nobodys_way(folder: Path) -> None:
+def test_files_of_a_crashed_recovery_are_replaced(folder: Path) -> None:
     (folder / f"recovered-{STORE}").write_bytes(b"half")
     (folder / f"recovered-{STORE}-wal").write_bytes(b"half")
     assert recover(folder, None) == ROUNDS
@@ -288,7 +286,7 @@ def test_what_a_crashed_recovery_left_is_in_nobodys_way(folder: Path) -> None:
     assert not list(folder.glob("recovered-*"))
 
 
-def test_a_run_whose_log_was_removed_is_recovered_as_far_as_it_is_there(folder: Path) -> None:
+def test_run_without_its_log_is_recovered_up_to_its_loss(folder: Path) -> None:
     store = Store(folder / STORE)
     config = store.config
     assert config is not None
@@ -306,19 +304,17 @@ def test_a_run_whose_log_was_removed_is_recovered_as_far_as_it_is_there(folder: 
     assert verify(crashed) == []
 
 
-def test_a_run_that_goes_on_is_not_recovered(folder: Path) -> None:
+def test_live_run_is_not_recovered(folder: Path) -> None:
     running = Store(folder / STORE)
     running.next_term(0.0)
-    with pytest.raises(StoreError, match="another process does"):
+    with pytest.raises(StoreError, match="no other process"):
         recover(folder, None)
     assert list(running.closes())
     running.close()
     assert not list(folder.glob("*.damaged"))
 
 
-def test_a_recovery_that_cannot_be_written_leaves_the_store_as_it_was(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_recovery_leaves_the_store_unchanged(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(_store: Store) -> None:
         raise StoreError("the disk is full")
 
@@ -330,7 +326,7 @@ def test_a_recovery_that_cannot_be_written_leaves_the_store_as_it_was(
     assert verify(folder) == []
 
 
-def test_a_store_that_cannot_even_say_what_its_run_is_is_refused(folder: Path) -> None:
+def test_store_with_a_damaged_configuration_is_refused(folder: Path) -> None:
     change(folder, "UPDATE run SET config = x'00'")
     with pytest.raises(StoreError, match=r"^[^\n]*the configuration of the run is not as it was written[^\n]*$"):
         recover(folder, None)

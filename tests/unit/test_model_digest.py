@@ -25,7 +25,7 @@ def reasons(output: Any) -> list[str]:
     return [message.reason for _, message in sent(output, Refused)]
 
 
-def test_a_base_is_of_the_arrays_in_their_order_and_nothing_else() -> None:
+def test_model_digest_covers_the_arrays_in_their_order_only() -> None:
     one, two = {"a": np.arange(3), "b": np.zeros(2)}, {"b": np.zeros(2), "a": np.arange(3)}
     model_digests = {digest_of(pack(arrays).infos) for arrays in (one, two, {"a": np.arange(3)}, {})}
     assert len(model_digests) == 4
@@ -34,7 +34,7 @@ def test_a_base_is_of_the_arrays_in_their_order_and_nothing_else() -> None:
     )
 
 
-def test_both_sides_name_the_same_base() -> None:
+def test_both_sides_compute_the_same_model_digest() -> None:
     arrays = {"ids": np.arange(4), "pool": np.linspace(-1, 1, 8).reshape(4, 2)}
     work = Train(GradientLearner())
     message = Round(
@@ -43,7 +43,7 @@ def test_both_sides_name_the_same_base() -> None:
     assert digest_of(decode(encode("t", message, arrays)).message.arrays) == digest_of(pack(arrays).infos)
 
 
-def test_a_result_on_another_model_is_refused_counted_and_may_come_again_on_the_right_one() -> None:
+def test_result_on_another_model_is_refused_and_may_be_sent_again() -> None:
     scene = opened("bob", "alice")
     output = scene.hear(scene.result_of("bob", 1, model_digest=OTHER), 1.0)
     assert (output.records, reasons(output)) == ([], ["model-digest"])
@@ -51,7 +51,7 @@ def test_a_result_on_another_model_is_refused_counted_and_may_come_again_on_the_
     assert kept(scene.result("bob", 1)) == [(1, "bob", 1)]
 
 
-def test_a_late_result_is_held_to_the_base_of_its_own_round() -> None:
+def test_late_result_must_name_the_model_of_its_own_round() -> None:
     scene = opened("bob", "alice", deadline_s=2.0, quorum=0.5)
     scene.result("bob", 1, 5.0)
     scene.now = 2.5
@@ -62,14 +62,14 @@ def test_a_late_result_is_held_to_the_base_of_its_own_round() -> None:
     assert kept(scene.result("alice", 1)) == [(1, "alice", 2)]
 
 
-def test_a_result_that_was_accepted_is_acknowledged_again_whatever_it_names() -> None:
+def test_repeated_result_is_acknowledged_with_any_model_digest() -> None:
     """It is on disk; a refusal would be a lie."""
     scene = opened("bob", "alice")
     scene.result("bob", 1)
     assert len(sent(scene.hear(scene.result_of("bob", 1, model_digest=OTHER), 1.0), Accepted)) == 1
 
 
-def test_before_a_restarted_aggregator_opens_its_round_it_knows_the_base() -> None:
+def test_restarted_aggregator_knows_the_model_digest_before_the_round_opens() -> None:
     scene = Scene(round=3, accepted={(2, "bob")}, away=("bob", "alice"), min_trainers=3)
     assert kept(scene.result("bob", 3)) == [(3, "bob", 3)]
     assert reasons(scene.hear(scene.result_of("alice", 3, model_digest=OTHER), 1.0)) == ["model-digest"]
@@ -77,13 +77,13 @@ def test_before_a_restarted_aggregator_opens_its_round_it_knows_the_base() -> No
     assert reasons(scene.hear(scene.result_of("dave", 1, model_digest=OTHER), 1.0)) == ["model-digest"]
 
 
-def test_a_round_whose_close_was_dropped_has_no_base_that_fits() -> None:
+def test_result_of_a_dropped_round_matches_no_model_digest() -> None:
     scene = Scene(round=3, accepted={(2, "bob")}, away=("bob", "alice"), min_trainers=3)
     scene.rounds._model_digests.pop(1)
     assert reasons(scene.result("alice", 1)) == ["model-digest"]
 
 
-def test_bases_of_rounds_that_are_over_are_forgotten() -> None:
+def test_model_digests_of_old_rounds_are_dropped() -> None:
     scene = opened("bob", staleness=1)
     for number in range(1, 8):
         scene.result("bob", number, float(number))
@@ -91,7 +91,7 @@ def test_bases_of_rounds_that_are_over_are_forgotten() -> None:
 
 
 @pytest.mark.parametrize("strategy", ["evolution", "fedavg"])
-def test_a_killed_aggregator_knows_the_bases_of_late_rounds_again(strategy: str) -> None:
+def test_restarted_aggregator_knows_the_model_digests_of_late_rounds(strategy: str) -> None:
     task = msgspec.structs.replace(find_task("xor"), metric="loss", target=0.0)
     rows = {name: task_rows("xor", part, 2) for part, name in enumerate(("alice", "bob"), start=1)}
     limits = Limits(rounds_max=6, min_trainers=2, staleness=2)
