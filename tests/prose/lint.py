@@ -77,10 +77,10 @@ def sentences(page: str) -> Iterator[Line]:
     """Yield each sentence of a page with its line. A colon or semicolon ends one; tables and headings have none."""
     sentence, start = "", 1
     for line, content in [*lines_of_page(page), (0, "")]:
-        if not content.strip() or STARTS.match(content):
+        if not content.strip() or content.startswith("    ") or STARTS.match(content):  # four spaces begin code
             yield start, sentence
             sentence = ""
-        if STARTS.match(content) and content.lstrip()[0] in "|#>":
+        if content.startswith("    ") or (STARTS.match(content) and content.lstrip()[0] in "|#>"):
             continue
         *ended, rest = ENDS.split(content)
         for part in ended:
