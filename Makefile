@@ -68,11 +68,12 @@ test: $(DEVELOP_STAMP)  ## run all tests (ARGS="tests/unit -k broker" for some)
 	$(get_promtool)
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
-check: $(DEVELOP_STAMP)  ## check style, formatting, types and import rules
+check: $(DEVELOP_STAMP)  ## check style, formatting, types, import rules and prose
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python tests/prose/lint.py
 
 bench: $(DEVELOP_STAMP)  ## run all benchmarks in sequence
 	@set -e; found=; for script in tests/benchmarks/[a-z]*.py; do \
