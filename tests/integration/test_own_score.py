@@ -52,22 +52,21 @@ def test_run_continues_with_its_first_code(tmp_path: Path) -> None:
         own.write_text(own.read_text().replace("1.0 + np.minimum", "2.0 + np.minimum"))
         services.start("aggregator", *start[:3], "--min-trainers", "1", "--rounds", "2", *start[-2:])
         services.wait("aggregator")
-        assert "the run goes on with the score() that it began with" in services.err("aggregator")
+        assert "the run keeps the score() that it began with" in services.err("aggregator")
         assert report_of(tmp_path / "run")["trainers"][0]["results"] >= 1
 
 
 def test_local_copy_without_code_is_an_error(tmp_path: Path) -> None:
     done = run_fedmq("trainer", "--name", "bob", "--data", "xor:1/2", "--min-rows", "1", "--score", "xor", cwd=tmp_path)
     assert done.returncode == 78
-    assert done.stderr == (
-        "fedmq: --score xor: expected a task with a Code model, got one that is data: leave it out\n"
-    )
+    assert done.stderr.startswith("fedmq: --score xor: expected a task with a Code model")
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_code_with_gradients_is_an_error(tmp_path: Path) -> None:
-    done = run_fedmq("aggregator", "--task", EXAMPLE, "--strategy", "fedsgd", "--out", "run", cwd=tmp_path)
+    done = run_fedmq("aggregator", "--task", EXAMPLE, "--algorithm", "averaging", "--out", "run", cwd=tmp_path)
     assert done.returncode == 78
-    assert "expected a task with a linear model for fedsgd" in done.stderr
+    assert "learner=gradient" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 

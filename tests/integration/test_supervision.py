@@ -1,4 +1,4 @@
-"""The services as systemd sees them: what real processes tell it, and that one which hangs tells nothing any more."""
+"""The services as seen by systemd: what real processes send to it, and that a hanging one sends nothing."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Systemd:
         while (left_s := give_up_at - time.monotonic()) > 0:
             if (line := self.next(left_s)) is not None and re.fullmatch(pattern, line):
                 return line
-        raise AssertionError(f"waited for {pattern} in vain, heard {self.lines}")
+        raise AssertionError(f"waited for {pattern} in vain, received {self.lines}")
 
     def next(self, timeout_s: float) -> str | None:
         """The next line, or None when none comes."""
@@ -122,14 +122,27 @@ def test_all_services_send_a_status(services: Services, systemd: dict[str, Syste
     systemd["trainer"].until("STATUS=the broker is not connected")
     services.start("broker", "broker", **systemd["broker"].environment)
     systemd["trainer"].until("STATUS=no run is published")
-    words = ("--task", "xor", "--strategy", "fedavg", "--rounds", "100000", "--run", "xor-1", "--out", "run")
+    words = (
+        "--task",
+        "xor",
+        "--algorithm",
+        "averaging",
+        "--param",
+        "learner=evolution",
+        "--rounds",
+        "100000",
+        "--run",
+        "xor-1",
+        "--out",
+        "run",
+    )
     services.start("aggregator", "aggregator", *words, **systemd["aggregator"].environment)
     systemd["aggregator"].until(r"STATUS=round 1, waiting for trainers \(1 of 2\)")
     systemd["trainer"].until("STATUS=run xor-1, waiting for a round")
-    (services.folder / "bob.csv").write_text("0,0,0\n0,0,1\n")  # which nobody ever gets right
+    (services.folder / "bob.csv").write_text("0,0,0\n0,0,1\n")  # which no model predicts right
     services.start_trainer("bob", "bob.csv")
     systemd["aggregator"].until(r"STATUS=round \d+, 2 trainers, best 0\.?\d*")
-    systemd["trainer"].until(r"STATUS=round \d+ of run xor-1, (working|done|its result is under way)")
+    systemd["trainer"].until(r"STATUS=round \d+ of run xor-1, (working|done|its result is not acknowledged yet)")
     systemd["broker"].until(r"STATUS=2 trainers, 1 runs, \d+ messages")
     services.terminate("aggregator")
     systemd["aggregator"].until("STOPPING=1")
