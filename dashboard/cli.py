@@ -114,11 +114,7 @@ def dashboard(
 
 
 def _announce(url: str) -> None:
-    """Print the URL. If it has a token and stdout is the journal, write it to a file instead and print the path.
-
-    Raises:
-        BadConfiguration: the unit has no runtime directory.
-    """
+    """Print the URL. If it has a token and stdout is the journal, write it to a file instead and print the path."""
     shown, _, token = url.partition("?")
     if not token or not is_journal(STDOUT):
         click.echo(f"dashboard on {url}")
@@ -131,11 +127,7 @@ def _announce(url: str) -> None:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """Return a listening socket.
-
-    Raises:
-        BadConfiguration: the address is invalid or in use.
-    """
+    """Return a listening socket."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         return socket.create_server(address[:2], family=family, backlog=128)

@@ -37,11 +37,7 @@ class ControlRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Controls:
-    """Sends control requests to runs at one broker.
-
-    Raises:
-        BadConfiguration: the folder has no key of the aggregator.
-    """
+    """Sends control requests to runs at one broker."""
 
     def __init__(self, broker: str | None, keys: Path | None) -> None:
         try:

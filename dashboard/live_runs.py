@@ -135,11 +135,7 @@ class LiveRuns:
 
 
 def open_live_runs(broker: str | None, keys: Path | None, *, clock: Clock) -> tuple[LiveRuns, ObserverSockets, str]:
-    """Return the live runs at the broker of these options, their link, and the broker's address.
-
-    Raises:
-        BadConfiguration: the folder has neither the key of an observer nor of the aggregator.
-    """
+    """Return the live runs at the broker of these options, their link, and the broker's address."""
     from fedmq.security.keyring import find_broker_to_watch
     from fedmq.transport.zeromq import ObserverSockets
 

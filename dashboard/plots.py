@@ -157,11 +157,7 @@ def _last_scored(run_state: RunState) -> int:
 
 
 def _surface_model(folder: Path, run_state: RunState, number: int | None) -> tuple[int, TrainedModel] | None:
-    """Return the model to draw the surface of, with its round; None if it has no surface.
-
-    Raises:
-        BadConfiguration: the model of round `number` is not in the events.
-    """
+    """Return the model to draw the surface of, with its round; None if it has no surface."""
     import numpy as np
 
     from fedmq.models.code import Code

@@ -106,11 +106,7 @@ def _status(folder: Path) -> RunState:
 
 
 class RunFolderFollower:
-    """The run in one folder, with the attributes of `LiveRuns`.
-
-    Raises:
-        BadConfiguration: the folder holds no events of a run.
-    """
+    """The run in one folder, with the attributes of `LiveRuns`; BadConfiguration if it holds no events of a run."""
 
     def __init__(self, folder: Path, *, clock: Clock) -> None:
         self._folder, self._clock = folder, clock

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hmac
 import secrets
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
 from http.cookies import CookieError, SimpleCookie
@@ -25,6 +26,7 @@ AsgiMessage = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[AsgiMessage]]
 Send = Callable[[AsgiMessage], Awaitable[None]]
+Headers = defaultdict[str, str]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 TARGET_BYTES_MAX = 2048  # path and query
@@ -71,7 +73,7 @@ class SecurityMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        headers = _Headers(scope)
+        headers = _headers(scope)
         try:
             self._check(scope, headers)
             if self._has_token(scope):
@@ -82,7 +84,7 @@ class SecurityMiddleware:
                 self._check_change(headers)
         except RequestRejected as rejected:
             kind, body = b"application/json", error_body(rejected.reason)
-            if "text/html" in headers.one("accept"):  # for people
+            if "text/html" in headers["accept"]:  # for people
                 kind, body = b"text/plain; charset=utf-8", f"{rejected.reason}\n".encode()
             await _answer(send, rejected.status, body, (b"content-type", kind))
             return
@@ -90,19 +92,19 @@ class SecurityMiddleware:
 
     # --- the checks, in this order --------------------------------------------------------------------------------
 
-    def _check(self, scope: Scope, headers: _Headers) -> None:
+    def _check(self, scope: Scope, headers: Headers) -> None:
         size = len(scope.get("raw_path") or b"") + len(scope["query_string"])
         if size > TARGET_BYTES_MAX:
             raise RequestRejected(414, f"expected a path and a query of at most {TARGET_BYTES_MAX} bytes, got {size}")
         if scope["method"] not in ("GET", "HEAD", "POST"):
             raise RequestRejected(405, "expected GET or POST")
-        host = headers.one("host")
+        host = headers["host"]
         if not is_allowed_host(host, self._names, any_address=self._any_address):
             raise RequestRejected(403, "expected the Host of this server, or one of --allowed-hosts, got another")
-        origin = headers.one("origin")
+        origin = headers["origin"]
         if origin and origin not in (f"http://{host}", f"https://{host}"):
             raise RequestRejected(403, "expected this page's own Origin, got another site's")
-        if scope["path"].startswith("/api/") and headers.one("sec-fetch-site") in ("cross-site", "same-site"):
+        if scope["path"].startswith("/api/") and headers["sec-fetch-site"] in ("cross-site", "same-site"):
             raise RequestRejected(403, "expected a request of this page, got another site's")
 
     def _has_token(self, scope: Scope) -> bool:
@@ -114,49 +116,46 @@ class SecurityMiddleware:
             raise RequestRejected(401, "expected the token that fedmq dashboard printed at its start, got another")
         return True
 
-    def _check_token(self, headers: _Headers) -> None:
+    def _check_token(self, headers: Headers) -> None:
         if not self._secrets.token:
             return
-        bearer = headers.one("authorization").removeprefix("Bearer ")
-        if _same(bearer, self._secrets.token) or _same(headers.cookie(self._cookie), self._secrets.cookie):
+        bearer = headers["authorization"].removeprefix("Bearer ")
+        if _same(bearer, self._secrets.token) or _same(_cookie(headers, self._cookie), self._secrets.cookie):
             return
         raise RequestRejected(401, "expected a token: open the URL that fedmq dashboard printed")
 
-    def _check_change(self, headers: _Headers) -> None:
-        if not headers.one("origin"):
+    def _check_change(self, headers: Headers) -> None:
+        if not headers["origin"]:
             raise RequestRejected(403, "expected an Origin header: only the page may change anything")
-        if not _same(headers.one("x-csrf-token"), self._secrets.csrf):
+        if not _same(headers["x-csrf-token"], self._secrets.csrf):
             raise RequestRejected(403, "expected the X-CSRF-Token of this session: load the page again")
-        length = headers.one("content-length")
-        if not length.isdecimal() or headers.one("transfer-encoding"):
+        length = headers["content-length"]
+        if not length.isdecimal() or headers["transfer-encoding"]:
             raise RequestRejected(411, "expected a Content-Length")
         if int(length) > BODY_BYTES_MAX:
             raise RequestRejected(413, f"expected a body of at most {BODY_BYTES_MAX} bytes, got {length}")
-        if headers.one("content-type").partition(";")[0].strip().lower() != "application/json":
+        if headers["content-type"].partition(";")[0].strip().lower() != "application/json":
             raise RequestRejected(415, "expected Content-Type: application/json")
 
     def _set_cookie(self) -> bytes:
         return f"{self._cookie}={self._secrets.cookie}; Path=/; Max-Age={COOKIE_S}; HttpOnly; SameSite=Lax".encode()
 
 
-class _Headers:
-    """The headers of a request; a repeated header is invalid."""
+def _headers(scope: Scope) -> Headers:
+    """Return the headers by name, "" for a missing one, and an invalid value for one that occurs twice."""
+    found: Headers = defaultdict(str)
+    for name, value in scope["headers"]:
+        key = name.decode("latin-1").lower()
+        found[key] = "\0" if key in found else value.decode("latin-1")
+    return found
 
-    def __init__(self, scope: Scope) -> None:
-        self._found: dict[str, str] = {}
-        for name, value in scope["headers"]:
-            key = name.decode("latin-1").lower()
-            self._found[key] = "\0" if key in self._found else value.decode("latin-1")
 
-    def one(self, name: str) -> str:
-        return self._found.get(name, "")
-
-    def cookie(self, name: str) -> str:
-        try:
-            morsel = SimpleCookie(self.one("cookie")).get(name)
-        except CookieError:
-            return ""
-        return "" if morsel is None else morsel.value
+def _cookie(headers: Headers, name: str) -> str:
+    try:
+        morsel = SimpleCookie(headers["cookie"]).get(name)
+    except CookieError:
+        return ""
+    return "" if morsel is None else morsel.value
 
 
 def error_body(why: str) -> bytes:

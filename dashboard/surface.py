@@ -20,11 +20,7 @@ BOX = (-2.0, 2.0)  # where the rows are unknown
 
 
 def surface_of(model: Model, parameters: Floats, task: str) -> dict[str, Any]:
-    """Return the surface of a model with these parameters (num_parameters,), and the rows of the task, for the page.
-
-    Raises:
-        BadConfiguration: the parameters do not fit the model, or the model is code.
-    """
+    """Return the surface of a model with these parameters (num_parameters,), and the rows of the task, for the page."""
     trained = TrainedModel(model, parameters, task)
     rows = _rows(model, task)
     low, high = _box(rows)

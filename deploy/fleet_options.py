@@ -14,7 +14,7 @@ from fedmq.deploy.inventory import INVENTORY, read_inventory
 from fedmq.errors import BadConfiguration, FedmqError
 
 if TYPE_CHECKING:
-    from fedmq.deploy.rollout import HostProgress, OnProgress, Rollout
+    from fedmq.deploy.rollout import OnProgress, Rollout
     from fedmq.deploy.ssh import Host
 
 LIMIT = 8
@@ -90,7 +90,3 @@ def fleet_options(command: Callable[..., None]) -> Callable[..., None]:
         command(Fleet(inventory, ssh_config, limit), **settings)
 
     return options(with_fleet)
-
-
-def ignore_progress(progress: HostProgress) -> None:
-    """Discard a report of progress."""

@@ -10,6 +10,8 @@ host = "south"
 count = 2                        # south-1 and south-2
 data = "parity4:{part}/{parts}"  # {part} of {parts}: among all trainers; {n}: on this host
 labels = ["clinic"]
+
+Functions raise BadConfiguration for a file, a host or a name that is not valid.
 """
 
 from __future__ import annotations
@@ -84,11 +86,7 @@ class Instance(NamedTuple):
 
 
 def read_inventory(path: Path) -> Inventory:
-    """Read the inventory; an empty one if there is no file.
-
-    Raises:
-        BadConfiguration: the file is not readable, or not a valid inventory.
-    """
+    """Read the inventory; an empty one if there is no file."""
     if not path.exists():
         return Inventory()
     try:
@@ -99,11 +97,7 @@ def read_inventory(path: Path) -> Inventory:
 
 
 def parse_inventory(path: Path, text: str) -> Inventory:
-    """Parse the text of an inventory; `path` is for errors.
-
-    Raises:
-        BadConfiguration: the text is not a valid inventory.
-    """
+    """Parse the text of an inventory; `path` is for errors."""
     try:
         inventory = msgspec.convert(tomllib.loads(text), Inventory)
     except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
@@ -139,11 +133,7 @@ def _is_ipv6(text: str) -> bool:
 
 
 def instances(inventory: Inventory) -> list[Instance]:
-    """Return every trainer, in the order of the file.
-
-    Raises:
-        BadConfiguration: a name is invalid or occurs twice.
-    """
+    """Return every trainer, in the order of the file."""
     parts = sum(one.count for one in inventory.trainers)
     found: list[Instance] = []
     for one in inventory.trainers:
@@ -179,11 +169,7 @@ def _name(one: TrainerHost, n: int) -> str:
 
 
 def choose(inventory: Inventory, hosts: tuple[str, ...], label: str | None) -> list[str]:
-    """Select hosts with trainers: the given ones, those with this label, or all.
-
-    Raises:
-        BadConfiguration: a host is not in the inventory.
-    """
+    """Select hosts with trainers: the given ones, those with this label, or all."""
     known = list(dict.fromkeys(one.host for one in inventory.trainers))
     for host in hosts:
         if host not in known:

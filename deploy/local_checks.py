@@ -8,6 +8,7 @@ import resource
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -30,25 +31,15 @@ SECRET_ROLES: tuple[Role, ...] = ("trainer", "observer", "aggregator", "broker")
 class CheckResult(msgspec.Struct, frozen=True):
     """The result of one check; `advice` is "" when there is nothing to do."""
 
+    state: Literal["ok", "warning", "problem"]
     check: str
-    state: Literal["ok", "warning", "problem"]  # warning: it works, but not always or not for all
     found: str
     advice: str = ""
 
 
-def ok(check: str, found: str) -> CheckResult:
-    """Return the result of a check that passed."""
-    return CheckResult(check, "ok", found)
-
-
-def warning(check: str, found: str, advice: str) -> CheckResult:
-    """Return the result of a check that found a limitation."""
-    return CheckResult(check, "warning", found, advice)
-
-
-def problem(check: str, found: str, advice: str) -> CheckResult:
-    """Return the result of a check that failed."""
-    return CheckResult(check, "problem", found, advice)
+ok = partial(CheckResult, "ok")
+warning = partial(CheckResult, "warning")  # it works, but not always or not for all
+problem = partial(CheckResult, "problem")
 
 
 def check_python(version: tuple[int, ...] = sys.version_info[:3]) -> CheckResult:

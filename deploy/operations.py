@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fedmq.cli.options import COUNT, option
-from fedmq.deploy.fleet_options import Fleet, fleet_options, ignore_progress
+from fedmq.deploy.fleet_options import Fleet, fleet_options
 from fedmq.deploy.inventory import read_inventory
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def status(fleet: Fleet, hosts: tuple[str, ...], as_json: bool) -> None:
 
         await rollout.each(fleet.hosts(hosts), work)
 
-    failed = fleet.run(collect, ignore_progress)
+    failed = fleet.run(collect, lambda _progress: None)
     click.echo(format_status(found, failed, as_json=as_json))
     if failed or any(unit.active == "failed" for facts in found.values() for unit in facts.units.values()):
         raise SystemExit(1)
@@ -82,7 +82,7 @@ def logs(fleet: Fleet, hosts: tuple[str, ...], lines: int, follow: bool) -> None
     if follow:
         fleet._replace(limit=len(chosen)).run_each(chosen, follow_host, print_error)
     else:
-        fleet.run_each(chosen, show, ignore_progress)
+        fleet.run_each(chosen, show, lambda _progress: None)
 
 
 @click.command()

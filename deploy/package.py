@@ -1,6 +1,8 @@
 """Read the control fields of a Debian package: version, architecture, and the supported Python versions.
 
 Parses the format of deb(5) itself, so that machines without dpkg can deploy, too.
+
+Functions raise BadConfiguration if there is no package of fedmq.
 """
 
 from __future__ import annotations
@@ -32,11 +34,7 @@ class Package(NamedTuple):
 
 
 def read_package(path: Path) -> Package:
-    """Return the fields of a package file.
-
-    Raises:
-        BadConfiguration: the file is not a package of fedmq.
-    """
+    """Return the fields of a package file."""
     try:
         fields = _fields(_control(path))
         python = [tuple(map(int, found)) for found in re.findall(r"python3 \(\S+ (\d+)\.(\d+)\)", fields["Depends"])]
@@ -57,11 +55,7 @@ def read_package(path: Path) -> Package:
 
 
 def find_package(given: Path | None) -> Package:
-    """Return the given package, or the newest in dist/.
-
-    Raises:
-        BadConfiguration: there is no such package.
-    """
+    """Return the given package, or the newest in dist/."""
     if given is not None:
         return read_package(given)
     found = sorted(Path("dist").glob("fedmq_*.deb"), key=lambda path: path.stat().st_mtime)

@@ -2,6 +2,8 @@
 
 The only module that imports asyncssh; its exceptions do not leave this module. Hosts, users, keys and jump hosts come
 from ~/.ssh/config and the agent, as for ssh itself. A host's key must be in known_hosts: it is never accepted blindly.
+
+Every failure is a HostError.
 """
 
 from __future__ import annotations
@@ -48,11 +50,7 @@ class RemoteProcess:
             yield line.rstrip("\n")
 
     async def end(self) -> None:
-        """Wait for its end.
-
-        Raises:
-            HostError: the script failed.
-        """
+        """Wait for its end."""
         _output(await self._process.wait(check=False))
 
 
@@ -64,11 +62,7 @@ class Host:
         self._connection = connection
 
     async def run(self, script: str, reads: bytes = b"", timeout_s: float = 30.0) -> str:
-        """Run a shell script as root, with these bytes on its standard input; return its output.
-
-        Raises:
-            HostError: the script fails, or does not end in time.
-        """
+        """Run a shell script as root, with these bytes on its standard input; return its output."""
         with _translated(self.name):
             async with _within(timeout_s, "an answer"):
                 done = await self._connection.run(_as_root(script), input=reads, encoding=None, check=False)
@@ -76,11 +70,7 @@ class Host:
 
     @asynccontextmanager
     async def start(self, script: str, timeout_s: float | None) -> AsyncIterator[RemoteProcess]:
-        """Start a shell script as root and exchange lines with it; a `timeout_s` of None sets no limit.
-
-        Raises:
-            HostError: the connection breaks, or the script does not end in time.
-        """
+        """Start a shell script as root and exchange lines with it; a `timeout_s` of None sets no limit."""
         with _translated(self.name):
             async with _within(timeout_s, "an end"), self._connection.create_process(_as_root(script)) as process:
                 yield RemoteProcess(process)
@@ -88,11 +78,7 @@ class Host:
 
 @asynccontextmanager
 async def connect(name: str, config: Path | None, timeout_s: float = CONNECT_S) -> AsyncIterator[Host]:
-    """Connect to `[USER@]HOST` as ssh does; `config` replaces ~/.ssh/config.
-
-    Raises:
-        HostError: no connection within the time, or invalid ssh settings.
-    """
+    """Connect to `[USER@]HOST` as ssh does; `config` replaces ~/.ssh/config."""
     user, _, host = name.rpartition("@")
     more: dict[str, Any] = {"username": user} if user else {}
     if config is not None:
@@ -121,11 +107,7 @@ async def connect(name: str, config: Path | None, timeout_s: float = CONNECT_S) 
 
 
 async def _known_hosts(host: str, settings: dict[str, Any], seen: frozenset[str] = frozenset()) -> Any:
-    """Return the known host keys of this host from its settings; check its jump hosts' settings, too.
-
-    Raises:
-        HostError: the settings accept any host key, or are invalid.
-    """
+    """Return the known host keys of this host from its settings; check its jump hosts' settings, too."""
     try:
         options = await asyncssh.SSHClientConnectionOptions.construct(host=host, **settings)
     except (ValueError, OSError) as error:
@@ -184,11 +166,7 @@ def _text(output: object) -> str:
 
 
 def _output(done: asyncssh.SSHCompletedProcess) -> str:
-    """Return the output of a script.
-
-    Raises:
-        HostError: the script failed; names its last line, of its errors or else of its output.
-    """
+    """Return the output of a script; raise its last line, of its errors or else of its output, if it failed."""
     if done.exit_status == 0:
         return _text(done.stdout)
     if done.exit_status is None and done.exit_signal is None:

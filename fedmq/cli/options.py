@@ -78,11 +78,7 @@ def together(*options: Callable[[Any], Any]) -> Callable[[Command], Command]:
 
 
 def read_text(path: Path) -> str:
-    """Return the text of a file of settings.
-
-    Raises:
-        BadConfiguration: it cannot be read.
-    """
+    """Return the text of a file of settings."""
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -152,11 +148,7 @@ metrics_option = option(
 def optional_metrics(
     at: tuple[str, int] | None, measure: Callable[[Metrics], None], ready: Callable[[], str]
 ) -> AbstractContextManager[Pulse | None]:
-    """Serve metrics at the address of --metrics, see `serve_metrics`; without one, load and do nothing.
-
-    Raises:
-        BadConfiguration: the port is in use, or the extra is not installed.
-    """
+    """Serve metrics at the address of --metrics, see `serve_metrics`; without one, load and do nothing."""
     if at is None:
         return nullcontext()
     require("prometheus_client", "metrics")
@@ -231,11 +223,7 @@ def check_name(_ctx: click.Context, _param: click.Parameter, name: str | None) -
 
 
 def require(module: str, extra: str) -> None:
-    """Check that an optional dependency is installed.
-
-    Raises:
-        BadConfiguration: it is not.
-    """
+    """Raise BadConfiguration if an optional dependency is not installed."""
     if find_spec(module) is None:
         raise BadConfiguration(f"expected {module} to be installed: pip install 'fedmq[{extra}]'")
 

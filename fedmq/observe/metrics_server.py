@@ -135,11 +135,7 @@ def metrics_routes(metrics: Metrics, pulse: Pulse, ready: Callable[[], str]) -> 
 
 @contextmanager
 def serve_metrics(at: tuple[str, int], measure: Callable[[Metrics], None], ready: Callable[[], str]) -> Iterator[Pulse]:
-    """Serve the metrics that `measure` adds, at this host and port; the service's loop must beat the pulse.
-
-    Raises:
-        BadConfiguration: the port is in use.
-    """
+    """Serve the metrics that `measure` adds, at this host and port; the service's loop must beat the pulse."""
     metrics, pulse = Metrics(), Pulse()
     measure(metrics)
     try:

@@ -7,8 +7,10 @@ many its trainers: old rounds are thinned out, old work is dropped.
 from __future__ import annotations
 
 import statistics
+from collections.abc import Callable
 from itertools import pairwise
-from typing import Annotated, Any, Literal, get_args
+from operator import attrgetter
+from typing import Annotated, Any, Generic, Literal, TypeVar, get_args
 
 import msgspec
 from msgspec import Meta
@@ -28,6 +30,7 @@ TRAINERS_KEPT_MAX = TRAINERS_MAX
 STALLED_S = 15.0  # without progress in an open round
 RATE_ROUNDS = 20  # the last rounds, from which the remaining time is estimated
 
+T = TypeVar("T")
 TrainerPresence = Literal["alive", "suspect", "gone"]
 Condition = Literal["running", "waiting", "paused", "stalled", "interrupted", "solved", "not solved"]
 
@@ -103,6 +106,17 @@ class BestRecord(msgspec.Struct, frozen=True, array_like=True):
     touched: int = 0
 
 
+class FromConfig(Generic[T]):
+    """An attribute of `RunState` with the value of a setting in its config, or `default` before the first event."""
+
+    def __init__(self, setting: str, default: T) -> None:
+        self._read: Callable[[RunConfig], T] = attrgetter(setting)
+        self._default = default
+
+    def __get__(self, state: RunState, _owner: type) -> T:
+        return self._default if state.config is None else self._read(state.config)
+
+
 class RunState(msgspec.Struct):
     """The state of one run after `seq` events, each passed to `apply` in order.
 
@@ -132,48 +146,21 @@ class RunState(msgspec.Struct):
     bests: Annotated[list[BestRecord], Meta(max_length=BESTS_KEPT_MAX)] = []
     feed: Annotated[list[FeedItem], Meta(max_length=2 * FEED_KEPT_MAX)] = []
 
-    @property
-    def run(self) -> str:
-        return "" if self.config is None else self.config.run
-
-    @property
-    def task(self) -> str:
-        return "" if self.config is None else self.config.task.name
-
-    @property
-    def algorithm(self) -> str:
-        return "" if self.config is None else self.config.algorithm
+    run = FromConfig("run", "")
+    task = FromConfig("task.name", "")
+    algorithm = FromConfig("algorithm", "")
+    metric = FromConfig("task.metric", "")
+    target = FromConfig[float | None]("task.target", None)
+    model = FromConfig[Model | None]("task.model", None)
+    seed = FromConfig("seed", 0)
+    rounds_max = FromConfig("limits.rounds_max", 0)
+    min_trainers = FromConfig("limits.min_trainers", 0)
 
     @property
     def robust(self) -> str:
         """Return the robust rule of the algorithm, or "" without one."""
         rule = "none" if self.config is None else str(self.config.parameters.get("rule", "none"))
         return "" if rule == "none" else rule
-
-    @property
-    def metric(self) -> str:
-        """Return "accuracy" or "loss"."""
-        return "" if self.config is None else self.config.task.metric
-
-    @property
-    def target(self) -> float | None:
-        return None if self.config is None else self.config.task.target
-
-    @property
-    def model(self) -> Model | None:
-        return None if self.config is None else self.config.task.model
-
-    @property
-    def seed(self) -> int:
-        return 0 if self.config is None else self.config.seed
-
-    @property
-    def rounds_max(self) -> int:
-        return 0 if self.config is None else self.config.limits.rounds_max
-
-    @property
-    def min_trainers(self) -> int:
-        return 0 if self.config is None else self.config.limits.min_trainers
 
     @property
     def newest(self) -> RoundRecord | None:

@@ -3,6 +3,8 @@
 A closed set of its own, because the sender is not a member yet. The key that asks for membership signs the request. The
 signature also covers the federation and the key of the connection, so it proves possession of the key and is valid
 nowhere else.
+
+Decoders raise Rejected.
 """
 
 from __future__ import annotations
@@ -70,11 +72,7 @@ def encode_request(federation: bytes, connection: bytes, *identities: Identity) 
 
 
 def decode_request(federation: bytes, connection: bytes, frames: Frames) -> SignedRequest:
-    """Return the request of these frames, with its signatures unverified.
-
-    Raises:
-        Rejected: the frames are not a request.
-    """
+    """Return the request of these frames, with its signatures unverified."""
     if not 2 <= len(frames) <= REQUEST_FRAMES_MAX or max(map(len, frames)) > REQUEST_BYTES_MAX:
         raise Rejected("frames", f"expected 2 to {REQUEST_FRAMES_MAX} frames of at most {REQUEST_BYTES_MAX} bytes")
     request = _decode(frames[0], JoinRequest)
@@ -87,11 +85,7 @@ def encode_status(status: RequestStatus) -> Frames:
 
 
 def decode_status(frames: Frames) -> RequestStatus:
-    """Return the answer of these frames.
-
-    Raises:
-        Rejected: the frames are not an answer.
-    """
+    """Return the answer of these frames."""
     if len(frames) != 1 or len(frames[0]) > REQUEST_BYTES_MAX:
         raise Rejected("frames", f"expected one frame of at most {REQUEST_BYTES_MAX} bytes")
     return _decode(frames[0], RequestStatus)

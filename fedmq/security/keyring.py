@@ -13,6 +13,8 @@
 
 A file in members, requests and revoked is named by its content. A listing of names therefore shows every change, and
 accepting or revoking a key moves one file.
+
+Functions raise BadConfiguration if a file is missing, damaged, exists already, or other users can read a secret key.
 """
 
 from __future__ import annotations
@@ -60,11 +62,7 @@ class Credentials(NamedTuple):
 
 
 def read_federation(folder: Path) -> FederationInfo:
-    """Read the federation of a folder of keys.
-
-    Raises:
-        BadConfiguration: the file is missing or damaged.
-    """
+    """Read the federation of a folder of keys."""
     path = folder / FEDERATION
     if not path.is_file():
         raise BadConfiguration(
@@ -75,11 +73,7 @@ def read_federation(folder: Path) -> FederationInfo:
 
 
 def read_credentials(folder: Path, role: Role) -> Credentials:
-    """Read the federation of a folder of keys, and this machine's identity of that role.
-
-    Raises:
-        BadConfiguration: a file is missing or damaged, or other users can read the secret key.
-    """
+    """Read the federation of a folder of keys, and this machine's identity of that role."""
     federation, identity = read_federation(folder), read_identity(folder, role)
     if identity is None:
         raise BadConfiguration(
@@ -89,11 +83,7 @@ def read_credentials(folder: Path, role: Role) -> Credentials:
 
 
 def read_identity(folder: Path, role: Role, suffix: str = KEY_SUFFIX) -> Identity | None:
-    """Read this machine's identity of that role, or its next one (NEXT_SUFFIX); None without one.
-
-    Raises:
-        BadConfiguration: the file is damaged, or other users can read it.
-    """
+    """Read this machine's identity of that role, or its next one (NEXT_SUFFIX); None without one."""
     path = folder / f"{role}{suffix}"
     if not path.is_file():
         return None
@@ -116,11 +106,7 @@ def find_broker(given: str | None, keys: Path | None, role: Role) -> tuple[str, 
 
 
 def find_broker_to_watch(given: str | None, keys: Path | None) -> tuple[str, Credentials | None]:
-    """As `find_broker`, for observers: with the key of an observer, or else of the aggregator.
-
-    Raises:
-        BadConfiguration: neither key exists, or as `read_credentials`.
-    """
+    """As `find_broker`, for observers: with the key of an observer, or else of the aggregator."""
     if keys is None:
         return find_broker(given, None, OBSERVER_ROLES[0])
     read_federation(keys)
@@ -139,11 +125,7 @@ def write_federation(folder: Path, federation: FederationInfo) -> None:
 
 
 def write_identity(folder: Path, identity: Identity, suffix: str = KEY_SUFFIX) -> Path:
-    """Write an identity's secret keys with mode 0600; return the path.
-
-    Raises:
-        BadConfiguration: there is one of that role already. Keys are never overwritten.
-    """
+    """Write an identity's secret keys with mode 0600; return the path."""
     path = folder / f"{identity.role}{suffix}"
     if path.exists():
         raise BadConfiguration(f"{path}: expected no such file: keys are never overwritten; choose another --keys")
@@ -257,11 +239,7 @@ def _read_public(path: Path) -> PublicIdentity | None:
 
 
 def read_file(path: Path, kind: type[_T]) -> _T:
-    """Read a file of the folder of keys.
-
-    Raises:
-        BadConfiguration: it cannot be read, or is damaged.
-    """
+    """Read a file of the folder of keys."""
     try:
         with path.open("rb") as file:
             text = file.read(FILE_BYTES_MAX + 1)

@@ -1,6 +1,8 @@
 """Changes to the folder of keys where the federation was created: invite, accept, reject and revoke members.
 
 A broker that runs with this folder applies changes within REFRESH_S.
+
+Functions raise BadConfiguration for a folder without a federation, a taken name, or an ambiguous member.
 """
 
 from __future__ import annotations
@@ -58,11 +60,7 @@ class Membership(NamedTuple):
 
 
 def make_federation(folder: Path, broker: str) -> FederationInfo:
-    """Create a federation: the keys of its broker and its aggregator, and the folders for its members.
-
-    Raises:
-        BadConfiguration: there is one already, or the folder cannot be written.
-    """
+    """Create a federation: the keys of its broker and its aggregator, and the folders for its members."""
     for name in (FEDERATION, *(f"{role}{KEY_SUFFIX}" for role in AT_HOME)):
         if (folder / name).exists():
             raise BadConfiguration(
@@ -79,11 +77,7 @@ def make_federation(folder: Path, broker: str) -> FederationInfo:
 
 
 def read_federation_home(folder: Path) -> FederationInfo:
-    """Read the federation that was created in this folder.
-
-    Raises:
-        BadConfiguration: the folder is not one where a federation was created.
-    """
+    """Read the federation that was created in this folder."""
     federation = read_federation(folder)
     if not (folder / MEMBERS).is_dir():
         raise BadConfiguration(
@@ -94,11 +88,7 @@ def read_federation_home(folder: Path) -> FederationInfo:
 
 
 def issue_token(folder: Path, expires: int, name: str | None, now: float) -> str:
-    """Create a token and its record; return its line.
-
-    Raises:
-        BadConfiguration: too many tokens are unused, or the name is taken.
-    """
+    """Create a token and its record; return its line."""
     federation, membership = read_federation_home(folder), read_membership(folder, now)
     if sum(issued.used_by is None for issued in membership.tokens.values()) >= TOKENS_MAX:
         raise BadConfiguration(f"expected fewer than {TOKENS_MAX} unused tokens: wait until some have expired")
@@ -110,11 +100,7 @@ def issue_token(folder: Path, expires: int, name: str | None, now: float) -> str
 
 
 def add_observer(folder: Path, name: str, out: Path) -> PublicIdentity:
-    """Create an observer's key, with the federation, in the folder `out`; make it a member.
-
-    Raises:
-        BadConfiguration: the name is taken, or `out` is not empty.
-    """
+    """Create an observer's key, with the federation, in the folder `out`; make it a member."""
     federation = read_federation_home(folder)
     if any(one.name == name for one in (*read_publics(folder, MEMBERS), federation.aggregator)):
         raise BadConfiguration(f"{name}: expected a new name, got a member's (fedmq keys ls): choose another")
@@ -148,11 +134,7 @@ def read_membership(folder: Path, now: float) -> Membership:
 
 
 def accept_request(folder: Path, wanted: str, now: float) -> PublicIdentity:
-    """Make the requesting key a member.
-
-    Raises:
-        BadConfiguration: `wanted` does not match exactly one request, or matches a member, or the name is taken.
-    """
+    """Make the requesting key a member."""
     membership = read_membership(folder, now)
     public = _only(wanted, membership.requests, "request", membership.members, "member")
     if any(one.name == public.name for one in membership.members):
@@ -165,22 +147,14 @@ def accept_request(folder: Path, wanted: str, now: float) -> PublicIdentity:
 
 
 def reject_request(folder: Path, wanted: str, now: float) -> PublicIdentity:
-    """Delete a request.
-
-    Raises:
-        BadConfiguration: `wanted` does not match exactly one request.
-    """
+    """Delete a request."""
     public = _only(wanted, read_membership(folder, now).requests, "request")
     public_path(folder, REQUESTS, public).unlink(missing_ok=True)
     return public
 
 
 def revoke_member(folder: Path, wanted: str, now: float) -> PublicIdentity:
-    """Revoke a member's key.
-
-    Raises:
-        BadConfiguration: `wanted` does not match exactly one member, or matches a revoked key.
-    """
+    """Revoke a member's key."""
     membership = read_membership(folder, now)
     public = _only(wanted, membership.members, "member", membership.revoked, "revoked key")
     move_public(folder, public, MEMBERS, REVOKED)
@@ -188,11 +162,7 @@ def revoke_member(folder: Path, wanted: str, now: float) -> PublicIdentity:
 
 
 def renew_key(folder: Path, role: str) -> PublicIdentity:
-    """Replace the key of the broker or the aggregator of the federation that was created in this folder.
-
-    Raises:
-        BadConfiguration: the key is missing.
-    """
+    """Replace the key of the broker or the aggregator of the federation that was created in this folder."""
     federation = read_federation_home(folder)
     is_broker = role == "broker"
     old = read_identity(folder, "broker" if is_broker else "aggregator")

@@ -82,11 +82,7 @@ def encode_token(token: Token) -> str:
 
 
 def decode_token(line: str) -> Token:
-    """Return the token of a line.
-
-    Raises:
-        BadConfiguration: the line is not a complete token.
-    """
+    """Return the token of a line."""
     line = line.strip()
     try:
         if len(line) > LINE_CHARACTERS_MAX or not line.startswith(PREFIX):
@@ -118,11 +114,7 @@ def issued_token_path(folder: Path, key: bytes) -> Path:
 
 
 def write_issued_token(folder: Path, key: bytes, issued: IssuedToken) -> None:
-    """Write the record of the token with this public key.
-
-    Raises:
-        BadConfiguration: it cannot be written.
-    """
+    """Write the record of the token with this public key."""
     write_file(issued_token_path(folder, key), issued)
 
 
