@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, get_args
 from fedmq import __version__
 from fedmq.errors import RejectReason
 from fedmq.observe import events
-from fedmq.observe.run_state import Condition, TrainerPresence
+from fedmq.observe.run_state import Condition, ObservedRun, TrainerPresence
 
 if TYPE_CHECKING:
     from fedmq.aggregator.service import Aggregator
@@ -124,7 +124,7 @@ def _put_evaluation(metrics: Metrics, service: Aggregator, view: RunState, clock
         return {kind: here[kind] for kind in get_args(TrainerPresence)}
 
     def state() -> Mapping[str, float]:
-        condition = view.condition(clock.wall(), connected=True)
+        condition = ObservedRun(view, clock.wall(), connected=True).condition
         return {name: float(name == condition) for name in get_args(Condition) if name != "interrupted"}
 
     def is_open() -> float:

@@ -15,8 +15,8 @@ from rich.live import Live
 
 from fedmq.observe import events
 from fedmq.observe.event_text import event_line
-from fedmq.observe.run_state import RunState
-from fedmq.observe.terminal_view import ObservedRun, render_run
+from fedmq.observe.run_state import ObservedRun, RunState
+from fedmq.observe.terminal_view import render_run
 from fedmq.runtime.journal import is_journal
 
 LINES_MAX = 26  # of the panel: what was said before stays in sight

@@ -15,7 +15,7 @@ from fedmq.models.code import Code, Model
 from fedmq.models.networks import MLP
 from fedmq.observe import events
 from fedmq.observe.event_text import event_line
-from fedmq.observe.run_state import WORKS_KEPT_MAX, RoundRecord, RunState, drawable
+from fedmq.observe.run_state import WORKS_KEPT_MAX, ObservedRun, RoundRecord, RunState, drawable
 
 DIGITS = 6  # significant digits of a figure; times are in milliseconds
 
@@ -46,7 +46,7 @@ class Origin(NamedTuple):
 def head_values(run_state: RunState, origin: Origin, now: float) -> Values:
     """Return the single figures of a run. `now`, here and below, is by the clock of its aggregator."""
     newest, best, end, connected = run_state.newest, run_state.best, run_state.finished, origin.connected
-    left_s = run_state.left_s(now, connected=connected)
+    run = ObservedRun(run_state, now, connected)
     return {
         **{name: getattr(run_state, name) for name in (*_AS_IN_STATE, *_COUNTS)},
         "model": _model_text(run_state.model),
@@ -54,14 +54,14 @@ def head_values(run_state: RunState, origin: Origin, now: float) -> Values:
         **{name: _time(getattr(run_state, name)) for name in ("started_at", "progress_at", "event_at")},
         "finished": end and {name: getattr(end, name) for name in ("solved", "rounds", "value", "why")},
         "connected": connected,
-        "state": run_state.status_text(now, connected=connected),
-        "condition": run_state.condition(now, connected=connected),
+        "state": run.status_text,
+        "condition": run.condition,
         "source": origin.source,
         "folder": origin.folder,
         "round": 0 if newest is None else newest.round,
         "open": newest is not None and newest.closed_at is None and end is None,
         "rejections": dict(run_state.rejections),
-        "left_s": None if left_s is None else _figure(left_s),
+        "left_s": None if run.left_s is None else _figure(run.left_s),
         "best": best and {name: _figure(getattr(best, name)) for name in _BEST},
     }
 

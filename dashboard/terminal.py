@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from fedmq.dashboard.live_runs import LiveRuns
     from fedmq.dashboard.run_folders import RunFolderFollower
     from fedmq.dashboard.terminal_output import WatchOutput
-    from fedmq.observe.terminal_view import ObservedRun
+    from fedmq.observe.run_state import ObservedRun
     from fedmq.runtime.clock import Clock
 
 DRAW_S = 0.1  # between two views at least
@@ -152,7 +152,7 @@ class Watcher:
         self.done = True
 
     def _observed(self, now: float) -> list[ObservedRun]:
-        from fedmq.observe.terminal_view import ObservedRun
+        from fedmq.observe.run_state import ObservedRun
 
         wall, runs = self._clock.wall(), self._source.runs
         chosen = list(runs) if self._run is None else [self._run] if self._run in runs else []

@@ -11,7 +11,8 @@ from rich.live import Live
 from rich.text import Text
 
 from fedmq.cli.options import echo_json
-from fedmq.observe.terminal_view import ObservedRun, render_list, render_run
+from fedmq.observe.run_state import ObservedRun
+from fedmq.observe.terminal_view import render_list, render_run
 
 PIPED_COLUMNS, PIPED_LINES = 100, 40  # without a terminal
 SETTINGS = ("task", "algorithm", "robust", "seed", "term", "rounds_max", "metric", "target")

@@ -12,8 +12,8 @@ from pathlib import Path
 from rich.console import Console
 
 from fedmq.observe.event_log import apply_line
-from fedmq.observe.run_state import RunState
-from fedmq.observe.terminal_view import ObservedRun, render_run
+from fedmq.observe.run_state import ObservedRun, RunState
+from fedmq.observe.terminal_view import render_run
 from fedmq.runtime.run_folder import EVENTS
 
 HERE = Path(__file__).parent

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from fedmq.cli.options import read_text
+from fedmq.cli.options import FILE, read_text
 from fedmq.cli.settings import template, values_of
 from fedmq.errors import BadConfiguration
 from fedmq.runtime.atomic_files import write_whole, writing
@@ -22,12 +22,7 @@ def config() -> None:
 
 @config.command()
 @service_argument
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE",
-    help="Write to this file. [default: stdout]",
-)
+@click.option("--out", type=FILE, metavar="FILE", help="Write to this file. [default: stdout]")
 def init(service: str, out: Path | None) -> None:
     """Print every setting of SERVICE with its help and its default, as a TOML file for --config.
 

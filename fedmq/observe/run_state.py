@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Callable
 from itertools import pairwise
 from operator import attrgetter
-from typing import Annotated, Any, Generic, Literal, TypeVar, get_args
+from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar, get_args
 
 import msgspec
 from msgspec import Meta
@@ -177,37 +177,6 @@ class RunState(msgspec.Struct):
         """The number of trainers that are alive or suspect."""
         return sum(one.presence != "gone" for one in self.trainers.values())
 
-    def condition(self, now: float, *, connected: bool) -> Condition:
-        """Return the condition of the run; `connected` is whether its aggregator is."""
-        if self.finished is not None:
-            return "solved" if self.finished.solved else "not solved"
-        if not connected:
-            return "interrupted"
-        if self.paused:
-            return "paused"
-        if self.waiting is not None:
-            return "waiting"
-        return "stalled" if self.progress_at and now - self.progress_at >= STALLED_S else "running"
-
-    def status_text(self, now: float, *, connected: bool) -> str:
-        """Return the condition as text, with its figures."""
-        if self.finished is not None:
-            return self.finished.verdict
-        condition = self.condition(now, connected=connected)
-        if condition == "waiting" and self.waiting is not None:
-            return f"waiting for trainers ({self.waiting[0]} of {self.waiting[1]})"
-        return f"stalled for {now - self.progress_at:.0f} s" if condition == "stalled" else condition
-
-    def left_s(self, now: float, *, connected: bool) -> float | None:
-        """Return the seconds until `rounds_max` at the rate of the last rounds, or None if unknown."""
-        if self.condition(now, connected=connected) != "running" or not self.rounds_max:
-            return None
-        closed = [(one.round, one.closed_at) for one in self.rounds[-RATE_ROUNDS - 1 :] if one.closed_at is not None]
-        rates = [(at - before) / (later - one) for (one, before), (later, at) in pairwise(closed) if later > one]
-        if not rates:
-            return None
-        return max(0.0, (self.rounds_max - closed[-1][0]) * statistics.median(rates))
-
     def apply(self, at: float, event: events.AnyEvent) -> None:
         """Update the state by `event`, which happened at that time."""
         self.seq += 1
@@ -367,6 +336,56 @@ class RunState(msgspec.Struct):
     def _bar(self, name: str, barred: Literal["", "drained", "banned"]) -> None:
         if name in self.trainers:
             self.trainers[name].barred, self.trainers[name].touched = barred, self.seq
+
+
+class ObservedRun(NamedTuple):
+    """A run at time `now`, by the clock of its aggregator; `connected` is whether that is connected to the broker."""
+
+    run_state: RunState
+    now: float
+    connected: bool
+
+    @property
+    def condition(self) -> Condition:
+        state = self.run_state
+        if state.finished is not None:
+            return "solved" if state.finished.solved else "not solved"
+        if not self.connected:
+            return "interrupted"
+        if state.paused:
+            return "paused"
+        if state.waiting is not None:
+            return "waiting"
+        return "stalled" if state.progress_at and self.now - state.progress_at >= STALLED_S else "running"
+
+    @property
+    def status_text(self) -> str:
+        """The condition as text, with its figures."""
+        state, condition = self.run_state, self.condition
+        if state.finished is not None:
+            return state.finished.verdict
+        if condition == "waiting" and state.waiting is not None:
+            return f"waiting for trainers ({state.waiting[0]} of {state.waiting[1]})"
+        return f"stalled for {self.now - state.progress_at:.0f} s" if condition == "stalled" else condition
+
+    @property
+    def left_s(self) -> float | None:
+        """Seconds until `rounds_max` at the rate of the last rounds; None if unknown."""
+        state = self.run_state
+        if self.condition != "running" or not state.rounds_max:
+            return None
+        closed = [(one.round, one.closed_at) for one in state.rounds[-RATE_ROUNDS - 1 :] if one.closed_at is not None]
+        rates = [(at - before) / (later - one) for (one, before), (later, at) in pairwise(closed) if later > one]
+        if not rates:
+            return None
+        return max(0.0, (state.rounds_max - closed[-1][0]) * statistics.median(rates))
+
+    @property
+    def idle_s(self) -> float | None:
+        """Seconds since the last progress; None if the run is over or has not started."""
+        if self.run_state.finished is not None or not self.run_state.progress_at:
+            return None
+        return max(0.0, self.now - self.run_state.progress_at)
 
 
 def drawable(model: Model) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 from msgspec.structs import replace
 from rich.console import Group, RenderableType
@@ -19,7 +18,7 @@ from rich.text import Text
 from fedmq.observe import events
 from fedmq.observe.braille import Curve, draw_blocks, draw_curves
 from fedmq.observe.event_text import best_text, event_line, printable, value_text
-from fedmq.observe.run_state import Condition, RoundRecord, RunState, TrainerPresence, TrainerRecord
+from fedmq.observe.run_state import Condition, ObservedRun, RoundRecord, TrainerPresence, TrainerRecord
 
 CHART_LINES_MIN, CHART_LINES_MAX = 4, 12
 FEED_LINES_MAX = 5
@@ -33,33 +32,6 @@ PRESENCES: dict[TrainerPresence, str] = {
 }
 # Any other is red.
 COLORS: dict[Condition, str] = {"solved": "green", "running": "green", "paused": "yellow", "waiting": "yellow"}
-
-
-class ObservedRun(NamedTuple):
-    """A run at time `now`, by the clock of its aggregator; `connected` is whether that is connected to the broker."""
-
-    run_state: RunState
-    now: float
-    connected: bool
-
-    @property
-    def condition(self) -> Condition:
-        return self.run_state.condition(self.now, connected=self.connected)
-
-    @property
-    def status_text(self) -> str:
-        return self.run_state.status_text(self.now, connected=self.connected)
-
-    @property
-    def left_s(self) -> float | None:
-        return self.run_state.left_s(self.now, connected=self.connected)
-
-    @property
-    def idle_s(self) -> float | None:
-        """Seconds since the last progress; None if the run is over or has not started."""
-        if self.run_state.finished is not None or not self.run_state.progress_at:
-            return None
-        return max(0.0, self.now - self.run_state.progress_at)
 
 
 def render_run(run: ObservedRun, width: int, height: int) -> RenderableType:

@@ -8,7 +8,7 @@ import msgspec
 
 from fedmq.observe import events
 from fedmq.observe.event_log import TAIL_BYTES, read_run_state
-from fedmq.observe.run_state import RunState
+from fedmq.observe.run_state import ObservedRun, RunState
 from fedmq.runs.maintenance import open_store
 from fedmq.runs.report import read_report
 from fedmq.runtime.lock import is_locked
@@ -68,7 +68,7 @@ def summarize(folder: Path, now: float) -> RunSummary:
 
 def status_text(folder: Path, now: float) -> str:
     """Return the status in a few words; `now` is in seconds since 1970."""
-    return observe_run(folder, tail=TAIL_BYTES).status_text(now, connected=is_locked(folder))
+    return ObservedRun(observe_run(folder, tail=TAIL_BYTES), now, is_locked(folder)).status_text
 
 
 def observe_run(folder: Path, *, tail: int | None = None) -> RunState:

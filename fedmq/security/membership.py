@@ -26,6 +26,7 @@ from fedmq.security.keyring import (
     adopt_next,
     move_public,
     public_path,
+    read_credentials,
     read_federation,
     read_identity,
     read_publics,
@@ -163,16 +164,13 @@ def revoke_member(folder: Path, wanted: str, now: float) -> PublicIdentity:
 
 def renew_key(folder: Path, role: str) -> PublicIdentity:
     """Replace the key of the broker or the aggregator of the federation that was created in this folder."""
-    federation = read_federation_home(folder)
-    is_broker = role == "broker"
-    old = read_identity(folder, "broker" if is_broker else "aggregator")
-    if old is None:
-        raise BadConfiguration(f"--keys {folder}: expected {role}{KEY_SUFFIX} in it, got none")
+    read_federation_home(folder)
+    federation, old = read_credentials(folder, "broker" if role == "broker" else "aggregator")
     new = read_identity(folder, old.role, NEXT_SUFFIX) or Identity.new(old.role, old.name)
     if not (folder / f"{role}{NEXT_SUFFIX}").exists():  # else an earlier attempt crashed
         write_identity(folder, new, NEXT_SUFFIX)
     adopt_next(folder, old.role)
-    change = {"broker_key": new.public.transport} if is_broker else {"aggregator": new.public}
+    change = {"broker_key": new.public.transport} if role == "broker" else {"aggregator": new.public}
     write_federation(folder, replace(federation, **change))
     return new.public
 

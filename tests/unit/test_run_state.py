@@ -9,7 +9,7 @@ import pytest
 
 from fedmq.observe import events
 from fedmq.observe import run_state as module
-from fedmq.observe.run_state import STALLED_S, RunState
+from fedmq.observe.run_state import STALLED_S, ObservedRun, RunState
 from fedmq.testing import run_started
 
 STARTED = run_started(run="one", term=1, round=1, task="xor", algorithm="evolution", seed=7, rounds_max=200)
@@ -176,7 +176,7 @@ def test_rejections_are_counted_and_in_the_feed() -> None:
     ],
 )
 def test_condition_and_status_text(happened: list[events.AnyEvent], connected: bool, now: float, text: str) -> None:
-    assert seen(*happened).status_text(now, connected=connected) == text
+    assert ObservedRun(seen(*happened), now, connected).status_text == text
 
 
 def test_state_is_bounded_from_the_first_to_the_last_round(
@@ -219,14 +219,14 @@ def test_state_survives_encoding() -> None:
 
 
 def test_time_left_is_at_the_rate_of_the_last_rounds() -> None:
-    assert seen(closed(1)).left_s(110.0, connected=True) is None
+    assert ObservedRun(seen(closed(1)), 110.0, connected=True).left_s is None
     state = seen(*(closed(number) for number in range(1, 31)))
     now = state.event_at
-    assert state.left_s(now, connected=True) == 170.0
-    assert state.left_s(now, connected=False) is None
-    assert state.left_s(now + STALLED_S, connected=True) is None
+    assert ObservedRun(state, now, connected=True).left_s == 170.0
+    assert ObservedRun(state, now, connected=False).left_s is None
+    assert ObservedRun(state, now + STALLED_S, connected=True).left_s is None
     state.apply(now, events.RunPaused())
-    assert state.left_s(now, connected=True) is None
+    assert ObservedRun(state, now, connected=True).left_s is None
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,7 @@ from fedmq.dashboard.terminal_output import JsonOutput, ScreenOutput, SingleOutp
 from fedmq.errors import BadConfiguration, Unreachable
 from fedmq.observe import events
 from fedmq.observe.event_log import EventLog
-from fedmq.observe.run_state import RunState
-from fedmq.observe.terminal_view import ObservedRun
+from fedmq.observe.run_state import ObservedRun, RunState
 from fedmq.runtime.lock import FolderLock
 from fedmq.runtime.run_folder import EVENTS
 from fedmq.testing import VirtualClock, run_started

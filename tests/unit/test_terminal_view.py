@@ -10,8 +10,8 @@ from rich.console import Console, RenderableType
 
 from fedmq.observe import events
 from fedmq.observe.braille import Curve, draw_blocks, draw_curves
-from fedmq.observe.run_state import STALLED_S, RunState
-from fedmq.observe.terminal_view import ObservedRun, render_list, render_run, span
+from fedmq.observe.run_state import STALLED_S, ObservedRun, RunState
+from fedmq.observe.terminal_view import render_list, render_run, span
 from fedmq.testing import run_started
 
 STARTED = run_started(
