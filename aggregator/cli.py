@@ -288,13 +288,14 @@ def _checked_strategy(
     task: Task, code: bytes | None, algorithm: str | None, parameters: dict[str, Any]
 ) -> Strategy[Any]:
     """Return the strategy of a new run, checked before anything is written."""
-    from fedmq.algorithms.conformance import check_algorithm
     from fedmq.algorithms.first_plan import check_first_plan
     from fedmq.algorithms.registry import DEFAULT_ALGORITHM, find_algorithm, is_file
 
     name = algorithm or DEFAULT_ALGORITHM
     strategy = find_algorithm(name, task, parameters)
     if is_file(name):
+        from fedmq.algorithms.conformance import check_algorithm
+
         check_algorithm(strategy)
     check_first_plan(strategy, task, code)
     return strategy

@@ -10,9 +10,9 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from fedmq.algorithms.base import AdditiveQuery
+from fedmq.algorithms.base import AdditiveQuery, Learner, Query
 from fedmq.algorithms.registry import decode_query
-from fedmq.errors import QueryRefused
+from fedmq.errors import QueryRefused, named
 from fedmq.protocol.messages import Round
 
 RUNS_REMEMBERED = 1000  # forged names of runs get a new budget each, remembered or not
@@ -32,19 +32,40 @@ class Cost(NamedTuple):
     fraction_bits: int
 
 
+class OpenedQuery(NamedTuple):
+    """The query of a round, its learner, and how many candidate evaluations an answer reveals, at least 1."""
+
+    query: Query
+    learner: Learner
+    evaluations: int
+
+
+def open_query(message: Round) -> OpenedQuery:
+    """Decode the query of a round and count what it costs.
+
+    Raises:
+        QueryRefused: an unknown kind, a malformed query, or one whose cost is not known.
+    """
+    query, learner = decode_query(message.query)
+    try:
+        evaluations = query.evaluations({info.name: info.shape for info in message.arrays})
+    except Exception as error:  # the code of a package: without a cost there is no answer
+        raise QueryRefused(f"the cost of {type(query).__name__} is not known: {named(error)}") from error
+    return OpenedQuery(query, learner, max(1, evaluations))
+
+
 def cost_of(message: Round, fraction_bits: int) -> Cost:
     """Return the cost of a round for a trainer that sends losses with `fraction_bits`.
 
-    At least 1 evaluation, and no finer losses than the query can sum. A query that is refused costs nothing: the
-    worker refuses it before any row is read.
+    The losses are no finer than the query sums them. A query that is refused costs nothing: the worker refuses it
+    before it reads a row.
     """
     try:
-        query, _ = decode_query(message.query)
+        opened = open_query(message)
     except QueryRefused:
         return Cost(0, fraction_bits)
-    shapes = {info.name: info.shape for info in message.arrays}
-    finest = query.fraction_bits if isinstance(query, AdditiveQuery) else fraction_bits
-    return Cost(max(1, query.evaluations(shapes)), min(fraction_bits, finest))
+    finest = opened.query.fraction_bits if isinstance(opened.query, AdditiveQuery) else fraction_bits
+    return Cost(opened.evaluations, min(fraction_bits, finest))
 
 
 class Budget:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from functools import partial
 
 from fedmq.algorithms.base import Assignment, check_down
-from fedmq.algorithms.registry import decode_query
 from fedmq.models.arrays import Floats
 from fedmq.models.code import Code
 from fedmq.models.losses import Scores
@@ -14,6 +13,7 @@ from fedmq.protocol.codec import CODE, Array, Packet
 from fedmq.protocol.messages import Round
 from fedmq.runtime.rng import derive_rng
 from fedmq.tasks.task import Rows, Task
+from fedmq.trainer.budget import open_query
 from fedmq.trainer.code_policy import NO_CODE, CodePolicy
 from fedmq.trainer.sandbox import Sandbox
 from fedmq.trainer.worker import Cancelled, Learn
@@ -39,7 +39,7 @@ def on_rows(rows: Rows, name: str, policy: CodePolicy = NO_CODE) -> Learn:
         message = packet.message
         assert isinstance(message, Round)
         task = message.task
-        query, learner = decode_query(message.query)
+        query, learner, _ = open_query(message)
         arrays = {key: array for key, array in packet.arrays.items() if key != CODE or not isinstance(task.model, Code)}
         code = policy.code(packet) if isinstance(task.model, Code) else None
         check_down(query, task, arrays)

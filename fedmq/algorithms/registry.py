@@ -37,11 +37,6 @@ BUILTIN_LEARNERS = {
     "evaluate": "fedmq.algorithms.evaluation.learner:LEARNER",
 }
 
-EARLIER_NAMES = {
-    "fedavg": "--algorithm averaging --param learner=evolution",
-    "fedsgd": "--algorithm averaging",
-}
-
 
 class _Kind(msgspec.Struct):
     """The kind of a query; its other fields are not looked at."""
@@ -123,8 +118,6 @@ def _algorithm_class(name: str) -> Any:
     if is_file(name):
         return _in_file(name)
     entry = _installed(GROUP).get(name)
-    if entry is None and name in EARLIER_NAMES:
-        raise BadConfiguration(f"algorithm {name}: it was renamed: use {EARLIER_NAMES[name]}")
     if entry is None:
         raise BadConfiguration(
             f"algorithm: expected one of {', '.join(algorithm_names())}, or FILE.py:NAME, got {name!r:.80}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,8 +13,10 @@ from hypothesis import strategies as st
 
 from fedmq.algorithms.averaging.query import GradientLearner, Train
 from fedmq.algorithms.base import encode_query
+from fedmq.algorithms.evaluation.query import Evaluate
 from fedmq.algorithms.evolution.query import Evolve
 from fedmq.algorithms.registry import find_algorithm
+from fedmq.errors import QueryRefused
 from fedmq.protocol.codec import decode, encode
 from fedmq.protocol.messages import Goodbye, Hello, Message, Result, Round
 from fedmq.protocol.run_config import Limits
@@ -22,6 +25,7 @@ from fedmq.simulation import Federation
 from fedmq.tasks.task_file import find_task, task_rows
 from fedmq.trainer.budget import RUNS_REMEMBERED, Budget, Cost, Spent, cost_of
 from fedmq.trainer.machine import BrokerConnected, MessageReceived, Output, WorkDone
+from fedmq.trainer.round_handler import on_rows
 from fedmq.trainer.session import Session
 from fedmq.trainer.spool import SPENT_SUFFIX, SPENT_UNKNOWN, FileSpool
 
@@ -81,6 +85,34 @@ def test_model_to_train_counts_once_and_no_query_counts_less() -> None:
     assert cost_of(message, 16).evaluations == 1
     without = Round(run="r", term=1, round=1, seed=0, deadline_s=1.0, task=XOR, query=encode_query(Evolve(elites=1)))
     assert cost_of(without, 16).evaluations == 1
+
+
+@pytest.mark.parametrize(("own", "sent"), [(30, 8), (16, 8), (4, 4)])
+def test_losses_are_sent_no_finer_than_the_query_sums_them(own: int, sent: int) -> None:
+    query = encode_query(Evaluate(fraction_bits=8))
+    message = Round(run="r", term=1, round=1, seed=0, deadline_s=1.0, task=XOR, query=query)
+    arrays = {"candidates": np.zeros((7, 22))}
+    received = decode(encode("round/r", message, arrays)).message
+    assert isinstance(received, Round)
+    assert cost_of(received, own) == Cost(7, sent)
+
+
+def test_query_without_a_known_cost_is_never_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_query: object, _shapes: object) -> int:
+        raise KeyError("pool")
+
+    monkeypatch.setattr(Evolve, "evaluations", fail)
+    packet = round_of(1).packet
+    assert isinstance(packet.message, Round)
+    assert cost_of(packet.message, 16) == Cost(0, 16)
+    with pytest.raises(QueryRefused, match="KeyError"):
+        on_rows(task_rows("xor", 1, 2), "bob")(packet, lambda: False)
+
+
+def test_query_that_is_refused_costs_nothing() -> None:
+    query = msgspec.Raw(msgspec.msgpack.encode({"kind": "unknown"}))
+    message = Round(run="r", term=1, round=1, seed=0, deadline_s=1.0, task=XOR, query=query)
+    assert cost_of(message, 16) == Cost(0, 16)
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)

@@ -57,6 +57,8 @@ def faults(service: str, text: str) -> list[tuple[int, str]]:
         ("aggregator", "min_trainers = 99999999999999999999", 1, "is not in the range"),
         ("aggregator", "max_examples = 99999999999999999999", 1, "is not in the range"),
         ("aggregator", "keep_rounds = 99999999999999999999", 1, "is not in the range"),
+        ("aggregator", "param = 'population=3'", 1, "param = { NAME = VALUE }"),
+        ("aggregator", "\nparam = 3", 2, "param = { NAME = VALUE }"),
         ("trainer", "min_rows = 99999999999999999999", 1, "is not in the range"),
         ("aggregator", "quiet = 'perhaps'", 1, "quiet: 'perhaps'"),
         ("aggregator", "task = 1979-05-27", 1, "1979-05-27"),
@@ -89,6 +91,17 @@ def test_valid_file_gives_text_by_parameter_name() -> None:
     values, wrong = values_of(command("aggregator"), "task = 'xor'\nrounds = 3\nquorum = 0.5\njson = true\n")
     assert wrong == []
     assert values == {"task_name": "xor", "rounds": "3", "quorum": "0.5", "as_json": "true"}
+
+
+def test_table_of_parameters_gives_name_and_value_pairs() -> None:
+    text = "[param]\nlearning_rate = 0.05\nrule = 'krum'\nmutation = [-1.0, 0.5]\n"
+    values, wrong = values_of(command("aggregator"), text)
+    assert wrong == []
+    assert values == {"parameters": ["learning_rate=0.05", 'rule="krum"', "mutation=[-1.0, 0.5]"]}
+    context = command("aggregator").make_context("aggregator", ["--task", "xor"], default_map=values)
+    assert context.params["parameters"] == {"learning_rate": 0.05, "rule": "krum", "mutation": [-1.0, 0.5]}
+    context = command("aggregator").make_context("aggregator", ["--param", "steps=3"], default_map=values)
+    assert context.params["parameters"] == {"steps": 3}
 
 
 @pytest.mark.parametrize("service", SERVICES)
