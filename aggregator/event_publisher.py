@@ -208,7 +208,7 @@ class EventPublisher:
             for start in range(0, len(self._unsent), EVENTS_MAX):
                 part = self._unsent[start : start + EVENTS_MAX]
                 message = Events(run=state.run, term=state.term, first=first + start, count=len(part))
-                self._outbox.send_observers(topics.events_of(state.run), message, _packed(EVENTS, part))
+                self._outbox.send_observers(topics.EVENTS + state.run, message, _packed(EVENTS, part))
             self._unsent = []
         if self._snapshot_seq != state.seq and (last or now >= self._snapshot_at):
             self._snapshot_seq = state.seq
@@ -216,7 +216,7 @@ class EventPublisher:
             self._snapshot_at = now + max(SNAPSHOT_EVERY_S, len(content) / SNAPSHOT_BYTES_S)
             if len(content) <= VIEW_BYTES_MAX:
                 snapshot = Snapshot(run=state.run, term=state.term, seq=state.seq)
-                self._outbox.send_observers(topics.snapshot_of(state.run), snapshot, _bytes(VIEW, content))
+                self._outbox.send_observers(topics.SNAPSHOTS + state.run, snapshot, _bytes(VIEW, content))
 
 
 def _packed(name: str, value: object) -> Payload:

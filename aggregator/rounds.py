@@ -154,7 +154,7 @@ class Rounds:
         if self.phase is Phase.FINISHED:
             self._farewell_by = now + FAREWELL_S if self._farewell_by is None else self._farewell_by
         elif self._broker_up and now >= self._beacon_at:
-            self._send_beacon(topics.beacon_of(self.config.run))
+            self._send_beacon(topics.BEACONS + self.config.run)
             self._beacon_at = now + self.config.limits.beacon_s
 
     def take_output(self) -> Output:
@@ -289,9 +289,9 @@ class Rounds:
         self._beacon_at = self._now
         self._publisher.on_broker()
         if self.phase is Phase.COLLECTING:
-            self._send_round(topics.round_of(self.config.run))
+            self._send_round(topics.ROUNDS + self.config.run)
         elif self.phase is Phase.FINISHED:
-            self._send_finished(topics.round_of(self.config.run))
+            self._send_finished(topics.ROUNDS + self.config.run)
 
     def _presence(self, message: Presence) -> None:
         name = message.trainer
@@ -407,7 +407,7 @@ class Rounds:
         self._opened_at = self._now
         self._deadline_s = self._adaptive_deadline.deadline_s
         self._deadline = self._now + self._deadline_s
-        self._send_round(topics.round_of(self.config.run))
+        self._send_round(topics.ROUNDS + self.config.run)
         self._beacon_at = self._now + self.config.limits.beacon_s
         self._publisher.opened(self.round, len(self._invited), self._now)
 
@@ -488,7 +488,7 @@ class Rounds:
     def _finish(self, evaluation: Evaluation | None, why: events.End) -> None:
         self.phase = Phase.FINISHED
         self._publisher.finished(evaluation, self.round - 1, why)
-        self._send_finished(topics.round_of(self.config.run))
+        self._send_finished(topics.ROUNDS + self.config.run)
 
     # --- outputs --------------------------------------------------------------------------------------------------
 

@@ -159,4 +159,4 @@ class Routing:
 
     @staticmethod
     def _presence(trainer: str, present: bool) -> Deliver:
-        return Deliver(encode(topics.presence_of(trainer), Presence(trainer=trainer, present=present)))
+        return Deliver(encode(topics.PRESENCE + trainer, Presence(trainer=trainer, present=present)))

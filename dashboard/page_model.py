@@ -11,8 +11,7 @@ from functools import partial
 from operator import attrgetter
 from typing import Any, NamedTuple
 
-from fedmq.models.code import Code, Model
-from fedmq.models.networks import MLP
+from fedmq.models.networks import MLP, Code, Model
 from fedmq.observe import events
 from fedmq.observe.event_text import event_line
 from fedmq.observe.run_state import WORKS_KEPT_MAX, ObservedRun, RoundRecord, RunState, drawable

@@ -160,7 +160,7 @@ def _surface_model(folder: Path, run_state: RunState, number: int | None) -> tup
     """Return the model to draw the surface of, with its round; None if it has no surface."""
     import numpy as np
 
-    from fedmq.models.code import Code
+    from fedmq.models.networks import Code
     from fedmq.models.trained_model import TrainedModel, load_model
     from fedmq.observe.events import BEST_PARAMETERS_MAX
     from fedmq.runtime.run_folder import MODEL

@@ -15,7 +15,7 @@ import msgspec
 from fedmq.dashboard.live_runs import LiveRuns
 from fedmq.dashboard.page_model import Origin, Values, all_values, changed_values, head_values, list_row, table_values
 from fedmq.dashboard.run_folders import FoundRun, RunFolders
-from fedmq.models.code import Model
+from fedmq.models.networks import Model
 from fedmq.observe.run_state import RunState
 from fedmq.runtime.clock import Clock
 from fedmq.runtime.lock import is_locked

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fedmq.models.arrays import Floating, Floats
-from fedmq.models.code import Model
+from fedmq.models.networks import Model
 from fedmq.models.trained_model import TrainedModel
 from fedmq.tasks.builtin import TASK_NAMES
 from fedmq.tasks.task import Rows

@@ -78,7 +78,7 @@ def demo(
     """
     one_thread_for_arrays()
     from fedmq.aggregator.cli import new_name
-    from fedmq.models.code import Code
+    from fedmq.models.networks import Code
     from fedmq.tasks.task_file import find_task, task_rows
 
     task = find_task(task_name)
@@ -157,7 +157,7 @@ def _wait(processes: Processes, aggregator: subprocess.Popen[bytes]) -> int:
 
 def _show(task: Task, task_name: str, folder: Path) -> None:
     """Print the predictions for the rows of a small task, or the parameters; then the next command."""
-    from fedmq.models.code import Code
+    from fedmq.models.networks import Code
     from fedmq.models.trained_model import load_model
 
     trained = load_model(folder / MODEL)

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fedmq.errors import FedmqError
-    from fedmq.models.code import Code
-    from fedmq.models.networks import MLP, Linear
+    from fedmq.models.networks import MLP, Code, Linear
     from fedmq.models.trained_model import TrainedModel, load_model
     from fedmq.tasks.task import Rows, Task
     from fedmq.tasks.task_file import find_task
@@ -36,7 +35,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Code": "fedmq.models.code",
+    "Code": "fedmq.models.networks",
     "FedmqError": "fedmq.errors",
     "Linear": "fedmq.models.networks",
     "MLP": "fedmq.models.networks",

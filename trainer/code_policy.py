@@ -11,7 +11,7 @@ import numpy as np
 from msgspec.structs import replace
 
 from fedmq.errors import CodeRefused, Rejected
-from fedmq.models.code import Code
+from fedmq.models.networks import Code
 from fedmq.protocol.codec import CODE, Packet
 from fedmq.protocol.messages import Round
 

@@ -7,8 +7,8 @@ from functools import partial
 
 from fedmq.algorithms.base import Assignment, check_down
 from fedmq.models.arrays import Floats
-from fedmq.models.code import Code
 from fedmq.models.losses import Scores
+from fedmq.models.networks import Code
 from fedmq.protocol.codec import CODE, Array, Packet
 from fedmq.protocol.messages import Round
 from fedmq.runtime.rng import derive_rng

@@ -483,7 +483,7 @@ class Session:
     # --- outputs ------------------------------------------------------------------------------------------------
 
     def _send(self, run: str, message: FromTrainer, arrays: dict[str, Array] | None = None) -> None:
-        self._output.sends.append(Outgoing(topics.up_to(run), message, arrays))
+        self._output.sends.append(Outgoing(topics.UP + run, message, arrays))
 
     def _hello(self, run: str, followed: FollowedRun, now: float, again_s: float = HELLO_AGAIN_S) -> None:
         if now < followed.hello_at or self._stop_by is not None:

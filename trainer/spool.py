@@ -34,19 +34,15 @@ class Spool(Protocol):
 
     def keep(self, result: PendingResult, trainer: str, num_examples: int) -> None:
         """Store a pending result; it is durable on return."""
-        ...
 
     def drop(self, run: str, round: int) -> None:
         """Delete a pending result."""
-        ...
 
     def spend(self, spent: Spent) -> None:
         """Store the spent evaluations of a run; durable on return."""
-        ...
 
     def mark(self, mark: HighWaterMark) -> None:
         """Store the high-water mark of a run; a new term is durable on return."""
-        ...
 
 
 class MemorySpool:
@@ -101,7 +97,7 @@ class FileSpool:
     def keep(self, result: PendingResult, trainer: str, num_examples: int) -> None:
         """See `Spool`. On a full disk the result stays in memory only."""
         message = result.result(trainer, num_examples, result.term)
-        content = msgspec.msgpack.encode(encode(topics.up_to(result.run), message, result.arrays))
+        content = msgspec.msgpack.encode(encode(topics.UP + result.run, message, result.arrays))
         _write(self._path(result.run, result.round), content, "the result")
 
     def drop(self, run: str, round: int) -> None:

@@ -34,15 +34,12 @@ class Worker(Protocol):
 
     def start(self, packet: Packet) -> None:
         """Start the work of a round; cancel the previous one."""
-        ...
 
     def cancel(self) -> None:
         """Cancel the current work; it will have no outcome."""
-        ...
 
     def done(self) -> list[Done]:
         """Return what was finished since the last call."""
-        ...
 
 
 def perform(packet: Packet, learn: Learn, cancelled: Cancelled, clock: Clock) -> Done | None:

@@ -30,15 +30,12 @@ class Sink(Protocol):
 
     def write(self, rounds: list[RoundRecord]) -> None:
         """Write these closed rounds."""
-        ...
 
     def finish(self, finished: RunFinished, report: AnyReport | None) -> None:
         """Write the end of the run; `report` is None if its folder is not on this machine."""
-        ...
 
     def close(self) -> None:
         """Close the sink; the run may continue later."""
-        ...
 
 
 class SinkRunner:

@@ -213,11 +213,9 @@ class Strategy(Protocol[State]):
         Raises:
             BadConfiguration: the algorithm cannot train this task's model.
         """
-        ...
 
     def ask(self, state: State) -> Plan:
         """Return what the open round publishes; the same each time."""
-        ...
 
     def tell(self, state: State, update: Update) -> State:
         """Return the state with one more answer. The same trainer's same round again changes nothing.
@@ -225,21 +223,18 @@ class Strategy(Protocol[State]):
         Raises:
             Rejected: wrong arrays, dtypes or shapes, numbers out of bounds, or a round that is not remembered.
         """
-        ...
 
     def close(self, state: State, members: Collection[str]) -> State:
         """Return the state of the next round, with all answers since the last close merged.
 
         `members` are the trainers that count: present, or expected back. Sums run in (round, trainer) order.
         """
-        ...
 
     def evaluation(self, state: State) -> Evaluation | None:
         """Return the candidate to deploy: the best covered, then the most correct, then the least loss.
 
         Correct rows count for tasks with the metric accuracy. None: nothing has been scored yet.
         """
-        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -290,14 +285,12 @@ class AdditiveAlgorithm(Protocol[State]):
 
     def ask(self, state: State) -> Plan:
         """See `Strategy`. The query must be additive."""
-        ...
 
     def close(self, state: State, total: Total | None, late: Mapping[int, Total]) -> State:
         """Return the state of the next round; `total` is None if no trainer answered.
 
         `late` has the totals of earlier rounds that have grown since the last close.
         """
-        ...
 
     def evaluation(self, state: State) -> Evaluation | None: ...
 

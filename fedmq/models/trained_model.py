@@ -13,8 +13,7 @@ import numpy.typing as npt
 
 from fedmq.errors import BadConfiguration, BadData, one_line
 from fedmq.models.arrays import UNREADABLE, Floats, Integers, all_finite
-from fedmq.models.code import Code, Model
-from fedmq.models.networks import Network
+from fedmq.models.networks import Code, Model, Network
 
 _UNREADABLE_MODEL: tuple[type[Exception], ...] = (*UNREADABLE, msgspec.MsgspecError, BadConfiguration)
 

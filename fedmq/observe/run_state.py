@@ -15,7 +15,7 @@ from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar, get_ar
 import msgspec
 from msgspec import Meta
 
-from fedmq.models.code import Model
+from fedmq.models.networks import Model
 from fedmq.observe import events
 from fedmq.observe.events import BEST_PARAMETERS_MAX, PackedParameters
 from fedmq.protocol.messages import At, Seconds

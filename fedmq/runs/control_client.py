@@ -81,7 +81,7 @@ class ControlClient:
             control = Control(
                 run=self._run, term=self._term, action=self._action, trainer=self._trainer, request_id=self._request_id
             )
-            self._link.send(encode(topics.up_to(self._run), control, sign=self._signing.sign))
+            self._link.send(encode(topics.UP + self._run, control, sign=self._signing.sign))
 
     def _receive(self, event: Delivered) -> None:
         try:
@@ -113,7 +113,7 @@ def open_control_client(
     address: str, credentials: Credentials | None, run: str, action: Action, *, clock: Clock, trainer: str | None = None
 ) -> tuple[ControlClient, SubscriberSockets]:
     """Return a control client and its link; close the link in the end."""
-    link = SubscriberSockets(address, topics.round_of(run), topics.beacon_of(run), credentials=credentials)
+    link = SubscriberSockets(address, topics.ROUNDS + run, topics.BEACONS + run, credentials=credentials)
     signing = None if credentials is None else TrainerSigning(credentials)
     request_id = secrets.randbelow(2**53) + 1
     client = ControlClient(link, run, action, clock=clock, request_id=request_id, trainer=trainer, signing=signing)

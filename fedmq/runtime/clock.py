@@ -11,11 +11,9 @@ class Clock(Protocol):
 
     def now(self) -> float:
         """Return monotonic seconds; only differences have a meaning."""
-        ...
 
     def wall(self) -> float:
         """Return seconds since 1970-01-01 UTC; they may jump, so only the expiry of tokens depends on them."""
-        ...
 
 
 class SystemClock:

@@ -27,25 +27,20 @@ class Service(Protocol):
     @property
     def done(self) -> bool:
         """Whether the service has ended."""
-        ...
 
     @property
     def wake_at(self) -> float | None:
         """Time of the next step on the clock's `now`; None: only when something is received."""
-        ...
 
     @property
     def status(self) -> str:
         """The state for people, in one line."""
-        ...
 
     def step(self) -> None:
         """Process everything that was received, without waiting."""
-        ...
 
     def stop(self) -> None:
         """Begin a clean stop."""
-        ...
 
 
 class Waitable(Protocol):
@@ -53,11 +48,9 @@ class Waitable(Protocol):
 
     def wait(self, timeout_s: float | None) -> None:
         """Wait until something is received, `wake` is called, or the time is over."""
-        ...
 
     def wake(self) -> None:
         """End a `wait`."""
-        ...
 
 
 class Pulse:

@@ -25,7 +25,6 @@ class Signing(Protocol):
 
     def sign(self, header: bytes) -> bytes:
         """Return the signature frame for this header."""
-        ...
 
     def check(self, packet: Packet, now: float) -> str:
         """Verify that the message is from the only sender that may send it.
@@ -35,7 +34,6 @@ class Signing(Protocol):
         Raises:
             Rejected: `signature` or `sender`.
         """
-        ...
 
 
 class NoSigning:
@@ -92,7 +90,7 @@ class AggregatorSigning(_KeySigning):
         self._members.refresh(now)
         message = packet.message
         if isinstance(message, Presence):
-            if packet.topic != topics.presence_of(message.trainer):
+            if packet.topic != topics.PRESENCE + message.trainer:
                 raise Rejected("sender", f"expected the presence of {message.trainer}, got topic {packet.topic}")
             return ""
         if not isinstance(message, FromTrainer):

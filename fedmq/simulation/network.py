@@ -118,7 +118,7 @@ class Simulation:
 
     def add_aggregator(self, name: str, run: str, make: Callable[[Link], Node]) -> None:
         """Add an aggregator of `run`."""
-        self._add(name, (topics.up_to(run) + "/", topics.PRESENCE), True, make)
+        self._add(name, (topics.UP + run + "/", topics.PRESENCE), True, make)
 
     def add_trainer(self, name: str, make: Callable[[Link], Node]) -> None:
         """Add a trainer."""

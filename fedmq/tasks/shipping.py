@@ -16,7 +16,7 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from fedmq.errors import BadConfiguration, named
-from fedmq.models.code import Code
+from fedmq.models.networks import Code
 from fedmq.tasks.builtin import TASK_NAMES
 from fedmq.tasks.task import CODE_BYTES_MAX, Task
 from fedmq.tasks.task_file import find_task, run_task_file, task_of

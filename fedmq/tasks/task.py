@@ -12,9 +12,8 @@ import numpy.typing as npt
 
 from fedmq.errors import BadConfiguration, BadData, one_line
 from fedmq.models.arrays import Floating, Floats, Integers
-from fedmq.models.code import Code, Model
 from fedmq.models.losses import Scores, cross_entropy, squared_error
-from fedmq.models.networks import Network
+from fedmq.models.networks import Code, Model, Network
 from fedmq.names import NAME_PATTERN
 
 TRAINERS_MAX = 16_384  # of a run

@@ -40,11 +40,9 @@ class Link(Protocol):
 
     def receive(self) -> Iterator[LinkEvent]:
         """Yield a bounded number of events, oldest first, without waiting."""
-        ...
 
     def send(self, frames: Frames) -> bool:
         """Hand `frames` to the network; return False if it accepts none now (no connection, or a full queue)."""
-        ...
 
 
 class Published(NamedTuple):
@@ -98,31 +96,24 @@ class Hub(Protocol):
 
     def receive(self) -> Iterator[LinkMessage]:
         """Yield a bounded number of events without waiting."""
-        ...
 
     def allow(self, topic: str) -> None:
         """Allow the subscription of the event that was just received."""
-        ...
 
     def answer(self, frames: Frames) -> None:
         """Answer the `EnrollmentRequest` that was just received; lost if its connection has ended."""
-        ...
 
     def disconnect(self) -> None:
         """Close the connection of the event that was just received, for a violation."""
-        ...
 
     def drop_connections(self) -> None:
         """Close all connections and bind again; peers whose keys are still accepted reconnect within a second."""
-        ...
 
     def publish(self, frames: Frames) -> None:
         """Send to every subscriber of the topic in the first frame. A message is lost where the queue is full."""
-        ...
 
     def deliver(self, frames: Frames) -> None:
         """Send to every aggregator that listens to the topic in the first frame. Lost where the queue is full."""
-        ...
 
 
 class Port(IntEnum):
@@ -143,16 +134,12 @@ class AccessControl(Protocol):
     @property
     def secret(self) -> bytes:
         """The broker's secret transport key."""
-        ...
 
     def allows(self, port: Port, key: bytes) -> bool:
         """Return whether a port accepts a new connection with this key. Called from another thread."""
-        ...
 
     def sender(self, port: Port, key: bytes, size: int) -> str | None:
         """Return the sender of a message of `size` bytes; None if it may not use the port or exceeds its rate."""
-        ...
 
     def block(self, key: bytes) -> None:
         """Reject this key for a while: its connection was closed for a violation."""
-        ...

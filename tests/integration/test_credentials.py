@@ -208,7 +208,7 @@ def test_key_of_the_aggregator_has_no_inbox(keyed: Keyed, peers: Peers) -> None:
 
 def test_connection_with_too_many_subscriptions_is_closed(keyed: Keyed, peers: Peers) -> None:
     honest = Honest(keyed, peers)
-    wants = [topics.beacon_of(f"run-{number}") for number in range(TOPICS_MAX)]
+    wants = [topics.BEACONS + f"run-{number}" for number in range(TOPICS_MAX)]
     al = peers.member("al", zmq.XSUB, Port.SUBSCRIBE, *wants[1:], "to/al/")
     honest.until_present("al")
     al.socket.send(b"\x01" + wants[0].encode())

@@ -15,7 +15,7 @@ from test_sandbox import POPULATION, ROWS, good, never, packed
 
 from fedmq.algorithms.base import encode_query
 from fedmq.algorithms.evolution.query import Evolve
-from fedmq.models.code import Code
+from fedmq.models.networks import Code
 from fedmq.protocol.codec import decode, encode
 from fedmq.protocol.messages import Round
 from fedmq.tasks.task import Task

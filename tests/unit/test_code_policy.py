@@ -20,8 +20,8 @@ from fedmq.algorithms.evolution.query import Evolve
 from fedmq.algorithms.registry import find_algorithm
 from fedmq.errors import BadConfiguration, CodeRefused, Rejected
 from fedmq.models.arrays import Floats
-from fedmq.models.code import Code
 from fedmq.models.losses import Scores
+from fedmq.models.networks import Code
 from fedmq.protocol.codec import Packet, decode, encode
 from fedmq.protocol.messages import Goodbye, Round
 from fedmq.protocol.run_config import Limits

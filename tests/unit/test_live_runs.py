@@ -186,13 +186,13 @@ def take(live_runs: LiveRuns, *news: LinkEvent) -> None:
 def snapshot(run_state: RunState, run: str = "one", term: int = 1, seq: int | None = None) -> Delivered:
     content = np.frombuffer(msgspec.msgpack.encode(run_state), np.uint8)
     message = Snapshot(run=run, term=term, seq=run_state.seq if seq is None else seq)
-    return Delivered(encode(topics.snapshot_of(run), message, {VIEW: content}))
+    return Delivered(encode(topics.SNAPSHOTS + run, message, {VIEW: content}))
 
 
 def batch(*happened: events.AnyEvent, first: int, term: int = 1) -> Delivered:
     content = np.frombuffer(msgspec.msgpack.encode([(1.0, event) for event in happened]), np.uint8)
     message = Events(run="one", term=term, first=first, count=len(happened))
-    return Delivered(encode(topics.events_of("one"), message, {EVENTS: content}))
+    return Delivered(encode(topics.EVENTS + "one", message, {EVENTS: content}))
 
 
 def state_of(run: str = "one", term: int = 1) -> RunState:

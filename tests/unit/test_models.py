@@ -17,9 +17,8 @@ from hypothesis import strategies as st
 
 from fedmq.errors import BadConfiguration, BadData
 from fedmq.models.arrays import Floats
-from fedmq.models.code import Model
 from fedmq.models.losses import ROW_CROSS_ENTROPY_MAX, ROW_SQUARED_ERROR_MAX, cross_entropy, squared_error
-from fedmq.models.networks import LAYER_UNITS_MAX, MLP, PARAMETERS_MAX, Linear
+from fedmq.models.networks import LAYER_UNITS_MAX, MLP, PARAMETERS_MAX, Linear, Model
 from fedmq.models.trained_model import TrainedModel, load_model
 
 XOR_PARAMETERS = np.array([1, -1, 0, 0, -1, 1, 0, 0, 0, 0, 0, 0, 0, 9, 0, 9, 0, 0, 0, 0, 4, 0], dtype=np.float64)

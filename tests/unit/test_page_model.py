@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from fedmq.dashboard.page_model import Origin, all_values, changed_values, head_values, list_row, table_values
-from fedmq.models.code import Code
-from fedmq.models.networks import MLP
+from fedmq.models.networks import MLP, Code
 from fedmq.observe import events
 from fedmq.observe.run_state import RunState
 from fedmq.testing import run_started

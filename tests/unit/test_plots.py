@@ -15,8 +15,7 @@ from fedmq import dashboard
 from fedmq.cli.main import fedmq
 from fedmq.dashboard.plots import compare, plot
 from fedmq.errors import BadConfiguration
-from fedmq.models.code import Code, Model
-from fedmq.models.networks import MLP, Linear
+from fedmq.models.networks import MLP, Code, Linear, Model
 from fedmq.models.trained_model import TrainedModel
 from fedmq.observe import events
 from fedmq.observe.event_log import EventLog

@@ -15,8 +15,7 @@ from fedmq.algorithms.evaluation.query import Evaluate
 from fedmq.algorithms.evolution.query import Evolve
 from fedmq.broker import routing
 from fedmq.errors import RejectReason
-from fedmq.models.code import Code
-from fedmq.models.networks import MLP, Linear
+from fedmq.models.networks import MLP, Code, Linear
 from fedmq.protocol import codec as wire
 from fedmq.protocol import messages, topics
 from fedmq.protocol.messages import PROTOCOL_VERSION, ArrayInfo, Message

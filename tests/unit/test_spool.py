@@ -182,7 +182,7 @@ def test_folder_that_cannot_be_created_is_an_error(tmp_path: Path) -> None:
 def test_file_has_the_topic_of_the_message(spool: FileSpool) -> None:
     """The file is self-describing."""
     spool.keep(result(), "bob", SAMPLES)
-    assert topics.up_to("run").encode() in (spool._folder / f"run.5{SUFFIX}").read_bytes()
+    assert (topics.UP + "run").encode() in (spool._folder / f"run.5{SUFFIX}").read_bytes()
 
 
 def test_spool_logs_nothing_without_errors(spool: FileSpool, caplog: pytest.LogCaptureFixture) -> None:

@@ -10,8 +10,7 @@ import pytest
 
 from fedmq.dashboard.surface import SIZE, surface_of
 from fedmq.errors import BadConfiguration
-from fedmq.models.code import Code
-from fedmq.models.networks import MLP, Linear
+from fedmq.models.networks import MLP, Code, Linear
 from fedmq.models.trained_model import TrainedModel
 from fedmq.tasks.task_file import find_task
 

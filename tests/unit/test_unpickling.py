@@ -29,7 +29,7 @@ from fedmq.algorithms.registry import find_algorithm
 from fedmq.cli.main import fedmq
 from fedmq.data.readers import load_rows
 from fedmq.errors import FedmqError, Rejected
-from fedmq.models.code import Code
+from fedmq.models.networks import Code
 from fedmq.models.trained_model import load_model
 from fedmq.observe.event_log import read_run_state
 from fedmq.protocol.codec import decode, encode

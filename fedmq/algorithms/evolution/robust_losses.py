@@ -14,7 +14,7 @@ import numpy.typing as npt
 from fedmq.algorithms.base import BYZANTINE_SHARE, row_loss_max
 from fedmq.algorithms.inbox import GENE_MAX
 from fedmq.models.arrays import Floats, Integers
-from fedmq.models.code import Code
+from fedmq.models.networks import Code
 from fedmq.tasks.task import Task
 
 LOSS_PER_ROW_MAX = 3.0  # nats with two classes: 4.3 times what a guess costs

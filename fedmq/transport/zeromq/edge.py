@@ -165,7 +165,7 @@ class AggregatorSockets(EdgeSockets):
         self._down.xpub_verbose = True
         self._down.immediate = True  # else the subscription outlives the connection, and its end is not noticed
         self._up = self._socket(zmq.SUB)
-        self._up.subscribe(topics.up_to(run) + "/")
+        self._up.subscribe(topics.UP + run + "/")
         self._up.subscribe(topics.PRESENCE)
         self._is_subscribed = False  # by a broker; XPUB drops messages without a subscriber
         self._poller.register(self._down, zmq.POLLIN)
