@@ -238,11 +238,11 @@ def _serve(
     log, progress = EventLog(folder / EVENTS, view), open_progress(view, metric, quiet=silent)
 
     tally = Tally()
-    of_its_end = [HISTORY, MODEL, REPORT]  # of a run that was over, and goes on; the report is the first to go
+    outcome = [HISTORY, MODEL, REPORT]  # of a finished run that is continued; the report is removed first
 
     def watch(at: float, happened: Sequence[AnyEvent]) -> None:
-        while of_its_end and any(isinstance(event, RoundPublished) for event in happened):
-            (folder / of_its_end.pop()).unlink(missing_ok=True)
+        while outcome and any(isinstance(event, RoundPublished) for event in happened):
+            (folder / outcome.pop()).unlink(missing_ok=True)
         log(at, *happened)
         for event in happened:
             progress(event)

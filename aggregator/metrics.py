@@ -1,7 +1,6 @@
-"""What an aggregator tells of its run to Prometheus, counted from its events; docs/reference/metrics.md lists it.
+"""Prometheus metrics of an aggregator, counted from its events; docs/reference/metrics.md lists them.
 
-Knows nothing of how it is asked. It is one more that watches the run; what is known elsewhere is read there, from
-another thread: one value, or a copy, at a time.
+Values that are not in events are read from another thread: one value, or a copy, at a time.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ def _by_reason(counts: Mapping[str, int]) -> Mapping[str, float]:
 
 
 class Tally:
-    """Counts the events of one life of a run's aggregator; `round_s` and `answer_s` are told of each duration."""
+    """Counts the events of one life of an aggregator; `round_s` and `answer_s` are called with each duration."""
 
     def __init__(self) -> None:
         self.counts: Counter[type[events.Event]] = Counter()
@@ -52,7 +51,7 @@ class Tally:
 
 
 def aggregator_metrics(service: Aggregator, view: RunState, tally: Tally, clock: Clock) -> Callable[[Metrics], None]:
-    """What puts the metrics of a run where they are asked for; `view` is its picture."""
+    """Return a function that adds the metrics of a run; `view` is its state."""
 
     def put(metrics: Metrics) -> None:
         _put_counts(metrics, service, tally)

@@ -1,11 +1,10 @@
-"""A federation under faults, and what must hold of it whatever happens; one seed decides everything.
+"""A federation under faults, and its invariants; one seed decides everything.
 
-    python tests/simulation/judge.py SEED [FAULT ...]      prints what happened in it, with all its faults or just these
-    python tests/simulation/judge.py --seeds FIRST LAST    judges a range, on all cores, and says how fast
+    python tests/simulation/judge.py SEED [FAULT ...]      prints its transcript, with all its faults or only these
+    python tests/simulation/judge.py --seeds FIRST LAST    judges a range, on all cores, and prints the rate
 
-The task is the linear one with three trainers, and their work is a stand-in, so that a seed costs milliseconds: what is
-judged is the protocol, and a mean over models shows a result that is lost, doubled or summed in another order in its
-last bit.
+The task is linear, with three trainers and a substitute for their work, so that a seed costs milliseconds. The protocol
+is judged: a lost, doubled or reordered result changes the last bit of a mean over models.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ emptied: list[FragileStore] = []  # of seeds that are over: to make one costs SQ
 
 
 class FragileStore(Store):
-    """A store at each of whose writes its aggregator may crash, or the disk be full."""
+    """A store that may crash its aggregator, or run out of disk, at each write."""
 
     fragile: Any = None  # the simulation, once there is one
     lender: FragileStore | None = None  # that made the connection; None: this one
@@ -75,8 +74,8 @@ class FragileStore(Store):
             self.fragile.operation(AGGREGATOR)
 
     def hand_over(self) -> FragileStore:
-        """The store of the next life; this one goes on with a copy, as a zombie's on another machine would."""
-        self.abandon()  # nobody was told of what is not committed
+        """Return the store of the next life; this one keeps a copy, like an old life on another machine."""
+        self.abandon()  # uncommitted records were not acknowledged
         heir, other = copy.copy(self), FragileStore(":memory:")
         heir.lender, self.lender = self.lender or self, other  # a connection is closed with the object that made it
         self._connection.backup(other._connection)
@@ -84,7 +83,7 @@ class FragileStore(Store):
         return heir
 
     def empty(self) -> None:
-        """Be as new."""
+        """Remove all records."""
         self.abandon()
         for table in ("run", "results", "closes", "checkpoints"):
             self._connection.execute(f"DELETE FROM {table}")  # noqa: S608
@@ -93,7 +92,7 @@ class FragileStore(Store):
 
 @dataclass
 class Seen:
-    """What was seen on the wire."""
+    """What was on the wire."""
 
     accepted: set[tuple[int, str]] = field(default_factory=set)  # told to a trainer
     indices: dict[tuple[str, int], int] = field(default_factory=dict)  # of a trainer in a term

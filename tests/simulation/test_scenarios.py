@@ -1,7 +1,7 @@
-"""Telling scenarios as plain text: what is done, and what is then seen on the wire, word for word.
+"""Scenarios as plain text: commands, and the expected transcript of the wire.
 
-A scenario's file holds a sentence, commands, a line of dashes and the expected transcript. `>` is what an edge said
-when it arrives at the broker, `<` what an edge hears; beacons are left out. REWRITE_SCENARIOS=1 writes what is seen.
+A file holds a sentence, commands, a line of dashes and the transcript. `>` is a message from an edge when it arrives
+at the broker, `<` one that an edge receives; beacons are left out. REWRITE_SCENARIOS=1 rewrites the transcripts.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ DETAILS = ("trainer", "round", "term", "index", "attempt", "present", "reason", 
 
 
 def short(message: messages.Message) -> str:
-    """A message in a few words."""
+    """Return the kind and the main fields of a message."""
     values = {name: getattr(message, name) for name in DETAILS if hasattr(message, name)}
     if "term" in values:
         values["term"] -= FIRST_EPOCH - 1
@@ -42,14 +42,14 @@ def short(message: messages.Message) -> str:
 
 
 def rows_of(name: str) -> Rows:
-    """Three rows for each name, always the same."""
+    """Return three rows for each name, always the same."""
     draws = np.random.default_rng(list(name.encode()))
     inputs = draws.uniform(-0.5, 0.5, (3, 2))
     return Rows(inputs, inputs @ np.array([1.5, 0.5]) - 0.25)
 
 
 class Stage:
-    """A federation of three trainers that obeys the commands of a scenario."""
+    """A federation of three trainers that runs the commands of a scenario."""
 
     def __init__(self) -> None:
         limits = Limits(rounds_max=2, min_trainers=2, deadline_s=1.0)
@@ -137,7 +137,7 @@ def test_scenario_matches_its_transcript(path: Path) -> None:
     if os.environ.get("REWRITE_SCENARIOS"):
         path.write_text(head + RULE + "\n" + seen, encoding="utf-8")
         return
-    assert seen == expected, f"{path.name} goes otherwise; REWRITE_SCENARIOS=1 writes what is seen, git diff shows it"
+    assert seen == expected, f"{path.name} differs; see git diff after REWRITE_SCENARIOS=1"
 
 
 def test_there_are_a_dozen_scenarios() -> None:
