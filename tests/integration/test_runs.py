@@ -130,7 +130,7 @@ def test_ls_shows_waiting_and_interrupted_runs(tmp_path: Path) -> None:
         assert state(tmp_path) == "interrupted"
 
 
-# Upkeep
+# Maintenance
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
-"""Trainers that lie, each in one way, and federations of four honest trainers and one of them, without a network.
+"""Byzantine trainers, one attack each, in federations with four honest trainers, without a network.
 
-Knows what is true: it judges a model by the rows themselves, never by what trainers say. Liars are stand-ins for a
-trainer's work, so they also take part in `fedmq.simulation.Federation`.
+Models are judged by the rows themselves, never by reported scores. An attack replaces the work of a trainer, so it
+also runs in `fedmq.simulation.Federation`.
 """
 
 from __future__ import annotations

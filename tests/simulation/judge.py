@@ -94,7 +94,7 @@ class FragileStore(Store):
 class Seen:
     """What was on the wire."""
 
-    accepted: set[tuple[int, str]] = field(default_factory=set)  # told to a trainer
+    accepted: set[tuple[int, str]] = field(default_factory=set)  # acknowledged to a trainer
     indices: dict[tuple[str, int], int] = field(default_factory=dict)  # of a trainer in a term
     orphaned: int = 0  # acknowledgements of a zombie's term are for a store that is not this run's any more
     digest: Any = None  # of all that happened
@@ -113,7 +113,7 @@ class Fault(NamedTuple):
 
 @lru_cache(ROUNDS_MAX)
 def linear_task(rounds: int) -> Task:
-    """The linear task, with a target that nobody reaches: every run has all its rounds."""
+    """The linear task, with a target out of reach: every run has all its rounds."""
     task = find_task("linear")
     return Task(name=task.name, model=task.model, loss=task.loss, metric=task.metric, target=0.0, rounds=rounds)
 
@@ -176,7 +176,7 @@ def watch(scene: Federation, seen: Seen) -> None:
 
 
 def note(seen: Seen, name: str, message: Message) -> None:
-    """Which results a trainer has been told are on disk."""
+    """Return the results that were acknowledged to a trainer."""
     if getattr(message, "term", 0) <= seen.orphaned:
         return
     if isinstance(message, Accepted):
@@ -301,7 +301,7 @@ def transcript(seed: int) -> str:
 
 
 def check_kept(scene: Federation, seen: Seen) -> set[tuple[int, str]]:
-    """What an aggregator that starts now would find on disk holds all that any trainer was told is there."""
+    """Check that an aggregator that starts now finds all acknowledged results on disk."""
     scene.store.abandon()
     kept = scene.store.keys_since(0)
     assert seen.accepted <= kept, f"acknowledged, but not on disk: {sorted(seen.accepted - kept)}"

@@ -1,4 +1,4 @@
-"""A run's rounds and the hands of its clock, for the tests of their rules. Knows no rule."""
+"""The state machine of a run with a clock, for the tests of its rules."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Kind = TypeVar("Kind")
 
 @dataclass(frozen=True)
 class Guess:
-    """The state of the toy strategy: a guess, and the numbers told since it was published."""
+    """The state of the toy strategy: a guess, and the numbers received since it was published."""
 
     value: float = 0.0
     told: tuple[tuple[str, float], ...] = ()
@@ -36,7 +36,7 @@ class Guess:
 
 
 class MeanOfNumbers:
-    """Trainers that each know one number; their mean is learnt. The loss is a trainer's distance from the guess."""
+    """Trainers that each know one number; their mean is learned. The loss is a trainer's distance from the guess."""
 
     name = "mean-of-numbers"
     additive = False
@@ -67,7 +67,7 @@ class MeanOfNumbers:
 
 
 class Scene:
-    """A run's rounds and the hands of its clock."""
+    """The state machine of a run, and its clock."""
 
     def __init__(
         self,

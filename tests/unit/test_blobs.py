@@ -1,4 +1,4 @@
-"""Large frames as files: whole or not there, each under its own digest, and gone when nobody names them any more."""
+"""Large frames as files: whole or absent, named by their digest, and removed once no row names them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints: a strategy's state comes back bit for bit, and what continues from one goes on as if never stopped."""
+"""Checkpoints: a state loads bit for bit, and a run continues from one as if it had never stopped."""
 
 from __future__ import annotations
 

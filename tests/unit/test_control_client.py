@@ -1,4 +1,4 @@
-"""An operator who asks a live run to pause, to resume or to stop, on a link in memory; and what the run makes of it."""
+"""Control commands: the client on a link in memory, and their effect on a run."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def asking(action: Action) -> Control:
     return Control(run="run", term=2, action=action, request_id=WORD)
 
 
-# The operator
+# The client
 
 
 def test_no_command_is_sent_before_the_first_message_of_the_run() -> None:
@@ -295,7 +295,7 @@ def test_finished_run_stays_finished(action: Action) -> None:
     assert scene.rounds.phase is Phase.FINISHED
 
 
-# Who is kept out
+# Excluded trainers
 
 
 def refusals(output: Output) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""How long a round waits for its stragglers, and how those who return at once are spread."""
+"""How long a round waits for stragglers, and how reconnections are spread."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def deadlines(output: Output) -> list[float]:
 
 
 def answer(scene: Scene, name: str, round: int, at: float | None = None) -> Output:
-    """A result that does not end the run: in each round everybody is for another number."""
+    """Return a result that does not end the run: each trainer sends another number in each round."""
     return scene.result(name, round, 10.0 * round, at=at)
 
 

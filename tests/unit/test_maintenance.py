@@ -1,4 +1,4 @@
-"""Upkeep of a run: what is computed again, recovered or dropped leads to the same model, or is told in words."""
+"""Maintenance of a run: replay, recovery and dropped rounds lead to the same model, or to an error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The base of a result: what it was computed on is what its round published, in time, late and after a restart."""
+"""The model digest of a result must be that of its round: in time, late and after a restart."""
 
 from __future__ import annotations
 

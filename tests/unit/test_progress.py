@@ -1,4 +1,4 @@
-"""What a person sees of a run: a line an event when it is piped, a panel on a terminal."""
+"""Progress of a run: one line an event in a pipe, a view on a terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Replay: what is in a store gives the standing of the run that filled it, bit for bit, or is refused."""
+"""Replay: a store gives the evaluation of its run bit for bit, or is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run leaves in its folder: fields that scripts rely on, files that are whole or not there, lines that parse."""
+"""The files of a finished run: their fields, and that they are whole or absent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The roster: who is here, who counts, and for how long."""
+"""The roster: which trainers are present, which are members, and for how long."""
 
 from __future__ import annotations
 

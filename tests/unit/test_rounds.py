@@ -1,4 +1,4 @@
-"""The rules of the rounds, one by one: events and the time in, output out; nothing else is here."""
+"""The rules of the rounds, one by one: inputs and the time in, outputs out."""
 
 from __future__ import annotations
 

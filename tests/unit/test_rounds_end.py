@@ -1,4 +1,4 @@
-"""How a run goes on and ends: brokers that come back, beacons, a later life of the aggregator, and the last word."""
+"""How a run continues and ends: broker restarts, beacons, later lives of the aggregator, and Finished."""
 
 from __future__ import annotations
 

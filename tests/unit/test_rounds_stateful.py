@@ -1,6 +1,6 @@
-"""The rules of the rounds under any sequence of events that can come, crashes of the aggregator among them.
+"""The rules of the rounds under any sequence of inputs, with crashes of the aggregator.
 
-What must hold is checked after every step, against nothing but what the machine was told and what it said.
+The invariants are checked after every step, from the inputs and outputs of the machine alone.
 """
 
 from __future__ import annotations
@@ -231,7 +231,7 @@ class RoundsMachine(RuleBasedStateMachine):
         if isinstance(message, Accepted):
             assert (message.round, message.trainer) in self.saved, "what is acknowledged is saved"
         elif isinstance(message, Refused):
-            zombie = message.reason == "term"  # who hears of a later life than its own refuses all, and is not heard
+            zombie = message.reason == "term"  # an aggregator that receives a higher term refuses it
             forgotten = message.round < self.rounds.round - self.chosen["staleness"] - 1
             saved = (message.round, message.trainer) in self.saved
             assert zombie or forgotten or not saved, "what is saved is not refused"

@@ -1,4 +1,4 @@
-"""How a run stands, in a few words: from who holds its store and what its events say, never from a stored word."""
+"""The status of a run: from the lock on its folder, its events and its report, never from a stored flag."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_status_of_a_live_run_follows_its_last_events(running: Path, told: list[
 @pytest.mark.parametrize(
     ("since_s", "state"),
     [
-        (-86_400.0, "running"),  # somebody set the clock
+        (-86_400.0, "running"),  # the clock was set
         (0.0, "running"),
         (STALLED_S - 0.1, "running"),
         (STALLED_S, "stalled for 15 s"),

@@ -1,4 +1,4 @@
-"""The store of a run on real files: what was committed is there again, and what goes wrong is said in one line."""
+"""The store of a run on real files: committed records survive, and failures are one line."""
 
 from __future__ import annotations
 
@@ -237,7 +237,7 @@ def test_full_disk_is_reported_and_loses_no_committed_record(store: Store, path:
         store.save(a_result(1, "alice", size=BIG))
     assert "full" in one_line(error, path)
     store.abandon()
-    store._connection.execute("PRAGMA max_page_count = 1000000")  # somebody made room
+    store._connection.execute("PRAGMA max_page_count = 1000000")  # there is space again
     store.save(a_result(1, "carol"))
     store.commit()
     again = reopened(store)

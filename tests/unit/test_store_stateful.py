@@ -52,7 +52,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     def opened(self) -> Store:
         store = Store(self.folder / STORE)
-        store._connection.execute("PRAGMA synchronous = OFF")  # nobody pulls the plug here
+        store._connection.execute("PRAGMA synchronous = OFF")  # no power cut in this test
         return store
 
     def teardown(self) -> None:
