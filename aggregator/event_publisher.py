@@ -151,7 +151,7 @@ class EventPublisher:
         self._late, self._rejected, self._stalls_at = 0, 0, None
         self._bytes_received, self._bytes_sent = bytes_received, bytes_sent
         if evaluation is not None and drawable(self._task.model):
-            parameters = np.ascontiguousarray(evaluation.genes, "<f8").tobytes()
+            parameters = np.ascontiguousarray(evaluation.parameters, "<f8").tobytes()
             if parameters != self._best_parameters:
                 self._best_parameters = parameters
                 self.report(events.BestChanged(round=number, parameters=parameters))

@@ -179,7 +179,7 @@ class Evaluation:
     `coverage` of 1 every member has scored it. Fitness is the negative loss per row.
     """
 
-    genes: npt.NDArray[np.float64]  # (parameters,)
+    parameters: npt.NDArray[np.float64]
     loss: float
     correct: int
     rows: int
@@ -260,7 +260,7 @@ class Total:
         """Return the evaluation of the candidate (parameters,) that was published at `index`."""
         fitness = -self.losses / self.num_examples
         return Evaluation(
-            genes=candidate,
+            parameters=candidate,
             loss=float(self.losses[index]),
             correct=int(self.arrays["correct"][index]),
             rows=self.num_examples,

@@ -66,7 +66,7 @@ def replay_run(folder: Path) -> ReplayOutcome:
         strategy = find_algorithm(config.algorithm, parameters=config.parameters)
         replayed = replay(store, config.task, strategy, config.seed, from_start=True)
     evaluation = strategy.evaluation(replayed.state)
-    model = None if evaluation is None else TrainedModel(config.task.model, evaluation.genes, config.task.name)
+    model = None if evaluation is None else TrainedModel(config.task.model, evaluation.parameters, config.task.name)
     sha256 = None if model is None else hashlib.sha256(model.to_bytes()).hexdigest()
     return ReplayOutcome(replayed.round - 1, sum(results for _, results in replayed.trainers.values()), sha256)
 

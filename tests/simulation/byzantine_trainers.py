@@ -190,12 +190,12 @@ def play(task: Task, strategy: Strategy[Any], attack: str | None, seed: int, rou
                 assert name == BYZANTINE, "an honest trainer was rejected"
         state = strategy.close(state, members)
         evaluation = strategy.evaluation(state)
-        right = is_right(task, None if evaluation is None else evaluation.genes)
+        right = is_right(task, None if evaluation is None else evaluation.parameters)
         since = (since or number) if right else None
         said = _solved(task, evaluation)
         if said:
             break
-    loss = math.inf if evaluation is None else float(task.score(evaluation.genes[None], truth(task)).losses[0])
+    loss = math.inf if evaluation is None else float(task.score(evaluation.parameters[None], truth(task)).losses[0])
     return Outcome(since is not None, said, since, loss)
 
 

@@ -325,7 +325,7 @@ def check(scene: Federation, seen: Seen, over: bool) -> None:
     theirs, ours = scene.strategy.evaluation(again.state), aggregator.rounds.evaluation
     assert theirs is not None, "something was learnt"
     assert ours is not None, "something was learnt"
-    assert theirs.genes.tobytes() == ours.genes.tobytes(), "a replay of what is on disk gives the same model"
+    assert theirs.parameters.tobytes() == ours.parameters.tobytes(), "a replay of what is on disk gives the same model"
     told = {event for event in scene.events if isinstance(event, events.RunFinished)}
     assert len(told) == 1, "each life of the aggregator tells the same end"
     for name in scene.trainers:

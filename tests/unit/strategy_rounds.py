@@ -80,7 +80,7 @@ def good_enough(task: Task, evaluation: Evaluation | None, rows: Shards) -> bool
     together = Rows(
         np.concatenate([one.inputs for one in rows.values()]), np.concatenate([one.targets for one in rows.values()])
     )
-    losses, correct = task.score(evaluation.genes[None], together)
+    losses, correct = task.score(evaluation.parameters[None], together)
     assert losses[0] == pytest.approx(evaluation.loss)
     assert correct[0] == evaluation.correct
     return True

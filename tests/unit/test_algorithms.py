@@ -222,5 +222,5 @@ def test_deployed_model_is_the_one_that_was_scored() -> None:
     start = strategy.init(LINEAR, 1)
     evaluation = strategy.evaluation(one_round(strategy, start, LINEAR))
     assert evaluation is not None
-    np.testing.assert_array_equal(evaluation.genes, strategy.ask(start).arrays["model"])
+    np.testing.assert_array_equal(evaluation.parameters, strategy.ask(start).arrays["model"])
     assert evaluation.loss == 5.0

@@ -103,7 +103,7 @@ def test_run_equals_that_with_unrounded_losses(seed: int, monkeypatch: pytest.Mo
         assert federation.train() is not None
         assert federation.aggregator is not None
         assert federation.aggregator.rounds.solved
-        return federation.aggregator.rounds.evaluation.genes.tobytes()  # type: ignore[union-attr]
+        return federation.aggregator.rounds.evaluation.parameters.tobytes()  # type: ignore[union-attr]
 
     rounded = genes()
     monkeypatch.setattr("fedmq.trainer.session.quantize", lambda arrays, fraction_bits: dict(arrays))

@@ -90,7 +90,7 @@ def resumed(folder: Path, *, from_start: bool = False) -> tuple[Replayed, Any]:
     again = replay(store, config.task, strategy, config.seed, from_start=from_start)
     store.close()
     evaluation: Evaluation | None = strategy.evaluation(again.state)
-    return again, None if evaluation is None else {**vars(evaluation), "genes": evaluation.genes.tobytes()}
+    return again, None if evaluation is None else {**vars(evaluation), "parameters": evaluation.parameters.tobytes()}
 
 
 def after(original: Path, rounds: int) -> str | None:
@@ -107,7 +107,9 @@ def after(original: Path, rounds: int) -> str | None:
     store.close()
     if evaluation is None:
         return None
-    return hashlib.sha256(TrainedModel(config.task.model, evaluation.genes, config.task.name).to_bytes()).hexdigest()
+    return hashlib.sha256(
+        TrainedModel(config.task.model, evaluation.parameters, config.task.name).to_bytes()
+    ).hexdigest()
 
 
 # Replay

@@ -49,7 +49,7 @@ def replayed(federation: Federation, store: Store | None = None) -> Replayed:
 def bits(evaluation: Evaluation | None) -> dict[str, Any]:
     """A standing as values that are equal only when each bit is."""
     assert evaluation is not None
-    return {**vars(evaluation), "genes": evaluation.genes.tobytes()}
+    return {**vars(evaluation), "parameters": evaluation.parameters.tobytes()}
 
 
 def copied(federation: Federation, change: Any = None, *, without_round: int = 0) -> Store:

@@ -151,7 +151,7 @@ def test_run_without_scores_has_no_model(tmp_path: Path) -> None:
 
 def test_model_file_holds_the_evaluated_model(folder: Path) -> None:
     model = load_model(folder / MODEL)
-    assert model.parameters.tobytes() == STANDING.genes.tobytes()
+    assert model.parameters.tobytes() == STANDING.parameters.tobytes()
     assert (model.task, model.predict([[0.0, 1.0]]).shape) == ("xor", (1,))
 
 

@@ -125,4 +125,4 @@ def test_proposal_is_not_deployed_before_trainers_score_it() -> None:
     of_elites = state.archive.places(published["ids"][places])
     assert np.isnan(state.archive.losses[:, of_elites]).all()
     assert evaluation is not None
-    assert not (update.arrays["elites"] == evaluation.genes).all(axis=1).any()
+    assert not (update.arrays["elites"] == evaluation.parameters).all(axis=1).any()

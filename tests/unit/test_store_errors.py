@@ -81,7 +81,7 @@ def content(path: Path) -> dict[str, Any]:
             "keys": store.keys_since(0),
             "where": (again.round, again.open_results, again.closes, again.trainers),
             "arrays": {name: array.tobytes() for name, array in plan.arrays.items()},
-            "evaluation": evaluation and {**vars(evaluation), "genes": evaluation.genes.tobytes()},
+            "evaluation": evaluation and {**vars(evaluation), "parameters": evaluation.parameters.tobytes()},
             "term": store.next_term(0.0),
         }
     finally:

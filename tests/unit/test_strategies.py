@@ -132,7 +132,7 @@ def test_trainer_that_is_no_member_does_not_count(strategy: Strategy[Any]) -> No
     evaluation = strategy.evaluation(strategy.close(state, {"trainer-2"}))
     assert evaluation is not None
     assert evaluation.rows == 2
-    assert evaluation.loss == pytest.approx(task.score(evaluation.genes[None], rows["trainer-2"]).losses[0])
+    assert evaluation.loss == pytest.approx(task.score(evaluation.parameters[None], rows["trainer-2"]).losses[0])
 
 
 def first_changed(array: npt.NDArray[Any], value: float) -> npt.NDArray[Any]:

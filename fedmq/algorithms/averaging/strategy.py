@@ -73,7 +73,7 @@ class PublishedModel:
     """A model that was published, with its score by each trainer."""
 
     rounds: tuple[int, ...]  # that published it: more than one if no trainer answered
-    genes: Floats  # (parameters,)
+    parameters: Floats  # (parameters,)
     scores: Mapping[str, RowsScore] = field(default_factory=dict)
     diversity: float = 0.0  # of the models that trainers made of it
 
@@ -94,7 +94,7 @@ class PublishedModel:
         rows = sum(score.rows for score in scores)
         fitness = [-score.loss / score.rows for score in scores]
         return Evaluation(
-            genes=self.genes,
+            parameters=self.parameters,
             loss=loss,
             correct=sum(score.correct for score in scores),
             rows=rows,
@@ -140,19 +140,19 @@ class Averaging:
 
     def init(self, task: Task, seed: int) -> AveragingState:
         """Return a model of zeros for the gradient learner, a small random one for evolution."""
-        genes = np.zeros(task.model.num_parameters)
+        parameters = np.zeros(task.model.num_parameters)
         if self.parameters.learner == "evolution":
-            genes = derive_rng(seed, "averaging").normal(0.0, INITIAL_SPREAD, task.model.num_parameters)
+            parameters = derive_rng(seed, "averaging").normal(0.0, INITIAL_SPREAD, task.model.num_parameters)
         elif not isinstance(task.model, Linear):
             raise BadConfiguration(
                 f"algorithm averaging: expected a task with a linear model for learner=gradient, got {task.name}: "
                 "use the algorithm evolution, or learner=evolution"
             )
-        return AveragingState(task, 1, PublishedModel((1,), genes))
+        return AveragingState(task, 1, PublishedModel((1,), parameters))
 
     def ask(self, state: AveragingState) -> Plan:
         """Publish the model: score it, and train it."""
-        return Plan(self._query, {"model": state.current.genes})
+        return Plan(self._query, {"model": state.current.parameters})
 
     def tell(self, state: AveragingState, update: Update) -> AveragingState:
         """Keep the answer until the round closes."""
@@ -168,7 +168,7 @@ class Averaging:
         updates = [update for update in state.inbox.updates() if update.trainer in members]
         scored = replace(state.current, diversity=_diversity(updates)).merged(updates, state.task)
         best, evaluation = scored, scored.evaluation(members)
-        if state.best is not None and state.best.genes is not scored.genes:
+        if state.best is not None and state.best.parameters is not scored.parameters:
             before = state.best.merged(updates, state.task)
             if _is_better(before_evaluation := before.evaluation(members), evaluation, state.task):
                 best, evaluation = before, before_evaluation
@@ -193,7 +193,9 @@ def _next(scored: PublishedModel, number: int, updates: Sequence[Update], rule: 
     if rule == "none":
         return PublishedModel((number,), _mean(updates))
     newest = {update.trainer: update.arrays["model"] for update in updates}  # a late one is no second vote
-    return PublishedModel((number,), RULES[rule](np.array([newest[name] for name in sorted(newest)]), scored.genes))
+    return PublishedModel(
+        (number,), RULES[rule](np.array([newest[name] for name in sorted(newest)]), scored.parameters)
+    )
 
 
 def _is_better(old: Evaluation | None, new: Evaluation | None, task: Task) -> bool:

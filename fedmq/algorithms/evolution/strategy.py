@@ -168,7 +168,7 @@ class Evolution:
 def _evaluation(archive: Archive, summary: ScoreSummary, chosen: int) -> Evaluation:
     fitness = -summary.loss / summary.rows_known
     return Evaluation(
-        genes=archive.genes[summary.places[chosen]],
+        parameters=archive.genes[summary.places[chosen]],
         loss=float(summary.loss_scored[chosen]),
         correct=int(summary.correct[chosen]),
         rows=int(summary.rows[chosen]),
