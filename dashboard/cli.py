@@ -7,6 +7,7 @@ import os
 import re
 import secrets
 import socket
+from contextlib import closing
 from pathlib import Path
 
 import click
@@ -103,14 +104,10 @@ def dashboard(
         until_over=until_over,
         wake=link.wake,
     )
-    try:
+    with closing(catalog), closing(link), closing(server):
         server.start()
-        serve(catalog, link, clock, ready=lambda: _announce(server.url))
+        serve(live_runs, link, clock, ready=lambda: _announce(server.url))
         server.check()
-    finally:
-        server.close()
-        link.close()
-        catalog.close()
 
 
 def _announce(url: str) -> None:

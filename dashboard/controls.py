@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -57,11 +58,9 @@ class Controls:
         client, link = open_control_client(
             self._address, self._credentials, run, request.action, clock=clock, trainer=request.trainer
         )
-        try:
+        with closing(link):
             client.step()
             while not client.done:
                 link.wait(client.wake_at - clock.now())
                 client.step()
-        finally:
-            link.close()
         return f"{request.trainer or run}: {CONFIRMATIONS[request.action]}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import secrets
+import threading
 from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,9 +52,10 @@ class WatchedRun:
 
 
 class LiveRuns:
-    """All runs at one broker, by name; see `loop.Service`."""
+    """All runs at one broker, by name; see `loop.Service`. Another thread that reads them holds `lock`."""
 
     def __init__(self, link: Link, *, clock: Clock, signing: Signing | None = None) -> None:
+        self.lock = threading.Lock()
         self.runs: OrderedDict[str, WatchedRun] = OrderedDict()
         self.done = False
         self.connected = False  # to the broker
@@ -76,16 +78,17 @@ class LiveRuns:
         Raises:
             NotAuthorized: the broker rejects our key, and never accepted it.
         """
-        for event in self._link.receive():
-            if isinstance(event, Delivered):
-                self._receive(event)
-                continue
-            self.connected = isinstance(event, LinkUp)
-            self._was_connected = self._was_connected or self.connected
-            if isinstance(event, LinkRefused) and not self._was_connected:
-                raise NotAuthorized(
-                    "the broker rejects this key: expected --keys with the key of an observer or of the aggregator"
-                )
+        with self.lock:
+            for event in self._link.receive():
+                if isinstance(event, Delivered):
+                    self._receive(event)
+                    continue
+                self.connected = isinstance(event, LinkUp)
+                self._was_connected = self._was_connected or self.connected
+                if isinstance(event, LinkRefused) and not self._was_connected:
+                    raise NotAuthorized(
+                        "the broker rejects this key: expected --keys with the key of an observer or of the aggregator"
+                    )
 
     def _receive(self, delivered: Delivered) -> None:
         try:

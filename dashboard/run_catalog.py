@@ -1,6 +1,6 @@
 """All runs, from the broker and from folders, in one list; and their values and updates for the page.
 
-One thread steps the live runs (see `loop.Service`); any thread may call the other methods, which wait for a step.
+One thread steps the live runs. Any thread may call the catalog, which waits for the end of a step.
 """
 
 from __future__ import annotations
@@ -53,38 +53,17 @@ class RunCatalog:
 
     def __init__(self, live_runs: LiveRuns, folders: RunFolders, *, address: str, clock: Clock) -> None:
         self._live_runs, self._folders, self._address, self._clock = live_runs, folders, address, clock
-        self._live_lock = threading.Lock()
-        self._folder_lock = threading.Lock()  # taken before `_live_lock` where both are needed
-
-    # --- the thread of the live runs ----------------------------------------------------------------------------
-
-    @property
-    def done(self) -> bool:
-        return self._live_runs.done
-
-    @property
-    def wake_at(self) -> float | None:
-        return self._live_runs.wake_at
-
-    @property
-    def status(self) -> str:
-        return self._live_runs.status
+        self._folder_lock = threading.Lock()  # taken before the lock of the live runs where both are needed
 
     def stop(self) -> None:
         self._live_runs.stop()
-
-    def step(self) -> None:
-        with self._live_lock:
-            self._live_runs.step()
-
-    # --- any thread ---------------------------------------------------------------------------------------------
 
     def runs(self) -> Values:
         """Return the list of runs: connected ones first, then the newest first."""
         now = self._clock.wall()
         with self._folder_lock:
             found = self._folders.runs()
-            with self._live_lock:
+            with self._live_runs.lock:
                 shown = {run: self._live(run, found) for run in self._live_runs.runs}
                 rows = {run: list_row(*live, now + live[1].ahead_s) for run, live in shown.items() if live is not None}
             for run in found.keys() - rows.keys():
@@ -123,14 +102,12 @@ class RunCatalog:
         with self._folder_lock:
             self._folders.close()
 
-    # --- inside -------------------------------------------------------------------------------------------------
-
     @contextmanager
     def _run(self, run: str) -> Iterator[tuple[RunState, Origin] | None]:
         """Yield the state of a run, which does not change inside the context."""
         with self._folder_lock:
             found = self._folders.runs()
-            with self._live_lock:
+            with self._live_runs.lock:
                 if (live := self._live(run, found)) is not None:
                     yield live
                     return

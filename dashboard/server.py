@@ -38,7 +38,7 @@ class DashboardServer:
     """Serves a run catalog on `listener`; stops the catalog when it ends, also after a failure.
 
     `allowed` are further host names, as of a proxy. Without a `token`, every request may read. `wake` ends a wait of
-    the thread that steps the catalog.
+    the thread that steps the live runs.
     """
 
     def __init__(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -106,8 +107,5 @@ def _serve(
     clock = SystemClock()
     live_runs, link, address = open_live_runs(broker, keys, clock=clock)
     runner = SinkRunner(live_runs, open_sink, clock, runs, run)
-    try:
+    with closing(link), closing(runner):
         serve(runner, link, clock, ready=lambda: click.echo(f"watches {run or 'every run'} at {address}"))
-    finally:
-        runner.close()
-        link.close()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import socket
 import time
+from contextlib import closing
 
 from fedmq import __version__
 from fedmq.deploy.local_checks import CheckResult, ok, problem, warning
@@ -83,8 +84,7 @@ def _connect(host: str, port: int, timeout_s: float) -> str:
 
 def check_access(address: str, credentials: Credentials | None, wait_s: float = HANDSHAKE_S) -> list[CheckResult]:
     """Check that the broker accepts the connection, then report a published run."""
-    link = SubscriberSockets(address, topics.BEACONS, credentials=credentials)
-    try:
+    with closing(SubscriberSockets(address, topics.BEACONS, credentials=credentials)) as link:
         deadline = time.monotonic() + wait_s
         while (left_s := deadline - time.monotonic()) > 0:
             link.wait(left_s)
@@ -93,8 +93,6 @@ def check_access(address: str, credentials: Credentials | None, wait_s: float = 
                     return [ok("access", f"the broker at {address} accepts the connection"), _published_run(link)]
                 if isinstance(event, LinkRefused):
                     return [_refused(address, credentials)]
-    finally:
-        link.close()
     found = f"{address} accepts TCP connections, but does not answer as a fedmq broker"
     advice = "check the address, and that the keys belong to its federation (fedmq trainer join TOKEN)"
     return [problem("access", found, advice)]

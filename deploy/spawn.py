@@ -74,15 +74,12 @@ def _given(ctx: click.Context) -> list[str]:
         name = str(param.name)
         if name == "name" or ctx.get_parameter_source(name) in (None, ParameterSource.DEFAULT):
             continue
-        value = _log_level() if name == "log_level" else ctx.params[name]
+        # Click does not keep the log level.
+        level = logging.getLevelName(logging.getLogger().level).lower()
+        value = level if name == "log_level" else ctx.params[name]
         flag = f"--{key.replace('_', '-')}"
         arguments += [flag] * bool(value) if param.is_flag else [flag, str(value)]
     return arguments
-
-
-def _log_level() -> str:
-    """Return the log level of this process, which click does not keep."""
-    return logging.getLevelName(logging.getLogger().level).lower()
 
 
 def _run_units(trainers: dict[str, list[str]]) -> int:

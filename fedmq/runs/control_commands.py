@@ -6,6 +6,7 @@ The run's own aggregator decides what to do.
 from __future__ import annotations
 
 import re
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -93,10 +94,8 @@ def _control(action: Action, run: str, broker: str | None, keys: Path | None, tr
     clock = SystemClock()
     address, credentials = find_broker(broker, keys, "aggregator")
     client, link = open_control_client(address, credentials, name, action, clock=clock, trainer=trainer)
-    try:
+    with closing(link):
         serve(client, link, clock)
-    finally:
-        link.close()
     if not client.acked_request:
         raise click.Abort
 

@@ -10,6 +10,7 @@ import re
 import socket
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,14 +29,13 @@ from fedmq.security.keyring import (
     write_federation,
     write_identity,
 )
-from fedmq.security.keys import Identity
+from fedmq.security.keys import Identity, transport_public
 from fedmq.security.tokens import Token, format_time
 
 if TYPE_CHECKING:
     from fedmq.security.keyring import FederationInfo
-    from fedmq.transport.zeromq import TransportKeys
 
-Attempt = tuple["TransportKeys", tuple[Identity, ...], float | None]  # connection, signers, when the token expires
+Attempt = tuple[bytes, tuple[Identity, ...], float | None]  # secret of the connection, signers, expiry of the token
 
 
 class Interrupted(FedmqError):
@@ -90,10 +90,9 @@ def join_federation(
         Unreachable: the broker did not answer within `timeout_s`.
     """
     federation = token.federation
-    attempts: list[Attempt] = [(_transport_keys(federation, identity), (identity,), None)]
+    attempts: list[Attempt] = [(identity.transport_secret, (identity,), None)]
     if token.expires > time.time():
-        keys = _keys(token.public_key, token.secret, federation)
-        attempts.insert(0, (keys, (identity,), token.expires))
+        attempts.insert(0, (token.secret, (identity,), token.expires))
     status = _request(federation, attempts, on_waiting, timeout_s, retry_after="expired")
     if status is None or status.state == "expired":
         raise _expired(token)
@@ -126,10 +125,7 @@ def replace_trainer_key(folder: Path, on_waiting: Callable[[RequestStatus], None
     if new is None:
         new = Identity.new(old.role, old.name)
         write_identity(folder, new, NEXT_SUFFIX)
-    attempts: list[Attempt] = [
-        (_transport_keys(federation, old), (new, old), None),
-        (_transport_keys(federation, new), (new,), None),
-    ]
+    attempts: list[Attempt] = [(old.transport_secret, (new, old), None), (new.transport_secret, (new,), None)]
     status = _request(federation, attempts, on_waiting, timeout_s, retry_after="rejected")
     if status is not None and status.state == "accepted":
         adopt_next(folder, "trainer")
@@ -156,40 +152,28 @@ def _request(
     """
     from fedmq.runtime.clock import SystemClock
     from fedmq.runtime.loop import serve
-    from fedmq.transport.zeromq import JoinSockets
+    from fedmq.transport.zeromq import JoinSockets, TransportKeys
 
     clock, answer = SystemClock(), None
-    for keys, signers, expires in attempts:
-        link = JoinSockets(federation.broker, keys)
-        client = EnrollmentClient(
-            link,
-            encode_request(federation.id, keys.public, *signers),
-            clock=clock,
-            broker=federation.broker,
-            connect_timeout_s=timeout_s,
-            expires=expires,
-            on_waiting=on_waiting,
-        )
-        try:
+    for secret, signers, expires in attempts:
+        keys = TransportKeys(transport_public(secret), secret, federation.broker_key)
+        with closing(JoinSockets(federation.broker, keys)) as link:
+            client = EnrollmentClient(
+                link,
+                encode_request(federation.id, keys.public, *signers),
+                clock=clock,
+                broker=federation.broker,
+                connect_timeout_s=timeout_s,
+                expires=expires,
+                on_waiting=on_waiting,
+            )
             serve(client, link, clock)
-        finally:
-            link.close()
         if client.interrupted:
             raise Interrupted("interrupted before the key was accepted: the same command continues")
         answer = client.answer
         if answer is not None and answer.state != retry_after:
             break
     return answer
-
-
-def _transport_keys(federation: FederationInfo, identity: Identity) -> TransportKeys:
-    return _keys(identity.public.transport, identity.transport_secret, federation)
-
-
-def _keys(public: bytes, secret: bytes, federation: FederationInfo) -> TransportKeys:
-    from fedmq.transport.zeromq import TransportKeys
-
-    return TransportKeys(public, secret, federation.broker_key)
 
 
 def _expired(token: Token) -> NotAuthorized:
