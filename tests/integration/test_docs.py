@@ -26,7 +26,7 @@ from fedmq.transport.address import PORTS
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = ROOT / "docs" / "reference" / "commands.md"
-PAGE_S = 45.0
+PAGE_S = 90.0
 BLOCK = re.compile(r"^```(?:sh|console)\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
 # Commands that a test skips: setup that already exists, verbs of the Makefile with tests of their own, and changes to a
 # machine, which `make fleet` runs on machines of its own.
