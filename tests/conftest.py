@@ -1,4 +1,4 @@
-"""The conditions under which every test runs, whoever starts it: signals, umask, descriptors, environment, home.
+"""The conditions under which every test runs, in any environment: signals, umask, descriptors, environment, home.
 
 A test that gets less from the machine than it asks for reports with `leave_out` what it did not try; the last lines of
 the run show that.
@@ -50,7 +50,7 @@ def _conditions(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.C
 
 
 def _reset_signals() -> None:
-    """Heed what the parent ignores or blocks: SIGINT in a background job, SIGHUP under nohup."""
+    """Handle signals that the parent ignores or blocks: SIGINT in a background job, SIGHUP under nohup."""
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     for number in signal.valid_signals() - {*IGNORED_BY_PYTHON}:
         if signal.getsignal(number) is signal.SIG_IGN:

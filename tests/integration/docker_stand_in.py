@@ -2,7 +2,7 @@
 
 Docker Compose's own parser reads the file. A mount becomes the path of its source, a folder of secrets a folder of
 links, the broker's host and port those of $STAND_IN_PORT on the loopback address. Everything is in the process group of
-who calls, and ends with it. Knows nothing of what the services do, and of an engine no more than the words used here.
+the caller, and ends with it. Of an engine it has only the commands that are used here.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from services import WAIT_S, until
 COMPOSE = Path(sys.executable).with_name("docker-compose")
 FEDMQ = [sys.executable, "-m", "fedmq"]
 STATE = Path("stand-in")
-EVERYWHERE = "0.0.0.0"  # noqa: S104 - what the broker is told, and not what it does here
+EVERYWHERE = "0.0.0.0"  # noqa: S104 - the setting of the broker, which listens on loopback here
 
 
 def config(folder: Path, *more: str) -> dict[str, Any]:

@@ -109,7 +109,7 @@ def long_handshakes(port: int, announced: int, total: int) -> Iterator[None]:
         number += 1
         with socket.create_connection(("127.0.0.1", port + number % 5), DEADLINE_S) as peer:
             peer.sendall(GREETING)
-            peer.settimeout(0.2)  # one that is cut is not always told so
+            peer.settimeout(0.2)  # a disconnected peer is not always notified
             try:
                 peer.sendall(LONG_COMMAND + announced.to_bytes(8, "big"))
                 for _ in range(announced >> 20):
@@ -241,7 +241,7 @@ def test_slow_handshake_is_closed(keyed: Keyed) -> None:
 
 
 def test_largest_message_passes_encryption(keyed: Keyed) -> None:
-    """And as the first one over its connection; and many of them, faster than anybody looks."""
+    """Also as the first message of its connection, and many of them, faster than the watchdog looks."""
     with keyed.running_broker(), peers_of(keyed) as peers:
         honest = Honest(peers)
         for _ in range(6):
@@ -252,7 +252,7 @@ def test_largest_message_passes_encryption(keyed: Keyed) -> None:
 def loopback_flood(port: int, frames: Callable[[], Iterator[bytes]]) -> None:
     """Raw bytes of a message that never ends, until the connection is cut."""
     with socket.create_connection(("127.0.0.1", port + Port.PUSH), DEADLINE_S) as peer:
-        peer.settimeout(1.0)  # one that is cut is not always told so
+        peer.settimeout(1.0)  # a disconnected peer is not always notified
         peer.sendall(NULL_PUSH)
         sent = 0
         with suppress(ConnectionError, TimeoutError):

@@ -150,7 +150,7 @@ def test_trainer_that_reconnects_early_stays_present(address: str) -> None:
             new = later.enter_context(trainer(address, "alice"))
             new.until(says("to/alice/", b"1"))
         inbox_works(new, above, "alice")
-        with trainer(address, "bob"):  # had the old connection's end been told, it would have been told before this
+        with trainer(address, "bob"):  # an end of the old connection would have been reported before this
             assert above.presence(1) == [("bob", True)]
             later.close()
             assert above.presence(1) == [("alice", False)]

@@ -12,7 +12,7 @@ from fedmq.protocol.messages import Accepted, Beacon, Finished, Hello, Message, 
 from fedmq.trainer.machine import BrokerConnected, BrokerDisconnected, Output, Tick, WorkFailed
 from fedmq.trainer.session import IGNORED_AGAIN_S, PENDING_SILENT_S, RUNS_MAX, SILENT_S
 
-MANY = 64  # runs whose newest message a broker keeps, and hands to whoever comes
+MANY = 64  # runs whose newest message a broker keeps, and sends to each new subscriber
 
 
 def beacon(scene: Scene, run: str, at: float | None = None) -> Output:

@@ -71,7 +71,7 @@ class SessionMachine(RuleBasedStateMachine):
         super().__init__()
         self.session, self.now, self.connected = Session("bob", 2, "test", derive_rng(1, "jitter")), 0.0, False
         self.work: tuple[str, int] | None = None  # what the worker does
-        self.terms: dict[str, int] = {}  # the highest that was heard, by run
+        self.terms: dict[str, int] = {}  # the highest received, by run
         self.said_hello: dict[str, tuple[int, float]] = {}
         self.stop_by: float | None = None
         self.heard_at: dict[str, float] = {}  # or connected since then, by run; not those that are over

@@ -86,7 +86,7 @@ class Scene:
             self.come(self.hellos[-1], encode(f"presence/{name}", Presence(trainer=name, present=True)))
         for _ in range(rounds):
             self.play_a_round()
-        self.come(self.result("alice"))  # of the open round one is there; bob's is what everybody is after
+        self.come(self.result("alice"))  # of the open round one is stored; the attacks are about bob's
 
     @property
     def rounds(self) -> Any:
