@@ -21,25 +21,25 @@ class Phase(Enum):
     FINISHED = "finished"
 
 
-class Received(NamedTuple):
+class MessageReceived(NamedTuple):
     """A message that passed the decoder and the signature check."""
 
     packet: Packet
     fingerprint: str = ""  # of the key that signed it; "" without keys
 
 
-class Malformed(NamedTuple):
+class MessageRejected(NamedTuple):
     """Frames that failed the decoder or the signature check."""
 
     rejected: Rejected
     nbytes: int = 0
 
 
-class BrokerUp(NamedTuple):
+class BrokerConnected(NamedTuple):
     """The broker forwards publications from now on. It may be a new process with an empty state."""
 
 
-class BrokerDown(NamedTuple):
+class BrokerDisconnected(NamedTuple):
     """The connection to the broker is lost."""
 
 
@@ -47,11 +47,11 @@ class Tick(NamedTuple):
     """Time has passed."""
 
 
-class Stop(NamedTuple):
+class StopRequested(NamedTuple):
     """The process was asked to end; the run can be continued."""
 
 
-Input = Received | Malformed | BrokerUp | BrokerDown | Tick | Stop
+Input = MessageReceived | MessageRejected | BrokerConnected | BrokerDisconnected | Tick | StopRequested
 
 
 @dataclass

@@ -17,7 +17,17 @@ from typing import Any, Literal, assert_never
 
 from fedmq.aggregator.deadline import AdaptiveDeadline
 from fedmq.aggregator.event_publisher import EventPublisher
-from fedmq.aggregator.machine import BrokerDown, BrokerUp, Input, Malformed, Output, Phase, Received, Stop, Tick
+from fedmq.aggregator.machine import (
+    BrokerConnected,
+    BrokerDisconnected,
+    Input,
+    MessageReceived,
+    MessageRejected,
+    Output,
+    Phase,
+    StopRequested,
+    Tick,
+)
 from fedmq.aggregator.outbox import Outbox
 from fedmq.aggregator.roster import Introduction, Roster
 from fedmq.algorithms.base import Evaluation, Plan, Strategy
@@ -168,19 +178,19 @@ class Rounds:
 
     def _apply(self, incoming: Input) -> None:
         match incoming:
-            case Received(packet, fingerprint):
+            case MessageReceived(packet, fingerprint):
                 self.bytes_received += sum(map(len, packet.frames))
                 self._receive(packet, fingerprint)
-            case Malformed(rejected, nbytes):
+            case MessageRejected(rejected, nbytes):
                 self.bytes_received += nbytes
                 self._reject("", rejected)
-            case BrokerUp():
+            case BrokerConnected():
                 self._connect()
-            case BrokerDown():
+            case BrokerDisconnected():
                 self._disconnect()
             case Tick():
                 pass
-            case Stop():
+            case StopRequested():
                 self.stopped = True
                 self._outbox.commit()
             case _:

@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from fedmq.aggregator.machine import BrokerDown, BrokerUp, Input, Malformed, Output, Phase, Received, Stop, Tick
+from fedmq.aggregator.machine import (
+    BrokerConnected,
+    BrokerDisconnected,
+    Input,
+    MessageReceived,
+    MessageRejected,
+    Output,
+    Phase,
+    StopRequested,
+    Tick,
+)
 from fedmq.aggregator.roster import Roster
 from fedmq.aggregator.rounds import Rounds
 from fedmq.algorithms.base import Strategy
@@ -77,7 +87,7 @@ class Aggregator:
 
     def stop(self) -> None:
         """See `loop.Service`: nothing is in flight between two steps, and the run can be continued."""
-        self._step(Stop())
+        self._step(StopRequested())
         self._perform(self.rounds.take_output())
 
     def step(self) -> None:
@@ -97,18 +107,18 @@ class Aggregator:
     def _input(self, event: LinkEvent) -> Input:
         if isinstance(event, LinkUp):
             self.connection.up()
-            return BrokerUp()
+            return BrokerConnected()
         if isinstance(event, LinkRefused):
             self.connection.refused()
-            return BrokerDown()
+            return BrokerDisconnected()
         if not isinstance(event, Delivered):
             self.connection.down()
-            return BrokerDown()
+            return BrokerDisconnected()
         try:
             packet = decode(event.frames)
-            return Received(packet, self._signing.check(packet, self._clock.now()))
+            return MessageReceived(packet, self._signing.check(packet, self._clock.now()))
         except Rejected as rejected:
-            return Malformed(rejected, sum(map(len, event.frames)))
+            return MessageRejected(rejected, sum(map(len, event.frames)))
 
     def _perform(self, output: Output) -> None:
         """See `Output`: save before send."""

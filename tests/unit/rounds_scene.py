@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from fedmq.aggregator.machine import BrokerUp, Input, Output, Phase, Received
+from fedmq.aggregator.machine import BrokerConnected, Input, MessageReceived, Output, Phase
 from fedmq.aggregator.roster import Roster
 from fedmq.aggregator.rounds import Rounds
 from fedmq.algorithms.averaging.query import GradientLearner, Train
@@ -116,7 +116,7 @@ class Scene:
 
     def hear(self, message: Message, *numbers: float, at: float | None = None) -> Output:
         arrays = {"model": np.array(numbers)} if numbers else None
-        return self.take(Received(decode(encode("up/run/", message, arrays))), at)
+        return self.take(MessageReceived(decode(encode("up/run/", message, arrays))), at)
 
     def hello(self, name: str, *, round: int = 0, at: float | None = None) -> Output:
         message = Hello(run="run", term=2, trainer=name, num_examples=2, round=round, version="test")
@@ -141,7 +141,7 @@ class Scene:
 def opened(*names: str, **chosen: Any) -> Scene:
     """A scene whose round 1 is open for `names`."""
     scene = Scene(min_trainers=chosen.pop("min_trainers", len(names)), **chosen)
-    scene.take(BrokerUp())
+    scene.take(BrokerConnected())
     for name in names:
         scene.hello(name)
         scene.present(name, True)

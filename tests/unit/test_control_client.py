@@ -9,7 +9,7 @@ import pytest
 from msgspec import structs
 from rounds_scene import Scene, closes, opened, sent, told
 
-from fedmq.aggregator.machine import BrokerDown, BrokerUp, Output, Phase, Received, Tick
+from fedmq.aggregator.machine import BrokerConnected, BrokerDisconnected, MessageReceived, Output, Phase, Tick
 from fedmq.algorithms.base import encode_query
 from fedmq.algorithms.evolution.query import Evolve
 from fedmq.algorithms.registry import find_algorithm
@@ -249,8 +249,8 @@ def test_results_of_a_paused_run_are_saved_and_acknowledged() -> None:
 def test_new_broker_does_not_end_a_pause() -> None:
     scene = opened("bob", "alice")
     control(scene, "pause")
-    scene.take(BrokerDown(), at=1.0)
-    output = scene.take(BrokerUp(), at=2.0)
+    scene.take(BrokerDisconnected(), at=1.0)
+    output = scene.take(BrokerConnected(), at=2.0)
     assert paused(output) == [True]
     assert [message.round for _, message in sent(output, Round)] == [1], "which is still open"
 
@@ -269,7 +269,7 @@ def test_stopped_run_is_finished_with_its_current_model() -> None:
 
 def test_paused_and_waiting_runs_can_be_stopped() -> None:
     waiting, halted = Scene(min_trainers=3), opened("bob", "alice")
-    waiting.take(BrokerUp())
+    waiting.take(BrokerConnected())
     control(halted, "pause")
     for scene in (waiting, halted):
         output = control(scene, "stop")
@@ -395,7 +395,7 @@ def test_unknown_action_is_no_readmission() -> None:
     control(scene, "ban", trainer="bob")
     unknown = Control(run="run", term=2, action="rollback", trainer="bob")  # type: ignore[arg-type]
     with pytest.raises(AssertionError, match="rollback"):
-        scene.take(Received(Packet("up/run", unknown, {}, [])))
+        scene.take(MessageReceived(Packet("up/run", unknown, {}, [])))
     assert scene.roster.is_barred("bob", 1)
 
 

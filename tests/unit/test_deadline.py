@@ -6,7 +6,7 @@ import pytest
 from rounds_scene import Scene, closes, opened, sent, told
 
 from fedmq.aggregator.deadline import DEADLINE_FIRST_S, DEADLINE_MAX_S, DEADLINE_MIN_S, DEADLINE_TIMES
-from fedmq.aggregator.machine import BrokerUp, Output, Tick
+from fedmq.aggregator.machine import BrokerConnected, Output, Tick
 from fedmq.aggregator.outbox import SPREAD_MAX_S, SPREAD_S
 from fedmq.observe import events
 from fedmq.protocol.messages import Beacon, Round
@@ -41,19 +41,19 @@ def test_configured_deadline_never_changes() -> None:
 
 def test_first_round_has_a_long_deadline() -> None:
     scene = Scene(min_trainers=1)
-    scene.take(BrokerUp())
+    scene.take(BrokerConnected())
     assert deadlines(scene.hello("bob")) == [DEADLINE_FIRST_S]
 
 
 def test_later_life_starts_with_the_first_deadline() -> None:
     scene = Scene(min_trainers=1, round=7, accepted={(6, "bob")}, away=("bob",))
-    scene.take(BrokerUp())
+    scene.take(BrokerConnected())
     assert deadlines(scene.hello("bob")) == [DEADLINE_FIRST_S]
 
 
 def test_result_before_its_round_reopens_does_not_change_the_deadline() -> None:
     scene = Scene(min_trainers=2, round=7)
-    scene.take(BrokerUp())
+    scene.take(BrokerConnected())
     answer(scene, "bob", 7, at=20.0)
     assert deadlines(scene.hello("alice")) == [DEADLINE_FIRST_S]
 
@@ -137,5 +137,5 @@ def test_adaptive_deadline_never_closes_a_round_without_quorum() -> None:
 )
 def test_beacon_spreads_reconnections_by_their_number(trainers: int, spread_s: float) -> None:
     scene = Scene(away=[f"t{number}" for number in range(trainers)])
-    ((_, beacon),) = sent(scene.take(BrokerUp()), Beacon)
+    ((_, beacon),) = sent(scene.take(BrokerConnected()), Beacon)
     assert beacon.spread_s == pytest.approx(spread_s)

@@ -11,7 +11,7 @@ from rounds_scene import TASK, MeanOfNumbers, Scene, closes, kept, opened, sent,
 
 from fedmq.aggregator import rounds
 from fedmq.aggregator.event_publisher import REJECTION_EVENTS_MAX
-from fedmq.aggregator.machine import BrokerUp, Malformed, Received, Tick
+from fedmq.aggregator.machine import BrokerConnected, MessageReceived, MessageRejected, Tick
 from fedmq.algorithms.averaging.query import GradientLearner, Train
 from fedmq.algorithms.base import encode_query
 from fedmq.errors import Rejected
@@ -38,7 +38,7 @@ from fedmq.trainer.session import HELLO_AGAIN_S
 
 def test_no_round_opens_with_too_few_trainers_and_waiting_is_reported_once() -> None:
     scene = Scene()
-    assert told(scene.take(BrokerUp()), events.Waiting) == [events.Waiting(present=0, needed=2)]
+    assert told(scene.take(BrokerConnected()), events.Waiting) == [events.Waiting(present=0, needed=2)]
     assert told(scene.take(Tick(), at=1.0), events.Waiting) == []
     assert told(scene.hello("bob"), events.Waiting) == [events.Waiting(present=1, needed=2)]
     assert told(scene.hello("bob"), events.Waiting) == []
@@ -49,12 +49,12 @@ def test_no_round_opens_with_too_few_trainers_and_waiting_is_reported_once() -> 
 def test_no_round_opens_without_a_broker() -> None:
     scene = Scene(min_trainers=1)
     assert sent(scene.hello("bob"), Round) == []
-    assert [topic for topic, _ in sent(scene.take(BrokerUp()), Round)] == ["round/run"]
+    assert [topic for topic, _ in sent(scene.take(BrokerConnected()), Round)] == ["round/run"]
 
 
 def test_round_is_published_once_with_everything_a_trainer_needs() -> None:
     scene = Scene(deadline_s=10.0)
-    scene.take(BrokerUp())
+    scene.take(BrokerConnected())
     scene.hello("bob")
     (packet,) = [one for one in map(decode, scene.hello("alice").sends) if isinstance(one.message, Round)]
     assert packet.topic == "round/run"
@@ -293,7 +293,7 @@ def test_message_with_a_higher_term_is_rejected() -> None:
 
 def test_malformed_frames_and_misdirected_messages_are_counted() -> None:
     scene = opened("bob", "alice")
-    output = scene.take(Malformed(Rejected("sha256", "array model: other bytes")))
+    output = scene.take(MessageRejected(Rejected("sha256", "array model: other bytes")))
     assert [event.trainer for event in told(output, events.ResultRejected)] == [""]
     scene.hear(Accepted(run="run", term=2, trainer="bob", round=1))
     assert scene.rounds.rejections == {"sha256": 1, "header": 1}
@@ -302,7 +302,7 @@ def test_malformed_frames_and_misdirected_messages_are_counted() -> None:
 def test_only_the_first_rejections_are_reported_and_all_are_counted() -> None:
     scene = Scene()
     many = REJECTION_EVENTS_MAX + 20
-    said = [scene.take(Malformed(Rejected("frames", "none"))).events for _ in range(many)]
+    said = [scene.take(MessageRejected(Rejected("frames", "none"))).events for _ in range(many)]
     assert sum(isinstance(event, events.ResultRejected) for step in said for event in step) == REJECTION_EVENTS_MAX
     assert scene.rounds.rejections == {"frames": many}
 
@@ -312,7 +312,7 @@ def test_late_and_rejected_results_are_reported_with_the_next_close_only() -> No
     told_of = []
     for number in (1, 2, 3):
         if number == 1:
-            scene.take(Malformed(Rejected("frames", "none")))
+            scene.take(MessageRejected(Rejected("frames", "none")))
         if number == 2:
             scene.result("carol", 1)
         scene.result("bob", number, 10.0 * number)
@@ -352,7 +352,7 @@ def test_result_marks_its_trainer_as_present_without_a_notice_of_the_broker() ->
 
 def test_unconfirmed_trainer_delays_one_round_at_most() -> None:
     scene = Scene(deadline_s=5.0)
-    scene.take(BrokerUp())
+    scene.take(BrokerConnected())
     for name in ("alice", "bob", "carol"):  # the round opens for the first two
         scene.hello(name)
         if name != "bob":
@@ -383,5 +383,5 @@ def test_new_kind_of_message_is_no_goodbye(monkeypatch: pytest.MonkeyPatch) -> N
     scene = opened("bob", "alice")
     message: Any = Farewell(run="run", term=2, trainer="bob")
     with pytest.raises(AssertionError, match="Farewell"):
-        scene.take(Received(Packet("up/run", message, {}, [])))
+        scene.take(MessageReceived(Packet("up/run", message, {}, [])))
     assert scene.roster["bob"].present

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from rounds_scene import FORGET_S, Guess, MeanOfNumbers, Scene, closes, kept, opened, sent, told
 
-from fedmq.aggregator.machine import BrokerDown, BrokerUp, Output, Phase, Tick
+from fedmq.aggregator.machine import BrokerConnected, BrokerDisconnected, Output, Phase, Tick
 from fedmq.algorithms.base import Update
 from fedmq.observe import events
 from fedmq.protocol.messages import Accepted, Beacon, Finished, Goodbye, Refused, Round, Welcome
@@ -147,7 +147,7 @@ def test_hello_after_the_end_is_answered_with_finished() -> None:
     assert (sent(output, Welcome), sent(output, Round)) == ([], [])
     assert len(sent(scene.result("bob", 1), Accepted)) == 1, "an acknowledgement may have been lost"
     assert [message.reason for _, message in sent(scene.result("carol", 1), Refused)] == ["round"]
-    assert sent(scene.take(BrokerUp()), Finished) == [("round/run", over)]
+    assert sent(scene.take(BrokerConnected()), Finished) == [("round/run", over)]
     assert (beacons(scene.take(Tick(), at=99.0)), scene.rounds.wake_at) == ([], None)
 
 
@@ -175,7 +175,7 @@ def test_bitmap_has_a_byte_for_eight_trainers() -> None:
 
 def test_beacon_between_two_rounds_is_about_the_closed_one() -> None:
     scene = Scene(min_trainers=2)
-    assert beacons(scene.take(BrokerUp())) == [(0, b"")]
+    assert beacons(scene.take(BrokerConnected())) == [(0, b"")]
     scene = opened("bob", "alice")
     scene.result("bob", 1)
     scene.present("alice", present=False)
@@ -196,9 +196,9 @@ def test_unknown_trainer_that_appears_gets_a_beacon() -> None:
 
 def test_new_broker_gets_the_open_round_and_a_beacon_at_once() -> None:
     scene = opened("bob", "alice")
-    assert beacons(scene.take(BrokerDown(), at=1.0)) == []
+    assert beacons(scene.take(BrokerDisconnected(), at=1.0)) == []
     assert scene.rounds.wake_at is None
-    output = scene.take(BrokerUp(), at=2.0)
+    output = scene.take(BrokerConnected(), at=2.0)
     assert [(topic, message.round) for topic, message in sent(output, Round)] == [("round/run", 1)]
     assert beacons(output) == [(1, b"\0")]
 
@@ -206,8 +206,8 @@ def test_new_broker_gets_the_open_round_and_a_beacon_at_once() -> None:
 def test_trainers_stay_present_during_the_grace_after_a_broker_restart() -> None:
     scene = opened("bob", "alice", grace_s=3.0)
     scene.result("bob", 1)
-    scene.take(BrokerDown(), at=1.0)
-    scene.take(BrokerUp(), at=2.0)
+    scene.take(BrokerDisconnected(), at=1.0)
+    scene.take(BrokerConnected(), at=2.0)
     scene.present("bob", present=True, at=2.1)
     assert closes(scene.take(Tick(), at=4.9)) == []
     output = scene.take(Tick(), at=5.0)
@@ -217,16 +217,16 @@ def test_trainers_stay_present_during_the_grace_after_a_broker_restart() -> None
 
 def test_trainer_that_a_new_broker_announces_early_is_present() -> None:
     scene = opened("bob", "alice", grace_s=3.0, deadline_s=100.0)
-    scene.take(BrokerDown(), at=1.0)
+    scene.take(BrokerDisconnected(), at=1.0)
     scene.present("bob", present=True, at=1.9)  # the two ways to a broker are ready one after the other
-    scene.take(BrokerDown(), at=1.95)
-    scene.take(BrokerUp(), at=2.0)
+    scene.take(BrokerDisconnected(), at=1.95)
+    scene.take(BrokerConnected(), at=2.0)
     assert told(scene.take(Tick(), at=5.0), events.TrainerLeft) == [events.TrainerLeft(trainer="alice", goodbye=False)]
 
 
 def test_new_broker_without_a_disconnect_marks_all_trainers_unconfirmed() -> None:
     scene = opened("bob", "alice", grace_s=3.0, deadline_s=100.0)
-    scene.take(BrokerUp(), at=2.0)
+    scene.take(BrokerConnected(), at=2.0)
     scene.present("bob", present=True, at=2.1)
     assert told(scene.take(Tick(), at=5.0), events.TrainerLeft) == [events.TrainerLeft(trainer="alice", goodbye=False)]
 
@@ -234,11 +234,11 @@ def test_new_broker_without_a_disconnect_marks_all_trainers_unconfirmed() -> Non
 def test_trainers_do_not_expire_without_a_broker() -> None:
     scene = opened("bob", "alice", grace_s=3.0, deadline_s=100.0)
     scene.result("bob", 1)
-    scene.take(BrokerUp(), at=1.0)
-    scene.take(BrokerDown(), at=2.0)
+    scene.take(BrokerConnected(), at=1.0)
+    scene.take(BrokerDisconnected(), at=2.0)
     output = scene.take(Tick(), at=50.0)
     assert (output.records, output.events) == ([], [])
-    scene.take(BrokerUp(), at=51.0)
+    scene.take(BrokerConnected(), at=51.0)
     assert scene.take(Tick(), at=53.9).records == []
     assert len(closes(scene.take(Tick(), at=54.0))) == 1
 
@@ -246,7 +246,7 @@ def test_trainers_do_not_expire_without_a_broker() -> None:
 def test_wake_at_is_the_next_deadline() -> None:
     scene = opened("bob", "alice", deadline_s=5.0, beacon_s=60.0, grace_s=3.0)
     assert scene.rounds.wake_at == 5.0
-    scene.take(BrokerUp(), at=1.0)
+    scene.take(BrokerConnected(), at=1.0)
     assert scene.rounds.wake_at == 4.0
     scene.present("bob", present=True)
     scene.present("alice", present=True)
@@ -261,7 +261,7 @@ def test_wake_at_is_the_next_deadline() -> None:
 
 def test_later_life_opens_the_same_round_with_its_accepted_results() -> None:
     scene = Scene(round=3, accepted={(2, "bob"), (2, "alice"), (3, "bob")}, away=("alice", "bob"), term=5)
-    scene.take(BrokerUp())
+    scene.take(BrokerConnected())
     scene.hello("bob")
     assert [message.round for _, message in sent(scene.hello("alice"), Round)] == [3]
     again = scene.result("bob", 3)
@@ -273,7 +273,7 @@ def test_later_life_opens_the_same_round_with_its_accepted_results() -> None:
 
 def test_later_life_accepts_late_results_of_rounds_closed_before() -> None:
     scene = Scene(round=3, accepted={(2, "bob")}, away=("bob",), min_trainers=1)
-    scene.take(BrokerUp())
+    scene.take(BrokerConnected())
     scene.hello("bob")
     assert kept(scene.result("alice", 2)) == [(2, "alice", 3)]
     assert kept(scene.result("bob", 2)) == []
@@ -287,7 +287,7 @@ def test_later_life_accepts_late_results_of_rounds_closed_before() -> None:
 def test_later_life_of_a_finished_run_is_finished(state: Guess, members: int, solved: bool) -> None:
     scene = Scene(round=2, state=state, members=members, away=("alice", "bob"))
     assert finished(scene) is solved
-    output = scene.take(BrokerUp())
+    output = scene.take(BrokerConnected())
     assert [event.solved for event in told(output, events.RunFinished)] == [True] * solved
 
 

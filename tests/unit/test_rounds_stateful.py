@@ -17,7 +17,16 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from rounds_scene import Scene
 
 from fedmq.aggregator.event_publisher import REJECTION_EVENTS_MAX
-from fedmq.aggregator.machine import BrokerDown, BrokerUp, Input, Malformed, Output, Phase, Received, Tick
+from fedmq.aggregator.machine import (
+    BrokerConnected,
+    BrokerDisconnected,
+    Input,
+    MessageReceived,
+    MessageRejected,
+    Output,
+    Phase,
+    Tick,
+)
 from fedmq.errors import Rejected
 from fedmq.observe import events
 from fedmq.protocol.codec import decode, encode
@@ -122,7 +131,7 @@ class RoundsMachine(RuleBasedStateMachine):
     def what_is_for_others(self, name: str) -> None:
         self.hear(Goodbye(run="other", term=1, trainer=name))
         self.hear(Finished(run="run", term=1, rounds=3, solved=True))
-        self.take(Malformed(Rejected("frames", "too few")))
+        self.take(MessageRejected(Rejected("frames", "too few")))
 
     @rule(wait_s=DELAYS_S)
     def time_passes(self, wait_s: float) -> None:
@@ -134,7 +143,7 @@ class RoundsMachine(RuleBasedStateMachine):
         self.scene.now = max(self.scene.now, self.rounds.wake_at or 0.0)
         self.take(Tick())
 
-    @rule(event=st.sampled_from([BrokerUp(), BrokerUp(), BrokerDown()]))
+    @rule(event=st.sampled_from([BrokerConnected(), BrokerConnected(), BrokerDisconnected()]))
     def broker(self, event: Input) -> None:
         self.take(event)
 
@@ -170,7 +179,7 @@ class RoundsMachine(RuleBasedStateMachine):
 
     def hear(self, message: Message, **numbers: float) -> None:
         arrays = {name: np.array([number]) for name, number in numbers.items()}
-        self.take(Received(decode(encode("up/run/", message, arrays))))
+        self.take(MessageReceived(decode(encode("up/run/", message, arrays))))
 
     def take(self, event: Input) -> None:
         was_finished = self.rounds.phase is Phase.FINISHED
