@@ -221,7 +221,7 @@ def test_code_reaches_no_open_port(boxes: list[Sandbox]) -> None:
 
 
 def test_code_reads_and_writes_no_file(tmp_path: Path, boxes: list[Sandbox]) -> None:
-    (tmp_path / "secret").write_text("rows of somebody else")
+    (tmp_path / "secret").write_text("rows of another user")
     new, secret = tmp_path / "new", tmp_path / "secret"
 
     def writes(population: Any, inputs: Any, targets: Any) -> Any:
@@ -240,7 +240,7 @@ def test_code_reads_and_writes_no_file(tmp_path: Path, boxes: list[Sandbox]) -> 
         line = failure_of(score, boxes)
         assert "PermissionError" in line, line
     assert [path.name for path in tmp_path.iterdir()] == ["secret"]
-    assert (tmp_path / "secret").read_text() == "rows of somebody else"
+    assert (tmp_path / "secret").read_text() == "rows of another user"
 
 
 def test_installed_modules_can_be_imported_late(boxes: list[Sandbox]) -> None:

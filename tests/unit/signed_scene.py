@@ -166,7 +166,7 @@ ANYWHERE: dict[str, Kind] = {
     "a later round": lambda good, other, parties, draws: reheaded(good, parties, round=2**53),
     "a negative round": lambda good, other, parties, draws: reheaded(good, parties, round=-1),
     "the same header, packed again": lambda good, other, parties, draws: repacked(good),
-    "signed by somebody unknown": lambda good, other, parties, draws: signed_by(good, parties, "mallory"),
+    "signed by an unknown key": lambda good, other, parties, draws: signed_by(good, parties, "mallory"),
     "signed by the broker": lambda good, other, parties, draws: signed_by(good, parties, "broker"),
     "signed by an observer": lambda good, other, parties, draws: signed_by(good, parties, "olga"),
     "signed without the purpose": lambda good, other, parties, draws: [

@@ -233,6 +233,6 @@ def test_run_continues_without_a_trainer_that_declined_it(caplog: pytest.LogCapt
             results[stored.trainer] += 1
     assert results["alice"] == 6
     assert results["bob"] == 2
-    assert [close.why for close in federation.store.closes()] == ["complete"] * 6, "nobody waits for it"
+    assert [close.why for close in federation.store.closes()] == ["complete"] * 6, "no round waits for it"
     lines = [line for line in caplog.messages if "takes no further part" in line]
     assert lines == ["run run: another round would go beyond --max-evaluations 250: takes no further part in it"]

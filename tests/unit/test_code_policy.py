@@ -36,7 +36,7 @@ from fedmq.trainer.machine import MessageReceived, Tick, WorkFailed
 from fedmq.trainer.round_handler import on_rows
 from fedmq.trainer.session import Session
 
-CODE = b"bytes that nobody reads here"
+CODE = b"bytes that are not read here"
 TASK = Task(
     name="mine",
     model=Code(num_parameters=2, inputs=3, sha256=sha256(CODE).digest()),

@@ -326,7 +326,7 @@ def test_drained_trainer_may_answer_the_open_round_only() -> None:
     assert (close.results, close.members) == (2, ("alice", "bob")), "its answer counts"
     assert refusals(scene.result("bob", 2, 5.0)) == [("bob", "barred")]
     (close,) = closes(scene.result("alice", 2, 3.0))
-    assert (close.results, close.members) == (1, ("alice",)), "nobody waits for it, and its rows do not count"
+    assert (close.results, close.members) == (1, ("alice",)), "no round waits for it, and its rows do not count"
 
 
 def test_trainer_drained_between_rounds_is_not_invited_to_the_next() -> None:

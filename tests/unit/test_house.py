@@ -57,7 +57,7 @@ def printed_by(code: str) -> str:
 def files_of_the_project() -> list[Path]:
     """Return every file that git tracks or would add."""
     if which("git") is None:
-        pytest.skip("git is not here, so nobody can say which files belong to the project")
+        pytest.skip("git is not installed")
     done = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,

@@ -58,7 +58,7 @@ def test_round_is_published_once_with_everything_a_trainer_needs() -> None:
     scene.hello("bob")
     (packet,) = [one for one in map(decode, scene.hello("alice").sends) if isinstance(one.message, Round)]
     assert packet.topic == "round/run"
-    work, nobody, sent_task = Train(GradientLearner()), b"\0", msgspec.structs.replace(TASK, parameters={})
+    work, no_bits, sent_task = Train(GradientLearner()), b"\0", msgspec.structs.replace(TASK, parameters={})
     assert structs.replace(packet.message, arrays=()) == Round(
         run="run",
         term=2,
@@ -67,7 +67,7 @@ def test_round_is_published_once_with_everything_a_trainer_needs() -> None:
         deadline_s=10.0,
         task=sent_task,
         query=encode_query(work),
-        acknowledged=nobody,
+        acknowledged=no_bits,
     )
     assert packet.arrays["model"].tolist() == [0.0]
 

@@ -22,7 +22,7 @@ def test_same_round_on_another_model_is_worked_on_again(at_work: bool) -> None:
     other = structs.replace(ROUND, term=2, round=3)
     effects = scene.hear(other, model=np.ones(3))
     assert (effects.cancel, started(effects), scene.held()) == (at_work, 3, [])
-    assert effects.drops == ([] if at_work else [("run", 3)]), "nobody would take it"
+    assert effects.drops == ([] if at_work else [("run", 3)]), "no aggregator would accept it"
     (result,) = sent(scene.worked(3), Result)
     assert result.model_digest == digest_of(pack({"model": np.ones(3)}).infos) != MODEL_DIGEST
 

@@ -136,7 +136,7 @@ AT_AGGREGATOR: dict[str, Kind] = {
         *reheaded(good, parties, "olga", trainer="olga")[1:],
     ],
     "over another's connection": lambda good, other, parties, draws: [b"up/run/alice", *good[1:]],
-    "over nobody's connection": lambda good, other, parties, draws: [b"up/run/", *good[1:]],
+    "over a connection without a sender": lambda good, other, parties, draws: [b"up/run/", *good[1:]],
     "over the aggregator's connection": lambda good, other, parties, draws: [b"up/run/aggregator", *good[1:]],
     "signed by itself, of another run": lambda good, other, parties, draws: reheaded(good, parties, "bob", run="other"),
     "signed by itself, of a term that is not yet": lambda good, other, parties, draws: reheaded(
