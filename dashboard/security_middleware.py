@@ -77,7 +77,9 @@ class SecurityMiddleware:
         try:
             self._check(scope, headers)
             if self._has_token(scope):
-                await _answer(send, 303, b"", (b"location", b"/"), (b"set-cookie", self._set_cookie()))
+                value = f"{self._cookie}={self._secrets.cookie}"
+                cookie = f"{value}; Path=/; Max-Age={COOKIE_S}; HttpOnly; SameSite=Lax"
+                await _answer(send, 303, b"", (b"location", b"/"), (b"set-cookie", cookie.encode()))
                 return
             self._check_token(headers)
             if scope["method"] not in ("GET", "HEAD"):
@@ -136,9 +138,6 @@ class SecurityMiddleware:
             raise RequestRejected(413, f"expected a body of at most {BODY_BYTES_MAX} bytes, got {length}")
         if headers["content-type"].partition(";")[0].strip().lower() != "application/json":
             raise RequestRejected(415, "expected Content-Type: application/json")
-
-    def _set_cookie(self) -> bytes:
-        return f"{self._cookie}={self._secrets.cookie}; Path=/; Max-Age={COOKIE_S}; HttpOnly; SameSite=Lax".encode()
 
 
 def _headers(scope: Scope) -> Headers:

@@ -107,7 +107,13 @@ class WebApp:
     async def _export(self, request: Request) -> Response:
         run, is_csv = _run(request), request.url.path.endswith(".csv")
         encode, kind = (_rounds_csv, "csv") if is_csv else (msgspec.json.encode, "json")
-        data = await self._compute(lambda: _or_missing(self._catalog.values(run), run, encode))
+
+        def encoded() -> bytes:
+            if (values := self._catalog.values(run)) is None:
+                raise HTTPException(404, f"there is no run {run}")
+            return encode(values)
+
+        data = await self._compute(encoded)
         return _file(data, "text/csv" if is_csv else "application/json", f"{run}.{kind}")
 
     async def _control(self, request: Request) -> Response:
@@ -191,12 +197,6 @@ def _surface_json(best: BestModel) -> bytes:
         return msgspec.json.encode({"round": best.round, **surface_of(best.model, parameters, best.task)})
     except BadConfiguration as error:
         raise HTTPException(404, str(error)) from error
-
-
-def _or_missing(values: Values | None, run: str, encode: Callable[[Values], bytes]) -> bytes:
-    if values is None:
-        raise HTTPException(404, f"there is no run {run}")
-    return encode(values)
 
 
 def _rounds_csv(values: Values) -> bytes:

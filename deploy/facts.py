@@ -5,6 +5,7 @@ The script runs as root on any system, also an old one: it is plain sh, and opti
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -91,7 +92,7 @@ def read_facts(text: str) -> Facts:
         key, _, rest = line.partition(" ")
         first, _, second = rest.partition(" ")
         if key == "port":
-            ports.add(int(rest, 16) if _is_hexadecimal(rest) else 0)
+            ports.add(int(rest, 16) if re.fullmatch("[0-9A-Fa-f]{4}", rest) else 0)
         elif key == "file":
             files[second.strip()] = first
         elif key == "trainer":
@@ -139,10 +140,6 @@ def _units(lines: list[str]) -> dict[str, Unit]:
             )
             block = {}
     return {name: unit for name, unit in found.items() if unit.enabled or unit.active != "inactive"}
-
-
-def _is_hexadecimal(text: str) -> bool:
-    return len(text) == 4 and all(letter in "0123456789ABCDEFabcdef" for letter in text)
 
 
 def _whole(text: str | None) -> int | None:

@@ -36,7 +36,8 @@ class Package(NamedTuple):
 def read_package(path: Path) -> Package:
     """Return the fields of a package file."""
     try:
-        fields = _fields(_control(path))
+        lines = [line.partition(":") for line in _control(path).splitlines() if not line.startswith(" ")]
+        fields = {key: value.strip() for key, _, value in lines}
         python = [tuple(map(int, found)) for found in re.findall(r"python3 \(\S+ (\d+)\.(\d+)\)", fields["Depends"])]
         least, below = python
         if fields["Package"] != "fedmq":
@@ -80,8 +81,3 @@ def _control(path: Path) -> str:
                     return member.read(CONTROL_BYTES_MAX).decode()
             file.seek(size + size % 2, io.SEEK_CUR)
     raise ValueError("no control file")
-
-
-def _fields(text: str) -> dict[str, str]:
-    lines = [line.partition(":") for line in text.splitlines() if not line.startswith(" ")]
-    return {key: value.strip() for key, _, value in lines}

@@ -75,9 +75,16 @@ class Processes:
         """Send SIGTERM, to the aggregator and the broker last; send SIGKILL after STOP_S."""
         last = ("aggregator", "broker")
         for group in ([name for name in self.running if name not in last], *([name] for name in last)):
-            _terminate(
-                [self.running[name] for name in group if name in self.running and self.running[name].poll() is None]
-            )
+            processes = [self.running[name] for name in group if name in self.running]
+            for process in processes:
+                process.terminate()
+            stop_by = time.monotonic() + STOP_S
+            for process in processes:
+                try:
+                    process.wait(max(0.0, stop_by - time.monotonic()))
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
         self.running.clear()
 
     def __enter__(self) -> Self:
@@ -85,15 +92,3 @@ class Processes:
 
     def __exit__(self, *_error: object) -> None:
         self.stop()
-
-
-def _terminate(processes: list[subprocess.Popen[bytes]]) -> None:
-    for process in processes:
-        process.terminate()
-    stop_by = time.monotonic() + STOP_S
-    for process in processes:
-        try:
-            process.wait(max(0.0, stop_by - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()

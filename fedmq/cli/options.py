@@ -101,10 +101,6 @@ def _set_up_log(_ctx: click.Context, _param: click.Parameter, level: str) -> Non
     logging.basicConfig(level=level.upper(), format=form, handlers=handlers, force=True)
 
 
-def _usual_log_level() -> str:
-    return "info" if is_journal(STDERR) else "warning"
-
-
 def _keys_from_systemd() -> str | None:
     """Return the credentials folder of systemd, if it has keys in it."""
     from fedmq.security.keyring import FEDERATION
@@ -117,7 +113,7 @@ log_options = together(
     option(
         "--log-level",
         type=click.Choice(["debug", "info", "warning", "error"]),
-        default=_usual_log_level,
+        default=lambda: "info" if is_journal(STDERR) else "warning",
         show_default="warning; info when stderr is the journal",
         callback=_set_up_log,
         expose_value=False,

@@ -19,7 +19,11 @@ def names_of_host(host: str, address: str) -> set[str]:
 
 def is_allowed_host(host: str, names: set[str], *, any_address: bool) -> bool:
     """Return whether a `Host` header is one of `names`, or, with `any_address`, any IP address."""
-    name = _without_port(host).lower()
+    name = host.lower()
+    if name.startswith("["):
+        name = name.partition("]")[0] + "]"
+    elif name.count(":") == 1:
+        name = name.partition(":")[0]
     if name in names:
         return True
     try:
@@ -27,9 +31,3 @@ def is_allowed_host(host: str, names: set[str], *, any_address: bool) -> bool:
     except ValueError:
         return False
     return any_address  # DNS cannot rebind an IP address
-
-
-def _without_port(host: str) -> str:
-    if host.startswith("["):
-        return host.partition("]")[0] + "]"
-    return host.rpartition(":")[0] if host.count(":") == 1 else host

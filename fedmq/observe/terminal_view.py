@@ -25,11 +25,7 @@ FEED_LINES_MAX = 5
 OTHER_LINES = 9  # the head, the foot of the chart, headings and empty lines
 LABEL_WIDTH = 9  # of the axis labels
 BEST, MEAN = "bright_cyan", "yellow"  # distinct with color blindness, too
-PRESENCES: dict[TrainerPresence, str] = {
-    "suspect": "yellow",
-    "gone": "red",
-    "alive": "green",
-}
+PRESENCES: dict[TrainerPresence, str] = {"suspect": "yellow", "gone": "red", "alive": "green"}
 # Any other is red.
 COLORS: dict[Condition, str] = {"solved": "green", "running": "green", "paused": "yellow", "waiting": "yellow"}
 
@@ -39,7 +35,8 @@ def render_run(run: ObservedRun, width: int, height: int) -> RenderableType:
     state = run.run_state
     state = replace(state, rounds=state.rounds[:], trainers=dict(state.trainers), feed=state.feed[:])
     run, rounds, trainers = run._replace(run_state=state), state.rounds, list(state.trainers.values())
-    feed = [(one.at, line) for one in state.feed if (line := _feed_line(one.event, state.metric))]
+    unseen = [one for one in state.feed if not isinstance(one.event, events.RoundClosed)]  # the chart shows rounds
+    feed = [(one.at, line) for one in unseen if (line := event_line(one.event, state.metric))]
     feed = feed[-min(FEED_LINES_MAX, height // 6) :]
     alarm = _alarm(run)
     room = max(0, height - OTHER_LINES - len(alarm) - len(feed))
@@ -214,11 +211,6 @@ def _trainers(run: ObservedRun, trainers: list[TrainerRecord], width: int, lines
 
 
 # --- text -------------------------------------------------------------------------------------------------------------
-
-
-def _feed_line(event: events.AnyEvent, metric: str) -> str | None:
-    """Return the line below the trainers; rounds are shown elsewhere."""
-    return None if isinstance(event, events.RoundClosed) else event_line(event, metric)
 
 
 def _status(run: ObservedRun) -> Text:

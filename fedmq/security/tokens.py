@@ -20,7 +20,7 @@ from msgspec import Meta
 from fedmq.errors import BadConfiguration
 from fedmq.names import Name
 from fedmq.security.keyring import PUBLIC_SUFFIX, REFRESH_S, FederationInfo, read_file, write_file
-from fedmq.security.keys import Key, PublicIdentity, transport_public
+from fedmq.security.keys import Key, PublicIdentity
 
 PREFIX = "fedmq1-"
 CHECKSUM_BYTES = 4
@@ -54,10 +54,6 @@ class Token(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
         """The federation, as the new machine stores it."""
         aggregator = PublicIdentity("aggregator", self.aggregator, self.aggregator_transport, self.aggregator_signing)
         return FederationInfo(self.id, self.broker, self.broker_key, aggregator)
-
-    @property
-    def public_key(self) -> bytes:
-        return transport_public(self.secret)
 
 
 class IssuedToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 from services import Services, run_fedmq, until
 
+from fedmq.security.keys import transport_public
 from fedmq.security.tokens import decode_token, encode_token, read_issued_token, write_issued_token
 
 ENDLESS = """
@@ -85,7 +86,7 @@ class Federation(Services):
 
     def expire(self, token: str) -> str:
         """Let a token expire, in the folder and in its line; return the new line."""
-        key, late = decode_token(token).public_key, int(time.time()) - 1
+        key, late = transport_public(decode_token(token).secret), int(time.time()) - 1
         ticket = read_issued_token(self.folder / "keys", key)
         assert ticket is not None
         write_issued_token(self.folder / "keys", key, msgspec.structs.replace(ticket, expires=late))

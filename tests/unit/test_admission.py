@@ -15,7 +15,7 @@ from fedmq.security import membership
 from fedmq.security.admission import KEY_AGE_MIN_S, Admission
 from fedmq.security.enrollment import REQUEST_BYTES_MAX, JoinRequest, RequestStatus, decode_status, encode_request
 from fedmq.security.keyring import MEMBERS, Credentials, Members, public_path, read_identity
-from fedmq.security.keys import Identity
+from fedmq.security.keys import Identity, transport_public
 from fedmq.security.tokens import IssuedTokens, decode_token
 from fedmq.transport.link import Port
 
@@ -53,7 +53,7 @@ class Scene:
         """The public half of a new token's key."""
         line = membership.issue_token(self.folder, int(self.clock.time) + 60, name, self.clock.time)
         self.refresh()
-        return decode_token(line).public_key
+        return transport_public(decode_token(line).secret)
 
     def refresh(self) -> None:
         """Let the broker read the folder of keys again."""

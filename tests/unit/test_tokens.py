@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from fedmq.errors import BadConfiguration
+from fedmq.security.keys import transport_public
 from fedmq.security.membership import issue_token, make_federation
 from fedmq.security.tokens import (
     LINE_CHARACTERS_MAX,
@@ -82,14 +83,14 @@ def test_folder_of_keys_does_not_contain_the_secret_of_a_token(folder: Path, lin
 
     assert token.secret.hex().encode() not in kept
     assert line.encode() not in kept
-    assert list(read_issued_tokens(folder)) == [token.public_key]
+    assert list(read_issued_tokens(folder)) == [transport_public(token.secret)]
     assert token.secret.hex() not in repr(token)
     assert repr(token.secret) not in repr(token)
 
 
 def test_tokens_are_refreshed_after_the_refresh_interval(folder: Path) -> None:
     tokens = IssuedTokens(folder)
-    key = decode_token(issue_token(folder, int(NOW) + 60, None, NOW)).public_key
+    key = transport_public(decode_token(issue_token(folder, int(NOW) + 60, None, NOW)).secret)
     assert tokens.expires(key) is None
 
     assert tokens.refresh(0.25) == set()
