@@ -6,6 +6,7 @@ The script runs as root on any system, also an old one: it is plain sh, and opti
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -83,24 +84,13 @@ class Facts:
 
 def read_facts(text: str) -> Facts:
     """Parse the output of the script; lines of unknown form are ignored."""
-    single: dict[str, str] = {}
-    ports: set[int] = set()
-    files: dict[str, str] = {}
-    trainers: set[str] = set()
-    unit_lines: list[str] = []
+    found: defaultdict[str, list[str]] = defaultdict(list)
     for line in text.splitlines()[:LINES_MAX]:
         key, _, rest = line.partition(" ")
-        first, _, second = rest.partition(" ")
-        if key == "port":
-            ports.add(int(rest, 16) if re.fullmatch("[0-9A-Fa-f]{4}", rest) else 0)
-        elif key == "file":
-            files[second.strip()] = first
-        elif key == "trainer":
-            trainers.add(rest)
-        elif key == "unit":
-            unit_lines.append(rest)
-        else:
-            single[key] = rest.strip()
+        found[key].append(rest)
+    single = {key: lines[-1].strip() for key, lines in found.items()}
+    ports = (port for port in found["port"] if re.fullmatch("[0-9A-Fa-f]{4}", port))
+    files = (line.partition(" ") for line in found["file"])
     status, _, version = single.get("package", "").partition(" ")
     return Facts(
         os=single.get("os"),
@@ -109,16 +99,16 @@ def read_facts(text: str) -> Facts:
         python=_version(single.get("python")),
         free_kb=_whole(single.get("free")),
         clock=_number(single.get("clock")),
-        ports=frozenset(ports),
+        ports=frozenset(int(port, 16) for port in ports),
         package=status if status not in ("", "not-installed") else None,
         version=version if status == "installed" else None,
-        files=files,
+        files={path.strip(): digest for digest, _, path in files},
         federation=single.get("federation"),
         address=single.get("address"),
         joined=single.get("joined"),
-        trainers=frozenset(trainers),
+        trainers=frozenset(found["trainer"]),
         finished="finished" in single,
-        units=_units(unit_lines),
+        units=_units(found["unit"]),
     )
 
 
