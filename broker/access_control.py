@@ -6,6 +6,7 @@ A revoked member is refused at every new connection, and its messages over open 
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -83,11 +84,11 @@ class KeyAccessControl:
         self._aggregator = credentials.federation.aggregator
         self._members, self._tokens, self._clock = members, tokens, clock
         self.refused = dict.fromkeys(REFUSALS, 0)
-        self._usage: dict[bytes, Usage] = {}  # of members and tokens only, so it is bounded
+        self._usage: defaultdict[bytes, Usage] = defaultdict(Usage)  # of members and tokens only, so it is bounded
 
     def allows(self, port: Port, key: bytes) -> bool:
         owner, now = self._owner(port, key), self._clock.now()
-        if owner is None or now < (usage := self._usage_of(key)).blocked_until:
+        if owner is None or now < (usage := self._usage[key]).blocked_until:
             self.refused["connection-key"] += 1
             return False
         if not usage.handshakes.take(1.0, now):
@@ -98,7 +99,7 @@ class KeyAccessControl:
 
     def sender(self, port: Port, key: bytes, size: int) -> str | None:
         owner, now = self._owner(port, key), self._clock.now()
-        if owner is None or now < (usage := self._usage_of(key)).blocked_until:
+        if owner is None or now < (usage := self._usage[key]).blocked_until:
             self.refused["message-key"] += 1
             return None
         if port is Port.JOIN:
@@ -118,7 +119,7 @@ class KeyAccessControl:
         public = self._aggregator if key == self._aggregator.transport else self._members.of_key(key)
         if public is None:
             return  # revoked: it is refused anyway, and its usage is forgotten
-        usage, now = self._usage_of(key), self._clock.now()
+        usage, now = self._usage[key], self._clock.now()
         usage.blocked_until = now + BLOCKED_S
         self._log(public, usage, now, f"violated the protocol and is blocked for {BLOCKED_S:g} s")
 
@@ -142,9 +143,6 @@ class KeyAccessControl:
             return public if public.role in ROLES[port] else None
         expires = self._tokens.expires(key) if port is Port.JOIN and self._tokens is not None else None
         return None if expires is None or expires <= self._clock.wall() else TokenHolder(key.hex()[:8])
-
-    def _usage_of(self, key: bytes) -> Usage:
-        return self._usage.setdefault(key, Usage())
 
     @staticmethod
     def _log(owner: PublicIdentity | TokenHolder, usage: Usage, now: float, violation: str) -> None:

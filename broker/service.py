@@ -32,14 +32,11 @@ class Broker:
         for message in self._hub.receive():
             self.received += 1
             if isinstance(message, EnrollmentRequest):
-                self._answer(message)
+                if self._admission and (answer := self._admission.answer(message.key, message.frames)) is not None:
+                    self._hub.answer(answer)
                 continue
             for effect in self.routing.step(message):
                 self._apply(effect)
-
-    def _answer(self, request: EnrollmentRequest) -> None:
-        if self._admission is not None and (frames := self._admission.answer(request.key, request.frames)) is not None:
-            self._hub.answer(frames)
 
     def _apply(self, effect: Effect) -> None:
         match effect:
@@ -55,5 +52,4 @@ class Broker:
                 assert_never(effect)
 
     def stop(self) -> None:
-        """See `loop.Service`. A broker has nothing to save."""
         self.done = True

@@ -86,7 +86,6 @@ class Sandbox:
             raise
 
     def close(self) -> None:
-        """Kill the process."""
         if self._process is not None:
             self._process = None
             self._end()

@@ -101,7 +101,6 @@ class FileSpool:
         _write(self._path(result.run, result.round), content, "the result")
 
     def drop(self, run: str, round: int) -> None:
-        """See `Spool`."""
         _remove(self._path(run, round))
 
     def spent(self) -> list[Spent]:

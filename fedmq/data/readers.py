@@ -9,6 +9,7 @@ import re
 import zipfile
 from array import array
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -89,10 +90,16 @@ def _read_folder(folder: Path) -> Rows:
 def _read_file(path: Path) -> Rows:
     if not path.is_file():
         raise BadData(f"{path}: expected a file with rows, got no such file: check the path")
+    kind = path.suffix.lower()
     try:
-        return _READERS[path.suffix.lower()](path)
+        return _READERS[kind](path)
     except OSError as error:
         raise BadData(f"{path}: expected a file that can be read, got: {error.strerror or error}") from error
+    except UNREADABLE as error:  # pyarrow's own errors are ValueErrors and the like
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise BadData(
+            f"{path}: expected {kind}, got a damaged or foreign file ({reason:.120}): save it again"
+        ) from error
 
 
 def _read_csv(path: Path) -> Rows:
@@ -115,9 +122,7 @@ def _read_csv(path: Path) -> Rows:
         raise BadData(f"{path}: expected comma-separated numbers in UTF-8, got {error}: export it again") from error
     if len(columns) == 1 and not values:
         raise BadData(f"{path}: expected columns with commas between them, got {columns[0]!r:.40}: export it again")
-    if not values:
-        raise BadData(f"{path}: expected at least one row, got zero rows: add rows")
-    return _last_column(np.frombuffer(values, dtype=np.float64).reshape(-1, len(columns)), path)
+    return _last_column(np.asarray(values).reshape(-1, max(1, len(columns))), path)
 
 
 def _numbers(cells: Sequence[str], columns: Sequence[str], where: str) -> list[float]:
@@ -126,13 +131,11 @@ def _numbers(cells: Sequence[str], columns: Sequence[str], where: str) -> list[f
         raise BadData(
             f"{where}: expected {len(columns)} columns as in the first line, got {len(cells)}: correct the line"
         )
-    try:
+    with suppress(ValueError):
         numbers = [float(cell) for cell in cells]
-    except ValueError:
-        numbers = []
-    if numbers and all(map(math.isfinite, numbers)):
-        return numbers
-    wrong = next(index for index, cell in enumerate(cells) if not _is_finite(cell))
+        if all(map(math.isfinite, numbers)):
+            return numbers
+    wrong = next(i for i, cell in enumerate(cells) if not (_is_number(cell) and math.isfinite(float(cell))))
     name = "" if _is_number(columns[wrong]) else f" ({columns[wrong].strip()})"
     raise BadData(
         f"{where}, column {wrong + 1}{name}: expected a finite number, got {cells[wrong]!r:.40}: correct or drop it"
@@ -147,17 +150,9 @@ def _is_number(cell: str) -> bool:
     return True
 
 
-def _is_finite(cell: str) -> bool:
-    return _is_number(cell) and math.isfinite(float(cell))
-
-
 def _read_npz(path: Path) -> Rows:
-    try:
-        # numpy.load would also accept a bare .npy here.
-        with zipfile.ZipFile(path) as archive:
-            inputs, targets = (_read_member(archive, name, path) for name in ("inputs", "targets"))
-    except UNREADABLE as error:
-        raise _damaged(path, ".npz", error) from error
+    with zipfile.ZipFile(path) as archive:  # numpy.load would also accept a bare .npy here
+        inputs, targets = (_read_member(archive, name, path) for name in ("inputs", "targets"))
     _check_values(inputs.size + targets.size, path)
     return as_rows(inputs, targets, str(path))
 
@@ -172,11 +167,8 @@ def _read_member(archive: zipfile.ZipFile, name: str, path: Path) -> npt.NDArray
 
 
 def _read_npy(path: Path) -> Rows:
-    try:
-        with path.open("rb") as file:
-            table = _read_array(file, path)
-    except UNREADABLE as error:
-        raise _damaged(path, ".npy", error) from error
+    with path.open("rb") as file:
+        table = _read_array(file, path)
     if table.ndim != 2:
         raise BadData(f"{path}: expected two dimensions, rows and columns, got shape {table.shape}: reshape it")
     return _last_column(table, path)
@@ -200,22 +192,14 @@ def _read_parquet(path: Path) -> Rows:
         parquet: Any = importlib.import_module("pyarrow.parquet")
     except ImportError as error:
         raise BadData(f'{path}: expected pyarrow to read Parquet, got {error}: pip install "fedmq[parquet]"') from error
-    try:
-        with parquet.ParquetFile(path) as file:
-            _check_values(file.metadata.num_rows * file.metadata.num_columns, path)
-            table = file.read()
-        columns = [_parquet_column(*each, path) for each in zip(table.columns, table.column_names, strict=True)]
-    except UNREADABLE as error:  # pyarrow's own errors are ValueErrors and the like
-        raise _damaged(path, ".parquet", error) from error
+    with parquet.ParquetFile(path) as file:
+        _check_values(file.metadata.num_rows * file.metadata.num_columns, path)
+        table = file.read()
+    columns = [column.to_numpy() for column in table.columns]  # a null becomes NaN, which `as_rows` rejects
+    for name, column, values in zip(table.column_names, table.columns, columns, strict=True):
+        if values.dtype.kind not in "biuf":
+            raise BadData(f"{path}, column {name}: expected numbers, got {column.type}: convert or drop the column")
     return _last_column(np.column_stack(columns) if columns else np.empty((0, 0)), path)
-
-
-def _parquet_column(column: Any, name: str, path: Path) -> npt.NDArray[Any]:
-    """Return one column as numbers; a null becomes NaN, which `as_rows` rejects."""
-    values: npt.NDArray[Any] = column.to_numpy()
-    if values.dtype.kind not in "biuf":
-        raise BadData(f"{path}, column {name}: expected numbers, got {column.type}: convert or drop the column")
-    return values
 
 
 def _last_column(table: npt.NDArray[Any], path: Path) -> Rows:
@@ -246,12 +230,6 @@ def _call(module: str, function: str) -> Rows:
 def _check_values(count: int, source: Path | str) -> None:
     if count > VALUES_MAX:
         raise BadData(f"{source}: expected at most {VALUES_MAX} numbers, got {count}: give a trainer fewer rows")
-
-
-def _damaged(path: Path, kind: str, error: Exception) -> BadData:
-    """Return the error to raise for one of UNREADABLE."""
-    reason = (str(error) or type(error).__name__).splitlines()[0]
-    return BadData(f"{path}: expected {kind}, got a damaged or foreign file ({reason:.120}): save it again")
 
 
 _READERS: Mapping[str, Callable[[Path], Rows]] = {

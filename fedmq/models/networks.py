@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 import numpy as np
@@ -37,13 +37,13 @@ class MLP(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="mlp"):
 
     def __post_init__(self) -> None:
         msgspec.structs.force_setattr(self, "sizes", _checked_sizes(self.sizes))
-        _check_choice("hidden", self.hidden, ("relu", "tanh", "sigmoid"))
-        _check_choice("output", self.output, ("softmax", "identity"))
+        for field, value, choices in (("hidden", self.hidden, Hidden), ("output", self.output, Output)):
+            if value not in get_args(choices):
+                raise BadConfiguration(f"{field}: expected one of {', '.join(get_args(choices))}, got {value!r}")
         _check_num_parameters(self.num_parameters)
 
     @property
     def num_parameters(self) -> int:
-        """The number of weights and biases."""
         return sum((above + self.bias) * below for above, below in pairwise(self.sizes))
 
     @property
@@ -89,17 +89,14 @@ class Linear(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="linea
 
     @property
     def num_parameters(self) -> int:
-        """The number of weights and biases."""
         return (self.inputs + 1) * self.outputs
 
     @property
     def widest(self) -> int:
-        """The most numbers that one layer computes for a row and a candidate."""
         return self.outputs
 
     @property
     def output(self) -> Output:
-        """The output activation: none."""
         return "identity"
 
     def forward(self, population: Floating, inputs: Floating) -> Floating:
@@ -198,11 +195,6 @@ def _checked_sizes(sizes: Sequence[int]) -> tuple[int, ...]:
             "count the inputs first and the outputs last, as in MLP([2, 4, 2])"
         )
     return checked
-
-
-def _check_choice(field: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise BadConfiguration(f"{field}: expected one of {', '.join(choices)}, got {value!r}")
 
 
 def _check_num_parameters(count: int) -> None:

@@ -179,17 +179,12 @@ def check_arrays(arrays: Mapping[str, Array], expected: Expected) -> None:
         array = arrays[name]
         if array.dtype != dtype:
             raise Rejected("dtype", f"expected {name} of {dtype.__name__}, got {array.dtype}")
-        if not _fits(array.shape, shape):
+        if array.ndim != len(shape) or any(
+            want not in (-1, have) for want, have in zip(shape, array.shape, strict=True)
+        ):
             raise Rejected("shape", f"expected {name} of shape {shape}, got {array.shape}")
         if not all_finite(array):
             raise Rejected("not-finite", f"expected finite numbers in {name}")
-
-
-def _fits(shape: Shape, expected: Shape) -> bool:
-    return shape == expected or (
-        len(shape) == len(expected)
-        and all(wanted in (-1, length) for length, wanted in zip(shape, expected, strict=True))
-    )
 
 
 def digest_of(infos: Iterable[ArrayInfo]) -> bytes:

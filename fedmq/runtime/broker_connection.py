@@ -41,7 +41,6 @@ class BrokerConnection:
         return earliest(self._notice_at, self._give_up_at)
 
     def up(self) -> None:
-        """Register that the connection is up."""
         self.contacts += not self.is_up
         self._notice_at = self._give_up_at = None
         self._was_up = self.is_up = True

@@ -20,18 +20,12 @@ class SystemClock:
     """The machine's clocks."""
 
     def now(self) -> float:
-        """Return CLOCK_MONOTONIC."""
         return time.monotonic()
 
     def wall(self) -> float:
-        """Return CLOCK_REALTIME."""
         return time.time()
 
 
 def earliest(*times: float | None) -> float | None:
     """Return the earliest non-None time, or None."""
-    first: float | None = None
-    for at in times:
-        if at is not None and (first is None or at < first):
-            first = at
-    return first
+    return min((at for at in times if at is not None), default=None)

@@ -39,7 +39,6 @@ class FolderLock:
             ) from error
 
     def release(self) -> None:
-        """Release the lock."""
         if self._folder >= 0:
             os.close(self._folder)
         self._folder = -1

@@ -61,7 +61,6 @@ class Pulse:
         self._at = now()
 
     def beat(self) -> None:
-        """Register an iteration of the loop."""
         self._at = self._now()
 
     @property

@@ -25,7 +25,9 @@ class Notifier:
     def __init__(self, environment: Mapping[str, str]) -> None:
         address = environment.get("NOTIFY_SOCKET", "")
         self._address = "\0" + address[1:] if address.startswith("@") else address
-        self._feed_s = _watchdog_s(environment) / 2 if self._address else 0.0  # 0: there is no watchdog
+        usec, own_pid = environment.get("WATCHDOG_USEC", ""), str(os.getpid())
+        for_us = self._address and usec.isdecimal() and environment.get("WATCHDOG_PID", own_pid) == own_pid
+        self._feed_s = int(usec) / 2e6 if for_us else 0.0  # 0: there is no watchdog
         self._feed_at = self._status_at = 0.0
         self._status: str | None = None
         self._passed = False  # since the last status line
@@ -37,7 +39,6 @@ class Notifier:
         return earliest(self._status_at if self._passed else None, self._feed_at if self._feed_s else None)
 
     def ready(self) -> None:
-        """Notify that the service is ready."""
         self._notify("READY=1")
 
     def passed(self, now: float, status: Callable[[], str]) -> None:
@@ -53,7 +54,6 @@ class Notifier:
             self._notify("STATUS=" + line.replace("\n", " "))
 
     def stopping(self) -> None:
-        """Notify that the service is stopping."""
         if not self._stopping:
             self._stopping = True
             self._notify("STOPPING=1")
@@ -68,9 +68,3 @@ class Notifier:
                 end.send(what.encode())
         except OSError as error:
             log.warning("systemd cannot be notified of %s: %s", what.partition("=")[0], error)
-
-
-def _watchdog_s(environment: Mapping[str, str]) -> float:
-    """Return systemd's watchdog interval for this process; 0: none."""
-    interval, process = environment.get("WATCHDOG_USEC", ""), environment.get("WATCHDOG_PID", str(os.getpid()))
-    return int(interval) / 1e6 if interval.isdecimal() and process == str(os.getpid()) else 0.0

@@ -110,7 +110,6 @@ class Federation:
         return make
 
     def start(self) -> None:
-        """Start all services."""
         self.simulation.start(Simulation.broker_name, AGGREGATOR, *self.trainers)
 
     def train(self, limit_s: float = 3600.0) -> TrainedModel | None:

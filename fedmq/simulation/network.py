@@ -9,6 +9,7 @@ import heapq
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 from typing import Protocol
 
@@ -117,15 +118,12 @@ class Simulation:
         self._hosts[self.broker_name] = _Host(self.broker_name, begin)
 
     def add_aggregator(self, name: str, run: str, make: Callable[[Link], Node]) -> None:
-        """Add an aggregator of `run`."""
         self._add(name, (topics.UP + run + "/", topics.PRESENCE), True, make)
 
     def add_trainer(self, name: str, make: Callable[[Link], Node]) -> None:
-        """Add a trainer."""
         self._add(name, (topics.ROUNDS, topics.BEACONS, topics.inbox_of(name)), False, make)
 
     def add_observer(self, name: str, make: Callable[[Link], Node]) -> None:
-        """Add an observer."""
         self._add(name, (*topics.WATCHED, topics.watch_of(name)), False, make)
 
     def _add(self, name: str, wants: tuple[str, ...], publishes: bool, make: Callable[[Link], Node]) -> None:
@@ -137,7 +135,6 @@ class Simulation:
         self._hosts[name] = _Host(name, begin)
 
     def node(self, name: str) -> Node | None:
-        """Return the running node of that name, or None."""
         return self._hosts[name].node if name in self._hosts else None
 
     def start(self, *names: str) -> None:
@@ -249,7 +246,7 @@ class Simulation:
         wake_at, life = host.node.wake_at, host.life
         if wake_at is not None and (host.alarm is None or wake_at < host.alarm):
             host.alarm = wake_at
-            self._at(wake_at, lambda: self._wake(host, life, wake_at))
+            self.at(wake_at, lambda: self._wake(host, life, wake_at))
 
     def _wake(self, host: _Host, life: int, alarm: float) -> None:
         if host.life != life or host.node is None or host.alarm != alarm:
@@ -279,7 +276,7 @@ class Simulation:
     def _connect_soon(self, name: str) -> None:
         if name in self._links:
             link = self._links[name]
-            self._at(self.clock.now() + self.random.uniform(*self.faults.reconnect_s), lambda: self._connect(link))
+            self.at(self.clock.now() + self.random.uniform(*self.faults.reconnect_s), lambda: self._connect(link))
 
     def _connect(self, link: MemoryLink) -> None:
         current = self._links.get(link.name) is link and self._hosts[link.name].node is not None
@@ -305,7 +302,7 @@ class Simulation:
                 self.step(self.broker_name)
 
         after = 0.0 if self.faults.reorder else connection.arrived.get("up", 0.0)  # what was sent
-        self._at(max(after, self.clock.now() + self._delay()), noticed)
+        self.at(max(after, self.clock.now() + self._delay()), noticed)
 
     def _notify(self, link: MemoryLink, event: LinkEvent) -> None:
         if self._links.get(link.name) is link:
@@ -334,16 +331,13 @@ class Simulation:
             if connection is None or link.publishes is not to_aggregators:
                 continue
             if topic.startswith(connection.topics):
-                self._transport(connection, "down", self._arrival(connection, frames))
+                self._transport(connection, "down", partial(self._arrive, connection, frames))
 
-    def _arrival(self, connection: MemoryConnection, frames: Frames) -> Callable[[], None]:
-        def arrive() -> None:
-            link = connection.link
-            if connection.alive and link.connection is connection:
-                self._trace("down", link.name, frames)
-                self._notify(link, Delivered(frames))
-
-        return arrive
+    def _arrive(self, connection: MemoryConnection, frames: Frames) -> None:
+        link = connection.link
+        if connection.alive and link.connection is connection:
+            self._trace("down", link.name, frames)
+            self._notify(link, Delivered(frames))
 
     def _transport(self, connection: MemoryConnection, direction: str, arrive: Callable[[], None]) -> None:
         self.messages += 1
@@ -357,7 +351,7 @@ class Simulation:
             time = now + self._delay()
             if not faults.reorder:
                 time = connection.arrived[direction] = max(time, connection.arrived.get(direction, 0.0))
-            self._at(time, arrive)
+            self.at(time, arrive)
 
     def _delay(self) -> float:
         return self.random.uniform(*self.faults.delay_s)
@@ -366,7 +360,7 @@ class Simulation:
 
     def at(self, time: float, action: Callable[[], None]) -> None:
         """Run `action` at that virtual time."""
-        self._at(time, action)
+        heapq.heappush(self._queue, (max(time, self.clock.now()), next(self._counter), action))
 
     def run(self, until: Callable[[], bool], limit_s: float) -> bool:
         """Process events until `until()` holds (return True), or for `limit_s` virtual seconds (return False).
@@ -386,9 +380,6 @@ class Simulation:
             clock.move_to(time)
             action()
         return True
-
-    def _at(self, time: float, action: Callable[[], None]) -> None:
-        heapq.heappush(self._queue, (max(time, self.clock.now()), next(self._counter), action))
 
     def _trace(self, what: str, name: str, frames: Frames | None = None) -> None:
         if self.trace is not None:

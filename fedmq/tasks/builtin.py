@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -18,49 +18,44 @@ class Builtin(NamedTuple):
     rows: Rows
 
 
-def _xor() -> Builtin:
-    """XOR, split so that no half alone holds it: 1/2 = (01 -> 1, 00 -> 0), 2/2 = (10 -> 1, 11 -> 0)."""
-    task = Task(name="xor", model=MLP((2, 4, 2)), loss="cross-entropy", metric="accuracy", target=1.0)
-    inputs = np.array([[0.0, 1.0], [0.0, 0.0], [1.0, 0.0], [1.0, 1.0]])
-    return Builtin(task, Rows(inputs, np.array([1, 0, 1, 0], dtype=np.int64)))
+_BITS = (np.arange(16)[:, None] >> np.array([3, 2, 1, 0])) & 1
 
-
-def _parity4() -> Builtin:
-    """Parity of four bits: 1 for an odd number of ones; the 16 rows in binary order."""
-    task = Task(
-        name="parity4",
-        model=MLP((4, 8, 2), hidden="tanh"),
-        loss="cross-entropy",
-        metric="accuracy",
-        target=1.0,
-        trainers=4,
-        rounds=400,
-        # 99 of 100 runs solved it, in 79 to 88 rounds (median); with the default, 100, in 110.
-        parameters={"evolution": {"population": 200}},
-    )
-    bits = (np.arange(16)[:, None] >> np.array([3, 2, 1, 0])) & 1
-    return Builtin(task, Rows(bits.astype(np.float64), bits.sum(axis=1, dtype=np.int64) % 2))
-
-
-def _linear() -> Builtin:
-    """Least squares over two trainers: part 1/2 belongs to bob, part 2/2 to alice.
-
-    The pooled optimum is y = 1.5 a + 0.5 b - 0.25 with a summed squared error of 0.25. With d the distance from it,
-    the loss is 0.25 + d' (X' X) d. So a loss of 0.25 + e bounds the error of coefficient i by
-    sqrt(e ((X' X)^-1)_ii): sqrt(e) for the weights, sqrt(0.75 e) for the bias. The target, e = 0.0001, gives 0.01.
-    """
-    task = Task(
-        name="linear",
-        model=Linear(2, 1),
-        loss="squared-error",
-        metric="loss",
-        target=0.2501,
-        # Fine steps at the end: with the defaults 28 rounds instead of 16.
-        parameters={"evolution": {"mutation": [-3.0, 0.0]}},
-    )
-    inputs = np.array([[1.0, 1.0], [0.0, 1.0], [1.0, 0.0], [0.0, 0.0]])
-    return Builtin(task, Rows(inputs, np.array([2.0, 0.0, 1.0, 0.0])))
-
-
-BUILTINS: Mapping[str, Callable[[], Builtin]] = {"xor": _xor, "parity4": _parity4, "linear": _linear}
+BUILTINS: Mapping[str, Builtin] = {
+    # Split so that no half alone holds XOR: 1/2 = (01 -> 1, 00 -> 0), 2/2 = (10 -> 1, 11 -> 0).
+    "xor": Builtin(
+        Task(name="xor", model=MLP((2, 4, 2)), loss="cross-entropy", metric="accuracy", target=1.0),
+        Rows(np.array([[0.0, 1.0], [0.0, 0.0], [1.0, 0.0], [1.0, 1.0]]), np.array([1, 0, 1, 0], dtype=np.int64)),
+    ),
+    # Parity of four bits: 1 for an odd number of ones; the 16 rows in binary order.
+    "parity4": Builtin(
+        Task(
+            name="parity4",
+            model=MLP((4, 8, 2), hidden="tanh"),
+            loss="cross-entropy",
+            metric="accuracy",
+            target=1.0,
+            trainers=4,
+            rounds=400,
+            # 99 of 100 runs solved it, in 79 to 88 rounds (median); with the default, 100, in 110.
+            parameters={"evolution": {"population": 200}},
+        ),
+        Rows(_BITS.astype(np.float64), _BITS.sum(axis=1, dtype=np.int64) % 2),
+    ),
+    # Least squares over two trainers: part 1/2 belongs to bob, part 2/2 to alice. The pooled optimum is
+    # y = 1.5 a + 0.5 b - 0.25 with a summed squared error of 0.25. With d the distance from it, the loss is
+    # 0.25 + d' (X' X) d. So a loss of 0.25 + e bounds the error of coefficient i by sqrt(e ((X' X)^-1)_ii): sqrt(e) for
+    # the weights, sqrt(0.75 e) for the bias. The target, e = 0.0001, gives 0.01.
+    "linear": Builtin(
+        Task(
+            name="linear",
+            model=Linear(2, 1),
+            loss="squared-error",
+            metric="loss",
+            target=0.2501,
+            # Fine steps at the end: with the defaults 28 rounds instead of 16.
+            parameters={"evolution": {"mutation": [-3.0, 0.0]}},
+        ),
+        Rows(np.array([[1.0, 1.0], [0.0, 1.0], [1.0, 0.0], [0.0, 0.0]]), np.array([2.0, 0.0, 1.0, 0.0])),
+    ),
+}
 TASK_NAMES: tuple[str, ...] = tuple(BUILTINS)

@@ -6,8 +6,7 @@ Only `fedmq.trainer.sandbox_worker` unpacks them.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
@@ -19,7 +18,7 @@ from fedmq.errors import BadConfiguration, named
 from fedmq.models.networks import Code
 from fedmq.tasks.builtin import TASK_NAMES
 from fedmq.tasks.task import CODE_BYTES_MAX, Task
-from fedmq.tasks.task_file import find_task, run_task_file, task_of
+from fedmq.tasks.task_file import find_task, run_task_file
 
 
 class Shipped(NamedTuple):
@@ -40,8 +39,7 @@ def ship(name_or_path: str) -> Shipped:
     """
     if name_or_path in TASK_NAMES:
         return Shipped(find_task(name_or_path), None)
-    names = run_task_file(name_or_path)
-    task = task_of(names, name_or_path)
+    task, names = run_task_file(name_or_path)
     if not isinstance(task.model, Code):
         return Shipped(task, None)
     score = names.get("score")
@@ -55,10 +53,16 @@ def ship(name_or_path: str) -> Shipped:
 
 
 def _packed(score: object, path: Path) -> bytes:
-    import cloudpickle  # here and below: most tasks are data
+    """Pack a function by value, with the modules next to its file."""
+    import cloudpickle  # here, because most tasks are data
 
+    folder = path.parent.resolve()
     try:
-        with _by_value(path.parent):
+        with ExitStack() as registered:
+            for module in list(sys.modules.values()):
+                if _lies_in(folder, module):
+                    cloudpickle.register_pickle_by_value(module)
+                    registered.callback(cloudpickle.unregister_pickle_by_value, module)
             code: bytes = cloudpickle.dumps(score)
     except Exception as error:
         raise BadConfiguration(
@@ -70,21 +74,6 @@ def _packed(score: object, path: Path) -> bytes:
             f"{path}: expected at most {CODE_BYTES_MAX} bytes of code, got {len(code)}: read large tables where it runs"
         )
     return code
-
-
-@contextmanager
-def _by_value(folder: Path) -> Iterator[None]:
-    """Pack modules in `folder` by value instead of by name."""
-    import cloudpickle
-
-    beside = [module for module in list(sys.modules.values()) if _lies_in(folder.resolve(), module)]
-    for module in beside:
-        cloudpickle.register_pickle_by_value(module)
-    try:
-        yield
-    finally:
-        for module in beside:
-            cloudpickle.unregister_pickle_by_value(module)
 
 
 def _lies_in(folder: Path, module: ModuleType) -> bool:

@@ -116,14 +116,6 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
             return checked
         return Rows(checked.inputs, self._classes(checked.targets))
 
-    def check(self, rows: Rows) -> None:
-        """Check that rows fit the task.
-
-        Raises:
-            BadData: as `fit`.
-        """
-        self.fit(rows)
-
     def _classes(self, targets: Floats | Integers) -> Integers:
         assert not isinstance(self.model, Code)  # its loss is its own
         wrong = (targets != np.floor(targets)) | (targets < 0) | (targets >= self.model.outputs)

@@ -21,8 +21,8 @@ def find_task(name_or_path: str) -> Task:
         BadConfiguration: no such task or file, a file that fails, or one that defines no `task`.
     """
     if name_or_path in BUILTINS:
-        return BUILTINS[name_or_path]().task
-    return task_of(run_task_file(name_or_path), name_or_path)
+        return BUILTINS[name_or_path].task
+    return run_task_file(name_or_path)[0]
 
 
 def task_rows(name_or_path: str, part: int, parts: int) -> Rows:
@@ -39,9 +39,11 @@ def task_rows(name_or_path: str, part: int, parts: int) -> Rows:
         wrong = f"a part from 1 to {parts}, got {part}" if parts > 0 else f"1 or more parts, got {parts}"
         raise BadData(f"{name_or_path}:{part}/{parts}: expected {wrong}")
     if name_or_path in BUILTINS:
-        return _part(BUILTINS[name_or_path]().rows, part, parts)
-    names = run_task_file(name_or_path)
-    task = task_of(names, name_or_path)
+        rows = BUILTINS[name_or_path].rows
+        every = np.arange(len(rows.inputs))
+        chosen = every[[(part - 1) % len(every)]] if parts > len(every) else np.array_split(every, parts)[part - 1]
+        return Rows(rows.inputs[chosen], rows.targets[chosen])
+    task, names = run_task_file(name_or_path)
     if not callable(names.get("rows")):
         raise BadConfiguration(
             f"{name_or_path}: expected a function rows(part, parts) that returns (inputs, targets), got none: define it"
@@ -66,8 +68,8 @@ def call_rows(function: Callable[[], object], source: str) -> Rows:
     return as_rows(returned[0], returned[1], source)
 
 
-def run_task_file(path: str) -> Mapping[str, object]:
-    """Run the FILE.py of a task and return the names it defines; it can import modules next to it.
+def run_task_file(path: str) -> tuple[Task, Mapping[str, object]]:
+    """Run the FILE.py of a task; return the task and all names it defines. It can import modules next to it.
 
     Raises:
         BadConfiguration: as `find_task`.
@@ -77,26 +79,12 @@ def run_task_file(path: str) -> Mapping[str, object]:
             f"expected a task, one of {', '.join(TASK_NAMES)}, or a FILE.py that defines `task`, got {path!r}"
         )
     try:
-        return run_file(Path(path))
+        names = run_file(Path(path))
     except BadConfiguration as error:
         if isinstance(error.__cause__, TypeError) and "'search'" in str(error):
             raise BadConfiguration(f"{path}: {SEARCH_IS_GONE}") from error
         raise
-
-
-def task_of(names: Mapping[str, object], path: str) -> Task:
-    """Return the task among the names that a file defines.
-
-    Raises:
-        BadConfiguration: the file defines no task.
-    """
     task = names.get("task")
     if not isinstance(task, Task):
         raise BadConfiguration(f"{path}: expected `task = Task(...)`, got {type(task).__name__}: define it in the file")
-    return task
-
-
-def _part(rows: Rows, part: int, parts: int) -> Rows:
-    count = len(rows.inputs)
-    chosen = np.array([(part - 1) % count]) if parts > count else np.array_split(np.arange(count), parts)[part - 1]
-    return Rows(rows.inputs[chosen], rows.targets[chosen])
+    return task, names

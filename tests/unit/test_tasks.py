@@ -78,7 +78,7 @@ def test_built_in_task_survives_encoding_and_fits_its_rows(name: str) -> None:
     task, rows = find_task(name), task_rows(name, 1, 2)
     assert task.name == name
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(task), type=Task) == task
-    task.check(rows)
+    task.fit(rows)
     assert rows.targets.dtype == (np.int64 if task.loss == "cross-entropy" else np.float64)
 
 
@@ -173,7 +173,7 @@ def test_fit_converts_classes_and_is_idempotent() -> None:
 )
 def test_unfit_rows_are_rejected_in_one_line(inputs: Any, targets: Any, words: str) -> None:
     with pytest.raises(BadData, match=words) as rejection:
-        XOR.check(Rows(inputs, targets))
+        XOR.fit(Rows(inputs, targets))
     assert "\n" not in str(rejection.value)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import zmq
@@ -79,13 +79,6 @@ class BrokerSockets(Endpoint):
             )
         parse_address(f"tcp://{host}:{port}")
         self._host, self._port, self._access = LOOPBACK[0] if host == LOOPBACK[1] else host, port, access
-        self._handlers: dict[Port, Callable[[ReceivedMessage], LinkMessage | None]] = {
-            Port.PUBLISH: self._on_publish,
-            Port.SUBSCRIBE: self._on_subscribe,
-            Port.PUSH: self._on_push,
-            Port.COLLECT: self._on_listen,
-            Port.JOIN: self._on_join,
-        }
         self._topics: dict[Connection, list[str]] = {}  # allowed subscriptions
         self.bytes = self.cuts = 0
         release_freed_memory()
@@ -115,7 +108,6 @@ class BrokerSockets(Endpoint):
 
     @property
     def ports(self) -> list[Port]:
-        """The ports that are bound."""
         return [port for port in Port if port is not Port.JOIN or self._access is not None]
 
     @property
@@ -184,7 +176,7 @@ class BrokerSockets(Endpoint):
             for socket in sockets:
                 for received in self._receive_turn(socket):
                     received_any, self._current = True, received
-                    if (message := self._handlers[received.connection.port](received)) is not None:
+                    if (message := self._event(received)) is not None:
                         yield message
             if not received_any:
                 return
@@ -257,22 +249,35 @@ class BrokerSockets(Endpoint):
             self._logged_at = now
             log.warning("a connection is closed: %s", reason)
 
-    def _sender(self, port: Port, received: ReceivedMessage) -> str | None:
+    def _sender(self, received: ReceivedMessage) -> str | None:
         """Return the authenticated sender: "" without keys, None if the message must be dropped."""
-        return "" if self._access is None else self._access.sender(port, received.key, sum(map(len, received.frames)))
+        if self._access is None:
+            return ""
+        return self._access.sender(received.connection.port, received.key, sum(map(len, received.frames)))
 
-    def _on_publish(self, received: ReceivedMessage) -> LinkMessage | None:
-        return None if self._sender(Port.PUBLISH, received) is None else Published(received.frames)
+    def _event(self, received: ReceivedMessage) -> LinkMessage | None:
+        port, frames = received.connection.port, received.frames
+        if port is Port.SUBSCRIBE:
+            return self._subscription(received)
+        if port is Port.COLLECT and frames[0][:1] != b"\x01":
+            return None
+        if (sender := self._sender(received)) is None:
+            return None
+        match port:
+            case Port.PUBLISH:
+                return Published(frames)
+            case Port.PUSH:
+                return Pushed(sender, frames)
+            case Port.COLLECT:
+                return Listening(frames[0][1:].decode(errors="replace"))
+            case Port.JOIN:
+                return EnrollmentRequest(received.key, frames[1:])
 
-    def _on_push(self, received: ReceivedMessage) -> LinkMessage | None:
-        sender = self._sender(Port.PUSH, received)
-        return None if sender is None else Pushed(sender, received.frames)
-
-    def _on_subscribe(self, received: ReceivedMessage) -> LinkMessage | None:
+    def _subscription(self, received: ReceivedMessage) -> Subscribed | None:
         kind, topic = received.frames[0][:1], received.frames[0][1:].decode(errors="replace")
         if kind == b"\x00":  # libzmq also sends one at the end of a connection, without its identity: see _read_monitor
             return None
-        sender, subscribed = self._sender(Port.SUBSCRIBE, received), self._topics.get(received.connection, ())
+        sender, subscribed = self._sender(received), self._topics.get(received.connection, ())
         if kind != b"\x01" or sender is None or len(subscribed) >= TOPICS_MAX:
             if self._access is not None:  # without keys the descriptor may belong to another connection by now
                 self._cut(received.connection, "it sent an invalid subscription, or too many")
@@ -282,16 +287,6 @@ class BrokerSockets(Endpoint):
         if topic in subscribed:  # a second one would count as another presence and get another copy of each round
             return None
         return Subscribed(topic, sender if self._access is not None else None)
-
-    def _on_listen(self, received: ReceivedMessage) -> LinkMessage | None:
-        if received.frames[0][:1] != b"\x01" or self._sender(Port.COLLECT, received) is None:
-            return None
-        return Listening(received.frames[0][1:].decode(errors="replace"))
-
-    def _on_join(self, received: ReceivedMessage) -> LinkMessage | None:
-        if self._sender(Port.JOIN, received) is None:
-            return None
-        return EnrollmentRequest(received.key, received.frames[1:])
 
     # --- send ---------------------------------------------------------------------------------------------------
 
@@ -328,7 +323,6 @@ class _KeyCheck:
         self._access, self._port = access, port
 
     def callback(self, _domain: str, key: bytes) -> bool:
-        """Return whether this public key, in Z85, is accepted."""
         try:
             return self._access.allows(self._port, z85.decode(key))
         except Exception:

@@ -44,7 +44,10 @@ def keys_of(credentials: Credentials | None) -> TransportKeys | None:
 
 
 class EdgeSockets(Endpoint):
-    """Base of the edges' links."""
+    """Base of the edges' links: receives from `_down`, sends to `_up`; without `_up` it sends nothing."""
+
+    _down: zmq.Socket[bytes]
+    _up: zmq.Socket[bytes] | None = None
 
     def __init__(self, address: str, keys: TransportKeys | None) -> None:
         self.host, self.port = parse_address(address)
@@ -69,12 +72,22 @@ class EdgeSockets(Endpoint):
             timeout_s = pause_s if timeout_s is None else min(timeout_s, pause_s)
         super().wait(timeout_s)
 
-    def _receive_from(self, socket: zmq.Socket[bytes]) -> Iterator[LinkEvent]:
-        """Yield connection events, and the messages of this one socket."""
+    def _subscribe(self, *prefixes: str) -> None:
+        """Make `_down` a socket that receives what is published under these prefixes."""
+        self._down = self._socket(zmq.SUB)
+        self._down.linger = 0  # it sends nothing but subscriptions
+        for prefix in prefixes:
+            self._down.subscribe(prefix)
+        self._poller.register(self._down, zmq.POLLIN)
+
+    def receive(self) -> Iterator[LinkEvent]:
         ready = self._ready()
         yield from self._connection_events(ready)
-        if socket in ready:
-            yield from map(Delivered, receive_all(socket))
+        if self._down in ready:
+            yield from map(Delivered, receive_all(self._down))
+
+    def send(self, frames: Frames) -> bool:
+        return self._up is not None and try_send(self._up, frames)
 
     def _connection_events(self, ready: list[zmq.Socket[bytes]]) -> Iterator[LinkEvent]:
         """Yield what the monitors report; reconnect if that is due."""
@@ -107,21 +120,11 @@ class SubscriberSockets(EdgeSockets):
 
     def __init__(self, address: str, *subscriptions: str, credentials: Credentials | None = None) -> None:
         super().__init__(address, keys_of(credentials))
-        self._down = self._socket(zmq.SUB)
-        self._down.linger = 0  # it sends nothing but subscriptions
+        self._subscribe(*subscriptions)
         self._up = self._socket(zmq.PUSH)
         self._up.immediate = True
-        for topic in subscriptions:
-            self._down.subscribe(topic)
-        self._poller.register(self._down, zmq.POLLIN)
         self._connect(self._up, Port.PUSH, REFUSED)
         self._connect(self._down, Port.SUBSCRIBE, MONITORED)
-
-    def receive(self) -> Iterator[LinkEvent]:
-        return self._receive_from(self._down)
-
-    def send(self, frames: Frames) -> bool:
-        return try_send(self._up, frames)
 
 
 class TrainerSockets(SubscriberSockets):
@@ -137,19 +140,8 @@ class ObserverSockets(EdgeSockets):
 
     def __init__(self, address: str, token: str, credentials: Credentials | None = None) -> None:
         super().__init__(address, keys_of(credentials))
-        self._down = self._socket(zmq.SUB)
-        self._down.linger = 0
-        for topic in (*topics.WATCHED, topics.watch_of(token)):
-            self._down.subscribe(topic)
-        self._poller.register(self._down, zmq.POLLIN)
+        self._subscribe(*topics.WATCHED, topics.watch_of(token))
         self._connect(self._down, Port.SUBSCRIBE, MONITORED)
-
-    def receive(self) -> Iterator[LinkEvent]:
-        return self._receive_from(self._down)
-
-    def send(self, frames: Frames) -> bool:
-        """See `Link`; always False."""
-        return False
 
 
 class AggregatorSockets(EdgeSockets):
@@ -161,30 +153,24 @@ class AggregatorSockets(EdgeSockets):
 
     def __init__(self, address: str, run: str, credentials: Credentials | None = None) -> None:
         super().__init__(address, keys_of(credentials))
-        self._down = self._socket(zmq.XPUB)
-        self._down.xpub_verbose = True
-        self._down.immediate = True  # else the subscription outlives the connection, and its end is not noticed
-        self._up = self._socket(zmq.SUB)
-        self._up.subscribe(topics.UP + run + "/")
-        self._up.subscribe(topics.PRESENCE)
+        self._up = self._publisher = self._socket(zmq.XPUB)
+        self._publisher.xpub_verbose = True
+        self._publisher.immediate = True  # else the subscription outlives the connection, and its end is not noticed
+        self._poller.register(self._publisher, zmq.POLLIN)
         self._is_subscribed = False  # by a broker; XPUB drops messages without a subscriber
-        self._poller.register(self._down, zmq.POLLIN)
-        self._poller.register(self._up, zmq.POLLIN)
-        self._connect(self._up, Port.COLLECT, REFUSED)
-        self._connect(self._down, Port.PUBLISH, REFUSED | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL)
+        self._subscribe(topics.UP + run + "/", topics.PRESENCE)
+        self._connect(self._down, Port.COLLECT, REFUSED)
+        self._connect(self._publisher, Port.PUBLISH, REFUSED | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL)
 
-    def receive(self) -> Iterator[LinkEvent]:
-        ready = self._ready()
-        yield from self._connection_events(ready)
-        if self._down in ready:
-            for frames in receive_all(self._down):
+    def _connection_events(self, ready: list[zmq.Socket[bytes]]) -> Iterator[LinkEvent]:
+        yield from super()._connection_events(ready)
+        if self._publisher in ready:
+            for frames in receive_all(self._publisher):
                 self._is_subscribed = frames[0][:1] == b"\x01"
                 yield LinkUp() if self._is_subscribed else LinkDown()
-        if self._up in ready:
-            yield from map(Delivered, receive_all(self._up))
 
     def send(self, frames: Frames) -> bool:
-        return self._is_subscribed and try_send(self._down, frames)
+        return self._is_subscribed and super().send(frames)
 
 
 class JoinSockets(EdgeSockets):
@@ -192,13 +178,7 @@ class JoinSockets(EdgeSockets):
 
     def __init__(self, address: str, keys: TransportKeys) -> None:
         super().__init__(address, keys)
-        self._dealer = self._socket(zmq.DEALER)
-        self._dealer.immediate = True
-        self._poller.register(self._dealer, zmq.POLLIN)
-        self._connect(self._dealer, Port.JOIN, MONITORED)
-
-    def receive(self) -> Iterator[LinkEvent]:
-        return self._receive_from(self._dealer)
-
-    def send(self, frames: Frames) -> bool:
-        return try_send(self._dealer, frames)
+        self._down = self._up = self._socket(zmq.DEALER)
+        self._down.immediate = True
+        self._poller.register(self._down, zmq.POLLIN)
+        self._connect(self._down, Port.JOIN, MONITORED)

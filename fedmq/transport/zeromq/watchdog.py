@@ -13,8 +13,8 @@ import resource
 import socket
 import struct
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -51,15 +51,10 @@ class TrafficCounts(NamedTuple):
 def read_counts(descriptor: int) -> TrafficCounts | None:
     """Return the counts of a TCP connection; None if the descriptor is no TCP connection (any more)."""
     try:
-        end = socket.socket(socket.AF_INET, socket.SOCK_STREAM, fileno=descriptor)
+        with _borrowed(descriptor) as end:
+            info = end.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
     except OSError:
         return None
-    try:
-        info = end.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
-    except OSError:
-        return None
-    finally:
-        end.detach()
     if len(info) < _RECEIVED_AT + 8:
         return None
     acknowledged, received = struct.unpack_from("<QQ", info, _ACKED_AT)
@@ -68,12 +63,18 @@ def read_counts(descriptor: int) -> TrafficCounts | None:
 
 def shut_down(descriptor: int) -> None:
     """End a TCP connection if it still exists; the owner of the descriptor notices it and closes it."""
-    with suppress(OSError):
-        end = socket.socket(socket.AF_INET, socket.SOCK_STREAM, fileno=descriptor)
-        try:
-            end.shutdown(socket.SHUT_RDWR)
-        finally:
-            end.detach()
+    with suppress(OSError), _borrowed(descriptor) as end:
+        end.shutdown(socket.SHUT_RDWR)
+
+
+@contextmanager
+def _borrowed(descriptor: int) -> Iterator[socket.socket]:
+    """Use the TCP connection of libzmq without closing it."""
+    end = socket.socket(socket.AF_INET, socket.SOCK_STREAM, fileno=descriptor)
+    try:
+        yield end
+    finally:
+        end.detach()
 
 
 def memory_bytes() -> int:
@@ -145,13 +146,11 @@ class Watchdog:
         self._delivered: Counter[Port] = Counter()
 
     def opened(self, connection: Connection, now: float) -> None:
-        """Register an accepted connection."""
         self.states[connection] = ConnectionState(now, handshake_done=not self._handshakes)
         self._handshakes_open += self._handshakes
         self._measure_at = min(self._measure_at, now + self.pause_s)
 
     def closed(self, connection: Connection) -> None:
-        """Unregister a connection that has ended."""
         self.states.pop(connection, None)
 
     def delivered(self, connection: Connection, owner: bytes, size: int) -> None:
