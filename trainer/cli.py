@@ -27,15 +27,11 @@ from fedmq.errors import BadConfiguration, BadData
 from fedmq.security.commands import join
 
 if TYPE_CHECKING:
-    from fedmq.runtime.clock import Clock
     from fedmq.security.keyring import Credentials
     from fedmq.security.signing import TrainerSigning
-    from fedmq.tasks.task import Rows
     from fedmq.trainer.code_policy import CodePolicy
-    from fedmq.trainer.service import Trainer
     from fedmq.trainer.session import Session
     from fedmq.trainer.spool import FileSpool
-    from fedmq.transport.zeromq import TrainerSockets
 
 ROWS_FEW = 10  # scores over fewer rows reveal their labels; see docs/privacy.md
 FRACTION_BITS_MAX = 30  # as in `fedmq.protocol.messages`, which would load numpy for `--help`
@@ -153,9 +149,12 @@ def trainer(
     if data is None:
         raise click.UsageError("Missing option '--data': the rows, such as --data rows.csv.", ctx)
     one_thread_for_arrays()
+    from fedmq.data.readers import load_rows
     from fedmq.runtime.clock import SystemClock
+    from fedmq.runtime.loop import serve
     from fedmq.security.keyring import find_broker
     from fedmq.security.signing import TrainerSigning
+    from fedmq.trainer.metrics import trainer_metrics
     from fedmq.trainer.round_handler import on_rows
     from fedmq.trainer.service import Trainer, usage_of_process
     from fedmq.trainer.spool import FileSpool
@@ -164,11 +163,13 @@ def trainer(
 
     address, credentials = find_broker(broker, keys, "trainer")
     name = _name(name, credentials)
-    rows = _rows(data, name, min_rows)
+    rows = load_rows(data)
+    count = len(rows.inputs)
+    _check_count(name, count, min_rows)
     signing = None if credentials is None else TrainerSigning(credentials)
     policy = _policy(allow_code, score, signing)
     link, clock = TrainerSockets(address, name, credentials), SystemClock()
-    count, spool = len(rows.inputs), None if state is None else FileSpool(state / name)
+    spool = None if state is None else FileSpool(state / name)
     service = Trainer(
         link,
         _session(name, count, spool, score_bits, max_evaluations, labels),
@@ -181,18 +182,11 @@ def trainer(
         usage=usage_of_process,
     )
     try:
-        _serve(service, link, clock, f"trainer {name}: {count} rows, broker {address}", metrics)
+        with optional_metrics(metrics, trainer_metrics(service), lambda: service.connection.problem) as pulse:
+            line = f"trainer {name}: {count} rows, broker {address}"
+            serve(service, link, clock, ready=lambda: click.echo(line), pulse=pulse)
     finally:
         link.close()
-
-
-def _serve(service: Trainer, link: TrainerSockets, clock: Clock, line: str, metrics: tuple[str, int] | None) -> None:
-    """Run the trainer until it is done; print the line once it is ready."""
-    from fedmq.runtime.loop import serve
-    from fedmq.trainer.metrics import trainer_metrics
-
-    with optional_metrics(metrics, trainer_metrics(service), lambda: service.connection.problem) as pulse:
-        serve(service, link, clock, ready=lambda: click.echo(line), pulse=pulse)
 
 
 def _check_nothing_is_given(ctx: click.Context) -> None:
@@ -240,15 +234,6 @@ def _session(
         marks=marks,
         labels=label_names,
     )
-
-
-def _rows(spec: str, name: str, least: int | None) -> Rows:
-    """Return the rows of this trainer; check their number."""
-    from fedmq.data.readers import load_rows
-
-    rows = load_rows(spec)
-    _check_count(name, len(rows.inputs), least)
-    return rows
 
 
 def _check_count(name: str, rows: int, least: int | None) -> None:

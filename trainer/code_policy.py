@@ -47,8 +47,14 @@ class CodePolicy:
         assert isinstance(message, Round)
         model = message.task.model
         assert isinstance(model, Code)
-        if self.own is not None and self.own.code is not None and self._is_own(message.task.name, model):
-            return self.own.code
+        own = self.own
+        if (
+            own is not None
+            and own.code is not None
+            and own.task.name == message.task.name
+            and replace(own.task.model, sha256=b"") == replace(model, sha256=b"")
+        ):
+            return own.code
         self._check(message, self.signer(packet))
         received = packet.arrays.get(CODE)
         if received is None or received.dtype != np.uint8:
@@ -57,10 +63,6 @@ class CodePolicy:
         if sha256(code).digest() != model.sha256:
             raise Rejected("sha256", "expected the code with the digest in the task, got another")
         return code
-
-    def _is_own(self, name: str, model: Code) -> bool:
-        assert self.own is not None
-        return self.own.task.name == name and replace(model, sha256=b"") == replace(self.own.task.model, sha256=b"")
 
     def _check(self, message: Round, signer: str | None) -> None:
         about = f"run {message.run} is scored by code, task {message.task.name}"

@@ -22,11 +22,7 @@ FILES_MAX = 64
 _NEW_USER, _NEW_NETWORK, _NEW_IPC = 0x10000000, 0x40000000, 0x08000000  # unshare(2)
 _PARENT_DEATH_SIGNAL, _SECCOMP, _NO_NEW_PRIVILEGES = 1, 22, 38  # prctl(2)
 _SECCOMP_FILTER = 2
-_LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = (
-    444,
-    445,
-    446,
-)  # system calls; the same numbers on all architectures
+_LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446  # system calls, on all architectures
 _READ_FILE, _READ_FOLDER = 1 << 2, 1 << 3
 _LANDLOCK_RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15}  # number of rights by version of Landlock; 16 since 5
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
@@ -132,10 +128,9 @@ def _close_files(libc: ctypes.CDLL, readable: Iterable[str]) -> str | None:
         allowed = _READ_FILE | _READ_FOLDER if Path(path).is_dir() else _READ_FILE
         libc.syscall(_LANDLOCK_ADD, ruleset, 1, struct.pack("=Qi", allowed, place), 0)
         os.close(place)
-    failed = libc.syscall(_LANDLOCK_RESTRICT, ruleset, 0) != 0
-    why = _why()
+    problem = _why() if libc.syscall(_LANDLOCK_RESTRICT, ruleset, 0) != 0 else None
     os.close(ruleset)
-    return why if failed else None
+    return problem
 
 
 def _filter_calls(libc: ctypes.CDLL) -> str | None:

@@ -7,10 +7,9 @@ from typing import NamedTuple
 
 from fedmq.errors import Rejected
 from fedmq.protocol.codec import Array, Packet
-from fedmq.protocol.messages import FromTrainer
+from fedmq.protocol.messages import FromTrainer, Result
 from fedmq.trainer.budget import Spent
 from fedmq.trainer.high_water_marks import HighWaterMark
-from fedmq.trainer.pending_result import PendingResult
 
 
 class MessageReceived(NamedTuple):
@@ -89,6 +88,36 @@ class Notice(NamedTuple):
     again_s: float = 0.0
     run: str | None = None
     round: int | None = None
+
+
+class PendingResult(NamedTuple):
+    """A result that is not acknowledged yet; its `arrays` are as sent, with losses in units of 2**-`fraction_bits`."""
+
+    run: str
+    term: int  # that published the round
+    round: int
+    arrays: dict[str, Array]
+    train_s: float
+    model_digest: bytes  # of the round's arrays
+    fraction_bits: int
+    cpu_s: float = 0.0
+    memory: int = 0
+
+    def result(self, trainer: str, num_examples: int, term: int, attempt: int = 1) -> Result:
+        """Return the message without its arrays, for the given term and attempt."""
+        return Result(
+            run=self.run,
+            term=term,
+            trainer=trainer,
+            round=self.round,
+            num_examples=num_examples,
+            attempt=attempt,
+            train_s=self.train_s,
+            model_digest=self.model_digest,
+            fraction_bits=self.fraction_bits,
+            cpu_s=self.cpu_s,
+            memory=self.memory,
+        )
 
 
 @dataclass

@@ -128,8 +128,9 @@ class Sandbox:
             self._refuse(f"expected scores of {size} candidates, got something else")
         losses, correct = np.frombuffer(answer.losses, "<f8"), np.frombuffer(answer.correct, "<i8")
         most = ROW_SQUARED_ERROR_MAX * self._rows
-        if not ((losses >= 0) & (losses <= most)).all():
-            self._refuse(f"expected losses from 0 to {most:g}, got {losses[~((losses >= 0) & (losses <= most))][0]:g}")
+        wrong = losses[~((losses >= 0) & (losses <= most))]
+        if wrong.size:
+            self._refuse(f"expected losses from 0 to {most:g}, got {wrong[0]:g}")
         if not ((correct >= 0) & (correct <= self._rows)).all():
             self._refuse(f"expected from 0 to {self._rows} correct rows, got another number")
         return Scores(losses, correct)
@@ -148,7 +149,10 @@ class Sandbox:
             if left:
                 pipes.register(process.stdin, selectors.EVENT_WRITE)
             while len(got) < LENGTH_BYTES or len(got) < LENGTH_BYTES + body_bytes(got):
-                self._check_time(until, cancelled)
+                if cancelled():
+                    raise WorkCancelled("the code was stopped: a newer round replaces its work")
+                if time.monotonic() > until:
+                    self._refuse(f"expected an answer within {self._answer_s:g} s, got none: killed")
                 for key, _ in pipes.select(POLL_S):
                     if key.fileobj is process.stdout:
                         got += self._read(process, process.stdout.fileno())
@@ -162,16 +166,12 @@ class Sandbox:
         except (msgspec.MsgspecError, UnicodeError):
             self._refuse("expected scores, got an invalid message")
 
-    def _check_time(self, until: float, cancelled: Cancelled) -> None:
-        if cancelled():
-            raise WorkCancelled("the code was stopped: a newer round replaces its work")
-        if time.monotonic() > until:
-            self._refuse(f"expected an answer within {self._answer_s:g} s, got none: killed")
-
     def _read(self, process: subprocess.Popen[bytes], descriptor: int) -> bytes:
         chunk = os.read(descriptor, CHUNK_BYTES)
         if not chunk:
-            self._refuse(f"expected an answer, but its process ended with {_ending(process)}")
+            code = process.wait(1.0)
+            ending = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
+            self._refuse(f"expected an answer, but its process ended with {ending}")
         return chunk
 
     @staticmethod
@@ -197,8 +197,3 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 def _raw(array: np.ndarray) -> bytes:
     return np.ascontiguousarray(array, dtype="<f8").tobytes()
-
-
-def _ending(process: subprocess.Popen[bytes]) -> str:
-    code = process.wait(1.0)
-    return f"exit code {code}" if code >= 0 else signal.Signals(-code).name

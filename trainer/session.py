@@ -62,12 +62,12 @@ from fedmq.trainer.machine import (
     Notice,
     Outgoing,
     Output,
+    PendingResult,
     StopRequested,
     Tick,
     WorkDone,
     WorkFailed,
 )
-from fedmq.trainer.pending_result import PendingResult
 
 RUNS_MAX = 16  # followed at once
 SILENT_S = 5.0  # without a message, then a run may be replaced; an aggregator sends four beacons a second

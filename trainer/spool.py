@@ -21,7 +21,7 @@ from fedmq.protocol.messages import Result
 from fedmq.runtime.atomic_files import write_whole, writing
 from fedmq.trainer.budget import Spent
 from fedmq.trainer.high_water_marks import HighWaterMark
-from fedmq.trainer.pending_result import PendingResult
+from fedmq.trainer.machine import PendingResult
 
 SUFFIX, SPENT_SUFFIX, SEEN_SUFFIX = ".result", ".spent", ".seen"
 SPENT_UNKNOWN = 2**53  # more than any cap

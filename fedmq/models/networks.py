@@ -36,11 +36,19 @@ class MLP(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="mlp"):
     bias: bool = True
 
     def __post_init__(self) -> None:
-        msgspec.structs.force_setattr(self, "sizes", _checked_sizes(self.sizes))
+        sizes = tuple(self.sizes)
+        msgspec.structs.force_setattr(self, "sizes", sizes)
+        within = all(type(size) is int and 1 <= size <= LAYER_UNITS_MAX for size in sizes)
+        if not within or not 2 <= len(sizes) <= LAYERS_MAX:
+            raise BadConfiguration(
+                f"expected 2 to {LAYERS_MAX} layer sizes, each from 1 to {LAYER_UNITS_MAX}, got {sizes}: "
+                "count the inputs first and the outputs last, as in MLP([2, 4, 2])"
+            )
         for field, value, choices in (("hidden", self.hidden, Hidden), ("output", self.output, Output)):
             if value not in get_args(choices):
                 raise BadConfiguration(f"{field}: expected one of {', '.join(get_args(choices))}, got {value!r}")
-        _check_num_parameters(self.num_parameters)
+        if (count := self.num_parameters) > PARAMETERS_MAX:
+            raise BadConfiguration(f"expected at most {PARAMETERS_MAX} parameters, got {count}: use smaller layers")
 
     @property
     def num_parameters(self) -> int:
@@ -70,7 +78,19 @@ class MLP(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="mlp"):
         Raises:
             ValueError: the population has another number of parameters than the model.
         """
-        return _forward(self.sizes, self.bias, self.hidden, population, inputs)
+        if population.ndim != 2 or population.shape[1] != self.num_parameters:
+            raise ValueError(f"expected a population of candidates for layers {self.sizes}, got {population.shape}")
+        values = np.asarray(inputs, dtype=population.dtype)
+        with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+            for layer, (weights, biases) in enumerate(_layers(self.sizes, self.bias, population)):
+                if layer == 0:
+                    values = _first_product(values, weights)
+                else:
+                    _activate(self.hidden, values)
+                    values = values @ weights
+                if self.bias:
+                    values += biases
+        return values
 
 
 class Linear(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="linear"):
@@ -84,8 +104,10 @@ class Linear(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="linea
     outputs: int = 1
 
     def __post_init__(self) -> None:
-        _checked_sizes((self.inputs, self.outputs))
-        _check_num_parameters(self.num_parameters)
+        self._as_mlp()  # checks the sizes
+
+    def _as_mlp(self) -> MLP:
+        return MLP((self.inputs, self.outputs), output="identity")
 
     @property
     def num_parameters(self) -> int:
@@ -101,7 +123,7 @@ class Linear(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="linea
 
     def forward(self, population: Floating, inputs: Floating) -> Floating:
         """Return the values, (population, rows, outputs); shapes, dtypes and errors as in `MLP.forward`."""
-        return _forward((self.inputs, self.outputs), True, "relu", population, inputs)
+        return self._as_mlp().forward(population, inputs)
 
 
 class Code(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="code", rename={"num_parameters": "genes"}):
@@ -133,22 +155,6 @@ class Code(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="code", 
 
 Network = MLP | Linear
 Model = Network | Code
-
-
-def _forward(sizes: Sequence[int], bias: bool, hidden: Hidden, population: Floating, inputs: Floating) -> Floating:
-    if population.ndim != 2 or population.shape[1] != sum((above + bias) * below for above, below in pairwise(sizes)):
-        raise ValueError(f"expected a population of candidates for layers {tuple(sizes)}, got {population.shape}")
-    values = np.asarray(inputs, dtype=population.dtype)
-    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-        for layer, (weights, biases) in enumerate(_layers(sizes, bias, population)):
-            if layer == 0:
-                values = _first_product(values, weights)
-            else:
-                _activate(hidden, values)
-                values = values @ weights
-            if bias:
-                values += biases
-    return values
 
 
 def _layers(sizes: Sequence[int], bias: bool, population: Floating) -> Iterator[tuple[Floating, Floating]]:
@@ -183,22 +189,3 @@ def _activate(hidden: Hidden, values: Floating) -> None:
         np.tanh(values, out=values)
         values += 1.0
         values *= 0.5
-
-
-def _checked_sizes(sizes: Sequence[int]) -> tuple[int, ...]:
-    checked = tuple(sizes)
-    if not 2 <= len(checked) <= LAYERS_MAX or not all(
-        type(size) is int and 1 <= size <= LAYER_UNITS_MAX for size in checked
-    ):
-        raise BadConfiguration(
-            f"expected 2 to {LAYERS_MAX} layer sizes, each from 1 to {LAYER_UNITS_MAX}, got {checked}: "
-            "count the inputs first and the outputs last, as in MLP([2, 4, 2])"
-        )
-    return checked
-
-
-def _check_num_parameters(count: int) -> None:
-    if count > PARAMETERS_MAX:
-        raise BadConfiguration(
-            f"expected a model of at most {PARAMETERS_MAX} parameters, got {count}: use smaller layers"
-        )

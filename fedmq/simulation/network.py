@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from functools import partial
 from random import Random
 from typing import Protocol
@@ -17,13 +18,13 @@ from fedmq.errors import FedmqError
 from fedmq.protocol import topics
 from fedmq.protocol.codec import Frames
 from fedmq.simulation.clock import VirtualClock
-from fedmq.simulation.links import MemoryConnection, MemoryHub, MemoryLink
 from fedmq.transport.link import (
     Delivered,
     Hub,
     Link,
     LinkDown,
     LinkEvent,
+    LinkMessage,
     LinkUp,
     Listening,
     Published,
@@ -66,6 +67,70 @@ class Faults:
     delay_s: tuple[float, float] = (0.0002, 0.002)  # range of the delay of a message
     reorder: bool = False  # a message may overtake another of the same connection
     reconnect_s: tuple[float, float] = (0.1, 0.3)  # range of the time until an edge reconnects
+
+
+@dataclass
+class MemoryConnection:
+    """An edge's connection to one start of the broker."""
+
+    link: MemoryLink
+    topics: tuple[str, ...] = ()
+    alive: bool = True
+    arrived: dict[str, float] = field(default_factory=dict)  # arrival time of the last message, by direction
+
+
+class MemoryLink:
+    """An edge's link in memory."""
+
+    def __init__(self, simulation: Simulation, name: str, wants: tuple[str, ...], *, publishes: bool) -> None:
+        self.name, self.wants, self.publishes = name, wants, publishes
+        self.events: deque[LinkEvent] = deque()
+        self.connection: MemoryConnection | None = None
+        self._simulation = simulation
+
+    def receive(self) -> Iterator[LinkEvent]:
+        while self.events:
+            yield self.events.popleft()
+
+    def send(self, frames: Frames) -> bool:
+        self._simulation.operation(self.name)
+        if self.connection is None:
+            return False
+        self._simulation.send_up(self.connection, frames)
+        return True
+
+
+class MemoryHub:
+    """The broker's hub in memory."""
+
+    def __init__(self, simulation: Simulation) -> None:
+        self.inbox: deque[tuple[MemoryConnection, LinkMessage]] = deque()
+        self._simulation = simulation
+        self._current: MemoryConnection | None = None
+
+    def receive(self) -> Iterator[LinkMessage]:
+        while self.inbox:
+            self._current, message = self.inbox.popleft()
+            yield message
+
+    def allow(self, topic: str) -> None:
+        assert self._current is not None
+        self._current.topics += (topic,)
+
+    def answer(self, frames: Frames) -> None:
+        """Do nothing: there is no enrollment in memory."""
+
+    def disconnect(self) -> None:
+        """Do nothing: there are no keys in memory."""
+
+    def drop_connections(self) -> None:
+        """Do nothing: there are no keys in memory."""
+
+    def publish(self, frames: Frames) -> None:
+        self._simulation.send_down(frames, to_aggregators=False)
+
+    def deliver(self, frames: Frames) -> None:
+        self._simulation.send_down(frames, to_aggregators=True)
 
 
 @dataclass

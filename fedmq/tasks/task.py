@@ -114,10 +114,8 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
             )
         if self.loss != "cross-entropy":
             return checked
-        return Rows(checked.inputs, self._classes(checked.targets))
-
-    def _classes(self, targets: Floats | Integers) -> Integers:
         assert not isinstance(self.model, Code)  # its loss is its own
+        targets = checked.targets
         wrong = (targets != np.floor(targets)) | (targets < 0) | (targets >= self.model.outputs)
         if wrong.any():
             row = int(wrong.argmax())
@@ -125,7 +123,7 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
                 f"expected a class from 0 to {self.model.outputs - 1} as target for task {self.name}, "
                 f"got {targets[row]:g} in row {row + 1}: number the classes from 0"
             )
-        return targets.astype(np.int64)
+        return Rows(checked.inputs, targets.astype(np.int64))
 
     def reached(self, loss: float, correct: int, rows: int) -> bool:
         """Return whether a candidate with this summed loss and number of correct rows meets the target."""

@@ -39,12 +39,12 @@ from fedmq.trainer.machine import (
     Input,
     MessageReceived,
     Output,
+    PendingResult,
     StopRequested,
     Tick,
     WorkDone,
     WorkFailed,
 )
-from fedmq.trainer.pending_result import PendingResult
 from fedmq.trainer.session import (
     HELLO_AGAIN_S,
     PENDING_MAX,

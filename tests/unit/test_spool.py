@@ -17,7 +17,7 @@ from fedmq.protocol import topics
 from fedmq.protocol.codec import encode
 from fedmq.protocol.messages import Accepted, Message
 from fedmq.trainer.high_water_marks import HighWaterMark
-from fedmq.trainer.pending_result import PendingResult
+from fedmq.trainer.machine import PendingResult
 from fedmq.trainer.spool import SEEN_SUFFIX, SUFFIX, FileSpool
 
 SAMPLES = 2

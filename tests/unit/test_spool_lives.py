@@ -30,7 +30,7 @@ from fedmq.runtime.rng import derive_rng
 from fedmq.tasks.task_file import find_task
 from fedmq.testing import VirtualClock
 from fedmq.trainer.high_water_marks import HighWaterMark, HighWaterMarks
-from fedmq.trainer.pending_result import PendingResult
+from fedmq.trainer.machine import PendingResult
 from fedmq.trainer.service import Trainer
 from fedmq.trainer.session import PENDING_MAX, PENDING_SILENT_S, RUNS_MAX, Session
 from fedmq.trainer.spool import SUFFIX, FileSpool, MemorySpool, Spool
