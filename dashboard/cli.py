@@ -1,7 +1,5 @@
 """The command `fedmq dashboard`."""
 
-from __future__ import annotations
-
 import ipaddress
 import os
 import re

@@ -1,7 +1,5 @@
 """Control requests from the page to live runs, signed with the key of the aggregator."""
 
-from __future__ import annotations
-
 from contextlib import closing
 from pathlib import Path
 

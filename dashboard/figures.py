@@ -3,8 +3,6 @@
 The only module that imports matplotlib.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

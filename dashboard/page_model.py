@@ -3,8 +3,6 @@
 `static/page_model.js` reads these values.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial

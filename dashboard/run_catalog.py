@@ -3,8 +3,6 @@
 One thread steps the live runs. Any thread may call the catalog, which waits for the end of a step.
 """
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """The runs in a folder of runs, by name, and the run in one folder, followed while it is live. Not thread-safe."""
 
-from __future__ import annotations
-
 import math
 import os
 import re

@@ -7,8 +7,6 @@ It rejects a request unless all of these are valid:
     CSRF      for requests that change something: a number that only the page can read
 """
 
-from __future__ import annotations
-
 import hmac
 import secrets
 from collections import defaultdict

@@ -1,7 +1,5 @@
 """The HTTP server of the dashboard, in a thread next to the one that steps the run catalog."""
 
-from __future__ import annotations
-
 import asyncio
 import ipaddress
 import logging

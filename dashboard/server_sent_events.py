@@ -4,8 +4,6 @@ Changes are collected once for all pages of a run, at most ten times a second, a
 A page that does not read its queue is dropped. Format: https://html.spec.whatwg.org/#server-sent-events
 """
 
-from __future__ import annotations
-
 import asyncio
 import re
 from collections.abc import AsyncIterator

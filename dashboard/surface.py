@@ -1,7 +1,5 @@
 """The decision surface of a model with two inputs: its output at each point of a grid."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

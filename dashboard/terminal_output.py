@@ -1,7 +1,5 @@
 """The output of `fedmq watch`: a screen that is redrawn in place, one view, or lines of JSON."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The routes of the dashboard: the page, its files and its API. The API is for the page only and may change."""
 
-from __future__ import annotations
-
 import asyncio
 import csv
 import io

@@ -3,8 +3,6 @@
 The script runs as root on any system, also an old one: it is plain sh, and optional programs may be missing.
 """
 
-from __future__ import annotations
-
 import re
 from collections import defaultdict
 from dataclasses import dataclass, field

@@ -14,8 +14,6 @@ labels = ["clinic"]
 Functions raise BadConfiguration for a file, a host or a name that is not valid.
 """
 
-from __future__ import annotations
-
 import ipaddress
 import re
 import tomllib

@@ -1,7 +1,5 @@
 """Checks of this machine: Python, libzmq, limits, the clock, folders, keys and rows."""
 
-from __future__ import annotations
-
 import ctypes
 import platform
 import resource

@@ -3,8 +3,6 @@
 Each failure has its own advice: the name does not resolve, a port refuses or does not answer, access is denied.
 """
 
-from __future__ import annotations
-
 import errno
 import socket
 import time

@@ -5,8 +5,6 @@ Parses the format of deb(5) itself, so that machines without dpkg can deploy, to
 Functions raise BadConfiguration if there is no package of fedmq.
 """
 
-from __future__ import annotations
-
 import io
 import re
 import tarfile

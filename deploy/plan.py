@@ -4,8 +4,6 @@ Pure: the same facts give the same plan, and a host in its desired state gives a
 that runs as root; secrets and long values come on its standard input, never in its text.
 """
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import dataclass
 from shlex import quote

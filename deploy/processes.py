@@ -1,7 +1,5 @@
 """Start and stop services as child processes, on this machine's loopback address."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 import secrets

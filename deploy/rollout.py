@@ -4,8 +4,6 @@ One task for each host. Trainers wait until the broker's host has finished. A fa
 it is the broker's.
 """
 
-from __future__ import annotations
-
 import asyncio
 import re
 import time

@@ -3,8 +3,6 @@
 The user's systemd runs them (`user_units`), or this process (`processes`) if there is no systemd.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import signal

@@ -6,8 +6,6 @@ from ~/.ssh/config and the agent, as for ssh itself. A host's key must be in kno
 Every failure is a HostError.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress

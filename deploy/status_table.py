@@ -1,7 +1,5 @@
 """Display of a rollout: a live table on a terminal, one line for each step elsewhere; and the table of `status`."""
 
-from __future__ import annotations
-
 import json
 import sys
 import time

@@ -1,7 +1,5 @@
 """Trainers as transient services of the user's own systemd, which restarts them from then on."""
 
-from __future__ import annotations
-
 import configparser
 import shlex
 import subprocess

@@ -3,8 +3,6 @@
 A tag of the MLflow run holds the name of ours, so that a restarted sink continues it.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -3,8 +3,6 @@
 The first snapshot of a run holds the rounds closed before the sink started.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Protocol

@@ -1,7 +1,5 @@
 """The sink for TensorBoard: an event file in a folder for each run. The only module that imports tensorboardX."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

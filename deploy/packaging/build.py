@@ -6,8 +6,6 @@ Uses dpkg-deb. `--python` is the Python that the package will run on; the packag
 because the compiled parts of numpy and pyzmq do.
 """
 
-from __future__ import annotations
-
 import argparse
 import configparser
 import os

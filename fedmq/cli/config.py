@@ -1,7 +1,5 @@
 """The command `fedmq config`: write a file of settings for a service, or check one."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import click

@@ -1,7 +1,5 @@
 """Groups of commands that are imported when they are called: `--help` stays fast, and rooms stay apart."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from importlib import import_module
 from typing import Any

@@ -3,8 +3,6 @@
 Importing it loads no numpy, zmq or pygad.
 """
 
-from __future__ import annotations
-
 import errno
 import io
 import os

@@ -1,7 +1,5 @@
 """Options that were renamed: refused with the new name, on the command line, in the environment and in files."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 

@@ -3,8 +3,6 @@
 Everything comes from the command's own options.
 """
 
-from __future__ import annotations
-
 import difflib
 import json
 import re

@@ -1,7 +1,5 @@
 """Curves in text: eight dots per character, so that a terminal of 80 columns shows 160 points side by side."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import groupby
 from typing import NamedTuple

@@ -3,8 +3,6 @@
 The file is bounded: beyond its limit it restarts with one line that holds the state of the run so far.
 """
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import BinaryIO

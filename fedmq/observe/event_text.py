@@ -1,7 +1,5 @@
 """Text of events: one line for each event worth a line."""
 
-from __future__ import annotations
-
 from fedmq.observe import events
 
 LINES: dict[type, str] = {

@@ -4,8 +4,6 @@ Events carry no time; the writer adds it. docs/events.md documents each field. A
 that events of older runs can still be read.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 import msgspec

@@ -1,7 +1,5 @@
 """Check of the `Host` header: no page of another site can call a server under its own name (DNS rebinding)."""
 
-from __future__ import annotations
-
 import ipaddress
 import socket
 

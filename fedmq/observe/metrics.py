@@ -4,8 +4,6 @@ Existing counts are read when a client asks; only histograms are updated for eac
 prometheus_client.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 

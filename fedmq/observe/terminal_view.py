@@ -3,8 +3,6 @@
 One thread may render while another applies events to the run state: rendering first copies each list in one step.
 """
 
-from __future__ import annotations
-
 import statistics
 import time
 from collections.abc import Callable, Sequence

@@ -14,8 +14,6 @@ A moved file exists in its new folder before it is missing in the old one. Looki
 members, revoked) therefore always finds it.
 """
 
-from __future__ import annotations
-
 import logging
 import re
 from pathlib import Path

@@ -7,8 +7,6 @@ nowhere else.
 Decoders raise Rejected.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Literal, TypeVar
 
 import msgspec

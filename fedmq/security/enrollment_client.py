@@ -1,7 +1,5 @@
 """The trainer's side of enrollment: send a request again and again until the broker's answer is final."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from fedmq.errors import Rejected

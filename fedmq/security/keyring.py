@@ -17,8 +17,6 @@ accepting or revoking a key moves one file.
 Functions raise BadConfiguration if a file is missing, damaged, exists already, or other users can read a secret key.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 from collections import Counter

@@ -5,8 +5,6 @@ A broker that runs with this folder applies changes within REFRESH_S.
 Functions raise BadConfiguration for a folder without a federation, a taken name, or an ambiguous member.
 """
 
-from __future__ import annotations
-
 import secrets
 from collections.abc import Sequence
 from pathlib import Path

@@ -5,8 +5,6 @@ folder `tokens` has a file for each issued token, named by the public half in he
 it.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import logging
