@@ -1,7 +1,5 @@
 """The deadline of a round: the configured one, or a multiple of the usual answer time. Times are in seconds."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Iterable
 from statistics import median

@@ -3,8 +3,6 @@
 However fast the rounds are, observers get a bounded number of messages a second. The next snapshot replaces lost ones.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Collection
 

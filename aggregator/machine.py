@@ -1,7 +1,5 @@
 """Inputs and outputs of the aggregator's state machine: closed sets of values. `rounds` has the rules."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """The one output buffer of the aggregator's state machine: records to save, messages to send, events to report."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import msgspec

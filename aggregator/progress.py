@@ -1,7 +1,5 @@
 """Progress of a run: the terminal view on a terminal, plain lines in a pipe, and the log."""
 
-from __future__ import annotations
-
 import logging
 import sys
 import time

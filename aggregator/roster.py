@@ -6,8 +6,6 @@ says goodbye or has been absent for `forget_s`. A control command can *bar* a na
 none of these rounds, and its rows do not count in them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple

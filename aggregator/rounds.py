@@ -9,8 +9,6 @@ CLOSING     the strategy turns the results into the next round      -> WAITING, 
 FINISHED    answers every message with Finished
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, assert_never

@@ -1,7 +1,5 @@
 """The loop of the aggregator: receive, decode, step, save, send. `rounds` decides."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

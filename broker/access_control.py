@@ -3,8 +3,6 @@
 A revoked member is refused at every new connection, and its messages over open connections are dropped.
 """
 
-from __future__ import annotations
-
 import logging
 from collections import defaultdict
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """The command `fedmq broker`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import click

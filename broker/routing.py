@@ -16,8 +16,6 @@ It reads topics and counts subscriptions; it decodes no header and no array.
 The broker may lose its state at any time: a run is correct without it, only slower.
 """
 
-from __future__ import annotations
-
 import re
 from collections import OrderedDict
 from collections.abc import Iterator

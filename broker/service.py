@@ -1,7 +1,5 @@
 """The broker's loop: receive an event, step the rules, apply their effects."""
 
-from __future__ import annotations
-
 from typing import assert_never
 
 from fedmq.broker.access_control import KeyAccessControl

@@ -4,8 +4,6 @@ Each score reveals a little about the rows, and an aggregator that chooses candi
 (docs/privacy.md). What is spent stays spent: a spool keeps it.
 """
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Iterable
 from typing import NamedTuple

@@ -3,8 +3,6 @@
 No call lifts a restriction. The process keeps its open descriptors, may compute, and may read the files of Python.
 """
 
-from __future__ import annotations
-
 import ctypes
 import errno
 import os

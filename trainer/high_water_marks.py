@@ -4,8 +4,6 @@ A signature proves the origin of a round, not its time: an attacker could send a
 rise, so the highest one seen separates old from new without a clock.
 """
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Iterable
 from typing import NamedTuple

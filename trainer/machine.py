@@ -1,7 +1,5 @@
 """Inputs and outputs of a trainer's session, as values."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """A trainer's answer to a round: its rows, fitted to the round's task, and the round's own random stream."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 

@@ -3,8 +3,6 @@
 `fedmq.trainer.code_policy` decides which code runs here. The code controls the process, so every answer is checked.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import selectors

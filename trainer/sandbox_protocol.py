@@ -3,8 +3,6 @@
 Arrays are raw little-endian bytes in C order; the receiver knows their shapes and checks the sizes.
 """
 
-from __future__ import annotations
-
 import msgspec
 
 LENGTH_BYTES = 8

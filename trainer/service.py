@@ -1,7 +1,5 @@
 """The trainer's loop: receive, decode, step, save, start the worker, send. `Session` decides."""
 
-from __future__ import annotations
-
 import logging
 import resource
 from collections.abc import Callable

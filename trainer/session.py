@@ -22,8 +22,6 @@ long silence; that result is dropped, and its round may be worked on again. Two 
 declined ones, and those of which only a round kept by the broker is known.
 """
 
-from __future__ import annotations
-
 import math
 from collections import OrderedDict
 from collections.abc import Iterable

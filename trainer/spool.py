@@ -5,8 +5,6 @@ and renamed. A corrupt result is skipped: its round is worked on again. A corrup
 whole budget.
 """
 
-from __future__ import annotations
-
 import logging
 from hashlib import sha256
 from pathlib import Path

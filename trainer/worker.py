@@ -3,8 +3,6 @@
 A newer round cancels the work at its next check.
 """
 
-from __future__ import annotations
-
 import threading
 from collections import deque
 from collections.abc import Callable

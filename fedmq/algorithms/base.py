@@ -5,8 +5,6 @@ aggregator's half: pure functions over explicit state. `learner.py` is the train
 out. No strategy imports a learner.
 """
 
-from __future__ import annotations
-
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Mapping

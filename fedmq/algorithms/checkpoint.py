@@ -3,8 +3,6 @@
 Nothing is unpickled: the type of the state says what the bytes must be.
 """
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

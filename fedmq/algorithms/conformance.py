@@ -3,8 +3,6 @@
 `fedmq.testing.check_algorithm` is its public name. The aggregator runs it on an algorithm from a file.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace

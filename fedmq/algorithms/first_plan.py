@@ -1,7 +1,5 @@
 """The first plan of a run: measured before the run begins, so that what cannot be sent or answered never starts."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import msgspec

@@ -1,7 +1,5 @@
 """Typed parameters of an algorithm: default, then the task's, then the settings'; each checked in one clear line."""
 
-from __future__ import annotations
-
 import difflib
 import json
 import math

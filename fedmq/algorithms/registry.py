@@ -4,8 +4,6 @@ An installed package offers an algorithm as an entry point of the group `fedmq.a
 of its own, by the query's kind, as one of `fedmq.learners`. Only the one that is asked for is loaded.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import sys
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Readers of a trainer's rows: from a built-in task, a file, a folder or a function. Rows are checked when read."""
 
-from __future__ import annotations
-
 import csv
 import importlib
 import math

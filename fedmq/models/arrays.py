@@ -1,7 +1,5 @@
 """Array types, and the errors that numpy raises for damaged array files."""
 
-from __future__ import annotations
-
 import zipfile
 import zlib
 from typing import Any

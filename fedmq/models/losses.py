@@ -1,7 +1,5 @@
 """Losses of whole populations, summed over rows and bounded for each row."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Models as flat parameter vectors; networks evaluate whole populations in a few matrix products."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Literal, get_args

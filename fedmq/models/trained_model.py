@@ -1,7 +1,5 @@
 """Trained models: predict, save, load."""
 
-from __future__ import annotations
-
 import io
 from dataclasses import dataclass
 from pathlib import Path

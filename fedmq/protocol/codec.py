@@ -9,8 +9,6 @@ The header is msgpack of one of the structs in `messages`, at most 4 KiB. The si
 describes, each with its SHA-256. A `Packet` is fully validated. Nothing from the network is unpickled.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -3,8 +3,6 @@
 Integers add up without rounding, in any order and modulo any power of two, as masked or noisy sums need.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

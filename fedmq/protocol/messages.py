@@ -18,8 +18,6 @@ How the protocol evolves, so that hosts can be upgraded one at a time:
   of a query at its default is left out, so that a new one reaches an old reader only when it is used.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 import msgspec

@@ -1,7 +1,5 @@
 """The configuration of a run: stored with it, announced to observers, reported and shown. No other type repeats it."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any
 
 import msgspec

@@ -5,8 +5,6 @@ and an inbox `watch/<token>/`; an aggregator to `up/<run>/` and `presence/`. A t
 appends the authenticated sender, which is empty without keys.
 """
 
-from __future__ import annotations
-
 ROUNDS = "round/"  # + run; the broker keeps the newest
 BEACONS = "beacon/"  # + run
 EVENTS = "event/"  # + run

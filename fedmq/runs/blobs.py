@@ -1,7 +1,5 @@
 """Frames that are too large for a row: files named by their SHA-256, on disk before a row names them."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from hashlib import sha256
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A control client: send a control command to a live run through the broker, until the run acknowledges it."""
 
-from __future__ import annotations
-
 import secrets
 
 from fedmq.errors import BadConfiguration, NotAuthorized, Rejected, Unreachable

@@ -1,7 +1,5 @@
 """Maintenance of a run's folder: replay it, recover a damaged store."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator
 from contextlib import suppress

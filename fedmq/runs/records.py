@@ -1,7 +1,5 @@
 """The records of a run, as the aggregator's state machine makes them and as the store keeps them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import NamedTuple
 

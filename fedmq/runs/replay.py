@@ -3,8 +3,6 @@
 The same results in the same closes give the same state, bit for bit.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any
 

@@ -3,8 +3,6 @@
 Each file appears whole or not at all.
 """
 
-from __future__ import annotations
-
 import csv
 import hashlib
 import io

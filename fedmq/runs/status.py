@@ -1,7 +1,5 @@
 """The status of a run, from what its folder shows now: the lock, the events, the report; never from a stored flag."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import msgspec

@@ -11,8 +11,6 @@ row carries a digest that is checked when it is read, and each close a digest ov
 dropped or inserted row is detected.
 """
 
-from __future__ import annotations
-
 import sqlite3
 import weakref
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Translate storage failures (corruption, permissions, a replaced file) into StoreError."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

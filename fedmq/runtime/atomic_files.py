@@ -1,7 +1,5 @@
 """Atomic writes: a file is whole or absent, whatever happens while it is written."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress

@@ -1,7 +1,5 @@
 """The state of an edge's connection to its broker: logs each change once, and gives up after the connect timeout."""
 
-from __future__ import annotations
-
 import logging
 
 from fedmq.errors import NotAuthorized, Unreachable

@@ -1,7 +1,5 @@
 """Clocks; `fedmq.testing` has one that tests move."""
 
-from __future__ import annotations
-
 import time
 from typing import Protocol
 

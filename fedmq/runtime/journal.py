@@ -3,8 +3,6 @@
 Uses the journal's native protocol (https://systemd.io/JOURNAL_NATIVE_PROTOCOL/).
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import socket

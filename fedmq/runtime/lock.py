@@ -3,8 +3,6 @@
 It is an flock on the folder itself: the kernel releases it when the process ends, and it leaves no file.
 """
 
-from __future__ import annotations
-
 import fcntl
 import os
 import time

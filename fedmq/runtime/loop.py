@@ -5,8 +5,6 @@ SIGINT ignored, like a background job of a shell, keeps ignoring it. Each iterat
 pulse.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import time

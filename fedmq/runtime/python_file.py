@@ -1,7 +1,5 @@
 """Run a Python file of the user and return the names that it defines."""
 
-from __future__ import annotations
-
 import runpy
 import sys
 from collections.abc import Iterator, Mapping

@@ -1,7 +1,5 @@
 """Rate limit for warnings that a peer can cause: the first of each kind, then one per interval with a count."""
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Mapping

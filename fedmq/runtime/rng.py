@@ -4,8 +4,6 @@ The same path gives the same numbers everywhere, so a run can be repeated bit fo
 continues with the same draws.
 """
 
-from __future__ import annotations
-
 import hashlib
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The folder of a run: its place, the names of its files, and the error when one cannot be written."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path

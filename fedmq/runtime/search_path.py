@@ -4,8 +4,6 @@ Processes of fedmq start in the user's folder, where a file may be called `rando
 every interpreter has already loaded, so that it can run before any other import.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 

@@ -4,8 +4,6 @@ Only iterations of the service's loop feed the watchdog, so a step that hangs is
 is sent.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import socket

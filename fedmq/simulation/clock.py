@@ -1,7 +1,5 @@
 """A virtual clock that a simulation moves."""
 
-from __future__ import annotations
-
 
 class VirtualClock:
     """A clock that changes only when it is moved."""

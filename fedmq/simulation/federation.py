@@ -1,7 +1,5 @@
 """A federation in one process: the same service classes as in deployment, on an in-memory network and virtual time."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A trainer's worker on virtual time."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Generic, TypeVar
 

@@ -1,7 +1,5 @@
 """The built-in tasks, and the rows that belong to them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import NamedTuple
 

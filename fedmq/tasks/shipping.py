@@ -3,8 +3,6 @@
 Only `fedmq.trainer.sandbox_worker` unpacks them.
 """
 
-from __future__ import annotations
-
 import sys
 from contextlib import ExitStack
 from hashlib import sha256

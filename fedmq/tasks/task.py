@@ -1,7 +1,5 @@
 """Tasks and rows: what to train, as one value that is sent to trainers, and what it is trained on."""
 
-from __future__ import annotations
-
 import re
 import sys
 from typing import Any, Literal, NamedTuple, cast

@@ -1,7 +1,5 @@
 """Tasks by name or FILE.py, and their rows."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import cast

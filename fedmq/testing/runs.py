@@ -1,7 +1,5 @@
 """Run configurations and their first event, for tests of whatever follows from them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import msgspec

@@ -1,7 +1,5 @@
 """A broker's address, `tcp://HOST:PORT`: one host, five consecutive ports. Cheap to import for the command line."""
 
-from __future__ import annotations
-
 import re
 
 from fedmq.errors import BadConfiguration

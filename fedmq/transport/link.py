@@ -3,8 +3,6 @@
 Two implementations: `fedmq.transport.zeromq`, and `fedmq.simulation` in memory and on virtual time.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from enum import IntEnum
 from typing import NamedTuple, Protocol

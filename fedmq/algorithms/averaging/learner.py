@@ -1,7 +1,5 @@
 """The trainer's half of `averaging`: scores the model as it came, then trains it on the rows."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

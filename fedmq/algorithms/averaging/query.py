@@ -1,7 +1,5 @@
 """The query `train`: train this model on your rows and send it back."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Annotated
 

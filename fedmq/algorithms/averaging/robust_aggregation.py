@@ -3,8 +3,6 @@
 Models are rows of an array, in the order of their trainers' names. All sums are in float64, in that order.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 
 import numpy as np

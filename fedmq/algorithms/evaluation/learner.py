@@ -1,7 +1,5 @@
 """The trainer's half of the query `evaluate`."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

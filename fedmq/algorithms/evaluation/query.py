@@ -1,7 +1,5 @@
 """The query `evaluate`: score candidates on your rows. Its answers are integers, so their sums are exact."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """The trainer's half of `evolution`: scores the pool on its rows, then searches from it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

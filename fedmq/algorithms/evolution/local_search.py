@@ -3,8 +3,6 @@
 The only module that imports PyGAD. Its exceptions and log lines do not leave this module.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable
 from itertools import pairwise

@@ -1,7 +1,5 @@
 """The query `evolve`: score a pool of candidates on your rows, evolve offspring from it, send the best back."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Annotated
 

@@ -4,8 +4,6 @@ The numbers of an honest trainer stay as they are, except those of hopeless cand
 docs/explanation/byzantine-trainers.md.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

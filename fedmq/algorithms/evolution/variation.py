@@ -3,8 +3,6 @@
 Each is one array operation over the whole population, keeps the dtype, and draws from the given generator.
 """
 
-from __future__ import annotations
-
 from typing import TypeVar
 
 import numpy as np

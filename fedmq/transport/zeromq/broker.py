@@ -5,8 +5,6 @@ and each port accepts only the roles that use it. ZAP is asked only when a conne
 message is checked as well.
 """
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Iterator

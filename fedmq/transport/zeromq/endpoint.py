@@ -4,8 +4,6 @@ Every limit is set on every socket. The defaults of libzmq are no limit on the s
 and unlimited lingering.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 

@@ -6,8 +6,6 @@ bytes that libzmq has delivered. The difference belongs to an incomplete message
 queue. Receiving distinguishes these, so a connection is suspected once before it is closed.
 """
 
-from __future__ import annotations
-
 import ctypes
 import resource
 import socket
