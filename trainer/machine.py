@@ -103,19 +103,9 @@ class PendingResult(NamedTuple):
 
     def result(self, trainer: str, num_examples: int, term: int, attempt: int = 1) -> Result:
         """Return the message without its arrays, for the given term and attempt."""
-        return Result(
-            run=self.run,
-            term=term,
-            trainer=trainer,
-            round=self.round,
-            num_examples=num_examples,
-            attempt=attempt,
-            train_s=self.train_s,
-            model_digest=self.model_digest,
-            fraction_bits=self.fraction_bits,
-            cpu_s=self.cpu_s,
-            memory=self.memory,
-        )
+        fields = self._replace(term=term)._asdict()
+        del fields["arrays"]
+        return Result(trainer=trainer, num_examples=num_examples, attempt=attempt, **fields)
 
 
 @dataclass

@@ -103,8 +103,15 @@ class FileSpool:
 
     def spent(self) -> list[Spent]:
         """Return the spent evaluations, least recently changed first; of a corrupt file, the whole budget."""
-        paths = sorted(self._folder.glob(f"*{SPENT_SUFFIX}"), key=lambda path: path.stat().st_mtime_ns)
-        return [_read_spent(path) for path in paths]
+        found = []
+        for path in self._oldest_first(SPENT_SUFFIX):
+            evaluations = SPENT_UNKNOWN
+            try:
+                evaluations = msgspec.msgpack.decode(_content(path), type=int)
+            except (OSError, Rejected, msgspec.MsgspecError) as error:
+                log.warning("%s: cannot be read (%s); all evaluations of that run count as spent", path, error)
+            found.append(Spent(path.name.removesuffix(SPENT_SUFFIX), evaluations))
+        return found
 
     def spend(self, spent: Spent) -> None:
         """See `Spool`; in memory only if the disk is full."""
@@ -116,8 +123,14 @@ class FileSpool:
 
     def marks(self) -> list[HighWaterMark]:
         """Return the high-water marks, least recently changed first, without those of corrupt files."""
-        paths = sorted(self._folder.glob(f"*{SEEN_SUFFIX}"), key=lambda path: path.stat().st_mtime_ns)
-        return [mark for mark in map(_read_mark, paths) if mark is not None]
+        found = []
+        for path in self._oldest_first(SEEN_SUFFIX):
+            try:
+                term, number = msgspec.msgpack.decode(_content(path), type=tuple[int, int])
+                found.append(HighWaterMark(path.name.removesuffix(SEEN_SUFFIX), term, number))
+            except (OSError, Rejected, msgspec.MsgspecError) as error:
+                log.warning("%s is skipped: %s", path, error)
+        return found
 
     def mark(self, mark: HighWaterMark) -> None:
         """See `Spool`. Only a new term is synced: a power cut may lose the newest round, no more."""
@@ -127,6 +140,9 @@ class FileSpool:
             _write(path, content, "the high-water mark", sync=not mark.round)
         else:
             _remove(path)
+
+    def _oldest_first(self, suffix: str) -> list[Path]:
+        return sorted(self._folder.glob(f"*{suffix}"), key=lambda path: path.stat().st_mtime_ns)
 
     def _path(self, run: str, round: int) -> Path:
         return self._folder / f"{run}.{round}{SUFFIX}"
@@ -153,24 +169,6 @@ def _content(path: Path) -> bytes:
     return content[32:]
 
 
-def _read_spent(path: Path) -> Spent:
-    run = path.name.removesuffix(SPENT_SUFFIX)
-    try:
-        return Spent(run, msgspec.msgpack.decode(_content(path), type=int))
-    except (OSError, Rejected, msgspec.MsgspecError) as error:
-        log.warning("%s: cannot be read (%s); all evaluations of that run count as spent", path, error)
-        return Spent(run, SPENT_UNKNOWN)
-
-
-def _read_mark(path: Path) -> HighWaterMark | None:
-    try:
-        term, number = msgspec.msgpack.decode(_content(path), type=tuple[int, int])
-    except (OSError, Rejected, msgspec.MsgspecError) as error:
-        log.warning("%s is skipped: %s", path, error)
-        return None
-    return HighWaterMark(path.name.removesuffix(SEEN_SUFFIX), term, number)
-
-
 def _read(path: Path, trainer: str, num_examples: int) -> PendingResult:
     packet = decode(msgspec.msgpack.decode(_content(path), type=list[bytes]))
     message = packet.message
@@ -178,14 +176,5 @@ def _read(path: Path, trainer: str, num_examples: int) -> PendingResult:
         raise Rejected("names", f"expected a result of {trainer}")
     if message.num_examples != num_examples:
         raise Rejected("values", f"expected a result over {num_examples} rows, got {message.num_examples}")
-    return PendingResult(
-        run=message.run,
-        term=message.term,
-        round=message.round,
-        arrays=dict(packet.arrays),
-        train_s=message.train_s,
-        model_digest=message.model_digest,
-        fraction_bits=message.fraction_bits,
-        cpu_s=message.cpu_s,
-        memory=message.memory,
-    )
+    fields = {name: getattr(message, name) for name in PendingResult._fields if name != "arrays"}
+    return PendingResult(arrays=dict(packet.arrays), **fields)

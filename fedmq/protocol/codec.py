@@ -58,9 +58,6 @@ class _VersionOnly(msgspec.Struct):
     v: int
 
 
-_version_decoder = msgspec.msgpack.Decoder(_VersionOnly)
-
-
 class Packet(NamedTuple):
     """A decoded message with its read-only arrays by name.
 
@@ -91,8 +88,15 @@ def pack(arrays: Mapping[str, Array]) -> Payload:
     Raises:
         ProtocolError: an array that the receiver's decoder would reject.
     """
-    packed = [_pack(name, array) for name, array in arrays.items()]
-    return Payload(tuple(info for info, _ in packed), tuple(blob for _, blob in packed))
+    infos, blobs = [], []
+    for name, array in arrays.items():
+        dtype = array.dtype.newbyteorder("<").str
+        if dtype not in _dtypes(name) or array.ndim > DIMENSIONS_MAX or array.nbytes > _bytes_max(name):
+            raise ProtocolError(f"array {name}: {array.dtype} {array.shape} cannot be sent")
+        blob = np.ascontiguousarray(array, dtype=dtype).tobytes()
+        infos.append(ArrayInfo(name, dtype, array.shape, len(blob), hashlib.sha256(blob).digest()))
+        blobs.append(blob)
+    return Payload(tuple(infos), tuple(blobs))
 
 
 def encode(
@@ -156,7 +160,7 @@ def decode(frames: Frames) -> Packet:
 def _check_version(header: bytes) -> None:
     """Reject a header that needs another protocol version: that explains every other error in it."""
     try:
-        version = _version_decoder.decode(header).v
+        version = msgspec.msgpack.decode(header, type=_VersionOnly).v
     except (msgspec.MsgspecError, UnicodeError):
         return
     if not PROTOCOL_VERSION_MIN <= version <= PROTOCOL_VERSION:
@@ -200,14 +204,6 @@ def _dtypes(name: str) -> frozenset[str]:
 
 def _bytes_max(name: str) -> int:
     return _LARGEST.get(name, FRAME_BYTES_MAX)
-
-
-def _pack(name: str, array: Array) -> tuple[ArrayInfo, bytes]:
-    dtype = array.dtype.newbyteorder("<").str
-    if dtype not in _dtypes(name) or array.ndim > DIMENSIONS_MAX or array.nbytes > _bytes_max(name):
-        raise ProtocolError(f"array {name}: {array.dtype} {array.shape} cannot be sent")
-    blob = np.ascontiguousarray(array, dtype=dtype).tobytes()
-    return ArrayInfo(name, dtype, array.shape, len(blob), hashlib.sha256(blob).digest()), blob
 
 
 def _array(info: ArrayInfo, blob: bytes) -> Array:

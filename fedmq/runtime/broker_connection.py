@@ -23,7 +23,6 @@ class BrokerConnection:
         self._notice_at: float | None = now + NOTICE_S
         self._logged_down = False  # it was logged that the broker is down,
         self._logged_refused = False  # or that it rejects our key
-        self._was_up = False  # at least once
         self._was_closed = False  # something accepted the connection and closed it before the handshake
         self.is_up = False
         self.contacts = 0  # number of connections so far
@@ -41,7 +40,7 @@ class BrokerConnection:
     def up(self) -> None:
         self.contacts += not self.is_up
         self._notice_at = self._give_up_at = None
-        self._was_up = self.is_up = True
+        self.is_up = True
         if self._logged_down:
             log.warning("the broker at %s is connected", self._address)
         self._logged_down = self._logged_refused = False
@@ -49,7 +48,7 @@ class BrokerConnection:
     def down(self) -> None:
         """Register that the connection is down, or was closed before the handshake."""
         self.is_up = False
-        if not self._was_up:
+        if not self.contacts:
             self._was_closed = True  # `check` says so
             return
         if not self._logged_down:
@@ -63,7 +62,7 @@ class BrokerConnection:
             NotAuthorized: the broker has never accepted the key.
         """
         self.is_up = False
-        if not self._was_up:
+        if not self.contacts:
             raise NotAuthorized(
                 f"the broker at {self._address} rejects this key: expected --keys DIR with a key that its federation "
                 "has accepted (fedmq trainer join TOKEN, fedmq keys accept FINGERPRINT)"

@@ -19,8 +19,8 @@ BEAT_S = 1.0  # longest wait of a loop with a pulse
 HANGS_S = 10.0  # without an iteration, then the loop counts as hanging
 
 
-class Service(Protocol):
-    """A service that works in steps: receive, decide, save, send."""
+class Node(Protocol):
+    """Works in steps: receive, decide, save, send."""
 
     @property
     def done(self) -> bool:
@@ -30,15 +30,19 @@ class Service(Protocol):
     def wake_at(self) -> float | None:
         """Time of the next step on the clock's `now`; None: only when something is received."""
 
-    @property
-    def status(self) -> str:
-        """The state for people, in one line."""
-
     def step(self) -> None:
         """Process everything that was received, without waiting."""
 
     def stop(self) -> None:
         """Begin a clean stop."""
+
+
+class Service(Node, Protocol):
+    """A node that a process runs."""
+
+    @property
+    def status(self) -> str:
+        """The state for people, in one line."""
 
 
 class Waitable(Protocol):

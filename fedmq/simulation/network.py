@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from random import Random
-from typing import Protocol
 
 from fedmq.errors import FedmqError
 from fedmq.protocol import topics
 from fedmq.protocol.codec import Frames
+from fedmq.runtime.loop import Node
 from fedmq.simulation.clock import VirtualClock
 from fedmq.transport.link import (
     Delivered,
@@ -42,20 +42,6 @@ class NodeCrashed(FedmqError):
 
 class TimeStandsStill(FedmqError):
     """Too many events at one instant: a node wakes itself in an endless loop."""
-
-
-class Node(Protocol):
-    """A service on a link; see `loop.Service`."""
-
-    @property
-    def done(self) -> bool: ...
-
-    @property
-    def wake_at(self) -> float | None: ...
-
-    def step(self) -> None: ...
-
-    def stop(self) -> None: ...
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ True
 """
 
 from fedmq.algorithms.conformance import NonConforming, check_algorithm
+from fedmq.runtime.loop import Node
 from fedmq.simulation.clock import VirtualClock
-from fedmq.simulation.network import Faults, Node, NodeCrashed, Simulation
+from fedmq.simulation.network import Faults, NodeCrashed, Simulation
 from fedmq.simulation.worker import VirtualWorker
 from fedmq.testing.runs import run_config, run_started
 
