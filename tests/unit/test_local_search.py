@@ -1,19 +1,15 @@
-"""The local search by PyGAD: seeded, silent, cancellable; and models as networks of pygad.nn."""
+"""The local search by PyGAD: seeded, silent, cancellable."""
 
 from __future__ import annotations
 
 import logging
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-import pygad.nn
 import pytest
 
-from fedmq.algorithms.evolution.local_search import as_pygad_network, evolve
+from fedmq.algorithms.evolution.local_search import evolve
 from fedmq.errors import BadConfiguration, WorkCancelled
-from fedmq.models.networks import MLP, Linear
-from fedmq.models.trained_model import TrainedModel
 
 Floats = npt.NDArray[np.float64]
 
@@ -178,45 +174,3 @@ def test_impossible_sizes_are_refused_in_one_line(size: int, elites: int, parent
             mutation=(-1.5, 0.3),
             cancelled=lambda: False,
         )
-
-
-def trained(model: MLP | Linear, seed: int) -> TrainedModel:
-    return TrainedModel(model, np.random.default_rng(seed).normal(0, 1, model.num_parameters), "test")
-
-
-def inputs_for(model: MLP | Linear, seed: int, *, ones: bool) -> Floats:
-    inputs = np.random.default_rng(100 + seed).normal(0, 2, (40, model.inputs))
-    return np.column_stack([inputs, np.ones(len(inputs))]) if ones else inputs
-
-
-@pytest.mark.parametrize("hidden", ["relu", "sigmoid"])
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("sizes", [(2, 4, 2), (5, 8, 6, 3), (3, 2)])
-def test_pygad_predicts_the_same_class_for_every_row(
-    hidden: Literal["relu", "sigmoid"], bias: bool, sizes: tuple[int, ...]
-) -> None:
-    model = MLP(sizes, hidden=hidden, bias=bias)
-    for seed in range(5):
-        network = as_pygad_network(trained(model, seed))
-        theirs = pygad.nn.predict(network, inputs_for(model, seed, ones=bias))
-        ours = trained(model, seed).predict(inputs_for(model, seed, ones=False))
-        np.testing.assert_array_equal(np.array(theirs), ours, err_msg=f"seed {seed}")
-
-
-@pytest.mark.parametrize("model", [Linear(3), Linear(3, 2), MLP((3, 6, 1), output="identity")])
-def test_pygad_predicts_the_same_values(model: MLP | Linear) -> None:
-    network = as_pygad_network(trained(model, 1))
-    theirs = pygad.nn.predict(network, inputs_for(model, 1, ones=True), problem_type="regression")
-    ours = np.asarray(trained(model, 1).predict(inputs_for(model, 1, ones=False))).reshape(40, -1)
-    np.testing.assert_allclose(np.array(theirs), ours, rtol=1e-12, atol=1e-12)
-
-
-def test_tanh_network_is_refused_as_pygad_network() -> None:
-    with pytest.raises(BadConfiguration, match=r"^expected hidden relu or sigmoid.*got tanh"):
-        as_pygad_network(trained(MLP((4, 8, 2), hidden="tanh"), 1))
-
-
-def test_pygad_network_does_not_change_the_global_generator() -> None:
-    before = np.random.get_state()[1].copy()  # type: ignore[index]  # noqa: NPY002
-    as_pygad_network(trained(MLP((2, 4, 2)), 1))
-    np.testing.assert_array_equal(np.random.get_state()[1], before)  # type: ignore[index]  # noqa: NPY002
