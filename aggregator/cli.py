@@ -288,7 +288,7 @@ def _checked_strategy(
     task: Task, code: bytes | None, algorithm: str | None, parameters: dict[str, Any]
 ) -> Strategy[Any]:
     """Return the strategy of a new run, checked before anything is written."""
-    from fedmq.algorithms.first_plan import check_first_plan
+    from fedmq.algorithms.conformance import check_first_plan
     from fedmq.algorithms.registry import DEFAULT_ALGORITHM, find_algorithm, is_file
 
     name = algorithm or DEFAULT_ALGORITHM

@@ -141,7 +141,7 @@ class Additive:
     def _opened(self, state: Any) -> Any:
         """Return the state with an empty sum for its round."""
         plan, task = self.ask(state), state.task
-        query, shapes = plan.query, {name: array.shape for name, array in plan.arrays.items()}
+        query = plan.query
         if not isinstance(query, AdditiveQuery):
             raise BadConfiguration(
                 f"algorithm {self.name}: expected an additive query such as Evaluate, got {type(query).__name__}: "
@@ -153,7 +153,7 @@ class Additive:
             raise BadConfiguration(f"algorithm {self.name}: {rejected.detail}") from rejected
         bounds = {
             name: RowBounds(one.shape, int(one.smallest), int(one.largest))
-            for name, one in query.answer(task, shapes, 1).items()
+            for name, one in query.answer(task, plan.shapes, 1).items()
         }
         nothing = {name: np.zeros(one.shape, np.int64) for name, one in bounds.items()}
         empty = RoundSum(bounds, query.fraction_bits, query.rows_max, nothing)

@@ -28,7 +28,11 @@ Shapes = Mapping[str, Shape]  # of the arrays that a round sends down, by name
 State = TypeVar("State")
 CANDIDATES_MAX = 100_000
 GENERATIONS_MAX = 10_000
-MUTATION_EXPONENT_MAX = 9.0
+Candidates = Annotated[int, Meta(ge=0, le=CANDIDATES_MAX)]
+Population = Annotated[int, Meta(ge=2, le=CANDIDATES_MAX)]
+Generations = Annotated[int, Meta(ge=0, le=GENERATIONS_MAX)]
+Exponent = Annotated[float, Meta(ge=-9.0, le=9.0)]
+Mutation = tuple[Exponent, Exponent]  # log10 of the smallest and largest mutation scale
 BYZANTINE_SHARE = 5  # one trainer in so many is expected to be Byzantine
 SUM_BITS_MAX = 62  # a sum of int64 stays below 2**62
 VALUES_MAX = 1 << 26  # numbers that one query may make a trainer hold at once: 512 MiB of float64
@@ -152,6 +156,10 @@ class Plan:
 
     query: Query
     arrays: Arrays
+
+    @property
+    def shapes(self) -> Shapes:
+        return {name: array.shape for name, array in self.arrays.items()}
 
 
 @dataclass(frozen=True, eq=False)

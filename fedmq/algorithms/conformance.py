@@ -1,4 +1,4 @@
-"""The conformance suite of algorithms: what a run that is recovered, replayed or attacked relies on.
+"""Checks before a run: the conformance suite of algorithms, and the size of the first round.
 
 `fedmq.testing.check_algorithm` is its public name. The aggregator runs it on an algorithm from a file.
 """
@@ -9,15 +9,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from fedmq.algorithms.additive import Additive
 from fedmq.algorithms.base import (
     AdditiveQuery,
     Assignment,
-    Evaluation,
     Plan,
-    Query,
     Strategy,
     Update,
     check_down,
@@ -25,8 +24,10 @@ from fedmq.algorithms.base import (
 )
 from fedmq.algorithms.checkpoint import dump, load
 from fedmq.algorithms.registry import decode_query
-from fedmq.errors import BadConfiguration, FedmqError, Rejected, named
+from fedmq.errors import BadConfiguration, FedmqError, ProtocolError, Rejected, named
+from fedmq.protocol.codec import FRAME_BYTES_MAX, encode
 from fedmq.protocol.fixed_point import to_units
+from fedmq.protocol.messages import Round
 from fedmq.runtime.rng import derive_rng
 from fedmq.tasks.task import Rows, Task
 from fedmq.tasks.task_file import find_task, task_rows
@@ -82,14 +83,30 @@ class _Bench:
     def figures(self, state: Any) -> bytes:
         """Return all that can be seen of a state, as bytes."""
         plan = self.strategy.ask(state)
-        arrays = [(name, array.tobytes()) for name, array in sorted(plan.arrays.items())]
-        return repr((plan.query, arrays, _as_bytes(self.strategy.evaluation(state)))).encode()
+        evaluation = self.strategy.evaluation(state)
+        seen = [*sorted(plan.arrays.items()), *(vars(evaluation).items() if evaluation else ())]
+        return repr((plan.query, [one.tobytes() if isinstance(one, np.ndarray) else one for _, one in seen])).encode()
 
+    def impossible(self, plan: Plan, good: Update) -> Iterator[tuple[str, Update]]:
+        """Yield answers that the plan's query does not allow, made of a good one, with what is wrong."""
 
-def _as_bytes(evaluation: Evaluation | None) -> object:
-    if evaluation is None:
-        return None
-    return [value.tobytes() if isinstance(value, np.ndarray) else repr(value) for value in vars(evaluation).values()]
+        def with_array(name: str, array: np.ndarray) -> Update:
+            return replace(good, arrays={**good.arrays, name: array})
+
+        for name, bounds in plan.query.answer(self.task, plan.shapes, good.num_examples).items():
+            array = good.arrays[name]
+            yield f"no {name}", replace(good, arrays={key: one for key, one in good.arrays.items() if key != name})
+            yield f"{name} of another shape", with_array(name, array[..., None])
+            yield f"{name} of float32", with_array(name, array.astype(np.float32))
+            for value in (bounds.smallest - 1, bounds.largest * 2 + 1):
+                if array.size and np.isfinite(value) and abs(value) < 2**62:
+                    bad = array.copy()
+                    bad.flat[0] = value
+                    yield f"{name} of {value:g}", with_array(name, bad)
+            if array.size and array.dtype == np.float64:
+                yield f"NaN in {name}", with_array(name, np.full_like(array, np.nan))
+        yield "no rows", replace(good, num_examples=0)
+        yield "a round that is to come", replace(good, round=good.round + 5)
 
 
 def _order(bench: _Bench) -> Iterator[str]:
@@ -147,11 +164,9 @@ def _bounds(bench: _Bench) -> Iterator[str]:
     """Answers outside of what the query allows are rejected, and queries count what they reveal."""
     state = bench.init()
     plan = bench.strategy.ask(state)
-    shapes = {name: array.shape for name, array in plan.arrays.items()}
-    if plan.query.evaluations(shapes) < 1:
+    if plan.query.evaluations(plan.shapes) < 1:
         yield "expected a query to count at least one evaluation"
-    good = bench.answers(state, 1, TRAINERS[:1])[0]
-    for what, bad in _impossible(plan.query, bench.task, shapes, good):
+    for what, bad in bench.impossible(plan, bench.answer(plan, 1, TRAINERS[0])):
         try:
             bench.strategy.tell(state, bad)
         except Rejected:
@@ -166,8 +181,7 @@ def _purity(bench: _Bench) -> Iterator[str]:
     if bench.figures(state) != figures:
         yield "asked twice, it publishes two different things"
     plan, updates = bench.strategy.ask(state), bench.answers(state, 2)
-    shapes = {name: array.shape for name, array in plan.arrays.items()}
-    for _, bad in _impossible(plan.query, bench.task, shapes, updates[0]):
+    for _, bad in bench.impossible(plan, updates[0]):
         try:
             bench.strategy.tell(state, bad)
         except Rejected:
@@ -177,28 +191,6 @@ def _purity(bench: _Bench) -> Iterator[str]:
     bench.closed(state, updates)
     if dump(state) != before:
         yield "tell or close changes the state that it is given"
-
-
-def _impossible(query: Query, task: Task, shapes: Mapping[str, Any], good: Update) -> Iterator[tuple[str, Update]]:
-    """Yield answers that the query does not allow, with what is wrong."""
-
-    def with_array(name: str, array: np.ndarray) -> Update:
-        return replace(good, arrays={**good.arrays, name: array})
-
-    for name, bounds in query.answer(task, shapes, good.num_examples).items():
-        array = good.arrays[name]
-        yield f"no {name}", replace(good, arrays={key: one for key, one in good.arrays.items() if key != name})
-        yield f"{name} of another shape", with_array(name, array[..., None])
-        yield f"{name} of float32", with_array(name, array.astype(np.float32))
-        for value in (bounds.smallest - 1, bounds.largest * 2 + 1):
-            if array.size and np.isfinite(value) and abs(value) < 2**62:
-                bad = array.copy()
-                bad.flat[0] = value
-                yield f"{name} of {value:g}", with_array(name, bad)
-        if array.size and array.dtype == np.float64:
-            yield f"NaN in {name}", with_array(name, np.full_like(array, np.nan))
-    yield "no rows", replace(good, num_examples=0)
-    yield "a round that is to come", replace(good, round=good.round + 5)
 
 
 CHECKS: Mapping[str, Callable[[_Bench], Iterator[str]]] = {
@@ -241,3 +233,33 @@ def check_algorithm(algorithm: Any, task: Task | str = "xor", *, seed: int = 1) 
             problem = f"expected no error, got {named(error)}"
         if problem is not None:
             raise NonConforming(str(name), check, problem)
+
+
+def check_first_plan(strategy: Strategy[Any], task: Task, code: bytes | None = None) -> None:
+    """Check that the first round of a run can be sent and answered.
+
+    Raises:
+        BadConfiguration: it needs more than a message holds, or more work than a trainer accepts.
+    """
+    plan = strategy.ask(strategy.init(task, 0))
+    who = f"algorithm {strategy.name}: task {task.name} has {task.model.num_parameters} parameters"
+    needed = sum(array.nbytes for array in plan.arrays.values()) + len(code or b"")
+    if needed > FRAME_BYTES_MAX:
+        raise BadConfiguration(
+            f"{who}: expected a round of at most {FRAME_BYTES_MAX} bytes, got {needed}: "
+            "lower the population, or take a smaller model"
+        )
+    try:
+        check_down(plan.query, task, plan.arrays)
+        message = Round(
+            run="r" * 64,
+            term=2**53,
+            round=1,
+            seed=2**53,
+            deadline_s=1.0,
+            task=msgspec.structs.replace(task, parameters={}),
+            query=encode_query(plan.query),
+        )
+        encode("round", message, plan.arrays)
+    except (ProtocolError, Rejected) as error:
+        raise BadConfiguration(f"{who}: {error}") from error

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Mapping
 from functools import cache
 from hashlib import sha256
-from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
@@ -78,15 +77,14 @@ def find_learner(kind: str) -> Learner:
     Raises:
         QueryRefused: there is none here.
     """
-    target = BUILTIN_LEARNERS.get(kind)
-    entry = _installed(LEARNERS_GROUP).get(kind) if target is None else None
-    if target is None and entry is None:
+    entry = _entry_point(kind, BUILTIN_LEARNERS, LEARNERS_GROUP)
+    if entry is None:
         raise QueryRefused(
             f"expected one of {', '.join(sorted({*BUILTIN_LEARNERS, *_installed(LEARNERS_GROUP)}))}, got {kind!r:.80}: "
             "install the package that has it"
         )
     try:
-        learner = _object(target) if target is not None else entry.load() if entry is not None else None
+        learner = entry.load()
     except Exception as error:
         raise QueryRefused(f"the learner of {kind!r:.80} cannot be loaded: {named(error)}") from error
     assert isinstance(learner, Learner)
@@ -111,11 +109,13 @@ def decode_query(raw: msgspec.Raw | bytes) -> tuple[Query, Learner]:
 
 
 def _algorithm_class(name: str) -> Any:
-    if name in BUILTIN:
-        return _object(BUILTIN[name])
     if is_file(name):
-        return _in_file(name)
-    entry = _installed(GROUP).get(name)
+        path, _, attribute = name.rpartition(":")
+        found = getattr(_module_of(Path(path)), attribute, None)
+        if not isinstance(found, type):
+            raise BadConfiguration(f"{path}: expected a class {attribute}, got {type(found).__name__}: define it there")
+        return found
+    entry = _entry_point(name, BUILTIN, GROUP)
     if entry is None:
         raise BadConfiguration(
             f"algorithm: expected one of {', '.join(algorithm_names())}, or FILE.py:NAME, got {name!r:.80}"
@@ -137,18 +137,9 @@ def absolute_name(name: str) -> str:
     return f"{Path(path).resolve()}:{attribute}" if is_file(name) else name
 
 
-def _in_file(name: str) -> Any:
-    """Return the class of FILE.py:NAME. The file is a module of its own, so that its annotations can be resolved."""
-    path, _, attribute = name.rpartition(":")
-    module = _module_of(Path(path))
-    found = getattr(module, attribute, None)
-    if not isinstance(found, type):
-        raise BadConfiguration(f"{path}: expected a class {attribute}, got {type(found).__name__}: define it there")
-    return found
-
-
 @cache
 def _module_of(path: Path) -> Any:
+    """Return the file as a module of its own, so that its annotations can be resolved."""
     if not path.is_file():
         raise BadConfiguration(f"{path}: expected a Python file with an algorithm, got no such file: check the path")
     module_name = f"fedmq_algorithm_{sha256(str(path.resolve()).encode()).hexdigest()[:16]}"
@@ -171,6 +162,5 @@ def _installed(group: str) -> Mapping[str, EntryPoint]:
     return {entry.name: entry for entry in entry_points(group=group)}
 
 
-def _object(target: str) -> Any:
-    module, _, name = target.partition(":")
-    return getattr(import_module(module), name)
+def _entry_point(name: str, builtin: Mapping[str, str], group: str) -> EntryPoint | None:
+    return EntryPoint(name, builtin[name], group) if name in builtin else _installed(group).get(name)

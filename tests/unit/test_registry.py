@@ -18,9 +18,9 @@ from fedmq.algorithms import registry
 from fedmq.algorithms.additive import Additive
 from fedmq.algorithms.averaging.query import EvolutionLearner, GradientLearner, Train
 from fedmq.algorithms.base import VALUES_MAX, Query, check_down, encode_query
+from fedmq.algorithms.conformance import check_first_plan
 from fedmq.algorithms.evaluation.query import Evaluate
 from fedmq.algorithms.evolution.query import Evolve
-from fedmq.algorithms.first_plan import check_first_plan
 from fedmq.algorithms.registry import algorithm_names, decode_query, find_algorithm
 from fedmq.errors import BadConfiguration, QueryRefused, Rejected
 from fedmq.tasks.task_file import find_task

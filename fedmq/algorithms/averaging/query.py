@@ -7,18 +7,14 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
-from fedmq.algorithms.base import CANDIDATES_MAX, GENERATIONS_MAX, MUTATION_EXPONENT_MAX, ArrayBounds, Query, Shapes
+from fedmq.algorithms.base import ArrayBounds, Generations, Mutation, Population, Query, Shapes
 from fedmq.algorithms.inbox import GENE_MAX
 from fedmq.tasks.task import Task
 
 STEPS_MAX = 1_000_000
-RATE_MAX = 1e6
 
 Steps = Annotated[int, Meta(ge=0, le=STEPS_MAX)]
-Moderate = Annotated[float, Meta(ge=0, le=RATE_MAX)]
-Population = Annotated[int, Meta(ge=2, le=CANDIDATES_MAX)]
-Generations = Annotated[int, Meta(ge=0, le=GENERATIONS_MAX)]
-Exponent = Annotated[float, Meta(ge=-MUTATION_EXPONENT_MAX, le=MUTATION_EXPONENT_MAX)]
+Moderate = Annotated[float, Meta(ge=0, le=1e6)]
 
 
 class EvolutionLearner(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, tag="evolution"):
@@ -27,7 +23,7 @@ class EvolutionLearner(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     generations: Generations = 20
     population: Population = 20
     spread: Moderate = 0.5  # standard deviation of the first population's parameters
-    mutation: tuple[Exponent, Exponent] = (-1.5, 0.3)  # log10 of the smallest and largest mutation scale
+    mutation: Mutation = (-1.5, 0.3)
 
 
 class GradientLearner(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, tag="gradient"):

@@ -8,29 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Literal
+from typing import Literal
 
 import msgspec
 import numpy as np
-from msgspec import Meta
 
-from fedmq.algorithms.averaging.query import (
-    RATE_MAX,
-    STEPS_MAX,
-    EvolutionLearner,
-    GradientLearner,
-    Train,
-)
+from fedmq.algorithms.averaging.query import EvolutionLearner, GradientLearner, Moderate, Steps, Train
 from fedmq.algorithms.averaging.robust_aggregation import RULES
-from fedmq.algorithms.base import (
-    CANDIDATES_MAX,
-    GENERATIONS_MAX,
-    MUTATION_EXPONENT_MAX,
-    Evaluation,
-    Plan,
-    Update,
-    row_loss_max,
-)
+from fedmq.algorithms.base import Evaluation, Generations, Mutation, Plan, Population, Update, row_loss_max
 from fedmq.algorithms.inbox import ROUNDS_REMEMBERED, Inbox, check_answer, check_round
 from fedmq.errors import BadConfiguration
 from fedmq.models.arrays import Floats
@@ -41,8 +26,6 @@ from fedmq.tasks.task import Task
 ROUNDING = 1e-12  # relative: two summed losses nearer than this are equal
 INITIAL_SPREAD = 0.5  # standard deviation of the first model's parameters; zeros would make hidden units the same
 
-Exponent = Annotated[float, Meta(ge=-MUTATION_EXPONENT_MAX, le=MUTATION_EXPONENT_MAX)]
-
 
 class AveragingParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The parameters of `averaging`. `steps` and `learning_rate` are of the learner `gradient`; the next four of
@@ -50,12 +33,12 @@ class AveragingParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     """
 
     learner: Literal["gradient", "evolution"] = "gradient"
-    steps: Annotated[int, Meta(ge=0, le=STEPS_MAX)] = 1
-    learning_rate: Annotated[float, Meta(ge=0, le=RATE_MAX)] = 0.1
-    generations: Annotated[int, Meta(ge=0, le=GENERATIONS_MAX)] = 20
-    population: Annotated[int, Meta(ge=2, le=CANDIDATES_MAX)] = 20
-    spread: Annotated[float, Meta(ge=0, le=RATE_MAX)] = 0.5  # standard deviation of the first population's parameters
-    mutation: tuple[Exponent, Exponent] = (-1.5, 0.3)  # log10 of the smallest and largest mutation scale
+    steps: Steps = 1
+    learning_rate: Moderate = 0.1
+    generations: Generations = 20
+    population: Population = 20
+    spread: Moderate = 0.5  # standard deviation of the first population's parameters
+    mutation: Mutation = (-1.5, 0.3)
     rule: Literal["none", "clip", "trimmed-mean", "median", "krum"] = "none"  # against Byzantine trainers
 
 

@@ -1,20 +1,22 @@
 """The query `evolve`: score a pool of candidates on your rows, evolve offspring from it, send the best back."""
 
 from collections.abc import Mapping
-from typing import Annotated
 
 import numpy as np
-from msgspec import Meta
 
-from fedmq.algorithms.base import CANDIDATES_MAX, GENERATIONS_MAX, MUTATION_EXPONENT_MAX, ArrayBounds, Query, Shapes
+from fedmq.algorithms.base import (
+    CANDIDATES_MAX,
+    ArrayBounds,
+    Candidates,
+    Generations,
+    Mutation,
+    Population,
+    Query,
+    Shapes,
+)
 from fedmq.algorithms.inbox import GENE_MAX
 from fedmq.errors import Rejected
 from fedmq.tasks.task import Task
-
-Candidates = Annotated[int, Meta(ge=0, le=CANDIDATES_MAX)]
-Population = Annotated[int, Meta(ge=2, le=CANDIDATES_MAX)]
-Generations = Annotated[int, Meta(ge=0, le=GENERATIONS_MAX)]
-Exponent = Annotated[float, Meta(ge=-MUTATION_EXPONENT_MAX, le=MUTATION_EXPONENT_MAX)]
 
 
 class Evolve(Query, frozen=True, tag="evolve"):
@@ -28,7 +30,7 @@ class Evolve(Query, frozen=True, tag="evolve"):
     generations: Generations = 5  # of the local search; 0: score only
     population: Population = 20  # of the local search: half pool elites, half the trainer's own best of the pool
     proposals: Candidates = 3  # the most elites to send back
-    mutation: tuple[Exponent, Exponent] = (-1.5, 0.3)  # log10 of the smallest and largest mutation scale
+    mutation: Mutation = (-1.5, 0.3)
 
     def arrays(self, task: Task) -> Mapping[str, ArrayBounds]:
         return {"ids": ArrayBounds((-1,), np.int64), "pool": ArrayBounds((-1, task.model.num_parameters))}

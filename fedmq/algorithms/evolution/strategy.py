@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Meta
 
-from fedmq.algorithms.base import CANDIDATES_MAX, GENERATIONS_MAX, MUTATION_EXPONENT_MAX, Evaluation, Plan, Update
+from fedmq.algorithms.base import CANDIDATES_MAX, Candidates, Evaluation, Generations, Mutation, Plan, Update
 from fedmq.algorithms.evolution.archive import Archive, ScoreSummary
 from fedmq.algorithms.evolution.query import Evolve
 from fedmq.algorithms.evolution.robust_losses import shortened
@@ -33,11 +33,8 @@ PROPOSALS_SHARE = 4  # one in so many of a pool may come from the trainers
 ARCHIVE_POOLS = 2  # the best candidates that are kept, in sizes of a pool
 PROGRESS = 1e-3  # a loss lower by less than this share is no progress
 
-
-INITIAL_MAX = 1e6
-
-Initial = Annotated[float, Meta(ge=-INITIAL_MAX, le=INITIAL_MAX)]
-Exponent = Annotated[float, Meta(ge=-MUTATION_EXPONENT_MAX, le=MUTATION_EXPONENT_MAX)]
+Initial = Annotated[float, Meta(ge=-1e6, le=1e6)]
+Breeding = Annotated[int, Meta(ge=4, le=CANDIDATES_MAX)]
 
 
 class EvolutionParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -47,14 +44,14 @@ class EvolutionParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
         BadConfiguration: settings that do not go together.
     """
 
-    population: Annotated[int, Meta(ge=4, le=CANDIDATES_MAX)] = 100  # candidates in a round's pool
-    generations: Annotated[int, Meta(ge=0, le=GENERATIONS_MAX)] = 5  # of the trainers' local search; 0: score only
-    local_population: Annotated[int, Meta(ge=4, le=CANDIDATES_MAX)] = 20  # candidates of the local search
-    proposals: Annotated[int, Meta(ge=0, le=CANDIDATES_MAX)] = 3  # the most elites that a trainer sends back
+    population: Breeding = 100  # candidates in a round's pool
+    generations: Generations = 5  # of the trainers' local search; 0: score only
+    local_population: Breeding = 20  # candidates of the local search
+    proposals: Candidates = 3  # the most elites that a trainer sends back
     immigrants: Annotated[float, Meta(ge=0, le=1)] = 0.1  # share of each pool that is random
     restart_after: Annotated[int, Meta(ge=0, le=ROUNDS_MAX)] = 15  # rounds without progress before a restart; 0: never
     initial: tuple[Initial, Initial] = (-2.0, 2.0)  # random genes are uniform in between
-    mutation: tuple[Exponent, Exponent] = (-1.5, 0.3)  # log10 of the smallest and largest mutation scale
+    mutation: Mutation = (-1.5, 0.3)
 
     def __post_init__(self) -> None:
         if self.proposals > self.local_population:
