@@ -77,7 +77,9 @@ class _LocalSearch(pygad.GA, Generic[Float]):  # type: ignore[misc]  # PyGAD has
         cancelled: Callable[[], bool],
         **options: Any,
     ) -> None:
-        self.start, self.fitness_of, self.known, self.cancelled = start, fitness_of, known, cancelled
+        self.start: npt.NDArray[Float] = start
+        self.fitness_of: Callable[[npt.NDArray[Float]], Fitness] = fitness_of
+        self.known, self.cancelled = known, cancelled
         super().__init__(
             fitness_func=lambda _search, _candidate, _row: 0.0,  # required; `cal_pop_fitness` replaces it
             sol_per_pop=len(start),
