@@ -183,7 +183,8 @@ def aggregator(
     name = run or new_name("run" if wanted is None else wanted.name)
     folder = out or RUNS / name
     strategy = _checked_strategy(wanted, code, algorithm, parameters) if new and wanted is not None else None
-    _make(folder)
+    with writing(f"--out {folder}"):
+        folder.mkdir(parents=True, exist_ok=True)
     limits = {
         "rounds_max": rounds,
         "min_trainers": min_trainers,
@@ -277,11 +278,6 @@ def _serve(
 def new_name(task: str) -> str:
     """A name that no other run has: the task, the time, and four hexadecimal digits; it is a legal name."""
     return f"{task[:40]}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-
-
-def _make(folder: Path) -> None:
-    with writing(f"--out {folder}"):
-        folder.mkdir(parents=True, exist_ok=True)
 
 
 def _checked_strategy(

@@ -70,7 +70,6 @@ class EventPublisher:
         )
 
     def left(self, name: str, *, goodbye: bool = False) -> None:
-        """Report that a trainer is absent."""
         self.report(events.TrainerLeft(trainer=name, goodbye=goodbye))
 
     def waiting(self, present: int, needed: int) -> None:
@@ -80,7 +79,6 @@ class EventPublisher:
             self.report(events.Waiting(present=present, needed=needed))
 
     def opened(self, number: int, invited: int, now: float) -> None:
-        """Report an open round."""
         self._waiting, self._stalls_at = None, now + STALLED_S
         self.report(events.RoundPublished(round=number, invited=invited))
 
@@ -155,7 +153,6 @@ class EventPublisher:
                 self.report(events.BestChanged(round=number, parameters=parameters))
 
     def finished(self, evaluation: Evaluation | None, rounds: int, why: events.End) -> None:
-        """Report that the run is over."""
         best = self.best_of(evaluation)
         value = None if best is None else best.value
         self.report(events.RunFinished(solved=why == "solved", rounds=rounds, value=value, why=why))

@@ -37,7 +37,6 @@ class Tally:
         self.answer_s: Callable[[float], None] | None = None
 
     def __call__(self, event: events.AnyEvent) -> None:
-        """Count `event`."""
         self.counts[type(event)] += 1
         if isinstance(event, events.ResultAccepted):
             self.late += event.staleness > 0

@@ -1,6 +1,7 @@
 """The one output buffer of the aggregator's state machine: records to save, messages to send, events to report."""
 
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -24,7 +25,8 @@ class Outbox:
 
     def __init__(self, config: RunConfig, term: int, code: bytes | None, sign: Callable[[bytes], bytes]) -> None:
         self.bytes_sent = 0  # to the broker, which multiplies them; without what observers get
-        self._config, self._term, self._sign = config, term, sign
+        self._about: dict[str, Any] = {"run": config.run, "term": term}  # in the header of each message
+        self._seed, self._sign = config.seed, sign
         self._code = {} if code is None else {CODE: np.frombuffer(code, np.uint8)}
         self._task = msgspec.structs.replace(config.task, parameters={})  # a query has what trainers need
         self._round: tuple[int, bytes, Frames] | None = None  # the encoded round, with its acknowledgements
@@ -46,12 +48,10 @@ class Outbox:
         self._output.commit = True
 
     def report(self, event: AnyEvent) -> None:
-        """Report `event` to all who watch the run."""
         self._output.events.append(event)
 
     @property
     def events(self) -> list[AnyEvent]:
-        """Return the events since the last `take`."""
         return self._output.events
 
     def pack(self, plan: Plan) -> Payload:
@@ -64,10 +64,9 @@ class Outbox:
         """Publish the open round, or send it to an inbox."""
         if self._round is None or self._round[:2] != (number, acknowledged):
             message = Round(
-                run=self._config.run,
-                term=self._term,
+                **self._about,
                 round=number,
-                seed=self._config.seed,
+                seed=self._seed,
                 deadline_s=deadline_s,
                 task=self._task,
                 query=encode_query(plan.query),
@@ -90,8 +89,7 @@ class Outbox:
     ) -> None:
         """Send the newest round, the acknowledgements of its results, and the time (seconds since 1970)."""
         message = Beacon(
-            run=self._config.run,
-            term=self._term,
+            **self._about,
             round=number,
             open=opened,
             paused=paused,
@@ -104,24 +102,21 @@ class Outbox:
         self._send(topic, message)
 
     def send_finished(self, topic: str, rounds: int, *, solved: bool) -> None:
-        """Send that the run is over."""
-        self._send(topic, Finished(run=self._config.run, term=self._term, rounds=rounds, solved=solved))
+        self._send(topic, Finished(**self._about, rounds=rounds, solved=solved))
 
     def send_welcome(self, trainer: str, index: int) -> None:
-        """Send a trainer its place on the roster."""
-        message = Welcome(run=self._config.run, term=self._term, trainer=trainer, index=index)
+        message = Welcome(**self._about, trainer=trainer, index=index)
         self._send(topics.inbox_of(trainer), message)
 
     def send_accepted(self, result: Result) -> None:
         """Acknowledge a late or repeated result; others are acknowledged by the next round or beacon."""
-        message = Accepted(run=self._config.run, term=self._term, trainer=result.trainer, round=result.round)
+        message = Accepted(**self._about, trainer=result.trainer, round=result.round)
         self._send(topics.inbox_of(result.trainer), message)
 
     def send_refused(self, refused: Result | Hello, rejected: Rejected) -> None:
         """Refuse a result, or a trainer by its Hello."""
         message = Refused(
-            run=self._config.run,
-            term=self._term,
+            **self._about,
             trainer=refused.trainer,
             round=refused.round if isinstance(refused, Result) else 0,
             reason=rejected.reason,

@@ -73,7 +73,6 @@ class Roster:
 
     @property
     def present(self) -> list[str]:
-        """The names of the present trainers."""
         return [trainer.name for trainer in self._trainers.values() if trainer.present]
 
     def bitmap(self, has: Callable[[str], bool]) -> bytes:
@@ -149,7 +148,6 @@ class Roster:
         return new
 
     def count(self, name: str, num_examples: int, *, late: bool, again: bool) -> None:
-        """Count an accepted result."""
         trainer = self._trainers[name]
         trainer.num_examples = num_examples
         trainer.results += 1

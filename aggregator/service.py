@@ -60,7 +60,6 @@ class Aggregator:
 
     @property
     def config(self) -> RunConfig:
-        """The configuration of the run."""
         return self.rounds.config
 
     @property

@@ -74,7 +74,6 @@ class Budget:
         self._spent: OrderedDict[str, int] = OrderedDict(spent)
 
     def allows(self, run: str, evaluations: int) -> bool:
-        """Return whether so many more evaluations stay within the cap."""
         return self.cap is None or self._spent.get(run, 0) + evaluations <= self.cap
 
     def spend(self, run: str, evaluations: int) -> list[Spent]:

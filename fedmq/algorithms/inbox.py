@@ -27,7 +27,6 @@ class Inbox:
         return (update.round, update.trainer) in self.waiting or update.trainer in self.answered.get(update.round, ())
 
     def add(self, update: Update) -> Inbox:
-        """Return the inbox with `update` in it."""
         return Inbox({**self.waiting, (update.round, update.trainer): update}, self.answered)
 
     def updates(self) -> list[Update]:

@@ -92,11 +92,7 @@ class MLP(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="mlp"):
 
 
 class Linear(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="linear"):
-    """A linear model with bias. Parameters: the weights (inputs, outputs) in C order, then the biases (outputs,).
-
-    Raises:
-        BadConfiguration: `inputs` or `outputs` out of bounds; also while decoding.
-    """
+    """An MLP of one layer with bias and without activation: the same parameters and errors."""
 
     inputs: int
     outputs: int = 1

@@ -12,11 +12,7 @@ PARTIAL = ".partial"  # suffix of a file that is being written
 
 @contextmanager
 def writing(what: object, way_out: str = "choose another") -> Iterator[None]:
-    """Whatever the system refuses in here is one line: `what` cannot be written, why, and the way out.
-
-    Raises:
-        BadConfiguration: that line.
-    """
+    """Translate an OSError into a BadConfiguration, in one line: `what` cannot be written, why, and the way out."""
     try:
         yield
     except OSError as error:

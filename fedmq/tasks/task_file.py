@@ -67,11 +67,7 @@ def call_rows(function: Callable[[], object], source: str) -> Rows:
 
 
 def run_task_file(path: str) -> tuple[Task, Mapping[str, object]]:
-    """Run the FILE.py of a task; return the task and all names it defines. It can import modules next to it.
-
-    Raises:
-        BadConfiguration: as `find_task`.
-    """
+    """Run the FILE.py of a task; return the task and all names it defines. Errors are those of `find_task`."""
     if not path.endswith(".py"):
         raise BadConfiguration(
             f"expected a task, one of {', '.join(TASK_NAMES)}, or a FILE.py that defines `task`, got {path!r}"

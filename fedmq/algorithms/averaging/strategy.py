@@ -138,7 +138,6 @@ class Averaging:
         return Plan(self._query, {"model": state.current.parameters})
 
     def tell(self, state: AveragingState, update: Update) -> AveragingState:
-        """Keep the answer until the round closes."""
         check_round(update, state.round)
         if state.inbox.knows(update):
             return state

@@ -130,7 +130,6 @@ class Evolution:
         )
 
     def tell(self, state: EvolutionState, update: Update) -> EvolutionState:
-        """Keep the answer until the round closes."""
         check_round(update, state.round)
         if state.inbox.knows(update):
             return state
