@@ -88,7 +88,7 @@ def algorithm_options(command: Command) -> Command:
     help="What to train: xor, parity4, linear or a file.",
 )
 @algorithm_options
-@option("--rounds", type=COUNT, metavar="N", help="The most rounds. [default: the task's]")
+@option("--rounds", "rounds_max", type=COUNT, metavar="N", help="The most rounds. [default: the task's]")
 @option(
     "--min-trainers",
     type=COUNT,
@@ -109,6 +109,7 @@ def algorithm_options(command: Command) -> Command:
 )
 @option(
     "--max-examples",
+    "num_examples_max",
     type=COUNT,
     metavar="N",
     help="Refuse the results of a trainer that says it has more rows. [default: believe any number]",
@@ -136,12 +137,6 @@ def aggregator(
     task_name: str | None,
     algorithm: str | None,
     parameters: dict[str, Any],
-    rounds: int | None,
-    min_trainers: int | None,
-    quorum: float | None,
-    deadline_s: float | None,
-    max_examples: int | None,
-    keep_rounds: int | None,
     seed: int | None,
     out: Path | None,
     run: str | None,
@@ -151,6 +146,7 @@ def aggregator(
     keys: Path | None,
     connect_timeout: float | None,
     metrics: tuple[str, int] | None,
+    **limits: Any,
 ) -> None:
     """Run one training to its end, or continue the one in --out.
 
@@ -185,14 +181,6 @@ def aggregator(
     strategy = _checked_strategy(wanted, code, algorithm, parameters) if new and wanted is not None else None
     with writing(f"--out {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
-    limits = {
-        "rounds_max": rounds,
-        "min_trainers": min_trainers,
-        "quorum": quorum,
-        "deadline_s": deadline_s,
-        "num_examples_max": max_examples,
-        "keep_rounds": keep_rounds,
-    }
     chosen = {name: value for name, value in limits.items() if value is not None}
     with Store(folder / STORE) as store:
         if store.config is None:
@@ -284,14 +272,12 @@ def _checked_strategy(
     task: Task, code: bytes | None, algorithm: str | None, parameters: dict[str, Any]
 ) -> Strategy[Any]:
     """Return the strategy of a new run, checked before anything is written."""
-    from fedmq.algorithms.conformance import check_first_plan
+    from fedmq.algorithms.conformance import check_algorithm, check_first_plan
     from fedmq.algorithms.registry import DEFAULT_ALGORITHM, find_algorithm, is_file
 
     name = algorithm or DEFAULT_ALGORITHM
     strategy = find_algorithm(name, task, parameters)
     if is_file(name):
-        from fedmq.algorithms.conformance import check_algorithm
-
         check_algorithm(strategy)
     check_first_plan(strategy, task, code)
     return strategy

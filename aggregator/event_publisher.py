@@ -58,16 +58,8 @@ class EventPublisher:
 
     def joined(self, trainer: RosterEntry) -> None:
         """Report that a trainer is present, or has introduced itself."""
-        introduction = trainer.introduction
-        self.report(
-            events.TrainerJoined(
-                trainer=trainer.name,
-                num_examples=trainer.num_examples,
-                version=introduction.version,
-                labels=introduction.labels,
-                fingerprint=introduction.fingerprint,
-            )
-        )
+        about = trainer.introduction._asdict()
+        self.report(events.TrainerJoined(trainer=trainer.name, num_examples=trainer.num_examples, **about))
 
     def left(self, name: str, *, goodbye: bool = False) -> None:
         self.report(events.TrainerLeft(trainer=name, goodbye=goodbye))
@@ -203,7 +195,7 @@ class EventPublisher:
             for start in range(0, len(self._unsent), EVENTS_MAX):
                 part = self._unsent[start : start + EVENTS_MAX]
                 message = Events(run=state.run, term=state.term, first=first + start, count=len(part))
-                self._outbox.send_observers(topics.EVENTS + state.run, message, _packed(EVENTS, part))
+                self._outbox.send_observers(topics.EVENTS + state.run, message, _bytes(EVENTS, _encoder.encode(part)))
             self._unsent = []
         if self._snapshot_seq != state.seq and (last or now >= self._snapshot_at):
             self._snapshot_seq = state.seq
@@ -212,10 +204,6 @@ class EventPublisher:
             if len(content) <= VIEW_BYTES_MAX:
                 snapshot = Snapshot(run=state.run, term=state.term, seq=state.seq)
                 self._outbox.send_observers(topics.SNAPSHOTS + state.run, snapshot, _bytes(VIEW, content))
-
-
-def _packed(name: str, value: object) -> Payload:
-    return _bytes(name, _encoder.encode(value))
 
 
 def _bytes(name: str, content: bytes) -> Payload:

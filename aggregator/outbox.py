@@ -12,11 +12,10 @@ from fedmq.errors import Rejected
 from fedmq.observe.events import AnyEvent
 from fedmq.protocol import topics
 from fedmq.protocol.codec import CODE, Frames, Payload, encode, pack
-from fedmq.protocol.messages import Accepted, Beacon, Finished, Hello, Message, Refused, Result, Round, Welcome
+from fedmq.protocol.messages import Accepted, Hello, Message, Refused, Result, Round
 from fedmq.protocol.run_config import RunConfig
 from fedmq.runs.records import Record, StoredResult
 
-SPREAD_S, SPREAD_MAX_S = 0.001, 10.0  # per trainer on the roster: trainers that reconnect together wait a random part
 DETAIL_MAX = 200
 
 
@@ -25,7 +24,7 @@ class Outbox:
 
     def __init__(self, config: RunConfig, term: int, code: bytes | None, sign: Callable[[bytes], bytes]) -> None:
         self.bytes_sent = 0  # to the broker, which multiplies them; without what observers get
-        self._about: dict[str, Any] = {"run": config.run, "term": term}  # in the header of each message
+        self.about: dict[str, Any] = {"run": config.run, "term": term}  # in the header of each message
         self._seed, self._sign = config.seed, sign
         self._code = {} if code is None else {CODE: np.frombuffer(code, np.uint8)}
         self._task = msgspec.structs.replace(config.task, parameters={})  # a query has what trainers need
@@ -64,7 +63,7 @@ class Outbox:
         """Publish the open round, or send it to an inbox."""
         if self._round is None or self._round[:2] != (number, acknowledged):
             message = Round(
-                **self._about,
+                **self.about,
                 round=number,
                 seed=self._seed,
                 deadline_s=deadline_s,
@@ -75,60 +74,28 @@ class Outbox:
             self._round = number, acknowledged, encode("", message, payload, self._sign)
         self._append([topic.encode(), *self._round[2][1:]])
 
-    def send_beacon(
-        self,
-        topic: str,
-        number: int,
-        *,
-        opened: bool,
-        paused: bool,
-        trainers: int,
-        acknowledged: bytes,
-        acked_request: int,
-        at: float,
-    ) -> None:
-        """Send the newest round, the acknowledgements of its results, and the time (seconds since 1970)."""
-        message = Beacon(
-            **self._about,
-            round=number,
-            open=opened,
-            paused=paused,
-            waiting=not opened and not paused,
-            spread_s=min(SPREAD_MAX_S, SPREAD_S * trainers),
-            acknowledged=acknowledged,
-            acked_request=acked_request,
-            at=at,
-        )
-        self._send(topic, message)
-
-    def send_finished(self, topic: str, rounds: int, *, solved: bool) -> None:
-        self._send(topic, Finished(**self._about, rounds=rounds, solved=solved))
-
-    def send_welcome(self, trainer: str, index: int) -> None:
-        message = Welcome(**self._about, trainer=trainer, index=index)
-        self._send(topics.inbox_of(trainer), message)
-
     def send_accepted(self, result: Result) -> None:
         """Acknowledge a late or repeated result; others are acknowledged by the next round or beacon."""
-        message = Accepted(**self._about, trainer=result.trainer, round=result.round)
-        self._send(topics.inbox_of(result.trainer), message)
+        message = Accepted(**self.about, trainer=result.trainer, round=result.round)
+        self.send(topics.inbox_of(result.trainer), message)
 
     def send_refused(self, refused: Result | Hello, rejected: Rejected) -> None:
         """Refuse a result, or a trainer by its Hello."""
         message = Refused(
-            **self._about,
+            **self.about,
             trainer=refused.trainer,
             round=refused.round if isinstance(refused, Result) else 0,
             reason=rejected.reason,
             detail=rejected.detail[:DETAIL_MAX],
         )
-        self._send(topics.inbox_of(refused.trainer), message)
+        self.send(topics.inbox_of(refused.trainer), message)
 
     def send_observers(self, topic: str, message: Message, payload: Payload) -> None:
         """Send to observers. It acknowledges nothing, so it does not need a commit."""
         self._output.sends.append(encode(topic, message, payload, self._sign))
 
-    def _send(self, topic: str, message: Message) -> None:
+    def send(self, topic: str, message: Message) -> None:
+        """Send a message without arrays."""
         self._append(encode(topic, message, sign=self._sign))
 
     def _append(self, frames: Frames) -> None:

@@ -54,7 +54,7 @@ class Roster:
         self._forget_s = forget_s
         self._trainers: dict[str, RosterEntry] = {}
         self._unconfirmed: set[str] = set()
-        self._grace_until: float | None = None
+        self.grace_until: float | None = None  # after a broker restart
         self._barred: dict[str, int] = {}  # the first barred round, by name
 
     def __getitem__(self, name: str) -> RosterEntry:
@@ -111,11 +111,6 @@ class Roster:
     def readmit(self, name: str) -> bool:
         """Lift a bar; False if there is none."""
         return self._barred.pop(name, None) is not None
-
-    @property
-    def grace_until(self) -> float | None:
-        """When the grace after a broker restart ends; None: there is none."""
-        return self._grace_until
 
     def join(
         self,
@@ -180,13 +175,13 @@ class Roster:
 
     def begin_grace(self, now: float, grace_s: float) -> None:
         """Give unconfirmed trainers `grace_s` to be seen again: the broker is up."""
-        self._grace_until = now + grace_s if self._unconfirmed else None
+        self.grace_until = now + grace_s if self._unconfirmed else None
 
     def expire(self, now: float) -> list[str]:
         """At the end of the grace, mark the trainers as absent that were not seen again; return them."""
-        if self._grace_until is None or now < self._grace_until:
+        if self.grace_until is None or now < self.grace_until:
             return []
-        self._grace_until = None
+        self.grace_until = None
         lost = sorted(name for name in self._unconfirmed if self.leave(name, now))
         self._unconfirmed = set()
         return lost

@@ -52,6 +52,7 @@ from fedmq.runs.records import Checkpoint, Close, DropOldRounds, StoredResult, a
 from fedmq.runtime.clock import earliest
 
 CHECKPOINT_ROUNDS = 100
+SPREAD_S, SPREAD_MAX_S = 0.001, 10.0  # per trainer on the roster: trainers that reconnect together wait a random part
 FAREWELL_S = 2.0  # how long a finished run waits for a broker that is down, to send Finished
 
 
@@ -108,6 +109,7 @@ class Rounds:
         self._farewell_sent = False
         self._outbox = Outbox(config, term, code, sign)
         self._publisher = EventPublisher(self._outbox, config.task, run_state)
+        self.rejections = self._publisher.rejections  # the number of unusable messages, by reason
         self._publisher.report(events.RunStarted(config=config, term=term, again=again, round=round))
         if (evaluation := self.evaluation) is not None and round > 1:
             self._publisher.best = self._publisher.best_of(evaluation)
@@ -117,11 +119,6 @@ class Rounds:
     def evaluation(self) -> Evaluation | None:
         """The candidate to deploy, or None."""
         return self._strategy.evaluation(self._state)
-
-    @property
-    def rejections(self) -> dict[str, int]:
-        """The number of unusable messages, by reason."""
-        return self._publisher.rejections
 
     @property
     def best(self) -> events.Best | None:
@@ -331,7 +328,7 @@ class Rounds:
         if self.phase is Phase.FINISHED:
             self._send_finished(inbox)
             return
-        self._outbox.send_welcome(message.trainer, self.roster[message.trainer].index)
+        self._welcome(message.trainer)
         barred = self.roster.is_barred(message.trainer, self.round)
         if self.phase is Phase.COLLECTING and message.round < self.round and not barred:
             self._send_round(inbox)
@@ -340,7 +337,7 @@ class Rounds:
         name, key = message.trainer, (message.round, message.trainer)
         if name not in self.roster:
             self._join(name, message.num_examples)
-            self._outbox.send_welcome(name, self.roster[name].index)
+            self._welcome(name)
         elif not self.roster[name].gone:
             self._join(name, message.num_examples)
         if key in self._accepted:
@@ -514,21 +511,29 @@ class Rounds:
 
     def _send_finished(self, topic: str) -> None:
         self._farewell_sent = self._farewell_sent or self._broker_up
-        self._outbox.send_finished(topic, self.round - 1, solved=self.solved)
+        message = messages.Finished(**self._outbox.about, rounds=self.round - 1, solved=self.solved)
+        self._outbox.send(topic, message)
 
     def _send_beacon(self, topic: str) -> None:
+        """Send the newest round, the acknowledgements of its results, and the time (seconds since 1970)."""
         opened = self.phase is Phase.COLLECTING
         number = self.round if opened else self.round - 1
-        self._outbox.send_beacon(
-            topic,
-            number,
-            opened=opened,
+        message = messages.Beacon(
+            **self._outbox.about,
+            round=number,
+            open=opened,
             paused=self.paused,
-            trainers=len(self.roster),
+            waiting=not opened and not self.paused,
+            spread_s=min(SPREAD_MAX_S, SPREAD_S * len(self.roster)),
             acknowledged=self._acknowledged(number),
             acked_request=self._acked_request,
             at=self._wall,
         )
+        self._outbox.send(topic, message)
+
+    def _welcome(self, name: str) -> None:
+        message = messages.Welcome(**self._outbox.about, trainer=name, index=self.roster[name].index)
+        self._outbox.send(topics.inbox_of(name), message)
 
     def _acknowledged(self, number: int) -> bytes:
         """Return the bitmap of the trainers whose result of round `number` is on disk once this is sent."""

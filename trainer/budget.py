@@ -30,16 +30,8 @@ class Cost(NamedTuple):
     fraction_bits: int
 
 
-class OpenedQuery(NamedTuple):
-    """The query of a round, its learner, and how many candidate evaluations an answer reveals, at least 1."""
-
-    query: Query
-    learner: Learner
-    evaluations: int
-
-
-def open_query(message: Round) -> OpenedQuery:
-    """Decode the query of a round and count what it costs.
+def open_query(message: Round) -> tuple[Query, Learner, int]:
+    """Return the query of a round, its learner, and how many candidate evaluations an answer reveals, at least 1.
 
     Raises:
         QueryRefused: an unknown kind, a malformed query, or one whose cost is not known.
@@ -49,7 +41,7 @@ def open_query(message: Round) -> OpenedQuery:
         evaluations = query.evaluations({info.name: info.shape for info in message.arrays})
     except Exception as error:  # the code of a package: without a cost there is no answer
         raise QueryRefused(f"the cost of {type(query).__name__} is not known: {named(error)}") from error
-    return OpenedQuery(query, learner, max(1, evaluations))
+    return query, learner, max(1, evaluations)
 
 
 def cost_of(message: Round, fraction_bits: int) -> Cost:
@@ -59,11 +51,11 @@ def cost_of(message: Round, fraction_bits: int) -> Cost:
     before it reads a row.
     """
     try:
-        opened = open_query(message)
+        query, _, evaluations = open_query(message)
     except QueryRefused:
         return Cost(0, fraction_bits)
-    finest = opened.query.fraction_bits if isinstance(opened.query, AdditiveQuery) else fraction_bits
-    return Cost(opened.evaluations, min(fraction_bits, finest))
+    finest = query.fraction_bits if isinstance(query, AdditiveQuery) else fraction_bits
+    return Cost(evaluations, min(fraction_bits, finest))
 
 
 class Budget:

@@ -30,10 +30,10 @@ def on_rows(rows: Rows, name: str, policy: CodePolicy = NO_CODE) -> Learn:
         CodeRefused: code scores the task, and the policy does not allow it.
     """
     fitted: tuple[Task, Rows] | None = None
-    sandboxes = _Sandboxes(rows)
+    sandbox: tuple[Task, bytes, Sandbox] | None = None  # of the newest task that code scores
 
     def answer(packet: Packet, cancelled: Cancelled) -> dict[str, Array]:
-        nonlocal fitted
+        nonlocal fitted, sandbox
         message = packet.message
         assert isinstance(message, Round)
         task = message.task
@@ -44,24 +44,14 @@ def on_rows(rows: Rows, name: str, policy: CodePolicy = NO_CODE) -> Learn:
         if fitted is None or fitted[0] != task:
             fitted = (task, task.fit(rows))
         own = fitted[1]
-        score = partial(task.score, rows=own) if code is None else sandboxes.scoring(code, task, cancelled)
+        score: Callable[[Floats], Scores] = partial(task.score, rows=own)
+        if code is not None:
+            if sandbox is None or sandbox[:2] != (task, code):
+                if sandbox is not None:
+                    sandbox[2].close()
+                sandbox = (task, code, Sandbox(code, own))
+            score = partial(sandbox[2].score, cancelled=cancelled)
         draws = derive_rng(message.seed, "trainer", name, message.round)
         return learner.learn(query, Assignment(task, arrays, own, score, draws, cancelled))
 
     return answer
-
-
-class _Sandboxes:
-    """The sandbox of the newest task that code scores; that of another task replaces it."""
-
-    def __init__(self, rows: Rows) -> None:
-        self._rows = rows
-        self._newest: tuple[Task, bytes, Sandbox] | None = None
-
-    def scoring(self, code: bytes, task: Task, cancelled: Cancelled) -> Callable[[Floats], Scores]:
-        """Return the function that scores candidates by this code."""
-        if self._newest is None or self._newest[:2] != (task, code):
-            if self._newest is not None:
-                self._newest[2].close()
-            self._newest = (task, code, Sandbox(code, task.fit(self._rows)))
-        return partial(self._newest[2].score, cancelled=cancelled)

@@ -104,12 +104,7 @@ class Additive:
         # A type of its own, so that a checkpoint knows which type the algorithm's own state has.
         kind = make_dataclass(
             f"Additive{type(inner).__name__}",
-            [
-                ("task", Task),
-                ("round", int),
-                ("inner", type(inner)),
-                ("sums", dict[int, RoundSum]),
-            ],
+            [("task", Task), ("round", int), ("inner", type(inner)), ("sums", dict[int, RoundSum])],
             frozen=True,
             eq=False,
         )

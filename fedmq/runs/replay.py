@@ -47,7 +47,8 @@ def replay(store: Store, task: Task, strategy: Strategy[Any], seed: int, *, from
     for close in closes:
         replayed.closes.append(close)
         if close.round < replayed.round:
-            _count(store, replayed, close.round, strategy.additive)
+            for stored in store.results(close.round):  # the checkpoint includes them; count their trainers
+                _update(store, stored, replayed, strategy.additive)
             continue
         if close.round != replayed.round:
             raise StoreError(
@@ -58,12 +59,6 @@ def replay(store: Store, task: Task, strategy: Strategy[Any], seed: int, *, from
         replayed.round = close.round + 1
     replayed.open_results = _tell(store, strategy, replayed)
     return replayed
-
-
-def _count(store: Store, replayed: Replayed, counted_in: int, additive: bool) -> None:
-    """Count the trainers of results that a checkpoint includes."""
-    for stored in store.results(counted_in):
-        _update(store, stored, replayed, additive)
 
 
 def _tell(store: Store, strategy: Strategy[Any], replayed: Replayed) -> int:

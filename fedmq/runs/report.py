@@ -57,27 +57,22 @@ class Report(_Figures, frozen=True, kw_only=True):
 
     @property
     def run(self) -> str:
-        """Return the name of the run."""
         return self.config.run
 
     @property
     def task(self) -> str:
-        """Return the name of the task."""
         return self.config.task.name
 
     @property
     def algorithm(self) -> str:
-        """Return the name of the algorithm."""
         return self.config.algorithm
 
     @property
     def seed(self) -> int:
-        """Return the seed of the run."""
         return self.config.seed
 
     @property
     def metric(self) -> str:
-        """Return the metric of the task."""
         return self.config.task.metric
 
 

@@ -7,8 +7,9 @@ import msgspec
 from fedmq.observe import events
 from fedmq.observe.event_log import TAIL_BYTES, read_run_state
 from fedmq.observe.run_state import ObservedRun, RunState
+from fedmq.protocol.run_config import RunConfig
 from fedmq.runs.maintenance import open_store
-from fedmq.runs.report import read_report
+from fedmq.runs.report import EarlierReport, Report, read_report
 from fedmq.runtime.lock import is_locked
 from fedmq.runtime.run_folder import EVENTS, REPORT
 
@@ -33,34 +34,28 @@ def summarize(folder: Path, now: float) -> RunSummary:
     Raises:
         BadConfiguration: the folder holds no run, or one that cannot be read.
     """
+    source: Report | EarlierReport | RunConfig
     report, state = read_report(folder), status_text(folder, now)
     if report is not None:
+        source, task, rounds, value = report, report.task, report.rounds, report.value
         started = (folder / REPORT).stat().st_mtime - report.wall_s
-        return RunSummary(
-            folder=str(folder),
-            run=report.run,
-            task=report.task,
-            algorithm=report.algorithm,
-            state=state,
-            rounds=report.rounds,
-            value=report.value,
-            seed=report.seed,
-            started=started,
-        )
-    store, config = open_store(folder)
-    closes = list(store.closes())
-    store.close()
-    last = closes[-1] if closes else None
+    else:
+        store, source = open_store(folder)
+        with store:
+            closes = list(store.closes())
+        best = closes[-1].best if closes else None
+        rounds, value = closes[-1].round if closes else 0, None if best is None else best.value
+        task, started = source.task.name, source.started
     return RunSummary(
         folder=str(folder),
-        run=config.run,
-        task=config.task.name,
-        algorithm=config.algorithm,
+        run=source.run,
+        task=task,
+        algorithm=source.algorithm,
         state=state,
-        rounds=0 if last is None else last.round,
-        value=None if last is None or last.best is None else last.best.value,
-        seed=config.seed,
-        started=config.started,
+        rounds=rounds,
+        value=value,
+        seed=source.seed,
+        started=started,
     )
 
 

@@ -102,7 +102,7 @@ class Store:
             if version == 0:
                 self._connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
                 version = SCHEMA_VERSION
-        self._errors.file.remember()
+        self._errors.remember()
         if version != SCHEMA_VERSION:
             raise StoreError(
                 f"{self.path}: expected a store of schema {SCHEMA_VERSION}, got {version}; "
@@ -196,7 +196,7 @@ class Store:
     def commit(self) -> None:
         """Return once all saved records are on disk."""
         if self._connection.in_transaction:
-            self._errors.file.check()
+            self._errors.check()
             with self._errors:
                 self._connection.execute("COMMIT")
             if self._commit_marker is not None:

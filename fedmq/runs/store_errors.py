@@ -18,12 +18,12 @@ class StoreDamaged(StoreError):
         )
 
 
-class OpenedFile:
-    """The identity of the file at `path`."""
+class Errors:
+    """Translate exceptions of the kinds `unreadable` into a StoreError: one line about the file, with a way out."""
 
-    def __init__(self, path: str) -> None:
-        self._path = Path(path)
-        self._identity: tuple[int, int] | None = None
+    def __init__(self, path: str, unreadable: tuple[type[Exception], ...]) -> None:
+        self._path, self._unreadable = Path(path), unreadable
+        self._identity: tuple[int, int] | None = None  # of the opened file
 
     def remember(self) -> None:
         """Remember the file at this path as the one that was opened."""
@@ -52,23 +52,16 @@ class OpenedFile:
             return self._identity
         return found.st_dev, found.st_ino
 
-
-class Errors:
-    """Translate exceptions of the kinds `unreadable` into a StoreError: one line about the file, with a way out."""
-
-    def __init__(self, path: str, unreadable: tuple[type[Exception], ...]) -> None:
-        self._path, self._unreadable, self.file = path, unreadable, OpenedFile(path)
-
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
         if not isinstance(error, self._unreadable):
             return
-        self.file.check()
+        self.check()
         code = getattr(error, "sqlite_errorname", "")
         reading = code.endswith(("_READ", "_CORRUPTFS", "_DATA"))  # else no space for the log or its index
-        unreadable = code == "SQLITE_CANTOPEN" and Path(self._path).exists() and not os.access(self._path, os.R_OK)
+        unreadable = code == "SQLITE_CANTOPEN" and self._path.exists() and not os.access(self._path, os.R_OK)
         if unreadable or code.startswith("SQLITE_READONLY"):
             raise StoreError(
                 f"{self._path}: permission denied ({error}); reading needs write access too; acknowledged results "
@@ -79,4 +72,4 @@ class Errors:
                 f"{self._path}: cannot be written ({error}); acknowledged results are safe: "
                 "make room and start the same command again"
             ) from error
-        raise StoreDamaged(self._path, f"SQLite says: {error}") from error
+        raise StoreDamaged(str(self._path), f"SQLite says: {error}") from error

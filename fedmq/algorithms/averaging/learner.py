@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from fedmq.algorithms.averaging.query import EvolutionLearner, GradientLearner, Train
 from fedmq.algorithms.base import Assignment, Learner
-from fedmq.algorithms.evolution.learner import search
+from fedmq.algorithms.evolution.local_search import evolve
 from fedmq.errors import BadConfiguration, WorkCancelled
 from fedmq.models.arrays import Floats, all_finite
 from fedmq.models.networks import Linear
@@ -28,8 +28,13 @@ def _evolve_model(learner: EvolutionLearner, model: Floats, work: Assignment) ->
     """Return the best candidate of a population that starts as a Gaussian cloud around the model, itself included."""
     cloud = work.generator.normal(0.0, learner.spread, (learner.population, len(model)))
     cloud[0] = 0.0
-    population, fitness = search(
-        work.score, model + cloud, learner.generations, learner.mutation, work.generator, work.cancelled
+    population, fitness = evolve(
+        model + cloud,
+        lambda candidates: -work.score(candidates).losses,
+        learner.generations,
+        work.generator,
+        mutation=learner.mutation,
+        cancelled=work.cancelled,
     )
     best: Floats = population[np.argmax(fitness)].copy()
     return best

@@ -10,9 +10,8 @@ import numpy as np
 from fedmq.algorithms.base import BYZANTINE_SHARE
 from fedmq.models.arrays import Floats
 
-Rule = Callable[
-    [Floats, Floats], Floats
-]  # models (n, parameters), the model they were trained from (parameters,) -> (parameters,)
+# Of models (n, parameters), and the model they were trained from (parameters,): the next model (parameters,).
+Rule = Callable[[Floats, Floats], Floats]
 
 
 def clipped_mean(models: Floats, before: Floats) -> Floats:

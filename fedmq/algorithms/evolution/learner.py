@@ -1,6 +1,5 @@
 """The trainer's half of `evolution`: scores the pool on its rows, then searches from it."""
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,10 +9,6 @@ from fedmq.algorithms.base import Assignment, Learner
 from fedmq.algorithms.evolution.local_search import evolve
 from fedmq.algorithms.evolution.query import Evolve
 from fedmq.models.arrays import Floats
-from fedmq.models.losses import Scores
-
-ELITES_SHARE = 10  # one in so many of a local population survives each generation unchanged
-PARENTS_SHARE = 4  # one in so many breeds the others
 
 
 def evolve_pool(query: Evolve, work: Assignment) -> dict[str, npt.NDArray[Any]]:
@@ -23,40 +18,17 @@ def evolve_pool(query: Evolve, work: Assignment) -> dict[str, npt.NDArray[Any]]:
     start = _starting_rows(query, losses)
     proposals = np.empty((0, work.task.model.num_parameters))
     if query.generations and query.proposals and len(start) > 1:
-        population, fitness = search(
-            work.score,
+        population, fitness = evolve(
             pool[start],
+            lambda candidates: -work.score(candidates).losses,
             query.generations,
-            query.mutation,
             work.generator,
-            work.cancelled,
+            mutation=query.mutation,
+            cancelled=work.cancelled,
             known=-losses[start],
         )
         proposals = _newcomers(population, fitness, pool[start], query.proposals)
     return {"losses": losses, "correct": correct, "elites": proposals}
-
-
-def search(
-    score: Callable[[Floats], Scores],
-    population: Floats,
-    generations: int,
-    mutation: tuple[float, float],
-    generator: np.random.Generator,
-    cancelled: Callable[[], bool],
-    known: Floats | None = None,
-) -> tuple[Floats, Floats]:
-    """Evolve a population on these rows; return it and its fitness, the negative summed loss."""
-    return evolve(
-        population,
-        lambda candidates: -score(candidates).losses,
-        generations,
-        generator,
-        elites=max(1, len(population) // ELITES_SHARE),
-        parents=max(2, len(population) // PARENTS_SHARE),
-        mutation=mutation,
-        cancelled=cancelled,
-        known=known,
-    )
 
 
 def _starting_rows(query: Evolve, losses: Floats) -> npt.NDArray[np.intp]:

@@ -15,6 +15,7 @@ from fedmq.algorithms.evolution.variation import Float, crossover, mutate
 from fedmq.errors import BadConfiguration, WorkCancelled
 
 Fitness = npt.NDArray[np.float64]  # (population,), higher is better
+ELITES_SHARE, PARENTS_SHARE = 10, 4
 
 # Outside of the logger tree: prints nothing.
 _SILENT = logging.Logger("fedmq.trainer.pygad", level=logging.CRITICAL + 1)  # noqa: LOG001
@@ -26,15 +27,16 @@ def evolve(
     generations: int,
     generator: np.random.Generator,
     *,
-    elites: int,
-    parents: int,
     mutation: tuple[float, float],
     cancelled: Callable[[], bool],
     known: Fitness | None = None,
+    elites: int | None = None,
+    parents: int | None = None,
 ) -> tuple[npt.NDArray[Float], Fitness]:
     """Return the population `(population, genes)` and its fitness `(population,)` after `generations` of PyGAD.
 
-    The best `elites` survive each generation unchanged, the best `parents` breed the others.
+    The best `elites` survive each generation unchanged (one in ten, at least one), the best `parents` breed the others
+    (one in four, at least two).
     `fitness` scores a whole population at once; `known` is the fitness of the given one, if it is known. `mutation` is
     log10 of the smallest and the largest step. The dtype of the genes is kept.
 
@@ -42,6 +44,8 @@ def evolve(
         BadConfiguration: the sizes do not fit together.
         WorkCancelled: `cancelled()` is true; it is called before each generation is scored.
     """
+    elites = max(1, len(population) // ELITES_SHARE) if elites is None else elites
+    parents = max(2, len(population) // PARENTS_SHARE) if parents is None else parents
     _check_sizes(population, elites, parents)
     if generations < 1:
         return population.copy(), fitness(population) if known is None else known.copy()

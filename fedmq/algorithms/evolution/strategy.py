@@ -106,7 +106,14 @@ class Evolution:
     Parameters = EvolutionParameters
 
     def __init__(self, parameters: EvolutionParameters | None = None) -> None:
-        self.parameters = parameters or EvolutionParameters()
+        self.parameters = search = parameters or EvolutionParameters()
+        self._query = Evolve(
+            elites=0,
+            generations=search.generations,
+            population=search.local_population,
+            proposals=search.proposals,
+            mutation=search.mutation,
+        )
 
     def init(self, task: Task, seed: int) -> EvolutionState:
         """Return a pool of random candidates."""
@@ -117,24 +124,15 @@ class Evolution:
     def ask(self, state: EvolutionState) -> Plan:
         """Publish the pool: score it, and search from it."""
         ids = state.pools[state.round]
-        return Plan(self._query(state.elites), {"ids": ids, "pool": state.archive.genes[state.archive.places(ids)]})
-
-    def _query(self, elites: int) -> Evolve:
-        search = self.parameters
-        return Evolve(
-            elites=elites,
-            generations=search.generations,
-            population=search.local_population,
-            proposals=search.proposals,
-            mutation=search.mutation,
-        )
+        query = msgspec.structs.replace(self._query, elites=state.elites)
+        return Plan(query, {"ids": ids, "pool": state.archive.genes[state.archive.places(ids)]})
 
     def tell(self, state: EvolutionState, update: Update) -> EvolutionState:
         check_round(update, state.round)
         if state.inbox.knows(update):
             return state
         shapes = {"pool": (len(state.pools[update.round]), state.task.model.num_parameters)}
-        check_answer(update, self._query(0).answer(state.task, shapes, update.num_examples))
+        check_answer(update, self._query.answer(state.task, shapes, update.num_examples))
         return replace(state, inbox=state.inbox.add(update))
 
     def close(self, state: EvolutionState, members: Collection[str]) -> EvolutionState:
