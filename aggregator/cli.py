@@ -164,6 +164,8 @@ def aggregator(
       fedmq aggregator --out runs/parity         (continue it)
     """
     one_thread_for_arrays()
+    from fedmq.algorithms.parameters import parameters_of
+    from fedmq.protocol.run_config import Limits, RunConfig
     from fedmq.runs.store import Store
     from fedmq.runtime.run_folder import STORE
     from fedmq.security.keyring import Members, find_broker
@@ -186,7 +188,16 @@ def aggregator(
         if store.config is None:
             if wanted is None or strategy is None:
                 raise BadConfiguration(f"expected --task for a new run; {folder} holds none to continue")
-            _begin(store, name, wanted, code, strategy, seed, chosen)
+            begun = RunConfig(
+                run=name,
+                task=wanted,
+                algorithm=strategy.name,
+                parameters=parameters_of(strategy),
+                seed=secrets.randbelow(2**31) if seed is None else seed,
+                started=time.time(),
+                limits=Limits(**{"rounds_max": wanted.rounds, "min_trainers": wanted.trainers, **chosen}),
+            )
+            store.begin(begun, code)
         else:
             _continue(store, store.config, folder, wanted, code, algorithm, parameters, seed, chosen)
         config = store.config
@@ -281,31 +292,6 @@ def _checked_strategy(
         check_algorithm(strategy)
     check_first_plan(strategy, task, code)
     return strategy
-
-
-def _begin(
-    store: Store,
-    run: str,
-    task: Task,
-    code: bytes | None,
-    strategy: Strategy[Any],
-    seed: int | None,
-    limits: dict[str, Any],
-) -> None:
-    """Begin a new run in an empty store."""
-    from fedmq.algorithms.parameters import parameters_of
-    from fedmq.protocol.run_config import Limits, RunConfig
-
-    config = RunConfig(
-        run=run,
-        task=task,
-        algorithm=strategy.name,
-        parameters=parameters_of(strategy),
-        seed=secrets.randbelow(2**31) if seed is None else seed,
-        started=time.time(),
-        limits=Limits(**{"rounds_max": task.rounds, "min_trainers": task.trainers, **limits}),
-    )
-    store.begin(config, code)
 
 
 def _continue(

@@ -21,10 +21,6 @@ if TYPE_CHECKING:
     from fedmq.runtime.clock import Clock
 
 
-def _by_reason(counts: Mapping[str, int]) -> Mapping[str, float]:
-    return {reason: counts.get(reason, 0) for reason in get_args(RejectReason)}
-
-
 class Tally:
     """Counts the events of one life of an aggregator; `round_s` and `answer_s` are called with each duration."""
 
@@ -93,7 +89,7 @@ def _put_counts(metrics: Metrics, service: Aggregator, tally: Tally) -> None:
     count(
         "fedmq_aggregator_rejected_total",
         "Rejected messages, by reason.",
-        lambda: _by_reason(service.rounds.rejections),
+        lambda: {reason: service.rounds.rejections.get(reason, 0) for reason in get_args(RejectReason)},
         "reason",
     )
     count("fedmq_aggregator_received_bytes_total", "Received bytes.", lambda: service.rounds.bytes_received)

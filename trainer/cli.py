@@ -28,8 +28,6 @@ from fedmq.security.commands import join
 
 if TYPE_CHECKING:
     from fedmq.security.keyring import Credentials
-    from fedmq.security.signing import TrainerSigning
-    from fedmq.trainer.code_policy import CodePolicy
     from fedmq.trainer.session import Session
     from fedmq.trainer.spool import FileSpool
 
@@ -145,7 +143,10 @@ def trainer(
       fedmq trainer --name clinic-7 --data rows.csv --min-rows 500 --max-evaluations 2000 --score-bits 8
     """
     if ctx.invoked_subcommand is not None:
-        return _check_nothing_is_given(ctx)
+        given = [name for name in ctx.params if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+        if given:
+            raise click.UsageError(f"expected --{given[0].replace('_', '-')} after {ctx.invoked_subcommand}.", ctx)
+        return
     if data is None:
         raise click.UsageError("Missing option '--data': the rows, such as --data rows.csv.", ctx)
     one_thread_for_arrays()
@@ -154,6 +155,8 @@ def trainer(
     from fedmq.runtime.loop import serve
     from fedmq.security.keyring import find_broker
     from fedmq.security.signing import TrainerSigning
+    from fedmq.tasks.shipping import ship
+    from fedmq.trainer.code_policy import CodePolicy, no_signer
     from fedmq.trainer.metrics import trainer_metrics
     from fedmq.trainer.round_handler import on_rows
     from fedmq.trainer.service import Trainer, usage_of_process
@@ -167,7 +170,10 @@ def trainer(
     count = len(rows.inputs)
     _check_count(name, count, min_rows)
     signing = None if credentials is None else TrainerSigning(credentials)
-    policy = _policy(allow_code, score, signing)
+    own = None if score is None else ship(score)
+    if own is not None and own.code is None:
+        raise BadConfiguration(f"--score {score}: expected a task with a Code model, got one without code: omit it")
+    policy = CodePolicy(allowed=allow_code, own=own, signer=no_signer if signing is None else signing.signer)
     link, clock = TrainerSockets(address, name, credentials), SystemClock()
     spool = None if state is None else FileSpool(state / name)
     service = Trainer(
@@ -187,13 +193,6 @@ def trainer(
             serve(service, link, clock, ready=lambda: click.echo(line), pulse=pulse)
     finally:
         link.close()
-
-
-def _check_nothing_is_given(ctx: click.Context) -> None:
-    """Reject options of `fedmq trainer` in front of a subcommand."""
-    given = [name for name in ctx.params if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE]
-    if given:
-        raise click.UsageError(f"expected --{given[0].replace('_', '-')} after {ctx.invoked_subcommand}.", ctx)
 
 
 trainer.add_command(join)
@@ -247,14 +246,3 @@ def _check_count(name: str, rows: int, least: int | None) -> None:
             name,
             rows,
         )
-
-
-def _policy(allowed: bool, score: str | None, signing: TrainerSigning | None) -> CodePolicy:
-    """Return which code this trainer runs."""
-    from fedmq.tasks.shipping import ship
-    from fedmq.trainer.code_policy import CodePolicy, no_signer
-
-    own = None if score is None else ship(score)
-    if own is not None and own.code is None:
-        raise BadConfiguration(f"--score {score}: expected a task with a Code model, got one without code: omit it")
-    return CodePolicy(allowed=allowed, own=own, signer=no_signer if signing is None else signing.signer)

@@ -383,16 +383,10 @@ class Session:
         text = f"round {event.round} of run {event.run} took {event.train_s:.3f} s"
         self._notice(text, event.run, event.round)
         followed = self.runs[event.run]
+        fraction_bits = self._cost.fraction_bits
+        done = event._replace(arrays=quantize(event.arrays, fraction_bits))
         result = PendingResult(
-            run=event.run,
-            term=followed.round_term,
-            round=event.round,
-            arrays=quantize(event.arrays, self._cost.fraction_bits),
-            train_s=event.train_s,
-            model_digest=self._model_digest,
-            fraction_bits=self._cost.fraction_bits,
-            cpu_s=event.cpu_s,
-            memory=event.memory,
+            **done._asdict(), term=followed.round_term, model_digest=self._model_digest, fraction_bits=fraction_bits
         )
         followed.pending[event.round] = Delivery(result, send_at=now)
         self._output.keeps.append(result)
