@@ -28,10 +28,11 @@ Shapes = Mapping[str, Shape]  # of the arrays that a round sends down, by name
 State = TypeVar("State")
 CANDIDATES_MAX = 100_000
 GENERATIONS_MAX = 10_000
+MUTATION_EXPONENT_MAX = 9.0
 Candidates = Annotated[int, Meta(ge=0, le=CANDIDATES_MAX)]
 Population = Annotated[int, Meta(ge=2, le=CANDIDATES_MAX)]
 Generations = Annotated[int, Meta(ge=0, le=GENERATIONS_MAX)]
-Exponent = Annotated[float, Meta(ge=-9.0, le=9.0)]
+Exponent = Annotated[float, Meta(ge=-MUTATION_EXPONENT_MAX, le=MUTATION_EXPONENT_MAX)]
 Mutation = tuple[Exponent, Exponent]  # log10 of the smallest and largest mutation scale
 BYZANTINE_SHARE = 5  # one trainer in so many is expected to be Byzantine
 SUM_BITS_MAX = 62  # a sum of int64 stays below 2**62

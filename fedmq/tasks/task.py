@@ -11,7 +11,7 @@ import numpy.typing as npt
 from fedmq.errors import BadConfiguration, BadData, one_line
 from fedmq.models.arrays import Floating, Floats, Integers
 from fedmq.models.losses import Scores, cross_entropy, squared_error
-from fedmq.models.networks import Code, Model, Network
+from fedmq.models.networks import Code, Model
 from fedmq.names import NAME_PATTERN
 
 TRAINERS_MAX = 16_384  # of a run
@@ -77,22 +77,17 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         correct = np.zeros(len(population), dtype=np.int64)
         block = max(1, BLOCK_VALUES // max(1, len(population) * self.model.widest))
         for start in range(0, len(rows.inputs), block):
-            part = Rows(rows.inputs[start : start + block], rows.targets[start : start + block])
-            scores = self._score_block(self.model, population, part)
-            losses += scores.losses
-            correct += scores.correct
+            outputs = self.model.forward(population, rows.inputs[start : start + block])
+            targets = rows.targets[start : start + block]
+            if self.loss == "cross-entropy":
+                right = outputs.argmax(axis=2) == targets
+                losses += cross_entropy(outputs, cast(Integers, targets))
+            else:
+                with np.errstate(invalid="ignore"):
+                    right = np.abs(outputs[:, :, 0] - targets) < CORRECT_WITHIN
+                losses += squared_error(outputs, cast(Floats, targets))
+            correct += np.count_nonzero(right, axis=1)
         return Scores(losses, correct)
-
-    def _score_block(self, model: Network, population: Floating, rows: Rows) -> Scores:
-        outputs = model.forward(population, rows.inputs)
-        if self.loss == "cross-entropy":
-            right = outputs.argmax(axis=2) == rows.targets
-            losses = cross_entropy(outputs, cast(Integers, rows.targets))
-        else:
-            with np.errstate(invalid="ignore"):
-                right = np.abs(outputs[:, :, 0] - rows.targets) < CORRECT_WITHIN
-            losses = squared_error(outputs, cast(Floats, rows.targets))
-        return Scores(losses, np.count_nonzero(right, axis=1).astype(np.int64))
 
     def fit(self, rows: Rows) -> Rows:
         """Return rows ready for `score`: inputs float64, targets int64 for classes and float64 for values.
