@@ -3,6 +3,7 @@
 `fedmq.testing.check_algorithm` is its public name. The aggregator runs it on an algorithm from a file.
 """
 
+import copy
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -115,6 +116,8 @@ def _order(bench: _Bench) -> Iterator[str]:
     late = [replace(one, staleness=1) for one in bench.answers(first, 1, TRAINERS[:1])]
     second = bench.closed(first, bench.answers(first, 1, TRAINERS[1:]))
     updates = [*late, *bench.answers(second, 2)]
+    if bench.figures(bench.closed(second, updates)) != bench.figures(bench.closed(second, updates)):
+        yield "the same answers give two results: draw only from derive_rng(seed, ...), keep no values on the instance"
     results = {bench.figures(bench.closed(second, order)) for order in itertools.permutations(updates)}
     if len(results) > 1:
         yield f"{len(results)} results from the same answers in different orders: sum by round and trainer"
@@ -147,16 +150,20 @@ def _participation(bench: _Bench) -> Iterator[str]:
 
 
 def _checkpoint(bench: _Bench) -> Iterator[str]:
-    """A state that is stored and loaded continues with the same bits, with answers waiting, too."""
-    kept = stored = bench.init()
-    kind = type(kept)
+    """A stored state continues with the same bits in a new process, with answers waiting, too."""
+    unused = copy.deepcopy(bench.strategy)
+    kept = bench.init()
+    blob = dump(kept)
     for number in range(1, ROUNDS + 1):
+        restarted = replace(bench, strategy=copy.deepcopy(unused))
+        kind = type(restarted.init())
         updates = bench.answers(kept, number)
         kept = bench.told(kept, updates[:2])
-        stored = load(dump(bench.told(load(dump(stored), kind), updates[:2])), kind)
-        kept, stored = bench.closed(kept, updates[2:]), bench.closed(stored, updates[2:])
+        waiting = dump(restarted.told(load(blob, kind), updates[:2]))
+        kept, stored = bench.closed(kept, updates[2:]), restarted.closed(load(waiting, kind), updates[2:])
+        blob = dump(stored)
         if bench.figures(kept) != bench.figures(stored):
-            yield f"another result after a checkpoint in round {number}"
+            yield f"another result in a new process after round {number}: keep all that changes in the state"
             return
 
 
@@ -221,14 +228,14 @@ def check_algorithm(algorithm: Any, task: Task | str = "xor", *, seed: int = 1) 
     of_task = task if isinstance(task, Task) else find_task(task)
     source = "xor" if isinstance(task, Task) else task
     rows = {one: of_task.fit(task_rows(source, part, len(TRAINERS))) for part, one in enumerate(TRAINERS, start=1)}
-    bench = _Bench(algorithm, of_task, rows, seed)
     for check, found in CHECKS.items():
+        bench = _Bench(copy.deepcopy(algorithm), of_task, rows, seed)  # no values on the instance from another check
         try:
             problem = next(found(bench), None)
         except NotImplementedError as error:
             problem = f"{named(error)}: expected only numbers, names, arrays and the like in the state"
         except FedmqError as error:
-            problem = named(error)
+            problem = str(error).removeprefix(f"algorithm {name}: ")
         except Exception as error:  # noqa: BLE001  code of the user
             problem = f"expected no error, got {named(error)}"
         if problem is not None:

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import inspect
 
 from fedmq.algorithms.base import Strategy
-from fedmq.errors import BadConfiguration
+from fedmq.errors import BadConfiguration, one_line
 
 Parameters = TypeVar("Parameters", bound=msgspec.Struct)
 
@@ -50,7 +50,10 @@ def resolve_parameters(kind: type[Parameters], *layers: Mapping[str, Any]) -> Pa
             known = f"did you mean {near[0]}?" if near else f"known are {', '.join(types) or 'none'}"
             raise BadConfiguration(f"parameter {name}: unknown; {known}")
         values[name] = _converted(name, value, types[name])
-    return kind(**values)
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise BadConfiguration(f"parameters: {one_line(error)}: define a default for each field") from error
 
 
 def parameters_of(strategy: Strategy[Any]) -> dict[str, Any]:
@@ -78,7 +81,7 @@ def _expected(kind: inspect.Type) -> str:
     """Return in words what a value of this type is."""
     match kind:
         case inspect.IntType() | inspect.FloatType():
-            what = "a whole number" if isinstance(kind, inspect.IntType) and kind.ge is None else "a number"
+            what = "a whole number" if isinstance(kind, inspect.IntType) else "a number"
             low = "" if kind.ge is None else f" from {kind.ge:g}"
             return what + low + ("" if kind.le is None else f" to {kind.le:g}")
         case inspect.LiteralType():

@@ -60,7 +60,12 @@ def find_algorithm(
     kind = _algorithm_class(name)
     of_task = {} if task is None else task.parameters.get(getattr(kind, "name", name), {})
     chosen = resolve_parameters(getattr(kind, "Parameters", NoParameters), of_task, parameters or {})
-    algorithm = kind(chosen) if hasattr(kind, "Parameters") else kind()
+    try:
+        algorithm = kind(chosen) if hasattr(kind, "Parameters") else kind()
+    except Exception as error:
+        raise BadConfiguration(
+            f"algorithm {name}: expected an instance, got {named(error)}: correct __init__"
+        ) from error
     if getattr(algorithm, "additive", True):
         return Additive(algorithm, name, chosen)
     if is_file(name):

@@ -137,14 +137,39 @@ class WithGenerator(Sums):
         return Drawing(np.random.default_rng(seed), np.ones(task.model.num_parameters))
 
 
+class Unseeded(Sums):
+    """Draws without the seed of the run."""
+
+    def close(self, state: Notes, total: Total | None, late: Mapping[int, Total]) -> Any:
+        return replace(super().close(state, total, late), model=np.random.default_rng().normal(size=len(state.model)))
+
+
+class Remembering(Sums):
+    """Keeps the first losses on the instance, where a restarted aggregator has none."""
+
+    first: np.ndarray | None = None
+
+    def init(self, task: Task, _seed: int) -> Notes:
+        return Notes(np.linspace(-1.0, 1.0, task.model.num_parameters))
+
+    def close(self, state: Notes, total: Total | None, late: Mapping[int, Total]) -> Any:
+        if total is None:
+            return state
+        if self.first is None:
+            self.first = total.losses
+        return super().close(replace(state, model=state.model + self.first[0]), total, late)
+
+
 @pytest.mark.parametrize(
     ("algorithm", "check"),
     [
         (ByArrival(BY_EVOLUTION), "order"),
+        (Unseeded(), "order"),
         (Forgetful(BY_EVOLUTION), "repetition"),
         (Boastful(BY_EVOLUTION), "participation"),
         (Unready(), "participation"),
         (WithGenerator(), "checkpoint"),
+        (Remembering(), "checkpoint"),
         (Trusting(BY_EVOLUTION), "bounds"),
         (Writing(), "purity"),
     ],

@@ -144,7 +144,12 @@ def test_algorithm_in_a_file_is_known_by_its_absolute_path(monkeypatch: pytest.M
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("1 / 0", "ZeroDivisionError"), ("Mine = 7", "class Mine"), ("class Mine:\n    additive = False", "additive")],
+    [
+        ("1 / 0", "ZeroDivisionError"),
+        ("Mine = 7", "class Mine"),
+        ("class Mine:\n    additive = False", "additive"),
+        ("class Mine:\n    def __init__(self): 1 / 0", "__init__"),
+    ],
 )
 def test_file_without_a_usable_algorithm_is_refused_in_one_line(tmp_path: Path, text: str, words: str) -> None:
     (tmp_path / "mine.py").write_text(text, encoding="utf-8")

@@ -30,6 +30,9 @@ INITIAL_SPREAD = 0.5  # standard deviation of the first model's parameters; zero
 class AveragingParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The parameters of `averaging`. `steps` and `learning_rate` are of the learner `gradient`; the next four of
     `evolution`.
+
+    Raises:
+        BadConfiguration: the bounds of `mutation` are in the wrong order.
     """
 
     learner: Literal["gradient", "evolution"] = "gradient"
@@ -40,6 +43,10 @@ class AveragingParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     spread: Moderate = 0.5  # standard deviation of the first population's parameters
     mutation: Mutation = (-1.5, 0.3)
     rule: Literal["none", "clip", "trimmed-mean", "median", "krum"] = "none"  # against Byzantine trainers
+
+    def __post_init__(self) -> None:
+        if not self.mutation[0] <= self.mutation[1]:
+            raise BadConfiguration(f"parameter mutation: expected [low, high], got {list(self.mutation)}")
 
 
 @dataclass(frozen=True, eq=False)
