@@ -34,6 +34,12 @@ SEARCH_IS_GONE = (  # of a Task, in the files of users
 )
 
 
+RENAMED_KEYWORDS = {  # in the task files of users
+    "search": SEARCH_IS_GONE,
+    "genes": "genes: expected Code(num_parameters=...), got Code(genes=...): rename it",
+}
+
+
 class FedmqError(Exception):
     """Root of all errors of fedmq."""
 

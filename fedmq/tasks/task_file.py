@@ -6,7 +6,7 @@ from typing import cast
 
 import numpy as np
 
-from fedmq.errors import SEARCH_IS_GONE, BadConfiguration, BadData, named
+from fedmq.errors import RENAMED_KEYWORDS, BadConfiguration, BadData, named
 from fedmq.runtime.python_file import importable, run_file
 from fedmq.tasks.builtin import BUILTINS, TASK_NAMES
 from fedmq.tasks.task import Rows, Task, as_rows
@@ -75,8 +75,9 @@ def run_task_file(path: str) -> tuple[Task, Mapping[str, object]]:
     try:
         names = run_file(Path(path))
     except BadConfiguration as error:
-        if isinstance(error.__cause__, TypeError) and "'search'" in str(error):
-            raise BadConfiguration(f"{path}: {SEARCH_IS_GONE}") from error
+        for keyword, instead in RENAMED_KEYWORDS.items():
+            if isinstance(error.__cause__, TypeError) and f"keyword argument '{keyword}'" in str(error):
+                raise BadConfiguration(f"{path}: {instead}") from error
         raise
     task = names.get("task")
     if not isinstance(task, Task):

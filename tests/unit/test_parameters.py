@@ -40,7 +40,7 @@ def test_resolved_parameters_give_the_same_strategy_again() -> None:
 @pytest.mark.parametrize(
     ("kind", "values", "words"),
     [
-        (EvolutionParameters, {"population": 3}, "population: expected a number from 4 to 100000, got 3"),
+        (EvolutionParameters, {"population": 3}, "population: expected a whole number from 4 to 100000, got 3"),
         (EvolutionParameters, {"population": 10**9}, "population"),
         (EvolutionParameters, {"population": 4.5}, "population"),
         (EvolutionParameters, {"generations": -1}, "generations"),
@@ -54,6 +54,7 @@ def test_resolved_parameters_give_the_same_strategy_again() -> None:
         (EvolutionParameters, {"mutation": [-1.0, 300.0]}, "mutation"),
         (EvolutionParameters, {"mutation": -1.0}, "mutation"),
         (AveragingParameters, {"rule": "mean"}, "trimmed-mean"),
+        (AveragingParameters, {"mutation": [3, -3]}, "mutation"),
         (AveragingParameters, {"learner": 3}, "gradient"),
         (AveragingParameters, {"learning_rate": float("inf")}, "learning_rate"),
         (EvolutionParameters, {"populatoin": 100}, "did you mean population?"),
@@ -76,6 +77,13 @@ def test_values_of_the_command_line_have_types() -> None:
         "mutation": [-1, 0.5],
         "flag": True,
     }
+
+
+def test_former_keyword_of_code_is_refused_with_the_new_name(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text("from fedmq import Code\nmodel = Code(genes=4)\n", encoding="utf-8")
+    with pytest.raises(BadConfiguration, match="num_parameters"):
+        find_task(str(path))
 
 
 @pytest.mark.parametrize("pairs", [["steps"], ["=3"], ["steps=1", "steps=2"]])
