@@ -148,7 +148,10 @@ def _run_state(folder: Path) -> RunState:
 
     run_state = observe_run(folder)
     if not run_state.run:
-        raise BadConfiguration(f"{folder}: expected the folder of a run with {EVENTS} in it; fedmq runs ls lists runs")
+        raise BadConfiguration(
+            f"{folder}: expected the folder of a run, but {EVENTS} is missing or holds no events; "
+            "fedmq runs ls lists runs"
+        )
     return run_state
 
 
