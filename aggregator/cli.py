@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -235,9 +236,7 @@ def _serve(
 
     clock, metric = SystemClock(), config.task.metric
     view = read_run_state(folder / EVENTS)
-    log, progress = EventLog(folder / EVENTS, view), open_progress(view, metric, quiet=silent)
-
-    tally = Tally()
+    log, tally = EventLog(folder / EVENTS, view), Tally()
     outcome = [HISTORY, MODEL, REPORT]  # of a finished run that is continued; the report is removed first
 
     def watch(at: float, happened: Sequence[AnyEvent]) -> None:
@@ -250,7 +249,8 @@ def _serve(
             if metrics_at is not None:
                 tally(event)
 
-    try:
+    # In the end the log is closed last: it may fail.
+    with closing(log), closing(link), open_progress(view, metric, quiet=silent) as progress:
         strategy = find_algorithm(config.algorithm, parameters=config.parameters)
         service = Aggregator(
             link,
@@ -267,10 +267,6 @@ def _serve(
             metrics_at, aggregator_metrics(service, view, tally, clock), lambda: service.connection.problem
         ) as pulse:
             serve(service, link, clock, pulse=pulse)
-    finally:
-        progress.close()
-        link.close()
-        log.close()  # the last: it may fail, too
     return service
 
 

@@ -3,7 +3,8 @@
 import logging
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from rich.console import Console, RenderableType
 from rich.live import Live
@@ -27,48 +28,33 @@ def log_event(event: events.AnyEvent, run: str, metric: str) -> None:
         log.info("%s", line, extra={"run": run, **about})
 
 
-class PlainProgress:
-    """One line an event, for pipes and logs."""
+def plain_progress(metric: str, write: Callable[[str], None]) -> Callable[[events.AnyEvent], None]:
+    """Return a function that writes one line an event, for pipes and logs. The report covers the end of the run."""
 
-    def __init__(self, metric: str, write: Callable[[str], None]) -> None:
-        self._metric, self._write = metric, write
+    def progress(event: events.AnyEvent) -> None:
+        if not isinstance(event, events.RunFinished) and (line := event_line(event, metric)) is not None:
+            write(line)
 
-    def __call__(self, event: events.AnyEvent) -> None:
-        """Write the line of `event`. The report covers the end of the run."""
-        if not isinstance(event, events.RunFinished) and (line := event_line(event, self._metric)) is not None:
-            self._write(line)
-
-    def close(self) -> None:
-        """Do nothing."""
+    return progress
 
 
-class LiveProgress:
-    """A terminal view that is redrawn in place. The aggregator applies the events to its run state."""
+def live_view(view: RunState, console: Console, wall: Callable[[], float] = time.time) -> Live:
+    """Return a view of the run that is redrawn in place; the last one stays on the terminal."""
 
-    def __init__(self, view: RunState, console: Console, wall: Callable[[], float] = time.time) -> None:
-        self._view, self._console, self._wall = view, console, wall
-        self._live = Live(console=console, refresh_per_second=8, get_renderable=self._render)
-        self._live.start()
+    def render() -> RenderableType:
+        height = min(console.height - 1, LINES_MAX)
+        return render_run(ObservedRun(view, wall(), connected=True), console.width, height)
 
-    def __call__(self, event: events.AnyEvent) -> None:
-        """Do nothing: the run state includes the event."""
-
-    def close(self) -> None:
-        """Stop, and leave the last view on the terminal."""
-        self._live.stop()
-
-    def _render(self) -> RenderableType:
-        height = min(self._console.height - 1, LINES_MAX)
-        return render_run(ObservedRun(self._view, self._wall(), connected=True), self._console.width, height)
+    return Live(console=console, refresh_per_second=8, get_renderable=render)
 
 
-Progress = PlainProgress | LiveProgress
-
-
-def open_progress(view: RunState, metric: str, *, quiet: bool) -> Progress:
-    """Return the progress for stdout: none if `quiet` or if stdout is the log, a view on a terminal, else lines."""
+@contextmanager
+def open_progress(view: RunState, metric: str, *, quiet: bool) -> Iterator[Callable[[events.AnyEvent], None]]:
+    """Show events on stdout: none if `quiet` or if stdout is the log, the `view` on a terminal, else lines."""
     if quiet or is_journal(STDOUT):
-        return PlainProgress(metric, lambda _line: None)
-    if sys.stdout.isatty():
-        return LiveProgress(view, Console())
-    return PlainProgress(metric, lambda line: print(line, flush=True))
+        yield lambda _event: None
+    elif sys.stdout.isatty():
+        with live_view(view, Console()):
+            yield lambda _event: None  # the aggregator applies it to the view
+    else:
+        yield plain_progress(metric, lambda line: print(line, flush=True))

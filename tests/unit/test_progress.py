@@ -8,7 +8,7 @@ import logging
 import pytest
 from rich.console import Console
 
-from fedmq.aggregator.progress import LiveProgress, PlainProgress, log_event, open_progress
+from fedmq.aggregator.progress import live_view, log_event, open_progress, plain_progress
 from fedmq.observe import events
 from fedmq.observe.event_text import event_line
 from fedmq.observe.run_state import RunState
@@ -66,16 +66,14 @@ UNTOLD: list[events.AnyEvent] = [
 @pytest.mark.parametrize(("event", "line"), TOLD, ids=lambda value: type(value).__name__)
 def test_event_is_one_line(event: events.AnyEvent, line: str) -> None:
     lines: list[str] = []
-    progress = PlainProgress("accuracy", lines.append)
-    progress(event)
-    progress.close()
+    plain_progress("accuracy", lines.append)(event)
     assert lines == [line]
 
 
 @pytest.mark.parametrize("event", UNTOLD, ids=lambda event: type(event).__name__)
 def test_frequent_events_have_no_line(event: events.AnyEvent) -> None:
     lines: list[str] = []
-    PlainProgress("accuracy", lines.append)(event)
+    plain_progress("accuracy", lines.append)(event)
     assert lines == []
 
 
@@ -87,11 +85,9 @@ def panel(*seen: events.AnyEvent) -> str:
     """The last picture of a terminal on which these events were shown."""
     screen, view = io.StringIO(), RunState()
     console = Console(file=screen, force_terminal=True, width=120, height=40, color_system=None)
-    progress = LiveProgress(view, console, wall=lambda: 100.0)
-    for event in seen:
-        view.apply(99.0, event)
-        progress(event)
-    progress.close()
+    with live_view(view, console, wall=lambda: 100.0):
+        for event in seen:
+            view.apply(99.0, event)
     return screen.getvalue()
 
 
@@ -118,9 +114,8 @@ def test_untrusted_text_sends_no_control_codes_to_the_terminal() -> None:
 
 def test_piped_output_is_plain_lines_and_quiet_prints_none(capsys: pytest.CaptureFixture[str]) -> None:
     for quiet in (False, True):
-        progress = open_progress(RunState(), "accuracy", quiet=quiet)
-        progress(events.TrainerJoined(trainer="bob", num_examples=2))
-        progress.close()
+        with open_progress(RunState(), "accuracy", quiet=quiet) as progress:
+            progress(events.TrainerJoined(trainer="bob", num_examples=2))
     assert capsys.readouterr().out == "trainer bob joined (2 rows)\n"
 
 
