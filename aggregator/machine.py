@@ -2,12 +2,11 @@
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import NamedTuple
 
-from fedmq.errors import Rejected
 from fedmq.observe.events import AnyEvent
-from fedmq.protocol.codec import Frames, Packet
+from fedmq.protocol.codec import Frames
 from fedmq.runs.records import Record
+from fedmq.transport.inputs import LinkInput, StopRequested, Tick
 
 
 class Phase(Enum):
@@ -19,37 +18,7 @@ class Phase(Enum):
     FINISHED = "finished"
 
 
-class MessageReceived(NamedTuple):
-    """A message that passed the decoder and the signature check."""
-
-    packet: Packet
-    fingerprint: str = ""  # of the key that signed it; "" without keys
-
-
-class MessageRejected(NamedTuple):
-    """Frames that failed the decoder or the signature check."""
-
-    rejected: Rejected
-    nbytes: int = 0
-
-
-class BrokerConnected(NamedTuple):
-    """The broker forwards publications from now on. It may be a new process with an empty state."""
-
-
-class BrokerDisconnected(NamedTuple):
-    """The connection to the broker is lost."""
-
-
-class Tick(NamedTuple):
-    """Time has passed."""
-
-
-class StopRequested(NamedTuple):
-    """The process was asked to end; the run can be continued."""
-
-
-Input = MessageReceived | MessageRejected | BrokerConnected | BrokerDisconnected | Tick | StopRequested
+Input = LinkInput | Tick | StopRequested
 
 
 @dataclass

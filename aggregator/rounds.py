@@ -15,17 +15,7 @@ from typing import Any, Literal, assert_never
 
 from fedmq.aggregator.deadline import AdaptiveDeadline
 from fedmq.aggregator.event_publisher import EventPublisher
-from fedmq.aggregator.machine import (
-    BrokerConnected,
-    BrokerDisconnected,
-    Input,
-    MessageReceived,
-    MessageRejected,
-    Output,
-    Phase,
-    StopRequested,
-    Tick,
-)
+from fedmq.aggregator.machine import Input, Output, Phase
 from fedmq.aggregator.outbox import Outbox
 from fedmq.aggregator.roster import Introduction, Roster
 from fedmq.algorithms.base import Evaluation, Plan, Strategy
@@ -50,6 +40,14 @@ from fedmq.protocol.messages import (
 from fedmq.protocol.run_config import RunConfig
 from fedmq.runs.records import Checkpoint, Close, DropOldRounds, StoredResult, as_update
 from fedmq.runtime.clock import earliest
+from fedmq.transport.inputs import (
+    BrokerConnected,
+    BrokerDisconnected,
+    MessageReceived,
+    MessageRejected,
+    StopRequested,
+    Tick,
+)
 
 CHECKPOINT_ROUNDS = 100
 SPREAD_S, SPREAD_MAX_S = 0.001, 10.0  # per trainer on the roster: trainers that reconnect together wait a random part

@@ -3,24 +3,12 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from fedmq.aggregator.machine import (
-    BrokerConnected,
-    BrokerDisconnected,
-    Input,
-    MessageReceived,
-    MessageRejected,
-    Output,
-    Phase,
-    StopRequested,
-    Tick,
-)
+from fedmq.aggregator.machine import Input, Output, Phase
 from fedmq.aggregator.roster import Roster
 from fedmq.aggregator.rounds import Rounds
 from fedmq.algorithms.base import Strategy
-from fedmq.errors import Rejected
 from fedmq.observe.events import AnyEvent
 from fedmq.observe.run_state import RunState
-from fedmq.protocol.codec import decode
 from fedmq.protocol.run_config import RunConfig
 from fedmq.runs.replay import replay
 from fedmq.runs.store import Store
@@ -28,7 +16,12 @@ from fedmq.runtime.broker_connection import BrokerConnection
 from fedmq.runtime.clock import Clock, earliest
 from fedmq.security.signing import NoSigning, Signing
 from fedmq.transport.address import DEFAULT_ADDRESS
-from fedmq.transport.link import Delivered, Link, LinkEvent, LinkRefused, LinkUp
+from fedmq.transport.inputs import (
+    StopRequested,
+    Tick,
+)
+from fedmq.transport.link import Link
+from fedmq.transport.receive import receive
 
 Watch = Callable[[float, Sequence[AnyEvent]], None]
 
@@ -89,9 +82,9 @@ class Aggregator:
 
     def step(self) -> None:
         received = False
-        for event in self._link.receive():
+        for incoming in receive(self._link, self.connection, self._signing, self._clock):
             received = True
-            self._step(self._input(event))
+            self._step(incoming)
         if not received:  # every input carries the time
             self._step(Tick())
         self._perform(self.rounds.take_output())
@@ -100,22 +93,6 @@ class Aggregator:
 
     def _step(self, incoming: Input) -> None:
         self.rounds.step(incoming, self._clock.now(), self._clock.wall())
-
-    def _input(self, event: LinkEvent) -> Input:
-        if isinstance(event, LinkUp):
-            self.connection.up()
-            return BrokerConnected()
-        if isinstance(event, LinkRefused):
-            self.connection.refused()
-            return BrokerDisconnected()
-        if not isinstance(event, Delivered):
-            self.connection.down()
-            return BrokerDisconnected()
-        try:
-            packet = decode(event.frames)
-            return MessageReceived(packet, self._signing.check(packet, self._clock.now()))
-        except Rejected as rejected:
-            return MessageRejected(rejected, sum(map(len, event.frames)))
 
     def _perform(self, output: Output) -> None:
         """See `Output`: save before send."""

@@ -3,31 +3,11 @@
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from fedmq.errors import Rejected
 from fedmq.protocol.codec import Array, Packet
 from fedmq.protocol.messages import FromTrainer, Result
 from fedmq.trainer.budget import Spent
 from fedmq.trainer.high_water_marks import HighWaterMark
-
-
-class MessageReceived(NamedTuple):
-    """A message was received, decoded and verified."""
-
-    packet: Packet
-
-
-class MessageRejected(NamedTuple):
-    """Received frames are no acceptable message."""
-
-    rejected: Rejected
-
-
-class BrokerConnected(NamedTuple):
-    """The connection to the broker is up."""
-
-
-class BrokerDisconnected(NamedTuple):
-    """The connection to the broker is down."""
+from fedmq.transport.inputs import LinkInput, StopRequested, Tick
 
 
 class WorkDone(NamedTuple):
@@ -49,24 +29,7 @@ class WorkFailed(NamedTuple):
     error: Exception
 
 
-class Tick(NamedTuple):
-    """Time has passed and nothing else happened."""
-
-
-class StopRequested(NamedTuple):
-    """The process is asked to end."""
-
-
-Input = (
-    MessageReceived
-    | MessageRejected
-    | BrokerConnected
-    | BrokerDisconnected
-    | WorkDone
-    | WorkFailed
-    | Tick
-    | StopRequested
-)
+Input = LinkInput | WorkDone | WorkFailed | Tick | StopRequested
 
 
 class Outgoing(NamedTuple):

@@ -3,32 +3,23 @@
 import logging
 import resource
 from collections.abc import Callable
-from typing import assert_never
 
-from fedmq.errors import Rejected
-from fedmq.protocol.codec import decode, encode
+from fedmq.protocol.codec import encode
 from fedmq.runtime.broker_connection import BrokerConnection
 from fedmq.runtime.clock import Clock, earliest
 from fedmq.runtime.rate_limit import RateLimited
 from fedmq.security.signing import NoSigning, Signing
-from fedmq.trainer.machine import (
-    BrokerConnected,
-    BrokerDisconnected,
-    Input,
-    MessageReceived,
-    MessageRejected,
-    Notice,
-    Output,
-    StopRequested,
-    Tick,
-    WorkDone,
-    WorkFailed,
-)
+from fedmq.trainer.machine import Input, Notice, Output, WorkDone, WorkFailed
 from fedmq.trainer.session import IGNORED_AGAIN_S, NOTICE_AGAIN_S, Session
 from fedmq.trainer.spool import MemorySpool, Spool
 from fedmq.trainer.worker import Done, Worker
 from fedmq.transport.address import DEFAULT_ADDRESS
-from fedmq.transport.link import Delivered, Link, LinkDown, LinkEvent, LinkRefused, LinkUp
+from fedmq.transport.inputs import (
+    StopRequested,
+    Tick,
+)
+from fedmq.transport.link import Link
+from fedmq.transport.receive import receive
 
 Usage = Callable[[], tuple[float, int]]  # CPU seconds of this process so far, and its peak resident bytes
 
@@ -92,36 +83,15 @@ class Trainer:
             BadData: the rows fit no task of a live run; Goodbye is sent.
         """
         idle = True
-        for event in self._link.receive():
+        for received in receive(self._link, self.connection, self._signing, self._clock):
             idle = False
-            self._take(self._on_link(event))
+            self._take(received)
         for done in self._worker.done():
             idle = False
             self._take(self._on_worker(done))
         if idle:
             self._take(Tick())
         self.connection.check(self._clock.now())
-
-    def _on_link(self, event: LinkEvent) -> Input:
-        match event:
-            case LinkUp():
-                self.connection.up()
-                return BrokerConnected()
-            case LinkRefused():
-                self.connection.refused()
-                return BrokerDisconnected()
-            case LinkDown():
-                self.connection.down()
-                return BrokerDisconnected()
-            case Delivered():
-                try:
-                    packet = decode(event.frames)
-                    self._signing.check(packet, self._clock.now())
-                except Rejected as rejected:
-                    return MessageRejected(rejected)
-                return MessageReceived(packet)
-            case _:
-                assert_never(event)
 
     def _on_worker(self, done: Done) -> Input:
         if isinstance(done.outcome, Exception):

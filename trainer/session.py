@@ -51,20 +51,14 @@ from fedmq.protocol.messages import (
 from fedmq.runtime.clock import earliest
 from fedmq.trainer.budget import Budget, Cost, cost_of
 from fedmq.trainer.high_water_marks import HighWaterMarks
-from fedmq.trainer.machine import (
+from fedmq.trainer.machine import Input, Notice, Outgoing, Output, PendingResult, WorkDone, WorkFailed
+from fedmq.transport.inputs import (
     BrokerConnected,
     BrokerDisconnected,
-    Input,
     MessageReceived,
     MessageRejected,
-    Notice,
-    Outgoing,
-    Output,
-    PendingResult,
     StopRequested,
     Tick,
-    WorkDone,
-    WorkFailed,
 )
 
 RUNS_MAX = 16  # followed at once

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from fedmq.aggregator.machine import BrokerConnected, Input, MessageReceived, Output, Phase
+from fedmq.aggregator.machine import Input, Output, Phase
 from fedmq.aggregator.roster import Roster
 from fedmq.aggregator.rounds import Rounds
 from fedmq.algorithms.averaging.query import GradientLearner, Train
@@ -19,6 +19,7 @@ from fedmq.protocol.messages import Hello, Message, Presence, Result, Round
 from fedmq.runs.records import Close, StoredResult
 from fedmq.tasks.task_file import find_task
 from fedmq.testing import run_config
+from fedmq.transport.inputs import BrokerConnected, MessageReceived
 
 TASK = find_task("linear")  # its target is a summed loss of at most 0.2501
 FORGET_S = 30.0

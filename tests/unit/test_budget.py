@@ -24,10 +24,11 @@ from fedmq.runtime.rng import derive_rng
 from fedmq.simulation import Federation
 from fedmq.tasks.task_file import find_task, task_rows
 from fedmq.trainer.budget import RUNS_REMEMBERED, Budget, Cost, Spent, cost_of
-from fedmq.trainer.machine import BrokerConnected, MessageReceived, Output, WorkDone
+from fedmq.trainer.machine import Output, WorkDone
 from fedmq.trainer.round_handler import on_rows
 from fedmq.trainer.session import Session
 from fedmq.trainer.spool import SPENT_SUFFIX, SPENT_UNKNOWN, FileSpool
+from fedmq.transport.inputs import BrokerConnected, MessageReceived
 
 XOR = find_task("xor")
 

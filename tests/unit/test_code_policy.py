@@ -32,9 +32,10 @@ from fedmq.tasks.task import Rows, Task
 from fedmq.tasks.task_file import find_task, task_rows
 from fedmq.testing import run_config
 from fedmq.trainer.code_policy import CodePolicy
-from fedmq.trainer.machine import MessageReceived, Tick, WorkFailed
+from fedmq.trainer.machine import WorkFailed
 from fedmq.trainer.round_handler import on_rows
 from fedmq.trainer.session import Session
+from fedmq.transport.inputs import MessageReceived, Tick
 
 CODE = b"bytes that are not read here"
 TASK = Task(

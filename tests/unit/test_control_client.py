@@ -9,7 +9,7 @@ import pytest
 from msgspec import structs
 from rounds_scene import Scene, closes, opened, sent, told
 
-from fedmq.aggregator.machine import BrokerConnected, BrokerDisconnected, MessageReceived, Output, Phase, Tick
+from fedmq.aggregator.machine import Output, Phase
 from fedmq.algorithms.base import encode_query
 from fedmq.algorithms.evolution.query import Evolve
 from fedmq.algorithms.registry import find_algorithm
@@ -31,6 +31,7 @@ from fedmq.runs.records import Checkpoint, Close, StoredResult
 from fedmq.simulation import Federation
 from fedmq.tasks.task_file import find_task, task_rows
 from fedmq.testing import VirtualClock
+from fedmq.transport.inputs import BrokerConnected, BrokerDisconnected, MessageReceived, Tick
 from fedmq.transport.link import Delivered, LinkEvent, LinkUp
 
 ACTIONS: tuple[Action, ...] = ("pause", "resume", "stop")

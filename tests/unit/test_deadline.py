@@ -6,10 +6,11 @@ import pytest
 from rounds_scene import Scene, closes, opened, sent, told
 
 from fedmq.aggregator.deadline import DEADLINE_FIRST_S, DEADLINE_MAX_S, DEADLINE_MIN_S, DEADLINE_TIMES
-from fedmq.aggregator.machine import BrokerConnected, Output, Tick
+from fedmq.aggregator.machine import Output
 from fedmq.aggregator.rounds import SPREAD_MAX_S, SPREAD_S
 from fedmq.observe import events
 from fedmq.protocol.messages import Beacon, Round
+from fedmq.transport.inputs import BrokerConnected, Tick
 
 
 def deadlines(output: Output) -> list[float]:

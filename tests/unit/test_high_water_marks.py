@@ -17,9 +17,10 @@ from fedmq.runtime.rng import derive_rng
 from fedmq.tasks.task_file import find_task
 from fedmq.trainer.budget import Spent
 from fedmq.trainer.high_water_marks import RUNS_REMEMBERED, HighWaterMark, HighWaterMarks
-from fedmq.trainer.machine import BrokerConnected, MessageReceived, Output, WorkDone
+from fedmq.trainer.machine import Output, WorkDone
 from fedmq.trainer.session import RUNS_MAX, SILENT_S, Session
 from fedmq.trainer.spool import SEEN_SUFFIX, SPENT_SUFFIX, FileSpool
+from fedmq.transport.inputs import BrokerConnected, MessageReceived
 
 ROUND = Round(
     run="run",

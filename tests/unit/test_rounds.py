@@ -11,7 +11,6 @@ from rounds_scene import TASK, MeanOfNumbers, Scene, closes, kept, opened, sent,
 
 from fedmq.aggregator import rounds
 from fedmq.aggregator.event_publisher import REJECTION_EVENTS_MAX
-from fedmq.aggregator.machine import BrokerConnected, MessageReceived, MessageRejected, Tick
 from fedmq.algorithms.averaging.query import GradientLearner, Train
 from fedmq.algorithms.base import encode_query
 from fedmq.errors import Rejected
@@ -32,6 +31,7 @@ from fedmq.protocol.messages import (
 )
 from fedmq.runs.records import StoredResult
 from fedmq.trainer.session import HELLO_AGAIN_S
+from fedmq.transport.inputs import BrokerConnected, MessageReceived, MessageRejected, Tick
 
 # Selection
 

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from rounds_scene import FORGET_S, Guess, MeanOfNumbers, Scene, closes, kept, opened, sent, told
 
-from fedmq.aggregator.machine import BrokerConnected, BrokerDisconnected, Output, Phase, Tick
+from fedmq.aggregator.machine import Output, Phase
 from fedmq.algorithms.base import Update
 from fedmq.observe import events
 from fedmq.protocol.messages import Accepted, Beacon, Finished, Goodbye, Refused, Round, Welcome
+from fedmq.transport.inputs import BrokerConnected, BrokerDisconnected, Tick
 
 
 def beacons(output: Output) -> list[tuple[int, bytes]]:

@@ -17,16 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from rounds_scene import Scene
 
 from fedmq.aggregator.event_publisher import REJECTION_EVENTS_MAX
-from fedmq.aggregator.machine import (
-    BrokerConnected,
-    BrokerDisconnected,
-    Input,
-    MessageReceived,
-    MessageRejected,
-    Output,
-    Phase,
-    Tick,
-)
+from fedmq.aggregator.machine import Input, Output, Phase
 from fedmq.errors import Rejected
 from fedmq.observe import events
 from fedmq.protocol.codec import decode, encode
@@ -43,6 +34,7 @@ from fedmq.protocol.messages import (
     Round,
 )
 from fedmq.runs.records import Close, Record, StoredResult
+from fedmq.transport.inputs import BrokerConnected, BrokerDisconnected, MessageReceived, MessageRejected, Tick
 
 NAMES = st.sampled_from(["alice", "bob", "carol", "dave", "erin"])
 ROUNDS_MAX = 6

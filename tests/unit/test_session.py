@@ -30,18 +30,9 @@ from fedmq.protocol.messages import Goodbye as GoodbyeMessage
 from fedmq.runtime.rng import derive_rng
 from fedmq.tasks.task_file import find_task
 from fedmq.trainer import session as session_module
-from fedmq.trainer.machine import (
-    BrokerConnected,
-    BrokerDisconnected,
-    Input,
-    MessageReceived,
-    Output,
-    StopRequested,
-    Tick,
-    WorkDone,
-    WorkFailed,
-)
+from fedmq.trainer.machine import Input, Output, WorkDone, WorkFailed
 from fedmq.trainer.session import HELLO_AGAIN_S, PENDING_MAX, RESEND_MAX_S, RESEND_S, STOP_S, Session
+from fedmq.transport.inputs import BrokerConnected, BrokerDisconnected, MessageReceived, StopRequested, Tick
 
 TASK = find_task("linear")
 ROUND = Round(

@@ -33,18 +33,7 @@ from fedmq.protocol.messages import (
 )
 from fedmq.runtime.rng import derive_rng
 from fedmq.tasks.task_file import find_task
-from fedmq.trainer.machine import (
-    BrokerConnected,
-    BrokerDisconnected,
-    Input,
-    MessageReceived,
-    Output,
-    PendingResult,
-    StopRequested,
-    Tick,
-    WorkDone,
-    WorkFailed,
-)
+from fedmq.trainer.machine import Input, Output, PendingResult, WorkDone, WorkFailed
 from fedmq.trainer.session import (
     HELLO_AGAIN_S,
     PENDING_MAX,
@@ -56,6 +45,7 @@ from fedmq.trainer.session import (
     FollowedRun,
     Session,
 )
+from fedmq.transport.inputs import BrokerConnected, BrokerDisconnected, MessageReceived, StopRequested, Tick
 
 TASK = find_task("linear")
 RUNS = st.sampled_from(["run-1", "run-2", "run-3"])
