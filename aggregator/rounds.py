@@ -197,8 +197,19 @@ class Rounds:
                 self._control(message)
             case Hello() | Result() | Goodbye():
                 self._receive_from_trainer(message, packet, fingerprint)
-            case _:
+            case (
+                messages.Round()
+                | messages.Beacon()
+                | messages.Finished()
+                | messages.Welcome()
+                | messages.Accepted()
+                | messages.Refused()
+                | messages.Events()
+                | messages.Snapshot()
+            ):
                 self._reject("", Rejected("header", f"{type(message).__name__} is not for an aggregator"))
+            case _:
+                assert_never(message)
 
     def _receive_from_trainer(self, message: FromTrainer, packet: Packet, fingerprint: str) -> None:
         try:
