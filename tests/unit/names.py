@@ -14,16 +14,9 @@ from pathlib import Path
 
 PRODUCT = Path(__file__).parents[2] / "fedmq"
 
-_INPUT = "an input of the aggregator's and of the trainer's machine"
 SHARED_NAMES = {
     "main": "the entry point of a process",
-    "BrokerConnected": _INPUT,
-    "BrokerDisconnected": _INPUT,
-    "MessageReceived": _INPUT,
-    "MessageRejected": _INPUT,
     "Output": "the outputs of a step, of every machine",
-    "StopRequested": _INPUT,
-    "Tick": "the passing of time, an input of every machine",
 }
 
 
