@@ -9,7 +9,7 @@ from fedmq.runtime.broker_connection import BrokerConnection
 from fedmq.runtime.clock import Clock, earliest
 from fedmq.runtime.rate_limit import RateLimited
 from fedmq.security.signing import NoSigning, Signing
-from fedmq.trainer.machine import Input, Notice, Output, WorkDone, WorkFailed
+from fedmq.trainer.machine import Input, Notice, WorkDone, WorkFailed
 from fedmq.trainer.session import IGNORED_AGAIN_S, NOTICE_AGAIN_S, Session
 from fedmq.trainer.spool import MemorySpool, Spool
 from fedmq.trainer.worker import Done, Worker
@@ -105,17 +105,6 @@ class Trainer:
         output = self.session.step(event, self._clock.now())
         for notice in output.notices:
             self._log(notice)
-        self._save(output)
-        if output.cancel:
-            self._worker.cancel()
-        if output.start is not None:
-            self._worker.start(output.start)
-        for outgoing in output.sends:
-            self._link.send(encode(outgoing.topic, outgoing.message, outgoing.arrays, sign=self._signing.sign))
-        if output.failure is not None:
-            raise output.failure
-
-    def _save(self, output: Output) -> None:
         for mark in output.marks:
             self._spool.mark(mark)
         for spent in output.spends:
@@ -124,6 +113,14 @@ class Trainer:
             self._spool.keep(result, self.session.name, self.session.num_examples)
         for run, number in output.drops:
             self._spool.drop(run, number)
+        if output.cancel:
+            self._worker.cancel()
+        if output.start is not None:
+            self._worker.start(output.start)
+        for outgoing in output.sends:
+            self._link.send(encode(outgoing.topic, outgoing.message, outgoing.arrays, sign=self._signing.sign))
+        if output.failure is not None:
+            raise output.failure
 
     def _log(self, notice: Notice) -> None:
         about = {"trainer": self.session.name, "run": notice.run, "round": notice.round}
