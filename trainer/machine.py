@@ -44,11 +44,11 @@ class Notice(NamedTuple):
     """A log line. At most one of a `kind` is written in `again_s` seconds; 0: no limit."""
 
     text: str
+    run: str | None = None
+    round: int | None = None
     warning: bool = False
     kind: str = ""
     again_s: float = 0.0
-    run: str | None = None
-    round: int | None = None
 
 
 class PendingResult(NamedTuple):

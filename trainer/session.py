@@ -222,7 +222,7 @@ class Session:
                 self._on_finished(message, followed)
             case Welcome():
                 followed.index = message.index
-                self._notice(f"takes part in run {message.run}", message.run)
+                self._output.notices.append(Notice(f"takes part in run {message.run}", message.run))
             case Accepted():
                 self._acknowledged(message.run, followed, message.round)
             case Refused():
@@ -247,7 +247,7 @@ class Session:
             return None
         if run not in self.runs and not self._make_room(now):
             text = f"run {run} is ignored: {RUNS_MAX} runs are followed, the limit, until one ends or falls silent"
-            self._notice(text, run, warning=True, kind=run, again_s=IGNORED_AGAIN_S)
+            self._output.notices.append(Notice(text, run, warning=True, kind=run, again_s=IGNORED_AGAIN_S))
             return None
         self.runs[run], followed.last_message_at = followed, now
         self.runs.move_to_end(run)
@@ -291,7 +291,7 @@ class Session:
         if new and not followed.declined and not self.budget.allows(message.run, cost.evaluations):
             self._output.spends += self.budget.close(message.run)
             text = f"run {message.run}: another round would go beyond --max-evaluations {self.budget.cap}"
-            self._notice(f"{text}: takes no further part in it", message.run, warning=True)
+            self._output.notices.append(Notice(f"{text}: takes no further part in it", message.run, warning=True))
             self._decline(message.run, followed)
         elif followed.declined:
             self._decline(message.run, followed)  # again: the first Goodbye may have been lost
@@ -314,7 +314,9 @@ class Session:
 
     def _on_finished(self, message: Finished, followed: FollowedRun) -> None:
         self._cancel(message.run)
-        self._notice(f"run {message.run} is finished after {message.rounds} rounds", message.run, message.rounds)
+        self._output.notices.append(
+            Notice(f"run {message.run} is finished after {message.rounds} rounds", message.run, message.rounds)
+        )
         followed.last_message_at = -math.inf
         for number in list(followed.pending):
             self._release(message.run, followed, number)
@@ -339,7 +341,7 @@ class Session:
 
     def _acknowledged(self, run: str, followed: FollowedRun, number: int) -> None:
         if number in followed.pending:
-            self._notice(f"the result of round {number} of run {run} is accepted", run, number)
+            self._output.notices.append(Notice(f"the result of round {number} of run {run} is accepted", run, number))
         self._release(run, followed, number)
 
     def _release(self, run: str, followed: FollowedRun, number: int) -> None:
@@ -375,7 +377,7 @@ class Session:
         self.working = None
         self._fits.add(event.run)
         text = f"round {event.round} of run {event.run} took {event.train_s:.3f} s"
-        self._notice(text, event.run, event.round)
+        self._output.notices.append(Notice(text, event.run, event.round))
         followed = self.runs[event.run]
         fraction_bits = self._cost.fraction_bits
         done = event._replace(arrays=quantize(event.arrays, fraction_bits))
@@ -489,18 +491,6 @@ class Session:
         )
         self._send(run, hello)
 
-    def _notice(
-        self,
-        text: str,
-        run: str | None = None,
-        round: int | None = None,
-        *,
-        warning: bool = False,
-        kind: str = "",
-        again_s: float = 0.0,
-    ) -> None:
-        self._output.notices.append(Notice(text, warning, kind, again_s, run, round))
-
     def _limited(self, kind: str, text: str, run: str | None = None, round: int | None = None) -> None:
         """Add a warning that a peer can cause at any rate."""
-        self._notice(text, run, round, warning=True, kind=kind, again_s=NOTICE_AGAIN_S)
+        self._output.notices.append(Notice(text, run, round, warning=True, kind=kind, again_s=NOTICE_AGAIN_S))

@@ -201,12 +201,8 @@ def _purity(bench: _Bench) -> Iterator[str]:
 
 
 CHECKS: Mapping[str, Callable[[_Bench], Iterator[str]]] = {
-    "order": _order,
-    "repetition": _repetition,
-    "participation": _participation,
-    "checkpoint": _checkpoint,
-    "bounds": _bounds,
-    "purity": _purity,
+    check.__name__.removeprefix("_"): check
+    for check in (_order, _repetition, _participation, _checkpoint, _bounds, _purity)
 }
 
 
