@@ -113,7 +113,7 @@ def algorithm_options(command: Command) -> Command:
     "num_examples_max",
     type=COUNT,
     metavar="N",
-    help="Refuse the results of a trainer that says it has more rows. [default: believe any number]",
+    help="Refuse the results of a trainer that claims more rows. [default: any number]",
 )
 @option(
     "--keep-rounds",
@@ -323,7 +323,7 @@ def _continue(
 
 
 def _end(service: Aggregator, folder: Path, store: Store, *, quiet: bool, as_json: bool) -> None:
-    """Write the report, say what came out, and exit."""
+    """Write the report, print the outcome, and exit."""
     import msgspec
 
     from fedmq.aggregator.machine import Phase

@@ -17,7 +17,7 @@ HELLO_S = 0.4  # between two accepted hellos; a trainer sends the next one after
 
 
 class Introduction(NamedTuple):
-    """What a trainer's hello says of itself; `fingerprint` is of its key, "" without keys."""
+    """What a trainer states in its Hello; `fingerprint` is of its key, "" without keys."""
 
     version: str = ""
     labels: tuple[str, ...] = ()

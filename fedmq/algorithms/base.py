@@ -1,6 +1,6 @@
 """The contract of an algorithm: queries, strategies, learners.
 
-Each algorithm is a folder. `query.py` says what a round sends down and what an answer may hold. `strategy.py` is the
+Each algorithm is a folder. `query.py` defines what a round sends down and what an answer may hold. `strategy.py` is the
 aggregator's half: pure functions over explicit state. `learner.py` is the trainer's half: query and rows in, answer
 out. No strategy imports a learner.
 """

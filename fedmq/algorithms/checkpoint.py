@@ -1,6 +1,6 @@
 """A strategy's state as bytes: a frozen dataclass of numbers, texts, arrays, collections and such dataclasses.
 
-Nothing is unpickled: the type of the state says what the bytes must be.
+Nothing is unpickled: the type of the state defines what the bytes must be.
 """
 
 import re

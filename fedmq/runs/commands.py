@@ -192,7 +192,7 @@ def replay(run: str, as_json: bool) -> None:
 @runs.command()
 @click.argument("run")
 def verify(run: str) -> None:
-    """Check every row and file of the store of RUN, and say how far it is whole. Exit code 78 when it is not.
+    """Check every row and file of the store of RUN, and report how far it is whole. Exit code 78 when it is not.
 
     \b
     Examples:

@@ -7,7 +7,7 @@ from fedmq.errors import StoreError
 
 
 class StoreDamaged(StoreError):
-    """The store of a run is damaged; `what` says so without a way out."""
+    """The store of a run is damaged; `what` describes it without a way out."""
 
     def __init__(self, path: str, why: str) -> None:
         folder = Path(path).parent
@@ -72,4 +72,4 @@ class Errors:
                 f"{self._path}: cannot be written ({error}); acknowledged results are safe: "
                 "make room and start the same command again"
             ) from error
-        raise StoreDamaged(str(self._path), f"SQLite says: {error}") from error
+        raise StoreDamaged(str(self._path), f"SQLite reports: {error}") from error
