@@ -90,7 +90,7 @@ def test_faults_are_sorted_by_line() -> None:
 def test_valid_file_gives_text_by_parameter_name() -> None:
     values, wrong = values_of(command("aggregator"), "task = 'xor'\nrounds = 3\nquorum = 0.5\njson = true\n")
     assert wrong == []
-    assert values == {"task_name": "xor", "rounds": "3", "quorum": "0.5", "as_json": "true"}
+    assert values == {"task_name": "xor", "rounds_max": "3", "quorum": "0.5", "as_json": "true"}
 
 
 def test_table_of_parameters_gives_name_and_value_pairs() -> None:
