@@ -534,7 +534,7 @@ class Rounds:
         self._outbox.send(topics.inbox_of(name), message)
 
     def _acknowledged(self, number: int) -> bytes:
-        """Return the bitmap of the trainers whose result of round `number` is on disk once this is sent."""
+        """Return the bitmap of the trainers whose result of round `number` is acknowledged by the next message."""
         return self.roster.bitmap(lambda name: (number, name) in self._accepted)
 
     def _reject(self, trainer: str, rejected: Rejected) -> None:

@@ -238,8 +238,8 @@ class Session:
     def _follow(self, message: FromAggregator, now: float) -> FollowedRun | None:
         """Return the state of the message's run, raised to its term, or None to ignore the message.
 
-        Ignored are messages of a lower term. Of runs that are not followed, everything but an offer of work is ignored,
-        and that one too as long as no followed run can be replaced.
+        It ignores messages of a lower term. Of an unfollowed run it reads only an offer of work, and only if a followed
+        run can be replaced.
         """
         run, term = message.run, message.term
         followed = self.runs.get(run) or self._new_run(run)

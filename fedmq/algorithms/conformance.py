@@ -245,11 +245,11 @@ def check_first_plan(strategy: Strategy[Any], task: Task, code: bytes | None = N
         BadConfiguration: it needs more than a message holds, or more work than a trainer accepts.
     """
     plan = strategy.ask(strategy.init(task, 0))
-    who = f"algorithm {strategy.name}: task {task.name} has {task.model.num_parameters} parameters"
+    about = f"algorithm {strategy.name}: task {task.name} has {task.model.num_parameters} parameters"
     needed = sum(array.nbytes for array in plan.arrays.values()) + len(code or b"")
     if needed > FRAME_BYTES_MAX:
         raise BadConfiguration(
-            f"{who}: expected a round of at most {FRAME_BYTES_MAX} bytes, got {needed}: "
+            f"{about}: expected a round of at most {FRAME_BYTES_MAX} bytes, got {needed}: "
             "lower the population, or take a smaller model"
         )
     try:
@@ -265,4 +265,4 @@ def check_first_plan(strategy: Strategy[Any], task: Task, code: bytes | None = N
         )
         encode("round", message, plan.arrays)
     except (ProtocolError, Rejected) as error:
-        raise BadConfiguration(f"{who}: {error}") from error
+        raise BadConfiguration(f"{about}: {error}") from error

@@ -70,7 +70,7 @@ def find_algorithm(
         return Additive(algorithm, name, chosen)
     if is_file(name):
         raise BadConfiguration(
-            f"algorithm {name}: expected an additive one in a file, got additive = False: install it"
+            f"algorithm {name}: expected additive = True in a file, got False: install it as a package"
         )
     strategy: Strategy[Any] = algorithm
     return strategy

@@ -45,7 +45,7 @@ class RenamedOption(click.Option):
 
     @property
     def fault_in_file(self) -> str:
-        """What a file with the old name has to write instead."""
+        """Return the fault of a file that has the old name."""
         old, new, value, _ = self._renamed
         name, _, text = value.partition("=")
         return f"{key_of(old)} was renamed: use {key_of(new)}" + (f' = {{ {name} = "{text}" }}' if value else "")

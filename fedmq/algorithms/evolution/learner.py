@@ -40,7 +40,7 @@ def _starting_rows(query: Evolve, losses: Floats) -> npt.NDArray[np.intp]:
 
 
 def _newcomers(population: Floats, fitness: Floats, start: Floats, most: int) -> Floats:
-    """Return the best of the population, best first, without those it started from: `(most or fewer, genes)`."""
+    """Return the best new candidates of the population, best first, (at most `most`, genes)."""
     known = {candidate.tobytes() for candidate in start}
     best_first = population[np.argsort(-fitness, kind="stable")]
     new = [candidate for candidate in best_first[: most + len(known)] if candidate.tobytes() not in known]
