@@ -73,13 +73,13 @@ class _Bench:
             arrays = {key: to_units(one, bits) if one.dtype == np.float64 else one for key, one in arrays.items()}
         return Update(name, number, 0, len(rows.inputs), arrays, bits)
 
-    def told(self, state: Any, updates: Sequence[Update]) -> Any:
+    def after(self, state: Any, updates: Sequence[Update]) -> Any:
         for update in updates:
             state = self.strategy.tell(state, update)
         return state
 
     def closed(self, state: Any, updates: Sequence[Update], members: Sequence[str] = TRAINERS) -> Any:
-        return self.strategy.close(self.told(state, updates), members)
+        return self.strategy.close(self.after(state, updates), members)
 
     def figures(self, state: Any) -> bytes:
         """Return all that can be seen of a state, as bytes."""
@@ -158,8 +158,8 @@ def _checkpoint(bench: _Bench) -> Iterator[str]:
         restarted = replace(bench, strategy=copy.deepcopy(unused))
         kind = type(restarted.init())
         updates = bench.answers(kept, number)
-        kept = bench.told(kept, updates[:2])
-        waiting = dump(restarted.told(load(blob, kind), updates[:2]))
+        kept = bench.after(kept, updates[:2])
+        waiting = dump(restarted.after(load(blob, kind), updates[:2]))
         kept, stored = bench.closed(kept, updates[2:]), restarted.closed(load(waiting, kind), updates[2:])
         blob = dump(stored)
         if bench.figures(kept) != bench.figures(stored):
