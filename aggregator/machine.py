@@ -6,7 +6,7 @@ from enum import Enum
 from fedmq.observe.events import AnyEvent
 from fedmq.protocol.codec import Frames
 from fedmq.runs.records import Record
-from fedmq.transport.inputs import LinkInput, StopRequested, Tick
+from fedmq.transport.link import LinkInput, StopRequested, Tick
 
 
 class Phase(Enum):

@@ -40,7 +40,7 @@ from fedmq.protocol.messages import (
 from fedmq.protocol.run_config import RunConfig
 from fedmq.runs.records import Checkpoint, Close, DropOldRounds, StoredResult, as_update
 from fedmq.runtime.clock import earliest
-from fedmq.transport.inputs import (
+from fedmq.transport.link import (
     BrokerConnected,
     BrokerDisconnected,
     MessageReceived,

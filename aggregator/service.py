@@ -16,11 +16,11 @@ from fedmq.runtime.broker_connection import BrokerConnection
 from fedmq.runtime.clock import Clock, earliest
 from fedmq.security.signing import NoSigning, Signing
 from fedmq.transport.address import DEFAULT_ADDRESS
-from fedmq.transport.inputs import (
+from fedmq.transport.link import (
+    Link,
     StopRequested,
     Tick,
 )
-from fedmq.transport.link import Link
 from fedmq.transport.receive import receive
 
 Watch = Callable[[float, Sequence[AnyEvent]], None]

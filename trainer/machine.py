@@ -7,7 +7,7 @@ from fedmq.protocol.codec import Array, Packet
 from fedmq.protocol.messages import FromTrainer, Result
 from fedmq.trainer.budget import Spent
 from fedmq.trainer.high_water_marks import HighWaterMark
-from fedmq.transport.inputs import LinkInput, StopRequested, Tick
+from fedmq.transport.link import LinkInput, StopRequested, Tick
 
 
 class WorkDone(NamedTuple):

@@ -14,11 +14,11 @@ from fedmq.trainer.session import IGNORED_AGAIN_S, NOTICE_AGAIN_S, Session
 from fedmq.trainer.spool import MemorySpool, Spool
 from fedmq.trainer.worker import Done, Worker
 from fedmq.transport.address import DEFAULT_ADDRESS
-from fedmq.transport.inputs import (
+from fedmq.transport.link import (
+    Link,
     StopRequested,
     Tick,
 )
-from fedmq.transport.link import Link
 from fedmq.transport.receive import receive
 
 Usage = Callable[[], tuple[float, int]]  # CPU seconds of this process so far, and its peak resident bytes

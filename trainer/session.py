@@ -52,7 +52,7 @@ from fedmq.runtime.clock import earliest
 from fedmq.trainer.budget import Budget, Cost, cost_of
 from fedmq.trainer.high_water_marks import HighWaterMarks
 from fedmq.trainer.machine import Input, Notice, Outgoing, Output, PendingResult, WorkDone, WorkFailed
-from fedmq.transport.inputs import (
+from fedmq.transport.link import (
     BrokerConnected,
     BrokerDisconnected,
     MessageReceived,

@@ -8,8 +8,18 @@ from fedmq.protocol.codec import decode
 from fedmq.runtime.broker_connection import BrokerConnection
 from fedmq.runtime.clock import Clock
 from fedmq.security.signing import Signing
-from fedmq.transport.inputs import BrokerConnected, BrokerDisconnected, LinkInput, MessageReceived, MessageRejected
-from fedmq.transport.link import Delivered, Link, LinkDown, LinkRefused, LinkUp
+from fedmq.transport.link import (
+    BrokerConnected,
+    BrokerDisconnected,
+    Delivered,
+    Link,
+    LinkDown,
+    LinkInput,
+    LinkRefused,
+    LinkUp,
+    MessageReceived,
+    MessageRejected,
+)
 
 
 def receive(link: Link, connection: BrokerConnection, signing: Signing, clock: Clock) -> Iterator[LinkInput]:

@@ -19,7 +19,7 @@ from fedmq.protocol.messages import Hello, Message, Presence, Result, Round
 from fedmq.runs.records import Close, StoredResult
 from fedmq.tasks.task_file import find_task
 from fedmq.testing import run_config
-from fedmq.transport.inputs import BrokerConnected, MessageReceived
+from fedmq.transport.link import BrokerConnected, MessageReceived
 
 TASK = find_task("linear")  # its target is a summed loss of at most 0.2501
 FORGET_S = 30.0

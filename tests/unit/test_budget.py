@@ -28,7 +28,7 @@ from fedmq.trainer.machine import Output, WorkDone
 from fedmq.trainer.round_handler import on_rows
 from fedmq.trainer.session import Session
 from fedmq.trainer.spool import SPENT_SUFFIX, SPENT_UNKNOWN, FileSpool
-from fedmq.transport.inputs import BrokerConnected, MessageReceived
+from fedmq.transport.link import BrokerConnected, MessageReceived
 
 XOR = find_task("xor")
 

@@ -35,7 +35,7 @@ from fedmq.trainer.code_policy import CodePolicy
 from fedmq.trainer.machine import WorkFailed
 from fedmq.trainer.round_handler import on_rows
 from fedmq.trainer.session import Session
-from fedmq.transport.inputs import MessageReceived, Tick
+from fedmq.transport.link import MessageReceived, Tick
 
 CODE = b"bytes that are not read here"
 TASK = Task(

@@ -31,8 +31,15 @@ from fedmq.runs.records import Checkpoint, Close, StoredResult
 from fedmq.simulation import Federation
 from fedmq.tasks.task_file import find_task, task_rows
 from fedmq.testing import VirtualClock
-from fedmq.transport.inputs import BrokerConnected, BrokerDisconnected, MessageReceived, Tick
-from fedmq.transport.link import Delivered, LinkEvent, LinkUp
+from fedmq.transport.link import (
+    BrokerConnected,
+    BrokerDisconnected,
+    Delivered,
+    LinkEvent,
+    LinkUp,
+    MessageReceived,
+    Tick,
+)
 
 ACTIONS: tuple[Action, ...] = ("pause", "resume", "stop")
 PAUSED, GOES_ON = (Beacon(run="run", term=2, round=3, open=True, paused=paused) for paused in (True, False))

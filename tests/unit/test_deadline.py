@@ -10,7 +10,7 @@ from fedmq.aggregator.machine import Output
 from fedmq.aggregator.rounds import SPREAD_MAX_S, SPREAD_S
 from fedmq.observe import events
 from fedmq.protocol.messages import Beacon, Round
-from fedmq.transport.inputs import BrokerConnected, Tick
+from fedmq.transport.link import BrokerConnected, Tick
 
 
 def deadlines(output: Output) -> list[float]:

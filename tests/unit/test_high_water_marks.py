@@ -20,7 +20,7 @@ from fedmq.trainer.high_water_marks import RUNS_REMEMBERED, HighWaterMark, HighW
 from fedmq.trainer.machine import Output, WorkDone
 from fedmq.trainer.session import RUNS_MAX, SILENT_S, Session
 from fedmq.trainer.spool import SEEN_SUFFIX, SPENT_SUFFIX, FileSpool
-from fedmq.transport.inputs import BrokerConnected, MessageReceived
+from fedmq.transport.link import BrokerConnected, MessageReceived
 
 ROUND = Round(
     run="run",

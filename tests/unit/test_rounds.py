@@ -31,7 +31,7 @@ from fedmq.protocol.messages import (
 )
 from fedmq.runs.records import StoredResult
 from fedmq.trainer.session import HELLO_AGAIN_S
-from fedmq.transport.inputs import BrokerConnected, MessageReceived, MessageRejected, Tick
+from fedmq.transport.link import BrokerConnected, MessageReceived, MessageRejected, Tick
 
 # Selection
 

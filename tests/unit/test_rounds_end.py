@@ -10,7 +10,7 @@ from fedmq.aggregator.machine import Output, Phase
 from fedmq.algorithms.base import Update
 from fedmq.observe import events
 from fedmq.protocol.messages import Accepted, Beacon, Finished, Goodbye, Refused, Round, Welcome
-from fedmq.transport.inputs import BrokerConnected, BrokerDisconnected, Tick
+from fedmq.transport.link import BrokerConnected, BrokerDisconnected, Tick
 
 
 def beacons(output: Output) -> list[tuple[int, bytes]]:

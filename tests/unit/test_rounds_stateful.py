@@ -34,7 +34,7 @@ from fedmq.protocol.messages import (
     Round,
 )
 from fedmq.runs.records import Close, Record, StoredResult
-from fedmq.transport.inputs import BrokerConnected, BrokerDisconnected, MessageReceived, MessageRejected, Tick
+from fedmq.transport.link import BrokerConnected, BrokerDisconnected, MessageReceived, MessageRejected, Tick
 
 NAMES = st.sampled_from(["alice", "bob", "carol", "dave", "erin"])
 ROUNDS_MAX = 6

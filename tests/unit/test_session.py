@@ -32,7 +32,7 @@ from fedmq.tasks.task_file import find_task
 from fedmq.trainer import session as session_module
 from fedmq.trainer.machine import Input, Output, WorkDone, WorkFailed
 from fedmq.trainer.session import HELLO_AGAIN_S, PENDING_MAX, RESEND_MAX_S, RESEND_S, STOP_S, Session
-from fedmq.transport.inputs import BrokerConnected, BrokerDisconnected, MessageReceived, StopRequested, Tick
+from fedmq.transport.link import BrokerConnected, BrokerDisconnected, MessageReceived, StopRequested, Tick
 
 TASK = find_task("linear")
 ROUND = Round(

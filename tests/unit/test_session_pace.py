@@ -7,7 +7,7 @@ from test_session import Scene, holding, sent
 
 from fedmq.protocol.messages import Accepted, Beacon, Hello, Result, Welcome
 from fedmq.trainer.session import HELLO_AGAIN_S, PENDING_MAX, RESEND_MAX_S, RESEND_S
-from fedmq.transport.inputs import BrokerConnected, BrokerDisconnected, Tick
+from fedmq.transport.link import BrokerConnected, BrokerDisconnected, Tick
 
 TRAINERS = 200
 

@@ -45,7 +45,7 @@ from fedmq.trainer.session import (
     FollowedRun,
     Session,
 )
-from fedmq.transport.inputs import BrokerConnected, BrokerDisconnected, MessageReceived, StopRequested, Tick
+from fedmq.transport.link import BrokerConnected, BrokerDisconnected, MessageReceived, StopRequested, Tick
 
 TASK = find_task("linear")
 RUNS = st.sampled_from(["run-1", "run-2", "run-3"])
