@@ -76,6 +76,7 @@ def find_algorithm(
     return strategy
 
 
+@cache
 def find_learner(kind: str) -> Learner:
     """Return the learner for queries of this kind.
 

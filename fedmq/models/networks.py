@@ -1,6 +1,7 @@
 """Models as flat parameter vectors; networks evaluate whole populations in a few matrix products."""
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from itertools import pairwise
 from typing import Literal, get_args
 
@@ -91,6 +92,11 @@ class MLP(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="mlp"):
         return values
 
 
+@lru_cache(maxsize=16)  # each score of a round needs it
+def _one_layer(inputs: int, outputs: int) -> MLP:
+    return MLP((inputs, outputs), output="identity")
+
+
 class Linear(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="linear"):
     """An MLP of one layer with bias and without activation: the same parameters and errors."""
 
@@ -98,10 +104,7 @@ class Linear(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="linea
     outputs: int = 1
 
     def __post_init__(self) -> None:
-        self._as_mlp()  # checks the sizes
-
-    def _as_mlp(self) -> MLP:
-        return MLP((self.inputs, self.outputs), output="identity")
+        _one_layer(self.inputs, self.outputs)  # checks the sizes
 
     @property
     def num_parameters(self) -> int:
@@ -117,7 +120,7 @@ class Linear(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="linea
 
     def forward(self, population: Floating, inputs: Floating) -> Floating:
         """Return the values, (population, rows, outputs); shapes, dtypes and errors as in `MLP.forward`."""
-        return self._as_mlp().forward(population, inputs)
+        return _one_layer(self.inputs, self.outputs).forward(population, inputs)
 
 
 class Code(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="code", rename={"num_parameters": "genes"}):
