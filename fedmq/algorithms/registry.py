@@ -93,7 +93,8 @@ def find_learner(kind: str) -> Learner:
         learner = entry.load()
     except Exception as error:
         raise QueryRefused(f"the learner of {kind!r:.80} cannot be loaded: {named(error)}") from error
-    assert isinstance(learner, Learner)
+    if not isinstance(learner, Learner):
+        raise QueryRefused(f"the learner of {kind!r:.80}: expected a Learner, got {type(learner).__name__}")
     return learner
 
 

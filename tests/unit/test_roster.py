@@ -159,7 +159,7 @@ def test_unconfirmed_trainer_times_out_at_a_missed_deadline() -> None:
     assert not roster.join("alice", 2, now=1.0, confirmed=True)
     assert roster.time_out({"alice", "bob"}, now=2.0) == ["bob"]
     assert roster.present == ["alice"]
-    assert roster.time_out({"bob"}, now=3.0) == [], "it is told once"
+    assert roster.time_out({"bob"}, now=3.0) == [], "it is reported once"
 
 
 def test_confirmation_ends_with_the_absence() -> None:
