@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 
 from fedmq.algorithms.base import Assignment, check_down
+from fedmq.algorithms.registry import BUILTIN_LEARNERS, find_learner
 from fedmq.models.arrays import Floats
 from fedmq.models.losses import Scores
 from fedmq.models.networks import Code
@@ -29,6 +30,8 @@ def on_rows(rows: Rows, name: str, policy: CodePolicy = NO_CODE) -> Learn:
         Rejected: the arrays of the round do not fit its query or the task, or the code failed.
         CodeRefused: code scores the task, and the policy does not allow it.
     """
+    for kind in BUILTIN_LEARNERS:  # imports PyGAD now, not while the first round waits
+        find_learner(kind)
     fitted: tuple[Task, Rows] | None = None
     sandbox: tuple[Task, bytes, Sandbox] | None = None  # of the newest task that code scores
 
