@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 RejectReason = Literal[
     "frames",  # too few or too many frames
@@ -28,6 +28,18 @@ RejectReason = Literal[
     "code",  # Python code that this trainer does not run, or that failed
 ]
 
+LeaveReason = Literal[
+    "leaving",  # its operator stops it
+    "rows",  # its rows do not fit the task
+    "evaluations",  # its --max-evaluations are used up
+    "code",  # Python code that it does not run
+    "query",  # a query of an unknown kind, or with wrong fields
+    "work",  # its work failed: it diverged, raised an exception or used up the memory
+    "limit",  # a round that asks for more memory or time than it gives
+    "duplicate",  # another process has its name
+    "other",  # a reason that this version does not know, or none
+]
+
 SEARCH_IS_GONE = (  # of a Task, in the files of users
     "search: expected the parameters of an algorithm, got search=Search(...): "
     'write Task(..., parameters={"evolution": {"population": 200}})'
@@ -50,6 +62,18 @@ class Unreachable(FedmqError):
     """The broker did not answer within `--connect-timeout`."""
 
     exit_code = 69
+
+
+class RunFailed(FedmqError):
+    """A run that cannot go on: its trainers declined it or left it, or their work fails."""
+
+    exit_code = 70
+
+
+class TooFewTrainers(FedmqError):
+    """Not enough trainers were present within `--wait`; the same command may succeed later."""
+
+    exit_code = 75
 
 
 class NotAuthorized(FedmqError):
@@ -104,6 +128,12 @@ class QueryRefused(Rejected):
 
 class WorkCancelled(FedmqError):
     """A newer round made the local work obsolete."""
+
+
+def leave_reason(reason: str) -> LeaveReason:
+    """Return the reason of a Goodbye, or "other" if this version does not know it."""
+    known: tuple[LeaveReason, ...] = get_args(LeaveReason)
+    return next((one for one in known if one == reason), "other")
 
 
 def one_line(error: BaseException) -> str:

@@ -166,9 +166,14 @@ class Result(RunHeader, frozen=True, kw_only=True, tag="result"):
 
 
 class Goodbye(RunHeader, frozen=True, kw_only=True, tag="goodbye"):
-    """A trainer leaves for good: the aggregator does not wait for it."""
+    """A trainer leaves for good, or declines the run: the aggregator does not wait for it.
+
+    `reason` is usually a `LeaveReason`; a newer trainer may have others, and an older one gives none.
+    """
 
     trainer: Name
+    reason: Annotated[str, Meta(max_length=32)] = ""
+    detail: Text = ""  # one line for the operator of the run
 
 
 class Control(RunHeader, frozen=True, kw_only=True, tag="control"):

@@ -108,7 +108,7 @@ messages: dict[type[Any], st.SearchStrategy[Any]] = {
         cpu_s=seconds,
         memory=counts,
     ),
-    Goodbye: st.builds(Goodbye, **of_a_trainer),
+    Goodbye: st.builds(Goodbye, **of_a_trainer, reason=st.text(max_size=32), detail=texts),
     Control: st.builds(
         Control, **of_a_run, action=st.sampled_from(get_args(Action)), trainer=st.none() | names, request_id=counts
     ),
@@ -137,7 +137,7 @@ EXAMPLES: dict[type[Any], Message] = {
         model_digest=bytes(32),
         fraction_bits=16,
     ),
-    Goodbye: Goodbye(run="r", term=1, trainer="alice"),
+    Goodbye: Goodbye(run="r", term=1, trainer="alice", reason="rows", detail="expected 2 columns, got 3"),
     Control: Control(run="r", term=1, action="ban", trainer="bob", request_id=7),
     Presence: Presence(trainer="alice", present=True),
 }
@@ -235,8 +235,8 @@ def test_field_of_another_type_is_rejected(kind: type[Any], field: str) -> None:
 def test_missing_required_field_is_rejected(kind: type[Any], field: str) -> None:
     fields = fields_of(kind)
     del fields[field]
-    optional = ("trainer", "request_id") if kind is Control else ("acked_request", "at") if kind is Beacon else ()
-    if field in (*DEFAULTED, *optional):
+    optional = {Control: ("trainer", "request_id"), Beacon: ("acked_request", "at"), Goodbye: ("reason", "detail")}
+    if field in (*DEFAULTED, *optional.get(kind, ())):
         assert isinstance(received(fields), kind)
         return
     with pytest.raises(Rejected, match="missing required field"):

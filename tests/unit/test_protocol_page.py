@@ -14,7 +14,7 @@ from fedmq.algorithms.averaging.query import EvolutionLearner, GradientLearner, 
 from fedmq.algorithms.evaluation.query import Evaluate
 from fedmq.algorithms.evolution.query import Evolve
 from fedmq.broker import routing
-from fedmq.errors import RejectReason
+from fedmq.errors import LeaveReason, RejectReason
 from fedmq.models.networks import MLP, Code, Linear
 from fedmq.protocol import codec as wire
 from fedmq.protocol import messages, topics
@@ -127,6 +127,7 @@ def test_each_port_is_in_the_table() -> None:
 
 def test_each_reason_of_a_rejection_is_in_the_table() -> None:
     assert first_column(section("Reasons of rejections")) == list(get_args(RejectReason))
+    assert first_column(section("Reasons of a Goodbye")) == list(get_args(LeaveReason))
 
 
 def test_each_dtype_is_named() -> None:
