@@ -1,0 +1,138 @@
+"""Files that another user may have prepared: what is read and written is regular, limited and private."""
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fedmq.errors import BadConfiguration
+from fedmq.runtime.safe_files import (
+    check_secret,
+    check_trusted,
+    make_private_folder,
+    open_private,
+    open_regular,
+    read_regular,
+)
+
+OTHER = 65534
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+
+
+@pytest.fixture(params=[0o000, 0o022, 0o077])
+def umask(request: pytest.FixtureRequest) -> Iterator[None]:
+    before = os.umask(request.param)
+    yield
+    os.umask(before)
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.lstat().st_mode)
+
+
+@pytest.mark.timeout(20)
+def test_fifo_folder_and_device_are_refused_without_waiting(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    for path in (tmp_path / "fifo", tmp_path, Path("/dev/zero")):
+        with pytest.raises(OSError, match=r"regular|directory"):
+            open_regular(path)
+
+
+def test_file_is_read_up_to_its_limit_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"12345")
+    (tmp_path / "link").symlink_to("file")
+    assert read_regular(tmp_path / "link", 5) == b"12345"
+    with pytest.raises(OSError, match="more than 4 bytes"):
+        read_regular(tmp_path / "file", 4)
+
+
+def test_huge_sparse_file_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    with (tmp_path / "huge").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(OSError, match="more than"):
+        read_regular(tmp_path / "huge", 100)
+
+
+@pytest.mark.usefixtures("umask")
+def test_written_files_and_folders_are_private_whatever_the_umask(tmp_path: Path) -> None:
+    make_private_folder(tmp_path / "a" / "b")
+    os.close(open_private(tmp_path / "a" / "b" / "file"))
+    assert [mode(tmp_path / name) for name in ("a", "a/b", "a/b/file")] == [0o700, 0o700, 0o600]
+
+
+def test_existing_file_becomes_private_and_keeps_its_content(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old ")
+    path.chmod(0o664)
+    with os.fdopen(open_private(path, append=True), "ab") as file:
+        file.write(b"new")
+    assert path.read_bytes() == b"old new"
+    assert mode(path) == 0o600
+
+
+@pytest.mark.timeout(20)
+def test_link_and_fifo_are_not_written_to(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"precious")
+    (tmp_path / "link").symlink_to(victim)
+    (tmp_path / "dangling").symlink_to(tmp_path / "new")
+    os.mkfifo(tmp_path / "fifo")
+    for name in ("link", "dangling", "fifo"):
+        with pytest.raises(OSError, match=r"symbolic link|regular"):
+            open_private(tmp_path / name)
+    assert victim.read_bytes() == b"precious"
+    assert not (tmp_path / "new").exists()
+
+
+@needs_root
+def test_file_of_another_user_is_not_written_to(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.touch()
+    os.chown(path, OTHER, OTHER)
+    with pytest.raises(OSError, match="belongs to"):
+        open_private(path)
+
+
+def test_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(OSError, match=r"exists|directory"):
+            make_private_folder(folder)
+
+
+@pytest.mark.parametrize("bits", [0o777, 0o770, 0o722, 0o720, 0o702])
+def test_folder_that_others_can_write_is_not_trusted(tmp_path: Path, bits: int) -> None:
+    tmp_path.chmod(bits)
+    with pytest.raises(BadConfiguration, match=rf"{bits:04o}.*chmod go-w"):
+        check_trusted(tmp_path, tmp_path.stat())
+
+
+def test_files_that_only_root_and_this_user_can_write_are_trusted(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.touch()
+    for bits in (0o600, 0o640, 0o644, 0o444, 0o400):
+        path.chmod(bits)
+        check_trusted(path, path.stat())
+    for system in (Path("/etc"), Path("/tmp")):  # noqa: S108 - of root, with the sticky bit
+        check_trusted(system, system.stat())
+
+
+def status_of(path: Path, owner: int, bits: int) -> os.stat_result:
+    return os.stat_result((path.stat().st_mode & ~0o7777 | bits, *path.stat()[1:4], owner, *path.stat()[5:]))
+
+
+def test_file_of_another_user_is_not_trusted(tmp_path: Path) -> None:
+    with pytest.raises(BadConfiguration, match=r"of user .* or root, got one of user .*chown"):
+        check_trusted(tmp_path, status_of(tmp_path, OTHER, 0o700))
+
+
+def test_secret_of_root_may_be_read_by_the_group_of_a_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "key"
+    path.touch()
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    check_secret(path, status_of(path, 0, 0o440))
+    for owner, bits in ((0, 0o444), (0, 0o460), (1000, 0o640), (1000, 0o604)):
+        with pytest.raises(BadConfiguration, match=rf"{bits:04o}.*chmod"):
+            check_secret(path, status_of(path, owner, bits))
