@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fedmq.cli.echo import echo, echo_json
 from fedmq.cli.options import (
     COUNT,
     SECONDS,
@@ -318,14 +319,12 @@ def _continue(
                 f"continue it without {option_name.split()[0]}, or choose another --out"
             )
     if task is not None and code != store.code:
-        click.echo(f"fedmq: {folder}: the run keeps the score() that it began with", err=True)
+        echo(f"fedmq: {folder}: the run keeps the score() that it began with", err=True)
     store.change_limits(msgspec.structs.replace(config.limits, **limits))
 
 
 def _end(service: Aggregator, folder: Path, store: Store, *, quiet: bool, as_json: bool) -> None:
     """Write the report, print the outcome, and exit."""
-    import msgspec
-
     from fedmq.aggregator.machine import Phase
     from fedmq.runs.report import Report, TrainerReport, make_report, read_report, write_report
 
@@ -333,7 +332,7 @@ def _end(service: Aggregator, folder: Path, store: Store, *, quiet: bool, as_jso
     if rounds.phase is not Phase.FINISHED:
         store.close()
         if not quiet:
-            click.echo(f"stopped before round {rounds.round}; continue with: fedmq aggregator --out {folder}", err=True)
+            echo(f"stopped before round {rounds.round}; continue with: fedmq aggregator --out {folder}", err=True)
         raise SystemExit(1)
     closes = list(store.closes())
     report, model = make_report(
@@ -357,7 +356,7 @@ def _end(service: Aggregator, folder: Path, store: Store, *, quiet: bool, as_jso
     else:
         write_report(folder, report, model, closes)
     if as_json:
-        click.echo(msgspec.json.encode(report).decode())
+        echo_json(report)
     elif not quiet:
         _say(report, folder)
     raise SystemExit(0 if report.solved else 1)
@@ -366,7 +365,7 @@ def _end(service: Aggregator, folder: Path, store: Store, *, quiet: bool, as_jso
 def _say(report: Report, folder: Path) -> None:
     verdict = "solved" if report.solved else "not solved"
     value = "nothing scored" if report.value is None else f"{report.metric} {report.value:.6g}"
-    click.echo(f"{verdict} in {report.rounds} rounds, {report.train_s:.3f} s of training: {value}")
+    echo(f"{verdict} in {report.rounds} rounds, {report.train_s:.3f} s of training: {value}")
     if report.model is not None:
-        click.echo(f"model    {folder / report.model}  (sha256 {str(report.model_sha256)[:16]}…)")
-    click.echo(f"report   {folder / 'report.json'}")
+        echo(f"model    {folder / report.model}  (sha256 {str(report.model_sha256)[:16]}…)")
+    echo(f"report   {folder / 'report.json'}")

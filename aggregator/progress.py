@@ -6,10 +6,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.live import Live
 
+from fedmq.cli.echo import echo
 from fedmq.observe import events
+from fedmq.observe.console import PrintableConsole
 from fedmq.observe.event_text import event_line
 from fedmq.observe.run_state import ObservedRun, RunState
 from fedmq.observe.terminal_view import render_run
@@ -38,7 +40,7 @@ def plain_progress(metric: str, write: Callable[[str], None]) -> Callable[[event
     return progress
 
 
-def live_view(view: RunState, console: Console, wall: Callable[[], float] = time.time) -> Live:
+def live_view(view: RunState, console: PrintableConsole, wall: Callable[[], float] = time.time) -> Live:
     """Return a view of the run that is redrawn in place; the last one stays on the terminal."""
 
     def render() -> RenderableType:
@@ -54,7 +56,7 @@ def open_progress(view: RunState, metric: str, *, quiet: bool) -> Iterator[Calla
     if quiet or is_journal(STDOUT):
         yield lambda _event: None
     elif sys.stdout.isatty():
-        with live_view(view, Console()):
+        with live_view(view, PrintableConsole()):
             yield lambda _event: None  # the aggregator applies it to the view
     else:
-        yield plain_progress(metric, lambda line: print(line, flush=True))
+        yield plain_progress(metric, echo)

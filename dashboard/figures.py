@@ -18,6 +18,7 @@ from matplotlib.ticker import MaxNLocator
 
 from fedmq.models.trained_model import TrainedModel
 from fedmq.observe.run_state import RoundRecord, RunState
+from fedmq.runtime.printable import printable
 
 # Okabe and Ito's palette, distinct for every kind of color vision: https://jfly.uni-koeln.de/color/
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
@@ -82,7 +83,7 @@ def draw_comparison(run_states: Sequence[RunState]) -> Figure:
             look: dict[str, Any] = {
                 "color": PALETTE[index % len(PALETTE)],
                 "linestyle": STYLES[index // len(PALETTE) % len(STYLES)],
-                "label": f"{run_state.run}: {run_state.algorithm}, seed {run_state.seed}",
+                "label": _label(f"{run_state.run}: {run_state.algorithm}, seed {run_state.seed}"),
             }
             numbers = [one.round for one in rounds]
             left.plot(numbers, [one.best.fitness for one in rounds if one.best], **look)
@@ -91,7 +92,7 @@ def draw_comparison(run_states: Sequence[RunState]) -> Figure:
         left.set(title="Best fitness", xlabel="round", ylabel="minus the loss per row")
         left.xaxis.set_major_locator(MaxNLocator(integer=True))
         metrics = sorted({run_state.metric for run_state in run_states if run_state.metric})
-        right.set(title=" and ".join(metrics).capitalize() or "Metric", xlabel="seconds of open rounds")
+        right.set(title=_label(" and ".join(metrics).capitalize()) or "Metric", xlabel="seconds of open rounds")
         if metrics == ["accuracy"]:
             _as_shares(right)
         figure.legend(*left.get_legend_handles_labels(), loc="outside lower left", ncols=2)
@@ -110,13 +111,17 @@ def save(figure: Figure, path: Path) -> None:
         figure.savefig(path, dpi=DPI, metadata=undated)
 
 
+def _label(text: str) -> str:
+    """Return text of a run as it is written: printable, and no formula where it has dollar signs."""
+    return printable(text).replace("$", r"\$")
+
+
 def _heading(run_state: RunState) -> str:
     end = "not over yet" if run_state.finished is None else run_state.finished.verdict
     rule = f" ({run_state.robust})" if run_state.robust else ""
     count = max(one.round for one in run_state.rounds if one.closed_at is not None)
-    return (
-        f"{run_state.run}   {run_state.task}, {run_state.algorithm}{rule}, seed {run_state.seed}: {end}, {count} rounds"
-    )
+    about = f"{run_state.run}   {run_state.task}, {run_state.algorithm}{rule}, seed {run_state.seed}"
+    return _label(f"{about}: {end}, {count} rounds")
 
 
 def _draw_fitness(axes: Axes, rounds: Sequence[RoundRecord]) -> None:
@@ -206,7 +211,7 @@ def _draw_participation(figure: Figure, axes: Axes, run_state: RunState) -> None
     if last - first < CELLS_MAX:
         for edge in np.arange(first, last) + 0.5:
             axes.axvline(edge, color="white", linewidth=1.0)
-    axes.set_yticks(range(len(names)), names, fontsize=9 if len(names) <= 12 else 6)
+    axes.set_yticks(range(len(names)), [_label(name) for name in names], fontsize=9 if len(names) <= 12 else 6)
     more = "" if len(run_state.trainers) <= len(names) else f", {len(names)} of {len(run_state.trainers)} trainers"
     axes.set(title=f"Results of trainers{more}", xlabel="round")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))

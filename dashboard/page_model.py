@@ -13,6 +13,7 @@ from fedmq.models.networks import MLP, Code, Model
 from fedmq.observe import events
 from fedmq.observe.event_text import event_line
 from fedmq.observe.run_state import WORKS_KEPT_MAX, ObservedRun, RoundRecord, RunState, drawable
+from fedmq.runtime.printable import printable
 
 DIGITS = 6  # significant digits of a figure; times are in milliseconds
 
@@ -89,7 +90,7 @@ def table_values(run_state: RunState, since: int | None) -> dict[str, Values]:
             columns = _COLUMNS[name]
             found[name] = {key: [column(row) for row in changed] for key, column in columns.items()}
     if "feed" in found:
-        found["feed"]["text"] = [event_line(item.event, run_state.metric) or "" for item in rows["feed"]]
+        found["feed"]["text"] = [printable(event_line(item.event, run_state.metric) or "") for item in rows["feed"]]
     return found
 
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fedmq.cli.options import COUNT, FILE, FiniteRange, echo_json, one_thread_for_arrays, option, require
+from fedmq.cli.echo import echo, echo_json
+from fedmq.cli.options import COUNT, FILE, FiniteRange, one_thread_for_arrays, option, require
 from fedmq.errors import BadConfiguration
 from fedmq.runtime.atomic_files import writing
 from fedmq.runtime.run_folder import FIGURE, folder_of
@@ -58,7 +59,7 @@ def plot(run: str, output: Path | None, number: int | None, inputs: tuple[float,
     surface = _surface_model(folder, run_state, number)
     with writing(target, "choose another -o"):
         figures.save(figures.draw_run(run_state, surface, inputs), target)
-    click.echo(target)
+    echo(target)
 
 
 @click.command()
@@ -89,7 +90,7 @@ def compare(runs: tuple[str, ...], output: Path | None, as_json: bool) -> None:
         return
     _print(rows)
     if output is not None:
-        click.echo(output)
+        echo(output)
 
 
 def comparison_row(run_state: RunState) -> dict[str, Any]:
@@ -114,24 +115,22 @@ def comparison_row(run_state: RunState) -> dict[str, Any]:
 
 
 def _print(rows: list[dict[str, Any]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
-    from fedmq.observe.event_text import printable
+    from fedmq.observe.console import PrintableConsole, PrintableTable
 
-    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+    table = PrintableTable(box=None, padding=(0, 2, 0, 0), show_header=False)
     for _ in range(2):  # the mark and the name of the figure
         table.add_column(no_wrap=True)
     for _ in rows:
         table.add_column(overflow="fold")  # long names of runs wrap
     for name in rows[0]:
-        texts = [printable(_text(row[name])) for row in rows]
+        texts = [_text(row[name]) for row in rows]
         differs = name != "run" and len(set(texts)) > 1
         style = "bold" if name == "run" or (differs and name in SETTINGS) else ""
         table.add_row("≠" if differs else "", Text(name, style="dim"), *(Text(text, style=style) for text in texts))
-    width = Console().width if sys.stdout.isatty() else PIPED_COLUMNS
-    Console(width=max(width, COLUMN_WIDTH_MIN * (2 + len(rows)))).print(table, soft_wrap=True)
+    width = PrintableConsole().width if sys.stdout.isatty() else PIPED_COLUMNS
+    PrintableConsole(width=max(width, COLUMN_WIDTH_MIN * (2 + len(rows)))).print(table, soft_wrap=True)
 
 
 def _text(value: object) -> str:

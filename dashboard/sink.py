@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fedmq.cli.echo import echo
 from fedmq.cli.options import (
     FOLDER,
     broker_option,
@@ -108,4 +109,4 @@ def _serve(
     live_runs, link, address = open_live_runs(broker, keys, clock=clock)
     runner = SinkRunner(live_runs, open_sink, clock, runs, run)
     with closing(link), closing(runner):
-        serve(runner, link, clock, ready=lambda: click.echo(f"watches {run or 'every run'} at {address}"))
+        serve(runner, link, clock, ready=lambda: echo(f"watches {run or 'every run'} at {address}"))

@@ -3,12 +3,12 @@
 from abc import ABC, abstractmethod
 from typing import Any
 
-import click
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from fedmq.cli.options import echo_json
+from fedmq.cli.echo import echo, echo_json
+from fedmq.observe.console import PrintableConsole
 from fedmq.observe.run_state import ObservedRun
 from fedmq.observe.terminal_view import render_list, render_run
 
@@ -29,7 +29,7 @@ class WatchOutput(ABC):
     def show_problem(self, note: str) -> None:
         """Report that there are no runs to show yet: print each problem once to stderr."""
         if note and note != self._problem:
-            click.echo(f"fedmq: {note}", err=True)
+            echo(f"fedmq: {note}", err=True)
         self._problem = note
 
     def close(self) -> None:  # noqa: B027 - most outputs have nothing to end
@@ -39,7 +39,7 @@ class WatchOutput(ABC):
 class ScreenOutput(WatchOutput):
     """The whole terminal, redrawn in place; the last view stays when it closes."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: PrintableConsole) -> None:
         self._console = console
         self._last: tuple[list[ObservedRun], str] = ([], "")
         self._live = Live(console=console, screen=True, auto_refresh=False)
@@ -60,7 +60,7 @@ class ScreenOutput(WatchOutput):
 class SingleOutput(WatchOutput):
     """One view, on a terminal or not."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: PrintableConsole) -> None:
         self._console = console
 
     def show(self, runs: list[ObservedRun], note: str) -> None:
@@ -88,9 +88,9 @@ def output_for(*, once: bool, as_json: bool) -> WatchOutput:
     """Return the output for these options of the command."""
     if as_json:
         return JsonOutput()
-    console = Console()
+    console = PrintableConsole()
     if once:
-        return SingleOutput(console if console.is_terminal else Console(width=PIPED_COLUMNS))
+        return SingleOutput(console if console.is_terminal else PrintableConsole(width=PIPED_COLUMNS))
     return ScreenOutput(console)
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
+from fedmq.cli.echo import echo
 from fedmq.cli.options import COUNT, one_thread_for_arrays, option, service_options
 from fedmq.deploy.processes import Processes, free_port, listens
 from fedmq.errors import BadConfiguration
@@ -101,7 +102,7 @@ def demo(
     except SystemExit:
         again = shlex.join(["fedmq", *sys.argv[1:], *([] if out else ["--out", str(folder)])])
         unfinished = (folder / STORE).exists() and not (folder / REPORT).exists()
-        click.echo("fedmq: interrupted" + f"; continue with: {again}" * unfinished, err=True)
+        echo("fedmq: interrupted" + f"; continue with: {again}" * unfinished, err=True)
         raise
     if not quiet and (folder / MODEL).exists():
         _show(task, task_name, folder)
@@ -151,7 +152,7 @@ def _wait(processes: Processes, aggregator: subprocess.Popen[bytes]) -> int:
             exited = [name for name in processes.exited() if name != "aggregator"]
         if exited:
             code = processes.running[exited[0]].returncode
-            click.echo(f"fedmq demo: {', '.join(exited)} ended with exit code {code}; see above", err=True)
+            echo(f"fedmq demo: {', '.join(exited)} ended with exit code {code}; see above", err=True)
             return code if code > 0 else 1
 
 
@@ -162,13 +163,13 @@ def _show(task: Task, task_name: str, folder: Path) -> None:
 
     trained = load_model(folder / MODEL)
     if isinstance(trained.model, Code):
-        click.echo(f"  parameters: {' '.join(f'{value:.4g}' for value in trained.parameters[:PARAMETERS_SHOWN_MAX])}")
+        echo(f"  parameters: {' '.join(f'{value:.4g}' for value in trained.parameters[:PARAMETERS_SHOWN_MAX])}")
     else:
         _show_predictions(task, task_name, trained)
     report = json.loads((folder / REPORT).read_text())
     names = ", ".join(one["name"] for one in report["trainers"])
-    click.echo(f"No trainer received rows of another: {names} exchanged only rounds and results with the aggregator.")
-    click.echo(f"Next: fedmq runs show {folder}")
+    echo(f"No trainer received rows of another: {names} exchanged only rounds and results with the aggregator.")
+    echo(f"Next: fedmq runs show {folder}")
 
 
 def _show_predictions(task: Task, task_name: str, trained: TrainedModel) -> None:
@@ -181,4 +182,4 @@ def _show_predictions(task: Task, task_name: str, trained: TrainedModel) -> None
     for inputs, target, prediction in zip(rows.inputs, rows.targets, predictions, strict=True):
         text = " ".join(f"{value:g}" for value in inputs)
         mark = "" if task.metric != "accuracy" else "  right" if prediction == target else "  wrong"
-        click.echo(f"  {text} -> {prediction:.6g}   (expected {target:g}){mark}")
+        echo(f"  {text} -> {prediction:.6g}   (expected {target:g}){mark}")

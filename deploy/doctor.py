@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fedmq.cli.options import broker_option, echo_json, one_thread_for_arrays, option
+from fedmq.cli.echo import echo, echo_json
+from fedmq.cli.options import broker_option, one_thread_for_arrays, option
 from fedmq.transport.address import DEFAULT_ADDRESS, parse_address
 
 if TYPE_CHECKING:
@@ -39,9 +40,9 @@ def doctor(data: str | None, as_json: bool, broker: str | None, keys: Path | Non
         echo_json(results)
     for result in () if as_json else results:
         click.secho(f"{result.state:<8}", fg=COLORS[result.state], nl=False)
-        click.echo(f" {result.check:<7} {result.found}")
+        echo(f" {result.check:<7} {result.found}")
         if result.advice:
-            click.echo(f"{'':17}{result.advice}")
+            echo(f"{'':17}{result.advice}")
     if any(result.state == "problem" for result in results):
         raise SystemExit(1)
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from fedmq.cli.echo import echo
 from fedmq.cli.options import COUNT, option
 from fedmq.deploy.fleet_options import Fleet, fleet_options
 from fedmq.deploy.inventory import read_inventory
@@ -42,7 +43,7 @@ def status(fleet: Fleet, hosts: tuple[str, ...], as_json: bool) -> None:
         await rollout.each(fleet.hosts(hosts), work)
 
     failed = fleet.run(collect, lambda _progress: None)
-    click.echo(format_status(found, failed, as_json=as_json))
+    echo(format_status(found, failed, as_json=as_json))
     if failed or any(unit.active == "failed" for facts in found.values() for unit in facts.units.values()):
         raise SystemExit(1)
 
@@ -66,17 +67,17 @@ def logs(fleet: Fleet, hosts: tuple[str, ...], lines: int, follow: bool) -> None
 
     async def show(rollout: Rollout, host: Host) -> str:
         for line in (await rollout.journal(host, lines)).splitlines():
-            click.echo(f"{host.name}: {line}")
+            echo(f"{host.name}: {line}")
         return ""
 
     async def follow_host(rollout: Rollout, host: Host) -> str:
         async for line in rollout.follow(host, lines):
-            click.echo(f"{host.name}: {line}")
+            echo(f"{host.name}: {line}")
         return ""
 
     def print_error(progress: HostProgress) -> None:
         if progress.error is not None:
-            click.echo(f"fedmq: {progress.host}: {progress.error}", err=True)
+            echo(f"fedmq: {progress.host}: {progress.error}", err=True)
 
     chosen = fleet.hosts(hosts)
     if follow:

@@ -11,6 +11,7 @@ import socket
 import click
 from click.core import ParameterSource
 
+from fedmq.cli.echo import echo
 from fedmq.cli.options import check_name, option
 from fedmq.cli.settings import settable_options
 from fedmq.deploy import user_units
@@ -84,10 +85,10 @@ def _run_units(trainers: dict[str, list[str]]) -> int:
     """Start the trainers as units of systemd; return the first exit code of an ended one, or 0."""
     codes = []
     for name, result, code in user_units.start(trainers):
-        click.echo(f"{name}: {result}" if code == 0 else f"fedmq spawn: {name} {result}", err=code != 0)
+        echo(f"{name}: {result}" if code == 0 else f"fedmq spawn: {name} {result}", err=code != 0)
         codes.append(code)
     if 0 in codes:
-        click.echo(user_units.NEXT)
+        echo(user_units.NEXT)
     return next((code for code in codes if code), 0)
 
 
@@ -105,6 +106,6 @@ def _run_children(trainers: dict[str, list[str]]) -> int:
         while processes.running and os.read(signals, 1)[0] == signal.SIGCHLD:
             for name in processes.exited():
                 code = processes.running.pop(name).returncode
-                click.echo(f"fedmq spawn: {name} ended with exit code {code}; see above", err=True)
+                echo(f"fedmq spawn: {name} ended with exit code {code}; see above", err=True)
                 worst = worst or (code if code >= 0 else 1)
     return worst

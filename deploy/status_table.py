@@ -5,14 +5,13 @@ import sys
 import time
 from typing import Self
 
-from rich.console import Console
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from fedmq.deploy.facts import Facts
 from fedmq.deploy.plan import short_name
 from fedmq.deploy.rollout import HostProgress
+from fedmq.observe.console import PrintableConsole, PrintableTable
 
 FRAMES_A_SECOND = 8
 WIDE = 10_000  # without a terminal no line is wrapped
@@ -21,8 +20,8 @@ WIDE = 10_000  # without a terminal no line is wrapped
 class ProgressTable:
     """A row for each host, in order of the first report; a context manager."""
 
-    def __init__(self, console: Console | None = None) -> None:
-        self._console = console or Console(stderr=False, highlight=False, soft_wrap=True)
+    def __init__(self, console: PrintableConsole | None = None) -> None:
+        self._console = console or PrintableConsole(soft_wrap=True)
         self._rows: dict[str, tuple[HostProgress, float]] = {}
         self._live = Live(console=self._console, get_renderable=self._table, refresh_per_second=FRAMES_A_SECOND)
         self._start = time.monotonic()
@@ -38,10 +37,10 @@ class ProgressTable:
                 self._print(progress, "")
 
     def _print(self, progress: HostProgress, took: str) -> None:
-        self._console.print(f"{progress.host:<16} {took:>7}  {_text_of(progress)}", markup=False)
+        self._console.print(f"{progress.host:<16} {took:>7}  {_text_of(progress)}")
 
-    def _table(self) -> Table:
-        table = Table(box=None, pad_edge=False, show_header=False)
+    def _table(self) -> PrintableTable:
+        table = PrintableTable(box=None, pad_edge=False, show_header=False)
         now = time.monotonic()
         for host, (progress, since) in self._rows.items():
             style = "red" if progress.error else "green" if progress.done else ""
@@ -76,7 +75,7 @@ def format_status(found: dict[str, Facts], failed: dict[str, str], *, as_json: b
             for host, facts in found.items()
         }
         return json.dumps({"hosts": hosts, "failed": failed})
-    table = Table("host", "version", "service", "state", "restarts", "status", box=None, pad_edge=False)
+    table = PrintableTable("host", "version", "service", "state", "restarts", "status", box=None, pad_edge=False)
     for host, facts in found.items():
         for name, unit in sorted(facts.units.items()):
             cells = (unit.active, str(unit.restarts), Text(unit.status))
@@ -85,7 +84,7 @@ def format_status(found: dict[str, Facts], failed: dict[str, str], *, as_json: b
             table.add_row(Text(host), facts.version or "none", "", "no service", "", "")
     for host, error in failed.items():
         table.add_row(Text(host), "", "", Text("FAILED", style="red"), "", Text(error))
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
+    console = PrintableConsole(width=None if sys.stdout.isatty() else WIDE)
     with console.capture() as capture:
         console.print(table)
     return "\n".join(map(str.rstrip, capture.get().splitlines()))

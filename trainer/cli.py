@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
+from fedmq.cli.echo import echo
 from fedmq.cli.options import (
     COUNT,
     check_labels,
@@ -190,7 +191,7 @@ def trainer(
     try:
         with optional_metrics(metrics, trainer_metrics(service), lambda: service.connection.problem) as pulse:
             line = f"trainer {name}: {count} rows, broker {address}"
-            serve(service, link, clock, ready=lambda: click.echo(line), pulse=pulse)
+            serve(service, link, clock, ready=lambda: echo(line), pulse=pulse)
     finally:
         link.close()
 

@@ -22,6 +22,7 @@ import numpy as np
 from fedmq.errors import Rejected, WorkCancelled
 from fedmq.models.arrays import Floats
 from fedmq.models.losses import ROW_SQUARED_ERROR_MAX, Scores
+from fedmq.runtime.printable import printable
 from fedmq.runtime.search_path import python_path
 from fedmq.tasks.task import Rows
 from fedmq.trainer.sandbox_protocol import (
@@ -181,7 +182,7 @@ class Sandbox:
 
     @staticmethod
     def _refuse(detail: str) -> NoReturn:
-        line = " ".join("".join(sign if sign.isprintable() else " " for sign in detail).split())
+        line = " ".join(printable(detail).split())
         raise Rejected("code", f"the code that scores this run failed: {line:.{DETAIL_MAX}}")
 
 

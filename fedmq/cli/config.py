@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from fedmq.cli.echo import echo
 from fedmq.cli.options import FILE, read_text
 from fedmq.cli.settings import template, values_of
 from fedmq.errors import BadConfiguration
@@ -31,13 +32,14 @@ def init(service: str, out: Path | None) -> None:
     """
     text = template(_command(service), service)
     if out is None:
-        click.echo(text, nl=False)
+        for line in text.splitlines():
+            echo(line)
         return
     if out.exists():
         raise BadConfiguration(f"--out {out}: expected no such file: files are not overwritten; choose another")
     with writing(f"--out {out}"):
         write_whole(out, text.encode())
-    click.echo(f"{out}: edit it, then: fedmq config check {service} {out}")
+    echo(f"{out}: edit it, then: fedmq config check {service} {out}")
 
 
 @config.command()
@@ -52,10 +54,10 @@ def check(service: str, file: Path) -> None:
     """
     values, faults = values_of(_command(service), read_text(file))
     for fault in faults:
-        click.echo(f"{file}, line {fault.line}: {fault.text}", err=True)
+        echo(f"{file}, line {fault.line}: {fault.text}", err=True)
     if faults:
         raise SystemExit(BadConfiguration.exit_code)
-    click.echo(f"{file}: {len(values)} settings, all valid for fedmq {service}")
+    echo(f"{file}: {len(values)} settings, all valid for fedmq {service}")
 
 
 def _command(service: str) -> click.Command:

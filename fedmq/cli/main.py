@@ -7,13 +7,16 @@ import errno
 import io
 import os
 import sys
+from types import TracebackType
 from typing import NoReturn
 
 import click
 
 from fedmq import __version__
+from fedmq.cli.echo import echo
 from fedmq.cli.lazy import LazyGroup
 from fedmq.errors import BadConfiguration, FedmqError, named
+from fedmq.observe.log_format import LogFormatter
 
 STDOUT, STDERR = 1, 2
 INTERRUPTED = 130  # as shells report SIGINT
@@ -66,6 +69,7 @@ def fedmq() -> None:
 def main() -> NoReturn:
     """Run the command line. Errors are one line on stderr; a traceback only with --debug."""
     _open_streams()
+    sys.excepthook = _print_traceback
     sys.exit(_run(debug="--debug" in sys.argv or bool(os.environ.get("FEDMQ_DEBUG"))))
 
 
@@ -90,8 +94,13 @@ def _run(*, debug: bool) -> int | None:
         if debug:
             raise
         line, code = _unexpected(error)
-    click.echo(f"fedmq: {line}", err=True)
+    echo(f"fedmq: {line}", err=True)
     return code
+
+
+def _print_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    for line in LogFormatter().formatException((kind, error, trace)).split("\n"):
+        echo(line, err=True)
 
 
 def _open_streams() -> None:

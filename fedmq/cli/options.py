@@ -21,6 +21,7 @@ from fedmq.cli.renamed import renamed_to, variable_of
 from fedmq.cli.settings import values_of
 from fedmq.errors import BadConfiguration
 from fedmq.names import NAME_PATTERN
+from fedmq.observe.log_format import LogFormatter
 from fedmq.runtime.journal import JournalHandler, is_journal
 from fedmq.transport.address import DEFAULT_ADDRESS, parse_address
 
@@ -96,9 +97,12 @@ def _read_config(ctx: click.Context, _param: click.Parameter, path: Path | None)
 
 
 def _set_up_log(_ctx: click.Context, _param: click.Parameter, level: str) -> None:
-    handlers = [JournalHandler()] if is_journal(STDERR) else None
-    form = "%(message)s" if handlers else "%(asctime)s %(levelname)s %(name)s: %(message)s"  # the journal adds the rest
-    logging.basicConfig(level=level.upper(), format=form, handlers=handlers, force=True)
+    to_journal = is_journal(STDERR)
+    handler = JournalHandler() if to_journal else logging.StreamHandler()
+    # The journal adds time, level and logger itself.
+    form = "%(message)s" if to_journal else "%(asctime)s %(levelname)s %(name)s: %(message)s"
+    handler.setFormatter(LogFormatter(form))
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
 
 
 def _keys_from_systemd() -> str | None:
@@ -222,13 +226,6 @@ def require(module: str, extra: str) -> None:
     """Raise BadConfiguration if an optional dependency is not installed."""
     if find_spec(module) is None:
         raise BadConfiguration(f"expected {module} to be installed: pip install 'fedmq[{extra}]'")
-
-
-def echo_json(value: object) -> None:
-    """Print a value as one line of JSON."""
-    import msgspec
-
-    click.echo(msgspec.json.encode(value).decode())
 
 
 def one_thread_for_arrays() -> None:

@@ -18,29 +18,7 @@ LINES: dict[type, str] = {
 
 
 def event_line(event: events.AnyEvent, metric: str) -> str | None:
-    """Return one line about `event`, safe to print on a terminal, or None if the event is not worth a line."""
-    line = _line(event, metric)
-    return None if line is None else printable(line)
-
-
-def printable(text: str) -> str:
-    """Return `text` without control characters: it may come from another machine."""
-    return "".join(one if one.isprintable() else "?" for one in text)
-
-
-def best_text(best: events.Best, metric: str) -> str:
-    """Return the value of the best model, and the share of the rows it was scored on if that is not all."""
-    value = value_text(best.value, metric)
-    covered = "" if best.coverage >= 1.0 else f" of {best.coverage:.0%} of the rows"
-    return f"{value} right{covered}" if metric == "accuracy" else f"loss {value}{covered}"
-
-
-def value_text(value: float, metric: str) -> str:
-    """Return a value of a task's metric: an accuracy in percent, or a loss."""
-    return f"{value:.1%}".replace(".0%", "%") if metric == "accuracy" else f"{value:.5g}"
-
-
-def _line(event: events.AnyEvent, metric: str) -> str | None:
+    """Return one line about `event`, or None if the event is not worth a line."""
     match event:
         case events.TrainerLeft():
             return f"trainer {event.trainer} {'left' if event.goodbye else 'disconnected'}"
@@ -56,6 +34,18 @@ def _line(event: events.AnyEvent, metric: str) -> str | None:
         case _:
             text = LINES.get(type(event))
             return None if text is None else text.format(event)
+
+
+def best_text(best: events.Best, metric: str) -> str:
+    """Return the value of the best model, and the share of the rows it was scored on if that is not all."""
+    value = value_text(best.value, metric)
+    covered = "" if best.coverage >= 1.0 else f" of {best.coverage:.0%} of the rows"
+    return f"{value} right{covered}" if metric == "accuracy" else f"loss {value}{covered}"
+
+
+def value_text(value: float, metric: str) -> str:
+    """Return a value of a task's metric: an accuracy in percent, or a loss."""
+    return f"{value:.1%}".replace(".0%", "%") if metric == "accuracy" else f"{value:.5g}"
 
 
 def _of_round(event: events.RoundClosed, metric: str) -> str:

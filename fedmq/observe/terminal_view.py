@@ -15,7 +15,8 @@ from rich.text import Text
 
 from fedmq.observe import events
 from fedmq.observe.braille import Curve, draw_blocks, draw_curves
-from fedmq.observe.event_text import best_text, event_line, printable, value_text
+from fedmq.observe.console import PrintableTable
+from fedmq.observe.event_text import best_text, event_line, value_text
 from fedmq.observe.run_state import Condition, ObservedRun, RoundRecord, TrainerPresence, TrainerRecord
 
 CHART_LINES_MIN, CHART_LINES_MAX = 4, 12
@@ -51,7 +52,7 @@ def render_run(run: ObservedRun, width: int, height: int) -> RenderableType:
 
 def render_list(runs: Sequence[ObservedRun], height: int) -> RenderableType:
     """Render one line for each run."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table = PrintableTable(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for column in ("run", "state", "task", "algorithm"):
         table.add_column(column, no_wrap=True, overflow="ellipsis")
     for column in ("round", "of", "value", "trainers", "progress"):
@@ -60,10 +61,10 @@ def render_list(runs: Sequence[ObservedRun], height: int) -> RenderableType:
     for one in shown:
         state = one.run_state
         table.add_row(
-            Text(printable(state.run), style="bold"),
+            Text(state.run, style="bold"),
             _status(one),
-            Text(printable(state.task)),
-            Text(printable(state.algorithm)),
+            Text(state.task),
+            Text(state.algorithm),
             str(state.newest.round if state.newest else 0),
             str(state.rounds_max or ""),
             "" if state.best is None else best_text(state.best, state.metric),
@@ -91,14 +92,12 @@ def span(seconds: float) -> str:
 def _head(run: ObservedRun) -> RenderableType:
     state = run.run_state
     about = [state.task, state.algorithm + (f" ({state.robust})" if state.robust else ""), f"seed {state.seed}"]
-    title = Text.assemble(
-        (printable(state.run), "bold"), "  ", (printable(", ".join(about)) if state.run else "", "dim")
-    )
+    title = Text.assemble((state.run, "bold"), "  ", (", ".join(about) if state.run else "", "dim"))
     table = _sides()
     table.add_row(title, _status(run))
     done = state.newest.round if state.newest is not None else 0
     total = state.rounds_max or done
-    bar = Table.grid(padding=(0, 1))
+    bar = PrintableTable.grid(padding=(0, 1))
     bar.add_row(
         Text.assemble("round ", (f"{done}", "bold"), f" of {total}"),
         ProgressBar(total=max(total, 1), completed=done, width=30, complete_style=BEST, finished_style=BEST),
@@ -127,7 +126,7 @@ def _alarm(run: ObservedRun) -> list[RenderableType]:
         return []
     recent = [one.event for one in run.run_state.feed if one.at >= run.run_state.progress_at]
     names = [name for event in recent if isinstance(event, events.Stalled) for name in event.missing]
-    missing = printable(f": no result from {', '.join(names)}") if names else ""
+    missing = f": no result from {', '.join(names)}" if names else ""
     return [Text(f" {run.status_text}{missing} ", style="bold white on red", no_wrap=True, overflow="ellipsis")]
 
 
@@ -187,7 +186,7 @@ def _trainers(run: ObservedRun, trainers: list[TrainerRecord], width: int, lines
     ranks = {presence: rank for rank, presence in enumerate(PRESENCES)}
     urgent = sorted(trainers, key=lambda one: (ranks[one.presence], one.name))
     shown = urgent if len(urgent) <= lines else urgent[: max(1, lines - 1)]
-    table = Table(box=None, padding=(0, 2 if width >= 120 else 1, 0, 0), header_style="dim")
+    table = PrintableTable(box=None, padding=(0, 2 if width >= 120 else 1, 0, 0), header_style="dim")
     table.add_column("trainer", no_wrap=True, overflow="ellipsis", max_width=width // 6)
     table.add_column("", no_wrap=True)
     columns = {name: cell for name, (cell, needed) in COLUMNS.items() if width >= needed}
@@ -198,8 +197,8 @@ def _trainers(run: ObservedRun, trainers: list[TrainerRecord], width: int, lines
         table.add_column("labels", no_wrap=True, overflow="ellipsis", max_width=width // 6)
     for one in sorted(shown, key=lambda one: one.name):
         state = Text(f"● {one.barred or one.presence}", style=PRESENCES[one.presence])
-        labels = [Text(printable(", ".join(one.labels)))] if labelled else []
-        table.add_row(Text(printable(one.name)), state, *(cell(run, one) for cell in columns.values()), *labels)
+        labels = [Text(", ".join(one.labels))] if labelled else []
+        table.add_row(Text(one.name), state, *(cell(run, one) for cell in columns.values()), *labels)
     if len(shown) == len(trainers):
         return table
     rest = urgent[len(shown) :]
@@ -225,7 +224,7 @@ def _clock(at: float) -> str:
 
 def _sides() -> Table:
     """Return a table of one line with a text at each side."""
-    table = Table.grid(expand=True)
+    table = PrintableTable.grid(expand=True)
     table.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
     table.add_column(justify="right", no_wrap=True)
     return table

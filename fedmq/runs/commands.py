@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from fedmq.cli.echo import echo, echo_json
 from fedmq.cli.lazy import LazyGroup
-from fedmq.cli.options import COUNT, FOLDER, echo_json, one_thread_for_arrays, option
+from fedmq.cli.options import COUNT, FOLDER, one_thread_for_arrays, option
 from fedmq.errors import BadConfiguration
 from fedmq.runs.control_commands import COMMANDS, control_command
 from fedmq.runtime.run_folder import RUNS, folder_of
@@ -63,18 +64,17 @@ def ls(folder: Path, as_json: bool) -> None:
         echo_json(found)
         return
     if not found:
-        click.echo(f"no runs in {folder}; make one with: fedmq demo")
+        echo(f"no runs in {folder}; make one with: fedmq demo")
         return
-    from rich.console import Console
-    from rich.table import Table
+    from fedmq.observe.console import PrintableConsole, PrintableTable
 
-    table = Table(box=None, padding=(0, 2, 0, 0))
+    table = PrintableTable(box=None, padding=(0, 2, 0, 0))
     for column in ("folder", "task", "algorithm", "state", "rounds", "value", "seed"):
         table.add_column(column, justify="right" if column in ("rounds", "value", "seed") else "left", no_wrap=True)
     for one in found:
         value = "" if one.value is None else f"{one.value:.6g}"
         table.add_row(one.folder, one.task, one.algorithm, one.state, str(one.rounds), value, str(one.seed))
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    PrintableConsole(width=None if sys.stdout.isatty() else 200).print(table)
 
 
 @runs.command()
@@ -122,12 +122,12 @@ def show(run: str, as_json: bool) -> None:
         best = close.best
         fitness = "" if best is None else f"  fitness best {best.fitness:.4f} mean {best.fitness_mean:.4f}"
         took = f"{close.round_s * 1000:.1f} ms"
-        click.echo(f"round {close.round:>4}  {close.results} results  {took}  {close.why}{fitness}")
+        echo(f"round {close.round:>4}  {close.results} results  {took}  {close.why}{fitness}")
 
 
 def _print_values(values: dict[str, object]) -> None:
     for name, value in values.items():
-        click.echo(f"{name:<10} {value}")
+        echo(f"{name:<10} {value}")
 
 
 def _listed(values: dict[str, object]) -> str:
@@ -140,9 +140,9 @@ def _show_report(report: Report | EarlierReport, folder: Path) -> None:
     traffic = f"{report.bytes_down} bytes down, {report.bytes_up} bytes up"
     _print_values({report.metric: value, "training": training, "traffic": traffic})
     if report.model is not None:
-        click.echo(f"model      {folder / report.model}  sha256 {report.model_sha256}")
+        echo(f"model      {folder / report.model}  sha256 {report.model_sha256}")
     for one in report.trainers:
-        click.echo(
+        echo(
             f"trainer    {one.name}: {one.num_examples} rows, {one.results} results, {one.late} late, "
             f"{one.rejected} rejected, {one.resent} sent again"
         )
@@ -161,7 +161,7 @@ def _summaries(folder: Path) -> list[RunSummary]:
         try:
             found.append(summarize(path.parent, time.time()))
         except BadConfiguration as error:
-            click.echo(f"fedmq: left out: {error}", err=True)
+            echo(f"fedmq: left out: {error}", err=True)
     return found
 
 
@@ -185,7 +185,8 @@ def replay(run: str, as_json: bool) -> None:
     if as_json:
         echo_json(again._asdict())
     else:
-        click.echo(f"rounds       {again.rounds}\nresults      {again.results}\nmodel_sha256 {again.model_sha256}")
+        for name, value in again._asdict().items():
+            echo(f"{name:<12} {value}")
     check_model(folder, again)
 
 
@@ -210,12 +211,12 @@ def verify(run: str) -> None:
                 rounds = close.round
     if problems:
         for problem in problems:
-            click.echo(problem)
+            echo(problem)
         raise BadConfiguration(
             f"{folder}: damaged, whole up to round {rounds}; "
             f"fedmq runs recover {folder} --to-round {rounds} keeps that much"
         )
-    click.echo(f"{folder}: whole, {rounds} rounds")
+    echo(f"{folder}: whole, {rounds} rounds")
 
 
 @runs.command()
@@ -236,7 +237,7 @@ def recover(run: str, to_round: int | None) -> None:
 
     folder = folder_of(run)
     kept = recover_store(folder, to_round)
-    click.echo(f"{folder}: {kept} rounds kept; continue with: fedmq aggregator --out {folder}")
+    echo(f"{folder}: {kept} rounds kept; continue with: fedmq aggregator --out {folder}")
 
 
 @runs.command()
@@ -259,4 +260,4 @@ def gc(run: str, keep_rounds: int) -> None:
     with store:
         dropped = store.keep_last(keep_rounds)
         store.shrink()
-    click.echo(f"{folder}: {dropped} rounds dropped")
+    echo(f"{folder}: {dropped} rounds dropped")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
+from fedmq.cli.echo import echo
 from fedmq.cli.options import broker_option, check_name
 from fedmq.errors import BadConfiguration
 from fedmq.names import NAME_PATTERN
@@ -72,7 +73,7 @@ def control_command(action: Action) -> click.Command:
 
     def control(run: str, broker: str | None, keys: Path | None, trainer: str | None = None) -> None:
         _control(action, run, broker, keys, trainer)
-        click.echo(printed.format(run=run, trainer=trainer))
+        echo(printed.format(run=run, trainer=trainer))
 
     command = broker_option(control)
     trainer = ""

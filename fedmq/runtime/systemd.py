@@ -10,6 +10,7 @@ import socket
 from collections.abc import Callable, Mapping
 
 from fedmq.runtime.clock import earliest
+from fedmq.runtime.printable import printable
 
 STATUS_S = 1.0  # shortest time between two status lines
 SEND_S = 1.0  # timeout; then the notification is lost
@@ -49,7 +50,7 @@ class Notifier:
         self._passed = now < self._status_at
         if not self._passed and (line := status()) != self._status:
             self._status, self._status_at = line, now + STATUS_S
-            self._notify("STATUS=" + line.replace("\n", " "))
+            self._notify("STATUS=" + printable(line))
 
     def stopping(self) -> None:
         if not self._stopping:

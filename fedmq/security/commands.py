@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from fedmq.cli.echo import echo, echo_json
 from fedmq.cli.options import (
     FOLDER,
     SECONDS_MAX,
     FiniteRange,
     check_name,
-    echo_json,
     keys_folder_option,
     log_options,
     option,
@@ -70,12 +70,12 @@ def init(broker: str, keys: Path) -> None:
     if host == "0.0.0.0":  # noqa: S104 - refused, not bound
         raise BadConfiguration(f"expected an address that trainers can connect to, got {broker}: name this machine")
     federation = make_federation(keys, broker)
-    click.echo(f"federation {federation.id.hex()[:8]}, broker at {broker}")
-    click.echo(f"broker      {read_credentials(keys, 'broker').identity.public.fingerprint}")
-    click.echo(f"aggregator  {federation.aggregator.fingerprint}")
-    click.echo(f"secret: {keys}/broker.key and {keys}/aggregator.key; they stay on this machine")
+    echo(f"federation {federation.id.hex()[:8]}, broker at {broker}")
+    echo(f"broker      {read_credentials(keys, 'broker').identity.public.fingerprint}")
+    echo(f"aggregator  {federation.aggregator.fingerprint}")
+    echo(f"secret: {keys}/broker.key and {keys}/aggregator.key; they stay on this machine")
     bind = "" if host.replace(".", "").isdecimal() else " --bind 0.0.0.0"  # an IPv4 address can be bound itself
-    click.echo(f"next: fedmq broker --keys {keys}{bind}; then, for each new machine: fedmq keys token{_where(keys)}")
+    echo(f"next: fedmq broker --keys {keys}{bind}; then, for each new machine: fedmq keys token{_where(keys)}")
 
 
 def _where(keys: Path) -> str:
@@ -102,8 +102,8 @@ def token(name: str | None, hours: float, keys: Path) -> None:
 
     now = time.time()
     expires = int(now + hours * 3600)
-    click.echo(issue_token(keys, expires, name, now))
-    click.echo(f"valid for one machine until {format_time(expires)}; on it: fedmq trainer join TOKEN", err=True)
+    echo(issue_token(keys, expires, name, now))
+    echo(f"valid for one machine until {format_time(expires)}; on it: fedmq trainer join TOKEN", err=True)
 
 
 @keys.command()
@@ -123,7 +123,7 @@ def observer(name: str, out: Path, keys: Path) -> None:
     from fedmq.security.membership import add_observer, name_and_fingerprint
 
     public = add_observer(keys, name, out)
-    click.echo(f"observer {name_and_fingerprint(public)} is a member; move the folder {out} to its machine")
+    echo(f"observer {name_and_fingerprint(public)} is a member; move the folder {out} to its machine")
 
 
 @keys.command()
@@ -155,12 +155,12 @@ def ls(as_json: bool, keys: Path) -> None:
     titles = {"member": membership.members, "waiting": membership.requests, "revoked": membership.revoked}
     for title, identities in titles.items():
         for one in identities:
-            click.echo(f"{title:<8} {one.fingerprint}  {one.role} {one.name}")
+            echo(f"{title:<8} {one.fingerprint}  {one.role} {one.name}")
     for key, issued in membership.tokens.items():
         use = f"used by {issued.used_by}" if issued.used_by else f"for {issued.name or 'any name'}"
-        click.echo(f"token    {key.hex()[:8]}, valid until {format_time(issued.expires)}, {use}")
+        echo(f"token    {key.hex()[:8]}, valid until {format_time(issued.expires)}, {use}")
     if not any(membership):
-        click.echo(f"no members yet; for each new machine: fedmq keys token{_where(keys)}")
+        echo(f"no members yet; for each new machine: fedmq keys token{_where(keys)}")
 
 
 @keys.command()
@@ -182,7 +182,7 @@ def accept(member: str, wait: float, keys: Path) -> None:
         time.sleep(POLL_S)
     public = accept_request(keys, member, time.time())
     run = f"fedmq aggregator --keys {keys} --task xor"
-    click.echo(f"accepted {public.role} {name_and_fingerprint(public)}; next: {run}")
+    echo(f"accepted {public.role} {name_and_fingerprint(public)}; next: {run}")
 
 
 @keys.command()
@@ -198,7 +198,7 @@ def reject(member: str, keys: Path) -> None:
     from fedmq.security.membership import name_and_fingerprint, reject_request
 
     public = reject_request(keys, member, time.time())
-    click.echo(f"rejected {public.role} {name_and_fingerprint(public)}")
+    echo(f"rejected {public.role} {name_and_fingerprint(public)}")
 
 
 @keys.command()
@@ -215,7 +215,7 @@ def revoke(member: str, keys: Path) -> None:
 
     public = revoke_member(keys, member, time.time())
     again = "fedmq keys observer" if public.role == "observer" else "fedmq keys token"
-    click.echo(f"revoked {public.role} {name_and_fingerprint(public)}; for a new key: {again}")
+    echo(f"revoked {public.role} {name_and_fingerprint(public)}; for a new key: {again}")
 
 
 @keys.command()
@@ -237,16 +237,16 @@ def rotate(role: str, keys: Path, connect_timeout: float | None) -> None:
 
     if role != "trainer":
         public = renew_key(keys, role)
-        click.echo(f"{role}, new fingerprint {public.fingerprint}; restart the broker and the aggregator")
-        click.echo(f"each trainer has to join again: fedmq keys token{_where(keys)}, then fedmq trainer join TOKEN")
-        click.echo(f"each observer needs the new {keys}/federation.json in its folder")
+        echo(f"{role}, new fingerprint {public.fingerprint}; restart the broker and the aggregator")
+        echo(f"each trainer has to join again: fedmq keys token{_where(keys)}, then fedmq trainer join TOKEN")
+        echo(f"each observer needs the new {keys}/federation.json in its folder")
         return
 
     def on_waiting(status: RequestStatus) -> None:
-        click.echo(f"waiting: {status.detail}")
+        echo(f"waiting: {status.detail}")
 
     identity = replace_trainer_key(keys, on_waiting, connect_timeout)
-    click.echo(f"trainer {identity.name}, new fingerprint {identity.public.fingerprint}; restart fedmq trainer")
+    echo(f"trainer {identity.name}, new fingerprint {identity.public.fingerprint}; restart fedmq trainer")
 
 
 @click.command()
@@ -274,11 +274,11 @@ def join(token: str, name: str | None, keys: Path, connect_timeout: float | None
     fingerprint = identity.public.fingerprint
 
     def on_waiting(_status: RequestStatus) -> None:
-        click.echo(
+        echo(
             f"waiting until {format_time(pasted.expires)}; on the machine with the federation's keys, compare the "
             f"fingerprint, then: fedmq keys accept {fingerprint}"
         )
 
-    click.echo(f"trainer {identity.name}, fingerprint {fingerprint}")
+    echo(f"trainer {identity.name}, fingerprint {fingerprint}")
     join_federation(keys, pasted, identity, on_waiting, connect_timeout)
-    click.echo(f"accepted; next: fedmq trainer --keys {keys} --data xor:1/2")
+    echo(f"accepted; next: fedmq trainer --keys {keys} --data xor:1/2")

@@ -31,7 +31,16 @@ def genes(model: Model, seed: int) -> bytes:
     return np.random.default_rng(seed).normal(size=model.num_parameters).astype("<f8").tobytes()
 
 
-def write_run(folder: Path, *, rounds: int = 5, model: Model = XOR, seed: int = 1, metric: str = "accuracy") -> Path:
+def write_run(
+    folder: Path,
+    *,
+    rounds: int = 5,
+    model: Model = XOR,
+    seed: int = 1,
+    metric: str = "accuracy",
+    algorithm: str = "evolution",
+    trainer: str = "carol",
+) -> Path:
     """Write the folder of a run with three trainers; one is sometimes late, one sometimes absent."""
     folder.mkdir()
     run_state, at = RunState(), [1000.0]
@@ -47,7 +56,7 @@ def write_run(folder: Path, *, rounds: int = 5, model: Model = XOR, seed: int = 
             term=1,
             round=1,
             task="xor",
-            algorithm="evolution",
+            algorithm=algorithm,
             seed=seed,
             metric=metric,
             target=1.0,
@@ -55,7 +64,7 @@ def write_run(folder: Path, *, rounds: int = 5, model: Model = XOR, seed: int = 
             model=model,
         )
     )
-    for name in ("alice", "bob", "carol"):
+    for name in ("alice", "bob", trainer):
         tell(events.TrainerJoined(trainer=name, num_examples=2))
     for number in range(1, rounds + 1):
         tell(events.RoundPublished(round=number, invited=3))
@@ -237,3 +246,14 @@ def test_comparison_writes_json_and_a_figure(tmp_path: Path) -> None:
     shown = texts(target.read_text())
     for words in ("Best fitness", "Accuracy", "one: evolution, seed 1", "two: evolution, seed 2"):
         assert words in shown
+
+
+def test_names_of_a_run_are_no_formulas_and_no_controls(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "one", algorithm="$\\frac{$\x1b[2J", trainer="$\\undefined{x}$")
+    drawn = texts(plotted(folder))
+    assert any(r"xor, $\frac{$?[2J, seed 1: solved" in text for text in drawn)
+    assert r"$\undefined{x}$" in drawn
+    target = tmp_path / "curves.svg"
+    done = CliRunner().invoke(compare, [str(folder), "-o", str(target)], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    assert r"one: $\frac{$?[2J, seed 1" in texts(target.read_text())

@@ -6,10 +6,10 @@ import io
 import logging
 
 import pytest
-from rich.console import Console
 
 from fedmq.aggregator.progress import live_view, log_event, open_progress, plain_progress
 from fedmq.observe import events
+from fedmq.observe.console import PrintableConsole
 from fedmq.observe.event_text import event_line
 from fedmq.observe.run_state import RunState
 from fedmq.testing import run_started
@@ -84,7 +84,7 @@ def test_task_with_metric_loss_shows_its_loss() -> None:
 def panel(*seen: events.AnyEvent) -> str:
     """The last picture of a terminal on which these events were shown."""
     screen, view = io.StringIO(), RunState()
-    console = Console(file=screen, force_terminal=True, width=120, height=40, color_system=None)
+    console = PrintableConsole(file=screen, force_terminal=True, width=120, height=40, color_system=None)
     with live_view(view, console, wall=lambda: 100.0):
         for event in seen:
             view.apply(99.0, event)
@@ -106,10 +106,7 @@ def test_view_renders_after_any_order_of_events() -> None:
 def test_untrusted_text_sends_no_control_codes_to_the_terminal() -> None:
     """A rejection may quote what came."""
     event = events.ResultRejected(trainer="", reason="header", detail="[bold]a[/b] \x1b[2J\nrun one is solved")
-    assert (
-        event_line(event, "accuracy") == "rejected from an unknown sender: header: [bold]a[/b] ?[2J?run one is solved"
-    )
-    assert "header: [bold]a[/b] ?[2J?run one" in panel(event)
+    assert "header: [bold]a[/b] ?[2J run one" in panel(event)
 
 
 def test_piped_output_is_plain_lines_and_quiet_prints_none(capsys: pytest.CaptureFixture[str]) -> None:

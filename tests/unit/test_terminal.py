@@ -9,7 +9,6 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from rich.console import Console
 
 from fedmq.dashboard.live_runs import WatchedRun
 from fedmq.dashboard.run_folders import RunFolderFollower
@@ -17,6 +16,7 @@ from fedmq.dashboard.terminal import LOOK_S, TICK_S, Watcher
 from fedmq.dashboard.terminal_output import JsonOutput, ScreenOutput, SingleOutput
 from fedmq.errors import BadConfiguration, Unreachable
 from fedmq.observe import events
+from fedmq.observe.console import PrintableConsole
 from fedmq.observe.event_log import EventLog
 from fedmq.observe.run_state import ObservedRun, RunState
 from fedmq.runtime.lock import FolderLock
@@ -210,14 +210,14 @@ def test_json_lines_are_printed_for_changes_only(capsys: pytest.CaptureFixture[s
 
 def test_pipe_receives_one_view_without_colors() -> None:
     screen = io.StringIO()
-    SingleOutput(Console(file=screen, width=100)).show([seen()], "")
+    SingleOutput(PrintableConsole(file=screen, width=100)).show([seen()], "")
     assert screen.getvalue().startswith("one  xor, evolution, seed 7")
     assert "\x1b" not in screen.getvalue()
 
 
 def test_screen_restores_the_terminal_and_leaves_the_last_view() -> None:
     written = io.StringIO()
-    screen = ScreenOutput(Console(file=written, force_terminal=True, width=100, height=30, color_system=None))
+    screen = ScreenOutput(PrintableConsole(file=written, force_terminal=True, width=100, height=30, color_system=None))
     screen.show([seen()], "a note")
     screen.close()
     inside, after = written.getvalue().split("\x1b[?1049l")

@@ -6,10 +6,11 @@ import io
 import re
 
 import pytest
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 
 from fedmq.observe import events
 from fedmq.observe.braille import Curve, draw_blocks, draw_curves
+from fedmq.observe.console import PrintableConsole
 from fedmq.observe.run_state import STALLED_S, ObservedRun, RunState
 from fedmq.observe.terminal_view import render_list, render_run, span
 from fedmq.testing import run_started
@@ -50,7 +51,7 @@ def state_of(*happened: events.AnyEvent, begin: float = 100.0) -> RunState:
 
 def printed(shown: RenderableType, width: int = 100, height: int = 40) -> list[str]:
     screen = io.StringIO()
-    Console(file=screen, width=width, height=height, color_system=None).print(shown)
+    PrintableConsole(file=screen, width=width, height=height, color_system=None).print(shown)
     return screen.getvalue().splitlines()
 
 
