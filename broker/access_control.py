@@ -26,7 +26,10 @@ BLOCKED_S = 60.0  # after a violation
 HANDSHAKES, HANDSHAKES_S = 60.0, 5.0
 MESSAGES, MESSAGES_S = 2_000.0, 500.0
 MEBIBYTES, MEBIBYTES_S = 256.0, 64.0
-REQUESTS, REQUESTS_S = 20.0, 3.0  # each costs a signature and some files; a client sends two a second
+REQUESTS, REQUESTS_S = 20.0, 3.0  # each costs two signatures; a client sends two a second
+# Quotas of all keys together: many that request at once delay no round. Members leave room for the holders of tokens.
+ALL_REQUESTS, ALL_REQUESTS_S = 200.0, 100.0
+MEMBER_REQUESTS, MEMBER_REQUESTS_S = 40.0, 10.0  # a member only ever replaces its key
 LOGGED_AGAIN_S = 60.0
 # Reasons of refusals. Those of connections are counted on a thread of their own: each counter has one writer.
 REFUSALS = ("connection-key", "connection-rate", "message-key", "message-rate")
@@ -82,6 +85,8 @@ class KeyAccessControl:
         self._aggregator = credentials.federation.aggregator
         self._members, self._tokens, self._clock = members, tokens, clock
         self.refused = dict.fromkeys(REFUSALS, 0)
+        self._requests = Bucket(ALL_REQUESTS, ALL_REQUESTS_S)
+        self._member_requests = Bucket(MEMBER_REQUESTS, MEMBER_REQUESTS_S)
         self._usage: defaultdict[bytes, Usage] = defaultdict(Usage)  # of members and tokens only, so it is bounded
 
     def allows(self, port: Port, key: bytes) -> bool:
@@ -101,7 +106,11 @@ class KeyAccessControl:
             self.refused["message-key"] += 1
             return None
         if port is Port.JOIN:
-            within = usage.requests.take(1.0, now)
+            within = (
+                usage.requests.take(1.0, now)
+                and (isinstance(owner, TokenHolder) or self._member_requests.take(1.0, now))
+                and self._requests.take(1.0, now)
+            )
         else:
             within = owner.role == "aggregator" or (
                 usage.messages.take(1.0, now) and usage.mebibytes.take(size / 2**20, now)
@@ -139,8 +148,8 @@ class KeyAccessControl:
             public = None if public is not None and public.role == "aggregator" else public
         if public is not None:
             return public if public.role in ROLES[port] else None
-        expires = self._tokens.expires(key) if port is Port.JOIN and self._tokens is not None else None
-        return None if expires is None or expires <= self._clock.wall() else TokenHolder(key.hex()[:8])
+        issued = self._tokens.by_key.get(key) if port is Port.JOIN and self._tokens is not None else None
+        return None if issued is None or issued.expires <= self._clock.wall() else TokenHolder(key.hex()[:8])
 
     @staticmethod
     def _log(owner: PublicIdentity | TokenHolder, usage: Usage, now: float, violation: str) -> None:

@@ -61,9 +61,9 @@ def broker(bind: str | None, port: int | None, keys: Path | None, metrics: tuple
     host, first, clock = bind or host, port or first, SystemClock()
     access = admission = None
     if keys is not None and credentials is not None:
-        members = Members(keys)
-        access = KeyAccessControl(credentials, members, clock, IssuedTokens(keys))
-        admission = Admission(keys, credentials.federation, members, clock)
+        members, tokens = Members(keys), IssuedTokens(keys)
+        access = KeyAccessControl(credentials, members, clock, tokens)
+        admission = Admission(keys, credentials.federation, members, tokens, clock)
     hub = BrokerSockets(host, first, access)
     last = first + PORTS - 1 - (access is None)  # the last port is for enrollment, with keys only
     where = f" --keys {keys}" if keys else "" if first == DEFAULT_PORT else f" --broker tcp://{host}:{first}"

@@ -25,8 +25,9 @@ class Broker:
 
     def step(self) -> None:
         """See `loop.Service`. Applies all effects of an event before the next one, as `Hub.allow` requires."""
-        if self._access is not None and self._access.refresh():
-            self._hub.drop_connections()  # the subscriptions of a revoked key end only with its connection
+        if self._access is not None and (removed := self._access.refresh()):
+            # The subscriptions of a revoked key end only with its connection.
+            self._hub.disconnect_keys({public.transport for public in removed})
         for message in self._hub.receive():
             self.received += 1
             if isinstance(message, EnrollmentRequest):

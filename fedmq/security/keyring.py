@@ -29,6 +29,7 @@ from msgspec import Meta
 from fedmq.errors import BadConfiguration
 from fedmq.runtime.atomic_files import sync_folder, write_whole, writing
 from fedmq.security.keys import Identity, Key, PublicIdentity, Role
+from fedmq.security.watched_folder import WatchedFolder
 from fedmq.transport.address import DEFAULT_ADDRESS, parse_address
 
 CHOOSE_ANOTHER = "choose another --keys"
@@ -168,8 +169,14 @@ def move_public(folder: Path, public: PublicIdentity, source: str, target: str) 
 
 def read_publics(folder: Path, kind: str) -> list[PublicIdentity]:
     """Read `members`, `requests` or `revoked`, sorted by name; damaged files are skipped with a warning."""
-    found = (_read_public(path) for path in sorted((folder / kind).glob(f"*{PUBLIC_SUFFIX}")))
-    return sorted((public for public in found if public is not None), key=lambda public: public.name)
+    watched = watch_publics(folder, kind)
+    watched.refresh(0.0)
+    return sorted(watched.files.values(), key=lambda public: public.name)
+
+
+def watch_publics(folder: Path, kind: str) -> WatchedFolder[PublicIdentity]:
+    """Return `members`, `requests` or `revoked` in memory."""
+    return WatchedFolder(folder / kind, PUBLIC_SUFFIX, _read_public, REFRESH_S)
 
 
 class Members:
@@ -179,13 +186,15 @@ class Members:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder / MEMBERS
-        self._seen: dict[str, int] = {}  # file names and their modification times, as of the last refresh
-        self._files: dict[str, PublicIdentity] = {}
+        self._folder = watch_publics(folder, MEMBERS)
         self._by_key: dict[bytes, PublicIdentity] = {}
         self._by_name: dict[str, PublicIdentity] = {}
-        self._next = 0.0
         self.refresh(0.0)
+
+    @property
+    def files(self) -> list[PublicIdentity]:
+        """All identities in the folder, also those that are not accepted."""
+        return list(self._folder.files.values())
 
     def of_key(self, transport: bytes) -> PublicIdentity | None:
         return self._by_key.get(transport)
@@ -195,20 +204,11 @@ class Members:
 
     def refresh(self, now: float) -> list[PublicIdentity]:
         """Read the folder again if REFRESH_S have passed; return the identities that are no longer members."""
-        if now < self._next:
+        if not self._folder.refresh(now):
             return []
-        self._next = now + REFRESH_S
-        found = self._scan()
-        if found == self._seen:
-            return []
-        self._files = {name: public for name, public in self._files.items() if found.get(name) == self._seen[name]}
-        for name in sorted(name for name in found if name not in self._files):
-            if found[name] != self._seen.get(name) and (public := _read_public(self._folder / name)) is not None:
-                self._files[name] = public
-        self._seen = found
-        names = Counter(public.name for public in self._files.values())
-        keys = Counter(public.transport for public in self._files.values())
-        unique = [one for one in self._files.values() if names[one.name] == keys[one.transport] == 1]
+        names = Counter(public.name for public in self.files)
+        keys = Counter(public.transport for public in self.files)
+        unique = [one for one in self.files if names[one.name] == keys[one.transport] == 1]
         for name, count in names.items():
             if count > 1:
                 log.warning("%s members are named %s; none is accepted: fedmq keys revoke all but one", count, name)
@@ -216,21 +216,24 @@ class Members:
         self._by_name = {public.name: public for public in unique}
         return [public for key, public in before.items() if self._by_key.get(key) != public]
 
-    def _scan(self) -> dict[str, int]:
-        try:
-            with os.scandir(self._folder) as entries:
-                return {entry.name: entry.stat().st_mtime_ns for entry in entries if entry.name.endswith(PUBLIC_SUFFIX)}
-        except FileNotFoundError:  # no folder, or a file was removed during the scan: the next refresh is soon
-            return {} if not self._folder.is_dir() else self._seen
+    def expire(self) -> None:
+        """Make the next refresh read the folder again: it has been written to."""
+        self._folder.expire()
 
 
 def _read_public(path: Path) -> PublicIdentity | None:
-    """Read a public identity; None, with a warning, if the file is damaged or does not match its name."""
+    """Read a public identity; None, with a warning, if the file is damaged or does not match its name.
+
+    Raises:
+        OSError: it cannot be read.
+    """
     try:
         public = read_file(path, PublicIdentity)
         if path.name != f"{public.fingerprint}{PUBLIC_SUFFIX}":
             raise BadConfiguration(f"{path}: expected the keys of its name, got those of {public.fingerprint}: ignored")
     except BadConfiguration as error:
+        if isinstance(error.__cause__, OSError):
+            raise error.__cause__ from None
         log.warning("%s", error)
         return None
     return public

@@ -19,6 +19,7 @@ from fedmq.errors import BadConfiguration
 from fedmq.names import Name
 from fedmq.security.keyring import PUBLIC_SUFFIX, REFRESH_S, FederationInfo, read_file, write_file
 from fedmq.security.keys import Key, PublicIdentity
+from fedmq.security.watched_folder import WatchedFolder
 
 PREFIX = "fedmq1-"
 CHECKSUM_BYTES = 4
@@ -112,56 +113,54 @@ def write_issued_token(folder: Path, key: bytes, issued: IssuedToken) -> None:
     write_file(issued_token_path(folder, key), issued)
 
 
-def read_issued_token(folder: Path, key: bytes) -> IssuedToken | None:
-    """Read the record of the token with this public key; None, with a warning, if it is damaged."""
-    path = issued_token_path(folder, key)
-    try:
-        return read_file(path, IssuedToken) if path.is_file() else None
-    except BadConfiguration as error:
-        log.warning("%s", error)
-        return None
-
-
 def read_issued_tokens(folder: Path) -> dict[bytes, IssuedToken]:
-    """Read all records by public key, sorted by expiry."""
-    found = ((key, read_issued_token(folder, key)) for key in _keys_in(folder))
-    known = [(key, issued) for key, issued in found if issued is not None]
-    return dict(sorted(known, key=lambda pair: pair[1].expires))
+    """Read all records by public key, sorted by expiry; damaged ones are skipped with a warning."""
+    known = IssuedTokens(folder).by_key
+    return dict(sorted(known.items(), key=lambda pair: pair[1].expires))
 
 
 class IssuedTokens:
-    """The expiry of each issued token, from the folder `tokens`, which is read again every REFRESH_S."""
+    """The records of issued tokens by public key, from the folder `tokens`, which is read again every REFRESH_S."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._expires: dict[bytes, int] = {}
-        self._next = 0.0
+        self.by_key: dict[bytes, IssuedToken] = {}
+        self._home = folder
+        self._folder = WatchedFolder(folder / TOKENS, PUBLIC_SUFFIX, _read_issued_token, REFRESH_S)
         self.refresh(0.0)
-
-    def expires(self, key: bytes) -> int | None:
-        """Return when the token with this public key expires, in seconds since 1970; None without such a token."""
-        return self._expires.get(key)
 
     def refresh(self, now: float) -> set[bytes]:
         """Read the folder again if REFRESH_S have passed; return the keys of removed tokens."""
-        if now < self._next:
+        if not self._folder.refresh(now):
             return set()
-        self._next = now + REFRESH_S
-        keys = _keys_in(self._folder)
-        removed, new = self._expires.keys() - keys, keys - self._expires.keys()
-        found = {key: issued.expires for key in new if (issued := read_issued_token(self._folder, key)) is not None}
-        self._expires = {key: self._expires[key] for key in keys & self._expires.keys()} | found
-        return removed
+        before, self.by_key = (
+            self.by_key,
+            {bytes.fromhex(Path(name).stem): one for name, one in self._folder.files.items()},
+        )
+        return before.keys() - self.by_key.keys()
+
+    def write(self, key: bytes, issued: IssuedToken) -> None:
+        """Write the record of the token with this public key."""
+        write_issued_token(self._home, key, issued)
+        self.by_key = {**self.by_key, key: issued}
+        self._folder.expire()
 
 
-def _keys_in(folder: Path) -> set[bytes]:
-    keys = set()
-    for path in (folder / TOKENS).glob(f"*{PUBLIC_SUFFIX}"):
-        try:
-            keys.add(bytes.fromhex(path.stem))
-        except ValueError:
-            log.warning("%s: expected a file name in hexadecimal: ignored", path)
-    return keys
+def _read_issued_token(path: Path) -> IssuedToken | None:
+    """Read the record of a token; None, with a warning, if it is damaged.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    try:
+        bytes.fromhex(path.stem)
+        return read_file(path, IssuedToken)
+    except ValueError:
+        log.warning("%s: expected a file name in hexadecimal: ignored", path)
+    except BadConfiguration as error:
+        if isinstance(error.__cause__, OSError):
+            raise error.__cause__ from None
+        log.warning("%s", error)
+    return None
 
 
 def _checksum(packed: bytes) -> bytes:

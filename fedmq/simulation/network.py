@@ -8,7 +8,7 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from random import Random
@@ -109,7 +109,7 @@ class MemoryHub:
     def disconnect(self) -> None:
         """Do nothing: there are no keys in memory."""
 
-    def drop_connections(self) -> None:
+    def disconnect_keys(self, keys: Collection[bytes]) -> None:
         """Do nothing: there are no keys in memory."""
 
     def publish(self, frames: Frames) -> None:

@@ -3,7 +3,7 @@
 Two implementations: `fedmq.transport.zeromq`, and `fedmq.simulation` in memory and on virtual time.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from enum import IntEnum
 from typing import NamedTuple, Protocol
 
@@ -105,8 +105,8 @@ class Hub(Protocol):
     def disconnect(self) -> None:
         """Close the connection of the event that was just received, for a violation."""
 
-    def drop_connections(self) -> None:
-        """Close all connections and bind again; peers whose keys are still accepted reconnect within a second."""
+    def disconnect_keys(self, keys: Collection[bytes]) -> None:
+        """Close the connections of these transport keys, which are not accepted any more, and no others."""
 
     def publish(self, frames: Frames) -> None:
         """Send to every subscriber of the topic in the first frame. A message is lost where the queue is full."""

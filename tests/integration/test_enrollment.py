@@ -201,7 +201,6 @@ def test_revoked_trainer_is_disconnected_and_joins_again_with_a_new_key(federati
 
 def test_trainer_continues_with_a_replaced_key(federation: Federation) -> None:
     federation.join("alice")
-    federation.make_older("alice")
     before = federation.fingerprint("alice")
 
     done = federation.fedmq("keys", "rotate", "--keys", "alice")
@@ -275,7 +274,6 @@ def test_outputs_and_other_files_contain_no_secret(federation: Federation) -> No
     federation.start_join("alice", token)
     done = [federation.fedmq("keys", "accept", "alice", "--log-level", "debug")]
     federation.wait("join-alice")
-    federation.make_older("alice")
     secrets = list(secrets_in(federation.folder))
     done.append(federation.fedmq("keys", "rotate", "--keys", "alice", "--log-level", "debug"))
     done.append(federation.fedmq("keys", "ls", "--log-level", "debug"))

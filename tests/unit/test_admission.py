@@ -8,13 +8,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from fedmq.broker.access_control import REQUESTS, KeyAccessControl
+from fedmq.broker.access_control import MEMBER_REQUESTS, REQUESTS, KeyAccessControl
 from fedmq.errors import Rejected
 from fedmq.protocol.codec import Frames
-from fedmq.security import membership
-from fedmq.security.admission import KEY_AGE_MIN_S, Admission
+from fedmq.security import keyring, membership
+from fedmq.security.admission import KEY_AGE_MIN_S, REVOKED_MAX, Admission
 from fedmq.security.enrollment import REQUEST_BYTES_MAX, JoinRequest, RequestStatus, decode_status, encode_request
-from fedmq.security.keyring import MEMBERS, Credentials, Members, public_path, read_identity
+from fedmq.security.keyring import MEMBERS, Credentials, Members, public_path, read_identity, write_public
 from fedmq.security.keys import Identity, transport_public
 from fedmq.security.tokens import IssuedTokens, decode_token
 from fedmq.transport.link import Port
@@ -41,13 +41,11 @@ class Scene:
     def __init__(self, folder: Path) -> None:
         self.folder, self.clock = folder, TestClock()
         self.federation = membership.make_federation(folder, "tcp://192.0.2.1:5550")
-        self.members = Members(folder)
+        self.members, self.tokens = Members(folder), IssuedTokens(folder)
         broker = read_identity(folder, "broker")
         assert broker is not None
-        self.access = KeyAccessControl(
-            Credentials(self.federation, broker), self.members, self.clock, IssuedTokens(folder)
-        )
-        self.admission = Admission(folder, self.federation, self.members, self.clock)
+        self.access = KeyAccessControl(Credentials(self.federation, broker), self.members, self.clock, self.tokens)
+        self.admission = Admission(folder, self.federation, self.members, self.tokens, self.clock)
 
     def token(self, name: str | None = None) -> bytes:
         """The public half of a new token's key."""
@@ -79,13 +77,23 @@ class Scene:
         return [one.fingerprint for one in membership.read_membership(self.folder, self.clock.time).requests]
 
     def member(self, name: str = "alice") -> Identity:
-        """Return a new member with a key that may be replaced."""
+        """Return a new member."""
         identity, key = Identity.new("trainer", name), self.token()
         assert self.state(key, identity) == "waiting"
         self.accept(name)
-        path = public_path(self.folder, MEMBERS, identity.public)
-        os.utime(path, (0.0, self.clock.time - KEY_AGE_MIN_S))
+        self.set_age(identity, 0.0)
         return identity
+
+    def set_age(self, member: Identity, age_s: float) -> None:
+        os.utime(public_path(self.folder, MEMBERS, member.public), (0.0, self.clock.time - age_s))
+        self.refresh()
+
+    def replace(self, old: Identity) -> tuple[str | None, Identity]:
+        """Replace a member's key by a new one; return the answer and the new identity."""
+        new = Identity.new("trainer", old.name)
+        state = self.state(old.public.transport, new, old)
+        self.refresh()
+        return state, new
 
 
 @pytest.fixture
@@ -135,7 +143,7 @@ def test_token_is_refused_for_a_second_machine(scene: Scene, alice: Identity) ->
 def test_used_token_stays_used_after_a_restart_of_the_broker(scene: Scene, alice: Identity) -> None:
     key = scene.token()
     scene.request(key, alice)
-    scene.admission = Admission(scene.folder, scene.federation, scene.members, scene.clock)
+    scene.admission = Admission(scene.folder, scene.federation, scene.members, IssuedTokens(scene.folder), scene.clock)
 
     assert scene.state(key, alice) == "waiting"
     assert scene.state(key, Identity.new("trainer", "bob")) == "refused"
@@ -313,16 +321,70 @@ def test_replacement_with_another_role_or_name_is_refused(scene: Scene) -> None:
     assert scene.state(old.public.transport, Identity.new("observer", "alice"), old) == "refused"
 
 
-def test_new_key_is_not_replaced_before_its_minimum_age(scene: Scene) -> None:
-    old, new, newer = scene.member(), Identity.new("trainer", "alice"), Identity.new("trainer", "alice")
-    scene.request(old.public.transport, new, old)
-    path = public_path(scene.folder, MEMBERS, new.public)
-    os.utime(path, (0.0, scene.clock.time))
+def test_replaced_key_is_not_replaced_again_for_hours(scene: Scene) -> None:
+    _, new = scene.replace(scene.member())
+    scene.set_age(new, 0.0)
+
+    status = scene.request(new.public.transport, Identity.new("trainer", "alice"), new)
+
+    assert status is not None
+    assert status.state == "refused"
+    assert "4 hours" in status.detail
+    assert "240 minutes" in status.detail
+    scene.clock.time += KEY_AGE_MIN_S
+    scene.refresh()
+    assert scene.replace(new)[0] == "accepted"
+    assert KEY_AGE_MIN_S >= 3600
+
+
+def test_only_the_newest_revoked_keys_of_a_name_are_kept(scene: Scene) -> None:
+    bob, member = scene.member("bob"), scene.member()
+    membership.revoke_member(scene.folder, "bob", scene.clock.time)
+    earlier = [member]
+    for age_s in range(100_000, 100_000 + 2 * REVOKED_MAX):
+        scene.set_age(member, age_s)
+        state, member = scene.replace(member)
+        assert state == "accepted"
+        earlier.insert(0, member)
+
+    revoked = membership.read_membership(scene.folder, scene.clock.time).revoked
+
+    assert len(revoked) == REVOKED_MAX + 1
+    assert bob.public in revoked
+    assert earlier[1].public in revoked  # the one that was replaced last
+
+
+@pytest.mark.parametrize("members", [3, 30])
+def test_request_of_a_member_reads_no_file(scene: Scene, monkeypatch: pytest.MonkeyPatch, members: int) -> None:
+    """Requests for another key, which it may send all day, must cost the broker the same with a thousand members."""
+    for number in range(members):
+        write_public(scene.folder, MEMBERS, Identity.new("trainer", f"m{number}").public)
+    mallory, victim = scene.member("mallory"), scene.members.of_name("m1")
+    assert victim is not None
+    request = encode_request(scene.federation.id, mallory.public.transport, Identity.new("trainer", "bob"), mallory)
+    scene.send(mallory.public.transport, request)
+    opened = list[object]()
+    monkeypatch.setattr(Path, "open", lambda path, *_args: opened.append(path))
+    monkeypatch.setattr(os, "open", lambda path, *_args: opened.append(path))
+    monkeypatch.setattr(keyring, "read_file", lambda path, _kind: opened.append(path))
+
+    answer = scene.send(mallory.public.transport, request)
+
+    assert answer is not None
+    assert answer.state == "refused"
+    assert not opened
+
+
+def test_requests_of_all_members_together_are_limited_and_leave_room_for_tokens(scene: Scene) -> None:
+    token, keys = scene.token(), [Identity.new("trainer", f"m{number}").public for number in range(20)]
+    for key in keys:
+        write_public(scene.folder, MEMBERS, key)
     scene.refresh()
 
-    assert scene.state(new.public.transport, newer, new) == "waiting"
-    scene.clock.time += KEY_AGE_MIN_S
-    assert scene.state(new.public.transport, newer, new) == "accepted"
+    taken = [scene.access.sender(Port.JOIN, key.transport, 100) for _ in range(20) for key in keys]
+
+    assert len(taken) - taken.count(None) == MEMBER_REQUESTS
+    assert scene.access.sender(Port.JOIN, token, 100) == ""
 
 
 def test_member_with_a_token_is_accepted_at_once(scene: Scene) -> None:

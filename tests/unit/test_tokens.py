@@ -91,14 +91,14 @@ def test_folder_of_keys_does_not_contain_the_secret_of_a_token(folder: Path, lin
 def test_tokens_are_refreshed_after_the_refresh_interval(folder: Path) -> None:
     tokens = IssuedTokens(folder)
     key = transport_public(decode_token(issue_token(folder, int(NOW) + 60, None, NOW)).secret)
-    assert tokens.expires(key) is None
+    assert key not in tokens.by_key
 
     assert tokens.refresh(0.25) == set()
-    assert tokens.expires(key) == int(NOW) + 60
+    assert tokens.by_key[key].expires == int(NOW) + 60
     issued_token_path(folder, key).unlink()
     assert tokens.refresh(0.3) == set()
     assert tokens.refresh(0.5) == {key}
-    assert tokens.expires(key) is None
+    assert key not in tokens.by_key
 
 
 def test_files_that_are_not_token_records_are_ignored(folder: Path) -> None:
@@ -107,5 +107,5 @@ def test_files_that_are_not_token_records_are_ignored(folder: Path) -> None:
 
     tokens = IssuedTokens(folder)
 
-    assert tokens.expires(bytes(32)) is None
+    assert not tokens.by_key
     assert read_issued_tokens(folder) == {}

@@ -7,7 +7,7 @@ message is checked as well.
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple
 
 import zmq
@@ -77,15 +77,14 @@ class BrokerSockets(Endpoint):
             )
         parse_address(f"tcp://{host}:{port}")
         self._host, self._port, self._access = LOOPBACK[0] if host == LOOPBACK[1] else host, port, access
-        self._topics: dict[Connection, list[str]] = {}  # allowed subscriptions
         self.bytes = self.cuts = 0
         release_freed_memory()
         super().__init__()
 
     def _open(self) -> None:
         super()._open()
-        self._ended = [Unsubscribed(topic) for topics in self._topics.values() for topic in topics]
-        self._topics.clear()
+        self._ended: list[Unsubscribed] = []
+        self._topics: dict[Connection, list[str]] = {}  # allowed subscriptions
         self._watchdog = Watchdog(handshakes=self._access is not None)
         self._logged_at = -LOG_AGAIN_S
         self._keys: dict[Connection, bytes] = {}  # of connections that have delivered a message
@@ -307,11 +306,13 @@ class BrokerSockets(Endpoint):
         assert self._current is not None
         self._cut(self._current.connection, "it subscribed to another trainer's inbox")
 
-    def drop_connections(self) -> None:
-        for socket in self._sockets:
-            socket.linger = 0
-        self._close_sockets()
-        self._open()
+    def disconnect_keys(self, keys: Collection[bytes]) -> None:
+        """See `Hub`. A connection without a message has no subscription, and its first message is refused."""
+        for monitor in self._monitors:  # a connection that has ended is not closed: its descriptor may be reused
+            self._read_monitor(monitor)
+        for connection, key in self._keys.items():
+            if key in keys:
+                shut_down(connection.descriptor)
 
 
 class _KeyCheck:
