@@ -170,6 +170,7 @@ def aggregator(
     from fedmq.protocol.run_config import Limits, RunConfig
     from fedmq.runs.store import Store
     from fedmq.runtime.run_folder import STORE
+    from fedmq.runtime.safe_files import make_private_folder
     from fedmq.security.keyring import Members, find_broker
     from fedmq.security.signing import AggregatorSigning
     from fedmq.tasks.shipping import ship
@@ -184,7 +185,7 @@ def aggregator(
     folder = out or RUNS / name
     strategy = _checked_strategy(wanted, code, algorithm, parameters) if new and wanted is not None else None
     with writing(f"--out {folder}"):
-        folder.mkdir(parents=True, exist_ok=True)
+        make_private_folder(folder)
     chosen = {name: value for name, value in limits.items() if value is not None}
     with Store(folder / STORE) as store:
         if store.config is None:

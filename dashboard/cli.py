@@ -118,7 +118,7 @@ def _announce(url: str) -> None:
     folder = os.environ.get("RUNTIME_DIRECTORY")
     if not folder:
         raise BadConfiguration("expected RuntimeDirectory= in the unit, for the URL with its token, got none: add it")
-    write_whole(Path(folder) / "url", f"{url}\n".encode(), mode=0o600)
+    write_whole(Path(folder) / "url", f"{url}\n".encode())
     echo(f"dashboard on {shown}; the URL with its token is in {folder}/url")
 
 

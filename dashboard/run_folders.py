@@ -12,7 +12,7 @@ from typing import BinaryIO, NamedTuple
 from fedmq.dashboard.live_runs import WatchedRun
 from fedmq.errors import BadConfiguration
 from fedmq.names import NAME_PATTERN
-from fedmq.observe.event_log import TAIL_BYTES, apply_line
+from fedmq.observe.event_log import FILE_BYTES_MAX, LINE_BYTES_MAX, TAIL_BYTES, apply_line, lines, open_log
 from fedmq.observe.run_state import RunState
 from fedmq.runs.status import finish, observe_run
 from fedmq.runtime.clock import Clock
@@ -134,10 +134,13 @@ class RunFolderFollower:
         self._file.close()
 
     def _read(self) -> None:
-        for line in self._file:
+        if os.fstat(self._file.fileno()).st_size > FILE_BYTES_MAX:  # it has grown
+            raise BadConfiguration(f"{self._folder}: expected the folder of a run, but {EVENTS} is too large for one")
+        for line in lines(self._file):
             self._partial += line
             if self._partial.endswith(b"\n"):
                 self._watched.run_state = apply_line(self._watched.run_state, self._partial)
+            if self._partial.endswith(b"\n") or len(self._partial) > LINE_BYTES_MAX:
                 self._partial = b""
 
     def _is_replaced(self) -> bool:
@@ -151,7 +154,7 @@ class RunFolderFollower:
 
     def _open(self) -> BinaryIO:
         try:
-            return (self._folder / EVENTS).open("rb")
+            return open_log(self._folder / EVENTS)
         except OSError as error:
             raise BadConfiguration(
                 f"{self._folder}: expected the folder of a run, but {EVENTS} cannot be read ({error.strerror}); "

@@ -217,13 +217,13 @@ def _setting(pair: str) -> tuple[str, Setting]:
 
 def _append_section(path: Path, section: str) -> Inventory:
     """Append a section to the inventory; the file is written only if the result is valid."""
-    from fedmq.runtime.atomic_files import write_whole
+    from fedmq.runtime.atomic_files import SHARED_FILE, write_whole
 
     before = path.read_text(encoding="utf-8") if path.exists() else ""
     gap = "\n" if before and not before.endswith("\n\n") else ""
     after = before + gap + section
     known = inventories.parse_inventory(path, after)
-    write_whole(path, after.encode())
+    write_whole(path, after.encode(), mode=SHARED_FILE)
     return known
 
 

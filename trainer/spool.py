@@ -14,15 +14,17 @@ import msgspec
 
 from fedmq.errors import Rejected
 from fedmq.protocol import topics
-from fedmq.protocol.codec import decode, encode
+from fedmq.protocol.codec import MESSAGE_BYTES_MAX, decode, encode
 from fedmq.protocol.messages import Result
 from fedmq.runtime.atomic_files import write_whole, writing
+from fedmq.runtime.safe_files import make_private_folder, read_regular
 from fedmq.trainer.budget import Spent
 from fedmq.trainer.high_water_marks import HighWaterMark
 from fedmq.trainer.machine import PendingResult
 
 SUFFIX, SPENT_SUFFIX, SEEN_SUFFIX = ".result", ".spent", ".seen"
 SPENT_UNKNOWN = 2**53  # more than any cap
+FILE_BYTES_MAX = 2 * MESSAGE_BYTES_MAX
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +79,7 @@ class FileSpool:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         with writing(f"--state {folder}"):
-            folder.mkdir(parents=True, exist_ok=True)
+            make_private_folder(folder)
 
     def load(self, trainer: str, num_examples: int) -> list[PendingResult]:
         """Return the pending results of `trainer` with this number of rows.
@@ -163,7 +165,7 @@ def _remove(path: Path) -> None:
 
 
 def _content(path: Path) -> bytes:
-    content = path.read_bytes()
+    content = read_regular(path, FILE_BYTES_MAX)
     if sha256(content[32:]).digest() != content[:32]:
         raise Rejected("sha256", "the content does not match its SHA-256")
     return content[32:]

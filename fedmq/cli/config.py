@@ -8,7 +8,7 @@ from fedmq.cli.echo import echo
 from fedmq.cli.options import FILE, read_text
 from fedmq.cli.settings import template, values_of
 from fedmq.errors import BadConfiguration
-from fedmq.runtime.atomic_files import write_whole, writing
+from fedmq.runtime.atomic_files import SHARED_FILE, write_whole, writing
 
 SERVICES = ("broker", "aggregator", "trainer", "dashboard")
 service_argument = click.argument("service", type=click.Choice(SERVICES))
@@ -38,7 +38,7 @@ def init(service: str, out: Path | None) -> None:
     if out.exists():
         raise BadConfiguration(f"--out {out}: expected no such file: files are not overwritten; choose another")
     with writing(f"--out {out}"):
-        write_whole(out, text.encode())
+        write_whole(out, text.encode(), mode=SHARED_FILE)
     echo(f"{out}: edit it, then: fedmq config check {service} {out}")
 
 

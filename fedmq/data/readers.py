@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedmq.errors import BadData, named
-from fedmq.models.arrays import UNREADABLE
+from fedmq.models.arrays import UNREADABLE, read_array, read_array_header
 from fedmq.runtime.python_file import importable
 from fedmq.tasks.builtin import TASK_NAMES
 from fedmq.tasks.task import Rows, as_rows
@@ -23,7 +23,6 @@ from fedmq.tasks.task_file import call_rows, task_rows
 
 VALUES_MAX = 10_000_000  # numbers in all rows, including targets
 VALUE_BYTES_MAX = 8
-HEADER_BYTES_MAX = 65_536  # of an .npy file
 NAMED_PARTS: Mapping[str, tuple[str, int, int]] = {"linear:bob": ("linear", 1, 2), "linear:alice": ("linear", 2, 2)}
 FORMS = "xor:1/2, FILE.py:1/2, linear:bob, a .csv, .npz, .npy or .parquet file, a folder of them, or module:function"
 
@@ -173,16 +172,12 @@ def _read_npy(path: Path) -> Rows:
 
 
 def _read_array(file: IO[bytes], path: Path) -> npt.NDArray[Any]:
-    """Read one array in the .npy format (numpy NEP 1); check its size before allocating memory."""
-    version = np.lib.format.read_magic(file)
-    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read_header(file, max_header_size=HEADER_BYTES_MAX)
+    """Read one array of numbers in the .npy format."""
+    shape, dtype = read_array_header(file)
     _check_values(math.prod(shape), path)
     if dtype.kind not in "biuf" or dtype.itemsize > VALUE_BYTES_MAX:
         raise BadData(f"{path}: expected an array of numbers, got dtype {dtype}: convert it to float64")
-    file.seek(0)
-    array_read: npt.NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
-    return array_read
+    return read_array(file, VALUES_MAX * VALUE_BYTES_MAX)
 
 
 def _read_parquet(path: Path) -> Rows:

@@ -1,6 +1,7 @@
 """Trained models: predict, save, load."""
 
 import io
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -10,8 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from fedmq.errors import BadConfiguration, BadData, one_line
-from fedmq.models.arrays import UNREADABLE, Floats, Integers, all_finite
-from fedmq.models.networks import Code, Model, Network
+from fedmq.models.arrays import UNREADABLE, Floats, Integers, all_finite, read_array
+from fedmq.models.networks import PARAMETERS_MAX, Code, Model, Network
+from fedmq.runtime.safe_files import read_regular
+
+_PARAMETERS_BYTES_MAX = 8 * PARAMETERS_MAX
+_DESCRIPTION_BYTES_MAX = 1 << 20
+MODEL_BYTES_MAX = _PARAMETERS_BYTES_MAX + 2 * _DESCRIPTION_BYTES_MAX  # of a file
 
 _UNREADABLE_MODEL: tuple[type[Exception], ...] = (*UNREADABLE, msgspec.MsgspecError, BadConfiguration)
 
@@ -41,12 +47,12 @@ class TrainedModel:
         `rows` (rows, features) may be a list of lists.
 
         Raises:
-            BadData: another number of columns than the model has inputs, or text.
+            BadData: another number of columns than the model has inputs, text, or numbers that are not finite.
             BadConfiguration: the model is code, which fedmq can only score.
         """
         network, raw = self.network(), self._raw(rows)
         if network.output == "softmax":
-            classes: Integers = raw.argmax(axis=1)
+            classes: Integers = _comparable(raw).argmax(axis=1)
             return classes
         return raw.ravel() if network.outputs == 1 else raw
 
@@ -61,7 +67,7 @@ class TrainedModel:
             raise BadConfiguration(
                 f"expected a model with softmax output, got {self.model}, which has no probabilities: use predict"
             )
-        raw = self._raw(rows)
+        raw = _comparable(self._raw(rows))
         weights = np.exp(raw - raw.max(axis=1, keepdims=True))
         probabilities: Floats = weights / weights.sum(axis=1, keepdims=True)
         return probabilities
@@ -98,8 +104,22 @@ class TrainedModel:
                 f"expected rows of {self.model.inputs} columns for task {self.task}, got shape {inputs.shape}: "
                 f"give a table of shape (rows, {self.model.inputs})"
             )
+        if not all_finite(inputs):
+            row, column = np.argwhere(~np.isfinite(inputs))[0]
+            raise BadData(
+                f"expected finite numbers for task {self.task}, got {inputs[row, column]} in row {row}, column "
+                f"{column} (counted from 0): fill in or drop what is missing"
+            )
         outputs: Floats = self.network().forward(self.parameters[None, :], inputs)[0]
         return outputs
+
+
+def _comparable(raw: Floats) -> Floats:
+    """Check that each row has numbers to choose a class by: NaN would silently be the first class."""
+    if np.isnan(raw).any():
+        row = np.argwhere(np.isnan(raw))[0][0]
+        raise BadData(f"expected rows that the model can compute with, got too large numbers in row {row}: scale them")
+    return raw
 
 
 class _Description(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -117,7 +137,7 @@ def load_model(path: str | Path) -> TrainedModel:
         BadConfiguration: the file is missing, damaged, or not a model of fedmq.
     """
     try:
-        return _read_model(Path(path).read_bytes())
+        return _read_model(read_regular(Path(path), MODEL_BYTES_MAX))
     except OSError as error:
         raise BadConfiguration(f"{path}: expected a model file, got: {error.strerror}") from error
     except _UNREADABLE_MODEL as error:
@@ -128,11 +148,12 @@ def load_model(path: str | Path) -> TrainedModel:
 
 
 def _read_model(data: bytes) -> TrainedModel:
-    if not data.startswith(b"PK"):  # np.load must not read a bare .npy, or a pickle, here
-        raise ValueError("not an .npz file")
-    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-        description = msgspec.json.decode(str(arrays["description"][()]), type=_Description)
-        parameters = arrays["genes"]
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:  # numpy.load would also accept a bare .npy, or a large array
+        with archive.open("description.npy") as file:
+            text = str(read_array(file, _DESCRIPTION_BYTES_MAX)[()])
+        description = msgspec.json.decode(text, type=_Description)
+        with archive.open("genes.npy") as file:
+            parameters = read_array(file, _PARAMETERS_BYTES_MAX)
     if not all_finite(parameters):
         raise ValueError("parameters that are not finite")
     return TrainedModel(description.model, parameters.astype(np.float64, copy=False), description.task)

@@ -7,8 +7,10 @@ from pathlib import Path
 from fedmq.protocol.codec import Frames
 from fedmq.runtime.atomic_files import sync_folder, write_whole
 from fedmq.runtime.run_folder import writing_run_file
+from fedmq.runtime.safe_files import make_private_folder, read_regular
 
 BLOB_BYTES = 1 << 20  # larger frames are files
+BLOB_BYTES_MAX = 1 << 30  # as of a row in SQLite
 
 
 class Blobs:
@@ -28,7 +30,7 @@ class Blobs:
     def read(self, name: bytes) -> bytes | None:
         """Return the blob of that SHA-256, or None if it is missing or changed."""
         try:
-            blob = (self._folder / name.hex()).read_bytes()
+            blob = read_regular(self._folder / name.hex(), BLOB_BYTES_MAX)
         except OSError:
             return None
         return blob if sha256(blob).digest() == name else None
@@ -47,7 +49,7 @@ class Blobs:
             if path.exists() and self.read(name) is not None:
                 return name
             if not self._folder.exists():
-                self._folder.mkdir(exist_ok=True)
+                make_private_folder(self._folder)
                 sync_folder(self._folder.parent)
             write_whole(path, blob)
         return name

@@ -14,7 +14,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
+from fedmq.runtime.safe_files import open_private, read_regular
+
 _FIELDS = struct.Struct("<QQQ")
+_FILE_BYTES = _FIELDS.size + sha256().digest_size
 
 
 class Reached(NamedTuple):
@@ -39,7 +42,7 @@ class CommitMarker:
     def read(self) -> Reached | None:
         """Return the extent in the file; None if it is missing or damaged."""
         try:
-            content = self._path.read_bytes()
+            content = read_regular(self._path, _FILE_BYTES)
         except OSError:
             return None
         fields = content[: _FIELDS.size]
@@ -51,7 +54,7 @@ class CommitMarker:
         fields = _FIELDS.pack(*reached)
         with suppress(OSError):
             if self._file is None:
-                self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+                self._file = open_private(self._path)
             os.pwrite(self._file, fields + sha256(fields).digest(), 0)
 
     def close(self) -> None:

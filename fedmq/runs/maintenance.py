@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from fedmq.algorithms.registry import find_algorithm
 from fedmq.errors import BadConfiguration, StoreError
-from fedmq.models.trained_model import TrainedModel
+from fedmq.models.trained_model import MODEL_BYTES_MAX, TrainedModel
 from fedmq.protocol.run_config import RunConfig
 from fedmq.runs.records import Checkpoint, Close, StoredResult
 from fedmq.runs.replay import replay
@@ -16,6 +16,7 @@ from fedmq.runs.report import read_report
 from fedmq.runs.store import Store
 from fedmq.runs.store_errors import StoreDamaged
 from fedmq.runtime.run_folder import HISTORY, MODEL, REPORT, STORE
+from fedmq.runtime.safe_files import read_regular
 
 DAMAGED = ".damaged"  # suffix of the files that recovery replaces
 
@@ -78,7 +79,7 @@ def check_model(folder: Path, again: ReplayOutcome) -> None:
     report, model = read_report(folder), folder / MODEL
     said = {} if report is None else {folder / REPORT: report.model_sha256}
     try:
-        said[model] = hashlib.sha256(model.read_bytes()).hexdigest()
+        said[model] = hashlib.sha256(read_regular(model, MODEL_BYTES_MAX)).hexdigest()
     except FileNotFoundError:
         pass  # the run is not finished
     except OSError as error:

@@ -20,6 +20,9 @@ from fedmq.protocol.run_config import RunConfig
 from fedmq.runs.records import Close
 from fedmq.runtime.atomic_files import write_whole
 from fedmq.runtime.run_folder import HISTORY, MODEL, REPORT, writing_run_file
+from fedmq.runtime.safe_files import read_regular
+
+REPORT_BYTES_MAX = 16 << 20
 
 
 class TrainerReport(msgspec.Struct, frozen=True):
@@ -141,7 +144,7 @@ def read_report(folder: Path) -> Report | EarlierReport | None:
     """
     path = folder / REPORT
     try:
-        fields = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+        fields = msgspec.json.decode(read_regular(path, REPORT_BYTES_MAX), type=dict[str, Any])
         if "config" in fields:
             return msgspec.convert(fields, Report)
         for trainer in fields.get("trainers", ()):

@@ -11,9 +11,13 @@ row carries a digest that is checked when it is read, and each close a digest ov
 dropped or inserted row is detected.
 """
 
+import errno
+import os
 import sqlite3
+import stat
 import weakref
 from collections.abc import Iterator
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +32,8 @@ from fedmq.runs.commit_marker import CommitMarker, Reached
 from fedmq.runs.records import Checkpoint, Close, DropOldRounds, Record, StoredResult
 from fedmq.runs.store_errors import Errors, StoreDamaged
 from fedmq.runtime.lock import FolderLock
+from fedmq.runtime.run_folder import writing_run_file
+from fedmq.runtime.safe_files import open_private, private_mode
 
 SCHEMA_VERSION = 5
 _T = TypeVar("_T")
@@ -81,6 +87,8 @@ class Store:
             None if self.path == ":memory:" else CommitMarker(Path(path).with_suffix(".commit-marker"))
         )
         self._lock: FolderLock | None = None  # after the first write
+        if self._blobs is not None:
+            _prepare(Path(path))
         with self._errors:
             self._connection = sqlite3.connect(
                 self.path, isolation_level=None, timeout=2.0, check_same_thread=self.path != ":memory:"
@@ -374,6 +382,24 @@ class Store:
         # A TypeError: not bytes. A ValueError: not UTF-8. A BadConfiguration: the checks of a task.
         except (msgspec.MsgspecError, TypeError, ValueError, BadConfiguration) as error:
             raise StoreDamaged(self.path, f"{error}") from error
+
+
+def _prepare(path: Path) -> None:
+    """Create a private file for SQLite, or make the one of this user private; a link, FIFO or device is refused.
+
+    An existing file is not opened: closing it would release the locks that SQLite has on it in this process.
+    """
+    with writing_run_file(path):
+        try:
+            status = path.lstat()
+        except FileNotFoundError:
+            os.close(open_private(path))
+            return
+        if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):  # SQLite refuses a folder
+            raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+        if status.st_uid == os.geteuid() and stat.S_ISREG(status.st_mode):
+            with suppress(OSError):  # a read-only file system
+                path.chmod(private_mode(status))
 
 
 def _digest(*fields: object) -> bytes:

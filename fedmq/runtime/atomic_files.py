@@ -6,8 +6,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from fedmq.errors import BadConfiguration
+from fedmq.runtime.safe_files import PRIVATE_FILE
 
 PARTIAL = ".partial"  # suffix of a file that is being written
+SHARED_FILE = 0o666  # mode, less the umask
 
 
 @contextmanager
@@ -19,11 +21,11 @@ def writing(what: object, way_out: str = "choose another") -> Iterator[None]:
         raise BadConfiguration(f"{what}: cannot be written ({error.strerror}); {way_out}") from error
 
 
-def write_whole(path: Path, content: bytes, *, mode: int = 0o666, sync: bool = True) -> None:
+def write_whole(path: Path, content: bytes, *, mode: int = PRIVATE_FILE, sync: bool = True) -> None:
     """Write a file under another name, sync it, rename it, and sync its folder: it survives a power cut.
 
-    `mode` holds its permissions from the start, less the umask. Without `sync` the file survives a killed process; a
-    power cut leaves the old file, the new one, or none.
+    `mode` holds its permissions from the start, less the umask. A link is replaced, not followed. Without
+    `sync` the file survives a killed process; a power cut leaves the old file, the new one, or none.
 
     Raises:
         OSError: it cannot be written. The old file stays, and no partial file.

@@ -11,6 +11,7 @@ from pathlib import Path
 from fedmq.errors import StoreError
 
 RETRY_S = 0.05  # `is_locked` holds the lock for a moment
+_FLAGS = os.O_RDONLY | os.O_DIRECTORY  # a FIFO would block
 
 
 class FolderLock:
@@ -23,7 +24,7 @@ class FolderLock:
     def __init__(self, folder: Path) -> None:
         self._folder = -1
         try:
-            self._folder = os.open(folder, os.O_RDONLY)
+            self._folder = os.open(folder, _FLAGS)
             if not _locked(self._folder, fcntl.LOCK_EX):
                 time.sleep(RETRY_S)
                 fcntl.flock(self._folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -45,7 +46,7 @@ class FolderLock:
 def is_locked(folder: Path) -> bool:
     """Return whether a process holds the lock; False if the folder is missing or not readable."""
     try:
-        descriptor = os.open(folder, os.O_RDONLY)
+        descriptor = os.open(folder, _FLAGS)
     except OSError:
         return False
     try:

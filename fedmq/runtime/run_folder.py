@@ -1,5 +1,6 @@
 """The folder of a run: its place, the names of its files, and the error when one cannot be written."""
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ REPORT = "report.json"
 MODEL = "model.npz"
 HISTORY = "history.csv"
 FIGURE = "history.png"
+_UNSAFE = (errno.ELOOP, errno.EINVAL, errno.EPERM)  # a link, no regular file, of another user
 
 
 def folder_of(run: str) -> Path:
@@ -31,7 +33,8 @@ def writing_run_file(path: Path) -> Iterator[None]:
             "move it back, or put a copy of the folder back, and start the same command again"
         ) from error
     except OSError as error:
+        way_out = "move it away" if error.errno in _UNSAFE else "make room"
         raise StoreError(
             f"{path}: cannot be written ({error.strerror}); acknowledged results are safe: "
-            "make room and start the same command again"
+            f"{way_out} and start the same command again"
         ) from error

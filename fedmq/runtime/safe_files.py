@@ -48,17 +48,19 @@ def read_limited(file: BinaryIO, path: Path, bytes_max: int) -> bytes:
     """Read the rest of an open file of at most `bytes_max` bytes.
 
     Raises:
-        OSError: the file is larger, and is not read.
+        OSError: the file is larger, and is not read; or it grows.
     """
     size = os.fstat(file.fileno()).st_size
-    content = b"" if size > bytes_max else file.read(bytes_max + 1)  # it may grow, and in /proc its size is 0
-    if max(size, len(content)) > bytes_max:
+    if size > bytes_max:
         raise OSError(errno.EFBIG, f"it has more than {bytes_max} bytes", str(path))
+    content = file.read(size + 1)
+    if len(content) > size:
+        raise OSError(errno.EBUSY, "it grows while it is read", str(path))
     return content
 
 
 def open_private(path: Path, *, append: bool = False) -> int:
-    """Open a file of this user to read and write, or create it; return its descriptor. It has mode 0600 then.
+    """Open a file of this user to read and write, or create it; return its descriptor. No other user can read it then.
 
     Raises:
         OSError: it cannot be opened, is a link or no regular file, or belongs to another user.
@@ -75,12 +77,16 @@ def open_private(path: Path, *, append: bool = False) -> int:
         _check_regular(path, status)
         if status.st_uid != os.geteuid():
             raise OSError(errno.EPERM, f"it belongs to {_user(status.st_uid)}", str(path))
-        if status.st_mode & _OTHERS:
-            os.fchmod(descriptor, PRIVATE_FILE)
+        os.fchmod(descriptor, private_mode(status))
     except OSError:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def private_mode(status: os.stat_result) -> int:
+    """Return the mode of a file without the permissions of other users."""
+    return stat.S_IMODE(status.st_mode) & ~_OTHERS
 
 
 def make_private_folder(folder: Path) -> None:
@@ -125,13 +131,13 @@ def check_secret(path: Path, status: os.stat_result) -> None:
     Raises:
         BadConfiguration: it belongs to another user, or others can read it.
     """
-    check_trusted(path, status)
     for_group = stat.S_IRGRP if status.st_uid == ROOT != os.geteuid() else 0
     if status.st_mode & _OTHERS & ~for_group:
         raise BadConfiguration(
             f"{path}: expected mode 0600, got {stat.S_IMODE(status.st_mode):04o}: other users can read it; "
             f"chmod 600 {path}"
         )
+    check_trusted(path, status)
 
 
 def _check_regular(path: Path, status: os.stat_result) -> None:

@@ -14,7 +14,8 @@
 A file in members, requests and revoked is named by its content. A listing of names therefore shows every change, and
 accepting or revoking a key moves one file.
 
-Functions raise BadConfiguration if a file is missing, damaged, exists already, or other users can read a secret key.
+Functions raise BadConfiguration if a file is missing, damaged, exists already, or if other users can read a secret key
+or change any file or folder.
 """
 
 import logging
@@ -28,13 +29,14 @@ from msgspec import Meta
 
 from fedmq.errors import BadConfiguration
 from fedmq.runtime.atomic_files import sync_folder, write_whole, writing
+from fedmq.runtime.safe_files import check_secret, check_trusted, make_private_folder, open_regular, read_limited
 from fedmq.security.keys import Identity, Key, PublicIdentity, Role
 from fedmq.security.watched_folder import WatchedFolder
 from fedmq.transport.address import DEFAULT_ADDRESS, parse_address
 
 CHOOSE_ANOTHER = "choose another --keys"
 FEDERATION = "federation.json"
-MEMBERS, REQUESTS, REVOKED = "members", "requests", "revoked"
+MEMBERS, REQUESTS, REVOKED, TOKENS = "members", "requests", "revoked", "tokens"
 KEY_SUFFIX, NEXT_SUFFIX, PUBLIC_SUFFIX = ".key", ".key.next", ".json"
 FILE_BYTES_MAX = 16 << 10
 REFRESH_S = 0.25  # the longest time until a revocation takes effect
@@ -61,8 +63,9 @@ class Credentials(NamedTuple):
 
 
 def read_federation(folder: Path) -> FederationInfo:
-    """Read the federation of a folder of keys."""
+    """Read the federation of a folder of keys, which no other user can change."""
     path = folder / FEDERATION
+    check_folder(folder)
     if not path.is_file():
         raise BadConfiguration(
             f"--keys {folder}: expected {FEDERATION} in it, got none: create a federation with fedmq keys init, or "
@@ -86,8 +89,7 @@ def read_identity(folder: Path, role: Role, suffix: str = KEY_SUFFIX) -> Identit
     path = folder / f"{role}{suffix}"
     if not path.is_file():
         return None
-    _check_private(path)
-    identity = read_file(path, Identity)
+    identity = read_file(path, Identity, secret=not _is_from_systemd(path))
     if identity.role != role:
         raise BadConfiguration(f"{path}: expected the key of a {role}, got that of a {identity.role}")
     return identity
@@ -128,7 +130,7 @@ def write_identity(folder: Path, identity: Identity, suffix: str = KEY_SUFFIX) -
     path = folder / f"{identity.role}{suffix}"
     if path.exists():
         raise BadConfiguration(f"{path}: expected no such file: keys are never overwritten; choose another --keys")
-    write_file(path, identity, mode=0o600)
+    write_file(path, identity)
     return path
 
 
@@ -161,7 +163,7 @@ def move_public(folder: Path, public: PublicIdentity, source: str, target: str) 
     """Move a public identity between two of the three folders, atomically."""
     path = public_path(folder, target, public)
     with writing(path, CHOOSE_ANOTHER):
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private_folder(path.parent)
         public_path(folder, source, public).replace(path)
         sync_folder(path.parent)
         sync_folder(folder / source)
@@ -239,32 +241,42 @@ def _read_public(path: Path) -> PublicIdentity | None:
     return public
 
 
-def read_file(path: Path, kind: type[_T]) -> _T:
-    """Read a file of the folder of keys."""
+def read_file(path: Path, kind: type[_T], *, secret: bool = False) -> _T:
+    """Read a file of the folder of keys, which no other user can change, or even read if it is `secret`."""
     try:
-        with path.open("rb") as file:
-            text = file.read(FILE_BYTES_MAX + 1)
-        if len(text) > FILE_BYTES_MAX:
-            raise BadConfiguration(f"{path}: expected at most {FILE_BYTES_MAX} bytes, got more")
-        return msgspec.json.decode(text, type=kind)
+        with open_regular(path) as file:
+            (check_secret if secret else check_trusted)(path, os.fstat(file.fileno()))
+            return msgspec.json.decode(read_limited(file, path, FILE_BYTES_MAX), type=kind)
     except OSError as error:
         raise BadConfiguration(f"{path}: cannot be read ({error.strerror})") from error
     except msgspec.MsgspecError as error:
         raise BadConfiguration(f"{path}: damaged ({error})") from error
 
 
-def _check_private(path: Path) -> None:
-    """Check that only the owner can read a file. A file that systemd provides is private by its folder."""
+def _is_from_systemd(path: Path) -> bool:
+    """Return whether systemd provides a file: it is private by its folder, and its mode may allow the group to read."""
     credentials = os.environ.get("CREDENTIALS_DIRECTORY")
-    if credentials and path.resolve().is_relative_to(Path(credentials).resolve()):
-        return
-    mode = path.stat().st_mode & 0o777
-    if mode & 0o077:
-        raise BadConfiguration(f"{path}: expected mode 0600, got {mode:04o}: other users can read it; chmod 600 {path}")
+    return credentials is not None and path.resolve().is_relative_to(Path(credentials).resolve())
 
 
-def write_file(path: Path, value: object, mode: int = 0o666) -> None:
-    """Write a value as a file of the folder of keys, as indented JSON; create the folder if it is missing."""
+def write_file(path: Path, value: object) -> None:
+    """Write a value as a private file of the folder of keys, as indented JSON; create the folder if it is missing."""
     with writing(path, CHOOSE_ANOTHER):
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_whole(path, msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n", mode=mode)
+        make_private_folder(path.parent)
+        check_trusted(path.parent, path.parent.stat())
+        write_whole(path, msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
+
+
+def check_folder(folder: Path) -> None:
+    """Check that no other user can change a folder of keys or one of its folders, and so add a member.
+
+    Raises:
+        BadConfiguration: another user can.
+    """
+    for path in (folder, *(folder / name for name in (MEMBERS, REQUESTS, REVOKED, TOKENS))):
+        try:
+            check_trusted(path, path.stat())
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            raise BadConfiguration(f"{path}: cannot be read ({error.strerror})") from error

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from fedmq.errors import BadConfiguration
+from fedmq.runtime.safe_files import make_private_folder
 from fedmq.security.keyring import (
     FEDERATION,
     KEY_SUFFIX,
@@ -20,6 +21,7 @@ from fedmq.security.keyring import (
     NEXT_SUFFIX,
     REQUESTS,
     REVOKED,
+    TOKENS,
     FederationInfo,
     adopt_next,
     move_public,
@@ -34,7 +36,6 @@ from fedmq.security.keyring import (
 )
 from fedmq.security.keys import Identity, PublicIdentity, transport_pair
 from fedmq.security.tokens import (
-    TOKENS,
     TOKENS_MAX,
     IssuedToken,
     encode_token,
@@ -70,7 +71,7 @@ def make_federation(folder: Path, broker: str) -> FederationInfo:
     write_identity(folder, below)
     write_identity(folder, above)
     for name in FOLDERS:
-        (folder / name).mkdir(mode=0o700, exist_ok=True)
+        make_private_folder(folder / name)
     write_federation(folder, federation)  # last: it makes the folder a federation's
     return federation
 

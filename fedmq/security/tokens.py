@@ -17,14 +17,13 @@ from msgspec import Meta
 
 from fedmq.errors import BadConfiguration
 from fedmq.names import Name
-from fedmq.security.keyring import PUBLIC_SUFFIX, REFRESH_S, FederationInfo, read_file, write_file
+from fedmq.security.keyring import PUBLIC_SUFFIX, REFRESH_S, TOKENS, FederationInfo, read_file, write_file
 from fedmq.security.keys import Key, PublicIdentity
 from fedmq.security.watched_folder import WatchedFolder
 
 PREFIX = "fedmq1-"
 CHECKSUM_BYTES = 4
 LINE_CHARACTERS_MAX = 1024
-TOKENS = "tokens"
 TOKENS_MAX = 100  # unused tokens at once; each allows one request
 
 log = logging.getLogger(__name__)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import msgspec
 import pytest
 
 from fedmq.errors import StoreError
-from fedmq.observe import events
+from fedmq.observe import event_log, events
 from fedmq.observe.event_log import EventLog, apply_line, read_run_state
 from fedmq.observe.run_state import RunState
 from fedmq.runtime.run_folder import EVENTS
@@ -85,8 +86,8 @@ def test_events_are_flushed_before_the_log_is_closed(tmp_path: Path) -> None:
     log.close()
 
 
-def test_unwritable_log_is_reported_in_one_line(tmp_path: Path) -> None:
-    (tmp_path / EVENTS).symlink_to("/dev/full")
+def test_unwritable_log_is_reported_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_log, "open_private", lambda _path, append: os.open("/dev/full", os.O_RDWR))
     log = EventLog(tmp_path / EVENTS, RunState())
     with pytest.raises(
         StoreError, match=r"^[^\n]*events.jsonl: cannot be written \(No space left[^\n]*make room[^\n]*$"

@@ -109,6 +109,57 @@ def test_secret_key_in_the_credentials_folder_of_systemd_is_accepted(
         read_credentials(folder, "trainer")
 
 
+@pytest.mark.parametrize("name", ["", "members", "federation.json"])
+def test_folder_of_keys_that_others_can_change_is_refused_with_a_way_out(folder: Path, name: str) -> None:
+    write_public(folder, MEMBERS, ALICE.public)
+    path = folder / name
+    for bits in (0o777, 0o770, 0o702):
+        path.chmod(bits)
+        with pytest.raises(BadConfiguration, match=rf"{bits:04o}.*chmod go-w {path}") as refusal:
+            read_credentials(folder, "trainer")
+        assert "\n" not in str(refusal.value)
+    path.chmod(0o755)
+    assert read_credentials(folder, "trainer").identity == ALICE
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+@pytest.mark.parametrize("name", ["", "federation.json", "trainer.key"])
+def test_folder_of_keys_with_a_file_of_another_user_is_refused(folder: Path, name: str) -> None:
+    os.chown(folder / name, 65534, 65534)
+    with pytest.raises(BadConfiguration, match=r"root, got one of user .*: run this command as its owner, or chown"):
+        read_credentials(folder, "trainer")
+
+
+def test_member_that_others_can_change_is_skipped(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_public(folder, MEMBERS, ALICE.public)
+    public_path(folder, MEMBERS, ALICE.public).chmod(0o666)
+    assert Members(folder).of_name("alice") is None
+    assert "chmod go-w" in caplog.text
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("name", ["federation.json", "trainer.key"])
+def test_fifo_in_the_folder_of_keys_is_refused_without_waiting(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with pytest.raises(BadConfiguration):
+        read_credentials(folder, "trainer")
+    (folder / MEMBERS).mkdir()
+    os.mkfifo(folder / MEMBERS / "aaaa-bbbb-cccc-dddd.json")
+    assert read_publics(folder, MEMBERS) == []
+
+
+def test_folder_of_keys_is_readable_through_links_of_a_mounted_secret(folder: Path) -> None:
+    """As Kubernetes mounts a secret: each file is a link to the current version, in a folder of root."""
+    (folder / "..data").mkdir()
+    for name in ("federation.json", "trainer.key"):
+        (folder / name).rename(folder / "..data" / name)
+        (folder / name).symlink_to(f"..data/{name}")
+    folder.chmod(0o1777)
+    if os.geteuid() == 0:
+        assert read_credentials(folder, "trainer").identity == ALICE
+
+
 def test_existing_key_is_not_overwritten(folder: Path) -> None:
     with pytest.raises(BadConfiguration, match=r"trainer\.key"):
         write_identity(folder, Identity.new("trainer", "other"))

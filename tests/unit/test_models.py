@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import pickle
+import tracemalloc
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from fedmq.errors import BadConfiguration, BadData
 from fedmq.models.arrays import Floats
 from fedmq.models.losses import ROW_CROSS_ENTROPY_MAX, ROW_SQUARED_ERROR_MAX, cross_entropy, squared_error
 from fedmq.models.networks import LAYER_UNITS_MAX, MLP, PARAMETERS_MAX, Linear, Model
-from fedmq.models.trained_model import TrainedModel, load_model
+from fedmq.models.trained_model import MODEL_BYTES_MAX, TrainedModel, load_model
 
 XOR_PARAMETERS = np.array([1, -1, 0, 0, -1, 1, 0, 0, 0, 0, 0, 0, 0, 9, 0, 9, 0, 0, 0, 0, 4, 0], dtype=np.float64)
 XOR = TrainedModel(model=MLP((2, 4, 2)), parameters=XOR_PARAMETERS, task="xor")
@@ -203,6 +205,22 @@ def test_rows_of_other_columns_are_rejected_in_one_line(rows: Any) -> None:
     assert "\n" not in str(rejection.value)
 
 
+@pytest.mark.parametrize("hole", [np.nan, np.inf, -np.inf])
+def test_row_that_is_not_finite_gets_no_class_and_no_value(hole: float) -> None:
+    linear = TrainedModel(model=Linear(inputs=2), parameters=np.ones(3), task="linear")
+    for predict in (XOR.predict, XOR.probabilities, linear.predict):
+        with pytest.raises(BadData, match=r"expected finite numbers.*row 1, column 0"):
+            predict([[0.0, 1.0], [hole, 1.0]])
+
+
+def test_row_that_overflows_gets_no_class() -> None:
+    parameters = np.array([1e300] * 4 + [0.0] * 2 + [-1e300, 1e300, 1e300, 1e300] + [0.0] * 2)  # inf - inf
+    model = TrainedModel(model=MLP((2, 2, 2), hidden="relu"), parameters=parameters, task="xor")
+    for predict in (model.predict, model.probabilities):
+        with pytest.raises(BadData, match=r"too large numbers in row 1"):
+            predict([[0.0, 0.0], [1e300, 1e300]])
+
+
 def test_parameters_of_another_model_are_rejected() -> None:
     with pytest.raises(BadConfiguration, match="22 parameters"):
         TrainedModel(model=MLP((2, 4, 2)), parameters=np.zeros(21), task="xor")
@@ -246,6 +264,38 @@ def test_foreign_file_is_rejected_in_one_line(tmp_path: Path, data: bytes) -> No
     with pytest.raises(BadConfiguration, match=r"model\.npz") as rejection:
         load_model(model_file(tmp_path, data))
     assert "\n" not in str(rejection.value)
+
+
+def bomb(member: str, size: int) -> bytes:
+    """Return a small .npz file whose `member` claims, and unpacks to, `size` bytes."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": (size,)})
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in ("genes", "description"):
+            with archive.open(f"{name}.npy", "w") as file:
+                file.write(header.getvalue())
+                if name == member:
+                    for _ in range(size >> 20):
+                        file.write(bytes(1 << 20))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("member", ["description", "genes"])
+def test_archive_that_unpacks_to_more_than_a_model_is_not_unpacked(tmp_path: Path, member: str) -> None:
+    path = model_file(tmp_path, bomb(member, 256 << 20))
+    tracemalloc.start()
+    with pytest.raises(BadConfiguration, match="array of 268435456 bytes"):
+        load_model(path)
+    assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    tracemalloc.stop()
+
+
+def test_larger_file_than_any_model_is_not_read(tmp_path: Path) -> None:
+    with model_file(tmp_path, b"PK").open("ab") as file:
+        file.truncate(3 << 30)
+    with pytest.raises(BadConfiguration, match=f"more than {MODEL_BYTES_MAX} bytes"):
+        load_model(tmp_path / "model.npz")
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -204,6 +205,32 @@ def test_folders_without_a_run_or_with_an_illegal_name_are_ignored(scene: Scene,
     write(tmp_path / "b", started("../b"))
     assert scene.catalog.runs()["runs"] == []
     assert scene.catalog.values("../b") is None
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("name", ["events.jsonl", "report.json", "store.sqlite3"])
+def test_fifo_in_a_folder_of_runs_hides_that_run_only(scene: Scene, tmp_path: Path, name: str) -> None:
+    write(tmp_path / "good", started("good"), finished())
+    write(tmp_path / "bad", *([started("bad")] if name != "events.jsonl" else []))
+    (tmp_path / "bad" / name).unlink(missing_ok=True)
+    os.mkfifo(tmp_path / "bad" / name)
+    assert "good" in [row["run"] for row in scene.catalog.runs()["runs"]]
+    if name != "store.sqlite3":  # the page reads no store
+        assert scene.catalog.values("bad") is None
+
+
+@pytest.mark.timeout(20)
+def test_events_of_gigabytes_are_not_read(scene: Scene, tmp_path: Path) -> None:
+    write(tmp_path / "good", started("good"))
+    grown = write(tmp_path / "grown", started("grown"), *a_round(1)) / "events.jsonl"
+    huge = write(tmp_path / "huge", started("huge")) / "events.jsonl"
+    os.truncate(huge, 3 << 30)  # one line of zeros, without its blocks on disk
+    assert {row["run"] for row in scene.catalog.runs()["runs"]} == {"good", "grown"}
+    assert scene.catalog.values("grown") is not None
+    os.truncate(grown, 3 << 30)
+    scene.clock.move_to(SCAN_S)
+    assert scene.catalog.values("grown") is None
+    assert scene.catalog.values("good") is not None
 
 
 def test_slow_stream_is_closed_and_others_stay_open() -> None:

@@ -3,11 +3,20 @@
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from store_scene import CONFIG, a_close, a_result, filled
 
-from fedmq.errors import BadConfiguration
+from fedmq.errors import BadConfiguration, StoreError
+from fedmq.observe.event_log import EventLog
+from fedmq.observe.events import RunPaused
+from fedmq.observe.run_state import RunState
+from fedmq.runs.blobs import BLOB_BYTES
+from fedmq.runs.report import make_report, write_report
+from fedmq.runs.store import Store
+from fedmq.runtime.run_folder import EVENTS, STORE
 from fedmq.runtime.safe_files import (
     check_secret,
     check_trusted,
@@ -16,6 +25,8 @@ from fedmq.runtime.safe_files import (
     open_regular,
     read_regular,
 )
+from fedmq.trainer.high_water_marks import HighWaterMark
+from fedmq.trainer.spool import FileSpool
 
 OTHER = 65534
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
@@ -136,3 +147,55 @@ def test_secret_of_root_may_be_read_by_the_group_of_a_service(tmp_path: Path, mo
     for owner, bits in ((0, 0o444), (0, 0o460), (1000, 0o640), (1000, 0o604)):
         with pytest.raises(BadConfiguration, match=rf"{bits:04o}.*chmod"):
             check_secret(path, status_of(path, owner, bits))
+
+
+# --- what the services write ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("umask")
+def test_files_of_a_run_and_of_a_trainer_are_private_whatever_the_umask(tmp_path: Path) -> None:
+    run, state = tmp_path / "runs" / "run", tmp_path / "state" / "alice"
+    make_private_folder(run)
+    with Store(run / STORE) as store:
+        store.begin(CONFIG)
+        filled(store)
+        store.save(a_result(4, "carol", size=BLOB_BYTES))
+        store.commit()
+        log = EventLog(run / EVENTS, RunState())
+        log(0.0, RunPaused())
+        log.close()
+        report, model = make_report(
+            CONFIG, [a_close(1)], None, [], solved=False, rejections={}, bytes_up=0, bytes_down=0, ended=2e9
+        )
+        write_report(run, report, model, [a_close(1)])
+        FileSpool(state).mark(HighWaterMark("run", 3, 4))
+
+        written = list(tmp_path.rglob("*"))
+        assert {f"{STORE}-wal", "store.commit-marker", "blobs", EVENTS, "report.json", "run.seen"} <= {
+            path.name for path in written
+        }
+        assert {path.name: mode(path) for path in written if mode(path) != (0o700 if path.is_dir() else 0o600)} == {}
+
+
+def test_store_of_an_earlier_version_becomes_private(tmp_path: Path) -> None:
+    Store(tmp_path / STORE).close()
+    (tmp_path / STORE).chmod(0o644)
+    Store(tmp_path / STORE).close()
+    assert mode(tmp_path / STORE) == 0o600
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("name", [STORE, EVENTS, "store.commit-marker"])
+def test_no_link_and_no_fifo_in_the_folder_of_a_run_is_written_to(tmp_path: Path, name: str) -> None:
+    victim, folder = tmp_path / "victim", tmp_path / "run"
+    victim.touch()
+    folder.mkdir()
+    for make in (lambda path: path.symlink_to(victim), os.mkfifo):
+        make(folder / name)
+        with suppress(StoreError), Store(folder / STORE) as store:  # without its commit marker a store works
+            store.begin(CONFIG)
+            EventLog(folder / EVENTS, RunState()).close()
+            assert name == "store.commit-marker"
+        assert victim.read_bytes() == b""
+        (folder / name).unlink()
+        (folder / STORE).unlink(missing_ok=True)
