@@ -42,7 +42,8 @@ class EventPublisher:
         self.rejections: dict[str, int] = {}
         self.best: events.Best | None = None
         self._outbox, self._task, self._run_state = outbox, task, run_state
-        self._late = self._rejected = self._bytes_received = self._bytes_sent = 0  # of the round before: at its close
+        self._late = self._rejected = self._saturated = 0  # since the close before
+        self._bytes_received = self._bytes_sent = 0  # at the close before
         self._stalls_at: float | None = None  # when the open round counts as stalled; None: no round, or reported
         self._best_parameters = b""
         self._waiting: tuple[int, int] | None = None
@@ -74,9 +75,10 @@ class EventPublisher:
         self._waiting, self._stalls_at = None, now + STALLED_S
         self.report(events.RoundPublished(round=number, invited=invited))
 
-    def accepted(self, result: Result, staleness: int, answer_s: float, now: float) -> None:
-        """Report an accepted result; `answer_s` is 0 if it answers no open round."""
+    def accepted(self, result: Result, staleness: int, answer_s: float, now: float, *, saturated: int = 0) -> None:
+        """Report an accepted result; `answer_s` is 0 if it answers no open round. So many of its losses saturate."""
         self._late += staleness > 0
+        self._saturated += saturated
         if self._stalls_at is not None:
             self._stalls_at = now + STALLED_S
         self.report(
@@ -134,9 +136,11 @@ class EventPublisher:
                 rejected=self._rejected,
                 bytes_up=bytes_received - self._bytes_received,
                 bytes_down=bytes_sent - self._bytes_sent,
+                saturated=self._saturated,
+                restarted=evaluation is not None and evaluation.restarted,
             )
         )
-        self._late, self._rejected, self._stalls_at = 0, 0, None
+        self._saturated, self._late, self._rejected, self._stalls_at = 0, 0, 0, None
         self._bytes_received, self._bytes_sent = bytes_received, bytes_sent
         if evaluation is not None and drawable(self._task.model):
             parameters = np.ascontiguousarray(evaluation.parameters, "<f8").tobytes()

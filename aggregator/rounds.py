@@ -25,6 +25,7 @@ from fedmq.observe import events
 from fedmq.observe.run_state import RunState
 from fedmq.protocol import messages, topics
 from fedmq.protocol.codec import Packet, Payload, digest_of, unsigned
+from fedmq.protocol.fixed_point import count_saturated
 from fedmq.protocol.messages import (
     PROTOCOL_VERSION,
     PROTOCOL_VERSION_MIN,
@@ -358,7 +359,8 @@ class Rounds:
             self._join(name, message.num_examples)  # the goodbye came from the process that this one replaces
         self.roster.count(name, message.num_examples, late=staleness > 0, again=message.attempt > 1)
         self._outbox.save(StoredResult(message.round, name, self.round, packet.frames))
-        self._publisher.accepted(message, staleness, answer_s, self._now)
+        clipped = count_saturated(packet.arrays)
+        self._publisher.accepted(message, staleness, answer_s, self._now, saturated=clipped)
         if staleness:  # the next round or beacon acknowledges the others
             self._outbox.send_accepted(message)
 

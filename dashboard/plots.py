@@ -163,16 +163,16 @@ def _surface_model(folder: Path, run_state: RunState, number: int | None) -> tup
     import numpy as np
 
     from fedmq.models.networks import Code
-    from fedmq.models.trained_model import TrainedModel, load_model
+    from fedmq.models.trained_model import load_model
     from fedmq.observe.events import BEST_PARAMETERS_MAX
     from fedmq.runtime.run_folder import MODEL
 
-    model = run_state.model
-    if model is not None and not isinstance(model, Code) and model.inputs == 2:
+    model, config = run_state.model, run_state.config
+    if config is not None and model is not None and not isinstance(model, Code) and model.inputs == 2:
         bests = [one for one in run_state.bests if number is None or one.round <= number]
         if bests:
             parameters = np.frombuffer(bests[-1].parameters, "<f8").astype(np.float64)
-            return number or bests[-1].round, TrainedModel(model, parameters, run_state.task)
+            return number or bests[-1].round, config.task.trained(parameters)
         if number is None and (folder / MODEL).exists():
             return _last_scored(run_state), load_model(folder / MODEL)
     if number is not None:

@@ -36,6 +36,7 @@ class BestModel(NamedTuple):
     task: str
     round: int
     parameters: bytes
+    output_scale: float = 1.0
 
 
 class PageUpdate(NamedTuple):
@@ -87,10 +88,13 @@ class RunCatalog:
     def best(self, run: str, number: int | None) -> BestModel | None:
         """Return the best model at the close of round `number` (None: now), or None if it is not known."""
         with self._run(run) as shown:
-            if shown is None or (model := shown[0].model) is None:
+            if shown is None or (config := shown[0].config) is None:
                 return None
+            task = config.task
             bests = [one for one in shown[0].bests if number is None or one.round <= number]
-            return BestModel(model, shown[0].task, bests[-1].round, bests[-1].parameters) if bests else None
+            if not bests:
+                return None
+            return BestModel(task.model, task.name, bests[-1].round, bests[-1].parameters, task.output_scale)
 
     def is_over(self, run: str) -> bool:
         with self._run(run) as shown:

@@ -17,9 +17,9 @@ MARGIN = 0.5  # on each side, as a share of the extent of the rows
 BOX = (-2.0, 2.0)  # where the rows are unknown
 
 
-def surface_of(model: Model, parameters: Floats, task: str) -> dict[str, Any]:
+def surface_of(model: Model, parameters: Floats, task: str, output_scale: float = 1.0) -> dict[str, Any]:
     """Return the surface of a model with these parameters (num_parameters,), and the rows of the task, for the page."""
-    trained = TrainedModel(model, parameters, task)
+    trained = TrainedModel(model, parameters, task, output_scale)
     rows = _rows(model, task)
     low, high = _box(rows)
     values, label = _values(trained, _grid(low, high))
@@ -55,7 +55,7 @@ def _values(trained: TrainedModel, grid: Floats) -> tuple[Floats, int | None]:
             empty = 1.0 / network.outputs
         else:
             label, empty = None, 0.0
-            values = network.forward(trained.parameters[None, :], grid)[0, :, 0]
+            values = network.forward(trained.parameters[None, :], grid)[0, :, 0] * trained.output_scale
     finite: Floats = np.nan_to_num(values, nan=empty, posinf=1e12, neginf=-1e12).astype(np.float64, copy=False)
     return finite, label
 

@@ -192,7 +192,9 @@ def _run(request: Request) -> str:
 def _surface_json(best: BestModel) -> bytes:
     parameters = np.frombuffer(best.parameters, "<f8").astype(np.float64)
     try:
-        return msgspec.json.encode({"round": best.round, **surface_of(best.model, parameters, best.task)})
+        return msgspec.json.encode(
+            {"round": best.round, **surface_of(best.model, parameters, best.task, best.output_scale)}
+        )
     except BadConfiguration as error:
         raise HTTPException(404, str(error)) from error
 

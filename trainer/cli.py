@@ -180,7 +180,7 @@ def trainer(
     service = Trainer(
         link,
         _session(name, count, spool, score_bits, max_evaluations, labels),
-        ThreadWorker(on_rows(rows, name, policy), link.wake, clock),
+        ThreadWorker(on_rows(rows, name, policy, fraction_bits=score_bits), link.wake, clock),
         clock=clock,
         broker=address,
         connect_timeout_s=connect_timeout,

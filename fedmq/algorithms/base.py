@@ -195,6 +195,7 @@ class Evaluation:
     fitness_mean: float
     fitness_worst: float
     diversity: float  # the mean standard deviation of a parameter over the candidates
+    restarted: bool = False  # the round searched in a new random pool, so the best fitness may be worse than before
 
 
 class NoParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -308,7 +309,7 @@ class Assignment:
 
     task: Task
     arrays: Arrays
-    rows: Rows  # fitted to the task
+    rows: Rows  # fitted to the task and scaled
     score: Callable[[Floats], Scores]  # scores candidates (n, parameters) on the rows
     generator: np.random.Generator
     cancelled: Callable[[], bool] = field(default=lambda: False)  # a newer round makes the work needless

@@ -223,7 +223,10 @@ def check_algorithm(algorithm: Any, task: Task | str = "xor", *, seed: int = 1) 
         algorithm = Additive(algorithm, str(name), getattr(algorithm, "parameters", None))
     of_task = task if isinstance(task, Task) else find_task(task)
     source = "xor" if isinstance(task, Task) else task
-    rows = {one: of_task.fit(task_rows(source, part, len(TRAINERS))) for part, one in enumerate(TRAINERS, start=1)}
+    rows = {
+        one: of_task.scaled(of_task.fit(task_rows(source, part, len(TRAINERS))))
+        for part, one in enumerate(TRAINERS, start=1)
+    }
     for check, found in CHECKS.items():
         bench = _Bench(copy.deepcopy(algorithm), of_task, rows, seed)  # no values on the instance from another check
         try:

@@ -7,7 +7,9 @@ import numpy as np
 from fedmq.models.arrays import Floating, Floats, Integers
 
 ROW_CROSS_ENTROPY_MAX = 20.0  # nats: one row that is badly wrong must not outweigh all others
-ROW_SQUARED_ERROR_MAX = 1e12  # keeps the loss of a candidate that overflows finite
+# Keeps the loss of a candidate that overflows finite. It is the largest loss in units of 1, so a row that reaches it
+# saturates the sum, which is visible: see `fedmq.protocol.fixed_point`.
+ROW_SQUARED_ERROR_MAX = 2.0**62
 
 
 class Scores(NamedTuple):

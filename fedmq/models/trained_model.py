@@ -4,11 +4,12 @@ import io
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
+from msgspec import Meta
 
 from fedmq.errors import BadConfiguration, BadData, one_line
 from fedmq.models.arrays import UNREADABLE, Floats, Integers, all_finite, read_array
@@ -33,6 +34,7 @@ class TrainedModel:
     model: Model
     parameters: Floats
     task: str
+    output_scale: float = 1.0  # of the task: a predicted value is the output of the network times this
 
     def __post_init__(self) -> None:
         if self.parameters.shape != (self.model.num_parameters,) or self.parameters.dtype != np.float64:
@@ -54,7 +56,8 @@ class TrainedModel:
         if network.output == "softmax":
             classes: Integers = _comparable(raw).argmax(axis=1)
             return classes
-        return raw.ravel() if network.outputs == 1 else raw
+        values = raw if self.output_scale == 1.0 else raw * self.output_scale
+        return values.ravel() if network.outputs == 1 else values
 
     def probabilities(self, rows: npt.ArrayLike) -> Floats:
         """Return the probability of each class for each row, (rows, classes) float64.
@@ -74,7 +77,8 @@ class TrainedModel:
 
     def to_bytes(self) -> bytes:
         """Return the bytes of an .npz file for `load_model`, without any pickle; equal models give equal bytes."""
-        description = msgspec.json.encode(_Description(model=self.model, task=self.task)).decode()
+        scale = msgspec.UNSET if self.output_scale == 1.0 else self.output_scale
+        description = msgspec.json.encode(_Description(model=self.model, task=self.task, output_scale=scale)).decode()
         buffer = io.BytesIO()
         # The name "genes" is part of the file format.
         np.savez(buffer, genes=self.parameters.astype("<f8"), description=np.array(description, dtype="<U"))
@@ -128,6 +132,7 @@ class _Description(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     format: Literal["fedmq-model-1"] = "fedmq-model-1"
     model: Model
     task: str
+    output_scale: Annotated[float, Meta(gt=0)] | msgspec.UnsetType = msgspec.UNSET  # UNSET: 1
 
 
 def load_model(path: str | Path) -> TrainedModel:
@@ -156,4 +161,5 @@ def _read_model(data: bytes) -> TrainedModel:
             parameters = read_array(file, _PARAMETERS_BYTES_MAX)
     if not all_finite(parameters):
         raise ValueError("parameters that are not finite")
-    return TrainedModel(description.model, parameters.astype(np.float64, copy=False), description.task)
+    scale = 1.0 if description.output_scale is msgspec.UNSET else description.output_scale
+    return TrainedModel(description.model, parameters.astype(np.float64, copy=False), description.task, scale)

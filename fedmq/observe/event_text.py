@@ -53,7 +53,12 @@ def _of_round(event: events.RoundClosed, metric: str) -> str:
     figures = "nothing scored yet"
     if best is not None:
         figures = f"{best_text(best, metric)}  fitness best {best.fitness:.4f} mean {best.fitness_mean:.4f}"
+    notes: list[str] = [] if event.why == "complete" else [event.why]
+    if event.restarted:
+        notes.append("the pool restarted at random: no better loss was found; the best model is kept")
+    if event.saturated:
+        notes.append(f"{event.saturated} losses saturate: they are too large for --score-bits")
     return (
         f"round {event.round:>3}  {figures}  {event.results} results of {event.present} trainers  "
-        f"{event.round_s * 1000:.1f} ms{'' if event.why == 'complete' else '  (' + event.why + ')'}"
+        f"{event.round_s * 1000:.1f} ms{''.join(f'  ({note})' for note in notes)}"
     )

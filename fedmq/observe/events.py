@@ -128,6 +128,8 @@ class RoundClosed(Event, frozen=True, kw_only=True, tag="round-closed"):
     rejected: int = 0  # since the previous close
     bytes_up: int = 0  # received by the aggregator since the previous close
     bytes_down: int = 0  # sent by it since the previous close
+    saturated: int = 0  # losses in `results` that were clipped because they do not fit their units
+    restarted: bool = False  # the round searched in a new random pool, because the one before found nothing better
 
 
 class BestChanged(Event, frozen=True, kw_only=True, tag="best-changed"):

@@ -75,6 +75,8 @@ class RoundRecord(msgspec.Struct, array_like=True):
     bytes_up: int = 0
     bytes_down: int = 0
     best: events.Best | None = None
+    saturated: int = 0
+    restarted: bool = False
     touched: int = 0
 
 
@@ -214,6 +216,7 @@ class RunState(msgspec.Struct):
         one.closed_at, one.why, one.round_s, one.results = at, event.why, event.round_s, event.results
         one.late, one.rejected, one.present, one.best = event.late, event.rejected, event.present, event.best
         one.bytes_up, one.bytes_down, one.touched = event.bytes_up, event.bytes_down, self.seq
+        one.saturated, one.restarted = event.saturated, event.restarted
         self.train_s += event.round_s
         self.bytes_up += event.bytes_up
         self.bytes_down += event.bytes_down

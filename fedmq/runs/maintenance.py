@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from fedmq.algorithms.registry import find_algorithm
 from fedmq.errors import BadConfiguration, StoreError
-from fedmq.models.trained_model import MODEL_BYTES_MAX, TrainedModel
+from fedmq.models.trained_model import MODEL_BYTES_MAX
 from fedmq.protocol.run_config import RunConfig
 from fedmq.runs.records import Checkpoint, Close, StoredResult
 from fedmq.runs.replay import replay
@@ -65,7 +65,7 @@ def replay_run(folder: Path) -> ReplayOutcome:
         strategy = find_algorithm(config.algorithm, parameters=config.parameters)
         replayed = replay(store, config.task, strategy, config.seed, from_start=True)
     evaluation = strategy.evaluation(replayed.state)
-    model = None if evaluation is None else TrainedModel(config.task.model, evaluation.parameters, config.task.name)
+    model = None if evaluation is None else config.task.trained(evaluation.parameters)
     sha256 = None if model is None else hashlib.sha256(model.to_bytes()).hexdigest()
     return ReplayOutcome(replayed.round - 1, sum(results for _, results in replayed.trainers.values()), sha256)
 

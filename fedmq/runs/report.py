@@ -109,7 +109,7 @@ def make_report(
 ) -> tuple[Report, TrainedModel | None]:
     """Return the report of a run and its model, None if nothing was scored. `ended` is in seconds since 1970."""
     task = config.task
-    model = None if evaluation is None else TrainedModel(task.model, evaluation.parameters, task.name)
+    model = None if evaluation is None else task.trained(evaluation.parameters)
     report = Report(
         config=config,
         solved=solved,

@@ -12,12 +12,14 @@ from fedmq.errors import BadConfiguration, BadData, one_line
 from fedmq.models.arrays import Floating, Floats, Integers
 from fedmq.models.losses import Scores, cross_entropy, squared_error
 from fedmq.models.networks import Code, Model
+from fedmq.models.trained_model import TrainedModel
 from fedmq.names import NAME_PATTERN
 
 TRAINERS_MAX = 16_384  # of a run
 ROUNDS_MAX = 1_000_000
 CODE_BYTES_MAX = 1 << 20  # of the packed code of a Code model
-CORRECT_WITHIN = 0.05  # a predicted value is correct when its error is smaller
+CORRECT_WITHIN = 0.05  # a predicted value is correct when its error is smaller, in units of `output_scale`
+OUTPUT_SCALE_MIN = 1e-30
 BLOCK_VALUES = 1 << 19  # numbers of the widest layer computed at once: 4 MB fit into a cache
 
 
@@ -49,6 +51,7 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     trainers: int = 2  # intended number of trainers
     rounds: int = 200  # at most
     parameters: dict[str, dict[str, Any]] = {}  # of algorithms, by name, where not their defaults; not sent
+    output_scale: float = 1.0  # of squared errors: a predicted value is the output of the model times this
 
     def __post_init__(self) -> None:
         if not re.match(NAME_PATTERN, self.name):
@@ -61,9 +64,16 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         _check_range("target", self.target, 0.0, 1.0 if self.metric == "accuracy" else sys.float_info.max)
         _check_range("trainers", self.trainers, 1, TRAINERS_MAX)
         _check_range("rounds", self.rounds, 1, ROUNDS_MAX)
+        _check_range("output_scale", self.output_scale, OUTPUT_SCALE_MIN, 1.0 / OUTPUT_SCALE_MIN)
+        if self.output_scale != 1.0 and self.loss != "squared-error":
+            raise BadConfiguration(
+                f"output_scale: expected 1 for the loss {self.loss}, got {self.output_scale:g}: "
+                "only values that squared-error compares have a scale"
+            )
 
     def score(self, population: Floating, rows: Rows) -> Scores:
-        """Return the summed loss and the number of correct rows of each candidate, on rows returned by `fit`.
+        """Return the summed loss and the number of correct rows of each candidate, on rows returned by `fit`
+        and `scaled`.
 
         `population` is (population, num_parameters), float64 or float32. A class is correct if its output is the
         largest, a value if its error is below CORRECT_WITHIN. Blocks of rows bound the memory.
@@ -117,6 +127,14 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
                 f"got {targets[row]:g} in row {row + 1}: number the classes from 0"
             )
         return Rows(checked.inputs, targets.astype(np.int64))
+
+    def scaled(self, rows: Rows) -> Rows:
+        """Return fitted rows as learners get them: the targets in units of `output_scale`."""
+        return rows if self.output_scale == 1.0 else Rows(rows.inputs, rows.targets / self.output_scale)
+
+    def trained(self, parameters: Floats) -> TrainedModel:
+        """Return the model with these parameters (num_parameters,) float64, which predicts unscaled values."""
+        return TrainedModel(self.model, parameters, self.name, self.output_scale)
 
     def reached(self, loss: float, correct: int, rows: int) -> bool:
         """Return whether a candidate with this summed loss and number of correct rows meets the target."""

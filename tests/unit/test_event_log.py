@@ -137,7 +137,7 @@ def test_partial_line_of_a_crash_loses_no_later_line(tmp_path: Path) -> None:
 def test_log_restarts_at_its_limit_without_losing_state(tmp_path: Path, step: int) -> None:
     rounds = [
         event
-        for number in range(1, 200)
+        for number in range(1, 600)
         for event in (
             events.RoundPublished(round=number, invited=2),
             events.ResultAccepted(round=number, trainer="bob", staleness=0, train_s=0.1),

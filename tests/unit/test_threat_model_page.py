@@ -1,27 +1,32 @@
-"""The threat model names a test for each threat, and every named test exists."""
+"""The threat model and the page on reliability name a test for each row, and every named test exists."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "threat-model.md").read_text(encoding="utf-8")
-NAMED = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", PAGE)
+PAGES = {name: (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") for name in ("threat-model", "reliability")}
+TEST = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
 
 
-def test_named_tests_exist() -> None:
-    assert NAMED
+@pytest.mark.parametrize("page", PAGES)
+def test_named_tests_exist(page: str) -> None:
+    named = TEST.findall(PAGES[page])
+    assert named
     missing = [
         f"{path}::{name}"
-        for path, name in NAMED
+        for path, name in named
         if not (ROOT / path).is_file() or f"def {name}(" not in (ROOT / path).read_text(encoding="utf-8")
     ]
     assert missing == []
 
 
-def test_each_threat_names_a_test() -> None:
-    tables = re.findall(r"^\| threat \|.*?\n\n", PAGE, flags=re.MULTILINE | re.DOTALL)
+@pytest.mark.parametrize("page", PAGES)
+def test_each_row_names_a_test(page: str) -> None:
+    tables = re.findall(r"^\|[^\n]*\| shown by \|\n.*?\n\n", PAGES[page], flags=re.MULTILINE | re.DOTALL)
+    assert tables
     rows = [row for table in tables for row in table.strip().splitlines()[2:]]
-    assert len(rows) == len(NAMED)
-    assert [row for row in rows if "::" not in row] == []
+    assert [row for row in rows if not TEST.search(row)] == []

@@ -90,6 +90,7 @@ class EvolutionState:
     elites: int  # how many of the open round's pool
     next_id: int
     champion: int | None = None  # a candidate from before a restart that is still the best to deploy
+    restarted: int = 0  # the round that published the newest random pool after a restart; 0: none
     progress: Stagnation = field(default_factory=Stagnation)
     inbox: Inbox = field(default_factory=Inbox)
     evaluation: Evaluation | None = None
@@ -142,9 +143,11 @@ class Evolution:
         archive = state.archive.scored(updates, state.pools)
         summary = archive.summary(members, state.task)
         if summary is None:
-            return _same_pool(replace(state, archive=archive))
+            known = state.evaluation and replace(state.evaluation, restarted=False)
+            return _same_pool(replace(state, archive=archive, evaluation=known))
         chosen = summary.deployed(by_correct=state.task.metric == "accuracy")
-        state = replace(state, archive=archive, evaluation=_evaluation(archive, summary, chosen))
+        restarted = state.restarted == state.round - 1
+        state = replace(state, archive=archive, evaluation=_evaluation(archive, summary, chosen, restarted))
         if not updates:
             return _same_pool(state)
         state = replace(state, progress=state.progress.after(float(summary.loss[chosen]) / summary.rows_known))
@@ -159,7 +162,7 @@ class Evolution:
         return state.evaluation
 
 
-def _evaluation(archive: Archive, summary: ScoreSummary, chosen: int) -> Evaluation:
+def _evaluation(archive: Archive, summary: ScoreSummary, chosen: int, restarted: bool) -> Evaluation:
     fitness = -summary.loss / summary.rows_known
     return Evaluation(
         parameters=archive.genes[summary.places[chosen]],
@@ -171,6 +174,7 @@ def _evaluation(archive: Archive, summary: ScoreSummary, chosen: int) -> Evaluat
         fitness_mean=float(fitness.mean()),
         fitness_worst=float(fitness.min()),
         diversity=float(archive.genes[summary.places].std(axis=0).mean()),
+        restarted=restarted,
     )
 
 
@@ -182,7 +186,8 @@ def _restarted(
     generator = derive_rng(state.seed, "evolution", state.round)
     genes = fresh(search.population, state.task.model.num_parameters, search.initial, generator)
     champion = int(state.archive.ids[deployed])
-    return _with_new(replace(state, archive=archive, champion=champion, progress=Stagnation()), np.arange(0), genes)
+    state = replace(state, archive=archive, champion=champion, progress=Stagnation(), restarted=state.round)
+    return _with_new(state, np.arange(0), genes)
 
 
 def _bred(
