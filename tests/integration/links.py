@@ -117,6 +117,7 @@ def _is_presence(news: Delivered) -> bool:
 def trainer(address: str, name: str = "alice") -> Iterator[Edge]:
     """Yield a trainer's link; close it at the end."""
     link = TrainerSockets(address, name)
+    link.wait(0)  # opens the sockets
     try:
         yield Edge(link)
     finally:
@@ -127,6 +128,7 @@ def trainer(address: str, name: str = "alice") -> Iterator[Edge]:
 def aggregator(address: str, run: str = "r") -> Iterator[Edge]:
     """Yield an aggregator's link; close it at the end."""
     link = AggregatorSockets(address, run)
+    link.wait(0)  # opens the sockets
     try:
         yield Edge(link)
     finally:

@@ -228,6 +228,7 @@ def test_every_socket_has_limits_and_heartbeats(port: int) -> None:
     with ExitStack() as stack:
         for end in ends:
             stack.callback(end.close)
+            end.wait(0)  # makes the sockets of an edge
         sockets = [one for end in ends for one in end._sockets if one.type != zmq.PAIR]
         assert len(sockets) == 4 + 2 + 2 + 1
         for one in sockets:

@@ -1,11 +1,19 @@
 """The edges' links as ZeroMQ sockets; they connect to a broker's address.
 
 With keys, every connection is encrypted to the broker whose key is pinned (CURVE).
+
+libzmq aborts the process when a full queue is read whose connection was replaced (4.3.5, stream_engine_base.cpp,
+`_input_stopped`), and a connection whose queue stays full misses its heartbeats and is replaced. So sockets are open
+only while their thread reads them: they are made by the first `wait` or `receive`, and made anew after a long pause.
+What has arrived is moved out of libzmq's queue also while the events of one `receive` are being processed.
 """
 
 from __future__ import annotations
 
+import logging
 import time
+from abc import abstractmethod
+from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
@@ -17,7 +25,14 @@ from fedmq.protocol import topics
 from fedmq.protocol.codec import Frames
 from fedmq.transport.address import parse_address
 from fedmq.transport.link import Delivered, LinkDown, LinkEvent, LinkRefused, LinkUp, Port
-from fedmq.transport.zeromq.endpoint import Endpoint, receive_all, try_send
+from fedmq.transport.zeromq.endpoint import (
+    BATCH,
+    HEARTBEAT_TIMEOUT_MS,
+    QUEUE_MESSAGES_MAX,
+    Endpoint,
+    receive_all,
+    try_send,
+)
 
 if TYPE_CHECKING:
     from fedmq.security.keyring import Credentials
@@ -25,6 +40,10 @@ if TYPE_CHECKING:
 REFUSED = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
 REFUSED_AGAIN_S = 1.0  # between attempts: each costs the broker a handshake
 MONITORED = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | REFUSED
+AWAY_S = HEARTBEAT_TIMEOUT_MS / 2000  # without a read; after it the sockets are made anew
+READ_AGAIN_S = 0.5  # between reads while the events of one `receive` are processed
+
+log = logging.getLogger(__name__)
 
 
 class TransportKeys(NamedTuple):
@@ -44,7 +63,10 @@ def keys_of(credentials: Credentials | None) -> TransportKeys | None:
 
 
 class EdgeSockets(Endpoint):
-    """Base of the edges' links: receives from `_down`, sends to `_up`; without `_up` it sends nothing."""
+    """Base of the edges' links: receives from `_down`, sends to `_up`; without `_up` it sends nothing.
+
+    When the sockets are made anew, messages are lost. The edges repeat them as after a restart of the broker.
+    """
 
     _down: zmq.Socket[bytes]
     _up: zmq.Socket[bytes] | None = None
@@ -52,10 +74,35 @@ class EdgeSockets(Endpoint):
     def __init__(self, address: str, keys: TransportKeys | None) -> None:
         self.host, self.port = parse_address(address)
         self._keys = keys
+        self._read_at: float | None = None  # None: the sockets are not made yet
+        self._is_up = False  # by the events that were yielded
+        self._was_cut = False  # the sockets were made anew while it was up
+        self._unread: deque[Frames] = deque()
+        super().__init__()
+
+    def _open(self) -> None:
+        super()._open()
         self._targets: dict[zmq.Socket[bytes], str] = {}
         self._monitors: list[zmq.Socket[bytes]] = []
         self._reconnect_at: float | None = None  # after a refusal
-        super().__init__()
+
+    @abstractmethod
+    def _make_sockets(self) -> None:
+        """Make `_down` and `_up`, and connect them."""
+        raise NotImplementedError
+
+    def _attend(self) -> None:
+        """Make the sockets, or make them anew if this thread has not read them for AWAY_S."""
+        now = time.monotonic()
+        last, self._read_at = self._read_at, now
+        if last is not None and now - last <= AWAY_S:
+            return
+        if last is not None:
+            log.warning("this process received nothing for %.1f s: it connects to the broker again", now - last)
+            self._was_cut, self._is_up = self._was_cut or self._is_up, False
+            self._close_sockets()
+            self._open()
+        self._make_sockets()
 
     def _connect(self, socket: zmq.Socket[bytes], port: Port, events: int) -> None:
         """Connect, and monitor these events of the connection."""
@@ -66,11 +113,15 @@ class EdgeSockets(Endpoint):
         socket.connect(self._targets[socket])
 
     def wait(self, timeout_s: float | None) -> None:
-        """See `Endpoint`; ends when a reconnection is due."""
-        if self._reconnect_at is not None:
+        """See `Endpoint`; ends when a reconnection is due, and at once if received messages are left."""
+        self._attend()
+        if self._unread:
+            timeout_s = 0.0
+        elif self._reconnect_at is not None:
             pause_s = max(0.0, self._reconnect_at - time.monotonic())
             timeout_s = pause_s if timeout_s is None else min(timeout_s, pause_s)
         super().wait(timeout_s)
+        self._read_at = time.monotonic()  # nothing has waited in a queue before
 
     def _subscribe(self, *prefixes: str) -> None:
         """Make `_down` a socket that receives what is published under these prefixes."""
@@ -81,10 +132,40 @@ class EdgeSockets(Endpoint):
         self._poller.register(self._down, zmq.POLLIN)
 
     def receive(self) -> Iterator[LinkEvent]:
+        self._attend()
+        if self._was_cut:
+            self._was_cut = False
+            yield LinkDown()
         ready = self._ready()
-        yield from self._connection_events(ready)
+        for event in self._connection_events(ready):
+            self._is_up = isinstance(event, LinkUp)
+            yield event
         if self._down in ready:
-            yield from map(Delivered, receive_all(self._down))
+            self._read()
+        for _ in range(BATCH):
+            if not self._unread:
+                return
+            yield Delivered(self._unread.popleft())
+            if self._read_at is None or time.monotonic() - self._read_at > READ_AGAIN_S:
+                self._read()
+
+    def _read(self) -> None:
+        """Move all messages out of libzmq's queue; more than QUEUE_MESSAGES_MAX are lost, as in a queue of libzmq.
+
+        After a long pause it reads nothing: `_attend` makes the sockets anew first.
+        """
+        now = time.monotonic()
+        if self._read_at is None or now - self._read_at > AWAY_S:
+            return
+        self._read_at = now
+        lost = 0
+        for frames in receive_all(self._down, QUEUE_MESSAGES_MAX):
+            if len(self._unread) < QUEUE_MESSAGES_MAX:
+                self._unread.append(frames)
+            else:
+                lost += 1
+        if lost:
+            log.warning("%s messages are lost: they arrive faster than this process handles them", lost)
 
     def send(self, frames: Frames) -> bool:
         return self._up is not None and try_send(self._up, frames)
@@ -119,8 +200,11 @@ class SubscriberSockets(EdgeSockets):
     """A link that subscribes to topics (SUB) and pushes messages (PUSH, only over an established connection)."""
 
     def __init__(self, address: str, *subscriptions: str, credentials: Credentials | None = None) -> None:
+        self._subscriptions = subscriptions
         super().__init__(address, keys_of(credentials))
-        self._subscribe(*subscriptions)
+
+    def _make_sockets(self) -> None:
+        self._subscribe(*self._subscriptions)
         self._up = self._socket(zmq.PUSH)
         self._up.immediate = True
         self._connect(self._up, Port.PUSH, REFUSED)
@@ -139,8 +223,11 @@ class ObserverSockets(EdgeSockets):
     """An observer's link: SUB for the events of all runs; it sends nothing."""
 
     def __init__(self, address: str, token: str, credentials: Credentials | None = None) -> None:
+        self._token = token
         super().__init__(address, keys_of(credentials))
-        self._subscribe(*topics.WATCHED, topics.watch_of(token))
+
+    def _make_sockets(self) -> None:
+        self._subscribe(*topics.WATCHED, topics.watch_of(self._token))
         self._connect(self._down, Port.SUBSCRIBE, MONITORED)
 
 
@@ -152,13 +239,15 @@ class AggregatorSockets(EdgeSockets):
     """
 
     def __init__(self, address: str, run: str, credentials: Credentials | None = None) -> None:
+        self._run = run
         super().__init__(address, keys_of(credentials))
+
+    def _make_sockets(self) -> None:
         self._up = self._publisher = self._socket(zmq.XPUB)
         self._publisher.xpub_verbose = True
         self._publisher.immediate = True  # else the subscription outlives the connection, and its end is not noticed
         self._poller.register(self._publisher, zmq.POLLIN)
-        self._is_subscribed = False  # by a broker; XPUB drops messages without a subscriber
-        self._subscribe(topics.UP + run + "/", topics.PRESENCE)
+        self._subscribe(topics.UP + self._run + "/", topics.PRESENCE)
         self._connect(self._down, Port.COLLECT, REFUSED)
         self._connect(self._publisher, Port.PUBLISH, REFUSED | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL)
 
@@ -166,18 +255,17 @@ class AggregatorSockets(EdgeSockets):
         yield from super()._connection_events(ready)
         if self._publisher in ready:
             for frames in receive_all(self._publisher):
-                self._is_subscribed = frames[0][:1] == b"\x01"
-                yield LinkUp() if self._is_subscribed else LinkDown()
+                yield LinkUp() if frames[0][:1] == b"\x01" else LinkDown()
 
     def send(self, frames: Frames) -> bool:
-        return self._is_subscribed and super().send(frames)
+        """See `Link`; without the broker's subscription XPUB drops messages."""
+        return self._is_up and super().send(frames)
 
 
 class JoinSockets(EdgeSockets):
     """The link of an enrollment client, with a key that only gives access to enrollment."""
 
-    def __init__(self, address: str, keys: TransportKeys) -> None:
-        super().__init__(address, keys)
+    def _make_sockets(self) -> None:
         self._down = self._up = self._socket(zmq.DEALER)
         self._down.immediate = True
         self._poller.register(self._down, zmq.POLLIN)

@@ -94,9 +94,9 @@ class Endpoint:
         self._context.term()
 
 
-def receive_all(socket: zmq.Socket[bytes]) -> Iterator[list[bytes]]:
-    """Yield at most `BATCH` complete messages. Never blocks: an incomplete message wakes a poll, too."""
-    for _ in range(BATCH):
+def receive_all(socket: zmq.Socket[bytes], most: int = BATCH) -> Iterator[list[bytes]]:
+    """Yield at most so many complete messages. Never blocks: an incomplete message wakes a poll, too."""
+    for _ in range(most):
         try:
             yield socket.recv_multipart(zmq.NOBLOCK)
         except zmq.Again:
