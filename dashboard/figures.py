@@ -73,17 +73,17 @@ def draw_run(run_state: RunState, surface: tuple[int, TrainedModel] | None, inpu
         return figure
 
 
-def draw_comparison(run_states: Sequence[RunState]) -> Figure:
-    """Draw the curves of several runs: fitness by round, the metric by the time of open rounds."""
+def draw_comparison(run_states: Sequence[RunState], names: Sequence[str]) -> Figure:
+    """Draw the curves of several runs under these names: fitness by round, the metric by the time of open rounds."""
     with mpl.rc_context(SETTINGS):
         figure = Figure(figsize=(10.5, 4.2), layout="constrained")
         left, right = figure.subplots(1, 2)
-        for index, run_state in enumerate(run_states):
+        for index, (run_state, name) in enumerate(zip(run_states, names, strict=True)):
             rounds = [one for one in run_state.rounds if one.best is not None]
             look: dict[str, Any] = {
                 "color": PALETTE[index % len(PALETTE)],
                 "linestyle": STYLES[index // len(PALETTE) % len(STYLES)],
-                "label": _label(f"{run_state.run}: {run_state.algorithm}, seed {run_state.seed}"),
+                "label": _label(f"{name}: {run_state.algorithm}, seed {run_state.seed}"),
             }
             numbers = [one.round for one in rounds]
             left.plot(numbers, [one.best.fitness for one in rounds if one.best], **look)

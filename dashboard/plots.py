@@ -80,11 +80,11 @@ def compare(runs: tuple[str, ...], output: Path | None, as_json: bool) -> None:
     """
     one_thread_for_arrays()
     states = [_run_state(folder_of(run)) for run in runs]
-    rows = [comparison_row(state) for state in states]
+    rows = [{"folder": run, **comparison_row(state)} for run, state in zip(runs, states, strict=True)]
     if output is not None:
         figures = _figures(output)
         with writing(output, "choose another -o"):
-            figures.save(figures.draw_comparison(states), output)
+            figures.save(figures.draw_comparison(states, runs), output)
     if as_json:
         echo_json(rows)
         return
@@ -124,10 +124,11 @@ def _print(rows: list[dict[str, Any]]) -> None:
         table.add_column(no_wrap=True)
     for _ in rows:
         table.add_column(overflow="fold")  # long names of runs wrap
-    for name in rows[0]:
+    named = any(Path(row["folder"]).name != row["run"] for row in rows)  # else the names of the runs say it all
+    for name in [name for name in rows[0] if named or name != "folder"]:
         texts = [_text(row[name]) for row in rows]
-        differs = name != "run" and len(set(texts)) > 1
-        style = "bold" if name == "run" or (differs and name in SETTINGS) else ""
+        differs = name not in ("folder", "run") and len(set(texts)) > 1
+        style = "bold" if name in ("folder", "run") or (differs and name in SETTINGS) else ""
         table.add_row("≠" if differs else "", Text(name, style="dim"), *(Text(text, style=style) for text in texts))
     width = PrintableConsole().width if sys.stdout.isatty() else PIPED_COLUMNS
     PrintableConsole(width=max(width, COLUMN_WIDTH_MIN * (2 + len(rows)))).print(table, soft_wrap=True)

@@ -99,7 +99,7 @@ def render(runs: list[ObservedRun], note: str, width: int, height: int) -> Rende
     above = [Text(note, style="bold yellow")] if note else []
     if not runs:
         return Group(*above)
-    inside = render_run(runs[0], width, height - len(above)) if len(runs) == 1 else render_list(runs, height)
+    inside = render_run(runs[0], width, height - len(above)) if len(runs) == 1 else render_list(runs, width, height)
     return Group(*above, inside)
 
 

@@ -6,6 +6,7 @@ One thread may render while another applies events to the run state: rendering f
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 from msgspec.structs import replace
 from rich.console import Group, RenderableType
@@ -23,6 +24,9 @@ CHART_LINES_MIN, CHART_LINES_MAX = 4, 12
 FEED_LINES_MAX = 5
 OTHER_LINES = 9  # the head, the foot of the chart, headings and empty lines
 LABEL_WIDTH = 9  # of the axis labels
+LIST_GAP = 2  # between the columns of the list of runs
+LIST_OPTIONAL = ("algorithm", "task", "of")  # columns that a narrow screen leaves out, in this order,
+LIST_LEAST = {"state": 12, "run": 16, "value": 8}  # and those that shrink then, down to these widths
 BEST, MEAN = "bright_cyan", "yellow"  # distinct with color blindness, too
 PRESENCES: dict[TrainerPresence, str] = {"suspect": "yellow", "gone": "red", "alive": "green"}
 # Any other is red.
@@ -50,29 +54,54 @@ def render_run(run: ObservedRun, width: int, height: int) -> RenderableType:
     return Group(*parts)
 
 
-def render_list(runs: Sequence[ObservedRun], height: int) -> RenderableType:
-    """Render one line for each run."""
-    table = PrintableTable(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for column in ("run", "state", "task", "algorithm"):
-        table.add_column(column, no_wrap=True, overflow="ellipsis")
-    for column in ("round", "of", "value", "trainers", "progress"):
-        table.add_column(column, justify="right", no_wrap=True)
+def render_list(runs: Sequence[ObservedRun], width: int, height: int) -> RenderableType:
+    """Render one line for each run. Columns that do not fit are left out; no heading and no number is cut."""
     shown = runs[: max(1, height - 3)]
-    for one in shown:
-        state = one.run_state
-        table.add_row(
-            Text(state.run, style="bold"),
-            _status(one),
-            Text(state.task),
-            Text(state.algorithm),
-            str(state.newest.round if state.newest else 0),
-            str(state.rounds_max or ""),
-            "" if state.best is None else best_text(state.best, state.metric),
-            str(state.present),
-            _ago(one.idle_s),
-        )
+    cells = {
+        "run": [one.run_state.run for one in shown],
+        "state": [f"● {one.status_text}" for one in shown],
+        "task": [one.run_state.task for one in shown],
+        "algorithm": [one.run_state.algorithm for one in shown],
+        "round": [str(one.run_state.newest.round if one.run_state.newest else 0) for one in shown],
+        "of": [str(one.run_state.rounds_max or "") for one in shown],
+        "value": [best_text(best, one.run_state.metric) if (best := one.run_state.best) else "" for one in shown],
+        "trainers": [str(one.run_state.present) for one in shown],
+        "progress": [_ago(one.idle_s) for one in shown],
+    }
+    widths = _list_widths({name: max(map(len, [name, *texts])) for name, texts in cells.items()}, width)
+    table = PrintableTable(box=None, padding=(0, LIST_GAP, 0, 0), header_style="dim")
+    for name, most in widths.items():
+        justify: Literal["left", "right"] = "left" if name in ("run", "state", "task", "algorithm") else "right"
+        table.add_column(name, justify=justify, no_wrap=True, overflow="ellipsis", width=most)
+    for line, one in enumerate(shown):
+        styles = {"run": "bold", "state": f"bold {COLORS.get(one.condition, 'red')}"}
+        texts = {name: cells[name][line] for name in widths}
+        texts["run"] = _shortened(texts["run"], widths["run"])
+        table.add_row(*(Text(text, style=styles.get(name, "")) for name, text in texts.items()))
     more = [Text(f"and {len(runs) - len(shown)} more", style="dim")] if len(shown) < len(runs) else []
     return Group(table, *more)
+
+
+def _list_widths(widths: dict[str, int], most: int) -> dict[str, int]:
+    """Return the width of each column of the list on a screen of `most` columns."""
+
+    def excess() -> int:
+        return sum(widths.values()) + LIST_GAP * len(widths) - most
+
+    for name in LIST_OPTIONAL:
+        if excess() > 0:
+            widths = {other: width for other, width in widths.items() if other != name}
+    for name, least in LIST_LEAST.items():
+        widths[name] -= max(0, min(excess(), widths[name] - least))
+    return widths
+
+
+def _shortened(name: str, width: int) -> str:
+    """Return a name with its middle left out: names of runs differ at their ends."""
+    if len(name) <= width:
+        return name
+    tail = (width - 1) * 2 // 3
+    return f"{name[: width - 1 - tail]}…{name[-tail:]}"
 
 
 def span(seconds: float) -> str:

@@ -226,6 +226,17 @@ def test_comparison_has_a_line_for_each_figure(tmp_path: Path) -> None:
     assert lines["solved"] == ["solved", "yes", "yes"]
 
 
+def test_comparison_names_runs_as_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for night in ("mon", "tue"):
+        write_run(tmp_path / "xor-1").rename(night)  # two folders, one name of the run
+    done = CliRunner().invoke(compare, ["mon", "tue", "-o", "curves.svg"], catch_exceptions=False)
+    lines = {line.replace("≠", " ").split()[0]: line.split() for line in done.output.splitlines()}
+    assert (lines["folder"], lines["run"]) == (["folder", "mon", "tue"], ["run", "xor-1", "xor-1"])
+    shown = texts((tmp_path / "curves.svg").read_text())
+    assert {"mon: evolution, seed 1", "tue: evolution, seed 1"} <= set(shown)
+
+
 def test_comparison_of_many_runs_cuts_nothing(tmp_path: Path) -> None:
     runs = [str(write_run(tmp_path / f"xor-20260101-1200{number}-ab12", seed=number)) for number in range(10, 30)]
     lines = CliRunner().invoke(compare, runs, catch_exceptions=False).output.splitlines()
@@ -244,7 +255,7 @@ def test_comparison_writes_json_and_a_figure(tmp_path: Path) -> None:
         ("two", 2, 8, 1.0),
     ]
     shown = texts(target.read_text())
-    for words in ("Best fitness", "Accuracy", "one: evolution, seed 1", "two: evolution, seed 2"):
+    for words in ("Best fitness", "Accuracy", f"{one}: evolution, seed 1", f"{two}: evolution, seed 2"):
         assert words in shown
 
 
@@ -256,4 +267,4 @@ def test_names_of_a_run_are_no_formulas_and_no_controls(tmp_path: Path) -> None:
     target = tmp_path / "curves.svg"
     done = CliRunner().invoke(compare, [str(folder), "-o", str(target)], catch_exceptions=False)
     assert done.exit_code == 0, done.output
-    assert r"one: $\frac{$?[2J, seed 1" in texts(target.read_text())
+    assert rf"{folder}: $\frac{{$?[2J, seed 1" in texts(target.read_text())

@@ -6,6 +6,7 @@ import io
 import re
 
 import pytest
+from msgspec.structs import replace
 from rich.console import RenderableType
 
 from fedmq.observe import events
@@ -153,11 +154,31 @@ def test_empty_state_is_rendered() -> None:
 
 def test_list_has_a_line_for_each_run() -> None:
     several = [ObservedRun(state_of(*trainers(2), closed(1)), 110.0, here) for here in (True, False)]
-    heading, first, second = printed(render_list(several, 20))
+    heading, first, second = printed(render_list(several, 100, 20))
     assert heading.split() == ["run", "state", "task", "algorithm", "round", "of", "value", "trainers", "progress"]
     assert first.split()[:7] == ["one", "●", "running", "xor", "evolution", "1", "200"]
     assert "interrupted" in second
-    assert printed(render_list(several * 20, 10))[-1].split() == ["and", "33", "more"]
+    assert printed(render_list(several * 20, 100, 10))[-1].split() == ["and", "33", "more"]
+
+
+@pytest.mark.parametrize("width", [80, 100, 120, 200])
+def test_list_cuts_no_heading_and_no_end_of_a_name(width: int) -> None:
+    """Thirty nights of one task, some of them waiting: the names differ at their ends."""
+    nights = []
+    for night in range(1, 31):
+        state = state_of(*trainers(40), events.Waiting(present=1, needed=40), closed(night, -0.25))
+        assert state.config is not None
+        task = replace(state.config.task, name="readmission-of-cardiac-patients")
+        state.config = replace(
+            state.config, run=f"readmission-of-cardiac-patients-202611{night:02}-010000-ab{night:02}", task=task
+        )
+        nights.append(ObservedRun(state, state.event_at + 100.0, connected=True))
+    heading, *lines = printed(render_list(nights, width, 40), width)
+    assert max(map(len, [heading, *lines])) <= width
+    full = ["run", "state", "task", "algorithm", "round", "of", "value", "trainers", "progress"]
+    assert set(heading.split()) <= set(full)
+    assert {"run", "state", "round", "value", "trainers", "progress"} <= set(heading.split())
+    assert [f"-ab{night:02} " in line for night, line in enumerate(lines, 1)] == [True] * 30
 
 
 def test_received_text_has_no_control_characters() -> None:
