@@ -89,7 +89,14 @@ class BadConfiguration(FedmqError):
 
 
 class BadData(BadConfiguration):
-    """The rows of a trainer cannot be used for the task."""
+    """The rows of a trainer cannot be used for the task.
+
+    `public` is what other machines may learn about it: no value of a row, and no path.
+    """
+
+    def __init__(self, text: str, public: str = "the rows cannot be used") -> None:
+        super().__init__(text)
+        self.public = public
 
 
 class StoreError(BadConfiguration):
@@ -124,6 +131,17 @@ class QueryRefused(Rejected):
 
     def __init__(self, detail: str) -> None:
         super().__init__("query", detail)
+
+
+class LimitExceeded(Rejected):
+    """A round asks for more memory or time than this machine gives."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__("values", detail)
+
+
+class WorkError(FedmqError):
+    """The work of a round has no usable outcome: it diverged, or the model cannot be trained in this way."""
 
 
 class WorkCancelled(FedmqError):

@@ -39,7 +39,7 @@ def open_query(message: Round) -> tuple[Query, Learner, int]:
     query, learner = decode_query(message.query)
     try:
         evaluations = query.evaluations({info.name: info.shape for info in message.arrays})
-    except Exception as error:  # the code of a package: without a cost there is no answer
+    except (Exception, SystemExit) as error:  # the code of a package: without a cost there is no answer
         raise QueryRefused(f"the cost of {type(query).__name__} is not known: {named(error)}") from error
     return query, learner, max(1, evaluations)
 

@@ -15,6 +15,7 @@ from click.core import ParameterSource
 from fedmq.cli.echo import echo
 from fedmq.cli.options import (
     COUNT,
+    SECONDS,
     check_labels,
     check_name,
     edge_options,
@@ -28,12 +29,14 @@ from fedmq.errors import BadConfiguration, BadData
 from fedmq.security.commands import join
 
 if TYPE_CHECKING:
+    from fedmq.algorithms.base import WorkLimits
     from fedmq.security.keyring import Credentials
     from fedmq.trainer.session import Session
     from fedmq.trainer.spool import FileSpool
 
 ROWS_FEW = 10  # scores over fewer rows reveal their labels; see docs/privacy.md
 FRACTION_BITS_MAX = 30  # as in `fedmq.protocol.messages`, which would load numpy for `--help`
+WORK_SECONDS_MAX = 3600  # as in `fedmq.algorithms.base`
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +94,20 @@ def _check_data(_ctx: click.Context, _param: click.Parameter, spec: str | None) 
     help="Score at most N candidates of a run, then decline it. [default: no limit]",
 )
 @option(
+    "--work-seconds-max",
+    type=SECONDS,
+    default=WORK_SECONDS_MAX,
+    metavar="SECONDS",
+    help="Decline a run when the work of a round takes longer.",
+)
+@option(
+    "--memory-max",
+    type=COUNT,
+    metavar="MIB",
+    help="Decline a run when the work of a round needs more memory, in MiB. [default: half of this machine's or this "
+    "unit's, at most 2048]",
+)
+@option(
     "--allow-code",
     is_flag=True,
     help="Run the Python code of a task in a sandbox, if a pinned aggregator key signed it.",
@@ -119,6 +136,8 @@ def trainer(
     score_bits: int,
     min_rows: int | None,
     max_evaluations: int | None,
+    work_seconds_max: float,
+    memory_max: int | None,
     allow_code: bool,
     score: str | None,
     labels: str,
@@ -131,8 +150,8 @@ def trainer(
 
     Takes part in every run at the broker, one round at a time. Rows stay on this machine; scores and candidate models
     are sent. It can start before the broker, and be killed and restarted at any moment. SIGTERM and Ctrl-C end it
-    within five seconds, with exit code 0. Invalid rows, and rows that do not fit the first task, end it with exit code
-    78. If the rows fit one run but not another, the trainer declines the other.
+    within five seconds, with exit code 0. Rows or settings that are invalid at the start end it with exit code 78. No
+    run ends it: it declines a run that its rows do not fit or whose work fails, reports why, and takes the next.
 
     \b
     Examples:
@@ -179,8 +198,12 @@ def trainer(
     spool = None if state is None else FileSpool(state / name)
     service = Trainer(
         link,
-        _session(name, count, spool, score_bits, max_evaluations, labels),
-        ThreadWorker(on_rows(rows, name, policy, fraction_bits=score_bits), link.wake, clock),
+        _session(name, count, spool, score_bits, max_evaluations, labels, work_seconds_max),
+        ThreadWorker(
+            on_rows(rows, name, policy, fraction_bits=score_bits, limits=_limits(memory_max, work_seconds_max)),
+            link.wake,
+            clock,
+        ),
         clock=clock,
         broker=address,
         connect_timeout_s=connect_timeout,
@@ -210,7 +233,13 @@ def _name(given: str | None, credentials: Credentials | None) -> str:
 
 
 def _session(
-    name: str, count: int, spool: FileSpool | None, fraction_bits: int, cap: int | None, labels: str
+    name: str,
+    count: int,
+    spool: FileSpool | None,
+    fraction_bits: int,
+    cap: int | None,
+    labels: str,
+    work_seconds_max: float,
 ) -> Session:
     """Return a session that continues from the spool."""
     from fedmq import __version__
@@ -233,7 +262,19 @@ def _session(
         budget=budget,
         marks=marks,
         labels=label_names,
+        work_seconds_max=work_seconds_max,
     )
+
+
+def _limits(memory_mib: int | None, seconds: float) -> WorkLimits:
+    """Return what this machine gives to the work of a round."""
+    from fedmq.algorithms.base import MEMORY_BYTES_MAX, WorkLimits
+    from fedmq.runtime.memory_limit import memory_allowed
+
+    if memory_mib is None:
+        there = memory_allowed()
+        return WorkLimits(MEMORY_BYTES_MAX if there is None else min(MEMORY_BYTES_MAX, there // 2), seconds)
+    return WorkLimits(memory_mib << 20, seconds)
 
 
 def _check_count(name: str, rows: int, least: int | None) -> None:

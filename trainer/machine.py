@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from fedmq.errors import BadData
 from fedmq.protocol.codec import Array, Packet
 from fedmq.protocol.messages import FromTrainer, Result
 from fedmq.trainer.budget import Spent
@@ -17,6 +18,7 @@ class WorkDone(NamedTuple):
     round: int
     arrays: dict[str, Array]
     train_s: float
+    num_examples: int  # rows that it was computed on
     cpu_s: float = 0.0
     memory: int = 0
 
@@ -26,10 +28,16 @@ class WorkFailed(NamedTuple):
 
     run: str
     round: int
-    error: Exception
+    error: BaseException
 
 
-Input = LinkInput | WorkDone | WorkFailed | Tick | StopRequested
+class RowsRead(NamedTuple):
+    """The rows were read again at the operator's request: their number, or why they cannot be used."""
+
+    outcome: int | BadData
+
+
+Input = LinkInput | WorkDone | WorkFailed | RowsRead | Tick | StopRequested
 
 
 class Outgoing(NamedTuple):
@@ -59,16 +67,17 @@ class PendingResult(NamedTuple):
     round: int
     arrays: dict[str, Array]
     train_s: float
+    num_examples: int
     model_digest: bytes  # of the round's arrays
     fraction_bits: int
     cpu_s: float = 0.0
     memory: int = 0
 
-    def result(self, trainer: str, num_examples: int, term: int, attempt: int = 1) -> Result:
+    def result(self, trainer: str, term: int, attempt: int = 1) -> Result:
         """Return the message without its arrays, for the given term and attempt."""
         fields = self._replace(term=term)._asdict()
         del fields["arrays"]
-        return Result(trainer=trainer, num_examples=num_examples, attempt=attempt, **fields)
+        return Result(trainer=trainer, attempt=attempt, **fields)
 
 
 @dataclass
@@ -76,7 +85,7 @@ class Output:
     """What a step asks for, to be done in the order of the fields.
 
     `marks`, `spends` and `keeps` are on disk before the first of `sends` leaves: the aggregator may commit a result as
-    soon as it has it. With a `failure` the process ends with that error.
+    soon as it has it.
     """
 
     marks: list[HighWaterMark] = field(default_factory=list)
@@ -87,4 +96,3 @@ class Output:
     start: Packet | None = None  # the next work
     sends: list[Outgoing] = field(default_factory=list)
     notices: list[Notice] = field(default_factory=list)
-    failure: Exception | None = None

@@ -1,18 +1,27 @@
 """A trainer's answer to a round: its rows, fitted to the round's task, and the round's own random stream."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import numpy as np
 
-from fedmq.algorithms.base import Assignment, check_down
+from fedmq.algorithms.base import (
+    AdditiveQuery,
+    ArrayBounds,
+    Assignment,
+    Query,
+    Shapes,
+    WorkLimits,
+    check_bounds,
+    check_down,
+)
 from fedmq.algorithms.registry import BUILTIN_LEARNERS, find_learner
-from fedmq.errors import BadData
+from fedmq.errors import BadData, Rejected, WorkError
 from fedmq.models.arrays import Floats
 from fedmq.models.losses import ROW_SQUARED_ERROR_MAX, Scores
 from fedmq.models.networks import Code
-from fedmq.protocol.codec import CODE, Array, Packet
+from fedmq.protocol.codec import CODE, FRAME_BYTES_MAX, Array, Packet
 from fedmq.protocol.fixed_point import FRACTION_BITS, LOSSES, UNITS_MAX, fitting_bits, saturated
 from fedmq.protocol.messages import Round
 from fedmq.runtime.rng import derive_rng
@@ -22,24 +31,37 @@ from fedmq.trainer.code_policy import NO_CODE, CodePolicy
 from fedmq.trainer.sandbox import Sandbox
 from fedmq.trainer.worker import Cancelled, Learn
 
+RowsOf = Callable[[str], Rows]  # of a run
 
-def on_rows(rows: Rows, name: str, policy: CodePolicy = NO_CODE, *, fraction_bits: int = FRACTION_BITS) -> Learn:
+
+def on_rows(
+    rows: Rows | RowsOf,
+    name: str,
+    policy: CodePolicy = NO_CODE,
+    *,
+    fraction_bits: int = FRACTION_BITS,
+    limits: WorkLimits | None = None,
+) -> Learn:
     """Return the function that answers rounds from the rows of trainer `name`, for a worker.
 
     The same round gives the same answer, bit for bit: its draws derive from the run's seed, the round and the name.
-    The rows are fitted to a task once, and again when another task arrives. Code runs only as `policy` allows.
-    Losses will be sent in units of 2**-`fraction_bits`; an answer that they cannot express is refused.
+    The rows are fitted to a task once, and again when another task or other rows arrive. Code runs only as `policy`
+    allows. What a round needs is checked against the `limits` before any work. Losses will be sent in units of
+    2**-`fraction_bits`; an answer that they cannot express is refused.
 
     Raises (when called):
-        BadData: the rows do not fit the task, or every loss saturates.
+        BadData: the rows cannot be read, or do not fit the task, or every loss saturates.
         QueryRefused: the query is of an unknown kind, or malformed.
+        LimitExceeded: the work needs more memory or time than the limits.
         Rejected: the arrays of the round do not fit its query or the task, or the code failed.
         CodeRefused: code scores the task, and the policy does not allow it.
+        WorkError: the learner returned what its query does not allow.
     """
     for kind in BUILTIN_LEARNERS:  # imports PyGAD now, not while the first round waits
         find_learner(kind)
-    fitted: tuple[Task, Rows] | None = None
-    sandbox: tuple[Task, bytes, Sandbox] | None = None  # of the newest task that code scores
+    rows_of: RowsOf = (lambda _run: rows) if isinstance(rows, Rows) else rows
+    fitted: tuple[Task, Rows, Rows] | None = None  # the task, the rows as they were read, and fitted to it
+    sandbox: tuple[Task, bytes, Rows, Sandbox] | None = None  # of the newest task that code scores
 
     def answer(packet: Packet, cancelled: Cancelled) -> dict[str, Array]:
         nonlocal fitted, sandbox
@@ -49,23 +71,40 @@ def on_rows(rows: Rows, name: str, policy: CodePolicy = NO_CODE, *, fraction_bit
         query, learner, _ = open_query(message)
         arrays = {key: array for key, array in packet.arrays.items() if key != CODE or not isinstance(task.model, Code)}
         code = policy.code(packet) if isinstance(task.model, Code) else None
-        check_down(query, task, arrays)
-        if fitted is None or fitted[0] != task:
-            fitted = (task, task.scaled(task.fit(rows)))
-        own = fitted[1]
-        score: Callable[[Floats], Scores] = partial(task.score, rows=own)
+        read = rows_of(message.run)
+        check_down(query, task, arrays, len(read.inputs), limits)
+        if fitted is None or fitted[1] is not read or fitted[0] != task:
+            fitted = (task, read, task.scaled(task.fit(read)))
+        own = fitted[2]
+        score: Callable[[Floats], Scores] = partial(task.score, rows=own, cancelled=cancelled)
         if code is not None:
-            if sandbox is None or sandbox[:2] != (task, code):
+            if sandbox is None or sandbox[2] is not own or sandbox[:2] != (task, code):
                 if sandbox is not None:
-                    sandbox[2].close()
-                sandbox = (task, code, Sandbox(code, own))
-            score = partial(sandbox[2].score, cancelled=cancelled)
+                    sandbox[3].close()
+                sandbox = (task, code, own, Sandbox(code, own))
+            score = partial(sandbox[3].score, cancelled=cancelled)
         draws = derive_rng(message.seed, "trainer", name, message.round)
-        arrays = learner.learn(query, Assignment(task, arrays, own, score, draws, cancelled))
-        _check_saturated(task, arrays.get(LOSSES), own, cost_of(message, fraction_bits).fraction_bits)
-        return arrays
+        learned = learner.learn(query, Assignment(task, arrays, own, score, draws, cancelled))
+        _check_answer(query, task, {key: array.shape for key, array in arrays.items()}, len(own.inputs), learned)
+        _check_saturated(task, learned.get(LOSSES), own, cost_of(message, fraction_bits).fraction_bits)
+        return learned
 
     return answer
+
+
+def _check_answer(query: Query, task: Task, shapes: Shapes, num_examples: int, answer: object) -> None:
+    """Check an answer before it is stored and sent: the aggregator would reject it, and the encoder would fail."""
+    if not isinstance(answer, Mapping) or not all(isinstance(array, np.ndarray) for array in answer.values()):
+        raise WorkError(f"expected arrays by name from the learner, got {type(answer).__name__}")
+    bounds = dict(query.answer(task, shapes, num_examples))
+    if isinstance(query, AdditiveQuery) and LOSSES in bounds:  # still float64: the session quantizes them
+        bounds[LOSSES] = ArrayBounds(bounds[LOSSES].shape, np.float64)
+    try:
+        check_bounds(bounds, answer)
+    except Rejected as rejected:
+        raise WorkError(f"expected a usable answer to {type(query).__name__}, got {rejected}") from rejected
+    if (size := sum(array.nbytes for array in answer.values())) > FRAME_BYTES_MAX:
+        raise WorkError(f"expected an answer of at most {FRAME_BYTES_MAX} bytes, got {size}")
 
 
 def _check_saturated(task: Task, losses: Array | None, rows: Rows, fraction_bits: int) -> None:
@@ -89,8 +128,9 @@ def _check_saturated(task: Task, losses: Array | None, rows: Rows, fraction_bits
     else:
         action = "scale the input columns to about 1 at every site"
     coarser = "" if bits is None else f", or start each trainer with --score-bits {bits}"
-    raise BadData(
+    problem = (
         f"expected a summed loss below {UNITS_MAX * 2.0**-fraction_bits:.3g} with {fraction_bits} fraction bits, "
         f"got at least {least:.3g} for each of {len(losses)} candidates on task {task.name} "
         f"(an error of {error:.1g} a row): {action}{coarser}"
     )
+    raise BadData(problem, problem)

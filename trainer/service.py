@@ -80,7 +80,6 @@ class Trainer:
 
         Raises:
             Unreachable: the broker did not answer within the connect timeout.
-            BadData: the rows fit no task of a live run; Goodbye is sent.
         """
         idle = True
         for received in receive(self._link, self.connection, self._signing, self._clock):
@@ -94,12 +93,12 @@ class Trainer:
         self.connection.check(self._clock.now())
 
     def _on_worker(self, done: Done) -> Input:
-        if isinstance(done.outcome, Exception):
+        if isinstance(done.outcome, BaseException):
             return WorkFailed(done.run, done.round, done.outcome)
         if self.on_trained is not None:
             self.on_trained(done.train_s)
         cpu_s, memory = self._usage()
-        return WorkDone(done.run, done.round, done.outcome, done.train_s, cpu_s, memory)
+        return WorkDone(done.run, done.round, done.outcome, done.train_s, self.session.num_examples, cpu_s, memory)
 
     def _take(self, event: Input) -> None:
         output = self.session.step(event, self._clock.now())
@@ -110,7 +109,7 @@ class Trainer:
         for spent in output.spends:
             self._spool.spend(spent)
         for result in output.keeps:
-            self._spool.keep(result, self.session.name, self.session.num_examples)
+            self._spool.keep(result, self.session.name)
         for run, number in output.drops:
             self._spool.drop(run, number)
         if output.cancel:
@@ -119,8 +118,6 @@ class Trainer:
             self._worker.start(output.start)
         for outgoing in output.sends:
             self._link.send(encode(outgoing.topic, outgoing.message, outgoing.arrays, sign=self._signing.sign))
-        if output.failure is not None:
-            raise output.failure
 
     def _log(self, notice: Notice) -> None:
         about = {"trainer": self.session.name, "run": notice.run, "round": notice.round}

@@ -4,7 +4,9 @@ For each run that it follows, a trainer is
 
     OFFERED   it has sent Hello (and repeats it at each beacon)
     WELCOMED  it is on the roster of the run's term
-    DECLINED  it takes no part: its budget is used up, or it may not run the code of the task
+    DECLINED  it takes no part, and says why in Goodbye: its budget is used up, its rows do not fit, it may not run the
+              code of the task, or its work failed. A new term of the run or new rows make it OFFERED again, unless
+              the budget is used up
 
 and its one worker is
 
@@ -12,6 +14,9 @@ and its one worker is
     WORKING   -> IDLE     when the work is done: the result is pending. It is sent, and sent again with back-off, until
                           it is accepted, refused, acknowledged by a bitmap, or the run is finished
               -> WORKING  when a newer round of that run is received: the old work is cancelled
+              -> IDLE     when the work fails or takes longer than `work_seconds_max`: the run is declined
+
+No message ends a trainer: only its operator does.
 
 Messages of a lower term than the highest one seen come from an outdated aggregator and are ignored. A result is saved
 before it is sent. Only the newest pending result of a run is sent, so at most one of each run is in flight.
@@ -26,11 +31,12 @@ import math
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import assert_never, get_args
+from typing import NamedTuple, assert_never, get_args
 
 import numpy as np
 
-from fedmq.errors import BadData, CodeRefused, QueryRefused, Rejected, RejectReason
+from fedmq.algorithms.base import WORK_SECONDS_MAX
+from fedmq.errors import BadData, FedmqError, LimitExceeded, Rejected, RejectReason, named
 from fedmq.protocol import topics
 from fedmq.protocol.codec import Array, Packet, digest_of
 from fedmq.protocol.fixed_point import FRACTION_BITS, quantize
@@ -50,8 +56,9 @@ from fedmq.protocol.messages import (
 )
 from fedmq.runtime.clock import earliest
 from fedmq.trainer.budget import Budget, Cost, cost_of
+from fedmq.trainer.decline import Decline, decline_of
 from fedmq.trainer.high_water_marks import HighWaterMarks
-from fedmq.trainer.machine import Input, Notice, Outgoing, Output, PendingResult, WorkDone, WorkFailed
+from fedmq.trainer.machine import Input, Notice, Outgoing, Output, PendingResult, RowsRead, WorkDone, WorkFailed
 from fedmq.transport.link import (
     BrokerConnected,
     BrokerDisconnected,
@@ -66,6 +73,7 @@ SILENT_S = 5.0  # without a message, then a run may be replaced; an aggregator s
 PENDING_SILENT_S = 60.0  # the same for a run with a pending result: enough to restart an aggregator
 PENDING_MAX = 8  # results of one run
 HELLO_AGAIN_S, WAITING_HELLO_AGAIN_S, REFUSED_HELLO_AGAIN_S = 0.5, 2.0, 60.0
+DECLINED_AGAIN_S = 10.0  # between two Goodbyes to beacons of a run that is declined
 RESEND_S, RESEND_MAX_S = 0.5, 8.0
 STOP_S = 4.0  # to finish the work and to get its result acknowledged
 NOTICE_AGAIN_S = 10.0  # between log lines of one kind that a peer can cause,
@@ -73,6 +81,16 @@ IGNORED_AGAIN_S = 3600.0  # and about an ignored run, for which nothing changes 
 OTHER_REASON = "other"  # counts refusals with a reason that this version does not know
 
 _REASONS = frozenset(get_args(RejectReason))
+
+
+class Assigned(NamedTuple):
+    """A round that the worker has, or that waits for it."""
+
+    packet: Packet
+    run: str
+    round: int
+    model_digest: bytes
+    cost: Cost
 
 
 @dataclass
@@ -97,13 +115,13 @@ class FollowedRun:
     spread_s: float = 0.0  # over which returning trainers spread their messages
     last_message_at: float = -math.inf  # or the last reconnection; -inf: the run is finished
     live: bool = False  # its aggregator has sent something, not only the broker a round that it has kept
-    declined: bool = False
+    declined: Decline | None = None
     pending: dict[int, Delivery] = field(default_factory=dict)  # by round
 
     @property
     def patience_s(self) -> float:
         """Silence after which another run may replace this one."""
-        if not self.live or (self.declined and not self.pending):
+        if not self.live or (self.declined is not None and not self.pending):
             return 0.0
         return PENDING_SILENT_S if self.pending else SILENT_S
 
@@ -127,19 +145,18 @@ class Session:
         budget: Budget | None = None,
         marks: HighWaterMarks | None = None,
         labels: tuple[str, ...] = (),
+        work_seconds_max: float = WORK_SECONDS_MAX,
     ) -> None:
         self.name, self.num_examples, self.version, self.fraction_bits = name, num_examples, version, fraction_bits
-        self.labels = labels
+        self.labels, self.work_seconds_max = labels, work_seconds_max
         self.budget, self.marks = budget or Budget(), marks or HighWaterMarks()
         self.done = False
         self.runs: OrderedDict[str, FollowedRun] = OrderedDict()  # the one with the oldest message first
-        self.working: tuple[str, int] | None = None  # run and round,
-        self._model_digest, self._cost = b"", Cost(0, fraction_bits)  # its model's digest and its cost
+        self._work: Assigned | None = None  # what the worker does,
+        self._work_by = math.inf  # until this time at most
         self.rejections: dict[str, int] = {}
         self.refusals: dict[str, int] = {}
-        self._next: OrderedDict[str, Packet] = OrderedDict()  # the newest round of each run that waits for the worker
-        self._fits: set[str] = set()  # runs whose task the rows fit,
-        self._unfit: dict[str, BadData] = {}  # and others, not known to be live
+        self._next: OrderedDict[str, Assigned] = OrderedDict()  # the newest round of each run, waiting for the worker
         self._jitter = jitter
         self._connected = False
         self._stop_by: float | None = None
@@ -153,10 +170,16 @@ class Session:
     @property
     def wake_at(self) -> float | None:
         """Time at which the next `Tick` is due, or None."""
+        work_by = None if self._work is None else self._work_by
         if not self._connected:
-            return self._stop_by
+            return earliest(self._stop_by, work_by)
         newest = (followed.pending[max(followed.pending)] for followed in self.runs.values() if followed.pending)
-        return earliest(self._stop_by, *(delivery.send_at for delivery in newest))
+        return earliest(self._stop_by, work_by, *(delivery.send_at for delivery in newest))
+
+    @property
+    def working(self) -> tuple[str, int] | None:
+        """Run and round of the worker's work, or None."""
+        return None if self._work is None else (self._work.run, self._work.round)
 
     @property
     def status(self) -> str:
@@ -174,6 +197,14 @@ class Session:
     def step(self, event: Input, now: float) -> Output:
         """Process one input; return what to do."""
         self._output = Output()
+        self._apply(event, now)
+        if not self.done:
+            self._check_work_time(now)
+            self._resend(now)
+            self._start_or_end(now)
+        return self._output
+
+    def _apply(self, event: Input, now: float) -> None:
         match event:
             case MessageReceived():
                 self._on_message(event.packet, now)
@@ -186,19 +217,15 @@ class Session:
             case WorkDone():
                 self._on_work_done(event, now)
             case WorkFailed():
-                self._on_work_failed(event, now)
+                self._on_work_failed(event)
+            case RowsRead():
+                self._on_rows_read(event, now)
             case StopRequested():
-                self._stop_by = now if self._stop_by is not None else now + STOP_S
-                self._next.clear()
+                self._on_stop(now)
             case Tick():
                 pass
             case _:
                 assert_never(event)
-        self._check_unfit(now)
-        if not self.done:
-            self._resend(now)
-            self._start_or_end(now)
-        return self._output
 
     # --- messages -----------------------------------------------------------------------------------------------
 
@@ -256,6 +283,8 @@ class Session:
             pause_s = self._pause_s(followed)
             followed.term, followed.index, followed.hello_at = term, None, now + pause_s
             self._next.pop(run, None)  # a round of the earlier term; the one of this term is sent, or requested
+            if followed.declined is not None and not followed.declined.is_final:
+                followed.declined = None
             for delivery in followed.pending.values():
                 delivery.send_at, delivery.backoff_s = now + pause_s, RESEND_S
         return followed
@@ -267,7 +296,7 @@ class Session:
                 (followed.live, bool(followed.pending), followed.last_message_at, run)
                 for run, followed in self.runs.items()
                 if now - followed.last_message_at >= followed.patience_s
-                and (self.working is None or self.working[0] != run)
+                and (self._work is None or self._work.run != run)
             ]
             if not silent:
                 return False
@@ -285,22 +314,23 @@ class Session:
         if message.term == followed.round_term:
             new = message.round > followed.round
         else:  # the same round of a later term is the same work; any other one, even a lower one, is new
-            in_work = self.working == (message.run, message.round) and self._model_digest == model_digest
+            in_work = self._work is not None and self._work[1:4] == (message.run, message.round, model_digest)
             new = message.round not in followed.pending and not in_work
-        cost = cost_of(message, self.fraction_bits)
-        if new and not followed.declined and not self.budget.allows(message.run, cost.evaluations):
-            self._output.spends += self.budget.close(message.run)
-            text = f"run {message.run}: another round would go beyond --max-evaluations {self.budget.cap}"
-            self._output.notices.append(Notice(f"{text}: takes no further part in it", message.run, warning=True))
-            self._decline(message.run, followed)
-        elif followed.declined:
-            self._decline(message.run, followed)  # again: the first Goodbye may have been lost
+        if followed.declined is not None:
+            self._decline(message.run, followed, followed.declined)  # again: the first Goodbye may have been lost
         elif new:
-            self._cancel(message.run)
-            self._next[message.run] = packet
+            cost = cost_of(message, self.fraction_bits)
+            if self.budget.allows(message.run, cost.evaluations):
+                self._cancel(message.run)
+                self._next[message.run] = Assigned(packet, message.run, message.round, model_digest, cost)
+            else:
+                self._output.spends += self.budget.close(message.run)
+                self._decline(message.run, followed, self._used_up())
+                text = f"run {message.run}: another round would go beyond --max-evaluations {self.budget.cap}"
+                self._output.notices.append(Notice(f"{text}: takes no further part in it", message.run, warning=True))
         if new or message.term != followed.round_term:
             followed.round, followed.round_term = message.round, message.term
-        if followed.index is None:
+        if followed.index is None and followed.declined is None:
             self._hello(message.run, followed, now)
 
     def _on_beacon(self, message: Beacon, followed: FollowedRun, now: float) -> None:
@@ -364,64 +394,66 @@ class Session:
 
     def _reject(self, rejected: Rejected) -> None:
         self.rejections[rejected.reason] = self.rejections.get(rejected.reason, 0) + 1
-        if isinstance(rejected, CodeRefused | QueryRefused):
-            self._limited(str(rejected), f"takes no part: {rejected}")
-        else:
-            self._limited(rejected.reason, f"a message was rejected: {rejected}")
+        self._limited(rejected.reason, f"a message was rejected: {rejected}")
 
     # --- work ---------------------------------------------------------------------------------------------------
 
     def _on_work_done(self, event: WorkDone, now: float) -> None:
-        if self.working != (event.run, event.round):
+        work = self._work
+        if work is None or (work.run, work.round) != (event.run, event.round):
             return  # it was cancelled
-        self.working = None
-        self._fits.add(event.run)
+        self._work, self.num_examples = None, event.num_examples
         text = f"round {event.round} of run {event.run} took {event.train_s:.3f} s"
         self._output.notices.append(Notice(text, event.run, event.round))
         followed = self.runs[event.run]
-        fraction_bits = self._cost.fraction_bits
+        fraction_bits = work.cost.fraction_bits
         done = event._replace(arrays=quantize(event.arrays, fraction_bits))
         result = PendingResult(
-            **done._asdict(), term=followed.round_term, model_digest=self._model_digest, fraction_bits=fraction_bits
+            **done._asdict(), term=followed.round_term, model_digest=work.model_digest, fraction_bits=fraction_bits
         )
         followed.pending[event.round] = Delivery(result, send_at=now)
         self._output.keeps.append(result)
-        self._output.spends += self.budget.spend(event.run, self._cost.evaluations)
+        self._output.spends += self.budget.spend(event.run, work.cost.evaluations)
         while len(followed.pending) > PENDING_MAX:
             self._release(event.run, followed, min(followed.pending))
 
-    def _on_work_failed(self, event: WorkFailed, now: float) -> None:
-        if self.working != (event.run, event.round):
-            return  # it was cancelled
-        self.working = None
-        error, followed = event.error, self.runs[event.run]
+    def _on_work_failed(self, event: WorkFailed) -> None:
+        if self.working == (event.run, event.round):  # else it was cancelled
+            self._work_failed(event.error)
+
+    def _work_failed(self, error: BaseException) -> None:
+        """Decline the run of the work, whatever the error: another run may do better."""
+        work, self._work = self._work, None
+        assert work is not None
         if isinstance(error, Rejected):
-            self._reject(error)
-            if isinstance(error, CodeRefused | QueryRefused):
-                self._decline(event.run, followed)
-        elif not isinstance(error, BadData):
-            self._fail(error, now)
-        elif self._fits - {event.run}:  # the rows fit another run: leave this one to other trainers
-            self._decline(event.run, followed)
-            self._limited(str(error), f"takes no part: {error}", event.run)
-        elif followed.live:
-            self._fail(error, now)
-        else:
-            self._unfit[event.run] = error
+            self.rejections[error.reason] = self.rejections.get(error.reason, 0) + 1
+        decline = decline_of(error)
+        if decline.reason == "code" and self.budget.cap is not None:
+            decline = decline._replace(detail="")  # it could tell more of the rows than the limited scores
+        self._decline(work.run, self.runs[work.run], decline)
+        text = str(error) if isinstance(error, FedmqError) else f"its work failed: {named(error)}"
+        self._limited(text, f"takes no part in run {work.run}: {text}", work.run, work.round)
 
-    def _check_unfit(self, now: float) -> None:
-        """Fail if the rows fit no run and one that they do not fit is live. A round kept by the broker is no proof."""
-        if self._fits or self.done:
+    def _check_work_time(self, now: float) -> None:
+        """Cancel work that takes too long; the run is declined."""
+        if self._work is not None and now >= self._work_by:
+            self._output.cancel = True
+            self._work_failed(
+                LimitExceeded(f"round {self._work.round} took longer than --work-seconds-max {self.work_seconds_max:g}")
+            )
+
+    def _on_rows_read(self, event: RowsRead, now: float) -> None:
+        """Offer the new rows to all runs, those that were declined too."""
+        if isinstance(event.outcome, BadData):
+            self._output.notices.append(Notice(f"rows are not read again: {event.outcome}", warning=True))
             return
-        for run, error in self._unfit.items():
-            if run in self.runs and self.runs[run].live:
-                self._fail(error, now)
-                return
-
-    def _fail(self, error: Exception, now: float) -> None:
-        self._output.failure = error
-        self._stop_by = now
-        self._next.clear()
+        self.num_examples = event.outcome
+        self._output.notices.append(Notice(f"rows read again: {self.num_examples} rows", warning=True))
+        for run, followed in self.runs.items():
+            if followed.declined is not None and not followed.declined.is_final:
+                mark = self.marks.of(run)  # the open round again
+                followed.declined, followed.round_term, followed.round = None, mark.term, mark.round
+            followed.index, followed.hello_at = None, now
 
     def _resend(self, now: float) -> None:
         if not self._connected:
@@ -433,40 +465,45 @@ class Session:
                 delivery.attempt += 1
                 delivery.send_at = now + delivery.backoff_s * (0.5 + float(self._jitter.random()))
                 delivery.backoff_s = min(2 * delivery.backoff_s, RESEND_MAX_S)
-                result = delivery.result.result(self.name, self.num_examples, followed.term, delivery.attempt)
+                result = delivery.result.result(self.name, followed.term, delivery.attempt)
                 self._send(run, result, delivery.result.arrays)
 
     def _start_or_end(self, now: float) -> None:
         """Start the next work, or end when the trainer is asked to and has nothing left to wait for."""
         if self._stop_by is not None:
-            waits = self.working is not None or any(followed.pending for followed in self.runs.values())
+            waits = self._work is not None or any(followed.pending for followed in self.runs.values())
             if now >= self._stop_by or not waits or not self._connected:
                 self._end()
             return
-        if self.working is None and self._next:
-            run, packet = self._next.popitem(last=False)
-            message = packet.message
-            assert isinstance(message, Round)
-            self.working = (run, message.round)
-            self._model_digest, self._cost = digest_of(message.arrays), cost_of(message, self.fraction_bits)
-            self._output.start = packet
+        if self._work is None and self._next:
+            _, self._work = self._next.popitem(last=False)
+            self._work_by = now + self.work_seconds_max
+            self._output.start = self._work.packet
+
+    def _on_stop(self, now: float) -> None:
+        """Give the work and its acknowledgement a moment; on a second request, none."""
+        self._stop_by = now if self._stop_by is not None else now + STOP_S
+        self._next.clear()
 
     def _end(self) -> None:
-        self.done = True
-        self._output.cancel, self.working = self._output.cancel or self.working is not None, None
+        self._output.cancel, self._work = self._output.cancel or self._work is not None, None
         for run, followed in self.runs.items():
-            self._send(run, Goodbye(run=run, term=followed.term, trainer=self.name))
+            self._goodbye(run, followed, followed.declined or Decline("leaving"))
+        self.done = True
 
-    def _decline(self, run: str, followed: FollowedRun) -> None:
+    def _decline(self, run: str, followed: FollowedRun, decline: Decline) -> None:
         self._cancel(run)
-        followed.declined = True
-        self._send(run, Goodbye(run=run, term=followed.term, trainer=self.name))
+        followed.declined = decline
+        self._goodbye(run, followed, decline)
+
+    def _used_up(self) -> Decline:
+        return Decline("evaluations", f"--max-evaluations {self.budget.cap} are used up")
 
     def _cancel(self, run: str) -> None:
         """Give up all work on a run."""
         self._next.pop(run, None)
-        if self.working is not None and self.working[0] == run:
-            self._output.cancel, self.working = True, None
+        if self._work is not None and self._work.run == run:
+            self._output.cancel, self._work = True, None
 
     # --- outputs ------------------------------------------------------------------------------------------------
 
@@ -476,7 +513,11 @@ class Session:
     def _hello(self, run: str, followed: FollowedRun, now: float, again_s: float = HELLO_AGAIN_S) -> None:
         if now < followed.hello_at or self._stop_by is not None:
             return
-        if followed.declined or not self.budget.allows(run, 1):
+        if followed.declined is None and not self.budget.allows(run, 1):
+            followed.declined = self._used_up()
+        if followed.declined is not None:
+            followed.hello_at = now + DECLINED_AGAIN_S
+            self._goodbye(run, followed, followed.declined)
             return
         followed.hello_at = now + again_s
         hello = Hello(
@@ -490,6 +531,10 @@ class Session:
             versions=(PROTOCOL_VERSION_MIN, PROTOCOL_VERSION),
         )
         self._send(run, hello)
+
+    def _goodbye(self, run: str, followed: FollowedRun, decline: Decline) -> None:
+        if not self.done:
+            self._send(run, Goodbye(run=run, term=followed.term, trainer=self.name, **decline._asdict()))
 
     def _limited(self, kind: str, text: str, run: str | None = None, round: int | None = None) -> None:
         """Add a warning that a peer can cause at any rate."""

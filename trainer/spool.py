@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 class Spool(Protocol):
     """Durable storage of a session."""
 
-    def keep(self, result: PendingResult, trainer: str, num_examples: int) -> None:
+    def keep(self, result: PendingResult, trainer: str) -> None:
         """Store a pending result; it is durable on return."""
 
     def drop(self, run: str, round: int) -> None:
@@ -53,7 +53,7 @@ class MemorySpool:
         self.spent: dict[str, Spent] = {}
         self.marks: dict[str, HighWaterMark] = {}
 
-    def keep(self, result: PendingResult, trainer: str, num_examples: int) -> None:
+    def keep(self, result: PendingResult, trainer: str) -> None:
         self.results[result.run, result.round] = result
 
     def drop(self, run: str, round: int) -> None:
@@ -94,9 +94,9 @@ class FileSpool:
                 log.warning("%s is skipped, its round is worked on again: %s", path, error)
         return found
 
-    def keep(self, result: PendingResult, trainer: str, num_examples: int) -> None:
+    def keep(self, result: PendingResult, trainer: str) -> None:
         """See `Spool`. On a full disk the result stays in memory only."""
-        message = result.result(trainer, num_examples, result.term)
+        message = result.result(trainer, result.term)
         content = msgspec.msgpack.encode(encode(topics.UP + result.run, message, result.arrays))
         _write(self._path(result.run, result.round), content, "the result")
 

@@ -23,7 +23,7 @@ class Done(NamedTuple):
 
     run: str
     round: int
-    outcome: dict[str, Array] | Exception
+    outcome: dict[str, Array] | BaseException
     train_s: float
 
 
@@ -45,12 +45,12 @@ def perform(packet: Packet, learn: Learn, cancelled: Cancelled, clock: Clock) ->
     message = packet.message
     assert isinstance(message, Round)
     began = clock.now()
-    outcome: dict[str, Array] | Exception
+    outcome: dict[str, Array] | BaseException
     try:
         outcome = learn(packet, cancelled)
     except WorkCancelled:
         return None
-    except Exception as error:  # noqa: BLE001  a thread has no caller: the session decides about the error
+    except BaseException as error:  # noqa: BLE001  SystemExit too: the session decides about the error
         outcome = error
     return Done(message.run, message.round, outcome, max(0.0, clock.now() - began))
 

@@ -16,12 +16,13 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Meta
 
-from fedmq.errors import Rejected
+from fedmq.errors import LimitExceeded, Rejected
 from fedmq.models.arrays import Floats
 from fedmq.models.losses import ROW_CROSS_ENTROPY_MAX, ROW_SQUARED_ERROR_MAX, Scores
+from fedmq.models.networks import Code
 from fedmq.protocol.codec import Shape, check_arrays
 from fedmq.protocol.messages import FRACTION_BITS_MAX
-from fedmq.tasks.task import Rows, Task
+from fedmq.tasks.task import BLOCK_VALUES, Rows, Task
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 Shapes = Mapping[str, Shape]  # of the arrays that a round sends down, by name
@@ -36,7 +37,11 @@ Exponent = Annotated[float, Meta(ge=-MUTATION_EXPONENT_MAX, le=MUTATION_EXPONENT
 Mutation = tuple[Exponent, Exponent]  # log10 of the smallest and largest mutation scale
 BYZANTINE_SHARE = 5  # one trainer in so many is expected to be Byzantine
 SUM_BITS_MAX = 62  # a sum of int64 stays below 2**62
-VALUES_MAX = 1 << 26  # numbers that one query may make a trainer hold at once: 512 MiB of float64
+MEMORY_BYTES_MAX = 1 << 31  # that the work of one round may need; a trainer may give less
+OPERATIONS_PER_S = 10**11  # no core is faster: work that cannot end in time is refused before it begins
+WORK_SECONDS_MAX = 3600.0  # for the work of one round; a trainer may give less or more
+SCORING_COPIES, SEARCH_COPIES = 2, 8  # of the candidates: measured, see tests/unit/test_demand.py
+BLOCK_COPIES = 4  # of the widest layer's numbers, for one block of rows
 
 
 class ArrayBounds(NamedTuple):
@@ -50,6 +55,20 @@ class ArrayBounds(NamedTuple):
     smallest: float = -math.inf  # an int for integers
     largest: float = math.inf
     rows_max: int | None = None
+
+
+class Demand(NamedTuple):
+    """What the work of one round needs at most, known before it begins."""
+
+    memory_bytes: int  # held at once
+    operations: int  # multiplications: candidates x generations x rows x parameters
+
+
+class WorkLimits(NamedTuple):
+    """What a trainer gives to the work of one round."""
+
+    memory_bytes: int = MEMORY_BYTES_MAX
+    seconds: float = WORK_SECONDS_MAX
 
 
 class Query(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, tag_field="kind"):
@@ -75,8 +94,8 @@ class Query(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
         raise NotImplementedError
 
     @abstractmethod
-    def values(self, task: Task, shapes: Shapes) -> int:
-        """Return how many numbers the work holds at once, at most VALUES_MAX."""
+    def demand(self, task: Task, shapes: Shapes, num_examples: int) -> Demand:
+        """Return what the work on so many rows needs; the aggregator asks with one row, before a run begins."""
         raise NotImplementedError
 
     def check(self, task: Task, shapes: Shapes) -> None:
@@ -108,20 +127,40 @@ class AdditiveQuery(Query, frozen=True):
             )
 
 
-def check_down(query: Query, task: Task, arrays: Arrays) -> None:
-    """Check the arrays that a query comes with, and that its work has a bearable size.
+def check_down(
+    query: Query, task: Task, arrays: Arrays, num_examples: int = 1, limits: WorkLimits | None = None
+) -> None:
+    """Check the arrays that a query comes with, and that its work fits the limits.
 
     Raises:
         Rejected: with the reason `arrays`, `dtype`, `shape`, `not-finite` or `values`.
+        LimitExceeded: the work needs more memory or time; nothing has been allocated for it.
     """
     check_bounds(query.arrays(task), arrays)
     shapes = {name: array.shape for name, array in arrays.items()}
     query.check(task, shapes)
-    values = query.values(task, shapes)
-    if values > VALUES_MAX:
-        raise Rejected(
-            "values", f"expected work on at most {VALUES_MAX} numbers at once, got {values}: lower the population"
+    needed, limits = query.demand(task, shapes, num_examples), limits or WorkLimits()
+    if needed.memory_bytes > limits.memory_bytes:
+        raise LimitExceeded(
+            f"expected work in at most {limits.memory_bytes >> 20} MiB of memory, got {needed.memory_bytes >> 20} MiB "
+            f"for a model of {task.model.num_parameters} parameters: lower the population, or take a smaller model"
         )
+    operations_max = limits.seconds * OPERATIONS_PER_S
+    if needed.operations > operations_max:
+        raise LimitExceeded(
+            f"expected at most {operations_max:.1e} operations, which no machine does in {limits.seconds:g} s, got "
+            f"{needed.operations:.1e}: lower the generations, the steps or the population"
+        )
+
+
+def demand_of_scores(
+    task: Task, candidates: int, num_examples: int, *, times: int = 1, copies: int = SCORING_COPIES
+) -> Demand:
+    """Return the demand of scoring so many candidates at once, `times` in a row."""
+    numbers = candidates * task.model.num_parameters
+    widest = 1 if isinstance(task.model, Code) else task.model.widest
+    block = BLOCK_COPIES * max(BLOCK_VALUES, candidates * widest)
+    return Demand(8 * (copies * numbers + block), times * numbers * max(1, num_examples))
 
 
 def check_bounds(bounds: Mapping[str, ArrayBounds], arrays: Arrays) -> None:
@@ -318,8 +357,8 @@ class Assignment:
 class Learner(NamedTuple):
     """The trainer's half of an algorithm, for one kind of query.
 
-    `learn` returns the answer's arrays, losses as float64. It raises BadConfiguration if the model cannot be trained
-    in this way, and WorkCancelled when `cancelled()` is true.
+    `learn` returns the answer's arrays, losses as float64. It raises WorkError if the model cannot be trained
+    in this way, and WorkCancelled when `cancelled()` is true: it asks between two generations or steps.
     """
 
     query: type[Query]

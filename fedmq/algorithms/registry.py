@@ -7,7 +7,7 @@ of its own, by the query's kind, as one of `fedmq.learners`. Only the one that i
 import importlib.util
 import sys
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, lru_cache
 from hashlib import sha256
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -24,6 +24,7 @@ from fedmq.tasks.task import Task
 
 GROUP, LEARNERS_GROUP = "fedmq.algorithms", "fedmq.learners"
 DEFAULT_ALGORITHM = "evolution"
+QUERIES_KEPT = 64  # each a part of a header of 4 KiB
 BUILTIN = {
     "evolution": "fedmq.algorithms.evolution.strategy:Evolution",
     "averaging": "fedmq.algorithms.averaging.strategy:Averaging",
@@ -91,7 +92,7 @@ def find_learner(kind: str) -> Learner:
         )
     try:
         learner = entry.load()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise QueryRefused(f"the learner of {kind!r:.80} cannot be loaded: {named(error)}") from error
     if not isinstance(learner, Learner):
         raise QueryRefused(f"the learner of {kind!r:.80}: expected a Learner, got {type(learner).__name__}")
@@ -101,9 +102,16 @@ def find_learner(kind: str) -> Learner:
 def decode_query(raw: msgspec.Raw | bytes) -> tuple[Query, Learner]:
     """Return the query that a Round carries, and its learner.
 
+    Most rounds of a run carry the same bytes: they are decoded once. A query is frozen, so rounds may share it.
+
     Raises:
         QueryRefused: an unknown kind, or fields that are wrong for it.
     """
+    return _decoded(bytes(raw))
+
+
+@lru_cache(maxsize=QUERIES_KEPT)
+def _decoded(raw: bytes) -> tuple[Query, Learner]:
     try:
         kind = msgspec.msgpack.decode(raw, type=_Kind).kind
     except Exception as error:  # not only msgspec's: text that is not UTF-8, nesting that is too deep

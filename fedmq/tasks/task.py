@@ -2,13 +2,14 @@
 
 import re
 import sys
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, cast
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from fedmq.errors import BadConfiguration, BadData, one_line
+from fedmq.errors import BadConfiguration, BadData, WorkCancelled, one_line
 from fedmq.models.arrays import Floating, Floats, Integers
 from fedmq.models.losses import Scores, cross_entropy, squared_error
 from fedmq.models.networks import Code, Model
@@ -71,15 +72,17 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
                 "only values that squared-error compares have a scale"
             )
 
-    def score(self, population: Floating, rows: Rows) -> Scores:
+    def score(self, population: Floating, rows: Rows, cancelled: Callable[[], bool] | None = None) -> Scores:
         """Return the summed loss and the number of correct rows of each candidate, on rows returned by `fit`
         and `scaled`.
 
         `population` is (population, num_parameters), float64 or float32. A class is correct if its output is the
-        largest, a value if its error is below CORRECT_WITHIN. Blocks of rows bound the memory.
+        largest, a value if its error is below CORRECT_WITHIN. Blocks of rows bound the memory; `cancelled`, if given,
+        is called after each block but the last.
 
         Raises:
             BadConfiguration: the model is code, which runs only in a trainer's sandbox.
+            WorkCancelled: `cancelled()` is true.
         """
         if isinstance(self.model, Code):
             raise BadConfiguration(f"expected a task that is data, got {self.name}, which is scored by code")
@@ -87,6 +90,8 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         correct = np.zeros(len(population), dtype=np.int64)
         block = max(1, BLOCK_VALUES // max(1, len(population) * self.model.widest))
         for start in range(0, len(rows.inputs), block):
+            if start and cancelled is not None and cancelled():
+                raise WorkCancelled("the scores are needless: the work was cancelled")
             outputs = self.model.forward(population, rows.inputs[start : start + block])
             targets = rows.targets[start : start + block]
             if self.loss == "cross-entropy":
@@ -111,10 +116,8 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         checked = as_rows(rows.inputs, rows.targets, f"rows for task {self.name}")
         columns = checked.inputs.shape[1]
         if columns != self.model.inputs:
-            raise BadData(
-                f"expected {self.model.inputs} input columns for task {self.name}, got {columns}: "
-                "give rows with these columns, the target not among them"
-            )
+            problem = f"expected {self.model.inputs} input columns for task {self.name}, got {columns}"
+            raise BadData(f"{problem}: give rows with these columns, the target not among them", problem)
         if self.loss != "cross-entropy":
             return checked
         assert not isinstance(self.model, Code)  # its loss is its own
@@ -122,9 +125,10 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         wrong = (targets != np.floor(targets)) | (targets < 0) | (targets >= self.model.outputs)
         if wrong.any():
             row = int(wrong.argmax())
+            problem = f"expected a class from 0 to {self.model.outputs - 1} as target for task {self.name}"
             raise BadData(
-                f"expected a class from 0 to {self.model.outputs - 1} as target for task {self.name}, "
-                f"got {targets[row]:g} in row {row + 1}: number the classes from 0"
+                f"{problem}, got {targets[row]:g} in row {row + 1}: number the classes from 0",
+                f"{problem}, got another",
             )
         return Rows(checked.inputs, targets.astype(np.int64))
 

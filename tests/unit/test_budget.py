@@ -56,7 +56,7 @@ class Bob:
         said = self.take(effects)
         while self.session.working is not None:
             run, number = self.session.working
-            said += self.take(self.session.step(WorkDone(run, number, {"losses": np.zeros(1)}, 0.1), 0.0))
+            said += self.take(self.session.step(WorkDone(run, number, {"losses": np.zeros(1)}, 0.1, 2), 0.0))
         return said
 
     def take(self, effects: Output) -> list[Message]:

@@ -46,7 +46,7 @@ def hear(bob: Session, *, run: str = "run", term: int = 3, round: int = 5, at: f
 
 def work(bob: Session, round: int = 5) -> Output:
     arrays = {"model": np.zeros(3), "losses": np.zeros(1), "correct": np.zeros(1, np.int64)}
-    return bob.step(WorkDone("run", round, arrays, 0.1), 2.0)
+    return bob.step(WorkDone("run", round, arrays, 0.1, 2), 2.0)
 
 
 def accept(bob: Session, round: int = 5) -> Output:

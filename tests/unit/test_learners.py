@@ -11,7 +11,7 @@ from strategy_rounds import learned
 
 from fedmq.algorithms.averaging.query import EvolutionLearner, GradientLearner, Train
 from fedmq.algorithms.evolution.query import Evolve
-from fedmq.errors import BadConfiguration, Rejected, WorkCancelled
+from fedmq.errors import Rejected, WorkCancelled, WorkError
 from fedmq.tasks.task_file import find_task, task_rows
 
 Floats = npt.NDArray[np.float64]
@@ -117,12 +117,12 @@ def test_received_model_is_scored_before_it_is_trained() -> None:
 
 
 def test_diverging_learning_rate_is_refused_by_name() -> None:
-    with pytest.raises(BadConfiguration, match="learning_rate"):
+    with pytest.raises(WorkError, match=r"^learning_rate 5 diverged on task linear: try 0\.5$"):
         learned(LINEAR, Train(GradientLearner(steps=5000, learning_rate=5.0)), {"model": np.zeros(3)}, BOB)
 
 
 def test_gradient_learner_refuses_a_network() -> None:
-    with pytest.raises(BadConfiguration, match=r"^expected a linear model .* got MLP"):
+    with pytest.raises(WorkError, match=r"^expected a linear model .* got MLP"):
         learned(XOR, Train(GradientLearner()), {"model": np.zeros(22)}, XOR_ROWS, np.random.default_rng(1))
 
 

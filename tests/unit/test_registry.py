@@ -17,12 +17,12 @@ from fedmq import MLP, Task
 from fedmq.algorithms import registry
 from fedmq.algorithms.additive import Additive
 from fedmq.algorithms.averaging.query import EvolutionLearner, GradientLearner, Train
-from fedmq.algorithms.base import VALUES_MAX, Query, check_down, encode_query
+from fedmq.algorithms.base import Query, encode_query
 from fedmq.algorithms.conformance import check_first_plan
 from fedmq.algorithms.evaluation.query import Evaluate
 from fedmq.algorithms.evolution.query import Evolve
 from fedmq.algorithms.registry import algorithm_names, decode_query, find_algorithm
-from fedmq.errors import BadConfiguration, QueryRefused, Rejected
+from fedmq.errors import BadConfiguration, QueryRefused
 from fedmq.tasks.task_file import find_task
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "openai_es.py"
@@ -102,20 +102,10 @@ def test_query_without_declarations_cannot_be_made() -> None:
         ("arrays", (XOR,)),
         ("answer", (XOR, {}, 1)),
         ("evaluations", ({},)),
-        ("values", (XOR, {})),
+        ("demand", (XOR, {}, 1)),
     ):
         with pytest.raises(NotImplementedError):
             getattr(Free(), method)(*arguments)
-
-
-def test_work_on_too_many_numbers_is_rejected() -> None:
-    query = Evolve(elites=0, population=100_000)
-    task = Task(name="wide", model=MLP((1000, 1, 2)), loss="cross-entropy", metric="accuracy", target=1.0)
-    arrays = {"ids": np.arange(1), "pool": np.zeros((1, task.model.num_parameters))}
-    with pytest.raises(Rejected) as rejected:
-        check_down(query, task, arrays)
-    assert rejected.value.reason == "values"
-    assert str(VALUES_MAX) in rejected.value.detail
 
 
 def test_model_too_large_for_a_round_is_refused_before_the_run() -> None:

@@ -10,7 +10,15 @@ from msgspec import structs
 
 from fedmq.algorithms.averaging.query import GradientLearner, Train
 from fedmq.algorithms.base import encode_query
-from fedmq.errors import Rejected
+from fedmq.errors import (
+    BadConfiguration,
+    BadData,
+    CodeRefused,
+    LimitExceeded,
+    QueryRefused,
+    Rejected,
+    WorkError,
+)
 from fedmq.protocol.codec import Packet, decode, digest_of, encode, pack
 from fedmq.protocol.messages import (
     Accepted,
@@ -30,8 +38,17 @@ from fedmq.protocol.messages import Goodbye as GoodbyeMessage
 from fedmq.runtime.rng import derive_rng
 from fedmq.tasks.task_file import find_task
 from fedmq.trainer import session as session_module
-from fedmq.trainer.machine import Input, Output, WorkDone, WorkFailed
-from fedmq.trainer.session import HELLO_AGAIN_S, PENDING_MAX, RESEND_MAX_S, RESEND_S, STOP_S, Session
+from fedmq.trainer.budget import Budget
+from fedmq.trainer.machine import Input, Output, RowsRead, WorkDone, WorkFailed
+from fedmq.trainer.session import (
+    DECLINED_AGAIN_S,
+    HELLO_AGAIN_S,
+    PENDING_MAX,
+    RESEND_MAX_S,
+    RESEND_S,
+    STOP_S,
+    Session,
+)
 from fedmq.transport.link import BrokerConnected, BrokerDisconnected, MessageReceived, StopRequested, Tick
 
 TASK = find_task("linear")
@@ -68,7 +85,7 @@ class Scene:
         return self.hear(Welcome(run="run", term=term, trainer="bob", index=index))
 
     def worked(self, number: int, *, run: str = "run", at: float | None = None) -> Output:
-        return self.take(WorkDone(run, number, {"model": np.full(3, float(number))}, 0.1), at)
+        return self.take(WorkDone(run, number, {"model": np.full(3, float(number))}, 0.1, 2), at)
 
     def held(self, run: str = "run") -> list[int]:
         return sorted(self.session.runs[run].pending)
@@ -159,13 +176,104 @@ def test_repeated_and_reordered_rounds_have_no_effect() -> None:
     assert scene.round(2).start is None
 
 
-def test_failed_work_is_not_repeated_until_a_newer_round() -> None:
+@pytest.mark.parametrize(
+    ("error", "reason", "detail"),
+    [
+        (BadData("got 7.25 in row 3: correct it", "expected 2 columns, got 3"), "rows", "expected 2 columns, got 3"),
+        (BadData("/home/bob/rows.csv: cannot be read"), "rows", "the rows cannot be used"),
+        (CodeRefused("not signed"), "code", "not signed"),
+        (Rejected("code", "the code failed: KeyError: 1"), "code", "the code failed: KeyError: 1"),
+        (QueryRefused("an unknown kind"), "query", "an unknown kind"),
+        (Rejected("shape", "expected 3, got 2"), "query", "shape: expected 3, got 2"),
+        (LimitExceeded("10 GiB of memory"), "limit", "10 GiB of memory"),
+        (WorkError("learning_rate 5 diverged"), "work", "learning_rate 5 diverged"),
+        (BadConfiguration("expected fewer elites"), "work", "expected fewer elites"),
+        (MemoryError("Unable to allocate 3.9 GiB"), "work", "MemoryError in the work"),
+        (KeyError("7.25, a value of a row"), "work", "KeyError in the work"),
+        (SystemExit(78), "work", "SystemExit in the work"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
+)
+def test_work_that_fails_declines_its_run_and_the_trainer_takes_the_next(
+    error: BaseException, reason: str, detail: str
+) -> None:
     scene = Scene()
     scene.round(1)
-    assert scene.take(WorkFailed("run", 1, Rejected("shape", "other"))).sends == []
-    assert scene.session.working is None
-    assert scene.round(1).start is None
-    assert started(scene.round(2)) == 2
+    effects = scene.take(WorkFailed("run", 1, error))
+    assert [(one.run, one.reason, one.detail) for one in sent(effects, GoodbyeMessage)] == [("run", reason, detail)]
+    assert [notice.run for notice in effects.notices] == ["run"]
+    assert (scene.session.done, scene.session.working) == (False, None)
+    assert started(scene.round(2)) is None, "a declined run gets no more work"
+    assert started(scene.round(1, run="next")) == 1
+    assert len(sent(scene.worked(1, run="next"), Result)) == 1
+
+
+def test_declined_run_is_tried_again_in_its_next_term() -> None:
+    scene = Scene()
+    scene.round(1)
+    scene.take(WorkFailed("run", 1, WorkError("it diverged")))
+    assert [one.reason for one in sent(scene.round(2), GoodbyeMessage)] == ["work"], "the first may have been lost"
+    assert [hello.term for hello in sent(scene.beacon(1, term=2), Hello)] == [2]
+    assert started(scene.round(1, term=2)) == 1
+
+
+def test_beacons_of_a_declined_run_get_its_reason_now_and_then() -> None:
+    scene = Scene()
+    scene.round(1)
+    scene.take(WorkFailed("run", 1, WorkError("it diverged")))
+    for seconds, goodbyes in ((1.0, 1), (2.0, 0), (DECLINED_AGAIN_S, 0), (1.0 + DECLINED_AGAIN_S, 1)):
+        effects = scene.beacon(2, at=seconds)
+        assert len(sent(effects, GoodbyeMessage)) == goodbyes
+        assert sent(effects, Hello) == []
+
+
+def test_code_cannot_tell_of_the_rows_by_failing_where_evaluations_are_limited() -> None:
+    scene = Scene()
+    scene.session.budget = Budget(10)
+    scene.round(1)
+    effects = scene.take(WorkFailed("run", 1, Rejected("code", "ValueError: 7.25")))
+    assert [(one.reason, one.detail) for one in sent(effects, GoodbyeMessage)] == [("code", "")]
+
+
+def test_work_is_limited_in_time() -> None:
+    scene = Scene()
+    scene.session.work_seconds_max = 20.0
+    scene.round(1, at=1.0)
+    scene.round(1, run="next", at=5.0)
+    assert scene.session.wake_at == 21.0
+    assert not scene.take(Tick(), at=20.9).cancel
+    effects = scene.take(Tick(), at=21.0)
+    assert (effects.cancel, started(effects)) == (True, 1), "the next run is worked on"
+    (goodbye,) = sent(effects, GoodbyeMessage)
+    assert (goodbye.run, goodbye.reason) == ("run", "limit")
+    assert "--work-seconds-max 20" in goodbye.detail
+    assert scene.session.working == ("next", 1)
+    assert scene.session.wake_at == 41.0
+
+
+def test_rows_that_were_read_again_are_offered_to_all_runs_but_not_beyond_the_budget() -> None:
+    scene = Scene()
+    scene.session.budget = Budget(1)
+    for run, error in (("good", None), ("unfit", BadData("3 columns"))):
+        scene.round(1, run=run)
+        if error is not None:
+            scene.take(WorkFailed(run, 1, error))
+        else:
+            scene.worked(1, run=run)
+    scene.hear(Accepted(run="good", term=1, trainer="bob", round=1))
+    assert [one.reason for one in sent(scene.round(2, run="good"), GoodbyeMessage)] == ["evaluations"]
+    assert "rows read again: 7 rows" in [notice.text for notice in scene.take(RowsRead(7)).notices]
+    assert [hello.num_examples for hello in sent(scene.round(1, run="unfit", at=1.0), Hello)] == [7]
+    assert scene.session.working == ("unfit", 1), "the same round, with the new rows"
+    effects = scene.round(3, run="good")
+    assert [one.reason for one in sent(effects, GoodbyeMessage)] == ["evaluations"]
+
+
+def test_rows_that_cannot_be_read_again_leave_the_session_as_it_was() -> None:
+    scene = holding()
+    (notice,) = scene.take(RowsRead(BadData("rows.csv: no such file"))).notices
+    assert "rows.csv: no such file" in notice.text
+    assert (scene.session.num_examples, scene.held(), scene.session.done) == (2, [1], False)
 
 
 # Every kind of message and of input is handled by name
@@ -358,7 +466,7 @@ def test_stop_waits_for_work_and_acknowledgement_then_sends_goodbye() -> None:
     assert len(sent(scene.worked(1, at=1.0), Result)) == 1
     assert not scene.session.done
     effects = scene.hear(Accepted(run="run", term=1, trainer="bob", round=1))
-    assert sent(effects, GoodbyeMessage) == [GoodbyeMessage(run="run", term=1, trainer="bob")]
+    assert sent(effects, GoodbyeMessage) == [GoodbyeMessage(run="run", term=1, trainer="bob", reason="leaving")]
     assert scene.session.done
     assert scene.take(Tick(), at=9.0).sends == [], "Goodbye is sent once"
 

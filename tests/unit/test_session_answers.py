@@ -31,7 +31,7 @@ def test_losses_are_sent_in_the_declared_units() -> None:
     scene = Scene()
     scene.session.fraction_bits = 2
     scene.round(1)
-    effects = scene.take(WorkDone("run", 1, {"losses": np.array([0.3, 1.0, np.nan])}, 0.1))
+    effects = scene.take(WorkDone("run", 1, {"losses": np.array([0.3, 1.0, np.nan])}, 0.1, 2))
     (outgoing,) = effects.sends
     assert outgoing.arrays is not None
     assert outgoing.arrays["losses"].tolist() == [1, 4, UNITS_MAX]

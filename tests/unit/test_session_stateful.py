@@ -141,7 +141,7 @@ class SessionMachine(RuleBasedStateMachine):
     def work_is_done(self) -> None:
         assert self.work is not None
         (run, number), self.work = self.work, None
-        self.take(WorkDone(run, number, {"model": np.zeros(3)}, 0.1))
+        self.take(WorkDone(run, number, {"model": np.zeros(3)}, 0.1, 2))
 
     @precondition(lambda self: self.work is not None)
     @rule()
@@ -154,7 +154,7 @@ class SessionMachine(RuleBasedStateMachine):
     def work_that_was_cancelled_is_done(self, run: str, number: int) -> None:
         if (run, number) != self.work:
             before = self.held
-            assert self.take(WorkDone(run, number, {"model": np.zeros(3)}, 0.1)).start is None
+            assert self.take(WorkDone(run, number, {"model": np.zeros(3)}, 0.1, 2)).start is None
             assert self.held == before
 
     @rule(wait_s=st.sampled_from([0.0, 0.01, 0.3, 1.0, 5.0, PENDING_SILENT_S]))
@@ -222,7 +222,8 @@ class SessionMachine(RuleBasedStateMachine):
         old = message.run in self.session.runs and message.term < self.terms[message.run]
         self.take(Tick())  # what is due now is not the message's doing
         before = self.all_that_it_knows() if old else None
-        followed, working = set(self.session.runs), self.session.working
+        followed = {run for run, known in self.runs if known.declined is None}  # the others may be replaced at once
+        working = self.session.working
         effects = self.take(MessageReceived(decode(encode("topic", message, arrays))))
         assert not effects.cancel or (working or "")[0] == message.run, "no run cancels the work of another"
         for run in {*followed, *(run for run, _ in effects.drops)} - {*self.session.runs, message.run}:
@@ -264,7 +265,7 @@ class SessionMachine(RuleBasedStateMachine):
             if isinstance(one.message, Hello):
                 self.check_hello(one.message)
             if isinstance(one.message, Goodbye):
-                assert self.session.done
+                assert self.session.done or self.session.runs[one.message.run].declined
             assert one.message.term == self.session.runs[one.message.run].term
         return effects
 

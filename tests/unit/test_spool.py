@@ -25,8 +25,8 @@ MODEL_DIGEST = bytes(range(32))
 ARRAYS = {"model": np.array([0.1, -0.0, 1e-300]), "correct": np.array([2], dtype=np.int64)}
 
 
-def result(run: str = "run", round: int = 5, term: int = 3) -> PendingResult:
-    return PendingResult(run, term, round, ARRAYS, 0.25, MODEL_DIGEST, 7)
+def result(run: str = "run", round: int = 5, term: int = 3, num_examples: int = SAMPLES) -> PendingResult:
+    return PendingResult(run, term, round, ARRAYS, 0.25, num_examples, MODEL_DIGEST, 7)
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def files(spool: FileSpool) -> list[str]:
 
 
 def test_stored_result_is_loaded_bit_for_bit(spool: FileSpool, tmp_path: Path) -> None:
-    spool.keep(result(), "bob", SAMPLES)
+    spool.keep(result(), "bob")
     (kept,) = FileSpool(tmp_path / "spool").load("bob", SAMPLES)
     assert kept._replace(arrays={}) == result()._replace(arrays={})
     assert {name: (array.dtype, array.tobytes()) for name, array in kept.arrays.items()} == {
@@ -51,8 +51,8 @@ def test_stored_result_is_loaded_bit_for_bit(spool: FileSpool, tmp_path: Path) -
 
 
 def test_dropped_result_is_gone_and_can_be_dropped_again(spool: FileSpool) -> None:
-    spool.keep(result(round=5), "bob", SAMPLES)
-    spool.keep(result(round=6), "bob", SAMPLES)
+    spool.keep(result(round=5), "bob")
+    spool.keep(result(round=6), "bob")
     for _ in range(2):
         spool.drop("run", 5)
     assert [kept.round for kept in spool.load("bob", SAMPLES)] == [6]
@@ -61,13 +61,13 @@ def test_dropped_result_is_gone_and_can_be_dropped_again(spool: FileSpool) -> No
 def test_runs_and_rounds_have_separate_files(spool: FileSpool) -> None:
     wanted = [("a", 1), ("a", 11), ("a.1", 1), ("a.1", 11), ("a-1.result", 1)]
     for run, number in wanted:
-        spool.keep(result(run, number), "bob", SAMPLES)
+        spool.keep(result(run, number), "bob")
     assert sorted((kept.run, kept.round) for kept in spool.load("bob", SAMPLES)) == sorted(wanted)
 
 
 def test_recomputed_result_replaces_the_first(spool: FileSpool) -> None:
-    spool.keep(result(term=3), "bob", SAMPLES)
-    spool.keep(result(term=4), "bob", SAMPLES)
+    spool.keep(result(term=3), "bob")
+    spool.keep(result(term=4), "bob")
     assert [kept.term for kept in spool.load("bob", SAMPLES)] == [4]
     assert files(spool) == [f"run.5{SUFFIX}"]
 
@@ -76,7 +76,7 @@ def test_every_corruption_is_detected_and_skips_only_that_file(
     spool: FileSpool, caplog: pytest.LogCaptureFixture
 ) -> None:
     for number in (5, 6):
-        spool.keep(result(round=number), "bob", SAMPLES)
+        spool.keep(result(round=number), "bob")
     path = spool._folder / f"run.5{SUFFIX}"
     whole = path.read_bytes()
     flipped = [whole[:i] + bytes([whole[i] ^ 1 << i % 8]) + whole[i + 1 :] for i in range(len(whole))]
@@ -98,8 +98,8 @@ def sign_again(path: Path, frames: list[bytes]) -> None:
 @pytest.mark.parametrize(
     ("message", "reason"),
     [
-        (result().result("eve", 2, 3), "names: "),
-        (result().result("bob", 3, 3), "got 3"),
+        (result().result("eve", 3), "names: "),
+        (result(num_examples=3).result("bob", 3), "got 3"),
         (Accepted(run="run", term=3, trainer="bob", round=5), "names: "),
     ],
     ids=["of another trainer", "of other rows", "no result"],
@@ -120,7 +120,7 @@ def test_invalid_frames_are_skipped(spool: FileSpool, caplog: pytest.LogCaptureF
 
 
 def test_partial_file_of_a_crash_is_no_result(spool: FileSpool) -> None:
-    spool.keep(result(), "bob", SAMPLES)
+    spool.keep(result(), "bob")
     (spool._folder / f"run.5{SUFFIX}").rename(spool._folder / "run.5.partial")
     assert spool.load("bob", SAMPLES) == []
 
@@ -139,7 +139,7 @@ def test_file_is_complete_and_synced_before_it_is_renamed(spool: FileSpool, monk
 
     monkeypatch.setattr(os, "fsync", spied_fsync)
     monkeypatch.setattr(Path, "replace", spied_replace)
-    spool.keep(result(), "bob", SAMPLES)
+    spool.keep(result(), "bob")
     assert order == [f"sync run.5{SUFFIX}.partial", f"rename to run.5{SUFFIX}", f"sync {spool._folder.name}"]
     order.clear()
     spool.mark(HighWaterMark("run", 3, 0))  # what is older than that is a replay, also after a power cut
@@ -153,7 +153,7 @@ def test_full_disk_is_logged_and_leaves_no_partial_file(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    spool.keep(result(), "bob", SAMPLES)
+    spool.keep(result(), "bob")
     (line,) = caplog.messages
     assert line.endswith("cannot be written (No space left on device); the result is in memory only")
     assert files(spool) == []
@@ -161,7 +161,7 @@ def test_full_disk_is_logged_and_leaves_no_partial_file(
 
 def test_missing_folder_is_logged(spool: FileSpool, caplog: pytest.LogCaptureFixture) -> None:
     shutil.rmtree(spool._folder)
-    spool.keep(result(), "bob", SAMPLES)
+    spool.keep(result(), "bob")
     assert "No such file or directory" in caplog.text
     spool.drop("run", 5)
     assert spool.load("bob", SAMPLES) == []
@@ -181,13 +181,13 @@ def test_folder_that_cannot_be_created_is_an_error(tmp_path: Path) -> None:
 
 def test_file_has_the_topic_of_the_message(spool: FileSpool) -> None:
     """The file is self-describing."""
-    spool.keep(result(), "bob", SAMPLES)
+    spool.keep(result(), "bob")
     assert (topics.UP + "run").encode() in (spool._folder / f"run.5{SUFFIX}").read_bytes()
 
 
 def test_spool_logs_nothing_without_errors(spool: FileSpool, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    spool.keep(result(), "bob", SAMPLES)
+    spool.keep(result(), "bob")
     spool.load("bob", SAMPLES)
     spool.drop("run", 5)
     assert caplog.messages == []

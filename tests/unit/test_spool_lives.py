@@ -90,9 +90,9 @@ class Noted:
     def __init__(self, spool: Spool, order: list[str]) -> None:
         self._spool, self._order = spool, order
 
-    def keep(self, kept: PendingResult, trainer: str, num_examples: int) -> None:
+    def keep(self, kept: PendingResult, trainer: str) -> None:
         self._order.append(f"keep {kept.round}")
-        self._spool.keep(kept, trainer, num_examples)
+        self._spool.keep(kept, trainer)
 
     def drop(self, run: str, round: int) -> None:
         self._order.append(f"drop {round}")

@@ -9,9 +9,7 @@ import pytest
 from msgspec import structs
 from test_spool_lives import ROUND, Life
 
-from fedmq.errors import BadData
-from fedmq.protocol import topics
-from fedmq.protocol.codec import encode
+from fedmq.errors import BadData, WorkError
 from fedmq.protocol.messages import Beacon, Refused
 from fedmq.trainer.service import usage_of_process
 from fedmq.trainer.spool import MemorySpool
@@ -19,40 +17,21 @@ from fedmq.trainer.worker import Done
 from fedmq.transport.link import Delivered
 
 
-def test_unfit_rows_end_the_trainer_despite_a_pending_result() -> None:
-    life = Life(MemorySpool(), [])
-    life.works_on(ROUND)
-    life.hear(structs.replace(ROUND, round=6), model=np.zeros(3))
-    life.outside.finished.append(Done("run", 6, BadData("they do not fit"), 0.1))
-    with pytest.raises(BadData):
-        life.trainer.step()
-    assert life.trainer.done
-    assert life.order[-1] == "goodbye"
-
-
-def test_run_with_unfit_rows_is_declined_if_another_run_fits(
-    caplog: pytest.LogCaptureFixture,
+@pytest.mark.parametrize(
+    "error", [BadData("they do not fit"), WorkError("it diverged"), MemoryError(), SystemExit(78)], ids=repr
+)
+def test_failed_work_of_a_first_run_declines_it_and_the_trainer_stays(
+    error: BaseException, caplog: pytest.LogCaptureFixture
 ) -> None:
     life = Life(MemorySpool(), [])
-    life.works_on(ROUND)
-    life.hear(structs.replace(ROUND, run="other"), model=np.zeros(3))
-    life.outside.finished.append(Done("other", ROUND.round, BadData("they do not fit"), 0.1))
+    life.hear(ROUND, model=np.zeros(3))
+    life.outside.finished.append(Done("run", ROUND.round, error, 0.1))
     life.trainer.step()
-    assert (life.order[-1], caplog.messages) == ("goodbye", ["takes no part: they do not fit"])
+    assert life.order[-1] == "goodbye"
+    assert caplog.messages[-1].startswith("takes no part in run run: ")
     assert not life.trainer.done
-
-
-def test_unfit_rows_end_the_trainer_only_if_the_run_is_live() -> None:
-    life = Life(MemorySpool(), [])
-    kept = encode(topics.inbox_of("bob"), ROUND, {"model": np.zeros(3)})  # by the broker, of who knows when
-    life.outside.news.append(Delivered(kept))
-    life.trainer.step()
-    life.outside.finished.append(Done("run", ROUND.round, BadData("they do not fit"), 0.1))
-    life.trainer.step()
-    assert not life.trainer.done
-    with pytest.raises(BadData):
-        life.hear(Beacon(run="run", term=ROUND.term, round=ROUND.round, open=True))
-    assert life.trainer.done
+    life.works_on(structs.replace(ROUND, run="other"))
+    assert life.order[-1] == f"send {ROUND.round}"
 
 
 def test_unknown_kind_of_message_is_rejected_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:

@@ -8,7 +8,8 @@ import numpy.typing as npt
 from fedmq.algorithms.averaging.query import EvolutionLearner, GradientLearner, Train
 from fedmq.algorithms.base import Assignment, Learner
 from fedmq.algorithms.evolution.local_search import evolve
-from fedmq.errors import BadConfiguration, WorkCancelled
+from fedmq.algorithms.inbox import GENE_MAX
+from fedmq.errors import WorkCancelled, WorkError
 from fedmq.models.arrays import Floats, all_finite
 from fedmq.models.networks import Linear
 
@@ -47,7 +48,7 @@ def _descend(learner: GradientLearner, model: Floats, work: Assignment) -> Float
     """
     task, rows = work.task, work.rows
     if not isinstance(task.model, Linear):
-        raise BadConfiguration(
+        raise WorkError(
             f"expected a linear model for the gradient learner, got {type(task.model).__name__} of task {task.name}: "
             "use the algorithm evolution, or averaging with learner=evolution"
         )
@@ -58,11 +59,9 @@ def _descend(learner: GradientLearner, model: Floats, work: Assignment) -> Float
             if work.cancelled():
                 raise WorkCancelled("gradient descent was cancelled: a newer round makes it needless")
             trained -= learner.learning_rate * 2.0 * (inputs.T @ (inputs @ trained - rows.targets))
-    if not all_finite(trained):
-        raise BadConfiguration(
-            f"expected gradient descent to converge on task {task.name}, got infinite weights: "
-            f"lower learning_rate, now {learner.learning_rate:g}"
-        )
+    if not all_finite(trained) or np.abs(trained).max() > GENE_MAX:
+        rate = learner.learning_rate
+        raise WorkError(f"learning_rate {rate:g} diverged on task {task.name}: try {rate / 10:g}")
     return trained
 
 

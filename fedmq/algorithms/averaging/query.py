@@ -7,7 +7,17 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
-from fedmq.algorithms.base import ArrayBounds, Generations, Mutation, Population, Query, Shapes
+from fedmq.algorithms.base import (
+    SEARCH_COPIES,
+    ArrayBounds,
+    Demand,
+    Generations,
+    Mutation,
+    Population,
+    Query,
+    Shapes,
+    demand_of_scores,
+)
 from fedmq.algorithms.inbox import GENE_MAX
 from fedmq.tasks.task import Task
 
@@ -56,7 +66,11 @@ class Train(Query, frozen=True, tag="train"):
         """See `Query`: the model that was received."""
         return 1
 
-    def values(self, task: Task, _shapes: Shapes) -> int:
-        return task.model.num_parameters * (
-            self.learner.population if isinstance(self.learner, EvolutionLearner) else 1
-        )
+    def demand(self, task: Task, _shapes: Shapes, num_examples: int) -> Demand:
+        """See `Query`: a population around the model, or gradient steps over all rows with a column of ones."""
+        learner = self.learner
+        if isinstance(learner, EvolutionLearner):
+            times = learner.generations + 1
+            return demand_of_scores(task, learner.population, num_examples, times=times, copies=SEARCH_COPIES + 1)
+        scored = demand_of_scores(task, 1, num_examples, times=2 * learner.steps + 1)
+        return scored._replace(memory_bytes=scored.memory_bytes + 16 * num_examples * (task.model.inputs + 1))

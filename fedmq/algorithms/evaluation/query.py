@@ -6,7 +6,7 @@ from typing import Annotated
 import numpy as np
 from msgspec import Meta
 
-from fedmq.algorithms.base import CANDIDATES_MAX, AdditiveQuery, ArrayBounds, Shapes
+from fedmq.algorithms.base import CANDIDATES_MAX, AdditiveQuery, ArrayBounds, Demand, Shapes, demand_of_scores
 from fedmq.errors import Rejected
 from fedmq.tasks.task import Task
 
@@ -38,8 +38,8 @@ class Evaluate(AdditiveQuery, frozen=True, tag="evaluate"):
         """See `Query`: each candidate counts."""
         return max(1, *shapes.get("candidates", ())[:1], 0)
 
-    def values(self, task: Task, shapes: Shapes) -> int:
-        return shapes["candidates"][0] * task.model.num_parameters
+    def demand(self, task: Task, shapes: Shapes, num_examples: int) -> Demand:
+        return demand_of_scores(task, shapes["candidates"][0], num_examples)
 
     def check(self, task: Task, shapes: Shapes) -> None:
         super().check(task, shapes)

@@ -6,13 +6,16 @@ import numpy as np
 
 from fedmq.algorithms.base import (
     CANDIDATES_MAX,
+    SEARCH_COPIES,
     ArrayBounds,
     Candidates,
+    Demand,
     Generations,
     Mutation,
     Population,
     Query,
     Shapes,
+    demand_of_scores,
 )
 from fedmq.algorithms.inbox import GENE_MAX
 from fedmq.errors import Rejected
@@ -49,8 +52,11 @@ class Evolve(Query, frozen=True, tag="evolve"):
         """See `Query`: each candidate of the pool; those of the local search stay with the trainer."""
         return max(1, *shapes.get("pool", ())[:1], 0)
 
-    def values(self, task: Task, shapes: Shapes) -> int:
-        return (shapes["pool"][0] + self.population) * task.model.num_parameters
+    def demand(self, task: Task, shapes: Shapes, num_examples: int) -> Demand:
+        """See `Query`: the pool is scored once, then a population of its own is searched."""
+        pool = demand_of_scores(task, shapes["pool"][0], num_examples)
+        search = demand_of_scores(task, self.population, num_examples, times=self.generations, copies=SEARCH_COPIES)
+        return Demand(pool.memory_bytes + search.memory_bytes, pool.operations + search.operations)
 
     def check(self, _task: Task, shapes: Shapes) -> None:
         size, least = shapes["pool"][0], max(1, self.elites)
