@@ -110,10 +110,10 @@ def check_keys(folder: Path) -> tuple[CheckResult, Credentials | None]:
             credentials = read_credentials(folder, role)
             member = member or (credentials if role != "broker" else None)
     except BadConfiguration as error:
-        return problem("keys", str(error), "repair the file, or join again: fedmq trainer join TOKEN"), None
+        return problem("keys", str(error), "repair the file, or join again: fedmq trainer join"), None
     if not roles:
         found = f"{folder}: a federation, but no secret key"
-        return problem("keys", found, "create one: fedmq trainer join TOKEN"), None
+        return problem("keys", found, "create one: fedmq trainer join"), None
     return ok("keys", f"{folder}: keys of {', '.join(roles)} for the broker at {federation.broker}"), member
 
 

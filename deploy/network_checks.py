@@ -92,14 +92,14 @@ def check_access(address: str, credentials: Credentials | None, wait_s: float = 
                 if isinstance(event, LinkRefused):
                     return [_refused(address, credentials)]
     found = f"{address} accepts TCP connections, but does not answer as a fedmq broker"
-    advice = "check the address, and that the keys belong to its federation (fedmq trainer join TOKEN)"
+    advice = "check the address, and that the keys belong to its federation (fedmq trainer join)"
     return [problem("access", found, advice)]
 
 
 def _refused(address: str, credentials: Credentials | None) -> CheckResult:
     if credentials is None:
         found = f"the broker at {address} requires keys, or is not a fedmq broker"
-        return problem("access", found, "join its federation: fedmq trainer join TOKEN, then --keys DIR")
+        return problem("access", found, "join its federation: fedmq trainer join, then --keys DIR")
     public = credentials.identity.public
     advice = f"on its machine: fedmq keys accept {public.fingerprint} (fedmq keys ls lists the members)"
     found = f"the broker at {address} rejects {public.role} {public.name}, or runs without keys"

@@ -158,7 +158,7 @@ def trainer(
       fedmq trainer --name alice --data xor:1/2
       fedmq trainer --name clinic-7 --data rows.csv --broker tcp://127.0.0.1:5550
       fedmq trainer --name plant-2 --data mypackage.rows:load --log-level info
-      fedmq trainer join TOKEN
+      fedmq trainer join
       fedmq trainer --keys keys --data rows.csv
       fedmq trainer --name clinic-7 --data rows.csv --min-rows 500 --max-evaluations 2000 --score-bits 8
     """

@@ -70,7 +70,7 @@ class CodePolicy:
             also = "" if self.allowed else ", and start it with --allow-code"
             raise CodeRefused(
                 f"{about}: expected the signature of a pinned aggregator key, got none: "
-                f"join the aggregator's federation, which pins its key (fedmq trainer join TOKEN){also}; "
+                f"join the aggregator's federation, which pins its key (fedmq trainer join){also}; "
                 "or review the file and name your own copy with --score FILE.py"
             )
         if not self.allowed:

@@ -65,7 +65,7 @@ class BrokerConnection:
         if not self.contacts:
             raise NotAuthorized(
                 f"the broker at {self._address} rejects this key: expected --keys DIR with a key that its federation "
-                "has accepted (fedmq trainer join TOKEN, fedmq keys accept FINGERPRINT)"
+                "has accepted (fedmq trainer join, fedmq keys accept FINGERPRINT)"
             )
         if not self._logged_refused:  # the disconnection was logged before
             log.warning("the broker at %s rejects this key; trying again until it accepts it", self._address)

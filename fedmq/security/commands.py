@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -25,11 +26,13 @@ from fedmq.errors import BadConfiguration
 
 if TYPE_CHECKING:
     from fedmq.security.enrollment import RequestStatus
+    from fedmq.security.keys import PublicIdentity
 
 HOURS_MAX = 24 * 365
 POLL_S = 0.1
 STANDARD_INPUT = "-"
-STANDARD_INPUT_MAX = 2048  # characters
+TOKEN_VARIABLE = "FEDMQ_TOKEN"  # noqa: S105 - a name
+TOKEN_CHARACTERS_MAX = 2048  # of the text around a token, too
 HOURS = FiniteRange(0, HOURS_MAX, min_open=True)
 WAIT_S = FiniteRange(0, SECONDS_MAX)
 
@@ -62,7 +65,6 @@ def init(broker: str, keys: Path) -> None:
       fedmq keys init --broker tcp://192.0.2.1:5550
       fedmq keys init --broker tcp://broker.example.org:7000 --keys /etc/fedmq/keys
     """
-    from fedmq.security.keyring import read_credentials
     from fedmq.security.membership import make_federation
     from fedmq.transport.address import parse_address
 
@@ -71,8 +73,8 @@ def init(broker: str, keys: Path) -> None:
         raise BadConfiguration(f"expected an address that trainers can connect to, got {broker}: name this machine")
     federation = make_federation(keys, broker)
     echo(f"federation {federation.id.hex()[:8]}, broker at {broker}")
-    echo(f"broker      {read_credentials(keys, 'broker').identity.public.fingerprint}")
-    echo(f"aggregator  {federation.aggregator.fingerprint}")
+    for role, fingerprint in federation.fingerprints.items():
+        echo(f"{role:<11} {fingerprint}")
     echo(f"secret: {keys}/broker.key and {keys}/aggregator.key; they stay on this machine")
     bind = "" if host.replace(".", "").isdecimal() else " --bind 0.0.0.0"  # an IPv4 address can be bound itself
     echo(f"next: fedmq broker --keys {keys}{bind}; then, for each new machine: fedmq keys token{_where(keys)}")
@@ -103,7 +105,7 @@ def token(name: str | None, hours: float, keys: Path) -> None:
     now = time.time()
     expires = int(now + hours * 3600)
     echo(issue_token(keys, expires, name, now))
-    echo(f"valid for one machine until {format_time(expires)}; on it: fedmq trainer join TOKEN", err=True)
+    echo(f"valid for one machine until {format_time(expires)}; on it: fedmq trainer join, then paste it", err=True)
 
 
 @keys.command()
@@ -130,7 +132,7 @@ def observer(name: str, out: Path, keys: Path) -> None:
 @option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @folder_options
 def ls(as_json: bool, keys: Path) -> None:
-    """List members, waiting requests, revoked keys and valid tokens.
+    """List the federation's own keys, members, waiting requests, revoked keys and valid tokens.
 
     \b
     Examples:
@@ -139,10 +141,11 @@ def ls(as_json: bool, keys: Path) -> None:
     """
     from msgspec.structs import asdict
 
+    from fedmq.security.keyring import read_federation
     from fedmq.security.membership import read_membership
     from fedmq.security.tokens import format_time
 
-    membership = read_membership(keys, time.time())
+    federation, membership = read_federation(keys), read_membership(keys, time.time())
     if as_json:
         names = ("role", "name", "fingerprint")
         publics = {
@@ -150,8 +153,10 @@ def ls(as_json: bool, keys: Path) -> None:
             for kind in ("members", "requests", "revoked")
         }
         tokens = [{"token": key.hex()[:8], **asdict(issued)} for key, issued in membership.tokens.items()]
-        echo_json({**publics, "tokens": tokens})
+        echo_json({"own": federation.fingerprints, **publics, "tokens": tokens})
         return
+    for role, fingerprint in federation.fingerprints.items():
+        echo(f"own      {fingerprint}  {role}")
     titles = {"member": membership.members, "waiting": membership.requests, "revoked": membership.revoked}
     for title, identities in titles.items():
         for one in identities:
@@ -165,24 +170,61 @@ def ls(as_json: bool, keys: Path) -> None:
 
 @keys.command()
 @click.argument("member")
+@click.argument("fingerprint", required=False)
 @option("--wait", type=WAIT_S, default=0.0, metavar="SECONDS", help="How long to wait for the request, for scripts.")
 @folder_options
-def accept(member: str, wait: float, keys: Path) -> None:
+def accept(member: str, fingerprint: str | None, wait: float, keys: Path) -> None:
     """Accept a request. MEMBER is the fingerprint on the new machine's screen, a prefix of it, or the name.
+
+    The name and a prefix prove nothing: another machine may have used the token first. With them, the command shows the
+    whole fingerprint and asks, unless FINGERPRINT is the expected one.
 
     \b
     Examples:
       fedmq keys accept k7fq-2mzt-x4wd-hb3p
-      fedmq keys accept k7fq
+      fedmq keys accept clinic-7
+      fedmq keys accept clinic-7 k7fq-2mzt-x4wd-hb3p
     """
-    from fedmq.security.membership import accept_request, matching, name_and_fingerprint, read_membership
+    from fedmq.security.membership import (
+        accept_request,
+        find_request,
+        is_fingerprint,
+        matching,
+        name_and_fingerprint,
+        read_membership,
+    )
 
     give_up_at = time.monotonic() + wait
     while time.monotonic() < give_up_at and not matching(member, read_membership(keys, time.time()).requests):
         time.sleep(POLL_S)
-    public = accept_request(keys, member, time.time())
+    public = find_request(keys, member, time.time())
+    if fingerprint is not None and not is_fingerprint(fingerprint, public):
+        raise BadConfiguration(
+            f"expected a request of {member} with the fingerprint {fingerprint}, got {name_and_fingerprint(public)}: "
+            f"if it is another machine's, fedmq keys reject {public.fingerprint}"
+        )
+    if not is_fingerprint(fingerprint or member, public):
+        _confirm(public)
+    accept_request(keys, public.fingerprint, time.time())
     run = f"fedmq aggregator --keys {keys} --task xor"
     echo(f"accepted {public.role} {name_and_fingerprint(public)}; next: {run}")
+
+
+def _confirm(public: PublicIdentity) -> None:
+    """Ask whether the fingerprint of a request is the right one; end the command if it is not."""
+    from fedmq.security.membership import name_and_fingerprint
+
+    echo(f"{public.role} {name_and_fingerprint(public)} requests membership")
+    echo("does the new machine show this fingerprint? yes or no:")
+    answer = sys.stdin.readline()
+    if not answer:  # the standard input has ended
+        raise BadConfiguration(
+            f"expected an answer, or the fingerprint as an argument, got neither: fedmq keys accept {public.name} "
+            "FINGERPRINT"
+        )
+    if answer.strip().lower() not in ("y", "yes"):
+        echo(f"not accepted; to end the request: fedmq keys reject {public.fingerprint}", err=True)
+        raise SystemExit(1)
 
 
 @keys.command()
@@ -232,13 +274,15 @@ def rotate(role: str, keys: Path, connect_timeout: float | None) -> None:
       fedmq keys rotate
       fedmq keys rotate aggregator --keys keys
     """
+    from fedmq.security.keyring import read_federation
     from fedmq.security.membership import renew_key
     from fedmq.security.trainer_keys import replace_trainer_key
 
     if role != "trainer":
-        public = renew_key(keys, role)
-        echo(f"{role}, new fingerprint {public.fingerprint}; restart the broker and the aggregator")
-        echo(f"each trainer has to join again: fedmq keys token{_where(keys)}, then fedmq trainer join TOKEN")
+        renew_key(keys, role)
+        fingerprint = read_federation(keys).fingerprints[role]
+        echo(f"{role}, new fingerprint {fingerprint}; restart the broker and the aggregator")
+        echo(f"each trainer has to join again: fedmq keys token{_where(keys)}, then fedmq trainer join --replace-keys")
         echo(f"each observer needs the new {keys}/federation.json in its folder")
         return
 
@@ -250,11 +294,15 @@ def rotate(role: str, keys: Path, connect_timeout: float | None) -> None:
 
 
 @click.command()
-@click.argument("token")
+@click.argument("file", required=False)
 @option("--name", callback=check_name, metavar="NAME", help="This trainer. [default: the token's name, or the host's]")
+@option("--replace-keys", is_flag=True, help="Trust the token's keys of broker and aggregator instead of earlier ones.")
 @trainer_options
-def join(token: str, name: str | None, keys: Path, connect_timeout: float | None) -> None:
-    """Join a federation with a TOKEN from fedmq keys token; - reads it from the standard input.
+def join(file: str | None, name: str | None, replace_keys: bool, keys: Path, connect_timeout: float | None) -> None:
+    """Join a federation with a token from fedmq keys token.
+
+    The token is read from FILE, or else from $FEDMQ_TOKEN, or else from the standard input (-), where it can be pasted.
+    It is no argument, because every user of a machine can read the arguments of its processes.
 
     Creates this machine's keys, which never leave it, prints their fingerprint, and waits until a user accepts it. The
     user compares the fingerprint first. After an interruption, the same command continues to wait. Exit code 0 when the
@@ -262,14 +310,15 @@ def join(token: str, name: str | None, keys: Path, connect_timeout: float | None
 
     \b
     Examples:
-      fedmq trainer join fedmq1-…
-      fedmq trainer join fedmq1-… --name clinic-7 --keys /etc/fedmq/keys
+      fedmq trainer join
       fedmq trainer join - < token
+      fedmq trainer join token --name clinic-7 --keys /etc/fedmq/keys
     """
     from fedmq.security.tokens import decode_token, format_time
-    from fedmq.security.trainer_keys import identity_to_join, join_federation
+    from fedmq.security.trainer_keys import check_federation, identity_to_join, join_federation
 
-    pasted = decode_token(sys.stdin.read(STANDARD_INPUT_MAX) if token == STANDARD_INPUT else token)
+    pasted = decode_token(_token_text(file))
+    check_federation(keys, pasted, replace_keys=replace_keys)
     identity = identity_to_join(keys, pasted, name)
     fingerprint = identity.public.fingerprint
 
@@ -282,3 +331,25 @@ def join(token: str, name: str | None, keys: Path, connect_timeout: float | None
     echo(f"trainer {identity.name}, fingerprint {fingerprint}")
     join_federation(keys, pasted, identity, on_waiting, connect_timeout)
     echo(f"accepted; next: fedmq trainer --keys {keys} --data xor:1/2")
+
+
+def _token_text(file: str | None) -> str:
+    """Return the text of a token; a terminal asks for it and does not show it."""
+    from fedmq.runtime.safe_files import read_regular
+    from fedmq.security.tokens import PREFIX
+
+    if file is None and (text := os.environ.get(TOKEN_VARIABLE)):
+        return text
+    if file in (None, STANDARD_INPUT):
+        if sys.stdin.isatty():
+            return str(click.prompt("token", hide_input=True, err=True))
+        return sys.stdin.read(TOKEN_CHARACTERS_MAX)
+    if file.startswith(PREFIX):
+        raise click.UsageError(
+            "expected a FILE with the token, or - for the standard input, got the token itself, which every user of "
+            "this machine can read in the list of processes: run fedmq trainer join, then paste it"
+        )
+    try:
+        return read_regular(Path(file), TOKEN_CHARACTERS_MAX).decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadConfiguration(f"{file}: expected a file with a token, got: {error}") from error

@@ -30,7 +30,7 @@ from msgspec import Meta
 from fedmq.errors import BadConfiguration
 from fedmq.runtime.atomic_files import sync_folder, write_whole, writing
 from fedmq.runtime.safe_files import check_secret, check_trusted, make_private_folder, open_regular, read_limited
-from fedmq.security.keys import Identity, Key, PublicIdentity, Role
+from fedmq.security.keys import Identity, Key, PublicIdentity, Role, fingerprint_of
 from fedmq.security.watched_folder import WatchedFolder
 from fedmq.transport.address import DEFAULT_ADDRESS, parse_address
 
@@ -54,6 +54,12 @@ class FederationInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     broker_key: Key  # for connections
     aggregator: PublicIdentity
 
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """The fingerprints of the keys to trust, by role; members know no other part of the broker's identity."""
+        broker = fingerprint_of(b"fedmq broker's key for connections\0" + self.broker_key)
+        return {"broker": broker, "aggregator": self.aggregator.fingerprint}
+
 
 class Credentials(NamedTuple):
     """A federation and this machine's identity in it."""
@@ -69,7 +75,7 @@ def read_federation(folder: Path) -> FederationInfo:
     if not path.is_file():
         raise BadConfiguration(
             f"--keys {folder}: expected {FEDERATION} in it, got none: create a federation with fedmq keys init, or "
-            "join one with fedmq trainer join TOKEN"
+            "join one with fedmq trainer join"
         )
     return read_file(path, FederationInfo)
 

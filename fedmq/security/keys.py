@@ -20,6 +20,7 @@ from fedmq.names import Name
 
 Role = Literal["broker", "aggregator", "trainer", "observer"]
 Key = Annotated[bytes, Meta(min_length=32, max_length=32)]
+FINGERPRINT_PATTERN = r"[a-z2-7]{4}(?:-[a-z2-7]{4}){3}"
 FINGERPRINT_CHARACTERS = 16  # 5 bits each: short enough to compare by eye, 2**80 attempts to forge one
 
 
@@ -35,9 +36,7 @@ class PublicIdentity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def fingerprint(self) -> str:
         """A digest of all fields, to be compared by eye, such as `k7fq-2mzt-x4wd-hb3p`."""
         prefix = b"".join(part + b"\0" for part in (b"fedmq identity", self.role.encode(), self.name.encode()))
-        digest = hashlib.sha256(prefix + self.transport + self.signing).digest()
-        letters = base64.b32encode(digest).decode().lower()[:FINGERPRINT_CHARACTERS]
-        return "-".join(letters[start : start + 4] for start in range(0, FINGERPRINT_CHARACTERS, 4))
+        return fingerprint_of(prefix + self.transport + self.signing)
 
     def verifies(self, signature: bytes, signed: bytes) -> bool:
         """Return whether `signature` is this identity's signature of exactly these bytes."""
@@ -73,6 +72,12 @@ class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def sign(self, signed: bytes) -> bytes:
         """Return the signature, 64 bytes."""
         return Ed25519PrivateKey.from_private_bytes(self.signing_secret).sign(signed)
+
+
+def fingerprint_of(data: bytes) -> str:
+    """Return a digest of these bytes to be compared by eye."""
+    letters = base64.b32encode(hashlib.sha256(data).digest()).decode().lower()[:FINGERPRINT_CHARACTERS]
+    return "-".join(letters[start : start + 4] for start in range(0, FINGERPRINT_CHARACTERS, 4))
 
 
 def transport_pair() -> tuple[bytes, bytes]:

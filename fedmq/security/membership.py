@@ -133,8 +133,8 @@ def read_membership(folder: Path, now: float) -> Membership:
     )
 
 
-def accept_request(folder: Path, wanted: str, now: float) -> PublicIdentity:
-    """Make the requesting key a member."""
+def find_request(folder: Path, wanted: str, now: float) -> PublicIdentity:
+    """Return the key of a request that can be accepted."""
     membership = read_membership(folder, now)
     public = _only(wanted, membership.requests, "request", membership.members, "member")
     if any(one.name == public.name for one in membership.members):
@@ -142,6 +142,12 @@ def accept_request(folder: Path, wanted: str, now: float) -> PublicIdentity:
             f"expected a new name, got {name_and_fingerprint(public)}, the name of a member: fedmq keys revoke the "
             f"member, or fedmq keys reject {public.fingerprint}"
         )
+    return public
+
+
+def accept_request(folder: Path, wanted: str, now: float) -> PublicIdentity:
+    """Make the requesting key a member."""
+    public = find_request(folder, wanted, now)
     move_public(folder, public, REQUESTS, MEMBERS)
     return public
 
@@ -176,13 +182,18 @@ def renew_key(folder: Path, role: str) -> PublicIdentity:
 
 def matching(wanted: str, among: Sequence[PublicIdentity]) -> list[PublicIdentity]:
     """Return the identities with this name, fingerprint, or prefix of it; dashes and capitals do not matter."""
-    letters = wanted.replace("-", "").lower()
+    letters = _letters(wanted)
     is_prefix = len(letters) >= PREFIX_CHARACTERS_MIN
-    return [
-        one
-        for one in among
-        if one.name == wanted or (is_prefix and one.fingerprint.replace("-", "").startswith(letters))
-    ]
+    return [one for one in among if one.name == wanted or (is_prefix and _letters(one.fingerprint).startswith(letters))]
+
+
+def is_fingerprint(text: str, public: PublicIdentity) -> bool:
+    """Return whether this is the whole fingerprint of an identity; dashes and capitals do not matter."""
+    return _letters(text) == _letters(public.fingerprint)
+
+
+def _letters(fingerprint: str) -> str:
+    return fingerprint.replace("-", "").lower()
 
 
 def name_and_fingerprint(public: PublicIdentity) -> str:

@@ -42,17 +42,41 @@ class Interrupted(FedmqError):
     """A signal ended the request before its final answer; the same command continues it."""
 
 
+def check_federation(folder: Path, token: Token, *, replace_keys: bool) -> None:
+    """Check that a token has the keys of the federation that this machine has joined, if it has joined one.
+
+    The id of a federation is no secret: a token with this id and other keys may be a member's forgery, unless the
+    user has compared the new keys.
+
+    Raises:
+        BadConfiguration: it is another federation's, or it has other keys and `replace_keys` is false.
+    """
+    if not (folder / FEDERATION).exists():
+        return
+    known, new = read_federation(folder), token.federation
+    if known.id != new.id:
+        raise BadConfiguration(
+            f"--keys {folder}: expected a token of the federation in it, got another's: choose another"
+        )
+    if known.fingerprints != new.fingerprints and not replace_keys:
+        raise BadConfiguration(
+            f"--keys {folder}: expected a token with the keys in it ({_listed(known)}), got one with other keys "
+            f"({_listed(new)}): if they were replaced, compare them with fedmq keys ls where the federation was "
+            "created, then add --replace-keys"
+        )
+
+
+def _listed(federation: FederationInfo) -> str:
+    return ", ".join(f"{role} {fingerprint}" for role, fingerprint in federation.fingerprints.items())
+
+
 def identity_to_join(folder: Path, token: Token, wanted: str | None) -> Identity:
     """Return this machine's identity: the current one, the one that waits for acceptance, or a new one.
 
     Raises:
-        BadConfiguration: the folder is another federation's, or the name is not the token's or the existing key's.
+        BadConfiguration: the name is not the token's or the existing key's.
         NotAuthorized: there is no key yet, and the token has expired.
     """
-    if (folder / FEDERATION).exists() and read_federation(folder).id != token.federation.id:
-        raise BadConfiguration(
-            f"--keys {folder}: expected a token of the federation in it, got another's: choose another"
-        )
     found = read_identity(folder, "trainer") or read_identity(folder, "trainer", NEXT_SUFFIX)
     name = wanted or token.name or (found.name if found else socket.gethostname().split(".")[0])
     if token.name not in (None, name):

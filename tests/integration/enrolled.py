@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -56,20 +57,19 @@ class Federation(Services):
     def start_join(self, name: str, token: str) -> None:
         """Start to join, and wait until there is a request to accept."""
         before = self.out(f"join-{name}").count("waiting until")
-        self.start(f"join-{name}", "trainer", "join", token, "--name", name, "--keys", name, "--log-level", "debug")
+        arguments = ["--name", name, "--keys", name, "--log-level", "debug"]
+        self.start(f"join-{name}", "trainer", "join", *arguments, FEDMQ_TOKEN=token)
         until(lambda: self.out(f"join-{name}").count("waiting until") > before, f"{name} to wait")
 
     def join(self, name: str) -> None:
         """Join a trainer, and accept it."""
         self.start_join(name, self.token())
-        assert self.fedmq("keys", "accept", name).returncode == 0
+        assert self.fedmq("keys", "accept", name, self.fingerprint(name)).returncode == 0
         assert self.wait(f"join-{name}") == 0, self.err(f"join-{name}")
 
     def fingerprint(self, name: str) -> str:
-        """The fingerprint that `fedmq trainer join` prints."""
-        shown = {line.rpartition(" ")[2] for line in self.out(f"join-{name}").splitlines() if "fingerprint " in line}
-        (found,) = (one for one in shown if one.count("-") == 3)
-        return found
+        """The fingerprint that `fedmq trainer join` printed last."""
+        return re.findall(rf"^trainer {name}, fingerprint (\S+)$", self.out(f"join-{name}"), re.MULTILINE)[-1]
 
     def membership(self) -> dict[str, list[dict[str, Any]]]:
         known: dict[str, list[dict[str, Any]]] = json.loads(self.fedmq("keys", "ls", "--json").stdout)

@@ -7,14 +7,18 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from enrolled import Federation, one_line
-from services import closed, events_of, until
+from services import WAIT_S, clean_environment, closed, events_of, until
 from zmq.utils import z85
+
+from fedmq.security.keyring import read_federation
 
 
 @pytest.fixture
@@ -58,13 +62,15 @@ WRONG_USES = [
     (["keys", "rotate", "broker", "--keys", "nowhere"], 78, "federation.json"),
     (["keys", "acept", "k7fq"], 2, "acept"),
     (["keys", "token", "--no-such-option"], 2, "--no-such-option"),
-    (["trainer", "join"], 2, "TOKEN"),
-    (["trainer", "join", "fedmq1-abc"], 78, "fedmq1-"),
-    (["trainer", "join", "@good", "--name", "bob"], 78, "--name alice"),
-    (["trainer", "join", "@good", "--name", "a b"], 2, "'a b'"),
-    (["trainer", "join", "@expired", "--keys", "new"], 77, "fedmq keys token"),
-    (["trainer", "--name", "alice", "join", "@good"], 2, "--name"),
-    (["trainer", "joni", "@good"], 2, "joni"),
+    (["trainer", "join"], 78, "fedmq1-"),
+    (["trainer", "join", "fedmq1-abc"], 2, "FILE"),
+    (["trainer", "join", "nowhere"], 78, "nowhere"),
+    (["trainer", "join", "keys/federation.json"], 78, "fedmq1-"),
+    (["trainer", "join", "good", "--name", "bob"], 78, "--name alice"),
+    (["trainer", "join", "good", "--name", "a b"], 2, "'a b'"),
+    (["trainer", "join", "expired", "--keys", "new"], 77, "fedmq keys token"),
+    (["trainer", "--name", "alice", "join", "good"], 2, "--name"),
+    (["trainer", "joni", "good"], 2, "joni"),
     (["trainer"], 2, "--data"),
     (["trainer", "--keys", "nowhere", "--data", "xor:1/2"], 78, "federation.json"),
     (["trainer", "--keys", "keys", "--data", "xor:1/2"], 78, "trainer.key"),
@@ -77,10 +83,9 @@ WRONG_USES = [
 
 @pytest.mark.parametrize(("arguments", "code", "named"), WRONG_USES, ids=[" ".join(one[0]) for one in WRONG_USES])
 def test_wrong_use_gives_one_line_and_an_exit_code(home: Path, arguments: list[str], code: int, named: str) -> None:
-    words = [(home / one[1:]).read_text() if one.startswith("@") else one for one in arguments]
     before = sorted(home.rglob("*"))
 
-    done = Federation(home).fedmq(*words)
+    done = Federation(home).fedmq(*arguments)
 
     assert (done.returncode, done.stdout) == (code, "")
     assert named in one_line(done)
@@ -93,7 +98,7 @@ def test_accepted_trainer_trains_and_rejected_trainer_does_not(federation: Feder
     assert federation.names("requests") == ["alice", "mallory"]
 
     assert federation.fedmq("keys", "reject", federation.fingerprint("mallory")).returncode == 0
-    accepted = federation.fedmq("keys", "accept", federation.fingerprint("alice")[:4])
+    accepted = federation.fedmq("keys", "accept", federation.fingerprint("alice"))
 
     assert accepted.returncode == 0, accepted.stderr
     assert federation.wait("join-mallory") == 77
@@ -117,11 +122,11 @@ def test_interrupted_join_continues_with_the_same_command(federation: Federation
     fingerprint = federation.fingerprint("alice")
     federation.kill("join-alice")
     assert federation.fedmq("keys", "accept", fingerprint).returncode == 0
-    done = federation.fedmq("trainer", "join", token, "--keys", "alice")
+    done = federation.fedmq("trainer", "join", "--keys", "alice", FEDMQ_TOKEN=token)
 
     assert done.returncode == 0, done.stderr
     assert fingerprint in done.stdout
-    again = federation.fedmq("trainer", "join", token, "--keys", "alice")
+    again = federation.fedmq("trainer", "join", "--keys", "alice", FEDMQ_TOKEN=token)
     assert (again.returncode, again.stdout) == (0, done.stdout)
 
 
@@ -132,7 +137,7 @@ def test_join_survives_a_kill_of_the_broker(federation: Federation) -> None:
     federation.start_broker()
     until(lambda: federation.err("join-alice").count(federation.address) == 2, "a line about the broker's return")
 
-    assert federation.fedmq("keys", "accept", "alice").returncode == 0
+    assert federation.fedmq("keys", "accept", federation.fingerprint("alice")).returncode == 0
 
     assert federation.wait("join-alice") == 0, federation.err("join-alice")
 
@@ -140,7 +145,7 @@ def test_join_survives_a_kill_of_the_broker(federation: Federation) -> None:
 def test_used_or_expired_token_is_refused(federation: Federation) -> None:
     token, short = federation.token(), federation.token()
     federation.start_join("alice", token)
-    second = federation.fedmq("trainer", "join", token, "--name", "bob", "--keys", "bob")
+    second = federation.fedmq("trainer", "join", "--name", "bob", "--keys", "bob", FEDMQ_TOKEN=token)
     federation.start_join("carol", short)
     federation.expire(short)
 
@@ -156,13 +161,66 @@ def test_trainer_accepted_while_away_joins_after_its_token_has_expired(federatio
     token = federation.token()
     federation.start_join("alice", token)
     federation.kill("join-alice")
-    assert federation.fedmq("keys", "accept", "alice").returncode == 0
+    assert federation.fedmq("keys", "accept", federation.fingerprint("alice")).returncode == 0
     late = federation.expire(token)
     assert federation.membership()["tokens"] == []
 
-    done = federation.fedmq("trainer", "join", late, "--keys", "alice")
+    done = federation.fedmq("trainer", "join", "--keys", "alice", FEDMQ_TOKEN=late)
 
     assert done.returncode == 0, done.stderr
+
+
+def answer(federation: Federation, wanted: str, text: str) -> subprocess.CompletedProcess[str]:
+    """Run `fedmq keys accept WANTED`, and answer its question."""
+    return subprocess.run(
+        [sys.executable, "-m", "fedmq", "keys", "accept", wanted],
+        cwd=federation.folder,
+        env=clean_environment(),
+        input=text,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=WAIT_S,
+    )
+
+
+def test_request_is_accepted_by_its_whole_fingerprint_only_or_after_a_question(federation: Federation) -> None:
+    """A machine that used the token of another first has the right name, and soon the right first letters."""
+    federation.start_join("alice", federation.token())
+    shown = federation.fingerprint("alice")
+    other = "-".join([*shown.split("-")[:3], "aaaa"])
+
+    unanswered = federation.fedmq("keys", "accept", "alice")
+    prefix = answer(federation, shown[:9], "no\n")
+    wrong = federation.fedmq("keys", "accept", "alice", other)
+
+    assert unanswered.returncode == 78
+    assert "fedmq keys accept alice FINGERPRINT" in one_line(unanswered)
+    assert shown in unanswered.stdout
+    assert (prefix.returncode, shown in prefix.stdout) == (1, True)
+    assert wrong.returncode == 78
+    assert other in one_line(wrong)
+    assert federation.names("members") == []
+    accepted = answer(federation, "alice", "yes\n")
+    assert accepted.returncode == 0, accepted.stderr
+    assert federation.names("members") == ["alice"]
+
+
+def test_token_is_pasted_or_read_from_a_file(federation: Federation) -> None:
+    """Every user of a machine can read arguments, but neither files, nor pipes, nor the environment of others."""
+    token = federation.token()
+    (federation.folder / "token").write_text(f"{token}\n")
+    for name, source in (("alice", "token"), ("bob", "-")):
+        arguments = ["trainer", "join", source, "--name", name, "--keys", name]
+        federation.start(name, *arguments, FEDMQ_TOKEN="wrong")  # noqa: S106
+    assert federation.wait("bob") == 78  # its standard input is empty
+    until(lambda: "waiting until" in federation.out("alice"), "alice to wait")
+
+    refused = federation.fedmq("trainer", "join", token, "--name", "carol", "--keys", "carol")
+
+    assert refused.returncode == 2
+    assert token not in refused.stdout + refused.stderr
+    assert not (federation.folder / "carol").exists()
 
 
 def test_token_of_another_federation_is_refused(federation: Federation) -> None:
@@ -171,7 +229,7 @@ def test_token_of_another_federation_is_refused(federation: Federation) -> None:
     assert other.fedmq("keys", "init", "--broker", federation.address).returncode == 0
     shutil.copy(federation.folder / "keys" / "federation.json", other.folder / "keys")
 
-    done = federation.fedmq("trainer", "join", other.token("--name", "eve"), "--keys", "eve")
+    done = federation.fedmq("trainer", "join", "--keys", "eve", FEDMQ_TOKEN=other.token("--name", "eve"))
 
     assert done.returncode == 77
     assert "fedmq keys token" in one_line(done)
@@ -217,14 +275,21 @@ def test_trainer_continues_with_a_replaced_key(federation: Federation) -> None:
 @pytest.mark.parametrize("role", ["broker", "aggregator"])
 def test_trainer_joins_again_after_new_keys_of_broker_or_aggregator(federation: Federation, role: str) -> None:
     federation.join("alice")
+    before = read_federation(federation.folder / "alice").fingerprints[role]
     done = federation.fedmq("keys", "rotate", role)
     assert done.returncode == 0, done.stderr
-    assert "fedmq trainer join" in done.stdout
+    assert "fedmq trainer join --replace-keys" in done.stdout
     federation.kill("broker")
     federation.start_broker()
+    token, shown = federation.token(), federation.membership()["own"][role]  # type: ignore[call-overload]
 
-    again = federation.fedmq("trainer", "join", federation.token(), "--keys", "alice")
+    refused = federation.fedmq("trainer", "join", "--keys", "alice", FEDMQ_TOKEN=token)
+    again = federation.fedmq("trainer", "join", "--keys", "alice", "--replace-keys", FEDMQ_TOKEN=token)
 
+    assert refused.returncode == 78
+    assert f"{role} {before}" in one_line(refused)
+    assert f"{role} {shown}" in one_line(refused)
+    assert shown in done.stdout
     assert again.returncode == 0, again.stderr
     run = federation.start_endless("alice")
     until(lambda: closed(run) >= 2, "rounds with the new key")
@@ -235,8 +300,8 @@ def test_command_refuses_a_key_that_other_users_can_read(federation: Federation)
     key = federation.folder / "alice" / "trainer.key"
     key.chmod(0o644)
 
-    for command in (["trainer", "--data", "xor:1/2"], ["keys", "rotate"], ["trainer", "join", federation.token()]):
-        done = federation.fedmq(*command, "--keys", "alice")
+    for command in (["trainer", "--data", "xor:1/2"], ["keys", "rotate"], ["trainer", "join"]):
+        done = federation.fedmq(*command, "--keys", "alice", FEDMQ_TOKEN=federation.token())
         assert done.returncode == 78
         assert f"chmod 600 alice{os.sep}trainer.key" in one_line(done)
 
@@ -272,7 +337,7 @@ def encodings(secret: bytes) -> list[str]:
 def test_outputs_and_other_files_contain_no_secret(federation: Federation) -> None:
     token = federation.token()
     federation.start_join("alice", token)
-    done = [federation.fedmq("keys", "accept", "alice", "--log-level", "debug")]
+    done = [federation.fedmq("keys", "accept", federation.fingerprint("alice"), "--log-level", "debug")]
     federation.wait("join-alice")
     secrets = list(secrets_in(federation.folder))
     done.append(federation.fedmq("keys", "rotate", "--keys", "alice", "--log-level", "debug"))

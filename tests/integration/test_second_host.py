@@ -98,8 +98,9 @@ def test_trainer_on_second_host_joins_in_five_commands(cable: Cable, tmp_path: P
         assert first.fedmq("keys", "init", "--broker", first.address).returncode == 0  # the first command
         first.start_broker()  # the second
         token = first.token()  # the third
+        (second / "token").write_text(token)
         joining = start_remote(
-            cable, second, "join", "trainer", "join", token, "--name", "alice"
+            cable, second, "join", "trainer", "join", "token", "--name", "alice"
         )  # the fourth, on the second host
         first.running["join"] = joining
         until(lambda: "keys accept" in (second / "join.out").read_text(), "the fingerprint on the second host")
