@@ -13,6 +13,7 @@ KEYS = f"{STATE}/keys"  # of the broker and the aggregator
 CREDENTIALS = "/etc/credstore"  # systemd passes each trainer its key from here
 UNIT_PROPERTIES = "Id,ActiveState,UnitFileState,NRestarts,StatusText,Result"
 LINES_MAX = 4096
+DIGITS_MAX = 18  # of a number
 
 # Prints one `key value` a line. Ports come from /proc, because ss may not be installed.
 FACTS_SCRIPT = rf"""
@@ -131,7 +132,7 @@ def _units(lines: list[str]) -> dict[str, Unit]:
 
 
 def _whole(text: str | None) -> int | None:
-    return int(text) if text and text.isdecimal() else None
+    return int(text) if text and text.isdecimal() and len(text) <= DIGITS_MAX else None
 
 
 def _number(text: str | None) -> float | None:
@@ -140,5 +141,5 @@ def _number(text: str | None) -> float | None:
 
 
 def _version(text: str | None) -> tuple[int, int] | None:
-    major, _, minor = (text or "").partition(".")
-    return (int(major), int(minor)) if major.isdecimal() and minor.isdecimal() else None
+    major, minor = map(_whole, (text or "").partition(".")[::2])
+    return None if major is None or minor is None else (major, minor)

@@ -9,7 +9,7 @@ import click
 from fedmq.cli.echo import echo
 from fedmq.cli.options import COUNT, option
 from fedmq.deploy.fleet_options import Fleet, fleet_options
-from fedmq.deploy.inventory import read_inventory
+from fedmq.deploy.inventory import instances, read_inventory
 
 if TYPE_CHECKING:
     from fedmq.deploy.facts import Facts
@@ -111,7 +111,8 @@ def stop(fleet: Fleet, hosts: tuple[str, ...]) -> None:
 def remove(fleet: Fleet, hosts: tuple[str, ...]) -> None:
     """Remove fedmq from HOSTS: revoke the keys of its trainers, and delete all files, users and units.
 
-    The inventory is not changed: delete the host there.
+    The keys are those of the inventory, which is not changed: delete the host there afterward. Other trainers on the host
+    are listed and not revoked, because a host can print any name.
 
     \b
     Examples:
@@ -119,15 +120,19 @@ def remove(fleet: Fleet, hosts: tuple[str, ...]) -> None:
     """
     from fedmq.deploy import plan
 
-    broker = read_inventory(fleet.inventory).broker
+    known = read_inventory(fleet.inventory)
+    broker = known.broker
 
     async def work(rollout: Rollout, host: Host) -> str:
         facts = await rollout.facts_of(host)
+        own = [one.name for one in instances(known) if one.host == host.name]
         try:
             await rollout.execute(host, plan.stop(facts))  # the trainers send Goodbye: no run waits for their rows
         finally:
-            if facts.trainers and broker is not None and broker.host not in hosts:
-                await rollout.revoke(broker.host, sorted(facts.trainers))
-        return await rollout.execute(host, plan.remove(facts))
+            if own and broker is not None and broker.host not in hosts:
+                await rollout.revoke(broker.host, own)
+        end = await rollout.execute(host, plan.remove(facts))
+        others = ", ".join(sorted(facts.trainers.difference(own)))
+        return f"{end}; not in the inventory, and not revoked: {others}" if others else end
 
     fleet.run_each(list(hosts), work)

@@ -5,12 +5,14 @@ that runs as root; secrets and long values come on its standard input, never in 
 """
 
 import hashlib
+import re
 from dataclasses import dataclass
 from shlex import quote
 
 from fedmq.deploy.facts import CREDENTIALS, KEYS, STATE, Facts
 from fedmq.deploy.inventory import BrokerHost, Instance, Setting, settings_text
 from fedmq.deploy.package import Package
+from fedmq.security.keys import FINGERPRINT_PATTERN
 from fedmq.transport.address import PORTS
 
 SYSTEMD_MIN = 252  # keys from /etc/credstore
@@ -238,11 +240,21 @@ def _why(unit: str) -> str:
     )
 
 
-def keys_command(*arguments: str) -> str:
-    """Return a script that runs `fedmq keys ARGUMENTS` as the user of the broker and aggregator, on their keys."""
+def keys_command(action: str, *arguments: str) -> str:
+    """Return a script that runs `fedmq keys ACTION ARGUMENTS` as the broker's user, on its keys."""
     properties = "-p DynamicUser=yes -p User=fedmq -p StateDirectory=fedmq/keys -p StateDirectoryMode=0700"
-    command = " ".join(map(quote, [FEDMQ, "keys", *arguments, "--keys", KEYS_SEEN]))
+    command = " ".join(map(quote, [FEDMQ, "keys", action, "--keys", KEYS_SEEN, *arguments]))
     return f"exec systemd-run --quiet --pipe --wait --collect -p UMask=0077 {properties} {command}"
+
+
+def accept_command(name: str, printed: str, wait_s: float) -> str | None:
+    """Return a script that accepts the key of trainer `name` from the line that `join_script` printed on its host.
+
+    The host may print anything: None if this is not the line of this trainer with a fingerprint. The broker's host
+    compares the fingerprint with the request of this name.
+    """
+    found = re.fullmatch(rf"trainer {re.escape(name)}, fingerprint ({FINGERPRINT_PATTERN})", printed)
+    return None if found is None else keys_command("accept", "--wait", f"{wait_s:g}", "--", name, found[1])
 
 
 def join_script(name: str, connect_timeout_s: float) -> str:

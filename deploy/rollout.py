@@ -5,7 +5,6 @@ it is the broker's.
 """
 
 import asyncio
-import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -147,23 +146,28 @@ class Rollout:
         """Enrol a new key of a trainer, and revoke earlier keys of that name, which its host no longer has.
 
         The token passes through this process on standard input, never on a command line. The accepted fingerprint is
-        the one that the trainer's own host printed.
+        the one that the trainer's own host printed; nothing else that it prints reaches the broker's host.
         """
         async with connect(self._desired.broker.host, self._config) as broker:
-            await broker.run(f"({plan.keys_command('revoke', name)}) > /dev/null 2>&1 || true")
+            await broker.run(_revoke_script(name))
             token = await broker.run(plan.keys_command("token", "--name", name, "--hours", f"{ENROL_HOURS:g}"))
             async with host.start(plan.join_script(name, REACH_S), JOIN_S) as join:
                 join.write(token.strip())
-                found = re.search(r"fingerprint (\S+)", await join.read_line())
-                if found is not None:
-                    await broker.run(plan.keys_command("accept", found[1], "--wait", f"{REACH_S:g}"))
+                if printed := await join.read_line():  # else it has failed
+                    accept = plan.accept_command(name, printed, REACH_S)
+                    if accept is None:
+                        raise HostError(
+                            f"expected the fingerprint of trainer {name}, got {printed!r:.80}: no key was accepted; "
+                            "check this host"
+                        )
+                    await broker.run(accept)
                 await join.end()
 
     async def revoke(self, broker: str, names: list[str]) -> None:
         """Revoke the keys of these trainers; unknown names are ignored."""
         async with connect(broker, self._config) as host:
             for name in names:
-                await host.run(f"({plan.keys_command('revoke', name)}) > /dev/null 2>&1 || true")
+                await host.run(_revoke_script(name))
 
     async def journal(self, host: Host, lines: int) -> str:
         return await host.run(_journal_script(lines))
@@ -180,6 +184,10 @@ class Rollout:
 def _check(problems: list[str]) -> None:
     if problems:
         raise HostError("; ".join(problems))
+
+
+def _revoke_script(name: str) -> str:
+    return f"({plan.keys_command('revoke', '--', name)}) > /dev/null 2>&1 || true"
 
 
 def _journal_script(lines: int) -> str:

@@ -17,6 +17,8 @@ from fedmq.deploy.inventory import BrokerHost, TrainerHost, section
 SOUTH = """\
 package installed 1.0-1
 trainer south-1
+trainer --help
+trainer east
 unit Id=fedmq-trainer@south-1.service
 unit ActiveState={}
 unit UnitFileState=enabled
@@ -29,7 +31,7 @@ class Fleet:
 
     def __init__(self, folder: Path) -> None:
         self.inventory, self.active, self.scripts = folder / "fleet.toml", "active", defaultdict[str, list[str]](list)
-        self.inventory.write_text(section(BrokerHost("north")) + section(TrainerHost("south", "xor")))
+        self.inventory.write_text(section(BrokerHost("north")) + section(TrainerHost("south", "xor", name="south-1")))
 
     @asynccontextmanager
     async def connect(self, name: str, _config: Path | None) -> AsyncIterator[Host]:
@@ -71,7 +73,14 @@ def test_remove_revokes_trainer_keys_on_the_broker_host(fleet: Fleet) -> None:
     assert done.exit_code == 0, done.output
     assert "dpkg --purge" in fleet.scripts["south"][-1]
     (revoke,) = fleet.scripts["north"]
-    assert "revoke south-1" in revoke
+    assert "keys revoke --keys /var/lib/fedmq/keys -- south-1)" in revoke
+
+
+def test_names_that_only_a_host_knows_are_listed_and_not_revoked(fleet: Fleet) -> None:
+    """A host may print the names of other members."""
+    done = fleet.deploy("remove", "south")
+    assert not any("east" in script or "--help" in script for script in fleet.scripts["north"])
+    assert "not in the inventory, and not revoked: --help, east" in done.output
 
 
 def test_remove_of_the_broker_host_too_revokes_no_keys(fleet: Fleet) -> None:
