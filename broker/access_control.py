@@ -21,6 +21,7 @@ ROLES = {
     Port.COLLECT: {"aggregator"},
     Port.JOIN: {"trainer"},  # to learn that it is accepted, and to replace its key; other keys need a token
 }
+CONNECTIONS_MAX = 32  # open ones of a key: a trainer has two, an observer one for each terminal
 BLOCKED_S = 60.0  # after a violation
 # Quotas of a key: at once, and a second. A member makes two handshakes.
 HANDSHAKES, HANDSHAKES_S = 60.0, 5.0
@@ -121,6 +122,9 @@ class KeyAccessControl:
         self.refused["message-rate"] += 1
         self._log(owner, usage, now, "sends too much; some messages are dropped")
         return None
+
+    def connections_max(self, key: bytes) -> int | None:
+        return None if key == self._aggregator.transport else CONNECTIONS_MAX
 
     def block(self, key: bytes) -> None:
         public = self._aggregator if key == self._aggregator.transport else self._members.of_key(key)

@@ -17,6 +17,7 @@ from fedmq.cli.echo import echo
 from fedmq.cli.lazy import LazyGroup
 from fedmq.errors import BadConfiguration, FedmqError, named
 from fedmq.observe.log_format import LogFormatter
+from fedmq.runtime.descriptors import raise_limit
 
 STDOUT, STDERR = 1, 2
 INTERRUPTED = 130  # as shells report SIGINT
@@ -69,6 +70,7 @@ def fedmq() -> None:
 def main() -> NoReturn:
     """Run the command line. Errors are one line on stderr; a traceback only with --debug."""
     _open_streams()
+    raise_limit()
     sys.excepthook = _print_traceback
     sys.exit(_run(debug="--debug" in sys.argv or bool(os.environ.get("FEDMQ_DEBUG"))))
 

@@ -2,7 +2,7 @@
 
 Trainers subscribe to `round/`, `beacon/` and their inbox `to/<trainer>/`; observers to `event/`, `snapshot/`, `beacon/`
 and an inbox `watch/<token>/`; an aggregator to `up/<run>/` and `presence/`. A trainer pushes to `up/<run>`; the broker
-appends the authenticated sender, which is empty without keys.
+appends the authenticated sender, which is empty without keys. Its first message over a new connection is `here`.
 """
 
 ROUNDS = "round/"  # + run; the broker keeps the newest
@@ -14,6 +14,7 @@ WATCHED = (EVENTS, SNAPSHOTS, BEACONS)  # subscriptions of an observer
 INBOX = "to/"
 UP = "up/"  # + run
 PRESENCE = "presence/"  # + trainer
+HERE = "here"  # the only frame: the broker learns whose connection it is, and keeps it when it has to close some
 
 
 def watch_of(token: str) -> str:

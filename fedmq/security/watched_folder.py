@@ -33,6 +33,8 @@ class WatchedFolder(Generic[_T]):
             return False
         self._next = now + self._every_s
         found = self._scans.of(self._scan, self._seen)
+        if found is self._seen:  # it cannot be read: do not wait to try again, a revocation may be in it
+            self._next = now
         if found == self._seen:
             return False
         files, seen = {}, {}

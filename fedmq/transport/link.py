@@ -140,6 +140,9 @@ class AccessControl(Protocol):
     def sender(self, port: Port, key: bytes, size: int) -> str | None:
         """Return the sender of a message of `size` bytes; None if it may not use the port or exceeds its rate."""
 
+    def connections_max(self, key: bytes) -> int | None:
+        """Return how many connections of this key may be open; None: no limit."""
+
     def block(self, key: bytes) -> None:
         """Reject this key for a while: its connection was closed for a violation."""
 

@@ -75,12 +75,14 @@ class Services:
         self.port = free_port()
         self.address = f"tcp://127.0.0.1:{self.port}"
         self.running: dict[str, subprocess.Popen[bytes]] = {}
+        self.descriptors: tuple[int, int] | None = None  # soft and hard limit of the next processes
 
     def start(self, name: str, *arguments: str, **more: str) -> None:
         """Start `fedmq ARGUMENTS` with `more` in its environment; a second start of a name appends to its output."""
+        limit = self.descriptors and ["prlimit", f"--nofile={self.descriptors[0]}:{self.descriptors[1]}"]
         with (self.folder / f"{name}.out").open("ab") as out, (self.folder / f"{name}.err").open("ab") as err:
             self.running[name] = subprocess.Popen(
-                [sys.executable, "-m", "fedmq", *arguments],
+                [*(limit or []), sys.executable, "-m", "fedmq", *arguments],
                 cwd=self.folder,
                 env=clean_environment(FEDMQ_BROKER=self.address, FEDMQ_PORT=str(self.port), **more),
                 stdin=subprocess.DEVNULL,

@@ -116,7 +116,14 @@ def test_each_limit_is_on_the_page() -> None:
 
 def test_each_topic_is_in_the_table() -> None:
     for_observers = {topics.EVENTS, topics.SNAPSHOTS, topics.WATCH}
-    prefixes = {topics.ROUNDS, topics.BEACONS, topics.INBOX, topics.UP, topics.PRESENCE} | for_observers
+    prefixes = {
+        topics.ROUNDS,
+        topics.BEACONS,
+        topics.INBOX,
+        topics.UP,
+        topics.PRESENCE,
+        topics.HERE + "/",
+    } | for_observers
     assert {name.split("/")[0] + "/" for name in first_column(section("Topics"))} == prefixes
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 
@@ -17,9 +18,11 @@ from fedmq.transport.zeromq.watchdog import (
     SWEEP_S,
     UNKNOWN_BYTES_MAX,
     Connection,
+    ConnectionLimits,
+    ResidentMemory,
     TrafficCounts,
     Watchdog,
-    memory_bytes,
+    connection_limits,
     read_counts,
     shut_down,
 )
@@ -36,7 +39,9 @@ class Kernel:
         self.counts: dict[int, TrafficCounts] = {}
         self.memory, self.now = 50 * MIB, 0.0
         self.looks = 0
-        self.watchdog = Watchdog(handshakes=handshakes, counts=self._counts, memory=lambda: self.memory)
+        self.watchdog = Watchdog(
+            handshakes=handshakes, counts=self._counts, memory=lambda: self.memory, limits=ConnectionLimits(16, 8, 4)
+        )
 
     def _counts(self, descriptor: int) -> TrafficCounts | None:
         self.looks += 1
@@ -262,5 +267,70 @@ def test_closed_descriptor_has_no_effect() -> None:
     shut_down(reading)
 
 
-def test_memory_is_that_of_this_process() -> None:
-    assert 10 * MIB < memory_bytes() < 10_000 * MIB
+def test_memory_is_that_of_this_process_and_stays_known_without_descriptors(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_args: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    memory = ResidentMemory()
+    before = memory()
+    assert 10 * MIB < before < 10_000 * MIB
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", fail)
+        assert memory() > 10 * MIB  # no descriptor is needed
+        patch.setattr(os, "pread", fail)
+        assert memory() == memory() > 10 * MIB
+    assert caplog.text.count("Too many open files") == 1
+    memory.close()
+
+
+# --- too many connections -----------------------------------------------------------------------------------------
+
+
+def test_oldest_unfinished_handshakes_are_closed_first(kernel: Kernel) -> None:
+    old = [kernel.opened(number, handshake_done=False) for number in range(100, 105)]
+    done = [kernel.opened(number) for number in range(200, 203)]  # the watchdog has not seen their end yet
+    assert kernel.watchdog.excess() == []
+    new = [kernel.opened(number, handshake_done=False) for number in range(300, 304)]
+    assert kernel.watchdog.excess() == old[:2]
+    assert kernel.watchdog.excess() == []
+    for one in old[:2]:
+        kernel.watchdog.closed(one)
+    assert set(kernel.watchdog.states) == {*old[2:], *done, *new}
+
+
+def test_newest_connections_without_a_message_are_closed_next_and_members_stay(kernel: Kernel) -> None:
+    silent = [kernel.opened(number) for number in range(100, 104)]
+    alice = [kernel.opened(number) for number in range(200, 210)]
+    for one in alice:
+        kernel.watchdog.delivered(one, ALICE, 10)
+    late = [kernel.opened(number) for number in range(300, 304)]
+
+    assert kernel.watchdog.excess() == [*reversed(late)]
+    assert kernel.watchdog.excess() == []
+
+    for one in late:
+        kernel.watchdog.closed(one)
+    assert set(kernel.watchdog.states) == {*silent, *alice}
+
+
+def test_closing_connection_is_counted_no_more_until_its_descriptor_is_reused(kernel: Kernel) -> None:
+    for number in range(40):
+        kernel.opened(100 + number, handshake_done=False)
+        kernel.watchdog.excess()
+    assert sum(not state.closing for state in kernel.watchdog.states.values()) <= 8
+    for connection in list(kernel.watchdog.states):
+        kernel.watchdog.closed(connection)
+    for number in range(8):
+        kernel.opened(100 + number, handshake_done=False)
+        assert kernel.watchdog.excess() == []
+
+
+def test_descriptors_are_left_for_the_own_files_of_the_service() -> None:
+    for descriptors in (100, 256, 16_384, 1 << 20):
+        limits = connection_limits(descriptors)
+        assert limits.total <= descriptors - 32
+        assert limits.handshaking <= min(limits.total // 2, 16_384)
+        assert limits.of_key <= limits.total // 4
+    assert connection_limits(10).total == 0

@@ -7,6 +7,7 @@ message is checked as well.
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple
 
@@ -16,7 +17,9 @@ from zmq.utils import z85
 from zmq.utils.monitor import parse_monitor_message
 
 from fedmq.errors import BadConfiguration
+from fedmq.protocol import topics
 from fedmq.protocol.codec import FRAMES_MAX, Frames
+from fedmq.runtime.descriptors import descriptor_limit, open_descriptors
 from fedmq.security.enrollment import REQUEST_BYTES_MAX
 from fedmq.transport.address import PORTS, parse_address
 from fedmq.transport.link import (
@@ -31,7 +34,14 @@ from fedmq.transport.link import (
     Unsubscribed,
 )
 from fedmq.transport.zeromq.endpoint import BATCH, Endpoint, receive_all, try_send
-from fedmq.transport.zeromq.watchdog import Connection, Watchdog, release_freed_memory, shut_down
+from fedmq.transport.zeromq.watchdog import (
+    Connection,
+    ResidentMemory,
+    Watchdog,
+    connection_limits,
+    release_freed_memory,
+    shut_down,
+)
 
 LOOPBACK = ("127.0.0.1", "localhost")
 KINDS = {
@@ -46,6 +56,7 @@ KINDS = {
 FRAME_BYTES = {Port.SUBSCRIBE: 4 << 10, Port.COLLECT: 4 << 10, Port.JOIN: REQUEST_BYTES_MAX}
 TURN_MESSAGES = 16  # from one socket before the others have their turn
 TOPICS_MAX = 64  # subscriptions of one connection; fedmq's have three or four
+CONNECTIONS_MIN = 16  # else the limit of descriptors is too low
 LOG_AGAIN_S = 10.0  # between log lines about closed connections
 CONNECTIONS = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED
 
@@ -78,16 +89,26 @@ class BrokerSockets(Endpoint):
         parse_address(f"tcp://{host}:{port}")
         self._host, self._port, self._access = LOOPBACK[0] if host == LOOPBACK[1] else host, port, access
         self.bytes = self.cuts = 0
+        self._memory = ResidentMemory()
         release_freed_memory()
         super().__init__()
+        limits = connection_limits(descriptor_limit() - open_descriptors())
+        if limits.total < CONNECTIONS_MIN:
+            self.close()
+            wanted = descriptor_limit() + CONNECTIONS_MIN - limits.total
+            raise BadConfiguration(
+                f"expected a limit of at least {wanted} open files, got {descriptor_limit()}: raise it (ulimit -n, or "
+                "LimitNOFILE= in a unit)"
+            )
+        self._watchdog = Watchdog(handshakes=access is not None, memory=self._memory, limits=limits)
 
     def _open(self) -> None:
         super()._open()
         self._ended: list[Unsubscribed] = []
         self._topics: dict[Connection, list[str]] = {}  # allowed subscriptions
-        self._watchdog = Watchdog(handshakes=self._access is not None)
         self._logged_at = -LOG_AGAIN_S
-        self._keys: dict[Connection, bytes] = {}  # of connections that have delivered a message
+        self._keys: dict[Connection, bytes] = {}  # of connections that have delivered a message,
+        self._connections_of: Counter[bytes] = Counter()  # and how many there are of each key
         self._current: ReceivedMessage | None = None
         self._authenticator = None if self._access is None else self._authenticate(self._access)
         self._ports: dict[zmq.Socket[bytes], Port] = {}
@@ -147,10 +168,11 @@ class BrokerSockets(Endpoint):
                 f"ports {self._port} to {self._port + PORTS - 1}: choose others with --port"
             ) from error
 
-    def _close_sockets(self) -> None:
+    def close(self) -> None:
         if self._authenticator is not None:
             self._authenticator.stop()
-        super()._close_sockets()
+        super().close()
+        self._memory.close()
 
     # --- receive ------------------------------------------------------------------------------------------------
 
@@ -203,26 +225,40 @@ class BrokerSockets(Endpoint):
                 frames.append(frame)
         connection = Connection(self._ports[socket], _property(head, zmq.SRCFD, -1))
         key = b"" if self._access is None else z85.decode(_property(head, "User-Id", ""))
-        if key:
-            self._keys[connection] = key
         self.bytes += size
         self._watchdog.delivered(connection, key, size)
+        if key and connection not in self._keys and not self._register(connection, key):
+            return ReceivedMessage([b""], connection, b"")
         if count > FRAMES_MAX + 1:
             self._cut(connection, f"it sent a message of {count} frames")
             return ReceivedMessage([b""], connection, b"")  # without a valid topic, which is dropped
         return ReceivedMessage(frames, connection, key)
+
+    def _register(self, connection: Connection, key: bytes) -> bool:
+        """Count a connection for its key; close it, and return False, if the key has too many."""
+        assert self._access is not None
+        most = self._access.connections_max(key)
+        if most is not None and self._connections_of[key] >= min(most, self._watchdog.limits.of_key):
+            self._close_connection(connection, "its key has too many connections")
+            return False
+        self._keys[connection] = key
+        self._connections_of[key] += 1
+        return True
 
     def _read_monitor(self, monitor: zmq.Socket[bytes]) -> None:
         """Register the connections that were accepted and that ended."""
         for frames in receive_all(monitor):
             event = parse_monitor_message(frames)
             connection = Connection(self._monitors[monitor], int(event["value"]))
-            self._keys.pop(connection, None)
+            if (key := self._keys.pop(connection, None)) is not None:
+                self._connections_of -= Counter([key])  # drops a key without a connection
             self._ended += [Unsubscribed(topic) for topic in self._topics.pop(connection, ())]
             if event["event"] == zmq.EVENT_ACCEPTED:
                 self._watchdog.opened(connection, time.monotonic())
             else:
                 self._watchdog.closed(connection)
+        for connection in self._watchdog.excess():
+            self._close_connection(connection, "too many connections are open, or in a handshake")
 
     def _check_connections(self) -> None:
         """Close the connections that only consume memory."""
@@ -237,9 +273,13 @@ class BrokerSockets(Endpoint):
             self._cut(connection, f"it sent {state.pending} bytes without a complete message")
 
     def _cut(self, connection: Connection, reason: str) -> None:
-        self.cuts += 1
+        """Close a connection for a violation: its key is blocked for a while."""
         if self._access is not None and connection in self._keys:
             self._access.block(self._keys[connection])
+        self._close_connection(connection, reason)
+
+    def _close_connection(self, connection: Connection, reason: str) -> None:
+        self.cuts += 1
         if connection in self._watchdog.states:  # else it has ended, and its descriptor may be reused
             shut_down(connection.descriptor)
         if (now := time.monotonic()) >= self._logged_at + LOG_AGAIN_S:  # a stranger must not fill the disk with lines
@@ -264,7 +304,7 @@ class BrokerSockets(Endpoint):
             case Port.PUBLISH:
                 return Published(frames)
             case Port.PUSH:
-                return Pushed(sender, frames)
+                return None if frames == [topics.HERE.encode()] else Pushed(sender, frames)
             case Port.COLLECT:
                 return Listening(frames[0][1:].decode(errors="replace"))
             case Port.JOIN:

@@ -177,8 +177,12 @@ class EdgeSockets(Endpoint):
             self._reconnect()
         for monitor in self._monitors:
             if monitor in ready:
-                for frames in receive_all(monitor):
-                    yield self._link_event(parse_monitor_message(frames)["event"])
+                yield from self._link_events(monitor)
+
+    def _link_events(self, monitor: zmq.Socket[bytes]) -> Iterator[LinkEvent]:
+        """Yield what one monitor reports."""
+        for frames in receive_all(monitor):
+            yield self._link_event(parse_monitor_message(frames)["event"])
 
     def _link_event(self, event: int) -> LinkEvent:
         if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
@@ -207,8 +211,16 @@ class SubscriberSockets(EdgeSockets):
         self._subscribe(*self._subscriptions)
         self._up = self._socket(zmq.PUSH)
         self._up.immediate = True
-        self._connect(self._up, Port.PUSH, REFUSED)
+        self._connect(self._up, Port.PUSH, REFUSED | zmq.EVENT_HANDSHAKE_SUCCEEDED)
         self._connect(self._down, Port.SUBSCRIBE, MONITORED)
+        self._push_monitor = self._monitors[0]
+
+    def _link_events(self, monitor: zmq.Socket[bytes]) -> Iterator[LinkEvent]:
+        for event in super()._link_events(monitor):
+            if monitor is self._push_monitor and isinstance(event, LinkUp):
+                self.send([topics.HERE.encode()])
+            else:
+                yield event
 
 
 class TrainerSockets(SubscriberSockets):

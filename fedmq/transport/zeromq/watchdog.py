@@ -1,12 +1,16 @@
-"""The watchdog closes connections that send bytes but never a complete message.
+"""The watchdog closes connections that send bytes but never a complete message, and those that are too many.
 
 libzmq limits a frame (MAXMSGSIZE) and counts complete messages (HWM). But it keeps all parts of an incomplete message
 in memory, however many arrive. The kernel counts the bytes of each connection (TCP_INFO), and the broker counts the
 bytes that libzmq has delivered. The difference belongs to an incomplete message, or to complete ones that wait in a
 queue. Receiving distinguishes these, so a connection is suspected once before it is closed.
+
+Connections use descriptors, which the service also needs for its own files. Over their limits, unfinished handshakes
+are closed first, oldest first; then connections without a complete message, newest first.
 """
 
 import ctypes
+import os
 import resource
 import socket
 import struct
@@ -18,6 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fedmq.protocol.codec import MESSAGE_BYTES_MAX
+from fedmq.runtime.last_answer import LastAnswer
 from fedmq.transport.link import Port
 
 MEMORY_CHECK_S = 0.05  # between checks of this process's memory,
@@ -32,6 +37,11 @@ OWNER_BYTES_MAX = 2 * MESSAGE_BYTES_MAX  # pending bytes of all connections of o
 UNKNOWN_BYTES_MAX = 4 * MESSAGE_BYTES_MAX  # and of all connections without a complete message yet
 KERNEL_BYTES_MAX = 16 << 20  # received but not read by libzmq: tcp_rmem allows 6 MiB by default
 DRIFT_BYTES_S = 1024  # heartbeats and other bytes that are not part of a message
+RESERVED_DESCRIPTORS = 32  # for the service's own files
+HANDSHAKING_MAX = 16_384  # connections without a finished handshake: 5 kB each
+KEY_SHARE = 8  # one key has at most this part of the connections,
+KEY_CONNECTIONS_MIN = 4  # but so many
+SHED_SHARE = 8  # close so large a part more than necessary: each time, all connections are looked at
 _ACKED_AT, _RECEIVED_AT = 120, 128  # tcpi_bytes_acked and _received in struct tcp_info, linux/tcp.h, since Linux 4.1
 _TCP_INFO_BYTES = 256
 _M_MMAP_THRESHOLD = -3  # malloc.h
@@ -75,9 +85,37 @@ def _borrowed(descriptor: int) -> Iterator[socket.socket]:
         end.detach()
 
 
-def memory_bytes() -> int:
-    """Return the resident memory of this process."""
-    return int(_STATM.read_bytes().split()[1]) * _PAGE_BYTES
+class ResidentMemory:
+    """The resident memory of this process, from a file that stays open: a look needs no descriptor."""
+
+    def __init__(self) -> None:
+        self._descriptor = os.open(_STATM, os.O_RDONLY | os.O_CLOEXEC)
+        self._last_answer, self._bytes = LastAnswer(_STATM), 0
+
+    def __call__(self) -> int:
+        """Return it in bytes."""
+        self._bytes = self._last_answer.of(self._read, self._bytes)
+        return self._bytes
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+    def _read(self) -> int:
+        return int(os.pread(self._descriptor, 256, 0).split()[1]) * _PAGE_BYTES
+
+
+class ConnectionLimits(NamedTuple):
+    """How many connections may be open: all, those without a finished handshake, and those of one key."""
+
+    total: int
+    handshaking: int
+    of_key: int
+
+
+def connection_limits(descriptors: int) -> ConnectionLimits:
+    """Divide the descriptors that are left for connections."""
+    total = max(0, descriptors - RESERVED_DESCRIPTORS)
+    return ConnectionLimits(total, min(HANDSHAKING_MAX, total // 2), max(KEY_CONNECTIONS_MIN, total // KEY_SHARE))
 
 
 def release_freed_memory() -> None:
@@ -107,6 +145,7 @@ class ConnectionState:
     pending: int = 0  # bytes that may belong to an incomplete message
     received: int = 0  # at the last measurement
     delivered: int | None = None  # bytes of the messages delivered since; None: no message
+    closing: bool = False  # it is counted no more, and ends soon
     suspected_at: int | None = None  # number of messages delivered at its port when it first had too many pending bytes
 
     def measure(self, counts: TrafficCounts | None) -> None:
@@ -123,10 +162,16 @@ class ConnectionState:
         self.delivered = None
 
 
+def _over(count: int, limit: int) -> int:
+    """Return how many of `count` to close: none within the limit, else more than are over it."""
+    return 0 if count <= limit else count - limit + limit // SHED_SHARE
+
+
 class Watchdog:
     """Measures all connections of a process. Call `measure` often, and `judge` when it returns True.
 
     `handshakes`: whether connections begin with a CURVE handshake. Tests replace the kernel by `counts` and `memory`.
+    Call `excess` when connections have been accepted.
     """
 
     def __init__(
@@ -134,13 +179,16 @@ class Watchdog:
         *,
         handshakes: bool = True,
         counts: Callable[[int], TrafficCounts | None] = read_counts,
-        memory: Callable[[], int] = memory_bytes,
+        memory: Callable[[], int],
+        limits: ConnectionLimits,
     ) -> None:
         self.states: dict[Connection, ConnectionState] = {}
         self._handshakes, self._counts, self._memory = handshakes, counts, memory
         self._measure_at = self._sweep_at = 0.0
         self._memory_before = memory()
         self._handshakes_open = 0  # connections whose handshake may not be over
+        self._closing = 0
+        self.limits = limits
         self._delivered: Counter[Port] = Counter()
 
     def opened(self, connection: Connection, now: float) -> None:
@@ -149,7 +197,31 @@ class Watchdog:
         self._measure_at = min(self._measure_at, now + self.pause_s)
 
     def closed(self, connection: Connection) -> None:
-        self.states.pop(connection, None)
+        state = self.states.pop(connection, None)
+        if state is not None and state.closing:
+            self._closing -= 1
+
+    def excess(self) -> list[Connection]:
+        """Return the connections to close because too many are open, or in a handshake."""
+        total, handshaking = self.limits.total, self.limits.handshaking
+        if self._handshakes_open <= handshaking and len(self.states) - self._closing <= total:
+            return []
+        unfinished, anonymous, known = list[Connection](), list[Connection](), list[Connection]()
+        for connection, state in self.states.items():  # oldest first
+            if state.closing:
+                continue
+            if not state.handshake_done:
+                state.measure(self._counts(connection.descriptor))
+            kind = unfinished if not state.handshake_done else anonymous if state.owner is None else known
+            kind.append(connection)
+        closing = unfinished[: _over(len(unfinished), handshaking)]
+        over = _over(len(unfinished) + len(anonymous) + len(known) - len(closing), total)
+        closing += [*unfinished[len(closing) :], *reversed(anonymous), *reversed(known)][:over]
+        for connection in closing:
+            self.states[connection].closing = True
+        self._closing += len(closing)
+        self._handshakes_open = sum(not self.states[one].closing for one in unfinished)
+        return closing
 
     def delivered(self, connection: Connection, owner: bytes, size: int) -> None:
         """Register a complete message of `size` bytes from `owner` (b"": unknown)."""
@@ -176,7 +248,7 @@ class Watchdog:
         self._sweep_at, self._memory_before = now + SWEEP_S, memory
         for connection, state in self.states.items():
             state.measure(self._counts(connection.descriptor))
-        self._handshakes_open = sum(not state.handshake_done for state in self.states.values())
+        self._handshakes_open = sum(not state.handshake_done and not state.closing for state in self.states.values())
         return True
 
     def judge(self, now: float, busy: Collection[Port] = ()) -> list[Connection]:
