@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from operator import attrgetter
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from fedmq.models.networks import MLP, Code, Model
@@ -69,7 +70,8 @@ def list_row(run_state: RunState, origin: Origin, now: float) -> Values:
     head = head_values(run_state, origin, now)
     kept = ("run", "task", "algorithm", "state", "condition", "connected", "source", "round", "rounds_max", "metric")
     shown = {name: head[name] for name in (*kept, "started_at", "event_at")}
-    return {**shown, "value": head["best"] and head["best"]["value"], "trainers": head["present"]}
+    folder = None if origin.folder is None else Path(origin.folder).name
+    return {**shown, "value": head["best"] and head["best"]["value"], "trainers": head["present"], "folder": folder}
 
 
 def table_values(run_state: RunState, since: int | None) -> dict[str, Values]:

@@ -66,7 +66,7 @@ class RunCatalog:
                 shown = {run: self._live(run, found) for run in self._live_runs.runs}
                 rows = {run: list_row(*live, now + live[1].ahead_s) for run, live in shown.items() if live is not None}
             for run in found.keys() - rows.keys():
-                rows[run] = list_row(found[run].run_state, self._folder_origin(found[run]), now)
+                rows[run] = list_row(found[run].run_state, self._folder_origin(found[run]), now) | {"run": run}
         listed = sorted(rows.values(), key=lambda row: (not row["connected"], -float(row["event_at"])))
         broker = {"address": self._address, "connected": self._live_runs.connected}
         return {"now": round(now, 3), "broker": broker, "runs": listed}

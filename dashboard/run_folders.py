@@ -5,6 +5,7 @@ import os
 import re
 import time
 from collections import OrderedDict
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -34,7 +35,10 @@ class FoundRun(NamedTuple):
 
 
 class RunFolders:
-    """The run folders below `root`. Of several folders of one run, the one last written counts."""
+    """The run folders below `root`.
+
+    Of several folders of one run, the one last written has the name of the run, the others their own names.
+    """
 
     def __init__(self, root: Path, *, clock: Clock) -> None:
         self._root, self._clock = root, clock
@@ -49,8 +53,7 @@ class RunFolders:
             self._scan_at = now + SCAN_S
             paths = sorted(self._stamps(), key=lambda one: one[1][0])[-FOLDERS_MAX:]
             self._found = {path: self._look(path, stamp) for path, stamp in paths}
-            runs = self._found.values()
-            self._names = {one.run_state.run: one for one in runs if re.match(NAME_PATTERN, one.run_state.run)}
+            self._names = _by_name(self._found.values())
         return self._names
 
     def follow(self, folder: Path) -> RunState | None:
@@ -91,6 +94,17 @@ class RunFolders:
     def _look(self, folder: Path, stamp: tuple[int, int, int]) -> FoundRun:
         before = self._found.get(folder)
         return before if before is not None and before.stamp == stamp else FoundRun(folder, stamp, _status(folder))
+
+
+def _by_name(runs: Collection[FoundRun]) -> dict[str, FoundRun]:
+    """Return runs, the newest last, by unique names."""
+    names: dict[str, FoundRun] = {}
+    for one in reversed(list(runs)):
+        for name in (one.run_state.run, one.folder.name):
+            if re.match(NAME_PATTERN, one.run_state.run) and re.match(NAME_PATTERN, name) and name not in names:
+                names[name] = one
+                break
+    return dict(reversed(names.items()))
 
 
 def _status(folder: Path) -> RunState:

@@ -7,6 +7,7 @@ const FONT = '12px "Inter", system-ui, sans-serif';
 
 const TEXT_MS = 1000; // between two updates of the text
 const WAIT_MS = 1000; // before rounds thinner than a pixel are drawn
+const ERROR_NEAR = 0.01; // an accuracy nearer to 1 is drawn on a linear scale, below on a logarithmic one
 const NEAR = 0.02; // fitness nearer to 0 is drawn on a linear scale, beyond on a logarithmic one
 const STEP_PX = 15; // between two ticks, at least
 
@@ -39,12 +40,12 @@ class Curve {
   #described = { edition: 0, at: -Infinity };
   #textTimer = 0;
 
-  constructor(id, { columns, series, format, describe, legend, range, scale, splits, bands }) {
+  constructor(id, { columns, series, format, describe, legend, range, scale, splits, bands, marked }) {
     this.box = $(id);
     this.text = $(`${id}-text`);
     this.nothing = make("p", { class: "nothing", text: "Waiting for the first round" });
     this.box.append(this.nothing);
-    Object.assign(this, { id, columns, series, format, describe, range, scale, splits, bands });
+    Object.assign(this, { id, columns, series, format, describe, range, scale, splits, bands, marked });
     this.values = legend.map(([key, name]) => {
       const shown = make("b", { text: NOTHING });
       $(`${id}-legend`).append(make("li", {}, make("i", { class: `key ${key}`, "aria-hidden": "true" }), name, " ", shown));
@@ -131,8 +132,30 @@ class Curve {
       ],
       series: [{}, ...this.series],
       bands: this.bands,
-      hooks: { setCursor: [(plot) => this.#legend(plot.cursor.idx ?? this.model.newestClosed())] },
+      hooks: { draw: [(plot) => this.#mark(plot)], setCursor: [(plot) => this.#legend(plot.cursor.idx ?? this.model.newestClosed())] },
     };
+  }
+
+  /** Draw a vertical line at each round that `marked` names. */
+  #mark(plot) {
+    const rounds = this.marked?.(this.model) ?? [];
+    this.box.dataset.marked = rounds.join(" "); // for tests
+    const { ctx, bbox } = plot;
+    ctx.save();
+    ctx.beginPath();
+    ctx.rect(bbox.left, bbox.top, bbox.width, bbox.height);
+    ctx.clip();
+    ctx.beginPath();
+    for (const round of rounds) {
+      const x = Math.round(plot.valToPos(round, "x", true)) + 0.5;
+      ctx.moveTo(x, bbox.top);
+      ctx.lineTo(x, bbox.top + bbox.height);
+    }
+    ctx.strokeStyle = color("warn");
+    ctx.lineWidth = devicePixelRatio || 1;
+    ctx.setLineDash([3 * ctx.lineWidth, 3 * ctx.lineWidth]);
+    ctx.stroke();
+    ctx.restore();
   }
 
   /** Show the figures of the round under the pointer, else of the newest. */
@@ -182,6 +205,17 @@ function even(low, high) {
   return Array.from({ length: Math.floor(high / step) - first + 1 }, (_, at) => (first + at) * step);
 }
 
+/** The rounds that searched in a new random pool. */
+const restarts = (model) => (model.rounds.round ?? []).filter((_, at) => model.rounds.restarted?.[at]);
+
+/** Why the best fitness falls at some rounds, or "". */
+function describeRestarts(model) {
+  const rounds = restarts(model);
+  if (!rounds.length) return "";
+  const named = rounds.slice(-3).map(count).join(", ");
+  return ` The pool restarted at random in round ${rounds.length > 3 ? "… " : ""}${named}, because no better loss was found: fitness may fall there, and the best model is kept.`;
+}
+
 function describeRounds(model, text) {
   const at = model.newestClosed();
   if (at < 0) return "";
@@ -211,18 +245,43 @@ function fitnessCurve() {
           ? "Nothing scored yet."
           : `Round ${count(get("round"))}: best ${figure(get("fitness"))}, mean ${figure(get("fitness_mean"))}, worst ${figure(
               get("fitness_worst"),
-            )} (minus the loss per row); diversity ${figure(get("diversity"))}.`,
+            )} (minus the loss per row); diversity ${figure(get("diversity"))}.${describeRestarts(model)}`,
       ),
+    marked: restarts,
   });
 }
 
+/** Ticks for an accuracy from `low` to `high`: round shares, apart from each other on the scale of errors. */
+function shares(plot, low, high) {
+  const wanted = [1, 0, 0.5, 0.9, 0.99, 0.95, 0.98, 0.8, 0.995, 0.25, 0.75, 0.999];
+  const chosen = [];
+  for (const at of wanted.filter((one) => one >= low && one <= high)) {
+    const y = plot.valToPos(at, "y");
+    if (chosen.every((one) => Math.abs(plot.valToPos(one, "y") - y) >= STEP_PX)) chosen.push(at);
+  }
+  return chosen.length > 1 ? chosen.sort((a, b) => a - b) : even(low, high);
+}
+
 function valueCurve() {
+  const isAccuracy = () => curve.model?.head?.metric === "accuracy";
   const curve = new Curve("value", {
     series: [line("strong-line", 1.25, [4, 4]), line("accent", 2.25)],
     legend: [["target", "target"], ["best", "best model"]],
     columns: ["target", "value"],
     format: (x) => value(x, curve.model?.head?.metric),
-    range: (_, low, high) => (curve.model.head.metric === "accuracy" ? [Math.min(0.5, low) - 0.03, 1.03] : roomy()(_, low, high)),
+    // The nearer to 100 %, the finer the scale: the step from 95 to 99.8 % halves the error four times.
+    scale: {
+      distr: 100,
+      fwd: (x) => (isAccuracy() ? -Math.asinh((1 - x) / ERROR_NEAR) : x),
+      inv: (x) => (isAccuracy() ? 1 - ERROR_NEAR * Math.sinh(-x) : x),
+    },
+    splits: (plot, _, low, high) => (isAccuracy() ? shares(plot, low, high) : even(low, high)),
+    range: (_, low, high) => {
+      if (!isAccuracy() || low === null) return roomy()(_, low, high);
+      const [from, to] = [low, high].map((x) => Math.asinh((1 - x) / ERROR_NEAR));
+      const room = Math.max(from - to, 0.5) * 0.08;
+      return [from + room, to - room].map((x) => 1 - ERROR_NEAR * Math.sinh(x));
+    },
     describe: (model) => {
       const head = model.head;
       $("value-title").textContent = head.metric ? head.metric[0].toUpperCase() + head.metric.slice(1) : "Metric";

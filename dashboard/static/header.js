@@ -40,7 +40,8 @@ function drawNothing(name, why) {
 
 function about(head) {
   const parts = [head.task, head.model, head.algorithm, head.robust && `robust rule: ${head.robust}`, `seed ${head.seed}`];
-  return [...parts, `started ${date(head.started_at)}`].filter(Boolean).join(" · ");
+  const folder = head.folder?.split("/").at(-1);
+  return [...parts, `started ${date(head.started_at)}`, folder && folder !== head.run && `folder ${folder}`].filter(Boolean).join(" · ");
 }
 
 function drawState(model, head) {

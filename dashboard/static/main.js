@@ -8,7 +8,7 @@ import { drawClock, drawHeader, NO_SUCH_RUN } from "./header.js";
 import { $, setAttr, paint, paintAll, part, setText } from "./paint.js";
 import { PageModel } from "./page_model.js";
 import { drawExports, makeRounds } from "./rounds.js";
-import { drawRuns } from "./runs.js";
+import { makeRuns } from "./runs.js";
 import { Stream } from "./stream.js";
 import { makeSurface } from "./surface.js";
 import { makeTrainers } from "./trainers.js";
@@ -32,7 +32,7 @@ let why = "connecting …"; // the reason that there is no model
 let link = "connecting";
 
 const controls = makeControls(() => session);
-const [drawTrainers, drawRounds, drawFeed] = [makeTrainers(controls.act), makeRounds(), makeFeed()];
+const [drawRuns, drawTrainers, drawRounds, drawFeed] = [makeRuns(), makeTrainers(controls.act), makeRounds(), makeFeed()];
 const shows = [makeCurves(), makeGantt(), makeSurface()];
 const stream = new Stream(receive, (state) => {
   link = state;

@@ -43,7 +43,7 @@ export function makeRounds() {
   function whyCell(at, cell) {
     const why = get("why")(at) || (get("closed_at")(at) === null ? "open" : NOTHING);
     setAttr(cell, "class", why === "deadline" ? "warn" : "");
-    return why;
+    return get("restarted")(at) ? `${why}, new pool` : why;
   }
 
   function toneCell(name, tone) {

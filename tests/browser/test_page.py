@@ -9,15 +9,70 @@ import json
 import re
 from collections.abc import Callable
 
+import msgspec
+import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from msgspec import structs
 from playwright.sync_api import Locator, Page, Route, expect
 from scene import RUN, TRAINERS, Scene
 from services import closed
 
+from fedmq.dashboard.page_model import Origin, all_values, list_row
+from fedmq.observe import events
+from fedmq.observe.run_state import RunState
+from fedmq.testing import run_started
+
 Open = Callable[..., Page]
 expect.set_options(timeout=15_000)
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True, "device_scale_factor": 2}
+
+
+# The share of the height of a plot that its line covers in the right half.
+SPAN = """canvas => {
+  const [r, g, b] = getComputedStyle(document.documentElement).getPropertyValue("--accent").trim()
+    .match(/^#(..)(..)(..)$/).slice(1).map((part) => parseInt(part, 16));
+  const { data, width, height } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+  const rows = [];
+  for (let y = 0; y < height; y += 1)
+    for (let x = width >> 1; x < width; x += 1) {
+      const at = 4 * (y * width + x);
+      const distance = Math.hypot(data[at] - r, data[at + 1] - g, data[at + 2] - b);
+      if (data[at + 3] > 200 && distance < 12) { rows.push(y); break; }
+    }
+  return rows.length ? (rows.at(-1) - rows[0]) / height : 0;
+}"""
+
+
+def of_values(*values: float, restarted: int = 0) -> RunState:
+    """Return a run with these accuracies of its rounds; round `restarted` searched in a new pool."""
+    state = RunState()
+    started = run_started(
+        run="night", term=1, round=1, task="xor", algorithm="evolution", seed=1, metric="accuracy", target=1.0
+    )
+    state.apply(1000.0, started)
+    for number, value in enumerate(values, 1):
+        best = events.Best(
+            value=value, coverage=1.0, fitness=-1.0, fitness_mean=-2.0, fitness_worst=-3.0, diversity=0.1
+        )
+        state.apply(1000.0 + number, events.RoundPublished(round=number, invited=2))
+        close = events.RoundClosed(
+            round=number, why="complete", results=2, round_s=0.5, present=2, best=best, restarted=number == restarted
+        )
+        state.apply(1000.5 + number, close)
+    return state
+
+
+def serve(page: Page, *shown: tuple[RunState, Origin]) -> None:
+    """Answer the streams of a page with these runs, and show the first."""
+    rows = [list_row(state, origin, 2000.0) for state, origin in shown]
+    listed = {"now": 2000.0, "broker": {"address": None, "connected": False}, "runs": rows}
+    body = f"retry: 60000\nevent: runs\ndata: {json.dumps(listed)}\n\n"
+    body += f"event: full\ndata: {msgspec.json.encode(all_values(*shown[0], 2000.0)).decode()}\n\n"
+    page.route(
+        re.compile(r"/api/(.*/)?stream"), lambda route: route.fulfill(content_type="text/event-stream", body=body)
+    )
+    page.reload()
 
 
 def until_rounds(page: Page, count: int) -> int:
@@ -190,6 +245,44 @@ def test_page_shows_a_finished_run_until_another_starts(open_page: Open, address
     expect(name).to_have_text("first")
     list_runs(("later", "running", 60, 60), ("earlier", "running", 10, 50), ("first", "solved", 20, 40))
     expect(name).to_have_text("later")
+
+
+def test_accuracies_near_the_target_are_no_flat_line(open_page: Open, address: str) -> None:
+    page = open_page(address, color_scheme="light")
+    serve(page, (of_values(*[0.1] * 3, *np.linspace(0.95, 0.998, 40)), Origin(False, "folder", None)))
+    expect(page.locator("#value-text")).to_contain_text("99.8 % after round 43")
+    page.wait_for_function("document.querySelector('#value').dataset.rounds === '43'")
+    assert page.locator("#value canvas").evaluate(SPAN) > 0.15
+
+
+def test_restart_of_the_pool_is_marked_and_explained(open_page: Open, address: str) -> None:
+    page = open_page(address)
+    serve(page, (of_values(0.5, 0.6, 0.6, restarted=3), Origin(False, "folder", None)))
+    expect(page.locator("#fitness-text")).to_contain_text(
+        "The pool restarted at random in round 3, because no better loss was found: fitness may fall there"
+    )
+    expect(page.locator("#fitness")).to_have_attribute("data-marked", "3")
+    expect(page.locator("#rounds tbody tr").first).to_contain_text("complete, new pool")
+
+
+def test_nights_are_listed_by_folder_and_can_be_found(open_page: Open, address: str) -> None:
+    page = open_page(address)
+    nights = [(of_values(0.9), Origin(night == 30, "folder", f"/srv/runs/night-{night:02}")) for night in range(1, 31)]
+    for night, (state, _) in enumerate(nights, 1):
+        assert state.config is not None
+        state.config = structs.replace(state.config, run=f"xor-20261101-0100{night:02}-ab12")
+    serve(page, *nights)
+    listed, count = page.locator("#runs li .name"), page.locator("#runs-count")
+    expect(listed).to_have_text([f"night-{night:02}" for night in range(1, 31)])
+    page.get_by_label("Find a run").fill("NIGHT-1 90 %")
+    expect(listed).to_have_text([f"night-{night:02}" for night in range(10, 20)])
+    expect(count).to_have_text("10 of 30 runs")
+    page.get_by_label("Find a run").fill("")
+    page.get_by_label("Filter runs").select_option("live")
+    expect(listed).to_have_text(["night-30"])
+    expect(page.get_by_role("link", name="night-30")).to_have_attribute(
+        "title", re.compile("xor-20261101-010030-ab12\nfolder night-30")
+    )
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -110,6 +110,19 @@ def test_live_run_with_a_folder_is_listed_once(scene: Scene, tmp_path: Path) -> 
     assert rows["one"]["state"] == "interrupted"
 
 
+def test_folders_of_one_run_are_listed_under_their_own_names(scene: Scene, tmp_path: Path) -> None:
+    """The same --run every night, and a folder for each."""
+    for night in ("monday", "tuesday", "wednesday"):
+        folder = write(tmp_path / night, started("nightly"), *a_round(1), finished())
+        os.utime(folder / "events.jsonl", (1e9, 1e9 + len(night)))
+    rows = {row["run"]: row["folder"] for row in scene.catalog.runs()["runs"]}
+    assert rows == {"nightly": "wednesday", "tuesday": "tuesday", "monday": "monday"}
+    for name in rows:
+        values = scene.catalog.values(name)
+        assert values is not None
+        assert values["head"]["folder"] == str(tmp_path / rows[name])
+
+
 def test_joining_page_receives_all_values_or_the_missing_ones(scene: Scene) -> None:
     run_state = scene.live("one", started("one"), *a_round(1))
     known = [(1, 1), (1, run_state.seq), (1, run_state.seq + 1), (2, 1), (0, 1)]
