@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fedmq.cli.echo import echo, echo_json
+from fedmq.cli.echo import echo, echo_json, unread_output_dropped
 from fedmq.cli.options import (
     COUNT,
+    NAME_OR_PATH,
     SECONDS,
     Command,
     FiniteRange,
+    UserPath,
     check_name,
     edge_options,
     metrics_option,
@@ -66,6 +68,7 @@ def algorithm_options(command: Command) -> Command:
     """Add --algorithm and --param."""
     algorithm = option(
         "--algorithm",
+        type=NAME_OR_PATH,
         metavar="NAME",
         callback=_check_name,
         help="How to learn: evolution, averaging, an installed algorithm or FILE.py:NAME. [default: evolution]",
@@ -85,6 +88,7 @@ def algorithm_options(command: Command) -> Command:
 @option(
     "--task",
     "task_name",
+    type=NAME_OR_PATH,
     metavar="NAME|FILE.py",
     callback=_check_name,
     help="What to train: xor, parity4, linear or a file.",
@@ -128,7 +132,7 @@ def algorithm_options(command: Command) -> Command:
     metavar="S",
     help="Every random draw comes from it. [default: drawn, and printed]",
 )
-@option("--out", type=click.Path(path_type=Path), metavar="DIR", help="The run's folder. [default: runs/<run>]")
+@option("--out", type=UserPath(path_type=Path), metavar="DIR", help="The run's folder. [default: runs/<run>]")
 @option("--run", callback=check_name, hidden=True, help="The run's name, for who has chosen it already.")
 @option("--quiet", is_flag=True, help="Print nothing but errors.")
 @option("--json", "as_json", is_flag=True, help="Print the report as JSON at the end, and nothing else.")
@@ -356,10 +360,11 @@ def _end(service: Aggregator, folder: Path, store: Store, *, quiet: bool, as_jso
         report = before
     else:
         write_report(folder, report, model, closes)
-    if as_json:
-        echo_json(report)
-    elif not quiet:
-        _say(report, folder)
+    with unread_output_dropped():
+        if as_json:
+            echo_json(report)
+        elif not quiet:
+            _say(report, folder)
     raise SystemExit(0 if report.solved else 1)
 
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from rich.console import RenderableType
 from rich.live import Live
 
-from fedmq.cli.echo import echo
+from fedmq.cli.echo import echo_if_read
 from fedmq.observe import events
 from fedmq.observe.console import PrintableConsole
 from fedmq.observe.event_text import event_line
@@ -59,4 +59,4 @@ def open_progress(view: RunState, metric: str, *, quiet: bool) -> Iterator[Calla
         with live_view(view, PrintableConsole()):
             yield lambda _event: None  # the aggregator applies it to the view
     else:
-        yield plain_progress(metric, echo)
+        yield plain_progress(metric, echo_if_read)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from fedmq.cli.echo import echo
+from fedmq.cli.echo import echo_if_read
 from fedmq.cli.options import keys_option, metrics_option, option, optional_metrics, service_options
 from fedmq.transport.address import DEFAULT_PORT, PORTS, parse_address
 
@@ -71,6 +71,6 @@ def broker(bind: str | None, port: int | None, keys: Path | None, metrics: tuple
     service = Broker(hub, access, admission)
     try:
         with optional_metrics(metrics, broker_metrics(service, hub, access), lambda: "") as pulse:
-            serve(service, hub, clock, ready=lambda: echo(line), pulse=pulse)
+            serve(service, hub, clock, ready=lambda: echo_if_read(line), pulse=pulse)
     finally:
         hub.close()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from fedmq.cli.echo import echo
+from fedmq.cli.echo import echo_if_read
 from fedmq.cli.options import FOLDER, broker_option, check_name, one_thread_for_arrays, option, require, service_options
 from fedmq.errors import BadConfiguration
 from fedmq.runtime.atomic_files import write_whole
@@ -113,13 +113,13 @@ def _announce(url: str) -> None:
     """Print the URL. If it has a token and stdout is the journal, write it to a file instead and print the path."""
     shown, _, token = url.partition("?")
     if not token or not is_journal(STDOUT):
-        echo(f"dashboard on {url}")
+        echo_if_read(f"dashboard on {url}")
         return
     folder = os.environ.get("RUNTIME_DIRECTORY")
     if not folder:
         raise BadConfiguration("expected RuntimeDirectory= in the unit, for the URL with its token, got none: add it")
     write_whole(Path(folder) / "url", f"{url}\n".encode())
-    echo(f"dashboard on {shown}; the URL with its token is in {folder}/url")
+    echo_if_read(f"dashboard on {shown}; the URL with its token is in {folder}/url")
 
 
 def _listen(host: str, port: int) -> socket.socket:

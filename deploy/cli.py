@@ -219,7 +219,7 @@ def _append_section(path: Path, section: str) -> Inventory:
     """Append a section to the inventory; the file is written only if the result is valid."""
     from fedmq.runtime.atomic_files import SHARED_FILE, write_whole
 
-    before = path.read_text(encoding="utf-8") if path.exists() else ""
+    before = path.read_text(encoding="utf-8-sig") if path.exists() else ""
     gap = "\n" if before and not before.endswith("\n\n") else ""
     after = before + gap + section
     known = inventories.parse_inventory(path, after)

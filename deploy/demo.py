@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from fedmq.cli.echo import echo
-from fedmq.cli.options import COUNT, one_thread_for_arrays, option, service_options
+from fedmq.cli.echo import echo, unread_output_dropped
+from fedmq.cli.options import COUNT, NAME_OR_PATH, UserPath, one_thread_for_arrays, option, service_options
 from fedmq.deploy.processes import Processes, free_port, listens
 from fedmq.errors import BadConfiguration
 from fedmq.runtime.loop import stop_signals
@@ -31,7 +31,14 @@ TRAINER_NAMES = ("alice", "bob", "carol", "dave", "erin", "frank", "grace", "hei
 
 
 @click.command()
-@option("--task", "task_name", default="xor", metavar="NAME|FILE.py", help="xor, parity4, linear or a file.")
+@option(
+    "--task",
+    "task_name",
+    type=NAME_OR_PATH,
+    default="xor",
+    metavar="NAME|FILE.py",
+    help="xor, parity4, linear or a file.",
+)
 @option(
     "--trainers",
     type=click.IntRange(1, 200),
@@ -45,9 +52,9 @@ TRAINER_NAMES = ("alice", "bob", "carol", "dave", "erin", "frank", "grace", "hei
     metavar="S",
     help="Seed of all random draws. [default: drawn, and printed]",
 )
-@option("--algorithm", metavar="NAME", help="As for fedmq aggregator. [default: evolution]")
+@option("--algorithm", type=NAME_OR_PATH, metavar="NAME", help="As for fedmq aggregator. [default: evolution]")
 @option("--param", "parameters", multiple=True, metavar="NAME=VALUE", help="As for fedmq aggregator.")
-@option("--out", type=click.Path(path_type=Path), metavar="DIR", help="The run's folder. [default: runs/<run>]")
+@option("--out", type=UserPath(path_type=Path), metavar="DIR", help="The run's folder. [default: runs/<run>]")
 @option("--dashboard", is_flag=True, help="Serve a page of the run, until the run is over and no browser reads it.")
 @option("--dashboard-port", type=click.IntRange(1, 65535), default=8550, metavar="PORT", help="The page's port.")
 @option("--quiet", is_flag=True, help="Print errors only.")
@@ -105,7 +112,8 @@ def demo(
         echo("fedmq: interrupted" + f"; continue with: {again}" * unfinished, err=True)
         raise
     if not quiet and (folder / MODEL).exists():
-        _show(task, task_name, folder)
+        with unread_output_dropped():
+            _show(task, task_name, folder)
     raise SystemExit(code)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fedmq.cli.echo import echo, echo_json
-from fedmq.cli.options import broker_option, one_thread_for_arrays, option
+from fedmq.cli.options import NAME_OR_PATH, broker_option, one_thread_for_arrays, option
 from fedmq.transport.address import DEFAULT_ADDRESS, parse_address
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ COLORS = {"ok": "green", "warning": "yellow", "problem": "red"}
 
 
 @click.command()
-@option("--data", metavar="SPEC", help="Rows to read, as for fedmq trainer.")
+@option("--data", type=NAME_OR_PATH, metavar="SPEC", help="Rows to read, as for fedmq trainer.")
 @option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 @broker_option
 def doctor(data: str | None, as_json: bool, broker: str | None, keys: Path | None) -> None:

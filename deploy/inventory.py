@@ -88,7 +88,7 @@ def read_inventory(path: Path) -> Inventory:
     if not path.exists():
         return Inventory()
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise BadConfiguration(f"{path}: not readable ({error})") from error
     return parse_inventory(path, text)

@@ -8,12 +8,14 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from typing import Self
 
 from fedmq.transport.address import PORTS
 
 CANDIDATES = range(10_000, 32_000)  # below the ephemeral ports of outgoing connections
 STOP_S = 6.0  # after SIGTERM; a service needs at most 5
+FOR_ALL = ("FEDMQ_LOG_LEVEL", "FEDMQ_DEBUG")  # settings of this command and of its services
 _PARENT_DEATH_SIGNAL = 1  # prctl(2)
 
 
@@ -40,6 +42,12 @@ def _is_free(port: int) -> bool:
     return True
 
 
+def _environment(ours: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of a service, without settings: those in ours are for this command, or for others."""
+    kept = {name: value for name, value in ours.items() if name in FOR_ALL or not name.startswith("FEDMQ_")}
+    return {**kept, "PYTHONUNBUFFERED": "1"}
+
+
 class Processes:
     """Services that run inside a `with` block; at its end the rest is stopped, and killed after STOP_S."""
 
@@ -53,13 +61,11 @@ class Processes:
         would end it at once. If this process is killed, the kernel sends SIGTERM.
         """
         libc = ctypes.CDLL(None)  # loaded before the fork
-        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-        environment.pop("FEDMQ_CONFIG", None)  # the file is for the calling command; services have other options
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "fedmq", *arguments],
             stdout=subprocess.DEVNULL if quiet else None,
             stdin=subprocess.DEVNULL,
-            env=environment,
+            env=_environment(os.environ),
             process_group=0,
             preexec_fn=lambda: libc.prctl(_PARENT_DEATH_SIGNAL, signal.SIGTERM),
         )

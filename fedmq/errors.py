@@ -82,6 +82,12 @@ class NotAuthorized(FedmqError):
     exit_code = 77
 
 
+class OutputClosed(FedmqError):
+    """The reader of the output has gone, as after `| head -1`; no line reports it."""
+
+    exit_code = 141  # as shells report SIGPIPE
+
+
 class BadConfiguration(FedmqError):
     """A file, an option or rows that cannot be used: expected X, got Y, do Z."""
 

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from fedmq.cli.echo import echo
+from fedmq.cli.echo import echo_if_read
 from fedmq.cli.options import (
     COUNT,
+    FOLDER,
+    NAME_OR_PATH,
     SECONDS,
     check_labels,
     check_name,
@@ -60,6 +62,7 @@ def _check_data(_ctx: click.Context, _param: click.Parameter, spec: str | None) 
 )
 @option(
     "--data",
+    type=NAME_OR_PATH,
     metavar="SPEC",
     callback=_check_data,
     help="Rows: xor:1/2, parity4:3/4, linear:bob, FILE.py:1/2, a file (.csv .npz .npy .parquet), a folder of them, or "
@@ -67,7 +70,7 @@ def _check_data(_ctx: click.Context, _param: click.Parameter, spec: str | None) 
 )
 @option(
     "--state",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=FOLDER,
     metavar="DIR",
     default=lambda: os.environ.get("STATE_DIRECTORY"),
     show_default="$STATE_DIRECTORY, else in memory only",
@@ -114,6 +117,7 @@ def _check_data(_ctx: click.Context, _param: click.Parameter, spec: str | None) 
 )
 @option(
     "--score",
+    type=NAME_OR_PATH,
     metavar="FILE.py",
     help="Local copy of a task with code: it replaces the code in the rounds.",
 )
@@ -214,7 +218,7 @@ def trainer(
     try:
         with optional_metrics(metrics, trainer_metrics(service), lambda: service.connection.problem) as pulse:
             line = f"trainer {name}: {count} rows, broker {address}"
-            serve(service, link, clock, ready=lambda: echo(line), pulse=pulse)
+            serve(service, link, clock, ready=lambda: echo_if_read(line), pulse=pulse)
     finally:
         link.close()
 

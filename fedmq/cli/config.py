@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from fedmq.cli.echo import echo
-from fedmq.cli.options import FILE, read_text
+from fedmq.cli.options import FILE, UserPath, read_text
 from fedmq.cli.settings import template, values_of
 from fedmq.errors import BadConfiguration
 from fedmq.runtime.atomic_files import SHARED_FILE, write_whole, writing
@@ -44,7 +44,7 @@ def init(service: str, out: Path | None) -> None:
 
 @config.command()
 @service_argument
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=UserPath(path_type=Path))
 def check(service: str, file: Path) -> None:
     """List the faults of FILE as a --config of SERVICE, with lines; exit code 78 if there are any.
 

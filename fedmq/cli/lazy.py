@@ -1,12 +1,23 @@
 """Groups of commands that are imported when they are called: `--help` stays fast, and rooms stay apart."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
 import click
 
+from fedmq.errors import OutputClosed
+
 LINE_CHARACTERS = 90  # of a command's line in the overview
+
+
+@contextmanager
+def _closed_output() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError as error:  # click would end the process with 1, the code of an error
+        raise OutputClosed from error
 
 
 class LazyGroup(click.Group):
@@ -18,6 +29,14 @@ class LazyGroup(click.Group):
     def __init__(self, *arguments: Any, lazy: Mapping[str, tuple[str, str]], **settings: Any) -> None:
         super().__init__(*arguments, **settings)
         self._lazy = lazy
+
+    def make_context(self, *arguments: Any, **settings: Any) -> click.Context:
+        with _closed_output():  # --help prints
+            return super().make_context(*arguments, **settings)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _closed_output():
+            return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [*super().list_commands(ctx), *self._lazy]

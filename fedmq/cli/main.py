@@ -7,15 +7,16 @@ import errno
 import io
 import os
 import sys
+from contextlib import suppress
 from types import TracebackType
 from typing import NoReturn
 
 import click
 
 from fedmq import __version__
-from fedmq.cli.echo import echo
+from fedmq.cli.echo import drop_output, echo
 from fedmq.cli.lazy import LazyGroup
-from fedmq.errors import BadConfiguration, FedmqError, named
+from fedmq.errors import BadConfiguration, FedmqError, OutputClosed, named
 from fedmq.observe.log_format import LogFormatter
 from fedmq.runtime.descriptors import raise_limit
 
@@ -81,6 +82,9 @@ def _run(*, debug: bool) -> int | None:
         code: int | None = fedmq.main(prog_name="fedmq", standalone_mode=False)
         sys.stdout.flush()
         return code
+    except (OutputClosed, BrokenPipeError):
+        drop_output()
+        return OutputClosed.exit_code
     except click.exceptions.Abort:
         line, code = "interrupted", INTERRUPTED
     except click.exceptions.NoArgsIsHelpError as error:
@@ -96,7 +100,8 @@ def _run(*, debug: bool) -> int | None:
         if debug:
             raise
         line, code = _unexpected(error)
-    echo(f"fedmq: {line}", err=True)
+    with suppress(BrokenPipeError):
+        echo(f"fedmq: {line}", err=True)
     return code
 
 

@@ -23,7 +23,7 @@ from fedmq.errors import BadConfiguration
 from fedmq.names import NAME_PATTERN
 from fedmq.observe.log_format import LogFormatter
 from fedmq.runtime.journal import JournalHandler, is_journal
-from fedmq.transport.address import DEFAULT_ADDRESS, parse_address
+from fedmq.transport.address import DEFAULT_ADDRESS, full_address
 
 if TYPE_CHECKING:
     from fedmq.observe.metrics import Metrics
@@ -34,8 +34,6 @@ LOOPBACK = "127.0.0.1"
 LABELS_MAX, LABEL_MAX = 8, 64  # as in `fedmq.protocol.messages.Labels`, which imports numpy
 SECONDS_MAX = 10**9  # as in `fedmq.protocol.messages`
 COUNT = click.IntRange(1, 2**53)  # exact in JSON and in the store
-FILE = click.Path(path_type=Path, dir_okay=False)
-FOLDER = click.Path(path_type=Path, file_okay=False)
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -50,6 +48,29 @@ class FiniteRange(click.FloatRange):
 
 
 SECONDS = FiniteRange(0, SECONDS_MAX, min_open=True)
+
+
+def _with_home(text: str | Path) -> str:
+    return os.path.expanduser(text)  # noqa: PTH111 - a Path would drop the ./ of a file that begins with ~
+
+
+class UserPath(click.Path):
+    """A path; `~` is the home folder also in a file and in the environment, where no shell replaces it."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return super().convert(_with_home(value), param, ctx)
+
+
+class UserText(click.types.StringParamType):
+    """A name, or else a path that may begin with `~`."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return _with_home(super().convert(value, param, ctx))
+
+
+FILE = UserPath(path_type=Path, dir_okay=False)
+FOLDER = UserPath(path_type=Path, file_okay=False)
+NAME_OR_PATH = UserText()
 
 
 def option(*names: str, **settings: Any) -> Callable[[Command], Command]:
@@ -81,8 +102,10 @@ def together(*options: Callable[[Any], Any]) -> Callable[[Command], Command]:
 def read_text(path: Path) -> str:
     """Return the text of a file of settings."""
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return path.read_text(encoding="utf-8-sig")  # editors of Windows begin a file with a byte order mark
+    except UnicodeDecodeError as error:
+        raise BadConfiguration(f"{path}: expected text in UTF-8, got {error}: save it as UTF-8") from error
+    except OSError as error:
         raise BadConfiguration(f"{path}: cannot be read ({error})") from error
 
 
@@ -181,10 +204,8 @@ keys_option = option(
 
 
 def check_address(_ctx: click.Context, _param: click.Parameter, address: str | None) -> str | None:
-    """Check a broker's address."""
-    if address is not None:
-        parse_address(address)
-    return address
+    """Check a broker's address, and return it in its full form."""
+    return None if address is None else full_address(address)
 
 
 broker_option = together(

@@ -8,6 +8,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from fedmq.errors import OutputClosed
 from fedmq.runtime.printable import printable
 
 
@@ -26,6 +27,9 @@ class PrintableConsole(Console):
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         return super().render(_without_controls(renderable), options)
+
+    def on_broken_pipe(self) -> None:  # rich would end the process with 1, the code of an error
+        raise OutputClosed
 
 
 def _without_controls(renderable: Any) -> Any:

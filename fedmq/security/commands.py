@@ -66,9 +66,9 @@ def init(broker: str, keys: Path) -> None:
       fedmq keys init --broker tcp://broker.example.org:7000 --keys /etc/fedmq/keys
     """
     from fedmq.security.membership import make_federation
-    from fedmq.transport.address import parse_address
+    from fedmq.transport.address import full_address, parse_address
 
-    host, _ = parse_address(broker)
+    broker, (host, _) = full_address(broker), parse_address(broker)
     if host == "0.0.0.0":  # noqa: S104 - refused, not bound
         raise BadConfiguration(f"expected an address that trainers can connect to, got {broker}: name this machine")
     federation = make_federation(keys, broker)

@@ -32,7 +32,7 @@ from fedmq.runtime.atomic_files import sync_folder, write_whole, writing
 from fedmq.runtime.safe_files import check_secret, check_trusted, make_private_folder, open_regular, read_limited
 from fedmq.security.keys import Identity, Key, PublicIdentity, Role, fingerprint_of
 from fedmq.security.watched_folder import WatchedFolder
-from fedmq.transport.address import DEFAULT_ADDRESS, parse_address
+from fedmq.transport.address import DEFAULT_ADDRESS, full_address
 
 CHOOSE_ANOTHER = "choose another --keys"
 FEDERATION = "federation.json"
@@ -108,8 +108,7 @@ def find_broker(given: str | None, keys: Path | None, role: Role) -> tuple[str, 
     """
     credentials = None if keys is None else read_credentials(keys, role)
     address = given or (DEFAULT_ADDRESS if credentials is None else credentials.federation.broker)
-    parse_address(address)
-    return address, credentials
+    return full_address(address), credentials
 
 
 def find_broker_to_watch(given: str | None, keys: Path | None) -> tuple[str, Credentials | None]:

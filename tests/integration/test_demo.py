@@ -204,6 +204,23 @@ def test_missing_rows_are_reported_once_and_leave_no_files(tmp_path: Path) -> No
     assert [path.name for path in tmp_path.iterdir()] == ["norows.py"]
 
 
+def test_settings_of_services_in_the_environment_do_not_reach_a_demo(tmp_path: Path) -> None:
+    settings = {
+        "FEDMQ_KEYS": "/nowhere",
+        "FEDMQ_BIND": "0.0.0.0",  # noqa: S104 - refused without keys
+        "FEDMQ_PORT": "1",
+        "FEDMQ_METRICS": "9100",
+        "FEDMQ_MAX_EVALUATIONS": "1",
+        "FEDMQ_MIN_ROWS": "1000",
+        "FEDMQ_NAME": "x",
+        "FEDMQ_MAX_EXAMPLES": "1",
+    }
+    done = run_fedmq("demo", "--seed", "1", "--out", "xor", cwd=tmp_path, **settings)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [one["name"] for one in report_of(tmp_path / "xor")["trainers"]] == ["alice", "bob"]
+
+
 def test_command_line_overrides_environment_overrides_file(tmp_path: Path) -> None:
     (tmp_path / "demo.toml").write_text('rounds = 1\nseed = 1\ntask = "linear"\n')
 

@@ -77,6 +77,7 @@ deadline_s = 30
 | 77 | the broker rejects this key; for `trainer join`: the request is rejected, or the token is not valid any more |
 | 78 | bad configuration or settings, unusable rows, a damaged store, a full disk |
 | 130 | interrupted with Ctrl-C; `demo` also ends with 143 after SIGTERM, 129 after SIGHUP |
+| 141 | no process reads the output, as after head -1; services and `demo` go on without it |
 
 An error is one line on stderr, *expected X, got Y: do Z*. `--debug` shows a traceback as well.
 

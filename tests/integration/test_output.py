@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,15 @@ def ended(*words: str, cwd: Path, **settings: Any) -> subprocess.CompletedProces
     )
 
 
+@contextmanager
+def without_a_reader() -> Iterator[int]:
+    """Yield a pipe as after `| head -1`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    yield writer
+    os.close(writer)
+
+
 @pytest.mark.parametrize(
     ("words", "code"), [(["--help"], 0), (["config", "init", "trainer"], 0), (["runs", "show", "none"], 78)]
 )
@@ -52,6 +63,23 @@ def test_closed_output_is_not_an_error(words: list[str], code: int, tmp_path: Pa
 
 def test_demo_runs_without_an_output(tmp_path: Path) -> None:
     done = ended("demo", "--seed", "1", "--out", "run", cwd=tmp_path, preexec_fn=lambda: os.close(1))
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "run" / "report.json").exists()
+
+
+@pytest.mark.parametrize("words", [["--help"], ["runs", "ls", "--help"], ["config", "init", "trainer"], ["runs", "ls"]])
+def test_output_without_a_reader_ends_a_command_silently_as_sigpipe_would(words: list[str], tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    with without_a_reader() as pipe:
+        done = ended(*words, cwd=tmp_path, stdout=pipe)
+
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_run_is_trained_to_its_end_without_a_reader(tmp_path: Path) -> None:
+    with without_a_reader() as pipe:
+        done = ended("demo", "--seed", "1", "--out", "run", cwd=tmp_path, stdout=pipe)
 
     assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "run" / "report.json").exists()

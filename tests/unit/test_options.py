@@ -11,6 +11,7 @@ import pytest
 
 from fedmq.cli.main import fedmq
 from fedmq.cli.options import FiniteRange
+from fedmq.errors import BadConfiguration
 
 TRAINER = fedmq.get_command(click.Context(fedmq), "trainer")
 
@@ -39,6 +40,40 @@ def test_keys_default_to_the_credentials_of_systemd(tmp_path: Path, monkeypatch:
 def test_credentials_without_a_federation_are_not_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
     assert keys() is None
+
+
+def test_home_folder_is_replaced_where_no_shell_does_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert keys("--keys", "~/keys") == tmp_path / "keys"
+    monkeypatch.setenv("FEDMQ_KEYS", "~/keys")
+    assert keys() == tmp_path / "keys"
+    monkeypatch.delenv("FEDMQ_KEYS")
+    settings = tmp_path / "trainer.toml"
+    settings.write_text('keys = "~/keys"\ndata = "~/rows.csv"\nstate = "~/state"\n')
+    assert TRAINER is not None
+    with TRAINER.make_context("trainer", ["--config", "~/trainer.toml"]) as context:
+        found = [str(context.params[name]) for name in ("keys", "data", "state")]
+    assert found == [str(tmp_path / name) for name in ("keys", "rows.csv", "state")]
+    with TRAINER.make_context("trainer", ["--data", "./~/rows.csv"]) as context:
+        assert context.params["data"] == "./~/rows.csv"
+
+
+@pytest.mark.parametrize("text", ["127.0.0.1:7000", "127.0.0.1:7000/", "tcp://127.0.0.1:7000"])
+def test_address_of_the_broker_is_completed(text: str) -> None:
+    assert TRAINER is not None
+    with TRAINER.make_context("trainer", ["--data", "xor:1/2", "--broker", text]) as context:
+        assert context.params["broker"] == "tcp://127.0.0.1:7000"
+
+
+def test_settings_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    settings = tmp_path / "trainer.toml"
+    settings.write_bytes(b'\xef\xbb\xbfname = "alice"\r\ndata = "xor:1/2"\r\n')
+    assert TRAINER is not None
+    with TRAINER.make_context("trainer", ["--config", str(settings)]) as context:
+        assert context.params["name"] == "alice"
+    settings.write_text('name = "alice"', encoding="utf-16")
+    with pytest.raises(BadConfiguration, match=r"trainer\.toml: expected text in UTF-8.*save it as UTF-8"):
+        TRAINER.make_context("trainer", ["--config", str(settings)])
 
 
 @pytest.mark.parametrize(("journal", "level"), [(True, "INFO"), (False, "WARNING")])
