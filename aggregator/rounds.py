@@ -18,7 +18,7 @@ from fedmq.aggregator.event_publisher import EventPublisher
 from fedmq.aggregator.machine import Input, Output, Phase
 from fedmq.aggregator.outbox import Outbox
 from fedmq.aggregator.roster import Introduction, Roster
-from fedmq.algorithms.base import Evaluation, Plan, Strategy
+from fedmq.algorithms.base import Evaluation, Plan, Strategy, answer_bytes_max
 from fedmq.algorithms.checkpoint import dump
 from fedmq.errors import Rejected
 from fedmq.observe import events
@@ -94,6 +94,7 @@ class Rounds:
         self._plan: Plan | None = None
         self._payload: Payload | None = None  # the arrays of the open round
         self._model_digests = dict(model_digests or {})  # by round
+        self._answer_bytes: dict[int, int] = {}  # the most that an answer has, by round of this life
         self._accepted = set(accepted)
         self._answered = {trainer for number, trainer in self._accepted if number == round}
         self._counted = counted
@@ -376,6 +377,9 @@ class Rounds:
             raise Rejected("round", f"expected a round from {first} to {self.round}, got {message.round}")
         if message.model_digest != self._model_digest(message.round):
             raise Rejected("model-digest", f"computed on another model than round {message.round} published")
+        size, largest = sum(info.nbytes for info in message.arrays), self._answer_bytes.get(message.round)
+        if largest is not None and size > largest:
+            raise Rejected("nbytes", f"expected an answer of at most {largest} bytes, got {size}")
         most = limits.num_examples_max
         if most is not None and message.num_examples > most:
             raise Rejected("values", f"expected at most {most} rows, got {message.num_examples}")
@@ -384,8 +388,14 @@ class Rounds:
     def _model_digest(self, number: int) -> bytes | None:
         """Return the digest of the arrays of this round; None if its close was dropped."""
         if number == self.round and number not in self._model_digests:  # a later life will open this round again
-            return digest_of(self._outbox.pack(self._strategy.ask(self._state)).infos)
+            plan = self._strategy.ask(self._state)
+            self._bound_answers(plan)
+            return digest_of(self._outbox.pack(plan).infos)
         return self._model_digests.get(number)
+
+    def _bound_answers(self, plan: Plan) -> None:
+        """Derive from the query how many bytes an answer to `self.round` may have."""
+        self._answer_bytes[self.round] = answer_bytes_max(plan.query, self.config.task, plan.shapes)
 
     # --- rounds ---------------------------------------------------------------------------------------------------
 
@@ -406,6 +416,7 @@ class Rounds:
     def _open(self) -> None:
         self.phase = Phase.COLLECTING
         self._plan = self._strategy.ask(self._state)
+        self._bound_answers(self._plan)
         self._payload = self._outbox.pack(self._plan)
         self._model_digests[self.round] = digest_of(self._payload.infos)
         self._invited = set(self.roster.eligible(self.round))
@@ -463,6 +474,7 @@ class Rounds:
         oldest = self.round - self.config.limits.staleness - 1
         self._accepted = {key for key in self._accepted if key[0] >= oldest}
         self._model_digests = {number: digest for number, digest in self._model_digests.items() if number >= oldest}
+        self._answer_bytes = {number: most for number, most in self._answer_bytes.items() if number >= oldest}
         self.phase = Phase.WAITING
         self._finish_if_over(evaluation, len(members))
 

@@ -20,7 +20,7 @@ from fedmq.errors import LimitExceeded, Rejected
 from fedmq.models.arrays import Floats
 from fedmq.models.losses import ROW_CROSS_ENTROPY_MAX, ROW_SQUARED_ERROR_MAX, Scores
 from fedmq.models.networks import Code
-from fedmq.protocol.codec import Shape, check_arrays
+from fedmq.protocol.codec import FRAME_BYTES_MAX, Shape, check_arrays
 from fedmq.protocol.messages import FRACTION_BITS_MAX
 from fedmq.tasks.task import BLOCK_VALUES, Rows, Task
 
@@ -48,6 +48,7 @@ class ArrayBounds(NamedTuple):
     """Shape, dtype and smallest and largest value of one array.
 
     A first dimension `rows_max` or smaller is legal where it is given; else the shape is exact, -1 being any length.
+    The arrays of an answer have no other free length: their size is known before they arrive.
     """
 
     shape: Shape
@@ -133,12 +134,14 @@ def check_down(
     """Check the arrays that a query comes with, and that its work fits the limits.
 
     Raises:
-        Rejected: with the reason `arrays`, `dtype`, `shape`, `not-finite` or `values`.
+        Rejected: with the reason `arrays`, `dtype`, `shape`, `nbytes`, `not-finite` or `values`.
         LimitExceeded: the work needs more memory or time; nothing has been allocated for it.
     """
     check_bounds(query.arrays(task), arrays)
     shapes = {name: array.shape for name, array in arrays.items()}
     query.check(task, shapes)
+    if (size := answer_bytes_max(query, task, shapes)) > FRAME_BYTES_MAX:
+        raise Rejected("nbytes", f"expected a query for answers of at most {FRAME_BYTES_MAX} bytes, got {size}")
     needed, limits = query.demand(task, shapes, num_examples), limits or WorkLimits()
     if needed.memory_bytes > limits.memory_bytes:
         raise LimitExceeded(
@@ -151,6 +154,21 @@ def check_down(
             f"expected at most {operations_max:.1e} operations, which no machine does in {limits.seconds:g} s, got "
             f"{needed.operations:.1e}: lower the generations, the steps or the population"
         )
+
+
+def answer_bytes_max(query: Query, task: Task, shapes: Shapes) -> int:
+    """Return the most bytes that the arrays of an answer have together.
+
+    Raises:
+        Rejected: the query leaves a length open.
+    """
+    size = 0
+    for name, one in query.answer(task, shapes, 1).items():
+        shape = one.shape if one.rows_max is None else (one.rows_max, *one.shape[1:])
+        if min(shape, default=0) < 0:
+            raise Rejected("shape", f"expected a query that bounds each length of {name} in an answer, got {shape}")
+        size += math.prod(shape) * np.dtype(one.dtype).itemsize
+    return size
 
 
 def demand_of_scores(

@@ -98,6 +98,8 @@ class _Bench:
             array = good.arrays[name]
             yield f"no {name}", replace(good, arrays={key: one for key, one in good.arrays.items() if key != name})
             yield f"{name} of another shape", with_array(name, array[..., None])
+            most = len(array) if bounds.rows_max is None else bounds.rows_max
+            yield f"{name} with {most + 1} rows", with_array(name, np.resize(array, (most + 1, *array.shape[1:])))
             yield f"{name} of float32", with_array(name, array.astype(np.float32))
             for value in (bounds.smallest - 1, bounds.largest * 2 + 1):
                 if array.size and np.isfinite(value) and abs(value) < 2**62:

@@ -23,7 +23,11 @@ from fedmq.protocol.messages import (
     PROTOCOL_VERSION,
     PROTOCOL_VERSION_MIN,
     ArrayInfo,
+    Events,
     Message,
+    Result,
+    Round,
+    Snapshot,
     version_text,
 )
 from fedmq.tasks.task import CODE_BYTES_MAX
@@ -38,6 +42,7 @@ FRAME_BYTES_MAX = 32 << 20  # of one array frame, and of all array frames of a m
 MESSAGE_BYTES_MAX = FRAME_BYTES_MAX + (1 << 16)  # the watchdog closes a connection with a longer incomplete message
 DIMENSIONS_MAX = 2
 LENGTH_MAX = FRAME_BYTES_MAX // 4  # of a dimension; the limit in bytes does not bound an empty array
+WITH_ARRAYS = (Round, Result, Events, Snapshot)  # no other message has arrays
 DTYPES = frozenset({"<f8", "<f4", "<i8"})
 CODE = "code"  # array with the packed code of a Code model, sent with each round
 EVENTS, VIEW = "events", "view"  # arrays for observers
@@ -149,6 +154,8 @@ def decode(frames: Frames) -> Packet:
     except Exception as error:  # msgspec passes on what a struct's own checks raise, beside its DecodeError
         _check_version(header)
         raise Rejected("header", one_line(error)[:200]) from error
+    if message.arrays and not isinstance(message, WITH_ARRAYS):
+        raise Rejected("frames", f"expected no arrays in a {type(message).__name__}, got {len(message.arrays)}")
     if len(message.arrays) != len(frames) - HEAD_FRAMES:
         raise Rejected("frames", f"expected {len(message.arrays)} array frames, got {len(frames) - HEAD_FRAMES}")
     arrays = {info.name: _array(info, blob) for info, blob in zip(message.arrays, frames[HEAD_FRAMES:], strict=True)}

@@ -181,6 +181,7 @@ BAD: dict[str, tuple[RejectReason, Frames]] = {
     "an array with a length over 2**53": ("header", described(shape=[2**63])),
     "a checksum that is too short": ("header", described(sha256=b"short")),
     "two arrays with one name": ("header", frames(BLOB, BLOB, arrays=[info(), info()])),
+    "a goodbye with an array": ("frames", frames(BLOB, message=GOODBYE, arrays=[info()])),
     "objects": ("dtype", described(dtype="|O")),
     "big-endian numbers": ("dtype", described(dtype=">f8")),
     "native numbers": ("dtype", described(dtype="=f8")),
