@@ -68,7 +68,7 @@ def broker(bind: str | None, port: int | None, keys: Path | None, metrics: tuple
     last = first + PORTS - 1 - (access is None)  # the last port is for enrollment, with keys only
     where = f" --keys {keys}" if keys else "" if first == DEFAULT_PORT else f" --broker tcp://{host}:{first}"
     line = f"broker on tcp://{host}:{first} (ports {first} to {last}); next: fedmq aggregator --task xor{where}"
-    service = Broker(hub, access, admission)
+    service = Broker(hub, clock, access, admission)
     try:
         with optional_metrics(metrics, broker_metrics(service, hub, access), lambda: "") as pulse:
             serve(service, hub, clock, ready=lambda: echo_if_read(line), pulse=pulse)

@@ -6,12 +6,15 @@ It reads topics and counts subscriptions; it decodes no header and no array.
     Published snapshot/<run>    the same, for observers
     Published other             publish it
     Pushed up/<run>             deliver it as up/<run>/<sender>
-    Subscribed to/<trainer>/    its owner: allow it, publish the newest round of each run to it, and report presence on
-                                the first subscription; another sender: disconnect
-    Unsubscribed to/<trainer>/  report absence on the last one: an old connection may close after a new one opened
-    Subscribed watch/<any>/     allow it; publish the newest snapshot of each run to it
+    Subscribed to/<trainer>/    its owner: allow it, owe the newest round of each run to it, and report presence on the
+                                first and the second subscription; over the limit, or another sender: disconnect
+    Unsubscribed to/<trainer>/  report presence when one is left, and absence on the last one: an old connection may
+                                close after a new one opened
+    Subscribed watch/<any>/     allow it; owe the newest snapshot of each run to it
     Subscribed other prefix     allow the known ones; those for observers are not for trainers
     Listening presence/         report every present trainer
+
+`hand_over` publishes what is owed, at a bounded rate.
 
 The broker may lose its state at any time: a run is correct without it, only slower.
 """
@@ -21,14 +24,19 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from typing import NamedTuple, assert_never
 
+from fedmq.broker.handover import Handover
 from fedmq.names import NAME_PATTERN
 from fedmq.protocol import topics
 from fedmq.protocol.codec import FRAMES_MAX, Frames, encode
 from fedmq.protocol.messages import Presence
+from fedmq.runtime.clock import earliest
 from fedmq.transport.link import Listening, Published, Pushed, Routed, Subscribed, Unsubscribed
 
 RUNS_KEPT_MAX = 64
 INBOXES_MAX = 100_000
+INBOXES_OF_NAME_MAX = 3  # an old connection that has not ended yet, a new one, and one of a second process
+ROUNDS_MEBIBYTES_S, SNAPSHOTS_MEBIBYTES_S = 64.0, 16.0  # stored messages that are handed over
+REPORTED_INBOXES_MAX = 2  # more than one are several, however many
 PUBLISHABLE = (topics.ROUNDS, topics.BEACONS, topics.EVENTS, topics.SNAPSHOTS, topics.INBOX)
 FOR_OBSERVERS = (topics.EVENTS, topics.SNAPSHOTS)
 _NAME = re.compile(NAME_PATTERN)
@@ -53,7 +61,9 @@ class Deliver(NamedTuple):
 
 
 class Disconnect(NamedTuple):
-    """Close the connection of this event."""
+    """Close the connection of this event, and block its key if that is a `violation`."""
+
+    violation: bool
 
 
 Effect = Allow | Publish | Deliver | Disconnect
@@ -69,6 +79,8 @@ class Routing:
         self.inboxes: dict[str, int] = {}
         self.newest: OrderedDict[str, Frames] = OrderedDict()  # rounds
         self.snapshots: OrderedDict[str, Frames] = OrderedDict()
+        self._rounds = Handover(self.newest, ROUNDS_MEBIBYTES_S)
+        self._snapshots = Handover(self.snapshots, SNAPSHOTS_MEBIBYTES_S)
         self.dropped = 0  # messages with too many frames or an unknown topic
 
     def step(self, message: Routed) -> Iterator[Effect]:
@@ -86,6 +98,16 @@ class Routing:
                 return self._listening(topic)
             case _:
                 assert_never(message)
+
+    @property
+    def wake_at(self) -> float | None:
+        """Time at which `hand_over` is due, or None."""
+        return earliest(self._rounds.wake_at, self._snapshots.wake_at)
+
+    def hand_over(self, now: float) -> Iterator[Publish]:
+        """Yield the stored messages that may be sent to new inboxes now."""
+        for handover in (self._rounds, self._snapshots):
+            yield from map(Publish, handover.take(now))
 
     def _published(self, frames: Frames) -> Iterator[Effect]:
         topic = frames[0].decode(errors="replace")
@@ -120,14 +142,16 @@ class Routing:
         if topic != topics.inbox_of(trainer) or not _NAME.match(trainer) or len(self.inboxes) >= INBOXES_MAX:
             return
         if sender is not None and sender != trainer:
-            yield Disconnect()
+            yield Disconnect(violation=True)
+            return
+        if self.inboxes.get(trainer, 0) >= INBOXES_OF_NAME_MAX:
+            yield Disconnect(violation=False)
             return
         yield Allow(topic)
         self.inboxes[trainer] = self.inboxes.get(trainer, 0) + 1
-        for frames in self.newest.values():
-            yield Publish([topic.encode(), *frames[1:]])
-        if self.inboxes[trainer] == 1:
-            yield self._presence(trainer, True)
+        self._rounds.add(topic)
+        if self.inboxes[trainer] <= REPORTED_INBOXES_MAX:
+            yield self._presence(trainer)
 
     def _subscribed_prefix(self, topic: str, sender: str | None) -> Iterator[Effect]:
         if topic.startswith((topics.ROUNDS, topics.BEACONS)):
@@ -138,23 +162,27 @@ class Routing:
             yield Allow(topic)
         elif topic == topics.watch_of(topic.removeprefix(topics.WATCH).removesuffix("/")):
             yield Allow(topic)
-            for frames in self.snapshots.values():
-                yield Publish([topic.encode(), *frames[1:]])
+            self._snapshots.add(topic)
 
     def _unsubscribed(self, topic: str) -> Iterator[Effect]:
         trainer = topic.removeprefix(topics.INBOX).removesuffix("/")
+        if topic.startswith(topics.WATCH):
+            self._snapshots.drop(topic)
         if not topic.startswith(topics.INBOX) or trainer not in self.inboxes:
             return
         self.inboxes[trainer] -= 1
         if not self.inboxes[trainer]:
             del self.inboxes[trainer]
-            yield self._presence(trainer, False)
+            self._rounds.drop(topic)
+        if self.inboxes.get(trainer, 0) < REPORTED_INBOXES_MAX:
+            yield self._presence(trainer)
 
     def _listening(self, topic: str) -> Iterator[Effect]:
         if topic == topics.PRESENCE:
             for trainer in self.inboxes:
-                yield self._presence(trainer, True)
+                yield self._presence(trainer)
 
-    @staticmethod
-    def _presence(trainer: str, present: bool) -> Deliver:
-        return Deliver(encode(topics.PRESENCE + trainer, Presence(trainer=trainer, present=present)))
+    def _presence(self, trainer: str) -> Deliver:
+        inboxes = self.inboxes.get(trainer, 0)
+        message = Presence(trainer=trainer, present=inboxes > 0, inboxes=min(inboxes, REPORTED_INBOXES_MAX))
+        return Deliver(encode(topics.PRESENCE + trainer, message))

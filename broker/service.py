@@ -4,6 +4,7 @@ from typing import assert_never
 
 from fedmq.broker.access_control import KeyAccessControl
 from fedmq.broker.routing import Allow, Deliver, Disconnect, Effect, Publish, Routing
+from fedmq.runtime.clock import Clock
 from fedmq.security.admission import Admission
 from fedmq.transport.link import EnrollmentRequest, Hub
 
@@ -11,13 +12,17 @@ from fedmq.transport.link import EnrollmentRequest, Hub
 class Broker:
     """A broker on a hub; see `loop.Service`."""
 
-    wake_at: float | None = None
-
-    def __init__(self, hub: Hub, access: KeyAccessControl | None = None, admission: Admission | None = None) -> None:
+    def __init__(
+        self, hub: Hub, clock: Clock, access: KeyAccessControl | None = None, admission: Admission | None = None
+    ) -> None:
         self.done = False
         self.routing = Routing()
         self.received = 0  # messages
-        self._hub, self._access, self._admission = hub, access, admission
+        self._hub, self._clock, self._access, self._admission = hub, clock, access, admission
+
+    @property
+    def wake_at(self) -> float | None:
+        return self.routing.wake_at
 
     @property
     def status(self) -> str:
@@ -36,6 +41,8 @@ class Broker:
                 continue
             for effect in self.routing.step(message):
                 self._apply(effect)
+        for effect in self.routing.hand_over(self._clock.now()):
+            self._apply(effect)
 
     def _apply(self, effect: Effect) -> None:
         match effect:
@@ -45,8 +52,8 @@ class Broker:
                 self._hub.deliver(frames)
             case Allow(topic):
                 self._hub.allow(topic)
-            case Disconnect():
-                self._hub.disconnect()
+            case Disconnect(violation):
+                self._hub.disconnect(violation=violation)
             case _:
                 assert_never(effect)
 

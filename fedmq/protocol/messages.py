@@ -189,6 +189,7 @@ class Presence(Header, frozen=True, kw_only=True, tag="presence"):
 
     trainer: Name
     present: bool
+    inboxes: Count = 0  # 2: so many connections or more, of two processes or of one that has connected again
 
 
 FromAggregator = Round | Beacon | Finished | Welcome | Accepted | Refused

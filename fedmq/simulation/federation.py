@@ -71,7 +71,7 @@ class Federation:
         else:
             self.store.change_limits(limits)
         self._learn, self._work_s, self._view = learn, work_s, view
-        self.simulation.add_broker(Broker)
+        self.simulation.add_broker(lambda hub: Broker(hub, self.simulation.clock))
         self.simulation.add_aggregator(AGGREGATOR, RUN, self._aggregator)
         for name, own in rows.items():
             self.simulation.add_trainer(name, self._trainer(name, own))

@@ -106,7 +106,7 @@ class MemoryHub:
     def answer(self, frames: Frames) -> None:
         """Do nothing: there is no enrollment in memory."""
 
-    def disconnect(self) -> None:
+    def disconnect(self, *, violation: bool) -> None:
         """Do nothing: there are no keys in memory."""
 
     def disconnect_keys(self, keys: Collection[bytes]) -> None:

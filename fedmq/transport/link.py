@@ -102,8 +102,8 @@ class Hub(Protocol):
     def answer(self, frames: Frames) -> None:
         """Answer the `EnrollmentRequest` that was just received; lost if its connection has ended."""
 
-    def disconnect(self) -> None:
-        """Close the connection of the event that was just received, for a violation."""
+    def disconnect(self, *, violation: bool) -> None:
+        """Close the connection of the event that was just received, and block its key if that is a violation."""
 
     def disconnect_keys(self, keys: Collection[bytes]) -> None:
         """Close the connections of these transport keys, which are not accepted any more, and no others."""

@@ -12,6 +12,7 @@ from fedmq.broker.service import Broker
 from fedmq.protocol import topics
 from fedmq.protocol.codec import decode
 from fedmq.protocol.messages import Presence
+from fedmq.runtime.clock import SystemClock
 from fedmq.transport.link import Delivered, LinkEvent
 from fedmq.transport.zeromq import AggregatorSockets, BrokerSockets, TrainerSockets
 
@@ -22,13 +23,13 @@ DEADLINE_S = 15.0
 def running_broker(port: int) -> Iterator[Broker]:
     """Run a broker in a thread: wait, then step."""
     hub = BrokerSockets("127.0.0.1", port)
-    broker = Broker(hub)
+    broker = Broker(hub, SystemClock())
     failures: list[BaseException] = []
 
     def run() -> None:
         try:
             while not broker.done:
-                hub.wait(1.0)
+                hub.wait(1.0 if broker.wake_at is None else 0.0)
                 broker.step()
         except BaseException as failure:
             failures.append(failure)

@@ -112,7 +112,7 @@ messages: dict[type[Any], st.SearchStrategy[Any]] = {
     Control: st.builds(
         Control, **of_a_run, action=st.sampled_from(get_args(Action)), trainer=st.none() | names, request_id=counts
     ),
-    Presence: st.builds(Presence, trainer=names, present=st.booleans()),
+    Presence: st.builds(Presence, trainer=names, present=st.booleans(), inboxes=counts),
 }
 EXAMPLES: dict[type[Any], Message] = {
     Round: Round(
@@ -236,6 +236,7 @@ def test_missing_required_field_is_rejected(kind: type[Any], field: str) -> None
     fields = fields_of(kind)
     del fields[field]
     optional = {Control: ("trainer", "request_id"), Beacon: ("acked_request", "at"), Goodbye: ("reason", "detail")}
+    optional[Presence] = ("inboxes",)
     if field in (*DEFAULTED, *optional.get(kind, ())):
         assert isinstance(received(fields), kind)
         return

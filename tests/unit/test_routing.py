@@ -9,18 +9,29 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedmq.broker import routing
-from fedmq.broker.routing import RUNS_KEPT_MAX, Allow, Deliver, Effect, Publish, Routing
+from fedmq.broker.routing import (
+    INBOXES_OF_NAME_MAX,
+    RUNS_KEPT_MAX,
+    Allow,
+    Deliver,
+    Disconnect,
+    Effect,
+    Publish,
+    Routing,
+)
 from fedmq.protocol.codec import FRAMES_MAX, decode, encode
 from fedmq.protocol.messages import Presence
 from fedmq.transport.link import LinkMessage, Listening, Published, Pushed, Subscribed, Unsubscribed
 
-
-def presence(name: str, present: bool) -> Deliver:
-    return Deliver(encode(f"presence/{name}", Presence(trainer=name, present=present)))
+MIB = 1 << 20
 
 
-def effects(broker: Routing, *messages: LinkMessage) -> list[Effect]:
-    return [effect for one in messages for effect in broker.step(one)]
+def presence(name: str, inboxes: int) -> Deliver:
+    return Deliver(encode(f"presence/{name}", Presence(trainer=name, present=inboxes > 0, inboxes=inboxes)))
+
+
+def effects(broker: Routing, *messages: LinkMessage, now: float = 0.0) -> list[Effect]:
+    return [effect for one in messages for effect in [*broker.step(one), *broker.hand_over(now)]]
 
 
 @pytest.fixture
@@ -32,20 +43,37 @@ def broker() -> Routing:
 
 
 def test_first_subscription_of_an_inbox_reports_presence(broker: Routing) -> None:
-    assert effects(broker, Subscribed("to/alice/")) == [Allow("to/alice/"), presence("alice", True)]
+    assert effects(broker, Subscribed("to/alice/")) == [Allow("to/alice/"), presence("alice", 1)]
 
 
 def test_end_of_the_last_subscription_reports_absence(broker: Routing) -> None:
     effects(broker, Subscribed("to/alice/"))
-    assert effects(broker, Unsubscribed("to/alice/")) == [presence("alice", False)]
+    assert effects(broker, Unsubscribed("to/alice/")) == [presence("alice", 0)]
     assert not broker.inboxes
 
 
 def test_old_connection_that_closes_after_a_new_one_is_not_absence(broker: Routing) -> None:
     effects(broker, Subscribed("to/alice/"))
-    assert effects(broker, Subscribed("to/alice/")) == [Allow("to/alice/")]
-    assert effects(broker, Unsubscribed("to/alice/")) == []
-    assert effects(broker, Unsubscribed("to/alice/")) == [presence("alice", False)]
+    assert effects(broker, Subscribed("to/alice/")) == [Allow("to/alice/"), presence("alice", 2)]
+    assert effects(broker, Unsubscribed("to/alice/")) == [presence("alice", 1)]
+    assert effects(broker, Unsubscribed("to/alice/")) == [presence("alice", 0)]
+
+
+def test_name_has_few_inboxes_and_further_connections_are_closed(broker: Routing) -> None:
+    wanted = [[presence("alice", 1)], [presence("alice", 2)], []]
+    assert len(wanted) == INBOXES_OF_NAME_MAX
+    for reported in wanted:
+        assert effects(broker, Subscribed("to/alice/", "alice")) == [Allow("to/alice/"), *reported]
+    for _ in range(50):
+        assert effects(broker, Subscribed("to/alice/", "alice")) == [Disconnect(violation=False)]
+    ends = [effects(broker, Unsubscribed("to/alice/")) for _ in range(3)]
+    assert ends == [[], [presence("alice", 1)], [presence("alice", 0)]]
+    assert effects(broker, Subscribed("to/alice/", "alice")) == [Allow("to/alice/"), presence("alice", 1)]
+
+
+def test_new_aggregator_is_informed_of_two_inboxes_of_a_name(broker: Routing) -> None:
+    effects(broker, Subscribed("to/bob/"), *[Subscribed("to/alice/")] * 3)
+    assert effects(broker, Listening("presence/")) == [presence("bob", 1), presence("alice", 2)]
 
 
 def test_presence_names_the_trainer_in_topic_and_header(broker: Routing) -> None:
@@ -53,7 +81,7 @@ def test_presence_names_the_trainer_in_topic_and_header(broker: Routing) -> None
     assert isinstance(effect, Deliver)
     packet = decode(effect.frames)
     assert packet.topic == "presence/alice"
-    assert packet.message == Presence(trainer="alice", present=True)
+    assert packet.message == Presence(trainer="alice", present=True, inboxes=1)
 
 
 @pytest.mark.parametrize("topic", ["to/alice/", "to/nobody/", "to/", "", "round/", "presence/"])
@@ -64,23 +92,24 @@ def test_end_of_an_unknown_subscription_has_no_effect(broker: Routing, topic: st
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=40))
 def test_trainer_is_present_while_it_has_a_connection(steps: list[tuple[str, bool]]) -> None:
-    broker, connections, known = Routing(), Counter[str](), dict.fromkeys("abc", False)
+    broker, connections, known = Routing(), Counter[str](), dict.fromkeys("abc", 0)
     for name, comes in steps:
-        if not comes and not connections[name]:
+        if connections[name] == (INBOXES_OF_NAME_MAX if comes else 0):
             continue
         connections[name] += 1 if comes else -1
         for effect in effects(broker, Subscribed(f"to/{name}/") if comes else Unsubscribed(f"to/{name}/")):
             if isinstance(effect, Deliver):
                 message = decode(effect.frames).message
                 assert isinstance(message, Presence)
-                assert known[message.trainer] is not message.present  # never reported twice
-                known[message.trainer] = message.present
-        assert known == {name: connections[name] > 0 for name in "abc"}
+                assert known[message.trainer] != message.inboxes  # never reported twice
+                assert message.present is (message.inboxes > 0)
+                known[message.trainer] = message.inboxes
+        assert known == {name: min(connections[name], 2) for name in "abc"}
 
 
 def test_new_aggregator_receives_the_present_trainers(broker: Routing) -> None:
     effects(broker, Subscribed("to/bob/"), Subscribed("to/alice/"), Subscribed("to/carol/"), Unsubscribed("to/bob/"))
-    assert effects(broker, Listening("presence/")) == [presence("alice", True), presence("carol", True)]
+    assert effects(broker, Listening("presence/")) == [presence("alice", 1), presence("carol", 1)]
 
 
 @pytest.mark.parametrize("topic", ["up/r/", "", "presence", "presence/alice", "to/"])
@@ -97,9 +126,9 @@ def test_late_trainer_receives_the_newest_round_of_each_run(broker: Routing) -> 
         effects(broker, Published(frames))
     assert effects(broker, Subscribed("to/alice/")) == [
         Allow("to/alice/"),
+        presence("alice", 1),
         Publish([b"to/alice/", b"7", b"", b"array"]),
         Publish([b"to/alice/", b"2"]),
-        presence("alice", True),
     ]
 
 
@@ -107,7 +136,7 @@ def test_inbox_is_allowed_before_a_round_is_sent_to_it(broker: Routing) -> None:
     effects(broker, Published([b"round/r", b"1"]))
     first, *others = effects(broker, Subscribed("to/alice/"))
     assert first == Allow("to/alice/")
-    assert others[0] == Publish([b"to/alice/", b"1"])
+    assert others[-1] == Publish([b"to/alice/", b"1"])
 
 
 def test_only_the_late_trainer_receives_a_copy(broker: Routing) -> None:
@@ -119,7 +148,68 @@ def test_only_the_late_trainer_receives_a_copy(broker: Routing) -> None:
 def test_second_connection_receives_the_round_too(broker: Routing) -> None:
     """The broker may not have noticed yet that the old one is dead."""
     effects(broker, Published([b"round/r", b"1"]), Subscribed("to/alice/"))
-    assert effects(broker, Subscribed("to/alice/")) == [Allow("to/alice/"), Publish([b"to/alice/", b"1"])]
+    assert effects(broker, Subscribed("to/alice/")) == [
+        Allow("to/alice/"),
+        presence("alice", 2),
+        Publish([b"to/alice/", b"1"]),
+    ]
+
+
+def stored_rounds(broker: Routing, runs: int, size: int) -> None:
+    for number in range(runs):
+        effects(broker, Published([b"round/r%d" % number, bytes(size)]))
+
+
+def owed(broker: Routing, now: float) -> list[tuple[str, int]]:
+    """Return inbox and size of what is handed over now."""
+    return [(effect.frames[0].decode(), len(effect.frames[1])) for effect in broker.hand_over(now)]
+
+
+def test_stored_rounds_are_handed_over_at_a_bounded_rate(broker: Routing) -> None:
+    stored_rounds(broker, RUNS_KEPT_MAX, 16 * MIB)
+    list(broker.step(Subscribed("to/alice/")))
+
+    assert len(owed(broker, 100.0)) == 4  # of a second
+    assert owed(broker, 100.0) == []
+    assert broker.wake_at == pytest.approx(100.0, abs=0.001)
+    assert len(owed(broker, 101.0)) == 4
+    assert sum(len(owed(broker, 101.0 + second)) for second in range(1, 60)) == RUNS_KEPT_MAX - 8
+    assert broker.wake_at is None
+
+
+def test_newcomer_gets_its_share_beside_a_name_that_subscribes_again_and_again(broker: Routing) -> None:
+    stored_rounds(broker, RUNS_KEPT_MAX, 16 * MIB)
+    list(broker.step(Subscribed("to/mallory/")))
+    list(broker.hand_over(100.0))
+    list(broker.step(Subscribed("to/alice/")))
+    came = []
+    for tenth in range(1, 31):
+        list(broker.step(Unsubscribed("to/mallory/")))
+        list(broker.step(Subscribed("to/mallory/")))
+        came += owed(broker, 100.0 + tenth / 10)
+    of_alice = [size for inbox, size in came if inbox == "to/alice/"]
+    assert len(came) == 12
+    assert len(of_alice) >= 6
+
+
+def test_nothing_is_owed_to_an_inbox_that_has_ended(broker: Routing) -> None:
+    stored_rounds(broker, 8, 64 * MIB)
+    list(broker.step(Subscribed("to/alice/")))
+    list(broker.hand_over(100.0))
+    list(broker.step(Unsubscribed("to/alice/")))
+    assert owed(broker, 200.0) == []
+    assert broker.wake_at is None
+
+
+def test_observers_do_not_delay_the_rounds_of_trainers(broker: Routing) -> None:
+    for number in range(8):
+        effects(broker, Published([b"snapshot/r%d" % number, bytes(16 * MIB)]))
+    stored_rounds(broker, 1, 16 * MIB)
+    for number in range(100):
+        list(broker.step(Subscribed(f"watch/{number}/", "")))
+    list(broker.hand_over(100.0))
+    list(broker.step(Subscribed("to/alice/", "alice")))
+    assert ("to/alice/", 16 * MIB) in owed(broker, 100.5)
 
 
 def test_only_rounds_are_stored(broker: Routing) -> None:

@@ -342,9 +342,12 @@ class BrokerSockets(Endpoint):
         assert self._current is not None
         try_send(self._socket_of[Port.JOIN], [self._current.frames[0], *frames])
 
-    def disconnect(self) -> None:
+    def disconnect(self, *, violation: bool) -> None:
         assert self._current is not None
-        self._cut(self._current.connection, "it subscribed to another trainer's inbox")
+        if violation:
+            self._cut(self._current.connection, "it subscribed to another trainer's inbox")
+        else:
+            self._close_connection(self._current.connection, "its trainer has too many inboxes")
 
     def disconnect_keys(self, keys: Collection[bytes]) -> None:
         """See `Hub`. A connection without a message has no subscription, and its first message is refused."""
