@@ -272,7 +272,7 @@ def _serve(
         with optional_metrics(
             metrics_at, aggregator_metrics(service, view, tally, clock), lambda: service.connection.problem
         ) as pulse:
-            serve(service, link, clock, pulse=pulse)
+            serve(service, link, clock, reload=service.reload, pulse=pulse)
     return service
 
 

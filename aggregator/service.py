@@ -1,5 +1,6 @@
 """The loop of the aggregator: receive, decode, step, save, send. `rounds` decides."""
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,6 +23,8 @@ from fedmq.transport.link import (
     Tick,
 )
 from fedmq.transport.receive import receive
+
+log = logging.getLogger(__name__)
 
 Watch = Callable[[float, Sequence[AnyEvent]], None]
 
@@ -79,6 +82,10 @@ class Aggregator:
         """See `loop.Service`: nothing is in flight between two steps, and the run can be continued."""
         self._step(StopRequested())
         self._perform(self.rounds.take_output())
+
+    def reload(self) -> None:
+        """Note that nothing is to do: members are read as they change."""
+        log.warning("members are read as they change; other settings and the aggregator's own key need a restart")
 
     def step(self) -> None:
         received = False

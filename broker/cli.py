@@ -71,6 +71,6 @@ def broker(bind: str | None, port: int | None, keys: Path | None, metrics: tuple
     service = Broker(hub, clock, access, admission)
     try:
         with optional_metrics(metrics, broker_metrics(service, hub, access), lambda: "") as pulse:
-            serve(service, hub, clock, ready=lambda: echo_if_read(line), pulse=pulse)
+            serve(service, hub, clock, ready=lambda: echo_if_read(line), reload=service.reload, pulse=pulse)
     finally:
         hub.close()

@@ -1,5 +1,6 @@
 """The broker's loop: receive an event, step the rules, apply their effects."""
 
+import logging
 from typing import assert_never
 
 from fedmq.broker.access_control import KeyAccessControl
@@ -7,6 +8,8 @@ from fedmq.broker.routing import Allow, Deliver, Disconnect, Effect, Publish, Ro
 from fedmq.runtime.clock import Clock
 from fedmq.security.admission import Admission
 from fedmq.transport.link import EnrollmentRequest, Hub
+
+log = logging.getLogger(__name__)
 
 
 class Broker:
@@ -56,6 +59,10 @@ class Broker:
                 self._hub.disconnect(violation=violation)
             case _:
                 assert_never(effect)
+
+    def reload(self) -> None:
+        """Note that nothing is to do: members, requests and tokens are read as they change."""
+        log.warning("members are read as they change; other settings and the broker's own key need a restart")
 
     def stop(self) -> None:
         self.done = True

@@ -174,7 +174,6 @@ def trainer(
     if data is None:
         raise click.UsageError("Missing option '--data': the rows, such as --data rows.csv.", ctx)
     one_thread_for_arrays()
-    from fedmq.data.readers import load_rows
     from fedmq.runtime.clock import SystemClock
     from fedmq.runtime.loop import serve
     from fedmq.security.keyring import find_broker
@@ -183,16 +182,17 @@ def trainer(
     from fedmq.trainer.code_policy import CodePolicy, no_signer
     from fedmq.trainer.metrics import trainer_metrics
     from fedmq.trainer.round_handler import on_rows
+    from fedmq.trainer.rows_source import RowsSource
     from fedmq.trainer.service import Trainer, usage_of_process
     from fedmq.trainer.spool import FileSpool
     from fedmq.trainer.worker import ThreadWorker
     from fedmq.transport.zeromq import TrainerSockets
+    from fedmq.transport.zeromq.edge import keys_of
 
     address, credentials = find_broker(broker, keys, "trainer")
     name = _name(name, credentials)
-    rows = load_rows(data)
-    count = len(rows.inputs)
-    _check_count(name, count, min_rows)
+    rows = RowsSource(data, lambda count: _check_count(name, count, min_rows))
+    count = len(rows.newest.inputs)
     signing = None if credentials is None else TrainerSigning(credentials)
     own = None if score is None else ship(score)
     if own is not None and own.code is None:
@@ -200,13 +200,24 @@ def trainer(
     policy = CodePolicy(allowed=allow_code, own=own, signer=no_signer if signing is None else signing.signer)
     link, clock = TrainerSockets(address, name, credentials), SystemClock()
     spool = None if state is None else FileSpool(state / name)
+
+    def read_keys() -> str:
+        found, again = find_broker(broker, keys, "trainer")
+        assert again is not None
+        assert signing is not None
+        _name(name, again)
+        signing.use(again)
+        link.move(found, keys_of(again))
+        return found
+
     service = Trainer(
         link,
         _session(name, count, spool, score_bits, max_evaluations, labels, work_seconds_max),
         ThreadWorker(
-            on_rows(rows, name, policy, fraction_bits=score_bits, limits=_limits(memory_max, work_seconds_max)),
+            on_rows(rows.of, name, policy, fraction_bits=score_bits, limits=_limits(memory_max, work_seconds_max)),
             link.wake,
             clock,
+            rows.reload,
         ),
         clock=clock,
         broker=address,
@@ -214,11 +225,13 @@ def trainer(
         spool=spool,
         signing=signing,
         usage=usage_of_process,
+        rows_of=rows.count,
+        read_keys=None if signing is None else read_keys,
     )
     try:
         with optional_metrics(metrics, trainer_metrics(service), lambda: service.connection.problem) as pulse:
             line = f"trainer {name}: {count} rows, broker {address}"
-            serve(service, link, clock, ready=lambda: echo_if_read(line), pulse=pulse)
+            serve(service, link, clock, ready=lambda: echo_if_read(line), reload=service.reload, pulse=pulse)
     finally:
         link.close()
 

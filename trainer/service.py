@@ -4,15 +4,16 @@ import logging
 import resource
 from collections.abc import Callable
 
+from fedmq.errors import BadConfiguration
 from fedmq.protocol.codec import encode
 from fedmq.runtime.broker_connection import BrokerConnection
 from fedmq.runtime.clock import Clock, earliest
 from fedmq.runtime.rate_limit import RateLimited
 from fedmq.security.signing import NoSigning, Signing
-from fedmq.trainer.machine import Input, Notice, WorkDone, WorkFailed
+from fedmq.trainer.machine import Input, Notice, RowsRead, WorkDone, WorkFailed
 from fedmq.trainer.session import IGNORED_AGAIN_S, NOTICE_AGAIN_S, Session
 from fedmq.trainer.spool import MemorySpool, Spool
-from fedmq.trainer.worker import Done, Worker
+from fedmq.trainer.worker import Done, Refreshed, Worker
 from fedmq.transport.address import DEFAULT_ADDRESS
 from fedmq.transport.link import (
     Link,
@@ -35,7 +36,9 @@ def usage_of_process() -> tuple[float, int]:
 class Trainer:
     """A trainer on a link, with a worker. Without a spool, pending results are in memory only.
 
-    `on_trained`, if set, is called with the duration of each piece of work in seconds.
+    `on_trained`, if set, is called with the duration of each piece of work in seconds. `rows_of` returns the number of
+    rows of a run, where runs may have different ones. `read_keys` reads the keys again and returns the broker's
+    address.
     """
 
     def __init__(
@@ -50,6 +53,8 @@ class Trainer:
         spool: Spool | None = None,
         signing: Signing | None = None,
         usage: Usage = lambda: (0.0, 0),
+        rows_of: Callable[[str], int] | None = None,
+        read_keys: Callable[[], str] | None = None,
     ) -> None:
         self.session = session
         self.on_trained: Callable[[float], None] | None = None
@@ -57,6 +62,7 @@ class Trainer:
         self._link, self._worker, self._clock, self._usage = link, worker, clock, usage
         self._spool: Spool = spool or MemorySpool()
         self._signing: Signing = signing or NoSigning()
+        self._rows_of, self._read_keys = rows_of or (lambda _run: session.num_examples), read_keys
         self._limiters = {again_s: RateLimited(log, clock, again_s) for again_s in (NOTICE_AGAIN_S, IGNORED_AGAIN_S)}
 
     @property
@@ -75,6 +81,16 @@ class Trainer:
         """See `loop.Service`: finish or cancel the work within seconds, send Goodbye."""
         self._take(StopRequested())
 
+    def reload(self) -> None:
+        """Read the keys again now, and the rows after the current work; what cannot be used stays as it is."""
+        if self._read_keys is not None:
+            try:
+                self.connection.address = self._read_keys()
+                log.warning("the keys are read again")
+            except BadConfiguration as error:
+                log.warning("the keys are not read again: %s", error)
+        self._worker.refresh()
+
     def step(self) -> None:
         """See `loop.Service`.
 
@@ -92,13 +108,15 @@ class Trainer:
             self._take(Tick())
         self.connection.check(self._clock.now())
 
-    def _on_worker(self, done: Done) -> Input:
+    def _on_worker(self, done: Done | Refreshed) -> Input:
+        if isinstance(done, Refreshed):
+            return RowsRead(done.outcome)
         if isinstance(done.outcome, BaseException):
             return WorkFailed(done.run, done.round, done.outcome)
         if self.on_trained is not None:
             self.on_trained(done.train_s)
         cpu_s, memory = self._usage()
-        return WorkDone(done.run, done.round, done.outcome, done.train_s, self.session.num_examples, cpu_s, memory)
+        return WorkDone(done.run, done.round, done.outcome, done.train_s, self._rows_of(done.run), cpu_s, memory)
 
     def _take(self, event: Input) -> None:
         output = self.session.step(event, self._clock.now())

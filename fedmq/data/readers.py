@@ -65,10 +65,25 @@ def load_rows(spec: str) -> Rows:
     raise BadData(f"expected rows such as {FORMS}; got {spec!r}")
 
 
+def files_of(spec: str) -> list[Path]:
+    """Return the files that hold the rows of `spec`, whether they exist or not; none if it names no file.
+
+    Raises:
+        OSError: a folder cannot be read.
+    """
+    part = _PART.fullmatch(spec)
+    path = Path(part["source"] if part and part["source"].endswith(".py") else spec)
+    if path.is_dir():
+        return _files_in(path)
+    return [path] if path.suffix.lower() in (*_READERS, ".py") else []
+
+
+def _files_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in _READERS and path.name[0] != ".")
+
+
 def _read_folder(folder: Path) -> Rows:
-    paths = sorted(
-        path for path in folder.iterdir() if path.suffix.lower() in _READERS and not path.name.startswith(".")
-    )
+    paths = _files_in(folder)
     if not paths:
         raise BadData(f"{folder}: expected {', '.join(_READERS)} files in the folder, got none: put one there")
     pieces: list[Rows] = []

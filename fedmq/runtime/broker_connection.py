@@ -18,7 +18,7 @@ class BrokerConnection:
     """
 
     def __init__(self, address: str, now: float, timeout_s: float | None) -> None:
-        self._address, self._timeout_s = address, timeout_s
+        self.address, self._timeout_s = address, timeout_s
         self._give_up_at = None if timeout_s is None else now + timeout_s
         self._notice_at: float | None = now + NOTICE_S
         self._logged_down = False  # it was logged that the broker is down,
@@ -30,7 +30,7 @@ class BrokerConnection:
     @property
     def problem(self) -> str:
         """What is wrong, for people; "" while connected."""
-        return "" if self.is_up else f"the broker at {self._address} is not connected"
+        return "" if self.is_up else f"the broker at {self.address} is not connected"
 
     @property
     def wake_at(self) -> float | None:
@@ -42,7 +42,7 @@ class BrokerConnection:
         self._notice_at = self._give_up_at = None
         self.is_up = True
         if self._logged_down:
-            log.warning("the broker at %s is connected", self._address)
+            log.warning("the broker at %s is connected", self.address)
         self._logged_down = self._logged_refused = False
 
     def down(self) -> None:
@@ -52,7 +52,7 @@ class BrokerConnection:
             self._was_closed = True  # `check` says so
             return
         if not self._logged_down:
-            log.warning("the broker at %s is disconnected; trying again until it is back", self._address)
+            log.warning("the broker at %s is disconnected; trying again until it is back", self.address)
         self._logged_down = True
 
     def refused(self) -> None:
@@ -64,11 +64,11 @@ class BrokerConnection:
         self.is_up = False
         if not self.contacts:
             raise NotAuthorized(
-                f"the broker at {self._address} rejects this key: expected --keys DIR with a key that its federation "
+                f"the broker at {self.address} rejects this key: expected --keys DIR with a key that its federation "
                 "has accepted (fedmq trainer join, fedmq keys accept FINGERPRINT)"
             )
         if not self._logged_refused:  # the disconnection was logged before
-            log.warning("the broker at %s rejects this key; trying again until it accepts it", self._address)
+            log.warning("the broker at %s rejects this key; trying again until it accepts it", self.address)
         self._logged_down = self._logged_refused = True
 
     def check(self, now: float) -> None:
@@ -82,7 +82,7 @@ class BrokerConnection:
             if self._was_closed:
                 got, start = "closed connections", "fedmq broker with our keys there"
             raise Unreachable(
-                f"expected a broker at {self._address} within {self._timeout_s:g} s, got {got}: "
+                f"expected a broker at {self.address} within {self._timeout_s:g} s, got {got}: "
                 f"start {start}, or set --broker"
             )
         if self._notice_at is not None and now >= self._notice_at:
@@ -90,7 +90,7 @@ class BrokerConnection:
             if self._was_closed:
                 log.warning(
                     "the service at %s closes connections: it is no broker, or has other keys; trying again",
-                    self._address,
+                    self.address,
                 )
             else:
-                log.warning("the broker at %s does not answer yet; trying again", self._address)
+                log.warning("the broker at %s does not answer yet; trying again", self.address)

@@ -1,7 +1,8 @@
 """The loop of every service: wait for the network or the next deadline, then let the service take one step.
 
-SIGTERM and SIGINT stop the service cleanly; a second signal ends the process at once. A service that is started with
-SIGINT ignored, like a background job of a shell, keeps ignoring it. Each iteration feeds systemd's watchdog and the
+SIGTERM and SIGINT stop the service cleanly; a second signal ends the process at once. SIGHUP, which a closed terminal
+and `systemctl reload` send, makes a service that can reload do so. A service that is started with SIGINT or SIGHUP
+ignored, like a background job of a shell, keeps ignoring it. Each iteration feeds systemd's watchdog and the
 pulse.
 """
 
@@ -80,32 +81,45 @@ def stop_signals(*from_terminal: signal.Signals) -> list[signal.Signals]:
     return [signal.SIGTERM, *(number for number in from_terminal if signal.getsignal(number) is not signal.SIG_IGN)]
 
 
+class _Signals:
+    """What signals have asked for: the service may be in the middle of a step, so the loop does it after that."""
+
+    def __init__(self, wake: Callable[[], None], *, can_reload: bool) -> None:
+        self.stop = self.reload = False
+        self._wake = wake
+        for number in stop_signals(signal.SIGINT):
+            signal.signal(number, self._on_stop)
+        if can_reload and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            signal.signal(signal.SIGHUP, self._on_hangup)
+
+    def _on_stop(self, number: int, _frame: FrameType | None) -> None:
+        if self.stop:  # the second signal
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        self.stop = True
+        self._wake()
+
+    def _on_hangup(self, _number: int, _frame: FrameType | None) -> None:
+        self.reload = True
+        self._wake()
+
+
 def serve(
     service: Service,
     link: Waitable,
     clock: Clock,
     *,
     ready: Callable[[], None] | None = None,
+    reload: Callable[[], None] | None = None,
     notifier: Notifier | None = None,
     pulse: Pulse | None = None,
 ) -> None:
-    """Run `service` until it is done; call `ready` once signal handlers are set.
+    """Run `service` until it is done; call `ready` once signal handlers are set, and `reload` after each SIGHUP.
 
-    `notifier` None: the one of the environment.
+    `notifier` None: the one of the environment. `reload` None: SIGHUP ends the process.
     """
     notifier = notifier or Notifier(os.environ)
-    requested = stopped = False
-
-    def on_signal(number: int, _frame: FrameType | None) -> None:
-        nonlocal requested
-        if requested:  # the second signal
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
-        requested = True  # the service may be in the middle of a step: stop it after that
-        link.wake()
-
-    for number in stop_signals(signal.SIGINT):
-        signal.signal(number, on_signal)
+    signals, stopped = _Signals(link.wake, can_reload=reload is not None), False
     if ready is not None:
         ready()
     notifier.ready()
@@ -118,9 +132,12 @@ def serve(
             beat_at = clock.now() + BEAT_S
         wake_at = earliest(service.wake_at, notifier.wake_at, beat_at)
         link.wait(None if wake_at is None else wake_at - clock.now())
-        if requested and not stopped:
+        if signals.stop and not stopped:
             stopped = True
             notifier.stopping()
             service.stop()
+        if signals.reload and reload is not None:
+            signals.reload = False
+            reload()
         service.step()
     notifier.stopping()

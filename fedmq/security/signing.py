@@ -49,6 +49,10 @@ class NoSigning:
 
 class _KeySigning:
     def __init__(self, credentials: Credentials) -> None:
+        self.use(credentials)
+
+    def use(self, credentials: Credentials) -> None:
+        """Sign and verify with these keys from now on."""
         self._credentials = credentials
         self._purpose = PURPOSE + credentials.federation.id
 

@@ -38,6 +38,9 @@ class VirtualWorker(Generic[Outcome]):
     def cancel(self) -> None:
         self._job += 1
 
+    def refresh(self) -> None:
+        """Do nothing: rows in memory do not change."""
+
     def done(self) -> list[Outcome]:
         done, self._done = self._done, []
         return done

@@ -17,8 +17,8 @@ from fedmq.runtime.systemd import Notifier
 class Counting:
     """A service that ends after a number of steps, with its own clock and link; each wait lasts until its timeout."""
 
-    def __init__(self, steps: int, *, signal_at: int | None = None) -> None:
-        self.steps, self.stopped = 0, False
+    def __init__(self, steps: int, *, signal_at: int | None = None, number: signal.Signals = signal.SIGTERM) -> None:
+        self.steps, self.stopped, self.reloads, self._number = 0, False, 0, number
         self.waits: list[float | None] = []
         self.wake_at: float | None = None
         self._last, self._signal_at, self._now = steps, signal_at, 0.0
@@ -37,11 +37,14 @@ class Counting:
     def stop(self) -> None:
         self.stopped = True
 
+    def reload(self) -> None:
+        self.reloads += 1
+
     def wait(self, timeout_s: float | None) -> None:
         self.waits.append(timeout_s)
         self._now += timeout_s or 0.0
         if self.steps == self._signal_at:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), self._number)
 
     def wake(self) -> None:
         pass
@@ -56,7 +59,7 @@ class Counting:
 @pytest.fixture(autouse=True)
 def _signals() -> Iterator[None]:
     """Restore signal handlers after the test."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -117,6 +120,19 @@ def test_sigint_that_was_ignored_at_the_start_stays_ignored_and_sigterm_stops() 
 
     assert (service.stopped, service.steps) == (True, 4)
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+def test_hangup_reloads_once_and_the_service_continues() -> None:
+    service = Counting(6, signal_at=3, number=signal.SIGHUP)
+    serve(service, service, service, reload=service.reload, notifier=Notifier({}))
+    assert (service.reloads, service.steps, service.stopped) == (1, 6, False)
+
+
+def test_hangup_that_was_ignored_at_the_start_stays_ignored() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    service = Counting(6, signal_at=3, number=signal.SIGHUP)
+    serve(service, service, service, reload=service.reload, notifier=Notifier({}))
+    assert (service.reloads, service.steps) == (0, 6)
 
 
 def test_loop_with_a_pulse_beats_in_time() -> None:

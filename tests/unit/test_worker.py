@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 
 import numpy as np
+import pytest
 
 from fedmq.algorithms.averaging.query import GradientLearner, Train
 from fedmq.algorithms.base import encode_query
@@ -15,7 +16,7 @@ from fedmq.protocol.messages import Round
 from fedmq.runtime.clock import SystemClock
 from fedmq.tasks.task_file import find_task
 from fedmq.testing import VirtualClock
-from fedmq.trainer.worker import Cancelled, Learn, ThreadWorker, perform
+from fedmq.trainer.worker import Cancelled, Done, Learn, Refreshed, ThreadWorker, perform
 
 WAIT_S = 10.0
 
@@ -45,6 +46,7 @@ class Bench:
         self.may_end: dict[int, threading.Event] = {number: threading.Event() for number in range(1, 5)}
         self.woken = threading.Semaphore(0)
         self.cancelled_seen: dict[int, bool] = {}
+        self.refreshed: list[bool] = []
         self.worker = ThreadWorker(learn or self.learn, self.woken.release, SystemClock())
 
     def learn(self, packet: Packet, cancelled: Cancelled) -> dict[str, Array]:
@@ -53,6 +55,9 @@ class Bench:
         assert self.may_end[number].wait(WAIT_S)
         self.cancelled_seen[number] = cancelled()
         return answer(packet)
+
+    def done(self) -> list[Done]:
+        return [one for one in self.worker.done() if isinstance(one, Done)]
 
     def begin(self, number: int) -> None:
         self.worker.start(round_packet(number))
@@ -68,7 +73,7 @@ def test_finished_work_wakes_the_loop_and_is_returned_once() -> None:
     bench.begin(1)
     assert bench.worker.done() == []
     bench.end(1)
-    (done,) = bench.worker.done()
+    (done,) = bench.done()
     assert (done.run, done.round) == ("run", 1)
     assert isinstance(done.outcome, dict)
     assert done.outcome["model"].tolist() == [1.0, 1.0, 1.0]
@@ -92,7 +97,7 @@ def test_newest_start_replaces_earlier_ones() -> None:
     bench.end(1)
     assert bench.worker.done() == [], "it was cancelled by the second"
     bench.end(3)
-    assert [done.round for done in bench.worker.done()] == [3]
+    assert [done.round for done in bench.done()] == [3]
     assert not bench.began[2].is_set(), "the second was cancelled before it began"
     assert bench.cancelled_seen == {1: True, 3: False}
 
@@ -119,7 +124,7 @@ def test_cancelled_work_does_not_wake_and_the_next_is_done() -> None:
     bench.worker.start(round_packet(2))
     bench.may_end[1].set()
     bench.end(2)
-    assert [done.round for done in bench.worker.done()] == [2]
+    assert [done.round for done in bench.done()] == [2]
     assert not bench.woken.acquire(blocking=False), "only one of the two had something to hand over"
 
 
@@ -134,17 +139,54 @@ def test_exception_is_an_outcome_and_the_worker_continues() -> None:
     bench = Bench(failing_in_round_one)
     bench.worker.start(round_packet(1))
     assert bench.woken.acquire(timeout=WAIT_S)
-    (done,) = bench.worker.done()
+    (done,) = bench.done()
     assert isinstance(done.outcome, BadData)
     bench.worker.start(round_packet(2))
     assert bench.woken.acquire(timeout=WAIT_S)
-    assert [done.round for done in bench.worker.done()] == [2]
+    assert [done.round for done in bench.done()] == [2]
 
 
 def failing_in_round_one(packet: Packet, cancelled: Cancelled) -> dict[str, Array]:
     if number_of(packet) == 1:
         raise BadData("expected 2 columns, got 3")
     return answer(packet)
+
+
+def test_exit_in_the_work_is_an_outcome_and_the_worker_continues() -> None:
+    bench = Bench(exiting_in_round_one)
+    for number, kind in ((1, SystemExit), (2, dict)):
+        bench.worker.start(round_packet(number))
+        assert bench.woken.acquire(timeout=WAIT_S)
+        (done,) = bench.worker.done()
+        assert isinstance(done, Done)
+        assert isinstance(done.outcome, kind)
+
+
+def exiting_in_round_one(packet: Packet, cancelled: Cancelled) -> dict[str, Array]:
+    if number_of(packet) == 1:
+        raise SystemExit(78)
+    return answer(packet)
+
+
+@pytest.mark.parametrize("outcome", [7, BadData("no such file")])
+def test_rows_are_read_again_after_the_current_work(outcome: int | BadData) -> None:
+    bench = Bench()
+
+    def refresh() -> int:
+        bench.refreshed.append(bench.may_end[1].is_set())
+        if isinstance(outcome, BadData):
+            raise outcome
+        return outcome
+
+    bench.worker = ThreadWorker(bench.learn, bench.woken.release, SystemClock(), refresh)
+    bench.begin(1)
+    bench.worker.refresh()
+    bench.end(1)
+    assert bench.woken.acquire(timeout=WAIT_S)
+    done, refreshed = bench.worker.done()
+    assert isinstance(done, Done)
+    assert refreshed == Refreshed(outcome)
+    assert bench.refreshed == [True]
 
 
 def never() -> bool:

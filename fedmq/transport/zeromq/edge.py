@@ -99,10 +99,23 @@ class EdgeSockets(Endpoint):
             return
         if last is not None:
             log.warning("this process received nothing for %.1f s: it connects to the broker again", now - last)
-            self._was_cut, self._is_up = self._was_cut or self._is_up, False
-            self._close_sockets()
-            self._open()
+            self._cut()
         self._make_sockets()
+
+    def move(self, address: str, keys: TransportKeys | None) -> None:
+        """Connect to this broker with these keys; if they are the same, nothing changes."""
+        host, port = parse_address(address)
+        if (host, port, keys) == (self.host, self.port, self._keys):
+            return
+        self.host, self.port, self._keys = host, port, keys
+        if self._read_at is not None:
+            self._read_at = None  # the next read makes the sockets
+            self._cut()
+
+    def _cut(self) -> None:
+        self._was_cut, self._is_up = self._was_cut or self._is_up, False
+        self._close_sockets()
+        self._open()
 
     def _connect(self, socket: zmq.Socket[bytes], port: Port, events: int) -> None:
         """Connect, and monitor these events of the connection."""

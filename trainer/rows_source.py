@@ -1,0 +1,91 @@
+"""A trainer's rows, run by run: a run keeps its rows; a new one gets the file as it is now.
+
+Called from the worker's thread, except `count`: reading a large file must not stop the loop.
+"""
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import suppress
+
+from fedmq.data.readers import files_of, load_rows
+from fedmq.errors import BadData, one_line
+from fedmq.tasks.task import Rows
+
+RUNS_REMEMBERED = 64
+
+log = logging.getLogger(__name__)
+
+Signature = tuple[tuple[str, int, int, int], ...]
+
+
+class RowsSource:
+    """The rows that `spec` names, with `check` as a condition on their number.
+
+    Raises:
+        BadData: the rows cannot be read or used.
+    """
+
+    def __init__(self, spec: str, check: Callable[[int], None] = lambda _count: None) -> None:
+        self._spec, self._check = spec, check
+        self._signature = _signature(spec)
+        self.newest = self._read()  # and the rows before for the runs that began with them: no older ones
+        self._of: OrderedDict[str, Rows] = OrderedDict()  # by run
+
+    def of(self, run: str) -> Rows:
+        """Return the rows of a run; for a new run, read them again if the file has changed.
+
+        Raises:
+            BadData: it has changed and cannot be read or used; the next call tries again.
+        """
+        if run not in self._of:
+            signature = _signature(self._spec)
+            if signature != self._signature:
+                self._replace(signature, f" for run {run}")
+            self._of[run] = self.newest
+        self._of.move_to_end(run)
+        while len(self._of) > RUNS_REMEMBERED:
+            self._of.popitem(last=False)
+        return self._of[run]
+
+    def count(self, run: str) -> int:
+        """Return the number of rows of a run."""
+        return len(self._of.get(run, self.newest).inputs)
+
+    def reload(self) -> int:
+        """Read the rows for all runs, changed or not; return their number.
+
+        Raises:
+            BadData: they cannot be read or used; the runs keep the rows that they have.
+        """
+        self._replace(_signature(self._spec), "")
+        self._of.clear()
+        return len(self.newest.inputs)
+
+    def _replace(self, signature: Signature, why: str) -> None:
+        before = self.newest
+        try:
+            rows = self._read()
+        except BadData:
+            raise
+        except Exception as error:  # a FILE.py that fails, a folder that is locked
+            raise BadData(one_line(error)) from error
+        log.warning("%s is read again%s: %s rows, before %s", self._spec, why, len(rows.inputs), len(before.inputs))
+        self.newest, self._signature = rows, signature
+        for run in [run for run, kept in self._of.items() if kept is not before]:
+            del self._of[run]
+
+    def _read(self) -> Rows:
+        rows = load_rows(self._spec)
+        self._check(len(rows.inputs))
+        return rows
+
+
+def _signature(spec: str) -> Signature:
+    """Return what changes when the files of the rows change; a missing file counts as changed."""
+    found = []
+    with suppress(OSError):
+        for path in files_of(spec):
+            status = path.stat()
+            found.append((str(path), status.st_ctime_ns, status.st_size, status.st_ino))  # ctime: other rights count
+    return tuple(found)
