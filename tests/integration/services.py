@@ -84,7 +84,7 @@ class Services:
             self.running[name] = subprocess.Popen(
                 [*(limit or []), sys.executable, "-m", "fedmq", *arguments],
                 cwd=self.folder,
-                env=clean_environment(FEDMQ_BROKER=self.address, FEDMQ_PORT=str(self.port), **more),
+                env=clean_environment(**{"FEDMQ_BROKER": self.address, "FEDMQ_PORT": str(self.port), **more}),
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
