@@ -41,7 +41,12 @@ class RowsSource:
         if run not in self._of:
             signature = _signature(self._spec)
             if signature != self._signature:
-                self._replace(signature, f" for run {run}")
+                before = len(self.newest.inputs)
+                self._replace(signature)
+                now = len(self.newest.inputs)
+                log.warning(
+                    "%s has changed and is read again for run %s: %s rows, before %s", self._spec, run, now, before
+                )
             self._of[run] = self.newest
         self._of.move_to_end(run)
         while len(self._of) > RUNS_REMEMBERED:
@@ -58,11 +63,11 @@ class RowsSource:
         Raises:
             BadData: they cannot be read or used; the runs keep the rows that they have.
         """
-        self._replace(_signature(self._spec), "")
+        self._replace(_signature(self._spec))
         self._of.clear()
         return len(self.newest.inputs)
 
-    def _replace(self, signature: Signature, why: str) -> None:
+    def _replace(self, signature: Signature) -> None:
         before = self.newest
         try:
             rows = self._read()
@@ -70,7 +75,6 @@ class RowsSource:
             raise
         except Exception as error:  # a FILE.py that fails, a folder that is locked
             raise BadData(one_line(error)) from error
-        log.warning("%s is read again%s: %s rows, before %s", self._spec, why, len(rows.inputs), len(before.inputs))
         self.newest, self._signature = rows, signature
         for run in [run for run, kept in self._of.items() if kept is not before]:
             del self._of[run]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 from keyed import Keyed
-from services import until
+from services import events_of, until
 
 from fedmq.security.keyring import write_federation
 
@@ -18,10 +18,13 @@ def test_hangup_ends_no_service_and_a_trainer_follows_a_broker_that_moved(tmp_pa
     rows.write_text("0,0,0\n0,1,1\n")
     with keyed.running_broker():
         services = keyed.services
-        services.start("aggregator", "aggregator", "--keys", "keys", "--task", "xor", "--min-trainers", "9")
+        services.start(
+            "aggregator", "aggregator", "--keys", "keys", "--task", "xor", "--min-trainers", "9", "--out", "run"
+        )
         trainer = ("trainer", "--keys", "alice", "--data", "rows.csv", "--min-rows", "1")
         services.start("alice", *trainer, FEDMQ_BROKER="")  # the federation's
         until(lambda: "trainer alice: 2 rows" in services.out("alice"), "alice to be ready")
+        until(lambda: any(one["event"] == "trainer-joined" for one in events_of(tmp_path / "run")), "her to join")
         rows.write_text("0,0,0\n0,1,1\n1,0,1\n")
         for name in ("broker", "aggregator", "alice"):
             services.running[name].send_signal(signal.SIGHUP)

@@ -35,7 +35,7 @@ def test_new_run_gets_the_changed_file_and_an_old_one_keeps_its_rows(
     write(path, 5, 1.0)
     assert firsts(source, "second", "first") == [1.0, 0.0]
     assert (source.count("second"), source.count("first")) == (5, 2)
-    assert caplog.messages == [f"{path} is read again for run second: 5 rows, before 2"]
+    assert caplog.messages == [f"{path} has changed and is read again for run second: 5 rows, before 2"]
 
 
 def test_unchanged_file_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
