@@ -13,6 +13,7 @@ import tempfile
 import time
 import weakref
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -45,6 +46,7 @@ ANSWER_S = 300.0  # for one population
 ANSWER_BYTES_MAX = 4096  # in addition to the scores
 POLL_S = 0.05  # between two checks for cancellation
 CHUNK_BYTES = 1 << 16
+ERRORS_BYTES = 2000  # of what the process last wrote to stderr
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +68,7 @@ class Sandbox:
         self._memory_bytes = memory_bytes + 4 * (rows.inputs.nbytes + rows.targets.nbytes)
         self._answer_s = answer_s
         self._process: subprocess.Popen[bytes] | None = None
+        self._errors = b""
 
     def score(self, population: Floats, cancelled: Cancelled) -> Scores:
         """Return summed loss and number of correct rows of each candidate of (population, parameters).
@@ -100,7 +103,7 @@ class Sandbox:
                 [sys.executable, "-P", "-m", "fedmq.trainer.sandbox_worker", str(self._memory_bytes)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
                 cwd=nowhere,
                 env=environment,
                 bufsize=0,
@@ -109,7 +112,8 @@ class Sandbox:
         finally:
             Path(nowhere).rmdir()  # the process is in it; a removed folder accepts no files
         self._end = weakref.finalize(self, _end, self._process)
-        for pipe in (self._process.stdin, self._process.stdout):
+        self._errors = b""
+        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
             assert pipe is not None
             os.set_blocking(pipe.fileno(), False)
         confined = self._exchange(None, 0, cancelled)
@@ -140,27 +144,41 @@ class Sandbox:
         assert process is not None
         assert process.stdin is not None
         assert process.stdout is not None
+        assert process.stderr is not None
         left, got = memoryview(b"" if message is None else encode_message(message)), bytearray()
         most = answer_bytes + ANSWER_BYTES_MAX
         until = time.monotonic() + self._answer_s
-        with selectors.DefaultSelector() as pipes:
-            pipes.register(process.stdout, selectors.EVENT_READ)
+        reply, errors, request = process.stdout.fileno(), process.stderr.fileno(), process.stdin.fileno()
+
+        def receive() -> bool:
+            got.extend(self._read(process, reply))
+            if len(got) >= LENGTH_BYTES and max(body_bytes(got), len(got) - LENGTH_BYTES) > most:
+                self._refuse(f"expected an answer of at most {most} bytes, got more")
+            return True
+
+        def send() -> bool:
+            nonlocal left
+            left = self._write(request, left)
+            return bool(left)
+
+        with selectors.DefaultSelector() as pipes:  # each with what to do; False: nothing more
+            pipes.register(reply, selectors.EVENT_READ, receive)
+            pipes.register(errors, selectors.EVENT_READ, partial(self._read_errors, errors))
             if left:
-                pipes.register(process.stdin, selectors.EVENT_WRITE)
+                pipes.register(request, selectors.EVENT_WRITE, send)
             while len(got) < LENGTH_BYTES or len(got) < LENGTH_BYTES + body_bytes(got):
                 if cancelled():
                     raise WorkCancelled("the code was stopped: a newer round replaces its work")
                 if time.monotonic() > until:
                     self._refuse(f"expected an answer within {self._answer_s:g} s, got none: killed")
                 for key, _ in pipes.select(POLL_S):
-                    if key.fileobj is process.stdout:
-                        got += self._read(process, process.stdout.fileno())
-                    elif not (left := self._write(process.stdin.fileno(), left)):
-                        pipes.unregister(process.stdin)
-                if len(got) >= LENGTH_BYTES and max(body_bytes(got), len(got) - LENGTH_BYTES) > most:
-                    self._refuse(f"expected an answer of at most {most} bytes, got more")
+                    if not key.data():
+                        pipes.unregister(key.fileobj)
+        return self._decoded(memoryview(got)[LENGTH_BYTES:])
+
+    def _decoded(self, body: memoryview) -> FromSandbox:
         try:
-            answer: FromSandbox = msgspec.msgpack.decode(memoryview(got)[LENGTH_BYTES:], type=FromSandbox)
+            answer: FromSandbox = msgspec.msgpack.decode(body, type=FromSandbox)
             return answer
         except (msgspec.MsgspecError, UnicodeError):
             self._refuse("expected scores, got an invalid message")
@@ -170,8 +188,21 @@ class Sandbox:
         if not chunk:
             code = process.wait(1.0)
             ending = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
-            self._refuse(f"expected an answer, but its process ended with {ending}")
+            assert process.stderr is not None
+            while self._read_errors(process.stderr.fileno()):
+                pass
+            last = self._errors.decode(errors="replace").strip().rpartition("\n")[2]
+            self._refuse(f"expected an answer, but its process ended with {ending}{': ' * bool(last)}{last}")
         return chunk
+
+    def _read_errors(self, descriptor: int) -> bool:
+        """Read from stderr, and keep its end; return whether there may be more."""
+        try:
+            chunk = os.read(descriptor, CHUNK_BYTES)
+        except BlockingIOError:
+            return False
+        self._errors = (self._errors + chunk)[-ERRORS_BYTES:]
+        return bool(chunk)
 
     @staticmethod
     def _write(descriptor: int, left: memoryview) -> memoryview:
@@ -189,7 +220,7 @@ class Sandbox:
 def _end(process: subprocess.Popen[bytes]) -> None:
     process.kill()
     process.wait()
-    for pipe in (process.stdin, process.stdout):
+    for pipe in (process.stdin, process.stdout, process.stderr):
         assert pipe is not None
         pipe.close()
 
