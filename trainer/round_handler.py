@@ -84,7 +84,7 @@ def on_rows(
                 sandbox = (task, code, own, Sandbox(code, own))
             score = partial(sandbox[3].score, cancelled=cancelled)
         draws = derive_rng(message.seed, "trainer", name, message.round)
-        learned = learner.learn(query, Assignment(task, arrays, own, score, draws, cancelled))
+        learned = learner.learn(query, Assignment(task, arrays, own, score, draws, cancelled, message.round))
         _check_answer(query, task, {key: array.shape for key, array in arrays.items()}, len(own.inputs), learned)
         _check_saturated(task, learned.get(LOSSES), own, cost_of(message, fraction_bits).fraction_bits)
         return learned

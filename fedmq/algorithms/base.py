@@ -370,6 +370,7 @@ class Assignment:
     score: Callable[[Floats], Scores]  # scores candidates (n, parameters) on the rows
     generator: np.random.Generator
     cancelled: Callable[[], bool] = field(default=lambda: False)  # a newer round makes the work needless
+    round: int = 1
 
 
 class Learner(NamedTuple):

@@ -117,7 +117,7 @@ def test_received_model_is_scored_before_it_is_trained() -> None:
 
 
 def test_diverging_learning_rate_is_refused_by_name() -> None:
-    with pytest.raises(WorkError, match=r"^learning_rate 5 diverged on task linear: try 0\.5$"):
+    with pytest.raises(WorkError, match=r"^learning rate 5 diverged after 1 rounds: try 0\.5 "):
         learned(LINEAR, Train(GradientLearner(steps=5000, learning_rate=5.0)), {"model": np.zeros(3)}, BOB)
 
 

@@ -59,9 +59,11 @@ def _descend(learner: GradientLearner, model: Floats, work: Assignment) -> Float
             if work.cancelled():
                 raise WorkCancelled("gradient descent was cancelled: a newer round makes it needless")
             trained -= learner.learning_rate * 2.0 * (inputs.T @ (inputs @ trained - rows.targets))
-    if not all_finite(trained) or np.abs(trained).max() > GENE_MAX:
-        rate = learner.learning_rate
-        raise WorkError(f"learning_rate {rate:g} diverged on task {task.name}: try {rate / 10:g}")
+    if not all_finite(trained) or np.abs(trained).max() > GENE_MAX:  # the aggregator accepts no larger weights
+        rate, lower = f"{learner.learning_rate:g}", f"{learner.learning_rate / 10:g}"
+        raise WorkError(
+            f"learning rate {rate} diverged after {work.round} rounds: try {lower} (--param learning_rate={lower})"
+        )
     return trained
 
 
