@@ -9,6 +9,7 @@ from collections.abc import Collection
 import msgspec
 import numpy as np
 
+from fedmq.aggregator.departures import Departure
 from fedmq.aggregator.outbox import Outbox
 from fedmq.aggregator.roster import RosterEntry
 from fedmq.algorithms.base import Evaluation
@@ -62,8 +63,10 @@ class EventPublisher:
         about = trainer.introduction._asdict()
         self.report(events.TrainerJoined(trainer=trainer.name, num_examples=trainer.num_examples, **about))
 
-    def left(self, name: str, *, goodbye: bool = False) -> None:
-        self.report(events.TrainerLeft(trainer=name, goodbye=goodbye))
+    def left(self, name: str, departure: Departure | None = None) -> None:
+        """Report that a trainer has disconnected, or has said goodbye for a reason."""
+        about = {} if departure is None else departure._asdict()
+        self.report(events.TrainerLeft(trainer=name, goodbye=departure is not None, **about))
 
     def waiting(self, present: int, needed: int) -> None:
         """Report that too few trainers are present for a round, once for each pair of numbers."""
@@ -148,10 +151,10 @@ class EventPublisher:
                 self._best_parameters = parameters
                 self.report(events.BestChanged(round=number, parameters=parameters))
 
-    def finished(self, evaluation: Evaluation | None, rounds: int, why: events.End) -> None:
+    def finished(self, evaluation: Evaluation | None, rounds: int, why: events.End, detail: str) -> None:
         best = self.best_of(evaluation)
         value = None if best is None else best.value
-        self.report(events.RunFinished(solved=why == "solved", rounds=rounds, value=value, why=why))
+        self.report(events.RunFinished(solved=why == "solved", rounds=rounds, value=value, why=why, detail=detail))
 
     def best_of(self, evaluation: Evaluation | None) -> events.Best | None:
         """Return the figures of an evaluation that observers show."""

@@ -4,15 +4,21 @@ A trainer is *present* while its inbox is subscribed at the broker. One that has
 misses a deadline: the broker's notice may be lost. It is a *member*, and its rows count, from its first result until it
 says goodbye or has been absent for `forget_s`. A control command can *bar* a name from a round on: it is *eligible* for
 none of these rounds, and its rows do not count in them.
+
+A present trainer is *silent* after SILENT_ROUNDS closed rounds without a result: no round waits for it, and its rows do
+not count. One accepted result ends that. A silent trainer that works at full speed again may be slower than rounds that
+do not wait for it, and each new round cancels its work. So a round waits for it again after 4, 8, 16, ... missed ones.
 """
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from fedmq.aggregator.departures import DECLINES, Departure
 from fedmq.errors import Rejected
 from fedmq.tasks.task import TRAINERS_MAX
 
+SILENT_ROUNDS = 3  # missed in a row; more if results may be later than that
 HELLO_S = 0.4  # between two accepted hellos; a trainer sends the next one after 0.5 s at the earliest
 
 
@@ -38,7 +44,10 @@ class RosterEntry:
     present: bool = True
     confirmed: bool = False  # by the broker: a trainer's own messages may arrive after its end
     gone: bool = False  # said goodbye
+    departure: Departure | None = None  # its Goodbye in this term, or its refused result of the open round
+    departed_at: float = 0.0  # only with a departure
     absent_since: float = 0.0  # only while not present
+    missed: int = 0  # closed rounds since its last accepted result, of those that began while it was present
     results: int = 0
     late: int = 0
     rejected: int = 0
@@ -50,8 +59,9 @@ class RosterEntry:
 class Roster:
     """The trainers of this term, in the order of their first message."""
 
-    def __init__(self, forget_s: float) -> None:
+    def __init__(self, forget_s: float, staleness: int = 0) -> None:
         self._forget_s = forget_s
+        self._silent_rounds = max(SILENT_ROUNDS, staleness + 1)
         self._trainers: dict[str, RosterEntry] = {}
         self._unconfirmed: set[str] = set()
         self.grace_until: float | None = None  # after a broker restart
@@ -86,6 +96,26 @@ class Roster:
     def eligible(self, round: int) -> list[str]:
         """Return the present trainers that are not barred from this round."""
         return [name for name in self.present if not self.is_barred(name, round)]
+
+    def awaited(self, round: int) -> set[str]:
+        """Return the eligible trainers that this round waits for: all but silent ones, or all if all are silent."""
+        eligible = self.eligible(round)
+        missed = {name: self._trainers[name].missed for name in eligible}
+        awaited = {name for name in eligible if not self.is_silent(name) or missed[name].bit_count() == 1}
+        return awaited or set(eligible)
+
+    def is_silent(self, name: str) -> bool:
+        """Return whether a trainer has missed so many rounds in a row that its rows do not count."""
+        return self._trainers[name].missed >= self._silent_rounds
+
+    def miss(self, names: Iterable[str]) -> list[str]:
+        """Count a missed round of these trainers; return those that are silent from now on."""
+        newly = []
+        for name in sorted(names):
+            self._trainers[name].missed += 1
+            if self._trainers[name].missed == self._silent_rounds:
+                newly.append(name)
+        return newly
 
     def is_barred(self, name: str, round: int) -> bool:
         """Return whether `name` is barred from this round."""
@@ -134,6 +164,8 @@ class Roster:
             if len(self._trainers) >= TRAINERS_MAX:
                 raise Rejected("names", f"expected at most {TRAINERS_MAX} trainers in one life of an aggregator")
             trainer = self._trainers[name] = RosterEntry(name, len(self._trainers), num_examples, now)
+        if not trainer.present:
+            trainer.departure = None
         trainer.num_examples, trainer.present, trainer.gone = num_examples, True, False
         trainer.confirmed = trainer.confirmed or confirmed
         self._unconfirmed.discard(name)
@@ -143,8 +175,9 @@ class Roster:
         return new
 
     def count(self, name: str, num_examples: int, *, late: bool, again: bool) -> None:
+        """Count an accepted result: the trainer is not silent any more."""
         trainer = self._trainers[name]
-        trainer.num_examples = num_examples
+        trainer.num_examples, trainer.missed, trainer.departure = num_examples, 0, None
         trainer.results += 1
         trainer.late += late
         trainer.resent += again
@@ -164,6 +197,59 @@ class Roster:
         if was:
             trainer.absent_since = now
         return was
+
+    def depart(self, name: str, departure: Departure, now: float) -> bool:
+        """Mark a trainer as gone for good, also an unknown one; return whether that is new."""
+        if name not in self._trainers:
+            if len(self._trainers) >= TRAINERS_MAX:
+                return False
+            self.restore(name, 0, 0, now, gone=True)
+        was = self.leave(name, now, for_good=True)
+        trainer = self._trainers[name]
+        if not was and trainer.departure == departure:
+            return False
+        trainer.departure, trainer.departed_at = departure, now
+        return True
+
+    def refuse(self, name: str, departure: Departure, now: float) -> None:
+        """Note that a trainer's result of the open round will never be used."""
+        if name in self and self._trainers[name].departure is None:
+            self._trainers[name].departure, self._trainers[name].departed_at = departure, now
+
+    def is_expected(self, name: str) -> bool:
+        """Return whether a round that waits for this trainer may still get its result."""
+        return name in self and self._trainers[name].present and self._trainers[name].departure is None
+
+    def forgive(self) -> None:
+        """Forget the refused results: a round opens."""
+        for trainer in self._trainers.values():
+            if trainer.present:
+                trainer.departure = None
+
+    def departures(self, round: int) -> list[Departure]:
+        """Return why trainers contribute nothing, of those that are not barred from this round, by name."""
+        trainers = sorted(self._trainers.values(), key=lambda trainer: trainer.name)
+        return [one.departure for one in trainers if one.departure and not self.is_barred(one.name, round)]
+
+    def deserted_at(self, round: int, since: float, decline_s: float, leave_s: float) -> float | None:
+        """Return when no trainer is expected to contribute any more; None: one is, or none has left.
+
+        A trainer that has declined the run, or whose result of the open round is refused, may be replaced for
+        `decline_s`. One that has left or disconnected may be restarting: it may return for `leave_s`. No time counts
+        before `since`.
+        """
+        ends, departed = [], False
+        for trainer in self._trainers.values():
+            if self.is_barred(trainer.name, round):
+                continue
+            departed = departed or trainer.departure is not None
+            if trainer.departure is not None and trainer.departure.reason in DECLINES:
+                ends.append(max(since, trainer.departed_at) + decline_s)
+            elif trainer.present:
+                return None
+            else:
+                ends.append(max(since, trainer.absent_since) + leave_s)
+        return max(ends) if departed else None
 
     def time_out(self, names: Iterable[str], now: float) -> list[str]:
         """Mark those trainers that missed a deadline as absent that the broker has not confirmed; return them."""
@@ -193,6 +279,7 @@ class Roster:
             for trainer in self._trainers.values()
             if trainer.results
             and not trainer.gone
+            and not self.is_silent(trainer.name)
             and (trainer.present or now - trainer.absent_since < self._forget_s)
             and not self.is_barred(trainer.name, round)
         )

@@ -7,6 +7,9 @@ COLLECTING  accepts each (round, trainer) once, in any order;       -> CLOSING: 
 CLOSING     the strategy turns the results into the next round      -> WAITING, or FINISHED: the target is reached
             (within one step)                                          or no rounds are left
 FINISHED    answers every message with Finished
+
+In any phase, the run also finishes, as failed, when all its trainers have left or declined it and none has returned for
+a while. With `wait_s`, it ends unfinished when too few trainers have been present for that long.
 """
 
 import math
@@ -14,13 +17,14 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, assert_never
 
 from fedmq.aggregator.deadline import AdaptiveDeadline
+from fedmq.aggregator.departures import DECLINES, Departure, failure_text, shortage_text
 from fedmq.aggregator.event_publisher import EventPublisher
 from fedmq.aggregator.machine import Input, Output, Phase
 from fedmq.aggregator.outbox import Outbox
 from fedmq.aggregator.roster import Introduction, Roster
 from fedmq.algorithms.base import Evaluation, Plan, Strategy, answer_bytes_max
 from fedmq.algorithms.checkpoint import dump
-from fedmq.errors import Rejected
+from fedmq.errors import Rejected, leave_reason
 from fedmq.observe import events
 from fedmq.observe.run_state import RunState
 from fedmq.protocol import messages, topics
@@ -61,7 +65,8 @@ class Rounds:
     `state` is the strategy's and `round` the next round to open. `accepted` holds the stored (round, trainer) pairs
     that may be sent again, `counted` the number of them that the close of `round` will use. `members` is the number of
     members at the last close, `answer_s` how long rounds took, `model_digests` what the rounds published whose results
-    may still arrive. `again` is set if the run has had an earlier life.
+    may still arrive. `again` is set if the run has had an earlier life. With `wait_s`, the first round of this life
+    waits so long for all trainers that the task intends, and the run never waits longer for `min_trainers`.
     """
 
     def __init__(
@@ -76,6 +81,7 @@ class Rounds:
         sign: Callable[[bytes], bytes] = unsigned,
         run_state: RunState | None = None,
         again: bool = False,
+        wait_s: float | None = None,
         round: int = 1,
         accepted: Iterable[tuple[int, str]] = (),
         counted: int = 0,
@@ -86,6 +92,12 @@ class Rounds:
         self.config, self.term, self.roster, self.round = config, term, roster, round
         self.phase = Phase.WAITING
         self.solved = self.paused = self.stopped = False
+        self.why: events.End | None = None  # the run is over
+        self.failure = ""  # why it cannot go on, or why this life ended before it was over
+        self._wait_s = wait_s
+        self._short_since: float | None = None  # fewer than `min_trainers` are present
+        self._wait_until: float | None = None  # for more than them; None: before the first step, or without `wait_s`
+        self._connected_at = 0.0
         self.bytes_received = 0
         self._now = self._wall = 0.0  # of the step
         self._acked_request = 0  # of the last control command
@@ -98,7 +110,8 @@ class Rounds:
         self._accepted = set(accepted)
         self._answered = {trainer for number, trainer in self._accepted if number == round}
         self._counted = counted
-        self._invited: set[str] = set()
+        self._eligible: set[str] = set()  # when the open round began
+        self._invited: set[str] = set()  # the open round waits for them
         self._opened_at = 0.0
         self._deadline_s = 0.0
         self._adaptive_deadline = AdaptiveDeadline(config.limits.deadline_s, answer_s)
@@ -143,8 +156,15 @@ class Rounds:
         if self.phase is Phase.FINISHED:
             return None if self.done else self._farewell_by
         if not self._broker_up:
-            return None
-        return earliest(self._beacon_at, self._deadline, self.roster.grace_until, self._publisher.wake_at)
+            return self._gives_up_at
+        return earliest(
+            self._beacon_at,
+            self._deadline,
+            self.roster.grace_until,
+            self._publisher.wake_at,
+            self._gives_up_at,
+            self._fails_at,
+        )
 
     def step(self, incoming: Input, now: float, wall: float) -> None:
         """Apply one input. `now` is monotonic, `wall` in seconds since 1970; `take_output` returns what follows."""
@@ -153,7 +173,10 @@ class Rounds:
         if self._broker_up:  # without a broker no trainer can be seen
             for name in self.roster.expire(now):
                 self._publisher.left(name)
+        if self._wait_until is None and self._wait_s is not None:
+            self._wait_until = now + self._wait_s
         self._advance()
+        self._end_if_deserted()
         if self._broker_up:
             self._publisher.check_stalled(self.round, self._invited - self._answered, now)
         if self.phase is Phase.FINISHED:
@@ -222,8 +245,9 @@ class Rounds:
                 case Result():
                     self._result(message, packet)
                 case Goodbye():
-                    if self.roster.leave(message.trainer, self._now, for_good=True):
-                        self._publisher.left(message.trainer, goodbye=True)
+                    departure = Departure(leave_reason(message.reason), message.detail)
+                    if self.roster.depart(message.trainer, departure, self._now):
+                        self._publisher.left(message.trainer, departure)
                 case _:
                     assert_never(message)
         except Rejected as rejected:
@@ -231,6 +255,8 @@ class Rounds:
             # Refused is about a round of this run: sent for another run's result, the trainer would drop this run's.
             if isinstance(message, Result) and message.run == self.config.run:
                 self._outbox.send_refused(message, rejected)
+                if self.phase is Phase.COLLECTING and message.round == self.round:
+                    self.roster.refuse(message.trainer, Departure("work", str(rejected)), self._now)
 
     def _control(self, message: Control) -> None:
         """Apply a control command, and send a beacon that acknowledges it.
@@ -291,7 +317,7 @@ class Rounds:
         self._disconnect()  # a new broker may be up before the old one's end is known
         self.roster.begin_grace(self._now, self.config.limits.grace_s)
         self._broker_up = True
-        self._beacon_at = self._now
+        self._beacon_at = self._connected_at = self._now
         self._publisher.on_broker()
         if self.phase is Phase.COLLECTING:
             self._send_round(topics.ROUNDS + self.config.run)
@@ -303,7 +329,7 @@ class Rounds:
         if not message.present:
             if self.roster.leave(name, self._now):
                 self._publisher.left(name)
-        elif name in self.roster:
+        elif name in self.roster and not self.roster[name].gone:
             self._join(name, self.roster[name].num_examples, confirmed=True)
         else:
             self._send_beacon(topics.inbox_of(name))
@@ -358,6 +384,8 @@ class Rounds:
                 self._adaptive_deadline.add(answer_s)
         if self.roster[name].gone and message.term == self.term and message.attempt == 1:
             self._join(name, message.num_examples)  # the goodbye came from the process that this one replaces
+        if self.roster.is_silent(name):
+            self._publisher.report(events.TrainerReturned(trainer=name, missed=self.roster[name].missed))
         self.roster.count(name, message.num_examples, late=staleness > 0, again=message.attempt > 1)
         self._outbox.save(StoredResult(message.round, name, self.round, packet.frames))
         clipped = count_saturated(packet.arrays)
@@ -403,7 +431,7 @@ class Rounds:
         """Open and close rounds as far as possible."""
         while True:
             if self.phase is Phase.WAITING and self._broker_up and not self.paused:
-                present, needed = len(self.roster.eligible(self.round)), self.config.limits.min_trainers
+                present, needed = len(self.roster.eligible(self.round)), self._needed
                 if present >= needed:
                     self._open()
                 else:
@@ -413,13 +441,22 @@ class Rounds:
             self.phase = Phase.CLOSING
             self._close(why)
 
+    @property
+    def _needed(self) -> int:
+        """How many trainers a round needs to open now."""
+        needed = self.config.limits.min_trainers
+        patient = self._wait_until is not None and self._now < self._wait_until
+        return max(needed, self.config.task.trainers) if patient else needed
+
     def _open(self) -> None:
         self.phase = Phase.COLLECTING
+        self._wait_until = -math.inf if self._wait_s is not None else None
         self._plan = self._strategy.ask(self._state)
         self._bound_answers(self._plan)
         self._payload = self._outbox.pack(self._plan)
         self._model_digests[self.round] = digest_of(self._payload.infos)
-        self._invited = set(self.roster.eligible(self.round))
+        self._eligible, self._invited = set(self.roster.eligible(self.round)), self.roster.awaited(self.round)
+        self.roster.forgive()
         self._opened_at = self._now
         self._deadline_s = self._adaptive_deadline.deadline_s
         self._deadline = self._now + self._deadline_s
@@ -434,7 +471,7 @@ class Rounds:
             if self._deadline is not None and self._now >= self._deadline:
                 self._deadline = None  # from now on the round closes with its quorum
             return None
-        if not any(name in self.roster and self.roster[name].present for name in self._invited - self._answered):
+        if not any(self.roster.is_expected(name) for name in self._invited - self._answered):
             return "complete"
         return "deadline" if self._deadline is None or self._now >= self._deadline else None
 
@@ -442,6 +479,8 @@ class Rounds:
         missing = self._invited - self._answered
         for name in self.roster.time_out(missing, self._now):
             self._publisher.left(name)
+        for name in self.roster.miss(self._eligible - self._answered):
+            self._publisher.report(events.TrainerSilent(trainer=name, missed=self.roster[name].missed))
         members = tuple(self.roster.members(self._now, self.round))
         self._state = self._strategy.close(self._state, members)
         evaluation, round_s, present = self.evaluation, self._now - self._opened_at, self.roster.present
@@ -451,7 +490,7 @@ class Rounds:
             results=self._counted,
             round_s=round_s,
             present=len(present),
-            suspects=missing.intersection(present),
+            suspects=[name for name in missing.intersection(present) if not self.roster.is_silent(name)],
             evaluation=evaluation,
             bytes_received=self.bytes_received,
         )
@@ -502,9 +541,51 @@ class Rounds:
         if self.solved or self.round > self.config.limits.rounds_max:
             self._finish(evaluation, "solved" if self.solved else "rounds")
 
+    @property
+    def _gives_up_at(self) -> float | None:
+        """When this life ends because too few trainers are present."""
+        return None if self._wait_s is None or self._short_since is None else self._short_since + self._wait_s
+
+    @property
+    def _fails_at(self) -> float | None:
+        """When the run ends because all its trainers have left or declined it."""
+        limits = self.config.limits
+        if not self._broker_up or self.paused or len(self.roster) < limits.min_trainers:
+            return None
+        return self.roster.deserted_at(self.round, self._connected_at, limits.decline_s, limits.leave_s)
+
+    def _end_if_deserted(self) -> None:
+        """End the run if its trainers have left or declined it for good, or this life if it has waited long enough."""
+        if self.phase is Phase.FINISHED or self.stopped:
+            return
+        gives_up = self._has_waited()
+        fails_at = self._fails_at
+        if not gives_up and (fails_at is None or self._now < fails_at):
+            return
+        departures = self.roster.departures(self.round)
+        hopeless = all(one.reason in DECLINES for one in departures)  # another try would end the same way
+        if fails_at is not None and (self._now >= fails_at or hopeless):
+            self.failure = failure_text(departures)
+            self._finish(self.evaluation, "failed")
+        else:
+            present, needed = len(self.roster.eligible(self.round)), self.config.limits.min_trainers
+            self.failure = shortage_text(present, needed, self._wait_s or 0.0, departures)
+            self.stopped = True
+            self._outbox.commit()
+
+    def _has_waited(self) -> bool:
+        """Return whether too few trainers have been present for `wait_s`."""
+        if self._wait_s is None:
+            return False
+        if self.paused or len(self.roster.eligible(self.round)) >= self.config.limits.min_trainers:
+            self._short_since = None
+        elif self._short_since is None:
+            self._short_since = self._now
+        return self._gives_up_at is not None and self._now >= self._gives_up_at
+
     def _finish(self, evaluation: Evaluation | None, why: events.End) -> None:
-        self.phase = Phase.FINISHED
-        self._publisher.finished(evaluation, self.round - 1, why)
+        self.phase, self.why = Phase.FINISHED, why
+        self._publisher.finished(evaluation, self.round - 1, why, self.failure)
         self._send_finished(topics.ROUNDS + self.config.run)
 
     # --- outputs --------------------------------------------------------------------------------------------------
@@ -514,6 +595,8 @@ class Rounds:
     ) -> None:
         if self.roster.join(name, num_examples, self._now, confirmed=confirmed, introduction=introduction):
             self._publisher.joined(self.roster[name])
+            if self.roster.is_silent(name):  # a connection is no answer
+                self._publisher.report(events.TrainerSilent(trainer=name, missed=self.roster[name].missed))
 
     def _send_round(self, topic: str) -> None:
         assert self._plan is not None

@@ -48,10 +48,11 @@ class Aggregator:
         connect_timeout_s: float | None = None,
         signing: Signing | None = None,
         run_state: RunState | None = None,
+        wait_s: float | None = None,
     ) -> None:
         self._link, self._store, self._clock, self._watch = link, store, clock, watch
         self._signing: Signing = signing or NoSigning()
-        self.rounds = resume(store, strategy, clock, self._signing, run_state)
+        self.rounds = resume(store, strategy, clock, self._signing, run_state, wait_s)
         self.connection = BrokerConnection(broker, clock.now(), connect_timeout_s)
 
     @property
@@ -113,13 +114,20 @@ class Aggregator:
             self._watch(output.at, output.events)
 
 
-def resume(store: Store, strategy: Strategy[Any], clock: Clock, signing: Signing, run_state: RunState | None) -> Rounds:
+def resume(
+    store: Store,
+    strategy: Strategy[Any],
+    clock: Clock,
+    signing: Signing,
+    run_state: RunState | None,
+    wait_s: float | None,
+) -> Rounds:
     """Return the rounds of the run in the store, in a new term, where its last life left them."""
     config, again = store.config, store.term > 0
     assert config is not None, "the store must have been begun"
     limits, now = config.limits, clock.now()
     replayed = replay(store, config.task, strategy, config.seed)
-    roster = Roster(limits.forget_s)
+    roster = Roster(limits.forget_s, limits.staleness)
     members = replayed.closes[-1].members if replayed.closes else tuple(replayed.trainers)
     for name, (num_examples, results) in sorted(replayed.trainers.items()):
         roster.restore(name, num_examples, results, now, gone=name not in members)
@@ -133,6 +141,7 @@ def resume(store: Store, strategy: Strategy[Any], clock: Clock, signing: Signing
         sign=signing.sign,
         run_state=run_state,
         again=again,
+        wait_s=wait_s,
         round=replayed.round,
         accepted=store.keys_since(replayed.round - limits.staleness - 1),
         counted=replayed.open_results,

@@ -22,10 +22,11 @@ Values = dict[str, Any]
 _AS_IN_STATE = ("run", "term", "task", "algorithm", "robust", "seed", "metric", "target", "rounds_max", "min_trainers")
 _COUNTS = ("paused", "waiting", "results", "late", "resent", "checkpoint", "present")
 _BEST = ("value", "coverage", "fitness", "fitness_mean", "fitness_worst", "diversity")
-_GOOD = (events.TrainerJoined, events.TrainerReadmitted, events.RunResumed)
+_GOOD = (events.TrainerJoined, events.TrainerReturned, events.TrainerReadmitted, events.RunResumed)
 _WARNINGS = (
     events.TrainerLeft,
     events.TrainerSuspected,
+    events.TrainerSilent,
     events.TrainerBarred,
     events.RunPaused,
     events.Waiting,
@@ -51,7 +52,7 @@ def head_values(run_state: RunState, origin: Origin, now: float) -> Values:
         "model": _model_text(run_state.model),
         "drawable": run_state.model is not None and drawable(run_state.model),
         **{name: _time(getattr(run_state, name)) for name in ("started_at", "progress_at", "event_at")},
-        "finished": end and {name: getattr(end, name) for name in ("solved", "rounds", "value", "why")},
+        "finished": end and {name: getattr(end, name) for name in ("solved", "rounds", "value", "why", "detail")},
         "connected": connected,
         "state": run.status_text,
         "condition": run.condition,
@@ -137,7 +138,7 @@ def _figure(value: float) -> float:
 
 def _level(event: events.AnyEvent) -> str:
     if isinstance(event, events.RunFinished):
-        return "good" if event.solved else "warn"
+        return {"failed": "bad", "stopped": "warn"}.get(event.why, "good")
     if isinstance(event, events.Stalled | events.ResultRejected):
         return "bad"
     return "good" if isinstance(event, _GOOD) else "warn" if isinstance(event, _WARNINGS) else "info"
@@ -168,7 +169,8 @@ _COLUMNS: dict[str, dict[str, Callable[[Any], Any]]] = {
         **{name: partial(_of_best, name) for name in _BEST},
     },
     "trainers": {
-        **_plain("name", "presence", "barred", "num_examples", "results", "late", "rejected", "resent"),
+        **_plain("name", "presence", "barred", "reason", "detail"),
+        **_plain("num_examples", "results", "late", "rejected", "resent"),
         **_plain("memory", "version", "labels", "fingerprint"),
         **_rounded(_time, "joined_at", "seen_at"),
         **_rounded(_figure, "train_s", "round_trip_s", "cpu"),

@@ -37,7 +37,7 @@ LeaveReason = Literal[
     "work",  # its work failed: it diverged, raised an exception or used up the memory
     "limit",  # a round that asks for more memory or time than it gives
     "duplicate",  # another process has its name
-    "other",  # a reason that this version does not know, or none
+    "other",  # a reason that this version does not know
 ]
 
 SEARCH_IS_GONE = (  # of a Task, in the files of users
@@ -154,9 +154,9 @@ class WorkCancelled(FedmqError):
     """A newer round made the local work obsolete."""
 
 
-def leave_reason(reason: str) -> LeaveReason:
-    """Return the reason of a Goodbye, or "other" if this version does not know it."""
-    known: tuple[LeaveReason, ...] = get_args(LeaveReason)
+def leave_reason(reason: str) -> Literal["", LeaveReason]:
+    """Return the reason of a Goodbye, or "other" if this version does not know it; "" is of an older trainer."""
+    known: tuple[Literal["", LeaveReason], ...] = ("", *get_args(LeaveReason))
     return next((one for one in known if one == reason), "other")
 
 

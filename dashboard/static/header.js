@@ -51,11 +51,13 @@ function drawState(model, head) {
   const state = head.condition === "stalled" ? "stalled" : head.state;
   setText($("state-text"), known ? state : `last known: ${state}`);
   const stalled = head.condition === "stalled";
+  const failed = head.condition === "failed";
+  if (failed) setText($("alarm"), `The run has failed: ${head.finished.detail}.`);
   if (stalled && $("alarm").hidden) {
     const reason = model.feed.findLast((one) => one.kind === "stalled")?.text;
     setText($("alarm"), `The run has stalled: ${reason ?? "no result of the open round arrives"}.`);
   }
-  $("alarm").hidden = !stalled;
+  $("alarm").hidden = !stalled && !failed;
 }
 
 function drawFigures(model, head) {

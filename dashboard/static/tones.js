@@ -7,5 +7,7 @@ export const TONES = {
   paused: "calm",
   stalled: "warn",
   interrupted: "warn",
-  "not solved": "warn",
+  finished: "done",
+  stopped: "warn",
+  failed: "bad",
 };

@@ -6,8 +6,8 @@ import { Table } from "./table.js";
 
 const ROWS = 12;
 const ORDERED_MS = 1000; // between two sorts of the rows
-const TONE = { alive: "good", suspect: "warn", gone: "gone" };
-const RANK = { alive: 0, suspect: 1, gone: 2 };
+const TONE = { alive: "good", suspect: "warn", silent: "warn", gone: "gone" };
+const RANK = { alive: 0, suspect: 1, silent: 2, gone: 3 };
 const inOrder = new Intl.Collator("en", { numeric: true }).compare;
 
 /** Make the table; its buttons call `act(action, name)`. Returns `draw(model, control)`. */
@@ -63,10 +63,10 @@ export function makeTrainers(act) {
   };
 }
 
-const searchText = (one) => [one.name, one.presence, one.barred, one.version, one.fingerprint, ...one.labels].join(" ").toLowerCase();
+const searchText = (one) => [one.name, one.presence, one.barred, one.reason, one.version, one.fingerprint, ...one.labels].join(" ").toLowerCase();
 
 function summary(model) {
-  const by = { alive: 0, suspect: 0, gone: 0 };
+  const by = { alive: 0, suspect: 0, silent: 0, gone: 0 };
   for (const one of model.trainers.values()) by[one.presence] += 1;
   const counts = Object.entries(by)
     .filter(([, n]) => n)
@@ -117,7 +117,8 @@ function presenceCell(model, one, cell) {
     cell.append(make("span", { class: "presence" }, make("span", { class: "dot", "aria-hidden": "true" }), make("span")));
   }
   setAttr(cell.firstChild, "data-tone", one.presence !== "gone" && model.asOf() ? "past" : TONE[one.presence]);
-  setText(cell.firstChild.lastChild, one.barred ? `${one.presence}, ${one.barred}` : one.presence);
+  setText(cell.firstChild.lastChild, [one.presence, one.barred, one.reason].filter(Boolean).join(", "));
+  setAttr(cell.firstChild, "title", one.detail);
 }
 
 function rejectedCell(one, cell) {

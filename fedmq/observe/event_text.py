@@ -5,6 +5,8 @@ from fedmq.observe import events
 LINES: dict[type, str] = {
     events.TrainerJoined: "trainer {0.trainer} joined ({0.num_examples} rows)",
     events.TrainerSuspected: "trainer {0.trainer} missed a deadline",
+    events.TrainerSilent: "trainer {0.trainer} is silent: no result in {0.missed} rounds, which wait for it no more",
+    events.TrainerReturned: "trainer {0.trainer} answers again, after {0.missed} missed rounds",
     events.TrainerBarred: "trainer {0.trainer} was {0.how}",
     events.TrainerReadmitted: "trainer {0.trainer} was readmitted",
     events.ResultResent: "trainer {0.trainer} sent its result of round {0.round} again",
@@ -13,7 +15,6 @@ LINES: dict[type, str] = {
     events.RunPaused: "paused; continue with fedmq runs resume",
     events.RunResumed: "resumed",
     events.CheckpointKept: "the state after round {0.round} is on disk",
-    events.RunFinished: "the run is over after {0.rounds} rounds: {0.verdict}",
 }
 
 
@@ -21,7 +22,11 @@ def event_line(event: events.AnyEvent, metric: str) -> str | None:
     """Return one line about `event`, or None if the event is not worth a line."""
     match event:
         case events.TrainerLeft():
-            return f"trainer {event.trainer} {'left' if event.goodbye else 'disconnected'}"
+            how = trainer_note(event.reason, event.detail) or ("left" if event.goodbye else "disconnected")
+            return f"trainer {event.trainer} {how}"
+        case events.RunFinished():
+            detail = f": {event.detail}" if event.detail else ""
+            return f"the run is over after {event.rounds} rounds: {event.verdict}{detail}"
         case events.ResultRejected():
             return f"rejected from {event.trainer or 'an unknown sender'}: {event.reason}: {event.detail}"
         case events.RunStarted(config=config, again=False):
@@ -34,6 +39,13 @@ def event_line(event: events.AnyEvent, metric: str) -> str | None:
         case _:
             text = LINES.get(type(event))
             return None if text is None else text.format(event)
+
+
+def trainer_note(reason: str, detail: str, *, silent: bool = False) -> str:
+    """Return why a trainer contributes nothing, by its goodbye or because it is `silent`; "" if that is not known."""
+    if reason in ("", "leaving"):
+        return "left" if reason else "silent" if silent else ""
+    return f"declined the run: {reason}{': ' * bool(detail)}{detail}"
 
 
 def best_text(best: events.Best, metric: str) -> str:

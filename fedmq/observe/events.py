@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from fedmq.errors import RejectReason
+from fedmq.errors import LeaveReason, RejectReason
 from fedmq.protocol.messages import Seconds
 from fedmq.protocol.run_config import RunConfig
 
@@ -18,7 +18,7 @@ BEST_PARAMETERS_MAX = 512  # larger models are not published round by round; the
 PackedParameters = Annotated[bytes, Meta(max_length=8 * BEST_PARAMETERS_MAX)]  # (num_parameters,) float64, "<f8"
 Figure = Annotated[float, Meta(ge=-1e300, le=1e300)]  # excludes NaN and infinity, which cannot be drawn
 Why = Literal["complete", "deadline"]  # why a round closed: all present trainers answered, or its deadline passed
-End = Literal["solved", "rounds", "stopped"]  # why a run ended: target reached, no rounds left, stopped by a user
+End = Literal["solved", "rounds", "stopped", "failed"]  # target reached, no rounds left, by a user, no trainers left
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):
@@ -68,11 +68,27 @@ class TrainerSuspected(Event, frozen=True, kw_only=True, tag="trainer-suspected"
     trainer: str
 
 
+class TrainerSilent(Event, frozen=True, kw_only=True, tag="trainer-silent"):
+    """A connected trainer missed several rounds in a row: rounds do not wait for it, and its rows do not count."""
+
+    trainer: str
+    missed: int  # rounds
+
+
+class TrainerReturned(Event, frozen=True, kw_only=True, tag="trainer-returned"):
+    """A silent trainer sent a result that is accepted: rounds wait for it, and its rows count again."""
+
+    trainer: str
+    missed: int  # rounds
+
+
 class TrainerLeft(Event, frozen=True, kw_only=True, tag="trainer-left"):
-    """A trainer disconnected, or left with a goodbye."""
+    """A trainer disconnected, or left or declined the run with a goodbye."""
 
     trainer: str
     goodbye: bool
+    reason: Literal["", LeaveReason] = ""  # of the goodbye
+    detail: str = ""
 
 
 class TrainerBarred(Event, frozen=True, kw_only=True, tag="trainer-barred"):
@@ -175,12 +191,17 @@ class RunFinished(Event, frozen=True, kw_only=True, tag="run-finished"):
     rounds: int
     value: Figure | None
     why: Literal["", End] = ""  # "" in events of older versions
+    detail: str = ""  # why it failed
 
     @property
     def verdict(self) -> str:
-        if self.why == "stopped":
-            return "not solved, stopped by an operator"
-        return "solved" if self.solved else "not solved"
+        match self.why:
+            case "stopped":
+                return "stopped by an operator"
+            case "failed":
+                return "failed"
+            case _:
+                return "solved" if self.solved else "finished"
 
 
 AnyEvent = (
@@ -188,6 +209,8 @@ AnyEvent = (
     | RoundPublished
     | TrainerJoined
     | TrainerSuspected
+    | TrainerSilent
+    | TrainerReturned
     | TrainerLeft
     | TrainerBarred
     | TrainerReadmitted

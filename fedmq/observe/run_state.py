@@ -15,6 +15,7 @@ from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar, get_ar
 import msgspec
 from msgspec import Meta
 
+from fedmq.errors import LeaveReason
 from fedmq.models.networks import Model
 from fedmq.observe import events
 from fedmq.observe.events import BEST_PARAMETERS_MAX, PackedParameters
@@ -31,8 +32,8 @@ STALLED_S = 15.0  # without progress in an open round
 RATE_ROUNDS = 20  # the last rounds, from which the remaining time is estimated
 
 T = TypeVar("T")
-TrainerPresence = Literal["alive", "suspect", "gone"]
-Condition = Literal["running", "waiting", "paused", "stalled", "interrupted", "solved", "not solved"]
+TrainerPresence = Literal["alive", "suspect", "silent", "gone"]
+Condition = Literal["running", "waiting", "paused", "stalled", "interrupted", "solved", "finished", "stopped", "failed"]
 
 
 class TrainerRecord(msgspec.Struct):
@@ -56,6 +57,8 @@ class TrainerRecord(msgspec.Struct):
     labels: tuple[str, ...] = ()
     fingerprint: str = ""
     barred: Literal["", "drained", "banned"] = ""
+    reason: Literal["", LeaveReason] = ""  # of its goodbye, while it is gone
+    detail: str = ""
     touched: int = 0
 
 
@@ -176,7 +179,7 @@ class RunState(msgspec.Struct):
 
     @property
     def present(self) -> int:
-        """The number of trainers that are alive or suspect."""
+        """The number of trainers that are connected."""
         return sum(one.presence != "gone" for one in self.trainers.values())
 
     def apply(self, at: float, event: events.AnyEvent) -> None:
@@ -230,14 +233,27 @@ class RunState(msgspec.Struct):
         trainer.version = event.version or trainer.version
         trainer.labels = event.labels or trainer.labels
         trainer.fingerprint = event.fingerprint or trainer.fingerprint
+        trainer.reason = trainer.detail = ""
 
     def _trainer_suspected(self, at: float, event: events.TrainerSuspected) -> None:
         if event.trainer in self.trainers:
             self._set_presence(self.trainers[event.trainer], "suspect")
 
-    def _trainer_left(self, at: float, event: events.TrainerLeft) -> None:
+    def _trainer_silent(self, at: float, event: events.TrainerSilent) -> None:
+        if event.trainer in self.trainers and self.trainers[event.trainer].presence != "gone":
+            self._set_presence(self.trainers[event.trainer], "silent")
+
+    def _trainer_returned(self, at: float, event: events.TrainerReturned) -> None:
         if event.trainer in self.trainers:
-            self._set_presence(self.trainers[event.trainer], "gone")
+            self._set_presence(self.trainers[event.trainer], "alive")
+
+    def _trainer_left(self, at: float, event: events.TrainerLeft) -> None:
+        if event.goodbye:  # a trainer may decline a run that it has not joined
+            self._trainer(event.trainer, at)
+        if event.trainer in self.trainers:
+            trainer = self.trainers[event.trainer]
+            self._set_presence(trainer, "gone")
+            trainer.reason, trainer.detail = event.reason, event.detail
 
     def _trainer_barred(self, at: float, event: events.TrainerBarred) -> None:
         self._bar(event.trainer, event.how)
@@ -352,7 +368,8 @@ class ObservedRun(NamedTuple):
     def condition(self) -> Condition:
         state = self.run_state
         if state.finished is not None:
-            return "solved" if state.finished.solved else "not solved"
+            why = state.finished.why
+            return why if why in ("stopped", "failed") else "solved" if state.finished.solved else "finished"
         if not self.connected:
             return "interrupted"
         if state.paused:

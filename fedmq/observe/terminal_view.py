@@ -28,9 +28,16 @@ LIST_GAP = 2  # between the columns of the list of runs
 LIST_OPTIONAL = ("algorithm", "task", "of")  # columns that a narrow screen leaves out, in this order,
 LIST_LEAST = {"state": 12, "run": 16, "value": 8}  # and those that shrink then, down to these widths
 BEST, MEAN = "bright_cyan", "yellow"  # distinct with color blindness, too
-PRESENCES: dict[TrainerPresence, str] = {"suspect": "yellow", "gone": "red", "alive": "green"}
+PRESENCES: dict[TrainerPresence, str] = {"silent": "yellow", "suspect": "yellow", "gone": "red", "alive": "green"}
 # Any other is red.
-COLORS: dict[Condition, str] = {"solved": "green", "running": "green", "paused": "yellow", "waiting": "yellow"}
+COLORS: dict[Condition, str] = {
+    "solved": "green",
+    "finished": "green",
+    "running": "green",
+    "paused": "yellow",
+    "waiting": "yellow",
+    "stopped": "yellow",
+}
 
 
 def render_run(run: ObservedRun, width: int, height: int) -> RenderableType:
@@ -225,7 +232,8 @@ def _trainers(run: ObservedRun, trainers: list[TrainerRecord], width: int, lines
     if labelled:
         table.add_column("labels", no_wrap=True, overflow="ellipsis", max_width=width // 6)
     for one in sorted(shown, key=lambda one: one.name):
-        state = Text(f"● {one.barred or one.presence}", style=PRESENCES[one.presence])
+        reason = "" if one.reason in ("", "leaving") else f": {one.reason}"
+        state = Text(f"● {one.barred or one.presence}{reason}", style=PRESENCES[one.presence])
         labels = [Text(", ".join(one.labels))] if labelled else []
         table.add_row(Text(one.name), state, *(cell(run, one) for cell in columns.values()), *labels)
     if len(shown) == len(trainers):

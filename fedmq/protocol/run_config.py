@@ -25,6 +25,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     beacon_s: Seconds = 0.25
     grace_s: Seconds = 3.0  # after a broker restart; longer than the longest reconnect interval of a trainer
     forget_s: Seconds = 30.0  # the rows of an absent trainer count this long
+    decline_s: Seconds = 5.0  # a run that all trainers have declined ends after this time
+    leave_s: Seconds = 120.0  # one that they have left: longer than a trainer or its machine needs to restart
 
 
 class RunConfig(msgspec.Struct, frozen=True, kw_only=True):

@@ -83,7 +83,7 @@ class Scene:
     ) -> None:
         limits = {"rounds_max": 100, "min_trainers": 2, **chosen}
         self.config = run_config("run", TASK, MeanOfNumbers.name, seed=7, **limits)
-        self.roster, self.now = Roster(FORGET_S), 0.0
+        self.roster, self.now = Roster(FORGET_S, self.config.limits.staleness), 0.0
         for name in away:
             self.roster.restore(name, 2, 1, self.now)
         self.model_digests = {

@@ -73,7 +73,7 @@ STORY: list[events.AnyEvent] = [
 ]
 
 
-STOPPED = "not solved, stopped by an operator"
+STOPPED = "stopped by an operator"
 
 
 def state_of(*story: events.AnyEvent) -> RunState:
@@ -185,13 +185,13 @@ def test_figures_are_rounded_and_nan_is_null() -> None:
     ("story", "origin", "now", "state", "condition"),
     [
         (STORY, HERE, 0.0, "solved", "solved"),
-        ([*STORY[:-1], events.RunFinished(solved=False, rounds=3, value=0.5)], HERE, 0.0, "not solved", "not solved"),
+        ([*STORY[:-1], events.RunFinished(solved=False, rounds=3, value=0.5)], HERE, 0.0, "finished", "finished"),
         (
             [*STORY[:-1], events.RunFinished(solved=False, rounds=3, value=0.5, why="stopped")],
             HERE,
             0.0,
             STOPPED,
-            "not solved",
+            "stopped",
         ),
         (STORY[:-1], GONE, 0.0, "interrupted", "interrupted"),
         (STORY[:2], HERE, 0.0, "waiting for trainers (0 of 2)", "waiting"),
@@ -210,7 +210,7 @@ def test_list_row_has_status_and_condition(
 def test_end_of_a_run_has_its_reason() -> None:
     assert head_values(
         state_of(*STORY[:-1], events.RunFinished(solved=False, rounds=3, value=None, why="stopped")), HERE, 0.0
-    )["finished"] == {"solved": False, "rounds": 3, "value": None, "why": "stopped"}
+    )["finished"] == {"solved": False, "rounds": 3, "value": None, "why": "stopped", "detail": ""}
 
 
 def test_head_describes_the_model() -> None:

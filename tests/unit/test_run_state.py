@@ -16,7 +16,7 @@ STARTED = run_started(run="one", term=1, round=1, task="xor", algorithm="evoluti
 BEST = events.Best(value=0.75, coverage=1.0, fitness=-0.25, fitness_mean=-0.5, fitness_worst=-2.0, diversity=0.3)
 
 
-STOPPED = "not solved, stopped by an operator"
+STOPPED = "stopped by an operator"
 
 
 def closed(number: int, results: int = 2) -> events.RoundClosed:
@@ -171,7 +171,7 @@ def test_rejections_are_counted_and_in_the_feed() -> None:
         ([events.RunPaused()], True, 200.0, "paused"),
         ([events.RunPaused(), events.RunResumed()], True, 102.0, "running"),
         ([events.RunFinished(solved=True, rounds=1, value=1.0)], False, 200.0, "solved"),
-        ([events.RunFinished(solved=False, rounds=1, value=1.0)], True, 200.0, "not solved"),
+        ([events.RunFinished(solved=False, rounds=1, value=1.0)], True, 200.0, "finished"),
         ([events.RunFinished(solved=False, rounds=1, value=0.5, why="stopped")], False, 200.0, STOPPED),
     ],
 )

@@ -140,7 +140,7 @@ def test_alarm_names_missing_trainers_of_the_current_stall_only() -> None:
         ((events.RunPaused(),), True, "paused"),
         ((events.Waiting(present=1, needed=2),), True, "waiting for trainers (1 of 2)"),
         ((closed(1), events.RunFinished(solved=True, rounds=1, value=1.0)), False, "solved"),
-        ((closed(1), events.RunFinished(solved=False, rounds=1, value=0.5)), True, "not solved"),
+        ((closed(1), events.RunFinished(solved=False, rounds=1, value=0.5)), True, "finished"),
     ],
 )
 def test_status_is_in_the_first_line(happened: tuple[events.AnyEvent, ...], connected: bool, state: str) -> None:
