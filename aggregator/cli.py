@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 from contextlib import closing
@@ -26,9 +27,9 @@ from fedmq.cli.options import (
     optional_metrics,
     service_options,
 )
-from fedmq.errors import BadConfiguration, StoreError
+from fedmq.errors import BadConfiguration, RunFailed, StoreError, TooFewTrainers
 from fedmq.runtime.atomic_files import writing
-from fedmq.runtime.run_folder import RUNS
+from fedmq.runtime.run_folder import REPORT, RUNS, STORE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -37,11 +38,13 @@ if TYPE_CHECKING:
     from fedmq.algorithms.base import Strategy
     from fedmq.observe.events import AnyEvent
     from fedmq.protocol.run_config import RunConfig
-    from fedmq.runs.report import Report
+    from fedmq.runs.report import EarlierReport, Report
     from fedmq.runs.store import Store
     from fedmq.security.signing import Signing
     from fedmq.tasks.task import Task
     from fedmq.transport.zeromq import AggregatorSockets
+
+NUMBER, NUMBER_DIGITS = "{number}", 4  # in --out
 
 
 def _check_name(_ctx: click.Context, param: click.Parameter, name: str | None) -> str | None:
@@ -102,6 +105,14 @@ def algorithm_options(command: Command) -> Command:
     help="A round opens when so many trainers are present. [default: the task's]",
 )
 @option(
+    "--wait",
+    "wait_s",
+    type=SECONDS,
+    metavar="SECONDS",
+    help="Wait so long for the trainers that the task intends, then start with --min-trainers or more; "
+    "with fewer, end with exit code 75. [default: start with --min-trainers, wait for ever]",
+)
+@option(
     "--quorum",
     type=FiniteRange(0, 1),
     metavar="SHARE",
@@ -132,7 +143,14 @@ def algorithm_options(command: Command) -> Command:
     metavar="S",
     help="Every random draw comes from it. [default: drawn, and printed]",
 )
-@option("--out", type=UserPath(path_type=Path), metavar="DIR", help="The run's folder. [default: runs/<run>]")
+@option(
+    "--out",
+    type=UserPath(path_type=Path),
+    metavar="DIR",
+    help="The run's folder. {number} in its name: the last unfinished run there, else a new one. [default: runs/<run>]",
+)
+@option("--resume", is_flag=True, help="Continue the run in --out although it is over: stopped, failed, more --rounds.")
+@option("--require-target", is_flag=True, help="End with exit code 1 if the run is over and its target is not reached.")
 @option("--run", callback=check_name, hidden=True, help="The run's name, for who has chosen it already.")
 @option("--quiet", is_flag=True, help="Print nothing but errors.")
 @option("--json", "as_json", is_flag=True, help="Print the report as JSON at the end, and nothing else.")
@@ -144,7 +162,10 @@ def aggregator(
     algorithm: str | None,
     parameters: dict[str, Any],
     seed: int | None,
+    wait_s: float | None,
     out: Path | None,
+    resume: bool,
+    require_target: bool,
     run: str | None,
     quiet: bool,
     as_json: bool,
@@ -160,7 +181,9 @@ def aggregator(
     with the same --out continues the run, to the same model. A continued run keeps the limits that it was given
     (--rounds, --quorum, ...) unless you give others. A round opens once --min-trainers are present.
 
-    Exit code 0 when the target is reached, 1 when not or when it was stopped before.
+    Exit codes: 0 the target is reached or the rounds are used up; 1 stopped before, or with --require-target not
+    reached; 70 the run cannot go on, because all trainers declined or left it; 75 too few trainers within --wait; 78
+    the run in --out is over.
 
     \b
     Examples:
@@ -168,12 +191,12 @@ def aggregator(
       fedmq aggregator --task parity4 --min-trainers 4 --out runs/parity
       fedmq aggregator --task linear --algorithm averaging --param steps=10 --rounds 50 --seed 7 --json
       fedmq aggregator --out runs/parity         (continue it)
+      fedmq aggregator --task xor --wait 600 --out 'runs/night-{number}'         (every night)
     """
     one_thread_for_arrays()
     from fedmq.algorithms.parameters import parameters_of
     from fedmq.protocol.run_config import Limits, RunConfig
     from fedmq.runs.store import Store
-    from fedmq.runtime.run_folder import STORE
     from fedmq.runtime.safe_files import make_private_folder
     from fedmq.security.keyring import Members, find_broker
     from fedmq.security.signing import AggregatorSigning
@@ -181,6 +204,7 @@ def aggregator(
     from fedmq.transport.zeromq import AggregatorSockets
 
     address, credentials = find_broker(broker, keys, "aggregator")
+    out = out and numbered(out)
     new = out is None or not (out / STORE).exists()
     wanted, code = (None, None) if task_name is None else ship(task_name)
     if wanted is None and new:
@@ -188,6 +212,7 @@ def aggregator(
     name = run or new_name("run" if wanted is None else wanted.name)
     folder = out or RUNS / name
     strategy = _checked_strategy(wanted, code, algorithm, parameters) if new and wanted is not None else None
+    earlier = _earlier_report(folder, resume=resume)
     with writing(f"--out {folder}"):
         make_private_folder(folder)
     chosen = {name: value for name, value in limits.items() if value is not None}
@@ -209,12 +234,17 @@ def aggregator(
             _continue(store, store.config, folder, wanted, code, algorithm, parameters, seed, chosen)
         config = store.config
         assert config is not None
+        if require_target and config.task.target is None:
+            raise BadConfiguration(f"--require-target: expected a task with a target, {config.task.name} has none")
         signing = None if keys is None or credentials is None else AggregatorSigning(credentials, Members(keys))
         link = AggregatorSockets(address, config.run, credentials)
         service = _serve(
-            link, store, config, folder, address, connect_timeout, signing, metrics, silent=quiet or as_json
+            link, store, config, folder, address, connect_timeout, signing, metrics, wait_s, silent=quiet or as_json
         )
-        _end(service, folder, store, quiet=quiet, as_json=as_json)
+        report = _end(service, folder, store, earlier, quiet=quiet, as_json=as_json)
+    if report.why == "failed":
+        raise RunFailed(report.failure)
+    raise SystemExit(1 if report.why == "stopped" or (require_target and not report.solved) else 0)
 
 
 def _serve(
@@ -226,6 +256,7 @@ def _serve(
     connect_timeout_s: float | None,
     signing: Signing | None,
     metrics_at: tuple[str, int] | None,
+    wait_s: float | None,
     *,
     silent: bool,
 ) -> Aggregator:
@@ -238,7 +269,7 @@ def _serve(
     from fedmq.observe.events import RoundPublished
     from fedmq.runtime.clock import SystemClock
     from fedmq.runtime.loop import serve
-    from fedmq.runtime.run_folder import EVENTS, HISTORY, MODEL, REPORT
+    from fedmq.runtime.run_folder import EVENTS, HISTORY, MODEL
 
     clock, metric = SystemClock(), config.task.metric
     view = read_run_state(folder / EVENTS)
@@ -268,6 +299,7 @@ def _serve(
             connect_timeout_s=connect_timeout_s,
             signing=signing,
             run_state=view,
+            wait_s=wait_s,
         )
         with optional_metrics(
             metrics_at, aggregator_metrics(service, view, tally, clock), lambda: service.connection.problem
@@ -279,6 +311,43 @@ def _serve(
 def new_name(task: str) -> str:
     """A name that no other run has: the task, the time, and four hexadecimal digits; it is a legal name."""
     return f"{task[:40]}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+
+
+def numbered(out: Path) -> Path:
+    """Return `out` with `{number}` in its name replaced by the number of the last folder whose run is not over.
+
+    If there is none, it is the next number: each call after a finished run names a new folder.
+    """
+    if NUMBER not in out.name:
+        return out
+    before, after = out.name.split(NUMBER, 1)
+    pattern = re.compile(rf"{re.escape(before)}(\d+){re.escape(after)}")
+    found = (pattern.fullmatch(path.name) for path in out.parent.glob("*") if path.is_dir())
+    last = max((match for match in found if match), key=lambda match: int(match[1]), default=None)
+    if last is None:
+        return out.with_name(f"{before}{1:0{NUMBER_DIGITS}}{after}")
+    if not (out.with_name(last[0]) / REPORT).exists():
+        return out.with_name(last[0])
+    return out.with_name(f"{before}{int(last[1]) + 1:0{NUMBER_DIGITS}}{after}")
+
+
+def _earlier_report(folder: Path, *, resume: bool) -> Report | EarlierReport | None:
+    """Return the report of a run that is over and shall be resumed, or None.
+
+    Raises:
+        BadConfiguration: the run is over, and shall not be resumed; or there is none.
+    """
+    from fedmq.runs.report import read_report
+
+    report = read_report(folder)
+    if report is not None and not resume:
+        raise BadConfiguration(
+            f"--out {folder}: expected a new or an unfinished run, this one is over after {report.rounds} rounds: "
+            f"choose another, {NUMBER} in its name for a new one each time, or continue it with --resume"
+        )
+    if resume and not (folder / STORE).exists():
+        raise BadConfiguration(f"--resume: expected --out with the folder of a run, {folder} holds none")
+    return report
 
 
 def _checked_strategy(
@@ -328,14 +397,29 @@ def _continue(
     store.change_limits(msgspec.structs.replace(config.limits, **limits))
 
 
-def _end(service: Aggregator, folder: Path, store: Store, *, quiet: bool, as_json: bool) -> None:
-    """Write the report, print the outcome, and exit."""
-    from fedmq.aggregator.machine import Phase
-    from fedmq.runs.report import Report, TrainerReport, make_report, read_report, write_report
+def _end(
+    service: Aggregator,
+    folder: Path,
+    store: Store,
+    earlier: Report | EarlierReport | None,
+    *,
+    quiet: bool,
+    as_json: bool,
+) -> Report:
+    """Write the report of a run that is over, print the outcome, and return the report.
+
+    Raises:
+        TooFewTrainers: the run is not over, the wait for trainers is.
+        BadConfiguration: the run was over after the `earlier` report, and still is.
+        SystemExit: it was stopped, and can be continued.
+    """
+    from fedmq.runs.report import TrainerReport, make_report, write_report
 
     rounds = service.rounds
-    if rounds.phase is not Phase.FINISHED:
+    if rounds.why is None:
         store.close()
+        if rounds.failure:
+            raise TooFewTrainers(rounds.failure)
         if not quiet:
             echo(f"stopped before round {rounds.round}; continue with: fedmq aggregator --out {folder}", err=True)
         raise SystemExit(1)
@@ -345,33 +429,46 @@ def _end(service: Aggregator, folder: Path, store: Store, *, quiet: bool, as_jso
         closes,
         rounds.evaluation,
         [
-            TrainerReport(one.name, one.num_examples, one.results, one.late, one.rejected, one.resent)
+            TrainerReport(
+                one.name,
+                one.num_examples,
+                one.results,
+                one.late,
+                one.rejected,
+                one.resent,
+                rounds.roster.is_silent(one.name),
+                *(one.departure or ()),
+            )
             for one in rounds.roster.trainers
         ],
-        solved=rounds.solved,
+        why=rounds.why,
+        failure=rounds.failure,
         rejections=rounds.rejections,
         bytes_up=rounds.bytes_received,
         bytes_down=rounds.bytes_sent,
         ended=time.time(),
     )
     store.close()
-    before = read_report(folder)
-    if isinstance(before, Report) and before.rounds == report.rounds:  # the run had finished already
-        report = before
-    else:
-        write_report(folder, report, model, closes)
+    if earlier is not None and earlier.rounds == report.rounds and report.why in ("solved", "rounds"):
+        raise BadConfiguration(
+            f"--resume: expected a run that can go on, {folder} is over after {report.rounds} rounds"
+            f"{': its target is reached' if report.solved else ': give more --rounds'}"
+        )
+    write_report(folder, report, model, closes)
     with unread_output_dropped():
         if as_json:
             echo_json(report)
         elif not quiet:
             _say(report, folder)
-    raise SystemExit(0 if report.solved else 1)
+    return report
 
 
 def _say(report: Report, folder: Path) -> None:
-    verdict = "solved" if report.solved else "not solved"
+    verdict = {"solved": "solved", "stopped": "stopped", "failed": "failed"}.get(report.why, "finished")
     value = "nothing scored" if report.value is None else f"{report.metric} {report.value:.6g}"
-    echo(f"{verdict} in {report.rounds} rounds, {report.train_s:.3f} s of training: {value}")
+    target = report.config.task.target
+    missed = "" if report.solved or target is None else f" (target {target:g})"
+    echo(f"{verdict} in {report.rounds} rounds, {report.train_s:.3f} s of training: {value}{missed}")
     if report.model is not None:
         echo(f"model    {folder / report.model}  (sha256 {str(report.model_sha256)[:16]}…)")
     echo(f"report   {folder / 'report.json'}")

@@ -74,7 +74,7 @@ def demo(
     """Train a model on split rows across processes, in about a second.
 
     Starts a broker, an aggregator and the trainers as separate processes on 127.0.0.1; each trainer holds its part of
-    the rows. A FILE.py defines `task` and rows(part, parts). Exit code 0 when the target is reached, 1 when not.
+    the rows. A FILE.py defines `task` and rows(part, parts). Exit code 0 when the run is over.
 
     \b
     Examples:

@@ -63,8 +63,8 @@ def fedmq() -> None:
 
     Each option can also be set in the environment (FEDMQ_OPTION) or in a file (--config FILE.toml).
 
-    Exit codes: 0 done, 1 target not reached, 2 usage, 69 no broker, 77 not authorized, 78 bad configuration or
-    rows, 130 interrupted.
+    Exit codes: 0 done, 1 stopped or target not reached, 2 usage, 69 no broker, 70 the run cannot go on, 75 too few
+    trainers, 77 not authorized, 78 bad configuration or rows, 130 interrupted.
     """
 
 

@@ -90,9 +90,10 @@ def show(run: str, as_json: bool) -> None:
     """
     import msgspec
 
+    from fedmq.observe.event_text import trainer_note
     from fedmq.runs.maintenance import open_store
-    from fedmq.runs.report import EarlierReport, read_report
-    from fedmq.runs.status import status_text, summarize
+    from fedmq.runs.report import EarlierReport, Report, read_report
+    from fedmq.runs.status import observe_run, status_text, summarize
     from fedmq.runtime.lock import is_locked
 
     folder = folder_of(run)
@@ -112,12 +113,18 @@ def show(run: str, as_json: bool) -> None:
         _print_values({**about, "limits": _listed(msgspec.to_builtins(config.limits))})
     rounds = report.rounds if report is not None else closes[-1].round if closes else 0
     _print_values({"state": status_text(folder, time.time()), "rounds": rounds})
+    if isinstance(report, Report) and report.failure:
+        _print_values({"failure": report.failure})
     if is_locked(folder):
         _print_values({"watch": f"fedmq watch {folder}", "stop": f"fedmq runs stop {folder}"})
     elif report is not None:
         _show_report(report, folder)
     else:
         _print_values({"continue": f"fedmq aggregator --out {folder}"})
+    if report is None:
+        for one in observe_run(folder).trainers.values():
+            if note := trainer_note(one.reason, one.detail, silent=one.presence == "silent"):
+                echo(f"trainer    {one.name}: {note}")
     for close in closes[-ROUNDS_SHOWN:]:
         best = close.best
         fitness = "" if best is None else f"  fitness best {best.fitness:.4f} mean {best.fitness_mean:.4f}"
@@ -135,6 +142,8 @@ def _listed(values: dict[str, object]) -> str:
 
 
 def _show_report(report: Report | EarlierReport, folder: Path) -> None:
+    from fedmq.observe.event_text import trainer_note
+
     value = "nothing scored" if report.value is None else f"{report.value:.6g}"
     training = f"{report.train_s:.3f} s (whole run {report.wall_s:.3f} s)"
     traffic = f"{report.bytes_down} bytes down, {report.bytes_up} bytes up"
@@ -142,9 +151,10 @@ def _show_report(report: Report | EarlierReport, folder: Path) -> None:
     if report.model is not None:
         echo(f"model      {folder / report.model}  sha256 {report.model_sha256}")
     for one in report.trainers:
+        note = trainer_note(one.reason, one.detail, silent=one.silent)
         echo(
             f"trainer    {one.name}: {one.num_examples} rows, {one.results} results, {one.late} late, "
-            f"{one.rejected} rejected, {one.resent} sent again"
+            f"{one.rejected} rejected, {one.resent} sent again{', ' * bool(note)}{note}"
         )
 
 

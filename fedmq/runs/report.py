@@ -8,7 +8,7 @@ import hashlib
 import io
 import statistics
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -34,12 +34,17 @@ class TrainerReport(msgspec.Struct, frozen=True):
     late: int
     rejected: int
     resent: int
+    silent: bool = False  # at the end
+    reason: str = ""  # of its goodbye
+    detail: str = ""
 
 
 class _Figures(msgspec.Struct, frozen=True, kw_only=True):
     """The outcome of a run. Times in seconds, traffic in bytes at the aggregator in its last life."""
 
     solved: bool
+    why: Literal["", events.End] = ""  # it ended; "" in reports of older versions
+    failure: str = ""  # why it failed, in one line
     rounds: int
     value: float | None  # of the task's metric; None: nothing was scored
     train_s: float  # while rounds were open
@@ -101,7 +106,8 @@ def make_report(
     evaluation: Evaluation | None,
     trainers: list[TrainerReport],
     *,
-    solved: bool,
+    why: events.End,
+    failure: str,
     rejections: dict[str, int],
     bytes_up: int,
     bytes_down: int,
@@ -112,7 +118,9 @@ def make_report(
     model = None if evaluation is None else task.trained(evaluation.parameters)
     report = Report(
         config=config,
-        solved=solved,
+        solved=why == "solved",
+        why=why,
+        failure=failure,
         rounds=closes[-1].round if closes else 0,
         value=None if evaluation is None else task.value(evaluation.loss, evaluation.correct, evaluation.rows),
         train_s=sum(close.round_s for close in closes),

@@ -76,4 +76,6 @@ def finish(state: RunState, folder: Path) -> None:
     if state.finished is not None or is_locked(folder):
         return
     if (report := read_report(folder)) is not None:
-        state.finished = events.RunFinished(solved=report.solved, rounds=report.rounds, value=report.value)
+        state.finished = events.RunFinished(
+            solved=report.solved, rounds=report.rounds, value=report.value, why=report.why, detail=report.failure
+        )

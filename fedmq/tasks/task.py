@@ -38,7 +38,7 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     """What to train. A trainer needs only the task and its own rows.
 
     Training lowers `loss`. It ends when the `metric` reaches `target`: an accuracy of at least `target`, or a summed
-    loss of at most `target`, over the rows of all trainers.
+    loss of at most `target`, over the rows of all trainers. Without a target it ends when its rounds are used up.
 
     Raises:
         BadConfiguration: settings out of bounds or in conflict; also while decoding.
@@ -48,7 +48,7 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     model: Model
     loss: Literal["cross-entropy", "squared-error", "own"]  # own: returned by the code of a Code model
     metric: Literal["accuracy", "loss"]
-    target: float
+    target: float | None = None
     trainers: int = 2  # intended number of trainers
     rounds: int = 200  # at most
     parameters: dict[str, dict[str, Any]] = {}  # of algorithms, by name, where not their defaults; not sent
@@ -62,7 +62,8 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         _check_loss(self.loss, self.model)
         if self.metric not in ("accuracy", "loss"):
             raise BadConfiguration(f"metric: expected accuracy or loss, got {self.metric!r}")
-        _check_range("target", self.target, 0.0, 1.0 if self.metric == "accuracy" else sys.float_info.max)
+        if self.target is not None:
+            _check_range("target", self.target, 0.0, 1.0 if self.metric == "accuracy" else sys.float_info.max)
         _check_range("trainers", self.trainers, 1, TRAINERS_MAX)
         _check_range("rounds", self.rounds, 1, ROUNDS_MAX)
         _check_range("output_scale", self.output_scale, OUTPUT_SCALE_MIN, 1.0 / OUTPUT_SCALE_MIN)
@@ -142,7 +143,7 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     def reached(self, loss: float, correct: int, rows: int) -> bool:
         """Return whether a candidate with this summed loss and number of correct rows meets the target."""
-        if rows < 1:
+        if rows < 1 or self.target is None:
             return False
         value = self.value(loss, correct, rows)
         return value >= self.target if self.metric == "accuracy" else value <= self.target

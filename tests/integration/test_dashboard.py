@@ -92,7 +92,7 @@ def test_runs_of_broker_and_folder_are_in_one_list(scene: Scene) -> None:
     first, second = listed["runs"]
     assert (first["run"], first["source"], first["condition"]) == ("endless", "live", "running")
     assert first["connected"]
-    assert (second["run"], second["source"], second["state"]) == ("long", "folder", "not solved")
+    assert (second["run"], second["source"], second["state"]) == ("long", "folder", "finished")
     assert (second["round"], second["value"]) == (LONG_ROUNDS, 0.5)
 
 

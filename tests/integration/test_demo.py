@@ -110,10 +110,11 @@ def test_folder_of_a_finished_run_is_not_overwritten(
     assert "--out xor" in done.stderr
 
 
-def test_run_below_its_target_exits_with_1(tmp_path: Path) -> None:
+def test_run_that_uses_up_its_rounds_is_finished(tmp_path: Path) -> None:
     done = run_fedmq("demo", "--seed", "1", "--rounds", "1", cwd=tmp_path)
 
-    assert done.returncode == 1
+    assert done.returncode == 0
+    assert "finished in 1 rounds" in done.stdout
     (folder,) = (tmp_path / "runs").iterdir()
     assert {path.name for path in folder.iterdir()} == FILES
     report = report_of(folder)

@@ -44,7 +44,7 @@ def test_ls_lists_the_newest_run_first(folder: Path) -> None:
 def test_ls_gives_json(folder: Path) -> None:
     found = json.loads(run_fedmq("runs", "ls", "--json", cwd=folder).stdout)
 
-    assert [(one["folder"], one["state"]) for one in found] == [("runs/two", "not solved"), ("runs/one", "solved")]
+    assert [(one["folder"], one["state"]) for one in found] == [("runs/two", "finished"), ("runs/one", "solved")]
 
 
 def test_show_prints_results_and_configuration(folder: Path) -> None:

@@ -37,7 +37,10 @@ CLOSES = [
 ]
 
 
-TRAINERS = [TrainerReport("bob", 3, 3, 1, 2, 4), TrainerReport("alice", 1, 0, 0, 0, 0)]
+TRAINERS = [
+    TrainerReport("bob", 3, 3, 1, 2, 4, silent=True),
+    TrainerReport("alice", 1, 0, 0, 0, 0, reason="rows", detail="expected 2 columns"),
+]
 
 
 def report_of(
@@ -48,7 +51,8 @@ def report_of(
         closes,
         evaluation,
         TRAINERS,
-        solved=evaluation is not None,
+        why="rounds" if evaluation is None else "solved",
+        failure="",
         rejections={"sha256": 2},
         bytes_up=100,
         bytes_down=200,
@@ -76,14 +80,36 @@ def test_report_has_the_documented_fields(folder: Path) -> None:
     assert content == {
         "config": json.loads(msgspec.json.encode(CONFIG)),
         "solved": True,
+        "why": "solved",
+        "failure": "",
         "rounds": 3,
         "value": 1.0,
         "train_s": 3.75,  # rounds of 0.5, 3 and 0.25 s; the time in between, when none was open, is not training
         "wall_s": 10.0,
         "round_s_median": 0.5,
         "trainers": [
-            {"name": "alice", "num_examples": 1, "results": 0, "late": 0, "rejected": 0, "resent": 0},
-            {"name": "bob", "num_examples": 3, "results": 3, "late": 1, "rejected": 2, "resent": 4},
+            {
+                "name": "alice",
+                "num_examples": 1,
+                "results": 0,
+                "late": 0,
+                "rejected": 0,
+                "resent": 0,
+                "silent": False,
+                "reason": "rows",
+                "detail": "expected 2 columns",
+            },
+            {
+                "name": "bob",
+                "num_examples": 3,
+                "results": 3,
+                "late": 1,
+                "rejected": 2,
+                "resent": 4,
+                "silent": True,
+                "reason": "",
+                "detail": "",
+            },
         ],
         "rejections": {"sha256": 2},
         "bytes_up": 100,

@@ -54,10 +54,12 @@ def happened(folder: Path, *told: events.AnyEvent) -> None:
     (folder / "read").replace(folder / EVENTS)
 
 
-def write_a_report(folder: Path, *, solved: bool) -> None:
+def write_a_report(folder: Path, why: events.End, failure: str = "") -> None:
     report = Report(
         config=run_config("run"),
-        solved=solved,
+        solved=why == "solved",
+        why=why,
+        failure=failure,
         rounds=1,
         value=1.0,
         train_s=1.0,
@@ -128,17 +130,20 @@ def test_run_without_a_writer_is_interrupted(interrupted: Path) -> None:
     assert status_text(interrupted, 2.0) == "interrupted"
 
 
-@pytest.mark.parametrize(("solved", "state"), [(True, "solved"), (False, "not solved")])
-def test_run_with_a_report_is_finished(interrupted: Path, solved: bool, state: str) -> None:
-    write_a_report(interrupted, solved=solved)
+@pytest.mark.parametrize(
+    ("why", "state"),
+    [("solved", "solved"), ("rounds", "finished"), ("stopped", "stopped by an operator"), ("failed", "failed")],
+)
+def test_run_with_a_report_is_over(interrupted: Path, why: events.End, state: str) -> None:
+    write_a_report(interrupted, why, "no rows" if why == "failed" else "")
     assert status_text(interrupted, 0.0) == state
 
 
 def test_status_of_a_stopped_run_says_so(interrupted: Path) -> None:
     stopped = events.RunFinished(solved=False, rounds=1, value=1.0, why="stopped")
     happened(interrupted, STARTED, PUBLISHED, stopped)
-    write_a_report(interrupted, solved=False)
-    assert status_text(interrupted, 3.0) == "not solved, stopped by an operator"
+    write_a_report(interrupted, "stopped")
+    assert status_text(interrupted, 3.0) == "stopped by an operator"
 
 
 @pytest.mark.parametrize(
