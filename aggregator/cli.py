@@ -447,6 +447,7 @@ def _end(
         bytes_up=rounds.bytes_received,
         bytes_down=rounds.bytes_sent,
         ended=time.time(),
+        software=store.software,
     )
     store.close()
     if earlier is not None and earlier.rounds == report.rounds and report.why in ("solved", "rounds"):

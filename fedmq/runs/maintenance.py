@@ -13,6 +13,7 @@ from fedmq.protocol.run_config import RunConfig
 from fedmq.runs.records import Checkpoint, Close, StoredResult
 from fedmq.runs.replay import replay
 from fedmq.runs.report import read_report
+from fedmq.runs.software import differing_software, software_here
 from fedmq.runs.store import Store
 from fedmq.runs.store_errors import StoreDamaged
 from fedmq.runtime.run_folder import HISTORY, MODEL, REPORT, STORE
@@ -86,10 +87,15 @@ def check_model(folder: Path, again: ReplayOutcome) -> None:
         raise BadConfiguration(f"{model}: cannot be read ({error.strerror}); put a copy of it back") from error
     for path, sha256 in said.items():
         if sha256 != again.model_sha256:
-            raise BadConfiguration(
-                f"{path}: expected the model_sha256 {again.model_sha256} of the replay, got {sha256}; it was changed, "
-                "or is of fewer rounds: put a copy of it back"
-            )
+            expected = f"{path}: expected the model_sha256 {again.model_sha256} of the replay, got {sha256}"
+            with open_store(folder)[0] as store:
+                differing = differing_software(store.software, software_here())
+            if differing:
+                raise BadConfiguration(
+                    f"{expected}; the run was computed by other versions, which may differ in the last bits: "
+                    f"replay it with {', '.join(differing)}"
+                )
+            raise BadConfiguration(f"{expected}; it was changed, or is of fewer rounds: put a copy of it back")
 
 
 def recover(folder: Path, last: int | None) -> int:
@@ -108,7 +114,7 @@ def recover(folder: Path, last: int | None) -> int:
         for old in folder.glob(f"{partial.stem}*"):
             old.unlink()
         with Store(partial) as whole:
-            whole.begin(config, damaged.code, damaged.term)
+            whole.begin(config, damaged.code, damaged.term, damaged.software)
             kept = _copy(damaged, whole, last)
     times = len(list(folder.glob(f"{STORE}{DAMAGED}*")))
     suffix = f"{DAMAGED}-{times + 1}" if times else DAMAGED

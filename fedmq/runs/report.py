@@ -7,6 +7,7 @@ import csv
 import hashlib
 import io
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from fedmq.models.trained_model import TrainedModel
 from fedmq.observe import events
 from fedmq.protocol.run_config import RunConfig
 from fedmq.runs.records import Close
+from fedmq.runs.software import Software
 from fedmq.runtime.atomic_files import write_whole
 from fedmq.runtime.run_folder import HISTORY, MODEL, REPORT, writing_run_file
 from fedmq.runtime.safe_files import read_regular
@@ -62,6 +64,7 @@ class Report(_Figures, frozen=True, kw_only=True):
     """`report.json`."""
 
     config: RunConfig
+    software: list[Software] = []  # the different versions of the run's lives, oldest first
 
     @property
     def run(self) -> str:
@@ -112,12 +115,14 @@ def make_report(
     bytes_up: int,
     bytes_down: int,
     ended: float,
+    software: Sequence[Software] = (),
 ) -> tuple[Report, TrainedModel | None]:
     """Return the report of a run and its model, None if nothing was scored. `ended` is in seconds since 1970."""
     task = config.task
     model = None if evaluation is None else task.trained(evaluation.parameters)
     report = Report(
         config=config,
+        software=list(software),
         solved=why == "solved",
         why=why,
         failure=failure,

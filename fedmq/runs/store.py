@@ -16,7 +16,7 @@ import os
 import sqlite3
 import stat
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
@@ -30,19 +30,20 @@ from fedmq.protocol.run_config import Limits, RunConfig
 from fedmq.runs.blobs import Blobs
 from fedmq.runs.commit_marker import CommitMarker, Reached
 from fedmq.runs.records import Checkpoint, Close, DropOldRounds, Record, StoredResult
+from fedmq.runs.software import Software, software_here
 from fedmq.runs.store_errors import Errors, StoreDamaged
 from fedmq.runtime.lock import FolderLock
 from fedmq.runtime.run_folder import writing_run_file
 from fedmq.runtime.safe_files import open_private, private_mode
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 _T = TypeVar("_T")
 # The module sqlite3 also fails at damaged text (UnicodeError) and at damaged sizes.
 _UNREADABLE = (sqlite3.Error, UnicodeError, MemoryError, OverflowError)
 _SCHEMA = """
 CREATE TABLE run (
     only_row INTEGER PRIMARY KEY CHECK (only_row = 1), config BLOB NOT NULL, code BLOB NOT NULL, term INTEGER NOT NULL,
-    digest BLOB NOT NULL
+    software BLOB NOT NULL, digest BLOB NOT NULL
 );
 CREATE TABLE results (
     round INTEGER NOT NULL, trainer TEXT NOT NULL, counted_in INTEGER NOT NULL, frames BLOB NOT NULL,
@@ -62,8 +63,10 @@ class _Run(NamedTuple):
     config: bytes
     code: bytes
     term: int
+    software: bytes
 
 
+_SOFTWARE = msgspec.msgpack.Decoder(list[Software])
 _CONFIG, _CLOSE = msgspec.msgpack.Decoder(RunConfig), msgspec.msgpack.Decoder(Close)
 _FRAMES = msgspec.msgpack.Decoder(list[bytes | list[bytes]])  # a list in place of a frame names its file
 
@@ -137,11 +140,19 @@ class Store:
         row = self._run()
         return 0 if row is None else row.term
 
-    def begin(self, config: RunConfig, code: bytes | None = None, term: int = 0) -> None:
-        """Make an empty store the store of this run, whose newest life had this term."""
+    @property
+    def software(self) -> list[Software]:
+        """The different versions of the run's lives, oldest first."""
+        row = self._run()
+        return [] if row is None else self._decode(row.software, _SOFTWARE)
+
+    def begin(
+        self, config: RunConfig, code: bytes | None = None, term: int = 0, software: Sequence[Software] = ()
+    ) -> None:
+        """Make an empty store the store of this run, whose newest life had this term and whose lives this software."""
         self._check_reached()
-        row = _Run(msgspec.msgpack.encode(config), code or b"", term)
-        self._write("INSERT INTO run VALUES (1, ?, ?, ?, ?)", *row, _digest(*row))
+        row = _Run(msgspec.msgpack.encode(config), code or b"", term, msgspec.msgpack.encode(software))
+        self._write("INSERT INTO run VALUES (1, ?, ?, ?, ?, ?)", *row, _digest(*row))
         self.commit()
 
     def change_limits(self, limits: Limits) -> None:
@@ -152,7 +163,7 @@ class Store:
             self._update_run(config=msgspec.msgpack.encode(msgspec.structs.replace(config, limits=limits)))
 
     def next_term(self, wall: float) -> int:
-        """Return the term of a life that begins at `wall` (seconds since 1970), once it is on disk.
+        """Return the term of a life that begins at `wall` (seconds since 1970), once it and its software are on disk.
 
         It is `wall` in ms, but above the last term: terms stay monotonic after a restored backup, and in a new run of
         the same name.
@@ -161,21 +172,24 @@ class Store:
         for (line,) in self._read("PRAGMA quick_check(1)"):  # a page that no query reads may still block a write
             self._check(line == "ok", "the list of its pages")
         term = max(self.term + 1, int(1000 * wall))
-        self._update_run(term=term)
+        software = self.software
+        if (here := software_here()) not in software:
+            software.append(here)
+        self._update_run(term=term, software=msgspec.msgpack.encode(software))
         return term
 
     def _run(self) -> _Run | None:
-        row = self._row("SELECT config, code, term, digest FROM run")
+        row = self._row("SELECT config, code, term, software, digest FROM run")
         if row is None:
             return None
-        self._check(row[3] == _digest(*row[:3]), "the configuration of the run")
-        return _Run(*row[:3])
+        self._check(row[4] == _digest(*row[:4]), "the configuration of the run")
+        return _Run(*row[:4])
 
     def _update_run(self, **changes: Any) -> None:
         row = self._run()
         assert row is not None, "the store must have been begun"
         row = row._replace(**changes)
-        self._write("UPDATE run SET config = ?, code = ?, term = ?, digest = ?", *row, _digest(*row))
+        self._write("UPDATE run SET config = ?, code = ?, term = ?, software = ?, digest = ?", *row, _digest(*row))
         self.commit()
 
     # --- what is kept -------------------------------------------------------------------------------------------
@@ -288,6 +302,7 @@ class Store:
             problems += [line for line in lines if line != "ok"]
             if self.config is None:
                 problems.append("it holds no run")
+            _ = self.software
             last = 0
             for close in self.closes():
                 for _ in self.results(close.round):

@@ -25,7 +25,7 @@ from fedmq.tasks.task_file import find_task, task_rows
 NAME = "store"
 ROUNDS = 3
 ROWS = {
-    "run": ("config", "SELECT config, code, term FROM run"),
+    "run": ("config", "SELECT config, code, term, software FROM run"),
     "results": ("frames", "SELECT round, trainer, counted_in, frames FROM results"),
     "checkpoints": ("state", "SELECT round, state FROM checkpoints"),
 }
@@ -93,6 +93,7 @@ class Reader:
         config = store.config
         if config is None:
             return "never begun"
+        _ = store.software
         store.keys_since(0)
         try:
             strategy = find_algorithm(config.algorithm, parameters=config.parameters)

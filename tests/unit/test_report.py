@@ -79,6 +79,7 @@ def test_report_has_the_documented_fields(folder: Path) -> None:
     sha256 = hashlib.sha256((folder / MODEL).read_bytes()).hexdigest()
     assert content == {
         "config": json.loads(msgspec.json.encode(CONFIG)),
+        "software": [],
         "solved": True,
         "why": "solved",
         "failure": "",

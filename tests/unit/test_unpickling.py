@@ -233,7 +233,7 @@ def begun(folder: Path, config: bytes | None = None) -> Path:
     store.close()
     if config is not None:
         with closing(sqlite3.connect(folder / STORE)) as connection:
-            digest = stores._digest(config, b"", 0)
+            digest = stores._digest(config, b"", 0, msgspec.msgpack.encode([]))
             connection.execute("UPDATE run SET config = ?, digest = ?", (config, digest))
             connection.commit()
     return folder / STORE
