@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import socket
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,7 +33,9 @@ from fedmq.security.commands import join
 
 if TYPE_CHECKING:
     from fedmq.algorithms.base import WorkLimits
+    from fedmq.protocol.codec import Packet
     from fedmq.security.keyring import Credentials
+    from fedmq.trainer.code_policy import CodePolicy
     from fedmq.trainer.session import Session
     from fedmq.trainer.spool import FileSpool
 
@@ -174,12 +177,12 @@ def trainer(
     if data is None:
         raise click.UsageError("Missing option '--data': the rows, such as --data rows.csv.", ctx)
     one_thread_for_arrays()
+    from fedmq.data.readers import files_of
     from fedmq.runtime.clock import SystemClock
     from fedmq.runtime.loop import serve
     from fedmq.security.keyring import find_broker
     from fedmq.security.signing import TrainerSigning
-    from fedmq.tasks.shipping import ship
-    from fedmq.trainer.code_policy import CodePolicy, no_signer
+    from fedmq.trainer.code_policy import no_signer
     from fedmq.trainer.metrics import trainer_metrics
     from fedmq.trainer.round_handler import on_rows
     from fedmq.trainer.rows_source import RowsSource
@@ -194,10 +197,9 @@ def trainer(
     rows = RowsSource(data, lambda count: _check_count(name, count, min_rows))
     count = len(rows.newest.inputs)
     signing = None if credentials is None else TrainerSigning(credentials)
-    own = None if score is None else ship(score)
-    if own is not None and own.code is None:
-        raise BadConfiguration(f"--score {score}: expected a task with a Code model, got one without code: omit it")
-    policy = CodePolicy(allowed=allow_code, own=own, signer=no_signer if signing is None else signing.signer)
+    policy = _policy(allow_code, score, no_signer if signing is None else signing.signer)
+    if policy.allowed or policy.own is not None:
+        _check_private({"--keys": keys, "--state": state, "--data": next(iter(files_of(data)), None)})
     link, clock = TrainerSockets(address, name, credentials), SystemClock()
     spool = None if state is None else FileSpool(state / name)
 
@@ -292,6 +294,29 @@ def _limits(memory_mib: int | None, seconds: float) -> WorkLimits:
         there = memory_allowed()
         return WorkLimits(MEMORY_BYTES_MAX if there is None else min(MEMORY_BYTES_MAX, there // 2), seconds)
     return WorkLimits(memory_mib << 20, seconds)
+
+
+def _policy(allowed: bool, score: str | None, signer: Callable[[Packet], str | None]) -> CodePolicy:
+    """Return which code of tasks runs here."""
+    from fedmq.tasks.shipping import ship
+    from fedmq.trainer.code_policy import CodePolicy
+
+    own = None if score is None else ship(score)
+    if own is not None and own.code is None:
+        raise BadConfiguration(f"--score {score}: expected a task with a Code model, got one without code: omit it")
+    return CodePolicy(allowed=allowed, own=own, signer=signer)
+
+
+def _check_private(places: Mapping[str, Path | None]) -> None:
+    """Check that code of a task can read neither keys nor state nor rows."""
+    from fedmq.trainer.confinement import exposed
+
+    for option_name, place in places.items():
+        if place is not None and (folder := exposed(place)) is not None:
+            raise BadConfiguration(
+                f"{option_name} {place}: expected a place that code of a task cannot read, got one below {folder}, "
+                "where installed packages are: move it, or start without --allow-code and --score"
+            )
 
 
 def _check_count(name: str, rows: int, least: int | None) -> None:

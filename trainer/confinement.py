@@ -1,6 +1,7 @@
 """Restricts a process before it runs the code of a task: no files, network or other processes, limited memory.
 
-No call lifts a restriction. The process keeps its open descriptors, may compute, and may read the files of Python.
+No call lifts a restriction. The process keeps its open descriptors, may compute, and may read the standard library and
+installed packages; not what else lies below a folder of `sys.path`, such as the keys in a checkout.
 """
 
 import ctypes
@@ -9,8 +10,10 @@ import os
 import platform
 import resource
 import signal
+import site
 import struct
 import sys
+import sysconfig
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +27,8 @@ _LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446  # system ca
 _READ_FILE, _READ_FOLDER = 1 << 2, 1 << 3
 _LANDLOCK_RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15}  # number of rights by version of Landlock; 16 since 5
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
-_LIBRARIES = ("/usr", "/lib", "/lib64", "/etc/ld.so.cache")  # for modules that are imported late
+# For modules that are imported late: shared libraries, and time zones.
+_LIBRARIES = ("/usr/lib", "/usr/lib64", "/usr/local/lib", "/lib", "/lib64", "/etc/ld.so.cache", "/usr/share/zoneinfo")
 
 
 class _Calls(NamedTuple):
@@ -66,6 +70,24 @@ _ALLOWED = {
 }
 
 
+def readable_paths() -> list[Path]:
+    """Return what confined code can read: the standard library, installed packages, fedmq itself, and libraries."""
+    installed = sysconfig.get_paths()
+    found = [installed[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+    if site.ENABLE_USER_SITE:
+        found.append(site.getusersitepackages())
+    found += [f"{prefix}/{lib}" for prefix in (sys.prefix, sys.base_prefix) for lib in ("lib", "lib64")]
+    own = Path(__file__).parents[1]  # in a checkout some of its packages are links
+    paths = [*map(Path, (*found, *_LIBRARIES)), own, *(path for path in own.iterdir() if path.is_dir())]
+    return sorted({path.resolve() for path in paths if path.exists()})
+
+
+def exposed(private: Path) -> Path | None:
+    """Return the folder below which confined code could read a file or folder; None if it cannot."""
+    place = private.resolve()
+    return next((path for path in readable_paths() if place.is_relative_to(path)), None)
+
+
 def confine(memory_bytes: int) -> tuple[str, ...]:
     """Restrict this process, which must have one thread; return the restrictions that this kernel does not support.
 
@@ -81,7 +103,7 @@ def confine(memory_bytes: int) -> tuple[str, ...]:
     libc.prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0)
     if (problem := _limit(memory_bytes)) is not None:
         missing.append(f"limits of memory, files and processes ({problem})")
-    if (problem := _close_files(libc, [*sys.path, sys.prefix, sys.base_prefix, *_LIBRARIES])) is not None:
+    if (problem := _close_files(libc, readable_paths())) is not None:
         missing.append(f"no access to files ({problem})")
     if (problem := _filter_calls(libc)) is not None:
         missing.append(f"a filter of system calls ({problem})")
@@ -109,7 +131,7 @@ def _limit(memory_bytes: int) -> str | None:
     return None
 
 
-def _close_files(libc: ctypes.CDLL, readable: Iterable[str]) -> str | None:
+def _close_files(libc: ctypes.CDLL, readable: Iterable[Path]) -> str | None:
     """Allow only to read these paths, by Landlock (https://docs.kernel.org/userspace-api/landlock.html)."""
     version = libc.syscall(_LANDLOCK_CREATE, None, 0, 1)
     if version < 1:
@@ -118,12 +140,12 @@ def _close_files(libc: ctypes.CDLL, readable: Iterable[str]) -> str | None:
     ruleset = libc.syscall(_LANDLOCK_CREATE, struct.pack("=Q", rights), 8, 0)
     if ruleset < 0:
         return _why()
-    for path in set(readable):
+    for path in readable:
         try:
             place = os.open(path, os.O_PATH | os.O_CLOEXEC)
         except OSError:  # it does not exist or is not readable
             continue
-        allowed = _READ_FILE | _READ_FOLDER if Path(path).is_dir() else _READ_FILE
+        allowed = _READ_FILE | _READ_FOLDER if path.is_dir() else _READ_FILE
         libc.syscall(_LANDLOCK_ADD, ruleset, 1, struct.pack("=Qi", allowed, place), 0)
         os.close(place)
     problem = _why() if libc.syscall(_LANDLOCK_RESTRICT, ruleset, 0) != 0 else None

@@ -249,6 +249,35 @@ def test_code_reads_and_writes_no_file(tmp_path: Path, boxes: list[Sandbox]) -> 
     assert (tmp_path / "secret").read_text() == "rows of another user"
 
 
+def test_code_reads_nothing_else_below_the_search_path(
+    tmp_path: Path, boxes: list[Sandbox], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = tmp_path / "keys" / "trainer.key"
+    key.parent.mkdir()
+    key.write_text("a secret")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    def reads(population: Any, inputs: Any, targets: Any) -> Any:
+        (folder,) = [one for one in sys.path if os.path.exists(f"{one}/keys/trainer.key")]  # noqa: PTH110
+        raise ValueError(Path(folder, "keys", "trainer.key").read_text())
+
+    line = failure_of(reads, boxes)
+    assert "PermissionError" in line, line
+
+
+def test_modules_of_fedmq_can_be_imported_late(boxes: list[Sandbox]) -> None:
+    def loads(population: Any, inputs: Any, targets: Any) -> Any:
+        import fedmq.algorithms.evolution.archive
+        import fedmq.broker.routing
+
+        assert fedmq.broker.routing
+        assert fedmq.algorithms.evolution.archive
+        return np.zeros(len(population)), np.zeros(len(population))
+
+    boxes.append(box := Sandbox(packed(loads), ROWS))
+    assert len(box.score(POPULATION, never).losses) == 4
+
+
 def test_installed_modules_can_be_imported_late(boxes: list[Sandbox]) -> None:
     def loads(population: Any, inputs: Any, targets: Any) -> Any:
         import sqlite3  # an extension with a library of its own

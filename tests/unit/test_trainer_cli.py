@@ -8,9 +8,11 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from fedmq.algorithms.base import MEMORY_BYTES_MAX, WORK_SECONDS_MAX, WorkLimits
 from fedmq.errors import BadData
 from fedmq.protocol import fixed_point as scores
 from fedmq.protocol import messages
+from fedmq.runtime.memory_limit import memory_allowed
 from fedmq.trainer import cli
 
 
@@ -63,10 +65,21 @@ def test_labels_are_separated_by_commas(text: str, words: tuple[str, ...]) -> No
     param = next(param for param in cli.trainer.params if param.name == "labels")
     assert param.callback is not None
     checked = param.callback(click.Context(cli.trainer), param, text)
-    assert cli._session("bob", 3, None, 16, None, checked).labels == words
+    assert cli._session("bob", 3, None, 16, None, checked, 60.0).labels == words
 
 
 def test_limit_of_score_bits_is_that_of_the_protocol() -> None:
     assert cli.FRACTION_BITS_MAX == messages.FRACTION_BITS_MAX
     (bits,) = (parameter for parameter in cli.trainer.params if parameter.name == "score_bits")
     assert bits.default == scores.FRACTION_BITS
+
+
+def test_limit_of_seconds_is_the_default_of_the_work() -> None:
+    (limit,) = (parameter for parameter in cli.trainer.params if parameter.name == "work_seconds_max")
+    assert limit.default == cli.WORK_SECONDS_MAX == WORK_SECONDS_MAX
+
+
+def test_memory_of_the_work_is_half_of_the_machines_or_the_given() -> None:
+    half = (memory_allowed() or 2 * MEMORY_BYTES_MAX) // 2
+    assert cli._limits(None, 9.0) == WorkLimits(min(MEMORY_BYTES_MAX, half), 9.0)
+    assert cli._limits(64, 9.0) == WorkLimits(64 << 20, 9.0)
