@@ -111,8 +111,8 @@ def stop(fleet: Fleet, hosts: tuple[str, ...]) -> None:
 def remove(fleet: Fleet, hosts: tuple[str, ...]) -> None:
     """Remove fedmq from HOSTS: revoke the keys of its trainers, and delete all files, users and units.
 
-    The keys are those of the inventory, which is not changed: delete the host there afterward. Other trainers on the host
-    are listed and not revoked, because a host can print any name.
+    The keys are those of the inventory, which is not changed: delete the host there afterward. Other trainers on the
+    host are listed and not revoked, because a host can print any name.
 
     \b
     Examples:
