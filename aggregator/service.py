@@ -8,6 +8,7 @@ from fedmq.aggregator.machine import Input, Output, Phase
 from fedmq.aggregator.roster import Roster
 from fedmq.aggregator.rounds import Rounds
 from fedmq.algorithms.base import Strategy
+from fedmq.errors import BadConfiguration
 from fedmq.observe.events import AnyEvent
 from fedmq.observe.run_state import RunState
 from fedmq.protocol.run_config import RunConfig
@@ -22,7 +23,7 @@ from fedmq.transport.link import (
     StopRequested,
     Tick,
 )
-from fedmq.transport.receive import receive
+from fedmq.transport.receive import TERM_AHEAD_S_MAX, receive
 
 log = logging.getLogger(__name__)
 
@@ -125,7 +126,12 @@ def resume(
     """Return the rounds of the run in the store, in a new term, where its last life left them."""
     config, again = store.config, store.term > 0
     assert config is not None, "the store must have been begun"
-    limits, now = config.limits, clock.now()
+    limits, now, behind_s = config.limits, clock.now(), store.term / 1000 - clock.wall()
+    if behind_s > TERM_AHEAD_S_MAX:
+        raise BadConfiguration(
+            f"run {config.run}: expected a clock that is later than its last start, got one {behind_s / 3600:.0f} h "
+            "earlier, and trainers reject that: set the clock of this machine, or start a new run"
+        )
     replayed = replay(store, config.task, strategy, config.seed)
     roster = Roster(limits.forget_s, limits.staleness)
     members = replayed.closes[-1].members if replayed.closes else tuple(replayed.trainers)

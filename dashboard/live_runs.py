@@ -19,13 +19,14 @@ import msgspec
 from fedmq.errors import NotAuthorized, Rejected, one_line
 from fedmq.observe.events import AnyEvent
 from fedmq.observe.run_state import RunState
-from fedmq.protocol.codec import EVENTS, VIEW, Packet, decode
+from fedmq.protocol.codec import EVENTS, VIEW, Packet
 from fedmq.protocol.messages import At, Beacon, Events, Snapshot
 from fedmq.protocol.topics import WATCH
 from fedmq.runtime.clock import Clock
 from fedmq.runtime.rate_limit import RateLimited
 from fedmq.security.signing import NoSigning, Signing, TrainerSigning
 from fedmq.transport.link import Delivered, Link, LinkRefused, LinkUp
+from fedmq.transport.receive import verified
 
 if TYPE_CHECKING:
     from fedmq.transport.zeromq import ObserverSockets
@@ -92,8 +93,7 @@ class LiveRuns:
 
     def _receive(self, delivered: Delivered) -> None:
         try:
-            packet = decode(delivered.frames)
-            self._signing.check(packet, self._clock.now())
+            packet, _ = verified(delivered.frames, self._signing, self._clock)
             self._handle(packet)
         except Rejected as rejected:
             self._limited.warning(rejected.reason, "rejected a message: %s", rejected)

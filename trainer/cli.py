@@ -186,8 +186,8 @@ def trainer(
     from fedmq.trainer.metrics import trainer_metrics
     from fedmq.trainer.round_handler import on_rows
     from fedmq.trainer.rows_source import RowsSource
-    from fedmq.trainer.service import Trainer, usage_of_process
-    from fedmq.trainer.spool import FileSpool
+    from fedmq.trainer.service import NewKeys, Trainer, usage_of_process
+    from fedmq.trainer.spool import FileSpool, MemorySpool
     from fedmq.trainer.worker import ThreadWorker
     from fedmq.transport.zeromq import TrainerSockets
     from fedmq.transport.zeromq.edge import keys_of
@@ -201,16 +201,17 @@ def trainer(
     if policy.allowed or policy.own is not None:
         _check_private({"--keys": keys, "--state": state, "--data": next(iter(files_of(data)), None)})
     link, clock = TrainerSockets(address, name, credentials), SystemClock()
-    spool = None if state is None else FileSpool(state / name)
+    pinned = "" if credentials is None else credentials.federation.aggregator.fingerprint
+    spool = None if state is None else FileSpool(state / name, pinned)
 
-    def read_keys() -> str:
+    def read_keys() -> NewKeys:
         found, again = find_broker(broker, keys, "trainer")
         assert again is not None
         assert signing is not None
         _name(name, again)
         signing.use(again)
         link.move(found, keys_of(again))
-        return found
+        return NewKeys(found, again.federation.aggregator.fingerprint)
 
     service = Trainer(
         link,
@@ -224,7 +225,7 @@ def trainer(
         clock=clock,
         broker=address,
         connect_timeout_s=connect_timeout,
-        spool=spool,
+        spool=spool or MemorySpool(pinned),
         signing=signing,
         usage=usage_of_process,
         rows_of=rows.count,

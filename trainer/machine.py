@@ -37,7 +37,11 @@ class RowsRead(NamedTuple):
     outcome: int | BadData
 
 
-Input = LinkInput | WorkDone | WorkFailed | RowsRead | Tick | StopRequested
+class AggregatorReplaced(NamedTuple):
+    """The keys were read again, and the aggregator's is another one."""
+
+
+Input = LinkInput | WorkDone | WorkFailed | RowsRead | AggregatorReplaced | Tick | StopRequested
 
 
 class Outgoing(NamedTuple):

@@ -3,6 +3,7 @@
 import logging
 import resource
 from collections.abc import Callable
+from typing import NamedTuple
 
 from fedmq.errors import BadConfiguration
 from fedmq.protocol.codec import encode
@@ -10,7 +11,7 @@ from fedmq.runtime.broker_connection import BrokerConnection
 from fedmq.runtime.clock import Clock, earliest
 from fedmq.runtime.rate_limit import RateLimited
 from fedmq.security.signing import NoSigning, Signing
-from fedmq.trainer.machine import Input, Notice, RowsRead, WorkDone, WorkFailed
+from fedmq.trainer.machine import AggregatorReplaced, Input, Notice, RowsRead, WorkDone, WorkFailed
 from fedmq.trainer.session import IGNORED_AGAIN_S, NOTICE_AGAIN_S, Session
 from fedmq.trainer.spool import MemorySpool, Spool
 from fedmq.trainer.worker import Done, Refreshed, Worker
@@ -33,12 +34,18 @@ def usage_of_process() -> tuple[float, int]:
     return used.ru_utime + used.ru_stime, used.ru_maxrss * 1024  # Linux counts kibibytes
 
 
+class NewKeys(NamedTuple):
+    """Facts from keys that were read again: the broker's address, and the fingerprint of the aggregator's key."""
+
+    broker: str
+    aggregator: str
+
+
 class Trainer:
     """A trainer on a link, with a worker. Without a spool, pending results are in memory only.
 
     `on_trained`, if set, is called with the duration of each piece of work in seconds. `rows_of` returns the number of
-    rows of a run, where runs may have different ones. `read_keys` reads the keys again and returns the broker's
-    address.
+    rows of a run, where runs may have different ones. `read_keys` reads the keys again.
     """
 
     def __init__(
@@ -54,7 +61,7 @@ class Trainer:
         signing: Signing | None = None,
         usage: Usage = lambda: (0.0, 0),
         rows_of: Callable[[str], int] | None = None,
-        read_keys: Callable[[], str] | None = None,
+        read_keys: Callable[[], NewKeys] | None = None,
     ) -> None:
         self.session = session
         self.on_trained: Callable[[float], None] | None = None
@@ -85,10 +92,15 @@ class Trainer:
         """Read the keys again now, and the rows after the current work; what cannot be used stays as it is."""
         if self._read_keys is not None:
             try:
-                self.connection.address = self._read_keys()
-                log.warning("the keys are read again")
+                new = self._read_keys()
             except BadConfiguration as error:
                 log.warning("the keys are not read again: %s", error)
+            else:
+                log.warning("the keys are read again")
+                self.connection.address = new.broker
+                if new.aggregator != self._spool.key:
+                    self._spool.key = new.aggregator
+                    self._take(AggregatorReplaced())
         self._worker.refresh()
 
     def step(self) -> None:

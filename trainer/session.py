@@ -58,7 +58,17 @@ from fedmq.runtime.clock import earliest
 from fedmq.trainer.budget import Budget, Cost, cost_of
 from fedmq.trainer.decline import Decline, decline_of
 from fedmq.trainer.high_water_marks import HighWaterMarks
-from fedmq.trainer.machine import Input, Notice, Outgoing, Output, PendingResult, RowsRead, WorkDone, WorkFailed
+from fedmq.trainer.machine import (
+    AggregatorReplaced,
+    Input,
+    Notice,
+    Outgoing,
+    Output,
+    PendingResult,
+    RowsRead,
+    WorkDone,
+    WorkFailed,
+)
 from fedmq.transport.link import (
     BrokerConnected,
     BrokerDisconnected,
@@ -210,16 +220,16 @@ class Session:
                 self._on_message(event.packet, now)
             case MessageRejected():
                 self._reject(event.rejected)
-            case BrokerConnected():
-                self._on_connected(now)
-            case BrokerDisconnected():
-                self._connected = False
+            case BrokerConnected() | BrokerDisconnected():
+                self._on_connection(event, now)
             case WorkDone():
                 self._on_work_done(event, now)
             case WorkFailed():
                 self._on_work_failed(event)
             case RowsRead():
                 self._on_rows_read(event, now)
+            case AggregatorReplaced():
+                self._on_aggregator_replaced(now)
             case StopRequested():
                 self._on_stop(now)
             case Tick():
@@ -265,12 +275,20 @@ class Session:
     def _follow(self, message: FromAggregator, now: float) -> FollowedRun | None:
         """Return the state of the message's run, raised to its term, or None to ignore the message.
 
-        It ignores messages of a lower term. Of an unfollowed run it reads only an offer of work, and only if a followed
-        run can be replaced.
+        It ignores messages of a lower term, and reports a run of which nothing else arrives. Of an unfollowed run it
+        reads only an offer of work, and only if a followed run can be replaced.
         """
         run, term = message.run, message.term
         followed = self.runs.get(run) or self._new_run(run)
-        if term < followed.term or (run not in self.runs and not isinstance(message, Round | Beacon)):
+        if term < followed.term:
+            if isinstance(message, Beacon) and now - followed.last_message_at >= SILENT_S:
+                text = (
+                    f"run {run} is ignored: its term {term} is lower than {followed.term}, the highest one received: "
+                    "compare the clock of the aggregator's machine, or give the run another name"
+                )
+                self._output.notices.append(Notice(text, run, warning=True, kind=run, again_s=IGNORED_AGAIN_S))
+            return None
+        if run not in self.runs and not isinstance(message, Round | Beacon):
             return None
         if run not in self.runs and not self._make_room(now):
             text = f"run {run} is ignored: {RUNS_MAX} runs are followed, the limit, until one ends or falls silent"
@@ -384,8 +402,10 @@ class Session:
         """Return a random delay for what many trainers do at one moment; 0 if they are few."""
         return followed.spread_s * float(self._jitter.random()) if followed.spread_s > HELLO_AGAIN_S else 0.0
 
-    def _on_connected(self, now: float) -> None:
-        self._connected = True
+    def _on_connection(self, event: BrokerConnected | BrokerDisconnected, now: float) -> None:
+        self._connected = isinstance(event, BrokerConnected)
+        if not self._connected:
+            return
         for followed in self.runs.values():
             if followed.last_message_at > -math.inf or followed.pending:
                 followed.last_message_at = now  # the time without a broker does not count as silence
@@ -454,6 +474,16 @@ class Session:
                 mark = self.marks.of(run)  # the open round again
                 followed.declined, followed.round_term, followed.round = None, mark.term, mark.round
             followed.index, followed.hello_at = None, now
+
+    def _on_aggregator_replaced(self, now: float) -> None:
+        """Forget the terms of the earlier key: it decides nothing any more. Pending results stay."""
+        self.marks = HighWaterMarks()
+        for run, followed in self.runs.items():
+            self._cancel(run)
+            followed.term = followed.round_term = 0
+            followed.index, followed.hello_at = None, now
+            for delivery in followed.pending.values():
+                delivery.result = delivery.result._replace(term=0)
 
     def _resend(self, now: float) -> None:
         if not self._connected:

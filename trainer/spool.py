@@ -1,8 +1,10 @@
 """The spool: pending results, spent evaluations and high-water marks as files, so that they survive a kill.
 
-A file holds a SHA-256 and then the frames of the Result message, or numbers; it is written under another name, synced
-and renamed. A corrupt result is skipped: its round is worked on again. A corrupt number of evaluations counts as the
-whole budget.
+A file holds a SHA-256 and then a record in msgpack; it is written under another name, synced and renamed. A corrupt
+result is skipped: its round is worked on again. A corrupt number of evaluations counts as the whole budget.
+
+Terms belong to the key of the aggregator that signed them: once the key is replaced, its marks are deleted, and its
+pending results have term 0. So a stolen key does not decide which terms are old after its end.
 """
 
 import logging
@@ -29,8 +31,25 @@ FILE_BYTES_MAX = 2 * MESSAGE_BYTES_MAX
 log = logging.getLogger(__name__)
 
 
+class _KeptResult(msgspec.Struct, frozen=True):
+    """The content of a file of a pending result: the aggregator's key, and the frames of the Result message."""
+
+    key: str
+    frames: list[bytes]
+
+
+class _KeptMark(msgspec.Struct, frozen=True, array_like=True):
+    """The content of a file of a high-water mark; `key` is None in files of fedmq 0.1."""
+
+    term: int
+    round: int
+    key: str | None = None
+
+
 class Spool(Protocol):
-    """Durable storage of a session."""
+    """Durable storage of a session. `key` is the fingerprint of the aggregator's pinned key, "" without keys."""
+
+    key: str
 
     def keep(self, result: PendingResult, trainer: str) -> None:
         """Store a pending result; it is durable on return."""
@@ -48,7 +67,8 @@ class Spool(Protocol):
 class MemorySpool:
     """A spool in memory; in a simulation it outlives the trainer."""
 
-    def __init__(self) -> None:
+    def __init__(self, key: str = "") -> None:
+        self.key = key
         self.results: dict[tuple[str, int], PendingResult] = {}
         self.spent: dict[str, Spent] = {}
         self.marks: dict[str, HighWaterMark] = {}
@@ -76,8 +96,8 @@ class FileSpool:
         BadConfiguration: the folder cannot be created.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, key: str = "") -> None:
+        self._folder, self.key = folder, key
         with writing(f"--state {folder}"):
             make_private_folder(folder)
 
@@ -89,7 +109,7 @@ class FileSpool:
         found = []
         for path in sorted(self._folder.glob(f"*{SUFFIX}")):
             try:
-                found.append(_read(path, trainer, num_examples))
+                found.append(self._read(path, trainer, num_examples))
             except (OSError, Rejected, msgspec.MsgspecError) as error:
                 log.warning("%s is skipped, its round is worked on again: %s", path, error)
         return found
@@ -97,8 +117,8 @@ class FileSpool:
     def keep(self, result: PendingResult, trainer: str) -> None:
         """See `Spool`. On a full disk the result stays in memory only."""
         message = result.result(trainer, result.term)
-        content = msgspec.msgpack.encode(encode(topics.UP + result.run, message, result.arrays))
-        _write(self._path(result.run, result.round), content, "the result")
+        kept = _KeptResult(self.key, encode(topics.UP + result.run, message, result.arrays))
+        _write(self._path(result.run, result.round), msgspec.msgpack.encode(kept), "the result")
 
     def drop(self, run: str, round: int) -> None:
         _remove(self._path(run, round))
@@ -124,24 +144,44 @@ class FileSpool:
             _remove(path)
 
     def marks(self) -> list[HighWaterMark]:
-        """Return the high-water marks, least recently changed first, without those of corrupt files."""
+        """Return the high-water marks, least recently changed first, without those of corrupt files.
+
+        Deletes those of another key of the aggregator.
+        """
         found = []
         for path in self._oldest_first(SEEN_SUFFIX):
             try:
-                term, number = msgspec.msgpack.decode(_content(path), type=tuple[int, int])
-                found.append(HighWaterMark(path.name.removesuffix(SEEN_SUFFIX), term, number))
+                kept = msgspec.msgpack.decode(_content(path), type=_KeptMark)
             except (OSError, Rejected, msgspec.MsgspecError) as error:
                 log.warning("%s is skipped: %s", path, error)
+                continue
+            if kept.key in (None, self.key):
+                found.append(HighWaterMark(path.name.removesuffix(SEEN_SUFFIX), kept.term, kept.round))
+            else:
+                log.info("%s is deleted: the aggregator has another key now", path)
+                _remove(path)
         return found
 
     def mark(self, mark: HighWaterMark) -> None:
         """See `Spool`. Only a new term is synced: a power cut may lose the newest round, no more."""
         path = self._folder / f"{mark.run}{SEEN_SUFFIX}"
         if mark.term:
-            content = msgspec.msgpack.encode((mark.term, mark.round))
+            content = msgspec.msgpack.encode(_KeptMark(mark.term, mark.round, self.key))
             _write(path, content, "the high-water mark", sync=not mark.round)
         else:
             _remove(path)
+
+    def _read(self, path: Path, trainer: str, num_examples: int) -> PendingResult:
+        kept = msgspec.msgpack.decode(_content(path), type=_KeptResult)
+        packet = decode(kept.frames)
+        message = packet.message
+        if not isinstance(message, Result) or message.trainer != trainer:
+            raise Rejected("names", f"expected a result of {trainer}")
+        if message.num_examples != num_examples:
+            raise Rejected("values", f"expected a result over {num_examples} rows, got {message.num_examples}")
+        fields = {name: getattr(message, name) for name in PendingResult._fields if name != "arrays"}
+        result = PendingResult(arrays=dict(packet.arrays), **fields)
+        return result if kept.key == self.key else result._replace(term=0)
 
     def _oldest_first(self, suffix: str) -> list[Path]:
         return sorted(self._folder.glob(f"*{suffix}"), key=lambda path: path.stat().st_mtime_ns)
@@ -169,14 +209,3 @@ def _content(path: Path) -> bytes:
     if sha256(content[32:]).digest() != content[:32]:
         raise Rejected("sha256", "the content does not match its SHA-256")
     return content[32:]
-
-
-def _read(path: Path, trainer: str, num_examples: int) -> PendingResult:
-    packet = decode(msgspec.msgpack.decode(_content(path), type=list[bytes]))
-    message = packet.message
-    if not isinstance(message, Result) or message.trainer != trainer:
-        raise Rejected("names", f"expected a result of {trainer}")
-    if message.num_examples != num_examples:
-        raise Rejected("values", f"expected a result over {num_examples} rows, got {message.num_examples}")
-    fields = {name: getattr(message, name) for name in PendingResult._fields if name != "arrays"}
-    return PendingResult(arrays=dict(packet.arrays), **fields)

@@ -4,12 +4,13 @@ import secrets
 
 from fedmq.errors import BadConfiguration, NotAuthorized, Rejected, Unreachable
 from fedmq.protocol import topics
-from fedmq.protocol.codec import decode, encode
+from fedmq.protocol.codec import encode
 from fedmq.protocol.messages import Action, Beacon, Control, Finished, Round
 from fedmq.runtime.clock import Clock
 from fedmq.security.keyring import Credentials
 from fedmq.security.signing import NoSigning, Signing, TrainerSigning
 from fedmq.transport.link import Delivered, Link, LinkRefused
+from fedmq.transport.receive import verified
 from fedmq.transport.zeromq import SubscriberSockets
 
 RESEND_S = 0.5
@@ -83,8 +84,7 @@ class ControlClient:
 
     def _receive(self, event: Delivered) -> None:
         try:
-            packet = decode(event.frames)
-            self._signing.check(packet, self._clock.now())
+            packet, _ = verified(event.frames, self._signing, self._clock)
         except Rejected:
             return
         message = packet.message

@@ -49,7 +49,7 @@ HEALED_S = 10.0  # and so long after that the run must be over
 FAULTS_MAX = 6
 WORK_S = (0.02, 0.25)
 ZOMBIE = "zombie"
-DAY_S = 86_400.0
+HOUR_S = 3600.0
 decode_header = lru_cache(1024)(msgspec.msgpack.Decoder(Message).decode)
 emptied: list[FragileStore] = []  # of seeds that are over: to make one costs SQLite more than all that a seed writes
 
@@ -231,7 +231,7 @@ def begin(scene: Federation, seen: Seen, fault: Fault) -> None:
         case "cut" if name != simulation.broker_name:
             simulation.cut(name, *(("up",), ("down",), ("up", "down"))[fault.number % 3])
         case "clock":
-            simulation.clock.jump(DAY_S if fault.number % 2 else -DAY_S)
+            simulation.clock.jump(HOUR_S if fault.number % 2 else -HOUR_S)
         case "zombie":
             make_zombie(scene, seen)
 

@@ -1,8 +1,16 @@
-"""The earliest of optional times."""
+"""The earliest of optional times, and clocks that are wrong."""
 
 from __future__ import annotations
 
+import pytest
+
+from fedmq.aggregator.service import resume
+from fedmq.algorithms.registry import find_algorithm
+from fedmq.errors import BadConfiguration
+from fedmq.runs.store import Store
 from fedmq.runtime.clock import earliest
+from fedmq.security.signing import NoSigning
+from fedmq.testing import VirtualClock, run_config
 
 
 def test_earliest_is_the_smallest_time_without_none() -> None:
@@ -13,3 +21,13 @@ def test_earliest_is_the_smallest_time_without_none() -> None:
 def test_earliest_of_no_times_is_none() -> None:
     assert earliest() is None
     assert earliest(None, None) is None
+
+
+def test_run_that_last_started_in_the_future_is_not_continued() -> None:
+    """Trainers would reject each of its messages."""
+    clock, store = VirtualClock(), Store(":memory:")
+    config = run_config()
+    store.begin(config, term=int(1000 * (clock.wall() + 25 * 3600)))
+    with pytest.raises(BadConfiguration, match="set the clock of this machine"):
+        resume(store, find_algorithm("evolution"), clock, NoSigning(), None)
+    store.close()

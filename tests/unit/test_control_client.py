@@ -117,6 +117,12 @@ def test_command_is_resent_until_the_run_acknowledges_it(first: Message) -> None
     assert scene.ended == (True, True)
 
 
+def test_command_names_no_term_in_the_future() -> None:
+    scene = ClientScene("pause")
+    assert scene.step(structs.replace(GOES_ON, term=2**53)) == []
+    assert scene.step(GOES_ON) == [asking("pause")]
+
+
 def test_command_that_could_not_be_sent_is_sent_again() -> None:
     scene = ClientScene("stop")
     scene.link.takes = False

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from hashlib import sha256
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from msgspec import structs
@@ -123,6 +125,15 @@ def test_marks_survive_in_files_without_corrupt_ones(tmp_path: Path, caplog: pyt
         caplog.clear()
         assert FileSpool(tmp_path).marks() == [HighWaterMark("a", 1, 3)]
         assert len(caplog.messages) == 1
+
+
+def test_mark_of_another_key_is_deleted_and_one_of_an_earlier_version_counts(tmp_path: Path) -> None:
+    FileSpool(tmp_path, "old").mark(HighWaterMark("a", 9, 9))
+    FileSpool(tmp_path, "new").mark(HighWaterMark("b", 2, 7))
+    content = msgspec.msgpack.encode((4, 1))
+    (tmp_path / f"c{SEEN_SUFFIX}").write_bytes(sha256(content).digest() + content)
+    assert sorted(FileSpool(tmp_path, "new").marks()) == [HighWaterMark("b", 2, 7), HighWaterMark("c", 4, 1)]
+    assert not (tmp_path / f"a{SEEN_SUFFIX}").exists()
 
 
 def test_least_recently_changed_files_are_loaded_first(tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ def test_every_corruption_is_detected_and_skips_only_that_file(
 
 def sign_again(path: Path, frames: list[bytes]) -> None:
     """Write frames into a file of the spool with a valid SHA-256."""
-    content = msgspec.msgpack.encode(frames)
+    content = msgspec.msgpack.encode({"key": "", "frames": frames})
     path.write_bytes(sha256(content).digest() + content)
 
 
@@ -100,7 +100,7 @@ def sign_again(path: Path, frames: list[bytes]) -> None:
     [
         (result().result("eve", 3), "names: "),
         (result(num_examples=3).result("bob", 3), "got 3"),
-        (Accepted(run="run", term=3, trainer="bob", round=5), "names: "),
+        (Accepted(run="run", term=3, trainer="bob", round=5), "frames: "),
     ],
     ids=["of another trainer", "of other rows", "no result"],
 )

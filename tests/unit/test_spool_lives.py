@@ -31,7 +31,7 @@ from fedmq.tasks.task_file import find_task
 from fedmq.testing import VirtualClock
 from fedmq.trainer.high_water_marks import HighWaterMark, HighWaterMarks
 from fedmq.trainer.machine import PendingResult
-from fedmq.trainer.service import Trainer
+from fedmq.trainer.service import NewKeys, Trainer
 from fedmq.trainer.session import PENDING_MAX, PENDING_SILENT_S, RUNS_MAX, Session
 from fedmq.trainer.spool import SUFFIX, FileSpool, MemorySpool, Spool
 from fedmq.trainer.worker import Done
@@ -78,6 +78,9 @@ class Recorder:
 
     def cancel(self) -> None:
         self.order.append("cancel")
+
+    def refresh(self) -> None:
+        self.order.append("refresh")
 
     def done(self) -> list[Done]:
         finished, self.finished = self.finished, []
@@ -207,6 +210,68 @@ def test_finished_run_empties_the_spool(lives: Any) -> None:
     lives().works_on(ROUND)
     lives().hear(Finished(run="run", term=3, rounds=5, solved=True))
     assert lives().trainer.session.runs == {}
+
+
+def test_term_of_a_replaced_key_silences_no_run(tmp_path: Path) -> None:
+    """A stolen key can sign a term almost a day ahead. Its marks and its results end with it."""
+    stolen, honest = FileSpool(tmp_path, "stolen"), FileSpool(tmp_path, "honest")
+    ahead = structs.replace(ROUND, term=1000 * (10**9 + 23 * 3600))
+    Life(stolen, []).works_on(ahead)
+    assert [mark.term for mark in stolen.marks()] == [ahead.term]
+
+    marks = honest.marks()
+    life = Life(honest, honest.load("bob", SAMPLES), marks=HighWaterMarks(marks))
+    assert marks == []
+    life.hear(Beacon(run="run", term=ROUND.term, round=ROUND.round, open=True))
+    assert life.outside.hellos == 1
+    life.later(1.0)
+    assert life.outside.sent[-1].term == ROUND.term, "the pending result is sent in the current term"
+    life.hear(Accepted(run="run", term=ROUND.term, trainer="bob", round=ROUND.round))
+    life.works_on(structs.replace(ROUND, round=ROUND.round + 1))
+    assert life.order[-1] == f"send {ROUND.round + 1}"
+    assert [mark.term for mark in honest.marks()] == [ROUND.term]
+
+
+def test_term_of_a_key_replaced_by_a_reload_silences_no_run() -> None:
+    spool = MemorySpool("stolen")
+    life = Life(spool, [])
+    life.works_on(structs.replace(ROUND, term=1000 * (10**9 + 23 * 3600)))
+    life.trainer._spool, life.trainer._read_keys = spool, lambda: NewKeys("tcp://127.0.0.1:5550", "honest")
+    life.trainer.reload()
+    assert spool.key == "honest"
+    life.hear(Beacon(run="run", term=ROUND.term, round=ROUND.round, open=True))
+    life.later(1.0)
+    assert life.outside.sent[-1].term == ROUND.term
+    life.works_on(structs.replace(ROUND, round=ROUND.round + 1))
+    assert life.order[-1] == f"send {ROUND.round + 1}"
+
+
+def test_term_more_than_a_day_ahead_is_rejected(caplog: pytest.LogCaptureFixture) -> None:
+    life = Life(MemorySpool(), [])
+    for term in (2**53, 1000 * (10**9 + 25 * 3600)):
+        life.hear(Beacon(run="run", term=term, round=0, open=False))
+    life.works_on(ROUND)
+    assert life.order[-1] == f"send {ROUND.round}"
+    assert life.trainer.session.rejections == {"term": 2}
+    assert "compare the clocks" in caplog.messages[0]
+
+
+def test_ignored_lower_term_is_reported_once(caplog: pytest.LogCaptureFixture) -> None:
+    life = Life(MemorySpool(), [], marks=HighWaterMarks([HighWaterMark("run", 9, 1)]))
+    for _ in range(100):
+        life.later(0.25)
+        life.hear(Beacon(run="run", term=3, round=5, open=True))
+    (line,) = caplog.messages
+    assert line.startswith("run run is ignored: its term 3 is lower than 9")
+    assert life.outside.hellos == 0
+
+
+def test_delayed_beacon_of_the_last_term_is_not_reported(caplog: pytest.LogCaptureFixture) -> None:
+    life = Life(MemorySpool(), [])
+    for term in (4, 3, 4, 3):
+        life.later(0.25)
+        life.hear(Beacon(run="run", term=term, round=5, open=True))
+    assert caplog.messages == []
 
 
 def test_results_of_several_terms_restore_the_newest_state() -> None:
