@@ -67,6 +67,7 @@ class RoundSum:
             raise Rejected(
                 "values", f"expected losses of at most {self.fraction_bits} fraction bits, got {update.fraction_bits}"
             )
+        self._check_losses(update)
         shifts = {name: shift if name == LOSSES else 0 for name in self.bounds}
         check_bounds(
             {
@@ -84,6 +85,19 @@ class RoundSum:
             trainers=self.trainers | {update.trainer},
             grown=True,
         )
+
+    def _check_losses(self, update: Update) -> None:
+        """Check that the losses fit the bits of a row, with an error that names the fix."""
+        losses, bounds = update.arrays.get(LOSSES), self.bounds.get(LOSSES)
+        if losses is None or bounds is None or losses.dtype != np.int64 or not losses.size:
+            return  # `check_bounds` rejects what is wrong
+        row, most = (int(losses.max()) / update.num_examples * 2.0**-update.fraction_bits), bounds.largest
+        if row > most * 2.0**-self.fraction_bits:
+            raise Rejected(
+                "values",
+                f"expected losses of at most {most * 2.0**-self.fraction_bits:g} a row, got {row:g}: "
+                "raise row_loss_bits of the query, or set output_scale in the task",
+            )
 
     def total(self, members: frozenset[str]) -> Total:
         """Return the total as the algorithm gets it."""

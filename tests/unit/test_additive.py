@@ -131,6 +131,14 @@ def test_rows_beyond_the_limit_are_rejected_before_a_sum_can_overflow() -> None:
     assert rejected.value.reason == "values"
 
 
+def test_losses_beyond_the_bits_of_a_row_are_rejected_with_the_fix() -> None:
+    strategy = additive(Evaluate(row_loss_bits=10))
+    with pytest.raises(
+        Rejected, match="at most 1024 a row, got 1025: raise row_loss_bits of the query, or set output_s"
+    ):
+        strategy.tell(strategy.init(XOR, 1), answer("a", [2 * 1025 << 16, 0], rows=2))
+
+
 def test_largest_answers_sum_below_the_limit() -> None:
     query = Evaluate(fraction_bits=30, row_loss_bits=22, rows_max=1 << 10)
     strategy = additive(query)
