@@ -81,14 +81,14 @@ class Outbox:
 
     def send_refused(self, refused: Result | Hello, rejected: Rejected) -> None:
         """Refuse a result, or a trainer by its Hello."""
+        self.send_refused_name(refused.trainer, rejected, refused.round if isinstance(refused, Result) else 0)
+
+    def send_refused_name(self, trainer: str, rejected: Rejected, round: int = 0) -> None:
+        """Refuse the result of a round, or with round 0 all trainers of this name."""
         message = Refused(
-            **self.about,
-            trainer=refused.trainer,
-            round=refused.round if isinstance(refused, Result) else 0,
-            reason=rejected.reason,
-            detail=rejected.detail[:DETAIL_MAX],
+            **self.about, trainer=trainer, round=round, reason=rejected.reason, detail=rejected.detail[:DETAIL_MAX]
         )
-        self.send(topics.inbox_of(refused.trainer), message)
+        self.send(topics.inbox_of(trainer), message)
 
     def send_observers(self, topic: str, message: Message, payload: Payload) -> None:
         """Send to observers. It acknowledges nothing, so it does not need a commit."""

@@ -8,6 +8,10 @@ none of these rounds, and its rows do not count in them.
 A present trainer is *silent* after SILENT_ROUNDS closed rounds without a result: no round waits for it, and its rows do
 not count. One accepted result ends that. A silent trainer that works at full speed again may be slower than rounds that
 do not wait for it, and each new round cancels its work. So a round waits for it again after 4, 8, 16, ... missed ones.
+
+A name is *contested* while the broker reports several connections for it. It is invited to no round then, because
+nothing shows whose rows a result is about. An old connection ends within `CONTEST_S`; after it the name is a
+*duplicate*: several trainers use it.
 """
 
 from collections.abc import Callable, Iterable
@@ -19,6 +23,7 @@ from fedmq.errors import Rejected
 from fedmq.tasks.task import TRAINERS_MAX
 
 SILENT_ROUNDS = 3  # missed in a row; more if results may be later than that
+CONTEST_S = 10.0  # a broker notices the end of a connection within 9 s
 HELLO_S = 0.4  # between two accepted hellos; a trainer sends the next one after 0.5 s at the earliest
 
 
@@ -66,6 +71,9 @@ class Roster:
         self._unconfirmed: set[str] = set()
         self.grace_until: float | None = None  # after a broker restart
         self._barred: dict[str, int] = {}  # the first barred round, by name
+        self._contested: dict[str, float] = {}  # since when, by name,
+        self._first_contested: dict[str, float] = {}  # and for the first time, also of names that are settled
+        self._duplicates: set[str] = set()  # contested names that have been reported
 
     def __getitem__(self, name: str) -> RosterEntry:
         return self._trainers[name]
@@ -94,8 +102,8 @@ class Roster:
         return bytes(bitmap)
 
     def eligible(self, round: int) -> list[str]:
-        """Return the present trainers that are not barred from this round."""
-        return [name for name in self.present if not self.is_barred(name, round)]
+        """Return the present trainers that are neither barred from this round nor contested."""
+        return [name for name in self.present if not self.is_barred(name, round) and name not in self._contested]
 
     def awaited(self, round: int) -> set[str]:
         """Return the eligible trainers that this round waits for: all but silent ones, or all if all are silent."""
@@ -141,6 +149,43 @@ class Roster:
     def readmit(self, name: str) -> bool:
         """Lift a bar; False if there is none."""
         return self._barred.pop(name, None) is not None
+
+    def contest(self, name: str, now: float) -> None:
+        """Register that several connections use `name`."""
+        if name not in self._contested and len(self._first_contested) < TRAINERS_MAX:
+            self._contested[name] = now
+            self._first_contested.setdefault(name, now)
+
+    def settle(self, name: str) -> bool:
+        """Register that at most one connection uses `name`; return whether it was a duplicate."""
+        self._contested.pop(name, None)
+        was = name in self._duplicates
+        self._duplicates.discard(name)
+        return was
+
+    def is_contested(self, name: str) -> bool:
+        return name in self._contested
+
+    def is_duplicate(self, name: str) -> bool:
+        return name in self._duplicates
+
+    @property
+    def contest_until(self) -> float | None:
+        """Time at which a contested name becomes a duplicate, or None."""
+        times = (since + CONTEST_S for name, since in self._contested.items() if name not in self._duplicates)
+        return min(times, default=None)
+
+    def new_duplicates(self, now: float) -> list[str]:
+        """Return the names that have become duplicates since the last call."""
+        found = [
+            name for name, since in self._contested.items() if name not in self._duplicates and now >= since + CONTEST_S
+        ]
+        self._duplicates.update(found)
+        return found
+
+    def drop_contests(self) -> None:
+        """Forget contests that are not reported yet: the broker that has seen them is down."""
+        self._contested = {name: since for name, since in self._contested.items() if name in self._duplicates}
 
     def join(
         self,
@@ -282,17 +327,19 @@ class Roster:
             and not self.is_silent(trainer.name)
             and (trainer.present or now - trainer.absent_since < self._forget_s)
             and not self.is_barred(trainer.name, round)
+            and now - self._contested.get(trainer.name, now) < self._forget_s
         )
 
     def pending(self, now: float, round: int) -> list[str]:
-        """Return the present trainers whose first result may still arrive."""
-        return [
-            trainer.name
+        """Return the present trainers whose first result may still arrive, and names that were contested just now."""
+        waiting = {
+            trainer.name: trainer.joined_at
             for trainer in self._trainers.values()
-            if trainer.present
-            and not trainer.results
-            and now - trainer.joined_at < self._forget_s
-            and not self.is_barred(trainer.name, round)
+            if trainer.present and not trainer.results
+        }
+        waiting |= {name: self._first_contested[name] for name in self._contested}
+        return [
+            name for name, since in waiting.items() if now - since < self._forget_s and not self.is_barred(name, round)
         ]
 
     def restore(self, name: str, num_examples: int, results: int, now: float, *, gone: bool = False) -> None:

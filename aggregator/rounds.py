@@ -24,7 +24,7 @@ from fedmq.aggregator.outbox import Outbox
 from fedmq.aggregator.roster import Introduction, Roster
 from fedmq.algorithms.base import Evaluation, Plan, Strategy, answer_bytes_max
 from fedmq.algorithms.checkpoint import dump
-from fedmq.errors import Rejected, leave_reason
+from fedmq.errors import LeaveReason, Rejected, leave_reason
 from fedmq.observe import events
 from fedmq.observe.run_state import RunState
 from fedmq.protocol import messages, topics
@@ -56,6 +56,7 @@ from fedmq.transport.link import (
 
 CHECKPOINT_ROUNDS = 100
 SPREAD_S, SPREAD_MAX_S = 0.001, 10.0  # per trainer on the roster: trainers that reconnect together wait a random part
+DUPLICATE = "several trainers use this name: give each its own --name, and with keys its own folder of keys"
 FAREWELL_S = 2.0  # how long a finished run waits for a broker that is down, to send Finished
 
 
@@ -161,6 +162,7 @@ class Rounds:
             self._beacon_at,
             self._deadline,
             self.roster.grace_until,
+            self.roster.contest_until,
             self._publisher.wake_at,
             self._gives_up_at,
             self._fails_at,
@@ -173,6 +175,9 @@ class Rounds:
         if self._broker_up:  # without a broker no trainer can be seen
             for name in self.roster.expire(now):
                 self._publisher.left(name)
+            for name in self.roster.new_duplicates(now):
+                self._publisher.report(events.TrainerBarred(trainer=name, how="duplicated"))
+                self._outbox.send_refused_name(name, Rejected("duplicate", DUPLICATE))
         if self._wait_until is None and self._wait_s is not None:
             self._wait_until = now + self._wait_s
         self._advance()
@@ -242,6 +247,10 @@ class Rounds:
             match message:
                 case Hello():
                     self._hello(message, fingerprint)
+                case Result() if self.roster.is_duplicate(message.trainer):
+                    raise Rejected("duplicate", DUPLICATE)
+                case Result() if self.roster.is_contested(message.trainer):
+                    pass  # it is sent again, and an old connection will have ended by then
                 case Result():
                     self._result(message, packet)
                 case Goodbye():
@@ -256,7 +265,8 @@ class Rounds:
             if isinstance(message, Result) and message.run == self.config.run:
                 self._outbox.send_refused(message, rejected)
                 if self.phase is Phase.COLLECTING and message.round == self.round:
-                    self.roster.refuse(message.trainer, Departure("work", str(rejected)), self._now)
+                    reason: LeaveReason = "duplicate" if rejected.reason == "duplicate" else "work"
+                    self.roster.refuse(message.trainer, Departure(reason, str(rejected)), self._now)
 
     def _control(self, message: Control) -> None:
         """Apply a control command, and send a beacon that acknowledges it.
@@ -311,6 +321,7 @@ class Rounds:
     def _disconnect(self) -> None:
         if self._broker_up:  # else trainers that a new broker has announced since would be unconfirmed again
             self.roster.mark_unconfirmed()
+            self.roster.drop_contests()
         self._broker_up = False
 
     def _connect(self) -> None:
@@ -326,6 +337,14 @@ class Rounds:
 
     def _presence(self, message: Presence) -> None:
         name = message.trainer
+        if message.inboxes > 1:
+            self.roster.contest(name, self._now)
+            self._eligible.discard(name)
+            if name not in self._answered:
+                self._invited.discard(name)
+            return
+        if self.roster.settle(name):
+            self._publisher.report(events.TrainerReadmitted(trainer=name))
         if not message.present:
             if self.roster.leave(name, self._now):
                 self._publisher.left(name)
@@ -347,6 +366,10 @@ class Rounds:
             )
             self._reject(message.trainer, rejected)
             self._outbox.send_refused(message, rejected)
+            return
+        if self.roster.is_contested(message.trainer):
+            if self.roster.is_duplicate(message.trainer):
+                self._outbox.send_refused(message, Rejected("duplicate", DUPLICATE))
             return
         introduction = Introduction(message.version, message.labels, fingerprint)
         self._join(message.trainer, message.num_examples, introduction=introduction)

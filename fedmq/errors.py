@@ -24,6 +24,7 @@ RejectReason = Literal[
     "round",  # a round that is not published yet, or too old
     "model-digest",  # computed from another model than the round's
     "barred",  # from a trainer that is banned from the run
+    "duplicate",  # from one of several trainers that use one name
     "query",  # a query of an unknown kind, or with wrong fields
     "code",  # Python code that this trainer does not run, or that failed
 ]

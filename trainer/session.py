@@ -376,7 +376,9 @@ class Session:
             self._release(message.run, followed, message.round)
             what = f"the result of round {message.round}"
         else:
-            followed.hello_at = now + REFUSED_HELLO_AGAIN_S
+            # A second trainer of this name may end at any time; other reasons stay.
+            again_s = WAITING_HELLO_AGAIN_S if reason == "duplicate" else REFUSED_HELLO_AGAIN_S
+            followed.hello_at = now + again_s
             what = f"this trainer's request to take part in run {message.run}"
         text = f"{what} was refused: {message.reason}: {message.detail}"
         self._limited(f"refused {reason}", text, message.run, message.round)

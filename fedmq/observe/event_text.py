@@ -27,6 +27,8 @@ def event_line(event: events.AnyEvent, metric: str) -> str | None:
         case events.RunFinished():
             detail = f": {event.detail}" if event.detail else ""
             return f"the run is over after {event.rounds} rounds: {event.verdict}{detail}"
+        case events.TrainerBarred(how="duplicated"):
+            return f"several trainers are named {event.trainer}: none of them takes part; give each its own --name"
         case events.ResultRejected():
             return f"rejected from {event.trainer or 'an unknown sender'}: {event.reason}: {event.detail}"
         case events.RunStarted(config=config, again=False):

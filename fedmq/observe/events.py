@@ -92,14 +92,18 @@ class TrainerLeft(Event, frozen=True, kw_only=True, tag="trainer-left"):
 
 
 class TrainerBarred(Event, frozen=True, kw_only=True, tag="trainer-barred"):
-    """A control command excluded a trainer, until it is readmitted or the aggregator restarts."""
+    """A trainer was excluded until it is readmitted or the aggregator restarts.
+
+    drained: by a control command; its result of the open round still counts. banned: by a control command.
+    duplicated: several processes use its name; until one is left, none takes part.
+    """
 
     trainer: str
-    how: Literal["drained", "banned"]  # drained: its result of the open round still counts
+    how: Literal["drained", "banned", "duplicated"]
 
 
 class TrainerReadmitted(Event, frozen=True, kw_only=True, tag="trainer-readmitted"):
-    """A control command readmitted a trainer."""
+    """A trainer was readmitted by a control command, or one process of its name is left."""
 
     trainer: str
 

@@ -56,7 +56,7 @@ class TrainerRecord(msgspec.Struct):
     version: str = ""
     labels: tuple[str, ...] = ()
     fingerprint: str = ""
-    barred: Literal["", "drained", "banned"] = ""
+    barred: Literal["", "drained", "banned", "duplicated"] = ""
     reason: Literal["", LeaveReason] = ""  # of its goodbye, while it is gone
     detail: str = ""
     touched: int = 0
@@ -352,7 +352,7 @@ class RunState(msgspec.Struct):
         if trainer.presence != presence:
             trainer.presence, trainer.touched = presence, self.seq
 
-    def _bar(self, name: str, barred: Literal["", "drained", "banned"]) -> None:
+    def _bar(self, name: str, barred: Literal["", "drained", "banned", "duplicated"]) -> None:
         if name in self.trainers:
             self.trainers[name].barred, self.trainers[name].touched = barred, self.seq
 

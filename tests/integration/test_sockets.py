@@ -7,19 +7,23 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 
 import pytest
 import zmq
 from links import DEADLINE_S, Edge, aggregator, running_broker, says, trainer
 
+from fedmq.broker.routing import INBOXES_OF_NAME_MAX
 from fedmq.deploy.processes import free_port
 from fedmq.errors import BadConfiguration
 from fedmq.protocol import topics
+from fedmq.protocol.codec import decode
+from fedmq.protocol.messages import Presence
 from fedmq.transport.address import PORTS
-from fedmq.transport.link import LinkDown, LinkUp, Port
+from fedmq.transport.link import Delivered, LinkDown, LinkUp, Port
 from fedmq.transport.zeromq import AggregatorSockets, BrokerSockets, ObserverSockets, TrainerSockets
+from fedmq.transport.zeromq.edge import EdgeSockets
 from fedmq.transport.zeromq.endpoint import Endpoint
 
 NOTICED_S = 2.0  # how soon the end of a process must be known; the promise of the design
@@ -215,6 +219,33 @@ def test_port_in_use_is_an_error_with_its_number(port: int, offset: int) -> None
     assert "--port" in line
     assert "\n" not in line
     BrokerSockets("127.0.0.1", port).close()  # what was bound before the failure is free again
+
+
+def test_second_connection_of_a_name_is_reported_and_further_ones_are_closed(port: int) -> None:
+    address = f"tcp://127.0.0.1:{port}"
+    links: list[EdgeSockets] = [AggregatorSockets(address, "r")]
+    reported, give_up_at = list[int](), time.monotonic() + DEADLINE_S
+
+    def until(holds: Callable[[], bool]) -> None:
+        while not holds():
+            assert time.monotonic() < give_up_at, f"got {reported}"
+            links[0].wait(0.02)
+            for event in [event for link in links for event in link.receive()]:
+                message = decode(event.frames).message if isinstance(event, Delivered) else None
+                if isinstance(message, Presence):
+                    reported.append(message.inboxes)
+
+    with running_broker(port) as broker:
+        links += [TrainerSockets(address, "alice") for _ in range(2)]
+        until(lambda: reported[-1:] == [2])
+        links += [TrainerSockets(address, "alice") for _ in range(4)]
+        until(lambda: broker._hub.cuts > 4)  # type: ignore[attr-defined]  # they try again
+        assert broker.routing.inboxes["alice"] == INBOXES_OF_NAME_MAX
+        while len(links) > 2:
+            links.pop().close()
+        until(lambda: reported[-1:] == [1])
+        for link in links:
+            link.close()
 
 
 def test_every_socket_has_limits_and_heartbeats(port: int) -> None:

@@ -135,8 +135,8 @@ class Scene:
             **{**fields, "train_s": 0.1, "model_digest": self.model_digest(round), "fraction_bits": 16, **others}
         )
 
-    def present(self, name: str, present: bool, at: float | None = None) -> Output:
-        return self.hear(Presence(trainer=name, present=present), at=at)
+    def present(self, name: str, present: bool, at: float | None = None, *, inboxes: int = 1) -> Output:
+        return self.hear(Presence(trainer=name, present=present, inboxes=inboxes if present else 0), at=at)
 
 
 def opened(*names: str, **chosen: Any) -> Scene:
