@@ -71,7 +71,7 @@ class Credentials(NamedTuple):
 def read_federation(folder: Path) -> FederationInfo:
     """Read the federation of a folder of keys, which no other user can change."""
     path = folder / FEDERATION
-    check_folder(folder)
+    check_keys_folder(folder)
     if not path.is_file():
         raise BadConfiguration(
             f"--keys {folder}: expected {FEDERATION} in it, got none: create a federation with fedmq keys init, or "
@@ -272,7 +272,7 @@ def write_file(path: Path, value: object) -> None:
         write_whole(path, msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
 
 
-def check_folder(folder: Path) -> None:
+def check_keys_folder(folder: Path) -> None:
     """Check that no other user can change a folder of keys or one of its folders, and so add a member.
 
     Raises:

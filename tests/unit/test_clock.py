@@ -29,5 +29,5 @@ def test_run_that_last_started_in_the_future_is_not_continued() -> None:
     config = run_config()
     store.begin(config, term=int(1000 * (clock.wall() + 25 * 3600)))
     with pytest.raises(BadConfiguration, match="set the clock of this machine"):
-        resume(store, find_algorithm("evolution"), clock, NoSigning(), None)
+        resume(store, find_algorithm("evolution"), clock, NoSigning(), None, None)
     store.close()
