@@ -31,7 +31,7 @@ def status(fleet: Fleet, hosts: tuple[str, ...], as_json: bool) -> None:
       fedmq deploy status
       fedmq deploy status south --json
     """
-    from fedmq.deploy.status_table import format_status
+    from fedmq.deploy.status_table import print_status
 
     found: dict[str, Facts] = {}
 
@@ -43,7 +43,7 @@ def status(fleet: Fleet, hosts: tuple[str, ...], as_json: bool) -> None:
         await rollout.each(fleet.hosts(hosts), work)
 
     failed = fleet.run(collect, lambda _progress: None)
-    echo(format_status(found, failed, as_json=as_json))
+    print_status(found, failed, as_json=as_json)
     if failed or any(unit.active == "failed" for facts in found.values() for unit in facts.units.values()):
         raise SystemExit(1)
 

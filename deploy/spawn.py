@@ -88,7 +88,8 @@ def _run_units(trainers: dict[str, list[str]]) -> int:
         echo(f"{name}: {result}" if code == 0 else f"fedmq spawn: {name} {result}", err=code != 0)
         codes.append(code)
     if 0 in codes:
-        echo(user_units.NEXT)
+        for line in user_units.NEXT.splitlines():
+            echo(line)
     return next((code for code in codes if code), 0)
 
 

@@ -1,6 +1,5 @@
 """Display of a rollout: a live table on a terminal, one line for each step elsewhere; and the table of `status`."""
 
-import json
 import sys
 import time
 from typing import Self
@@ -8,6 +7,7 @@ from typing import Self
 from rich.live import Live
 from rich.text import Text
 
+from fedmq.cli.echo import echo_json
 from fedmq.deploy.facts import Facts
 from fedmq.deploy.plan import short_name
 from fedmq.deploy.rollout import HostProgress
@@ -64,8 +64,8 @@ def _text_of(progress: HostProgress) -> str:
     return f"done: {progress.step}" if progress.done else progress.step
 
 
-def format_status(found: dict[str, Facts], failed: dict[str, str], *, as_json: bool) -> str:
-    """Return the state of all hosts as a table or as one JSON object."""
+def print_status(found: dict[str, Facts], failed: dict[str, str], *, as_json: bool) -> None:
+    """Print the state of all hosts as a table or as one JSON object."""
     if as_json:
         hosts: dict[str, object] = {
             host: {
@@ -74,7 +74,8 @@ def format_status(found: dict[str, Facts], failed: dict[str, str], *, as_json: b
             }
             for host, facts in found.items()
         }
-        return json.dumps({"hosts": hosts, "failed": failed})
+        echo_json({"hosts": hosts, "failed": failed})
+        return
     table = PrintableTable("host", "version", "service", "state", "restarts", "status", box=None, pad_edge=False)
     for host, facts in found.items():
         for name, unit in sorted(facts.units.items()):
@@ -84,7 +85,4 @@ def format_status(found: dict[str, Facts], failed: dict[str, str], *, as_json: b
             table.add_row(Text(host), facts.version or "none", "", "no service", "", "")
     for host, error in failed.items():
         table.add_row(Text(host), "", "", Text("FAILED", style="red"), "", Text(error))
-    console = PrintableConsole(width=None if sys.stdout.isatty() else WIDE)
-    with console.capture() as capture:
-        console.print(table)
-    return "\n".join(map(str.rstrip, capture.get().splitlines()))
+    PrintableConsole(width=None if sys.stdout.isatty() else WIDE).print(table)

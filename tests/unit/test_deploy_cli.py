@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from fedmq.deploy import cli, package
 from fedmq.deploy.facts import Facts
 from fedmq.deploy.package import Package
-from fedmq.deploy.status_table import format_status
+from fedmq.deploy.status_table import print_status
 from fedmq.errors import BadConfiguration
 
 BROKER = '[broker]\nhost = "north"\n'
@@ -74,10 +74,11 @@ def test_new_hosts_are_added_to_the_inventory(tmp_path: Path) -> None:
     assert "seed = 8" in text
 
 
-def test_failed_host_is_one_line_without_a_terminal() -> None:
+def test_failed_host_is_one_line_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     why = "expected something else, got this; " * 10
 
-    lines = format_status({"north": Facts()}, {"south": why}, as_json=False).splitlines()
+    print_status({"north": Facts()}, {"south": why}, as_json=False)
 
+    lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["host", "north", "south"]
-    assert lines[2].endswith(why.rstrip())
+    assert lines[2].rstrip().endswith(why.rstrip())

@@ -66,6 +66,7 @@ def test_status_of_failed_service_exits_with_1(fleet: Fleet, active: str, code: 
     fleet.active = active
     done = fleet.deploy("status")
     assert (done.exit_code, active in done.output) == (code, True), done.output
+    assert [line.split()[0] for line in done.output.splitlines()] == ["host", "north", "south"]
 
 
 def test_remove_revokes_trainer_keys_on_the_broker_host(fleet: Fleet) -> None:
