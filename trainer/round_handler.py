@@ -124,13 +124,12 @@ def _check_saturated(task: Task, losses: Array | None, rows: Rows, fraction_bits
         action = "return smaller losses from score()"
     elif np.abs(rows.targets).max() * 10.0 >= error:
         scale = task.output_scale * 10.0 ** math.floor(math.log10(error))
-        action = f"set output_scale={scale:g} in the task, the unit of the values that it predicts"
+        action = f"set output_scale={scale:g} in the task"
     else:
         action = "scale the input columns to about 1 at every site"
-    coarser = "" if bits is None else f", or start each trainer with --score-bits {bits}"
+    coarser = "" if bits is None else f", or --score-bits {bits} at each trainer"
     problem = (
-        f"expected a summed loss below {UNITS_MAX * 2.0**-fraction_bits:.3g} with {fraction_bits} fraction bits, "
-        f"got at least {least:.3g} for each of {len(losses)} candidates on task {task.name} "
-        f"(an error of {error:.1g} a row): {action}{coarser}"
+        f"expected summed losses below {UNITS_MAX * 2.0**-fraction_bits:.3g}, "
+        f"got {least:.3g} or more for all {len(losses)} candidates: {action}{coarser}"
     )
     raise BadData(problem, problem)

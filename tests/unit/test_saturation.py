@@ -53,7 +53,8 @@ def test_answer_with_only_saturated_losses_is_refused_with_scale_and_bits() -> N
         answered(packet, price_rows(1))
     line = str(refused.value)
     assert "\n" not in line
-    for part in ("16 fraction bits", "task price", "output_scale=100000 in the task", "--score-bits 12"):
+    assert len(line) <= 200, "it fits into a Goodbye"
+    for part in ("7.04e+13", "all 2 candidates", "output_scale=100000 in the task", "--score-bits 12"):
         assert part in line
     assert len(set(answered(packet, price_rows(1), 12)["losses"].tolist())) == 2, "the named bits fit"
 
