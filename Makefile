@@ -11,12 +11,13 @@ MINUTES ?= 60
 BIN := $(VENV)/bin
 RUN_STAMP := $(VENV)/.installed-to-run
 DEVELOP_STAMP := $(VENV)/.installed-to-develop
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+LOCKS := requirements-build.lock requirements.lock requirements-dev.lock
 INSTALL_LOG := $(VENV)/install.log
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check bench golden pictures chaos soak fuzz mutants deb fleet clean
+.PHONY: help demo test check bench golden pictures chaos soak fuzz mutants deb fleet lock clean
 
 # Create the virtual environment if there is no working one, or report what is missing.
 define make_environment
@@ -123,20 +124,39 @@ fleet: $(DEVELOP_STAMP)  ## as root: test deployment on three machines with syst
 	@FLEET=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest tests/fleet \
 		--numprocesses 2 --dist loadfile --durations=0 --durations-min=1 $(ARGS)
 
+# uv finds the hashes of all files of a version, for every platform and Python; pip, those of this machine.
+define compile_lock
+	build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest \
+		--generate-hashes --no-annotate --custom-compile-command "make lock" $(ARGS) --output-file
+endef
+
+lock:  ## write the files of locked versions and hashes; versions stay (ARGS="--upgrade" for new ones)
+	@[ -x build/lock/bin/uv ] || { $(PYTHON) -m venv build/lock && build/lock/bin/python -m pip install --quiet uv; }
+	@sed -n 's/^requires = \["\(.*\)"\]$$/\1/p' pyproject.toml | $(compile_lock) requirements-build.lock - > /dev/null
+	@$(compile_lock) requirements.lock --extra dashboard --extra deploy --extra metrics setup.cfg > /dev/null
+	@$(compile_lock) requirements-dev.lock --constraint requirements.lock --extra dev setup.cfg > /dev/null
+
 clean:  ## remove the virtual environment and all generated files
 	@[ ! -e $(VENV)/pyvenv.cfg ] || rm -rf $(VENV)
 	@rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
+# $(call install,LOCK): packages with the hashes of the lock; then the project, which downloads nothing.
+define install
+	@{ $(INSTALL) --require-hashes --requirement requirements-build.lock --requirement $(1) && \
+		$(INSTALL) --no-deps --no-build-isolation --editable . ; } > $(INSTALL_LOG) 2>&1 || \
+		{ cat $(INSTALL_LOG) >&2; exit 1; }
+endef
+
 # A stamp has the time of the last install: the next `make demo` starts at once.
-$(RUN_STAMP): setup.cfg pyproject.toml requirements.lock
+$(RUN_STAMP): setup.cfg pyproject.toml $(LOCKS)
 	$(make_environment)
 	@echo "installing fedmq into $(VENV) ..."
-	@$(INSTALL) --editable '.[dashboard,deploy,metrics]' > $(INSTALL_LOG) 2>&1 || { cat $(INSTALL_LOG) >&2; exit 1; }
+	$(call install,requirements.lock)
 	@touch $@
 
-$(DEVELOP_STAMP): setup.cfg pyproject.toml requirements.lock
+$(DEVELOP_STAMP): setup.cfg pyproject.toml $(LOCKS)
 	$(make_environment)
 	@echo "installing fedmq and its development tools into $(VENV) ..."
-	@$(INSTALL) --editable '.[dev]' > $(INSTALL_LOG) 2>&1 || { cat $(INSTALL_LOG) >&2; exit 1; }
+	$(call install,requirements-dev.lock)
 	@touch $(RUN_STAMP) $@

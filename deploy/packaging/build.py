@@ -2,8 +2,8 @@
 
     python3 deploy/packaging/build.py [--python /usr/bin/python3] [--revision 1 2 …] [--out dist]
 
-Uses dpkg-deb. `--python` is the Python that the package will run on; the package depends on exactly that minor version,
-because the compiled parts of numpy and pyzmq do.
+Uses dpkg-deb, and setuptools of the Python that runs this. `--python` is the Python that the package will run on; the
+package depends on exactly that minor version, because the compiled parts of numpy and pyzmq do.
 """
 
 import argparse
@@ -17,7 +17,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 PREFIX = Path("opt/fedmq")
-EXTRAS = "deploy,dashboard,metrics"  # so that the host can deploy, too, and every setting of the units works
+# With the extras deploy, dashboard and metrics: the host can deploy, too, and every setting of the units works.
+LOCK = ROOT / "requirements.lock"
 UNITS = ROOT / "deploy" / "systemd"
 KEPT_COMMANDS = ("python", "python3", "fedmq")
 # Folders that no service imports: tests of packages, and C headers.
@@ -48,12 +49,12 @@ def put_environment(tree: Path, python: str, work: Path) -> None:
     for left in (wheels, ROOT / "build" / "lib"):  # setuptools would pack modules that were deleted since
         shutil.rmtree(left, ignore_errors=True)
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    run([*pip, "wheel", "--no-deps", "--wheel-dir", str(wheels), str(ROOT)])
+    run([*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(wheels), str(ROOT)])
     [wheel] = wheels.glob("fedmq-*.whl")
     run([python, "-m", "venv", "--without-pip", str(environment)])
-    lock = str(ROOT / "requirements.lock")
-    install = ["install", "--no-compile", "--constraint", lock, f"{wheel}[{EXTRAS}]"]
-    run([*pip, "--python", str(environment / "bin" / "python"), *install])
+    install = [*pip, "--python", str(environment / "bin" / "python"), "install", "--no-compile"]
+    run([*install, "--require-hashes", "--requirement", str(LOCK)])
+    run([*install, "--no-deps", str(wheel)])
     for path in (environment / "bin").iterdir():
         if path.name not in KEPT_COMMANDS:
             path.unlink()

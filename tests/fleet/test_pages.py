@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import configparser
 import os
 import re
 import shutil
@@ -106,14 +105,10 @@ def test_commands_of_the_page_work_in_order(
 
 
 def wheels(folder: Path) -> Path:
-    """Download the packages of `pip install '.[dashboard,metrics]'` for a machine without a network."""
-    settings = configparser.ConfigParser()
-    settings.read(ROOT / "setup.cfg")
-    extras = settings["options.extras_require"]
-    needed = f"{settings['options']['install_requires']}{extras['dashboard']}{extras['metrics']}".split()
+    """Download the locked packages for a machine without a network."""
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "--python", PYTHON]
-    constraint = ["--constraint", str(ROOT / "requirements.lock")]
-    command = [*pip, "download", "--only-binary", ":all:", "--dest", str(folder), *constraint, *needed, "setuptools"]
+    locks = [f"--requirement={ROOT / name}" for name in ("requirements-build.lock", "requirements.lock")]
+    command = [*pip, "download", "--require-hashes", "--only-binary", ":all:", "--dest", str(folder), *locks]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return folder

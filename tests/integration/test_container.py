@@ -97,12 +97,22 @@ def test_image_has_every_package_and_file_of_setup_cfg() -> None:
         metadata["license_files"],
     }
     assert {*packages, *linked, *needed} <= set(sources)
-    assert "--constraint requirements.lock" in CONTAINERFILE
+
+
+def test_image_is_built_from_what_has_a_digest() -> None:
+    froms = re.findall(r"^FROM (\S+)", CONTAINERFILE, re.MULTILINE)
+    assert froms == ["${BASE}", "${BASE}"]
+    assert re.search(r"^ARG BASE=python:[0-9.]+-slim-bookworm@sha256:[0-9a-f]{64}$", CONTAINERFILE, re.MULTILINE)
+    installs = re.findall(r"python -m pip [^&\n]*", CONTAINERFILE)
+    assert len(installs) == 4
+    for command in installs:  # each downloads packages with hashes, or none
+        assert ("--require-hashes" in command) != ("--no-deps" in command)
+        assert (" wheel " in command) == ("--no-build-isolation" in command)
 
 
 def test_image_runs_as_a_plain_user_without_build_tools() -> None:
     build, final = CONTAINERFILE.split("\nFROM ")[1:]
-    assert build.splitlines()[0].endswith("-slim-bookworm AS build")
+    assert build.splitlines()[0] == "${BASE} AS build"
     assert "\nUSER 1000:1000\n" in final
     assert re.findall(r"^(?:COPY|ADD|RUN) .*$", final, re.MULTILINE) == ["COPY --from=build /opt/fedmq /opt/fedmq"]
 
