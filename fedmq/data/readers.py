@@ -7,13 +7,13 @@ import re
 import zipfile
 from array import array
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from fedmq.data.csv_faults import CsvFaults, is_number
 from fedmq.errors import BadData, named
 from fedmq.models.arrays import UNREADABLE, read_array, read_array_header
 from fedmq.runtime.python_file import importable
@@ -116,7 +116,7 @@ def _read_file(path: Path) -> Rows:
 
 def _read_csv(path: Path) -> Rows:
     """Read with the csv module and not numpy.loadtxt, because its errors name neither file nor column."""
-    values = array("d")
+    values, faults = array("d"), CsvFaults(())
     columns: Sequence[str] = ()
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -125,41 +125,31 @@ def _read_csv(path: Path) -> Rows:
                 if not cells:
                     continue
                 if not columns:
-                    columns = cells
-                    if not any(_is_number(cell) for cell in cells):
+                    columns, faults = cells, CsvFaults(cells)
+                    _check_separators(cells, path)
+                    if not any(map(is_number, cells)):
                         continue
-                values.extend(_numbers(cells, columns, f"{path}, line {lines.line_num}"))
-                _check_values(len(values), path)
+                values.extend(faults.numbers(lines.line_num, cells))
+                _check_values(faults.lines * len(columns), path)
     except (UnicodeDecodeError, csv.Error) as error:
-        raise BadData(f"{path}: expected comma-separated numbers in UTF-8, got {error}: export it again") from error
+        above = f"; and above that: {faults}" if faults else ""
+        raise BadData(
+            f"{path}: expected comma-separated numbers in UTF-8, got {error}: export it again, as UTF-8{above}"
+        ) from error
     if len(columns) == 1 and not values:
         raise BadData(f"{path}: expected columns with commas between them, got {columns[0]!r:.40}: export it again")
+    if faults:
+        raise BadData(f"{path}, {faults}")
     return _last_column(np.asarray(values).reshape(-1, max(1, len(columns))), path)
 
 
-def _numbers(cells: Sequence[str], columns: Sequence[str], where: str) -> list[float]:
-    """Parse one line; `columns` are the cells of the first line, which may be names."""
-    if len(cells) != len(columns):
-        raise BadData(
-            f"{where}: expected {len(columns)} columns as in the first line, got {len(cells)}: correct the line"
-        )
-    with suppress(ValueError):
-        numbers = [float(cell) for cell in cells]
-        if all(map(math.isfinite, numbers)):
-            return numbers
-    wrong = next(i for i, cell in enumerate(cells) if not (_is_number(cell) and math.isfinite(float(cell))))
-    name = "" if _is_number(columns[wrong]) else f" ({columns[wrong].strip()})"
-    raise BadData(
-        f"{where}, column {wrong + 1}{name}: expected a finite number, got {cells[wrong]!r:.40}: correct or drop it"
-    )
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
+def _check_separators(first: Sequence[str], path: Path) -> None:
+    """Check that the first line is none that only Excel reads, and has commas."""
+    if first[0].lower().startswith("sep="):
+        raise BadData(f"{path}, line 1: expected names or numbers, got {first[0]!r:.40}, a line for Excel: delete it")
+    if len(first) == 1 and (mark := next((one for one in ";\t|" if one in first[0]), None)):
+        got = f"{mark!r} in {first[0]!r:.40}"
+        raise BadData(f"{path}: expected columns with commas between them, got {got}: export it with commas")
 
 
 def _read_npz(path: Path) -> Rows:
@@ -204,9 +194,14 @@ def _read_parquet(path: Path) -> Rows:
         _check_values(file.metadata.num_rows * file.metadata.num_columns, path)
         table = file.read()
     columns = [column.to_numpy() for column in table.columns]  # a null becomes NaN, which `as_rows` rejects
-    for name, column, values in zip(table.column_names, table.columns, columns, strict=True):
-        if values.dtype.kind not in "biuf":
-            raise BadData(f"{path}, column {name}: expected numbers, got {column.type}: convert or drop the column")
+    foreign = [
+        f"column {name}: expected numbers, got {column.type}"
+        for name, column, values in zip(table.column_names, table.columns, columns, strict=True)
+        if values.dtype.kind not in "biuf"
+    ]
+    if foreign:
+        way_out = "convert or drop the column" + "s" * (len(foreign) > 1)
+        raise BadData(f"{path}, {'; '.join(foreign)}: {way_out}")
     return _last_column(np.column_stack(columns) if columns else np.empty((0, 0)), path)
 
 

@@ -21,6 +21,7 @@ ROUNDS_MAX = 1_000_000
 CODE_BYTES_MAX = 1 << 20  # of the packed code of a Code model
 CORRECT_WITHIN = 0.05  # a predicted value is correct when its error is smaller, in units of `output_scale`
 OUTPUT_SCALE_MIN = 1e-30
+HOLES_SHOWN_MAX = 8  # columns that one error names
 BLOCK_VALUES = 1 << 19  # numbers of the widest layer computed at once: 4 MB fit into a cache
 
 
@@ -171,12 +172,20 @@ def as_rows(inputs: npt.ArrayLike, targets: npt.ArrayLike, source: str) -> Rows:
         raise BadData(f"{source}: expected at least one row and one column, got shape {table.shape}")
     bad = ~np.isfinite(np.column_stack([table, column]))
     if bad.any():
-        row, place = (int(index) for index in np.argwhere(bad)[0])
-        where = f"column {place + 1}" if place < table.shape[1] else "the target"
-        raise BadData(
-            f"{source}: expected finite numbers, got NaN or infinity in row {row + 1}, {where}: correct or drop the row"
-        )
+        raise BadData(f"{source}: expected finite numbers, got NaN or infinity in {_holes(bad)}")
     return Rows(table, column)
+
+
+def _holes(bad: npt.NDArray[np.bool_]) -> str:
+    """Return the first bad row of each column, with counts and advice; the last column is the target."""
+    texts, counts = [], bad.sum(axis=0)
+    for place in np.flatnonzero(counts)[:HOLES_SHOWN_MAX]:
+        where = f"column {place + 1}" if place < bad.shape[1] - 1 else "the target"
+        texts.append(f"row {bad[:, place].argmax() + 1}, {where} ({counts[place]} of {len(bad)} rows)")
+    if (more := np.count_nonzero(counts) - len(texts)) > 0:
+        texts.append(f"{more} more columns")
+    whole = any(2 * counts[:-1] > len(bad))
+    return "; ".join(texts) + (": correct or drop the rows" + whole * ", and drop a column that has it in most rows")
 
 
 def _as_numbers(values: npt.ArrayLike, source: str) -> Floats:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 import fedmq.data.readers
+from fedmq.data.csv_faults import SHOWN_MAX
 from fedmq.data.readers import load_rows
 from fedmq.errors import BadConfiguration, BadData
 from fedmq.tasks.task import Rows
@@ -119,6 +121,57 @@ def test_bad_csv_file_is_rejected_with_line_and_column(csv_file: Any, text: str 
     assert [value for value in ("rows.csv", *values) if value not in message] == []
 
 
+def test_all_faults_of_a_csv_file_are_reported_at_once_with_counts_and_advice(csv_file: Any) -> None:
+    text = "patient_id,age,weight,y\nP-1,40,,0\nP-2,41,70,1\nP-3,forty,71\nP-4,,inf,0\nP-5,forty,72,1\nP-6,44,73,0\n"
+    message = error_of(csv_file(text))
+    assert message.split("; ") == [
+        f"{csv_file(text)}, line 2, column 1 (patient_id): expected a finite number, got 'P-1' (in 5 of 6 lines): "
+        "drop the column, or write it as numbers",
+        "line 2, column 3 (weight): expected a finite number, got '' (in 1 of 6 lines): fill in or drop the line",
+        "line 4: expected 4 columns as in the first line, got 3 (in 1 of 6 lines): correct the line",
+        "line 5, column 2 (age): expected a finite number, got '' (in 1 of 6 lines): fill in or drop the line",
+        "line 5, column 3 (weight): expected a finite number, got 'inf' (in 1 of 6 lines): correct or drop the line",
+        "line 6, column 2 (age): expected a finite number, got 'forty' (in 1 of 6 lines): correct or drop the line",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "advice"),
+    [
+        ("a,y\n1,yes\n2,no\n", "column 2 (y)*'yes' (in 2 of 2 lines): number the classes from 0"),
+        ("a,b,y\n1,,0\n2,,1\n", "column 2 (b)*'' (in 2 of 2 lines): drop the column"),
+        ("a,y,\n1,0,\n2,1,\n", "column 3 ()*'' (in 2 of 2 lines): drop the column"),
+        ("a,y\n1,0,5\n2,1,5\n", "2 columns*got 3 (in 2 of 2 lines): correct the first line"),
+        ("2019,y\n1,0\n2,1\n", "line 1, column 2 (y)*begin each with a letter"),
+        ("a,y\n1,0\n,\n , \n", "line 3: expected numbers, got only empty cells (in 2 of 3 lines): delete the line"),
+        ("a,y\n1,0\n\n ", "line 4: expected numbers, got only empty cells (in 1 of 2 lines): delete the line"),
+        ("a,y\n1,0\na,y\n1,0", "line 3: expected numbers, got the first line again (in 1 of 3 lines)"),
+        ("sep=,\na,y\n1,0\n", "line 1*'sep='*delete it"),
+        ("a;y\n1;0\n", "';' in 'a;y'*export it with commas"),
+        ("a\ty\n1\t0\n", "in 'a\\ty'*export it with commas"),
+        ('a,y\nx,0\n1,"1', "unexpected end of data: export it again, as UTF-8; and above that: line 2, column 1 (a)"),
+    ],
+)
+def test_advice_for_a_csv_file_fits_its_fault(csv_file: Any, text: str, advice: str) -> None:
+    assert re.search(".*".join(map(re.escape, advice.split("*"))), error_of(csv_file(text)))
+
+
+def test_number_of_reported_faults_is_bounded(csv_file: Any) -> None:
+    columns = 200
+    message = error_of(csv_file(",".join(f"c{n}" for n in range(columns)) + "\n" + ",".join(["x"] * columns)))
+    assert message.count("expected") == SHOWN_MAX
+    assert message.endswith(f"and {columns - SHOWN_MAX} more faults")
+
+
+def test_all_columns_with_holes_are_reported_at_once(tmp_path: Path) -> None:
+    table = np.array([[np.nan, 1, 0], [np.nan, 1, np.nan], [np.nan, np.inf, 1]])
+    np.save(tmp_path / "rows.npy", table)
+    assert error_of(tmp_path / "rows.npy").endswith(
+        "in row 1, column 1 (3 of 3 rows); row 3, column 2 (1 of 3 rows); row 2, the target (1 of 3 rows): "
+        "correct or drop the rows, and drop a column that has it in most rows"
+    )
+
+
 def test_npz_and_npy_files_of_any_numeric_dtype_are_read(tmp_path: Path) -> None:
     np.savez(tmp_path / "rows.npz", inputs=TABLE[:, :2].astype(np.float32), targets=np.array([0, 1], dtype=np.int8))
     np.save(tmp_path / "rows.npy", np.asfortranarray(TABLE.astype(">f8")))
@@ -221,6 +274,8 @@ def test_parquet_files_are_read_and_rejected_by_column(tmp_path: Path) -> None:
     assert "row 2, column 1" in error_of(path)
     parquet.write_table(arrow.table({"a": ["x", "y"], "t": [0, 1]}), path)
     assert "column a: expected numbers, got string" in error_of(path)
+    parquet.write_table(arrow.table({"a": ["x", "y"], "b": [[1], [2]], "c": [1, 2], "t": [0, 1]}), path)
+    assert re.search(r"column a: .* string; column b: .*list.*: convert or drop the columns$", error_of(path))
     path.write_bytes(b"PAR1 and no more than that")
     assert "expected .parquet" in error_of(path)
 
