@@ -7,7 +7,7 @@ none of these rounds, and its rows do not count in them.
 
 A present trainer is *silent* after SILENT_ROUNDS closed rounds without a result: no round waits for it, and its rows do
 not count. One accepted result ends that. A silent trainer that works at full speed again may be slower than rounds that
-do not wait for it, and each new round cancels its work. So a round waits for it again after 4, 8, 16, ... missed ones.
+do not wait for it, and each new round cancels its work. So a round waits for it again after 16, 64, ... missed ones.
 
 A name is *contested* while the broker reports several connections for it. It is invited to no round then, because
 nothing shows whose rows a result is about. An old connection ends within `CONTEST_S`; after it the name is a
@@ -23,6 +23,7 @@ from fedmq.errors import Rejected
 from fedmq.tasks.task import TRAINERS_MAX
 
 SILENT_ROUNDS = 3  # missed in a row; more if results may be later than that
+WAITED_FOR_AGAIN = frozenset(4**power for power in range(2, 16))  # missed rounds of a silent trainer
 CONTEST_S = 10.0  # a broker notices the end of a connection within 9 s
 HELLO_S = 0.4  # between two accepted hellos; a trainer sends the next one after 0.5 s at the earliest
 
@@ -108,8 +109,9 @@ class Roster:
     def awaited(self, round: int) -> set[str]:
         """Return the eligible trainers that this round waits for: all but silent ones, or all if all are silent."""
         eligible = self.eligible(round)
-        missed = {name: self._trainers[name].missed for name in eligible}
-        awaited = {name for name in eligible if not self.is_silent(name) or missed[name].bit_count() == 1}
+        awaited = {
+            name for name in eligible if not self.is_silent(name) or self._trainers[name].missed in WAITED_FOR_AGAIN
+        }
         return awaited or set(eligible)
 
     def is_silent(self, name: str) -> bool:

@@ -47,9 +47,9 @@ def goodbye(scene: Scene, name: str, reason: str = "", detail: str = "", at: flo
 
 
 def test_silent_trainer_is_waited_for_ever_more_rarely() -> None:
-    scene = mute_scene()
-    waited = [number for number in range(1, 41) if play(scene)[1]]
-    assert waited == [1, 2, 3, 5, 9, 17, 33], "and else for rounds 4, 8, 16, ... after its last result"
+    scene = mute_scene(rounds_max=1000)
+    waited = [number for number in range(1, 301) if play(scene)[1]]
+    assert waited == [1, 2, 3, 17, 65, 257], "and then after 16, 64, 256, ... missed rounds"
 
 
 def test_silent_trainer_is_reported_once_and_no_longer_suspected() -> None:
