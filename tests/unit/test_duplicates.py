@@ -121,7 +121,7 @@ def test_end_of_both_trainers_ends_the_duplicate() -> None:
 
 
 def test_duplicate_delays_the_end_of_a_run_for_a_while_only() -> None:
-    """Half of the rows may be its own; but nobody keeps a run from its end by connecting twice."""
+    """Half of the rows may be its own; but no trainer can keep a run from its end by connecting twice."""
     scene = opened("alice", "bob")
     scene.result("alice", 1)
     scene.result("bob", 1)

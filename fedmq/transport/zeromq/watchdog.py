@@ -38,6 +38,7 @@ UNKNOWN_BYTES_MAX = 4 * MESSAGE_BYTES_MAX  # and of all connections without a co
 KERNEL_BYTES_MAX = 16 << 20  # received but not read by libzmq: tcp_rmem allows 6 MiB by default
 DRIFT_BYTES_S = 1024  # heartbeats and other bytes that are not part of a message
 RESERVED_DESCRIPTORS = 32  # for the service's own files
+HANDSHAKING_SHARE = 4  # at most this part of the connections is in a handshake: a burst is accepted before it is seen
 HANDSHAKING_MAX = 16_384  # connections without a finished handshake: 5 kB each
 KEY_SHARE = 8  # one key has at most this part of the connections,
 KEY_CONNECTIONS_MIN = 4  # but so many
@@ -115,7 +116,9 @@ class ConnectionLimits(NamedTuple):
 def connection_limits(descriptors: int) -> ConnectionLimits:
     """Divide the descriptors that are left for connections."""
     total = max(0, descriptors - RESERVED_DESCRIPTORS)
-    return ConnectionLimits(total, min(HANDSHAKING_MAX, total // 2), max(KEY_CONNECTIONS_MIN, total // KEY_SHARE))
+    return ConnectionLimits(
+        total, min(HANDSHAKING_MAX, total // HANDSHAKING_SHARE), max(KEY_CONNECTIONS_MIN, total // KEY_SHARE)
+    )
 
 
 def release_freed_memory() -> None:
