@@ -165,7 +165,7 @@ def test_files_of_a_run_and_of_a_trainer_are_private_whatever_the_umask(tmp_path
         log(0.0, RunPaused())
         log.close()
         report, model = make_report(
-            CONFIG, [a_close(1)], None, [], solved=False, rejections={}, bytes_up=0, bytes_down=0, ended=2e9
+            CONFIG, [a_close(1)], None, [], why="solved", failure="", rejections={}, bytes_up=0, bytes_down=0, ended=2e9
         )
         write_report(run, report, model, [a_close(1)])
         FileSpool(state).mark(HighWaterMark("run", 3, 4))
