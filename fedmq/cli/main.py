@@ -5,6 +5,7 @@ Importing it loads no numpy, zmq or pygad.
 
 import errno
 import io
+import logging
 import os
 import sys
 from contextlib import suppress
@@ -73,6 +74,8 @@ def main() -> NoReturn:
     _open_streams()
     raise_limit()
     sys.excepthook = _print_traceback
+    if logging.lastResort is not None:  # of commands without --log-level
+        logging.lastResort.setFormatter(LogFormatter())
     sys.exit(_run(debug="--debug" in sys.argv or bool(os.environ.get("FEDMQ_DEBUG"))))
 
 

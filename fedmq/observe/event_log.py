@@ -16,6 +16,7 @@ from fedmq.observe import events
 from fedmq.observe.run_state import RunState
 from fedmq.protocol.messages import At
 from fedmq.runtime.atomic_files import write_whole
+from fedmq.runtime.printable import printable_json
 from fedmq.runtime.run_folder import writing_run_file
 from fedmq.runtime.safe_files import open_private, open_regular
 
@@ -64,7 +65,8 @@ class EventLog:
         """
         with writing_run_file(self._path):
             for event in happened:
-                self._file.write(msgspec.json.encode({"at": at, **msgspec.to_builtins(event)}) + b"\n")
+                line = msgspec.json.encode({"at": at, **msgspec.to_builtins(event)})
+                self._file.write(printable_json(line) + b"\n")
             # Accepted results are frequent, and not part of the status.
             if not all(isinstance(event, events.ResultAccepted) for event in happened):
                 self._file.flush()
@@ -72,7 +74,8 @@ class EventLog:
                     self._restart(at)
 
     def _restart(self, at: float) -> None:
-        write_whole(self._path, msgspec.json.encode(_Summary(at, self._run_state)) + b"\n", sync=False)
+        summary = msgspec.json.encode(_Summary(at, self._run_state))
+        write_whole(self._path, printable_json(summary) + b"\n", sync=False)
         self._file.close()
         self._file = os.fdopen(open_private(self._path, append=True), "ab")
 

@@ -18,11 +18,14 @@ from rich.text import Text
 from fedmq.cli.echo import echo, echo_json
 from fedmq.cli.main import fedmq, main
 from fedmq.errors import BadConfiguration
+from fedmq.observe import events
 from fedmq.observe.console import PrintableConsole, PrintableTable
+from fedmq.observe.event_log import EventLog, apply_line
 from fedmq.observe.log_format import LogFormatter
+from fedmq.observe.run_state import RunState
 from fedmq.runs.store import Store
 from fedmq.runtime.printable import printable
-from fedmq.runtime.run_folder import STORE
+from fedmq.runtime.run_folder import EVENTS, STORE
 from fedmq.testing import run_config
 
 FORGED = "\x1b]0;title\x07\n2026-01-01 00:00:00,000 WARNING fedmq: \x9b2J\u202etrusted\r\x7f\u2028\ud800"
@@ -76,6 +79,30 @@ def test_json_of_a_command_is_printable_and_exact(capsys: pytest.CaptureFixture[
     text = capsys.readouterr().out.removesuffix("\n")
     assert text == printable(text)
     assert json.loads(text) == {"detail": exact}
+
+
+def test_log_line_of_a_command_without_log_options_is_printable(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def warn(**_arguments: object) -> None:
+        assert logging.lastResort is not None
+        logging.lastResort.handle(logging.makeLogRecord({"msg": FORGED, "levelno": logging.WARNING}))
+
+    monkeypatch.setattr(fedmq, "main", warn)
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    with pytest.raises(SystemExit):
+        main()
+    assert capsys.readouterr().err == f"{FORGED_PRINTED}\n"
+
+
+def test_line_of_the_event_log_is_printable_and_exact(tmp_path: Path) -> None:
+    log, state = EventLog(tmp_path / EVENTS, RunState()), RunState()
+    rejected = events.ResultRejected(trainer="bob", reason="header", detail=FORGED[:-1])
+    log(1.0, rejected)
+    log.close()
+    line = (tmp_path / EVENTS).read_text().removesuffix("\n")
+    assert line == printable(line)
+    assert apply_line(state, line.encode()).feed[0].event == rejected
 
 
 @pytest.mark.parametrize("debug", [False, True])
