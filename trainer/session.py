@@ -454,6 +454,7 @@ class Session:
             decline = decline._replace(detail="")  # it could tell more of the rows than the limited scores
         self._decline(work.run, self.runs[work.run], decline)
         text = str(error) if isinstance(error, FedmqError) else f"its work failed: {named(error)}"
+        text = error.detail if isinstance(error, LimitExceeded) else text
         self._limited(text, f"takes no part in run {work.run}: {text}", work.run, work.round)
 
     def _check_work_time(self, now: float) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from keyed import Keyed
-from services import Services, events_of, report_of, until
+from services import report_of, run_fedmq, until
 
 from fedmq.algorithms.averaging.query import EvolutionLearner, Train
 from fedmq.algorithms.base import encode_query
@@ -19,6 +19,21 @@ from fedmq.transport.link import LinkUp
 from fedmq.transport.zeromq import AggregatorSockets
 
 NAMES = ("alice", "bob", "carol")
+RUNS = {  # arguments of the aggregator, and a part of the line that it ends with
+    "wrong-task": (("--task", "parity4"), "expected 4 input columns for task parity4, got 2 (rows, 3 trainers)"),
+    "diverging": (
+        ("--task", "linear", "--algorithm", "averaging", "--param", "learning_rate=1000", "--param", "steps=1000"),
+        "learning rate 1000 diverged after 1 rounds: try 100",
+    ),
+    "raising": (("--task", "raising.py"), "KeyError: 'of the code'"),
+    "hanging": (("--task", "hanging.py"), "round 1 took longer than --work-seconds-max 4 (limit, 3 trainers)"),
+}
+BOMB = ("--task", "wide.py", "--algorithm", "averaging", "--param", "learner=evolution", "--param", "population=4000")
+WIDE = """
+from fedmq import MLP, Task
+
+task = Task(name="wide", model=MLP((2, 65536, 2)), loss="cross-entropy", metric="accuracy", target=1.0)
+"""
 CODE = """
 from fedmq import Code, Task
 
@@ -28,21 +43,6 @@ task = Task(name="{name}", model=Code(3, inputs=2), loss="own", metric="loss", t
 def score(population, inputs, targets):
     {body}
 """
-
-
-def gone(run: Path) -> set[str]:
-    """Return the trainers that said goodbye to a run."""
-    return {one["trainer"] for one in events_of(run) if one["event"] == "trainer-left" and one["goodbye"]}
-
-
-def refused(services: Services, name: str, *arguments: str) -> str:
-    """Run an aggregator until all trainers have declined; return what one of them logged about it."""
-    run = services.folder / name
-    services.start(name, "aggregator", "--keys", "keys", "--out", name, "--min-trainers", "3", *arguments)
-    until(lambda: gone(run) == set(NAMES), f"all trainers to decline {name}: {services.err('alice')}")
-    services.terminate(name)
-    services.wait(name)
-    return services.err("alice").splitlines()[-1]
 
 
 def send_bomb(keyed: Keyed) -> None:
@@ -71,20 +71,21 @@ def test_fleet_declines_what_it_cannot_work_for_and_trains_the_next_run(tmp_path
     services = keyed.services
     for name, body in (("raising", "raise KeyError('of the code')"), ("hanging", "while True: pass")):
         (tmp_path / f"{name}.py").write_text(CODE.format(name=name, body=body))
+    (tmp_path / "wide.py").write_text(WIDE)
     with keyed.running_broker():
         for name in NAMES:
             more = ("--min-rows", "1", "--allow-code", "--work-seconds-max", "4")
             services.start(name, "trainer", "--keys", name, "--data", "xor:1/1", *more)
-        assert "expected 4 input columns for task parity4, got 2" in refused(
-            services, "wrong-task", "--task", "parity4"
-        )
-        averaging = ("--algorithm", "averaging", "--task", "linear")
-        assert "learning_rate 1000 diverged on task linear: try 100" in refused(
-            services, "diverging", *averaging, "--param", "learning_rate=1000", "--param", "steps=1000"
-        )
+        for name, (arguments, _) in RUNS.items():
+            out = ("--out", name, "--min-trainers", "3", "--quiet")
+            services.start(name, "aggregator", "--keys", "keys", *out, *arguments)
         send_bomb(keyed)
-        assert "KeyError: 'of the code'" in refused(services, "raising", "--task", "raising.py")
-        assert "--work-seconds-max 4" in refused(services, "hanging", "--task", "hanging.py")
+        for name, (_, words) in RUNS.items():
+            assert services.wait(name) == 70, services.err(name)
+            assert words in services.err(name).splitlines()[-1]
+        done = run_fedmq("aggregator", "--keys", "keys", "--out", "bomb", *BOMB, cwd=tmp_path)
+        assert (done.returncode, done.stderr.count("\n")) == (78, 1), done.stderr
+        assert "lower the population" in done.stderr
 
         services.start("good", "aggregator", "--keys", "keys", "--task", "xor", "--min-trainers", "3", "--out", "good")
         assert services.wait("good") == 0, services.err("good")
