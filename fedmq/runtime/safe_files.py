@@ -111,9 +111,10 @@ def check_trusted(path: Path, status: os.stat_result) -> None:
     """
     user = os.geteuid()
     if status.st_uid not in (user, ROOT):
+        owners = _user(user) + (" or root" if user != ROOT else "")
         raise BadConfiguration(
-            f"{path}: expected a file or folder of {_user(user)} or root, got one of {_user(status.st_uid)}, who "
-            f"could change it: run this command as its owner, or chown -R {user} it"
+            f"{path}: expected the owner {owners}, got {_user(status.st_uid)}, who could change it: run this command "
+            f"as the owner, or chown {user} {path}"
         )
     sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX and status.st_uid == ROOT
     if status.st_mode & _OTHERS_WRITE and not sticky:

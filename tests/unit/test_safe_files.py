@@ -135,7 +135,9 @@ def status_of(path: Path, owner: int, bits: int) -> os.stat_result:
 
 
 def test_file_of_another_user_is_not_trusted(tmp_path: Path) -> None:
-    with pytest.raises(BadConfiguration, match=r"of user .* or root, got one of user .*chown"):
+    with pytest.raises(
+        BadConfiguration, match=r"expected the owner user .*, got user .*: run this command as .*, or chown"
+    ):
         check_trusted(tmp_path, status_of(tmp_path, OTHER, 0o700))
 
 
