@@ -126,9 +126,7 @@ def test_folder_of_keys_that_others_can_change_is_refused_with_a_way_out(folder:
 @pytest.mark.parametrize("name", ["", "federation.json", "trainer.key"])
 def test_folder_of_keys_with_a_file_of_another_user_is_refused(folder: Path, name: str) -> None:
     os.chown(folder / name, 65534, 65534)
-    with pytest.raises(
-        BadConfiguration, match=r"owner user root, got user .*: run this command as .*, or chown"
-    ):
+    with pytest.raises(BadConfiguration, match=r"owner user root, got user .*: run this command as .*, or chown"):
         read_credentials(folder, "trainer")
 
 
