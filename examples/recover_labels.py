@@ -60,7 +60,9 @@ class Victim:
         if self.session.step(MessageReceived(packet), 0.0).start is None:
             return None
         done = perform(packet, self.learn, lambda: False, SystemClock())
-        sends: list[Outgoing] = self.session.step(WorkDone("r", self.rounds, done.outcome, 0.0), 0.0).sends
+        sends: list[Outgoing] = self.session.step(
+            WorkDone("r", self.rounds, done.outcome, 0.0, self.session.num_examples), 0.0
+        ).sends
         result = next(one for one in sends if isinstance(one.message, Result))
         arrays = as_update(result.message, result.arrays, self.rounds, additive=False).arrays
         return arrays["losses"], arrays["correct"]

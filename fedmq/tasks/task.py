@@ -35,7 +35,7 @@ class Rows(NamedTuple):
     targets: Floats | Integers
 
 
-class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
     """What to train. A trainer needs only the task and its own rows.
 
     Training lowers `loss`. It ends when the `metric` reaches `target`: an accuracy of at least `target`, or a summed
