@@ -60,7 +60,7 @@ class TrainedModel:
         return values.ravel() if network.outputs == 1 else values
 
     def probabilities(self, rows: npt.ArrayLike) -> Floats:
-        """Return the probability of each class for each row, (rows, classes) float64.
+        """Return the probability of each class for each row, (rows, classes) float64; NaN where the model overflows.
 
         Raises:
             BadConfiguration: the model gives values, not classes.
@@ -70,9 +70,10 @@ class TrainedModel:
             raise BadConfiguration(
                 f"expected a model with softmax output, got {self.model}, which has no probabilities: use predict"
             )
-        raw = _comparable(self._raw(rows))
-        weights = np.exp(raw - raw.max(axis=1, keepdims=True))
-        probabilities: Floats = weights / weights.sum(axis=1, keepdims=True)
+        raw = self._raw(rows)
+        with np.errstate(invalid="ignore"):
+            weights = np.exp(raw - raw.max(axis=1, keepdims=True))
+            probabilities: Floats = weights / weights.sum(axis=1, keepdims=True)
         return probabilities
 
     def to_bytes(self) -> bytes:
