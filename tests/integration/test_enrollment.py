@@ -7,15 +7,13 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from enrolled import Federation, one_line
-from services import WAIT_S, clean_environment, closed, events_of, until
+from services import closed, events_of, until
 from zmq.utils import z85
 
 from fedmq.security.keyring import read_federation
@@ -168,42 +166,6 @@ def test_trainer_accepted_while_away_joins_after_its_token_has_expired(federatio
     done = federation.fedmq("trainer", "join", "--keys", "alice", FEDMQ_TOKEN=late)
 
     assert done.returncode == 0, done.stderr
-
-
-def answer(federation: Federation, wanted: str, text: str) -> subprocess.CompletedProcess[str]:
-    """Run `fedmq keys accept WANTED`, and answer its question."""
-    return subprocess.run(
-        [sys.executable, "-m", "fedmq", "keys", "accept", wanted],
-        cwd=federation.folder,
-        env=clean_environment(),
-        input=text,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=WAIT_S,
-    )
-
-
-def test_request_is_accepted_by_its_whole_fingerprint_only_or_after_a_question(federation: Federation) -> None:
-    """A machine that used the token of another first has the right name, and soon the right first letters."""
-    federation.start_join("alice", federation.token())
-    shown = federation.fingerprint("alice")
-    other = "-".join([*shown.split("-")[:3], "aaaa"])
-
-    unanswered = federation.fedmq("keys", "accept", "alice")
-    prefix = answer(federation, shown[:9], "no\n")
-    wrong = federation.fedmq("keys", "accept", "alice", other)
-
-    assert unanswered.returncode == 78
-    assert "fedmq keys accept alice FINGERPRINT" in one_line(unanswered)
-    assert shown in unanswered.stdout
-    assert (prefix.returncode, shown in prefix.stdout) == (1, True)
-    assert wrong.returncode == 78
-    assert other in one_line(wrong)
-    assert federation.names("members") == []
-    accepted = answer(federation, "alice", "yes\n")
-    assert accepted.returncode == 0, accepted.stderr
-    assert federation.names("members") == ["alice"]
 
 
 def test_token_is_pasted_or_read_from_a_file(federation: Federation) -> None:

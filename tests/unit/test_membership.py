@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner, Result
+from msgspec import structs
 
 from fedmq.errors import BadConfiguration, NotAuthorized
 from fedmq.security import membership
+from fedmq.security.commands import keys
 from fedmq.security.enrollment import RequestState, RequestStatus
 from fedmq.security.keyring import (
     MEMBERS,
@@ -22,8 +25,8 @@ from fedmq.security.keyring import (
     write_public,
 )
 from fedmq.security.keys import Identity, PublicIdentity
-from fedmq.security.tokens import TOKENS_MAX, IssuedToken, read_issued_tokens, write_issued_token
-from fedmq.security.trainer_keys import replace_trainer_key
+from fedmq.security.tokens import TOKENS_MAX, IssuedToken, make_token, read_issued_tokens, write_issued_token
+from fedmq.security.trainer_keys import check_federation, replace_trainer_key
 
 NOW = 1_000_000.0
 
@@ -70,6 +73,61 @@ def test_request_is_found_by_name_or_prefix_of_its_fingerprint(folder: Path, wan
     assert membership.accept_request(folder, text, NOW) == alice
     known = membership.read_membership(folder, NOW)
     assert (known.members, known.requests) == ([alice], [])
+
+
+def accept(folder: Path, *arguments: str, answer: str = "") -> Result:
+    return CliRunner().invoke(keys, ["accept", *arguments, "--keys", str(folder)], input=answer)
+
+
+def test_request_is_accepted_by_name_or_prefix_only_after_a_question(folder: Path) -> None:
+    """A machine that used the token of another first has the right name, and soon the right first letters."""
+    shown = ask(folder)
+    for wanted in ("alice", shown[:14]):
+        unanswered, refused = accept(folder, wanted), accept(folder, wanted, answer="no\n")
+        assert isinstance(unanswered.exception, BadConfiguration)
+        assert "fedmq keys accept alice FINGERPRINT" in str(unanswered.exception)
+        assert (refused.exit_code, shown in refused.output) == (1, True)
+    assert membership.read_membership(folder, NOW).members == []
+    assert accept(folder, "alice", answer="yes\n").exit_code == 0
+    assert [one.fingerprint for one in membership.read_membership(folder, NOW).members] == [shown]
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_whole_fingerprint_is_accepted_without_a_question(folder: Path, named: bool) -> None:
+    shown = ask(folder)
+    assert accept(folder, *["alice"] * named, shown).exit_code == 0
+    assert [one.fingerprint for one in membership.read_membership(folder, NOW).members] == [shown]
+
+
+def test_request_with_another_fingerprint_is_not_accepted(folder: Path) -> None:
+    shown = ask(folder)
+    other = f"{shown[:14]}-aaaa"
+    done = accept(folder, "alice", other, answer="yes\n")
+    assert isinstance(done.exception, BadConfiguration)
+    assert other in str(done.exception)
+    assert membership.read_membership(folder, NOW).members == []
+
+
+def ask(folder: Path) -> str:
+    """Return the fingerprint of a request of alice."""
+    return request(folder, "alice").fingerprint
+
+
+def test_token_with_other_keys_of_the_federation_is_refused(folder: Path, tmp_path: Path) -> None:
+    """The id of a federation is no secret: a member can make a token of it with keys of its own."""
+    known = read_federation(folder)
+    write_federation(tmp_path / "alice", known)
+    membership.make_federation(tmp_path / "mallory", "tcp://192.0.2.2:5550")
+    others = structs.replace(read_federation(tmp_path / "mallory"), id=known.id)
+    for forged in (others, structs.replace(known, aggregator=others.aggregator)):
+        token = make_token(forged, bytes(32), 2**40, None)
+        with pytest.raises(BadConfiguration, match="--replace-keys") as error:
+            check_federation(tmp_path / "alice", token, replace_keys=False)
+        shown = {*known.fingerprints.values(), *forged.fingerprints.values()}
+        assert [one for one in shown if one not in line_of(error)] == []
+        check_federation(tmp_path / "alice", token, replace_keys=True)
+    moved = structs.replace(known, broker="tcp://192.0.2.3:5550")
+    check_federation(tmp_path / "alice", make_token(moved, bytes(32), 2**40, None), replace_keys=False)
 
 
 @pytest.mark.parametrize("wanted", ["bob", "", "-", "zzzz", "../members", "al"])
