@@ -8,18 +8,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import socket
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import numpy as np
+import zmq
+import zmq.asyncio
 from disk import STORE_FILES, Damage, Disk, copy_run, draw_damage
 from federation import YOUNG_S, Federation, Service, run_fedmq
 from proxy import Direction
 from schedule import AGGREGATOR, BROKER, Fault
 
 from fedmq.runtime.rng import derive_rng
+from fedmq.transport.link import Port
 
 STOP_S = 5.0  # time limit of a service after SIGTERM
 STOP_SLACK_S = 1.0  # for a busy machine
@@ -27,6 +31,10 @@ REFUSES_S = 20.0  # time limit for an aggregator to reject a damaged store
 FULL_S = 6.0  # how long a disk stays full if the aggregator does not notice
 LATE_S = (0.1, 0.5)
 SLOW_BYTES_PER_S = (4_000, 40_000)
+CONNECTIONS = 1_000
+BROKER_PORTS = 4  # without keys
+MESSAGES = 30_000
+WRONG_TASK_CODES = (70, 75)  # all trainers declined, or too few were there to try
 TRIES = 20  # to find a damage that is detected
 STOPPED_CODES = {BROKER: 0, AGGREGATOR: 1}  # after a clean stop; of a trainer 0
 
@@ -55,6 +63,9 @@ class Faults:
             "slow link": self._slow,
             "drop connections": self._drop,
             "cut": self._cut,
+            "many connections": self._many_connections,
+            "stalled reader": self._stalled_reader,
+            "wrong task": self._wrong_task,
             "full disk": self._full_disk,
             "damaged copy": self._damaged_copy,
             "damaged store": self._damaged_store,
@@ -159,6 +170,48 @@ class Faults:
             await asyncio.sleep(fault.seconds)
         finally:
             proxy.heal(*directions)
+
+    async def _many_connections(self, fault: Fault, _draws: np.random.Generator) -> None:
+        """Open more silent connections than the broker has descriptors."""
+        with contextlib.ExitStack() as stack:
+            for number in range(CONNECTIONS):
+                peer = stack.enter_context(socket.socket())
+                peer.setblocking(False)
+                peer.connect_ex(("127.0.0.1", self._federation.port + number % BROKER_PORTS))
+                if number % 100 == 0:
+                    await asyncio.sleep(0)
+            await asyncio.sleep(fault.seconds)
+
+    async def _stalled_reader(self, fault: Fault, draws: np.random.Generator) -> None:
+        """Stop the aggregator while more messages arrive for it than its queue holds."""
+        flood = asyncio.create_task(self._flood())
+        try:
+            await self._pause(fault, draws)
+        finally:
+            flood.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await flood
+
+    async def _flood(self) -> None:
+        with zmq.asyncio.Context() as context, context.socket(zmq.PUSH) as push:
+            push.linger = 0
+            push.connect(f"tcp://127.0.0.1:{self._federation.port + Port.PUSH}")
+            for _ in range(MESSAGES):
+                await push.send_multipart([b"up/chaos", b"garbage"])
+            await asyncio.Event().wait()
+
+    async def _wrong_task(self, fault: Fault, _draws: np.random.Generator) -> None:
+        """Publish a run that the rows do not fit: every trainer declines it and stays."""
+        run = f"wrong-{fault.draw}"
+        code, _, errors = await run_fedmq(
+            self._federation.folder,
+            *("aggregator", "--task", "xor", "--run", run, "--out", str(self._copies / run), "--wait", "5"),
+            *("--broker", f"tcp://127.0.0.1:{self._federation.port}"),
+        )
+        if code not in WRONG_TASK_CODES:
+            self.report_violation(
+                f"{run}: expected an exit code of {WRONG_TASK_CODES}, got {code}: {errors.strip()[-300:]}"
+            )
 
     # --- the disk -----------------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import os
+import resource
 import signal
 import socket
 import sys
@@ -23,6 +24,7 @@ MIN_TRAINERS = 3
 FIRST_PORT, LAST_PORT = 12_000, 30_000  # below the ephemeral ports, which could take a dead broker's port
 YOUNG_S = 5.0  # a signal in the first seconds may arrive before its handler is installed
 PR_SET_PDEATHSIG = 1
+DESCRIPTORS = 256  # of the broker: few enough that connections use them up
 
 
 def find_ports(generator: np.random.Generator, count: int) -> list[int]:
@@ -44,6 +46,12 @@ def _is_free(port: int) -> bool:
 def die_with_parent() -> None:
     """Run in a child: the kernel kills it when its parent ends."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def with_few_descriptors() -> None:
+    """Run in a child: as `die_with_parent`, and limit its descriptors."""
+    die_with_parent()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, DESCRIPTORS))
 
 
 def environment() -> dict[str, str]:
@@ -114,7 +122,7 @@ class Service:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
-                preexec_fn=die_with_parent,
+                preexec_fn=with_few_descriptors if self.name == BROKER else die_with_parent,
                 start_new_session=True,  # signals to the group of the harness do not reach it
             )
 
@@ -148,9 +156,9 @@ class Federation:
     def __init__(self, folder: Path, run_folder: Path, task: Path, seed: int, rounds: int) -> None:
         generator = np.random.default_rng()  # free ports do not depend on the seed
         self.folder, self.run_folder = folder, run_folder
-        port, *ports = find_ports(generator, 1 + len(EDGES))
-        self.proxies = {name: Proxy(own, port, PORTS) for name, own in zip(EDGES, ports, strict=True)}
-        self.services = {BROKER: Service(BROKER, folder, ["broker", "--port", str(port)])}
+        self.port, *ports = find_ports(generator, 1 + len(EDGES))
+        self.proxies = {name: Proxy(own, self.port, PORTS) for name, own in zip(EDGES, ports, strict=True)}
+        self.services = {BROKER: Service(BROKER, folder, ["broker", "--port", str(self.port)])}
         for name in EDGES:
             if name != AGGREGATOR:
                 part = TRAINERS.index(name) + 1
