@@ -3,6 +3,7 @@
 The only module that imports matplotlib.
 """
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from matplotlib.ticker import MaxNLocator
 
 from fedmq.models.trained_model import TrainedModel
 from fedmq.observe.run_state import RoundRecord, RunState
+from fedmq.runtime.atomic_files import write_whole
 from fedmq.runtime.printable import printable
 
 # Okabe and Ito's palette, distinct for every kind of color vision: https://jfly.uni-koeln.de/color/
@@ -99,8 +101,8 @@ def draw_comparison(run_states: Sequence[RunState], names: Sequence[str]) -> Fig
         return figure
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write `figure` in the format of the file's extension; equal figures give equal bytes.
+def save(figure: Figure, path: Path, mode: int) -> None:
+    """Write `figure` in the format of the file's extension, with this mode; equal figures give equal bytes.
 
     Raises:
         OSError: the file cannot be written.
@@ -108,7 +110,9 @@ def save(figure: Figure, path: Path) -> None:
     FigureCanvasAgg(figure)
     undated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix)
     with mpl.rc_context(SETTINGS):
-        figure.savefig(path, dpi=DPI, metadata=undated)
+        content = io.BytesIO()
+        figure.savefig(content, format=path.suffix[1:], dpi=DPI, metadata=undated)
+    write_whole(path, content.getvalue(), mode=mode)
 
 
 def _label(text: str) -> str:

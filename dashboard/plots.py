@@ -13,8 +13,9 @@ import click
 from fedmq.cli.echo import echo, echo_json
 from fedmq.cli.options import COUNT, FILE, FiniteRange, one_thread_for_arrays, option, require
 from fedmq.errors import BadConfiguration
-from fedmq.runtime.atomic_files import writing
+from fedmq.runtime.atomic_files import SHARED_FILE, writing
 from fedmq.runtime.run_folder import FIGURE, folder_of
+from fedmq.runtime.safe_files import PRIVATE_FILE
 
 if TYPE_CHECKING:
     from fedmq.models.trained_model import TrainedModel
@@ -52,13 +53,13 @@ def plot(run: str, output: Path | None, number: int | None, inputs: tuple[float,
         raise BadConfiguration(f"{folder}: expected a closed round with a score, got none yet: draw it later")
     if not inputs[0] < inputs[1]:
         raise BadConfiguration(f"--inputs: expected LOW below HIGH, got {inputs[0]:g} {inputs[1]:g}")
-    target = output or folder / FIGURE
+    target, mode = (folder / FIGURE, PRIVATE_FILE) if output is None else (output, SHARED_FILE)
     figures = _figures(target)
     if number is not None and number > (last := _last_scored(run_state)):
         raise BadConfiguration(f"{folder}: expected --round of a closed round, at most {last}, got {number}")
     surface = _surface_model(folder, run_state, number)
     with writing(target, "choose another -o"):
-        figures.save(figures.draw_run(run_state, surface, inputs), target)
+        figures.save(figures.draw_run(run_state, surface, inputs), target, mode)
     echo(target)
 
 
@@ -84,7 +85,7 @@ def compare(runs: tuple[str, ...], output: Path | None, as_json: bool) -> None:
     if output is not None:
         figures = _figures(output)
         with writing(output, "choose another -o"):
-            figures.save(figures.draw_comparison(states, runs), output)
+            figures.save(figures.draw_comparison(states, runs), output, SHARED_FILE)
     if as_json:
         echo_json(rows)
         return

@@ -52,6 +52,8 @@ def test_demo_solves_split_xor(xor: tuple[subprocess.CompletedProcess[str], Path
 
     assert done.returncode == 0, done.stderr
     assert {path.name for path in folder.iterdir()} == FILES
+    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o600}
+    assert folder.stat().st_mode & 0o777 == 0o700
     assert load_model(folder / "model.npz").predict(XOR).tolist() == [0, 1, 1, 0]
 
 

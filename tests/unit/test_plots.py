@@ -177,6 +177,16 @@ def test_figure_goes_into_the_run_folder_by_default(tmp_path: Path) -> None:
     done = CliRunner().invoke(plot, [str(folder)], catch_exceptions=False)
     assert done.output == f"{folder / 'history.png'}\n"
     assert (folder / "history.png").read_bytes().startswith(PNG)
+    assert (folder / "history.png").stat().st_mode & 0o777 == 0o600
+
+
+def test_figure_replaces_a_link_and_not_the_file_behind_it(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "one")
+    (tmp_path / "victim").write_text("precious")
+    (folder / "history.png").symlink_to(tmp_path / "victim")
+    CliRunner().invoke(plot, [str(folder)], catch_exceptions=False)
+    assert (tmp_path / "victim").read_text() == "precious"
+    assert (folder / "history.png").read_bytes().startswith(PNG)
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,9 @@ TWO, FIVE = np.array([2, 2]), np.full(5, 2)
 def test_loss_is_at_most_what_its_rows_can_come_to() -> None:
     losses = np.array([[1.0, 1e300], [np.nan, 40.0]])
     np.testing.assert_array_equal(possible_losses(losses, TWO, XOR), [[1.0, 40.0], [np.nan, 40.0]])
-    np.testing.assert_array_equal(possible_losses(losses, TWO, LINEAR), [[1.0, 2 * ROW_SQUARED_ERROR_MAX], [np.nan, 40.0]])
+    np.testing.assert_array_equal(
+        possible_losses(losses, TWO, LINEAR), [[1.0, 2 * ROW_SQUARED_ERROR_MAX], [np.nan, 40.0]]
+    )
 
 
 def test_cross_entropy_counts_at_most_three_nats_a_row_for_two_classes() -> None:
