@@ -42,7 +42,7 @@ def broker_metrics(broker: Broker, hub: BrokerSockets, access: KeyAccessControl 
             "reason",
         )
         metrics.counter(
-            "fedmq_broker_cut_total", "Connections that the broker closed for a violation.", lambda: hub.cuts
+            "fedmq_broker_cut_total", "Connections that the broker closed: violations, and too many.", lambda: hub.cuts
         )
         metrics.gauge("fedmq_broker_connections", "Connections, by port of the broker.", connections, "port")
         metrics.gauge("fedmq_broker_trainers", "Connected trainers.", lambda: len(routing.inboxes))

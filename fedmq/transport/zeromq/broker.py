@@ -74,7 +74,7 @@ class ReceivedMessage(NamedTuple):
 class BrokerSockets(Endpoint):
     """The broker's four sockets, and with access control a fifth for enrollment.
 
-    `bytes` counts received bytes, `cuts` the connections that were closed for a violation.
+    `bytes` counts received bytes, `cuts` the connections that were closed: for a violation, or as too many.
 
     Raises:
         BadConfiguration: a port is in use, or `host` is not loopback although there is no access control.
