@@ -54,8 +54,12 @@ def cost_of(message: Round, fraction_bits: int) -> Cost:
         query, _, evaluations = open_query(message)
     except QueryRefused:
         return Cost(0, fraction_bits)
-    finest = query.fraction_bits if isinstance(query, AdditiveQuery) else fraction_bits
-    return Cost(evaluations, min(fraction_bits, finest))
+    return Cost(evaluations, sent_bits(query, fraction_bits))
+
+
+def sent_bits(query: Query, fraction_bits: int) -> int:
+    """Return the fraction bits of the losses that a trainer with `fraction_bits` sends for a query."""
+    return min(fraction_bits, query.fraction_bits) if isinstance(query, AdditiveQuery) else fraction_bits
 
 
 class Budget:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,24 +15,34 @@ from fedmq.algorithms.base import (
     Shapes,
     WorkLimits,
     check_bounds,
-    check_down,
+    check_demand,
 )
 from fedmq.algorithms.registry import BUILTIN_LEARNERS, find_learner
 from fedmq.errors import BadData, Rejected, WorkError
 from fedmq.models.arrays import Floats
 from fedmq.models.losses import ROW_SQUARED_ERROR_MAX, Scores
 from fedmq.models.networks import Code
-from fedmq.protocol.codec import CODE, FRAME_BYTES_MAX, Array, Packet
+from fedmq.protocol.codec import CODE, Array, Packet
 from fedmq.protocol.fixed_point import FRACTION_BITS, LOSSES, UNITS_MAX, fitting_bits, saturated
 from fedmq.protocol.messages import Round
 from fedmq.runtime.rng import derive_rng
 from fedmq.tasks.task import Rows, Task
-from fedmq.trainer.budget import cost_of, open_query
+from fedmq.trainer.budget import open_query, sent_bits
 from fedmq.trainer.code_policy import NO_CODE, CodePolicy
 from fedmq.trainer.sandbox import Sandbox
 from fedmq.trainer.worker import Cancelled, Learn
 
 RowsOf = Callable[[str], Rows]  # of a run
+
+
+class _Checked(NamedTuple):
+    """What one kind of round needs was checked, and what its answers may hold; most rounds of a run are of one kind."""
+
+    query: Query
+    shapes: Shapes
+    num_examples: int
+    task: Task
+    answer: Mapping[str, ArrayBounds]
 
 
 def on_rows(
@@ -60,11 +71,12 @@ def on_rows(
     for kind in BUILTIN_LEARNERS:  # imports PyGAD now, not while the first round waits
         find_learner(kind)
     rows_of: RowsOf = (lambda _run: rows) if isinstance(rows, Rows) else rows
+    checked: _Checked | None = None
     fitted: tuple[Task, Rows, Rows] | None = None  # the task, the rows as they were read, and fitted to it
     sandbox: tuple[Task, bytes, Rows, Sandbox] | None = None  # of the newest task that code scores
 
     def answer(packet: Packet, cancelled: Cancelled) -> dict[str, Array]:
-        nonlocal fitted, sandbox
+        nonlocal checked, fitted, sandbox
         message = packet.message
         assert isinstance(message, Round)
         task = message.task
@@ -72,7 +84,10 @@ def on_rows(
         arrays = {key: array for key, array in packet.arrays.items() if key != CODE or not isinstance(task.model, Code)}
         code = policy.code(packet) if isinstance(task.model, Code) else None
         read = rows_of(message.run)
-        check_down(query, task, arrays, len(read.inputs), limits)
+        check_bounds(query.arrays(task), arrays)
+        shapes = {key: array.shape for key, array in arrays.items()}
+        if checked is None or checked[:3] != (query, shapes, len(read.inputs)) or checked.task != task:
+            checked = _checked(query, shapes, len(read.inputs), task, limits)
         if fitted is None or fitted[1] is not read or fitted[0] != task:
             fitted = (task, read, task.scaled(task.fit(read)))
         own = fitted[2]
@@ -85,26 +100,29 @@ def on_rows(
             score = partial(sandbox[3].score, cancelled=cancelled)
         draws = derive_rng(message.seed, "trainer", name, message.round)
         learned = learner.learn(query, Assignment(task, arrays, own, score, draws, cancelled, message.round))
-        _check_answer(query, task, {key: array.shape for key, array in arrays.items()}, len(own.inputs), learned)
-        _check_saturated(task, learned.get(LOSSES), own, cost_of(message, fraction_bits).fraction_bits)
+        _check_answer(checked, learned)
+        _check_saturated(task, learned.get(LOSSES), own, sent_bits(query, fraction_bits))
         return learned
 
     return answer
 
 
-def _check_answer(query: Query, task: Task, shapes: Shapes, num_examples: int, answer: object) -> None:
-    """Check an answer before it is stored and sent: the aggregator would reject it, and the encoder would fail."""
-    if not isinstance(answer, Mapping) or not all(isinstance(array, np.ndarray) for array in answer.values()):
-        raise WorkError(f"expected arrays by name from the learner, got {type(answer).__name__}")
+def _checked(query: Query, shapes: Shapes, num_examples: int, task: Task, limits: WorkLimits | None) -> _Checked:
+    check_demand(query, task, shapes, num_examples, limits)
     bounds = dict(query.answer(task, shapes, num_examples))
     if isinstance(query, AdditiveQuery) and LOSSES in bounds:  # still float64: the session quantizes them
         bounds[LOSSES] = ArrayBounds(bounds[LOSSES].shape, np.float64)
+    return _Checked(query, shapes, num_examples, task, bounds)
+
+
+def _check_answer(checked: _Checked, answer: object) -> None:
+    """Check an answer before it is stored and sent: the aggregator would reject it, and the encoder would fail."""
+    if not isinstance(answer, Mapping) or not all(isinstance(array, np.ndarray) for array in answer.values()):
+        raise WorkError(f"expected arrays by name from the learner, got {type(answer).__name__}")
     try:
-        check_bounds(bounds, answer)
+        check_bounds(checked.answer, answer)
     except Rejected as rejected:
-        raise WorkError(f"expected a usable answer to {type(query).__name__}, got {rejected}") from rejected
-    if (size := sum(array.nbytes for array in answer.values())) > FRAME_BYTES_MAX:
-        raise WorkError(f"expected an answer of at most {FRAME_BYTES_MAX} bytes, got {size}")
+        raise WorkError(f"expected a usable answer to {type(checked.query).__name__}, got {rejected}") from rejected
 
 
 def _check_saturated(task: Task, losses: Array | None, rows: Rows, fraction_bits: int) -> None:
@@ -115,7 +133,9 @@ def _check_saturated(task: Task, losses: Array | None, rows: Rows, fraction_bits
     Raises:
         BadData: every loss does; it names the scale or the fraction bits that fit.
     """
-    if losses is None or not len(losses) or not saturated(losses, fraction_bits).all():
+    if losses is None or not len(losses) or losses.min() < UNITS_MAX * 2.0**-fraction_bits / 2:
+        return  # the usual case, in one look
+    if not saturated(losses, fraction_bits).all():
         return
     least = float(np.nanmin(losses, initial=ROW_SQUARED_ERROR_MAX * len(rows.inputs)))
     error = math.sqrt(least / len(rows.inputs))

@@ -138,7 +138,18 @@ def check_down(
         LimitExceeded: the work needs more memory or time; nothing has been allocated for it.
     """
     check_bounds(query.arrays(task), arrays)
-    shapes = {name: array.shape for name, array in arrays.items()}
+    check_demand(query, task, {name: array.shape for name, array in arrays.items()}, num_examples, limits)
+
+
+def check_demand(
+    query: Query, task: Task, shapes: Shapes, num_examples: int = 1, limits: WorkLimits | None = None
+) -> None:
+    """Check that arrays of these shapes fit the query, and that its work and answer fit the limits.
+
+    Raises:
+        Rejected: with the reason `shape`, `nbytes` or `values`.
+        LimitExceeded: the work needs more memory or time; nothing has been allocated for it.
+    """
     query.check(task, shapes)
     if (size := answer_bytes_max(query, task, shapes)) > FRAME_BYTES_MAX:
         raise Rejected("nbytes", f"expected a query for answers of at most {FRAME_BYTES_MAX} bytes, got {size}")
@@ -196,11 +207,19 @@ def check_bounds(bounds: Mapping[str, ArrayBounds], arrays: Arrays) -> None:
         array = arrays[name]
         if one.rows_max is not None and len(array) > one.rows_max:
             raise Rejected("shape", f"expected at most {one.rows_max} rows in {name}, got {len(array)}")
-        if array.size and not (one.smallest <= array.min() and array.max() <= one.largest):
+        if array.size and not _within(one, array):
             raise Rejected(
                 "values",
                 f"expected {name} from {one.smallest:g} to {one.largest:g}, got {array.min():g} to {array.max():g}",
             )
+
+
+def _within(bounds: ArrayBounds, array: npt.NDArray[Any]) -> bool:
+    """Return whether all numbers of a finite array are within the bounds; most arrays have none, or one."""
+    return bool(
+        (bounds.smallest == -math.inf or bounds.smallest <= array.min())
+        and (bounds.largest == math.inf or array.max() <= bounds.largest)
+    )
 
 
 def encode_query(query: Query) -> msgspec.Raw:
