@@ -58,7 +58,7 @@ def check_federation(folder: Path, token: Token, *, replace_keys: bool) -> None:
         raise BadConfiguration(
             f"--keys {folder}: expected a token of the federation in it, got another's: choose another"
         )
-    if known.fingerprints != new.fingerprints and not replace_keys:
+    if (known.broker_key, known.aggregator) != (new.broker_key, new.aggregator) and not replace_keys:
         raise BadConfiguration(
             f"--keys {folder}: expected a token with the keys in it ({_listed(known)}), got one with other keys "
             f"({_listed(new)}): if they were replaced, compare them with fedmq keys ls where the federation was "
