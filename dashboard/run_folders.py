@@ -17,6 +17,7 @@ from fedmq.observe.event_log import FILE_BYTES_MAX, LINE_BYTES_MAX, TAIL_BYTES, 
 from fedmq.observe.run_state import RunState
 from fedmq.runs.status import finish, observe_run
 from fedmq.runtime.clock import Clock
+from fedmq.runtime.last_answer import LastAnswer
 from fedmq.runtime.lock import is_locked
 from fedmq.runtime.run_folder import EVENTS
 
@@ -45,6 +46,7 @@ class RunFolders:
         self._found: dict[Path, FoundRun] = {}
         self._names: dict[str, FoundRun] = {}
         self._scan_at = 0.0
+        self._logs, self._listing = list[Path](), LastAnswer(root)
         self._followed: OrderedDict[Path, tuple[float, RunFolderFollower]] = OrderedDict()
 
     def runs(self) -> dict[str, FoundRun]:
@@ -83,7 +85,8 @@ class RunFolders:
 
     def _stamps(self) -> list[tuple[Path, tuple[int, int, int]]]:
         found = []
-        for path in self._root.glob(f"*/{EVENTS}"):
+        self._logs = self._listing.of(lambda: list(self._root.glob(f"*/{EVENTS}")), self._logs)
+        for path in self._logs:
             try:
                 stat = path.stat()
             except OSError:  # it was removed in between

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -121,6 +122,19 @@ def test_folders_of_one_run_are_listed_under_their_own_names(scene: Scene, tmp_p
         values = scene.catalog.values(name)
         assert values is not None
         assert values["head"]["folder"] == str(tmp_path / rows[name])
+
+
+def test_folders_that_cannot_be_listed_stay_known(
+    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_args: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    write(tmp_path / "a", started("one"), *a_round(1))
+    before = scene.catalog.runs()["runs"]
+    monkeypatch.setattr(Path, "glob", fail)
+    scene.pass_s(SCAN_S)
+    assert scene.catalog.runs()["runs"] == before != []
 
 
 def test_joining_page_receives_all_values_or_the_missing_ones(scene: Scene) -> None:
