@@ -255,7 +255,7 @@ def test_code_reads_nothing_else_below_the_search_path(
     key = tmp_path / "keys" / "trainer.key"
     key.parent.mkdir()
     key.write_text("a secret")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([os.environ.get("PYTHONPATH", "."), str(tmp_path)]))
 
     def reads(population: Any, inputs: Any, targets: Any) -> Any:
         (folder,) = [one for one in sys.path if os.path.exists(f"{one}/keys/trainer.key")]  # noqa: PTH110
