@@ -159,7 +159,8 @@ def replace_trainer_key(folder: Path, on_waiting: Callable[[RequestStatus], None
     reason = (
         "the broker accepts neither the old key nor the new one" if status is None else status.detail or status.state
     )
-    raise NotAuthorized(f"expected a new key for trainer {new.name}, got: {reason}: join with a new token")
+    way_out = "" if status is not None and status.state == "refused" else ": join with a new token"
+    raise NotAuthorized(f"expected a new key for trainer {new.name}, got: {reason}{way_out}")
 
 
 def _request(

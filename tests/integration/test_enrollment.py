@@ -230,6 +230,9 @@ def test_trainer_continues_with_a_replaced_key(federation: Federation) -> None:
     assert revoked["fingerprint"] == before
     assert member["fingerprint"] in done.stdout
     assert sorted(path.name for path in (federation.folder / "alice").iterdir()) == ["federation.json", "trainer.key"]
+    again = federation.fedmq("keys", "rotate", "--keys", "alice")
+    assert again.returncode == 77
+    assert "4 hours" in one_line(again)
     run = federation.start_endless("alice")
     until(lambda: closed(run) >= 2, "rounds with the new key")
 
