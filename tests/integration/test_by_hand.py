@@ -104,14 +104,14 @@ def test_killed_aggregator_reaches_the_model_of_an_undisturbed_run(services: Ser
     assert (report["model_sha256"], report["rounds"]) == (expected["model_sha256"], expected["rounds"])
 
 
-def test_same_command_on_a_finished_run_leaves_its_report_unchanged(services: Services, tmp_path: Path) -> None:
+def test_same_command_on_a_finished_run_is_refused_and_leaves_its_report(services: Services, tmp_path: Path) -> None:
     done = run_fedmq("demo", "--seed", "1", "--out", "run", "--quiet", cwd=tmp_path)
     before = (tmp_path / "run" / "report.json").read_bytes()
 
     again = run_fedmq("aggregator", "--out", "run", "--broker", services.address, cwd=tmp_path)
 
-    assert (done.returncode, again.returncode) == (0, 0), again.stderr
-    assert "solved in" in again.stdout
+    assert (done.returncode, again.returncode) == (0, 78), again.stderr
+    assert "--resume" in again.stderr
     assert (tmp_path / "run" / "report.json").read_bytes() == before
 
 
