@@ -61,7 +61,7 @@ class Honest:
 
     def until_present(self, name: str) -> None:
         """Wait until the broker reports that a trainer is present."""
-        wanted = encode(f"presence/{name}", Presence(trainer=name, present=True))
+        wanted = encode(f"presence/{name}", Presence(trainer=name, present=True, inboxes=1))
         self.collects.until(wanted)
 
     def are_served(self) -> tuple[list[list[bytes]], list[list[bytes]]]:
@@ -203,7 +203,7 @@ def test_key_of_the_aggregator_has_no_inbox(keyed: Keyed, peers: Peers) -> None:
     client.event(zmq.EVENT_DISCONNECTED)
     honest.pushes.socket.send_multipart([b"up/r", b"end"])
     came = honest.collects.until([b"up/r/alice", b"end"])
-    assert encode("presence/aggregator", Presence(trainer="aggregator", present=True)) not in came
+    assert encode("presence/aggregator", Presence(trainer="aggregator", present=True, inboxes=1)) not in came
 
 
 def test_connection_with_too_many_subscriptions_is_closed(keyed: Keyed, peers: Peers) -> None:
