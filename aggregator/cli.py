@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from fedmq.algorithms.base import Strategy
     from fedmq.observe.events import AnyEvent
     from fedmq.protocol.run_config import RunConfig
-    from fedmq.runs.report import EarlierReport, Report
+    from fedmq.runs.report import Report
     from fedmq.runs.store import Store
     from fedmq.security.signing import Signing
     from fedmq.tasks.task import Task
@@ -149,7 +149,7 @@ def algorithm_options(command: Command) -> Command:
     metavar="DIR",
     help="The run's folder. {number} in its name: the last unfinished run there, else a new one. [default: runs/<run>]",
 )
-@option("--resume", is_flag=True, help="Continue the run in --out although it is over: stopped, failed, more --rounds.")
+@option("--resume", is_flag=True, help="Continue the run in --out, also a finished one, with more --rounds.")
 @option("--require-target", is_flag=True, help="End with exit code 1 if the run is over and its target is not reached.")
 @option("--run", callback=check_name, hidden=True, help="The run's name, for who has chosen it already.")
 @option("--quiet", is_flag=True, help="Print nothing but errors.")
@@ -183,7 +183,7 @@ def aggregator(
 
     Exit codes: 0 the target is reached or the rounds are used up; 1 stopped before, or with --require-target not
     reached; 70 the run cannot go on, because all trainers declined or left it; 75 too few trainers within --wait; 78
-    the run in --out is over.
+    the run in --out is finished.
 
     \b
     Examples:
@@ -212,7 +212,7 @@ def aggregator(
     name = run or new_name("run" if wanted is None else wanted.name)
     folder = out or RUNS / name
     strategy = _checked_strategy(wanted, code, algorithm, parameters) if new and wanted is not None else None
-    earlier = _earlier_report(folder, resume=resume)
+    finished_after = _check_unfinished(folder, resume=resume)
     with writing(f"--out {folder}"):
         make_private_folder(folder)
     chosen = {name: value for name, value in limits.items() if value is not None}
@@ -241,7 +241,7 @@ def aggregator(
         service = _serve(
             link, store, config, folder, address, connect_timeout, signing, metrics, wait_s, silent=quiet or as_json
         )
-        report = _end(service, folder, store, earlier, quiet=quiet, as_json=as_json)
+        report = _end(service, folder, store, finished_after, quiet=quiet, as_json=as_json)
     if report.why == "failed":
         raise RunFailed(report.failure)
     raise SystemExit(1 if report.why == "stopped" or (require_target and not report.solved) else 0)
@@ -331,23 +331,27 @@ def numbered(out: Path) -> Path:
     return out.with_name(f"{before}{int(last[1]) + 1:0{NUMBER_DIGITS}}{after}")
 
 
-def _earlier_report(folder: Path, *, resume: bool) -> Report | EarlierReport | None:
-    """Return the report of a run that is over and shall be resumed, or None.
+def _check_unfinished(folder: Path, *, resume: bool) -> int:
+    """Return the rounds of the finished run in `folder` that shall be resumed; 0: there is no finished run.
+
+    A run that was stopped or has failed is continued like an interrupted one.
 
     Raises:
-        BadConfiguration: the run is over, and shall not be resumed; or there is none.
+        BadConfiguration: the run is finished, and shall not be resumed; or there is none to resume.
     """
     from fedmq.runs.report import read_report
 
-    report = read_report(folder)
-    if report is not None and not resume:
-        raise BadConfiguration(
-            f"--out {folder}: expected a new or an unfinished run, this one is over after {report.rounds} rounds: "
-            f"choose another, {NUMBER} in its name for a new one each time, or continue it with --resume"
-        )
     if resume and not (folder / STORE).exists():
         raise BadConfiguration(f"--resume: expected --out with the folder of a run, {folder} holds none")
-    return report
+    report = read_report(folder)
+    if report is None or not report.is_finished:
+        return 0
+    if not resume:
+        raise BadConfiguration(
+            f"--out {folder}: expected a new or an unfinished run, this one is finished after {report.rounds} rounds: "
+            f"choose another, {NUMBER} in its name for a new one each time, or continue it with --resume --rounds"
+        )
+    return report.rounds
 
 
 def _checked_strategy(
@@ -401,7 +405,7 @@ def _end(
     service: Aggregator,
     folder: Path,
     store: Store,
-    earlier: Report | EarlierReport | None,
+    finished_after: int,
     *,
     quiet: bool,
     as_json: bool,
@@ -410,7 +414,7 @@ def _end(
 
     Raises:
         TooFewTrainers: the run is not over, the wait for trainers is.
-        BadConfiguration: the run was over after the `earlier` report, and still is.
+        BadConfiguration: the run had finished after so many rounds, and nothing was left to do.
         SystemExit: it was stopped, and can be continued.
     """
     from fedmq.runs.report import TrainerReport, make_report, write_report
@@ -450,9 +454,9 @@ def _end(
         software=store.software,
     )
     store.close()
-    if earlier is not None and earlier.rounds == report.rounds and report.why in ("solved", "rounds"):
+    if finished_after == report.rounds > 0 and report.is_finished:
         raise BadConfiguration(
-            f"--resume: expected a run that can go on, {folder} is over after {report.rounds} rounds"
+            f"--resume: expected a run that can go on, {folder} is finished after {report.rounds} rounds"
             f"{': its target is reached' if report.solved else ': give more --rounds'}"
         )
     write_report(folder, report, model, closes)

@@ -15,7 +15,7 @@ from fedmq.cli.lazy import LazyGroup
 from fedmq.cli.options import COUNT, FOLDER, one_thread_for_arrays, option
 from fedmq.errors import BadConfiguration
 from fedmq.runs.control_commands import COMMANDS, control_command
-from fedmq.runtime.run_folder import REPORT, RUNS, folder_of
+from fedmq.runtime.run_folder import RUNS, folder_of
 
 if TYPE_CHECKING:
     from fedmq.runs.report import EarlierReport, Report
@@ -247,8 +247,7 @@ def recover(run: str, to_round: int | None) -> None:
 
     folder = folder_of(run)
     kept = recover_store(folder, to_round)
-    over = " --resume" * (folder / REPORT).exists()
-    echo(f"{folder}: {kept} rounds kept; continue with: fedmq aggregator --out {folder}{over}")
+    echo(f"{folder}: {kept} rounds kept; continue with: fedmq aggregator --out {folder}")
 
 
 @runs.command()

@@ -9,7 +9,7 @@ import io
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import msgspec
 
@@ -67,6 +67,13 @@ class Report(_Figures, frozen=True, kw_only=True):
     software: list[Software] = []  # the different versions of the run's lives, oldest first
 
     @property
+    def is_finished(self) -> bool:
+        """Whether there is nothing left to do: the target is reached, or the rounds are used up."""
+        if self.why == "":
+            return self.solved or self.rounds >= self.config.limits.rounds_max
+        return self.why in ("solved", "rounds")
+
+    @property
     def run(self) -> str:
         return self.config.run
 
@@ -96,6 +103,7 @@ class EarlierReport(_Figures, frozen=True, kw_only=True):
     robust: str | None = None
     seed: int
     metric: str
+    is_finished: ClassVar[bool] = True
 
     @property
     def algorithm(self) -> str:
