@@ -139,6 +139,7 @@ class Faults:
                 await asyncio.sleep(fault.seconds)
             finally:
                 service.send(signal.SIGCONT)
+                service.paused(fault.seconds)
 
     # --- links --------------------------------------------------------------------------------------------------
 
@@ -183,7 +184,7 @@ class Faults:
             await asyncio.sleep(fault.seconds)
 
     async def _stalled_reader(self, fault: Fault, draws: np.random.Generator) -> None:
-        """Stop the aggregator while more messages arrive for it than its queue holds."""
+        """Stop an edge while more messages arrive at the aggregator than its queue holds."""
         flood = asyncio.create_task(self._flood())
         try:
             await self._pause(fault, draws)

@@ -107,8 +107,12 @@ class Service:
 
     @property
     def age_s(self) -> float:
-        """Return the time since the last start."""
+        """Return the time since the last start, without pauses."""
         return time.monotonic() - self._started_at
+
+    def paused(self, seconds: float) -> None:
+        """Register that the process was stopped for so long."""
+        self._started_at += seconds
 
     async def start(self) -> None:
         """Start a new process."""

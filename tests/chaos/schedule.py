@@ -19,6 +19,7 @@ PAUSE_S = (1.0, 4.0)
 PAUSE_MAX_S = 30.0
 REST_S = (0.1, 1.5)  # between an end and the next start
 TROUBLE_S = (1.0, 4.0)  # of a slow or late link
+STALLED_S = (15.0, 15.0)  # longer than libzmq waits for heartbeats
 
 
 class Kind(NamedTuple):
@@ -48,7 +49,7 @@ KINDS = (
     Kind("cut down", EDGES, PAUSE_S, 2.0),
     Kind("cut both ways", EDGES, PAUSE_S, 2.0),
     Kind("many connections", (BROKER,), TROUBLE_S, 1.0),
-    Kind("stalled reader", (AGGREGATOR,), PAUSE_S, 0.5),
+    Kind("stalled reader", EDGES, STALLED_S, 0.5),
     Kind("wrong task", (ALL,), TROUBLE_S, 0.5),
     Kind("full disk", (AGGREGATOR,), (0.2, 0.5), 0.3),
     Kind("damaged copy", (AGGREGATOR,), REST_S, 0.5),
