@@ -100,7 +100,7 @@ def sign_again(path: Path, frames: list[bytes]) -> None:
     [
         (result().result("eve", 3), "names: "),
         (result(num_examples=3).result("bob", 3), "got 3"),
-        (Accepted(run="run", term=3, trainer="bob", round=5), "frames: "),
+        (Accepted(run="run", term=3, trainer="bob", round=5), "expected no arrays"),
     ],
     ids=["of another trainer", "of other rows", "no result"],
 )
