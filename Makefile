@@ -11,13 +11,14 @@ MINUTES ?= 60
 BIN := $(VENV)/bin
 RUN_STAMP := $(VENV)/.installed-to-run
 DEVELOP_STAMP := $(VENV)/.installed-to-develop
+LOWEST_STAMP := $(VENV)/.installed-lowest
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 LOCKS := requirements-build.lock requirements.lock requirements-dev.lock
 INSTALL_LOG := $(VENV)/install.log
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check bench golden pictures chaos soak fuzz mutants deb fleet lock clean
+.PHONY: help demo test lowest lowest-in-venv check bench golden pictures chaos soak fuzz mutants deb fleet lock clean
 
 # Create the virtual environment if there is no working one, or report what is missing.
 define make_environment
@@ -68,6 +69,12 @@ test: $(DEVELOP_STAMP)  ## run all tests (ARGS="tests/unit -k broker" for some)
 	$(get_programs)
 	$(get_promtool)
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+lowest:  ## run the unit tests with the lowest versions that setup.cfg allows, in .venv-lowest
+	@$(MAKE) --no-print-directory lowest-in-venv VENV=$(VENV)-lowest
+
+lowest-in-venv: $(LOWEST_STAMP)
+	@$(BIN)/python -m pytest tests/unit --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(DEVELOP_STAMP)  ## check style, formatting, types, import rules and prose
 	$(BIN)/ruff check
@@ -135,9 +142,10 @@ lock:  ## write the files of locked versions and hashes; versions stay (ARGS="--
 	@sed -n 's/^requires = \["\(.*\)"\]$$/\1/p' pyproject.toml | $(compile_lock) requirements-build.lock - > /dev/null
 	@$(compile_lock) requirements.lock --extra dashboard --extra deploy --extra metrics setup.cfg > /dev/null
 	@$(compile_lock) requirements-dev.lock --constraint requirements.lock --extra dev setup.cfg > /dev/null
+	@$(compile_lock) requirements-lowest.lock --resolution lowest-direct --extra dev setup.cfg > /dev/null
 
 clean:  ## remove the virtual environment and all generated files
-	@[ ! -e $(VENV)/pyvenv.cfg ] || rm -rf $(VENV)
+	@[ ! -e $(VENV)/pyvenv.cfg ] || rm -rf $(VENV) $(VENV)-lowest
 	@rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -160,3 +168,9 @@ $(DEVELOP_STAMP): setup.cfg pyproject.toml $(LOCKS)
 	@echo "installing fedmq and its development tools into $(VENV) ..."
 	$(call install,requirements-dev.lock)
 	@touch $(RUN_STAMP) $@
+
+$(LOWEST_STAMP): setup.cfg pyproject.toml requirements-build.lock requirements-lowest.lock
+	$(make_environment)
+	@echo "installing fedmq and its lowest dependencies into $(VENV) ..."
+	$(call install,requirements-lowest.lock)
+	@touch $@
