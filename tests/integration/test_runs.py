@@ -36,7 +36,7 @@ def test_ls_lists_the_newest_run_first(folder: Path) -> None:
     assert done.returncode == 0, done.stderr
     heading, first, second = done.stdout.splitlines()
     assert heading.split() == ["folder", "task", "algorithm", "state", "rounds", "value", "seed"]
-    assert first.split()[:4] == ["runs/two", "xor", "evolution", "not"]
+    assert first.split()[:4] == ["runs/two", "xor", "evolution", "finished"]
     rounds = str(report_of(folder / "runs" / "one")["rounds"])
     assert second.split() == ["runs/one", "xor", "evolution", "solved", rounds, "1", "1"]
 
