@@ -1,0 +1,58 @@
+"""Test vectors of exact arithmetic: hashes that are the same under every CPU, BLAS kernel and version of numpy.
+
+Run as a script it prints them as JSON; `test_exact_portability.py` compares them with the table there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+
+import numpy as np
+
+from fedmq.exact.algebra import Cholesky, quadratic_form
+from fedmq.exact.draws import hash_rows, normals, permutation, signs, words
+from fedmq.exact.elementary import exp, linear_outputs, log, sigmoid, softmax, softplus
+from fedmq.exact.fourier import integer_cosines
+from fedmq.exact.integers import combine, gram_of_parts, product, products_are_exact, split, to_fixed, to_floats
+
+
+def fingerprint(*arrays: np.ndarray) -> str:
+    """Return the first 16 digits of SHA-256 over dtypes, shapes and contents."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype.str}{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def vectors() -> Iterator[tuple[str, str]]:
+    """Yield the name and the fingerprint of each test vector."""
+    assert products_are_exact()
+    table = normals(1500 * 23, 1, "table").reshape(1500, 23)
+    table[:, 3] = table[:, 1] * 2.0 - table[:, 2]  # depends on two others
+    wide = table.ravel() * 20.0
+    yield (
+        "words, signs, normals, permutation",
+        fingerprint(words(100, 2, "a"), signs(100, 2, "a"), normals(10_000, 2, "b"), permutation(1000, 2, "c")),
+    )
+    yield "hashes of rows", fingerprint(hash_rows(np.ascontiguousarray(table.T)))
+    yield "exp, log", fingerprint(exp(wide), log(np.abs(wide)), log(exp(wide)))
+    yield "sigmoid, softplus, softmax", fingerprint(sigmoid(wide), softplus(wide), *softmax(table.T))
+    yield "linear outputs", fingerprint(linear_outputs(np.ascontiguousarray(table.T), table[0]))
+    yield "cosines", fingerprint(integer_cosines(np.arange(1 << 16)))
+    parts = split(to_fixed(table, 36, 40), 20)
+    sums = gram_of_parts(parts, 20)
+    yield "sums of products", fingerprint(sums, product(parts.high, 20, parts.low, 20))
+    matrix = to_floats(combine(sums, 20), 72)
+    factor = Cholesky.of(matrix)
+    solution = factor.solve(matrix[:, :5])
+    yield "combined sums", fingerprint(matrix)
+    yield (
+        "Cholesky",
+        fingerprint(factor.lower, factor.kept, solution, factor.inverse(), quadratic_form(matrix, solution)),
+    )
+
+
+if __name__ == "__main__":
+    print(json.dumps(dict(vectors())))
