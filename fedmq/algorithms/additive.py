@@ -147,6 +147,11 @@ class Additive:
     def evaluation(self, state: Any) -> Evaluation | None:
         return self.algorithm.evaluation(state.inner)
 
+    def result(self, state: Any) -> Any:
+        """Return what the algorithm found beside the model, a value of its own type; None if there is none."""
+        find = getattr(self.algorithm, "result", None)
+        return None if find is None else find(state.inner)
+
     def _opened(self, state: Any) -> Any:
         """Return the state with an empty sum for its round."""
         plan, task = self.ask(state), state.task

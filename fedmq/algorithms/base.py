@@ -360,7 +360,8 @@ class AdditiveAlgorithm(Protocol[State]):
     """An algorithm that needs only the total of a round's answers; see `docs/how-to/your-own-algorithm.md`.
 
     `name` is a class attribute, and so may be `Parameters`, a frozen msgspec struct with a default for each field; the
-    class is called with one. The framework checks, sums and stores the answers.
+    class is called with one. The framework checks, sums and stores the answers. A method `result(state)` may return
+    what was found beside the model, such as statistics or standard errors.
     """
 
     name: str

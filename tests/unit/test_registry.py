@@ -180,7 +180,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
 
 @pytest.mark.usefixtures("installed")
 def test_installed_algorithm_is_found_by_its_entry_point() -> None:
-    assert algorithm_names() == ("evolution", "averaging", "broken", "es")
+    assert algorithm_names() == (*registry.BUILTIN, "broken", "es")
     strategy = find_algorithm("es", parameters={"pairs": 3})
     assert (strategy.name, strategy.additive) == ("es", True)
     with pytest.raises(BadConfiguration, match="broken"):
