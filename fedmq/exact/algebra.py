@@ -11,6 +11,7 @@ from fedmq.exact.integers import Floats
 
 PIVOT_SHARE = 1e-10  # a column whose pivot falls below this share of its start depends on the columns before it
 REFINEMENTS = 2
+BLOCK_ROWS = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,17 +38,19 @@ class Cholesky:
                 continue
             column = rest[index:, index] / np.sqrt(pivot)
             lower[index:, index] = column
-            below = column[1:]
-            rest[index + 1 :, index + 1 :] -= below[:, None] * below[None, :]
+            for start in range(index + 1, size, BLOCK_ROWS):  # the lower triangle, in blocks that fit a cache
+                end = start + BLOCK_ROWS
+                update = column[start - index : end - index, None] * column[None, 1 : end - index]
+                rest[start:end, index + 1 : end] -= update
         chosen = np.flatnonzero(kept)
         square = np.ix_(chosen, chosen)
         return cls(matrix[square], lower[square], kept)
 
-    def solve(self, right: Floats) -> Floats:
+    def solve(self, right: Floats, refinements: int = REFINEMENTS) -> Floats:
         """Return x with A x = right, for `right` (columns,) or (columns, n), with iterative refinement."""
         wanted = right.reshape(len(right), -1)[self.kept]
         found = self._substituted(wanted)
-        for _ in range(REFINEMENTS):
+        for _ in range(refinements):
             residual = wanted.copy()
             for index in range(len(found)):
                 residual -= self.matrix[:, index, None] * found[index]

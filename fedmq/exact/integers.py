@@ -92,12 +92,17 @@ def gram(fixed: Floats, bits: int) -> Integers:
 
 
 def combine(sums: Integers, low_bits: int) -> BigIntegers:
-    """Return (columns, columns) Python integers from the sums of `gram_of_parts` or `gram`."""
-    triangle = sums[-1].astype(object)
+    """Return the upper triangle of the sum of q q' as Python integers, from the sums of `gram_of_parts` or `gram`."""
+    triangle: BigIntegers = sums[-1].astype(object)
     if len(sums) == 3:
         triangle += (sums[0].astype(object) << 2 * low_bits) + (sums[1].astype(object) << low_bits)
-    columns = columns_of(sums.shape[1])
-    full = np.zeros((columns, columns), object)
+    return triangle
+
+
+def symmetric(triangle: Floats) -> Floats:
+    """Return the symmetric matrix with this upper triangle, by rows."""
+    columns = columns_of(len(triangle))
+    full = np.zeros((columns, columns))
     rows, places = np.triu_indices(columns)
     full[rows, places] = full[places, rows] = triangle
     return full
@@ -114,18 +119,12 @@ def columns_of(triangle: int) -> int:
 
 
 def to_floats(numerators: npt.NDArray[Any], fraction_bits: npt.ArrayLike) -> Floats:
-    """Return integers * 2**-fraction_bits as float64, each correctly rounded; `fraction_bits` broadcasts."""
-    return np.asarray(_QUOTIENT(numerators, np.asarray(fraction_bits).astype(object)), np.float64)
+    """Return integers * 2**-fraction_bits as float64, each correctly rounded; `fraction_bits` broadcasts.
 
-
-def _quotient(numerator: int, fraction_bits: int) -> float:
-    """Return numerator * 2**-fraction_bits; Python rounds the quotient of two integers correctly."""
-    if fraction_bits < 0:
-        return float(int(numerator) << -int(fraction_bits))
-    return int(numerator) / (1 << int(fraction_bits))
-
-
-_QUOTIENT = np.frompyfunc(_quotient, 2, 1)
+    Python rounds the quotient of two integers correctly, and numpy divides Python integers one by one.
+    """
+    denominators = np.left_shift(1, np.asarray(fraction_bits).astype(object))
+    return np.asarray(numerators.astype(object) / denominators, np.float64)
 
 
 @cache

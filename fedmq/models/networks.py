@@ -10,6 +10,7 @@ import numpy as np
 
 from fedmq.errors import BadConfiguration
 from fedmq.models.arrays import Floating
+from fedmq.models.fourier import Fourier
 
 LAYERS_MAX = 16  # sizes in an MLP, the inputs and the outputs among them
 LAYER_UNITS_MAX = 65_536
@@ -150,7 +151,7 @@ class Code(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="code", 
             raise BadConfiguration(f"sha256: expected 32 bytes, got {len(self.sha256)}: leave it out in a file")
 
 
-Network = MLP | Linear
+Network = MLP | Linear | Fourier
 Model = Network | Code
 
 

@@ -15,7 +15,16 @@ from fedmq.exact.algebra import Cholesky, quadratic_form
 from fedmq.exact.draws import hash_rows, normals, permutation, signs, words
 from fedmq.exact.elementary import exp, linear_outputs, log, sigmoid, softmax, softplus
 from fedmq.exact.fourier import integer_cosines
-from fedmq.exact.integers import combine, gram_of_parts, product, products_are_exact, split, to_fixed, to_floats
+from fedmq.exact.integers import (
+    combine,
+    gram_of_parts,
+    product,
+    products_are_exact,
+    split,
+    symmetric,
+    to_fixed,
+    to_floats,
+)
 
 
 def fingerprint(*arrays: np.ndarray) -> str:
@@ -44,7 +53,7 @@ def vectors() -> Iterator[tuple[str, str]]:
     parts = split(to_fixed(table, 36, 40), 20)
     sums = gram_of_parts(parts, 20)
     yield "sums of products", fingerprint(sums, product(parts.high, 20, parts.low, 20))
-    matrix = to_floats(combine(sums, 20), 72)
+    matrix = symmetric(to_floats(combine(sums, 20), 72))
     factor = Cholesky.of(matrix)
     solution = factor.solve(matrix[:, :5])
     yield "combined sums", fingerprint(matrix)

@@ -25,6 +25,7 @@ from fedmq.exact.integers import (
     products_are_exact,
     rows_of_a_product,
     split,
+    symmetric,
     to_fixed,
     to_floats,
     triangle_of,
@@ -70,12 +71,13 @@ def test_sums_of_products_equal_python_integers_for_any_blocks(block: int) -> No
     fixed = to_fixed(table, 36, 40)
     sums = sum(gram_of_parts(split(fixed[start : start + block], 20), 20) for start in range(0, 400, block))
     numbers = fixed.astype(np.int64).astype(object)
-    assert (combine(sums, 20) == numbers.T @ numbers).all()
+    assert (combine(sums, 20) == (numbers.T @ numbers)[np.triu_indices(6)]).all()
 
 
 def test_one_part_needs_one_sum() -> None:
     fixed = to_fixed(RNG.normal(size=(50, 4)), 16, 20)
-    assert (combine(gram(fixed, 20), 0) == (fixed.astype(np.int64).T @ fixed.astype(np.int64))).all()
+    products = fixed.astype(np.int64).T @ fixed.astype(np.int64)
+    assert (symmetric(combine(gram(fixed, 20), 0).astype(float)) == products).all()
     assert [columns_of(triangle_of(one)) for one in (1, 2, 51, 2000)] == [1, 2, 51, 2000]
 
 
@@ -90,7 +92,6 @@ def test_integers_become_the_nearest_floats() -> None:
     numerators = np.array([2**80 + 1, -3, 7], object)
     expected = [float(Fraction(2**80 + 1, 2**70)), -0.375, 7.0]
     assert to_floats(numerators, np.array([70, 3, 0])).tolist() == expected
-    assert to_floats(np.array([3], object), -2).tolist() == [12.0]
 
 
 def test_elementary_functions_are_accurate() -> None:
