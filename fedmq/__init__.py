@@ -1,6 +1,6 @@
 """fedmq: federated learning over a message queue.
 
-    Models     MLP, Linear, Fourier, Code, TrainedModel, load_model
+    Models     MLP, Linear, LogLinear, Fourier, Code, TrainedModel, load_model
     Tasks      Task, Rows, find_task
     Errors     FedmqError and its leaves, in `fedmq.errors`
     Testing    the in-memory network and the virtual clock, in `fedmq.testing`
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from fedmq.errors import FedmqError
     from fedmq.models.fourier import Fourier
-    from fedmq.models.networks import MLP, Code, Linear
+    from fedmq.models.networks import MLP, Code, Linear, LogLinear
     from fedmq.models.trained_model import TrainedModel, load_model
     from fedmq.tasks.task import Rows, Task
     from fedmq.tasks.task_file import find_task
@@ -29,6 +29,7 @@ __all__ = [
     "FedmqError",
     "Fourier",
     "Linear",
+    "LogLinear",
     "Rows",
     "Task",
     "TrainedModel",
@@ -41,6 +42,7 @@ _HOMES = {
     "FedmqError": "fedmq.errors",
     "Fourier": "fedmq.models.fourier",
     "Linear": "fedmq.models.networks",
+    "LogLinear": "fedmq.models.networks",
     "MLP": "fedmq.models.networks",
     "Rows": "fedmq.tasks.task",
     "Task": "fedmq.tasks.task",

@@ -30,6 +30,7 @@ BUILTIN = {
     "averaging": "fedmq.algorithms.averaging.strategy:Averaging",
     "statistics": "fedmq.algorithms.statistics.strategy:StatisticsAlgorithm",
     "ridge": "fedmq.algorithms.ridge.strategy:Ridge",
+    "newton": "fedmq.algorithms.newton.strategy:Newton",
 }
 BUILTIN_LEARNERS = {
     "evolve": "fedmq.algorithms.evolution.learner:LEARNER",
@@ -40,6 +41,7 @@ BUILTIN_LEARNERS = {
     "moments": "fedmq.algorithms.statistics.learner:MOMENTS",
     "histograms": "fedmq.algorithms.statistics.learner:HISTOGRAMS",
     "gram": "fedmq.algorithms.ridge.learner:LEARNER",
+    "curvature": "fedmq.algorithms.newton.learner:LEARNER",
 }
 
 

@@ -3,13 +3,13 @@
 import numpy as np
 
 from fedmq.errors import BadConfiguration
-from fedmq.exact.elementary import linear_outputs
+from fedmq.exact.elementary import exp, linear_outputs
 from fedmq.exact.fourier import COSINE_BITS
 from fedmq.models.arrays import Floats
 from fedmq.models.fourier import Fourier
-from fedmq.models.networks import MLP, Linear, Model
+from fedmq.models.networks import MLP, Linear, LogLinear, Model
 
-OneLayer = Linear | MLP | Fourier
+OneLayer = Linear | LogLinear | MLP | Fourier
 
 
 def one_layer(model: Model, about: str) -> OneLayer:
@@ -21,7 +21,7 @@ def one_layer(model: Model, about: str) -> OneLayer:
     match model:
         case MLP() if len(model.sizes) == 2 and model.bias:
             return model
-        case Linear() | Fourier():
+        case Linear() | LogLinear() | Fourier():
             return model
     raise BadConfiguration(
         f"{about}: expected a model with one layer, got {model}: use Linear(inputs), MLP([inputs, classes]) or "
@@ -39,4 +39,5 @@ def exact_outputs(model: OneLayer, parameters: Floats, inputs: Floats) -> Floats
     else:
         columns = np.ascontiguousarray(inputs.T)
         weights = parameters[: -model.outputs].reshape(model.inputs, model.outputs)
-    return np.stack([linear_outputs(columns, weights[:, one]) + biases[one] for one in range(model.outputs)])
+    outputs = np.stack([linear_outputs(columns, weights[:, one]) + biases[one] for one in range(model.outputs)])
+    return exp(outputs) if isinstance(model, LogLinear) else outputs

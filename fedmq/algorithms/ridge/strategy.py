@@ -26,6 +26,7 @@ from fedmq.errors import BadConfiguration, Rejected
 from fedmq.models.arrays import Integers
 from fedmq.models.exact_outputs import one_layer
 from fedmq.models.fourier import Fourier
+from fedmq.models.networks import LogLinear
 from fedmq.tasks.task import Task
 
 
@@ -72,7 +73,8 @@ class Ridge:
         self.parameters = parameters
 
     def init(self, task: Task, _seed: int) -> RidgeState:
-        one_layer(task.model, "algorithm ridge")
+        if isinstance(one_layer(task.model, "algorithm ridge"), LogLinear):
+            raise BadConfiguration(f"algorithm ridge: expected a model of values, got {task.model}: use newton")
         start = self._start(task)
         zeros = np.zeros(start.survey.columns)
         try:

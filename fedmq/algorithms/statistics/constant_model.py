@@ -5,19 +5,23 @@ import numpy as np
 from fedmq.algorithms.base import Evaluation
 from fedmq.algorithms.statistics.columns import ColumnMoments
 from fedmq.errors import BadConfiguration
-from fedmq.exact.elementary import log, softmax
+from fedmq.exact.elementary import exp, log, softmax
 from fedmq.models.arrays import Floats
 from fedmq.models.losses import ROW_CROSS_ENTROPY_MAX
-from fedmq.models.networks import MLP, Code
+from fedmq.models.networks import MLP, Code, LogLinear
 from fedmq.tasks.task import Task
 
 RARE = 0.5  # rows that a class without any row counts as: its logarithm must be finite
 
 
 def constant_outputs(task: Task, moments: ColumnMoments) -> Floats:
-    """Return the outputs (outputs,) of the constant model: log shares of the classes, or the mean target."""
+    """Return the biases (outputs,) of the constant model: log shares of the classes, or the mean target.
+
+    Of counts it is the logarithm of their mean.
+    """
     if task.loss != "cross-entropy":
-        return moments.means[-1:]
+        least = RARE / max(1, moments.num_examples)
+        return log(np.maximum(moments.means[-1:], least)) if isinstance(task.model, LogLinear) else moments.means[-1:]
     return log(np.maximum(moments.classes.astype(np.float64), RARE) / max(1, moments.num_examples))
 
 
@@ -44,7 +48,8 @@ def constant_evaluation(task: Task, moments: ColumnMoments) -> Evaluation:
         loss = sum(float(one) * int(count) for one, count in zip(losses, moments.classes, strict=True))
         correct = int(moments.classes[np.argmax(outputs)])
     else:
-        away = float(outputs[0]) - float(moments.means[-1])
+        value = exp(outputs)[0] if isinstance(model, LogLinear) else outputs[0]
+        away = float(value) - float(moments.means[-1])
         loss = (float(moments.variances[-1]) + away * away) * moments.num_examples
         correct = 0
     fitness = -loss / max(1, moments.num_examples)
