@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from fedmq.errors import BadConfiguration
+
 EXACT_BITS = 53  # integers of so many bits are exact in float64, their sums among them
 BLOCK_ROWS = 2048  # of a product: the factors stay in a cache
 
@@ -64,6 +66,7 @@ def product(left: Floats, left_bits: int, right: Floats, right_bits: int) -> Int
     `left` (rows, columns) and `right` (rows, columns) hold integers of at most so many bits in float64.
     The total must fit an int64, which the query checks: see `fedmq.algorithms.base.AdditiveQuery`.
     """
+    check_products()
     rows = min(BLOCK_ROWS, rows_of_a_product(left_bits, right_bits))
     total = np.zeros((left.shape[1], right.shape[1]), np.int64)
     for start in range(0, len(left), rows):
@@ -138,3 +141,16 @@ def products_are_exact() -> bool:
     right = (rows * np.arange(104729, 104729 + 48) % 8191 - 4095) << 9
     exact = np.einsum("ri,rj->ij", left, right)  # integers, without BLAS
     return bool(((left.T.astype(np.float64) @ right.astype(np.float64)).astype(np.int64) == exact).all())
+
+
+def check_products() -> None:
+    """Check the BLAS of this process, once.
+
+    Raises:
+        BadConfiguration: its products of integers are not exact.
+    """
+    if not products_are_exact():
+        raise BadConfiguration(
+            "expected a BLAS that multiplies integers below 2**53 exactly, got one that rounds: install numpy with "
+            "OpenBLAS, or turn the emulation of float64 off"
+        )

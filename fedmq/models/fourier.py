@@ -15,7 +15,7 @@ import numpy as np
 from fedmq.errors import BadConfiguration
 from fedmq.exact.draws import normals, words
 from fedmq.exact.fourier import COSINE_BITS, TURN_BITS, integer_cosines
-from fedmq.exact.integers import EXACT_BITS, to_fixed
+from fedmq.exact.integers import EXACT_BITS, check_products, to_fixed
 from fedmq.models.arrays import Floating, Floats
 
 ROW_FRACTION_BITS = 12  # of a standardized input, which is bounded by ±2**ROW_INTEGER_BITS
@@ -77,6 +77,7 @@ class Fourier(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="four
 
     def integer_features(self, inputs: Floating, means: Floats, deviations: Floats) -> Floats:
         """Return the features of rows (rows, inputs), (rows, features), in units of 2**-COSINE_BITS."""
+        check_products()
         directions, phases = _directions(self)
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             standardized = (inputs - means) / np.where(deviations == 0.0, 1.0, deviations)

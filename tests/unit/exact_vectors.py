@@ -10,7 +10,11 @@ import json
 from collections.abc import Iterator
 
 import numpy as np
+from glm_rows import cases
+from splits import classification, model_sha256, part, state_after
 
+from fedmq.algorithms.checkpoint import dump
+from fedmq.algorithms.registry import find_algorithm
 from fedmq.exact.algebra import Cholesky, quadratic_form
 from fedmq.exact.draws import hash_rows, normals, permutation, signs, words
 from fedmq.exact.elementary import exp, linear_outputs, log, sigmoid, softmax, softplus
@@ -25,6 +29,7 @@ from fedmq.exact.integers import (
     to_fixed,
     to_floats,
 )
+from fedmq.models.fourier import Fourier
 
 
 def fingerprint(*arrays: np.ndarray) -> str:
@@ -63,5 +68,26 @@ def vectors() -> Iterator[tuple[str, str]]:
     )
 
 
+def models() -> Iterator[tuple[str, str]]:
+    """Yield the name of an algorithm and a case, and the first 16 digits of the SHA-256 of its model and result."""
+    chosen = cases()
+    features = classification(5, 2, Fourier(5, 2, 60, "softmax"))
+    for algorithm, name, task, rounds in (
+        ("statistics", "values", None, 3),
+        ("ridge", "values", None, 4),
+        ("ridge", "two classes", features, 4),
+        ("newton", "values", None, 5),
+        ("newton", "three classes", None, 9),
+        ("newton", "counts", None, 9),
+    ):
+        case = chosen[name]
+        shards = [part(case.rows, one) for one in np.array_split(np.arange(len(case.rows.inputs)), 2)]
+        strategy, task_of_rows = find_algorithm(algorithm), task or case.task
+        state = state_after(strategy, task_of_rows, shards, rounds)
+        found = model_sha256(strategy, task_of_rows, state).encode() + dump(strategy.result(state))  # type: ignore[attr-defined]
+        about = name if task is None else f"{name} by features"
+        yield f"{algorithm}: {about}", hashlib.sha256(found).hexdigest()[:16]
+
+
 if __name__ == "__main__":
-    print(json.dumps(dict(vectors())))
+    print(json.dumps({**dict(vectors()), **dict(models())}))

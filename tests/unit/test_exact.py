@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedmq.errors import BadConfiguration
 from fedmq.exact import elementary
 from fedmq.exact.algebra import Cholesky, quadratic_form
 from fedmq.exact.draws import hash_rows, normals, permutation, signs, words
@@ -62,6 +63,12 @@ def test_control_beyond_the_bound_is_wrong() -> None:
         wrong += bool(((odd.T.astype(float) @ odd.astype(float)).astype(np.int64) != odd.T @ odd).any())
     assert wrong == 10
     assert products_are_exact()
+
+
+def test_blas_that_rounds_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedmq.exact.integers.products_are_exact", lambda: False)
+    with pytest.raises(BadConfiguration, match="expected a BLAS"):
+        product(np.ones((2, 1)), 1, np.ones((2, 1)), 1)
 
 
 @pytest.mark.parametrize("block", [1, 7, 400])
