@@ -455,9 +455,10 @@ def _end(
     )
     store.close()
     if finished_after == report.rounds > 0 and report.is_finished:
+        rest = ": nothing is left to learn" if report.why == "done" else ": give more --rounds"
         raise BadConfiguration(
             f"--resume: expected a run that can go on, {folder} is finished after {report.rounds} rounds"
-            f"{': its target is reached' if report.solved else ': give more --rounds'}"
+            f"{': its target is reached' if report.solved else rest}"
         )
     write_report(folder, report, model, closes)
     with unread_output_dropped():

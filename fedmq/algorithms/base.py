@@ -321,6 +321,15 @@ class Strategy(Protocol[State]):
         """
 
 
+def is_finished(strategy: Any, state: Any) -> bool:
+    """Return whether the strategy has nothing left to learn: its optional method `finished(state)`.
+
+    The run then ends, if every member has scored the model.
+    """
+    finished = getattr(strategy, "finished", None)
+    return finished is not None and bool(finished(state))
+
+
 @dataclass(frozen=True, eq=False)
 class Total:
     """The sum of all answers to one round, in integers.
@@ -361,7 +370,8 @@ class AdditiveAlgorithm(Protocol[State]):
 
     `name` is a class attribute, and so may be `Parameters`, a frozen msgspec struct with a default for each field; the
     class is called with one. The framework checks, sums and stores the answers. A method `result(state)` may return
-    what was found beside the model, such as statistics or standard errors.
+    what was found beside the model, such as statistics or standard errors; `finished(state)` whether nothing is left to
+    learn, so that the run ends.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Whole federations of exact algorithms: one model_sha256 for one trainer, three, and ten with one class each."""
+"""Whole federations of exact algorithms: one model_sha256 for one trainer, three, and ten, and an end by themselves."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 from fedmq.algorithms.registry import find_algorithm
 from fedmq.exact.draws import normals
 from fedmq.models.networks import MLP
+from fedmq.observe import events
 from fedmq.protocol.run_config import Limits
 from fedmq.simulation.federation import Federation
 from fedmq.tasks.task import Rows, Task
@@ -25,7 +26,7 @@ def model_sha256(algorithm: str, shards: Sequence[slice], *, crash: bool = False
         f"trainer-{place}": Rows(INPUTS[order[one]], TARGETS[order[one]].astype(float))
         for place, one in enumerate(shards)
     }
-    limits = Limits(rounds_max=12, min_trainers=len(rows))
+    limits = Limits(rounds_max=20, min_trainers=len(rows))
     federation = Federation(TASK, find_algorithm(algorithm), rows, limits=limits)
     if crash:
         federation.start()
@@ -36,6 +37,8 @@ def model_sha256(algorithm: str, shards: Sequence[slice], *, crash: bool = False
     else:
         federation.train()
     assert federation.model is not None
+    (end,) = [one for one in federation.events if isinstance(one, events.RunFinished)]
+    assert (end.why, end.rounds < limits.rounds_max) == ("done", True)
     return hashlib.sha256(federation.model.to_bytes()).hexdigest()
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from splits import Shards, classification, closed, inputs_of, outcome, part, regression, splits, state_after
 
-from fedmq.algorithms.base import check_down
+from fedmq.algorithms.base import check_down, is_finished
 from fedmq.algorithms.registry import find_algorithm
 from fedmq.algorithms.ridge import learner
 from fedmq.algorithms.ridge import strategy as strategy_module
@@ -43,6 +43,7 @@ def fitted(task: Task, shards: Shards, rounds: int = ROUNDS, **parameters: Any) 
     state = state_after(strategy, task, shards, rounds)
     evaluation = strategy.evaluation(state)
     assert evaluation is not None
+    assert is_finished(strategy, state)
     return evaluation.parameters, strategy.result(state), evaluation  # type: ignore[attr-defined]
 
 

@@ -86,6 +86,7 @@ class NewtonState:
     status: str = RUNNING
     rows: int = 0
     coverage: float = 0.0
+    scored: bool = False  # the coefficients stand, and trainers have scored the model
     found: Coefficients | None = None
     evaluation: Evaluation | None = None
 
@@ -162,7 +163,7 @@ class Newton:
         evaluation = scored(plan.arrays["parameters"], total, plan.query)
         if total.num_examples != state.rows or total.coverage > state.coverage:
             return replace(self._start(state.task), evaluation=evaluation)
-        return replace(state, evaluation=evaluation)
+        return replace(state, evaluation=evaluation, scored=True)
 
     def evaluation(self, state: NewtonState) -> Evaluation | None:
         """Return the newest coefficients that trainers have scored; before that the constant model."""
@@ -171,6 +172,10 @@ class Newton:
     def result(self, state: NewtonState) -> Coefficients | None:
         """Return the coefficients with their errors, None before the first curvature."""
         return state.found
+
+    def finished(self, state: NewtonState) -> bool:
+        """Return whether the coefficients stand, and the model is scored."""
+        return state.scored and state.coverage >= 1.0
 
     def _start(self, task: Task) -> NewtonState:
         survey = ColumnSurvey.of(task)

@@ -55,6 +55,7 @@ class RidgeState:
     fit: RidgeFit | None = None
     rows: int = 0  # that the fit is made of
     coverage: float = 0.0
+    scored: bool = False
     clipped: int = 0  # standardized values beyond 2**REACH_MAX
     evaluation: Evaluation | None = None
 
@@ -106,7 +107,7 @@ class Ridge:
         evaluation = scored(state.fit.parameters, total, self.ask(state).query)
         if total.num_examples != state.rows or total.coverage > state.coverage:
             return replace(self._start(state.task), evaluation=evaluation)
-        return replace(state, evaluation=evaluation)
+        return replace(state, evaluation=evaluation, scored=True)
 
     def evaluation(self, state: RidgeState) -> Evaluation | None:
         """Return the fitted model once it is scored; before that the constant one."""
@@ -124,6 +125,10 @@ class Ridge:
             part_bits=part_bits_for(rows_max),
             rows_max=rows_max,
         )
+
+    def finished(self, state: RidgeState) -> bool:
+        """Return whether the model of all rows is scored."""
+        return state.scored and state.coverage >= 1.0
 
     def _start(self, task: Task) -> RidgeState:
         survey = ColumnSurvey.of(task)

@@ -82,6 +82,7 @@ class StatisticsState:
     task: Task
     survey: ColumnSurvey
     found: Statistics | None = None  # of the newest complete survey
+    complete: bool = False  # the survey is the newest, and of every member
     evaluation: Evaluation | None = None
 
 
@@ -121,7 +122,7 @@ class StatisticsAlgorithm:
             return replace(state, survey=survey, evaluation=evaluation)
         moments = state.survey.moments
         if total.num_examples != moments.num_examples or moments.coverage < total.coverage:
-            return replace(state, survey=ColumnSurvey.of(state.task))
+            return replace(state, survey=ColumnSurvey.of(state.task), complete=False)
         edges = self._edges(state.survey)
         low, high = (bound[:, None] for bound in state.survey.bounds())
         found = Statistics(
@@ -130,7 +131,7 @@ class StatisticsAlgorithm:
             np.concatenate([edges, np.maximum(high, edges[:, -1:])], axis=1),
             total.arrays["histograms"],
         )
-        return replace(state, found=found)
+        return replace(state, found=found, complete=moments.coverage >= 1.0)
 
     def evaluation(self, state: StatisticsState) -> Evaluation | None:
         """Return the constant model."""
@@ -139,6 +140,10 @@ class StatisticsAlgorithm:
     def result(self, state: StatisticsState) -> Statistics | None:
         """Return what was found; None before the first complete survey."""
         return state.found
+
+    def finished(self, state: StatisticsState) -> bool:
+        """Return whether the histograms of all rows are known."""
+        return state.complete
 
     def _edges(self, survey: ColumnSurvey) -> Floats:
         """Return the edges (columns, buckets - 1): even steps over the part of ±RANGE deviations that has values."""
