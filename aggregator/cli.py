@@ -74,7 +74,8 @@ def algorithm_options(command: Command) -> Command:
         type=NAME_OR_PATH,
         metavar="NAME",
         callback=_check_name,
-        help="How to learn: evolution, averaging, an installed algorithm or FILE.py:NAME. [default: evolution]",
+        help="How to learn: evolution, averaging, statistics, ridge, newton, an installed one or FILE.py:NAME. "
+        "[default: evolution]",
     )
     parameters = option(
         "--param",
