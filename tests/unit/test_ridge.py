@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from splits import Shards, classification, closed, inputs_of, outcome, part, regression, splits, state_after
+from splits import Shards, answer, classification, closed, inputs_of, outcome, part, regression, splits, state_after
 
 from fedmq.algorithms.base import check_down, is_finished
 from fedmq.algorithms.registry import find_algorithm
@@ -169,11 +169,11 @@ def test_values_beyond_all_room_are_clipped_and_counted() -> None:
     query = Gram()
     check_down(query, task, arrays)
     work = learner.Assignment(task, arrays, rows, lambda _: None, np.random.default_rng(1))  # type: ignore[arg-type]
-    answer = learner.sum_products(query, work)
-    assert answer["reach"][:, -1].tolist() == [size, 0]
+    found = learner.sum_products(query, work)
+    assert found["reach"][:, -1].tolist() == [size, 0]
     bounds = query.answer(task, {}, size)["sums"]
-    assert bounds.smallest <= answer["sums"].min()
-    assert answer["sums"].max() <= bounds.largest
+    assert bounds.smallest <= found["sums"].min()
+    assert found["sums"].max() <= bounds.largest
 
 
 def test_model_is_fitted_again_when_the_rows_change() -> None:
@@ -186,6 +186,30 @@ def test_model_is_fitted_again_when_the_rows_change() -> None:
     assert evaluation is not None
     assert evaluation.rows == SIZE
     assert evaluation.parameters.tobytes() == fitted(task, [Rows(X, VALUES)], penalty=0.0)[0].tobytes()
+
+
+@pytest.mark.parametrize("parameters", [{"penalty": 1e-3}, {}], ids=["penalty", "chosen"])
+def test_forgotten_trainer_leaves_the_model_of_the_others(parameters: dict[str, Any]) -> None:
+    task, strategy = regression(INPUTS), find_algorithm("ridge", parameters=parameters)
+    order = np.argsort(VALUES)  # the forgotten trainer has the largest values
+    shards = [part(Rows(X, VALUES), chosen) for chosen in np.array_split(order, 4)]
+    state = state_after(strategy, task, shards, 2)
+    its_answer = answer(task, strategy.ask(state), shards[3], "trainer-3", 3)
+    for _ in range(2):
+        state = closed(strategy, state, task, shards)
+    found = strategy.algorithm.forget(state.inner, its_answer.arrays)  # type: ignore[attr-defined]
+    parameters_without, without, _ = fitted(task, shards[:3], **parameters)
+    assert found.penalty == without.penalty
+    scale = np.append(X.std(axis=0), 1.0)
+    away = np.abs((found.parameters - parameters_without) * scale).max()
+    assert away < 1e-9 * np.abs(parameters_without * scale).max()
+
+
+def test_forgetting_needs_a_fitted_model() -> None:
+    strategy = find_algorithm("ridge")
+    state = strategy.init(regression(INPUTS), 1)
+    with pytest.raises(BadConfiguration, match="forget"):
+        strategy.algorithm.forget(state.inner, {})  # type: ignore[attr-defined]
 
 
 def test_more_rows_leave_fewer_bits(monkeypatch: pytest.MonkeyPatch) -> None:

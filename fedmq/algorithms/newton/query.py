@@ -9,7 +9,7 @@ from msgspec import Meta
 from fedmq.algorithms.base import SUM_BITS_MAX, AdditiveQuery, ArrayBounds, Demand, Shapes
 from fedmq.algorithms.evaluation.exact_scores import ROW_LOSS_BITS
 from fedmq.algorithms.standardization import PART_BITS_MAX, REACH_CELLS, REACH_MAX, REACH_MIN, PartBits
-from fedmq.algorithms.statistics.query import num_classes, num_columns
+from fedmq.algorithms.statistics.query import EXPONENT_MAX, num_classes, num_columns
 from fedmq.errors import BadConfiguration, Rejected
 from fedmq.exact.integers import triangle_of
 from fedmq.models.exact_outputs import OneLayer, one_layer
@@ -17,7 +17,7 @@ from fedmq.models.fourier import Fourier
 from fedmq.models.networks import LogLinear, Model
 from fedmq.tasks.task import Task
 
-SCALE_MAX = 64
+SCALE_MAX = EXPONENT_MAX + 2
 OBJECTIVE_BITS = 10  # a row's objective counts at most 2**10, in units of 2**scale
 BLOCK_ROWS = 4096
 

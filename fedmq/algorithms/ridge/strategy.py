@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
-from fedmq.algorithms.base import Evaluation, Plan, Total, check_down
+from fedmq.algorithms.base import Arrays, Evaluation, Plan, Total, check_down
 from fedmq.algorithms.evaluation.row_scores import score_query, scored
 from fedmq.algorithms.ridge.fit import RidgeFit, fit_ridge
 from fedmq.algorithms.ridge.query import Gram
@@ -52,6 +52,8 @@ class RidgeState:
     task: Task
     survey: ColumnSurvey
     reach: Integers  # (columns,)
+    sums: Integers | None = None  # the totals that the fit is made of
+    held_out: Integers | None = None
     fit: RidgeFit | None = None
     rows: int = 0  # that the fit is made of
     coverage: float = 0.0
@@ -126,6 +128,21 @@ class Ridge:
             rows_max=rows_max,
         )
 
+    def forget(self, state: RidgeState, arrays: Arrays) -> RidgeFit:
+        """Return the model without the rows of one trainer, whose answer to the query `gram` has these arrays.
+
+        Sums can be subtracted, and the penalty is relative to the variance of the rows that remain, so the model is
+        that of a run without the trainer, but for the rounding of inputs that are standardized by all rows. The
+        features of a Fourier model remain those that all rows have chosen.
+
+        Raises:
+            BadConfiguration: there is no fit yet.
+        """
+        moments, sums, held_out = state.survey.moments, state.sums, state.held_out
+        if moments is None or sums is None or held_out is None:
+            raise BadConfiguration("forget: expected a run with a fitted model, got one without: let it finish first")
+        return self._fit(state, moments, sums - arrays["sums"], held_out - arrays["held_out"])
+
     def finished(self, state: RidgeState) -> bool:
         """Return whether the model of all rows is scored."""
         return state.scored and state.coverage >= 1.0
@@ -140,9 +157,23 @@ class Ridge:
             needed[: state.task.model.inputs] = REACH_MIN
         if (needed > state.reach).any():  # ask again, with room for the largest values
             return replace(state, reach=np.maximum(needed, state.reach))
-        fit = fit_ridge(
-            total.arrays["sums"],
-            total.arrays["held_out"],
+        sums, held_out = total.arrays["sums"], total.arrays["held_out"]
+        fit = self._fit(state, moments, sums, held_out)
+        clipped = int(total.arrays["reach"][:, -1].sum())
+        return replace(
+            state,
+            sums=sums,
+            held_out=held_out,
+            fit=fit,
+            rows=total.num_examples,
+            coverage=total.coverage,
+            clipped=clipped,
+        )
+
+    def _fit(self, state: RidgeState, moments: ColumnMoments, sums: Integers, held_out: Integers) -> RidgeFit:
+        return fit_ridge(
+            sums,
+            held_out,
             self._query(moments.num_examples),
             state.task,
             state.reach,
@@ -150,5 +181,3 @@ class Ridge:
             moments.deviations,
             self.parameters.penalty,
         )
-        clipped = int(total.arrays["reach"][:, -1].sum())
-        return replace(state, fit=fit, rows=total.num_examples, coverage=total.coverage, clipped=clipped)

@@ -113,7 +113,8 @@ def _moments(total: Total, fraction_bits: Integers) -> ColumnMoments:
         square_sum = (high_high << 2 * LIMB_BITS) + (high_low << LIMB_BITS + 1) + low_low
         rows, unit = max(1, int(count)), Fraction(2) ** -int(bits)
         means.append(float(Fraction(value_sum, rows) * unit))
-        variances.append(float(Fraction(rows * square_sum - value_sum**2, rows**2) * unit**2))
+        spread = max(0, rows * square_sum - value_sum**2)  # never negative, but for sums that no rows have
+        variances.append(float(Fraction(spread, rows**2) * unit**2))
     return ColumnMoments(
         num_examples=total.num_examples,
         coverage=total.coverage,
