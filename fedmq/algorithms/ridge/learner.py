@@ -7,10 +7,9 @@ import numpy.typing as npt
 
 from fedmq.algorithms.base import Assignment, Learner
 from fedmq.algorithms.ridge.query import (
-    BLOCK_VALUES,
     Gram,
-    design_columns,
     fraction_bits,
+    rows_at_once,
 )
 from fedmq.algorithms.standardization import count_reach
 from fedmq.algorithms.statistics.query import num_classes
@@ -27,7 +26,7 @@ def sum_products(query: Gram, work: Assignment) -> dict[str, npt.NDArray[Any]]:
     """Sum the products, block after block."""
     size = {name: one.shape for name, one in query.answer(work.task, {}, 1).items()}
     totals = {name: np.zeros(shape, np.int64) for name, shape in size.items()}
-    at_once = max(1, BLOCK_VALUES // design_columns(work.task))
+    at_once = rows_at_once(work.task)
     for start in range(0, len(work.rows.inputs), at_once):
         if work.cancelled():
             raise WorkCancelled("the sums were cancelled: a newer round makes them needless")

@@ -16,7 +16,7 @@ from fedmq.models.exact_outputs import one_layer
 from fedmq.models.fourier import Fourier
 from fedmq.tasks.task import Task
 
-BLOCK_VALUES = 1 << 21  # numbers of the design that a learner has at once: 16 MiB
+BLOCK_VALUES, BLOCK_ROWS_MIN = 1 << 17, 512  # of the design that a learner has at once: they fit a cache
 
 
 class Gram(AdditiveQuery, frozen=True, tag="gram"):
@@ -63,7 +63,7 @@ class Gram(AdditiveQuery, frozen=True, tag="gram"):
     def demand(self, task: Task, _shapes: Shapes, num_examples: int) -> Demand:
         columns = design_columns(task)
         joined = columns if isinstance(task.model, Fourier) else 2 * columns
-        return Demand(8 * (6 * joined**2 + 8 * BLOCK_VALUES), num_examples * joined**2)
+        return Demand(8 * (6 * joined**2 + 8 * rows_at_once(task) * columns), num_examples * joined**2)
 
     def check(self, task: Task, shapes: Shapes) -> None:
         super().check(task, shapes)
@@ -89,6 +89,11 @@ def num_targets(task: Task) -> int:
 def design_columns(task: Task) -> int:
     """Return the number of columns: the constant, the features, the targets."""
     return 1 + num_features(task) + num_targets(task)
+
+
+def rows_at_once(task: Task) -> int:
+    """Return the rows of a block."""
+    return max(BLOCK_ROWS_MIN, BLOCK_VALUES // design_columns(task))
 
 
 def fraction_bits(query: Gram, task: Task, reach: Integers) -> Integers:
