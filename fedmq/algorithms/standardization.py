@@ -11,7 +11,7 @@ from fedmq.models.arrays import Floats, Integers
 
 REACH_MIN, REACH_MAX = 4, 12  # a standardized value counts up to ±2**reach, which the question gives for each column
 REACH_CELLS = REACH_MAX - REACH_MIN + 2  # values below 2**4, below 2**5 ... and, last, beyond 2**12: these are clipped
-PART_BITS_MAX, PART_BITS_MIN = 20, 12
+PART_BITS_MAX, PART_BITS_MIN = 20, 15
 
 PartBits = Annotated[int, Meta(ge=PART_BITS_MIN, le=PART_BITS_MAX)]
 

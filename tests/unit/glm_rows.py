@@ -68,6 +68,14 @@ def counts() -> Case:
     return Case(regression(5, LogLinear(5)), Rows(inputs, drawn.sum(axis=0).astype(np.float64)))
 
 
+def large_counts() -> Case:
+    """Counts of about 1,000: their scale is far from that of the deviance."""
+    inputs = inputs_of(400, 3, "large counts")
+    means = 1000.0 * exp(0.4 * standard(inputs)[:, 0])
+    drawn = np.rint(means + np.sqrt(means) * normals(400, 1, "large counts"))
+    return Case(regression(3, LogLinear(3)), Rows(inputs, drawn))
+
+
 def cases() -> Mapping[str, Case]:
     return {
         "values": values(),
@@ -75,6 +83,7 @@ def cases() -> Mapping[str, Case]:
         "a rare class": two_classes(800, 4, -4.0),
         "three classes": three_classes(),
         "counts": counts(),
+        "large counts": large_counts(),
         "two classes, penalty": two_classes(200, 5, 0.2, penalty=1.0),
         "three classes, penalty": three_classes(penalty=1.0),
     }

@@ -34,9 +34,9 @@ EXPECTED = {
     "statistics: values": "0995f35f1864a077",
     "ridge: values": "c31db820fe4d13c0",
     "ridge: two classes by features": "a1a2d9f2bde67009",
-    "newton: values": "88088d35ee0198e1",
-    "newton: three classes": "773cf515910df65b",
-    "newton: counts": "5f6ee37677b72ae8",
+    "newton: values": "1b61eeaae7997099",
+    "newton: three classes": "552e411c215c9de1",
+    "newton: counts": "72a5a223410ca215",
 }
 
 

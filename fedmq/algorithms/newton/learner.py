@@ -7,7 +7,13 @@ import numpy.typing as npt
 
 from fedmq.algorithms.base import Assignment, Learner
 from fedmq.algorithms.evaluation.exact_scores import exact_scores
-from fedmq.algorithms.newton.query import BLOCK_ROWS, OBJECTIVE_BITS, Curvature, is_poisson
+from fedmq.algorithms.newton.query import (
+    BLOCK_ROWS,
+    OBJECTIVE_FRACTION_BITS,
+    OBJECTIVE_LIMB_BITS,
+    Curvature,
+    is_poisson,
+)
 from fedmq.algorithms.standardization import REACH_MIN, count_reach
 from fedmq.algorithms.statistics.query import num_classes
 from fedmq.errors import BadConfiguration, WorkCancelled
@@ -24,7 +30,7 @@ class _Terms(NamedTuple):
 
     residuals: Floats  # (outputs, rows)
     weights: Floats  # (pairs of outputs, rows), not negative
-    objectives: Floats  # (rows,): half the deviance
+    objectives: Floats  # (rows,): half the deviance; of values in units of 4**scale
     predictions: Floats  # (outputs of the model, rows), as the task scores them
 
 
@@ -68,8 +74,9 @@ def _add(totals: dict[str, Integers], query: Curvature, work: Assignment, rows: 
     for place, weight in enumerate(terms.weights):
         weighted = to_fixed(rounded * np.sqrt(weight), fraction_bits, 2 * bits)
         totals["hessian"][3 * place : 3 * place + 3] += gram_of_parts(split(weighted.T, bits), bits)
-    objectives = to_fixed(terms.objectives, query.objective_fraction_bits, 2 * bits)
-    totals["objective"] += int(objectives.astype(np.int64).sum())
+    objectives = to_fixed(terms.objectives, OBJECTIVE_FRACTION_BITS, 2 * OBJECTIVE_LIMB_BITS).astype(np.int64)
+    totals["objective"][0] += (objectives >> OBJECTIVE_LIMB_BITS).sum()
+    totals["objective"][1] += (objectives & ((1 << OBJECTIVE_LIMB_BITS) - 1)).sum()
     scores = exact_scores(task, terms.predictions, rows.targets, query.loss_fraction_bits, query.unit)
     totals["loss"] += scores.loss
     totals["correct"] += scores.correct
@@ -93,7 +100,7 @@ def _multinomial(outputs: Floats, classes: Integers) -> _Terms:
 def _gaussian(outputs: Floats, targets: Floats, scale: int, center: float, deviation: float) -> _Terms:
     """Standardized values: residuals y - x beta, weights 1."""
     residuals = (targets - outputs) * 2.0**-scale
-    half = residuals[0] * residuals[0] * 0.5 * 2.0**OBJECTIVE_BITS  # at most 1/2: with the bits of the bound to spare
+    half = residuals[0] * residuals[0] * 0.5
     return _Terms(residuals, np.ones_like(residuals), half, outputs * deviation + center)
 
 

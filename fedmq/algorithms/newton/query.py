@@ -19,6 +19,8 @@ from fedmq.tasks.task import Task
 
 SCALE_MAX = EXPONENT_MAX + 2
 OBJECTIVE_BITS = 10  # a row's objective counts at most 2**10, in units of 2**scale
+OBJECTIVE_FRACTION_BITS = 50
+OBJECTIVE_LIMB_BITS = 30  # it is two sums, of its high and its low half
 BLOCK_ROWS = 4096
 
 
@@ -33,7 +35,7 @@ class Curvature(AdditiveQuery, frozen=True, tag="curvature"):
     Down: `shift`, `deviation` float64, `reach` int64, each (columns,); `coefficients` (outputs, 1 + inputs) float64, of
     the standardized inputs, the intercept first. Up, all int64: `gradient` (4, outputs * (1 + inputs)), the products of
     high and low parts of row and residual; `hessian` (3 * pairs of outputs, pairs of columns); `reach` (columns,
-    REACH_CELLS); `objective` (1,); `loss` and `correct` (1,) of the task.
+    REACH_CELLS); `objective` (2,), the sums of its two halves; `loss` and `correct` (1,) of the task.
     """
 
     scale: Annotated[int, Meta(ge=-SCALE_MAX, le=SCALE_MAX)] = 0
@@ -44,11 +46,6 @@ class Curvature(AdditiveQuery, frozen=True, tag="curvature"):
     @property
     def row_bits(self) -> int:
         return 2 * self.part_bits
-
-    @property
-    def objective_fraction_bits(self) -> int:
-        """The fraction bits of the objective: more for squared errors, which count at most 1."""
-        return self.row_bits - OBJECTIVE_BITS
 
     @property
     def loss_fraction_bits(self) -> int:
@@ -69,7 +66,7 @@ class Curvature(AdditiveQuery, frozen=True, tag="curvature"):
             "gradient": ArrayBounds((4, outputs * design), np.int64, -most, most),
             "hessian": ArrayBounds((3 * triangle_of(outputs), triangle_of(design)), np.int64, -most, most),
             "reach": ArrayBounds((num_columns(task), REACH_CELLS), np.int64, 0, num_examples),
-            "objective": ArrayBounds((1,), np.int64, 0, most),
+            "objective": ArrayBounds((2,), np.int64, 0, num_examples << OBJECTIVE_LIMB_BITS),
             "loss": ArrayBounds((1,), np.int64, 0, most),
             "correct": ArrayBounds((1,), np.int64, 0, num_examples),
         }

@@ -17,7 +17,14 @@ from msgspec import Meta
 
 from fedmq.algorithms.base import Evaluation, Plan, Total, check_down
 from fedmq.algorithms.evaluation.row_scores import evaluation_of_rows, loss_unit, score_query, scored
-from fedmq.algorithms.newton.query import OBJECTIVE_BITS, Curvature, family_model, is_poisson, num_outputs
+from fedmq.algorithms.newton.query import (
+    OBJECTIVE_FRACTION_BITS,
+    OBJECTIVE_LIMB_BITS,
+    Curvature,
+    family_model,
+    is_poisson,
+    num_outputs,
+)
 from fedmq.algorithms.newton.summary import Coefficients, information_criterion, raw_errors
 from fedmq.algorithms.standardization import (
     REACH_MIN,
@@ -274,10 +281,9 @@ class Newton:
             )
             here, there = (slice(index * design, (index + 1) * design) for index in (one, other))
             hessian[here, there] = hessian[there, here] = block if one == other else -block
-        exponent = query.scale - query.objective_fraction_bits
-        if gaussian:
-            exponent = 2 * query.scale - query.objective_fraction_bits - OBJECTIVE_BITS
-        half_deviance = float(np.ldexp(float(total.arrays["objective"][0]), exponent))
+        high, low = (int(one) for one in total.arrays["objective"])
+        unit = 2 * query.scale if gaussian else query.scale
+        half_deviance = float(np.ldexp(float((high << OBJECTIVE_LIMB_BITS) + low), unit - OBJECTIVE_FRACTION_BITS))
         penalty = _penalty(outputs, design, self.parameters.penalty)
         pulled = np.zeros(outputs * design)
         flat = coefficients.ravel()
