@@ -18,6 +18,7 @@ from fedmq.algorithms.newton.query import Curvature
 from fedmq.algorithms.newton.summary import Coefficients
 from fedmq.algorithms.registry import find_algorithm
 from fedmq.errors import BadConfiguration, Rejected
+from fedmq.exact.draws import normals
 from fedmq.models.fourier import Fourier
 from fedmq.models.networks import MLP, LogLinear
 from fedmq.tasks.task import Rows, Task
@@ -137,6 +138,23 @@ def test_step_that_raises_the_objective_is_halved() -> None:
     assert state.inner.status == "converged"
     assert min(shares) < 1.0
     assert len({outcome(strategy, case.task, shards, 20) for _, shards in splits(case.rows)}) == 1
+
+
+def test_means_beyond_all_counts_get_room() -> None:
+    inputs = normals(2400, 4, "misfit").reshape(800, 3)
+    inputs[0] = [6.0, 1.0, 0.0]
+    logs = 2.5 * inputs[:, 0] + inputs[:, 1]
+    counts = np.rint(np.exp(np.clip(logs, -4.0, 3.0)))  # no exponential: the largest fitted mean is far above
+    case = Case(regression(3, LogLinear(3)), Rows(inputs, counts))
+    found, _ = fitted(case, 20)
+    design, expected = np.column_stack([np.ones(800), inputs]), np.array([np.log(counts.mean()), 0.0, 0.0, 0.0])
+    for _ in range(100):
+        means = np.exp(design @ expected)
+        step = np.linalg.solve((design.T * means) @ design, design.T @ (counts - means))
+        expected += step * min(1.0, 0.5 / np.abs(step).max())
+    assert means.max() > 8.0 * counts.max() > 0.0
+    assert found.status == "converged"
+    assert found.estimates[0] == pytest.approx(expected, rel=1e-8)
 
 
 def test_missing_trainers_are_reported_and_bridged() -> None:

@@ -53,7 +53,7 @@ def _add(totals: dict[str, Integers], query: Curvature, work: Assignment, rows: 
     shift, deviation, reach = (work.arrays[name][:, None] for name in ("shift", "deviation", "reach"))
     columns = rows.inputs.T if num_classes(task) else np.concatenate([rows.inputs.T, rows.targets[None]])
     standardized = (columns - shift) / deviation
-    totals["reach"] += count_reach(standardized.T)
+    reached = count_reach(standardized.T)
     design = np.concatenate([np.ones((1, standardized.shape[1])), standardized[:inputs]])
     fraction_bits = 2 * bits - np.concatenate([[[REACH_MIN]], reach[:inputs]])
     fixed = to_fixed(design, fraction_bits, 2 * bits)
@@ -63,10 +63,14 @@ def _add(totals: dict[str, Integers], query: Curvature, work: Assignment, rows: 
         terms = _multinomial(outputs, rows.targets.astype(np.int64))
     elif is_poisson(task):
         terms = _poisson(outputs, rows.targets.astype(np.float64), query.scale)
+        beyond = int(np.count_nonzero(outputs > query.scale * LOG_2))
+        reached[-1] = 0  # counts are not standardized: their row has the means within the bound, and those beyond
+        reached[-1, [0, -1]] = outputs.shape[1] - beyond, beyond
     else:
         terms = _gaussian(
             outputs, standardized[inputs], query.scale, float(shift[inputs, 0]), float(deviation[inputs, 0])
         )
+    totals["reach"] += reached
     row_parts = split(fixed.T, bits)
     residual_parts = split(to_fixed(terms.residuals.T, 2 * bits, 2 * bits), bits)
     for place, (row, residual) in enumerate((a, b) for a in row_parts[:2] for b in residual_parts[:2]):

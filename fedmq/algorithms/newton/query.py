@@ -17,7 +17,7 @@ from fedmq.models.fourier import Fourier
 from fedmq.models.networks import LogLinear, Model
 from fedmq.tasks.task import Task
 
-SCALE_MAX = EXPONENT_MAX + 2
+SCALE_MAX = EXPONENT_MAX + 40
 OBJECTIVE_BITS = 10  # a row's objective counts at most 2**10, in units of 2**scale
 OBJECTIVE_FRACTION_BITS = 50
 OBJECTIVE_LIMB_BITS = 30  # it is two sums, of its high and its low half
@@ -35,7 +35,8 @@ class Curvature(AdditiveQuery, frozen=True, tag="curvature"):
     Down: `shift`, `deviation` float64, `reach` int64, each (columns,); `coefficients` (outputs, 1 + inputs) float64, of
     the standardized inputs, the intercept first. Up, all int64: `gradient` (4, outputs * (1 + inputs)), the products of
     high and low parts of row and residual; `hessian` (3 * pairs of outputs, pairs of columns); `reach` (columns,
-    REACH_CELLS); `objective` (2,), the sums of its two halves; `loss` and `correct` (1,) of the task.
+    REACH_CELLS), of a target that is a count whether its mean is beyond 2**scale; `objective` (2,), the sums of its two
+    halves; `loss` and `correct` (1,) of the task.
     """
 
     scale: Annotated[int, Meta(ge=-SCALE_MAX, le=SCALE_MAX)] = 0

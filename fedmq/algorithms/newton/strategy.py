@@ -27,6 +27,7 @@ from fedmq.algorithms.newton.query import (
 )
 from fedmq.algorithms.newton.summary import Coefficients, information_criterion, raw_errors
 from fedmq.algorithms.standardization import (
+    REACH_MAX,
     REACH_MIN,
     needed_reach,
     part_bits_for,
@@ -46,6 +47,8 @@ STEP_SHARE = 1e-9  # converged: no coefficient moves by more than this share of 
 RISE_SHARE = 1e-9  # rounding may raise the objective by this share of it
 HALVINGS_MAX = 30
 RISE_SHARE_PARTIAL = 0.5  # the same, for rounds that other trainers have answered
+MEAN_BITS = 4  # that the bound of the means of counts is raised by, if the model needs larger ones,
+ROOM_SHARE = 0.05  # when steps have become smaller than this share
 PARTIAL_MAX = 20  # rounds that are added up when trainers miss rounds in turn
 PARTIAL_VALUES_MAX = 1 << 21  # numbers of their Hessians
 PATIENCE = 8  # rounds with missing trainers that are waited for the next complete one
@@ -190,8 +193,9 @@ class Newton:
 
     def _query(self, state: NewtonState, moments: ColumnMoments) -> Curvature:
         rows_max, scale = rows_max_for(moments.num_examples), 0
-        if is_poisson(state.task):  # 2**scale is at least four times the largest count
+        if is_poisson(state.task):  # 2**scale is at least four times the largest count, and more if means need it
             scale = max(0, int(np.frexp(state.survey.largest()[-1])[1]) + 1)
+            scale += MEAN_BITS * int(state.reach[-1] - REACH_MIN)
         elif not num_classes(state.task):
             scale = int(state.reach[-1]) + 1
         unit = loss_unit(state.task, moments)
@@ -201,7 +205,7 @@ class Newton:
         """Take a step, halve the last one, or stop."""
         needed = needed_reach(total.arrays["reach"])
         if is_poisson(state.task):
-            needed[-1] = REACH_MIN  # counts are not standardized
+            needed[-1] = REACH_MIN  # on the way, means beyond the bound do no harm: see below
         if (needed > state.reach).any():  # ask again, with room for the largest values
             return replace(state, reach=np.maximum(needed, state.reach))
         task, coefficients, query = state.task, state.coefficients, self._query(state, moments)
@@ -228,10 +232,15 @@ class Newton:
         if len(partial) == 1:  # the same, with a smaller rounding error
             moved = coefficients + factor.solve(curve.gradient).reshape(coefficients.shape)
         direction = moved - coefficients
+        size, largest = float(np.abs(direction).max()), max(1.0, float(np.abs(moved).max()))
+        needs_room = is_poisson(task) and total.arrays["reach"][-1, -1] > 0 and state.reach[-1] < REACH_MAX
+        if needs_room and size <= ROOM_SHARE * largest:
+            roomier = np.concatenate([state.reach[:-1], state.reach[-1:] + 1])
+            return replace(state, reach=roomier, coefficients=moved, step=None, partial=())
         left = np.where(factor.kept, np.diag(curve.hessian), 0.0)
         start = left if state.start is None else state.start
         status = RUNNING
-        if np.abs(direction).max() <= STEP_SHARE * max(1.0, float(np.abs(moved).max())):
+        if size <= STEP_SHARE * largest:
             status = CONVERGED
         elif num_classes(task) and not self.parameters.penalty and (left < CURVATURE_SHARE * start).any():
             status, moved = SEPARATED, coefficients
@@ -327,7 +336,7 @@ class Newton:
             coverage=total.coverage,
             rounds=state.questions,
             status=state.status,
-            clipped=int(total.arrays["reach"][:, -1].sum()),
+            clipped=int(total.arrays["reach"][: task.model.inputs, -1].sum()),
             aic=None if penalized else information_criterion(task, deviance * scale, total.num_examples, estimated),
         )
 
