@@ -76,9 +76,9 @@ def models() -> Iterator[tuple[str, str]]:
         ("statistics", "values", None, 3),
         ("ridge", "values", None, 4),
         ("ridge", "two classes", features, 4),
-        ("newton", "values", None, 5),
-        ("newton", "three classes", None, 9),
-        ("newton", "counts", None, 9),
+        ("newton", "values", None, 6),
+        ("newton", "three classes", None, 12),
+        ("newton", "counts", None, 12),
     ):
         case = chosen[name]
         shards = [part(case.rows, one) for one in np.array_split(np.arange(len(case.rows.inputs)), 2)]

@@ -252,7 +252,8 @@ class Newton:
             status=status,
             coefficients=moved,
         )
-        return replace(state, found=self._summary(state, moments, curve, total))
+        of_this_round = factor if len(partial) == 1 else Cholesky.of(curve.hessian)
+        return replace(state, found=self._summary(state, moments, curve, of_this_round, total))
 
     def _partial(self, state: NewtonState, curve: _Curve, coefficients: Floats) -> tuple[Linearization, ...]:
         """Return what the step solves: this round alone if it is complete.
@@ -313,9 +314,10 @@ class Newton:
                 estimates = estimates - mean / float(len(estimates))
         return np.concatenate([estimates[:, 1:].T.ravel(), estimates[:, 0]])
 
-    def _summary(self, state: NewtonState, moments: ColumnMoments, curve: _Curve, total: Total) -> Coefficients:
+    def _summary(
+        self, state: NewtonState, moments: ColumnMoments, curve: _Curve, factor: Cholesky, total: Total
+    ) -> Coefficients:
         assert state.coefficients is not None
-        factor = Cholesky.of(curve.hessian)
         task, shape = state.task, state.coefficients.shape
         kept, estimated = factor.kept.reshape(shape), int(np.count_nonzero(factor.kept))
         deviance, dispersion, scale = curve.deviance, 1.0, 1.0
@@ -324,7 +326,7 @@ class Newton:
             dispersion = deviance / max(1, total.num_examples - estimated)
         errors = np.full(shape, np.nan)
         penalized = self.parameters.penalty > 0.0
-        if not penalized:
+        if not penalized and (state.status != RUNNING or state.waited):  # an inverse is dear
             errors = raw_errors(task, moments, factor.inverse(), dispersion, kept)
         return Coefficients(
             estimates=_raw(task, moments, state.coefficients),

@@ -21,7 +21,7 @@ class Coefficients:
     """Coefficients in the units of the rows: (outputs, 1 + inputs), the intercept first.
 
     There is one output for each class but the first, which is the reference, or one. `standard_errors` are those of
-    maximum likelihood, NaN for a dropped column and for all with a penalty. `deviance` is that of these rows.
+    maximum likelihood, NaN for a dropped column, before the end, and with a penalty. `deviance` is that of these rows.
     """
 
     estimates: Floats
