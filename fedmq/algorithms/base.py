@@ -151,6 +151,8 @@ def check_demand(
         LimitExceeded: the work needs more memory or time; nothing has been allocated for it.
     """
     query.check(task, shapes)
+    if isinstance(query, AdditiveQuery) and num_examples > query.rows_max:
+        raise Rejected("values", f"expected at most {query.rows_max} rows in all, this trainer has {num_examples}")
     if (size := answer_bytes_max(query, task, shapes)) > FRAME_BYTES_MAX:
         raise Rejected("nbytes", f"expected a query for answers of at most {FRAME_BYTES_MAX} bytes, got {size}")
     needed, limits = query.demand(task, shapes, num_examples), limits or WorkLimits()
