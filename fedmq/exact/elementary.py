@@ -9,7 +9,7 @@ Python integers.
 
 from collections.abc import Callable, Sequence
 from functools import cache, wraps
-from math import isqrt
+from math import factorial, isqrt
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +19,8 @@ from fedmq.exact.integers import Floats
 CELLS_BITS = 11
 CELLS = 1 << CELLS_BITS  # of each table
 PRECISION = 160  # bits of the integers that the tables are made of
+FACTORIALS = 32  # entries of the table of log(n!)
+HALF_LOG_2_PI = 0.9189385332046727
 LARGEST = 700.0  # exp is bounded at exp(±LARGEST)
 BLOCK = 8192  # numbers at once: the temporary arrays stay in a cache
 
@@ -128,6 +130,23 @@ def log(values: Floats) -> Floats:
     series += tables.logs[cell]
     series += exponents * tables.log2_high
     return series
+
+
+def log_factorial(counts: Floats) -> Floats:
+    """Return log(n!) of whole numbers that are not negative: a table, and from FACTORIALS on Stirling's series."""
+    small = np.minimum(counts, FACTORIALS - 1.0).astype(np.int64)
+    large = np.maximum(counts, float(FACTORIALS))
+    inverse = 1.0 / large
+    square = inverse * inverse
+    series = (large + 0.5) * log(large) - large + HALF_LOG_2_PI
+    series += inverse * (1.0 / 12.0 - square * (1.0 / 360.0 - square * (1.0 / 1260.0)))
+    return np.where(counts < FACTORIALS, _log_factorials()[small], series)
+
+
+@cache
+def _log_factorials() -> Floats:
+    """Return log(n!) for n below FACTORIALS: n! is exact in float64 up to 22!, and correctly rounded beyond."""
+    return log(np.array([float(factorial(count)) for count in range(FACTORIALS)]))
 
 
 def sigmoid(values: Floats) -> Floats:

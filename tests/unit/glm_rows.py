@@ -106,7 +106,7 @@ def reference(case: Case) -> dict[str, Any]:
     options = {"method": "newton", "tol": 1e-14, "maxiter": 100, "disp": 0}
     if isinstance(case.task.model, LogLinear):
         fit = sm.GLM(targets, design, sm.families.Poisson()).fit(tol=1e-14, maxiter=100)
-        extra = {"deviance": fit.deviance}
+        extra = {"deviance": fit.deviance, "aic": fit.aic}
     elif case.task.loss == "squared-error":
         fit = sm.OLS(targets, design).fit()
         extra = {"deviance": fit.ssr, "aic": fit.aic + 2.0}  # statsmodels does not count the variance

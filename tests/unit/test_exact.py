@@ -14,7 +14,7 @@ from fedmq.errors import BadConfiguration
 from fedmq.exact import elementary
 from fedmq.exact.algebra import Cholesky, quadratic_form
 from fedmq.exact.draws import hash_rows, normals, permutation, signs, words
-from fedmq.exact.elementary import exp, linear_outputs, log, sigmoid, softmax, softplus
+from fedmq.exact.elementary import exp, linear_outputs, log, log_factorial, sigmoid, softmax, softplus
 from fedmq.exact.fourier import COSINE_BITS, TURN_BITS, integer_cosines
 from fedmq.exact.integers import (
     EXACT_BITS,
@@ -112,6 +112,12 @@ def test_elementary_functions_are_accurate() -> None:
         assert abs(Decimal(float(found)) - true) < Decimal("5e-16") * max(1, abs(true))
     assert np.abs(sigmoid(values) - 1.0 / (1.0 + np.exp(-values))).max() < 3e-16
     assert np.abs(softplus(values) - np.logaddexp(0.0, values)).max() < 8e-15
+
+
+def test_log_factorials_are_accurate() -> None:
+    counts = np.array([0.0, 1.0, 2.0, 5.0, 22.0, 31.0, 32.0, 33.0, 100.0, 12345.0])
+    exact = np.array([float(sum((Decimal(k).ln() for k in range(2, int(one) + 1)), Decimal(0))) for one in counts])
+    assert log_factorial(counts) == pytest.approx(exact, rel=1e-14, abs=1e-15)
 
 
 def test_tables_are_correctly_rounded() -> None:

@@ -17,7 +17,7 @@ from fedmq.algorithms.newton.query import (
 from fedmq.algorithms.standardization import REACH_MIN, count_reach
 from fedmq.algorithms.statistics.query import num_classes
 from fedmq.errors import BadConfiguration, WorkCancelled
-from fedmq.exact.elementary import exp, linear_outputs, log, softmax
+from fedmq.exact.elementary import exp, linear_outputs, log, log_factorial, softmax
 from fedmq.exact.integers import gram_of_parts, product, split, to_fixed
 from fedmq.models.arrays import Floats, Integers
 from fedmq.tasks.task import Rows
@@ -78,9 +78,10 @@ def _add(totals: dict[str, Integers], query: Curvature, work: Assignment, rows: 
     for place, weight in enumerate(terms.weights):
         weighted = to_fixed(rounded * np.sqrt(weight), fraction_bits, 2 * bits)
         totals["hessian"][3 * place : 3 * place + 3] += gram_of_parts(split(weighted.T, bits), bits)
-    objectives = to_fixed(terms.objectives, OBJECTIVE_FRACTION_BITS, 2 * OBJECTIVE_LIMB_BITS).astype(np.int64)
-    totals["objective"][0] += (objectives >> OBJECTIVE_LIMB_BITS).sum()
-    totals["objective"][1] += (objectives & ((1 << OBJECTIVE_LIMB_BITS) - 1)).sum()
+    totals["objective"] += _halves(terms.objectives)
+    if is_poisson(task):
+        counts = rows.targets.astype(np.float64)
+        totals["constant"] += _halves(log_factorial(counts) - _saturated(counts))
     scores = exact_scores(task, terms.predictions, rows.targets, query.loss_fraction_bits, query.unit)
     totals["loss"] += scores.loss
     totals["correct"] += scores.correct
@@ -116,10 +117,22 @@ def _poisson(outputs: Floats, counts: Floats, scale: int) -> _Terms:
     """
     logs = np.minimum(outputs, scale * LOG_2)
     means = exp(logs)
-    saturated = counts * log(np.maximum(counts, 1e-300)) - counts  # 0 for no count
-    half = means[0] - counts * logs[0] + saturated + (means[0] - counts) * (outputs[0] - logs[0])
+    half = means[0] - counts * logs[0] + _saturated(counts) + (means[0] - counts) * (outputs[0] - logs[0])
     unit = 2.0**-scale
     return _Terms((counts - means) * unit, means * unit, np.maximum(half, 0.0) * unit, means)
+
+
+def _saturated(counts: Floats) -> Floats:
+    """Return y log y - y, 0 for no count."""
+    result: Floats = counts * log(np.maximum(counts, 1e-300)) - counts
+    return result
+
+
+def _halves(values: Floats) -> Integers:
+    """Return the sums of the high and of the low halves of values in fixed point, (2,)."""
+    fixed = to_fixed(values, OBJECTIVE_FRACTION_BITS, 2 * OBJECTIVE_LIMB_BITS).astype(np.int64)
+    low = fixed & ((1 << OBJECTIVE_LIMB_BITS) - 1)
+    return np.array([(fixed >> OBJECTIVE_LIMB_BITS).sum(), low.sum()])
 
 
 LEARNER = Learner(Curvature, sum_curvature)

@@ -36,7 +36,8 @@ class Curvature(AdditiveQuery, frozen=True, tag="curvature"):
     the standardized inputs, the intercept first. Up, all int64: `gradient` (4, outputs * (1 + inputs)), the products of
     high and low parts of row and residual; `hessian` (3 * pairs of outputs, pairs of columns); `reach` (columns,
     REACH_CELLS), of a target that is a count whether its mean is beyond 2**scale; `objective` (2,), the sums of its two
-    halves; `loss` and `correct` (1,) of the task.
+    halves; `constant` (2,), the same of log y! - y log y + y for counts, which the likelihood needs; `loss` and
+    `correct` (1,) of the task.
     """
 
     scale: Annotated[int, Meta(ge=-SCALE_MAX, le=SCALE_MAX)] = 0
@@ -68,6 +69,7 @@ class Curvature(AdditiveQuery, frozen=True, tag="curvature"):
             "hessian": ArrayBounds((3 * triangle_of(outputs), triangle_of(design)), np.int64, -most, most),
             "reach": ArrayBounds((num_columns(task), REACH_CELLS), np.int64, 0, num_examples),
             "objective": ArrayBounds((2,), np.int64, 0, num_examples << OBJECTIVE_LIMB_BITS),
+            "constant": ArrayBounds((2,), np.int64, 0, num_examples << OBJECTIVE_LIMB_BITS),
             "loss": ArrayBounds((1,), np.int64, 0, most),
             "correct": ArrayBounds((1,), np.int64, 0, num_examples),
         }

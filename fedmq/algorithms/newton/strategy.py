@@ -291,9 +291,8 @@ class Newton:
             )
             here, there = (slice(index * design, (index + 1) * design) for index in (one, other))
             hessian[here, there] = hessian[there, here] = block if one == other else -block
-        high, low = (int(one) for one in total.arrays["objective"])
         unit = 2 * query.scale if gaussian else query.scale
-        half_deviance = float(np.ldexp(float((high << OBJECTIVE_LIMB_BITS) + low), unit - OBJECTIVE_FRACTION_BITS))
+        half_deviance = float(np.ldexp(_joined(total.arrays["objective"]), unit))
         penalty = _penalty(outputs, design, self.parameters.penalty)
         pulled = np.zeros(outputs * design)
         flat = coefficients.ravel()
@@ -321,6 +320,7 @@ class Newton:
         task, shape = state.task, state.coefficients.shape
         kept, estimated = factor.kept.reshape(shape), int(np.count_nonzero(factor.kept))
         deviance, dispersion, scale = curve.deviance, 1.0, 1.0
+        constant = 2.0 * _joined(total.arrays["constant"])
         if not num_classes(task) and not is_poisson(task):
             scale = float(moments.deviations[-1]) ** 2
             dispersion = deviance / max(1, total.num_examples - estimated)
@@ -339,8 +339,16 @@ class Newton:
             rounds=state.questions,
             status=state.status,
             clipped=int(total.arrays["reach"][: task.model.inputs, -1].sum()),
-            aic=None if penalized else information_criterion(task, deviance * scale, total.num_examples, estimated),
+            aic=None
+            if penalized
+            else information_criterion(task, deviance * scale, constant, total.num_examples, estimated),
         )
+
+
+def _joined(halves: Integers) -> float:
+    """Return the sum whose halves these are."""
+    high, low = (int(one) for one in halves)
+    return float(np.ldexp(float((high << OBJECTIVE_LIMB_BITS) + low), -OBJECTIVE_FRACTION_BITS))
 
 
 def _sum(arrays: list[Floats]) -> Floats:

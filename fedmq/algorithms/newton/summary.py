@@ -34,7 +34,7 @@ class Coefficients:
     rounds: int  # questions about the curvature
     status: str  # running, converged, separated or stalled
     clipped: int  # standardized values beyond 4,096 deviations
-    aic: float | None  # Akaike's information criterion; None for counts and with a penalty
+    aic: float | None  # Akaike's information criterion; None with a penalty
 
     @property
     def z(self) -> Floats:
@@ -71,11 +71,12 @@ def raw_errors(
     return found
 
 
-def information_criterion(task: Task, deviance: float, num_examples: int, estimated: int) -> float | None:
-    """Return 2 * parameters - 2 * log likelihood; the variance of values counts as a parameter."""
-    if is_poisson(task):
-        return None
-    if num_classes(task):
-        return deviance + 2.0 * estimated
+def information_criterion(task: Task, deviance: float, constant: float, num_examples: int, estimated: int) -> float:
+    """Return 2 * parameters - 2 * log likelihood; the variance of values counts as a parameter.
+
+    `constant` is -2 * the log likelihood of the counts themselves as means; 0 for classes.
+    """
+    if num_classes(task) or is_poisson(task):
+        return deviance + constant + 2.0 * estimated
     spread = math.log(2.0 * math.pi * deviance / num_examples) if deviance > 0.0 else -math.inf
     return num_examples * (spread + 1.0) + 2.0 * (estimated + 1)
