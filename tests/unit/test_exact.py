@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fedmq.errors import BadConfiguration
@@ -43,6 +43,8 @@ def integers(rows: int, columns: int, bits: int, seed: int) -> np.ndarray:
     return np.where(draws.random((rows, columns)) < 1 / 3, draws.choice([-(2**bits), 2**bits], (rows, columns)), drawn)
 
 
+@example(300, 26, 26, 0)
+@example(300, 26, 26, 1)
 @given(st.integers(1, 300), st.integers(1, 26), st.integers(1, 26), st.integers(0, 99))
 def test_product_equals_that_of_int64_up_to_the_bound(rows: int, left_bits: int, right_bits: int, seed: int) -> None:
     left, right = integers(rows, 5, left_bits, seed), integers(rows, 3, right_bits, seed + 1)
