@@ -74,7 +74,8 @@ def algorithm_options(command: Command) -> Command:
         type=NAME_OR_PATH,
         metavar="NAME",
         callback=_check_name,
-        help="How to learn: evolution, averaging, an installed algorithm or FILE.py:NAME. [default: evolution]",
+        help="How to learn: evolution, averaging, statistics, ridge, newton, an installed one or FILE.py:NAME. "
+        "[default: evolution]",
     )
     parameters = option(
         "--param",
@@ -455,9 +456,10 @@ def _end(
     )
     store.close()
     if finished_after == report.rounds > 0 and report.is_finished:
+        rest = ": nothing is left to learn" if report.why == "done" else ": give more --rounds"
         raise BadConfiguration(
             f"--resume: expected a run that can go on, {folder} is finished after {report.rounds} rounds"
-            f"{': its target is reached' if report.solved else ': give more --rounds'}"
+            f"{': its target is reached' if report.solved else rest}"
         )
     write_report(folder, report, model, closes)
     with unread_output_dropped():

@@ -22,7 +22,7 @@ from fedmq.aggregator.event_publisher import EventPublisher
 from fedmq.aggregator.machine import Input, Output, Phase
 from fedmq.aggregator.outbox import Outbox
 from fedmq.aggregator.roster import Introduction, Roster
-from fedmq.algorithms.base import Evaluation, Plan, Strategy, answer_bytes_max
+from fedmq.algorithms.base import Evaluation, Plan, Strategy, answer_bytes_max, is_finished
 from fedmq.algorithms.checkpoint import dump
 from fedmq.errors import LeaveReason, Rejected, leave_reason
 from fedmq.observe import events
@@ -549,20 +549,28 @@ class Rounds:
             self._outbox.save(DropOldRounds(keep))
 
     def _finish_if_over(self, evaluation: Evaluation | None, members: int) -> None:
-        """Finish the run if its target is reached or no rounds are left.
+        """Finish the run if its target is reached, the algorithm has nothing left to learn, or no rounds are left.
 
-        The target counts only if every row of every member has been scored, no present trainer is still to send its
+        The first two count only if every row of every member has been scored, no present trainer is still to send its
         first result, and there are `min_trainers` members: half of XOR is easy to learn, and useless.
         """
-        self.solved = (
+        everyone = (
             evaluation is not None
             and members >= self.config.limits.min_trainers
             and evaluation.coverage >= 1.0
             and not self.roster.pending(self._now, self.round)
+        )
+        self.solved = (
+            everyone
+            and evaluation is not None
             and self.config.task.reached(evaluation.loss, evaluation.correct, evaluation.rows)
         )
-        if self.solved or self.round > self.config.limits.rounds_max:
-            self._finish(evaluation, "solved" if self.solved else "rounds")
+        if self.solved:
+            self._finish(evaluation, "solved")
+        elif everyone and is_finished(self._strategy, self._state):
+            self._finish(evaluation, "done")
+        elif self.round > self.config.limits.rounds_max:
+            self._finish(evaluation, "rounds")
 
     @property
     def _gives_up_at(self) -> float | None:

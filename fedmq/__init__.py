@@ -1,6 +1,6 @@
 """fedmq: federated learning over a message queue.
 
-    Models     MLP, Linear, Code, TrainedModel, load_model
+    Models     MLP, Linear, LogLinear, Fourier, Code, TrainedModel, load_model
     Tasks      Task, Rows, find_task
     Errors     FedmqError and its leaves, in `fedmq.errors`
     Testing    the in-memory network and the virtual clock, in `fedmq.testing`
@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fedmq.errors import FedmqError
-    from fedmq.models.networks import MLP, Code, Linear
+    from fedmq.models.fourier import Fourier
+    from fedmq.models.networks import MLP, Code, Linear, LogLinear
     from fedmq.models.trained_model import TrainedModel, load_model
     from fedmq.tasks.task import Rows, Task
     from fedmq.tasks.task_file import find_task
@@ -26,7 +27,9 @@ __all__ = [
     "MLP",
     "Code",
     "FedmqError",
+    "Fourier",
     "Linear",
+    "LogLinear",
     "Rows",
     "Task",
     "TrainedModel",
@@ -37,7 +40,9 @@ __all__ = [
 _HOMES = {
     "Code": "fedmq.models.networks",
     "FedmqError": "fedmq.errors",
+    "Fourier": "fedmq.models.fourier",
     "Linear": "fedmq.models.networks",
+    "LogLinear": "fedmq.models.networks",
     "MLP": "fedmq.models.networks",
     "Rows": "fedmq.tasks.task",
     "Task": "fedmq.tasks.task",

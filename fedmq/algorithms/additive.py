@@ -23,6 +23,7 @@ from fedmq.algorithms.base import (
     Update,
     check_bounds,
     check_down,
+    is_finished,
 )
 from fedmq.algorithms.inbox import ROUNDS_REMEMBERED, check_round
 from fedmq.errors import BadConfiguration, Rejected
@@ -146,6 +147,15 @@ class Additive:
 
     def evaluation(self, state: Any) -> Evaluation | None:
         return self.algorithm.evaluation(state.inner)
+
+    def result(self, state: Any) -> Any:
+        """Return what the algorithm found beside the model, a value of its own type; None if there is none."""
+        find = getattr(self.algorithm, "result", None)
+        return None if find is None else find(state.inner)
+
+    def finished(self, state: Any) -> bool:
+        """Return whether the algorithm has nothing left to learn; False if it never has."""
+        return is_finished(self.algorithm, state.inner)
 
     def _opened(self, state: Any) -> Any:
         """Return the state with an empty sum for its round."""

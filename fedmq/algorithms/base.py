@@ -151,6 +151,8 @@ def check_demand(
         LimitExceeded: the work needs more memory or time; nothing has been allocated for it.
     """
     query.check(task, shapes)
+    if isinstance(query, AdditiveQuery) and num_examples > query.rows_max:
+        raise Rejected("values", f"expected at most {query.rows_max} rows in all, this trainer has {num_examples}")
     if (size := answer_bytes_max(query, task, shapes)) > FRAME_BYTES_MAX:
         raise Rejected("nbytes", f"expected a query for answers of at most {FRAME_BYTES_MAX} bytes, got {size}")
     needed, limits = query.demand(task, shapes, num_examples), limits or WorkLimits()
@@ -321,6 +323,15 @@ class Strategy(Protocol[State]):
         """
 
 
+def is_finished(strategy: Any, state: Any) -> bool:
+    """Return whether the strategy has nothing left to learn: its optional method `finished(state)`.
+
+    The run then ends, if every member has scored the model.
+    """
+    finished = getattr(strategy, "finished", None)
+    return finished is not None and bool(finished(state))
+
+
 @dataclass(frozen=True, eq=False)
 class Total:
     """The sum of all answers to one round, in integers.
@@ -360,7 +371,9 @@ class AdditiveAlgorithm(Protocol[State]):
     """An algorithm that needs only the total of a round's answers; see `docs/how-to/your-own-algorithm.md`.
 
     `name` is a class attribute, and so may be `Parameters`, a frozen msgspec struct with a default for each field; the
-    class is called with one. The framework checks, sums and stores the answers.
+    class is called with one. The framework checks, sums and stores the answers. A method `result(state)` may return
+    what was found beside the model, such as statistics or standard errors; `finished(state)` whether nothing is left to
+    learn, so that the run ends.
     """
 
     name: str

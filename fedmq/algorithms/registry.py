@@ -28,11 +28,20 @@ QUERIES_KEPT = 64  # each a part of a header of 4 KiB
 BUILTIN = {
     "evolution": "fedmq.algorithms.evolution.strategy:Evolution",
     "averaging": "fedmq.algorithms.averaging.strategy:Averaging",
+    "statistics": "fedmq.algorithms.statistics.strategy:StatisticsAlgorithm",
+    "ridge": "fedmq.algorithms.ridge.strategy:Ridge",
+    "newton": "fedmq.algorithms.newton.strategy:Newton",
 }
 BUILTIN_LEARNERS = {
     "evolve": "fedmq.algorithms.evolution.learner:LEARNER",
     "train": "fedmq.algorithms.averaging.learner:LEARNER",
     "evaluate": "fedmq.algorithms.evaluation.learner:LEARNER",
+    "score-rows": "fedmq.algorithms.evaluation.learner:ROWS_LEARNER",
+    "spread": "fedmq.algorithms.statistics.learner:SPREAD",
+    "moments": "fedmq.algorithms.statistics.learner:MOMENTS",
+    "histograms": "fedmq.algorithms.statistics.learner:HISTOGRAMS",
+    "gram": "fedmq.algorithms.ridge.learner:LEARNER",
+    "curvature": "fedmq.algorithms.newton.learner:LEARNER",
 }
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from fedmq.errors import BadConfiguration
 from fedmq.models.arrays import Floating
+from fedmq.models.fourier import Fourier
 
 LAYERS_MAX = 16  # sizes in an MLP, the inputs and the outputs among them
 LAYER_UNITS_MAX = 65_536
@@ -123,6 +124,37 @@ class Linear(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="linea
         return _one_layer(self.inputs, self.outputs).forward(population, inputs)
 
 
+class LogLinear(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="log-linear"):
+    """A model of counts: exp of a linear model. The same parameters and errors as `Linear`; `newton` trains it."""
+
+    inputs: int
+
+    def __post_init__(self) -> None:
+        _one_layer(self.inputs, 1)  # checks the size
+
+    @property
+    def outputs(self) -> int:
+        return 1
+
+    @property
+    def num_parameters(self) -> int:
+        return self.inputs + 1
+
+    @property
+    def widest(self) -> int:
+        return 1
+
+    @property
+    def output(self) -> Output:
+        return "identity"
+
+    def forward(self, population: Floating, inputs: Floating) -> Floating:
+        """Return the counts, (population, rows, 1); shapes, dtypes and errors as in `MLP.forward`."""
+        values = _one_layer(self.inputs, self.outputs).forward(population, inputs)
+        with np.errstate(over="ignore", under="ignore"):
+            return np.exp(values, out=values)
+
+
 class Code(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="code", rename={"num_parameters": "genes"}):
     """A model that only its own Python function can score; the function travels with each round of the run.
 
@@ -150,7 +182,7 @@ class Code(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="code", 
             raise BadConfiguration(f"sha256: expected 32 bytes, got {len(self.sha256)}: leave it out in a file")
 
 
-Network = MLP | Linear
+Network = MLP | Linear | LogLinear | Fourier
 Model = Network | Code
 
 

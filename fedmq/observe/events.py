@@ -18,7 +18,8 @@ BEST_PARAMETERS_MAX = 512  # larger models are not published round by round; the
 PackedParameters = Annotated[bytes, Meta(max_length=8 * BEST_PARAMETERS_MAX)]  # (num_parameters,) float64, "<f8"
 Figure = Annotated[float, Meta(ge=-1e300, le=1e300)]  # excludes NaN and infinity, which cannot be drawn
 Why = Literal["complete", "deadline"]  # why a round closed: all present trainers answered, or its deadline passed
-End = Literal["solved", "rounds", "stopped", "failed"]  # target reached, no rounds left, by a user, no trainers left
+# Target reached, nothing left to learn, no rounds left, by a user, no trainers left.
+End = Literal["solved", "done", "rounds", "stopped", "failed"]
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):

@@ -68,10 +68,10 @@ class Report(_Figures, frozen=True, kw_only=True):
 
     @property
     def is_finished(self) -> bool:
-        """Whether there is nothing left to do: the target is reached, or the rounds are used up."""
+        """Whether there is nothing left to do: target reached, nothing left to learn, or the rounds used up."""
         if self.why == "":
             return self.solved or self.rounds >= self.config.limits.rounds_max
-        return self.why in ("solved", "rounds")
+        return self.why in ("solved", "done", "rounds")
 
     @property
     def run(self) -> str:

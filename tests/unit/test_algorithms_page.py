@@ -24,6 +24,8 @@ def test_page_lists_every_parameter_with_its_default(name: str) -> None:
 
 def written(value: object) -> str:
     """Return a default as the page shows it."""
+    if value is None:
+        return "none"
     if isinstance(value, tuple):
         return f"[{', '.join(f'{one:g}' for one in value)}]"
     return f"{value:g}" if isinstance(value, float) else str(value)

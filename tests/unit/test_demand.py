@@ -24,7 +24,7 @@ from fedmq.algorithms.conformance import check_first_plan
 from fedmq.algorithms.evaluation.query import Evaluate
 from fedmq.algorithms.evolution.query import Evolve
 from fedmq.algorithms.registry import decode_query, find_algorithm
-from fedmq.errors import BadConfiguration, LimitExceeded
+from fedmq.errors import BadConfiguration, LimitExceeded, Rejected
 from fedmq.models.networks import MLP, Linear
 from fedmq.protocol.codec import decode, encode
 from fedmq.protocol.messages import Round
@@ -154,3 +154,10 @@ def test_declared_memory_is_an_upper_bound_and_not_far_above_it(case: str) -> No
     work = Assignment(task, arrays, rows, partial(task.score, rows=rows), np.random.default_rng(1))
     used = allocated(lambda: learner.learn(query, work))
     assert used <= declared <= 5 * used
+
+
+def test_sum_over_more_rows_than_the_question_allows_is_rejected() -> None:
+    query, arrays = Evaluate(rows_max=1000), {"candidates": np.zeros((1, XOR.model.num_parameters))}
+    check_down(query, XOR, arrays, 1000)
+    with pytest.raises(Rejected, match="at most 1000 rows in all"):
+        check_down(query, XOR, arrays, 1001)

@@ -1,4 +1,4 @@
-"""The trainer's half of the query `evaluate`."""
+"""The trainer's half of the queries `evaluate` and `score-rows`."""
 
 from typing import Any
 
@@ -6,17 +6,32 @@ import numpy as np
 import numpy.typing as npt
 
 from fedmq.algorithms.base import Assignment, Learner
-from fedmq.algorithms.evaluation.query import Evaluate
-from fedmq.errors import Rejected
+from fedmq.algorithms.evaluation.exact_scores import exact_scores
+from fedmq.algorithms.evaluation.query import BLOCK_ROWS, Evaluate, ScoreRows
+from fedmq.errors import WorkCancelled
+from fedmq.models.exact_outputs import exact_outputs, one_layer
 
 
 def score_candidates(query: Evaluate, work: Assignment) -> dict[str, npt.NDArray[Any]]:
     """Score the candidates; a loss counts at most what the query allows for these rows."""
-    rows = len(work.rows.inputs)
-    if rows > query.rows_max:
-        raise Rejected("values", f"expected at most {query.rows_max} rows in all, this trainer has {rows}")
     losses, correct = work.score(work.arrays["candidates"])
-    return {"losses": np.minimum(losses, rows * 2.0**query.row_loss_bits), "correct": correct}
+    most = len(work.rows.inputs) * 2.0**query.row_loss_bits
+    return {"losses": np.minimum(losses, most), "correct": correct}
+
+
+def score_rows(query: ScoreRows, work: Assignment) -> dict[str, npt.NDArray[Any]]:
+    """Score one model, each row by itself."""
+    model, (inputs, targets) = one_layer(work.task.model, "score-rows"), work.rows
+    loss = correct = 0
+    for start in range(0, len(inputs), BLOCK_ROWS):
+        if work.cancelled():
+            raise WorkCancelled("the scores were cancelled: a newer round makes them needless")
+        block = slice(start, start + BLOCK_ROWS)
+        outputs = exact_outputs(model, work.arrays["parameters"], inputs[block])
+        scores = exact_scores(work.task, outputs, targets[block], query.fraction_bits, query.unit)
+        loss, correct = loss + scores.loss, correct + scores.correct
+    return {"loss": np.array([loss]), "correct": np.array([correct])}
 
 
 LEARNER = Learner(Evaluate, score_candidates)
+ROWS_LEARNER = Learner(ScoreRows, score_rows)

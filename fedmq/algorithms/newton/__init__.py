@@ -1,0 +1,1 @@
+"""Generalized linear models by Newton's method: linear, logistic, multinomial and Poisson regression, exact."""

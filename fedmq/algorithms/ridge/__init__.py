@@ -1,0 +1,1 @@
+"""Ridge regression and classification: one sum of products gives the model of all rows."""

@@ -1,0 +1,58 @@
+"""Standardized columns in fixed point: how many bits a value has, how far it reaches, and the way back to raw units."""
+
+from fractions import Fraction
+from typing import Annotated
+
+import numpy as np
+from msgspec import Meta
+
+from fedmq.algorithms.base import SUM_BITS_MAX
+from fedmq.models.arrays import Floats, Integers
+
+REACH_MIN, REACH_MAX = 4, 12  # a standardized value counts up to ±2**reach, which the question gives for each column
+REACH_CELLS = REACH_MAX - REACH_MIN + 2  # values below 2**4, below 2**5 ... and, last, beyond 2**12: these are clipped
+PART_BITS_MAX, PART_BITS_MIN = 20, 15
+
+PartBits = Annotated[int, Meta(ge=PART_BITS_MIN, le=PART_BITS_MAX)]
+
+
+def rows_max_for(num_examples: int) -> int:
+    """Return the rows that a question allows for when there are so many now: twice as many, at least 2**22."""
+    return 1 << max(SUM_BITS_MAX - 2 * PART_BITS_MAX, num_examples.bit_length() + 1)
+
+
+def part_bits_for(rows_max: int) -> int:
+    """Return the bits of each part of a factor, so that a sum over so many rows fits an int64."""
+    return min(PART_BITS_MAX, (SUM_BITS_MAX - (rows_max - 1).bit_length()) // 2)
+
+
+def count_reach(standardized: Floats) -> Integers:
+    """Count the binary exponents of values (rows, columns), (columns, REACH_CELLS)."""
+    exponents = np.clip(np.frexp(standardized)[1], REACH_MIN, REACH_MAX + 1) - REACH_MIN
+    counts = [np.bincount(column, minlength=REACH_CELLS) for column in exponents.T]
+    return np.stack(counts).astype(np.int64)
+
+
+def needed_reach(counts: Integers) -> Integers:
+    """Return the reach (columns,) that clips no value, at most REACH_MAX, from counts (columns, REACH_CELLS)."""
+    last = REACH_CELLS - 1 - (counts[:, ::-1] > 0).argmax(axis=1)
+    found: Integers = np.where(counts.any(axis=1), np.minimum(last + REACH_MIN, REACH_MAX), REACH_MIN)
+    return found
+
+
+def unstandardized(
+    slopes: Floats, biases: Floats, shift: Floats, deviation: Floats, scale: Floats, center: Floats
+) -> tuple[Floats, Floats]:
+    """Return slopes (inputs, outputs) and biases (outputs,) for rows that are not standardized.
+
+    center + scale (bias + sum of slope (x - shift) / deviation); the bias is exact but for its last rounding.
+    """
+    raw = slopes / deviation[:, None] * scale
+    offsets = []
+    for place, bias in enumerate(biases):
+        exact = Fraction(float(bias)) * Fraction(float(scale[place % len(scale)]))
+        exact += Fraction(float(center[place % len(center)]))
+        for slope, mean in zip(raw[:, place], shift, strict=True):
+            exact -= Fraction(float(slope)) * Fraction(float(mean))
+        offsets.append(float(exact))
+    return raw, np.array(offsets)

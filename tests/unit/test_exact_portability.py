@@ -1,0 +1,67 @@
+"""Exact arithmetic and models have the same bits under other BLAS kernels, SIMD widths and numbers of threads."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from exact_vectors import models, vectors
+
+SCRIPT = Path(__file__).with_name("exact_vectors.py")
+FEATURES = """
+try:
+    from numpy._core._multiarray_umath import __cpu_dispatch__
+except ImportError:  # numpy 1
+    from numpy.core._multiarray_umath import __cpu_dispatch__
+print(*__cpu_dispatch__)
+"""
+
+# Of every machine. A change here is another result for every model that was trained before it.
+EXPECTED = {
+    "words, signs, normals, permutation": "93be41396c50d849",
+    "hashes of rows": "b154cbb2d3c3c934",
+    "exp, log": "3102438dd91a38e1",
+    "sigmoid, softplus, softmax": "a9ef4320be16a3e6",
+    "linear outputs": "ac5c5472e9980b75",
+    "cosines": "42f66f0f788a1cf2",
+    "sums of products": "9ed34d11c6d97815",
+    "combined sums": "dab4643fefe9173c",
+    "Cholesky": "26bab391003018e9",
+    "statistics: values": "0995f35f1864a077",
+    "ridge: values": "c31db820fe4d13c0",
+    "ridge: two classes by features": "a1a2d9f2bde67009",
+    "newton: values": "1b61eeaae7997099",
+    "newton: three classes": "552e411c215c9de1",
+    "newton: counts": "07a5002871572e8e",
+}
+
+
+def printed(*arguments: str, **environment: str) -> str:
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    return done.stdout
+
+
+def test_vectors_on_this_machine() -> None:
+    assert {**dict(vectors()), **dict(models())} == EXPECTED
+
+
+@pytest.mark.parametrize("kernel", ["Haswell", "Zen", "Nehalem"])
+def test_vectors_under_another_blas_kernel(kernel: str) -> None:
+    assert json.loads(printed(str(SCRIPT), OPENBLAS_CORETYPE=kernel)) == EXPECTED
+
+
+def test_vectors_without_dispatched_cpu_features_and_with_two_threads() -> None:
+    features = printed("-c", FEATURES).strip()
+    found = printed(str(SCRIPT), NPY_DISABLE_CPU_FEATURES=features, OPENBLAS_NUM_THREADS="2")
+    assert json.loads(found) == EXPECTED
