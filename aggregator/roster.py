@@ -104,7 +104,10 @@ class Roster:
 
     def eligible(self, round: int) -> list[str]:
         """Return the present trainers that are neither barred from this round nor contested."""
-        return [name for name in self.present if not self.is_barred(name, round) and name not in self._contested]
+        present = self.present
+        if not self._barred and not self._contested:
+            return present
+        return [name for name in present if not self.is_barred(name, round) and name not in self._contested]
 
     def awaited(self, round: int) -> set[str]:
         """Return the eligible trainers that this round waits for: all but silent ones, or all if all are silent."""
@@ -174,11 +177,15 @@ class Roster:
     @property
     def contest_until(self) -> float | None:
         """Time at which a contested name becomes a duplicate, or None."""
+        if not self._contested:
+            return None
         times = (since + CONTEST_S for name, since in self._contested.items() if name not in self._duplicates)
         return min(times, default=None)
 
     def new_duplicates(self, now: float) -> list[str]:
         """Return the names that have become duplicates since the last call."""
+        if not self._contested:
+            return []
         found = [
             name for name, since in self._contested.items() if name not in self._duplicates and now >= since + CONTEST_S
         ]

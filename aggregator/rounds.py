@@ -99,6 +99,7 @@ class Rounds:
         self._short_since: float | None = None  # fewer than `min_trainers` are present
         self._wait_until: float | None = None  # for more than them; None: before the first step, or without `wait_s`
         self._connected_at = 0.0
+        self._fails_at: float | None = None  # when the run ends because all its trainers have left or declined it
         self.bytes_received = 0
         self._now = self._wall = 0.0  # of the step
         self._acked_request = 0  # of the last control command
@@ -577,9 +578,8 @@ class Rounds:
         """When this life ends because too few trainers are present."""
         return None if self._wait_s is None or self._short_since is None else self._short_since + self._wait_s
 
-    @property
-    def _fails_at(self) -> float | None:
-        """When the run ends because all its trainers have left or declined it."""
+    def _when_deserted(self) -> float | None:
+        """Return when the run ends because all its trainers have left or declined it, or None."""
         limits = self.config.limits
         if not self._broker_up or self.paused or len(self.roster) < limits.min_trainers:
             return None
@@ -590,7 +590,7 @@ class Rounds:
         if self.phase is Phase.FINISHED or self.stopped:
             return
         gives_up = self._has_waited()
-        fails_at = self._fails_at
+        fails_at = self._fails_at = self._when_deserted()
         if not gives_up and (fails_at is None or self._now < fails_at):
             return
         departures = self.roster.departures(self.round)

@@ -191,13 +191,15 @@ class BrokerSockets(Endpoint):
             self._check_connections()
             while self._ended:
                 yield self._ended.pop()
-            received_any = False
+            more = False
             for socket in sockets:
+                count = 0
                 for received in self._receive_turn(socket):
-                    received_any, self._current = True, received
+                    count, self._current = count + 1, received
                     if (message := self._event(received)) is not None:
                         yield message
-            if not received_any:
+                more = more or count == TURN_MESSAGES
+            if not more:  # what arrives from now on ends the next `wait`, which polls anyway
                 return
 
     def _receive_turn(self, socket: zmq.Socket[bytes]) -> Iterator[ReceivedMessage]:
