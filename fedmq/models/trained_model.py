@@ -4,7 +4,7 @@ import io
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
@@ -81,8 +81,9 @@ class TrainedModel:
         scale = msgspec.UNSET if self.output_scale == 1.0 else self.output_scale
         description = msgspec.json.encode(_Description(model=self.model, task=self.task, output_scale=scale)).decode()
         buffer = io.BytesIO()
-        # The name "genes" is part of the file format.
-        np.savez(buffer, genes=self.parameters.astype("<f8"), description=np.array(description, dtype="<U"))
+        with zipfile.ZipFile(buffer, "w") as archive:  # not np.savez: its bytes differ between versions of Python
+            _add_array(archive, "genes", self.parameters.astype("<f8"))  # the name is part of the file format
+            _add_array(archive, "description", np.array(description, dtype="<U"))
         return buffer.getvalue()
 
     def network(self) -> Network:
@@ -117,6 +118,13 @@ class TrainedModel:
             )
         outputs: Floats = self.network().forward(self.parameters[None, :], inputs)[0]
         return outputs
+
+
+def _add_array(archive: zipfile.ZipFile, name: str, array: npt.NDArray[Any]) -> None:
+    """Add an array as np.savez would."""
+    entry = io.BytesIO()
+    np.lib.format.write_array(entry, array, allow_pickle=False)
+    archive.writestr(zipfile.ZipInfo(f"{name}.npy"), entry.getvalue())
 
 
 def _comparable(raw: Floats) -> Floats:
