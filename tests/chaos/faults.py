@@ -22,6 +22,7 @@ from federation import YOUNG_S, Federation, Service, run_fedmq
 from proxy import Direction
 from schedule import AGGREGATOR, BROKER, Fault
 
+from fedmq.runtime.descriptors import descriptor_limit, open_descriptors
 from fedmq.runtime.rng import derive_rng
 from fedmq.transport.link import Port
 
@@ -32,6 +33,7 @@ FULL_S = 6.0  # how long a disk stays full if the aggregator does not notice
 LATE_S = (0.1, 0.5)
 SLOW_BYTES_PER_S = (4_000, 40_000)
 CONNECTIONS = 1_000
+RESERVED = 200  # descriptors that this process keeps for itself
 BROKER_PORTS = 4  # without keys
 MESSAGES = 30_000
 WRONG_TASK_CODES = (70, 75)  # all trainers declined, or too few were there to try
@@ -173,9 +175,10 @@ class Faults:
             proxy.heal(*directions)
 
     async def _many_connections(self, fault: Fault, _draws: np.random.Generator) -> None:
-        """Open more silent connections than the broker has descriptors."""
+        """Open more silent connections than the broker has descriptors, but leave some to this process."""
+        available = descriptor_limit() - open_descriptors() - RESERVED
         with contextlib.ExitStack() as stack:
-            for number in range(CONNECTIONS):
+            for number in range(min(CONNECTIONS, available)):
                 peer = stack.enter_context(socket.socket())
                 peer.setblocking(False)
                 peer.connect_ex(("127.0.0.1", self._federation.port + number % BROKER_PORTS))

@@ -223,8 +223,8 @@ class RoundsMachine(RuleBasedStateMachine):
         if close.why == "deadline":
             assert self.scene.now >= opened.at + opened.deadline_s, "nor before its deadline,"
         else:
-            here = {name for name in opened.names if self.scene.roster[name].present}
-            assert here <= answered, "unless everybody who is here has answered"
+            expected = {name for name in opened.names if self.scene.roster.is_expected(name)}
+            assert expected <= answered, "unless all that are present, and not refused, have answered"
         assert set(close.members) <= {trainer for _, trainer in self.saved}, "who never answered does not count"
         self.closed.append(close)
 
