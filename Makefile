@@ -74,6 +74,8 @@ lowest:  ## run the unit tests with the lowest versions that setup.cfg allows, i
 	@$(MAKE) --no-print-directory lowest-in-venv VENV=$(VENV)-lowest
 
 lowest-in-venv: $(LOWEST_STAMP)
+	$(get_programs)
+	$(get_promtool)
 	@$(BIN)/python -m pytest tests/unit --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(DEVELOP_STAMP)  ## check style, formatting, types, import rules and prose
