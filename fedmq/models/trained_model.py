@@ -1,6 +1,7 @@
 """Trained models: predict, save, load."""
 
 import io
+import struct
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,9 @@ from fedmq.runtime.safe_files import read_regular
 _PARAMETERS_BYTES_MAX = 8 * PARAMETERS_MAX
 _DESCRIPTION_BYTES_MAX = 1 << 20
 MODEL_BYTES_MAX = _PARAMETERS_BYTES_MAX + 2 * _DESCRIPTION_BYTES_MAX  # of a file
+
+_DATE = 1 << 5 | 1  # of an entry, as MS-DOS has it: 1980-01-01
+_SEE_EXTRA = 0xFFFFFFFF  # instead of a size of 32 bits
 
 _UNREADABLE_MODEL: tuple[type[Exception], ...] = (*UNREADABLE, msgspec.MsgspecError, BadConfiguration)
 
@@ -81,7 +85,7 @@ class TrainedModel:
         scale = msgspec.UNSET if self.output_scale == 1.0 else self.output_scale
         description = msgspec.json.encode(_Description(model=self.model, task=self.task, output_scale=scale)).decode()
         buffer = io.BytesIO()
-        with zipfile.ZipFile(buffer, "w") as archive:  # not np.savez: its bytes differ between versions of Python
+        with zipfile.ZipFile(buffer, "w") as archive:
             _add_array(archive, "genes", self.parameters.astype("<f8"))  # the name is part of the file format
             _add_array(archive, "description", np.array(description, dtype="<U"))
         return buffer.getvalue()
@@ -120,11 +124,24 @@ class TrainedModel:
         return outputs
 
 
+class _Entry(zipfile.ZipInfo):
+    """An entry of an .npz file with the header that np.savez gets from Python 3.11.4 and later.
+
+    Earlier versions write another one, and the same model would have another hash there.
+    """
+
+    def FileHeader(self, zip64: bool | None = None) -> bytes:  # noqa: N802  of the base class
+        """Return the local header: sizes of 64 bits in an extra field."""
+        self.create_version = self.extract_version = zipfile.ZIP64_VERSION
+        name, extra = self.filename.encode(), struct.pack("<HHQQ", 1, 16, self.file_size, self.compress_size)
+        fields = (self.extract_version, 0, self.compress_type, 0, _DATE, self.CRC, _SEE_EXTRA, _SEE_EXTRA)
+        return b"PK\3\4" + struct.pack("<5H3L2H", *fields, len(name), len(extra)) + name + extra
+
+
 def _add_array(archive: zipfile.ZipFile, name: str, array: npt.NDArray[Any]) -> None:
-    """Add an array as np.savez would."""
     entry = io.BytesIO()
     np.lib.format.write_array(entry, array, allow_pickle=False)
-    archive.writestr(zipfile.ZipInfo(f"{name}.npy"), entry.getvalue())
+    archive.writestr(_Entry(f"{name}.npy"), entry.getvalue())
 
 
 def _comparable(raw: Floats) -> Floats:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import pickle
+import sys
 import tracemalloc
 import zipfile
 from collections.abc import Callable
@@ -230,6 +232,16 @@ def test_saved_model_is_loaded_unchanged(tmp_path: Path) -> None:
     read = load_model(model_file(tmp_path, XOR.to_bytes()))
     assert (read.model, read.task) == (XOR.model, "xor")
     assert read.parameters.tobytes() == XOR.parameters.tobytes()
+
+
+def test_bytes_of_a_model_are_those_of_every_version_of_python() -> None:
+    data = TrainedModel(Linear(2, 1), np.arange(3.0), "t").to_bytes()
+    assert hashlib.sha256(data).hexdigest()[:16] == "abe993130979e0f9"
+    if sys.version_info >= (3, 11, 4):
+        by_numpy = io.BytesIO()
+        with np.load(io.BytesIO(data)) as arrays:
+            np.savez(by_numpy, **arrays)
+        assert data == by_numpy.getvalue()
 
 
 def test_equal_models_have_equal_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
