@@ -6,7 +6,7 @@ from typing import Annotated
 import numpy as np
 from msgspec import Meta
 
-from fedmq.algorithms.base import SUM_BITS_MAX
+from fedmq.algorithms.base import SUM_BITS_MAX, ArrayBounds
 from fedmq.models.arrays import Floats, Integers
 
 REACH_MIN, REACH_MAX = 4, 12  # a standardized value counts up to ±2**reach, which the question gives for each column
@@ -14,6 +14,15 @@ REACH_CELLS = REACH_MAX - REACH_MIN + 2  # values below 2**4, below 2**5 ... and
 PART_BITS_MAX, PART_BITS_MIN = 20, 15
 
 PartBits = Annotated[int, Meta(ge=PART_BITS_MIN, le=PART_BITS_MAX)]
+
+
+def column_bounds(columns: int) -> dict[str, ArrayBounds]:
+    """Return the bounds of the arrays that a question standardizes by, each (columns,)."""
+    return {
+        "shift": ArrayBounds((columns,)),
+        "deviation": ArrayBounds((columns,), np.float64, 5e-324),
+        "reach": ArrayBounds((columns,), np.int64, REACH_MIN, REACH_MAX),
+    }
 
 
 def rows_max_for(num_examples: int) -> int:

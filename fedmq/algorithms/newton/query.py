@@ -8,7 +8,7 @@ from msgspec import Meta
 
 from fedmq.algorithms.base import SUM_BITS_MAX, AdditiveQuery, ArrayBounds, Demand, Shapes
 from fedmq.algorithms.evaluation.exact_scores import ROW_LOSS_BITS
-from fedmq.algorithms.standardization import PART_BITS_MAX, REACH_CELLS, REACH_MAX, REACH_MIN, PartBits
+from fedmq.algorithms.standardization import PART_BITS_MAX, REACH_CELLS, PartBits, column_bounds
 from fedmq.algorithms.statistics.query import EXPONENT_MAX, num_classes, num_columns
 from fedmq.errors import BadConfiguration, Rejected
 from fedmq.exact.integers import triangle_of
@@ -54,11 +54,8 @@ class Curvature(AdditiveQuery, frozen=True, tag="curvature"):
         return self.row_bits - ROW_LOSS_BITS
 
     def arrays(self, task: Task) -> Mapping[str, ArrayBounds]:
-        columns = num_columns(task)
         return {
-            "shift": ArrayBounds((columns,)),
-            "deviation": ArrayBounds((columns,), np.float64, 5e-324),
-            "reach": ArrayBounds((columns,), np.int64, REACH_MIN, REACH_MAX),
+            **column_bounds(num_columns(task)),
             "coefficients": ArrayBounds((num_outputs(task), 1 + task.model.inputs)),
         }
 

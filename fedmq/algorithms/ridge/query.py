@@ -7,7 +7,7 @@ import numpy as np
 from msgspec import Meta
 
 from fedmq.algorithms.base import SUM_BITS_MAX, AdditiveQuery, ArrayBounds, Demand, Shapes
-from fedmq.algorithms.standardization import PART_BITS_MAX, REACH_CELLS, REACH_MAX, REACH_MIN, PartBits
+from fedmq.algorithms.standardization import PART_BITS_MAX, REACH_CELLS, PartBits, column_bounds
 from fedmq.algorithms.statistics.query import num_classes, num_columns
 from fedmq.errors import BadConfiguration, Rejected
 from fedmq.exact.integers import triangle_of
@@ -41,12 +41,7 @@ class Gram(AdditiveQuery, frozen=True, tag="gram"):
         return 2 * self.part_bits
 
     def arrays(self, task: Task) -> Mapping[str, ArrayBounds]:
-        columns = num_columns(task)
-        return {
-            "shift": ArrayBounds((columns,)),
-            "deviation": ArrayBounds((columns,), np.float64, 5e-324),
-            "reach": ArrayBounds((columns,), np.int64, REACH_MIN, REACH_MAX),
-        }
+        return column_bounds(num_columns(task))
 
     def answer(self, task: Task, _shapes: Shapes, num_examples: int) -> Mapping[str, ArrayBounds]:
         size, most = self._size(task), num_examples << self.row_bits
