@@ -15,12 +15,14 @@ from fedmq.models.losses import Scores, cross_entropy, squared_error
 from fedmq.models.networks import Code, Model
 from fedmq.models.trained_model import TrainedModel
 from fedmq.names import NAME_PATTERN
+from fedmq.tables.schema import Schema
 
 TRAINERS_MAX = 16_384  # of a run
 ROUNDS_MAX = 1_000_000
 CODE_BYTES_MAX = 1 << 20  # of the packed code of a Code model
 CORRECT_WITHIN = 0.05  # a predicted value is correct when its error is smaller, in units of `output_scale`
 OUTPUT_SCALE_MIN = 1e-30
+HOLDOUT_MAX = 0.9
 HOLES_SHOWN_MAX = 8  # columns that one error names
 BLOCK_VALUES = 1 << 19  # numbers of the widest layer computed at once: 4 MB fit into a cache
 
@@ -33,6 +35,8 @@ class Rows(NamedTuple):
 
     inputs: Floats
     targets: Floats | Integers
+    weights: Floats | None = None  # (rows,), each above 0; None: 1
+    offsets: Floats | None = None  # (rows,), added to the linear predictor; None: 0
 
 
 class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
@@ -54,6 +58,8 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     rounds: int = 200  # at most
     parameters: dict[str, dict[str, Any]] = {}  # of algorithms, by name, where not their defaults; not sent
     output_scale: float = 1.0  # of squared errors: a predicted value is the output of the model times this
+    schema: Schema | None = None  # the columns by name; None: rows of numbers, the target last
+    holdout: float = 0.0  # share of each trainer's rows that are scored and never trained on
 
     def __post_init__(self) -> None:
         if not re.match(NAME_PATTERN, self.name):
@@ -68,6 +74,7 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
         _check_range("trainers", self.trainers, 1, TRAINERS_MAX)
         _check_range("rounds", self.rounds, 1, ROUNDS_MAX)
         _check_range("output_scale", self.output_scale, OUTPUT_SCALE_MIN, 1.0 / OUTPUT_SCALE_MIN)
+        _check_range("holdout", self.holdout, 0.0, HOLDOUT_MAX)
         if self.output_scale != 1.0 and self.loss != "squared-error":
             raise BadConfiguration(
                 f"output_scale: expected 1 for the loss {self.loss}, got {self.output_scale:g}: "

@@ -21,7 +21,7 @@ def score_candidates(query: Evaluate, work: Assignment) -> dict[str, npt.NDArray
 
 def score_rows(query: ScoreRows, work: Assignment) -> dict[str, npt.NDArray[Any]]:
     """Score one model, each row by itself."""
-    model, (inputs, targets) = one_layer(work.task.model, "score-rows"), work.rows
+    model, inputs, targets = one_layer(work.task.model, "score-rows"), work.rows.inputs, work.rows.targets
     loss = correct = 0
     for start in range(0, len(inputs), BLOCK_ROWS):
         if work.cancelled():

@@ -1,0 +1,1 @@
+"""Tables: the columns of people's files by name, their schema, and the way from cells to a model's features."""
