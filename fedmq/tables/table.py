@@ -1,27 +1,178 @@
-"""A table as a reader returns it: columns by name, without a decision about their kinds."""
+"""Tables: the columns of a site by name, before a task gives them a kind."""
 
-from collections.abc import Mapping
+import datetime
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, cast
 
+import numpy as np
 import numpy.typing as npt
 
-from fedmq.exact.integers import Integers
+from fedmq.errors import BadData
+from fedmq.exact.integers import Floats, Integers
 
-Column = npt.NDArray[Any]  # float64 with NaN for empty cells if all others are plain numbers; else text, "" if empty
+Column = npt.NDArray[Any]  # float64, or text: object, each element a str
+Decimal = Literal[".", ","]
+
+EXACT_INTEGER_MAX = 1 << 53  # float64 holds every smaller integer
+
+# Without 1_000, 0x10, inf and digits of other scripts, which `float` accepts.
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,4})?")
+_GROUPED = re.compile(r"[+-]?[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]*)?")  # 1,234,567.5
+_PLAIN_CHARACTERS = re.compile(r"[0-9eE+.\n-]*")  # in cells that `float` reads as _NUMBER, or not at all
+_SWAPPED = str.maketrans(".,", ",.")
 
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """The cells of a file, a query or a data frame.
+    """The rows of a site, as they are in its file: no column has a kind, no cell is corrected.
 
-    A column is (num_rows,): float64 with NaN for empty cells if all other cells are plain numbers, else str with ""
-    for empty cells. `lines` (num_rows,) says where each row stands in the source, counted from 1, for errors.
+    `columns` has each of `names` once, of shape (rows,): float64 with NaN for an empty cell if all other cells are
+    numbers; else text, an object array of str with "" for an empty cell. `lines` (rows,) int64 are the lines of the
+    source, or the numbers of rows from 1, and name a row in errors. `notes` are remarks for the operator, to be logged
+    once.
     """
 
-    source: str  # names the table in errors
+    source: str
     names: tuple[str, ...]
     columns: Mapping[str, Column]
     num_rows: int
     lines: Integers
-    notes: tuple[str, ...] = ()  # what was noticed while reading, such as an encoding; said once
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def from_frame(cls, frame: object, source: str = "data frame") -> "Table":
+        """Return the table of a data frame: of pandas, of polars, or any mapping of columns by name.
+
+        Dates become text as ISO 8601, booleans `True` and `False`, and None, NaN, NaT and <NA> empty cells. The index
+        of a data frame is no column.
+
+        Raises:
+            BadData: it has no columns by name, columns of unequal lengths, or cells that are lists or the like.
+        """
+        names = _names_of(frame, source)
+        by_name = cast(Mapping[Any, Any], frame)
+        columns, notes = {}, list[str]()
+        for name in names:
+            cells = by_name[name]
+            to_numpy = getattr(cells, "to_numpy", None)
+            array = _as_array(to_numpy() if to_numpy else cells)
+            if array.ndim != 1:
+                raise BadData(f"{source}, column {name}: expected one value a row, got shape {array.shape}: split it")
+            columns[str(name)] = as_column(array, f"{source}, column {name}")
+            if has_large_integers(columns[str(name)]):
+                notes.append(large_integers_note(str(name)))
+        lengths = {len(column) for column in columns.values()}
+        if len(lengths) > 1 or len(columns) < len(names):
+            got = f"{min(lengths)} to {max(lengths)} rows" if len(lengths) > 1 else "two of one name"
+            raise BadData(f"{source}: expected columns of one length with a name each, got {got}: correct them")
+        num_rows = lengths.pop() if lengths else 0
+        return cls(source, tuple(columns), columns, num_rows, np.arange(1, num_rows + 1), tuple(notes))
+
+
+def numbers(cells: Sequence[str], decimal: Decimal = ".") -> Floats | None:
+    """Return the numbers of cells (rows,) float64, NaN for an empty cell; None if another cell is not a number.
+
+    Cells have no white space around them. A number is written in ASCII digits, with `decimal` and perhaps an exponent;
+    the other sign may group thousands. What float64 cannot hold is not a number.
+    """
+    if decimal == "," and any("." in cell or "," in cell for cell in cells):
+        cells = [cell.translate(_SWAPPED) for cell in cells]
+    if not _PLAIN_CHARACTERS.fullmatch("\n".join(cells)):
+        if not all(not cell or _NUMBER.fullmatch(cell) or _GROUPED.fullmatch(cell) for cell in cells):
+            return None
+        cells = [cell.replace(",", "") for cell in cells]
+    try:
+        found = np.array([float(cell) if cell else np.nan for cell in cells])
+    except ValueError:
+        return None
+    return None if np.isinf(found).any() else found
+
+
+def is_number(cell: str, decimal: Decimal = ".") -> bool:
+    """Return whether a cell without white space around it is a number; an empty one is not."""
+    return bool(cell) and numbers([cell], decimal) is not None
+
+
+def text(cells: Iterable[str]) -> Column:
+    """Return cells as a column of text, (rows,) object; equal cells are one object."""
+    kept: dict[str, str] = {}
+    listed = [kept.setdefault(cell, cell) for cell in cells]
+    column = np.empty(len(listed), object)
+    column[:] = listed
+    return column
+
+
+def as_column(values: npt.NDArray[Any], source: str) -> Column:
+    """Return an array (rows,) of any dtype as a column; `source` names it in errors.
+
+    Raises:
+        BadData: a cell is a list or another value that is neither a number, text, a boolean nor a time; or infinite.
+    """
+    if values.dtype.kind in "iuf":
+        column = values.astype(np.float64)
+        if (bad := np.flatnonzero(np.isinf(column))).size:
+            raise BadData(
+                f"{source}: expected finite numbers, got {column[bad[0]]} in row {bad[0] + 1} "
+                f"({bad.size} of {len(column)} rows): correct or drop the rows"
+            )
+        return column
+    if values.dtype.kind == "M":
+        seconds = np.datetime_as_string(values, unit="s") if values.dtype != "M8[D]" else values.astype(str)
+        return text("" if cell == "NaT" else cell.removesuffix("T00:00:00") for cell in seconds.tolist())
+    cells = [_cell_text(cell, f"{source}, row {row}") for row, cell in enumerate(values.tolist(), 1)]
+    found = numbers(cells)
+    return text(cells) if found is None else found
+
+
+def has_large_integers(column: Column) -> bool:
+    """Return whether a column has numbers so large that float64 may have rounded an integer."""
+    return column.dtype.kind == "f" and bool((np.abs(column) > EXACT_INTEGER_MAX).any())
+
+
+def large_integers_note(name: str) -> str:
+    """Return the note about a column with `has_large_integers`."""
+    return f"column {name}: numbers above 2^53 lose their last digits; if it is an identifier, ignore it"
+
+
+def _names_of(frame: object, source: str) -> list[Any]:
+    """Return the names of the columns of a data frame."""
+    found = getattr(frame, "columns", None)
+    if found is None and isinstance(frame, Mapping):
+        found = list(frame)
+    if found is None or not hasattr(frame, "__getitem__"):
+        raise BadData(f"{source}: expected a data frame or columns by name, got {type(frame).__name__}: return one")
+    return list(found)
+
+
+def _as_array(cells: Any) -> npt.NDArray[Any]:
+    """Return cells as an array; cells of several types stay as they are."""
+    if isinstance(cells, np.ndarray):
+        return cells
+    with suppress(ValueError):  # lists of unequal lengths
+        alike = np.asarray(cells)
+        if alike.dtype.kind not in "SU":
+            return alike
+    array = np.empty(len(cells), object)
+    for place, cell in enumerate(cells):
+        array[place] = cell
+    return array
+
+
+def _cell_text(cell: object, source: str) -> str:
+    """Return the text of a cell of any type."""
+    if isinstance(cell, str):
+        return cell.strip()
+    if cell is None or type(cell).__name__ in ("NAType", "NaTType") or cell != cell:
+        return ""
+    if isinstance(cell, bytes):
+        return cell.decode("utf-8", "replace").strip()
+    if isinstance(cell, datetime.datetime):
+        return cell.isoformat(timespec="seconds").removesuffix("T00:00:00")
+    if isinstance(cell, datetime.date | datetime.time):
+        return cell.isoformat()
+    if isinstance(cell, list | tuple | dict | set) or (hasattr(cell, "__array__") and np.ndim(cast(Any, cell))):
+        raise BadData(f"{source}: expected one value, got {type(cell).__name__}: split the column, or leave it out")
+    return str(cell)
