@@ -16,10 +16,16 @@ from fedmq.errors import BadConfiguration, BadData, one_line
 from fedmq.models.arrays import UNREADABLE, Floats, Integers, all_finite, read_array
 from fedmq.models.networks import PARAMETERS_MAX, Code, Model, Network
 from fedmq.runtime.safe_files import read_regular
+from fedmq.tables.encoding import Encoded, encode_table
+from fedmq.tables.preparation import Preparation
+from fedmq.tables.schema import COLUMNS_MAX, Schema
+from fedmq.tables.table import Table
 
 _PARAMETERS_BYTES_MAX = 8 * PARAMETERS_MAX
-_DESCRIPTION_BYTES_MAX = 1 << 20
-MODEL_BYTES_MAX = _PARAMETERS_BYTES_MAX + 2 * _DESCRIPTION_BYTES_MAX  # of a file
+_DESCRIPTION_BYTES_MAX = 1 << 26  # four a character; a schema may list many categories
+_PREPARATION = ("column_shift", "column_scale", "column_fill")  # arrays of a model with a schema
+_COLUMN_BYTES_MAX = 8 * COLUMNS_MAX
+MODEL_BYTES_MAX = _PARAMETERS_BYTES_MAX + _DESCRIPTION_BYTES_MAX + (1 << 20)  # of a file
 
 _DATE = 1 << 5 | 1  # of an entry, as MS-DOS has it: 1980-01-01
 _SEE_EXTRA = 0xFFFFFFFF  # instead of a size of 32 bits
@@ -31,40 +37,68 @@ _UNREADABLE_MODEL: tuple[type[Exception], ...] = (*UNREADABLE, msgspec.MsgspecEr
 class TrainedModel:
     """A model with its parameters (num_parameters,) float64, and the name of the task it was trained for.
 
+    A model of a task with a schema has the way from a table's cells to its inputs as `preparation`. It predicts from
+    tables, another model from arrays of its inputs.
+
     Raises:
-        BadConfiguration: the parameters do not fit the model.
+        BadConfiguration: the parameters or the preparation do not fit the model.
     """
 
     model: Model
     parameters: Floats
     task: str
     output_scale: float = 1.0  # of the task: a predicted value is the output of the network times this
+    preparation: Preparation | None = None
 
     def __post_init__(self) -> None:
+        if self.schema is not None:
+            _check_fits(self.model, self.schema)
         if self.parameters.shape != (self.model.num_parameters,) or self.parameters.dtype != np.float64:
             raise BadConfiguration(
                 f"expected {self.model.num_parameters} parameters of float64 for {self.model}, "
                 f"got {self.parameters.dtype} of shape {self.parameters.shape}: give the parameters of one candidate"
             )
 
-    def predict(self, rows: npt.ArrayLike) -> Floats | Integers:
-        """Return the class of each row, (rows,) int64, for softmax; else the values, (rows,) or (rows, outputs).
+    @property
+    def schema(self) -> Schema | None:
+        """The columns that the model predicts from, by name; None for arrays of numbers."""
+        return None if self.preparation is None else self.preparation.schema
 
-        `rows` (rows, features) may be a list of lists.
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The labels of the classes, in the order of `probabilities`; empty for a model of values."""
+        if self.network().output != "softmax":
+            return ()
+        return self.schema.target.classes if self.schema else tuple(map(str, range(self.network().outputs)))
+
+    def predict(self, rows: Any) -> npt.NDArray[Any]:
+        """Return the class of each row, (rows,), for softmax; else the values, (rows,) or (rows, outputs) float64.
+
+        With a schema, `rows` is a data frame, a mapping of columns by name, or a `Table`, with cells as they are in
+        files. A class is its label, (rows,) str. What cannot be predicted is "" or NaN: a row without a cell that the
+        schema requires. Without a schema, `rows` is an array (rows, inputs) or a list of lists, and a class int64.
 
         Raises:
-            BadData: another number of columns than the model has inputs, text, or numbers that are not finite.
+            BadData: columns or cells that do not fit the schema; without one, another number of columns than the model
+                has inputs, text, or numbers that are not finite. An array for a model with a schema.
             BadConfiguration: the model is code, which fedmq can only score.
         """
-        network, raw = self.network(), self._raw(rows)
+        network, (raw, places, num_rows) = self.network(), self._outputs(rows)
         if network.output == "softmax":
-            classes: Integers = _comparable(raw).argmax(axis=1)
-            return classes
-        values = raw if self.output_scale == 1.0 else raw * self.output_scale
+            codes: Integers = _comparable(raw).argmax(axis=1)
+            if self.schema is None:
+                return codes
+            labels = np.full(num_rows, "", dtype=np.array(self.classes).dtype)
+            labels[places] = np.array(self.classes)[codes]
+            return labels
+        values = np.full((num_rows, network.outputs), np.nan)
+        values[places] = raw if self.output_scale == 1.0 else raw * self.output_scale
         return values.ravel() if network.outputs == 1 else values
 
-    def probabilities(self, rows: npt.ArrayLike) -> Floats:
+    def probabilities(self, rows: Any) -> Floats:
         """Return the probability of each class for each row, (rows, classes) float64; NaN where the model overflows.
+
+        `rows` as for `predict`; NaN also for a row that cannot be predicted.
 
         Raises:
             BadConfiguration: the model gives values, not classes.
@@ -74,20 +108,28 @@ class TrainedModel:
             raise BadConfiguration(
                 f"expected a model with softmax output, got {self.model}, which has no probabilities: use predict"
             )
-        raw = self._raw(rows)
+        raw, places, num_rows = self._outputs(rows)
+        probabilities = np.full((num_rows, self.network().outputs), np.nan)
         with np.errstate(invalid="ignore"):
             weights = np.exp(raw - raw.max(axis=1, keepdims=True))
-            probabilities: Floats = weights / weights.sum(axis=1, keepdims=True)
+            probabilities[places] = weights / weights.sum(axis=1, keepdims=True)
         return probabilities
 
     def to_bytes(self) -> bytes:
         """Return the bytes of an .npz file for `load_model`, without any pickle; equal models give equal bytes."""
         scale = msgspec.UNSET if self.output_scale == 1.0 else self.output_scale
-        description = msgspec.json.encode(_Description(model=self.model, task=self.task, output_scale=scale)).decode()
+        schema = msgspec.UNSET if self.schema is None else self.schema
+        description = msgspec.json.encode(
+            _Description(model=self.model, task=self.task, output_scale=scale, schema=schema)
+        ).decode()
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w") as archive:
             _add_array(archive, "genes", self.parameters.astype("<f8"))  # the name is part of the file format
             _add_array(archive, "description", np.array(description, dtype="<U"))
+            if self.preparation is not None:
+                arrays = (self.preparation.shift, self.preparation.scale, self.preparation.fill)
+                for name, array in zip(_PREPARATION, arrays, strict=True):
+                    _add_array(archive, name, array.astype("<f8"))
         return buffer.getvalue()
 
     def network(self) -> Network:
@@ -102,6 +144,27 @@ class TrainedModel:
                 "give its `parameters` to a function of your own"
             )
         return self.model
+
+    def _outputs(self, rows: Any) -> tuple[Floats, Integers, int]:
+        """Return the raw outputs (predicted, outputs), the place of each in `rows`, and how many rows there are."""
+        if self.preparation is None:
+            raw = self._raw(rows)
+            return raw, np.arange(len(raw)), len(raw)
+        if isinstance(rows, np.ndarray | list | tuple):
+            raise BadData(
+                f"expected columns by name for task {self.task}, got {type(rows).__name__}: give a data frame, or a "
+                f'mapping such as {{"{self.preparation.schema.columns[0].name}": [...], ...}}'
+            )
+        table = rows if isinstance(rows, Table) else Table.from_frame(rows, "the rows")
+        encoded = encode_table(self.preparation.schema, table, targets=False)
+        return self._of_columns(encoded), encoded.places, table.num_rows
+
+    def _of_columns(self, encoded: Encoded) -> Floats:
+        """Return the raw outputs (rows, outputs) of encoded rows."""
+        assert self.preparation is not None
+        network, features = self.network(), self.preparation.features(encoded.columns)
+        outputs: Floats = network.forward(self.parameters[None, :], features)[0]
+        return outputs
 
     def _raw(self, rows: npt.ArrayLike) -> Floats:
         """Return the raw outputs, (rows, outputs)."""
@@ -144,6 +207,18 @@ def _add_array(archive: zipfile.ZipFile, name: str, array: npt.NDArray[Any]) -> 
     archive.writestr(_Entry(f"{name}.npy"), entry.getvalue())
 
 
+def _check_fits(model: Model, schema: Schema) -> None:
+    """Check that a model takes the features of a schema, and has an output for each class."""
+    if isinstance(model, Code):
+        raise BadConfiguration("expected no schema beside a model that is code, got one")
+    if model.inputs != schema.num_features:
+        raise BadConfiguration(f"expected a model of {schema.num_features} inputs for the schema, got {model}")
+    if (model.output == "softmax") != (schema.target.kind == "class"):
+        raise BadConfiguration(f"expected a softmax model for classes and no other, got {model}")
+    if schema.target.kind == "class" and model.outputs != len(schema.target.classes):
+        raise BadConfiguration(f"expected a model of {len(schema.target.classes)} classes for the schema, got {model}")
+
+
 def _comparable(raw: Floats) -> Floats:
     """Check that each row has numbers to choose a class by: NaN would silently be the first class."""
     if np.isnan(raw).any():
@@ -159,6 +234,7 @@ class _Description(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     model: Model
     task: str
     output_scale: Annotated[float, Meta(gt=0)] | msgspec.UnsetType = msgspec.UNSET  # UNSET: 1
+    schema: Schema | msgspec.UnsetType = msgspec.UNSET
 
 
 def load_model(path: str | Path) -> TrainedModel:
@@ -185,7 +261,17 @@ def _read_model(data: bytes) -> TrainedModel:
         description = msgspec.json.decode(text, type=_Description)
         with archive.open("genes.npy") as file:
             parameters = read_array(file, _PARAMETERS_BYTES_MAX)
+        preparation = None
+        if description.schema is not msgspec.UNSET:
+            preparation = Preparation(description.schema, *(_read_column(archive, name) for name in _PREPARATION))
     if not all_finite(parameters):
         raise ValueError("parameters that are not finite")
     scale = 1.0 if description.output_scale is msgspec.UNSET else description.output_scale
-    return TrainedModel(description.model, parameters.astype(np.float64, copy=False), description.task, scale)
+    return TrainedModel(
+        description.model, parameters.astype(np.float64, copy=False), description.task, scale, preparation
+    )
+
+
+def _read_column(archive: zipfile.ZipFile, name: str) -> Floats:
+    with archive.open(f"{name}.npy") as file:
+        return read_array(file, _COLUMN_BYTES_MAX).astype(np.float64, copy=False)

@@ -21,6 +21,7 @@ class Encoded:
     targets: Floats | Integers
     weights: Floats | None  # (rows,); None if the schema has no weights
     offsets: Floats | None
+    places: Integers  # (rows,): where each of them stands in the table, counted from 0
     left_out: Mapping[str, int]  # rows that were left out, by reason
     notes: tuple[str, ...]  # what does not fit and is no fault, one line each
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fedmq.errors import BadConfiguration
 from fedmq.exact.integers import Floats
 from fedmq.tables.schema import Schema
 
@@ -15,12 +16,23 @@ class Preparation:
     """What the statistics of all sites say about each column; part of the trained model.
 
     `shift`, `scale` and `fill` are (columns,) float64; those of category columns are not used.
+
+    Raises:
+        BadConfiguration: arrays of other shapes, numbers that are not finite, or a scale that is not above 0.
     """
 
     schema: Schema
     shift: Floats
     scale: Floats
     fill: Floats
+
+    def __post_init__(self) -> None:
+        columns = len(self.schema.columns)
+        for name, array in (("shift", self.shift), ("scale", self.scale), ("fill", self.fill)):
+            if array.shape != (columns,) or array.dtype != np.float64 or not np.isfinite(array).all():
+                raise BadConfiguration(f"{name}: expected {columns} finite numbers, got {array.dtype} {array.shape}")
+        if not (self.scale > 0.0).all():
+            raise BadConfiguration(f"scale: expected numbers above 0, got {self.scale.min():g}")
 
     def features(self, columns: Floats) -> Floats:
         """Return the features (rows, schema.num_features) of encoded columns (rows, columns), NaN for missing.

@@ -15,6 +15,7 @@ from fedmq.models.losses import Scores, cross_entropy, squared_error
 from fedmq.models.networks import Code, Model
 from fedmq.models.trained_model import TrainedModel
 from fedmq.names import NAME_PATTERN
+from fedmq.tables.preparation import Preparation
 from fedmq.tables.schema import Schema
 
 TRAINERS_MAX = 16_384  # of a run
@@ -145,9 +146,12 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
         """Return fitted rows as learners get them: the targets in units of `output_scale`."""
         return rows if self.output_scale == 1.0 else Rows(rows.inputs, rows.targets / self.output_scale)
 
-    def trained(self, parameters: Floats) -> TrainedModel:
-        """Return the model with these parameters (num_parameters,) float64, which predicts unscaled values."""
-        return TrainedModel(self.model, parameters, self.name, self.output_scale)
+    def trained(self, parameters: Floats, preparation: Preparation | None = None) -> TrainedModel:
+        """Return the model with these parameters (num_parameters,) float64, which predicts unscaled values.
+
+        With a schema it needs the preparation that the columns were trained with.
+        """
+        return TrainedModel(self.model, parameters, self.name, self.output_scale, preparation)
 
     def reached(self, loss: float, correct: int, rows: int) -> bool:
         """Return whether a candidate with this summed loss and number of correct rows meets the target."""
