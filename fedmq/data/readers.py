@@ -17,6 +17,7 @@ from fedmq.data.csv_faults import CsvFaults, is_number
 from fedmq.errors import BadData, named
 from fedmq.models.arrays import UNREADABLE, read_array, read_array_header
 from fedmq.runtime.python_file import importable
+from fedmq.tables.table import Table
 from fedmq.tasks.builtin import TASK_NAMES
 from fedmq.tasks.task import Rows, as_rows
 from fedmq.tasks.task_file import call_rows, task_rows
@@ -63,6 +64,18 @@ def load_rows(spec: str) -> Rows:
     if function and function["module"] not in TASK_NAMES:
         return _call(function["module"], function["function"])
     raise BadData(f"expected rows such as {FORMS}; got {spec!r}")
+
+
+def load_data(spec: str, names: Sequence[str] = ()) -> Table | Rows:
+    """Read what `spec` names: the rows of a built-in task, a FILE.py or a function; else a table of columns by name.
+
+    With the `names` of a task's schema, the first line of a file is known to hold them or not.
+
+    Raises:
+        BadData: as `load_rows`.
+        BadConfiguration: as `load_rows`.
+    """
+    return load_rows(spec)
 
 
 def files_of(spec: str) -> list[Path]:
