@@ -66,7 +66,7 @@ def load_rows(spec: str) -> Rows:
     raise BadData(f"expected rows such as {FORMS}; got {spec!r}")
 
 
-def load_data(spec: str, names: Sequence[str] = ()) -> Table | Rows:
+def load_data(spec: str, names: Sequence[str] = ()) -> Table | Rows:  # noqa: ARG001
     """Read what `spec` names: the rows of a built-in task, a FILE.py or a function; else a table of columns by name.
 
     With the `names` of a task's schema, the first line of a file is known to hold them or not.
