@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar, Literal, get_args
 
 RejectReason = Literal[
@@ -104,6 +105,23 @@ class BadData(BadConfiguration):
     def __init__(self, text: str, public: str = "the rows cannot be used") -> None:
         super().__init__(text)
         self.public = public
+
+
+class BadTable(BadData):
+    """The columns or cells of a table do not fit the task.
+
+    `faults` has one line for each kind of fault in each column; the text has the first of them.
+    """
+
+    SHOWN_MAX: ClassVar[int] = 8
+
+    def __init__(self, source: str, faults: Sequence[str], public: Sequence[str]) -> None:
+        super().__init__(f"{source}: {self._joined(faults)}", self._joined(public))
+        self.faults = tuple(faults)
+
+    def _joined(self, lines: Sequence[str]) -> str:
+        more = len(lines) - self.SHOWN_MAX
+        return "; ".join(lines[: self.SHOWN_MAX]) + (f"; and {more} more faults" if more > 0 else "")
 
 
 class StoreError(BadConfiguration):

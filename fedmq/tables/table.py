@@ -41,6 +41,7 @@ class Table:
     num_rows: int
     lines: Integers
     notes: tuple[str, ...] = ()
+    decimal: Decimal = "."  # in the cells of text columns
 
     @classmethod
     def from_frame(cls, frame: object, source: str = "data frame") -> "Table":
