@@ -385,11 +385,14 @@ class Rounds:
 
     def _result(self, message: Result, packet: Packet) -> None:
         name, key = message.trainer, (message.round, message.trainer)
+        held = message.num_examples
+        if name in self.roster and (self.config.task.holdout or self.config.task.schema is not None):
+            held = self.roster[name].num_examples  # a result is computed on a part of the rows
         if name not in self.roster:
-            self._join(name, message.num_examples)
+            self._join(name, held)
             self._welcome(name)
         elif not self.roster[name].gone:
-            self._join(name, message.num_examples)
+            self._join(name, held)
         if key in self._accepted:
             self.roster[name].resent += 1
             self._publisher.report(events.ResultResent(round=message.round, trainer=name))
@@ -407,10 +410,10 @@ class Rounds:
                 answer_s = self._now - self._opened_at
                 self._adaptive_deadline.add(answer_s)
         if self.roster[name].gone and message.term == self.term and message.attempt == 1:
-            self._join(name, message.num_examples)  # the goodbye came from the process that this one replaces
+            self._join(name, held)  # the goodbye came from the process that this one replaces
         if self.roster.is_silent(name):
             self._publisher.report(events.TrainerReturned(trainer=name, missed=self.roster[name].missed))
-        self.roster.count(name, message.num_examples, late=staleness > 0, again=message.attempt > 1)
+        self.roster.count(name, held, late=staleness > 0, again=message.attempt > 1)
         self._outbox.save(StoredResult(message.round, name, self.round, packet.frames))
         clipped = count_saturated(packet.arrays)
         self._publisher.accepted(message, staleness, answer_s, self._now, saturated=clipped)

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from fedmq.algorithms.base import AdditiveQuery, Learner, Query
+from fedmq.algorithms.base import PREPARATION, AdditiveQuery, Learner, Query
 from fedmq.algorithms.registry import decode_query
 from fedmq.errors import QueryRefused, named
 from fedmq.protocol.messages import Round
@@ -38,7 +38,9 @@ def open_query(message: Round) -> tuple[Query, Learner, int]:
     """
     query, learner = decode_query(message.query)
     try:
-        evaluations = query.evaluations({info.name: info.shape for info in message.arrays})
+        evaluations = query.evaluations(
+            {info.name: info.shape for info in message.arrays if info.name not in PREPARATION}
+        )
     except (Exception, SystemExit) as error:  # the code of a package: without a cost there is no answer
         raise QueryRefused(f"the cost of {type(query).__name__} is not known: {named(error)}") from error
     return query, learner, max(1, evaluations)

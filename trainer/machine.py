@@ -21,6 +21,7 @@ class WorkDone(NamedTuple):
     num_examples: int  # rows that it was computed on
     cpu_s: float = 0.0
     memory: int = 0
+    held: int | None = None  # rows that the trainer has for the run; None: those that it was computed on
 
 
 class WorkFailed(NamedTuple):

@@ -1,5 +1,6 @@
 """A trainer's answer to a round: its rows, fitted to the round's task, and the round's own random stream."""
 
+import logging
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -16,6 +17,7 @@ from fedmq.algorithms.base import (
     WorkLimits,
     check_bounds,
     check_demand,
+    without_preparation,
 )
 from fedmq.algorithms.registry import BUILTIN_LEARNERS, find_learner
 from fedmq.errors import BadData, Rejected, WorkError
@@ -26,13 +28,17 @@ from fedmq.protocol.codec import CODE, Array, Packet
 from fedmq.protocol.fixed_point import FRACTION_BITS, LOSSES, UNITS_MAX, fitting_bits, saturated
 from fedmq.protocol.messages import Round
 from fedmq.runtime.rng import derive_rng
+from fedmq.tables.table import Table
+from fedmq.tasks.row_views import RowViews
 from fedmq.tasks.task import Rows, Task
 from fedmq.trainer.budget import open_query, sent_bits
 from fedmq.trainer.code_policy import NO_CODE, CodePolicy
 from fedmq.trainer.sandbox import Sandbox
-from fedmq.trainer.worker import Cancelled, Learn
+from fedmq.trainer.worker import Answer, Cancelled, Learn
 
-RowsOf = Callable[[str], Rows]  # of a run
+RowsOf = Callable[[str], Rows | Table]  # of a run
+
+log = logging.getLogger(__name__)
 
 
 class _Checked(NamedTuple):
@@ -46,7 +52,7 @@ class _Checked(NamedTuple):
 
 
 def on_rows(
-    rows: Rows | RowsOf,
+    rows: Rows | Table | RowsOf,
     name: str,
     policy: CodePolicy = NO_CODE,
     *,
@@ -56,9 +62,9 @@ def on_rows(
     """Return the function that answers rounds from the rows of trainer `name`, for a worker.
 
     The same round gives the same answer, bit for bit: its draws derive from the run's seed, the round and the name.
-    The rows are fitted to a task once, and again when another task or other rows arrive. Code runs only as `policy`
-    allows. What a round needs is checked against the `limits` before any work. Losses will be sent in units of
-    2**-`fraction_bits`; an answer that they cannot express is refused.
+    The rows are encoded, split and fitted to a task once, and again when another task or other rows arrive. Code runs
+    only as `policy` allows. What a round needs is checked against the `limits` before any work. Losses will be sent in
+    units of 2**-`fraction_bits`; an answer that they cannot express is refused.
 
     Raises (when called):
         BadData: the rows cannot be read, or do not fit the task, or every loss saturates.
@@ -70,9 +76,9 @@ def on_rows(
     """
     for kind in BUILTIN_LEARNERS:  # imports PyGAD now, not while the first round waits
         find_learner(kind)
-    rows_of: RowsOf = (lambda _run: rows) if isinstance(rows, Rows) else rows
+    rows_of: RowsOf = (lambda _run: rows) if isinstance(rows, Rows | Table) else rows
     checked: _Checked | None = None
-    fitted: tuple[Task, Rows, Rows] | None = None  # the task, the rows as they were read, and fitted to it
+    fitted: tuple[Rows | Table, RowViews] | None = None  # the rows as they were read, and as the task sees them
     sandbox: tuple[Task, bytes, Rows, Sandbox] | None = None  # of the newest task that code scores
 
     def answer(packet: Packet, cancelled: Cancelled) -> dict[str, Array]:
@@ -81,16 +87,22 @@ def on_rows(
         assert isinstance(message, Round)
         task = message.task
         query, learner, _ = open_query(message)
-        arrays = {key: array for key, array in packet.arrays.items() if key != CODE or not isinstance(task.model, Code)}
+        sent = {key: array for key, array in packet.arrays.items() if key != CODE or not isinstance(task.model, Code)}
         code = policy.code(packet) if isinstance(task.model, Code) else None
-        read = rows_of(message.run)
+        arrays, preparation = without_preparation(query, task, sent)
         check_bounds(query.arrays(task), arrays)
         shapes = {key: array.shape for key, array in arrays.items()}
-        if checked is None or checked[:3] != (query, shapes, len(read.inputs)) or checked.task != task:
-            checked = _checked(query, shapes, len(read.inputs), task, limits)
-        if fitted is None or fitted[1] is not read or fitted[0] != task:
-            fitted = (task, read, task.scaled(task.fit(read)))
-        own = fitted[2]
+        read = rows_of(message.run)
+        if fitted is None or fitted[0] is not read or fitted[1].task != task:
+            fitted = (read, RowViews(task, read))
+            for note in fitted[1].notes:
+                log.warning("run %s: %s", message.run, note)
+        own = fitted[1].view(query.rows, preparation)
+        num_examples = len(own.inputs)
+        if checked is None or checked[:3] != (query, shapes, num_examples) or checked.task != task:
+            checked = _checked(query, shapes, num_examples, task, limits)
+        if not num_examples:
+            return _empty(checked)
         score: Callable[[Floats], Scores] = partial(task.score, rows=own, cancelled=cancelled)
         if code is not None:
             if sandbox is None or sandbox[2] is not own or sandbox[:2] != (task, code):
@@ -102,7 +114,7 @@ def on_rows(
         learned = learner.learn(query, Assignment(task, arrays, own, score, draws, cancelled, message.round))
         _check_answer(checked, learned)
         _check_saturated(task, learned.get(LOSSES), own, sent_bits(query, fraction_bits))
-        return learned
+        return Answer(learned, num_examples)
 
     return answer
 
@@ -113,6 +125,18 @@ def _checked(query: Query, shapes: Shapes, num_examples: int, task: Task, limits
     if isinstance(query, AdditiveQuery) and LOSSES in bounds:  # still float64: the session quantizes them
         bounds[LOSSES] = ArrayBounds(bounds[LOSSES].shape, np.float64)
     return _Checked(query, shapes, num_examples, task, bounds)
+
+
+def _empty(checked: _Checked) -> Answer:
+    """Return the sum over no row.
+
+    Raises:
+        BadData: the query is not additive.
+    """
+    if isinstance(checked.query, AdditiveQuery):
+        return Answer({name: np.zeros(one.shape, one.dtype) for name, one in checked.answer.items()}, 0)
+    problem = "expected rows to train on, got none that is not held out: lower the holdout of the task"
+    raise BadData(problem, problem)
 
 
 def _check_answer(checked: _Checked, answer: object) -> None:

@@ -14,7 +14,7 @@ from fedmq.security.signing import NoSigning, Signing
 from fedmq.trainer.machine import AggregatorReplaced, Input, Notice, RowsRead, WorkDone, WorkFailed
 from fedmq.trainer.session import IGNORED_AGAIN_S, NOTICE_AGAIN_S, Session
 from fedmq.trainer.spool import MemorySpool, Spool
-from fedmq.trainer.worker import Done, Refreshed, Worker
+from fedmq.trainer.worker import Answer, Done, Refreshed, Worker
 from fedmq.transport.address import DEFAULT_ADDRESS
 from fedmq.transport.link import (
     Link,
@@ -128,7 +128,9 @@ class Trainer:
         if self.on_trained is not None:
             self.on_trained(done.train_s)
         cpu_s, memory = self._usage()
-        return WorkDone(done.run, done.round, done.outcome, done.train_s, self._rows_of(done.run), cpu_s, memory)
+        held = self._rows_of(done.run)
+        used = done.outcome.num_examples if isinstance(done.outcome, Answer) else held
+        return WorkDone(done.run, done.round, done.outcome, done.train_s, used, cpu_s, memory, held=held)
 
     def _take(self, event: Input) -> None:
         output = self.session.step(event, self._clock.now())

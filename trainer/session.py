@@ -424,14 +424,15 @@ class Session:
         work = self._work
         if work is None or (work.run, work.round) != (event.run, event.round):
             return  # it was cancelled
-        self._work, self.num_examples = None, event.num_examples
+        self._work, self.num_examples = None, event.num_examples if event.held is None else event.held
         text = f"round {event.round} of run {event.run} took {event.train_s:.3f} s"
         self._output.notices.append(Notice(text, event.run, event.round))
         followed = self.runs[event.run]
         fraction_bits = work.cost.fraction_bits
-        done = event._replace(arrays=quantize(event.arrays, fraction_bits))
+        fields = event._replace(arrays=quantize(event.arrays, fraction_bits))._asdict()
+        del fields["held"]
         result = PendingResult(
-            **done._asdict(), term=followed.round_term, model_digest=work.model_digest, fraction_bits=fraction_bits
+            **fields, term=followed.round_term, model_digest=work.model_digest, fraction_bits=fraction_bits
         )
         followed.pending[event.round] = Delivery(result, send_at=now)
         self._output.keeps.append(result)

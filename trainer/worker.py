@@ -5,7 +5,7 @@ A newer round cancels the work at its next check.
 
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from queue import SimpleQueue
 from typing import NamedTuple, Protocol
 
@@ -16,6 +16,14 @@ from fedmq.runtime.clock import Clock
 
 Cancelled = Callable[[], bool]
 Learn = Callable[[Packet, Cancelled], dict[str, Array]]
+
+
+class Answer(dict[str, Array]):
+    """The arrays of an answer, and the number of rows that they are computed on."""
+
+    def __init__(self, arrays: Mapping[str, Array], num_examples: int) -> None:
+        super().__init__(arrays)
+        self.num_examples = num_examples
 
 
 class Done(NamedTuple):

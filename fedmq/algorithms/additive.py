@@ -60,9 +60,9 @@ class RoundSum:
             Rejected: the answer is out of bounds, or the total could overflow.
         """
         rows, shift = update.num_examples, self.fraction_bits - update.fraction_bits
-        if rows < 1 or self.num_examples + rows > self.rows_max:
+        if rows < 0 or self.num_examples + rows > self.rows_max:
             raise Rejected(
-                "values", f"expected 1 to {self.rows_max - self.num_examples} more rows, got {rows}: raise rows_max"
+                "values", f"expected 0 to {self.rows_max - self.num_examples} more rows, got {rows}: raise rows_max"
             )
         if shift < 0:
             raise Rejected(
@@ -92,7 +92,7 @@ class RoundSum:
         losses, bounds = update.arrays.get(LOSSES), self.bounds.get(LOSSES)
         if losses is None or bounds is None or losses.dtype != np.int64 or not losses.size:
             return  # `check_bounds` rejects what is wrong
-        row, most = (int(losses.max()) / update.num_examples * 2.0**-update.fraction_bits), bounds.largest
+        row, most = (int(losses.max()) / max(1, update.num_examples) * 2.0**-update.fraction_bits), bounds.largest
         if row > most * 2.0**-self.fraction_bits:
             raise Rejected(
                 "values",

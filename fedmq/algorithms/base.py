@@ -9,7 +9,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, NamedTuple, Protocol, TypeVar
+from typing import Annotated, Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 import msgspec
 import numpy as np
@@ -22,6 +22,7 @@ from fedmq.models.losses import ROW_CROSS_ENTROPY_MAX, ROW_SQUARED_ERROR_MAX, Sc
 from fedmq.models.networks import Code
 from fedmq.protocol.codec import FRAME_BYTES_MAX, Shape, check_arrays
 from fedmq.protocol.messages import FRACTION_BITS_MAX
+from fedmq.tasks.row_views import View
 from fedmq.tasks.task import BLOCK_VALUES, Rows, Task
 
 Arrays = Mapping[str, npt.NDArray[Any]]
@@ -42,6 +43,7 @@ OPERATIONS_PER_S = 10**11  # no core is faster: work that cannot end in time is 
 WORK_SECONDS_MAX = 3600.0  # for the work of one round; a trainer may give less or more
 SCORING_COPIES, SEARCH_COPIES = 2, 8  # of the candidates: measured, see tests/unit/test_demand.py
 BLOCK_COPIES = 4  # of the widest layer's numbers, for one block of rows
+PREPARATION = ("column_shift", "column_scale", "column_fill")  # arrays of a round that prepare a table's columns
 
 
 class ArrayBounds(NamedTuple):
@@ -76,8 +78,11 @@ class Query(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     """What a round asks of a trainer. A subclass is a frozen struct with a tag, the kind of the query.
 
     It travels as msgpack inside a Round. Both sides check it before any work: the aggregator before a run begins,
-    the trainer before it computes.
+    the trainer before it computes. `rows` says which of a trainer's rows a learner gets, see `fedmq.tasks.row_views`:
+    a task without schema and holdout has the same rows for all.
     """
+
+    rows: ClassVar[View] = "features"
 
     @abstractmethod
     def arrays(self, task: Task) -> Mapping[str, ArrayBounds]:
@@ -139,6 +144,27 @@ def check_down(
     """
     check_bounds(query.arrays(task), arrays)
     check_demand(query, task, {name: array.shape for name, array in arrays.items()}, num_examples, limits)
+
+
+def without_preparation(query: Query, task: Task, arrays: Arrays) -> tuple[Arrays, Arrays]:
+    """Return the arrays of a round without those that prepare the columns, and these, each (columns,) float64.
+
+    A task with a schema has them for features, and may have them for held-out rows.
+
+    Raises:
+        Rejected: they are missing, or do not fit the schema of the task.
+    """
+    own = {name: array for name, array in arrays.items() if name not in PREPARATION}
+    found = {name: arrays[name] for name in PREPARATION if name in arrays}
+    expected: Mapping[str, ArrayBounds] = {}
+    if task.schema is not None and (query.rows == "features" or (found and query.rows == "held-out")):
+        size = (len(task.schema.columns),)
+        expected = {name: ArrayBounds(size, np.float64, *_PREPARATION_BOUNDS.get(name, ())) for name in PREPARATION}
+    check_bounds(expected, found)
+    return own, found
+
+
+_PREPARATION_BOUNDS = {"column_scale": (5e-324,)}
 
 
 def check_demand(
@@ -238,7 +264,8 @@ class Plan:
 
     @property
     def shapes(self) -> Shapes:
-        return {name: array.shape for name, array in self.arrays.items()}
+        """The shapes of the query's own arrays."""
+        return {name: array.shape for name, array in self.arrays.items() if name not in PREPARATION}
 
 
 @dataclass(frozen=True, eq=False)
@@ -251,7 +278,7 @@ class Update:
     trainer: str
     round: int  # the round that it answers
     staleness: int  # rounds closed since that one; 0: in time
-    num_examples: int  # rows that the trainer holds
+    num_examples: int  # rows that it was computed on
     arrays: Arrays
     fraction_bits: int = 0
 
@@ -398,7 +425,7 @@ class Assignment:
 
     task: Task
     arrays: Arrays
-    rows: Rows  # fitted to the task and scaled
+    rows: Rows  # fitted to the task and scaled, as the query needs them
     score: Callable[[Floats], Scores]  # scores candidates (n, parameters) on the rows
     generator: np.random.Generator
     cancelled: Callable[[], bool] = field(default=lambda: False)  # a newer round makes the work needless

@@ -22,6 +22,7 @@ from fedmq.algorithms.base import (
     Update,
     check_down,
     encode_query,
+    without_preparation,
 )
 from fedmq.algorithms.checkpoint import dump, load
 from fedmq.algorithms.registry import decode_query
@@ -30,6 +31,8 @@ from fedmq.protocol.codec import FRAME_BYTES_MAX, encode
 from fedmq.protocol.fixed_point import to_units
 from fedmq.protocol.messages import Round
 from fedmq.runtime.rng import derive_rng
+from fedmq.tables.table import Table
+from fedmq.tasks.row_views import RowViews
 from fedmq.tasks.task import Rows, Task
 from fedmq.tasks.task_file import find_task, task_rows
 
@@ -52,7 +55,7 @@ class _Bench:
 
     strategy: Strategy[Any]
     task: Task
-    rows: Mapping[str, Rows]
+    rows: Mapping[str, RowViews]
     seed: int
 
     def init(self) -> Any:
@@ -65,9 +68,11 @@ class _Bench:
     def answer(self, plan: Plan, number: int, name: str) -> Update:
         """Return a trainer's answer, after the way through the wire."""
         query, learner = decode_query(encode_query(plan.query))
-        check_down(query, self.task, plan.arrays)
-        rows, draws = self.rows[name], derive_rng(self.seed, "trainer", name, number)
-        work = Assignment(self.task, plan.arrays, rows, partial(self.task.score, rows=rows), draws)
+        arrays, preparation = without_preparation(query, self.task, plan.arrays)
+        check_down(query, self.task, arrays)
+        rows = self.rows[name].view(query.rows, preparation)
+        draws = derive_rng(self.seed, "trainer", name, number)
+        work = Assignment(self.task, arrays, rows, partial(self.task.score, rows=rows), draws)
         arrays, bits = learner.learn(query, work), 0
         if isinstance(query, AdditiveQuery):
             bits = query.fraction_bits
@@ -213,11 +218,14 @@ CHECKS: Mapping[str, Callable[[_Bench], Iterator[str]]] = {
 }
 
 
-def check_algorithm(algorithm: Any, task: Task | str = "xor", *, seed: int = 1) -> None:
+def check_algorithm(
+    algorithm: Any, task: Task | str = "xor", *, rows: Sequence[Rows | Table] | None = None, seed: int = 1
+) -> None:
     """Check that an algorithm keeps the contract of `fedmq.algorithms.base`, within a few rounds of a small task.
 
     `algorithm` is a strategy, an additive algorithm, or a class of either, which is used with its default parameters.
-    A `task` by name has its own rows; any other is used with the rows of `xor`. The checks: `order`, `repetition`,
+    A `task` by name has its own rows; any other is used with the rows of `xor`, or with `rows` of each of the three
+    trainers. The checks: `order`, `repetition`,
     `participation`, `checkpoint`, `bounds`, `purity`.
 
     Raises:
@@ -230,12 +238,12 @@ def check_algorithm(algorithm: Any, task: Task | str = "xor", *, seed: int = 1) 
         algorithm = Additive(algorithm, str(name), getattr(algorithm, "parameters", None))
     of_task = task if isinstance(task, Task) else find_task(task)
     source = "xor" if isinstance(task, Task) else task
-    rows = {
-        one: of_task.scaled(of_task.fit(task_rows(source, part, len(TRAINERS))))
+    views = {
+        one: RowViews(of_task, task_rows(source, part, len(TRAINERS)) if rows is None else rows[part - 1])
         for part, one in enumerate(TRAINERS, start=1)
     }
     for check, found in CHECKS.items():
-        bench = _Bench(copy.deepcopy(algorithm), of_task, rows, seed)  # no values on the instance from another check
+        bench = _Bench(copy.deepcopy(algorithm), of_task, views, seed)  # no values on the instance from another check
         try:
             problem = next(found(bench), None)
         except NotImplementedError as error:

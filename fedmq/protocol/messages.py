@@ -156,7 +156,7 @@ class Result(RunHeader, frozen=True, kw_only=True, tag="result"):
 
     trainer: Name
     round: Count
-    num_examples: Positive
+    num_examples: Count  # rows that it was computed on; 0 if all are held out, or none is
     attempt: Positive  # 1 the first time
     train_s: Seconds  # local work
     model_digest: Digest  # `codec.digest_of` the arrays of the round that it answers

@@ -83,7 +83,8 @@ def _update(store: Store, stored: StoredResult, replayed: Replayed, additive: bo
         update = as_update(result, packet.arrays, stored.counted_in, additive=additive)
     except Rejected as rejected:
         raise _impossible(store, stored, rejected) from rejected
-    replayed.trainers[stored.trainer] = (update.num_examples, replayed.trainers.get(stored.trainer, (0, 0))[1] + 1)
+    _, results = replayed.trainers.get(stored.trainer, (0, 0))
+    replayed.trainers[stored.trainer] = (update.num_examples, results + 1)
     return update
 
 

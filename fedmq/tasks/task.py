@@ -76,6 +76,10 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
         _check_range("rounds", self.rounds, 1, ROUNDS_MAX)
         _check_range("output_scale", self.output_scale, OUTPUT_SCALE_MIN, 1.0 / OUTPUT_SCALE_MIN)
         _check_range("holdout", self.holdout, 0.0, HOLDOUT_MAX)
+        if self.holdout and isinstance(self.model, Code):
+            raise BadConfiguration("holdout: expected 0 for a model that is code, which scores all of its rows itself")
+        if self.schema is not None:
+            _check_schema(self.schema, self.model, self.loss)
         if self.output_scale != 1.0 and self.loss != "squared-error":
             raise BadConfiguration(
                 f"output_scale: expected 1 for the loss {self.loss}, got {self.output_scale:g}: "
@@ -128,6 +132,7 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
         if columns != self.model.inputs:
             problem = f"expected {self.model.inputs} input columns for task {self.name}, got {columns}"
             raise BadData(f"{problem}: give rows with these columns, the target not among them", problem)
+        checked = checked._replace(weights=rows.weights, offsets=rows.offsets)
         if self.loss != "cross-entropy":
             return checked
         assert not isinstance(self.model, Code)  # its loss is its own
@@ -140,11 +145,14 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
                 f"{problem}, got {targets[row]:g} in row {row + 1}: number the classes from 0",
                 f"{problem}, got another",
             )
-        return Rows(checked.inputs, targets.astype(np.int64))
+        return checked._replace(targets=targets.astype(np.int64))
 
     def scaled(self, rows: Rows) -> Rows:
         """Return fitted rows as learners get them: the targets in units of `output_scale`."""
-        return rows if self.output_scale == 1.0 else Rows(rows.inputs, rows.targets / self.output_scale)
+        if self.output_scale == 1.0:
+            return rows
+        offsets = None if rows.offsets is None else rows.offsets / self.output_scale
+        return rows._replace(targets=rows.targets / self.output_scale, offsets=offsets)
 
     def trained(self, parameters: Floats, preparation: Preparation | None = None) -> TrainedModel:
         """Return the model with these parameters (num_parameters,) float64, which predicts unscaled values.
@@ -230,6 +238,20 @@ def _check_loss(loss: str, model: Model) -> None:
             )
     else:
         raise BadConfiguration(f"loss: expected cross-entropy or squared-error, got {loss!r}")
+
+
+def _check_schema(schema: Schema, model: Model, loss: str) -> None:
+    """Check that a model fits the columns and the target of a schema."""
+    # A model of trees has the encoded columns as inputs, any other the features.
+    inputs = len(schema.columns) if getattr(model, "takes_columns", False) else schema.num_features
+    if model.inputs != inputs:
+        raise BadConfiguration(f"model: expected {inputs} inputs for the columns of the schema, got {model.inputs}")
+    classes = len(schema.target.classes)
+    if loss == "cross-entropy" and not isinstance(model, Code) and model.outputs != classes:
+        raise BadConfiguration(f"model: expected {classes} outputs for the classes of the schema, got {model.outputs}")
+    if loss != "own" and (loss == "cross-entropy") != (schema.target.kind == "class"):
+        wanted = "cross-entropy" if schema.target.kind == "class" else "squared-error"
+        raise BadConfiguration(f"loss: expected {wanted} for a target that is a {schema.target.kind}, got {loss}")
 
 
 def _check_range(field: str, value: float, smallest: float, largest: float) -> None:

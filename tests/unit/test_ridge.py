@@ -13,13 +13,13 @@ from fedmq.algorithms.registry import find_algorithm
 from fedmq.algorithms.ridge import learner
 from fedmq.algorithms.ridge import strategy as strategy_module
 from fedmq.algorithms.ridge.fit import PENALTIES, RidgeFit
-from fedmq.algorithms.ridge.learner import is_held_out
 from fedmq.algorithms.ridge.query import Gram
 from fedmq.algorithms.standardization import part_bits_for, rows_max_for
 from fedmq.errors import BadConfiguration, Rejected
 from fedmq.exact.draws import normals, words
 from fedmq.models.fourier import Fourier
 from fedmq.models.networks import MLP
+from fedmq.tasks.row_views import is_held_out
 from fedmq.tasks.task import Rows, Task
 from fedmq.testing import check_algorithm
 

@@ -14,11 +14,11 @@ from fedmq.algorithms.ridge.query import (
 from fedmq.algorithms.standardization import count_reach
 from fedmq.algorithms.statistics.query import num_classes
 from fedmq.errors import WorkCancelled
-from fedmq.exact.draws import hash_rows
 from fedmq.exact.fourier import COSINE_BITS
 from fedmq.exact.integers import gram, gram_of_parts, split, to_fixed
 from fedmq.models.arrays import Floats, Integers
 from fedmq.models.fourier import Fourier
+from fedmq.tasks.row_views import is_held_out
 from fedmq.tasks.task import Rows
 
 
@@ -40,14 +40,6 @@ def sum_products(query: Gram, work: Assignment) -> dict[str, npt.NDArray[Any]]:
         if query.holdout:
             totals["held_out"] += _sums(query, work, fixed[held])
     return totals
-
-
-def is_held_out(rows: Rows, share: float) -> npt.NDArray[np.bool_]:
-    """Return whether each row is held out, (rows,): by the hash of its numbers, so the same on any trainer."""
-    if not share:
-        return np.zeros(len(rows.inputs), bool)
-    columns = np.concatenate([rows.inputs.T, rows.targets[None].astype(np.float64)])
-    return hash_rows(np.ascontiguousarray(columns)) < np.uint64(int(share * 2.0**64))
 
 
 def _standardized(work: Assignment, rows: Rows) -> Floats:
