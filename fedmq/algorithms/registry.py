@@ -37,6 +37,8 @@ BUILTIN_LEARNERS = {
     "train": "fedmq.algorithms.averaging.learner:LEARNER",
     "evaluate": "fedmq.algorithms.evaluation.learner:LEARNER",
     "score-rows": "fedmq.algorithms.evaluation.learner:ROWS_LEARNER",
+    "held-out": "fedmq.algorithms.evaluation.held_out_learner:LEARNER",
+    "fitted": "fedmq.algorithms.evaluation.held_out_learner:FITTED_LEARNER",
     "spread": "fedmq.algorithms.statistics.learner:SPREAD",
     "moments": "fedmq.algorithms.statistics.learner:MOMENTS",
     "histograms": "fedmq.algorithms.statistics.learner:HISTOGRAMS",

@@ -1,13 +1,15 @@
-"""Outputs of models with one layer, row by row: the same bits for a row on every machine."""
+"""Outputs of networks, row by row: the same bits for a row on every machine, whatever rows are beside it."""
+
+from itertools import pairwise
 
 import numpy as np
 
 from fedmq.errors import BadConfiguration
-from fedmq.exact.elementary import exp, linear_outputs
+from fedmq.exact.elementary import exp, linear_outputs, sigmoid
 from fedmq.exact.fourier import COSINE_BITS
 from fedmq.models.arrays import Floats
 from fedmq.models.fourier import Fourier
-from fedmq.models.networks import MLP, Linear, LogLinear, Model
+from fedmq.models.networks import MLP, Hidden, Linear, LogLinear, Model, Network
 
 OneLayer = Linear | LogLinear | MLP | Fourier
 
@@ -29,8 +31,18 @@ def one_layer(model: Model, about: str) -> OneLayer:
     )
 
 
-def exact_outputs(model: OneLayer, parameters: Floats, inputs: Floats) -> Floats:
-    """Return the outputs (outputs, rows) of parameters (num_parameters,) for rows (rows, inputs)."""
+def exact_outputs(model: Network, parameters: Floats, inputs: Floats) -> Floats:
+    """Return the outputs (outputs, rows) of parameters (num_parameters,) for rows (rows, inputs).
+
+    Those of a model that overflows are infinite or NaN, without a warning.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        return _outputs(model, parameters, inputs)
+
+
+def _outputs(model: Network, parameters: Floats, inputs: Floats) -> Floats:
+    if isinstance(model, MLP):
+        return _layer_outputs(model, parameters, np.ascontiguousarray(inputs.T))
     biases = parameters[-model.outputs :]
     if isinstance(model, Fourier):
         means, deviations, weights, _ = model.layers(parameters)
@@ -41,3 +53,25 @@ def exact_outputs(model: OneLayer, parameters: Floats, inputs: Floats) -> Floats
         weights = parameters[: -model.outputs].reshape(model.inputs, model.outputs)
     outputs = np.stack([linear_outputs(columns, weights[:, one]) + biases[one] for one in range(model.outputs)])
     return exp(outputs) if isinstance(model, LogLinear) else outputs
+
+
+def _layer_outputs(model: MLP, parameters: Floats, columns: Floats) -> Floats:
+    """Return the outputs (outputs, rows) of a network for columns (inputs, rows), one layer after the other."""
+    start = 0
+    for above, below in pairwise(model.sizes):
+        if start:
+            columns = _activated(model.hidden, columns)
+        middle = start + above * below
+        end = middle + below * model.bias
+        weights = parameters[start:middle].reshape(above, below)
+        columns = np.stack([linear_outputs(columns, weights[:, unit]) for unit in range(below)])
+        if model.bias:
+            columns += parameters[middle:end, None]
+        start = end
+    return columns
+
+
+def _activated(hidden: Hidden, values: Floats) -> Floats:
+    if hidden == "relu":
+        return np.maximum(values, 0.0)
+    return sigmoid(values) if hidden == "sigmoid" else sigmoid(values * 2.0) * 2.0 - 1.0
