@@ -75,7 +75,7 @@ def algorithm_options(command: Command) -> Command:
         metavar="NAME",
         callback=_check_name,
         help="How to learn: evolution, averaging, statistics, ridge, newton, an installed one or FILE.py:NAME. "
-        "[default: evolution]",
+        "[default: the task's, or evolution]",
     )
     parameters = option(
         "--param",
@@ -93,9 +93,9 @@ def algorithm_options(command: Command) -> Command:
     "--task",
     "task_name",
     type=NAME_OR_PATH,
-    metavar="NAME|FILE.py",
+    metavar="NAME|FILE",
     callback=_check_name,
-    help="What to train: xor, parity4, linear or a file.",
+    help="What to train: xor, parity4, linear, a FILE.toml from fedmq new, or a FILE.py.",
 )
 @algorithm_options
 @option("--rounds", "rounds_max", type=COUNT, metavar="N", help="The most rounds. [default: the task's]")
@@ -207,7 +207,7 @@ def aggregator(
     address, credentials = find_broker(broker, keys, "aggregator")
     out = out and numbered(out)
     new = out is None or not (out / STORE).exists()
-    wanted, code = (None, None) if task_name is None else ship(task_name)
+    wanted, code = (None, None) if task_name is None else ship(task_name, algorithm)
     if wanted is None and new:
         raise BadConfiguration("expected --task for a new run, or --out with the folder of a run to continue")
     name = run or new_name("run" if wanted is None else wanted.name)
@@ -362,7 +362,7 @@ def _checked_strategy(
     from fedmq.algorithms.conformance import check_algorithm, check_first_plan
     from fedmq.algorithms.registry import DEFAULT_ALGORITHM, find_algorithm, is_file
 
-    name = algorithm or DEFAULT_ALGORITHM
+    name = algorithm or task.algorithm or DEFAULT_ALGORITHM
     strategy = find_algorithm(name, task, parameters)
     if is_file(name):
         check_algorithm(strategy)

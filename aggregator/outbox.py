@@ -27,7 +27,7 @@ class Outbox:
         self.about: dict[str, Any] = {"run": config.run, "term": term}  # in the header of each message
         self._seed, self._sign = config.seed, sign
         self._code = {} if code is None else {CODE: np.frombuffer(code, np.uint8)}
-        self._task = msgspec.structs.replace(config.task, parameters={})  # a query has what trainers need
+        self._task = msgspec.structs.replace(config.task, parameters={}, algorithm="")  # a query has what trainers need
         self._round: tuple[int, bytes, Frames] | None = None  # the encoded round, with its acknowledgements
         self._output = Output(0.0)
 

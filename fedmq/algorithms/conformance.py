@@ -278,7 +278,7 @@ def check_first_plan(strategy: Strategy[Any], task: Task, code: bytes | None = N
             round=1,
             seed=2**53,
             deadline_s=1.0,
-            task=msgspec.structs.replace(task, parameters={}),
+            task=msgspec.structs.replace(task, parameters={}, algorithm=""),
             query=encode_query(plan.query),
         )
         encode("round", message, plan.arrays)

@@ -137,7 +137,7 @@ def check_labels(where: str, field: str, labels: tuple[str, ...], at_least: int)
     """
     if not at_least <= len(labels) <= CATEGORIES_MAX:
         raise BadConfiguration(
-            f"{where}: expected {at_least} to {CATEGORIES_MAX} {field}, got {len(labels)}: list them"
+            f"{where}: expected {at_least} to {CATEGORIES_MAX} {field}, got {len(labels)}: list them in the task"
         )
     seen: dict[object, int] = {}
     for place, label in enumerate(labels):

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from fedmq.errors import BadConfiguration, named
 from fedmq.models.networks import Code
 from fedmq.tasks.builtin import TASK_NAMES
+from fedmq.tasks.table_task import is_task_data
 from fedmq.tasks.task import CODE_BYTES_MAX, Task
 from fedmq.tasks.task_file import find_task, run_task_file
 
@@ -26,7 +27,7 @@ class Shipped(NamedTuple):
     code: bytes | None
 
 
-def ship(name_or_path: str) -> Shipped:
+def ship(name_or_path: str, algorithm: str | None = None) -> Shipped:
     """Return the task of `find_task`; for a Code model, with the packed `score` of the FILE.py and its SHA-256.
 
     The function is packed by value, with the modules next to the file. Everything else that it imports must be
@@ -35,8 +36,8 @@ def ship(name_or_path: str) -> Shipped:
     Raises:
         BadConfiguration: as `find_task`; `score` is missing, cannot be packed, or is too large.
     """
-    if name_or_path in TASK_NAMES:
-        return Shipped(find_task(name_or_path), None)
+    if name_or_path in TASK_NAMES or is_task_data(name_or_path):
+        return Shipped(find_task(name_or_path, algorithm), None)
     task, names = run_task_file(name_or_path)
     if not isinstance(task.model, Code):
         return Shipped(task, None)

@@ -58,6 +58,7 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     trainers: int = 2  # intended number of trainers
     rounds: int = 200  # at most
     parameters: dict[str, dict[str, Any]] = {}  # of algorithms, by name, where not their defaults; not sent
+    algorithm: str = ""  # by default; "": that of `fedmq.algorithms.registry`; not sent
     output_scale: float = 1.0  # of squared errors: a predicted value is the output of the model times this
     schema: Schema | None = None  # the columns by name; None: rows of numbers, the target last
     holdout: float = 0.0  # share of each trainer's rows that are scored and never trained on

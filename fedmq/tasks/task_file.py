@@ -9,17 +9,26 @@ import numpy as np
 from fedmq.errors import RENAMED_KEYWORDS, BadConfiguration, BadData, named
 from fedmq.runtime.python_file import importable, run_file
 from fedmq.tasks.builtin import BUILTINS, TASK_NAMES
+from fedmq.tasks.table_task import is_task_data, read_task_file, task_of
 from fedmq.tasks.task import Rows, Task, as_rows
 
 
-def find_task(name_or_path: str) -> Task:
-    """Return the built-in task of that name, or the `task` that a FILE.py defines (the file is executed).
+def find_task(name_or_path: str, algorithm: str | None = None) -> Task:
+    """Return the built-in task of that name, that of a FILE.toml, or the `task` of a FILE.py (which is executed).
+
+    If the FILE.toml names no model, the `algorithm` decides, else its own.
 
     Raises:
         BadConfiguration: no such task or file, a file that fails, or one that defines no `task`.
     """
     if name_or_path in BUILTINS:
         return BUILTINS[name_or_path].task
+    if is_task_data(name_or_path):
+        file = read_task_file(Path(name_or_path))
+        try:
+            return task_of(file, algorithm)
+        except BadConfiguration as error:
+            raise BadConfiguration(f"{name_or_path}: {error}") from error
     return run_task_file(name_or_path)[0]
 
 
@@ -70,7 +79,8 @@ def run_task_file(path: str) -> tuple[Task, Mapping[str, object]]:
     """Run the FILE.py of a task; return the task and all names it defines. Errors are those of `find_task`."""
     if not path.endswith(".py"):
         raise BadConfiguration(
-            f"expected a task, one of {', '.join(TASK_NAMES)}, or a FILE.py that defines `task`, got {path!r}"
+            f"expected a task, one of {', '.join(TASK_NAMES)}, a FILE.toml of fedmq new, or a FILE.py that defines "
+            f"`task`, got {path!r}"
         )
     try:
         names = run_file(Path(path))

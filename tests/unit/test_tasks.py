@@ -278,7 +278,7 @@ def test_python_file_without_rows_is_rejected(tmp_path: Path) -> None:
 
 
 def test_unknown_task_is_rejected_with_the_known_ones() -> None:
-    with pytest.raises(BadConfiguration, match=r"one of xor, parity4, linear, or a FILE\.py .* got 'nand'"):
+    with pytest.raises(BadConfiguration, match=r"one of xor, parity4, linear, a FILE\.toml .* got 'nand'"):
         find_task("nand")
     with pytest.raises(BadConfiguration, match="no such file"):
         find_task("nowhere.py")

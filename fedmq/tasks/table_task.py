@@ -1,0 +1,222 @@
+"""Tasks about tables as data: a TOML file with the target, the columns by name, and perhaps a model.
+
+    name = "tumor"
+
+    [target]
+    name = "diagnosis"
+    kind = "class"
+    classes = ["B", "M"]
+
+    [columns]
+    age = { kind = "number", unit = "years" }
+    stage = { kind = "category", categories = ["I", "II", "III"] }
+    patient = { kind = "ignored" }
+
+`fedmq new` writes one from a table.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+import msgspec
+from msgspec import Meta
+
+from fedmq.errors import BadConfiguration, one_line
+from fedmq.models.fourier import Fourier
+from fedmq.models.networks import MLP, Linear, LogLinear, Model
+from fedmq.names import Name
+from fedmq.runtime.safe_files import read_regular
+from fedmq.tables.schema import COLUMNS_MAX, MISSING_CELLS, Column, DateForm, Fill, Label, Schema, Target
+from fedmq.tasks.task import Task
+
+SUFFIX = ".toml"
+BYTES_MAX = 4 << 20
+HOLDOUT = 0.2
+HIDDEN = (16,)  # of a network, unless the file says otherwise
+DEFAULT_ALGORITHM = "newton"  # exact, a handful of rounds, and coefficients with errors that people can read
+
+ColumnKind = Literal["number", "category", "ordinal", "boolean", "date", "ignored", "weight", "offset"]
+ModelKind = Literal["linear", "network", "random-features"]
+Struct = TypeVar("Struct", bound=msgspec.Struct)
+
+
+class FileColumn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A column in the file: an input of the kind of `Column`, or one that is ignored, the weight or the offset."""
+
+    kind: ColumnKind
+    categories: tuple[Label, ...] = ()
+    missing: Fill = "median"
+    missing_cells: tuple[Label, ...] = ()
+    form: DateForm = "YYYY-MM-DD"
+    strip: Label = ""
+    unit: str = ""
+
+
+class FileTarget(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The target in the file; `scale` is the unit of a number's errors, see `Task.output_scale`."""
+
+    name: Label
+    kind: Literal["class", "number", "count"]
+    classes: tuple[Label, ...] = ()
+    missing: Literal["drop", "refuse"] = "drop"
+    scale: float = 1.0
+    unit: str = ""
+
+
+class FileModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The model in the file; its inputs and outputs follow from the columns and the target."""
+
+    kind: ModelKind
+    hidden: tuple[int, ...] = HIDDEN  # units of each hidden layer of a network
+    activation: Literal["relu", "tanh", "sigmoid"] = "relu"  # of a network
+    features: int = 512  # random features
+
+
+class TaskFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A file as it is written; `task_of` makes a task of it."""
+
+    name: Name
+    target: FileTarget
+    columns: Annotated[Mapping[str, FileColumn], Meta(max_length=COLUMNS_MAX)]
+    model: FileModel | None = None  # None: the algorithm decides
+    algorithm: str = DEFAULT_ALGORITHM
+    holdout: float = HOLDOUT
+    rounds: int = 200  # at most
+    missing_cells: tuple[Label, ...] = MISSING_CELLS
+    parameters: Mapping[str, dict[str, Any]] = {}  # of algorithms, by name
+
+
+def is_task_data(name_or_path: str) -> bool:
+    """Return whether a task is a file of data."""
+    return name_or_path.endswith(SUFFIX)
+
+
+def read_task_file(path: Path) -> TaskFile:
+    """Read a task file.
+
+    Raises:
+        BadConfiguration: it cannot be read, is no TOML, or has unknown keys or wrong values.
+    """
+    try:
+        text = read_regular(path, BYTES_MAX).decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadConfiguration(f"{path}: expected a task file, got: {one_line(error)}: check the path") from error
+    try:
+        return parse_task_file(text)
+    except BadConfiguration as error:
+        raise BadConfiguration(f"{path}: {error}") from error
+
+
+def parse_task_file(text: str) -> TaskFile:
+    """Return the task file with this text; errors as `read_task_file`."""
+    try:
+        values = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise BadConfiguration(f"expected TOML, got {one_line(error)}") from error
+    columns = values.get("columns", {})
+    if not isinstance(columns, dict):
+        raise BadConfiguration(f"columns: expected a table of columns by name, got {type(columns).__name__}")
+    parts = {
+        "columns": {name: _convert(one, FileColumn, f"columns.{name}") for name, one in columns.items()},
+        "target": _convert(values.get("target", {}), FileTarget, "target"),
+    }
+    if "model" in values:
+        parts["model"] = _convert(values["model"], FileModel, "model")
+    return _convert({**values, **parts}, TaskFile, "")
+
+
+def task_of(file: TaskFile, algorithm: str | None = None) -> Task:
+    """Return the task of a file, for the `algorithm` that is given, else for its own.
+
+    Without a model, the algorithm decides: a linear model for `newton`, `ridge` and `statistics`, a network with one
+    hidden layer for the others.
+
+    Raises:
+        BadConfiguration: columns, target and model do not fit each other.
+    """
+    chosen = algorithm or file.algorithm
+    schema = _schema_of(file)
+    model = file.model or FileModel("linear" if chosen in ("newton", "ridge", "statistics") else "network")
+    is_class = file.target.kind == "class"
+    return Task(
+        name=file.name,
+        model=_model_of(model, schema),
+        loss="cross-entropy" if is_class else "squared-error",
+        metric="accuracy" if is_class else "loss",
+        rounds=file.rounds,
+        parameters=dict(file.parameters),
+        output_scale=file.target.scale,
+        schema=schema,
+        holdout=file.holdout,
+        algorithm=chosen,
+    )
+
+
+def _schema_of(file: TaskFile) -> Schema:
+    roles: dict[str, list[str]] = {"ignored": [], "weight": [], "offset": []}
+    inputs = []
+    for name, one in file.columns.items():
+        if one.kind in roles:
+            roles[one.kind].append(name)
+        elif name == file.target.name:
+            raise BadConfiguration(f"columns.{name}: expected columns beside the target, got the target: remove it")
+        else:
+            inputs.append(_convert({"name": name, **msgspec.to_builtins(one)}, Column, f"columns.{name}"))
+    for role in ("weight", "offset"):
+        if len(roles[role]) > 1:
+            raise BadConfiguration(f'columns: expected one column of kind "{role}", got {", ".join(roles[role])}')
+    if not inputs:
+        raise BadConfiguration("columns: expected at least one that is not ignored, got none: give one a kind")
+    target = file.target
+    return Schema(
+        columns=tuple(inputs),
+        target=Target(
+            name=target.name, kind=target.kind, classes=target.classes, missing=target.missing, unit=target.unit
+        ),
+        weight=next(iter(roles["weight"]), ""),
+        offset=next(iter(roles["offset"]), ""),
+        ignored=tuple(roles["ignored"]),
+        missing_cells=file.missing_cells,
+    )
+
+
+def _model_of(model: FileModel, schema: Schema) -> Model:
+    inputs, classes = schema.num_features, len(schema.target.classes)
+    output: Literal["softmax", "identity"] = "softmax" if classes else "identity"
+    match model.kind:
+        case "network":
+            return MLP((inputs, *model.hidden, classes or 1), hidden=model.activation, output=output)
+        case "random-features":
+            return Fourier(inputs, classes or 1, features=model.features, output=output)
+        case "linear" if classes:
+            return MLP((inputs, classes))
+        case "linear":
+            return LogLinear(inputs) if schema.target.kind == "count" else Linear(inputs)
+
+
+def _convert(values: object, kind: type[Struct], where: str) -> Struct:
+    """Return TOML values as a struct; `where` names them in errors."""
+    at = f"{where}: " if where else ""
+    if not isinstance(values, dict):
+        raise BadConfiguration(f"{at}expected a table such as {{ kind = ... }}, got {values!r:.80}")
+    hints = get_type_hints(kind)
+    for key, value in values.items():
+        if key not in hints:
+            near = get_close_matches(key, hints, 1)
+            known = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(hints)}"
+            raise BadConfiguration(f"{at}unknown key {key!r:.80}; {known}")
+        if get_origin(hints[key]) is Literal and value not in get_args(hints[key]):
+            allowed = ", ".join(get_args(hints[key]))
+            raise BadConfiguration(f"{at}expected {key} to be one of {allowed}, got {value!r:.80}")
+    try:
+        return msgspec.convert(values, kind)
+    except msgspec.ValidationError as error:
+        text = one_line(error).replace(" - at `$.", ", at `")
+        for ours, theirs in (("expected the key", "Object missing required field"), ("expected", "Expected")):
+            text = text.replace(theirs, ours, 1)
+        raise BadConfiguration(f"{at}{text}") from error
