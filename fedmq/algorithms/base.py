@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Meta
 
+from fedmq.algorithms.evaluation.figures import Measured, Score
 from fedmq.errors import LimitExceeded, Rejected
 from fedmq.models.arrays import Floats
 from fedmq.models.losses import ROW_CROSS_ENTROPY_MAX, ROW_SQUARED_ERROR_MAX, Scores
@@ -287,7 +288,8 @@ class Update:
 class Evaluation:
     """The candidate that would be deployed now, and the scores of it and of the others.
 
-    `loss` and `correct` are sums over the `rows` on which the candidate has been scored, of members only. With a
+    `loss` and `correct` are sums over the `rows` on which the candidate has been scored, of members only; with
+    held-out rows, these are the rows that it is trained on. With a
     `coverage` of 1 every member has scored it. Fitness is the negative loss per row.
     """
 
@@ -301,6 +303,15 @@ class Evaluation:
     fitness_worst: float
     diversity: float  # the mean standard deviation of a parameter over the candidates
     restarted: bool = False  # the round searched in a new random pool, so the best fitness may be worse than before
+    measured: Measured | None = None  # on held-out rows, if the task has some
+
+    @property
+    def score(self) -> Score:
+        """What the metric is computed from: of held-out rows if there are some, else of the rows trained on."""
+        held_out = None if self.measured is None else self.measured.held_out
+        if held_out is None or not held_out.rows:
+            return Score(self.loss, self.correct, self.rows, "training")
+        return Score(held_out.loss, held_out.correct, held_out.rows, "held-out")
 
 
 class NoParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -15,8 +15,9 @@ from splits import Shards, answer, classification, inputs_of, regression, splits
 
 from fedmq.algorithms.additive import RoundSum, RowBounds
 from fedmq.algorithms.base import Plan, Total, check_bounds
+from fedmq.algorithms.evaluation.figures import Metrics
 from fedmq.algorithms.evaluation.held_out import Fitted, HeldOut, first_edges, held_out_plan, held_out_query
-from fedmq.algorithms.evaluation.metrics import Metrics, finer_edges, metrics_of
+from fedmq.algorithms.evaluation.metrics import finer_edges, metrics_of
 from fedmq.algorithms.statistics.columns import ColumnMoments
 from fedmq.errors import Rejected
 from fedmq.exact.draws import normals
@@ -93,6 +94,8 @@ def test_class_figures_are_those_of_scikit_learn(name: str) -> None:
     predicted, classes = outputs.argmax(axis=1), list(range(task.model.outputs))  # type: ignore[union-attr]
     assert np.array_equal(found.confusion, reference.confusion_matrix(targets, predicted, labels=classes))
     assert (found.rows, found.correct) == (SIZE, (targets == predicted).sum())
+    losses, correct = task.score(parameters[None], Rows(X, targets))
+    assert (found.loss, found.correct) == (pytest.approx(losses[0], rel=1e-9), correct[0])
     assert found.accuracy == pytest.approx(reference.accuracy_score(targets, predicted), abs=1e-15)
     assert found.balanced_accuracy == pytest.approx(reference.balanced_accuracy_score(targets, predicted), abs=1e-12)
     assert found.log_loss == pytest.approx(reference.log_loss(targets, shares, labels=classes), abs=1e-9)
@@ -131,6 +134,7 @@ def test_figures_of_values_are_those_of_scikit_learn_at_any_scale(center: float,
     assert found.mae == pytest.approx(reference.mean_absolute_error(targets, outputs), rel=1e-8)
     assert found.r2 == pytest.approx(reference.r2_score(targets, outputs), abs=1e-7)
     assert found.correct == (np.abs(outputs - targets) < 0.05).sum()
+    assert found.loss == pytest.approx(np.square(outputs - targets).sum(), rel=1e-8)
     assert not found.clipped
 
 
@@ -209,7 +213,7 @@ def test_rows_of_one_class_have_no_area_and_no_rows_have_no_figures() -> None:
     query = held_out_query(task)
     plan = held_out_plan(task, query, parameters_of(task))
     none = answer(task, plan, Rows(X[:0], np.zeros(0, np.int64)), "alice", 1)
-    nothing = metrics_of(task, query, Total(none.arrays, 9, 1, 1.0, 0))
+    nothing = metrics_of(task, query, Total(none.arrays, 0, 1, 1.0, 0))
     assert (nothing.rows, nothing.accuracy, nothing.auc, nothing.log_loss) == (0, None, None, None)
 
 

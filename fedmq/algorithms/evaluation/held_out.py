@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 import numpy as np
 from msgspec import Meta
@@ -24,6 +24,7 @@ from fedmq.algorithms.statistics.query import num_classes
 from fedmq.exact.elementary import exp
 from fedmq.models.arrays import Floats
 from fedmq.models.networks import Code
+from fedmq.tasks.row_views import View
 from fedmq.tasks.task import Task
 
 SCORE_CELLS = 2048  # of the histogram of a class's log odds
@@ -40,7 +41,7 @@ class HeldOut(AdditiveQuery, frozen=True, tag="held-out"):
 
     Down: `parameters` (num_parameters,) float64; for classes `edges` (scores, SCORE_CELLS - 1) float64, rising, between
     the cells of the log odds. Two classes have one score, that of the second one; k classes have k, each against the
-    rest. Up, all int64: `rows` (1,), that are measured, which may be none although the trainer has rows; for classes
+    rest. Up, all int64: for classes
     `confusion` (classes, classes) by true and predicted class, `scores` (2 * scores, SCORE_CELLS), first the rows of
     other classes, then those of it, `calibration` (2, CALIBRATION_BINS), rows and right ones by the probability
     of the second of two classes, or of the predicted of more, `shares` (2, CALIBRATION_BINS), the sums of those
@@ -53,7 +54,7 @@ class HeldOut(AdditiveQuery, frozen=True, tag="held-out"):
     center: Annotated[float, Meta(ge=-1e300, le=1e300)] = 0.0
     rows_max: Annotated[int, Meta(ge=1, le=2**53)] = 1 << (SUM_BITS_MAX - LIMB_BITS)
 
-    rows: ClassVar[Literal["features", "columns", "held-out"]] = "held-out"
+    rows: ClassVar[View] = "held-out"
 
     @property
     def row_bits(self) -> int:
@@ -76,7 +77,6 @@ class HeldOut(AdditiveQuery, frozen=True, tag="held-out"):
 
         if scores := num_scores(task):
             return {
-                "rows": count(1),
                 "confusion": count(num_classes(task), num_classes(task)),
                 "scores": count(2 * scores, SCORE_CELLS),
                 "calibration": count(2, CALIBRATION_BINS),
@@ -84,8 +84,8 @@ class HeldOut(AdditiveQuery, frozen=True, tag="held-out"):
                 "row_losses": halves(2),
             }
         if isinstance(task.model, Code):
-            return {"rows": count(1), "correct": count(1), "loss": halves(1)}
-        return {"rows": count(1), "correct": count(1), "clipped": count(1), "errors": halves(4)}
+            return {"correct": count(1), "loss": halves(1)}
+        return {"correct": count(1), "clipped": count(1), "errors": halves(4)}
 
     def evaluations(self, _shapes: Shapes) -> int:
         """See `Query`: one model."""
@@ -100,7 +100,7 @@ class HeldOut(AdditiveQuery, frozen=True, tag="held-out"):
 class Fitted(HeldOut, frozen=True, tag="fitted"):
     """The same of the rows that the model is trained on."""
 
-    rows: ClassVar[Literal["features", "columns", "held-out"]] = "features"
+    rows: ClassVar[View] = "features"
 
 
 def num_scores(task: Task) -> int:

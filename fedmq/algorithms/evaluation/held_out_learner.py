@@ -37,7 +37,6 @@ def measure(query: HeldOut, work: Assignment) -> Sums:
     """Add up what is measured of the model, block after block."""
     shapes = {name: bounds.shape for name, bounds in query.answer(work.task, {}, 1).items()}
     sums: Sums = {name: np.zeros(shape, np.int64) for name, shape in shapes.items()}
-    sums["rows"] += len(work.rows.inputs)
     parameters, model = work.arrays["parameters"], work.task.model
     if isinstance(model, Code):
         if len(work.rows.inputs):

@@ -6,11 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
-import msgspec
 import numpy as np
 from msgspec.structs import replace
 
 from fedmq.algorithms.base import Total
+from fedmq.algorithms.evaluation.figures import CalibrationBin, ClassFigures, Metrics
 from fedmq.algorithms.evaluation.held_out import (
     LIMB_BITS,
     LOSS_BITS,
@@ -26,59 +26,16 @@ from fedmq.tasks.task import Task
 AUC_WITHIN = 0.001  # share of pairs that cells may leave open: beyond that, edges are made finer
 
 
-class ClassFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """How well one class is found. Figures without a row to divide by are None."""
-
-    rows: int  # of this class
-    precision: float | None
-    recall: float | None
-    f1: float | None
-    auc: float | None  # against the rest
-
-
-class CalibrationBin(msgspec.Struct, frozen=True, kw_only=True):
-    """Rows with a predicted probability in one tenth of 0 to 1: its mean, and the share of rows that are right."""
-
-    rows: int
-    predicted: float | None
-    observed: float | None
-
-
-class Metrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Figures of one model on the rows of so many trainers; those that do not fit the task are None.
-
-    Each row counts once. A row's cross-entropy counts at most 20 nats. Values are in the units of the target.
-    """
-
-    rows: int
-    trainers: int
-    coverage: float = 1.0  # the share of the members that are in it
-    correct: int = 0
-    accuracy: float | None = None
-    balanced_accuracy: float | None = None  # the mean recall of the classes that have rows
-    auc: float | None = None  # area under the ROC curve; of more than two classes the mean of each against the rest
-    log_loss: float | None = None  # nats a row
-    brier: float | None = None  # mean squared error of the probabilities; of two classes, of the second one
-    rmse: float | None = None
-    mae: float | None = None
-    r2: float | None = None
-    loss: float | None = None  # of a model that is code: the mean
-    clipped: int = 0  # numbers beyond 4,096 deviations of the target, which count as that
-    confusion: tuple[tuple[int, ...], ...] = ()  # rows by true class and predicted class
-    classes: tuple[ClassFigures, ...] = ()
-    calibration: tuple[CalibrationBin, ...] = ()  # of the second of two classes, or of the predicted of more
-
-
 def metrics_of(task: Task, query: HeldOut, total: Total) -> Metrics:
     """Return the figures that a total of answers to the query gives."""
-    sums, rows = total.arrays, int(total.arrays["rows"][0])
+    sums, rows = total.arrays, total.num_examples
     about = Metrics(rows=rows, trainers=total.trainers, coverage=total.coverage)
     if "confusion" in sums:
         return _of_classes(about, sums)
     correct = int(sums["correct"][0])
     about = replace(about, correct=correct, accuracy=_ratio(correct, rows))
     if "loss" in sums:
-        return replace(about, loss=_mean(sums["loss"], LOSS_BITS, rows))
+        return replace(about, loss=_mean(sums["loss"], LOSS_BITS, 1) or 0.0)
     return _of_values(about, sums, query.unit, task.output_scale)
 
 
@@ -113,6 +70,7 @@ def _of_classes(about: Metrics, sums: Mapping[str, Integers]) -> Metrics:
     cross_entropy, brier = sums["row_losses"]
     return replace(
         about,
+        loss=_mean(cross_entropy, LOSS_BITS, 1) or 0.0,
         correct=int(found.sum()),
         accuracy=_ratio(found.sum(), about.rows),
         balanced_accuracy=_average(recalls),
@@ -138,6 +96,7 @@ def _of_values(about: Metrics, sums: Mapping[str, Integers], unit: int, scale: f
     in_units = math.ldexp(scale, unit)
     return replace(
         about,
+        loss=math.ldexp(float(error), 2 * unit),
         rmse=math.sqrt(error / rows) * in_units,
         mae=float(Fraction(absolute, rows << VALUE_BITS)) * in_units,
         r2=float(1 - error / spread) if spread > 0 else None,

@@ -1,0 +1,73 @@
+"""Figures of a model as values: what `metrics_of` returns, and what events and reports carry."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import msgspec
+
+RowsOf = Literal["training", "held-out"]  # which rows a figure is of
+
+
+class ClassFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """How well one class is found. Figures without a row to divide by are None."""
+
+    rows: int  # of this class
+    precision: float | None
+    recall: float | None
+    f1: float | None
+    auc: float | None  # against the rest
+
+
+class CalibrationBin(msgspec.Struct, frozen=True, kw_only=True):
+    """Rows with a predicted probability in one tenth of 0 to 1: its mean, and the share of rows that are right."""
+
+    rows: int
+    predicted: float | None
+    observed: float | None
+
+
+class Metrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Figures of one model on the rows of so many trainers; those that do not fit the task are None.
+
+    Each row counts once. A row's cross-entropy counts at most 20 nats. Errors are in the units of the target.
+    """
+
+    rows: int
+    trainers: int
+    coverage: float = 1.0  # the share of the members that are in it
+    loss: float = 0.0  # summed, as the task sums it
+    correct: int = 0
+    accuracy: float | None = None
+    balanced_accuracy: float | None = None  # the mean recall of the classes that have rows
+    auc: float | None = None  # area under the ROC curve; of more than two classes the mean of each against the rest
+    log_loss: float | None = None  # nats a row
+    brier: float | None = None  # mean squared error of the probabilities; of two classes, of the second one
+    rmse: float | None = None
+    mae: float | None = None
+    r2: float | None = None
+    clipped: int = 0  # numbers beyond 4,096 deviations of the target, which count as that
+    confusion: tuple[tuple[int, ...], ...] = ()  # rows by true class and predicted class
+    classes: tuple[ClassFigures, ...] = ()
+    calibration: tuple[CalibrationBin, ...] = ()  # of the second of two classes, or of the predicted of more
+
+    def brief(self) -> Metrics:
+        """Return the single figures, without the tables."""
+        return msgspec.structs.replace(self, confusion=(), classes=(), calibration=())
+
+
+class Measured(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Figures of one model, by the rows that they are of."""
+
+    held_out: Metrics
+    training: Metrics | None = None
+    trainers: dict[str, Metrics] = {}  # on the held-out rows of each trainer that permits it
+
+
+class Score(NamedTuple):
+    """What a task's metric is computed from, and which rows it is of."""
+
+    loss: float
+    correct: int
+    rows: int
+    of: RowsOf
