@@ -5,9 +5,11 @@ misses a deadline: the broker's notice may be lost. It is a *member*, and its ro
 says goodbye or has been absent for `forget_s`. A control command can *bar* a name from a round on: it is *eligible* for
 none of these rounds, and its rows do not count in them.
 
-A present trainer is *silent* after SILENT_ROUNDS closed rounds without a result: no round waits for it, and its rows do
-not count. One accepted result ends that. A silent trainer that works at full speed again may be slower than rounds that
-do not wait for it, and each new round cancels its work. So a round waits for it again after 16, 64, ... missed ones.
+A present trainer is *silent* after SILENT_ROUNDS missed rounds, closed ones without a result of it: no round waits for
+it, and its rows do not count. One accepted result ends that, but only SILENT_ROUNDS accepted results in a row make the
+missed rounds forgotten: until then, the next missed one makes it silent again. So each result of a trainer that answers
+now and then delays one round. A silent trainer that works at full speed again may be slower than rounds that do not
+wait for it, and each new round cancels its work. So a round waits for it again after 16, 64, ... missed ones.
 
 A name is *contested* while the broker reports several connections for it. It is invited to no round then, because
 nothing shows whose rows a result is about. An old connection ends within `CONTEST_S`; after it the name is a
@@ -53,7 +55,8 @@ class RosterEntry:
     departure: Departure | None = None  # its Goodbye in this term, or its refused result of the open round
     departed_at: float = 0.0  # only with a departure
     absent_since: float = 0.0  # only while not present
-    missed: int = 0  # closed rounds since its last accepted result, of those that began while it was present
+    missed: int = 0  # closed rounds without its result, of those that began while it was present; see `Roster.count`
+    answers: int = 0  # accepted results since the last missed round
     results: int = 0
     late: int = 0
     rejected: int = 0
@@ -119,14 +122,16 @@ class Roster:
 
     def is_silent(self, name: str) -> bool:
         """Return whether a trainer has missed so many rounds in a row that its rows do not count."""
-        return self._trainers[name].missed >= self._silent_rounds
+        trainer = self._trainers[name]
+        return trainer.missed >= self._silent_rounds and not trainer.answers
 
     def miss(self, names: Iterable[str]) -> list[str]:
         """Count a missed round of these trainers; return those that are silent from now on."""
         newly = []
         for name in sorted(names):
-            self._trainers[name].missed += 1
-            if self._trainers[name].missed == self._silent_rounds:
+            was_silent, trainer = self.is_silent(name), self._trainers[name]
+            trainer.missed, trainer.answers = trainer.missed + 1, 0
+            if self.is_silent(name) and not was_silent:
                 newly.append(name)
         return newly
 
@@ -228,12 +233,17 @@ class Roster:
             trainer.introduction, trainer.hello_from = introduction, now + HELLO_S
         return new
 
-    def count(self, name: str, num_examples: int, *, late: bool, again: bool) -> None:
-        """Count an accepted result: the trainer is not silent any more."""
+    def count(self, name: str, num_examples: int, *, staleness: int, again: bool) -> None:
+        """Count an accepted result: the trainer is not silent any more; after a few its missed rounds are forgotten.
+
+        A result that is `staleness` rounds late takes back so many missed rounds.
+        """
         trainer = self._trainers[name]
-        trainer.num_examples, trainer.missed, trainer.departure = num_examples, 0, None
+        trainer.num_examples, trainer.departure = num_examples, None
+        trainer.answers += 1
+        trainer.missed = 0 if trainer.answers >= self._silent_rounds else max(0, trainer.missed - staleness)
         trainer.results += 1
-        trainer.late += late
+        trainer.late += staleness > 0
         trainer.resent += again
 
     def may_ask(self, name: str, now: float) -> bool:

@@ -413,7 +413,7 @@ class Rounds:
             self._join(name, held)  # the goodbye came from the process that this one replaces
         if self.roster.is_silent(name):
             self._publisher.report(events.TrainerReturned(trainer=name, missed=self.roster[name].missed))
-        self.roster.count(name, held, late=staleness > 0, again=message.attempt > 1)
+        self.roster.count(name, held, staleness=staleness, again=message.attempt > 1)
         self._outbox.save(StoredResult(message.round, name, self.round, packet.frames))
         clipped = count_saturated(packet.arrays)
         self._publisher.accepted(message, staleness, answer_s, self._now, saturated=clipped)

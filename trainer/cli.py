@@ -221,6 +221,7 @@ def trainer(
             link.wake,
             clock,
             rows.reload,
+            work_seconds_max,
         ),
         clock=clock,
         broker=address,

@@ -38,11 +38,23 @@ class RowsRead(NamedTuple):
     outcome: int | BadData
 
 
+class WorkerBlocked(NamedTuple):
+    """The worker can do nothing: the work of this round does not end, although it was cancelled."""
+
+    run: str
+    round: int
+
+
+class WorkerUnblocked(NamedTuple):
+    """The work that blocked the worker has ended."""
+
+
 class AggregatorReplaced(NamedTuple):
     """The keys were read again, and the aggregator's is another one."""
 
 
-Input = LinkInput | WorkDone | WorkFailed | RowsRead | AggregatorReplaced | Tick | StopRequested
+FromWorker = WorkDone | WorkFailed | WorkerBlocked | WorkerUnblocked
+Input = LinkInput | FromWorker | RowsRead | AggregatorReplaced | Tick | StopRequested
 
 
 class Outgoing(NamedTuple):

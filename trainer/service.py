@@ -11,10 +11,19 @@ from fedmq.runtime.broker_connection import BrokerConnection
 from fedmq.runtime.clock import Clock, earliest
 from fedmq.runtime.rate_limit import RateLimited
 from fedmq.security.signing import NoSigning, Signing
-from fedmq.trainer.machine import AggregatorReplaced, Input, Notice, RowsRead, WorkDone, WorkFailed
+from fedmq.trainer.machine import (
+    AggregatorReplaced,
+    Input,
+    Notice,
+    RowsRead,
+    WorkDone,
+    WorkerBlocked,
+    WorkerUnblocked,
+    WorkFailed,
+)
 from fedmq.trainer.session import IGNORED_AGAIN_S, NOTICE_AGAIN_S, Session
 from fedmq.trainer.spool import MemorySpool, Spool
-from fedmq.trainer.worker import Answer, Done, Refreshed, Worker
+from fedmq.trainer.worker import Answer, Blocked, Outcome, Refreshed, Unblocked, Worker
 from fedmq.transport.address import DEFAULT_ADDRESS
 from fedmq.transport.link import (
     Link,
@@ -120,9 +129,13 @@ class Trainer:
             self._take(Tick())
         self.connection.check(self._clock.now())
 
-    def _on_worker(self, done: Done | Refreshed) -> Input:
+    def _on_worker(self, done: Outcome) -> Input:
         if isinstance(done, Refreshed):
             return RowsRead(done.outcome)
+        if isinstance(done, Blocked):
+            return WorkerBlocked(done.run, done.round)
+        if isinstance(done, Unblocked):
+            return WorkerUnblocked()
         if isinstance(done.outcome, BaseException):
             return WorkFailed(done.run, done.round, done.outcome)
         if self.on_trained is not None:

@@ -15,6 +15,8 @@ and its one worker is
                           it is accepted, refused, acknowledged by a bitmap, or the run is finished
               -> WORKING  when a newer round of that run is received: the old work is cancelled
               -> IDLE     when the work fails or takes longer than `work_seconds_max`: the run is declined
+    any       -> BLOCKED  when cancelled work does not end: all runs are declined
+    BLOCKED   -> IDLE     when it ends: they are OFFERED again
 
 No message ends a trainer: only its operator does.
 
@@ -60,6 +62,7 @@ from fedmq.trainer.decline import Decline, decline_of
 from fedmq.trainer.high_water_marks import HighWaterMarks
 from fedmq.trainer.machine import (
     AggregatorReplaced,
+    FromWorker,
     Input,
     Notice,
     Outgoing,
@@ -67,6 +70,8 @@ from fedmq.trainer.machine import (
     PendingResult,
     RowsRead,
     WorkDone,
+    WorkerBlocked,
+    WorkerUnblocked,
     WorkFailed,
 )
 from fedmq.transport.link import (
@@ -164,6 +169,7 @@ class Session:
         self.runs: OrderedDict[str, FollowedRun] = OrderedDict()  # the one with the oldest message first
         self._work: Assigned | None = None  # what the worker does,
         self._work_by = math.inf  # until this time at most
+        self._blocked: Decline | None = None  # why every run is declined: the worker is blocked
         self.rejections: dict[str, int] = {}
         self.refusals: dict[str, int] = {}
         self._next: OrderedDict[str, Assigned] = OrderedDict()  # the newest round of each run, waiting for the worker
@@ -194,6 +200,8 @@ class Session:
     @property
     def status(self) -> str:
         """Describe the state for people, in one line."""
+        if self._blocked is not None:
+            return self._blocked.detail
         if self.working is not None:
             return f"round {self.working[1]} of run {self.working[0]}, working"
         if not self.runs:
@@ -222,10 +230,8 @@ class Session:
                 self._reject(event.rejected)
             case BrokerConnected() | BrokerDisconnected():
                 self._on_connection(event, now)
-            case WorkDone():
-                self._on_work_done(event, now)
-            case WorkFailed():
-                self._on_work_failed(event)
+            case WorkDone() | WorkFailed() | WorkerBlocked() | WorkerUnblocked():
+                self._on_worker(event, now)
             case RowsRead():
                 self._on_rows_read(event, now)
             case AggregatorReplaced():
@@ -336,6 +342,8 @@ class Session:
             new = message.round not in followed.pending and not in_work
         if followed.declined is not None:
             self._decline(message.run, followed, followed.declined)  # again: the first Goodbye may have been lost
+        elif new and self._blocked is not None:
+            self._decline(message.run, followed, self._blocked)
         elif new:
             cost = cost_of(message, self.fraction_bits)
             if self.budget.allows(message.run, cost.evaluations):
@@ -420,6 +428,19 @@ class Session:
 
     # --- work ---------------------------------------------------------------------------------------------------
 
+    def _on_worker(self, event: FromWorker, now: float) -> None:
+        match event:
+            case WorkDone():
+                self._on_work_done(event, now)
+            case WorkFailed():
+                self._on_work_failed(event)
+            case WorkerBlocked():
+                self._on_worker_blocked(event)
+            case WorkerUnblocked():
+                self._on_worker_unblocked(now)
+            case _:
+                assert_never(event)
+
     def _on_work_done(self, event: WorkDone, now: float) -> None:
         work = self._work
         if work is None or (work.run, work.round) != (event.run, event.round):
@@ -474,10 +495,30 @@ class Session:
         self.num_examples = event.outcome
         self._output.notices.append(Notice(f"rows read again: {self.num_examples} rows", warning=True))
         for run, followed in self.runs.items():
-            if followed.declined is not None and not followed.declined.is_final:
-                mark = self.marks.of(run)  # the open round again
-                followed.declined, followed.round_term, followed.round = None, mark.term, mark.round
-            followed.index, followed.hello_at = None, now
+            self._offer_again(run, followed, now)
+
+    def _offer_again(self, run: str, followed: FollowedRun, now: float) -> None:
+        """Send a new Hello to a run; if it was declined, take part in its open round after all."""
+        if followed.declined is not None and not followed.declined.is_final:
+            mark = self.marks.of(run)
+            followed.declined, followed.round_term, followed.round = None, mark.term, mark.round
+        followed.index, followed.hello_at = None, now
+
+    def _on_worker_blocked(self, event: WorkerBlocked) -> None:
+        """Decline all runs: a thread cannot be killed, and no other work can begin."""
+        problem = f"the work of round {event.round} of run {event.run} was cancelled and does not end"
+        self._blocked = Decline("limit", f"{problem}: restart this trainer")
+        self._output.notices.append(Notice(f"{problem}: no other can begin: restart this trainer", warning=True))
+        for run, followed in self.runs.items():
+            if followed.declined is None and followed.last_message_at > -math.inf:
+                self._decline(run, followed, self._blocked)
+
+    def _on_worker_unblocked(self, now: float) -> None:
+        blocked, self._blocked = self._blocked, None
+        self._output.notices.append(Notice("the work that did not end has ended", warning=True))
+        for run, followed in self.runs.items():
+            if followed.declined is blocked:
+                self._offer_again(run, followed, now)
 
     def _on_aggregator_replaced(self, now: float) -> None:
         """Forget the terms of the earlier key: it decides nothing any more. Pending results stay."""
@@ -547,8 +588,8 @@ class Session:
     def _hello(self, run: str, followed: FollowedRun, now: float, again_s: float = HELLO_AGAIN_S) -> None:
         if now < followed.hello_at or self._stop_by is not None:
             return
-        if followed.declined is None and not self.budget.allows(run, 1):
-            followed.declined = self._used_up()
+        if followed.declined is None:
+            followed.declined = self._blocked if self.budget.allows(run, 1) else self._used_up()
         if followed.declined is not None:
             followed.hello_at = now + DECLINED_AGAIN_S
             self._goodbye(run, followed, followed.declined)

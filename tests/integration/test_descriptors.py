@@ -89,7 +89,7 @@ def test_member_that_keeps_silent_connections_does_not_end_those_of_others(keyed
         for _ in range(30):
             peers.member("mallory", zmq.PUSH, Port.PUSH)
         served = Served(peers)
-        for _ in range(30):
+        for _ in range(FEW):
             peers.make(zmq.PUSH, Port.PUSH, keyed.transport("mallory"))
         served.check()
         keyed.revoke("mallory")  # the broker can still read its own files
@@ -116,9 +116,13 @@ def test_trainer_names_its_connection_before_it_has_a_result() -> None:
     with closing(context.socket(zmq.PULL)) as pull, closing(TrainerSockets(f"tcp://127.0.0.1:{port}", "alice")) as link:
         pull.linger = 0
         pull.bind(f"tcp://127.0.0.1:{port + Port.PUSH}")
-        while not pull.poll(10):
+
+        def arrived() -> int:
             link.wait(0.01)
             assert list(link.receive()) == []
+            return pull.poll(10)
+
+        until(arrived, "a message")
         assert pull.recv_multipart() == HERE
     context.term()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from fedmq.broker.access_control import MEMBER_REQUESTS, REQUESTS, KeyAccessControl
+from fedmq.broker.access_control import ALL_REQUESTS, ALL_REQUESTS_S, MEMBER_REQUESTS, REQUESTS, KeyAccessControl
 from fedmq.errors import Rejected
 from fedmq.protocol.codec import Frames
 from fedmq.security import keyring, membership
@@ -359,20 +359,30 @@ def test_request_of_a_member_reads_no_file(scene: Scene, monkeypatch: pytest.Mon
     """Requests for another key, which it may send all day, must cost the broker the same with a thousand members."""
     for number in range(members):
         write_public(scene.folder, MEMBERS, Identity.new("trainer", f"m{number}").public)
-    mallory, victim = scene.member("mallory"), scene.members.of_name("m1")
-    assert victim is not None
-    request = encode_request(scene.federation.id, mallory.public.transport, Identity.new("trainer", "bob"), mallory)
-    scene.send(mallory.public.transport, request)
-    opened = list[object]()
-    monkeypatch.setattr(Path, "open", lambda path, *_args: opened.append(path))
-    monkeypatch.setattr(os, "open", lambda path, *_args: opened.append(path))
-    monkeypatch.setattr(keyring, "read_file", lambda path, _kind: opened.append(path))
+    mallory, victim, waiting = scene.member("mallory"), scene.member("victim"), Identity.new("trainer", "waiting")
+    assert scene.state(scene.token(), waiting) == "waiting"
+    another, shared = Identity.new("trainer", "bob"), msgspec.structs.replace(victim, name="mallory")
+    new = Identity.new("trainer", "mallory")
+    requests = [
+        encode_request(scene.federation.id, mallory.public.transport, one, mallory) for one in (another, shared)
+    ]
+    replacement = encode_request(scene.federation.id, mallory.public.transport, new, mallory)
+    scene.send(mallory.public.transport, requests[0])
+    touched = list[object]()
+    real_read = keyring.read_file
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", lambda path, *_args: touched.append(path))
+        patch.setattr(os, "open", lambda path, *_args: touched.append(path))
+        patch.setattr(os, "scandir", lambda path: touched.append(path))
+        patch.setattr(keyring, "read_file", lambda path, _kind: touched.append(path))
+        answers = [scene.send(mallory.public.transport, request) for request in requests]
 
-    answer = scene.send(mallory.public.transport, request)
+    assert [answer and answer.state for answer in answers] == ["refused", "refused"]
+    assert not touched
 
-    assert answer is not None
-    assert answer.state == "refused"
-    assert not opened
+    monkeypatch.setattr(keyring, "read_file", lambda path, kind: touched.append(path) or real_read(path, kind))
+    assert scene.send(mallory.public.transport, replacement) == RequestStatus(state="accepted")
+    assert len(touched) <= 2, "its own file, in the folders that it moved to"
 
 
 def test_requests_of_all_members_together_are_limited_and_leave_room_for_tokens(scene: Scene) -> None:
@@ -385,6 +395,15 @@ def test_requests_of_all_members_together_are_limited_and_leave_room_for_tokens(
 
     assert len(taken) - taken.count(None) == MEMBER_REQUESTS
     assert scene.access.sender(Port.JOIN, token, 100) == ""
+
+
+def test_requests_of_all_tokens_together_are_limited(scene: Scene) -> None:
+    tokens = [scene.token() for _ in range(int(ALL_REQUESTS / REQUESTS) + 2)]
+    scene.clock.time += ALL_REQUESTS / ALL_REQUESTS_S
+
+    taken = [scene.access.sender(Port.JOIN, token, 100) for _ in range(int(REQUESTS)) for token in tokens]
+
+    assert taken.count("") == ALL_REQUESTS
 
 
 def test_member_with_a_token_is_accepted_at_once(scene: Scene) -> None:

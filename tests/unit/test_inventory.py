@@ -37,6 +37,7 @@ def test_written_sections_are_read_back(tmp_path: Path) -> None:
     text = section(broker) + section(settings) + section(trainers)
 
     assert write_and_read(tmp_path, text) == Inventory(broker, settings, (trainers,))
+    assert write_and_read(tmp_path, "\ufeff" + text) == Inventory(broker, settings, (trainers,))
 
 
 def test_trainers_are_numbered_by_host_and_by_fleet() -> None:

@@ -52,6 +52,39 @@ def test_silent_trainer_is_waited_for_ever_more_rarely() -> None:
     assert waited == [1, 2, 3, 17, 65, 257], "and then after 16, 64, 256, ... missed rounds"
 
 
+def test_trainer_that_answers_now_and_then_delays_one_round_for_each_answer() -> None:
+    scene, answered, waited = mute_scene(rounds_max=1000), range(100, 300, 50), []
+    for number in range(1, 301):
+        if number in answered:
+            scene.result("mute", number)
+        if play(scene)[1]:
+            waited.append(number)
+    assert waited == [1, 2, 3, 17, 65, 101, 151, 201, 251, 261], "the missed rounds are not forgotten"
+
+
+@pytest.mark.parametrize(("rounds", "least", "most"), [(2, 40, 55), (3, 30, 40)])
+def test_trainer_that_misses_most_rounds_delays_no_more_of_them_than_it_answers(
+    rounds: int, least: int, most: int
+) -> None:
+    scene, waited = mute_scene(rounds_max=1000), 0
+    for number in range(1, 101):
+        if number % rounds == 0:
+            scene.result("mute", number)
+        waited += play(scene)[1] > 0.0
+    assert least <= waited <= most
+
+
+def test_missed_rounds_are_forgotten_after_a_few_results_in_a_row() -> None:
+    scene = mute_scene()
+    for _ in range(SILENT_ROUNDS):
+        play(scene)
+    for number in range(SILENT_ROUNDS):
+        scene.result("mute", scene.rounds.round)
+        assert (scene.roster["mute"].missed == 0) == (number == SILENT_ROUNDS - 1)
+        play(scene)
+    assert [play(scene)[1] for _ in range(SILENT_ROUNDS + 1)] == [DEADLINE_S] * SILENT_ROUNDS + [0.0]
+
+
 def test_silent_trainer_is_reported_once_and_no_longer_suspected() -> None:
     scene = mute_scene()
     outputs = [play(scene)[0] for _ in range(8)]

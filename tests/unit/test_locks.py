@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 ROOT = Path(__file__).parents[2]
-BUILD, RUN, DEVELOP = (f"requirements{name}.lock" for name in ("-build", "", "-dev"))
+BUILD, RUN, DEVELOP, LOWEST = (f"requirements{name}.lock" for name in ("-build", "", "-dev", "-lowest"))
 COMPILED = ("cffi", "cryptography", "msgspec", "numpy", "pyzmq")  # a file for each Python and platform
 
 
@@ -39,7 +40,7 @@ def declared(*extras: str) -> list[Requirement]:
     return [Requirement(line) for line in lines if line and not line.startswith("#")]
 
 
-@pytest.mark.parametrize("name", [BUILD, RUN, DEVELOP])
+@pytest.mark.parametrize("name", [BUILD, RUN, DEVELOP, LOWEST])
 def test_every_locked_package_has_one_version_and_hashes_and_no_address(name: str) -> None:
     for requirement, hashes in locked(name).values():
         assert re.fullmatch(r"==[0-9a-z!.+]+", str(requirement.specifier)), requirement
@@ -74,3 +75,20 @@ def test_build_system_is_locked() -> None:
 def test_versions_to_develop_are_those_to_run() -> None:
     to_run, to_develop = locked(RUN), locked(DEVELOP)
     assert {name: entry for name, entry in to_run.items() if to_develop.get(name) != entry} == {}
+
+
+def test_lowest_versions_are_those_of_setup_cfg_and_ci_tests_them() -> None:
+    found = locked(LOWEST)
+    for needed in declared():
+        [lowest], [version] = needed.specifier, found[canonicalize_name(needed.name)][0].specifier
+        assert lowest.operator == ">="
+        assert Version(version.version) == Version(lowest.version), needed
+    assert "make lowest" in (ROOT / ".ci" / "run").read_text().splitlines()
+
+
+@pytest.mark.parametrize("path", ["Makefile", "deploy/packaging/build.py", "deploy/container/Containerfile"])
+def test_every_installation_of_packages_checks_hashes(path: str) -> None:
+    commands = re.split(r"&&|(?<!\\)\n", (ROOT / path).read_text())
+    installs = [one for one in commands if "--requirement" in one]
+    assert installs
+    assert [one for one in installs if "--require-hashes" not in one] == []

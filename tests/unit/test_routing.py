@@ -192,6 +192,16 @@ def test_newcomer_gets_its_share_beside_a_name_that_subscribes_again_and_again(b
     assert len(of_alice) >= 6
 
 
+def test_newcomer_does_not_wait_for_all_rounds_of_those_before_it(broker: Routing) -> None:
+    stored_rounds(broker, RUNS_KEPT_MAX, 16 * MIB)
+    for name in ("bob", "carol", "alice"):
+        list(broker.step(Subscribed(f"to/{name}/")))
+
+    served = [inbox for second in range(6) for inbox, _ in owed(broker, 100.0 + second)]
+
+    assert served == ["to/bob/", "to/carol/", "to/alice/"] * 8
+
+
 def test_nothing_is_owed_to_an_inbox_that_has_ended(broker: Routing) -> None:
     stored_rounds(broker, 8, 64 * MIB)
     list(broker.step(Subscribed("to/alice/")))

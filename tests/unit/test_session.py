@@ -39,7 +39,7 @@ from fedmq.runtime.rng import derive_rng
 from fedmq.tasks.task_file import find_task
 from fedmq.trainer import session as session_module
 from fedmq.trainer.budget import Budget
-from fedmq.trainer.machine import Input, Output, RowsRead, WorkDone, WorkFailed
+from fedmq.trainer.machine import Input, Output, RowsRead, WorkDone, WorkerBlocked, WorkerUnblocked, WorkFailed
 from fedmq.trainer.session import (
     DECLINED_AGAIN_S,
     HELLO_AGAIN_S,
@@ -249,6 +249,25 @@ def test_work_is_limited_in_time() -> None:
     assert "--work-seconds-max 20" in goodbye.detail
     assert scene.session.working == ("next", 1)
     assert scene.session.wake_at == 41.0
+
+
+def test_trainer_whose_worker_is_blocked_declines_all_runs_until_it_is_not() -> None:
+    scene = Scene()
+    scene.round(1, at=1.0)
+    scene.round(1, run="next", at=2.0)
+    effects = scene.take(WorkerBlocked("run", 1), at=700.0)
+    assert effects.cancel
+    assert [(one.run, one.reason) for one in sent(effects, GoodbyeMessage)] == [("run", "limit"), ("next", "limit")]
+    assert "round 1 of run run" in scene.session.status
+    effects = scene.round(1, run="later", at=701.0)
+    (goodbye,) = sent(effects, GoodbyeMessage)
+    assert (goodbye.run, "restart this trainer" in goodbye.detail) == ("later", True)
+    assert (started(effects), scene.session.working) == (None, None)
+    assert [one.reason for one in sent(scene.beacon(2, at=720.0), GoodbyeMessage)] == ["limit"], "it goes on"
+    scene.take(WorkerUnblocked(), at=730.0)
+    effects = scene.round(2, at=731.0)
+    assert [hello.run for hello in sent(effects, Hello)] == ["run"]
+    assert started(effects) == 2
 
 
 def test_rows_that_were_read_again_are_offered_to_all_runs_but_not_beyond_the_budget() -> None:

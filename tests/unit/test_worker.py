@@ -16,7 +16,7 @@ from fedmq.protocol.messages import Round
 from fedmq.runtime.clock import SystemClock
 from fedmq.tasks.task_file import find_task
 from fedmq.testing import VirtualClock
-from fedmq.trainer.worker import Cancelled, Done, Learn, Refreshed, ThreadWorker, perform
+from fedmq.trainer.worker import BLOCKED_S, Blocked, Cancelled, Done, Learn, Refreshed, ThreadWorker, Unblocked, perform
 
 WAIT_S = 10.0
 
@@ -126,6 +126,30 @@ def test_cancelled_work_does_not_wake_and_the_next_is_done() -> None:
     bench.end(2)
     assert [done.round for done in bench.done()] == [2]
     assert not bench.woken.acquire(blocking=False), "only one of the two had something to hand over"
+
+
+def test_cancelled_work_that_does_not_end_is_reported_once_and_so_is_its_end() -> None:
+    bench, clock = Bench(), VirtualClock()
+    bench.worker = ThreadWorker(bench.learn, bench.woken.release, clock, work_seconds_max=20.0)
+    bench.begin(1)
+    clock.move_to(100.0)
+    assert bench.worker.done() == [], "it is not cancelled"
+    bench.worker.start(round_packet(2))
+    assert bench.worker.done() == [Blocked("run", 1)]
+    bench.worker.cancel()
+    assert bench.worker.done() == []
+    bench.end(1)
+    assert bench.worker.done() == [Unblocked()]
+
+
+def test_cancelled_work_may_take_its_time_and_a_little_more_to_end() -> None:
+    bench, clock = Bench(), VirtualClock()
+    bench.worker = ThreadWorker(bench.learn, bench.woken.release, clock, work_seconds_max=20.0)
+    bench.begin(1)
+    bench.worker.cancel()
+    clock.move_to(20.0 + BLOCKED_S)
+    assert bench.worker.done() == []
+    bench.may_end[1].set()
 
 
 def noticing(bench: Bench, packet: Packet, cancelled: Cancelled) -> dict[str, Array]:
