@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 from fedmq.errors import LeaveReason
 
-DECLINES = frozenset[str]({"rows", "evaluations", "code", "query", "work", "limit", "duplicate"})
+DECLINES = frozenset[str]({"rows", "evaluations", "code", "query", "work", "limit", "policy", "duplicate"})
 CAUSES_MAX = 3  # in one line
 CAUSES: dict[Literal["", LeaveReason], str] = {
     "": "no reason given",
@@ -17,6 +17,7 @@ CAUSES: dict[Literal["", LeaveReason], str] = {
     "query": "they do not know the query",
     "work": "their work failed",
     "limit": "a round asks for more memory or time than they give",
+    "policy": "their sites do not permit what the run asks",
     "duplicate": "their names are in use",
     "other": "another reason",
 }

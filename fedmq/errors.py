@@ -38,6 +38,7 @@ LeaveReason = Literal[
     "query",  # a query of an unknown kind, or with wrong fields
     "work",  # its work failed: it diverged, raised an exception or used up the memory
     "limit",  # a round that asks for more memory or time than it gives
+    "policy",  # a question that its site does not permit
     "duplicate",  # another process has its name
     "other",  # a reason that this version does not know
 ]
@@ -163,6 +164,10 @@ class LimitExceeded(Rejected):
 
     def __init__(self, detail: str) -> None:
         super().__init__("values", detail)
+
+
+class PolicyRefused(FedmqError):
+    """A question that this site does not permit; the message has no cell of its rows."""
 
 
 class WorkError(FedmqError):

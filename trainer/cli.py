@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import socket
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ from fedmq.cli.options import (
     FOLDER,
     NAME_OR_PATH,
     SECONDS,
+    FiniteRange,
     check_labels,
     check_name,
     edge_options,
@@ -35,13 +37,19 @@ if TYPE_CHECKING:
     from fedmq.algorithms.base import WorkLimits
     from fedmq.protocol.codec import Packet
     from fedmq.security.keyring import Credentials
+    from fedmq.trainer.budget import Budget
     from fedmq.trainer.code_policy import CodePolicy
+    from fedmq.trainer.questions import Questions
     from fedmq.trainer.session import Session
+    from fedmq.trainer.site_policy import SitePolicy
     from fedmq.trainer.spool import FileSpool
 
 ROWS_FEW = 10  # scores over fewer rows reveal their labels; see docs/privacy.md
 FRACTION_BITS_MAX = 30  # as in `fedmq.protocol.messages`, which would load numpy for `--help`
 WORK_SECONDS_MAX = 3600  # as in `fedmq.algorithms.base`
+
+DAY_S = 86_400
+EVALUATION = "evaluation"  # the queries by which algorithms of others score candidates
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +62,11 @@ def _check_data(_ctx: click.Context, _param: click.Parameter, spec: str | None) 
 
         load_rows(spec)
     return spec
+
+
+def _names(_ctx: click.Context, _param: click.Parameter, text: str | None) -> tuple[str, ...]:
+    """Return the names in a list that is separated by commas."""
+    return tuple(name.strip() for name in (text or "").split(",") if name.strip())
 
 
 @click.group(invoke_without_command=True)
@@ -90,7 +103,7 @@ def _check_data(_ctx: click.Context, _param: click.Parameter, spec: str | None) 
     "--min-rows",
     type=COUNT,
     metavar="N",
-    help="Do not start with fewer rows: their scores reveal too much. "
+    help="Do not start, and answer no question, with fewer rows: their scores reveal too much. "
     f"[default: start, with a warning if there are fewer than {ROWS_FEW}]",
 )
 @option(
@@ -99,6 +112,43 @@ def _check_data(_ctx: click.Context, _param: click.Parameter, spec: str | None) 
     metavar="N",
     help="Score at most N candidates of a run, then decline it. [default: no limit]",
 )
+@option(
+    "--rounds-per-run",
+    type=COUNT,
+    metavar="N",
+    help="Answer at most N rounds of a run, then decline it. [default: no limit]",
+)
+@option(
+    "--rounds-per-day",
+    type=COUNT,
+    metavar="N",
+    help="Answer at most N rounds of all runs on a day, UTC. [default: no limit]",
+)
+@option(
+    "--min-cell",
+    type=COUNT,
+    metavar="N",
+    help="Send a count of fewer rows, of a histogram, class or category, as 0. [default: send all]",
+)
+@option(
+    "--parameters-per-row-max",
+    type=FiniteRange(0, 1e6, min_open=True),
+    metavar="X",
+    help="Decline to fit a model with more than X parameters for each row. [default: no limit]",
+)
+@option(
+    "--allow-algorithms",
+    callback=_names,
+    metavar="A,B",
+    help="Answer questions of these algorithms only. [default: all]",
+)
+@option(
+    "--allow-columns",
+    callback=_names,
+    metavar="A,B",
+    help="Take part only in tasks that use no other columns. [default: all]",
+)
+@option("--show-policy", is_flag=True, help="Print what this site permits, and exit.")
 @option(
     "--work-seconds-max",
     type=SECONDS,
@@ -143,6 +193,13 @@ def trainer(
     score_bits: int,
     min_rows: int | None,
     max_evaluations: int | None,
+    rounds_per_run: int | None,
+    rounds_per_day: int | None,
+    min_cell: int | None,
+    parameters_per_row_max: float | None,
+    allow_algorithms: tuple[str, ...],
+    allow_columns: tuple[str, ...],
+    show_policy: bool,
     work_seconds_max: float,
     memory_max: int | None,
     allow_code: bool,
@@ -173,6 +230,16 @@ def trainer(
         given = [name for name in ctx.params if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE]
         if given:
             raise click.UsageError(f"expected --{given[0].replace('_', '-')} after {ctx.invoked_subcommand}.", ctx)
+        return
+    if show_policy:
+        _show_policy(
+            _site_policy(min_rows, min_cell, parameters_per_row_max, allow_algorithms, allow_columns),
+            {
+                "rounds of a run": rounds_per_run,
+                "rounds of a day": rounds_per_day,
+                "candidates of a run": max_evaluations,
+            },
+        )
         return
     if data is None:
         raise click.UsageError("Missing option '--data': the rows, such as --data rows.csv.", ctx)
@@ -215,9 +282,25 @@ def trainer(
 
     service = Trainer(
         link,
-        _session(name, count, spool, score_bits, max_evaluations, labels, work_seconds_max),
+        _session(
+            name,
+            count,
+            spool,
+            score_bits,
+            _budget(spool, max_evaluations),
+            _questions(spool, rounds_per_run, rounds_per_day),
+            labels,
+            work_seconds_max,
+        ),
         ThreadWorker(
-            on_rows(rows.of, name, policy, fraction_bits=score_bits, limits=_limits(memory_max, work_seconds_max)),
+            on_rows(
+                rows.of,
+                name,
+                policy,
+                fraction_bits=score_bits,
+                limits=_limits(memory_max, work_seconds_max),
+                site=_site_policy(min_rows, min_cell, parameters_per_row_max, allow_algorithms, allow_columns),
+            ),
             link.wake,
             clock,
             rows.reload,
@@ -258,19 +341,18 @@ def _session(
     count: int,
     spool: FileSpool | None,
     fraction_bits: int,
-    cap: int | None,
+    budget: Budget,
+    questions: Questions,
     labels: str,
     work_seconds_max: float,
 ) -> Session:
     """Return a session that continues from the spool."""
     from fedmq import __version__
     from fedmq.runtime.rng import derive_rng
-    from fedmq.trainer.budget import Budget
     from fedmq.trainer.high_water_marks import HighWaterMarks
     from fedmq.trainer.session import Session
 
     pending = [] if spool is None else spool.load(name, count)
-    budget = Budget(cap, () if spool is None or cap is None else spool.spent())
     marks = HighWaterMarks(() if spool is None else spool.marks())
     jitter, label_names = derive_rng(0, "jitter", name), tuple(filter(None, labels.split(",")))
     return Session(
@@ -281,10 +363,54 @@ def _session(
         pending,
         fraction_bits=fraction_bits,
         budget=budget,
+        questions=questions,
         marks=marks,
         labels=label_names,
         work_seconds_max=work_seconds_max,
     )
+
+
+def _budget(spool: FileSpool | None, cap: int | None) -> Budget:
+    from fedmq.trainer.budget import Budget
+
+    return Budget(cap, () if spool is None or cap is None else spool.spent())
+
+
+def _questions(spool: FileSpool | None, per_run: int | None, per_day: int | None) -> Questions:
+    from fedmq.trainer.questions import Questions
+
+    counted = spool is not None and (per_run is not None or per_day is not None)
+    answered = spool.answered() if spool is not None and counted else None
+    return Questions(per_run, per_day, today=lambda: int(time.time() // DAY_S), answered=answered)
+
+
+def _site_policy(
+    min_rows: int | None,
+    min_cell: int | None,
+    parameters_per_row_max: float | None,
+    algorithms: tuple[str, ...],
+    columns: tuple[str, ...],
+) -> SitePolicy:
+    """Return what this site permits.
+
+    Raises:
+        BadConfiguration: an algorithm that is not installed.
+    """
+    from fedmq.algorithms.registry import algorithm_names
+    from fedmq.trainer.site_policy import SitePolicy
+
+    known = (*algorithm_names(), EVALUATION)
+    if unknown := [one for one in algorithms if one not in known]:
+        raise BadConfiguration(f"--allow-algorithms: expected {', '.join(known)}, got {unknown[0]!r:.80}")
+    return SitePolicy(min_rows or 1, min_cell or 1, parameters_per_row_max, algorithms, columns)
+
+
+def _show_policy(policy: SitePolicy, caps: Mapping[str, int | None]) -> None:
+    """Print what a site permits."""
+    for text in policy.lines():
+        echo_if_read(text)
+    for what, cap in caps.items():
+        echo_if_read(f"{what:27}  {'any number' if cap is None else f'at most {cap}'}")
 
 
 def _limits(memory_mib: int | None, seconds: float) -> WorkLimits:

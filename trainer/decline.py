@@ -6,7 +6,17 @@ What code of a task reports about its failure is sent too; `Session` omits it wh
 
 from typing import NamedTuple
 
-from fedmq.errors import BadData, CodeRefused, FedmqError, LeaveReason, LimitExceeded, QueryRefused, Rejected, one_line
+from fedmq.errors import (
+    BadData,
+    CodeRefused,
+    FedmqError,
+    LeaveReason,
+    LimitExceeded,
+    PolicyRefused,
+    QueryRefused,
+    Rejected,
+    one_line,
+)
 
 DETAIL_MAX = 200  # characters, as in `fedmq.protocol.messages.Text`
 
@@ -30,6 +40,8 @@ def decline_of(error: BaseException) -> Decline:
             return _decline("rows", error.public)
         case LimitExceeded():
             return _decline("limit", error.detail)
+        case PolicyRefused():
+            return _decline("policy", str(error))
         case CodeRefused() | Rejected(reason="code"):
             return _decline("code", error.detail)
         case QueryRefused():

@@ -34,6 +34,7 @@ from fedmq.tasks.task import Rows, Task
 from fedmq.trainer.budget import open_query, sent_bits
 from fedmq.trainer.code_policy import NO_CODE, CodePolicy
 from fedmq.trainer.sandbox import Sandbox
+from fedmq.trainer.site_policy import PERMIT_ALL, SitePolicy
 from fedmq.trainer.worker import Answer, Cancelled, Learn
 
 RowsOf = Callable[[str], Rows | Table]  # of a run
@@ -58,18 +59,21 @@ def on_rows(
     *,
     fraction_bits: int = FRACTION_BITS,
     limits: WorkLimits | None = None,
+    site: SitePolicy = PERMIT_ALL,
 ) -> Learn:
     """Return the function that answers rounds from the rows of trainer `name`, for a worker.
 
     The same round gives the same answer, bit for bit: its draws derive from the run's seed, the round and the name.
     The rows are encoded, split and fitted to a task once, and again when another task or other rows arrive. Code runs
-    only as `policy` allows. What a round needs is checked against the `limits` before any work. Losses will be sent in
-    units of 2**-`fraction_bits`; an answer that they cannot express is refused.
+    only as `policy` allows, and questions are answered only as `site` permits. What a round needs is checked against the
+    `limits` before any work. Losses will be sent in units of 2**-`fraction_bits`; an answer that they cannot express is
+    refused.
 
     Raises (when called):
         BadData: the rows cannot be read, or do not fit the task, or every loss saturates.
         QueryRefused: the query is of an unknown kind, or malformed.
         LimitExceeded: the work needs more memory or time than the limits.
+        PolicyRefused: the site does not permit the question.
         Rejected: the arrays of the round do not fit its query or the task, or the code failed.
         CodeRefused: code scores the task, and the policy does not allow it.
         WorkError: the learner returned what its query does not allow.
@@ -101,8 +105,9 @@ def on_rows(
         num_examples = len(own.inputs)
         if checked is None or checked[:3] != (query, shapes, num_examples) or checked.task != task:
             checked = _checked(query, shapes, num_examples, task, limits)
-        if not num_examples:
+        if not num_examples or (query.rows == "held-out" and num_examples < site.min_rows):
             return _empty(checked)
+        site.check(learner.kind, task, num_examples)
         score: Callable[[Floats], Scores] = partial(task.score, rows=own, cancelled=cancelled)
         if code is not None:
             if sandbox is None or sandbox[2] is not own or sandbox[:2] != (task, code):
@@ -113,6 +118,7 @@ def on_rows(
         draws = derive_rng(message.seed, "trainer", name, message.round)
         learned = learner.learn(query, Assignment(task, arrays, own, score, draws, cancelled, message.round))
         _check_answer(checked, learned)
+        learned = site.suppressed(query, learned)
         _check_saturated(task, learned.get(LOSSES), own, sent_bits(query, fraction_bits))
         return Answer(learned, num_examples)
 

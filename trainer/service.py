@@ -153,6 +153,8 @@ class Trainer:
             self._spool.mark(mark)
         for spent in output.spends:
             self._spool.spend(spent)
+        if output.answered is not None:
+            self._spool.answer(output.answered)
         for result in output.keeps:
             self._spool.keep(result, self.session.name)
         for run, number in output.drops:

@@ -74,6 +74,7 @@ from fedmq.trainer.machine import (
     WorkerUnblocked,
     WorkFailed,
 )
+from fedmq.trainer.questions import Questions
 from fedmq.transport.link import (
     BrokerConnected,
     BrokerDisconnected,
@@ -158,6 +159,7 @@ class Session:
         *,
         fraction_bits: int = FRACTION_BITS,
         budget: Budget | None = None,
+        questions: Questions | None = None,
         marks: HighWaterMarks | None = None,
         labels: tuple[str, ...] = (),
         work_seconds_max: float = WORK_SECONDS_MAX,
@@ -165,6 +167,7 @@ class Session:
         self.name, self.num_examples, self.version, self.fraction_bits = name, num_examples, version, fraction_bits
         self.labels, self.work_seconds_max = labels, work_seconds_max
         self.budget, self.marks = budget or Budget(), marks or HighWaterMarks()
+        self.questions = questions or Questions()
         self.done = False
         self.runs: OrderedDict[str, FollowedRun] = OrderedDict()  # the one with the oldest message first
         self._work: Assigned | None = None  # what the worker does,
@@ -346,7 +349,11 @@ class Session:
             self._decline(message.run, followed, self._blocked)
         elif new:
             cost = cost_of(message, self.fraction_bits)
-            if self.budget.allows(message.run, cost.evaluations):
+            if refusal := self.questions.refusal(message.run, self._in_work(message.run)):
+                self._decline(message.run, followed, Decline("policy", refusal))
+                text = f"takes no part in run {message.run}: {refusal}"
+                self._output.notices.append(Notice(text, message.run, warning=True))
+            elif self.budget.allows(message.run, cost.evaluations):
                 self._cancel(message.run)
                 self._next[message.run] = Assigned(packet, message.run, message.round, model_digest, cost)
             else:
@@ -458,6 +465,7 @@ class Session:
         followed.pending[event.round] = Delivery(result, send_at=now)
         self._output.keeps.append(result)
         self._output.spends += self.budget.spend(event.run, work.cost.evaluations)
+        self._output.answered = self.questions.count(event.run)
         while len(followed.pending) > PENDING_MAX:
             self._release(event.run, followed, min(followed.pending))
 
@@ -570,6 +578,10 @@ class Session:
         self._cancel(run)
         followed.declined = decline
         self._goodbye(run, followed, decline)
+
+    def _in_work(self, run: str) -> int:
+        """Return how many rounds of other runs will be answered before the next one of this run."""
+        return len(self._next.keys() - {run}) + (self._work is not None and self._work.run != run)
 
     def _used_up(self) -> Decline:
         return Decline("evaluations", f"--max-evaluations {self.budget.cap} are used up")

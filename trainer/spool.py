@@ -14,7 +14,7 @@ from typing import Protocol
 
 import msgspec
 
-from fedmq.errors import Rejected
+from fedmq.errors import BadConfiguration, Rejected
 from fedmq.protocol import topics
 from fedmq.protocol.codec import MESSAGE_BYTES_MAX, decode, encode
 from fedmq.protocol.messages import Result
@@ -23,8 +23,10 @@ from fedmq.runtime.safe_files import make_private_folder, read_regular
 from fedmq.trainer.budget import Spent
 from fedmq.trainer.high_water_marks import HighWaterMark
 from fedmq.trainer.machine import PendingResult
+from fedmq.trainer.questions import Answered
 
 SUFFIX, SPENT_SUFFIX, SEEN_SUFFIX = ".result", ".spent", ".seen"
+ANSWERED_FILE = "rounds.answered"
 SPENT_UNKNOWN = 2**53  # more than any cap
 FILE_BYTES_MAX = 2 * MESSAGE_BYTES_MAX
 
@@ -60,6 +62,9 @@ class Spool(Protocol):
     def spend(self, spent: Spent) -> None:
         """Store the spent evaluations of a run; durable on return."""
 
+    def answer(self, answered: Answered) -> None:
+        """Store the counts of answered rounds; durable on return."""
+
     def mark(self, mark: HighWaterMark) -> None:
         """Store the high-water mark of a run; a new term is durable on return."""
 
@@ -72,6 +77,7 @@ class MemorySpool:
         self.results: dict[tuple[str, int], PendingResult] = {}
         self.spent: dict[str, Spent] = {}
         self.marks: dict[str, HighWaterMark] = {}
+        self.answered = Answered()
 
     def keep(self, result: PendingResult, trainer: str) -> None:
         self.results[result.run, result.round] = result
@@ -81,6 +87,9 @@ class MemorySpool:
 
     def spend(self, spent: Spent) -> None:
         self.spent[spent.run] = spent
+
+    def answer(self, answered: Answered) -> None:
+        self.answered = answered
 
     def mark(self, mark: HighWaterMark) -> None:
         if mark.term:
@@ -142,6 +151,27 @@ class FileSpool:
             _write(path, msgspec.msgpack.encode(spent.evaluations), "the number of spent evaluations")
         else:
             _remove(path)
+
+    def answered(self) -> Answered:
+        """Return the counts of answered rounds.
+
+        Raises:
+            BadConfiguration: the file is corrupt, so what was answered is not known.
+        """
+        path = self._folder / ANSWERED_FILE
+        try:
+            return msgspec.msgpack.decode(_content(path), type=Answered)
+        except FileNotFoundError:
+            return Answered()
+        except (OSError, Rejected, msgspec.MsgspecError) as error:
+            raise BadConfiguration(
+                f"{path}: expected the number of answered rounds, got a damaged file ({error}): "
+                "delete it to begin to count anew"
+            ) from error
+
+    def answer(self, answered: Answered) -> None:
+        """See `Spool`; in memory only if the disk is full."""
+        _write(self._folder / ANSWERED_FILE, msgspec.msgpack.encode(answered), "the number of answered rounds")
 
     def marks(self) -> list[HighWaterMark]:
         """Return the high-water marks, least recently changed first, without those of corrupt files.

@@ -84,6 +84,7 @@ class Query(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     """
 
     rows: ClassVar[View] = "features"
+    counts: ClassVar[frozenset[str]] = frozenset()  # arrays of an answer whose numbers each count rows
 
     @abstractmethod
     def arrays(self, task: Task) -> Mapping[str, ArrayBounds]:
@@ -452,6 +453,11 @@ class Learner(NamedTuple):
 
     query: type[Query]
     learn: Callable[[Any, Assignment], dict[str, npt.NDArray[Any]]]
+
+    @property
+    def kind(self) -> str:
+        """The tag of the query, as a round carries it."""
+        return str(self.query.__struct_config__.tag)
 
 
 def row_loss_max(task: Task) -> float:

@@ -88,6 +88,12 @@ def find_algorithm(
     return strategy
 
 
+def algorithm_of_query(kind: str) -> str:
+    """Return the name of the algorithm that asks queries of this kind; of an installed learner, the kind itself."""
+    learner = BUILTIN_LEARNERS.get(kind)
+    return kind if learner is None else learner.split(".")[2]
+
+
 @cache
 def find_learner(kind: str) -> Learner:
     """Return the learner for queries of this kind.

@@ -33,6 +33,7 @@ BLOCK = re.compile(r"^```(?:sh|console)\n(.*?)^```", flags=re.MULTILINE | re.DOT
 SKIPPED = re.compile(r"(git clone|make|cd|source \S*activate|sudo|systemctl|fedmq deploy)\b")
 NAMED = (
     "how-to/by-hand",
+    "how-to/control-what-a-site-answers",
     "how-to/enroll-a-trainer",
     "how-to/keep-a-run-alive",
     "how-to/metrics",
@@ -100,7 +101,7 @@ def script_of(page: Path) -> str:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_commands_of_page_run_in_order(page: Path, tmp_path: Path) -> None:
     script = script_of(page)
-    assert "\nfedmq " in script, "the page has no command of fedmq"
+    assert "\nfedmq " in f"\n{script}", "the page has no command of fedmq"
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     port, others = free_port(), free_port()
     while abs(port - others) < PORTS:  # five ports each

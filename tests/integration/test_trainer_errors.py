@@ -97,6 +97,29 @@ def test_used_up_budget_holds_after_a_kill(tmp_path: Path) -> None:
     assert results["bob"] == 1, "100 candidates of 150, then no more"
 
 
+def test_answered_rounds_stay_counted_after_a_kill(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+
+    def goodbyes() -> list[str]:
+        return [one["detail"] for one in events_of(run) if one["event"] == "trainer-left" and one["reason"] == "policy"]
+
+    with Services(tmp_path) as services:
+        services.start_broker()
+        services.start_trainer("alice", "xor:1/2")
+        limited = ("--rounds-per-run", "1", "--state", "state")
+        services.start_trainer("bob", "xor:2/2", *limited)
+        services.start("aggregator", "aggregator", "--task", "xor", "--seed", "1", "--out", "run")
+        until(goodbyes, "bob's goodbye")
+        services.kill("bob")
+        services.start_trainer("bob", "xor:2/2", *limited)
+        services.start_trainer("carol", "xor:2/2")
+        assert services.wait("aggregator") == 0, services.err("aggregator")
+        assert "--rounds-per-run 1 are answered" in services.err("bob")
+    assert set(goodbyes()) == {"--rounds-per-run 1 are answered"}
+    results = {one["name"]: one["results"] for one in report_of(run)["trainers"]}
+    assert results["bob"] == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "exit_code", "said"),
     [

@@ -14,6 +14,8 @@ from fedmq.protocol import fixed_point as scores
 from fedmq.protocol import messages
 from fedmq.runtime.memory_limit import memory_allowed
 from fedmq.trainer import cli
+from fedmq.trainer.budget import Budget
+from fedmq.trainer.questions import Questions
 
 
 @pytest.mark.parametrize(("rows", "least"), [(2, 3), (9, 10), (1, 2**40)])
@@ -65,7 +67,7 @@ def test_labels_are_separated_by_commas(text: str, words: tuple[str, ...]) -> No
     param = next(param for param in cli.trainer.params if param.name == "labels")
     assert param.callback is not None
     checked = param.callback(click.Context(cli.trainer), param, text)
-    assert cli._session("bob", 3, None, 16, None, checked, 60.0).labels == words
+    assert cli._session("bob", 3, None, 16, Budget(), Questions(), checked, 60.0).labels == words
 
 
 def test_limit_of_score_bits_is_that_of_the_protocol() -> None:

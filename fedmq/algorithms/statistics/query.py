@@ -5,7 +5,7 @@ value (NaN) is in no sum.
 """
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 from msgspec import Meta
@@ -84,6 +84,7 @@ class Moments(AdditiveQuery, frozen=True, tag="moments"):
     Up: `limbs` (columns, LIMBS), `counts` and `clipped` (columns,), `classes` (classes,), all int64.
     """
 
+    counts: ClassVar[frozenset[str]] = frozenset({"classes"})
     rows_max: int = 1 << ROWS_BITS
 
     @property
@@ -122,6 +123,7 @@ class Histograms(AdditiveQuery, frozen=True, tag="histograms"):
     an edge is in the bucket above it.
     """
 
+    counts: ClassVar[frozenset[str]] = frozenset({"histograms"})
     rows_max: int = 1 << ROWS_BITS
 
     @property
