@@ -65,9 +65,9 @@ def on_rows(
 
     The same round gives the same answer, bit for bit: its draws derive from the run's seed, the round and the name.
     The rows are encoded, split and fitted to a task once, and again when another task or other rows arrive. Code runs
-    only as `policy` allows, and questions are answered only as `site` permits. What a round needs is checked against the
-    `limits` before any work. Losses will be sent in units of 2**-`fraction_bits`; an answer that they cannot express is
-    refused.
+    only as `policy` allows, and questions are answered only as `site` permits. What a round needs is checked against
+    the `limits` before any work. Losses will be sent in units of 2**-`fraction_bits`; an answer that they cannot
+    express is refused.
 
     Raises (when called):
         BadData: the rows cannot be read, or do not fit the task, or every loss saturates.
