@@ -1,4 +1,4 @@
-"""What a site permits: the conditions on each question that a trainer answers, whoever asks.
+"""What a site permits: the conditions on each question that a trainer answers, whatever aggregator asks.
 
 The conditions follow DataSHIELD's disclosure settings (nfilter.subset, nfilter.glm, nfilter.tab), but are off unless
 the site sets them: docs/how-to/control-what-a-site-answers.md has a set to begin with.
