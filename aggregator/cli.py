@@ -471,11 +471,19 @@ def _end(
 
 
 def _say(report: Report, folder: Path) -> None:
+    from fedmq.observe.event_text import metrics_text, spread_text
+
     verdict = {"solved": "solved", "stopped": "stopped", "failed": "failed"}.get(report.why, "finished")
-    value = "nothing scored" if report.value is None else f"{report.metric} {report.value:.6g}"
+    of_rows = " on held-out rows" if report.value_of == "held-out" else ""
+    value = "nothing scored" if report.value is None else f"{report.metric} {report.value:.6g}{of_rows}"
     target = report.config.task.target
     missed = "" if report.solved or target is None else f" (target {target:g})"
     echo(f"{verdict} in {report.rounds} rounds, {report.train_s:.3f} s of training: {value}{missed}")
+    for name, figures in (("held out", report.held_out), ("training", report.training)):
+        if figures is not None:
+            echo(f"{name:<8} {metrics_text(figures)}")
+    if report.spread is not None:
+        echo(f"trainers {spread_text(report.spread)}")
     if report.model is not None:
         echo(f"model    {folder / report.model}  (sha256 {str(report.model_sha256)[:16]}…)")
     echo(f"report   {folder / 'report.json'}")

@@ -13,6 +13,7 @@ from fedmq.aggregator.departures import Departure
 from fedmq.aggregator.outbox import Outbox
 from fedmq.aggregator.roster import RosterEntry
 from fedmq.algorithms.base import Evaluation
+from fedmq.algorithms.evaluation.figures import Measured
 from fedmq.errors import Rejected
 from fedmq.observe import events
 from fedmq.observe.run_state import STALLED_S, RunState, drawable
@@ -47,6 +48,7 @@ class EventPublisher:
         self._bytes_received = self._bytes_sent = 0  # at the close before
         self._stalls_at: float | None = None  # when the open round counts as stalled; None: no round, or reported
         self._best_parameters = b""
+        self._measured: Measured | None = None  # as reported last
         self._waiting: tuple[int, int] | None = None
         self._unsent: list[tuple[float, events.AnyEvent]] = []
         self._events_at = self._snapshot_at = -math.inf  # not before
@@ -145,6 +147,10 @@ class EventPublisher:
         )
         self._saturated, self._late, self._rejected, self._stalls_at = 0, 0, 0, None
         self._bytes_received, self._bytes_sent = bytes_received, bytes_sent
+        measured = None if evaluation is None else evaluation.measured
+        if measured is not None and measured != self._measured:
+            self._measured = measured
+            self.report(events.ModelMeasured(round=number, measured=measured.for_observers()))
         if evaluation is not None and drawable(self._task.model):
             parameters = np.ascontiguousarray(evaluation.parameters, "<f8").tobytes()
             if parameters != self._best_parameters:
@@ -160,13 +166,20 @@ class EventPublisher:
         """Return the figures of an evaluation that observers show."""
         if evaluation is None:
             return None
+        score = evaluation.score
+        held_out = evaluation.measured.held_out if evaluation.measured and score.of == "held-out" else None
+        of_held_out = {} if held_out is None else {name: getattr(held_out, name) for name in events.HELD_OUT_FIGURES}
+        training = self._task.value(evaluation.loss, evaluation.correct, evaluation.rows)
         return events.Best(
-            value=self._task.value(evaluation.loss, evaluation.correct, evaluation.rows),
+            value=self._task.value(score.loss, score.correct, score.rows),
             coverage=evaluation.coverage,
             fitness=evaluation.fitness_best,
             fitness_mean=evaluation.fitness_mean,
             fitness_worst=evaluation.fitness_worst,
             diversity=evaluation.diversity,
+            value_of=score.of,
+            training=None if held_out is None else training,
+            **of_held_out,
         )
 
     # --- observers ------------------------------------------------------------------------------------------------

@@ -32,6 +32,13 @@ class Tally:
         self.round_s: Callable[[float], None] | None = None
         self.answer_s: Callable[[float], None] | None = None
 
+    def held_out(self) -> Mapping[str, float]:
+        """Return the figures of the best model on held-out rows; none without such rows."""
+        if self.best is None or self.best.value_of != "held-out":
+            return {}
+        figures = {"value": self.best.value, **{name: getattr(self.best, name) for name in events.HELD_OUT_FIGURES}}
+        return {name: one for name, one in figures.items() if one is not None}
+
     def __call__(self, event: events.AnyEvent) -> None:
         self.counts[type(event)] += 1
         if isinstance(event, events.ResultAccepted):
@@ -74,6 +81,7 @@ def _put_learning(metrics: Metrics, tally: Tally) -> None:
         "The task's metric (see fedmq_aggregator_info) of the best model.",
         lambda: None if tally.best is None else tally.best.value,
     )
+    metrics.gauge("fedmq_aggregator_held_out", "Figures of the best model on held-out rows.", tally.held_out, "figure")
 
 
 def _put_counts(metrics: Metrics, service: Aggregator, tally: Tally) -> None:

@@ -555,20 +555,18 @@ class Rounds:
     def _finish_if_over(self, evaluation: Evaluation | None, members: int) -> None:
         """Finish the run if its target is reached, the algorithm has nothing left to learn, or no rounds are left.
 
-        The first two count only if every row of every member has been scored, no present trainer is still to send its
+        The target counts for held-out rows if there are some. The first two count only if every row of every member
+        has been scored, no present trainer is still to send its
         first result, and there are `min_trainers` members: half of XOR is easy to learn, and useless.
         """
         everyone = (
             evaluation is not None
             and members >= self.config.limits.min_trainers
             and evaluation.coverage >= 1.0
+            and (evaluation.measured is None or evaluation.measured.held_out.coverage >= 1.0)
             and not self.roster.pending(self._now, self.round)
         )
-        self.solved = (
-            everyone
-            and evaluation is not None
-            and self.config.task.reached(evaluation.loss, evaluation.correct, evaluation.rows)
-        )
+        self.solved = everyone and evaluation is not None and self.config.task.reached(*evaluation.score[:3])
         if self.solved:
             self._finish(evaluation, "solved")
         elif everyone and is_finished(self._strategy, self._state):

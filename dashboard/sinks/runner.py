@@ -9,6 +9,7 @@ from typing import Protocol
 
 from fedmq.dashboard.live_runs import LiveRuns, WatchedRun
 from fedmq.errors import BadConfiguration
+from fedmq.observe import events
 from fedmq.observe.events import RunFinished
 from fedmq.observe.run_state import RoundRecord, RunState
 from fedmq.runs.report import EarlierReport, Report, read_report
@@ -149,6 +150,8 @@ def figures_of(one: RoundRecord) -> dict[str, float]:
         figures |= {"value": best.value, "coverage": best.coverage, "diversity": best.diversity}
         figures |= {"fitness_best": best.fitness, "fitness_mean": best.fitness_mean}
         figures["fitness_worst"] = best.fitness_worst
+        held_out = {name: getattr(best, name) for name in events.HELD_OUT_FIGURES}
+        figures |= {name: value for name, value in held_out.items() if value is not None}
     return figures
 
 

@@ -1,5 +1,6 @@
 """Text of events: one line for each event worth a line."""
 
+from fedmq.algorithms.evaluation.figures import Metrics, Spread
 from fedmq.observe import events
 
 LINES: dict[type, str] = {
@@ -54,7 +55,26 @@ def best_text(best: events.Best, metric: str) -> str:
     """Return the value of the best model, and the share of the rows it was scored on if that is not all."""
     value = value_text(best.value, metric)
     covered = "" if best.coverage >= 1.0 else f" of {best.coverage:.0%} of the rows"
+    covered += " held out" if best.value_of == "held-out" else ""
     return f"{value} right{covered}" if metric == "accuracy" else f"loss {value}{covered}"
+
+
+def held_out_text(best: events.Best, metric: str) -> str:
+    """Return further figures on held-out rows, then the metric on the rows trained on; "" without held-out rows."""
+    if best.value_of == "training":
+        return ""
+    figures = [
+        f"{name} {text.format(value)}"
+        for name, text, value in (
+            ("balanced", "{:.1%}", best.balanced_accuracy),
+            ("AUC", "{:.3f}", best.auc),
+            ("RMSE", "{:.4g}", best.rmse),
+            ("R²", "{:.3f}", best.r2),
+        )
+        if value is not None
+    ]
+    training = "" if best.training is None else f"{value_text(best.training, metric)} on training rows"
+    return ", ".join([*figures, *([training] if training else [])])
 
 
 def value_text(value: float, metric: str) -> str:
@@ -66,7 +86,8 @@ def _of_round(event: events.RoundClosed, metric: str) -> str:
     best = event.best
     figures = "nothing scored yet"
     if best is not None:
-        figures = f"{best_text(best, metric)}  fitness best {best.fitness:.4f} mean {best.fitness_mean:.4f}"
+        more = held_out_text(best, metric) or f"fitness best {best.fitness:.4f} mean {best.fitness_mean:.4f}"
+        figures = f"{best_text(best, metric)}  {more}"
     notes: list[str] = [] if event.why == "complete" else [event.why]
     if event.restarted:
         notes.append("the pool restarted at random: no better loss was found; the best model is kept")
@@ -76,3 +97,29 @@ def _of_round(event: events.RoundClosed, metric: str) -> str:
         f"round {event.round:>3}  {figures}  {event.results} results of {event.present} trainers  "
         f"{event.round_s * 1000:.1f} ms{''.join(f'  ({note})' for note in notes)}"
     )
+
+
+def metrics_text(metrics: Metrics) -> str:
+    """Return the single figures of a model on one line, and how many rows they are of."""
+    figures = [
+        f"{name} {text.format(value)}"
+        for name, text, value in (
+            ("accuracy", "{:.1%}", metrics.accuracy if metrics.rmse is None else None),
+            ("balanced", "{:.1%}", metrics.balanced_accuracy),
+            ("AUC", "{:.4f}", metrics.auc),
+            ("log-loss", "{:.4f}", metrics.log_loss),
+            ("Brier", "{:.4f}", metrics.brier),
+            ("RMSE", "{:.5g}", metrics.rmse),
+            ("MAE", "{:.5g}", metrics.mae),
+            ("R²", "{:.4f}", metrics.r2),
+        )
+        if value is not None
+    ]
+    return ", ".join([*figures, f"{metrics.rows} rows of {metrics.trainers} trainers"])
+
+
+def spread_text(spread: Spread) -> str:
+    """Return the worst and the best trainer on one line."""
+    text = "{:.1%}" if spread.figure == "accuracy" else "{:.4g}"
+    worst, best, deviation = (text.format(one) for one in (spread.worst_value, spread.best_value, spread.deviation))
+    return f"{spread.figure} from {worst} ({spread.worst}) to {best} ({spread.best}), deviation {deviation}"

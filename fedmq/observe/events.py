@@ -9,10 +9,12 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from fedmq.algorithms.evaluation.figures import Measured, RowsOf
 from fedmq.errors import LeaveReason, RejectReason
 from fedmq.protocol.messages import Seconds
 from fedmq.protocol.run_config import RunConfig
 
+HELD_OUT_FIGURES = ("balanced_accuracy", "auc", "log_loss", "rmse", "r2")  # of `Best`; None if they do not fit the task
 BEST_PARAMETERS_MAX = 512  # larger models are not published round by round; the run's folder has them at the end
 
 PackedParameters = Annotated[bytes, Meta(max_length=8 * BEST_PARAMETERS_MAX)]  # (num_parameters,) float64, "<f8"
@@ -26,8 +28,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):
     """Base class of all events; `event` names the kind in JSON."""
 
 
-class Best(msgspec.Struct, frozen=True, kw_only=True):
-    """Figures of the best model, and of the pool it comes from. Fitness is minus the loss per row."""
+class Best(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Figures of the best model, and of the pool it comes from. Fitness is minus the loss per row trained on."""
 
     value: Figure  # the task's metric
     coverage: Figure  # share of the members' rows on which the model was scored
@@ -35,6 +37,13 @@ class Best(msgspec.Struct, frozen=True, kw_only=True):
     fitness_mean: Figure
     fitness_worst: Figure
     diversity: float
+    value_of: RowsOf = "training"  # the rows that `value` is of, and the figures below
+    training: Figure | None = None  # the task's metric on the rows trained on, if `value` is of others
+    balanced_accuracy: Figure | None = None
+    auc: Figure | None = None
+    log_loss: Figure | None = None
+    rmse: Figure | None = None
+    r2: Figure | None = None
 
 
 class RunStarted(Event, frozen=True, kw_only=True, tag="run-started"):
@@ -160,6 +169,13 @@ class BestChanged(Event, frozen=True, kw_only=True, tag="best-changed"):
     parameters: PackedParameters = msgspec.field(name="genes")
 
 
+class ModelMeasured(Event, frozen=True, kw_only=True, tag="model-measured"):
+    """The best model was measured on held-out rows. Large tables, and trainers beyond the first ones, are left out."""
+
+    round: int  # the one that closed with it
+    measured: Measured
+
+
 class CheckpointKept(Event, frozen=True, kw_only=True, tag="checkpoint-kept"):
     """The state after this round is on disk: a restart replays from here."""
 
@@ -224,6 +240,7 @@ AnyEvent = (
     | ResultRejected
     | RoundClosed
     | BestChanged
+    | ModelMeasured
     | CheckpointKept
     | Stalled
     | Waiting

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar, get_ar
 import msgspec
 from msgspec import Meta
 
+from fedmq.algorithms.evaluation.figures import Measured, Metrics
 from fedmq.errors import LeaveReason
 from fedmq.models.networks import Model
 from fedmq.observe import events
@@ -59,6 +60,7 @@ class TrainerRecord(msgspec.Struct):
     barred: Literal["", "drained", "banned", "duplicated"] = ""
     reason: Literal["", LeaveReason] = ""  # of its goodbye, while it is gone
     detail: str = ""
+    held_out: Metrics | None = None  # figures of the best model on its held-out rows, if it permits them
     touched: int = 0
 
 
@@ -148,6 +150,7 @@ class RunState(msgspec.Struct):
     trainers: Annotated[dict[str, TrainerRecord], Meta(max_length=TRAINERS_KEPT_MAX)] = {}
     rounds: Annotated[list[RoundRecord], Meta(max_length=ROUNDS_KEPT_MAX)] = []
     works: Annotated[list[WorkRecord], Meta(max_length=2 * WORKS_KEPT_MAX)] = []
+    measured: Measured | None = None  # the newest figures on held-out rows
     bests: Annotated[list[BestRecord], Meta(max_length=BESTS_KEPT_MAX)] = []
     feed: Annotated[list[FeedItem], Meta(max_length=2 * FEED_KEPT_MAX)] = []
 
@@ -305,6 +308,12 @@ class RunState(msgspec.Struct):
             half = BESTS_KEPT_MAX // 2
             self.bests[:half] = self.bests[:half:2]
 
+    def _model_measured(self, at: float, event: events.ModelMeasured) -> None:
+        self.measured = event.measured
+        for name, held_out in event.measured.trainers.items():
+            if name in self.trainers:
+                self.trainers[name].held_out, self.trainers[name].touched = held_out, self.seq
+
     def _checkpoint_kept(self, at: float, event: events.CheckpointKept) -> None:
         self.checkpoint = event.round
 
@@ -413,7 +422,12 @@ def drawable(model: Model) -> bool:
     return model.inputs == 2 and model.num_parameters <= BEST_PARAMETERS_MAX
 
 
-_NOT_IN_FEED = (events.RoundPublished, events.ResultAccepted, events.BestChanged)  # too many; other lists hold them
+_NOT_IN_FEED = (
+    events.RoundPublished,
+    events.ResultAccepted,
+    events.BestChanged,
+    events.ModelMeasured,
+)  # too many; other lists hold them
 _FREQUENT = (events.RoundClosed, events.CheckpointKept)
 # The tag of an event names the method that applies it: `_round_closed` for "round-closed".
 _APPLY: dict[type, Any] = {

@@ -17,7 +17,7 @@ from rich.text import Text
 from fedmq.observe import events
 from fedmq.observe.braille import Curve, draw_blocks, draw_curves
 from fedmq.observe.console import PrintableTable
-from fedmq.observe.event_text import best_text, event_line, value_text
+from fedmq.observe.event_text import best_text, event_line, held_out_text, value_text
 from fedmq.observe.run_state import Condition, ObservedRun, RoundRecord, TrainerPresence, TrainerRecord
 
 CHART_LINES_MIN, CHART_LINES_MAX = 4, 12
@@ -49,7 +49,8 @@ def render_run(run: ObservedRun, width: int, height: int) -> RenderableType:
     feed = [(one.at, line) for one in unseen if (line := event_line(one.event, state.metric))]
     feed = feed[-min(FEED_LINES_MAX, height // 6) :]
     alarm = _alarm(run)
-    room = max(0, height - OTHER_LINES - len(alarm) - len(feed))
+    measured = state.best is not None and state.best.value_of == "held-out"
+    room = max(0, height - OTHER_LINES - measured - len(alarm) - len(feed))
     chart_lines = min(max(room - len(trainers), CHART_LINES_MIN), CHART_LINES_MAX)
     parts: list[RenderableType] = [_head(run), _figures(run), *alarm, Text()]
     parts += _chart([one for one in rounds if one.best is not None], width, chart_lines)
@@ -153,6 +154,8 @@ def _figures(run: ObservedRun) -> RenderableType:
     text = Text.assemble((best_text(best, state.metric), "bold"), target)
     text.append(f"   fitness best {best.fitness:.4f}", BEST).append(f"  mean {best.fitness_mean:.4f}", MEAN)
     table.add_row(text, Text(idle))
+    if more := held_out_text(best, state.metric):
+        table.add_row(Text(f"held out: {more}"), Text())
     return table
 
 
@@ -205,6 +208,7 @@ COLUMNS: dict[str, tuple[Cell, int]] = {
     "rows": (lambda _, one: str(one.num_examples), 0),
     "results": (lambda _, one: str(one.results), 0),
     "share": (lambda run, one: f"{one.results / max(1, run.run_state.results):.0%}", 0),
+    "held out": (lambda _, one: _held_out(one), 0),
     "late": (lambda _, one: str(one.late or ""), 100),
     "rejected": (lambda _, one: str(one.rejected or ""), 0),
     "seen": (lambda run, one: _ago(max(0.0, run.now - one.seen_at)), 0),
@@ -226,6 +230,8 @@ def _trainers(run: ObservedRun, trainers: list[TrainerRecord], width: int, lines
     table.add_column("trainer", no_wrap=True, overflow="ellipsis", max_width=width // 6)
     table.add_column("", no_wrap=True)
     columns = {name: cell for name, (cell, needed) in COLUMNS.items() if width >= needed}
+    if not any(one.held_out for one in trainers):
+        del columns["held out"]
     for name in columns:
         table.add_column(name, justify="right", no_wrap=True)
     labelled = width >= 130 and any(one.labels for one in shown)
@@ -245,6 +251,13 @@ def _trainers(run: ObservedRun, trainers: list[TrainerRecord], width: int, lines
 
 
 # --- text -------------------------------------------------------------------------------------------------------------
+
+
+def _held_out(one: TrainerRecord) -> str:
+    """Return the figure of the best model on the held-out rows of a trainer."""
+    if one.held_out is None or not one.held_out.rows:
+        return ""
+    return f"RMSE {one.held_out.rmse:.4g}" if one.held_out.rmse is not None else f"{one.held_out.accuracy:.1%}"
 
 
 def _status(run: ObservedRun) -> Text:

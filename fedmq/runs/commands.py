@@ -142,12 +142,18 @@ def _listed(values: dict[str, object]) -> str:
 
 
 def _show_report(report: Report | EarlierReport, folder: Path) -> None:
-    from fedmq.observe.event_text import trainer_note
+    from fedmq.observe.event_text import metrics_text, spread_text, trainer_note
 
     value = "nothing scored" if report.value is None else f"{report.value:.6g}"
     training = f"{report.train_s:.3f} s (whole run {report.wall_s:.3f} s)"
     traffic = f"{report.bytes_down} bytes down, {report.bytes_up} bytes up"
-    _print_values({report.metric: value, "training": training, "traffic": traffic})
+    of_rows = " on held-out rows" if report.value_of == "held-out" and report.value is not None else ""
+    _print_values({report.metric: value + of_rows, "training": training, "traffic": traffic})
+    for name, figures in (("held out", report.held_out), ("trained on", report.training)):
+        if figures is not None:
+            _print_values({name: metrics_text(figures)})
+    if report.spread is not None:
+        _print_values({"trainers": spread_text(report.spread)})
     if report.model is not None:
         echo(f"model      {folder / report.model}  sha256 {report.model_sha256}")
     for one in report.trainers:

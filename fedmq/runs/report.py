@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import msgspec
+from msgspec.structs import replace
 
 from fedmq.algorithms.base import Evaluation
+from fedmq.algorithms.evaluation.figures import Metrics, RowsOf, Spread
 from fedmq.errors import BadConfiguration, one_line
 from fedmq.models.trained_model import TrainedModel
 from fedmq.observe import events
@@ -39,6 +41,7 @@ class TrainerReport(msgspec.Struct, frozen=True):
     silent: bool = False  # at the end
     reason: str = ""  # of its goodbye
     detail: str = ""
+    held_out: Metrics | None = None  # the model on its held-out rows, if it permits that
 
 
 class _Figures(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,6 +52,10 @@ class _Figures(msgspec.Struct, frozen=True, kw_only=True):
     failure: str = ""  # why it failed, in one line
     rounds: int
     value: float | None  # of the task's metric; None: nothing was scored
+    value_of: RowsOf = "training"  # the rows that it is of
+    held_out: Metrics | None = None  # the model on rows that were not trained on
+    training: Metrics | None = None  # the same of the rows trained on
+    spread: Spread | None = None  # of trainers whose own figures are permitted
     train_s: float  # while rounds were open
     wall_s: float  # since the run began
     round_s_median: float | None
@@ -127,6 +134,9 @@ def make_report(
 ) -> tuple[Report, TrainedModel | None]:
     """Return the report of a run and its model, None if nothing was scored. `ended` is in seconds since 1970."""
     task = config.task
+    measured = None if evaluation is None else evaluation.measured
+    if measured is not None:
+        trainers = [replace(one, held_out=measured.trainers.get(one.name)) for one in trainers]
     model = None if evaluation is None else task.trained(evaluation.parameters)
     report = Report(
         config=config,
@@ -135,7 +145,11 @@ def make_report(
         why=why,
         failure=failure,
         rounds=closes[-1].round if closes else 0,
-        value=None if evaluation is None else task.value(evaluation.loss, evaluation.correct, evaluation.rows),
+        value=None if evaluation is None else task.value(*evaluation.score[:3]),
+        value_of="training" if evaluation is None else evaluation.score.of,
+        held_out=None if measured is None else measured.held_out,
+        training=None if measured is None else measured.training,
+        spread=None if measured is None else measured.spread(),
         train_s=sum(close.round_s for close in closes),
         wall_s=ended - config.started,
         round_s_median=statistics.median(close.round_s for close in closes) if closes else None,

@@ -21,7 +21,14 @@ from fedmq.transport.zeromq.watchdog import Connection
 
 def closed(number: int, why: events.Why, round_s: float) -> events.RoundClosed:
     best = events.Best(
-        value=0.5, coverage=1.0, fitness=-1.0, fitness_mean=-2.0, fitness_worst=-3.0, diversity=number / 10
+        value=0.5,
+        coverage=1.0,
+        fitness=-1.0,
+        fitness_mean=-2.0,
+        fitness_worst=-3.0,
+        diversity=number / 10,
+        value_of="held-out",
+        auc=0.75,
     )
     return events.RoundClosed(round=number, why=why, results=2, round_s=round_s, present=9, best=best)
 

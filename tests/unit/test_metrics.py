@@ -31,6 +31,8 @@ def test_page_lists_exactly_the_metrics_of_a_service(service: str) -> None:
 
 COUNTED = {
     "aggregator": {
+        "held_out|value": 0.5,
+        "held_out|auc": 0.75,
         "rounds_total|complete": 1,
         "rounds_total|deadline": 2,
         "results_total": 6,

@@ -85,6 +85,10 @@ def test_report_has_the_documented_fields(folder: Path) -> None:
         "failure": "",
         "rounds": 3,
         "value": 1.0,
+        "value_of": "training",
+        "held_out": None,
+        "training": None,
+        "spread": None,
         "train_s": 3.75,  # rounds of 0.5, 3 and 0.25 s; the time in between, when none was open, is not training
         "wall_s": 10.0,
         "round_s_median": 0.5,
@@ -99,6 +103,7 @@ def test_report_has_the_documented_fields(folder: Path) -> None:
                 "silent": False,
                 "reason": "rows",
                 "detail": "expected 2 columns",
+                "held_out": None,
             },
             {
                 "name": "bob",
@@ -110,6 +115,7 @@ def test_report_has_the_documented_fields(folder: Path) -> None:
                 "silent": True,
                 "reason": "",
                 "detail": "",
+                "held_out": None,
             },
         ],
         "rejections": {"sha256": 2},
@@ -186,11 +192,13 @@ def test_history_has_a_line_for_each_round(folder: Path) -> None:
     with (folder / HISTORY).open(newline="", encoding="utf-8") as file:
         heading, *lines = csv.reader(file)
     figures = ["value", "coverage", "fitness", "fitness_mean", "fitness_worst", "diversity"]
+    figures += ["value_of", "training", "balanced_accuracy", "auc", "log_loss", "rmse", "r2"]
+    rest = ["training", *[""] * 6]
     assert heading == ["round", "why", "results", "members", "round_s", "closed", *figures]
     assert lines == [
-        ["1", "complete", "2", "2", "0.5", "1001.0", "", "", "", "", "", ""],
-        ["2", "deadline", "1", "1", "3.0", "1005.0", "1.0", "1.0", "-0.1", "-0.5", "-2.0", "0.3"],
-        ["3", "complete", "3", "2", "0.25", "1006.0", "1.0", "1.0", "-0.1", "-0.5", "-2.0", "0.3"],
+        ["1", "complete", "2", "2", "0.5", "1001.0", *[""] * 13],
+        ["2", "deadline", "1", "1", "3.0", "1005.0", "1.0", "1.0", "-0.1", "-0.5", "-2.0", "0.3", *rest],
+        ["3", "complete", "3", "2", "0.25", "1006.0", "1.0", "1.0", "-0.1", "-0.5", "-2.0", "0.3", *rest],
     ]
 
 

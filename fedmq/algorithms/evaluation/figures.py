@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal, NamedTuple
 
 import msgspec
 
+CLASSES_SHOWN_MAX = 12  # in the tables of an event
+TRAINERS_SHOWN_MAX = 16  # in an event
 RowsOf = Literal["training", "held-out"]  # which rows a figure is of
 
 
@@ -62,6 +65,45 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     held_out: Metrics
     training: Metrics | None = None
     trainers: dict[str, Metrics] = {}  # on the held-out rows of each trainer that permits it
+
+    def for_observers(self) -> Measured:
+        """Return the figures without large tables, and of so many trainers as an event may have."""
+        held_out = self.held_out if len(self.held_out.confusion) <= CLASSES_SHOWN_MAX else self.held_out.brief()
+        return Measured(
+            held_out=held_out,
+            training=None if self.training is None else self.training.brief(),
+            trainers={name: self.trainers[name].brief() for name in sorted(self.trainers)[:TRAINERS_SHOWN_MAX]},
+        )
+
+    def spread(self) -> Spread | None:
+        """Return the worst and the best trainer, None without two of them that have held-out rows."""
+        shares = {name: one.accuracy for name, one in self.trainers.items() if one.rmse is None}
+        errors = {name: one.rmse for name, one in self.trainers.items()}
+        sign, values = (-1.0, errors) if any(one is not None for one in errors.values()) else (1.0, shares)
+        known = sorted((sign * value, name) for name, value in values.items() if value is not None)
+        if len(known) < 2:
+            return None
+        (worst, worst_name), (best, best_name) = known[0], known[-1]
+        mean = math.fsum(value for value, _ in known) / len(known)
+        return Spread(
+            figure="accuracy" if sign > 0.0 else "rmse",
+            worst=worst_name,
+            worst_value=sign * worst,
+            best=best_name,
+            best_value=sign * best,
+            deviation=math.sqrt(math.fsum((value - mean) ** 2 for value, _ in known) / len(known)),
+        )
+
+
+class Spread(msgspec.Struct, frozen=True, kw_only=True):
+    """How a figure differs between the held-out rows of trainers."""
+
+    figure: Literal["accuracy", "rmse"]
+    worst: str  # trainer
+    worst_value: float
+    best: str  # trainer
+    best_value: float
+    deviation: float
 
 
 class Score(NamedTuple):
