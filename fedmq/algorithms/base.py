@@ -80,11 +80,12 @@ class Query(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
 
     It travels as msgpack inside a Round. Both sides check it before any work: the aggregator before a run begins,
     the trainer before it computes. `rows` says which of a trainer's rows a learner gets, see `fedmq.tasks.row_views`:
-    a task without schema and holdout has the same rows for all.
+    a task without schema and holdout has the same rows for all. `sends` says in words what an answer holds.
     """
 
     rows: ClassVar[View] = "features"
     counts: ClassVar[frozenset[str]] = frozenset()  # arrays of an answer whose numbers each count rows
+    sends: ClassVar[str] = ""
 
     @abstractmethod
     def arrays(self, task: Task) -> Mapping[str, ArrayBounds]:

@@ -26,6 +26,8 @@ INTERRUPTED = 130  # as shells report SIGINT
 
 # name: (module, one line for the overview), in the order of the overview
 COMMANDS = {
+    "new": ("fedmq.cli.new", "Write a task file from a table."),
+    "check": ("fedmq.cli.check", "Check at a site whether its table fits a task, and what would be sent."),
     "demo": ("fedmq.deploy.demo", "Train split XOR across processes on this machine."),
     "broker": ("fedmq.broker.cli", "Run the broker between an aggregator and its trainers."),
     "aggregator": ("fedmq.aggregator.cli", "Run one training to its end, or continue it."),

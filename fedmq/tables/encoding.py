@@ -26,8 +26,8 @@ NAMES_COMPARED_MAX = 1000  # with a name that is not there
 ValuesOf = Callable[[list[str]], Sequence[float | None]]  # the values of distinct cells; None: it is no value
 _SECONDS_OF_DAY = 86_400
 _EPOCH = datetime.date(1970, 1, 1).toordinal()
-_TIME = r"(?:[T ](?P<hour>[0-9]{2}):(?P<minute>[0-9]{2})(?::(?P<second>[0-9]{2})(?:\.[0-9]+)?)?(?:Z|\+00:?00)?)?"
-_FIELDS = {"YYYY": "(?P<year>[0-9]{4})", "MM": "(?P<month>[0-9]{1,2})", "DD": "(?P<day>[0-9]{1,2})"}
+_TIME = r"(?:[T ](?P<hour>[0-9]{1,2}):(?P<minute>[0-9]{2})(?::(?P<second>[0-9]{2})(?:\.[0-9]+)?)?(?:Z|\+00:?00)?)?"
+_PARTS = {"YYYY": "year", "MM": "month", "DD": "day"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +111,7 @@ class _Encoding:
         """Return the cells of the column of this name; None if there is none, which is a fault."""
         if name in self.table.columns:
             return self.table.columns[name]
-        hint = _nearest_name(name, [other for other in self.table.names if other not in set(self.schema.names())])
+        hint = nearest_name(name, [other for other in self.table.names if other not in set(self.schema.names())])
         if hint is not None:
             self._fault(
                 f"expected column {name}, found {hint!r:.80}: rename it in the table, or in the task for all sites",
@@ -187,7 +187,7 @@ class _Encoding:
         if odd:
             count, first = sum(odd.values()), next(iter(odd))
             self.unlisted[column.name] = count
-            near = _nearest_name(first, column.categories)
+            near = nearest_name(first, column.categories)
             others = f" and {len(odd) - 1} more" if len(odd) > 1 else ""
             self.notes.append(
                 f"column {column.name}: {count} of {len(cells)} cells are not listed and count as missing, "
@@ -208,7 +208,7 @@ class _Encoding:
             some += f" and {len(target.classes) - NAMES_SHOWN_MAX} more" * (len(target.classes) > NAMES_SHOWN_MAX)
 
             def advice(odd: Counter[str]) -> str:
-                near = _nearest_name(next(iter(odd)), target.classes)
+                near = nearest_name(next(iter(odd)), target.classes)
                 correct = f"correct the cells ({near} is listed)" if near else "correct the cells"
                 return f"{correct}, or add the class to the task for all sites"
 
@@ -297,7 +297,7 @@ def days(cell: str, pattern: re.Pattern[str]) -> float | None:
         return None
     part = {name: int(text or 0) for name, text in match.groupdict().items()}
     try:
-        day = datetime.date(part["year"], part["month"], part["day"]).toordinal() - _EPOCH
+        day = datetime.date(part["year"], part["month"], part.get("day", 1)).toordinal() - _EPOCH
         time = datetime.time(part["hour"], part["minute"], part["second"])
     except ValueError:
         return None
@@ -307,9 +307,9 @@ def days(cell: str, pattern: re.Pattern[str]) -> float | None:
 @cache
 def pattern_of(form: DateForm) -> re.Pattern[str]:
     """Return the pattern of dates in this form, for `days`."""
-    text = re.escape(form)
-    for name, pattern in _FIELDS.items():
-        text = text.replace(name, pattern.replace("1,2", "2") if form == "YYYYMMDD" else pattern)
+    text, short = re.escape(form), "{2}" if form == "YYYYMMDD" else "{1,2}"
+    for name, digits in (("YYYY", "{1,4}" if form == "YYYY-MM" else "{4}"), ("MM", short), ("DD", short)):
+        text = text.replace(name, f"(?P<{_PARTS[name]}>[0-9]{digits})")
     return re.compile(text + _TIME)
 
 
@@ -376,7 +376,7 @@ def _advice_for_numbers(odd: Counter[str], rows: int, decimal: str) -> str:
     return "correct or empty the cells"
 
 
-def _nearest_name(name: str, others: Collection[str]) -> str | None:
+def nearest_name(name: str, others: Collection[str]) -> str | None:
     """Return the one of `others` that is most like `name`; case and white space are the least difference."""
     plain = _plain(name)
     by_plain = {_plain(other): other for other in list(others)[:NAMES_COMPARED_MAX]}

@@ -14,7 +14,9 @@ from fedmq.tables.labels import label_key
 
 Kind = Literal["number", "category", "ordinal", "boolean", "date"]
 Fill = Literal["median", "mean", "drop"]  # drop: leave the row out
-DateForm = Literal["YYYY-MM-DD", "YYYY/MM/DD", "DD.MM.YYYY", "DD/MM/YYYY", "MM/DD/YYYY", "DD-MM-YYYY", "YYYYMMDD"]
+DateForm = Literal[
+    "YYYY-MM-DD", "YYYY/MM/DD", "DD.MM.YYYY", "DD/MM/YYYY", "MM/DD/YYYY", "DD-MM-YYYY", "YYYY-MM", "YYYYMMDD"
+]
 Label = Annotated[str, Meta(max_length=200)]
 COLUMNS_MAX = 4096
 CATEGORIES_MAX = 1000  # of one column

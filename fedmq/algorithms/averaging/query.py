@@ -1,7 +1,7 @@
 """The query `train`: train this model on your rows and send it back."""
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import msgspec
 import numpy as np
@@ -49,6 +49,8 @@ class Train(Query, frozen=True, tag="train"):
     Down: `model` (parameters,) float64. Up: `model` (parameters,) float64, the trained one; `losses` (1,) int64, in
     units of 2**-fraction_bits, and `correct` (1,) int64 of the model that was received.
     """
+
+    sends: ClassVar[str] = "a model that was trained on the rows, and its summed loss"
 
     learner: EvolutionLearner | GradientLearner
 

@@ -1,7 +1,7 @@
 """The queries `evaluate` and `score-rows`: score candidates, or one model, on your rows. The answers are integers."""
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 from msgspec import Meta
@@ -32,6 +32,8 @@ class Evaluate(AdditiveQuery, frozen=True, tag="evaluate"):
     Down: `candidates` (n, parameters) float64. Up: `losses` (n,) int64, `correct` (n,) int64. A row's loss counts at
     most 2**row_loss_bits, so a total over `rows_max` rows stays below 2**62.
     """
+
+    sends: ClassVar[str] = "the summed loss and the number of right rows of candidates"
 
     row_loss_bits: Annotated[int, Meta(ge=0, le=62)] = 10
 
@@ -68,6 +70,8 @@ class ScoreRows(AdditiveQuery, frozen=True, tag="score-rows"):
     Down: `parameters` (num_parameters,) float64. Up: `loss` (1,) int64, in units of 2**-fraction_bits, times 4**unit
     for squared errors; `correct` (1,) int64. A row's loss counts at most 2**ROW_LOSS_BITS.
     """
+
+    sends: ClassVar[str] = "the summed loss and the number of right rows of one model"
 
     fraction_bits: Annotated[int, Meta(ge=0, le=FRACTION_BITS_MAX)] = FRACTION_BITS_MAX
     unit: Annotated[int, Meta(ge=-1000, le=1000)] = 0

@@ -1,6 +1,7 @@
 """The query `evolve`: score a pool of candidates on your rows, evolve offspring from it, send the best back."""
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import numpy as np
 
@@ -28,6 +29,8 @@ class Evolve(Query, frozen=True, tag="evolve"):
     Down: `ids` (pool,) int64, `pool` (pool, genes) float64. Up: `losses` (pool,) int64, the summed loss of each
     candidate in units of 2**-fraction_bits; `correct` (pool,) int64; `elites` (proposals or fewer, genes) float64.
     """
+
+    sends: ClassVar[str] = "the summed losses of candidates, and a few new candidates"
 
     elites: Candidates  # the first so many rows of the pool are its elites
     generations: Generations = 5  # of the local search; 0: score only

@@ -1,7 +1,7 @@
 """The query `curvature`: the objective, its gradient and its Hessian at given coefficients."""
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 from msgspec import Meta
@@ -39,6 +39,8 @@ class Curvature(AdditiveQuery, frozen=True, tag="curvature"):
     halves; `constant` (2,), the same of log y! - y log y + y for counts, which the likelihood needs; `loss` and
     `correct` (1,) of the task.
     """
+
+    sends: ClassVar[str] = "the gradient and the Hessian of the summed loss, for one Newton step"
 
     scale: Annotated[int, Meta(ge=-SCALE_MAX, le=SCALE_MAX)] = 0
     unit: Annotated[int, Meta(ge=-1000, le=1000)] = 0  # of the task's loss, see the query `score-rows`

@@ -1,7 +1,7 @@
 """The query `gram`: the sums of products of standardized inputs and targets."""
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 from msgspec import Meta
@@ -31,6 +31,8 @@ class Gram(AdditiveQuery, frozen=True, tag="gram"):
     Down: `shift`, `deviation` float64 and `reach` int64, each (columns,). Up: `sums` and `held_out` (parts sums,
     pairs), `reach` (columns, REACH_CELLS), all int64. See `fedmq.exact.integers.gram_of_parts`.
     """
+
+    sends: ClassVar[str] = "sums of products of each pair of columns"
 
     holdout: Annotated[float, Meta(ge=0.0, le=0.9)] = 0.0
     part_bits: PartBits = PART_BITS_MAX

@@ -50,6 +50,8 @@ class Spread(AdditiveQuery, frozen=True, tag="spread"):
     Up: `exponents` (columns, SPREAD_CELLS) int64. Minimum and maximum are no sums; these counts are, and bound both.
     """
 
+    sends: ClassVar[str] = "how many values of each column have each sign and size, in powers of two"
+
     columns: Columns = 1
     rows_max: int = 1 << ROWS_BITS
 
@@ -85,6 +87,8 @@ class Moments(AdditiveQuery, frozen=True, tag="moments"):
     """
 
     counts: ClassVar[frozenset[str]] = frozenset({"classes"})
+    sends: ClassVar[str] = "the sum and the sum of squares of each column"
+
     rows_max: int = 1 << ROWS_BITS
 
     @property
@@ -124,6 +128,8 @@ class Histograms(AdditiveQuery, frozen=True, tag="histograms"):
     """
 
     counts: ClassVar[frozenset[str]] = frozenset({"histograms"})
+    sends: ClassVar[str] = "how many values of each column are in each bucket"
+
     rows_max: int = 1 << ROWS_BITS
 
     @property

@@ -1,0 +1,71 @@
+"""A run with one trainer in this process: which questions an algorithm asks, and how many numbers an answer has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from fedmq.algorithms.base import (
+    AdditiveQuery,
+    Assignment,
+    Plan,
+    Strategy,
+    Update,
+    encode_query,
+    is_finished,
+    without_preparation,
+)
+from fedmq.algorithms.registry import decode_query
+from fedmq.protocol.fixed_point import to_units
+from fedmq.runtime.rng import derive_rng
+from fedmq.tasks.row_views import RowViews
+from fedmq.tasks.task import Task
+
+TRAINER = "here"
+
+
+@dataclass
+class Asked:
+    """A question of a run: `times` that it was asked, and the most numbers that came back at once."""
+
+    kind: str
+    sends: str  # in words
+    numbers: int = 0
+    times: int = 0
+
+
+def questions(strategy: Strategy[Any], task: Task, views: RowViews, rounds: int, seed: int = 0) -> Mapping[str, Asked]:
+    """Return the questions of the first `rounds` of a run whose only trainer has these rows, by kind.
+
+    Raises:
+        FedmqError: the run fails on these rows alone.
+    """
+    state, asked = strategy.init(task, seed), dict[str, Asked]()
+    for number in range(1, rounds + 1):
+        plan = strategy.ask(state)
+        update = _answer(plan, task, views, number, seed)
+        kind = type(plan.query).__struct_config__.tag
+        one = asked.setdefault(str(kind), Asked(str(kind), plan.query.sends))
+        one.times += 1
+        one.numbers = max(one.numbers, sum(array.size for array in update.arrays.values()))
+        state = strategy.close(strategy.tell(state, update), [TRAINER])
+        if is_finished(strategy, state) and one.times > 1:
+            break
+    return asked
+
+
+def _answer(plan: Plan, task: Task, views: RowViews, number: int, seed: int) -> Update:
+    query, learner = decode_query(encode_query(plan.query))
+    arrays, preparation = without_preparation(query, task, plan.arrays)
+    rows = views.view(query.rows, preparation)
+    draws = derive_rng(seed, "trainer", TRAINER, number)
+    work = Assignment(task, arrays, rows, partial(task.score, rows=rows), draws, round=number)
+    answer, bits = learner.learn(query, work), 0
+    if isinstance(query, AdditiveQuery):
+        bits = query.fraction_bits
+        answer = {name: to_units(one, bits) if one.dtype == np.float64 else one for name, one in answer.items()}
+    return Update(TRAINER, number, 0, len(rows.inputs), answer, bits)
