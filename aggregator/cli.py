@@ -289,7 +289,7 @@ def _serve(
 
     # In the end the log is closed last: it may fail.
     with closing(log), closing(link), open_progress(view, metric, quiet=silent) as progress:
-        strategy = find_algorithm(config.algorithm, parameters=config.parameters)
+        strategy = find_algorithm(config.algorithm, config.task, config.parameters)
         service = Aggregator(
             link,
             store,

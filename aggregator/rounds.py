@@ -566,7 +566,12 @@ class Rounds:
             and (evaluation.measured is None or evaluation.measured.held_out.coverage >= 1.0)
             and not self.roster.pending(self._now, self.round)
         )
-        self.solved = everyone and evaluation is not None and self.config.task.reached(*evaluation.score[:3])
+        self.solved = (
+            everyone
+            and evaluation is not None
+            and (evaluation.score.of == "held-out" or not self.config.task.holdout)
+            and self.config.task.reached(*evaluation.score[:3])
+        )
         if self.solved:
             self._finish(evaluation, "solved")
         elif everyone and is_finished(self._strategy, self._state):

@@ -100,6 +100,30 @@ class RoundSum:
                 "raise row_loss_bits of the query, or set output_scale in the task",
             )
 
+    @classmethod
+    def empty(cls, name: str, plan: Plan, task: Task) -> RoundSum:
+        """Return the sum of no answers to a plan of the algorithm `name`.
+
+        Raises:
+            BadConfiguration: the query is not additive, or the plan does not fit it.
+        """
+        query = plan.query
+        if not isinstance(query, AdditiveQuery):
+            raise BadConfiguration(
+                f"algorithm {name}: expected an additive query such as Evaluate, got {type(query).__name__}: "
+                "ask another, or set additive = False"
+            )
+        try:
+            check_down(query, task, plan.arrays)
+        except Rejected as rejected:
+            raise BadConfiguration(f"algorithm {name}: {rejected.detail}") from rejected
+        bounds = {
+            key: RowBounds(one.shape, int(one.smallest), int(one.largest))
+            for key, one in query.answer(task, plan.shapes, 1).items()
+        }
+        nothing = {key: np.zeros(one.shape, np.int64) for key, one in bounds.items()}
+        return cls(bounds, query.fraction_bits, query.rows_max, nothing)
+
     def total(self, members: frozenset[str]) -> Total:
         """Return the total as the algorithm gets it."""
         coverage = len(self.trainers & members) / max(1, len(members))
@@ -114,8 +138,24 @@ class Additive:
     def __init__(self, algorithm: AdditiveAlgorithm[Any], name: str, parameters: Any) -> None:
         self.algorithm, self.name, self.parameters = algorithm, name, parameters
 
-    def init(self, task: Task, seed: int) -> Any:
-        inner = self.algorithm.init(task, seed)
+    @property
+    def needs_survey(self) -> bool:
+        """Whether the algorithm begins with what is known about the columns: `init(task, seed, survey)`."""
+        return bool(getattr(self.algorithm, "needs_survey", False))
+
+    @property
+    def survey_buckets(self) -> int:
+        """The buckets of the histograms that the algorithm needs; 0 for none."""
+        return int(getattr(self.algorithm, "survey_buckets", 0))
+
+    @property
+    def uses(self) -> tuple[str, ...]:
+        """What the algorithm uses of rows beside inputs and targets: `weight`, `offset`."""
+        return tuple(getattr(self.algorithm, "uses", ()))
+
+    def init(self, task: Task, seed: int, survey: Any = None) -> Any:
+        about = (survey,) if self.needs_survey else ()
+        inner = self.algorithm.init(task, seed, *about)
         # A type of its own, so that a checkpoint knows which type the algorithm's own state has.
         kind = make_dataclass(
             f"Additive{type(inner).__name__}",
@@ -159,21 +199,5 @@ class Additive:
 
     def _opened(self, state: Any) -> Any:
         """Return the state with an empty sum for its round."""
-        plan, task = self.ask(state), state.task
-        query = plan.query
-        if not isinstance(query, AdditiveQuery):
-            raise BadConfiguration(
-                f"algorithm {self.name}: expected an additive query such as Evaluate, got {type(query).__name__}: "
-                "ask another, or set additive = False"
-            )
-        try:
-            check_down(query, task, plan.arrays)
-        except Rejected as rejected:
-            raise BadConfiguration(f"algorithm {self.name}: {rejected.detail}") from rejected
-        bounds = {
-            name: RowBounds(one.shape, int(one.smallest), int(one.largest))
-            for name, one in query.answer(task, plan.shapes, 1).items()
-        }
-        nothing = {name: np.zeros(one.shape, np.int64) for name, one in bounds.items()}
-        empty = RoundSum(bounds, query.fraction_bits, query.rows_max, nothing)
+        empty = RoundSum.empty(self.name, self.ask(state), state.task)
         return replace(state, sums={**state.sums, state.round: empty})

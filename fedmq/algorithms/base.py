@@ -23,6 +23,7 @@ from fedmq.models.losses import ROW_CROSS_ENTROPY_MAX, ROW_SQUARED_ERROR_MAX, Sc
 from fedmq.models.networks import Code
 from fedmq.protocol.codec import FRAME_BYTES_MAX, Shape, check_arrays
 from fedmq.protocol.messages import FRACTION_BITS_MAX
+from fedmq.tables.preparation import Preparation
 from fedmq.tasks.row_views import View
 from fedmq.tasks.task import BLOCK_VALUES, Rows, Task
 
@@ -152,19 +153,22 @@ def check_down(
 def without_preparation(query: Query, task: Task, arrays: Arrays) -> tuple[Arrays, Arrays]:
     """Return the arrays of a round without those that prepare the columns, and these, each (columns,) float64.
 
-    A task with a schema has them for features, and may have them for held-out rows.
-
     Raises:
         Rejected: they are missing, or do not fit the schema of the task.
     """
     own = {name: array for name, array in arrays.items() if name not in PREPARATION}
     found = {name: arrays[name] for name in PREPARATION if name in arrays}
     expected: Mapping[str, ArrayBounds] = {}
-    if task.schema is not None and (query.rows == "features" or (found and query.rows == "held-out")):
+    if task.schema is not None and is_prepared(query, task):
         size = (len(task.schema.columns),)
         expected = {name: ArrayBounds(size, np.float64, *_PREPARATION_BOUNDS.get(name, ())) for name in PREPARATION}
     check_bounds(expected, found)
     return own, found
+
+
+def is_prepared(query: Query, task: Task) -> bool:
+    """Return whether a learner gets prepared features: not without a schema, and not for a model of encoded columns."""
+    return task.schema is not None and query.rows != "columns" and not getattr(task.model, "takes_columns", False)
 
 
 _PREPARATION_BOUNDS = {"column_scale": (5e-324,)}
@@ -305,6 +309,7 @@ class Evaluation:
     fitness_worst: float
     diversity: float  # the mean standard deviation of a parameter over the candidates
     restarted: bool = False  # the round searched in a new random pool, so the best fitness may be worse than before
+    preparation: Preparation | None = None  # of the columns of the task's schema: a part of the model
     measured: Measured | None = None  # on held-out rows, if the task has some
 
     @property

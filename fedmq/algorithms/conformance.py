@@ -26,6 +26,7 @@ from fedmq.algorithms.base import (
 )
 from fedmq.algorithms.checkpoint import dump, load
 from fedmq.algorithms.registry import decode_query
+from fedmq.algorithms.staged import Staged, staged
 from fedmq.errors import BadConfiguration, FedmqError, ProtocolError, Rejected, named
 from fedmq.protocol.codec import FRAME_BYTES_MAX, encode
 from fedmq.protocol.fixed_point import to_units
@@ -234,9 +235,11 @@ def check_algorithm(
     name = getattr(algorithm, "name", type(algorithm).__name__)
     if isinstance(algorithm, type):
         algorithm = algorithm(algorithm.Parameters()) if hasattr(algorithm, "Parameters") else algorithm()
-    if getattr(algorithm, "additive", True) and not isinstance(algorithm, Additive):
-        algorithm = Additive(algorithm, str(name), getattr(algorithm, "parameters", None))
     of_task = task if isinstance(task, Task) else find_task(task)
+    if getattr(algorithm, "additive", True) and not isinstance(algorithm, Additive | Staged):
+        algorithm = Additive(algorithm, str(name), getattr(algorithm, "parameters", None))
+    if not isinstance(algorithm, Staged):
+        algorithm = staged(algorithm, of_task)
     source = "xor" if isinstance(task, Task) else task
     views = {
         one: RowViews(of_task, task_rows(source, part, len(TRAINERS)) if rows is None else rows[part - 1])

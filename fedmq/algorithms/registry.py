@@ -18,6 +18,7 @@ import msgspec
 from fedmq.algorithms.additive import Additive
 from fedmq.algorithms.base import Learner, NoParameters, Query, Strategy
 from fedmq.algorithms.parameters import resolve_parameters
+from fedmq.algorithms.staged import staged
 from fedmq.errors import BadConfiguration, QueryRefused, named, one_line
 from fedmq.runtime.python_file import importable
 from fedmq.tasks.task import Task
@@ -78,14 +79,14 @@ def find_algorithm(
         raise BadConfiguration(
             f"algorithm {name}: expected an instance, got {named(error)}: correct __init__"
         ) from error
+    strategy: Strategy[Any] = algorithm
     if getattr(algorithm, "additive", True):
-        return Additive(algorithm, name, chosen)
-    if is_file(name):
+        strategy = Additive(algorithm, name, chosen)
+    elif is_file(name):
         raise BadConfiguration(
             f"algorithm {name}: expected additive = True in a file, got False: install it as a package"
         )
-    strategy: Strategy[Any] = algorithm
-    return strategy
+    return staged(strategy, task)
 
 
 def algorithm_of_query(kind: str) -> str:

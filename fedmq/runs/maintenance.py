@@ -63,10 +63,10 @@ def replay_run(folder: Path) -> ReplayOutcome:
     """Compute the model of the run again, from its accepted results alone."""
     store, config = open_store(folder)
     with store:
-        strategy = find_algorithm(config.algorithm, parameters=config.parameters)
+        strategy = find_algorithm(config.algorithm, config.task, config.parameters)
         replayed = replay(store, config.task, strategy, config.seed, from_start=True)
     evaluation = strategy.evaluation(replayed.state)
-    model = None if evaluation is None else config.task.trained(evaluation.parameters)
+    model = None if evaluation is None else config.task.trained(evaluation.parameters, evaluation.preparation)
     sha256 = None if model is None else hashlib.sha256(model.to_bytes()).hexdigest()
     return ReplayOutcome(replayed.round - 1, sum(results for _, results in replayed.trainers.values()), sha256)
 

@@ -137,7 +137,7 @@ def make_report(
     measured = None if evaluation is None else evaluation.measured
     if measured is not None:
         trainers = [replace(one, held_out=measured.trainers.get(one.name)) for one in trainers]
-    model = None if evaluation is None else task.trained(evaluation.parameters)
+    model = None if evaluation is None else task.trained(evaluation.parameters, evaluation.preparation)
     report = Report(
         config=config,
         software=list(software),

@@ -120,4 +120,4 @@ class Federation:
     def model(self) -> TrainedModel | None:
         """The best model so far, or None."""
         evaluation = None if self.aggregator is None else self.aggregator.rounds.evaluation
-        return None if evaluation is None else self.task.trained(evaluation.parameters)
+        return None if evaluation is None else self.task.trained(evaluation.parameters, evaluation.preparation)

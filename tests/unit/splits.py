@@ -9,14 +9,25 @@ from typing import Any
 
 import numpy as np
 
-from fedmq.algorithms.base import AdditiveQuery, Assignment, Plan, Strategy, Update, check_down, encode_query
+from fedmq.algorithms.base import (
+    AdditiveQuery,
+    Assignment,
+    Plan,
+    Strategy,
+    Update,
+    check_down,
+    encode_query,
+    without_preparation,
+)
 from fedmq.algorithms.checkpoint import dump
 from fedmq.algorithms.registry import decode_query
 from fedmq.exact.draws import normals, words
 from fedmq.models.networks import MLP, Linear, Network
+from fedmq.tables.table import Table
+from fedmq.tasks.row_views import RowViews
 from fedmq.tasks.task import Rows, Task
 
-Shards = Sequence[Rows]
+Shards = Sequence[Rows | Table]
 
 
 def regression(inputs: int, model: Network | None = None) -> Task:
@@ -52,17 +63,27 @@ def splits(rows: Rows) -> Iterator[tuple[str, Shards]]:
     yield "one row alone", [part(rows, shuffled[:1]), part(rows, shuffled[1:])]
 
 
-def answer(task: Task, plan: Plan, rows: Rows, name: str, number: int) -> Update:
+def answer(task: Task, plan: Plan, views: RowViews | Rows, name: str, number: int) -> Update:
     query, learner = decode_query(encode_query(plan.query))
     assert isinstance(query, AdditiveQuery)
-    check_down(query, task, plan.arrays)
+    arrays, preparation = without_preparation(query, task, plan.arrays)
+    check_down(query, task, arrays)
+    views = views if isinstance(views, RowViews) else RowViews(task, views)
+    rows = views.view(query.rows, preparation)
+    if not len(rows.inputs):
+        nothing = {key: np.zeros(one.shape, np.int64) for key, one in query.answer(task, plan.shapes, 0).items()}
+        return Update(name, number, 0, 0, nothing, query.fraction_bits)
     score = partial(task.score, rows=rows)
-    work = Assignment(task, plan.arrays, rows, score, np.random.default_rng(1))
+    work = Assignment(task, arrays, rows, score, np.random.default_rng(1))
     return Update(name, number, 0, len(rows.inputs), learner.learn(query, work), query.fraction_bits)
 
 
 def closed(
-    strategy: Strategy[Any], state: Any, task: Task, shards: Shards, absent: Callable[[int, int], bool] | None = None
+    strategy: Strategy[Any],
+    state: Any,
+    task: Task,
+    shards: Sequence[RowViews | Rows],
+    absent: Callable[[int, int], bool] | None = None,
 ) -> Any:
     """The state after one round; `absent(round, place)` names trainers that miss it."""
     plan, number = strategy.ask(state), state.round
@@ -74,7 +95,7 @@ def closed(
 
 
 def state_after(strategy: Strategy[Any], task: Task, shards: Shards, rounds: int, seed: int = 1, **options: Any) -> Any:
-    fitted = [task.scaled(task.fit(one)) for one in shards]
+    fitted = [RowViews(task, one) for one in shards]
     state = strategy.init(task, seed)
     for _ in range(rounds):
         state = closed(strategy, state, task, fitted, **options)
@@ -84,10 +105,10 @@ def state_after(strategy: Strategy[Any], task: Task, shards: Shards, rounds: int
 def model_sha256(strategy: Strategy[Any], task: Task, state: Any) -> str:
     evaluation = strategy.evaluation(state)
     assert evaluation is not None
-    return hashlib.sha256(task.trained(evaluation.parameters).to_bytes()).hexdigest()
+    return hashlib.sha256(task.trained(evaluation.parameters, evaluation.preparation).to_bytes()).hexdigest()
 
 
 def outcome(strategy: Strategy[Any], task: Task, shards: Shards, rounds: int, **options: Any) -> tuple[str, str]:
     """The SHA-256 of the model, and that of the algorithm's whole state."""
     state = state_after(strategy, task, shards, rounds, **options)
-    return model_sha256(strategy, task, state), hashlib.sha256(dump(state.inner)).hexdigest()
+    return model_sha256(strategy, task, state), hashlib.sha256(dump(state.inner.inner)).hexdigest()

@@ -133,9 +133,9 @@ def test_step_that_raises_the_objective_is_halved() -> None:
     state = strategy.init(case.task, 1)
     for _ in range(60):
         state = closed(strategy, state, case.task, [case.rows])
-        if state.inner.step:
-            shares[state.inner.step.share] += 1
-    assert state.inner.status == "converged"
+        if state.inner.inner.step:
+            shares[state.inner.inner.step.share] += 1
+    assert state.inner.inner.status == "converged"
     assert min(shares) < 1.0
     assert len({outcome(strategy, case.task, shards, 20) for _, shards in splits(case.rows)}) == 1
 

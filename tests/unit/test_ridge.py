@@ -154,8 +154,8 @@ def test_large_values_get_room_in_another_round() -> None:
     inputs[7, 2] += 4000.0 * X[:, 2].std()
     task, strategy = regression(INPUTS), find_algorithm("ridge", parameters={"penalty": 0.0})
     state = state_after(strategy, task, [Rows(inputs, VALUES)], 4)
-    assert state.inner.reach.tolist() == [4, 4, 5, 4, 4, 4, 4]
-    assert (state.inner.clipped, state.inner.fit is None) == (0, False)
+    assert state.inner.inner.reach.tolist() == [4, 4, 5, 4, 4, 4, 4]
+    assert (state.inner.inner.clipped, state.inner.inner.fit is None) == (0, False)
     found, _, _ = fitted(task, [Rows(inputs, VALUES)], penalty=0.0)
     expected = pooled(inputs, VALUES, 0.0)
     assert found[:-1] * inputs.std(axis=0) == pytest.approx(expected[:-1] * inputs.std(axis=0), rel=1e-8, abs=1e-8)
@@ -197,7 +197,7 @@ def test_forgotten_trainer_leaves_the_model_of_the_others(parameters: dict[str, 
     its_answer = answer(task, strategy.ask(state), shards[3], "trainer-3", 3)
     for _ in range(2):
         state = closed(strategy, state, task, shards)
-    found = strategy.algorithm.forget(state.inner, its_answer.arrays)  # type: ignore[attr-defined]
+    found = strategy.strategy.algorithm.forget(state.inner.inner, its_answer.arrays)  # type: ignore[attr-defined]
     parameters_without, without, _ = fitted(task, shards[:3], **parameters)
     assert found.penalty == without.penalty
     scale = np.append(X.std(axis=0), 1.0)
@@ -209,7 +209,7 @@ def test_forgetting_needs_a_fitted_model() -> None:
     strategy = find_algorithm("ridge")
     state = strategy.init(regression(INPUTS), 1)
     with pytest.raises(BadConfiguration, match="forget"):
-        strategy.algorithm.forget(state.inner, {})  # type: ignore[attr-defined]
+        strategy.strategy.algorithm.forget(state.inner.inner, {})  # type: ignore[attr-defined]
 
 
 def test_more_rows_leave_fewer_bits(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,17 +6,21 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from splits import answer, classification, closed, inputs_of, outcome, part, regression, splits, state_after
+from table_rows import table
 
 from fedmq.algorithms.base import check_down
 from fedmq.algorithms.registry import find_algorithm
 from fedmq.algorithms.statistics.query import Histograms, Moments, Spread
-from fedmq.algorithms.statistics.strategy import Statistics
+from fedmq.algorithms.statistics.survey import Survey
 from fedmq.errors import BadConfiguration, Rejected
 from fedmq.exact.draws import normals, words
 from fedmq.models.networks import MLP, Code
+from fedmq.tables.schema import Column, Schema, Target
+from fedmq.tables.table import Table
 from fedmq.tasks.task import Rows, Task
 from fedmq.testing import check_algorithm
 
@@ -35,7 +39,7 @@ HARD = np.column_stack(
 TARGETS = DRAWN[:, 0] * 7.0 - 2.0
 
 
-def found(task: Task, *shards: Rows, rounds: int = ROUNDS, **parameters: Any) -> Statistics:
+def found(task: Task, *shards: Rows | Table, rounds: int = ROUNDS, **parameters: Any) -> Survey:
     strategy = find_algorithm("statistics", parameters=parameters)
     return strategy.result(state_after(strategy, task, shards, rounds))  # type: ignore[attr-defined]
 
@@ -78,7 +82,7 @@ def test_constant_model_has_the_score_of_its_parameters() -> None:
         (regression(4), TARGETS),
     ):
         strategy, rows = find_algorithm("statistics"), Rows(DRAWN, targets)
-        evaluation = strategy.evaluation(state_after(strategy, task, [rows], 2))
+        evaluation = strategy.evaluation(state_after(strategy, task, [rows], ROUNDS))
         assert evaluation is not None
         losses, correct = task.score(evaluation.parameters[None], rows)
         assert evaluation.loss == pytest.approx(losses[0])
@@ -101,14 +105,14 @@ def test_quantiles_minimum_and_maximum_are_within_a_bucket() -> None:
 def test_missing_values_are_counted_and_summed_nowhere() -> None:
     inputs = DRAWN.copy()
     inputs[::4, 1] = np.nan
-    task, strategy = regression(4), find_algorithm("statistics")
-    state = strategy.init(task, 1)
-    for _ in range(ROUNDS):
-        state = closed(strategy, state, task, [Rows(inputs, TARGETS)])
-    statistics = strategy.result(state)  # type: ignore[attr-defined]
+    names = ("a", "b", "c", "d")
+    rows = table((*names, "y"), dict(zip((*names, "y"), [*inputs.T, TARGETS], strict=True)))
+    schema = Schema(columns=tuple(Column(name=name) for name in names), target=Target(name="y"))
+    statistics = found(msgspec.structs.replace(regression(4), schema=schema), rows)
     assert statistics.missing.tolist() == [0, 250, 0, 0, 0]
     assert statistics.moments.means[1] == pytest.approx(np.nanmean(inputs[:, 1]), abs=1e-12)
     assert statistics.histograms.sum(axis=1).tolist() == [1000, 750, 1000, 1000, 1000]
+    assert statistics.preparation["column_fill"][1] == pytest.approx(np.nanmedian(inputs[:, 1]), abs=0.02)
 
 
 def test_values_beyond_the_range_are_clipped_and_counted() -> None:

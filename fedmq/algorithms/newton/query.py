@@ -9,7 +9,7 @@ from msgspec import Meta
 from fedmq.algorithms.base import SUM_BITS_MAX, AdditiveQuery, ArrayBounds, Demand, Shapes
 from fedmq.algorithms.evaluation.exact_scores import ROW_LOSS_BITS
 from fedmq.algorithms.standardization import PART_BITS_MAX, REACH_CELLS, PartBits, column_bounds
-from fedmq.algorithms.statistics.query import EXPONENT_MAX, num_classes, num_columns
+from fedmq.algorithms.statistics.query import EXPONENT_MAX, num_classes, num_standardized
 from fedmq.errors import BadConfiguration, Rejected
 from fedmq.exact.integers import triangle_of
 from fedmq.models.exact_outputs import OneLayer, one_layer
@@ -57,7 +57,7 @@ class Curvature(AdditiveQuery, frozen=True, tag="curvature"):
 
     def arrays(self, task: Task) -> Mapping[str, ArrayBounds]:
         return {
-            **column_bounds(num_columns(task)),
+            **column_bounds(num_standardized(task)),
             "coefficients": ArrayBounds((num_outputs(task), 1 + task.model.inputs)),
         }
 
@@ -66,7 +66,7 @@ class Curvature(AdditiveQuery, frozen=True, tag="curvature"):
         return {
             "gradient": ArrayBounds((4, outputs * design), np.int64, -most, most),
             "hessian": ArrayBounds((3 * triangle_of(outputs), triangle_of(design)), np.int64, -most, most),
-            "reach": ArrayBounds((num_columns(task), REACH_CELLS), np.int64, 0, num_examples),
+            "reach": ArrayBounds((num_standardized(task), REACH_CELLS), np.int64, 0, num_examples),
             "objective": ArrayBounds((2,), np.int64, 0, num_examples << OBJECTIVE_LIMB_BITS),
             "constant": ArrayBounds((2,), np.int64, 0, num_examples << OBJECTIVE_LIMB_BITS),
             "loss": ArrayBounds((1,), np.int64, 0, most),

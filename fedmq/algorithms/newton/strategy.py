@@ -34,9 +34,10 @@ from fedmq.algorithms.standardization import (
     rows_max_for,
     unstandardized,
 )
-from fedmq.algorithms.statistics.columns import ColumnMoments, ColumnSurvey
-from fedmq.algorithms.statistics.constant_model import constant_evaluation, constant_outputs
-from fedmq.algorithms.statistics.query import num_classes
+from fedmq.algorithms.statistics.columns import ColumnMoments
+from fedmq.algorithms.statistics.constant_model import constant_outputs
+from fedmq.algorithms.statistics.query import num_classes, num_standardized
+from fedmq.algorithms.statistics.survey import Survey
 from fedmq.errors import BadConfiguration, Rejected
 from fedmq.exact.algebra import Cholesky
 from fedmq.exact.integers import combine, symmetric, to_floats
@@ -85,9 +86,9 @@ class NewtonState:
     """The state while a round is open."""
 
     task: Task
-    survey: ColumnSurvey
-    reach: Integers  # (columns,)
-    coefficients: Floats | None = None  # that the open round asks about, of standardized inputs
+    survey: Survey
+    reach: Integers  # (inputs and target,)
+    coefficients: Floats  # that the open round asks about, of standardized inputs
     step: NewtonStep | None = None
     start: Floats | None = None  # the diagonal of the first Hessian, 0 for columns that were not kept
     partial: tuple[Linearization, ...] = ()  # of the newest rounds without an answer of every member
@@ -114,20 +115,22 @@ class _Curve:
 class Newton:
     """The strategy of `newton`: see `fedmq.algorithms.base.AdditiveAlgorithm`.
 
-    It asks for the spread, the moments, then for the curvature until the coefficients stand, then for the score of the
-    model; and again from the start if the rows have changed.
+    It asks for the curvature until the coefficients stand, then for the score of the model; and again from the start if
+    other trainers answer.
     """
 
     name = "newton"
+    needs_survey = True
+    uses = ("weight", "offset")
     Parameters = NewtonParameters
 
     def __init__(self, parameters: NewtonParameters) -> None:
         self.parameters = parameters
 
-    def init(self, task: Task, _seed: int) -> NewtonState:
+    def init(self, task: Task, _seed: int, survey: Survey) -> NewtonState:
         family_model(task.model, "algorithm newton")
-        start = self._start(task)
-        zeros = np.zeros(start.survey.columns)
+        start = self._start(task, survey)
+        zeros = np.zeros(num_standardized(task))
         arrays = {"shift": zeros, "deviation": zeros + 1.0, "reach": start.reach}
         nothing = np.zeros((num_outputs(task), 1 + task.model.inputs))
         try:
@@ -137,11 +140,8 @@ class Newton:
         return start
 
     def ask(self, state: NewtonState) -> Plan:
-        """Ask about the columns, then for the curvature, then for the score."""
-        moments = state.survey.moments
-        if moments is None:
-            return state.survey.plan()
-        assert state.coefficients is not None
+        """Ask for the curvature, then for the score."""
+        moments = state.survey.features
         if state.status != RUNNING:
             parameters = self._parameters(state, moments, state.coefficients)
             return Plan(score_query(state.task, moments), {"parameters": parameters})
@@ -158,25 +158,17 @@ class Newton:
     def close(self, state: NewtonState, total: Total | None, _late: Mapping[int, Total]) -> NewtonState:
         if total is None:
             return state
-        moments = state.survey.moments
-        if moments is None:
-            survey = state.survey.with_total(total)
-            if survey.moments is None:
-                return replace(state, survey=survey)
-            evaluation = constant_evaluation(state.task, survey.moments)
-            first = _first_coefficients(state.task, survey.moments)
-            return replace(state, survey=survey, coefficients=first, evaluation=evaluation)
-        assert state.coefficients is not None
+        moments = state.survey.features
         if state.status == RUNNING:
             return self._stepped(state, moments, total)
         plan = self.ask(state)
         evaluation = scored(plan.arrays["parameters"], total, plan.query)
-        if total.num_examples != state.rows or total.coverage > state.coverage:
-            return replace(self._start(state.task), evaluation=evaluation)
+        if total.coverage > state.coverage or (total.coverage >= 1.0 and total.num_examples != state.rows):
+            return replace(self._start(state.task, state.survey), evaluation=evaluation)
         return replace(state, evaluation=evaluation, scored=True)
 
     def evaluation(self, state: NewtonState) -> Evaluation | None:
-        """Return the newest coefficients that trainers have scored; before that the constant model."""
+        """Return the newest coefficients that trainers have scored."""
         return state.evaluation
 
     def result(self, state: NewtonState) -> Coefficients | None:
@@ -187,14 +179,15 @@ class Newton:
         """Return whether the coefficients stand, and the model is scored."""
         return state.scored and state.coverage >= 1.0
 
-    def _start(self, task: Task) -> NewtonState:
-        survey = ColumnSurvey.of(task)
-        return NewtonState(task, survey, np.full(survey.columns, REACH_MIN, np.int64))
+    def _start(self, task: Task, survey: Survey) -> NewtonState:
+        first = _first_coefficients(task, survey.features)
+        return NewtonState(task, survey, np.full(num_standardized(task), REACH_MIN, np.int64), first)
 
     def _query(self, state: NewtonState, moments: ColumnMoments) -> Curvature:
         rows_max, scale = rows_max_for(moments.num_examples), 0
         if is_poisson(state.task):  # 2**scale is at least four times the largest count, and more if means need it
-            scale = max(0, int(np.frexp(state.survey.largest()[-1])[1]) + 1)
+            largest = max(abs(float(state.survey.lowest[-1])), abs(float(state.survey.highest[-1])))
+            scale = max(0, int(np.frexp(largest)[1]) + 1)
             scale += MEAN_BITS * int(state.reach[-1] - REACH_MIN)
         elif not num_classes(state.task):
             scale = int(state.reach[-1]) + 1
@@ -209,7 +202,6 @@ class Newton:
         if (needed > state.reach).any():  # ask again, with room for the largest values
             return replace(state, reach=np.maximum(needed, state.reach))
         task, coefficients, query = state.task, state.coefficients, self._query(state, moments)
-        assert coefficients is not None
         curve = self._curve(state, coefficients, query, total)
         parameters = self._parameters(state, moments, coefficients)
         evaluation = evaluation_of_rows(parameters, total, 2 * query.unit - query.loss_fraction_bits)
@@ -316,7 +308,6 @@ class Newton:
     def _summary(
         self, state: NewtonState, moments: ColumnMoments, curve: _Curve, factor: Cholesky, total: Total
     ) -> Coefficients:
-        assert state.coefficients is not None
         task, shape = state.task, state.coefficients.shape
         kept, estimated = factor.kept.reshape(shape), int(np.count_nonzero(factor.kept))
         deviance, dispersion, scale = curve.deviance, 1.0, 1.0

@@ -8,7 +8,7 @@ from msgspec import Meta
 
 from fedmq.algorithms.base import SUM_BITS_MAX, AdditiveQuery, ArrayBounds, Demand, Shapes
 from fedmq.algorithms.standardization import PART_BITS_MAX, REACH_CELLS, PartBits, column_bounds
-from fedmq.algorithms.statistics.query import num_classes, num_columns
+from fedmq.algorithms.statistics.query import num_classes, num_standardized
 from fedmq.errors import BadConfiguration, Rejected
 from fedmq.exact.integers import triangle_of
 from fedmq.models.arrays import Integers
@@ -43,14 +43,14 @@ class Gram(AdditiveQuery, frozen=True, tag="gram"):
         return 2 * self.part_bits
 
     def arrays(self, task: Task) -> Mapping[str, ArrayBounds]:
-        return column_bounds(num_columns(task))
+        return column_bounds(num_standardized(task))
 
     def answer(self, task: Task, _shapes: Shapes, num_examples: int) -> Mapping[str, ArrayBounds]:
         size, most = self._size(task), num_examples << self.row_bits
         return {
             "sums": ArrayBounds(size, np.int64, -most, most),
             "held_out": ArrayBounds(size if self.holdout else (size[0], 0), np.int64, -most, most),
-            "reach": ArrayBounds((num_columns(task), REACH_CELLS), np.int64, 0, num_examples),
+            "reach": ArrayBounds((num_standardized(task), REACH_CELLS), np.int64, 0, num_examples),
         }
 
     def evaluations(self, shapes: Shapes) -> int:

@@ -1,4 +1,4 @@
-"""Ridge regression and classification from one sum of products, after two rounds about the columns.
+"""Ridge regression and classification from one sum of products, after the survey of the columns.
 
 With X the standardized inputs (or random Fourier features of them) and Y the targets, (X'X + penalty) W = X'Y is the
 least-squares solution over all rows (Hoerl and Kennard, 1970). Classes are 1 or 0 targets, one against the rest. The
@@ -20,8 +20,8 @@ from fedmq.algorithms.evaluation.row_scores import score_query, scored
 from fedmq.algorithms.ridge.fit import RidgeFit, fit_ridge
 from fedmq.algorithms.ridge.query import Gram
 from fedmq.algorithms.standardization import REACH_MIN, needed_reach, part_bits_for, rows_max_for
-from fedmq.algorithms.statistics.columns import ColumnMoments, ColumnSurvey
-from fedmq.algorithms.statistics.constant_model import constant_evaluation
+from fedmq.algorithms.statistics.query import num_standardized
+from fedmq.algorithms.statistics.survey import Survey
 from fedmq.errors import BadConfiguration, Rejected
 from fedmq.models.arrays import Integers
 from fedmq.models.exact_outputs import one_layer
@@ -50,8 +50,8 @@ class RidgeState:
     """The state while a round is open."""
 
     task: Task
-    survey: ColumnSurvey
-    reach: Integers  # (columns,)
+    survey: Survey
+    reach: Integers  # (inputs and target,)
     sums: Integers | None = None  # the totals that the fit is made of
     held_out: Integers | None = None
     fit: RidgeFit | None = None
@@ -65,21 +65,21 @@ class RidgeState:
 class Ridge:
     """The strategy of `ridge`: see `fedmq.algorithms.base.AdditiveAlgorithm`.
 
-    It asks for the spread, the moments, the products, and then for the score of the model; and again from the start if
-    the rows have changed.
+    It asks for the products, and then for the score of the model; and again from the start if other trainers answer.
     """
 
     name = "ridge"
+    needs_survey = True
     Parameters = RidgeParameters
 
     def __init__(self, parameters: RidgeParameters) -> None:
         self.parameters = parameters
 
-    def init(self, task: Task, _seed: int) -> RidgeState:
+    def init(self, task: Task, _seed: int, survey: Survey) -> RidgeState:
         if isinstance(one_layer(task.model, "algorithm ridge"), LogLinear):
             raise BadConfiguration(f"algorithm ridge: expected a model of values, got {task.model}: use newton")
-        start = self._start(task)
-        zeros = np.zeros(start.survey.columns)
+        start = self._start(task, survey)
+        zeros = np.zeros(num_standardized(task))
         try:
             check_down(self._query(0), task, {"shift": zeros, "deviation": zeros + 1.0, "reach": start.reach})
         except Rejected as refused:
@@ -87,10 +87,8 @@ class Ridge:
         return start
 
     def ask(self, state: RidgeState) -> Plan:
-        """Ask about the columns, then for the products, then for the score."""
-        moments = state.survey.moments
-        if moments is None:
-            return state.survey.plan()
+        """Ask for the products, then for the score."""
+        moments = state.survey.features
         if state.fit is None:
             arrays = {"shift": moments.means, "deviation": moments.deviations, "reach": state.reach}
             return Plan(self._query(moments.num_examples), arrays)
@@ -99,20 +97,15 @@ class Ridge:
     def close(self, state: RidgeState, total: Total | None, _late: Mapping[int, Total]) -> RidgeState:
         if total is None:
             return state
-        moments = state.survey.moments
-        if moments is None:
-            survey = state.survey.with_total(total)
-            known = survey.moments
-            return replace(state, survey=survey, evaluation=constant_evaluation(state.task, known) if known else None)
         if state.fit is None:
-            return self._fitted(state, moments, total)
+            return self._fitted(state, total)
         evaluation = scored(state.fit.parameters, total, self.ask(state).query)
-        if total.num_examples != state.rows or total.coverage > state.coverage:
-            return replace(self._start(state.task), evaluation=evaluation)
+        if total.coverage > state.coverage or (total.coverage >= 1.0 and total.num_examples != state.rows):
+            return replace(self._start(state.task, state.survey), evaluation=evaluation)
         return replace(state, evaluation=evaluation, scored=True)
 
     def evaluation(self, state: RidgeState) -> Evaluation | None:
-        """Return the fitted model once it is scored; before that the constant one."""
+        """Return the fitted model once it is scored."""
         return state.evaluation
 
     def result(self, state: RidgeState) -> RidgeFit | None:
@@ -138,27 +131,26 @@ class Ridge:
         Raises:
             BadConfiguration: there is no fit yet.
         """
-        moments, sums, held_out = state.survey.moments, state.sums, state.held_out
-        if moments is None or sums is None or held_out is None:
+        sums, held_out = state.sums, state.held_out
+        if sums is None or held_out is None:
             raise BadConfiguration("forget: expected a run with a fitted model, got one without: let it finish first")
-        return self._fit(state, moments, sums - arrays["sums"], held_out - arrays["held_out"])
+        return self._fit(state, sums - arrays["sums"], held_out - arrays["held_out"])
 
     def finished(self, state: RidgeState) -> bool:
         """Return whether the model of all rows is scored."""
         return state.scored and state.coverage >= 1.0
 
-    def _start(self, task: Task) -> RidgeState:
-        survey = ColumnSurvey.of(task)
-        return RidgeState(task, survey, np.full(survey.columns, REACH_MIN, np.int64))
+    def _start(self, task: Task, survey: Survey) -> RidgeState:
+        return RidgeState(task, survey, np.full(num_standardized(task), REACH_MIN, np.int64))
 
-    def _fitted(self, state: RidgeState, moments: ColumnMoments, total: Total) -> RidgeState:
+    def _fitted(self, state: RidgeState, total: Total) -> RidgeState:
         needed = needed_reach(total.arrays["reach"])
         if isinstance(state.task.model, Fourier):  # which bounds its inputs itself
             needed[: state.task.model.inputs] = REACH_MIN
         if (needed > state.reach).any():  # ask again, with room for the largest values
             return replace(state, reach=np.maximum(needed, state.reach))
         sums, held_out = total.arrays["sums"], total.arrays["held_out"]
-        fit = self._fit(state, moments, sums, held_out)
+        fit = self._fit(state, sums, held_out)
         clipped = int(total.arrays["reach"][:, -1].sum())
         return replace(
             state,
@@ -170,7 +162,8 @@ class Ridge:
             clipped=clipped,
         )
 
-    def _fit(self, state: RidgeState, moments: ColumnMoments, sums: Integers, held_out: Integers) -> RidgeFit:
+    def _fit(self, state: RidgeState, sums: Integers, held_out: Integers) -> RidgeFit:
+        moments = state.survey.features
         return fit_ridge(
             sums,
             held_out,

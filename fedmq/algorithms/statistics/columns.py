@@ -1,4 +1,4 @@
-"""Two rounds that other algorithms begin with: the spread of each column, then its exact mean and deviation."""
+"""The spread of each column, and its exact mean and deviation."""
 
 from __future__ import annotations
 
@@ -15,12 +15,9 @@ from fedmq.algorithms.statistics.query import (
     LIMB_BITS,
     VALUE_BITS,
     ZERO_CELL,
-    Moments,
     Spread,
-    num_columns,
 )
 from fedmq.models.arrays import Floats, Integers
-from fedmq.tasks.task import Task
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,35 +42,24 @@ class ColumnMoments:
 
 
 @dataclass(frozen=True, eq=False)
-class ColumnSurvey:
-    """What is known about the columns: first nothing, then their exponents, then their moments."""
+class ColumnSpread:
+    """The signs and binary exponents of each column, None before they are known."""
 
     columns: int
     exponents: Integers | None = None  # (columns, SPREAD_CELLS)
-    moments: ColumnMoments | None = None
-
-    @classmethod
-    def of(cls, task: Task) -> ColumnSurvey:
-        return cls(num_columns(task))
 
     def plan(self) -> Plan:
-        """Return what to ask next; the moments again if they are known."""
-        if self.exponents is None:
-            return Plan(Spread(columns=self.columns), {})
-        return Plan(Moments(), {"fraction_bits": self._fraction_bits()})
+        """Return the question about them."""
+        return Plan(Spread(columns=self.columns), {})
 
-    def with_total(self, total: Total) -> ColumnSurvey:
-        """Return the survey with the answers to `plan`."""
-        if self.exponents is None:
-            return replace(self, exponents=total.arrays["exponents"])
+    def with_total(self, total: Total) -> ColumnSpread:
+        """Return the spread with the answers to `plan`."""
+        return replace(self, exponents=total.arrays["exponents"])
+
+    def moments(self, total: Total) -> ColumnMoments | None:
+        """Return the moments from answers with `fraction_bits`; None if values are beyond the spread."""
         beyond = (total.arrays["clipped"] > 0) & (self._tops() < EXPONENT_MAX)
-        if beyond.any():  # a trainer with larger values has joined since: ask for the spread again
-            return ColumnSurvey(self.columns)
-        return replace(self, moments=_moments(total, self._fraction_bits()))
-
-    def largest(self) -> Floats:
-        """Return a power of two that bounds |x| for each column, (columns,)."""
-        return np.ldexp(1.0, self._tops())
+        return None if beyond.any() else _moments(total, self.fraction_bits())
 
     def bounds(self) -> tuple[Floats, Floats]:
         """Return a lower and an upper bound of each column's values: powers of two, or zero."""
@@ -90,8 +76,24 @@ class ColumnSurvey:
         top = EXPONENTS - 1 - (sizes[:, ::-1] > 0).argmax(axis=1)
         return np.where(sizes.any(axis=1), top + EXPONENT_MIN, 0)
 
-    def _fraction_bits(self) -> Integers:
+    def fraction_bits(self) -> Integers:
+        """Return the fraction bits (columns,) that leave each value VALUE_BITS bits."""
         return (VALUE_BITS - self._tops()).astype(np.int64)
+
+    def shares(self, column: int, bottom: float, top: float, edges: int) -> list[float]:
+        """Return edges between `bottom` and `top` that divide cells with values in proportion to their counts."""
+        assert self.exponents is not None
+        cells = np.flatnonzero(self.exponents[column])
+        counts = [int(one) for one in self.exponents[column, cells]]
+        lows = np.clip(_cell_bound(cells, upper=False), bottom, top).tolist()
+        highs = np.clip(_cell_bound(cells, upper=True), bottom, top).tolist()
+        inside = [one for one in zip(counts, lows, highs, strict=True) if one[1] < one[2]]
+        total, found, passed = sum(count for count, _, _ in inside), list[float](), 0
+        for count, low, high in inside:
+            before, passed = edges * passed // total, passed + count
+            steps = edges * passed // total - before
+            found += [low + (high - low) * (step / steps) for step in range(1, steps + 1)]
+        return found
 
 
 def _cell_bound(cells: Integers, *, upper: bool) -> Floats:

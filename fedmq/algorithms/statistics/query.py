@@ -13,6 +13,7 @@ from msgspec import Meta
 from fedmq.algorithms.base import AdditiveQuery, ArrayBounds, Demand, Shapes
 from fedmq.errors import Rejected
 from fedmq.models.networks import LAYER_UNITS_MAX, Code
+from fedmq.tasks.row_views import View
 from fedmq.tasks.task import Task
 
 EXPONENT_MIN, EXPONENT_MAX = -63, 64  # of |x| < 2**exponent; others count as the nearest of these
@@ -30,7 +31,13 @@ Columns = Annotated[int, Meta(ge=1, le=LAYER_UNITS_MAX + 1)]
 
 
 def num_columns(task: Task) -> int:
-    """Return how many columns of a task have statistics."""
+    """Return how many columns of a task have statistics: as the schema encodes them, and a target that is a value."""
+    inputs = task.model.inputs if task.schema is None else len(task.schema.columns)
+    return inputs + (task.loss != "cross-entropy")
+
+
+def num_standardized(task: Task) -> int:
+    """Return how many columns a model's equations have: its inputs, and a target that is a value."""
     return task.model.inputs + (task.loss != "cross-entropy")
 
 
@@ -50,6 +57,7 @@ class Spread(AdditiveQuery, frozen=True, tag="spread"):
     Up: `exponents` (columns, SPREAD_CELLS) int64. Minimum and maximum are no sums; these counts are, and bound both.
     """
 
+    rows: ClassVar[View] = "columns"
     sends: ClassVar[str] = "how many values of each column have each sign and size, in powers of two"
 
     columns: Columns = 1
@@ -86,6 +94,7 @@ class Moments(AdditiveQuery, frozen=True, tag="moments"):
     Up: `limbs` (columns, LIMBS), `counts` and `clipped` (columns,), `classes` (classes,), all int64.
     """
 
+    rows: ClassVar[View] = "columns"
     counts: ClassVar[frozenset[str]] = frozenset({"classes"})
     sends: ClassVar[str] = "the sum and the sum of squares of each column"
 
@@ -127,6 +136,7 @@ class Histograms(AdditiveQuery, frozen=True, tag="histograms"):
     an edge is in the bucket above it.
     """
 
+    rows: ClassVar[View] = "columns"
     counts: ClassVar[frozenset[str]] = frozenset({"histograms"})
     sends: ClassVar[str] = "how many values of each column are in each bucket"
 

@@ -1,0 +1,287 @@
+"""The stages of a run on tables: survey, training, evaluation on rows that are held out.
+
+    survey    the spread, the moments and the histograms of the columns
+    training  the rounds of the algorithm itself, on prepared columns; its rounds are counted apart
+    held-out  every HELD_OUT_EVERY rounds of training and at its end: the figures of the model to deploy
+    fitted    at the end: the same figures on the rows that the model is trained on
+
+An algorithm that needs the survey for its result begins anew when the rows have changed. Others keep the preparation
+that they have begun with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field, make_dataclass, replace
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+
+from fedmq.algorithms.additive import RoundSum
+from fedmq.algorithms.base import Evaluation, Plan, Strategy, Total, Update, is_finished, is_prepared
+from fedmq.algorithms.evaluation.figures import Measured
+from fedmq.algorithms.evaluation.held_out import Fitted, HeldOut, held_out_plan, held_out_query
+from fedmq.algorithms.evaluation.metrics import finer_edges, metrics_of
+from fedmq.algorithms.inbox import ROUNDS_REMEMBERED, check_round
+from fedmq.algorithms.statistics.constant_model import constant_evaluation
+from fedmq.algorithms.statistics.survey import Survey, SurveyState, blank_survey
+from fedmq.errors import BadConfiguration
+from fedmq.models.arrays import Floats
+from fedmq.models.fourier import Fourier
+from fedmq.models.networks import MLP, Linear, LogLinear
+from fedmq.tables.preparation import Preparation
+from fedmq.tasks.task import Task
+
+HELD_OUT_EVERY = 5  # rounds of training
+OWN, EARLIER = 0, -1  # instead of the number of an algorithm's round: a round of the stages, one before a new survey
+Stage = Literal["survey", "training", "held-out", "fitted"]
+
+
+@dataclass(frozen=True, eq=False)
+class _Progress:
+    """The state while a round is open, without that of the algorithm."""
+
+    task: Task
+    seed: int
+    survey: SurveyState
+    known: Survey  # that the algorithm has begun with; blank before
+    round: int = 1
+    stage: Stage = "survey"
+    inner_round: int = 1  # the algorithm's open round
+    rounds: dict[int, int] = field(default_factory=dict)  # the algorithm's round by round, or OWN, or EARLIER
+    sums: dict[int, RoundSum] = field(default_factory=dict)  # of the rounds of the stages
+    examples: dict[str, int] = field(default_factory=dict)  # rows by trainer, of answers to the open round
+    since: int = 0  # rounds of training since the last evaluation
+    asked: Evaluation | None = None  # what the held-out rows are asked about
+    edges: Floats | None = None  # of the histograms of its scores, once they are made finer
+    measured: Evaluation | None = None  # the model to deploy, with its figures on held-out rows
+    before: Evaluation | None = None  # what is known from before the newest survey
+
+
+def staged(strategy: Strategy[Any], task: Task | None) -> Strategy[Any]:
+    """Return the strategy with the stages that the task and the algorithm need; itself without any."""
+    of_task = task is not None and (task.schema is not None or task.holdout > 0.0)
+    return Staged(strategy) if of_task or getattr(strategy, "needs_survey", False) else strategy
+
+
+class Staged:
+    """A strategy whose rounds are preceded by a survey, and interleaved with evaluations on held-out rows.
+
+    See `fedmq.algorithms.base.Strategy` for each method.
+    """
+
+    def __init__(self, strategy: Strategy[Any]) -> None:
+        self.strategy, self.name = strategy, strategy.name
+        self.additive, self.parameters = strategy.additive, strategy.parameters
+
+    @property
+    def needs_survey(self) -> bool:
+        """Whether the algorithm's result depends on the survey."""
+        return bool(getattr(self.strategy, "needs_survey", False))
+
+    def init(self, task: Task, seed: int) -> Any:
+        _check_rows_of(task, self.strategy)
+        known = blank_survey(task)
+        inner = self._begun(task, seed, known)
+        # A type of its own, so that a checkpoint knows which type the algorithm's state has.
+        name, fields = f"Staged{type(inner).__name__}", [("inner", type(inner))]
+        kind = make_dataclass(name, fields, bases=(_Progress,), frozen=True, eq=False, kw_only=True)
+        survey = SurveyState.begin(task, getattr(self.strategy, "survey_buckets", 0))
+        return self._opened(kind(task=task, seed=seed, survey=survey, known=known, inner=inner))
+
+    def ask(self, state: Any) -> Plan:
+        """Ask what the stage needs; the round of an algorithm carries what prepares the columns."""
+        plan: Plan
+        if state.stage == "survey":
+            plan = state.survey.plan(state.task)
+        elif state.stage == "training":
+            plan = self.strategy.ask(state.inner)
+        else:
+            kind = HeldOut if state.stage == "held-out" else Fitted
+            query = held_out_query(state.task, state.known.moments, kind)
+            plan = held_out_plan(state.task, query, state.asked.parameters, state.edges)
+        if not is_prepared(plan.query, state.task):
+            return plan
+        return Plan(plan.query, {**plan.arrays, **state.known.preparation})
+
+    def tell(self, state: Any, update: Update) -> Any:
+        """Give an answer to the stage of its round, or to the algorithm with the number of the algorithm's round."""
+        check_round(update, state.round)
+        number = state.rounds[update.round]
+        if number == EARLIER:
+            return state  # another survey has made the question needless
+        if number == OWN:
+            total: RoundSum = state.sums[update.round]
+            if update.trainer in total.trainers:
+                return state
+            return replace(state, sums={**state.sums, update.round: total.plus(update)})
+        own = replace(update, round=number, staleness=state.inner_round - number)
+        inner = self.strategy.tell(state.inner, own)
+        if update.round != state.round:
+            return replace(state, inner=inner)
+        return replace(state, inner=inner, examples={**state.examples, update.trainer: update.num_examples})
+
+    def close(self, state: Any, members: Collection[str]) -> Any:
+        """Close the round, and open one of the next stage."""
+        if state.stage == "training":
+            after = self._trained(state, frozenset(members))
+        else:
+            summed: RoundSum = state.sums[state.round]
+            total = summed.total(frozenset(members)) if summed.trainers else None
+            if total is None:
+                after = state
+            elif state.stage == "survey":
+                after = self._surveyed(state, total)
+            else:
+                after = self._measured(state, total)
+        oldest = state.round + 1 - ROUNDS_REMEMBERED
+        return self._opened(
+            replace(
+                after,
+                round=state.round + 1,
+                rounds={number: one for number, one in after.rounds.items() if number > oldest},
+                sums={number: one for number, one in after.sums.items() if number > oldest},
+                examples={},
+            )
+        )
+
+    def evaluation(self, state: Any) -> Evaluation | None:
+        """Return the candidate to deploy, with its preparation and, if rows are held out, its figures on them."""
+        if state.measured is not None:
+            measured: Evaluation = state.measured
+            return measured
+        return self._of_training(state) or state.before
+
+    def result(self, state: Any) -> Any:
+        """Return what the algorithm found beside the model; None if there is none."""
+        find = getattr(self.strategy, "result", None)
+        return None if find is None else find(state.inner)
+
+    def survey(self, state: Any) -> Survey | None:
+        """Return the statistics that the algorithm has begun with; None before they are known."""
+        return state.known if state.known.coverage else None
+
+    def finished(self, state: Any) -> bool:
+        """Return whether the algorithm has nothing left to learn, and the model is measured."""
+        if state.stage == "survey" or not is_finished(self.strategy, state.inner):
+            return False
+        return not state.task.holdout or not self._to_measure(state)
+
+    def _begun(self, task: Task, seed: int, survey: Survey) -> Any:
+        if self.needs_survey:
+            return self.strategy.init(task, seed, survey)  # type: ignore[call-arg]
+        return self.strategy.init(task, seed)
+
+    def _opened(self, state: Any) -> Any:
+        """Return the state with its round open."""
+        if state.stage == "training":
+            return replace(state, rounds={**state.rounds, state.round: state.inner_round})
+        plan = self.ask(state)
+        own = Plan(plan.query, {name: one for name, one in plan.arrays.items() if name in plan.shapes})
+        empty = RoundSum.empty(self.name, own, state.task)
+        return replace(state, rounds={**state.rounds, state.round: OWN}, sums={**state.sums, state.round: empty})
+
+    def _surveyed(self, state: Any, total: Total) -> Any:
+        survey: SurveyState = state.survey.after(state.task, total)
+        if survey.found is None:
+            return replace(state, survey=survey)
+        known, before = survey.found, state.before
+        if before is None and self.needs_survey and isinstance(state.task.model, Linear | LogLinear | MLP | Fourier):
+            constant = constant_evaluation(state.task, known.features)
+            before = replace(constant, preparation=_preparation(state.task, known))
+        return replace(
+            state,
+            survey=survey,
+            known=known,
+            before=before,
+            inner=self._begun(state.task, state.seed, known),
+            inner_round=1,
+            stage="training",
+            since=0,
+        )
+
+    def _trained(self, state: Any, members: frozenset[str]) -> Any:
+        complete = bool(members) and members <= state.examples.keys()
+        after = replace(
+            state,
+            inner=self.strategy.close(state.inner, members),
+            inner_round=state.inner_round + 1,
+            since=state.since + 1,
+        )
+        if self.needs_survey and complete and sum(state.examples.values()) != state.known.num_examples:
+            return replace(
+                after,
+                stage="survey",
+                survey=SurveyState.begin(state.task, state.survey.buckets),
+                before=self._of_training(after) or state.before,
+                rounds=dict.fromkeys(after.rounds, EARLIER),
+            )
+        due = after.since >= HELD_OUT_EVERY or is_finished(self.strategy, after.inner)
+        if state.task.holdout and due and self._to_measure(after):
+            return replace(after, stage="held-out", asked=self._of_training(after), edges=None)
+        return after
+
+    def _measured(self, state: Any, total: Total) -> Any:
+        """Keep the figures of the model that the round was about, or ask again with finer edges."""
+        plan = self.ask(state)
+        assert isinstance(plan.query, HeldOut)
+        metrics, asked = metrics_of(state.task, plan.query, total), state.asked
+        if state.stage == "fitted":
+            measured = replace(asked, measured=msgspec.structs.replace(asked.measured, training=metrics))
+        else:
+            finer = finer_edges(total, plan.arrays["edges"]) if "edges" in plan.arrays and state.edges is None else None
+            if finer is not None:
+                return replace(state, edges=finer)
+            coverage = min(asked.coverage, total.coverage)
+            measured = replace(asked, measured=Measured(held_out=metrics), coverage=coverage)
+        best = state.measured
+        if self.needs_survey or best is None or _rank(state.task, measured) >= _rank(state.task, best):
+            best = measured
+        more = state.stage == "held-out" and is_finished(self.strategy, state.inner)
+        return replace(state, measured=best, asked=measured, stage="fitted" if more else "training", since=0)
+
+    def _of_training(self, state: Any) -> Evaluation | None:
+        """Return the algorithm's own evaluation, with the preparation that it was trained with."""
+        found = self.strategy.evaluation(state.inner) if state.known.coverage else None
+        return None if found is None else replace(found, preparation=_preparation(state.task, state.known))
+
+    def _to_measure(self, state: Any) -> bool:
+        """Return whether the algorithm has a model that all held-out rows have not measured yet."""
+        found, asked = self._of_training(state), state.asked
+        if found is None:
+            return False
+        if asked is None or asked.measured is None or asked.measured.held_out.coverage < 1.0:
+            return True
+        return not np.array_equal(found.parameters, asked.parameters) or found.coverage > asked.coverage
+
+
+def _preparation(task: Task, survey: Survey) -> Preparation | None:
+    if task.schema is None:
+        return None
+    arrays = survey.preparation
+    return Preparation(task.schema, arrays["column_shift"], arrays["column_scale"], arrays["column_fill"])
+
+
+def _rank(task: Task, measured: Evaluation) -> tuple[float, float]:
+    """Return a key that is greater for a better model: by the rows that are covered, then by the task's metric."""
+    score = measured.score
+    value = task.value(score.loss, score.correct, max(1, score.rows))
+    return measured.coverage, value if task.metric == "accuracy" else -value
+
+
+def _check_rows_of(task: Task, strategy: Strategy[Any]) -> None:
+    """Check that the algorithm uses the weights and offsets that a schema names.
+
+    Raises:
+        BadConfiguration: it uses none.
+    """
+    if task.schema is None:
+        return
+    for field_name in ("weight", "offset"):
+        column = getattr(task.schema, field_name)
+        if column and field_name not in getattr(strategy, "uses", ()):
+            raise BadConfiguration(
+                f"algorithm {strategy.name}: expected a task without {field_name}s, got the column {column!r:.80} for "
+                f"them: use the algorithm newton, or remove {field_name} from the schema"
+            )
