@@ -19,7 +19,7 @@ from fedmq.cli.echo import drop_output, echo
 from fedmq.cli.lazy import LazyGroup
 from fedmq.errors import BadConfiguration, FedmqError, OutputClosed, named
 from fedmq.observe.log_format import LogFormatter
-from fedmq.runtime.descriptors import raise_limit
+from fedmq.runtime.descriptors import RAISE_LIMIT, raise_limit
 
 STDOUT, STDERR = 1, 2
 INTERRUPTED = 130  # as shells report SIGINT
@@ -134,6 +134,8 @@ def _unexpected(error: Exception) -> tuple[str, int]:
             f"expected space for the output, got: {error.strerror}: free some space and retry",
             BadConfiguration.exit_code,
         )
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        return f"expected a free file descriptor, got: {error.strerror}: {RAISE_LIMIT}", BadConfiguration.exit_code
     if isinstance(error, PermissionError) and error.filename is not None:
         line = f"{error.filename}: expected access, got: {error.strerror}: run it as the owner"
         return line, BadConfiguration.exit_code

@@ -4,6 +4,9 @@ import resource
 from contextlib import suppress
 from pathlib import Path
 
+from fedmq.errors import BadConfiguration
+
+RAISE_LIMIT = "raise the limit (ulimit -n, or LimitNOFILE= in a unit)"
 UNLIMITED = 1 << 20  # a limit of this many, or none, is more than any service needs
 
 
@@ -22,4 +25,18 @@ def descriptor_limit() -> int:
 
 def open_descriptors() -> int:
     """Return how many descriptors this process has open."""
-    return len(list(Path("/proc/self/fd").iterdir())) - 1  # without the one that lists them
+    try:
+        return len(list(Path("/proc/self/fd").iterdir())) - 1  # without the one that lists them
+    except OSError:  # none is left
+        return descriptor_limit()
+
+
+def require_descriptors(count: int) -> None:
+    """Check that this process may open so many more.
+
+    Raises:
+        BadConfiguration: its limit is too low.
+    """
+    limit, wanted = descriptor_limit(), open_descriptors() + count
+    if wanted > limit:
+        raise BadConfiguration(f"expected a limit of at least {wanted} open files, got {limit}: {RAISE_LIMIT}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import resource
 import socket
 from collections.abc import Iterator
@@ -135,11 +136,22 @@ def test_soft_limit_is_raised_to_the_hard_one(tmp_path: Path) -> None:
         assert psutil.Process(services.running["broker"].pid).rlimit(psutil.RLIMIT_NOFILE) == (hard, hard)
 
 
-def test_limit_that_is_too_low_gives_one_line_and_exit_code_78(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("limit", "words"),
+    [
+        (64, ["broker"]),
+        (8, ["broker"]),
+        (12, ["trainer", "--data", "parity4:1/2"]),
+        (8, ["watch"]),
+        (8, ["aggregator", "--task", "xor"]),  # the store comes first
+        (16, ["aggregator", "--task", "xor"]),
+    ],
+)
+def test_limit_that_is_too_low_gives_one_line_and_exit_code_78(limit: int, words: list[str], tmp_path: Path) -> None:
     with Services(tmp_path) as services:
-        services.descriptors = 64, 64
-        services.start("broker", "broker")
-        assert services.wait("broker") == 78
-        (line,) = services.err("broker").splitlines()
-        assert "expected a limit of at least" in line
-        assert "got 64" in line
+        services.descriptors = limit, limit
+        services.start("service", *words, OPENBLAS_NUM_THREADS="1")
+        assert services.wait("service") == 78
+        line = services.err("service").splitlines()[-1]
+        assert re.search(r"expected a (limit of at least \d+ open files, got \d+|free file descriptor)", line)
+        assert "raise the limit (ulimit -n" in line

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -235,3 +236,16 @@ def test_truncated_store_with_a_log_is_detected_or_harmless(copies: Copies) -> N
 def test_removed_log_is_detected(copies: Copies) -> None:
     copies.judge(LOG, None, f"{LOG} removed")
     assert copies.noticed == 1
+
+
+def test_store_that_cannot_be_opened_for_lack_of_descriptors_is_not_called_damaged(tmp_path: Path) -> None:
+    Store(tmp_path / STORE).close()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(0)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+    try:
+        with pytest.raises(StoreError, match=r"cannot be opened .*ulimit -n.* start the same command again"):
+            Store(tmp_path / STORE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -35,6 +35,7 @@ from fedmq.transport.link import (
 )
 from fedmq.transport.zeromq.endpoint import BATCH, Endpoint, receive_all, try_send
 from fedmq.transport.zeromq.watchdog import (
+    RESERVED_DESCRIPTORS,
     Connection,
     ResidentMemory,
     Watchdog,
@@ -56,6 +57,7 @@ KINDS = {
 FRAME_BYTES = {Port.SUBSCRIBE: 4 << 10, Port.COLLECT: 4 << 10, Port.JOIN: REQUEST_BYTES_MAX}
 TURN_MESSAGES = 16  # from one socket before the others have their turn
 TOPICS_MAX = 64  # subscriptions of one connection; fedmq's have three or four
+OWN_DESCRIPTORS = 32  # of the sockets and the authenticator
 CONNECTIONS_MIN = 16  # else the limit of descriptors is too low
 LOG_AGAIN_S = 10.0  # between log lines about closed connections
 CONNECTIONS = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED
@@ -80,6 +82,8 @@ class BrokerSockets(Endpoint):
         BadConfiguration: a port is in use, or `host` is not loopback although there is no access control.
     """
 
+    descriptors = OWN_DESCRIPTORS + RESERVED_DESCRIPTORS + CONNECTIONS_MIN
+
     def __init__(self, host: str, port: int, access: AccessControl | None = None) -> None:
         if access is None and host not in LOOPBACK:
             raise BadConfiguration(
@@ -93,13 +97,6 @@ class BrokerSockets(Endpoint):
         release_freed_memory()
         super().__init__()
         limits = connection_limits(descriptor_limit() - open_descriptors())
-        if limits.total < CONNECTIONS_MIN:
-            self.close()
-            wanted = descriptor_limit() + CONNECTIONS_MIN - limits.total
-            raise BadConfiguration(
-                f"expected a limit of at least {wanted} open files, got {descriptor_limit()}: raise it (ulimit -n, or "
-                "LimitNOFILE= in a unit)"
-            )
         self._watchdog = Watchdog(handshakes=access is not None, memory=self._memory, limits=limits)
 
     def _open(self) -> None:

@@ -23,6 +23,7 @@ from zmq.utils.monitor import parse_monitor_message
 
 from fedmq.protocol import topics
 from fedmq.protocol.codec import Frames
+from fedmq.runtime.descriptors import require_descriptors
 from fedmq.transport.address import parse_address
 from fedmq.transport.link import Delivered, LinkDown, LinkEvent, LinkRefused, LinkUp, Port
 from fedmq.transport.zeromq.endpoint import (
@@ -115,6 +116,7 @@ class EdgeSockets(Endpoint):
     def _cut(self) -> None:
         self._was_cut, self._is_up = self._was_cut or self._is_up, False
         self._close_sockets()
+        require_descriptors(self.descriptors)
         self._open()
 
     def _connect(self, socket: zmq.Socket[bytes], port: Port, events: int) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import zmq
 
 from fedmq.protocol.codec import FRAME_BYTES_MAX, Frames
+from fedmq.runtime.descriptors import require_descriptors
 
 QUEUE_MESSAGES_MAX = 10_000  # per peer and direction
 HEARTBEAT_MS = 1_000
@@ -26,9 +27,16 @@ _NOBLOCK, _MORE = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE)
 
 
 class Endpoint:
-    """A context with its sockets. One thread owns it; any thread may call `wake`."""
+    """A context with its sockets. One thread owns it; any thread may call `wake`.
+
+    Raises:
+        BadConfiguration: too few `descriptors` are left. Without any, libzmq ends the process.
+    """
+
+    descriptors = 16  # of an edge: a context, two sockets with their monitors, and their connections
 
     def __init__(self) -> None:
+        require_descriptors(self.descriptors)
         self._waker = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._open()
 
