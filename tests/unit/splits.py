@@ -68,8 +68,7 @@ def answer(task: Task, plan: Plan, views: RowViews | Rows, name: str, number: in
     assert isinstance(query, AdditiveQuery)
     arrays, preparation = without_preparation(query, task, plan.arrays)
     check_down(query, task, arrays)
-    views = views if isinstance(views, RowViews) else RowViews(task, views)
-    rows = views.view(query.rows, preparation)
+    rows = views.view(query.rows, preparation) if isinstance(views, RowViews) else views
     if not len(rows.inputs):
         nothing = {key: np.zeros(one.shape, np.int64) for key, one in query.answer(task, plan.shapes, 0).items()}
         return Update(name, number, 0, 0, nothing, query.fraction_bits)
