@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
 import click
+from click.core import ParameterSource
 
 from fedmq.cli.echo import echo, unread_output_dropped
-from fedmq.cli.options import COUNT, NAME_OR_PATH, UserPath, one_thread_for_arrays, option, service_options
+from fedmq.cli.options import COUNT, NAME_OR_PATH, UserPath, UserText, one_thread_for_arrays, option, service_options
 from fedmq.deploy.processes import Processes, free_port, listens
 from fedmq.errors import BadConfiguration
+from fedmq.names import NAME_PATTERN
 from fedmq.runtime.loop import stop_signals
 from fedmq.runtime.run_folder import MODEL, REPORT, RUNS, STORE
 
@@ -31,19 +35,27 @@ TRAINER_NAMES = ("alice", "bob", "carol", "dave", "erin", "frank", "grace", "hei
 
 
 @click.command()
+@click.argument("task_argument", metavar="[TASK]", type=NAME_OR_PATH, required=False)
 @option(
     "--task",
-    "task_name",
+    "task_option",
     type=NAME_OR_PATH,
-    default="xor",
-    metavar="NAME|FILE.py",
-    help="xor, parity4, linear or a file.",
+    metavar="NAME|FILE",
+    help="The same as TASK. [default: xor]",
+)
+@click.option(
+    "--data",
+    "sources",
+    type=UserText(),
+    multiple=True,
+    metavar="DATA",
+    help="Rows of one trainer, as for fedmq trainer --data; repeat it for each. [default: the task's own rows]",
 )
 @option(
     "--trainers",
     type=click.IntRange(1, 200),
     metavar="N",
-    help="Number of trainers that share the rows. [default: the task's]",
+    help="Number of trainers that share the task's own rows. [default: the task's]",
 )
 @option("--rounds", type=COUNT, metavar="N", help="Maximum number of rounds. [default: the task's]")
 @option(
@@ -60,7 +72,9 @@ TRAINER_NAMES = ("alice", "bob", "carol", "dave", "erin", "frank", "grace", "hei
 @option("--quiet", is_flag=True, help="Print errors only.")
 @service_options
 def demo(
-    task_name: str,
+    task_argument: str | None,
+    task_option: str | None,
+    sources: tuple[str, ...],
     trainers: int | None,
     rounds: int | None,
     seed: int | None,
@@ -74,11 +88,13 @@ def demo(
     """Train a model on split rows across processes, in about a second.
 
     Starts a broker, an aggregator and the trainers as separate processes on 127.0.0.1; each trainer holds its part of
-    the rows. A FILE.py defines `task` and rows(part, parts). Exit code 0 when the run is over.
+    the rows. TASK is xor, parity4, linear, a FILE.toml of fedmq new, or a FILE.py that defines `task` and, without
+    --data, rows(part, parts). Exit code 0 when the run is over.
 
     \b
     Examples:
       fedmq demo
+      fedmq demo tumor.toml --data north.csv --data south.csv --data west.csv
       fedmq demo --task parity4 --trainers 4
       fedmq demo --task linear --algorithm averaging --seed 7
       fedmq demo --task FILE.py --trainers 3 --out runs/mine
@@ -86,17 +102,34 @@ def demo(
     """
     one_thread_for_arrays()
     from fedmq.aggregator.cli import new_name
+    from fedmq.data.readers import load_data
     from fedmq.models.networks import Code
+    from fedmq.tasks.row_views import RowViews
     from fedmq.tasks.task_file import find_task, task_rows
 
-    task = find_task(task_name)
-    count = trainers or task.trainers
-    task_rows(task_name, 1, count)  # report an error in the rows once, before any file is written
+    typed = click.get_current_context().get_parameter_source("task_option") == ParameterSource.COMMANDLINE
+    if task_argument and typed:
+        raise click.UsageError(f"expected TASK or --task, got {task_argument} and {task_option}: give one")
+    task_name = task_argument or task_option or "xor"
+    task = find_task(task_name, algorithm)
+    if sources:
+        if trainers is not None:
+            raise click.UsageError("expected --data or --trainers, got both: each --data is a trainer")
+        rows_of = dict(zip(trainer_names(sources), sources, strict=True))
+        for source in sources:  # report an error in the rows once, before any file is written
+            RowViews(task, load_data(source, () if task.schema is None else tuple(task.schema.names())))
+    elif task.schema is not None:
+        raise BadConfiguration(f"{task_name}: expected --data with the table of each trainer, got none: repeat --data")
+    else:
+        count = trainers or task.trainers
+        task_rows(task_name, 1, count)
+        names = [TRAINER_NAMES[part] if count <= len(TRAINER_NAMES) else f"trainer-{part + 1}" for part in range(count)]
+        rows_of = {name: f"{task_name}:{part}/{count}" for part, name in enumerate(names, 1)}
     name = new_name(task.name)
     folder = out or RUNS / name
     if (folder / REPORT).exists():
         raise BadConfiguration(f"--out {folder}: expected a new folder, this one holds a finished run; choose another")
-    arguments = ["--task", task_name, "--min-trainers", str(count)]
+    arguments = ["--task", task_name, "--min-trainers", str(len(rows_of))]
     arguments += ["--run", name, "--out", str(folder)]
     for flag, value in (("--rounds", rounds), ("--seed", seed), ("--algorithm", algorithm)):
         arguments += [] if value is None else [flag, str(value)]
@@ -105,7 +138,7 @@ def demo(
     score = ["--score", task_name] if isinstance(task.model, Code) else []  # local code needs no signature
     page = ["--port", str(dashboard_port), "--runs", str(folder.parent), "--until-over", name]
     try:
-        code = _run(arguments, task_name, count, score, (dashboard_port, page) if dashboard else None)
+        code = _run(arguments, rows_of, score, (dashboard_port, page) if dashboard else None)
     except SystemExit:
         again = shlex.join(["fedmq", *sys.argv[1:], *([] if out else ["--out", str(folder)])])
         unfinished = (folder / STORE).exists() and not (folder / REPORT).exists()
@@ -113,13 +146,28 @@ def demo(
         raise
     if not quiet and (folder / MODEL).exists():
         with unread_output_dropped():
-            _show(task, task_name, folder)
+            _show(task, None if sources else task_name, folder)
     raise SystemExit(code)
 
 
-def _run(arguments: list[str], task_name: str, count: int, score: list[str], page: tuple[int, list[str]] | None) -> int:
-    """Run all services; return the exit code of the aggregator after the last reader of the page has disconnected.
+def trainer_names(sources: Sequence[str]) -> list[str]:
+    """Return a name for the trainer of each source: of its file, else of its folder and file, else a number."""
+    paths = [Path(source) for source in sources]
+    for candidates in ([_plain(path) for path in paths], [f"{_plain(path.parent)}-{_plain(path)}" for path in paths]):
+        if len(set(candidates)) == len(sources) and all(re.match(NAME_PATTERN, name) for name in candidates):
+            return candidates
+    return [f"trainer-{number}" for number in range(1, len(sources) + 1)]
 
+
+def _plain(path: Path) -> str:
+    """Return the name of a file without suffixes, in the characters of names."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", path.name.split(".")[0]).strip("-")
+
+
+def _run(arguments: list[str], rows_of: Mapping[str, str], score: list[str], page: tuple[int, list[str]] | None) -> int:
+    """Run all services, with the rows of each trainer by its name; return the exit code of the aggregator.
+
+    It returns after the last reader of the page has disconnected.
     `page` is a port and the arguments of the dashboard, which starts before the run.
 
     Raises:
@@ -137,9 +185,7 @@ def _run(arguments: list[str], task_name: str, count: int, score: list[str], pag
             while reader.poll() is None and not listens(page[0]):
                 time.sleep(LOOK_S)
         aggregator = processes.start("aggregator", "aggregator", *arguments, "--broker", broker, quiet=False)
-        for part in range(1, count + 1):
-            name = TRAINER_NAMES[part - 1] if count <= len(TRAINER_NAMES) else f"trainer-{part}"
-            data = f"{task_name}:{part}/{count}"
+        for name, data in rows_of.items():
             few = ("--min-rows", "1")  # the rows of a demo need no protection
             processes.start(name, "trainer", "--name", name, "--data", data, "--broker", broker, *few, *score)
         code = _wait(processes, aggregator)
@@ -164,15 +210,15 @@ def _wait(processes: Processes, aggregator: subprocess.Popen[bytes]) -> int:
             return code if code > 0 else 1
 
 
-def _show(task: Task, task_name: str, folder: Path) -> None:
-    """Print the predictions for the rows of a small task, or the parameters; then the next command."""
+def _show(task: Task, task_name: str | None, folder: Path) -> None:
+    """Print the predictions for the task's own rows if they are few, or the parameters; then the next command."""
     from fedmq.models.networks import Code
     from fedmq.models.trained_model import load_model
 
     trained = load_model(folder / MODEL)
     if isinstance(trained.model, Code):
         echo(f"  parameters: {' '.join(f'{value:.4g}' for value in trained.parameters[:PARAMETERS_SHOWN_MAX])}")
-    else:
+    elif task_name is not None:
         _show_predictions(task, task_name, trained)
     report = json.loads((folder / REPORT).read_text())
     names = ", ".join(one["name"] for one in report["trainers"])

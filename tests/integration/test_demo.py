@@ -19,6 +19,7 @@ import pytest
 from services import WAIT_S, Services, clean_environment, events_of, report_of, run_fedmq, until
 
 from fedmq import load_model
+from fedmq.deploy.demo import trainer_names
 from fedmq.deploy.processes import free_port
 
 FILES = {"events.jsonl", "history.csv", "model.npz", "report.json", "store.sqlite3", "store.commit-marker"}
@@ -37,6 +38,7 @@ task = replace(find_task("linear"), name="endless", target=0.0, rounds=100_000) 
 def rows(part, parts):
     return task_rows("linear", part, parts)
 """
+EXAMPLES = Path(__file__).parents[2] / "examples"
 XOR = [[0, 0], [0, 1], [1, 0], [1, 1]]
 
 
@@ -282,3 +284,26 @@ def test_signal_to_the_demo_ends_all_services(number: signal.Signals, code: int,
         (run,) = (tmp_path / "runs").iterdir()
         command = f"fedmq demo --task endless.py --out runs/{run.name}"
         assert (command in services.err("demo")) == (number != signal.SIGKILL)
+
+
+def test_each_table_of_a_demo_is_a_trainer_named_after_its_file(tmp_path: Path) -> None:
+    for site in ("north", "south"):
+        lines = (EXAMPLES / f"pumps-{site}.csv").read_text()
+        (tmp_path / f"{site}.csv").write_text(lines)
+    data = ("--data", "north.csv", "--data", "south.csv")
+    done = run_fedmq("demo", str(EXAMPLES / "pumps.py"), *data, "--seed", "1", "--out", "pumps", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert {one["name"] for one in report_of(tmp_path / "pumps")["trainers"]} == {"north", "south"}
+
+
+@pytest.mark.parametrize(
+    ("sources", "names"),
+    [
+        (("data/north.csv", "a b.csv.gz"), ["north", "a-b"]),
+        (("north/rows.csv", "south/rows.csv"), ["north-rows", "south-rows"]),
+        (("rows.csv", "rows.csv"), ["trainer-1", "trainer-2"]),
+        (("SELECT * FROM 'x.csv'", "?"), ["trainer-1", "trainer-2"]),
+    ],
+)
+def test_names_of_trainers_follow_from_their_files(sources: tuple[str, ...], names: list[str]) -> None:
+    assert trainer_names(sources) == names
