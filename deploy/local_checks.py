@@ -118,11 +118,16 @@ def check_keys(folder: Path) -> tuple[CheckResult, Credentials | None]:
 
 
 def check_data(spec: str) -> CheckResult:
-    """Check that a trainer can use these rows."""
-    from fedmq.data.readers import load_rows
+    """Check that a trainer can read this data."""
+    from fedmq.data.readers import load_data
+    from fedmq.tables.table import Table
 
     try:
-        rows = load_rows(spec)
+        found = load_data(spec)
+        if isinstance(found, Table):
+            found.check()
     except BadConfiguration as error:
         return problem("data", str(error), "fix the file; the page your-own-data lists all forms of --data")
-    return ok("data", f"{spec}: {len(rows.inputs)} rows, {rows.inputs.shape[1]} inputs")
+    if isinstance(found, Table):
+        return ok("data", f"{spec}: {found.num_rows} rows, {len(found.names)} columns")
+    return ok("data", f"{spec}: {len(found.inputs)} rows, {found.inputs.shape[1]} inputs")

@@ -81,8 +81,8 @@ def _names(_ctx: click.Context, _param: click.Parameter, text: str | None) -> tu
     type=NAME_OR_PATH,
     metavar="SPEC",
     callback=_check_data,
-    help="Rows: xor:1/2, parity4:3/4, linear:bob, FILE.py:1/2, a file (.csv .npz .npy .parquet), a folder of them, or "
-    "module:function.",
+    help="Rows: xor:1/2, parity4:3/4, linear:bob, FILE.py:1/2, a file (.csv .tsv .parquet .json .xlsx .db .npz ...), a "
+    "folder of them, \"SELECT ... FROM 'rows.csv'\", or module:function.",
 )
 @option(
     "--state",

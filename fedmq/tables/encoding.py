@@ -75,6 +75,8 @@ class _Encoding:
 
     def encode(self, *, targets: bool) -> Encoded:
         schema, rows = self.schema, self.table.num_rows
+        for fault in self.table.faults:
+            self._fault(fault.text, fault.public)
         if rows == 0:
             self._fault("expected at least one row, got none: check the file", "expected at least one row, got none")
         columns = np.full((rows, len(schema.columns)), np.nan)

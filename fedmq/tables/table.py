@@ -2,27 +2,34 @@
 
 import datetime
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from fedmq.errors import BadData
+from fedmq.errors import BadData, BadTable
 from fedmq.exact.integers import Floats, Integers
 
 Column = npt.NDArray[Any]  # float64, or text: object, each element a str
 Decimal = Literal[".", ","]
 
 EXACT_INTEGER_MAX = 1 << 53  # float64 holds every smaller integer
+INTEGER_DIGITS_MAX = 1e22  # larger numbers are no identifiers
 
 # Without 1_000, 0x10, inf and digits of other scripts, which `float` accepts.
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,4})?")
 _GROUPED = re.compile(r"[+-]?[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]*)?")  # 1,234,567.5
-_PLAIN_CHARACTERS = re.compile(r"[0-9eE+.\n-]*")  # in cells that `float` reads as _NUMBER, or not at all
 _SWAPPED = str.maketrans(".,", ",.")
+
+
+class Fault(NamedTuple):
+    """What is wrong with a table: one line for the operator, and one without any of its cells for others."""
+
+    text: str
+    public: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +49,16 @@ class Table:
     lines: Integers
     notes: tuple[str, ...] = ()
     decimal: Decimal = "."  # in the cells of text columns
+    faults: tuple[Fault, ...] = ()  # lines that could not be read: to be raised together with those of cells
+
+    def check(self) -> None:
+        """Check that all lines could be read, for a use that looks at no cell.
+
+        Raises:
+            BadTable: there are faults.
+        """
+        if self.faults:
+            raise BadTable(self.source, [fault.text for fault in self.faults], [fault.public for fault in self.faults])
 
     @classmethod
     def from_frame(cls, frame: object, source: str = "data frame") -> "Table":
@@ -63,7 +80,7 @@ class Table:
             if array.ndim != 1:
                 raise BadData(f"{source}, column {name}: expected one value a row, got shape {array.shape}: split it")
             columns[str(name)] = as_column(array, f"{source}, column {name}")
-            if has_large_integers(columns[str(name)]):
+            if array.dtype.kind != "f" and has_large_integers(columns[str(name)]):
                 notes.append(large_integers_note(str(name)))
         lengths = {len(column) for column in columns.values()}
         if len(lengths) > 1 or len(columns) < len(names):
@@ -76,33 +93,36 @@ class Table:
 def numbers(cells: Sequence[str], decimal: Decimal = ".") -> Floats | None:
     """Return the numbers of cells (rows,) float64, NaN for an empty cell; None if another cell is not a number.
 
-    Cells have no white space around them. A number is written in ASCII digits, with `decimal` and perhaps an exponent;
-    the other sign may group thousands. What float64 cannot hold is not a number.
+    A number is written in ASCII digits, with `decimal` and perhaps an exponent; the other sign may group thousands.
+    White space around it does not count. What float64 cannot hold is not a number.
     """
-    if decimal == "," and any("." in cell or "," in cell for cell in cells):
-        cells = [cell.translate(_SWAPPED) for cell in cells]
-    if not _PLAIN_CHARACTERS.fullmatch("\n".join(cells)):
-        if not all(not cell or _NUMBER.fullmatch(cell) or _GROUPED.fullmatch(cell) for cell in cells):
-            return None
-        cells = [cell.replace(",", "") for cell in cells]
-    try:
-        found = np.array([float(cell) if cell else np.nan for cell in cells])
-    except ValueError:
+    joined = "".join(cells)
+    plain = joined.isascii() and "_" not in joined and "," not in joined
+    if plain and (decimal == "." or "." not in joined):
+        with suppress(ValueError):
+            empty = cells.count("")
+            found = np.array([float(cell) if cell else np.nan for cell in cells] if empty else list(map(float, cells)))
+            if np.count_nonzero(np.isfinite(found)) == len(cells) - empty:
+                return found
+    stripped = [cell.strip() for cell in cells]
+    if decimal == ",":
+        stripped = [cell.translate(_SWAPPED) for cell in stripped]
+    if not all(not cell or _NUMBER.fullmatch(cell) or _GROUPED.fullmatch(cell) for cell in stripped):
         return None
+    found = np.array([float(cell.replace(",", "")) if cell else np.nan for cell in stripped])
     return None if np.isinf(found).any() else found
 
 
 def is_number(cell: str, decimal: Decimal = ".") -> bool:
-    """Return whether a cell without white space around it is a number; an empty one is not."""
-    return bool(cell) and numbers([cell], decimal) is not None
+    """Return whether a cell is a number; an empty one is not."""
+    return bool(cell.strip()) and numbers([cell], decimal) is not None
 
 
-def text(cells: Iterable[str]) -> Column:
-    """Return cells as a column of text, (rows,) object; equal cells are one object."""
-    kept: dict[str, str] = {}
-    listed = [kept.setdefault(cell, cell) for cell in cells]
-    column = np.empty(len(listed), object)
-    column[:] = listed
+def text(cells: Sequence[str]) -> Column:
+    """Return cells as a column of text, (rows,) object, without white space around them; equal cells are one object."""
+    stripped = {cell: cell.strip() for cell in set(cells)}
+    column = np.empty(len(cells), object)
+    column[:] = [stripped[cell] for cell in cells]
     return column
 
 
@@ -110,27 +130,24 @@ def as_column(values: npt.NDArray[Any], source: str) -> Column:
     """Return an array (rows,) of any dtype as a column; `source` names it in errors.
 
     Raises:
-        BadData: a cell is a list or another value that is neither a number, text, a boolean nor a time; or infinite.
+        BadData: a cell is a list or another value that is neither a number, text, a boolean nor a time.
     """
     if values.dtype.kind in "iuf":
-        column = values.astype(np.float64)
-        if (bad := np.flatnonzero(np.isinf(column))).size:
-            raise BadData(
-                f"{source}: expected finite numbers, got {column[bad[0]]} in row {bad[0] + 1} "
-                f"({bad.size} of {len(column)} rows): correct or drop the rows"
-            )
-        return column
+        return values.astype(np.float64)
     if values.dtype.kind == "M":
         seconds = np.datetime_as_string(values, unit="s") if values.dtype != "M8[D]" else values.astype(str)
-        return text("" if cell == "NaT" else cell.removesuffix("T00:00:00") for cell in seconds.tolist())
-    cells = [_cell_text(cell, f"{source}, row {row}") for row, cell in enumerate(values.tolist(), 1)]
+        return text(["" if cell == "NaT" else cell.removesuffix("T00:00:00") for cell in seconds.tolist()])
+    cells = [cell_text(cell, f"{source}, row {row}") for row, cell in enumerate(values.tolist(), 1)]
     found = numbers(cells)
     return text(cells) if found is None else found
 
 
 def has_large_integers(column: Column) -> bool:
-    """Return whether a column has numbers so large that float64 may have rounded an integer."""
-    return column.dtype.kind == "f" and bool((np.abs(column) > EXACT_INTEGER_MAX).any())
+    """Return whether a column has numbers that may be integers of many digits, which float64 rounds."""
+    if column.dtype.kind != "f":
+        return False
+    size = np.abs(column)
+    return bool(((size > EXACT_INTEGER_MAX) & (size < INTEGER_DIGITS_MAX)).any())
 
 
 def large_integers_note(name: str) -> str:
@@ -162,12 +179,18 @@ def _as_array(cells: Any) -> npt.NDArray[Any]:
     return array
 
 
-def _cell_text(cell: object, source: str) -> str:
-    """Return the text of a cell of any type."""
+def cell_text(cell: object, source: str = "") -> str:
+    """Return the text of a cell of any type; `source` names it in errors.
+
+    Raises:
+        BadData: it is a list or the like.
+    """
     if isinstance(cell, str):
         return cell.strip()
     if cell is None or type(cell).__name__ in ("NAType", "NaTType") or cell != cell:
         return ""
+    if isinstance(cell, float):
+        return f"{cell:.0f}" if cell.is_integer() and abs(cell) < EXACT_INTEGER_MAX else repr(float(cell))
     if isinstance(cell, bytes):
         return cell.decode("utf-8", "replace").strip()
     if isinstance(cell, datetime.datetime):

@@ -129,6 +129,6 @@ def test_valid_rows_are_counted() -> None:
 
 
 def test_invalid_rows_are_a_problem(tmp_path: Path) -> None:
-    (tmp_path / "rows.csv").write_text("a,b,class\n1,2,0\n3,nan,1\n")
-    assert is_problem(check_data(str(tmp_path / "rows.csv")), "line 3, column 2 (b)")
+    (tmp_path / "rows.csv").write_text("a,b,c\n1,2,0\n1,2\n")
+    assert is_problem(check_data(str(tmp_path / "rows.csv")), "line 3: expected 3 cells")
     assert is_problem(check_data(str(tmp_path / "none.csv")), "none.csv")

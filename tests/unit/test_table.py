@@ -23,6 +23,7 @@ NAN = float("nan")
         (["1,234", "1,234,567.5", "7"], ".", [1234, 1234567.5, 7]),
         (["1,5", "2", ""], ",", [1.5, 2, NAN]),
         (["1.234,5"], ",", [1234.5]),
+        ([" 1", "2\xa0", "  "], ".", [1, 2, NAN]),
         (["", ""], ".", [NAN, NAN]),
     ],
 )
@@ -31,7 +32,7 @@ def test_cells_of_numbers_are_read_as_numbers(cells: list[str], decimal: Any, ex
 
 
 @pytest.mark.parametrize(
-    "cell", ["1_000", "٣", "inf", "nan", "0x10", "1e400", "1\0", "1\xa0", "e5", "1-1", "12%", "1,5", "NA", "1 000"]
+    "cell", ["1_000", "٣", "inf", "nan", "0x10", "1e400", "1\0", "e5", "1-1", "12%", "1,5", "NA", "1 000"]
 )
 def test_other_cell_makes_the_column_text(cell: str) -> None:
     assert numbers(["1", cell]) is None
@@ -83,7 +84,6 @@ def test_mapping_of_columns_becomes_a_table_with_notes() -> None:
         ({"1": [1], 1: [1]}, "two of one name"),
         ({"a": [[1, 2], [3]]}, "column a, row 1: expected one value, got list"),
         ({"a": [[1, 2], [3, 4]]}, "column a: expected one value a row"),
-        ({"a": [1.0, float("inf")]}, "column a: expected finite numbers, got inf in row 2 (1 of 2 rows)"),
     ],
 )
 def test_unusable_data_frame_is_rejected(frame: Any, reason: str) -> None:
