@@ -148,6 +148,11 @@ def _names(_ctx: click.Context, _param: click.Parameter, text: str | None) -> tu
     metavar="A,B",
     help="Take part only in tasks that use no other columns. [default: all]",
 )
+@option(
+    "--no-site-figures",
+    is_flag=True,
+    help="Do not let a run show how well its model does on these rows alone, held-out ones.",
+)
 @option("--show-policy", is_flag=True, help="Print what this site permits, and exit.")
 @option(
     "--work-seconds-max",
@@ -199,6 +204,7 @@ def trainer(
     parameters_per_row_max: float | None,
     allow_algorithms: tuple[str, ...],
     allow_columns: tuple[str, ...],
+    no_site_figures: bool,
     show_policy: bool,
     work_seconds_max: float,
     memory_max: int | None,
@@ -239,6 +245,7 @@ def trainer(
                 "rounds of a day": rounds_per_day,
                 "candidates of a run": max_evaluations,
             },
+            site_figures=not no_site_figures,
         )
         return
     if data is None:
@@ -291,6 +298,7 @@ def trainer(
             _questions(spool, rounds_per_run, rounds_per_day),
             labels,
             work_seconds_max,
+            site_figures=not no_site_figures,
         ),
         ThreadWorker(
             on_rows(
@@ -345,6 +353,8 @@ def _session(
     questions: Questions,
     labels: str,
     work_seconds_max: float,
+    *,
+    site_figures: bool,
 ) -> Session:
     """Return a session that continues from the spool."""
     from fedmq import __version__
@@ -367,6 +377,7 @@ def _session(
         marks=marks,
         labels=label_names,
         work_seconds_max=work_seconds_max,
+        site_figures=site_figures,
     )
 
 
@@ -405,12 +416,13 @@ def _site_policy(
     return SitePolicy(min_rows or 1, min_cell or 1, parameters_per_row_max, algorithms, columns)
 
 
-def _show_policy(policy: SitePolicy, caps: Mapping[str, int | None]) -> None:
+def _show_policy(policy: SitePolicy, caps: Mapping[str, int | None], *, site_figures: bool) -> None:
     """Print what a site permits."""
     for text in policy.lines():
         echo_if_read(text)
     for what, cap in caps.items():
         echo_if_read(f"{what:27}  {'any number' if cap is None else f'at most {cap}'}")
+    echo_if_read(f"{'figures of these rows alone':27}  {'shown' if site_figures else 'not shown'}")
 
 
 def _limits(memory_mib: int | None, seconds: float) -> WorkLimits:

@@ -90,6 +90,7 @@ class PendingResult(NamedTuple):
     fraction_bits: int
     cpu_s: float = 0.0
     memory: int = 0
+    site_figures: bool = False
 
     def result(self, trainer: str, term: int, attempt: int = 1) -> Result:
         """Return the message without its arrays, for the given term and attempt."""

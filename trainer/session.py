@@ -146,7 +146,8 @@ class Session:
     """A trainer's state over all runs that it follows; `pending` are results that an earlier process left.
 
     Losses are sent in units of 2**-`fraction_bits`. `rejections` counts unacceptable messages by reason, `refusals` the
-    trainer's own results that an aggregator refused.
+    trainer's own results that an aggregator refused. With `site_figures`, an aggregator may show how well a model does
+    on these rows alone.
     """
 
     def __init__(
@@ -163,9 +164,10 @@ class Session:
         marks: HighWaterMarks | None = None,
         labels: tuple[str, ...] = (),
         work_seconds_max: float = WORK_SECONDS_MAX,
+        site_figures: bool = True,
     ) -> None:
         self.name, self.num_examples, self.version, self.fraction_bits = name, num_examples, version, fraction_bits
-        self.labels, self.work_seconds_max = labels, work_seconds_max
+        self.labels, self.work_seconds_max, self.site_figures = labels, work_seconds_max, site_figures
         self.budget, self.marks = budget or Budget(), marks or HighWaterMarks()
         self.questions = questions or Questions()
         self.done = False
@@ -460,7 +462,11 @@ class Session:
         fields = event._replace(arrays=quantize(event.arrays, fraction_bits))._asdict()
         del fields["held"]
         result = PendingResult(
-            **fields, term=followed.round_term, model_digest=work.model_digest, fraction_bits=fraction_bits
+            **fields,
+            term=followed.round_term,
+            model_digest=work.model_digest,
+            fraction_bits=fraction_bits,
+            site_figures=self.site_figures,
         )
         followed.pending[event.round] = Delivery(result, send_at=now)
         self._output.keeps.append(result)

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from fedmq.algorithms.base import Query
@@ -57,7 +56,7 @@ class SitePolicy:
         kept = dict(answer)
         if self.min_cell > 1:
             for name in query.counts.intersection(kept):
-                kept[name] = np.where(kept[name] < self.min_cell, 0, kept[name])
+                kept[name] = query.suppressed(name, kept[name], self.min_cell)
         return kept
 
     def _check_columns(self, task: Task) -> None:

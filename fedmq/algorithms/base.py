@@ -111,6 +111,10 @@ class Query(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     def check(self, task: Task, shapes: Shapes) -> None:
         """Raise Rejected if the fields do not fit the arrays."""
 
+    def suppressed(self, name: str, counts: npt.NDArray[Any], least: int) -> npt.NDArray[Any]:
+        """Return one of the arrays in `counts` without counts of fewer rows than `least`: they are sent as 0."""
+        return np.where(counts < least, 0, counts)
+
 
 class AdditiveQuery(Query, frozen=True):
     """A query whose answers are integers that may be summed, in units of 2**-fraction_bits for losses.
@@ -288,6 +292,7 @@ class Update:
     num_examples: int  # rows that it was computed on
     arrays: Arrays
     fraction_bits: int = 0
+    site_figures: bool = False  # figures of this trainer's rows alone may be shown
 
 
 @dataclass(frozen=True, eq=False)

@@ -163,6 +163,7 @@ class Result(RunHeader, frozen=True, kw_only=True, tag="result"):
     fraction_bits: Annotated[int, Meta(ge=0, le=FRACTION_BITS_MAX)]
     cpu_s: Seconds = 0.0  # CPU time of the trainer's process when the work was done, for observers
     memory: Count = 0  # peak resident bytes of the process, for observers
+    site_figures: bool = False  # figures of a model on the rows of this trainer alone may be shown
 
 
 class Goodbye(RunHeader, frozen=True, kw_only=True, tag="goodbye"):

@@ -63,4 +63,5 @@ def as_update(result: Result, arrays: Mapping[str, Array], counted_in: int, *, a
         result.num_examples,
         arrays if additive else dequantize(arrays, result.fraction_bits),
         result.fraction_bits,
+        result.site_figures,
     )

@@ -250,3 +250,23 @@ def test_first_edges_rise_and_are_symmetric() -> None:
     assert np.array_equal(edges, -edges[::-1])
     assert edges[-1] > 1e5
     assert np.diff(edges).min() < 0.005
+
+
+def test_small_cells_are_merged_so_that_the_area_remains() -> None:
+    task, targets = CLASS_TASKS["two"]
+    query, parameters = held_out_query(task), parameters_of(task)
+    total = total_of(task, held_out_plan(task, query, parameters), [Rows(X, targets)])
+    kept = {name: query.suppressed(name, total.arrays[name], 5) for name in query.counts}
+    for name, counts in kept.items():
+        assert not ((counts > 0) & (counts < 5)).any(), name
+    assert kept["scores"].sum() == SIZE
+    before, after = (metrics_of(task, query, replace(total, arrays={**total.arrays, **one})) for one in ({}, kept))
+    assert after.auc == pytest.approx(before.auc, abs=0.005)
+    assert after.accuracy == before.accuracy
+
+
+def test_scores_of_too_few_rows_are_not_sent() -> None:
+    task = classification(1, 2)
+    counts = np.zeros((2, 2048), np.int64)
+    counts[:, 7] = 50, 3
+    assert not held_out_query(task).suppressed("scores", counts, 5).any()

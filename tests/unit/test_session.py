@@ -152,6 +152,7 @@ def test_round_starts_work_and_its_result_is_sent() -> None:
     (outgoing,) = [one for one in scene.worked(1).sends if isinstance(one.message, Result)]
     assert outgoing.topic == "up/run"
     header: dict[str, Any] = {"run": "run", "term": 1, "trainer": "bob", "round": 1, "num_examples": 2, "attempt": 1}
+    header["site_figures"] = True
     assert outgoing.message == Result(**header, train_s=0.1, model_digest=MODEL_DIGEST, fraction_bits=16)
     assert outgoing.arrays is not None
     assert outgoing.arrays["model"].tolist() == [1.0, 1.0, 1.0]

@@ -4,9 +4,10 @@
 """
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 from msgspec import Meta
 
 from fedmq.algorithms.base import (
@@ -55,6 +56,7 @@ class HeldOut(AdditiveQuery, frozen=True, tag="held-out"):
     rows_max: Annotated[int, Meta(ge=1, le=2**53)] = 1 << (SUM_BITS_MAX - LIMB_BITS)
 
     rows: ClassVar[View] = "held-out"
+    counts: ClassVar[frozenset[str]] = frozenset({"confusion", "scores", "calibration"})
 
     @property
     def row_bits(self) -> int:
@@ -86,6 +88,23 @@ class HeldOut(AdditiveQuery, frozen=True, tag="held-out"):
         if isinstance(task.model, Code):
             return {"correct": count(1), "loss": halves(1)}
         return {"correct": count(1), "clipped": count(1), "errors": halves(4)}
+
+    def suppressed(self, name: str, counts: npt.NDArray[Any], least: int) -> npt.NDArray[Any]:
+        """See `Query`: cells of scores are merged with the next one instead, so that the order of the rows remains."""
+        if name != "scores":
+            return super().suppressed(name, counts, least)
+        merged = np.zeros_like(counts)
+        others, own = np.split(counts, 2)
+        for score, pair in enumerate(zip(others, own, strict=True)):
+            filled = np.zeros(2, np.int64)
+            for cell in np.flatnonzero(np.add(*pair)):
+                filled += [one[cell] for one in pair]
+                if (filled >= least).all():
+                    merged[[score, len(others) + score], cell], filled = filled, np.zeros(2, np.int64)
+            last = np.flatnonzero(merged[score])
+            if len(last):  # what is left over joins the last cell
+                merged[[score, len(others) + score], last[-1]] += filled
+        return merged
 
     def evaluations(self, _shapes: Shapes) -> int:
         """See `Query`: one model."""

@@ -9,7 +9,7 @@ from fractions import Fraction
 import numpy as np
 from msgspec.structs import replace
 
-from fedmq.algorithms.base import Total
+from fedmq.algorithms.base import Total, Update
 from fedmq.algorithms.evaluation.figures import CalibrationBin, ClassFigures, Metrics
 from fedmq.algorithms.evaluation.held_out import (
     LIMB_BITS,
@@ -37,6 +37,11 @@ def metrics_of(task: Task, query: HeldOut, total: Total) -> Metrics:
     if "loss" in sums:
         return replace(about, loss=_mean(sums["loss"], LOSS_BITS, 1) or 0.0)
     return _of_values(about, sums, query.unit, task.output_scale)
+
+
+def metrics_of_trainer(task: Task, query: HeldOut, update: Update) -> Metrics:
+    """Return the figures that the answer of one trainer gives."""
+    return metrics_of(task, query, Total(update.arrays, update.num_examples, 1, 1.0, update.fraction_bits))
 
 
 def finer_edges(total: Total, edges: Floats) -> Floats | None:
