@@ -38,6 +38,8 @@ COMMANDS = {
     "keys": ("fedmq.security.commands", "Create the keys of a federation, and manage its members."),
     "deploy": ("fedmq.deploy.cli", "Deploy fedmq to hosts over SSH, and operate it there."),
     "sink": ("fedmq.dashboard.sink", "Write live runs to TensorBoard or MLflow."),
+    "predict": ("fedmq.runs.model_commands", "Predict for new rows with the model of a run."),
+    "export": ("fedmq.runs.model_commands", "Write the model of a run as ONNX, scikit-learn, JSON or safetensors."),
     "runs": ("fedmq.runs.commands", "List, compare, plot, maintain and control runs."),
     "config": ("fedmq.cli.config", "Write a file of settings for a service, or check one."),
     "doctor": ("fedmq.deploy.doctor", "Check this machine for common problems, and suggest fixes."),

@@ -78,7 +78,7 @@ class Fourier(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="four
     def integer_features(self, inputs: Floating, means: Floats, deviations: Floats) -> Floats:
         """Return the features of rows (rows, inputs), (rows, features), in units of 2**-COSINE_BITS."""
         check_products()
-        directions, phases = _directions(self)
+        directions, phases = self.directions()
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             standardized = (inputs - means) / np.where(deviations == 0.0, 1.0, deviations)
         fixed = to_fixed(np.nan_to_num(standardized), ROW_FRACTION_BITS, ROW_FRACTION_BITS + ROW_INTEGER_BITS)
@@ -87,6 +87,13 @@ class Fourier(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="four
         np.rint(angles, out=angles)
         angles += phases
         return integer_cosines(angles.astype(np.int64))
+
+    def directions(self) -> tuple[Floats, Floats]:
+        """Return the directions (inputs, features) and the phases (features,), integers of float64.
+
+        A row in units of 2**-ROW_FRACTION_BITS times a direction is an angle in units of 2**-ANGLE_FRACTION_BITS steps.
+        """
+        return _directions(self)
 
     def forward(self, population: Floating, inputs: Floating) -> Floating:
         """Return the outputs, (population, rows, outputs); shapes, dtypes and errors as in `MLP.forward`."""

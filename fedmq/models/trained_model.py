@@ -14,7 +14,7 @@ from msgspec import Meta
 
 from fedmq.errors import BadConfiguration, BadData, one_line
 from fedmq.models.arrays import UNREADABLE, Floats, Integers, all_finite, read_array
-from fedmq.models.networks import PARAMETERS_MAX, Code, Model, Network
+from fedmq.models.networks import PARAMETERS_MAX, Code, LogLinear, Model, Network
 from fedmq.runtime.safe_files import read_regular
 from fedmq.tables.encoding import Encoded, encode_table
 from fedmq.tables.preparation import Preparation
@@ -75,30 +75,31 @@ class TrainedModel:
         """Return the class of each row, (rows,), for softmax; else the values, (rows,) or (rows, outputs) float64.
 
         With a schema, `rows` is a data frame, a mapping of columns by name, or a `Table`, with cells as they are in
-        files. A class is its label, (rows,) str. What cannot be predicted is "" or NaN: a row without a cell that the
-        schema requires. Without a schema, `rows` is an array (rows, inputs) or a list of lists, and a class int64.
+        files; or what `encode` returned. A class is its label, (rows,) str. A row without a cell that the schema
+        requires is not predicted: its class is "", its value NaN. Without a schema, `rows` is an array (rows, inputs)
+        or a list of lists, and a class int64.
 
         Raises:
             BadData: columns or cells that do not fit the schema; without one, another number of columns than the model
                 has inputs, text, or numbers that are not finite. An array for a model with a schema.
             BadConfiguration: the model is code, which fedmq can only score.
         """
-        network, (raw, places, num_rows) = self.network(), self._outputs(rows)
+        network = self.network()
+        if self.schema is None:
+            return self._predicted(self._raw(rows))
+        encoded = self.encode(rows)
+        predicted, without = self._predicted(self._of_columns(encoded)), incomplete(self.schema, encoded)
         if network.output == "softmax":
-            codes: Integers = _comparable(raw).argmax(axis=1)
-            if self.schema is None:
-                return codes
-            labels = np.full(num_rows, "", dtype=np.array(self.classes).dtype)
-            labels[places] = np.array(self.classes)[codes]
-            return labels
-        values = np.full((num_rows, network.outputs), np.nan)
-        values[places] = raw if self.output_scale == 1.0 else raw * self.output_scale
-        return values.ravel() if network.outputs == 1 else values
+            predicted = np.array(self.classes)[predicted]
+            predicted[without] = ""
+        else:
+            predicted[without] = np.nan
+        return predicted
 
     def probabilities(self, rows: Any) -> Floats:
         """Return the probability of each class for each row, (rows, classes) float64; NaN where the model overflows.
 
-        `rows` as for `predict`; NaN also for a row that cannot be predicted.
+        `rows` as for `predict`; NaN also for a row that is not predicted.
 
         Raises:
             BadConfiguration: the model gives values, not classes.
@@ -108,12 +109,31 @@ class TrainedModel:
             raise BadConfiguration(
                 f"expected a model with softmax output, got {self.model}, which has no probabilities: use predict"
             )
-        raw, places, num_rows = self._outputs(rows)
-        probabilities = np.full((num_rows, self.network().outputs), np.nan)
-        with np.errstate(invalid="ignore"):
-            weights = np.exp(raw - raw.max(axis=1, keepdims=True))
-            probabilities[places] = weights / weights.sum(axis=1, keepdims=True)
+        if self.schema is None:
+            return _softmax(self._raw(rows))
+        encoded = self.encode(rows)
+        probabilities = _softmax(self._of_columns(encoded))
+        probabilities[incomplete(self.schema, encoded)] = np.nan
         return probabilities
+
+    def encode(self, rows: Any) -> Encoded:
+        """Return rows as `predict` takes them as numbers, for several calls; `notes` say what does not fit.
+
+        Raises:
+            BadData: as `predict`.
+            BadConfiguration: the model has no schema.
+        """
+        if self.schema is None:
+            raise BadConfiguration(f"expected a model with a schema, got that of task {self.task}, which has none")
+        if isinstance(rows, Encoded):
+            return rows
+        if isinstance(rows, np.ndarray | list | tuple):
+            raise BadData(
+                f"expected columns by name for task {self.task}, got {type(rows).__name__}: give a data frame, or a "
+                f'mapping such as {{"{self.schema.columns[0].name}": [...], ...}}'
+            )
+        table = rows if isinstance(rows, Table) else Table.from_frame(rows, "the rows")
+        return encode_table(self.schema, table, targets=False)
 
     def to_bytes(self) -> bytes:
         """Return the bytes of an .npz file for `load_model`, without any pickle; equal models give equal bytes."""
@@ -145,26 +165,27 @@ class TrainedModel:
             )
         return self.model
 
-    def _outputs(self, rows: Any) -> tuple[Floats, Integers, int]:
-        """Return the raw outputs (predicted, outputs), the place of each in `rows`, and how many rows there are."""
-        if self.preparation is None:
-            raw = self._raw(rows)
-            return raw, np.arange(len(raw)), len(raw)
-        if isinstance(rows, np.ndarray | list | tuple):
-            raise BadData(
-                f"expected columns by name for task {self.task}, got {type(rows).__name__}: give a data frame, or a "
-                f'mapping such as {{"{self.preparation.schema.columns[0].name}": [...], ...}}'
-            )
-        table = rows if isinstance(rows, Table) else Table.from_frame(rows, "the rows")
-        encoded = encode_table(self.preparation.schema, table, targets=False)
-        return self._of_columns(encoded), encoded.places, table.num_rows
+    def _predicted(self, raw: Floats) -> npt.NDArray[Any]:
+        """Return classes (rows,) int64, or values, of raw outputs (rows, outputs)."""
+        if self.network().output == "softmax":
+            classes: Integers = _comparable(raw).argmax(axis=1)
+            return classes
+        values = raw if self.output_scale == 1.0 else raw * self.output_scale
+        return values.ravel() if values.shape[1] == 1 else values
 
     def _of_columns(self, encoded: Encoded) -> Floats:
         """Return the raw outputs (rows, outputs) of encoded rows."""
         assert self.preparation is not None
-        network, features = self.network(), self.preparation.features(encoded.columns)
-        outputs: Floats = network.forward(self.parameters[None, :], features)[0]
-        return outputs
+        network = self.network()
+        inputs = (
+            encoded.columns if getattr(network, "takes_columns", False) else self.preparation.features(encoded.columns)
+        )
+        outputs: Floats = network.forward(self.parameters[None, :], inputs)[0]
+        if encoded.offsets is None:
+            return outputs
+        if isinstance(network, LogLinear):
+            return outputs * np.exp(encoded.offsets)[:, None]
+        return outputs + encoded.offsets[:, None] / self.output_scale
 
     def _raw(self, rows: npt.ArrayLike) -> Floats:
         """Return the raw outputs, (rows, outputs)."""
@@ -207,12 +228,27 @@ def _add_array(archive: zipfile.ZipFile, name: str, array: npt.NDArray[Any]) -> 
     archive.writestr(_Entry(f"{name}.npy"), entry.getvalue())
 
 
+def incomplete(schema: Schema, encoded: Encoded) -> npt.NDArray[np.bool_]:
+    """Return whether each row is without a value that the schema requires, (rows,)."""
+    required = [place for place, column in enumerate(schema.columns) if column.missing == "drop"]
+    gaps: npt.NDArray[np.bool_] = np.isnan(encoded.columns[:, required])
+    return gaps @ np.ones(len(required), np.bool_)
+
+
+def _softmax(raw: Floats) -> Floats:
+    with np.errstate(invalid="ignore"):
+        weights = np.exp(raw - raw.max(axis=1, keepdims=True))
+        probabilities: Floats = weights / weights.sum(axis=1, keepdims=True)
+    return probabilities
+
+
 def _check_fits(model: Model, schema: Schema) -> None:
     """Check that a model takes the features of a schema, and has an output for each class."""
     if isinstance(model, Code):
         raise BadConfiguration("expected no schema beside a model that is code, got one")
-    if model.inputs != schema.num_features:
-        raise BadConfiguration(f"expected a model of {schema.num_features} inputs for the schema, got {model}")
+    inputs = len(schema.columns) if getattr(model, "takes_columns", False) else schema.num_features
+    if model.inputs != inputs:
+        raise BadConfiguration(f"expected a model of {inputs} inputs for the schema, got {model}")
     if (model.output == "softmax") != (schema.target.kind == "class"):
         raise BadConfiguration(f"expected a softmax model for classes and no other, got {model}")
     if schema.target.kind == "class" and model.outputs != len(schema.target.classes):

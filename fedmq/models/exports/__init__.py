@@ -1,0 +1,1 @@
+"""Trained models in the formats of others: ONNX, scikit-learn, JSON, safetensors."""

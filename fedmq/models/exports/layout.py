@@ -1,0 +1,53 @@
+"""The parameters of a model as named arrays: the layout that files in open formats have."""
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from fedmq.models.arrays import Floats
+from fedmq.models.fourier import Fourier
+from fedmq.models.networks import MLP
+from fedmq.models.trained_model import TrainedModel
+
+
+class Layer(NamedTuple):
+    """A layer: weights (inputs, outputs) and biases (outputs,), zeros for a model without biases."""
+
+    weights: Floats
+    biases: Floats
+
+
+def layers(trained: TrainedModel) -> list[Layer]:
+    """Return the layers of an MLP, Linear or LogLinear model, and the one behind the features of a Fourier model.
+
+    Outputs are as the model computes them; a predicted value is `output_scale` times that.
+    """
+    model, parameters = trained.network(), trained.parameters
+    if isinstance(model, Fourier):
+        return [Layer(*model.layers(parameters)[2:])]
+    sizes, bias = (model.sizes, model.bias) if isinstance(model, MLP) else ((model.inputs, model.outputs), True)
+    found, start = [], 0
+    for above, below in pairwise(sizes):
+        middle, end = start + above * below, start + (above + bias) * below
+        biases = parameters[middle:end] if bias else np.zeros(below)
+        found.append(Layer(parameters[start:middle].reshape(above, below), biases))
+        start = end
+    return found
+
+
+def named_arrays(trained: TrainedModel) -> Mapping[str, npt.NDArray[Any]]:
+    """Return all numbers of a model by name, each float64, as docs/reference/model-files.md lists them."""
+    model, arrays = trained.network(), dict[str, npt.NDArray[Any]]()
+    if trained.preparation is not None:
+        arrays["column_shift"] = trained.preparation.shift
+        arrays["column_scale"] = trained.preparation.scale
+        arrays["column_fill"] = trained.preparation.fill
+    if isinstance(model, Fourier):
+        arrays["means"], arrays["deviations"], _, _ = model.layers(trained.parameters)
+        arrays["directions"], arrays["phases"] = model.directions()
+    for place, layer in enumerate(layers(trained)):
+        arrays[f"layers.{place}.weights"], arrays[f"layers.{place}.biases"] = layer
+    return arrays
