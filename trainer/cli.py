@@ -269,7 +269,6 @@ def trainer(
     address, credentials = find_broker(broker, keys, "trainer")
     name = _name(name, credentials)
     rows = RowsSource(data, lambda count: _check_count(name, count, min_rows))
-    count = len(rows.newest.inputs)
     signing = None if credentials is None else TrainerSigning(credentials)
     policy = _policy(allow_code, score, no_signer if signing is None else signing.signer)
     if policy.allowed or policy.own is not None:
@@ -291,7 +290,7 @@ def trainer(
         link,
         _session(
             name,
-            count,
+            rows.num_rows,
             spool,
             score_bits,
             _budget(spool, max_evaluations),
@@ -325,7 +324,7 @@ def trainer(
     )
     try:
         with optional_metrics(metrics, trainer_metrics(service), lambda: service.connection.problem) as pulse:
-            line = f"trainer {name}: {count} rows, broker {address}"
+            line = f"trainer {name}: {rows.num_rows} rows, broker {address}"
             serve(service, link, clock, ready=lambda: echo_if_read(line), reload=service.reload, pulse=pulse)
     finally:
         link.close()

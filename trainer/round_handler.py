@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import NamedTuple
 
@@ -20,6 +20,7 @@ from fedmq.algorithms.base import (
     without_preparation,
 )
 from fedmq.algorithms.registry import BUILTIN_LEARNERS, find_learner
+from fedmq.data.positional import positional
 from fedmq.errors import BadData, Rejected, WorkError
 from fedmq.models.arrays import Floats
 from fedmq.models.losses import ROW_SQUARED_ERROR_MAX, Scores
@@ -37,7 +38,7 @@ from fedmq.trainer.sandbox import Sandbox
 from fedmq.trainer.site_policy import PERMIT_ALL, SitePolicy
 from fedmq.trainer.worker import Answer, Cancelled, Learn
 
-RowsOf = Callable[[str], Rows | Table]  # of a run
+RowsOf = Callable[[str, Collection[str]], Rows | Table]  # of a run, with columns of these names
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +81,7 @@ def on_rows(
     """
     for kind in BUILTIN_LEARNERS:  # imports PyGAD now, not while the first round waits
         find_learner(kind)
-    rows_of: RowsOf = (lambda _run: rows) if isinstance(rows, Rows | Table) else rows
+    rows_of: RowsOf = (lambda _run, _names: rows) if isinstance(rows, Rows | Table) else rows
     checked: _Checked | None = None
     fitted: tuple[Rows | Table, RowViews] | None = None  # the rows as they were read, and as the task sees them
     sandbox: tuple[Task, bytes, Rows, Sandbox] | None = None  # of the newest task that code scores
@@ -96,9 +97,10 @@ def on_rows(
         arrays, preparation = without_preparation(query, task, sent)
         check_bounds(query.arrays(task), arrays)
         shapes = {key: array.shape for key, array in arrays.items()}
-        read = rows_of(message.run)
+        read = rows_of(message.run, () if task.schema is None else tuple(task.schema.names()))
         if fitted is None or fitted[0] is not read or fitted[1].task != task:
-            fitted = (read, RowViews(task, read))
+            numbers = positional(read) if isinstance(read, Table) and task.schema is None else read
+            fitted = (read, RowViews(task, numbers))
             for note in fitted[1].notes:
                 log.warning("run %s: %s", message.run, note)
         own = fitted[1].view(query.rows, preparation)

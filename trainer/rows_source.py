@@ -5,11 +5,13 @@ Called from the worker's thread, except `count`: reading a large file must not s
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 
-from fedmq.data.readers import files_of, load_rows
+from fedmq.data.readers import files_of, load_data
 from fedmq.errors import BadData, one_line
+from fedmq.tables.table import Table
+from fedmq.tasks.row_views import count_rows
 from fedmq.tasks.task import Rows
 
 RUNS_REMEMBERED = 64
@@ -30,10 +32,12 @@ class RowsSource:
         self._spec, self._check = spec, check
         self._signature = _signature(spec)
         self.newest = self._read()  # and the rows before for the runs that began with them: no older ones
-        self._of: OrderedDict[str, Rows] = OrderedDict()  # by run
+        self._of: OrderedDict[str, Rows | Table] = OrderedDict()  # by run
 
-    def of(self, run: str) -> Rows:
+    def of(self, run: str, names: Collection[str] = ()) -> Rows | Table:
         """Return the rows of a run; for a new run, read them again if the file has changed.
+
+        `names` are those of the columns that its task needs: a table without them is read once more, with their help.
 
         Raises:
             BadData: it has changed and cannot be read or used; the next call tries again.
@@ -41,21 +45,30 @@ class RowsSource:
         if run not in self._of:
             signature = _signature(self._spec)
             if signature != self._signature:
-                before = len(self.newest.inputs)
+                before = count_rows(self.newest)
                 self._replace(signature)
-                now = len(self.newest.inputs)
+                now = count_rows(self.newest)
                 log.warning(
                     "%s has changed and is read again for run %s: %s rows, before %s", self._spec, run, now, before
                 )
+            self._of[run] = self.newest
+        rows = self._of[run]
+        if isinstance(rows, Table) and not set(names) <= set(rows.names):
+            self._replace(self._signature, names)
             self._of[run] = self.newest
         self._of.move_to_end(run)
         while len(self._of) > RUNS_REMEMBERED:
             self._of.popitem(last=False)
         return self._of[run]
 
+    @property
+    def num_rows(self) -> int:
+        """The number of rows as they were read last."""
+        return count_rows(self.newest)
+
     def count(self, run: str) -> int:
         """Return the number of rows of a run."""
-        return len(self._of.get(run, self.newest).inputs)
+        return count_rows(self._of.get(run, self.newest))
 
     def reload(self) -> int:
         """Read the rows for all runs, changed or not; return their number.
@@ -65,12 +78,12 @@ class RowsSource:
         """
         self._replace(_signature(self._spec))
         self._of.clear()
-        return len(self.newest.inputs)
+        return count_rows(self.newest)
 
-    def _replace(self, signature: Signature) -> None:
+    def _replace(self, signature: Signature, names: Collection[str] = ()) -> None:
         before = self.newest
         try:
-            rows = self._read()
+            rows = self._read(names)
         except BadData:
             raise
         except Exception as error:  # a FILE.py that fails, a folder that is locked
@@ -79,9 +92,13 @@ class RowsSource:
         for run in [run for run, kept in self._of.items() if kept is not before]:
             del self._of[run]
 
-    def _read(self) -> Rows:
-        rows = load_rows(self._spec)
-        self._check(len(rows.inputs))
+    def _read(self, names: Collection[str] = ()) -> Rows | Table:
+        rows = load_data(self._spec, tuple(names))
+        if isinstance(rows, Table):
+            rows.check()
+            for note in rows.notes:
+                log.info("%s", note)  # a task with a schema warns of them
+        self._check(count_rows(rows))
         return rows
 
 

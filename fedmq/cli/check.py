@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fedmq.cli.echo import echo, echo_json
-from fedmq.cli.new import read_table
 from fedmq.cli.options import NAME_OR_PATH, UserText, log_options, one_thread_for_arrays
 from fedmq.errors import BadConfiguration, BadTable, FedmqError, one_line
 
@@ -40,6 +39,7 @@ def check(task_name: str, data: str, algorithm: str | None, as_json: bool) -> No
       fedmq check tumor.toml --data south.csv --algorithm averaging --json
     """
     one_thread_for_arrays()
+    from fedmq.data.readers import read_table
     from fedmq.tables.encoding import encode_table
     from fedmq.tasks.task_file import find_task
 

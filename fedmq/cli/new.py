@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -11,9 +10,6 @@ from fedmq.cli.echo import echo
 from fedmq.cli.options import FILE, UserText, check_name, log_options, one_thread_for_arrays
 from fedmq.errors import BadConfiguration, BadTable
 from fedmq.runtime.atomic_files import SHARED_FILE, write_whole, writing
-
-if TYPE_CHECKING:
-    from fedmq.tables.table import Table
 
 
 @click.command()
@@ -47,6 +43,7 @@ def new(name: str, sources: tuple[str, ...], target: str | None, out: Path | Non
       fedmq new tumor --from north.csv --from south.csv --target diagnosis
     """
     one_thread_for_arrays()
+    from fedmq.data.readers import read_table
     from fedmq.tables.encoding import encode_table
     from fedmq.tasks.proposal import propose
     from fedmq.tasks.table_task import SUFFIX, parse_task_file, task_of
@@ -77,19 +74,3 @@ def new(name: str, sources: tuple[str, ...], target: str | None, out: Path | Non
     if faults:
         raise SystemExit(BadConfiguration.exit_code)
     echo(f"Next: read {path}, then: fedmq check {path} --data {sources[0]}")
-
-
-def read_table(source: str, names: tuple[str, ...] = ()) -> Table:
-    """Read a table with column names.
-
-    Raises:
-        BadData: it cannot be read, or has no names.
-    """
-    from fedmq.data.readers import load_data
-    from fedmq.errors import BadData
-    from fedmq.tables.table import Table
-
-    found = load_data(source, names)
-    if not isinstance(found, Table):
-        raise BadData(f"{source}: expected a table with column names, got arrays: give a CSV file, say")
-    return found

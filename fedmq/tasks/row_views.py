@@ -85,6 +85,11 @@ class RowViews:
         return Rows(encoded.columns, encoded.targets, encoded.weights, encoded.offsets)
 
 
+def count_rows(data: Rows | Table) -> int:
+    """Return how many rows there are, before a schema leaves some out."""
+    return data.num_rows if isinstance(data, Table) else len(data.inputs)
+
+
 def is_held_out(rows: Rows, share: float, salt: float | None = None) -> npt.NDArray[np.bool_]:
     """Return whether each row is held out, (rows,): by the hash of its numbers, so the same on any trainer.
 

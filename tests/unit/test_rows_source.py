@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from fedmq.errors import BadData
+from fedmq.tables.table import Table
 from fedmq.tasks.task import Rows
 from fedmq.trainer.decline import decline_of
 from fedmq.trainer.rows_source import RUNS_REMEMBERED, RowsSource
@@ -22,7 +23,13 @@ def write(path: Path, rows: int, value: float = 0.0) -> None:
 
 
 def firsts(source: RowsSource, *runs: str) -> list[float]:
-    return [float(source.of(run).inputs[0, 0]) for run in runs]
+    return [float(table(source, run).columns["x1"][0]) for run in runs]
+
+
+def table(source: RowsSource, run: str) -> Table:
+    found = source.of(run)
+    assert isinstance(found, Table)
+    return found
 
 
 def test_new_run_gets_the_changed_file_and_an_old_one_keeps_its_rows(
@@ -41,7 +48,7 @@ def test_new_run_gets_the_changed_file_and_an_old_one_keeps_its_rows(
 def test_unchanged_file_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "rows.csv", 2)
     source = RowsSource(str(tmp_path / "rows.csv"))
-    monkeypatch.setattr("fedmq.trainer.rows_source.load_rows", lambda _spec: pytest.fail("it was read"))
+    monkeypatch.setattr("fedmq.trainer.rows_source.load_data", lambda _spec, _names: pytest.fail("it was read"))
     assert source.of("first") is source.of("second")
 
 
@@ -58,7 +65,7 @@ def test_file_that_became_unusable_declines_new_runs_until_it_is_right_again(how
     if how == "removed":
         path.unlink()
     elif how == "damaged":
-        path.write_text("a,b,c\n1,7.25,x\n")
+        path.write_text("a,b,c\n1,7.25\n")
     else:
         write(path, 1)
     for _ in range(2):
@@ -66,9 +73,9 @@ def test_file_that_became_unusable_declines_new_runs_until_it_is_right_again(how
             source.of("new")
         assert decline_of(refused.value) == ("rows", "the rows cannot be used"), "no path and no value leaves"
     assert source.count("old") == 2
-    assert len(source.of("old").inputs) == 2
+    assert table(source, "old").num_rows == 2
     write(path, 3)
-    assert len(source.of("new").inputs) == 3
+    assert table(source, "new").num_rows == 3
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads every file")
@@ -93,7 +100,7 @@ def test_folder_is_read_again_when_a_file_is_added(tmp_path: Path) -> None:
     source = RowsSource(str(tmp_path))
     source.of("first")
     write(tmp_path / "b.csv", 3)
-    assert len(source.of("second").inputs) == 5
+    assert table(source, "second").num_rows == 5
 
 
 def test_task_file_is_read_again_and_its_failure_is_that_of_rows(tmp_path: Path) -> None:
@@ -134,7 +141,7 @@ def test_reload_that_fails_keeps_the_rows(tmp_path: Path) -> None:
 def test_rows_in_memory_are_of_two_versions_at_most(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     write(path, 1)
-    source, seen = RowsSource(str(path)), list[Rows]()
+    source, seen = RowsSource(str(path)), list[Rows | Table]()
     for night in range(RUNS_REMEMBERED + 5):
         write(path, 1, float(night))
         seen.append(source.of(f"night-{night}"))
@@ -142,3 +149,13 @@ def test_rows_in_memory_are_of_two_versions_at_most(tmp_path: Path) -> None:
     for run in range(RUNS_REMEMBERED + 5):
         source.of(f"other-{run}")
     assert len(source._of) == RUNS_REMEMBERED
+
+
+def test_table_without_the_names_of_a_task_is_read_with_their_help(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("1,2\n3,4\n5,6\n")  # whether the first line holds names cannot be known from the file
+    source = RowsSource(str(path))
+    assert table(source, "first").names == ("x1", "x2")
+    named = source.of("second", ("1", "2"))
+    assert isinstance(named, Table)
+    assert (named.names, named.num_rows) == (("1", "2"), 2)
