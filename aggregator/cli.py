@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from fedmq.tasks.task import Task
     from fedmq.transport.zeromq import AggregatorSockets
 
+HOLDOUT_MAX = 0.9  # as in `fedmq.tasks.task`, which would load numpy for `--help`
 NUMBER, NUMBER_DIGITS = "{number}", 4  # in --out
 
 
@@ -88,6 +89,23 @@ def algorithm_options(command: Command) -> Command:
     return algorithm(parameters(command))
 
 
+def holdout_option(command: Command) -> Command:
+    """Add --holdout."""
+    return option(
+        "--holdout",
+        type=FiniteRange(0, HOLDOUT_MAX),
+        metavar="SHARE",
+        help="Share of the rows of each trainer that is scored and never trained on. [default: the task's]",
+    )(command)
+
+
+def with_holdout(task: Task, share: float | None) -> Task:
+    """Return the task with this share of held-out rows; None: its own."""
+    import msgspec
+
+    return task if share is None else msgspec.structs.replace(task, holdout=share)
+
+
 @click.command()
 @option(
     "--task",
@@ -98,6 +116,7 @@ def algorithm_options(command: Command) -> Command:
     help="What to train: xor, parity4, linear, a FILE.toml from fedmq new, or a FILE.py.",
 )
 @algorithm_options
+@holdout_option
 @option("--rounds", "rounds_max", type=COUNT, metavar="N", help="The most rounds. [default: the task's]")
 @option(
     "--min-trainers",
@@ -162,6 +181,7 @@ def aggregator(
     task_name: str | None,
     algorithm: str | None,
     parameters: dict[str, Any],
+    holdout: float | None,
     seed: int | None,
     wait_s: float | None,
     out: Path | None,
@@ -208,6 +228,10 @@ def aggregator(
     out = out and numbered(out)
     new = out is None or not (out / STORE).exists()
     wanted, code = (None, None) if task_name is None else ship(task_name, algorithm)
+    if wanted is not None:
+        wanted = with_holdout(wanted, holdout)
+    elif holdout is not None and not new:
+        raise BadConfiguration("--holdout: expected it with a new run only, which keeps it: leave it out")
     if wanted is None and new:
         raise BadConfiguration("expected --task for a new run, or --out with the folder of a run to continue")
     name = run or new_name("run" if wanted is None else wanted.name)

@@ -18,7 +18,16 @@ import click
 from click.core import ParameterSource
 
 from fedmq.cli.echo import echo, unread_output_dropped
-from fedmq.cli.options import COUNT, NAME_OR_PATH, UserPath, UserText, one_thread_for_arrays, option, service_options
+from fedmq.cli.options import (
+    COUNT,
+    NAME_OR_PATH,
+    FiniteRange,
+    UserPath,
+    UserText,
+    one_thread_for_arrays,
+    option,
+    service_options,
+)
 from fedmq.deploy.processes import Processes, free_port, listens
 from fedmq.errors import BadConfiguration
 from fedmq.names import NAME_PATTERN
@@ -57,6 +66,12 @@ TRAINER_NAMES = ("alice", "bob", "carol", "dave", "erin", "frank", "grace", "hei
     metavar="N",
     help="Number of trainers that share the task's own rows. [default: the task's]",
 )
+@option(
+    "--holdout",
+    type=FiniteRange(0, 0.9),
+    metavar="SHARE",
+    help="Share of the rows of each trainer that is scored and never trained on. [default: the task's]",
+)
 @option("--rounds", type=COUNT, metavar="N", help="Maximum number of rounds. [default: the task's]")
 @option(
     "--seed",
@@ -76,6 +91,7 @@ def demo(
     task_option: str | None,
     sources: tuple[str, ...],
     trainers: int | None,
+    holdout: float | None,
     rounds: int | None,
     seed: int | None,
     algorithm: str | None,
@@ -101,7 +117,7 @@ def demo(
       fedmq demo --dashboard
     """
     one_thread_for_arrays()
-    from fedmq.aggregator.cli import new_name
+    from fedmq.aggregator.cli import new_name, with_holdout
     from fedmq.data.readers import load_data
     from fedmq.models.networks import Code
     from fedmq.tasks.row_views import RowViews
@@ -111,7 +127,7 @@ def demo(
     if task_argument and typed:
         raise click.UsageError(f"expected TASK or --task, got {task_argument} and {task_option}: give one")
     task_name = task_argument or task_option or "xor"
-    task = find_task(task_name, algorithm)
+    task = with_holdout(find_task(task_name, algorithm), holdout)
     if sources:
         if trainers is not None:
             raise click.UsageError("expected --data or --trainers, got both: each --data is a trainer")
@@ -131,7 +147,7 @@ def demo(
         raise BadConfiguration(f"--out {folder}: expected a new folder, this one holds a finished run; choose another")
     arguments = ["--task", task_name, "--min-trainers", str(len(rows_of))]
     arguments += ["--run", name, "--out", str(folder)]
-    for flag, value in (("--rounds", rounds), ("--seed", seed), ("--algorithm", algorithm)):
+    for flag, value in (("--holdout", holdout), ("--rounds", rounds), ("--seed", seed), ("--algorithm", algorithm)):
         arguments += [] if value is None else [flag, str(value)]
     arguments += [text for pair in parameters for text in ("--param", pair)]
     arguments += ["--quiet"] if quiet else []

@@ -20,9 +20,9 @@ import numpy as np
 
 from fedmq.algorithms.additive import RoundSum
 from fedmq.algorithms.base import Evaluation, Plan, Strategy, Total, Update, is_finished, is_prepared
-from fedmq.algorithms.evaluation.figures import Measured
+from fedmq.algorithms.evaluation.figures import Measured, Metrics
 from fedmq.algorithms.evaluation.held_out import Fitted, HeldOut, held_out_plan, held_out_query
-from fedmq.algorithms.evaluation.metrics import finer_edges, metrics_of
+from fedmq.algorithms.evaluation.metrics import finer_edges, metrics_of, metrics_of_trainer
 from fedmq.algorithms.inbox import ROUNDS_REMEMBERED, check_round
 from fedmq.algorithms.statistics.constant_model import constant_evaluation
 from fedmq.algorithms.statistics.survey import Survey, SurveyState, blank_survey
@@ -54,6 +54,7 @@ class _Progress:
     examples: dict[str, int] = field(default_factory=dict)  # rows by trainer, of answers to the open round
     since: int = 0  # rounds of training since the last evaluation
     asked: Evaluation | None = None  # what the held-out rows are asked about
+    sites: dict[str, Metrics] = field(default_factory=dict)  # on their own rows, by trainer that permits it
     edges: Floats | None = None  # of the histograms of its scores, once they are made finer
     measured: Evaluation | None = None  # the model to deploy, with its figures on held-out rows
     before: Evaluation | None = None  # what is known from before the newest survey
@@ -115,7 +116,12 @@ class Staged:
             total: RoundSum = state.sums[update.round]
             if update.trainer in total.trainers:
                 return state
-            return replace(state, sums={**state.sums, update.round: total.plus(update)})
+            grown = replace(state, sums={**state.sums, update.round: total.plus(update)})
+            if state.stage != "held-out" or update.round != state.round or not update.site_figures:
+                return grown
+            query = self.ask(state).query
+            assert isinstance(query, HeldOut)
+            return replace(grown, sites={**state.sites, update.trainer: metrics_of_trainer(state.task, query, update)})
         own = replace(update, round=number, staleness=state.inner_round - number)
         inner = self.strategy.tell(state.inner, own)
         if update.round != state.round:
@@ -143,6 +149,7 @@ class Staged:
                 rounds={number: one for number, one in after.rounds.items() if number > oldest},
                 sums={number: one for number, one in after.sums.items() if number > oldest},
                 examples={},
+                sites={},
             )
         )
 
@@ -164,7 +171,7 @@ class Staged:
 
     def finished(self, state: Any) -> bool:
         """Return whether the algorithm has nothing left to learn, and the model is measured."""
-        if state.stage == "survey" or not is_finished(self.strategy, state.inner):
+        if state.stage != "training" or not is_finished(self.strategy, state.inner):
             return False
         return not state.task.holdout or not self._to_measure(state)
 
@@ -234,7 +241,8 @@ class Staged:
             if finer is not None:
                 return replace(state, edges=finer)
             coverage = min(asked.coverage, total.coverage)
-            measured = replace(asked, measured=Measured(held_out=metrics), coverage=coverage)
+            sites = {name: state.sites[name] for name in sorted(state.sites) if state.sites[name].rows}
+            measured = replace(asked, measured=Measured(held_out=metrics, trainers=sites), coverage=coverage)
         best = state.measured
         if self.needs_survey or best is None or _rank(state.task, measured) >= _rank(state.task, best):
             best = measured

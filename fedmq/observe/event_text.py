@@ -122,4 +122,4 @@ def spread_text(spread: Spread) -> str:
     """Return the worst and the best trainer on one line."""
     text = "{:.1%}" if spread.figure == "accuracy" else "{:.4g}"
     worst, best, deviation = (text.format(one) for one in (spread.worst_value, spread.best_value, spread.deviation))
-    return f"{spread.figure} from {worst} ({spread.worst}) to {best} ({spread.best}), deviation {deviation}"
+    return f"held-out {spread.figure} from {worst} ({spread.worst}) to {best} ({spread.best}), deviation {deviation}"

@@ -153,7 +153,7 @@ def _show_report(report: Report | EarlierReport, folder: Path) -> None:
         if figures is not None:
             _print_values({name: metrics_text(figures)})
     if report.spread is not None:
-        _print_values({"trainers": spread_text(report.spread)})
+        _print_values({"by trainer": spread_text(report.spread)})
     if report.model is not None:
         echo(f"model      {folder / report.model}  sha256 {report.model_sha256}")
     for one in report.trainers:
