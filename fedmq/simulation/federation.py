@@ -15,6 +15,8 @@ from fedmq.runs.store import Store
 from fedmq.runtime.rng import derive_rng
 from fedmq.simulation.network import Faults, Simulation
 from fedmq.simulation.worker import VirtualWorker
+from fedmq.tables.table import Table
+from fedmq.tasks.row_views import count_rows
 from fedmq.tasks.task import Rows, Task
 from fedmq.trainer.high_water_marks import HighWaterMarks
 from fedmq.trainer.round_handler import on_rows
@@ -29,7 +31,7 @@ AGGREGATOR = "aggregator"
 
 
 class Federation:
-    """A broker, an aggregator and trainers by name, each with its rows; they start with `train` or `start`.
+    """A broker, an aggregator and trainers by name, each with its rows or table; they start with `train` or `start`.
 
     `learn` replaces the trainers' work and `store` the aggregator's store. With a `view`, the aggregator publishes
     events for observers, which are added through `simulation`. `events` holds all events, `finished` whether the run
@@ -40,12 +42,12 @@ class Federation:
         self,
         task: Task,
         strategy: Strategy[Any],
-        rows: Mapping[str, Rows],
+        rows: Mapping[str, Rows | Table],
         *,
         seed: int = 0,
         limits: Limits | None = None,
         faults: Faults | None = None,
-        learn: Callable[[Rows, str], Learn] = on_rows,
+        learn: Callable[[Any, str], Learn] = on_rows,
         store: Store | None = None,
         view: RunState | None = None,
         work_s: tuple[float, float] = (0.001, 0.003),
@@ -90,7 +92,7 @@ class Federation:
         self.aggregator = Aggregator(link, store, self.strategy, clock=clock, watch=watch, run_state=self._view)
         return self.aggregator
 
-    def _trainer(self, name: str, rows: Rows) -> Callable[[Link], Trainer]:
+    def _trainer(self, name: str, rows: Rows | Table) -> Callable[[Link], Trainer]:
         simulation, learn, spool = self.simulation, self._learn(rows, name), MemorySpool()
 
         def make(link: Link) -> Trainer:
@@ -102,7 +104,7 @@ class Federation:
             )
             jitter, kept = derive_rng(self.seed, "jitter", name), spool.results.values()
             marks = HighWaterMarks(spool.marks.values())
-            session = Session(name, len(rows.inputs), "in-process", jitter, list(kept), marks=marks)
+            session = Session(name, count_rows(rows), "in-process", jitter, list(kept), marks=marks)
             return Trainer(link, session, worker, clock=simulation.clock, spool=spool)
 
         return make

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from splits import model_sha256, state_after
 from table_rows import patients, table_splits, table_task
 
 from fedmq.algorithms.checkpoint import dump
+from fedmq.algorithms.evaluation.figures import Metrics
 from fedmq.algorithms.registry import find_algorithm
+from fedmq.simulation import Federation
 from fedmq.tasks.task import Task
 
 CASES = [
@@ -49,3 +53,37 @@ def test_model_of_a_table_is_the_same_for_any_split(algorithm: str, target: str)
         figures = metrics, dump(strategy.result(state))  # type: ignore[attr-defined]
         outcomes[name] = model_sha256(strategy, task, state), hashlib.sha256(repr(figures).encode()).hexdigest()
     assert len(set(outcomes.values())) == 1, outcomes
+
+
+def trained(algorithm: str, task: Task, rows: Mapping[str, Any], **options: Any) -> Federation:
+    federation = Federation(task, find_algorithm(algorithm, task), rows, seed=3, **options)
+    federation.train()
+    assert federation.finished
+    return federation
+
+
+def measured(federation: Federation) -> Metrics:
+    evaluation = federation.aggregator.rounds.evaluation  # type: ignore[union-attr]
+    assert evaluation is not None
+    assert evaluation.measured is not None
+    return evaluation.measured.held_out
+
+
+def test_averaging_learns_values_from_tables_and_is_measured_on_held_out_rows() -> None:
+    task = table_task("days", 0.2, rounds=60, parameters={"averaging": {"learning_rate": 0.002, "steps": 3}})
+    federation = trained("averaging", task, dict(zip("abc", table_splits(patients())["three"], strict=True)))
+    held_out, model = measured(federation), federation.model
+    assert 0 < held_out.rows < 100
+    assert held_out.r2 > 0.8  # type: ignore[operator]
+    assert model is not None
+    assert np.corrcoef(model.predict(patients()), patients().columns["days"])[0, 1] > 0.9
+
+
+def test_evolution_learns_classes_from_tables_and_is_measured_on_held_out_rows() -> None:
+    task = table_task("ill", 0.2, rounds=30)
+    federation = trained("evolution", task, dict(zip("abc", table_splits(patients())["ten by label"], strict=False)))
+    held_out, model = measured(federation), federation.model
+    assert 0 < held_out.rows < 100
+    assert held_out.accuracy > 0.6  # type: ignore[operator]
+    assert model is not None
+    assert set(model.predict(patients())) <= {"yes", "no"}
