@@ -120,9 +120,10 @@ def _questions(task: Task, table: Table, algorithm: str | None) -> dict[str, Any
     from fedmq.algorithms.trial import questions
     from fedmq.tasks.row_views import RowViews
 
-    rows = min(table.num_rows, ROWS_TRIED)
-    some = {name: cells[:rows] for name, cells in table.columns.items()}
-    part = replace(table, columns=some, num_rows=rows, lines=table.lines[:rows])
+    some = slice(None, None, max(1, table.num_rows // ROWS_TRIED))
+    lines = table.lines[some]
+    columns = {name: cells[some] for name, cells in table.columns.items()}
+    part = replace(table, columns=columns, num_rows=len(lines), lines=lines)
     try:
         strategy = find_algorithm(algorithm or task.algorithm or DEFAULT_ALGORITHM, task)
         asked = questions(strategy, task, RowViews(task, part), ROUNDS_TRIED)

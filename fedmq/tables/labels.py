@@ -6,6 +6,7 @@ from fedmq.tables.table import is_number
 
 TRUE, FALSE = frozenset({"true", "t", "yes", "y", "1"}), frozenset({"false", "f", "no", "n", "0"})
 _INTEGER_DIGITS_MAX = 300
+_NUMBERS_BEGIN = frozenset("0123456789+-.")  # a look that is quicker than reading the number
 
 
 def label_key(cell: str | float) -> object:
@@ -16,7 +17,7 @@ def label_key(cell: str | float) -> object:
     if isinstance(cell, float):
         return cell
     text = cell.strip()
-    if is_number(text):
+    if text[:1] in _NUMBERS_BEGIN and is_number(text):
         digits = text.lstrip("+-")
         return int(text) if digits.isdecimal() and len(digits) <= _INTEGER_DIGITS_MAX else float(text.replace(",", ""))
     return text.lower() if text.lower() in ("true", "false") else text

@@ -9,6 +9,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple, get_args
 
@@ -40,6 +41,7 @@ _NEARLY_NUMBER = re.compile(
     r"[-+\u2212($€£]*\s*\d[\d_.,\s\0]*\s*[%€$£)]*|0x[0-9a-f]+|[-+]?inf(?:inity)?", re.IGNORECASE
 )
 _SIGNS = "%$€£"
+_NUMBERS_BEGIN = frozenset("0123456789+-.,")
 
 
 class ProposedColumn(NamedTuple):
@@ -63,7 +65,7 @@ class Proposal:
 def propose(tables: Sequence[Table], target: str | None = None) -> Proposal:
     """Return a proposal for all of these tables: with all their categories and classes, and their common columns.
 
-    Without a `target` it is a column with a usual name, such as y or class, else the last one.
+    Without a `target` it is a column with a usual name, such as y or class, else the last one that can be a target.
 
     Raises:
         BadData: no rows, no such target, or one that is no class, number or count.
@@ -71,7 +73,7 @@ def propose(tables: Sequence[Table], target: str | None = None) -> Proposal:
     names = list(dict.fromkeys(name for table in tables for name in table.names))
     if not names or not any(table.num_rows for table in tables):
         raise BadData(f"{tables[0].source}: expected a table with columns and rows, got none: check the file")
-    chosen = target if target is not None else next(filter(_TARGET_NAME.fullmatch, names), names[-1])
+    chosen = target if target is not None else _usual_target(tables, names)
     if chosen not in names:
         near = nearest_name(chosen, names)
         hint = f"did you mean {near!r:.80}?" if near else f"the columns are {', '.join(names[:8])}"
@@ -86,6 +88,16 @@ def propose(tables: Sequence[Table], target: str | None = None) -> Proposal:
     if all(one.column.kind == "ignored" for one in columns):
         raise BadData(f"{tables[0].source}: expected a column to learn from beside {chosen}, got none: add one")
     return Proposal(proposed, why, columns, notes)
+
+
+def _usual_target(tables: Sequence[Table], names: Sequence[str]) -> str:
+    if (usual := next(filter(_TARGET_NAME.fullmatch, names), None)) is not None:
+        return usual
+    for name in reversed(names):
+        with suppress(BadData):
+            _target(_Cells.of(tables, name))
+            return name
+    return names[-1]
 
 
 @dataclass
@@ -119,7 +131,7 @@ class _Cells:
         for level, count in levels.items():
             if level in MISSING_CELLS:
                 continue
-            if (value := numbers([level], table.decimal)) is None:
+            if level[0] not in _NUMBERS_BEGIN or (value := numbers([level], table.decimal)) is None:
                 self.texts[level] += count
             else:
                 self.written[level] += count
@@ -138,6 +150,11 @@ class _Cells:
     def missing(self) -> int:
         return self.rows - self.present
 
+    @property
+    def levels(self) -> int:
+        """The number of different cells."""
+        return len(np.unique(self.numbers)) + len(self.texts)
+
     def labels(self) -> list[str]:
         """Return all different labels, numbers first, as they are written."""
         seen: dict[object, str] = {}
@@ -154,16 +171,17 @@ class _Cells:
 
 def _target(cells: _Cells) -> tuple[FileTarget, str]:
     """Return the target that the cells seem to be, and why."""
-    values, labels = np.unique(cells.numbers), cells.labels()
+    values = np.unique(cells.numbers)
     if not cells.present:
         raise BadData(f"--target {cells.name}: expected classes or numbers, got empty cells only: choose another")
     number = _number_column(cells)
     if number is None or (_whole(values) and not cells.texts and _few_classes(cells, len(values))):
-        if number is None and (len(labels) > max(FEW_LEVELS, cells.present // 2) or len(labels) > CATEGORIES_MAX):
+        if number is None and (cells.levels > max(FEW_LEVELS, cells.present // 2) or cells.levels > CATEGORIES_MAX):
             raise BadData(
-                f"--target {cells.name}: expected classes or numbers, got text with {len(labels)} different values in "
+                f"--target {cells.name}: expected classes or numbers, got text with {cells.levels} different values in "
                 f"{cells.present} rows: choose another column"
             )
+        labels = cells.labels()
         if len(labels) < 2 and labels[0] in ("0", "1"):
             return FileTarget(cells.name, "class", ("0", "1")), f"only {labels[0]} is in the table: complete the list"
         if len(labels) < 2:
@@ -201,7 +219,7 @@ def _input(cells: _Cells, tables: Sequence[Table], place: int) -> ProposedColumn
         return _ignored(cells, f"not in {lacking[0].source}{like}")
     if not cells.present:
         return _ignored(cells, "no values")
-    if cells.rows >= CONSTANT_ROWS and not cells.missing and len(cells.labels()) == 1:
+    if cells.rows >= CONSTANT_ROWS and not cells.missing and cells.levels == 1:
         return _ignored(cells, "one value only")
     column, why = _of_numbers(cells, place) or _of_text(cells)
     return ProposedColumn(cells.name, column, "; ".join(filter(None, [why, cells.gaps])))
@@ -260,7 +278,7 @@ def _common_sign(cells: _Cells) -> str | None:
 
 def _of_text(cells: _Cells) -> tuple[FileColumn, str]:
     """Return a boolean, a date, a category, or an ignored column."""
-    labels, words = cells.labels(), {one.lower() for one in (*cells.texts, *cells.written)}
+    levels, words = cells.levels, {one.lower() for one in (*cells.texts, *cells.written)}
     if words <= TRUE | FALSE and words & TRUE and words & FALSE:
         return FileColumn("boolean"), ""
     if not len(cells.numbers):
@@ -268,11 +286,11 @@ def _of_text(cells: _Cells) -> tuple[FileColumn, str]:
             if all(map(is_date, cells.texts)):
                 either = form == "DD/MM/YYYY" and all(map(_is_date("MM/DD/YYYY"), cells.texts))
                 return FileColumn("date", form=form), "or MM/DD/YYYY: both fit" if either else ""
-    all_different = len(labels) == cells.present > ROWS_OF_A_CLASS
-    if len(labels) <= max(FEW_LEVELS, min(SOME_LEVELS, SHARE_OF_LEVELS * cells.rows)) and not all_different:
-        return FileColumn("category", categories=tuple(labels)), ""
+    all_different = levels == cells.present > ROWS_OF_A_CLASS
+    if levels <= max(FEW_LEVELS, min(SOME_LEVELS, SHARE_OF_LEVELS * cells.rows)) and not all_different:
+        return FileColumn("category", categories=tuple(cells.labels())), ""
     what = "text that is different in each row" if all_different else "text"
-    return FileColumn("ignored"), f"{what}: {len(labels)} different values in {cells.rows} rows"
+    return FileColumn("ignored"), f"{what}: {levels} different values in {cells.rows} rows"
 
 
 def _with_an_input(columns: list[ProposedColumn]) -> list[ProposedColumn]:

@@ -67,7 +67,7 @@ def test_labels_are_separated_by_commas(text: str, words: tuple[str, ...]) -> No
     param = next(param for param in cli.trainer.params if param.name == "labels")
     assert param.callback is not None
     checked = param.callback(click.Context(cli.trainer), param, text)
-    assert cli._session("bob", 3, None, 16, Budget(), Questions(), checked, 60.0).labels == words
+    assert cli._session("bob", 3, None, 16, Budget(), Questions(), checked, 60.0, site_figures=True).labels == words
 
 
 def test_limit_of_score_bits_is_that_of_the_protocol() -> None:
