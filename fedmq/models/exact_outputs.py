@@ -31,16 +31,20 @@ def one_layer(model: Model, about: str) -> OneLayer:
     )
 
 
-def exact_outputs(model: Network, parameters: Floats, inputs: Floats) -> Floats:
+def exact_outputs(model: Network, parameters: Floats, inputs: Floats, offsets: Floats | None = None) -> Floats:
     """Return the outputs (outputs, rows) of parameters (num_parameters,) for rows (rows, inputs).
 
-    Those of a model that overflows are infinite or NaN, without a warning.
+    `offsets` (rows,) are added to the last linear output: to values, to the logarithm of a mean, to the second of two
+    classes. Those of a model that overflows are infinite or NaN, without a warning.
     """
     with np.errstate(over="ignore", invalid="ignore"):
-        return _outputs(model, parameters, inputs)
+        outputs = _linear_outputs(model, parameters, inputs)
+        if offsets is not None:
+            outputs[-1] += offsets
+        return exp(outputs) if isinstance(model, LogLinear) else outputs
 
 
-def _outputs(model: Network, parameters: Floats, inputs: Floats) -> Floats:
+def _linear_outputs(model: Network, parameters: Floats, inputs: Floats) -> Floats:
     if isinstance(model, MLP):
         return _layer_outputs(model, parameters, np.ascontiguousarray(inputs.T))
     biases = parameters[-model.outputs :]
@@ -51,8 +55,7 @@ def _outputs(model: Network, parameters: Floats, inputs: Floats) -> Floats:
     else:
         columns = np.ascontiguousarray(inputs.T)
         weights = parameters[: -model.outputs].reshape(model.inputs, model.outputs)
-    outputs = np.stack([linear_outputs(columns, weights[:, one]) + biases[one] for one in range(model.outputs)])
-    return exp(outputs) if isinstance(model, LogLinear) else outputs
+    return np.stack([linear_outputs(columns, weights[:, one]) + biases[one] for one in range(model.outputs)])
 
 
 def _layer_outputs(model: MLP, parameters: Floats, columns: Floats) -> Floats:

@@ -9,13 +9,16 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+import statsmodels.api as statsmodels
 from splits import model_sha256, state_after
-from table_rows import patients, table_splits, table_task
+from table_rows import ROWS, patients, table_splits, table_task
 
 from fedmq.algorithms.checkpoint import dump
 from fedmq.algorithms.evaluation.figures import Metrics
 from fedmq.algorithms.registry import find_algorithm
+from fedmq.errors import BadConfiguration
 from fedmq.simulation import Federation
+from fedmq.tables.preparation import Preparation
 from fedmq.tasks.task import Task
 
 CASES = [
@@ -87,3 +90,53 @@ def test_evolution_learns_classes_from_tables_and_is_measured_on_held_out_rows()
     assert held_out.accuracy > 0.6  # type: ignore[operator]
     assert model is not None
     assert set(model.predict(patients())) <= {"yes", "no"}
+
+
+def raw_design(preparation: Preparation) -> np.ndarray:
+    """The columns of `patients` as a statistician prepares them: gaps filled in, categories as zeros and ones."""
+    columns = patients().columns
+    color, smoker = columns["color"], np.array([{"yes": 1.0, "no": 0.0, "": np.nan}[one] for one in columns["smoker"]])
+    grade = np.array([("low", "mid", "high").index(one) for one in columns["grade"]], float)
+    numbers = [
+        np.where(np.isnan(values), preparation.fill[place], values)
+        for place, values in ((0, columns["age"]), (2, columns["dose"]), (3, smoker), (4, grade))
+    ]
+    levels = [(color == level).astype(float) for level in ("green", "blue", "")]
+    return np.column_stack([np.ones(ROWS), numbers[0], *levels, *numbers[1:]])
+
+
+@pytest.mark.parametrize("target", ["ill", "days", "visits"])
+def test_weighted_newton_with_offsets_equals_statsmodels(target: str) -> None:
+    task = table_task(target, weight="weight", offset="offset")
+    columns, strategy = patients().columns, find_algorithm("newton", task)
+    state = finished("newton", task, table_splits(patients())["ten by label"])
+    found, evaluation = strategy.result(state), strategy.evaluation(state)  # type: ignore[attr-defined]
+    assert found.status == "converged"
+    assert evaluation is not None
+    assert evaluation.preparation is not None
+    family = {
+        "ill": statsmodels.families.Binomial(),
+        "days": statsmodels.families.Gaussian(),
+        "visits": statsmodels.families.Poisson(),
+    }[target]
+    values = (columns["ill"] == "yes").astype(float) if target == "ill" else columns[target]
+    model = statsmodels.GLM(
+        values,
+        raw_design(evaluation.preparation),
+        family=family,
+        offset=columns["offset"],
+        var_weights=columns["weight"],
+    )
+    expected = model.fit(tol=1e-14, maxiter=100)
+    assert found.estimates[0] == pytest.approx(expected.params, rel=1e-7)
+    assert found.standard_errors[0] == pytest.approx(expected.bse, rel=1e-7)
+    assert found.deviance == pytest.approx(expected.deviance, rel=1e-8)
+    if found.aic is not None:
+        assert found.aic == pytest.approx(expected.aic, rel=1e-8)
+
+
+@pytest.mark.parametrize("algorithm", ["ridge", "evolution"])
+def test_weights_are_refused_by_an_algorithm_that_does_not_use_them(algorithm: str) -> None:
+    task = table_task(weight="weight")
+    with pytest.raises(BadConfiguration, match=r"expected a task without weights, got the column 'weight'"):
+        find_algorithm(algorithm, task).init(task, 1)

@@ -26,6 +26,7 @@ from fedmq.models.arrays import Floats, Integers
 from fedmq.models.exact_outputs import exact_outputs
 from fedmq.models.losses import ROW_CROSS_ENTROPY_MAX
 from fedmq.models.networks import Code
+from fedmq.tasks.row_views import chosen
 from fedmq.tasks.task import CORRECT_WITHIN
 
 OUTPUT_MAX = 1e100  # an output that is not finite counts as this: a difference of two stays finite
@@ -48,7 +49,8 @@ def measure(query: HeldOut, work: Assignment) -> Sums:
         if work.cancelled():
             raise WorkCancelled("the figures were cancelled: a newer round makes them needless")
         block = slice(start, start + BLOCK_ROWS)
-        outputs, targets = exact_outputs(model, parameters, work.rows.inputs[block]), work.rows.targets[block]
+        rows = chosen(work.rows, block)
+        outputs, targets = exact_outputs(model, parameters, rows.inputs, rows.offsets), rows.targets
         if num_classes(work.task):
             _add_classes(sums, outputs, targets.astype(np.int64), work.arrays["edges"])
         else:

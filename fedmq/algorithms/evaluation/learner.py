@@ -27,7 +27,8 @@ def score_rows(query: ScoreRows, work: Assignment) -> dict[str, npt.NDArray[Any]
         if work.cancelled():
             raise WorkCancelled("the scores were cancelled: a newer round makes them needless")
         block = slice(start, start + BLOCK_ROWS)
-        outputs = exact_outputs(model, work.arrays["parameters"], inputs[block])
+        offsets = None if work.rows.offsets is None else work.rows.offsets[block]
+        outputs = exact_outputs(model, work.arrays["parameters"], inputs[block], offsets)
         scores = exact_scores(work.task, outputs, targets[block], query.fraction_bits, query.unit)
         loss, correct = loss + scores.loss, correct + scores.correct
     return {"loss": np.array([loss]), "correct": np.array([correct])}

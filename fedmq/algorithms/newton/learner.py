@@ -20,6 +20,7 @@ from fedmq.errors import BadConfiguration, WorkCancelled
 from fedmq.exact.elementary import exp, linear_outputs, log, log_factorial, softmax
 from fedmq.exact.integers import gram_of_parts, product, split, to_fixed
 from fedmq.models.arrays import Floats, Integers
+from fedmq.tasks.row_views import chosen
 from fedmq.tasks.task import Rows
 
 LOG_2 = 0.6931471805599453
@@ -44,7 +45,7 @@ def sum_curvature(query: Curvature, work: Assignment) -> dict[str, npt.NDArray[A
         if work.cancelled():
             raise WorkCancelled("the sums were cancelled: a newer round makes them needless")
         block = slice(start, start + BLOCK_ROWS)
-        _add(totals, query, work, Rows(work.rows.inputs[block], work.rows.targets[block]))
+        _add(totals, query, work, chosen(work.rows, block))
     return totals
 
 
@@ -59,6 +60,8 @@ def _add(totals: dict[str, Integers], query: Curvature, work: Assignment, rows: 
     fixed = to_fixed(design, fraction_bits, 2 * bits)
     rounded = fixed * np.ldexp(1.0, -fraction_bits)  # the row's numbers from here on
     outputs = np.stack([linear_outputs(rounded, one) for one in work.arrays["coefficients"]])
+    if rows.offsets is not None:  # of values, in units of the deviation
+        outputs += rows.offsets / (1.0 if num_classes(task) or is_poisson(task) else deviation[inputs, 0])
     if num_classes(task):
         terms = _multinomial(outputs, rows.targets.astype(np.int64))
     elif is_poisson(task):
@@ -69,6 +72,11 @@ def _add(totals: dict[str, Integers], query: Curvature, work: Assignment, rows: 
     else:
         terms = _gaussian(
             outputs, standardized[inputs], query.scale, float(shift[inputs, 0]), float(deviation[inputs, 0])
+        )
+    weights = np.ones(1) if rows.weights is None else np.minimum(rows.weights * np.ldexp(1.0, -query.weight_scale), 1.0)
+    if rows.weights is not None:
+        terms = _Terms(
+            terms.residuals * weights, terms.weights * weights, terms.objectives * weights, terms.predictions
         )
     totals["reach"] += reached
     row_parts = split(fixed.T, bits)
@@ -81,7 +89,7 @@ def _add(totals: dict[str, Integers], query: Curvature, work: Assignment, rows: 
     totals["objective"] += _halves(terms.objectives)
     if is_poisson(task):
         counts = rows.targets.astype(np.float64)
-        totals["constant"] += _halves(log_factorial(counts) - _saturated(counts))
+        totals["constant"] += _halves((log_factorial(counts) - _saturated(counts)) * weights)
     scores = exact_scores(task, terms.predictions, rows.targets, query.loss_fraction_bits, query.unit)
     totals["loss"] += scores.loss
     totals["correct"] += scores.correct

@@ -30,7 +30,8 @@ class Curvature(AdditiveQuery, frozen=True, tag="curvature"):
     The task's model is the family: classes (multinomial, the first class is the reference), values (Gaussian), counts
     (Poisson). The inputs are standardized, in fixed point as in the query `gram`. A residual is divided by 2**scale and
     has 2 * part_bits fraction bits. The Hessian is a sum of v v', with v the row times the square root of its weight,
-    one for each pair of outputs a <= b.
+    one for each pair of outputs a <= b. The weight of a row, in units of 2**weight_scale, is a factor of all three. An
+    offset is added to the linear predictor, of two classes to that of the second one.
 
     Down: `shift`, `deviation` float64, `reach` int64, each (columns,); `coefficients` (outputs, 1 + inputs) float64, of
     the standardized inputs, the intercept first. Up, all int64: `gradient` (4, outputs * (1 + inputs)), the products of
@@ -43,6 +44,7 @@ class Curvature(AdditiveQuery, frozen=True, tag="curvature"):
     sends: ClassVar[str] = "the gradient and the Hessian of the summed loss, for one Newton step"
 
     scale: Annotated[int, Meta(ge=-SCALE_MAX, le=SCALE_MAX)] = 0
+    weight_scale: Annotated[int, Meta(ge=-SCALE_MAX, le=SCALE_MAX)] = 0  # of the unit of weights
     unit: Annotated[int, Meta(ge=-1000, le=1000)] = 0  # of the task's loss, see the query `score-rows`
     part_bits: PartBits = PART_BITS_MAX
     rows_max: Annotated[int, Meta(ge=1, le=2**53)] = 1 << (SUM_BITS_MAX - 2 * PART_BITS_MAX)

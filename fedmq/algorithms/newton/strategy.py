@@ -36,7 +36,7 @@ from fedmq.algorithms.standardization import (
 )
 from fedmq.algorithms.statistics.columns import ColumnMoments
 from fedmq.algorithms.statistics.constant_model import constant_outputs
-from fedmq.algorithms.statistics.query import num_classes, num_standardized
+from fedmq.algorithms.statistics.query import has_weights, num_classes, num_standardized
 from fedmq.algorithms.statistics.survey import Survey
 from fedmq.errors import BadConfiguration, Rejected
 from fedmq.exact.algebra import Cholesky
@@ -129,6 +129,11 @@ class Newton:
 
     def init(self, task: Task, _seed: int, survey: Survey) -> NewtonState:
         family_model(task.model, "algorithm newton")
+        if task.schema is not None and task.schema.offset and num_outputs(task) > 1:
+            raise BadConfiguration(
+                "algorithm newton: expected offsets of values, counts or two classes, got "
+                f"{num_outputs(task) + 1} classes: remove offset from the schema"
+            )
         start = self._start(task, survey)
         zeros = np.zeros(num_standardized(task))
         arrays = {"shift": zeros, "deviation": zeros + 1.0, "reach": start.reach}
@@ -192,7 +197,12 @@ class Newton:
         elif not num_classes(state.task):
             scale = int(state.reach[-1]) + 1
         unit = loss_unit(state.task, moments)
-        return Curvature(scale=scale, unit=unit, part_bits=part_bits_for(rows_max), rows_max=rows_max)
+        weight_scale = 0
+        if (weights := state.survey.weights) is not None:  # each is below 2**weight_scale
+            weight_scale = int(np.frexp(state.survey.highest[weights])[1]) - 1
+        return Curvature(
+            scale=scale, weight_scale=weight_scale, unit=unit, part_bits=part_bits_for(rows_max), rows_max=rows_max
+        )
 
     def _stepped(self, state: NewtonState, moments: ColumnMoments, total: Total) -> NewtonState:
         """Take a step, halve the last one, or stop."""
@@ -271,11 +281,11 @@ class Newton:
         fraction_bits = 2 * bits - np.concatenate([[REACH_MIN], state.reach[: task.model.inputs]])
         parts = total.arrays["gradient"].astype(object).reshape(4, outputs, design)
         sums = (parts[0] << 2 * bits) + ((parts[1] + parts[2]) << bits) + parts[3]
-        gradient = np.ldexp(to_floats(sums, fraction_bits + 2 * bits), query.scale)
+        gradient = np.ldexp(to_floats(sums, fraction_bits + 2 * bits), query.scale + query.weight_scale)
         rows, columns = np.triu_indices(design)
         hessian = np.zeros((outputs * design, outputs * design))
         pairs = [(one, other) for one in range(outputs) for other in range(one, outputs)]
-        weights_scale = query.scale if is_poisson(task) else 0
+        weights_scale = query.weight_scale + (query.scale if is_poisson(task) else 0)
         for place, (one, other) in enumerate(pairs):
             triangle = combine(total.arrays["hessian"][3 * place : 3 * place + 3], bits)
             block = np.ldexp(
@@ -283,7 +293,7 @@ class Newton:
             )
             here, there = (slice(index * design, (index + 1) * design) for index in (one, other))
             hessian[here, there] = hessian[there, here] = block if one == other else -block
-        unit = 2 * query.scale if gaussian else query.scale
+        unit = (2 * query.scale if gaussian else query.scale) + query.weight_scale
         half_deviance = float(np.ldexp(_joined(total.arrays["objective"]), unit))
         penalty = _penalty(outputs, design, self.parameters.penalty)
         pulled = np.zeros(outputs * design)
@@ -295,7 +305,7 @@ class Newton:
 
     def _parameters(self, state: NewtonState, moments: ColumnMoments, coefficients: Floats) -> Floats:
         """Return the parameters of the task's model, in the units of the rows."""
-        estimates = _raw(state.task, moments, coefficients)
+        estimates = _raw(state.task, moments, moments, coefficients)
         if num_classes(state.task):
             estimates = np.concatenate([np.zeros((1, estimates.shape[1])), estimates])
             if self.parameters.penalty and len(estimates) > 2:  # the penalty is symmetric: so are its coefficients
@@ -311,16 +321,19 @@ class Newton:
         task, shape = state.task, state.coefficients.shape
         kept, estimated = factor.kept.reshape(shape), int(np.count_nonzero(factor.kept))
         deviance, dispersion, scale = curve.deviance, 1.0, 1.0
-        constant = 2.0 * _joined(total.arrays["constant"])
-        if not num_classes(task) and not is_poisson(task):
+        units = state.survey.units
+        weight_scale = self._query(state, moments).weight_scale
+        constant = float(np.ldexp(2.0 * _joined(total.arrays["constant"]), weight_scale))
+        is_gaussian = not num_classes(task) and not is_poisson(task)
+        if is_gaussian:
             scale = float(moments.deviations[-1]) ** 2
             dispersion = deviance / max(1, total.num_examples - estimated)
         errors = np.full(shape, np.nan)
         penalized = self.parameters.penalty > 0.0
         if not penalized and (state.status != RUNNING or state.waited):  # an inverse is dear
-            errors = raw_errors(task, moments, factor.inverse(), dispersion, kept)
+            errors = raw_errors(task, units, factor.inverse(), dispersion, kept)
         return Coefficients(
-            estimates=_raw(task, moments, state.coefficients),
+            estimates=_raw(task, units, moments, state.coefficients),
             standard_errors=errors,
             kept=tuple(tuple(bool(one) for one in row) for row in kept),
             deviance=deviance * scale,
@@ -331,7 +344,7 @@ class Newton:
             status=state.status,
             clipped=int(total.arrays["reach"][: task.model.inputs, -1].sum()),
             aic=None
-            if penalized
+            if penalized or (is_gaussian and has_weights(task))
             else information_criterion(task, deviance * scale, constant, total.num_examples, estimated),
         )
 
@@ -361,14 +374,14 @@ def _first_coefficients(task: Task, moments: ColumnMoments) -> Floats:
     return first
 
 
-def _raw(task: Task, moments: ColumnMoments, coefficients: Floats) -> Floats:
-    """Return coefficients (outputs, 1 + inputs) for rows that are not standardized."""
+def _raw(task: Task, units: ColumnMoments, moments: ColumnMoments, coefficients: Floats) -> Floats:
+    """Return coefficients (outputs, 1 + inputs) for inputs with the means and deviations of `units`."""
     inputs = task.model.inputs
     scale, center = np.ones(1), np.zeros(1)
     if not num_classes(task) and not is_poisson(task):
         scale, center = moments.deviations[inputs:], moments.means[inputs:]
     slopes, biases = unstandardized(
-        coefficients[:, 1:].T, coefficients[:, 0], moments.means[:inputs], moments.deviations[:inputs], scale, center
+        coefficients[:, 1:].T, coefficients[:, 0], units.means[:inputs], units.deviations[:inputs], scale, center
     )
     return np.concatenate([biases[:, None], slopes.T], axis=1)
 

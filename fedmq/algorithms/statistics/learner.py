@@ -66,7 +66,12 @@ def count_buckets(_query: Histograms, work: Assignment) -> dict[str, npt.NDArray
 
 def _columns(work: Assignment) -> Iterator[Floats]:
     """Yield the values of each column without the missing ones."""
-    columns = [*work.rows.inputs.T] if num_classes(work.task) else [*work.rows.inputs.T, work.rows.targets]
+    rows = work.rows
+    columns: list[Floats] = [*rows.inputs.T]
+    if rows.weights is not None:
+        columns.append(rows.weights)
+    if not num_classes(work.task):
+        columns.append(rows.targets.astype(np.float64))
     for column in columns:
         if work.cancelled():
             raise WorkCancelled("the statistics were cancelled: a newer round makes them needless")

@@ -31,9 +31,14 @@ Columns = Annotated[int, Meta(ge=1, le=LAYER_UNITS_MAX + 1)]
 
 
 def num_columns(task: Task) -> int:
-    """Return how many columns of a task have statistics: as the schema encodes them, and a target that is a value."""
+    """Return how many columns have statistics: as the schema encodes them, weights, and a target that is a value."""
     inputs = task.model.inputs if task.schema is None else len(task.schema.columns)
-    return inputs + (task.loss != "cross-entropy")
+    return inputs + has_weights(task) + (task.loss != "cross-entropy")
+
+
+def has_weights(task: Task) -> bool:
+    """Return whether each row has a weight."""
+    return task.schema is not None and bool(task.schema.weight)
 
 
 def num_standardized(task: Task) -> int:

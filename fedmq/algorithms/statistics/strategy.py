@@ -44,6 +44,7 @@ class StatisticsAlgorithm:
 
     name = "statistics"
     needs_survey = True
+    uses = ("weight", "offset")  # it describes the weights, and each row counts once
     Parameters = StatisticsParameters
 
     def __init__(self, parameters: StatisticsParameters) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from fedmq.algorithms.base import Plan, Total
 from fedmq.algorithms.statistics.columns import ColumnMoments, ColumnSpread
-from fedmq.algorithms.statistics.query import BUCKETS_MAX, Histograms, Moments, num_classes, num_columns
+from fedmq.algorithms.statistics.query import BUCKETS_MAX, Histograms, Moments, has_weights, num_classes, num_columns
 from fedmq.models.arrays import Floats, Integers
 from fedmq.tables.schema import Column
 from fedmq.tasks.task import Task
@@ -27,12 +27,13 @@ PATIENCE = 8  # rounds that wait for the trainers that answered the moments
 
 @dataclass(frozen=True, eq=False)
 class Survey:
-    """Statistics of columns: the inputs, encoded by the schema if there is one, and last the target if it is a value.
+    """Statistics of columns: the inputs, encoded by the schema if there is one, weights, and the target if a value.
 
     `lowest` and `highest` bound the values of each column by powers of two or zero. `lower` and `upper` bound the
     values of each bucket of `histograms` (columns, buckets), which is one if no more were asked for; of a column with
     categories, bucket k has code k. `features` is about the inputs of the model and the target, after the columns are
-    prepared by `preparation`; without a schema they are the columns.
+    prepared by `preparation`; without a schema they are the columns. `units` has their means and deviations in the
+    units of the columns. `weights` is the place of the column of weights; None without.
     """
 
     moments: ColumnMoments
@@ -43,6 +44,8 @@ class Survey:
     histograms: Integers
     features: ColumnMoments
     preparation: Mapping[str, Floats]  # the arrays of a round; empty without a schema
+    units: ColumnMoments
+    weights: int | None
 
     @property
     def num_examples(self) -> int:
@@ -139,7 +142,10 @@ class SurveyState:
                     lower[place] = upper[place] = np.arange(float(self.buckets))
         preparation = _preparation(task, moments, lower, upper, histograms)
         features = _features(task, moments, histograms, preparation)
-        found = Survey(moments, low[:, 0], high[:, 0], lower, upper, histograms, features, preparation)
+        units = _in_units(task, features, preparation)
+        weights = len(_schema_columns(task)) if has_weights(task) else None
+        bounds = low[:, 0], high[:, 0]
+        found = Survey(moments, *bounds, lower, upper, histograms, features, preparation, units, weights)
         return replace(self, moments=moments, found=found)
 
     def _edges(self, task: Task, moments: ColumnMoments) -> Floats:
@@ -173,7 +179,8 @@ def blank_survey(task: Task) -> Survey:
     histograms = np.ones((columns, 1), np.int64)
     preparation = _preparation(task, moments, zeros[:, None], zeros[:, None], histograms)
     features = _features(task, moments, np.ones((columns, BUCKETS_MAX), np.int64), preparation)
-    return Survey(moments, zeros, zeros, zeros[:, None], zeros[:, None], histograms, features, preparation)
+    bounds, weights = zeros[:, None], len(_schema_columns(task)) if has_weights(task) else None
+    return Survey(moments, zeros, zeros, bounds, bounds, histograms, features, preparation, features, weights)
 
 
 def _schema_columns(task: Task) -> tuple[Column, ...]:
@@ -237,7 +244,7 @@ def _features(
         spread = share * (variance + away * away) + (1.0 - share) * (off * off)
         means.append((filled - float(preparation["column_shift"][place])) / scale)
         variances.append(spread / scale / scale)
-    values = slice(len(columns), None)  # the target
+    values = slice(len(columns) + has_weights(task), None)  # the target
     assert all(map(math.isfinite, means))
     size = len(means)
     return ColumnMoments(
@@ -249,3 +256,15 @@ def _features(
         means=np.concatenate([means, moments.means[values]]),
         variances=np.concatenate([variances, moments.variances[values]]),
     )
+
+
+def _in_units(task: Task, features: ColumnMoments, preparation: Mapping[str, Floats]) -> ColumnMoments:
+    """Return the moments of features as means and variances in the units of the columns."""
+    columns = _schema_columns(task)
+    if not columns or getattr(task.model, "takes_columns", False):
+        return features
+    sizes = [column.num_features for column in columns]
+    target = len(features.means) - sum(sizes)
+    shift = np.concatenate([np.repeat(preparation["column_shift"], sizes), np.zeros(target)])
+    scale = np.concatenate([np.repeat(preparation["column_scale"], sizes), np.ones(target)])
+    return replace(features, means=shift + scale * features.means, variances=features.variances * scale * scale)
