@@ -119,7 +119,7 @@ def layout(rows: Sequence[Sequence[str]], lines: Lines, names: Sequence[str], he
         return _without_header(titles, len(top), lines.comment, names, decimal)
     if any(is_number(cell, decimal or ".") for cell in top):
         notes.append("the first line is taken for names, although it has numbers; if it is a row, add ?header=no")
-    under = 0 if _has(names, top) else guess.lines_under(body[: HEADER_LINES_MAX - 1])
+    under = guess.lines_under(body[: HEADER_LINES_MAX - 1]) if body else 0
     if under:
         notes.append(f"{under} lines under the names have no numbers, such as units, and are left out")
     unnamed = frozenset(place for place, cell in enumerate(top) if not cell)
@@ -238,16 +238,21 @@ class _Guess:
         return all(new) and not any(map(_is_date, top)) and len(set(top)) == len(top)
 
     def lines_under(self, rows: Sequence[Sequence[str]]) -> int:
-        """Return how many lines under the names have words in most columns of numbers: units, or a second level."""
-        found = 0
+        """Return how many lines under the names have words in most columns of numbers: units, or a second level.
+
+        Among several levels, one may have numbers.
+        """
+        found, levels = 0, len(set(self._top)) < len(self._top)
         for place, row in enumerate(rows, 1):
-            if self._numeric and list(row) != list(self._top):
-                words = [
-                    self._is_word(cell) and not any(map(str.isdigit, cell))
-                    for cell, numeric in zip(row, self._numeric, strict=True)
-                    if numeric
-                ]
-                found = place if words and 2 * sum(words) > len(words) else found
+            words = [
+                self._is_word(cell) and not any(map(str.isdigit, cell)) and cell[0] != "#"
+                for cell, numeric in zip(row, self._numeric, strict=True)
+                if numeric
+            ]
+            if 2 * sum(words) > len(words) and list(row) != list(self._top):
+                found = place
+            elif not levels:
+                break
         return found
 
     def _is_word(self, cell: str) -> bool:
