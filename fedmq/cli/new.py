@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
@@ -73,4 +74,4 @@ def new(name: str, sources: tuple[str, ...], target: str | None, out: Path | Non
         echo(fault, err=True)
     if faults:
         raise SystemExit(BadConfiguration.exit_code)
-    echo(f"Next: read {path}, then: fedmq check {path} --data {sources[0]}")
+    echo(f"Next: read {path}, then: {shlex.join(['fedmq', 'check', str(path), '--data', sources[0]])}")
