@@ -57,6 +57,9 @@ class HeldOut(AdditiveQuery, frozen=True, tag="held-out"):
 
     rows: ClassVar[View] = "held-out"
     counts: ClassVar[frozenset[str]] = frozenset({"confusion", "scores", "calibration"})
+    sends: ClassVar[str] = (
+        "counts of right and wrong predictions by score, and summed errors, on rows that are held out"
+    )
 
     @property
     def row_bits(self) -> int:
@@ -120,6 +123,7 @@ class Fitted(HeldOut, frozen=True, tag="fitted"):
     """The same of the rows that the model is trained on."""
 
     rows: ClassVar[View] = "features"
+    sends: ClassVar[str] = "the same on the rows that the model is trained on"
 
 
 def num_scores(task: Task) -> int:
