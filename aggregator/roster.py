@@ -5,11 +5,11 @@ misses a deadline: the broker's notice may be lost. It is a *member*, and its ro
 says goodbye or has been absent for `forget_s`. A control command can *bar* a name from a round on: it is *eligible* for
 none of these rounds, and its rows do not count in them.
 
-A present trainer is *silent* after SILENT_ROUNDS missed rounds, closed ones without a result of it: no round waits for
-it, and its rows do not count. One accepted result ends that, but only SILENT_ROUNDS accepted results in a row make the
-missed rounds forgotten: until then, the next missed one makes it silent again. So each result of a trainer that answers
-now and then delays one round. A silent trainer that works at full speed again may be slower than rounds that do not
-wait for it, and each new round cancels its work. So a round waits for it again after 16, 64, ... missed ones.
+A trainer has a *credit* of SILENT_ROUNDS: a missed round, a closed one without its result, takes one of it, and an
+accepted result gives one back. A present trainer without credit is *silent*: no round waits for it, and its rows do not
+count. One accepted result ends that, and the next missed round makes it silent again: each result of a trainer that
+answers now and then delays one round. A silent trainer that works at full speed again may be slower than rounds that do
+not wait for it, and each new round cancels its work. So a round waits for it again after 16, 64, ... missed ones.
 
 A name is *contested* while the broker reports several connections for it. It is invited to no round then, because
 nothing shows whose rows a result is about. An old connection ends within `CONTEST_S`; after it the name is a
@@ -49,14 +49,14 @@ class RosterEntry:
     index: int  # its bit in the bitmap of a beacon, for this term
     num_examples: int
     joined_at: float
+    credit: int  # rounds that it may miss before it is silent
     present: bool = True
     confirmed: bool = False  # by the broker: a trainer's own messages may arrive after its end
     gone: bool = False  # said goodbye
     departure: Departure | None = None  # its Goodbye in this term, or its refused result of the open round
     departed_at: float = 0.0  # only with a departure
     absent_since: float = 0.0  # only while not present
-    missed: int = 0  # closed rounds without its result, of those that began while it was present; see `Roster.count`
-    answers: int = 0  # accepted results since the last missed round
+    missed: int = 0  # closed rounds without its result since its credit was full, of those that began with it present
     results: int = 0
     late: int = 0
     rejected: int = 0
@@ -122,17 +122,17 @@ class Roster:
 
     def is_silent(self, name: str) -> bool:
         """Return whether a trainer has missed so many rounds in a row that its rows do not count."""
-        trainer = self._trainers[name]
-        return trainer.missed >= self._silent_rounds and not trainer.answers
+        return not self._trainers[name].credit
 
     def miss(self, names: Iterable[str]) -> list[str]:
         """Count a missed round of these trainers; return those that are silent from now on."""
         newly = []
         for name in sorted(names):
-            was_silent, trainer = self.is_silent(name), self._trainers[name]
-            trainer.missed, trainer.answers = trainer.missed + 1, 0
-            if self.is_silent(name) and not was_silent:
+            trainer = self._trainers[name]
+            trainer.missed += 1
+            if trainer.credit == 1:
                 newly.append(name)
+            trainer.credit = max(0, trainer.credit - 1)
         return newly
 
     def is_barred(self, name: str, round: int) -> bool:
@@ -222,7 +222,9 @@ class Roster:
         if trainer is None:
             if len(self._trainers) >= TRAINERS_MAX:
                 raise Rejected("names", f"expected at most {TRAINERS_MAX} trainers in one life of an aggregator")
-            trainer = self._trainers[name] = RosterEntry(name, len(self._trainers), num_examples, now)
+            trainer = self._trainers[name] = RosterEntry(
+                name, len(self._trainers), num_examples, now, self._silent_rounds
+            )
         if not trainer.present:
             trainer.departure = None
         trainer.num_examples, trainer.present, trainer.gone = num_examples, True, False
@@ -234,14 +236,14 @@ class Roster:
         return new
 
     def count(self, name: str, num_examples: int, *, staleness: int, again: bool) -> None:
-        """Count an accepted result: the trainer is not silent any more; after a few its missed rounds are forgotten.
+        """Count an accepted result: the trainer is not silent any more; its missed rounds are forgotten at full credit.
 
         A result that is `staleness` rounds late takes back so many missed rounds.
         """
         trainer = self._trainers[name]
         trainer.num_examples, trainer.departure = num_examples, None
-        trainer.answers += 1
-        trainer.missed = 0 if trainer.answers >= self._silent_rounds else max(0, trainer.missed - staleness)
+        trainer.credit = min(self._silent_rounds, trainer.credit + 1 + staleness)
+        trainer.missed = 0 if trainer.credit == self._silent_rounds else max(0, trainer.missed - staleness)
         trainer.results += 1
         trainer.late += staleness > 0
         trainer.resent += again
@@ -365,5 +367,13 @@ class Roster:
         """Add a trainer of an earlier term as absent. Its rows count until it is forgotten, unless it is `gone`."""
         index = len(self._trainers)
         self._trainers[name] = RosterEntry(
-            name, index, num_examples, now, present=False, absent_since=now, results=results, gone=gone
+            name,
+            index,
+            num_examples,
+            now,
+            self._silent_rounds,
+            present=False,
+            absent_since=now,
+            results=results,
+            gone=gone,
         )
