@@ -265,17 +265,21 @@ class Roster:
         return was
 
     def depart(self, name: str, departure: Departure, now: float) -> bool:
-        """Mark a trainer as gone for good, also an unknown one; return whether that is new."""
+        """Mark a trainer as gone for good, also an unknown one; return whether that is new.
+
+        Another reason of a trainer that has departed already is kept, but is not new and postpones nothing.
+        """
         if name not in self._trainers:
             if len(self._trainers) >= TRAINERS_MAX:
                 return False
             self.restore(name, 0, 0, now, gone=True)
         was = self.leave(name, now, for_good=True)
         trainer = self._trainers[name]
-        if not was and trainer.departure == departure:
-            return False
-        trainer.departure, trainer.departed_at = departure, now
-        return True
+        is_new = was or trainer.departure is None
+        trainer.departure = departure
+        if is_new:
+            trainer.departed_at = now
+        return is_new
 
     def refuse(self, name: str, departure: Departure, now: float) -> None:
         """Note that a trainer's result of the open round will never be used."""

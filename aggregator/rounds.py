@@ -110,6 +110,7 @@ class Rounds:
         self._model_digests = dict(model_digests or {})  # by round
         self._answer_bytes: dict[int, int] = {}  # the most that an answer has, by round of this life
         self._accepted = set(accepted)
+        self._resent = set[tuple[int, str]]()  # those that were sent again
         self._answered = {trainer for number, trainer in self._accepted if number == round}
         self._counted = counted
         self._eligible: set[str] = set()  # when the open round began
@@ -395,7 +396,9 @@ class Rounds:
             self._join(name, held)
         if key in self._accepted:
             self.roster[name].resent += 1
-            self._publisher.report(events.ResultResent(round=message.round, trainer=name))
+            if key not in self._resent:  # once: a trainer may repeat it at any rate
+                self._resent.add(key)
+                self._publisher.report(events.ResultResent(round=message.round, trainer=name))
             self._outbox.send_accepted(message)
             return
         staleness = self._staleness(message)
@@ -539,6 +542,7 @@ class Rounds:
         self._answered, self._counted, self._deadline, self._plan, self._payload = set(), 0, None, None, None
         oldest = self.round - self.config.limits.staleness - 1
         self._accepted = {key for key in self._accepted if key[0] >= oldest}
+        self._resent &= self._accepted
         self._model_digests = {number: digest for number, digest in self._model_digests.items() if number >= oldest}
         self._answer_bytes = {number: most for number, most in self._answer_bytes.items() if number >= oldest}
         self.phase = Phase.WAITING

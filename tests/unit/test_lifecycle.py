@@ -160,6 +160,26 @@ def test_presence_of_a_silent_trainer_is_in_the_state_of_the_run() -> None:
     assert state.trainers["mute"].presence == "alive"
 
 
+def test_repeated_results_and_goodbyes_are_reported_once() -> None:
+    scene = opened("alice", "bob", "mallory")
+    scene.result("mallory", 1)
+    repeated = [scene.result("mallory", 1) for _ in range(50)]
+    assert sum(len(told(output, events.ResultResent)) for output in repeated) == 1
+    assert scene.roster["mallory"].resent == 50
+    goodbyes = [goodbye(scene, "mallory", "other", f"reason {number}") for number in range(50)]
+    assert sum(len(told(output, events.TrainerLeft)) for output in goodbyes) == 1
+
+
+def test_repeated_goodbyes_do_not_keep_a_run_from_ending() -> None:
+    scene = opened("alice", "bob")
+    for name in ("alice", "bob"):
+        goodbye(scene, name, "rows", ROWS)
+    began = scene.now
+    for number in range(1, 6):
+        goodbye(scene, "bob", "rows", f"{ROWS} and {number}", at=began + number * DECLINE_S / 5)
+    assert scene.rounds.phase is Phase.FINISHED
+
+
 # --- runs without trainers ----------------------------------------------------------------------------------------
 
 
