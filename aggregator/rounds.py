@@ -395,11 +395,7 @@ class Rounds:
         elif not self.roster[name].gone:
             self._join(name, held)
         if key in self._accepted:
-            self.roster[name].resent += 1
-            if key not in self._resent:  # once: a trainer may repeat it at any rate
-                self._resent.add(key)
-                self._publisher.report(events.ResultResent(round=message.round, trainer=name))
-            self._outbox.send_accepted(message)
+            self._acknowledge_again(message)
             return
         staleness = self._staleness(message)
         update = as_update(message, packet.arrays, self.round, additive=self._strategy.additive)
@@ -422,6 +418,15 @@ class Rounds:
         self._publisher.accepted(message, staleness, answer_s, self._now, saturated=clipped)
         if staleness:  # the next round or beacon acknowledges the others
             self._outbox.send_accepted(message)
+
+    def _acknowledge_again(self, message: Result) -> None:
+        """Acknowledge a stored result; report its first repetition, since a trainer may repeat it at any rate."""
+        key = message.round, message.trainer
+        self.roster[message.trainer].resent += 1
+        if key not in self._resent:
+            self._resent.add(key)
+            self._publisher.report(events.ResultResent(round=message.round, trainer=message.trainer))
+        self._outbox.send_accepted(message)
 
     def _staleness(self, message: Result) -> int:
         """Return how many rounds late a usable result is."""
