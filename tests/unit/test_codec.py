@@ -155,7 +155,7 @@ BAD: dict[str, tuple[RejectReason, Frames]] = {
     "a negative count": ("header", frames(round=-1)),
     "a count over 2**53": ("header", frames(round=2**53 + 1)),
     "a count with a fraction": ("header", frames(round=1.5)),
-    "no rows at all": ("header", frames(num_examples=0)),
+    "a negative number of rows": ("header", frames(num_examples=-1)),
     "work that took for ever": ("header", frames(train_s=float("inf"))),
     "work that took NaN": ("header", frames(train_s=float("nan"))),
     "a bitmap that is too long": (
