@@ -33,7 +33,7 @@ from fedmq.transport.link import (
     Subscribed,
     Unsubscribed,
 )
-from fedmq.transport.zeromq.endpoint import BATCH, Endpoint, receive_all, try_send
+from fedmq.transport.zeromq.endpoint import BATCH, NOBLOCK, Endpoint, is_readable, receive_all, try_send
 from fedmq.transport.zeromq.watchdog import (
     RESERVED_DESCRIPTORS,
     Connection,
@@ -205,7 +205,7 @@ class BrokerSockets(Endpoint):
             if (received := self._receive_one(socket)) is None:
                 return
             yield received
-            if not int(socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+            if not is_readable(socket):
                 return
 
     def _receive_one(self, socket: zmq.Socket[bytes]) -> ReceivedMessage | None:
@@ -213,15 +213,15 @@ class BrokerSockets(Endpoint):
         if self._ports[socket] is Port.SUBSCRIBE:  # first learn that the previous connection of a descriptor has ended
             self._read_monitor(self._subscriber_monitor)
         try:
-            head = socket.recv(zmq.NOBLOCK, copy=False)
+            head = frame = socket.recv(NOBLOCK, copy=False)
         except zmq.Again:
             return None
-        frames, more, size, count = [head.bytes], socket.getsockopt(zmq.RCVMORE), len(head), 1
-        while more:
-            frame = socket.recv(zmq.NOBLOCK)
-            more, size, count = socket.getsockopt(zmq.RCVMORE), size + len(frame), count + 1
+        frames, size, count = [head.bytes], len(head), 1
+        while frame.more:
+            frame = socket.recv(NOBLOCK, copy=False)
+            size, count = size + len(frame), count + 1
             if count <= FRAMES_MAX + 1:  # a ROUTER adds one frame
-                frames.append(frame)
+                frames.append(frame.bytes)
         connection = Connection(self._ports[socket], _property(head, zmq.SRCFD, -1))
         key = b"" if self._access is None else z85.decode(_property(head, "User-Id", ""))
         self.bytes += size
@@ -266,7 +266,7 @@ class BrokerSockets(Endpoint):
             return
         for monitor in self._monitors:  # connections that have ended are not judged: their descriptors may be reused
             self._read_monitor(monitor)
-        busy = {port for port, socket in self._socket_of.items() if int(socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN}
+        busy = {port for port, socket in self._socket_of.items() if is_readable(socket)}
         for connection in self._watchdog.judge(now, busy):
             state = self._watchdog.states[connection]
             self._cut(connection, f"it sent {state.pending} bytes without a complete message")

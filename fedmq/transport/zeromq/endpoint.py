@@ -23,7 +23,8 @@ LINGER_MS = 1_000
 OVERHEAD_BYTES = 64  # that encryption adds to a frame
 BATCH = 1_000  # messages in one call of `receive`
 # Plain integers: pyzmq's flags are enums, and combining these costs as much as sending a small frame.
-_NOBLOCK, _MORE = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE)
+NOBLOCK, _MORE = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE)
+_EVENTS, _READABLE = int(zmq.EVENTS), int(zmq.POLLIN)
 
 
 class Endpoint:
@@ -106,16 +107,23 @@ class Endpoint:
 
 def receive_all(socket: zmq.Socket[bytes], most: int = BATCH) -> Iterator[list[bytes]]:
     """Yield at most so many complete messages. Never blocks: an incomplete message wakes a poll, too."""
-    for _ in range(most):
+    for count in range(most):
         try:
-            frame = socket.recv(_NOBLOCK, copy=False)  # as an object, which knows whether more follows
+            frame = socket.recv(NOBLOCK, copy=False)  # as an object, which knows whether more follows
         except zmq.Again:
             return
         frames = [frame.bytes]
         while frame.more:
-            frame = socket.recv(_NOBLOCK, copy=False)
+            frame = socket.recv(NOBLOCK, copy=False)
             frames.append(frame.bytes)
         yield frames
+        if not count and not is_readable(socket):  # mostly it was one message, and an exception costs three times this
+            return
+
+
+def is_readable(socket: zmq.Socket[bytes]) -> bool:
+    """Return whether a message, or a part of one, has arrived."""
+    return bool(int(socket.getsockopt(_EVENTS)) & _READABLE)
 
 
 def try_send(socket: zmq.Socket[bytes], frames: Frames) -> bool:
@@ -123,7 +131,7 @@ def try_send(socket: zmq.Socket[bytes], frames: Frames) -> bool:
     try:
         for frame in frames[:-1]:
             socket.send(frame, _MORE)
-        socket.send(frames[-1], _NOBLOCK)
+        socket.send(frames[-1], NOBLOCK)
     except zmq.Again:  # by the first frame: libzmq accepts a message as a whole
         return False
     return True
