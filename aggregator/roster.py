@@ -112,9 +112,8 @@ class Roster:
             return present
         return [name for name in present if not self.is_barred(name, round) and name not in self._contested]
 
-    def awaited(self, round: int) -> set[str]:
-        """Return the eligible trainers that this round waits for: all but silent ones, or all if all are silent."""
-        eligible = self.eligible(round)
+    def awaited(self, eligible: Iterable[str]) -> set[str]:
+        """Return the eligible trainers that a round waits for: all but silent ones, or all if all are silent."""
         awaited = {
             name for name in eligible if not self.is_silent(name) or self._trainers[name].missed in WAITED_FOR_AGAIN
         }

@@ -13,7 +13,7 @@ a while. With `wait_s`, it ends unfinished when too few trainers have been prese
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, assert_never
 
 from fedmq.aggregator.deadline import AdaptiveDeadline
@@ -387,13 +387,16 @@ class Rounds:
     def _result(self, message: Result, packet: Packet) -> None:
         name, key = message.trainer, (message.round, message.trainer)
         held = message.num_examples
-        if name in self.roster and (self.config.task.holdout or self.config.task.schema is not None):
-            held = self.roster[name].num_examples  # a result is computed on a part of the rows
         if name not in self.roster:
             self._join(name, held)
             self._welcome(name)
-        elif not self.roster[name].gone:
-            self._join(name, held)
+            trainer = self.roster[name]
+        else:
+            trainer = self.roster[name]
+            if self.config.task.holdout or self.config.task.schema is not None:
+                held = trainer.num_examples  # a result is computed on a part of the rows
+            if not trainer.gone:
+                self._join(name, held)
         if key in self._accepted:
             self._acknowledge_again(message)
             return
@@ -408,10 +411,10 @@ class Rounds:
             if self.phase is Phase.COLLECTING:
                 answer_s = self._now - self._opened_at
                 self._adaptive_deadline.add(answer_s)
-        if self.roster[name].gone and message.term == self.term and message.attempt == 1:
+        if trainer.gone and message.term == self.term and message.attempt == 1:
             self._join(name, held)  # the goodbye came from the process that this one replaces
         if self.roster.is_silent(name):
-            self._publisher.report(events.TrainerReturned(trainer=name, missed=self.roster[name].missed))
+            self._publisher.report(events.TrainerReturned(trainer=name, missed=trainer.missed))
         self.roster.count(name, held, staleness=staleness, again=message.attempt > 1)
         self._outbox.save(StoredResult(message.round, name, self.round, packet.frames))
         clipped = count_saturated(packet.arrays)
@@ -466,11 +469,11 @@ class Rounds:
         """Open and close rounds as far as possible."""
         while True:
             if self.phase is Phase.WAITING and self._broker_up and not self.paused:
-                present, needed = len(self.roster.eligible(self.round)), self._needed
-                if present >= needed:
-                    self._open()
+                eligible, needed = self.roster.eligible(self.round), self._needed
+                if len(eligible) >= needed:
+                    self._open(eligible)
                 else:
-                    self._publisher.waiting(present, needed)
+                    self._publisher.waiting(len(eligible), needed)
             if self.phase is not Phase.COLLECTING or (why := self._why_close()) is None:
                 return
             self.phase = Phase.CLOSING
@@ -483,14 +486,14 @@ class Rounds:
         patient = self._wait_until is not None and self._now < self._wait_until
         return max(needed, self.config.task.trainers) if patient else needed
 
-    def _open(self) -> None:
+    def _open(self, eligible: Sequence[str]) -> None:
         self.phase = Phase.COLLECTING
         self._wait_until = -math.inf if self._wait_s is not None else None
         self._plan = self._strategy.ask(self._state)
         self._bound_answers(self._plan)
         self._payload = self._outbox.pack(self._plan)
         self._model_digests[self.round] = digest_of(self._payload.infos)
-        self._eligible, self._invited = set(self.roster.eligible(self.round)), self.roster.awaited(self.round)
+        self._eligible, self._invited = set(eligible), self.roster.awaited(eligible)
         self.roster.forgive()
         self._opened_at = self._now
         self._deadline_s = self._adaptive_deadline.deadline_s
@@ -548,8 +551,8 @@ class Rounds:
         oldest = self.round - self.config.limits.staleness - 1
         self._accepted = {key for key in self._accepted if key[0] >= oldest}
         self._resent &= self._accepted
-        self._model_digests = {number: digest for number, digest in self._model_digests.items() if number >= oldest}
-        self._answer_bytes = {number: most for number, most in self._answer_bytes.items() if number >= oldest}
+        self._model_digests.pop(oldest - 1, None)
+        self._answer_bytes.pop(oldest - 1, None)
         self.phase = Phase.WAITING
         self._finish_if_over(evaluation, len(members))
 

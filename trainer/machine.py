@@ -94,9 +94,9 @@ class PendingResult(NamedTuple):
 
     def result(self, trainer: str, term: int, attempt: int = 1) -> Result:
         """Return the message without its arrays, for the given term and attempt."""
-        fields = self._replace(term=term)._asdict()
-        del fields["arrays"]
-        return Result(trainer=trainer, attempt=attempt, **fields)
+        fields = self._asdict()
+        del fields["arrays"], fields["term"]
+        return Result(trainer=trainer, term=term, attempt=attempt, **fields)
 
 
 @dataclass

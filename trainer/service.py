@@ -167,9 +167,12 @@ class Trainer:
             self._link.send(encode(outgoing.topic, outgoing.message, outgoing.arrays, sign=self._signing.sign))
 
     def _log(self, notice: Notice) -> None:
+        level = logging.WARNING if notice.warning else logging.INFO
+        if not log.isEnabledFor(level):  # two lines a round are not written by default
+            return
         about = {"trainer": self.session.name, "run": notice.run, "round": notice.round}
         extra = {name: value for name, value in about.items() if value is not None}
         if notice.again_s:
             self._limiters[notice.again_s].warning(notice.kind, "%s", notice.text, extra=extra)
         else:
-            log.log(logging.WARNING if notice.warning else logging.INFO, "%s", notice.text, extra=extra)
+            log.log(level, "%s", notice.text, extra=extra)

@@ -459,8 +459,9 @@ class Session:
         self._output.notices.append(Notice(text, event.run, event.round))
         followed = self.runs[event.run]
         fraction_bits = work.cost.fraction_bits
-        fields = event._replace(arrays=quantize(event.arrays, fraction_bits))._asdict()
+        fields = event._asdict()
         del fields["held"]
+        fields["arrays"] = quantize(event.arrays, fraction_bits)
         result = PendingResult(
             **fields,
             term=followed.round_term,

@@ -19,6 +19,8 @@ PARAMETERS_MAX = 10_000_000
 Hidden = Literal["relu", "tanh", "sigmoid"]
 Output = Literal["softmax", "identity"]
 
+_CHOICES = {"hidden": get_args(Hidden), "output": get_args(Output)}
+
 
 class MLP(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="mlp"):
     """A fully connected network, e.g. `MLP([2, 4, 2], hidden="relu", output="softmax")`.
@@ -44,9 +46,9 @@ class MLP(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="mlp"):
                 f"expected 2 to {LAYERS_MAX} layer sizes, each from 1 to {LAYER_UNITS_MAX}, got {sizes}: "
                 "count the inputs first and the outputs last, as in MLP([2, 4, 2])"
             )
-        for field, value, choices in (("hidden", self.hidden, Hidden), ("output", self.output, Output)):
-            if value not in get_args(choices):
-                raise BadConfiguration(f"{field}: expected one of {', '.join(get_args(choices))}, got {value!r}")
+        for field, choices in _CHOICES.items():
+            if (value := getattr(self, field)) not in choices:
+                raise BadConfiguration(f"{field}: expected one of {', '.join(choices)}, got {value!r}")
         if (count := self.num_parameters) > PARAMETERS_MAX:
             raise BadConfiguration(f"expected at most {PARAMETERS_MAX} parameters, got {count}: use smaller layers")
 

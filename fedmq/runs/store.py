@@ -419,5 +419,8 @@ def _prepare(path: Path) -> None:
 
 def _digest(*fields: object) -> bytes:
     """Return the SHA-256 of the fields of a row, each with its length, so that their borders are fixed."""
-    blobs = [field if isinstance(field, bytes) else str(field).encode() for field in fields]
-    return sha256(b"".join(part for blob in blobs for part in (len(blob).to_bytes(8, "little"), blob))).digest()
+    parts: list[bytes] = []
+    for field in fields:
+        blob = field if isinstance(field, bytes) else str(field).encode()
+        parts += (len(blob).to_bytes(8, "little"), blob)
+    return sha256(b"".join(parts)).digest()
