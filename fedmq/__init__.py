@@ -1,6 +1,6 @@
 """fedmq: federated learning over a message queue.
 
-    Models     MLP, Linear, LogLinear, Fourier, Code, TrainedModel, load_model
+    Models     MLP, Linear, LogLinear, Fourier, Trees, Code, TrainedModel, load_model
     Tasks      Task, Rows, find_task
     Errors     FedmqError and its leaves, in `fedmq.errors`
     Testing    the in-memory network and the virtual clock, in `fedmq.testing`
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fedmq.models.fourier import Fourier
     from fedmq.models.networks import MLP, Code, Linear, LogLinear
     from fedmq.models.trained_model import TrainedModel, load_model
+    from fedmq.models.trees import Trees
     from fedmq.tasks.task import Rows, Task
     from fedmq.tasks.task_file import find_task
 
@@ -33,6 +34,7 @@ __all__ = [
     "Rows",
     "Task",
     "TrainedModel",
+    "Trees",
     "find_task",
     "load_model",
 ]
@@ -47,6 +49,7 @@ _HOMES = {
     "Rows": "fedmq.tasks.task",
     "Task": "fedmq.tasks.task",
     "TrainedModel": "fedmq.models.trained_model",
+    "Trees": "fedmq.models.trees",
     "find_task": "fedmq.tasks.task_file",
     "load_model": "fedmq.models.trained_model",
 }

@@ -149,6 +149,12 @@ class Additive:
         return int(getattr(self.algorithm, "survey_buckets", 0))
 
     @property
+    def held_out_every(self) -> int | None:
+        """After how many rounds the model is measured on held-out rows; None for the usual number."""
+        every: int | None = getattr(self.algorithm, "held_out_every", None)
+        return every
+
+    @property
     def uses(self) -> tuple[str, ...]:
         """What the algorithm uses of rows beside inputs and targets: `weight`, `offset`."""
         return tuple(getattr(self.algorithm, "uses", ()))
@@ -187,6 +193,13 @@ class Additive:
 
     def evaluation(self, state: Any) -> Evaluation | None:
         return self.algorithm.evaluation(state.inner)
+
+    def measured(self, state: Any, evaluation: Evaluation) -> Any:
+        """Tell the algorithm the figures of its model on held-out rows, if it has a method `measured(state, ...)`."""
+        told = getattr(self.algorithm, "measured", None)
+        if told is None:
+            return state
+        return self._opened(replace(state, inner=told(state.inner, evaluation)))
 
     def result(self, state: Any) -> Any:
         """Return what the algorithm found beside the model, a value of its own type; None if there is none."""

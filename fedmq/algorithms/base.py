@@ -172,7 +172,7 @@ def without_preparation(query: Query, task: Task, arrays: Arrays) -> tuple[Array
 
 def is_prepared(query: Query, task: Task) -> bool:
     """Return whether a learner gets prepared features: not without a schema, and not for a model of encoded columns."""
-    return task.schema is not None and query.rows != "columns" and not getattr(task.model, "takes_columns", False)
+    return task.schema is not None and query.rows != "columns" and not task.takes_columns
 
 
 _PREPARATION_BOUNDS = {"column_scale": (5e-324,)}

@@ -39,7 +39,7 @@ from fedmq.tasks.task_file import find_task, task_rows
 
 TRAINERS = ("alice", "bob", "carol")
 ROUNDS = 3
-ROUNDS_TO_EVALUATE = 6  # an algorithm may ask about the columns before it has a model
+ROUNDS_TO_EVALUATE = 8  # an algorithm may ask about the columns before it has a model
 
 
 class NonConforming(BadConfiguration):

@@ -32,6 +32,7 @@ BUILTIN = {
     "statistics": "fedmq.algorithms.statistics.strategy:StatisticsAlgorithm",
     "ridge": "fedmq.algorithms.ridge.strategy:Ridge",
     "newton": "fedmq.algorithms.newton.strategy:Newton",
+    "boosting": "fedmq.algorithms.boosting.strategy:Boosting",
 }
 BUILTIN_LEARNERS = {
     "evolve": "fedmq.algorithms.evolution.learner:LEARNER",
@@ -45,6 +46,7 @@ BUILTIN_LEARNERS = {
     "histograms": "fedmq.algorithms.statistics.learner:HISTOGRAMS",
     "gram": "fedmq.algorithms.ridge.learner:LEARNER",
     "curvature": "fedmq.algorithms.newton.learner:LEARNER",
+    "tree-histograms": "fedmq.algorithms.boosting.learner:LEARNER",
 }
 
 

@@ -28,8 +28,7 @@ from fedmq.algorithms.statistics.constant_model import constant_evaluation
 from fedmq.algorithms.statistics.survey import Survey, SurveyState, blank_survey
 from fedmq.errors import BadConfiguration
 from fedmq.models.arrays import Floats
-from fedmq.models.fourier import Fourier
-from fedmq.models.networks import MLP, Linear, LogLinear
+from fedmq.models.networks import Network
 from fedmq.tables.preparation import Preparation
 from fedmq.tasks.task import Task
 
@@ -194,7 +193,7 @@ class Staged:
         if survey.found is None:
             return replace(state, survey=survey)
         known, before = survey.found, state.before
-        if before is None and self.needs_survey and isinstance(state.task.model, Linear | LogLinear | MLP | Fourier):
+        if before is None and self.needs_survey and isinstance(state.task.model, Network):
             constant = constant_evaluation(state.task, known.features)
             before = replace(constant, preparation=_preparation(state.task, known))
         return replace(
@@ -224,7 +223,8 @@ class Staged:
                 before=self._of_training(after) or state.before,
                 rounds=dict.fromkeys(after.rounds, EARLIER),
             )
-        due = after.since >= HELD_OUT_EVERY or is_finished(self.strategy, after.inner)
+        every = getattr(self.strategy, "held_out_every", None) or HELD_OUT_EVERY
+        due = after.since >= every or is_finished(self.strategy, after.inner)
         if state.task.holdout and due and self._to_measure(after):
             return replace(after, stage="held-out", asked=self._of_training(after), edges=None)
         return after
@@ -243,11 +243,15 @@ class Staged:
             coverage = min(asked.coverage, total.coverage)
             sites = {name: state.sites[name] for name in sorted(state.sites) if state.sites[name].rows}
             measured = replace(asked, measured=Measured(held_out=metrics, trainers=sites), coverage=coverage)
-        best = state.measured
+        best, inner = state.measured, state.inner
         if self.needs_survey or best is None or _rank(state.task, measured) >= _rank(state.task, best):
             best = measured
-        more = state.stage == "held-out" and is_finished(self.strategy, state.inner)
-        return replace(state, measured=best, asked=measured, stage="fitted" if more else "training", since=0)
+        told = getattr(self.strategy, "measured", None)
+        if told is not None and state.stage == "held-out":
+            inner = told(inner, measured)
+        more = state.stage == "held-out" and is_finished(self.strategy, inner)
+        stage = "fitted" if more else "training"
+        return replace(state, inner=inner, measured=best, asked=measured, stage=stage, since=0)
 
     def _of_training(self, state: Any) -> Evaluation | None:
         """Return the algorithm's own evaluation, with the preparation that it was trained with."""

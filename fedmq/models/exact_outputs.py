@@ -10,6 +10,7 @@ from fedmq.exact.fourier import COSINE_BITS
 from fedmq.models.arrays import Floats
 from fedmq.models.fourier import Fourier
 from fedmq.models.networks import MLP, Hidden, Linear, LogLinear, Model, Network
+from fedmq.models.trees import Trees
 
 OneLayer = Linear | LogLinear | MLP | Fourier
 
@@ -37,6 +38,8 @@ def exact_outputs(model: Network, parameters: Floats, inputs: Floats, offsets: F
     `offsets` (rows,) are added to the last linear output: to values, to the logarithm of a mean, to the second of two
     classes. Those of a model that overflows are infinite or NaN, without a warning.
     """
+    if isinstance(model, Trees):
+        return model.exact_outputs(parameters, np.ascontiguousarray(inputs.T), offsets)
     with np.errstate(over="ignore", invalid="ignore"):
         outputs = _linear_outputs(model, parameters, inputs)
         if offsets is not None:
@@ -44,7 +47,7 @@ def exact_outputs(model: Network, parameters: Floats, inputs: Floats, offsets: F
         return exp(outputs) if isinstance(model, LogLinear) else outputs
 
 
-def _linear_outputs(model: Network, parameters: Floats, inputs: Floats) -> Floats:
+def _linear_outputs(model: OneLayer, parameters: Floats, inputs: Floats) -> Floats:
     if isinstance(model, MLP):
         return _layer_outputs(model, parameters, np.ascontiguousarray(inputs.T))
     biases = parameters[-model.outputs :]

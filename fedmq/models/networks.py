@@ -11,6 +11,7 @@ import numpy as np
 from fedmq.errors import BadConfiguration
 from fedmq.models.arrays import Floating
 from fedmq.models.fourier import Fourier
+from fedmq.models.trees import Trees
 
 LAYERS_MAX = 16  # sizes in an MLP, the inputs and the outputs among them
 LAYER_UNITS_MAX = 65_536
@@ -184,7 +185,7 @@ class Code(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="code", 
             raise BadConfiguration(f"sha256: expected 32 bytes, got {len(self.sha256)}: leave it out in a file")
 
 
-Network = MLP | Linear | LogLinear | Fourier
+Network = MLP | Linear | LogLinear | Fourier | Trees
 Model = Network | Code
 
 

@@ -15,6 +15,7 @@ from msgspec import Meta
 from fedmq.errors import BadConfiguration, BadData, one_line
 from fedmq.models.arrays import UNREADABLE, Floats, Integers, all_finite, read_array
 from fedmq.models.networks import PARAMETERS_MAX, Code, LogLinear, Model, Network
+from fedmq.models.trees import Trees
 from fedmq.runtime.safe_files import read_regular
 from fedmq.tables.encoding import Encoded, encode_table
 from fedmq.tables.preparation import Preparation
@@ -177,15 +178,14 @@ class TrainedModel:
         """Return the raw outputs (rows, outputs) of encoded rows."""
         assert self.preparation is not None
         network = self.network()
-        inputs = (
-            encoded.columns if getattr(network, "takes_columns", False) else self.preparation.features(encoded.columns)
-        )
+        inputs = encoded.columns if isinstance(network, Trees) else self.preparation.features(encoded.columns)
         outputs: Floats = network.forward(self.parameters[None, :], inputs)[0]
         if encoded.offsets is None:
             return outputs
-        if isinstance(network, LogLinear):
+        if isinstance(network, LogLinear) or (isinstance(network, Trees) and network.counts):
             return outputs * np.exp(encoded.offsets)[:, None]
-        return outputs + encoded.offsets[:, None] / self.output_scale
+        outputs[:, -1] += encoded.offsets / self.output_scale
+        return outputs
 
     def _raw(self, rows: npt.ArrayLike) -> Floats:
         """Return the raw outputs, (rows, outputs)."""
@@ -246,7 +246,7 @@ def _check_fits(model: Model, schema: Schema) -> None:
     """Check that a model takes the features of a schema, and has an output for each class."""
     if isinstance(model, Code):
         raise BadConfiguration("expected no schema beside a model that is code, got one")
-    inputs = len(schema.columns) if getattr(model, "takes_columns", False) else schema.num_features
+    inputs = len(schema.columns) if isinstance(model, Trees) else schema.num_features
     if model.inputs != inputs:
         raise BadConfiguration(f"expected a model of {inputs} inputs for the schema, got {model}")
     if (model.output == "softmax") != (schema.target.kind == "class"):

@@ -22,7 +22,7 @@ from fedmq.tables.table import Table
 from fedmq.tasks.task import Rows, Task
 
 # features: training rows as the model gets them. columns: training rows as encoded, NaN for missing. held-out: the
-# other rows, as features if the round carries a preparation, else as columns.
+# other rows, as features if the round carries a preparation, else as columns. A model of trees gets columns for all.
 View = Literal["features", "columns", "held-out"]
 
 TASK_SALT = 1.0  # of the hash that splits a task's rows: an algorithm that holds out rows of its own has none
@@ -55,7 +55,7 @@ class RowViews:
         """
         rows = self._held_out if view == "held-out" else self._training
         schema = self.task.schema
-        if schema is None or not preparation or view == "columns":
+        if schema is None or not preparation or view == "columns" or self.task.takes_columns:
             return rows
         key = b"".join(preparation[name].tobytes() for name in sorted(preparation))
         kept = self._features.get(view)

@@ -29,6 +29,7 @@ from msgspec import Meta
 from fedmq.errors import BadConfiguration, one_line
 from fedmq.models.fourier import Fourier
 from fedmq.models.networks import MLP, Linear, LogLinear, Model
+from fedmq.models.trees import Trees
 from fedmq.names import Name
 from fedmq.runtime.safe_files import read_regular
 from fedmq.tables.schema import COLUMNS_MAX, MISSING_CELLS, Column, DateForm, Fill, Label, Schema, Target
@@ -37,11 +38,18 @@ from fedmq.tasks.task import Task
 SUFFIX = ".toml"
 BYTES_MAX = 4 << 20
 HOLDOUT = 0.2
+ROUNDS = 200
 HIDDEN = (16,)  # of a network, unless the file says otherwise
 DEFAULT_ALGORITHM = "newton"  # exact, a handful of rounds, and coefficients with errors that people can read
 
 ColumnKind = Literal["number", "category", "ordinal", "boolean", "date", "ignored", "weight", "offset"]
-ModelKind = Literal["linear", "network", "random-features"]
+ModelKind = Literal["linear", "network", "random-features", "trees"]
+MODELS: Mapping[str, ModelKind] = {
+    "newton": "linear",
+    "ridge": "linear",
+    "statistics": "linear",
+    "boosting": "trees",
+}  # of an algorithm, unless the file says otherwise
 Struct = TypeVar("Struct", bound=msgspec.Struct)
 
 
@@ -75,6 +83,8 @@ class FileModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     hidden: tuple[int, ...] = HIDDEN  # units of each hidden layer of a network
     activation: Literal["relu", "tanh", "sigmoid"] = "relu"  # of a network
     features: int = 512  # random features
+    trees: int = 100  # rounds of boosting at most
+    depth: int = 6  # of each tree
 
 
 class TaskFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -86,7 +96,7 @@ class TaskFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model: FileModel | None = None  # None: the algorithm decides
     algorithm: str = DEFAULT_ALGORITHM
     holdout: float = HOLDOUT
-    rounds: int = 200  # at most
+    rounds: int | None = None  # at most; None: 200, and for trees one for each of their levels
     missing_cells: tuple[Label, ...] = MISSING_CELLS
     parameters: Mapping[str, dict[str, Any]] = {}  # of algorithms, by name
 
@@ -133,22 +143,22 @@ def parse_task_file(text: str) -> TaskFile:
 def task_of(file: TaskFile, algorithm: str | None = None) -> Task:
     """Return the task of a file, for the `algorithm` that is given, else for its own.
 
-    Without a model, the algorithm decides: a linear model for `newton`, `ridge` and `statistics`, a network with one
-    hidden layer for the others.
+    Without a model, the algorithm decides: a linear model for `newton`, `ridge` and `statistics`, trees for `boosting`,
+    a network with one hidden layer for the others.
 
     Raises:
         BadConfiguration: columns, target and model do not fit each other.
     """
     chosen = algorithm or file.algorithm
     schema = _schema_of(file)
-    model = file.model or FileModel("linear" if chosen in ("newton", "ridge", "statistics") else "network")
+    model = file.model or FileModel(MODELS.get(chosen, "network"))
     is_class = file.target.kind == "class"
     return Task(
         name=file.name,
         model=_model_of(model, schema),
         loss="cross-entropy" if is_class else "squared-error",
         metric="accuracy" if is_class else "loss",
-        rounds=file.rounds,
+        rounds=file.rounds or (ROUNDS if model.kind != "trees" else ROUNDS + model.trees * model.depth),
         parameters=dict(file.parameters),
         output_scale=file.target.scale,
         schema=schema,
@@ -191,6 +201,17 @@ def _model_of(model: FileModel, schema: Schema) -> Model:
     match model.kind:
         case "network":
             return MLP((inputs, *model.hidden, classes or 1), hidden=model.activation, output=output)
+        case "trees":
+            categories = tuple(len(one.categories) if one.kind == "category" else 0 for one in schema.columns)
+            return Trees(
+                len(schema.columns),
+                classes or 1,
+                output,
+                trees=model.trees,
+                depth=model.depth,
+                counts=schema.target.kind == "count",
+                categories=categories if any(categories) else (),
+            )
         case "random-features":
             return Fourier(inputs, classes or 1, features=model.features, output=output)
         case "linear" if classes:

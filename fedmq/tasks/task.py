@@ -14,6 +14,7 @@ from fedmq.models.arrays import Floating, Floats, Integers
 from fedmq.models.losses import Scores, cross_entropy, squared_error
 from fedmq.models.networks import Code, Model
 from fedmq.models.trained_model import TrainedModel
+from fedmq.models.trees import Trees
 from fedmq.names import NAME_PATTERN
 from fedmq.tables.preparation import Preparation
 from fedmq.tables.schema import Schema
@@ -86,6 +87,11 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
                 f"output_scale: expected 1 for the loss {self.loss}, got {self.output_scale:g}: "
                 "only values that squared-error compares have a scale"
             )
+
+    @property
+    def takes_columns(self) -> bool:
+        """Whether the model's inputs are the columns of a schema as they are encoded, not the features made of them."""
+        return isinstance(self.model, Trees)
 
     def score(self, population: Floating, rows: Rows, cancelled: Callable[[], bool] | None = None) -> Scores:
         """Return the summed loss and the number of correct rows of each candidate, on rows returned by `fit`
@@ -243,8 +249,7 @@ def _check_loss(loss: str, model: Model) -> None:
 
 def _check_schema(schema: Schema, model: Model, loss: str) -> None:
     """Check that a model fits the columns and the target of a schema."""
-    # A model of trees has the encoded columns as inputs, any other the features.
-    inputs = len(schema.columns) if getattr(model, "takes_columns", False) else schema.num_features
+    inputs = len(schema.columns) if isinstance(model, Trees) else schema.num_features
     if model.inputs != inputs:
         raise BadConfiguration(f"model: expected {inputs} inputs for the columns of the schema, got {model.inputs}")
     classes = len(schema.target.classes)

@@ -10,6 +10,7 @@ from fedmq.algorithms.base import Plan, Update
 from fedmq.algorithms.registry import find_algorithm
 from fedmq.models.fourier import Fourier
 from fedmq.models.networks import LogLinear
+from fedmq.models.trees import Trees
 from fedmq.tasks.task import Rows, Task
 
 TASKS = {
@@ -17,6 +18,8 @@ TASKS = {
     "two classes": (classification(3, 2), ("statistics", "ridge", "newton")),
     "three classes": (classification(3, 3), ("statistics", "ridge", "newton")),
     "counts": (regression(3, LogLinear(3)), ("statistics", "newton")),
+    "trees of classes": (classification(3, 3, Trees(3, 3, "softmax", trees=4, depth=3)), ("boosting",)),
+    "trees of counts": (regression(3, Trees(3, trees=4, depth=3, counts=True, categories=(0, 4, 0))), ("boosting",)),
     "features": (classification(3, 2, Fourier(3, 2, 12, "softmax")), ("statistics", "ridge")),
 }
 
@@ -34,7 +37,7 @@ def invented(task: Task, plan: Plan, rows: int, draws: np.random.Generator) -> d
             case 2:
                 array = np.full(bounds.shape, low)
             case _:
-                array = draws.choice([low, 0, high, max(low, -1), 1], bounds.shape)
+                array = draws.choice([low, 0, high, max(low, -1), min(high, 1)], bounds.shape)
         arrays[name] = array.astype(np.int64)
     return arrays
 

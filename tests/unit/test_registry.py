@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedmq import MLP, Task
+from fedmq import MLP, Linear, Task, Trees
 from fedmq.algorithms import registry
 from fedmq.algorithms.additive import Additive
 from fedmq.algorithms.averaging.query import EvolutionLearner, GradientLearner, Train
@@ -125,6 +125,10 @@ def test_first_round_of_built_in_tasks_fits(task: str) -> None:
         chosen = find_task(task)
         if name in ONE_LAYER and isinstance(chosen.model, MLP):
             chosen = msgspec.structs.replace(chosen, model=MLP((chosen.model.inputs, chosen.model.outputs)))
+        elif name == "boosting":
+            assert isinstance(chosen.model, MLP | Linear)
+            trees = Trees(chosen.model.inputs, chosen.model.outputs, chosen.model.output)
+            chosen = msgspec.structs.replace(chosen, model=trees)
         parameters = {"learner": "evolution"} if name == "averaging" else {}
         check_first_plan(find_algorithm(name, chosen, parameters), chosen)
 

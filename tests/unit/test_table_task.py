@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fedmq import MLP, Linear, find_task
+from fedmq import MLP, Linear, Trees, find_task
 from fedmq.errors import BadConfiguration
 from fedmq.models.fourier import Fourier
 from fedmq.models.networks import LogLinear
@@ -53,6 +53,12 @@ COUNT = NUMBER.replace('"number"\nscale = 1e5', '"count"')
         (TUMOR, "ridge", MLP((4, 2))),
         (NUMBER, "newton", Linear(4)),
         (COUNT, "newton", LogLinear(4)),
+        (TUMOR, "boosting", Trees(2, 2, "softmax", categories=(0, 3))),
+        (
+            COUNT + '[model]\nkind = "trees"\ntrees = 7\ndepth = 2\n',
+            None,
+            Trees(2, trees=7, depth=2, counts=True, categories=(0, 3)),
+        ),
         (TUMOR, "evolution", MLP((4, 16, 2))),
         (NUMBER, "averaging", MLP((4, 16, 1), output="identity")),
         (TUMOR + '[model]\nkind = "network"\nhidden = [8, 4]\nactivation = "tanh"\n', None, MLP((4, 8, 4, 2), "tanh")),

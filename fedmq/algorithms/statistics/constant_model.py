@@ -8,7 +8,8 @@ from fedmq.errors import BadConfiguration
 from fedmq.exact.elementary import exp, log, softmax
 from fedmq.models.arrays import Floats
 from fedmq.models.losses import ROW_CROSS_ENTROPY_MAX
-from fedmq.models.networks import MLP, Code, LogLinear
+from fedmq.models.networks import MLP, Code, LogLinear, Model
+from fedmq.models.trees import Trees
 from fedmq.tasks.task import Task
 
 RARE = 0.5  # rows that a class without any row counts as: its logarithm must be finite
@@ -21,7 +22,7 @@ def constant_outputs(task: Task, moments: ColumnMoments) -> Floats:
     """
     if task.loss != "cross-entropy":
         least = RARE / max(1, moments.num_examples)
-        return log(np.maximum(moments.means[-1:], least)) if isinstance(task.model, LogLinear) else moments.means[-1:]
+        return log(np.maximum(moments.means[-1:], least)) if is_log(task.model) else moments.means[-1:]
     return log(np.maximum(moments.classes.astype(np.float64), RARE) / max(1, moments.num_examples))
 
 
@@ -48,7 +49,7 @@ def constant_evaluation(task: Task, moments: ColumnMoments) -> Evaluation:
         loss = sum(float(one) * int(count) for one, count in zip(losses, moments.classes, strict=True))
         correct = int(moments.classes[np.argmax(outputs)])
     else:
-        value = exp(outputs)[0] if isinstance(model, LogLinear) else outputs[0]
+        value = exp(outputs)[0] if is_log(model) else outputs[0]
         away = float(value) - float(moments.means[-1])
         loss = (float(moments.variances[-1]) + away * away) * moments.num_examples
         correct = 0
@@ -64,3 +65,8 @@ def constant_evaluation(task: Task, moments: ColumnMoments) -> Evaluation:
         fitness_worst=fitness,
         diversity=0.0,
     )
+
+
+def is_log(model: Model) -> bool:
+    """Return whether the outputs of a model are exp of a sum: means of counts."""
+    return isinstance(model, LogLinear) or (isinstance(model, Trees) and model.counts)

@@ -224,7 +224,7 @@ def _features(
 ) -> ColumnMoments:
     """Return the moments of the model's inputs and of the target; each a few float64 operations on exact counts."""
     columns, rows = _schema_columns(task), max(1, moments.num_examples)
-    if not columns or getattr(task.model, "takes_columns", False):
+    if not columns or task.takes_columns:
         return moments
     means: list[float] = []
     variances: list[float] = []
