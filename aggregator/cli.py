@@ -485,7 +485,7 @@ def _end(
             f"--resume: expected a run that can go on, {folder} is finished after {report.rounds} rounds"
             f"{': its target is reached' if report.solved else rest}"
         )
-    write_report(folder, report, model, closes)
+    write_report(folder, report, model, closes, rounds.findings)
     with unread_output_dropped():
         if as_json:
             echo_json(report)

@@ -24,6 +24,7 @@ from fedmq.aggregator.outbox import Outbox
 from fedmq.aggregator.roster import Introduction, Roster
 from fedmq.algorithms.base import Evaluation, Plan, Strategy, answer_bytes_max, is_finished
 from fedmq.algorithms.checkpoint import dump
+from fedmq.algorithms.findings import Findings
 from fedmq.errors import LeaveReason, Rejected, leave_reason
 from fedmq.observe import events
 from fedmq.observe.run_state import RunState
@@ -135,6 +136,12 @@ class Rounds:
     def evaluation(self) -> Evaluation | None:
         """The candidate to deploy, or None."""
         return self._strategy.evaluation(self._state)
+
+    @property
+    def findings(self) -> Findings | None:
+        """What is known beside the model; None if the algorithm finds nothing else."""
+        find = getattr(self._strategy, "findings", None)
+        return None if find is None else find(self._state)
 
     @property
     def best(self) -> events.Best | None:

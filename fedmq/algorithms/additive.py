@@ -206,6 +206,11 @@ class Additive:
         find = getattr(self.algorithm, "result", None)
         return None if find is None else find(state.inner)
 
+    def findings(self, state: Any) -> Any:
+        """Return what the algorithm found as plain data, see `fedmq.algorithms.findings`; None if there is none."""
+        find = getattr(self.algorithm, "findings", None)
+        return None if find is None else find(state.inner)
+
     def finished(self, state: Any) -> bool:
         """Return whether the algorithm has nothing left to learn; False if it never has."""
         return is_finished(self.algorithm, state.inner)

@@ -23,6 +23,7 @@ from fedmq.algorithms.base import Evaluation, Plan, Strategy, Total, Update, is_
 from fedmq.algorithms.evaluation.figures import Measured, Metrics
 from fedmq.algorithms.evaluation.held_out import Fitted, HeldOut, held_out_plan, held_out_query
 from fedmq.algorithms.evaluation.metrics import finer_edges, metrics_of, metrics_of_trainer
+from fedmq.algorithms.findings import Findings, with_survey
 from fedmq.algorithms.inbox import ROUNDS_REMEMBERED, check_round
 from fedmq.algorithms.statistics.constant_model import constant_evaluation
 from fedmq.algorithms.statistics.survey import Survey, SurveyState, blank_survey
@@ -163,6 +164,13 @@ class Staged:
         """Return what the algorithm found beside the model; None if there is none."""
         find = getattr(self.strategy, "result", None)
         return None if find is None else find(state.inner)
+
+    def findings(self, state: Any) -> Findings:
+        """Return what is known beside the model as plain data: of the columns, and what the algorithm found."""
+        find = getattr(self.strategy, "findings", None)
+        found = (None if find is None else find(state.inner)) or Findings()
+        survey = self.survey(state)
+        return found if survey is None else with_survey(found, state.task, survey)
 
     def survey(self, state: Any) -> Survey | None:
         """Return the statistics that the algorithm has begun with; None before they are known."""

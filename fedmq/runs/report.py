@@ -1,4 +1,4 @@
-"""The files that a finished run leaves in its folder: `report.json`, `model.npz` and `history.csv`.
+"""The files that a finished run leaves in its folder: `report.json`, `model.npz`, `result.json` and `history.csv`.
 
 Each file appears whole or not at all.
 """
@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from fedmq.algorithms.base import Evaluation
 from fedmq.algorithms.evaluation.figures import Metrics, RowsOf, Spread
+from fedmq.algorithms.findings import Findings
 from fedmq.errors import BadConfiguration, one_line
 from fedmq.models.trained_model import TrainedModel
 from fedmq.observe import events
@@ -23,7 +24,7 @@ from fedmq.protocol.run_config import RunConfig
 from fedmq.runs.records import Close
 from fedmq.runs.software import Software
 from fedmq.runtime.atomic_files import write_whole
-from fedmq.runtime.run_folder import HISTORY, MODEL, REPORT, writing_run_file
+from fedmq.runtime.run_folder import HISTORY, MODEL, REPORT, RESULT, writing_run_file
 from fedmq.runtime.safe_files import read_regular
 
 REPORT_BYTES_MAX = 16 << 20
@@ -163,8 +164,12 @@ def make_report(
     return report, model
 
 
-def write_report(folder: Path, report: Report, model: TrainedModel | None, closes: list[Close]) -> None:
+def write_report(
+    folder: Path, report: Report, model: TrainedModel | None, closes: list[Close], findings: Findings | None = None
+) -> None:
     """Write the files of a finished run, the report last: a reader that finds it finds the others."""
+    if findings is not None:
+        _write(folder / RESULT, msgspec.json.format(msgspec.json.encode(findings), indent=2) + b"\n")
     if model is not None:
         _write(folder / MODEL, model.to_bytes())
     _write(folder / HISTORY, _history(closes).encode())
@@ -190,6 +195,21 @@ def read_report(folder: Path) -> Report | EarlierReport | None:
     # A TypeError or AttributeError: JSON of another shape. A BadConfiguration: the task's own checks.
     except (OSError, msgspec.MsgspecError, TypeError, AttributeError, BadConfiguration) as error:
         raise BadConfiguration(f"{path}: expected the report of a run, got {one_line(error)}") from error
+
+
+def read_findings(folder: Path) -> Findings | None:
+    """Return what a finished run found beside the model, or None if its algorithm finds nothing.
+
+    Raises:
+        BadConfiguration: the file is not such a result.
+    """
+    path = folder / RESULT
+    try:
+        return msgspec.json.decode(read_regular(path, REPORT_BYTES_MAX), type=Findings)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, msgspec.MsgspecError) as error:
+        raise BadConfiguration(f"{path}: expected the result of a run, got {one_line(error)}") from error
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -12,6 +12,7 @@ STORE = "store.sqlite3"
 EVENTS = "events.jsonl"
 REPORT = "report.json"
 MODEL = "model.npz"
+RESULT = "result.json"  # what was found beside the model
 HISTORY = "history.csv"
 FIGURE = "history.png"
 _UNSAFE = (errno.ELOOP, errno.EINVAL, errno.EPERM)  # a link, no regular file, of another user

@@ -15,6 +15,7 @@ from table_rows import ROWS, patients, table_splits, table_task
 
 from fedmq.algorithms.checkpoint import dump
 from fedmq.algorithms.evaluation.figures import Metrics
+from fedmq.algorithms.findings import Findings
 from fedmq.algorithms.registry import find_algorithm
 from fedmq.errors import BadConfiguration
 from fedmq.simulation import Federation
@@ -131,6 +132,10 @@ def test_weighted_newton_with_offsets_equals_statsmodels(target: str) -> None:
     assert found.estimates[0] == pytest.approx(expected.params, rel=1e-7)
     assert found.standard_errors[0] == pytest.approx(expected.bse, rel=1e-7)
     assert found.deviance == pytest.approx(expected.deviance, rel=1e-8)
+    kept = strategy.findings(state)  # type: ignore[attr-defined]
+    assert [one.estimate for one in kept.coefficients] == found.estimates[0].tolist()
+    assert [one.name for one in kept.coefficients] == ["(intercept)", *task.schema.feature_names]  # type: ignore[union-attr]
+    assert msgspec.json.decode(msgspec.json.encode(kept), type=Findings) == kept
     if found.aic is not None:
         assert found.aic == pytest.approx(expected.aic, rel=1e-8)
 
@@ -140,3 +145,31 @@ def test_weights_are_refused_by_an_algorithm_that_does_not_use_them(algorithm: s
     task = table_task(weight="weight")
     with pytest.raises(BadConfiguration, match=r"expected a task without weights, got the column 'weight'"):
         find_algorithm(algorithm, task).init(task, 1)
+
+
+def test_ridge_reports_least_squares_by_name_in_units_of_the_columns() -> None:
+    task = table_task("days", parameters={"ridge": {"penalty": 0.0}})
+    strategy = find_algorithm("ridge", task)
+    state = finished("ridge", task, table_splits(patients())["three"])
+    preparation = strategy.evaluation(state).preparation  # type: ignore[union-attr]
+    expected = np.linalg.lstsq(raw_design(preparation), patients().columns["days"], rcond=None)[0]  # type: ignore[arg-type]
+    found = strategy.findings(state)  # type: ignore[attr-defined]
+    assert [one.estimate for one in found.coefficients] == pytest.approx(expected.tolist(), rel=1e-7)
+    assert {one.output for one in found.coefficients} == {"days"}
+
+
+def test_survey_of_a_table_has_the_figures_of_its_columns() -> None:
+    task = table_task("days")
+    strategy, columns = find_algorithm("statistics", task), patients().columns
+    found = strategy.findings(finished("statistics", task, table_splits(patients())["seven"]))  # type: ignore[attr-defined]
+    age, color, dose, smoker, grade, days = found.columns
+    assert (age.count, age.missing) == (int(np.isfinite(columns["age"]).sum()), int(np.isnan(columns["age"]).sum()))
+    assert age.mean == pytest.approx(np.nanmean(columns["age"]), rel=1e-12)
+    assert dose.deviation == pytest.approx(np.nanstd(columns["dose"]), rel=1e-12)
+    assert dose.quantiles["0.5"] == pytest.approx(np.nanmedian(columns["dose"]), rel=0.02)
+    levels = ("red", "green", "blue")
+    assert color.categories == {level: int((columns["color"] == level).sum()) for level in levels}
+    assert color.missing == int((columns["color"] == "").sum())
+    assert smoker.categories["yes"] == int((columns["smoker"] == "yes").sum())
+    assert sum(grade.categories.values()) == ROWS
+    assert (days.name, days.mean) == ("days", pytest.approx(columns["days"].mean(), rel=1e-12))

@@ -17,6 +17,7 @@ from msgspec import Meta
 
 from fedmq.algorithms.base import Evaluation, Plan, Total, check_down
 from fedmq.algorithms.evaluation.row_scores import evaluation_of_rows, loss_unit, score_query, scored
+from fedmq.algorithms.findings import Coefficient, Findings, feature_names, known, output_names
 from fedmq.algorithms.newton.query import (
     OBJECTIVE_FRACTION_BITS,
     OBJECTIVE_LIMB_BITS,
@@ -179,6 +180,44 @@ class Newton:
     def result(self, state: NewtonState) -> Coefficients | None:
         """Return the coefficients with their errors, None before the first curvature."""
         return state.found
+
+    def findings(self, state: NewtonState) -> Findings:
+        """Return the coefficients by name, and how well they fit."""
+        found = state.found
+        if found is None:
+            return Findings()
+        names, outputs = ("(intercept)", *feature_names(state.task)), output_names(state.task)
+        low, high = found.interval()
+        coefficients = tuple(
+            Coefficient(
+                output=outputs[-len(found.estimates) :][row],
+                name=name,
+                estimate=float(found.estimates[row, place]),
+                standard_error=known(found.standard_errors[row, place]),
+                z=known(found.z[row, place]),
+                p=known(found.p_values[row, place]),
+                low=known(low[row, place]),
+                high=known(high[row, place]),
+                dropped=not found.kept[row][place],
+            )
+            for row in range(len(found.estimates))
+            for place, name in enumerate(names)
+        )
+        family = "counts" if is_poisson(state.task) else "classes" if num_classes(state.task) else "values"
+        figures: dict[str, float | str | None] = {
+            "family": family,
+            "status": found.status,
+            "rows": found.num_examples,
+            "rounds": found.rounds,
+            "deviance": found.deviance,
+            "dispersion": found.dispersion,
+            "aic": found.aic,
+            "penalty": self.parameters.penalty,
+            "clipped": found.clipped,
+        }
+        if num_classes(state.task):
+            figures["reference"] = outputs[0]
+        return Findings(coefficients=coefficients, figures=figures)
 
     def finished(self, state: NewtonState) -> bool:
         """Return whether the coefficients stand, and the model is scored."""

@@ -17,6 +17,7 @@ from msgspec import Meta
 
 from fedmq.algorithms.base import Arrays, Evaluation, Plan, Total, check_down
 from fedmq.algorithms.evaluation.row_scores import score_query, scored
+from fedmq.algorithms.findings import Coefficient, Findings, linear_coefficients
 from fedmq.algorithms.ridge.fit import RidgeFit, fit_ridge
 from fedmq.algorithms.ridge.query import Gram
 from fedmq.algorithms.standardization import REACH_MIN, needed_reach, part_bits_for, rows_max_for
@@ -26,7 +27,7 @@ from fedmq.errors import BadConfiguration, Rejected
 from fedmq.models.arrays import Integers
 from fedmq.models.exact_outputs import one_layer
 from fedmq.models.fourier import Fourier
-from fedmq.models.networks import LogLinear
+from fedmq.models.networks import Code, LogLinear
 from fedmq.tasks.task import Task
 
 
@@ -111,6 +112,24 @@ class Ridge:
     def result(self, state: RidgeState) -> RidgeFit | None:
         """Return the fit, None before it."""
         return state.fit
+
+    def findings(self, state: RidgeState) -> Findings:
+        """Return the penalty, and the coefficients of a model without Fourier features."""
+        fit, model = state.fit, state.task.model
+        if fit is None:
+            return Findings()
+        coefficients: tuple[Coefficient, ...] = ()
+        if not isinstance(model, Fourier | Code):
+            slopes = fit.parameters[: -model.outputs].reshape(model.inputs, model.outputs)
+            coefficients = linear_coefficients(state.task, state.survey, slopes, fit.parameters[-model.outputs :])
+        figures: dict[str, float | str | None] = {
+            "rows": state.rows,
+            "penalty": fit.penalty,
+            "features": fit.features,
+            "held-out loss": fit.held_out_loss,
+            "clipped": state.clipped,
+        }
+        return Findings(coefficients=coefficients, figures=figures)
 
     def _query(self, num_examples: int) -> Gram:
         """Return the query for so many rows: more rows leave fewer bits for each number."""

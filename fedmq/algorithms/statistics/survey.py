@@ -138,7 +138,7 @@ class SurveyState:
             lower = np.concatenate([np.minimum(low, edges[:, :1]), edges], axis=1)
             upper = np.concatenate([edges, np.maximum(high, edges[:, -1:])], axis=1)
             for place, column in enumerate(_schema_columns(task)):
-                if _is_coded(column):
+                if is_coded(column):
                     lower[place] = upper[place] = np.arange(float(self.buckets))
         preparation = _preparation(task, moments, lower, upper, histograms)
         features = _features(task, moments, histograms, preparation)
@@ -160,7 +160,7 @@ class SurveyState:
         low, high = np.maximum(low, moments.means - reach), np.minimum(high, moments.means + reach)
         schema, edges = _schema_columns(task), []
         for place in range(self.columns):
-            if place < len(schema) and _is_coded(schema[place]):
+            if place < len(schema) and is_coded(schema[place]):
                 edges.append(np.arange(1, self.buckets) - 0.5)
                 continue
             bottom, top = float(low[place]), float(high[place])
@@ -187,7 +187,8 @@ def _schema_columns(task: Task) -> tuple[Column, ...]:
     return () if task.schema is None else task.schema.columns
 
 
-def _is_coded(column: Column) -> bool:
+def is_coded(column: Column) -> bool:
+    """Return whether the values of a column are codes, each with a count of its own."""
     return column.kind in ("category", "ordinal", "boolean")
 
 

@@ -1,0 +1,158 @@
+"""What an algorithm found beside the model, as plain data that a run keeps: coefficients, statistics of the columns."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import msgspec
+import numpy as np
+
+from fedmq.algorithms.statistics.query import num_classes
+from fedmq.algorithms.statistics.survey import Survey, is_coded
+from fedmq.models.arrays import Floats
+from fedmq.tasks.task import Task
+
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+class Coefficient(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One coefficient in the units of the columns. What is not known is None."""
+
+    output: str  # the class, or the name of the target
+    name: str  # of the feature; "(intercept)" for the constant
+    estimate: float
+    standard_error: float | None = None
+    z: float | None = None
+    p: float | None = None
+    low: float | None = None  # of the confidence interval of 95 %
+    high: float | None = None
+    dropped: bool = False  # it depends on those before it
+
+
+class ColumnFigures(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Statistics of one column over the training rows of all trainers."""
+
+    name: str
+    kind: str
+    count: int  # of values that are present
+    missing: int
+    clipped: int = 0  # values beyond 2**64
+    mean: float
+    deviation: float  # of the population
+    smallest: tuple[float, float]  # bounds of the minimum
+    largest: tuple[float, float]  # bounds of the maximum
+    quantiles: dict[str, float] = {}  # by share, such as "0.5"
+    categories: dict[str, int] = {}  # rows by category
+    edges: tuple[float, ...] = ()  # of the histogram, one more than counts
+    counts: tuple[int, ...] = ()
+
+
+class Importance(msgspec.Struct, frozen=True, kw_only=True):
+    """How much a column lowers the loss, as a share of all columns."""
+
+    name: str
+    gain: float
+    splits: int
+
+
+class Findings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The file `result.json` of a run."""
+
+    num_examples: int = 0  # rows that the survey is about
+    coverage: float = 0.0  # the share of the members that are in it
+    columns: tuple[ColumnFigures, ...] = ()
+    classes: dict[str, int] = {}  # rows by class
+    coefficients: tuple[Coefficient, ...] = ()
+    importances: tuple[Importance, ...] = ()
+    figures: dict[str, float | str | None] = {}  # others by name, such as the penalty or the deviance
+
+
+def with_survey(findings: Findings, task: Task, survey: Survey) -> Findings:
+    """Return the findings with the statistics of the columns."""
+    names = _column_names(task)
+    columns = tuple(_column(task, survey, place, name) for place, name in enumerate(names))
+    classes = dict(zip(class_names(task), survey.moments.classes.tolist(), strict=False))
+    return msgspec.structs.replace(
+        findings, num_examples=survey.num_examples, coverage=survey.coverage, columns=columns, classes=classes
+    )
+
+
+def class_names(task: Task) -> tuple[str, ...]:
+    """Return the labels of the classes; their numbers without a schema."""
+    if task.schema is not None and task.schema.target.classes:
+        return task.schema.target.classes
+    return tuple(map(str, range(num_classes(task))))
+
+
+def output_names(task: Task) -> tuple[str, ...]:
+    """Return the names of the outputs of a model: the classes, or the target."""
+    return class_names(task) or (task.schema.target.name if task.schema is not None else "target",)
+
+
+def feature_names(task: Task) -> tuple[str, ...]:
+    """Return the names of the inputs of a model; x1, x2, ... without a schema."""
+    return task.schema.feature_names if task.schema is not None else _numbered(task.model.inputs)
+
+
+def linear_coefficients(task: Task, survey: Survey, slopes: Floats, biases: Floats) -> tuple[Coefficient, ...]:
+    """Return the coefficients of a linear model of features, slopes (inputs, outputs) and biases (outputs,)."""
+    shift, scale = np.zeros(len(slopes)), np.ones(len(slopes))
+    if task.schema is not None:
+        sizes = [column.num_features for column in task.schema.columns]
+        shift = np.repeat(survey.preparation["column_shift"], sizes)
+        scale = np.repeat(survey.preparation["column_scale"], sizes)
+    found = []
+    for place, output in enumerate(output_names(task)):
+        raw = slopes[:, place] / scale
+        intercept = float(biases[place]) - math.fsum((raw * shift).tolist())
+        for name, estimate in zip(("(intercept)", *feature_names(task)), (intercept, *raw.tolist()), strict=True):
+            found.append(Coefficient(output=output, name=name, estimate=estimate))
+    return tuple(found)
+
+
+def known(value: float) -> float | None:
+    """Return a number, None if it is not finite."""
+    return float(value) if math.isfinite(value) else None
+
+
+def _numbered(count: int) -> tuple[str, ...]:
+    return tuple(f"x{place}" for place in range(1, count + 1))
+
+
+def _column_names(task: Task) -> tuple[str, ...]:
+    if task.schema is None:
+        return (*_numbered(task.model.inputs), *(() if num_classes(task) else ("target",)))
+    weight = (task.schema.weight,) if task.schema.weight else ()
+    target = () if num_classes(task) else (task.schema.target.name,)
+    return (*(column.name for column in task.schema.columns), *weight, *target)
+
+
+def _column(task: Task, survey: Survey, place: int, name: str) -> ColumnFigures:
+    moments, schema = survey.moments, task.schema
+    column = schema.columns[place] if schema is not None and place < len(schema.columns) else None
+    (low, least), (most, high) = survey.smallest(), survey.largest()
+    about: Mapping[str, object] = {}
+    counts = survey.histograms[place].tolist()
+    if column is not None and is_coded(column):
+        levels = column.categories or ("no", "yes")
+        about = {"categories": dict(zip(levels, counts, strict=False))}
+    elif len(counts) > 1:
+        shares = {f"{share:g}": survey.quantile_of(place, share) for share in QUANTILES}
+        edges = (*survey.lower[place].tolist(), float(survey.upper[place][-1]))
+        about = {"quantiles": shares, "edges": edges, "counts": tuple(counts)}
+    return msgspec.convert(
+        {
+            "name": name,
+            "kind": "number" if column is None else column.kind,
+            "count": int(moments.counts[place]),
+            "missing": int(survey.missing[place]),
+            "clipped": int(moments.clipped[place]),
+            "mean": float(moments.means[place]),
+            "deviation": float(np.sqrt(moments.variances[place])),
+            "smallest": (float(low[place]), float(least[place])),
+            "largest": (float(most[place]), float(high[place])),
+            **about,
+        },
+        ColumnFigures,
+    )
