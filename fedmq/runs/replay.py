@@ -3,6 +3,7 @@
 The same results in the same closes give the same state, bit for bit.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,11 +30,19 @@ class Replayed:
     trainers: dict[str, tuple[int, int]] = field(default_factory=dict)  # name: (samples, results)
 
 
-def replay(store: Store, task: Task, strategy: Strategy[Any], seed: int, *, from_start: bool = False) -> Replayed:
+def replay(
+    store: Store,
+    task: Task,
+    strategy: Strategy[Any],
+    seed: int,
+    *,
+    from_start: bool = False,
+    watch: Callable[[Replayed], None] = lambda _: None,
+) -> Replayed:
     """Replay the rounds of the store, and the results of the open round.
 
     Starts at the newest checkpoint; with `from_start` at the first round in the store, or at its checkpoint if the
-    rounds before it were dropped.
+    rounds before it were dropped. `watch` is called with each round that is computed again, before it closes.
 
     Raises:
         StoreError: the store holds a record that no aggregator can have accepted.
@@ -55,6 +64,7 @@ def replay(store: Store, task: Task, strategy: Strategy[Any], seed: int, *, from
                 f"{store.path}: expected the close of round {replayed.round}, got that of {close.round}; {_WAY_OUT}"
             )
         _tell(store, strategy, replayed)
+        watch(replayed)
         replayed.state = strategy.close(replayed.state, close.members)
         replayed.round = close.round + 1
     replayed.open_results = _tell(store, strategy, replayed)

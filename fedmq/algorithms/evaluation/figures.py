@@ -53,10 +53,11 @@ class Metrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     confusion: tuple[tuple[int, ...], ...] = ()  # rows by true class and predicted class
     classes: tuple[ClassFigures, ...] = ()
     calibration: tuple[CalibrationBin, ...] = ()  # of the second of two classes, or of the predicted of more
+    roc: tuple[tuple[tuple[float, float], ...], ...] = ()  # of each class, of two the second: false and true positives
 
     def brief(self) -> Metrics:
         """Return the single figures, without the tables."""
-        return msgspec.structs.replace(self, confusion=(), classes=(), calibration=())
+        return msgspec.structs.replace(self, confusion=(), classes=(), calibration=(), roc=())
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -23,6 +23,7 @@ from fedmq.algorithms.evaluation.held_out import (
 from fedmq.models.arrays import Floats, Integers
 from fedmq.tasks.task import Task
 
+ROC_POINTS = 64  # of a curve, besides its ends
 AUC_WITHIN = 0.001  # share of pairs that cells may leave open: beyond that, edges are made finer
 
 
@@ -88,6 +89,7 @@ def _of_classes(about: Metrics, sums: Mapping[str, Integers]) -> Metrics:
             CalibrationBin(rows=int(count), predicted=_mean(share, LOSS_BITS, count), observed=_ratio(right, count))
             for count, right, share in zip(*sums["calibration"], sums["shares"], strict=True)
         ),
+        roc=tuple(_curve(others, own) for others, own in zip(*np.split(scores, 2), strict=True)),
     )
 
 
@@ -121,6 +123,17 @@ def _area(others: Integers, own: Integers) -> tuple[float | None, float]:
     own_rows, other_rows = own.astype(object), others.astype(object)
     ties = int((own_rows * other_rows).sum())
     return (2 * int((own_rows * below).sum()) + ties) / (2 * pairs), ties / (2 * pairs)
+
+
+def _curve(others: Integers, own: Integers) -> tuple[tuple[float, float], ...]:
+    """Return points of the ROC curve from (0, 0) to (1, 1): the shares of both kinds with at least some score."""
+    if not others.sum() or not own.sum():
+        return ()
+    wrong, right = np.cumsum(others[::-1]), np.cumsum(own[::-1])
+    turns = np.flatnonzero((others + own)[::-1])
+    chosen = turns[np.unique(np.linspace(0, len(turns) - 1, min(ROC_POINTS, len(turns))).astype(np.int64))]
+    points = [(int(wrong[one]) / int(wrong[-1]), int(right[one]) / int(right[-1])) for one in chosen]
+    return ((0.0, 0.0), *points)
 
 
 def _finer(counts: Integers, edges: Floats) -> Floats:
