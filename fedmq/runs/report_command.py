@@ -21,9 +21,9 @@ PAGE = "report.html"
 def report(run: str, output: Path | None) -> None:
     """Write RUN (a folder, or a name below runs) as one self-contained HTML file, for colleagues who have no fedmq.
 
-    It shows the data that all sites have together, what was asked and what left each site, curves and figures on
-    held-out rows, the confusion matrix, ROC curve and calibration, coefficients or importances, each site's own
-    figures where it permits them, and how to reproduce the run. The run is computed again from its accepted results.
+    It shows the data that all sites have together, what was asked, and what left each site. It has figures and curves
+    on held-out rows, the model, and each site's own figures where the site permits them. The run is computed again
+    from its accepted results.
 
     \b
     Examples:

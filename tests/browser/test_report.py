@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +34,7 @@ def write_tables(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of a small run of `newton`."""
     folder = tmp_path_factory.mktemp("report")
     write_tables(folder)
@@ -45,7 +45,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     ):
         done = run_fedmq(*arguments, cwd=folder)
         assert done.returncode == 0, done.stderr
-    yield folder / "report.html"
+    return folder / "report.html"
 
 
 def test_report_holds_all_of_itself_and_escapes_what_is_foreign(report: Path) -> None:
