@@ -262,7 +262,7 @@ def _features(
 def _in_units(task: Task, features: ColumnMoments, preparation: Mapping[str, Floats]) -> ColumnMoments:
     """Return the moments of features as means and variances in the units of the columns."""
     columns = _schema_columns(task)
-    if not columns or getattr(task.model, "takes_columns", False):
+    if not columns or task.takes_columns:
         return features
     sizes = [column.num_features for column in columns]
     target = len(features.means) - sum(sizes)
