@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import secrets
 import time
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
     from fedmq.aggregator.service import Aggregator
     from fedmq.algorithms.base import Strategy
+    from fedmq.models.trained_model import TrainedModel
     from fedmq.observe.events import AnyEvent
     from fedmq.protocol.run_config import RunConfig
     from fedmq.runs.report import Report
@@ -169,6 +171,13 @@ def with_holdout(task: Task, share: float | None) -> Task:
     metavar="DIR",
     help="The run's folder. {number} in its name: the last unfinished run there, else a new one. [default: runs/<run>]",
 )
+@option(
+    "--from",
+    "start",
+    type=NAME_OR_PATH,
+    metavar="RUN",
+    help="Start from the model of an earlier run (its folder, its name, or a model file) of the same task.",
+)
 @option("--resume", is_flag=True, help="Continue the run in --out, also a finished one, with more --rounds.")
 @option("--require-target", is_flag=True, help="End with exit code 1 if the run is over and its target is not reached.")
 @option("--run", callback=check_name, hidden=True, help="The run's name, for who has chosen it already.")
@@ -185,6 +194,7 @@ def aggregator(
     seed: int | None,
     wait_s: float | None,
     out: Path | None,
+    start: str | None,
     resume: bool,
     require_target: bool,
     run: str | None,
@@ -211,6 +221,7 @@ def aggregator(
       fedmq aggregator --task xor
       fedmq aggregator --task parity4 --min-trainers 4 --out runs/parity
       fedmq aggregator --task linear --algorithm averaging --param steps=10 --rounds 50 --seed 7 --json
+      fedmq aggregator --task linear --from runs/last-month
       fedmq aggregator --out runs/parity         (continue it)
       fedmq aggregator --task xor --wait 600 --out 'runs/night-{number}'         (every night)
     """
@@ -237,6 +248,7 @@ def aggregator(
     name = run or new_name("run" if wanted is None else wanted.name)
     folder = out or RUNS / name
     strategy = _checked_strategy(wanted, code, algorithm, parameters) if new and wanted is not None else None
+    earlier = _start_of(start, strategy, wanted)
     finished_after = _check_unfinished(folder, resume=resume)
     with writing(f"--out {folder}"):
         make_private_folder(folder)
@@ -254,9 +266,9 @@ def aggregator(
                 started=time.time(),
                 limits=Limits(**{"rounds_max": wanted.rounds, "min_trainers": wanted.trainers, **chosen}),
             )
-            store.begin(begun, code)
+            _begin(store, begun, code, strategy, earlier)
         else:
-            _continue(store, store.config, folder, wanted, code, algorithm, parameters, seed, chosen)
+            _continue(store, store.config, folder, wanted, code, algorithm, parameters, seed, earlier, chosen)
         config = store.config
         assert config is not None
         if require_target and config.task.target is None:
@@ -270,6 +282,41 @@ def aggregator(
     if report.why == "failed":
         raise RunFailed(report.failure)
     raise SystemExit(1 if report.why == "stopped" or (require_target and not report.solved) else 0)
+
+
+def _start_of(start: str | None, strategy: Strategy[Any] | None, task: Task | None) -> TrainedModel | None:
+    """Return the model that --from names, checked before anything is written; None without --from."""
+    if start is None:
+        return None
+    from fedmq.algorithms.starting import start_state
+    from fedmq.runs.model_file import model_of
+
+    earlier = model_of(start)
+    if strategy is not None and task is not None:
+        start_state(strategy, task, 0, earlier)
+    return earlier
+
+
+def _digest(model: TrainedModel) -> str:
+    return hashlib.sha256(model.to_bytes()).hexdigest()
+
+
+def _begin(
+    store: Store, config: RunConfig, code: bytes | None, strategy: Strategy[Any], earlier: TrainedModel | None
+) -> None:
+    """Begin a new run; one that starts from a model has the state of its first round as a checkpoint."""
+    import msgspec
+
+    from fedmq.algorithms.checkpoint import dump
+    from fedmq.algorithms.starting import start_state
+    from fedmq.runs.records import Checkpoint
+
+    if earlier is not None:
+        store.save(
+            Checkpoint(1, dump(start_state(strategy, config.task, config.seed, earlier)))
+        )  # with the next commit
+        config = msgspec.structs.replace(config, started_from=_digest(earlier))
+    store.begin(config, code)
 
 
 def _serve(
@@ -403,6 +450,7 @@ def _continue(
     algorithm: str | None,
     parameters: dict[str, Any],
     seed: int | None,
+    earlier: TrainedModel | None,
     limits: dict[str, Any],
 ) -> None:
     """Continue the run in the store: take over the limits that are given, refuse other values of what is fixed."""
@@ -415,11 +463,12 @@ def _continue(
         ("--algorithm", algorithm and absolute_name(algorithm), config.algorithm),
         *((f"--param {name}", value, config.parameters.get(name)) for name, value in parameters.items()),
         ("--seed", seed, config.seed),
+        ("--from", earlier and _digest(earlier), config.started_from),
     ):
         if given is not None and given != (list(fixed) if isinstance(fixed, tuple) else fixed):
             raise StoreError(
-                f"{folder}: expected {option_name} {fixed}, which is fixed for this run, got {given}: "
-                f"continue it without {option_name.split()[0]}, or choose another --out"
+                f"{folder}: expected {option_name} {'nothing' if fixed == '' else fixed}, which is fixed for this run, "
+                f"got {given}: continue it without {option_name.split()[0]}, or choose another --out"
             )
     if task is not None and code != store.code:
         echo(f"fedmq: {folder}: the run keeps the score() that it began with", err=True)

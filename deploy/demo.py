@@ -81,6 +81,7 @@ TRAINER_NAMES = ("alice", "bob", "carol", "dave", "erin", "frank", "grace", "hei
 )
 @option("--algorithm", type=NAME_OR_PATH, metavar="NAME", help="As for fedmq aggregator. [default: evolution]")
 @option("--param", "parameters", multiple=True, metavar="NAME=VALUE", help="As for fedmq aggregator.")
+@option("--from", "start", type=NAME_OR_PATH, metavar="RUN", help="As for fedmq aggregator.")
 @option("--out", type=UserPath(path_type=Path), metavar="DIR", help="The run's folder. [default: runs/<run>]")
 @option("--dashboard", is_flag=True, help="Serve a page of the run, until the run is over and no browser reads it.")
 @option("--dashboard-port", type=click.IntRange(1, 65535), default=8550, metavar="PORT", help="The page's port.")
@@ -96,6 +97,7 @@ def demo(
     seed: int | None,
     algorithm: str | None,
     parameters: tuple[str, ...],
+    start: str | None,
     out: Path | None,
     dashboard: bool,
     dashboard_port: int,
@@ -147,7 +149,13 @@ def demo(
         raise BadConfiguration(f"--out {folder}: expected a new folder, this one holds a finished run; choose another")
     arguments = ["--task", task_name, "--min-trainers", str(len(rows_of))]
     arguments += ["--run", name, "--out", str(folder)]
-    for flag, value in (("--holdout", holdout), ("--rounds", rounds), ("--seed", seed), ("--algorithm", algorithm)):
+    for flag, value in (
+        ("--holdout", holdout),
+        ("--rounds", rounds),
+        ("--seed", seed),
+        ("--algorithm", algorithm),
+        ("--from", start),
+    ):
         arguments += [] if value is None else [flag, str(value)]
     arguments += [text for pair in parameters for text in ("--param", pair)]
     arguments += ["--quiet"] if quiet else []

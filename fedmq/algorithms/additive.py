@@ -26,7 +26,9 @@ from fedmq.algorithms.base import (
     is_finished,
 )
 from fedmq.algorithms.inbox import ROUNDS_REMEMBERED, check_round
+from fedmq.algorithms.starting import starting_at
 from fedmq.errors import BadConfiguration, Rejected
+from fedmq.models.trained_model import TrainedModel
 from fedmq.tasks.task import Task
 
 LOSSES = "losses"
@@ -170,6 +172,11 @@ class Additive:
             eq=False,
         )
         return self._opened(kind(task=task, round=1, inner=inner, sums={}))
+
+    def starting_at(self, state: Any, trained: TrainedModel) -> Any:
+        """Return the state of round 1 that begins with an earlier model: the optional method of the algorithm."""
+        inner = starting_at(self.algorithm, state.inner, trained)
+        return self._opened(replace(state, inner=inner, sums={}))
 
     def ask(self, state: Any) -> Plan:
         return self.algorithm.ask(state.inner)

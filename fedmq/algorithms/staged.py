@@ -25,11 +25,14 @@ from fedmq.algorithms.evaluation.held_out import Fitted, HeldOut, held_out_plan,
 from fedmq.algorithms.evaluation.metrics import finer_edges, metrics_of, metrics_of_trainer
 from fedmq.algorithms.findings import Findings, with_survey
 from fedmq.algorithms.inbox import ROUNDS_REMEMBERED, check_round
+from fedmq.algorithms.starting import starting_at
 from fedmq.algorithms.statistics.constant_model import constant_evaluation
 from fedmq.algorithms.statistics.survey import Survey, SurveyState, blank_survey
 from fedmq.errors import BadConfiguration
 from fedmq.models.arrays import Floats
+from fedmq.models.moved import moved
 from fedmq.models.networks import Network
+from fedmq.models.trained_model import TrainedModel
 from fedmq.tables.preparation import Preparation
 from fedmq.tasks.task import Task
 
@@ -58,6 +61,7 @@ class _Progress:
     edges: Floats | None = None  # of the histograms of its scores, once they are made finer
     measured: Evaluation | None = None  # the model to deploy, with its figures on held-out rows
     before: Evaluation | None = None  # what is known from before the newest survey
+    start: TrainedModel | None = None  # the earlier model that the algorithm begins with
 
 
 def staged(strategy: Strategy[Any], task: Task | None) -> Strategy[Any]:
@@ -90,6 +94,17 @@ class Staged:
         kind = make_dataclass(name, fields, bases=(_Progress,), frozen=True, eq=False, kw_only=True)
         survey = SurveyState.begin(task, getattr(self.strategy, "survey_buckets", 0))
         return self._opened(kind(task=task, seed=seed, survey=survey, known=known, inner=inner))
+
+    def starting_at(self, state: Any, trained: TrainedModel) -> Any:
+        """Return the state of round 1 that keeps an earlier model for the algorithm, until the survey is done.
+
+        Raises:
+            BadConfiguration: the algorithm has no starting point, or the model cannot be moved to other statistics.
+        """
+        if trained.preparation is not None:
+            moved(trained, trained.preparation)
+        starting_at(self.strategy, state.inner, trained)
+        return replace(state, start=trained)
 
     def ask(self, state: Any) -> Plan:
         """Ask what the stage needs; the round of an algorithm carries what prepares the columns."""
@@ -187,6 +202,16 @@ class Staged:
             return self.strategy.init(task, seed, survey)  # type: ignore[call-arg]
         return self.strategy.init(task, seed)
 
+    def _started(self, state: Any, known: Survey) -> Any:
+        """Return the state of the algorithm after the survey, with the earlier model if there is one."""
+        inner, start = self._begun(state.task, state.seed, known), state.start
+        if start is None:
+            return inner
+        preparation = _preparation(state.task, known)
+        if preparation is not None:
+            start = replace(start, parameters=moved(start, preparation), preparation=preparation)
+        return starting_at(self.strategy, inner, start)
+
     def _opened(self, state: Any) -> Any:
         """Return the state with its round open."""
         if state.stage == "training":
@@ -209,7 +234,7 @@ class Staged:
             survey=survey,
             known=known,
             before=before,
-            inner=self._begun(state.task, state.seed, known),
+            inner=self._started(state, known),
             inner_round=1,
             stage="training",
             since=0,

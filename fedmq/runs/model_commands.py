@@ -13,9 +13,8 @@ import click
 
 from fedmq.cli.echo import echo
 from fedmq.cli.options import FILE, NAME_OR_PATH, one_thread_for_arrays, option
-from fedmq.errors import BadConfiguration, BadData
+from fedmq.errors import BadData
 from fedmq.runtime.atomic_files import SHARED_FILE, write_whole, writing
-from fedmq.runtime.run_folder import MODEL, folder_of
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -26,20 +25,6 @@ if TYPE_CHECKING:
 FORMATS = ("onnx", "sklearn", "json", "safetensors")  # as in `fedmq.models.exports.verified`, which imports numpy
 PREDICTION = "prediction"
 run_argument = click.argument("run", type=NAME_OR_PATH)
-
-
-def model_of(run: str) -> TrainedModel:
-    """Return the model of a run, given as its folder, as a name below runs, or as a model file.
-
-    Raises:
-        BadConfiguration: there is none, or the file is not a model of fedmq.
-    """
-    from fedmq.models.trained_model import load_model
-
-    path = Path(run) if Path(run).is_file() else folder_of(run) / MODEL
-    if not path.exists():
-        raise BadConfiguration(f"{run}: expected a run with a model, or a model file, there is none; fedmq runs ls")
-    return load_model(path)
 
 
 @click.command()
@@ -62,6 +47,7 @@ def predict(run: str, data: str, output: Path | None, keep: tuple[str, ...]) -> 
     """
     one_thread_for_arrays()
     from fedmq.data.readers import load_data
+    from fedmq.runs.model_file import model_of
     from fedmq.tables.table import Table
 
     trained = model_of(run)
@@ -108,6 +94,7 @@ def export(run: str, to: Any, output: Path) -> None:
     """
     one_thread_for_arrays()
     from fedmq.models.exports.verified import export as export_model
+    from fedmq.runs.model_file import model_of
 
     exported = export_model(model_of(run), to)
     with writing(output, "choose another -o"):

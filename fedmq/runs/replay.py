@@ -51,6 +51,8 @@ def replay(
     first = closes[0].round if closes else 1
     replayed = Replayed(strategy.init(task, seed))
     checkpoint = store.checkpoint(first) if from_start else store.checkpoint()
+    if checkpoint is None and store.config is not None and store.config.started_from:
+        raise StoreError(f"{store.path}: expected the model that the run began with, got none; put a copy back")
     if checkpoint is not None:
         replayed.round, replayed.state = checkpoint.round, load(checkpoint.state, type(replayed.state))
     for close in closes:

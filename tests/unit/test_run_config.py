@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 
 from fedmq.aggregator.cli import _continue
 from fedmq.algorithms.registry import find_algorithm
 from fedmq.errors import StoreError
+from fedmq.models.networks import Linear
+from fedmq.models.trained_model import TrainedModel
 from fedmq.observe import events
 from fedmq.protocol.run_config import Limits, RunConfig
 from fedmq.runs.store import Store
@@ -21,7 +24,8 @@ from fedmq.testing import run_config
 
 def continued(limits: dict[str, Any] | None = None, **fixed: Any) -> RunConfig:
     """The stored configuration of a run that is continued with these options."""
-    given: dict[str, Any] = {"task": None, "code": None, "algorithm": None, "parameters": {}, "seed": None, **fixed}
+    nothing = dict.fromkeys(("task", "code", "algorithm", "seed", "earlier"))
+    given: dict[str, Any] = {**nothing, "parameters": {}, **fixed}
     with Store(":memory:") as store:
         store.begin(run_config("run", parameters={"population": 100}, seed=7, quorum=0.7))
         assert store.config is not None
@@ -44,6 +48,7 @@ def test_limits_of_a_continued_run_are_kept_unless_others_are_given() -> None:
         ("--algorithm", {"algorithm": "averaging"}),
         ("--param population", {"parameters": {"population": 50}}),
         ("--seed", {"seed": 8}),
+        ("--from nothing", {"earlier": TrainedModel(Linear(1), np.zeros(2), "xor")}),
     ],
 )
 def test_other_value_of_what_is_fixed_is_refused(option: str, fixed: dict[str, Any]) -> None:

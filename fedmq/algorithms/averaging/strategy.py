@@ -20,6 +20,7 @@ from fedmq.algorithms.inbox import ROUNDS_REMEMBERED, Inbox, check_answer, check
 from fedmq.errors import BadConfiguration
 from fedmq.models.arrays import Floats
 from fedmq.models.networks import Linear
+from fedmq.models.trained_model import TrainedModel
 from fedmq.runtime.rng import derive_rng
 from fedmq.tasks.task import Task
 
@@ -139,6 +140,10 @@ class Averaging:
                 "use the algorithm evolution, or learner=evolution"
             )
         return AveragingState(task, 1, PublishedModel((1,), parameters))
+
+    def starting_at(self, state: AveragingState, trained: TrainedModel) -> AveragingState:
+        """Return the state of round 1 that publishes an earlier model."""
+        return replace(state, current=PublishedModel((1,), trained.parameters))
 
     def ask(self, state: AveragingState) -> Plan:
         """Publish the model: score it, and train it."""

@@ -24,6 +24,7 @@ from fedmq.algorithms.evolution.variation import crossover, fresh, mutate
 from fedmq.algorithms.inbox import ROUNDS_REMEMBERED, Inbox, check_answer, check_round
 from fedmq.errors import BadConfiguration
 from fedmq.models.arrays import Floats, Integers
+from fedmq.models.trained_model import TrainedModel
 from fedmq.runtime.rng import derive_rng
 from fedmq.tasks.task import ROUNDS_MAX, Task
 
@@ -121,6 +122,15 @@ class Evolution:
         ids = np.arange(self.parameters.population)
         genes = fresh(len(ids), task.model.num_parameters, self.parameters.initial, derive_rng(seed, "evolution", 0))
         return EvolutionState(task, seed, 1, Archive.of(ids, genes), {1: ids}, elites=0, next_id=len(ids))
+
+    def starting_at(self, state: EvolutionState, trained: TrainedModel) -> EvolutionState:
+        """Return the state of round 1 with an earlier model in its pool; half of the others are mutations of it."""
+        ids, parameters = state.pools[1], trained.parameters
+        genes, half = state.archive.genes.copy(), len(ids) // 2
+        generator = derive_rng(state.seed, "evolution", "start")
+        genes[:half] = mutate(np.repeat(parameters[None], half, axis=0), self.parameters.mutation, generator)
+        genes[0] = parameters
+        return replace(state, archive=Archive.of(ids, genes))
 
     def ask(self, state: EvolutionState) -> Plan:
         """Publish the pool: score it, and search from it."""
