@@ -71,7 +71,7 @@ def _read(query: str, folder: Path, source: str) -> Table:
         statements = connection.extract_statements(query)
         if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
             raise BadData(f"{source}: expected one SELECT, got another statement: write one SELECT")
-        return _table(connection, query, source)
+        return _table(connection, query.strip().rstrip(";"), source)
     except duckdb.PermissionException as error:
         raise BadData(
             f"{source}: expected files in {folder}, got {one_line(error)}: start where the files are"
@@ -96,7 +96,7 @@ def _table(connection: Any, query: str, source: str) -> Table:
     numbered = ", ".join(_quoted(f"c{place}", '"') for place in range(len(names)))
     chosen = ", ".join(_converted(f'"c{place}"', kind) for place, kind in enumerate(types))
     rows_max = VALUES_MAX // max(1, len(names))
-    found = connection.sql(f"SELECT {chosen} FROM ({query}) AS t({numbered}) LIMIT {rows_max + 1}").fetchnumpy()  # noqa: S608
+    found = connection.sql(f"SELECT {chosen} FROM ({query}\n) AS t({numbered}) LIMIT {rows_max + 1}").fetchnumpy()  # noqa: S608
     columns = {name: _filled(array) for name, array in zip(names, found.values(), strict=True)}
     rows = len(next(iter(columns.values()), ()))
     check_values(rows * len(names), source)
@@ -120,8 +120,9 @@ def _filled(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Return a column with NaN, NaT or None where DuckDB has a null."""
     if not isinstance(array, np.ma.MaskedArray):
         return array
-    fill: Any = {"f": np.nan, "M": np.datetime64("NaT")}.get(array.dtype.kind)
-    return np.asarray(array.filled(fill))
+    filled = array.data.copy()
+    filled[np.ma.getmaskarray(array)] = {"f": np.nan, "M": np.datetime64("NaT")}.get(array.dtype.kind)
+    return filled
 
 
 def _quoted(name: str, quote: str = "'") -> str:

@@ -241,7 +241,8 @@ class _Reader:
         text = next(islice(self._open(), line - 1, line), "").rstrip("\n")
         quote = self._lines.quote
         cells = [cell.strip() for cell in text.split(self._lines.separator)]
-        column = next((place for place, cell in enumerate(cells) if cell[:1] == quote and cell.count(quote) % 2), 0)
+        opened = (place for place, cell in enumerate(cells) if cell[:1] == quote != cell[1:][-1:])
+        column = next(opened, 0)
         scan.faults.add(
             "quote",
             (line, column),
