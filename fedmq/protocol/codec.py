@@ -4,7 +4,8 @@ A message is a list of frames:
 
     topic | header | signature | array 0 | array 1 | ...
 
-The header is msgpack of one of the structs in `messages`, at most 4 KiB. The signature covers the header
+The header is msgpack of one of the structs in `messages`, at most 4 KiB; that of a Round, whose task may have a table's
+columns, at most 1 MiB. The signature covers the header
 (`fedmq.security.signing`) and is empty without keys. Arrays are raw little-endian bytes in C order, which the header
 describes, each with its SHA-256. A `Packet` is fully validated. Nothing from the network is unpickled.
 """
@@ -30,6 +31,7 @@ from fedmq.protocol.messages import (
     Snapshot,
     version_text,
 )
+from fedmq.protocol.topics import INBOX, ROUNDS
 from fedmq.tasks.task import CODE_BYTES_MAX
 
 HEAD_FRAMES = 3  # topic, header, signature
@@ -37,9 +39,12 @@ ARRAYS_MAX = 8
 FRAMES_MAX = HEAD_FRAMES + ARRAYS_MAX
 TOPIC_BYTES_MAX = 200
 HEADER_BYTES_MAX = 4096
+ROUND_HEADER_BYTES_MAX = 1 << 20  # in topics of the aggregator: a task may have the names of all columns
 SIGNATURE_BYTES_MAX = 64  # Ed25519, RFC 8032
 FRAME_BYTES_MAX = 32 << 20  # of one array frame, and of all array frames of a message together
-MESSAGE_BYTES_MAX = FRAME_BYTES_MAX + (1 << 16)  # the watchdog closes a connection with a longer incomplete message
+MESSAGE_BYTES_MAX = (
+    FRAME_BYTES_MAX + ROUND_HEADER_BYTES_MAX + (1 << 16)
+)  # The watchdog closes a connection with a longer incomplete message.
 DIMENSIONS_MAX = 2
 LENGTH_MAX = FRAME_BYTES_MAX // 4  # of a dimension; the limit in bytes does not bound an empty array
 WITH_ARRAYS = (Round, Result, Events, Snapshot)  # no other message has arrays
@@ -54,6 +59,8 @@ Array = np.ndarray
 Frames = Sequence[bytes]
 Shape = tuple[int, ...]
 Expected = Mapping[str, tuple[Shape, type[np.generic]]]  # by array name; -1 in a shape: any length
+
+_OF_ROUNDS = (ROUNDS.encode(), INBOX.encode())  # topics that only the aggregator of a run sends to
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
@@ -119,10 +126,11 @@ def encode(
     if infos:
         message = msgspec.structs.replace(message, arrays=infos)
     header = _encoder.encode(message)
-    if len(header) > HEADER_BYTES_MAX or len(blobs) > ARRAYS_MAX:
+    header_bytes_max = ROUND_HEADER_BYTES_MAX if isinstance(message, Round) else HEADER_BYTES_MAX
+    if len(header) > header_bytes_max or len(blobs) > ARRAYS_MAX:
         raise ProtocolError(
             f"a {type(message).__name__} needs {len(header)} bytes of header and {len(blobs)} arrays: "
-            f"at most {HEADER_BYTES_MAX} and {ARRAYS_MAX} can be sent"
+            f"at most {header_bytes_max} and {ARRAYS_MAX} can be sent"
         )
     if sum(map(len, blobs)) > FRAME_BYTES_MAX:
         raise ProtocolError(
@@ -146,8 +154,9 @@ def decode(frames: Frames) -> Packet:
     topic, header, signature = frames[:HEAD_FRAMES]
     if len(topic) > TOPIC_BYTES_MAX or len(signature) > SIGNATURE_BYTES_MAX:
         raise Rejected("frames", "the topic or the signature frame is too long")
-    if len(header) > HEADER_BYTES_MAX:
-        raise Rejected("header-size", f"expected at most {HEADER_BYTES_MAX} bytes of header, got {len(header)}")
+    header_bytes_max = ROUND_HEADER_BYTES_MAX if topic.startswith(_OF_ROUNDS) else HEADER_BYTES_MAX
+    if len(header) > header_bytes_max:
+        raise Rejected("header-size", f"expected at most {header_bytes_max} bytes of header, got {len(header)}")
     try:
         message = _decoder.decode(header)
         name = topic.decode()

@@ -15,12 +15,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
+from msgspec.structs import replace
 
 from fedmq.algorithms.averaging.query import GradientLearner as Gradient
 from fedmq.algorithms.averaging.query import Train
 from fedmq.algorithms.base import encode_query
 from fedmq.algorithms.evolution.query import Evolve
 from fedmq.errors import ProtocolError, Rejected, RejectReason
+from fedmq.models.networks import Linear
 from fedmq.protocol.codec import (
     ARRAYS_MAX,
     CODE,
@@ -30,6 +32,7 @@ from fedmq.protocol.codec import (
     FRAMES_MAX,
     HEADER_BYTES_MAX,
     LENGTH_MAX,
+    ROUND_HEADER_BYTES_MAX,
     SIGNATURE_BYTES_MAX,
     TOPIC_BYTES_MAX,
     VIEW,
@@ -47,6 +50,8 @@ from fedmq.protocol.messages import (
     Result,
     Round,
 )
+from fedmq.tables.schema import Column, Schema, Target
+from fedmq.tasks.task import Task
 from fedmq.tasks.task_file import find_task
 
 RESULT = Result(
@@ -128,6 +133,7 @@ BAD: dict[str, tuple[RejectReason, Frames]] = {
     "a signature that is too long": ("frames", [*frames()[:2], bytes(SIGNATURE_BYTES_MAX + 1)]),
     "a topic that is no UTF-8": ("header", [b"up/\xff\xfe", *frames()[1:]]),
     "a header over the limit": ("header-size", [b"up/r", bytes(HEADER_BYTES_MAX + 1), b""]),
+    "a header over the limit of a round": ("header-size", [b"round/r", bytes(ROUND_HEADER_BYTES_MAX + 1), b""]),
     "a header of 1 MB": ("header-size", frames(trainer="a" * 1_000_000)),
     "an empty header": ("header", [b"up/r", b"", b""]),
     "a header that is cut off": ("header", [b"up/r", frames()[1][:-1], b""]),
@@ -289,8 +295,22 @@ def test_array_that_a_receiver_would_reject_is_not_sent(array: Any) -> None:
 def test_too_large_header_and_too_many_arrays_are_not_sent() -> None:
     with pytest.raises(ProtocolError, match="4096"):
         encode("t", Beacon(run="r", term=1, round=1, open=True, acknowledged=bytes(HEADER_BYTES_MAX)))
+    with pytest.raises(ProtocolError, match=f"{ROUND_HEADER_BYTES_MAX}"):
+        encode("round/r", replace(ROUND, query=msgspec.Raw(bytes(ROUND_HEADER_BYTES_MAX))))
     with pytest.raises(ProtocolError, match="9 arrays"):
         encode("t", RESULT, {f"x{number}": np.zeros(1) for number in range(ARRAYS_MAX + 1)})
+
+
+def test_task_with_the_columns_of_a_wide_table_fits_into_a_round() -> None:
+    columns = tuple(Column(name=f"measurement {number} of the second visit") for number in range(2000))
+    schema = Schema(columns=columns, target=Target(name="y"))
+    task = Task(name="wide", model=Linear(2000), loss="squared-error", metric="loss", schema=schema)
+    for topic in ("round/r", "to/alice/"):
+        sent = encode(topic, replace(ROUND, task=task))
+        assert len(sent[1]) > HEADER_BYTES_MAX
+        assert decode(sent).message == replace(ROUND, task=task)
+    with pytest.raises(Rejected, match=r"^header-size"):
+        decode(encode("up/r", replace(ROUND, task=task)))
 
 
 @pytest.mark.parametrize(
