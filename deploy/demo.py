@@ -36,6 +36,7 @@ from fedmq.runtime.run_folder import MODEL, REPORT, RUNS, STORE
 
 if TYPE_CHECKING:
     from fedmq.models.trained_model import TrainedModel
+    from fedmq.tasks.row_views import RowViews
     from fedmq.tasks.task import Task
 
 ROWS_SHOWN_MAX = PARAMETERS_SHOWN_MAX = 16
@@ -82,6 +83,7 @@ TRAINER_NAMES = ("alice", "bob", "carol", "dave", "erin", "frank", "grace", "hei
 @option("--algorithm", type=NAME_OR_PATH, metavar="NAME", help="As for fedmq aggregator. [default: evolution]")
 @option("--param", "parameters", multiple=True, metavar="NAME=VALUE", help="As for fedmq aggregator.")
 @option("--from", "start", type=NAME_OR_PATH, metavar="RUN", help="As for fedmq aggregator.")
+@option("--baselines", is_flag=True, help="Train each trainer alone and all rows pooled as well, and compare.")
 @option("--out", type=UserPath(path_type=Path), metavar="DIR", help="The run's folder. [default: runs/<run>]")
 @option("--dashboard", is_flag=True, help="Serve a page of the run, until the run is over and no browser reads it.")
 @option("--dashboard-port", type=click.IntRange(1, 65535), default=8550, metavar="PORT", help="The page's port.")
@@ -98,6 +100,7 @@ def demo(
     algorithm: str | None,
     parameters: tuple[str, ...],
     start: str | None,
+    baselines: bool,
     out: Path | None,
     dashboard: bool,
     dashboard_port: int,
@@ -123,26 +126,20 @@ def demo(
     from fedmq.data.readers import load_data
     from fedmq.models.networks import Code
     from fedmq.tasks.row_views import RowViews
-    from fedmq.tasks.task_file import find_task, task_rows
+    from fedmq.tasks.task_file import find_task
 
     typed = click.get_current_context().get_parameter_source("task_option") == ParameterSource.COMMANDLINE
     if task_argument and typed:
         raise click.UsageError(f"expected TASK or --task, got {task_argument} and {task_option}: give one")
     task_name = task_argument or task_option or "xor"
     task = with_holdout(find_task(task_name, algorithm), holdout)
-    if sources:
-        if trainers is not None:
-            raise click.UsageError("expected --data or --trainers, got both: each --data is a trainer")
-        rows_of = dict(zip(trainer_names(sources), sources, strict=True))
-        for source in sources:  # report an error in the rows once, before any file is written
-            RowViews(task, load_data(source, () if task.schema is None else tuple(task.schema.names())))
-    elif task.schema is not None:
-        raise BadConfiguration(f"{task_name}: expected --data with the table of each trainer, got none: repeat --data")
-    else:
-        count = trainers or task.trainers
-        task_rows(task_name, 1, count)
-        names = [TRAINER_NAMES[part] if count <= len(TRAINER_NAMES) else f"trainer-{part + 1}" for part in range(count)]
-        rows_of = {name: f"{task_name}:{part}/{count}" for part, name in enumerate(names, 1)}
+    rows_of = _rows_of(task, task_name, sources, trainers)
+    names = () if task.schema is None else tuple(task.schema.names())
+    views = {}  # an error in the rows is reported once, before any file is written
+    for one, source in rows_of.items() if sources or baselines else ():
+        views[one] = RowViews(task, load_data(source, names))
+    if baselines and not task.holdout:
+        raise click.UsageError("--baselines: expected rows to compare on, got none: add --holdout 0.2")
     name = new_name(task.name)
     folder = out or RUNS / name
     if (folder / REPORT).exists():
@@ -168,10 +165,50 @@ def demo(
         unfinished = (folder / STORE).exists() and not (folder / REPORT).exists()
         echo("fedmq: interrupted" + f"; continue with: {again}" * unfinished, err=True)
         raise
+    if baselines and (folder / MODEL).exists():
+        _compare(folder, views, quiet=quiet)
     if not quiet and (folder / MODEL).exists():
         with unread_output_dropped():
             _show(task, None if sources else task_name, folder)
     raise SystemExit(code)
+
+
+def _rows_of(task: Task, task_name: str, sources: Sequence[str], trainers: int | None) -> dict[str, str]:
+    """Return the rows of each trainer, as --data names them, by the name of the trainer.
+
+    Raises:
+        BadConfiguration: the task has no rows of its own, and none are given.
+        BadData: its own rows cannot be used.
+    """
+    from fedmq.tasks.task_file import task_rows
+
+    if sources:
+        if trainers is not None:
+            raise click.UsageError("expected --data or --trainers, got both: each --data is a trainer")
+        return dict(zip(trainer_names(sources), sources, strict=True))
+    if task.schema is not None:
+        raise BadConfiguration(f"{task_name}: expected --data with the table of each trainer, got none: repeat --data")
+    count = trainers or task.trainers
+    task_rows(task_name, 1, count)
+    names = [TRAINER_NAMES[part] if count <= len(TRAINER_NAMES) else f"trainer-{part + 1}" for part in range(count)]
+    return {name: f"{task_name}:{part}/{count}" for part, name in enumerate(names, 1)}
+
+
+def _compare(folder: Path, views: Mapping[str, RowViews], *, quiet: bool) -> None:
+    """Train without federation as well, and add that to the report."""
+    from fedmq.algorithms.baselines import baselines
+    from fedmq.observe.event_text import baseline_lines
+    from fedmq.runs.report import Report, add_baselines, read_report
+
+    report = read_report(folder)
+    assert isinstance(report, Report)
+    config = report.config
+    found = baselines(config.algorithm, config.parameters, config.task, config.seed, config.limits.rounds_max, views)
+    report = add_baselines(folder, found)
+    if not quiet and report.held_out is not None:
+        echo(f"What federation buys, on {report.held_out.rows} held-out rows of {report.held_out.trainers} trainers:")
+        for line in baseline_lines(report.baselines):
+            echo(f"  {line}")
 
 
 def trainer_names(sources: Sequence[str]) -> list[str]:

@@ -47,7 +47,7 @@ def questions(strategy: Strategy[Any], task: Task, views: RowViews, rounds: int,
     state, asked = strategy.init(task, seed), dict[str, Asked]()
     for number in range(1, rounds + 1):
         plan = strategy.ask(state)
-        update = _answer(plan, task, views, number, seed)
+        update = answer(plan, task, views, number, seed)
         kind = type(plan.query).__struct_config__.tag
         one = asked.setdefault(str(kind), Asked(str(kind), plan.query.sends))
         one.times += 1
@@ -58,14 +58,15 @@ def questions(strategy: Strategy[Any], task: Task, views: RowViews, rounds: int,
     return asked
 
 
-def _answer(plan: Plan, task: Task, views: RowViews, number: int, seed: int) -> Update:
+def answer(plan: Plan, task: Task, views: RowViews, number: int, seed: int) -> Update:
+    """Return the answer of the trainer to a round."""
     query, learner = decode_query(encode_query(plan.query))
     arrays, preparation = without_preparation(query, task, plan.arrays)
     rows = views.view(query.rows, preparation)
     draws = derive_rng(seed, "trainer", TRAINER, number)
     work = Assignment(task, arrays, rows, partial(task.score, rows=rows), draws, round=number)
-    answer, bits = learner.learn(query, work), 0
+    learned, bits = learner.learn(query, work), 0
     if isinstance(query, AdditiveQuery):
         bits = query.fraction_bits
-        answer = {name: to_units(one, bits) if one.dtype == np.float64 else one for name, one in answer.items()}
-    return Update(TRAINER, number, 0, len(rows.inputs), answer, bits)
+        learned = {name: to_units(one, bits) if one.dtype == np.float64 else one for name, one in learned.items()}
+    return Update(TRAINER, number, 0, len(rows.inputs), learned, bits)

@@ -1,6 +1,8 @@
 """Text of events: one line for each event worth a line."""
 
-from fedmq.algorithms.evaluation.figures import Metrics, Spread
+from collections.abc import Sequence
+
+from fedmq.algorithms.evaluation.figures import Baseline, Metrics, Spread
 from fedmq.observe import events
 
 LINES: dict[type, str] = {
@@ -116,6 +118,38 @@ def metrics_text(metrics: Metrics) -> str:
         if value is not None
     ]
     return ", ".join([*figures, f"{metrics.rows} rows of {metrics.trainers} trainers"])
+
+
+def baseline_lines(found: Sequence[Baseline]) -> list[str]:
+    """Return a table of models with and without federation, on the held-out rows of all trainers."""
+    measured = [one.held_out for one in found if one.held_out is not None]
+    columns = {name: text for name, text in _COLUMNS.items() if any(getattr(one, name) is not None for one in measured)}
+    if any(one.rmse is not None for one in measured):
+        columns.pop("accuracy", None)
+    lines = [["", *(heading for heading, _ in columns.values())]]
+    for one in found:
+        figures = one.held_out
+        cells = (
+            [one.failure] if figures is None else [_cell(getattr(figures, name), columns[name][1]) for name in columns]
+        )
+        lines.append([f"{one.trainer} alone" if one.rows == "alone" else one.rows, *cells])
+    first = max(len(line[0]) for line in lines)
+    return [f"{line[0]:<{first}}  {'  '.join(f'{cell:>9}' for cell in line[1:])}".rstrip() for line in lines]
+
+
+_COLUMNS = {
+    "accuracy": ("accuracy", "{:.1%}"),
+    "balanced_accuracy": ("balanced", "{:.1%}"),
+    "auc": ("AUC", "{:.4f}"),
+    "log_loss": ("log-loss", "{:.4f}"),
+    "rmse": ("RMSE", "{:.5g}"),
+    "mae": ("MAE", "{:.5g}"),
+    "r2": ("R²", "{:.4f}"),
+}
+
+
+def _cell(value: float | None, text: str) -> str:
+    return "" if value is None else text.format(value)
 
 
 def spread_text(spread: Spread) -> str:

@@ -73,6 +73,7 @@ def ls(folder: Path, as_json: bool) -> None:
         table.add_column(column, justify="right" if column in ("rounds", "value", "seed") else "left", no_wrap=True)
     for one in found:
         value = "" if one.value is None else f"{one.value:.6g}"
+        value += " held out" if value and one.value_of == "held-out" else ""
         table.add_row(one.folder, one.task, one.algorithm, one.state, str(one.rounds), value, str(one.seed))
     PrintableConsole(width=None if sys.stdout.isatty() else 200).print(table)
 
@@ -142,7 +143,7 @@ def _listed(values: dict[str, object]) -> str:
 
 
 def _show_report(report: Report | EarlierReport, folder: Path) -> None:
-    from fedmq.observe.event_text import metrics_text, spread_text, trainer_note
+    from fedmq.observe.event_text import baseline_lines, metrics_text, spread_text, trainer_note
 
     value = "nothing scored" if report.value is None else f"{report.value:.6g}"
     training = f"{report.train_s:.3f} s (whole run {report.wall_s:.3f} s)"
@@ -152,6 +153,8 @@ def _show_report(report: Report | EarlierReport, folder: Path) -> None:
     for name, figures in (("held out", report.held_out), ("trained on", report.training)):
         if figures is not None:
             _print_values({name: metrics_text(figures)})
+    for line in baseline_lines(report.baselines) if report.baselines else ():
+        echo(f"{'':10} {line}")
     if report.spread is not None:
         _print_values({"by trainer": spread_text(report.spread)})
     if report.model is not None:

@@ -15,7 +15,7 @@ import msgspec
 from msgspec.structs import replace
 
 from fedmq.algorithms.base import Evaluation
-from fedmq.algorithms.evaluation.figures import Metrics, RowsOf, Spread
+from fedmq.algorithms.evaluation.figures import Baseline, Metrics, RowsOf, Spread
 from fedmq.algorithms.findings import Findings
 from fedmq.errors import BadConfiguration, one_line
 from fedmq.models.trained_model import TrainedModel
@@ -56,6 +56,7 @@ class _Figures(msgspec.Struct, frozen=True, kw_only=True):
     value_of: RowsOf = "training"  # the rows that it is of
     held_out: Metrics | None = None  # the model on rows that were not trained on
     training: Metrics | None = None  # the same of the rows trained on
+    baselines: list[Baseline] = []  # the same algorithm without federation, where that was asked for
     spread: Spread | None = None  # of trainers whose own figures are permitted
     train_s: float  # while rounds were open
     wall_s: float  # since the run began
@@ -174,6 +175,23 @@ def write_report(
         _write(folder / MODEL, model.to_bytes())
     _write(folder / HISTORY, _history(closes).encode())
     _write(folder / REPORT, msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
+
+
+def add_baselines(folder: Path, found: Sequence[Baseline]) -> Report:
+    """Return the report in `folder` with baselines, the run itself among them, and write it."""
+    report = read_report(folder)
+    assert isinstance(report, Report)
+    together = Baseline(rows="together", held_out=report.held_out)
+    report = replace(
+        report,
+        baselines=[
+            *(one for one in found if one.rows == "alone"),
+            together,
+            *(one for one in found if one.rows == "pooled"),
+        ],
+    )
+    _write(folder / REPORT, msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
+    return report
 
 
 def read_report(folder: Path) -> Report | EarlierReport | None:

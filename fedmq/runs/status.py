@@ -4,6 +4,7 @@ from pathlib import Path
 
 import msgspec
 
+from fedmq.algorithms.evaluation.figures import RowsOf
 from fedmq.observe import events
 from fedmq.observe.event_log import TAIL_BYTES, read_run_state
 from fedmq.observe.run_state import ObservedRun, RunState
@@ -24,6 +25,7 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     state: str
     rounds: int
     value: float | None
+    value_of: RowsOf = "training"  # the rows that it is of
     seed: int
     started: float  # seconds since 1970
 
@@ -35,16 +37,20 @@ def summarize(folder: Path, now: float) -> RunSummary:
         BadConfiguration: the folder holds no run, or one that cannot be read.
     """
     source: Report | EarlierReport | RunConfig
+    value: float | None
+    value_of: RowsOf
     report, state = read_report(folder), status_text(folder, now)
     if report is not None:
-        source, task, rounds, value = report, report.task, report.rounds, report.value
+        source, task, rounds = report, report.task, report.rounds
+        value, value_of = report.value, report.value_of
         started = (folder / REPORT).stat().st_mtime - report.wall_s
     else:
         store, source = open_store(folder)
         with store:
             closes = list(store.closes())
         best = closes[-1].best if closes else None
-        rounds, value = closes[-1].round if closes else 0, None if best is None else best.value
+        rounds = closes[-1].round if closes else 0
+        value, value_of = (None, "training") if best is None else (best.value, best.value_of)
         task, started = source.task.name, source.started
     return RunSummary(
         folder=str(folder),
@@ -54,6 +60,7 @@ def summarize(folder: Path, now: float) -> RunSummary:
         state=state,
         rounds=rounds,
         value=value,
+        value_of=value_of,
         seed=source.seed,
         started=started,
     )

@@ -7,7 +7,9 @@ Columns are encoded and split once for a task; features are computed once for a 
 numbers already: only the split is left.
 """
 
-from collections.abc import Mapping
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -47,6 +49,17 @@ class RowViews:
         else:
             self._training, self._held_out = scaled, chosen(scaled, slice(0, 0))
         self._features: dict[View, tuple[bytes, Rows]] = {}  # with the preparation that they are of
+
+    @classmethod
+    def pooled(cls, parts: Sequence[RowViews]) -> RowViews:
+        """Return the rows of several trainers in one place; what one holds out stays held out."""
+        pooled = cls.__new__(cls)
+        pooled.task, pooled.notes = parts[0].task, ()
+        pooled._training = joined([one._training for one in parts])
+        pooled._held_out = joined([one._held_out for one in parts])
+        pooled.num_examples = sum(one.num_examples for one in parts)
+        pooled._features = {}
+        return pooled
 
     def view(self, view: View, preparation: Mapping[str, Floats] | None = None) -> Rows:
         """Return the rows of a view; `preparation` has the arrays `column_shift`, `column_scale` and `column_fill`.
@@ -102,6 +115,18 @@ def is_held_out(rows: Rows, share: float, salt: float | None = None) -> npt.NDAr
         columns = np.concatenate([np.full((1, len(rows.inputs)), salt), columns])
     columns = np.where(np.isnan(columns), np.nan, columns)  # one NaN for all
     return hash_rows(np.ascontiguousarray(columns)) < np.uint64(int(share * 2.0**64))
+
+
+def joined(parts: Sequence[Rows]) -> Rows:
+    """Return the rows of all parts, which all have weights and offsets or all have none."""
+    weights = [one.weights for one in parts if one.weights is not None]
+    offsets = [one.offsets for one in parts if one.offsets is not None]
+    return Rows(
+        np.concatenate([one.inputs for one in parts]),
+        np.concatenate([one.targets for one in parts]),
+        np.concatenate(weights) if weights else None,
+        np.concatenate(offsets) if offsets else None,
+    )
 
 
 def chosen(rows: Rows, which: npt.NDArray[np.bool_] | slice) -> Rows:

@@ -25,9 +25,22 @@ from fedmq.deploy.processes import free_port
 FILES = {"events.jsonl", "history.csv", "model.npz", "report.json", "store.sqlite3", "store.commit-marker"}
 REPORT = {
     *("config", "solved", "why", "failure", "software", "rounds", "value", "train_s", "wall_s"),
-    *("round_s_median", "trainers", "rejections", "bytes_up", "bytes_down", "model", "model_sha256"),
+    *(
+        "value_of",
+        "held_out",
+        "training",
+        "baselines",
+        "spread",
+        "round_s_median",
+        "trainers",
+        "rejections",
+        "bytes_up",
+        "bytes_down",
+        "model",
+        "model_sha256",
+    ),
 }
-TRAINER = {"name", "num_examples", "results", "late", "rejected", "resent", "reason", "detail", "silent"}
+TRAINER = {"name", "num_examples", "results", "late", "rejected", "resent", "reason", "detail", "silent", "held_out"}
 ENDLESS = """
 from msgspec.structs import replace
 from fedmq.tasks.task_file import find_task, task_rows

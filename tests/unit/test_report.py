@@ -89,6 +89,7 @@ def test_report_has_the_documented_fields(folder: Path) -> None:
         "held_out": None,
         "training": None,
         "spread": None,
+        "baselines": [],
         "train_s": 3.75,  # rounds of 0.5, 3 and 0.25 s; the time in between, when none was open, is not training
         "wall_s": 10.0,
         "round_s_median": 0.5,

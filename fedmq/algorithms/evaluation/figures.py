@@ -114,3 +114,12 @@ class Score(NamedTuple):
     correct: int
     rows: int
     of: RowsOf
+
+
+class Baseline(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A model that was trained on the rows of one trainer, of all in one place, or of all trainers together."""
+
+    rows: Literal["alone", "together", "pooled"]
+    trainer: str = ""  # if alone
+    held_out: Metrics | None = None  # on the held-out rows of all trainers
+    failure: str = ""  # why there is no model
