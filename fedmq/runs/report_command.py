@@ -31,8 +31,8 @@ def report(run: str, output: Path | None) -> None:
       fedmq report runs/tumor -o tumor.html
     """
     one_thread_for_arrays()
-    from fedmq.runs.findings import findings_of
-    from fedmq.runs.report import Report, read_report
+    from fedmq.runs.recount import recount
+    from fedmq.runs.report import Report, read_findings, read_report
     from fedmq.runs.report_page import report_page
 
     folder = folder_of(run)
@@ -42,7 +42,7 @@ def report(run: str, output: Path | None) -> None:
     if not isinstance(found, Report):
         raise BadConfiguration(f"{run}: expected a run of this version, got one of fedmq 0.1: its figures are in JSON")
     target = output or folder / PAGE
-    page = report_page(found, findings_of(folder)).encode()
+    page = report_page(found, read_findings(folder), recount(folder)).encode()
     with writing(target, "choose another -o"):
         write_whole(target, page, mode=SHARED_FILE)
     echo(target)

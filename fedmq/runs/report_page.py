@@ -5,49 +5,54 @@ All its figures come from `report.json`, from the closed rounds, and from the re
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from importlib import resources
-from typing import Any
 
-import numpy as np
 from msgspec.structs import asdict
 
 from fedmq.algorithms.base import Query
 from fedmq.algorithms.evaluation.figures import Metrics
-from fedmq.algorithms.newton.summary import Coefficients
+from fedmq.algorithms.findings import Coefficient, Findings
 from fedmq.algorithms.registry import find_learner
-from fedmq.algorithms.ridge.fit import RidgeFit
-from fedmq.algorithms.statistics.survey import Survey
 from fedmq.errors import QueryRefused
-from fedmq.runs.charts import Series, bar_list, line_chart
-from fedmq.runs.findings import Findings
+from fedmq.runs.charts import Series, bar_list, histogram, line_chart
 from fedmq.runs.records import Close
+from fedmq.runs.recount import Recount
 from fedmq.runs.report import Report
 from fedmq.runs.software import Software
 from fedmq.runtime.printable import printable
 from fedmq.tasks.task import Task
 
+EXPONENT_MAX = 700.0  # exp of more overflows
 IMPORTANCES_SHOWN_MAX = 30
 CATEGORIES_SHOWN_MAX = 8
 CURVES_MAX = 6  # ROC curves of classes
 Rows = Iterable[Sequence[object]]
 
 
-def report_page(report: Report, findings: Findings) -> str:
-    """Return the page."""
+class Markup(str):
+    """A cell that is HTML already."""
+
+    __slots__ = ()
+
+
+def report_page(report: Report, findings: Findings | None, counted: Recount) -> str:
+    """Return the page; `findings` is what the algorithm found beside the model."""
+    findings = findings or Findings()
     task = report.config.task
     parts = [
         _head(report),
         _figures(report),
-        _curves(task, findings.closes),
+        _curves(task, counted.closes),
         _classes(task, report.held_out or report.training),
-        _model(task, findings.result),
-        _data(task, findings.survey),
+        _model(findings),
+        _data(findings),
         _sites(report),
-        _asked(report, findings),
-        _again(report, findings),
+        _asked(report, counted),
+        _again(report, counted),
     ]
     style = resources.files("fedmq.runs").joinpath("report.css").read_text(encoding="utf-8")
     return (
@@ -169,87 +174,60 @@ def _classes(task: Task, metrics: Metrics | None) -> str:
     return _section("Classes", f'<div class="pair">{charts}</div>{confusion}{by_class}')
 
 
-def _model(task: Task, result: Any) -> str:
-    if isinstance(result, Coefficients):
-        return _section("Model", _coefficients(task, result))
-    if isinstance(result, RidgeFit):
-        dropped = sum(not one for one in result.kept)
-        text = f"Ridge regression with {result.features} features; penalty {result.penalty:.3g} a row"
-        text += f"; {dropped} features depend on others and are not used." if dropped else "."
-        return _section("Model", f"<p>{text}</p>")
-    importance = getattr(result, "importance", None)
-    if importance is not None:
-        names = _column_names(task, len(importance))
-        best = sorted(zip(names, map(float, importance), strict=True), key=lambda one: -one[1])
-        return _section("Model", bar_list("Importance: gain of each column's splits", best[:IMPORTANCES_SHOWN_MAX]))
-    return ""
+def _model(findings: Findings) -> str:
+    parts = []
+    if findings.figures:
+        parts.append(_table(["", ""], [[name, _cell(value)] for name, value in findings.figures.items()]))
+    outputs = dict.fromkeys(one.output for one in findings.coefficients)
+    for output in outputs:
+        parts.append(_coefficients(output, [one for one in findings.coefficients if one.output == output], findings))
+    gains = sorted(findings.importances, key=lambda one: -one.gain)[:IMPORTANCES_SHOWN_MAX]
+    if gains:
+        bars = [(one.name, one.gain * 100.0) for one in gains]
+        parts.append(bar_list("Importance: how much the splits of a column lower the loss", bars, " %"))
+    return _section("Model", "".join(parts)) if parts else ""
 
 
-def _coefficients(task: Task, found: Coefficients) -> str:
-    count = found.estimates.shape[1] - 1
-    features = task.schema.feature_names if task.schema is not None else tuple(f"x{one + 1}" for one in range(count))
-    labels = _labels(task, len(found.estimates) + 1)[1:] if task.loss == "cross-entropy" else [""]
-    low, high = found.interval()
-    with_errors = bool(np.isfinite(found.standard_errors).any())
-    odds = task.loss == "cross-entropy"
-    heads = ["feature", "coefficient"]
-    heads += ["odds ratio"] * odds + ["standard error", "z", "P>|z|", "95 % from", "to"] * with_errors
-    tables = []
-    for place, label in enumerate(labels):
-        rows = []
-        for column, name in enumerate(("(intercept)", *features)):
-            estimate = float(found.estimates[place, column])
-            cells: list[object] = [name, _number(estimate) if found.kept[place][column] else "left out"]
-            if odds:
-                cells.append(_number(float(np.exp(min(estimate, 700.0)))))
-            if with_errors:
-                values = (found.standard_errors, found.z, found.p_values, low, high)
-                cells += [_number(float(one[place, column])) for one in values]
-            rows.append(cells)
-        tables.append(_table(heads, rows, f"Coefficients of {label}" if label else "Coefficients"))
-    words = {
-        "converged": "The coefficients have converged.",
-        "separated": "The classes can be separated without error, so there is no finite best model: set a penalty.",
-        "stalled": "The loss could not be lowered further before the steps were small.",
-        "running": "The coefficients have not converged.",
-    }
-    facts = f"{words.get(found.status, found.status)} {found.num_examples} rows, deviance {found.deviance:.6g}"
-    facts += "" if found.aic is None else f", AIC {found.aic:.6g}"
-    return f"<p>{facts}.</p>" + "".join(tables)
+def _coefficients(output: str, found: Sequence[Coefficient], findings: Findings) -> str:
+    with_errors = any(one.standard_error is not None for one in found)
+    odds = bool(findings.classes)
+    heads = ["feature", "coefficient"] + ["odds ratio"] * odds
+    heads += ["standard error", "z", "P>|z|", "95 % from", "to"] * with_errors
+    rows: list[list[object]] = []
+    for one in found:
+        row: list[object] = [one.name, "left out: it depends on others" if one.dropped else _number(one.estimate)]
+        row += ["" if one.dropped else _number(math.exp(min(one.estimate, EXPONENT_MAX)))] * odds
+        if with_errors:
+            row += map(_number, (one.standard_error, one.z, one.p, one.low, one.high))
+        rows.append(row)
+    return _table(heads, rows, f"Coefficients of {output}")
 
 
-def _data(task: Task, survey: Survey | None) -> str:
-    if survey is None:
+def _data(findings: Findings) -> str:
+    if not findings.columns:
         return ""
-    names = _column_names(task, len(survey.moments.counts))
-    rows = []
-    kinds = [column.kind for column in task.schema.columns] if task.schema is not None else []
-    (low, _), (_, high), missing = survey.smallest(), survey.largest(), survey.missing
-    for place, name in enumerate(names):
-        kind = kinds[place] if place < len(kinds) else "number"
-        cells: list[object] = [name, kind, int(survey.moments.counts[place]), int(missing[place])]
-        if kind in ("category", "ordinal", "boolean"):
-            cells += [_category_counts(task, survey, place), "", "", ""]
+    heads = ["column", "kind", "values", "missing", "mean", "deviation", "median", "from, within", "to, within", "rows"]
+    rows: list[list[object]] = []
+    for one in findings.columns:
+        row: list[object] = [one.name, one.kind, one.count, one.missing]
+        if one.categories:
+            row += ["", "", "", "", "", _category_counts(one.categories)]
         else:
-            mean, deviation = survey.moments.means[place], np.sqrt(survey.moments.variances[place])
-            cells += [_number(float(mean)), _number(float(deviation)), _number(float(survey.quantile_of(place, 0.5)))]
-            cells.append(f"{_number(float(low[place]))} to {_number(float(high[place]))}")
-        rows.append(cells)
-    heads = ["column", "kind", "values", "missing", "mean, or counts", "deviation", "median", "range, within"]
-    classes = ""
-    if len(survey.moments.classes):
-        counts = survey.moments.classes.tolist()
-        classes = _table(["class", "rows"], list(zip(_labels(task, len(counts)), counts, strict=True)), "Classes")
-    note = f"<p>Over the {survey.num_examples} rows that trained the model, at all sites together.</p>"
+            row += [_number(one.mean), _number(one.deviation), _number(one.quantiles.get("0.5"))]
+            row += [_bounds(one.smallest), _bounds(one.largest), Markup(histogram(one.edges, one.counts))]
+        rows.append(row)
+    classes = _table(["class", "rows"], list(findings.classes.items()), "Classes") if findings.classes else ""
+    note = f"<p>Over the {findings.num_examples} rows that trained the model, at all sites together.</p>"
     return _section("Data", note + classes + _table(heads, rows, "Columns"))
 
 
-def _category_counts(task: Task, survey: Survey, place: int) -> str:
-    assert task.schema is not None
-    column = task.schema.columns[place]
-    labels = ("no", "yes") if column.kind == "boolean" else column.categories
-    counts = survey.histograms[place][: len(labels)].tolist()
-    shown = [f"{label} {count}" for label, count in zip(labels, counts, strict=True)]
+def _bounds(pair: tuple[float, float]) -> str:
+    low, high = map(_number, pair)
+    return low if low == high else f"{low} … {high}"
+
+
+def _category_counts(counts: Mapping[str, int]) -> str:
+    shown = [f"{label} {count}" for label, count in counts.items()]
     more = len(shown) - CATEGORIES_SHOWN_MAX
     return ", ".join(shown[:CATEGORIES_SHOWN_MAX]) + (f" and {more} more" if more > 0 else "")
 
@@ -266,10 +244,10 @@ def _sites(report: Report) -> str:
     return _section("Sites", _table(heads, rows))
 
 
-def _asked(report: Report, findings: Findings) -> str:
-    rows = [[one.kind, one.rounds, one.answers, one.numbers, _sends(one.kind)] for one in findings.asked]
+def _asked(report: Report, counted: Recount) -> str:
+    rows = [[one.kind, one.rounds, one.answers, one.numbers, _sends(one.kind)] for one in counted.asked]
     heads = ["question", "rounds", "answers", "numbers in an answer", "what they are"]
-    answers = sum(one.answers for one in findings.asked)
+    answers = sum(one.answers for one in counted.asked)
     each = report.bytes_up / answers if answers else 0.0
     note = (
         f"<p>Sites sent {_bytes(report.bytes_up)} in all, {_bytes(each)} an answer; {_bytes(report.bytes_down)} were "
@@ -278,8 +256,8 @@ def _asked(report: Report, findings: Findings) -> str:
     return _section("What was asked, and what left each site", note + _table(heads, rows))
 
 
-def _again(report: Report, findings: Findings) -> str:
-    same = findings.model_sha256 == report.model_sha256
+def _again(report: Report, counted: Recount) -> str:
+    same = counted.model_sha256 == report.model_sha256
     rows: list[list[object]] = [
         ["run", report.run],
         ["seed", report.seed],
@@ -312,13 +290,6 @@ def _labels(task: Task, count: int) -> list[str]:
     return list(known) if len(known) == count else [str(one) for one in range(count)]
 
 
-def _column_names(task: Task, count: int) -> list[str]:
-    names = [] if task.schema is None else [column.name for column in task.schema.columns]
-    if task.schema is not None and count > len(names):
-        names.append(f"{task.schema.target.name} (target)")
-    return names + [f"x{one + 1}" for one in range(len(names), count)]
-
-
 def _section(title: str, content: str) -> str:
     return f"<section><h2>{escape(title)}</h2>{content}</section>"
 
@@ -348,7 +319,13 @@ def _align(cell: object) -> str:
 
 
 def _text(value: object) -> str:
+    if isinstance(value, Markup):
+        return value
     return escape(printable(str(value)))
+
+
+def _cell(value: float | str | None) -> str:
+    return value if isinstance(value, str) else _number(value)
 
 
 def _number(value: float | None) -> str:

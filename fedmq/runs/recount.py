@@ -1,26 +1,23 @@
-"""What a run has found and asked, computed again from its accepted results.
+"""What a run asked, and its model, computed again from its accepted results.
 
-A replay gives the same state as the run had, bit for bit, so nothing of this has to be stored beside the results.
+A replay gives the same state as the run had, bit for bit, so this need not be stored beside the results.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from fedmq.algorithms.registry import find_algorithm
-from fedmq.algorithms.statistics.survey import Survey
-from fedmq.protocol.run_config import RunConfig
 from fedmq.runs.maintenance import open_store
 from fedmq.runs.records import Close
 from fedmq.runs.replay import Replayed, replay
 
 
 @dataclass
-class Asked:
+class QuestionKind:
     """The questions of one kind: rounds, and the numbers that each answer has."""
 
     kind: str  # the tag of the query
@@ -30,18 +27,15 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Findings:
-    """The statistics that a run began with, what its algorithm found, what it asked, and the model's SHA-256."""
+class Recount:
+    """The closed rounds of a run, what they asked, and the SHA-256 of the model that they give."""
 
-    config: RunConfig
-    survey: Survey | None
-    result: Any  # of the algorithm, a value of its own type; None if it has none
-    closes: list[Close] = field(default_factory=list)
-    asked: list[Asked] = field(default_factory=list)  # in the order of the first round
-    model_sha256: str | None = None
+    closes: list[Close]
+    asked: list[QuestionKind]  # in the order of the first round
+    model_sha256: str | None
 
 
-def findings_of(folder: Path) -> Findings:
+def recount(folder: Path) -> Recount:
     """Compute the run in a folder again from its accepted results.
 
     Raises:
@@ -49,14 +43,14 @@ def findings_of(folder: Path) -> Findings:
         StoreError: its store is damaged.
     """
     store, config = open_store(folder)
-    asked: dict[str, Asked] = {}
+    asked: dict[str, QuestionKind] = {}
     with store:
         strategy = find_algorithm(config.algorithm, config.task, config.parameters)
 
         def watch(replayed: Replayed) -> None:
             plan = strategy.ask(replayed.state)
             kind = str(plan.query.__struct_config__.tag)
-            one = asked.setdefault(kind, Asked(kind))
+            one = asked.setdefault(kind, QuestionKind(kind))
             answer = plan.query.answer(config.task, plan.shapes, 1)
             numbers = sum(
                 math.prod(part.shape if part.rows_max is None else (part.rows_max, *part.shape[1:]))
@@ -68,12 +62,5 @@ def findings_of(folder: Path) -> Findings:
         replayed = replay(store, config.task, strategy, config.seed, from_start=True, watch=watch)
     evaluation = strategy.evaluation(replayed.state)
     model = None if evaluation is None else config.task.trained(evaluation.parameters, evaluation.preparation)
-    survey, result = (getattr(strategy, name, lambda _state: None) for name in ("survey", "result"))
-    return Findings(
-        config,
-        survey(replayed.state),
-        result(replayed.state),
-        replayed.closes,
-        list(asked.values()),
-        None if model is None else hashlib.sha256(model.to_bytes()).hexdigest(),
-    )
+    sha256 = None if model is None else hashlib.sha256(model.to_bytes()).hexdigest()
+    return Recount(replayed.closes, list(asked.values()), sha256)
