@@ -1,7 +1,7 @@
 """fedmq: federated learning over a message queue.
 
     Models     MLP, Linear, LogLinear, Fourier, Trees, Code, TrainedModel, load_model
-    Tasks      Task, Rows, find_task
+    Tasks      Task, Rows, Schema, Column, Target, find_task
     Errors     FedmqError and its leaves, in `fedmq.errors`
     Testing    the in-memory network and the virtual clock, in `fedmq.testing`
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fedmq.models.networks import MLP, Code, Linear, LogLinear
     from fedmq.models.trained_model import TrainedModel, load_model
     from fedmq.models.trees import Trees
+    from fedmq.tables.schema import Column, Schema, Target
     from fedmq.tasks.task import Rows, Task
     from fedmq.tasks.task_file import find_task
 
@@ -27,11 +28,14 @@ __version__ = "0.1.0"
 __all__ = [
     "MLP",
     "Code",
+    "Column",
     "FedmqError",
     "Fourier",
     "Linear",
     "LogLinear",
     "Rows",
+    "Schema",
+    "Target",
     "Task",
     "TrainedModel",
     "Trees",
@@ -41,12 +45,15 @@ __all__ = [
 
 _HOMES = {
     "Code": "fedmq.models.networks",
+    "Column": "fedmq.tables.schema",
     "FedmqError": "fedmq.errors",
     "Fourier": "fedmq.models.fourier",
     "Linear": "fedmq.models.networks",
     "LogLinear": "fedmq.models.networks",
     "MLP": "fedmq.models.networks",
     "Rows": "fedmq.tasks.task",
+    "Schema": "fedmq.tables.schema",
+    "Target": "fedmq.tables.schema",
     "Task": "fedmq.tasks.task",
     "TrainedModel": "fedmq.models.trained_model",
     "Trees": "fedmq.models.trees",

@@ -42,6 +42,7 @@ NAMED = (
     "how-to/your-own-algorithm",
     "how-to/your-own-task",
     "how-to/your-own-data",
+    "how-to/your-own-table",
     "how-to/ship-python",
     "how-to/watch-a-run",
     "tutorial",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -11,8 +12,17 @@ from fedmq import MLP, Linear, Trees, find_task
 from fedmq.errors import BadConfiguration
 from fedmq.models.fourier import Fourier
 from fedmq.models.networks import LogLinear
-from fedmq.tables.schema import Column
-from fedmq.tasks.table_task import parse_task_file, task_of
+from fedmq.tables.schema import Column, DateForm
+from fedmq.tasks.table_task import (
+    ColumnKind,
+    FileColumn,
+    FileModel,
+    FileTarget,
+    ModelKind,
+    TaskFile,
+    parse_task_file,
+    task_of,
+)
 
 TUMOR = """\
 name = "tumor"
@@ -100,6 +110,21 @@ def test_wrong_file_is_refused_with_the_file_and_the_key(tmp_path: Path, old: st
         find_task(str(path))
     assert str(caught.value).startswith(f"{path}: ")
     assert expected in str(caught.value)
+
+
+PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "task-file.md").read_text()
+
+
+def test_page_has_every_key_and_its_examples_are_valid() -> None:
+    keys = {name for kind in (TaskFile, FileTarget, FileColumn, FileModel) for name in kind.__struct_fields__}
+    kinds = {*get_args(ColumnKind), *get_args(ModelKind), *get_args(DateForm)}
+    assert {key for key in keys | kinds if f"`{key}`" not in PAGE} == {"columns", "target", "model", "parameters"}
+    (data,) = re.findall(r"^```toml\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)
+    (code,) = re.findall(r"^```python\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)
+    assert task_of(parse_task_file(data)).parameters == {"newton": {"penalty": 1.0}}
+    names: dict[str, Any] = {}
+    exec(code, names)  # noqa: S102 - of the page
+    assert names["task"].schema.feature_names == ("age", "sex=m", "sex=(missing)")
 
 
 def test_missing_file_is_refused() -> None:
