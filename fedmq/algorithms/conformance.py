@@ -68,6 +68,7 @@ class _Bench:
 
     def answer(self, plan: Plan, number: int, name: str) -> Update:
         """Return a trainer's answer, after the way through the wire."""
+        _encoded(self.task, plan)
         query, learner = decode_query(encode_query(plan.query))
         arrays, preparation = without_preparation(query, self.task, plan.arrays)
         check_down(query, self.task, arrays)
@@ -259,6 +260,24 @@ def check_algorithm(
             raise NonConforming(str(name), check, problem)
 
 
+def _encoded(task: Task, plan: Plan) -> Sequence[bytes]:
+    """Return the frames of a round with this plan.
+
+    Raises:
+        ProtocolError: an array that no message can hold.
+    """
+    message = Round(
+        run="r" * 64,
+        term=2**53,
+        round=1,
+        seed=2**53,
+        deadline_s=1.0,
+        task=msgspec.structs.replace(task, parameters={}, algorithm=""),
+        query=encode_query(plan.query),
+    )
+    return encode("round", message, plan.arrays)
+
+
 def check_first_plan(strategy: Strategy[Any], task: Task, code: bytes | None = None) -> None:
     """Check that the first round of a run can be sent and answered.
 
@@ -275,15 +294,6 @@ def check_first_plan(strategy: Strategy[Any], task: Task, code: bytes | None = N
         )
     try:
         check_down(plan.query, task, plan.arrays)
-        message = Round(
-            run="r" * 64,
-            term=2**53,
-            round=1,
-            seed=2**53,
-            deadline_s=1.0,
-            task=msgspec.structs.replace(task, parameters={}, algorithm=""),
-            query=encode_query(plan.query),
-        )
-        encode("round", message, plan.arrays)
+        _encoded(task, plan)
     except (ProtocolError, Rejected) as error:
         raise BadConfiguration(f"{about}: {error}") from error

@@ -302,6 +302,8 @@ def test_refuses_what_does_not_fit() -> None:
         find_algorithm("boosting").init(classification(3, 2), 1)
     with pytest.raises(BadConfiguration):
         find_algorithm("boosting").init(mixed_task(forest()), 1)  # without the categories
+    with pytest.raises(BadConfiguration):
+        find_algorithm("boosting").init(regression(INPUTS, forest(trees=9000, depth=8)), 1)  # no message holds it
     task, targets = CASES["two classes"]
     strategy, state, fitted = rounds_of(task, [Rows(X, targets)], SURVEY + 4)
     plan = strategy.ask(state)

@@ -141,7 +141,7 @@ def _grown(query: TreeHistograms, work: Assignment, model: Trees) -> _Grown | No
 def _with_trees(grown: _Grown, forest: Floats, query: TreeHistograms, work: Assignment, model: Trees) -> _Grown:
     """Add rounds of trees to what is remembered; they must be those of the query."""
     scores, digest = grown.scores.copy(), grown.digest
-    for trees in forest:
+    for trees in forest.reshape(-1, model.scores, model.tree_size):
         if work.cancelled():
             raise WorkCancelled("the scores were cancelled: a newer round makes them needless")
         model.add_trees(scores, trees, grown.columns)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, ClassVar
 
@@ -36,7 +37,7 @@ class TreeHistograms(AdditiveQuery, frozen=True, tag="tree-histograms"):
     before any sum.
 
     Down: `nodes` (n, 2) int64, a score and a place `level` levels below the root of its tree; `tree` (scores,
-    tree_size), the trees under construction; `forest` (rounds, scores, tree_size); `start` (outputs,); `edges` and
+    tree_size), the trees under construction; `forest` (rounds, scores * tree_size); `start` (outputs,); `edges` and
     `edge_counts`, see `Bins`. A whole round has the forest of all `trees` rounds and the edges. Else the forest is the
     last round only, and without edges: it is for trainers that know the forest with the digest `before`, or `digest`.
 
@@ -67,7 +68,7 @@ class TreeHistograms(AdditiveQuery, frozen=True, tag="tree-histograms"):
         return {
             "nodes": ArrayBounds((-1, 2), np.int64, 0, max(model.scores, 1 << model.depth)),
             "tree": ArrayBounds(size, np.float64, -EVERYTHING, EVERYTHING),
-            "forest": ArrayBounds((model.trees, *size), np.float64, -EVERYTHING, EVERYTHING, model.trees),
+            "forest": ArrayBounds((model.trees, math.prod(size)), np.float64, -EVERYTHING, EVERYTHING, model.trees),
             "start": ArrayBounds((model.outputs,)),
             "edges": ArrayBounds((-1,)),
             "edge_counts": ArrayBounds((last + 1,), np.int64, 0, BINS_MAX, last + 1),

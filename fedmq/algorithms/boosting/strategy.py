@@ -152,6 +152,11 @@ class Boosting:
 
     def init(self, task: Task, _seed: int, survey: Survey) -> BoostingState:
         model = forest_model(task.model, "algorithm boosting")
+        if (needed := 8 * model.num_parameters) > FRAME_BYTES_MAX // 2:
+            raise BadConfiguration(
+                f"algorithm boosting: expected a forest of at most {FRAME_BYTES_MAX >> 21} MiB, got {needed >> 20} MiB: "
+                "lower trees or depth of the model"
+            )
         bounds = np.concatenate([survey.lower, survey.upper[:, -1:]], axis=1)
         coded = () if task.schema is None else task.schema.columns
         wanted = tuple(len(one.categories) if one.kind == "category" else 0 for one in coded)
@@ -354,7 +359,7 @@ def _plan(task: Task, growing: Growing) -> Plan:
         {
             "nodes": np.empty((0, 2), np.int64) if level is None else level.nodes,
             "tree": growing.tree,
-            "forest": trees[first : growing.trees],
+            "forest": trees[first : growing.trees].reshape(-1, model.scores * model.tree_size),
             "start": start,
             "edges": bins.edges if growing.whole else bins.edges[:0],
             "edge_counts": bins.edge_counts if growing.whole else bins.edge_counts[:0],
