@@ -154,8 +154,8 @@ class Boosting:
         model = forest_model(task.model, "algorithm boosting")
         if (needed := 8 * model.num_parameters) > FRAME_BYTES_MAX // 2:
             raise BadConfiguration(
-                f"algorithm boosting: expected a forest of at most {FRAME_BYTES_MAX >> 21} MiB, got {needed >> 20} MiB: "
-                "lower trees or depth of the model"
+                f"algorithm boosting: expected a forest of at most {FRAME_BYTES_MAX >> 21} MiB, got {needed >> 20} MiB"
+                ": lower trees or depth of the model"
             )
         bounds = np.concatenate([survey.lower, survey.upper[:, -1:]], axis=1)
         coded = () if task.schema is None else task.schema.columns
