@@ -252,7 +252,7 @@ class Staged:
             return replace(
                 after,
                 stage="survey",
-                survey=SurveyState.begin(state.task, state.survey.buckets),
+                survey=SurveyState.begin(state.task, state.survey.buckets, patient=True),
                 before=self._of_training(after) or state.before,
                 rounds=dict.fromkeys(after.rounds, EARLIER),
             )

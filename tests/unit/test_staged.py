@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
 import statsmodels.api as statsmodels
-from splits import model_sha256, state_after
-from table_rows import ROWS, patients, table_splits, table_task
+from splits import closed, model_sha256, state_after
+from table_rows import ROWS, chosen, patients, table_splits, table_task
 
 from fedmq.algorithms.checkpoint import dump
 from fedmq.algorithms.evaluation.figures import Metrics
 from fedmq.algorithms.findings import Findings
 from fedmq.algorithms.registry import find_algorithm
 from fedmq.errors import BadConfiguration
+from fedmq.runs.replay import replay
 from fedmq.simulation import Federation
 from fedmq.tables.preparation import Preparation
+from fedmq.tasks.row_views import RowViews
 from fedmq.tasks.task import Task
+from fedmq.testing import check_algorithm
 
 CASES = [
     ("statistics", "ill"),
@@ -173,3 +177,91 @@ def test_survey_of_a_table_has_the_figures_of_its_columns() -> None:
     assert smoker.categories["yes"] == int((columns["smoker"] == "yes").sum())
     assert sum(grade.categories.values()) == ROWS
     assert (days.name, days.mean) == ("days", pytest.approx(columns["days"].mean(), rel=1e-12))
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "target"),
+    [("statistics", "ill"), ("ridge", "ill"), ("newton", "visits"), ("averaging", "days"), ("evolution", "ill")],
+)
+def test_staged_strategy_conforms_on_a_table_with_held_out_rows(algorithm: str, target: str) -> None:
+    task = table_task(target, 0.2, parameters={"averaging": {"learning_rate": 0.002}})
+    check_algorithm(find_algorithm(algorithm, task), task, rows=table_splits(patients())["three"])
+
+
+def test_held_out_rows_are_in_no_training_sum() -> None:
+    task = table_task("days", 0.3)
+    whole = RowViews(task, patients())
+    held = whole.view("held-out").targets
+    assert len(held) > 50
+    assert not set(held.tolist()) & set(whole.view("columns").targets.tolist()), "no two rows of these are equal"
+    others = np.flatnonzero(~np.isin(patients().columns["days"], held))
+    for algorithm in ("statistics", "ridge", "newton"):
+        with_them, without = (finished(algorithm, task, [rows]) for rows in (patients(), chosen(patients(), others)))
+        results = [dump(find_algorithm(algorithm, task).result(one)) for one in (with_them, without)]  # type: ignore[attr-defined]
+        assert results[0] == results[1], algorithm
+        assert with_them.measured.measured.held_out.rows == len(held)
+        assert without.measured.measured.held_out.rows == 0
+
+
+def test_joining_trainer_gives_the_model_of_all_rows() -> None:
+    for algorithm, target in (("ridge", "ill"), ("newton", "ill"), ("statistics", "days")):
+        task = table_task(target, 0.2)
+        strategy, shards = find_algorithm(algorithm, task), table_splits(patients())["ten by label"]
+        views = [RowViews(task, one) for one in shards]
+        pooled = finished(algorithm, task, [patients()])
+        for joins in (1, 2, 4, 6):  # in the survey, in the rounds of the algorithm, on held-out rows
+            state = strategy.init(task, 1)
+            for _ in range(joins):
+                state = closed(strategy, state, task, views[:6])
+            for _ in range(ROUNDS):
+                state = closed(strategy, state, task, views)
+            assert strategy.finished(state), (algorithm, joins)  # type: ignore[attr-defined]
+            assert model_sha256(strategy, task, state) == model_sha256(strategy, task, pooled), (algorithm, joins)
+
+
+def test_missing_trainers_do_not_begin_the_survey_again() -> None:
+    task = table_task("ill", 0.2)
+    strategy, views = find_algorithm("newton", task), [RowViews(task, one) for one in table_splits(patients())["three"]]
+    state, stages = strategy.init(task, 1), []
+    for _ in range(20):
+        state = closed(strategy, state, task, views, absent=lambda number, place: number > 4 and number % 3 == place)
+        stages.append(state.stage)
+    assert "survey" not in stages[4:]
+    assert strategy.evaluation(state).parameters.any()  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("algorithm", ["newton", "evolution"])
+def test_kill_in_each_stage_gives_the_same_model(algorithm: str) -> None:
+    task = table_task("ill", 0.2, rounds=14)
+    shards = dict(zip("abc", table_splits(patients())["three"], strict=True))
+
+    def outcome(federation: Federation) -> tuple[str, object]:
+        model = federation.model
+        assert federation.finished
+        assert model is not None
+        again = replay(federation.store, task, federation.strategy, 3, from_start=True)
+        assert again.state.round == federation.aggregator.rounds.round  # type: ignore[union-attr]
+        evaluation = federation.strategy.evaluation(again.state)
+        assert evaluation is not None
+        replayed = task.trained(evaluation.parameters, evaluation.preparation).to_bytes()
+        assert replayed == model.to_bytes()
+        return hashlib.sha256(replayed).hexdigest(), measured(federation)
+
+    undisturbed = Federation(task, find_algorithm(algorithm, task), shards, seed=3)
+    undisturbed.train()
+    for stage in ("survey", "training", "held-out"):
+        federation = Federation(task, find_algorithm(algorithm, task), shards, seed=3)
+        federation.start()
+        federation.simulation.run(partial(has_answers_in, federation, stage), 60.0)
+        assert has_answers_in(federation, stage)
+        everyone = ("broker", "aggregator", *shards)
+        federation.simulation.crash(*everyone)
+        federation.simulation.start(*everyone)
+        federation.simulation.run(partial(getattr, federation, "finished"), 600.0)
+        assert outcome(federation) == outcome(undisturbed), stage
+
+
+def has_answers_in(federation: Federation, stage: str) -> bool:
+    """Whether a round of this stage is open and has some answers."""
+    rounds = federation.aggregator and federation.aggregator.rounds
+    return rounds is not None and rounds._state.stage == stage and bool(rounds._answered)

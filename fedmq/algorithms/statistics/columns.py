@@ -47,6 +47,7 @@ class ColumnSpread:
 
     columns: int
     exponents: Integers | None = None  # (columns, SPREAD_CELLS)
+    num_examples: int = 0
 
     def plan(self) -> Plan:
         """Return the question about them."""
@@ -54,10 +55,12 @@ class ColumnSpread:
 
     def with_total(self, total: Total) -> ColumnSpread:
         """Return the spread with the answers to `plan`."""
-        return replace(self, exponents=total.arrays["exponents"])
+        return replace(self, exponents=total.arrays["exponents"], num_examples=total.num_examples)
 
     def moments(self, total: Total) -> ColumnMoments | None:
-        """Return the moments from answers with `fraction_bits`; None if values are beyond the spread."""
+        """Return the moments from answers with `fraction_bits`; None if the spread is that of other rows."""
+        if total.coverage >= 1.0 and total.num_examples != self.num_examples:
+            return None
         beyond = (total.arrays["clipped"] > 0) & (self._tops() < EXPONENT_MAX)
         return None if beyond.any() else _moments(total, self.fraction_bits())
 

@@ -22,7 +22,7 @@ from fedmq.tasks.task import Task
 
 RANGE = 4.0  # deviations to both sides of the mean that histograms divide
 BUCKETS = 512  # of the histograms of a task with a schema, at least
-PATIENCE = 8  # rounds that wait for the trainers that answered the moments
+PATIENCE = 8  # rounds that are repeated for more trainers
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,17 +94,21 @@ class SurveyState:
     buckets: int
     spread: ColumnSpread
     moments: ColumnMoments | None = None
-    waited: int = 0  # rounds for the histograms of more trainers
+    patient: bool = False  # it has begun again, because the rows were not the same in all of its rounds
+    waited: int = 0  # rounds for the answers of more trainers
     found: Survey | None = None
 
     @classmethod
-    def begin(cls, task: Task, buckets: int = 0) -> SurveyState:
-        """Return the state before the first round; there are at least `buckets` if the task has a schema."""
+    def begin(cls, task: Task, buckets: int = 0, *, patient: bool = False) -> SurveyState:
+        """Return the state before the first round; a task with a schema has histograms of at least BUCKETS.
+
+        A `patient` survey repeats a round for up to PATIENCE times until every member answers.
+        """
         schema = task.schema
         if schema is not None:
             buckets = max(buckets, BUCKETS, *(len(column.categories) for column in schema.columns))
         columns = num_columns(task)
-        return cls(columns, min(buckets, BUCKETS_MAX), ColumnSpread(columns))
+        return cls(columns, min(buckets, BUCKETS_MAX), ColumnSpread(columns), patient=patient)
 
     def plan(self, task: Task) -> Plan:
         """Return what to ask next."""
@@ -116,17 +120,19 @@ class SurveyState:
 
     def after(self, task: Task, total: Total) -> SurveyState:
         """Return the state with the answers to `plan`; `found` is set after the last round."""
+        expected = 1.0 if self.patient else 0.0 if self.moments is None else self.moments.coverage
+        if total.coverage < expected and self.waited < PATIENCE:
+            return replace(self, waited=self.waited + 1)
         if self.spread.exponents is None:
-            return replace(self, spread=self.spread.with_total(total))
+            return replace(self, spread=self.spread.with_total(total), waited=0)
         if self.moments is None:
             moments = self.spread.moments(total)
-            if moments is None:  # a trainer with larger values has joined since: ask for the spread again
-                return SurveyState.begin(task, self.buckets)
-            return self._known(task, moments, None) if not self.buckets else replace(self, moments=moments)
+            if moments is None:
+                return SurveyState.begin(task, self.buckets, patient=True)
+            after = replace(self, moments=moments, waited=0)
+            return after if self.buckets else after._known(task, moments, None)
         if total.coverage >= 1.0 and total.num_examples != self.moments.num_examples:
-            return SurveyState.begin(task, self.buckets)
-        if total.coverage < self.moments.coverage and self.waited < PATIENCE:
-            return replace(self, waited=self.waited + 1)
+            return SurveyState.begin(task, self.buckets, patient=True)
         return self._known(task, self.moments, total.arrays["histograms"])
 
     def _known(self, task: Task, moments: ColumnMoments, histograms: Integers | None) -> SurveyState:
