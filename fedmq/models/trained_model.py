@@ -249,10 +249,17 @@ def _check_fits(model: Model, schema: Schema) -> None:
     inputs = len(schema.columns) if isinstance(model, Trees) else schema.num_features
     if model.inputs != inputs:
         raise BadConfiguration(f"expected a model of {inputs} inputs for the schema, got {model}")
+    if isinstance(model, Trees) and any(sizes := categories_of(schema)) and model.categories != sizes:
+        raise BadConfiguration(f"expected a forest with categories={sizes} for the schema, got {model}")
     if (model.output == "softmax") != (schema.target.kind == "class"):
         raise BadConfiguration(f"expected a softmax model for classes and no other, got {model}")
     if schema.target.kind == "class" and model.outputs != len(schema.target.classes):
         raise BadConfiguration(f"expected a model of {len(schema.target.classes)} classes for the schema, got {model}")
+
+
+def categories_of(schema: Schema) -> tuple[int, ...]:
+    """Return the number of categories of each column, 0 for numbers, as a forest has them."""
+    return tuple(len(column.categories) if column.kind == "category" else 0 for column in schema.columns)
 
 
 def _comparable(raw: Floats) -> Floats:

@@ -27,6 +27,7 @@ from fedmq.models.exports.verified import (
 from fedmq.models.fourier import Fourier
 from fedmq.models.networks import MLP, Code, Linear, LogLinear, Model
 from fedmq.models.trained_model import TrainedModel
+from fedmq.models.trees import NO_COLUMN, Trees
 from fedmq.tables.preparation import Preparation
 from fedmq.tables.schema import Column, Schema, Target
 
@@ -39,6 +40,7 @@ COLUMNS = (
     Column(name="ward", kind="category", categories=("1", "2", "true")),
 )  # of 10 features
 CLASSES = Target(name="diagnosis", kind="class", classes=("benign", "malignant", "?x"))
+TWO = Target(name="diagnosis", kind="class", classes=("benign", "malignant"))
 NUMBER, COUNT = Target(name="stay"), Target(name="visits", kind="count")
 FRAME = pd.DataFrame(
     {
@@ -60,13 +62,54 @@ def preparation(target: Target, *, offset: str = "", missing: Any = "median") ->
     return Preparation(schema, shift, scale, shift + np.array([0.5, 0.0, -0.1, -0.4, 30.0, 0.0]))
 
 
+def forest_parameters(model: Trees) -> np.ndarray[Any, Any]:
+    """Return parameters of trees with splits of all kinds; the last trees are empty."""
+    generator = np.random.default_rng(11)
+    parameters = np.zeros(model.num_parameters)
+    forest, start = model.split_parameters(parameters)
+    start[:] = generator.normal(size=model.outputs)
+    for trees in forest[:-1]:
+        for numbers in trees:
+            tree = model.unpack(numbers)
+            tree.columns[:] = generator.integers(0, model.inputs, model.nodes)
+            tree.missing[:] = generator.integers(0, 2, model.nodes)
+            tree.rules[:, 0] = generator.normal(size=model.nodes)
+            tree.leaves[:] = generator.normal(0.0, 0.3, model.nodes + 1)
+            for node, column in enumerate(tree.columns.astype(int)):
+                if model.categories and model.categories[column]:
+                    tree.rules[node] = generator.integers(0, 1 << min(32, model.categories[column]), model.words)
+            for node in range(model.nodes):  # a node without a split has none below, and equal leaves
+                if (node and tree.columns[(node - 1) // 2] == NO_COLUMN) or generator.random() < 0.15:
+                    tree.columns[node] = NO_COLUMN
+            for node in np.flatnonzero(tree.columns == NO_COLUMN):
+                first = last = int(node)
+                while first < model.nodes:
+                    first, last = 2 * first + 1, 2 * last + 2
+                tree.leaves[first - model.nodes : last - model.nodes + 1] = tree.leaves[first - model.nodes]
+    return parameters
+
+
 def trained(model: Model, prepared: Preparation | None = None, output_scale: float = 1.0) -> TrainedModel:
     parameters = np.random.default_rng(7).normal(0.0, 0.6, model.num_parameters)
     if isinstance(model, Fourier):
         parameters[model.inputs : 2 * model.inputs] = np.linspace(0.0, 2.0, model.inputs)  # a column without spread
+    if isinstance(model, Trees):
+        parameters = forest_parameters(model)
     return TrainedModel(model, parameters, "tumor", output_scale, prepared)
 
 
+SETS = (0, 3, 0, 0, 0, 3)
+FORESTS = [
+    trained(Trees(6, 3, "softmax", trees=8, depth=4, categories=SETS), preparation(CLASSES)),
+    trained(Trees(6, 2, "softmax", trees=8, depth=3, categories=SETS), preparation(TWO)),
+    trained(Trees(6, trees=30, depth=5, categories=SETS), preparation(NUMBER), 1e5),
+    trained(Trees(6, trees=5, depth=2, counts=True, categories=SETS), preparation(COUNT, offset="exposure")),
+    trained(
+        Trees(6, 2, "softmax", trees=2, depth=3, categories=SETS), preparation(TWO, missing="drop", offset="exposure")
+    ),
+    trained(Trees(2, trees=1, depth=3)),  # no tree at all
+    trained(Trees(3, 3, "softmax", trees=4, depth=12)),
+]
 MODELS = [
     trained(MLP((10, 3)), preparation(CLASSES)),
     trained(MLP((10, 6, 3), hidden="tanh"), preparation(CLASSES)),
@@ -93,7 +136,7 @@ def name_of(model: TrainedModel) -> str:
     return f"{model.model}{extra}{' required' * (schema is not None and schema.columns[-1].missing == 'drop')}"
 
 
-@pytest.mark.parametrize("model", [*MODELS, *ONNX_ONLY], ids=name_of)
+@pytest.mark.parametrize("model", [*MODELS, *ONNX_ONLY, *FORESTS], ids=name_of)
 def test_onnx_predicts_what_the_model_predicts(model: TrainedModel) -> None:
     exported = export(model, "onnx")
     onnx.checker.check_model(onnx.load_from_string(exported.content))
@@ -102,7 +145,9 @@ def test_onnx_predicts_what_the_model_predicts(model: TrainedModel) -> None:
     assert largest_difference(model, rows, run_onnx(exported.content, raw_inputs(model, rows))) <= DIFFERENCE_MAX
 
 
-@pytest.mark.parametrize("model", [one for one in (*MODELS, *ONNX_ONLY) if one.schema is not None], ids=name_of)
+@pytest.mark.parametrize(
+    "model", [one for one in (*MODELS, *ONNX_ONLY, *FORESTS) if one.schema is not None], ids=name_of
+)
 def test_onnx_predicts_from_the_raw_cells_of_a_data_frame(model: TrainedModel) -> None:
     assert model.schema is not None
     frame = FRAME.assign(exposure=np.linspace(-1.0, 1.0, len(FRAME))) if model.schema.offset else FRAME
@@ -148,12 +193,12 @@ def test_pipeline_of_sklearn_predicts_what_the_model_predicts(model: TrainedMode
 
 
 @pytest.mark.parametrize("to", ["json", "safetensors"])
-@pytest.mark.parametrize("model", MODELS, ids=name_of)
+@pytest.mark.parametrize("model", [*MODELS, *FORESTS], ids=name_of)
 def test_open_files_hold_all_numbers_of_the_model(model: TrainedModel, to: Any) -> None:
     exported = export(model, to)
     read = arrays_of(exported.content)
     for name, array in named_arrays(model).items():
-        np.testing.assert_array_equal(read[name], array)
+        np.testing.assert_array_equal(read[name].reshape(array.shape), array)
         assert read[name].dtype == np.float64
     assert export(model, to).content == exported.content
 

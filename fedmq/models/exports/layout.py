@@ -11,6 +11,7 @@ from fedmq.models.arrays import Floats
 from fedmq.models.fourier import Fourier
 from fedmq.models.networks import MLP
 from fedmq.models.trained_model import TrainedModel
+from fedmq.models.trees import Trees
 
 
 class Layer(NamedTuple):
@@ -45,9 +46,26 @@ def named_arrays(trained: TrainedModel) -> Mapping[str, npt.NDArray[Any]]:
         arrays["column_shift"] = trained.preparation.shift
         arrays["column_scale"] = trained.preparation.scale
         arrays["column_fill"] = trained.preparation.fill
+    if isinstance(model, Trees):
+        return {**arrays, **_forest(model, trained.parameters)}
     if isinstance(model, Fourier):
         arrays["means"], arrays["deviations"], _, _ = model.layers(trained.parameters)
         arrays["directions"], arrays["phases"] = model.directions()
     for place, layer in enumerate(layers(trained)):
         arrays[f"layers.{place}.weights"], arrays[f"layers.{place}.biases"] = layer
     return arrays
+
+
+def _forest(model: Trees, parameters: Floats) -> Mapping[str, npt.NDArray[Any]]:
+    """Return the trees that are not empty as arrays (trees, scores, ...), and the start (outputs,)."""
+    forest, start = model.split_parameters(parameters)
+    used = forest[: int(np.count_nonzero(forest.any(axis=(1, 2))))]
+    shape = (len(used), model.scores)
+    trees = [model.unpack(numbers) for trees in used for numbers in trees]
+    return {
+        "trees.columns": np.array([tree.columns for tree in trees]).reshape(*shape, model.nodes),
+        "trees.missing": np.array([tree.missing for tree in trees]).reshape(*shape, model.nodes),
+        "trees.rules": np.array([tree.rules for tree in trees]).reshape(*shape, model.nodes, model.words),
+        "trees.leaves": np.array([tree.leaves for tree in trees]).reshape(*shape, model.nodes + 1),
+        "start": start,
+    }

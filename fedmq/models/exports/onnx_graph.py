@@ -17,12 +17,14 @@ import numpy.typing as npt
 from fedmq.errors import BadConfiguration
 from fedmq.exact.fourier import COSINE_BITS, TURN_BITS
 from fedmq.models.exports.layout import layers
+from fedmq.models.exports.onnx_trees import ensemble
 from fedmq.models.fourier import ANGLE_FRACTION_BITS, ROW_FRACTION_BITS, ROW_INTEGER_BITS, Fourier
 from fedmq.models.networks import MLP, LogLinear
 from fedmq.models.trained_model import TrainedModel
+from fedmq.models.trees import Trees
 from fedmq.tables.labels import label_key
 from fedmq.tables.preparation import Preparation
-from fedmq.tables.schema import Column
+from fedmq.tables.schema import Column, Schema
 
 if TYPE_CHECKING:
     import onnx
@@ -117,13 +119,20 @@ class _Graph:
 
     def build(self) -> None:
         preparation = self.trained.preparation
-        if preparation is None:
-            features = self.builder.input(ROWS, np.float64, self.model.inputs)
+        if preparation is not None:
+            _check_names(preparation.schema)
+        if isinstance(self.model, Trees):
+            outputs = self._trees(self.model)
         else:
-            features = self._features(preparation)
-        outputs = self._fourier(features) if isinstance(self.model, Fourier) else self._network(features)
+            if preparation is None:
+                features = self.builder.input(ROWS, np.float64, self.model.inputs)
+            else:
+                features = self._features(preparation)
+            outputs = self._fourier(features) if isinstance(self.model, Fourier) else self._network(features)
         if self.trained.schema is not None and self.trained.schema.offset:
             outputs = self._with_offset(outputs, self.trained.schema.offset)
+        if isinstance(self.model, LogLinear) or (isinstance(self.model, Trees) and self.model.counts):
+            outputs = self.builder.add("Exp", outputs)
         if self.model.output == "softmax":
             self._classes(outputs)
         else:
@@ -131,9 +140,6 @@ class _Graph:
 
     def _features(self, preparation: Preparation) -> str:
         """Return the features (rows, features) of raw columns, as `Preparation.features` computes them."""
-        for name in preparation.schema.names():
-            if name in (PREDICTION, PROBABILITIES) or name.startswith(INNER):
-                raise BadConfiguration(f"expected no column with the name of an output, got {name!r}: export to json")
         pieces = [
             self._category(column)
             if column.kind == "category"
@@ -164,16 +170,19 @@ class _Graph:
 
     def _standardized(self, column: Column, shift: float, scale: float, fill: float) -> str:
         add, constant = self.builder.add, self.builder.constant
+        cells = self._numbers(column)
+        filled = add("Where", add("IsNaN", cells), constant([fill]), cells)
+        return add("Div", add("Sub", filled, constant([shift])), constant([scale]))
+
+    def _numbers(self, column: Column) -> str:
+        """Return the cells (rows, 1) of a column that is no category as float64, NaN for what is missing."""
+        add, constant = self.builder.add, self.builder.constant
         if column.kind == "ordinal":
             codes = self._codes(column, -1)
-            missing = add("Equal", codes, constant([-1]))
-            cells = self.builder.number(codes)
-        else:
-            cells = self.builder.input(column.name, np.float64, 1)
-            missing = add("IsNaN", cells)
-            self._require(column, missing)
-        filled = add("Where", missing, constant([fill]), cells)
-        return add("Div", add("Sub", filled, constant([shift])), constant([scale]))
+            return add("Where", add("Equal", codes, constant([-1])), constant([np.nan]), self.builder.number(codes))
+        cells = self.builder.input(column.name, np.float64, 1)
+        self._require(column, add("IsNaN", cells))
+        return cells
 
     def _require(self, column: Column, missing: str) -> None:
         """Predict nothing for rows with a missing (rows, 1) cell of a column that the schema requires."""
@@ -181,10 +190,10 @@ class _Graph:
             self.incomplete = missing if self.incomplete is None else self.builder.add("Or", self.incomplete, missing)
 
     def _with_offset(self, outputs: str, name: str) -> str:
-        offset = self.builder.input(name, np.float64, 1)
-        if isinstance(self.model, LogLinear):
-            return self.builder.add("Mul", outputs, self.builder.add("Exp", offset))
-        offset = self.builder.add("Div", offset, self.builder.constant(self.trained.output_scale))
+        """Return the outputs with the offset of each row, which is added to the last one."""
+        last = np.zeros(self.model.outputs)
+        last[-1] = 1.0 / self.trained.output_scale
+        offset = self.builder.add("Mul", self.builder.input(name, np.float64, 1), self.builder.constant(last))
         return self.builder.add("Add", outputs, offset)
 
     def _network(self, features: str) -> str:
@@ -194,7 +203,7 @@ class _Graph:
             if place and isinstance(self.model, MLP):
                 values = add({"relu": "Relu", "tanh": "Tanh", "sigmoid": "Sigmoid"}[self.model.hidden], values)
             values = add("Add", add("MatMul", values, constant(layer.weights)), constant(layer.biases))
-        return add("Exp", values) if isinstance(self.model, LogLinear) else values
+        return values
 
     def _fourier(self, features: str) -> str:
         """Return the outputs of a Fourier model, as `Fourier.integer_features` computes them: angles are integers."""
@@ -215,6 +224,39 @@ class _Graph:
         cosines = add("Round", add("Mul", cosines, constant(2.0**COSINE_BITS)))
         hidden = add("Mul", cosines, constant(2.0**-COSINE_BITS))
         return add("Add", add("MatMul", hidden, constant(weights)), constant(biases))
+
+    def _trees(self, model: Trees) -> str:
+        """Return the outputs of a forest."""
+        add, constant, builder = self.builder.add, self.builder.constant, self.builder
+        schema, parameters = self.trained.schema, self.trained.parameters
+        if schema is None and any(model.categories):
+            raise BadConfiguration("expected a forest of numbers for a task without a schema: export to json")
+        columns = () if schema is None else schema.columns
+        categories = [place for place, column in enumerate(columns) if column.kind == "category"]
+        numbers = [place for place in range(model.inputs) if place not in categories]
+        forest = ensemble(model, parameters, numbers)
+        if schema is None:
+            pieces = [builder.input(ROWS, np.float64, model.inputs)]
+        else:
+            cells = {place: self._numbers(columns[place]) for place in numbers}
+            codes = {place: self._codes(columns[place], len(columns[place].categories)) for place in categories}
+            pieces = list(cells.values())
+            for place, sets in forest.sets.items():  # a row of its own for each category, and last for missing
+                pieces.append(add("Gather", constant(sets), self._flat(codes[place]), axis=0))
+        scores = add(
+            "TreeEnsembleRegressor",
+            add("Concat", *pieces, axis=1),
+            domain=ML_DOMAIN,
+            n_targets=2 * model.scores,
+            nodes_values_as_tensor=builder.onnx.numpy_helper.from_array(forest.thresholds),
+            target_weights_as_tensor=builder.onnx.numpy_helper.from_array(forest.weights),
+            **forest.attributes,
+        )
+        placed = np.zeros((2 * model.scores, model.outputs))  # both parts of a score; of two classes, the second one's
+        for score in range(model.scores):
+            placed[[score, model.scores + score], model.outputs - model.scores + score] = 1.0
+        sums = add("MatMul", builder.number(scores), constant(placed))
+        return add("Add", sums, constant(model.split_parameters(parameters)[1]))
 
     def _classes(self, outputs: str) -> None:
         builder, labels = self.builder, self.trained.classes
@@ -254,6 +296,12 @@ class _Graph:
     def _flat(self, values: str) -> str:
         """Return values (rows, 1) as (rows,)."""
         return self.builder.add("Squeeze", values, self.builder.constant([1]))
+
+
+def _check_names(schema: Schema) -> None:
+    for name in schema.names():
+        if name in (PREDICTION, PROBABILITIES) or name.startswith(INNER):
+            raise BadConfiguration(f"expected no column with the name of an output, got {name!r}: export to json")
 
 
 def _spellings(label: str) -> list[str]:

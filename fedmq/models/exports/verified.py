@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fedmq.errors import BadConfiguration, named
+from fedmq.errors import BadConfiguration, FedmqError, named
 from fedmq.models.arrays import Floats
 from fedmq.models.exports.layout import named_arrays
 from fedmq.models.exports.onnx_graph import ROWS, to_onnx
@@ -17,6 +17,7 @@ from fedmq.models.exports.open_files import arrays_of, to_json, to_safetensors
 from fedmq.models.exports.sklearn_pipeline import to_sklearn
 from fedmq.models.fourier import Fourier
 from fedmq.models.trained_model import TrainedModel
+from fedmq.models.trees import EVERYTHING, Trees
 from fedmq.tables.encoding import Encoded
 
 Format = Literal["onnx", "sklearn", "json", "safetensors"]
@@ -49,7 +50,9 @@ def export(trained: TrainedModel, to: Format) -> Export:
     run = run_onnx if to == "onnx" else run_sklearn
     try:
         outputs = run(content, raw_inputs(trained, rows), trained.classes)
-    except (ValueError, TypeError, RuntimeError) as error:  # onnxruntime's are RuntimeErrors
+    except FedmqError:
+        raise
+    except Exception as error:  # each package has its own
         raise BadConfiguration(f"expected an export that runs, got {named(error):.300}: report it") from error
     difference = largest_difference(trained, rows, outputs)
     if not difference <= DIFFERENCE_MAX:
@@ -64,6 +67,10 @@ def sample_rows(trained: TrainedModel, count: int = ROWS_VERIFIED) -> Encoded | 
     generator = np.random.default_rng(0)
     if trained.preparation is None:
         columns = generator.normal(0.0, SPREAD, (count, trained.model.inputs))
+        if isinstance(trained.model, Trees):
+            columns = np.stack(
+                [_near_thresholds(trained, place, generator, count) for place in range(trained.model.inputs)], axis=1
+            )
         if isinstance(trained.model, Fourier):
             means, deviations, _, _ = trained.model.layers(trained.parameters)
             columns = columns * deviations + means
@@ -75,11 +82,24 @@ def sample_rows(trained: TrainedModel, count: int = ROWS_VERIFIED) -> Encoded | 
             columns[:, place] = generator.integers(0, len(column.categories), count)
         elif column.kind == "boolean":
             columns[:, place] = generator.integers(0, 2, count)
+        elif isinstance(trained.model, Trees):
+            columns[:, place] = _near_thresholds(trained, place, generator, count)
         else:
             columns[:, place] = shift + scale * generator.normal(0.0, SPREAD, count)
     columns[generator.random(columns.shape) < MISSING_SHARE] = np.nan
     offsets = generator.normal(0.0, 1.0, count) if schema.offset else None
     return Encoded(columns, np.empty(0), None, offsets, np.arange(count), {}, {}, ())
+
+
+def _near_thresholds(trained: TrainedModel, column: int, generator: np.random.Generator, count: int) -> Floats:
+    """Return made-up numbers (count,) of a column: the thresholds of a forest, and numbers next to them."""
+    assert isinstance(trained.model, Trees)
+    arrays = named_arrays(trained)
+    found = arrays["trees.rules"][..., 0][arrays["trees.columns"] == column]
+    thresholds = np.unique(np.concatenate([[0.0], found[np.abs(found) < EVERYTHING]]))
+    steps = generator.integers(-1, 2, count) * (1e-9 + np.ptp(thresholds) / (len(thresholds) + 1))
+    numbers: Floats = generator.choice(thresholds, count) + steps
+    return numbers
 
 
 def raw_inputs(trained: TrainedModel, rows: Encoded | Floats) -> dict[str, npt.NDArray[Any]]:
@@ -167,7 +187,7 @@ def _largest(differences: Floats, expected: Floats, found: Floats) -> float:
 def _same_numbers(trained: TrainedModel, content: bytes) -> str:
     """Check that a file reads as the numbers of the model, bit for bit."""
     read, arrays = arrays_of(content), named_arrays(trained)
-    if not all(np.array_equal(array, read.get(name, np.empty(0))) for name, array in arrays.items()):
+    if not all(name in read and np.array_equal(array.ravel(), read[name].ravel()) for name, array in arrays.items()):
         raise BadConfiguration("expected an export with the numbers of the model, got others: report it")
     return f"{sum(array.size for array in arrays.values())} numbers, read as they were written"
 
