@@ -40,7 +40,7 @@ BYTES_MAX = 4 << 20
 HOLDOUT = 0.2
 ROUNDS = 200
 HIDDEN = (16,)  # of a network, unless the file says otherwise
-DEFAULT_ALGORITHM = "newton"  # exact, a handful of rounds, and coefficients with errors that people can read
+DEFAULT_ALGORITHM = "boosting"  # fits most tables as they are: gaps, categories, any scale, classes that are separable
 
 ColumnKind = Literal["number", "category", "ordinal", "boolean", "date", "ignored", "weight", "offset"]
 ModelKind = Literal["linear", "network", "random-features", "trees"]

@@ -14,7 +14,7 @@ _HEADER = """\
 # cell is. Then, at each site: fedmq check {name}.toml --data FILE
 
 name = "{name}"
-algorithm = "{algorithm}"  # or boosting, ridge, averaging, evolution: see docs/reference/algorithms.md
+algorithm = "{algorithm}"  # trees; newton: coefficients with standard errors; or ridge, averaging, evolution
 holdout = {holdout}  # the share of each site's rows that measure the model and never train it
 # missing_cells = ["", "NA", "?"]  # cells without a value, in any column; by default these and a few more
 
@@ -29,7 +29,7 @@ _KINDS = """
 _MODEL = """
 # The algorithm decides the model. To choose another:
 # [model]
-# kind = "network"  # or linear, random-features
+# kind = "network"  # or linear, random-features, trees
 # hidden = [16]
 """
 

@@ -152,7 +152,7 @@ def test_three_clinics_fit_one_task_whatever_their_order_and_dialect() -> None:
         done = run("check", "t.toml", "--data", path, "--json")
         found = json.loads(done.text)
         assert (done.code, found["rows_kept"], found["features"]) == (0, 189 if site == "west" else 190, 8)
-        assert {one["kind"] for one in found["sent"]} >= {"spread", "moments", "curvature", "held-out"}
+        assert {one["kind"] for one in found["sent"]} >= {"spread", "moments", "histograms", "tree-histograms"}
     assert any("'ward'" in note for note in found["notes"])
 
 

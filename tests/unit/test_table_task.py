@@ -49,8 +49,8 @@ def test_file_becomes_a_task_with_its_columns_in_order() -> None:
         Column(name="stage", kind="category", categories=("I", "II", "III"), missing="drop"),
     )
     assert (task.schema.weight, task.schema.offset, task.schema.ignored) == ("w", "o", ("patient",))
-    assert (task.model, task.loss, task.metric) == (MLP((4, 2)), "cross-entropy", "accuracy")
-    assert (task.name, task.holdout, task.algorithm) == ("tumor", 0.2, "newton")
+    assert (type(task.model), task.loss, task.metric) == (Trees, "cross-entropy", "accuracy")
+    assert (task.name, task.holdout, task.algorithm) == ("tumor", 0.2, "boosting")
 
 
 NUMBER = TUMOR.replace('kind = "class"\nclasses = ["B", "M"]', 'kind = "number"\nscale = 1e5')
