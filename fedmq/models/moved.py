@@ -8,6 +8,7 @@ from fedmq.errors import BadConfiguration
 from fedmq.models.arrays import Floats
 from fedmq.models.networks import MLP, Linear, LogLinear
 from fedmq.models.trained_model import TrainedModel
+from fedmq.models.trees import Trees
 from fedmq.tables.preparation import Preparation
 
 
@@ -22,6 +23,8 @@ def moved(trained: TrainedModel, preparation: Preparation) -> Floats:
         BadConfiguration: the model is no network of layers with biases.
     """
     model, old = trained.model, trained.preparation
+    if isinstance(model, Trees):  # of the columns as they are
+        return trained.parameters
     if not isinstance(model, MLP | Linear | LogLinear) or (isinstance(model, MLP) and not model.bias):
         raise BadConfiguration(f"expected a network of layers with biases to start from, got {model}")
     assert old is not None

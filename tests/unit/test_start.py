@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from msgspec.structs import replace
-from splits import closed
+from splits import closed, state_after
 from table_rows import chosen, patients, table_task
 
 from fedmq.algorithms.checkpoint import dump, load
@@ -18,6 +18,7 @@ from fedmq.models.fourier import Fourier
 from fedmq.models.moved import moved
 from fedmq.models.networks import MLP, Linear, LogLinear, Model
 from fedmq.models.trained_model import TrainedModel
+from fedmq.models.trees import Trees
 from fedmq.runs.records import Checkpoint
 from fedmq.runs.replay import replay
 from fedmq.runs.store import Store
@@ -72,6 +73,46 @@ def test_evolution_has_the_earlier_model_and_mutations_of_it_in_its_first_pool()
     assert not near[50:].any()
     fresh = evolution.ask(evolution.init(XOR, 7)).arrays["pool"]
     np.testing.assert_array_equal(pool[50:], fresh[50:])
+
+
+def forest_task(trees: int) -> Task:
+    columns = len(table_task("ill").schema.columns)  # type: ignore[union-attr]
+    model = Trees(columns, 2, "softmax", trees=trees, depth=2, categories=(0, 3, 0, 0, 0))
+    return table_task("ill", model=model)
+
+
+def test_boosting_goes_on_with_the_trees_of_an_earlier_forest() -> None:
+    rows, short, long = patients(), forest_task(3), forest_task(7)
+    boosting = find_algorithm("boosting", short)
+    found = boosting.evaluation(state_after(boosting, short, [rows], 16))
+    assert found is not None
+    earlier = short.trained(found.parameters, found.preparation)
+    more = find_algorithm("boosting", long)
+    state, views = start_state(more, long, 1, earlier), [RowViews(long, rows)]
+    while not more.finished(state):  # type: ignore[attr-defined]
+        state = closed(more, state, long, views)
+    evaluation = more.evaluation(state)
+    assert evaluation is not None
+    assert isinstance(short.model, Trees)
+    assert isinstance(long.model, Trees)
+    before, start = short.model.split_parameters(earlier.parameters)
+    after, same = long.model.split_parameters(evaluation.parameters)
+    assert before.any(axis=(1, 2)).tolist() == [True] * 3
+    assert after.any(axis=(1, 2)).tolist() == [True] * 7
+    np.testing.assert_array_equal(after[:3], before)
+    np.testing.assert_array_equal(same, start)
+    assert evaluation.loss < found.loss
+
+
+def test_full_forest_is_no_start() -> None:
+    task = forest_task(2)
+    assert task.schema is not None
+    assert isinstance(task.model, Trees)
+    columns = len(task.schema.columns)
+    prepared = Preparation(task.schema, np.zeros(columns), np.ones(columns), np.zeros(columns))
+    full = TrainedModel(task.model, np.ones(task.model.num_parameters), "patients", preparation=prepared)
+    with pytest.raises(BadConfiguration, match="fewer than 2 rounds of trees, got 2"):
+        start_state(find_algorithm("boosting", task), task, 0, full)
 
 
 @pytest.mark.parametrize("algorithm", ["ridge", "newton", "statistics"])

@@ -34,6 +34,7 @@ from fedmq.algorithms.statistics.query import Histograms
 from fedmq.algorithms.statistics.survey import Survey
 from fedmq.errors import BadConfiguration
 from fedmq.models.arrays import Floats, Integers
+from fedmq.models.trained_model import TrainedModel
 from fedmq.models.trees import NO_COLUMN, TREES_MAX, Trees
 from fedmq.protocol.codec import FRAME_BYTES_MAX
 from fedmq.tasks.task import Task
@@ -131,6 +132,8 @@ class BoostingState:
     evaluation: Evaluation | None = None
     scored: Scored | None = None  # the forest of the evaluation
     best: Scored | None = None  # on held-out rows
+    earlier: Floats | None = None  # trees (trees, scores, tree_size) that the forest goes on from
+    earlier_start: Floats | None = None  # (outputs,), of their forest
 
 
 class Boosting:
@@ -165,6 +168,22 @@ class Boosting:
                 f"algorithm boosting: expected a model with categories={wanted} for the schema, got {model.categories}"
             )
         return BoostingState(task, survey.features, _finer(task, bounds, survey.histograms))
+
+    def starting_at(self, state: BoostingState, trained: TrainedModel) -> BoostingState:
+        """Return the state of round 1 that goes on with the forest of an earlier model.
+
+        Raises:
+            BadConfiguration: the forest has no room for another tree.
+        """
+        model = forest_model(state.task.model, "algorithm boosting")
+        forest, start = forest_model(trained.model, "algorithm boosting").split_parameters(trained.parameters)
+        earlier = forest[: int(np.count_nonzero(forest.any(axis=(1, 2))))]
+        if len(earlier) >= model.trees:
+            raise BadConfiguration(
+                f"--from: expected a forest of fewer than {model.trees} rounds of trees, got {len(earlier)}: give the "
+                "model of the task more trees"
+            )
+        return replace(state, earlier=earlier, earlier_start=start)
 
     def ask(self, state: BoostingState) -> Plan:
         """Ask for fine counts, then for histograms; of a complete forest for its score only."""
@@ -217,14 +236,20 @@ class Boosting:
         quantiles = quantile_edges(state.fine[: model.inputs, 1:-1], counts[: model.inputs], self.parameters.bins)
         bins = Bins.of(model, quantiles)
         parameters, start = np.zeros(model.num_parameters), constant_outputs(state.task, moments)
+        earlier = np.empty((0, model.scores, model.tree_size))
+        if state.earlier is not None and state.earlier_start is not None:
+            earlier, start = state.earlier, state.earlier_start
         parameters[-model.outputs :] = start
-        digest = bins.digest(model, start)
+        model.split_parameters(parameters)[0][: len(earlier)] = earlier
+        before = digest = bins.digest(model, start)
+        for trees in earlier:
+            before, digest = digest, next_digest(digest, trees)
         growing = Growing(
             bins=bins,
             unit=_unit(state.task, model, moments),
             parameters=parameters,
-            trees=0,
-            before=digest,
+            trees=len(earlier),
+            before=before,
             digest=digest,
             tree=empty_trees(model),
             level=Level.root(model.scores),
@@ -336,7 +361,7 @@ def _cut(model: Trees, growing: Growing, best: Scored) -> Growing:
         level=None,
         gains=best.gains,
         whole=True,
-        losses=growing.losses[: best.trees],
+        losses=growing.losses[: len(growing.losses) - (growing.trees - best.trees)],
         scored=False,
     )
 

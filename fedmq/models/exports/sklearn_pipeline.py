@@ -41,7 +41,10 @@ def to_sklearn(trained: TrainedModel) -> bytes:
 def pipeline(trained: TrainedModel) -> Any:
     """Return a fitted `Pipeline` that takes a data frame, or an array (rows, inputs) for a model without a schema."""
     if not isinstance(trained.model, MLP | Linear | LogLinear):
-        raise BadConfiguration(f"expected a network of layers, got {trained.model}: export to onnx")
+        raise BadConfiguration(
+            f"expected a network of layers, got {type(trained.model).__name__}, which scikit-learn has no steps for: "
+            "export to onnx"
+        )
     if trained.schema is not None and trained.schema.offset:
         raise BadConfiguration("expected a model without an offset, which scikit-learn does not know: export to onnx")
     columns = () if trained.schema is None else trained.schema.columns
