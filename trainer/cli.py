@@ -85,6 +85,13 @@ def _names(_ctx: click.Context, _param: click.Parameter, text: str | None) -> tu
     "folder of them, \"SELECT ... FROM 'rows.csv'\", or module:function.",
 )
 @option(
+    "--holdout-data",
+    type=NAME_OR_PATH,
+    metavar="SPEC",
+    callback=_check_data,
+    help="Rows that measure the models of runs with --holdout, instead of a share of --data; never trained on.",
+)
+@option(
     "--state",
     type=FOLDER,
     metavar="DIR",
@@ -194,6 +201,7 @@ def trainer(
     ctx: click.Context,
     name: str | None,
     data: str | None,
+    holdout_data: str | None,
     state: Path | None,
     score_bits: int,
     min_rows: int | None,
@@ -268,7 +276,7 @@ def trainer(
 
     address, credentials = find_broker(broker, keys, "trainer")
     name = _name(name, credentials)
-    rows = RowsSource(data, lambda count: _check_count(name, count, min_rows))
+    rows = RowsSource(data, lambda count: _check_count(name, count, min_rows), holdout_data)
     signing = None if credentials is None else TrainerSigning(credentials)
     policy = _policy(allow_code, score, no_signer if signing is None else signing.signer)
     if policy.allowed or policy.own is not None:
@@ -307,6 +315,7 @@ def trainer(
                 fraction_bits=score_bits,
                 limits=_limits(memory_max, work_seconds_max),
                 site=_site_policy(min_rows, min_cell, parameters_per_row_max, allow_algorithms, allow_columns),
+                held_out=None if rows.held_out is None else rows.held_out.of,
             ),
             link.wake,
             clock,

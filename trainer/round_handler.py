@@ -43,6 +43,24 @@ RowsOf = Callable[[str, Collection[str]], Rows | Table]  # of a run, with column
 log = logging.getLogger(__name__)
 
 
+class _Views:
+    """The rows of the newest run as its task sees them; they are fitted again for another task or other rows."""
+
+    def __init__(self, rows_of: RowsOf, held_out: RowsOf | None) -> None:
+        self._rows_of, self._held_out = rows_of, held_out
+        self._fitted: tuple[Rows | Table, Rows | Table | None, RowViews] | None = None
+
+    def __call__(self, run: str, task: Task) -> RowViews:
+        names, known = () if task.schema is None else tuple(task.schema.names()), self._fitted
+        read, held = self._rows_of(run, names), None if self._held_out is None else self._held_out(run, names)
+        if known is None or known[0] is not read or known[1] is not held or known[2].task != task:
+            views = RowViews(task, _for_task(task, read), None if held is None else _for_task(task, held))
+            self._fitted = known = (read, held, views)
+            for note in views.notes:
+                log.warning("run %s: %s", run, note)
+        return known[2]
+
+
 class _Checked(NamedTuple):
     """What one kind of round needs was checked, and what its answers may hold; most rounds of a run are of one kind."""
 
@@ -61,6 +79,7 @@ def on_rows(
     fraction_bits: int = FRACTION_BITS,
     limits: WorkLimits | None = None,
     site: SitePolicy = PERMIT_ALL,
+    held_out: RowsOf | None = None,
 ) -> Learn:
     """Return the function that answers rounds from the rows of trainer `name`, for a worker.
 
@@ -68,7 +87,8 @@ def on_rows(
     The rows are encoded, split and fitted to a task once, and again when another task or other rows arrive. Code runs
     only as `policy` allows, and questions are answered only as `site` permits. What a round needs is checked against
     the `limits` before any work. Losses will be sent in units of 2**-`fraction_bits`; an answer that they cannot
-    express is refused.
+    express is refused. With rows of their own that are `held_out`, a run that holds rows out measures its model on
+    these, and trains it on all others.
 
     Raises (when called):
         BadData: the rows cannot be read, or do not fit the task, or every loss saturates.
@@ -83,11 +103,11 @@ def on_rows(
         find_learner(kind)
     rows_of: RowsOf = (lambda _run, _names: rows) if isinstance(rows, Rows | Table) else rows
     checked: _Checked | None = None
-    fitted: tuple[Rows | Table, RowViews] | None = None  # the rows as they were read, and as the task sees them
+    views_of = _Views(rows_of, held_out)
     sandbox: tuple[Task, bytes, Rows, Sandbox] | None = None  # of the newest task that code scores
 
     def answer(packet: Packet, cancelled: Cancelled) -> dict[str, Array]:
-        nonlocal checked, fitted, sandbox
+        nonlocal checked, sandbox
         message = packet.message
         assert isinstance(message, Round)
         task = message.task
@@ -97,13 +117,7 @@ def on_rows(
         arrays, preparation = without_preparation(query, task, sent)
         check_bounds(query.arrays(task), arrays)
         shapes = {key: array.shape for key, array in arrays.items()}
-        read = rows_of(message.run, () if task.schema is None else tuple(task.schema.names()))
-        if fitted is None or fitted[0] is not read or fitted[1].task != task:
-            numbers = positional(read) if isinstance(read, Table) and task.schema is None else read
-            fitted = (read, RowViews(task, numbers))
-            for note in fitted[1].notes:
-                log.warning("run %s: %s", message.run, note)
-        own = fitted[1].view(query.rows, preparation)
+        own = views_of(message.run, task).view(query.rows, preparation)
         num_examples = len(own.inputs)
         if checked is None or checked[:3] != (query, shapes, num_examples) or checked.task != task:
             checked = _checked(query, shapes, num_examples, task, limits)
@@ -125,6 +139,11 @@ def on_rows(
         return Answer(learned, num_examples)
 
     return answer
+
+
+def _for_task(task: Task, read: Rows | Table) -> Rows | Table:
+    """Return a table as rows of numbers if the task names no columns."""
+    return positional(read) if isinstance(read, Table) and task.schema is None else read
 
 
 def _checked(query: Query, shapes: Shapes, num_examples: int, task: Task, limits: WorkLimits | None) -> _Checked:

@@ -22,13 +22,16 @@ Signature = tuple[tuple[str, int, int, int], ...]
 
 
 class RowsSource:
-    """The rows that `spec` names, with `check` as a condition on their number.
+    """The rows that `spec` names, with `check` as a condition on their number; `held_out` is another source, or None.
 
     Raises:
         BadData: the rows cannot be read or used.
     """
 
-    def __init__(self, spec: str, check: Callable[[int], None] = lambda _count: None) -> None:
+    def __init__(
+        self, spec: str, check: Callable[[int], None] = lambda _count: None, held_out: str | None = None
+    ) -> None:
+        self.held_out = None if held_out is None else RowsSource(held_out)
         self._spec, self._check = spec, check
         self._signature = _signature(spec)
         self.newest = self._read()  # and the rows before for the runs that began with them: no older ones
@@ -76,6 +79,8 @@ class RowsSource:
         Raises:
             BadData: they cannot be read or used; the runs keep the rows that they have.
         """
+        if self.held_out is not None:
+            self.held_out.reload()
         self._replace(_signature(self._spec))
         self._of.clear()
         return count_rows(self.newest)

@@ -33,17 +33,22 @@ TASK_SALT = 1.0  # of the hash that splits a task's rows: an algorithm that hold
 class RowViews:
     """The rows of one trainer for one task. `num_examples` counts all; `notes` say what was left out or not known.
 
+    A task with a holdout has held-out rows: those that a hash chooses, or the rows `held_out` if there are some.
+
     Raises:
         BadData: the rows do not fit the task or its schema, or none is left.
     """
 
-    def __init__(self, task: Task, data: Rows | Table) -> None:
+    def __init__(self, task: Task, data: Rows | Table, held_out: Rows | Table | None = None) -> None:
         self.task = task
         self.notes: tuple[str, ...] = ()
         rows = self._fitted(data)
         self.num_examples = len(rows.inputs)
         scaled = task.scaled(rows)
-        if task.holdout:
+        if task.holdout and held_out is not None:
+            self._training, self._held_out = scaled, task.scaled(self._fitted(held_out))
+            self.num_examples += len(self._held_out.inputs)
+        elif task.holdout:
             held = is_held_out(rows, task.holdout, TASK_SALT)
             self._training, self._held_out = chosen(scaled, ~held), chosen(scaled, held)
         else:
@@ -91,7 +96,7 @@ class RowViews:
             raise BadData(f"{problem}: give a CSV, Parquet or Excel file, or a data frame", problem)
         encoded = encode_table(schema, data)
         left_out = [f"{count} rows are left out: {reason}" for reason, count in encoded.left_out.items() if count]
-        self.notes = (*left_out, *encoded.notes)
+        self.notes = (*self.notes, *left_out, *encoded.notes)
         if not len(encoded.targets):
             problem = f"expected rows for task {task.name}, got none that can be used"
             raise BadData("; ".join([problem, *left_out]), problem)

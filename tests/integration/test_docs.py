@@ -35,6 +35,7 @@ NAMED = (
     "how-to/by-hand",
     "how-to/control-what-a-site-answers",
     "how-to/enroll-a-trainer",
+    "how-to/evaluate",
     "how-to/keep-a-run-alive",
     "how-to/metrics",
     "how-to/one-machine",

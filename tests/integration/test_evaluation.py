@@ -81,7 +81,7 @@ def test_what_federation_buys_is_one_table(demo: Demo) -> None:
     assert {one["held_out"]["rows"] for one in alone} == {together["held_out"]["rows"]}
 
 
-def test_trainer_that_keeps_its_figures_has_none_in_the_report(demo: Demo) -> None:
+def test_report_has_the_figures_of_each_trainer_and_their_spread(demo: Demo) -> None:
     report = report_of(demo[1] / "run")
     assert all(one["held_out"]["rows"] for one in report["trainers"])
     assert {report["spread"]["worst"], report["spread"]["best"]} < {"alice", "bob", "carol"}
@@ -97,6 +97,21 @@ def test_baselines_without_held_out_rows_are_refused(tmp_path: Path) -> None:
 def services(tmp_path: Path) -> Iterator[Services]:
     with Services(tmp_path) as running:
         yield running
+
+
+def test_file_of_held_out_rows_is_scored_and_never_trained_on(services: Services, tmp_path: Path) -> None:
+    (tmp_path / "rare.py").write_text(TASK + RARE)
+    services.start_broker()
+    services.start_trainer("alice", "rare.py:1/4", "--holdout-data", "rare.py:2/4", "--no-site-figures")
+    services.start_trainer("bob", "rare.py:3/4", "--holdout-data", "rare.py:4/4")
+    command = ("--task", "rare.py", "--algorithm", "newton", "--param", "penalty=1", "--holdout", "0.1")
+    services.start("aggregator", "aggregator", *command, "--min-trainers", "2", "--out", "run")
+    assert services.wait("aggregator", timeout_s=60) == 0, services.err("aggregator")
+    report = report_of(tmp_path / "run")
+    assert (report["held_out"]["rows"], report["training"]["rows"]) == (500, 500)
+    own = {one["name"]: one["held_out"] and one["held_out"]["rows"] for one in report["trainers"]}
+    assert own == {"alice": None, "bob": 250}
+    assert report["spread"] is None
 
 
 def figures_of(folder: Path) -> tuple[object, list[dict[str, str]]]:

@@ -265,3 +265,12 @@ def has_answers_in(federation: Federation, stage: str) -> bool:
     """Whether a round of this stage is open and has some answers."""
     rounds = federation.aggregator and federation.aggregator.rounds
     return rounds is not None and rounds._state.stage == stage and bool(rounds._answered)
+
+
+def test_rows_of_their_own_are_held_out_and_all_others_are_trained_on() -> None:
+    task, (first, second) = table_task("ill", 0.2), table_splits(patients())["three"][:2]
+    views = RowViews(task, first, second)
+    assert (len(views.view("columns").inputs), len(views.view("held-out").inputs)) == (first.num_rows, second.num_rows)
+    assert views.num_examples == first.num_rows + second.num_rows
+    without = RowViews(table_task("ill"), first, second)
+    assert len(without.view("held-out").inputs) == 0
