@@ -44,6 +44,7 @@ class EventPublisher:
         self.rejections: dict[str, int] = {}
         self.best: events.Best | None = None
         self._outbox, self._task, self._run_state = outbox, task, run_state
+        self.report = outbox.report  # an event that needs no figures from here
         self._late = self._rejected = self._saturated = 0  # since the close before
         self._bytes_received = self._bytes_sent = 0  # at the close before
         self._stalls_at: float | None = None  # when the open round counts as stalled; None: no round, or reported
@@ -55,10 +56,6 @@ class EventPublisher:
         self._snapshot_seq = -1  # events in the last snapshot that was sent
 
     # --- events ---------------------------------------------------------------------------------------------------
-
-    def report(self, event: events.AnyEvent) -> None:
-        """Report an event that needs no figures from here."""
-        self._outbox.report(event)
 
     def joined(self, trainer: RosterEntry) -> None:
         """Report that a trainer is present, or has introduced itself."""

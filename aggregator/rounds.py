@@ -110,6 +110,7 @@ class Rounds:
         self._payload: Payload | None = None  # the arrays of the open round
         self._model_digests = dict(model_digests or {})  # by round
         self._answer_bytes: dict[int, int] = {}  # the most that an answer has, by round of this life
+        self._bounded: tuple[Any, int] | None = None  # the query with its shapes, and the bound: mostly they stay
         self._accepted = set(accepted)
         self._resent = set[tuple[int, str]]()  # those that were sent again
         self._answered = {trainer for number, trainer in self._accepted if number == round}
@@ -230,12 +231,12 @@ class Rounds:
 
     def _receive(self, packet: Packet, fingerprint: str) -> None:
         match message := packet.message:
+            case Result() | Hello() | Goodbye():
+                self._receive_from_trainer(message, packet, fingerprint)
             case Presence():
                 self._presence(message)
             case Control():
                 self._control(message)
-            case Hello() | Result() | Goodbye():
-                self._receive_from_trainer(message, packet, fingerprint)
             case (
                 messages.Round()
                 | messages.Beacon()
@@ -468,7 +469,10 @@ class Rounds:
 
     def _bound_answers(self, plan: Plan) -> None:
         """Derive from the query how many bytes an answer to `self.round` may have."""
-        self._answer_bytes[self.round] = answer_bytes_max(plan.query, self.config.task, plan.shapes)
+        asked = plan.query, plan.shapes
+        if self._bounded is None or self._bounded[0] != asked:
+            self._bounded = asked, answer_bytes_max(plan.query, self.config.task, plan.shapes)
+        self._answer_bytes[self.round] = self._bounded[1]
 
     # --- rounds ---------------------------------------------------------------------------------------------------
 
