@@ -272,6 +272,15 @@ def test_limits_are_checked(
         read_table(str(path))
 
 
+@pytest.mark.parametrize("name", ["a.csv.gz", "a.json.gz"])
+def test_size_of_a_compressed_file_is_that_of_its_content(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fedmq.data.limits, "BYTES_MAX", 2000)
+    with pytest.raises(BadData, match="expected at most 2000 bytes when decompressed, got more"):
+        read(tmp_path / name, gzip.compress(b"40,0\n" * 10_000))
+
+
 def test_endless_line_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fedmq.data.text, "LINE_CHARACTERS_MAX", 100)
     with pytest.raises(BadData, match="lines of at most 100 characters"):
