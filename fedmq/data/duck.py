@@ -5,6 +5,7 @@ reaches no network, and sees no variable of this process.
 """
 
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy.typing as npt
 from fedmq.data.limits import VALUES_MAX, check_columns, check_values, open_file
 from fedmq.data.structure import unique_names
 from fedmq.errors import BadData, one_line
-from fedmq.tables.table import Table
+from fedmq.tables.table import Column, Table
 
 _CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "autoinstall_known_extensions": "false",
@@ -39,26 +40,28 @@ def read_parquet(path: Path) -> Table:
     with open_file(path):  # that it is a regular file
         pass
     real = path.resolve()
-    return _read(f"FROM read_parquet({_quoted(str(real))})", real.parent, str(path))
+    return _read(f"FROM read_parquet({_quoted(str(real))})", real.parent, str(path), {})
 
 
-def read_query(query: str) -> Table:
+def read_query(query: str, read: Callable[[str], Table | None]) -> Table:
     """Read the result of a SELECT over files in the working directory and below, such as 'north.csv'.
 
+    `read` returns the table that a literal of the query names, or None. So a file of text has the same columns in a
+    query and without one; DuckDB would guess the types, and make booleans of no and yes.
+
     Raises:
-        BadData: DuckDB is not installed, the query fails, is not one SELECT, or reads elsewhere.
+        BadData: DuckDB is not installed, the query fails, is not one SELECT, or reads elsewhere; as `read`.
     """
-    return _read(query, Path.cwd(), f"query {query!r:.60}")
+    tables = {name: table for name in literals_of(query) if (table := read(name)) is not None}
+    return _read(query, Path.cwd(), f"query {query!r:.60}", tables)
 
 
-def files_in_query(query: str) -> list[Path]:
-    """Return the files that a query names, patterns such as 'north/*.csv' included."""
-    found = [literal.replace("''", "'") for literal in _LITERAL.findall(query)]
-    paths = [path for name in found if "*" in name and not name.startswith("/") for path in sorted(Path().glob(name))]
-    return [path for path in (*map(Path, found), *paths) if path.is_file()]
+def literals_of(query: str) -> list[str]:
+    """Return the texts in quotes of a query, each once: names of files among them."""
+    return list(dict.fromkeys(literal.replace("''", "'") for literal in _LITERAL.findall(query)))
 
 
-def _read(query: str, folder: Path, source: str) -> Table:
+def _read(query: str, folder: Path, source: str, tables: Mapping[str, Table]) -> Table:
     try:
         import duckdb
     except ImportError as error:
@@ -68,6 +71,8 @@ def _read(query: str, folder: Path, source: str) -> Table:
         connection.execute("SET allowed_directories=[?]", [f"{folder.resolve()}/"])
         for lock in _LOCKS:
             connection.execute(lock)
+        for name, table in tables.items():
+            connection.register(name, {column: _nullable(cells) for column, cells in table.columns.items()})
         statements = connection.extract_statements(query)
         if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
             raise BadData(f"{source}: expected one SELECT, got another statement: write one SELECT")
@@ -123,6 +128,15 @@ def _filled(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     filled = array.data.copy()
     filled[np.ma.getmaskarray(array)] = {"f": np.nan, "M": np.datetime64("NaT")}.get(array.dtype.kind)
     return filled
+
+
+def _nullable(column: Column) -> Column:
+    """Return a column with None for empty cells of text; DuckDB takes NaN and None for NULL."""
+    if column.dtype.kind == "f":
+        return column
+    nullable = column.copy()
+    nullable[column == ""] = None
+    return nullable
 
 
 def _quoted(name: str, quote: str = "'") -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fedmq.data.arrays import read_npy, read_npz
-from fedmq.data.duck import files_in_query, read_parquet, read_query
+from fedmq.data.duck import literals_of, read_parquet, read_query
 from fedmq.data.json_records import read_json
 from fedmq.data.limits import check_values
 from fedmq.data.sqlite import read_sqlite
@@ -38,7 +38,7 @@ def read_source(spec: str, names: Sequence[str] = ()) -> Table | Rows | None:
         BadData: it cannot be read.
     """
     if is_query(spec):
-        return read_query(spec)
+        return read_query(spec, _read_literal)
     path, options = _split(spec)
     if spec and path.is_dir():
         return _read_folder(path, names)
@@ -55,7 +55,11 @@ def files_of_source(spec: str) -> list[Path]:
         OSError: a folder cannot be read.
     """
     if is_query(spec):
-        return files_in_query(spec)
+        paths = [_split(literal)[0] for literal in literals_of(spec)]
+        several = [
+            found for path in paths if "*" in path.name and not path.is_absolute() for found in Path().glob(str(path))
+        ]
+        return [path for path in (*paths, *sorted(several)) if path.is_file()]
     path = _split(spec)[0]
     if path.is_dir():
         return _files_in(path)
@@ -90,6 +94,17 @@ def _read_file(path: Path, names: Sequence[str], options: Options) -> Table:
         some = ", ".join(known) or "none"
         raise BadData(f"{path}: expected options of this format, which are {some}, got {unknown!r:.40}: correct it")
     return read(path, names, options)
+
+
+def _read_literal(literal: str) -> Table | None:
+    """Return the table that a text in a query names; None if it names no file here, or one that DuckDB reads itself."""
+    path, options = _split(literal)
+    known = suffix_of(path) in _READERS.keys() - {".parquet"} and path.is_file()
+    if not known or not path.resolve().is_relative_to(Path.cwd().resolve()):
+        return None
+    table = _read_file(path, (), options)
+    table.check()
+    return table
 
 
 def _yes(options: Options, key: str, path: Path) -> bool | None:

@@ -47,22 +47,28 @@ def error_of(spec: str) -> str:
 
 
 def test_query_maps_joins_and_filters_files(folder: Path) -> None:
-    (folder / "labels.json").write_text('[{"id": 1, "ill": "no"}, {"id": 2, "ill": "yes"}]')
+    (folder / "labels.csv").write_text("id;ill;weight\n1;no;70,5\n2;yes;80\n")
     query = (
-        "SELECT age, bmi * 2 AS double, consent, day, ill FROM 'north.csv' JOIN 'labels.json' USING (id) "
-        "WHERE consent ORDER BY age;"
+        "SELECT age, bmi * 2 AS double, consent, day, ill, weight FROM 'north.csv' "
+        "JOIN 'labels.csv?decimal=,' USING (id) WHERE consent ORDER BY age;"
     )
     table = read_table(query)
     np.testing.assert_array_equal(table.columns["double"], [45, NAN])
     found = values_of(table)
-    assert {name: found[name] for name in ("age", "consent", "day", "ill")} == {
+    assert {name: found[name] for name in ("age", "consent", "day", "ill", "weight")} == {
         "age": [40, 50],
-        "consent": ["True", "True"],
+        "consent": ["true", "true"],
         "day": ["2020-01-01", ""],
         "ill": ["no", "yes"],
+        "weight": [70.5, 80],
     }
-    assert sorted(path.name for path in files_of(query)) == ["labels.json", "north.csv"]
+    assert sorted(path.name for path in files_of(query)) == ["labels.csv", "north.csv"]
     assert [path.name for path in files_of("FROM 'n*.csv'")] == ["north.csv"]
+
+
+def test_broken_file_in_a_query_is_rejected(folder: Path) -> None:
+    (folder / "labels.csv").write_text("id,ill\n1,no\n2\n")
+    assert "labels.csv: line 3: expected 2 cells, got 1" in error_of("FROM 'labels.csv'")
 
 
 def test_values_of_all_types_become_numbers_or_text(folder: Path) -> None:
