@@ -249,18 +249,23 @@ class Staged:
             since=state.since + 1,
         )
         if self.needs_survey and complete and sum(state.examples.values()) != state.known.num_examples:
-            return replace(
-                after,
-                stage="survey",
-                survey=SurveyState.begin(state.task, state.survey.buckets, patient=True),
-                before=self._of_training(after) or state.before,
-                rounds=dict.fromkeys(after.rounds, EARLIER),
-            )
+            return self._anew(after)
         every = getattr(self.strategy, "held_out_every", None) or HELD_OUT_EVERY
         due = after.since >= every or is_finished(self.strategy, after.inner)
         if state.task.holdout and due and self._to_measure(after):
             return replace(after, stage="held-out", asked=self._of_training(after), edges=None)
         return after
+
+    def _anew(self, state: Any) -> Any:
+        """Begin with another survey, because the rows are not those of the last one."""
+        return replace(
+            state,
+            stage="survey",
+            survey=SurveyState.begin(state.task, state.survey.buckets, patient=True),
+            before=self._of_training(state) or state.before,
+            asked=None,
+            rounds=dict.fromkeys(state.rounds, EARLIER),
+        )
 
     def _measured(self, state: Any, total: Total) -> Any:
         """Keep the figures of the model that the round was about, or ask again with finer edges."""
@@ -268,6 +273,8 @@ class Staged:
         assert isinstance(plan.query, HeldOut)
         metrics, asked = metrics_of(state.task, plan.query, total), state.asked
         if state.stage == "fitted":
+            if self.needs_survey and total.coverage >= 1.0 and total.num_examples != state.known.num_examples:
+                return self._anew(state)  # a trainer has joined since the last round of training
             measured = replace(asked, measured=msgspec.structs.replace(asked.measured, training=metrics))
         else:
             finer = finer_edges(total, plan.arrays["edges"]) if "edges" in plan.arrays and state.edges is None else None
