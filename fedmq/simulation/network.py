@@ -90,14 +90,17 @@ class MemoryHub:
     """The broker's hub in memory."""
 
     def __init__(self, simulation: Simulation) -> None:
-        self.inbox: deque[tuple[MemoryConnection, LinkMessage]] = deque()
+        self.inbox: deque[tuple[MemoryConnection, LinkMessage | None]] = deque()  # None: the connection has ended
         self._simulation = simulation
         self._current: MemoryConnection | None = None
 
     def receive(self) -> Iterator[LinkMessage]:
         while self.inbox:
             self._current, message = self.inbox.popleft()
-            yield message
+            if message is None:  # a broker that was frozen has processed the subscriptions only now
+                yield from map(Unsubscribed, self._current.topics)
+            else:
+                yield message
 
     def allow(self, topic: str) -> None:
         assert self._current is not None
@@ -349,7 +352,7 @@ class Simulation:
         def noticed() -> None:
             connection.alive = False
             if self._hub is not None and not link.publishes:
-                self._hub.inbox.extend((connection, Unsubscribed(topic)) for topic in connection.topics)
+                self._hub.inbox.append((connection, None))
                 self.step(self.broker_name)
 
         after = 0.0 if self.faults.reorder else connection.arrived.get("up", 0.0)  # what was sent

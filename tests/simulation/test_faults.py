@@ -8,9 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from judge import judge_range, transcript
+from judge import federation, judge_range, transcript
 from mutants import plant
 from mutations import MUTATIONS, SEEDS, Mutation
+
+from fedmq.broker.service import Broker
 
 SEEDS_JUDGED = 2_000
 SEEDS_PLANTED = 400  # a planted bug must show itself in one of so many
@@ -31,6 +33,19 @@ def test_faults_lose_or_repeat_no_accepted_result_and_the_run_ends() -> None:
 
 def test_same_seed_gives_the_same_transcript() -> None:
     assert [transcript(seed) for seed in range(200)] == [transcript(seed) for seed in range(200)]
+
+
+def test_frozen_broker_learns_later_that_a_trainer_came_and_went() -> None:
+    simulation = federation(0).simulation
+    simulation.start(simulation.broker_name)
+    simulation.freeze(simulation.broker_name)
+    for act in (simulation.start, simulation.stop):
+        act("alice")
+        simulation.run(lambda: False, 10.0)
+    simulation.thaw(simulation.broker_name)
+    broker = simulation.node(simulation.broker_name)
+    assert isinstance(broker, Broker)
+    assert not broker.routing.inboxes
 
 
 @pytest.mark.parametrize("mutation", PLANTED, ids=lambda mutation: mutation.what)
