@@ -45,6 +45,7 @@ NAMED = (
     "how-to/your-own-data",
     "how-to/your-own-table",
     "how-to/ship-python",
+    "how-to/use-the-model",
     "how-to/watch-a-run",
     "tutorial",
 )
