@@ -14,7 +14,7 @@ import statsmodels.api as statsmodels
 from splits import closed, model_sha256
 from table_rows import ROWS, chosen, patients, table, table_splits, table_task
 
-from fedmq.algorithms.checkpoint import dump
+from fedmq.algorithms.checkpoint import dump, load
 from fedmq.algorithms.evaluation.figures import Metrics
 from fedmq.algorithms.findings import Findings
 from fedmq.algorithms.registry import find_algorithm
@@ -320,3 +320,22 @@ def test_roster_shows_all_rows_of_a_trainer_with_held_out_rows() -> None:
     roster = federation.aggregator.rounds.roster  # type: ignore[union-attr]
     assert [one.num_examples for one in roster.trainers] == [100, 100, 100]
     assert 180 < federation.aggregator.rounds.evaluation.rows < 240  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(("algorithm", "target"), [("statistics", "days"), ("ridge", "ill"), ("newton", "visits")])
+def test_state_of_each_stage_survives_a_checkpoint(algorithm: str, target: str) -> None:
+    task = table_task(target, 0.2)
+    strategy, views = (
+        find_algorithm(algorithm, task),
+        [RowViews(task, one) for one in table_splits(patients())["three"]],
+    )
+    kept = stored = strategy.init(task, 1)
+    stages = set()
+    while not strategy.finished(kept):  # type: ignore[attr-defined]
+        stages.add(kept.stage)
+        kept, stored = (closed(strategy, state, task, views) for state in (kept, stored))
+        fresh = find_algorithm(algorithm, task)
+        stored = load(dump(stored), type(fresh.init(task, 1)))
+        assert dump(stored) == dump(kept)
+    assert stages == {"survey", "training", "held-out", "fitted"}
+    assert model_sha256(strategy, task, stored) == model_sha256(strategy, task, kept)
