@@ -114,8 +114,11 @@ def read_task_file(path: Path) -> TaskFile:
     """
     try:
         text = read_regular(path, BYTES_MAX).decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadConfiguration(f"{path}: expected a task file, got: {one_line(error)}: check the path") from error
+    except OSError as error:
+        why = (error.strerror or one_line(error)).lower()
+        raise BadConfiguration(f"{path}: expected a task file, got {why}: write one with fedmq new") from error
+    except UnicodeDecodeError as error:
+        raise BadConfiguration(f"{path}: expected text in UTF-8, got {one_line(error)}: save it as UTF-8") from error
     try:
         return parse_task_file(text)
     except BadConfiguration as error:

@@ -61,6 +61,7 @@ def test_columns_are_found_by_name_in_any_order() -> None:
         (Column(name="x", kind="ordinal", categories=("low", "high")), ["high", "low", "High"], [1, 0, NAN]),
         (Column(name="x", kind="date"), ["1970-01-02", "1970-01-01T12:00:00", ""], [1, 0.5, NAN]),
         (Column(name="x", kind="date", form="DD.MM.YYYY"), ["2.1.1970", "01.02.1970"], [1, 31]),
+        (Column(name="x", kind="date", form="YYYY-MM"), ["1970-02", "1970-1"], [31, 0]),
         (Column(name="x", kind="date", form="YYYYMMDD"), [19700102.0, 19700101.0], [1, 0]),
     ],
 )

@@ -85,6 +85,13 @@ def test_number_has_the_scale_of_the_file() -> None:
     assert (task.output_scale, task.loss, task.metric) == (1e5, "squared-error", "loss")
 
 
+def test_rule_for_a_missing_target_is_that_of_the_file() -> None:
+    text = TUMOR.replace('kind = "class"', 'kind = "class"\nmissing = "refuse"\nunit = "grade"')
+    schema = task_of(parse_task_file(text)).schema
+    assert schema is not None
+    assert (schema.target.missing, schema.target.unit) == ("refuse", "grade")
+
+
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
@@ -128,5 +135,7 @@ def test_page_has_every_key_and_its_examples_are_valid() -> None:
 
 
 def test_missing_file_is_refused() -> None:
-    with pytest.raises(BadConfiguration, match=r"none\.toml: expected a task file, got: .*No such file"):
+    with pytest.raises(
+        BadConfiguration, match=r"none\.toml: expected a task file, got no such file or directory: write one"
+    ):
         find_task("none.toml")
