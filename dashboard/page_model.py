@@ -10,6 +10,9 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
+
+from fedmq.algorithms.evaluation.figures import Measured, Metrics
 from fedmq.models.networks import MLP, Code, Model
 from fedmq.observe import events
 from fedmq.observe.event_text import event_line
@@ -22,6 +25,7 @@ Values = dict[str, Any]
 _AS_IN_STATE = ("run", "term", "task", "algorithm", "robust", "seed", "metric", "target", "rounds_max", "min_trainers")
 _COUNTS = ("paused", "waiting", "results", "late", "resent", "checkpoint", "present")
 _BEST = ("value", "coverage", "fitness", "fitness_mean", "fitness_worst", "diversity")
+_OF_HELD_OUT = ("training", "balanced_accuracy", "auc")  # of `events.Best`, None without held-out rows
 _GOOD = (events.TrainerJoined, events.TrainerReturned, events.TrainerReadmitted, events.RunResumed)
 _WARNINGS = (
     events.TrainerLeft,
@@ -62,7 +66,9 @@ def head_values(run_state: RunState, origin: Origin, now: float) -> Values:
         "open": newest is not None and newest.closed_at is None and end is None,
         "rejections": dict(run_state.rejections),
         "left_s": None if run.left_s is None else _figure(run.left_s),
-        "best": best and {name: _figure(getattr(best, name)) for name in _BEST},
+        "best": best and {"value_of": best.value_of, **{name: _figure(getattr(best, name)) for name in _BEST}},
+        "measured": _measured(run_state.measured),
+        "classes": _classes(run_state),
     }
 
 
@@ -128,6 +134,31 @@ def _model_text(model: Model | None) -> str:
     return f"MLP {shape} {model.hidden}" if isinstance(model, MLP) else f"linear {shape}"
 
 
+def _measured(measured: Measured | None) -> Values | None:
+    """Return the figures on held-out rows, on those trained on, and the error or the accuracy of each trainer."""
+    if measured is None or not measured.held_out.rows:
+        return None
+    training = None if measured.training is None else _figures(msgspec.to_builtins(measured.training))
+    trainers = {name: _own(one) for name, one in measured.trainers.items()}
+    held_out = _figures(msgspec.to_builtins(measured.held_out))
+    return {"held_out": held_out, "training": training, "trainers": trainers}
+
+
+def _figures(values: Values) -> Values:
+    return {name: _figure(one) if isinstance(one, float) else one for name, one in values.items()}
+
+
+def _classes(run_state: RunState) -> tuple[str, ...]:
+    """Return the labels of the classes; none if the task names none."""
+    schema = None if run_state.config is None else run_state.config.task.schema
+    return () if schema is None else schema.target.classes
+
+
+def _own(metrics: Metrics) -> float | None:
+    value = metrics.accuracy if metrics.rmse is None else metrics.rmse
+    return None if value is None else _figure(value)
+
+
 def _time(at: float) -> float:
     return round(at, 3)
 
@@ -157,7 +188,8 @@ def _rounded(how: Callable[[float], float], *names: str) -> dict[str, Callable[[
 
 
 def _of_best(name: str, row: RoundRecord) -> float | None:
-    return None if row.best is None else _figure(getattr(row.best, name))
+    value = None if row.best is None else getattr(row.best, name)
+    return None if value is None else _figure(value)
 
 
 _COLUMNS: dict[str, dict[str, Callable[[Any], Any]]] = {
@@ -166,7 +198,7 @@ _COLUMNS: dict[str, dict[str, Callable[[Any], Any]]] = {
         **_plain("saturated", "restarted"),
         **_rounded(_time, "published_at", "closed_at"),
         **_rounded(_figure, "round_s"),
-        **{name: partial(_of_best, name) for name in _BEST},
+        **{name: partial(_of_best, name) for name in (*_BEST, *_OF_HELD_OUT)},
     },
     "trainers": {
         **_plain("name", "presence", "barred", "reason", "detail"),

@@ -265,9 +265,9 @@ function shares(plot, low, high) {
 function valueCurve() {
   const isAccuracy = () => curve.model?.head?.metric === "accuracy";
   const curve = new Curve("value", {
-    series: [line("strong-line", 1.25, [4, 4]), line("accent", 2.25)],
-    legend: [["target", "target"], ["best", "best model"]],
-    columns: ["target", "value"],
+    series: [line("strong-line", 1.25, [4, 4]), line("soft", 1.25), line("accent", 2.25)],
+    legend: [["target", "target"], ["mean", "training rows"], ["best", "best model"]],
+    columns: ["target", "training", "value"],
     format: (x) => value(x, curve.model?.head?.metric),
     // The nearer to 100 %, the finer the scale: the step from 95 to 99.8 % halves the error four times.
     scale: {
@@ -285,9 +285,14 @@ function valueCurve() {
     describe: (model) => {
       const head = model.head;
       $("value-title").textContent = head.metric ? head.metric[0].toUpperCase() + head.metric.slice(1) : "Metric";
-      return describeRounds(model, (get) =>
-        get("value") === null ? "Nothing scored yet." : `${value(get("value"), head.metric)} after round ${count(get("round"))}, on ${value(get("coverage"), "accuracy")} of the rows.`,
-      );
+      const heldOut = head.best?.value_of === "held-out";
+      curve.values[1].parentElement.hidden = !heldOut;
+      return describeRounds(model, (get) => {
+        if (get("value") === null) return "Nothing scored yet.";
+        const rows = heldOut ? "held-out rows" : "rows";
+        const training = heldOut ? `; ${value(get("training"), head.metric)} on the rows trained on` : "";
+        return `${value(get("value"), head.metric)} after round ${count(get("round"))}, on ${value(get("coverage"), "accuracy")} of the ${rows}${training}.`;
+      });
     },
   });
   return curve;

@@ -63,7 +63,8 @@ function drawState(model, head) {
 function drawFigures(model, head) {
   setText($("round"), head.round ? count(head.round) : NOTHING);
   setText($("round-of"), head.rounds_max ? `of ${count(head.rounds_max)}` : "");
-  setText($("metric-name"), head.metric ? `Best ${head.metric}` : "Best");
+  const which = head.best?.value_of === "held-out" ? "Held-out" : "Best";
+  setText($("metric-name"), head.metric ? `${which} ${head.metric}` : which);
   setText($("metric"), value((head.finished ?? {}).value ?? head.best?.value, head.metric));
   setText($("metric-target"), head.target === null ? "" : `target ${value(head.target, head.metric)}`);
   setText($("present"), count(head.present));

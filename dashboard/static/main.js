@@ -5,6 +5,7 @@ import { makeCurves } from "./curves.js";
 import { makeFeed } from "./feed.js";
 import { makeGantt } from "./gantt.js";
 import { drawClock, drawHeader, NO_SUCH_RUN } from "./header.js";
+import { makeMeasured } from "./measured.js";
 import { $, setAttr, paint, paintAll, part, setText } from "./paint.js";
 import { PageModel } from "./page_model.js";
 import { drawExports, makeRounds } from "./rounds.js";
@@ -15,7 +16,7 @@ import { makeTrainers } from "./trainers.js";
 
 const CURVES = ["fitness", "value", "latency"];
 const NEEDS = {
-  head: ["header", "clock", "link", "controls", ...CURVES, "surface", "gantt"],
+  head: ["header", "clock", "link", "controls", ...CURVES, "surface", "gantt", "measured"],
   rounds: ["rounds", ...CURVES, "surface", "gantt"],
   trainers: ["trainers", "gantt"],
   works: ["gantt"],
@@ -33,7 +34,7 @@ let link = "connecting";
 
 const controls = makeControls(() => session);
 const [drawRuns, drawTrainers, drawRounds, drawFeed] = [makeRuns(), makeTrainers(controls.act), makeRounds(), makeFeed()];
-const shows = [makeCurves(), makeGantt(), makeSurface()];
+const shows = [makeCurves(), makeGantt(), makeSurface(), makeMeasured()];
 const stream = new Stream(receive, (state) => {
   link = state;
   if (state !== "live") model.stopClock();

@@ -70,6 +70,9 @@ def call_rows(function: Callable[[], object], source: str) -> Rows:
         returned = function()
     except (Exception, SystemExit) as error:
         raise BadData(f"{source}: expected (inputs, targets), got {named(error)}") from error
+    if isinstance(returned, Rows):
+        checked = as_rows(returned.inputs, returned.targets, source)
+        return checked._replace(weights=returned.weights, offsets=returned.offsets)
     if not isinstance(returned, tuple | list) or len(returned) != 2:
         raise BadData(f"{source}: expected a pair (inputs, targets), got {type(returned).__name__}: return two arrays")
     return as_rows(returned[0], returned[1], source)

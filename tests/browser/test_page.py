@@ -18,6 +18,7 @@ from playwright.sync_api import Locator, Page, Route, expect
 from scene import RUN, TRAINERS, Scene
 from services import closed
 
+from fedmq.algorithms.evaluation.figures import Measured, Metrics
 from fedmq.dashboard.page_model import Origin, all_values, list_row
 from fedmq.observe import events
 from fedmq.observe.run_state import RunState
@@ -283,6 +284,48 @@ def test_nights_are_listed_by_folder_and_can_be_found(open_page: Open, address: 
     expect(page.get_by_role("link", name="night-30")).to_have_attribute(
         "title", re.compile("xor-20261101-010030-ab12\nfolder night-30")
     )
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_figures_on_held_out_rows_stand_beside_accuracy(open_page: Open, address: str, scheme: str) -> None:
+    held_out = Metrics(
+        rows=100, trainers=2, accuracy=0.96, balanced_accuracy=0.5, auc=0.75, log_loss=0.2, confusion=((96, 0), (4, 0))
+    )
+    measured = Measured(held_out=held_out, training=held_out.brief(), trainers={"north": held_out.brief()})
+    state = of_values(0.9, 0.95, 0.96)
+    best = events.Best(
+        value=0.96,
+        coverage=1.0,
+        fitness=-1.0,
+        fitness_mean=-2.0,
+        fitness_worst=-3.0,
+        diversity=0.1,
+        value_of="held-out",
+        training=0.99,
+        balanced_accuracy=0.5,
+        auc=0.75,
+    )
+    close = events.RoundClosed(round=4, why="complete", results=2, round_s=0.5, present=2, best=best)
+    state.apply(1005.0, close)
+    state.apply(1005.0, events.ModelMeasured(round=4, measured=measured))
+    page = open_page(address, color_scheme=scheme)
+    serve(page, (state, Origin(connected=False, source="folder", folder="runs/night")))
+    card = page.get_by_role("region", name="Held-out rows", exact=True)
+    expect(card.get_by_role("row", name="Balanced accuracy 50 % 50 %")).to_be_visible()
+    expect(card.get_by_role("row", name="AUC 0.75 0.75")).to_be_visible()
+    expect(card.get_by_role("row", name="class 1 4 0")).to_be_visible()
+    expect(card.get_by_role("row", name="north 96 %")).to_be_visible()
+    expect(page.locator("#metric-name")).to_have_text("Held-out accuracy")
+    expect(page.locator("#value-text")).to_contain_text("of the held-out rows; 99 % on the rows trained on")
+    found = Axe().run(page).response["violations"]
+    assert [(one["id"], one["help"]) for one in found if one["impact"] in ("serious", "critical")] == []
+
+
+def test_run_without_held_out_rows_has_no_card_about_them(open_page: Open, address: str) -> None:
+    page = open_page(address)
+    until_rounds(page, 1)
+    expect(page.locator("#measured-card")).to_be_hidden()
+    expect(page.locator("#metric-name")).to_have_text("Best accuracy")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -73,6 +73,22 @@ STORY: list[events.AnyEvent] = [
 ]
 
 
+def test_head_has_figures_on_held_out_rows_of_training_and_of_trainers() -> None:
+    from test_held_out_figures import MEASURED
+
+    best = msgspec.structs.replace(BEST, value_of="held-out", training=0.9, auc=0.123456789)
+    closed = events.RoundClosed(round=2, why="complete", results=2, round_s=0.5, present=2, best=best)
+    state = state_of(*STORY[:4], *a_round(1), closed, events.ModelMeasured(round=2, measured=MEASURED))
+    values = all_values(state, HERE, 100.0)
+    head = values["head"]
+    assert (head["best"]["value_of"], head["classes"]) == ("held-out", ())
+    assert head["measured"]["held_out"]["confusion"] == ((96, 0), (4, 0))
+    assert head["measured"]["training"]["accuracy"] == 1.0
+    assert head["measured"]["trainers"] == {"north": 0.99, "south": 0.9, "west": 0.97}
+    assert (values["rounds"]["training"], values["rounds"]["auc"]) == ([None, 0.9], [None, 0.123457])
+    assert head_values(state_of(*STORY), HERE, 100.0)["measured"] is None
+
+
 STOPPED = "stopped by an operator"
 
 

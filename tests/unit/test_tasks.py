@@ -293,3 +293,13 @@ def test_part_out_of_range_is_rejected(part: int, parts: int) -> None:
 def test_read_rows_are_float64() -> None:
     rows = as_rows([[1, 2], [3, 4]], [True, False], "somewhere")
     assert rows.inputs.dtype == rows.targets.dtype == np.float64
+
+
+def test_rows_function_may_return_rows_with_weights(tmp_path: Path) -> None:
+    text = FILE.replace("    return [[float(part)], [-float(parts)]], [1, 0]", "    return ROWS")
+    text += "\nimport numpy as np\nfrom fedmq import Rows\n"
+    text += "ROWS = Rows(np.array([[1.0], [-1.0]]), np.array([1.0, 0.0]), np.array([1.0, 2.0]))\n"
+    found = task_rows(task_file(tmp_path, text), 1, 1)
+    assert pairs(found) == [([1.0], 1.0), ([-1.0], 0.0)]
+    assert found.weights is not None
+    assert found.weights.tolist() == [1.0, 2.0]
