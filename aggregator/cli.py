@@ -33,7 +33,7 @@ from fedmq.runtime.atomic_files import writing
 from fedmq.runtime.run_folder import REPORT, RUNS, STORE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from fedmq.aggregator.service import Aggregator
     from fedmq.algorithms.base import Strategy
@@ -226,16 +226,8 @@ def aggregator(
       fedmq aggregator --task xor --wait 600 --out 'runs/night-{number}'         (every night)
     """
     one_thread_for_arrays()
-    from fedmq.algorithms.parameters import parameters_of
-    from fedmq.protocol.run_config import Limits, RunConfig
-    from fedmq.runs.store import Store
-    from fedmq.runtime.safe_files import make_private_folder
-    from fedmq.security.keyring import Members, find_broker
-    from fedmq.security.signing import AggregatorSigning
     from fedmq.tasks.shipping import ship
-    from fedmq.transport.zeromq import AggregatorSockets
 
-    address, credentials = find_broker(broker, keys, "aggregator")
     out = out and numbered(out)
     new = out is None or not (out / STORE).exists()
     wanted, code = (None, None) if task_name is None else ship(task_name, algorithm)
@@ -246,13 +238,78 @@ def aggregator(
     if wanted is None and new:
         raise BadConfiguration("expected --task for a new run, or --out with the folder of a run to continue")
     name = run or new_name("run" if wanted is None else wanted.name)
-    folder = out or RUNS / name
-    strategy = _checked_strategy(wanted, code, algorithm, parameters) if new and wanted is not None else None
+    report = run_training(
+        wanted,
+        name,
+        out or RUNS / name,
+        code=code,
+        algorithm=algorithm,
+        parameters=parameters,
+        seed=seed,
+        start=start,
+        wait_s=wait_s,
+        resume=resume,
+        require_target=require_target,
+        quiet=quiet,
+        as_json=as_json,
+        broker=broker,
+        keys=keys,
+        connect_timeout=connect_timeout,
+        metrics=metrics,
+        limits=limits,
+    )
+    if report.why == "failed":
+        raise RunFailed(report.failure)
+    raise SystemExit(1 if report.why == "stopped" or (require_target and not report.solved) else 0)
+
+
+def run_training(
+    wanted: Task | None,
+    name: str,
+    folder: Path,
+    *,
+    code: bytes | None = None,
+    algorithm: str | None = None,
+    parameters: dict[str, Any] | None = None,
+    seed: int | None = None,
+    start: str | None = None,
+    wait_s: float | None = None,
+    resume: bool = False,
+    require_target: bool = False,
+    quiet: bool = False,
+    as_json: bool = False,
+    broker: str | None = None,
+    keys: Path | None = None,
+    connect_timeout: float | None = None,
+    metrics: tuple[str, int] | None = None,
+    limits: Mapping[str, Any] | None = None,
+) -> Report:
+    """Run the task to its end, as a new run of this name, or continue the run in the folder.
+
+    The options are those of `fedmq aggregator`.
+
+    Raises:
+        BadConfiguration: the options contradict each other or the run in the folder.
+        TooFewTrainers: fewer trainers than needed within the wait.
+        SystemExit: it was stopped, and can be continued.
+    """
+    from fedmq.algorithms.parameters import parameters_of
+    from fedmq.protocol.run_config import Limits, RunConfig
+    from fedmq.runs.store import Store
+    from fedmq.runtime.safe_files import make_private_folder
+    from fedmq.security.keyring import Members, find_broker
+    from fedmq.security.signing import AggregatorSigning
+    from fedmq.transport.zeromq import AggregatorSockets
+
+    parameters = parameters or {}
+    address, credentials = find_broker(broker, keys, "aggregator")
+    begins = wanted is not None and not (folder / STORE).exists()
+    strategy = _checked_strategy(wanted, code, algorithm, parameters) if wanted is not None and begins else None
     earlier = _start_of(start, strategy, wanted)
     finished_after = _check_unfinished(folder, resume=resume)
     with writing(f"--out {folder}"):
         make_private_folder(folder)
-    chosen = {name: value for name, value in limits.items() if value is not None}
+    chosen = {name: value for name, value in (limits or {}).items() if value is not None}
     with Store(folder / STORE) as store:
         if store.config is None:
             if wanted is None or strategy is None:
@@ -278,10 +335,7 @@ def aggregator(
         service = _serve(
             link, store, config, folder, address, connect_timeout, signing, metrics, wait_s, silent=quiet or as_json
         )
-        report = _end(service, folder, store, finished_after, quiet=quiet, as_json=as_json)
-    if report.why == "failed":
-        raise RunFailed(report.failure)
-    raise SystemExit(1 if report.why == "stopped" or (require_target and not report.solved) else 0)
+        return _end(service, folder, store, finished_after, quiet=quiet, as_json=as_json)
 
 
 def _start_of(start: str | None, strategy: Strategy[Any] | None, task: Task | None) -> TrainedModel | None:

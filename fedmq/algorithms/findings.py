@@ -47,6 +47,22 @@ class ColumnFigures(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     edges: tuple[float, ...] = ()  # of the histogram, one more than counts
     counts: tuple[int, ...] = ()
 
+    def bars(self, count: int) -> list[float]:
+        """Return the histogram in so many equal steps over the part that has values; none if that is one bucket.
+
+        The rows of a bucket are shared out evenly.
+        """
+        filled = [place for place, rows in enumerate(self.counts) if rows]
+        if len(filled) < 2:
+            return []
+        low, high = self.edges[filled[0]], self.edges[filled[-1] + 1]
+        steps, heights = np.linspace(low, high, count + 1), np.zeros(count)
+        for place in filled:
+            start, end = self.edges[place], max(self.edges[place + 1], np.nextafter(self.edges[place], np.inf))
+            shared = np.minimum(steps[1:], end) - np.maximum(steps[:-1], start)
+            heights += self.counts[place] * np.maximum(shared, 0.0) / (end - start)
+        return [float(one) for one in heights]
+
 
 class Importance(msgspec.Struct, frozen=True, kw_only=True):
     """How much a column lowers the loss, as a share of all columns."""
@@ -65,6 +81,8 @@ class Findings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     classes: dict[str, int] = {}  # rows by class
     coefficients: tuple[Coefficient, ...] = ()
     importances: tuple[Importance, ...] = ()
+    correlated: tuple[str, ...] = ()  # the names of what follows: features, and the target or its classes
+    correlations: tuple[tuple[float, ...], ...] = ()  # of each pair
     figures: dict[str, float | str | None] = {}  # others by name, such as the penalty or the deviance
 
 

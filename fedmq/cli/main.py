@@ -38,6 +38,7 @@ COMMANDS = {
     "keys": ("fedmq.security.commands", "Create the keys of a federation, and manage its members."),
     "deploy": ("fedmq.deploy.cli", "Deploy fedmq to hosts over SSH, and operate it there."),
     "sink": ("fedmq.dashboard.sink", "Write live runs to TensorBoard or MLflow."),
+    "stats": ("fedmq.aggregator.stats", "Print statistics of the columns over all sites."),
     "report": ("fedmq.runs.report_command", "Write a run as one HTML file for colleagues."),
     "predict": ("fedmq.runs.model_commands", "Predict for new rows with the model of a run."),
     "export": ("fedmq.runs.model_commands", "Write the model of a run as ONNX, scikit-learn, JSON or safetensors."),

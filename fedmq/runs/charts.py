@@ -10,7 +10,6 @@ from typing import NamedTuple
 WIDTH, HEIGHT = 460, 260
 LEFT, RIGHT, TOP, BOTTOM = 58, 12, 12, 40  # margins
 TICKS = 5
-BARS = 24  # of a small histogram
 
 
 class Series(NamedTuple):
@@ -64,27 +63,17 @@ def bar_list(title: str, bars: Sequence[tuple[str, float]], unit: str = "") -> s
     return f'<table class="bars"><caption>{escape(title)}</caption><tbody>{rows}</tbody></table>'
 
 
-def histogram(edges: Sequence[float], counts: Sequence[int]) -> str:
-    """Return a small histogram of BARS bars, as dense as the counts; empty without values that differ."""
-    filled = [place for place, count in enumerate(counts) if count]
-    if not filled:
+def histogram(heights: Sequence[float]) -> str:
+    """Return a small histogram; empty without bars."""
+    top = max(heights, default=0.0)
+    if not top:
         return ""
-    edges, counts = edges[filled[0] : filled[-1] + 2], counts[filled[0] : filled[-1] + 1]
-    if edges[-1] <= edges[0]:
-        return ""
-    width, heights = (edges[-1] - edges[0]) / BARS, [0.0] * BARS
-    for low, high, count in zip(edges[:-1], edges[1:], counts, strict=True):
-        first, last = (low - edges[0]) / width, (high - edges[0]) / width
-        for bar in range(int(first), min(BARS, max(int(first), math.ceil(last) - 1) + 1)):
-            part = 1.0 if last <= first else (min(last, bar + 1) - max(first, bar)) / (last - first)
-            heights[bar] += count * max(0.0, part)
-    top = max(heights) or 1.0
     bars = "".join(
         f'<rect x="{4 * place}" y="{24 - 24 * height / top:.1f}" width="3" height="{24 * height / top:.1f}"/>'
         for place, height in enumerate(heights)
         if height
     )
-    return f'<svg class="small" viewBox="0 0 {4 * BARS} 24" aria-hidden="true">{bars}</svg>'
+    return f'<svg class="small" viewBox="0 0 {4 * len(heights)} 24" aria-hidden="true">{bars}</svg>'
 
 
 def _figure(title: str, content: str, legend: str) -> str:

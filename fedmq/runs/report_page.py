@@ -27,6 +27,7 @@ from fedmq.runtime.printable import printable
 from fedmq.tasks.task import Task
 
 EXPONENT_MAX = 700.0  # exp of more overflows
+BARS = 24  # of a small histogram
 IMPORTANCES_SHOWN_MAX = 30
 CATEGORIES_SHOWN_MAX = 8
 CURVES_MAX = 6  # ROC curves of classes
@@ -214,7 +215,7 @@ def _data(findings: Findings) -> str:
             row += ["", "", "", "", "", _category_counts(one.categories)]
         else:
             row += [_number(one.mean), _number(one.deviation), _number(one.quantiles.get("0.5"))]
-            row += [_bounds(one.smallest), _bounds(one.largest), Markup(histogram(one.edges, one.counts))]
+            row += [_bounds(one.smallest), _bounds(one.largest), Markup(histogram(one.bars(BARS)))]
         rows.append(row)
     classes = _table(["class", "rows"], list(findings.classes.items()), "Classes") if findings.classes else ""
     note = f"<p>Over the {findings.num_examples} rows that trained the model, at all sites together.</p>"

@@ -73,6 +73,20 @@ class _Sums:
         return float(sum(errors.tolist()))
 
 
+def correlations(sums: Integers, query: Gram, task: Task, reach: Integers) -> Floats:
+    """Return the correlation of each pair of features and targets, (columns, columns); 0 for a constant column."""
+    bits = fraction_bits(query, task, reach)
+    rows, columns = np.triu_indices(len(bits))
+    products = symmetric(to_floats(combine(sums, query.part_bits), bits[rows] + bits[columns]))
+    count, totals = float(products[0, 0]), products[0, 1:]
+    centered = products[1:, 1:] - totals[:, None] * (totals / max(1.0, count))
+    spread = np.sqrt(np.maximum(np.diag(centered), 0.0))
+    varies = spread > 0.0
+    scale = np.where(varies, spread, 1.0)
+    found: Floats = np.where(varies[:, None] & varies, centered / scale[:, None] / scale, 0.0)
+    return np.clip(found, -1.0, 1.0)
+
+
 def fit_ridge(
     sums: Integers,
     held_out: Integers,

@@ -7,17 +7,24 @@ any other model should beat.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import msgspec
+import numpy as np
 from msgspec import Meta
 
 from fedmq.algorithms.base import Evaluation, Plan, Total
+from fedmq.algorithms.findings import Findings, feature_names, output_names
+from fedmq.algorithms.ridge.fit import correlations
+from fedmq.algorithms.ridge.query import Gram
+from fedmq.algorithms.standardization import REACH_MIN, needed_reach, part_bits_for, rows_max_for
 from fedmq.algorithms.statistics.constant_model import constant_evaluation
-from fedmq.algorithms.statistics.query import BUCKETS_MAX, Spread, num_columns
+from fedmq.algorithms.statistics.query import BUCKETS_MAX, Spread, num_columns, num_standardized
 from fedmq.algorithms.statistics.survey import Survey
 from fedmq.errors import BadConfiguration
+from fedmq.models.arrays import Floats, Integers
+from fedmq.models.exact_outputs import one_layer
 from fedmq.models.networks import Code
 from fedmq.tasks.task import Task
 
@@ -26,6 +33,7 @@ class StatisticsParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=Tr
     """The parameters of `statistics`."""
 
     buckets: Annotated[int, Meta(ge=2, le=BUCKETS_MAX)] = 64  # of each histogram, at least
+    correlation: bool = False  # of each pair of features, and of each with the target
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +42,8 @@ class StatisticsState:
 
     task: Task
     survey: Survey
+    reach: Integers  # (inputs and target,) of the products
+    correlations: Floats | None = None
 
 
 class StatisticsAlgorithm:
@@ -60,13 +70,27 @@ class StatisticsAlgorithm:
                 f"algorithm statistics: expected a task with a network, got {task.name}, whose model is code: "
                 "use the algorithm evolution"
             )
-        return StatisticsState(task, survey)
+        if self.parameters.correlation:
+            one_layer(task.model, "parameter correlation")
+        return StatisticsState(task, survey, np.full(num_standardized(task), REACH_MIN, np.int64))
 
     def ask(self, state: StatisticsState) -> Plan:
+        if self.parameters.correlation and state.correlations is None:
+            moments = state.survey.features
+            arrays = {"shift": moments.means, "deviation": moments.deviations, "reach": state.reach}
+            return Plan(_products(moments.num_examples), arrays)
         return Plan(Spread(columns=num_columns(state.task)), {})
 
-    def close(self, state: StatisticsState, _total: Total | None, _late: Mapping[int, Total]) -> StatisticsState:
-        return state
+    def close(self, state: StatisticsState, total: Total | None, _late: Mapping[int, Total]) -> StatisticsState:
+        if total is None or "sums" not in total.arrays:
+            return state
+        needed = needed_reach(total.arrays["reach"])
+        if (needed > state.reach).any():  # ask again, with room for the largest values
+            return replace(state, reach=np.maximum(needed, state.reach))
+        if total.coverage < state.survey.coverage:
+            return state
+        query = _products(state.survey.features.num_examples)
+        return replace(state, correlations=correlations(total.arrays["sums"], query, state.task, state.reach))
 
     def evaluation(self, state: StatisticsState) -> Evaluation | None:
         """Return the constant model."""
@@ -78,4 +102,17 @@ class StatisticsAlgorithm:
 
     def finished(self, state: StatisticsState) -> bool:
         """Return whether all rows are in it."""
-        return state.survey.coverage >= 1.0
+        complete = state.correlations is not None or not self.parameters.correlation
+        return complete and state.survey.coverage >= 1.0
+
+    def findings(self, state: StatisticsState) -> Findings:
+        """Return the correlations; the survey is added by its stage."""
+        if state.correlations is None:
+            return Findings()
+        names = (*feature_names(state.task), *output_names(state.task))
+        return Findings(correlated=names, correlations=tuple(map(tuple, state.correlations.tolist())))
+
+
+def _products(num_examples: int) -> Gram:
+    rows_max = rows_max_for(num_examples)
+    return Gram(part_bits=part_bits_for(rows_max), rows_max=rows_max)
