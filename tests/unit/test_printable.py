@@ -158,11 +158,13 @@ def test_list_of_runs_shows_markup_of_a_foreign_run(tmp_path: Path) -> None:
 
 def uses_of_other_doors(module: Path) -> set[str]:
     """Return calls in a module that print without `printable`."""
-    found = set()
-    for node in ast.walk(ast.parse(module.read_text())):
+    found, source = set(), module.read_text()
+    doors = {"print", "click.echo", "Console", "sys.stdout.write", "sys.stderr.write"}
+    doors |= {"Table"} if "rich.table" in source else set()  # that of fedmq.tables prints nothing
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Call):
             name = ast.unparse(node.func)
-            if name in {"print", "click.echo", "Console", "Table", "sys.stdout.write", "sys.stderr.write"}:
+            if name in doors:
                 found.add(name)
     return found
 
@@ -170,6 +172,7 @@ def uses_of_other_doors(module: Path) -> set[str]:
 # Each prints only text of its own.
 OTHER_DOORS = {
     "cli/echo.py": {"click.echo"},
+    "runs/model_commands.py": {"sys.stdout.write"},  # predictions for a program, as they would be in a file
     "runtime/journal.py": {"print"},  # a formatted record
     "deploy/packaging/build.py": {"print"},  # no part of the installed package
 }
