@@ -279,12 +279,17 @@ def _encoded(task: Task, plan: Plan) -> Sequence[bytes]:
 
 
 def check_first_plan(strategy: Strategy[Any], task: Task, code: bytes | None = None) -> None:
-    """Check that the first round of a run can be sent and answered.
+    """Check that the first round of a run can be sent and answered, and the algorithm's first round after a survey.
 
     Raises:
         BadConfiguration: it needs more than a message holds, or more work than a trainer accepts.
     """
-    plan = strategy.ask(strategy.init(task, 0))
+    state = strategy.init(task, 0)
+    for plan in [strategy.ask(state), *([strategy.first_training(state)] if isinstance(strategy, Staged) else ())]:
+        _check_plan(strategy, task, plan, code)
+
+
+def _check_plan(strategy: Strategy[Any], task: Task, plan: Plan, code: bytes | None) -> None:
     about = f"algorithm {strategy.name}: task {task.name} has {task.model.num_parameters} parameters"
     needed = sum(array.nbytes for array in plan.arrays.values()) + len(code or b"")
     if needed > FRAME_BYTES_MAX:
@@ -293,7 +298,7 @@ def check_first_plan(strategy: Strategy[Any], task: Task, code: bytes | None = N
             "lower the population, or take a smaller model"
         )
     try:
-        check_down(plan.query, task, plan.arrays)
+        check_down(plan.query, task, without_preparation(plan.query, task, plan.arrays)[0])
         _encoded(task, plan)
     except (ProtocolError, Rejected) as error:
         raise BadConfiguration(f"{about}: {error}") from error

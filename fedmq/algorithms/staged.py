@@ -121,6 +121,10 @@ class Staged:
             return plan
         return Plan(plan.query, {**plan.arrays, **state.known.preparation})
 
+    def first_training(self, state: Any) -> Plan:
+        """Return what the first round of training would ask for, before anything is known about the columns."""
+        return self.ask(replace(state, stage="training"))
+
     def tell(self, state: Any, update: Update) -> Any:
         """Give an answer to the stage of its round, or to the algorithm with the number of the algorithm's round."""
         check_round(update, state.round)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 from glm_rows import cases
 from splits import classification, model_sha256, part, state_after
+from table_rows import patients, table_splits, table_task
 
 from fedmq.algorithms.checkpoint import dump
 from fedmq.algorithms.registry import find_algorithm
@@ -30,6 +31,7 @@ from fedmq.exact.integers import (
     to_floats,
 )
 from fedmq.models.fourier import Fourier
+from fedmq.models.trees import Trees
 
 
 def fingerprint(*arrays: np.ndarray) -> str:
@@ -87,6 +89,16 @@ def models() -> Iterator[tuple[str, str]]:
         found = model_sha256(strategy, task_of_rows, state).encode() + dump(strategy.result(state))  # type: ignore[attr-defined]
         about = name if task is None else f"{name} by features"
         yield f"{algorithm}: {about}", hashlib.sha256(found).hexdigest()[:16]
+    for algorithm, target in (("ridge", "ill"), ("newton", "visits"), ("boosting", "ill")):  # with categories and gaps
+        trees = Trees(5, 2, "softmax", trees=3, depth=3, categories=(0, 3, 0, 0, 0))
+        task = table_task(target, 0.2, **({"model": trees} if algorithm == "boosting" else {}))
+        strategy = find_algorithm(algorithm, task)
+        state = state_after(strategy, task, table_splits(patients())["three"], 20)
+        evaluation = strategy.evaluation(state)
+        assert evaluation is not None
+        assert evaluation.measured is not None
+        found = model_sha256(strategy, task, state).encode() + dump(evaluation.measured)
+        yield f"{algorithm}: table, {target}", hashlib.sha256(found).hexdigest()[:16]
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from fedmq.exact.draws import normals, words
+from fedmq.exact.elementary import exp
 from fedmq.models.networks import MLP, Linear, LogLinear
 from fedmq.tables.schema import Column, Schema, Target
 from fedmq.tables.table import Table
@@ -34,10 +35,10 @@ def patients(rows: int = ROWS) -> Table:
     color = np.array(["red", "green", "blue", ""])[(picks[:, 0] % np.uint64(4)).astype(int)]
     grade = np.array(["low", "mid", "high"])[(picks[:, 1] % np.uint64(3)).astype(int)]
     smoker = np.array(["yes", "no", ""])[(picks[:, 2] % np.uint64(3)).astype(int)]
-    age, dose = 50.0 + 12.0 * draws[:, 0], np.exp(draws[:, 1])
+    age, dose = 50.0 + 12.0 * draws[:, 0], exp(draws[:, 1])
     score = (age - 50.0) / 12.0 + (color == "blue") - (color == "") * 0.5 + (grade == "high") * 0.7 + 0.3 * dose
     ill = np.where(score + draws[:, 2] > 0.7, "yes", "no")
-    days, visits = 20.0 + 3.0 * score + draws[:, 3], np.rint(np.exp(0.3 * score + 0.1 * np.abs(draws[:, 3])))
+    days, visits = 20.0 + 3.0 * score + draws[:, 3], np.rint(exp(0.3 * score + 0.1 * np.abs(draws[:, 3])))
     age, dose = age.copy(), dose.copy()
     age[::7], dose[::11] = np.nan, np.nan
     columns: dict[str, np.ndarray] = {
@@ -67,7 +68,7 @@ def table_splits(whole: Table) -> dict[str, list[Table]]:
 
 
 def table_task(target: str = "ill", holdout: float = 0.0, *, weight: str = "", offset: str = "", **fields: Any) -> Task:
-    ignored = tuple({"ill", "days", "visits", "weight", "offset"} - {target, weight, offset})
+    ignored = tuple(one for one in ("ill", "days", "visits", "weight", "offset") if one not in (target, weight, offset))
     kinds: dict[str, Any] = {"ill": {"kind": "class", "classes": ("no", "yes")}, "visits": {"kind": "count"}}
     schema = Schema(
         columns=COLUMNS,

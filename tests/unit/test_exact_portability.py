@@ -37,6 +37,9 @@ EXPECTED = {
     "newton: values": "1b61eeaae7997099",
     "newton: three classes": "552e411c215c9de1",
     "newton: counts": "07a5002871572e8e",
+    "ridge: table, ill": "81806ea51787835e",
+    "newton: table, visits": "dc1bd0d884a32edf",
+    "boosting: table, ill": "0456f02efc6757dc",
 }
 
 
