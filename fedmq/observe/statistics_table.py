@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from rich.table import Table
 from rich.text import Text
 
 from fedmq.algorithms.findings import ColumnFigures, Findings
+from fedmq.observe.console import PrintableTable
 
 WIDE = 110  # columns of a terminal that has room for the histograms
 BARS, BLOCKS = 16, " ▁▂▃▄▅▆▇█"
@@ -15,10 +15,10 @@ CATEGORIES_SHOWN_MAX = 6
 PAIRS_SHOWN_MAX = 20
 
 
-def statistics_table(findings: Findings, width: int) -> Table:
+def statistics_table(findings: Findings, width: int) -> PrintableTable:
     """Return a line for each column: counts, mean, deviation, quantiles, range; with a histogram if there is room."""
     wide = width >= WIDE
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table = PrintableTable(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("column", overflow="fold")
     table.add_column("kind")
     for name in ("missing", "mean", "deviation", *(("5 %", "median", "95 %") if wide else ("median",))):
@@ -31,7 +31,7 @@ def statistics_table(findings: Findings, width: int) -> Table:
     return table
 
 
-def correlation_table(findings: Findings) -> Table:
+def correlation_table(findings: Findings) -> PrintableTable:
     """Return the strongest correlations of pairs, a line each."""
     names = findings.correlated
     pairs = [
@@ -39,7 +39,7 @@ def correlation_table(findings: Findings) -> Table:
         for row in range(len(names))
         for column in range(row + 1, len(names))
     ]
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
+    table = PrintableTable(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
     table.add_column(justify="right", no_wrap=True)
     for value, one, other in sorted(pairs, key=lambda pair: -abs(pair[0]))[:PAIRS_SHOWN_MAX]:
         table.add_row(*map(Text, (f"{value:+.3f}", one, other)))
