@@ -296,6 +296,7 @@ def run_training(
     from fedmq.algorithms.parameters import parameters_of
     from fedmq.protocol.run_config import Limits, RunConfig
     from fedmq.runs.store import Store
+    from fedmq.runtime.lock import FolderLock
     from fedmq.runtime.safe_files import make_private_folder
     from fedmq.security.keyring import Members, find_broker
     from fedmq.security.signing import AggregatorSigning
@@ -306,11 +307,12 @@ def run_training(
     begins = wanted is not None and not (folder / STORE).exists()
     strategy = _checked_strategy(wanted, code, algorithm, parameters) if wanted is not None and begins else None
     earlier = _start_of(start, strategy, wanted)
-    finished_after = _check_unfinished(folder, resume=resume)
+    _check_unfinished(folder, resume=resume)
     with writing(f"--out {folder}"):
         make_private_folder(folder)
     chosen = {name: value for name, value in (limits or {}).items() if value is not None}
-    with Store(folder / STORE) as store:
+    with FolderLock(folder) as lock, Store(folder / STORE, lock) as store:
+        finished_after = _check_unfinished(folder, resume=resume)  # again: another process may have finished it
         if store.config is None:
             if wanted is None or strategy is None:
                 raise BadConfiguration(f"expected --task for a new run; {folder} holds none to continue")

@@ -16,6 +16,7 @@ from fedmq.runs.report import read_report
 from fedmq.runs.software import differing_software, software_here
 from fedmq.runs.store import Store
 from fedmq.runs.store_errors import StoreDamaged
+from fedmq.runtime.lock import FolderLock
 from fedmq.runtime.run_folder import HISTORY, MODEL, REPORT, STORE
 from fedmq.runtime.safe_files import read_regular
 
@@ -110,20 +111,21 @@ def recover(folder: Path, last: int | None) -> int:
     """
     damaged, config = open_store(folder)
     path, partial = folder / STORE, folder / f"recovered-{STORE}"
-    with damaged:
+    with FolderLock(folder) as lock, damaged:
         for old in folder.glob(f"{partial.stem}*"):
             old.unlink()
-        with Store(partial) as whole:
+        with Store(partial, lock) as whole:
             whole.begin(config, damaged.code, damaged.term, damaged.software)
             kept = _copy(damaged, whole, last)
-    times = len(list(folder.glob(f"{STORE}{DAMAGED}*")))
-    suffix = f"{DAMAGED}-{times + 1}" if times else DAMAGED
-    outcomes = [folder / name for name in (REPORT, MODEL, HISTORY)]
-    for old in [*folder.glob(f"{path.stem}.*"), *outcomes]:
-        if DAMAGED not in old.name and old.exists():
-            old.replace(old.with_name(old.name + suffix))
-    for new in folder.glob(f"{partial.stem}*"):
-        new.replace(new.with_name(new.name.removeprefix("recovered-")))
+        damaged.close()
+        times = len(list(folder.glob(f"{STORE}{DAMAGED}*")))
+        suffix = f"{DAMAGED}-{times + 1}" if times else DAMAGED
+        outcomes = [folder / name for name in (REPORT, MODEL, HISTORY)]
+        for old in [*folder.glob(f"{path.stem}.*"), *outcomes]:
+            if DAMAGED not in old.name and old.exists():
+                old.replace(old.with_name(old.name + suffix))
+        for new in folder.glob(f"{partial.stem}*"):
+            new.replace(new.with_name(new.name.removeprefix("recovered-")))
     return kept
 
 

@@ -41,19 +41,19 @@ _T = TypeVar("_T")
 # The module sqlite3 also fails at damaged text (UnicodeError) and at damaged sizes.
 _UNREADABLE = (sqlite3.Error, UnicodeError, MemoryError, OverflowError)
 _SCHEMA = """
-CREATE TABLE run (
+CREATE TABLE IF NOT EXISTS run (
     only_row INTEGER PRIMARY KEY CHECK (only_row = 1), config BLOB NOT NULL, code BLOB NOT NULL, term INTEGER NOT NULL,
     software BLOB NOT NULL, digest BLOB NOT NULL
 );
-CREATE TABLE results (
+CREATE TABLE IF NOT EXISTS results (
     round INTEGER NOT NULL, trainer TEXT NOT NULL, counted_in INTEGER NOT NULL, frames BLOB NOT NULL,
     digest BLOB NOT NULL, PRIMARY KEY (round, trainer)
 ) WITHOUT ROWID;
-CREATE INDEX results_by_close ON results (counted_in, round, trainer);
-CREATE TABLE closes (
+CREATE INDEX IF NOT EXISTS results_by_close ON results (counted_in, round, trainer);
+CREATE TABLE IF NOT EXISTS closes (
     round INTEGER PRIMARY KEY, summary BLOB NOT NULL, before BLOB NOT NULL, digest BLOB NOT NULL
 );
-CREATE TABLE checkpoints (round INTEGER PRIMARY KEY, state BLOB NOT NULL, digest BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS checkpoints (round INTEGER PRIMARY KEY, state BLOB NOT NULL, digest BLOB NOT NULL);
 """
 
 
@@ -74,7 +74,8 @@ _FRAMES = msgspec.msgpack.Decoder(list[bytes | list[bytes]])  # a list in place 
 class Store:
     """A run's store, closed by `close` or at the end of a `with` block.
 
-    `path` ":memory:" keeps it for as long as the object lives; its owner need not close it.
+    `path` ":memory:" keeps it for as long as the object lives; its owner need not close it. A writer that decides by
+    what it reads holds the `lock` on the folder before; without one, the first write takes it, until `close`.
 
     Every method raises StoreError if the file cannot be read or written.
 
@@ -82,8 +83,8 @@ class Store:
         StoreError: the file is not a store, is damaged, or has another schema.
     """
 
-    def __init__(self, path: Path | str) -> None:
-        self.path = str(path)
+    def __init__(self, path: Path | str, lock: FolderLock | None = None) -> None:
+        self.path, self._is_locked = str(path), lock is not None
         self._errors = Errors(self.path, _UNREADABLE)
         self._blobs = None if self.path == ":memory:" else Blobs(Path(path).with_name("blobs"))
         self._commit_marker = (
@@ -384,7 +385,7 @@ class Store:
 
     def _claim(self) -> None:
         """Take the lock of the only writer, until `close`."""
-        if self._lock is None and self.path != ":memory:":
+        if not self._is_locked and self._lock is None and self.path != ":memory:":
             self._lock = FolderLock(Path(self.path).parent)
 
     def _check(self, right: bool, what: str) -> None:

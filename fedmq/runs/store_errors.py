@@ -72,7 +72,7 @@ class Errors:
                 f"{self._path}: cannot be written ({error}); acknowledged results are safe: "
                 "make room and start the same command again"
             ) from error
-        if code.startswith(("SQLITE_CANTOPEN", "SQLITE_NOMEM")):
+        if code.startswith(("SQLITE_CANTOPEN", "SQLITE_NOMEM")) and not self._path.is_dir():
             raise StoreError(
                 f"{self._path}: cannot be opened ({error}); acknowledged results are safe: check its permissions, the "
                 "limit of open files (ulimit -n) and the memory, and start the same command again"

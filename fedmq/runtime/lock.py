@@ -7,6 +7,7 @@ import fcntl
 import os
 import time
 from pathlib import Path
+from typing import Self
 
 from fedmq.errors import StoreError
 
@@ -15,7 +16,7 @@ _FLAGS = os.O_RDONLY | os.O_DIRECTORY  # a FIFO would block
 
 
 class FolderLock:
-    """The lock on `folder`, held from construction to `release`.
+    """The lock on `folder`, held from construction to `release`, or to the end of a `with` block.
 
     Raises:
         StoreError: another process holds it, or the folder cannot be opened.
@@ -36,6 +37,12 @@ class FolderLock:
                 + ("there is one: wait for its end, or " if busy else f"the lock cannot be taken ({error}): ")
                 + "choose another --out"
             ) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.release()
 
     def release(self) -> None:
         if self._folder >= 0:

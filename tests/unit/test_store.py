@@ -20,7 +20,7 @@ from store_scene import CONFIG, a_close, a_result, filled, one_line, reopened
 from fedmq.errors import StoreError
 from fedmq.runs.store import SCHEMA_VERSION, Store
 from fedmq.runs.store_errors import StoreDamaged
-from fedmq.runtime.lock import is_locked
+from fedmq.runtime.lock import FolderLock, is_locked
 
 BIG = 40_000  # bytes; more than a page
 
@@ -375,6 +375,14 @@ def test_second_process_may_read_but_not_write(writer: subprocess.Popen[str], pa
     one_line(error, path)
     second.close()
     assert is_locked(path.parent)
+
+
+def test_writer_with_the_lock_keeps_others_out_before_its_first_write(path: Path) -> None:
+    with FolderLock(path.parent) as lock, Store(path, lock) as first, Store(path) as second:
+        with pytest.raises(StoreError, match="expected no other process"):
+            second.begin(CONFIG)
+        first.begin(CONFIG)
+    assert not is_locked(path.parent)
 
 
 def test_next_writer_may_write_after_a_killed_one(writer: subprocess.Popen[str], path: Path) -> None:
