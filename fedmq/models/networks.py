@@ -55,7 +55,7 @@ class MLP(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="mlp"):
 
     @property
     def num_parameters(self) -> int:
-        return sum((above + self.bias) * below for above, below in pairwise(self.sizes))
+        return _num_parameters(tuple(self.sizes), self.bias)
 
     @property
     def inputs(self) -> int:
@@ -94,6 +94,11 @@ class MLP(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="mlp"):
                 if self.bias:
                     values += biases
         return values
+
+
+@lru_cache(maxsize=16)  # a round needs it some thirty times
+def _num_parameters(sizes: tuple[int, ...], bias: bool) -> int:
+    return sum((above + bias) * below for above, below in pairwise(sizes))
 
 
 @lru_cache(maxsize=16)  # each score of a round needs it

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
@@ -157,10 +157,11 @@ class Evolution:
             return _same_pool(replace(state, archive=archive, evaluation=known))
         chosen = summary.deployed(by_correct=state.task.metric == "accuracy")
         restarted = state.restarted == state.round - 1
-        state = replace(state, archive=archive, evaluation=_evaluation(archive, summary, chosen, restarted))
+        progress = state.progress.after(float(summary.loss[chosen]) / summary.rows_known) if updates else state.progress
+        evaluation = _evaluation(archive, summary, chosen, restarted)
+        state = replace(state, archive=archive, evaluation=evaluation, progress=progress)
         if not updates:
             return _same_pool(state)
-        state = replace(state, progress=state.progress.after(float(summary.loss[chosen]) / summary.rows_known))
         deployed = int(summary.places[chosen])
         patience = self.parameters.restart_after
         if patience and state.progress.stagnant >= patience:
@@ -261,8 +262,8 @@ def _proposals(
 def _with_new(state: EvolutionState, elites: npt.NDArray[np.int64], genes: Floats) -> EvolutionState:
     """The state whose open round publishes these elites of the archive and these new candidates."""
     ids = state.next_id + np.arange(len(genes))
-    state = replace(state, archive=state.archive.extended(ids, genes), next_id=state.next_id + len(ids))
-    return _with_pool(state, np.concatenate([elites, ids]), len(elites))
+    archive, next_id = state.archive.extended(ids, genes), state.next_id + len(ids)
+    return _with_pool(state, np.concatenate([elites, ids]), len(elites), archive=archive, next_id=next_id)
 
 
 def _same_pool(state: EvolutionState) -> EvolutionState:
@@ -270,6 +271,6 @@ def _same_pool(state: EvolutionState) -> EvolutionState:
     return _with_pool(state, state.pools[state.round - 1], state.elites)
 
 
-def _with_pool(state: EvolutionState, ids: Integers, elites: int) -> EvolutionState:
+def _with_pool(state: EvolutionState, ids: Integers, elites: int, **changes: Any) -> EvolutionState:
     remembered = {number: pool for number, pool in state.pools.items() if number > state.round - ROUNDS_REMEMBERED}
-    return replace(state, pools={**remembered, state.round: ids}, elites=elites)
+    return replace(state, pools={**remembered, state.round: ids}, elites=elites, **changes)
