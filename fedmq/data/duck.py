@@ -126,7 +126,7 @@ def _filled(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     if not isinstance(array, np.ma.MaskedArray):
         return array
     filled = array.data.copy()
-    filled[np.ma.getmaskarray(array)] = {"f": np.nan, "M": np.datetime64("NaT")}.get(array.dtype.kind)
+    filled[np.ma.getmaskarray(array)] = {"f": np.nan, "M": "NaT"}.get(array.dtype.kind)
     return filled
 
 

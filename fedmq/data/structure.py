@@ -20,7 +20,7 @@ SEPARATORS = ",;\t| "
 HEADER_LINES_MAX = 4  # the names, and units or second levels under them
 Sign = Literal[".", ",", "either"]
 
-_SEP_LINE = re.compile(r"sep=(.?)\s*", re.IGNORECASE)  # of Excel
+_SEP_LINE = re.compile(r"\"?sep=(.?)\"?\s*", re.IGNORECASE)  # of Excel
 _COMMA = r"[+-]?(?:[0-9]*,(?:[0-9]{1,2}|[0-9]{4,})|(?:0|[0-9]{4,})?,[0-9]+|[0-9]{1,3}(?:\.[0-9]{3})+,[0-9]*)"
 _DECIMAL_COMMA = re.compile(rf"{_COMMA}(?:[eE][+-]?[0-9]+)?")
 _DECIMAL_POINT = re.compile(r"[+-]?(?:[0-9]*\.(?:[0-9]{1,2}|[0-9]{4,})|(?:0|[0-9]{4,})?\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
