@@ -218,10 +218,9 @@ def test_joining_trainer_gives_the_model_of_all_rows() -> None:
     for algorithm, target in (("ridge", "ill"), ("newton", "ill"), ("statistics", "days")):
         task = table_task(target, 0.2)
         strategy, shards = find_algorithm(algorithm, task), table_splits(patients())["three"]
-        views = [RowViews(task, one) for one in shards]
         pooled = finished(algorithm, task, [patients()])
         for joins in range(1, 8):  # in the survey, in the rounds of the algorithm, on held-out rows
-            state = strategy.init(task, 1)
+            state, views = strategy.init(task, 1), [RowViews(task, one) for one in shards]
             for _ in range(joins):
                 state = closed(strategy, state, task, views[:1])
             state = closed(strategy, state, task, views)  # a run does not end before a trainer's first answer
