@@ -7,7 +7,6 @@ import copy
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import msgspec
@@ -15,8 +14,6 @@ import numpy as np
 
 from fedmq.algorithms.additive import Additive
 from fedmq.algorithms.base import (
-    AdditiveQuery,
-    Assignment,
     Plan,
     Strategy,
     Update,
@@ -25,13 +22,11 @@ from fedmq.algorithms.base import (
     without_preparation,
 )
 from fedmq.algorithms.checkpoint import dump, load
-from fedmq.algorithms.registry import decode_query
 from fedmq.algorithms.staged import Staged, staged
+from fedmq.algorithms.trial import answer
 from fedmq.errors import BadConfiguration, FedmqError, ProtocolError, Rejected, named
 from fedmq.protocol.codec import FRAME_BYTES_MAX, encode
-from fedmq.protocol.fixed_point import to_units
 from fedmq.protocol.messages import Round
-from fedmq.runtime.rng import derive_rng
 from fedmq.tables.table import Table
 from fedmq.tasks.row_views import RowViews
 from fedmq.tasks.task import Rows, Task
@@ -69,17 +64,7 @@ class _Bench:
     def answer(self, plan: Plan, number: int, name: str) -> Update:
         """Return a trainer's answer, after the way through the wire."""
         _encoded(self.task, plan)
-        query, learner = decode_query(encode_query(plan.query))
-        arrays, preparation = without_preparation(query, self.task, plan.arrays)
-        check_down(query, self.task, arrays)
-        rows = self.rows[name].view(query.rows, preparation)
-        draws = derive_rng(self.seed, "trainer", name, number)
-        work = Assignment(self.task, arrays, rows, partial(self.task.score, rows=rows), draws)
-        arrays, bits = learner.learn(query, work), 0
-        if isinstance(query, AdditiveQuery):
-            bits = query.fraction_bits
-            arrays = {key: to_units(one, bits) if one.dtype == np.float64 else one for key, one in arrays.items()}
-        return Update(name, number, 0, len(rows.inputs), arrays, bits)
+        return answer(plan, self.task, self.rows[name], number, self.seed, name)
 
     def after(self, state: Any, updates: Sequence[Update]) -> Any:
         for update in updates:

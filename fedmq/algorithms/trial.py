@@ -15,6 +15,7 @@ from fedmq.algorithms.base import (
     Plan,
     Strategy,
     Update,
+    check_down,
     encode_query,
     is_finished,
     without_preparation,
@@ -58,15 +59,20 @@ def questions(strategy: Strategy[Any], task: Task, views: RowViews, rounds: int,
     return asked
 
 
-def answer(plan: Plan, task: Task, views: RowViews, number: int, seed: int) -> Update:
-    """Return the answer of the trainer to a round."""
+def answer(plan: Plan, task: Task, views: RowViews, number: int, seed: int, trainer: str = TRAINER) -> Update:
+    """Return the answer of a trainer to a round, after the checks of a trainer.
+
+    Raises:
+        Rejected: the arrays do not fit the query or the task.
+    """
     query, learner = decode_query(encode_query(plan.query))
     arrays, preparation = without_preparation(query, task, plan.arrays)
+    check_down(query, task, arrays)
     rows = views.view(query.rows, preparation)
-    draws = derive_rng(seed, "trainer", TRAINER, number)
+    draws = derive_rng(seed, "trainer", trainer, number)
     work = Assignment(task, arrays, rows, partial(task.score, rows=rows), draws, round=number)
     learned, bits = learner.learn(query, work), 0
     if isinstance(query, AdditiveQuery):
         bits = query.fraction_bits
         learned = {name: to_units(one, bits) if one.dtype == np.float64 else one for name, one in learned.items()}
-    return Update(TRAINER, number, 0, len(rows.inputs), learned, bits)
+    return Update(trainer, number, 0, len(rows.inputs), learned, bits)
