@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 
+import msgspec
 import numpy as np
 from glm_rows import cases
 from splits import classification, model_sha256, part, state_after
@@ -81,13 +82,21 @@ def models() -> Iterator[tuple[str, str]]:
         ("newton", "values", None, 6),
         ("newton", "three classes", None, 12),
         ("newton", "counts", None, 12),
+        ("boosting", "values", None, 24),
+        ("boosting", "three classes", None, 24),
+        ("boosting", "counts", None, 24),
     ):
         case = chosen[name]
         shards = [part(case.rows, one) for one in np.array_split(np.arange(len(case.rows.inputs)), 2)]
         strategy, task_of_rows = find_algorithm(algorithm), task or case.task
+        if algorithm == "boosting":
+            of_rows = task_of_rows.model
+            output = "softmax" if task_of_rows.loss == "cross-entropy" else "identity"
+            trees = Trees(of_rows.inputs, of_rows.outputs, output, trees=4, counts=name == "counts")  # type: ignore[union-attr,arg-type]
+            task_of_rows = msgspec.structs.replace(task_of_rows, model=trees)
         state = state_after(strategy, task_of_rows, shards, rounds)
         found = model_sha256(strategy, task_of_rows, state).encode() + dump(strategy.result(state))  # type: ignore[attr-defined]
-        about = name if task is None else f"{name} by features"
+        about = f"{name} by features" if task is features else name
         yield f"{algorithm}: {about}", hashlib.sha256(found).hexdigest()[:16]
     for algorithm, target in (("ridge", "ill"), ("newton", "visits"), ("boosting", "ill")):  # with categories and gaps
         trees = Trees(5, 2, "softmax", trees=3, depth=3, categories=(0, 3, 0, 0, 0))

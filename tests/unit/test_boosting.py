@@ -255,6 +255,18 @@ def test_level_of_other_rows_is_asked_again_without_subtraction() -> None:
     assert task.trained(strategy.evaluation(complete).parameters).to_bytes() == expected.to_bytes()
 
 
+def test_accuracy_on_held_out_rows_is_that_of_scikit_learn() -> None:
+    datasets = pytest.importorskip("sklearn.datasets")
+    inputs, targets = datasets.load_breast_cancer(return_X_y=True)
+    held_out = words(len(targets), 1, "held out") % np.uint64(3) == 0
+    rows = Rows(inputs[~held_out], targets[~held_out].astype(np.int64))
+    by_class = np.argsort(rows.targets, kind="stable")
+    shards = [part(rows, one) for one in np.array_split(by_class, 4)]
+    trained, _, _ = run(classification(30, 2, Trees(30, 2, "softmax", trees=30)), shards)
+    right = np.count_nonzero(trained.predict(inputs[held_out]) == targets[held_out])
+    assert right >= 183 - 2  # of 191: HistGradientBoostingClassifier(max_iter=30), scikit-learn 1.9, on the pooled rows
+
+
 def test_smaller_child_is_asked_for() -> None:
     task, targets = CASES["values"]
     strategy, state, fitted = rounds_of(task, [Rows(X, targets)], SURVEY + 1)

@@ -40,6 +40,9 @@ EXPECTED = {
     "ridge: table, ill": "81806ea51787835e",
     "newton: table, visits": "dc1bd0d884a32edf",
     "boosting: table, ill": "0456f02efc6757dc",
+    "boosting: values": "a4261a6f294d6072",
+    "boosting: three classes": "358a9317e40d6f51",
+    "boosting: counts": "c8646ef971c1efa7",
 }
 
 
