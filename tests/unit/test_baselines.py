@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import msgspec
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from table_rows import patients, table_splits, table_task
 from fedmq.algorithms.baselines import baselines, measure_here, train_here
 from fedmq.algorithms.evaluation.figures import Baseline, Metrics
 from fedmq.algorithms.registry import find_algorithm
+from fedmq.algorithms.trial import answer
 from fedmq.observe.event_text import baseline_lines
 from fedmq.tasks.row_views import RowViews
 
@@ -94,3 +97,20 @@ def test_other_algorithms_have_baselines_as_well(algorithm: str, target: str) ->
         algorithm, parameters, task, 1, 12, {name: RowViews(task, SHARDS[0]) for name in ("north", "south")}
     )
     assert not any(one.failure for one in found)
+
+
+def test_figures_of_a_trainer_are_known_only_if_it_permits_them() -> None:
+    strategy = find_algorithm("newton", TASK, PENALTY)
+    state = strategy.init(TASK, 1)
+    for number in range(1, ROUNDS + 1):
+        plan = strategy.ask(state)
+        for name, views in SITES.items():
+            update = replace(answer(plan, TASK, views, number, 1), trainer=name, site_figures=name == "trainer-1")
+            state = strategy.tell(state, update)
+        state = strategy.close(state, list(SITES))
+    evaluation = strategy.evaluation(state)
+    assert evaluation is not None
+    assert evaluation.measured is not None
+    assert list(evaluation.measured.trainers) == ["trainer-1"]
+    held_out = SITES["trainer-1"].view("held-out")
+    assert evaluation.measured.trainers["trainer-1"].rows == len(held_out.inputs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import reduce
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -270,3 +271,13 @@ def test_scores_of_too_few_rows_are_not_sent() -> None:
     counts = np.zeros((2, 2048), np.int64)
     counts[:, 7] = 50, 3
     assert not held_out_query(task).suppressed("scores", counts, 5).any()
+
+
+@pytest.mark.parametrize("hidden", ["relu", "tanh", "sigmoid"])
+def test_outputs_of_a_row_do_not_depend_on_the_rows_beside_it(hidden: Any) -> None:
+    model, rows = MLP((64, 16, 10), hidden=hidden), normals(64 * 100, 3, "wide").reshape(100, 64)
+    parameters = normals(model.num_parameters, 4, "wide") * 0.2
+    together = exact_outputs(model, parameters, rows)
+    alone = np.concatenate([exact_outputs(model, parameters, rows[place : place + 1]) for place in range(100)], axis=1)
+    assert together.tobytes() == alone.tobytes()
+    assert pytest.approx(model.forward(parameters[None], rows)[0], rel=1e-9, abs=1e-12) == together.T
