@@ -317,4 +317,7 @@ def _read_model(data: bytes) -> TrainedModel:
 
 def _read_column(archive: zipfile.ZipFile, name: str) -> Floats:
     with archive.open(f"{name}.npy") as file:
-        return read_array(file, _COLUMN_BYTES_MAX).astype(np.float64, copy=False)
+        array = read_array(file, _COLUMN_BYTES_MAX)
+    if array.dtype.kind != "f":
+        raise ValueError(f"{name} of dtype {array.dtype}")
+    return array.astype(np.float64, copy=False)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,12 +26,11 @@ from fedmq.models.exports.verified import (
 )
 from fedmq.models.fourier import Fourier
 from fedmq.models.networks import MLP, Code, Linear, LogLinear, Model
-from fedmq.models.trained_model import TrainedModel, incomplete
+from fedmq.models.trained_model import TrainedModel
 from fedmq.models.trees import NO_COLUMN, Trees
 from fedmq.tables.preparation import Preparation
 from fedmq.tables.schema import Column, Schema, Target
 
-PAGE = Path(__file__).parents[2] / "docs" / "reference" / "model-files.md"
 COLUMNS = (
     Column(name="mean radius", strip="%"),
     Column(name="color", kind="category", categories=("red", "green", "blue")),
@@ -205,26 +203,6 @@ def test_open_files_hold_all_numbers_of_the_model(model: TrainedModel, to: Any) 
     assert export(model, to).content == exported.content
 
 
-@pytest.mark.parametrize("model", [one for one in (*MODELS, *ONNX_ONLY, *FORESTS) if one.schema], ids=name_of)
-def test_program_of_the_page_predicts_from_json(model: TrainedModel) -> None:
-    """The program in the documentation computes what the model computes, with nothing but the standard library."""
-    assert model.schema is not None
-    names: dict[str, Any] = {}
-    exec(PAGE.read_text().split("```python\n")[1].split("```")[0], names)  # noqa: S102  of this repository
-    described = json.loads(export(model, "json").content)
-    rows = sample_rows(model, 40)
-    raw = raw_inputs(model, rows)
-    cells = {name: [None if one != one else one for one in values[:, 0].tolist()] for name, values in raw.items()}
-    found = [names["outputs"](described, {name: column[row] for name, column in cells.items()}) for row in range(40)]
-    complete = ~incomplete(model.schema, rows)  # type: ignore[arg-type]
-    outputs = np.array(found)[complete]
-    if model.classes:
-        shares = np.exp(outputs) / np.exp(outputs).sum(axis=1, keepdims=True)
-        np.testing.assert_allclose(shares, model.probabilities(rows)[complete], rtol=1e-9)
-    else:
-        np.testing.assert_allclose(outputs[:, 0] * described["output_scale"], model.predict(rows)[complete], rtol=1e-9)
-
-
 def test_json_describes_the_model() -> None:
     described = json.loads(export(MODELS[0], "json").content)
     assert described["model"] == {"type": "mlp", "sizes": [10, 3], "hidden": "relu", "output": "softmax", "bias": True}
@@ -286,6 +264,17 @@ def test_export_that_predicts_something_else_is_not_returned(part: str, monkeypa
         monkeypatch.setitem(verified._WRITERS, "onnx", lambda _: content)  # type: ignore[index]
     with pytest.raises(BadConfiguration, match="predicts as the model does"):
         export(model, "onnx")
+
+
+@pytest.mark.parametrize("model", [MODELS[0], MODELS[4]], ids=name_of)
+def test_row_that_only_one_side_predicts_is_a_difference(model: TrainedModel) -> None:
+    rows = sample_rows(model, 5)
+    predicted, probabilities = model.predict(rows), model.probabilities(rows) if model.classes else None
+    assert largest_difference(model, rows, (predicted, probabilities)) == 0.0
+    holed = predicted.copy() if probabilities is None else probabilities.copy()
+    holed[3] = np.nan
+    outputs = (holed, None) if probabilities is None else (predicted, holed)
+    assert largest_difference(model, rows, outputs) == np.inf
 
 
 def _fills_with_zero(right: Any) -> Any:

@@ -75,8 +75,9 @@ def test_model_without_a_schema_keeps_its_digest() -> None:
         (changed(column_scale=npy([1.0, 0.0, 1.0])), "above 0"),
         (changed(column_fill=npy([np.nan, 0.0, 0.0])), "expected 3 finite numbers"),
         (changed(column_shift=npy(np.zeros(5000))), "40000 bytes"),
-        (changed(column_shift=npy(["a", "b", "c"])), "could not convert"),
+        (changed(column_shift=npy(["a", "b", "c"])), "column_shift of dtype"),
         (changed(column_shift=npy(np.array([{}, 1, 2], dtype=object))), "Object arrays"),
+        (changed(column_shift=npy(np.zeros(3, dtype=np.complex128))), "complex128"),
         (changed(genes=npy(np.zeros(11))), "expected 12 parameters"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -91,6 +92,7 @@ def test_damaged_preparation_is_refused(tmp_path: Path, data: bytes, reason: str
     [
         (MLP((3, 2)), "5 inputs"),
         (MLP((5, 3)), "2 classes"),
+        (MLP((5, 1)), "2 classes"),
         (Linear(5), "softmax model for classes"),
         (Code(12, 5), "no schema"),
     ],
@@ -105,3 +107,18 @@ def test_model_that_does_not_fit_the_schema_is_refused(model: MLP | Linear | Cod
 def test_array_is_refused_by_a_model_with_a_schema(rows: object) -> None:
     with pytest.raises(BadData, match="expected columns by name"):
         MODEL.predict(rows)
+
+
+def test_description_with_other_characters_is_read_or_refused(tmp_path: Path) -> None:
+    """The checksums of the archive are right, so only the checks of the content are left."""
+    generator, refused = np.random.default_rng(1), 0
+    with zipfile.ZipFile(io.BytesIO(FILE)) as archive:
+        text = str(np.load(io.BytesIO(archive.read("description.npy")))[()])
+    for _ in range(300):
+        place, character = generator.integers(len(text)), chr(generator.integers(32, 127))
+        other = f"{text[:place]}{character}{text[place + 1 :]}"
+        try:
+            load_model(saved(tmp_path, changed(description=npy(other))))
+        except BadConfiguration:
+            refused += 1
+    assert 100 < refused < 300
