@@ -26,9 +26,10 @@ LEVELS_SHOWN = 6
 @click.argument("task_name", metavar="TASK", type=NAME_OR_PATH)
 @click.option("--data", type=UserText(), required=True, metavar="DATA", help="The rows, as for fedmq trainer --data.")
 @click.option("--algorithm", type=NAME_OR_PATH, metavar="NAME", help="As for fedmq aggregator. [default: the task's]")
+@click.option("--alone", is_flag=True, help="Train on these rows alone as well, and show the figures on held-out ones.")
 @click.option("--json", "as_json", is_flag=True, help="Print one line of JSON.")
 @log_options
-def check(task_name: str, data: str, algorithm: str | None, as_json: bool) -> None:
+def check(task_name: str, data: str, algorithm: str | None, alone: bool, as_json: bool) -> None:
     """Say what of a table fits TASK, which rows remain, and what would be sent. Nothing leaves this machine.
 
     TASK is a FILE.toml of fedmq new, or a FILE.py whose task has a schema. Exit code 0 if the table trains, 78 if not.
@@ -36,6 +37,7 @@ def check(task_name: str, data: str, algorithm: str | None, as_json: bool) -> No
     \b
     Examples:
       fedmq check tumor.toml --data south.csv
+      fedmq check tumor.toml --data south.csv --alone
       fedmq check tumor.toml --data south.csv --algorithm averaging --json
     """
     one_thread_for_arrays()
@@ -60,6 +62,8 @@ def check(task_name: str, data: str, algorithm: str | None, as_json: bool) -> No
                 echo(f"  {fault}", err=True)
         raise SystemExit(BadConfiguration.exit_code) from error
     found = _facts(task, table, encoded, algorithm)
+    if alone:
+        found["alone"] = _alone(task, table, algorithm)
     if as_json:
         echo_json({"task": task.name, "data": data, **found})
         return
@@ -132,6 +136,29 @@ def _questions(task: Task, table: Table, algorithm: str | None) -> dict[str, Any
     return {"sent": [vars(one) for one in asked.values()]}
 
 
+def _alone(task: Task, table: Table, algorithm: str | None) -> dict[str, Any]:
+    """Return the figures on the held-out rows of a model that these rows alone train."""
+    import msgspec
+
+    from fedmq.algorithms.baselines import measure_here, train_here
+    from fedmq.algorithms.registry import DEFAULT_ALGORITHM, find_algorithm
+    from fedmq.observe.event_text import metrics_text
+    from fedmq.tasks.row_views import RowViews
+
+    if not task.holdout:
+        raise BadConfiguration("--alone: expected a task that holds rows out, got none: set holdout = 0.2 in its file")
+    views = RowViews(task, table)
+    try:
+        strategy = find_algorithm(algorithm or task.algorithm or DEFAULT_ALGORITHM, task)
+        evaluation, moments = train_here(strategy, task, 0, task.rounds, views)
+        if evaluation is None:
+            return {"text": "no model within the rounds of the task"}
+        metrics = measure_here(task, evaluation, moments, {"alone": views})
+    except FedmqError as error:
+        return {"text": f"no model: {one_line(error)}"}
+    return {"text": metrics_text(metrics), **msgspec.to_builtins(metrics)}
+
+
 def _lines(task_name: str, data: str, schema: Schema, found: dict[str, Any]) -> Iterator[str]:
     target = schema.target
     yield f"{data} fits {task_name}: all {len(found['columns'])} columns and the target {target.name} are there"
@@ -151,6 +178,8 @@ def _lines(task_name: str, data: str, schema: Schema, found: dict[str, Any]) -> 
         yield f"  {one['name']:{width}}  {one['kind']:8}  {_described(one)}"
     yield from (f"note: {note}" for note in found["notes"])
     yield from _sent(found)
+    if "alone" in found:
+        yield f"alone     on held-out rows: {found['alone']['text']}"
     yield "This table trains."
 
 

@@ -117,7 +117,8 @@ def metrics_text(metrics: Metrics) -> str:
         )
         if value is not None
     ]
-    return ", ".join([*figures, f"{metrics.rows} rows of {metrics.trainers} trainers"])
+    of_trainers = "" if metrics.trainers == 1 else f" of {metrics.trainers} trainers"
+    return ", ".join([*figures, f"{metrics.rows} rows{of_trainers}"])
 
 
 def baseline_lines(found: Sequence[Baseline]) -> list[str]:

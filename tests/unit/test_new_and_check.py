@@ -186,3 +186,15 @@ def test_check_needs_a_task_with_a_schema() -> None:
     done = run("check", "xor", "--data", write("rows.csv", PLAIN))
     assert done.code == BadConfiguration.exit_code
     assert "fedmq new" in done.text
+
+
+def test_check_alone_trains_on_these_rows_and_shows_held_out_figures() -> None:
+    source = str(EXAMPLES / "tumor-north.csv")
+    assert run("new", "tumor", "--from", source, "--target", "diagnosis").code == 0
+    found = run("check", "tumor.toml", "--data", source, "--algorithm", "newton", "--alone")
+    assert found.code == 0
+    assert "alone     on held-out rows: accuracy " in found.text
+    assert "AUC " in found.text
+    text = Path("tumor.toml").read_text().replace("holdout = 0.2", "holdout = 0.0")
+    write("none.toml", text)
+    assert run("check", "none.toml", "--data", source, "--alone").code == 78
