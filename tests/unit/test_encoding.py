@@ -12,6 +12,7 @@ from fedmq.tables.encoding import encode_table
 from fedmq.tables.preparation import Preparation
 from fedmq.tables.schema import Column, Schema, Target
 from fedmq.tables.table import Table
+from fedmq.trainer.decline import decline_of
 
 NAN = float("nan")
 DIAGNOSIS = Target(name="y", kind="class", classes=("M", "B"))
@@ -142,6 +143,7 @@ def test_all_faults_are_named_at_once_and_in_public_without_cells() -> None:
     public = caught.value.public
     assert all(name in public for name in ("age", "bmi", "sex", "target y", "weight w", "offset o"))
     assert not any(cell in public for cell in ("secret", "7.25", "south", "name"))
+    assert decline_of(caught.value) == ("rows", public[:200]), "the aggregator gets this and no more"
 
 
 def test_category_that_is_not_listed_is_missing_counted_and_noted() -> None:
