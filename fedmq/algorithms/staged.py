@@ -339,5 +339,5 @@ def _check_rows_of(task: Task, strategy: Strategy[Any]) -> None:
         if column and field_name not in getattr(strategy, "uses", ()):
             raise BadConfiguration(
                 f"algorithm {strategy.name}: expected a task without {field_name}s, got the column {column!r:.80} for "
-                f"them: use the algorithm newton, or remove {field_name} from the schema"
+                f"them: use the algorithm newton or boosting, or remove {field_name} from the schema"
             )
