@@ -54,6 +54,8 @@ def new(name: str, sources: tuple[str, ...], target: str | None, out: Path | Non
     if path.exists() and not force:
         raise BadConfiguration(f"{path}: expected no such file: it is not overwritten; choose another, or --force")
     tables = [read_table(source) for source in sources]
+    for table in tables:
+        table.check()
     proposal = propose(tables, target)
     text = text_of(proposal, name, [Path(source).name for source in sources])
     task = task_of(parse_task_file(text))

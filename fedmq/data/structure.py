@@ -145,6 +145,8 @@ def _as_wide_as_the_body(top: list[str], rows: Sequence[list[str]]) -> tuple[lis
     if len(top) == width - 1 and not any(map(is_number, top)) and len({row[0] for row in body}) == len(body):
         top = ["", *top]
         notes.append("the first line has a name less than the others have cells: the first column is `index`, as in R")
+    if len(top) != width and any(map(is_number, top)) and 2 * len(body) > max(len(rows), 2):  # the first line is broken
+        return body[0], body[1:], notes
     return top, [row for row in body if len(row) == len(top)], notes
 
 

@@ -83,6 +83,16 @@ TEXTS: Mapping[str, tuple[str, str | bytes, Mapping[str, Sequence[Any]] | str]] 
     "exponents": ("a.csv", "age,ill\n4e1,0\n50.5,1\n", AB),
     "hexadecimal": ("a.csv", "age,ill\n40,0x0\n50,1\n", "line 2, column 2 (ill): expected a finite number, got '0x0'"),
     "short line": ("a.csv", "age,ill\n40,0\n50\n", "line 3: expected 2 cells, got 1 in '50' (in 1 of 2 lines)"),
+    "short first line": (
+        "a.csv",
+        "2,no\n1,2,0\n3,4,1\n5,6,1\n",
+        "line 1: expected 3 cells, got 2 in '2,no' (in 1 of 4",
+    ),
+    "fewer names": (
+        "a.csv",
+        "a,y\n1,2,3,0\n3,4,5,1\n",
+        "expected 2 cells, got 4 in '1,2,3,0' (in 2 of 2 lines): correct the f",
+    ),
     "long line": ("a.csv", "age,ill\n40,0\n50,1,2\n5,6\n", "line 3: expected 2 cells, got 3 in '50,1,2'"),
     "zero byte": (
         "a.csv",
