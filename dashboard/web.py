@@ -28,6 +28,7 @@ from fedmq.dashboard.server_sent_events import PageStream, PageStreams, TooManyS
 from fedmq.dashboard.surface import surface_of
 from fedmq.errors import BadConfiguration, FedmqError, NotAuthorized, Unreachable
 from fedmq.names import NAME_PATTERN
+from fedmq.runtime.malformed import MALFORMED
 
 STATIC = Path(__file__).parent / "static"
 SURFACES_KEPT_MAX = 512
@@ -122,7 +123,7 @@ class WebApp:
                 control = _control_request.decode(await request.body())
         except TimeoutError as error:
             raise HTTPException(408, f"expected the body within {BODY_S:g} s") from error
-        except (msgspec.MsgspecError, ClientDisconnect) as error:
+        except (*MALFORMED, ClientDisconnect) as error:
             raise HTTPException(400, f"expected an action, with a trainer for some actions: {error}") from error
         if self._controlling >= CONTROLS_MAX:
             raise HTTPException(429, "too many control requests at once: try again")

@@ -208,7 +208,7 @@ def _setting(pair: str) -> tuple[str, Setting]:
         raise BadConfiguration(f"expected --set KEY=VALUE, got {pair!r}")
     try:
         found = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         return key, value
     if isinstance(found, float) and not math.isfinite(found):
         raise BadConfiguration(f"expected --set {key}=NUMBER, got {value}; omit it for no limit")

@@ -98,7 +98,7 @@ def parse_inventory(path: Path, text: str) -> Inventory:
     """Parse the text of an inventory; `path` is for errors."""
     try:
         inventory = msgspec.convert(tomllib.loads(text), Inventory)
-    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+    except (tomllib.TOMLDecodeError, msgspec.ValidationError, RecursionError) as error:
         raise BadConfiguration(f"{path}: not an inventory: {error}; see docs/how-to/three-machines.md") from error
     _check_hosts(path, inventory)
     instances(inventory)

@@ -23,6 +23,7 @@ import numpy as np
 from fedmq.errors import Rejected, WorkCancelled
 from fedmq.models.arrays import Floats
 from fedmq.models.losses import ROW_SQUARED_ERROR_MAX, Scores
+from fedmq.runtime.malformed import MALFORMED
 from fedmq.runtime.printable import printable
 from fedmq.runtime.search_path import python_path
 from fedmq.tasks.task import Rows
@@ -180,7 +181,7 @@ class Sandbox:
         try:
             answer: FromSandbox = msgspec.msgpack.decode(body, type=FromSandbox)
             return answer
-        except (msgspec.MsgspecError, UnicodeError):
+        except MALFORMED:
             self._refuse("expected scores, got an invalid message")
 
     def _read(self, process: subprocess.Popen[bytes], descriptor: int) -> bytes:

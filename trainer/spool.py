@@ -19,6 +19,7 @@ from fedmq.protocol import topics
 from fedmq.protocol.codec import MESSAGE_BYTES_MAX, decode, encode
 from fedmq.protocol.messages import Result
 from fedmq.runtime.atomic_files import write_whole, writing
+from fedmq.runtime.malformed import MALFORMED
 from fedmq.runtime.safe_files import make_private_folder, read_regular
 from fedmq.trainer.budget import Spent
 from fedmq.trainer.high_water_marks import HighWaterMark
@@ -119,7 +120,7 @@ class FileSpool:
         for path in sorted(self._folder.glob(f"*{SUFFIX}")):
             try:
                 found.append(self._read(path, trainer, num_examples))
-            except (OSError, Rejected, msgspec.MsgspecError) as error:
+            except (OSError, Rejected, *MALFORMED) as error:
                 log.warning("%s is skipped, its round is worked on again: %s", path, error)
         return found
 
@@ -139,7 +140,7 @@ class FileSpool:
             evaluations = SPENT_UNKNOWN
             try:
                 evaluations = msgspec.msgpack.decode(_content(path), type=int)
-            except (OSError, Rejected, msgspec.MsgspecError) as error:
+            except (OSError, Rejected, *MALFORMED) as error:
                 log.warning("%s: cannot be read (%s); all evaluations of that run count as spent", path, error)
             found.append(Spent(path.name.removesuffix(SPENT_SUFFIX), evaluations))
         return found
@@ -163,7 +164,7 @@ class FileSpool:
             return msgspec.msgpack.decode(_content(path), type=Answered)
         except FileNotFoundError:
             return Answered()
-        except (OSError, Rejected, msgspec.MsgspecError) as error:
+        except (OSError, Rejected, *MALFORMED) as error:
             raise BadConfiguration(
                 f"{path}: expected the number of answered rounds, got a damaged file ({error}): "
                 "delete it to begin to count anew"
@@ -182,7 +183,7 @@ class FileSpool:
         for path in self._oldest_first(SEEN_SUFFIX):
             try:
                 kept = msgspec.msgpack.decode(_content(path), type=_KeptMark)
-            except (OSError, Rejected, msgspec.MsgspecError) as error:
+            except (OSError, Rejected, *MALFORMED) as error:
                 log.warning("%s is skipped: %s", path, error)
                 continue
             if kept.key in (None, self.key):

@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 
 from fedmq.errors import BadConfiguration, StoreError, one_line
+from fedmq.runtime.malformed import MALFORMED
 
 _ARRAY = 1  # msgpack's extension type for a NumPy array
 
@@ -27,7 +28,7 @@ def load(blob: bytes, kind: type[Any]) -> Any:
     """
     try:
         return msgspec.msgpack.decode(blob, type=kind, dec_hook=lambda _kind, value: value, ext_hook=_array)
-    except (msgspec.MsgspecError, ValueError, TypeError, BadConfiguration) as error:
+    except (*MALFORMED, ValueError, TypeError, BadConfiguration) as error:
         reason = one_line(error)
         raise StoreError(
             f"expected the state of a strategy ({kind.__name__}) in the checkpoint, got: {reason}; continue it with "

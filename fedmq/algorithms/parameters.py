@@ -31,7 +31,7 @@ def parse_parameters(pairs: Iterable[str]) -> dict[str, Any]:
             raise BadConfiguration(f"parameter {name}: expected one value, got two: give it once")
         try:
             values[name] = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             values[name] = text.strip()
     return values
 

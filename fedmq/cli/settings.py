@@ -44,7 +44,7 @@ def values_of(command: click.Command, text: str) -> tuple[dict[str, str | list[s
     """
     try:
         settings = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         place = re.search(r" \(at (?:line (\d+).*|end of document)\)", str(error))
         line = int(place[1]) if place and place[1] else max(1, len(text.rstrip().split("\n")))
         return {}, [Fault(line, f"expected TOML, got {str(error)[: place.start() if place else None]}")]
@@ -127,7 +127,7 @@ def _lines(text: str) -> dict[str, int]:
         start = start or number
         try:
             keys = tomllib.loads("\n".join(lines[:number])).keys()
-        except tomllib.TOMLDecodeError:
+        except (tomllib.TOMLDecodeError, RecursionError):
             continue  # a value over several lines
         found |= dict.fromkeys(keys - found.keys(), start)
         start = 0

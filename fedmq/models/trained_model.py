@@ -16,6 +16,7 @@ from fedmq.errors import BadConfiguration, BadData, one_line
 from fedmq.models.arrays import UNREADABLE, Floats, Integers, all_finite, read_array
 from fedmq.models.networks import PARAMETERS_MAX, Code, LogLinear, Model, Network
 from fedmq.models.trees import Trees
+from fedmq.runtime.malformed import MALFORMED
 from fedmq.runtime.safe_files import read_regular
 from fedmq.tables.encoding import Encoded, encode_table
 from fedmq.tables.preparation import Preparation
@@ -31,7 +32,7 @@ MODEL_BYTES_MAX = _PARAMETERS_BYTES_MAX + _DESCRIPTION_BYTES_MAX + (1 << 20)  # 
 _DATE = 1 << 5 | 1  # of an entry, as MS-DOS has it: 1980-01-01
 _SEE_EXTRA = 0xFFFFFFFF  # instead of a size of 32 bits
 
-_UNREADABLE_MODEL: tuple[type[Exception], ...] = (*UNREADABLE, msgspec.MsgspecError, BadConfiguration)
+_UNREADABLE_MODEL: tuple[type[Exception], ...] = (*UNREADABLE, *MALFORMED, BadConfiguration)
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,6 +16,7 @@ from fedmq.observe import events
 from fedmq.observe.run_state import RunState
 from fedmq.protocol.messages import At
 from fedmq.runtime.atomic_files import write_whole
+from fedmq.runtime.malformed import MALFORMED
 from fedmq.runtime.printable import printable_json
 from fedmq.runtime.run_folder import writing_run_file
 from fedmq.runtime.safe_files import open_private, open_regular
@@ -136,7 +137,7 @@ def apply_line(run_state: RunState, line: bytes) -> RunState:
         if stamp.event == "summary":
             return _summary.decode(line).run_state
         event = _event.decode(line)
-    except (msgspec.MsgspecError, FedmqError, RecursionError):  # checks of a struct raise FedmqError
+    except (*MALFORMED, FedmqError):  # checks of a struct raise FedmqError
         return run_state
     run_state.apply(stamp.at, event)
     return run_state

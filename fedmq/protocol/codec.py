@@ -32,6 +32,7 @@ from fedmq.protocol.messages import (
     version_text,
 )
 from fedmq.protocol.topics import INBOX, ROUNDS
+from fedmq.runtime.malformed import MALFORMED
 from fedmq.tasks.task import CODE_BYTES_MAX
 
 HEAD_FRAMES = 3  # topic, header, signature
@@ -177,7 +178,7 @@ def _check_version(header: bytes) -> None:
     """Reject a header that needs another protocol version: that explains every other error in it."""
     try:
         version = msgspec.msgpack.decode(header, type=_VersionOnly).v
-    except (msgspec.MsgspecError, UnicodeError):
+    except MALFORMED:
         return
     if not PROTOCOL_VERSION_MIN <= version <= PROTOCOL_VERSION:
         older = "the sender" if version < PROTOCOL_VERSION_MIN else "this host"

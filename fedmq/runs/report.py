@@ -24,6 +24,7 @@ from fedmq.protocol.run_config import RunConfig
 from fedmq.runs.records import Close
 from fedmq.runs.software import Software
 from fedmq.runtime.atomic_files import write_whole
+from fedmq.runtime.malformed import MALFORMED
 from fedmq.runtime.run_folder import HISTORY, MODEL, REPORT, RESULT, writing_run_file
 from fedmq.runtime.safe_files import read_regular
 
@@ -211,7 +212,7 @@ def read_report(folder: Path) -> Report | EarlierReport | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     # A TypeError or AttributeError: JSON of another shape. A BadConfiguration: the task's own checks.
-    except (OSError, msgspec.MsgspecError, TypeError, AttributeError, BadConfiguration) as error:
+    except (OSError, *MALFORMED, TypeError, AttributeError, BadConfiguration) as error:
         raise BadConfiguration(f"{path}: expected the report of a run, got {one_line(error)}") from error
 
 
@@ -226,7 +227,7 @@ def read_findings(folder: Path) -> Findings | None:
         return msgspec.json.decode(read_regular(path, REPORT_BYTES_MAX), type=Findings)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, msgspec.MsgspecError) as error:
+    except (OSError, *MALFORMED) as error:
         raise BadConfiguration(f"{path}: expected the result of a run, got {one_line(error)}") from error
 
 

@@ -33,6 +33,7 @@ from fedmq.runs.records import Checkpoint, Close, DropOldRounds, Record, StoredR
 from fedmq.runs.software import Software, software_here
 from fedmq.runs.store_errors import Errors, StoreDamaged
 from fedmq.runtime.lock import FolderLock
+from fedmq.runtime.malformed import MALFORMED
 from fedmq.runtime.run_folder import writing_run_file
 from fedmq.runtime.safe_files import open_private, private_mode
 
@@ -396,7 +397,7 @@ class Store:
         try:
             return decoder.decode(blob)
         # A TypeError: not bytes. A ValueError: not UTF-8. A BadConfiguration: the checks of a task.
-        except (msgspec.MsgspecError, TypeError, ValueError, BadConfiguration) as error:
+        except (*MALFORMED, TypeError, ValueError, BadConfiguration) as error:
             raise StoreDamaged(self.path, f"{error}") from error
 
 

@@ -15,6 +15,7 @@ from msgspec import Meta
 from fedmq.errors import Rejected
 from fedmq.protocol.codec import Frames
 from fedmq.protocol.messages import PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, Text
+from fedmq.runtime.malformed import MALFORMED
 from fedmq.security.keys import Identity, PublicIdentity
 
 PURPOSE = b"fedmq enrollment, version 1\0"
@@ -92,5 +93,5 @@ def decode_status(frames: Frames) -> RequestStatus:
 def _decode(header: bytes, kind: type[_T]) -> _T:
     try:
         return msgspec.msgpack.decode(header, type=kind)
-    except msgspec.MsgspecError as error:
+    except MALFORMED as error:
         raise Rejected("header", str(error)) from None

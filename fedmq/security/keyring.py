@@ -29,6 +29,7 @@ from msgspec import Meta
 
 from fedmq.errors import BadConfiguration
 from fedmq.runtime.atomic_files import sync_folder, write_whole, writing
+from fedmq.runtime.malformed import MALFORMED
 from fedmq.runtime.safe_files import check_secret, check_trusted, make_private_folder, open_regular, read_limited
 from fedmq.security.keys import Identity, Key, PublicIdentity, Role, fingerprint_of
 from fedmq.security.watched_folder import WatchedFolder
@@ -254,7 +255,7 @@ def read_file(path: Path, kind: type[_T], *, secret: bool = False) -> _T:
             return msgspec.json.decode(read_limited(file, path, FILE_BYTES_MAX), type=kind)
     except OSError as error:
         raise BadConfiguration(f"{path}: cannot be read ({error.strerror})") from error
-    except msgspec.MsgspecError as error:
+    except MALFORMED as error:
         raise BadConfiguration(f"{path}: damaged ({error})") from error
 
 

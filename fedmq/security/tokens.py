@@ -17,6 +17,7 @@ from msgspec import Meta
 
 from fedmq.errors import BadConfiguration
 from fedmq.names import Name
+from fedmq.runtime.malformed import MALFORMED
 from fedmq.security.keyring import PUBLIC_SUFFIX, REFRESH_S, TOKENS, FederationInfo, read_file, write_file
 from fedmq.security.keys import Key, PublicIdentity
 from fedmq.security.watched_folder import WatchedFolder
@@ -89,7 +90,7 @@ def decode_token(line: str) -> Token:
         token = msgspec.msgpack.decode(packed, type=Token)
         if encode_token(token) != line:  # the last character may have unused bits
             raise ValueError
-    except (ValueError, msgspec.MsgspecError):
+    except (ValueError, *MALFORMED):
         raise BadConfiguration(
             f"expected a token, {PREFIX} and about 270 characters as printed by fedmq keys token, got {len(line)} "
             "characters that are not one: copy the whole line again"

@@ -190,6 +190,7 @@ def test_request_for_another_token_or_federation_is_dropped(scene: Scene, alice:
         [b"\x80", bytes(64), bytes(64), bytes(64)],
         [b"\x81\xa1t\xa4join", bytes(64)],
         [b"\x81\xa1t\xa6status", bytes(64)],
+        [b"\x82\xa1t\xa4join\xa1x" + b"\x91" * (REQUEST_BYTES_MAX - 20) + b"\xc0", bytes(64)],  # deeper than a stack
     ],
 )
 def test_malformed_request_is_not_answered(scene: Scene, frames: list[bytes]) -> None:

@@ -405,3 +405,12 @@ def mutate(mutant: list[bytes], generator: np.random.Generator) -> None:
         mutant[0], blob = bytes(blob), bytearray(mutant[0])
     if mutant:
         mutant[which % len(mutant)] = bytes(blob)
+
+
+@pytest.mark.parametrize("topic", [b"round/r", b"up/r/alice"])
+@pytest.mark.parametrize("value", [b"\x91" * 3_000 + b"\xc0", b"\x81\xa1a" * 1_000 + b"\xc0"], ids=["lists", "maps"])
+def test_header_that_is_nested_without_end_is_rejected(topic: bytes, value: bytes) -> None:
+    """Before its signature is checked: a stranger's few bytes must not end a service."""
+    with pytest.raises(Rejected) as error:
+        decode([topic, b"\x82\xa1t\xa5hello\xa1x" + value, b""])
+    assert error.value.reason == "header"

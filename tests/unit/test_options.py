@@ -71,6 +71,9 @@ def test_settings_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
     assert TRAINER is not None
     with TRAINER.make_context("trainer", ["--config", str(settings)]) as context:
         assert context.params["name"] == "alice"
+    settings.write_text("name = " + "[" * 3_000)
+    with pytest.raises(BadConfiguration, match="expected TOML"):
+        TRAINER.make_context("trainer", ["--config", str(settings)])
     settings.write_text('name = "alice"', encoding="utf-16")
     with pytest.raises(BadConfiguration, match=r"trainer\.toml: expected text in UTF-8.*save it as UTF-8"):
         TRAINER.make_context("trainer", ["--config", str(settings)])
