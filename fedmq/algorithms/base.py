@@ -423,7 +423,7 @@ class AdditiveAlgorithm(Protocol[State]):
     `name` is a class attribute, and so may be `Parameters`, a frozen msgspec struct with a default for each field; the
     class is called with one. The framework checks, sums and stores the answers. A method `result(state)` may return
     what was found beside the model, such as statistics or standard errors; `finished(state)` whether nothing is left to
-    learn, so that the run ends.
+    learn, so that the run ends; `starting_at(state, trained)` the state of `init` with an earlier model (`--from`).
     """
 
     name: str

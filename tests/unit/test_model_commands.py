@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import click
 import numpy as np
@@ -16,6 +16,7 @@ from fedmq.cli.main import fedmq
 from fedmq.errors import FedmqError
 from fedmq.models.networks import Linear
 from fedmq.models.trained_model import TrainedModel
+from fedmq.runs import model_commands
 from fedmq.tables.preparation import Preparation
 from fedmq.tables.schema import Column, Schema, Target
 
@@ -68,6 +69,12 @@ def test_prediction_has_kept_columns_labels_and_probabilities(name: str) -> None
     np.testing.assert_array_equal(np.array([line[3:] for line in found], float), MODEL.probabilities(frame))
     assert "column color: 1 of 3 cells are not listed" in done.errors
     assert done.errors.endswith("fedmq predict: 3 rows\n")
+
+
+def test_kept_cells_are_printable_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    model_commands._print("id,prediction\nP\x1b[31m1,benign\n")
+    assert capsys.readouterr().out == "id,prediction\nP?[31m1,benign\n"
 
 
 def test_prediction_is_written_to_a_private_file() -> None:
