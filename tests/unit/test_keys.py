@@ -266,7 +266,7 @@ def test_two_members_with_one_transport_key_are_both_refused(tmp_path: Path) -> 
 
 def test_file_that_is_nested_without_end_is_damaged(tmp_path: Path) -> None:
     path = tmp_path / "federation.json"
-    path.write_text("[" * 3_000)
+    path.write_text('{"x": ' + "[" * 3_000)
     path.chmod(0o600)
     with pytest.raises(BadConfiguration, match=r"federation\.json: damaged"):
         read_federation(tmp_path)
