@@ -228,6 +228,16 @@ def test_format_without_such_a_model_is_refused(model: TrainedModel, to: Any, re
         export(model, to)
 
 
+def test_forest_of_categories_without_a_split_predicts_its_start() -> None:
+    schema = Schema(columns=COLUMNS[1:2], target=NUMBER)
+    prepared = Preparation(schema, np.zeros(1), np.ones(1), np.zeros(1))
+    model = Trees(1, trees=1, depth=2, categories=(3,))
+    start = np.append(np.zeros(model.num_parameters - 1), 4.5)
+    empty = TrainedModel(model, start, "tumor", preparation=prepared)
+    predicted, _ = run_onnx(export(empty, "onnx").content, raw_inputs(empty, sample_rows(empty, 3)))
+    assert predicted.tolist() == [4.5, 4.5, 4.5]
+
+
 def test_column_with_the_name_of_an_output_is_refused_by_onnx() -> None:
     schema = Schema(columns=(Column(name="prediction"),), target=NUMBER)
     prepared = Preparation(schema, np.zeros(1), np.ones(1), np.zeros(1))

@@ -243,6 +243,7 @@ class _Graph:
             pieces = list(cells.values())
             for place, sets in forest.sets.items():  # a row of its own for each category, and last for missing
                 pieces.append(add("Gather", constant(sets), self._flat(codes[place]), axis=0))
+            pieces = pieces or [builder.number(codes[0])]  # a forest without any split
         scores = add(
             "TreeEnsembleRegressor",
             add("Concat", *pieces, axis=1),
