@@ -14,6 +14,7 @@ import msgspec
 
 from fedmq.algorithms.evaluation.figures import Measured, Metrics
 from fedmq.models.networks import MLP, Code, Model
+from fedmq.models.trees import Trees
 from fedmq.observe import events
 from fedmq.observe.event_text import event_line
 from fedmq.observe.run_state import WORKS_KEPT_MAX, ObservedRun, RoundRecord, RunState, drawable
@@ -129,6 +130,8 @@ def _model_text(model: Model | None) -> str:
         return ""
     if isinstance(model, Code):
         return f"code, {model.num_parameters} parameters"
+    if isinstance(model, Trees):
+        return f"at most {model.trees} trees of depth {model.depth}"
     sizes = model.sizes if isinstance(model, MLP) else (model.inputs, model.outputs)
     shape = "-".join(map(str, sizes))
     return f"MLP {shape} {model.hidden}" if isinstance(model, MLP) else f"linear {shape}"

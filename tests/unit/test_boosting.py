@@ -434,6 +434,20 @@ def test_foreign_parameters_end_no_prediction() -> None:
         assert outputs.shape == (1, 2, 2)
 
 
+def test_row_goes_where_its_rule_says() -> None:
+    model = Trees(2, trees=1, depth=2, categories=(0, 40))
+    numbers = strategy_module.empty_trees(model)[0]
+    tree = model.unpack(numbers)
+    tree.columns[:] = 0, 1, 1
+    tree.missing[:] = 1, 0, 1
+    tree.rules[0, 0] = 5.0
+    tree.rules[1:] = (2.0**3, 2.0**7), (0.0, 0.0)  # on the left the categories 3 and 39 go to the left
+    tree.leaves[:] = 1, 2, 3, 4
+    rows = [(4.9, 3), (4.9, 39), (4.9, 38), (4.9, np.nan), (np.nan, 3), (5.0, 3), (5.0, np.nan), (np.nan, np.nan)]
+    parameters = np.append(numbers, 0.0)
+    assert model.forward(parameters[None], np.array(rows))[0, :, 0].tolist() == [1, 1, 2, 2, 1, 4, 3, 2]
+
+
 def test_tree_without_splits_adds_nothing() -> None:
     model = Trees(2, trees=2, depth=2)
     trees = strategy_module.empty_trees(model)
