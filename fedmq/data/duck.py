@@ -77,12 +77,10 @@ def _read(query: str, folder: Path, source: str, tables: Mapping[str, Table]) ->
         if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
             raise BadData(f"{source}: expected one SELECT, got another statement: write one SELECT")
         return _table(connection, query.strip().rstrip(";"), source)
-    except duckdb.PermissionException as error:
-        raise BadData(
-            f"{source}: expected files in {folder}, got {one_line(error)}: start where the files are"
-        ) from error
     except (duckdb.Error, UnicodeDecodeError) as error:
-        raise BadData(f"{source}: expected rows, got {one_line(error)}: correct the file or the query") from error
+        raise BadData(
+            f"{source}: expected rows of files in {folder} and below, got {one_line(error)}: correct it"
+        ) from error
     finally:
         connection.close()
 
