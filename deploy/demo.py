@@ -123,7 +123,7 @@ def demo(
     """
     one_thread_for_arrays()
     from fedmq.aggregator.cli import new_name, with_holdout
-    from fedmq.data.readers import load_data
+    from fedmq.data.readers import load_data, load_rows
     from fedmq.models.networks import Code
     from fedmq.tasks.row_views import RowViews
     from fedmq.tasks.task_file import find_task
@@ -137,7 +137,7 @@ def demo(
     names = () if task.schema is None else tuple(task.schema.names())
     views = {}  # an error in the rows is reported once, before any file is written
     for one, source in rows_of.items() if sources or baselines else ():
-        views[one] = RowViews(task, load_data(source, names))
+        views[one] = RowViews(task, load_rows(source) if task.schema is None else load_data(source, names))
     if baselines and not task.holdout:
         raise click.UsageError("--baselines: expected rows to compare on, got none: add --holdout 0.2")
     name = new_name(task.name)
