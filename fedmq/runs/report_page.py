@@ -52,6 +52,7 @@ def report_page(report: Report, findings: Findings | None, counted: Recount) -> 
         _model(findings),
         _data(findings),
         _sites(report),
+        _baselines(report),
         _asked(report, counted),
         _again(report, counted),
     ]
@@ -243,6 +244,24 @@ def _sites(report: Report) -> str:
         for one in report.trainers
     ]
     return _section("Sites", _table(heads, rows))
+
+
+def _baselines(report: Report) -> str:
+    """Return what each site reaches alone, all together, and all rows in one place, if that was asked for."""
+    measured = [one for one in report.baselines if one.held_out is not None]
+    if not measured:
+        return ""
+    values = any(one.held_out.rmse is not None for one in measured if one.held_out is not None)
+    names = {"rmse": "RMSE", "mae": "MAE", "r2": "R²"} if values else {
+        "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "auc": "AUC", "log_loss": "log-loss",
+    }  # fmt: skip
+    rows = [
+        [f"{one.trainer} alone" if one.rows == "alone" else one.rows]
+        + [_number(getattr(one.held_out, name)) if one.held_out else one.failure for name in names]
+        for one in report.baselines
+    ]
+    note = "<p>The same algorithm with and without federation, on the held-out rows of all sites.</p>"
+    return _section("What federation buys", note + _table(["trained on", *names.values()], rows))
 
 
 def _asked(report: Report, counted: Recount) -> str:

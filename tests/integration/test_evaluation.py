@@ -79,6 +79,10 @@ def test_what_federation_buys_is_one_table(demo: Demo) -> None:
     assert figures == {name: value for name, value in pooled["held_out"].items() if name != "trainers"}
     assert all(one["held_out"]["log_loss"] != together["held_out"]["log_loss"] for one in alone)
     assert {one["held_out"]["rows"] for one in alone} == {together["held_out"]["rows"]}
+    assert run_fedmq("report", "run", "-o", "report.html", cwd=folder).returncode == 0
+    page = (folder / "report.html").read_text()
+    assert "What federation buys" in page
+    assert "carol alone" in page
 
 
 def test_report_has_the_figures_of_each_trainer_and_their_spread(demo: Demo) -> None:

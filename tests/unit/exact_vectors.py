@@ -31,7 +31,9 @@ from fedmq.exact.integers import (
     to_fixed,
     to_floats,
 )
+from fedmq.models.exact_outputs import exact_outputs
 from fedmq.models.fourier import Fourier
+from fedmq.models.networks import MLP
 from fedmq.models.trees import Trees
 
 
@@ -57,6 +59,11 @@ def vectors() -> Iterator[tuple[str, str]]:
     yield "exp, log", fingerprint(exp(wide), log(np.abs(wide)), log(exp(wide)))
     yield "sigmoid, softplus, softmax", fingerprint(sigmoid(wide), softplus(wide), *softmax(table.T))
     yield "linear outputs", fingerprint(linear_outputs(np.ascontiguousarray(table.T), table[0]))
+    networks = [MLP((23, 8, 4), hidden) for hidden in ("relu", "tanh", "sigmoid")]  # type: ignore[arg-type]
+    yield (
+        "outputs of networks",
+        fingerprint(*(exact_outputs(one, table.ravel()[: one.num_parameters], table) for one in networks)),
+    )
     yield "cosines", fingerprint(integer_cosines(np.arange(1 << 16)))
     parts = split(to_fixed(table, 36, 40), 20)
     sums = gram_of_parts(parts, 20)

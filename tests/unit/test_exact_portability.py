@@ -27,6 +27,7 @@ EXPECTED = {
     "exp, log": "3102438dd91a38e1",
     "sigmoid, softplus, softmax": "a9ef4320be16a3e6",
     "linear outputs": "ac5c5472e9980b75",
+    "outputs of networks": "d21ffe4e10fd49a0",
     "cosines": "42f66f0f788a1cf2",
     "sums of products": "9ed34d11c6d97815",
     "combined sums": "dab4643fefe9173c",
