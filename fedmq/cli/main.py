@@ -143,6 +143,9 @@ def _unexpected(error: Exception) -> tuple[str, int]:
     if isinstance(error, PermissionError) and error.filename is not None:
         line = f"{error.filename}: expected access, got: {error.strerror}: run it as the owner"
         return line, BadConfiguration.exit_code
+    if isinstance(error, OSError) and error.filename is not None:
+        line = f"{error.filename!s:.200}: expected a file or folder, got: {error.strerror}: check the path"
+        return line, BadConfiguration.exit_code
     return f"unexpected {named(error)}; --debug shows where", 1
 
 

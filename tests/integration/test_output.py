@@ -127,3 +127,11 @@ def test_interrupt_during_imports_ends_the_command_silently(tmp_path: Path) -> N
     done = interrupted_during_import("click", tmp_path)
 
     assert (done.returncode, done.stderr) == (-signal.SIGINT, "")
+
+
+def test_path_that_cannot_exist_gives_one_line(tmp_path: Path) -> None:
+    done = run_fedmq("deploy", "status", "--inventory", "x" * 300, cwd=tmp_path)
+
+    assert done.returncode == 78
+    assert done.stderr.endswith("expected a file or folder, got: File name too long: check the path\n")
+    assert done.stderr.count("\n") == 1

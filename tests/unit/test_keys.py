@@ -262,11 +262,3 @@ def test_two_members_with_one_transport_key_are_both_refused(tmp_path: Path) -> 
     write_public(tmp_path, MEMBERS, msgspec.structs.replace(ALICE.public, name="bob"))
     members = Members(tmp_path)
     assert members.of_key(ALICE.public.transport) is members.of_name("alice") is members.of_name("bob") is None
-
-
-def test_file_that_is_nested_without_end_is_damaged(tmp_path: Path) -> None:
-    path = tmp_path / "federation.json"
-    path.write_text('{"x": ' + "[" * 3_000)
-    path.chmod(0o600)
-    with pytest.raises(BadConfiguration, match=r"federation\.json: damaged"):
-        read_federation(tmp_path)
