@@ -557,7 +557,7 @@ def _end(
         if not quiet:
             echo(f"stopped before round {rounds.round}; continue with: fedmq aggregator --out {folder}", err=True)
         raise SystemExit(1)
-    closes = list(store.closes())
+    closes, differences = list(store.closes()), rounds.differences
     report, model = make_report(
         service.config,
         closes,
@@ -571,7 +571,8 @@ def _end(
                 one.rejected,
                 one.resent,
                 rounds.roster.is_silent(one.name),
-                *(one.departure or ()),
+                *(one.departure or ("", "")),
+                differences=differences.get(one.name, ()),
             )
             for one in rounds.roster.trainers
         ],
@@ -600,7 +601,7 @@ def _end(
 
 
 def _say(report: Report, folder: Path) -> None:
-    from fedmq.observe.event_text import metrics_text, spread_text
+    from fedmq.observe.event_text import differences_text, metrics_text, spread_text
 
     verdict = {"solved": "solved", "stopped": "stopped", "failed": "failed"}.get(report.why, "finished")
     of_rows = " on held-out rows" if report.value_of == "held-out" else ""
@@ -613,6 +614,9 @@ def _say(report: Report, folder: Path) -> None:
             echo(f"{name:<8} {metrics_text(figures)}")
     if report.spread is not None:
         echo(f"trainers {spread_text(report.spread)}")
+    for one in report.trainers:
+        if one.differences:
+            echo(f"warning  {differences_text(one.name, one.differences)}")
     if report.model is not None:
         echo(f"model    {folder / report.model}  (sha256 {str(report.model_sha256)[:16]}…)")
     echo(f"report   {folder / 'report.json'}")

@@ -4,7 +4,7 @@ However fast the rounds are, observers get a bounded number of messages a second
 """
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import msgspec
 import numpy as np
@@ -13,6 +13,7 @@ from fedmq.aggregator.departures import Departure
 from fedmq.aggregator.outbox import Outbox
 from fedmq.aggregator.roster import RosterEntry
 from fedmq.algorithms.base import Evaluation
+from fedmq.algorithms.differences import Difference
 from fedmq.algorithms.evaluation.figures import Measured
 from fedmq.errors import Rejected
 from fedmq.observe import events
@@ -50,6 +51,7 @@ class EventPublisher:
         self._stalls_at: float | None = None  # when the open round counts as stalled; None: no round, or reported
         self._best_parameters = b""
         self._measured: Measured | None = None  # as reported last
+        self._differences: Mapping[str, tuple[Difference, ...]] = {}  # as reported last, by trainer
         self._waiting: tuple[int, int] | None = None
         self._unsent: list[tuple[float, events.AnyEvent]] = []
         self._events_at = self._snapshot_at = -math.inf  # not before
@@ -120,6 +122,7 @@ class EventPublisher:
         suspects: Collection[str],
         evaluation: Evaluation | None,
         bytes_received: int,
+        differences: Mapping[str, tuple[Difference, ...]],
     ) -> None:
         """Report a closed round. The `suspects` are present and have not answered; bytes are totals of this term."""
         for name in sorted(suspects):
@@ -148,6 +151,10 @@ class EventPublisher:
         if measured is not None and measured != self._measured:
             self._measured = measured
             self.report(events.ModelMeasured(round=number, measured=measured.for_observers()))
+        for name in sorted({*differences, *self._differences}):
+            if differences.get(name, ()) != self._differences.get(name, ()):
+                self.report(events.SiteDiffers(round=number, trainer=name, differences=differences.get(name, ())))
+        self._differences = dict(differences)
         if evaluation is not None and drawable(self._task.model):
             parameters = np.ascontiguousarray(evaluation.parameters, "<f8").tobytes()
             if parameters != self._best_parameters:

@@ -24,6 +24,7 @@ from fedmq.aggregator.outbox import Outbox
 from fedmq.aggregator.roster import Introduction, Roster
 from fedmq.algorithms.base import Evaluation, Plan, Strategy, answer_bytes_max, is_finished
 from fedmq.algorithms.checkpoint import dump
+from fedmq.algorithms.differences import Difference
 from fedmq.algorithms.findings import Findings
 from fedmq.errors import LeaveReason, Rejected, leave_reason
 from fedmq.observe import events
@@ -143,6 +144,12 @@ class Rounds:
         """What is known beside the model; None if the algorithm finds nothing else."""
         find = getattr(self._strategy, "findings", None)
         return None if find is None else find(self._state)
+
+    @property
+    def differences(self) -> Mapping[str, tuple[Difference, ...]]:
+        """How the rows of trainers differ from those of the others, by name."""
+        find = getattr(self._strategy, "differences", None)
+        return {} if find is None else find(self._state)
 
     @property
     def best(self) -> events.Best | None:
@@ -542,6 +549,7 @@ class Rounds:
             suspects=[name for name in missing.intersection(present) if not self.roster.is_silent(name)],
             evaluation=evaluation,
             bytes_received=self.bytes_received,
+            differences=self.differences,
         )
         self._outbox.save(
             Close(

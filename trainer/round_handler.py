@@ -19,6 +19,7 @@ from fedmq.algorithms.base import (
     check_demand,
     without_preparation,
 )
+from fedmq.algorithms.differences import ColumnSummary, differing_columns, summary_of
 from fedmq.algorithms.registry import BUILTIN_LEARNERS, find_learner
 from fedmq.data.positional import positional
 from fedmq.errors import BadData, Rejected, WorkError
@@ -105,9 +106,10 @@ def on_rows(
     checked: _Checked | None = None
     views_of = _Views(rows_of, held_out)
     sandbox: tuple[Task, bytes, Rows, Sandbox] | None = None  # of the newest task that code scores
+    compared: RowViews | None = None  # with the statistics of all sites
 
     def answer(packet: Packet, cancelled: Cancelled) -> dict[str, Array]:
-        nonlocal checked, sandbox
+        nonlocal checked, sandbox, compared
         message = packet.message
         assert isinstance(message, Round)
         task = message.task
@@ -117,7 +119,11 @@ def on_rows(
         arrays, preparation = without_preparation(query, task, sent)
         check_bounds(query.arrays(task), arrays)
         shapes = {key: array.shape for key, array in arrays.items()}
-        own = views_of(message.run, task).view(query.rows, preparation)
+        views = views_of(message.run, task)
+        own = views.view(query.rows, preparation)
+        if preparation and views is not compared:
+            compared = views
+            _warn_of_differences(message.run, views, preparation)
         num_examples = len(own.inputs)
         if checked is None or checked[:3] != (query, shapes, num_examples) or checked.task != task:
             checked = _checked(query, shapes, num_examples, task, limits)
@@ -144,6 +150,19 @@ def on_rows(
 def _for_task(task: Task, read: Rows | Table) -> Rows | Table:
     """Return a table as rows of numbers if the task names no columns."""
     return positional(read) if isinstance(read, Table) and task.schema is None else read
+
+
+def _warn_of_differences(run: str, views: RowViews, preparation: Mapping[str, Array]) -> None:
+    """Tell this site's operator which of its columns are unlike those of all sites together."""
+    columns = () if views.task.schema is None else views.task.schema.columns
+    places = [place for place, column in enumerate(columns) if column.kind in ("number", "date")]
+    if not places:
+        return
+    own = summary_of(views.view("columns").inputs[:, places])
+    shift, scale = (preparation[name][places] for name in ("column_shift", "column_scale"))
+    names = tuple(columns[place].name for place in places)
+    for one in differing_columns(names, own, ColumnSummary(own.counts, shift, scale)):
+        log.warning("run %s: column %s is unlike that of all sites together: %s", run, one.column, one.detail)
 
 
 def _checked(query: Query, shapes: Shapes, num_examples: int, task: Task, limits: WorkLimits | None) -> _Checked:

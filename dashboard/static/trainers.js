@@ -117,8 +117,8 @@ function presenceCell(model, one, cell) {
     cell.append(make("span", { class: "presence" }, make("span", { class: "dot", "aria-hidden": "true" }), make("span")));
   }
   setAttr(cell.firstChild, "data-tone", one.presence !== "gone" && model.asOf() ? "past" : TONE[one.presence]);
-  setText(cell.firstChild.lastChild, [one.presence, one.barred, one.reason].filter(Boolean).join(", "));
-  setAttr(cell.firstChild, "title", one.detail);
+  setText(cell.firstChild.lastChild, [one.presence, one.barred, one.reason, one.differs && "differs"].filter(Boolean).join(", "));
+  setAttr(cell.firstChild, "title", one.detail || one.differs);
 }
 
 function rejectedCell(one, cell) {

@@ -20,6 +20,7 @@ import numpy as np
 
 from fedmq.algorithms.additive import RoundSum
 from fedmq.algorithms.base import Evaluation, Plan, Strategy, Total, Update, is_finished, is_prepared
+from fedmq.algorithms.differences import ColumnSummary, Difference, differing_columns, reversed_labels
 from fedmq.algorithms.evaluation.figures import Measured, Metrics
 from fedmq.algorithms.evaluation.held_out import Fitted, HeldOut, held_out_plan, held_out_query
 from fedmq.algorithms.evaluation.metrics import finer_edges, metrics_of, metrics_of_trainer
@@ -29,7 +30,7 @@ from fedmq.algorithms.starting import starting_at
 from fedmq.algorithms.statistics.constant_model import constant_evaluation
 from fedmq.algorithms.statistics.survey import Survey, SurveyState, blank_survey
 from fedmq.errors import BadConfiguration
-from fedmq.models.arrays import Floats
+from fedmq.models.arrays import Floats, Integers
 from fedmq.models.moved import moved
 from fedmq.models.networks import Network
 from fedmq.models.trained_model import TrainedModel
@@ -39,6 +40,14 @@ from fedmq.tasks.task import Task
 HELD_OUT_EVERY = 5  # rounds of training
 OWN, EARLIER = 0, -1  # instead of the number of an algorithm's round: a round of the stages, one before a new survey
 Stage = Literal["survey", "training", "held-out", "fitted"]
+
+
+@dataclass(frozen=True, eq=False)
+class SiteMoments:
+    """One trainer's answer to the question about moments."""
+
+    num_examples: int
+    arrays: dict[str, Integers]
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +67,9 @@ class _Progress:
     since: int = 0  # rounds of training since the last evaluation
     asked: Evaluation | None = None  # what the held-out rows are asked about
     sites: dict[str, Metrics] = field(default_factory=dict)  # on their own rows, by trainer that permits it
+    own_moments: dict[str, SiteMoments] = field(default_factory=dict)  # answers of those trainers
+    columns_differ: dict[str, tuple[Difference, ...]] = field(default_factory=dict)  # by trainer
+    labels_differ: dict[str, Difference] = field(default_factory=dict)  # at the newest evaluation
     edges: Floats | None = None  # of the histograms of its scores, once they are made finer
     measured: Evaluation | None = None  # the model to deploy, with its figures on held-out rows
     before: Evaluation | None = None  # what is known from before the newest survey
@@ -136,6 +148,9 @@ class Staged:
             if update.trainer in total.trainers:
                 return state
             grown = replace(state, sums={**state.sums, update.round: total.plus(update)})
+            if update.site_figures and update.round == state.round and "limbs" in total.arrays:
+                moments = SiteMoments(update.num_examples, dict(update.arrays))
+                return replace(grown, own_moments={**state.own_moments, update.trainer: moments})
             if state.stage != "held-out" or update.round != state.round or not update.site_figures:
                 return grown
             query = self.ask(state).query
@@ -169,6 +184,7 @@ class Staged:
                 sums={number: one for number, one in after.sums.items() if number > oldest},
                 examples={},
                 sites={},
+                own_moments={},
             )
         )
 
@@ -183,6 +199,12 @@ class Staged:
         """Return what the algorithm found beside the model; None if there is none."""
         find = getattr(self.strategy, "result", None)
         return None if find is None else find(state.inner)
+
+    def differences(self, state: Any) -> dict[str, tuple[Difference, ...]]:
+        """Return how sites that permit their own figures differ from the others, by trainer."""
+        names = sorted({*state.columns_differ, *state.labels_differ})
+        labels = {name: (one,) for name, one in state.labels_differ.items()}
+        return {name: (*state.columns_differ.get(name, ()), *labels.get(name, ())) for name in names}
 
     def findings(self, state: Any) -> Findings:
         """Return what is known beside the model as plain data: of the columns, and what the algorithm found."""
@@ -227,6 +249,8 @@ class Staged:
 
     def _surveyed(self, state: Any, total: Total) -> Any:
         survey: SurveyState = state.survey.after(state.task, total)
+        if state.own_moments:
+            state = replace(state, columns_differ=_differing_sites(state, total))
         if survey.found is None:
             return replace(state, survey=survey)
         known, before = survey.found, state.before
@@ -287,6 +311,7 @@ class Staged:
             coverage = min(asked.coverage, total.coverage)
             sites = {name: state.sites[name] for name in sorted(state.sites) if state.sites[name].rows}
             measured = replace(asked, measured=Measured(held_out=metrics, trainers=sites), coverage=coverage)
+            state = replace(state, labels_differ=reversed_labels(sites))
         best, inner = state.measured, state.inner
         if self.needs_survey or best is None or _rank(state.task, measured) >= _rank(state.task, best):
             best = measured
@@ -310,6 +335,29 @@ class Staged:
         if asked is None or asked.measured is None or asked.measured.held_out.coverage < 1.0:
             return True
         return not np.array_equal(found.parameters, asked.parameters) or found.coverage > asked.coverage
+
+
+def _differing_sites(state: Any, total: Total) -> dict[str, tuple[Difference, ...]]:
+    """Return the trainers whose numbers or dates are unlike those of the others together."""
+    schema = state.task.schema
+    if schema is None:
+        return {}
+    places = [place for place, column in enumerate(schema.columns) if column.kind in ("number", "date")]
+    names = tuple(schema.columns[place].name for place in places)
+    found = {}
+    for name in sorted(state.own_moments):
+        own: SiteMoments = state.own_moments[name]
+        rest = {key: array - own.arrays[key] for key, array in total.arrays.items()}
+        parts = [
+            state.survey.spread.moments_of(Total(arrays, rows, 1, 1.0, total.fraction_bits))
+            for arrays, rows in ((own.arrays, own.num_examples), (rest, total.num_examples - own.num_examples))
+        ]
+        site, others = (
+            ColumnSummary(one.counts[places], one.means[places], np.sqrt(one.variances[places])) for one in parts
+        )
+        if differing := differing_columns(names, site, others):
+            found[name] = differing
+    return found
 
 
 def _preparation(task: Task, survey: Survey) -> Preparation | None:

@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 
+from fedmq.algorithms.differences import Difference
 from fedmq.algorithms.evaluation.figures import Baseline, Metrics, Spread
 from fedmq.observe import events
 
+DIFFERENCES_SHOWN_MAX = 3  # in one line
 LINES: dict[type, str] = {
     events.TrainerJoined: "trainer {0.trainer} joined ({0.num_examples} rows)",
     events.TrainerSuspected: "trainer {0.trainer} missed a deadline",
@@ -34,6 +36,8 @@ def event_line(event: events.AnyEvent, metric: str) -> str | None:
             return f"several trainers are named {event.trainer}: none of them takes part; give each its own --name"
         case events.ResultRejected():
             return f"rejected from {event.trainer or 'an unknown sender'}: {event.reason}: {event.detail}"
+        case events.SiteDiffers():
+            return differences_text(event.trainer, event.differences)
         case events.RunStarted(config=config, again=False):
             return f"run {config.run}: task {config.task.name}, algorithm {config.algorithm}, seed {config.seed}"
         case events.Stalled():
@@ -44,6 +48,15 @@ def event_line(event: events.AnyEvent, metric: str) -> str | None:
         case _:
             text = LINES.get(type(event))
             return None if text is None else text.format(event)
+
+
+def differences_text(trainer: str, differences: Sequence[Difference]) -> str:
+    """Return how the rows of a trainer differ from those of the others, in one line."""
+    if not differences:
+        return f"the rows of {trainer} differ no more from those of the others"
+    shown = [f"{one.column or 'labels'}: {one.detail}" for one in differences[:DIFFERENCES_SHOWN_MAX]]
+    more = len(differences) - len(shown)
+    return f"the rows of {trainer} differ: {'; '.join(shown)}{f'; and {more} more columns' if more > 0 else ''}"
 
 
 def trainer_note(reason: str, detail: str, *, silent: bool = False) -> str:

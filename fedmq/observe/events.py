@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from fedmq.algorithms.differences import Difference
 from fedmq.algorithms.evaluation.figures import Measured, RowsOf
 from fedmq.errors import LeaveReason, RejectReason
 from fedmq.protocol.messages import Seconds
@@ -176,6 +177,14 @@ class ModelMeasured(Event, frozen=True, kw_only=True, tag="model-measured"):
     measured: Measured
 
 
+class SiteDiffers(Event, frozen=True, kw_only=True, tag="site-differs"):
+    """The rows of a trainer are unlike those of the others, or not any more: then there are no differences."""
+
+    round: int  # the one that closed with it
+    trainer: str
+    differences: tuple[Difference, ...]
+
+
 class CheckpointKept(Event, frozen=True, kw_only=True, tag="checkpoint-kept"):
     """The state after this round is on disk: a restart replays from here."""
 
@@ -241,6 +250,7 @@ AnyEvent = (
     | RoundClosed
     | BestChanged
     | ModelMeasured
+    | SiteDiffers
     | CheckpointKept
     | Stalled
     | Waiting

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar, get_ar
 import msgspec
 from msgspec import Meta
 
+from fedmq.algorithms.differences import Difference
 from fedmq.algorithms.evaluation.figures import Measured, Metrics
 from fedmq.errors import LeaveReason
 from fedmq.models.networks import Model
@@ -61,6 +62,7 @@ class TrainerRecord(msgspec.Struct):
     reason: Literal["", LeaveReason] = ""  # of its goodbye, while it is gone
     detail: str = ""
     held_out: Metrics | None = None  # figures of the best model on its held-out rows, if it permits them
+    differences: tuple[Difference, ...] = ()  # of its rows from those of the others
     touched: int = 0
 
 
@@ -313,6 +315,11 @@ class RunState(msgspec.Struct):
         for name, held_out in event.measured.trainers.items():
             if name in self.trainers:
                 self.trainers[name].held_out, self.trainers[name].touched = held_out, self.seq
+
+    def _site_differs(self, at: float, event: events.SiteDiffers) -> None:
+        if event.trainer in self.trainers:
+            trainer = self.trainers[event.trainer]
+            trainer.differences, trainer.touched = event.differences, self.seq
 
     def _checkpoint_kept(self, at: float, event: events.CheckpointKept) -> None:
         self.checkpoint = event.round

@@ -15,6 +15,7 @@ import msgspec
 from msgspec.structs import replace
 
 from fedmq.algorithms.base import Evaluation
+from fedmq.algorithms.differences import Difference
 from fedmq.algorithms.evaluation.figures import Baseline, Metrics, RowsOf, Spread
 from fedmq.algorithms.findings import Findings
 from fedmq.errors import BadConfiguration, one_line
@@ -44,6 +45,7 @@ class TrainerReport(msgspec.Struct, frozen=True):
     reason: str = ""  # of its goodbye
     detail: str = ""
     held_out: Metrics | None = None  # the model on its held-out rows, if it permits that
+    differences: tuple[Difference, ...] = ()  # of its rows from those of the others, if it permits its own figures
 
 
 class _Figures(msgspec.Struct, frozen=True, kw_only=True):

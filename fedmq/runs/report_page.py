@@ -18,6 +18,7 @@ from fedmq.algorithms.evaluation.figures import Metrics
 from fedmq.algorithms.findings import Coefficient, Findings
 from fedmq.algorithms.registry import find_learner
 from fedmq.errors import QueryRefused
+from fedmq.observe.event_text import differences_text
 from fedmq.runs.charts import Series, bar_list, histogram, line_chart
 from fedmq.runs.records import Close
 from fedmq.runs.recount import Recount
@@ -243,7 +244,11 @@ def _sites(report: Report) -> str:
         + [_number(getattr(one.held_out, figure)) if one.held_out else "not permitted"] * own
         for one in report.trainers
     ]
-    return _section("Sites", _table(heads, rows))
+    differing = "".join(
+        f"<li>{_text(differences_text(one.name, one.differences))}</li>" for one in report.trainers if one.differences
+    )
+    notes = f'<p>These sites are unlike the others:</p><ul class="differs">{differing}</ul>' if differing else ""
+    return _section("Sites", notes + _table(heads, rows))
 
 
 def _baselines(report: Report) -> str:

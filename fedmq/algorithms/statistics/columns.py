@@ -64,6 +64,10 @@ class ColumnSpread:
         beyond = (total.arrays["clipped"] > 0) & (self._tops() < EXPONENT_MAX)
         return None if beyond.any() else _moments(total, self.fraction_bits())
 
+    def moments_of(self, total: Total) -> ColumnMoments:
+        """Return the moments of a part of the rows, from answers with `fraction_bits`."""
+        return _moments(total, self.fraction_bits())
+
     def bounds(self) -> tuple[Floats, Floats]:
         """Return a lower and an upper bound of each column's values: powers of two, or zero."""
         assert self.exponents is not None
