@@ -571,7 +571,8 @@ def _end(
                 one.rejected,
                 one.resent,
                 rounds.roster.is_silent(one.name),
-                *(one.departure or ("", "")),
+                reason="" if one.departure is None else one.departure.reason,
+                detail="" if one.departure is None else one.departure.detail,
                 differences=differences.get(one.name, ()),
             )
             for one in rounds.roster.trainers

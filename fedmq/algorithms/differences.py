@@ -1,7 +1,7 @@
 """Sites whose rows are unlike those of the others: another unit, values far off, labels that are reversed.
 
 The aggregator compares each site that permits its own figures with the sum of the others. A trainer compares its own
-columns with the statistics that come with each round, whatever it permits, and tells its own operator.
+columns with the statistics that come with each round, whatever it permits, and warns its own operator.
 """
 
 from __future__ import annotations

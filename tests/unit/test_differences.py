@@ -58,7 +58,9 @@ def test_sites_that_are_alike_are_not_named() -> None:
 
 
 def test_sites_with_other_shares_of_the_classes_are_not_named() -> None:
-    tables = {name: table(place, share=share) for place, (name, share) in enumerate(zip(SITES, (0.1, 0.5, 0.9)))}
+    tables = {
+        name: table(place, share=share) for place, (name, share) in enumerate(zip(SITES, (0.1, 0.5, 0.9), strict=True))
+    }
     assert differing(tables) == ({}, [])
 
 

@@ -105,6 +105,7 @@ def test_report_has_the_documented_fields(folder: Path) -> None:
                 "reason": "rows",
                 "detail": "expected 2 columns",
                 "held_out": None,
+                "differences": [],
             },
             {
                 "name": "bob",
@@ -117,6 +118,7 @@ def test_report_has_the_documented_fields(folder: Path) -> None:
                 "reason": "",
                 "detail": "",
                 "held_out": None,
+                "differences": [],
             },
         ],
         "rejections": {"sha256": 2},
