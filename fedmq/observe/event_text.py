@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from fedmq.algorithms.differences import Difference
-from fedmq.algorithms.evaluation.figures import Baseline, Metrics, Spread
+from fedmq.algorithms.evaluation.figures import Baseline, Metrics, SiteSpread
 from fedmq.observe import events
 
 DIFFERENCES_SHOWN_MAX = 3  # in one line
@@ -166,7 +166,7 @@ def _cell(value: float | None, text: str) -> str:
     return "" if value is None else text.format(value)
 
 
-def spread_text(spread: Spread) -> str:
+def spread_text(spread: SiteSpread) -> str:
     """Return the worst and the best trainer on one line."""
     text = "{:.1%}" if spread.figure == "accuracy" else "{:.4g}"
     worst, best, deviation = (text.format(one) for one in (spread.worst_value, spread.best_value, spread.deviation))

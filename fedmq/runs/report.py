@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from fedmq.algorithms.base import Evaluation
 from fedmq.algorithms.differences import Difference
-from fedmq.algorithms.evaluation.figures import Baseline, Metrics, RowsOf, Spread
+from fedmq.algorithms.evaluation.figures import Baseline, Metrics, RowsOf, SiteSpread
 from fedmq.algorithms.findings import Findings
 from fedmq.errors import BadConfiguration, one_line
 from fedmq.models.trained_model import TrainedModel
@@ -60,7 +60,7 @@ class _Figures(msgspec.Struct, frozen=True, kw_only=True):
     held_out: Metrics | None = None  # the model on rows that were not trained on
     training: Metrics | None = None  # the same of the rows trained on
     baselines: list[Baseline] = []  # the same algorithm without federation, where that was asked for
-    spread: Spread | None = None  # of trainers whose own figures are permitted
+    spread: SiteSpread | None = None  # of trainers whose own figures are permitted
     train_s: float  # while rounds were open
     wall_s: float  # since the run began
     round_s_median: float | None

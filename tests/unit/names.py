@@ -17,6 +17,7 @@ PRODUCT = Path(__file__).parents[2] / "fedmq"
 SHARED_NAMES = {
     "main": "the entry point of a process",
     "Output": "the outputs of a step, of every machine",
+    "Metrics": "the field's word for the figures of a model, and for those of a service",
 }
 
 

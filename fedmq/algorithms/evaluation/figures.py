@@ -76,7 +76,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             trainers={name: self.trainers[name].brief() for name in sorted(self.trainers)[:TRAINERS_SHOWN_MAX]},
         )
 
-    def spread(self) -> Spread | None:
+    def spread(self) -> SiteSpread | None:
         """Return the worst and the best trainer, None without two of them that have held-out rows."""
         shares = {name: one.accuracy for name, one in self.trainers.items() if one.rmse is None}
         errors = {name: one.rmse for name, one in self.trainers.items()}
@@ -86,7 +86,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             return None
         (worst, worst_name), (best, best_name) = known[0], known[-1]
         mean = math.fsum(value for value, _ in known) / len(known)
-        return Spread(
+        return SiteSpread(
             figure="accuracy" if sign > 0.0 else "rmse",
             worst=worst_name,
             worst_value=sign * worst,
@@ -96,7 +96,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         )
 
 
-class Spread(msgspec.Struct, frozen=True, kw_only=True):
+class SiteSpread(msgspec.Struct, frozen=True, kw_only=True):
     """How a figure differs between the held-out rows of trainers."""
 
     figure: Literal["accuracy", "rmse"]
