@@ -4,7 +4,6 @@ One thread may render while another applies events to the run state: rendering f
 """
 
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -19,6 +18,7 @@ from fedmq.observe.braille import Curve, draw_blocks, draw_curves
 from fedmq.observe.console import PrintableTable
 from fedmq.observe.event_text import best_text, event_line, held_out_text, value_text
 from fedmq.observe.run_state import Condition, ObservedRun, RoundRecord, TrainerPresence, TrainerRecord
+from fedmq.runtime.clock import time_text
 
 CHART_LINES_MIN, CHART_LINES_MAX = 4, 12
 FEED_LINES_MAX = 5
@@ -269,7 +269,7 @@ def _ago(seconds: float | None) -> str:
 
 
 def _clock(at: float) -> str:
-    return time.strftime("%H:%M:%S", time.localtime(at))
+    return time_text(at, "%H:%M:%S", local=True)
 
 
 def _sides() -> Table:

@@ -6,7 +6,6 @@ All its figures come from `report.json`, from the closed rounds, and from the re
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from importlib import resources
@@ -24,6 +23,7 @@ from fedmq.runs.records import Close
 from fedmq.runs.recount import Recount
 from fedmq.runs.report import Report
 from fedmq.runs.software import Software
+from fedmq.runtime.clock import time_text
 from fedmq.runtime.printable import printable
 from fedmq.tasks.task import Task
 
@@ -66,7 +66,7 @@ def report_page(report: Report, findings: Findings | None, counted: Recount) -> 
 
 
 def _head(report: Report) -> str:
-    day = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(report.config.started))
+    day = time_text(report.config.started)
     rows = sum(one.num_examples for one in report.trainers)
     why = {
         "solved": "The target was reached.",

@@ -31,3 +31,11 @@ def earliest(*times: float | None) -> float | None:
         if at is not None and (found is None or at < found):
             found = at
     return found
+
+
+def time_text(seconds: float, form: str = "%Y-%m-%d %H:%M UTC", *, local: bool = False) -> str:
+    """Return a time in seconds since 1970 as text, by default in UTC; "?" for a time that no calendar has."""
+    try:
+        return time.strftime(form, time.localtime(seconds) if local else time.gmtime(seconds))
+    except (OverflowError, ValueError, OSError):  # of a foreign file, or of a clock that is far off
+        return "?"

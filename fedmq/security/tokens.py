@@ -8,7 +8,6 @@ it.
 import base64
 import hashlib
 import logging
-import time
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +16,7 @@ from msgspec import Meta
 
 from fedmq.errors import BadConfiguration
 from fedmq.names import Name
+from fedmq.runtime.clock import time_text
 from fedmq.runtime.malformed import MALFORMED
 from fedmq.security.keyring import PUBLIC_SUFFIX, REFRESH_S, TOKENS, FederationInfo, read_file, write_file
 from fedmq.security.keys import Key, PublicIdentity
@@ -100,7 +100,7 @@ def decode_token(line: str) -> Token:
 
 def format_time(seconds: float) -> str:
     """Return a time in seconds since 1970 as text, in UTC."""
-    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))
+    return time_text(seconds)
 
 
 def issued_token_path(folder: Path, key: bytes) -> Path:
