@@ -59,13 +59,14 @@ TRAINER_NAMES = ("alice", "bob", "carol", "dave", "erin", "frank", "grace", "hei
     type=UserText(),
     multiple=True,
     metavar="DATA",
-    help="Rows of one trainer, as for fedmq trainer --data; repeat it for each. [default: the task's own rows]",
+    help="Rows of one trainer, as for fedmq trainer --data; repeat it for each. With --trainers, one table for all. "
+    "[default: the task's own rows]",
 )
 @option(
     "--trainers",
     type=click.IntRange(1, 200),
     metavar="N",
-    help="Number of trainers that share the task's own rows. [default: the task's]",
+    help="Number of trainers that share the task's own rows, or those of --data, in parts. [default: the task's]",
 )
 @option(
     "--holdout",
@@ -116,6 +117,7 @@ def demo(
     Examples:
       fedmq demo
       fedmq demo tumor.toml --data north.csv --data south.csv --data west.csv
+      fedmq demo tumor.toml --data tumor.csv --trainers 10
       fedmq demo --task parity4 --trainers 4
       fedmq demo --task linear --algorithm averaging --seed 7
       fedmq demo --task FILE.py --trainers 3 --out runs/mine
@@ -183,8 +185,10 @@ def _rows_of(task: Task, task_name: str, sources: Sequence[str], trainers: int |
     from fedmq.tasks.task_file import task_rows
 
     if sources:
+        if trainers is not None and len(sources) > 1:
+            raise click.UsageError("expected one --data with --trainers, which split its rows, or one for each trainer")
         if trainers is not None:
-            raise click.UsageError("expected --data or --trainers, got both: each --data is a trainer")
+            return {f"site-{part}": f"{sources[0]}:{part}/{trainers}" for part in range(1, trainers + 1)}
         return dict(zip(trainer_names(sources), sources, strict=True))
     if task.schema is not None:
         raise BadConfiguration(f"{task_name}: expected --data with the table of each trainer, got none: repeat --data")

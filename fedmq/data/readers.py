@@ -32,6 +32,7 @@ def load_data(spec: str, names: Sequence[str] = ()) -> Table | Rows:
         FOLDER                             all such files in it, sorted by name
         SELECT age, y FROM 'north.csv'     a query of DuckDB over files in the working directory
         module:function                    what `function()` returns: a data frame, or (inputs, targets)
+        rows.csv:3/10                      the third of ten parts of a table's rows, in their order
 
     What is detected in a file can be given instead: rows.csv?separator=;&decimal=,&header=no&encoding=cp1252. With the
     `names` of a task's schema, the header of a text is looked up. Nothing is unpickled.
@@ -45,6 +46,10 @@ def load_data(spec: str, names: Sequence[str] = ()) -> Table | Rows:
     part = _PART.fullmatch(spec)
     if part and (part["source"] in TASK_NAMES or part["source"].endswith(".py")):
         return task_rows(part["source"], int(part["part"]), int(part["parts"]))
+    if part and spec.partition(":")[0] not in TASK_NAMES:
+        whole = read_source(part["source"], names)
+        if isinstance(whole, Table):
+            return whole.part(int(part["part"]), int(part["parts"]))
     found = read_source(spec, names) if spec.partition(":")[0] not in TASK_NAMES else None
     if found is None:
         raise BadData(f"expected data such as xor:1/2, FILE.py:1/2, linear:bob, {FORMS}; got {spec!r}")
@@ -83,6 +88,6 @@ def files_of(spec: str) -> list[Path]:
         OSError: a folder cannot be read.
     """
     part = _PART.fullmatch(spec)
-    if part and part["source"].endswith(".py"):
-        return [Path(part["source"])]
+    if part:
+        spec = part["source"]
     return [Path(spec)] if spec.endswith(".py") else files_of_source(spec)

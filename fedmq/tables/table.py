@@ -4,7 +4,7 @@ import datetime
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
@@ -59,6 +59,20 @@ class Table:
         """
         if self.faults:
             raise BadTable(self.source, [fault.text for fault in self.faults], [fault.public for fault in self.faults])
+
+    def part(self, part: int, parts: int) -> "Table":
+        """Return one of so many parts of the rows, in their order; sizes differ by one row at most.
+
+        Raises:
+            BadData: there is no such part, or it has no row.
+        """
+        if not 1 <= part <= parts:
+            raise BadData(f"{self.source}: expected a part from 1 to {parts}, got {part}")
+        if parts > self.num_rows:
+            raise BadData(f"{self.source}: expected at most {self.num_rows} parts, one for each row, got {parts}")
+        start, end = (self.num_rows * place // parts for place in (part - 1, part))
+        columns = {name: column[start:end] for name, column in self.columns.items()}
+        return replace(self, columns=columns, num_rows=end - start, lines=self.lines[start:end])
 
     @classmethod
     def from_frame(cls, frame: object, source: str = "data frame") -> "Table":

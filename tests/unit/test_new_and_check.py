@@ -146,7 +146,7 @@ def test_file_is_not_overwritten_without_force() -> None:
 
 
 def test_three_clinics_fit_one_task_whatever_their_order_and_dialect() -> None:
-    tables = {site: str(EXAMPLES / f"tumor-{site}.csv") for site in ("north", "south", "west")}
+    tables = {site: str(EXAMPLES / "tumor" / f"{site}.csv") for site in ("north", "south", "west")}
     assert run("new", "t", "--from", tables["north"], "--target", "diagnosis").code == 0
     for site, path in tables.items():
         done = run("check", "t.toml", "--data", path, "--json")
@@ -189,7 +189,7 @@ def test_check_needs_a_task_with_a_schema() -> None:
 
 
 def test_check_alone_trains_on_these_rows_and_shows_held_out_figures() -> None:
-    source = str(EXAMPLES / "tumor-north.csv")
+    source = str(EXAMPLES / "tumor" / "north.csv")
     assert run("new", "tumor", "--from", source, "--target", "diagnosis").code == 0
     found = run("check", "tumor.toml", "--data", source, "--algorithm", "newton", "--alone")
     assert found.code == 0
