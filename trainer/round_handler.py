@@ -19,7 +19,7 @@ from fedmq.algorithms.base import (
     check_demand,
     without_preparation,
 )
-from fedmq.algorithms.differences import ColumnSummary, differing_columns, summary_of
+from fedmq.algorithms.differences import ColumnSummary, column_summary, differing_columns
 from fedmq.algorithms.registry import BUILTIN_LEARNERS, find_learner
 from fedmq.data.positional import positional
 from fedmq.errors import BadData, Rejected, WorkError
@@ -158,7 +158,7 @@ def _warn_of_differences(run: str, views: RowViews, preparation: Mapping[str, Ar
     places = [place for place, column in enumerate(columns) if column.kind in ("number", "date")]
     if not places:
         return
-    own = summary_of(views.view("columns").inputs[:, places])
+    own = column_summary(views.view("columns").inputs[:, places])
     shift, scale = (preparation[name][places] for name in ("column_shift", "column_scale"))
     names = tuple(columns[place].name for place in places)
     for one in differing_columns(names, own, ColumnSummary(own.counts, shift, scale)):

@@ -91,7 +91,7 @@ def _rightness(metrics: Metrics) -> float | None:
     return metrics.accuracy if metrics.auc is None else metrics.auc
 
 
-def summary_of(columns: Floats) -> ColumnSummary:
+def column_summary(columns: Floats) -> ColumnSummary:
     """Return the summary of encoded columns (rows, columns), NaN for missing."""
     present = ~np.isnan(columns)
     counts = present.sum(axis=0)

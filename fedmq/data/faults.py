@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from fedmq.tables.table import Fault
+from fedmq.tables.table import TableFault
 
 UNREADABLE = "the rows cannot be used"  # to others: names and lines of a site's own file are no business of theirs
 
@@ -19,7 +19,7 @@ class _Found:
     count: int = 0
 
 
-class Faults:
+class TableFaults:
     """Collects the faults of a table of `total` lines or rows; `unit` is what is counted."""
 
     def __init__(self, unit: str = "lines") -> None:
@@ -49,10 +49,10 @@ class Faults:
         fault = self._found.setdefault((kind, column), _Found(place, expected, got, advice, common or advice))
         fault.count += count
 
-    def listed(self) -> tuple[Fault, ...]:
+    def listed(self) -> tuple[TableFault, ...]:
         """Return the faults in the order of the file."""
         faults = sorted(self._found.values(), key=lambda fault: fault.place)
-        return tuple(Fault(self._text(fault), UNREADABLE) for fault in faults)
+        return tuple(TableFault(self._text(fault), UNREADABLE) for fault in faults)
 
     def _text(self, fault: _Found) -> str:
         advice = fault.common if 2 * fault.count > self.total else fault.advice

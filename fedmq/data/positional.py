@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fedmq.data.faults import UNREADABLE, Faults
+from fedmq.data.faults import UNREADABLE, TableFaults
 from fedmq.errors import BadData, BadTable
 from fedmq.exact.integers import Floats
 from fedmq.tables.schema import MISSING_CELLS
@@ -24,7 +24,7 @@ def positional(table: Table) -> Rows:
             f"{table.source}: expected inputs and, last, a target, got {len(table.names)} columns: add the target, or "
             "?separator= to the name of the file"
         )
-    faults = Faults()
+    faults = TableFaults()
     faults.total = table.num_rows
     values = np.empty((table.num_rows, len(table.names)))
     for place, name in enumerate(table.names):
@@ -34,7 +34,7 @@ def positional(table: Table) -> Rows:
     return Rows(np.ascontiguousarray(values[:, :-1]), np.ascontiguousarray(values[:, -1]))
 
 
-def _numbers(table: Table, place: int, name: str, faults: Faults) -> Floats:
+def _numbers(table: Table, place: int, name: str, faults: TableFaults) -> Floats:
     column = table.columns[name]
     if column.dtype.kind == "f":
         for kind, bad in (("missing", np.isnan(column)), ("infinite", np.isinf(column))):
@@ -60,7 +60,7 @@ def _kind_or_number(cell: str, table: Table) -> str | float:
     return "infinite" if cell.casefold().lstrip("+-") in ("inf", "infinity") else "text"
 
 
-def _add(table: Table, place: int, name: str, kind: str, rows: list[int], faults: Faults) -> None:
+def _add(table: Table, place: int, name: str, kind: str, rows: list[int], faults: TableFaults) -> None:
     """Add a fault of a column, with advice that fits."""
     is_target = place == len(table.names) - 1
     called = "" if name == f"x{place + 1}" else f" ({name})"

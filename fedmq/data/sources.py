@@ -13,7 +13,7 @@ from fedmq.data.duck import literals_of, read_parquet, read_query
 from fedmq.data.json_records import read_json
 from fedmq.data.limits import check_values
 from fedmq.data.sqlite import read_sqlite
-from fedmq.data.text import YES_OR_NO, read_text, text_options
+from fedmq.data.text import YES_OR_NO, read_text_table, text_options
 from fedmq.data.workbook import read_workbook
 from fedmq.errors import BadData, named
 from fedmq.runtime.python_file import importable
@@ -115,7 +115,7 @@ def _yes(options: Options, key: str, path: Path) -> bool | None:
 
 
 def _text(path: Path, names: Sequence[str], options: Options) -> Table:
-    return read_text(path, names, text_options(options, str(path)))
+    return read_text_table(path, names, text_options(options, str(path)))
 
 
 def _workbook(path: Path, names: Sequence[str], options: Options) -> Table:

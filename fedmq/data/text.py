@@ -16,7 +16,7 @@ from typing import BinaryIO, NamedTuple, cast
 
 import numpy as np
 
-from fedmq.data.faults import Faults
+from fedmq.data.faults import TableFaults
 from fedmq.data.limits import LINE_CHARACTERS_MAX, check_columns, check_values, decompressed, open_file
 from fedmq.data.structure import (
     SAMPLE_LINES,
@@ -85,7 +85,7 @@ def text_options(given: Mapping[str, str], source: str) -> TextOptions:
     )
 
 
-def read_text(path: Path, names: Sequence[str] = (), options: TextOptions = TextOptions()) -> Table:  # noqa: B008
+def read_text_table(path: Path, names: Sequence[str] = (), options: TextOptions = TextOptions()) -> Table:  # noqa: B008
     """Read a table of text; with the `names` of a task its header is not guessed. Broken lines are its `faults`.
 
     Raises:
@@ -224,7 +224,7 @@ class _Reader:
             else:
                 self._add_ragged(line, cells, scan.faults)
 
-    def _add_ragged(self, line: int, cells: list[str], faults: Faults) -> None:
+    def _add_ragged(self, line: int, cells: list[str], faults: TableFaults) -> None:
         joined, width = self._lines.separator.join(cells), len(self._layout.names)
         faults.add(
             "ragged",
@@ -262,7 +262,7 @@ class _Scan:
         self.head: list[str] | None = None  # the line of names, if it cannot be a row
         self.broken: list[tuple[int, csv.Error]] = []  # lines
         self.lines: list[int] = []
-        self.faults = Faults()
+        self.faults = TableFaults()
         self.left_out = Counter[str]()
         self.texts = set(as_text)  # places of columns of text
         self.late = False  # a column of text begins with numbers, whose cells are not kept

@@ -50,7 +50,7 @@ class Column(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
         where, listed = f"column {self.name!r:.80}", self.kind in ("category", "ordinal")
         if listed:
             at_least = ORDINALS_MIN if self.kind == "ordinal" else 1
-            check_labels(where, "categories", self.categories, at_least)
+            check_category_labels(where, "categories", self.categories, at_least)
         elif self.categories:
             raise BadConfiguration(f"{where}: expected no categories for a {self.kind}, got some: make it a category")
         if self.strip and self.kind != "number":
@@ -86,7 +86,7 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     def __post_init__(self) -> None:
         where = f"target {self.name!r:.80}"
         if self.kind == "class":
-            check_labels(where, "classes", self.classes, CLASSES_MIN)
+            check_category_labels(where, "classes", self.classes, CLASSES_MIN)
         elif self.classes:
             raise BadConfiguration(f'{where}: expected no classes for a {self.kind}, got some: write kind = "class"')
 
@@ -131,7 +131,7 @@ class Schema(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
         return tuple(name for column in self.columns for name in column.feature_names)
 
 
-def check_labels(where: str, field: str, labels: tuple[str, ...], at_least: int) -> None:
+def check_category_labels(where: str, field: str, labels: tuple[str, ...], at_least: int) -> None:
     """Check that labels are between `at_least` and CATEGORIES_MAX, and no two of them are one label.
 
     Raises:

@@ -25,7 +25,7 @@ _GROUPED = re.compile(r"[+-]?[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]*)?")  # 1,234,56
 _SWAPPED = str.maketrans(".,", ",.")
 
 
-class Fault(NamedTuple):
+class TableFault(NamedTuple):
     """What is wrong with a table: one line for the operator, and one without any of its cells for others."""
 
     text: str
@@ -49,7 +49,7 @@ class Table:
     lines: Integers
     notes: tuple[str, ...] = ()
     decimal: Decimal = "."  # in the cells of text columns
-    faults: tuple[Fault, ...] = ()  # lines that could not be read: to be raised together with those of cells
+    faults: tuple[TableFault, ...] = ()  # lines that could not be read: to be raised together with those of cells
 
     def check(self) -> None:
         """Check that all lines could be read, for a use that looks at no cell.

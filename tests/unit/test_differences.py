@@ -7,7 +7,7 @@ import logging
 import numpy as np
 import pytest
 
-from fedmq.algorithms.differences import differing_columns, reversed_labels, summary_of
+from fedmq.algorithms.differences import column_summary, differing_columns, reversed_labels
 from fedmq.algorithms.evaluation.figures import Metrics
 from fedmq.algorithms.registry import find_algorithm
 from fedmq.models.networks import MLP
@@ -101,18 +101,18 @@ def test_reason_of_a_column(own: tuple[float, float], others: tuple[float, float
     random = np.random.default_rng(1)
     spread = random.normal(0.0, 1.0, 400)
     spread = (spread - spread.mean()) / spread.std()
-    site, rest = (summary_of((mean + deviation * spread)[:, None]) for mean, deviation in (own, others))
+    site, rest = (column_summary((mean + deviation * spread)[:, None]) for mean, deviation in (own, others))
     assert [one.reason for one in differing_columns(("x",), site, rest)] == [reason] * (reason is not None)
 
 
 def test_few_values_are_not_judged() -> None:
-    few, many = summary_of(np.full((19, 1), 900.0)), summary_of(np.arange(50.0)[:, None])
+    few, many = column_summary(np.full((19, 1), 900.0)), column_summary(np.arange(50.0)[:, None])
     assert differing_columns(("x",), few, many) == ()
     metrics = {"a": Metrics(rows=9, trainers=1, auc=0.0), "b": Metrics(rows=90, trainers=1, auc=0.9)}
     assert reversed_labels(metrics) == {}
 
 
 def test_missing_values_are_left_out_of_a_summary() -> None:
-    found = summary_of(np.array([[1.0, np.nan], [3.0, np.nan]]))
+    found = column_summary(np.array([[1.0, np.nan], [3.0, np.nan]]))
     assert (found.counts.tolist(), found.means.tolist()) == ([2, 0], [2.0, 0.0])
     assert found.deviations.tolist() == [1.0, 0.0]

@@ -29,7 +29,7 @@ class Bins:
     @classmethod
     def of(cls, model: Trees, edges: Sequence[Floats]) -> Bins:
         """Return the bins with these edges of each column; those of categories are not used."""
-        categories = categories_of(model)
+        categories = category_counts_of(model)
         used = [one[:0] if count else one for one, count in zip(edges, categories, strict=True)]
         return cls(np.concatenate(used), np.array([len(one) for one in used], np.int64), categories)
 
@@ -70,7 +70,7 @@ class Bins:
         return digest.digest()
 
 
-def categories_of(model: Trees) -> Integers:
+def category_counts_of(model: Trees) -> Integers:
     """Return the number of categories of each column, (columns,); 0 for numbers."""
     return np.array(model.categories or (0,) * model.inputs, np.int64)
 

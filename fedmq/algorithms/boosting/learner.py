@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedmq.algorithms.base import Assignment, Learner
-from fedmq.algorithms.boosting.bins import Bins, categories_of, next_digest
+from fedmq.algorithms.boosting.bins import Bins, category_counts_of, next_digest
 from fedmq.algorithms.boosting.query import (
     BLOCK_VALUES,
     FRACTION_BITS,
@@ -121,7 +121,7 @@ def _grown(query: TreeHistograms, work: Assignment, model: Trees) -> _Grown | No
     if not is_whole({name: array.shape for name, array in arrays.items()}):
         return None
     columns = np.ascontiguousarray(inputs.T)
-    bins = Bins(arrays["edges"], arrays["edge_counts"], categories_of(model))
+    bins = Bins(arrays["edges"], arrays["edge_counts"], category_counts_of(model))
     if len(bins.edges) != bins.edge_counts.sum():
         raise Rejected("shape", f"expected {bins.edge_counts.sum()} edges, got {len(bins.edges)}")
     grown = _Grown(

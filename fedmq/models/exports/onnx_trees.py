@@ -23,7 +23,7 @@ BETWEEN = 0.5  # the threshold of columns of zeros and ones
 RightSide = tuple[float, ...]  # 1 for each category that goes to the right, and last for a missing one
 
 
-class Node(NamedTuple):
+class TreeNode(NamedTuple):
     """A node of a tree: a leaf without a column; else with its children, and whether missing goes to the left."""
 
     number: int
@@ -49,12 +49,12 @@ def ensemble(model: Trees, parameters: Floats, numbers: list[int]) -> Ensemble:
     """Return a forest for an input with the columns `numbers`, in this order, and then those of the sets."""
     forest, _ = model.split_parameters(parameters)
     trees = [model.unpack(one) for trees in forest if trees.any() for one in trees]
-    nodes = [list(_nodes(model, tree)) for tree in trees] or [[Node(0)]] * model.scores
+    nodes = [list(_nodes(model, tree)) for tree in trees] or [[TreeNode(0)]] * model.scores
     sides = dict.fromkeys((node.column, node.right_side) for tree in nodes for node in tree if node.right_side)
     ordered = sorted(sides)  # by column
     places = {side: len(numbers) + place for place, side in enumerate(ordered)}
 
-    def feature(node: Node) -> int:
+    def feature(node: TreeNode) -> int:
         if node.right_side:
             return places[node.column, node.right_side]
         return numbers.index(node.column) if node.column >= 0 else 0
@@ -84,7 +84,7 @@ def ensemble(model: Trees, parameters: Floats, numbers: list[int]) -> Ensemble:
     )
 
 
-def _nodes(model: Trees, tree: Tree) -> Iterator[Node]:
+def _nodes(model: Trees, tree: Tree) -> Iterator[TreeNode]:
     """Yield the nodes of a tree, without those below one that is not split, numbered from 0."""
     waiting, count = [(0, 0)], 1  # the place in the complete tree, and the number
     while waiting:
@@ -92,16 +92,16 @@ def _nodes(model: Trees, tree: Tree) -> Iterator[Node]:
         if place >= model.nodes or tree.columns[place] == NO_COLUMN:
             while place < model.nodes:  # all leaves below it are equal
                 place = 2 * place + 1
-            yield Node(number, leaf=float(tree.leaves[place - model.nodes]))
+            yield TreeNode(number, leaf=float(tree.leaves[place - model.nodes]))
             continue
         waiting += [(2 * place + 2, count + 1), (2 * place + 1, count)]
         column, missing = int(tree.columns[place]), bool(tree.missing[place])
         categories = model.categories[column] if model.categories else 0
         if categories:
             side = _right_side(tree.rules[place], categories, missing)
-            yield Node(number, column, side, BETWEEN, count, count + 1)
+            yield TreeNode(number, column, side, BETWEEN, count, count + 1)
         else:
-            yield Node(number, column, (), float(tree.rules[place, 0]), count, count + 1, missing)
+            yield TreeNode(number, column, (), float(tree.rules[place, 0]), count, count + 1, missing)
         count += 2
 
 
