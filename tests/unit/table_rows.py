@@ -53,10 +53,10 @@ def chosen(whole: Table, rows: np.ndarray) -> Table:
     return Table(whole.source, whole.names, columns, len(rows), whole.lines[rows])
 
 
-def table_splits(whole: Table) -> dict[str, list[Table]]:
+def table_splits(whole: Table, label: str = "ill") -> dict[str, list[Table]]:
     """The rows at one trainer, three, ten sorted by label, and in any order at seven, with columns in another order."""
     everything = np.arange(whole.num_rows)
-    by_label = np.argsort(whole.columns["ill"], kind="stable")
+    by_label = np.argsort(whole.columns[label], kind="stable")
     shuffled = np.argsort(words(len(everything), 7, "shuffle"), kind="stable")
     orders = {"three": (everything, 3), "ten by label": (by_label, 10), "seven": (shuffled, 7)}
     split = {
