@@ -6,7 +6,7 @@ columns with the statistics that come with each round, whatever it permits, and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Literal
 
@@ -56,6 +56,21 @@ def differing_columns(names: tuple[str, ...], site: ColumnSummary, others: Colum
             )
             found.append(Difference(reason=reason, column=name, detail=detail))
     return tuple(found)
+
+
+def odd_columns(
+    names: tuple[str, ...], site: ColumnSummary, others: ColumnSummary, each: Sequence[ColumnSummary]
+) -> tuple[Difference, ...]:
+    """Return the columns that are unlike those of the `others` together, and of more than half of `each` of them.
+
+    One site with large numbers makes all others unlike the rest of the rows; only that one is unlike most sites.
+    """
+    pairs = [{one.column for one in differing_columns(names, site, other)} for other in each]
+    return tuple(
+        one
+        for one in differing_columns(names, site, others)
+        if 2 * sum(one.column in columns for columns in pairs) > len(pairs) or not pairs
+    )
 
 
 def _reason(mean: float, deviation: float, other: float, other_deviation: float) -> Reason | None:

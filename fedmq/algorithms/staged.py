@@ -11,7 +11,7 @@ that they have begun with.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, make_dataclass, replace
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ import numpy as np
 
 from fedmq.algorithms.additive import RoundSum
 from fedmq.algorithms.base import Evaluation, Plan, Strategy, Total, Update, is_finished, is_prepared
-from fedmq.algorithms.differences import ColumnSummary, Difference, differing_columns, reversed_labels
+from fedmq.algorithms.differences import ColumnSummary, Difference, odd_columns, reversed_labels
 from fedmq.algorithms.evaluation.figures import Measured, Metrics
 from fedmq.algorithms.evaluation.held_out import Fitted, HeldOut, held_out_plan, held_out_query
 from fedmq.algorithms.evaluation.metrics import finer_edges, metrics_of, metrics_of_trainer
@@ -344,18 +344,19 @@ def _differing_sites(state: Any, total: Total) -> dict[str, tuple[Difference, ..
         return {}
     places = [place for place, column in enumerate(schema.columns) if column.kind in ("number", "date")]
     names = tuple(schema.columns[place].name for place in places)
+
+    def summary(arrays: Mapping[str, Any], rows: int) -> ColumnSummary:
+        moments = state.survey.spread.moments_of(Total(arrays, rows, 1, 1.0, total.fraction_bits))
+        return ColumnSummary(moments.counts[places], moments.means[places], np.sqrt(moments.variances[places]))
+
+    own: dict[str, SiteMoments] = state.own_moments
+    sites = {name: summary(one.arrays, one.num_examples) for name, one in own.items()}
     found = {}
-    for name in sorted(state.own_moments):
-        own: SiteMoments = state.own_moments[name]
-        rest = {key: array - own.arrays[key] for key, array in total.arrays.items()}
-        parts = [
-            state.survey.spread.moments_of(Total(arrays, rows, 1, 1.0, total.fraction_bits))
-            for arrays, rows in ((own.arrays, own.num_examples), (rest, total.num_examples - own.num_examples))
-        ]
-        site, others = (
-            ColumnSummary(one.counts[places], one.means[places], np.sqrt(one.variances[places])) for one in parts
-        )
-        if differing := differing_columns(names, site, others):
+    for name in sorted(own):
+        rest = {key: array - own[name].arrays[key] for key, array in total.arrays.items()}
+        others = summary(rest, total.num_examples - own[name].num_examples)
+        each = [site for one, site in sites.items() if one != name]
+        if differing := odd_columns(names, sites[name], others, each):
             found[name] = differing
     return found
 

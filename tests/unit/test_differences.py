@@ -73,6 +73,13 @@ def test_another_unit_is_named_with_its_column() -> None:
     assert "is the unit the same?" in lines[0]
 
 
+def test_only_the_site_with_larger_numbers_is_named() -> None:
+    tables = {name: table(place, unit=18.0) for place, name in enumerate(SITES)} | {"west": table(5)}
+    found, lines = differing(tables)
+    assert found == {"west": {"sugar"}}
+    assert len(lines) == 1
+
+
 def test_reversed_labels_are_named() -> None:
     tables = {"east": table(0), "north": table(1), "south": table(2, flipped=True)}
     found, lines = differing(tables)
