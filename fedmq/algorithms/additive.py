@@ -190,9 +190,11 @@ class Additive:
         return replace(state, sums={**state.sums, update.round: total.plus(update)})
 
     def close(self, state: Any, members: Collection[str]) -> Any:
-        """Give the algorithm the total of the round, and those of earlier rounds that have grown."""
+        """Give the algorithm the total of the round, and those of earlier rounds that have grown; none without rows."""
         members = frozenset(members)
-        totals = {number: one.total(members) for number, one in state.sums.items() if one.grown}
+        totals = {
+            number: one.total(members) for number, one in state.sums.items() if one.grown and one.num_examples > 0
+        }
         inner = self.algorithm.close(state.inner, totals.pop(state.round, None), totals)
         oldest = state.round + 1 - ROUNDS_REMEMBERED
         sums = {number: replace(one, grown=False) for number, one in state.sums.items() if number > oldest}

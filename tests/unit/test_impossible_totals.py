@@ -5,12 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from splits import answer, classification, regression
+from table_rows import COLUMNS, patients, table_task
 
-from fedmq.algorithms.base import Plan, Update
+from fedmq.algorithms.base import PREPARATION, Plan, Update, check_bounds
+from fedmq.algorithms.evaluation.held_out import HeldOut, held_out_plan
 from fedmq.algorithms.registry import find_algorithm
 from fedmq.models.fourier import Fourier
-from fedmq.models.networks import LogLinear
+from fedmq.models.networks import Linear, LogLinear
 from fedmq.models.trees import Trees
+from fedmq.tables.schema import Column, Schema, Target
+from fedmq.tables.table import Table
+from fedmq.tasks.row_views import RowViews
 from fedmq.tasks.task import Rows, Task
 
 TASKS = {
@@ -62,3 +67,49 @@ def test_impossible_totals_end_no_run(name: str) -> None:
             if evaluation is not None:
                 assert np.isfinite(evaluation.parameters).all()
                 assert np.isfinite([evaluation.loss, evaluation.fitness_mean]).all()
+
+
+_CATEGORIES = tuple(len(one.categories) if one.kind == "category" else 0 for one in COLUMNS)
+TABLE_TASKS = {
+    "ill": (table_task("ill", 0.3), ("newton", "ridge")),
+    "days": (table_task("days", 0.3), ("statistics", "newton", "ridge")),
+    "visits": (table_task("visits", 0.3), ("newton",)),
+    "trees": (table_task("days", 0.3, model=Trees(5, trees=4, depth=3, categories=_CATEGORIES)), ("boosting",)),
+}
+
+
+@pytest.mark.parametrize("name", TABLE_TASKS)
+def test_impossible_totals_and_no_rows_end_no_stage_of_a_run(name: str) -> None:
+    task, algorithms = TABLE_TASKS[name]
+    views = RowViews(task, patients(120))
+    for seed in range(12):
+        draws = np.random.default_rng(seed)
+        strategy = find_algorithm(algorithms[seed % len(algorithms)], task)
+        state, honest_rounds, size = strategy.init(task, 1), seed, (0, 1, 84)[seed // 2 % 3]
+        for number in range(1, 17):
+            plan = strategy.ask(state)
+            update = answer(task, plan, views, "a", number)
+            if number > honest_rounds:
+                arrays = invented(task, plan, size, draws)
+                update = Update("a", number, 0, size, arrays, update.fraction_bits, site_figures=True)
+            state = strategy.close(strategy.tell(state, update), ["a", "b"][: 1 + number % 2])
+            evaluation = strategy.evaluation(state)
+            if evaluation is not None:
+                assert np.isfinite(evaluation.parameters).all()
+                assert np.isfinite([evaluation.loss, evaluation.fitness_mean]).all()
+                assert evaluation.measured is None or evaluation.measured.for_observers()
+            assert strategy.findings(state) is not None  # type: ignore[attr-defined]
+
+
+def test_far_target_in_the_only_held_out_row_is_a_valid_answer() -> None:
+    schema = Schema(columns=(Column(name="a"),), target=Target(name="y"))
+    task = Task(name="t", model=Linear(1), loss="squared-error", metric="loss", schema=schema, holdout=0.5)
+    rows = np.arange(1.0, 13.0)
+    table = Table("t.csv", ("a", "y"), {"a": rows, "y": np.full(12, 1e9)}, 12, np.arange(12))
+    query = HeldOut()
+    plan = held_out_plan(task, query, np.zeros(2))
+    columns = {name: np.full(1, value) for name, value in zip(PREPARATION, (0.0, 1.0, 0.0), strict=False)}
+    views = RowViews(task, table)
+    update = answer(task, Plan(query, {**plan.arrays, **columns}), views, "a", 1)
+    assert update.arrays["clipped"].tolist() == [2 * update.num_examples]
+    check_bounds(query.answer(task, plan.shapes, update.num_examples), update.arrays)

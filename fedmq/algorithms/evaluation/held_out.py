@@ -77,8 +77,8 @@ class HeldOut(AdditiveQuery, frozen=True, tag="held-out"):
         def count(*shape: int) -> ArrayBounds:
             return ArrayBounds(shape, np.int64, 0, num_examples)
 
-        def halves(*shape: int) -> ArrayBounds:
-            return ArrayBounds((*shape, 2), np.int64, -most, most)
+        def halves(*shape: int, least: int = 0) -> ArrayBounds:
+            return ArrayBounds((*shape, 2), np.int64, least, most)
 
         if scores := num_scores(task):
             return {
@@ -90,7 +90,8 @@ class HeldOut(AdditiveQuery, frozen=True, tag="held-out"):
             }
         if isinstance(task.model, Code):
             return {"correct": count(1), "loss": halves(1)}
-        return {"correct": count(1), "clipped": count(1), "errors": halves(4)}
+        clipped = ArrayBounds((1,), np.int64, 0, 2 * num_examples)  # the error and the target of each row
+        return {"correct": count(1), "clipped": clipped, "errors": halves(4, least=-most)}
 
     def suppressed(self, name: str, counts: npt.NDArray[Any], least: int) -> npt.NDArray[Any]:
         """See `Query`: cells of scores are merged with the next one instead, so that the order of the rows remains."""

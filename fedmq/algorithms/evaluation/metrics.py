@@ -98,6 +98,7 @@ def _of_values(about: Metrics, sums: Mapping[str, Integers], unit: int, scale: f
     if not rows:
         return about
     absolute, squared, values, squares = (_whole(one) for one in sums["errors"])
+    absolute, squared = max(0, absolute), max(0, squared)  # never negative, but for sums that no rows have
     around = Fraction(squares << 2 * VALUE_BITS - SQUARE_BITS) - Fraction(values * values, rows)
     spread, error = around / 4**VALUE_BITS, Fraction(squared, 1 << SQUARE_BITS)
     in_units = math.ldexp(scale, unit)
