@@ -22,7 +22,7 @@ from fedmq.algorithms.base import (
 from fedmq.algorithms.differences import ColumnSummary, column_summary, differing_columns
 from fedmq.algorithms.registry import BUILTIN_LEARNERS, find_learner
 from fedmq.data.positional import positional
-from fedmq.errors import BadData, Rejected, WorkError
+from fedmq.errors import BadData, LimitExceeded, Rejected, WorkError
 from fedmq.models.arrays import Floats
 from fedmq.models.losses import ROW_SQUARED_ERROR_MAX, Scores
 from fedmq.models.networks import Code
@@ -120,16 +120,18 @@ def on_rows(
         check_bounds(query.arrays(task), arrays)
         shapes = {key: array.shape for key, array in arrays.items()}
         views = views_of(message.run, task)
-        own = views.view(query.rows, preparation)
-        if preparation and views is not compared:
-            compared = views
-            _warn_of_differences(message.run, views, preparation)
-        num_examples = len(own.inputs)
+        num_examples = views.count(query.rows)
         if checked is None or checked[:3] != (query, shapes, num_examples) or checked.task != task:
             checked = _checked(query, shapes, num_examples, task, limits)
         if not num_examples or (query.rows == "held-out" and num_examples < site.min_rows):
             return _empty(checked)
         site.check(learner.kind, task, num_examples)
+        if preparation:
+            _check_features(task, views.num_examples + num_examples, limits or WorkLimits())
+        if preparation and views is not compared:
+            compared = views
+            _warn_of_differences(message.run, views, preparation)
+        own = views.view(query.rows, preparation)
         score: Callable[[Floats], Scores] = partial(task.score, rows=own, cancelled=cancelled)
         if code is not None:
             if sandbox is None or sandbox[2] is not own or sandbox[:2] != (task, code):
@@ -171,6 +173,20 @@ def _checked(query: Query, shapes: Shapes, num_examples: int, task: Task, limits
     if isinstance(query, AdditiveQuery) and LOSSES in bounds:  # still float64: the session quantizes them
         bounds[LOSSES] = ArrayBounds(bounds[LOSSES].shape, np.float64)
     return _Checked(query, shapes, num_examples, task, bounds)
+
+
+def _check_features(task: Task, rows: int, limits: WorkLimits) -> None:
+    """Check the memory of the features of so many rows before they are computed: categories make many of them.
+
+    Raises:
+        LimitExceeded: it is more than the limit.
+    """
+    needed = 8 * rows * task.model.inputs
+    if needed > limits.memory_bytes:
+        raise LimitExceeded(
+            f"expected features in at most {limits.memory_bytes >> 20} MiB of memory, got {needed >> 20} MiB for "
+            f"{task.model.inputs} features: list fewer categories, or ignore columns"
+        )
 
 
 def _empty(checked: _Checked) -> Answer:

@@ -66,6 +66,10 @@ class RowViews:
         pooled._features = {}
         return pooled
 
+    def count(self, view: View) -> int:
+        """Return how many rows a view has."""
+        return len((self._held_out if view == "held-out" else self._training).inputs)
+
     def view(self, view: View, preparation: Mapping[str, Floats] | None = None) -> Rows:
         """Return the rows of a view; `preparation` has the arrays `column_shift`, `column_scale` and `column_fill`.
 

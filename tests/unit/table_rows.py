@@ -67,11 +67,19 @@ def table_splits(whole: Table, label: str = "ill") -> dict[str, list[Table]]:
     return {"one": [whole], **split}
 
 
-def table_task(target: str = "ill", holdout: float = 0.0, *, weight: str = "", offset: str = "", **fields: Any) -> Task:
+def table_task(
+    target: str = "ill",
+    holdout: float = 0.0,
+    *,
+    weight: str = "",
+    offset: str = "",
+    schema_columns: tuple[Column, ...] = COLUMNS,
+    **fields: Any,
+) -> Task:
     ignored = tuple(one for one in ("ill", "days", "visits", "weight", "offset") if one not in (target, weight, offset))
     kinds: dict[str, Any] = {"ill": {"kind": "class", "classes": ("no", "yes")}, "visits": {"kind": "count"}}
     schema = Schema(
-        columns=COLUMNS,
+        columns=schema_columns,
         target=Target(name=target, **kinds.get(target, {})),
         weight=weight,
         offset=offset,
