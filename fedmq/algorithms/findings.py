@@ -65,11 +65,10 @@ class ColumnFigures(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 
 
 class Importance(msgspec.Struct, frozen=True, kw_only=True):
-    """How much a column lowers the loss, as a share of all columns."""
+    """How much the splits of a column lower the loss, as a share of all columns."""
 
     name: str
     gain: float
-    splits: int
 
 
 class Findings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -111,6 +110,13 @@ def output_names(task: Task) -> tuple[str, ...]:
 def feature_names(task: Task) -> tuple[str, ...]:
     """Return the names of the inputs of a model; x1, x2, ... without a schema."""
     return task.schema.feature_names if task.schema is not None else _numbered(task.model.inputs)
+
+
+def input_names(task: Task) -> tuple[str, ...]:
+    """Return the names of the columns that a model is made of; x1, x2, ... without a schema."""
+    if task.schema is None:
+        return _numbered(task.model.inputs)
+    return tuple(column.name for column in task.schema.columns)
 
 
 def linear_coefficients(task: Task, survey: Survey, slopes: Floats, biases: Floats) -> tuple[Coefficient, ...]:

@@ -54,7 +54,7 @@ def report_page(report: Report, findings: Findings | None, counted: Recount) -> 
         _data(findings),
         _sites(report),
         _baselines(report),
-        _asked(report, counted),
+        _asked(report, counted, findings),
         _again(report, counted),
     ]
     style = resources.files("fedmq.runs").joinpath("report.css").read_text(encoding="utf-8")
@@ -269,7 +269,7 @@ def _baselines(report: Report) -> str:
     return _section("What federation buys", note + _table(["trained on", *names.values()], rows))
 
 
-def _asked(report: Report, counted: Recount) -> str:
+def _asked(report: Report, counted: Recount, findings: Findings) -> str:
     rows = [[one.kind, one.rounds, one.answers, one.numbers, _sends(one.kind)] for one in counted.asked]
     heads = ["question", "rounds", "answers", "numbers in an answer", "what they are"]
     answers = sum(one.answers for one in counted.asked)
@@ -278,6 +278,9 @@ def _asked(report: Report, counted: Recount) -> str:
         f"<p>Sites sent {_bytes(report.bytes_up)} in all, {_bytes(each)} an answer; {_bytes(report.bytes_down)} were "
         "sent to them.</p>"
     )
+    trees = findings.figures.get("trees")
+    if trees and report.trainers:
+        note += f"<p>{_bytes(report.bytes_up / len(report.trainers) / float(trees))} a site and tree.</p>"
     return _section("What was asked, and what left each site", note + _table(heads, rows))
 
 

@@ -165,6 +165,10 @@ def test_categories_are_split_as_sets_and_missing_values_have_a_side() -> None:
     assert np.std(targets) > 10.0
     found = strategy.result(state)
     assert found.gains[0] + found.gains[2] > 0.99
+    findings = strategy.findings(state)
+    assert [one.name for one in findings.importances] == [one.name for one in mixed_task(model).schema.columns]
+    assert sum(one.gain for one in findings.importances) == pytest.approx(1.0)
+    assert findings.figures["trees"] == found.trees
     first = model.unpack(model.split_parameters(trained.parameters)[0][0, 0])
     assert first.columns[0] == 0
     gaps = np.isnan(MIXED[:, 0])

@@ -28,6 +28,7 @@ from fedmq.algorithms.boosting.query import (
 )
 from fedmq.algorithms.boosting.splits import COUNT, GAIN_MIN, Growth, Splits, find_splits
 from fedmq.algorithms.evaluation.row_scores import evaluation_of_rows, loss_unit
+from fedmq.algorithms.findings import Findings, Importance, input_names
 from fedmq.algorithms.statistics.columns import ColumnMoments
 from fedmq.algorithms.statistics.constant_model import constant_outputs
 from fedmq.algorithms.statistics.query import Histograms
@@ -223,6 +224,17 @@ class Boosting:
             return None
         gains = growing.gains / max(float(growing.gains.sum()), 1e-300)
         return Forest(growing.trees, gains, growing.losses, growing.clipped, growing.digest)
+
+    def findings(self, state: BoostingState) -> Findings:
+        """Return the importance of each column, and the size of the forest."""
+        found = self.result(state)
+        if found is None:
+            return Findings()
+        names = input_names(state.task)
+        importances = tuple(
+            Importance(name=name, gain=gain) for name, gain in zip(names, found.gains.tolist(), strict=True)
+        )
+        return Findings(importances=importances, figures={"trees": found.trees, "clipped": found.clipped})
 
     def finished(self, state: BoostingState) -> bool:
         """Return whether the complete forest has been scored."""
