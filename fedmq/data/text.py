@@ -125,6 +125,7 @@ class _Reader:
         self._lines = detect_lines(sample, names, options.separator)
         body = records(sample[self._lines.skipped :], self._lines.separator, self._lines.quote)
         rows = [cells for _, cells in body if not isinstance(cells, csv.Error) and any(map(str.strip, cells))]
+        check_columns(max(map(len, rows), default=0), path)  # before each cell of the sample is looked at
         self._layout = layout(rows, self._lines, names, options.header) if rows else Layout((), 0, 0, None)
         check_columns(len(self._layout.names), path)
 

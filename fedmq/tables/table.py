@@ -20,7 +20,8 @@ EXACT_INTEGER_MAX = 1 << 53  # float64 holds every smaller integer
 INTEGER_DIGITS_MAX = 1e22  # larger numbers are no identifiers
 
 # Without 1_000, 0x10, inf and digits of other scripts, which `float` accepts.
-_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,4})?")
+# Possessive: a cell of many digits and something else would take time quadratic in its length.
+_NUMBER = re.compile(r"[+-]?(?:[0-9]++\.?+[0-9]*+|\.[0-9]++)(?:[eE][+-]?[0-9]{1,4})?")
 _GROUPED = re.compile(r"[+-]?[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]*)?")  # 1,234,567.5
 _SWAPPED = str.maketrans(".,", ",.")
 

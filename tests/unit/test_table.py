@@ -39,6 +39,10 @@ def test_other_cell_makes_the_column_text(cell: str) -> None:
     assert not is_number(cell)
 
 
+def test_cell_of_many_digits_and_a_letter_is_looked_at_once() -> None:
+    assert not is_number("1" * 300_000 + "x"), "in time that is quadratic in its length, this would take minutes"
+
+
 def test_decimal_point_is_no_number_beside_a_decimal_comma() -> None:
     assert numbers(["1.5"], ",") is None
 
