@@ -1,5 +1,6 @@
 """Atomic writes: a file is whole or absent, whatever happens while it is written."""
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -9,6 +10,7 @@ from fedmq.errors import BadConfiguration
 from fedmq.runtime.safe_files import PRIVATE_FILE
 
 PARTIAL = ".partial"  # suffix of a file that is being written
+_DEVICES = Path("/dev")
 SHARED_FILE = 0o666  # mode, less the umask
 
 
@@ -28,8 +30,11 @@ def write_whole(path: Path, content: bytes, *, mode: int = PRIVATE_FILE, sync: b
     `sync` the file survives a killed process; a power cut leaves the old file, the new one, or none.
 
     Raises:
-        OSError: it cannot be written. The old file stays, and no partial file.
+        OSError: it cannot be written, or leads to a device, pipe or socket, which the rename would remove. The old file
+            stays, and no partial file.
     """
+    if path.parent.resolve() == _DEVICES or (path.exists() and not (path.is_file() or path.is_dir())):
+        raise OSError(errno.EINVAL, "it is a device, a pipe or a socket, not a file", str(path))
     partial = path.with_name(path.name + PARTIAL)
     try:
         partial.unlink(missing_ok=True)  # left by a crash, with unknown permissions

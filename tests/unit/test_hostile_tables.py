@@ -101,5 +101,6 @@ def answers_or_declines(task: Task, query: Query, arrays: Mapping[str, Any]) -> 
             ask(task, query, arrays)
         except FedmqError as error:
             detail = decline_of(error).detail
-            assert detail and "in the work" not in detail
+            assert detail
+            assert "in the work" not in detail
             assert not [cell for cell in CELLS if len(cell) > 6 and cell in detail]

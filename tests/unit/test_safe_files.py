@@ -16,6 +16,7 @@ from fedmq.observe.run_state import RunState
 from fedmq.runs.blobs import BLOB_BYTES
 from fedmq.runs.report import make_report, write_report
 from fedmq.runs.store import Store
+from fedmq.runtime.atomic_files import write_whole
 from fedmq.runtime.run_folder import EVENTS, STORE
 from fedmq.runtime.safe_files import (
     check_secret,
@@ -95,6 +96,20 @@ def test_link_and_fifo_are_not_written_to(tmp_path: Path) -> None:
             open_private(tmp_path / name)
     assert victim.read_bytes() == b"precious"
     assert not (tmp_path / "new").exists()
+
+
+def test_device_and_pipe_are_not_replaced_by_a_file(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    link = tmp_path / "device"
+    link.symlink_to("/dev/zero")
+    before = os.lstat("/dev/stdout")
+    for path in (pipe, link, Path("/dev/stdout")):
+        with pytest.raises(OSError, match="not a file"):
+            write_whole(path, b"rows")
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    assert link.is_symlink()
+    assert os.lstat("/dev/stdout") == before
 
 
 @needs_root
