@@ -1,17 +1,23 @@
 """Tables in workbooks of Excel and LibreOffice, by calamine."""
 
+import re
 import zipfile
 from collections.abc import Sequence
+from functools import reduce
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 import numpy as np
 
-from fedmq.data.limits import check_bytes, check_columns, check_values, open_file
+from fedmq.data.limits import VALUES_MAX, check_bytes, check_columns, check_values, open_file
 from fedmq.data.structure import SAMPLE_LINES, Lines, layout
 from fedmq.errors import BadData
 from fedmq.tables.table import Column, Table, cell_text, has_large_integers, large_integers_note, numbers, text
 
+_ROWS_OF_EXCEL = 1 << 20
+_REFERENCE = re.compile(rb"""\br\s*=\s*["']([A-Z]{0,3})([0-9]{1,7})["']""")  # of a cell, or of a row
+_REFERENCE_BYTES = 32  # of the longest reference, which two blocks may share
+_BLOCK_BYTES = 1 << 20
 _AS_TEXT = Lines(0, ",", '"', ())
 
 
@@ -65,8 +71,34 @@ def read_workbook(path: Path, names: Sequence[str] = (), sheet: str | None = Non
 
 
 def _check_unpacked(file: BinaryIO, path: Path) -> None:
-    """Check the size of the unpacked content: all formats but .xls are zip archives."""
+    """Check the size of the unpacked content, and of the area of each sheet: all formats but .xls are zip archives.
+
+    calamine allocates the whole area, and a failed allocation ends the process. It limits other formats itself.
+    """
     if zipfile.is_zipfile(file):
         with zipfile.ZipFile(file) as archive:
             check_bytes(sum(member.file_size for member in archive.infolist()), path)
+            for name in archive.namelist():
+                if name.endswith(".xml"):
+                    with archive.open(name) as sheet:
+                        _check_area(sheet, path)
     file.seek(0)
+
+
+def _check_area(sheet: IO[bytes], path: Path) -> None:
+    """Check the area from the first to the last cell of a sheet by the references of its cells."""
+    columns, first, last, rest = set[bytes](), _ROWS_OF_EXCEL, 0, b""
+    while block := sheet.read(_BLOCK_BYTES):
+        text = rest + block
+        found = _REFERENCE.findall(text)
+        columns.update(column for column, _ in found if column)
+        rows = [int(row) for _, row in found]
+        first, last, rest = min([first, *rows]), max([last, *rows]), text[-_REFERENCE_BYTES:]
+    places = [reduce(lambda place, letter: 26 * place + letter - 64, column, 0) for column in columns]
+    if places:
+        rows_used, columns_used = last - first + 1, max(places) - min(places) + 1
+        if rows_used * columns_used > VALUES_MAX:
+            raise BadData(
+                f"{path}: expected at most {VALUES_MAX} cells from the first to the last one of a sheet, got "
+                f"{rows_used} rows of {columns_used} columns: delete the rows and columns behind the table"
+            )

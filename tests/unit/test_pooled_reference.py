@@ -1,4 +1,4 @@
-"""The three clinics of the examples against scikit-learn on their pooled rows: the same held-out rows, the same figures."""
+"""The three clinics of the examples against scikit-learn on their pooled rows: the same rows, the same figures."""
 
 from __future__ import annotations
 

@@ -245,6 +245,17 @@ def test_unusable_workbook_is_rejected(tmp_path: Path, monkeypatch: pytest.Monke
     assert 'pip install "fedmq[tables]"' in error_of(str(path))
 
 
+@pytest.mark.parametrize(
+    "last", ['<row r="1048576"><c r="XFD1048576"><v>1</v></c></row>', row(1048576, *"abcdefgh") * 7]
+)
+def test_far_cell_of_a_workbook_is_refused_before_the_area_is_allocated(tmp_path: Path, last: str) -> None:
+    path = tmp_path / "rows.xlsx"
+    workbook(path, row(1, "a", "y") + row(2, 1, 0) + last.replace('"H', '"AX'))
+    assert "cells from the first to the last one of a sheet, got 1048576 rows" in error_of(str(path))
+    workbook(path, row(999, "a", "y") + row(1000, 1, 0))
+    assert values_of(read_table(str(path))) == {"a": [1], "y": [0]}
+
+
 @pytest.fixture
 def module(monkeypatch: pytest.MonkeyPatch) -> Any:
     made = ModuleType("clinic_tables")
