@@ -144,8 +144,8 @@ def test_weighted_newton_with_offsets_equals_statsmodels(target: str) -> None:
         var_weights=columns["weight"],
     )
     expected = model.fit(tol=1e-14, maxiter=100)
-    assert found.estimates[0] == pytest.approx(expected.params, rel=1e-7)
-    assert found.standard_errors[0] == pytest.approx(expected.bse, rel=1e-7)
+    assert found.estimates[0] == pytest.approx(expected.params, rel=1e-8)
+    assert found.standard_errors[0] == pytest.approx(expected.bse, rel=1e-8)
     assert found.deviance == pytest.approx(expected.deviance, rel=1e-8)
     kept = strategy.findings(state)  # type: ignore[attr-defined]
     assert [one.estimate for one in kept.coefficients] == found.estimates[0].tolist()
