@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from fedmq.aggregator.service import Aggregator
     from fedmq.algorithms.base import Strategy
+    from fedmq.algorithms.findings import Findings
     from fedmq.models.trained_model import TrainedModel
     from fedmq.observe.events import AnyEvent
     from fedmq.protocol.run_config import RunConfig
@@ -597,12 +598,13 @@ def _end(
         if as_json:
             echo_json(report)
         elif not quiet:
-            _say(report, folder)
+            _say(report, folder, rounds.findings)
     return report
 
 
-def _say(report: Report, folder: Path) -> None:
+def _say(report: Report, folder: Path, findings: Findings | None) -> None:
     from fedmq.observe.event_text import differences_text, metrics_text, spread_text
+    from fedmq.observe.regression_text import regression_remarks
 
     verdict = {"solved": "solved", "stopped": "stopped", "failed": "failed"}.get(report.why, "finished")
     of_rows = " on held-out rows" if report.value_of == "held-out" else ""
@@ -618,6 +620,8 @@ def _say(report: Report, folder: Path) -> None:
     for one in report.trainers:
         if one.differences:
             echo(f"warning  {differences_text(one.name, one.differences)}")
+    for remark in () if findings is None else regression_remarks(findings):
+        echo(remark)
     if report.model is not None:
         echo(f"model    {folder / report.model}  (sha256 {str(report.model_sha256)[:16]}…)")
     echo(f"report   {folder / 'report.json'}")

@@ -220,6 +220,10 @@ class Additive:
         find = getattr(self.algorithm, "findings", None)
         return None if find is None else find(state.inner)
 
+    def forget(self, state: Any, arrays: Mapping[str, npt.NDArray[Any]]) -> Any:
+        """Return what the algorithm makes of the rows without those of one answer, if it has a method `forget`."""
+        return self.algorithm.forget(state.inner, arrays)  # type: ignore[attr-defined]
+
     def finished(self, state: Any) -> bool:
         """Return whether the algorithm has nothing left to learn; False if it never has."""
         return is_finished(self.algorithm, state.inner)

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from fedmq.algorithms.additive import RoundSum
 from fedmq.algorithms.base import Evaluation, Plan, Strategy, Total, Update, is_finished, is_prepared
@@ -216,6 +217,16 @@ class Staged:
     def survey(self, state: Any) -> Survey | None:
         """Return the statistics that the algorithm has begun with; None before they are known."""
         return state.known if state.known.coverage else None
+
+    def forget(self, state: Any, arrays: Mapping[str, npt.NDArray[Any]]) -> TrainedModel:
+        """Return the model without the rows of one trainer, whose answer to the question about products is `arrays`.
+
+        Raises:
+            BadConfiguration: there is no model yet.
+        """
+        fit = self.strategy.forget(state.inner, arrays)  # type: ignore[attr-defined]
+        task: Task = state.task
+        return task.trained(fit.parameters, _preparation(task, state.known))
 
     def finished(self, state: Any) -> bool:
         """Return whether the algorithm has nothing left to learn, and the model is measured."""

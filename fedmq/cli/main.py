@@ -42,6 +42,7 @@ COMMANDS = {
     "report": ("fedmq.runs.report_command", "Write a run as one HTML file for colleagues."),
     "predict": ("fedmq.runs.model_commands", "Predict for new rows with the model of a run."),
     "export": ("fedmq.runs.model_commands", "Write the model of a run as ONNX, scikit-learn, JSON or safetensors."),
+    "forget": ("fedmq.runs.forget_command", "Write the model of a run without the rows of one trainer."),
     "runs": ("fedmq.runs.commands", "List, compare, plot, maintain and control runs."),
     "config": ("fedmq.cli.config", "Write a file of settings for a service, or check one."),
     "doctor": ("fedmq.deploy.doctor", "Check this machine for common problems, and suggest fixes."),

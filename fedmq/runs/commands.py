@@ -80,9 +80,9 @@ def ls(folder: Path, as_json: bool) -> None:
 
 @runs.command()
 @click.argument("run")
-@option("--json", "as_json", is_flag=True, help="The report as JSON.")
+@option("--json", "as_json", is_flag=True, help="The report as JSON, with result.json in it.")
 def show(run: str, as_json: bool) -> None:
-    """Show RUN (a folder, or a name below runs): its results, its trainers and its last rounds.
+    """Show RUN (a folder, or a name below runs): its results, its trainers, its last rounds, and its coefficients.
 
     \b
     Examples:
@@ -93,14 +93,15 @@ def show(run: str, as_json: bool) -> None:
 
     from fedmq.observe.event_text import trainer_note
     from fedmq.runs.maintenance import open_store
-    from fedmq.runs.report import EarlierReport, Report, read_report
+    from fedmq.runs.report import EarlierReport, Report, read_findings, read_report
     from fedmq.runs.status import observe_run, status_text, summarize
     from fedmq.runtime.lock import is_locked
 
     folder = folder_of(run)
     report = read_report(folder)
     if as_json:
-        echo_json(summarize(folder, time.time()) if report is None else report)
+        shown = msgspec.to_builtins(summarize(folder, time.time()) if report is None else report)
+        echo_json({**shown, "result": msgspec.to_builtins(read_findings(folder))})
         return
     if isinstance(report, EarlierReport):  # its store has another schema
         _print_values({"run": report.run, "task": report.task, "strategy": report.strategy, "seed": report.seed})
@@ -131,6 +132,16 @@ def show(run: str, as_json: bool) -> None:
         fitness = "" if best is None else f"  fitness best {best.fitness:.4f} mean {best.fitness_mean:.4f}"
         took = f"{close.round_s * 1000:.1f} ms"
         echo(f"round {close.round:>4}  {close.results} results  {took}  {close.why}{fitness}")
+    _show_coefficients(folder)
+
+
+def _show_coefficients(folder: Path) -> None:
+    from fedmq.observe.regression_text import regression_lines
+    from fedmq.runs.report import read_findings
+
+    findings = read_findings(folder)
+    for line in () if findings is None else regression_lines(findings):
+        echo(line)
 
 
 def _print_values(values: dict[str, object]) -> None:

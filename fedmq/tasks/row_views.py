@@ -104,7 +104,8 @@ class RowViews:
         if not len(encoded.targets):
             problem = f"expected rows for task {task.name}, got none that can be used"
             raise BadData("; ".join([problem, *left_out]), problem)
-        return Rows(encoded.columns, encoded.targets, encoded.weights, encoded.offsets)
+        rows = Rows(encoded.columns, encoded.targets, encoded.weights, encoded.offsets)
+        return rows._replace(hashes=_hashes(rows, None))
 
 
 def count_rows(data: Rows | Table) -> int:
@@ -115,26 +116,34 @@ def count_rows(data: Rows | Table) -> int:
 def is_held_out(rows: Rows, share: float, salt: float | None = None) -> npt.NDArray[np.bool_]:
     """Return whether each row is held out, (rows,): by the hash of its numbers, so the same on any trainer.
 
-    Another `salt` chooses other rows.
+    Another `salt` chooses other rows. Without one, rows of a table are chosen by what is in the table, however they are
+    prepared.
     """
     if not share:
         return np.zeros(len(rows.inputs), bool)
+    hashes = rows.hashes if salt is None and rows.hashes is not None else _hashes(rows, salt)
+    return hashes < np.uint64(int(share * 2.0**64))
+
+
+def _hashes(rows: Rows, salt: float | None) -> npt.NDArray[np.uint64]:
     columns = np.concatenate([rows.inputs.T, rows.targets[None].astype(np.float64)])
     if salt is not None:
         columns = np.concatenate([np.full((1, len(rows.inputs)), salt), columns])
     columns = np.where(np.isnan(columns), np.nan, columns)  # one NaN for all
-    return hash_rows(np.ascontiguousarray(columns)) < np.uint64(int(share * 2.0**64))
+    return hash_rows(np.ascontiguousarray(columns))
 
 
 def joined(parts: Sequence[Rows]) -> Rows:
     """Return the rows of all parts, which all have weights and offsets or all have none."""
     weights = [one.weights for one in parts if one.weights is not None]
     offsets = [one.offsets for one in parts if one.offsets is not None]
+    hashes = [one.hashes for one in parts if one.hashes is not None]
     return Rows(
         np.concatenate([one.inputs for one in parts]),
         np.concatenate([one.targets for one in parts]),
         np.concatenate(weights) if weights else None,
         np.concatenate(offsets) if offsets else None,
+        np.concatenate(hashes) if hashes else None,
     )
 
 
@@ -142,4 +151,5 @@ def chosen(rows: Rows, which: npt.NDArray[np.bool_] | slice) -> Rows:
     """Return a part of the rows."""
     weights = None if rows.weights is None else rows.weights[which]
     offsets = None if rows.offsets is None else rows.offsets[which]
-    return Rows(rows.inputs[which], rows.targets[which], weights, offsets)
+    hashes = None if rows.hashes is None else rows.hashes[which]
+    return Rows(rows.inputs[which], rows.targets[which], weights, offsets, hashes)

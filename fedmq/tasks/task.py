@@ -39,6 +39,7 @@ class Rows(NamedTuple):
     targets: Floats | Integers
     weights: Floats | None = None  # (rows,), each above 0; None: 1
     offsets: Floats | None = None  # (rows,), added to the linear predictor; None: 0
+    hashes: npt.NDArray[np.uint64] | None = None  # (rows,), of a table's rows before they are prepared
 
 
 class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):

@@ -208,6 +208,7 @@ class Newton:
             "family": family,
             "status": found.status,
             "rows": found.num_examples,
+            "coverage": found.coverage,
             "rounds": found.rounds,
             "deviance": found.deviance,
             "dispersion": found.dispersion,

@@ -18,7 +18,7 @@ from fedmq.exact.fourier import COSINE_BITS
 from fedmq.exact.integers import gram, gram_of_parts, split, to_fixed
 from fedmq.models.arrays import Floats, Integers
 from fedmq.models.fourier import Fourier
-from fedmq.tasks.row_views import is_held_out
+from fedmq.tasks.row_views import chosen, is_held_out
 from fedmq.tasks.task import Rows
 
 
@@ -31,7 +31,7 @@ def sum_products(query: Gram, work: Assignment) -> dict[str, npt.NDArray[Any]]:
         if work.cancelled():
             raise WorkCancelled("the sums were cancelled: a newer round makes them needless")
         block = slice(start, start + at_once)
-        rows = Rows(work.rows.inputs[block], work.rows.targets[block])
+        rows = chosen(work.rows, block)
         standardized = _standardized(work, rows)
         totals["reach"] += count_reach(standardized)
         fixed = _design(query, work, rows, standardized)

@@ -124,6 +124,7 @@ class Ridge:
             coefficients = linear_coefficients(state.task, state.survey, slopes, fit.parameters[-model.outputs :])
         figures: dict[str, float | str | None] = {
             "rows": state.rows,
+            "coverage": state.coverage,
             "penalty": fit.penalty,
             "features": fit.features,
             "held-out loss": fit.held_out_loss,
