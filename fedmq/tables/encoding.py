@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from functools import cache
+from functools import cache, cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,8 @@ from fedmq.tables.table import Table
 
 NAMES_SHOWN_MAX = 8
 NAMES_COMPARED_MAX = 1000  # with a name that is not there
+CHARACTERS_COMPARED_MAX = 40  # of each of them: the work grows with the square
+HINTS_MAX = 20  # nearest names for one table: a task of another kind has thousands of unknown ones
 ValuesOf = Callable[[list[str]], Sequence[float | None]]  # the values of distinct cells; None: it is no value
 _SECONDS_OF_DAY = 86_400
 _EPOCH = datetime.date(1970, 1, 1).toordinal()
@@ -72,6 +74,7 @@ class _Encoding:
     public: list[str] = field(default_factory=list)  # the same without a cell of the table
     notes: list[str] = field(default_factory=list)
     unlisted: dict[str, int] = field(default_factory=dict)
+    hints: int = 0
 
     def encode(self, *, targets: bool) -> Encoded:
         schema, rows = self.schema, self.table.num_rows
@@ -113,7 +116,7 @@ class _Encoding:
         """Return the cells of the column of this name; None if there is none, which is a fault."""
         if name in self.table.columns:
             return self.table.columns[name]
-        hint = nearest_name(name, [other for other in self.table.names if other not in set(self.schema.names())])
+        hint = self._near(name, self._unknown)
         if hint is not None:
             self._fault(
                 f"expected column {name}, found {hint!r:.80}: rename it in the table, or in the task for all sites",
@@ -131,7 +134,7 @@ class _Encoding:
 
     def _column(self, column: Column, cells: npt.NDArray[np.generic]) -> Floats:
         """Return the numbers of one input column, NaN for what is missing or not listed."""
-        missing = frozenset(map(label_key, (*self.schema.missing_cells, *column.missing_cells)))
+        missing = self._missing.union(map(label_key, column.missing_cells))
         where = f"column {column.name}"
         match column.kind:
             case "number":
@@ -189,7 +192,7 @@ class _Encoding:
         if odd:
             count, first = sum(odd.values()), next(iter(odd))
             self.unlisted[column.name] = count
-            near = nearest_name(first, column.categories)
+            near = self._near(first, column.categories)
             others = f" and {len(odd) - 1} more" if len(odd) > 1 else ""
             self.notes.append(
                 f"column {column.name}: {count} of {len(cells)} cells are not listed and count as missing, "
@@ -203,14 +206,14 @@ class _Encoding:
         where, rows = f"target {target.name}", self.table.num_rows
         if (cells := self._cells(target.name)) is None:
             return np.full(rows, np.nan)
-        missing = frozenset(map(label_key, self.schema.missing_cells))
+        missing = self._missing
         if target.kind == "class":
             codes = codes_of(target.classes)
             some = ", ".join(target.classes[:NAMES_SHOWN_MAX])
             some += f" and {len(target.classes) - NAMES_SHOWN_MAX} more" * (len(target.classes) > NAMES_SHOWN_MAX)
 
             def advice(odd: Counter[str]) -> str:
-                near = nearest_name(next(iter(odd)), target.classes)
+                near = self._near(next(iter(odd)), target.classes)
                 correct = f"correct the cells ({near} is listed)" if near else "correct the cells"
                 return f"{correct}, or add the class to the task for all sites"
 
@@ -231,7 +234,7 @@ class _Encoding:
         if not name or (cells := self._cells(name)) is None:
             return None
         where, faults = f"{what} {name}", len(self.faults)
-        found = self._numbers(where, cells, frozenset(map(label_key, self.schema.missing_cells)))
+        found = self._numbers(where, cells, self._missing)
         bad = np.isnan(found) | (found <= 0 if what == "weight" else False)
         if bad.any() and len(self.faults) == faults:
             expected = "numbers above 0" if what == "weight" else "numbers"
@@ -291,6 +294,22 @@ class _Encoding:
     def _fault(self, text: str, public: str) -> None:
         self.faults.append(text)
         self.public.append(public)
+
+    @cached_property
+    def _unknown(self) -> list[str]:
+        """The names of the table that the schema does not have."""
+        known = set(self.schema.names())
+        return [name for name in self.table.names if name not in known]
+
+    @cached_property
+    def _missing(self) -> frozenset[object]:
+        """The cells of any column that mean missing."""
+        return frozenset(map(label_key, self.schema.missing_cells))
+
+    def _near(self, name: str, others: Collection[str]) -> str | None:
+        """Return the nearest name for the first HINTS_MAX names."""
+        self.hints += 1
+        return nearest_name(name, others) if self.hints <= HINTS_MAX else None
 
 
 def days(cell: str, pattern: re.Pattern[str]) -> float | None:
@@ -384,8 +403,9 @@ def nearest_name(name: str, others: Collection[str]) -> str | None:
     by_plain = {_plain(other): other for other in list(others)[:NAMES_COMPARED_MAX]}
     if plain in by_plain:
         return by_plain[plain]
-    near = get_close_matches(plain, by_plain, n=1)
-    return by_plain[near[0]] if near else None
+    by_start = {other[:CHARACTERS_COMPARED_MAX]: real for other, real in by_plain.items()}
+    near = get_close_matches(plain[:CHARACTERS_COMPARED_MAX], by_start, n=1)
+    return by_start[near[0]] if near else None
 
 
 def _plain(name: str) -> str:

@@ -20,6 +20,7 @@ DateForm = Literal[
 Label = Annotated[str, Meta(max_length=200)]
 COLUMNS_MAX = 4096
 CATEGORIES_MAX = 1000  # of one column
+MISSING_CELLS_MAX = 1000  # of one list
 CLASSES_MIN = ORDINALS_MIN = 2
 FEATURES_MAX = 65_536  # of a model
 MISSING_CELLS = ("", "?", "NA", "N/A", "n/a", "NaN", "nan", "NAN", "null", "NULL", "#N/A")
@@ -34,7 +35,8 @@ class Column(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     missing or not listed.
 
     Raises:
-        BadConfiguration: fields that do not fit the kind, or categories that are equal; also while decoding.
+        BadConfiguration: fields that do not fit the kind, categories that are equal, or too many missing cells; also
+            while decoding.
     """
 
     name: Label
@@ -53,6 +55,7 @@ class Column(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
             check_category_labels(where, "categories", self.categories, at_least)
         elif self.categories:
             raise BadConfiguration(f"{where}: expected no categories for a {self.kind}, got some: make it a category")
+        _check_missing_cells(f"{where}: ", self.missing_cells)
         if self.strip and self.kind != "number":
             raise BadConfiguration(f"{where}: expected strip for a number only, got a {self.kind}: remove it")
         if self.form != "YYYY-MM-DD" and self.kind != "date":
@@ -95,7 +98,7 @@ class Schema(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     """The columns of a task by name. It is part of the task and of the trained model.
 
     Raises:
-        BadConfiguration: no columns, a name twice, too many features; also while decoding.
+        BadConfiguration: no columns, a name twice, too many features or missing cells; also while decoding.
     """
 
     columns: Annotated[tuple[Column, ...], Meta(max_length=COLUMNS_MAX)]
@@ -108,6 +111,7 @@ class Schema(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     def __post_init__(self) -> None:
         if not self.columns:
             raise BadConfiguration("columns: expected at least one input column, got none")
+        _check_missing_cells("", self.missing_cells)
         counts = Counter([*self.names(), *self.ignored])
         if twice := next((name for name, count in counts.items() if count > 1), None):
             raise BadConfiguration(f"columns: expected each name once, got {twice!r:.80} twice: remove one")
@@ -147,3 +151,10 @@ def check_category_labels(where: str, field: str, labels: tuple[str, ...], at_le
             other = labels[first]
             same = "twice" if other == label else f"and {label!r:.80}, which are one label"
             raise BadConfiguration(f"{where}: expected each of its {field} once, got {other!r:.80} {same}: remove one")
+
+
+def _check_missing_cells(where: str, cells: tuple[str, ...]) -> None:
+    if len(cells) > MISSING_CELLS_MAX:
+        raise BadConfiguration(
+            f"{where}missing_cells: expected at most {MISSING_CELLS_MAX}, got {len(cells)}: leave some out"
+        )

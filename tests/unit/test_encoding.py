@@ -243,6 +243,8 @@ def test_features_are_filled_and_standardized_and_categories_are_zeros_and_ones(
         (lambda: Column(name="a", kind="category", categories=("x", "x")), "'x' twice"),
         (lambda: Column(name="a", kind="boolean", strip="%"), "strip for a number only"),
         (lambda: Column(name="a", form="YYYYMMDD"), "form for a date only"),
+        (lambda: Column(name="a", missing_cells=("x",) * 1001), "missing_cells: expected at most 1000, got 1001"),
+        (lambda: Schema(columns=(Column(name="a"),), target=DIAGNOSIS, missing_cells=("x",) * 1001), "at most 1000"),
         (lambda: Target(name="y", kind="class", classes=("x",)), "2 to 1000 classes, got 1"),
         (lambda: Target(name="y", classes=("x", "z")), "no classes for a number"),
         (lambda: Schema(columns=(), target=DIAGNOSIS), "at least one input column"),

@@ -13,12 +13,13 @@ from fedmq.algorithms.base import PREPARATION, Demand, Query, WorkLimits, encode
 from fedmq.algorithms.boosting.query import TreeHistograms, empty_trees
 from fedmq.algorithms.evaluation.held_out import Fitted, HeldOut, held_out_plan
 from fedmq.algorithms.statistics.query import Histograms, Moments, num_columns
-from fedmq.errors import FedmqError, LimitExceeded
+from fedmq.errors import BadTable, FedmqError, LimitExceeded
 from fedmq.models.trees import Trees
 from fedmq.protocol.codec import decode, encode
 from fedmq.protocol.messages import Round
+from fedmq.tables import encoding
 from fedmq.tables.preparation import Preparation
-from fedmq.tables.schema import CATEGORIES_MAX, Column
+from fedmq.tables.schema import CATEGORIES_MAX, COLUMNS_MAX, Column
 from fedmq.tasks.task import Task
 from fedmq.trainer.decline import decline_of
 from fedmq.trainer.round_handler import on_rows
@@ -104,3 +105,19 @@ def answers_or_declines(task: Task, query: Query, arrays: Mapping[str, Any]) -> 
             assert detail
             assert "in the work" not in detail
             assert not [cell for cell in CELLS if len(cell) > 6 and cell in detail]
+
+
+def test_thousands_of_unknown_names_are_compared_with_few_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = []
+
+    def matches(word: str, others: Any, n: int) -> list[str]:
+        compared.append(max(len(word), *map(len, others)))
+        return []
+
+    monkeypatch.setattr(encoding, "get_close_matches", matches)
+    columns = tuple(Column(name=f"{place}".rjust(200, "n")) for place in range(COLUMNS_MAX))
+    task = table_task("ill", schema_columns=columns, weight="", offset="")
+    with pytest.raises(BadTable, match="and 4088 more faults"):
+        ask(task, Moments(), {"fraction_bits": np.zeros(num_columns(task), np.int64)})
+    assert len(compared) <= encoding.HINTS_MAX
+    assert max(compared) <= encoding.CHARACTERS_COMPARED_MAX
