@@ -90,4 +90,6 @@ def files_of(spec: str) -> list[Path]:
     part = _PART.fullmatch(spec)
     if part:
         spec = part["source"]
+    if spec in TASK_NAMES:
+        return []  # whatever files there are of this name
     return [Path(spec)] if spec.endswith(".py") else files_of_source(spec)

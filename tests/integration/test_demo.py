@@ -40,7 +40,8 @@ REPORT = {
         "model_sha256",
     ),
 }
-TRAINER = {"name", "num_examples", "results", "late", "rejected", "resent", "reason", "detail", "silent", "held_out"}
+TRAINER = {"name", "num_examples", "results", "late", "rejected", "resent", "reason", "detail", "silent"}
+TRAINER |= {"held_out", "differences"}
 ENDLESS = """
 from msgspec.structs import replace
 from fedmq.tasks.task_file import find_task, task_rows

@@ -54,13 +54,16 @@ def test_bob_and_alice_have_the_halves_of_the_linear_task() -> None:
     assert same(load_rows("linear:alice"), [[1, 0], [0, 0]], [1, 0])
 
 
-def test_parts_of_a_table_are_all_of_its_rows_in_order(tmp_path: Path) -> None:
+def test_parts_of_a_table_are_all_of_its_rows_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "rows.csv"
     path.write_text("a,y\n" + "".join(f"{row},{row % 2}\n" for row in range(10)))
     parts = [load_rows(f"{path}:{part}/3") for part in (1, 2, 3)]
     assert [len(part.inputs) for part in parts] == [3, 3, 4]
     assert np.concatenate([part.inputs for part in parts]).ravel().tolist() == list(range(10))
     assert files_of(f"{path}:2/3") == [path]
+    monkeypatch.chdir(tmp_path)
+    Path("xor").mkdir()
+    assert files_of("xor:1/2") == [], "a folder of this name has nothing to do with the task"
     assert "expected a part from 1 to 3, got 4" in error_of(f"{path}:4/3")
     assert "expected at most 10 parts, one for each row, got 11" in error_of(f"{path}:1/11")
 
