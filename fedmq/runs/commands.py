@@ -154,7 +154,7 @@ def _listed(values: dict[str, object]) -> str:
 
 
 def _show_report(report: Report | EarlierReport, folder: Path) -> None:
-    from fedmq.observe.event_text import baseline_lines, metrics_text, spread_text, trainer_note
+    from fedmq.observe.event_text import baseline_lines, differences_text, metrics_text, spread_text, trainer_note
 
     value = "nothing scored" if report.value is None else f"{report.value:.6g}"
     training = f"{report.train_s:.3f} s (whole run {report.wall_s:.3f} s)"
@@ -176,6 +176,8 @@ def _show_report(report: Report | EarlierReport, folder: Path) -> None:
             f"trainer    {one.name}: {one.num_examples} rows, {one.results} results, {one.late} late, "
             f"{one.rejected} rejected, {one.resent} sent again{', ' * bool(note)}{note}"
         )
+        if one.differences:
+            _print_values({"warning": differences_text(one.name, one.differences)})
 
 
 def _summaries(folder: Path) -> list[RunSummary]:

@@ -56,6 +56,19 @@ def test_show_prints_results_and_configuration(folder: Path) -> None:
     assert report_of(folder / "runs" / "one")["model_sha256"] in done.stdout
 
 
+def test_show_names_a_site_whose_rows_differ(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "runs" / "one", tmp_path / "run")
+    report = report_of(tmp_path / "run")
+    report["trainers"][1]["differences"] = [{"reason": "unit", "column": "sugar", "detail": "mean 95; elsewhere 5.2"}]
+    (tmp_path / "run" / "report.json").write_text(json.dumps(report))
+
+    lines = run_fedmq("runs", "show", "run", cwd=tmp_path).stdout.splitlines()
+
+    (place,) = (place for place, line in enumerate(lines) if line.startswith("warning"))
+    assert lines[place] == "warning    the rows of bob differ: sugar: mean 95; elsewhere 5.2"
+    assert lines[place - 1].startswith("trainer    bob: ")
+
+
 def test_show_gives_the_report_as_json(folder: Path) -> None:
     done = run_fedmq("runs", "show", "one", "--json", cwd=folder)
 
