@@ -17,6 +17,7 @@ from fedmq.algorithms.registry import algorithm_of_query
 from fedmq.errors import PolicyRefused
 from fedmq.tasks.task import Task
 
+TREE_HISTOGRAMS = "tree-histograms"  # its nodes and bins get small, and a model without them is another one
 EVALUATE = "evaluate"  # scores candidates, by which a model can be fitted
 
 
@@ -42,6 +43,11 @@ class SitePolicy:
         looks = algorithm in ("statistics", "evaluation") and kind != EVALUATE  # as all algorithms on tables do
         if self.algorithms and algorithm not in self.algorithms and not looks:
             raise PolicyRefused(f"--allow-algorithms {','.join(self.algorithms)}: got a question of {algorithm}")
+        if self.min_cell > 1 and kind == TREE_HISTOGRAMS:
+            raise PolicyRefused(
+                f"--min-cell {self.min_cell}: got a question of {algorithm}, whose cells have fewer rows: "
+                "use newton or ridge"
+            )
         if self.columns:
             self._check_columns(task)
         most = self.parameters_per_row_max
@@ -52,12 +58,8 @@ class SitePolicy:
             )
 
     def suppressed(self, query: Query, answer: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
-        """Return the answer with 0 for each count that is too small."""
-        kept = dict(answer)
-        if self.min_cell > 1:
-            for name in query.counts.intersection(kept):
-                kept[name] = query.suppressed(name, kept[name], self.min_cell)
-        return kept
+        """Return the answer with 0 for each count that is too small, and for each sum over so few rows."""
+        return dict(query.without_small(answer, self.min_cell) if self.min_cell > 1 else answer)
 
     def _check_columns(self, task: Task) -> None:
         if task.schema is None:

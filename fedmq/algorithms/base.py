@@ -111,6 +111,13 @@ class Query(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     def check(self, task: Task, shapes: Shapes) -> None:
         """Raise Rejected if the fields do not fit the arrays."""
 
+    def without_small(self, answer: Arrays, least: int) -> Arrays:
+        """Return an answer without counts of fewer rows than `least`, and without sums over so few rows."""
+        return {
+            name: self.suppressed(name, array, least) if name in self.counts else array
+            for name, array in answer.items()
+        }
+
     def suppressed(self, name: str, counts: npt.NDArray[Any], least: int) -> npt.NDArray[Any]:
         """Return one of the arrays in `counts` without counts of fewer rows than `least`: they are sent as 0."""
         return np.where(counts < least, 0, counts)

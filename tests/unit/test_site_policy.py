@@ -9,12 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 from splits import classification, inputs_of
+from table_rows import table, table_task
 
 from fedmq.algorithms.base import Query, encode_query
+from fedmq.algorithms.evaluation.held_out import HeldOut, held_out_plan
 from fedmq.algorithms.evaluation.query import Evaluate
 from fedmq.algorithms.registry import find_algorithm
 from fedmq.algorithms.statistics.query import Histograms, Moments, Spread
 from fedmq.errors import BadConfiguration, PolicyRefused
+from fedmq.models.trees import Trees
 from fedmq.observe import events
 from fedmq.protocol.codec import decode, encode
 from fedmq.protocol.messages import Round
@@ -134,6 +137,39 @@ def test_a_rare_class_is_sent_as_zero() -> None:
         for site in (PERMIT_ALL, SitePolicy(min_cell=3))
     ]
     assert answers == [[COUNT - 2, 2], [COUNT - 2, 0]]
+
+
+def test_sums_over_few_values_are_sent_as_zero() -> None:
+    inputs = inputs_of(COUNT, INPUTS, "site")
+    task = table_task("ill", schema_columns=(Column(name="age"), Column(name="rare")))
+    columns = {"age": inputs[:, 0], "rare": np.full(COUNT, np.nan), "ill": np.array(["no", "yes"] * (COUNT // 2))}
+    columns["rare"][7] = 41.5
+    data = table(("age", "rare", "ill"), columns)
+    arrays = {"fraction_bits": np.full(2, 50)}
+    message = Round(run="run", term=1, round=1, seed=0, deadline_s=9.0, task=task, query=encode_query(Moments()))
+    packet = decode(encode("round/run", message, arrays))
+    plain, sent = (
+        on_rows(data, "south", site=site)(packet, lambda: False) for site in (PERMIT_ALL, SitePolicy(min_cell=3))
+    )
+    assert plain["limbs"][1].any()
+    assert (sent["counts"].tolist(), sent["limbs"][1].tolist()) == ([COUNT, 0], [0] * 8)
+    assert np.array_equal(sent["limbs"][0], plain["limbs"][0])
+
+
+def test_probability_of_a_single_held_out_row_is_sent_as_zero() -> None:
+    query = HeldOut()
+    bounds = query.answer(TASK, held_out_plan(TASK, query, np.zeros(TASK.model.num_parameters)).shapes, 9)
+    answer = {name: np.ones(one.shape, np.int64) for name, one in bounds.items()}
+    answer["calibration"][0, 4] = 3
+    sent = SitePolicy(min_cell=3).suppressed(query, answer)
+    assert np.flatnonzero(sent["shares"].any(axis=1)).tolist() == [4]
+
+
+def test_boosting_is_refused_where_small_cells_are_not_sent() -> None:
+    task = classification(INPUTS, 2, Trees(INPUTS, 2, "softmax", trees=2, depth=2))
+    with pytest.raises(PolicyRefused, match="--min-cell 3"):
+        SitePolicy(min_cell=3).check("tree-histograms", task, COUNT)
+    SitePolicy(min_rows=3).check("tree-histograms", task, COUNT)
 
 
 def test_rounds_of_a_run_are_limited_for_any_name_of_the_aggregator() -> None:

@@ -15,6 +15,7 @@ from fedmq.algorithms.base import (
     SUM_BITS_MAX,
     AdditiveQuery,
     ArrayBounds,
+    Arrays,
     Demand,
     Plan,
     Shapes,
@@ -92,6 +93,13 @@ class HeldOut(AdditiveQuery, frozen=True, tag="held-out"):
             return {"correct": count(1), "loss": halves(1)}
         clipped = ArrayBounds((1,), np.int64, 0, 2 * num_examples)  # the error and the target of each row
         return {"correct": count(1), "clipped": clipped, "errors": halves(4, least=-most)}
+
+    def without_small(self, answer: Arrays, least: int) -> Arrays:
+        """See `Query`: the sum of the probabilities of few rows is not sent either."""
+        kept = super().without_small(answer, least)
+        if "shares" not in kept:
+            return kept
+        return {**kept, "shares": kept["shares"] * (answer["calibration"][0] >= least)[:, None]}
 
     def suppressed(self, name: str, counts: npt.NDArray[Any], least: int) -> npt.NDArray[Any]:
         """See `Query`: cells of scores are merged with the next one instead, so that the order of the rows remains."""

@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar
 import numpy as np
 from msgspec import Meta
 
-from fedmq.algorithms.base import AdditiveQuery, ArrayBounds, Demand, Shapes
+from fedmq.algorithms.base import AdditiveQuery, ArrayBounds, Arrays, Demand, Shapes
 from fedmq.errors import Rejected
 from fedmq.models.networks import LAYER_UNITS_MAX, Code
 from fedmq.tasks.row_views import View
@@ -104,6 +104,13 @@ class Moments(AdditiveQuery, frozen=True, tag="moments"):
     sends: ClassVar[str] = "the sum and the sum of squares of each column"
 
     rows_max: int = 1 << ROWS_BITS
+
+    def without_small(self, answer: Arrays, least: int) -> Arrays:
+        """See `Query`: a column with few values is sent as one without values; their sums would show them."""
+        present = answer["counts"] >= least
+        kept = {"limbs": answer["limbs"] * present[:, None]}
+        kept |= {name: answer[name] * present for name in ("counts", "clipped")}
+        return {**super().without_small(answer, least), **kept}
 
     @property
     def row_bits(self) -> int:
