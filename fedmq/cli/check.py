@@ -12,6 +12,7 @@ from fedmq.cli.options import NAME_OR_PATH, UserText, log_options, one_thread_fo
 from fedmq.errors import BadConfiguration, BadTable, FedmqError, one_line
 
 if TYPE_CHECKING:
+    from fedmq.algorithms.base import Strategy
     from fedmq.tables.encoding import Encoded
     from fedmq.tables.schema import Column, Schema
     from fedmq.tables.table import Table
@@ -41,11 +42,13 @@ def check(task_name: str, data: str, algorithm: str | None, alone: bool, as_json
       fedmq check tumor.toml --data south.csv --algorithm averaging --json
     """
     one_thread_for_arrays()
+    from fedmq.algorithms.registry import DEFAULT_ALGORITHM, find_algorithm
     from fedmq.data.readers import read_table
     from fedmq.tables.encoding import encode_table
     from fedmq.tasks.task_file import find_task
 
     task = find_task(task_name, algorithm)
+    strategy = find_algorithm(algorithm or task.algorithm or DEFAULT_ALGORITHM, task)
     if task.schema is None:
         raise BadConfiguration(f"{task_name}: expected a task with a schema, got none: make one with fedmq new")
     table = read_table(data, tuple(task.schema.names()))
@@ -61,9 +64,9 @@ def check(task_name: str, data: str, algorithm: str | None, alone: bool, as_json
             for fault in error.faults:
                 echo(f"  {fault}", err=True)
         raise SystemExit(BadConfiguration.exit_code) from error
-    found = _facts(task, table, encoded, algorithm)
+    found = _facts(task, table, encoded, strategy)
     if alone:
-        found["alone"] = _alone(task, table, algorithm)
+        found["alone"] = _alone(task, table, strategy)
     if as_json:
         echo_json({"task": task.name, "data": data, **found})
         return
@@ -71,7 +74,7 @@ def check(task_name: str, data: str, algorithm: str | None, alone: bool, as_json
         echo(line)
 
 
-def _facts(task: Task, table: Table, encoded: Encoded, algorithm: str | None) -> dict[str, Any]:
+def _facts(task: Task, table: Table, encoded: Encoded, strategy: Strategy[Any]) -> dict[str, Any]:
     """Return what is printed, as JSON."""
     import numpy as np
 
@@ -97,8 +100,8 @@ def _facts(task: Task, table: Table, encoded: Encoded, algorithm: str | None) ->
         "features": schema.num_features,
         "target": target,
         "notes": list(encoded.notes),
-        "algorithm": algorithm or task.algorithm,
-        **_questions(task, table, algorithm),
+        "algorithm": strategy.name,
+        **_questions(task, table, strategy),
     }
 
 
@@ -116,11 +119,10 @@ def _column(column: Column, values: Any, encoded: Encoded) -> dict[str, Any]:
     return described
 
 
-def _questions(task: Task, table: Table, algorithm: str | None) -> dict[str, Any]:
+def _questions(task: Task, table: Table, strategy: Strategy[Any]) -> dict[str, Any]:
     """Return what a run with these rows alone would send, or why it would fail."""
     from dataclasses import replace
 
-    from fedmq.algorithms.registry import DEFAULT_ALGORITHM, find_algorithm
     from fedmq.algorithms.trial import questions
     from fedmq.tasks.row_views import RowViews
 
@@ -129,19 +131,17 @@ def _questions(task: Task, table: Table, algorithm: str | None) -> dict[str, Any
     columns = {name: cells[some] for name, cells in table.columns.items()}
     part = replace(table, columns=columns, num_rows=len(lines), lines=lines)
     try:
-        strategy = find_algorithm(algorithm or task.algorithm or DEFAULT_ALGORITHM, task)
         asked = questions(strategy, task, RowViews(task, part), ROUNDS_TRIED)
     except FedmqError as error:
         return {"sent": [], "fails_alone": one_line(error)}
     return {"sent": [vars(one) for one in asked.values()]}
 
 
-def _alone(task: Task, table: Table, algorithm: str | None) -> dict[str, Any]:
+def _alone(task: Task, table: Table, strategy: Strategy[Any]) -> dict[str, Any]:
     """Return the figures on the held-out rows of a model that these rows alone train."""
     import msgspec
 
     from fedmq.algorithms.baselines import measure_here, train_here
-    from fedmq.algorithms.registry import DEFAULT_ALGORITHM, find_algorithm
     from fedmq.observe.event_text import metrics_text
     from fedmq.tasks.row_views import RowViews
 
@@ -149,7 +149,6 @@ def _alone(task: Task, table: Table, algorithm: str | None) -> dict[str, Any]:
         raise BadConfiguration("--alone: expected a task that holds rows out, got none: set holdout = 0.2 in its file")
     views = RowViews(task, table)
     try:
-        strategy = find_algorithm(algorithm or task.algorithm or DEFAULT_ALGORITHM, task)
         evaluation, moments = train_here(strategy, task, 0, task.rounds, views)
         if evaluation is None:
             return {"text": "no model within the rounds of the task"}

@@ -188,6 +188,14 @@ def test_check_needs_a_task_with_a_schema() -> None:
     assert "fedmq new" in done.text
 
 
+def test_check_of_an_unknown_algorithm_is_refused() -> None:
+    source = str(EXAMPLES / "tumor" / "north.csv")
+    assert run("new", "tumor", "--from", source, "--target", "diagnosis").code == 0
+    done = run("check", "tumor.toml", "--data", source, "--algorithm", "newtn")
+    assert done.code == 78
+    assert "got 'newtn'" in done.text
+
+
 def test_check_alone_trains_on_these_rows_and_shows_held_out_figures() -> None:
     source = str(EXAMPLES / "tumor" / "north.csv")
     assert run("new", "tumor", "--from", source, "--target", "diagnosis").code == 0
