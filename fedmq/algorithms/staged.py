@@ -287,7 +287,7 @@ class Staged:
             inner_round=state.inner_round + 1,
             since=state.since + 1,
         )
-        if self.needs_survey and complete and sum(state.examples.values()) != state.known.num_examples:
+        if complete and self._has_other_rows(state, sum(state.examples.values())):
             return self._anew(after)
         every = getattr(self.strategy, "held_out_every", None) or HELD_OUT_EVERY
         due = after.since >= every or is_finished(self.strategy, after.inner)
@@ -295,12 +295,17 @@ class Staged:
             return replace(after, stage="held-out", asked=self._of_training(after), edges=None)
         return after
 
+    def _has_other_rows(self, state: Any, num_examples: int) -> bool:
+        """Return whether the answers are of other rows than the survey, and another survey may begin."""
+        known: Survey = state.known
+        return self.needs_survey and num_examples != known.num_examples and state.survey.may_begin_again
+
     def _anew(self, state: Any) -> Any:
         """Begin with another survey, because the rows are not those of the last one."""
         return replace(
             state,
             stage="survey",
-            survey=SurveyState.begin(state.task, state.survey.buckets, patient=True),
+            survey=SurveyState.begin(state.task, state.survey.buckets, patient=True, again=state.survey.again + 1),
             before=self._of_training(state) or state.before,
             asked=None,
             rounds=dict.fromkeys(state.rounds, EARLIER),
@@ -312,7 +317,7 @@ class Staged:
         assert isinstance(plan.query, HeldOut)
         metrics, asked = metrics_of(state.task, plan.query, total), state.asked
         if state.stage == "fitted":
-            if self.needs_survey and total.coverage >= 1.0 and total.num_examples != state.known.num_examples:
+            if total.coverage >= 1.0 and self._has_other_rows(state, total.num_examples):
                 return self._anew(state)  # a trainer has joined since the last round of training
             measured = replace(asked, measured=msgspec.structs.replace(asked.measured, training=metrics))
         else:

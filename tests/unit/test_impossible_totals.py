@@ -101,6 +101,18 @@ def test_impossible_totals_and_no_rows_end_no_stage_of_a_run(name: str) -> None:
             assert strategy.findings(state) is not None  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("name", TABLE_TASKS)
+def test_trainer_with_other_rows_in_each_round_does_not_keep_a_run_from_a_model(name: str) -> None:
+    task, algorithms = TABLE_TASKS[name]
+    for algorithm in algorithms:
+        strategy = find_algorithm(algorithm, task)
+        state = strategy.init(task, 1)
+        for number in range(1, 50):
+            views = RowViews(task, patients(60 + number))
+            state = strategy.close(strategy.tell(state, answer(task, strategy.ask(state), views, "a", number)), ["a"])
+        assert strategy.evaluation(state) is not None, algorithm
+
+
 def test_far_target_in_the_only_held_out_row_is_a_valid_answer() -> None:
     schema = Schema(columns=(Column(name="a"),), target=Target(name="y"))
     task = Task(name="t", model=Linear(1), loss="squared-error", metric="loss", schema=schema, holdout=0.5)

@@ -23,6 +23,7 @@ from fedmq.tasks.task import Task
 RANGE = 4.0  # deviations to both sides of the mean that histograms divide
 BUCKETS = 512  # of the histograms of a task with a schema, at least
 PATIENCE = 8  # rounds that are repeated for more trainers
+SURVEYS_MAX = 8  # that begin again in a run; then the newest statistics stay, so that no trainer delays it for ever
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,10 +97,16 @@ class SurveyState:
     moments: ColumnMoments | None = None
     patient: bool = False  # it has begun again, because the rows were not the same in all of its rounds
     waited: int = 0  # rounds for the answers of more trainers
+    again: int = 0  # times that a survey of the run has begun again
     found: Survey | None = None
 
+    @property
+    def may_begin_again(self) -> bool:
+        """Whether other rows than before are a reason to begin again."""
+        return self.again < SURVEYS_MAX
+
     @classmethod
-    def begin(cls, task: Task, buckets: int = 0, *, patient: bool = False) -> SurveyState:
+    def begin(cls, task: Task, buckets: int = 0, *, patient: bool = False, again: int = 0) -> SurveyState:
         """Return the state before the first round; a task with a schema has histograms of at least BUCKETS.
 
         A `patient` survey repeats a round for up to PATIENCE times until every member answers.
@@ -108,7 +115,7 @@ class SurveyState:
         if schema is not None:
             buckets = max(buckets, BUCKETS, *(len(column.categories) for column in schema.columns))
         columns = num_columns(task)
-        return cls(columns, min(buckets, BUCKETS_MAX), ColumnSpread(columns), patient=patient)
+        return cls(columns, min(buckets, BUCKETS_MAX), ColumnSpread(columns), patient=patient, again=again)
 
     def plan(self, task: Task) -> Plan:
         """Return what to ask next."""
@@ -127,12 +134,13 @@ class SurveyState:
             return replace(self, spread=self.spread.with_total(total), waited=0)
         if self.moments is None:
             moments = self.spread.moments(total)
-            if moments is None:
-                return SurveyState.begin(task, self.buckets, patient=True)
+            if moments is None and self.may_begin_again:
+                return SurveyState.begin(task, self.buckets, patient=True, again=self.again + 1)
+            moments = moments or self.spread.moments_of(total)
             after = replace(self, moments=moments, waited=0)
             return after if self.buckets else after._known(task, moments, None)
-        if total.coverage >= 1.0 and total.num_examples != self.moments.num_examples:
-            return SurveyState.begin(task, self.buckets, patient=True)
+        if total.coverage >= 1.0 and total.num_examples != self.moments.num_examples and self.may_begin_again:
+            return SurveyState.begin(task, self.buckets, patient=True, again=self.again + 1)
         return self._known(task, self.moments, total.arrays["histograms"])
 
     def _known(self, task: Task, moments: ColumnMoments, histograms: Integers | None) -> SurveyState:
