@@ -135,7 +135,7 @@ def parse_task_file(text: str) -> TaskFile:
     if not isinstance(columns, dict):
         raise BadConfiguration(f"columns: expected a table of columns by name, got {type(columns).__name__}")
     parts = {
-        "columns": {name: _convert(one, FileColumn, f"columns.{name}") for name, one in columns.items()},
+        "columns": {name: _convert(one, FileColumn, f"columns.{name:.80}") for name, one in columns.items()},
         "target": _convert(values.get("target", {}), FileTarget, "target"),
     }
     if "model" in values:
@@ -177,9 +177,9 @@ def _schema_of(file: TaskFile) -> Schema:
         if one.kind in roles:
             roles[one.kind].append(name)
         elif name == file.target.name:
-            raise BadConfiguration(f"columns.{name}: expected columns beside the target, got the target: remove it")
+            raise BadConfiguration(f"columns.{name:.80}: expected columns beside the target, got the target: remove it")
         else:
-            inputs.append(_convert({"name": name, **msgspec.to_builtins(one)}, Column, f"columns.{name}"))
+            inputs.append(_convert({"name": name, **msgspec.to_builtins(one)}, Column, f"columns.{name:.80}"))
     for role in ("weight", "offset"):
         if len(roles[role]) > 1:
             raise BadConfiguration(f'columns: expected one column of kind "{role}", got {", ".join(roles[role])}')

@@ -134,6 +134,12 @@ def test_page_has_every_key_and_its_examples_are_valid() -> None:
     assert names["task"].schema.feature_names == ("age", "sex=m", "sex=(missing)")
 
 
+def test_endless_name_of_a_column_is_cut_in_the_error() -> None:
+    with pytest.raises(BadConfiguration, match="length <= 200") as caught:
+        task_of(parse_task_file(TUMOR + f'{"x" * 10_000} = {{ kind = "number" }}\n'))
+    assert len(str(caught.value)) < 200
+
+
 def test_missing_file_is_refused() -> None:
     with pytest.raises(
         BadConfiguration, match=r"none\.toml: expected a task file, got no such file or directory: write one"
