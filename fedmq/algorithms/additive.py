@@ -126,10 +126,26 @@ class RoundSum:
         nothing = {key: np.zeros(one.shape, np.int64) for key, one in bounds.items()}
         return cls(bounds, query.fraction_bits, query.rows_max, nothing)
 
+    def is_part_of(self, members: frozenset[str]) -> bool:
+        """Return whether some of the members have answered, not all of them, and no other trainer.
+
+        If the same question is asked again, such a sum goes on: so it is complete as soon as each has answered once.
+        """
+        return bool(self.trainers) and self.trainers < members
+
     def total(self, members: frozenset[str]) -> Total:
         """Return the total as the algorithm gets it."""
         coverage = len(self.trainers & members) / max(1, len(members))
         return Total(self.arrays, self.num_examples, len(self.trainers), coverage, self.fraction_bits)
+
+
+def same_question(one: Plan, other: Plan) -> bool:
+    """Return whether two plans ask the same, bit for bit."""
+    return (
+        one.query == other.query
+        and one.arrays.keys() == other.arrays.keys()
+        and all(array.tobytes() == other.arrays[name].tobytes() for name, array in one.arrays.items())
+    )
 
 
 class Additive:
@@ -198,7 +214,12 @@ class Additive:
         inner = self.algorithm.close(state.inner, totals.pop(state.round, None), totals)
         oldest = state.round + 1 - ROUNDS_REMEMBERED
         sums = {number: replace(one, grown=False) for number, one in state.sums.items() if number > oldest}
-        return self._opened(replace(state, round=state.round + 1, inner=inner, sums=sums))
+        after = self._opened(replace(state, round=state.round + 1, inner=inner, sums=sums))
+        asked: RoundSum = state.sums[state.round]
+        # What begins with a survey asks for sums over rows: a trainer answers the same to the same question.
+        if self.needs_survey and asked.is_part_of(members) and same_question(self.ask(state), self.ask(after)):
+            return replace(after, sums={**after.sums, after.round: replace(asked, grown=True)})
+        return after
 
     def evaluation(self, state: Any) -> Evaluation | None:
         return self.algorithm.evaluation(state.inner)

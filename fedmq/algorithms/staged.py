@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from fedmq.algorithms.additive import RoundSum
+from fedmq.algorithms.additive import RoundSum, same_question
 from fedmq.algorithms.base import Evaluation, Plan, Strategy, Total, Update, is_finished, is_prepared
 from fedmq.algorithms.differences import ColumnSummary, Difference, odd_columns, reversed_labels
 from fedmq.algorithms.evaluation.figures import Measured, Metrics
@@ -164,12 +164,16 @@ class Staged:
         return replace(state, inner=inner, examples={**state.examples, update.trainer: update.num_examples})
 
     def close(self, state: Any, members: Collection[str]) -> Any:
-        """Close the round, and open one of the next stage."""
+        """Close the round, and open one of the next stage.
+
+        If it asks the same again because trainers have missed the round, the answers so far go on.
+        """
+        members = frozenset(members)
         if state.stage == "training":
-            after = self._trained(state, frozenset(members))
+            after = self._trained(state, members)
         else:
             summed: RoundSum = state.sums[state.round]
-            total = summed.total(frozenset(members)) if summed.trainers else None
+            total = summed.total(members) if summed.trainers else None
             if total is None:
                 after = state
             elif state.stage == "survey":
@@ -177,7 +181,7 @@ class Staged:
             else:
                 after = self._measured(state, total)
         oldest = state.round + 1 - ROUNDS_REMEMBERED
-        return self._opened(
+        opened = self._opened(
             replace(
                 after,
                 round=state.round + 1,
@@ -188,6 +192,23 @@ class Staged:
                 own_moments={},
             )
         )
+        if opened.stage != state.stage or not self._goes_on(state, opened, members):
+            return opened
+        if state.stage == "training":
+            return replace(opened, examples=state.examples)
+        return replace(
+            opened,
+            sums={**opened.sums, opened.round: state.sums[state.round]},
+            sites=state.sites,
+            own_moments=state.own_moments,
+        )
+
+    def _goes_on(self, state: Any, opened: Any, members: frozenset[str]) -> bool:
+        """Return whether the opened round asks the members the same as the last one, which some of them missed."""
+        if state.stage != "training":
+            return state.sums[state.round].is_part_of(members) and same_question(self.ask(state), self.ask(opened))
+        missed = bool(state.examples) and state.examples.keys() < members
+        return self.needs_survey and missed and same_question(self.ask(state), self.ask(opened))
 
     def evaluation(self, state: Any) -> Evaluation | None:
         """Return the candidate to deploy, with its preparation and, if rows are held out, its figures on them."""

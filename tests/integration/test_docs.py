@@ -40,6 +40,7 @@ NAMED = (
     "how-to/metrics",
     "how-to/one-machine",
     "how-to/plot-and-compare",
+    "how-to/regression",
     "how-to/statistics",
     "how-to/your-own-algorithm",
     "how-to/your-own-task",

@@ -51,9 +51,7 @@ HALVINGS_MAX = 30
 RISE_SHARE_PARTIAL = 0.5  # the same, for rounds that other trainers have answered
 MEAN_BITS = 4  # that the bound of the means of counts is raised by, if the model needs larger ones,
 ROOM_SHARE = 0.05  # when steps have become smaller than this share
-PARTIAL_MAX = 20  # rounds that are added up when trainers miss rounds in turn
-PARTIAL_VALUES_MAX = 1 << 21  # numbers of their Hessians
-PATIENCE = 8  # rounds with missing trainers that are waited for the next complete one
+PATIENCE = 8  # rounds with missing trainers that ask the same again, until each has answered
 CURVATURE_SHARE = 1e-6  # classes are separated when the curvature falls below this share of its start
 RUNNING, CONVERGED, SEPARATED, STALLED = "running", "converged", "separated", "stalled"
 
@@ -75,14 +73,6 @@ class NewtonStep:
 
 
 @dataclass(frozen=True, eq=False)
-class Linearization:
-    """The gradient near coefficients b as right - hessian x, for coefficients x: right is gradient + hessian b."""
-
-    hessian: Floats
-    right: Floats
-
-
-@dataclass(frozen=True, eq=False)
 class NewtonState:
     """The state while a round is open."""
 
@@ -92,8 +82,7 @@ class NewtonState:
     coefficients: Floats  # that the open round asks about, of standardized inputs
     step: NewtonStep | None = None
     start: Floats | None = None  # the diagonal of the first Hessian, 0 for columns that were not kept
-    partial: tuple[Linearization, ...] = ()  # of the newest rounds without an answer of every member
-    waited: int = PATIENCE  # such rounds since a complete one
+    waited: int = 0  # rounds without an answer of every member since a complete one
     questions: int = 0
     status: str = RUNNING
     rows: int = 0
@@ -255,9 +244,11 @@ class Newton:
         curve = self._curve(state, coefficients, query, total)
         parameters = self._parameters(state, moments, coefficients)
         evaluation = evaluation_of_rows(parameters, total, 2 * query.unit - query.loss_fraction_bits)
-        state = replace(state, evaluation=evaluation, questions=state.questions + 1)
+        if total.coverage < 1.0 and state.waited < PATIENCE:  # the answers so far go on: see `Additive.close`
+            return replace(state, evaluation=evaluation, waited=state.waited + 1)
         step, per_row = state.step, curve.objective / total.num_examples
         exact = total.coverage >= 1.0 and total.num_examples == state.rows
+        state = replace(state, evaluation=evaluation, questions=state.questions + 1)
         state = replace(state, rows=total.num_examples, coverage=total.coverage)
         if step and per_row > step.per_row + (RISE_SHARE if exact else RISE_SHARE_PARTIAL) * max(1.0, step.per_row):
             share = step.share / 2.0
@@ -265,20 +256,15 @@ class Newton:
                 return replace(state, status=STALLED, coefficients=step.before)
             halved = replace(step, share=share)
             return replace(state, step=halved, coefficients=step.before + share * step.direction)
-        state = replace(state, waited=0 if total.coverage >= 1.0 else state.waited + 1)
-        if 0 < state.waited < PATIENCE:
-            return state
-        partial = self._partial(state, curve, coefficients)
-        factor = Cholesky.of(_sum([one.hessian for one in partial]))
-        moved = factor.solve(_sum([one.right for one in partial])).reshape(coefficients.shape)
-        if len(partial) == 1:  # the same, with a smaller rounding error
-            moved = coefficients + factor.solve(curve.gradient).reshape(coefficients.shape)
+        state = replace(state, waited=0 if total.coverage >= 1.0 else state.waited)
+        factor = Cholesky.of(curve.hessian)
+        moved = coefficients + factor.solve(curve.gradient).reshape(coefficients.shape)
         direction = moved - coefficients
         size, largest = float(np.abs(direction).max()), max(1.0, float(np.abs(moved).max()))
         needs_room = is_poisson(task) and total.arrays["reach"][-1, -1] > 0 and state.reach[-1] < REACH_MAX
         if needs_room and size <= ROOM_SHARE * largest:
             roomier = np.concatenate([state.reach[:-1], state.reach[-1:] + 1])
-            return replace(state, reach=roomier, coefficients=moved, step=None, partial=())
+            return replace(state, reach=roomier, coefficients=moved, step=None)
         left = np.where(factor.kept, np.diag(curve.hessian), 0.0)
         start = left if state.start is None else state.start
         status = RUNNING
@@ -290,28 +276,10 @@ class Newton:
             state,
             step=NewtonStep(coefficients, per_row, direction),
             start=start,
-            partial=() if total.coverage >= 1.0 else partial,
             status=status,
             coefficients=moved,
         )
-        of_this_round = factor if len(partial) == 1 else Cholesky.of(curve.hessian)
-        return replace(state, found=self._summary(state, moments, curve, of_this_round, total))
-
-    def _partial(self, state: NewtonState, curve: _Curve, coefficients: Floats) -> tuple[Linearization, ...]:
-        """Return what the step solves: this round alone if it is complete.
-
-        If trainers miss every round in turn, each has a part of the rows. Near the solution the gradients are linear,
-        so the newer half of such rounds is added up: then every trainer counts.
-        """
-        flat = coefficients.ravel()
-        right = curve.gradient.copy()
-        for column, coefficient in enumerate(flat):
-            right += curve.hessian[:, column] * coefficient
-        newest = Linearization(curve.hessian, right)
-        if not state.waited:
-            return (newest,)
-        most = min(PARTIAL_MAX, max(1, state.questions // 2), max(1, PARTIAL_VALUES_MAX // curve.hessian.size))
-        return (*state.partial, newest)[-most:]
+        return replace(state, found=self._summary(state, moments, curve, factor, total))
 
     def _curve(self, state: NewtonState, coefficients: Floats, query: Curvature, total: Total) -> _Curve:
         """Return the exact totals as float64, and add the penalty."""
@@ -393,14 +361,6 @@ def _joined(halves: Integers) -> float:
     """Return the sum whose halves these are."""
     high, low = (int(one) for one in halves)
     return float(np.ldexp(float((high << OBJECTIVE_LIMB_BITS) + low), -OBJECTIVE_FRACTION_BITS))
-
-
-def _sum(arrays: list[Floats]) -> Floats:
-    """Return the sum of arrays in their order."""
-    total = arrays[0]
-    for one in arrays[1:]:
-        total = total + one
-    return total
 
 
 def _first_coefficients(task: Task, moments: ColumnMoments) -> Floats:
