@@ -115,7 +115,8 @@ def log(values: Floats) -> Floats:
     tables = _tables()
     mantissa, exponent = np.frexp(values)
     mantissa *= 2.0
-    cell = ((mantissa - 1.0) * CELLS).astype(np.int64)
+    # NaN and infinity have no cell, and other machines cast them to other integers; their result is not finite.
+    cell = np.fmax(np.fmin((mantissa - 1.0) * CELLS, CELLS - 1.0), 0.0).astype(np.int64)
     rest = mantissa * tables.reciprocals[cell]
     rest -= 1.0
     series = rest * -0.25

@@ -14,6 +14,7 @@ from fedmq.algorithms.boosting.query import TreeHistograms, empty_trees
 from fedmq.algorithms.evaluation.held_out import Fitted, HeldOut, held_out_plan
 from fedmq.algorithms.statistics.query import Histograms, Moments, num_columns
 from fedmq.errors import BadTable, FedmqError, LimitExceeded
+from fedmq.exact.elementary import log, softmax
 from fedmq.models.trees import Trees
 from fedmq.protocol.codec import decode, encode
 from fedmq.protocol.messages import Round
@@ -121,3 +122,12 @@ def test_thousands_of_unknown_names_are_compared_with_few_of_the_table(monkeypat
         ask(task, Moments(), {"fraction_bits": np.zeros(num_columns(task), np.int64)})
     assert len(compared) <= encoding.HINTS_MAX
     assert max(compared) <= encoding.CHARACTERS_COMPARED_MAX
+
+
+@pytest.mark.parametrize("far", [np.nan, np.inf, -np.inf])
+def test_outputs_of_a_model_that_overflows_have_no_finite_loss_and_no_error(far: float) -> None:
+    with np.errstate(all="ignore"):
+        shares, log_sum = softmax(np.array([[far, 0.0], [1.0, 0.0]]))
+        assert not np.isfinite(log(np.array([np.abs(far)]))).any()
+    assert np.array_equal(shares[:, 1], [0.5, 0.5])
+    assert np.isfinite(log_sum[1])
