@@ -205,7 +205,8 @@ def _few_classes(cells: _Cells, levels: int) -> bool:
 
 def _scale(values: Floats) -> float:
     """Return the power of ten next to the standard deviation of values, if that is far from 1."""
-    deviation = float(values.std()) if values.size else 0.0
+    with np.errstate(over="ignore"):  # of numbers that no scale helps
+        deviation = float(values.std()) if values.size else 0.0
     if not math.isfinite(deviation) or 1 / SCALE_FROM <= deviation <= SCALE_FROM or deviation == 0:
         return 1.0
     return float(f"1e{round(math.log10(deviation))}")

@@ -188,6 +188,12 @@ def test_check_needs_a_task_with_a_schema() -> None:
     assert "fedmq new" in done.text
 
 
+def test_new_takes_numbers_whose_squares_overflow() -> None:
+    rows = "".join(f"{place},{place}e200\n" for place in range(1, 60))
+    assert run("new", "t", "--from", write("huge.csv", f"a,y\n{rows}"), "--target", "y").code == 0
+    assert "scale" not in Path("t.toml").read_text().partition("[columns]")[0]
+
+
 def test_check_of_an_unknown_algorithm_is_refused() -> None:
     source = str(EXAMPLES / "tumor" / "north.csv")
     assert run("new", "tumor", "--from", source, "--target", "diagnosis").code == 0
