@@ -208,7 +208,9 @@ def _check_answer(checked: _Checked, answer: object) -> None:
     try:
         check_bounds(checked.answer, answer)
     except Rejected as rejected:
-        raise WorkError(f"expected a usable answer to {type(checked.query).__name__}, got {rejected}") from rejected
+        # The reason leaves this machine: it has no number of the answer, which no setting of the site has passed.
+        got = "numbers beyond its bounds" if rejected.reason == "values" else str(rejected)
+        raise WorkError(f"expected a usable answer to {type(checked.query).__name__}, got {got}") from rejected
 
 
 def _check_saturated(task: Task, losses: Array | None, rows: Rows, fraction_bits: int) -> None:

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from table_rows import COLUMNS, patients, table_task
 
-from fedmq.algorithms.base import PREPARATION, Demand, Query, WorkLimits, encode_query
+from fedmq.algorithms.base import PREPARATION, ArrayBounds, Demand, Query, WorkLimits, encode_query
 from fedmq.algorithms.boosting.query import TreeHistograms, empty_trees
 from fedmq.algorithms.evaluation.held_out import Fitted, HeldOut, held_out_plan
-from fedmq.algorithms.statistics.query import Histograms, Moments, num_columns
-from fedmq.errors import BadTable, FedmqError, LimitExceeded
+from fedmq.algorithms.statistics.query import SPREAD_CELLS, Histograms, Moments, Spread, num_columns
+from fedmq.errors import BadTable, FedmqError, LimitExceeded, WorkError
 from fedmq.exact.elementary import log, softmax
 from fedmq.models.trees import Trees
 from fedmq.protocol.codec import decode, encode
@@ -131,3 +131,12 @@ def test_outputs_of_a_model_that_overflows_have_no_finite_loss_and_no_error(far:
         assert not np.isfinite(log(np.array([np.abs(far)]))).any()
     assert np.array_equal(shares[:, 1], [0.5, 0.5])
     assert np.isfinite(log_sum[1])
+
+
+def test_answer_beyond_its_bounds_is_declined_without_its_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Spread, "answer", lambda *_: {"exponents": ArrayBounds((5, SPREAD_CELLS), np.int64, 0, 3)})
+    task = table_task("ill")
+    with pytest.raises(WorkError) as caught:
+        ask(task, Spread(columns=num_columns(task)), {})
+    detail = decline_of(caught.value).detail
+    assert detail == "expected a usable answer to Spread, got numbers beyond its bounds"
