@@ -163,8 +163,8 @@ def _warn_of_differences(run: str, views: RowViews, preparation: Mapping[str, Ar
     own = column_summary(views.view("columns").inputs[:, places])
     shift, scale = (preparation[name][places] for name in ("column_shift", "column_scale"))
     names = tuple(columns[place].name for place in places)
-    for one in differing_columns(names, own, ColumnSummary(own.counts, shift, scale)):
-        log.warning("run %s: column %s is unlike that of all sites together: %s", run, one.column, one.detail)
+    for one in differing_columns(names, own, ColumnSummary(own.counts, shift, scale), "all sites together"):
+        log.warning("run %s: column %s: %s", run, one.column, one.detail)
 
 
 def _checked(query: Query, shapes: Shapes, num_examples: int, task: Task, limits: WorkLimits | None) -> _Checked:

@@ -40,8 +40,13 @@ class ColumnSummary(msgspec.Struct, frozen=True):
     deviations: Floats
 
 
-def differing_columns(names: tuple[str, ...], site: ColumnSummary, others: ColumnSummary) -> tuple[Difference, ...]:
-    """Return the columns whose mean or scale at a site is unlike that of the others, in their order."""
+def differing_columns(
+    names: tuple[str, ...], site: ColumnSummary, others: ColumnSummary, where: str = "elsewhere"
+) -> tuple[Difference, ...]:
+    """Return the columns whose mean or scale at a site is unlike that of the others, in their order.
+
+    `where` says in the details whose rows the others are.
+    """
     found = []
     for place, name in enumerate(names):
         if min(site.counts[place], others.counts[place]) < VALUES_MIN:
@@ -52,7 +57,7 @@ def differing_columns(names: tuple[str, ...], site: ColumnSummary, others: Colum
         if reason is not None:
             question = "is the unit the same?" if reason == "unit" else "are they the same thing?"
             detail = (
-                f"mean {mean:.4g}, deviation {deviation:.3g}; elsewhere {other:.4g}, {other_deviation:.3g}: {question}"
+                f"mean {mean:.4g}, deviation {deviation:.3g}; {where} {other:.4g}, {other_deviation:.3g}: {question}"
             )
             found.append(Difference(reason=reason, column=name, detail=detail))
     return tuple(found)
