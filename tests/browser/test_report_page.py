@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "integration"))
 from services import run_fedmq
 
 SITES = ("north", "south")
+DATA = ("--data", "north.csv", "--data", "south.csv")
 Open = Callable[..., Page]
 
 
@@ -40,7 +41,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_tables(folder)
     for arguments in (
         ["new", "ill", "--from", "north.csv", "--target", "state"],
-        ["demo", "ill.toml", "--data", "north.csv", "--data", "south.csv", "--out", "run", "--quiet"],
+        ["demo", "ill.toml", *DATA, "--algorithm", "newton", "--out", "run", "--quiet"],
         ["report", "run", "-o", "report.html"],
     ):
         done = run_fedmq(*arguments, cwd=folder)
