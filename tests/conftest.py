@@ -12,6 +12,11 @@ import signal
 from collections.abc import Callable, Iterator
 
 import pytest
+from hypothesis import settings
+
+# A deadline would time the machine: a page that is read in for the first time takes longer than the test.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 LEFT_OUT = "left out"
 DESCRIPTORS = 4096

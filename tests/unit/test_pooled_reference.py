@@ -34,7 +34,8 @@ def test_three_clinics_reach_the_figures_of_scikit_learn_on_pooled_rows() -> Non
 
     pooled = RowViews.pooled([RowViews(task, table) for table in tables.values()])
     training, held_out = pooled.view("columns"), pooled.view("held-out")
-    reference = make_pipeline(SimpleImputer(strategy="median"), StandardScaler(), LogisticRegression(C=1.0, solver="newton-cholesky"))
+    logistic = LogisticRegression(C=1.0, solver="newton-cholesky")
+    reference = make_pipeline(SimpleImputer(strategy="median"), StandardScaler(), logistic)
     reference.fit(training.inputs, training.targets)
     shares = reference.predict_proba(held_out.inputs)[:, 1]
     assert found.rows == len(held_out.inputs)
