@@ -50,7 +50,7 @@ EXPECTED = {
     "newton: table, ill": "6f7fcc2a94400ff9",
     "boosting: table, ill": "60b227e48ea031dd",
     "statistics: table, wine": "01a85ad6431e30df",
-    "ridge: table, wine": "ddb4364b332453cf",
+    "ridge: table, wine": "5347439a4b6ff5a7",
     "newton: table, wine": "46104a874a651e97",
     "boosting: table, wine": "142ed965f7d0cbb6",
     "statistics: table, visits": "db598dae98e882af",

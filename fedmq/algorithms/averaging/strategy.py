@@ -6,6 +6,7 @@ full-batch gradient step it is FedSGD, with more local work FedAvg. With a robus
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -81,7 +82,7 @@ class PublishedModel:
         scores = [self.scores[name] for name in sorted(self.scores) if name in members]
         if not scores:
             return None
-        loss = sum(score.loss for score in scores)
+        loss = math.fsum(score.loss for score in scores)
         rows = sum(score.rows for score in scores)
         fitness = [-score.loss / score.rows for score in scores]
         return Evaluation(

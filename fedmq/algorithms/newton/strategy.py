@@ -7,6 +7,7 @@ not lower the objective is halved. The sums are exact, so the coefficients are t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated
@@ -308,7 +309,7 @@ class Newton:
         flat = coefficients.ravel()
         for column in range(len(flat)):
             pulled += penalty[:, column] * flat[column]
-        objective = half_deviance + 0.5 * float(sum((pulled * flat).tolist()))
+        objective = half_deviance + 0.5 * math.fsum((pulled * flat).tolist())
         return _Curve(objective, 2.0 * half_deviance, gradient.ravel() - pulled, hessian + penalty)
 
     def _parameters(self, state: NewtonState, moments: ColumnMoments, coefficients: Floats) -> Floats:

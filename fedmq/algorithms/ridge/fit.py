@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -70,7 +71,7 @@ class _Sums:
         cross = weights * self.right[:used]
         for row in cross:
             errors = errors - 2.0 * row
-        return float(sum(errors.tolist()))
+        return math.fsum(errors.tolist())  # the sum of Python rounds otherwise from 3.12 on
 
 
 def correlations(sums: Integers, query: Gram, task: Task, reach: Integers) -> Floats:

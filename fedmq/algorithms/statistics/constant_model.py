@@ -1,5 +1,7 @@
 """The constant model: the best one that looks at no input. Its score follows from the moments alone."""
 
+import math
+
 import numpy as np
 
 from fedmq.algorithms.base import Evaluation
@@ -46,7 +48,7 @@ def constant_evaluation(task: Task, moments: ColumnMoments) -> Evaluation:
     if task.loss == "cross-entropy":
         log_sum = softmax(outputs[:, None])[1][0]
         losses = np.minimum(log_sum - outputs, ROW_CROSS_ENTROPY_MAX)
-        loss = sum(float(one) * int(count) for one, count in zip(losses, moments.classes, strict=True))
+        loss = math.fsum(float(one) * int(count) for one, count in zip(losses, moments.classes, strict=True))
         correct = int(moments.classes[np.argmax(outputs)])
     else:
         value = exp(outputs)[0] if is_log(model) else outputs[0]
