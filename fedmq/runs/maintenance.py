@@ -111,7 +111,7 @@ def recover(folder: Path, last: int | None) -> int:
     """
     damaged, config = open_store(folder)
     path, partial = folder / STORE, folder / f"recovered-{STORE}"
-    with FolderLock(folder) as lock, damaged:
+    with damaged, FolderLock(folder) as lock:
         for old in folder.glob(f"{partial.stem}*"):
             old.unlink()
         with Store(partial, lock) as whole:
