@@ -21,6 +21,7 @@ class QuestionKind:
     """The questions of one kind: rounds, and the numbers that each answer has."""
 
     kind: str  # the tag of the query
+    sends: str  # in words, what an answer has
     rounds: int = 0
     numbers: int = 0  # of the largest answer
     answers: int = 0  # of all trainers
@@ -50,7 +51,7 @@ def recount(folder: Path) -> Recount:
         def watch(replayed: Replayed) -> None:
             plan = strategy.ask(replayed.state)
             kind = str(plan.query.__struct_config__.tag)
-            one = asked.setdefault(kind, QuestionKind(kind))
+            one = asked.setdefault(kind, QuestionKind(kind, plan.query.sends))
             answer = plan.query.answer(config.task, plan.shapes, 1)
             numbers = sum(
                 math.prod(part.shape if part.rows_max is None else (part.rows_max, *part.shape[1:]))

@@ -12,11 +12,8 @@ from importlib import resources
 
 from msgspec.structs import asdict
 
-from fedmq.algorithms.base import Query
 from fedmq.algorithms.evaluation.figures import Metrics
 from fedmq.algorithms.findings import Coefficient, Findings
-from fedmq.algorithms.registry import find_learner
-from fedmq.errors import QueryRefused
 from fedmq.observe.event_text import differences_text
 from fedmq.runs.charts import Series, bar_list, histogram, line_chart
 from fedmq.runs.records import Close
@@ -270,7 +267,7 @@ def _baselines(report: Report) -> str:
 
 
 def _asked(report: Report, counted: Recount, findings: Findings) -> str:
-    rows = [[one.kind, one.rounds, one.answers, one.numbers, _sends(one.kind)] for one in counted.asked]
+    rows = [[one.kind, one.rounds, one.answers, one.numbers, one.sends] for one in counted.asked]
     heads = ["question", "rounds", "answers", "numbers in an answer", "what they are"]
     answers = sum(one.answers for one in counted.asked)
     each = report.bytes_up / answers if answers else 0.0
@@ -303,14 +300,6 @@ def _again(report: Report, counted: Recount) -> str:
 
 def _versions(software: Software) -> str:
     return ", ".join(f"{name} {value}" for name, value in asdict(software).items())
-
-
-def _sends(kind: str) -> str:
-    try:
-        query: type[Query] = find_learner(kind).query
-    except QueryRefused:
-        return ""
-    return query.sends
 
 
 def _labels(task: Task, count: int) -> list[str]:
