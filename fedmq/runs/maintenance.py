@@ -1,17 +1,19 @@
 """Maintenance of a run's folder: replay it, recover a damaged store."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from fedmq.algorithms.base import Strategy
 from fedmq.algorithms.registry import find_algorithm
 from fedmq.errors import BadConfiguration, StoreError
 from fedmq.models.trained_model import MODEL_BYTES_MAX
 from fedmq.protocol.run_config import RunConfig
 from fedmq.runs.records import Checkpoint, Close, StoredResult
-from fedmq.runs.replay import replay
+from fedmq.runs.replay import Replayed, replay
 from fedmq.runs.report import read_report
 from fedmq.runs.software import differing_software, software_here
 from fedmq.runs.store import Store
@@ -60,12 +62,19 @@ def open_store(folder: Path) -> tuple[Store, RunConfig]:
     return store, config
 
 
-def replay_run(folder: Path) -> ReplayOutcome:
-    """Compute the model of the run again, from its accepted results alone."""
+def replay_run(
+    folder: Path, watch: Callable[[Store, Strategy[Any], Replayed], None] = lambda *_: None
+) -> ReplayOutcome:
+    """Compute the model of the run again, from its accepted results alone.
+
+    `watch` is called with the store, the strategy and each round that is computed again, before it closes.
+    """
     store, config = open_store(folder)
     with store:
         strategy = find_algorithm(config.algorithm, config.task, config.parameters)
-        replayed = replay(store, config.task, strategy, config.seed, from_start=True)
+        replayed = replay(
+            store, config.task, strategy, config.seed, from_start=True, watch=partial(watch, store, strategy)
+        )
     evaluation = strategy.evaluation(replayed.state)
     model = None if evaluation is None else config.task.trained(evaluation.parameters, evaluation.preparation)
     sha256 = None if model is None else hashlib.sha256(model.to_bytes()).hexdigest()

@@ -5,15 +5,16 @@ A replay gives the same state as the run had, bit for bit, so this need not be s
 
 from __future__ import annotations
 
-import hashlib
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from fedmq.algorithms.registry import find_algorithm
-from fedmq.runs.maintenance import open_store
+from fedmq.algorithms.base import Strategy
+from fedmq.runs.maintenance import replay_run
 from fedmq.runs.records import Close
-from fedmq.runs.replay import Replayed, replay
+from fedmq.runs.replay import Replayed
+from fedmq.runs.store import Store
 
 
 @dataclass
@@ -43,25 +44,22 @@ def recount(folder: Path) -> Recount:
         BadConfiguration: the folder holds no run.
         StoreError: its store is damaged.
     """
-    store, config = open_store(folder)
     asked: dict[str, QuestionKind] = {}
-    with store:
-        strategy = find_algorithm(config.algorithm, config.task, config.parameters)
+    closes: list[list[Close]] = [[]]  # in the end the list of the replay, which grows
 
-        def watch(replayed: Replayed) -> None:
-            plan = strategy.ask(replayed.state)
-            kind = str(plan.query.__struct_config__.tag)
-            one = asked.setdefault(kind, QuestionKind(kind, plan.query.sends))
-            answer = plan.query.answer(config.task, plan.shapes, 1)
-            numbers = sum(
-                math.prod(part.shape if part.rows_max is None else (part.rows_max, *part.shape[1:]))
-                for part in answer.values()
-            )
-            one.rounds, one.numbers = one.rounds + 1, max(one.numbers, numbers)
-            one.answers += sum(1 for _ in store.results(replayed.round))
+    def watch(store: Store, strategy: Strategy[Any], replayed: Replayed) -> None:
+        plan, config = strategy.ask(replayed.state), store.config
+        assert config is not None
+        kind = str(plan.query.__struct_config__.tag)
+        one = asked.setdefault(kind, QuestionKind(kind, plan.query.sends))
+        answer = plan.query.answer(config.task, plan.shapes, 1)
+        numbers = sum(
+            math.prod(part.shape if part.rows_max is None else (part.rows_max, *part.shape[1:]))
+            for part in answer.values()
+        )
+        one.rounds, one.numbers = one.rounds + 1, max(one.numbers, numbers)
+        one.answers += sum(1 for _ in store.results(replayed.round))
+        closes[0] = replayed.closes
 
-        replayed = replay(store, config.task, strategy, config.seed, from_start=True, watch=watch)
-    evaluation = strategy.evaluation(replayed.state)
-    model = None if evaluation is None else config.task.trained(evaluation.parameters, evaluation.preparation)
-    sha256 = None if model is None else hashlib.sha256(model.to_bytes()).hexdigest()
-    return Recount(replayed.closes, list(asked.values()), sha256)
+    sha256 = replay_run(folder, watch).model_sha256
+    return Recount(closes[0], list(asked.values()), sha256)
