@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from dataclasses import fields, is_dataclass
 from functools import partial
 from typing import Any
 
@@ -99,6 +100,19 @@ def state_after(strategy: Strategy[Any], task: Task, shards: Shards, rounds: int
     for _ in range(rounds):
         state = closed(strategy, state, task, fitted, **options)
     return state
+
+
+def bits(value: Any) -> Any:
+    """A state as values that are equal only when each type, shape and bit is."""
+    if isinstance(value, np.ndarray):
+        return value.dtype.str, value.shape, value.tobytes()
+    if is_dataclass(value):
+        return type(value).__name__, [(field.name, bits(getattr(value, field.name))) for field in fields(value)]
+    if isinstance(value, Mapping):
+        return [(key, bits(one)) for key, one in sorted(value.items())]
+    if isinstance(value, Set):
+        return sorted(value)
+    return value.hex() if isinstance(value, float) else value
 
 
 def model_sha256(strategy: Strategy[Any], task: Task, state: Any) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Set
-from dataclasses import fields, is_dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from splits import bits
 from store_scene import CONFIG, a_close, a_result, filled, reopened
 from strategy_rounds import CASES, LINEAR, XOR, shards, strategy_of, task_for, trained
 
@@ -27,19 +28,6 @@ from fedmq.tasks.task_file import find_task
 
 ROUNDS = 12
 SMALL = {"population": 20, "generations": 1, "restart_after": 3}  # restarts now and then
-
-
-def bits(value: Any) -> Any:
-    """A state as values that are equal only when each type, shape and bit is."""
-    if isinstance(value, np.ndarray):
-        return value.dtype.str, value.shape, value.tobytes()
-    if is_dataclass(value):
-        return type(value), [(field.name, bits(getattr(value, field.name))) for field in fields(value)]
-    if isinstance(value, Mapping):
-        return [(key, bits(one)) for key, one in sorted(value.items())]
-    if isinstance(value, Set):
-        return sorted(value)
-    return value.hex() if isinstance(value, float) else value
 
 
 def again(state: Any) -> Any:
