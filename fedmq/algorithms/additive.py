@@ -7,7 +7,7 @@ brought to the query's unit by an exact shift. An answer that could make a sum o
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, make_dataclass, replace
+from dataclasses import dataclass, field, make_dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from fedmq.algorithms.base import (
     check_down,
     is_finished,
 )
+from fedmq.algorithms.growing_map import GrowingMap
 from fedmq.algorithms.inbox import ROUNDS_REMEMBERED, check_round
 from fedmq.algorithms.starting import starting_at
 from fedmq.errors import BadConfiguration, Rejected
@@ -52,7 +53,7 @@ class RoundSum:
     rows_max: int
     arrays: Mapping[str, npt.NDArray[np.int64]]
     num_examples: int = 0
-    trainers: frozenset[str] = frozenset()
+    trainers: GrowingMap[str, int] = field(default_factory=GrowingMap)  # rows by name
     grown: bool = False  # since the last close
 
     def plus(self, update: Update) -> RoundSum:
@@ -85,7 +86,7 @@ class RoundSum:
             self,
             arrays={name: array + (update.arrays[name] << shifts[name]) for name, array in self.arrays.items()},
             num_examples=self.num_examples + rows,
-            trainers=self.trainers | {update.trainer},
+            trainers=self.trainers.plus(update.trainer, rows),
             grown=True,
         )
 
@@ -131,11 +132,11 @@ class RoundSum:
 
         If the same question is asked again, such a sum goes on: so it is complete as soon as each has answered once.
         """
-        return bool(self.trainers) and self.trainers < members
+        return bool(self.trainers) and self.trainers.keys() < members
 
     def total(self, members: frozenset[str]) -> Total:
         """Return the total as the algorithm gets it."""
-        coverage = len(self.trainers & members) / max(1, len(members))
+        coverage = len(self.trainers.keys() & members) / max(1, len(members))
         return Total(self.arrays, self.num_examples, len(self.trainers), coverage, self.fraction_bits)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from fedmq.algorithms.base import ArrayBounds, Update, check_bounds
+from fedmq.algorithms.growing_map import GrowingMap
 from fedmq.errors import Rejected
 
 ROUNDS_REMEMBERED = 16  # an answer may be late by fewer rounds than that
@@ -14,12 +15,9 @@ GENE_MAX = 1e9  # beyond it, sums and squares of parameters come near the end of
 
 @dataclass(frozen=True, eq=False)
 class Inbox:
-    """Answers that wait for their round to close, and the trainers that answered the remembered rounds.
+    """Answers that wait for their round to close, and the trainers that answered the remembered rounds."""
 
-    `add` copies one dictionary: about 5 µs with 1,000 answers waiting.
-    """
-
-    waiting: Mapping[tuple[int, str], Update] = field(default_factory=dict)
+    waiting: GrowingMap[tuple[int, str], Update] = field(default_factory=GrowingMap)
     answered: Mapping[int, frozenset[str]] = field(default_factory=dict)
 
     def knows(self, update: Update) -> bool:
@@ -27,11 +25,11 @@ class Inbox:
         return (update.round, update.trainer) in self.waiting or update.trainer in self.answered.get(update.round, ())
 
     def add(self, update: Update) -> Inbox:
-        return Inbox({**self.waiting, (update.round, update.trainer): update}, self.answered)
+        return Inbox(self.waiting.plus((update.round, update.trainer), update), self.answered)
 
     def updates(self) -> list[Update]:
         """Return the waiting answers by round, then by trainer."""
-        return [self.waiting[key] for key in sorted(self.waiting)]
+        return [update for _, update in sorted(self.waiting.items(), key=lambda item: item[0])]
 
     def emptied(self, closed: int) -> Inbox:
         """Return the inbox after round `closed`: nothing waits, and rounds too long ago are forgotten."""

@@ -26,6 +26,7 @@ from fedmq.algorithms.evaluation.figures import Measured, Metrics
 from fedmq.algorithms.evaluation.held_out import Fitted, HeldOut, held_out_plan, held_out_query
 from fedmq.algorithms.evaluation.metrics import finer_edges, metrics_of, metrics_of_trainer
 from fedmq.algorithms.findings import Findings, with_survey
+from fedmq.algorithms.growing_map import GrowingMap
 from fedmq.algorithms.inbox import ROUNDS_REMEMBERED, check_round
 from fedmq.algorithms.starting import starting_at
 from fedmq.algorithms.statistics.constant_model import constant_evaluation
@@ -64,7 +65,7 @@ class _Progress:
     inner_round: int = 1  # the algorithm's open round
     rounds: dict[int, int] = field(default_factory=dict)  # the algorithm's round by round, or OWN, or EARLIER
     sums: dict[int, RoundSum] = field(default_factory=dict)  # of the rounds of the stages
-    examples: dict[str, int] = field(default_factory=dict)  # rows by trainer, of answers to the open round
+    examples: GrowingMap[str, int] = field(default_factory=GrowingMap)  # rows by trainer, of the open round
     since: int = 0  # rounds of training since the last evaluation
     asked: Evaluation | None = None  # what the held-out rows are asked about
     sites: dict[str, Metrics] = field(default_factory=dict)  # on their own rows, by trainer that permits it
@@ -161,7 +162,7 @@ class Staged:
         inner = self.strategy.tell(state.inner, own)
         if update.round != state.round:
             return replace(state, inner=inner)
-        return replace(state, inner=inner, examples={**state.examples, update.trainer: update.num_examples})
+        return replace(state, inner=inner, examples=state.examples.plus(update.trainer, update.num_examples))
 
     def close(self, state: Any, members: Collection[str]) -> Any:
         """Close the round, and open one of the next stage.
@@ -187,7 +188,7 @@ class Staged:
                 round=state.round + 1,
                 rounds={number: one for number, one in after.rounds.items() if number > oldest},
                 sums={number: one for number, one in after.sums.items() if number > oldest},
-                examples={},
+                examples=GrowingMap(),
                 sites={},
                 own_moments={},
             )

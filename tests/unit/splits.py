@@ -106,10 +106,10 @@ def bits(value: Any) -> Any:
     """A state as values that are equal only when each type, shape and bit is."""
     if isinstance(value, np.ndarray):
         return value.dtype.str, value.shape, value.tobytes()
-    if is_dataclass(value):
-        return type(value).__name__, [(field.name, bits(getattr(value, field.name))) for field in fields(value)]
     if isinstance(value, Mapping):
         return [(key, bits(one)) for key, one in sorted(value.items())]
+    if is_dataclass(value):
+        return type(value).__name__, [(field.name, bits(getattr(value, field.name))) for field in fields(value)]
     if isinstance(value, Set):
         return sorted(value)
     return value.hex() if isinstance(value, float) else value
