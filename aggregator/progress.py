@@ -19,6 +19,7 @@ from fedmq.runtime.journal import is_journal
 
 LINES_MAX = 26  # of the terminal view, so that earlier output stays visible
 STDOUT = 1
+ROUNDS_FIRST, EVERY_S = 20, 1.0  # rounds that have a line each in a pipe, and the seconds between later lines
 
 log = logging.getLogger(__name__)
 
@@ -31,11 +32,23 @@ def log_event(event: events.AnyEvent, run: str, metric: str) -> None:
 
 
 def plain_progress(metric: str, write: Callable[[str], None]) -> Callable[[events.AnyEvent], None]:
-    """Return a function that writes one line an event, for pipes and logs. The report covers the end of the run."""
+    """Return a function that writes one line an event, for pipes and files. The report covers the end of the run.
+
+    Fast rounds have lines at first, and after that one for each `EVERY_S` of rounds: `history.csv` has all.
+    """
+    seconds = 0.0  # of rounds since the last line of one
 
     def progress(event: events.AnyEvent) -> None:
-        if not isinstance(event, events.RunFinished) and (line := event_line(event, metric)) is not None:
-            write(line)
+        nonlocal seconds
+        if isinstance(event, events.RunFinished) or (line := event_line(event, metric)) is None:
+            return
+        if isinstance(event, events.RoundClosed):
+            seconds += event.round_s
+            usual = event.why == "complete" and not event.restarted and not event.saturated
+            if usual and event.round > ROUNDS_FIRST and seconds < EVERY_S:
+                return
+            seconds = 0.0
+        write(line)
 
     return progress
 

@@ -84,6 +84,20 @@ class Findings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     correlations: tuple[tuple[float, ...], ...] = ()  # of each pair
     figures: dict[str, float | str | None] = {}  # others by name, such as the penalty or the deviance
 
+    def strongest_correlations(self, count: int) -> list[tuple[float, str, str]]:
+        """Return the correlation and the names of the pairs with the largest ones, at most `count`, largest first."""
+        names = self.correlated
+        pairs = [
+            (self.correlations[row][column], names[row], names[column])
+            for row in range(len(names))
+            for column in range(row + 1, len(names))
+        ]
+        return sorted(pairs, key=lambda pair: -abs(pair[0]))[:count]
+
+    def largest_importances(self, count: int) -> list[Importance]:
+        """Return the columns with the largest importance, at most `count`, largest first."""
+        return sorted(self.importances, key=lambda one: -one.gain)[:count]
+
 
 def with_survey(findings: Findings, task: Task, survey: Survey) -> Findings:
     """Return the findings with the statistics of the columns."""

@@ -38,7 +38,7 @@ class Fourier(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="four
 
     inputs: int
     outputs: int = 1
-    features: int = 512
+    features: int = 768
     output: Literal["softmax", "identity"] = "identity"
     gamma: float = 0.5
     seed: int = 0

@@ -1,4 +1,4 @@
-"""A regression as text for a terminal of 80 columns: the fit, a line for each coefficient, and remarks in words."""
+"""What a run found as text for a terminal of 80 columns: a regression and remarks in words, or importances."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from fedmq.runtime.printable import printable
 WIDTH = 80
 EXPONENT_MAX = 700.0  # exp of more overflows
 NAMES_SHOWN_MAX = 8
+IMPORTANCES_SHOWN_MAX = 10
 FAMILIES = {"values": "Linear regression", "classes": "Logistic regression", "counts": "Poisson regression"}
 FITS = (("rows", "rows"), ("rounds", "rounds"), ("deviance", "deviance"), ("aic", "AIC"))
 
@@ -31,6 +32,15 @@ def regression_lines(findings: Findings) -> list[str]:
         lines += ["", *_table(output, [one for one in findings.coefficients if one.output == output], odds=odds)]
     remarks = regression_remarks(findings)
     return [*lines, *([""] if remarks else []), *remarks]
+
+
+def importance_lines(findings: Findings) -> list[str]:
+    """Return the columns with the largest importance, a line each; none if the model has no importances."""
+    found = findings.largest_importances(IMPORTANCES_SHOWN_MAX)
+    lines = ["", f"Importance of {len(found)} of {len(findings.importances)} columns"] if found else []
+    for one in found:
+        lines += _line(one.name, f"{one.gain:.1%}".rjust(8))
+    return lines
 
 
 def regression_remarks(findings: Findings) -> list[str]:

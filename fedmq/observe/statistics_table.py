@@ -33,15 +33,9 @@ def statistics_table(findings: Findings, width: int) -> PrintableTable:
 
 def correlation_table(findings: Findings) -> PrintableTable:
     """Return the strongest correlations of pairs, a line each."""
-    names = findings.correlated
-    pairs = [
-        (findings.correlations[row][column], names[row], names[column])
-        for row in range(len(names))
-        for column in range(row + 1, len(names))
-    ]
     table = PrintableTable(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
     table.add_column(justify="right", no_wrap=True)
-    for value, one, other in sorted(pairs, key=lambda pair: -abs(pair[0]))[:PAIRS_SHOWN_MAX]:
+    for value, one, other in findings.strongest_correlations(PAIRS_SHOWN_MAX):
         table.add_row(*map(Text, (f"{value:+.3f}", one, other)))
     return table
 

@@ -49,7 +49,9 @@ MESSAGE_BYTES_MAX = (
 DIMENSIONS_MAX = 2
 LENGTH_MAX = FRAME_BYTES_MAX // 4  # of a dimension; the limit in bytes does not bound an empty array
 WITH_ARRAYS = (Round, Result, Events, Snapshot)  # no other message has arrays
-DTYPES = frozenset({"<f8", "<f4", "<i8"})
+NARROW = {"<i2": 1 << 15, "<i4": 1 << 31}  # integers below; on the wire only: a decoded array has int64
+NARROW_SIZE_MIN = 64  # numbers of an array that is worth a look
+DTYPES = frozenset({"<f8", "<f4", "<i8", *NARROW})
 CODE = "code"  # array with the packed code of a Code model, sent with each round
 EVENTS, VIEW = "events", "view"  # arrays for observers
 BYTES_DTYPE = "|u1"  # only of these three arrays
@@ -96,7 +98,7 @@ class Payload(NamedTuple):
 
 
 def pack(arrays: Mapping[str, Array]) -> Payload:
-    """Encode and hash arrays.
+    """Encode and hash arrays; integers of a large array travel in the smallest dtype that holds them all.
 
     Raises:
         ProtocolError: an array that the receiver's decoder would reject.
@@ -104,8 +106,9 @@ def pack(arrays: Mapping[str, Array]) -> Payload:
     infos, blobs = [], []
     for name, array in arrays.items():
         dtype = array.dtype.newbyteorder("<").str
-        if dtype not in _dtypes(name) or array.ndim > DIMENSIONS_MAX or array.nbytes > _bytes_max(name):
+        if dtype not in _dtypes(name) - NARROW.keys() or array.ndim > DIMENSIONS_MAX or array.nbytes > _bytes_max(name):
             raise ProtocolError(f"array {name}: {array.dtype} {array.shape} cannot be sent")
+        dtype = _narrowest(array) if dtype == "<i8" else dtype
         blob = np.ascontiguousarray(array, dtype=dtype).tobytes()
         infos.append(ArrayInfo(name, dtype, array.shape, len(blob), hashlib.sha256(blob).digest()))
         blobs.append(blob)
@@ -168,6 +171,8 @@ def decode(frames: Frames) -> Packet:
         raise Rejected("frames", f"expected no arrays in a {type(message).__name__}, got {len(message.arrays)}")
     if len(message.arrays) != len(frames) - HEAD_FRAMES:
         raise Rejected("frames", f"expected {len(message.arrays)} array frames, got {len(frames) - HEAD_FRAMES}")
+    if (widened := sum(8 * math.prod(info.shape) for info in message.arrays if info.dtype in NARROW)) > FRAME_BYTES_MAX:
+        raise Rejected("nbytes", f"expected at most {FRAME_BYTES_MAX} bytes of arrays as int64, got {widened}")
     arrays = {info.name: _array(info, blob) for info, blob in zip(message.arrays, frames[HEAD_FRAMES:], strict=True)}
     if len(arrays) != len(message.arrays):
         raise Rejected("header", "two arrays have one name")
@@ -224,8 +229,18 @@ def _bytes_max(name: str) -> int:
     return _LARGEST.get(name, FRAME_BYTES_MAX)
 
 
+def _narrowest(array: Array) -> str:
+    """Return the smallest dtype of the wire for these integers of int64."""
+    if array.size >= NARROW_SIZE_MIN:
+        smallest, largest = array.min(), array.max()
+        for dtype, limit in NARROW.items():
+            if -limit <= smallest and largest < limit:
+                return dtype
+    return "<i8"
+
+
 def _array(info: ArrayInfo, blob: bytes) -> Array:
-    """Return the array that `info` describes, a read-only view of `blob`."""
+    """Return the array that `info` describes, a read-only view of `blob`; narrow integers as a copy of int64."""
     if info.dtype not in (dtypes := _dtypes(info.name)):
         raise Rejected("dtype", f"array {info.name}: expected one of {sorted(dtypes)}, got {info.dtype!r}")
     if len(info.shape) > DIMENSIONS_MAX:
@@ -244,4 +259,7 @@ def _array(info: ArrayInfo, blob: bytes) -> Array:
     array: Array = np.ndarray(info.shape, info.dtype, blob)
     if info.dtype[1] == "f" and not all_finite(array):
         raise Rejected("not-finite", f"array {info.name}: expected finite numbers, got NaN or infinity")
+    if info.dtype in NARROW:
+        array = array.astype(np.int64)
+        array.flags.writeable = False
     return array

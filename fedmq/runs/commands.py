@@ -82,7 +82,7 @@ def ls(folder: Path, as_json: bool) -> None:
 @click.argument("run")
 @option("--json", "as_json", is_flag=True, help="The report as JSON, with result.json in it.")
 def show(run: str, as_json: bool) -> None:
-    """Show RUN (a folder, or a name below runs): its results, its trainers, its last rounds, and its coefficients.
+    """Show RUN (a folder, or a name below runs): results, trainers, last rounds, coefficients or importances.
 
     \b
     Examples:
@@ -111,7 +111,8 @@ def show(run: str, as_json: bool) -> None:
         closes = list(store.closes())
         store.close()
         _print_values({"run": config.run, "task": config.task.name, "algorithm": config.algorithm})
-        about = {"parameters": _listed(config.parameters), "seed": config.seed}
+        start = {"from": f"the model with sha256 {config.started_from}"} if config.started_from else {}
+        about = {**start, "parameters": _listed(config.parameters), "seed": config.seed}
         _print_values({**about, "limits": _listed(msgspec.to_builtins(config.limits))})
     rounds = report.rounds if report is not None else closes[-1].round if closes else 0
     _print_values({"state": status_text(folder, time.time()), "rounds": rounds})
@@ -132,15 +133,15 @@ def show(run: str, as_json: bool) -> None:
         fitness = "" if best is None else f"  fitness best {best.fitness:.4f} mean {best.fitness_mean:.4f}"
         took = f"{close.round_s * 1000:.1f} ms"
         echo(f"round {close.round:>4}  {close.results} results  {took}  {close.why}{fitness}")
-    _show_coefficients(folder)
+    _show_findings(folder)
 
 
-def _show_coefficients(folder: Path) -> None:
-    from fedmq.observe.regression_text import regression_lines
+def _show_findings(folder: Path) -> None:
+    from fedmq.observe.regression_text import importance_lines, regression_lines
     from fedmq.runs.report import read_findings
 
     findings = read_findings(folder)
-    for line in () if findings is None else regression_lines(findings):
+    for line in () if findings is None else [*regression_lines(findings), *importance_lines(findings)]:
         echo(line)
 
 

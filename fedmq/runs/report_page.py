@@ -28,6 +28,7 @@ EXPONENT_MAX = 700.0  # exp of more overflows
 BARS = 24  # of a small histogram
 IMPORTANCES_SHOWN_MAX = 30
 CATEGORIES_SHOWN_MAX = 8
+CORRELATIONS_SHOWN_MAX = 20
 CURVES_MAX = 6  # ROC curves of classes
 Rows = Iterable[Sequence[object]]
 
@@ -181,7 +182,7 @@ def _model(findings: Findings) -> str:
     outputs = dict.fromkeys(one.output for one in findings.coefficients)
     for output in outputs:
         parts.append(_coefficients(output, [one for one in findings.coefficients if one.output == output], findings))
-    gains = sorted(findings.importances, key=lambda one: -one.gain)[:IMPORTANCES_SHOWN_MAX]
+    gains = findings.largest_importances(IMPORTANCES_SHOWN_MAX)
     if gains:
         bars = [(one.name, one.gain * 100.0) for one in gains]
         parts.append(bar_list("Importance: how much the splits of a column lower the loss", bars, " %"))
@@ -218,7 +219,10 @@ def _data(findings: Findings) -> str:
         rows.append(row)
     classes = _table(["class", "rows"], list(findings.classes.items()), "Classes") if findings.classes else ""
     note = f"<p>Over the {findings.num_examples} rows that trained the model, at all sites together.</p>"
-    return _section("Data", note + classes + _table(heads, rows, "Columns"))
+    pairs = findings.strongest_correlations(CORRELATIONS_SHOWN_MAX)
+    correlated = [[f"{one} and {other}", f"{value:+.3f}"] for value, one, other in pairs]
+    correlations = _table(["pair", "correlation"], correlated, "Strongest correlations") if correlated else ""
+    return _section("Data", note + classes + _table(heads, rows, "Columns") + correlations)
 
 
 def _bounds(pair: tuple[float, float]) -> str:
@@ -291,6 +295,8 @@ def _again(report: Report, counted: Recount) -> str:
         ["SHA-256 of the model", report.model_sha256 or "none"],
         ["computed again from the accepted results", "the same SHA-256" if same else "another SHA-256"],
     ]
+    if report.config.started_from:
+        rows.append(["began with the model of SHA-256", report.config.started_from])
     how = (
         "<p>The same task, seed and rows give the same model. <code>fedmq runs replay RUN</code> computes it again "
         "from the accepted results in the run's folder.</p>"
@@ -332,7 +338,7 @@ def _table(heads: Sequence[str], rows: Rows, caption: str = "") -> str:
 
 def _align(cell: object) -> str:
     text = str(cell)
-    return ' class="number"' if text[:1] in "-0123456789" and " " not in text else ""
+    return ' class="number"' if text[:1] in "+-0123456789" and " " not in text else ""
 
 
 def _text(value: object) -> str:

@@ -82,7 +82,7 @@ class FileModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kind: ModelKind
     hidden: tuple[int, ...] = HIDDEN  # units of each hidden layer of a network
     activation: Literal["relu", "tanh", "sigmoid"] = "relu"  # of a network
-    features: int = 512  # random features
+    features: int = 768  # random features
     trees: int = 100  # rounds of boosting at most
     depth: int = 6  # of each tree
 

@@ -32,6 +32,7 @@ from fedmq.protocol.codec import (
     FRAMES_MAX,
     HEADER_BYTES_MAX,
     LENGTH_MAX,
+    NARROW,
     ROUND_HEADER_BYTES_MAX,
     SIGNATURE_BYTES_MAX,
     TOPIC_BYTES_MAX,
@@ -279,7 +280,35 @@ def test_array_over_the_size_limit_is_rejected() -> None:
 
 @pytest.mark.parametrize("dtype", sorted(DTYPES))
 def test_no_dtype_allows_a_dimension_over_the_limit(dtype: str) -> None:
-    assert LENGTH_MAX * np.dtype(dtype).itemsize >= FRAME_BYTES_MAX
+    decoded = np.dtype(np.int64 if dtype in NARROW else dtype)
+    assert LENGTH_MAX * decoded.itemsize >= FRAME_BYTES_MAX
+
+
+@pytest.mark.parametrize(
+    ("smallest", "largest", "dtype"),
+    [
+        (-(1 << 15), (1 << 15) - 1, "<i2"),
+        (-(1 << 15) - 1, 0, "<i4"),
+        (0, 1 << 15, "<i4"),
+        (-(1 << 31), (1 << 31) - 1, "<i4"),
+        (0, 1 << 31, "<i8"),
+        (-(1 << 31) - 1, 0, "<i8"),
+    ],
+)
+def test_large_arrays_of_integers_travel_in_the_smallest_dtype(smallest: int, largest: int, dtype: str) -> None:
+    array = np.array([smallest, largest] * 32).reshape(4, 16)
+    packet = decode(encode("t", RESULT, {"x": array, "y": array[:1]}))
+    assert [one.dtype for one in packet.message.arrays] == [dtype, "<i8"]  # type: ignore[union-attr]
+    came = packet.arrays["x"]
+    assert (came.dtype, came.tolist(), came.flags.writeable) == (np.int64, array.tolist(), False)
+
+
+def test_narrow_integers_over_the_limit_as_int64_are_rejected() -> None:
+    rows = FRAME_BYTES_MAX // 8
+    blob = bytes(2 * rows)
+    assert decode(described(blob, dtype="<i2", shape=[rows])).arrays["x"].nbytes == FRAME_BYTES_MAX
+    with pytest.raises(Rejected, match=r"^nbytes"):
+        decode(described(blob + bytes(2), dtype="<i2", shape=[rows + 1]))
 
 
 @pytest.mark.parametrize(

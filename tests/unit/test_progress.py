@@ -6,6 +6,7 @@ import io
 import logging
 
 import pytest
+from msgspec.structs import replace
 
 from fedmq.aggregator.progress import live_view, log_event, open_progress, plain_progress
 from fedmq.observe import events
@@ -75,6 +76,22 @@ def test_frequent_events_have_no_line(event: events.AnyEvent) -> None:
     lines: list[str] = []
     plain_progress("accuracy", lines.append)(event)
     assert lines == []
+
+
+def test_of_many_fast_rounds_a_pipe_gets_the_first_and_one_a_second() -> None:
+    lines: list[str] = []
+    progress = plain_progress("accuracy", lines.append)
+    for number in range(1, 61):
+        progress(replace(closed(number, why="deadline" if number == 30 else "complete"), round_s=0.125))
+    assert [int(line.split()[1]) for line in lines] == [*range(1, 21), 28, 30, 38, 46, 54]
+
+
+def test_each_slow_round_has_a_line_in_a_pipe() -> None:
+    lines: list[str] = []
+    progress = plain_progress("accuracy", lines.append)
+    for number in range(100, 110):
+        progress(replace(closed(number), round_s=1.5))
+    assert len(lines) == 10
 
 
 def test_task_with_metric_loss_shows_its_loss() -> None:

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from table_rows import patients, table, table_task
 
-from fedmq.algorithms.findings import Coefficient, Findings
+from fedmq.algorithms.findings import Coefficient, Findings, Importance
 from fedmq.algorithms.registry import find_algorithm
-from fedmq.observe.regression_text import regression_lines, regression_remarks
+from fedmq.observe.regression_text import importance_lines, regression_lines, regression_remarks
 from fedmq.simulation import Federation
 from fedmq.tables.schema import Column, Schema, Target
 from fedmq.tables.table import Table
@@ -46,6 +46,15 @@ def test_lines_have_80_columns_for_any_figures() -> None:
     assert max(map(len, lines)) <= 80
     assert "\x1b" not in "".join(lines)
     assert name in lines
+
+
+def test_importances_are_those_of_the_columns_with_the_largest() -> None:
+    gains = {f"x{place}": place / 66 for place in range(1, 12)}
+    found = Findings(importances=tuple(Importance(name=name, gain=gain) for name, gain in gains.items()))
+    _, heading, first, *_, last = importance_lines(found)
+    assert heading == "Importance of 10 of 11 columns"
+    assert (first.split(), last.split()) == (["x11", "16.7%"], ["x2", "3.0%"])
+    assert importance_lines(Findings()) == []
 
 
 @pytest.mark.parametrize(
