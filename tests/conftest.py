@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import sys
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -28,9 +29,13 @@ FOREIGN = {
     *("WATCHDOG_PID", "WATCHDOG_USEC"),
     *("CLICOLOR", "CLICOLOR_FORCE", "COLORTERM", "COLUMNS", "FORCE_COLOR", "LINES", "NO_COLOR", "TERM"),
     *("TTY_COMPATIBLE", "TTY_INTERACTIVE"),
-    *("LANG", "LANGUAGE", "PYTHONDEVMODE", "PYTHONIOENCODING", "PYTHONOPTIMIZE", "PYTHONUTF8", "PYTHONWARNINGS"),
+    *("LANG", "LANGUAGE", "PYTHONDEVMODE", "PYTHONDONTWRITEBYTECODE", "PYTHONIOENCODING", "PYTHONOPTIMIZE"),
+    *("PYTHONUTF8", "PYTHONWARNINGS"),
 }
 FOREIGN_PREFIXES = ("FEDMQ_", "GIT_", "LC_", "MLFLOW_", "XDG_")
+
+# Without bytecode on disk, each of some thousand processes compiles fedmq anew: half of the time of the whole run.
+sys.dont_write_bytecode = False
 
 
 @pytest.fixture(scope="session", autouse=True)
