@@ -575,6 +575,7 @@ def _end(
                 reason="" if one.departure is None else one.departure.reason,
                 detail="" if one.departure is None else one.departure.detail,
                 differences=differences.get(one.name, ()),
+                metrics=dict(one.metrics),
             )
             for one in rounds.roster.trainers
         ],

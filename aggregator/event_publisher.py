@@ -48,6 +48,7 @@ class EventPublisher:
         self.report = outbox.report  # an event that needs no figures from here
         self._late = self._rejected = self._saturated = 0  # since the close before
         self._bytes_received = self._bytes_sent = 0  # at the close before
+        self._metrics: dict[str, tuple[float, int]] = {}  # of own code in this round: sum over rows, and the rows
         self._stalls_at: float | None = None  # when the open round counts as stalled; None: no round, or reported
         self._best_parameters = b""
         self._measured: Measured | None = None  # as reported last
@@ -94,8 +95,12 @@ class EventPublisher:
                 answer_s=answer_s,
                 cpu_s=result.cpu_s,
                 memory=result.memory,
+                metrics=result.metrics,
             )
         )
+        for name, value in (result.metrics or {}).items() if not staleness else ():
+            total, rows = self._metrics.get(name, (0.0, 0))
+            self._metrics[name] = total + value * result.num_examples, rows + result.num_examples
 
     def rejected(self, trainer: str, rejected: Rejected) -> None:
         """Count and report an unusable message; `trainer` is "" if its sender is unknown."""
@@ -142,10 +147,11 @@ class EventPublisher:
                 bytes_up=bytes_received - self._bytes_received,
                 bytes_down=bytes_sent - self._bytes_sent,
                 saturated=self._saturated,
+                metrics={name: total / rows for name, (total, rows) in sorted(self._metrics.items())} or msgspec.UNSET,
                 restarted=evaluation is not None and evaluation.restarted,
             )
         )
-        self._saturated, self._late, self._rejected, self._stalls_at = 0, 0, 0, None
+        self._saturated, self._late, self._rejected, self._stalls_at, self._metrics = 0, 0, 0, None, {}
         self._bytes_received, self._bytes_sent = bytes_received, bytes_sent
         measured = None if evaluation is None else evaluation.measured
         if measured is not None and measured != self._measured:

@@ -16,8 +16,8 @@ nothing shows whose rows a result is about. An old connection ends within `CONTE
 *duplicate*: several trainers use it.
 """
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from fedmq.aggregator.departures import DECLINES, Departure
@@ -61,6 +61,7 @@ class RosterEntry:
     late: int = 0
     rejected: int = 0
     resent: int = 0
+    metrics: Mapping[str, float] = field(default_factory=dict)  # of its own code, with its last result
     introduction: Introduction = NO_INTRODUCTION
     hello_from: float = 0.0  # its next hello is accepted then
 

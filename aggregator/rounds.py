@@ -433,6 +433,8 @@ class Rounds:
         self.roster.count(name, held, staleness=staleness, again=message.attempt > 1)
         self._outbox.save(StoredResult(message.round, name, self.round, packet.frames))
         clipped = count_saturated(packet.arrays)
+        entry = self.roster[message.trainer]
+        entry.metrics = message.metrics or entry.metrics
         self._publisher.accepted(message, staleness, answer_s, self._now, saturated=clipped)
         if staleness:  # the next round or beacon acknowledges the others
             self._outbox.send_accepted(message)

@@ -207,6 +207,7 @@ _COLUMNS: dict[str, dict[str, Callable[[Any], Any]]] = {
         **_plain("name", "presence", "barred", "reason", "detail"),
         **_plain("num_examples", "results", "late", "rejected", "resent"),
         **_plain("memory", "version", "labels", "fingerprint"),
+        "metrics": lambda one: ", ".join(f"{name} {value:.4g}" for name, value in one.metrics.items()),
         "differs": lambda one: "; ".join(f"{each.column or 'labels'}: {each.detail}" for each in one.differences),
         **_rounded(_time, "joined_at", "seen_at"),
         **_rounded(_figure, "train_s", "round_trip_s", "cpu"),

@@ -53,6 +53,7 @@ TRAINER_NAMES = ("alice", "bob", "carol", "dave", "erin", "frank", "grace", "hei
     metavar="NAME|FILE",
     help="The same as TASK. [default: xor]",
 )
+@option("--learner", type=NAME_OR_PATH, metavar="FILE.py:NAME", help="As for fedmq trainer: of each trainer.")
 @click.option(
     "--data",
     "sources",
@@ -93,6 +94,7 @@ TRAINER_NAMES = ("alice", "bob", "carol", "dave", "erin", "frank", "grace", "hei
 def demo(
     task_argument: str | None,
     task_option: str | None,
+    learner: str | None,
     sources: tuple[str, ...],
     trainers: int | None,
     holdout: float | None,
@@ -158,10 +160,11 @@ def demo(
         arguments += [] if value is None else [flag, str(value)]
     arguments += [text for pair in parameters for text in ("--param", pair)]
     arguments += ["--quiet"] if quiet else []
-    score = ["--score", task_name] if isinstance(task.model, Code) else []  # local code needs no signature
+    own = ["--learner", learner] if learner else []
+    score = ["--score", task_name] if isinstance(task.model, Code) and not own else []  # local: needs no signature
     page = ["--port", str(dashboard_port), "--runs", str(folder.parent), "--until-over", name]
     try:
-        code = _run(arguments, rows_of, score, (dashboard_port, page) if dashboard else None)
+        code = _run(arguments, rows_of, [*own, *score], (dashboard_port, page) if dashboard else None)
     except SystemExit:
         again = shlex.join(["fedmq", *sys.argv[1:], *([] if out else ["--out", str(folder)])])
         unfinished = (folder / STORE).exists() and not (folder / REPORT).exists()
@@ -229,7 +232,9 @@ def _plain(path: Path) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "-", path.name.split(".")[0]).strip("-")
 
 
-def _run(arguments: list[str], rows_of: Mapping[str, str], score: list[str], page: tuple[int, list[str]] | None) -> int:
+def _run(
+    arguments: list[str], rows_of: Mapping[str, str], options: list[str], page: tuple[int, list[str]] | None
+) -> int:
     """Run all services, with the rows of each trainer by its name; return the exit code of the aggregator.
 
     It returns after the last reader of the page has disconnected.
@@ -252,7 +257,7 @@ def _run(arguments: list[str], rows_of: Mapping[str, str], score: list[str], pag
         aggregator = processes.start("aggregator", "aggregator", *arguments, "--broker", broker, quiet=False)
         for name, data in rows_of.items():
             few = ("--min-rows", "1")  # the rows of a demo need no protection
-            processes.start(name, "trainer", "--name", name, "--data", data, "--broker", broker, *few, *score)
+            processes.start(name, "trainer", "--name", name, "--data", data, "--broker", broker, *few, *options)
         code = _wait(processes, aggregator)
         if reader is not None and code in (0, 1):
             reader.wait()

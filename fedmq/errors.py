@@ -34,7 +34,7 @@ LeaveReason = Literal[
     "leaving",  # its operator stops it
     "rows",  # its rows do not fit the task
     "evaluations",  # its --max-evaluations are used up
-    "code",  # Python code that it does not run
+    "code",  # Python code that it does not run, or that failed
     "query",  # a query of an unknown kind, or with wrong fields
     "work",  # its work failed: it diverged, raised an exception or used up the memory
     "limit",  # a round that asks for more memory or time than it gives
@@ -172,6 +172,17 @@ class PolicyRefused(FedmqError):
 
 class WorkError(FedmqError):
     """The work of a round has no usable outcome: it diverged, or the model cannot be trained in this way."""
+
+
+class LearnerFailed(WorkError):
+    """The training or scoring code of this site failed; the text names file and line.
+
+    `public` is what other machines may learn about it: no message of an exception, which may quote a row.
+    """
+
+    def __init__(self, text: str, public: str | None = None) -> None:
+        super().__init__(text)
+        self.public = text if public is None else public
 
 
 class WorkCancelled(FedmqError):

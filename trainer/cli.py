@@ -187,6 +187,12 @@ def _names(_ctx: click.Context, _param: click.Parameter, text: str | None) -> tu
     help="Local copy of a task with code: it replaces the code in the rounds.",
 )
 @option(
+    "--learner",
+    type=NAME_OR_PATH,
+    metavar="FILE.py:NAME",
+    help="Train with the function NAME of this file, and score with its evaluate, if it has one; any framework.",
+)
+@option(
     "--labels",
     callback=check_labels,
     default="",
@@ -218,6 +224,7 @@ def trainer(
     memory_max: int | None,
     allow_code: bool,
     score: str | None,
+    learner: str | None,
     labels: str,
     broker: str | None,
     keys: Path | None,
@@ -266,6 +273,7 @@ def trainer(
     from fedmq.security.signing import TrainerSigning
     from fedmq.trainer.code_policy import no_signer
     from fedmq.trainer.metrics import trainer_metrics
+    from fedmq.trainer.own_learner import OwnLearner
     from fedmq.trainer.round_handler import on_rows
     from fedmq.trainer.rows_source import RowsSource
     from fedmq.trainer.service import NewKeys, Trainer, usage_of_process
@@ -316,6 +324,7 @@ def trainer(
                 limits=_limits(memory_max, work_seconds_max),
                 site=_site_policy(min_rows, min_cell, parameters_per_row_max, allow_algorithms, allow_columns),
                 held_out=None if rows.held_out is None else rows.held_out.of,
+                own=None if learner is None else OwnLearner(learner, work_seconds_max),
             ),
             link.wake,
             clock,

@@ -55,6 +55,11 @@ class CodePolicy:
             and replace(own.task.model, sha256=b"") == replace(model, sha256=b"")
         ):
             return own.code
+        if not model.sha256:
+            raise CodeRefused(
+                f"run {message.run}, task {message.task.name}: expected code of this site that scores its models, "
+                "got none: start this trainer with --learner FILE.py:fit, a file that defines evaluate, too"
+            )
         self._check(message, self.signer(packet))
         received = packet.arrays.get(CODE)
         if received is None or received.dtype != np.uint8:

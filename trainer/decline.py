@@ -10,6 +10,7 @@ from fedmq.errors import (
     BadData,
     CodeRefused,
     FedmqError,
+    LearnerFailed,
     LeaveReason,
     LimitExceeded,
     PolicyRefused,
@@ -38,6 +39,8 @@ def decline_of(error: BaseException) -> Decline:
     match error:
         case BadData():
             return _decline("rows", error.public)
+        case LearnerFailed():
+            return _decline("code", error.public)
         case LimitExceeded():
             return _decline("limit", error.detail)
         case PolicyRefused():

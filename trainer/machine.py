@@ -1,7 +1,10 @@
 """Inputs and outputs of a trainer's session, as values."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
+
+import msgspec
 
 from fedmq.errors import BadData
 from fedmq.protocol.codec import Array, Packet
@@ -22,6 +25,7 @@ class WorkDone(NamedTuple):
     num_examples: int  # rows that it was computed on
     cpu_s: float = 0.0
     memory: int = 0
+    metrics: Mapping[str, float] = {}  # of the trainer's own code
     held: int | None = None  # rows that the trainer has for the run; None: those that it was computed on
 
 
@@ -91,11 +95,13 @@ class PendingResult(NamedTuple):
     cpu_s: float = 0.0
     memory: int = 0
     site_figures: bool = False
+    metrics: Mapping[str, float] = {}
 
     def result(self, trainer: str, term: int, attempt: int = 1) -> Result:
         """Return the message without its arrays, for the given term and attempt."""
         fields = self._asdict()
         del fields["arrays"], fields["term"]
+        fields["metrics"] = fields["metrics"] or msgspec.UNSET
         return Result(trainer=trainer, term=term, attempt=attempt, **fields)
 
 

@@ -35,6 +35,7 @@ from fedmq.tasks.row_views import RowViews
 from fedmq.tasks.task import Rows, Task
 from fedmq.trainer.budget import open_query, sent_bits
 from fedmq.trainer.code_policy import NO_CODE, CodePolicy
+from fedmq.trainer.own_learner import OwnLearner, OwnRound
 from fedmq.trainer.sandbox import Sandbox
 from fedmq.trainer.site_policy import PERMIT_ALL, SitePolicy
 from fedmq.trainer.worker import Answer, Cancelled, Learn
@@ -81,6 +82,7 @@ def on_rows(
     limits: WorkLimits | None = None,
     site: SitePolicy = PERMIT_ALL,
     held_out: RowsOf | None = None,
+    own: OwnLearner | None = None,
 ) -> Learn:
     """Return the function that answers rounds from the rows of trainer `name`, for a worker.
 
@@ -89,7 +91,8 @@ def on_rows(
     only as `policy` allows, and questions are answered only as `site` permits. What a round needs is checked against
     the `limits` before any work. Losses will be sent in units of 2**-`fraction_bits`; an answer that they cannot
     express is refused. With rows of their own that are `held_out`, a run that holds rows out measures its model on
-    these, and trains it on all others.
+    these, and trains it on all others. The site's `own` code trains where an algorithm trains models, and scores
+    training rows if it can.
 
     Raises (when called):
         BadData: the rows cannot be read, or do not fit the task, or every loss saturates.
@@ -98,6 +101,7 @@ def on_rows(
         PolicyRefused: the site does not permit the question.
         Rejected: the arrays of the round do not fit its query or the task, or the code failed.
         CodeRefused: code scores the task, and the policy does not allow it.
+        LearnerFailed: the own code failed.
         WorkError: the learner returned what its query does not allow.
     """
     for kind in BUILTIN_LEARNERS:  # imports PyGAD now, not while the first round waits
@@ -115,7 +119,7 @@ def on_rows(
         task = message.task
         query, learner, _ = open_query(message)
         sent = {key: array for key, array in packet.arrays.items() if key != CODE or not isinstance(task.model, Code)}
-        code = policy.code(packet) if isinstance(task.model, Code) else None
+        code = _code(packet, policy, own)
         arrays, preparation = without_preparation(query, task, sent)
         check_bounds(query.arrays(task), arrays)
         shapes = {key: array.shape for key, array in arrays.items()}
@@ -131,22 +135,60 @@ def on_rows(
         if preparation and views is not compared:
             compared = views
             _warn_of_differences(message.run, views, preparation)
-        own = views.view(query.rows, preparation)
-        score: Callable[[Floats], Scores] = partial(task.score, rows=own, cancelled=cancelled)
+        rows = views.view(query.rows, preparation)
+        own_round = _own_round(own, query, message, rows, cancelled)
+        score = _score(task, rows, own_round, cancelled)
         if code is not None:
-            if sandbox is None or sandbox[2] is not own or sandbox[:2] != (task, code):
+            if sandbox is None or sandbox[2] is not rows or sandbox[:2] != (task, code):
                 if sandbox is not None:
                     sandbox[3].close()
-                sandbox = (task, code, own, Sandbox(code, own))
+                sandbox = (task, code, rows, Sandbox(code, rows))
             score = partial(sandbox[3].score, cancelled=cancelled)
         draws = derive_rng(message.seed, "trainer", name, message.round)
-        learned = learner.learn(query, Assignment(task, arrays, own, score, draws, cancelled, message.round))
+        fit = None if own_round is None else own_round.fit
+        learned = learner.learn(query, Assignment(task, arrays, rows, score, draws, cancelled, message.round, fit))
         _check_answer(checked, learned)
         learned = site.suppressed(query, learned)
-        _check_saturated(task, learned.get(LOSSES), own, sent_bits(query, fraction_bits))
-        return Answer(learned, num_examples)
+        _check_saturated(task, learned.get(LOSSES), rows, sent_bits(query, fraction_bits))
+        return _answer(learned, num_examples, own_round)
 
     return answer
+
+
+def _code(packet: Packet, policy: CodePolicy, own: OwnLearner | None) -> bytes | None:
+    """Return the code that scores the task; None if no code does, or the site's own.
+
+    Raises:
+        CodeRefused: it must not run here.
+    """
+    assert isinstance(packet.message, Round)
+    scored_by_code = isinstance(packet.message.task.model, Code) and (own is None or not own.scores)
+    return policy.code(packet) if scored_by_code else None
+
+
+def _own_round(
+    own: OwnLearner | None, query: Query, message: Round, rows: Rows, cancelled: Cancelled
+) -> OwnRound | None:
+    """Return the site's own code for this round, if there is some and the query is about rows that train."""
+    if own is None or query.rows != "features":
+        return None
+    return own.on_round(message.task, rows, query.settings, message.round, cancelled)
+
+
+def _score(task: Task, rows: Rows, own: OwnRound | None, cancelled: Cancelled) -> Callable[[Floats], Scores]:
+    """Return the function that scores candidates without code from the network."""
+    scores = None if own is None else own.scores
+    return scores or partial(task.score, rows=rows, cancelled=cancelled)
+
+
+def _answer(learned: Mapping[str, Array], rows: int, own_round: OwnRound | None) -> Answer:
+    """Return the answer over so many rows; own code may have trained on a part of them."""
+    if own_round is None or own_round.num_examples == rows:
+        return Answer(learned, rows, {} if own_round is None else own_round.metrics)
+    share = own_round.num_examples / rows
+    sums = {name: learned[name] * share for name in (LOSSES, "correct") if name in learned}
+    part = {name: array.astype(learned[name].dtype) for name, array in sums.items()}
+    return Answer({**learned, **part}, *own_round.outcome)
 
 
 def _for_task(task: Task, read: Rows | Table) -> Rows | Table:

@@ -142,8 +142,9 @@ class Trainer:
             self.on_trained(done.train_s)
         cpu_s, memory = self._usage()
         held = self._rows_of(done.run)
-        used = done.outcome.num_examples if isinstance(done.outcome, Answer) else held
-        return WorkDone(done.run, done.round, done.outcome, done.train_s, used, cpu_s, memory, held=held)
+        answer = done.outcome if isinstance(done.outcome, Answer) else Answer(done.outcome, held)
+        used, metrics = answer.num_examples, answer.metrics
+        return WorkDone(done.run, done.round, done.outcome, done.train_s, used, cpu_s, memory, metrics, held)
 
     def _take(self, event: Input) -> None:
         output = self.session.step(event, self._clock.now())

@@ -211,6 +211,7 @@ class FileSpool:
         if message.num_examples != num_examples:
             raise Rejected("values", f"expected a result over {num_examples} rows, got {message.num_examples}")
         fields = {name: getattr(message, name) for name in PendingResult._fields if name != "arrays"}
+        fields["metrics"] = fields["metrics"] or {}
         result = PendingResult(arrays=dict(packet.arrays), **fields)
         return result if kept.key == self.key else result._replace(term=0)
 

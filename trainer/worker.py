@@ -22,11 +22,14 @@ Learn = Callable[[Packet, Cancelled], dict[str, Array]]
 
 
 class Answer(dict[str, Array]):
-    """The arrays of an answer, and the number of rows that they are computed on."""
+    """The arrays of an answer, the number of rows that they are computed on, and metrics of the trainer's own code."""
 
-    def __init__(self, arrays: Mapping[str, Array], num_examples: int) -> None:
+    def __init__(
+        self, arrays: Mapping[str, Array], num_examples: int, metrics: Mapping[str, float] | None = None
+    ) -> None:
         super().__init__(arrays)
         self.num_examples = num_examples
+        self.metrics = dict(metrics or {})
 
 
 class Done(NamedTuple):

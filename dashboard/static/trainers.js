@@ -88,6 +88,7 @@ function columnsFor(model, act) {
     { name: "Contribution", number: true, sort: (one) => one.results, cell: (one) => contribution(model(), one) },
     number("Late", (one) => one.late),
     { ...number("Rejected", (one) => one.rejected), cell: rejectedCell },
+    { name: "Metrics", sort: (one) => one.metrics, cell: (one) => one.metrics || NOTHING },
     number("CPU", (one) => one.cpu, known(share)),
     number("Memory", (one) => one.memory, known(bytes)),
     { name: "Version", sort: (one) => one.version, cell: (one) => one.version || NOTHING },

@@ -108,6 +108,11 @@ class Query(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
         """Return what the work on so many rows needs; the aggregator asks with one row, before a run begins."""
         raise NotImplementedError
 
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The parameters of local training, for the own code of a trainer."""
+        return {}
+
     def check(self, task: Task, shapes: Shapes) -> None:
         """Raise Rejected if the fields do not fit the arrays."""
 
@@ -460,6 +465,8 @@ class Assignment:
     generator: np.random.Generator
     cancelled: Callable[[], bool] = field(default=lambda: False)  # a newer round makes the work needless
     round: int = 1
+    # The trainer's own training: parameters (num_parameters,) and draws -> trained parameters.
+    fit: Callable[[Floats, np.random.Generator], Floats] | None = None
 
 
 class Learner(NamedTuple):

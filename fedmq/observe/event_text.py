@@ -103,6 +103,7 @@ def _of_round(event: events.RoundClosed, metric: str) -> str:
     if best is not None:
         more = held_out_text(best, metric) or f"fitness best {best.fitness:.4f} mean {best.fitness_mean:.4f}"
         figures = f"{best_text(best, metric)}  {more}"
+    figures += "".join(f"  {name} {value:.4g}" for name, value in (event.metrics or {}).items())
     notes: list[str] = [] if event.why == "complete" else [event.why]
     if event.restarted:
         notes.append("the pool restarted at random: no better loss was found; the best model is kept")

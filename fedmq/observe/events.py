@@ -12,7 +12,7 @@ from msgspec import Meta
 from fedmq.algorithms.differences import Difference
 from fedmq.algorithms.evaluation.figures import Measured, RowsOf
 from fedmq.errors import LeaveReason, RejectReason
-from fedmq.protocol.messages import Seconds
+from fedmq.protocol.messages import OwnMetrics, Seconds
 from fedmq.protocol.run_config import RunConfig
 
 HELD_OUT_FIGURES = ("balanced_accuracy", "auc", "log_loss", "rmse", "r2")  # of `Best`; None if they do not fit the task
@@ -129,6 +129,7 @@ class ResultAccepted(Event, frozen=True, kw_only=True, tag="result-accepted"):
     answer_s: Seconds = 0.0  # from the round's publication to the result's arrival; 0: unknown, because late
     cpu_s: Seconds = 0.0  # total processor time of the trainer's process
     memory: int = 0  # its peak memory in bytes
+    metrics: OwnMetrics | msgspec.UnsetType = msgspec.UNSET  # of the trainer's own training and scoring code
 
 
 class ResultResent(Event, frozen=True, kw_only=True, tag="result-resent"):
@@ -161,6 +162,7 @@ class RoundClosed(Event, frozen=True, kw_only=True, tag="round-closed"):
     bytes_down: int = 0  # sent by it since the previous close
     saturated: int = 0  # losses in `results` that were clipped because they do not fit their units
     restarted: bool = False  # the round searched in a new random pool, because the one before found nothing better
+    metrics: OwnMetrics | msgspec.UnsetType = msgspec.UNSET  # of the own code of trainers: the mean over their rows
 
 
 class BestChanged(Event, frozen=True, kw_only=True, tag="best-changed"):

@@ -21,7 +21,7 @@ from fedmq.errors import LeaveReason
 from fedmq.models.networks import Model
 from fedmq.observe import events
 from fedmq.observe.events import BEST_PARAMETERS_MAX, PackedParameters
-from fedmq.protocol.messages import At, Seconds
+from fedmq.protocol.messages import At, OwnMetrics, Seconds
 from fedmq.protocol.run_config import RunConfig
 from fedmq.tasks.task import TRAINERS_MAX
 
@@ -63,6 +63,7 @@ class TrainerRecord(msgspec.Struct):
     detail: str = ""
     held_out: Metrics | None = None  # figures of the best model on its held-out rows, if it permits them
     differences: tuple[Difference, ...] = ()  # of its rows from those of the others
+    metrics: OwnMetrics = {}  # of its own code, with its last result
     touched: int = 0
 
 
@@ -84,6 +85,7 @@ class RoundRecord(msgspec.Struct, array_like=True):
     best: events.Best | None = None
     saturated: int = 0
     restarted: bool = False
+    metrics: OwnMetrics = {}  # of the own code of trainers: the mean over their rows
     touched: int = 0
 
 
@@ -224,7 +226,7 @@ class RunState(msgspec.Struct):
         one.closed_at, one.why, one.round_s, one.results = at, event.why, event.round_s, event.results
         one.late, one.rejected, one.present, one.best = event.late, event.rejected, event.present, event.best
         one.bytes_up, one.bytes_down, one.touched = event.bytes_up, event.bytes_down, self.seq
-        one.saturated, one.restarted = event.saturated, event.restarted
+        one.saturated, one.restarted, one.metrics = event.saturated, event.restarted, event.metrics or {}
         self.train_s += event.round_s
         self.bytes_up += event.bytes_up
         self.bytes_down += event.bytes_down
@@ -286,6 +288,7 @@ class RunState(msgspec.Struct):
         if trainer.cpu_s and at > before:
             trainer.cpu = max(0.0, event.cpu_s - trainer.cpu_s) / (at - before)
         trainer.cpu_s, trainer.memory = event.cpu_s, event.memory
+        trainer.metrics = event.metrics or trainer.metrics
         began = at - (event.answer_s or event.train_s)
         work = WorkRecord(event.round, event.trainer, began, at, event.train_s, event.staleness, self.seq)
         self.works.append(work)

@@ -30,6 +30,7 @@ PROTOCOL_VERSION = 2  # the newest version that this code reads and writes
 PROTOCOL_VERSION_MIN = 2  # the oldest
 BITMAP_BYTES_MAX = TRAINERS_MAX // 8  # half of what a header may hold
 FRACTION_BITS_MAX = 30  # of a loss on the wire
+METRICS_MAX = 16  # of a trainer's own code, with a result
 
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 Positive = Annotated[int, Meta(ge=1, le=2**53)]
@@ -40,6 +41,9 @@ Versions = tuple[Positive, Positive]  # oldest and newest protocol version that 
 Labels = Annotated[tuple[Annotated[str, Meta(max_length=64)], ...], Meta(max_length=8)]
 Action = Literal["pause", "resume", "stop", "checkpoint", "drain", "ban", "readmit"]
 At = Annotated[float, Meta(ge=-1e11, le=1e11)]  # seconds since 1970; a date that `datetime` can represent
+MetricName = Annotated[str, Meta(min_length=1, max_length=32)]
+Metric = Annotated[float, Meta(ge=-1e300, le=1e300)]  # excludes NaN and infinity
+OwnMetrics = Annotated[dict[MetricName, Metric], Meta(max_length=METRICS_MAX)]
 Seconds = Annotated[float, Meta(ge=0, le=1e9)]  # about 30 years; excludes NaN and infinity
 
 
@@ -164,6 +168,9 @@ class Result(RunHeader, frozen=True, kw_only=True, tag="result"):
     cpu_s: Seconds = 0.0  # CPU time of the trainer's process when the work was done, for observers
     memory: Count = 0  # peak resident bytes of the process, for observers
     site_figures: bool = False  # figures of a model on the rows of this trainer alone may be shown
+    metrics: OwnMetrics | msgspec.UnsetType = (
+        msgspec.UNSET
+    )  # of the trainer's own training and scoring code, for observers
 
 
 class Goodbye(RunHeader, frozen=True, kw_only=True, tag="goodbye"):

@@ -46,6 +46,7 @@ class TrainerReport(msgspec.Struct, frozen=True):
     detail: str = ""
     held_out: Metrics | None = None  # the model on its held-out rows, if it permits that
     differences: tuple[Difference, ...] = ()  # of its rows from those of the others, if it permits its own figures
+    metrics: dict[str, float] = {}  # of its own training and scoring code, with its last result
 
 
 class _Figures(msgspec.Struct, frozen=True, kw_only=True):

@@ -245,6 +245,12 @@ def _sites(report: Report) -> str:
         + [_number(getattr(one.held_out, figure)) if one.held_out else "not permitted"] * own
         for one in report.trainers
     ]
+    if names := sorted({name for one in report.trainers for name in one.metrics}):
+        heads += names
+        rows = [
+            [*row, *(_number(one.metrics[name]) if name in one.metrics else "" for name in names)]
+            for row, one in zip(rows, report.trainers, strict=True)
+        ]
     differing = "".join(
         f"<li>{_text(differences_text(one.name, one.differences))}</li>" for one in report.trainers if one.differences
     )

@@ -22,14 +22,14 @@ def importable(folder: Path) -> Iterator[None]:
         sys.path[:] = [*(path for path in sys.path if path not in user_first), *before]  # what the code added stays
 
 
-def run_file(path: Path) -> Mapping[str, object]:
+def run_file(path: Path, what: str = "that defines `task`") -> Mapping[str, object]:
     """Return the names that a Python file defines.
 
     Raises:
         BadConfiguration: the file does not exist or fails.
     """
     if not path.is_file():
-        raise BadConfiguration(f"{path}: expected a Python file that defines `task`, got no such file: check the path")
+        raise BadConfiguration(f"{path}: expected a Python file {what}, got no such file: check the path")
     try:
         with importable(path.parent):
             return runpy.run_path(str(path))

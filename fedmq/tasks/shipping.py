@@ -42,6 +42,8 @@ def ship(name_or_path: str, algorithm: str | None = None) -> Shipped:
     if not isinstance(task.model, Code):
         return Shipped(task, None)
     score = names.get("score")
+    if score is None and callable(names.get("evaluate")):
+        return Shipped(task, None)  # each trainer has its own code
     if not callable(score):
         raise BadConfiguration(
             f"{name_or_path}: expected a function score(population, inputs, targets) that returns (losses, correct) "

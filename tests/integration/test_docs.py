@@ -44,6 +44,7 @@ NAMED = (
     "how-to/statistics",
     "how-to/your-own-algorithm",
     "how-to/your-own-task",
+    "how-to/your-own-training-code",
     "how-to/your-own-data",
     "how-to/your-own-table",
     "how-to/ship-python",

@@ -106,6 +106,7 @@ def test_report_has_the_documented_fields(folder: Path) -> None:
                 "detail": "expected 2 columns",
                 "held_out": None,
                 "differences": [],
+                "metrics": {},
             },
             {
                 "name": "bob",
@@ -119,6 +120,7 @@ def test_report_has_the_documented_fields(folder: Path) -> None:
                 "detail": "",
                 "held_out": None,
                 "differences": [],
+                "metrics": {},
             },
         ],
         "rejections": {"sha256": 2},

@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fedmq.algorithms.averaging.query import EvolutionLearner, GradientLearner, Train
+from fedmq.algorithms.averaging.query import EvolutionLearner, GradientLearner, OwnCode, Train
 from fedmq.algorithms.base import Assignment, Learner
 from fedmq.algorithms.evolution.local_search import evolve
 from fedmq.algorithms.inbox import GENE_MAX
-from fedmq.errors import WorkCancelled, WorkError
+from fedmq.errors import CodeRefused, WorkCancelled, WorkError
 from fedmq.models.arrays import Floats
 from fedmq.models.networks import Linear
 
@@ -18,7 +18,14 @@ def train_model(query: Train, work: Assignment) -> dict[str, npt.NDArray[Any]]:
     """Score the model, then train it."""
     model = work.arrays["model"]
     losses, correct = work.score(model[None])
-    if isinstance(query.learner, GradientLearner):
+    if work.fit is not None:
+        trained = np.clip(work.fit(model, work.generator), -GENE_MAX, GENE_MAX)
+    elif isinstance(query.learner, OwnCode):
+        raise CodeRefused(
+            f"task {work.task.name} is trained by code of each site, got none: "
+            "start this trainer with --learner FILE.py:fit"
+        )
+    elif isinstance(query.learner, GradientLearner):
         trained = _descend(query.learner, model, work)
     else:
         trained = _evolve_model(query.learner, model, work)

@@ -1,7 +1,7 @@
 """The query `train`: train this model on your rows and send it back."""
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import msgspec
 import numpy as np
@@ -25,6 +25,8 @@ STEPS_MAX = 1_000_000
 
 Steps = Annotated[int, Meta(ge=0, le=STEPS_MAX)]
 Moderate = Annotated[float, Meta(ge=0, le=1e6)]
+Setting = bool | int | float | Annotated[str, Meta(max_length=200)]
+Config = Annotated[dict[Annotated[str, Meta(min_length=1, max_length=32)], Setting], Meta(max_length=32)]
 
 
 class EvolutionLearner(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, tag="evolution"):
@@ -43,6 +45,12 @@ class GradientLearner(msgspec.Struct, frozen=True, forbid_unknown_fields=True, o
     learning_rate: Moderate = 0.1
 
 
+class OwnCode(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, tag="own"):
+    """Local training by code of each site: `fedmq trainer --learner FILE.py:fit`."""
+
+    config: Config = {}
+
+
 class Train(Query, frozen=True, tag="train"):
     """Train the model.
 
@@ -52,7 +60,12 @@ class Train(Query, frozen=True, tag="train"):
 
     sends: ClassVar[str] = "a model that was trained on the rows, and its summed loss"
 
-    learner: EvolutionLearner | GradientLearner
+    learner: EvolutionLearner | GradientLearner | OwnCode
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """See `Query`."""
+        return self.learner.config if isinstance(self.learner, OwnCode) else msgspec.structs.asdict(self.learner)
 
     def arrays(self, task: Task) -> Mapping[str, ArrayBounds]:
         return {"model": ArrayBounds((task.model.num_parameters,))}
@@ -74,5 +87,7 @@ class Train(Query, frozen=True, tag="train"):
         if isinstance(learner, EvolutionLearner):
             times = learner.generations + 1
             return demand_of_scores(task, learner.population, num_examples, times=times, copies=SEARCH_COPIES + 1)
+        if isinstance(learner, OwnCode):
+            return demand_of_scores(task, 1, num_examples)
         scored = demand_of_scores(task, 1, num_examples, times=2 * learner.steps + 1)
         return scored._replace(memory_bytes=scored.memory_bytes + 16 * num_examples * (task.model.inputs + 1))

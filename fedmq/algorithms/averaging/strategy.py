@@ -14,7 +14,15 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from fedmq.algorithms.averaging.query import EvolutionLearner, GradientLearner, Moderate, Steps, Train
+from fedmq.algorithms.averaging.query import (
+    Config,
+    EvolutionLearner,
+    GradientLearner,
+    Moderate,
+    OwnCode,
+    Steps,
+    Train,
+)
 from fedmq.algorithms.averaging.robust_aggregation import RULES
 from fedmq.algorithms.base import Evaluation, Generations, Mutation, Plan, Population, Update, row_loss_max
 from fedmq.algorithms.inbox import ROUNDS_REMEMBERED, Inbox, check_answer, check_round
@@ -26,6 +34,7 @@ from fedmq.runtime.rng import derive_rng
 from fedmq.tasks.task import Task
 
 ROUNDING = 1e-12  # relative: two summed losses nearer than this are equal
+OWN_SPREAD = 0.1  # the same for a model that code of the sites trains
 INITIAL_SPREAD = 0.5  # standard deviation of the first model's parameters; zeros would make hidden units the same
 
 
@@ -37,11 +46,12 @@ class AveragingParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
         BadConfiguration: the bounds of `mutation` are in the wrong order.
     """
 
-    learner: Literal["gradient", "evolution"] = "gradient"
+    learner: Literal["gradient", "evolution", "own"] = "gradient"
     steps: Steps = 1
     learning_rate: Moderate = 0.1
     generations: Generations = 20
     population: Population = 20
+    config: Config = {}  # for the own code of each trainer
     spread: Moderate = 0.5  # standard deviation of the first population's parameters
     mutation: Mutation = (-1.5, 0.3)
     rule: Literal["none", "clip", "trimmed-mean", "median", "krum"] = "none"  # against Byzantine trainers
@@ -125,7 +135,9 @@ class Averaging:
     def __init__(self, parameters: AveragingParameters | None = None) -> None:
         self.parameters = chosen = parameters or AveragingParameters()
         self._query = Train(
-            GradientLearner(chosen.steps, chosen.learning_rate)
+            OwnCode(chosen.config)
+            if chosen.learner == "own"
+            else GradientLearner(chosen.steps, chosen.learning_rate)
             if chosen.learner == "gradient"
             else EvolutionLearner(chosen.generations, chosen.population, chosen.spread, chosen.mutation)
         )
@@ -135,6 +147,8 @@ class Averaging:
         parameters = np.zeros(task.model.num_parameters)
         if self.parameters.learner == "evolution":
             parameters = derive_rng(seed, "averaging").normal(0.0, INITIAL_SPREAD, task.model.num_parameters)
+        elif self.parameters.learner == "own":
+            parameters = derive_rng(seed, "averaging").normal(0.0, OWN_SPREAD, task.model.num_parameters)
         elif not isinstance(task.model, Linear):
             raise BadConfiguration(
                 f"algorithm averaging: expected a task with a linear model for learner=gradient, got {task.name}: "
