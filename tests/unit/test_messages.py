@@ -136,6 +136,7 @@ EXAMPLES: dict[type[Any], Message] = {
         train_s=0.5,
         model_digest=bytes(32),
         fraction_bits=16,
+        metrics={"accuracy": 0.5},
     ),
     Goodbye: Goodbye(run="r", term=1, trainer="alice", reason="rows", detail="expected 2 columns, got 3"),
     Control: Control(run="r", term=1, action="ban", trainer="bob", request_id=7),
