@@ -306,7 +306,7 @@ def run_training(
     parameters = parameters or {}
     address, credentials = find_broker(broker, keys, "aggregator")
     begins = wanted is not None and not (folder / STORE).exists()
-    strategy = _checked_strategy(wanted, code, algorithm, parameters) if wanted is not None and begins else None
+    strategy = checked_strategy(wanted, code, algorithm, parameters) if wanted is not None and begins else None
     earlier = _start_of(start, strategy, wanted)
     _check_unfinished(folder, resume=resume)
     with writing(f"--out {folder}"):
@@ -483,7 +483,7 @@ def _check_unfinished(folder: Path, *, resume: bool) -> int:
     return report.rounds
 
 
-def _checked_strategy(
+def checked_strategy(
     task: Task, code: bytes | None, algorithm: str | None, parameters: dict[str, Any]
 ) -> Strategy[Any]:
     """Return the strategy of a new run, checked before anything is written."""
@@ -548,7 +548,8 @@ def _end(
         BadConfiguration: the run had finished after so many rounds, and nothing was left to do.
         SystemExit: it was stopped, and can be continued.
     """
-    from fedmq.runs.report import TrainerReport, make_report, write_report
+    from fedmq.aggregator.outcome import report_of
+    from fedmq.runs.report import write_report
 
     rounds = service.rounds
     if rounds.why is None:
@@ -558,35 +559,8 @@ def _end(
         if not quiet:
             echo(f"stopped before round {rounds.round}; continue with: fedmq aggregator --out {folder}", err=True)
         raise SystemExit(1)
-    closes, differences = list(store.closes()), rounds.differences
-    report, model = make_report(
-        service.config,
-        closes,
-        rounds.evaluation,
-        [
-            TrainerReport(
-                one.name,
-                one.num_examples,
-                one.results,
-                one.late,
-                one.rejected,
-                one.resent,
-                rounds.roster.is_silent(one.name),
-                reason="" if one.departure is None else one.departure.reason,
-                detail="" if one.departure is None else one.departure.detail,
-                differences=differences.get(one.name, ()),
-                metrics=dict(one.metrics),
-            )
-            for one in rounds.roster.trainers
-        ],
-        why=rounds.why,
-        failure=rounds.failure,
-        rejections=rounds.rejections,
-        bytes_up=rounds.bytes_received,
-        bytes_down=rounds.bytes_sent,
-        ended=time.time(),
-        software=store.software,
-    )
+    closes = list(store.closes())
+    report, model = report_of(rounds, closes, store.software, time.time())
     store.close()
     if finished_after == report.rounds > 0 and report.is_finished:
         rest = ": nothing is left to learn" if report.why == "done" else ": give more --rounds"
@@ -599,11 +573,12 @@ def _end(
         if as_json:
             echo_json(report)
         elif not quiet:
-            _say(report, folder, rounds.findings)
+            print_report(report, folder, rounds.findings)
     return report
 
 
-def _say(report: Report, folder: Path, findings: Findings | None) -> None:
+def print_report(report: Report, folder: Path, findings: Findings | None) -> None:
+    """Print what a run came to, and where its files are."""
     from fedmq.observe.event_text import differences_text, metrics_text, spread_text
     from fedmq.observe.regression_text import regression_remarks
 

@@ -187,8 +187,13 @@ class Rounds:
 
     def step(self, incoming: Input, now: float, wall: float) -> None:
         """Apply one input. `now` is monotonic, `wall` in seconds since 1970; `take_output` returns what follows."""
+        self.step_all((incoming,), now, wall)
+
+    def step_all(self, arrived: Iterable[Input], now: float, wall: float) -> None:
+        """Apply inputs of one moment, and only then look for what follows from them: it takes time for each trainer."""
         self._now, self._wall = now, wall
-        self._apply(incoming)
+        for incoming in arrived:
+            self._apply(incoming)
         if self._broker_up:  # without a broker no trainer can be seen
             for name in self.roster.expire(now):
                 self._publisher.left(name)

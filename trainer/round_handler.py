@@ -41,6 +41,7 @@ from fedmq.trainer.site_policy import PERMIT_ALL, SitePolicy
 from fedmq.trainer.worker import Answer, Cancelled, Learn
 
 RowsOf = Callable[[str, Collection[str]], Rows | Table]  # of a run, with columns of these names
+Warn = Callable[..., None]  # as `logging.Logger.warning`
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +49,8 @@ log = logging.getLogger(__name__)
 class _Views:
     """The rows of the newest run as its task sees them; they are fitted again for another task or other rows."""
 
-    def __init__(self, rows_of: RowsOf, held_out: RowsOf | None) -> None:
-        self._rows_of, self._held_out = rows_of, held_out
+    def __init__(self, rows_of: RowsOf, held_out: RowsOf | None, warn: Warn) -> None:
+        self._rows_of, self._held_out, self._warn = rows_of, held_out, warn
         self._fitted: tuple[Rows | Table, Rows | Table | None, RowViews] | None = None
 
     def __call__(self, run: str, task: Task) -> RowViews:
@@ -59,7 +60,7 @@ class _Views:
             views = RowViews(task, _for_task(task, read), None if held is None else _for_task(task, held))
             self._fitted = known = (read, held, views)
             for note in views.notes:
-                log.warning("run %s: %s", run, note)
+                self._warn("run %s: %s", run, note)
         return known[2]
 
 
@@ -83,6 +84,7 @@ def on_rows(
     site: SitePolicy = PERMIT_ALL,
     held_out: RowsOf | None = None,
     own: OwnLearner | None = None,
+    warn: Warn = log.warning,
 ) -> Learn:
     """Return the function that answers rounds from the rows of trainer `name`, for a worker.
 
@@ -93,6 +95,7 @@ def on_rows(
     express is refused. With rows of their own that are `held_out`, a run that holds rows out measures its model on
     these, and trains it on all others. The site's `own` code trains where an algorithm trains models, and scores
     training rows if it can.
+    `warn` gets what the operator of this site should look at.
 
     Raises (when called):
         BadData: the rows cannot be read, or do not fit the task, or every loss saturates.
@@ -108,7 +111,7 @@ def on_rows(
         find_learner(kind)
     rows_of: RowsOf = (lambda _run, _names: rows) if isinstance(rows, Rows | Table) else rows
     checked: _Checked | None = None
-    views_of = _Views(rows_of, held_out)
+    views_of = _Views(rows_of, held_out, warn)
     sandbox: tuple[Task, bytes, Rows, Sandbox] | None = None  # of the newest task that code scores
     compared: RowViews | None = None  # with the statistics of all sites
 
@@ -134,7 +137,7 @@ def on_rows(
             _check_features(task, views.num_examples + num_examples, limits or WorkLimits())
         if preparation and views is not compared:
             compared = views
-            _warn_of_differences(message.run, views, preparation)
+            _warn_of_differences(message.run, views, preparation, warn)
         rows = views.view(query.rows, preparation)
         own_round = _own_round(own, query, message, rows, cancelled)
         score = _score(task, rows, own_round, cancelled)
@@ -196,7 +199,7 @@ def _for_task(task: Task, read: Rows | Table) -> Rows | Table:
     return positional(read) if isinstance(read, Table) and task.schema is None else read
 
 
-def _warn_of_differences(run: str, views: RowViews, preparation: Mapping[str, Array]) -> None:
+def _warn_of_differences(run: str, views: RowViews, preparation: Mapping[str, Array], warn: Warn) -> None:
     """Tell this site's operator which of its columns are unlike those of all sites together."""
     columns = () if views.task.schema is None else views.task.schema.columns
     places = [place for place, column in enumerate(columns) if column.kind in ("number", "date")]
@@ -206,7 +209,7 @@ def _warn_of_differences(run: str, views: RowViews, preparation: Mapping[str, Ar
     shift, scale = (preparation[name][places] for name in ("column_shift", "column_scale"))
     names = tuple(columns[place].name for place in places)
     for one in differing_columns(names, own, ColumnSummary(own.counts, shift, scale), "all sites together"):
-        log.warning("run %s: column %s: %s", run, one.column, one.detail)
+        warn("run %s: column %s: %s", run, one.column, one.detail)
 
 
 def _checked(query: Query, shapes: Shapes, num_examples: int, task: Task, limits: WorkLimits | None) -> _Checked:

@@ -1,0 +1,231 @@
+"""`fedmq.simulate`: a whole federation in this process, on virtual time."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from fedmq.aggregator.cli import checked_strategy, new_name
+from fedmq.aggregator.outcome import report_of
+from fedmq.algorithms.parameters import parameters_of
+from fedmq.errors import BadConfiguration, FedmqError, RunFailed
+from fedmq.observe.event_log import EventLog
+from fedmq.observe.events import AnyEvent
+from fedmq.observe.run_state import RunState
+from fedmq.protocol.run_config import Limits, RunConfig
+from fedmq.runs.report import write_report
+from fedmq.runs.store import Store
+from fedmq.runtime.atomic_files import writing
+from fedmq.runtime.lock import FolderLock
+from fedmq.runtime.run_folder import EVENTS, STORE
+from fedmq.runtime.safe_files import make_private_folder
+from fedmq.simulation.behavior import Behavior, Distribution
+from fedmq.simulation.partition import DEFAULT
+from fedmq.simulation.population import LocalWorkers, Population
+from fedmq.simulation.run import Run
+from fedmq.simulation.scenario import Scenario, scenario
+from fedmq.simulation.simulator import BEACON_S, Simulator
+from fedmq.tasks.task import Task
+from fedmq.trainer.code_policy import CodePolicy
+
+OnEvents = Callable[[Sequence[AnyEvent]], None]
+
+
+def simulate(
+    task: Task | str | None = None,
+    data: object = None,
+    *,
+    algorithm: str | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    trainers: int | None = None,
+    split: str = DEFAULT,
+    rounds: int | None = None,
+    seed: int | None = None,
+    holdout: float | None = None,
+    out: Path | str | None = None,
+    work_s: str | float = 0.01,
+    stragglers: float = 0.0,
+    slowdown: float = 10.0,
+    dropout: float = 0.0,
+    online_s: str | float | None = None,
+    offline_s: str | float = 10.0,
+    **limits: Any,
+) -> Run:
+    """Train a task over virtual trainers in this process, and return the run.
+
+    The same task, data, names, settings and seed give the same model, to the bit, as services on many machines.
+    Times are virtual: an hour of waiting takes no time.
+
+    Args:
+        task: a `Task`, the name of one, a FILE.py or FILE.toml, or a data set of scikit-learn (digits, iris, wine,
+            breast_cancer, diabetes). None: one is proposed for `data`.
+        data: rows to split: arrays (inputs, targets), a data frame, a file as for `fedmq trainer --data`, or a data
+            set; or a list or mapping of them, one for each trainer. None: the task's own rows.
+        algorithm: as for `fedmq aggregator`, with its `parameters`. None: the task's.
+        trainers: how many there are. None: as the task intends.
+        split: who has which rows, see `fedmq.simulation.partition`: blocks, iid, shards:2, classes:2, dirichlet:0.3,
+            size:1, sorted:COLUMN, column:COLUMN.
+        rounds: at most. None: as the task says.
+        seed: of all random draws. None: drawn, see `run.report.seed`.
+        holdout: the share of each trainer's rows that measures the model. None: the task's.
+        out: the folder of the run, for `fedmq report`, `fedmq runs` and the page. None: nothing is written.
+        work_s: the time of an answer, in seconds: a number, or uniform:LOW:HIGH, exponential:MEAN,
+            lognormal:MEDIAN:SIGMA.
+        stragglers: the share of trainers that take `slowdown` times as long.
+        dropout: the share of answers that arrive after the deadline of their round, unless it has closed by then.
+        online_s: how long a trainer stays connected, in the forms of `work_s`, before it is gone for `offline_s`.
+            None: always.
+        limits: fields of `fedmq.protocol.run_config.Limits`, such as quorum, deadline_s, keep_rounds.
+
+    Raises:
+        BadConfiguration: arguments that do not fit each other.
+        BadData: data that do not fit the task.
+        RunFailed: all trainers declined the run.
+
+    >>> run = simulate("xor", seed=1)
+    >>> run.value, run.report.rounds
+    (1.0, 4)
+    >>> run.model.predict([[0, 1], [1, 1]])
+    array([1, 0])
+    """
+    seed = secrets.randbelow(2**31) if seed is None else seed
+    found = scenario(task, data, algorithm=algorithm, trainers=trainers, split=split, seed=seed, holdout=holdout)
+    behavior = Behavior(
+        work_s=Distribution.parse(work_s),
+        stragglers=stragglers,
+        slowdown=slowdown,
+        dropout=dropout,
+        online_s=None if online_s is None else Distribution.parse(online_s),
+        offline_s=Distribution.parse(offline_s),
+    )
+    return run_scenario(
+        found,
+        algorithm=algorithm,
+        parameters=parameters,
+        rounds=rounds,
+        seed=seed,
+        out=None if out is None else Path(out),
+        behavior=behavior,
+        limits=limits,
+    )
+
+
+def run_scenario(
+    found: Scenario,
+    *,
+    algorithm: str | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    rounds: int | None = None,
+    seed: int = 0,
+    out: Path | None = None,
+    name: str | None = None,
+    behavior: Behavior | None = None,
+    limits: Mapping[str, Any] | None = None,
+    on_events: OnEvents = lambda _events: None,
+) -> Run:
+    """Run a scenario to its end; the arguments are those of `simulate`. `on_events` gets the events as they happen."""
+    task, began = found.task, time.monotonic()
+    behavior = behavior or Behavior()
+    strategy = checked_strategy(task, found.shipped.code, algorithm, dict(parameters or {}))
+    config = RunConfig(
+        run=name or new_name(task.name),
+        task=task,
+        algorithm=strategy.name,
+        parameters=parameters_of(strategy),
+        seed=seed,
+        started=time.time(),
+        limits=_limits(found, behavior, rounds, limits or {}),
+    )
+    policy = CodePolicy(own=found.shipped if found.shipped.code is not None else None)
+    population = Population(found.trainers, policy)
+    with _kept(out, config, found.shipped.code) as (store, log):
+        simulator = Simulator(
+            store,
+            strategy,
+            population,
+            LocalWorkers(population),
+            behavior,
+            keep=out is not None,
+            watch=_watch(log, on_events),
+        )
+        simulator.run()
+        return _outcome(simulator, store, out, time.monotonic() - began)
+
+
+def _limits(found: Scenario, behavior: Behavior, rounds: int | None, given: Mapping[str, Any]) -> Limits:
+    """Return the limits of a simulated run: it begins with all trainers, and goes on with any if they come and go."""
+    known = [one.name for one in msgspec.structs.fields(Limits)]
+    if unknown := next((name for name in given if name not in known), None):
+        raise BadConfiguration(f"expected arguments of simulate, or {', '.join(known)}, got {unknown!r:.40}")
+    chosen = {name: value for name, value in given.items() if value is not None}
+    usual = {
+        "rounds_max": rounds or found.task.rounds,
+        "min_trainers": len(found.data) if behavior.online_s is None else 1,
+        "beacon_s": BEACON_S,
+    }
+    try:
+        return msgspec.convert({**usual, **chosen}, Limits)
+    except msgspec.ValidationError as error:
+        raise BadConfiguration(f"{error}") from error
+
+
+Log = Callable[[float, Sequence[AnyEvent]], None]
+
+
+@contextmanager
+def _kept(out: Path | None, config: RunConfig, code: bytes | None) -> Iterator[tuple[Store, Log]]:
+    """Begin the store of a run, in its folder or in memory, and the log of its events."""
+    with ExitStack() as open_files:
+        if out is None:
+            store = open_files.enter_context(Store(":memory:"))
+            store.begin(config, code)
+            yield store, lambda _at, _events: None
+            return
+        if (out / STORE).exists():
+            raise BadConfiguration(f"--out {out}: expected a new folder, this one holds a run: choose another")
+        with writing(f"--out {out}"):
+            make_private_folder(out)
+        lock = open_files.enter_context(FolderLock(out))
+        store = open_files.enter_context(Store(out / STORE, lock))
+        store.begin(config, code)
+        state = RunState()
+        log = EventLog(out / EVENTS, state)
+        open_files.callback(log.close)
+
+        def write(at: float, happened: Sequence[AnyEvent]) -> None:
+            for event in happened:
+                state.apply(at, event)
+            log(at, *happened)
+
+        yield store, write
+
+
+def _watch(log: Log, on_events: OnEvents) -> Log:
+    def watch(at: float, happened: Sequence[AnyEvent]) -> None:
+        log(at, happened)
+        on_events(happened)
+
+    return watch
+
+
+def _outcome(simulator: Simulator, store: Store, out: Path | None, seconds: float) -> Run:
+    """Return the run, and write its report."""
+    rounds = simulator.rounds
+    if rounds.why is None:
+        raise FedmqError(
+            f"the simulation ended before round {rounds.round}: {rounds.failure or 'nothing happens any more'}"
+        )
+    closes = list(store.closes())
+    report, model = report_of(rounds, closes, store.software, simulator.clock.wall())
+    if out is not None:
+        store.close()
+        write_report(out, report, model, closes, rounds.findings)
+    if report.why == "failed":
+        raise RunFailed(report.failure)
+    return Run(report, model, tuple(closes), out, seconds)

@@ -1,0 +1,79 @@
+"""Simulated runs: the same model as services, whatever does the work and however long it takes."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fedmq
+from fedmq.algorithms.registry import find_algorithm
+from fedmq.errors import BadConfiguration
+from fedmq.runs.recount import recount
+from fedmq.simulation import Federation
+from fedmq.simulation.scenario import scenario
+from fedmq.simulation.simulate import simulate
+
+
+def services(task_name: str, algorithm: str, trainers: int) -> bytes:
+    """Return the model of services on a network in memory, from the same seed."""
+    found = scenario(task_name, trainers=trainers)
+    strategy = find_algorithm(algorithm, found.task, {})
+    model = Federation(found.task, strategy, found.data, seed=1).train()
+    assert model is not None
+    return model.to_bytes()
+
+
+@pytest.mark.parametrize(("task_name", "algorithm", "trainers"), [("xor", "evolution", 2), ("linear", "averaging", 2)])
+def test_simulation_and_services_give_the_same_model(task_name: str, algorithm: str, trainers: int) -> None:
+    run = simulate(task_name, algorithm=algorithm, trainers=trainers, seed=1)
+    assert run.model is not None
+    assert run.model.to_bytes() == services(task_name, algorithm, trainers)
+
+
+def test_run_folder_holds_report_events_and_replays(tmp_path: Path) -> None:
+    run = simulate("xor", seed=1, out=tmp_path / "run")
+    assert run.folder is not None
+    assert sorted(one.name for one in run.folder.iterdir() if one.suffix in (".json", ".jsonl", ".npz", ".csv")) == [
+        "events.jsonl",
+        "history.csv",
+        "model.npz",
+        "report.json",
+    ]
+    assert recount(run.folder).model_sha256 == run.model_sha256 == simulate("xor", seed=1).model_sha256
+    with pytest.raises(BadConfiguration, match="choose another"):
+        simulate("xor", seed=1, out=tmp_path / "run")
+
+
+def test_slow_and_missing_trainers_cost_only_virtual_time() -> None:
+    options = {"trainers": 4, "seed": 2, "rounds": 12, "stragglers": 0.25, "dropout": 0.2, "work_s": "lognormal:60:0.5"}
+    first, again = (
+        simulate("linear", algorithm="averaging", **options),
+        simulate("linear", algorithm="averaging", **options),
+    )
+    assert first.report.train_s > 600.0 > first.seconds
+    assert first.model_sha256 == again.model_sha256
+    assert any(close.why == "deadline" for close in first.closes)
+
+
+def test_trainers_that_come_and_go_leave_a_run_that_ends() -> None:
+    run = simulate("linear", algorithm="averaging", trainers=4, seed=3, rounds=8, work_s=1, online_s="exponential:5")
+    assert run.report.rounds == 8
+    assert len({close.results for close in run.closes}) > 1
+
+
+def test_arrays_are_split_as_asked_and_history_has_a_row_a_round() -> None:
+    draws = np.random.default_rng(5)
+    inputs = draws.normal(size=(60, 3))
+    data = inputs, inputs @ np.array([1.0, -2.0, 0.5])
+    task = fedmq.Task(name="plane", model=fedmq.Linear(3), loss="squared-error", metric="loss", rounds=4)
+    run = simulate(task, data, algorithm="averaging", trainers=6, split="sorted:target", seed=1)
+    assert [one.num_examples for one in run.report.trainers] == [10] * 6
+    assert len(run.history) == 4
+    assert "<svg" in run.plot()._repr_html_()
+    assert run.model is not None
+    assert run.model.predict(inputs).shape == (60,)
+
+
+def test_unknown_argument_names_those_there_are() -> None:
+    with pytest.raises(BadConfiguration, match="quorum"):
+        simulate("xor", quorm=0.5)
