@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from services import Services, closed, events_of, report_of, run_fedmq, until
+from services import Services, closed, events_of, run_fedmq, until
 
 NEVER_SOLVED = """
 from fedmq import Linear, Task
@@ -80,39 +80,6 @@ def test_training_continues_after_kills_of_a_trainer_and_the_broker(services: Se
     services.terminate("aggregator")
     assert services.wait("aggregator") == 1, services.err("aggregator")
     assert "Traceback" not in "".join(services.err(name) for name in [*names, "aggregator", "broker"])
-
-
-def test_killed_aggregator_reaches_the_model_of_an_undisturbed_run(services: Services, tmp_path: Path) -> None:
-    command = ["--task", "parity4", "--seed", "1"]
-    undisturbed = run_fedmq("demo", *command, "--trainers", "2", "--out", "undisturbed", "--quiet", cwd=tmp_path)
-    assert undisturbed.returncode == 0, undisturbed.stderr
-    expected = report_of(tmp_path / "undisturbed")
-    services.start_broker()
-    for part, name in enumerate(["alice", "bob"], 1):
-        services.start_trainer(name, f"parity4:{part}/2")
-    for life in range(1, 3):
-        services.start("aggregator", "aggregator", *command, "--min-trainers", "2", "--out", "run")
-        until(lambda wanted=4 * life: closed(tmp_path / "run") >= wanted, "some rounds")  # type: ignore[misc]
-        services.kill("aggregator")
-    assert closed(tmp_path / "run") < expected["rounds"], "the run ended before it was disturbed"
-
-    services.start("aggregator", "aggregator", *command, "--min-trainers", "2", "--out", "run")
-
-    assert services.wait("aggregator", timeout_s=150) == 0, services.err("aggregator")
-    assert "continues at round" in services.out("aggregator")
-    report = report_of(tmp_path / "run")
-    assert (report["model_sha256"], report["rounds"]) == (expected["model_sha256"], expected["rounds"])
-
-
-def test_same_command_on_a_finished_run_is_refused_and_leaves_its_report(services: Services, tmp_path: Path) -> None:
-    done = run_fedmq("demo", "--seed", "1", "--out", "run", "--quiet", cwd=tmp_path)
-    before = (tmp_path / "run" / "report.json").read_bytes()
-
-    again = run_fedmq("aggregator", "--out", "run", "--broker", services.address, cwd=tmp_path)
-
-    assert (done.returncode, again.returncode) == (0, 78), again.stderr
-    assert "--resume" in again.stderr
-    assert (tmp_path / "run" / "report.json").read_bytes() == before
 
 
 def test_services_end_with_69_after_the_connect_timeout(services: Services) -> None:

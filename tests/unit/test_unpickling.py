@@ -12,6 +12,7 @@ import re
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -54,11 +55,6 @@ from fedmq.trainer.worker import perform
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ["fedmq", "broker", "aggregator", "trainer", "deploy"]
-MODULES = {
-    str(path.relative_to(ROOT)): ast.parse(path.read_text())
-    for package in PACKAGES
-    for path in sorted((ROOT / package).rglob("*.py"))
-}
 THE_ONE_PLACE = "trainer/sandbox_worker.py"
 # Modules whose readers run what they read, some of them unasked.
 UNPICKLERS = re.compile(r"_?pickle|cPickle|marshal|shelve|dill|joblib|jsonpickle|multiprocessing|logging\.config|yaml")
@@ -66,6 +62,13 @@ UNPICKLERS = re.compile(r"_?pickle|cPickle|marshal|shelve|dill|joblib|jsonpickle
 
 # They write a pipeline of scikit-learn, which is a pickle, and run it once from memory before it goes to a file.
 EXPORTS = {"fedmq/models/exports/sklearn_pipeline.py", "fedmq/models/exports/verified.py"}
+
+
+@cache
+def modules() -> dict[str, ast.Module]:
+    """Return the syntax tree of each module of the product, by its path."""
+    paths = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+    return {str(path.relative_to(ROOT)): ast.parse(path.read_text()) for path in paths}
 
 
 def imported(tree: ast.AST) -> set[str]:
@@ -80,12 +83,12 @@ def imported(tree: ast.AST) -> set[str]:
 
 
 def importers(pattern: str | re.Pattern[str]) -> set[str]:
-    return {path for path, tree in MODULES.items() if any(re.fullmatch(pattern, name) for name in imported(tree))}
+    return {path for path, tree in modules().items() if any(re.fullmatch(pattern, name) for name in imported(tree))}
 
 
 def calls(path: str) -> Iterator[tuple[str, ast.Call]]:
     """Return each call of `something.name(...)` in a module, with its name."""
-    for node in ast.walk(MODULES[path]):
+    for node in ast.walk(modules()[path]):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             yield node.func.attr, node
 
@@ -104,14 +107,14 @@ def test_sandbox_worker_unpickles_in_one_line() -> None:
 
 def test_only_one_module_packs_code() -> None:
     assert importers("cloudpickle.*") == {"fedmq/tasks/shipping.py"}
-    attributes = [node for node in ast.walk(MODULES["fedmq/tasks/shipping.py"]) if isinstance(node, ast.Attribute)]
+    attributes = [node for node in ast.walk(modules()["fedmq/tasks/shipping.py"]) if isinstance(node, ast.Attribute)]
     used = {node.attr for node in attributes if ast.unparse(node.value) == "cloudpickle"}
     assert used == {"dumps", "register_pickle_by_value", "unregister_pickle_by_value"}
 
 
 def test_no_module_imports_the_sandbox_worker_and_one_starts_it() -> None:
     assert importers(r"fedmq\.trainer\.sandbox_worker.*") == set()
-    naming = {path for path in MODULES if re.search(r'"fedmq\.trainer\.sandbox_worker"', (ROOT / path).read_text())}
+    naming = {path for path in modules() if re.search(r'"fedmq\.trainer\.sandbox_worker"', (ROOT / path).read_text())}
     assert naming == {"trainer/sandbox.py"}
 
 
@@ -124,7 +127,7 @@ def test_only_one_module_starts_a_sandbox_with_allowed_code() -> None:
 
 
 def test_numpy_never_unpickles() -> None:
-    for path in MODULES:
+    for path in modules():
         assert "allow_pickle=True" not in (ROOT / path).read_text(), path
         for name, call in calls(path):
             if name in ("read_array",) or ast.unparse(call.func) in ("np.load", "numpy.load"):
@@ -133,7 +136,7 @@ def test_numpy_never_unpickles() -> None:
 
 
 def test_no_module_evaluates_text() -> None:
-    for path, tree in MODULES.items():
+    for path, tree in modules().items():
         names = {
             node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
         }
