@@ -78,7 +78,7 @@ def algorithm_options(command: Command) -> Command:
         type=NAME_OR_PATH,
         metavar="NAME",
         callback=_check_name,
-        help="How to learn: evolution, averaging, statistics, ridge, newton, boosting, an installed one or "
+        help="How to learn: evolution, averaging, statistics, ridge, newton, boosting, es, an installed one or "
         "FILE.py:NAME. [default: the task's, or evolution]",
     )
     parameters = option(

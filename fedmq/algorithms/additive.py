@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, make_dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -153,6 +153,7 @@ class Additive:
     """An additive algorithm as a strategy: see `fedmq.algorithms.base.Strategy` for each method."""
 
     additive = True
+    fields: ClassVar[tuple[tuple[str, Any, Any], ...]] = ()  # of the state, beside the usual ones
 
     def __init__(self, algorithm: AdditiveAlgorithm[Any], name: str, parameters: Any) -> None:
         self.algorithm, self.name, self.parameters = algorithm, name, parameters
@@ -161,6 +162,11 @@ class Additive:
     def needs_survey(self) -> bool:
         """Whether the algorithm begins with what is known about the columns: `init(task, seed, survey)`."""
         return bool(getattr(self.algorithm, "needs_survey", False))
+
+    @property
+    def keeps_survey(self) -> bool:
+        """Whether the algorithm goes on with the survey that it has begun with when the rows have changed."""
+        return bool(getattr(self.algorithm, "keeps_survey", False))
 
     @property
     def survey_buckets(self) -> int:
@@ -184,7 +190,7 @@ class Additive:
         # A type of its own, so that a checkpoint knows which type the algorithm's own state has.
         kind = make_dataclass(
             f"Additive{type(inner).__name__}",
-            [("task", Task), ("round", int), ("inner", type(inner)), ("sums", dict[int, RoundSum])],
+            [("task", Task), ("round", int), ("inner", type(inner)), ("sums", dict[int, RoundSum]), *self.fields],
             frozen=True,
             eq=False,
         )

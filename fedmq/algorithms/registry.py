@@ -33,6 +33,7 @@ BUILTIN = {
     "ridge": "fedmq.algorithms.ridge.strategy:Ridge",
     "newton": "fedmq.algorithms.newton.strategy:Newton",
     "boosting": "fedmq.algorithms.boosting.strategy:Boosting",
+    "es": "fedmq.algorithms.es.strategy:EvolutionStrategy",
 }
 BUILTIN_LEARNERS = {
     "evolve": "fedmq.algorithms.evolution.learner:LEARNER",
@@ -47,6 +48,7 @@ BUILTIN_LEARNERS = {
     "gram": "fedmq.algorithms.ridge.learner:LEARNER",
     "curvature": "fedmq.algorithms.newton.learner:LEARNER",
     "tree-histograms": "fedmq.algorithms.boosting.learner:LEARNER",
+    "slopes": "fedmq.algorithms.es.learner:LEARNER",
 }
 
 
@@ -83,7 +85,7 @@ def find_algorithm(
         ) from error
     strategy: Strategy[Any] = algorithm
     if getattr(algorithm, "additive", True):
-        strategy = Additive(algorithm, name, chosen)
+        strategy = getattr(algorithm, "summed_by", Additive)(algorithm, name, chosen)
     elif is_file(name):
         raise BadConfiguration(
             f"algorithm {name}: expected additive = True in a file, got False: install it as a package"

@@ -96,8 +96,13 @@ class Staged:
 
     @property
     def needs_survey(self) -> bool:
-        """Whether the algorithm's result depends on the survey."""
+        """Whether the algorithm begins with the survey."""
         return bool(getattr(self.strategy, "needs_survey", False))
+
+    @property
+    def begins_anew(self) -> bool:
+        """Whether the algorithm's result is that of the surveyed rows: it begins anew when these have changed."""
+        return self.needs_survey and not getattr(self.strategy, "keeps_survey", False)
 
     def init(self, task: Task, seed: int) -> Any:
         _check_rows_of(task, self.strategy)
@@ -209,7 +214,7 @@ class Staged:
         if state.stage != "training":
             return state.sums[state.round].is_part_of(members) and same_question(self.ask(state), self.ask(opened))
         missed = bool(state.examples) and state.examples.keys() < members
-        return self.needs_survey and missed and same_question(self.ask(state), self.ask(opened))
+        return self.begins_anew and missed and same_question(self.ask(state), self.ask(opened))
 
     def evaluation(self, state: Any) -> Evaluation | None:
         """Return the candidate to deploy, with its preparation and, if rows are held out, its figures on them."""
@@ -287,7 +292,7 @@ class Staged:
         if survey.found is None:
             return replace(state, survey=survey)
         known, before = survey.found, state.before
-        if before is None and self.needs_survey and isinstance(state.task.model, Network):
+        if before is None and self.begins_anew and isinstance(state.task.model, Network):
             constant = constant_evaluation(state.task, known.features)
             before = replace(constant, preparation=_preparation(state.task, known))
         return replace(
@@ -320,7 +325,7 @@ class Staged:
     def _has_other_rows(self, state: Any, num_examples: int) -> bool:
         """Return whether the answers are of other rows than the survey, and another survey may begin."""
         known: Survey = state.known
-        return self.needs_survey and num_examples != known.num_examples and state.survey.may_begin_again
+        return self.begins_anew and num_examples != known.num_examples and state.survey.may_begin_again
 
     def _anew(self, state: Any) -> Any:
         """Begin with another survey, because the rows are not those of the last one."""
@@ -351,7 +356,7 @@ class Staged:
             measured = replace(asked, measured=Measured(held_out=metrics, trainers=sites), coverage=coverage)
             state = replace(state, labels_differ=reversed_labels(sites))
         best, inner = state.measured, state.inner
-        if self.needs_survey or best is None or _rank(state.task, measured) >= _rank(state.task, best):
+        if self.begins_anew or best is None or _rank(state.task, measured) >= _rank(state.task, best):
             best = measured
         told = getattr(self.strategy, "measured", None)
         if told is not None and state.stage == "held-out":

@@ -178,7 +178,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: es-package\nVersion: 1.0\n", encoding="utf-8")
     (info / "entry_points.txt").write_text(
-        "[fedmq.algorithms]\nes = es_package:OpenAIES\nbroken = es_package:Nothing\n"
+        "[fedmq.algorithms]\nopenai-es = es_package:OpenAIES\nbroken = es_package:Nothing\n"
         "[fedmq.learners]\nmine = es_package:LEARNER\nlost = no_such_package:LEARNER\n",
         encoding="utf-8",
     )
@@ -190,9 +190,9 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
 
 @pytest.mark.usefixtures("installed")
 def test_installed_algorithm_is_found_by_its_entry_point() -> None:
-    assert algorithm_names() == (*registry.BUILTIN, "broken", "es")
-    strategy = find_algorithm("es", parameters={"pairs": 3})
-    assert (strategy.name, strategy.additive) == ("es", True)
+    assert algorithm_names() == (*registry.BUILTIN, "broken", "openai-es")
+    strategy = find_algorithm("openai-es", parameters={"pairs": 3})
+    assert (strategy.name, strategy.additive) == ("openai-es", True)
     with pytest.raises(BadConfiguration, match="broken"):
         find_algorithm("broken")
 

@@ -1,0 +1,92 @@
+"""The trainer's half of the query `slopes`."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fedmq.algorithms.base import Assignment, Learner
+from fedmq.algorithms.es.query import Slopes
+from fedmq.algorithms.evaluation.exact_scores import exact_scores
+from fedmq.errors import WorkCancelled
+from fedmq.exact.directions import Directions, directions
+from fedmq.exact.integers import to_fixed
+from fedmq.models.arrays import Floats, Integers
+from fedmq.models.exact_outputs import exact_outputs
+from fedmq.models.pairs import pair_differences
+from fedmq.models.standardized import Layered, Standard
+from fedmq.tasks.row_views import chosen
+
+BLOCK_ROWS = 4096
+CANDIDATE_VALUES = 1 << 20  # parameters of candidates that are scored at once
+
+Sums = dict[str, npt.NDArray[Any]]
+
+
+def sum_slopes(query: Slopes, work: Assignment) -> Sums:
+    """Sum the slopes along the directions, and score the weights; see the query for what an answer holds."""
+    drawn = directions(query.pairs, work.task.model.num_parameters, query.seed, query.number)
+    to_move, to_score = np.split(work.arrays["weights"].astype(np.float64), 2)
+    sums = _of_network if isinstance(work.task.model, Layered) else _of_scores
+    return sums(query, work, drawn, to_move, to_score)
+
+
+def _of_network(query: Slopes, work: Assignment, drawn: Directions, to_move: Floats, to_score: Floats) -> Sums:
+    """Evaluate a network in integers, on standardized rows."""
+    task, model = work.task, work.task.model
+    assert isinstance(model, Layered)
+    shifts, scales = work.arrays["standard"]
+    standard = Standard(shifts[:-1], scales[:-1], float(shifts[-1]), float(scales[-1]))
+    inputs = np.ascontiguousarray(((work.rows.inputs - standard.shift) / standard.scale).T)
+    targets: Floats | Integers = work.rows.targets
+    if task.loss != "cross-entropy":
+        targets = (targets.astype(np.float64) - standard.center) / standard.unit
+    slopes = [
+        pair_differences(
+            model, weights, drawn, query.sigma, inputs, targets, query.fraction_bits, cancelled=work.cancelled
+        )
+        for weights in to_move
+    ]
+    scores = [_scored(query, work, standard.raw(model, weights)) for weights in to_score]
+    loss, correct = np.array(scores, np.int64).T
+    return {"slopes": np.stack(slopes), "loss": loss, "correct": correct}
+
+
+def _scored(query: Slopes, work: Assignment, parameters: Floats) -> tuple[int, int]:
+    """Return the loss and the correct rows of the model that would be deployed, row by row as it predicts them."""
+    loss = correct = 0
+    for start in range(0, len(work.rows.inputs), BLOCK_ROWS):
+        if start and work.cancelled():
+            raise WorkCancelled("the scores were cancelled: a newer round makes them needless")
+        rows = chosen(work.rows, slice(start, start + BLOCK_ROWS))
+        assert isinstance(work.task.model, Layered)
+        outputs = exact_outputs(work.task.model, parameters, rows.inputs, rows.offsets)
+        scores = exact_scores(work.task, outputs, rows.targets, query.loss_bits, query.unit)
+        loss, correct = loss + scores.loss, correct + scores.correct
+    return loss, correct
+
+
+def _of_scores(query: Slopes, work: Assignment, drawn: Directions, to_move: Floats, to_score: Floats) -> Sums:
+    """Score the two candidates of each pair as the task scores any candidates; each trainer's sum is rounded once."""
+    at_once = max(1, CANDIDATE_VALUES // drawn.parameters)
+    slopes = np.zeros((len(to_move), drawn.count))
+    for start in range(0, drawn.count, at_once):
+        moves = query.sigma * drawn.block(start, start + at_once).astype(np.float64)
+        for place, weights in enumerate(to_move):
+            losses = work.score(np.concatenate([weights + moves, weights - moves])).losses
+            slopes[place, start : start + at_once] = losses[: len(moves)] - losses[len(moves) :]
+    losses, correct = work.score(to_score)
+    return {
+        "slopes": _in_units(slopes, query.fraction_bits, len(work.rows.inputs) << query.pair_bits),
+        "loss": _in_units(losses * 4.0**-query.unit, query.loss_bits, len(work.rows.inputs) << 10),
+        "correct": correct,
+    }
+
+
+def _in_units(values: Floats, fraction_bits: int, largest: int) -> Integers:
+    """Return values, at most ±largest, as integers; a difference that is not a number is none."""
+    bounded = np.where(np.isnan(values), 0.0, np.clip(values, -largest, largest))
+    return to_fixed(bounded, fraction_bits, 62).astype(np.int64)
+
+
+LEARNER = Learner(Slopes, sum_slopes)

@@ -1,0 +1,107 @@
+"""The query `slopes`: the difference of the loss between the candidates of each pair."""
+
+from collections.abc import Mapping
+from typing import Annotated, ClassVar
+
+import numpy as np
+from msgspec import Meta
+
+from fedmq.algorithms.base import CANDIDATES_MAX, AdditiveQuery, ArrayBounds, Demand, Shapes, demand_of_scores
+from fedmq.algorithms.evaluation.exact_scores import ROW_LOSS_BITS
+from fedmq.errors import BadConfiguration, Rejected
+from fedmq.exact.directions import KEPT_MAX, size_for
+from fedmq.models.fourier import Fourier
+from fedmq.models.networks import Model
+from fedmq.models.pairs import BLOCK_VALUES
+from fedmq.models.standardized import Layered
+from fedmq.models.trees import Trees
+from fedmq.protocol.messages import FRACTION_BITS_MAX
+from fedmq.tasks.task import ROUNDS_MAX, Task
+
+STARTS_MAX = 64
+PAIR_BITS = 9  # a row's loss differs by less than 2**9: see `fedmq.models.pairs`
+SCORED_PAIR_BITS = 30  # the same for a model that only its own code scores
+BLOCK_COPIES = 16
+
+Pairs = Annotated[int, Meta(ge=1, le=CANDIDATES_MAX // 2)]
+Sigma = Annotated[float, Meta(gt=0.0, le=1.0)]
+
+
+class Slopes(AdditiveQuery, frozen=True, tag="slopes"):
+    """Sum the loss of weights + sigma e less that of weights - sigma e, for directions e that the seed gives.
+
+    The directions are those of `fedmq.exact.directions`, for this seed and number. A network gets standardized rows,
+    (x - shift) / scale and, of values, (y - center) / unit; other models get rows as they are.
+
+    Down: `weights` (2 * starts, parameters) float32, first those to move, then those to score; `standard` (2, inputs
+    + 1) float64, the shifts and the center, the scales and the unit. Up, all int64: `slopes`
+    (starts, pairs), in units of 2**-fraction_bits; `loss` (starts,), in units of 2**-loss_bits, times 4**unit for
+    squared errors, and `correct` (starts,), of the weights to score.
+    """
+
+    sends: ClassVar[str] = "how the summed loss differs between the candidates of each pair"
+
+    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0  # of the run
+    number: Annotated[int, Meta(ge=1, le=ROUNDS_MAX)] = 1
+    pairs: Pairs = 240
+    sigma: Sigma = 0.05
+    unit: Annotated[int, Meta(ge=-1000, le=1000)] = 0
+    pair_bits: Annotated[int, Meta(ge=0, le=40)] = PAIR_BITS
+    fraction_bits: Annotated[int, Meta(ge=0, le=FRACTION_BITS_MAX)] = 4
+    loss_bits: Annotated[int, Meta(ge=0, le=FRACTION_BITS_MAX)] = 30
+
+    @property
+    def row_bits(self) -> int:
+        return max(self.fraction_bits + self.pair_bits, self.loss_bits + ROW_LOSS_BITS)
+
+    def arrays(self, task: Task) -> Mapping[str, ArrayBounds]:
+        return {
+            "weights": ArrayBounds((-1, task.model.num_parameters), np.float32),
+            "standard": ArrayBounds((2, task.model.inputs + 1)),
+        }
+
+    def answer(self, _task: Task, shapes: Shapes, num_examples: int) -> Mapping[str, ArrayBounds]:
+        starts = shapes["weights"][0] // 2
+        most = num_examples << (self.fraction_bits + self.pair_bits)
+        loss_max = num_examples << (self.loss_bits + ROW_LOSS_BITS)
+        return {
+            "slopes": ArrayBounds((starts, self.pairs), np.int64, -most, most),
+            "loss": ArrayBounds((starts,), np.int64, 0, loss_max),
+            "correct": ArrayBounds((starts,), np.int64, 0, num_examples),
+        }
+
+    def evaluations(self, shapes: Shapes) -> int:
+        """See `Query`: each pair counts, and each of the weights to score."""
+        return max(1, *shapes.get("weights", ())[:1], 0) * (self.pairs + 1)
+
+    def demand(self, task: Task, shapes: Shapes, num_examples: int) -> Demand:
+        starts, parameters = shapes["weights"][0] // 2, task.model.num_parameters
+        if not isinstance(task.model, Layered):
+            return demand_of_scores(task, 2, num_examples, times=starts * (self.pairs + 1))
+        at_once = min(self.pairs * parameters, KEPT_MAX) + 8 * parameters
+        block = BLOCK_COPIES * max(BLOCK_VALUES, num_examples and 8192 * task.model.widest)
+        inputs = 3 * num_examples * task.model.inputs
+        return Demand(8 * (at_once + block + inputs), 2 * starts * self.pairs * parameters * max(1, num_examples))
+
+    def check(self, task: Task, shapes: Shapes) -> None:
+        super().check(task, shapes)
+        try:
+            check_model(task.model, "slopes")
+        except BadConfiguration as error:
+            raise Rejected("values", str(error)) from error
+        rows = shapes["weights"][0]
+        if rows % 2 or not 1 <= rows // 2 <= STARTS_MAX:
+            raise Rejected("values", f"expected weights of 1 to {STARTS_MAX} starts, twice each, got {rows} rows")
+        if self.pairs > (most := size_for(task.model.num_parameters)):
+            raise Rejected("values", f"expected at most {most} pairs, got {self.pairs}")
+
+
+def check_model(model: Model, about: str) -> None:
+    """Check that a model can be moved along directions.
+
+    Raises:
+        BadConfiguration: its parameters are no weights; `about` names what needs it.
+    """
+    if isinstance(model, Trees | Fourier):
+        use = "boosting" if isinstance(model, Trees) else "ridge"
+        raise BadConfiguration(f"{about}: expected a network or a model that is code, got {model}: use {use}")
