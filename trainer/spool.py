@@ -35,10 +35,14 @@ log = logging.getLogger(__name__)
 
 
 class _KeptResult(msgspec.Struct, frozen=True):
-    """The content of a file of a pending result: the aggregator's key, and the frames of the Result message."""
+    """The content of a file of a pending result: the aggregator's key, and the frames of the Result message.
+
+    `rows` are all rows of the trainer, of which the result may be on a part; None in files of fedmq 0.1.
+    """
 
     key: str
     frames: list[bytes]
+    rows: int | None = None
 
 
 class _KeptMark(msgspec.Struct, frozen=True, array_like=True):
@@ -108,15 +112,16 @@ class FileSpool:
 
     def __init__(self, folder: Path, key: str = "") -> None:
         self._folder, self.key = folder, key
+        self._rows: int | None = None  # of the trainer, once its results are loaded
         with writing(f"--state {folder}"):
             make_private_folder(folder)
 
     def load(self, trainer: str, num_examples: int) -> list[PendingResult]:
-        """Return the pending results of `trainer` with this number of rows.
+        """Return the pending results of `trainer` with this number of rows, training and held-out together.
 
         Files that are corrupt, of another trainer or of other rows are skipped with a warning.
         """
-        found = []
+        self._rows, found = num_examples, []
         for path in sorted(self._folder.glob(f"*{SUFFIX}")):
             try:
                 found.append(self._read(path, trainer, num_examples))
@@ -127,7 +132,7 @@ class FileSpool:
     def keep(self, result: PendingResult, trainer: str) -> None:
         """See `Spool`. On a full disk the result stays in memory only."""
         message = result.result(trainer, result.term)
-        kept = _KeptResult(self.key, encode(topics.UP + result.run, message, result.arrays))
+        kept = _KeptResult(self.key, encode(topics.UP + result.run, message, result.arrays), self._rows)
         _write(self._path(result.run, result.round), msgspec.msgpack.encode(kept), "the result")
 
     def drop(self, run: str, round: int) -> None:
@@ -208,8 +213,9 @@ class FileSpool:
         message = packet.message
         if not isinstance(message, Result) or message.trainer != trainer:
             raise Rejected("names", f"expected a result of {trainer}")
-        if message.num_examples != num_examples:
-            raise Rejected("values", f"expected a result over {num_examples} rows, got {message.num_examples}")
+        rows = message.num_examples if kept.rows is None else kept.rows
+        if rows != num_examples:
+            raise Rejected("values", f"expected a result of a trainer with {num_examples} rows, got {rows}")
         fields = {name: getattr(message, name) for name in PendingResult._fields if name != "arrays"}
         fields["metrics"] = fields["metrics"] or {}
         result = PendingResult(arrays=dict(packet.arrays), **fields)

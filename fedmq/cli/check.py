@@ -108,6 +108,8 @@ def _facts(task: Task, table: Table, encoded: Encoded, strategy: Strategy[Any]) 
 def _column(column: Column, values: Any, encoded: Encoded) -> dict[str, Any]:
     import numpy as np
 
+    from fedmq.algorithms.statistics.query import EXPONENT_MAX
+
     there = values[~np.isnan(values)]
     unlisted = encoded.unlisted.get(column.name, 0)
     described = {"name": column.name, "kind": column.kind, "missing": len(values) - len(there) - unlisted}
@@ -116,6 +118,8 @@ def _column(column: Column, values: Any, encoded: Encoded) -> dict[str, Any]:
         return {**described, "unlisted": unlisted, "counts": dict(zip(column.categories, counts, strict=True))}
     if len(there):
         described |= {"smallest": float(there.min()), "median": float(np.median(there)), "largest": float(there.max())}
+        if clipped := int(np.count_nonzero(np.abs(there) >= 2.0**EXPONENT_MAX)):
+            described["clipped"] = clipped
     return described
 
 
@@ -191,6 +195,8 @@ def _described(column: dict[str, Any]) -> str:
             text += f"; {column['unlisted']} not listed"
     else:
         text = _spread(column, "median") if "smallest" in column else "no values"
+        if "clipped" in column:
+            text += f"; {column['clipped']} beyond 2^64, which are clipped: choose a larger unit for the column"
     return text + (f"; {column['missing']} missing" if column["missing"] else "")
 
 

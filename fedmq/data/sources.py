@@ -139,15 +139,12 @@ def _read_folder(folder: Path, names: Sequence[str]) -> Table:
         table.check()
         if tables and set(table.names) != set(tables[0].names):
             raise BadData(f"{path}: expected the columns of {paths[0].name}, {_unlike(tables[0], table)}")
-        if tables and table.decimal != tables[0].decimal:
-            raise BadData(
-                f"{path}: expected the decimal sign of {paths[0].name}, {tables[0].decimal}, got {table.decimal}: "
-                "keep files of one kind in a folder"
-            )
         tables.append(table)
         check_values(sum(each.num_rows * len(each.names) for each in tables), folder)
     if len(tables) == 1:
         return tables[0]
+    if any(table.decimal != tables[0].decimal for table in tables):
+        tables = [table.with_points() for table in tables]
     columns = {name: _joined([table.columns[name] for table in tables]) for name in tables[0].names}
     notes = tuple(f"{path.name}: {note}" for path, table in zip(paths, tables, strict=True) for note in table.notes)
     lines = np.concatenate([table.lines for table in tables])

@@ -75,6 +75,16 @@ class Table:
         columns = {name: column[start:end] for name, column in self.columns.items()}
         return replace(self, columns=columns, num_rows=end - start, lines=self.lines[start:end])
 
+    def with_points(self) -> "Table":
+        """Return the table with the decimal sign "." in the numbers of text columns."""
+        if self.decimal == ".":
+            return self
+        columns = {
+            name: column if column.dtype.kind == "f" else text([_with_point(cell) for cell in column.tolist()])
+            for name, column in self.columns.items()
+        }
+        return replace(self, columns=columns, decimal=".")
+
     @classmethod
     def from_frame(cls, frame: object, source: str = "data frame") -> "Table":
         """Return the table of a data frame: of pandas, of polars, or any mapping of columns by name.
@@ -131,6 +141,11 @@ def numbers(cells: Sequence[str], decimal: Decimal = ".") -> Floats | None:
 def is_number(cell: str, decimal: Decimal = ".") -> bool:
     """Return whether a cell is a number; an empty one is not."""
     return bool(cell.strip()) and numbers([cell], decimal) is not None
+
+
+def _with_point(cell: str) -> str:
+    """Return a number with a decimal comma as one with a point; any other cell as it is."""
+    return cell.translate(_SWAPPED) if is_number(cell, ",") else cell
 
 
 def text(cells: Sequence[str]) -> Column:

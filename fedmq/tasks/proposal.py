@@ -189,7 +189,10 @@ def _target(cells: _Cells) -> tuple[FileTarget, str]:
                 f"--target {cells.name}: expected two or more classes, got one, {labels[0]!r:.80}: "
                 "give the tables of more sites with --from"
             )
-        return FileTarget(cells.name, "class", tuple(labels)), "the labels of all sites, as they are in their tables"
+        why = "the labels of all sites, as they are in their tables"
+        if number is not None and len(labels) > 2:
+            why = f"{len(labels)} whole numbers: for amounts write number or count, and remove classes"
+        return FileTarget(cells.name, "class", tuple(labels)), why
     if number.strip or number.missing_cells:
         odd = next(iter(cells.texts))
         raise BadData(f"--target {cells.name}: expected numbers or classes, got {odd!r:.80}, too: correct the cells")

@@ -194,6 +194,14 @@ def test_new_takes_numbers_whose_squares_overflow() -> None:
     assert "scale" not in Path("t.toml").read_text().partition("[columns]")[0]
 
 
+def test_check_names_columns_with_values_that_are_clipped() -> None:
+    source = write("huge.csv", "a,b,y\n" + "".join(f"{place}e20,{place},{place % 2}\n" for place in range(-9, 9)))
+    assert run("new", "t", "--from", source, "--target", "y").code == 0
+    clipped = [line for line in run("check", "t.toml", "--data", source).text.splitlines() if "2^64" in line]
+    assert len(clipped) == 1
+    assert "17 beyond 2^64" in clipped[0]
+
+
 def test_check_of_an_unknown_algorithm_is_refused() -> None:
     source = str(EXAMPLES / "tumor" / "north.csv")
     assert run("new", "tumor", "--from", source, "--target", "diagnosis").code == 0

@@ -113,6 +113,14 @@ def test_kind_of_the_target_follows_from_its_cells(cells: list[Any], expected: T
     assert task.schema.target == expected
 
 
+def test_whole_numbers_taken_as_classes_are_said_to_be_perhaps_amounts() -> None:
+    few, two = (
+        propose([table(a=[0.5 * row for row in range(60)], y=cells * 20)], "y") for cells in ([0, 1, 2], [0, 1, 1])
+    )
+    assert (few.target.kind, "3 whole numbers: for amounts" in few.target_why) == ("class", True)
+    assert "amounts" not in two.target_why
+
+
 def test_large_values_have_a_scale() -> None:
     found = propose([table(a=[1, 2, 3, 4], y=[100000, 300000.5, 500000, 700000])], "y")
     assert found.target.scale == 1e5

@@ -89,6 +89,14 @@ def test_every_corruption_is_detected_and_skips_only_that_file(
         assert "\n" not in line
 
 
+def test_result_of_held_out_rows_is_loaded_by_a_trainer_of_the_same_rows(spool: FileSpool) -> None:
+    assert spool.load("bob", 10) == []
+    spool.keep(result(num_examples=3), "bob")
+    restarted = FileSpool(spool._folder)
+    assert [kept.num_examples for kept in restarted.load("bob", 10)] == [3]
+    assert restarted.load("bob", 3) == []
+
+
 def sign_again(path: Path, frames: list[bytes]) -> None:
     """Write frames into a file of the spool with a valid SHA-256."""
     content = msgspec.msgpack.encode({"key": "", "frames": frames})
