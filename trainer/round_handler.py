@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from fedmq.algorithms.base import (
     WorkLimits,
     check_bounds,
     check_demand,
+    objectives_of,
     without_preparation,
 )
 from fedmq.algorithms.differences import ColumnSummary, column_summary, differing_columns
@@ -141,15 +143,16 @@ def on_rows(
         rows = views.view(query.rows, preparation)
         own_round = _own_round(own, query, message, rows, cancelled)
         score = _score(task, rows, own_round, cancelled)
+        draws = derive_rng(message.seed, "trainer", name, message.round)
+        fit = None if own_round is None else own_round.fit
+        work = Assignment(task, arrays, rows, score, draws, cancelled, message.round, fit)
         if code is not None:
             if sandbox is None or sandbox[2] is not rows or sandbox[:2] != (task, code):
                 if sandbox is not None:
                     sandbox[3].close()
-                sandbox = (task, code, rows, Sandbox(code, rows))
-            score = partial(sandbox[3].score, cancelled=cancelled)
-        draws = derive_rng(message.seed, "trainer", name, message.round)
-        fit = None if own_round is None else own_round.fit
-        learned = learner.learn(query, Assignment(task, arrays, rows, score, draws, cancelled, message.round, fit))
+                sandbox = (task, code, rows, Sandbox(code, rows, objectives_of(task)))
+            work = _scored_by_code(work, sandbox[3])
+        learned = learner.learn(query, work)
         _check_answer(checked, learned)
         learned = site.suppressed(query, learned)
         _check_saturated(task, learned.get(LOSSES), rows, sent_bits(query, fraction_bits))
@@ -192,6 +195,13 @@ def _answer(learned: Mapping[str, Array], rows: int, own_round: OwnRound | None)
     sums = {name: learned[name] * share for name in (LOSSES, "correct") if name in learned}
     part = {name: array.astype(learned[name].dtype) for name, array in sums.items()}
     return Answer({**learned, **part}, *own_round.outcome)
+
+
+def _scored_by_code(work: Assignment, sandbox: Sandbox) -> Assignment:
+    """Return the work with the function in the sandbox: a fitness function if the model has objectives, or a score."""
+    if objectives_of(work.task):
+        return replace(work, fitness=partial(sandbox.fitness, cancelled=work.cancelled))
+    return replace(work, score=partial(sandbox.score, cancelled=work.cancelled))
 
 
 def _for_task(task: Task, read: Rows | Table) -> Rows | Table:

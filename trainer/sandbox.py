@@ -15,13 +15,14 @@ import weakref
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 import msgspec
 import numpy as np
 
 from fedmq.errors import Rejected, WorkCancelled
 from fedmq.models.arrays import Floats
+from fedmq.models.genes import Population
 from fedmq.models.losses import ROW_SQUARED_ERROR_MAX, Scores
 from fedmq.runtime.malformed import MALFORMED
 from fedmq.runtime.printable import printable
@@ -31,6 +32,7 @@ from fedmq.trainer.sandbox_protocol import (
     DETAIL_MAX,
     LENGTH_BYTES,
     Confined,
+    FitnessReply,
     FromSandbox,
     Loaded,
     SandboxFailure,
@@ -52,6 +54,7 @@ ERRORS_BYTES = 2000  # of what the process last wrote to stderr
 log = logging.getLogger(__name__)
 
 Cancelled = Callable[[], bool]
+Answered = TypeVar("Answered")
 
 
 class Sandbox:
@@ -62,9 +65,15 @@ class Sandbox:
     """
 
     def __init__(
-        self, code: bytes, rows: Rows, *, memory_bytes: int = MEMORY_BYTES, answer_s: float = ANSWER_S
+        self,
+        code: bytes,
+        rows: Rows,
+        objectives: int = 0,
+        *,
+        memory_bytes: int = MEMORY_BYTES,
+        answer_s: float = ANSWER_S,
     ) -> None:
-        self._setup = SandboxSetup(code, rows.inputs.shape[1], _raw(rows.inputs), _raw(rows.targets))
+        self._setup = SandboxSetup(code, rows.inputs.shape[1], _raw(rows.inputs), _raw(rows.targets), objectives)
         self._rows = len(rows.inputs)
         self._memory_bytes = memory_bytes + 4 * (rows.inputs.nbytes + rows.targets.nbytes)
         self._answer_s = answer_s
@@ -78,12 +87,37 @@ class Sandbox:
             Rejected: with the reason `code`: it failed, exceeded time or memory, or returned impossible numbers.
             WorkCancelled: `cancelled()` became true.
         """
+        request, size = ScoreRequest(population.shape[1], _raw(population)), len(population)
+        return self._asked(request, 16 * size, cancelled, lambda answer: self._checked(answer, size))
+
+    def fitness(self, population: Population, types: tuple[str, ...], cancelled: Cancelled) -> Floats:
+        """Return what the fitness function of the code returns for each candidate, (population, objectives).
+
+        `types` are those of the genes that the function gets. Raises as `score`.
+        """
+        shape = (len(population), self._setup.objectives)
+        request = ScoreRequest(population.shape[1], _raw(population.astype(np.float64)), types)
+
+        def checked(answer: FromSandbox) -> Floats:
+            if isinstance(answer, SandboxFailure):
+                self._refuse(answer.detail)
+            if not isinstance(answer, FitnessReply) or len(answer.fitness) != 8 * shape[0] * shape[1]:
+                self._refuse(f"expected the fitness of {shape[0]} candidates, got something else")
+            fitness = np.frombuffer(answer.fitness, "<f8").reshape(shape)
+            if not np.isfinite(fitness).all():
+                self._refuse("expected a finite fitness, got NaN or infinity: return a very low number instead")
+            return fitness
+
+        return self._asked(request, 8 * shape[0] * shape[1], cancelled, checked)
+
+    def _asked(
+        self, request: ScoreRequest, size: int, cancelled: Cancelled, checked: Callable[[FromSandbox], Answered]
+    ) -> Answered:
+        """Return the checked answer, of at most `size` bytes of numbers; start the process if there is none."""
         try:
             if self._process is None:
                 self._start(cancelled)
-            size = 16 * len(population)
-            answer = self._exchange(ScoreRequest(population.shape[1], _raw(population)), size, cancelled)
-            return self._checked(answer, len(population))
+            return checked(self._exchange(request, size, cancelled))
         except BaseException:
             self.close()
             raise

@@ -16,6 +16,7 @@ class SandboxSetup(msgspec.Struct, frozen=True, tag="setup"):
     columns: int
     inputs: bytes  # (rows, columns) float64
     targets: bytes  # (rows,) float64
+    objectives: int = 0  # numbers that the code, PyGAD's fitness function, returns for a candidate; 0: it is a score
 
 
 class ScoreRequest(msgspec.Struct, frozen=True, tag="ask"):
@@ -23,6 +24,7 @@ class ScoreRequest(msgspec.Struct, frozen=True, tag="ask"):
 
     genes: int
     population: bytes  # (population, genes) float64
+    types: tuple[str, ...] = ()  # of the genes that a fitness function gets: one for all, or one for each
 
 
 class Confined(msgspec.Struct, frozen=True, tag="confined"):
@@ -42,6 +44,12 @@ class ScoreReply(msgspec.Struct, frozen=True, tag="scored"):
     correct: bytes  # (population,) int64
 
 
+class FitnessReply(msgspec.Struct, frozen=True, tag="fitness"):
+    """From the sandbox, in answer to ScoreRequest if the code is a fitness function."""
+
+    fitness: bytes  # (population, objectives) float64
+
+
 class SandboxFailure(msgspec.Struct, frozen=True, tag="failed"):
     """From the sandbox, in answer to SandboxSetup or ScoreRequest."""
 
@@ -49,7 +57,7 @@ class SandboxFailure(msgspec.Struct, frozen=True, tag="failed"):
 
 
 ToSandbox = SandboxSetup | ScoreRequest
-FromSandbox = Confined | Loaded | ScoreReply | SandboxFailure
+FromSandbox = Confined | Loaded | ScoreReply | FitnessReply | SandboxFailure
 
 
 def encode_message(message: ToSandbox | FromSandbox) -> bytes:

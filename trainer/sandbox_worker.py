@@ -14,17 +14,19 @@ import os
 import pickle
 import sys
 from collections.abc import Callable
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from fedmq.models.genes import Population, from_floats
 from fedmq.trainer.confinement import confine
 from fedmq.trainer.sandbox_protocol import (
     DETAIL_MAX,
     LENGTH_BYTES,
     Confined,
+    FitnessReply,
     FromSandbox,
     Loaded,
     SandboxFailure,
@@ -37,7 +39,6 @@ from fedmq.trainer.sandbox_protocol import (
 )
 
 Floats = npt.NDArray[np.float64]
-Score = Callable[[Floats, Floats, Floats], object]
 
 
 def main() -> None:
@@ -60,12 +61,38 @@ def _serve(requests: BinaryIO, replies: BinaryIO) -> None:
     assert isinstance(setup, SandboxSetup)
     inputs = np.frombuffer(setup.inputs, "<f8").reshape(-1, setup.columns)  # read-only, like every frombuffer of bytes
     targets = np.frombuffer(setup.targets, "<f8")
-    score: Score = pickle.loads(setup.code)  # noqa: S301  checked signature, pinned key and option, restricted process
+    code: Callable[..., object] = pickle.loads(setup.code)  # noqa: S301  checked signature, pinned key and option, restricted process
     _send(replies, Loaded())
     while (request := _receive(requests)) is not None:
         assert isinstance(request, ScoreRequest)
         population = np.frombuffer(request.population, "<f8").reshape(-1, request.genes).copy()
-        _send(replies, _scored(score(population, inputs, targets), len(population)))
+        if setup.objectives:
+            site = FitnessCall(inputs, targets, from_floats(population, request.types))
+            _send(replies, FitnessReply(_fitness(code, site, setup.objectives).tobytes()))
+        else:
+            _send(replies, _scored(code(population, inputs, targets), len(population)))
+
+
+class FitnessCall(NamedTuple):
+    """What a fitness function gets as its first argument, where PyGAD alone passes the `pygad.GA`."""
+
+    inputs: Floats  # (rows, columns): the rows of this trainer
+    targets: Floats  # (rows,)
+    population: Population
+
+
+def _fitness(function: Callable[..., object], site: FitnessCall, objectives: int) -> Floats:
+    """Return the fitness of each candidate, (population, objectives); the trainer checks the numbers."""
+    fitness = np.zeros((len(site.population), objectives))
+    for place, solution in enumerate(site.population):
+        returned = np.asarray(function(site, solution.copy(), place))
+        shapes = ((), (1,)) if objectives == 1 else ((objectives,),)
+        if returned.dtype.kind not in "biuf" or returned.shape not in shapes:
+            raise TypeError(
+                f"expected {objectives} numbers from fitness_func, got {returned.dtype} of shape {returned.shape}"
+            )
+        fitness[place] = returned
+    return fitness
 
 
 def _scored(returned: object, size: int) -> ScoreReply:

@@ -18,6 +18,7 @@ from msgspec import Meta
 
 from fedmq.algorithms.evaluation.figures import Measured, Score
 from fedmq.errors import LimitExceeded, Rejected
+from fedmq.models import genes
 from fedmq.models.arrays import Floats
 from fedmq.models.losses import ROW_CROSS_ENTROPY_MAX, ROW_SQUARED_ERROR_MAX, Scores
 from fedmq.models.networks import Code
@@ -467,6 +468,8 @@ class Assignment:
     round: int = 1
     # The trainer's own training: parameters (num_parameters,) and draws -> trained parameters.
     fit: Callable[[Floats, np.random.Generator], Floats] | None = None
+    # Of a Code model with objectives: typed candidates (n, genes) and the names of their types -> (n, objectives).
+    fitness: Callable[[genes.Population, tuple[str, ...]], Floats] | None = None
 
 
 class Learner(NamedTuple):
@@ -488,3 +491,8 @@ class Learner(NamedTuple):
 def row_loss_max(task: Task) -> float:
     """Return the most that one row's loss can come to."""
     return ROW_CROSS_ENTROPY_MAX if task.loss == "cross-entropy" else ROW_SQUARED_ERROR_MAX
+
+
+def objectives_of(task: Task) -> int:
+    """Return how many numbers the task's fitness function returns; 0 if losses score the task."""
+    return task.model.objectives if isinstance(task.model, Code) else 0

@@ -71,6 +71,13 @@ class Importance(msgspec.Struct, frozen=True, kw_only=True):
     gain: float
 
 
+class FrontMember(msgspec.Struct, frozen=True, kw_only=True):
+    """A candidate that no other dominates: none is better in one objective and as good in the others."""
+
+    fitness: tuple[float, ...]  # one for each objective, over the rows of all trainers
+    genes: tuple[int | float, ...]
+
+
 class Findings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The file `result.json` of a run."""
 
@@ -82,6 +89,11 @@ class Findings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     importances: tuple[Importance, ...] = ()
     correlated: tuple[str, ...] = ()  # the names of what follows: features, and the target or its classes
     correlations: tuple[tuple[float, ...], ...] = ()  # of each pair
+    gene_names: tuple[str, ...] = ()
+    gene_types: tuple[str, ...] = ()  # names of types such as "int"
+    genes: tuple[int | float, ...] = ()  # of the model
+    objectives: tuple[str, ...] = ()  # names
+    front: tuple[FrontMember, ...] = ()  # of several objectives, the highest first objective first
     figures: dict[str, float | str | None] = {}  # others by name, such as the penalty or the deviance
 
     def strongest_correlations(self, count: int) -> list[tuple[float, str, str]]:

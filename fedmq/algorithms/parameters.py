@@ -92,5 +92,13 @@ def _expected(kind: inspect.Type) -> str:
             return f"[{', '.join(_expected(one) for one in kind.item_types)}]"
         case inspect.StrType():
             return "a text"
+        case inspect.VarTupleType():
+            return f"a list, each {_expected(kind.item_type)}"
+        case inspect.NoneType():
+            return "none"
+        case inspect.Metadata():
+            return _expected(kind.type)
+        case inspect.UnionType():
+            return " or ".join(_expected(one) for one in kind.types)
         case _:
             return type(kind).__name__.removesuffix("Type").lower()

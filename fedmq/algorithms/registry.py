@@ -27,7 +27,7 @@ GROUP, LEARNERS_GROUP = "fedmq.algorithms", "fedmq.learners"
 DEFAULT_ALGORITHM = "evolution"
 QUERIES_KEPT = 64  # each a part of a header of 4 KiB
 BUILTIN = {
-    "evolution": "fedmq.algorithms.evolution.strategy:Evolution",
+    "evolution": "fedmq.algorithms.evolution.choice:EvolutionChoice",
     "averaging": "fedmq.algorithms.averaging.strategy:Averaging",
     "statistics": "fedmq.algorithms.statistics.strategy:StatisticsAlgorithm",
     "ridge": "fedmq.algorithms.ridge.strategy:Ridge",
@@ -37,6 +37,7 @@ BUILTIN = {
 }
 BUILTIN_LEARNERS = {
     "evolve": "fedmq.algorithms.evolution.learner:LEARNER",
+    "generation": "fedmq.algorithms.evolution.learner:GENERATION",
     "train": "fedmq.algorithms.averaging.learner:LEARNER",
     "evaluate": "fedmq.algorithms.evaluation.learner:LEARNER",
     "score-rows": "fedmq.algorithms.evaluation.learner:ROWS_LEARNER",

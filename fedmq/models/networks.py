@@ -16,6 +16,7 @@ from fedmq.models.trees import Trees
 LAYERS_MAX = 16  # sizes in an MLP, the inputs and the outputs among them
 LAYER_UNITS_MAX = 65_536
 PARAMETERS_MAX = 10_000_000
+OBJECTIVES_MAX = 16  # of a fitness function
 
 Hidden = Literal["relu", "tanh", "sigmoid"]
 Output = Literal["softmax", "identity"]
@@ -163,13 +164,22 @@ class LogLinear(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="lo
             return np.exp(values, out=values)
 
 
-class Code(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="code", rename={"num_parameters": "genes"}):
+class Code(
+    msgspec.Struct,
+    frozen=True,
+    forbid_unknown_fields=True,
+    omit_defaults=True,
+    tag="code",
+    rename={"num_parameters": "genes"},
+):
     """A model that only its own Python function can score; the function travels with each round of the run.
 
     A candidate has `num_parameters` numbers, a row has `inputs` columns. The FILE.py of the task defines
     `score(population, inputs, targets)`. It takes (population, num_parameters), (rows, inputs) and (rows,), all
     float64. It returns the losses (population,), summed over the rows and not negative, and the number of correct rows
-    (population,). `sha256` is of the code that travels; leave it empty in a FILE.py.
+    (population,). With `objectives`, the file defines PyGAD's `fitness_func(ga_instance, solution, solution_idx)`
+    instead, which returns as many numbers, the higher the better; `ga_instance.inputs` and `.targets` are the rows.
+    `sha256` is of the code that travels; leave it empty in a FILE.py.
 
     Raises:
         BadConfiguration: a number out of bounds, or no SHA-256; also while decoding.
@@ -178,14 +188,16 @@ class Code(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="code", 
     num_parameters: int  # "genes" in messages and model files
     inputs: int
     sha256: bytes = b""
+    objectives: int = 0  # numbers that `fitness_func` returns; 0: `score` scores
 
     def __post_init__(self) -> None:
-        for field, value, largest in (
-            ("num_parameters", self.num_parameters, PARAMETERS_MAX),
-            ("inputs", self.inputs, LAYER_UNITS_MAX),
+        for field, value, least, largest in (
+            ("num_parameters", self.num_parameters, 1, PARAMETERS_MAX),
+            ("inputs", self.inputs, 1, LAYER_UNITS_MAX),
+            ("objectives", self.objectives, 0, OBJECTIVES_MAX),
         ):
-            if type(value) is not int or not 1 <= value <= largest:
-                raise BadConfiguration(f"{field}: expected an integer from 1 to {largest}, got {value!r}")
+            if type(value) is not int or not least <= value <= largest:
+                raise BadConfiguration(f"{field}: expected an integer from {least} to {largest}, got {value!r}")
         if len(self.sha256) not in (0, 32):
             raise BadConfiguration(f"sha256: expected 32 bytes, got {len(self.sha256)}: leave it out in a file")
 

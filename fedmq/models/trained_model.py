@@ -39,6 +39,7 @@ _UNREADABLE_MODEL: tuple[type[Exception], ...] = (*UNREADABLE, *MALFORMED, BadCo
 class TrainedModel:
     """A model with its parameters (num_parameters,) float64, and the name of the task it was trained for.
 
+    The parameters of a model that is code are int64 if all of them are integer genes.
     A model of a task with a schema has the way from a table's cells to its inputs as `preparation`. It predicts from
     tables, another model from arrays of its inputs.
 
@@ -47,7 +48,7 @@ class TrainedModel:
     """
 
     model: Model
-    parameters: Floats
+    parameters: Floats  # or Integers
     task: str
     output_scale: float = 1.0  # of the task: a predicted value is the output of the network times this
     preparation: Preparation | None = None
@@ -55,7 +56,8 @@ class TrainedModel:
     def __post_init__(self) -> None:
         if self.schema is not None:
             _check_fits(self.model, self.schema)
-        if self.parameters.shape != (self.model.num_parameters,) or self.parameters.dtype != np.float64:
+        types = (np.float64, np.int64) if isinstance(self.model, Code) else (np.float64,)
+        if self.parameters.shape != (self.model.num_parameters,) or self.parameters.dtype not in types:
             raise BadConfiguration(
                 f"expected {self.model.num_parameters} parameters of float64 for {self.model}, "
                 f"got {self.parameters.dtype} of shape {self.parameters.shape}: give the parameters of one candidate"
@@ -146,7 +148,8 @@ class TrainedModel:
         ).decode()
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w") as archive:
-            _add_array(archive, "genes", self.parameters.astype("<f8"))  # the name is part of the file format
+            kind = "<i8" if self.parameters.dtype == np.int64 else "<f8"
+            _add_array(archive, "genes", self.parameters.astype(kind))  # the name is part of the file format
             _add_array(archive, "description", np.array(description, dtype="<U"))
             if self.preparation is not None:
                 arrays = (self.preparation.shift, self.preparation.scale, self.preparation.fill)
@@ -311,9 +314,9 @@ def _read_model(data: bytes) -> TrainedModel:
     if not all_finite(parameters):
         raise ValueError("parameters that are not finite")
     scale = 1.0 if description.output_scale is msgspec.UNSET else description.output_scale
-    return TrainedModel(
-        description.model, parameters.astype(np.float64, copy=False), description.task, scale, preparation
-    )
+    if parameters.dtype.kind != "i" or not isinstance(description.model, Code):
+        parameters = parameters.astype(np.float64, copy=False)
+    return TrainedModel(description.model, parameters, description.task, scale, preparation)
 
 
 def _read_column(archive: zipfile.ZipFile, name: str) -> Floats:

@@ -28,26 +28,28 @@ class Shipped(NamedTuple):
 
 
 def ship(name_or_path: str, algorithm: str | None = None) -> Shipped:
-    """Return the task of `find_task`; for a Code model, with the packed `score` of the FILE.py and its SHA-256.
+    """Return the task of `find_task`; for a Code model, with the packed function of the FILE.py and its SHA-256.
 
-    The function is packed by value, with the modules next to the file. Everything else that it imports must be
-    installed where it runs.
+    The function, `score` or `fitness_func`, is packed by value, with the modules next to the file. Everything else
+    that it imports must be installed where it runs.
 
     Raises:
-        BadConfiguration: as `find_task`; `score` is missing, cannot be packed, or is too large.
+        BadConfiguration: as `find_task`; the function is missing, cannot be packed, or is too large.
     """
     if name_or_path in TASK_NAMES or is_task_data(name_or_path):
         return Shipped(find_task(name_or_path, algorithm), None)
     task, names = run_task_file(name_or_path)
     if not isinstance(task.model, Code):
         return Shipped(task, None)
-    score = names.get("score")
+    wanted = "score(population, inputs, targets) that returns (losses, correct)"
+    if task.model.objectives:
+        wanted = "fitness_func(ga_instance, solution, solution_idx) that returns the fitness"
+    score = names.get(wanted.partition("(")[0])
     if score is None and callable(names.get("evaluate")):
         return Shipped(task, None)  # each trainer has its own code
     if not callable(score):
         raise BadConfiguration(
-            f"{name_or_path}: expected a function score(population, inputs, targets) that returns (losses, correct) "
-            f"for a Code model, got {type(score).__name__}: define it"
+            f"{name_or_path}: expected a function {wanted} for a Code model, got {type(score).__name__}: define it"
         )
     code = _packed(score, Path(name_or_path))
     return Shipped(replace(task, model=replace(task.model, sha256=sha256(code).digest())), code)
@@ -67,7 +69,7 @@ def _packed(score: object, path: Path) -> bytes:
             code: bytes = cloudpickle.dumps(score)
     except Exception as error:
         raise BadConfiguration(
-            f"{path}: expected a score() that can be packed, got {named(error)}: "
+            f"{path}: expected a function that can be packed, got {named(error)}: "
             "open files and locks inside the function"
         ) from error
     if len(code) > CODE_BYTES_MAX:

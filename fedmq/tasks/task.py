@@ -18,6 +18,7 @@ from fedmq.models.trees import Trees
 from fedmq.names import NAME_PATTERN
 from fedmq.tables.preparation import Preparation
 from fedmq.tables.schema import Schema
+from fedmq.tasks.plain_parameters import plain_parameters
 
 TRAINERS_MAX = 16_384  # of a run
 ROUNDS_MAX = 1_000_000
@@ -70,6 +71,9 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
             raise BadConfiguration(
                 f"name: expected a task name of 1 to 64 letters, digits, '.', '_' or '-', got {self.name!r:.80}"
             )
+        if self.parameters:
+            plain = {name: plain_parameters(values) for name, values in self.parameters.items()}
+            msgspec.structs.force_setattr(self, "parameters", plain)
         _check_loss(self.loss, self.model)
         if self.metric not in ("accuracy", "loss"):
             raise BadConfiguration(f"metric: expected accuracy or loss, got {self.metric!r}")
@@ -79,6 +83,7 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
         _check_range("rounds", self.rounds, 1, ROUNDS_MAX)
         _check_range("output_scale", self.output_scale, OUTPUT_SCALE_MIN, 1.0 / OUTPUT_SCALE_MIN)
         _check_range("holdout", self.holdout, 0.0, HOLDOUT_MAX)
+        _check_objectives(self)
         if self.holdout and isinstance(self.model, Code):
             raise BadConfiguration("holdout: expected 0 for a model that is code, which scores all of its rows itself")
         if self.schema is not None:
@@ -246,6 +251,15 @@ def _check_loss(loss: str, model: Model) -> None:
             )
     else:
         raise BadConfiguration(f"loss: expected cross-entropy or squared-error, got {loss!r}")
+
+
+def _check_objectives(task: Task) -> None:
+    """Check that a task with a fitness function has no target: fitness is not a loss, it may be negative."""
+    if isinstance(task.model, Code) and task.model.objectives and (task.metric != "loss" or task.target is not None):
+        raise BadConfiguration(
+            'metric: expected "loss" without a target for a model with objectives, whose loss is minus the first '
+            'fitness: end the run with num_generations or stop_criteria="reach_VALUE"'
+        )
 
 
 def _check_schema(schema: Schema, model: Model, loss: str) -> None:

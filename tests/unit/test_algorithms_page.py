@@ -26,6 +26,8 @@ def written(value: object) -> str:
     """Return a default as the page shows it."""
     if value is None:
         return "none"
+    if value is msgspec.UNSET:
+        return "PyGAD's"
     if isinstance(value, tuple):
         return f"[{', '.join(f'{one:g}' for one in value)}]"
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,24 +1,17 @@
-"""A trainer's local search by PyGAD.
+"""A trainer's local search by PyGAD with operators of its own, on whole arrays: the fast path of the defaults."""
 
-The only module that imports PyGAD. Its exceptions and log lines do not leave this module.
-"""
-
-import logging
 from collections.abc import Callable
 from typing import Any, Generic
 
 import numpy as np
 import numpy.typing as npt
-import pygad
 
+from fedmq.algorithms.evolution.stock import GA, SILENT
 from fedmq.algorithms.evolution.variation import Float, crossover, mutate
 from fedmq.errors import BadConfiguration, WorkCancelled
 
 Fitness = npt.NDArray[np.float64]  # (population,), higher is better
 ELITES_SHARE, PARENTS_SHARE = 10, 4
-
-# Outside of the logger tree: prints nothing.
-_SILENT = logging.Logger("fedmq.trainer.pygad", level=logging.CRITICAL + 1)  # noqa: LOG001
 
 
 def evolve(
@@ -65,7 +58,7 @@ def evolve(
     return search.population, search.last_generation_fitness
 
 
-class _LocalSearch(pygad.GA, Generic[Float]):  # type: ignore[misc]  # PyGAD has no types
+class _LocalSearch(GA, Generic[Float]):  # type: ignore[misc]  # PyGAD has no types
     """A pygad.GA that scores a population in one call and draws from the generator that it is given.
 
     Made anew for each search: PyGAD keeps stale fitness between two runs of one instance. Stock PyGAD looks each
@@ -92,7 +85,7 @@ class _LocalSearch(pygad.GA, Generic[Float]):  # type: ignore[misc]  # PyGAD has
             keep_parents=0,
             parent_selection_type="sss",
             suppress_warnings=True,
-            logger=_SILENT,
+            logger=SILENT,
             **options,
         )
 

@@ -1,4 +1,8 @@
-"""The query `evolve`: score a pool of candidates on your rows, evolve offspring from it, send the best back."""
+"""The queries of `evolution`.
+
+`evolve` scores a pool of candidates on the trainer's rows, evolves offspring from it, and sends the best back.
+`generation` computes the fitness of the population of a genetic algorithm that PyGAD evolves.
+"""
 
 from collections.abc import Mapping
 from typing import ClassVar
@@ -17,10 +21,15 @@ from fedmq.algorithms.base import (
     Query,
     Shapes,
     demand_of_scores,
+    objectives_of,
 )
+from fedmq.algorithms.evolution.keywords import PygadKeywords
 from fedmq.algorithms.inbox import GENE_MAX
-from fedmq.errors import Rejected
+from fedmq.errors import BadConfiguration, Rejected
+from fedmq.models.genes import INTEGER_MAX, integer_genes
 from fedmq.tasks.task import Task
+
+FITNESS_MAX = 1e300
 
 
 class Evolve(Query, frozen=True, tag="evolve"):
@@ -67,3 +76,78 @@ class Evolve(Query, frozen=True, tag="evolve"):
             raise Rejected("shape", f"expected ids of shape {(size,)}, got {shapes['ids']}")
         if not least <= size <= CANDIDATES_MAX:
             raise Rejected("values", f"expected a pool of {least} to {CANDIDATES_MAX}, got {size}")
+
+
+class Generation(Query, frozen=True, tag="generation"):
+    """Compute the fitness of each candidate of a population, and search from it with PyGAD if asked to.
+
+    Down: `integers` (population, integer genes) int64, `numbers` (population, other genes) float64. Up, for a model
+    with objectives: `fitness` (population, objectives) float64, as the site's fitness function returns it; else
+    `losses` and `correct` as of `evolve`. With a local search, `found_integers` and `found_numbers` are new candidates
+    (proposals or fewer).
+    """
+
+    sends: ClassVar[str] = "the fitness of candidates, and perhaps a few new candidates"
+
+    types: tuple[str, ...]  # of the genes: one for all, or one for each
+    generations: Generations = 0  # of the local search; 0: fitness only
+    proposals: Candidates = 0
+    keywords: PygadKeywords | None = None  # of the local search
+
+    def __post_init__(self) -> None:
+        try:
+            integer_genes(self.types, 1)
+        except BadConfiguration as error:
+            raise ValueError(str(error)) from error
+
+    def arrays(self, task: Task) -> Mapping[str, ArrayBounds]:
+        whole, other = self._sizes(task)
+        return {
+            "integers": ArrayBounds((-1, whole), np.int64, -INTEGER_MAX, INTEGER_MAX),
+            "numbers": ArrayBounds((-1, other)),
+        }
+
+    def answer(self, task: Task, shapes: Shapes, num_examples: int) -> Mapping[str, ArrayBounds]:
+        size = shapes["integers"][0]
+        answer = {
+            "losses": ArrayBounds((size,), np.float64, 0),
+            "correct": ArrayBounds((size,), np.int64, 0, num_examples),
+        }
+        if objectives := objectives_of(task):
+            answer = {"fitness": ArrayBounds((size, objectives), np.float64, -FITNESS_MAX, FITNESS_MAX)}
+        if self.generations:
+            whole, other = self._sizes(task)
+            most = self.proposals
+            answer["found_integers"] = ArrayBounds((-1, whole), np.int64, -INTEGER_MAX, INTEGER_MAX, rows_max=most)
+            answer["found_numbers"] = ArrayBounds((-1, other), np.float64, -GENE_MAX, GENE_MAX, rows_max=most)
+        return answer
+
+    def evaluations(self, shapes: Shapes) -> int:
+        """See `Query`: each candidate; those of the local search stay with the trainer."""
+        return max(1, *shapes.get("integers", ())[:1], 0)
+
+    def demand(self, task: Task, shapes: Shapes, num_examples: int) -> Demand:
+        """See `Query`: the population is scored once, and again in each generation of the local search."""
+        times = self.generations + 1
+        return demand_of_scores(task, shapes["integers"][0], num_examples, times=times, copies=SEARCH_COPIES)
+
+    def check(self, _task: Task, shapes: Shapes) -> None:
+        size = shapes["integers"][0]
+        if shapes["numbers"][0] != size:
+            raise Rejected("shape", f"expected numbers of {size} candidates, got {shapes['numbers'][0]}")
+        if not 1 <= size <= CANDIDATES_MAX:
+            raise Rejected("values", f"expected a population of 1 to {CANDIDATES_MAX}, got {size}")
+        if self.generations and self.keywords is None:
+            raise Rejected("query", "expected the keywords of the local search, got none")
+
+    def _sizes(self, task: Task) -> tuple[int, int]:
+        """Return how many genes are integers, and how many are not.
+
+        Raises:
+            Rejected: there is not one type for each gene.
+        """
+        genes = task.model.num_parameters
+        if len(self.types) not in (1, genes):
+            raise Rejected("query", f"expected 1 or {genes} types of genes, got {len(self.types)}")
+        whole = int(np.count_nonzero(integer_genes(self.types, genes)))
+        return whole, genes - whole
