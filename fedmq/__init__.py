@@ -2,6 +2,7 @@
 
     Models     MLP, Linear, LogLinear, Fourier, Trees, Code, TrainedModel, load_model
     Tasks      Task, Rows, Schema, Column, Target, find_task
+    Runs       simulate, train, Run
     Errors     FedmqError and its leaves, in `fedmq.errors`
     Testing    the in-memory network and the virtual clock, in `fedmq.testing`
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from fedmq.models.networks import MLP, Code, Linear, LogLinear
     from fedmq.models.trained_model import TrainedModel, load_model
     from fedmq.models.trees import Trees
+    from fedmq.simulation.run import Run
+    from fedmq.simulation.simulate import simulate
+    from fedmq.simulation.train import train
     from fedmq.tables.schema import Column, Schema, Target
     from fedmq.tasks.task import Rows, Task
     from fedmq.tasks.task_file import find_task
@@ -34,6 +38,7 @@ __all__ = [
     "Linear",
     "LogLinear",
     "Rows",
+    "Run",
     "Schema",
     "Target",
     "Task",
@@ -41,6 +46,8 @@ __all__ = [
     "Trees",
     "find_task",
     "load_model",
+    "simulate",
+    "train",
 ]
 
 _HOMES = {
@@ -52,6 +59,7 @@ _HOMES = {
     "LogLinear": "fedmq.models.networks",
     "MLP": "fedmq.models.networks",
     "Rows": "fedmq.tasks.task",
+    "Run": "fedmq.simulation.run",
     "Schema": "fedmq.tables.schema",
     "Target": "fedmq.tables.schema",
     "Task": "fedmq.tasks.task",
@@ -59,6 +67,8 @@ _HOMES = {
     "Trees": "fedmq.models.trees",
     "find_task": "fedmq.tasks.task_file",
     "load_model": "fedmq.models.trained_model",
+    "simulate": "fedmq.simulation.simulate",
+    "train": "fedmq.simulation.train",
 }
 
 

@@ -29,6 +29,7 @@ COMMANDS = {
     "new": ("fedmq.cli.new", "Write a task file from a table."),
     "check": ("fedmq.cli.check", "Check at a site whether its table fits a task, and what would be sent."),
     "demo": ("fedmq.deploy.demo", "Train split XOR across processes on this machine."),
+    "simulate": ("fedmq.simulation.cli", "Train over virtual trainers in one process, on virtual time."),
     "broker": ("fedmq.broker.cli", "Run the broker between an aggregator and its trainers."),
     "aggregator": ("fedmq.aggregator.cli", "Run one training to its end, or continue it."),
     "trainer": ("fedmq.trainer.cli", "Train on this machine's rows."),

@@ -1,7 +1,7 @@
 """Virtual trainers: the round handler of a trainer for each name, without its session, spool and network."""
 
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 
@@ -15,22 +15,11 @@ from fedmq.tasks.task import Rows
 from fedmq.trainer.budget import cost_of
 from fedmq.trainer.code_policy import NO_CODE, CodePolicy
 from fedmq.trainer.decline import decline_of
+from fedmq.trainer.own_learner import OwnLearner
 from fedmq.trainer.round_handler import on_rows
 from fedmq.trainer.worker import Answer, Learn
 
 Data = Rows | Table
-
-
-class VirtualTrainer(NamedTuple):
-    """The rows of one virtual trainer: their number, and how to get them when it is first asked."""
-
-    num_examples: int
-    data: Callable[[], Data]
-
-    @classmethod
-    def of(cls, data: Data) -> "VirtualTrainer":
-        """Return the trainer of rows that are at hand."""
-        return cls(count_rows(data), lambda: data)
 
 
 class Population:
@@ -38,12 +27,17 @@ class Population:
 
     `answer` gives the message that a deployed trainer with these rows and this name sends, to the bit: both use the
     same round handler, learners and random streams, and the same fixed-point numbers. A trainer's rows are fitted to
-    the task when it is first asked, and kept.
+    the task when it is first asked, and kept. `own` trains and scores in place of the built-in learners.
     """
 
-    def __init__(self, trainers: Mapping[str, VirtualTrainer], policy: CodePolicy = NO_CODE) -> None:
-        self.trainers, self._policy = trainers, policy
+    def __init__(self, data: Mapping[str, Data], policy: CodePolicy = NO_CODE, own: OwnLearner | None = None) -> None:
+        self.num_examples = {name: count_rows(one) for name, one in data.items()}
+        self._data, self._policy, self._own = data, policy, own
         self._learns: dict[str, Learn] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what another process needs: it fits the rows itself."""
+        return {**self.__dict__, "_learns": {}}
 
     def answer(self, name: str, packet: Packet, train_s: float) -> Frames:
         """Return the frames of the result of trainer `name`, or of the goodbye with which it declines the run.
@@ -79,8 +73,8 @@ class Population:
     def _learn(self, name: str) -> Learn:
         learn = self._learns.get(name)
         if learn is None:
-            data = self.trainers[name].data()
-            learn = self._learns[name] = on_rows(data, name, self._policy, warn=_unread)
+            learn = on_rows(self._data[name], name, self._policy, own=self._own, warn=_unread)
+            self._learns[name] = learn
         return learn
 
 

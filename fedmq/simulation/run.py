@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
+from fedmq.algorithms.findings import Findings
 from fedmq.errors import BadConfiguration
 from fedmq.models.trained_model import TrainedModel
 from fedmq.runs.charts import Series, line_chart
@@ -55,14 +56,15 @@ class Chart(NamedTuple):
 class Run:
     """A run that is over.
 
-    `report` is what a run's `report.json` has, `model` the trained model, None if nothing was scored, and `folder` the
-    run's folder, None if it was kept in memory. `seconds` is how long it took here; times in the report and in the
-    history of a simulation are virtual.
+    `report` is what a run's `report.json` has, and `model` the trained model, None if nothing was scored. `findings` is
+    what the algorithm found beside it, such as coefficients. `folder` is the run's folder, None if it was kept in
+    memory. `seconds` is how long it took here; times in the report and history of a simulation are virtual.
     """
 
     report: Report
     model: TrainedModel | None
     closes: Sequence[Close] = field(repr=False)
+    findings: Findings | None = None
     folder: Path | None = None
     seconds: float = 0.0
 

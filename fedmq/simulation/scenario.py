@@ -20,7 +20,7 @@ from fedmq.models.networks import Code
 from fedmq.names import NAME_PATTERN
 from fedmq.simulation.datasets import DATASETS, load_dataset
 from fedmq.simulation.partition import DEFAULT, TARGET, column_of, partition
-from fedmq.simulation.population import Data, VirtualTrainer
+from fedmq.simulation.population import Data
 from fedmq.tables.table import Table
 from fedmq.tasks.builtin import TASK_NAMES
 from fedmq.tasks.proposal import propose
@@ -36,10 +36,7 @@ NAME_OF_DATA = "data"  # of a task that is proposed for data without a name
 
 @dataclass(frozen=True)
 class Scenario:
-    """A task, with its code if it has some, and the virtual trainers by name.
-
-    `labels` has the target of each row of a trainer, for a table of who has what.
-    """
+    """A task, with its code if it has some, and the rows of each virtual trainer, in the order of the roster."""
 
     shipped: Shipped
     data: Mapping[str, Data]
@@ -47,11 +44,6 @@ class Scenario:
     @property
     def task(self) -> Task:
         return self.shipped.task
-
-    @property
-    def trainers(self) -> dict[str, VirtualTrainer]:
-        """The virtual trainers, in the order of the roster."""
-        return {name: VirtualTrainer.of(one) for name, one in self.data.items()}
 
     def targets(self) -> dict[str, npt.NDArray[Any]]:
         """Return the targets of each trainer: labels, classes or numbers, (rows,)."""

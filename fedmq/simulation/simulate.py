@@ -13,6 +13,7 @@ import msgspec
 
 from fedmq.aggregator.cli import checked_strategy, new_name
 from fedmq.aggregator.outcome import report_of
+from fedmq.algorithms.base import WORK_SECONDS_MAX
 from fedmq.algorithms.parameters import parameters_of
 from fedmq.errors import BadConfiguration, FedmqError, RunFailed
 from fedmq.observe.event_log import EventLog
@@ -28,13 +29,14 @@ from fedmq.runtime.safe_files import make_private_folder
 from fedmq.simulation.behavior import Behavior, Distribution
 from fedmq.simulation.partition import DEFAULT
 from fedmq.simulation.population import LocalWorkers, Population
+from fedmq.simulation.processes import PROCESSES_MAX, dask_workers, process_workers
+from fedmq.simulation.progress import OnEvents, progress_bar
 from fedmq.simulation.run import Run
 from fedmq.simulation.scenario import Scenario, scenario
-from fedmq.simulation.simulator import BEACON_S, Simulator
+from fedmq.simulation.simulator import BEACON_S, Simulator, Workers
 from fedmq.tasks.task import Task
 from fedmq.trainer.code_policy import CodePolicy
-
-OnEvents = Callable[[Sequence[AnyEvent]], None]
+from fedmq.trainer.own_learner import OwnLearner
 
 
 def simulate(
@@ -55,6 +57,10 @@ def simulate(
     dropout: float = 0.0,
     online_s: str | float | None = None,
     offline_s: str | float = 10.0,
+    learner: str | None = None,
+    processes: int = 1,
+    scheduler: str | None = None,
+    progress: bool | None = None,
     **limits: Any,
 ) -> Run:
     """Train a task over virtual trainers in this process, and return the run.
@@ -81,6 +87,10 @@ def simulate(
         dropout: the share of answers that arrive after the deadline of their round, unless it has closed by then.
         online_s: how long a trainer stays connected, in the forms of `work_s`, before it is gone for `offline_s`.
             None: always.
+        learner: FILE.py:NAME with code of one's own that trains and scores, as for `fedmq trainer --learner`.
+        processes: how many processes of this machine train; the model does not depend on it.
+        scheduler: the address of a running cluster of Dask that trains instead, such as tcp://10.0.0.5:8786.
+        progress: show a progress bar. None: on a terminal and in a notebook.
         limits: fields of `fedmq.protocol.run_config.Limits`, such as quorum, deadline_s, keep_rounds.
 
     Raises:
@@ -96,24 +106,35 @@ def simulate(
     """
     seed = secrets.randbelow(2**31) if seed is None else seed
     found = scenario(task, data, algorithm=algorithm, trainers=trainers, split=split, seed=seed, holdout=holdout)
-    behavior = Behavior(
-        work_s=Distribution.parse(work_s),
-        stragglers=stragglers,
-        slowdown=slowdown,
-        dropout=dropout,
-        online_s=None if online_s is None else Distribution.parse(online_s),
-        offline_s=Distribution.parse(offline_s),
-    )
-    return run_scenario(
-        found,
-        algorithm=algorithm,
-        parameters=parameters,
-        rounds=rounds,
-        seed=seed,
-        out=None if out is None else Path(out),
-        behavior=behavior,
-        limits=limits,
-    )
+    behavior = behavior_of(work_s, stragglers, slowdown, dropout, online_s, offline_s)
+    with progress_bar(rounds or found.task.rounds, found.task.metric, show=progress) as on_events:
+        return run_scenario(
+            found,
+            algorithm=algorithm,
+            parameters=parameters,
+            rounds=rounds,
+            seed=seed,
+            out=None if out is None else Path(out),
+            behavior=behavior,
+            learner=learner,
+            processes=processes,
+            scheduler=scheduler,
+            limits=limits,
+            on_events=on_events,
+        )
+
+
+def behavior_of(
+    work_s: str | float,
+    stragglers: float,
+    slowdown: float,
+    dropout: float,
+    online_s: str | float | None,
+    offline_s: str | float,
+) -> Behavior:
+    """Return the behavior that the arguments of `simulate` describe."""
+    online = None if online_s is None else Distribution.parse(online_s)
+    return Behavior(Distribution.parse(work_s), stragglers, slowdown, dropout, online, Distribution.parse(offline_s))
 
 
 def run_scenario(
@@ -126,6 +147,9 @@ def run_scenario(
     out: Path | None = None,
     name: str | None = None,
     behavior: Behavior | None = None,
+    learner: str | None = None,
+    processes: int = 1,
+    scheduler: str | None = None,
     limits: Mapping[str, Any] | None = None,
     on_events: OnEvents = lambda _events: None,
 ) -> Run:
@@ -143,19 +167,28 @@ def run_scenario(
         limits=_limits(found, behavior, rounds, limits or {}),
     )
     policy = CodePolicy(own=found.shipped if found.shipped.code is not None else None)
-    population = Population(found.trainers, policy)
+    own = None if learner is None else OwnLearner(learner, WORK_SECONDS_MAX)
+    population = Population(found.data, policy, own)
     with _kept(out, config, found.shipped.code) as (store, log):
         simulator = Simulator(
             store,
             strategy,
             population,
-            LocalWorkers(population),
+            _workers(population, processes, scheduler),
             behavior,
             keep=out is not None,
             watch=_watch(log, on_events),
         )
         simulator.run()
         return _outcome(simulator, store, out, time.monotonic() - began)
+
+
+def _workers(population: Population, processes: int, scheduler: str | None) -> Workers:
+    if scheduler is not None:
+        return dask_workers(population, scheduler)
+    if not 1 <= processes <= PROCESSES_MAX:
+        raise BadConfiguration(f"processes: expected 1 to {PROCESSES_MAX}, got {processes}")
+    return LocalWorkers(population) if processes == 1 else process_workers(population, processes)
 
 
 def _limits(found: Scenario, behavior: Behavior, rounds: int | None, given: Mapping[str, Any]) -> Limits:
@@ -228,4 +261,4 @@ def _outcome(simulator: Simulator, store: Store, out: Path | None, seconds: floa
         write_report(out, report, model, closes, rounds.findings)
     if report.why == "failed":
         raise RunFailed(report.failure)
-    return Run(report, model, tuple(closes), out, seconds)
+    return Run(report, model, tuple(closes), rounds.findings, out, seconds)

@@ -75,7 +75,7 @@ class Simulator:
         self._run, self._seed = config.run, config.seed
         self._store, self._keep, self._watch = store, keep, watch
         self._population, self._workers, self._behavior = population, workers, behavior or Behavior()
-        self._names = tuple(population.trainers)
+        self._names = tuple(population.num_examples)
         self._index = {name: place for place, name in enumerate(self._names)}
         self._factors = self._behavior.factors(self._seed, len(self._names))
         self._queue: list[tuple[float, int, What, str, int]] = []
@@ -141,7 +141,7 @@ class Simulator:
             run=self._run,
             term=self.rounds.term,
             trainer=name,
-            num_examples=self._population.trainers[name].num_examples,
+            num_examples=self._population.num_examples[name],
             round=0,
             version="simulated",
             versions=(PROTOCOL_VERSION_MIN, PROTOCOL_VERSION),

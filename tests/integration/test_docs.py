@@ -41,6 +41,7 @@ NAMED = (
     "how-to/one-machine",
     "how-to/plot-and-compare",
     "how-to/regression",
+    "how-to/simulate",
     "how-to/statistics",
     "how-to/your-own-algorithm",
     "how-to/your-own-task",
