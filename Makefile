@@ -7,6 +7,7 @@ INPUTS ?= 1000000
 SEED ?= 1
 SECONDS ?= 60
 MINUTES ?= 60
+TORCH ?= torch==2.13.0
 
 BIN := $(VENV)/bin
 RUN_STAMP := $(VENV)/.installed-to-run
@@ -65,9 +66,18 @@ define get_promtool
 		echo "promtool is missing, tests of the alerts are skipped: install it (Debian: apt-get install prometheus)" >&2
 endef
 
+# PyTorch is large, so no user gets it without asking. Tests of it are skipped where it is not installed; with CI=true they
+# run. There are no files of it for other versions of Python.
+define get_torch
+	@[ "$$CI" != true ] || ! $(BIN)/python -c 'import sys; sys.exit(sys.version_info >= (3, 14))' || \
+		$(BIN)/python -c 'import torch' 2> /dev/null || { echo "installing $(TORCH) ..." >&2 && \
+			$(INSTALL) '$(TORCH)' 2> /dev/null; } || echo "$(TORCH) cannot be installed: its tests will fail" >&2
+endef
+
 test: $(DEVELOP_STAMP)  ## run all tests (ARGS="tests/unit -k broker" for some)
 	$(get_programs)
 	$(get_promtool)
+	$(get_torch)
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lowest:  ## run the unit tests with the lowest versions that setup.cfg allows, in .venv-lowest

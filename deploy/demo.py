@@ -129,6 +129,7 @@ def demo(
     from fedmq.aggregator.cli import new_name, with_holdout
     from fedmq.data.readers import load_data, load_rows
     from fedmq.models.networks import Code
+    from fedmq.models.torch_model import Torch
     from fedmq.tasks.row_views import RowViews
     from fedmq.tasks.task_file import find_task
 
@@ -161,7 +162,9 @@ def demo(
     arguments += [text for pair in parameters for text in ("--param", pair)]
     arguments += ["--quiet"] if quiet else []
     own = ["--learner", learner] if learner else []
-    score = ["--score", task_name] if isinstance(task.model, Code) and not own else []  # local: needs no signature
+    score = (
+        ["--score", task_name] if isinstance(task.model, Code | Torch) and not own else []
+    )  # local: needs no signature
     page = ["--port", str(dashboard_port), "--runs", str(folder.parent), "--until-over", name]
     try:
         code = _run(arguments, rows_of, [*own, *score], (dashboard_port, page) if dashboard else None)

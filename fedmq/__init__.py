@@ -1,6 +1,6 @@
 """fedmq: federated learning over a message queue.
 
-    Models     MLP, Linear, LogLinear, Fourier, Trees, Code, TrainedModel, load_model
+    Models     MLP, Linear, LogLinear, Fourier, Trees, Code, torch_model, torch_module, TrainedModel, load_model
     Tasks      Task, Rows, Schema, Column, Target, find_task
     Runs       simulate, train, Run
     Errors     FedmqError and its leaves, in `fedmq.errors`
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fedmq.errors import FedmqError
     from fedmq.models.fourier import Fourier
     from fedmq.models.networks import MLP, Code, Linear, LogLinear
+    from fedmq.models.torch_modules import torch_model, torch_module
     from fedmq.models.trained_model import TrainedModel, load_model
     from fedmq.models.trees import Trees
     from fedmq.simulation.run import Run
@@ -46,8 +47,13 @@ __all__ = [
     "Trees",
     "find_task",
     "load_model",
+<<<<<<< HEAD
     "simulate",
     "train",
+=======
+    "torch_model",
+    "torch_module",
+>>>>>>> cf7cc8e (models: train PyTorch modules, by names that are never imported)
 ]
 
 _HOMES = {
@@ -67,8 +73,13 @@ _HOMES = {
     "Trees": "fedmq.models.trees",
     "find_task": "fedmq.tasks.task_file",
     "load_model": "fedmq.models.trained_model",
+<<<<<<< HEAD
     "simulate": "fedmq.simulation.simulate",
     "train": "fedmq.simulation.train",
+=======
+    "torch_model": "fedmq.models.torch_modules",
+    "torch_module": "fedmq.models.torch_modules",
+>>>>>>> cf7cc8e (models: train PyTorch modules, by names that are never imported)
 }
 
 

@@ -184,7 +184,7 @@ def _names(_ctx: click.Context, _param: click.Parameter, text: str | None) -> tu
     "--score",
     type=NAME_OR_PATH,
     metavar="FILE.py",
-    help="Local copy of a task with code: it replaces the code in the rounds.",
+    help="Local copy of a task with code or a PyTorch model: only this code runs.",
 )
 @option(
     "--learner",
@@ -287,7 +287,7 @@ def trainer(
     rows = RowsSource(data, lambda count: _check_count(name, count, min_rows), holdout_data)
     signing = None if credentials is None else TrainerSigning(credentials)
     policy = _policy(allow_code, score, no_signer if signing is None else signing.signer)
-    if policy.allowed or policy.own is not None:
+    if policy.allowed or (policy.own is not None and policy.own.code is not None):
         _check_private({"--keys": keys, "--state": state, "--data": next(iter(files_of(data)), None)})
     link, clock = TrainerSockets(address, name, credentials), SystemClock()
     pinned = "" if credentials is None else credentials.federation.aggregator.fingerprint
@@ -455,12 +455,13 @@ def _limits(memory_mib: int | None, seconds: float) -> WorkLimits:
 
 def _policy(allowed: bool, score: str | None, signer: Callable[[Packet], str | None]) -> CodePolicy:
     """Return which code of tasks runs here."""
+    from fedmq.models.torch_model import Torch
     from fedmq.tasks.shipping import ship
     from fedmq.trainer.code_policy import CodePolicy
 
     own = None if score is None else ship(score)
-    if own is not None and own.code is None:
-        raise BadConfiguration(f"--score {score}: expected a task with a Code model, got one without code: omit it")
+    if own is not None and own.code is None and not isinstance(own.task.model, Torch):
+        raise BadConfiguration(f"--score {score}: expected a task with code or a PyTorch model, got neither: omit it")
     return CodePolicy(allowed=allowed, own=own, signer=signer)
 
 

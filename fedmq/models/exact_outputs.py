@@ -10,6 +10,7 @@ from fedmq.exact.fourier import COSINE_BITS
 from fedmq.models.arrays import Floats
 from fedmq.models.fourier import Fourier
 from fedmq.models.networks import MLP, Hidden, Linear, LogLinear, Model, Network
+from fedmq.models.torch_model import Torch
 from fedmq.models.trees import Trees
 
 OneLayer = Linear | LogLinear | MLP | Fourier
@@ -40,6 +41,9 @@ def exact_outputs(model: Network, parameters: Floats, inputs: Floats, offsets: F
     """
     if isinstance(model, Trees):
         return model.exact_outputs(parameters, np.ascontiguousarray(inputs.T), offsets)
+    if isinstance(model, Torch):  # float32: the same bits with the same version of PyTorch and processor
+        outputs = np.ascontiguousarray(model.forward(parameters[None], inputs)[0].T)
+        return outputs if offsets is None else outputs + np.outer(np.arange(len(outputs)) == len(outputs) - 1, offsets)
     with np.errstate(over="ignore", invalid="ignore"):
         outputs = _linear_outputs(model, parameters, inputs)
         if offsets is not None:

@@ -11,6 +11,7 @@ import numpy as np
 from fedmq.errors import BadConfiguration
 from fedmq.models.arrays import Floating
 from fedmq.models.fourier import Fourier
+from fedmq.models.torch_model import Torch
 from fedmq.models.trees import Trees
 
 LAYERS_MAX = 16  # sizes in an MLP, the inputs and the outputs among them
@@ -202,7 +203,7 @@ class Code(
             raise BadConfiguration(f"sha256: expected 32 bytes, got {len(self.sha256)}: leave it out in a file")
 
 
-Network = MLP | Linear | LogLinear | Fourier | Trees
+Network = MLP | Linear | LogLinear | Fourier | Trees | Torch
 Model = Network | Code
 
 

@@ -25,14 +25,17 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_t
 
 import msgspec
 from msgspec import Meta
+from msgspec.structs import replace
 
 from fedmq.errors import BadConfiguration, one_line
 from fedmq.models.fourier import Fourier
 from fedmq.models.networks import MLP, Linear, LogLinear, Model
+from fedmq.models.torch_modules import torch_model
 from fedmq.models.trees import Trees
 from fedmq.names import Name
 from fedmq.runtime.safe_files import read_regular
 from fedmq.tables.schema import COLUMNS_MAX, MISSING_CELLS, Column, DateForm, Fill, Label, Schema, Target
+from fedmq.tasks.factories import factory_of
 from fedmq.tasks.task import Task
 
 SUFFIX = ".toml"
@@ -43,7 +46,7 @@ HIDDEN = (16,)  # of a network, unless the file says otherwise
 DEFAULT_ALGORITHM = "boosting"  # fits most tables as they are: gaps, categories, any scale, classes that are separable
 
 ColumnKind = Literal["number", "category", "ordinal", "boolean", "date", "ignored", "weight", "offset"]
-ModelKind = Literal["linear", "network", "random-features", "trees"]
+ModelKind = Literal["linear", "network", "random-features", "trees", "torch"]
 MODELS: Mapping[str, ModelKind] = {
     "newton": "linear",
     "ridge": "linear",
@@ -85,6 +88,9 @@ class FileModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     features: int = 768  # random features
     trees: int = 100  # rounds of boosting at most
     depth: int = 6  # of each tree
+    factory: str = ""  # of torch: FILE.py:NAME beside this file, or package.module:NAME
+    train: tuple[str, ...] = ("*",)  # patterns of names in the state dict of torch
+    freeze: tuple[str, ...] = ()
 
 
 class TaskFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -120,9 +126,17 @@ def read_task_file(path: Path) -> TaskFile:
     except UnicodeDecodeError as error:
         raise BadConfiguration(f"{path}: expected text in UTF-8, got {one_line(error)}: save it as UTF-8") from error
     try:
-        return parse_task_file(text)
+        return _beside(parse_task_file(text), path)
     except BadConfiguration as error:
         raise BadConfiguration(f"{path}: {error}") from error
+
+
+def _beside(file: TaskFile, path: Path) -> TaskFile:
+    """Return the file with the path of a factory that lies beside it."""
+    model = file.model
+    if model is None or not model.factory.rpartition(":")[0].endswith(".py"):
+        return file
+    return replace(file, model=replace(model, factory=str(path.parent / model.factory)))
 
 
 def parse_task_file(text: str) -> TaskFile:
@@ -217,6 +231,15 @@ def _model_of(model: FileModel, schema: Schema) -> Model:
             )
         case "random-features":
             return Fourier(inputs, classes or 1, features=model.features, output=output)
+        case "torch":
+            return torch_model(
+                factory_of(model.factory),
+                inputs=inputs,
+                outputs=classes or 1,
+                output=output,
+                train=model.train,
+                freeze=model.freeze,
+            )
         case "linear" if classes:
             return MLP((inputs, classes))
         case "linear":

@@ -13,6 +13,7 @@ from fedmq.errors import BadConfiguration, BadData, WorkCancelled, one_line
 from fedmq.models.arrays import Floating, Floats, Integers
 from fedmq.models.losses import Scores, cross_entropy, squared_error
 from fedmq.models.networks import Code, Model
+from fedmq.models.torch_model import Torch
 from fedmq.models.trained_model import TrainedModel
 from fedmq.models.trees import Trees
 from fedmq.names import NAME_PATTERN
@@ -55,7 +56,7 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
 
     name: str
     model: Model
-    loss: Literal["cross-entropy", "squared-error", "own"]  # own: returned by the code of a Code model
+    loss: Literal["cross-entropy", "squared-error", "own"]  # own: of a Code or Torch model
     metric: Literal["accuracy", "loss"]
     target: float | None = None
     trainers: int = 2  # intended number of trainers
@@ -84,7 +85,7 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
         _check_range("output_scale", self.output_scale, OUTPUT_SCALE_MIN, 1.0 / OUTPUT_SCALE_MIN)
         _check_range("holdout", self.holdout, 0.0, HOLDOUT_MAX)
         _check_objectives(self)
-        if self.holdout and isinstance(self.model, Code):
+        if self.holdout and self.loss == "own":
             raise BadConfiguration("holdout: expected 0 for a model that is code, which scores all of its rows itself")
         if self.schema is not None:
             _check_schema(self.schema, self.model, self.loss)
@@ -113,6 +114,8 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
         """
         if isinstance(self.model, Code):
             raise BadConfiguration(f"expected a task that is data, got {self.name}, which is scored by code")
+        if isinstance(self.model, Torch) and self.loss == "own":
+            return self.model.scores(population, rows.inputs, rows.targets, cancelled)
         losses = np.zeros(len(population))
         correct = np.zeros(len(population), dtype=np.int64)
         block = max(1, BLOCK_VALUES // max(1, len(population) * self.model.widest))
@@ -231,12 +234,17 @@ def _as_numbers(values: npt.ArrayLike, source: str) -> Floats:
 
 
 def _check_loss(loss: str, model: Model) -> None:
-    if isinstance(model, Code) or loss == "own":
+    if isinstance(model, Torch) and model.own_loss != (loss == "own"):
+        wanted = "own, for a module with a method losses" if model.own_loss else "cross-entropy or squared-error"
+        raise BadConfiguration(f"loss: expected {wanted}, got {loss!r} for {model.factory}")
+    if isinstance(model, Code) or (loss == "own" and not isinstance(model, Torch)):
         if not isinstance(model, Code) or loss != "own":
             raise BadConfiguration(
                 f'loss: expected "own" for a Code model and for no other, got {loss!r} for {model}: '
                 "score() of a Code model returns its loss"
             )
+    elif loss == "own":
+        return
     elif loss == "cross-entropy":
         if model.output != "softmax" or model.outputs < 2:
             raise BadConfiguration(

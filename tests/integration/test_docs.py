@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import click
@@ -31,6 +32,8 @@ BLOCK = re.compile(r"^```(?:sh|console)\n(.*?)^```", flags=re.MULTILINE | re.DOT
 # Commands that a test skips: setup that already exists, verbs of the Makefile with tests of their own, and changes to a
 # machine, which `make fleet` runs on machines of its own.
 SKIPPED = re.compile(r"(git clone|make|cd|source \S*activate|sudo|systemctl|fedmq deploy)\b")
+HAS_TORCH = find_spec("torch") is not None  # `make test` installs it with CI=true
+TORCH = "digits_cnn.py"  # in a command that needs it
 NAMED = (
     "how-to/by-hand",
     "how-to/control-what-a-site-answers",
@@ -40,6 +43,7 @@ NAMED = (
     "how-to/metrics",
     "how-to/one-machine",
     "how-to/plot-and-compare",
+    *(("how-to/pytorch",) if HAS_TORCH else ()),
     "how-to/regression",
     "how-to/simulate",
     "how-to/statistics",
@@ -102,7 +106,7 @@ def script_of(page: Path) -> str:
         commands = block.splitlines()
         if any(line.startswith("$ ") for line in commands):
             commands = [line.removeprefix("$ ") for line in commands if line.startswith("$ ")]
-        lines += [line for line in commands if not SKIPPED.match(line)]
+        lines += [line for line in commands if not SKIPPED.match(line) and (HAS_TORCH or TORCH not in line)]
     return "\n".join(lines)
 
 

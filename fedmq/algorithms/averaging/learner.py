@@ -2,24 +2,36 @@
 
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from fedmq.algorithms.averaging.query import EvolutionLearner, GradientLearner, OwnCode, Train
+from fedmq.algorithms.averaging.query import (
+    EvolutionLearner,
+    GradientLearner,
+    OwnCode,
+    TorchLearner,
+    Train,
+    dtype_of,
+)
 from fedmq.algorithms.base import Assignment, Learner
 from fedmq.algorithms.evolution.local_search import evolve
 from fedmq.algorithms.inbox import GENE_MAX
 from fedmq.errors import CodeRefused, WorkCancelled, WorkError
 from fedmq.models.arrays import Floats
 from fedmq.models.networks import Linear
+from fedmq.models.torch_model import Torch
+from fedmq.models.torch_modules import Descent, module_of
 
 
 def train_model(query: Train, work: Assignment) -> dict[str, npt.NDArray[Any]]:
     """Score the model, then train it."""
-    model = work.arrays["model"]
+    model = work.arrays["model"].astype(np.float64)
     losses, correct = work.score(model[None])
     if work.fit is not None:
         trained = np.clip(work.fit(model, work.generator), -GENE_MAX, GENE_MAX)
+    elif isinstance(query.learner, TorchLearner):
+        trained = _train_module(query.learner, model, work)
     elif isinstance(query.learner, OwnCode):
         raise CodeRefused(
             f"task {work.task.name} is trained by code of each site, got none: "
@@ -29,7 +41,19 @@ def train_model(query: Train, work: Assignment) -> dict[str, npt.NDArray[Any]]:
         trained = _descend(query.learner, model, work)
     else:
         trained = _evolve_model(query.learner, model, work)
-    return {"model": trained, "losses": losses, "correct": correct}
+    return {"model": trained.astype(dtype_of(work.task)), "losses": losses, "correct": correct}
+
+
+def _train_module(learner: TorchLearner, model: Floats, work: Assignment) -> Floats:
+    """Return the model after PyTorch's optimizer."""
+    if not isinstance(work.task.model, Torch):
+        raise WorkError(f"expected a PyTorch model for learner=torch, got {type(work.task.model).__name__}")
+    module = module_of(work.task.model)
+    descent = Descent(**msgspec.structs.asdict(learner))
+    trained = module.train(model, work.rows.inputs, work.rows.targets, descent, work.generator, work.cancelled)
+    if not np.abs(trained).max() <= GENE_MAX:  # NaN neither
+        raise _diverged(learner.learning_rate, work)
+    return trained
 
 
 def _evolve_model(learner: EvolutionLearner, model: Floats, work: Assignment) -> Floats:
@@ -67,11 +91,15 @@ def _descend(learner: GradientLearner, model: Floats, work: Assignment) -> Float
                 raise WorkCancelled("gradient descent was cancelled: a newer round makes it needless")
             trained -= learner.learning_rate * 2.0 * (inputs.T @ (inputs @ trained - rows.targets))
     if not np.abs(trained).max() <= GENE_MAX:  # NaN neither; the aggregator accepts no larger weights
-        rate, lower = f"{learner.learning_rate:g}", f"{learner.learning_rate / 10:g}"
-        raise WorkError(
-            f"learning rate {rate} diverged after {work.round} rounds: try {lower} (--param learning_rate={lower})"
-        )
+        raise _diverged(learner.learning_rate, work)
     return trained
+
+
+def _diverged(rate: float, work: Assignment) -> WorkError:
+    return WorkError(
+        f"learning rate {rate:g} diverged after {work.round} rounds: "
+        f"try {rate / 10:g} (--param learning_rate={rate / 10:g})"
+    )
 
 
 LEARNER = Learner(Train, train_model)

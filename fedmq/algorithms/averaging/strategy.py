@@ -18,10 +18,15 @@ from fedmq.algorithms.averaging.query import (
     Config,
     EvolutionLearner,
     GradientLearner,
+    LocalBatch,
+    LocalEpochs,
     Moderate,
+    Momentum,
     OwnCode,
     Steps,
+    TorchLearner,
     Train,
+    dtype_of,
 )
 from fedmq.algorithms.averaging.robust_aggregation import RULES
 from fedmq.algorithms.base import Evaluation, Generations, Mutation, Plan, Population, Update, row_loss_max
@@ -29,6 +34,8 @@ from fedmq.algorithms.inbox import ROUNDS_REMEMBERED, Inbox, check_answer, check
 from fedmq.errors import BadConfiguration
 from fedmq.models.arrays import Floats
 from fedmq.models.networks import Linear
+from fedmq.models.torch_model import Torch
+from fedmq.models.torch_modules import initial_parameters
 from fedmq.models.trained_model import TrainedModel
 from fedmq.runtime.rng import derive_rng
 from fedmq.tasks.task import Task
@@ -46,12 +53,19 @@ class AveragingParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
         BadConfiguration: the bounds of `mutation` are in the wrong order.
     """
 
-    learner: Literal["gradient", "evolution", "own"] = "gradient"
+    learner: Literal["gradient", "evolution", "own", "torch"] = "gradient"
     steps: Steps = 1
     learning_rate: Moderate = 0.1
     generations: Generations = 20
     population: Population = 20
     config: Config = {}  # for the own code of each trainer
+    epochs: LocalEpochs = 1  # from here to mixed_precision: of torch, which also has learning_rate
+    batch_size: LocalBatch = 32  # 0: all rows at once
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    momentum: Momentum = 0.0  # of sgd
+    weight_decay: Moderate = 0.0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    mixed_precision: bool = False  # bfloat16, where PyTorch's autocast uses it
     spread: Moderate = 0.5  # standard deviation of the first population's parameters
     mutation: Mutation = (-1.5, 0.3)
     rule: Literal["none", "clip", "trimmed-mean", "median", "krum"] = "none"  # against Byzantine trainers
@@ -135,7 +149,18 @@ class Averaging:
     def __init__(self, parameters: AveragingParameters | None = None) -> None:
         self.parameters = chosen = parameters or AveragingParameters()
         self._query = Train(
-            OwnCode(chosen.config)
+            TorchLearner(
+                chosen.epochs,
+                chosen.batch_size,
+                chosen.learning_rate,
+                chosen.optimizer,
+                chosen.momentum,
+                chosen.weight_decay,
+                chosen.device,
+                chosen.mixed_precision,
+            )
+            if chosen.learner == "torch"
+            else OwnCode(chosen.config)
             if chosen.learner == "own"
             else GradientLearner(chosen.steps, chosen.learning_rate)
             if chosen.learner == "gradient"
@@ -144,6 +169,12 @@ class Averaging:
 
     def init(self, task: Task, seed: int) -> AveragingState:
         """Return a model of zeros for the gradient learner, a small random one for evolution."""
+        if isinstance(task.model, Torch) and self.parameters.learner == "gradient":
+            raise BadConfiguration(
+                f"algorithm averaging: expected learner=torch for the PyTorch model of task {task.name}, got gradient"
+            )
+        if isinstance(task.model, Torch):
+            return AveragingState(task, 1, PublishedModel((1,), _as_sent(initial_parameters(task.model, seed), task)))
         parameters = np.zeros(task.model.num_parameters)
         if self.parameters.learner == "evolution":
             parameters = derive_rng(seed, "averaging").normal(0.0, INITIAL_SPREAD, task.model.num_parameters)
@@ -162,7 +193,7 @@ class Averaging:
 
     def ask(self, state: AveragingState) -> Plan:
         """Publish the model: score it, and train it."""
-        return Plan(self._query, {"model": state.current.parameters})
+        return Plan(self._query, {"model": state.current.parameters.astype(dtype_of(state.task))})
 
     def tell(self, state: AveragingState, update: Update) -> AveragingState:
         check_round(update, state.round)
@@ -184,7 +215,7 @@ class Averaging:
         return AveragingState(
             task=state.task,
             round=state.round + 1,
-            current=_next(scored, state.round + 1, updates, self.parameters.rule),
+            current=_next(scored, state.round + 1, updates, self.parameters.rule, state.task),
             best=best if evaluation else state.best,
             inbox=state.inbox.emptied(state.round),
             evaluation=evaluation or state.evaluation,
@@ -195,16 +226,20 @@ class Averaging:
         return state.evaluation
 
 
-def _next(scored: PublishedModel, number: int, updates: Sequence[Update], rule: str) -> PublishedModel:
+def _next(scored: PublishedModel, number: int, updates: Sequence[Update], rule: str, task: Task) -> PublishedModel:
     """Return what round `number` publishes: one model made of these, or the same again."""
     if not updates:
         return replace(scored, rounds=(*scored.rounds, number)[-ROUNDS_REMEMBERED:])
     if rule == "none":
-        return PublishedModel((number,), _mean(updates))
+        return PublishedModel((number,), _as_sent(_mean(updates), task))
     newest = {update.trainer: update.arrays["model"] for update in updates}  # a late one is no second vote
-    return PublishedModel(
-        (number,), RULES[rule](np.array([newest[name] for name in sorted(newest)]), scored.parameters)
-    )
+    models = np.array([newest[name] for name in sorted(newest)], np.float64)
+    return PublishedModel((number,), _as_sent(RULES[rule](models, scored.parameters), task))
+
+
+def _as_sent(parameters: Floats, task: Task) -> Floats:
+    """Return the parameters as trainers get them, in float64: what they score is what the run keeps."""
+    return parameters.astype(dtype_of(task)).astype(np.float64)
 
 
 def _is_better(old: Evaluation | None, new: Evaluation | None, task: Task) -> bool:
@@ -223,7 +258,7 @@ def _mean(updates: Sequence[Update]) -> Floats:
     weights = [update.num_examples / (1 + update.staleness) for update in updates]
     total = np.zeros_like(updates[0].arrays["model"], dtype=np.float64)
     for update, weight in zip(updates, weights, strict=True):
-        total += weight * update.arrays["model"]
+        total += weight * update.arrays["model"].astype(np.float64)
     return total / sum(weights)
 
 

@@ -7,9 +7,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from fedmq.errors import BadConfiguration
 from fedmq.models.arrays import Floats
 from fedmq.models.fourier import Fourier
 from fedmq.models.networks import MLP
+from fedmq.models.torch_model import Torch
 from fedmq.models.trained_model import TrainedModel
 from fedmq.models.trees import Trees
 
@@ -27,6 +29,11 @@ def layers(trained: TrainedModel) -> list[Layer]:
     Outputs are as the model computes them; a predicted value is `output_scale` times that.
     """
     model, parameters = trained.network(), trained.parameters
+    if isinstance(model, Torch):
+        raise BadConfiguration(
+            f"expected a model of layers that fedmq knows, got the PyTorch model {model.factory}: export it as "
+            "safetensors, or build it with fedmq.torch_module"
+        )
     if isinstance(model, Fourier):
         return [Layer(*model.layers(parameters)[2:])]
     sizes, bias = (model.sizes, model.bias) if isinstance(model, MLP) else ((model.inputs, model.outputs), True)
@@ -40,12 +47,18 @@ def layers(trained: TrainedModel) -> list[Layer]:
 
 
 def named_arrays(trained: TrainedModel) -> Mapping[str, npt.NDArray[Any]]:
-    """Return all numbers of a model by name, each float64, as docs/reference/model-files.md lists them."""
+    """Return all numbers of a model by name, as docs/reference/model-files.md lists them.
+
+    Each is float64, for PyTorch float32.
+    """
     model, arrays = trained.network(), dict[str, npt.NDArray[Any]]()
     if trained.preparation is not None:
         arrays["column_shift"] = trained.preparation.shift
         arrays["column_scale"] = trained.preparation.scale
         arrays["column_fill"] = trained.preparation.fill
+    if isinstance(model, Torch):
+        tensors = {one.name: trained.parameters[part].reshape(one.shape) for one, part in model.parts()}
+        return {**arrays, **{name: array.astype(np.float32) for name, array in tensors.items()}}
     if isinstance(model, Trees):
         return {**arrays, **_forest(model, trained.parameters)}
     if isinstance(model, Fourier):

@@ -1,0 +1,36 @@
+"""A convolutional network of PyTorch on handwritten digits: fedmq demo examples/digits_cnn.py"""
+
+from sklearn.datasets import load_digits
+from torch import nn
+
+from fedmq import Task, torch_model
+
+
+def cnn():
+    return nn.Sequential(
+        nn.Unflatten(1, (1, 8, 8)),
+        nn.Conv2d(1, 16, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(16, 32, 3, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(512, 10),
+    )
+
+
+task = Task(
+    name="digits-cnn",
+    model=torch_model(cnn, inputs=64, outputs=10),
+    loss="cross-entropy",
+    metric="accuracy",
+    trainers=4,
+    rounds=10,
+    algorithm="averaging",
+    parameters={"averaging": {"learner": "torch", "epochs": 2, "batch_size": 32, "learning_rate": 0.1}},
+)
+
+
+def rows(part, parts):
+    digits = load_digits()
+    return digits.data[part - 1 :: parts] / 16.0, digits.target[part - 1 :: parts]
