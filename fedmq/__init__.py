@@ -47,13 +47,10 @@ __all__ = [
     "Trees",
     "find_task",
     "load_model",
-<<<<<<< HEAD
     "simulate",
-    "train",
-=======
     "torch_model",
     "torch_module",
->>>>>>> cf7cc8e (models: train PyTorch modules, by names that are never imported)
+    "train",
 ]
 
 _HOMES = {
@@ -73,13 +70,10 @@ _HOMES = {
     "Trees": "fedmq.models.trees",
     "find_task": "fedmq.tasks.task_file",
     "load_model": "fedmq.models.trained_model",
-<<<<<<< HEAD
     "simulate": "fedmq.simulation.simulate",
     "train": "fedmq.simulation.train",
-=======
     "torch_model": "fedmq.models.torch_modules",
     "torch_module": "fedmq.models.torch_modules",
->>>>>>> cf7cc8e (models: train PyTorch modules, by names that are never imported)
 }
 
 
