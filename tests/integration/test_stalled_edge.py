@@ -1,6 +1,6 @@
-"""An edge whose thread does not read: its queue fills, and libzmq aborts the process when it reads from that queue.
+"""An edge of which libzmq aborts the process: its thread does not read and its queue fills, or it is refused.
 
-So each edge is a process of its own, with short heartbeats. The broker is one socket that drops nothing.
+So each edge is a process of its own, with short heartbeats. The broker is one or two sockets.
 """
 
 from __future__ import annotations
@@ -59,6 +59,23 @@ while Delivered([b"to/carol/", b"last"]) not in read(0.0):
     pass
 """
 
+REFUSED = """
+import sys, time
+import fedmq.transport.zeromq.edge as edge
+from fedmq.transport.link import Delivered, LinkRefused
+
+edge.REFUSED_AGAIN_S = 0.1
+link, delivered, refused = edge.TrainerSockets(sys.argv[1], "carol"), False, 0
+while refused < 4:
+    link.wait(0.1)
+    for event in link.receive():
+        delivered = delivered or isinstance(event, Delivered)
+        if isinstance(event, LinkRefused) and delivered:
+            delivered, refused = False, refused + 1
+            while time.monotonic() < link._reconnect_at:  # more messages arrive
+                pass
+"""
+
 
 @pytest.mark.parametrize("how", ["stalled", "slow"])
 def test_edge_whose_queue_is_full_goes_on(how: str) -> None:
@@ -84,6 +101,25 @@ def test_edge_whose_queue_is_full_goes_on(how: str) -> None:
                     broker.poll(20)
                     with suppress(zmq.Again):
                         broker.send_multipart([b"to/carol/", b"last"], zmq.NOBLOCK)
+                assert carol.poll() == 0
+            finally:
+                carol.kill()
+
+
+def test_edge_that_is_refused_at_one_port_while_messages_arrive_at_another_goes_on() -> None:
+    port = free_port()
+    with zmq.Context() as context, context.socket(zmq.XPUB) as broker, context.socket(zmq.PULL) as refusing:
+        refusing.plain_server = True  # expects a password, and the edge has none
+        refusing.bind(f"tcp://127.0.0.1:{port + Port.PUSH}")
+        broker.linger = 0
+        broker.bind(f"tcp://127.0.0.1:{port + Port.SUBSCRIBE}")
+        with subprocess.Popen([sys.executable, "-c", REFUSED, f"tcp://127.0.0.1:{port}"]) as carol:
+            try:
+                stop_at = time.monotonic() + DEADLINE_S
+                while carol.poll() is None and time.monotonic() < stop_at:
+                    broker.poll(1)
+                    for _ in range(20):
+                        broker.send_multipart([b"to/carol/", b"a frame", b"another"])
                 assert carol.poll() == 0
             finally:
                 carol.kill()

@@ -26,7 +26,7 @@ from fedmq.simulation import AGGREGATOR, Federation
 from fedmq.tasks.task_file import find_task, task_rows
 
 ROUNDS = 3
-FLIPS = 300
+FLIPS = 150
 PAGE_BYTES, FRAME_BYTES, LOG_HEADER_BYTES = 4096, 4096 + 24, 32  # of SQLite's file, and of its write-ahead log
 STEP = 1 if os.environ.get("EVERY_BYTE") else 64  # of the lengths to cut off at; all of them take long
 STORE, LOG, BLOBS = "store.sqlite3", "store.sqlite3-wal", "blobs"

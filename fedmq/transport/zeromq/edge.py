@@ -6,6 +6,10 @@ libzmq aborts the process when a full queue is read whose connection was replace
 `_input_stopped`), and a connection whose queue stays full misses its heartbeats and is replaced. So sockets are open
 only while their thread reads them: they are made by the first `wait` or `receive`, and made anew after a long pause.
 What has arrived is moved out of libzmq's queue also while the events of one `receive` are being processed.
+
+A refused key may be accepted later, but libzmq never retries after a refusal: the sockets are made anew for that, too.
+To disconnect one instead may abort the process: a poll of a SUB takes the first frame of a message out of the queue,
+and the next read finds no other frame (fq.cpp, `!_more`).
 """
 
 from __future__ import annotations
@@ -15,7 +19,6 @@ import time
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 import zmq
@@ -83,7 +86,6 @@ class EdgeSockets(Endpoint):
 
     def _open(self) -> None:
         super()._open()
-        self._targets: dict[zmq.Socket[bytes], str] = {}
         self._monitors: list[zmq.Socket[bytes]] = []
         self._reconnect_at: float | None = None  # after a refusal
 
@@ -93,13 +95,15 @@ class EdgeSockets(Endpoint):
         raise NotImplementedError
 
     def _attend(self) -> None:
-        """Make the sockets, or make them anew if this thread has not read them for AWAY_S."""
+        """Make the sockets, or make them anew after a refusal, or if this thread has not read them for AWAY_S."""
         now = time.monotonic()
         last, self._read_at = self._read_at, now
-        if last is not None and now - last <= AWAY_S:
-            return
         if last is not None:
-            log.warning("this process received nothing for %.1f s: it connects to the broker again", now - last)
+            refused = self._reconnect_at is not None and now >= self._reconnect_at
+            if not refused and now - last <= AWAY_S:
+                return
+            if not refused:
+                log.warning("this process received nothing for %.1f s: it connects to the broker again", now - last)
             self._cut()
         self._make_sockets()
 
@@ -124,8 +128,7 @@ class EdgeSockets(Endpoint):
         self._monitors.append(self._monitor(socket, events))
         if self._keys is not None:
             socket.curve_publickey, socket.curve_secretkey, socket.curve_serverkey = self._keys
-        self._targets[socket] = f"tcp://{self.host}:{self.port + port}"
-        socket.connect(self._targets[socket])
+        socket.connect(f"tcp://{self.host}:{self.port + port}")
 
     def wait(self, timeout_s: float | None) -> None:
         """See `Endpoint`; ends when a reconnection is due, and at once if received messages are left."""
@@ -186,10 +189,7 @@ class EdgeSockets(Endpoint):
         return self._up is not None and try_send(self._up, frames)
 
     def _connection_events(self, ready: list[zmq.Socket[bytes]]) -> Iterator[LinkEvent]:
-        """Yield what the monitors report; reconnect if that is due."""
-        if self._reconnect_at is not None and time.monotonic() >= self._reconnect_at:
-            self._reconnect_at = None
-            self._reconnect()
+        """Yield what the monitors report."""
         for monitor in self._monitors:
             if monitor in ready:
                 yield from self._link_events(monitor)
@@ -206,13 +206,6 @@ class EdgeSockets(Endpoint):
             return LinkDown()
         self._reconnect_at = self._reconnect_at or time.monotonic() + REFUSED_AGAIN_S
         return LinkRefused()
-
-    def _reconnect(self) -> None:
-        """Connect again: a refused key may be accepted later, but libzmq itself never retries after a refusal."""
-        for socket, target in self._targets.items():
-            with suppress(zmq.ZMQError):  # it is not connected any more
-                socket.disconnect(target)
-            socket.connect(target)
 
 
 class SubscriberSockets(EdgeSockets):
