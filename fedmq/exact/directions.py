@@ -33,12 +33,19 @@ class Directions:
     def __init__(self, rows: Words32, columns: Words32, flips: Words32) -> None:
         self._rows, self._columns, self._flips = rows, columns, flips
         self.count, self.parameters = len(rows), len(columns)
+        self._arranged: tuple[npt.NDArray[np.intp], Directions] | None = None
 
     def block(self, start: int = 0, stop: int | None = None) -> Signs:
         """Return directions (stop - start, parameters), each number -1 or 1 in float32; read only."""
         if self.count * self.parameters <= KEPT_MAX:
             return self._all[start:stop]
         return self._signs(self._rows[start:stop])
+
+    def arranged(self, order: npt.NDArray[np.intp]) -> Directions:
+        """Return the same directions with the parameters in another order; the same array again costs nothing."""
+        if self._arranged is None or self._arranged[0] is not order:
+            self._arranged = order, Directions(self._rows, self._columns[order], self._flips[order])
+        return self._arranged[1]
 
     @cached_property
     def _all(self) -> Signs:

@@ -26,10 +26,11 @@ from fedmq.models.networks import MLP, LogLinear
 from fedmq.models.standardized import Layered, has_biases, layer_sizes
 
 PAIR_LOSS_MAX = 256.0  # that a row's squared error counts at most, in units of the target's variance
-BLOCK_VALUES = 1 << 16  # of a layer at once: some float32 arrays of 256 KiB
+BLOCK_VALUES = 1 << 17  # of a layer at once: some arrays of 512 KiB
 BLOCK_ROWS = 8192
 SINGLE_BITS = 24  # integers of so many bits are exact in float32
 INPUT_BITS, INPUT_LIMIT_BITS = 11, 6  # fraction bits of a standardized input, at most; it counts at most 2**6
+SINGLE_INPUT_BITS = 8  # fraction bits of inputs below which the first product is one of float64
 WEIGHT_BITS, WEIGHT_LIMIT_BITS = 18, 5  # fraction bits of a weight, at most; it counts at most 2**5
 UNIT_BITS, UNIT_LIMIT_BITS = 10, 7  # of the output of a rectifier: it counts at most 2**7
 BOUNDED_BITS = 16  # fraction bits of tanh and sigmoid
@@ -41,12 +42,21 @@ Singles = npt.NDArray[np.float32]
 
 
 class _Layer(NamedTuple):
-    """One layer transposed: where its weights (outputs, inputs) and biases are among the parameters."""
+    """One layer as a matrix (outputs, inputs) of the arranged parameters, in each row the bias last if there is one.
 
-    weights: npt.NDArray[np.intp]  # (outputs, inputs)
-    biases: slice
-    input_bits: int  # fraction bits of what comes in
+    The input of a bias is 1. What comes in has `input_bits` fraction bits, a weight `weight_bits`.
+    """
+
+    place: slice
+    outputs: int
+    inputs: int
+    input_bits: int
     weight_bits: int
+
+    def matrix(self, parameters: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return the layer's matrices (..., outputs, inputs) of parameters (..., all)."""
+        layer = parameters[..., self.place]
+        return layer.reshape(*layer.shape[:-1], self.outputs, self.inputs)
 
 
 class _Scratch:
@@ -82,7 +92,10 @@ def pair_differences(
         WorkCancelled: `cancelled()` is true; it is called for each block of rows.
     """
     check_products()
-    network, totals, scratch = _Network.of(model), np.zeros(drawn.count, np.int64), _Scratch()
+    network, totals, scratch = _network(model), np.zeros(drawn.count, np.int64), _Scratch()
+    drawn = drawn.arranged(network.order)
+    limit = float(1 << WEIGHT_LIMIT_BITS)
+    weights = np.minimum(np.maximum(weights[network.order], -limit), limit)
     for start in range(0, inputs.shape[1], BLOCK_ROWS):
         if start and cancelled():
             raise WorkCancelled("the slopes are needless: the work was cancelled")
@@ -92,36 +105,11 @@ def pair_differences(
 
 
 class _Network(NamedTuple):
-    """A model as layers of integers."""
+    """A model as layers of integers, and the order of its parameters in which each layer is a matrix."""
 
     model: Layered
     layers: tuple[_Layer, ...]
-
-    @classmethod
-    def of(cls, model: Layered) -> _Network:
-        layers, start, sizes = list[_Layer](), 0, layer_sizes(model)
-        for above, below in pairwise(sizes):
-            middle = start + above * below
-            end = middle + below * has_biases(model)
-            places = np.ascontiguousarray(np.arange(start, middle).reshape(above, below).T)
-            inputs_bits = (above - 1).bit_length()
-            if not layers:
-                single = SINGLE_BITS - INPUT_LIMIT_BITS - inputs_bits  # fraction bits that leave signs x inputs exact
-                room = EXACT_BITS - 1 - INPUT_LIMIT_BITS - WEIGHT_LIMIT_BITS - WEIGHT_BITS - inputs_bits
-                bits = min(INPUT_BITS, single if single >= 8 else room)
-                weight_bits = WEIGHT_BITS
-            else:
-                bits = UNIT_BITS if _is_rectified(model) else BOUNDED_BITS
-                limit = bits + (UNIT_LIMIT_BITS if _is_rectified(model) else 0)
-                weight_bits = min(WEIGHT_BITS, EXACT_BITS - 1 - limit - WEIGHT_LIMIT_BITS - 1 - inputs_bits)
-            layers.append(_Layer(places, slice(middle, end), bits, weight_bits))
-            start = end
-        return cls(model, tuple(layers))
-
-    @property
-    def _first_dtype(self) -> type[np.generic]:
-        bits = self.layers[0].input_bits + INPUT_LIMIT_BITS + (self.model.inputs - 1).bit_length()
-        return np.float32 if bits <= SINGLE_BITS else np.float64
+    order: npt.NDArray[np.intp]
 
     def add(
         self,
@@ -136,106 +124,122 @@ class _Network(NamedTuple):
     ) -> None:
         """Add the differences over a block of rows to the totals, candidates block after block."""
         rows, first = inputs.shape[1], self.layers[0]
-        limit = float(1 << WEIGHT_LIMIT_BITS)
-        weights = np.minimum(np.maximum(weights, -limit), limit)
-        fixed = to_fixed(inputs, first.input_bits, first.input_bits + INPUT_LIMIT_BITS)
-        columns = fixed.astype(self._first_dtype)
-        base = self._base(weights, fixed)
+        columns = np.full((first.inputs, rows), 2.0**first.input_bits)
+        columns[: len(inputs)] = to_fixed(inputs, first.input_bits, first.input_bits + INPUT_LIMIT_BITS)
+        base = np.rint(first.matrix(weights) * 2.0**first.weight_bits) @ columns
+        base *= 2.0 ** (self._scale(0) - first.input_bits - first.weight_bits)
+        start_base, moved_by = base.astype(np.float32), np.float32(sigma * 2.0 ** (self._scale(0) - first.input_bits))
+        exact_in_single = first.input_bits + INPUT_LIMIT_BITS + (first.inputs - 1).bit_length() <= SINGLE_BITS
+        columns = columns.astype(np.float32) if exact_in_single else columns
         at_once = max(1, BLOCK_VALUES // (rows * max(layer_sizes(self.model)[1:])))
         losses = _Losses(self.model, targets, fraction_bits, scratch)
         for start in range(0, drawn.count, at_once):
             signs = drawn.block(start, start + at_once)
-            plus, minus = self._first(base, signs, sigma, columns, scratch)
-            for place, layer in enumerate(self.layers[1:]):
-                last = place == len(self.layers) - 2
-                plus = self._next(layer, plus, weights, signs, sigma, scratch, f"plus{place}", last)
-                minus = self._next(layer, minus, weights, signs, -sigma, scratch, f"minus{place}", last)
-            totals[start : start + len(signs)] += losses.differences(plus, minus)
+            plus, minus = _first(first, start_base, moved_by, signs, columns, scratch)
+            found = losses.rounded(self._outputs(plus, weights, signs, sigma, scratch), "first loss")
+            found -= losses.rounded(self._outputs(minus, weights, signs, -sigma, scratch), "second loss")
+            totals[start : start + len(signs)] += found.sum(axis=1, dtype=np.float64).astype(np.int64)
 
-    def _base(self, weights: Floats, fixed: Floats) -> Singles:
-        """Return the first layer's outputs of the weights themselves, (outputs, rows)."""
-        layer = self.layers[0]
-        bits = layer.input_bits + layer.weight_bits
-        outputs = np.rint(weights[layer.weights] * 2.0**layer.weight_bits) @ fixed
-        if layer.biases.start < layer.biases.stop:
-            outputs += np.rint(weights[layer.biases] * 2.0**bits)[:, None]
-        outputs *= 2.0**-bits
-        return outputs.astype(np.float32)
+    def _outputs(self, values: Singles, weights: Floats, signs: Singles, sigma: float, scratch: _Scratch) -> Singles:
+        """Return the outputs of the last layer from those of the first one, which are lost."""
+        for place in range(1, len(self.layers)):
+            values = self._next(place, values, weights, signs, sigma, scratch)
+        return values
 
-    def _first(
-        self, base: Singles, signs: Singles, sigma: float, columns: npt.NDArray[Any], scratch: _Scratch
-    ) -> tuple[Singles, Singles]:
-        """Return the first layer's outputs (candidates, outputs, rows) for both signs."""
-        layer, count, rows = self.layers[0], len(signs), columns.shape[1]
-        outputs, inputs = layer.weights.shape
-        gathered = np.take(signs, layer.weights.ravel(), axis=1).reshape(count * outputs, inputs)
-        if columns.dtype == np.float64:
-            moved = (gathered.astype(np.float64) @ columns).astype(np.float32)
-        else:
-            moved = np.matmul(gathered, columns, out=scratch("first", (count * outputs, rows)))
-        moved = moved.reshape(count, outputs, rows)
-        if layer.biases.start < layer.biases.stop:
-            moved += signs[:, layer.biases, None] * np.float32(2.0**layer.input_bits)
-        moved *= np.float32(sigma * 2.0**-layer.input_bits)
-        plus = np.add(base, moved, out=scratch("first plus", moved.shape))
-        return plus, np.subtract(base, moved, out=moved)
+    def _scale(self, place: int) -> int:
+        """Return the fraction bits of the outputs of a layer, which are integers once they are rounded."""
+        if place == len(self.layers) - 1:
+            return OUTPUT_BITS if _has_classes(self.model) else 0
+        return UNIT_BITS if _is_rectified(self.model) else TABLE_BITS
 
     def _next(
         self,
-        layer: _Layer,
+        place: int,
         values: Singles,
         weights: Floats,
         signs: Singles,
         sigma: float,
         scratch: _Scratch,
-        name: str,
-        last: bool,
     ) -> Singles:
         """Return the outputs (candidates, outputs, rows) of a layer; `values` (candidates, inputs, rows) are lost."""
-        outputs, inputs = layer.weights.shape
-        count, rows, bits = len(values), values.shape[2], layer.input_bits + layer.weight_bits
-        units = scratch("units", values.shape, np.float64)
-        _activate(self.model, values, units, scratch)
-        moved = np.take(signs, layer.weights.ravel(), axis=1).astype(np.float64).reshape(count, outputs, inputs)
+        layer = self.layers[place]
+        count, width, rows = values.shape
+        units = scratch("units", (count, layer.inputs, rows), np.float64)
+        units[:, width:] = 2.0**layer.input_bits
+        _activate(self.model, values, units[:, :width], scratch)
+        moved = layer.matrix(signs).astype(np.float64)
         moved *= sigma
-        moved += weights[layer.weights]
+        moved += layer.matrix(weights)
         moved *= 2.0**layer.weight_bits
         np.rint(moved, out=moved)
-        product = np.matmul(moved, units, out=scratch("product", (count, outputs, rows), np.float64))
-        if layer.biases.start < layer.biases.stop:
-            biases = signs[:, layer.biases].astype(np.float64)
-            biases *= sigma
-            biases += weights[layer.biases]
-            biases *= 2.0**bits
-            product += np.rint(biases)[:, :, None]
-        product *= 2.0**-bits
-        result = scratch(name, product.shape)
+        moved *= 2.0 ** (self._scale(place) - layer.input_bits - layer.weight_bits)  # a power of two: nothing rounds
+        product = np.matmul(moved, units, out=scratch("product", (count, layer.outputs, rows), np.float64))
+        result: Singles = scratch(f"outputs {place % 2}", product.shape)
         result[...] = product
         return result
+
+
+def _first(
+    layer: _Layer, base: Singles, moved_by: np.float32, signs: Singles, columns: npt.NDArray[Any], scratch: _Scratch
+) -> tuple[Singles, Singles]:
+    """Return the first layer's outputs (candidates, outputs, rows) for both signs, from those of the weights."""
+    shape = (len(signs), layer.outputs, columns.shape[1])
+    moved: Singles = scratch("first", shape)
+    flat = layer.matrix(signs).reshape(-1, layer.inputs)
+    if columns.dtype == np.float32:
+        np.matmul(flat, columns, out=moved.reshape(len(flat), -1))
+    else:
+        moved[...] = (flat.astype(np.float64) @ columns).reshape(shape)
+    moved *= moved_by
+    plus: Singles = np.add(base, moved, out=scratch("first plus", shape))
+    np.subtract(base, moved, out=moved)
+    return plus, moved
+
+
+@lru_cache(maxsize=4)
+def _network(model: Layered) -> _Network:
+    """Return the layers of a model, with as many bits as leave each product exact."""
+    layers, orders, start, bias = list[_Layer](), list[npt.NDArray[np.intp]](), 0, has_biases(model)
+    for above, below in pairwise(layer_sizes(model)):
+        end, inputs = start + (above + bias) * below, above + bias
+        matrix = np.arange(start, end).reshape(inputs, below)  # the biases are behind the weights: its last row
+        orders.append(matrix.T.ravel())
+        sum_bits = (inputs - 1).bit_length()
+        if not layers:
+            single = SINGLE_BITS - INPUT_LIMIT_BITS - sum_bits  # fraction bits that leave signs x inputs exact
+            room = EXACT_BITS - INPUT_LIMIT_BITS - WEIGHT_LIMIT_BITS - WEIGHT_BITS - sum_bits
+            bits, weight_bits = min(INPUT_BITS, single if single >= SINGLE_INPUT_BITS else room), WEIGHT_BITS
+        else:
+            bits = UNIT_BITS if _is_rectified(model) else BOUNDED_BITS
+            unit_bits = bits + (UNIT_LIMIT_BITS if _is_rectified(model) else 0)
+            weight_bits = min(WEIGHT_BITS, EXACT_BITS - unit_bits - (WEIGHT_LIMIT_BITS + 1) - sum_bits)
+        layers.append(_Layer(slice(start, end), below, inputs, bits, weight_bits))
+        start = end
+    return _Network(model, tuple(layers), np.concatenate(orders))
 
 
 def _is_rectified(model: Layered) -> bool:
     return isinstance(model, MLP) and model.hidden == "relu"
 
 
+def _has_classes(model: Layered) -> bool:
+    return isinstance(model, MLP) and model.output == "softmax"
+
+
 def _activate(model: Layered, values: Singles, units: Floats, scratch: _Scratch) -> None:
     """Write the activations of values into `units`, as integers."""
     assert isinstance(model, MLP)  # the others have one layer
     if model.hidden == "relu":
-        np.maximum(values, np.float32(0.0), out=values)
-        values *= np.float32(2.0**UNIT_BITS)
+        np.clip(values, np.float32(0.0), np.float32(2.0 ** (UNIT_BITS + UNIT_LIMIT_BITS)), out=values)
         np.rint(values, out=values)
-        np.minimum(values, np.float32(2.0 ** (UNIT_BITS + UNIT_LIMIT_BITS)), out=values)
         units[...] = values
         return
-    values += np.float32(TABLE_LIMIT)
-    values *= np.float32(2.0**TABLE_BITS)
+    values += np.float32(TABLE_LIMIT << TABLE_BITS)
     np.rint(values, out=values)
-    np.maximum(values, np.float32(0.0), out=values)
-    np.minimum(values, np.float32(2 * TABLE_LIMIT << TABLE_BITS), out=values)
+    np.clip(values, np.float32(0.0), np.float32(2 * TABLE_LIMIT << TABLE_BITS), out=values)
     cells = scratch("cells", values.shape, np.intp)
     cells[...] = values
-    np.take(_bounded_table(model.hidden), cells, out=units, mode="clip")
+    units[...] = np.take(_bounded_table(model.hidden), cells, mode="clip")
 
 
 @lru_cache(maxsize=2)
@@ -253,21 +257,14 @@ class _Losses:
     def __init__(self, model: Layered, targets: Floats | Integers, fraction_bits: int, scratch: _Scratch) -> None:
         self._model, self._scratch = model, scratch
         self._unit = np.float32(2.0**fraction_bits)
-        self._classes = isinstance(model, MLP) and model.output == "softmax"
+        self._classes = _has_classes(model)
         rows = len(targets)
         if self._classes:  # of each row's own class, where the axes of classes and rows are one
             self._own = targets.astype(np.intp) * rows + np.arange(rows)
         else:
             self._targets = targets.astype(np.float32)
 
-    def differences(self, plus: Singles, minus: Singles) -> Integers:
-        """Return the sum over rows of the rounded loss of one sign less the other's, (candidates,)."""
-        first, second = self._rounded(plus, "first loss"), self._rounded(minus, "second loss")
-        first -= second
-        summed: Integers = first.sum(axis=1, dtype=np.float64).astype(np.int64)
-        return summed
-
-    def _rounded(self, outputs: Singles, name: str) -> Singles:
+    def rounded(self, outputs: Singles, name: str) -> Singles:
         """Return row losses (candidates, rows) in units of 2**-fraction_bits; the outputs are lost."""
         losses = self._cross_entropy(outputs, name) if self._classes else self._squared_error(outputs, name)
         losses *= self._unit
@@ -287,22 +284,14 @@ class _Losses:
         """Return log sum exp(z) - z of the own class, with both functions from tables."""
         count, classes, rows = outputs.shape
         scratch, tables = self._scratch, _class_tables(classes)
-        outputs *= np.float32(2.0**OUTPUT_BITS)
         np.rint(outputs, out=outputs)
         own = np.take(outputs.reshape(count, -1), self._own, axis=1, mode="clip", out=scratch("own", (count, rows)))
-        largest = scratch("largest", (count, rows))
-        largest[...] = outputs[:, 0]
-        for place in range(1, classes):
-            np.maximum(largest, outputs[:, place], out=largest)
+        largest = outputs.max(axis=1, out=scratch("largest", (count, rows)))
         np.subtract(largest[:, None], outputs, out=outputs)
-        np.minimum(outputs, np.float32(len(tables.shares) - 1), out=outputs)
         cells = scratch("class cells", outputs.shape, np.intp)
         cells[...] = outputs
         shares = np.take(tables.shares, cells, mode="clip", out=outputs)
-        total = scratch("total", (count, rows))
-        total[...] = shares[:, 0]
-        for place in range(1, classes):
-            total += shares[:, place]
+        total = shares.sum(axis=1, out=scratch("total", (count, rows)))
         losses: Singles = scratch(name, (count, rows))
         np.subtract(total, np.float32(1.0), out=losses)
         losses *= np.float32(LOG_CELLS)
@@ -323,7 +312,7 @@ class _Losses:
 
 
 class _ClassTables(NamedTuple):
-    shares: Singles  # exp(-i 2**-OUTPUT_BITS)
+    shares: Singles  # exp(-i 2**-OUTPUT_BITS), in a unit that leaves a sum over the classes exact in any order
     middles: Singles  # of the cells of a sum of shares, which is from 1 to the number of classes
     inverses: Singles
     logs: Singles
@@ -333,5 +322,6 @@ class _ClassTables(NamedTuple):
 def _class_tables(classes: int) -> _ClassTables:
     steps: Floats = np.arange((int(ROW_CROSS_ENTROPY_MAX) << OUTPUT_BITS) + 1, dtype=np.float64)
     middles = 1.0 + (np.arange((classes - 1) * LOG_CELLS + 1) + 0.5) / LOG_CELLS
-    tables = exp(steps * -(2.0**-OUTPUT_BITS)), middles, 1.0 / middles, log(middles)
+    unit = 2.0 ** (SINGLE_BITS - max(4, (classes - 1).bit_length()))
+    tables = np.rint(exp(steps * -(2.0**-OUTPUT_BITS)) * unit) / unit, middles, 1.0 / middles, log(middles)
     return _ClassTables(*(one.astype(np.float32) for one in tables))

@@ -33,10 +33,11 @@ from fedmq.exact.integers import (
 )
 from fedmq.models.exact_outputs import exact_outputs
 from fedmq.models.fourier import Fourier
-from fedmq.models.networks import MLP
+from fedmq.models.networks import MLP, Hidden
 from fedmq.models.trees import Trees
 from fedmq.tables.table import Table
 from fedmq.tasks.row_views import RowViews
+from fedmq.tasks.task import Task
 
 
 def fingerprint(*arrays: np.ndarray) -> str:
@@ -84,6 +85,11 @@ def models() -> Iterator[tuple[str, str]]:
     """Yield the name of an algorithm and a case, and the first 16 digits of the SHA-256 of its model and result."""
     chosen = cases()
     features = classification(5, 2, Fourier(5, 2, 60, "softmax"))
+
+    def hidden(activation: Hidden) -> Task:
+        inputs = chosen["three classes"].task.model.inputs
+        return classification(inputs, 3, MLP((inputs, 9, 7, 3), activation))
+
     for algorithm, name, task, rounds in (
         ("statistics", "values", None, 3),
         ("ridge", "values", None, 4),
@@ -94,6 +100,10 @@ def models() -> Iterator[tuple[str, str]]:
         ("boosting", "values", None, 24),
         ("boosting", "three classes", None, 24),
         ("boosting", "counts", None, 24),
+        ("es", "values", None, 6),
+        ("es", "three classes", hidden("relu"), 6),
+        ("es", "three classes", hidden("tanh"), 6),
+        ("es", "counts", None, 6),
     ):
         case = chosen[name]
         shards = [part(case.rows, one) for one in np.array_split(np.arange(len(case.rows.inputs)), 2)]
@@ -106,6 +116,8 @@ def models() -> Iterator[tuple[str, str]]:
         state = state_after(strategy, task_of_rows, shards, rounds)
         found = model_sha256(strategy, task_of_rows, state).encode() + dump(strategy.result(state))  # type: ignore[attr-defined]
         about = f"{name} by features" if task is features else name
+        if algorithm == "es" and isinstance(task_of_rows.model, MLP):
+            about = f"{name}, {task_of_rows.model.hidden}"
         yield f"{algorithm}: {about}", hashlib.sha256(found).hexdigest()[:16]
     for name, data in data_sets().items():
         tables = dict(data.splits())["three"]
