@@ -20,6 +20,7 @@ from fedmq.cli.options import (
     Command,
     FiniteRange,
     UserPath,
+    check_labels,
     check_name,
     edge_options,
     metrics_option,
@@ -48,7 +49,23 @@ if TYPE_CHECKING:
     from fedmq.transport.zeromq import AggregatorSockets
 
 HOLDOUT_MAX = 0.9  # as in `fedmq.tasks.task`, which would load numpy for `--help`
+SAMPLE_MAX = 2**53  # as in `fedmq.protocol.run_config`
 NUMBER, NUMBER_DIGITS = "{number}", 4  # in --out
+
+
+class SampleSize(FiniteRange):
+    """A number of trainers, or a share of them below 1."""
+
+    name = "sample"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = super().convert(value, param, ctx)
+        if number > 1 and number != int(number):
+            self.fail(f"expected a number of trainers such as 10, or a share below 1, got {value}.", param, ctx)
+        return number
+
+
+SAMPLE = SampleSize(0, SAMPLE_MAX, min_open=True)
 
 
 def _check_name(_ctx: click.Context, param: click.Parameter, name: str | None) -> str | None:
@@ -142,6 +159,25 @@ def with_holdout(task: Task, share: float | None) -> Task:
     help="Share of a round's trainers whose results it needs to close; at least one trainer. [default: 0.5]",
 )
 @option(
+    "--sample",
+    type=SAMPLE,
+    metavar="N",
+    help="Ask N of the trainers in each round, or below 1 a share of them: 10, 0.1. They take turns. [default: all]",
+)
+@option(
+    "--select",
+    callback=check_labels,
+    metavar="A,B",
+    help="Only trainers with all these labels take part: site=eu,gpu=yes. [default: all]",
+)
+@option(
+    "--buffer",
+    type=COUNT,
+    metavar="N",
+    help="Close a round after N results, those of up to 15 earlier rounds too: no trainer waits for slower ones. "
+    "[default: wait for all that the round asks]",
+)
+@option(
     "--deadline-s",
     type=SECONDS,
     metavar="SECONDS",
@@ -223,6 +259,7 @@ def aggregator(
       fedmq aggregator --task parity4 --min-trainers 4 --out runs/parity
       fedmq aggregator --task linear --algorithm averaging --param steps=10 --rounds 50 --seed 7 --json
       fedmq aggregator --task linear --from runs/last-month
+      fedmq aggregator --task parity4 --sample 2 --select site=eu
       fedmq aggregator --out runs/parity         (continue it)
       fedmq aggregator --task xor --wait 600 --out 'runs/night-{number}'         (every night)
     """
@@ -294,6 +331,7 @@ def run_training(
         TooFewTrainers: fewer trainers than needed within the wait.
         SystemExit: it was stopped, and can be continued.
     """
+    from fedmq.algorithms.conformance import check_partial
     from fedmq.algorithms.parameters import parameters_of
     from fedmq.protocol.run_config import Limits, RunConfig
     from fedmq.runs.store import Store
@@ -307,11 +345,13 @@ def run_training(
     address, credentials = find_broker(broker, keys, "aggregator")
     begins = wanted is not None and not (folder / STORE).exists()
     strategy = checked_strategy(wanted, code, algorithm, parameters) if wanted is not None and begins else None
+    chosen = _chosen_limits(limits or {})
+    if strategy is not None and wanted is not None:
+        check_partial(strategy, wanted, chosen)
     earlier = _start_of(start, strategy, wanted)
     _check_unfinished(folder, resume=resume)
     with writing(f"--out {folder}"):
         make_private_folder(folder)
-    chosen = {name: value for name, value in (limits or {}).items() if value is not None}
     with FolderLock(folder) as lock, Store(folder / STORE, lock) as store:
         finished_after = _check_unfinished(folder, resume=resume)  # again: another process may have finished it
         if store.config is None:
@@ -339,6 +379,14 @@ def run_training(
             link, store, config, folder, address, connect_timeout, signing, metrics, wait_s, silent=quiet or as_json
         )
         return _end(service, folder, store, finished_after, quiet=quiet, as_json=as_json)
+
+
+def _chosen_limits(limits: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the limits that the options give, as `Limits` has them."""
+    chosen = {name: value for name, value in limits.items() if value is not None}
+    if "select" in chosen:
+        chosen["select"] = tuple(filter(None, chosen["select"].split(",")))
+    return chosen
 
 
 def _start_of(start: str | None, strategy: Strategy[Any] | None, task: Task | None) -> TrainedModel | None:
@@ -513,7 +561,8 @@ def _continue(
     """Continue the run in the store: take over the limits that are given, refuse other values of what is fixed."""
     import msgspec
 
-    from fedmq.algorithms.registry import absolute_name
+    from fedmq.algorithms.conformance import check_partial
+    from fedmq.algorithms.registry import absolute_name, find_algorithm
 
     for option_name, given, fixed in (
         ("--task", task and task.name, config.task.name),
@@ -529,6 +578,7 @@ def _continue(
             )
     if task is not None and code != store.code:
         echo(f"fedmq: {folder}: the run keeps the score() that it began with", err=True)
+    check_partial(find_algorithm(config.algorithm, config.task, config.parameters), config.task, limits)
     store.change_limits(msgspec.structs.replace(config.limits, **limits))
 
 

@@ -21,6 +21,11 @@ class AdaptiveDeadline:
         self._answer_s.append(answer_s)
 
     @property
+    def is_known(self) -> bool:
+        """Whether the deadline is configured or learned: before the first answer it is a guess."""
+        return self._fixed_s is not None or bool(self._answer_s)
+
+    @property
     def deadline_s(self) -> float:
         """The deadline of the next round. It uses the median, which a minority of stragglers does not move."""
         if self._fixed_s is not None:

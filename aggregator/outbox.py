@@ -28,7 +28,7 @@ class Outbox:
         self._seed, self._sign = config.seed, sign
         self._code = {} if code is None else {CODE: np.frombuffer(code, np.uint8)}
         self._task = msgspec.structs.replace(config.task, parameters={}, algorithm="")  # a query has what trainers need
-        self._round: tuple[int, bytes, Frames] | None = None  # the encoded round, with its acknowledgements
+        self._round: tuple[tuple[int, bytes, bytes | None], Frames] | None = None  # the encoded round, with its bitmaps
         self._output = Output(0.0)
 
     def take(self, at: float) -> Output:
@@ -58,10 +58,20 @@ class Outbox:
         return pack({**plan.arrays, **self._code})
 
     def send_round(
-        self, topic: str, number: int, plan: Plan, payload: Payload, deadline_s: float, acknowledged: bytes
+        self,
+        topic: str,
+        number: int,
+        plan: Plan,
+        payload: Payload,
+        *,
+        deadline_s: float,
+        acknowledged: bytes,
+        invited: bytes | None,
+        staleness: int,
     ) -> None:
         """Publish the open round, or send it to an inbox."""
-        if self._round is None or self._round[:2] != (number, acknowledged):
+        about = number, acknowledged, invited
+        if self._round is None or self._round[0] != about:
             message = Round(
                 **self.about,
                 round=number,
@@ -70,9 +80,11 @@ class Outbox:
                 task=self._task,
                 query=encode_query(plan.query),
                 acknowledged=acknowledged,
+                invited=invited,
+                staleness=staleness,
             )
-            self._round = number, acknowledged, encode("", message, payload, self._sign)
-        self._append([topic.encode(), *self._round[2][1:]])
+            self._round = about, encode("", message, payload, self._sign)
+        self._append([topic.encode(), *self._round[1][1:]])
 
     def send_accepted(self, result: Result) -> None:
         """Acknowledge a late or repeated result; others are acknowledged by the next round or beacon."""

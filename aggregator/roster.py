@@ -5,6 +5,8 @@ misses a deadline: the broker's notice may be lost. It is a *member*, and its ro
 says goodbye or has been absent for `forget_s`. A control command can *bar* a name from a round on: it is *eligible* for
 none of these rounds, and its rows do not count in them.
 
+A run may *select* trainers by their labels. One that lacks a label is on the roster, but barred from every round.
+
 A trainer has a *credit* of SILENT_ROUNDS: a missed round, a closed one without its result, takes one of it, and an
 accepted result gives one back. A present trainer without credit is *silent*: no round waits for it, and its rows do not
 count. One accepted result ends that, and the next missed round makes it silent again: each result of a trainer that
@@ -16,7 +18,7 @@ nothing shows whose rows a result is about. An old connection ends within `CONTE
 *duplicate*: several trainers use it.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -69,8 +71,8 @@ class RosterEntry:
 class Roster:
     """The trainers of this term, in the order of their first message."""
 
-    def __init__(self, forget_s: float, staleness: int = 0) -> None:
-        self._forget_s = forget_s
+    def __init__(self, forget_s: float, staleness: int = 0, select: Collection[str] = ()) -> None:
+        self._forget_s, self._select = forget_s, frozenset(select)
         self._silent_rounds = max(SILENT_ROUNDS, staleness + 1)
         self._trainers: dict[str, RosterEntry] = {}
         self._unconfirmed: set[str] = set()
@@ -109,7 +111,7 @@ class Roster:
     def eligible(self, round: int) -> list[str]:
         """Return the present trainers that are neither barred from this round nor contested."""
         present = self.present
-        if not self._barred and not self._contested:
+        if not self._barred and not self._contested and not self._select:
             return present
         return [name for name in present if not self.is_barred(name, round) and name not in self._contested]
 
@@ -136,8 +138,25 @@ class Roster:
         return newly
 
     def is_barred(self, name: str, round: int) -> bool:
-        """Return whether `name` is barred from this round."""
-        return name in self._barred and round >= self._barred[name]
+        """Return whether `name` is barred from this round, or not selected."""
+        return (name in self._barred and round >= self._barred[name]) or not self.is_selected(name)
+
+    def is_selected(self, name: str) -> bool:
+        """Return whether `name` has all labels that the run selects; True while its labels are unknown."""
+        if not self._select or name not in self._trainers:
+            return True
+        introduction = self._trainers[name].introduction
+        return introduction is NO_INTRODUCTION or self._select.issubset(introduction.labels)
+
+    def check_selected(self, name: str) -> None:
+        """Check that `name` has all labels that the run selects.
+
+        Raises:
+            Rejected: it has not.
+        """
+        if not self.is_selected(name):
+            labels = ",".join(self._trainers[name].introduction.labels) or "none"
+            raise Rejected("uninvited", f"expected the labels {','.join(sorted(self._select))}, got {labels}")
 
     def check_barred(self, name: str, round: int) -> None:
         """Check that `name` is not barred from this round.
@@ -145,13 +164,14 @@ class Roster:
         Raises:
             Rejected: it is.
         """
+        self.check_selected(name)
         if self.is_barred(name, round):
             since = self._barred[name]
             raise Rejected("barred", f"drained before round {since}" if since else "banned")
 
     def bar(self, name: str, first: int) -> bool:
         """Bar `name` from round `first` on; False if it is already."""
-        if self.is_barred(name, first) or len(self._barred) >= TRAINERS_MAX:
+        if (name in self._barred and first >= self._barred[name]) or len(self._barred) >= TRAINERS_MAX:
             return False
         self._barred[name] = first
         return True

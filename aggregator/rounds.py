@@ -3,7 +3,8 @@
 WAITING     until `min_trainers` are present                        -> COLLECTING: opens the round
 COLLECTING  accepts each (round, trainer) once, in any order;       -> CLOSING: every invited trainer that is
             results up to `staleness` rounds late count here           present has answered, or the deadline has
-                                                                       passed; either way with a quorum
+                                                                       passed; either way with a quorum. Or
+                                                                       `buffer` results have arrived
 CLOSING     the strategy turns the results into the next round      -> WAITING, or FINISHED: the target is reached
             (within one step)                                          or no rounds are left
 FINISHED    answers every message with Finished
@@ -13,7 +14,7 @@ a while. With `wait_s`, it ends unfinished when too few trainers have been prese
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal, assert_never
 
 from fedmq.aggregator.deadline import AdaptiveDeadline
@@ -21,7 +22,9 @@ from fedmq.aggregator.departures import DECLINES, Departure, failure_text, short
 from fedmq.aggregator.event_publisher import EventPublisher
 from fedmq.aggregator.machine import Input, Output, Phase
 from fedmq.aggregator.outbox import Outbox
+from fedmq.aggregator.participants import Participants
 from fedmq.aggregator.roster import Introduction, Roster
+from fedmq.aggregator.sampling import Invitations, sample_size
 from fedmq.algorithms.base import Evaluation, Plan, Strategy, answer_bytes_max, is_finished
 from fedmq.algorithms.checkpoint import dump
 from fedmq.algorithms.differences import Difference
@@ -45,7 +48,7 @@ from fedmq.protocol.messages import (
     version_text,
 )
 from fedmq.protocol.run_config import RunConfig
-from fedmq.runs.records import Checkpoint, Close, DropOldRounds, StoredResult, as_update
+from fedmq.runs.records import Checkpoint, Close, DropOldRounds, Invitation, StoredResult, as_update
 from fedmq.runtime.clock import earliest
 from fedmq.transport.link import (
     BrokerConnected,
@@ -68,8 +71,9 @@ class Rounds:
     `state` is the strategy's and `round` the next round to open. `accepted` holds the stored (round, trainer) pairs
     that may be sent again, `counted` the number of them that the close of `round` will use. `members` is the number of
     members at the last close, `answer_s` how long rounds took, `model_digests` what the rounds published whose results
-    may still arrive. `again` is set if the run has had an earlier life. With `wait_s`, the first round of this life
-    waits so long for all trainers that the task intends, and the run never waits longer for `min_trainers`.
+    may still arrive, `invitations` those to sampled rounds. `again` is set if the run has had an earlier life. With
+    `wait_s`, the first round of this life waits so long for all trainers that the task intends, and the run never waits
+    longer for `min_trainers`.
     """
 
     def __init__(
@@ -91,6 +95,7 @@ class Rounds:
         members: int = 0,
         answer_s: Iterable[float] = (),
         model_digests: Mapping[int, bytes] | None = None,
+        invitations: Iterable[Invitation] = (),
     ) -> None:
         self.config, self.term, self.roster, self.round = config, term, roster, round
         self.phase = Phase.WAITING
@@ -114,10 +119,9 @@ class Rounds:
         self._bounded: tuple[Any, int] | None = None  # the query with its shapes, and the bound: mostly they stay
         self._accepted = set(accepted)
         self._resent = set[tuple[int, str]]()  # those that were sent again
-        self._answered = {trainer for number, trainer in self._accepted if number == round}
         self._counted = counted
-        self._eligible: set[str] = set()  # when the open round began
-        self._invited: set[str] = set()  # the open round waits for them
+        self._invitations = Invitations(config.seed, invitations)
+        self._participants = Participants(trainer for number, trainer in self._accepted if number == round)
         self._opened_at = 0.0
         self._deadline_s = 0.0
         self._adaptive_deadline = AdaptiveDeadline(config.limits.deadline_s, answer_s)
@@ -205,7 +209,7 @@ class Rounds:
         self._advance()
         self._end_if_deserted()
         if self._broker_up:
-            self._publisher.check_stalled(self.round, self._invited - self._answered, now)
+            self._publisher.check_stalled(self.round, self._participants.missing, now)
         if self.phase is Phase.FINISHED:
             self._farewell_by = now + FAREWELL_S if self._farewell_by is None else self._farewell_by
         elif self._broker_up and now >= self._beacon_at:
@@ -286,7 +290,8 @@ class Rounds:
             # Refused is about a round of this run: sent for another run's result, the trainer would drop this run's.
             if isinstance(message, Result) and message.run == self.config.run:
                 self._outbox.send_refused(message, rejected)
-                if self.phase is Phase.COLLECTING and message.round == self.round:
+                of_round = self.phase is Phase.COLLECTING and message.round == self.round
+                if of_round and rejected.reason != "uninvited":
                     reason: LeaveReason = "duplicate" if rejected.reason == "duplicate" else "work"
                     self.roster.refuse(message.trainer, Departure(reason, str(rejected)), self._now)
 
@@ -324,8 +329,7 @@ class Rounds:
             case "ban":
                 if self.roster.bar(name, 0):
                     self._publisher.report(events.TrainerBarred(trainer=name, how="banned"))
-                if name not in self._answered:
-                    self._invited.discard(name)
+                self._participants.exclude(name)
             case "readmit":
                 if self.roster.readmit(name):
                     self._publisher.report(events.TrainerReadmitted(trainer=name))
@@ -361,9 +365,8 @@ class Rounds:
         name = message.trainer
         if message.inboxes > 1:
             self.roster.contest(name, self._now)
-            self._eligible.discard(name)
-            if name not in self._answered:
-                self._invited.discard(name)
+            self._participants.asked.discard(name)
+            self._participants.exclude(name)
             return
         if self.roster.settle(name):
             self._publisher.report(events.TrainerReadmitted(trainer=name))
@@ -393,16 +396,33 @@ class Rounds:
             if self.roster.is_duplicate(message.trainer):
                 self._outbox.send_refused(message, Rejected("duplicate", DUPLICATE))
             return
+        was_selected = self.roster.is_selected(message.trainer)
         introduction = Introduction(message.version, message.labels, fingerprint)
         self._join(message.trainer, message.num_examples, introduction=introduction)
         inbox = topics.inbox_of(message.trainer)
         if self.phase is Phase.FINISHED:
             self._send_finished(inbox)
             return
+        if not self._check_selected(message, was_selected):
+            return
         self._welcome(message.trainer)
         barred = self.roster.is_barred(message.trainer, self.round)
         if self.phase is Phase.COLLECTING and message.round < self.round and not barred:
             self._send_round(inbox)
+
+    def _check_selected(self, message: Hello, was_selected: bool) -> bool:
+        """Return whether the run selects a trainer by the labels in its Hello; refuse it if not."""
+        try:
+            self.roster.check_selected(message.trainer)
+        except Rejected as rejected:
+            if was_selected:
+                self._publisher.report(events.TrainerBarred(trainer=message.trainer, how="unselected"))
+            self._participants.exclude(message.trainer)
+            self._outbox.send_refused(message, rejected)
+            return False
+        if not was_selected:
+            self._publisher.report(events.TrainerReadmitted(trainer=message.trainer))
+        return True
 
     def _result(self, message: Result, packet: Packet) -> None:
         name, key = message.trainer, (message.round, message.trainer)
@@ -427,7 +447,7 @@ class Rounds:
         self._counted += 1
         answer_s = 0.0
         if not staleness:
-            self._answered.add(name)
+            self._participants.answer(name)
             if self.phase is Phase.COLLECTING:
                 answer_s = self._now - self._opened_at
                 self._adaptive_deadline.add(answer_s)
@@ -460,9 +480,12 @@ class Rounds:
         staleness = self.round - message.round
         if self.phase is Phase.FINISHED:
             raise Rejected("round", "the run is over")
-        if not 0 <= staleness <= limits.staleness or message.round < 1:
-            first = max(1, self.round - limits.staleness)
+        if not 0 <= staleness <= limits.rounds_late or message.round < 1:
+            first = max(1, self.round - limits.rounds_late)
             raise Rejected("round", f"expected a round from {first} to {self.round}, got {message.round}")
+        invited = self._invitations.of(message.round)
+        if invited is not None and message.trainer not in invited:
+            raise Rejected("uninvited", f"round {message.round} asks other trainers")
         if message.model_digest != self._model_digest(message.round):
             raise Rejected("model-digest", f"computed on another model than round {message.round} published")
         size, largest = sum(info.nbytes for info in message.arrays), self._answer_bytes.get(message.round)
@@ -499,6 +522,8 @@ class Rounds:
                     self._open(eligible)
                 else:
                     self._publisher.waiting(len(eligible), needed)
+            if self.phase is Phase.COLLECTING and self._lacks_answers:
+                self._invite_others()
             if self.phase is not Phase.COLLECTING or (why := self._why_close()) is None:
                 return
             self.phase = Phase.CLOSING
@@ -518,31 +543,74 @@ class Rounds:
         self._bound_answers(self._plan)
         self._payload = self._outbox.pack(self._plan)
         self._model_digests[self.round] = digest_of(self._payload.infos)
-        self._eligible, self._invited = set(eligible), self.roster.awaited(eligible)
+        if self.config.limits.sample is not None and self._plan.query.partial:
+            self._sample(eligible, self.config.limits.sample)
+        else:
+            self._participants.add(eligible, self.roster.awaited(eligible))
         self.roster.forgive()
         self._opened_at = self._now
         self._deadline_s = self._adaptive_deadline.deadline_s
         self._deadline = self._now + self._deadline_s
         self._send_round(topics.ROUNDS + self.config.run)
         self._beacon_at = self._now + self.config.limits.beacon_s
-        self._publisher.opened(self.round, len(self._invited), self._now)
+        self._publisher.opened(self.round, len(self._participants.awaited), self._now)
+
+    def _sample(self, eligible: Collection[str], sample: float) -> None:
+        """Invite a sample to the open round, or those again that an earlier life has invited."""
+        kept = self._invitations.of(self.round)
+        if kept is None:
+            self._invite(eligible, sample_size(sample, len(self.roster.awaited(eligible))))
+        else:
+            awaited = {name for name in kept if name not in self.roster or not self.roster.is_silent(name)}
+            self._participants.add(kept, awaited, returning=awaited.difference(eligible))
+
+    def _invite(self, candidates: Collection[str], count: int) -> None:
+        """Invite so many more trainers to the open round, and silent ones whose turn it is."""
+        invited, awaited = self._invitations.of(self.round) or frozenset(), self.roster.awaited(candidates)
+        drawn = self._invitations.draw(self.round, candidates, count, silent=set(candidates) - awaited)
+        self._outbox.save(drawn)
+        more = set(drawn.trainers) - invited
+        self._participants.add(more, more & awaited)
+
+    @property
+    def _lacks_answers(self) -> bool:
+        """Whether a sampled round will not get its quorum, or not before its deadline."""
+        participants = self._participants
+        if self._invitations.of(self.round) is None or participants.have_quorum(self.config.limits.quorum):
+            return False
+        late = self._deadline is None or self._now >= self._deadline
+        return (late and self._adaptive_deadline.is_known) or not participants.are_expected(self.roster)
+
+    def _invite_others(self) -> None:
+        """Invite others in place of those that have not answered; their results count if they arrive after all."""
+        invited = self._invitations.of(self.round) or frozenset()
+        candidates = [name for name in self.roster.eligible(self.round) if name not in invited]
+        if candidates:
+            self._invite(candidates, self._participants.give_up_missing())
+            self._deadline = self._now + self._deadline_s
+            self._send_round(topics.ROUNDS + self.config.run)
 
     def _why_close(self) -> events.Why | None:
         """Return why the open round closes now, or None."""
-        quorum = max(1, math.ceil(self.config.limits.quorum * len(self._invited)))
-        if len(self._answered) < quorum:
+        limits, participants = self.config.limits, self._participants
+        assert self._plan is not None
+        if limits.buffer is not None and self._plan.query.partial and self._counted >= limits.buffer:
+            return "buffer"
+        if not participants.have_quorum(limits.quorum):
             if self._deadline is not None and self._now >= self._deadline:
                 self._deadline = None  # from now on the round closes with its quorum
             return None
-        if not any(self.roster.is_expected(name) for name in self._invited - self._answered):
+        if not participants.are_expected(self.roster):
             return "complete"
         return "deadline" if self._deadline is None or self._now >= self._deadline else None
 
     def _close(self, why: events.Why) -> None:
-        missing = self._invited - self._answered
+        participants = self._participants
+        missing = set[str]() if why == "buffer" else {name for name in participants.missing if name in self.roster}
+        missed = set[str]() if why == "buffer" else participants.asked - participants.answered
         for name in self.roster.time_out(missing, self._now):
             self._publisher.left(name)
-        for name in self.roster.miss(self._eligible - self._answered):
+        for name in self.roster.miss(name for name in missed if name in self.roster):
             self._publisher.report(events.TrainerSilent(trainer=name, missed=self.roster[name].missed))
         members = tuple(self.roster.members(self._now, self.round))
         self._state = self._strategy.close(self._state, members)
@@ -573,12 +641,14 @@ class Rounds:
         self.round += 1
         if self._checkpoint_next or (self.round - 1) % CHECKPOINT_ROUNDS == 0:
             self._save_checkpoint()
-        self._answered, self._counted, self._deadline, self._plan, self._payload = set(), 0, None, None, None
-        oldest = self.round - self.config.limits.staleness - 1
+        self._participants = Participants()
+        self._counted, self._deadline, self._plan, self._payload = 0, None, None, None
+        oldest = self.round - self.config.limits.rounds_late - 1
         self._accepted = {key for key in self._accepted if key[0] >= oldest}
         self._resent &= self._accepted
         self._model_digests.pop(oldest - 1, None)
         self._answer_bytes.pop(oldest - 1, None)
+        self._invitations.forget_before(oldest)
         self.phase = Phase.WAITING
         self._finish_if_over(evaluation, len(members))
 
@@ -594,13 +664,14 @@ class Rounds:
         """Finish the run if its target is reached, the algorithm has nothing left to learn, or no rounds are left.
 
         The target counts for held-out rows if there are some. The first two count only if every row of every member
-        has been scored, no present trainer is still to send its
-        first result, and there are `min_trainers` members: half of XOR is easy to learn, and useless.
+        has been scored, no present trainer is still to send its first result, and there are `min_trainers` members:
+        half of XOR is easy to learn, and useless. In a sampled run, held-out rows of every member are enough.
         """
+        measured = evaluation is not None and evaluation.measured is not None
         everyone = (
             evaluation is not None
             and members >= self.config.limits.min_trainers
-            and evaluation.coverage >= 1.0
+            and (evaluation.coverage >= 1.0 or (measured and self.config.limits.sample is not None))
             and (evaluation.measured is None or evaluation.measured.held_out.coverage >= 1.0)
             and not self.roster.pending(self._now, self.round)
         )
@@ -676,8 +747,23 @@ class Rounds:
     def _send_round(self, topic: str) -> None:
         assert self._plan is not None
         assert self._payload is not None
-        acknowledged = self._acknowledged(self.round - 1)
-        self._outbox.send_round(topic, self.round, self._plan, self._payload, self._deadline_s, acknowledged)
+        self._outbox.send_round(
+            topic,
+            self.round,
+            self._plan,
+            self._payload,
+            deadline_s=self._deadline_s,
+            acknowledged=self._acknowledged(self.round - 1),
+            invited=self._invited_bits(),
+            staleness=0 if self.config.limits.buffer is None else self.config.limits.rounds_late,
+        )
+
+    def _invited_bits(self) -> bytes | None:
+        """Return the bitmap of the trainers that the open round invites; None: all."""
+        invited = self._invitations.of(self.round)
+        if invited is not None:
+            return self.roster.bitmap(invited.__contains__)
+        return self.roster.bitmap(self.roster.is_selected) if self.config.limits.select else None
 
     def _send_finished(self, topic: str) -> None:
         self._farewell_sent = self._farewell_sent or self._broker_up

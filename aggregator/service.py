@@ -133,7 +133,7 @@ def resume(
             "earlier, and trainers reject that: set the clock of this machine, or start a new run"
         )
     replayed = replay(store, config.task, strategy, config.seed)
-    roster = Roster(limits.forget_s, limits.staleness)
+    roster = Roster(limits.forget_s, limits.rounds_late, limits.select)
     members = replayed.closes[-1].members if replayed.closes else tuple(replayed.trainers)
     for name, (num_examples, results) in sorted(replayed.trainers.items()):
         roster.restore(name, num_examples, results, now, gone=name not in members)
@@ -149,9 +149,10 @@ def resume(
         again=again,
         wait_s=wait_s,
         round=replayed.round,
-        accepted=store.keys_since(replayed.round - limits.staleness - 1),
+        accepted=store.keys_since(replayed.round - limits.rounds_late - 1),
         counted=replayed.open_results,
-        model_digests={close.round: close.model_digest for close in replayed.closes[-limits.staleness - 1 :]},
+        model_digests={close.round: close.model_digest for close in replayed.closes[-limits.rounds_late - 1 :]},
         answer_s=[close.round_s for close in replayed.closes if close.why == "complete"],
         members=len(members) if replayed.closes else 0,
+        invitations=store.invitations(),
     )

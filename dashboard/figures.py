@@ -170,7 +170,7 @@ def _draw_times(axes: Axes, rounds: Sequence[RoundRecord]) -> None:
     took = [(one.round_s or 0.0) * 1000 for one in rounds]
     median = float(np.median(took))
     width = min(10.0, max(0.5, 260.0 / (rounds[-1].round - rounds[0].round + 2)))  # in points: bars do not touch
-    for why, color in (("complete", SKY), ("deadline", VERMILLION)):
+    for why, color in (("complete", SKY), ("buffer", BLUE), ("deadline", VERMILLION)):
         bars = [(one.round, 0, ms) for one, ms in zip(rounds, took, strict=True) if one.why == why]
         if bars:
             axes.vlines(*zip(*bars, strict=True), color=color, linewidth=width, label=why)

@@ -26,6 +26,7 @@ RejectReason = Literal[
     "model-digest",  # computed from another model than the round's
     "barred",  # from a trainer that is banned from the run
     "duplicate",  # from one of several trainers that use one name
+    "uninvited",  # from a trainer that the round or the run does not ask
     "query",  # a query of an unknown kind, or with wrong fields
     "code",  # Python code that this trainer does not run, or that failed
 ]

@@ -197,7 +197,7 @@ def _names(_ctx: click.Context, _param: click.Parameter, text: str | None) -> tu
     callback=check_labels,
     default="",
     metavar="A,B",
-    help="Labels of this trainer for observers of a run: site=north,rack=3.",
+    help="Labels of this trainer, for aggregator --select and for observers: site=north,gpu=yes.",
 )
 @edge_options
 @metrics_option

@@ -13,10 +13,13 @@ and its one worker is
     IDLE      -> WORKING  when a round newer than the last one is received
     WORKING   -> IDLE     when the work is done: the result is pending. It is sent, and sent again with back-off, until
                           it is accepted, refused, acknowledged by a bitmap, or the run is finished
-              -> WORKING  when a newer round of that run is received: the old work is cancelled
+              -> WORKING  when a newer round of that run is received: the old work is cancelled, or finished first
+                          if the round says that its result is still of use
               -> IDLE     when the work fails or takes longer than `work_seconds_max`: the run is declined
     any       -> BLOCKED  when cancelled work does not end: all runs are declined
     BLOCKED   -> IDLE     when it ends: they are OFFERED again
+
+A round that invites some of the trainers is no work for the others; they go on with what they do.
 
 No message ends a trainer: only its operator does.
 
@@ -55,6 +58,7 @@ from fedmq.protocol.messages import (
     Refused,
     Round,
     Welcome,
+    has_bit,
 )
 from fedmq.runtime.clock import earliest
 from fedmq.trainer.budget import Budget, Cost, cost_of
@@ -126,6 +130,7 @@ class FollowedRun:
     term: int
     round: int = 0  # the newest received,
     round_term: int = 0  # and the term that published it
+    uninvited: bool = False  # that round asks other trainers
     index: int | None = None  # on the roster; None: OFFERED
     hello_at: float = 0.0  # earliest time of the next Hello
     spread_s: float = 0.0  # over which returning trainers spread their messages
@@ -336,37 +341,51 @@ class Session:
 
     def _on_round(self, packet: Packet, message: Round, followed: FollowedRun, now: float) -> None:
         self._check_bit(message.run, followed, message.round - 1, message.acknowledged)
+        if message.invited is not None and followed.index is None and followed.declined is None:
+            self._hello(message.run, followed, now)  # the answer has the index, and the round again
+            return
         model_digest = digest_of(message.arrays)
         pending = followed.pending.get(message.round)
         if pending is not None and pending.result.model_digest != model_digest:
             self._release(message.run, followed, message.round)  # of a term that was restarted at an earlier round
         if message.term == followed.round_term:
-            new = message.round > followed.round
+            new = message.round > followed.round or (message.round == followed.round and followed.uninvited)
         else:  # the same round of a later term is the same work; any other one, even a lower one, is new
             in_work = self._work is not None and self._work[1:4] == (message.run, message.round, model_digest)
             new = message.round not in followed.pending and not in_work
+        uninvited = message.invited is not None and not has_bit(message.invited, followed.index)
+        if new or message.term != followed.round_term:
+            followed.round, followed.round_term, followed.uninvited = message.round, message.term, uninvited
         if followed.declined is not None:
             self._decline(message.run, followed, followed.declined)  # again: the first Goodbye may have been lost
         elif new and self._blocked is not None:
             self._decline(message.run, followed, self._blocked)
-        elif new:
-            cost = cost_of(message, self.fraction_bits)
-            if refusal := self.questions.refusal(message.run, self._in_work(message.run)):
-                self._decline(message.run, followed, Decline("policy", refusal))
-                text = f"takes no part in run {message.run}: {refusal}"
-                self._output.notices.append(Notice(text, message.run, warning=True))
-            elif self.budget.allows(message.run, cost.evaluations):
-                self._cancel(message.run)
-                self._next[message.run] = Assigned(packet, message.run, message.round, model_digest, cost)
-            else:
-                self._output.spends += self.budget.close(message.run)
-                self._decline(message.run, followed, self._used_up())
-                text = f"run {message.run}: another round would go beyond --max-evaluations {self.budget.cap}"
-                self._output.notices.append(Notice(f"{text}: takes no further part in it", message.run, warning=True))
-        if new or message.term != followed.round_term:
-            followed.round, followed.round_term = message.round, message.term
+        elif new and not uninvited:
+            self._assign(packet, message, followed)
         if followed.index is None and followed.declined is None:
             self._hello(message.run, followed, now)
+
+    def _assign(self, packet: Packet, message: Round, followed: FollowedRun) -> None:
+        """Make a new round the next work of its run, or decline the run."""
+        cost = cost_of(message, self.fraction_bits)
+        if refusal := self.questions.refusal(message.run, self._in_work(message.run)):
+            self._decline(message.run, followed, Decline("policy", refusal))
+            text = f"takes no part in run {message.run}: {refusal}"
+            self._output.notices.append(Notice(text, message.run, warning=True))
+        elif self.budget.allows(message.run, cost.evaluations):
+            if not self._finishes_first(message):
+                self._cancel(message.run)
+            self._next[message.run] = Assigned(packet, message.run, message.round, digest_of(message.arrays), cost)
+        else:
+            self._output.spends += self.budget.close(message.run)
+            self._decline(message.run, followed, self._used_up())
+            text = f"run {message.run}: another round would go beyond --max-evaluations {self.budget.cap}"
+            self._output.notices.append(Notice(f"{text}: takes no further part in it", message.run, warning=True))
+
+    def _finishes_first(self, message: Round) -> bool:
+        """Return whether the worker's work on an older round of this run is still of use."""
+        work = self._work
+        return work is not None and work.run == message.run and 0 < message.round - work.round <= message.staleness
 
     def _on_beacon(self, message: Beacon, followed: FollowedRun, now: float) -> None:
         followed.spread_s = message.spread_s
@@ -396,14 +415,19 @@ class Session:
             # A second trainer of this name may end at any time; other reasons stay.
             again_s = WAITING_HELLO_AGAIN_S if reason == "duplicate" else REFUSED_HELLO_AGAIN_S
             followed.hello_at = now + again_s
+            if reason == "uninvited":
+                text = f"takes no part in run {message.run}: {message.detail}"
+                self._output.notices.append(
+                    Notice(text, message.run, kind=f"{message.run} uninvited", again_s=IGNORED_AGAIN_S)
+                )
+                return
             what = f"this trainer's request to take part in run {message.run}"
         text = f"{what} was refused: {message.reason}: {message.detail}"
         self._limited(f"refused {reason}", text, message.run, message.round)
 
     def _check_bit(self, run: str, followed: FollowedRun, number: int, bitmap: bytes) -> None:
         """Drop the result of round `number` if this trainer's bit says that it is committed."""
-        index = followed.index
-        if index is not None and index // 8 < len(bitmap) and bitmap[index // 8] >> index % 8 & 1:
+        if has_bit(bitmap, followed.index):
             self._acknowledged(run, followed, number)
 
     def _acknowledged(self, run: str, followed: FollowedRun, number: int) -> None:

@@ -269,9 +269,28 @@ def check_first_plan(strategy: Strategy[Any], task: Task, code: bytes | None = N
     Raises:
         BadConfiguration: it needs more than a message holds, or more work than a trainer accepts.
     """
-    state = strategy.init(task, 0)
-    for plan in [strategy.ask(state), *([strategy.first_training(state)] if isinstance(strategy, Staged) else ())]:
+    for plan in (strategy.ask(strategy.init(task, 0)), first_training(strategy, task)):
         _check_plan(strategy, task, plan, code)
+
+
+def check_partial(strategy: Strategy[Any], task: Task, limits: Mapping[str, Any]) -> None:
+    """Check that the rounds of the algorithm can go without some trainers, if `sample` or `buffer` ask for that.
+
+    Raises:
+        BadConfiguration: they cannot.
+    """
+    for name in ("sample", "buffer"):
+        if limits.get(name) is not None and not first_training(strategy, task).query.partial:
+            raise BadConfiguration(
+                f"{name}: expected an algorithm that learns from some of the trainers, such as averaging or "
+                f"evolution; {strategy.name} needs the answers of all: leave it out"
+            )
+
+
+def first_training(strategy: Strategy[Any], task: Task) -> Plan:
+    """Return the algorithm's first round, after a survey if it has one."""
+    state = strategy.init(task, 0)
+    return strategy.first_training(state) if isinstance(strategy, Staged) else strategy.ask(state)
 
 
 def _check_plan(strategy: Strategy[Any], task: Task, plan: Plan, code: bytes | None) -> None:

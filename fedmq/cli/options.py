@@ -226,8 +226,10 @@ timeout_option = option(
 edge_options = together(broker_option, timeout_option)
 
 
-def check_labels(_ctx: click.Context, _param: click.Parameter, text: str) -> str:
+def check_labels(_ctx: click.Context, _param: click.Parameter, text: str | None) -> str | None:
     """Check labels separated by commas."""
+    if text is None:
+        return None
     labels = [label.strip() for label in text.split(",") if label.strip()]
     if len(labels) > LABELS_MAX or any(len(one) > LABEL_MAX or not one.isprintable() for one in labels):
         raise click.BadParameter(

@@ -34,6 +34,8 @@ def event_line(event: events.AnyEvent, metric: str) -> str | None:
             return f"the run is over after {event.rounds} rounds: {event.verdict}{detail}"
         case events.TrainerBarred(how="duplicated"):
             return f"several trainers are named {event.trainer}: none of them takes part; give each its own --name"
+        case events.TrainerBarred(how="unselected"):
+            return f"trainer {event.trainer} takes no part: it has not the labels of --select"
         case events.ResultRejected():
             return f"rejected from {event.trainer or 'an unknown sender'}: {event.reason}: {event.detail}"
         case events.SiteDiffers():
@@ -104,7 +106,7 @@ def _of_round(event: events.RoundClosed, metric: str) -> str:
         more = held_out_text(best, metric) or f"fitness best {best.fitness:.4f} mean {best.fitness_mean:.4f}"
         figures = f"{best_text(best, metric)}  {more}"
     figures += "".join(f"  {name} {value:.4g}" for name, value in (event.metrics or {}).items())
-    notes: list[str] = [] if event.why == "complete" else [event.why]
+    notes: list[str] = [event.why] if event.why == "deadline" else []
     if event.restarted:
         notes.append("the pool restarted at random: no better loss was found; the best model is kept")
     if event.saturated:

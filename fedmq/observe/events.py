@@ -20,7 +20,8 @@ BEST_PARAMETERS_MAX = 512  # larger models are not published round by round; the
 
 PackedParameters = Annotated[bytes, Meta(max_length=8 * BEST_PARAMETERS_MAX)]  # (num_parameters,) float64, "<f8"
 Figure = Annotated[float, Meta(ge=-1e300, le=1e300)]  # excludes NaN and infinity, which cannot be drawn
-Why = Literal["complete", "deadline"]  # why a round closed: all present trainers answered, or its deadline passed
+# Why a round closed: all invited trainers answered, its deadline passed, or enough results arrived.
+Why = Literal["complete", "deadline", "buffer"]
 # Target reached, nothing left to learn, no rounds left, by a user, no trainers left.
 End = Literal["solved", "done", "rounds", "stopped", "failed"]
 
@@ -106,11 +107,12 @@ class TrainerBarred(Event, frozen=True, kw_only=True, tag="trainer-barred"):
     """A trainer was excluded until it is readmitted or the aggregator restarts.
 
     drained: by a control command; its result of the open round still counts. banned: by a control command.
-    duplicated: several processes use its name; until one is left, none takes part.
+    duplicated: several processes use its name; until one is left, none takes part. unselected: it has not all labels
+    that the run selects.
     """
 
     trainer: str
-    how: Literal["drained", "banned", "duplicated"]
+    how: Literal["drained", "banned", "duplicated", "unselected"]
 
 
 class TrainerReadmitted(Event, frozen=True, kw_only=True, tag="trainer-readmitted"):

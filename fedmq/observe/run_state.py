@@ -58,7 +58,7 @@ class TrainerRecord(msgspec.Struct):
     version: str = ""
     labels: tuple[str, ...] = ()
     fingerprint: str = ""
-    barred: Literal["", "drained", "banned", "duplicated"] = ""
+    barred: Literal["", "drained", "banned", "duplicated", "unselected"] = ""
     reason: Literal["", LeaveReason] = ""  # of its goodbye, while it is gone
     detail: str = ""
     held_out: Metrics | None = None  # figures of the best model on its held-out rows, if it permits them
@@ -74,7 +74,7 @@ class RoundRecord(msgspec.Struct, array_like=True):
     published_at: At
     invited: int = 0
     closed_at: At | None = None
-    why: Literal["", "complete", "deadline"] = ""
+    why: Literal["", events.Why] = ""
     round_s: Seconds | None = None
     results: int = 0
     late: int = 0
@@ -371,7 +371,7 @@ class RunState(msgspec.Struct):
         if trainer.presence != presence:
             trainer.presence, trainer.touched = presence, self.seq
 
-    def _bar(self, name: str, barred: Literal["", "drained", "banned", "duplicated"]) -> None:
+    def _bar(self, name: str, barred: Literal["", "drained", "banned", "duplicated", "unselected"]) -> None:
         if name in self.trainers:
             self.trainers[name].barred, self.trainers[name].touched = barred, self.seq
 

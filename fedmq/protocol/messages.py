@@ -80,6 +80,8 @@ class Round(RunHeader, frozen=True, kw_only=True, tag="round"):
     task: Task
     query: msgspec.Raw  # a map with its `kind`, strict; `fedmq.algorithms.registry` decodes it
     acknowledged: Bitmap = b""  # results of the previous round that are committed, by roster index
+    invited: Bitmap | None = None  # the trainers that answer, by roster index; None: all
+    staleness: Count = 0  # work on a round that is up to so many rounds older is finished first
 
 
 class Beacon(RunHeader, frozen=True, kw_only=True, tag="beacon"):
@@ -204,6 +206,11 @@ FromAggregator = Round | Beacon | Finished | Welcome | Accepted | Refused
 ForObservers = Events | Snapshot
 FromTrainer = Hello | Result | Goodbye
 Message = FromAggregator | ForObservers | FromTrainer | Control | Presence
+
+
+def has_bit(bitmap: bytes, index: int | None) -> bool:
+    """Return whether a bitmap has the bit of a roster index; not if it is shorter, or the index is unknown."""
+    return index is not None and index // 8 < len(bitmap) and bool(bitmap[index // 8] >> index % 8 & 1)
 
 
 def common_version(versions: Versions) -> int | None:

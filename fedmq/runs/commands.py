@@ -151,7 +151,7 @@ def _print_values(values: dict[str, object]) -> None:
 
 
 def _listed(values: dict[str, object]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in values.items() if value is not None) or "none"
+    return ", ".join(f"{name} {value}" for name, value in values.items() if value not in (None, [], ())) or "none"
 
 
 def _show_report(report: Report | EarlierReport, folder: Path) -> None:

@@ -34,6 +34,16 @@ class Close(msgspec.Struct, frozen=True):
     model_digest: bytes  # `codec.digest_of` the arrays of the round: its late results must name it
 
 
+class Invitation(msgspec.Struct, frozen=True):
+    """The trainers that a sampled round invites, and those that have had their turn in the cycle; see
+    `fedmq.aggregator.sampling`.
+    """
+
+    round: int
+    trainers: tuple[str, ...]
+    served: tuple[str, ...]
+
+
 class Checkpoint(NamedTuple):
     """The state of the algorithm at the beginning of `round`, as `checkpoint.dump` writes it."""
 
@@ -47,7 +57,7 @@ class DropOldRounds(NamedTuple):
     keep: int
 
 
-Record = StoredResult | Close | Checkpoint | DropOldRounds
+Record = StoredResult | Close | Invitation | Checkpoint | DropOldRounds
 
 
 def as_update(result: Result, arrays: Mapping[str, Array], counted_in: int, *, additive: bool) -> Update:

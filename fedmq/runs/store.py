@@ -26,10 +26,10 @@ from typing import Any, NamedTuple, Self, TypeVar, assert_never
 import msgspec
 
 from fedmq.errors import BadConfiguration, StoreError
-from fedmq.protocol.run_config import Limits, RunConfig
+from fedmq.protocol.run_config import STALENESS_MAX, Limits, RunConfig
 from fedmq.runs.blobs import Blobs
 from fedmq.runs.commit_marker import CommitMarker, Reached
-from fedmq.runs.records import Checkpoint, Close, DropOldRounds, Record, StoredResult
+from fedmq.runs.records import Checkpoint, Close, DropOldRounds, Invitation, Record, StoredResult
 from fedmq.runs.software import Software, software_here
 from fedmq.runs.store_errors import Errors, StoreDamaged
 from fedmq.runtime.lock import FolderLock
@@ -37,7 +37,7 @@ from fedmq.runtime.malformed import MALFORMED
 from fedmq.runtime.run_folder import writing_run_file
 from fedmq.runtime.safe_files import open_private, private_mode
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 _T = TypeVar("_T")
 # The module sqlite3 also fails at damaged text (UnicodeError) and at damaged sizes.
 _UNREADABLE = (sqlite3.Error, UnicodeError, MemoryError, OverflowError)
@@ -54,6 +54,7 @@ CREATE INDEX IF NOT EXISTS results_by_close ON results (counted_in, round, train
 CREATE TABLE IF NOT EXISTS closes (
     round INTEGER PRIMARY KEY, summary BLOB NOT NULL, before BLOB NOT NULL, digest BLOB NOT NULL
 );
+CREATE TABLE IF NOT EXISTS invitations (round INTEGER PRIMARY KEY, record BLOB NOT NULL, digest BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS checkpoints (round INTEGER PRIMARY KEY, state BLOB NOT NULL, digest BLOB NOT NULL);
 """
 
@@ -69,6 +70,7 @@ class _Run(NamedTuple):
 
 _SOFTWARE = msgspec.msgpack.Decoder(list[Software])
 _CONFIG, _CLOSE = msgspec.msgpack.Decoder(RunConfig), msgspec.msgpack.Decoder(Close)
+_INVITATION = msgspec.msgpack.Decoder(Invitation)
 _FRAMES = msgspec.msgpack.Decoder(list[bytes | list[bytes]])  # a list in place of a frame names its file
 
 
@@ -209,6 +211,11 @@ class Store:
                 (before,) = self._row("SELECT digest FROM closes WHERE round = ?", record.round - 1) or (b"",)
                 digest = self._chain(before, record.round, blob)
                 self._write("INSERT INTO closes VALUES (?, ?, ?, ?)", record.round, blob, before, digest)
+            case Invitation():
+                blob = msgspec.msgpack.encode(record)
+                digest = _digest(record.round, blob)
+                self._write("INSERT OR REPLACE INTO invitations VALUES (?, ?, ?)", record.round, blob, digest)
+                self._write("DELETE FROM invitations WHERE round < ?", record.round - STALENESS_MAX)
             case Checkpoint(round, state):
                 digest = _digest(round, state)
                 self._write("INSERT OR REPLACE INTO checkpoints VALUES (?, ?, ?)", round, state, digest)
@@ -254,6 +261,12 @@ class Store:
             kept = self._decode(blob, _FRAMES)
             frames = [frame if isinstance(frame, bytes) else self._blob(frame, what) for frame in kept]
             yield StoredResult(number, trainer, counted, frames)
+
+    def invitations(self) -> Iterator[Invitation]:
+        """Yield the invitations to the newest sampled rounds, in order: to those whose results may still arrive."""
+        for number, blob, digest in self._read("SELECT * FROM invitations ORDER BY round"):
+            self._check(digest == _digest(number, blob), f"the invitation to round {number}")
+            yield self._decode(blob, _INVITATION)
 
     def checkpoint(self, at_most: int = 2**62) -> Checkpoint | None:
         """Return the newest checkpoint of a round up to `at_most`."""
@@ -314,6 +327,8 @@ class Store:
                 pass
             for (number,) in self._read("SELECT round FROM checkpoints"):
                 self.checkpoint(number)
+            for _ in self.invitations():
+                pass
             self._check_reached()
         except StoreDamaged as error:
             problems.append(error.what)

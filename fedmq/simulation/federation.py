@@ -33,9 +33,10 @@ AGGREGATOR = "aggregator"
 class Federation:
     """A broker, an aggregator and trainers by name, each with its rows or table; they start with `train` or `start`.
 
-    `learn` replaces the trainers' work and `store` the aggregator's store. With a `view`, the aggregator publishes
-    events for observers, which are added through `simulation`. `events` holds all events, `finished` whether the run
-    has ended. `simulation` crashes, stops and starts services: `broker`, `aggregator`, and trainers by their names.
+    `labels` are what trainers declare, by name; `learn` replaces their work and `store` the aggregator's store. With a
+    `view`, the aggregator publishes events for observers, which are added through `simulation`. `events` holds all
+    events, `finished` whether the run has ended. `simulation` crashes, stops and starts services: `broker`,
+    `aggregator`, and trainers by their names.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Federation:
         store: Store | None = None,
         view: RunState | None = None,
         work_s: tuple[float, float] = (0.001, 0.003),
+        labels: Mapping[str, tuple[str, ...]] | None = None,
     ) -> None:
         self.task, self.strategy, self.seed = task, strategy, seed
         limits = limits or Limits(rounds_max=task.rounds, min_trainers=len(rows))
@@ -73,6 +75,7 @@ class Federation:
         else:
             self.store.change_limits(limits)
         self._learn, self._work_s, self._view = learn, work_s, view
+        self._labels = labels or {}
         self.simulation.add_broker(lambda hub: Broker(hub, self.simulation.clock))
         self.simulation.add_aggregator(AGGREGATOR, RUN, self._aggregator)
         for name, own in rows.items():
@@ -104,7 +107,8 @@ class Federation:
             )
             jitter, kept = derive_rng(self.seed, "jitter", name), spool.results.values()
             marks = HighWaterMarks(spool.marks.values())
-            session = Session(name, count_rows(rows), "in-process", jitter, list(kept), marks=marks)
+            labels = self._labels.get(name, ())
+            session = Session(name, count_rows(rows), "in-process", jitter, list(kept), marks=marks, labels=labels)
             return Trainer(link, session, worker, clock=simulation.clock, spool=spool)
 
         return make

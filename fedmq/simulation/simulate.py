@@ -14,6 +14,7 @@ import msgspec
 from fedmq.aggregator.cli import checked_strategy, new_name
 from fedmq.aggregator.outcome import report_of
 from fedmq.algorithms.base import WORK_SECONDS_MAX
+from fedmq.algorithms.conformance import check_partial
 from fedmq.algorithms.parameters import parameters_of
 from fedmq.errors import BadConfiguration, FedmqError, RunFailed
 from fedmq.observe.event_log import EventLog
@@ -157,6 +158,7 @@ def run_scenario(
     task, began = found.task, time.monotonic()
     behavior = behavior or Behavior()
     strategy = checked_strategy(task, found.shipped.code, algorithm, dict(parameters or {}))
+    check_partial(strategy, task, limits or {})
     config = RunConfig(
         run=name or new_name(task.name),
         task=task,

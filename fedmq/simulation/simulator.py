@@ -22,7 +22,7 @@ from fedmq.algorithms.base import Strategy
 from fedmq.observe.events import AnyEvent
 from fedmq.protocol import topics
 from fedmq.protocol.codec import Frames, Packet, decode
-from fedmq.protocol.messages import PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, Hello, Presence, Round
+from fedmq.protocol.messages import PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, Hello, Presence, Round, has_bit
 from fedmq.runs.records import StoredResult
 from fedmq.runs.store import Store
 from fedmq.runtime.rng import derive_rng
@@ -81,7 +81,8 @@ class Simulator:
         self._queue: list[tuple[float, int, What, str, int]] = []
         self._order = itertools.count()
         self._online: set[str] = set()
-        self._working: dict[str, int] = {}  # the round that a trainer works on
+        self._working: dict[str, int] = {}  # the round that a trainer works on,
+        self._waiting: dict[str, tuple[Round, Frames]] = {}  # and the newest one that it works on afterwards
         self._begun: dict[str, int] = {}  # the newest round that a trainer has begun to work on
         self._busy: dict[int, int] = {}  # answers that are awaited, by round
         self._lives: dict[str, int] = {}  # how often a trainer has connected and disconnected
@@ -154,6 +155,7 @@ class Simulator:
     def _disconnect(self, name: str) -> list[Input]:
         """End a connection, and with it the work: a process that was killed."""
         self._online.discard(name)
+        self._waiting.pop(name, None)
         if self._give_up(name):
             del self._begun[name]  # it gets the round again
         self._come_and_go(name, "connect")
@@ -176,6 +178,7 @@ class Simulator:
         train_s = {name: float(times[self._index[name]]) for name in names}
         for name, seconds in train_s.items():
             self._give_up(name)
+            self._waiting.pop(name, None)
             self._working[name] = self._begun[name] = number
             self._at(self.clock.now() + seconds, "answer", name, number)
         if train_s:
@@ -187,6 +190,9 @@ class Simulator:
             return []
         packet = decode(self._workers.take(number, name))
         self._give_up(name)
+        if name in self._waiting:
+            message, frames = self._waiting.pop(name)
+            self._begin(message, frames, [name])
         return [MessageReceived(packet)]
 
     def _give_up(self, name: str) -> bool:
@@ -230,9 +236,18 @@ class Simulator:
             return
         message = decode(frames).message
         if isinstance(message, Round):
-            begin = [one for one in names if one in self._online and self._is_new(one, message)]
-            self._begin(message, frames, begin)
+            asked = [one for one in names if one in self._online and self._is_asked(one, message)]
+            busy = {one for one in asked if self._finishes_first(one, message)}
+            self._waiting |= dict.fromkeys(busy, (message, frames))
+            self._begin(message, frames, [one for one in asked if one not in busy])
 
-    def _is_new(self, name: str, message: Round) -> bool:
-        """Return whether a trainer has not begun to work on a round yet."""
-        return self._begun.get(name, 0) < message.round
+    def _is_asked(self, name: str, message: Round) -> bool:
+        """Return whether a round invites a trainer that has not begun to work on it yet."""
+        if self._begun.get(name, 0) >= message.round:
+            return False
+        index = self.rounds.roster[name].index
+        return message.invited is None or has_bit(message.invited, index)
+
+    def _finishes_first(self, name: str, message: Round) -> bool:
+        """Return whether a trainer works on an earlier round whose result is still of use."""
+        return 0 < message.round - self._working.get(name, message.round) <= message.staleness

@@ -36,6 +36,7 @@ HAS_TORCH = find_spec("torch") is not None  # `make test` installs it with CI=tr
 TORCH = "digits_cnn.py"  # in a command that needs it
 NAMED = (
     "how-to/by-hand",
+    "how-to/choose-who-takes-part",
     "how-to/control-what-a-site-answers",
     "how-to/enroll-a-trainer",
     "how-to/evaluate",

@@ -16,7 +16,7 @@ from fedmq.algorithms.base import Evaluation, Plan, Update
 from fedmq.errors import Rejected
 from fedmq.protocol.codec import decode, digest_of, encode, pack
 from fedmq.protocol.messages import Hello, Message, Presence, Result, Round
-from fedmq.runs.records import Close, StoredResult
+from fedmq.runs.records import Close, Invitation, StoredResult
 from fedmq.tasks.task_file import find_task
 from fedmq.testing import run_config
 from fedmq.transport.link import BrokerConnected, MessageReceived
@@ -79,11 +79,12 @@ class Scene:
         state: Guess | None = None,
         members: int = 0,
         away: Collection[str] = (),
+        invitations: Collection[Invitation] = (),
         **chosen: Any,
     ) -> None:
         limits = {"rounds_max": 100, "min_trainers": 2, **chosen}
         self.config = run_config("run", TASK, MeanOfNumbers.name, seed=7, **limits)
-        self.roster, self.now = Roster(FORGET_S, self.config.limits.staleness), 0.0
+        self.roster, self.now = Roster(FORGET_S, self.config.limits.rounds_late, self.config.limits.select), 0.0
         for name in away:
             self.roster.restore(name, 2, 1, self.now)
         self.model_digests = {
@@ -100,6 +101,7 @@ class Scene:
             counted=sum(number == round for number, _ in accepted),
             members=members,
             model_digests=self.model_digests,
+            invitations=invitations,
         )
 
     def take(self, incoming: Input, at: float | None = None) -> Output:
@@ -119,8 +121,8 @@ class Scene:
         arrays = {"model": np.array(numbers)} if numbers else None
         return self.take(MessageReceived(decode(encode("up/run/", message, arrays))), at)
 
-    def hello(self, name: str, *, round: int = 0, at: float | None = None) -> Output:
-        message = Hello(run="run", term=2, trainer=name, num_examples=2, round=round, version="test")
+    def hello(self, name: str, *, round: int = 0, at: float | None = None, labels: tuple[str, ...] = ()) -> Output:
+        message = Hello(run="run", term=2, trainer=name, num_examples=2, round=round, version="test", labels=labels)
         return self.hear(message, at=at)
 
     def result(

@@ -200,7 +200,7 @@ class RoundsMachine(RuleBasedStateMachine):
                 self.check_close(next(saves))
         assert next(saves, None) is None, "all that is saved is told"
         if self.opened is not None:
-            self.opened.names = set(self.rounds._invited)
+            self.opened.names = set(self.rounds._participants.awaited)
             assert self.opened.round == self.rounds.round
 
     def check_result(self, save: Record) -> None:

@@ -273,7 +273,7 @@ def test_kill_in_each_stage_gives_the_same_model(algorithm: str) -> None:
 def has_answers_in(federation: Federation, stage: str) -> bool:
     """Whether a round of this stage is open and has some answers."""
     rounds = federation.aggregator and federation.aggregator.rounds
-    return rounds is not None and rounds._state.stage == stage and bool(rounds._answered)
+    return rounds is not None and rounds._state.stage == stage and bool(rounds._participants.answered)
 
 
 def test_rows_of_their_own_are_held_out_and_all_others_are_trained_on() -> None:

@@ -181,7 +181,7 @@ def test_store_of_schema_3_is_refused_with_a_way_out(path: Path) -> None:
     path.parent.mkdir(exist_ok=True)
     with closing(sqlite3.connect(path)) as connection:
         connection.executescript("CREATE TABLE run (description BLOB, epoch INTEGER); PRAGMA user_version = 3;")
-    with pytest.raises(StoreError, match="schema 6, got 3") as error:
+    with pytest.raises(StoreError, match=f"schema {SCHEMA_VERSION}, got 3") as error:
         Store(path)
     assert "with the version of fedmq that wrote it" in one_line(error, path)
 

@@ -84,6 +84,7 @@ class Train(Query, frozen=True, tag="train"):
     (1,) int64, in units of 2**-fraction_bits, and `correct` (1,) int64 of the model that was received.
     """
 
+    partial: ClassVar[bool] = True
     sends: ClassVar[str] = "a model that was trained on the rows, and its summed loss"
 
     learner: EvolutionLearner | GradientLearner | OwnCode | TorchLearner

@@ -210,8 +210,8 @@ class Averaging:
         best, evaluation = scored, scored.evaluation(members)
         if state.best is not None and state.best.parameters is not scored.parameters:
             before = state.best.merged(updates, state.task)
-            if _is_better(before_evaluation := before.evaluation(members), evaluation, state.task):
-                best, evaluation = before, before_evaluation
+            if evaluation is None or _is_better(before, scored, members, state.task):
+                best, evaluation = before, before.evaluation(members)
         return AveragingState(
             task=state.task,
             round=state.round + 1,
@@ -242,15 +242,21 @@ def _as_sent(parameters: Floats, task: Task) -> Floats:
     return parameters.astype(dtype_of(task)).astype(np.float64)
 
 
-def _is_better(old: Evaluation | None, new: Evaluation | None, task: Task) -> bool:
-    """Return whether the older model stays deployed: it must be better by more than rounding errors."""
-    if old is None or new is None:
-        return new is None
+def _is_better(old: PublishedModel, new: PublishedModel, members: frozenset[str], task: Task) -> bool:
+    """Return whether the older model stays deployed: on the rows of the members that have scored both.
 
-    def key(evaluation: Evaluation, loss: float) -> tuple[float, int, float]:
-        return (-evaluation.coverage, -evaluation.correct if task.metric == "accuracy" else 0, loss)
+    It must be better by more than rounding errors. If no member has scored both, the newer one is deployed: in rounds
+    that ask some of the trainers, two models are mostly scored by others.
+    """
+    both = old.scores.keys() & new.scores.keys() & members
+    before, after = old.evaluation(both), new.evaluation(both)
+    if before is None or after is None:
+        return False
 
-    return key(old, old.loss) < key(new, new.loss * (1.0 - ROUNDING))
+    def key(evaluation: Evaluation, loss: float) -> tuple[int, float]:
+        return (-evaluation.correct if task.metric == "accuracy" else 0, loss)
+
+    return key(before, before.loss) < key(after, after.loss * (1.0 - ROUNDING))
 
 
 def _mean(updates: Sequence[Update]) -> Floats:

@@ -39,6 +39,7 @@ class Slopes(AdditiveQuery, frozen=True, tag="slopes"):
     squared errors, and `correct` (starts,), of the weights to score.
     """
 
+    partial: ClassVar[bool] = True
     sends: ClassVar[str] = "how the summed loss differs between the candidates of each pair"
 
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0  # of the run

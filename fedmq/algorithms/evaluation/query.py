@@ -33,6 +33,7 @@ class Evaluate(AdditiveQuery, frozen=True, tag="evaluate"):
     most 2**row_loss_bits, so a total over `rows_max` rows stays below 2**62.
     """
 
+    partial: ClassVar[bool] = True
     sends: ClassVar[str] = "the summed loss and the number of right rows of candidates"
 
     row_loss_bits: Annotated[int, Meta(ge=0, le=62)] = 10

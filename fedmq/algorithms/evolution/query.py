@@ -39,6 +39,7 @@ class Evolve(Query, frozen=True, tag="evolve"):
     candidate in units of 2**-fraction_bits; `correct` (pool,) int64; `elites` (proposals or fewer, genes) float64.
     """
 
+    partial: ClassVar[bool] = True
     sends: ClassVar[str] = "the summed losses of candidates, and a few new candidates"
 
     elites: Candidates  # the first so many rows of the pool are its elites
