@@ -2,7 +2,7 @@
 
     Models     MLP, Linear, LogLinear, Fourier, Trees, Code, torch_model, torch_module, TrainedModel, load_model
     Tasks      Task, Rows, Schema, Column, Target, find_task
-    Runs       simulate, train, Run
+    Runs       simulate, sweep, train, Run
     Errors     FedmqError and its leaves, in `fedmq.errors`
     Testing    the in-memory network and the virtual clock, in `fedmq.testing`
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from fedmq.models.trees import Trees
     from fedmq.simulation.run import Run
     from fedmq.simulation.simulate import simulate
+    from fedmq.simulation.sweep import sweep
     from fedmq.simulation.train import train
     from fedmq.tables.schema import Column, Schema, Target
     from fedmq.tasks.task import Rows, Task
@@ -48,6 +49,7 @@ __all__ = [
     "find_task",
     "load_model",
     "simulate",
+    "sweep",
     "torch_model",
     "torch_module",
     "train",
@@ -71,6 +73,7 @@ _HOMES = {
     "find_task": "fedmq.tasks.task_file",
     "load_model": "fedmq.models.trained_model",
     "simulate": "fedmq.simulation.simulate",
+    "sweep": "fedmq.simulation.sweep",
     "train": "fedmq.simulation.train",
     "torch_model": "fedmq.models.torch_modules",
     "torch_module": "fedmq.models.torch_modules",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 SPLIT_FORMS = "blocks, iid, shards:K, classes:K, dirichlet:A, size:A, sorted:COLUMN, column:COLUMN"
 SHARE = FiniteRange(0, 1)
+SWEEP_TABLE, SWEEP_CHART = "sweep.csv", "sweep.html"
 
 
 @click.command()
@@ -79,6 +80,15 @@ SHARE = FiniteRange(0, 1)
     help="Where they run: on this machine, or on a cluster of Dask that is running.",
 )
 @option("--scheduler", metavar="ADDRESS", help="Address of the scheduler of the cluster, such as tcp://10.0.0.5:8786.")
+@option(
+    "--sweep",
+    "swept",
+    multiple=True,
+    metavar="NAME=V1,V2",
+    help="Train once with each of these values, of a parameter of the algorithm, or of algorithm, split, trainers, "
+    "rounds, holdout, dropout, stragglers or sample; repeat it for all combinations.",
+)
+@option("--seeds", type=COUNT, default=5, metavar="N", help="With --sweep: so many seeds each, from --seed on.")
 @option("--out", type=UserPath(path_type=Path), metavar="DIR", help="The run's folder. [default: runs/<run>]")
 @option("--quiet", is_flag=True, help="Print errors only.")
 @option("--json", "as_json", is_flag=True, help="Print the report as JSON at the end, and nothing else.")
@@ -103,6 +113,8 @@ def simulate(
     processes: int,
     engine: str,
     scheduler: str | None,
+    swept: tuple[str, ...],
+    seeds: int,
     out: Path | None,
     quiet: bool,
     as_json: bool,
@@ -121,6 +133,7 @@ def simulate(
       fedmq simulate tumor.toml --data tumor.csv --trainers 100 --split dirichlet:0.3
       fedmq simulate linear --algorithm averaging --trainers 1000 --dropout 0.3 --work-s lognormal:5:1
       fedmq simulate FILE.py --trainers 100 --processes 4
+      fedmq simulate iris --algorithm evolution --rounds 20 --sweep population=50,100 --sweep split=iid,classes:1
     """
     one_thread_for_arrays()
     from fedmq.simulation.scenario import scenario
@@ -130,6 +143,25 @@ def simulate(
         raise click.UsageError("expected --engine dask and --scheduler together: give both or none")
     seed = secrets.randbelow(2**31) if seed is None else seed
     data: object = None if not sources else sources[0] if len(sources) == 1 else list(sources)
+    if swept:
+        arguments = {
+            "algorithm": algorithm,
+            "parameters": parameters,
+            "trainers": trainers,
+            "split": split,
+            "rounds": rounds,
+            "holdout": holdout,
+            "work_s": work_s,
+            "stragglers": stragglers,
+            "slowdown": slowdown,
+            "dropout": dropout,
+            "online_s": online_s,
+            "offline_s": offline_s,
+            "learner": learner,
+            **limits,
+        }
+        _sweep(task_name, data, swept, seeds, seed, out, processes, arguments, quiet=quiet or as_json)
+        return
     found = scenario(task_name, data, algorithm=algorithm, trainers=trainers, split=split, seed=seed, holdout=holdout)
     name = new_name(found.task.name)
     folder = out or RUNS / name
@@ -182,3 +214,46 @@ def _progress(metric: str, rounds: int, *, quiet: bool) -> Iterator[Callable[[Se
             yield update
     else:
         yield lines
+
+
+def _sweep(
+    task_name: str | None,
+    data: object,
+    swept: Sequence[str],
+    seeds: int,
+    seed: int,
+    out: Path | None,
+    processes: int,
+    arguments: Mapping[str, Any],
+    *,
+    quiet: bool,
+) -> None:
+    """Run a sweep, write its table and its chart, and print the table."""
+    from fedmq.algorithms.parameters import parse_parameters
+    from fedmq.runtime.atomic_files import SHARED_FILE, write_whole, writing
+    from fedmq.runtime.safe_files import make_private_folder
+    from fedmq.simulation.sweep import SweptRun, sweep, text_of_settings
+
+    over = {}
+    for text in swept:
+        name, _, values = text.partition("=")
+        over[name] = [parse_parameters((f"{name}={value}",))[name] for value in values.split(",") if value]
+
+    def show(one: SweptRun) -> None:
+        if not quiet:
+            echo_if_read(f"{text_of_settings(one.settings)} seed={one.seed}: {one.value:.6g}")
+
+    found = sweep(task_name, data, over=over, seeds=seeds, seed=seed, processes=processes, on_run=show, **arguments)
+    folder = out or RUNS / new_name("sweep")
+    with writing(f"--out {folder}"):
+        make_private_folder(folder)
+        write_whole(folder / SWEEP_TABLE, found.csv().encode(), mode=SHARED_FILE)
+    found.plot().save(folder / SWEEP_CHART)
+    if quiet:
+        return
+    with unread_output_dropped():
+        echo(f"{found.metric}, mean and interval of 95 % over {seeds} seeds:")
+        for settings, one in found.intervals().items():
+            echo(f"  {text_of_settings(settings):<40} {one.mean:.4g} ± {one.half:.2g}")
+        echo(f"table    {folder / SWEEP_TABLE}")
+        echo(f"chart    {folder / SWEEP_CHART}")

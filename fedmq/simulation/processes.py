@@ -60,12 +60,18 @@ class SharedWorkers:
         self._close()
 
 
-def process_workers(population: Population, processes: int) -> SharedWorkers:
-    """Return workers that are processes of this machine.
+def forked_pool(processes: int, begin: Callable[..., None] | None = None, *arguments: object) -> ProcessPoolExecutor:
+    """Return a pool of processes, each of which begins with `begin(*arguments)`.
 
     They are forked, so that they share the memory of the rows, and a script needs no `if __name__ == "__main__"`.
     """
-    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("fork"), _begin, (population,))
+    fork: Any = multiprocessing.get_context("fork")
+    return ProcessPoolExecutor(processes, fork, initializer=begin, initargs=arguments)  # type: ignore[arg-type]
+
+
+def process_workers(population: Population, processes: int) -> SharedWorkers:
+    """Return workers that are processes of this machine."""
+    pool = forked_pool(processes, _begin, population)
 
     def submit(frames: Frames, train_s: Mapping[str, float]) -> Future[list[Frames]]:
         return pool.submit(_answers, list(frames), dict(train_s))

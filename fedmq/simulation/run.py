@@ -95,11 +95,7 @@ class Run:
             }
             for close in self.closes
         ]
-        try:
-            import pandas as pd
-        except ImportError:
-            return rows
-        return pd.DataFrame(rows)
+        return frame_of(rows)
 
     @property
     def fairness(self) -> Fairness | None:
@@ -141,6 +137,15 @@ class Run:
             [one for one in series if one.points],
         )
         return page_of(figure)
+
+
+def frame_of(rows: list[dict[str, Any]]) -> Any:
+    """Return rows as a data frame if pandas is installed, else as they are."""
+    try:
+        import pandas as pd
+    except ImportError:
+        return rows
+    return pd.DataFrame(rows)
 
 
 def page_of(*figures: str) -> Chart:
