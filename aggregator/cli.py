@@ -268,7 +268,7 @@ def aggregator(
 
     out = out and numbered(out)
     new = out is None or not (out / STORE).exists()
-    wanted, code = (None, None) if task_name is None else ship(task_name, algorithm)
+    wanted, code, on_generation = (None, None, None) if task_name is None else ship(task_name, algorithm)
     if wanted is not None:
         wanted = with_holdout(wanted, holdout)
     elif holdout is not None and not new:
@@ -281,6 +281,7 @@ def aggregator(
         name,
         out or RUNS / name,
         code=code,
+        on_generation=on_generation,
         algorithm=algorithm,
         parameters=parameters,
         seed=seed,
@@ -307,6 +308,7 @@ def run_training(
     folder: Path,
     *,
     code: bytes | None = None,
+    on_generation: Callable[[Any], object] | None = None,
     algorithm: str | None = None,
     parameters: dict[str, Any] | None = None,
     seed: int | None = None,
@@ -376,7 +378,17 @@ def run_training(
         signing = None if keys is None or credentials is None else AggregatorSigning(credentials, Members(keys))
         link = AggregatorSockets(address, config.run, credentials)
         service = _serve(
-            link, store, config, folder, address, connect_timeout, signing, metrics, wait_s, silent=quiet or as_json
+            link,
+            store,
+            config,
+            folder,
+            address,
+            connect_timeout,
+            signing,
+            metrics,
+            wait_s,
+            on_generation,
+            silent=quiet or as_json,
         )
         return _end(service, folder, store, finished_after, quiet=quiet, as_json=as_json)
 
@@ -434,10 +446,12 @@ def _serve(
     signing: Signing | None,
     metrics_at: tuple[str, int] | None,
     wait_s: float | None,
+    on_generation: Callable[[Any], object] | None,
     *,
     silent: bool,
 ) -> Aggregator:
     """Run the aggregator of the run in `store` until it is done."""
+    from fedmq.aggregator.generation_callback import GenerationCallback
     from fedmq.aggregator.metrics import Tally, aggregator_metrics
     from fedmq.aggregator.progress import log_event, open_progress
     from fedmq.aggregator.service import Aggregator
@@ -477,6 +491,7 @@ def _serve(
             signing=signing,
             run_state=view,
             wait_s=wait_s,
+            on_generation=on_generation and GenerationCallback(on_generation, strategy),
         )
         with optional_metrics(
             metrics_at, aggregator_metrics(service, view, tally, clock), lambda: service.connection.problem

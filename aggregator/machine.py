@@ -18,7 +18,12 @@ class Phase(Enum):
     FINISHED = "finished"
 
 
-Input = LinkInput | Tick | StopRequested
+@dataclass(frozen=True)
+class EndRun:
+    """The run ends with its best model, because the user's callback says so."""
+
+
+Input = LinkInput | Tick | StopRequested | EndRun
 
 
 @dataclass

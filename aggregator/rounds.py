@@ -20,7 +20,7 @@ from typing import Any, Literal, assert_never
 from fedmq.aggregator.deadline import AdaptiveDeadline
 from fedmq.aggregator.departures import DECLINES, Departure, failure_text, shortage_text
 from fedmq.aggregator.event_publisher import EventPublisher
-from fedmq.aggregator.machine import Input, Output, Phase
+from fedmq.aggregator.machine import EndRun, Input, Output, Phase
 from fedmq.aggregator.outbox import Outbox
 from fedmq.aggregator.participants import Participants
 from fedmq.aggregator.roster import Introduction, Roster
@@ -144,6 +144,11 @@ class Rounds:
         return self._strategy.evaluation(self._state)
 
     @property
+    def state(self) -> Any:
+        """The state of the strategy while the round is open."""
+        return self._state
+
+    @property
     def findings(self) -> Findings | None:
         """What is known beside the model; None if the algorithm finds nothing else."""
         find = getattr(self._strategy, "findings", None)
@@ -242,6 +247,9 @@ class Rounds:
             case StopRequested():
                 self.stopped = True
                 self._outbox.commit()
+            case EndRun():
+                if self.phase is not Phase.FINISHED:
+                    self._finish(self.evaluation, "done")
             case _:
                 assert_never(incoming)
 

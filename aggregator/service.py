@@ -4,12 +4,12 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from fedmq.aggregator.machine import Input, Output, Phase
+from fedmq.aggregator.machine import EndRun, Input, Output, Phase
 from fedmq.aggregator.roster import Roster
 from fedmq.aggregator.rounds import Rounds
 from fedmq.algorithms.base import Strategy
 from fedmq.errors import BadConfiguration
-from fedmq.observe.events import AnyEvent
+from fedmq.observe.events import AnyEvent, RoundClosed
 from fedmq.observe.run_state import RunState
 from fedmq.protocol.run_config import RunConfig
 from fedmq.runs.replay import replay
@@ -34,7 +34,8 @@ class Aggregator:
     """One life of a run's aggregator, on a link and a store.
 
     `watch` gets the events of each step, with their time in seconds since 1970. With a `run_state`, which holds the
-    events of earlier lives, observers get them through the broker too.
+    events of earlier lives, observers get them through the broker too. `on_generation` gets the strategy's state after
+    each round that closes, and returns whether the run ends.
     """
 
     def __init__(
@@ -50,7 +51,9 @@ class Aggregator:
         signing: Signing | None = None,
         run_state: RunState | None = None,
         wait_s: float | None = None,
+        on_generation: Callable[[Any], bool] | None = None,
     ) -> None:
+        self._on_generation = on_generation
         self._link, self._store, self._clock, self._watch = link, store, clock, watch
         self._signing: Signing = signing or NoSigning()
         self.rounds = resume(store, strategy, clock, self._signing, run_state, wait_s)
@@ -113,6 +116,14 @@ class Aggregator:
             self._link.send(frames)
         if output.events:
             self._watch(output.at, output.events)
+        if self._on_generation is not None and any(isinstance(event, RoundClosed) for event in output.events):
+            self._called_back(self._on_generation)
+
+    def _called_back(self, on_generation: Callable[[Any], bool]) -> None:
+        """Call the user's callback with the state of the strategy; end the run if it says so."""
+        if on_generation(self.rounds.state) and self.rounds.phase is not Phase.FINISHED:
+            self._step(EndRun())
+            self._perform(self.rounds.take_output())
 
 
 def resume(

@@ -287,9 +287,14 @@ def _show(task: Task, task_name: str | None, folder: Path) -> None:
     """Print the predictions for the task's own rows if they are few, or the parameters; then the next command."""
     from fedmq.models.networks import Code
     from fedmq.models.trained_model import load_model
+    from fedmq.observe.genes_text import gene_lines
+    from fedmq.runs.report import read_findings
 
-    trained = load_model(folder / MODEL)
-    if isinstance(trained.model, Code):
+    trained, findings = load_model(folder / MODEL), read_findings(folder)
+    if findings is not None and findings.genes:
+        for line in gene_lines(findings):
+            echo(f"  {line}")
+    elif isinstance(trained.model, Code):
         echo(f"  parameters: {' '.join(f'{value:.4g}' for value in trained.parameters[:PARAMETERS_SHOWN_MAX])}")
     elif task_name is not None:
         _show_predictions(task, task_name, trained)

@@ -137,12 +137,14 @@ def show(run: str, as_json: bool) -> None:
 
 
 def _show_findings(folder: Path) -> None:
+    from fedmq.observe.genes_text import gene_lines
     from fedmq.observe.regression_text import importance_lines, regression_lines
     from fedmq.runs.report import read_findings
 
     findings = read_findings(folder)
-    for line in () if findings is None else [*regression_lines(findings), *importance_lines(findings)]:
-        echo(line)
+    if findings is not None:
+        for line in (*regression_lines(findings), *importance_lines(findings), *gene_lines(findings)):
+            echo(line)
 
 
 def _print_values(values: dict[str, object]) -> None:

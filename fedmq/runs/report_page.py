@@ -15,6 +15,7 @@ from msgspec.structs import asdict
 from fedmq.algorithms.evaluation.figures import Metrics
 from fedmq.algorithms.findings import Coefficient, Findings
 from fedmq.observe.event_text import differences_text
+from fedmq.observe.genes_text import gene_text
 from fedmq.runs.charts import Series, bar_list, histogram, line_chart
 from fedmq.runs.records import Close
 from fedmq.runs.recount import Recount
@@ -29,6 +30,8 @@ BARS = 24  # of a small histogram
 IMPORTANCES_SHOWN_MAX = 30
 CATEGORIES_SHOWN_MAX = 8
 CORRELATIONS_SHOWN_MAX = 20
+GENES_SHOWN_MAX = 100
+FRONT_SHOWN_MAX = 100
 CURVES_MAX = 6  # ROC curves of classes
 Rows = Iterable[Sequence[object]]
 
@@ -182,11 +185,37 @@ def _model(findings: Findings) -> str:
     outputs = dict.fromkeys(one.output for one in findings.coefficients)
     for output in outputs:
         parts.append(_coefficients(output, [one for one in findings.coefficients if one.output == output], findings))
+    parts += filter(None, (_genes(findings), _front(findings)))
     gains = findings.largest_importances(IMPORTANCES_SHOWN_MAX)
     if gains:
         bars = [(one.name, one.gain * 100.0) for one in gains]
         parts.append(bar_list("Importance: how much the splits of a column lower the loss", bars, " %"))
     return _section("Model", "".join(parts)) if parts else ""
+
+
+def _genes(findings: Findings) -> str:
+    """Return the genes of the model by name; integers as integers."""
+    if not findings.genes:
+        return ""
+    named = zip(findings.gene_names, findings.genes, findings.gene_types, strict=False)
+    rows = [[name, gene_text(value), kind] for name, value, kind in named]
+    return _table(["gene", "value", "type"], rows[:GENES_SHOWN_MAX], "Genes of the model")
+
+
+def _front(findings: Findings) -> str:
+    """Return the candidates that no other dominates: a curve of the first two objectives, and a table."""
+    if not findings.front:
+        return ""
+    first, second = findings.objectives[:2]
+    points = sorted((one.fitness[0], one.fitness[1]) for one in findings.front)
+    chart = line_chart("Pareto front, by fitness", first, second, [Series("front", points, dots=True)])
+    heads = [*findings.objectives, *findings.gene_names[:GENES_SHOWN_MAX]]
+    rows = [
+        [*map(gene_text, one.fitness), *map(gene_text, one.genes[:GENES_SHOWN_MAX])]
+        for one in findings.front[:FRONT_SHOWN_MAX]
+    ]
+    note = "<p>No candidate is better in one objective and as good in the others. The model is one of these.</p>"
+    return chart + note + _table(heads, rows, "Pareto front")
 
 
 def _coefficients(output: str, found: Sequence[Coefficient], findings: Findings) -> str:

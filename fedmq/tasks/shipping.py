@@ -4,11 +4,12 @@ Only `fedmq.trainer.sandbox_worker` unpacks them.
 """
 
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 from msgspec.structs import replace
 
@@ -21,10 +22,14 @@ from fedmq.tasks.task_file import find_task, run_task_file
 
 
 class Shipped(NamedTuple):
-    """A task, and the packed code that scores it; None unless the model is a Code model."""
+    """A task, and the packed code that scores it; None unless the model is a Code model.
+
+    `on_generation` is PyGAD's callback in the FILE.py of a task, which stays at the aggregator.
+    """
 
     task: Task
     code: bytes | None
+    on_generation: Callable[[Any], object] | None = None
 
 
 def ship(name_or_path: str, algorithm: str | None = None) -> Shipped:
@@ -39,20 +44,23 @@ def ship(name_or_path: str, algorithm: str | None = None) -> Shipped:
     if name_or_path in TASK_NAMES or is_task_data(name_or_path):
         return Shipped(find_task(name_or_path, algorithm), None)
     task, names = run_task_file(name_or_path)
+    callback = cast("Callable[[Any], object] | None", names.get("on_generation"))
+    if callback is not None and not callable(callback):
+        raise BadConfiguration(f"{name_or_path}: expected a function on_generation(ga), got {callback!r:.80}")
     if not isinstance(task.model, Code):
-        return Shipped(task, None)
+        return Shipped(task, None, callback)
     wanted = "score(population, inputs, targets) that returns (losses, correct)"
     if task.model.objectives:
         wanted = "fitness_func(ga_instance, solution, solution_idx) that returns the fitness"
     score = names.get(wanted.partition("(")[0])
     if score is None and callable(names.get("evaluate")):
-        return Shipped(task, None)  # each trainer has its own code
+        return Shipped(task, None, callback)  # each trainer has its own code
     if not callable(score):
         raise BadConfiguration(
             f"{name_or_path}: expected a function {wanted} for a Code model, got {type(score).__name__}: define it"
         )
     code = _packed(score, Path(name_or_path))
-    return Shipped(replace(task, model=replace(task.model, sha256=sha256(code).digest())), code)
+    return Shipped(replace(task, model=replace(task.model, sha256=sha256(code).digest())), code, callback)
 
 
 def _packed(score: object, path: Path) -> bytes:

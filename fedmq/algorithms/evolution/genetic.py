@@ -58,6 +58,16 @@ class SiteFitness:
 
 
 @dataclass(frozen=True, eq=False)
+class ScoredPopulation:
+    """A population with its fitness over the rows of all trainers that answered."""
+
+    generation: int
+    integers: Integers
+    numbers: Floats
+    fitness: Floats  # (candidates, objectives)
+
+
+@dataclass(frozen=True, eq=False)
 class GeneticState:
     """The state while round `round` is open."""
 
@@ -74,9 +84,7 @@ class GeneticState:
     best: Floats | None = None  # fitness of the best candidate of the last population that was scored, (objectives,)
     unchanged: int = 0  # generations for which that has stayed the same
     finished: bool = False
-    front_integers: Integers | None = None  # candidates of that population that no other dominates, each once
-    front_numbers: Floats | None = None
-    front_fitness: Floats | None = None  # (candidates of the front, objectives), the highest first objective first
+    scored: ScoredPopulation | None = None  # the newest whose fitness is known
     inbox: Inbox = field(default_factory=Inbox)
     evaluation: Evaluation | None = None
 
@@ -173,14 +181,28 @@ class Genetic:
             front=self._front_members(state),
         )
 
+    def instance(self, state: GeneticState) -> Any:
+        """Return a `pygad.GA` with the newest population whose fitness is known; None before there is one."""
+        if state.scored is None:
+            return None
+        scored = state.scored
+        brood = replace(state.brood, integers=scored.integers, numbers=scored.numbers)
+        return instance(self.keywords, brood, _for_pygad(scored.fitness), scored.generation)
+
     def _front_members(self, state: GeneticState) -> tuple[FrontMember, ...]:
-        if state.front_integers is None or state.front_numbers is None or state.front_fitness is None:
+        """Return the candidates that no other dominates, each once, the highest first objective first."""
+        scored = state.scored
+        if scored is None or scored.fitness.shape[1] == 1:
             return ()
-        candidates = population_of(state.front_integers, state.front_numbers, self.types)[:FRONT_SHOWN_MAX]
-        return tuple(
-            FrontMember(fitness=tuple(fitness.tolist()), genes=_plain(candidate))
-            for fitness, candidate in zip(state.front_fitness, candidates, strict=False)
-        )
+        candidates = population_of(scored.integers, scored.numbers, self.types)
+        places = sorted(front(scored.fitness), key=lambda place: (*-scored.fitness[place], place))
+        once = {_plain(candidates[place]): place for place in reversed(places)}
+        members = [
+            FrontMember(fitness=tuple(scored.fitness[place].tolist()), genes=_plain(candidates[place]))
+            for place in places
+            if once[_plain(candidates[place])] == place
+        ]
+        return tuple(members[:FRONT_SHOWN_MAX])
 
     def _names(self, keyword: str, word: str, count: int) -> tuple[str, ...]:
         given: tuple[str, ...] = getattr(self.parameters, keyword) or ()
@@ -206,7 +228,7 @@ class Genetic:
             correct=correct,
             rows=sum(site.num_examples for site in counted),
             coverage=len(counted) / members,
-            fitness_best=float(total[chosen, 0]),
+            fitness_best=float(total[chosen, 0]) + 0.0,  # no -0
             fitness_mean=float(total[:, 0].mean()),
             fitness_worst=float(total[:, 0].min()),
             diversity=float(values.std(axis=0).mean()),
@@ -216,24 +238,14 @@ class Genetic:
         unchanged = state.unchanged if again else (state.unchanged + 1 if same else 0)
         limit = self.keywords.get("num_generations")
         done = state.generation > 0 and stops(self.keywords, of_pygad, unchanged)
-        state = replace(
+        return replace(
             state,
             fitness=total,
+            scored=ScoredPopulation(state.generation, state.brood.integers, state.brood.numbers, total),
             best=total[chosen],
             unchanged=unchanged,
             evaluation=evaluation,
             finished=state.finished or done or (limit is not None and state.generation >= limit),
-        )
-        if total.shape[1] == 1:
-            return state
-        places = sorted(front(of_pygad), key=lambda place: (*-total[place], place))
-        _, places_once = np.unique(values[places], axis=0, return_index=True)
-        kept = np.array(places)[np.sort(places_once)]
-        return replace(
-            state,
-            front_integers=state.brood.integers[kept],
-            front_numbers=state.brood.numbers[kept],
-            front_fitness=total[kept],
         )
 
     def _bred(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -99,6 +100,10 @@ def instance(
     """Return a `pygad.GA` with this population and its fitness after so many generations."""
     population = population_of(brood.integers, brood.numbers, types_of(keywords))
     genes, size = population.shape[1], len(population)
+    if fitness_func is None:
+        fitness_func = partial(
+            _known_fitness, {tuple(one): value for one, value in zip(population, fitness, strict=True)}
+        )
     ga = _made(keywords, genes, size, population=population, fitness_func=fitness_func, random_seed=0)
     ga.population = population
     ga.last_generation_fitness = ga.previous_generation_fitness = fitness
@@ -246,6 +251,14 @@ def _made(
             f"initial_population: expected {size} candidates of {genes} genes, got {ga.population.shape}"
         )
     return ga
+
+
+def _known_fitness(known: Mapping[Any, Any], _ga: object, candidates: Population, _rows: object) -> list[Any]:
+    """Return the fitness of candidates of the population; that of others is the federation's to compute."""
+    try:
+        return [known[tuple(one)] for one in np.atleast_2d(candidates)]
+    except KeyError as error:
+        raise BadConfiguration("expected a candidate of the population, got another: only a round scores it") from error
 
 
 def _no_fitness(_ga: object, _population: object, _rows: object) -> list[float]:
