@@ -407,3 +407,25 @@ def test_network_is_blocked_in_two_ways(left_out: str) -> None:
     if "network" in done.stdout.splitlines()[0]:
         pytest.skip(f"there is no network of one's own here: {done.stdout.splitlines()[0]}")
     assert "cut off:" in done.stdout, done
+
+
+def test_fitness_function_gets_typed_solutions_and_the_rows(boxes: list[Sandbox]) -> None:
+    def fitness_func(ga_instance: Any, solution: Any, solution_idx: int) -> list[float]:
+        assert [type(value) for value in solution] == [int, float]
+        assert (ga_instance.population[solution_idx] == solution).all()
+        return [float(ga_instance.inputs[:, solution[0]].sum()), solution[1] - len(ga_instance.targets)]
+
+    boxes.append(Sandbox(packed(fitness_func), ROWS, 2))
+    fitness = boxes[-1].fitness(np.array([[0.0, 0.5], [1.0, 2.0]]), ("int", "float"), never)
+    assert fitness.tolist() == [[30.0, -5.5], [36.0, -4.0]]
+
+
+@pytest.mark.parametrize(
+    ("returned", "problem"), [([1.0], "2 numbers"), ([1.0, float("nan")], "finite"), (None, "2 numbers"), ("x", "2")]
+)
+def test_fitness_that_is_no_line_of_finite_numbers_is_an_error(
+    returned: Any, problem: str, boxes: list[Sandbox]
+) -> None:
+    boxes.append(Sandbox(packed(lambda _ga, _solution, _place: returned), ROWS, 2))
+    with pytest.raises(Rejected, match=problem):
+        boxes[-1].fitness(POPULATION, ("float",), never)
