@@ -59,11 +59,11 @@ def ship(name_or_path: str, algorithm: str | None = None) -> Shipped:
         raise BadConfiguration(
             f"{name_or_path}: expected a function {wanted} for a Code model, got {type(score).__name__}: define it"
         )
-    code = _packed(score, Path(name_or_path))
+    code = _packed(score, wanted.partition("(")[0], Path(name_or_path))
     return Shipped(replace(task, model=replace(task.model, sha256=sha256(code).digest())), code, callback)
 
 
-def _packed(score: object, path: Path) -> bytes:
+def _packed(score: object, name: str, path: Path) -> bytes:
     """Pack a function by value, with the modules next to its file."""
     import cloudpickle  # here, because most tasks are data
 
@@ -77,7 +77,7 @@ def _packed(score: object, path: Path) -> bytes:
             code: bytes = cloudpickle.dumps(score)
     except Exception as error:
         raise BadConfiguration(
-            f"{path}: expected a function that can be packed, got {named(error)}: "
+            f"{path}: expected a {name}() that can be packed, got {named(error)}: "
             "open files and locks inside the function"
         ) from error
     if len(code) > CODE_BYTES_MAX:

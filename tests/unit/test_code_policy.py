@@ -228,7 +228,7 @@ def written(tmp_path: Path, text: str = FILE) -> str:
 
 
 def test_code_is_packed_with_the_modules_beside_its_file(tmp_path: Path) -> None:
-    task, code = ship(written(tmp_path))
+    task, code, _ = ship(written(tmp_path))
     assert code is not None
     assert isinstance(task.model, Code)
     assert task.model.sha256 == sha256(code).digest()
