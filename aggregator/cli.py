@@ -257,7 +257,7 @@ def aggregator(
     Examples:
       fedmq aggregator --task xor
       fedmq aggregator --task parity4 --min-trainers 4 --out runs/parity
-      fedmq aggregator --task linear --algorithm averaging --param steps=10 --rounds 50 --seed 7 --json
+      fedmq aggregator --task linear --algorithm averaging --param learning_rate=0.1 --rounds 50 --seed 7 --json
       fedmq aggregator --task linear --from runs/last-month
       fedmq aggregator --task parity4 --sample 2 --select site=eu
       fedmq aggregator --out runs/parity         (continue it)

@@ -60,6 +60,7 @@ from fedmq.transport.link import (
 )
 
 CHECKPOINT_ROUNDS = 100
+RESENT_ROUNDS = 17  # for so long a stored result that is sent again is acknowledged: more than any staleness
 SPREAD_S, SPREAD_MAX_S = 0.001, 10.0  # per trainer on the roster: trainers that reconnect together wait a random part
 DUPLICATE = "several trainers use this name: give each its own --name, and with keys its own folder of keys"
 FAREWELL_S = 2.0  # how long a finished run waits for a broker that is down, to send Finished
@@ -651,8 +652,8 @@ class Rounds:
             self._save_checkpoint()
         self._participants = Participants()
         self._counted, self._deadline, self._plan, self._payload = 0, None, None, None
-        oldest = self.round - self.config.limits.rounds_late - 1
-        self._accepted = {key for key in self._accepted if key[0] >= oldest}
+        known_since, oldest = self.round - RESENT_ROUNDS, self.round - self.config.limits.rounds_late - 1
+        self._accepted = {key for key in self._accepted if key[0] >= known_since}
         self._resent &= self._accepted
         self._model_digests.pop(oldest - 1, None)
         self._answer_bytes.pop(oldest - 1, None)

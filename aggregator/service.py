@@ -6,7 +6,7 @@ from typing import Any
 
 from fedmq.aggregator.machine import EndRun, Input, Output, Phase
 from fedmq.aggregator.roster import Roster
-from fedmq.aggregator.rounds import Rounds
+from fedmq.aggregator.rounds import RESENT_ROUNDS, Rounds
 from fedmq.algorithms.base import Strategy
 from fedmq.errors import BadConfiguration
 from fedmq.observe.events import AnyEvent, RoundClosed
@@ -160,7 +160,7 @@ def resume(
         again=again,
         wait_s=wait_s,
         round=replayed.round,
-        accepted=store.keys_since(replayed.round - limits.rounds_late - 1),
+        accepted=store.keys_since(replayed.round - RESENT_ROUNDS),
         counted=replayed.open_results,
         model_digests={close.round: close.model_digest for close in replayed.closes[-limits.rounds_late - 1 :]},
         answer_s=[close.round_s for close in replayed.closes if close.why == "complete"],

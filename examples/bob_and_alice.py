@@ -21,7 +21,8 @@ ALICE = Rows(np.array([[1.0, 0.0], [0.0, 0.0]]), np.array([1.0, 0.0]))
 def train(rows: dict[str, Rows], steps: int, averages: int) -> np.ndarray:
     """Two weights and a bias after so many averages of models that were each trained for so many steps."""
     task = replace(find_task("linear"), target=0.0)  # go on to the last round
-    averaging = find_algorithm("averaging", task, {"learner": "gradient", "steps": steps, "learning_rate": 0.1})
+    local = {"method": "fedavg", "epochs": steps, "batch_size": 0, "learning_rate": 0.2}  # all rows in each step
+    averaging = find_algorithm("averaging", task, local)
     limits = Limits(rounds_max=averages + 1, min_trainers=len(rows))  # one round more, to score the last average
     model = Federation(task, averaging, rows, limits=limits).train()  # send, train, average; again; get
     return model.parameters

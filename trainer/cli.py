@@ -381,6 +381,7 @@ def _session(
 
     pending = [] if spool is None else spool.load(name, count)
     marks = HighWaterMarks(() if spool is None else spool.marks())
+    controls = () if spool is None else spool.controls()
     jitter, label_names = derive_rng(0, "jitter", name), tuple(filter(None, labels.split(",")))
     return Session(
         name,
@@ -392,6 +393,7 @@ def _session(
         budget=budget,
         questions=questions,
         marks=marks,
+        controls=controls,
         labels=label_names,
         work_seconds_max=work_seconds_max,
         site_figures=site_figures,

@@ -10,6 +10,7 @@ from fedmq.errors import BadData
 from fedmq.protocol.codec import Array, Packet
 from fedmq.protocol.messages import FromTrainer, Result
 from fedmq.trainer.budget import Spent
+from fedmq.trainer.control_sums import ControlSum
 from fedmq.trainer.high_water_marks import HighWaterMark
 from fedmq.trainer.questions import Answered
 from fedmq.transport.link import LinkInput, StopRequested, Tick
@@ -110,13 +111,14 @@ class Output:
     """What a step asks for, to be done in the order of the fields.
 
     `marks`, `spends`, `answered` and `keeps` are on disk before the first of `sends` leaves: the aggregator may commit
-    a result as soon as it has it.
+    a result as soon as it has it. A result that is acknowledged is in one of `controls` before it is one of `drops`.
     """
 
     marks: list[HighWaterMark] = field(default_factory=list)
     spends: list[Spent] = field(default_factory=list)
     answered: Answered | None = None  # the counts of answered rounds
     keeps: list[PendingResult] = field(default_factory=list)
+    controls: list[ControlSum] = field(default_factory=list)
     drops: list[tuple[str, int]] = field(default_factory=list)  # pending results to delete: run and round
     cancel: bool = False  # the worker's current work
     start: Packet | None = None  # the next work

@@ -37,6 +37,7 @@ from fedmq.tasks.row_views import RowViews
 from fedmq.tasks.task import Rows, Task
 from fedmq.trainer.budget import open_query, sent_bits
 from fedmq.trainer.code_policy import NO_CODE, CodePolicy
+from fedmq.trainer.control_sums import OWN_CONTROL
 from fedmq.trainer.own_learner import OwnLearner, OwnRound
 from fedmq.trainer.sandbox import Sandbox
 from fedmq.trainer.site_policy import PERMIT_ALL, SitePolicy
@@ -124,6 +125,7 @@ def on_rows(
         task = message.task
         query, learner, _ = open_query(message)
         sent = {key: array for key, array in packet.arrays.items() if key != CODE or not isinstance(task.model, Code)}
+        control = sent.pop(OWN_CONTROL, None)
         code = _code(packet, policy, own)
         arrays, preparation = without_preparation(query, task, sent)
         check_bounds(query.arrays(task), arrays)
@@ -145,7 +147,7 @@ def on_rows(
         score = _score(task, rows, own_round, cancelled)
         draws = derive_rng(message.seed, "trainer", name, message.round)
         fit = None if own_round is None else own_round.fit
-        work = Assignment(task, arrays, rows, score, draws, cancelled, message.round, fit)
+        work = Assignment(task, arrays, rows, score, draws, cancelled, message.round, fit, control=control)
         if code is not None:
             if sandbox is None or sandbox[2] is not rows or sandbox[:2] != (task, code):
                 if sandbox is not None:
@@ -192,7 +194,7 @@ def _answer(learned: Mapping[str, Array], rows: int, own_round: OwnRound | None)
     if own_round is None or own_round.num_examples == rows:
         return Answer(learned, rows, {} if own_round is None else own_round.metrics)
     share = own_round.num_examples / rows
-    sums = {name: learned[name] * share for name in (LOSSES, "correct") if name in learned}
+    sums = {name: learned[name] * share for name in (LOSSES, "correct", "change") if name in learned}
     part = {name: array.astype(learned[name].dtype) for name, array in sums.items()}
     return Answer({**learned, **part}, *own_round.outcome)
 

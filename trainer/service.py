@@ -15,6 +15,7 @@ from fedmq.trainer.machine import (
     AggregatorReplaced,
     Input,
     Notice,
+    Output,
     RowsRead,
     WorkDone,
     WorkerBlocked,
@@ -150,6 +151,16 @@ class Trainer:
         output = self.session.step(event, self._clock.now())
         for notice in output.notices:
             self._log(notice)
+        self._store(output)
+        if output.cancel:
+            self._worker.cancel()
+        if output.start is not None:
+            self._worker.start(output.start)
+        for outgoing in output.sends:
+            self._link.send(encode(outgoing.topic, outgoing.message, outgoing.arrays, sign=self._signing.sign))
+
+    def _store(self, output: Output) -> None:
+        """Bring to disk what must be there before anything is sent."""
         for mark in output.marks:
             self._spool.mark(mark)
         for spent in output.spends:
@@ -158,14 +169,10 @@ class Trainer:
             self._spool.answer(output.answered)
         for result in output.keeps:
             self._spool.keep(result, self.session.name)
+        for control in output.controls:
+            self._spool.carry(control)
         for run, number in output.drops:
             self._spool.drop(run, number)
-        if output.cancel:
-            self._worker.cancel()
-        if output.start is not None:
-            self._worker.start(output.start)
-        for outgoing in output.sends:
-            self._link.send(encode(outgoing.topic, outgoing.message, outgoing.arrays, sign=self._signing.sign))
 
     def _log(self, notice: Notice) -> None:
         level = logging.WARNING if notice.warning else logging.INFO

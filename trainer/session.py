@@ -40,7 +40,7 @@ from typing import NamedTuple, assert_never, get_args
 
 import numpy as np
 
-from fedmq.algorithms.base import WORK_SECONDS_MAX
+from fedmq.algorithms.base import CONTROL, WORK_SECONDS_MAX
 from fedmq.errors import BadData, FedmqError, LimitExceeded, Rejected, RejectReason, named
 from fedmq.protocol import topics
 from fedmq.protocol.codec import Array, Packet, digest_of
@@ -62,6 +62,7 @@ from fedmq.protocol.messages import (
 )
 from fedmq.runtime.clock import earliest
 from fedmq.trainer.budget import Budget, Cost, cost_of
+from fedmq.trainer.control_sums import OWN_CONTROL, ControlSum
 from fedmq.trainer.decline import Decline, decline_of
 from fedmq.trainer.high_water_marks import HighWaterMarks
 from fedmq.trainer.machine import (
@@ -167,6 +168,7 @@ class Session:
         budget: Budget | None = None,
         questions: Questions | None = None,
         marks: HighWaterMarks | None = None,
+        controls: Iterable[ControlSum] = (),
         labels: tuple[str, ...] = (),
         work_seconds_max: float = WORK_SECONDS_MAX,
         site_figures: bool = True,
@@ -175,6 +177,7 @@ class Session:
         self.labels, self.work_seconds_max, self.site_figures = labels, work_seconds_max, site_figures
         self.budget, self.marks = budget or Budget(), marks or HighWaterMarks()
         self.questions = questions or Questions()
+        self._controls = {one.run: one for one in controls}  # the one with the oldest change first
         self.done = False
         self.runs: OrderedDict[str, FollowedRun] = OrderedDict()  # the one with the oldest message first
         self._work: Assigned | None = None  # what the worker does,
@@ -404,6 +407,7 @@ class Session:
         followed.last_message_at = -math.inf
         for number in list(followed.pending):
             self._release(message.run, followed, number)
+        self._forget_control(message.run)
 
     def _on_refused(self, message: Refused, followed: FollowedRun, now: float) -> None:
         reason = message.reason if message.reason in _REASONS else OTHER_REASON
@@ -433,6 +437,7 @@ class Session:
     def _acknowledged(self, run: str, followed: FollowedRun, number: int) -> None:
         if number in followed.pending:
             self._output.notices.append(Notice(f"the result of round {number} of run {run} is accepted", run, number))
+            self._add_control(run, followed.pending[number].result)
         self._release(run, followed, number)
 
     def _release(self, run: str, followed: FollowedRun, number: int) -> None:
@@ -440,6 +445,38 @@ class Session:
         if (delivery := followed.pending.pop(number, None)) is not None:
             self._output.marks += self.marks.reached(run, delivery.result.term, number)
             self._output.drops.append((run, number))
+
+    def _add_control(self, run: str, result: PendingResult) -> None:
+        """Add what an acknowledged result has of a control variate to this trainer's sum."""
+        if CONTROL not in result.arrays:
+            return
+        control = self._controls.pop(run, ControlSum(run))
+        self._controls[run] = control.plus(result.round, result.model_digest, result.arrays[CONTROL])
+        self._output.controls.append(self._controls[run])
+        while len(self._controls) > RUNS_MAX:
+            self._forget_control(next(iter(self._controls)))
+
+    def _forget_control(self, run: str) -> None:
+        if self._controls.pop(run, None) is not None:
+            self._output.controls.append(ControlSum(run))
+
+    def _with_control(self, work: Assigned) -> Packet:
+        """Return the packet of a round for the worker, with this trainer's control variate if the round has one."""
+        arrays = {name: array for name, array in work.packet.arrays.items() if name != OWN_CONTROL}
+        if CONTROL in arrays:
+            pending = [
+                (number, delivery.result.arrays[CONTROL])
+                for number, delivery in self.runs[work.run].pending.items()
+                if CONTROL in delivery.result.arrays and number != work.round
+            ]
+            if (control := self._controls.get(work.run, ControlSum(work.run))).is_of_earlier_run(
+                work.round, work.model_digest
+            ):
+                self._forget_control(work.run)
+                control = ControlSum(work.run)
+            if (own := control.with_pending(pending, arrays[CONTROL].shape)) is not None:
+                arrays[OWN_CONTROL] = own
+        return work.packet._replace(arrays=arrays)
 
     def _pause_s(self, followed: FollowedRun) -> float:
         """Return a random delay for what many trainers do at one moment; 0 if they are few."""
@@ -592,7 +629,7 @@ class Session:
         if self._work is None and self._next:
             _, self._work = self._next.popitem(last=False)
             self._work_by = now + self.work_seconds_max
-            self._output.start = self._work.packet
+            self._output.start = self._with_control(self._work)
 
     def _on_stop(self, now: float) -> None:
         """Give the work and its acknowledgement a moment; on a second request, none."""

@@ -1,4 +1,4 @@
-"""The spool: pending results, spent evaluations and high-water marks as files, so that they survive a kill.
+"""The spool: pending results, control variates, spent evaluations and high-water marks as files: they survive a kill.
 
 A file holds a SHA-256 and then a record in msgpack; it is written under another name, synced and renamed. A corrupt
 result is skipped: its round is worked on again. A corrupt number of evaluations counts as the whole budget.
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 import msgspec
+import numpy as np
 
 from fedmq.errors import BadConfiguration, Rejected
 from fedmq.protocol import topics
@@ -22,11 +23,12 @@ from fedmq.runtime.atomic_files import write_whole, writing
 from fedmq.runtime.malformed import MALFORMED
 from fedmq.runtime.safe_files import make_private_folder, read_regular
 from fedmq.trainer.budget import Spent
+from fedmq.trainer.control_sums import ControlSum
 from fedmq.trainer.high_water_marks import HighWaterMark
 from fedmq.trainer.machine import PendingResult
 from fedmq.trainer.questions import Answered
 
-SUFFIX, SPENT_SUFFIX, SEEN_SUFFIX = ".result", ".spent", ".seen"
+SUFFIX, SPENT_SUFFIX, SEEN_SUFFIX, CONTROL_SUFFIX = ".result", ".spent", ".seen", ".control"
 ANSWERED_FILE = "rounds.answered"
 SPENT_UNKNOWN = 2**53  # more than any cap
 FILE_BYTES_MAX = 2 * MESSAGE_BYTES_MAX
@@ -53,6 +55,13 @@ class _KeptMark(msgspec.Struct, frozen=True, array_like=True):
     key: str | None = None
 
 
+class _KeptControl(msgspec.Struct, frozen=True):
+    """The content of a file of a control variate: little-endian int64, and the acknowledged rounds."""
+
+    total: bytes
+    rounds: dict[int, bytes]
+
+
 class Spool(Protocol):
     """Durable storage of a session. `key` is the fingerprint of the aggregator's pinned key, "" without keys."""
 
@@ -73,6 +82,9 @@ class Spool(Protocol):
     def mark(self, mark: HighWaterMark) -> None:
         """Store the high-water mark of a run; a new term is durable on return."""
 
+    def carry(self, control: ControlSum) -> None:
+        """Store the control variate of a run, durable on return; delete it if it has no rounds."""
+
 
 class MemorySpool:
     """A spool in memory; in a simulation it outlives the trainer."""
@@ -82,6 +94,7 @@ class MemorySpool:
         self.results: dict[tuple[str, int], PendingResult] = {}
         self.spent: dict[str, Spent] = {}
         self.marks: dict[str, HighWaterMark] = {}
+        self.controls: dict[str, ControlSum] = {}
         self.answered = Answered()
 
     def keep(self, result: PendingResult, trainer: str) -> None:
@@ -101,6 +114,11 @@ class MemorySpool:
             self.marks[mark.run] = mark
         else:
             self.marks.pop(mark.run, None)
+
+    def carry(self, control: ControlSum) -> None:
+        self.controls.pop(control.run, None)
+        if control.rounds:
+            self.controls[control.run] = control
 
 
 class FileSpool:
@@ -206,6 +224,29 @@ class FileSpool:
             _write(path, content, "the high-water mark", sync=not mark.round)
         else:
             _remove(path)
+
+    def carry(self, control: ControlSum) -> None:
+        """See `Spool`; in memory only if the disk is full."""
+        path = self._folder / f"{control.run}{CONTROL_SUFFIX}"
+        if control.rounds:
+            assert control.total is not None
+            kept = _KeptControl(control.total.astype("<i8").tobytes(), dict(control.rounds))
+            _write(path, msgspec.msgpack.encode(kept), "the control variate")
+        else:
+            _remove(path)
+
+    def controls(self) -> list[ControlSum]:
+        """Return the control variates, least recently changed first, without those of corrupt files."""
+        found = []
+        for path in self._oldest_first(CONTROL_SUFFIX):
+            try:
+                kept = msgspec.msgpack.decode(_content(path), type=_KeptControl)
+                total = np.frombuffer(kept.total, "<i8").astype(np.int64)
+            except (OSError, Rejected, *MALFORMED) as error:
+                log.warning("%s is skipped, the trainer begins with a control variate of 0: %s", path, error)
+                continue
+            found.append(ControlSum(path.name.removesuffix(CONTROL_SUFFIX), total, kept.rounds))
+        return found
 
     def _read(self, path: Path, trainer: str, num_examples: int) -> PendingResult:
         kept = msgspec.msgpack.decode(_content(path), type=_KeptResult)

@@ -19,7 +19,7 @@ from msgspec import Meta
 from fedmq.algorithms.evaluation.figures import Measured, Score
 from fedmq.errors import LimitExceeded, Rejected
 from fedmq.models import genes
-from fedmq.models.arrays import Floats
+from fedmq.models.arrays import Floats, Integers
 from fedmq.models.losses import ROW_CROSS_ENTROPY_MAX, ROW_SQUARED_ERROR_MAX, Scores
 from fedmq.models.networks import Code
 from fedmq.protocol.codec import FRAME_BYTES_MAX, Shape, check_arrays
@@ -47,6 +47,7 @@ WORK_SECONDS_MAX = 3600.0  # for the work of one round; a trainer may give less 
 SCORING_COPIES, SEARCH_COPIES = 2, 8  # of the candidates: measured, see tests/unit/test_demand.py
 BLOCK_COPIES = 4  # of the widest layer's numbers, for one block of rows
 PREPARATION = ("column_shift", "column_scale", "column_fill")  # arrays of a round that prepare a table's columns
+CONTROL = "control"  # an array of an answer, integers: a trainer adds up its own over the rounds of a run
 
 
 class ArrayBounds(NamedTuple):
@@ -471,6 +472,7 @@ class Assignment:
     fit: Callable[[Floats, np.random.Generator], Floats] | None = None
     # Of a Code model with objectives: typed candidates (n, genes) and the names of their types -> (n, objectives).
     fitness: Callable[[genes.Population, tuple[str, ...]], Floats] | None = None
+    control: Integers | None = None  # the sum of this trainer's answers `control` so far; None: there are none
 
 
 class Learner(NamedTuple):

@@ -39,6 +39,8 @@ BUILTIN_LEARNERS = {
     "evolve": "fedmq.algorithms.evolution.learner:LEARNER",
     "generation": "fedmq.algorithms.evolution.learner:GENERATION",
     "train": "fedmq.algorithms.averaging.learner:LEARNER",
+    "descend": "fedmq.algorithms.averaging.learner:DESCENT",
+    "gradient": "fedmq.algorithms.averaging.learner:GRADIENT",
     "evaluate": "fedmq.algorithms.evaluation.learner:LEARNER",
     "score-rows": "fedmq.algorithms.evaluation.learner:ROWS_LEARNER",
     "held-out": "fedmq.algorithms.evaluation.held_out_learner:LEARNER",
@@ -69,7 +71,8 @@ def find_algorithm(
 ) -> Strategy[Any]:
     """Return the strategy of this algorithm with its parameters: defaults, then the task's, then `parameters`.
 
-    `name` is one of `algorithm_names()`, or FILE.py:NAME for an additive algorithm in a file, which is executed.
+    `name` is one of `algorithm_names()`, or FILE.py:NAME for an additive algorithm in a file, which is executed. A
+    class whose parameters decide between two strategies has a class method `for_parameters`.
 
     Raises:
         BadConfiguration: no such algorithm, or one that cannot be loaded; parameters out of bounds.
@@ -79,7 +82,7 @@ def find_algorithm(
     of_task = {} if task is None else task.parameters.get(getattr(kind, "name", name), {})
     chosen = resolve_parameters(getattr(kind, "Parameters", NoParameters), of_task, parameters or {})
     try:
-        algorithm = kind(chosen) if hasattr(kind, "Parameters") else kind()
+        algorithm = getattr(kind, "for_parameters", kind)(chosen) if hasattr(kind, "Parameters") else kind()
     except Exception as error:
         raise BadConfiguration(
             f"algorithm {name}: expected an instance, got {named(error)}: correct __init__"

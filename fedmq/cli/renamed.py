@@ -16,7 +16,7 @@ class Renamed(NamedTuple):
     values: Mapping[str, str] = {}  # new values by old values, where they differ
 
 
-_STRATEGIES = {"fedavg": "averaging --param learner=evolution", "fedsgd": "averaging"}
+_STRATEGIES = {"fedavg": "averaging --param learner=evolution", "fedsgd": "averaging --param method=fedsgd"}
 RENAMED = (
     Renamed("--max-samples", "--max-examples"),
     Renamed("--strategy", "--algorithm", values=_STRATEGIES),

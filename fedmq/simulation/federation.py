@@ -107,8 +107,17 @@ class Federation:
             )
             jitter, kept = derive_rng(self.seed, "jitter", name), spool.results.values()
             marks = HighWaterMarks(spool.marks.values())
-            labels = self._labels.get(name, ())
-            session = Session(name, count_rows(rows), "in-process", jitter, list(kept), marks=marks, labels=labels)
+            labels, controls = self._labels.get(name, ()), spool.controls.values()
+            session = Session(
+                name,
+                count_rows(rows),
+                "in-process",
+                jitter,
+                list(kept),
+                marks=marks,
+                controls=controls,
+                labels=labels,
+            )
             return Trainer(link, session, worker, clock=simulation.clock, spool=spool)
 
         return make

@@ -68,7 +68,7 @@ def test_target_is_required_only_on_request(services: Services) -> None:
 
 
 def test_diverging_learning_rate_ends_the_run_with_its_name(services: Services) -> None:
-    rate = ("--param", "learning_rate=5", "--param", "steps=1000")
+    rate = ("--param", "learning_rate=5", "--param", "epochs=1000")
     code, lines = aggregator(services, "--task", "night.py", *rate, "--out", "runs/diverging")
     assert code == 70
     cause = "learning rate 5 diverged after 1 rounds: try 0.5"

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pytest
 
 from fedmq.algorithms.base import (
+    AdditiveQuery,
     Assignment,
     Evaluation,
     Plan,
@@ -22,6 +23,7 @@ from fedmq.algorithms.base import (
     encode_query,
 )
 from fedmq.algorithms.registry import decode_query, find_algorithm
+from fedmq.protocol.fixed_point import quantize
 from fedmq.runtime.rng import derive_rng
 from fedmq.tasks.task import Rows, Task
 from fedmq.tasks.task_file import find_task, task_rows
@@ -30,7 +32,7 @@ XOR, LINEAR = find_task("xor"), find_task("linear")
 CASES: Mapping[str, tuple[str, dict[str, Any]]] = {
     "evolution": ("evolution", {}),
     "fedavg": ("averaging", {"learner": "evolution"}),
-    "fedsgd": ("averaging", {}),
+    "clipped": ("averaging", {"rule": "clip", "epochs": 1, "batch_size": 0}),
 }
 Shards = Mapping[str, Rows]
 
@@ -65,8 +67,11 @@ def trained(
     task: Task, plan: Plan, rows: Shards, name: str, number: int, *, seed: int = 1, staleness: int = 0
 ) -> Update:
     generator = derive_rng(seed, "trainer", name, number)
-    arrays = learned(task, plan.query, plan.arrays, rows[name], generator)
-    return Update(name, number, staleness, len(rows[name].inputs), arrays)
+    arrays, bits = learned(task, plan.query, plan.arrays, rows[name], generator), 0
+    if isinstance(plan.query, AdditiveQuery):
+        bits = plan.query.fraction_bits
+        arrays = quantize(arrays, bits)
+    return Update(name, number, staleness, len(rows[name].inputs), arrays, bits)
 
 
 def good_enough(task: Task, evaluation: Evaluation | None, rows: Shards) -> bool:

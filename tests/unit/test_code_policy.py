@@ -285,5 +285,5 @@ def test_local_evolution_around_a_model_uses_the_same_function() -> None:
 
 
 def test_strategy_with_gradients_rejects_code() -> None:
-    with pytest.raises(BadConfiguration, match="expected a task with a linear model"):
+    with pytest.raises(BadConfiguration, match="learner=gradient, got Code of task mine"):
         find_algorithm("averaging").init(TASK, 1)

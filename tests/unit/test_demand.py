@@ -74,7 +74,7 @@ def test_small_message_with_a_large_population_is_refused_before_any_work(popula
     "query",
     [
         Train(EvolutionLearner(generations=10_000, population=1000)),
-        Train(GradientLearner(steps=1_000_000)),
+        Train(GradientLearner(10_000)),
         Evolve(elites=0, generations=10_000, population=1000),
         Evaluate(),
     ],
@@ -142,7 +142,7 @@ CASES = {
     "train": lambda: _case(Train(EvolutionLearner(generations=2, population=400)), MIDDLE, 1, 10),
     "evolve": lambda: _case(Evolve(elites=0, generations=2, population=300), MIDDLE, 300, 10),
     "evaluate": lambda: _case(Evaluate(), MIDDLE, 1000, 10),
-    "gradient": lambda: _case(Train(GradientLearner(steps=1, learning_rate=1e-9)), LONG, 1, 100_000),
+    "gradient": lambda: _case(Train(GradientLearner(1, 50_000, 1e-9)), LONG, 1, 100_000),
 }
 
 

@@ -132,7 +132,7 @@ def test_work_of_trainers_can_be_replaced() -> None:
     ones = {"model": np.ones(3), "losses": np.ones(1), "correct": np.zeros(1, dtype=np.int64)}
     federation = Federation(
         find_task("linear"),
-        find_algorithm("averaging"),
+        find_algorithm("averaging", parameters={"learner": "evolution"}),
         rows,
         limits=Limits(rounds_max=2, min_trainers=2),
         learn=lambda _rows, _name: lambda _packet, _cancelled: ones,

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedmq.algorithms.averaging.query import STEPS_MAX, EvolutionLearner, GradientLearner, Train
+from fedmq.algorithms.averaging.query import EPOCHS_MAX, EvolutionLearner, GradientLearner, Train
 from fedmq.algorithms.base import CANDIDATES_MAX, GENERATIONS_MAX, encode_query
 from fedmq.algorithms.evolution.query import Evolve
 from fedmq.errors import Rejected, RejectReason
@@ -54,7 +54,7 @@ positives = st.integers(1, COUNT_MAX)
 texts = st.text(max_size=200)
 seconds = st.floats(0, 1e9)
 tasks = st.sampled_from([find_task(name) for name in ("xor", "parity4", "linear")])
-learners = st.builds(EvolutionLearner) | st.builds(GradientLearner, steps=st.integers(0, STEPS_MAX))
+learners = st.builds(EvolutionLearner) | st.builds(GradientLearner, epochs=st.integers(1, EPOCHS_MAX))
 works = st.builds(
     Evolve, elites=st.integers(0, CANDIDATES_MAX), generations=st.integers(0, GENERATIONS_MAX)
 ) | st.builds(Train, learner=learners)

@@ -10,7 +10,7 @@ from typing import Any, get_args
 import msgspec
 import pytest
 
-from fedmq.algorithms.averaging.query import EvolutionLearner, GradientLearner, Train
+from fedmq.algorithms.averaging.query import Descend, EvolutionLearner, GradientLearner, SumGradient, Train
 from fedmq.algorithms.evaluation.query import Evaluate
 from fedmq.algorithms.evolution.query import Evolve
 from fedmq.broker import routing
@@ -37,6 +37,8 @@ NESTED: list[Any] = [
     Train,
     EvolutionLearner,
     GradientLearner,
+    Descend,
+    SumGradient,
     Evaluate,
     Task,
     *MODELS,
@@ -73,7 +75,7 @@ def test_table_of_each_struct_has_exactly_its_fields(struct: Any) -> None:
     assert set(named) == fields
 
 
-@pytest.mark.parametrize("struct", [*STRUCTS, *NESTED[1:5], MLP, Linear, Code])
+@pytest.mark.parametrize("struct", [*STRUCTS, *NESTED[1:7], MLP, Linear, Code])
 def test_tag_of_each_struct_is_in_its_section(struct: Any) -> None:
     assert f'"{struct.__struct_config__.tag}"' in section(struct.__name__)
 

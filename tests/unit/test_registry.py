@@ -52,7 +52,7 @@ def test_query_is_decoded_as_it_was_encoded(query: Query) -> None:
         {"kind": "train", "learner": {"type": "evolution", "population": 1}},
         {"kind": "train", "learner": {"type": "evolution", "spread": -1.0}},
         {"kind": "train", "learner": {"type": "evolution", "spread": np.nan}},
-        {"kind": "train", "learner": {"type": "gradient", "steps": -1}},
+        {"kind": "train", "learner": {"type": "gradient", "epochs": 0}},
         {"kind": "train", "learner": {"type": "gradient", "learning_rate": np.inf}},
         {"kind": "train", "elites": 3},
         {"kind": "evaluate", "fraction_bits": 31},
@@ -129,7 +129,7 @@ def test_first_round_of_built_in_tasks_fits(task: str) -> None:
             assert isinstance(chosen.model, MLP | Linear)
             trees = Trees(chosen.model.inputs, chosen.model.outputs, chosen.model.output)
             chosen = msgspec.structs.replace(chosen, model=trees)
-        parameters = {"learner": "evolution"} if name == "averaging" else {}
+        parameters = {"learner": "evolution", "method": "fedavg"} if name == "averaging" else {}
         check_first_plan(find_algorithm(name, chosen, parameters), chosen)
 
 

@@ -25,7 +25,7 @@ from fedmq.tasks.task_file import find_task, task_rows
 from fedmq.testing import Faults, run_config
 
 ROUNDS = 4
-TASKS = {"evolution": "xor", "fedavg": "xor", "fedsgd": "linear"}
+TASKS = {"evolution": "xor", "fedavg": "xor", "clipped": "linear"}
 NAMES = ("alice", "bob")
 # Slow and unequal work, so that rounds close at their deadline and results come late.
 UNEVEN = Faults(delay_s=(0.001, 0.3), reorder=True, duplicate=0.2)
@@ -74,7 +74,7 @@ def federation(request: pytest.FixtureRequest) -> Federation:
 
 @pytest.fixture(scope="module")
 def linear() -> Federation:
-    return trained("fedsgd")
+    return trained("clipped")
 
 
 def test_replay_gives_the_same_evaluation_bit_for_bit(federation: Federation) -> None:
@@ -96,7 +96,7 @@ def test_replay_publishes_the_same_next_round(federation: Federation) -> None:
 
 def test_replayed_runs_had_late_results() -> None:
     """Else the tests above would say less than they seem to."""
-    late = [result for seed in range(3) for result in all_results(trained("fedsgd", seed=seed))]
+    late = [result for seed in range(3) for result in all_results(trained("clipped", seed=seed))]
     assert any(result.counted_in > result.round for result in late)
 
 
@@ -230,7 +230,7 @@ def test_goodbye_holds_in_the_next_life() -> None:
 @pytest.mark.parametrize(("why", "deadline_s"), [("complete", 50.0), ("deadline", 30.0)])
 def test_round_closed_by_its_deadline_does_not_set_the_usual_time(why: events.Why, deadline_s: float) -> None:
     store = Store(":memory:")
-    store.begin(run_config("run", find_task("linear"), "fedsgd", seed=0, started=0.0))
+    store.begin(run_config("run", find_task("linear"), "clipped", seed=0, started=0.0))
     store.save(Close(1, why, (), 0, 5.0, 1.0, None, bytes(32)))
     store.commit()
     federation = endless(store)

@@ -9,10 +9,10 @@ import pytest
 
 from fedmq import load_model
 from fedmq.algorithms.averaging.query import GradientLearner, Train
-from fedmq.algorithms.averaging.strategy import Averaging, AveragingParameters
 from fedmq.algorithms.base import Query, encode_query
 from fedmq.algorithms.evolution.query import Evolve
 from fedmq.algorithms.evolution.strategy import Evolution
+from fedmq.algorithms.registry import find_algorithm
 from fedmq.errors import BadConfiguration, BadData
 from fedmq.models.networks import MLP, Linear
 from fedmq.observe import events
@@ -66,7 +66,7 @@ def test_refusal_names_the_inputs_when_the_targets_are_small() -> None:
 
 
 def test_model_that_averaging_scores_is_refused_when_its_loss_saturates() -> None:
-    train = round_of(price_task(), Train(GradientLearner(1, 1e-9)), model=np.zeros(3))
+    train = round_of(price_task(), Train(GradientLearner(1, 0, 1e-9)), model=np.zeros(3))
     with pytest.raises(BadData, match="output_scale=100000"):
         answered(train, price_rows(1))
 
@@ -116,7 +116,7 @@ def test_prices_in_the_hundreds_of_thousands_are_learned_with_a_scale(seed: int)
 
 def test_gradients_of_averaging_are_of_scaled_targets() -> None:
     rows = {name: price_rows(part) for part, name in enumerate(("alice", "bob"))}
-    strategy = Averaging(AveragingParameters(learning_rate=1e-4))
+    strategy = find_algorithm("averaging", parameters={"epochs": 1, "batch_size": 0, "learning_rate": 0.2})
     model = Federation(price_task(output_scale=1e5, rounds=40), strategy, rows).train()
     assert model is not None
     np.testing.assert_allclose(model.predict([[0.0, 0.0]]), [300_000.0], rtol=0.01)

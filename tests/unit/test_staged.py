@@ -89,7 +89,7 @@ def measured(federation: Federation) -> Metrics:
 
 
 def test_averaging_learns_values_from_tables_and_is_measured_on_held_out_rows() -> None:
-    task = table_task("days", 0.2, rounds=60, parameters={"averaging": {"learning_rate": 0.002, "steps": 3}})
+    task = table_task("days", 0.2, rounds=60, parameters={"averaging": {"learning_rate": 0.05}})
     federation = trained("averaging", task, dict(zip("abc", table_splits(patients())["three"], strict=True)))
     held_out, model = measured(federation), federation.model
     assert 0 < held_out.rows < 100
@@ -195,7 +195,7 @@ def test_survey_of_a_table_has_the_figures_of_its_columns() -> None:
     [("statistics", "ill"), ("ridge", "ill"), ("newton", "visits"), ("averaging", "days"), ("evolution", "ill")],
 )
 def test_staged_strategy_conforms_on_a_table_with_held_out_rows(algorithm: str, target: str) -> None:
-    task = table_task(target, 0.2, parameters={"averaging": {"learning_rate": 0.002}})
+    task = table_task(target, 0.2, parameters={"averaging": {"learning_rate": 0.05}})
     check_algorithm(find_algorithm(algorithm, task), task, rows=table_splits(patients())["three"])
 
 

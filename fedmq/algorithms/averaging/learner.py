@@ -1,4 +1,4 @@
-"""The trainer's half of `averaging`: scores the model as it came, then trains it on the rows."""
+"""The trainer's half of `averaging`: scores the model as it came, then trains it on the rows, or sums its gradient."""
 
 from typing import Any
 
@@ -7,19 +7,28 @@ import numpy as np
 import numpy.typing as npt
 
 from fedmq.algorithms.averaging.query import (
+    BLOCK_ROWS,
+    CHANGE_BITS,
+    CHANGE_REACH,
+    DESCENT_LOSS_BITS,
+    Descend,
     EvolutionLearner,
     GradientLearner,
     OwnCode,
+    SumGradient,
     TorchLearner,
     Train,
     dtype_of,
 )
-from fedmq.algorithms.base import Assignment, Learner
+from fedmq.algorithms.base import CONTROL, Assignment, Learner
+from fedmq.algorithms.evaluation.exact_scores import exact_scores
 from fedmq.algorithms.evolution.local_search import evolve
 from fedmq.algorithms.inbox import GENE_MAX
-from fedmq.errors import CodeRefused, WorkCancelled, WorkError
-from fedmq.models.arrays import Floats
-from fedmq.models.networks import Linear
+from fedmq.errors import BadData, CodeRefused, WorkCancelled, WorkError
+from fedmq.models.arrays import Floats, Integers
+from fedmq.models.backprop import differentiable, mean_gradient
+from fedmq.models.exact_gradient import INPUT_MAX, WEIGHT_BITS_MIN, exact_gradient, weight_bits
+from fedmq.models.networks import MLP, Linear
 from fedmq.models.torch_model import Torch
 from fedmq.models.torch_modules import Descent, module_of
 
@@ -38,7 +47,9 @@ def train_model(query: Train, work: Assignment) -> dict[str, npt.NDArray[Any]]:
             "start this trainer with --learner FILE.py:fit"
         )
     elif isinstance(query.learner, GradientLearner):
-        trained = _descend(query.learner, model, work)
+        trained, _ = _descend(query.learner, model, work)
+        if not np.abs(trained).max() <= GENE_MAX:  # NaN neither; the aggregator accepts no larger weights
+            raise _diverged(query.learner, work)
     else:
         trained = _evolve_model(query.learner, model, work)
     return {"model": trained.astype(dtype_of(work.task)), "losses": losses, "correct": correct}
@@ -52,8 +63,104 @@ def _train_module(learner: TorchLearner, model: Floats, work: Assignment) -> Flo
     descent = Descent(**msgspec.structs.asdict(learner))
     trained = module.train(model, work.rows.inputs, work.rows.targets, descent, work.generator, work.cancelled)
     if not np.abs(trained).max() <= GENE_MAX:  # NaN neither
-        raise _diverged(learner.learning_rate, work)
+        raise _diverged(learner, work)
     return trained
+
+
+def send_change(query: Descend, work: Assignment) -> dict[str, npt.NDArray[Any]]:
+    """Score the model, train it, and return its change, and that of the control variate of these rows.
+
+    Karimireddy et al. (2020), "SCAFFOLD: stochastic controlled averaging for federated learning", algorithm 1, with
+    option II for the control variate: its new value is the mean gradient along the way.
+    """
+    model, learner, rows = work.arrays["model"], query.learner, len(work.rows.inputs)
+    losses, correct = work.score(model[None])
+    answer = {"losses": np.minimum(losses, rows * 2.0**DESCENT_LOSS_BITS), "correct": correct}
+    if work.fit is not None and query.scaffold:
+        raise WorkError("method=scaffold: expected training by gradients, got --learner: use method=fedavg")
+    if not query.scaffold:
+        trained = _descend(learner, model, work)[0] if work.fit is None else work.fit(model, work.generator)
+        return {**answer, "change": _fixed(trained - model, rows, query, work)}
+    everywhere = work.arrays[CONTROL]
+    own = np.zeros(len(model)) if work.control is None else work.control * 2.0**-CHANGE_BITS / rows
+    trained, steps = _descend(learner, model, work, everywhere - own)
+    control = (model - trained) / (steps * learner.learning_rate) - everywhere
+    return {
+        **answer,
+        "change": _fixed(trained - model, rows, query, work),
+        CONTROL: _fixed(control, rows, query, work),
+    }
+
+
+def sum_gradient(query: SumGradient, work: Assignment) -> dict[str, npt.NDArray[Any]]:
+    """Sum the gradient and the loss, block after block."""
+    task, parameters, (inputs, targets) = work.task, work.arrays["model"], work.rows[:2]
+    model = task.model
+    assert isinstance(model, MLP | Linear)
+    if weight_bits(model, parameters) < WEIGHT_BITS_MIN:
+        raise WorkError(
+            f"the model diverged after {work.round - 1} rounds: lower the learning rate, to a tenth for example "
+            "(--param learning_rate=...)"
+        )
+    if not np.abs(inputs).max() <= INPUT_MAX:
+        problem = f"expected inputs from {-INPUT_MAX:g} to {INPUT_MAX:g} for method=fedsgd, got a larger one"
+        raise BadData(f"{problem}: standardize the columns", problem)
+    totals, loss, correct = np.zeros(len(parameters), np.int64), 0, 0
+    for start in range(0, len(inputs), BLOCK_ROWS):
+        if work.cancelled():
+            raise WorkCancelled("the gradient was cancelled: a newer round makes it needless")
+        block = slice(start, start + BLOCK_ROWS)
+        found = exact_gradient(model, parameters, inputs[block], targets[block])
+        scores = exact_scores(task, found.outputs, targets[block], query.fraction_bits)
+        totals, loss, correct = totals + found.sums, loss + scores.loss, correct + scores.correct
+    return {"gradient": totals, "loss": np.array([loss]), "correct": np.array([correct])}
+
+
+def _descend(
+    learner: GradientLearner, model: Floats, work: Assignment, correction: Floats | None = None
+) -> tuple[Floats, int]:
+    """Return the model after the local epochs of stochastic gradient descent, and the number of steps.
+
+    Each of the local epochs has the rows in another order. A `correction` is added to each gradient.
+    """
+    network = differentiable(work.task.model, "learner=gradient")
+    inputs, targets = work.rows.inputs, work.rows.targets
+    size, steps, trained = learner.batch_size or len(inputs), 0, model.copy()
+    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+        for _ in range(learner.epochs):
+            order = work.generator.permutation(len(inputs)) if size < len(inputs) else None
+            for start in range(0, len(inputs), size):
+                if work.cancelled():
+                    raise WorkCancelled("gradient descent was cancelled: a newer round makes it needless")
+                batch = slice(None) if order is None else order[start : start + size]
+                gradient = mean_gradient(network, trained, inputs[batch], targets[batch])
+                if learner.l2:
+                    gradient += learner.l2 * trained
+                if correction is not None:
+                    gradient += correction
+                trained -= learner.learning_rate * gradient
+                steps += 1
+            if not np.isfinite(trained).all():
+                raise _diverged(learner, work)
+    return trained, steps
+
+
+def _fixed(values: Floats, rows: int, query: Descend, work: Assignment) -> Integers:
+    """Return rows * values, rounded once to units of 2**-CHANGE_BITS.
+
+    Raises:
+        WorkError: a value is beyond what an answer may have: training diverges.
+    """
+    if not np.abs(values).max() <= 2.0**CHANGE_REACH:
+        raise _diverged(query.learner, work)
+    return np.rint(values * (rows * 2.0**CHANGE_BITS)).astype(np.int64)
+
+
+def _diverged(learner: GradientLearner | TorchLearner, work: Assignment) -> WorkError:
+    rate, lower = f"{learner.learning_rate:g}", f"{learner.learning_rate / 10:g}"
+    return WorkError(
+        f"learning rate {rate} diverged after {work.round} rounds: try {lower} (--param learning_rate={lower})"
+    )
 
 
 def _evolve_model(learner: EvolutionLearner, model: Floats, work: Assignment) -> Floats:
@@ -72,34 +179,6 @@ def _evolve_model(learner: EvolutionLearner, model: Floats, work: Assignment) ->
     return best
 
 
-def _descend(learner: GradientLearner, model: Floats, work: Assignment) -> Floats:
-    """Return the linear model after plain gradient descent on the summed squared error over all rows.
-
-    The loss is sum((x w + b - y)^2), its gradient 2 X' (X w + b - y), with a column of ones in X for the bias.
-    """
-    task, rows = work.task, work.rows
-    if not isinstance(task.model, Linear):
-        raise WorkError(
-            f"expected a linear model for the gradient learner, got {type(task.model).__name__} of task {task.name}: "
-            "use the algorithm evolution, or averaging with learner=evolution"
-        )
-    inputs = np.column_stack([rows.inputs, np.ones(len(rows.inputs))])
-    trained = model.copy()
-    with np.errstate(over="ignore", invalid="ignore"):
-        for _ in range(learner.steps):
-            if work.cancelled():
-                raise WorkCancelled("gradient descent was cancelled: a newer round makes it needless")
-            trained -= learner.learning_rate * 2.0 * (inputs.T @ (inputs @ trained - rows.targets))
-    if not np.abs(trained).max() <= GENE_MAX:  # NaN neither; the aggregator accepts no larger weights
-        raise _diverged(learner.learning_rate, work)
-    return trained
-
-
-def _diverged(rate: float, work: Assignment) -> WorkError:
-    return WorkError(
-        f"learning rate {rate:g} diverged after {work.round} rounds: "
-        f"try {rate / 10:g} (--param learning_rate={rate / 10:g})"
-    )
-
-
 LEARNER = Learner(Train, train_model)
+DESCENT = Learner(Descend, send_change)
+GRADIENT = Learner(SumGradient, sum_gradient)

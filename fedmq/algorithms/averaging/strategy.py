@@ -1,7 +1,8 @@
-"""Federated averaging: each trainer trains the model on its own rows, the weighted mean is the next model.
+"""Federated averaging of models: each trainer trains the model on its own rows, a mean or a rule makes the next one.
 
-After McMahan et al. (2017), "Communication-efficient learning of deep networks from decentralized data": with one
-full-batch gradient step it is FedSGD, with more local work FedAvg. With a robust rule, the rule combines the models.
+After McMahan et al. (2017), "Communication-efficient learning of deep networks from decentralized data". This strategy
+needs each answer: for a robust rule, and for models that a genetic algorithm has trained. Without these, sums do:
+`fedmq.algorithms.averaging.additive_strategy`.
 """
 
 from __future__ import annotations
@@ -9,33 +10,19 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
-import msgspec
 import numpy as np
 
-from fedmq.algorithms.averaging.query import (
-    Config,
-    EvolutionLearner,
-    GradientLearner,
-    LocalBatch,
-    LocalEpochs,
-    Moderate,
-    Momentum,
-    OwnCode,
-    Steps,
-    TorchLearner,
-    Train,
-    dtype_of,
-)
+from fedmq.algorithms.averaging.additive_strategy import AdditiveAveraging, with_gradients
+from fedmq.algorithms.averaging.parameters import AveragingParameters
+from fedmq.algorithms.averaging.query import Train, dtype_of
 from fedmq.algorithms.averaging.robust_aggregation import RULES
-from fedmq.algorithms.base import Evaluation, Generations, Mutation, Plan, Population, Update, row_loss_max
+from fedmq.algorithms.base import Evaluation, Plan, Update, row_loss_max
 from fedmq.algorithms.inbox import ROUNDS_REMEMBERED, Inbox, check_answer, check_round
-from fedmq.errors import BadConfiguration
 from fedmq.models.arrays import Floats
-from fedmq.models.networks import Linear
+from fedmq.models.backprop import initial_parameters
 from fedmq.models.torch_model import Torch
-from fedmq.models.torch_modules import initial_parameters
+from fedmq.models.torch_modules import initial_parameters as initial_module_parameters
 from fedmq.models.trained_model import TrainedModel
 from fedmq.runtime.rng import derive_rng
 from fedmq.tasks.task import Task
@@ -43,36 +30,6 @@ from fedmq.tasks.task import Task
 ROUNDING = 1e-12  # relative: two summed losses nearer than this are equal
 OWN_SPREAD = 0.1  # the same for a model that code of the sites trains
 INITIAL_SPREAD = 0.5  # standard deviation of the first model's parameters; zeros would make hidden units the same
-
-
-class AveragingParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The parameters of `averaging`. `steps` and `learning_rate` are of the learner `gradient`; the next four of
-    `evolution`.
-
-    Raises:
-        BadConfiguration: the bounds of `mutation` are in the wrong order.
-    """
-
-    learner: Literal["gradient", "evolution", "own", "torch"] = "gradient"
-    steps: Steps = 1
-    learning_rate: Moderate = 0.1
-    generations: Generations = 20
-    population: Population = 20
-    config: Config = {}  # for the own code of each trainer
-    epochs: LocalEpochs = 1  # from here to mixed_precision: of torch, which also has learning_rate
-    batch_size: LocalBatch = 32  # 0: all rows at once
-    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
-    momentum: Momentum = 0.0  # of sgd
-    weight_decay: Moderate = 0.0
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    mixed_precision: bool = False  # bfloat16, where PyTorch's autocast uses it
-    spread: Moderate = 0.5  # standard deviation of the first population's parameters
-    mutation: Mutation = (-1.5, 0.3)
-    rule: Literal["none", "clip", "trimmed-mean", "median", "krum"] = "none"  # against Byzantine trainers
-
-    def __post_init__(self) -> None:
-        if not self.mutation[0] <= self.mutation[1]:
-            raise BadConfiguration(f"parameter mutation: expected [low, high], got {list(self.mutation)}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,8 +95,7 @@ class Averaging:
     """The strategy of `averaging`: see `fedmq.algorithms.base.Strategy` for each method.
 
     A model weighs as many rows as it was trained on, divided by 1 + its staleness. With a robust rule each trainer
-    counts once and the same, because it could claim any number of rows. Not additive: the weights depend on staleness,
-    and the rules and the choice of the best model need each answer.
+    counts once and the same, because it could claim any number of rows.
     """
 
     name = "averaging"
@@ -148,43 +104,24 @@ class Averaging:
 
     def __init__(self, parameters: AveragingParameters | None = None) -> None:
         self.parameters = chosen = parameters or AveragingParameters()
-        self._query = Train(
-            TorchLearner(
-                chosen.epochs,
-                chosen.batch_size,
-                chosen.learning_rate,
-                chosen.optimizer,
-                chosen.momentum,
-                chosen.weight_decay,
-                chosen.device,
-                chosen.mixed_precision,
-            )
-            if chosen.learner == "torch"
-            else OwnCode(chosen.config)
-            if chosen.learner == "own"
-            else GradientLearner(chosen.steps, chosen.learning_rate)
-            if chosen.learner == "gradient"
-            else EvolutionLearner(chosen.generations, chosen.population, chosen.spread, chosen.mutation)
-        )
+        self._query = Train(chosen.local)
+
+    @classmethod
+    def for_parameters(cls, parameters: AveragingParameters) -> Averaging | AdditiveAveraging:
+        """Return the strategy that needs only sums, if the parameters allow it."""
+        return AdditiveAveraging(parameters) if parameters.is_additive else cls(parameters)
 
     def init(self, task: Task, seed: int) -> AveragingState:
-        """Return a model of zeros for the gradient learner, a small random one for evolution."""
-        if isinstance(task.model, Torch) and self.parameters.learner == "gradient":
-            raise BadConfiguration(
-                f"algorithm averaging: expected learner=torch for the PyTorch model of task {task.name}, got gradient"
-            )
+        """Return a small random model."""
         if isinstance(task.model, Torch):
-            return AveragingState(task, 1, PublishedModel((1,), _as_sent(initial_parameters(task.model, seed), task)))
-        parameters = np.zeros(task.model.num_parameters)
+            module = initial_module_parameters(task.model, seed)
+            return AveragingState(task, 1, PublishedModel((1,), _as_sent(module, task)))
         if self.parameters.learner == "evolution":
             parameters = derive_rng(seed, "averaging").normal(0.0, INITIAL_SPREAD, task.model.num_parameters)
         elif self.parameters.learner == "own":
             parameters = derive_rng(seed, "averaging").normal(0.0, OWN_SPREAD, task.model.num_parameters)
-        elif not isinstance(task.model, Linear):
-            raise BadConfiguration(
-                f"algorithm averaging: expected a task with a linear model for learner=gradient, got {task.name}: "
-                "use the algorithm evolution, or learner=evolution"
-            )
+        else:
+            parameters = initial_parameters(with_gradients(task), seed, "averaging")
         return AveragingState(task, 1, PublishedModel((1,), parameters))
 
     def starting_at(self, state: AveragingState, trained: TrainedModel) -> AveragingState:

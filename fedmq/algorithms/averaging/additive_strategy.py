@@ -1,0 +1,196 @@
+"""`averaging` by sums: FedSGD, FedAvg and SCAFFOLD need only the total of what the trainers' models have moved.
+
+Each trainer sends its rows times the change of its model, rounded once to integers, so the sum over trainers has no
+order. FedSGD's answer is the gradient over the rows, which is exact for any split of them.
+
+Late answers: FedAvg and SCAFFOLD add the change to the next model, with 1 / (1 + staleness) of its rows. FedSGD drops
+the gradients of earlier models. All of them complete the score of the model that they were asked about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from fedmq.algorithms.averaging.parameters import AveragingParameters
+from fedmq.algorithms.averaging.query import CHANGE_BITS, Descend, SumGradient
+from fedmq.algorithms.averaging.server_optimizer import ServerOptimizer
+from fedmq.algorithms.base import CONTROL, Evaluation, Plan, Total
+from fedmq.algorithms.evaluation.row_scores import evaluation_of_rows
+from fedmq.algorithms.inbox import ROUNDS_REMEMBERED
+from fedmq.errors import BadConfiguration
+from fedmq.models.arrays import Floats, Integers
+from fedmq.models.backprop import initial_parameters
+from fedmq.models.exact_gradient import gradient_bits
+from fedmq.models.networks import MLP, Linear, LogLinear
+from fedmq.models.torch_model import Torch
+from fedmq.models.trained_model import TrainedModel
+from fedmq.tasks.task import Task
+
+
+@dataclass(frozen=True, eq=False)
+class Counted:
+    """What a closed round has added so far, so that late answers add the rest."""
+
+    arrays: Mapping[str, npt.NDArray[Any]]
+    rows: int
+
+
+@dataclass(frozen=True, eq=False)
+class DescentState:
+    """The state while round `round` is open."""
+
+    task: Task
+    model: Floats  # that the open round publishes
+    optimizer: ServerOptimizer
+    control: Integers  # the sum of the trainers' control variates, each times its rows; (0,) without SCAFFOLD
+    round: int = 1
+    rows: float = 1.0  # of all members, as far as their answers tell
+    counted: dict[int, Counted] = field(default_factory=dict)  # rounds that late answers may add to
+    best: Evaluation | None = None
+    best_round: int = 0
+
+
+class _Late(NamedTuple):
+    """What arrived too late for its round."""
+
+    arrays: Mapping[str, npt.NDArray[Any]]
+    rows: int
+    staleness: int
+
+
+class AdditiveAveraging:
+    """The strategy of `averaging` without a robust rule: see `fedmq.algorithms.base.AdditiveAlgorithm`."""
+
+    name = "averaging"
+    Parameters = AveragingParameters
+
+    def __init__(self, parameters: AveragingParameters | None = None) -> None:
+        self.parameters = chosen = parameters or AveragingParameters()
+        scaffold = chosen.method == "scaffold"
+        self._query = (
+            SumGradient() if chosen.method == "fedsgd" else Descend(learner=chosen.gradient, scaffold=scaffold)
+        )
+
+    def init(self, task: Task, seed: int) -> DescentState:
+        """Return random first weights; zeros for a model of one layer."""
+        model = with_gradients(task)
+        if isinstance(model, LogLinear) and self.parameters.method == "fedsgd":
+            raise BadConfiguration("algorithm averaging: expected a model MLP or Linear for method=fedsgd: use newton")
+        size = model.num_parameters
+        control = np.zeros(size if self.parameters.method == "scaffold" else 0, np.int64)
+        first = initial_parameters(model, seed, "averaging")
+        return DescentState(task, first, ServerOptimizer.begin(self.parameters, size), control)
+
+    def starting_at(self, state: DescentState, trained: TrainedModel) -> DescentState:
+        """Return the state of round 1 that publishes an earlier model."""
+        return replace(state, model=trained.parameters)
+
+    def ask(self, state: DescentState) -> Plan:
+        """Publish the model, and the mean control variate of all rows."""
+        arrays: dict[str, Floats] = {"model": state.model}
+        if state.control.size:
+            arrays[CONTROL] = state.control.astype(np.float64) * (2.0**-CHANGE_BITS / state.rows)
+        return Plan(self._query, arrays)
+
+    def close(self, state: DescentState, total: Total | None, late: Mapping[int, Total]) -> DescentState:
+        """Move the model by the mean change, and rate the one that was scored."""
+        state = self._rated(state, total, late)
+        arrived = list(self._arrived(state, late))
+        if total is not None and total.coverage > 0.0:
+            state = replace(state, rows=total.num_examples / total.coverage)
+        oldest = state.round + 1 - ROUNDS_REMEMBERED
+        counted = {number: one for number, one in state.counted.items() if number > oldest}
+        counted |= {number: Counted(one.arrays, one.num_examples) for number, one in late.items() if number in counted}
+        if total is not None and (total.coverage < 1.0 or state.control.size):
+            counted[state.round] = Counted(_moves(total.arrays), total.num_examples)
+        elif total is None:
+            counted[state.round] = Counted({}, 0)
+        state = replace(state, round=state.round + 1, counted={} if self._is_exact else counted)
+        if total is not None:
+            arrived.append(_Late(total.arrays, total.num_examples, 0))
+        if not arrived:
+            return state
+        if state.control.size:
+            state = replace(state, control=state.control + sum(one.arrays[CONTROL] for one in arrived))
+        optimizer, moved = state.optimizer.step(self.parameters, self._mean_change(state, arrived))
+        return replace(state, optimizer=optimizer, model=state.model + moved)
+
+    def evaluation(self, state: DescentState) -> Evaluation | None:
+        """Return the best model: see `_is_better`."""
+        return state.best
+
+    @property
+    def _is_exact(self) -> bool:
+        return isinstance(self._query, SumGradient)
+
+    def _arrived(self, state: DescentState, late: Mapping[int, Total]) -> Iterator[_Late]:
+        """Yield what late answers add to earlier rounds."""
+        for number in sorted(late):
+            if number in state.counted and not self._is_exact:
+                before, now = state.counted[number], late[number]
+                arrays = {name: now.arrays[name] - before.arrays.get(name, 0) for name in _moves(now.arrays)}
+                yield _Late(arrays, now.num_examples - before.rows, state.round - number)
+
+    def _mean_change(self, state: DescentState, arrived: list[_Late]) -> Floats:
+        """Return the mean over rows; a row of a late answer counts 1 / (1 + staleness)."""
+        if self._is_exact:
+            (one,), network = arrived, state.task.model
+            assert isinstance(network, MLP | Linear)
+            gradient = one.arrays["gradient"] * 2.0 ** -gradient_bits(network) / one.rows
+            return -self.parameters.learning_rate * (gradient + self.parameters.l2 * state.model)
+        change, rows = np.zeros(len(state.model)), 0.0
+        for one in arrived:
+            change += one.arrays["change"] / (1 + one.staleness)
+            rows += one.rows / (1 + one.staleness)
+        return change * 2.0**-CHANGE_BITS / rows
+
+    def _rated(self, state: DescentState, total: Total | None, late: Mapping[int, Total]) -> DescentState:
+        """Keep the published model if it is better, and what late answers say about the one that is kept."""
+        if state.best is not None and state.best_round in late:
+            state = replace(state, best=self._evaluation(state.best.parameters, late[state.best_round]))
+        found = None if total is None else self._evaluation(state.model, total)
+        if found is None or (state.best is not None and not _is_better(found, state.best, state.task)):
+            return state
+        return replace(state, best=found, best_round=state.round)
+
+    def _evaluation(self, model: Floats, total: Total) -> Evaluation:
+        if self._is_exact:
+            return evaluation_of_rows(model, total, -total.fraction_bits)
+        return total.evaluation(model)
+
+
+def with_gradients(task: Task) -> MLP | Linear | LogLinear:
+    """Return the model of a task if back-propagation has its gradient.
+
+    Raises:
+        BadConfiguration: it is another one.
+    """
+    if isinstance(task.model, MLP | Linear | LogLinear):
+        return task.model
+    if isinstance(task.model, Torch):
+        raise BadConfiguration(
+            f"algorithm averaging: expected learner=torch for the PyTorch model of task {task.name}, got gradient"
+        )
+    raise BadConfiguration(
+        f"algorithm averaging: expected a model MLP, Linear or LogLinear for learner=gradient, got "
+        f"{type(task.model).__name__} of task {task.name}: use learner=evolution, or another algorithm"
+    )
+
+
+def _moves(arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+    """Return the arrays of an answer that move the model."""
+    return {name: array for name, array in arrays.items() if name in ("change", CONTROL)}
+
+
+def _is_better(new: Evaluation, old: Evaluation, task: Task) -> bool:
+    """Return whether a newer model is deployed: it covers more, or as much of other rows, or scores no worse."""
+    if new.coverage != old.coverage or new.rows != old.rows:
+        return new.coverage >= old.coverage
+    if task.metric == "accuracy" and new.correct != old.correct:
+        return new.correct > old.correct
+    return new.loss <= old.loss
