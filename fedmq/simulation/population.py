@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 
+from fedmq.algorithms.base import CONTROL
 from fedmq.protocol import topics
 from fedmq.protocol.codec import Frames, Packet, decode, digest_of, encode
 from fedmq.protocol.fixed_point import FRACTION_BITS, quantize
@@ -14,6 +15,7 @@ from fedmq.tasks.row_views import count_rows
 from fedmq.tasks.task import Rows
 from fedmq.trainer.budget import cost_of
 from fedmq.trainer.code_policy import NO_CODE, CodePolicy
+from fedmq.trainer.control_sums import OWN_CONTROL, ControlSum
 from fedmq.trainer.decline import decline_of
 from fedmq.trainer.own_learner import OwnLearner
 from fedmq.trainer.round_handler import on_rows
@@ -34,6 +36,7 @@ class Population:
         self.num_examples = {name: count_rows(one) for name, one in data.items()}
         self._data, self._policy, self._own = data, policy, own
         self._learns: dict[str, Learn] = {}
+        self._controls: dict[str, ControlSum] = {}  # the control variates of trainers, of one run
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what another process needs: it fits the rows itself."""
@@ -48,12 +51,15 @@ class Population:
         assert isinstance(message, Round)
         topic = topics.UP + message.run
         try:
-            learned = self._learn(name)(packet, _never)
+            learned = self._learn(name)(self._with_control(name, packet), _never)
         except Exception as error:  # noqa: BLE001  as in a trainer's worker, the kind of error decides
             return encode(
                 topic, Goodbye(run=message.run, term=message.term, trainer=name, **decline_of(error)._asdict())
             )
         assert isinstance(learned, Answer)
+        if CONTROL in learned:
+            control = self._controls.get(name, ControlSum(message.run))
+            self._controls[name] = control.plus(message.round, digest_of(message.arrays), learned[CONTROL])
         bits = cost_of(message, FRACTION_BITS).fraction_bits
         result = Result(
             run=message.run,
@@ -69,6 +75,12 @@ class Population:
             metrics=learned.metrics or msgspec.UNSET,
         )
         return encode(topic, result, quantize(learned, bits))
+
+    def _with_control(self, name: str, packet: Packet) -> Packet:
+        """Return the packet of a round with the trainer's control variate, if the round has one."""
+        if CONTROL not in packet.arrays or (total := self._controls.get(name, ControlSum("")).total) is None:
+            return packet
+        return packet._replace(arrays={**packet.arrays, OWN_CONTROL: total})
 
     def _learn(self, name: str) -> Learn:
         learn = self._learns.get(name)

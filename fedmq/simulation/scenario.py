@@ -147,7 +147,7 @@ def _own(name: str, shipped: Shipped, trainers: int | None, split: str, seed: in
 
 def _several(data: object) -> dict[str, object] | None:
     """Return the data of each trainer by name; None if all are in one place."""
-    if isinstance(data, Mapping) and all(not np.ndim(one) or isinstance(one, str | tuple) for one in data.values()):
+    if isinstance(data, Mapping) and all(isinstance(one, str | tuple) or not np.ndim(one) for one in data.values()):
         return {str(name): one for name, one in data.items()}
     if isinstance(data, list) and all(isinstance(one, str) for one in data):
         if len(data) == 1:

@@ -168,6 +168,11 @@ def run_scenario(
         started=time.time(),
         limits=_limits(found, behavior, rounds, limits or {}),
     )
+    if config.parameters.get("method") == "scaffold" and (processes != 1 or scheduler is not None):
+        raise BadConfiguration(
+            "method=scaffold: expected one process, which has the control variates of all trainers, got several: "
+            "leave out --processes and --engine"
+        )
     policy = CodePolicy(own=found.shipped if found.shipped.code is not None else None)
     own = None if learner is None else OwnLearner(learner, WORK_SECONDS_MAX)
     population = Population(found.data, policy, own)

@@ -21,6 +21,7 @@ from fedmq.models.networks import MLP, Linear, LogLinear
 from fedmq.observe import events
 from fedmq.protocol.run_config import Limits
 from fedmq.simulation import Federation
+from fedmq.simulation.simulate import simulate
 from fedmq.tasks.task import Rows, Task
 from fedmq.testing import check_algorithm
 from fedmq.trainer.control_sums import ControlSum
@@ -211,3 +212,15 @@ def test_control_sum_survives_in_the_spool(tmp_path: Path) -> None:
     assert len(spool.controls()) == 1
     spool.carry(ControlSum("run"))
     assert spool.controls() == []
+
+
+def test_virtual_trainers_have_the_control_variates_of_deployed_ones() -> None:
+    deployed = federation(shards(3), method="scaffold")
+    deployed.train()
+    options: dict[str, Any] = {"algorithm": "averaging", "parameters": {"method": "scaffold"}, "rounds": 8, "seed": 3}
+    run = simulate(TASK, shards(3), **options)
+    assert deployed.model is not None
+    assert run.model is not None
+    assert run.model.parameters.tobytes() == deployed.model.parameters.tobytes()
+    with pytest.raises(BadConfiguration, match="method=scaffold: expected one process"):
+        simulate(TASK, shards(3), processes=2, **options)
