@@ -119,6 +119,28 @@ def holdout_option(command: Command) -> Command:
     )(command)
 
 
+def sample_option(command: Command) -> Command:
+    """Add --sample."""
+    return option(
+        "--sample",
+        type=SAMPLE,
+        metavar="N",
+        help="Ask N of the trainers in each round, or below 1 a share of them: 10, 0.1. They take turns. "
+        "[default: all]",
+    )(command)
+
+
+def buffer_option(command: Command) -> Command:
+    """Add --buffer."""
+    return option(
+        "--buffer",
+        type=COUNT,
+        metavar="N",
+        help="Close a round after N results, those of up to 15 earlier rounds too: no trainer waits for slower ones. "
+        "[default: wait for all that the round asks]",
+    )(command)
+
+
 def with_holdout(task: Task, share: float | None) -> Task:
     """Return the task with this share of held-out rows; None: its own."""
     import msgspec
@@ -158,25 +180,14 @@ def with_holdout(task: Task, share: float | None) -> Task:
     metavar="SHARE",
     help="Share of a round's trainers whose results it needs to close; at least one trainer. [default: 0.5]",
 )
-@option(
-    "--sample",
-    type=SAMPLE,
-    metavar="N",
-    help="Ask N of the trainers in each round, or below 1 a share of them: 10, 0.1. They take turns. [default: all]",
-)
+@sample_option
 @option(
     "--select",
     callback=check_labels,
     metavar="A,B",
     help="Only trainers with all these labels take part: site=eu,gpu=yes. [default: all]",
 )
-@option(
-    "--buffer",
-    type=COUNT,
-    metavar="N",
-    help="Close a round after N results, those of up to 15 earlier rounds too: no trainer waits for slower ones. "
-    "[default: wait for all that the round asks]",
-)
+@buffer_option
 @option(
     "--deadline-s",
     type=SECONDS,

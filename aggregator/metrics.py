@@ -129,6 +129,9 @@ def _put_evaluation(metrics: Metrics, service: Aggregator, view: RunState, clock
         condition = ObservedRun(view, clock.wall(), connected=True).condition
         return {name: float(name == condition) for name in get_args(Condition) if name != "interrupted"}
 
+    def invited() -> float:
+        return float(0 if view.newest is None else view.newest.invited)
+
     def is_open() -> float:
         newest = view.newest
         return float(newest is not None and newest.closed_at is None)
@@ -144,6 +147,7 @@ def _put_evaluation(metrics: Metrics, service: Aggregator, view: RunState, clock
         lambda: view.term,
     )
     gauge("fedmq_aggregator_epoch", "Deprecated: the former name of fedmq_aggregator_term.", lambda: view.term)
+    gauge("fedmq_aggregator_invited", "Trainers that the newest round waits for.", invited)
     gauge("fedmq_aggregator_round", "The newest round.", lambda: service.rounds.round)
     gauge("fedmq_aggregator_rounds_max", "The maximum number of rounds.", lambda: view.rounds_max)
     gauge("fedmq_aggregator_open_rounds", "Open rounds: 0 or 1.", is_open)

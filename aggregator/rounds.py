@@ -630,6 +630,7 @@ class Rounds:
             results=self._counted,
             round_s=round_s,
             present=len(present),
+            invited=len(participants.awaited),
             suspects=[name for name in missing.intersection(present) if not self.roster.is_silent(name)],
             evaluation=evaluation,
             bytes_received=self.bytes_received,

@@ -112,7 +112,7 @@ def _of_round(event: events.RoundClosed, metric: str) -> str:
     if event.saturated:
         notes.append(f"{event.saturated} losses saturate: they are too large for --score-bits")
     return (
-        f"round {event.round:>3}  {figures}  {event.results} results of {event.present} trainers  "
+        f"round {event.round:>3}  {figures}  {event.results} results of {event.invited or event.present} trainers  "
         f"{event.round_s * 1000:.1f} ms{''.join(f'  ({note})' for note in notes)}"
     )
 

@@ -158,6 +158,7 @@ class RoundClosed(Event, frozen=True, kw_only=True, tag="round-closed"):
     round_s: Seconds
     present: int
     best: Best | None  # None before any score
+    invited: int = 0  # trainers that it waited for; 0: unknown
     late: int = 0  # of `results`, those of an earlier round
     rejected: int = 0  # since the previous close
     bytes_up: int = 0  # received by the aggregator since the previous close

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fedmq.aggregator.cli import algorithm_options, holdout_option, new_name, print_report
+from fedmq.aggregator.cli import (
+    algorithm_options,
+    buffer_option,
+    holdout_option,
+    new_name,
+    print_report,
+    sample_option,
+)
 from fedmq.cli.echo import echo, echo_if_read, echo_json, unread_output_dropped
 from fedmq.cli.options import (
     COUNT,
@@ -56,6 +63,8 @@ SWEEP_TABLE, SWEEP_CHART = "sweep.csv", "sweep.html"
     help="Seed of all random draws. [default: drawn, and printed]",
 )
 @option("--quorum", type=SHARE, metavar="SHARE", help="As for fedmq aggregator. [default: 0.5]")
+@sample_option
+@buffer_option
 @option("--deadline-s", type=SECONDS, metavar="SECONDS", help="As for fedmq aggregator, in virtual time.")
 @option("--keep-rounds", type=COUNT, metavar="N", help="As for fedmq aggregator. [default: of all]")
 @option(

@@ -109,3 +109,6 @@ def test_buffered_rounds_use_the_late_results_of_slow_trainers() -> None:
     assert len(results(run)) == 20, "slow ones, too"
     late = [event for event in run.events if isinstance(event, events.ResultAccepted) and event.staleness]
     assert len(late) > 100
+    (*_, close) = run.store.closes()
+    assert close.best is not None
+    assert close.best.fitness_mean > -0.01, "it deploys one of the newest models"

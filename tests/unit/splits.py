@@ -110,6 +110,8 @@ def bits(value: Any) -> Any:
         return [(key, bits(one)) for key, one in sorted(value.items())]
     if is_dataclass(value):
         return type(value).__name__, [(field.name, bits(getattr(value, field.name))) for field in fields(value)]
+    if isinstance(value, tuple):
+        return tuple(map(bits, value))
     if isinstance(value, Set):
         return sorted(value)
     return value.hex() if isinstance(value, float) else value

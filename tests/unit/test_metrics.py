@@ -57,6 +57,7 @@ COUNTED = {
         "epoch": 15,
         "round": 4,
         "trainers_needed": 2,
+        "invited": 9,
         "rounds_max": 16,
         "open_rounds": 1,
         "progress_timestamp_seconds": VirtualClock().wall(),

@@ -87,6 +87,7 @@ class AveragingState:
     round: int
     current: PublishedModel  # what the open round publishes
     best: PublishedModel | None = None  # of those that have been scored
+    unscored: tuple[PublishedModel, ...] = ()  # newer ones whose scores are all to come: answers were late
     inbox: Inbox = field(default_factory=Inbox)
     evaluation: Evaluation | None = None
 
@@ -140,11 +141,15 @@ class Averaging:
         return replace(state, inbox=state.inbox.add(update))
 
     def close(self, state: AveragingState, members: Collection[str]) -> AveragingState:
-        """Average the members' models and rate the one that they scored; without any the model stays."""
+        """Average the members' models and rate the newest one that they scored; without any the model stays."""
         members = frozenset(members)
         updates = [update for update in state.inbox.updates() if update.trainer in members]
-        scored = replace(state.current, diversity=_diversity(updates)).merged(updates, state.task)
-        best, evaluation = scored, scored.evaluation(members)
+        current = replace(state.current, diversity=_diversity(updates))
+        published = [model.merged(updates, state.task) for model in (*state.unscored, current)]
+        current = published[-1]
+        newest = max((place for place, one in enumerate(published) if one.evaluation(members)), default=None)
+        best = scored = current if newest is None else published[newest]
+        evaluation = scored.evaluation(members)
         if state.best is not None and state.best.parameters is not scored.parameters:
             before = state.best.merged(updates, state.task)
             if evaluation is None or _is_better(before, scored, members, state.task):
@@ -152,8 +157,11 @@ class Averaging:
         return AveragingState(
             task=state.task,
             round=state.round + 1,
-            current=_next(scored, state.round + 1, updates, self.parameters.rule, state.task),
+            current=_next(current, state.round + 1, updates, self.parameters.rule, state.task),
             best=best if evaluation else state.best,
+            unscored=_unscored(
+                published if newest is None else published[newest + 1 :], state.round, again=not updates
+            ),
             inbox=state.inbox.emptied(state.round),
             evaluation=evaluation or state.evaluation,
         )
@@ -161,6 +169,12 @@ class Averaging:
     def evaluation(self, state: AveragingState) -> Evaluation | None:
         """Return the best of the models that trainers have scored."""
         return state.evaluation
+
+
+def _unscored(published: Sequence[PublishedModel], number: int, *, again: bool) -> tuple[PublishedModel, ...]:
+    """Return the models whose scores may arrive after round `number`; the last one may be published `again`."""
+    waiting = [one for one in published if one.rounds[-1] > number + 1 - ROUNDS_REMEMBERED]
+    return tuple(waiting[:-1] if again else waiting)
 
 
 def _next(scored: PublishedModel, number: int, updates: Sequence[Update], rule: str, task: Task) -> PublishedModel:
