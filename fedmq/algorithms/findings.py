@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from itertools import combinations
 
 import msgspec
 import numpy as np
@@ -97,12 +98,16 @@ class Findings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     figures: dict[str, float | str | None] = {}  # others by name, such as the penalty or the deviance
 
     def strongest_correlations(self, count: int) -> list[tuple[float, str, str]]:
-        """Return the correlation and the names of the pairs with the largest ones, at most `count`, largest first."""
-        names = self.correlated
+        """Return the correlation and the names of the pairs with the largest ones, at most `count`, largest first.
+
+        Pairs of classes say nothing, nor does the first of two classes, so they are left out.
+        """
+        names, first_class = self.correlated, len(self.correlated) - len(self.classes)
+        left_out = first_class if len(self.classes) == 2 else -1
         pairs = [
             (self.correlations[row][column], names[row], names[column])
-            for row in range(len(names))
-            for column in range(row + 1, len(names))
+            for row, column in combinations(range(len(names)), 2)
+            if (row < first_class or not self.classes) and column != left_out
         ]
         return sorted(pairs, key=lambda pair: -abs(pair[0]))[:count]
 

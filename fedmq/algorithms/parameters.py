@@ -12,11 +12,12 @@ from msgspec import inspect
 from fedmq.algorithms.base import Strategy
 from fedmq.errors import BadConfiguration, one_line
 
+PYTHON: Mapping[str, Any] = {"True": True, "False": False, "None": None}
 Parameters = TypeVar("Parameters", bound=msgspec.Struct)
 
 
 def parse_parameters(pairs: Iterable[str]) -> dict[str, Any]:
-    """Return the values of NAME=VALUE texts; a VALUE is JSON, or else a plain text.
+    """Return the values of NAME=VALUE texts; a VALUE is JSON, a Python constant such as True, or else a plain text.
 
     Raises:
         BadConfiguration: a text without a name or an equals sign, or a name given twice.
@@ -29,10 +30,11 @@ def parse_parameters(pairs: Iterable[str]) -> dict[str, Any]:
             raise BadConfiguration(f"param: expected NAME=VALUE, such as population=200, got {pair!r:.80}")
         if name in values:
             raise BadConfiguration(f"parameter {name}: expected one value, got two: give it once")
+        text = text.strip()
         try:
-            values[name] = json.loads(text)
+            values[name] = PYTHON[text] if text in PYTHON else json.loads(text)
         except (ValueError, RecursionError):
-            values[name] = text.strip()
+            values[name] = text
     return values
 
 

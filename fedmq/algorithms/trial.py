@@ -31,12 +31,12 @@ TRAINER = "here"
 
 @dataclass
 class Asked:
-    """A question of a run: `times` that it was asked, and the most numbers that came back at once."""
+    """The questions of one kind in a run."""
 
-    kind: str
-    sends: str  # in words
-    numbers: int = 0
-    times: int = 0
+    kind: str  # the tag of the query
+    sends: str  # in words, what an answer has
+    numbers: int = 0  # of the largest answer
+    times: int = 0  # rounds
 
 
 def questions(strategy: Strategy[Any], task: Task, views: RowViews, rounds: int, seed: int = 0) -> Mapping[str, Asked]:

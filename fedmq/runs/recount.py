@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fedmq.algorithms.base import Strategy
+from fedmq.algorithms.trial import Asked
 from fedmq.runs.maintenance import replay_run
 from fedmq.runs.records import Close
 from fedmq.runs.replay import Replayed
@@ -18,14 +19,10 @@ from fedmq.runs.store import Store
 
 
 @dataclass
-class QuestionKind:
-    """The questions of one kind: rounds, and the numbers that each answer has."""
+class RecountedQuestions(Asked):
+    """The questions of one kind in a stored run, with the answers of all trainers."""
 
-    kind: str  # the tag of the query
-    sends: str  # in words, what an answer has
-    rounds: int = 0
-    numbers: int = 0  # of the largest answer
-    answers: int = 0  # of all trainers
+    answers: int = 0
 
 
 @dataclass(frozen=True)
@@ -33,7 +30,7 @@ class Recount:
     """The closed rounds of a run, what they asked, and the SHA-256 of the model that they give."""
 
     closes: list[Close]
-    asked: list[QuestionKind]  # in the order of the first round
+    asked: list[RecountedQuestions]  # in the order of the first round
     model_sha256: str | None
 
 
@@ -44,20 +41,20 @@ def recount(folder: Path) -> Recount:
         BadConfiguration: the folder holds no run.
         StoreError: its store is damaged.
     """
-    asked: dict[str, QuestionKind] = {}
+    asked: dict[str, RecountedQuestions] = {}
     closes: list[list[Close]] = [[]]  # in the end the list of the replay, which grows
 
     def watch(store: Store, strategy: Strategy[Any], replayed: Replayed) -> None:
         plan, config = strategy.ask(replayed.state), store.config
         assert config is not None
         kind = str(plan.query.__struct_config__.tag)
-        one = asked.setdefault(kind, QuestionKind(kind, plan.query.sends))
+        one = asked.setdefault(kind, RecountedQuestions(kind, plan.query.sends))
         answer = plan.query.answer(config.task, plan.shapes, 1)
         numbers = sum(
             math.prod(part.shape if part.rows_max is None else (part.rows_max, *part.shape[1:]))
             for part in answer.values()
         )
-        one.rounds, one.numbers = one.rounds + 1, max(one.numbers, numbers)
+        one.times, one.numbers = one.times + 1, max(one.numbers, numbers)
         one.answers += sum(1 for _ in store.results(replayed.round))
         closes[0] = replayed.closes
 

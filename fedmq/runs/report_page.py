@@ -111,7 +111,7 @@ def _figures(report: Report) -> str:
         if report.held_out is not None
         else "No rows were held out: these figures are of the rows that the model was trained on."
     )
-    return _section("Result", f"<p>{note}</p>" + _table(["", *(name for name, _ in known)], rows))
+    return _section("Result", f"<p>{note}</p>" + _table(["figure", *(name for name, _ in known)], rows))
 
 
 def _curves(task: Task, closes: Sequence[Close]) -> str:
@@ -306,7 +306,7 @@ def _baselines(report: Report) -> str:
 
 
 def _asked(report: Report, counted: Recount, findings: Findings) -> str:
-    rows = [[one.kind, one.rounds, one.answers, one.numbers, one.sends] for one in counted.asked]
+    rows = [[one.kind, one.times, one.answers, one.numbers, one.sends] for one in counted.asked]
     heads = ["question", "rounds", "answers", "numbers in an answer", "what they are"]
     answers = sum(one.answers for one in counted.asked)
     each = report.bytes_up / answers if answers else 0.0
@@ -353,11 +353,14 @@ def _section(title: str, content: str) -> str:
 
 
 def _table(heads: Sequence[str], rows: Rows, caption: str = "") -> str:
-    head = "".join(f'<th scope="col">{_text(one)}</th>' for one in heads) if any(heads) else ""
+    named = any(heads)  # else it is a list of names and values
+    head = "".join(f'<th scope="col">{_text(one)}</th>' for one in heads) if named else ""
     body = "".join(
         "<tr>"
         + "".join(
-            f'<th scope="row">{_text(cell)}</th>' if place == 0 else f"<td{_align(cell)}>{_text(cell)}</td>"
+            f'<th scope="row">{_text(cell)}</th>'
+            if place == 0
+            else f"<td{_align(cell) if named else ''}>{_text(cell)}</td>"
             for place, cell in enumerate(row)
         )
         + "</tr>"

@@ -69,13 +69,23 @@ def test_wrong_parameter_is_refused_in_one_line(kind: Any, values: dict[str, Any
 
 
 def test_values_of_the_command_line_have_types() -> None:
-    pairs = ["learning_rate=0.05", "steps=3", "rule=krum", "mutation=[-1, 0.5]", "flag=true"]
+    pairs = [
+        "learning_rate=0.05",
+        "steps=3",
+        "rule=krum",
+        "mutation=[-1, 0.5]",
+        "flag=true",
+        "other=False",
+        "none= None",
+    ]
     assert parse_parameters(pairs) == {
         "learning_rate": 0.05,
         "steps": 3,
         "rule": "krum",
         "mutation": [-1, 0.5],
         "flag": True,
+        "other": False,
+        "none": None,
     }
 
 

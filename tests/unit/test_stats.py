@@ -74,6 +74,15 @@ def test_table_fits_the_terminal(width: int) -> None:
     assert ("█" in lines[1]) == (width == 130)
 
 
+def test_correlations_with_classes_leave_out_what_follows_from_another() -> None:
+    two = Findings(
+        correlated=("a", "B", "M"),
+        correlations=((1.0, -0.5, 0.5), (-0.5, 1.0, -1.0), (0.5, -1.0, 1.0)),
+        classes={"B": 1, "M": 1},
+    )
+    assert two.strongest_correlations(9) == [(0.5, "a", "M")]
+
+
 def test_strongest_correlations_come_first() -> None:
     findings = Findings(correlated=("a", "b", "c"), correlations=((1.0, 0.1, -0.9), (0.1, 1.0, 0.4), (-0.9, 0.4, 1.0)))
     console = PrintableConsole(width=80, file=io.StringIO(), record=True)
