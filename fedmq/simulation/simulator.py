@@ -16,14 +16,16 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
+import numpy as np
+
 from fedmq.aggregator.machine import Input, Phase
 from fedmq.aggregator.service import resume
 from fedmq.algorithms.base import Strategy
 from fedmq.observe.events import AnyEvent
 from fedmq.protocol import topics
 from fedmq.protocol.codec import Frames, Packet, decode
-from fedmq.protocol.messages import PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, Hello, Presence, Round, has_bit
-from fedmq.runs.records import StoredResult
+from fedmq.protocol.messages import PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, Hello, Presence, Round
+from fedmq.runs.records import Close
 from fedmq.runs.store import Store
 from fedmq.runtime.rng import derive_rng
 from fedmq.security.signing import NoSigning
@@ -52,7 +54,10 @@ class Workers(Protocol):
 
 
 class Simulator:
-    """One run from its beginning to its end. `store` holds its configuration; without `keep`, no results are saved.
+    """One run from its beginning to its end. `store` holds its configuration.
+
+    Without `keep` nothing more is saved there, so that memory does not grow with the results, and `closes` has the
+    closed rounds.
 
     `watch` gets the events of each moment with their time, in seconds since 1970.
     """
@@ -74,6 +79,7 @@ class Simulator:
         self.rounds = resume(store, strategy, self.clock, NoSigning(), None, None)
         self._run, self._seed = config.run, config.seed
         self._store, self._keep, self._watch = store, keep, watch
+        self.closes: list[Close] = []
         self._population, self._workers, self._behavior = population, workers, behavior or Behavior()
         self._names = tuple(population.num_examples)
         self._index = {name: place for place, name in enumerate(self._names)}
@@ -216,8 +222,10 @@ class Simulator:
         self.rounds.step_all(inputs, self.clock.now(), self.clock.wall())
         output = self.rounds.take_output()
         for record in output.records:
-            if self._keep or not isinstance(record, StoredResult):
+            if self._keep:
                 self._store.save(record)
+            elif isinstance(record, Close):
+                self.closes.append(record)
         if output.commit:
             self._store.commit()
         if output.events:
@@ -236,17 +244,19 @@ class Simulator:
             return
         message = decode(frames).message
         if isinstance(message, Round):
-            asked = [one for one in names if one in self._online and self._is_asked(one, message)]
+            asked = [one for one in self._invited(names, message) if one in self._online]
             busy = {one for one in asked if self._finishes_first(one, message)}
             self._waiting |= dict.fromkeys(busy, (message, frames))
             self._begin(message, frames, [one for one in asked if one not in busy])
 
-    def _is_asked(self, name: str, message: Round) -> bool:
-        """Return whether a round invites a trainer that has not begun to work on it yet."""
-        if self._begun.get(name, 0) >= message.round:
-            return False
-        index = self.rounds.roster[name].index
-        return message.invited is None or has_bit(message.invited, index)
+    def _invited(self, names: Sequence[str], message: Round) -> list[str]:
+        """Return those that a round invites, and that have not begun to work on it yet."""
+        if message.invited is not None:  # in one look: mostly these are few of many
+            bits = np.unpackbits(np.frombuffer(message.invited, np.uint8), bitorder="little")
+            trainers = self.rounds.roster.trainers
+            asked = [trainers[index].name for index in np.flatnonzero(bits)]
+            names = asked if len(names) > 1 else [one for one in names if one in asked]
+        return [one for one in names if self._begun.get(one, 0) < message.round]
 
     def _finishes_first(self, name: str, message: Round) -> bool:
         """Return whether a trainer works on an earlier round whose result is still of use."""

@@ -74,6 +74,12 @@ def test_arrays_are_split_as_asked_and_history_has_a_row_a_round() -> None:
     assert run.model.predict(inputs).shape == (60,)
 
 
+def test_sampled_rounds_ask_so_many_of_a_thousand_trainers_in_turn() -> None:
+    run = simulate("linear", algorithm="averaging", trainers=1000, sample=10, rounds=12, seed=1)
+    assert {close.results for close in run.closes} == {10}
+    assert sorted(one.results for one in run.report.trainers) == [0] * 880 + [1] * 120
+
+
 def test_unknown_argument_names_those_there_are() -> None:
     with pytest.raises(BadConfiguration, match="quorum"):
         simulate("xor", quorm=0.5)
