@@ -7,11 +7,14 @@ none of these rounds, and its rows do not count in them.
 
 A run may *select* trainers by their labels. One that lacks a label is on the roster, but barred from every round.
 
-A trainer has a *credit* of SILENT_ROUNDS: a missed round, a closed one without its result, takes one of it, and an
-accepted result gives one back. A present trainer without credit is *silent*: no round waits for it, and its rows do not
-count. One accepted result ends that, and the next missed round makes it silent again: each result of a trainer that
-answers now and then delays one round. A silent trainer that works at full speed again may be slower than rounds that do
-not wait for it, and each new round cancels its work. So a round waits for it again after 16, 64, ... missed ones.
+A missed round, a closed one without a trainer's result, takes RESULTS_PER_MISS of its *credit*; an accepted result
+gives one back. A present trainer without credit for one more miss, at first after SILENT_ROUNDS of them, is *silent*:
+no round waits for it, and its rows do not count. One accepted result ends that, and the next missed round makes it
+silent again. A silent trainer that works at full speed again may be slower than rounds that do not wait for it, and
+each new round cancels its work. So a round waits for it again after 16, 64, ... missed ones.
+
+A trainer that is silent repeatedly has a *probation* of 16, 64, ... rounds: they do not wait for it even if it answers.
+So a trainer that answers now and then delays few rounds: their number grows with the logarithm of all.
 
 A name is *contested* while the broker reports several connections for it. It is invited to no round then, because
 nothing shows whose rows a result is about. An old connection ends within `CONTEST_S`; after it the name is a
@@ -27,6 +30,9 @@ from fedmq.errors import Rejected
 from fedmq.tasks.task import TRAINERS_MAX
 
 SILENT_ROUNDS = 3  # missed in a row; more if results may be later than that
+RESULTS_PER_MISS = 100
+FORGIVEN_RESULTS = 1_000  # between two times that it becomes silent; after so many the next is the first again
+LAPSES_MAX = 15  # for the length of a probation
 WAITED_FOR_AGAIN = frozenset(4**power for power in range(2, 16))  # missed rounds of a silent trainer
 CONTEST_S = 10.0  # a broker notices the end of a connection within 9 s
 HELLO_S = 0.4  # between two accepted hellos; a trainer sends the next one after 0.5 s at the earliest
@@ -51,7 +57,7 @@ class RosterEntry:
     index: int  # its bit in the bitmap of a beacon, for this term
     num_examples: int
     joined_at: float
-    credit: int  # rounds that it may miss before it is silent
+    credit: int  # in results
     present: bool = True
     confirmed: bool = False  # by the broker: a trainer's own messages may arrive after its end
     gone: bool = False  # said goodbye
@@ -59,6 +65,9 @@ class RosterEntry:
     departed_at: float = 0.0  # only with a departure
     absent_since: float = 0.0  # only while not present
     missed: int = 0  # closed rounds without its result since its credit was full, of those that began with it present
+    lapses: int = 0  # times that it became silent,
+    lapsed_after: int = 0  # and its results until then
+    probation: int = 0  # rounds to come that do not wait for it
     results: int = 0
     late: int = 0
     rejected: int = 0
@@ -73,7 +82,7 @@ class Roster:
 
     def __init__(self, forget_s: float, staleness: int = 0, select: Collection[str] = ()) -> None:
         self._forget_s, self._select = forget_s, frozenset(select)
-        self._silent_rounds = max(SILENT_ROUNDS, staleness + 1)
+        self._full_credit = max(SILENT_ROUNDS, staleness + 1) * RESULTS_PER_MISS
         self._trainers: dict[str, RosterEntry] = {}
         self._unconfirmed: set[str] = set()
         self.grace_until: float | None = None  # after a broker restart
@@ -116,25 +125,30 @@ class Roster:
         return [name for name in present if not self.is_barred(name, round) and name not in self._contested]
 
     def awaited(self, eligible: Iterable[str]) -> set[str]:
-        """Return the eligible trainers that a round waits for: all but silent ones, or all if all are silent."""
-        awaited = {
-            name for name in eligible if not self.is_silent(name) or self._trainers[name].missed in WAITED_FOR_AGAIN
-        }
-        return awaited or set(eligible)
+        """Return the trainers that a round waits for: all but silent ones and those on probation, or all if none is."""
+        return {name for name in eligible if self._is_awaited(self._trainers[name])} or set(eligible)
+
+    def _is_awaited(self, trainer: RosterEntry) -> bool:
+        silent = self.is_silent(trainer.name) and trainer.missed not in WAITED_FOR_AGAIN
+        return not silent and not trainer.probation
 
     def is_silent(self, name: str) -> bool:
-        """Return whether a trainer has missed so many rounds in a row that its rows do not count."""
-        return not self._trainers[name].credit
+        """Return whether a trainer has missed so many rounds that its rows do not count."""
+        return self._trainers[name].credit < RESULTS_PER_MISS
 
     def miss(self, names: Iterable[str]) -> list[str]:
         """Count a missed round of these trainers; return those that are silent from now on."""
         newly = []
         for name in sorted(names):
             trainer = self._trainers[name]
+            was_silent, on_probation = self.is_silent(name), trainer.probation > 0
             trainer.missed += 1
-            if trainer.credit == 1:
+            trainer.credit = max(0, trainer.credit - RESULTS_PER_MISS)
+            trainer.probation = max(0, trainer.probation - 1)
+            if self.is_silent(name) and not was_silent:
                 newly.append(name)
-            trainer.credit = max(0, trainer.credit - 1)
+                if not on_probation:
+                    _lapse(trainer)
         return newly
 
     def is_barred(self, name: str, round: int) -> bool:
@@ -243,7 +257,7 @@ class Roster:
             if len(self._trainers) >= TRAINERS_MAX:
                 raise Rejected("names", f"expected at most {TRAINERS_MAX} trainers in one life of an aggregator")
             trainer = self._trainers[name] = RosterEntry(
-                name, len(self._trainers), num_examples, now, self._silent_rounds
+                name, len(self._trainers), num_examples, now, self._full_credit
             )
         if not trainer.present:
             trainer.departure = None
@@ -262,8 +276,10 @@ class Roster:
         """
         trainer = self._trainers[name]
         trainer.num_examples, trainer.departure = num_examples, None
-        trainer.credit = min(self._silent_rounds, trainer.credit + 1 + staleness)
-        trainer.missed = 0 if trainer.credit == self._silent_rounds else max(0, trainer.missed - staleness)
+        gained = trainer.credit + 1 if trainer.credit >= RESULTS_PER_MISS else RESULTS_PER_MISS
+        trainer.credit = min(self._full_credit, gained + staleness * RESULTS_PER_MISS)
+        trainer.missed = 0 if trainer.credit == self._full_credit else max(0, trainer.missed - staleness)
+        trainer.probation = max(0, trainer.probation - 1)
         trainer.results += 1
         trainer.late += staleness > 0
         trainer.resent += again
@@ -395,9 +411,17 @@ class Roster:
             index,
             num_examples,
             now,
-            self._silent_rounds,
+            self._full_credit,
             present=False,
             absent_since=now,
             results=results,
             gone=gone,
         )
+
+
+def _lapse(trainer: RosterEntry) -> None:
+    """Note that a trainer became silent; from the second time on it is on probation."""
+    if trainer.results - trainer.lapsed_after >= FORGIVEN_RESULTS:
+        trainer.lapses = 0
+    trainer.lapses, trainer.lapsed_after = min(LAPSES_MAX, trainer.lapses + 1), trainer.results
+    trainer.probation = 4**trainer.lapses if trainer.lapses > 1 else 0
