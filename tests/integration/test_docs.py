@@ -33,7 +33,7 @@ BLOCK = re.compile(r"^```(?:sh|console)\n(.*?)^```", flags=re.MULTILINE | re.DOT
 # machine, which `make fleet` runs on machines of its own.
 SKIPPED = re.compile(r"(git clone|make|cd|source \S*activate|sudo|systemctl|fedmq deploy)\b")
 HAS_TORCH = find_spec("torch") is not None  # `make test` installs it with CI=true
-TORCH = "digits_cnn.py"  # in a command that needs it
+TORCH = re.compile(r"digits_cnn\.py|tiny_transformer\.py")  # in a command that needs it
 NAMED = (
     "how-to/by-hand",
     "how-to/choose-who-takes-part",
@@ -107,7 +107,7 @@ def script_of(page: Path) -> str:
         commands = block.splitlines()
         if any(line.startswith("$ ") for line in commands):
             commands = [line.removeprefix("$ ") for line in commands if line.startswith("$ ")]
-        lines += [line for line in commands if not SKIPPED.match(line) and (HAS_TORCH or TORCH not in line)]
+        lines += [line for line in commands if not SKIPPED.match(line) and (HAS_TORCH or not TORCH.search(line))]
     return "\n".join(lines)
 
 

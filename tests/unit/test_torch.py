@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,12 @@ import msgspec
 import numpy as np
 import pytest
 
+from fedmq.algorithms.base import Assignment
+from fedmq.algorithms.es.learner import sum_slopes
+from fedmq.algorithms.es.query import Slopes
 from fedmq.algorithms.registry import find_algorithm
 from fedmq.errors import BadConfiguration, CodeRefused
+from fedmq.exact.directions import directions
 from fedmq.models import torch_modules
 from fedmq.models.exports.open_files import arrays_of, to_safetensors
 from fedmq.models.networks import Model
@@ -24,7 +29,7 @@ from fedmq.models.trained_model import load_model
 from fedmq.observe import events
 from fedmq.simulation.federation import Federation
 from fedmq.tasks.task import Rows, Task
-from fedmq.tasks.task_file import find_task
+from fedmq.tasks.task_file import find_task, task_rows
 from fedmq.trainer.decline import decline_of
 
 if os.environ.get("CI") == "true" and sys.version_info < (3, 14):
@@ -245,3 +250,44 @@ def test_task_file_names_a_factory_beside_it(tmp_path: Path) -> None:
         (tmp_path / "task.toml").write_text(text.replace("net.py:make", wrong))
         with pytest.raises(BadConfiguration, match=message):
             find_task(str(tmp_path / "task.toml"))
+
+
+def test_es_measures_a_module_one_candidate_at_a_time_as_it_scores_many() -> None:
+    task = Task(
+        name="xor", model=torch_model(network, inputs=2, outputs=2), loss="cross-entropy", metric="accuracy", rounds=4
+    )
+    strategy = find_algorithm("es", task, {"pairs": 4, "sigma": 0.25, "starts": 1})
+    federation = Federation(task, strategy, {"a": ROWS, "b": ROWS}, seed=3)
+    model = federation.train()
+    assert model is not None
+    closed = [one.best for one in federation.events if isinstance(one, events.RoundClosed) and one.best is not None]
+    assert closed
+    again = task.score(model.parameters[None], task.fit(ROWS))
+    assert closed[-1].value == pytest.approx(again.correct[0] / len(ROWS.inputs))
+
+
+def test_slopes_of_a_module_are_the_differences_of_its_scores() -> None:
+    task = Task(name="xor", model=torch_model(network, inputs=2, outputs=2), loss="cross-entropy", metric="accuracy")
+    weights, drawn = initial_parameters(task.model, 1).astype(np.float32), directions(4, 42, 7, 1)
+    query = Slopes(seed=7, number=1, pairs=4, sigma=0.25, fraction_bits=20, unit=0, pair_bits=30)
+    score = partial(task.score, rows=task.fit(ROWS))
+    arrays = {"weights": np.stack([weights, weights]), "standard": np.array([[0.0] * 3, [1.0] * 3])}
+    work = Assignment(task, arrays, task.fit(ROWS), score, np.random.default_rng(0))
+    moves = 0.25 * drawn.block()
+    expected = score((weights + moves).astype(np.float32)).losses - score((weights - moves).astype(np.float32)).losses
+    answer = sum_slopes(query, work)
+    np.testing.assert_allclose(answer["slopes"][0] * 2.0**-20, expected, atol=1e-5)
+    assert answer["correct"].tolist() == score(weights[None]).correct.tolist()
+
+
+@pytest.mark.parametrize(
+    ("example", "algorithm", "parameters"),
+    [("digits_cnn.py", "averaging", {"epochs": 1}), ("tiny_transformer.py", "es", {"pairs": 2})],
+)
+def test_example_trains_in_one_process(example: str, algorithm: str, parameters: dict[str, Any]) -> None:
+    file = str(Path(__file__).parents[2] / "examples" / example)
+    task = msgspec.structs.replace(find_task(file), rounds=4)
+    sites = {f"site-{part}": task_rows(file, part, 8) for part in (1, 2)}
+    federation = Federation(task, find_algorithm(algorithm, task, parameters), sites)
+    assert federation.train() is not None
+    assert not [one for one in federation.events if isinstance(one, events.TrainerLeft)]

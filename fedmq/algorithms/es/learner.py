@@ -15,6 +15,7 @@ from fedmq.models.arrays import Floats, Integers
 from fedmq.models.exact_outputs import exact_outputs
 from fedmq.models.pairs import pair_differences
 from fedmq.models.standardized import Layered, Standard
+from fedmq.models.torch_model import Torch
 from fedmq.tasks.row_views import chosen
 
 BLOCK_ROWS = 4096
@@ -68,6 +69,8 @@ def _scored(query: Slopes, work: Assignment, parameters: Floats) -> tuple[int, i
 
 def _of_scores(query: Slopes, work: Assignment, drawn: Directions, to_move: Floats, to_score: Floats) -> Sums:
     """Score the two candidates of each pair as the task scores any candidates; each trainer's sum is rounded once."""
+    if isinstance(work.task.model, Torch):
+        return _of_module(query, work, drawn, to_move, to_score)
     at_once = max(1, CANDIDATE_VALUES // drawn.parameters)
     slopes = np.zeros((len(to_move), drawn.count))
     for start in range(0, drawn.count, at_once):
@@ -75,6 +78,29 @@ def _of_scores(query: Slopes, work: Assignment, drawn: Directions, to_move: Floa
         for place, weights in enumerate(to_move):
             losses = work.score(np.concatenate([weights + moves, weights - moves])).losses
             slopes[place, start : start + at_once] = losses[: len(moves)] - losses[len(moves) :]
+    losses, correct = work.score(to_score)
+    return {
+        "slopes": _in_units(slopes, query.fraction_bits, len(work.rows.inputs) << query.pair_bits),
+        "loss": _in_units(losses * 4.0**-query.unit, query.loss_bits, len(work.rows.inputs) << 10),
+        "correct": correct,
+    }
+
+
+def _of_module(query: Slopes, work: Assignment, drawn: Directions, to_move: Floats, to_score: Floats) -> Sums:
+    """Score one candidate after the other in one PyTorch module, without gradients.
+
+    The directions come from the seed, and so take the memory of one: after Malladi et al. (2023), "Fine-tuning language
+    models with just forward passes" (MeZO, arXiv 2305.17333).
+    """
+    slopes, sigma = np.zeros((len(to_move), drawn.count)), np.float32(query.sigma)
+    for place, weights in enumerate(to_move.astype(np.float32)):
+        for number in range(drawn.count):
+            if work.cancelled():
+                raise WorkCancelled("the slopes were cancelled: a newer round makes them needless")
+            for sign in (1, -1):
+                candidate = sign * sigma * drawn.block(number, number + 1)
+                candidate += weights
+                slopes[place, number] += sign * work.score(candidate).losses[0]  # type: ignore[arg-type]
     losses, correct = work.score(to_score)
     return {
         "slopes": _in_units(slopes, query.fraction_bits, len(work.rows.inputs) << query.pair_bits),

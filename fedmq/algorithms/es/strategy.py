@@ -36,7 +36,10 @@ from fedmq.exact.directions import KEPT_MAX, directions, size_for
 from fedmq.exact.draws import normals
 from fedmq.exact.integers import check_products
 from fedmq.models.arrays import Floats, Integers
+from fedmq.models.networks import Model
 from fedmq.models.standardized import Layered, Standard, first_parameters, standard_for
+from fedmq.models.torch_model import Torch
+from fedmq.models.torch_modules import initial_parameters
 from fedmq.models.trained_model import TrainedModel
 from fedmq.protocol.messages import FRACTION_BITS_MAX
 from fedmq.tasks.task import Task
@@ -120,7 +123,7 @@ class EvolutionStrategy:
         starts = self.parameters.starts or max(1, min(STARTS_MOST, STARTS_OF_PAIRS // size_for(size)))
         draws = [normals(size, seed, "es", "start", place) for place in range(starts)]
         model = task.model
-        first = [first_parameters(model, one) if isinstance(model, Layered) else one * SCORED_SPREAD for one in draws]
+        first = [_first(model, one, seed, place) for place, one in enumerate(draws)]
         state = SlopesState(
             task=task,
             seed=seed,
@@ -245,6 +248,13 @@ class EvolutionStrategy:
             return new
         per_row = _rank(state.task, old.correct / old.rows, old.loss / old.rows)
         return old if per_row < _rank(state.task, new.correct / new.rows, new.loss / new.rows) else new
+
+
+def _first(model: Model, drawn: Floats, seed: int, start: int) -> Floats:
+    """Return the first weights of a start, from normal draws; a PyTorch module draws its own."""
+    if isinstance(model, Torch):
+        return initial_parameters(model, seed, start)
+    return first_parameters(model, drawn) if isinstance(model, Layered) else drawn * SCORED_SPREAD
 
 
 def _rank(task: Task, correct: float, loss: float) -> tuple[float, float]:
