@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fedmq.errors import FedmqError
+    from fedmq.models.exports.pygad_layers import pygad_network
     from fedmq.models.fourier import Fourier
     from fedmq.models.networks import MLP, Code, Linear, LogLinear
     from fedmq.models.torch_modules import torch_model, torch_module
     from fedmq.models.trained_model import TrainedModel, load_model
     from fedmq.models.trees import Trees
+    from fedmq.runs.pygad_run import pygad_instance
     from fedmq.simulation.run import Run
     from fedmq.simulation.simulate import simulate
     from fedmq.simulation.sweep import sweep
@@ -48,6 +50,8 @@ __all__ = [
     "Trees",
     "find_task",
     "load_model",
+    "pygad_instance",
+    "pygad_network",
     "simulate",
     "sweep",
     "torch_model",
@@ -72,6 +76,8 @@ _HOMES = {
     "Trees": "fedmq.models.trees",
     "find_task": "fedmq.tasks.task_file",
     "load_model": "fedmq.models.trained_model",
+    "pygad_instance": "fedmq.runs.pygad_run",
+    "pygad_network": "fedmq.models.exports.pygad_layers",
     "simulate": "fedmq.simulation.simulate",
     "sweep": "fedmq.simulation.sweep",
     "train": "fedmq.simulation.train",

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from fedmq.aggregator.cli import checked_strategy, new_name
+from fedmq.aggregator.generation_callback import GenerationCallback
 from fedmq.aggregator.outcome import report_of
 from fedmq.algorithms.base import WORK_SECONDS_MAX
 from fedmq.algorithms.conformance import check_partial
@@ -174,6 +175,7 @@ def run_scenario(
             "method=scaffold: expected one process, which has the control variates of all trainers, got several: "
             "leave out --processes and --engine"
         )
+    callback = found.shipped.on_generation
     policy = CodePolicy(own=found.shipped if found.shipped.code is not None else None)
     own = None if learner is None else OwnLearner(learner, WORK_SECONDS_MAX)
     population = Population(found.data, policy, own)
@@ -186,6 +188,7 @@ def run_scenario(
             behavior,
             keep=out is not None,
             watch=_watch(log, on_events),
+            on_generation=callback and GenerationCallback(callback, strategy),
         )
         simulator.run()
         return _outcome(simulator, store, out, time.monotonic() - began)

@@ -18,10 +18,10 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from fedmq.aggregator.machine import Input, Phase
+from fedmq.aggregator.machine import EndRun, Input, Phase
 from fedmq.aggregator.service import resume
 from fedmq.algorithms.base import Strategy
-from fedmq.observe.events import AnyEvent
+from fedmq.observe.events import AnyEvent, RoundClosed
 from fedmq.protocol import topics
 from fedmq.protocol.codec import Frames, Packet, decode
 from fedmq.protocol.messages import PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, Hello, Presence, Round
@@ -72,6 +72,7 @@ class Simulator:
         *,
         keep: bool = True,
         watch: Callable[[float, Sequence[AnyEvent]], None] = lambda _at, _events: None,
+        on_generation: Callable[[Any], bool] | None = None,
     ) -> None:
         config = store.config
         assert config is not None, "the store must have been begun"
@@ -80,6 +81,7 @@ class Simulator:
         self._run, self._seed = config.run, config.seed
         self._store, self._keep, self._watch = store, keep, watch
         self.closes: list[Close] = []
+        self._on_generation = on_generation  # as of `fedmq.aggregator.service.Aggregator`
         self._population, self._workers, self._behavior = population, workers, behavior or Behavior()
         self._names = tuple(population.num_examples)
         self._index = {name: place for place, name in enumerate(self._names)}
@@ -232,6 +234,9 @@ class Simulator:
             self._watch(output.at, output.events)
         for frames in output.sends:
             self._deliver(frames)
+        closed = self._on_generation is not None and any(isinstance(one, RoundClosed) for one in output.events)
+        if closed and self._on_generation is not None and self._on_generation(self.rounds.state):
+            self._step([EndRun()])
 
     def _deliver(self, frames: Frames) -> None:
         """Deliver a round to all trainers that are connected, or to one; trainers need no other message."""

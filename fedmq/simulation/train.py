@@ -72,6 +72,7 @@ def train(
         name,
         folder,
         code=shipped.code,
+        on_generation=shipped.on_generation,
         algorithm=algorithm,
         parameters=dict(parameters or {}),
         seed=seed,

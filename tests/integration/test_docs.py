@@ -41,6 +41,7 @@ NAMED = (
     "how-to/enroll-a-trainer",
     "how-to/evaluate",
     "how-to/keep-a-run-alive",
+    "how-to/migrate-from-the-pygad-tutorial",
     "how-to/metrics",
     "how-to/one-machine",
     "how-to/plot-and-compare",

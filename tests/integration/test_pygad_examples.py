@@ -1,4 +1,4 @@
-"""The examples that speak PyGAD, over processes: the code of a fitness function, a callback, integer genes, a front."""
+"""The examples that speak PyGAD: the code of a fitness function, a callback, integer genes, a front."""
 
 from __future__ import annotations
 
@@ -14,25 +14,24 @@ from fedmq import load_model
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-def demo(folder: Path, example: str) -> tuple[str, Any]:
-    """Return what the demo of an example printed, and what the run found."""
-    done = run_fedmq(
-        "demo", "--task", str(EXAMPLES / example), "--seed", "1", "--out", "run", cwd=folder, timeout_s=50.0
-    )
+def simulated(folder: Path, example: str) -> tuple[str, Any]:
+    """Return what the simulation of an example printed, and what the run found."""
+    done = run_fedmq("simulate", str(EXAMPLES / example), "--seed", "1", "--out", "run", cwd=folder, timeout_s=50.0)
     assert done.returncode == 0, done.stderr
     return done.stdout, json.loads((folder / "run" / "result.json").read_text())
 
 
 def test_rule_list_is_found_with_integer_genes(tmp_path: Path) -> None:
-    printed, found = demo(tmp_path, "rule_list.py")
-    assert "genes: measurement 1=0 over 1=6 then 1=1" in printed
+    _, found = simulated(tmp_path, "rule_list.py")
+    assert found["genes"] == [0, 6, 1, 2, 6, 1, 0]
+    assert found["gene_names"][0] == "measurement 1"
     assert found["genes"] == load_model(tmp_path / "run" / "model.npz").parameters.tolist()
     assert all(isinstance(gene, int) for gene in found["genes"])
     assert report_of(tmp_path / "run")["value"] == -300  # stop_criteria: all rows are right
 
 
 def test_features_are_selected_with_a_front_a_constraint_and_a_callback(tmp_path: Path) -> None:
-    printed, found = demo(tmp_path, "feature_selection.py")
+    printed, found = simulated(tmp_path, "feature_selection.py")
     assert [f"generation {number}:" in printed for number in (1, 20, 21)] == [True, True, False]
     report = report_of(tmp_path / "run")
     assert (report["why"], report["rounds"]) == ("done", 21)  # the callback has stopped it

@@ -1,6 +1,6 @@
 """Stock PyGAD, one generation at a time: the population of a `pygad.GA` whose fitness the federation computes.
 
-The only module that imports PyGAD. A `pygad.GA` is made anew for each generation from a value, the `Brood`, so that a
+The one door to PyGAD's search. A `pygad.GA` is made anew for each generation from a value, the `Brood`, so that a
 run that is replayed or continued has the same bits. It takes the steps of `pygad.GA.run`, and draws what that draws:
 a population whose fitness is the same has the same offspring as in PyGAD alone.
 """
