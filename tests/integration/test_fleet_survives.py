@@ -22,7 +22,7 @@ NAMES = ("alice", "bob", "carol")
 RUNS = {  # arguments of the aggregator, and a part of the line that it ends with
     "wrong-task": (("--task", "parity4"), "expected 4 input columns for task parity4, got 2 (rows, 3 trainers)"),
     "diverging": (
-        ("--task", "linear", "--algorithm", "averaging", "--param", "learning_rate=1000", "--param", "epochs=1000"),
+        ("--task", "linear", "--algorithm", "averaging", "--param", "learning_rate=1000", "--param", "method=fedavg"),
         "learning rate 1000 diverged after 1 rounds: try 100",
     ),
     "raising": (("--task", "raising.py"), "KeyError: 'of the code'"),

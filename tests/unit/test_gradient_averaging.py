@@ -152,6 +152,8 @@ def test_rate_that_diverges_is_refused_by_name() -> None:
         learned(task, query, {"model": np.zeros(2)}, rows)
     with pytest.raises(WorkError, match=r"^the model diverged after 0 rounds: .*--param learning_rate"):
         learned(task, SumGradient(), {"model": np.full(2, 1e9)}, rows)
+    with pytest.raises(WorkError, match=r"^the model diverged after 0 rounds: .*, or set output_scale in the task"):
+        learned(task, SumGradient(), {"model": np.array([10.0, 0.0])}, rows)
 
 
 def test_inputs_beyond_the_fixed_point_are_refused() -> None:

@@ -21,7 +21,7 @@ from fedmq.algorithms.averaging.query import (
     dtype_of,
 )
 from fedmq.algorithms.base import CONTROL, Assignment, Learner
-from fedmq.algorithms.evaluation.exact_scores import exact_scores
+from fedmq.algorithms.evaluation.exact_scores import ROW_LOSS_BITS, exact_scores
 from fedmq.algorithms.evolution.local_search import evolve
 from fedmq.algorithms.inbox import GENE_MAX
 from fedmq.errors import BadData, CodeRefused, WorkCancelled, WorkError
@@ -98,10 +98,7 @@ def sum_gradient(query: SumGradient, work: Assignment) -> dict[str, npt.NDArray[
     model = task.model
     assert isinstance(model, MLP | Linear)
     if weight_bits(model, parameters) < WEIGHT_BITS_MIN:
-        raise WorkError(
-            f"the model diverged after {work.round - 1} rounds: lower the learning rate, to a tenth for example "
-            "(--param learning_rate=...)"
-        )
+        raise _model_diverged(work)
     if not np.abs(inputs).max() <= INPUT_MAX:
         problem = f"expected inputs from {-INPUT_MAX:g} to {INPUT_MAX:g} for method=fedsgd, got a larger one"
         raise BadData(f"{problem}: standardize the columns", problem)
@@ -113,6 +110,8 @@ def sum_gradient(query: SumGradient, work: Assignment) -> dict[str, npt.NDArray[
         found = exact_gradient(model, parameters, inputs[block], targets[block])
         scores = exact_scores(task, found.outputs, targets[block], query.fraction_bits)
         totals, loss, correct = totals + found.sums, loss + scores.loss, correct + scores.correct
+    if loss >= len(inputs) << (query.fraction_bits + ROW_LOSS_BITS):  # each row has the largest error that counts
+        raise _model_diverged(work)
     return {"gradient": totals, "loss": np.array([loss]), "correct": np.array([correct])}
 
 
@@ -154,6 +153,13 @@ def _fixed(values: Floats, rows: int, query: Descend, work: Assignment) -> Integ
     if not np.abs(values).max() <= 2.0**CHANGE_REACH:
         raise _diverged(query.learner, work)
     return np.rint(values * (rows * 2.0**CHANGE_BITS)).astype(np.int64)
+
+
+def _model_diverged(work: Assignment) -> WorkError:
+    return WorkError(
+        f"the model diverged after {work.round - 1} rounds: lower the learning rate, to a tenth for example "
+        "(--param learning_rate=...), or set output_scale in the task"
+    )
 
 
 def _diverged(learner: GradientLearner | TorchLearner, work: Assignment) -> WorkError:
