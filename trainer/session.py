@@ -422,7 +422,7 @@ class Session:
             if reason == "uninvited":
                 text = f"takes no part in run {message.run}: {message.detail}"
                 self._output.notices.append(
-                    Notice(text, message.run, kind=f"{message.run} uninvited", again_s=IGNORED_AGAIN_S)
+                    Notice(text, message.run, warning=True, kind=f"{message.run} uninvited", again_s=IGNORED_AGAIN_S)
                 )
                 return
             what = f"this trainer's request to take part in run {message.run}"

@@ -77,5 +77,5 @@ def test_trainer_that_is_not_selected_says_so_once_an_hour() -> None:
     refused = Refused(run="run", term=1, trainer="bob", round=0, reason="uninvited", detail="expected the labels eu")
     ((notice,), kind) = (scene.hear(refused).notices, {notice.kind for notice in scene.hear(refused).notices})
     assert notice.text == "takes no part in run run: expected the labels eu"
-    assert (notice.again_s, kind) == (3600.0, {notice.kind})
+    assert (notice.warning, notice.again_s, kind) == (True, 3600.0, {notice.kind})
     assert sent(round_of(scene, 2, invited=b""), Hello) == [], "it asks again later"
