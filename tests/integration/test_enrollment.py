@@ -7,15 +7,18 @@ import json
 import os
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 from enrolled import Federation, one_line
 from services import closed, events_of, until
 from zmq.utils import z85
 
+from fedmq.cli import main
 from fedmq.security.keyring import read_federation
 
 
@@ -80,10 +83,23 @@ WRONG_USES = [
 
 
 @pytest.mark.parametrize(("arguments", "code", "named"), WRONG_USES, ids=[" ".join(one[0]) for one in WRONG_USES])
-def test_wrong_use_gives_one_line_and_an_exit_code(home: Path, arguments: list[str], code: int, named: str) -> None:
+def test_wrong_use_gives_one_line_and_an_exit_code(
+    home: Path,
+    arguments: list[str],
+    code: int,
+    named: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     before = sorted(home.rglob("*"))
 
-    done = Federation(home).fedmq(*arguments)
+    if arguments[0] == "keys":  # these commands need no process of their own
+        monkeypatch.chdir(home)
+        monkeypatch.setattr(sys, "argv", ["fedmq", *arguments])
+        returned = main._run(debug=False)
+        done = CompletedProcess(arguments, returned or 0, *capsys.readouterr())
+    else:
+        done = Federation(home).fedmq(*arguments)
 
     assert (done.returncode, done.stdout) == (code, "")
     assert named in one_line(done)
