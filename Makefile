@@ -14,12 +14,13 @@ RUN_STAMP := $(VENV)/.installed-to-run
 DEVELOP_STAMP := $(VENV)/.installed-to-develop
 LOWEST_STAMP := $(VENV)/.installed-lowest
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PEERS := "flwr[simulation]==1.42.0"
 LOCKS := requirements-build.lock requirements.lock requirements-dev.lock
 INSTALL_LOG := $(VENV)/install.log
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lowest lowest-in-venv check bench golden pictures chaos soak fuzz mutants deb fleet lock clean
+.PHONY: help demo test lowest lowest-in-venv check bench bench-peers golden pictures chaos soak fuzz mutants deb fleet lock clean
 
 # Create the virtual environment if there is no working one, or report what is missing.
 define make_environment
@@ -38,7 +39,7 @@ define make_environment
 endef
 
 help:  ## list the commands
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
 
 demo: $(RUN_STAMP)  ## train split XOR with two trainers on this machine (ARGS="--task parity4 --trainers 4")
 	@$(BIN)/fedmq demo $(ARGS)
@@ -105,6 +106,12 @@ bench: $(DEVELOP_STAMP)  ## run all benchmarks in sequence; list the missed targ
 	done; \
 	[ -n "$$found" ] || { echo "make bench: expected scripts in tests/benchmarks/, got none" >&2; exit 1; }; \
 	[ -z "$$missed" ] || { echo "make bench: a target was missed, or a script failed, see above:$$missed" >&2; exit 1; }
+
+bench-peers: $(DEVELOP_STAMP)  ## time a simulation beside Flower, which it installs into build/peers (1 GB)
+	@[ -x build/peers/bin/flwr ] || { $(PYTHON) -m venv build/peers && \
+		build/peers/bin/python -m pip install --quiet --disable-pip-version-check $(PEERS); }
+	@OPENBLAS_NUM_THREADS=1 $(BIN)/python tests/benchmarks/peers/simulated_rounds.py \
+		--flower build/peers/bin/python $(ARGS)
 
 golden: $(DEVELOP_STAMP)  ## rewrite what is generated from the commands: transcripts, reference, settings files
 	$(BIN)/python tests/golden/test_golden.py

@@ -199,7 +199,8 @@ def _split(data: Data, task: Task, trainers: int, split: str, seed: int, *, own:
     values = None if column is None else _values(data, task, column)
     parts = partition(split, count_rows(data), trainers, seed, values)
     names = own_names(len(parts)) if own else [f"site-{place}" for place in range(1, len(parts) + 1)]
-    together, ends = _taken(data, np.concatenate(parts)), np.cumsum([len(part) for part in parts])
+    order, ends = np.concatenate(parts), np.cumsum([len(part) for part in parts])
+    together = data if np.array_equal(order, np.arange(len(order))) else _taken(data, order)
     return {
         name: _taken(together, slice(int(end) - len(part), int(end)))
         for name, part, end in zip(names, parts, ends, strict=True)

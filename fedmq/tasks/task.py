@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedmq.errors import BadConfiguration, BadData, WorkCancelled, one_line
-from fedmq.models.arrays import Floating, Floats, Integers
+from fedmq.models.arrays import Floating, Floats, Integers, all_finite
 from fedmq.models.losses import Scores, cross_entropy, squared_error
 from fedmq.models.networks import Code, Model
 from fedmq.models.torch_model import Torch
@@ -205,8 +205,8 @@ def as_rows(inputs: npt.ArrayLike, targets: npt.ArrayLike, source: str) -> Rows:
         )
     if table.size == 0:
         raise BadData(f"{source}: expected at least one row and one column, got shape {table.shape}")
-    bad = ~np.isfinite(np.column_stack([table, column]))
-    if bad.any():
+    if not (all_finite(table) and all_finite(column)):
+        bad = ~np.isfinite(np.column_stack([table, column]))
         raise BadData(f"{source}: expected finite numbers, got NaN or infinity in {_holes(bad)}")
     return Rows(table, column)
 
