@@ -22,7 +22,7 @@ PATH, ROUNDS = sys.argv[1], int(sys.argv[2])
 
 
 class Client(NumPyClient):
-    """A client with its 60 rows: one epoch of softmax regression in numpy, as fedmq's learner does it."""
+    """A client with its 60 rows: one local epoch of softmax regression in numpy, as fedmq's learner does it."""
 
     def __init__(self, place: int) -> None:
         rows = np.load(PATH, mmap_mode="r")[place].astype(np.float64)
