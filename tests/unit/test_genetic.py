@@ -184,6 +184,22 @@ def test_round_without_an_answer_asks_again_and_late_answers_count() -> None:
     assert strategy.tell(third, Update("b", 1, 2, 5, {"fitness": np.zeros((SIZE, 1))})) is third
 
 
+@pytest.mark.parametrize("selection", ["sss", "rws", "sus", "rank", "tournament", "random"])
+@pytest.mark.parametrize("values", [[0.0], [1e100, -1e100], [5e-324, 0.0], [-1e100]])
+def test_no_fitness_that_a_trainer_may_send_ends_the_run(selection: str, values: list[float]) -> None:
+    task = task_with({"parent_selection_type": selection, "mutation_type": "adaptive", "mutation_num_genes": [3, 1]})
+    strategy = strategy_of(task)
+    state = strategy.init(task, SEED)
+    for _ in range(3):
+        size = len(strategy.ask(state).arrays["numbers"])
+        fitness = np.resize(np.array(values), (size, 1))
+        for name in ("a", "b"):
+            state = strategy.tell(state, Update(name, state.round, 0, 2**53, {"fitness": fitness}))
+        state = strategy.close(state, ["a", "b"])
+    assert state.evaluation is not None
+    assert np.isfinite(state.evaluation.loss)
+
+
 def test_answer_that_does_not_fit_is_rejected() -> None:
     task = task_with({}, objectives=2)
     strategy = strategy_of(task)

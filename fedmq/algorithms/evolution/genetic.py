@@ -43,6 +43,7 @@ from fedmq.models.networks import Code
 from fedmq.models.trained_model import TrainedModel
 from fedmq.tasks.task import Task
 
+ROULETTES = ("rws", "sus")  # selection with chances in proportion to fitness
 FRONT_SHOWN_MAX = 1000  # candidates of the front that a run keeps beside its model
 
 
@@ -157,7 +158,9 @@ class Genetic:
             assert state.fitness is not None
             return self._bred(state, state.fitness, total, counted)
         scored = self._scored(state, total, counted, len(members))
-        return scored if scored.finished else self._bred(scored, total, None, counted)
+        if scored.finished or not self._selects(total):
+            return scored  # the same population is asked again
+        return self._bred(scored, total, None, counted)
 
     def evaluation(self, state: GeneticState) -> Evaluation | None:
         """The best candidate of the last population that has been scored, as `pygad.GA.best_solution` has it."""
@@ -207,6 +210,10 @@ class Genetic:
     def _names(self, keyword: str, word: str, count: int) -> tuple[str, ...]:
         given: tuple[str, ...] = getattr(self.parameters, keyword) or ()
         return given or tuple(f"{word} {place}" for place in range(1, count + 1))
+
+    def _selects(self, total: Floats) -> bool:
+        """Return whether PyGAD can select parents: by roulette it cannot if the fitness of all candidates is 0."""
+        return bool(total.any()) or str(self.keywords.get("parent_selection_type", "sss")).lower() not in ROULETTES
 
     def _population(self, state: GeneticState) -> Population:
         return population_of(state.brood.integers, state.brood.numbers, self.types)

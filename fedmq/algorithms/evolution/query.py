@@ -29,7 +29,7 @@ from fedmq.errors import BadConfiguration, Rejected
 from fedmq.models.genes import INTEGER_MAX, integer_genes
 from fedmq.tasks.task import Task
 
-FITNESS_MAX = 1e300
+FITNESS_MAX = 1e100  # times the rows of all trainers it is still a number
 
 
 class Evolve(Query, frozen=True, tag="evolve"):
