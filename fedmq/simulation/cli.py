@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 SPLIT_FORMS = "blocks, iid, shards:K, classes:K, dirichlet:A, size:A, sorted:COLUMN, column:COLUMN"
 SHARE = FiniteRange(0, 1)
 SWEEP_TABLE, SWEEP_CHART = "sweep.csv", "sweep.html"
+SPLIT_PAGE = "split.html"
 
 
 @click.command()
@@ -98,6 +99,7 @@ SWEEP_TABLE, SWEEP_CHART = "sweep.csv", "sweep.html"
     "rounds, holdout, dropout, stragglers or sample; repeat it for all combinations.",
 )
 @option("--seeds", type=COUNT, default=5, metavar="N", help="With --sweep: so many seeds each, from --seed on.")
+@option("--plot", is_flag=True, help="Write who has which rows to split.html in the run's folder.")
 @option("--out", type=UserPath(path_type=Path), metavar="DIR", help="The run's folder. [default: runs/<run>]")
 @option("--quiet", is_flag=True, help="Print errors only.")
 @option("--json", "as_json", is_flag=True, help="Print the report as JSON at the end, and nothing else.")
@@ -124,6 +126,7 @@ def simulate(
     scheduler: str | None,
     swept: tuple[str, ...],
     seeds: int,
+    plot: bool,
     out: Path | None,
     quiet: bool,
     as_json: bool,
@@ -152,6 +155,8 @@ def simulate(
         raise click.UsageError("expected --engine dask and --scheduler together: give both or none")
     seed = secrets.randbelow(2**31) if seed is None else seed
     data: object = None if not sources else sources[0] if len(sources) == 1 else list(sources)
+    if swept and plot:
+        raise click.UsageError("--plot: expected it without --sweep, which draws its own chart: leave it out")
     if swept:
         arguments = {
             "algorithm": algorithm,
@@ -192,6 +197,10 @@ def simulate(
             limits=limits,
             on_events=on_events,
         )
+    if plot:
+        from fedmq.simulation.split_page import split_page
+
+        split_page(found.targets()).save(folder / SPLIT_PAGE)
     with unread_output_dropped():
         if as_json:
             echo_json(run.report)

@@ -1,5 +1,6 @@
 """Simulated runs: the same model as services, whatever does the work and however long it takes."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from fedmq.runs.recount import recount
 from fedmq.simulation import Federation
 from fedmq.simulation.scenario import scenario
 from fedmq.simulation.simulate import simulate
+from fedmq.simulation.split_page import split_page
 
 
 def services(task_name: str, algorithm: str, trainers: int) -> bytes:
@@ -78,6 +80,13 @@ def test_sampled_rounds_ask_so_many_of_a_thousand_trainers_in_turn() -> None:
     run = simulate("linear", algorithm="averaging", trainers=1000, sample=10, rounds=12, seed=1)
     assert {close.results for close in run.closes} == {10}
     assert sorted(one.results for one in run.report.trainers) == [0] * 880 + [1] * 120
+
+
+def test_page_of_a_split_counts_the_rows_of_each_trainer_by_class() -> None:
+    found = split_page({"north": np.array(["a", "b", "a"]), "south": np.array(["b"])}).html
+    cells = re.findall(r'<td class="number"[^>]*>(\d*)<', found)
+    assert cells == ["3", "2", "1", "1", "", "1"]
+    assert "<th>a</th><th>b</th>" in found
 
 
 def test_unknown_argument_names_those_there_are() -> None:

@@ -1,7 +1,7 @@
 """Benchmark: the rounds of FLUTE's LR_MNIST in fedmq's simulation, and in Flower's in an environment of its own.
 
-1,000 clients have 60 rows of 784 numbers each. A round asks ten of them for one local epoch of softmax regression with a
-batch of 10; there are 100 rounds. (Dimitriadis et al. 2022, "FLUTE".) The rows are synthetic: this is about speed.
+1,000 clients have 60 rows of 784 numbers each. A round asks ten of them for one local epoch of softmax regression with
+batches of 10; there are 100 rounds (Dimitriadis et al. 2022, "FLUTE"). The rows are synthetic: this is about speed.
 
 Run it: `make bench-peers`, which installs Flower below build/peers. Both run one after the other on the same rows, so
 that load on the machine affects both. Exit code 1 if fedmq's target is missed.
