@@ -2,7 +2,7 @@
 
     fedmq demo examples/tiny_transformer.py
 
-Four trainers have a quarter of a text each. They send two bytes for each pair of candidates, and never a weight.
+Four trainers have a quarter of a text each. They send some bytes for each pair of candidates, and never a weight.
 """
 
 import pydoc_data.topics
@@ -53,7 +53,7 @@ task = Task(
     trainers=4,
     rounds=100,
     algorithm="es",
-    parameters={"es": {"pairs": 64, "sigma": 0.02, "learning_rate": 0.02, "weight_decay": 0.0}},
+    parameters={"es": {"pairs": 64, "sigma": 0.01, "learning_rate": 0.01, "weight_decay": 0.0}},
 )
 
 
