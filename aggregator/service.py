@@ -75,7 +75,7 @@ class Aggregator:
 
     @property
     def status(self) -> str:
-        rounds, present = self.rounds, len(self.rounds.roster.present)
+        rounds, present = self.rounds, len(self.rounds.roster.eligible(self.rounds.round))
         needed = self.config.limits.min_trainers
         trainers = f"{present} trainers" if present >= needed else f"waiting for trainers ({present} of {needed})"
         if not self.connection.is_up:

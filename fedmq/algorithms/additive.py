@@ -207,7 +207,9 @@ class Additive:
     def tell(self, state: Any, update: Update) -> Any:
         """Add an answer to the sum of its round."""
         check_round(update, state.round)
-        total: RoundSum = state.sums[update.round]
+        total: RoundSum | None = state.sums.get(update.round)
+        if total is None:  # a checkpoint that was changed
+            raise Rejected("round", f"expected a round that is remembered, got {update.round}")
         if update.trainer in total.trainers:
             return state
         return replace(state, sums={**state.sums, update.round: total.plus(update)})
@@ -222,9 +224,11 @@ class Additive:
         oldest = state.round + 1 - ROUNDS_REMEMBERED
         sums = {number: replace(one, grown=False) for number, one in state.sums.items() if number > oldest}
         after = self._opened(replace(state, round=state.round + 1, inner=inner, sums=sums))
-        asked: RoundSum = state.sums[state.round]
+        asked: RoundSum | None = state.sums.get(state.round)
         # What begins with a survey asks for sums over rows: a trainer answers the same to the same question.
-        if self.needs_survey and asked.is_part_of(members) and same_question(self.ask(state), self.ask(after)):
+        if asked is None or not self.needs_survey or not asked.is_part_of(members):
+            return after
+        if same_question(self.ask(state), self.ask(after)):
             return replace(after, sums={**after.sums, after.round: replace(asked, grown=True)})
         return after
 
