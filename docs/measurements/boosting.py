@@ -1,13 +1,13 @@
 """Measure `boosting` on four data sets, against scikit-learn's HistGradientBoostingClassifier on the pooled rows.
 
     pip install scikit-learn
-    python docs/measurements/boosting.py [--seeds 5] [--first 300] [DATA ...]
+    python docs/measurements/boosting.py [--seeds 5] [--first 300] [--pooled] [DATA ...]
 
 A quarter of the rows is held out; accuracies are on it. The trainers hold rows that are sorted by class, so that none
 has all classes. Both have their default parameters: 100 trees; `boosting` has depth 6 and 64 bins, scikit-learn 31
 leaves and 255 bins. *Same* says whether the forest, and so each prediction, is the one of a single trainer with all
-rows, bit for bit. Each line is the mean over the seeds, which draw the split (and the synthetic rows). The figures in
-docs/explanation/how-it-learns.md are from here.
+rows, bit for bit; with --pooled only that one is trained, which is quicker. Each line is the mean over the seeds, which
+draw the split (and the synthetic rows). The figures in docs/explanation/how-it-learns.md are from here.
 """
 
 from __future__ import annotations
@@ -93,8 +93,8 @@ def trained(task: Task, shards: list[Rows]) -> tuple[TrainedModel, int, int, int
     return model, service.round - 1, int(forest.any(axis=(1, 2)).sum()), service.bytes_received
 
 
-def measure(case: Case, seed: int) -> Outcome:
-    """Train on the rows of all trainers, on the pooled rows, and with scikit-learn."""
+def measure(case: Case, seed: int, *, pooled: bool) -> Outcome:
+    """Train on the rows of all trainers, on the pooled rows, and with scikit-learn; without trainers if `pooled`."""
     from sklearn.ensemble import HistGradientBoostingClassifier
 
     rows = case.rows(seed)
@@ -106,13 +106,14 @@ def measure(case: Case, seed: int) -> Outcome:
         model=Trees(rows.inputs.shape[1], classes, "softmax"),
         loss="cross-entropy",
         metric="accuracy",
-        trainers=case.trainers,
+        trainers=1 if pooled else case.trainers,
         rounds=1000,
     )
     began = time.perf_counter()
-    model, rounds, trees, sent = trained(task, [_at(rows, part) for part in np.array_split(by_class, case.trainers)])
+    trainers = 1 if pooled else case.trainers
+    model, rounds, trees, sent = trained(task, [_at(rows, part) for part in np.array_split(by_class, trainers)])
     seconds = time.perf_counter() - began
-    alone, *_ = trained(task, [_at(rows, used)])
+    alone = model if pooled else trained(task, [_at(rows, used)])[0]
     reference = HistGradientBoostingClassifier(early_stopping=False).fit(rows.inputs[used], rows.targets[used])
     truth, inputs = rows.targets[held_out], rows.inputs[held_out]
     return Outcome(
@@ -120,7 +121,7 @@ def measure(case: Case, seed: int) -> Outcome:
         pooled=float((reference.predict(inputs) == truth).mean()),
         same=model.to_bytes() == alone.to_bytes(),
         rounds=rounds,
-        bytes_per_tree=sent / case.trainers / max(1, trees),
+        bytes_per_tree=sent / trainers / max(1, trees),
         seconds=seconds,
     )
 
@@ -135,14 +136,16 @@ def main() -> None:
     parser.add_argument("data", nargs="*", metavar="DATA", help=f"some of {', '.join(CASES)} (default: all)")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first", type=int, default=300, metavar="SEED")
+    parser.add_argument("--pooled", action="store_true", help="one trainer with all rows: the same trees, in less time")
     options = parser.parse_args()
     if unknown := [name for name in options.data if name not in CASES]:
         parser.error(f"expected some of {', '.join(CASES)}, got {unknown[0]}")
     for name in options.data or CASES:
-        found = [measure(CASES[name], seed) for seed in range(options.first, options.first + options.seeds)]
+        seeds = range(options.first, options.first + options.seeds)
+        found = [measure(CASES[name], seed, pooled=options.pooled) for seed in seeds]
         gaps = [100.0 * (one.federated - one.pooled) for one in found]
         print(
-            f"{name:13} {CASES[name].trainers:2} trainers, sorted by class: "
+            f"{name:13} {'1 trainer: ' if options.pooled else f'{CASES[name].trainers} trainers, sorted by class: '}"
             f"boosting {100.0 * np.mean([one.federated for one in found]):.2f} %, "
             f"scikit-learn pooled {100.0 * np.mean([one.pooled for one in found]):.2f} %, "
             f"difference {np.mean(gaps):+.2f} ({min(gaps):+.2f} to {max(gaps):+.2f}), "

@@ -113,7 +113,7 @@ def test_first_tree_is_the_one_of_a_plain_search() -> None:
     """Every split of a small table, one by one, in floating point."""
     values, targets = np.rint(STANDARD[:60] * 2.0), SIGNAL[:60]
     model = Trees(INPUTS, trees=1, depth=1)
-    trained, _, _ = run(regression(INPUTS, model), [Rows(values, targets)], parameters={"min_rows": 5})
+    trained, _, _ = run(regression(INPUTS, model), [Rows(values, targets)], parameters={"min_rows": 5, "penalty": 1.0})
     tree = model.unpack(model.split_parameters(trained.parameters)[0][0, 0])
     residuals, best = targets.mean() - targets, (0.0, 0, 0.0)
     for column in range(INPUTS):

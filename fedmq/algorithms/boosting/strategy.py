@@ -50,7 +50,7 @@ class BoostingParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True
 
     learning_rate: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.1  # share of each tree that is added
     bins: Annotated[int, Meta(ge=2, le=BINS_MAX)] = 64  # of each column of numbers
-    penalty: Annotated[float, Meta(ge=0.0)] = 1.0  # half of it times each squared leaf is added to the loss
+    penalty: Annotated[float, Meta(ge=0.0)] = 0.0  # half of it times each squared leaf is added to the loss
     min_rows: Annotated[int, Meta(ge=1, le=1 << 32)] = 20  # of a leaf
     patience: Annotated[int, Meta(ge=0, le=TREES_MAX)] = 20  # trees without a lower loss on held-out rows; 0: no end
 
