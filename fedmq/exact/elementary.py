@@ -175,6 +175,22 @@ def softmax(logits: Floats) -> tuple[Floats, Floats]:
     return shares / total, log(total) + largest
 
 
+def layer_outputs(columns: Floats, weights: Floats) -> Floats:
+    """Return the outputs (outputs, rows) of a layer of weights (inputs, outputs) for columns (inputs, rows).
+
+    Each has the bits of `linear_outputs`; all at once take a fraction of the time when rows are few.
+    """
+    result = np.empty((weights.shape[1], columns.shape[1]))
+    at_once = max(1, BLOCK // weights.shape[1])
+    for start in range(0, columns.shape[1], at_once):
+        block = columns[:, start : start + at_once]
+        outputs = weights[0][:, None] * block[0]
+        for column, weight in zip(block[1:], weights[1:], strict=True):
+            outputs += weight[:, None] * column
+        result[:, start : start + at_once] = outputs
+    return result
+
+
 def linear_outputs(columns: Floats, weights: Sequence[float] | Floats) -> Floats:
     """Return the sum over columns of column * weight, (rows,), added column after column: no BLAS.
 

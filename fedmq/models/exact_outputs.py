@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 
 from fedmq.errors import BadConfiguration
-from fedmq.exact.elementary import exp, linear_outputs, sigmoid
+from fedmq.exact.elementary import exp, layer_outputs, sigmoid
 from fedmq.exact.fourier import COSINE_BITS
 from fedmq.models.arrays import Floats
 from fedmq.models.fourier import Fourier
@@ -62,7 +62,7 @@ def _linear_outputs(model: OneLayer, parameters: Floats, inputs: Floats) -> Floa
     else:
         columns = np.ascontiguousarray(inputs.T)
         weights = parameters[: -model.outputs].reshape(model.inputs, model.outputs)
-    return np.stack([linear_outputs(columns, weights[:, one]) + biases[one] for one in range(model.outputs)])
+    return layer_outputs(columns, weights) + biases[:, None]
 
 
 def _layer_outputs(model: MLP, parameters: Floats, columns: Floats) -> Floats:
@@ -74,7 +74,7 @@ def _layer_outputs(model: MLP, parameters: Floats, columns: Floats) -> Floats:
         middle = start + above * below
         end = middle + below * model.bias
         weights = parameters[start:middle].reshape(above, below)
-        columns = np.stack([linear_outputs(columns, weights[:, unit]) for unit in range(below)])
+        columns = layer_outputs(columns, weights)
         if model.bias:
             columns += parameters[middle:end, None]
         start = end

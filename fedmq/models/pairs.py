@@ -8,6 +8,7 @@ rows; and blocks of rows and candidates stay in a cache.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import lru_cache
 from itertools import pairwise
@@ -64,12 +65,16 @@ class _Scratch:
 
     def __init__(self) -> None:
         self._kept: dict[str, npt.NDArray[Any]] = {}
+        self._views: dict[tuple[str, tuple[int, ...]], npt.NDArray[Any]] = {}
 
     def __call__(self, name: str, shape: tuple[int, ...], dtype: type[np.generic] = np.float32) -> npt.NDArray[Any]:
-        size, kept = int(np.prod(shape)), self._kept.get(name)
-        if kept is None or kept.size < size:
-            kept = self._kept[name] = np.empty(size, dtype)
-        return kept[:size].reshape(shape)
+        view = self._views.get((name, shape))
+        if view is None:
+            size, kept = math.prod(shape), self._kept.get(name)
+            if kept is None or kept.size < size:
+                kept = self._kept[name] = np.empty(size, dtype)
+            view = self._views[name, shape] = kept[:size].reshape(shape)
+        return view
 
 
 def pair_differences(
