@@ -51,6 +51,7 @@ class DescentState:
     round: int = 1
     rows: float = 1.0  # of all members, as far as their answers tell
     counted: dict[int, Counted] = field(default_factory=dict)  # rounds that late answers may add to
+    unscored: dict[int, Floats] = field(default_factory=dict)  # models by round whose scores are all to come
     best: Evaluation | None = None
     best_round: int = 0
 
@@ -150,13 +151,20 @@ class AdditiveAveraging:
         return change * 2.0**-CHANGE_BITS / rows
 
     def _rated(self, state: DescentState, total: Total | None, late: Mapping[int, Total]) -> DescentState:
-        """Keep the published model if it is better, and what late answers say about the one that is kept."""
+        """Keep the newest scored model if it is better, and what late answers say about the one that is kept."""
         if state.best is not None and state.best_round in late:
             state = replace(state, best=self._evaluation(state.best.parameters, late[state.best_round]))
-        found = None if total is None else self._evaluation(state.model, total)
-        if found is None or (state.best is not None and not _is_better(found, state.best, state.task)):
+        totals = dict(late) if total is None else {**late, state.round: total}
+        published = {**state.unscored, state.round: state.model}
+        newest = max((number for number in published if number in totals), default=0)
+        oldest = max(newest, state.round + 1 - ROUNDS_REMEMBERED)
+        state = replace(state, unscored={number: one for number, one in published.items() if number > oldest})
+        if not newest:
             return state
-        return replace(state, best=found, best_round=state.round)
+        found = self._evaluation(published[newest], totals[newest])
+        if state.best is not None and not _is_better(found, state.best, state.task):
+            return state
+        return replace(state, best=found, best_round=newest)
 
     def _evaluation(self, model: Floats, total: Total) -> Evaluation:
         if self._is_exact:
