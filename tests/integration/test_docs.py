@@ -31,7 +31,10 @@ PAGE_S = 90.0
 BLOCK = re.compile(r"^```(?:sh|console)\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
 # Commands that a test skips: setup that already exists, verbs of the Makefile with tests of their own, and changes to a
 # machine, which `make fleet` runs on machines of its own.
-SKIPPED = re.compile(r"(git clone|make|cd|source \S*activate|sudo|systemctl|fedmq deploy)\b")
+# Six processes that import PyTorch need 40 s of CPU: tests/unit/test_torch.py trains that file in one.
+SKIPPED = re.compile(
+    r"(git clone|make|cd|source \S*activate|sudo|systemctl|fedmq deploy|fedmq demo examples/digits_cnn\.py)\b"
+)
 HAS_TORCH = find_spec("torch") is not None  # `make test` installs it with CI=true
 TORCH = re.compile(r"digits_cnn\.py|tiny_transformer\.py")  # in a command that needs it
 NAMED = (
