@@ -59,7 +59,7 @@ def test_run_continues_with_its_first_code(tmp_path: Path) -> None:
 def test_local_copy_without_code_is_an_error(tmp_path: Path) -> None:
     done = run_fedmq("trainer", "--name", "bob", "--data", "xor:1/2", "--min-rows", "1", "--score", "xor", cwd=tmp_path)
     assert done.returncode == 78
-    assert done.stderr.startswith("fedmq: --score xor: expected a task with a Code model")
+    assert done.stderr.startswith("fedmq: --score xor: expected a task with code")
     assert len(done.stderr.splitlines()) == 1
 
 
