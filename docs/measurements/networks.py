@@ -30,7 +30,8 @@ from fedmq import MLP, Task
 from fedmq.aggregator.rounds import as_update
 from fedmq.algorithms.base import encode_query
 from fedmq.algorithms.registry import find_algorithm
-from fedmq.models.backprop import initial_parameters, mean_gradient
+from fedmq.models.backprop import mean_gradient
+from fedmq.models.layers import initial_parameters
 from fedmq.protocol.codec import Packet, decode, encode
 from fedmq.protocol.messages import Result, Round
 from fedmq.simulation.population import Population

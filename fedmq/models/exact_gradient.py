@@ -13,7 +13,8 @@ import numpy as np
 from fedmq.exact.elementary import sigmoid, softmax
 from fedmq.exact.integers import EXACT_BITS, check_products, product, to_fixed
 from fedmq.models.arrays import Floats, Integers
-from fedmq.models.backprop import activation_slope, has_biases, layers_of, sizes_of
+from fedmq.models.backprop import activation_slope
+from fedmq.models.layers import has_biases, layer_sizes, layers_of
 from fedmq.models.networks import MLP, Hidden, Linear
 
 ACTIVATION_BITS, FACTOR_BITS = 14, 21  # fraction bits of an activation; all bits of an activation or a delta
@@ -42,7 +43,7 @@ def weight_bits(model: MLP | Linear, parameters: Floats) -> int:
     """
     largest = float(np.abs(parameters).max())
     reach = max(WEIGHT_REACH_MIN, int(np.frexp(largest)[1])) if np.isfinite(largest) else EXACT_BITS
-    return EXACT_BITS - FACTOR_BITS - reach - max(sizes_of(model)).bit_length()
+    return EXACT_BITS - FACTOR_BITS - reach - max(layer_sizes(model)).bit_length()
 
 
 def exact_gradient(

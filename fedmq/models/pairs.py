@@ -22,9 +22,9 @@ from fedmq.exact.directions import Directions
 from fedmq.exact.elementary import exp, log, sigmoid
 from fedmq.exact.integers import EXACT_BITS, check_products, to_fixed
 from fedmq.models.arrays import Floats, Integers
+from fedmq.models.layers import Layered, has_biases, layer_sizes
 from fedmq.models.losses import ROW_CROSS_ENTROPY_MAX
 from fedmq.models.networks import MLP, LogLinear
-from fedmq.models.standardized import Layered, has_biases, layer_sizes
 
 PAIR_LOSS_MAX = 256.0  # that a row's squared error counts at most, in units of the target's variance
 BLOCK_VALUES = 1 << 17  # of a layer at once: some arrays of 512 KiB

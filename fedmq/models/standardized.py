@@ -7,26 +7,13 @@ the inputs' part up, the last one the target's. Each step is one elementwise ope
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 
-from fedmq.errors import BadConfiguration
 from fedmq.exact.elementary import log
 from fedmq.models.arrays import Floats
-from fedmq.models.networks import MLP, Linear, LogLinear, Model
-
-Layered = MLP | Linear | LogLinear
-
-
-def layer_sizes(model: Layered) -> tuple[int, ...]:
-    """Return the sizes of the layers, the inputs first."""
-    return tuple(model.sizes) if isinstance(model, MLP) else (model.inputs, model.outputs)
-
-
-def has_biases(model: Layered) -> bool:
-    """Return whether layers have biases; only then can they take up a shift."""
-    return model.bias if isinstance(model, MLP) else True
+from fedmq.models.layers import Layered, has_biases, layers_of
+from fedmq.models.networks import LogLinear, Model
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,12 +28,12 @@ class Standard:
     def raw(self, model: Layered, parameters: Floats) -> Floats:
         """Return the parameters for rows as they are, from those for standardized rows; both (parameters,)."""
         result = parameters.astype(np.float64)
-        weights, biases = _layer(model, result, first=True)
+        weights, biases = layers_of(model, result)[0]
         weights /= self.scale[:, None]
         if has_biases(model):
             for weight, shift in zip(weights, self.shift, strict=True):
                 biases -= weight * shift
-        weights, biases = _layer(model, result, first=False)
+        weights, biases = layers_of(model, result)[-1]
         if isinstance(model, LogLinear):
             biases += log(np.array([self.unit]))
         else:
@@ -58,14 +45,14 @@ class Standard:
     def standardized(self, model: Layered, parameters: Floats) -> Floats:
         """Return the parameters for standardized rows, from those for rows as they are: the inverse of `raw`."""
         result = parameters.astype(np.float64)
-        weights, biases = _layer(model, result, first=False)
+        weights, biases = layers_of(model, result)[-1]
         if isinstance(model, LogLinear):
             biases -= log(np.array([self.unit]))
         else:
             biases -= self.center
             weights /= self.unit
             biases /= self.unit
-        weights, biases = _layer(model, result, first=True)
+        weights, biases = layers_of(model, result)[0]
         if has_biases(model):
             for weight, shift in zip(weights, self.shift, strict=True):
                 biases += weight * shift
@@ -93,30 +80,3 @@ def standard_for(model: Model, means: Floats, variances: Floats, *, values: bool
     if not values:
         return Standard(means[:inputs], scales[:inputs])
     return Standard(means[:inputs], scales[:inputs], float(means[-1]), float(scales[-1]))
-
-
-def first_parameters(model: Layered, draws: Floats) -> Floats:
-    """Return the first parameters of a network from standard normal draws (parameters,): no biases.
-
-    The variance of a weight is 2 / inputs of its layer before a rectifier (He et al. 2015, "Delving deep into
-    rectifiers"), else 1 / inputs. A model of one layer begins with zeros, so that no draw decides.
-    """
-    result, start, sizes = draws.copy(), 0, layer_sizes(model)
-    for layer, (above, below) in enumerate(pairwise(sizes), start=2):
-        gain = 2.0 if isinstance(model, MLP) and model.hidden == "relu" and layer < len(sizes) else 1.0
-        middle = start + above * below
-        result[start:middle] *= np.sqrt(gain / above) if len(sizes) > 2 else 0.0
-        start = middle + below * has_biases(model)
-        result[middle:start] = 0.0
-    return result
-
-
-def _layer(model: Layered, parameters: Floats, *, first: bool) -> tuple[Floats, Floats]:
-    """Return views of the weights (inputs, outputs) and biases (outputs,) of the first or of the last layer."""
-    sizes = layer_sizes(model)
-    if parameters.shape != (model.num_parameters,):
-        raise BadConfiguration(f"expected {model.num_parameters} parameters, got {parameters.shape}")
-    above, below = sizes[:2] if first else sizes[-2:]
-    size = (above + has_biases(model)) * below
-    layer = parameters[:size] if first else parameters[len(parameters) - size :]
-    return layer[: above * below].reshape(above, below), layer[above * below :]

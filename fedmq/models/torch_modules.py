@@ -113,7 +113,7 @@ def _patterns(patterns: str | Sequence[str]) -> tuple[str, ...]:
     return (patterns,) if isinstance(patterns, str) else tuple(patterns)
 
 
-def initial_parameters(model: Torch, seed: int, start: int = 0) -> Floats:
+def initial_module_parameters(model: Torch, seed: int, start: int = 0) -> Floats:
     """Return the parameters of a new module, with random numbers of the run's seed, (num_parameters,) float64."""
     draw = int(derive_rng(seed, "torch", start).integers(2**62))
     return _vector(model, _made(model.factory, _factory(model.factory), draw))

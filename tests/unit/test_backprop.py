@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from fedmq.errors import BadConfiguration
-from fedmq.models.backprop import Differentiable, differentiable, initial_parameters, mean_gradient
+from fedmq.models.backprop import mean_gradient
 from fedmq.models.fourier import Fourier
+from fedmq.models.layers import Layered, initial_parameters, layered
 from fedmq.models.networks import MLP, Linear, LogLinear
 from fedmq.tasks.task import Rows, Task
 
-MODELS: tuple[Differentiable, ...] = (
+MODELS: tuple[Layered, ...] = (
     MLP((3, 5, 4)),
     MLP((3, 5, 4, 2), hidden="tanh"),
     MLP((3, 4, 3), hidden="sigmoid", bias=False),
@@ -23,12 +24,12 @@ MODELS: tuple[Differentiable, ...] = (
 )
 
 
-def task_of(model: Differentiable) -> Task:
+def task_of(model: Layered) -> Task:
     loss = "cross-entropy" if model.output == "softmax" else "squared-error"
     return Task(name="t", model=model, loss=loss, metric="loss")  # type: ignore[arg-type]
 
 
-def rows_of(model: Differentiable, count: int = 7) -> Rows:
+def rows_of(model: Layered, count: int = 7) -> Rows:
     draws = np.random.default_rng(1)
     classes = model.output == "softmax"
     targets = draws.integers(0, model.outputs, count) if classes else draws.normal(size=count)
@@ -36,7 +37,7 @@ def rows_of(model: Differentiable, count: int = 7) -> Rows:
 
 
 @pytest.mark.parametrize("model", MODELS, ids=str)
-def test_gradient_equals_finite_differences(model: Differentiable) -> None:
+def test_gradient_equals_finite_differences(model: Layered) -> None:
     task, rows = task_of(model), rows_of(model)
     parameters = np.random.default_rng(2).normal(0, 0.7, model.num_parameters)
     step = 1e-6
@@ -56,7 +57,7 @@ def test_gradient_of_a_batch_is_the_mean_over_its_rows() -> None:
 
 
 @pytest.mark.parametrize("model", MODELS, ids=str)
-def test_overflow_gives_no_warning(model: Differentiable) -> None:
+def test_overflow_gives_no_warning(model: Layered) -> None:
     rows = rows_of(model)
     assert mean_gradient(model, np.full(model.num_parameters, 1e300), rows.inputs, rows.targets).shape
 
@@ -73,4 +74,4 @@ def test_first_weights_have_the_spread_of_their_layer_and_no_biases() -> None:
 
 def test_other_models_are_refused_by_name() -> None:
     with pytest.raises(BadConfiguration, match="averaging: expected a model MLP, Linear or LogLinear, got Fourier"):
-        differentiable(Fourier(3, 1, 8), "averaging")
+        layered(Fourier(3, 1, 8), "averaging")

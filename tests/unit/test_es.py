@@ -19,10 +19,11 @@ from fedmq.errors import BadConfiguration
 from fedmq.exact.directions import directions
 from fedmq.exact.draws import normals
 from fedmq.models.fourier import Fourier
+from fedmq.models.layers import Layered
 from fedmq.models.losses import Scores
 from fedmq.models.networks import MLP, Code, Linear, LogLinear
 from fedmq.models.pairs import pair_differences
-from fedmq.models.standardized import Layered, Standard, first_parameters
+from fedmq.models.standardized import Standard
 from fedmq.models.trees import Trees
 from fedmq.tasks.row_views import RowViews
 from fedmq.tasks.task import Rows, Task
@@ -97,14 +98,6 @@ def test_directions_are_signs_that_use_each_row_once_in_a_cycle(monkeypatch: pyt
     kept = directions(8, 60, 5, 1).block().copy()
     monkeypatch.setattr("fedmq.exact.directions.KEPT_MAX", 100)
     np.testing.assert_array_equal(directions(8, 60, 5, 1).block(2, 5), kept[2:5])
-
-
-def test_first_weights_have_no_biases_and_are_zero_without_a_hidden_layer() -> None:
-    first = first_parameters(MLP((4, 6, 3)), np.ones(51))
-    assert (first[24:30].any(), first[48:].any()) == (False, False)
-    assert first[0] == pytest.approx(np.sqrt(2 / 4))
-    assert first[30] == pytest.approx(np.sqrt(1 / 6))
-    assert not first_parameters(Linear(4), np.ones(5)).any()
 
 
 @pytest.mark.parametrize("task", ["xor", "linear"])

@@ -126,9 +126,10 @@ def test_page_has_every_key_and_its_examples_are_valid() -> None:
     keys = {name for kind in (TaskFile, FileTarget, FileColumn, FileModel) for name in kind.__struct_fields__}
     kinds = {*get_args(ColumnKind), *get_args(ModelKind), *get_args(DateForm)}
     assert {key for key in keys | kinds if f"`{key}`" not in PAGE} == {"columns", "target", "model", "parameters"}
-    (data,) = re.findall(r"^```toml\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)
+    data, keywords = re.findall(r"^```toml\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)
     (code,) = re.findall(r"^```python\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)
     assert task_of(parse_task_file(data)).parameters == {"newton": {"penalty": 1.0}}
+    assert set(task_of(parse_task_file(data + keywords)).parameters) == {"newton", "evolution"}
     names: dict[str, Any] = {}
     exec(code, names)  # noqa: S102 - of the page
     assert names["task"].schema.feature_names == ("age", "sex=m", "sex=(missing)")

@@ -24,7 +24,7 @@ from fedmq.models import torch_modules
 from fedmq.models.exports.open_files import arrays_of, to_safetensors
 from fedmq.models.networks import Model
 from fedmq.models.torch_model import TENSORS_MAX, TensorInfo, Torch
-from fedmq.models.torch_modules import Descent, initial_parameters, module_of, torch_model, torch_module
+from fedmq.models.torch_modules import Descent, initial_module_parameters, module_of, torch_model, torch_module
 from fedmq.models.trained_model import load_model
 from fedmq.observe import events
 from fedmq.simulation.federation import Federation
@@ -72,7 +72,7 @@ def _own_table(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def trained(model: Torch, descent: Descent, seed: int = 1) -> Any:
-    start = initial_parameters(model, seed)
+    start = initial_module_parameters(model, seed)
     return module_of(model).train(start, ROWS.inputs, ROWS.targets, descent, np.random.default_rng(seed), lambda: False)
 
 
@@ -89,7 +89,7 @@ def test_parameters_are_the_tensors_of_the_state_dict_in_the_order_of_their_name
 def test_outputs_and_scores_are_those_of_the_module() -> None:
     model = torch_model(network, inputs=2, outputs=2)
     task = Task(name="xor", model=model, loss="cross-entropy", metric="accuracy")
-    population = np.stack([initial_parameters(model, seed) for seed in (1, 2)])
+    population = np.stack([initial_module_parameters(model, seed) for seed in (1, 2)])
     found = model.forward(population, ROWS.inputs)
     for parameters, outputs in zip(population, found, strict=True):
         with torch.no_grad():
@@ -268,7 +268,7 @@ def test_es_measures_a_module_one_candidate_at_a_time_as_it_scores_many() -> Non
 
 def test_slopes_of_a_module_are_the_differences_of_its_scores() -> None:
     task = Task(name="xor", model=torch_model(network, inputs=2, outputs=2), loss="cross-entropy", metric="accuracy")
-    weights, drawn = initial_parameters(task.model, 1).astype(np.float32), directions(4, 42, 7, 1)
+    weights, drawn = initial_module_parameters(task.model, 1).astype(np.float32), directions(4, 42, 7, 1)
     query = Slopes(seed=7, number=1, pairs=4, sigma=0.25, fraction_bits=20, unit=0, pair_bits=30)
     score = partial(task.score, rows=task.fit(ROWS))
     arrays = {"weights": np.stack([weights, weights]), "standard": np.array([[0.0] * 3, [1.0] * 3])}

@@ -24,8 +24,8 @@ from fedmq.algorithms.evaluation.row_scores import evaluation_of_rows
 from fedmq.algorithms.inbox import ROUNDS_REMEMBERED
 from fedmq.errors import BadConfiguration
 from fedmq.models.arrays import Floats, Integers
-from fedmq.models.backprop import initial_parameters
 from fedmq.models.exact_gradient import gradient_bits
+from fedmq.models.layers import initial_parameters
 from fedmq.models.networks import MLP, Linear, LogLinear
 from fedmq.models.torch_model import Torch
 from fedmq.models.trained_model import TrainedModel

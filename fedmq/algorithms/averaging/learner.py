@@ -26,8 +26,9 @@ from fedmq.algorithms.evolution.local_search import evolve
 from fedmq.algorithms.inbox import GENE_MAX
 from fedmq.errors import BadData, CodeRefused, WorkCancelled, WorkError
 from fedmq.models.arrays import Floats, Integers
-from fedmq.models.backprop import differentiable, mean_gradient
+from fedmq.models.backprop import mean_gradient
 from fedmq.models.exact_gradient import INPUT_MAX, WEIGHT_BITS_MIN, exact_gradient, weight_bits
+from fedmq.models.layers import layered
 from fedmq.models.networks import MLP, Linear
 from fedmq.models.torch_model import Torch
 from fedmq.models.torch_modules import Descent, module_of
@@ -122,7 +123,7 @@ def _descend(
 
     Each of the local epochs has the rows in another order. A `correction` is added to each gradient.
     """
-    network = differentiable(work.task.model, "learner=gradient")
+    network = layered(work.task.model, "learner=gradient")
     inputs, targets = work.rows.inputs, work.rows.targets
     size, steps, trained = learner.batch_size or len(inputs), 0, model.copy()
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):

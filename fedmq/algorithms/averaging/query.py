@@ -24,8 +24,8 @@ from fedmq.algorithms.base import (
 from fedmq.algorithms.evaluation.exact_scores import ROW_LOSS_BITS
 from fedmq.algorithms.inbox import GENE_MAX
 from fedmq.errors import BadConfiguration, Rejected
-from fedmq.models.backprop import differentiable, sizes_of
 from fedmq.models.exact_gradient import ROW_BITS
+from fedmq.models.layers import layer_sizes, layered
 from fedmq.models.networks import MLP, Code, Linear
 from fedmq.models.torch_model import Torch
 from fedmq.protocol.messages import FRACTION_BITS_MAX
@@ -68,7 +68,7 @@ class GradientLearner(msgspec.Struct, frozen=True, forbid_unknown_fields=True, o
     def demand(self, task: Task, num_examples: int) -> Demand:
         """Return what training on so many rows needs, and the score of the model before it."""
         scored, parameters = demand_of_scores(task, 1, num_examples), task.model.num_parameters
-        inputs, *units = sizes_of(differentiable(task.model, "learner=gradient"))
+        inputs, *units = layer_sizes(layered(task.model, "learner=gradient"))
         batch, is_whole = min(self.batch_size, num_examples) or num_examples, not 0 < self.batch_size < num_examples
         numbers = DESCENT_COPIES * parameters + num_examples + batch * (3 * sum(units) + (not is_whole) * inputs)
         return Demand(
@@ -82,7 +82,7 @@ class GradientLearner(msgspec.Struct, frozen=True, forbid_unknown_fields=True, o
             Rejected: it has none.
         """
         try:
-            differentiable(task.model, "learner=gradient")
+            layered(task.model, "learner=gradient")
         except BadConfiguration as error:
             raise Rejected("values", str(error)) from error
 
@@ -245,7 +245,7 @@ class SumGradient(AdditiveQuery, frozen=True, tag="gradient"):
 
     def demand(self, task: Task, _shapes: Shapes, num_examples: int) -> Demand:
         parameters = task.model.num_parameters
-        units = sum(sizes_of(differentiable(task.model, "method=fedsgd")))
+        units = sum(layer_sizes(layered(task.model, "method=fedsgd")))
         numbers = DESCENT_COPIES * parameters + BLOCK_COPIES * min(BLOCK_ROWS, num_examples) * units
         return Demand(8 * numbers, 3 * num_examples * parameters)
 

@@ -20,9 +20,9 @@ from fedmq.algorithms.averaging.robust_aggregation import RULES
 from fedmq.algorithms.base import Evaluation, Plan, Update, row_loss_max
 from fedmq.algorithms.inbox import ROUNDS_REMEMBERED, Inbox, check_answer, check_round
 from fedmq.models.arrays import Floats
-from fedmq.models.backprop import initial_parameters
+from fedmq.models.layers import initial_parameters
 from fedmq.models.torch_model import Torch
-from fedmq.models.torch_modules import initial_parameters as initial_module_parameters
+from fedmq.models.torch_modules import initial_module_parameters
 from fedmq.models.trained_model import TrainedModel
 from fedmq.runtime.rng import derive_rng
 from fedmq.tasks.task import Task

@@ -13,8 +13,9 @@ from fedmq.exact.directions import Directions, directions
 from fedmq.exact.integers import to_fixed
 from fedmq.models.arrays import Floats, Integers
 from fedmq.models.exact_outputs import exact_outputs
+from fedmq.models.layers import Layered
 from fedmq.models.pairs import pair_differences
-from fedmq.models.standardized import Layered, Standard
+from fedmq.models.standardized import Standard
 from fedmq.models.torch_model import Torch
 from fedmq.tasks.row_views import chosen
 

@@ -11,9 +11,9 @@ from fedmq.algorithms.evaluation.exact_scores import ROW_LOSS_BITS
 from fedmq.errors import BadConfiguration, Rejected
 from fedmq.exact.directions import KEPT_MAX, size_for
 from fedmq.models.fourier import Fourier
+from fedmq.models.layers import Layered
 from fedmq.models.networks import Model
 from fedmq.models.pairs import BLOCK_VALUES
-from fedmq.models.standardized import Layered
 from fedmq.models.trees import Trees
 from fedmq.protocol.messages import FRACTION_BITS_MAX
 from fedmq.tasks.task import ROUNDS_MAX, Task
@@ -87,7 +87,7 @@ class Slopes(AdditiveQuery, frozen=True, tag="slopes"):
     def check(self, task: Task, shapes: Shapes) -> None:
         super().check(task, shapes)
         try:
-            check_model(task.model, "slopes")
+            check_movable(task.model, "slopes")
         except BadConfiguration as error:
             raise Rejected("values", str(error)) from error
         rows = shapes["weights"][0]
@@ -97,7 +97,7 @@ class Slopes(AdditiveQuery, frozen=True, tag="slopes"):
             raise Rejected("values", f"expected at most {most} pairs, got {self.pairs}")
 
 
-def check_model(model: Model, about: str) -> None:
+def check_movable(model: Model, about: str) -> None:
     """Check that a model can be moved along directions.
 
     Raises:

@@ -24,7 +24,7 @@ from msgspec import Meta
 from fedmq.algorithms.additive import Additive
 from fedmq.algorithms.base import SUM_BITS_MAX, Evaluation, Plan, Total, check_down
 from fedmq.algorithms.es.clipped import Clipped
-from fedmq.algorithms.es.query import PAIR_BITS, SCORED_PAIR_BITS, STARTS_MAX, Pairs, Sigma, Slopes, check_model
+from fedmq.algorithms.es.query import PAIR_BITS, SCORED_PAIR_BITS, STARTS_MAX, Pairs, Sigma, Slopes, check_movable
 from fedmq.algorithms.evaluation.exact_scores import ROW_LOSS_BITS
 from fedmq.algorithms.evaluation.row_scores import loss_unit
 from fedmq.algorithms.inbox import GENE_MAX, ROUNDS_REMEMBERED
@@ -36,10 +36,11 @@ from fedmq.exact.directions import KEPT_MAX, directions, size_for
 from fedmq.exact.draws import normals
 from fedmq.exact.integers import check_products
 from fedmq.models.arrays import Floats, Integers
+from fedmq.models.layers import Layered, initial_parameters
 from fedmq.models.networks import Model
-from fedmq.models.standardized import Layered, Standard, first_parameters, standard_for
+from fedmq.models.standardized import Standard, standard_for
 from fedmq.models.torch_model import Torch
-from fedmq.models.torch_modules import initial_parameters
+from fedmq.models.torch_modules import initial_module_parameters
 from fedmq.models.trained_model import TrainedModel
 from fedmq.protocol.messages import FRACTION_BITS_MAX
 from fedmq.tasks.task import Task
@@ -117,13 +118,12 @@ class EvolutionStrategy:
         return Clipped if self.parameters.rule == "clip" else Additive
 
     def init(self, task: Task, seed: int, survey: Survey) -> SlopesState:
-        check_model(task.model, "algorithm es")
+        check_movable(task.model, "algorithm es")
         moments = _moments(task, survey)
         size = task.model.num_parameters
         starts = self.parameters.starts or max(1, min(STARTS_MOST, STARTS_OF_PAIRS // size_for(size)))
-        draws = [normals(size, seed, "es", "start", place) for place in range(starts)]
         model = task.model
-        first = [_first(model, one, seed, place) for place, one in enumerate(draws)]
+        first = [_first(model, seed, place) for place in range(starts)]
         state = SlopesState(
             task=task,
             seed=seed,
@@ -250,11 +250,13 @@ class EvolutionStrategy:
         return old if per_row < _rank(state.task, new.correct / new.rows, new.loss / new.rows) else new
 
 
-def _first(model: Model, drawn: Floats, seed: int, start: int) -> Floats:
-    """Return the first weights of a start, from normal draws; a PyTorch module draws its own."""
+def _first(model: Model, seed: int, start: int) -> Floats:
+    """Return the first weights of a start; a PyTorch module draws its own."""
     if isinstance(model, Torch):
-        return initial_parameters(model, seed, start)
-    return first_parameters(model, drawn) if isinstance(model, Layered) else drawn * SCORED_SPREAD
+        return initial_module_parameters(model, seed, start)
+    if isinstance(model, Layered):
+        return initial_parameters(model, seed, "es", "start", start)
+    return normals(model.num_parameters, seed, "es", "start", start) * SCORED_SPREAD
 
 
 def _rank(task: Task, correct: float, loss: float) -> tuple[float, float]:
