@@ -111,12 +111,18 @@ def _task(name_or_path: str, columns: str | None) -> Task:
     """
     import msgspec
 
+    from fedmq.tasks.builtin import TASK_NAMES
     from fedmq.tasks.table_task import is_task_data, read_task_file, task_of
     from fedmq.tasks.task_file import find_task
 
     if not is_task_data(name_or_path):
         if columns:
             raise BadConfiguration(f"--columns: expected a FILE.toml, whose columns have names, got {name_or_path}")
+        if name_or_path not in TASK_NAMES and not name_or_path.endswith(".py"):
+            raise BadConfiguration(
+                f"expected a task ({', '.join(TASK_NAMES)}, a FILE.toml or a FILE.py) or a run, got "
+                f"{name_or_path!r:.80}: fedmq runs ls lists the runs"
+            )
         return find_task(name_or_path, ALGORITHM)
     file = read_task_file(Path(name_or_path))
     if columns:

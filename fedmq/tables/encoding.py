@@ -61,7 +61,7 @@ def encode_table(schema: Schema, table: Table, *, targets: bool = True) -> Encod
         BadTable: columns that are missing, cells of another kind, labels that are not listed: all of them, one line
             each, with the count, the first cell and what to do.
     """
-    return _Encoding(schema, table).encode(targets=targets)
+    return _Encoding(schema, table, targets).encode()
 
 
 @dataclass
@@ -70,14 +70,15 @@ class _Encoding:
 
     schema: Schema
     table: Table
+    learning: bool  # with targets; else the schema is a trained model's, and no task can be edited
     faults: list[str] = field(default_factory=list)
     public: list[str] = field(default_factory=list)  # the same without a cell of the table
     notes: list[str] = field(default_factory=list)
     unlisted: dict[str, int] = field(default_factory=dict)
     hints: int = 0
 
-    def encode(self, *, targets: bool) -> Encoded:
-        schema, rows = self.schema, self.table.num_rows
+    def encode(self) -> Encoded:
+        schema, rows, targets = self.schema, self.table.num_rows, self.learning
         for fault in self.table.faults:
             self._fault(fault.text, fault.public)
         if rows == 0:
@@ -118,8 +119,9 @@ class _Encoding:
             return self.table.columns[name]
         hint = self._near(name, self._unknown)
         if hint is not None:
+            rename = "rename it in the table" + ", or in the task for all sites" * self.learning
             self._fault(
-                f"expected column {name}, found {hint!r:.80}: rename it in the table, or in the task for all sites",
+                f"expected column {name}, found {hint!r:.80}: {rename}",
                 f"expected column {name}, found none",
             )
         else:
@@ -141,7 +143,7 @@ class _Encoding:
                 return self._numbers(where, cells, missing, column.strip)
             case "boolean":
                 known = {label_key(word): float(word in TRUE) for word in TRUE | FALSE}
-                advice = "correct the cells, or make the column a category"
+                advice = self._advice("correct the cells, or make the column a category")
                 return self._lookup(
                     where,
                     "true or false",
@@ -151,7 +153,7 @@ class _Encoding:
                     _each(lambda cell: known.get(label_key(cell.lower()))),
                 )
             case "date":
-                advice = "correct the cells, or set the form of the column"
+                advice = self._advice("correct the cells, or set the form of the column")
                 pattern = pattern_of(column.form)
                 return self._lookup(
                     where, f"dates as {column.form}", advice, cells, missing, _each(lambda cell: days(cell, pattern))
@@ -173,7 +175,7 @@ class _Encoding:
             return [None if one is None else float(one[0]) for one in each]
 
         def advice(odd: Counter[str]) -> str:
-            return _advice_for_numbers(odd, len(cells), self.table.decimal)
+            return self._advice(_advice_for_numbers(odd, len(cells), self.table.decimal))
 
         return self._lookup(where, "numbers", advice, cells, missing, numbers)
 
@@ -290,6 +292,10 @@ class _Encoding:
         """Return the line of the first cell with this text."""
         place = next(place for place, one in enumerate(cells.tolist()) if _text_of(one) == cell)
         return int(self.table.lines[place])
+
+    def _advice(self, of_task: str) -> str:
+        """Return what to do about cells; `of_task` may edit the task, which a table to predict for does not have."""
+        return of_task if self.learning else "correct or empty the cells"
 
     def _fault(self, text: str, public: str) -> None:
         self.faults.append(text)

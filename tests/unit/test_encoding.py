@@ -100,6 +100,23 @@ def test_advice_fits_the_cell(column: Column, cell: str, advice: str) -> None:
     assert advice in fault
 
 
+@pytest.mark.parametrize(
+    ("column", "cells", "advice"),
+    [
+        (Column(name="x"), {"x": ["1", "unknown"]}, "correct or empty the cells"),
+        (Column(name="x"), {"x": ["a", "b"]}, "correct or empty the cells"),
+        (Column(name="x", kind="date"), {"x": ["2020-01-01", "2020-02-30"]}, "correct or empty the cells"),
+        (Column(name="x", kind="boolean"), {"x": ["yes", "maybe"]}, "correct or empty the cells"),
+        (Column(name="bmi"), {"BMI": ["1", "2"]}, "rename it in the table"),
+    ],
+)
+def test_advice_to_predict_leaves_the_task_alone(column: Column, cells: dict[str, list[str]], advice: str) -> None:
+    with pytest.raises(BadTable) as caught:
+        encode_table(Schema(columns=(column,), target=Target(name="y")), table(**cells), targets=False)
+    (fault,) = caught.value.faults
+    assert fault.endswith(f": {advice}")
+
+
 def test_most_cells_that_are_text_are_advised_to_be_a_category() -> None:
     (fault,) = faults_of(Schema(columns=(Column(name="x"),), target=Target(name="y")), table(x=["a", "b"], y=[0, 0]))
     assert "make the column a category" in fault
