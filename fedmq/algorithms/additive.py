@@ -56,6 +56,10 @@ class RoundSum:
     trainers: GrowingMap[str, int] = field(default_factory=GrowingMap)  # rows by name
     grown: bool = False  # since the last close
 
+    def __post_init__(self) -> None:
+        if {name: one.shape for name, one in self.bounds.items()} != {n: a.shape for n, a in self.arrays.items()}:
+            raise BadConfiguration("expected a sum of the right shape for each array of an answer")  # a changed file
+
     def plus(self, update: Update) -> RoundSum:
         """Return the sum with one more answer.
 

@@ -40,7 +40,7 @@ REPORT = {
     ),
 }
 TRAINER = {"name", "num_examples", "results", "late", "rejected", "resent", "reason", "detail", "silent"}
-TRAINER |= {"held_out", "differences"}
+TRAINER |= {"held_out", "differences", "metrics"}
 ENDLESS = """
 from msgspec.structs import replace
 from fedmq.tasks.task_file import find_task, task_rows

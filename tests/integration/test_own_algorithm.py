@@ -20,7 +20,7 @@ def install(folder: Path, source: str) -> Path:
         "Metadata-Version: 2.1\nName: es-package\nVersion: 1.0\n"
     )
     (info / "entry_points.txt").write_text(
-        "[fedmq.algorithms]\nes = es_package:OpenAIES\n[fedmq.learners]\nmine = es_package:LEARNER\n"
+        "[fedmq.algorithms]\nopenai-es = es_package:OpenAIES\n[fedmq.learners]\nmine = es_package:LEARNER\n"
     )
     return site
 
@@ -44,7 +44,7 @@ def test_algorithm_in_a_file_trains_xor_and_its_run_can_be_replayed(tmp_path: Pa
 def test_installed_algorithm_trains_xor(tmp_path: Path) -> None:
     site = install(tmp_path, EXAMPLE.read_text(encoding="utf-8"))
     done = run_fedmq(
-        *("demo", "--algorithm", "es", "--seed", "1", "--out", "run"),
+        *("demo", "--algorithm", "openai-es", "--seed", "1", "--out", "run"),
         cwd=tmp_path,
         timeout_s=60.0,
         PYTHONPATH=str(site),
@@ -86,7 +86,18 @@ def test_trainer_takes_no_part_in_a_run_whose_query_it_does_not_know(tmp_path: P
     with Services(tmp_path) as services:
         services.start_broker()
         services.start(
-            *("aggregator", "aggregator", "--task", "xor", "--algorithm", "es", "--min-trainers", "1", "--out", "run"),
+            *(
+                "aggregator",
+                "aggregator",
+                "--task",
+                "xor",
+                "--algorithm",
+                "openai-es",
+                "--min-trainers",
+                "1",
+                "--out",
+                "run",
+            ),
             PYTHONPATH=str(site),
         )
         services.start_trainer("bob", "xor:1/2", *TRAINER)

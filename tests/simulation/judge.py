@@ -144,7 +144,7 @@ def federation(seed: int) -> Federation:
     rounds = draws.randint(ROUNDS_MIN, ROUNDS_MAX)
     scene = Federation(
         linear_task(rounds),
-        find_algorithm("averaging"),
+        find_algorithm("averaging", parameters={"learner": "evolution"}),
         {name: Rows(np.zeros((3, 2)), np.zeros(3)) for name in TRAINERS[: draws.choice((2, 3))]},
         seed=seed,
         limits=Limits(rounds_max=rounds, min_trainers=2, deadline_s=0.6),
