@@ -1,6 +1,5 @@
 """A convolutional network of PyTorch on handwritten digits: fedmq demo examples/digits_cnn.py"""
 
-from sklearn.datasets import load_digits
 from torch import nn
 
 from fedmq import Task, torch_model
@@ -32,5 +31,7 @@ task = Task(
 
 
 def rows(part, parts):
+    from sklearn.datasets import load_digits  # slow to import, and the aggregator needs no rows
+
     digits = load_digits()
     return digits.data[part - 1 :: parts] / 16.0, digits.target[part - 1 :: parts]

@@ -28,10 +28,11 @@ from fedmq.transport.address import PORTS
 ROOT = Path(__file__).parents[2]
 COMMANDS = ROOT / "docs" / "reference" / "commands.md"
 PAGE_S = 90.0
+TORCH_S = 150.0  # six processes import PyTorch
 BLOCK = re.compile(r"^```(?:sh|console)\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
 # Commands that a test skips: setup that already exists, verbs of the Makefile with tests of their own, and changes to a
 # machine, which `make fleet` runs on machines of its own.
-# Six processes that import PyTorch need 40 s of CPU: tests/unit/test_torch.py trains that file in one.
+# A test of its own runs the demo with PyTorch.
 SKIPPED = re.compile(
     r"(git clone|make|cd|source \S*activate|sudo|systemctl|fedmq deploy|fedmq demo examples/digits_cnn\.py)\b"
 )
@@ -65,6 +66,7 @@ NAMED = (
 PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in NAMED)]
 FIRST_MACHINE = "tcp://192.0.2.1:5550"  # the broker of a federation with keys, on the pages
 SITES = "for sites in 1 3 10; do"  # of the README; test_any_split compares the models of any number of sites
+SEARCH_PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 METRICS_PORTS = ("9101", "9102", "9103")  # on the pages
 
 INTRODUCTION = """\
@@ -127,14 +129,22 @@ def test_commands_of_page_run_in_order(page: Path, tmp_path: Path) -> None:
     script = script.replace(FIRST_MACHINE, f"tcp://127.0.0.1:{port}")
     script = re.sub("|".join(METRICS_PORTS), lambda one: str(others + METRICS_PORTS.index(one[0])), script)
     environment = clean_environment(
-        PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        PATH=SEARCH_PATH,
         FEDMQ_PORT=str(port),
         FEDMQ_BROKER=f"tcp://127.0.0.1:{port}",
     )
     run_script(script, tmp_path, environment)
 
 
-def run_script(script: str, folder: Path, environment: dict[str, str]) -> None:
+@pytest.mark.skipif(not HAS_TORCH, reason="expected PyTorch, got none: set CI=true for make test")
+def test_pytorch_demo_of_readme_trains_over_four_processes(tmp_path: Path) -> None:
+    (command,) = re.findall(r"^fedmq demo examples/digits_cnn\.py .*$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    run_script(command, tmp_path, clean_environment(PATH=SEARCH_PATH), TORCH_S)
+    assert "finished in 3 rounds" in (tmp_path / "output").read_text()
+
+
+def run_script(script: str, folder: Path, environment: dict[str, str], seconds: float = PAGE_S) -> None:
     """Run the commands of a page in `folder` and keep their output there; each must succeed."""
     with (folder / "output").open("wb") as output:
         shell = subprocess.Popen(
@@ -147,7 +157,7 @@ def run_script(script: str, folder: Path, environment: dict[str, str]) -> None:
             start_new_session=True,
         )
         try:
-            code: int | None = shell.wait(PAGE_S)
+            code: int | None = shell.wait(seconds)
         except subprocess.TimeoutExpired:
             code = None
         finally:
