@@ -1,9 +1,8 @@
-"""One model for the same rows: a demo of one site and of three, ten in one process, and services by hand, killed."""
+"""One model for the same rows: a demo of one site and of three, ten simulated, and services by hand, killed."""
 
 from __future__ import annotations
 
 import csv
-import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,7 @@ import pytest
 from five_tables import data_sets, write_csv
 from services import Services, closed, report_of, run_fedmq, until
 
-from fedmq.algorithms.registry import find_algorithm
-from fedmq.data.readers import read_table
-from fedmq.simulation import Federation
-from fedmq.tasks.task_file import find_task
+from fedmq.simulation.simulate import simulate
 
 SPLITS: Mapping[str, int] = {"one": 1, "three": 3, "ten by label": 10}
 TREES = '\n[model]\nkind = "trees"\ntrees = 12\ndepth = 3\n'
@@ -52,16 +48,13 @@ def figures_of(report: dict[str, Any]) -> list[Any]:
     return [report["model_sha256"], report["value"], *measured]
 
 
-def test_model_is_the_same_for_one_and_three_sites_and_ten_in_one_process(folder: Path) -> None:
+def test_model_is_the_same_for_one_and_three_sites_and_ten_simulated(folder: Path) -> None:
     one, three = (demo(folder, "ill.toml", "newton", split, f"newton-{SPLITS[split]}") for split in ("one", "three"))
     assert figures_of(three) == figures_of(one)
     assert (one["held_out"]["rows"] > 0, one["rounds"]) == (True, three["rounds"])
 
-    task = find_task(str(folder / "ill.toml"), "newton")
-    tables = {Path(path).stem: read_table(str(folder / path)) for path in files("ten by label")}
-    model = Federation(task, find_algorithm("newton", task), tables).train()
-    assert model is not None
-    assert hashlib.sha256(model.to_bytes()).hexdigest() == one["model_sha256"]
+    ten = simulate(str(folder / "ill.toml"), [str(folder / path) for path in files("ten by label")], algorithm="newton")
+    assert ten.model_sha256 == one["model_sha256"]
 
 
 @pytest.fixture
