@@ -1,5 +1,6 @@
 """Training and scoring by code of the site's own."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -96,11 +97,16 @@ def test_learner_that_is_not_there_is_refused(tmp_path: Path, spec: str) -> None
 
 
 def test_trainers_with_own_code_train_while_those_that_fail_decline(tmp_path: Path) -> None:
-    texts = {"good": GOOD, "nan": HEAD + "return parameters * float('nan'), 3, {}", "raises": HEAD + "return 1 / 0"}
+    texts = {
+        "good": GOOD,
+        "nan": HEAD + "return parameters * float('nan'), 3, {}",
+        "raises": HEAD + "return 1 / 0",
+        "hangs": HEAD + "while True:\n        pass",
+    }
     owns = {}
     for name, text in texts.items():
         (tmp_path / name).mkdir()
-        owns[name] = learner(tmp_path / name, text)
+        owns[name] = learner(tmp_path / name, text, 0.1 if name == "hangs" else 60.0)
     strategy = find_algorithm("averaging", TASK, {"learner": "own", "config": {"rate": 0.25}})
     federation = Federation(
         TASK,
@@ -114,6 +120,8 @@ def test_trainers_with_own_code_train_while_those_that_fail_decline(tmp_path: Pa
     left = {one.trainer: one.detail for one in federation.events if isinstance(one, events.TrainerLeft) and one.goodbye}
     assert left["raises"] == "site.py:2: fit raised ZeroDivisionError"
     assert left["nan"].startswith("site.py:1: expected parameters from fit that is finite")
+    assert re.fullmatch(r"site.py:[23]: expected fit to end within 0.095 s, it still runs", left["hangs"])
+    assert "good" not in left
     closed = [one for one in federation.events if isinstance(one, events.RoundClosed)]
     assert (closed[-1].metrics or {})["rate"] == 0.25
 
