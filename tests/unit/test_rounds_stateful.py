@@ -18,6 +18,7 @@ from rounds_scene import Scene
 
 from fedmq.aggregator.event_publisher import REJECTION_EVENTS_MAX
 from fedmq.aggregator.machine import Input, Output, Phase
+from fedmq.aggregator.rounds import RESENT_ROUNDS
 from fedmq.errors import Rejected
 from fedmq.observe import events
 from fedmq.protocol.codec import decode, encode
@@ -175,6 +176,8 @@ class RoundsMachine(RuleBasedStateMachine):
 
     def take(self, event: Input) -> None:
         was_finished = self.rounds.phase is Phase.FINISHED
+        names = self.opened.names if self.opened else set[str]()
+        self.expected = {name for name in names if self.scene.roster.is_expected(name)}
         output = self.scene.take(event)
         assert not (was_finished and output.records), "nothing is saved after the end"
         self.check_rounds(output)
@@ -195,6 +198,7 @@ class RoundsMachine(RuleBasedStateMachine):
                 assert self.opened is None, "one round is open at a time"
                 assert event.invited >= self.chosen["min_trainers"], "enough are here"
                 assert not self.rounds.paused, "a paused run opens none"
+                self.expected = set()
                 self.opened = Opened(event.round, self.scene.now, event.invited, self.rounds._deadline_s)
             elif isinstance(event, events.RoundClosed):
                 self.check_close(next(saves))
@@ -223,7 +227,7 @@ class RoundsMachine(RuleBasedStateMachine):
         if close.why == "deadline":
             assert self.scene.now >= opened.at + opened.deadline_s, "nor before its deadline,"
         else:
-            expected = {name for name in opened.names if self.scene.roster.is_expected(name)}
+            expected = {name for name in self.expected if self.scene.roster.is_expected(name)}  # before and after
             assert expected <= answered, "unless all that are present, and not refused, have answered"
         assert set(close.members) <= {trainer for _, trainer in self.saved}, "who never answered does not count"
         self.closed.append(close)
@@ -250,7 +254,7 @@ class RoundsMachine(RuleBasedStateMachine):
     def it_is_bounded(self) -> None:
         if not hasattr(self, "scene"):
             return
-        recent = self.chosen["staleness"] + 2
+        recent = RESENT_ROUNDS + 1
         assert len(self.rounds._accepted) <= recent * len(self.scene.roster)
         assert sum(isinstance(event, events.ResultRejected) for event in self.told) <= REJECTION_EVENTS_MAX
         assert sum(isinstance(event, events.RunFinished) for event in self.told) <= 1, "the end is told once a life"

@@ -79,10 +79,11 @@ def next_brood(
 
     ga = instance(keywords, brood, fitness, generation, known)
     try:
-        ga.run_select_parents()
-        ga.run_crossover()
-        ga.run_mutation()
-        ga.run_update_population()
+        with np.errstate(all="ignore"):  # trainers may send any fitness
+            ga.run_select_parents()
+            ga.run_crossover()
+            ga.run_mutation()
+            ga.run_update_population()
     except (FedmqError, Unscored):
         raise
     except Exception as error:
@@ -148,7 +149,8 @@ def searched(
         num_generations=generations,
     )
     try:
-        ga.run()
+        with np.errstate(all="ignore"):
+            ga.run()
     except FedmqError:
         raise
     except Exception as error:
