@@ -229,8 +229,9 @@ class Additive:
         sums = {number: replace(one, grown=False) for number, one in state.sums.items() if number > oldest}
         after = self._opened(replace(state, round=state.round + 1, inner=inner, sums=sums))
         asked: RoundSum | None = state.sums.get(state.round)
-        # What begins with a survey asks for sums over rows: a trainer answers the same to the same question.
-        if asked is None or not self.needs_survey or not asked.is_part_of(members):
+        # A result that is that of the surveyed rows is made of sums: a trainer answers the same to the same question.
+        sums_rows = self.needs_survey and not self.keeps_survey
+        if asked is None or not sums_rows or not asked.is_part_of(members):
             return after
         if same_question(self.ask(state), self.ask(after)):
             return replace(after, sums={**after.sums, after.round: replace(asked, grown=True)})

@@ -18,7 +18,6 @@ from fedmq.models.layers import has_biases, layer_sizes, layers_of
 from fedmq.models.networks import MLP, Hidden, Linear
 
 ACTIVATION_BITS, FACTOR_BITS = 14, 21  # fraction bits of an activation; all bits of an activation or a delta
-INPUT_MAX = 2.0 ** (FACTOR_BITS - ACTIVATION_BITS)
 DELTA_BITS = {"softmax": 18, "identity": 14}  # fraction bits of a delta, by output
 WEIGHT_REACH_MIN, WEIGHT_BITS_MIN = 4, 8  # a weight counts up to 2**reach, which grows with the largest
 ROW_BITS = 2 * FACTOR_BITS  # of one row's share of a gradient
@@ -49,9 +48,10 @@ def weight_bits(model: MLP | Linear, parameters: Floats) -> int:
 def exact_gradient(
     model: MLP | Linear, parameters: Floats, inputs: Floats, targets: Floats | Integers
 ) -> ExactGradient:
-    """Return the gradient of the loss, summed over rows (rows, features) with |inputs| of at most INPUT_MAX.
+    """Return the gradient of the loss, summed over rows (rows, features).
 
-    `weight_bits` must be at least WEIGHT_BITS_MIN. Activations count at most 128, deltas at most 8 (classes) or 128.
+    `weight_bits` must be at least WEIGHT_BITS_MIN. Inputs and activations count at most 128, deltas at most 8 (classes)
+    or 128.
     """
     check_products()
     bits = weight_bits(model, parameters)

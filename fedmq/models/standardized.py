@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedmq.exact.elementary import log
-from fedmq.models.arrays import Floats
+from fedmq.models.arrays import Floats, Integers
 from fedmq.models.layers import Layered, has_biases, layers_of
 from fedmq.models.networks import LogLinear, Model
 
@@ -24,6 +24,28 @@ class Standard:
     scale: Floats
     center: float = 0.0
     unit: float = 1.0
+
+    @classmethod
+    def of(cls, array: Floats) -> Standard:
+        """Return what `array` holds."""
+        shifts, scales = array
+        return cls(shifts[:-1], scales[:-1], float(shifts[-1]), float(scales[-1]))
+
+    @property
+    def array(self) -> Floats:
+        """The form in messages, (2, inputs + 1): the shifts and the center, the scales and the unit."""
+        return np.stack([np.append(self.shift, self.center), np.append(self.scale, self.unit)])
+
+    def inputs(self, inputs: Floats) -> Floats:
+        """Return standardized inputs (rows, inputs), a copy."""
+        result: Floats = inputs - self.shift
+        result /= self.scale
+        return result
+
+    def values(self, targets: Floats | Integers) -> Floats:
+        """Return standardized targets (rows,) that are values."""
+        result: Floats = (targets.astype(np.float64) - self.center) / self.unit
+        return result
 
     def raw(self, model: Layered, parameters: Floats) -> Floats:
         """Return the parameters for rows as they are, from those for standardized rows; both (parameters,)."""

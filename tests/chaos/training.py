@@ -34,6 +34,7 @@ task = Task(
     target={target!r},
     trainers={trainers},
     rounds={rounds},
+    parameters={{"averaging": {{"standardize": False}}}},
 )
 
 

@@ -25,6 +25,7 @@ task = Task(name="night", model=Linear({columns}), loss="squared-error", metric=
 WAIT_S = 5.0
 COMMAND = (
     *("aggregator", "--task", "night.py", "--algorithm", "averaging", "--param", "learning_rate=0.01"),
+    *("--param", "standardize=false"),
     *("--wait", f"{WAIT_S:g}", "--quiet", "--out", "runs/night-{number}"),
 )
 ROWS = 8

@@ -43,7 +43,7 @@ def federation(count: int = TRAINERS, **options: Any) -> Federation:
         inputs = rng.normal(size=(3, 2))
         rows[f"t{number:02}"] = Rows(inputs, inputs @ np.array([1.0, -2.0]) + 0.5)
     limits = Limits(**{"rounds_max": 30, "min_trainers": count, **options.pop("limits")})
-    strategy = find_algorithm("averaging", TASK)
+    strategy = find_algorithm("averaging", TASK, {"standardize": False})
     return Federation(TASK, strategy, rows, seed=3, limits=limits, store=Watched(), **options)
 
 

@@ -58,7 +58,7 @@ class Stage:
         self.hung: set[str] = set()
         self.federation = Federation(
             linear_task(rounds=2),
-            find_algorithm("averaging"),
+            find_algorithm("averaging", parameters={"standardize": False}),
             rows,
             limits=limits,
             faults=steady,

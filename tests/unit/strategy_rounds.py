@@ -113,6 +113,17 @@ def rounds_needed(
     return None
 
 
+def begun(strategy: Strategy[Any], task: Task, rows: Shards, seed: int = 1) -> Any:
+    """The state with the first round of training open: after the survey, if the algorithm begins with one."""
+    state = strategy.init(task, seed)
+    while getattr(state, "stage", "training") == "survey":
+        plan = strategy.ask(state)
+        for name in rows:
+            state = strategy.tell(state, trained(task, plan, rows, name, state.round, seed=seed))
+        state = strategy.close(state, rows.keys())
+    return state
+
+
 def one_round(strategy: Strategy[Any], state: Any, task: Task, members: Collection[str] | None = None) -> Any:
     """The state after a round in which every trainer answers."""
     rows, plan, number = shards(task, 2), strategy.ask(state), state.round

@@ -417,7 +417,7 @@ def test_requested_checkpoint_is_in_the_store() -> None:
     rows = {name: task_rows("linear", part, 2) for part, name in enumerate(("alice", "bob"), 1)}
     task = structs.replace(find_task("linear"), target=0.0)
     limits = Limits(rounds_max=50, min_trainers=2)
-    federation = Federation(task, find_algorithm("averaging"), rows, limits=limits)
+    federation = Federation(task, find_algorithm("averaging", parameters={"standardize": False}), rows, limits=limits)
     simulation, clock = federation.simulation, federation.simulation.clock
     simulation.add_trainer("olga", lambda link: ControlClient(link, "run", "checkpoint", clock=clock, request_id=WORD))
     federation.start()

@@ -9,26 +9,29 @@ from typing import Any
 
 import numpy as np
 import pytest
-from strategy_rounds import learned, trained
+from strategy_rounds import begun, learned, trained
 
 from fedmq.algorithms.averaging.parameters import AveragingParameters
 from fedmq.algorithms.averaging.query import CHANGE_BITS, Descend, GradientLearner, SumGradient
 from fedmq.algorithms.averaging.server_optimizer import ServerOptimizer
 from fedmq.algorithms.base import CONTROL, Update, check_down
 from fedmq.algorithms.registry import find_algorithm
-from fedmq.errors import BadConfiguration, BadData, Rejected, WorkError
+from fedmq.errors import BadConfiguration, Rejected, WorkError
 from fedmq.models.networks import MLP, Linear, LogLinear
 from fedmq.observe import events
 from fedmq.protocol.run_config import Limits
 from fedmq.simulation import Federation
+from fedmq.simulation.partition import partition
 from fedmq.simulation.simulate import simulate
 from fedmq.tasks.task import Rows, Task
 from fedmq.testing import check_algorithm
 from fedmq.trainer.control_sums import ControlSum
 from fedmq.trainer.spool import FileSpool
 
-TASK = Task(name="blobs", model=MLP((4, 6, 3)), loss="cross-entropy", metric="accuracy", trainers=3, rounds=8)
+TASK = Task(name="blobs", model=MLP((4, 6, 3)), loss="cross-entropy", metric="accuracy", trainers=3, rounds=10)
 METHODS = ("fedavg", "scaffold", "fedsgd")
+LINE = Task(name="line", model=Linear(1), loss="squared-error", metric="loss")
+AS_THEY_ARE = np.array([[0.0, 0.0], [1.0, 1.0]])  # rows of LINE
 
 
 def blobs(count: int = 90) -> Rows:
@@ -44,7 +47,7 @@ def shards(parts: int, order: np.ndarray | None = None) -> dict[str, Rows]:
     return {f"t{index}": Rows(rows.inputs[one], rows.targets[one]) for index, one in enumerate(pieces)}
 
 
-def federation(rows: dict[str, Rows], rounds: int = 8, **parameters: Any) -> Federation:
+def federation(rows: dict[str, Rows], rounds: int = 10, **parameters: Any) -> Federation:
     strategy = find_algorithm("averaging", TASK, parameters)
     limits = Limits(rounds_max=rounds, min_trainers=len(rows), quorum=1.0, deadline_s=1000.0)
     return Federation(TASK, strategy, rows, seed=3, limits=limits)
@@ -62,7 +65,7 @@ def test_method_keeps_the_contract_of_an_algorithm(method: str) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_method_learns_classes_that_no_trainer_has_together(method: str) -> None:
-    one = federation(shards(3), method=method, server_learning_rate=4.0 if method == "fedsgd" else 1.0, rounds=12)
+    one = federation(shards(3), method=method, server_learning_rate=4.0 if method == "fedsgd" else 1.0, rounds=14)
     model, rows = one.train(), blobs()
     assert model is not None
     assert (model.predict(rows.inputs) == rows.targets).mean() > 0.9
@@ -70,12 +73,15 @@ def test_method_learns_classes_that_no_trainer_has_together(method: str) -> None
 
 def test_gradient_of_all_rows_gives_one_model_for_any_split() -> None:
     shuffled = np.random.default_rng(1).permutation(90)
-    splits = (shards(3), shards(1), shards(7, shuffled), shards(2, shuffled[::-1]))
-    found = [federation(one, 4, method="fedsgd", server_optimizer="adam", server_learning_rate=0.05) for one in splits]
+    rows = blobs()
+    places = [one for one in partition("dirichlet:0.3", 90, 6, 1, rows.targets) if len(one)]
+    skewed = {f"t{index}": Rows(rows.inputs[one], rows.targets[one]) for index, one in enumerate(places)}
+    splits = (shards(3), shards(1), shards(7, shuffled), shards(2, shuffled[::-1]), skewed)
+    found = [federation(one, 6, method="fedsgd", server_optimizer="adam", server_learning_rate=0.05) for one in splits]
     assert len({digest(one) for one in found if one.train() is not None}) == 1
 
 
-@pytest.mark.parametrize("after", [1, 3, 6])
+@pytest.mark.parametrize("after", [2, 4, 7])
 @pytest.mark.parametrize("message", ["working", "result is pending", "acknowledged"])
 def test_killed_trainer_goes_on_with_its_control_variate(after: int, message: str) -> None:
     undisturbed = federation(shards(3), method="scaffold")
@@ -94,28 +100,30 @@ def test_killed_trainer_goes_on_with_its_control_variate(after: int, message: st
 
 def test_control_variates_of_trainers_add_up_to_that_of_the_aggregator() -> None:
     strategy = find_algorithm("averaging", parameters={"method": "scaffold"})
-    state, rows, sums = strategy.init(TASK, 1), shards(3), np.zeros(TASK.model.num_parameters, np.int64)
-    late: list[Update] = []
-    for number in range(1, 5):
+    rows, sums = shards(3), np.zeros(TASK.model.num_parameters, np.int64)
+    state, late = begun(strategy, TASK, rows), list[Update]()
+    first = state.round
+    for number in range(first, first + 4):
         plan = strategy.ask(state)
         found = [trained(TASK, plan, rows, name, number) for name in rows]
         sums += sum(one.arrays[CONTROL] for one in found)
-        arrived, late = ([*found[1:], *late], found[:1]) if number < 4 else ([*found, *late], [])
+        arrived, late = ([*found[1:], *late], found[:1]) if number < first + 3 else ([*found, *late], [])
         for one in arrived:
             state = strategy.tell(state, replace(one, staleness=number - one.round))
         state = strategy.close(state, rows)
-    np.testing.assert_array_equal(state.inner.control, sums)
+    np.testing.assert_array_equal(state.inner.inner.control, sums)
     np.testing.assert_allclose(strategy.ask(state).arrays[CONTROL], sums * 2.0**-CHANGE_BITS / 90)
 
 
 def test_late_change_counts_with_less_weight() -> None:
     strategy = find_algorithm("averaging", parameters={"epochs": 1})
-    rows, state = shards(2), strategy.init(TASK, 1)
-    first = strategy.ask(state)
-    updates = {name: trained(TASK, first, rows, name, 1) for name in rows}
+    rows = shards(2)
+    state = begun(strategy, TASK, rows)
+    first, number = strategy.ask(state), state.round
+    updates = {name: trained(TASK, first, rows, name, number) for name in rows}
     state = strategy.close(strategy.tell(state, updates["t0"]), rows)
     second = strategy.ask(state)
-    now = trained(TASK, second, rows, "t0", 2)
+    now = trained(TASK, second, rows, "t0", number + 1)
     state = strategy.tell(strategy.tell(state, replace(updates["t1"], staleness=1)), now)
     state = strategy.close(state, rows)
     change = (now.arrays["change"] + updates["t1"].arrays["change"] / 2) * 2.0**-CHANGE_BITS / (45 + 45 / 2)
@@ -126,9 +134,9 @@ def test_full_batch_step_of_fedavg_is_a_step_of_fedsgd() -> None:
     rows, models = shards(3), []
     for parameters in ({"epochs": 1, "batch_size": 0, "l2": 0.1}, {"method": "fedsgd", "l2": 0.1}):
         strategy = find_algorithm("averaging", TASK, parameters)
-        state = strategy.init(TASK, 1)
+        state = begun(strategy, TASK, rows)
         for name in rows:
-            state = strategy.tell(state, trained(TASK, strategy.ask(state), rows, name, 1))
+            state = strategy.tell(state, trained(TASK, strategy.ask(state), rows, name, state.round))
         models.append(strategy.ask(strategy.close(state, rows)).arrays["model"])
     np.testing.assert_allclose(models[0], models[1], atol=1e-5)
 
@@ -146,20 +154,39 @@ def test_adam_steps_are_those_of_its_paper_and_momentum_adds_up() -> None:
 
 def test_rate_that_diverges_is_refused_by_name() -> None:
     rows = Rows(np.array([[30.0], [-20.0]]), np.array([1.0, 2.0]))
-    task = Task(name="line", model=Linear(1), loss="squared-error", metric="loss")
     query = Descend(learner=GradientLearner(20, 0, 1.0))
     with pytest.raises(WorkError, match=r"^learning rate 1 diverged after 1 rounds: try 0\.1 \(--param learning_rate"):
-        learned(task, query, {"model": np.zeros(2)}, rows)
-    with pytest.raises(WorkError, match=r"^the model diverged after 0 rounds: .*--param learning_rate"):
-        learned(task, SumGradient(), {"model": np.full(2, 1e9)}, rows)
-    with pytest.raises(WorkError, match=r"^the model diverged after 0 rounds: .*, or set output_scale in the task"):
-        learned(task, SumGradient(), {"model": np.array([10.0, 0.0])}, rows)
+        learned(LINE, query, {"model": np.zeros(2), "standard": AS_THEY_ARE}, rows)
+    for model in (np.full(2, 1e9), np.array([10.0, 0.0])):
+        with pytest.raises(WorkError, match=r"^the model diverged after 0 rounds: .*--param learning_rate"):
+            learned(LINE, SumGradient(), {"model": model, "standard": AS_THEY_ARE}, rows)
 
 
-def test_inputs_beyond_the_fixed_point_are_refused() -> None:
-    task = Task(name="line", model=Linear(1), loss="squared-error", metric="loss")
-    with pytest.raises(BadData, match="from -128 to 128 for method=fedsgd, got a larger one: standardize"):
-        learned(task, SumGradient(), {"model": np.zeros(2)}, Rows(np.full((2, 1), 500.0), np.zeros(2)))
+@pytest.mark.parametrize("method", METHODS)
+def test_method_learns_the_same_from_columns_of_any_scale(method: str) -> None:
+    rows, scales = shards(3), np.array([1024.0, 2.0**-12, 1.0, 4.0])
+    found = []
+    for factors in (1.0, scales):
+        scaled = {name: Rows(one.inputs * factors, one.targets) for name, one in rows.items()}
+        model = federation(scaled, 6, method=method).train()
+        assert model is not None
+        found.append(TASK.model.forward(model.parameters[None], blobs().inputs * factors))
+    np.testing.assert_allclose(*found, atol=1e-9)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_method_learns_values_of_any_unit(method: str) -> None:
+    draws = np.random.default_rng(2)
+    inputs = draws.normal(300.0, 20.0, (60, 1))
+    rows = Rows(inputs, 1e5 * inputs[:, 0] + 7e8 + draws.normal(0.0, 1e4, 60))
+    parts = {name: Rows(rows.inputs[one], rows.targets[one]) for name, one in (("a", slice(20)), ("b", slice(20, 60)))}
+    strategy = find_algorithm("averaging", LINE, {"method": method, "learning_rate": 0.2})
+    limits = Limits(rounds_max=30, min_trainers=2, quorum=1.0, deadline_s=1000.0)
+    one = Federation(LINE, strategy, parts, seed=3, limits=limits)
+    model = one.train()
+    assert model is not None
+    errors = model.predict(rows.inputs) - rows.targets
+    assert np.square(errors).sum() / np.square(rows.targets - rows.targets.mean()).sum() < 0.01
 
 
 def test_model_of_counts_is_refused_for_exact_gradients() -> None:
@@ -167,7 +194,7 @@ def test_model_of_counts_is_refused_for_exact_gradients() -> None:
     with pytest.raises(BadConfiguration, match="MLP or Linear for method=fedsgd: use newton"):
         find_algorithm("averaging", task, {"method": "fedsgd"}).init(task, 1)
     with pytest.raises(Rejected, match="method=fedsgd: expected a model MLP or Linear"):
-        check_down(SumGradient(), task, {"model": np.zeros(2)})
+        check_down(SumGradient(), task, {"model": np.zeros(2), "standard": AS_THEY_ARE})
 
 
 @pytest.mark.parametrize(
@@ -219,7 +246,7 @@ def test_control_sum_survives_in_the_spool(tmp_path: Path) -> None:
 def test_virtual_trainers_have_the_control_variates_of_deployed_ones() -> None:
     deployed = federation(shards(3), method="scaffold")
     deployed.train()
-    options: dict[str, Any] = {"algorithm": "averaging", "parameters": {"method": "scaffold"}, "rounds": 8, "seed": 3}
+    options: dict[str, Any] = {"algorithm": "averaging", "parameters": {"method": "scaffold"}, "rounds": 10, "seed": 3}
     run = simulate(TASK, shards(3), **options)
     assert deployed.model is not None
     assert run.model is not None

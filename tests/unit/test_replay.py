@@ -110,7 +110,7 @@ def test_replay_restores_trainers_with_rows_and_results(linear: Federation) -> N
 
 
 def test_replay_of_an_empty_store_is_at_round_one() -> None:
-    store, strategy = Store(":memory:"), find_algorithm("averaging")
+    store, strategy = Store(":memory:"), find_algorithm("averaging", parameters={"standardize": False})
     empty = replay(store, find_task("linear"), strategy, 1)
     assert (empty.round, empty.closes, empty.open_results, empty.trainers) == (1, [], 0, {})
     assert strategy.evaluation(empty.state) is None
@@ -206,7 +206,9 @@ def endless(store: Store | None = None) -> Federation:
     task = msgspec.structs.replace(find_task("linear"), target=0.0)
     rows = {name: task_rows("linear", 1, 1) for name in NAMES}
     limits = Limits(rounds_max=1000, min_trainers=1)
-    return Federation(task, find_algorithm("averaging"), rows, limits=limits, store=store)
+    return Federation(
+        task, find_algorithm("averaging", parameters={"standardize": False}), rows, limits=limits, store=store
+    )
 
 
 def until_closed(federation: Federation, rounds: int) -> list[Close]:

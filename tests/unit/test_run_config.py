@@ -72,7 +72,9 @@ def test_stored_limits_out_of_range_are_refused(limits: dict[str, Any]) -> None:
 def test_run_announces_the_configuration_that_is_stored() -> None:
     rows = {name: task_rows("linear", part, 2) for part, name in enumerate(("alice", "bob"), start=1)}
     limits = Limits(rounds_max=2, min_trainers=2, quorum=1.0)
-    federation = Federation(find_task("linear"), find_algorithm("averaging"), rows, limits=limits)
+    federation = Federation(
+        find_task("linear"), find_algorithm("averaging", parameters={"standardize": False}), rows, limits=limits
+    )
     federation.train()
     (started,) = [event for event in federation.events if isinstance(event, events.RunStarted)]
     assert started.config == federation.store.config

@@ -15,8 +15,10 @@ from fedmq.algorithms.registry import find_algorithm
 from fedmq.algorithms.starting import start_state
 from fedmq.errors import BadConfiguration, StoreError
 from fedmq.models.fourier import Fourier
+from fedmq.models.layers import Layered
 from fedmq.models.moved import moved
 from fedmq.models.networks import MLP, Linear, LogLinear, Model
+from fedmq.models.standardized import Standard
 from fedmq.models.trained_model import TrainedModel
 from fedmq.models.trees import Trees
 from fedmq.runs.records import Checkpoint
@@ -158,7 +160,9 @@ def test_model_of_a_table_starts_after_the_survey_and_through_a_checkpoint() -> 
         state = closed(averaging, state, task, views)
     first = averaging.ask(state).arrays
     arrays = (first["column_shift"], first["column_scale"], first["column_fill"])
-    moved_model = task.trained(first["model"], Preparation(task.schema, *arrays))
+    assert isinstance(task.model, Layered)
+    raw = Standard.of(first["standard"]).raw(task.model, first["model"])
+    moved_model = task.trained(raw, Preparation(task.schema, *arrays))
     complete = ~np.isnan(rows.columns["age"] + rows.columns["dose"]) & (rows.columns["smoker"] != "")
     whole = chosen(rows, np.flatnonzero(complete))
     np.testing.assert_allclose(moved_model.predict(whole), model.predict(whole), rtol=1e-12)

@@ -41,7 +41,13 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     rows = {name: task_rows("linear", part, 3) for part, name in enumerate(names, start=1)}
     store = Store(closed / STORE)
     limits = Limits(rounds_max=100, min_trainers=3)
-    federation = Federation(find_task("linear"), find_algorithm("averaging"), rows, limits=limits, store=store)
+    federation = Federation(
+        find_task("linear"),
+        find_algorithm("averaging", parameters={"standardize": False}),
+        rows,
+        limits=limits,
+        store=store,
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fedmq.runs.blobs, "BLOB_BYTES", 20)  # a model of 24 bytes is a file
         federation.start()

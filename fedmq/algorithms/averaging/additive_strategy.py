@@ -1,7 +1,9 @@
 """`averaging` by sums: FedSGD, FedAvg and SCAFFOLD need only the total of what the trainers' models have moved.
 
 Each trainer sends its rows times the change of its model, rounded once to integers, so the sum over trainers has no
-order. FedSGD's answer is the gradient over the rows, which is exact for any split of them.
+order. FedSGD's answer is the gradient over the rows, which is exact for any split of them. Rows of any scale are
+standardized by the survey of their columns: the model that trainers get is for standardized rows, the one to deploy for
+rows as they are.
 
 Late answers: FedAvg and SCAFFOLD add the change to the next model, with 1 / (1 + staleness) of its rows. FedSGD drops
 the gradients of earlier models. All of them complete the score of the model that they were asked about.
@@ -13,20 +15,23 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from fedmq.algorithms.averaging.parameters import AveragingParameters
-from fedmq.algorithms.averaging.query import CHANGE_BITS, Descend, SumGradient
+from fedmq.algorithms.averaging.query import CHANGE_BITS, STANDARD, Descend, SumGradient
 from fedmq.algorithms.averaging.server_optimizer import ServerOptimizer
 from fedmq.algorithms.base import CONTROL, Evaluation, Plan, Total
-from fedmq.algorithms.evaluation.row_scores import evaluation_of_rows
+from fedmq.algorithms.evaluation.row_scores import evaluation_of_rows, loss_unit
 from fedmq.algorithms.inbox import ROUNDS_REMEMBERED
+from fedmq.algorithms.statistics.survey import Survey, moments_of_rows
 from fedmq.errors import BadConfiguration
 from fedmq.models.arrays import Floats, Integers
 from fedmq.models.exact_gradient import gradient_bits
 from fedmq.models.layers import initial_parameters
 from fedmq.models.networks import MLP, Linear, LogLinear
+from fedmq.models.standardized import Standard, standard_for
 from fedmq.models.torch_model import Torch
 from fedmq.models.trained_model import TrainedModel
 from fedmq.tasks.task import Task
@@ -45,7 +50,9 @@ class DescentState:
     """The state while round `round` is open."""
 
     task: Task
-    model: Floats  # that the open round publishes
+    standard: Standard  # by which rows are standardized
+    unit: int  # of squared errors: see the queries
+    model: Floats  # that the open round publishes, for standardized rows
     optimizer: ServerOptimizer
     control: Integers  # the sum of the trainers' control variates, each times its rows; (0,) without SCAFFOLD
     round: int = 1
@@ -68,6 +75,7 @@ class AdditiveAveraging:
     """The strategy of `averaging` without a robust rule: see `fedmq.algorithms.base.AdditiveAlgorithm`."""
 
     name = "averaging"
+    keeps_survey = True
     Parameters = AveragingParameters
 
     def __init__(self, parameters: AveragingParameters | None = None) -> None:
@@ -77,26 +85,37 @@ class AdditiveAveraging:
             SumGradient() if chosen.method == "fedsgd" else Descend(learner=chosen.gradient, scaffold=scaffold)
         )
 
-    def init(self, task: Task, seed: int) -> DescentState:
+    @property
+    def needs_survey(self) -> bool:
+        """Whether rows are standardized."""
+        return self.parameters.standardize
+
+    def init(self, task: Task, seed: int, survey: Survey | None = None) -> DescentState:
         """Return random first weights; zeros for a model of one layer."""
         model = with_gradients(task)
         if isinstance(model, LogLinear) and self.parameters.method == "fedsgd":
             raise BadConfiguration("algorithm averaging: expected a model MLP or Linear for method=fedsgd: use newton")
         size = model.num_parameters
         control = np.zeros(size if self.parameters.method == "scaffold" else 0, np.int64)
-        first = initial_parameters(model, seed, "averaging")
-        return DescentState(task, first, ServerOptimizer.begin(self.parameters, size), control)
+        standard, unit = Standard(np.zeros(model.inputs), np.ones(model.inputs)), 0
+        if survey is not None:
+            moments = moments_of_rows(task, survey)
+            values = task.loss == "squared-error"
+            standard = standard_for(model, moments.means, moments.variances, values=values)
+            unit = loss_unit(task, moments)
+        first, optimizer = initial_parameters(model, seed, "averaging"), ServerOptimizer.begin(self.parameters, size)
+        return DescentState(task, standard, unit, first, optimizer, control)
 
     def starting_at(self, state: DescentState, trained: TrainedModel) -> DescentState:
         """Return the state of round 1 that publishes an earlier model."""
-        return replace(state, model=trained.parameters)
+        return replace(state, model=state.standard.standardized(with_gradients(state.task), trained.parameters))
 
     def ask(self, state: DescentState) -> Plan:
         """Publish the model, and the mean control variate of all rows."""
-        arrays: dict[str, Floats] = {"model": state.model}
+        arrays: dict[str, Floats] = {"model": state.model, STANDARD: state.standard.array}
         if state.control.size:
             arrays[CONTROL] = state.control.astype(np.float64) * (2.0**-CHANGE_BITS / state.rows)
-        return Plan(self._query, arrays)
+        return Plan(msgspec.structs.replace(self._query, unit=state.unit), arrays)
 
     def close(self, state: DescentState, total: Total | None, late: Mapping[int, Total]) -> DescentState:
         """Move the model by the mean change, and rate the one that was scored."""
@@ -153,7 +172,7 @@ class AdditiveAveraging:
     def _rated(self, state: DescentState, total: Total | None, late: Mapping[int, Total]) -> DescentState:
         """Keep the newest scored model if it is better, and what late answers say about the one that is kept."""
         if state.best is not None and state.best_round in late:
-            state = replace(state, best=self._evaluation(state.best.parameters, late[state.best_round]))
+            state = replace(state, best=self._evaluation(state, state.best.parameters, late[state.best_round]))
         totals = dict(late) if total is None else {**late, state.round: total}
         published = {**state.unscored, state.round: state.model}
         newest = max((number for number in published if number in totals), default=0)
@@ -161,15 +180,17 @@ class AdditiveAveraging:
         state = replace(state, unscored={number: one for number, one in published.items() if number > oldest})
         if not newest:
             return state
-        found = self._evaluation(published[newest], totals[newest])
+        parameters = state.standard.raw(with_gradients(state.task), published[newest])
+        found = self._evaluation(state, parameters, totals[newest])
         if state.best is not None and not _is_better(found, state.best, state.task):
             return state
         return replace(state, best=found, best_round=newest)
 
-    def _evaluation(self, model: Floats, total: Total) -> Evaluation:
+    def _evaluation(self, state: DescentState, parameters: Floats, total: Total) -> Evaluation:
+        bits = total.fraction_bits - 2 * state.unit
         if self._is_exact:
-            return evaluation_of_rows(model, total, -total.fraction_bits)
-        return total.evaluation(model)
+            return evaluation_of_rows(parameters, total, -bits)
+        return replace(total, fraction_bits=bits).evaluation(parameters)
 
 
 def with_gradients(task: Task) -> MLP | Linear | LogLinear:

@@ -1,5 +1,6 @@
 """The trainer's half of `averaging`: scores the model as it came, then trains it on the rows, or sums its gradient."""
 
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -11,6 +12,7 @@ from fedmq.algorithms.averaging.query import (
     CHANGE_BITS,
     CHANGE_REACH,
     DESCENT_LOSS_BITS,
+    STANDARD,
     Descend,
     EvolutionLearner,
     GradientLearner,
@@ -24,14 +26,17 @@ from fedmq.algorithms.base import CONTROL, Assignment, Learner
 from fedmq.algorithms.evaluation.exact_scores import ROW_LOSS_BITS, exact_scores
 from fedmq.algorithms.evolution.local_search import evolve
 from fedmq.algorithms.inbox import GENE_MAX
-from fedmq.errors import BadData, CodeRefused, WorkCancelled, WorkError
+from fedmq.errors import CodeRefused, WorkCancelled, WorkError
 from fedmq.models.arrays import Floats, Integers
 from fedmq.models.backprop import mean_gradient
-from fedmq.models.exact_gradient import INPUT_MAX, WEIGHT_BITS_MIN, exact_gradient, weight_bits
+from fedmq.models.exact_gradient import WEIGHT_BITS_MIN, exact_gradient, weight_bits
 from fedmq.models.layers import layered
 from fedmq.models.networks import MLP, Linear
+from fedmq.models.standardized import Standard
 from fedmq.models.torch_model import Torch
 from fedmq.models.torch_modules import Descent, module_of
+from fedmq.tasks.row_views import chosen
+from fedmq.tasks.task import Rows, Task
 
 
 def train_model(query: Train, work: Assignment) -> dict[str, npt.NDArray[Any]]:
@@ -75,12 +80,19 @@ def send_change(query: Descend, work: Assignment) -> dict[str, npt.NDArray[Any]]
     option II for the control variate: its new value is the mean gradient along the way.
     """
     model, learner, rows = work.arrays["model"], query.learner, len(work.rows.inputs)
-    losses, correct = work.score(model[None])
-    answer = {"losses": np.minimum(losses, rows * 2.0**DESCENT_LOSS_BITS), "correct": correct}
-    if work.fit is not None and query.scaffold:
-        raise WorkError("method=scaffold: expected training by gradients, got --learner: use method=fedavg")
+    network, standard = layered(work.task.model, "learner=gradient"), Standard.of(work.arrays[STANDARD])
+    raw = standard.raw(network, model)
+    losses, correct = work.score(raw[None])
+    losses = np.minimum(losses * 4.0**-query.unit, rows * 2.0**DESCENT_LOSS_BITS)
+    answer = {"losses": losses, "correct": correct}
+    if work.fit is not None:
+        if query.scaffold:
+            raise WorkError("method=scaffold: expected training by gradients, got --learner: use method=fedavg")
+        trained = standard.standardized(network, work.fit(raw, work.generator))
+        return {**answer, "change": _fixed(trained - model, rows, query, work)}
+    work = replace(work, rows=_standardized(standard, work.task, work.rows))
     if not query.scaffold:
-        trained = _descend(learner, model, work)[0] if work.fit is None else work.fit(model, work.generator)
+        trained, _ = _descend(learner, model, work)
         return {**answer, "change": _fixed(trained - model, rows, query, work)}
     everywhere = work.arrays[CONTROL]
     own = np.zeros(len(model)) if work.control is None else work.control * 2.0**-CHANGE_BITS / rows
@@ -95,25 +107,29 @@ def send_change(query: Descend, work: Assignment) -> dict[str, npt.NDArray[Any]]
 
 def sum_gradient(query: SumGradient, work: Assignment) -> dict[str, npt.NDArray[Any]]:
     """Sum the gradient and the loss, block after block."""
-    task, parameters, (inputs, targets) = work.task, work.arrays["model"], work.rows[:2]
-    model = task.model
+    task, parameters, num_examples = work.task, work.arrays["model"], len(work.rows.inputs)
+    model, standard = task.model, Standard.of(work.arrays[STANDARD])
     assert isinstance(model, MLP | Linear)
     if weight_bits(model, parameters) < WEIGHT_BITS_MIN:
         raise _model_diverged(work)
-    if not np.abs(inputs).max() <= INPUT_MAX:
-        problem = f"expected inputs from {-INPUT_MAX:g} to {INPUT_MAX:g} for method=fedsgd, got a larger one"
-        raise BadData(f"{problem}: standardize the columns", problem)
     totals, loss, correct = np.zeros(len(parameters), np.int64), 0, 0
-    for start in range(0, len(inputs), BLOCK_ROWS):
+    for start in range(0, num_examples, BLOCK_ROWS):
         if work.cancelled():
             raise WorkCancelled("the gradient was cancelled: a newer round makes it needless")
-        block = slice(start, start + BLOCK_ROWS)
-        found = exact_gradient(model, parameters, inputs[block], targets[block])
-        scores = exact_scores(task, found.outputs, targets[block], query.fraction_bits)
+        rows = chosen(work.rows, slice(start, start + BLOCK_ROWS))
+        found = exact_gradient(model, parameters, *_standardized(standard, task, rows)[:2])
+        outputs = found.outputs * standard.unit + standard.center
+        scores = exact_scores(task, outputs, rows.targets, query.fraction_bits, query.unit)
         totals, loss, correct = totals + found.sums, loss + scores.loss, correct + scores.correct
-    if loss >= len(inputs) << (query.fraction_bits + ROW_LOSS_BITS):  # each row has the largest error that counts
+    if loss >= num_examples << (query.fraction_bits + ROW_LOSS_BITS):  # each row has the largest error that counts
         raise _model_diverged(work)
     return {"gradient": totals, "loss": np.array([loss]), "correct": np.array([correct])}
+
+
+def _standardized(standard: Standard, task: Task, rows: Rows) -> Rows:
+    """Return rows with standardized inputs, and standardized targets if these are values."""
+    targets = rows.targets if task.loss == "cross-entropy" else standard.values(rows.targets)
+    return rows._replace(inputs=standard.inputs(rows.inputs), targets=targets)
 
 
 def _descend(

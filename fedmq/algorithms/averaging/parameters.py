@@ -23,8 +23,8 @@ from fedmq.errors import BadConfiguration
 class AveragingParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The parameters of `averaging`.
 
-    `method`, `l2` and those of the server are of the learner `gradient`; `epochs`, `batch_size` and `learning_rate` of
-    `torch`, too; `generations`, `population`, `spread` and `mutation` of `evolution`.
+    `method`, `l2`, `standardize` and those of the server are of the learner `gradient`; `epochs`, `batch_size` and
+    `learning_rate` of `torch`, too; `generations`, `population`, `spread` and `mutation` of `evolution`.
 
     Raises:
         BadConfiguration: the bounds of `mutation` are in the wrong order, or parameters do not go together.
@@ -36,6 +36,7 @@ class AveragingParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     batch_size: BatchSize = 20  # 0: all rows of a trainer at once
     learning_rate: LearningRate = 0.1
     l2: Moderate = 0.0  # half of it times the squared parameters is added to the mean loss of a row
+    standardize: bool = True  # rows by a survey of their columns, without a rule; False: take them as they are
     server_optimizer: Literal["sgd", "adam"] = "sgd"
     server_learning_rate: LearningRate = 1.0
     server_momentum: Momentum = 0.0  # of sgd

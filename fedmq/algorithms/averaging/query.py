@@ -37,6 +37,7 @@ CHANGE_BITS, CHANGE_REACH = 26, 10  # a parameter's change: its fraction bits; a
 DESCENT_LOSS_BITS = 20  # a row's loss counts at most 2**20 when it is summed beside changes
 DESCENT_COPIES = 8  # of the parameters, while a learner descends
 BLOCK_ROWS = 2048  # whose exact gradient a learner computes at once
+STANDARD = "standard"  # the array that says how rows are standardized
 TORCH_COPIES = 8  # of parameters and layers, while PyTorch trains
 
 Epochs = Annotated[int, Meta(ge=1, le=EPOCHS_MAX)]
@@ -44,6 +45,7 @@ BatchSize = Annotated[int, Meta(ge=0, le=BATCH_SIZE_MAX)]
 LearningRate = Annotated[float, Meta(gt=0, le=1e6)]
 Moderate = Annotated[float, Meta(ge=0, le=1e6)]
 Momentum = Annotated[float, Meta(ge=0, lt=1)]
+Unit = Annotated[int, Meta(ge=-1000, le=1000)]
 Setting = bool | int | float | Annotated[str, Meta(max_length=200)]
 Config = Annotated[dict[Annotated[str, Meta(min_length=1, max_length=32)], Setting], Meta(max_length=32)]
 
@@ -161,12 +163,13 @@ class Train(Query, frozen=True, tag="train"):
 
 
 class Descend(AdditiveQuery, frozen=True, tag="descend"):
-    """Train the model by gradients, and send how far it moved, times the rows.
+    """Train the model by gradients on standardized rows, and send how far it moved, times the rows.
 
-    Down: `model` (parameters,) float64; with `scaffold` also `control` (parameters,) float64, the mean gradient over
-    all rows as it is known. Up: `change` (parameters,) int64, the rows times the change, in units of 2**-CHANGE_BITS;
-    with `scaffold` likewise `control`, the change of the trainer's own mean gradient, which it adds up; `losses` (1,)
-    int64, in units of 2**-fraction_bits, and `correct` (1,) int64 of the model that was received.
+    Down: `model` (parameters,) float64, for standardized rows; `standard` as in the query `slopes`; with `scaffold`
+    also `control` (parameters,) float64, the mean gradient over all rows as it is known. Up: `change` (parameters,)
+    int64, the rows times the change, in units of 2**-CHANGE_BITS; with `scaffold` likewise `control`, the change of the
+    trainer's own mean gradient, which it adds up; `losses` (1,) int64, in units of 2**-fraction_bits, times 4**unit for
+    squared errors, and `correct` (1,) int64 of the model that was received.
     """
 
     partial: ClassVar[bool] = True
@@ -174,6 +177,7 @@ class Descend(AdditiveQuery, frozen=True, tag="descend"):
 
     learner: GradientLearner = GradientLearner()
     scaffold: bool = False
+    unit: Unit = 0
     rows_max: Annotated[int, Meta(ge=1, le=2**53)] = 1 << 26
 
     @property
@@ -187,7 +191,7 @@ class Descend(AdditiveQuery, frozen=True, tag="descend"):
 
     def arrays(self, task: Task) -> Mapping[str, ArrayBounds]:
         names = ("model", CONTROL) if self.scaffold else ("model",)
-        return {name: ArrayBounds((task.model.num_parameters,)) for name in names}
+        return {name: ArrayBounds((task.model.num_parameters,)) for name in names} | _standard(task)
 
     def answer(self, task: Task, _shapes: Shapes, num_examples: int) -> Mapping[str, ArrayBounds]:
         most = num_examples << (CHANGE_BITS + CHANGE_REACH)
@@ -204,7 +208,9 @@ class Descend(AdditiveQuery, frozen=True, tag="descend"):
         return 1
 
     def demand(self, task: Task, _shapes: Shapes, num_examples: int) -> Demand:
-        return self.learner.demand(task, num_examples)
+        """See `Query`: standardized rows are a copy."""
+        found = self.learner.demand(task, num_examples)
+        return found._replace(memory_bytes=found.memory_bytes + 16 * num_examples * (task.model.inputs + 1))
 
     def check(self, task: Task, shapes: Shapes) -> None:
         super().check(task, shapes)
@@ -212,15 +218,17 @@ class Descend(AdditiveQuery, frozen=True, tag="descend"):
 
 
 class SumGradient(AdditiveQuery, frozen=True, tag="gradient"):
-    """Sum the gradient of the loss over the rows, each rounded to integers: see `fedmq.models.exact_gradient`.
+    """Sum the gradient over standardized rows, each rounded to integers: see `fedmq.models.exact_gradient`.
 
-    Down: `model` (parameters,) float64. Up: `gradient` (parameters,) int64, in units of 2**-gradient_bits; `loss` (1,)
-    int64, in units of 2**-fraction_bits, at most 2**ROW_LOSS_BITS for a row; `correct` (1,) int64.
+    Down: `model` (parameters,) float64, for standardized rows; `standard` as in the query `slopes`. Up: `gradient`
+    (parameters,) int64, in units of 2**-gradient_bits; `loss` (1,) int64, in units of 2**-fraction_bits, times 4**unit
+    for squared errors, at most 2**ROW_LOSS_BITS for a row; `correct` (1,) int64.
     """
 
     partial: ClassVar[bool] = True
     sends: ClassVar[str] = "the gradient of one model, summed over the rows, and its summed loss"
 
+    unit: Unit = 0
     fraction_bits: Annotated[int, Meta(ge=0, le=FRACTION_BITS_MAX)] = 24
     rows_max: Annotated[int, Meta(ge=1, le=2**53)] = 1 << 20
 
@@ -229,7 +237,7 @@ class SumGradient(AdditiveQuery, frozen=True, tag="gradient"):
         return max(ROW_BITS, self.fraction_bits + ROW_LOSS_BITS)
 
     def arrays(self, task: Task) -> Mapping[str, ArrayBounds]:
-        return {"model": ArrayBounds((task.model.num_parameters,))}
+        return {"model": ArrayBounds((task.model.num_parameters,))} | _standard(task)
 
     def answer(self, task: Task, _shapes: Shapes, num_examples: int) -> Mapping[str, ArrayBounds]:
         most = num_examples << ROW_BITS
@@ -245,7 +253,7 @@ class SumGradient(AdditiveQuery, frozen=True, tag="gradient"):
 
     def demand(self, task: Task, _shapes: Shapes, num_examples: int) -> Demand:
         parameters = task.model.num_parameters
-        units = sum(layer_sizes(layered(task.model, "method=fedsgd")))
+        units = 2 * task.model.inputs + sum(layer_sizes(layered(task.model, "method=fedsgd")))
         numbers = DESCENT_COPIES * parameters + BLOCK_COPIES * min(BLOCK_ROWS, num_examples) * units
         return Demand(8 * numbers, 3 * num_examples * parameters)
 
@@ -253,6 +261,10 @@ class SumGradient(AdditiveQuery, frozen=True, tag="gradient"):
         super().check(task, shapes)
         if not isinstance(task.model, MLP | Linear):
             raise Rejected("values", f"method=fedsgd: expected a model MLP or Linear, got {type(task.model).__name__}")
+
+
+def _standard(task: Task) -> dict[str, ArrayBounds]:
+    return {STANDARD: ArrayBounds((2, task.model.inputs + 1))}
 
 
 def dtype_of(task: Task) -> type[np.generic]:

@@ -37,12 +37,11 @@ def _of_network(query: Slopes, work: Assignment, drawn: Directions, to_move: Flo
     """Evaluate a network in integers, on standardized rows."""
     task, model = work.task, work.task.model
     assert isinstance(model, Layered)
-    shifts, scales = work.arrays["standard"]
-    standard = Standard(shifts[:-1], scales[:-1], float(shifts[-1]), float(scales[-1]))
-    inputs = np.ascontiguousarray(((work.rows.inputs - standard.shift) / standard.scale).T)
+    standard = Standard.of(work.arrays["standard"])
+    inputs = np.ascontiguousarray(standard.inputs(work.rows.inputs).T)
     targets: Floats | Integers = work.rows.targets
     if task.loss != "cross-entropy":
-        targets = (targets.astype(np.float64) - standard.center) / standard.unit
+        targets = standard.values(targets)
     slopes = [
         pair_differences(
             model, weights, drawn, query.sigma, inputs, targets, query.fraction_bits, cancelled=work.cancelled

@@ -29,8 +29,7 @@ from fedmq.algorithms.evaluation.exact_scores import ROW_LOSS_BITS
 from fedmq.algorithms.evaluation.row_scores import loss_unit
 from fedmq.algorithms.inbox import GENE_MAX, ROUNDS_REMEMBERED
 from fedmq.algorithms.standardization import rows_max_for
-from fedmq.algorithms.statistics.columns import ColumnMoments
-from fedmq.algorithms.statistics.survey import Survey
+from fedmq.algorithms.statistics.survey import Survey, moments_of_rows
 from fedmq.errors import BadConfiguration, Rejected
 from fedmq.exact.directions import KEPT_MAX, directions, size_for
 from fedmq.exact.draws import normals
@@ -119,7 +118,7 @@ class EvolutionStrategy:
 
     def init(self, task: Task, seed: int, survey: Survey) -> SlopesState:
         check_movable(task.model, "algorithm es")
-        moments = _moments(task, survey)
+        moments = moments_of_rows(task, survey)
         size = task.model.num_parameters
         starts = self.parameters.starts or max(1, min(STARTS_MOST, STARTS_OF_PAIRS // size_for(size)))
         model = task.model
@@ -163,16 +162,8 @@ class EvolutionStrategy:
             loss_bits=min(FRACTION_BITS_MAX, SUM_BITS_MAX - ROW_LOSS_BITS - (rows_max - 1).bit_length()),
             rows_max=rows_max,
         )
-        standard = _standard(state)
-        return Plan(
-            query,
-            {
-                "weights": _published(np.concatenate([state.movement.weights, state.movement.average])),
-                "standard": np.stack(
-                    [np.append(standard.shift, standard.center), np.append(standard.scale, standard.unit)]
-                ),
-            },
-        )
+        weights = _published(np.concatenate([state.movement.weights, state.movement.average]))
+        return Plan(query, {"weights": weights, "standard": _standard(state).array})
 
     def close(self, state: SlopesState, total: Total | None, late: Mapping[int, Total]) -> SlopesState:
         """Move the weights along the slopes of this round, and of late answers along those of theirs."""
@@ -277,17 +268,6 @@ def _published(weights: Floats) -> np.ndarray:
 def _standard(state: SlopesState) -> Standard:
     values = state.task.loss == "squared-error"
     return standard_for(state.task.model, state.means, state.variances, values=values)
-
-
-def _moments(task: Task, survey: Survey) -> ColumnMoments:
-    """Return the moments that rows are standardized by: of a table, whose columns are prepared, of the target alone."""
-    moments = survey.features
-    if task.schema is None:
-        return moments
-    inputs = slice(0, task.model.inputs)
-    means, variances = moments.means.copy(), moments.variances.copy()
-    means[inputs], variances[inputs] = 0.0, 1.0
-    return replace(moments, means=means, variances=variances)
 
 
 def _along(slopes: Integers, parameters: int, seed: int, number: int) -> Floats:

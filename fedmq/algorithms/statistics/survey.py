@@ -197,6 +197,17 @@ def blank_survey(task: Task) -> Survey:
     return Survey(moments, zeros, zeros, bounds, bounds, histograms, features, preparation, features, weights)
 
 
+def moments_of_rows(task: Task, survey: Survey) -> ColumnMoments:
+    """Return the moments to standardize rows by: of a table, whose columns are prepared, those of the target alone."""
+    moments = survey.features
+    if task.schema is None:
+        return moments
+    inputs = slice(0, task.model.inputs)
+    means, variances = moments.means.copy(), moments.variances.copy()
+    means[inputs], variances[inputs] = 0.0, 1.0
+    return replace(moments, means=means, variances=variances)
+
+
 def _schema_columns(task: Task) -> tuple[Column, ...]:
     return () if task.schema is None else task.schema.columns
 

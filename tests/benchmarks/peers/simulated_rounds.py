@@ -50,7 +50,7 @@ def in_fedmq(found: np.ndarray, rounds: int) -> dict[str, float]:
         task,
         (inputs, targets),
         algorithm="averaging",
-        parameters={"epochs": 1, "batch_size": BATCH, "learning_rate": 0.05},
+        parameters={"epochs": 1, "batch_size": BATCH, "learning_rate": 0.05, "standardize": False},
         trainers=CLIENTS,
         sample=SAMPLE,
         seed=1,
