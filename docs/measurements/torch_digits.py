@@ -1,12 +1,14 @@
 """Train a CNN of PyTorch on digits over ten trainers, each a process, whose classes are split by Dirichlet(0.3).
 
     python docs/measurements/torch_digits.py --seed 100
+    python docs/measurements/torch_digits.py --trainers 2 --rounds 8  # for the kill alone
 
 Prints the accuracy on held-out rows, the bytes and the seconds of a whole `fedmq demo`, process starts included. Then
 kills all of its processes with SIGKILL after some rounds, continues, and compares the SHA-256 of both models.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -20,18 +22,18 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 TASK = Path(__file__).parents[2] / "examples" / "digits_cnn.py"
-TRAINERS, ALPHA, HOLDOUT = 10, 0.3, 0.2
+ALPHA, HOLDOUT = 0.3, 0.2
 
 
-def write_parts(folder: Path, seed: int) -> list[str]:
+def write_parts(folder: Path, trainers: int, seed: int) -> list[str]:
     """Write the rows of each trainer, and return the options of `fedmq demo` that name them."""
     digits, draws = load_digits(), np.random.default_rng(seed)
     owners = np.empty(len(digits.target), int)
     for one in range(10):
         (places,) = np.nonzero(digits.target == one)
-        owners[places] = draws.choice(TRAINERS, len(places), p=draws.dirichlet([ALPHA] * TRAINERS))
+        owners[places] = draws.choice(trainers, len(places), p=draws.dirichlet([ALPHA] * trainers))
     options = []
-    for trainer in range(TRAINERS):
+    for trainer in range(trainers):
         mine = owners == trainer
         path = folder / f"site-{trainer}.npz"
         np.savez(path, X=digits.data[mine] / 16.0, y=digits.target[mine])
@@ -46,6 +48,20 @@ def start(folder: Path, out: str, arguments: list[str]) -> "subprocess.Popen[byt
         return subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True)
 
 
+def kill(demo: "subprocess.Popen[bytes]") -> int:
+    """Send SIGKILL to all processes of a demo, itself last, else it would stop the others; return their number."""
+    every = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
+    mine: list[int] = []
+    for process in every:
+        with contextlib.suppress(OSError):  # ended meanwhile
+            mine += [process] if os.getsid(process) == demo.pid and process != demo.pid else []
+    for process in [*mine, demo.pid]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+    demo.wait()
+    return len(mine) + 1
+
+
 def report(folder: Path) -> dict:
     """Return the report of a run."""
     return json.loads((folder / "report.json").read_text())
@@ -56,10 +72,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--trainers", type=int, default=10)
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        arguments = [*write_parts(folder, chosen.seed), "--seed", str(chosen.seed), "--rounds", str(chosen.rounds)]
+        arguments = write_parts(folder, chosen.trainers, chosen.seed)
+        arguments += ["--seed", str(chosen.seed), "--rounds", str(chosen.rounds)]
         began = time.monotonic()
         if start(folder, "whole", arguments).wait():
             sys.exit((folder / "whole.log").read_text())
@@ -67,18 +85,17 @@ def main() -> None:
         print(
             f"seed {chosen.seed}: held out {whole['value']:.1%} after {whole['rounds']} rounds, {seconds:.1f} s, "
             f"{whole['train_s']:.1f} s in rounds; "
-            f"{whole['bytes_up'] / TRAINERS / whole['rounds']:.0f} bytes up per trainer and round"
+            f"{whole['bytes_up'] / chosen.trainers / whole['rounds']:.0f} bytes up per trainer and round"
         )
         demo, log = start(folder, "killed", arguments), folder / "killed.log"
         while f"round {chosen.rounds // 2:>3}" not in log.read_text():
-            time.sleep(0.1)
-        os.killpg(demo.pid, signal.SIGKILL)
-        demo.wait()
+            time.sleep(0.01)
+        killed = kill(demo)
         reached = log.read_text().count("results of")
         if start(folder, "killed", arguments).wait():
             sys.exit(log.read_text())
         same = report(folder / "killed")["model_sha256"] == whole["model_sha256"]
-        print(f"killed after {reached} rounds and continued: {'the same' if same else 'ANOTHER'} model")
+        print(f"{killed} processes killed after {reached} rounds, continued: {'the same' if same else 'ANOTHER'} model")
 
 
 if __name__ == "__main__":

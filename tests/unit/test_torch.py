@@ -22,7 +22,7 @@ from fedmq.errors import BadConfiguration, CodeRefused
 from fedmq.exact.directions import directions
 from fedmq.models import torch_modules
 from fedmq.models.exports.open_files import arrays_of, to_safetensors
-from fedmq.models.networks import Model
+from fedmq.models.networks import Linear, Model
 from fedmq.models.torch_model import TENSORS_MAX, TensorInfo, Torch
 from fedmq.models.torch_modules import Descent, initial_module_parameters, module_of, torch_model, torch_module
 from fedmq.models.trained_model import load_model
@@ -31,6 +31,8 @@ from fedmq.simulation.federation import Federation
 from fedmq.tasks.task import Rows, Task
 from fedmq.tasks.task_file import find_task, task_rows
 from fedmq.trainer.decline import decline_of
+from fedmq.trainer.own_learner import OwnLearner
+from fedmq.trainer.round_handler import on_rows
 
 if os.environ.get("CI") == "true" and sys.version_info < (3, 14) and not sys.prefix.endswith("-lowest"):
     torch = import_module("torch")  # `make test` has installed it, which `make lowest` does not
@@ -291,3 +293,36 @@ def test_example_trains_in_one_process(example: str, algorithm: str, parameters:
     federation = Federation(task, find_algorithm(algorithm, task, parameters), sites)
     assert federation.train() is not None
     assert not [one for one in federation.events if isinstance(one, events.TrainerLeft)]
+
+
+OWN = """
+import torch
+
+def fit(parameters, data, config, rng):
+    module = torch.nn.Linear(1, 1)
+    torch.nn.utils.vector_to_parameters(torch.tensor(parameters, dtype=torch.float32), module.parameters())
+    inputs, targets = (torch.tensor(one, dtype=torch.float32) for one in (data.inputs, data.targets))
+    for _ in range(100):
+        module.zero_grad()
+        loss = torch.nn.functional.mse_loss(module(inputs)[:, 0], targets)
+        loss.backward()
+        with torch.no_grad():
+            for one in module.parameters():
+                one -= config["rate"] * one.grad
+    trained = torch.nn.utils.parameters_to_vector(module.parameters()).detach().numpy()
+    return trained, len(targets), {"loss": loss.item()}
+"""
+
+
+def test_own_fit_of_a_site_may_train_with_pytorch(tmp_path: Path) -> None:
+    (tmp_path / "site.py").write_text(OWN)
+    own = OwnLearner(f"{tmp_path}/site.py:fit", 600.0)
+    task = Task(name="line", model=Linear(1), loss="squared-error", metric="loss", rounds=2)
+    strategy = find_algorithm("averaging", task, {"learner": "own", "config": {"rate": 0.3}})
+    rows = Rows(np.array([[0.0], [1.0], [2.0]]), np.array([1.0, 3.0, 5.0]))
+    federation = Federation(task, strategy, {"a": rows}, learn=lambda rows, name: on_rows(rows, name, own=own))
+    model = federation.train()
+    assert model is not None
+    assert model.parameters == pytest.approx([2.0, 1.0], abs=1e-4)
+    closed = [one for one in federation.events if isinstance(one, events.RoundClosed)]
+    assert (closed[-1].metrics or {})["loss"] == pytest.approx(0.0, abs=1e-6)
