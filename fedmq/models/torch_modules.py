@@ -56,7 +56,7 @@ def _torch() -> Any:
             f"expected PyTorch for this model, got {named(error)}: install fedmq[torch], or torch for your machine"
         ) from error
     torch.set_num_threads(1)
-    torch.set_deterministic_debug_mode("warn")  # use_deterministic_algorithms imports the compiler, as long as torch
+    torch.use_deterministic_algorithms(True, warn_only=True)  # imports the compiler now, else the first optimizer does
     return torch
 
 
