@@ -71,7 +71,7 @@ def test_diverging_learning_rate_ends_the_run_with_its_name(services: Services) 
     rate = ("--param", "learning_rate=5", "--param", "epochs=1000")
     code, lines = aggregator(services, "--task", "night.py", *rate, "--out", "runs/diverging")
     assert code == 70
-    cause = "learning rate 5 diverged after 1 rounds: try 0.5"
+    cause = "learning rate 5 diverged after 3 rounds: try 0.5"  # two of them were the survey
     assert f"{cause} (--param learning_rate=0.5) (work, 2 trainers)" in lines.splitlines()[-1]
     assert "alice" not in lines.splitlines()[-1], "the line names the cause, not the sites"
     assert report_of(services.folder / "runs/diverging")["failure"].count(cause) == 1
