@@ -558,6 +558,7 @@ class Rounds:
             self._participants.add(eligible, self.roster.awaited(eligible))
         self.roster.forgive()
         self._opened_at = self._now
+        self._adaptive_deadline.begin(self._plan.query.kind)
         self._deadline_s = self._adaptive_deadline.deadline_s
         self._deadline = self._now + self._deadline_s
         self._send_round(topics.ROUNDS + self.config.run)

@@ -91,6 +91,11 @@ class Query(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     counts: ClassVar[frozenset[str]] = frozenset()  # arrays of an answer whose numbers each count rows
     sends: ClassVar[str] = ""
 
+    @property
+    def kind(self) -> str:
+        """The tag of the query, as a round carries it."""
+        return str(self.__struct_config__.tag)
+
     @abstractmethod
     def arrays(self, task: Task) -> Mapping[str, ArrayBounds]:
         """Return the arrays that come down with the query."""

@@ -49,7 +49,7 @@ def questions(strategy: Strategy[Any], task: Task, views: RowViews, rounds: int,
     for number in range(1, rounds + 1):
         plan = strategy.ask(state)
         update = answer(plan, task, views, number, seed)
-        kind = type(plan.query).__struct_config__.tag
+        kind = plan.query.kind
         one = asked.setdefault(str(kind), Asked(str(kind), plan.query.sends))
         one.times += 1
         one.numbers = max(one.numbers, sum(array.size for array in update.arrays.values()))

@@ -47,7 +47,7 @@ def recount(folder: Path) -> Recount:
     def watch(store: Store, strategy: Strategy[Any], replayed: Replayed) -> None:
         plan, config = strategy.ask(replayed.state), store.config
         assert config is not None
-        kind = str(plan.query.__struct_config__.tag)
+        kind = plan.query.kind
         one = asked.setdefault(kind, RecountedQuestions(kind, plan.query.sends))
         answer = plan.query.answer(config.task, plan.shapes, 1)
         numbers = sum(

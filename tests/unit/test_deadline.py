@@ -5,7 +5,13 @@ from __future__ import annotations
 import pytest
 from rounds_scene import Scene, closes, opened, sent, told
 
-from fedmq.aggregator.deadline import DEADLINE_FIRST_S, DEADLINE_MAX_S, DEADLINE_MIN_S, DEADLINE_TIMES
+from fedmq.aggregator.deadline import (
+    DEADLINE_FIRST_S,
+    DEADLINE_MAX_S,
+    DEADLINE_MIN_S,
+    DEADLINE_TIMES,
+    AdaptiveDeadline,
+)
 from fedmq.aggregator.machine import Output
 from fedmq.aggregator.rounds import SPREAD_MAX_S, SPREAD_S
 from fedmq.observe import events
@@ -50,6 +56,19 @@ def test_later_life_starts_with_the_first_deadline() -> None:
     scene = Scene(min_trainers=1, round=7, accepted={(6, "bob")}, away=("bob",))
     scene.take(BrokerConnected())
     assert deadlines(scene.hello("bob")) == [DEADLINE_FIRST_S]
+
+
+def test_quick_survey_does_not_shorten_the_first_round_that_trains() -> None:
+    adaptive = AdaptiveDeadline(None, [0.5])
+    adaptive.begin("spread")
+    assert adaptive.deadline_s == pytest.approx(0.5 * DEADLINE_TIMES)  # of an earlier life
+    adaptive.begin("train")
+    assert (adaptive.is_known, adaptive.deadline_s) == (False, DEADLINE_FIRST_S)
+    adaptive.add(3.0)
+    adaptive.begin("spread")
+    assert adaptive.deadline_s == pytest.approx(0.5 * DEADLINE_TIMES)
+    adaptive.begin("train")
+    assert adaptive.deadline_s == pytest.approx(3.0 * DEADLINE_TIMES)
 
 
 def test_result_before_its_round_reopens_does_not_change_the_deadline() -> None:
