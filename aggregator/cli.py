@@ -141,13 +141,6 @@ def buffer_option(command: Command) -> Command:
     )(command)
 
 
-def with_holdout(task: Task, share: float | None) -> Task:
-    """Return the task with this share of held-out rows; None: its own."""
-    import msgspec
-
-    return task if share is None else msgspec.structs.replace(task, holdout=share)
-
-
 @click.command()
 @option(
     "--task",
@@ -281,7 +274,7 @@ def aggregator(
     new = out is None or not (out / STORE).exists()
     wanted, code, on_generation = (None, None, None) if task_name is None else ship(task_name, algorithm)
     if wanted is not None:
-        wanted = with_holdout(wanted, holdout)
+        wanted = wanted.with_holdout(holdout)
     elif holdout is not None and not new:
         raise BadConfiguration("--holdout: expected it with a new run only, which keeps it: leave it out")
     if wanted is None and new:

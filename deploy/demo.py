@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shlex
 import signal
 import subprocess
@@ -30,7 +29,7 @@ from fedmq.cli.options import (
 )
 from fedmq.deploy.processes import Processes, free_port, listens
 from fedmq.errors import BadConfiguration
-from fedmq.names import NAME_PATTERN
+from fedmq.names import names_of_sources, own_names
 from fedmq.runtime.loop import stop_signals
 from fedmq.runtime.run_folder import MODEL, REPORT, RUNS, STORE
 
@@ -41,7 +40,6 @@ if TYPE_CHECKING:
 
 ROWS_SHOWN_MAX = PARAMETERS_SHOWN_MAX = 16
 LOOK_S = 0.02
-TRAINER_NAMES = ("alice", "bob", "carol", "dave", "erin", "frank", "grace", "heidi")
 
 
 @click.command()
@@ -126,7 +124,7 @@ def demo(
       fedmq demo --dashboard
     """
     one_thread_for_arrays()
-    from fedmq.aggregator.cli import new_name, with_holdout
+    from fedmq.aggregator.cli import new_name
     from fedmq.data.readers import load_data, load_rows
     from fedmq.models.networks import Code
     from fedmq.models.torch_model import Torch
@@ -137,7 +135,7 @@ def demo(
     if task_argument and typed:
         raise click.UsageError(f"expected TASK or --task, got {task_argument} and {task_option}: give one")
     task_name = task_argument or task_option or "xor"
-    task = with_holdout(find_task(task_name, algorithm), holdout)
+    task = find_task(task_name, algorithm).with_holdout(holdout)
     rows_of = _rows_of(task, task_name, sources, trainers)
     names = () if task.schema is None else tuple(task.schema.names())
     views = {}  # an error in the rows is reported once, before any file is written
@@ -195,12 +193,12 @@ def _rows_of(task: Task, task_name: str, sources: Sequence[str], trainers: int |
             raise click.UsageError("expected one --data with --trainers, which split its rows, or one for each trainer")
         if trainers is not None:
             return {f"site-{part}": f"{sources[0]}:{part}/{trainers}" for part in range(1, trainers + 1)}
-        return dict(zip(trainer_names(sources), sources, strict=True))
+        return dict(zip(names_of_sources(sources), sources, strict=True))
     if task.schema is not None:
         raise BadConfiguration(f"{task_name}: expected --data with the table of each trainer, got none: repeat --data")
     count = trainers or task.trainers
     task_rows(task_name, 1, count)
-    names = [TRAINER_NAMES[part] if count <= len(TRAINER_NAMES) else f"trainer-{part + 1}" for part in range(count)]
+    names = own_names(count)
     return {name: f"{task_name}:{part}/{count}" for part, name in enumerate(names, 1)}
 
 
@@ -219,20 +217,6 @@ def _compare(folder: Path, views: Mapping[str, RowViews], *, quiet: bool) -> Non
         echo(f"What federation buys, on {report.held_out.rows} held-out rows of {report.held_out.trainers} trainers:")
         for line in baseline_lines(report.baselines):
             echo(f"  {line}")
-
-
-def trainer_names(sources: Sequence[str]) -> list[str]:
-    """Return a name for the trainer of each source: of its file, else of its folder and file, else a number."""
-    paths = [Path(source) for source in sources]
-    for candidates in ([_plain(path) for path in paths], [f"{_plain(path.parent)}-{_plain(path)}" for path in paths]):
-        if len(set(candidates)) == len(sources) and all(re.match(NAME_PATTERN, name) for name in candidates):
-            return candidates
-    return [f"trainer-{number}" for number in range(1, len(sources) + 1)]
-
-
-def _plain(path: Path) -> str:
-    """Return the name of a file without suffixes, in the characters of names."""
-    return re.sub(r"[^A-Za-z0-9_-]+", "-", path.name.split(".")[0]).strip("-")
 
 
 def _run(

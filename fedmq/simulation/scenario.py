@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -17,7 +15,7 @@ from fedmq.data.readers import load_data
 from fedmq.errors import BadConfiguration
 from fedmq.exact.integers import Integers
 from fedmq.models.networks import Code
-from fedmq.names import NAME_PATTERN
+from fedmq.names import name_of_file, names_of_sources, own_names
 from fedmq.simulation.datasets import DATASETS, load_dataset
 from fedmq.simulation.partition import DEFAULT, TARGET, column_of, partition
 from fedmq.simulation.population import Data
@@ -30,7 +28,6 @@ from fedmq.tasks.table_task import TaskFile, task_of
 from fedmq.tasks.task import TRAINERS_MAX, Rows, Task, as_rows
 from fedmq.tasks.task_file import run_task_file, task_rows
 
-OWN_NAMES = ("alice", "bob", "carol", "dave", "erin", "frank", "grace", "heidi")
 NAME_OF_DATA = "data"  # of a task that is proposed for data without a name
 
 
@@ -87,10 +84,9 @@ def scenario(
         _shipped(task, algorithm, holdout)
         if task is not None
         else Shipped(
-            with_share(
-                _proposed(data, [one for one, _ in found.values()], [file for _, file in found.values()], algorithm),
-                holdout,
-            ),
+            _proposed(
+                data, [one for one, _ in found.values()], [file for _, file in found.values()], algorithm
+            ).with_holdout(holdout),
             None,
         )
     )
@@ -100,35 +96,11 @@ def scenario(
     return Scenario(shipped, fitted)
 
 
-def own_names(count: int) -> list[str]:
-    """Return the names of so many trainers that share a task's own rows."""
-    return list(OWN_NAMES[:count]) if count <= len(OWN_NAMES) else [f"trainer-{place + 1}" for place in range(count)]
-
-
-def names_of_sources(sources: Sequence[str]) -> list[str]:
-    """Return a name for the trainer of each source: of its file, else of its folder and file, else a number."""
-    paths = [Path(source) for source in sources]
-    for candidates in ([_plain(path) for path in paths], [f"{_plain(path.parent)}-{_plain(path)}" for path in paths]):
-        if len(set(candidates)) == len(sources) and all(re.match(NAME_PATTERN, name) for name in candidates):
-            return candidates
-    return [f"trainer-{number}" for number in range(1, len(sources) + 1)]
-
-
-def _plain(path: Path) -> str:
-    """Return the name of a file without suffixes, in the characters of names."""
-    return re.sub(r"[^A-Za-z0-9_-]+", "-", path.name.split(".")[0]).strip("-")
-
-
-def with_share(task: Task, holdout: float | None) -> Task:
-    """Return the task with this share of held-out rows; None: its own."""
-    return task if holdout is None else msgspec.structs.replace(task, holdout=holdout)
-
-
 def _shipped(task: Task | str | None, algorithm: str | None, holdout: float | None) -> Shipped:
     if task is None:
         raise BadConfiguration("expected a task or data, got neither: name one, such as xor or digits")
     found = Shipped(task, None) if isinstance(task, Task) else ship(task, algorithm)
-    return found._replace(task=with_share(found.task, holdout))
+    return found._replace(task=found.task.with_holdout(holdout))
 
 
 def _own(name: str, shipped: Shipped, trainers: int | None, split: str, seed: int) -> dict[str, Data]:
@@ -178,7 +150,7 @@ def _proposed(data: object, found: Sequence[Data], files: Sequence[TaskFile | No
     tables = [one for one in found if isinstance(one, Table)]
     if len(tables) < len(found):
         raise BadConfiguration("expected a task for rows without names of columns, got none: name a task")
-    name = _plain(Path(data)) if isinstance(data, str) else NAME_OF_DATA
+    name = name_of_file(Path(data)) if isinstance(data, str) else NAME_OF_DATA
     proposal = propose(tables)
     columns = {one.name: one.column for one in proposal.columns}
     return task_of(TaskFile(name=name, target=proposal.target, columns=columns), algorithm)

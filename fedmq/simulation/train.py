@@ -13,7 +13,6 @@ from fedmq.runs.maintenance import open_store
 from fedmq.runs.report import read_findings
 from fedmq.runtime.run_folder import MODEL, RUNS
 from fedmq.simulation.run import Run
-from fedmq.simulation.scenario import with_share
 from fedmq.tasks.shipping import Shipped, ship
 from fedmq.tasks.task import Task
 from fedmq.transport.address import DEFAULT_ADDRESS, full_address
@@ -64,7 +63,7 @@ def train(
     """
     began = time.monotonic()
     shipped = Shipped(task, None) if isinstance(task, Task) else ship(task, algorithm)
-    wanted = with_share(shipped.task, holdout)
+    wanted = shipped.task.with_holdout(holdout)
     name = new_name(wanted.name)
     folder = RUNS / name if out is None else Path(out)
     report = run_training(

@@ -3,7 +3,7 @@
 import re
 import sys
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, Self, cast
 
 import msgspec
 import numpy as np
@@ -99,6 +99,10 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     def takes_columns(self) -> bool:
         """Whether the model's inputs are the columns of a schema as they are encoded, not the features made of them."""
         return isinstance(self.model, Trees)
+
+    def with_holdout(self, share: float | None) -> Self:
+        """Return the task with this share of held-out rows; None: its own."""
+        return self if share is None else msgspec.structs.replace(self, holdout=share)
 
     def score(self, population: Floating, rows: Rows, cancelled: Callable[[], bool] | None = None) -> Scores:
         """Return the summed loss and the number of correct rows of each candidate, on rows returned by `fit`

@@ -18,8 +18,8 @@ import pytest
 from services import WAIT_S, Services, clean_environment, events_of, report_of, run_fedmq, until
 
 from fedmq import load_model
-from fedmq.deploy.demo import trainer_names
 from fedmq.deploy.processes import free_port
+from fedmq.names import names_of_sources
 
 FILES = {"events.jsonl", "history.csv", "model.npz", "report.json", "store.sqlite3", "store.commit-marker"}
 REPORT = {
@@ -300,4 +300,4 @@ def test_each_table_of_a_demo_is_a_trainer_named_after_its_file(tmp_path: Path) 
     ],
 )
 def test_names_of_trainers_follow_from_their_files(sources: tuple[str, ...], names: list[str]) -> None:
-    assert trainer_names(sources) == names
+    assert names_of_sources(sources) == names
