@@ -4,7 +4,7 @@ However fast the rounds are, observers get a bounded number of messages a second
 """
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import msgspec
 import numpy as np
@@ -15,6 +15,7 @@ from fedmq.aggregator.roster import RosterEntry
 from fedmq.algorithms.base import Evaluation
 from fedmq.algorithms.differences import Difference
 from fedmq.algorithms.evaluation.figures import Measured
+from fedmq.algorithms.findings import Findings
 from fedmq.errors import Rejected
 from fedmq.observe import events
 from fedmq.observe.run_state import STALLED_S, RunState, drawable
@@ -26,6 +27,7 @@ from fedmq.tasks.task import Task
 EVENTS_EVERY_S = 0.1
 SNAPSHOT_EVERY_S = 1.0
 SNAPSHOT_BYTES_S = 256 << 10  # large snapshots are sent less often
+FINDINGS_EVERY_S = 1.0  # a front takes longer to find than a round of small candidates
 EVENT_BYTES_MAX = 1 << 13  # of one event: a rejection quotes its message, a model has its parameters
 EVENTS_MAX = EVENTS_BYTES_MAX // EVENT_BYTES_MAX  # of one message
 REJECTION_EVENTS_MAX = 100  # in one term; all rejections are counted
@@ -52,6 +54,8 @@ class EventPublisher:
         self._stalls_at: float | None = None  # when the open round counts as stalled; None: no round, or reported
         self._best_parameters = b""
         self._measured: Measured | None = None  # as reported last
+        self._findings: Findings | None = None  # as reported last
+        self._findings_at = -math.inf  # not before
         self._differences: Mapping[str, tuple[Difference, ...]] = {}  # as reported last, by trainer
         self._waiting: tuple[int, int] | None = None
         self._unsent: list[tuple[float, events.AnyEvent]] = []
@@ -129,6 +133,8 @@ class EventPublisher:
         evaluation: Evaluation | None,
         bytes_received: int,
         differences: Mapping[str, tuple[Difference, ...]],
+        find: Callable[[], Findings | None],
+        now: float,
     ) -> None:
         """Report a closed round. The `suspects` are present and have not answered; bytes are totals of this term."""
         for name in sorted(suspects):
@@ -159,6 +165,11 @@ class EventPublisher:
         if measured is not None and measured != self._measured:
             self._measured = measured
             self.report(events.ModelMeasured(round=number, measured=measured.for_observers()))
+        if now >= self._findings_at:
+            found = find()
+            self._report_findings(number, found)
+            of_columns = found is not None and self._findings is None  # they cost time, and observers get none
+            self._findings_at = math.inf if of_columns else now + FINDINGS_EVERY_S
         for name in sorted({*differences, *self._differences}):
             if differences.get(name, ()) != self._differences.get(name, ()):
                 self.report(events.SiteDiffers(round=number, trainer=name, differences=differences.get(name, ())))
@@ -169,10 +180,19 @@ class EventPublisher:
                 self._best_parameters = parameters
                 self.report(events.BestChanged(round=number, parameters=parameters))
 
-    def finished(self, evaluation: Evaluation | None, rounds: int, why: events.End, detail: str) -> None:
+    def finished(
+        self, evaluation: Evaluation | None, findings: Findings | None, rounds: int, why: events.End, detail: str
+    ) -> None:
+        self._report_findings(rounds, findings)
         best = self.best_of(evaluation)
         value = None if best is None else best.value
         self.report(events.RunFinished(solved=why == "solved", rounds=rounds, value=value, why=why, detail=detail))
+
+    def _report_findings(self, number: int, findings: Findings | None) -> None:
+        shown = None if findings is None else findings.for_observers()
+        if shown is not None and shown != self._findings:
+            self._findings = shown
+            self.report(events.FindingsChanged(round=number, findings=shown))
 
     def best_of(self, evaluation: Evaluation | None) -> events.Best | None:
         """Return the figures of an evaluation that observers show."""

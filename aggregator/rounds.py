@@ -636,6 +636,8 @@ class Rounds:
             evaluation=evaluation,
             bytes_received=self.bytes_received,
             differences=self.differences,
+            find=lambda: self.findings,
+            now=self._now,
         )
         self._outbox.save(
             Close(
@@ -742,7 +744,7 @@ class Rounds:
 
     def _finish(self, evaluation: Evaluation | None, why: events.End) -> None:
         self.phase, self.why = Phase.FINISHED, why
-        self._publisher.finished(evaluation, self.round - 1, why, self.failure)
+        self._publisher.finished(evaluation, self.findings, self.round - 1, why, self.failure)
         self._send_finished(topics.ROUNDS + self.config.run)
 
     # --- outputs --------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from fedmq.models.networks import MLP, Code, Model
 from fedmq.models.trees import Trees
 from fedmq.observe import events
 from fedmq.observe.event_text import event_line
+from fedmq.observe.genes_text import gene_text
 from fedmq.observe.run_state import WORKS_KEPT_MAX, ObservedRun, RoundRecord, RunState, drawable
 from fedmq.runtime.printable import printable
 
@@ -70,6 +71,7 @@ def head_values(run_state: RunState, origin: Origin, now: float) -> Values:
         "best": best and {"value_of": best.value_of, **{name: _figure(getattr(best, name)) for name in _BEST}},
         "measured": _measured(run_state.measured),
         "classes": _classes(run_state),
+        "findings": _findings(run_state),
     }
 
 
@@ -145,6 +147,24 @@ def _measured(measured: Measured | None) -> Values | None:
     trainers = {name: _own(one) for name, one in measured.trainers.items()}
     held_out = _figures(msgspec.to_builtins(measured.held_out))
     return {"held_out": held_out, "training": training, "trainers": trainers}
+
+
+def _findings(run_state: RunState) -> Values | None:
+    """Return the genes of the best candidate by name, the front by objective, and the correlations of columns.
+
+    Genes are texts: an integer stays one, of any size.
+    """
+    if (findings := run_state.findings) is None:
+        return None
+    named = zip(findings.gene_names, findings.genes, findings.gene_types, strict=False)
+    return {
+        "genes": [[printable(name), gene_text(value), printable(kind)] for name, value, kind in named],
+        "genes_all": 0 if run_state.model is None else run_state.model.num_parameters,
+        "objectives": [printable(name) for name in findings.objectives],
+        "front": [[_figure(value) for value in one.fitness] for one in findings.front],
+        "correlated": [printable(name) for name in findings.correlated],
+        "correlations": [[_figure(value) for value in row] for row in findings.correlations],
+    }
 
 
 def _figures(values: Values) -> Values:

@@ -11,14 +11,14 @@ const ERROR_NEAR = 0.01; // an accuracy nearer to 1 is drawn on a linear scale, 
 const NEAR = 0.02; // fitness nearer to 0 is drawn on a linear scale, beyond on a logarithmic one
 const STEP_PX = 15; // between two ticks, at least
 
-const line = (name, width, dash) => ({
+export const line = (name, width, dash) => ({
   stroke: () => color(name),
   width,
   dash,
   points: { show: (plot) => plot.data[0].length === 1, size: 6, fill: () => color(name) }, // one round is no line
 });
 
-const axis = (size, values, more = {}) => ({
+export const axis = (size, values, more = {}) => ({
   stroke: () => color("soft"),
   font: FONT,
   size,
@@ -30,7 +30,7 @@ const axis = (size, values, more = {}) => ({
 });
 
 /** The width of the axis numbers, in px. */
-const wide = (_, texts) => Math.max(56, 12 + 6.2 * Math.max(0, ...(texts ?? []).map((text) => text.length)));
+export const wide = (_, texts) => Math.max(56, 12 + 6.2 * Math.max(0, ...(texts ?? []).map((text) => text.length)));
 
 /** One plot in the element `id`, of these columns of the rounds; "target" is the run's own, the same for all rounds. */
 class Curve {
@@ -179,7 +179,7 @@ class Curve {
 }
 
 /** A range with space above and below, or from `from`. */
-const roomy = (from) => (_, low, high) => {
+export const roomy = (from) => (_, low, high) => {
   if (low === null) return [0, 1];
   const room = (high - low || Math.abs(high) || 1) * 0.06;
   return [from ?? low - room, high + room];

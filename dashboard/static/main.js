@@ -3,6 +3,7 @@
 import { makeControls } from "./controls.js";
 import { makeCurves } from "./curves.js";
 import { makeFeed } from "./feed.js";
+import { makeFindings } from "./findings.js";
 import { makeGantt } from "./gantt.js";
 import { drawClock, drawHeader, NO_SUCH_RUN } from "./header.js";
 import { makeMeasured } from "./measured.js";
@@ -16,7 +17,7 @@ import { makeTrainers } from "./trainers.js";
 
 const CURVES = ["fitness", "value", "latency"];
 const NEEDS = {
-  head: ["header", "clock", "link", "controls", ...CURVES, "surface", "gantt", "measured"],
+  head: ["header", "clock", "link", "controls", ...CURVES, "surface", "gantt", "measured", "findings"],
   rounds: ["rounds", ...CURVES, "surface", "gantt"],
   trainers: ["trainers", "gantt"],
   works: ["gantt"],
@@ -34,7 +35,7 @@ let link = "connecting";
 
 const controls = makeControls(() => session);
 const [drawRuns, drawTrainers, drawRounds, drawFeed] = [makeRuns(), makeTrainers(controls.act), makeRounds(), makeFeed()];
-const shows = [makeCurves(), makeGantt(), makeSurface(), makeMeasured()];
+const shows = [makeCurves(), makeGantt(), makeSurface(), makeMeasured(), makeFindings()];
 const stream = new Stream(receive, (state) => {
   link = state;
   if (state !== "live") model.stopClock();

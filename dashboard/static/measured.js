@@ -2,7 +2,8 @@
 // confusion matrix of few classes.
 
 import { count, figure, NOTHING, value } from "./format.js";
-import { $, make, part, setText } from "./paint.js";
+import { $, part, setText } from "./paint.js";
+import { line, sheet } from "./sheet.js";
 
 const FIGURES = [
   ["accuracy", "Accuracy", (x) => value(x, "accuracy")],
@@ -39,29 +40,19 @@ function figures({ held_out: heldOut, training }) {
   const rows = known.map(([name, text, shown]) =>
     line("th", text, [shown(heldOut[name]), ...(training ? [training[name] === undefined ? NOTHING : shown(training[name])] : [])]),
   );
-  return table("Figures of the best model", heads, rows);
+  return sheet("Figures of the best model", heads, rows);
 }
 
 function confusion(counts, classes) {
   if (!counts.length) return [];
   const names = counts.map((_, at) => classes[at] ?? `class ${at}`);
   const rows = counts.map((row, at) => line("th", names[at], row.map(count)));
-  return [table("Confusion matrix: rows by true class, columns by predicted class", ["True class", ...names.map((name) => `As ${name}`)], rows)];
+  return [sheet("Confusion matrix: rows by true class, columns by predicted class", ["True class", ...names.map((name) => `As ${name}`)], rows)];
 }
 
 function sites({ held_out: heldOut, trainers: own }) {
   const values = heldOut.rmse !== undefined;
   const rows = Object.entries(own).map(([name, x]) => line("th", name, [values ? figure(x) : value(x, "accuracy")]));
   if (!rows.length) return [];
-  return [table("Figures of each trainer on its own held-out rows", ["Trainer", values ? "RMSE of its own" : "Accuracy of its own"], rows)];
+  return [sheet("Figures of each trainer on its own held-out rows", ["Trainer", values ? "RMSE of its own" : "Accuracy of its own"], rows)];
 }
-
-function table(caption, heads, rows) {
-  const head = make("tr", {}, ...heads.map((text, at) => make("th", { scope: "col", class: at ? "number" : "", text })));
-  const box = make("div", { class: "sheet", role: "region", tabindex: "0", "aria-label": caption });
-  box.append(make("table", {}, make("caption", { text: caption }), make("thead", {}, head), make("tbody", {}, ...rows)));
-  return box;
-}
-
-const line = (tag, name, cells) =>
-  make("tr", {}, make(tag, { scope: "row", text: name }), ...cells.map((text) => make("td", { class: "number", text })));

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import combinations
 
 import msgspec
@@ -15,6 +15,11 @@ from fedmq.models.arrays import Floats
 from fedmq.tasks.task import Task
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+# Of an event, which is small: the report has all.
+GENES_OBSERVED_MAX = 24
+FRONT_NUMBERS_MAX = 256  # candidates of the front times objectives
+CORRELATED_OBSERVED_MAX = 16
+NAME_OBSERVED_MAX = 30  # characters
 
 
 class Coefficient(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -111,6 +116,29 @@ class Findings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         ]
         return sorted(pairs, key=lambda pair: -abs(pair[0]))[:count]
 
+    def for_observers(self) -> Findings | None:
+        """Return what a live page shows, as small as an event must be; None if that is nothing.
+
+        These are the first genes, the fitness of candidates evenly chosen from the front, and the correlations of the
+        names with the largest ones.
+        """
+        if not self.genes and not self.correlated:
+            return None
+        most = max(2, FRONT_NUMBERS_MAX // max(1, len(self.objectives)))
+        chosen = np.unique(np.linspace(0, len(self.front) - 1, min(most, len(self.front))).astype(int))
+        largest = np.abs(np.array(self.correlations, np.float64).reshape(2 * (len(self.correlated),)))
+        np.fill_diagonal(largest, 0.0)
+        related = np.sort(np.argsort(-largest.max(axis=1, initial=0.0), kind="stable")[:CORRELATED_OBSERVED_MAX])
+        return Findings(
+            gene_names=_short(self.gene_names[:GENES_OBSERVED_MAX]),
+            gene_types=self.gene_types[:GENES_OBSERVED_MAX],
+            genes=self.genes[:GENES_OBSERVED_MAX],
+            objectives=_short(self.objectives),
+            front=tuple(FrontMember(fitness=self.front[place].fitness, genes=()) for place in chosen),
+            correlated=_short(self.correlated[place] for place in related),
+            correlations=tuple(tuple(self.correlations[row][column] for column in related) for row in related),
+        )
+
     def largest_importances(self, count: int) -> list[Importance]:
         """Return the columns with the largest importance, at most `count`, largest first."""
         return sorted(self.importances, key=lambda one: -one.gain)[:count]
@@ -169,6 +197,10 @@ def linear_coefficients(task: Task, survey: Survey, slopes: Floats, biases: Floa
 def known(value: float) -> float | None:
     """Return a number, None if it is not finite."""
     return float(value) if math.isfinite(value) else None
+
+
+def _short(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(name if len(name) <= NAME_OBSERVED_MAX else f"{name[: NAME_OBSERVED_MAX - 1]}…" for name in names)
 
 
 def _numbered(count: int) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from msgspec import Meta
 
 from fedmq.algorithms.differences import Difference
 from fedmq.algorithms.evaluation.figures import Measured, RowsOf
+from fedmq.algorithms.findings import Findings
 from fedmq.errors import LeaveReason, RejectReason
 from fedmq.protocol.messages import OwnMetrics, Seconds
 from fedmq.protocol.run_config import RunConfig
@@ -182,6 +183,16 @@ class ModelMeasured(Event, frozen=True, kw_only=True, tag="model-measured"):
     measured: Measured
 
 
+class FindingsChanged(Event, frozen=True, kw_only=True, tag="findings-changed"):
+    """What the algorithm found beside the model changed: at most once a second, and at the end.
+
+    Only the genes of the best candidate, the Pareto front and correlations; long lists are shortened.
+    """
+
+    round: int  # the one that closed with it
+    findings: Findings
+
+
 class SiteDiffers(Event, frozen=True, kw_only=True, tag="site-differs"):
     """The rows of a trainer are unlike those of the others, or not any more: then there are no differences."""
 
@@ -255,6 +266,7 @@ AnyEvent = (
     | RoundClosed
     | BestChanged
     | ModelMeasured
+    | FindingsChanged
     | SiteDiffers
     | CheckpointKept
     | Stalled

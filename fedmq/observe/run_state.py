@@ -17,6 +17,7 @@ from msgspec import Meta
 
 from fedmq.algorithms.differences import Difference
 from fedmq.algorithms.evaluation.figures import Measured, Metrics
+from fedmq.algorithms.findings import Findings
 from fedmq.errors import LeaveReason
 from fedmq.models.networks import Model
 from fedmq.observe import events
@@ -155,6 +156,7 @@ class RunState(msgspec.Struct):
     rounds: Annotated[list[RoundRecord], Meta(max_length=ROUNDS_KEPT_MAX)] = []
     works: Annotated[list[WorkRecord], Meta(max_length=2 * WORKS_KEPT_MAX)] = []
     measured: Measured | None = None  # the newest figures on held-out rows
+    findings: Findings | None = None  # the newest: genes of the best candidate, the front, correlations
     bests: Annotated[list[BestRecord], Meta(max_length=BESTS_KEPT_MAX)] = []
     feed: Annotated[list[FeedItem], Meta(max_length=2 * FEED_KEPT_MAX)] = []
 
@@ -319,6 +321,9 @@ class RunState(msgspec.Struct):
             if name in self.trainers:
                 self.trainers[name].held_out, self.trainers[name].touched = held_out, self.seq
 
+    def _findings_changed(self, at: float, event: events.FindingsChanged) -> None:
+        self.findings = event.findings
+
     def _site_differs(self, at: float, event: events.SiteDiffers) -> None:
         if event.trainer in self.trainers:
             trainer = self.trainers[event.trainer]
@@ -437,6 +442,7 @@ _NOT_IN_FEED = (
     events.ResultAccepted,
     events.BestChanged,
     events.ModelMeasured,
+    events.FindingsChanged,
 )  # too many; other lists hold them
 _FREQUENT = (events.RoundClosed, events.CheckpointKept)
 # The tag of an event names the method that applies it: `_round_closed` for "round-closed".

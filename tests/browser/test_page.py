@@ -19,6 +19,7 @@ from scene import RUN, TRAINERS, Scene
 from services import closed
 
 from fedmq.algorithms.evaluation.figures import Measured, Metrics
+from fedmq.algorithms.findings import Findings, FrontMember
 from fedmq.dashboard.page_model import Origin, all_values, list_row
 from fedmq.observe import events
 from fedmq.observe.run_state import RunState
@@ -287,7 +288,7 @@ def test_nights_are_listed_by_folder_and_can_be_found(open_page: Open, address: 
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_figures_on_held_out_rows_stand_beside_accuracy(open_page: Open, address: str, scheme: str) -> None:
+def test_figures_on_held_out_rows_and_findings_are_shown(open_page: Open, address: str, scheme: str) -> None:
     held_out = Metrics(
         rows=100, trainers=2, accuracy=0.96, balanced_accuracy=0.5, auc=0.75, log_loss=0.2, confusion=((96, 0), (4, 0))
     )
@@ -308,8 +309,25 @@ def test_figures_on_held_out_rows_stand_beside_accuracy(open_page: Open, address
     close = events.RoundClosed(round=4, why="complete", results=2, round_s=0.5, present=2, best=best)
     state.apply(1005.0, close)
     state.apply(1005.0, events.ModelMeasured(round=4, measured=measured))
+    findings = Findings(
+        gene_names=("over <b>", "then"),
+        gene_types=("int", "int"),
+        genes=(140, 1),
+        objectives=("right rows", "minus rules"),
+        front=tuple(FrontMember(fitness=(90.0 + place, -float(place)), genes=()) for place in (3, 2, 1)),
+        correlated=("age", "ill"),
+        correlations=((1.0, -0.75), (-0.75, 1.0)),
+    )
+    state.apply(1005.0, events.FindingsChanged(round=4, findings=findings))
     page = open_page(address, color_scheme=scheme)
     serve(page, (state, Origin(connected=False, source="folder", folder="runs/night")))
+    found = page.get_by_role("region", name="Findings", exact=True)
+    expect(found.get_by_role("row", name="over <b> 140 int")).to_be_visible()
+    expect(found.get_by_role("row", name="age 1.00 −0.75")).to_be_visible()
+    expect(found).to_contain_text("Pareto front of 3 candidates: minus rules by right rows.")
+    page.locator("#front").scroll_into_view_if_needed()
+    expect(page.locator("#front")).to_have_attribute("data-points", "3")
+    expect(page.locator("#front canvas")).to_be_visible()
     card = page.get_by_role("region", name="Held-out rows", exact=True)
     expect(card.get_by_role("row", name="Balanced accuracy 50 % 50 %")).to_be_visible()
     expect(card.get_by_role("row", name="AUC 0.75 0.75")).to_be_visible()
@@ -317,14 +335,15 @@ def test_figures_on_held_out_rows_stand_beside_accuracy(open_page: Open, address
     expect(card.get_by_role("row", name="north 96 %")).to_be_visible()
     expect(page.locator("#metric-name")).to_have_text("Held-out accuracy")
     expect(page.locator("#value-text")).to_contain_text("of the held-out rows; 99 % on the rows trained on")
-    found = Axe().run(page).response["violations"]
-    assert [(one["id"], one["help"]) for one in found if one["impact"] in ("serious", "critical")] == []
+    violations = Axe().run(page).response["violations"]
+    assert [(one["id"], one["help"]) for one in violations if one["impact"] in ("serious", "critical")] == []
 
 
 def test_run_without_held_out_rows_has_no_card_about_them(open_page: Open, address: str) -> None:
     page = open_page(address)
     until_rounds(page, 1)
     expect(page.locator("#measured-card")).to_be_hidden()
+    expect(page.locator("#findings-card")).to_be_hidden()
     expect(page.locator("#metric-name")).to_have_text("Best accuracy")
 
 

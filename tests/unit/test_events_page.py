@@ -10,6 +10,7 @@ from typing import Any, get_args
 import msgspec
 import pytest
 
+from fedmq.algorithms.findings import CORRELATED_OBSERVED_MAX, FRONT_NUMBERS_MAX, GENES_OBSERVED_MAX
 from fedmq.observe.event_log import LOG_BYTES_MAX, apply_line
 from fedmq.observe.events import BEST_PARAMETERS_MAX, AnyEvent, Best
 from fedmq.observe.run_state import STALLED_S, RunState
@@ -44,4 +45,7 @@ def test_fields_of_best_are_documented() -> None:
 def test_documented_limits_equal_the_code() -> None:
     assert f"beyond {LOG_BYTES_MAX >> 20} MiB" in PAGE
     assert f"at most {BEST_PARAMETERS_MAX}" in PAGE
+    assert f"first {GENES_OBSERVED_MAX} genes" in SECTIONS["findings-changed"]
+    assert f"at most {FRONT_NUMBERS_MAX // 2} candidates" in SECTIONS["findings-changed"]
+    assert f"the {CORRELATED_OBSERVED_MAX} names" in SECTIONS["findings-changed"]
     assert f"for {STALLED_S:.0f} s" in SECTIONS["stalled"]

@@ -9,6 +9,8 @@ import msgspec
 import numpy as np
 import pytest
 
+from fedmq.aggregator.event_publisher import EVENT_BYTES_MAX
+from fedmq.algorithms.findings import Findings, FrontMember
 from fedmq.dashboard.page_model import Origin, all_values, changed_values, head_values, list_row, table_values
 from fedmq.models.networks import MLP, Code
 from fedmq.observe import events
@@ -87,6 +89,48 @@ def test_head_has_figures_on_held_out_rows_of_training_and_of_trainers() -> None
     assert head["measured"]["trainers"] == {"north": 0.99, "south": 0.9, "west": 0.97}
     assert (values["rounds"]["training"], values["rounds"]["auc"]) == ([None, 0.9], [None, 0.123457])
     assert head_values(state_of(*STORY), HERE, 100.0)["measured"] is None
+
+
+def test_head_has_named_genes_the_front_and_correlations_as_printable_text() -> None:
+    findings = Findings(
+        gene_names=("over\x1b[2J", "b"),
+        gene_types=("int", "float"),
+        genes=(2**62 + 1, 0.123456789),
+        objectives=("right\nrows", "minus columns"),
+        front=(FrontMember(fitness=(3.0, -1.0), genes=(1, 0.5)), FrontMember(fitness=(1.123456789, 0.0), genes=())),
+        correlated=("age", "ill"),
+        correlations=((1.0, -0.123456789), (-0.123456789, 1.0)),
+    )
+    shown = findings.for_observers()
+    assert shown is not None
+    assert head_values(state_of(*STORY), HERE, 100.0)["findings"] is None
+    head = head_values(state_of(*STORY, events.FindingsChanged(round=3, findings=shown)), HERE, 100.0)
+    assert head["findings"] == {
+        "genes": [["over?[2J", "4611686018427387905", "int"], ["b", "0.1235", "float"]],
+        "genes_all": MODEL.num_parameters,
+        "objectives": ["right rows", "minus columns"],
+        "front": [[3.0, -1.0], [1.12346, 0.0]],
+        "correlated": ["age", "ill"],
+        "correlations": [[1.0, -0.123457], [-0.123457, 1.0]],
+    }
+
+
+def test_event_about_findings_is_small_and_keeps_the_ends_of_the_front() -> None:
+    count = 500
+    names = tuple(f"{place:03}" + "\U0001f600" * 61 for place in range(count))
+    front = tuple(FrontMember(fitness=(float(count - place),) * 16, genes=(1,) * count) for place in range(count))
+    related = np.eye(count)[::-1] * (np.arange(count) % 50 == 7)
+    related = np.eye(count) + 0.5 * (related + related.T)
+    genes = Findings(gene_names=names, gene_types=("int",) * count, genes=(2**62,) * count, objectives=names[:16])
+    shown = msgspec.structs.replace(genes, front=front).for_observers()
+    columns = Findings(correlated=names, correlations=tuple(map(tuple, related.tolist()))).for_observers()
+    assert shown is not None
+    assert columns is not None
+    assert [shown.front[0].fitness[0], shown.front[-1].fitness[0]] == [500.0, 1.0]
+    assert columns.correlated[0].startswith("007")  # the names with the largest correlations
+    for one in (shown, columns):
+        assert len(msgspec.msgpack.encode(events.FindingsChanged(round=1, findings=one))) < EVENT_BYTES_MAX
+    assert Findings(figures={"penalty": 1.0}).for_observers() is None
 
 
 STOPPED = "stopped by an operator"
