@@ -56,7 +56,7 @@ def _torch() -> Any:
             f"expected PyTorch for this model, got {named(error)}: install fedmq[torch], or torch for your machine"
         ) from error
     torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True, warn_only=True)  # imports the compiler now, else the first optimizer does
+    torch.set_deterministic_debug_mode("warn")  # use_deterministic_algorithms imports the compiler
     return torch
 
 
@@ -237,7 +237,7 @@ class _Module:
                     if cancelled():
                         raise WorkCancelled("training was cancelled: a newer round makes it needless")
                     batch = order[start : start + size]
-                    optimizer.zero_grad(set_to_none=True)
+                    optimizer.zero_grad()
                     with torch.autocast(device, dtype=torch.bfloat16, enabled=descent.mixed_precision):
                         loss = self._loss(module, rows[batch], wanted[batch])
                     loss.float().backward()
@@ -264,15 +264,55 @@ class _Module:
             return functional.cross_entropy(outputs, wanted)
         return functional.mse_loss(outputs.reshape(len(rows), -1)[:, 0], wanted)
 
-    def _optimizer(self, descent: Descent) -> Any:
-        optim, rate, decay = self.torch.optim, descent.learning_rate, descent.weight_decay
+    def _optimizer(self, descent: Descent) -> _Optimizer:
         trained = [one for one in self.module.parameters() if one.requires_grad]
         if not trained:
             raise BadConfiguration(f"{self.model.factory}: expected parameters to train, got buffers only")
+        return _Optimizer(self.torch, trained, descent)
+
+
+class _Optimizer:
+    """SGD, Adam or AdamW, by the functions that step the optimizers of `torch.optim`: the same bits.
+
+    Its classes import PyTorch's compiler, which takes as long as PyTorch itself.
+    """
+
+    def __init__(self, torch: Any, parameters: Sequence[Any], descent: Descent) -> None:
+        from torch.optim.adam import adam
+        from torch.optim.adamw import adamw
+        from torch.optim.sgd import sgd
+
+        self.parameters, self.descent, self._no_grad = parameters, descent, torch.no_grad
+        self._sgd, self._adam = sgd, adamw if descent.optimizer == "adamw" else adam
         if descent.optimizer == "sgd":
-            return optim.SGD(trained, lr=rate, momentum=descent.momentum, weight_decay=decay)
-        kind = optim.Adam if descent.optimizer == "adam" else optim.AdamW
-        return kind(trained, lr=rate, weight_decay=decay)
+            self._moments: list[list[Any]] = [[None] for _ in parameters]
+        else:
+            self._moments = [
+                [torch.zeros_like(one), torch.zeros_like(one), torch.zeros((), device="cpu")] for one in parameters
+            ]
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        for one in self.parameters:
+            one.grad = None
+
+    def step(self) -> None:
+        """Move each parameter that has a gradient."""
+        with self._no_grad():
+            for one, moments in zip(self.parameters, self._moments, strict=True):
+                if one.grad is not None:
+                    self._move(one, moments)
+
+    def _move(self, one: Any, moments: list[Any]) -> None:
+        chosen = self.descent
+        settings = {"lr": chosen.learning_rate, "weight_decay": chosen.weight_decay, "maximize": False}
+        if chosen.optimizer == "sgd":
+            momentum = {"momentum": chosen.momentum, "dampening": 0.0, "nesterov": False}
+            self._sgd([one], [one.grad], moments, **momentum, **settings)  # replaces the moment in the list
+            return
+        mean, square, steps = moments
+        betas = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "amsgrad": False}
+        self._adam([one], [one.grad], [mean], [square], [], [steps], **betas, **settings)
 
 
 def _factory(name: str) -> Factory:
