@@ -21,7 +21,7 @@ nothing shows whose rows a result is about. An old connection ends within `CONTE
 *duplicate*: several trainers use it.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -109,11 +109,11 @@ class Roster:
     def present(self) -> list[str]:
         return [trainer.name for trainer in self._trainers.values() if trainer.present]
 
-    def bitmap(self, has: Callable[[str], bool]) -> bytes:
-        """Return a bit for each trainer, by its index: 1 where `has(name)`."""
+    def bitmap(self, names: Iterable[str]) -> bytes:
+        """Return a bit for each trainer, by its index: 1 for these names, of those on the roster."""
         bitmap = bytearray(-(-len(self._trainers) // 8))
-        for trainer in self._trainers.values():
-            if has(trainer.name):
+        for name in names:
+            if (trainer := self._trainers.get(name)) is not None:
                 bitmap[trainer.index // 8] |= 1 << trainer.index % 8
         return bytes(bitmap)
 
@@ -126,11 +126,7 @@ class Roster:
 
     def awaited(self, eligible: Iterable[str]) -> set[str]:
         """Return the trainers that a round waits for: all but silent ones and those on probation, or all if none is."""
-        return {name for name in eligible if self._is_awaited(self._trainers[name])} or set(eligible)
-
-    def _is_awaited(self, trainer: RosterEntry) -> bool:
-        silent = self.is_silent(trainer.name) and trainer.missed not in WAITED_FOR_AGAIN
-        return not silent and not trainer.probation
+        return {name for name in eligible if _is_awaited(self._trainers[name])} or set(eligible)
 
     def is_silent(self, name: str) -> bool:
         """Return whether a trainer has missed so many rounds that its rows do not count."""
@@ -380,14 +376,15 @@ class Roster:
 
     def members(self, now: float, round: int) -> list[str]:
         """Return the trainers whose rows count in this round, sorted."""
+        some_barred = bool(self._barred or self._select)
         return sorted(
             trainer.name
             for trainer in self._trainers.values()
             if trainer.results
             and not trainer.gone
-            and not self.is_silent(trainer.name)
+            and trainer.credit >= RESULTS_PER_MISS
             and (trainer.present or now - trainer.absent_since < self._forget_s)
-            and not self.is_barred(trainer.name, round)
+            and not (some_barred and self.is_barred(trainer.name, round))
             and now - self._contested.get(trainer.name, now) < self._forget_s
         )
 
@@ -417,6 +414,11 @@ class Roster:
             results=results,
             gone=gone,
         )
+
+
+def _is_awaited(trainer: RosterEntry) -> bool:
+    silent = trainer.credit < RESULTS_PER_MISS and trainer.missed not in WAITED_FOR_AGAIN
+    return not silent and not trainer.probation
 
 
 def _lapse(trainer: RosterEntry) -> None:

@@ -118,11 +118,13 @@ class Rounds:
         self._model_digests = dict(model_digests or {})  # by round
         self._answer_bytes: dict[int, int] = {}  # the most that an answer has, by round of this life
         self._bounded: tuple[Any, int] | None = None  # the query with its shapes, and the bound: mostly they stay
-        self._accepted = set(accepted)
+        self._accepted: dict[int, set[str]] = {}  # names by round
+        for number, name in accepted:
+            self._accepted.setdefault(number, set()).add(name)
         self._resent = set[tuple[int, str]]()  # those that were sent again
         self._counted = counted
         self._invitations = Invitations(config.seed, invitations)
-        self._participants = Participants(trainer for number, trainer in self._accepted if number == round)
+        self._participants = Participants(self._accepted.get(round, ()))
         self._opened_at = 0.0
         self._deadline_s = 0.0
         self._adaptive_deadline = AdaptiveDeadline(config.limits.deadline_s, answer_s)
@@ -434,7 +436,7 @@ class Rounds:
         return True
 
     def _result(self, message: Result, packet: Packet) -> None:
-        name, key = message.trainer, (message.round, message.trainer)
+        name = message.trainer
         held = message.num_examples
         if name not in self.roster:
             self._join(name, held)
@@ -446,13 +448,13 @@ class Rounds:
                 held = trainer.num_examples  # a result is computed on a part of the rows
             if not trainer.gone:
                 self._join(name, held)
-        if key in self._accepted:
+        if name in self._accepted.get(message.round, ()):
             self._acknowledge_again(message)
             return
         staleness = self._staleness(message)
         update = as_update(message, packet.arrays, self.round, additive=self._strategy.additive)
         self._state = self._strategy.tell(self._state, update)
-        self._accepted.add(key)
+        self._accepted.setdefault(message.round, set()).add(name)
         self._counted += 1
         answer_s = 0.0
         if not staleness:
@@ -569,14 +571,15 @@ class Rounds:
         """Invite a sample to the open round, or those again that an earlier life has invited."""
         kept = self._invitations.of(self.round)
         if kept is None:
-            self._invite(eligible, sample_size(sample, len(self.roster.awaited(eligible))))
+            awaited = self.roster.awaited(eligible)
+            self._invite(eligible, awaited, sample_size(sample, len(awaited)))
         else:
             awaited = {name for name in kept if name not in self.roster or not self.roster.is_silent(name)}
             self._participants.add(kept, awaited, returning=awaited.difference(eligible))
 
-    def _invite(self, candidates: Collection[str], count: int) -> None:
+    def _invite(self, candidates: Collection[str], awaited: set[str], count: int) -> None:
         """Invite so many more trainers to the open round, and silent ones whose turn it is."""
-        invited, awaited = self._invitations.of(self.round) or frozenset(), self.roster.awaited(candidates)
+        invited = self._invitations.of(self.round) or frozenset()
         drawn = self._invitations.draw(self.round, candidates, count, silent=set(candidates) - awaited)
         self._outbox.save(drawn)
         more = set(drawn.trainers) - invited
@@ -596,7 +599,7 @@ class Rounds:
         invited = self._invitations.of(self.round) or frozenset()
         candidates = [name for name in self.roster.eligible(self.round) if name not in invited]
         if candidates:
-            self._invite(candidates, self._participants.give_up_missing())
+            self._invite(candidates, self.roster.awaited(candidates), self._participants.give_up_missing())
             self._deadline = self._now + self._deadline_s
             self._send_round(topics.ROUNDS + self.config.run)
 
@@ -657,8 +660,8 @@ class Rounds:
         self._participants = Participants()
         self._counted, self._deadline, self._plan, self._payload = 0, None, None, None
         known_since, oldest = self.round - RESENT_ROUNDS, self.round - self.config.limits.rounds_late - 1
-        self._accepted = {key for key in self._accepted if key[0] >= known_since}
-        self._resent &= self._accepted
+        self._accepted = {number: names for number, names in self._accepted.items() if number >= known_since}
+        self._resent = {key for key in self._resent if key[0] >= known_since}
         self._model_digests.pop(oldest - 1, None)
         self._answer_bytes.pop(oldest - 1, None)
         self._invitations.forget_before(oldest)
@@ -775,8 +778,10 @@ class Rounds:
         """Return the bitmap of the trainers that the open round invites; None: all."""
         invited = self._invitations.of(self.round)
         if invited is not None:
-            return self.roster.bitmap(invited.__contains__)
-        return self.roster.bitmap(self.roster.is_selected) if self.config.limits.select else None
+            return self.roster.bitmap(invited)
+        if not self.config.limits.select:
+            return None
+        return self.roster.bitmap(one.name for one in self.roster.trainers if self.roster.is_selected(one.name))
 
     def _send_finished(self, topic: str) -> None:
         self._farewell_sent = self._farewell_sent or self._broker_up
@@ -806,7 +811,7 @@ class Rounds:
 
     def _acknowledged(self, number: int) -> bytes:
         """Return the bitmap of the trainers whose result of round `number` is acknowledged by the next message."""
-        return self.roster.bitmap(lambda name: (number, name) in self._accepted)
+        return self.roster.bitmap(self._accepted.get(number, ()))
 
     def _reject(self, trainer: str, rejected: Rejected) -> None:
         if trainer in self.roster:

@@ -88,7 +88,10 @@ class RoundSum:
         )
         return replace(
             self,
-            arrays={name: array + (update.arrays[name] << shifts[name]) for name, array in self.arrays.items()},
+            arrays={
+                name: array + (update.arrays[name] << shifts[name] if shifts[name] else update.arrays[name])
+                for name, array in self.arrays.items()
+            },
             num_examples=self.num_examples + rows,
             trainers=self.trainers.plus(update.trainer, rows),
             grown=True,
@@ -140,7 +143,7 @@ class RoundSum:
 
     def total(self, members: frozenset[str]) -> Total:
         """Return the total as the algorithm gets it."""
-        coverage = len(self.trainers.keys() & members) / max(1, len(members))
+        coverage = sum(name in members for name in self.trainers) / max(1, len(members))
         return Total(self.arrays, self.num_examples, len(self.trainers), coverage, self.fraction_bits)
 
 

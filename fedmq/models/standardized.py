@@ -52,9 +52,8 @@ class Standard:
         result = parameters.astype(np.float64)
         weights, biases = layers_of(model, result)[0]
         weights /= self.scale[:, None]
-        if has_biases(model):
-            for weight, shift in zip(weights, self.shift, strict=True):
-                biases -= weight * shift
+        if has_biases(model):  # one input after the other, whatever the shape: a sum might be pairwise
+            biases[:] = np.subtract.reduce(np.vstack([biases, weights * self.shift[:, None]]))
         weights, biases = layers_of(model, result)[-1]
         if isinstance(model, LogLinear):
             biases += log(np.array([self.unit]))

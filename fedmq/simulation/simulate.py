@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,6 @@ from fedmq.observe.event_log import EventLog
 from fedmq.observe.events import AnyEvent
 from fedmq.observe.run_state import RunState
 from fedmq.protocol.run_config import Limits, RunConfig
-from fedmq.runs.records import Close
 from fedmq.runs.report import write_report
 from fedmq.runs.store import Store
 from fedmq.runtime.atomic_files import writing
@@ -36,7 +35,7 @@ from fedmq.simulation.processes import PROCESSES_MAX, dask_workers, process_work
 from fedmq.simulation.progress import OnEvents, progress_bar
 from fedmq.simulation.run import Run
 from fedmq.simulation.scenario import Scenario, scenario
-from fedmq.simulation.simulator import BEACON_S, Simulator, Workers
+from fedmq.simulation.simulator import BEACON_S, Simulator, Workers, append_close
 from fedmq.tasks.task import Task
 from fedmq.trainer.code_policy import CodePolicy
 from fedmq.trainer.own_learner import OwnLearner
@@ -265,7 +264,9 @@ def _outcome(simulator: Simulator, store: Store, out: Path | None, seconds: floa
         raise FedmqError(
             f"the simulation ended before round {rounds.round}: {rounds.failure or 'nothing happens any more'}"
         )
-    closes = _with_shared_members(store.closes() if out is not None else simulator.closes)
+    closes = simulator.closes
+    for close in store.closes() if out is not None else ():
+        append_close(closes, close)
     report, model = report_of(rounds, closes, store.software, simulator.clock.wall())
     if out is not None:
         store.close()
@@ -273,12 +274,3 @@ def _outcome(simulator: Simulator, store: Store, out: Path | None, seconds: floa
     if report.why == "failed":
         raise RunFailed(report.failure)
     return Run(report, model, tuple(closes), rounds.findings, out, seconds)
-
-
-def _with_shared_members(closes: Iterable[Close]) -> list[Close]:
-    """Return closed rounds whose members are one object where they are equal: mostly they are, and may be thousands."""
-    found: list[Close] = []
-    for close in closes:
-        same = bool(found) and found[-1].members == close.members
-        found.append(msgspec.structs.replace(close, members=found[-1].members) if same else close)
-    return found

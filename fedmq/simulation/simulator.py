@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
+import msgspec
 import numpy as np
 
 from fedmq.aggregator.machine import EndRun, Input, Phase
@@ -100,7 +101,7 @@ class Simulator:
         """Run to the end."""
         try:
             self._step([BrokerConnected()])
-            self._step([one for name in self._names for one in self._connect(name)])
+            self._step(one for name in self._names for one in self._connect(name))
             while not self.rounds.done:
                 self._next()
         finally:
@@ -126,11 +127,13 @@ class Simulator:
             return
         self._idle = 0
         self.clock.move_to(due)
-        inputs: list[Input] = []
+        self._step(self._due(due))
+
+    def _due(self, due: float) -> Iterator[Input]:
+        """Yield what happens at this moment, one after the other: a thousand answers need the memory of one."""
         while self._queue and self._queue[0][0] <= due:
             _, _, what, name, number = heapq.heappop(self._queue)
-            inputs += self._happen(what, name, number)
-        self._step(inputs)
+            yield from self._happen(what, name, number)
 
     def _happen(self, what: What, name: str, number: int) -> list[Input]:
         match what:
@@ -219,7 +222,7 @@ class Simulator:
 
     # --- the aggregator -------------------------------------------------------------------------------------------
 
-    def _step(self, inputs: Sequence[Input]) -> None:
+    def _step(self, inputs: Iterable[Input]) -> None:
         """Give the aggregator what has arrived at this moment, and do what it puts out: save before send."""
         self.rounds.step_all(inputs, self.clock.now(), self.clock.wall())
         output = self.rounds.take_output()
@@ -227,7 +230,7 @@ class Simulator:
             if self._keep:
                 self._store.save(record)
             elif isinstance(record, Close):
-                self.closes.append(record)
+                append_close(self.closes, record)
         if output.commit:
             self._store.commit()
         if output.events:
@@ -266,3 +269,9 @@ class Simulator:
     def _finishes_first(self, name: str, message: Round) -> bool:
         """Return whether a trainer works on an earlier round whose result is still of use."""
         return 0 < message.round - self._working.get(name, message.round) <= message.staleness
+
+
+def append_close(closes: list[Close], close: Close) -> None:
+    """Append a closed round. Members that equal those before are one object with them: they may be thousands."""
+    same = bool(closes) and closes[-1].members == close.members
+    closes.append(msgspec.structs.replace(close, members=closes[-1].members) if same else close)

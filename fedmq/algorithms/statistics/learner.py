@@ -11,6 +11,7 @@ from fedmq.algorithms.statistics.query import (
     EXPONENT_MAX,
     EXPONENT_MIN,
     LIMB_BITS,
+    LIMBS,
     SPREAD_CELLS,
     VALUE_BITS,
     ZERO_CELL,
@@ -23,34 +24,38 @@ from fedmq.errors import WorkCancelled
 from fedmq.exact.integers import to_fixed
 from fedmq.models.arrays import Floats, Integers
 
-BLOCK_ROWS = 1 << 15  # numbers at once: the temporary arrays stay in a cache
+BLOCK_VALUES = 1 << 16  # at once: the temporary arrays stay in a cache
+BLOCK_ROWS_MIN = SPREAD_CELLS  # of a wide table: a block has as many numbers as it has counts to add
 
 
-def count_exponents(_query: Spread, work: Assignment) -> dict[str, npt.NDArray[Any]]:
+def count_exponents(query: Spread, work: Assignment) -> dict[str, npt.NDArray[Any]]:
     """Count signs and exponents."""
-    counts = []
-    for column in _columns(work):
-        exponents = np.clip(np.frexp(column)[1], EXPONENT_MIN, EXPONENT_MAX).astype(np.int64) - EXPONENT_MIN + 1
-        cells = ZERO_CELL + np.sign(column).astype(np.int64) * exponents
-        counts.append(np.bincount(cells, minlength=SPREAD_CELLS))
-    return {"exponents": np.stack(counts).astype(np.int64)}
+    counts = np.zeros((query.columns, SPREAD_CELLS), np.int64)
+    firsts = SPREAD_CELLS * np.arange(query.columns)  # of each column's cells
+    for values, present in _blocks(work):
+        exponents = np.clip(np.frexp(values)[1], EXPONENT_MIN, EXPONENT_MAX).astype(np.int64) - EXPONENT_MIN + 1
+        cells = firsts + ZERO_CELL + np.sign(values).astype(np.int64) * exponents
+        found = cells.ravel() if present.all() else cells[present]
+        counts += np.bincount(found, minlength=counts.size).reshape(counts.shape)
+    return {"exponents": counts}
 
 
 def sum_moments(_query: Moments, work: Assignment) -> dict[str, npt.NDArray[Any]]:
     """Sum values and squares in parts."""
-    limbs, counts, clipped = [], [], []
-    for column, fraction_bits in zip(_columns(work), work.arrays["fraction_bits"], strict=True):
-        blocks = np.split(column, range(BLOCK_ROWS, len(column), BLOCK_ROWS))
-        limbs.append(sum(_limbs(to_fixed(block, fraction_bits, VALUE_BITS).astype(np.int64)) for block in blocks))
-        limit = np.ldexp(1.0, VALUE_BITS - int(fraction_bits))
-        counts.append(len(column))
-        clipped.append(int(np.count_nonzero(np.abs(column) > limit)))
+    fraction_bits = work.arrays["fraction_bits"]
+    limits = np.ldexp(1.0, VALUE_BITS - fraction_bits)
+    limbs = np.zeros((LIMBS, len(fraction_bits)), np.int64)
+    counts, clipped = np.zeros((2, len(fraction_bits)), np.int64)
+    for values, present in _blocks(work):  # a missing value is 0, which adds nothing
+        limbs += _limbs(to_fixed(values, fraction_bits, VALUE_BITS).astype(np.int64))
+        counts += present.sum(axis=0)
+        clipped += (np.abs(values) > limits).sum(axis=0)
     classes = num_classes(work.task)
     targets = work.rows.targets.astype(np.int64) if classes else np.empty(0, np.int64)
     return {
-        "limbs": np.stack(limbs).astype(np.int64),
-        "counts": np.array(counts, np.int64),
-        "clipped": np.array(clipped, np.int64),
+        "limbs": np.ascontiguousarray(limbs.T),
+        "counts": counts,
+        "clipped": clipped,
         "classes": np.bincount(targets, minlength=classes).astype(np.int64),
     }
 
@@ -64,26 +69,50 @@ def count_buckets(_query: Histograms, work: Assignment) -> dict[str, npt.NDArray
     return {"histograms": np.stack(counts).astype(np.int64)}
 
 
+def _tables(work: Assignment) -> list[Floats]:
+    """Return the columns as tables (rows, columns) that lie side by side: inputs, weights, a target that is a value."""
+    rows = work.rows
+    found = [rows.inputs]
+    if rows.weights is not None:
+        found.append(rows.weights[:, None])
+    if not num_classes(work.task):
+        found.append(rows.targets.astype(np.float64)[:, None])
+    return found
+
+
+def _blocks(work: Assignment) -> Iterator[tuple[Floats, npt.NDArray[np.bool_]]]:
+    """Yield the values of some rows (rows, columns), 0 for a missing one, and which of them are present."""
+    tables = _tables(work)
+    size = max(BLOCK_ROWS_MIN, BLOCK_VALUES // sum(one.shape[1] for one in tables))
+    for start in range(0, len(tables[0]), size):
+        _check_cancelled(work)
+        parts = [one[start : start + size] for one in tables]
+        block = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+        present = ~np.isnan(block)
+        yield (block if present.all() else np.where(present, block, 0.0)), present
+
+
 def _columns(work: Assignment) -> Iterator[Floats]:
     """Yield the values of each column without the missing ones."""
-    rows = work.rows
-    columns: list[Floats] = [*rows.inputs.T]
-    if rows.weights is not None:
-        columns.append(rows.weights)
-    if not num_classes(work.task):
-        columns.append(rows.targets.astype(np.float64))
-    for column in columns:
-        if work.cancelled():
-            raise WorkCancelled("the statistics were cancelled: a newer round makes them needless")
-        yield np.ascontiguousarray(column[~np.isnan(column)])
+    for table in _tables(work):
+        for column in table.T:
+            _check_cancelled(work)
+            yield np.ascontiguousarray(column[~np.isnan(column)])
+
+
+def _check_cancelled(work: Assignment) -> None:
+    if work.cancelled():
+        raise WorkCancelled("the statistics were cancelled: a newer round makes them needless")
 
 
 def _limbs(fixed: Integers) -> Integers:
-    high, low = fixed >> LIMB_BITS, fixed & ((1 << LIMB_BITS) - 1)
-    sums = [high.sum(), low.sum()]
+    """Return the sums (LIMBS, columns) of the parts of numbers (rows, columns), and of their squares."""
+    mask = (1 << LIMB_BITS) - 1
+    high, low = fixed >> LIMB_BITS, fixed & mask
+    sums = [high.sum(axis=0), low.sum(axis=0)]
     for square in (high * high, high * low, low * low):
-        sums += [(square >> LIMB_BITS).sum(), (square & ((1 << LIMB_BITS) - 1)).sum()]
-    return np.array(sums)
+        sums += [(square >> LIMB_BITS).sum(axis=0), (square & mask).sum(axis=0)]
+    return np.stack(sums)
 
 
 SPREAD = Learner(Spread, count_exponents)

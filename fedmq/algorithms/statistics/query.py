@@ -52,8 +52,9 @@ def num_classes(task: Task) -> int:
 
 
 def _demand(columns: int, sums: int, num_examples: int) -> Demand:
-    """Return the demand of `sums` over each column; a learner copies one column at a time."""
-    return Demand(8 * (columns * sums + COLUMN_COPIES * num_examples), columns * LIMBS * num_examples)
+    """Return the demand of `sums` over each column; a learner copies a block of rows, or one column, at a time."""
+    copied = COLUMN_COPIES * max(num_examples, columns * min(num_examples, SPREAD_CELLS))
+    return Demand(8 * (columns * sums + copied), columns * LIMBS * num_examples)
 
 
 class Spread(AdditiveQuery, frozen=True, tag="spread"):
