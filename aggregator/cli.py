@@ -400,7 +400,7 @@ def run_training(
 def _chosen_limits(limits: Mapping[str, Any]) -> dict[str, Any]:
     """Return the limits that the options give, as `Limits` has them."""
     chosen = {name: value for name, value in limits.items() if value is not None}
-    if "select" in chosen:
+    if isinstance(chosen.get("select"), str):
         chosen["select"] = tuple(filter(None, chosen["select"].split(",")))
     return chosen
 

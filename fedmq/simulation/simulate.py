@@ -203,15 +203,24 @@ def _workers(population: Population, processes: int, scheduler: str | None) -> W
 
 def _limits(found: Scenario, behavior: Behavior, rounds: int | None, given: Mapping[str, Any]) -> Limits:
     """Return the limits of a simulated run: it begins with all trainers, and goes on with any if they come and go."""
-    known = [one.name for one in msgspec.structs.fields(Limits)]
-    if unknown := next((name for name in given if name not in known), None):
-        raise BadConfiguration(f"expected arguments of simulate, or {', '.join(known)}, got {unknown!r:.40}")
-    chosen = {name: value for name, value in given.items() if value is not None}
     usual = {
         "rounds_max": rounds or found.task.rounds,
         "min_trainers": len(found.data) if behavior.online_s is None else 1,
         "beacon_s": BEACON_S,
     }
+    return limits_of(usual, given, "simulate")
+
+
+def limits_of(usual: Mapping[str, Any], given: Mapping[str, Any], function: str) -> Limits:
+    """Return the `usual` limits of a run with those that a caller of `function` has given; None is not given.
+
+    Raises:
+        BadConfiguration: a limit that there is not, or one that is out of bounds.
+    """
+    known = [one.name for one in msgspec.structs.fields(Limits)]
+    if unknown := next((name for name in given if name not in known), None):
+        raise BadConfiguration(f"expected arguments of {function}, or {', '.join(known)}, got {unknown!r:.40}")
+    chosen = {name: value for name, value in given.items() if value is not None}
     try:
         return msgspec.convert({**usual, **chosen}, Limits)
     except msgspec.ValidationError as error:

@@ -13,6 +13,7 @@ from fedmq.runs.maintenance import open_store
 from fedmq.runs.report import read_findings
 from fedmq.runtime.run_folder import MODEL, RUNS
 from fedmq.simulation.run import Run
+from fedmq.simulation.simulate import limits_of
 from fedmq.tasks.shipping import Shipped, ship
 from fedmq.tasks.task import Task
 from fedmq.transport.address import DEFAULT_ADDRESS, full_address
@@ -64,6 +65,8 @@ def train(
     began = time.monotonic()
     shipped = Shipped(task, None) if isinstance(task, Task) else ship(task, algorithm)
     wanted = shipped.task.with_holdout(holdout)
+    given = {"rounds_max": rounds, "min_trainers": min_trainers, **limits}
+    limits_of({"rounds_max": wanted.rounds, "min_trainers": wanted.trainers}, given, "train")  # checks them
     name = new_name(wanted.name)
     folder = RUNS / name if out is None else Path(out)
     report = run_training(
@@ -80,7 +83,7 @@ def train(
         broker=full_address(broker) if keys is None else None,
         keys=None if keys is None else Path(keys),
         connect_timeout=connect_timeout_s,
-        limits={"rounds_max": rounds, "min_trainers": min_trainers, **limits},
+        limits=given,
     )
     store, _ = open_store(folder)
     with store:

@@ -92,19 +92,3 @@ def test_page_of_a_split_counts_the_rows_of_each_trainer_by_class() -> None:
 def test_unknown_argument_names_those_there_are() -> None:
     with pytest.raises(BadConfiguration, match="quorum"):
         simulate("xor", quorm=0.5)
-
-
-@pytest.mark.parametrize(("task_name", "algorithm"), [("xor", "evolution"), ("xor", "es"), ("linear", "averaging")])
-def test_two_processes_give_the_same_model(task_name: str, algorithm: str) -> None:
-    options = {"algorithm": algorithm, "trainers": 4, "seed": 3, "rounds": 3, "work_s": "lognormal:1:1"}
-    alone, shared = (simulate(task_name, **options, processes=count) for count in (1, 2))
-    assert alone.model_sha256 == shared.model_sha256
-
-
-def test_dask_gives_the_same_model() -> None:
-    distributed = pytest.importorskip("distributed", reason="dask is not installed")
-    with distributed.LocalCluster(
-        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None
-    ) as cluster:
-        shared = simulate("xor", seed=1, rounds=3, scheduler=cluster.scheduler_address)
-    assert shared.model_sha256 == simulate("xor", seed=1, rounds=3).model_sha256
