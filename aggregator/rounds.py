@@ -13,12 +13,12 @@ In any phase, the run also finishes, as failed, when all its trainers have left 
 a while. With `wait_s`, it ends unfinished when too few trainers have been present for that long.
 """
 
-import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal, assert_never
 
 from fedmq.aggregator.deadline import AdaptiveDeadline
 from fedmq.aggregator.departures import DECLINES, Departure, failure_text, shortage_text
+from fedmq.aggregator.ending import Patience, end_of
 from fedmq.aggregator.event_publisher import EventPublisher
 from fedmq.aggregator.machine import EndRun, Input, Output, Phase
 from fedmq.aggregator.outbox import Outbox
@@ -103,9 +103,7 @@ class Rounds:
         self.solved = self.paused = self.stopped = False
         self.why: events.End | None = None  # the run is over
         self.failure = ""  # why it cannot go on, or why this life ended before it was over
-        self._wait_s = wait_s
-        self._short_since: float | None = None  # fewer than `min_trainers` are present
-        self._wait_until: float | None = None  # for more than them; None: before the first step, or without `wait_s`
+        self._patience = Patience(wait_s)
         self._connected_at = 0.0
         self._fails_at: float | None = None  # when the run ends because all its trainers have left or declined it
         self.bytes_received = 0
@@ -186,14 +184,14 @@ class Rounds:
         if self.phase is Phase.FINISHED:
             return None if self.done else self._farewell_by
         if not self._broker_up:
-            return self._gives_up_at
+            return self._patience.gives_up_at
         return earliest(
             self._beacon_at,
             self._deadline,
             self.roster.grace_until,
             self.roster.contest_until,
             self._publisher.wake_at,
-            self._gives_up_at,
+            self._patience.gives_up_at,
             self._fails_at,
         )
 
@@ -212,8 +210,7 @@ class Rounds:
             for name in self.roster.new_duplicates(now):
                 self._publisher.report(events.TrainerBarred(trainer=name, how="duplicated"))
                 self._outbox.send_refused_name(name, Rejected("duplicate", DUPLICATE))
-        if self._wait_until is None and self._wait_s is not None:
-            self._wait_until = now + self._wait_s
+        self._patience.begin(now)
         self._advance()
         self._end_if_deserted()
         if self._broker_up:
@@ -528,7 +525,8 @@ class Rounds:
         """Open and close rounds as far as possible."""
         while True:
             if self.phase is Phase.WAITING and self._broker_up and not self.paused:
-                eligible, needed = self.roster.eligible(self.round), self._needed
+                eligible = self.roster.eligible(self.round)
+                needed = self._patience.needed(self._now, self.config.limits.min_trainers, self.config.task.trainers)
                 if len(eligible) >= needed:
                     self._open(eligible)
                 else:
@@ -540,16 +538,9 @@ class Rounds:
             self.phase = Phase.CLOSING
             self._close(why)
 
-    @property
-    def _needed(self) -> int:
-        """How many trainers a round needs to open now."""
-        needed = self.config.limits.min_trainers
-        patient = self._wait_until is not None and self._now < self._wait_until
-        return max(needed, self.config.task.trainers) if patient else needed
-
     def _open(self, eligible: Sequence[str]) -> None:
         self.phase = Phase.COLLECTING
-        self._wait_until = -math.inf if self._wait_s is not None else None
+        self._patience.opened()
         self._plan = self._strategy.ask(self._state)
         self._bound_answers(self._plan)
         self._payload = self._outbox.pack(self._plan)
@@ -677,37 +668,17 @@ class Rounds:
             self._outbox.save(DropOldRounds(keep))
 
     def _finish_if_over(self, evaluation: Evaluation | None, members: int) -> None:
-        """Finish the run if its target is reached, the algorithm has nothing left to learn, or no rounds are left.
-
-        The target counts for held-out rows if there are some. The first two count only if every row of every member
-        has been scored, no present trainer is still to send its first result, and there are `min_trainers` members:
-        half of XOR is easy to learn, and useless. In a sampled run, held-out rows of every member are enough.
-        """
-        measured = evaluation is not None and evaluation.measured is not None
-        everyone = (
-            evaluation is not None
-            and members >= self.config.limits.min_trainers
-            and (evaluation.coverage >= 1.0 or (measured and self.config.limits.sample is not None))
-            and (evaluation.measured is None or evaluation.measured.held_out.coverage >= 1.0)
-            and not self.roster.pending(self._now, self.round)
+        why = end_of(
+            self.config,
+            evaluation,
+            members=members,
+            pending=evaluation is not None and bool(self.roster.pending(self._now, self.round)),
+            learned=is_finished(self._strategy, self._state),
+            rounds_left=self.round <= self.config.limits.rounds_max,
         )
-        self.solved = (
-            everyone
-            and evaluation is not None
-            and (evaluation.score.of == "held-out" or not self.config.task.holdout)
-            and self.config.task.reached(*evaluation.score[:3])
-        )
-        if self.solved:
-            self._finish(evaluation, "solved")
-        elif everyone and is_finished(self._strategy, self._state):
-            self._finish(evaluation, "done")
-        elif self.round > self.config.limits.rounds_max:
-            self._finish(evaluation, "rounds")
-
-    @property
-    def _gives_up_at(self) -> float | None:
-        """When this life ends because too few trainers are present."""
-        return None if self._wait_s is None or self._short_since is None else self._short_since + self._wait_s
+        self.solved = why == "solved"
+        if why is not None:
+            self._finish(evaluation, why)
 
     def _when_deserted(self) -> float | None:
         """Return when the run ends because all its trainers have left or declined it, or None."""
@@ -720,7 +691,8 @@ class Rounds:
         """End the run if its trainers have left or declined it for good, or this life if it has waited long enough."""
         if self.phase is Phase.FINISHED or self.stopped:
             return
-        gives_up = self._has_waited()
+        present, needed = len(self.roster.eligible(self.round)), self.config.limits.min_trainers
+        gives_up = self._patience.is_over(self._now, enough=self.paused or present >= needed)
         fails_at = self._fails_at = self._when_deserted()
         if not gives_up and (fails_at is None or self._now < fails_at):
             return
@@ -730,20 +702,9 @@ class Rounds:
             self.failure = failure_text(departures)
             self._finish(self.evaluation, "failed")
         else:
-            present, needed = len(self.roster.eligible(self.round)), self.config.limits.min_trainers
-            self.failure = shortage_text(present, needed, self._wait_s or 0.0, departures)
+            self.failure = shortage_text(present, needed, self._patience.wait_s or 0.0, departures)
             self.stopped = True
             self._outbox.commit()
-
-    def _has_waited(self) -> bool:
-        """Return whether too few trainers have been present for `wait_s`."""
-        if self._wait_s is None:
-            return False
-        if self.paused or len(self.roster.eligible(self.round)) >= self.config.limits.min_trainers:
-            self._short_since = None
-        elif self._short_since is None:
-            self._short_since = self._now
-        return self._gives_up_at is not None and self._now >= self._gives_up_at
 
     def _finish(self, evaluation: Evaluation | None, why: events.End) -> None:
         self.phase, self.why = Phase.FINISHED, why
