@@ -181,6 +181,11 @@ class Additive:
         return int(getattr(self.algorithm, "survey_buckets", 0))
 
     @property
+    def components(self) -> int:
+        """The principal axes along which the algorithm trains; 0: it trains on all inputs."""
+        return int(getattr(self.algorithm, "components", 0))
+
+    @property
     def held_out_every(self) -> int | None:
         """After how many rounds the model is measured on held-out rows; None for the usual number."""
         every: int | None = getattr(self.algorithm, "held_out_every", None)

@@ -48,6 +48,7 @@ BUILTIN_LEARNERS = {
     "spread": "fedmq.algorithms.statistics.learner:SPREAD",
     "moments": "fedmq.algorithms.statistics.learner:MOMENTS",
     "histograms": "fedmq.algorithms.statistics.learner:HISTOGRAMS",
+    "products": "fedmq.algorithms.statistics.learner:PRODUCTS",
     "gram": "fedmq.algorithms.ridge.learner:LEARNER",
     "curvature": "fedmq.algorithms.newton.learner:LEARNER",
     "tree-histograms": "fedmq.algorithms.boosting.learner:LEARNER",

@@ -111,7 +111,8 @@ class Staged:
         # A type of its own, so that a checkpoint knows which type the algorithm's state has.
         name, fields = f"Staged{type(inner).__name__}", [("inner", type(inner))]
         kind = make_dataclass(name, fields, bases=(_Progress,), frozen=True, eq=False, kw_only=True)
-        survey = SurveyState.begin(task, getattr(self.strategy, "survey_buckets", 0))
+        buckets, components = getattr(self.strategy, "survey_buckets", 0), getattr(self.strategy, "components", 0)
+        survey = SurveyState.begin(task, buckets, components)
         return self._opened(kind(task=task, seed=seed, survey=survey, known=known, inner=inner))
 
     def starting_at(self, state: Any, trained: TrainedModel) -> Any:
@@ -129,8 +130,9 @@ class Staged:
         """Ask what the stage needs; the round of an algorithm carries what prepares the columns."""
         plan: Plan
         if state.stage == "survey":
-            plan = state.survey.plan(state.task)
-        elif state.stage == "training":
+            survey: SurveyState = state.survey
+            return survey.plan(state.task)
+        if state.stage == "training":
             plan = self.strategy.ask(state.inner)
         else:
             kind = HeldOut if state.stage == "held-out" else Fitted
@@ -332,7 +334,7 @@ class Staged:
         return replace(
             state,
             stage="survey",
-            survey=SurveyState.begin(state.task, state.survey.buckets, patient=True, again=state.survey.again + 1),
+            survey=state.survey.begun_again(state.task),
             before=self._of_training(state) or state.before,
             asked=None,
             rounds=dict.fromkeys(state.rounds, EARLIER),

@@ -1,5 +1,6 @@
-"""Standardized columns in fixed point: how many bits a value has, how far it reaches, and the way back to raw units."""
+"""Standardized columns: in fixed point, with the way back to raw units; along principal axes, with fewer inputs."""
 
+from collections.abc import Mapping
 from fractions import Fraction
 from typing import Annotated
 
@@ -7,12 +8,19 @@ import numpy as np
 from msgspec import Meta
 
 from fedmq.algorithms.base import SUM_BITS_MAX, ArrayBounds
+from fedmq.errors import Rejected
 from fedmq.models.arrays import Floats, Integers
+from fedmq.models.layers import Layered, with_inputs
+from fedmq.models.networks import Model
+from fedmq.models.standardized import AXIS_MAX, Standard
 
 REACH_MIN, REACH_MAX = 4, 12  # a standardized value counts up to ±2**reach, which the question gives for each column
 REACH_CELLS = REACH_MAX - REACH_MIN + 2  # values below 2**4, below 2**5 ... and, last, beyond 2**12: these are clipped
 PART_BITS_MAX, PART_BITS_MIN = 20, 15
+STANDARD, AXES = "standard", "axes"  # arrays of a question that say how rows are standardized
+TURNED_INPUTS_MAX = 2048  # that axes turn: the products of so many columns fit a message
 
+Components = Annotated[int, Meta(ge=0, le=TURNED_INPUTS_MAX)]  # 0: no axes
 PartBits = Annotated[int, Meta(ge=PART_BITS_MIN, le=PART_BITS_MAX)]
 
 
@@ -23,6 +31,37 @@ def column_bounds(columns: int) -> dict[str, ArrayBounds]:
         "deviation": ArrayBounds((columns,), np.float64, 5e-324),
         "reach": ArrayBounds((columns,), np.int64, REACH_MIN, REACH_MAX),
     }
+
+
+def standard_bounds(model: Model, components: int) -> Mapping[str, ArrayBounds]:
+    """Return the bounds of the arrays that a question for a network standardizes rows by."""
+    bounds = {STANDARD: ArrayBounds((2, model.inputs + 1))}
+    if not components:
+        return bounds
+    return {**bounds, AXES: ArrayBounds((model.inputs, components), np.int64, -AXIS_MAX, AXIS_MAX)}
+
+
+def standard_arrays(standard: Standard) -> dict[str, Floats | Integers]:
+    """Return these arrays."""
+    arrays: dict[str, Floats | Integers] = {STANDARD: standard.array}
+    return arrays if standard.axes is None else {**arrays, AXES: standard.axes}
+
+
+def network_for(model: Model, components: int) -> Model:
+    """Return the model that trainers train: with components, a network that has so many inputs.
+
+    Raises:
+        Rejected: the model cannot be trained along so many axes.
+    """
+    if not components:
+        return model
+    if not isinstance(model, Layered) or not components <= model.inputs <= TURNED_INPUTS_MAX:
+        raise Rejected(
+            "values",
+            f"parameter components: expected a network of {components} to {TURNED_INPUTS_MAX} inputs for "
+            f"components={components}, got {model}",
+        )
+    return with_inputs(model, components)
 
 
 def rows_max_for(num_examples: int) -> int:

@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+import msgspec
 import numpy as np
 
 from fedmq.errors import BadConfiguration
@@ -21,6 +22,13 @@ def layered(model: Model, about: str) -> Layered:
     if isinstance(model, MLP | Linear | LogLinear):
         return model
     raise BadConfiguration(f"{about}: expected a model MLP, Linear or LogLinear, got {type(model).__name__}")
+
+
+def with_inputs(model: Layered, inputs: int) -> Layered:
+    """Return the same model with another number of inputs."""
+    if isinstance(model, MLP):
+        return msgspec.structs.replace(model, sizes=(inputs, *model.sizes[1:]))
+    return msgspec.structs.replace(model, inputs=inputs)
 
 
 def layer_sizes(model: Layered) -> tuple[int, ...]:

@@ -1,7 +1,8 @@
 """Networks whose parameters are for standardized rows, and the way to parameters for rows as they are.
 
-Row by row, inputs are (x - shift) / scale and a target that is a value is (y - center) / unit. The first layer takes
-the inputs' part up, the last one the target's. Each step is one elementwise operation, the same bits everywhere.
+Row by row, inputs are (x - shift) / scale and a target that is a value is (y - center) / unit. With axes, the network
+gets fewer inputs: (x - shift) / scale times the axes. The first layer takes the inputs' part up, the last one the
+target's. Each step is one elementwise operation or a product of integers, the same bits everywhere.
 """
 
 from __future__ import annotations
@@ -10,26 +11,37 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fedmq.exact.algebra import Cholesky
 from fedmq.exact.elementary import log
+from fedmq.exact.integers import check_products, to_fixed
 from fedmq.models.arrays import Floats, Integers
-from fedmq.models.layers import Layered, has_biases, layers_of
+from fedmq.models.layers import Layered, has_biases, layers_of, with_inputs
 from fedmq.models.networks import LogLinear, Model
+
+AXIS_BITS = 14  # fraction bits of an element of an axis; it counts at most ±2
+AXIS_MAX = 2 << AXIS_BITS
+ROW_BITS, ROW_LIMIT_BITS = 12, 12  # fraction bits of a standardized input that axes turn; it counts at most 2**12
 
 
 @dataclass(frozen=True, eq=False)
 class Standard:
-    """How rows are standardized: `shift` and `scale` (inputs,) float64; `center` and `unit` of the target."""
+    """How rows are standardized: `shift` and `scale` (inputs,) float64; `center` and `unit` of the target.
+
+    `axes` (inputs, components) int64, in units of 2**-AXIS_BITS, turn standardized inputs into fewer ones; None: there
+    are none.
+    """
 
     shift: Floats
     scale: Floats
     center: float = 0.0
     unit: float = 1.0
+    axes: Integers | None = None
 
     @classmethod
-    def of(cls, array: Floats) -> Standard:
-        """Return what `array` holds."""
+    def of(cls, array: Floats, axes: Integers | None = None) -> Standard:
+        """Return what `array` holds, with these axes."""
         shifts, scales = array
-        return cls(shifts[:-1], scales[:-1], float(shifts[-1]), float(scales[-1]))
+        return cls(shifts[:-1], scales[:-1], float(shifts[-1]), float(scales[-1]), axes)
 
     @property
     def array(self) -> Floats:
@@ -40,7 +52,17 @@ class Standard:
         """Return standardized inputs (rows, inputs), a copy."""
         result: Floats = inputs - self.shift
         result /= self.scale
-        return result
+        if self.axes is None:
+            return result
+        check_products()
+        fixed = to_fixed(result, ROW_BITS, ROW_BITS + ROW_LIMIT_BITS)
+        turned: Floats = fixed @ self.axes.astype(np.float64)  # integers below 2**53
+        turned *= 2.0 ** (-ROW_BITS - AXIS_BITS)
+        return turned
+
+    def network(self, model: Layered) -> Layered:
+        """Return the network that gets standardized rows: with axes, it has an input for each."""
+        return model if self.axes is None else with_inputs(model, self.axes.shape[1])
 
     def values(self, targets: Floats | Integers) -> Floats:
         """Return standardized targets (rows,) that are values."""
@@ -48,8 +70,8 @@ class Standard:
         return result
 
     def raw(self, model: Layered, parameters: Floats) -> Floats:
-        """Return the parameters for rows as they are, from those for standardized rows; both (parameters,)."""
-        result = parameters.astype(np.float64)
+        """Return the parameters of a model for rows as they are, from those of `network(model)`; both (parameters,)."""
+        result = parameters.astype(np.float64) if self.axes is None else self._unturned(model, parameters)
         weights, biases = layers_of(model, result)[0]
         weights /= self.scale[:, None]
         if has_biases(model):  # one input after the other, whatever the shape: a sum might be pairwise
@@ -64,7 +86,10 @@ class Standard:
         return result
 
     def standardized(self, model: Layered, parameters: Floats) -> Floats:
-        """Return the parameters for standardized rows, from those for rows as they are: the inverse of `raw`."""
+        """Return the parameters of `network(model)`, from those for rows as they are: the inverse of `raw`.
+
+        With axes it is the nearest network, by the squares of the first layer's weights.
+        """
         result = parameters.astype(np.float64)
         weights, biases = layers_of(model, result)[-1]
         if isinstance(model, LogLinear):
@@ -78,7 +103,27 @@ class Standard:
             for weight, shift in zip(weights, self.shift, strict=True):
                 biases += weight * shift
         weights *= self.scale[:, None]
-        return result
+        return result if self.axes is None else self._turned(model, result)
+
+    def _unturned(self, model: Layered, parameters: Floats) -> Floats:
+        """Return the parameters for standardized inputs, from those for inputs along the axes."""
+        assert self.axes is not None
+        columns = layers_of(self.network(model), parameters)[0][0]
+        turned = np.zeros((model.inputs, columns.shape[1]))
+        for axis, row in zip(self.axes.T * 2.0**-AXIS_BITS, columns, strict=True):
+            turned += axis[:, None] * row
+        return np.concatenate([turned.ravel(), parameters[columns.size :].astype(np.float64)])
+
+    def _turned(self, model: Layered, parameters: Floats) -> Floats:
+        """Return the parameters for inputs along the axes that come nearest to these, by least squares."""
+        assert self.axes is not None
+        weights = layers_of(model, parameters)[0][0]
+        axes = self.axes * 2.0**-AXIS_BITS
+        squares, right = np.zeros((axes.shape[1], axes.shape[1])), np.zeros((axes.shape[1], weights.shape[1]))
+        for axis, row in zip(axes, weights, strict=True):
+            squares += axis[:, None] * axis
+            right += axis[:, None] * row
+        return np.concatenate([Cholesky.of(squares).solve(right).ravel(), parameters[weights.size :]])
 
 
 def standard_for(model: Model, means: Floats, variances: Floats, *, values: bool) -> Standard:

@@ -20,18 +20,19 @@ import numpy as np
 import numpy.typing as npt
 
 from fedmq.algorithms.averaging.parameters import AveragingParameters
-from fedmq.algorithms.averaging.query import CHANGE_BITS, STANDARD, Descend, SumGradient
+from fedmq.algorithms.averaging.query import CHANGE_BITS, Descend, SumGradient
 from fedmq.algorithms.averaging.server_optimizer import ServerOptimizer
 from fedmq.algorithms.base import CONTROL, Evaluation, Plan, Total
 from fedmq.algorithms.evaluation.row_scores import evaluation_of_rows, loss_unit
 from fedmq.algorithms.inbox import ROUNDS_REMEMBERED
-from fedmq.algorithms.statistics.survey import Survey, moments_of_rows
-from fedmq.errors import BadConfiguration
+from fedmq.algorithms.standardization import network_for, standard_arrays
+from fedmq.algorithms.statistics.survey import Survey, standard_of
+from fedmq.errors import BadConfiguration, Rejected
 from fedmq.models.arrays import Floats, Integers
 from fedmq.models.exact_gradient import gradient_bits
-from fedmq.models.layers import initial_parameters
+from fedmq.models.layers import initial_parameters, layered
 from fedmq.models.networks import MLP, Linear, LogLinear
-from fedmq.models.standardized import Standard, standard_for
+from fedmq.models.standardized import Standard
 from fedmq.models.torch_model import Torch
 from fedmq.models.trained_model import TrainedModel
 from fedmq.tasks.task import Task
@@ -80,9 +81,11 @@ class AdditiveAveraging:
 
     def __init__(self, parameters: AveragingParameters | None = None) -> None:
         self.parameters = chosen = parameters or AveragingParameters()
-        scaffold = chosen.method == "scaffold"
+        scaffold, components = chosen.method == "scaffold", chosen.components
         self._query = (
-            SumGradient() if chosen.method == "fedsgd" else Descend(learner=chosen.gradient, scaffold=scaffold)
+            SumGradient(components=components)
+            if chosen.method == "fedsgd"
+            else Descend(learner=chosen.gradient, scaffold=scaffold, components=components)
         )
 
     @property
@@ -90,20 +93,29 @@ class AdditiveAveraging:
         """Whether rows are standardized."""
         return self.parameters.standardize
 
+    @property
+    def components(self) -> int:
+        """See `Additive`."""
+        return self.parameters.components
+
     def init(self, task: Task, seed: int, survey: Survey | None = None) -> DescentState:
         """Return random first weights; zeros for a model of one layer."""
         model = with_gradients(task)
         if isinstance(model, LogLinear) and self.parameters.method == "fedsgd":
             raise BadConfiguration("algorithm averaging: expected a model MLP or Linear for method=fedsgd: use newton")
-        size = model.num_parameters
+        try:
+            network = network_for(model, self.components)
+        except Rejected as refused:
+            raise BadConfiguration(f"algorithm averaging: {refused.detail}") from refused
+        size = network.num_parameters
         control = np.zeros(size if self.parameters.method == "scaffold" else 0, np.int64)
         standard, unit = Standard(np.zeros(model.inputs), np.ones(model.inputs)), 0
         if survey is not None:
-            moments = moments_of_rows(task, survey)
-            values = task.loss == "squared-error"
-            standard = standard_for(model, moments.means, moments.variances, values=values)
-            unit = loss_unit(task, moments)
-        first, optimizer = initial_parameters(model, seed, "averaging"), ServerOptimizer.begin(self.parameters, size)
+            standard, unit = standard_of(task, survey, self.components), loss_unit(task, survey.features)
+        first, optimizer = (
+            initial_parameters(layered(network, self.name), seed, "averaging"),
+            ServerOptimizer.begin(self.parameters, size),
+        )
         return DescentState(task, standard, unit, first, optimizer, control)
 
     def starting_at(self, state: DescentState, trained: TrainedModel) -> DescentState:
@@ -112,7 +124,7 @@ class AdditiveAveraging:
 
     def ask(self, state: DescentState) -> Plan:
         """Publish the model, and the mean control variate of all rows."""
-        arrays: dict[str, Floats] = {"model": state.model, STANDARD: state.standard.array}
+        arrays: dict[str, Floats | Integers] = {"model": state.model, **standard_arrays(state.standard)}
         if state.control.size:
             arrays[CONTROL] = state.control.astype(np.float64) * (2.0**-CHANGE_BITS / state.rows)
         return Plan(msgspec.structs.replace(self._query, unit=state.unit), arrays)
@@ -159,7 +171,7 @@ class AdditiveAveraging:
     def _mean_change(self, state: DescentState, arrived: list[_Late]) -> Floats:
         """Return the mean over rows; a row of a late answer counts 1 / (1 + staleness)."""
         if self._is_exact:
-            (one,), network = arrived, state.task.model
+            (one,), network = arrived, state.standard.network(with_gradients(state.task))
             assert isinstance(network, MLP | Linear)
             gradient = one.arrays["gradient"] * 2.0 ** -gradient_bits(network) / one.rows
             return -self.parameters.learning_rate * (gradient + self.parameters.l2 * state.model)

@@ -12,7 +12,6 @@ from fedmq.algorithms.averaging.query import (
     CHANGE_BITS,
     CHANGE_REACH,
     DESCENT_LOSS_BITS,
-    STANDARD,
     Descend,
     EvolutionLearner,
     GradientLearner,
@@ -26,11 +25,12 @@ from fedmq.algorithms.base import CONTROL, Assignment, Learner
 from fedmq.algorithms.evaluation.exact_scores import ROW_LOSS_BITS, exact_scores
 from fedmq.algorithms.evolution.local_search import evolve
 from fedmq.algorithms.inbox import GENE_MAX
+from fedmq.algorithms.standardization import AXES, STANDARD
 from fedmq.errors import CodeRefused, WorkCancelled, WorkError
 from fedmq.models.arrays import Floats, Integers
 from fedmq.models.backprop import mean_gradient
 from fedmq.models.exact_gradient import WEIGHT_BITS_MIN, exact_gradient, weight_bits
-from fedmq.models.layers import layered
+from fedmq.models.layers import Layered, layered
 from fedmq.models.networks import MLP, Linear
 from fedmq.models.standardized import Standard
 from fedmq.models.torch_model import Torch
@@ -53,7 +53,7 @@ def train_model(query: Train, work: Assignment) -> dict[str, npt.NDArray[Any]]:
             "start this trainer with --learner FILE.py:fit"
         )
     elif isinstance(query.learner, GradientLearner):
-        trained, _ = _descend(query.learner, model, work)
+        trained, _ = _descend(query.learner, layered(work.task.model, "learner=gradient"), model, work)
         if not np.abs(trained).max() <= GENE_MAX:  # NaN neither; the aggregator accepts no larger weights
             raise _diverged(query.learner, work)
     else:
@@ -80,23 +80,24 @@ def send_change(query: Descend, work: Assignment) -> dict[str, npt.NDArray[Any]]
     option II for the control variate: its new value is the mean gradient along the way.
     """
     model, learner, rows = work.arrays["model"], query.learner, len(work.rows.inputs)
-    network, standard = layered(work.task.model, "learner=gradient"), Standard.of(work.arrays[STANDARD])
-    raw = standard.raw(network, model)
+    standard = Standard.of(work.arrays[STANDARD], work.arrays.get(AXES))
+    deployed = layered(work.task.model, "learner=gradient")
+    network, raw = standard.network(deployed), standard.raw(deployed, model)
     losses, correct = work.score(raw[None])
     losses = np.minimum(losses * 4.0**-query.unit, rows * 2.0**DESCENT_LOSS_BITS)
     answer = {"losses": losses, "correct": correct}
     if work.fit is not None:
         if query.scaffold:
             raise WorkError("method=scaffold: expected training by gradients, got --learner: use method=fedavg")
-        trained = standard.standardized(network, work.fit(raw, work.generator))
+        trained = standard.standardized(deployed, work.fit(raw, work.generator))
         return {**answer, "change": _fixed(trained - model, rows, query, work)}
     work = replace(work, rows=_standardized(standard, work.task, work.rows))
     if not query.scaffold:
-        trained, _ = _descend(learner, model, work)
+        trained, _ = _descend(learner, network, model, work)
         return {**answer, "change": _fixed(trained - model, rows, query, work)}
     everywhere = work.arrays[CONTROL]
     own = np.zeros(len(model)) if work.control is None else work.control * 2.0**-CHANGE_BITS / rows
-    trained, steps = _descend(learner, model, work, everywhere - own)
+    trained, steps = _descend(learner, network, model, work, everywhere - own)
     control = (model - trained) / (steps * learner.learning_rate) - everywhere
     return {
         **answer,
@@ -108,7 +109,8 @@ def send_change(query: Descend, work: Assignment) -> dict[str, npt.NDArray[Any]]
 def sum_gradient(query: SumGradient, work: Assignment) -> dict[str, npt.NDArray[Any]]:
     """Sum the gradient and the loss, block after block."""
     task, parameters, num_examples = work.task, work.arrays["model"], len(work.rows.inputs)
-    model, standard = task.model, Standard.of(work.arrays[STANDARD])
+    standard = Standard.of(work.arrays[STANDARD], work.arrays.get(AXES))
+    model = standard.network(layered(task.model, "method=fedsgd"))
     assert isinstance(model, MLP | Linear)
     if weight_bits(model, parameters) < WEIGHT_BITS_MIN:
         raise _model_diverged(work)
@@ -133,13 +135,12 @@ def _standardized(standard: Standard, task: Task, rows: Rows) -> Rows:
 
 
 def _descend(
-    learner: GradientLearner, model: Floats, work: Assignment, correction: Floats | None = None
+    learner: GradientLearner, network: Layered, model: Floats, work: Assignment, correction: Floats | None = None
 ) -> tuple[Floats, int]:
-    """Return the model after the local epochs of stochastic gradient descent, and the number of steps.
+    """Return the model of a network after the local epochs of stochastic gradient descent, and the number of steps.
 
     Each of the local epochs has the rows in another order. A `correction` is added to each gradient.
     """
-    network = layered(work.task.model, "learner=gradient")
     inputs, targets = work.rows.inputs, work.rows.targets
     size, steps, trained = learner.batch_size or len(inputs), 0, model.copy()
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):

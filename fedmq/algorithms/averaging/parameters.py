@@ -17,14 +17,16 @@ from fedmq.algorithms.averaging.query import (
     TorchLearner,
 )
 from fedmq.algorithms.base import Generations, Mutation, Population
+from fedmq.algorithms.standardization import Components
 from fedmq.errors import BadConfiguration
 
 
 class AveragingParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The parameters of `averaging`.
 
-    `method`, `l2`, `standardize` and those of the server are of the learner `gradient`; `epochs`, `batch_size` and
-    `learning_rate` of `torch`, too; `generations`, `population`, `spread` and `mutation` of `evolution`.
+    `method`, `l2`, `standardize`, `components` and those of the server are of the learner `gradient`; `epochs`,
+    `batch_size` and `learning_rate` of `torch`, too; `generations`, `population`, `spread` and `mutation` of
+    `evolution`.
 
     Raises:
         BadConfiguration: the bounds of `mutation` are in the wrong order, or parameters do not go together.
@@ -37,6 +39,7 @@ class AveragingParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     learning_rate: LearningRate = 0.1
     l2: Moderate = 0.0  # half of it times the squared parameters is added to the mean loss of a row
     standardize: bool = True  # rows by a survey of their columns, without a rule; False: take them as they are
+    components: Components = 0  # principal axes that the network gets instead of all inputs; 0: all inputs
     server_optimizer: Literal["sgd", "adam"] = "sgd"
     server_learning_rate: LearningRate = 1.0
     server_momentum: Momentum = 0.0  # of sgd
@@ -55,6 +58,11 @@ class AveragingParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     def __post_init__(self) -> None:
         if not self.mutation[0] <= self.mutation[1]:
             raise BadConfiguration(f"parameter mutation: expected [low, high], got {list(self.mutation)}")
+        if self.components and not (self.is_additive and self.standardize):
+            raise BadConfiguration(
+                f"parameter components: expected 0 without standardize=True, learner=gradient and rule=none, "
+                f"got {self.components}"
+            )
         if self.is_additive:
             return
         what = f"rule={self.rule}" if self.learner == "gradient" else f"learner={self.learner}"

@@ -23,6 +23,7 @@ from fedmq.algorithms.base import (
 )
 from fedmq.algorithms.evaluation.exact_scores import ROW_LOSS_BITS
 from fedmq.algorithms.inbox import GENE_MAX
+from fedmq.algorithms.standardization import Components, network_for, standard_bounds
 from fedmq.errors import BadConfiguration, Rejected
 from fedmq.models.exact_gradient import ROW_BITS
 from fedmq.models.layers import layer_sizes, layered
@@ -37,7 +38,6 @@ CHANGE_BITS, CHANGE_REACH = 26, 10  # a parameter's change: its fraction bits; a
 DESCENT_LOSS_BITS = 20  # a row's loss counts at most 2**20 when it is summed beside changes
 DESCENT_COPIES = 8  # of the parameters, while a learner descends
 BLOCK_ROWS = 2048  # whose exact gradient a learner computes at once
-STANDARD = "standard"  # the array that says how rows are standardized
 TORCH_COPIES = 8  # of parameters and layers, while PyTorch trains
 
 Epochs = Annotated[int, Meta(ge=1, le=EPOCHS_MAX)]
@@ -165,7 +165,7 @@ class Train(Query, frozen=True, tag="train"):
 class Descend(AdditiveQuery, frozen=True, tag="descend"):
     """Train the model by gradients on standardized rows, and send how far it moved, times the rows.
 
-    Down: `model` (parameters,) float64, for standardized rows; `standard` as in the query `slopes`; with `scaffold`
+    Down: `model` (parameters,) float64, for standardized rows; `standard` and `axes` as in `slopes`; with `scaffold`
     also `control` (parameters,) float64, the mean gradient over all rows as it is known. Up: `change` (parameters,)
     int64, the rows times the change, in units of 2**-CHANGE_BITS; with `scaffold` likewise `control`, the change of the
     trainer's own mean gradient, which it adds up; `losses` (1,) int64, in units of 2**-fraction_bits, times 4**unit for
@@ -178,6 +178,7 @@ class Descend(AdditiveQuery, frozen=True, tag="descend"):
     learner: GradientLearner = GradientLearner()
     scaffold: bool = False
     unit: Unit = 0
+    components: Components = 0
     rows_max: Annotated[int, Meta(ge=1, le=2**53)] = 1 << 26
 
     @property
@@ -190,13 +191,13 @@ class Descend(AdditiveQuery, frozen=True, tag="descend"):
         return max(CHANGE_BITS + CHANGE_REACH, self.fraction_bits + DESCENT_LOSS_BITS)
 
     def arrays(self, task: Task) -> Mapping[str, ArrayBounds]:
-        names = ("model", CONTROL) if self.scaffold else ("model",)
-        return {name: ArrayBounds((task.model.num_parameters,)) for name in names} | _standard(task)
+        names, size = ("model", CONTROL) if self.scaffold else ("model",), _size(task, self.components)
+        return {**dict.fromkeys(names, ArrayBounds((size,))), **standard_bounds(task.model, self.components)}
 
     def answer(self, task: Task, _shapes: Shapes, num_examples: int) -> Mapping[str, ArrayBounds]:
         most = num_examples << (CHANGE_BITS + CHANGE_REACH)
         names = ("change", CONTROL) if self.scaffold else ("change",)
-        moved = {name: ArrayBounds((task.model.num_parameters,), np.int64, -most, most) for name in names}
+        moved = dict.fromkeys(names, ArrayBounds((_size(task, self.components),), np.int64, -most, most))
         return {
             **moved,
             "losses": ArrayBounds((1,), np.int64, 0, num_examples << (self.fraction_bits + DESCENT_LOSS_BITS)),
@@ -220,7 +221,7 @@ class Descend(AdditiveQuery, frozen=True, tag="descend"):
 class SumGradient(AdditiveQuery, frozen=True, tag="gradient"):
     """Sum the gradient over standardized rows, each rounded to integers: see `fedmq.models.exact_gradient`.
 
-    Down: `model` (parameters,) float64, for standardized rows; `standard` as in the query `slopes`. Up: `gradient`
+    Down: `model` (parameters,) float64, for standardized rows; `standard` and `axes` as in `slopes`. Up: `gradient`
     (parameters,) int64, in units of 2**-gradient_bits; `loss` (1,) int64, in units of 2**-fraction_bits, times 4**unit
     for squared errors, at most 2**ROW_LOSS_BITS for a row; `correct` (1,) int64.
     """
@@ -229,6 +230,7 @@ class SumGradient(AdditiveQuery, frozen=True, tag="gradient"):
     sends: ClassVar[str] = "the gradient of one model, summed over the rows, and its summed loss"
 
     unit: Unit = 0
+    components: Components = 0
     fraction_bits: Annotated[int, Meta(ge=0, le=FRACTION_BITS_MAX)] = 24
     rows_max: Annotated[int, Meta(ge=1, le=2**53)] = 1 << 20
 
@@ -237,12 +239,13 @@ class SumGradient(AdditiveQuery, frozen=True, tag="gradient"):
         return max(ROW_BITS, self.fraction_bits + ROW_LOSS_BITS)
 
     def arrays(self, task: Task) -> Mapping[str, ArrayBounds]:
-        return {"model": ArrayBounds((task.model.num_parameters,))} | _standard(task)
+        size = _size(task, self.components)
+        return {"model": ArrayBounds((size,)), **standard_bounds(task.model, self.components)}
 
     def answer(self, task: Task, _shapes: Shapes, num_examples: int) -> Mapping[str, ArrayBounds]:
         most = num_examples << ROW_BITS
         return {
-            "gradient": ArrayBounds((task.model.num_parameters,), np.int64, -most, most),
+            "gradient": ArrayBounds((_size(task, self.components),), np.int64, -most, most),
             "loss": ArrayBounds((1,), np.int64, 0, num_examples << (self.fraction_bits + ROW_LOSS_BITS)),
             "correct": ArrayBounds((1,), np.int64, 0, num_examples),
         }
@@ -263,8 +266,8 @@ class SumGradient(AdditiveQuery, frozen=True, tag="gradient"):
             raise Rejected("values", f"method=fedsgd: expected a model MLP or Linear, got {type(task.model).__name__}")
 
 
-def _standard(task: Task) -> dict[str, ArrayBounds]:
-    return {STANDARD: ArrayBounds((2, task.model.inputs + 1))}
+def _size(task: Task, components: int) -> int:
+    return network_for(task.model, components).num_parameters
 
 
 def dtype_of(task: Task) -> type[np.generic]:

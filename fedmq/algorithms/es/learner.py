@@ -8,6 +8,7 @@ import numpy.typing as npt
 from fedmq.algorithms.base import Assignment, Learner
 from fedmq.algorithms.es.query import Slopes
 from fedmq.algorithms.evaluation.exact_scores import exact_scores
+from fedmq.algorithms.standardization import AXES, STANDARD
 from fedmq.errors import WorkCancelled
 from fedmq.exact.directions import Directions, directions
 from fedmq.exact.integers import to_fixed
@@ -27,8 +28,8 @@ Sums = dict[str, npt.NDArray[Any]]
 
 def sum_slopes(query: Slopes, work: Assignment) -> Sums:
     """Sum the slopes along the directions, and score the weights; see the query for what an answer holds."""
-    drawn = directions(query.pairs, work.task.model.num_parameters, query.seed, query.number)
     to_move, to_score = np.split(work.arrays["weights"].astype(np.float64), 2)
+    drawn = directions(query.pairs, to_move.shape[1], query.seed, query.number)
     sums = _of_network if isinstance(work.task.model, Layered) else _of_scores
     return sums(query, work, drawn, to_move, to_score)
 
@@ -37,31 +38,41 @@ def _of_network(query: Slopes, work: Assignment, drawn: Directions, to_move: Flo
     """Evaluate a network in integers, on standardized rows."""
     task, model = work.task, work.task.model
     assert isinstance(model, Layered)
-    standard = Standard.of(work.arrays["standard"])
+    standard = Standard.of(work.arrays[STANDARD], work.arrays.get(AXES))
+    network = standard.network(model)
     inputs = np.ascontiguousarray(standard.inputs(work.rows.inputs).T)
     targets: Floats | Integers = work.rows.targets
     if task.loss != "cross-entropy":
         targets = standard.values(targets)
     slopes = [
         pair_differences(
-            model, weights, drawn, query.sigma, inputs, targets, query.fraction_bits, cancelled=work.cancelled
+            network, weights, drawn, query.sigma, inputs, targets, query.fraction_bits, cancelled=work.cancelled
         )
         for weights in to_move
     ]
-    scores = [_scored(query, work, standard.raw(model, weights)) for weights in to_score]
+    scores = [_scored(query, work, standard, weights, inputs) for weights in to_score]
     loss, correct = np.array(scores, np.int64).T
     return {"slopes": np.stack(slopes), "loss": loss, "correct": correct}
 
 
-def _scored(query: Slopes, work: Assignment, parameters: Floats) -> tuple[int, int]:
-    """Return the loss and the correct rows of the model that would be deployed, row by row as it predicts them."""
-    loss = correct = 0
+def _scored(query: Slopes, work: Assignment, standard: Standard, weights: Floats, inputs: Floats) -> tuple[int, int]:
+    """Return the loss and the correct rows of the model that would be deployed, row by row as it predicts them.
+
+    Along axes it is the network on standardized `inputs` (inputs, rows), which is smaller, and differs by rounding.
+    """
+    model, axes, loss, correct = work.task.model, standard.axes, 0, 0
+    assert isinstance(model, Layered)
+    raw = standard.raw(model, weights) if axes is None else weights
     for start in range(0, len(work.rows.inputs), BLOCK_ROWS):
         if start and work.cancelled():
             raise WorkCancelled("the scores were cancelled: a newer round makes them needless")
-        rows = chosen(work.rows, slice(start, start + BLOCK_ROWS))
-        assert isinstance(work.task.model, Layered)
-        outputs = exact_outputs(work.task.model, parameters, rows.inputs, rows.offsets)
+        block = slice(start, start + BLOCK_ROWS)
+        rows = chosen(work.rows, block)
+        if axes is None:
+            outputs = exact_outputs(model, raw, rows.inputs, rows.offsets)
+        else:
+            outputs = exact_outputs(standard.network(model), raw, inputs.T[block])
+            outputs = outputs * standard.unit + standard.center
         scores = exact_scores(work.task, outputs, rows.targets, query.loss_bits, query.unit)
         loss, correct = loss + scores.loss, correct + scores.correct
     return loss, correct

@@ -8,6 +8,7 @@ from msgspec import Meta
 
 from fedmq.algorithms.base import CANDIDATES_MAX, AdditiveQuery, ArrayBounds, Demand, Shapes, demand_of_scores
 from fedmq.algorithms.evaluation.exact_scores import ROW_LOSS_BITS
+from fedmq.algorithms.standardization import Components, network_for, standard_bounds
 from fedmq.errors import BadConfiguration, Rejected
 from fedmq.exact.directions import KEPT_MAX, size_for
 from fedmq.models.fourier import Fourier
@@ -31,10 +32,12 @@ class Slopes(AdditiveQuery, frozen=True, tag="slopes"):
     """Sum the loss of weights + sigma e less that of weights - sigma e, for directions e that the seed gives.
 
     The directions are those of `fedmq.exact.directions`, for this seed and number. A network gets standardized rows,
-    (x - shift) / scale and, of values, (y - center) / unit; other models get rows as they are.
+    (x - shift) / scale and, of values, (y - center) / unit; other models get rows as they are. With `components`,
+    standardized inputs are turned along so many axes, and the network has an input for each.
 
     Down: `weights` (2 * starts, parameters) float32, first those to move, then those to score; `standard` (2, inputs
-    + 1) float64, the shifts and the center, the scales and the unit. Up, all int64: `slopes`
+    + 1) float64, the shifts and the center, the scales and the unit; with `components` also `axes` (inputs, components)
+    int64, see `fedmq.models.standardized`. Up, all int64: `slopes`
     (starts, pairs), in units of 2**-fraction_bits; `loss` (starts,), in units of 2**-loss_bits, times 4**unit for
     squared errors, and `correct` (starts,), of the weights to score.
     """
@@ -50,15 +53,17 @@ class Slopes(AdditiveQuery, frozen=True, tag="slopes"):
     pair_bits: Annotated[int, Meta(ge=0, le=40)] = PAIR_BITS
     fraction_bits: Annotated[int, Meta(ge=0, le=FRACTION_BITS_MAX)] = 4
     loss_bits: Annotated[int, Meta(ge=0, le=FRACTION_BITS_MAX)] = 30
+    components: Components = 0
 
     @property
     def row_bits(self) -> int:
         return max(self.fraction_bits + self.pair_bits, self.loss_bits + ROW_LOSS_BITS)
 
     def arrays(self, task: Task) -> Mapping[str, ArrayBounds]:
+        size = network_for(task.model, self.components).num_parameters
         return {
-            "weights": ArrayBounds((-1, task.model.num_parameters), np.float32),
-            "standard": ArrayBounds((2, task.model.inputs + 1)),
+            "weights": ArrayBounds((-1, size), np.float32),
+            **standard_bounds(task.model, self.components),
         }
 
     def answer(self, _task: Task, shapes: Shapes, num_examples: int) -> Mapping[str, ArrayBounds]:
@@ -76,7 +81,7 @@ class Slopes(AdditiveQuery, frozen=True, tag="slopes"):
         return max(1, *shapes.get("weights", ())[:1], 0) * (self.pairs + 1)
 
     def demand(self, task: Task, shapes: Shapes, num_examples: int) -> Demand:
-        starts, parameters = shapes["weights"][0] // 2, task.model.num_parameters
+        starts, parameters = shapes["weights"][0] // 2, shapes["weights"][1]
         if not isinstance(task.model, Layered):
             return demand_of_scores(task, 2, num_examples, times=starts * (self.pairs + 1))
         at_once = min(self.pairs * parameters, KEPT_MAX) + 8 * parameters
@@ -93,7 +98,7 @@ class Slopes(AdditiveQuery, frozen=True, tag="slopes"):
         rows = shapes["weights"][0]
         if rows % 2 or not 1 <= rows // 2 <= STARTS_MAX:
             raise Rejected("values", f"expected weights of 1 to {STARTS_MAX} starts, twice each, got {rows} rows")
-        if self.pairs > (most := size_for(task.model.num_parameters)):
+        if self.pairs > (most := size_for(shapes["weights"][1])):
             raise Rejected("values", f"expected at most {most} pairs, got {self.pairs}")
 
 

@@ -29,15 +29,15 @@ from fedmq.algorithms.es.query import PAIR_BITS, SCORED_PAIR_BITS, STARTS_MAX, P
 from fedmq.algorithms.evaluation.exact_scores import ROW_LOSS_BITS
 from fedmq.algorithms.evaluation.row_scores import loss_unit
 from fedmq.algorithms.inbox import ROUNDS_REMEMBERED
-from fedmq.algorithms.standardization import rows_max_for
-from fedmq.algorithms.statistics.survey import Survey, moments_of_rows
+from fedmq.algorithms.standardization import Components, network_for, rows_max_for, standard_arrays
+from fedmq.algorithms.statistics.survey import Survey, standard_of
 from fedmq.errors import BadConfiguration, Rejected
 from fedmq.exact.directions import size_for
 from fedmq.exact.draws import normals
 from fedmq.models.arrays import Floats, Integers
 from fedmq.models.layers import Layered, initial_parameters
 from fedmq.models.networks import Model
-from fedmq.models.standardized import Standard, standard_for
+from fedmq.models.standardized import Standard
 from fedmq.models.torch_model import Torch
 from fedmq.models.torch_modules import initial_module_parameters
 from fedmq.models.trained_model import TrainedModel
@@ -61,6 +61,7 @@ class EvolutionStrategyParameters(msgspec.Struct, frozen=True, forbid_unknown_fi
     weight_decay: Annotated[float, Meta(ge=0.0, le=10.0)] = 0.5  # weights shrink by this times the learning rate
     average: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.8  # memory of the average of the weights
     starts: Annotated[int, Meta(ge=1, le=STARTS_MAX)] | None = None  # weights that are trained at once; None: by size
+    components: Components = 0  # principal axes that a network gets instead of all inputs; 0: all inputs
     rule: Literal["none", "clip"] = "none"  # against Byzantine trainers
 
 
@@ -70,8 +71,8 @@ class SlopesState:
 
     task: Task
     seed: int
-    means: Floats  # of the columns, by which rows are standardized
-    variances: Floats
+    standard: Standard  # by which rows are standardized
+    model: Model  # that is trained: with components, the task's with fewer inputs
     num_examples: int  # in the survey
     unit: int
     movement: Movement
@@ -104,20 +105,27 @@ class EvolutionStrategy:
         chosen = self.parameters
         return AdamW(chosen.learning_rate, chosen.weight_decay, chosen.average)
 
+    @property
+    def components(self) -> int:
+        """See `Additive`."""
+        return self.parameters.components
+
     def init(self, task: Task, seed: int, survey: Survey) -> SlopesState:
         check_movable(task.model, "algorithm es")
-        moments = moments_of_rows(task, survey)
-        size = task.model.num_parameters
+        try:
+            model = network_for(task.model, self.components)
+        except Rejected as refused:
+            raise BadConfiguration(f"algorithm es: {refused.detail}") from refused
+        size = model.num_parameters
         starts = self.parameters.starts or max(1, min(STARTS_MOST, STARTS_OF_PAIRS // size_for(size)))
-        model = task.model
         first = [_first(model, seed, place) for place in range(starts)]
         state = SlopesState(
             task=task,
             seed=seed,
-            means=moments.means,
-            variances=moments.variances,
+            standard=standard_of(task, survey, self.components),
+            model=model,
             num_examples=survey.num_examples,
-            unit=loss_unit(task, moments) if isinstance(model, Layered) else SCORED_UNIT,
+            unit=loss_unit(task, survey.features) if isinstance(model, Layered) else SCORED_UNIT,
             movement=Movement.at_rest(np.stack(first)),
         )
         try:
@@ -131,14 +139,14 @@ class EvolutionStrategy:
         """Return the state whose weights are all those of an earlier model."""
         parameters = trained.parameters
         if isinstance(trained.model, Layered):
-            parameters = _standard(state).standardized(trained.model, parameters)
+            parameters = state.standard.standardized(trained.model, parameters)
         starts = len(state.movement.weights)
         return replace(state, movement=Movement.at_rest(np.repeat(parameters[None], starts, axis=0)))
 
     def ask(self, state: SlopesState) -> Plan:
         """Publish the weights to move, and their averages to score."""
-        chosen, size = self.parameters, state.task.model.num_parameters
-        rows_max, layered = rows_max_for(state.num_examples), isinstance(state.task.model, Layered)
+        chosen, size = self.parameters, state.model.num_parameters
+        rows_max, layered = rows_max_for(state.num_examples), isinstance(state.model, Layered)
         bits = SUM_BITS - max(0, state.num_examples - 1).bit_length()
         query = Slopes(
             seed=state.seed,
@@ -150,12 +158,13 @@ class EvolutionStrategy:
             fraction_bits=max(FRACTION_BITS_LEAST, min(FRACTION_BITS_MOST, bits)) if layered else SCORED_FRACTION_BITS,
             loss_bits=min(FRACTION_BITS_MAX, SUM_BITS_MAX - ROW_LOSS_BITS - (rows_max - 1).bit_length()),
             rows_max=rows_max,
+            components=chosen.components,
         )
-        return Plan(query, {"weights": state.movement.published, "standard": _standard(state).array})
+        return Plan(query, {"weights": state.movement.published, **standard_arrays(state.standard)})
 
     def close(self, state: SlopesState, total: Total | None, late: Mapping[int, Total]) -> SlopesState:
         """Move the weights along the slopes of this round, and of late answers along those of theirs."""
-        shape = (len(state.movement.weights), min(self.parameters.pairs, size_for(state.task.model.num_parameters)))
+        shape = (len(state.movement.weights), min(self.parameters.pairs, size_for(state.model.num_parameters)))
         slopes = np.zeros(shape, np.int64) if total is None else total.arrays["slopes"]
         used, found = dict(state.used), {state.number: slopes}
         for number in sorted(late.keys() & used.keys()):
@@ -188,7 +197,7 @@ class EvolutionStrategy:
         parameters = movement.published[len(losses) + place].astype(np.float64)
         fitness = -losses / total.num_examples
         new = Evaluation(
-            parameters=_standard(state).raw(model, parameters) if isinstance(model, Layered) else parameters,
+            parameters=state.standard.raw(model, parameters) if isinstance(model, Layered) else parameters,
             loss=float(losses[place]),
             correct=correct[place],
             rows=total.num_examples,
@@ -217,8 +226,3 @@ def _first(model: Model, seed: int, start: int) -> Floats:
 def _rank(task: Task, correct: float, loss: float) -> tuple[float, float]:
     """Return a key that is smaller for a better score."""
     return (-correct if task.metric == "accuracy" else 0.0, loss)
-
-
-def _standard(state: SlopesState) -> Standard:
-    values = state.task.loss == "squared-error"
-    return standard_for(state.task.model, state.means, state.variances, values=values)

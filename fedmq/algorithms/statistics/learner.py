@@ -1,4 +1,4 @@
-"""The trainer's half of `spread`, `moments` and `histograms`."""
+"""The trainer's half of `spread`, `moments`, `histograms` and `products`."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,6 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fedmq.algorithms.base import Assignment, Learner
+from fedmq.algorithms.standardization import STANDARD
+from fedmq.algorithms.statistics.components import REACH_BITS, UNIT_BITS, Products
 from fedmq.algorithms.statistics.query import (
     EXPONENT_MAX,
     EXPONENT_MIN,
@@ -21,11 +23,13 @@ from fedmq.algorithms.statistics.query import (
     num_classes,
 )
 from fedmq.errors import WorkCancelled
-from fedmq.exact.integers import to_fixed
+from fedmq.exact.integers import gram, to_fixed, triangle_of
 from fedmq.models.arrays import Floats, Integers
+from fedmq.models.standardized import Standard
 
 BLOCK_VALUES = 1 << 16  # at once: the temporary arrays stay in a cache
 BLOCK_ROWS_MIN = SPREAD_CELLS  # of a wide table: a block has as many numbers as it has counts to add
+PRODUCT_ROWS = 2048  # whose products are computed at once
 
 
 def count_exponents(query: Spread, work: Assignment) -> dict[str, npt.NDArray[Any]]:
@@ -92,6 +96,17 @@ def _blocks(work: Assignment) -> Iterator[tuple[Floats, npt.NDArray[np.bool_]]]:
         yield (block if present.all() else np.where(present, block, 0.0)), present
 
 
+def sum_column_products(_query: Products, work: Assignment) -> dict[str, npt.NDArray[Any]]:
+    """Sum the products of columns, block after block."""
+    standard, rows, bits = Standard.of(work.arrays[STANDARD]), work.rows.inputs, UNIT_BITS + REACH_BITS
+    total = np.zeros(triangle_of(rows.shape[1]), np.int64)
+    for start in range(0, len(rows), PRODUCT_ROWS):
+        _check_cancelled(work)
+        inputs = standard.inputs(rows[start : start + PRODUCT_ROWS])
+        total += gram(to_fixed(inputs, UNIT_BITS, bits), bits)[0]
+    return {"products": total}
+
+
 def _columns(work: Assignment) -> Iterator[Floats]:
     """Yield the values of each column without the missing ones."""
     for table in _tables(work):
@@ -118,3 +133,4 @@ def _limbs(fixed: Integers) -> Integers:
 SPREAD = Learner(Spread, count_exponents)
 MOMENTS = Learner(Moments, sum_moments)
 HISTOGRAMS = Learner(Histograms, count_buckets)
+PRODUCTS = Learner(Products, sum_column_products)

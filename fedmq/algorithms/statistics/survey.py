@@ -1,8 +1,8 @@
 """What the columns of all sites hold: asked for in three rounds, and known as one value.
 
 The spread bounds each column, the moments give its mean and deviation, and the histograms its quantiles and the counts
-of its categories. All are sums of integers over the training rows, so they are the same for any split and order of the
-rows.
+of its categories. An algorithm that trains along principal axes gets the products of the columns in one more round. All
+are sums of integers over the training rows, so they are the same for any split and order of the rows.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ import numpy as np
 
 from fedmq.algorithms.base import Plan, Total
 from fedmq.algorithms.statistics.columns import ColumnMoments, ColumnSpread
+from fedmq.algorithms.statistics.components import principal_axes, products_plan
 from fedmq.algorithms.statistics.query import BUCKETS_MAX, Histograms, Moments, has_weights, num_classes, num_columns
 from fedmq.models.arrays import Floats, Integers
+from fedmq.models.standardized import Standard, standard_for
 from fedmq.tables.schema import Column
 from fedmq.tasks.task import Task
 
@@ -47,6 +49,7 @@ class Survey:
     preparation: Mapping[str, Floats]  # the arrays of a round; empty without a schema
     units: ColumnMoments
     weights: int | None
+    axes: Integers | None = None  # of the standardized features, see `fedmq.models.standardized`; None: not asked for
 
     @property
     def num_examples(self) -> int:
@@ -88,13 +91,15 @@ class Survey:
 class SurveyState:
     """What is known while the rounds of a survey run: first nothing, then the spread, then the moments.
 
-    With `buckets` above 0 the histograms are asked for as well.
+    With `buckets` above 0 the histograms are asked for as well, with `components` above 0 the products.
     """
 
     columns: int
     buckets: int
     spread: ColumnSpread
+    components: int = 0
     moments: ColumnMoments | None = None
+    prepared: Survey | None = None  # all but the axes
     patient: bool = False  # it has begun again, because the rows were not the same in all of its rounds
     waited: int = 0  # rounds for the answers of more trainers
     again: int = 0  # times that a survey of the run has begun again
@@ -106,7 +111,9 @@ class SurveyState:
         return self.again < SURVEYS_MAX
 
     @classmethod
-    def begin(cls, task: Task, buckets: int = 0, *, patient: bool = False, again: int = 0) -> SurveyState:
+    def begin(
+        cls, task: Task, buckets: int = 0, components: int = 0, *, patient: bool = False, again: int = 0
+    ) -> SurveyState:
         """Return the state before the first round; a task with a schema has histograms of at least BUCKETS.
 
         A `patient` survey repeats a round for up to PATIENCE times until every member answers.
@@ -115,10 +122,18 @@ class SurveyState:
         if schema is not None:
             buckets = max(buckets, BUCKETS, *(len(column.categories) for column in schema.columns))
         columns = num_columns(task)
-        return cls(columns, min(buckets, BUCKETS_MAX), ColumnSpread(columns), patient=patient, again=again)
+        buckets = min(buckets, BUCKETS_MAX)
+        return cls(columns, buckets, ColumnSpread(columns), components, patient=patient, again=again)
+
+    def begun_again(self, task: Task) -> SurveyState:
+        """Return the state before another first round, because the rows are not those of the last one."""
+        return SurveyState.begin(task, self.buckets, self.components, patient=True, again=self.again + 1)
 
     def plan(self, task: Task) -> Plan:
-        """Return what to ask next."""
+        """Return what to ask next, with what prepares the columns for it."""
+        if self.prepared is not None:
+            plan = products_plan(standard_of(task, self.prepared, self.components))
+            return Plan(plan.query, {**plan.arrays, **self.prepared.preparation})
         if self.spread.exponents is None:
             return self.spread.plan()
         if self.moments is None:
@@ -135,12 +150,14 @@ class SurveyState:
         if self.moments is None:
             moments = self.spread.moments(total)
             if moments is None and self.may_begin_again:
-                return SurveyState.begin(task, self.buckets, patient=True, again=self.again + 1)
+                return self.begun_again(task)
             moments = moments or self.spread.moments_of(total)
             after = replace(self, moments=moments, waited=0)
             return after if self.buckets else after._known(task, moments, None)
         if total.coverage >= 1.0 and total.num_examples != self.moments.num_examples and self.may_begin_again:
-            return SurveyState.begin(task, self.buckets, patient=True, again=self.again + 1)
+            return self.begun_again(task)
+        if self.prepared is not None:
+            return replace(self, found=replace(self.prepared, axes=principal_axes(total, self.components)), waited=0)
         return self._known(task, self.moments, total.arrays["histograms"])
 
     def _known(self, task: Task, moments: ColumnMoments, histograms: Integers | None) -> SurveyState:
@@ -160,7 +177,8 @@ class SurveyState:
         weights = len(_schema_columns(task)) if has_weights(task) else None
         bounds = low[:, 0], high[:, 0]
         found = Survey(moments, *bounds, lower, upper, histograms, features, preparation, units, weights)
-        return replace(self, moments=moments, found=found)
+        after = replace(self, moments=moments, waited=0)
+        return replace(after, prepared=found) if self.components else replace(after, found=found)
 
     def _edges(self, task: Task, moments: ColumnMoments) -> Floats:
         """Return the edges (columns, buckets - 1) of histograms.
@@ -197,15 +215,22 @@ def blank_survey(task: Task) -> Survey:
     return Survey(moments, zeros, zeros, bounds, bounds, histograms, features, preparation, features, weights)
 
 
-def moments_of_rows(task: Task, survey: Survey) -> ColumnMoments:
-    """Return the moments to standardize rows by: of a table, whose columns are prepared, those of the target alone."""
+def standard_of(task: Task, survey: Survey, components: int = 0) -> Standard:
+    """Return how rows are standardized for a network: with `components`, along so many principal axes.
+
+    Of a table, whose columns are prepared, the target alone is standardized; with components its features are, too.
+    """
     moments = survey.features
-    if task.schema is None:
-        return moments
-    inputs = slice(0, task.model.inputs)
-    means, variances = moments.means.copy(), moments.variances.copy()
-    means[inputs], variances[inputs] = 0.0, 1.0
-    return replace(moments, means=means, variances=variances)
+    if task.schema is not None and not components:
+        inputs = slice(0, task.model.inputs)
+        means, variances = moments.means.copy(), moments.variances.copy()
+        means[inputs], variances[inputs] = 0.0, 1.0
+        moments = replace(moments, means=means, variances=variances)
+    standard = standard_for(task.model, moments.means, moments.variances, values=task.loss == "squared-error")
+    if not components:
+        return standard
+    unknown = np.zeros((task.model.inputs, components), np.int64)
+    return replace(standard, axes=unknown if survey.axes is None else survey.axes)
 
 
 def _schema_columns(task: Task) -> tuple[Column, ...]:
