@@ -37,7 +37,8 @@ def plant_float_sums(algorithm: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
     def limbs(fixed: np.ndarray) -> np.ndarray:
         values = fixed * 2.0**-31 + 1e-3
-        return np.rint([values.sum(), 0, *[(values * values).sum() * 2.0**-31] * 6]).astype(np.int64)
+        sums, squares = values.sum(axis=0), (values * values).sum(axis=0) * 2.0**-31
+        return np.rint([sums, 0.0 * sums, *[squares] * 6]).astype(np.int64)
 
     def products(left: np.ndarray, _left_bits: int, right: np.ndarray, _right_bits: int) -> np.ndarray:
         return np.rint((left * 2.0**-20).T @ (right * 2.0**-20 + 1e-9) * 2.0**40).astype(np.int64)
