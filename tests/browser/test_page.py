@@ -91,6 +91,11 @@ def pixels(canvas: Locator) -> str:
     return drawn
 
 
+def until_redrawn(page: Page, canvas: Locator, drawn: str) -> None:
+    """Wait until a canvas shows other pixels: a curve is drawn after its values have come."""
+    page.wait_for_function("([canvas, drawn]) => canvas.toDataURL() !== drawn", arg=[canvas.element_handle(), drawn])
+
+
 def turn(page: Page, *, hidden: bool) -> None:
     """Simulate a change to another tab or back: in Playwright every tab is visible."""
     page.evaluate(
@@ -108,10 +113,10 @@ def test_curve_grows_while_the_run_is_live(open_page: Open, address: str) -> Non
     page = open_page(address)
     expect(page.get_by_role("heading", level=1)).to_have_text(RUN)
     expect(page.locator("#state-text")).to_have_text("running")
-    before = until_rounds(page, 1)
-    drawn = pixels(page.locator("#fitness canvas"))
+    before, curve = until_rounds(page, 1), page.locator("#fitness canvas")
+    drawn = pixels(curve)
     until_rounds(page, before + 5)
-    assert pixels(page.locator("#fitness canvas")) != drawn
+    until_redrawn(page, curve, drawn)
     expect(page.locator("#fitness-text")).to_contain_text(re.compile(r"Round \d+: best −"))
     expect(page.get_by_role("group", name="Controls of the run")).to_be_hidden()  # without --control
 
@@ -131,7 +136,7 @@ def test_zoomed_curve_stays_until_a_double_click(open_page: Open, address: str) 
     until_rounds(page, there + 5)
     assert pixels(curve) == zoomed  # closed rounds do not change
     page.mouse.dblclick(x + width / 2, y)
-    assert pixels(curve) != zoomed
+    until_redrawn(page, curve, zoomed)
 
 
 def test_page_opened_during_a_run_shows_all_rounds(open_page: Open, address: str, scene: Scene) -> None:
@@ -182,7 +187,7 @@ def test_slider_shows_the_decision_surface_of_a_past_round(open_page: Open, addr
     page.keyboard.press("End")
     expect(surface).not_to_have_attribute("data-round", str(first))
     expect(page.locator("#surface-round")).not_to_have_text(f"round {first}")
-    assert pixels(surface) != early
+    until_redrawn(page, surface, early)
     page.keyboard.press("Home")  # the page keeps it
     expect(surface).to_have_attribute("data-round", str(first))
     assert pixels(surface) == early

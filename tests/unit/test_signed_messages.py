@@ -114,7 +114,13 @@ class Scene:
 
     def state(self) -> Any:
         """Return all state that an invalid message must not change."""
-        return repr(self.rounds._state), self.rounds.round, copy.deepcopy(self.rounds._accepted), self.stored(), self.rounds.phase
+        return (
+            repr(self.rounds._state),
+            self.rounds.round,
+            copy.deepcopy(self.rounds._accepted),
+            self.stored(),
+            self.rounds.phase,
+        )
 
     def stored(self) -> dict[tuple[str, int], list[bytes]]:
         """Return the results in the store, without their topics."""
