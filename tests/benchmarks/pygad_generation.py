@@ -2,6 +2,9 @@
 
 Run it: `python tests/benchmarks/pygad_generation.py [--json]`. The three alternate in one process, so that load on the
 machine affects all; the result is the ratio of the medians. Exit code 1 if a target is missed.
+
+A second table is the work of the aggregator for one generation, in CPU time and without the trainers: the defaults of
+`evolution`, and the same population with keywords of PyGAD, in turns.
 """
 
 from __future__ import annotations
@@ -25,8 +28,10 @@ import pygad
 import pygad.gann
 import pygad.nn
 
+from fedmq.algorithms.base import Update
 from fedmq.algorithms.evolution.local_search import evolve
-from fedmq.models.networks import MLP
+from fedmq.algorithms.registry import find_algorithm
+from fedmq.models.networks import MLP, Code, Linear
 from fedmq.tasks.task import Rows, Task
 
 POPULATION = 50
@@ -154,6 +159,48 @@ def products(case: Case) -> Callable[[], int]:
     return run
 
 
+KEYWORDS: dict[str, dict[str, Any]] = {
+    "defaults": {"population": POPULATION},
+    "sol_per_pop": {"sol_per_pop": POPULATION},
+    "gene_type, gene_space": {"sol_per_pop": POPULATION, "gene_type": "int", "gene_space": {"range": [-9, 10]}},
+    "adaptive mutation": {"sol_per_pop": POPULATION, "mutation_type": "adaptive", "mutation_percent_genes": [20, 5]},
+    "nsga2, two objectives": {"sol_per_pop": POPULATION, "parent_selection_type": "nsga2"},
+}
+
+
+def breeding(genes: int, keywords: dict[str, Any], rounds: int) -> Callable[[], float]:
+    """Return a function that computes rounds of one trainer, and returns the CPU milliseconds of one generation."""
+    objectives = 2 if "parent_selection_type" in keywords else 1
+    of_code = "population" not in keywords
+    model = Code(genes, 1, objectives=objectives) if of_code else Linear(genes - 1, 1)
+    task = Task(name="benchmark", model=model, loss="own" if of_code else "squared-error", metric="loss", trainers=1)
+    strategy: Any = find_algorithm("evolution", task, keywords)
+    generator = np.random.default_rng(3)
+
+    def run() -> float:
+        state, spent = strategy.init(task, 1), 0.0
+        for _ in range(rounds):
+            plan = strategy.ask(state)
+            size = len(next(iter(plan.arrays.values())))
+            losses = generator.random((size, objectives))
+            answer = {"fitness": -losses}
+            if not of_code:
+                answer = {"losses": losses[:, 0], "correct": np.zeros(size, np.int64), "elites": np.zeros((0, genes))}
+            began = time.process_time()
+            state = strategy.close(strategy.tell(state, Update("alice", state.round, 0, 9, answer)), ["alice"])
+            spent += time.process_time() - began
+        return 1e3 * spent / getattr(state, "generation", rounds)
+
+    return run
+
+
+def measure_aggregator(genes: int, turns: int = 5, rounds: int = 8) -> dict[str, float]:
+    """Return the median CPU milliseconds of a generation by keywords, measured in turns."""
+    runs = {name: breeding(genes, keywords, rounds) for name, keywords in KEYWORDS.items()}
+    found = [{name: run() for name, run in runs.items()} for _ in range(turns)]
+    return {name: statistics.median(one[name] for one in found) for name in runs}
+
+
 def measure(case: Case) -> Outcome:
     """Measure the three in turns."""
     runs = [stock(case), adapter(case), products(case)]
@@ -174,8 +221,12 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     asked = parser.parse_args()
     outcomes = [measure(case) for case in cases()]
+    aggregator = {
+        case.task.model.num_parameters: measure_aggregator(case.task.model.num_parameters) for case in cases()
+    }
     if asked.json:
-        print(json.dumps([{**outcome._asdict(), "ratio": outcome.ratio} for outcome in outcomes]))
+        named = [{**outcome._asdict(), "ratio": outcome.ratio} for outcome in outcomes]
+        print(json.dumps({"generations": named, "aggregator_cpu_ms": aggregator}))
     else:
         print(
             f"{'one generation of 50':28}{'stock ms':>10}{'fedmq ms':>10}{'products ms':>13}{'ratio':>9}{'target':>9}"
@@ -185,6 +236,9 @@ def main() -> int:
                 f"{one.name:28}{one.stock_ms:10.2f}{one.fedmq_ms:10.3f}{one.products_ms:13.3f}"
                 f"{one.ratio:8.0f}x{one.target:8.0f}x"
             )
+        print(f"{'the aggregator, CPU ms':28}" + "".join(f"{f'{genes} genes':>16}" for genes in aggregator))
+        for name in KEYWORDS:
+            print(f"{name:28}" + "".join(f"{found[name]:16.2f}" for found in aggregator.values()))
     return 0 if all(outcome.ratio >= outcome.target for outcome in outcomes) else 1
 
 

@@ -77,7 +77,7 @@ def next_brood(
             raise Unscored(np.atleast_2d(population).copy())
         return list(offspring)
 
-    ga = instance(keywords, brood, fitness, generation, known)
+    ga = _continued(keywords, brood, fitness, generation, known)
     try:
         with np.errstate(all="ignore"):  # trainers may send any fitness
             ga.run_select_parents()
@@ -91,33 +91,33 @@ def next_brood(
     return _brood(ga, keywords)
 
 
-def instance(
-    keywords: Mapping[str, Any],
-    brood: Brood,
-    fitness: Fitness,
-    generation: int,
-    fitness_func: Callable[..., Any] | None = None,
+def instance(keywords: Mapping[str, Any], brood: Brood, fitness: Fitness, generation: int) -> Any:
+    """Return a `pygad.GA` with this population, its fitness and its front after so many generations."""
+    population = population_of(brood.integers, brood.numbers, types_of(keywords))
+    known = {tuple(one): value for one, value in zip(population, fitness, strict=True)}
+    ga = _continued(keywords, brood, fitness, generation, partial(_known_fitness, known))
+    if fitness.ndim == 2:
+        ga.sort_solutions_nsga2(fitness)  # sets ga.pareto_fronts
+    return ga
+
+
+def _continued(
+    keywords: Mapping[str, Any], brood: Brood, fitness: Fitness, generation: int, fitness_func: Callable[..., Any]
 ) -> Any:
-    """Return a `pygad.GA` with this population and its fitness after so many generations."""
+    """Return a `pygad.GA` for the next generation; selection sorts several objectives, which takes most of it."""
     population = population_of(brood.integers, brood.numbers, types_of(keywords))
     genes, size = population.shape[1], len(population)
-    if fitness_func is None:
-        fitness_func = partial(
-            _known_fitness, {tuple(one): value for one, value in zip(population, fitness, strict=True)}
-        )
     ga = _made(keywords, genes, size, population=population, fitness_func=fitness_func, random_seed=0)
     ga.population = population
     ga.last_generation_fitness = ga.previous_generation_fitness = fitness
     ga.generations_completed = generation
-    if fitness.ndim == 2:
-        ga.sort_solutions_nsga2(fitness)  # sets ga.pareto_fronts
-        if str(ga.parent_selection_type).endswith("nsga3"):
-            points = ga.nsga3_generate_reference_points(fitness.shape[1], ga.nsga3_num_divisions)
-            ga.nsga3_reference_points = points
-            if len(points) > size:
-                raise BadConfiguration(
-                    f"sol_per_pop: expected at least the {len(points)} reference points of NSGA-III, got {size}"
-                )
+    if fitness.ndim == 2 and str(ga.parent_selection_type).endswith("nsga3"):
+        points = ga.nsga3_generate_reference_points(fitness.shape[1], ga.nsga3_num_divisions)
+        ga.nsga3_reference_points = points
+        if len(points) > size:
+            raise BadConfiguration(
+                f"sol_per_pop: expected at least the {len(points)} reference points of NSGA-III, got {size}"
+            )
     version = ga.python_random_generator.getstate()[0]
     words, flags = brood.words, brood.words[-3:].tolist()
     carried = float(brood.normals[0]) if flags[2] else None
