@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from html import escape
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,12 +38,17 @@ class Fairness(NamedTuple):
 
 
 class Chart(NamedTuple):
-    """A chart as one page of HTML with SVG in it; a notebook shows it."""
+    """A chart as one page of HTML with SVG in it; a notebook shows it in a frame, so that its style stays there."""
 
     html: str
 
+    def __repr__(self) -> str:
+        return f"Chart(of {len(self.html)} characters: save(path) writes it)"
+
     def _repr_html_(self) -> str:
-        return self.html
+        grow = "this.style.height = this.contentDocument.documentElement.scrollHeight + 'px'"
+        size = 'width="100%" height="420" frameborder="0"'
+        return f'<iframe srcdoc="{escape(self.html)}" onload="{grow}" {size}></iframe>'
 
     def save(self, path: Path | str) -> Path:
         """Write the chart to an HTML file; return its path."""
@@ -52,7 +58,7 @@ class Chart(NamedTuple):
         return target
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Run:
     """A run that is over.
 
@@ -63,10 +69,15 @@ class Run:
 
     report: Report
     model: TrainedModel | None
-    closes: Sequence[Close] = field(repr=False)
+    closes: Sequence[Close]
     findings: Findings | None = None
     folder: Path | None = None
     seconds: float = 0.0
+
+    def __repr__(self) -> str:
+        report, trainers = self.report, len(self.report.trainers)
+        value = "nothing scored" if self.value is None else f"{report.metric} {self.value:.4g}"
+        return f"Run({report.task} by {report.algorithm}: {value}, {report.rounds} rounds, {trainers} trainers)"
 
     @property
     def model_sha256(self) -> str | None:

@@ -1,7 +1,11 @@
 """Simulated runs: the same model as services, whatever does the work and however long it takes."""
 
+import builtins
 import re
+import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -11,6 +15,7 @@ from fedmq.algorithms.registry import find_algorithm
 from fedmq.errors import BadConfiguration
 from fedmq.runs.recount import recount
 from fedmq.simulation import Federation
+from fedmq.simulation.run import Chart
 from fedmq.simulation.scenario import scenario
 from fedmq.simulation.simulate import simulate
 from fedmq.simulation.split_page import split_page
@@ -71,7 +76,10 @@ def test_arrays_are_split_as_asked_and_history_has_a_row_a_round() -> None:
     run = simulate(task, data, algorithm="averaging", trainers=6, split="sorted:target", seed=1)
     assert [one.num_examples for one in run.report.trainers] == [10] * 6
     assert len(run.history) == 4
-    assert "<svg" in run.plot()._repr_html_()
+    assert "&lt;svg" in run.plot()._repr_html_()
+    assert "<svg" not in repr(run.plot())
+    assert repr(run).startswith("Run(plane by averaging: loss ")
+    assert repr(run).endswith(", 4 rounds, 6 trainers)")
     assert run.model is not None
     assert run.model.predict(inputs).shape == (60,)
 
@@ -92,3 +100,28 @@ def test_page_of_a_split_counts_the_rows_of_each_trainer_by_class() -> None:
 def test_unknown_argument_names_those_there_are() -> None:
     with pytest.raises(BadConfiguration, match="quorum"):
         simulate("xor", quorm=0.5)
+
+
+def test_notebook_shows_the_curve_while_a_run_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[Chart] = []
+
+    class Shown:
+        """What IPython returns for an output that can be drawn again."""
+
+        def update(self, chart: Chart) -> None:
+            shown.append(chart)
+
+    def display(chart: Chart, *, display_id: bool) -> Shown:
+        assert display_id
+        shown.append(chart)
+        return Shown()
+
+    class ZMQInteractiveShell:
+        """The name by which a shell in a notebook is known."""
+
+    monkeypatch.setattr(builtins, "get_ipython", ZMQInteractiveShell, raising=False)
+    monkeypatch.setitem(sys.modules, "IPython.display", cast(ModuleType, SimpleNamespace(display=display)))
+    simulate("xor", seed=1)
+    assert len(shown) >= 2
+    assert "round 4 of" in shown[-1].html
+    assert shown[-1]._repr_html_().startswith("<iframe")
