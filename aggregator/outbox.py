@@ -12,7 +12,7 @@ from fedmq.errors import Rejected
 from fedmq.observe.events import AnyEvent
 from fedmq.protocol import topics
 from fedmq.protocol.codec import CODE, Frames, Payload, encode, pack
-from fedmq.protocol.messages import Accepted, Hello, Message, Refused, Result, Round
+from fedmq.protocol.messages import Accepted, Delta, Hello, Message, Refused, Result, Round
 from fedmq.protocol.run_config import RunConfig
 from fedmq.runs.records import Record, StoredResult
 
@@ -28,7 +28,7 @@ class Outbox:
         self._seed, self._sign = config.seed, sign
         self._code = {} if code is None else {CODE: np.frombuffer(code, np.uint8)}
         self._task = msgspec.structs.replace(config.task, parameters={}, algorithm="")  # a query has what trainers need
-        self._round: tuple[tuple[int, bytes, bytes | None], Frames] | None = None  # the encoded round, with its bitmaps
+        self._rounds: dict[bool, tuple[Any, Frames]] = {}  # the encoded round and what is in it; True: with a delta
         self._output = Output(0.0)
 
     def take(self, at: float) -> Output:
@@ -68,10 +68,11 @@ class Outbox:
         acknowledged: bytes,
         invited: bytes | None,
         staleness: int,
+        delta: Delta | None = None,
     ) -> None:
-        """Publish the open round, or send it to an inbox."""
-        about = number, acknowledged, invited
-        if self._round is None or self._round[0] != about:
+        """Publish the open round, or send it to an inbox; with a `delta`, the payload is one."""
+        about, is_delta = (number, acknowledged, invited), delta is not None
+        if is_delta not in self._rounds or self._rounds[is_delta][0] != about:
             message = Round(
                 **self.about,
                 round=number,
@@ -82,9 +83,10 @@ class Outbox:
                 acknowledged=acknowledged,
                 invited=invited,
                 staleness=staleness,
+                delta=delta,
             )
-            self._round = about, encode("", message, payload, self._sign)
-        self._append([topic.encode(), *self._round[1][1:]])
+            self._rounds[is_delta] = about, encode("", message, payload, self._sign)
+        self._append([topic.encode(), *self._rounds[is_delta][1][1:]])
 
     def send_accepted(self, result: Result) -> None:
         """Acknowledge a late or repeated result; others are acknowledged by the next round or beacon."""

@@ -33,7 +33,7 @@ from fedmq.errors import LeaveReason, Rejected, leave_reason
 from fedmq.observe import events
 from fedmq.observe.run_state import RunState
 from fedmq.protocol import messages, topics
-from fedmq.protocol.codec import Packet, Payload, digest_of, unsigned
+from fedmq.protocol.codec import Packet, Payload, digest_of, pack, unsigned
 from fedmq.protocol.fixed_point import count_saturated
 from fedmq.protocol.messages import (
     PROTOCOL_VERSION,
@@ -113,6 +113,9 @@ class Rounds:
         self._strategy, self._state = strategy, state
         self._plan: Plan | None = None
         self._payload: Payload | None = None  # the arrays of the open round
+        self._delta: tuple[messages.Delta, Payload] | None = None  # which leads to them, for trainers that can follow
+        self._published: dict[str, bytes] = {}  # the digest of the last arrays of each kind of query, in this life
+        self._newcomers = False  # trainers have sent Hello since the last round was opened, and lack its arrays
         self._model_digests = dict(model_digests or {})  # by round
         self._answer_bytes: dict[int, int] = {}  # the most that an answer has, by round of this life
         self._bounded: tuple[Any, int] | None = None  # the query with its shapes, and the bound: mostly they stay
@@ -415,7 +418,9 @@ class Rounds:
             return
         self._welcome(message.trainer)
         barred = self.roster.is_barred(message.trainer, self.round)
-        if self.phase is Phase.COLLECTING and message.round < self.round and not barred:
+        if self.phase is not Phase.COLLECTING:
+            self._newcomers = True
+        elif message.round < self.round and not barred:
             self._send_round(inbox)
 
     def _check_selected(self, message: Hello, was_selected: bool) -> bool:
@@ -545,6 +550,7 @@ class Rounds:
         self._bound_answers(self._plan)
         self._payload = self._outbox.pack(self._plan)
         self._model_digests[self.round] = digest_of(self._payload.infos)
+        self._delta = self._delta_of(self._plan, self._model_digests[self.round])
         if self.config.limits.sample is not None and self._plan.query.partial:
             self._sample(eligible, self.config.limits.sample)
         else:
@@ -557,6 +563,17 @@ class Rounds:
         self._send_round(topics.ROUNDS + self.config.run)
         self._beacon_at = self._now + self.config.limits.beacon_s
         self._publisher.opened(self.round, len(self._participants.awaited), self._now)
+
+    def _delta_of(self, plan: Plan, digest: bytes) -> tuple[messages.Delta, Payload] | None:
+        """Return what leads from the last published arrays of this kind to those of the plan, if all can follow.
+
+        A trainer that cannot, against expectation, sends Hello and gets the round in full.
+        """
+        base, self._published[plan.query.kind] = self._published.get(plan.query.kind), digest
+        newcomers, self._newcomers = self._newcomers, False
+        if plan.delta is None or base is None or newcomers:
+            return None
+        return messages.Delta(base=base, result=digest), pack(plan.delta)
 
     def _sample(self, eligible: Collection[str], sample: float) -> None:
         """Invite a sample to the open round, or those again that an earlier life has invited."""
@@ -649,7 +666,7 @@ class Rounds:
         if self._checkpoint_next or (self.round - 1) % CHECKPOINT_ROUNDS == 0:
             self._save_checkpoint()
         self._participants = Participants()
-        self._counted, self._deadline, self._plan, self._payload = 0, None, None, None
+        self._counted, self._deadline, self._plan, self._payload, self._delta = 0, None, None, None, None
         known_since, oldest = self.round - RESENT_ROUNDS, self.round - self.config.limits.rounds_late - 1
         self._accepted = {number: names for number, names in self._accepted.items() if number >= known_since}
         self._resent = {key for key in self._resent if key[0] >= known_since}
@@ -722,17 +739,22 @@ class Rounds:
                 self._publisher.report(events.TrainerSilent(trainer=name, missed=self.roster[name].missed))
 
     def _send_round(self, topic: str) -> None:
+        """Publish the open round, with a delta if there is one; to an inbox, in full."""
         assert self._plan is not None
         assert self._payload is not None
+        delta, payload = None, self._payload
+        if self._delta is not None and not topic.startswith(topics.INBOX):
+            delta, payload = self._delta
         self._outbox.send_round(
             topic,
             self.round,
             self._plan,
-            self._payload,
+            payload,
             deadline_s=self._deadline_s,
             acknowledged=self._acknowledged(self.round - 1),
             invited=self._invited_bits(),
             staleness=0 if self.config.limits.buffer is None else self.config.limits.rounds_late,
+            delta=delta,
         )
 
     def _invited_bits(self) -> bytes | None:

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from fedmq.algorithms.base import PREPARATION, AdditiveQuery, Learner, Query
+from fedmq.algorithms.base import PREPARATION, AdditiveQuery, Learner, Query, Shapes
 from fedmq.algorithms.registry import decode_query
 from fedmq.errors import QueryRefused, named
 from fedmq.protocol.messages import Round
@@ -30,30 +30,35 @@ class Cost(NamedTuple):
     fraction_bits: int
 
 
-def open_query(message: Round) -> tuple[Query, Learner, int]:
+def shapes_of(message: Round) -> Shapes:
+    """Return the shapes of the query's own arrays in a round."""
+    return {info.name: info.shape for info in message.arrays if info.name not in PREPARATION}
+
+
+def open_query(message: Round, shapes: Shapes | None = None) -> tuple[Query, Learner, int]:
     """Return the query of a round, its learner, and how many candidate evaluations an answer reveals, at least 1.
+
+    `shapes` are those of its arrays, if the round has a delta in their place.
 
     Raises:
         QueryRefused: an unknown kind, a malformed query, or one whose cost is not known.
     """
     query, learner = decode_query(message.query)
     try:
-        evaluations = query.evaluations(
-            {info.name: info.shape for info in message.arrays if info.name not in PREPARATION}
-        )
+        evaluations = query.evaluations(shapes_of(message) if shapes is None else shapes)
     except (Exception, SystemExit) as error:  # the code of a package: without a cost there is no answer
         raise QueryRefused(f"the cost of {type(query).__name__} is not known: {named(error)}") from error
     return query, learner, max(1, evaluations)
 
 
-def cost_of(message: Round, fraction_bits: int) -> Cost:
-    """Return the cost of a round for a trainer that sends losses with `fraction_bits`.
+def cost_of(message: Round, fraction_bits: int, shapes: Shapes | None = None) -> Cost:
+    """Return the cost of a round for a trainer that sends losses with `fraction_bits`; see `open_query` for `shapes`.
 
     The losses are no finer than the query sums them. A query that is refused costs nothing: the worker refuses it
     before it reads a row.
     """
     try:
-        query, _, evaluations = open_query(message)
+        query, _, evaluations = open_query(message, shapes)
     except QueryRefused:
         return Cost(0, fraction_bits)
     return Cost(evaluations, sent_bits(query, fraction_bits))

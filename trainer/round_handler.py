@@ -39,6 +39,7 @@ from fedmq.trainer.budget import open_query, sent_bits
 from fedmq.trainer.code_policy import NO_CODE, CodePolicy
 from fedmq.trainer.control_sums import OWN_CONTROL
 from fedmq.trainer.own_learner import OwnLearner, OwnRound
+from fedmq.trainer.publications import Publications
 from fedmq.trainer.sandbox import Sandbox
 from fedmq.trainer.site_policy import PERMIT_ALL, SitePolicy
 from fedmq.trainer.worker import Answer, Cancelled, Learn
@@ -101,6 +102,7 @@ def on_rows(
     `warn` gets what the operator of this site should look at.
 
     Raises (when called):
+        BaseMissing: the round has a delta, and the arrays that it leads on from are not here.
         BadData: the rows cannot be read, or do not fit the task, or every loss saturates.
         QueryRefused: the query is of an unknown kind, or malformed.
         LimitExceeded: the work needs more memory or time than the limits.
@@ -115,11 +117,13 @@ def on_rows(
     rows_of: RowsOf = (lambda _run, _names: rows) if isinstance(rows, Rows | Table) else rows
     checked: _Checked | None = None
     views_of = _Views(rows_of, held_out, warn)
+    publications = Publications(limits)
     sandbox: tuple[Task, bytes, Rows, Sandbox] | None = None  # of the newest task that code scores
     compared: RowViews | None = None  # with the statistics of all sites
 
     def answer(packet: Packet, cancelled: Cancelled) -> dict[str, Array]:
         nonlocal checked, sandbox, compared
+        packet = publications.whole(packet)
         message = packet.message
         assert isinstance(message, Round)
         task = message.task

@@ -43,7 +43,7 @@ import numpy as np
 from fedmq.algorithms.base import CONTROL, WORK_SECONDS_MAX
 from fedmq.errors import BadData, FedmqError, LimitExceeded, Rejected, RejectReason, named
 from fedmq.protocol import topics
-from fedmq.protocol.codec import Array, Packet, digest_of
+from fedmq.protocol.codec import Array, Packet, model_digest_of
 from fedmq.protocol.fixed_point import FRACTION_BITS, quantize
 from fedmq.protocol.messages import (
     PROTOCOL_VERSION,
@@ -79,6 +79,7 @@ from fedmq.trainer.machine import (
     WorkerUnblocked,
     WorkFailed,
 )
+from fedmq.trainer.publications import BaseMissing, Chain, chain_after
 from fedmq.trainer.questions import Questions
 from fedmq.transport.link import (
     BrokerConnected,
@@ -138,6 +139,7 @@ class FollowedRun:
     last_message_at: float = -math.inf  # or the last reconnection; -inf: the run is finished
     live: bool = False  # its aggregator has sent something, not only the broker a round that it has kept
     declined: Decline | None = None
+    chain: Chain | None = None  # the arrays that a round with a delta may lead on from
     pending: dict[int, Delivery] = field(default_factory=dict)  # by round
 
     @property
@@ -347,7 +349,7 @@ class Session:
         if message.invited is not None and followed.index is None and followed.declined is None:
             self._hello(message.run, followed, now)  # the answer has the index, and the round again
             return
-        model_digest = digest_of(message.arrays)
+        model_digest = model_digest_of(message)
         pending = followed.pending.get(message.round)
         if pending is not None and pending.result.model_digest != model_digest:
             self._release(message.run, followed, message.round)  # of a term that was restarted at an earlier round
@@ -357,6 +359,11 @@ class Session:
             in_work = self._work is not None and self._work[1:4] == (message.run, message.round, model_digest)
             new = message.round not in followed.pending and not in_work
         uninvited = message.invited is not None and not has_bit(message.invited, followed.index)
+        followed.chain = chain_after(followed.chain, packet)
+        lacks_arrays = message.delta is not None and (followed.chain is None or followed.chain.digest != model_digest)
+        if new and lacks_arrays and not uninvited and followed.declined is None:
+            self._hello(message.run, followed, now)  # the answer has the round in full
+            return
         if new or message.term != followed.round_term:
             followed.round, followed.round_term, followed.uninvited = message.round, message.term, uninvited
         if followed.declined is not None:
@@ -370,7 +377,10 @@ class Session:
 
     def _assign(self, packet: Packet, message: Round, followed: FollowedRun) -> None:
         """Make a new round the next work of its run, or decline the run."""
-        cost = cost_of(message, self.fraction_bits)
+        shapes = before = None
+        if message.delta is not None and followed.chain is not None:
+            shapes, before = followed.chain.shapes, followed.chain.packets[:-1]
+        cost = cost_of(message, self.fraction_bits, shapes)
         if refusal := self.questions.refusal(message.run, self._in_work(message.run)):
             self._decline(message.run, followed, Decline("policy", refusal))
             text = f"takes no part in run {message.run}: {refusal}"
@@ -378,7 +388,8 @@ class Session:
         elif self.budget.allows(message.run, cost.evaluations):
             if not self._finishes_first(message):
                 self._cancel(message.run)
-            self._next[message.run] = Assigned(packet, message.run, message.round, digest_of(message.arrays), cost)
+            packet = packet._replace(before=before or ())
+            self._next[message.run] = Assigned(packet, message.run, message.round, model_digest_of(message), cost)
         else:
             self._output.spends += self.budget.close(message.run)
             self._decline(message.run, followed, self._used_up())
@@ -503,7 +514,7 @@ class Session:
             case WorkDone():
                 self._on_work_done(event, now)
             case WorkFailed():
-                self._on_work_failed(event)
+                self._on_work_failed(event, now)
             case WorkerBlocked():
                 self._on_worker_blocked(event)
             case WorkerUnblocked():
@@ -530,6 +541,7 @@ class Session:
             fraction_bits=fraction_bits,
             site_figures=self.site_figures,
         )
+        followed.chain = followed.chain and followed.chain.known_to_worker(work.model_digest)
         followed.pending[event.round] = Delivery(result, send_at=now)
         self._output.keeps.append(result)
         self._output.spends += self.budget.spend(event.run, work.cost.evaluations)
@@ -537,9 +549,24 @@ class Session:
         while len(followed.pending) > PENDING_MAX:
             self._release(event.run, followed, min(followed.pending))
 
-    def _on_work_failed(self, event: WorkFailed) -> None:
-        if self.working == (event.run, event.round):  # else it was cancelled
+    def _on_work_failed(self, event: WorkFailed, now: float) -> None:
+        if self.working != (event.run, event.round):
+            return  # it was cancelled
+        if isinstance(event.error, BaseMissing):
+            self._ask_in_full(event.error, now)
+        else:
             self._work_failed(event.error)
+
+    def _ask_in_full(self, error: BaseMissing, now: float) -> None:
+        """Ask for the round of the work again, with all of its arrays."""
+        work, self._work = self._work, None
+        assert work is not None
+        followed = self.runs[work.run]
+        followed.chain = None
+        if followed.round == work.round:
+            followed.round -= 1
+        self._limited("delta", f"asks for round {work.round} of run {work.run} in full: {error}", work.run, work.round)
+        self._hello(work.run, followed, now)
 
     def _work_failed(self, error: BaseException) -> None:
         """Decline the run of the work, whatever the error: another run may do better."""

@@ -117,7 +117,7 @@ def run(
         number += 1
         plan = strategy.ask(state)
         if training := isinstance(plan.query, Slopes):
-            down, trained = max(down, bytes_of(plan.arrays)), trained + 1
+            down, trained = down + bytes_of(plan.delta or plan.arrays), trained + 1
         for name, view in zip(names, views, strict=True):
             if chance.random() < behavior.missing:
                 continue
@@ -135,7 +135,7 @@ def run(
         if training and evaluation is not None:
             scores[trained] = score(task.trained(evaluation.parameters), data, held_out)
     spent = time.process_time() - began
-    return Figures(scores, max(scores.values()), up, down, 1e3 * spent / rounds)
+    return Figures(scores, max(scores.values()), up, down // rounds, 1e3 * spent / rounds)
 
 
 def spoilt(update: Update, plan: Plan, behavior: Behavior, first: bool, chance: np.random.Generator) -> Update:

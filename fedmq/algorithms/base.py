@@ -124,6 +124,13 @@ class Query(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     def check(self, task: Task, shapes: Shapes) -> None:
         """Raise Rejected if the fields do not fit the arrays."""
 
+    def delta(self, task: Task, shapes: Shapes) -> Mapping[str, ArrayBounds]:
+        """Return the arrays that lead from the last round of this kind, with arrays of these shapes, to this round.
+
+        None, the default: each round brings its own arrays.
+        """
+        return {}
+
     def without_small(self, answer: Arrays, least: int) -> Arrays:
         """Return an answer without counts of fewer rows than `least`, and without sums over so few rows."""
         return {
@@ -288,10 +295,15 @@ def encode_query(query: Query) -> msgspec.Raw:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """What a round publishes: the query and the arrays that go with it."""
+    """What a round publishes: the query and the arrays that go with it.
+
+    `delta` leads to these arrays from those of the last round of this kind: see `Learner`. A trainer that has them gets
+    the delta instead.
+    """
 
     query: Query
     arrays: Arrays
+    delta: Arrays | None = None
 
     @property
     def shapes(self) -> Shapes:
@@ -485,10 +497,14 @@ class Learner(NamedTuple):
 
     `learn` returns the answer's arrays, losses as float64. It raises WorkError if the model cannot be trained
     in this way, and WorkCancelled when `cancelled()` is true: it asks between two generations or steps.
+
+    `apply(query, task, arrays, delta)` returns the arrays of a round that differ from those of the last round of its
+    kind, bit for bit those of the strategy's plan. It raises Rejected if the delta does not fit.
     """
 
     query: type[Query]
     learn: Callable[[Any, Assignment], dict[str, npt.NDArray[Any]]]
+    apply: Callable[[Any, Task, Arrays, Arrays], Arrays] | None = None
 
     @property
     def kind(self) -> str:

@@ -14,18 +14,21 @@ import numpy as np
 
 from fedmq.algorithms.additive import Additive
 from fedmq.algorithms.base import (
+    Arrays,
     Plan,
     Strategy,
     Update,
+    check_bounds,
     check_down,
     encode_query,
     without_preparation,
 )
 from fedmq.algorithms.checkpoint import dump, load
+from fedmq.algorithms.registry import decode_query
 from fedmq.algorithms.staged import Staged, staged
 from fedmq.algorithms.trial import answer
 from fedmq.errors import BadConfiguration, FedmqError, ProtocolError, Rejected, named
-from fedmq.protocol.codec import FRAME_BYTES_MAX, encode
+from fedmq.protocol.codec import FRAME_BYTES_MAX, encode, pack
 from fedmq.protocol.messages import Round
 from fedmq.tables.table import Table
 from fedmq.tasks.row_views import RowViews
@@ -34,6 +37,7 @@ from fedmq.tasks.task_file import find_task, task_rows
 
 TRAINERS = ("alice", "bob", "carol")
 ROUNDS = 3
+ROUNDS_TO_FOLLOW = 5  # two about the columns, one in full, and two deltas, the second with a late answer
 ROUNDS_TO_EVALUATE = 8  # an algorithm may ask about the columns before it has a model
 
 
@@ -199,9 +203,32 @@ def _purity(bench: _Bench) -> Iterator[str]:
         yield "tell or close changes the state that it is given"
 
 
+def _delta(bench: _Bench) -> Iterator[str]:
+    """The delta of a round leads to its arrays from those of the last round of its kind, with a late answer, too."""
+    state, last, late = bench.init(), dict[str, Arrays](), list[Update]()
+    for number in range(1, 1 + ROUNDS_TO_FOLLOW):
+        plan = bench.strategy.ask(state)
+        query, learner = decode_query(encode_query(plan.query))
+        own, _ = without_preparation(query, bench.task, plan.arrays)
+        base = last.get(query.kind)
+        if plan.delta is not None and base is not None:
+            if learner.apply is None:
+                yield f"expected the learner of {query.kind} to apply deltas"
+                return
+            check_bounds(query.delta(bench.task, {name: one.shape for name, one in base.items()}), plan.delta)
+            found = {**base, **learner.apply(query, bench.task, base, plan.delta)}
+            if pack(found).infos != pack(own).infos:
+                yield f"the delta of round {number} leads to other arrays than those of the plan"
+                return
+        last[query.kind] = own
+        *updates, missing = bench.answers(state, number)
+        state = bench.closed(state, [*late, *updates])
+        late = [replace(missing, staleness=1)] if number % 2 else []
+
+
 CHECKS: Mapping[str, Callable[[_Bench], Iterator[str]]] = {
     check.__name__.removeprefix("_"): check
-    for check in (_order, _repetition, _participation, _checkpoint, _bounds, _purity)
+    for check in (_order, _repetition, _participation, _checkpoint, _bounds, _purity, _delta)
 }
 
 
@@ -213,7 +240,7 @@ def check_algorithm(
     `algorithm` is a strategy, an additive algorithm, or a class of either, which is used with its default parameters.
     A `task` by name has its own rows; any other is used with the rows of `xor`, or with `rows` of each of the three
     trainers. The checks: `order`, `repetition`,
-    `participation`, `checkpoint`, `bounds`, `purity`.
+    `participation`, `checkpoint`, `bounds`, `purity`, `delta`.
 
     Raises:
         NonConforming: a check failed; it names the check and what is wrong, in one line.

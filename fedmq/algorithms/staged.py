@@ -140,7 +140,7 @@ class Staged:
             plan = held_out_plan(state.task, query, state.asked.parameters, state.edges)
         if not is_prepared(plan.query, state.task):
             return plan
-        return Plan(plan.query, {**plan.arrays, **state.known.preparation})
+        return replace(plan, arrays={**plan.arrays, **state.known.preparation})
 
     def first_training(self, state: Any) -> Plan:
         """Return what the first round of training would ask for, before anything is known about the columns."""

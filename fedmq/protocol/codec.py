@@ -76,13 +76,15 @@ class _VersionOnly(msgspec.Struct):
 class Packet(NamedTuple):
     """A decoded message with its read-only arrays by name.
 
-    `frames` are the received bytes: they are what is verified and stored, never a re-serialization.
+    `frames` are the received bytes: they are what is verified and stored, never a re-serialization. `before` are
+    earlier rounds that a trainer's worker needs for a round with a delta.
     """
 
     topic: str
     message: Message
     arrays: Mapping[str, Array]
     frames: Frames
+    before: tuple["Packet", ...] = ()
 
 
 def unsigned(_header: bytes) -> bytes:
@@ -215,6 +217,11 @@ def check_arrays(arrays: Mapping[str, Array], expected: Expected) -> None:
 def digest_of(infos: Iterable[ArrayInfo]) -> bytes:
     """Return the digest of a round's model or pool: SHA-256 over its arrays' SHA-256 in order, without `code`."""
     return hashlib.sha256(b"".join(info.sha256 for info in infos if info.name != CODE)).digest()
+
+
+def model_digest_of(message: Round) -> bytes:
+    """Return the digest of a round's model or pool, also of a round with a delta."""
+    return digest_of(message.arrays) if message.delta is None else message.delta.result
 
 
 _LARGEST = {CODE: CODE_BYTES_MAX, EVENTS: EVENTS_BYTES_MAX, VIEW: VIEW_BYTES_MAX}

@@ -71,8 +71,15 @@ class RunHeader(Header, frozen=True, kw_only=True):
     term: Count
 
 
+class Delta(msgspec.Struct, frozen=True):
+    """The arrays of a message are a delta: with the arrays of an earlier round, they give those of this one."""
+
+    base: Digest  # `codec.digest_of` the arrays of that round
+    result: Digest  # and of this one
+
+
 class Round(RunHeader, frozen=True, kw_only=True, tag="round"):
-    """The query of a round, complete, so that a trainer that joins late can start at once."""
+    """The query of a round, with its arrays, so that a trainer that joins late can start at once, or with a delta."""
 
     round: Positive
     seed: Count
@@ -82,6 +89,7 @@ class Round(RunHeader, frozen=True, kw_only=True, tag="round"):
     acknowledged: Bitmap = b""  # results of the previous round that are committed, by roster index
     invited: Bitmap | None = None  # the trainers that answer, by roster index; None: all
     staleness: Count = 0  # work on a round that is up to so many rounds older is finished first
+    delta: Delta | None = None  # None: the arrays are those of the query
 
 
 class Beacon(RunHeader, frozen=True, kw_only=True, tag="beacon"):

@@ -24,7 +24,7 @@ from fedmq.aggregator.service import resume
 from fedmq.algorithms.base import Strategy
 from fedmq.observe.events import AnyEvent, RoundClosed
 from fedmq.protocol import topics
-from fedmq.protocol.codec import Frames, Packet, decode
+from fedmq.protocol.codec import Frames, Packet, decode, encode
 from fedmq.protocol.messages import PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, Hello, Presence, Round
 from fedmq.runs.records import Close
 from fedmq.runs.store import Store
@@ -33,6 +33,7 @@ from fedmq.security.signing import NoSigning
 from fedmq.simulation.behavior import Behavior
 from fedmq.simulation.clock import VirtualClock
 from fedmq.simulation.population import Population
+from fedmq.trainer.publications import Publications
 from fedmq.transport.link import BrokerConnected, MessageReceived, StopRequested, Tick
 
 BEACON_S = 1e9  # beacons repair lost messages, and none is lost
@@ -95,6 +96,7 @@ class Simulator:
         self._begun: dict[str, int] = {}  # the newest round that a trainer has begun to work on
         self._busy: dict[int, int] = {}  # answers that are awaited, by round
         self._lives: dict[str, int] = {}  # how often a trainer has connected and disconnected
+        self._publications = Publications()
         self._idle = 0  # moments since a trainer did something
 
     def run(self) -> None:
@@ -250,8 +252,13 @@ class Simulator:
             names = [topic.decode().split("/")[1]]
         else:
             return
-        message = decode(frames).message
-        if isinstance(message, Round):
+        packet = decode(frames)
+        if isinstance(packet.message, Round):
+            whole = self._publications.whole(packet)  # once for all trainers: each would compute the same
+            message = whole.message
+            assert isinstance(message, Round)
+            if packet.message.delta is not None:
+                frames = encode(topic.decode(), message, whole.arrays)
             asked = [one for one in self._invited(names, message) if one in self._online]
             busy = {one for one in asked if self._finishes_first(one, message)}
             self._waiting |= dict.fromkeys(busy, (message, frames))

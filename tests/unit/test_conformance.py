@@ -13,6 +13,7 @@ import pytest
 from fedmq.algorithms.averaging.strategy import Averaging, AveragingParameters, AveragingState
 from fedmq.algorithms.base import Evaluation, Plan, Total, Update
 from fedmq.algorithms.conformance import CHECKS
+from fedmq.algorithms.es.strategy import EvolutionStrategy
 from fedmq.algorithms.evaluation.query import Evaluate
 from fedmq.algorithms.evolution.query import Evolve
 from fedmq.algorithms.inbox import Inbox
@@ -170,6 +171,15 @@ class Remembering(Sums):
         return super().close(replace(state, model=state.model + self.first[0]), total, late)
 
 
+class Misleading(EvolutionStrategy):
+    """Publishes slopes that have not moved the weights."""
+
+    def ask(self, state: Any) -> Plan:
+        plan = super().ask(state)
+        wrong = plan.delta and {**plan.delta, "slopes": plan.delta["slopes"] + 1}
+        return replace(plan, delta=wrong)
+
+
 @pytest.mark.parametrize(
     ("algorithm", "check"),
     [
@@ -183,6 +193,7 @@ class Remembering(Sums):
         (Trusting(BY_EVOLUTION), "bounds"),
         (AnyLength(BY_EVOLUTION), "bounds"),
         (Writing(), "purity"),
+        (Misleading(), "delta"),
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )

@@ -237,7 +237,7 @@ def test_missing_required_field_is_rejected(kind: type[Any], field: str) -> None
     fields = fields_of(kind)
     del fields[field]
     optional = {Control: ("trainer", "request_id"), Beacon: ("acked_request", "at"), Goodbye: ("reason", "detail")}
-    optional |= {Presence: ("inboxes",), Result: ("site_figures", "metrics"), Round: ("invited", "staleness")}
+    optional |= {Presence: ("inboxes",), Result: ("site_figures", "metrics"), Round: ("invited", "staleness", "delta")}
     if field in (*DEFAULTED, *optional.get(kind, ())):
         assert isinstance(received(fields), kind)
         return

@@ -43,6 +43,7 @@ NESTED: list[Any] = [
     Task,
     *MODELS,
     PublicIdentity,
+    messages.Delta,
 ]
 
 

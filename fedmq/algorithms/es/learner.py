@@ -5,11 +5,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fedmq.algorithms.base import Assignment, Learner
+from fedmq.algorithms.base import Arrays, Assignment, Learner
+from fedmq.algorithms.es.movement import Movement
 from fedmq.algorithms.es.query import Slopes
 from fedmq.algorithms.evaluation.exact_scores import exact_scores
+from fedmq.algorithms.inbox import ROUNDS_REMEMBERED
 from fedmq.algorithms.standardization import AXES, STANDARD
-from fedmq.errors import WorkCancelled
+from fedmq.errors import Rejected, WorkCancelled
 from fedmq.exact.directions import Directions, directions
 from fedmq.exact.integers import to_fixed
 from fedmq.models.arrays import Floats, Integers
@@ -19,6 +21,7 @@ from fedmq.models.pairs import pair_differences
 from fedmq.models.standardized import Standard
 from fedmq.models.torch_model import Torch
 from fedmq.tasks.row_views import chosen
+from fedmq.tasks.task import Task
 
 BLOCK_ROWS = 4096
 CANDIDATE_VALUES = 1 << 20  # parameters of candidates that are scored at once
@@ -28,7 +31,8 @@ Sums = dict[str, npt.NDArray[Any]]
 
 def sum_slopes(query: Slopes, work: Assignment) -> Sums:
     """Sum the slopes along the directions, and score the weights; see the query for what an answer holds."""
-    to_move, to_score = np.split(work.arrays["weights"].astype(np.float64), 2)
+    weights = work.arrays["weights"] if query.optimizer is None else Movement.of(work.arrays).published
+    to_move, to_score = np.split(weights.astype(np.float64), 2)
     drawn = directions(query.pairs, to_move.shape[1], query.seed, query.number)
     sums = _of_network if isinstance(work.task.model, Layered) else _of_scores
     return sums(query, work, drawn, to_move, to_score)
@@ -126,4 +130,16 @@ def _in_units(values: Floats, fraction_bits: int, largest: int) -> Integers:
     return to_fixed(bounded, fraction_bits, 62).astype(np.int64)
 
 
-LEARNER = Learner(Slopes, sum_slopes)
+def follow(query: Slopes, _task: Task, arrays: Arrays, delta: Arrays) -> Arrays:
+    """Move the weights of the last round along its total, as the aggregator does."""
+    assert query.optimizer is not None
+    before, slopes = Movement.of(arrays), delta["slopes"]
+    numbers, starts = delta["rounds"].tolist(), len(before.weights)
+    oldest = query.number - ROUNDS_REMEMBERED
+    if len(slopes) != len(numbers) * starts or not all(oldest <= one < query.number for one in numbers):
+        raise Rejected("values", f"expected slopes of the {ROUNDS_REMEMBERED} rounds before {query.number}")
+    found = {number: slopes[place * starts :][:starts] for place, number in enumerate(numbers)}
+    return query.optimizer.moved(before, found, query.seed, query.number - 1).arrays
+
+
+LEARNER = Learner(Slopes, sum_slopes, follow)

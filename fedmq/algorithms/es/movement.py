@@ -43,23 +43,29 @@ class Movement:
         return cls(weights, weights, zeros, zeros)
 
     @classmethod
-    def of(cls, arrays: Mapping[str, npt.NDArray[Any]], parameters: int) -> Movement:
+    def of(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> Movement:
         """Return the movement in the arrays of a round."""
+        weights, moments = arrays["weights"], arrays["moments"]
+        if not len(moments):
+            return cls.at_rest(weights)
+        average, mean, square = np.split(moments, 3)
         steps, power_1, power_2 = arrays["progress"].tolist()
-        parts = arrays["movement"].reshape(len(arrays["movement"]), -1, parameters)
-        if len(parts) == 1:
-            return cls.at_rest(parts[0])
-        weights, average, mean, square = parts
         return cls(weights, average, mean, square, int(steps), power_1, power_2)
 
     @property
     def arrays(self) -> dict[str, Floats]:
-        """The movement as a round carries it, `movement` and `progress`; at rest, the weights are all of it."""
-        parts = [self.weights, self.average, self.mean, self.square] if self.steps else [self.weights]
+        """The movement as a round carries it; at rest, the weights are all of it."""
+        moments = [self.average, self.mean, self.square] if self.steps else [self.weights[:0]]
         return {
-            "movement": np.stack([one.ravel() for one in parts]),
+            "weights": self.weights,
+            "moments": np.concatenate(moments),
             "progress": np.array([self.steps, self.power_1, self.power_2]),
         }
+
+    @property
+    def nbytes_max(self) -> int:
+        """The bytes of these arrays after the first step."""
+        return 4 * self.weights.nbytes
 
     @property
     def published(self) -> npt.NDArray[np.float32]:

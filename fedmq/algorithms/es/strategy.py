@@ -41,6 +41,7 @@ from fedmq.models.standardized import Standard
 from fedmq.models.torch_model import Torch
 from fedmq.models.torch_modules import initial_module_parameters
 from fedmq.models.trained_model import TrainedModel
+from fedmq.protocol.codec import FRAME_BYTES_MAX
 from fedmq.protocol.messages import FRACTION_BITS_MAX
 from fedmq.tasks.task import Task
 
@@ -49,6 +50,7 @@ STARTS_MOST = 8
 SUM_BITS = 15  # that a slope over all rows may have, about: of answers that fit int16 if trainers are several
 FRACTION_BITS_LEAST, FRACTION_BITS_MOST = 2, 20
 SCORED_FRACTION_BITS, SCORED_UNIT = 10, 8  # of a model that only its code scores: losses of any size
+MOVEMENT_BYTES_MAX = FRAME_BYTES_MAX * 3 // 4  # of a model whose weights trainers move by themselves
 SCORED_SPREAD = 0.5  # standard deviation of its first parameters
 
 
@@ -77,6 +79,7 @@ class SlopesState:
     unit: int
     movement: Movement
     number: int = 1
+    found: dict[int, Integers] = field(default_factory=dict)  # slopes by round that moved the weights at the last close
     used: dict[int, Integers] = field(default_factory=dict)  # slopes of rounds that not every member has answered
     evaluation: Evaluation | None = None
 
@@ -144,7 +147,7 @@ class EvolutionStrategy:
         return replace(state, movement=Movement.at_rest(np.repeat(parameters[None], starts, axis=0)))
 
     def ask(self, state: SlopesState) -> Plan:
-        """Publish the weights to move, and their averages to score."""
+        """Publish the weights and how they move, or the slopes that moved them; a large model's weights alone."""
         chosen, size = self.parameters, state.model.num_parameters
         rows_max, layered = rows_max_for(state.num_examples), isinstance(state.model, Layered)
         bits = SUM_BITS - max(0, state.num_examples - 1).bit_length()
@@ -159,8 +162,15 @@ class EvolutionStrategy:
             loss_bits=min(FRACTION_BITS_MAX, SUM_BITS_MAX - ROW_LOSS_BITS - (rows_max - 1).bit_length()),
             rows_max=rows_max,
             components=chosen.components,
+            optimizer=self._optimizer if state.movement.nbytes_max <= MOVEMENT_BYTES_MAX else None,
         )
-        return Plan(query, {"weights": state.movement.published, **standard_arrays(state.standard)})
+        standard = standard_arrays(state.standard)
+        if query.optimizer is None:
+            return Plan(query, {"weights": state.movement.published, **standard})
+        rounds = sorted(state.found)
+        slopes = [state.found[number] for number in rounds]
+        delta = {"rounds": np.array(rounds), "slopes": np.concatenate(slopes)} if rounds else None
+        return Plan(query, {**state.movement.arrays, **standard}, delta)
 
     def close(self, state: SlopesState, total: Total | None, late: Mapping[int, Total]) -> SlopesState:
         """Move the weights along the slopes of this round, and of late answers along those of theirs."""
@@ -177,6 +187,7 @@ class EvolutionStrategy:
             state,
             movement=self._optimizer.moved(state.movement, found, state.seed, state.number),
             number=state.number + 1,
+            found=found,
             used={number: one for number, one in used.items() if number > oldest},
             evaluation=state.evaluation if total is None else self._evaluated(state, total),
         )
