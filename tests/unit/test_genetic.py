@@ -184,6 +184,26 @@ def test_round_without_an_answer_asks_again_and_late_answers_count() -> None:
     assert strategy.tell(third, Update("b", 1, 2, 5, {"fitness": np.zeros((SIZE, 1))})) is third
 
 
+def test_stop_criterion_that_some_of_the_trainers_meet_does_not_end_the_run() -> None:
+    task = task_with({"stop_criteria": "reach_-5", "num_generations": 100})
+    strategy = strategy_of(task)
+    state = strategy.close(told(strategy, strategy.init(task, SEED), ["a", "b"]), ["a", "b"])
+    state = strategy.close(told(strategy, state, ["a"]), ["a", "b"])  # -4 of one site: b misses the deadline
+    assert not strategy.finished(state)
+    for _ in range(2):
+        state = strategy.close(told(strategy, state, ["a", "b"]), ["a", "b"])  # -8 of both
+        assert not strategy.finished(state)
+    assert state.generation == 4
+    state = strategy.close(told(strategy, state, ["a"]), ["a"])
+    assert strategy.finished(state)
+
+
+def told(strategy: Genetic, state: GeneticState, trainers: Sequence[str]) -> GeneticState:
+    for name in trainers:
+        state = strategy.tell(state, Update(name, state.round, 0, 5, {"fitness": np.full((SIZE, 1), -4.0)}))
+    return state
+
+
 @pytest.mark.parametrize("selection", ["sss", "rws", "sus", "rank", "tournament", "random"])
 @pytest.mark.parametrize("values", [[0.0], [1e100, -1e100], [5e-324, 0.0], [-1e100]])
 def test_no_fitness_that_a_trainer_may_send_ends_the_run(selection: str, values: list[float]) -> None:

@@ -244,7 +244,8 @@ class Genetic:
         again = state.fitness is not None  # a finished population that more trainers have scored
         unchanged = state.unchanged if again else (state.unchanged + 1 if same else 0)
         limit = self.keywords.get("num_generations")
-        done = state.generation > 0 and stops(self.keywords, of_pygad, unchanged)
+        everyone = len(counted) == members  # a sum over some of the sites reaches what that over all does not
+        done = everyone and state.generation > 0 and stops(self.keywords, of_pygad, unchanged)
         return replace(
             state,
             fitness=total,
