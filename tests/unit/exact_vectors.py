@@ -19,6 +19,7 @@ from fedmq.algorithms.checkpoint import dump
 from fedmq.algorithms.registry import find_algorithm
 from fedmq.exact.algebra import Cholesky, quadratic_form
 from fedmq.exact.draws import hash_rows, normals, permutation, signs, words
+from fedmq.exact.eigen import leading_eigenvectors
 from fedmq.exact.elementary import exp, linear_outputs, log, sigmoid, softmax, softplus
 from fedmq.exact.fourier import integer_cosines
 from fedmq.exact.integers import (
@@ -79,6 +80,7 @@ def vectors() -> Iterator[tuple[str, str]]:
         "Cholesky",
         fingerprint(factor.lower, factor.kept, solution, factor.inverse(), quadratic_form(matrix, solution)),
     )
+    yield "eigenvectors", fingerprint(*leading_eigenvectors(matrix, 2))
 
 
 def models() -> Iterator[tuple[str, str]]:

@@ -31,6 +31,7 @@ EXPECTED = {
     "sums of products": "9ed34d11c6d97815",
     "combined sums": "dab4643fefe9173c",
     "Cholesky": "26bab391003018e9",
+    "eigenvectors": "c2abfdc4ef5ce603",
     "statistics: values": "412d8f7ca2eb269d",
     "ridge: values": "c31db820fe4d13c0",
     "ridge: two classes by features": "a1a2d9f2bde67009",

@@ -15,6 +15,7 @@ from fedmq.algorithms.base import Query, encode_query
 from fedmq.algorithms.evaluation.held_out import HeldOut, held_out_plan
 from fedmq.algorithms.evaluation.query import Evaluate
 from fedmq.algorithms.registry import find_algorithm
+from fedmq.algorithms.statistics.components import Products
 from fedmq.algorithms.statistics.query import Histograms, Moments, Spread
 from fedmq.errors import BadConfiguration, PolicyRefused
 from fedmq.models.trees import Trees
@@ -88,10 +89,11 @@ def test_an_honest_run_trains_or_reads_why_a_site_declines(
     [
         (SitePolicy(min_rows=COUNT + 1), Spread(columns=INPUTS), {}),
         (SitePolicy(algorithms=("newton",)), Evaluate(), one_candidate()),
+        (SitePolicy(algorithms=("es",)), Products(), {"standard": np.ones((2, INPUTS + 1))}),
         (SitePolicy(parameters_per_row_max=0.05), Evaluate(), one_candidate()),
         (SitePolicy(columns=("age",)), Spread(columns=INPUTS), {}),
     ],
-    ids=["rows", "algorithm", "parameters", "columns"],
+    ids=["rows", "algorithm", "products", "parameters", "columns"],
 )
 def test_a_curious_aggregator_gets_no_answer_and_no_number_of_the_rows(
     site: SitePolicy, query: Query, arrays: dict[str, Any]

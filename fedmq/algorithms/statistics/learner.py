@@ -98,13 +98,19 @@ def _blocks(work: Assignment) -> Iterator[tuple[Floats, npt.NDArray[np.bool_]]]:
 
 def sum_column_products(_query: Products, work: Assignment) -> dict[str, npt.NDArray[Any]]:
     """Sum the products of columns, block after block."""
-    standard, rows, bits = Standard.of(work.arrays[STANDARD]), work.rows.inputs, UNIT_BITS + REACH_BITS
+    standard, rows = Standard.of(work.arrays[STANDARD]), work.rows.inputs
     total = np.zeros(triangle_of(rows.shape[1]), np.int64)
     for start in range(0, len(rows), PRODUCT_ROWS):
         _check_cancelled(work)
-        inputs = standard.inputs(rows[start : start + PRODUCT_ROWS])
-        total += gram(to_fixed(inputs, UNIT_BITS, bits), bits)[0]
+        total += products_of(standard, rows[start : start + PRODUCT_ROWS])
     return {"products": total}
+
+
+def products_of(standard: Standard, inputs: Floats) -> Integers:
+    """Return the sum over rows of the products of standardized inputs, as an answer has it."""
+    bits = UNIT_BITS + REACH_BITS
+    found: Integers = gram(to_fixed(standard.inputs(inputs), UNIT_BITS, bits), bits)[0]
+    return found
 
 
 def _columns(work: Assignment) -> Iterator[Floats]:
