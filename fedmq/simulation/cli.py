@@ -172,6 +172,7 @@ def simulate(
             "online_s": online_s,
             "offline_s": offline_s,
             "learner": learner,
+            "scheduler": scheduler,
             **limits,
         }
         _sweep(task_name, data, swept, seeds, seed, out, processes, arguments, quiet=quiet or as_json)
@@ -198,9 +199,7 @@ def simulate(
             on_events=on_events,
         )
     if plot:
-        from fedmq.simulation.split_page import split_page
-
-        split_page(found.targets()).save(folder / SPLIT_PAGE)
+        run.plot_split().save(folder / SPLIT_PAGE)
     with unread_output_dropped():
         if as_json:
             echo_json(run.report)
@@ -252,10 +251,11 @@ def _sweep(
     from fedmq.runtime.safe_files import make_private_folder
     from fedmq.simulation.sweep import SweptRun, sweep, text_of_settings
 
-    over = {}
+    over: dict[str, list[Any]] = {}
     for text in swept:
         name, _, values = text.partition("=")
-        over[name] = [parse_parameters((f"{name}={value}",))[name] for value in values.split(",") if value]
+        parsed = [parse_parameters((f"{name}={value}",))[name] for value in values.split(",") if value]
+        over[name] = [*over.get(name, ()), *parsed]
 
     def show(one: SweptRun) -> None:
         if not quiet:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from html import escape
 from importlib import resources
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from fedmq.algorithms.findings import Findings
 from fedmq.errors import BadConfiguration
@@ -64,7 +65,8 @@ class Run:
 
     `report` is what a run's `report.json` has, and `model` the trained model, None if nothing was scored. `findings` is
     what the algorithm found beside it, such as coefficients. `folder` is the run's folder, None if it was kept in
-    memory. `seconds` is how long it took here; times in the report and history of a simulation are virtual.
+    memory. `seconds` is how long it took here; times in the report and history of a simulation are virtual. `targets`
+    are those of each virtual trainer's rows, (rows,); none of a run over services.
     """
 
     report: Report
@@ -73,6 +75,7 @@ class Run:
     findings: Findings | None = None
     folder: Path | None = None
     seconds: float = 0.0
+    targets: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         report, trainers = self.report, len(self.report.trainers)
@@ -148,6 +151,18 @@ class Run:
             [one for one in series if one.points],
         )
         return page_of(figure)
+
+    def plot_split(self) -> Chart:
+        """Return a table of who has which rows: by class, or by quantiles of a numeric target.
+
+        Raises:
+            BadConfiguration: the run was not simulated.
+        """
+        from fedmq.simulation.split_page import split_page
+
+        if not self.targets:
+            raise BadConfiguration("expected a simulated run, got one over services: their rows are at the sites")
+        return split_page(self.targets)
 
 
 def frame_of(rows: list[dict[str, Any]]) -> Any:

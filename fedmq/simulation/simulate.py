@@ -6,6 +6,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -190,7 +191,8 @@ def run_scenario(
             on_generation=callback and GenerationCallback(callback, strategy),
         )
         simulator.run()
-        return _outcome(simulator, store, out, time.monotonic() - began)
+        run = _outcome(simulator, store, out, time.monotonic() - began)
+        return replace(run, targets=found.targets())
 
 
 def _workers(population: Population, processes: int, scheduler: str | None) -> Workers:

@@ -31,6 +31,8 @@ def test_one_seed_gives_one_model_wherever_it_is_trained(tmp_path: Path) -> None
             assert run.model is not None
             assert run.model.predict(np.zeros((2, 4))).shape == (2,)
             assert "<svg" in run.plot().html
+            with pytest.raises(BadConfiguration, match="simulated"):
+                run.plot_split()
 
 
 def test_unknown_limit_of_a_driven_run_names_those_there_are() -> None:

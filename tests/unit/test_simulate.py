@@ -77,6 +77,7 @@ def test_arrays_are_split_as_asked_and_history_has_a_row_a_round() -> None:
     assert [one.num_examples for one in run.report.trainers] == [10] * 6
     assert len(run.history) == 4
     assert "&lt;svg" in run.plot()._repr_html_()
+    assert run.plot_split().html.count("<tr>") == 7
     assert "<svg" not in repr(run.plot())
     assert repr(run).startswith("Run(plane by averaging: loss ")
     assert repr(run).endswith(", 4 rounds, 6 trainers)")
