@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from fedmq.aggregator.cli import checked_strategy, new_name
+from fedmq.aggregator.departures import causes_text
 from fedmq.aggregator.generation_callback import GenerationCallback
 from fedmq.aggregator.outcome import report_of
 from fedmq.algorithms.base import WORK_SECONDS_MAX
@@ -272,9 +273,9 @@ def _outcome(simulator: Simulator, store: Store, out: Path | None, seconds: floa
     """Return the run, and write its report."""
     rounds = simulator.rounds
     if rounds.why is None:
-        raise FedmqError(
-            f"the simulation ended before round {rounds.round}: {rounds.failure or 'nothing happens any more'}"
-        )
+        gone = causes_text(rounds.roster.departures(rounds.round))
+        why = rounds.failure or (gone and f"too few trainers are left: {gone}") or "nothing happens any more"
+        raise FedmqError(f"the simulation ended before round {rounds.round}: {why}")
     closes = simulator.closes
     for close in store.closes() if out is not None else ():
         append_close(closes, close)

@@ -12,7 +12,7 @@ import pytest
 
 import fedmq
 from fedmq.algorithms.registry import find_algorithm
-from fedmq.errors import BadConfiguration
+from fedmq.errors import BadConfiguration, FedmqError
 from fedmq.runs.recount import recount
 from fedmq.simulation import Federation
 from fedmq.simulation.run import Chart
@@ -126,3 +126,16 @@ def test_notebook_shows_the_curve_while_a_run_goes_on(monkeypatch: pytest.Monkey
     assert len(shown) >= 2
     assert "round 4 of" in shown[-1].html
     assert shown[-1]._repr_html_().startswith("<iframe")
+
+
+def test_error_says_why_trainers_have_left() -> None:
+    with pytest.raises(FedmqError, match=r"too few trainers are left: learning rate 0\.2 diverged .*, 2 trainers"):
+        simulate(
+            "diabetes",
+            algorithm="averaging",
+            parameters={"learning_rate": 0.2},
+            trainers=4,
+            split="sorted:target",
+            rounds=9,
+            seed=1,
+        )
