@@ -26,12 +26,13 @@ def positional(table: Table) -> Rows:
         )
     faults = TableFaults()
     faults.total = table.num_rows
-    values = np.empty((table.num_rows, len(table.names)))
-    for place, name in enumerate(table.names):
-        values[:, place] = _numbers(table, place, name, faults)
+    columns = [_numbers(table, place, name, faults) for place, name in enumerate(table.names)]
     if found := (*table.faults, *faults.listed()):
         raise BadTable(table.source, [fault.text for fault in found], [UNREADABLE])
-    return Rows(np.ascontiguousarray(values[:, :-1]), np.ascontiguousarray(values[:, -1]))
+    inputs = np.empty((table.num_rows, len(columns) - 1))  # not copied again: the rows may be most of the memory
+    for place, column in enumerate(columns[:-1]):
+        inputs[:, place] = column
+    return Rows(inputs, np.array(columns[-1], np.float64))
 
 
 def _numbers(table: Table, place: int, name: str, faults: TableFaults) -> Floats:
