@@ -20,7 +20,8 @@ from fedmq.protocol.messages import ArrayInfo, Round
 from fedmq.trainer.budget import shapes_of
 
 DELTAS_MAX = 64  # that wait for the worker, of rounds that this trainer did not answer
-HELD_BYTES_MAX = 2 * FRAME_BYTES_MAX
+HELD_MAX = 16  # rounds whose arrays are held: as many as runs are followed,
+HELD_BYTES_MAX = 2 * FRAME_BYTES_MAX  # but no more bytes, unless it is one round
 
 
 class BaseMissing(FedmqError):
@@ -41,9 +42,10 @@ class Chain(NamedTuple):
         assert message.delta is not None
         if message.delta.base != self.digest:
             return self
-        if len(self.packets) > DELTAS_MAX:
+        packets = (*self.packets, packet)
+        if len(packets) > DELTAS_MAX or sum(len(frame) for one in packets for frame in one.frames) > HELD_BYTES_MAX:
             return None
-        return self._replace(digest=message.delta.result, packets=(*self.packets, packet))
+        return self._replace(digest=message.delta.result, packets=packets)
 
     def known_to_worker(self, digest: bytes) -> Chain:
         """Return the chain when the worker has the arrays with this digest."""
@@ -115,6 +117,7 @@ class Publications:
         without_code = {name: array for name, array in base.arrays.items() if name != CODE}
         try:
             own, _ = without_preparation(query, message.task, without_code)
+            check_bounds(query.arrays(message.task), own)
             shapes = {name: array.shape for name, array in own.items()}
             bounds = query.delta(message.task, shapes)
             if learner.apply is None or not bounds:
@@ -136,10 +139,12 @@ class Publications:
     def _hold(self, digest: bytes, held: _Held) -> None:
         self._held[digest] = held
         self._held.move_to_end(digest)
-        while len(self._held) > 1 and sum(info.nbytes for one in self._held.values() for info in one.infos) > (
-            HELD_BYTES_MAX
-        ):
+        while len(self._held) > HELD_MAX or (len(self._held) > 1 and self._nbytes > HELD_BYTES_MAX):
             self._held.popitem(last=False)
+
+    @property
+    def _nbytes(self) -> int:
+        return sum(info.nbytes for held in self._held.values() for info in held.infos)
 
 
 def _in_full(packet: Packet) -> _Held:

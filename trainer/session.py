@@ -360,9 +360,8 @@ class Session:
             new = message.round not in followed.pending and not in_work
         uninvited = message.invited is not None and not has_bit(message.invited, followed.index)
         followed.chain = chain_after(followed.chain, packet)
-        lacks_arrays = message.delta is not None and (followed.chain is None or followed.chain.digest != model_digest)
-        if new and lacks_arrays and not uninvited and followed.declined is None:
-            self._hello(message.run, followed, now)  # the answer has the round in full
+        if new and not uninvited and followed.declined is None and not _can_compute(followed.chain, message):
+            self._ask_in_full(message.run, followed, message.round, now)
             return
         if new or message.term != followed.round_term:
             followed.round, followed.round_term, followed.uninvited = message.round, message.term, uninvited
@@ -552,21 +551,19 @@ class Session:
     def _on_work_failed(self, event: WorkFailed, now: float) -> None:
         if self.working != (event.run, event.round):
             return  # it was cancelled
-        if isinstance(event.error, BaseMissing):
-            self._ask_in_full(event.error, now)
-        else:
+        if not isinstance(event.error, BaseMissing):
             self._work_failed(event.error)
-
-    def _ask_in_full(self, error: BaseMissing, now: float) -> None:
-        """Ask for the round of the work again, with all of its arrays."""
-        work, self._work = self._work, None
-        assert work is not None
-        followed = self.runs[work.run]
+            return
+        self._work, followed = None, self.runs[event.run]
         followed.chain = None
-        if followed.round == work.round:
-            followed.round -= 1
-        self._limited("delta", f"asks for round {work.round} of run {work.run} in full: {error}", work.run, work.round)
-        self._hello(work.run, followed, now)
+        text = f"asks for round {event.round} of run {event.run} in full: {event.error}"
+        self._limited("delta", text, event.run, event.round)
+        self._ask_in_full(event.run, followed, event.round, now)
+
+    def _ask_in_full(self, run: str, followed: FollowedRun, number: int, now: float) -> None:
+        """Ask for a round with all of its arrays, as if it had not been received."""
+        followed.round = min(followed.round, number - 1)
+        self._hello(run, followed, now)
 
     def _work_failed(self, error: BaseException) -> None:
         """Decline the run of the work, whatever the error: another run may do better."""
@@ -721,3 +718,8 @@ class Session:
     def _limited(self, kind: str, text: str, run: str | None = None, round: int | None = None) -> None:
         """Add a warning that a peer can cause at any rate."""
         self._output.notices.append(Notice(text, run, round, warning=True, kind=kind, again_s=NOTICE_AGAIN_S))
+
+
+def _can_compute(chain: Chain | None, message: Round) -> bool:
+    """Return whether the worker can compute the arrays of a round, or has received them."""
+    return message.delta is None or (chain is not None and chain.digest == message.delta.result)

@@ -112,6 +112,12 @@ def test_delta_that_does_not_lead_to_its_round_is_never_worked_on(monkeypatch: p
     for bad in (far, {**good.arrays, "slopes": good.arrays["slopes"][:, :-1]}, {"slopes": good.arrays["slopes"]}):
         with pytest.raises(BaseMissing, match="does not"):
             publications.whole(good._replace(arrays=bad))
+    other = Publications()
+    other.whole(packet(1, full=True))
+    (held,) = other._held.values()
+    del held.arrays["moments"]  # type: ignore[attr-defined]  # what a trainer holds was never worked on
+    with pytest.raises(BaseMissing, match="does not"):
+        other.whole(good)
     kind = msgspec.structs.replace(good.message, query=encode_query(Evaluate()))
     with pytest.raises(BaseMissing):
         publications.whole(good._replace(message=kind))
@@ -137,8 +143,10 @@ def test_chain_holds_what_the_worker_does_not_know(monkeypatch: pytest.MonkeyPat
     rest = chain.known_to_worker(model_digest_of(packet(3).message))  # type: ignore[arg-type]
     assert [one.message.round for one in rest.packets] == [4]  # type: ignore[union-attr]
     assert rest.known_to_worker(b"another").packets == rest.packets
-    monkeypatch.setattr(module, "DELTAS_MAX", 3)
-    assert chain_after(chain, packet(5)) is None
+    for limit, at_most in (("DELTAS_MAX", 4), ("HELD_BYTES_MAX", 3000)):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, limit, at_most)
+            assert chain_after(chain, packet(5)) is None
     other = msgspec.structs.replace(packet(1, full=True).message, query=encode_query(Evaluate()))
     assert chain_after(rest, packet(1, full=True)._replace(message=other)) is rest  # of a kind without deltas
 
@@ -193,6 +201,14 @@ def test_work_that_was_cancelled_or_not_asked_for_breaks_no_chain() -> None:
     start = scene.round(4).start
     assert start is not None
     check_whole(Publications().whole(start), 4)
+
+
+def test_trainer_invited_in_place_of_another_asks_for_the_round_in_full() -> None:
+    scene = Scene()
+    assert sent(scene.round(2, invited=b"\x02"), Hello) == []
+    output = scene.round(2, invited=b"\x03")
+    assert (output.start, [hello.round for hello in sent(output, Hello)]) == (None, [1])
+    assert scene.round(2, full=True, invited=b"\x03").start is not None
 
 
 def test_worker_that_lacks_the_arrays_asks_in_full_and_stays() -> None:
