@@ -669,4 +669,9 @@ def print_report(report: Report, folder: Path, findings: Findings | None) -> Non
         echo(remark)
     if report.model is not None:
         echo(f"model    {folder / report.model}  (sha256 {str(report.model_sha256)[:16]}…)")
+    elif report.why == "rounds":
+        echo(
+            f"model    none: expected a model within {report.rounds} rounds, got none that was scored: "
+            "allow more with --rounds, the survey of the columns takes the first ones"
+        )
     echo(f"report   {folder / 'report.json'}")

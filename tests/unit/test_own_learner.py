@@ -126,6 +126,23 @@ def test_trainers_with_own_code_train_while_those_that_fail_decline(tmp_path: Pa
     assert (closed[-1].metrics or {})["rate"] == 0.25
 
 
+def test_own_fit_may_answer_with_sums_and_a_part_of_its_rows(tmp_path: Path) -> None:
+    strategy = find_algorithm("averaging", TASK, {"standardize": False})
+    part = GOOD.replace("return trained, len(data.targets)", "return trained, 2")
+    owns = {}
+    for name, text in {"all": GOOD, "part": part}.items():
+        (tmp_path / name).mkdir()
+        owns[name] = learner(tmp_path / name, text)
+    federation = Federation(
+        TASK, strategy, dict.fromkeys(owns, ROWS), learn=lambda rows, name: on_rows(rows, name, own=owns[name])
+    )
+    model = federation.train()
+    assert strategy.additive
+    assert model.parameters == pytest.approx([2.0, 1.0], abs=2.0**-24)
+    closed = [one for one in federation.events if isinstance(one, events.RoundClosed)]
+    assert closed[-1].metrics is not None
+
+
 def test_own_evaluate_scores_a_model_that_only_it_knows(tmp_path: Path) -> None:
     (tmp_path / "site.py").write_text(
         "from fedmq import Code, Task\n"

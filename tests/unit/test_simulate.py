@@ -9,9 +9,11 @@ from typing import cast
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 import fedmq
 from fedmq.algorithms.registry import find_algorithm
+from fedmq.cli.main import fedmq as command
 from fedmq.errors import BadConfiguration, FedmqError
 from fedmq.runs.recount import recount
 from fedmq.simulation import Federation
@@ -139,3 +141,12 @@ def test_error_says_why_trainers_have_left() -> None:
             rounds=9,
             seed=1,
         )
+
+
+def test_rounds_that_end_before_a_model_say_so(tmp_path: Path) -> None:
+    words = ["simulate", "linear", "--algorithm", "es", "--rounds", "2", "--seed", "1", "--out", str(tmp_path / "run")]
+    done = CliRunner().invoke(command, words)
+    assert done.exit_code == 0
+    (line,) = [line for line in done.output.splitlines() if line.startswith("model ")]
+    assert "expected a model within 2 rounds" in line
+    assert "--rounds" in line
