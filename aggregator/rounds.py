@@ -291,9 +291,7 @@ class Rounds:
                 case Result():
                     self._result(message, packet)
                 case Goodbye():
-                    departure = Departure(leave_reason(message.reason), message.detail)
-                    if self.roster.depart(message.trainer, departure, self._now):
-                        self._publisher.left(message.trainer, departure)
+                    self._goodbye(message)
                 case _:
                     assert_never(message)
         except Rejected as rejected:
@@ -388,6 +386,14 @@ class Rounds:
             self._join(name, self.roster[name].num_examples, confirmed=True)
         else:
             self._send_beacon(topics.inbox_of(name))
+
+    def _goodbye(self, message: Goodbye) -> None:
+        departure = Departure(leave_reason(message.reason), message.detail)
+        if self.roster.depart(message.trainer, departure, self._now):
+            self._publisher.left(message.trainer, departure)
+        is_sampled = self._invitations.of(self.round) is not None  # then another is invited in its place
+        if departure.reason in DECLINES and not is_sampled:
+            self._participants.exclude(message.trainer)
 
     def _hello(self, message: Hello, fingerprint: str) -> None:
         if not self.roster.may_ask(message.trainer, self._now):

@@ -212,6 +212,16 @@ def test_run_that_all_trainers_decline_fails_after_the_grace(reason: LeaveReason
     assert [message.solved for _, message in sent(output, Finished)] == [False]
 
 
+def test_round_goes_on_without_a_majority_that_declines_the_run() -> None:
+    scene = opened("alice", "bob", "carol", "dave")
+    scene.result("alice", 1)
+    for name in ("bob", "carol"):
+        goodbye(scene, name, "code", "site.py:2: fit raised ValueError")
+        assert scene.rounds.round == 1, "dave is still expected"
+    goodbye(scene, "dave", "code", "site.py:2: fit raised ValueError")
+    assert (scene.rounds.round, scene.rounds.phase) == (2, Phase.WAITING), "a round needs four trainers"
+
+
 def test_trainers_that_never_joined_can_decline_the_run() -> None:
     scene = Scene(min_trainers=2)
     scene.take(BrokerConnected())
