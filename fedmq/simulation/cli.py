@@ -206,10 +206,8 @@ def simulate(
         elif not quiet:
             print_report(run.report, folder, run.findings)
             if (fair := run.fairness) is not None:
-                echo(
-                    f"fairness {fair.figure} of {fair.trainers} trainers: worst {fair.worst:.4g}, a tenth below "
-                    f"{fair.tenth:.4g}, median {fair.median:.4g}, best {fair.best:.4g}"
-                )
+                worse = "above" if fair.figure == "rmse" else "below"
+                echo(f"fairness {fair.figure}: median {fair.median:.4g}, a tenth of trainers {worse} {fair.tenth:.4g}")
 
 
 @contextmanager

@@ -87,6 +87,19 @@ def test_arrays_are_split_as_asked_and_history_has_a_row_a_round() -> None:
     assert run.model.predict(inputs).shape == (60,)
 
 
+def test_fairness_is_of_the_held_out_rows_of_each_trainer() -> None:
+    draws = np.random.default_rng(6)
+    inputs = draws.normal(size=(200, 2))
+    data = inputs, np.abs(inputs[:, 0]) + inputs[:, 1]
+    task = fedmq.Task(name="bent", model=fedmq.Linear(2), loss="squared-error", metric="loss", rounds=12)
+    run = simulate(task, data, algorithm="averaging", trainers=4, split="sorted:1", holdout=0.3, seed=1)
+    errors = sorted(one.held_out.rmse for one in run.report.trainers if one.held_out is not None and one.held_out.rmse)
+    assert run.fairness is not None
+    assert (run.fairness.best, run.fairness.worst) == (errors[0], errors[-1])
+    assert (run.fairness.figure, run.fairness.tenth, run.fairness.trainers) == ("rmse", errors[-1], 4)
+    assert run.fairness.median == pytest.approx((errors[1] + errors[2]) / 2)
+
+
 def test_sampled_rounds_ask_so_many_of_a_thousand_trainers_in_turn() -> None:
     run = simulate("linear", algorithm="averaging", trainers=1000, sample=10, rounds=12, seed=1)
     assert {close.results for close in run.closes} == {10}
