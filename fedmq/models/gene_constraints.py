@@ -17,6 +17,7 @@ import linecache
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -28,8 +29,10 @@ Values = Mapping[str, Any]  # of names
 Evaluator = Callable[[Values], Any]
 TEXT_MAX = 1000  # characters
 LOOPS_MAX = 2  # comprehensions in one constraint: each multiplies its work by the number of values or genes
+STEPS_MAX = 100_000  # of its loops, for one gene of one candidate: nothing else could cancel them
 FUNCTIONS = {one.__name__: one for one in (abs, all, any, bool, float, int, len, max, min, round, sum)}
 CONSTANT_MAX = 1e15
+_STEPS = ""  # no name: where the values of names have the counter of steps
 _UNARY: Mapping[type, Callable[[Any], Any]] = {ast.USub: operator.neg, ast.UAdd: operator.pos, ast.Not: operator.not_}
 _BINARY: Mapping[type, Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
@@ -71,7 +74,8 @@ def constraint_of(text: str) -> Constraint:
         ) from error
 
     def constraint(solution: Any, values: Any) -> list[Any]:
-        return list(result(dict(zip(names, (np.asarray(solution), np.asarray(values)), strict=True))))
+        given = dict(zip(names, (np.asarray(solution), np.asarray(values)), strict=True))
+        return list(result({**given, _STEPS: count(1)}))
 
     return constraint
 
@@ -241,6 +245,11 @@ def _loop(element: ast.AST, loops: Sequence[ast.comprehension], names: frozenset
     def run(env: Values) -> list[Any]:
         found: list[Any] = []
         for value in over(env):
+            if next(env[_STEPS]) > STEPS_MAX:
+                raise BadConfiguration(
+                    f"gene_constraint: expected at most {STEPS_MAX} steps of its loops, got more: lower sample_size, "
+                    "or take one loop"
+                )
             here = {**env, name: value}
             if all(condition(here) for condition in conditions):
                 found += inner(here)

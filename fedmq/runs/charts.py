@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from html import escape
 from typing import NamedTuple
 
+from fedmq.runtime.printable import printable
+
 WIDTH, HEIGHT = 460, 260
 LEFT, RIGHT, TOP, BOTTOM = 58, 12, 12, 40  # margins
 TICKS = 5
@@ -19,6 +21,11 @@ class Series(NamedTuple):
     points: Sequence[tuple[float, float]]
     kind: str = "main"
     dots: bool = False
+
+
+def html_text(text: str) -> str:
+    """Return text of other machines and files as HTML: printable, and no markup."""
+    return escape(printable(text))
 
 
 def line_chart(
@@ -47,7 +54,7 @@ def line_chart(
         if one.dots:
             parts += [f'<circle class="{one.kind}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in placed]
     legend = "".join(
-        f'<span class="key {one.kind}">{escape(one.name)}</span>' for one in series if one.name and len(series) > 1
+        f'<span class="key {one.kind}">{html_text(one.name)}</span>' for one in series if one.name and len(series) > 1
     )
     return _figure(title, "".join(parts), legend)
 
@@ -56,11 +63,11 @@ def bar_list(title: str, bars: Sequence[tuple[str, float]], unit: str = "") -> s
     """Return bars with names and values, the largest first, as a table that is also read without its bars."""
     top = max((abs(value) for _, value in bars), default=0.0) or 1.0
     rows = "".join(
-        f'<tr><th scope="row">{escape(name)}</th><td class="number">{value:.4g}{unit}</td>'
+        f'<tr><th scope="row">{html_text(name)}</th><td class="number">{value:.4g}{unit}</td>'
         f'<td class="bar"><span style="width:{abs(value) / top * 100:.1f}%"></span></td></tr>'
         for name, value in bars
     )
-    return f'<table class="bars"><caption>{escape(title)}</caption><tbody>{rows}</tbody></table>'
+    return f'<table class="bars"><caption>{html_text(title)}</caption><tbody>{rows}</tbody></table>'
 
 
 def histogram(heights: Sequence[float]) -> str:
@@ -78,8 +85,8 @@ def histogram(heights: Sequence[float]) -> str:
 
 def _figure(title: str, content: str, legend: str) -> str:
     return (
-        f'<figure><figcaption>{escape(title)}</figcaption><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-        f'aria-label="{escape(title)}">{content}</svg><div class="legend">{legend}</div></figure>'
+        f'<figure><figcaption>{html_text(title)}</figcaption><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
+        f'aria-label="{html_text(title)}">{content}</svg><div class="legend">{legend}</div></figure>'
     )
 
 
@@ -94,9 +101,9 @@ def _axes(left: float, right: float, low: float, high: float, x_name: str, y_nam
         below = f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">'
         parts.append(f"{below}{left + share * (right - left):.3g}</text>")
     middle = LEFT + (WIDTH - LEFT - RIGHT) / 2
-    parts.append(f'<text class="name" x="{middle}" y="{HEIGHT - 5}" text-anchor="middle">{escape(x_name)}</text>')
+    parts.append(f'<text class="name" x="{middle}" y="{HEIGHT - 5}" text-anchor="middle">{html_text(x_name)}</text>')
     turn = f'transform="rotate(-90)" x="{-(TOP + (HEIGHT - TOP - BOTTOM) / 2)}" y="13"'
-    parts.append(f'<text class="name" {turn} text-anchor="middle">{escape(y_name)}</text>')
+    parts.append(f'<text class="name" {turn} text-anchor="middle">{html_text(y_name)}</text>')
     return "".join(parts)
 
 

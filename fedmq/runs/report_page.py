@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
 from importlib import resources
 
 from msgspec.structs import asdict
@@ -16,13 +15,12 @@ from fedmq.algorithms.evaluation.figures import Metrics
 from fedmq.algorithms.findings import Coefficient, Findings
 from fedmq.observe.event_text import differences_text
 from fedmq.observe.genes_text import gene_text
-from fedmq.runs.charts import Series, bar_list, histogram, line_chart
+from fedmq.runs.charts import Series, bar_list, histogram, html_text, line_chart
 from fedmq.runs.records import Close
 from fedmq.runs.recount import Recount
 from fedmq.runs.report import Report
 from fedmq.runs.software import Software
 from fedmq.runtime.clock import time_text
-from fedmq.runtime.printable import printable
 from fedmq.tasks.task import Task
 
 EXPONENT_MAX = 700.0  # exp of more overflows
@@ -349,7 +347,7 @@ def _labels(task: Task, count: int) -> list[str]:
 
 
 def _section(title: str, content: str) -> str:
-    return f"<section><h2>{escape(title)}</h2>{content}</section>"
+    return f"<section><h2>{_text(title)}</h2>{content}</section>"
 
 
 def _table(heads: Sequence[str], rows: Rows, caption: str = "") -> str:
@@ -366,7 +364,7 @@ def _table(heads: Sequence[str], rows: Rows, caption: str = "") -> str:
         + "</tr>"
         for row in rows
     )
-    title = f"<caption>{escape(caption)}</caption>" if caption else ""
+    title = f"<caption>{_text(caption)}</caption>" if caption else ""
     return (
         f'<div class="wide" tabindex="0"><table>{title}'
         + (f"<thead><tr>{head}</tr></thead>" if head else "")
@@ -382,7 +380,7 @@ def _align(cell: object) -> str:
 def _text(value: object) -> str:
     if isinstance(value, Markup):
         return value
-    return escape(printable(str(value)))
+    return html_text(str(value))
 
 
 def _cell(value: float | str | None) -> str:

@@ -43,6 +43,13 @@ def test_function_with_more_than_one_statement_is_refused() -> None:
         text_of_function(longer)
 
 
+def test_loops_of_a_constraint_end_after_their_steps() -> None:
+    nested = constraint_of("lambda s, v: [x for x in v if all([x >= y for y in v])]")
+    assert nested([0], range(300)) == [299]
+    with pytest.raises(BadConfiguration, match="at most 100000 steps"):
+        nested([0], range(1000))
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -240,6 +240,8 @@ def test_answer_that_does_not_fit_is_rejected() -> None:
         ({"gene_names": ["a"]}, "gene_names"),
         ({"gene_type": ["int", "int"]}, "gene_type"),
         ({"gene_type": "complex"}, "gene_type"),
+        ({"gene_type": ["float", 10**9]}, "gene_type: expected a precision"),
+        ({"gene_type": "object"}, "^gene_type: expected one of"),
         ({"gene_space": []}, "gene_space"),
         ({"gene_space": {"range": ["a"]}}, "gene_space"),
         ({"parent_selection_type": "best"}, "best"),

@@ -23,6 +23,7 @@ from fedmq.observe.console import PrintableConsole, PrintableTable
 from fedmq.observe.event_log import EventLog, apply_line
 from fedmq.observe.log_format import LogFormatter
 from fedmq.observe.run_state import RunState
+from fedmq.runs.charts import Series, bar_list, line_chart
 from fedmq.runs.store import Store
 from fedmq.runtime.printable import printable
 from fedmq.runtime.run_folder import EVENTS, STORE
@@ -183,3 +184,12 @@ def test_no_module_prints_by_another_way() -> None:
     found = {path.relative_to(root).as_posix(): uses for path in modules() if (uses := uses_of_other_doors(path))}
     assert found == OTHER_DOORS
     assert issubclass(PrintableTable, Table)
+
+
+def test_names_in_a_chart_of_a_report_are_printable_and_no_markup() -> None:
+    names = ("\x1b]0;x", "<i>")
+    drawn = line_chart(*names, "y", [Series(name, [(0.0, 1.0), (1.0, 2.0)]) for name in names])
+    drawn += bar_list("title", [(name, 1.0) for name in names], " %")
+    assert "\x1b" not in drawn
+    assert "<i>" not in drawn
+    assert "&lt;i&gt;" in drawn

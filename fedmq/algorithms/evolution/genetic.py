@@ -228,17 +228,19 @@ class Genetic:
         chosen, population = best(of_pygad), self._population(state)
         correct = sum(int(site.correct[chosen]) for site in counted)
         values = population.astype(np.float64)
+        with np.errstate(over="ignore"):  # of genes up to 1e308
+            diversity = float(values.std(axis=0).mean())
         whole = isinstance(state.task.model, Code) and bool(integer_genes(self.types, population.shape[1]).all())
         evaluation = Evaluation(
             parameters=population[chosen].astype(np.int64) if whole else values[chosen],
-            loss=-float(total[chosen, 0]),
+            loss=0.0 - float(total[chosen, 0]),  # no -0
             correct=correct,
             rows=sum(site.num_examples for site in counted),
             coverage=len(counted) / members,
             fitness_best=float(total[chosen, 0]) + 0.0,  # no -0
             fitness_mean=float(total[:, 0].mean()),
             fitness_worst=float(total[:, 0].min()),
-            diversity=float(values.std(axis=0).mean()),
+            diversity=diversity,
         )
         same = state.best is not None and np.array_equal(state.best, total[chosen])
         again = state.fitness is not None  # a finished population that more trainers have scored
@@ -325,7 +327,8 @@ class Genetic:
                 )
             values = criterion.split("_")[1:]
             if criterion.startswith("reach") and len(values) not in (1, objectives):
-                raise BadConfiguration(f"stop_criteria: expected 1 or {objectives} values, got {criterion!r}")
+                counts = "1 value" if objectives == 1 else f"1 or {objectives} values"
+                raise BadConfiguration(f"stop_criteria: expected {counts}, got {criterion!r}")
         limit = self.keywords.get("num_generations", 0)
         needed = limit * (2 if self.keywords.get("mutation_type") == "adaptive" else 1) + 1
         if limit and task.rounds < needed:

@@ -8,6 +8,7 @@ a population whose fitness is the same has the same offspring as in PyGAD alone.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +28,7 @@ GA = pygad.GA
 Fitness = Floats  # (candidates,), or (candidates, objectives) if there are several; higher is better
 PARENTS_SHARE = 2  # one in so many mates, unless num_parents_mating says otherwise
 SEEDS = 2**32  # of PyGAD
+PRECISION_MAX = 100  # decimals
 
 # Outside of the logger tree: prints nothing.
 SILENT = logging.Logger("fedmq.pygad", level=logging.CRITICAL + 1)  # noqa: LOG001
@@ -112,12 +114,12 @@ def _continued(
     ga.last_generation_fitness = ga.previous_generation_fitness = fitness
     ga.generations_completed = generation
     if fitness.ndim == 2 and str(ga.parent_selection_type).endswith("nsga3"):
-        points = ga.nsga3_generate_reference_points(fitness.shape[1], ga.nsga3_num_divisions)
-        ga.nsga3_reference_points = points
-        if len(points) > size:
+        objectives, divisions = fitness.shape[1], ga.nsga3_num_divisions
+        if (points := math.comb(objectives + divisions - 1, divisions)) > size:  # too many to make them
             raise BadConfiguration(
-                f"sol_per_pop: expected at least the {len(points)} reference points of NSGA-III, got {size}"
+                f"sol_per_pop: expected at least the {points} reference points of NSGA-III, got {size}"
             )
+        ga.nsga3_reference_points = ga.nsga3_generate_reference_points(objectives, divisions)
     version = ga.python_random_generator.getstate()[0]
     words, flags = brood.words, brood.words[-3:].tolist()
     carried = float(brood.normals[0]) if flags[2] else None
@@ -230,20 +232,21 @@ def _made(
         own["gene_constraint"] = [constraint_of(text) if text else None for text in own["gene_constraint"]]
     start = own.pop("initial_population", None) if population is None else population
     try:
-        ga = GA(
-            **{
-                **own,
-                "num_generations": num_generations,
-                "fitness_func": fitness_func or _no_fitness,
-                "fitness_batch_size": size,
-                "initial_population": start,
-                "sol_per_pop": size,
-                "num_genes": genes,
-                "random_seed": random_seed,
-                "suppress_warnings": True,
-                "logger": SILENT,
-            }
-        )
+        with np.errstate(all="ignore"):  # of ranges up to 1e308
+            ga = GA(
+                **{
+                    **own,
+                    "num_generations": num_generations,
+                    "fitness_func": fitness_func or _no_fitness,
+                    "fitness_batch_size": size,
+                    "initial_population": start,
+                    "sol_per_pop": size,
+                    "num_genes": genes,
+                    "random_seed": random_seed,
+                    "suppress_warnings": True,
+                    "logger": SILENT,
+                }
+            )
     except FedmqError:
         raise
     except Exception as error:
@@ -283,10 +286,18 @@ def _type(kind: Any) -> Any:
     if not isinstance(kind, list | tuple):
         raise BadConfiguration(f'gene_type: expected a name such as "int", or a list of them, got {kind!r:.80}')
     if is_pair(kind):
-        return [type_named(kind[0]), kind[1]]
+        return [type_named(kind[0]), _precision(kind[1])]
     return [
-        [type_named(one[0]), *one[1:]] if isinstance(one, list | tuple) and one else type_named(one) for one in kind
+        [type_named(one[0]), *map(_precision, one[1:])] if isinstance(one, list | tuple) and one else type_named(one)
+        for one in kind
     ]
+
+
+def _precision(digits: Any) -> Any:
+    """Return the decimals of a type; of many, a power of ten would be computed that fills the memory."""
+    if isinstance(digits, int) and abs(digits) > PRECISION_MAX:
+        raise BadConfiguration(f"gene_type: expected a precision of at most {PRECISION_MAX}, got {digits}")
+    return digits
 
 
 def _space(space: Any) -> Any:

@@ -18,13 +18,14 @@ from msgspec import Meta
 
 from fedmq.algorithms.base import CANDIDATES_MAX, Candidates, Evaluation, Generations, Mutation, Plan, Update
 from fedmq.algorithms.evolution.archive import Archive, ScoreSummary
-from fedmq.algorithms.evolution.keywords import FederatedKeywords
+from fedmq.algorithms.evolution.keywords import FederatedKeywords, types_of
 from fedmq.algorithms.evolution.query import Evolve
 from fedmq.algorithms.evolution.robust_losses import shortened
 from fedmq.algorithms.evolution.variation import crossover, fresh, mutate
 from fedmq.algorithms.inbox import ROUNDS_REMEMBERED, Inbox, check_answer, check_round
 from fedmq.errors import BadConfiguration
 from fedmq.models.arrays import Floats, Integers
+from fedmq.models.genes import integer_genes
 from fedmq.models.trained_model import TrainedModel
 from fedmq.runtime.rng import derive_rng
 from fedmq.tasks.task import ROUNDS_MAX, Task
@@ -58,6 +59,7 @@ class EvolutionParameters(FederatedKeywords, frozen=True, forbid_unknown_fields=
     mutation: Mutation = (-1.5, 0.3)
 
     def __post_init__(self) -> None:
+        integer_genes(types_of(self.given), 1)
         if self.proposals > self.local_population:
             raise BadConfiguration(
                 f"parameter proposals: expected a number from 0 to local_population, {self.local_population}, "
