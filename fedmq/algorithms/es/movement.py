@@ -20,7 +20,7 @@ from fedmq.exact.integers import check_products
 from fedmq.models.arrays import Floats, Integers
 
 DECAY_1, DECAY_2, TINY = 0.9, 0.99, 1e-8  # of Adam
-WARM_UP = 10  # rounds until the average has its full memory
+WARM_UP = 4  # the memory of the average is at most steps / (steps + WARM_UP): about the newest fifth of the run
 PRODUCT_BITS = 44  # of a total times a sign, summed over many pairs in float64
 
 

@@ -59,9 +59,9 @@ class EvolutionStrategyParameters(msgspec.Struct, frozen=True, forbid_unknown_fi
 
     pairs: Pairs = 240  # of candidates in a round: two bytes each go up, if they fit int16
     sigma: Sigma = 0.05  # how far a candidate is from the weights, in each of them
-    learning_rate: Annotated[float, Meta(gt=0.0, le=10.0)] = 0.05
-    weight_decay: Annotated[float, Meta(ge=0.0, le=10.0)] = 0.5  # weights shrink by this times the learning rate
-    average: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.8  # memory of the average of the weights
+    learning_rate: Annotated[float, Meta(gt=0.0, le=10.0)] = 0.07
+    weight_decay: Annotated[float, Meta(ge=0.0, le=10.0)] = 0.7  # weights shrink by this times the learning rate
+    average: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.95  # memory of the average, at most
     starts: Annotated[int, Meta(ge=1, le=STARTS_MAX)] | None = None  # weights that are trained at once; None: by size
     components: Components = 0  # principal axes that a network gets instead of all inputs; 0: all inputs
     rule: Literal["none", "clip"] = "none"  # against Byzantine trainers
