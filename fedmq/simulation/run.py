@@ -143,7 +143,10 @@ class Run:
         held_out = [(number, best.value) for number, best in scored if best.value_of == "held-out"]
         training = [(number, best.value) for number, best in scored if best.value_of == "training"]
         training += [(number, best.training) for number, best in scored if best.training is not None]
-        series = [Series("held-out rows", held_out), Series("training rows", sorted(training), "other")]
+        series = [
+            Series("held-out rows", held_out),
+            Series("training rows", sorted(training), "other" if held_out else "main"),
+        ]
         figure = line_chart(
             f"{self.report.task}, {self.report.algorithm}",
             "round",

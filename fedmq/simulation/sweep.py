@@ -192,10 +192,15 @@ def _curve(settings: Settings, runs: Sequence[SweptRun], metric: str, span: tupl
     curves = np.array([_extended(one.curve, rounds) for one in runs])
     scored = [place for place in range(rounds) if np.isfinite(curves[:, place]).all()]
     found = [(float(place + 1), Interval.of(curves[:, place].tolist())) for place in scored]
+
+    def bound(sign: int) -> list[tuple[float, float]]:
+        """Return one side of the interval within the chart: that of a few seeds may be much wider."""
+        return [(number, float(np.clip(one.mean + sign * one.half, *span))) for number, one in found]
+
     series = [
         Series("mean", [(number, one.mean) for number, one in found]),
-        Series("", [(number, one.mean - one.half) for number, one in found], "guide"),
-        Series("interval of 95 %", [(number, one.mean + one.half) for number, one in found], "guide"),
+        Series("", bound(-1), "guide"),
+        Series("interval of 95 %", bound(1), "guide"),
     ]
     return line_chart(text_of_settings(settings), "round", metric, series, y_range=span if span[0] < span[1] else None)
 
