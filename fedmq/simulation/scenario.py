@@ -121,10 +121,12 @@ def _several(data: object) -> dict[str, object] | None:
     """Return the data of each trainer by name; None if all are in one place."""
     if isinstance(data, Mapping) and all(isinstance(one, str | tuple) or not np.ndim(one) for one in data.values()):
         return {str(name): one for name, one in data.items()}
-    if isinstance(data, list) and all(isinstance(one, str) for one in data):
-        if len(data) == 1:
-            return None
+    if not isinstance(data, list) or len(data) == 1:
+        return None
+    if all(isinstance(one, str) for one in data):
         return dict(zip(names_of_sources(data), data, strict=True))
+    if all(isinstance(one, tuple | Rows | Table) or hasattr(one, "columns") for one in data):
+        return dict(zip(own_names(len(data)), data, strict=True))
     return None
 
 

@@ -163,3 +163,9 @@ def test_rounds_that_end_before_a_model_say_so(tmp_path: Path) -> None:
     (line,) = [line for line in done.output.splitlines() if line.startswith("model ")]
     assert "expected a model within 2 rounds" in line
     assert "--rounds" in line
+
+
+def test_list_has_the_rows_of_each_trainer() -> None:
+    inputs, targets = np.array([[0.0, 1], [0, 0], [1, 0], [1, 1]]), np.array([1, 0, 1, 0])
+    run = simulate("xor", [(inputs[:2], targets[:2]), (inputs[2:], targets[2:])], seed=1)
+    assert run.model_sha256 == simulate("xor", seed=1).model_sha256
