@@ -30,11 +30,16 @@ def cross_entropy(outputs: Floating, targets: Integers) -> Floats:
     """
     # Classes first: numpy reduces over a long last axis quickly, over a short one slowly (0.3 against 1.2 ms for
     # 50 candidates, 300 rows and 10 classes).
-    by_class = np.ascontiguousarray(outputs.transpose(2, 0, 1))
+    by_class = np.array(outputs.transpose(2, 0, 1), order="C")  # a copy: it is changed in place
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         largest = by_class.max(axis=0)
-        log_sum = np.log(np.exp(by_class - largest).sum(axis=0)) + largest
-        losses = log_sum - outputs[:, np.arange(len(targets)), targets]
+        losses = by_class[targets, :, np.arange(len(targets))].T.copy()
+        by_class -= largest
+        np.exp(by_class, out=by_class)
+        log_sum = by_class.sum(axis=0)
+        np.log(log_sum, out=log_sum)
+        log_sum += largest
+        np.subtract(log_sum, losses, out=losses)
     return _summed(losses, ROW_CROSS_ENTROPY_MAX)
 
 

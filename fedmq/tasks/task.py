@@ -126,17 +126,25 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
         for start in range(0, len(rows.inputs), block):
             if start and cancelled is not None and cancelled():
                 raise WorkCancelled("the scores are needless: the work was cancelled")
-            outputs = self.model.forward(population, rows.inputs[start : start + block])
-            targets = rows.targets[start : start + block]
-            if self.loss == "cross-entropy":
-                right = outputs.argmax(axis=2) == targets
-                losses += cross_entropy(outputs, cast(Integers, targets))
-            else:
-                with np.errstate(invalid="ignore"):
-                    right = np.abs(outputs[:, :, 0] - targets) < CORRECT_WITHIN
-                losses += squared_error(outputs, cast(Floats, targets))
-            correct += np.count_nonzero(right, axis=1)
+            found = self._score_block(
+                population, rows.inputs[start : start + block], rows.targets[start : start + block]
+            )
+            losses += found.losses
+            correct += found.correct
         return Scores(losses, correct)
+
+    def _score_block(self, population: Floating, inputs: Floats, targets: Floats | Integers) -> Scores:
+        """Score one block. Its arrays are freed before those of the next one, which takes their memory."""
+        assert not isinstance(self.model, Code)
+        outputs = self.model.forward(population, inputs)
+        if self.loss == "cross-entropy":
+            right = outputs.argmax(axis=2) == targets
+            losses = cross_entropy(outputs, cast(Integers, targets))
+        else:
+            with np.errstate(invalid="ignore"):
+                right = np.abs(outputs[:, :, 0] - targets) < CORRECT_WITHIN
+            losses = squared_error(outputs, cast(Floats, targets))
+        return Scores(losses, np.count_nonzero(right, axis=1))
 
     def fit(self, rows: Rows) -> Rows:
         """Return rows ready for `score`: inputs float64, targets int64 for classes and float64 for values.
