@@ -41,7 +41,7 @@ def leading_eigenvectors(matrix: Floats, count: int) -> tuple[Floats, Floats]:
     unit = _power_of_two(moved)
     rest = product(_fixed(vectors), VECTOR_BITS, _fixed(moved / unit), VECTOR_BITS).astype(np.float64)
     values, rotated = _jacobi((rest + rest.T) * (unit * 2.0 ** (-2 * VECTOR_BITS - 1)))
-    least = RANK_SHARE * max(0.0, float(values.max()))
+    least = RANK_SHARE * float(values.max(initial=0.0))
     order = [place for place in np.argsort(-values, kind="stable")[:count] if values[place] > least]
     kept, found = np.zeros(count), np.zeros((size, count))
     kept[: len(order)] = values[order] * scale
@@ -70,7 +70,9 @@ def _moved(fixed: Floats, vectors: Floats) -> Floats:
 
 
 def _orthonormal(vectors: Floats) -> Floats:
-    """Return orthonormal vectors that span the same space; fewer if some depend on the others."""
+    """Return orthonormal vectors that span the same space; fewer if some depend on the others, none if all are 0."""
+    if not vectors.size:
+        return vectors
     fixed = np.stack([_fixed(one / _power_of_two(one)) for one in vectors.T], axis=1)
     factor = Cholesky.of(symmetric(to_floats(combine(gram(fixed, VECTOR_BITS), 0), 0)))
     found = fixed.T[factor.kept].copy()  # L X = fixed'
