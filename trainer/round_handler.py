@@ -123,7 +123,8 @@ def on_rows(
 
     def answer(packet: Packet, cancelled: Cancelled) -> dict[str, Array]:
         nonlocal checked, sandbox, compared
-        packet = publications.whole(packet)
+        with np.errstate(all="ignore"):
+            packet = publications.whole(packet)
         message = packet.message
         assert isinstance(message, Round)
         task = message.task
@@ -158,7 +159,8 @@ def on_rows(
                     sandbox[3].close()
                 sandbox = (task, code, rows, Sandbox(code, rows, objectives_of(task)))
             work = _scored_by_code(work, sandbox[3])
-        learned = learner.learn(query, work)
+        with np.errstate(all="ignore"):  # a round may bring any finite numbers; code of the site has its own thread
+            learned = learner.learn(query, work)
         _check_answer(checked, learned)
         learned = site.suppressed(query, learned)
         _check_saturated(task, learned.get(LOSSES), rows, sent_bits(query, fraction_bits))

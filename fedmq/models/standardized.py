@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fedmq.errors import Rejected
 from fedmq.exact.algebra import Cholesky
 from fedmq.exact.elementary import log
 from fedmq.exact.integers import check_products, to_fixed
@@ -39,8 +40,14 @@ class Standard:
 
     @classmethod
     def of(cls, array: Floats, axes: Integers | None = None) -> Standard:
-        """Return what `array` holds, with these axes."""
+        """Return what `array` holds, with these axes.
+
+        Raises:
+            Rejected: a scale is not positive.
+        """
         shifts, scales = array
+        if not scales.min() > 0.0:
+            raise Rejected("values", f"expected scales above 0 of the columns, got {scales.min():g}")
         return cls(shifts[:-1], scales[:-1], float(shifts[-1]), float(scales[-1]), axes)
 
     @property

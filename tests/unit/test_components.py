@@ -9,7 +9,8 @@ import pytest
 from splits import bits, classification, closed, model_sha256, regression, splits, state_after
 from table_rows import patients, table_splits, table_task
 
-from fedmq.algorithms.base import Assignment, Total
+from fedmq.algorithms.base import Assignment, Total, encode_query
+from fedmq.algorithms.es.movement import AdamW
 from fedmq.algorithms.es.query import Slopes
 from fedmq.algorithms.registry import find_algorithm
 from fedmq.algorithms.statistics.components import Products, principal_axes
@@ -20,9 +21,12 @@ from fedmq.exact.eigen import leading_eigenvectors
 from fedmq.models.layers import Layered
 from fedmq.models.networks import MLP, Linear, LogLinear
 from fedmq.models.standardized import AXIS_BITS, Standard
+from fedmq.protocol.codec import decode, encode
+from fedmq.protocol.messages import Round
 from fedmq.tasks.row_views import RowViews
 from fedmq.tasks.task import Rows, Task
 from fedmq.testing import check_algorithm
+from fedmq.trainer.round_handler import on_rows
 
 SIZE, INPUTS, AXES = 200, 6, 2
 HIDDEN = normals(SIZE * AXES, 1, "hidden").reshape(SIZE, AXES)
@@ -49,7 +53,8 @@ def test_eigenvectors_beyond_the_rank_are_zero() -> None:
     np.testing.assert_allclose(values, [30.0, 0.0, 0.0], rtol=1e-5)
     np.testing.assert_allclose(vectors[:, 0], direction / np.sqrt(30.0), atol=1e-5)
     assert not vectors[:, 1:].any()
-    assert not leading_eigenvectors(np.zeros((3, 3)), 2)[1].any()
+    for size in (3, 30):  # 30: more than the vectors of the iteration
+        assert not leading_eigenvectors(np.zeros((size, size)), 2)[1].any()
 
 
 def test_axes_are_those_of_correlations_without_outliers() -> None:
@@ -146,3 +151,25 @@ def test_axes_that_no_model_can_have_are_refused(algorithm: str, parameters: dic
 def test_questions_with_more_axes_than_inputs_are_refused_by_a_trainer() -> None:
     with pytest.raises(Rejected, match="components"):
         Slopes(components=9).arrays(classification(INPUTS, 2, MLP((INPUTS, 4, 2))))
+
+
+SLOPES = Slopes(components=2, pairs=20, rows_max=1 << 22, optimizer=AdamW(0.1, 0.0, 0.9))
+
+
+@pytest.mark.parametrize("query", [Products(), SLOPES])
+def test_any_standardization_is_answered_without_a_warning_or_refused(query: Products | Slopes) -> None:
+    task = classification(INPUTS, 2, MLP((INPUTS, 4, 2)))
+    weights = np.full((1, 22), 1e308)
+    movement = {"weights": weights, "moments": weights[:0], "progress": np.ones(3), "axes": np.ones((INPUTS, 2), int)}
+    learn, others = on_rows(CLASSES, "site"), movement if isinstance(query, Slopes) else {}
+
+    def answered(shift: float, scale: float) -> Any:
+        about = Round(run="run", term=1, round=1, seed=1, deadline_s=1.0, task=task, query=encode_query(query))
+        standard = np.array([[shift], [scale]]) + np.zeros(INPUTS + 1)
+        return learn(decode(encode("round/run", about, {**others, "standard": standard})), lambda: False)
+
+    for shift, scale in ((1.7e308, 5e-324), (-1.7e308, 1.7e308), (0.0, 5e-324)):
+        assert answered(shift, scale).num_examples == SIZE
+    for scale in (0.0, -1.0):
+        with pytest.raises(Rejected, match="scales above 0"):
+            answered(0.0, scale)
