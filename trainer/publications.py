@@ -8,6 +8,7 @@ lacks the arrays asks for the round in full.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import NamedTuple
 
 from msgspec.structs import replace
@@ -43,7 +44,7 @@ class Chain(NamedTuple):
         if message.delta.base != self.digest:
             return self
         packets = (*self.packets, packet)
-        if len(packets) > DELTAS_MAX or sum(len(frame) for one in packets for frame in one.frames) > HELD_BYTES_MAX:
+        if len(packets) > DELTAS_MAX or sum(map(_nbytes, packets)) > HELD_BYTES_MAX:
             return None
         return self._replace(digest=message.delta.result, packets=packets)
 
@@ -77,12 +78,13 @@ class Publications:
         self._limits = limits
         self._held: OrderedDict[bytes, _Held] = OrderedDict()
 
-    def whole(self, packet: Packet) -> Packet:
+    def whole(self, packet: Packet, cancelled: Callable[[], bool] = lambda: False) -> Packet:
         """Return the packet of a round with all of its arrays.
 
         Raises:
             BaseMissing: they cannot be computed.
             LimitExceeded: that needs more than the limits.
+            WorkCancelled: `cancelled()` is true.
         """
         message = packet.message
         assert isinstance(message, Round)
@@ -90,10 +92,10 @@ class Publications:
             if _leads_on(message):
                 self._hold(digest_of(message.arrays), _in_full(packet))
             return packet
-        held = self._held.get(message.delta.result) or self._computed([*packet.before, packet])
+        held = self._held.get(message.delta.result) or self._computed([*packet.before, packet], cancelled)
         return packet._replace(message=replace(message, arrays=held.infos, delta=None), arrays=held.arrays)
 
-    def _computed(self, chain: list[Packet]) -> _Held:
+    def _computed(self, chain: list[Packet], cancelled: Callable[[], bool]) -> _Held:
         """Return the arrays of the last packet, from the newest ones that are held or came in full."""
         held: _Held | None = None
         start = len(chain)
@@ -106,10 +108,10 @@ class Publications:
         if held is None:
             raise BaseMissing("expected a round in full first, got one that leads on from other arrays")
         for packet in chain[start:]:
-            held = self._applied(held, packet)
+            held = self._applied(held, packet, cancelled)
         return held
 
-    def _applied(self, base: _Held, packet: Packet) -> _Held:
+    def _applied(self, base: _Held, packet: Packet, cancelled: Callable[[], bool]) -> _Held:
         message = packet.message
         assert isinstance(message, Round)
         assert message.delta is not None
@@ -124,7 +126,7 @@ class Publications:
                 raise BaseMissing(f"expected the arrays of {query.kind}, which has no deltas")
             check_bounds(bounds, packet.arrays)
             check_demand(query, message.task, shapes, limits=self._limits)
-            arrays = {**base.arrays, **learner.apply(query, message.task, own, packet.arrays)}
+            arrays = {**base.arrays, **learner.apply(query, message.task, own, packet.arrays, cancelled)}
             infos = pack(arrays).infos
         except LimitExceeded:
             raise
@@ -145,6 +147,11 @@ class Publications:
     @property
     def _nbytes(self) -> int:
         return sum(info.nbytes for held in self._held.values() for info in held.infos)
+
+
+def _nbytes(packet: Packet) -> int:
+    """Return the bytes that a round takes in memory: narrow integers are held as int64."""
+    return len(packet.frames[1]) + sum(array.nbytes for array in packet.arrays.values())
 
 
 def _in_full(packet: Packet) -> _Held:

@@ -124,7 +124,7 @@ def on_rows(
     def answer(packet: Packet, cancelled: Cancelled) -> dict[str, Array]:
         nonlocal checked, sandbox, compared
         with np.errstate(all="ignore"):
-            packet = publications.whole(packet)
+            packet = publications.whole(packet, cancelled)
         message = packet.message
         assert isinstance(message, Round)
         task = message.task

@@ -359,7 +359,7 @@ class Session:
             in_work = self._work is not None and self._work[1:4] == (message.run, message.round, model_digest)
             new = message.round not in followed.pending and not in_work
         uninvited = message.invited is not None and not has_bit(message.invited, followed.index)
-        followed.chain = chain_after(followed.chain, packet)
+        followed.chain = None if followed.declined else chain_after(followed.chain, packet)
         if new and not uninvited and followed.declined is None and not _can_compute(followed.chain, message):
             self._ask_in_full(message.run, followed, message.round, now)
             return
@@ -414,7 +414,7 @@ class Session:
         self._output.notices.append(
             Notice(f"run {message.run} is finished after {message.rounds} rounds", message.run, message.rounds)
         )
-        followed.last_message_at = -math.inf
+        followed.last_message_at, followed.chain = -math.inf, None
         for number in list(followed.pending):
             self._release(message.run, followed, number)
         self._forget_control(message.run)

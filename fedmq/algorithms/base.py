@@ -498,13 +498,14 @@ class Learner(NamedTuple):
     `learn` returns the answer's arrays, losses as float64. It raises WorkError if the model cannot be trained
     in this way, and WorkCancelled when `cancelled()` is true: it asks between two generations or steps.
 
-    `apply(query, task, arrays, delta)` returns the arrays of a round that differ from those of the last round of its
-    kind, bit for bit those of the strategy's plan. It raises Rejected if the delta does not fit.
+    `apply(query, task, arrays, delta, cancelled)` returns the arrays of a round that differ from those of the last
+    round of its kind, bit for bit those of the strategy's plan. It raises Rejected if the delta does not fit, and
+    WorkCancelled as `learn` does.
     """
 
     query: type[Query]
     learn: Callable[[Any, Assignment], dict[str, npt.NDArray[Any]]]
-    apply: Callable[[Any, Task, Arrays, Arrays], Arrays] | None = None
+    apply: Callable[[Any, Task, Arrays, Arrays, Callable[[], bool]], Arrays] | None = None
 
     @property
     def kind(self) -> str:

@@ -17,11 +17,11 @@ from fedmq.algorithms.es.query import Slopes
 from fedmq.algorithms.evaluation.query import Evaluate
 from fedmq.algorithms.registry import find_algorithm
 from fedmq.algorithms.trial import answer
-from fedmq.errors import LimitExceeded
+from fedmq.errors import LimitExceeded, WorkCancelled
 from fedmq.models.networks import MLP
 from fedmq.observe import events
 from fedmq.protocol.codec import Frames, Packet, decode, digest_of, encode, model_digest_of, pack
-from fedmq.protocol.messages import Beacon, Delta, Goodbye, Hello, Message, Result, Round, Welcome
+from fedmq.protocol.messages import Beacon, Delta, Finished, Goodbye, Hello, Message, Result, Round, Welcome
 from fedmq.protocol.run_config import Limits
 from fedmq.runtime.rng import derive_rng
 from fedmq.simulation.federation import AGGREGATOR, Federation
@@ -121,6 +121,8 @@ def test_delta_that_does_not_lead_to_its_round_is_never_worked_on(monkeypatch: p
     kind = msgspec.structs.replace(good.message, query=encode_query(Evaluate()))
     with pytest.raises(BaseMissing):
         publications.whole(good._replace(message=kind))
+    with pytest.raises(WorkCancelled):
+        publications.whole(good, lambda: True)
     check_whole(publications.whole(good), 2)
     limited = Publications(WorkLimits(memory_bytes=1))
     limited.whole(packet(1, full=True))
@@ -143,7 +145,8 @@ def test_chain_holds_what_the_worker_does_not_know(monkeypatch: pytest.MonkeyPat
     rest = chain.known_to_worker(model_digest_of(packet(3).message))  # type: ignore[arg-type]
     assert [one.message.round for one in rest.packets] == [4]  # type: ignore[union-attr]
     assert rest.known_to_worker(b"another").packets == rest.packets
-    for limit, at_most in (("DELTAS_MAX", 4), ("HELD_BYTES_MAX", 3000)):
+    received = sum(len(frame) for one in (*chain.packets, packet(5)) for frame in one.frames)  # some as int16
+    for limit, at_most in (("DELTAS_MAX", 4), ("HELD_BYTES_MAX", received)):
         with monkeypatch.context() as patch:
             patch.setattr(module, limit, at_most)
             assert chain_after(chain, packet(5)) is None
@@ -221,6 +224,18 @@ def test_worker_that_lacks_the_arrays_asks_in_full_and_stays() -> None:
     assert sent(output, Goodbye) == []
     assert scene.round(2).start is None  # the same again is of no use
     assert scene.round(2, full=True).start is not None
+
+
+def test_trainer_holds_no_arrays_of_a_run_that_is_declined_or_finished() -> None:
+    scene = Scene()
+    scene.round(1, full=True)
+    scene.take(MessageReceived(decode(encode("round/run", Finished(run="run", term=1, rounds=1, solved=False)))))
+    assert scene.session.runs["run"].chain is None
+    scene.round(2, full=True)
+    output = scene.take(WorkFailed("run", 2, LimitExceeded("expected less work")))
+    assert len(sent(output, Goodbye)) == 1
+    scene.round(3, full=True)
+    assert scene.session.runs["run"].chain is None
 
 
 class Aggregator:

@@ -1,5 +1,6 @@
 """The trainer's half of the query `slopes`."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -130,7 +131,7 @@ def _in_units(values: Floats, fraction_bits: int, largest: int) -> Integers:
     return to_fixed(bounded, fraction_bits, 62).astype(np.int64)
 
 
-def follow(query: Slopes, _task: Task, arrays: Arrays, delta: Arrays) -> Arrays:
+def follow(query: Slopes, _task: Task, arrays: Arrays, delta: Arrays, cancelled: Callable[[], bool]) -> Arrays:
     """Move the weights of the last round along its total, as the aggregator does."""
     assert query.optimizer is not None
     before, slopes = Movement.of(arrays), delta["slopes"]
@@ -139,7 +140,7 @@ def follow(query: Slopes, _task: Task, arrays: Arrays, delta: Arrays) -> Arrays:
     if len(slopes) != len(numbers) * starts or not all(oldest <= one < query.number for one in numbers):
         raise Rejected("values", f"expected slopes of the {ROUNDS_REMEMBERED} rounds before {query.number}")
     found = {number: slopes[place * starts :][:starts] for place, number in enumerate(numbers)}
-    return query.optimizer.moved(before, found, query.seed, query.number - 1).arrays
+    return query.optimizer.moved(before, found, query.seed, query.number - 1, cancelled).arrays
 
 
 LEARNER = Learner(Slopes, sum_slopes, follow)

@@ -5,7 +5,7 @@ All operations are elementwise, or products of integers, so both sides get the s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -15,6 +15,7 @@ import numpy.typing as npt
 from msgspec import Meta
 
 from fedmq.algorithms.inbox import GENE_MAX
+from fedmq.errors import WorkCancelled
 from fedmq.exact.directions import KEPT_MAX, directions
 from fedmq.exact.integers import check_products
 from fedmq.models.arrays import Floats, Integers
@@ -84,14 +85,25 @@ class AdamW(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     weight_decay: Annotated[float, Meta(ge=0.0, le=10.0)]
     average: Annotated[float, Meta(ge=0.0, lt=1.0)]
 
-    def moved(self, before: Movement, found: Mapping[int, Integers], seed: int, number: int) -> Movement:
-        """Return the weights after round `number`; `found` are slopes (starts, pairs) by round, late ones, too."""
+    def moved(
+        self,
+        before: Movement,
+        found: Mapping[int, Integers],
+        seed: int,
+        number: int,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> Movement:
+        """Return the weights after round `number`; `found` are slopes (starts, pairs) by round, late ones, too.
+
+        Raises:
+            WorkCancelled: `cancelled()` is true.
+        """
         gradient, squares = np.zeros(before.weights.shape), np.zeros(len(before.weights))
         for of_round, slopes in sorted(found.items()):
             if not slopes.any():
                 continue
             weight, count = 1.0 / (1 + number - of_round), slopes.shape[1]
-            gradient += _along(slopes, before.weights.shape[1], seed, of_round) * (weight / count)
+            gradient += _along(slopes, before.weights.shape[1], seed, of_round, cancelled) * (weight / count)
             squares += [weight * weight * (sum(int(one) ** 2 for one in row) / count) for row in slopes]
         if not squares.any():
             return before  # no trainer has answered, or the loss is flat
@@ -108,7 +120,7 @@ class AdamW(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return Movement(weights, average, mean, square, steps, power_1, power_2)
 
 
-def _along(slopes: Integers, parameters: int, seed: int, number: int) -> Floats:
+def _along(slopes: Integers, parameters: int, seed: int, number: int, cancelled: Callable[[], bool]) -> Floats:
     """Return the sum of slope times direction, (starts, parameters) float64: exact, as long as the slopes are small."""
     check_products()
     drawn = directions(slopes.shape[1], parameters, seed, number)
@@ -117,6 +129,8 @@ def _along(slopes: Integers, parameters: int, seed: int, number: int) -> Floats:
     total = np.zeros((len(slopes), parameters))
     at_once = max(1, KEPT_MAX // parameters)
     for start in range(0, drawn.count, at_once):
+        if cancelled():
+            raise WorkCancelled("the step was cancelled: a newer round makes it needless")
         block = drawn.block(start, start + at_once).astype(np.float64)
         total += factors[:, start : start + at_once] @ block
     return total * 2.0**excess
