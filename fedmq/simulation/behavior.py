@@ -51,6 +51,11 @@ class Distribution:
             raise BadConfiguration(f"expected {FORMS}, got {str(text)!r:.80}: such as lognormal:2:0.5")
         return cls(kind, numbers)
 
+    @property
+    def is_zero(self) -> bool:
+        """Whether all times are 0."""
+        return self.numbers[self.kind == "uniform"] == 0.0
+
     def draw(self, generator: np.random.Generator, count: int) -> Floats:
         """Return `count` times (count,) float64."""
         first = self.numbers[0]
@@ -85,6 +90,8 @@ class Behavior:
                 raise BadConfiguration(f"{name}: expected a share from 0 to 1, got {share:g}")
         if not 1.0 <= self.slowdown < math.inf:
             raise BadConfiguration(f"slowdown: expected a factor of at least 1, got {self.slowdown:g}")
+        if self.online_s is not None and self.online_s.is_zero:
+            raise BadConfiguration("online_s: expected a time above 0, got 0")
 
     def factors(self, seed: int, count: int) -> Floats:
         """Return how many times as long as usual each of `count` trainers works, (count,) float64."""

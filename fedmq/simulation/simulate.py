@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,8 @@ from fedmq.simulation.simulator import BEACON_S, Simulator, Workers, append_clos
 from fedmq.tasks.task import Task
 from fedmq.trainer.code_policy import CodePolicy
 from fedmq.trainer.own_learner import OwnLearner
+
+WHOLE_MAX = 2**53  # exact in JSON and in the store
 
 
 def simulate(
@@ -108,7 +111,10 @@ def simulate(
     >>> run.model.predict([[0, 1], [1, 1]])
     array([1, 0])
     """
-    seed = secrets.randbelow(2**31) if seed is None else seed
+    seed = secrets.randbelow(2**31) if seed is None else _whole("seed", seed, 0)
+    rounds = None if rounds is None else _whole("rounds", rounds, 1)
+    trainers = None if trainers is None else _whole("trainers", trainers, 1)
+    processes = _whole("processes", processes, 1)
     found = scenario(task, data, algorithm=algorithm, trainers=trainers, split=split, seed=seed, holdout=holdout)
     behavior = behavior_of(work_s, stragglers, slowdown, dropout, online_s, offline_s)
     with progress_bar(rounds or found.task.rounds, found.task.metric, show=progress) as on_events:
@@ -126,6 +132,17 @@ def simulate(
             limits=limits,
             on_events=on_events,
         )
+
+
+def _whole(name: str, value: object, least: int) -> int:
+    """Return a number that an argument of `simulate` gives, of any type of integers.
+
+    Raises:
+        BadConfiguration: it is none, or out of bounds.
+    """
+    if not isinstance(value, Integral) or not least <= value <= WHOLE_MAX:
+        raise BadConfiguration(f"{name}: expected a whole number from {least} to {WHOLE_MAX}, got {value!r:.40}")
+    return int(value)
 
 
 def behavior_of(

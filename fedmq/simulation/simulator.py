@@ -37,7 +37,8 @@ from fedmq.trainer.publications import Publications
 from fedmq.transport.link import BrokerConnected, MessageReceived, StopRequested, Tick
 
 BEACON_S = 1e9  # beacons repair lost messages, and none is lost
-IDLE_TICKS_MAX = 1000  # without anything from a trainer, then the run cannot go on
+IDLE_TICKS_MAX = 1000  # without anything from a trainer, then the run cannot go on,
+IDLE_LIVES_MAX = 1000  # or while all trainers come and go so often, and none answers
 _ROUNDS, _INBOX = topics.ROUNDS.encode(), topics.INBOX.encode()
 
 What = Literal["answer", "connect", "disconnect"]
@@ -98,6 +99,7 @@ class Simulator:
         self._lives: dict[str, int] = {}  # how often a trainer has connected and disconnected
         self._publications = Publications()
         self._idle = 0  # moments since a trainer did something
+        self._unanswered = 0  # connections since a trainer answered
 
     def run(self) -> None:
         """Run to the end."""
@@ -130,6 +132,8 @@ class Simulator:
         self._idle = 0
         self.clock.move_to(due)
         self._step(self._due(due))
+        if self._unanswered > IDLE_LIVES_MAX * len(self._names):
+            self.stop()
 
     def _due(self, due: float) -> Iterator[Input]:
         """Yield what happens at this moment, one after the other: a thousand answers need the memory of one."""
@@ -150,6 +154,7 @@ class Simulator:
 
     def _connect(self, name: str) -> list[Input]:
         self._online.add(name)
+        self._unanswered += 1
         self._come_and_go(name, "disconnect")
         hello = Hello(
             run=self._run,
@@ -201,6 +206,7 @@ class Simulator:
     def _answer(self, name: str, number: int) -> list[Input]:
         if self._working.get(name) != number:
             return []
+        self._unanswered = 0
         packet = decode(self._workers.take(number, name))
         self._give_up(name)
         if name in self._waiting:

@@ -5,7 +5,7 @@ import re
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -68,6 +68,28 @@ def test_trainers_that_come_and_go_leave_a_run_that_ends() -> None:
     run = simulate("linear", algorithm="averaging", trainers=4, seed=3, rounds=8, work_s=1, online_s="exponential:5")
     assert run.report.rounds == 8
     assert len({close.results for close in run.closes}) > 1
+
+
+def test_simulation_ends_when_no_trainer_stays_for_an_answer() -> None:
+    with pytest.raises(FedmqError, match="before round 1: nothing happens any more"):
+        simulate("linear", algorithm="averaging", trainers=2, seed=3, work_s=1, online_s=1e-6)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"seed": 2**70},
+        {"seed": -1},
+        {"rounds": 0},
+        {"trainers": 1.5},
+        {"trainers": "2"},
+        {"processes": 0.5},
+        {"online_s": 0},
+    ],
+)
+def test_argument_out_of_bounds_is_named(given: dict[str, Any]) -> None:
+    with pytest.raises(BadConfiguration, match=rf"^{next(iter(given))}: expected"):
+        simulate("xor", **given)
 
 
 def test_arrays_are_split_as_asked_and_history_has_a_row_a_round() -> None:
