@@ -93,7 +93,7 @@ def torch_model(
     if not 1 <= len(trained) <= TENSORS_MAX:
         raise BadConfiguration(
             f"{chosen}: expected 1 to {TENSORS_MAX} tensors to train, got {len(trained)}: the module has "
-            f"{', '.join(list(state)[:8])}"
+            f"{', '.join(list(state)[:8]) or 'none of floats'}"
         )
     model = Torch(
         factory=chosen,

@@ -140,9 +140,10 @@ def _whole(name: str, value: object, least: int) -> int:
     Raises:
         BadConfiguration: it is none, or out of bounds.
     """
-    if not isinstance(value, Integral) or not least <= value <= WHOLE_MAX:
+    number = int(value) if isinstance(value, Integral) else -1
+    if not least <= number <= WHOLE_MAX:
         raise BadConfiguration(f"{name}: expected a whole number from {least} to {WHOLE_MAX}, got {value!r:.40}")
-    return int(value)
+    return number
 
 
 def behavior_of(
