@@ -320,7 +320,7 @@ def _factory(name: str) -> Factory:
     if factory is None:
         raise CodeRefused(
             f"the model is PyTorch's {name!r:.80}: expected a factory that this process allows, got none of that name: "
-            "name your own copy of the task with --score FILE, or run its file"
+            "import its file in Python, or give a trainer its own copy of the task with --score FILE"
         )
     return factory
 
@@ -393,7 +393,7 @@ def _name_of(factory: Factory) -> str:
     """Return `module:name`; for a file that was run, its name without suffix."""
     own = getattr(factory, "__qualname__", "")
     module = getattr(factory, "__module__", "")
-    if module in sys.modules and module != "__main__":
+    if module in sys.modules and module not in ("__main__", "<run_path>"):  # runpy's name of a file that runs now
         return f"{module}:{own}"
     code = getattr(inspect.unwrap(factory), "__code__", None) or getattr(
         getattr(factory, "__init__", None), "__code__", None

@@ -94,7 +94,7 @@ def _number(spec: str, kind: str, rest: str) -> float:
             return number
     elif (kind in ("blocks", "iid") and not rest) or (kind in _BY_COLUMN and rest):
         return 0.0
-    raise BadConfiguration(f"partition: expected {FORMS}, got {spec!r:.80}: such as dirichlet:0.3")
+    raise BadConfiguration(f"split: expected {FORMS}, got {spec!r:.80}: such as dirichlet:0.3")
 
 
 def _cut(order: Integers, cuts: Sequence[int] | Integers) -> list[Integers]:
@@ -109,7 +109,7 @@ def _cuts(rows: int, shares: Floats) -> Integers:
 def _shards(order: Integers, trainers: int, each: int, draws: np.random.Generator) -> list[Integers]:
     count = trainers * each
     if count > len(order):
-        raise BadConfiguration(f"partition: expected at most {len(order)} shards, one for each row, got {count}")
+        raise BadConfiguration(f"split: expected at most {len(order)} shards, one for each row, got {count}")
     shards = _cut(order, [len(order) * place // count for place in range(1, count)])
     dealt = draws.permutation(count).reshape(trainers, each)
     return [np.concatenate([shards[place] for place in sorted(mine)]) for mine in dealt]
@@ -118,7 +118,7 @@ def _shards(order: Integers, trainers: int, each: int, draws: np.random.Generato
 def _classes(classes: list[Integers], trainers: int, each: int, draws: np.random.Generator) -> list[Integers]:
     if each > len(classes) or trainers * each < len(classes):
         raise BadConfiguration(
-            f"partition: expected K classes for each of {trainers} trainers, all {len(classes)} in all, got K={each}: "
+            f"split: expected K classes for each of {trainers} trainers, all {len(classes)} in all, got K={each}: "
             "such as classes:2"
         )
     order = draws.permutation(len(classes))

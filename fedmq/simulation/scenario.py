@@ -70,7 +70,9 @@ def scenario(
     """
     if trainers is not None and not 1 <= trainers <= TRAINERS_MAX:
         raise BadConfiguration(f"trainers: expected 1 to {TRAINERS_MAX}, got {trainers}")
-    if isinstance(task, str) and task in DATASETS and data is None:
+    if isinstance(task, str) and task in DATASETS:
+        if data is not None:
+            raise BadConfiguration(f"expected data of {task} or other data, got both: name a task for other data")
         task, data = None, task
     if data is None:
         shipped = _shipped(task, algorithm, holdout)
@@ -151,7 +153,9 @@ def _proposed(data: object, found: Sequence[Data], files: Sequence[TaskFile | No
         return task_of(files[0], algorithm)
     tables = [one for one in found if isinstance(one, Table)]
     if len(tables) < len(found):
-        raise BadConfiguration("expected a task for rows without names of columns, got none: name a task")
+        raise BadConfiguration(
+            "expected a task for rows without names of columns, got none: name a task, or give a data frame"
+        )
     name = name_of_file(Path(data)) if isinstance(data, str) else NAME_OF_DATA
     proposal = propose(tables)
     columns = {one.name: one.column for one in proposal.columns}
@@ -196,13 +200,13 @@ def _values(data: Data, task: Task, column: str) -> npt.NDArray[Any]:
         name = task.schema.target.name if column == TARGET and task.schema is not None else column
         if name not in data.columns:
             known = ", ".join(data.names[:8])
-            raise BadConfiguration(f"partition: expected a column such as {known}, got {name!r:.80}")
+            raise BadConfiguration(f"split: expected a column such as {known}, got {name!r:.80}")
         found = data.columns[name]
         return np.asarray([str(one) for one in found]) if found.dtype.kind == "O" else found
     if column == TARGET:
         return data.targets
     if not column.isdecimal() or not 1 <= int(column) <= data.inputs.shape[1]:
         raise BadConfiguration(
-            f"partition: expected target or the number of a column from 1 to {data.inputs.shape[1]}, got {column!r:.80}"
+            f"split: expected target or the number of a column from 1 to {data.inputs.shape[1]}, got {column!r:.80}"
         )
     return data.inputs[:, int(column) - 1]

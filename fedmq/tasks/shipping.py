@@ -56,6 +56,8 @@ def ship(name_or_path: str, algorithm: str | None = None) -> Shipped:
     if score is None and callable(names.get("evaluate")):
         return Shipped(task, None, callback)  # each trainer has its own code
     if not callable(score):
+        if callable(names.get("fitness_func")):
+            raise BadConfiguration(f"{name_or_path}: expected Code(objectives=1) or more with fitness_func, got none")
         raise BadConfiguration(
             f"{name_or_path}: expected a function {wanted} for a Code model, got {type(score).__name__}: define it"
         )

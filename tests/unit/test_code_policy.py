@@ -249,6 +249,7 @@ def test_tasks_without_code_send_no_code(tmp_path: Path) -> None:
     ("text", "words"),
     [
         (FILE.replace("def score", "def scores"), r"expected a function score\(population, inputs, targets\)"),
+        (FILE.replace("def score", "def fitness_func"), r"expected Code\(objectives=1\) or more with fitness_func"),
         (FILE.replace("FACTOR = 3.0", "FACTOR = (x for x in [])"), r"expected a score\(\) that can be packed, got "),
         (FILE.replace("FACTOR = 3.0", "FACTOR = np.random.default_rng(1).random(200_000)"), "at most 1048576 bytes"),
         (FILE.replace('"own"', '"squared-error"'), 'expected "own" for a Code model'),

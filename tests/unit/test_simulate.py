@@ -138,6 +138,8 @@ def test_page_of_a_split_counts_the_rows_of_each_trainer_by_class() -> None:
 def test_unknown_argument_names_those_there_are() -> None:
     with pytest.raises(BadConfiguration, match="quorum"):
         simulate("xor", quorm=0.5)
+    with pytest.raises(BadConfiguration, match="data of iris or other data, got both"):
+        simulate("iris", (np.zeros((4, 4)), np.zeros(4)))
 
 
 def test_notebook_shows_the_curve_while_a_run_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -289,6 +289,8 @@ def test_slopes_of_a_module_are_the_differences_of_its_scores() -> None:
 def test_example_trains_in_one_process(example: str, algorithm: str, parameters: dict[str, Any]) -> None:
     file = str(Path(__file__).parents[2] / "examples" / example)
     task = msgspec.structs.replace(find_task(file), rounds=4)
+    assert isinstance(task.model, Torch)
+    assert task.model.factory.startswith(f"{Path(example).stem}:")
     sites = {f"site-{part}": task_rows(file, part, 8) for part in (1, 2)}
     federation = Federation(task, find_algorithm(algorithm, task, parameters), sites)
     assert federation.train() is not None
