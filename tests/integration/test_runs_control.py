@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from subprocess import CompletedProcess
 
+import psutil
 import pytest
 from services import Services, closed, events_of, report_of, run_fedmq, until
 
@@ -19,11 +20,12 @@ ENDLESS = """
 from fedmq import Linear, Task
 task = Task(name="endless", model=Linear(2), loss="squared-error", metric="loss", target=0.0, rounds=1000000)
 """
+WORKS_S = 0.1  # of processor time: more than a trainer without work takes, and less than a round of
 SLOW = """
 from fedmq import Linear, Task
 task = Task(
     name="slow", model=Linear(2), loss="squared-error", metric="loss", target=0.0, trainers=1, rounds=1000,
-    parameters={"evolution": {"generations": 6000}},
+    parameters={"evolution": {"generations": 10000}},
 )
 """
 
@@ -155,7 +157,10 @@ def test_result_of_a_killed_trainer_is_sent_by_its_next_life(services: Services)
     services.start_broker()
     services.start("aggregator", *aggregator)
     services.start_trainer("bob", *bob)
-    until(lambda: any(one["event"] == "round-published" for one in events_of(run)), "a round")
+    until(lambda: "takes part" in services.err("bob"), "bob to come")
+    cpu = psutil.Process(services.running["bob"].pid).cpu_times
+    idle = cpu().user
+    until(lambda: cpu().user > idle + WORKS_S, "bob to work")  # the event of a round comes before its message
     services.kill("aggregator")
     assert closed(run) == 0, "bob was quicker than the kill"
     until(lambda: list(results.glob("*.result")), "bob's result to be on his disk")
