@@ -13,6 +13,7 @@ import pytest
 from fedmq.algorithms.base import Update
 from fedmq.algorithms.checkpoint import dump, load
 from fedmq.algorithms.evolution.genetic import Genetic, GeneticState
+from fedmq.algorithms.evolution.stock import front
 from fedmq.algorithms.evolution.strategy import Evolution
 from fedmq.algorithms.parameters import parameters_of
 from fedmq.algorithms.registry import find_algorithm
@@ -315,3 +316,11 @@ def test_network_is_trained_within_the_gene_space(keywords: dict[str, Any]) -> N
 def test_conformance_suite_accepts_the_strategy() -> None:
     keywords = {"sol_per_pop": 12, "gene_space": {"low": -2, "high": 2}, "local_generations": 1}
     check_algorithm(find_algorithm("evolution", find_task("xor"), keywords), find_task("xor"))
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_front_is_the_first_one_of_pygad(seed: int) -> None:
+    draws = np.random.default_rng(seed)
+    fitness = draws.integers(0, 2 + seed, (1 + 5 * seed, 1 + seed % 4)).astype(float)  # with candidates that are equal
+    fronts, _ = pygad.GA.non_dominated_sorting(pygad.GA.__new__(pygad.GA), fitness)
+    assert front(fitness) == sorted(np.asarray(fronts[0])[:, 0].astype(int)), f"seed {seed}"
