@@ -1,4 +1,4 @@
-"""Identities: the key pairs of one service. The only module that imports cryptography.
+"""Identities: the key pairs of one service.
 
 An identity has a key pair for connections (X25519, for CURVE, https://rfc.zeromq.org/spec/26/) and one for signatures
 (Ed25519, RFC 8032), because CURVE ends at the broker.
