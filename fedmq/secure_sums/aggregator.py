@@ -1,0 +1,287 @@
+"""The aggregator's half of one secure sum, without I/O: Bonawitz et al. (2017), figure 4, the server's side.
+
+    ADVERTISING   Keys of trainers                        fix_cohort: U1
+    SHARING       EncryptedShares of the cohort           open: U2, the question
+    COLLECTING    MaskedInput of the dealers              all, or the deadline: U3
+    CONSISTENCY   ListSignature of the survivors          all, or the deadline: U4
+    UNMASKING     RevealedShares of the signers           all, or the deadline: the total
+    CLOSED        the total is known
+    ABANDONED     fewer than t were left, or the shares fit no secret
+
+The state is what its records say: `restore` replays them after a restart, and `requests` sends again what is open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from enum import Enum
+from typing import NamedTuple
+
+import numpy as np
+
+from fedmq.errors import BadConfiguration, Rejected
+from fedmq.secure_sums import masks, shamir
+from fedmq.secure_sums.masks import SumName
+from fedmq.secure_sums.messages import (
+    Abandoned,
+    Cohort,
+    EncryptedShares,
+    FromAggregator,
+    FromTrainer,
+    Keys,
+    ListSignature,
+    MaskedInput,
+    Member,
+    Opened,
+    Opening,
+    Record,
+    RevealedShares,
+    SignedSurvivors,
+    Survivors,
+    Total,
+    keys_text,
+    list_text,
+)
+from fedmq.secure_sums.policy import default_threshold
+from fedmq.security import ciphers
+from fedmq.security.keys import PublicIdentity, transport_public
+
+
+class Phase(Enum):
+    """The progress of a sum, in order."""
+
+    ADVERTISING = "advertising"
+    SHARING = "sharing"
+    COLLECTING = "collecting"
+    CONSISTENCY = "consistency"
+    UNMASKING = "unmasking"
+    CLOSED = "closed"
+    ABANDONED = "abandoned"
+
+
+class Saved(NamedTuple):
+    """A record with the trainer that sent it; "" if the aggregator made it."""
+
+    sender: str
+    record: Record
+
+
+class Output(NamedTuple):
+    """Save the records in one commit, then send each message to the trainer of that name."""
+
+    save: tuple[Saved, ...] = ()
+    send: tuple[tuple[str, FromAggregator], ...] = ()
+
+
+class SumAggregator:
+    """The aggregator of one sum. `threshold` returns t from the number of members."""
+
+    def __init__(self, name: SumName, threshold: Callable[[int], int] = default_threshold) -> None:
+        self.sum_id, self._threshold = name.id, threshold
+        self.phase = Phase.ADVERTISING
+        self.total: Total | None = None
+        self.why = ""  # of an abandoned sum
+        self._present: dict[str, Member] = {}
+        self._cohort = Cohort(self.sum_id, 1, ())
+        self._places: dict[str, int] = {}  # index in the cohort, by name
+        self._dealt: dict[int, EncryptedShares] = {}
+        self._opened = Opened(self.sum_id, bytes(32), 0, b"")
+        self._dealers: tuple[int, ...] = ()
+        self._inputs: dict[int, MaskedInput] = {}
+        self._survivors = b""
+        self._signatures: dict[int, ListSignature] = {}
+        self._signed = SignedSurvivors(self.sum_id, b"", b"", ())
+        self._signers: tuple[int, ...] = ()
+        self._revealed: dict[int, RevealedShares] = {}
+
+    @classmethod
+    def restore(cls, name: SumName, saved: Iterable[Saved]) -> SumAggregator:
+        """Return the aggregator that has saved these records, in their order."""
+        aggregator = cls(name)
+        for one in saved:
+            aggregator._apply(one)
+        return aggregator
+
+    def join(self, identity: PublicIdentity, keys: Keys) -> None:
+        """Add a member that has advertised keys; a later message of the same name replaces it.
+
+        Raises:
+            Rejected: the keys are not signed for this sum.
+        """
+        if keys.sum != self.sum_id:
+            raise Rejected("round", "expected keys for this sum, got those of another")
+        if not identity.verifies(keys.signature, keys_text(self.sum_id, keys.share_key, keys.mask_key)):
+            raise Rejected("signature", f"expected keys that {identity.name} has signed for this sum")
+        self._present[identity.name] = Member(identity, keys.share_key, keys.mask_key, keys.signature)
+
+    def fix_cohort(self) -> Output:
+        """Close the phase ADVERTISING: all that have joined are the cohort."""
+        self._check_phase(Phase.ADVERTISING)
+        members = tuple(self._present[name] for name in sorted(self._present))
+        return self._proceed((Saved("", Cohort(self.sum_id, self._threshold(len(members)), members)),))
+
+    def open(self, question: bytes, length: int) -> Output:
+        """Close the phase SHARING: ask the dealers a question, 32 bytes, whose answer has `length` numbers."""
+        self._check_phase(Phase.SHARING)
+        if len(self._dealt) < self._cohort.threshold:
+            return self._abandon(f"{len(self._dealt)} dealers")
+        opened = Opened(self.sum_id, question, length, self._bitmap(self._dealt))
+        return self._proceed((*self._from_trainers(self._dealt), Saved("", opened)))
+
+    def receive(self, sender: str, message: FromTrainer) -> Output:
+        """Take a message of a member. Messages of other phases, and repeated ones, change nothing.
+
+        Raises:
+            Rejected: the sender is no member, or the message does not fit the sum.
+        """
+        if message.sum != self.sum_id or isinstance(message, Keys):
+            raise Rejected("round", "expected a message of this sum after its keys")
+        place = self._places.get(sender)
+        if place is None:
+            raise Rejected("uninvited", f"expected a message of a member of the cohort, got one of {sender}")
+        match message:
+            case EncryptedShares() if self.phase is Phase.SHARING:
+                self._check_count(message.shares, len(self._cohort.members) - 1)
+                self._dealt.setdefault(place, message)
+            case MaskedInput() if self.phase is Phase.COLLECTING and place in self._dealers:
+                if len(message.values) != 8 * self._opened.length:
+                    raise Rejected("shape", f"expected {self._opened.length} numbers, got {len(message.values)} bytes")
+                self._inputs.setdefault(place, message)
+                return self._close_if(len(self._inputs) == len(self._dealers))
+            case ListSignature() if self.phase is Phase.CONSISTENCY and place in self._inputs:
+                text = list_text(self._cohort, self._opened, self._survivors)
+                if not self._cohort.members[place].identity.verifies(message.signature, text):
+                    raise Rejected("signature", f"expected the list of survivors signed by {sender}")
+                self._signatures.setdefault(place, message)
+                return self._close_if(len(self._signatures) == len(self._inputs))
+            case RevealedShares() if self.phase is Phase.UNMASKING and place in self._signers:
+                self._check_count(message.shares, len(self._dealers))
+                self._revealed.setdefault(place, message)
+                return self._close_if(len(self._revealed) == len(self._signers))
+            case _:
+                pass  # late, repeated, or of a member that does not survive
+        return Output()
+
+    def deadline(self) -> Output:
+        """Go on without the missing members, or abandon the sum. While unmasking, ask again: trainers repeat shares."""
+        threshold = self._cohort.threshold
+        match self.phase:
+            case Phase.COLLECTING:
+                if len(self._inputs) < threshold:
+                    return self._abandon(f"{len(self._inputs)} masked inputs")
+                survivors = Survivors(self.sum_id, self._bitmap(self._inputs))
+                return self._proceed((*self._from_trainers(self._inputs), Saved("", survivors)))
+            case Phase.CONSISTENCY:
+                if len(self._signatures) < threshold:
+                    return self._abandon(f"{len(self._signatures)} signatures of the survivors")
+                signatures = tuple(self._signatures[place].signature for place in sorted(self._signatures))
+                signers = self._bitmap(self._signatures)
+                return self._proceed((Saved("", SignedSurvivors(self.sum_id, self._survivors, signers, signatures)),))
+            case Phase.UNMASKING:
+                return self.requests() if len(self._revealed) < threshold else self._unmask()
+            case _:
+                return Output()
+
+    def abandon(self) -> Output:
+        """End the sum without a total; a question that trainers have helped to open is spent."""
+        return self._abandon("no answer")
+
+    def requests(self) -> Output:
+        """Return the messages of this phase for the members that have not answered them."""
+        send: list[tuple[str, FromAggregator]] = []
+        match self.phase:
+            case Phase.SHARING:
+                send = [(self._name(one), self._cohort) for one in self._places.values() if one not in self._dealt]
+            case Phase.COLLECTING:
+                send = [(self._name(one), self._opening(one)) for one in self._dealers if one not in self._inputs]
+            case Phase.CONSISTENCY:
+                request = Survivors(self.sum_id, self._survivors)
+                send = [(self._name(one), request) for one in sorted(self._inputs) if one not in self._signatures]
+            case Phase.UNMASKING:
+                send = [(self._name(one), self._signed) for one in self._signers if one not in self._revealed]
+            case _:
+                pass
+        return Output((), tuple(send))
+
+    def _check_phase(self, phase: Phase) -> None:
+        if self.phase is not phase:
+            raise BadConfiguration(f"secure sum: expected phase {phase.value}, got {self.phase.value}")
+
+    def _check_count(self, shares: tuple[bytes, ...], count: int) -> None:
+        if len(shares) != count:
+            raise Rejected("values", f"expected {count} shares, got {len(shares)}")
+
+    def _close_if(self, complete: bool) -> Output:
+        return self.deadline() if complete else Output()
+
+    def _proceed(self, saved: tuple[Saved, ...]) -> Output:
+        """Apply the records; return them with the requests of the phase that they begin."""
+        for one in saved:
+            self._apply(one)
+        return Output(saved, self.requests().send)
+
+    def _apply(self, saved: Saved) -> None:
+        record = saved.record
+        match record:
+            case Cohort():
+                self.phase, self._cohort = Phase.SHARING, record
+                self._places = {one.identity.name: index for index, one in enumerate(record.members)}
+            case EncryptedShares():
+                self._dealt[self._places[saved.sender]] = record
+            case Opened():
+                self.phase, self._opened = Phase.COLLECTING, record
+                self._dealers = self._indexes(record.dealers)
+            case MaskedInput():
+                self._inputs[self._places[saved.sender]] = record
+            case Survivors():
+                self.phase, self._survivors = Phase.CONSISTENCY, record.survivors
+            case SignedSurvivors():
+                self.phase, self._signed = Phase.UNMASKING, record
+                self._signers = self._indexes(record.signers)
+            case Total():
+                self.phase, self.total = Phase.CLOSED, record
+            case Abandoned():
+                self.phase, self.why = Phase.ABANDONED, record.why
+
+    def _abandon(self, got: str) -> Output:
+        why = f"expected at least {self._cohort.threshold} of {len(self._cohort.members)} members, got {got}"
+        return self._proceed((Saved("", Abandoned(self.sum_id, why)),))
+
+    def _unmask(self) -> Output:
+        """Return the total, or abandon the sum if the shares of a dealer fit no secret."""
+        dealers, survivors = self._dealers, sorted(self._inputs)
+        values = np.zeros(self._opened.length, np.uint64)
+        for position, dealer in enumerate(dealers):
+            shares = {holder: message.shares[position] for holder, message in self._revealed.items()}
+            secret = shamir.combine(shares, self._cohort.threshold)
+            key = self._cohort.members[dealer].mask_key
+            if secret is None or (dealer not in self._inputs and transport_public(secret) != key):
+                why = f"the shares of {self._name(dealer)} fit no secret"
+                return self._proceed((Saved("", Abandoned(self.sum_id, why)),))
+            if dealer in self._inputs:
+                values += np.frombuffer(self._inputs[dealer].values, "<u8")
+                values -= masks.mask(secret, len(values))
+                continue
+            for survivor in survivors:
+                agreed = ciphers.agree(secret, self._cohort.members[survivor].mask_key)
+                masks.remove_pair(values, masks.pair_seed(agreed, self.sum_id, survivor, dealer), survivor, dealer)
+        names = tuple(self._name(one) for one in survivors)
+        total = Total(self.sum_id, self._opened.question, names, values.astype("<u8", copy=False).tobytes())
+        return self._proceed((Saved("", total),))
+
+    def _opening(self, place: int) -> Opening:
+        """Return the question for one member, with the shares that the other dealers made for it."""
+        shares = tuple(self._dealt[one].shares[place - (place > one)] for one in self._dealers if one != place)
+        return Opening(self.sum_id, self._opened.question, self._opened.length, self._opened.dealers, shares)
+
+    def _from_trainers(self, messages: dict[int, EncryptedShares] | dict[int, MaskedInput]) -> Iterable[Saved]:
+        return [Saved(self._name(place), messages[place]) for place in sorted(messages)]
+
+    def _name(self, place: int) -> str:
+        return self._cohort.members[place].identity.name
+
+    def _bitmap(self, places: Iterable[int]) -> bytes:
+        return masks.to_bitmap(tuple(places), len(self._cohort.members))
+
+    def _indexes(self, bitmap: bytes) -> tuple[int, ...]:
+        return masks.from_bitmap(bitmap, len(self._cohort.members)) or ()

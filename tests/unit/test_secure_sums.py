@@ -1,0 +1,529 @@
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+import secure_scene as scene
+from secure_scene import ANY_THRESHOLD, OTHER_QUESTION, QUESTION, Scene, breaches, computable, identity
+
+from fedmq.errors import BadConfiguration, PolicyRefused, ProtocolError, Rejected
+from fedmq.secure_sums import masks, shamir
+from fedmq.secure_sums.aggregator import Phase
+from fedmq.secure_sums.ledger import Ledger
+from fedmq.secure_sums.messages import (
+    Cohort,
+    EncryptedShares,
+    Keys,
+    ListSignature,
+    MaskedInput,
+    Member,
+    Opening,
+    RevealedShares,
+    SignedSurvivors,
+    Survivors,
+    decode,
+    encode,
+    keys_text,
+    list_text,
+)
+from fedmq.secure_sums.policy import SumPolicy, colluders_max, default_threshold
+from fedmq.secure_sums.trainer import SumTrainer
+from fedmq.security.keys import PublicIdentity
+
+STEPS = (EncryptedShares, MaskedInput, ListSignature, RevealedShares)
+
+
+@pytest.fixture(autouse=True)
+def verify_each_signature_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PublicIdentity, "verifies", scene.once(PublicIdentity.verifies))
+
+
+def missing(names: list[str], step: type | None) -> Callable[[str, Any], bool]:
+    """These trainers drop out at this step; with None, the first at the first step, and so on."""
+    gone = {name: STEPS.index(step) if step else index % len(STEPS) for index, name in enumerate(names)}
+    return lambda name, message: name in gone and STEPS.index(type(message)) >= gone[name]
+
+
+def cases() -> Iterator[tuple[int, int, type | None]]:
+    for members in (3, 4, 5, 10):
+        for count in sorted({0, 1, members // 3}):
+            yield from ((members, count, step) for step in (STEPS if count else STEPS[:1]))
+    yield from ((10, 3, None), (30, 0, None), (30, 10, None))
+
+
+@pytest.mark.parametrize(("members", "count", "step"), list(cases()))
+def test_total_has_the_bits_of_the_plain_sum(members: int, count: int, step: type | None) -> None:
+    one = Scene(members, seed=members)
+    gone = list(one.trainers)[:count]
+    one.lost = missing(gone, step)
+    one.until(Phase.CLOSED)
+    total = one.aggregator.total
+    assert total is not None
+    assert total.values == one.plain(total.survivors)
+    early = [name for name in gone if one.lost(name, MaskedInput(bytes(32), b""))]
+    assert set(total.survivors) == set(one.trainers) - set(early)
+    assert breaches(one) == []
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_nothing_is_opened_below_the_threshold(step: type) -> None:
+    one = Scene(4)
+    one.lost = missing(list(one.trainers)[:2], step)
+    one.until(Phase.ABANDONED if step is not RevealedShares else Phase.CLOSED)
+    assert one.aggregator.total is None
+    shares = [message for _, message in one.frames if isinstance(message, RevealedShares)]
+    if step is RevealedShares:  # the aggregator asks again, and the trainers send the same shares
+        assert one.aggregator.phase is Phase.UNMASKING
+        one.lost = lambda name, message: False
+        one.until(Phase.CLOSED)
+        assert one.aggregator.total is not None
+        assert breaches(one) == []
+    else:
+        assert one.aggregator.why
+        assert shares == []
+
+
+def test_aggregator_restarts_at_each_message() -> None:
+    for restart_at in range(1, 22):
+        for drops in ((), ("t00",)):
+            one = Scene(4, seed=restart_at)
+            one.restart_at = restart_at
+            one.lost = missing(list(drops), MaskedInput)
+            one.until(Phase.CLOSED)
+            assert one.aggregator.total is not None, restart_at
+            assert one.aggregator.total.values == one.plain(one.aggregator.total.survivors)
+            assert breaches(one) == []
+            # a total is never counted twice
+            again = type(one.aggregator).restore(one.name, one.saved)
+            assert (again.phase, again.total, again.requests().send) == (Phase.CLOSED, one.aggregator.total, ())
+
+
+def test_restarted_trainer_repeats_its_bytes_and_answers_nothing_else() -> None:
+    one = Scene(4)
+    one.until(Phase.CLOSED)
+    aggregator, name = one.aggregator, "t01"
+    ledger = Ledger([decode_entry(msgspec.msgpack.encode(one.entries[name]))])
+    sent = {type(message): message for sender, message in one.frames if sender == name}
+    restarted = SumTrainer(one.name, identity(1), SumPolicy(), ledger)
+    survivors = next(saved.record for saved in one.saved if isinstance(saved.record, Survivors))
+    signed = next(saved.record for saved in one.saved if isinstance(saved.record, SignedSurvivors))
+    opening = aggregator._opening(1)
+    other_rows = np.zeros(5, np.int64)
+    assert restarted.answer(opening, other_rows) == (None, sent[MaskedInput])
+    assert restarted.sign(survivors) == (None, sent[ListSignature])
+    assert restarted.reveal(signed) == (None, sent[RevealedShares])
+    with pytest.raises(Rejected, match="order"):
+        restarted.answer(msgspec.structs.replace(opening, question=OTHER_QUESTION), other_rows)
+    with pytest.raises(Rejected, match="answered here"):
+        restarted.sign(Survivors(one.sum_id, b"\x07"))
+    with pytest.raises(Rejected, match="keys of this sum"):
+        restarted.deal(one.cohort)
+
+
+def decode_entry(data: bytes) -> Any:
+    return msgspec.msgpack.decode(data, type=scene.Entry)
+
+
+# Refusals of a trainer
+
+
+def dealt(members: int = 4, **settings: Any) -> Scene:
+    one = Scene(members, **settings)
+    one.take(one.aggregator.fix_cohort())
+    one.settle()
+    return one
+
+
+def collected(members: int = 4) -> tuple[Scene, SumTrainer, Opening]:
+    """All have answered; the list of survivors is not signed yet."""
+    one = Scene(members)
+    one.until(Phase.CONSISTENCY)
+    one.queue.clear()
+    return one, one.trainers["t00"], one.aggregator._opening(0)
+
+
+def fresh_cohort(change: Callable[[Cohort], Cohort], policy: SumPolicy | None = None) -> None:
+    """Deal for a changed cohort of ten."""
+    one = Scene(10, policy=policy)
+    one.aggregator.fix_cohort()
+    one.trainers["t03"].deal(change(one.aggregator._cohort))
+
+
+def replaced(cohort: Cohort, place: int, **fields: Any) -> Cohort:
+    members = list(cohort.members)
+    members[place] = msgspec.structs.replace(members[place], **fields)
+    return msgspec.structs.replace(cohort, members=tuple(members))
+
+
+def signed_again(cohort: Cohort, place: int, **fields: bytes) -> Cohort:
+    """A Byzantine member signs other keys."""
+    one = msgspec.structs.replace(cohort.members[place], **fields)
+    signature = identity(place).sign(keys_text(cohort.sum, one.share_key, one.mask_key))
+    return replaced(cohort, place, **fields, signature=signature)
+
+
+PEERS = frozenset(identity(index).public.fingerprint for index in range(10))
+LOW_ORDER = bytes(32)
+COHORTS: dict[str, tuple[Callable[[Cohort], Cohort], SumPolicy | None, type[Exception], str]] = {
+    "too-small": (lambda c: c, SumPolicy(members_min=11), PolicyRefused, "at least 11 members"),
+    "threshold": (lambda c: msgspec.structs.replace(c, threshold=6), None, PolicyRefused, "withstands 3 colluders"),
+    "above-all": (lambda c: msgspec.structs.replace(c, threshold=11), None, PolicyRefused, "threshold"),
+    "colluders": (lambda c: c, SumPolicy(colluders=4), PolicyRefused, "withstands 4 colluders"),
+    "pinned": (lambda c: c, SumPolicy(peers=PEERS - {identity(5).public.fingerprint}), PolicyRefused, "t05"),
+    "twice": (lambda c: replaced(c, 1, identity=c.members[2].identity), None, Rejected, "twice"),
+    "one-key-twice": (lambda c: signed_again(c, 1, mask_key=c.members[2].mask_key), None, Rejected, "twice"),
+    "unsigned": (lambda c: replaced(c, 1, mask_key=b"m" * 32), None, Rejected, "t01 has signed"),
+    "low-order-share": (lambda c: signed_again(c, 1, share_key=LOW_ORDER), None, Rejected, "low order of t01"),
+    "low-order-mask": (lambda c: signed_again(c, 1, mask_key=LOW_ORDER), None, Rejected, "low order of t01"),
+    "without-itself": (
+        lambda c: msgspec.structs.replace(c, members=c.members[4:], threshold=4),
+        None,
+        Rejected,
+        "got one without",
+    ),
+    "old-keys": (lambda c: signed_again(c, 3, mask_key=b"m" * 32), None, Rejected, "keys of this sum"),
+    "other-sum": (lambda c: msgspec.structs.replace(c, sum=bytes(32)), None, Rejected, "another"),
+}
+
+
+@pytest.mark.parametrize("case", COHORTS)
+def test_trainer_refuses_the_cohort(case: str) -> None:
+    change, policy, error, text = COHORTS[case]
+    with pytest.raises(error, match=text):
+        fresh_cohort(change, policy)
+
+
+def test_trainer_deals_for_one_cohort_only() -> None:
+    fresh_cohort(lambda c: c, SumPolicy(peers=PEERS, colluders=3))
+    one = dealt()
+    trainer = one.trainers["t00"]
+    assert trainer.deal(one.cohort) == trainer.deal(one.cohort)
+    with pytest.raises(Rejected, match="one cohort"):
+        trainer.deal(msgspec.structs.replace(one.cohort, threshold=4))
+
+
+def test_trainer_answers_one_question_in_a_sum() -> None:
+    one, trainer, opening = collected()
+    assert trainer.answer(opening, one.values["t00"]).save is None
+    with pytest.raises(Rejected, match="one question"):
+        trainer.answer(msgspec.structs.replace(opening, question=OTHER_QUESTION), one.values["t00"])
+
+
+def test_trainer_refuses_shares_and_dealers_that_do_not_fit() -> None:
+    one = dealt()
+    one.aggregator.open(QUESTION, 5)
+    trainer, opening = one.trainers["t00"], one.aggregator._opening(0)
+    values = one.values["t00"]
+    changes: list[tuple[dict[str, Any], str]] = [
+        ({"shares": opening.shares[:2]}, "shares of 3 dealers"),
+        ({"shares": (opening.shares[1], opening.shares[0], opening.shares[2])}, "t01 has encrypted"),
+        ({"dealers": b"\x03", "shares": opening.shares[:1]}, "at least 3 members, got 2"),
+        ({"dealers": b"\x0e"}, "without"),
+        ({"dealers": b"\x1f"}, "no bitmap"),
+        ({"sum": bytes(32)}, "another"),
+    ]
+    for fields, text in changes:
+        with pytest.raises(Rejected, match=text):
+            trainer.answer(msgspec.structs.replace(opening, **fields), values)
+    for wrong in (values[:4], values.astype(np.float64)):
+        with pytest.raises(ProtocolError, match="5 values of int64"):
+            trainer.answer(opening, wrong)
+    assert trainer.answer(opening, values).save is not None
+
+
+def test_trainer_signs_one_list_only_of_survivors_that_dealt() -> None:
+    one, trainer, _ = collected()
+    for wrong, text in ((b"\x03", "got 2"), (b"\x0e", "without"), (b"\x1f", "no bitmap")):
+        with pytest.raises(Rejected, match=text):
+            trainer.sign(Survivors(one.sum_id, wrong))
+    assert trainer.sign(Survivors(one.sum_id, b"\x07")).save is not None
+    assert trainer.sign(Survivors(one.sum_id, b"\x07")).save is None
+    with pytest.raises(Rejected, match="one list"):
+        trainer.sign(Survivors(one.sum_id, b"\x0f"))
+    absent = Scene(4)
+    absent.lost = missing(["t03"], EncryptedShares)
+    absent.until(Phase.CONSISTENCY)
+    with pytest.raises(Rejected, match="have dealt"):
+        absent.trainers["t00"].sign(Survivors(absent.sum_id, b"\x0f"))
+
+
+def signed_list(one: Scene, opening: Opening, survivors: int, signers: int) -> SignedSurvivors:
+    text = list_text(one.cohort, opening, bytes([survivors]))
+    signatures = tuple(identity(index).sign(text) for index in range(4) if signers >> index & 1)
+    return SignedSurvivors(one.sum_id, bytes([survivors]), bytes([signers]), signatures)
+
+
+def test_trainer_reveals_shares_only_for_the_list_it_signed_with_enough_signatures() -> None:
+    one, trainer, opening = collected()
+    full = signed_list(one, opening, 0b0111, 0b0111)
+    with pytest.raises(Rejected, match="has signed"):
+        trainer.reveal(full)
+    trainer.sign(Survivors(one.sum_id, b"\x07"))
+    wrong = [
+        (signed_list(one, opening, 0b0111, 0b0011), "at least 3 signatures"),
+        (signed_list(one, opening, 0b0111, 0b1011), "all of them survivors"),
+        (signed_list(one, opening, 0b1111, 0b1111), "this trainer has signed"),
+        (msgspec.structs.replace(full, signatures=full.signatures[::-1]), "signed by t00"),
+        (msgspec.structs.replace(full, signatures=full.signatures[:2]), "of each signer"),
+        (signed_list(one, msgspec.structs.replace(opening, question=OTHER_QUESTION), 0b0111, 0b0111), "signed by t00"),
+        (signed_list(one, msgspec.structs.replace(opening, dealers=b"\x07"), 0b0111, 0b0111), "signed by t00"),
+    ]
+    for request, text in wrong:
+        with pytest.raises(Rejected, match=text):
+            trainer.reveal(request)
+    save, shares = trainer.reveal(full)
+    assert save is not None
+    assert isinstance(shares, RevealedShares)
+    assert save.shares == shares
+    assert trainer.reveal(full) == (None, shares)
+    with pytest.raises(Rejected, match="has signed"):  # never both kinds for one trainer
+        trainer.reveal(signed_list(one, opening, 0b1111, 0b1111))
+    secrets = [
+        value for key, value in vars(trainer).items() if key.endswith(("_secret", "_self_mask")) or key == "_shares"
+    ]
+    assert not any(secrets)
+
+
+def test_spent_question_is_refused_in_every_other_sum() -> None:
+    first = Scene(4, seed=1)
+    first.until(Phase.CLOSED)
+    for members in ([0, 1, 2, 3], [0, 1, 2]):  # the same cohort, and one whose total differs by one answer
+        ledgers = {identity(index).name: first.ledgers[identity(index).name] for index in members}
+        second = dealt(seed=2, indexes=members, ledgers=ledgers)
+        second.aggregator.open(QUESTION, 5)
+        with pytest.raises(PolicyRefused, match="new question"):
+            second.trainers["t00"].answer(second.aggregator._opening(0), second.values["t00"])
+    third = Scene(4, seed=3, ledgers=first.ledgers)
+    third.until(Phase.CLOSED, OTHER_QUESTION)
+    assert third.aggregator.total is not None
+
+
+def test_answer_in_a_later_sum_ends_the_earlier_one() -> None:
+    first, trainer, _ = collected()
+    trainer.sign(Survivors(first.sum_id, b"\x0f"))
+    second = Scene(4, seed=2, ledgers=first.ledgers)
+    second.until(Phase.CLOSED)
+    assert second.aggregator.total is not None
+    opening = first.aggregator._opening(0)
+    for request in (
+        lambda: trainer.sign(Survivors(first.sum_id, b"\x0f")),
+        lambda: trainer.reveal(signed_list(first, opening, 0b1111, 0b1111)),
+        lambda: trainer.answer(opening, first.values["t00"]),
+    ):
+        with pytest.raises(Rejected, match=r"later sum|one question"):
+            request()
+
+
+def test_sums_of_one_question_go_forward_only() -> None:
+    """Otherwise the trainers that open one sum may have answered another: totals may differ by one honest member."""
+    later = Scene(4, seed=2)
+    later.until(Phase.CONSISTENCY)
+    earlier = dealt(seed=1, ledgers=later.ledgers)
+    earlier.aggregator.open(QUESTION, 5)
+    with pytest.raises(PolicyRefused, match="earlier one"):
+        earlier.trainers["t00"].answer(earlier.aggregator._opening(0), earlier.values["t00"])
+
+
+def test_budget_of_questions_counts_different_questions() -> None:
+    one = Scene(4, seed=1)
+    one.until(Phase.CONSISTENCY)
+    policy = SumPolicy(questions_max=1)
+    two = Scene(4, seed=2, ledgers=one.ledgers, policy=policy)
+    two.until(Phase.CONSISTENCY)  # the same question, which no trainer has helped to open
+    three = dealt(seed=3, ledgers=one.ledgers, policy=policy)
+    three.aggregator.open(OTHER_QUESTION, 5)
+    with pytest.raises(PolicyRefused, match="at most 1 questions"):
+        three.trainers["t00"].answer(three.aggregator._opening(0), three.values["t00"])
+
+
+# The aggregator
+
+
+def test_aggregator_rejects_messages_that_do_not_fit() -> None:
+    one = Scene(4)
+    keys = one.trainers["t00"].advertise()
+    aggregator = one.aggregator
+    with pytest.raises(Rejected, match="t01 has signed"):
+        aggregator.join(identity(1).public, keys)
+    with pytest.raises(Rejected, match="another"):
+        aggregator.join(identity(0).public, msgspec.structs.replace(keys, sum=bytes(32)))
+    with pytest.raises(BadConfiguration, match="phase sharing"):
+        aggregator.open(QUESTION, 5)
+    one.until(Phase.CONSISTENCY)
+    bad_signature = ListSignature(one.sum_id, bytes(64))
+    for sender, message, text in (
+        ("t09", bad_signature, "a member of the cohort"),
+        ("t00", bad_signature, "signed by t00"),
+        ("t00", keys, "after its keys"),
+        ("t00", msgspec.structs.replace(bad_signature, sum=bytes(32)), "of this sum"),
+    ):
+        with pytest.raises(Rejected, match=text):
+            aggregator.receive(sender, message)
+    late = MaskedInput(one.sum_id, bytes(40))
+    assert aggregator.receive("t00", late) == ((), ())
+    one.until(Phase.CLOSED)
+    assert aggregator.total is not None
+    assert aggregator.total.values == one.plain(one.trainers)
+
+
+def test_aggregator_checks_sizes() -> None:
+    one = dealt()
+    early = Scene(4)
+    early.aggregator.fix_cohort()
+    with pytest.raises(Rejected, match="3 shares"):
+        early.aggregator.receive("t00", EncryptedShares(early.sum_id, ()))
+    one.aggregator.open(QUESTION, 5)
+    with pytest.raises(Rejected, match="5 numbers"):
+        one.aggregator.receive("t00", MaskedInput(one.sum_id, bytes(48)))
+
+
+@pytest.mark.parametrize("absent", [(), ("t01",)])
+def test_wrong_shares_give_no_total(absent: tuple[str, ...]) -> None:
+    """Of a self-mask: noticed with more than t shares. Of a mask secret: always."""
+    one = Scene(4)
+    one.lost = missing(list(absent), MaskedInput)
+    one.until(Phase.UNMASKING)
+    while one.queue:
+        name, message = one.queue.popleft()
+        reply: Any = one.reply(name, message)
+        if name == "t00":
+            share = reply.shares[1]
+            wrong = share[:16] + bytes([share[16] ^ 1]) + share[17:]
+            reply = msgspec.structs.replace(reply, shares=(reply.shares[0], wrong, *reply.shares[2:]))
+        one.take(one.aggregator.receive(name, reply))
+    assert (one.aggregator.phase, one.aggregator.total) == (Phase.ABANDONED, None)
+    assert "t01" in one.aggregator.why
+
+
+def test_every_message_decodes_to_itself_and_damaged_bytes_are_rejected() -> None:
+    one = Scene(4)
+    one.until(Phase.CLOSED)
+    assert {type(message) for _, message in one.frames} == set(STEPS)  # the scene decodes each
+    assert all(decode(encode(saved.record)) == saved.record for saved in one.saved)
+    data = encode(one.trainers["t00"]._keys)
+    assert isinstance(decode(data), Keys)
+    for damaged in (b"", data[:-1], b"\xc1", data + b"\0", b"\x93" * 5000):
+        with pytest.raises(Rejected, match="secure sum"):
+            decode(damaged)
+
+
+# Survivor sets: an active aggregator may show another list to each trainer
+
+
+def views(members: int, threshold: int, place: int) -> list[frozenset[int] | None]:
+    """The lists that a trainer may be shown, or none."""
+    sizes = range(threshold, members + 1)
+    lists = [frozenset(one) for size in sizes for one in itertools.combinations(range(members), size) if place in one]
+    return [None, *lists]
+
+
+def open_sums(members: int, threshold: int, spies: int) -> Iterator[tuple[set[frozenset[int]], set[int]]]:
+    """For each assignment of lists to honest trainers: the sums that open, and the members with both secrets known.
+
+    The machines decide which trainers reveal shares; the last `spies` members sign every list.
+    """
+    one = Scene(members, threshold=lambda _: threshold, policy=ANY_THRESHOLD)
+    one.until(Phase.CONSISTENCY)
+    openings = [one.aggregator._opening(place) for place in range(members)]
+    bad = frozenset(range(members - spies, members))
+    honest = [place for place in range(members) if place not in bad]
+
+    @cache
+    def signature(place: int, survivors: frozenset[int]) -> bytes:
+        return identity(place).sign(list_text(one.cohort, openings[place], masks.to_bitmap(survivors, members)))
+
+    @cache
+    def reveals(place: int, survivors: frozenset[int], signers: frozenset[int]) -> bool:
+        trainer = copy.deepcopy(one.trainers[identity(place).name])
+        bitmap = masks.to_bitmap(survivors, members)
+        trainer.sign(Survivors(one.sum_id, bitmap))
+        signatures = tuple(signature(signer, survivors) for signer in sorted(signers))
+        request = SignedSurvivors(one.sum_id, bitmap, masks.to_bitmap(signers, members), signatures)
+        try:
+            shares = trainer.reveal(request).send
+        except Rejected:
+            return False
+        assert isinstance(shares, RevealedShares)
+        pairs = one.trainers[identity(place).name]._shares
+        for dealer, share in enumerate(shares.shares):  # one kind, and the right one
+            half = slice(shamir.SHARE_BYTES, None) if dealer in survivors else slice(shamir.SHARE_BYTES)
+            assert share == pairs[dealer][half]
+        return True
+
+    for chosen in itertools.product(*(views(members, threshold, place) for place in honest)):
+        lists: dict[int, frozenset[int] | None] = {}
+        for place, survivors in zip(honest, chosen, strict=True):
+            lists[place] = None
+            if survivors is not None:
+                signers = [other for other, same in zip(honest, chosen, strict=True) if same == survivors]
+                if reveals(place, survivors, frozenset(signers) | (survivors & bad)):
+                    lists[place] = survivors
+        yield computable(members, threshold, range(members), lists, bad)
+
+
+@pytest.mark.parametrize(
+    ("members", "threshold", "spies"),
+    [(3, 2, 0), (3, 3, 1), (4, 3, 0), (4, 3, 1), (4, 4, 2), (5, 4, 0), (5, 4, 1), (5, 4, 2), (5, 5, 3)],
+)
+def test_no_lists_open_more_than_one_sum_of_two_honest_members(members: int, threshold: int, spies: int) -> None:
+    assert spies <= colluders_max(members, threshold)
+    opened = 0
+    for sums, both in open_sums(members, threshold, spies):
+        assert not both
+        assert len(sums) <= 1
+        assert all(len(one) >= max(2, threshold - spies) for one in sums)
+        opened += len(sums)
+    assert opened
+
+
+@pytest.mark.parametrize(("members", "threshold", "spies"), [(4, 2, 0), (3, 2, 1), (5, 3, 1), (4, 3, 2)])
+def test_lower_thresholds_open_more_so_the_search_sees_breaches(members: int, threshold: int, spies: int) -> None:
+    assert spies > colluders_max(members, threshold)
+    assert any(
+        both or len(sums) > 1 or any(len(one) < 2 for one in sums)
+        for sums, both in open_sums(members, threshold, spies)
+    )
+
+
+def test_default_threshold_is_accepted_by_its_own_policy() -> None:
+    rows = [(n, default_threshold(n), colluders_max(n, default_threshold(n))) for n in (3, 4, 10, 30, 100, 200)]
+    assert rows == [(3, 2, 0), (4, 3, 1), (10, 7, 3), (30, 20, 9), (100, 67, 33), (200, 134, 67)]
+
+
+# The judge of the messages sees what a planted bug does
+
+
+def test_judge_sees_planted_bugs(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, trainer, opening = collected()
+    trainer._opening, one.ledgers["t00"] = None, Ledger()
+    trainer._ledger = Ledger()  # the ledger is forgotten, and the rows have changed
+    one.frames.append(("t00", trainer.answer(opening, np.zeros(5, np.int64)).send))
+    assert breaches(one) == ["t00 has used its masks twice"]
+
+    one, trainer, opening = collected()
+    monkeypatch.setattr(SumTrainer, "_check_signatures", lambda *_: None)
+    pairs = dict(trainer._shares)
+    for survivors in (0b0111, 0b1111):  # both kinds, neither list signed by t members
+        trainer._ledger = Ledger([msgspec.structs.replace(one.entries["t00"], signature=None, survivors=b"")])
+        trainer._shares = dict(pairs)
+        trainer._ledger.record(
+            msgspec.structs.replace(
+                one.entries["t00"], survivors=bytes([survivors]), signature=ListSignature(one.sum_id, bytes(64))
+            )
+        )
+        one.frames.append(("t00", trainer.reveal(signed_list(one, opening, survivors, survivors)).send))
+    found = breaches(one)
+    assert "t00 has revealed both kinds of shares" in found
+    assert "t00 has revealed shares before 3 signatures" in found
+
+
+def test_members_are_in_order_of_name() -> None:
+    cohort = dealt().cohort
+    assert [one.identity.name for one in cohort.members] == ["t00", "t01", "t02", "t03"]
+    assert all(isinstance(one, Member) for one in cohort.members)
