@@ -34,6 +34,7 @@ from fedmq.secure_sums.messages import (
 )
 from fedmq.secure_sums.policy import SumPolicy, colluders_max, default_threshold
 from fedmq.secure_sums.trainer import SumTrainer
+from fedmq.security import ciphers
 from fedmq.security.keys import PublicIdentity
 
 STEPS = (EncryptedShares, MaskedInput, ListSignature, RevealedShares)
@@ -321,7 +322,7 @@ def test_answer_in_a_later_sum_ends_the_earlier_one() -> None:
 
 
 def test_sums_of_one_question_go_forward_only() -> None:
-    """Otherwise the trainers that open one sum may have answered another: totals may differ by one honest member."""
+    """Otherwise a trainer that opens one sum may have answered the other, and their totals differ by fewer members."""
     later = Scene(4, seed=2)
     later.until(Phase.CONSISTENCY)
     earlier = dealt(seed=1, ledgers=later.ledgers)
@@ -494,6 +495,40 @@ def test_lower_thresholds_open_more_so_the_search_sees_breaches(members: int, th
 def test_default_threshold_is_accepted_by_its_own_policy() -> None:
     rows = [(n, default_threshold(n), colluders_max(n, default_threshold(n))) for n in (3, 4, 10, 30, 100, 200)]
     assert rows == [(3, 2, 0), (4, 3, 1), (10, 7, 3), (30, 20, 9), (100, 67, 33), (200, 134, 67)]
+
+
+def test_late_answer_needs_the_shares_of_a_threshold_of_colluders() -> None:
+    """The aggregator has each masked input and each message. Its colluders give it the shares that they hold."""
+    members, late = 10, 3
+    one = Scene(members)
+    one.until(Phase.COLLECTING)
+    held: dict[int, dict[int, bytes]] = {}
+    answers: dict[str, MaskedInput] = {}
+
+    def is_late(name: str, message: Any) -> bool:
+        if isinstance(message, MaskedInput):
+            answers[name] = message
+            held[int(name[1:])] = dict(one.trainers[name]._shares)
+        return name == identity(late).name
+
+    one.lost = is_late
+    one.until(Phase.CLOSED)
+    threshold, cohort = one.cohort.threshold, one.cohort
+    revealed = {int(name[1:]): frame for name, frame in one.frames if isinstance(frame, RevealedShares)}
+    mask_secret = shamir.combine({holder: frame.shares[late] for holder, frame in revealed.items()}, threshold)
+    assert mask_secret is not None  # of a missing trainer it is public: only the self-mask hides the late answer
+    for colluders, found in ((threshold - 1, False), (threshold, True)):
+        spies = [place for place in range(members) if place != late][:colluders]
+        shares = {spy: held[spy][late][shamir.SHARE_BYTES :] for spy in spies}
+        shares |= {} if found else {9: bytes(shamir.SHARE_BYTES)}  # the missing share has to be guessed
+        guess = shamir.combine(shares, threshold)
+        values = np.frombuffer(answers[identity(late).name].values, "<u8").copy()
+        values -= masks.mask(guess or bytes(32), len(values))
+        for other in range(members):
+            if other != late:
+                agreed = ciphers.agree(mask_secret, cohort.members[other].mask_key)
+                masks.remove_pair(values, masks.pair_seed(agreed, one.sum_id, late, other), late, other)
+        assert (values.view(np.int64) == one.values[identity(late).name]).all() == found
 
 
 # The judge of the messages sees what a planted bug does
