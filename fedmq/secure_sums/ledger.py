@@ -38,11 +38,13 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 class Ledger:
-    """The entries of one trainer, one for each question."""
+    """The entries of one trainer, the last for each question; a journal of all is read in its order."""
 
     def __init__(self, entries: Iterable[Entry] = ()) -> None:
-        self._entries = {entry.question: entry for entry in entries}
-        self._questions = {entry.sum: entry.question for entry in entries}
+        self._entries: dict[bytes, Entry] = {}  # by question
+        self._questions: dict[bytes, bytes] = {}  # by sum
+        for entry in entries:
+            self.record(entry)
 
     def of_sum(self, sum_id: bytes) -> Entry | None:
         """Return the entry of the question that this sum asks, or None if a later sum asks it, too."""

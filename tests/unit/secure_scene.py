@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from fedmq.errors import Rejected
 from fedmq.secure_sums.aggregator import Output, Phase, Saved, SumAggregator
 from fedmq.secure_sums.ledger import Entry, Ledger
 from fedmq.secure_sums.masks import SumName
@@ -74,10 +75,11 @@ class Scene:
         self.aggregator = SumAggregator(self.name, threshold)
         self.frames: list[tuple[str, SumMessage]] = []  # from trainers, in order
         self.saved: list[Saved] = []  # by the aggregator
-        self.entries: dict[str, Entry] = {}  # by the trainers
+        self.entries: list[tuple[str, Entry]] = []  # saved by the trainers
+        self.refused: list[str] = []
         self.queue: deque[tuple[str, SumMessage]] = deque()
         self.lost: Callable[[str, Any], bool] = lambda sender, message: False
-        self.events, self.restart_at = 0, -1
+        self.events, self.restart_at, self.restarts = 0, -1, ""
         for name, trainer in self.trainers.items():
             self.aggregator.join(self.identities[name].public, trainer.advertise())
 
@@ -93,15 +95,27 @@ class Scene:
         """Deliver messages, each through its bytes, until none is left or the aggregator is in this phase."""
         while self.queue and self.aggregator.phase is not phase:
             name, message = self.queue.popleft()
-            reply = self.reply(name, decode(encode(message)))
-            self.frames.append((name, reply))
-            if not self.lost(name, reply):
-                self.take(self.aggregator.receive(name, decode(encode(reply))))
+            try:
+                reply = self.reply(name, decode(encode(message)))
+            except Rejected as rejected:
+                self.refused.append(f"{name}: {rejected}")
+            else:
+                self.frames.append((name, reply))
+                if not self.lost(name, reply):
+                    self.take(self.aggregator.receive(name, decode(encode(reply))))
             self.events += 1
             if self.events == self.restart_at:
-                self.queue.clear()
-                self.aggregator = SumAggregator.restore(self.name, self.saved)
-                self.take(self.aggregator.requests())
+                self.restart()
+
+    def restart(self) -> None:
+        """Kill the part `restarts`, "" for the aggregator, and start it from what it has saved."""
+        if name := self.restarts:
+            self.ledgers[name] = Ledger([entry for owner, entry in self.entries if owner == name])
+            self.trainers[name] = SumTrainer(self.name, self.identities[name], SumPolicy(), self.ledgers[name])
+        else:
+            self.queue.clear()
+            self.aggregator = SumAggregator.restore(self.name, self.saved)
+        self.take(self.aggregator.requests())
 
     def reply(self, name: str, message: Any) -> SumMessage:
         trainer = self.trainers[name]
@@ -115,7 +129,7 @@ class Scene:
             case SignedSurvivors():
                 save, send = trainer.reveal(message)
         if save is not None:
-            self.entries[name] = save
+            self.entries.append((name, save))
         return send
 
     def until(self, phase: Phase, question: bytes = QUESTION) -> None:

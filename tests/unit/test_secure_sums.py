@@ -15,7 +15,7 @@ from secure_scene import ANY_THRESHOLD, OTHER_QUESTION, QUESTION, Scene, breache
 from fedmq.errors import BadConfiguration, PolicyRefused, ProtocolError, Rejected
 from fedmq.secure_sums import masks, shamir
 from fedmq.secure_sums.aggregator import Phase
-from fedmq.secure_sums.ledger import Ledger
+from fedmq.secure_sums.ledger import Entry, Ledger
 from fedmq.secure_sums.messages import (
     Cohort,
     EncryptedShares,
@@ -69,7 +69,7 @@ def test_total_has_the_bits_of_the_plain_sum(members: int, count: int, step: typ
     assert total.values == one.plain(total.survivors)
     early = [name for name in gone if one.lost(name, MaskedInput(bytes(32), b""))]
     assert set(total.survivors) == set(one.trainers) - set(early)
-    assert breaches(one) == []
+    assert breaches(one) == one.refused == []
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -105,11 +105,27 @@ def test_aggregator_restarts_at_each_message() -> None:
             assert (again.phase, again.total, again.requests().send) == (Phase.CLOSED, one.aggregator.total, ())
 
 
+def test_trainer_restarts_at_each_message() -> None:
+    for restart_at in range(1, 18):
+        one = Scene(4, seed=restart_at)
+        one.restart_at, one.restarts = restart_at, "t01"
+        one.until(Phase.CLOSED)
+        assert one.aggregator.total is not None, one.refused
+        assert one.aggregator.total.values == one.plain(one.aggregator.total.survivors)
+        assert breaches(one) == []
+        after = Scene(4, seed=100 + restart_at, ledgers=one.ledgers)
+        after.until(Phase.CLOSED, OTHER_QUESTION)
+        assert after.aggregator.total is not None
+        assert len(after.aggregator.total.survivors) == 4
+
+
 def test_restarted_trainer_repeats_its_bytes_and_answers_nothing_else() -> None:
     one = Scene(4)
     one.until(Phase.CLOSED)
     aggregator, name = one.aggregator, "t01"
-    ledger = Ledger([decode_entry(msgspec.msgpack.encode(one.entries[name]))])
+    journal = [msgspec.msgpack.encode(entry) for owner, entry in one.entries if owner == name]
+    assert len(journal) == 3
+    ledger = Ledger(msgspec.msgpack.decode(entry, type=Entry) for entry in journal)
     sent = {type(message): message for sender, message in one.frames if sender == name}
     restarted = SumTrainer(one.name, identity(1), SumPolicy(), ledger)
     survivors = next(saved.record for saved in one.saved if isinstance(saved.record, Survivors))
@@ -125,10 +141,6 @@ def test_restarted_trainer_repeats_its_bytes_and_answers_nothing_else() -> None:
         restarted.sign(Survivors(one.sum_id, b"\x07"))
     with pytest.raises(Rejected, match="keys of this sum"):
         restarted.deal(one.cohort)
-
-
-def decode_entry(data: bytes) -> Any:
-    return msgspec.msgpack.decode(data, type=scene.Entry)
 
 
 # Refusals of a trainer
@@ -545,11 +557,11 @@ def test_judge_sees_planted_bugs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SumTrainer, "_check_signatures", lambda *_: None)
     pairs = dict(trainer._shares)
     for survivors in (0b0111, 0b1111):  # both kinds, neither list signed by t members
-        trainer._ledger = Ledger([msgspec.structs.replace(one.entries["t00"], signature=None, survivors=b"")])
+        trainer._ledger = Ledger([msgspec.structs.replace(dict(one.entries)["t00"], signature=None, survivors=b"")])
         trainer._shares = dict(pairs)
         trainer._ledger.record(
             msgspec.structs.replace(
-                one.entries["t00"], survivors=bytes([survivors]), signature=ListSignature(one.sum_id, bytes(64))
+                dict(one.entries)["t00"], survivors=bytes([survivors]), signature=ListSignature(one.sum_id, bytes(64))
             )
         )
         one.frames.append(("t00", trainer.reveal(signed_list(one, opening, survivors, survivors)).send))
