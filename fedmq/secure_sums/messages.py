@@ -145,9 +145,7 @@ FromAggregator = Cohort | Opening | Survivors | SignedSurvivors
 Record = Cohort | EncryptedShares | Opened | MaskedInput | Survivors | SignedSurvivors | Total | Abandoned
 
 _encoder = msgspec.msgpack.Encoder()
-_decoder: msgspec.msgpack.Decoder[FromTrainer | FromAggregator | Record] = msgspec.msgpack.Decoder(
-    FromTrainer | FromAggregator | Record
-)
+_decoder: msgspec.msgpack.Decoder[FromTrainer | FromAggregator] = msgspec.msgpack.Decoder(FromTrainer | FromAggregator)
 
 
 def encode(message: SumMessage) -> bytes:
@@ -155,11 +153,11 @@ def encode(message: SumMessage) -> bytes:
     return _encoder.encode(message)
 
 
-def decode(data: bytes) -> FromTrainer | FromAggregator | Record:
+def decode(data: bytes) -> FromTrainer | FromAggregator:
     """Return the message.
 
     Raises:
-        Rejected: these bytes are no message of a secure sum.
+        Rejected: these bytes are no message of a secure sum; a record of the aggregator is none.
     """
     try:
         return _decoder.decode(data)

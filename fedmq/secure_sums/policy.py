@@ -49,7 +49,7 @@ class SumPolicy:
             raise PolicyRefused(f"secure sum: expected at least {self.members_min} members, got {members}")
         colluders = self.colluders
         if colluders is None:
-            colluders = colluders_max(members, default_threshold(members))
+            colluders = max(0, colluders_max(members, default_threshold(members)))  # no total of one member
         if threshold > members or colluders_max(members, threshold) < colluders:
             raise PolicyRefused(
                 f"secure sum: expected a threshold that withstands {colluders} colluders of {members} members, "
